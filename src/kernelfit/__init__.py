@@ -1,0 +1,27 @@
+"""kernelfit: the convolution kernel between an image and what became of it."""
+
+from ._fft import set_fft
+from .accumulation import Choice, accumulate, choose_method
+from .find import find_kernel
+from .forward import apply_kernel
+from .geometry import Convention
+from .result import Finding, KernelFit, Verdict
+from .solve import LeastSquares
+from .statistics import NormalStats
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Choice",
+    "Convention",
+    "Finding",
+    "KernelFit",
+    "LeastSquares",
+    "NormalStats",
+    "Verdict",
+    "accumulate",
+    "apply_kernel",
+    "choose_method",
+    "find_kernel",
+    "set_fft",
+]

@@ -1,0 +1,650 @@
+"""Pixels to statistics: tiles, bands, threads, and the choice between the two engines.
+
+With the valid problem of `geometry`, ``G[p, q] = sum_t P[t + p] P[t + q]``. It depends on the lag ``q - p`` but for
+what lies along the edges, so it is built in three steps:
+
+1. the lag sums of the whole extended image, and ``b[p] = sum_t Y[t] P[t + p]``, in one pass over tiles;
+2. the lag sums of the strips ``side - 1`` pixels wide along each of the four edges;
+3. for each pair of taps, the lag sum less what lies outside the pair's box of target pixels.
+
+Step 1 is done by an engine. "direct" forms the lag products of pixels. "fft" transforms segments of rows and forms
+the lag products, across rows, of their spectra: along a row the transform does all lags at once, down the
+columns the lags are few and each costs one multiply-add per frequency, with no zero padding and no halo to pay for.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+
+from . import geometry, pair
+from .geometry import Shape
+from .pair import Array, Problem, Reader
+from .statistics import NormalStats
+
+METHODS = ("auto", "direct", "fft")
+#: At most so many partial sums; their number depends on the problem alone, so every number of workers gives the same
+# bits.
+N_BANDS = 32
+
+Part = TypeVar("Part")
+Work = TypeVar("Work")
+
+
+class Choice(NamedTuple):
+    """An engine, and why it was chosen."""
+
+    method: str
+    reason: str
+
+
+def choose_method(image_shape: object, kernel_shape: object) -> Choice:
+    """Say which engine `accumulate` would use for one image and one kernel.
+
+    Parameters
+    ----------
+    image_shape : tuple of int
+        Rows and columns of the image.
+    kernel_shape : int or tuple of int
+        Rows and columns of the kernel.
+
+    Returns
+    -------
+    Choice
+        A named tuple: `method`, "direct" or "fft", and `reason`, the two costs that were compared.
+
+    Notes
+    -----
+    Counted per target pixel, for a kernel of R x C taps with C >= R (the longer side lies along the transformed axis):
+
+    * direct: R (2C - 1) multiply-adds for the lag sums and R C for the moment;
+    * fft: two real transforms of segments of L samples, of which B = L - 2 (C - 1) are new, and the same again for
+      the overlaps of neighbouring segments; 2 R complex multiply-adds per frequency, that is 4 R real ones per sample.
+
+    The constants, nanoseconds per multiply-add and per transformed sample, come from ``benchmarks/calibrate.py``;
+    only their ratio matters.
+
+    Examples
+    --------
+    >>> import kernelfit
+    >>> kernelfit.choose_method((4096, 4096), 15).method
+    'fft'
+    >>> kernelfit.choose_method((4096, 4096), (3, 3)).method
+    'direct'
+    """
+    image, (rows, cols) = geometry.as_pair(image_shape, "image_shape"), geometry.kernel_shape(kernel_shape)
+    if cols < rows:
+        image, rows, cols = image[::-1], cols, rows
+    direct = DIRECT_NS * rows * (3 * cols - 1)
+    layout = segment(image[1], cols - 1)
+    waste = layout.length / layout.step * (1 + (cols - 1) * 2 / layout.length)
+    fft = (2 * TRANSFORM_NS + 4 * rows * SPECTRAL_NS) * waste + FFT_START_NS / max(1, image[0] * image[1])
+    method = "direct" if direct <= fft else "fft"
+    return Choice(method, f"estimated {direct:.1f} ns per pixel direct, {fft:.1f} ns by fft")
+
+
+# Nanoseconds on one core, from benchmarks/calibrate.py.
+DIRECT_NS = 0.08
+SPECTRAL_NS = 0.075
+TRANSFORM_NS = 3.6
+FFT_START_NS = 1e6
+
+
+class Segments(NamedTuple):
+    """How a row is cut: segments of `step` new samples, transformed at `length`."""
+
+    length: int
+    step: int
+
+
+def segment(width: int, overlap: int) -> Segments:
+    """Cut `width` positions, each with a halo of `overlap`, into equal segments of the cheapest length.
+
+    A segment of B positions and its halo h has B + h samples; its lag products up to h are free of wrap-around if it is
+    padded to L >= B + 2h. The work is L log2 L per segment and twice 2h log2 2h for the overlap of two neighbours,
+    which both count. Lengths of 2^a, 3 * 2^a and 5 * 2^a up to 2048, or 16h, whichever is larger, are tried: unplanned
+    transforms of other lengths are up to twice as slow per sample, and longer ones leave the cache.
+    """
+    best, best_cost = Segments(1, 1), math.inf
+    longest = max(2048, 16 * overlap)
+    fewest = max(1, math.ceil(width / max(1, longest - 2 * overlap)))
+    for count in range(fewest, 4 * fewest + 4):
+        step = max(math.ceil(width / count), overlap, 1)
+        length = _good_length(step + 2 * overlap)
+        segments = math.ceil(width / step)
+        cost = segments * length * math.log2(2 * length) + (segments - 1) * 2 * overlap * math.log2(4 * overlap + 2)
+        if cost < best_cost:
+            best, best_cost = Segments(length, step), cost
+    return best
+
+
+def _good_length(least: int) -> int:
+    """Return the smallest number of the form 2^a, 3 * 2^a or 5 * 2^a that is no less than `least`."""
+    return min(m << max(0, math.ceil(math.log2(least / m))) for m in (1, 3, 5))
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The problem as an engine sees it: the longer side of the kernel lies along the columns."""
+
+    rows: int
+    cols: int
+    kernel_rows: int
+    kernel_cols: int
+    sources: tuple[Reader, ...]
+    targets: tuple[Reader, ...]
+    swapped: bool
+
+    @classmethod
+    def of(cls, problem: Problem) -> "Frame":
+        """Lay a problem the way that is cheaper."""
+        (rows, cols), (kernel_rows, kernel_cols) = problem.size, problem.geometry.kernel_shape
+        if kernel_rows <= kernel_cols:
+            return cls(rows, cols, kernel_rows, kernel_cols, problem.sources, problem.targets, swapped=False)
+        return cls(
+            cols,
+            rows,
+            kernel_cols,
+            kernel_rows,
+            tuple(r.transposed() for r in problem.sources),
+            tuple(r.transposed() for r in problem.targets),
+            swapped=True,
+        )
+
+    @property
+    def row_halo(self) -> int:
+        """Rows by which the extended image exceeds the target."""
+        return self.kernel_rows - 1
+
+    @property
+    def col_halo(self) -> int:
+        """Columns by which the extended image exceeds the target."""
+        return self.kernel_cols - 1
+
+    def to_user(self, taps: Array, flipped: bool) -> Array:
+        """Turn arrays (..., rows, cols) of the frame's taps into arrays of the user's kernel, or back."""
+        if self.swapped:
+            taps = np.swapaxes(taps, -1, -2)
+        return np.ascontiguousarray(taps[..., ::-1, ::-1] if flipped else taps)
+
+    def from_user(self, taps: Array, flipped: bool) -> Array:
+        """Undo `to_user`."""
+        return self.to_user(taps[..., ::-1, ::-1] if flipped else taps, flipped=False)
+
+
+@dataclass
+class Sums:
+    """What one pass over the pixels adds up, in the frame's tap order.
+
+    Attributes
+    ----------
+    lags : ndarray, shape (sources, sources, kernel_rows, 2 * kernel_cols - 1)
+        Lag products of the extended images, rows lags from 0, column lags from ``-(kernel_cols - 1)``.
+    moment : ndarray, shape (targets, sources, kernel_rows, kernel_cols)
+        Products of target, or residual, and image.
+    energy, total : ndarray, shape (targets,)
+        Sum of squares and sum of the target, or residual.
+    """
+
+    lags: Array
+    moment: Array
+    energy: Array
+    total: Array
+
+
+def in_order(work: Sequence[Work], do: Callable[[Work], Part], workers: int) -> Iterable[Part]:
+    """Yield ``do(item)`` for each item, in order, computed by at most `workers` threads."""
+    if workers == 1 or len(work) == 1:
+        yield from map(do, work)
+        return
+    with ThreadPoolExecutor(min(workers, len(work)), thread_name_prefix="kernelfit") as pool:
+        yield from pool.map(do, work)
+
+
+def bands(tiles: list[Work]) -> list[list[Work]]:
+    """Split a list of tiles into at most N_BANDS runs of neighbours, by their number alone."""
+    per_band = math.ceil(len(tiles) / N_BANDS)
+    return [tiles[i : i + per_band] for i in range(0, len(tiles), per_band)]
+
+
+def grid(rows: int, cols: int, tile: Shape) -> list[tuple[int, int, int, int]]:
+    """Cut rows x cols into tiles (row, col, n_rows, n_cols)."""
+    return [
+        (r, c, min(tile[0], rows - r), min(tile[1], cols - c))
+        for c in range(0, cols, tile[1])
+        for r in range(0, rows, tile[0])
+    ]
+
+
+def add(parts: Iterable[tuple[Array, ...]]) -> list[Array]:
+    """Add up tuples of arrays in the order in which they come."""
+    sums: list[Array] = []
+    for part in parts:
+        if sums:
+            for s, p in zip(sums, part, strict=True):
+                s += p
+        else:
+            sums = [np.array(p) for p in part]
+    return sums
+
+
+# --- the direct engine ---
+
+
+def _direct_pass(frame: Frame, workers: int, taps: Array | None) -> Sums:
+    """Add up the products of pixels; with `taps`, those of the residual of that kernel, without the lags."""
+    from . import _loops
+
+    height, width = 64, 1024
+    y_halo, x_halo = frame.row_halo, frame.col_halo
+    n_sources, n_targets = len(frame.sources), len(frame.targets)
+
+    def band(tiles: list[tuple[int, int, int, int]]) -> tuple[Array, ...]:
+        lags = np.zeros((n_sources, n_sources, frame.kernel_rows, 2 * x_halo + 1))
+        moment = np.zeros((n_targets, n_sources, frame.kernel_rows, frame.kernel_cols))
+        energy, total = np.zeros(n_targets), np.zeros(n_targets)
+        images = np.empty((n_sources, height + y_halo, width + 2 * x_halo))
+        result, model = np.empty((height, width)), np.empty((height, width))
+        for row, col, n_rows, n_cols in tiles:
+            for image, reader in zip(images, frame.sources, strict=True):
+                reader.read(image[: n_rows + y_halo, : n_cols + 2 * x_halo], row, col - x_halo)
+            if taps is None:
+                for s in range(n_sources):
+                    for t in range(n_sources):
+                        _loops.lag_sums(images[s], x_halo, images[t], 0, n_rows, n_cols, lags[s, t])
+            used_rows, used_cols = min(n_rows, frame.rows - row), min(n_cols, frame.cols - col)
+            if used_rows < 1 or used_cols < 1:
+                continue
+            for t, reader in enumerate(frame.targets):
+                used = result[:used_rows, :used_cols]
+                reader.read(used, row, col)
+                if taps is not None:
+                    for s in range(n_sources):
+                        _loops.correlate(images[s], x_halo, taps[t, s], used_rows, used_cols, model)
+                        used -= model[:used_rows, :used_cols]
+                energy[t] += np.vdot(used, used)
+                total[t] += used.sum()
+                for s in range(n_sources):
+                    _loops.lag_sums(result, 0, images[s], x_halo, used_rows, used_cols, moment[t, s])
+        return lags, moment, energy, total
+
+    extended = (frame.rows + y_halo, frame.cols + x_halo)
+    tiles = grid(*(extended if taps is None else (frame.rows, frame.cols)), (height, width))
+    return Sums(*add(in_order(bands(tiles), band, workers)))
+
+
+# --- the fft engine ---
+
+
+class _Planes:
+    """Row spectra of a tile, real and imaginary parts apart, frequency by frequency: (frequencies, rows)."""
+
+    def __init__(self, n_frequencies: int, rows: int) -> None:
+        self.real = np.empty((n_frequencies, rows))
+        self.imag = np.empty((n_frequencies, rows))
+
+
+def _fft_pass(frame: Frame, workers: int, taps: Array | None) -> Sums:
+    """Do the work of `_direct_pass` on the spectra of segments of rows."""
+    from . import _fft, _loops
+
+    y_halo, x_halo = frame.row_halo, frame.col_halo
+    n_sources, n_targets = len(frame.sources), len(frame.targets)
+    layout = segment(frame.cols, x_halo)
+    height = max(128, 8 * frame.kernel_rows)
+    # Kernels of one row have no row lags, so the rows of several segments may stand in one tile, one below the other.
+    stacked = max(1, height // frame.rows) if y_halo == 0 else 1
+    rows = frame.rows + (y_halo if taps is None else 0)
+    starts = [(r, c) for c in range(0, frame.cols, layout.step) for r in range(0, rows, height)]
+    tiles = [starts[i : i + stacked] for i in range(0, len(starts), stacked)]
+
+    def spectra(band: list[list[Shape]], length: int, width: int, *, overlap: bool) -> tuple[Array, ...]:
+        n_frequencies = length // 2 + 1
+        batch = max(1, min(height, 2**14 // length))
+        transform = _fft.borrow(batch, length)
+        deep = min(height, rows) * stacked
+        images = [_Planes(n_frequencies, deep + y_halo) for _ in range(n_sources)]
+        result = None if overlap else _Planes(n_frequencies, deep)
+        lags = np.zeros((2, n_sources, n_sources, n_frequencies, frame.kernel_rows))
+        moment = np.zeros((2, n_targets, n_sources, n_frequencies, frame.kernel_rows))
+        energy, total = np.zeros(n_targets), np.zeros(n_targets)
+        kernel = None
+        if taps is not None:
+            kernel = np.swapaxes(scipy.fft.rfft(taps, n=length, axis=-1, norm="forward"), -1, -2)
+            fresh = np.empty((batch, length))
+            kernel = np.ascontiguousarray(kernel.real), np.ascontiguousarray(kernel.imag)
+
+        def fill(planes: _Planes, reader: Reader, tile: list[Shape], n_rows: int, n_cols: int) -> None:
+            """Transform `n_rows` rows of each part of the tile into `planes`."""
+            for part, (row, col) in enumerate(tile):
+                for first in range(0, n_rows, batch):
+                    block = transform.rows[: min(batch, n_rows - first)]
+                    reader.read(block[:, :n_cols], row + first, col)
+                    block[:, n_cols:] = 0.0
+                    transform.forward()
+                    _loops.split(transform.spectra[: len(block)], planes.real, planes.imag, part * n_rows + first)
+
+        def fill_target(planes: _Planes, t: int, tile: list[Shape], n_rows: int) -> None:
+            """Transform the target, or the residual of the model that `planes` hold, and add up its squares."""
+            for part, (row, col) in enumerate(tile):
+                n_cols = min(layout.step, frame.cols - col)
+                for first in range(0, n_rows, batch):
+                    block = transform.rows[: min(batch, n_rows - first)]
+                    count, at = len(block), part * n_rows + first
+                    if taps is None:
+                        frame.targets[t].read(block[:, :n_cols], row + first, col)
+                    else:
+                        _loops.join(planes.real, planes.imag, at, transform.spectra[:count])
+                        transform.backward()
+                        target = fresh[:count, :n_cols]
+                        frame.targets[t].read(target, row + first, col)
+                        np.subtract(target, block[:, :n_cols], out=block[:, :n_cols])
+                    block[:, n_cols:] = 0.0
+                    energy[t] += np.vdot(block, block)
+                    transform.forward()
+                    total[t] += transform.spectra[:count, 0].real.sum()
+                    _loops.split(transform.spectra[:count], planes.real, planes.imag, at)
+
+        for tile in band:
+            row = tile[0][0]
+            n_rows = min(height, rows - row)
+            depth = n_rows * len(tile)
+            for planes, reader in zip(images, frame.sources, strict=True):
+                fill(planes, reader, tile, n_rows + y_halo, width)
+            if taps is None:
+                for s, a in enumerate(images):
+                    for t, b in enumerate(images):
+                        _loops.spectral_lag_sums(a.real, a.imag, b.real, b.imag, depth, lags[0, s, t], lags[1, s, t])
+            if result is None or row >= frame.rows:
+                continue
+            n_rows = min(n_rows, frame.rows - row)
+            depth = n_rows * len(tile)
+            for t in range(n_targets):
+                if kernel is not None:
+                    result.real[:, :depth] = 0.0
+                    result.imag[:, :depth] = 0.0
+                    for s, a in enumerate(images):
+                        _loops.spectral_correlate(
+                            a.real, a.imag, kernel[0][t, s], kernel[1][t, s], depth, result.real, result.imag
+                        )
+                fill_target(result, t, tile, n_rows)
+                for s, a in enumerate(images):
+                    _loops.spectral_lag_sums(
+                        result.real, result.imag, a.real, a.imag, depth, moment[0, t, s], moment[1, t, s]
+                    )
+        _fft.give_back(transform)
+        return lags, moment, energy, total
+
+    def inverse(sums: Array, length: int, lags: npt.NDArray[np.intp]) -> Array:
+        """Turn summed cross-spectra (2, ..., frequencies, row lags) into lag sums (..., row lags, column lags)."""
+        result: Array = scipy.fft.irfft(sums[0] + 1j * sums[1], n=length, axis=-2)
+        return np.swapaxes(result[..., lags % length, :], -1, -2)
+
+    def main(band: list[list[Shape]]) -> tuple[Array, ...]:
+        return spectra(band, layout.length, layout.step + x_halo, overlap=False)
+
+    def overlaps(band: list[list[Shape]]) -> tuple[Array, ...]:
+        return spectra(band, short, x_halo, overlap=True)
+
+    both_ways = np.arange(-x_halo, x_halo + 1)
+    sums, moment, energy, total = add(in_order(bands(tiles), main, workers))
+    lags = inverse(sums, layout.length, both_ways)
+    if taps is None and x_halo and frame.cols > layout.step:
+        # What lies in two neighbouring segments was counted twice.
+        short = scipy.fft.next_fast_len(2 * x_halo, real=True)
+        twice = [[s for s in tile if s[1] > 0] for tile in tiles]
+        parts = add(in_order(bands([t for t in twice if t]), overlaps, workers))
+        lags -= inverse(parts[0], short, both_ways)
+    return Sums(lags, inverse(moment, layout.length, np.arange(frame.kernel_cols)), energy, total)
+
+
+# --- the edges ---
+
+
+def _strip_lags(readers: Sequence[Reader], row: int, n_rows: int, extent: int, lag: int, method: str) -> Array:
+    """Return the lag products of the rows of a strip.
+
+    ``out[s*n + r, t*n + q, lag + l] = sum_x A_s[row + r, x] A_t[row + q, x + l]`` over x < `extent`, for sources A.
+    """
+    n = len(readers) * n_rows
+    length = scipy.fft.next_fast_len(max(256, 4 * lag), real=True) if extent > 64 else extent + 2 * lag
+    step = length - 2 * lag
+
+    def blocks(start: int) -> tuple[Array, Array]:
+        wide = np.concatenate([r.block(row, start - lag, (n_rows, step + 2 * lag)) for r in readers])
+        inside = min(step, extent - start)
+        return wide[:, lag : lag + inside], wide
+
+    starts = range(0, extent, step)
+    if method == "direct":
+        out = np.zeros((n, n, 2 * lag + 1))
+        for start in starts:
+            a, b = blocks(start)
+            for j in range(2 * lag + 1):
+                out[:, :, j] += a @ b[:, j : j + a.shape[1]].T
+        return out
+    sums = np.zeros((length // 2 + 1, n, n), dtype=np.complex128)
+    for first in range(0, len(starts), 16):
+        pairs = [blocks(start) for start in starts[first : first + 16]]
+        a = scipy.fft.rfft(np.stack([np.pad(a, ((0, 0), (0, length - a.shape[1]))) for a, _ in pairs]), axis=-1)
+        b = scipy.fft.rfft(np.stack([b for _, b in pairs]), n=length, axis=-1)
+        sums += np.matmul(
+            np.conj(np.ascontiguousarray(a.transpose(2, 1, 0))), np.ascontiguousarray(b.transpose(2, 0, 1))
+        )
+    return np.ascontiguousarray(np.moveaxis(scipy.fft.irfft(sums, n=length, axis=0)[: 2 * lag + 1], 0, -1))
+
+
+def _gram(frame: Frame, lags: Array, method: str, workers: int, flipped: bool) -> Array:
+    """Turn lag sums into the exact Gram matrix, in the user's tap order."""
+    from . import _loops
+
+    y_halo, x_halo = frame.row_halo, frame.col_halo
+    n_y, n_x, n_sources = frame.kernel_rows, frame.kernel_cols, len(frame.sources)
+    turned = tuple(r.transposed() for r in frame.sources)
+    strips = [
+        (frame.sources, 0, y_halo, frame.cols + x_halo, x_halo, method),
+        (frame.sources, frame.rows, y_halo, frame.cols + x_halo, x_halo, method),
+        (turned, 0, x_halo, frame.rows + y_halo, y_halo, method),
+        (turned, frame.cols, x_halo, frame.rows + y_halo, y_halo, method),
+    ]
+    empty = np.zeros((0, 0, 1))
+    tables = list(in_order(strips, lambda s: _strip_lags(*s) if s[2] else empty, workers))
+    corners = np.empty((n_sources, 2, 2, y_halo, x_halo))
+    for s, reader in enumerate(frame.sources):
+        for i, row in enumerate((0, frame.rows)):
+            for j, col in enumerate((0, frame.cols)):
+                corners[s, i, j] = reader.block(row, col, (y_halo, x_halo))
+
+    m = n_y * n_x
+    gram = np.empty((n_sources * m, n_sources * m))
+    stride_y, stride_x = (1, n_y) if frame.swapped else (n_x, 1)
+    first = 0
+    if flipped:
+        first, stride_y, stride_x = m - 1, -stride_y, -stride_x
+
+    def place(i: int) -> None:
+        scratch, table = np.empty((2, y_halo)), np.empty((n_y, n_x, n_x))
+        r = np.arange(max(y_halo - i, 0))
+        for s in range(n_sources):
+            for t in range(n_sources):
+                top, bottom = (
+                    np.ascontiguousarray(table_[s * y_halo + r, t * y_halo + r + i])
+                    if r.size
+                    else np.empty((0, 2 * x_halo + 1))
+                    for table_ in tables[:2]
+                )
+                left, right = (
+                    np.ascontiguousarray(
+                        table_[s * x_halo : (s + 1) * x_halo, t * x_halo : (t + 1) * x_halo, y_halo + i]
+                    )
+                    if x_halo
+                    else np.empty((0, 0))
+                    for table_ in tables[2:]
+                )
+                _loops.assemble_lag(i, scratch, lags[s, t, i], top, bottom, left, right, corners[s], corners[t], table)
+                _loops.place_lag(i, table, gram, s * m + first, t * m + first, stride_y, stride_x)
+
+    for _ in in_order(range(n_y), place, workers):
+        pass
+    return gram
+
+
+# --- the doors ---
+
+
+def resolve(problem: Problem, method: str) -> Choice:
+    """Return the engine asked for, or chosen."""
+    geometry.known(method, METHODS, "method")
+    if method == "auto":
+        shape = problem.geometry
+        return choose_method(shape.size, shape.kernel_shape)
+    return Choice(method, "as asked")
+
+
+_PASSES = {"direct": _direct_pass, "fft": _fft_pass}
+
+
+def statistics(problem: Problem, method: str, workers: int) -> list[NormalStats]:
+    """Return the statistics of a problem, one for each target."""
+    plan = problem.geometry
+    frame = Frame.of(problem)
+    with np.errstate(all="ignore"):
+        sums = _PASSES[method](frame, workers, None)
+        if not (np.isfinite(sums.lags).all() and np.isfinite(sums.energy).all() and np.isfinite(sums.moment).all()):
+            pair.refuse_nonfinite(problem)
+        gram = _gram(frame, sums.lags, method, workers, plan.flipped)
+    moments = frame.to_user(sums.moment, plan.flipped).reshape(len(frame.targets), -1)
+    return [
+        NormalStats(
+            gram=gram,
+            moment=moments[t],
+            target_energy=float(sums.energy[t]),
+            target_sum=float(sums.total[t]),
+            n_pixels=plan.n_pixels,
+            terms=(plan.kernel_shape,) * len(frame.sources),
+            convention=plan.convention,
+        )
+        for t in range(len(frame.targets))
+    ]
+
+
+def residual_moments(problem: Problem, kernels: Array, method: str, workers: int) -> tuple[Array, Array]:
+    """Return ``A'r`` and ``r'r`` of the residual ``r = y - A k`` taken from the pixels.
+
+    Parameters
+    ----------
+    problem : Problem
+        The pair.
+    kernels : ndarray, shape (targets, sources, rows, cols)
+        The kernel of each target and source.
+    method : {"direct", "fft"}
+        The engine.
+    workers : int
+        Number of threads.
+
+    Returns
+    -------
+    moments : ndarray, shape (targets, taps)
+    energies : ndarray, shape (targets,)
+    """
+    frame = Frame.of(problem)
+    flipped = problem.geometry.flipped
+    with np.errstate(all="ignore"):
+        sums = _PASSES[method](frame, workers, frame.from_user(kernels, flipped))
+    return frame.to_user(sums.moment, flipped).reshape(len(frame.targets), -1), sums.energy
+
+
+def accumulate(
+    image: npt.ArrayLike,
+    target: npt.ArrayLike,
+    shape: int | Shape,
+    *,
+    mode: str | None = None,
+    boundary: str | None = None,
+    fillvalue: float = 0.0,
+    origin: int | Shape | None = None,
+    operation: str = "convolution",
+    method: str = "auto",
+    workers: int | None = None,
+) -> NormalStats:
+    """Read the pixels of a pair once and return everything least squares can learn from them.
+
+    With the design matrix A, one row for each target pixel t that is used and one column for each tap p,
+    ``A[t, p] = image[t - (p - origin)]`` (for correlation ``image[t + (p - origin)]``), and the target's pixels y,
+    the statistics are the Gram matrix ``A'A``, the moment ``A'y``, ``y'y`` and the number of pixels. A itself is never
+    formed: the work grows with the number of pixels times the shorter side of the kernel at most, the memory not
+    with the image at all.
+
+    Parameters
+    ----------
+    image : array_like, shape (rows, cols)
+        The image before. Any real dtype and memory layout, memory-mapped files included; it is read in blocks,
+        converted to float64 one block at a time, and never changed.
+    target : array_like
+        What became of it; its shape is the image's (`mode` "same"), smaller by side - 1 ("valid") or larger by
+        side - 1 ("full") along each axis.
+    shape : int or (int, int)
+        Rows and columns of the kernel, odd or even.
+    mode : {"same", "valid", "full"}, optional
+        How the two lie on each other. The default is to infer it from the shapes.
+    boundary : {None, "fill", "wrap", "symm", "mirror", "nearest"}, optional
+        What lay beyond the edge when the target was made: `fillvalue`, the opposite edge, the image mirrored about its
+        border ("symm", edge pixel repeated, or "mirror", not repeated), or the nearest pixel. The default None assumes
+        nothing and uses only target pixels whose whole footprint lies inside the image.
+    fillvalue : float, optional
+        The value beyond the edge for ``boundary="fill"``, default 0.
+    origin : int or (int, int), optional
+        The tap that multiplies the pixel under the output pixel, for mode "same". The default is SciPy signal's
+        centre, ``(side - 1) // 2``.
+    operation : {"convolution", "correlation"}, optional
+        Whether the kernel is laid on the image flipped (default) or as it is.
+    method : {"auto", "direct", "fft"}, optional
+        The engine; both give the same sums to rounding. The default is `choose_method`'s verdict.
+    workers : int, optional
+        Number of threads; the default is every processor this process may use. Any number gives the same bits.
+
+    Returns
+    -------
+    NormalStats
+        The statistics; those of other pairs that share the kernel can be added with ``+``.
+
+    Raises
+    ------
+    TypeError
+        If a dtype is not real, or a keyword is of the wrong type.
+    ValueError
+        If the shapes fit no mode, the pixels are too few for the taps, a pixel is NaN or infinite, or a keyword's
+        value is unknown.
+
+    See Also
+    --------
+    find_kernel : accumulate, solve and refine in one call.
+
+    Examples
+    --------
+    >>> import numpy as np, kernelfit
+    >>> image = np.random.default_rng(0).random((40, 50))
+    >>> target = 0.5 * image[:, :-2]
+    >>> stats = kernelfit.accumulate(image, target, (1, 3))
+    >>> stats.n_pixels, stats.gram.shape
+    (1920, (3, 3))
+    >>> np.round(stats.solve().kernel, 6) + 0.0
+    array([[0. , 0. , 0.5]])
+    """
+    problem = pair.check(
+        image,
+        target,
+        shape,
+        mode=mode,
+        boundary=boundary,
+        fillvalue=fillvalue,
+        origin=origin,
+        operation=operation,
+    )
+    threads = pair.as_workers(workers)
+    return statistics(problem, resolve(problem, method).method, threads)[0]

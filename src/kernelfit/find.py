@@ -1,0 +1,122 @@
+"""The front door: it calls the rooms in order and does no mathematics."""
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+
+from . import pair, solve
+from .accumulation import residual_moments, resolve, statistics
+from .geometry import Shape
+from .result import KernelFit
+
+_MOST_REFINEMENTS = 3
+
+
+def find_kernel(
+    image: npt.ArrayLike,
+    target: npt.ArrayLike,
+    shape: int | Shape,
+    *,
+    mode: str | None = None,
+    boundary: str | None = None,
+    fillvalue: float = 0.0,
+    origin: int | Shape | None = None,
+    operation: str = "convolution",
+    method: str = "auto",
+    workers: int | None = None,
+) -> KernelFit:
+    """Find the convolution kernel that lies between an image and what became of it.
+
+    The kernel k minimises the sum over the target pixels t that are used of
+    ``(target[t] - sum_p k[p] image[t - (p - origin)])^2`` (for correlation ``image[t + (p - origin)]``): exactly, edges
+    included, with the error of each tap. It is the one to hand to ``scipy.signal.convolve2d(image, kernel, ...)``.
+
+    Parameters
+    ----------
+    image : array_like, shape (rows, cols)
+        The image before. Any real dtype and memory layout, memory-mapped files included; it is read in blocks,
+        converted to float64 one block at a time, and never changed.
+    target : array_like
+        What became of it; its shape is the image's (`mode` "same"), smaller by side - 1 ("valid") or larger by
+        side - 1 ("full") along each axis.
+    shape : int or (int, int)
+        Rows and columns of the kernel, odd or even.
+    mode : {"same", "valid", "full"}, optional
+        How the two lie on each other. The default is to infer it from the shapes.
+    boundary : {None, "fill", "wrap", "symm", "mirror", "nearest"}, optional
+        What lay beyond the edge when the target was made: `fillvalue`, the opposite edge, the image mirrored about its
+        border ("symm", edge pixel repeated, or "mirror", not repeated), or the nearest pixel. The default None assumes
+        nothing and uses only target pixels whose whole footprint lies inside the image.
+    fillvalue : float, optional
+        The value beyond the edge for ``boundary="fill"``, default 0.
+    origin : int or (int, int), optional
+        The tap that multiplies the pixel under the output pixel, for mode "same". The default is SciPy signal's
+        centre, ``(side - 1) // 2``.
+    operation : {"convolution", "correlation"}, optional
+        Whether the kernel is laid on the image flipped (default) or as it is, as `scipy.ndimage.correlate`, OpenCV's
+        ``filter2D`` and a deep-learning ``conv2d`` do.
+    method : {"auto", "direct", "fft"}, optional
+        The engine that reads the pixels; both give the same sums to rounding. The default is `choose_method`'s verdict.
+    workers : int, optional
+        Number of threads; the default is every processor this process may use. Any number gives the same bits.
+
+    Returns
+    -------
+    KernelFit
+        The kernel with its standard errors, the residual, and `KernelFit.verdict`: what there is to doubt.
+
+    Raises
+    ------
+    TypeError
+        If a dtype is not real, or a keyword is of the wrong type.
+    ValueError
+        If the shapes fit no mode, the pixels are too few for the taps, a pixel is NaN or infinite, or a keyword's
+        value is unknown.
+
+    Notes
+    -----
+    The normal equations square the condition number of the problem. Where rounding could matter beside the noise, the
+    pixels are read once more, the residual of the first solution is taken from them, and the solution is corrected
+    (iterative refinement: Higham, "Accuracy and Stability of Numerical Algorithms", 2nd ed., chapters 12 and 20).
+    `KernelFit.refined` says how often.
+
+    Examples
+    --------
+    >>> import numpy as np, scipy.signal, kernelfit
+    >>> image = np.random.default_rng(0).random((50, 60))
+    >>> kernel = np.array([[0.1, 0.2], [0.3, 0.4], [0.0, -0.5]])
+    >>> target = scipy.signal.convolve2d(image, kernel, mode="same")
+    >>> fit = kernelfit.find_kernel(image, target, (3, 2), boundary="fill")
+    >>> np.round(fit.kernel, 9) + 0.0
+    array([[ 0.1,  0.2],
+           [ 0.3,  0.4],
+           [ 0. , -0.5]])
+    >>> fit.verdict.value
+    'solved'
+    """
+    problem = pair.check(
+        image,
+        target,
+        shape,
+        mode=mode,
+        boundary=boundary,
+        fillvalue=fillvalue,
+        origin=origin,
+        operation=operation,
+    )
+    threads = pair.as_workers(workers)
+    choice = resolve(problem, method)
+    stats = statistics(problem, choice.method, threads)[0]
+    fit = stats.solve()
+    refined = 0
+    if solve.rounding_matters(stats, fit):
+        while refined < _MOST_REFINEMENTS:
+            before = fit.kernel
+            moments, energies = residual_moments(problem, before[None, None], choice.method, threads)
+            stats = stats.centered(before.ravel(), moments[0], float(energies[0]))
+            fit = stats.solve()
+            refined += 1
+            if np.linalg.norm(fit.kernel - before) <= 1e-6 * np.linalg.norm(fit.kernel):
+                break
+    return dataclasses.replace(fit, method=choice.method, method_reason=choice.reason, refined=refined)

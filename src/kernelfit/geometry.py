@@ -1,0 +1,301 @@
+"""The conventions of the problem, in integers only: what lies where, before any pixel is read.
+
+Every mode, boundary and operation is reduced here to one problem, the *valid* correlation of an
+extended image ``P`` with taps ``c``::
+
+    target[offset + t] = sum_u c[u] * P[t + u],    0 <= t < size,    0 <= u < side
+
+``P`` starts ``before`` pixels ahead of the image and has ``size + side - 1`` pixels along each axis.
+Nothing past this door knows about modes.
+"""
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+MODES = ("same", "valid", "full")
+BOUNDARIES = (None, "fill", "wrap", "symm", "mirror", "nearest")
+OPERATIONS = ("convolution", "correlation")
+
+Shape = tuple[int, int]
+#: (first element of the destination, first element of the image or None beyond it, length, step)
+Run = tuple[int, int | None, int, int]
+
+
+@dataclass(frozen=True)
+class Convention:
+    """How a kernel was, or is to be, laid on an image.
+
+    Parameters
+    ----------
+    mode : {"same", "valid", "full"}
+        Size of the target relative to the image, as in `scipy.signal.convolve2d`.
+    boundary : {None, "fill", "wrap", "symm", "mirror", "nearest"}
+        What lies beyond the edge of the image; None assumes nothing.
+    fillvalue : float
+        The value beyond the edge when `boundary` is "fill".
+    origin : tuple of int
+        (row, column) of the tap that multiplies the pixel under the output pixel.
+    operation : {"convolution", "correlation"}
+        Whether the kernel is laid on the image flipped (convolution) or as it is.
+    """
+
+    mode: str = "same"
+    boundary: str | None = None
+    fillvalue: float = 0.0
+    origin: Shape = (0, 0)
+    operation: str = "convolution"
+
+    def __str__(self) -> str:
+        """Say the convention in one line."""
+        edge = "nothing assumed beyond the edge" if self.boundary is None else f"boundary {self.boundary!r}"
+        if self.boundary == "fill":
+            edge += f" with {self.fillvalue:g}"
+        return f"{self.operation}, mode {self.mode!r}, {edge}, origin {self.origin}"
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """One pair of shapes reduced to the valid problem; made by `lay_out`.
+
+    Attributes
+    ----------
+    image_shape, target_shape, kernel_shape : tuple of int
+        As the user gave them.
+    convention : Convention
+    before : tuple of int
+        Pixels by which the extended image starts ahead of the image.
+    offset : tuple of int
+        First target pixel used.
+    size : tuple of int
+        Rows and columns of target pixels used.
+    """
+
+    image_shape: Shape
+    target_shape: Shape
+    kernel_shape: Shape
+    convention: Convention
+    before: Shape
+    offset: Shape
+    size: Shape
+
+    @property
+    def n_taps(self) -> int:
+        """Number of unknowns of one source image."""
+        return self.kernel_shape[0] * self.kernel_shape[1]
+
+    @property
+    def n_pixels(self) -> int:
+        """Number of target pixels used, that is of equations."""
+        return self.size[0] * self.size[1]
+
+    @property
+    def extended_shape(self) -> Shape:
+        """Shape of the extended image."""
+        return (self.size[0] + self.kernel_shape[0] - 1, self.size[1] + self.kernel_shape[1] - 1)
+
+    @property
+    def flipped(self) -> bool:
+        """Whether the kernel is the valid problem's taps reversed along both axes."""
+        return self.convention.operation == "convolution"
+
+
+def as_pair(value: object, name: str) -> Shape:
+    """Return an int or a pair of ints as a pair; refuse everything else."""
+    try:
+        if isinstance(value, Sequence) or hasattr(value, "__len__"):
+            items = [operator.index(v) for v in value]  # type: ignore[attr-defined]
+        else:
+            items = [operator.index(value)] * 2  # type: ignore[arg-type]
+    except TypeError:
+        msg = f"got {name}={value!r}, need an int or a pair of ints (rows, columns)"
+        raise TypeError(msg) from None
+    if len(items) != 2:
+        msg = f"got {name}={value!r} of length {len(items)}, need an int or a pair of ints (rows, columns)"
+        raise ValueError(msg)
+    return items[0], items[1]
+
+
+def kernel_shape(shape: object) -> Shape:
+    """Return the kernel's shape as a pair of positive ints."""
+    rows, cols = as_pair(shape, "shape")
+    if rows < 1 or cols < 1:
+        msg = f"got shape={shape!r}, need at least one row and one column of taps"
+        raise ValueError(msg)
+    return rows, cols
+
+
+def known(value: object, names: tuple[str | None, ...], keyword: str) -> str | None:
+    """Return `value` if it is one of `names`; list them if it is not."""
+    if value is not None and not isinstance(value, str):
+        msg = f"got {keyword}={value!r}, need one of {', '.join(map(repr, names))}"
+        raise TypeError(msg)
+    if value not in names:
+        msg = f"got {keyword}={value!r}, need one of {', '.join(map(repr, names))}"
+        raise ValueError(msg)
+    return value
+
+
+def default_origin(shape: Shape) -> Shape:
+    """Return the centre that `scipy.signal.convolve2d` and `correlate2d` give a kernel in mode "same"."""
+    return (shape[0] - 1) // 2, (shape[1] - 1) // 2
+
+
+def convention(
+    shape: Shape,
+    *,
+    mode: str,
+    boundary: str | None,
+    fillvalue: float,
+    origin: object,
+    operation: str,
+) -> Convention:
+    """Check the keywords that describe a convention and return it."""
+    known(mode, MODES, "mode")
+    known(boundary, BOUNDARIES, "boundary")
+    known(operation, OPERATIONS, "operation")
+    centre = default_origin(shape)
+    if origin is not None:
+        given = as_pair(origin, "origin")
+        if mode != "same" and given != centre:
+            msg = (
+                f"got origin={origin!r} with mode={mode!r}, where the shapes alone fix the alignment; "
+                "leave origin out, or use mode='same'"
+            )
+            raise ValueError(msg)
+        if not all(0 <= o < k for o, k in zip(given, shape, strict=True)):
+            msg = f"got origin={origin!r}, need a tap of the {shape[0]}x{shape[1]} kernel: 0 <= origin < side"
+            raise ValueError(msg)
+        centre = given
+    return Convention(mode, boundary, fillvalue, centre, operation)
+
+
+def infer_mode(image: Shape, target: Shape, kernel: Shape, mode: str | None) -> str:
+    """Return the mode that the shapes tell, or refuse shapes that fit none (or not the one declared)."""
+    fits = {
+        "same": image,
+        "valid": (image[0] - kernel[0] + 1, image[1] - kernel[1] + 1),
+        "full": (image[0] + kernel[0] - 1, image[1] + kernel[1] - 1),
+    }
+    if mode is not None:
+        known(mode, MODES, "mode")
+        candidates = [mode]
+    else:
+        candidates = list(fits)
+    for name in candidates:
+        if fits[name] == target:
+            return name
+    wanted = ", ".join(
+        f"{name!r} {s[0]}x{s[1]}" if min(s) > 0 else f"{name!r} impossible (kernel larger than the image)"
+        for name, s in fits.items()
+    )
+    msg = (
+        f"got image {image[0]}x{image[1]}, target {target[0]}x{target[1]} and kernel {kernel[0]}x{kernel[1]}"
+        f"{'' if mode is None else f' with mode={mode!r}'}; a target that fits this image and kernel is: {wanted}"
+    )
+    raise ValueError(msg)
+
+
+def lay_out(image: Shape, kernel: Shape, conv: Convention) -> Geometry:
+    """Reduce shapes and a convention to the valid problem."""
+    target = []
+    before = []
+    offset = []
+    size = []
+    for n, k, o in zip(image, kernel, conv.origin, strict=True):
+        tap = k - 1 - o if conv.operation == "convolution" else o  # the origin among the valid problem's taps
+        n_target = {"same": n, "valid": n - k + 1, "full": n + k - 1}[conv.mode]
+        lead = {"same": tap, "valid": 0, "full": k - 1}[conv.mode]
+        target.append(n_target)
+        if conv.boundary is None:
+            before.append(0)
+            offset.append(lead)
+            size.append(n - k + 1)
+        else:
+            before.append(lead)
+            offset.append(0)
+            size.append(n_target)
+        if conv.mode == "valid" and n_target < 1:
+            msg = (
+                f"got a kernel of {kernel[0]}x{kernel[1]}, larger than the image of {image[0]}x{image[1]}; "
+                "ask for a smaller shape"
+            )
+            raise ValueError(msg)
+        if conv.mode != "valid" and conv.boundary not in (None, "fill") and k > n:
+            msg = (
+                f"got a kernel of {kernel[0]}x{kernel[1]}, larger than the image of {image[0]}x{image[1]}, "
+                f"with boundary={conv.boundary!r}, which repeats the image only once; ask for a smaller shape"
+            )
+            raise ValueError(msg)
+    return Geometry(
+        image,
+        (target[0], target[1]),
+        kernel,
+        conv,
+        (before[0], before[1]),
+        (offset[0], offset[1]),
+        (max(size[0], 0), max(size[1], 0)),
+    )
+
+
+def require_determined(geometry: Geometry) -> None:
+    """Refuse a pair that has fewer target pixels than the kernel has taps."""
+    n, m = geometry.n_pixels, geometry.n_taps
+    if n >= m:
+        return
+    rows, cols = geometry.kernel_shape
+    if geometry.convention.boundary is None and geometry.convention.mode != "valid":
+        msg = (
+            f"{n} interior pixels cannot determine {m} taps: with boundary=None only target pixels whose whole "
+            f"{rows}x{cols} footprint lies inside the image count. Declare what lay beyond the edge when the target "
+            "was made (boundary='fill', 'wrap', 'symm', 'mirror' or 'nearest'), or ask for a smaller shape"
+        )
+    else:
+        msg = f"{n} target pixels cannot determine the {m} taps of a {rows}x{cols} kernel; ask for a smaller shape"
+    raise ValueError(msg)
+
+
+def axis_runs(start: int, stop: int, n: int, boundary: str | None) -> list[Run]:
+    """Split the extended positions ``start..stop`` of an axis of `n` pixels into runs that can be sliced.
+
+    Returns
+    -------
+    list of (dst, src, length, step)
+        ``extended[start + dst + i] == image[src + step * i]`` for ``0 <= i < length``; `src` is None
+        where the fill value stands.
+    """
+    runs: list[Run] = []
+    position = start
+    while position < stop:
+        if boundary in (None, "fill"):
+            if position < 0 or position >= n:
+                end = min(stop, 0) if position < 0 else stop
+                src, step = None, 0
+            else:
+                end, src, step = min(stop, n), position, 1
+        elif boundary == "nearest":
+            if position < 0:
+                end, src, step = min(stop, 0), 0, 0
+            elif position >= n:
+                end, src, step = stop, n - 1, 0
+            else:
+                end, src, step = min(stop, n), position, 1
+        elif boundary == "mirror" and n > 1:
+            period = 2 * n - 2
+            phase = position % period
+            if phase < n - 1:
+                end, src, step = min(stop, position + n - 1 - phase), phase, 1
+            else:
+                end, src, step = min(stop, position + period - phase), period - phase, -1
+        elif boundary == "symm":
+            phase = position % (2 * n)
+            if phase < n:
+                end, src, step = min(stop, position + n - phase), phase, 1
+            else:
+                end, src, step = min(stop, position + 2 * n - phase), 2 * n - 1 - phase, -1
+        else:  # wrap, and mirror of a single pixel
+            phase = position % n
+            end, src, step = min(stop, position + n - phase), phase, 1
+        runs.append((position - start, src, end - position, step))
+        position = end
+    return runs

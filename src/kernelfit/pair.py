@@ -1,0 +1,228 @@
+"""The one judge of input: what may be an image and a target, and how their pixels are read, a block at a time."""
+
+import math
+import numbers
+import operator
+import os
+from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from . import geometry
+from .geometry import Geometry, Shape
+
+Array = npt.NDArray[np.float64]
+
+
+class Sliceable(Protocol):
+    """What is asked of an image: a shape, a dtype, and slices (numpy, memmap, h5py, zarr, dask)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+
+    @property
+    def dtype(self) -> Any: ...  # noqa: D102
+
+    def __getitem__(self, key: Any) -> Any: ...  # noqa: D105
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads blocks of an (extended) image as float64; the image itself is never copied whole, nor changed.
+
+    Position (0, 0) of the reader is pixel ``(-before[0], -before[1])`` of the array; `shape` is the
+    extent that counts, and everything outside it reads as zero.
+    """
+
+    array: Any
+    shape: Shape
+    before: Shape = (0, 0)
+    boundary: str | None = None
+    fillvalue: float = 0.0
+
+    def read(self, out: Array, row: int, col: int) -> None:
+        """Fill `out` with the block whose first pixel stands at (`row`, `col`)."""
+        top, left = max(row, 0), max(col, 0)
+        bottom = max(top, min(row + out.shape[0], self.shape[0]))
+        right = max(left, min(col + out.shape[1], self.shape[1]))
+        if bottom - top < out.shape[0] or right - left < out.shape[1]:
+            out[...] = 0.0
+            out = out[top - row : bottom - row, left - col : right - col]
+        if out.size == 0:
+            return
+        n_rows, n_cols = self.array.shape
+        rows = geometry.axis_runs(top - self.before[0], bottom - self.before[0], n_rows, self.boundary)
+        cols = geometry.axis_runs(left - self.before[1], right - self.before[1], n_cols, self.boundary)
+        for to_row, from_row, height, down in rows:
+            for to_col, from_col, width, across in cols:
+                block = out[to_row : to_row + height, to_col : to_col + width]
+                if from_row is None or from_col is None:
+                    block[...] = self.fillvalue
+                    continue
+                part = self.array[_slice(from_row, height, down), _slice(from_col, width, across)]
+                block[...] = part[:: down or 1, :: across or 1]
+
+    def block(self, row: int, col: int, shape: Shape) -> Array:
+        """Return a new array with the block of `shape` that starts at (`row`, `col`)."""
+        out = np.empty(shape)
+        self.read(out, row, col)
+        return out
+
+    def transposed(self) -> "Reader":
+        """Return the reader of the transposed image."""
+        return Reader(_Transposed(self.array), self.shape[::-1], self.before[::-1], self.boundary, self.fillvalue)
+
+
+class _Transposed:
+    """A transposed view of anything that can be sliced."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+        self.shape = array.shape[::-1]
+
+    def __getitem__(self, key: tuple[slice, slice]) -> Any:
+        return np.asarray(self.array[key[1], key[0]]).T
+
+
+def _slice(start: int, length: int, step: int) -> slice:
+    """Return the forward slice that holds a run; a run of step -1 is turned round by the reader."""
+    if step == 0:
+        return slice(start, start + 1)
+    return slice(start, start + length) if step > 0 else slice(start - length + 1, start + 1)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Everything accumulation needs: the geometry, the readers, and the source and target arrays by name."""
+
+    geometry: Geometry
+    sources: tuple[Reader, ...]
+    targets: tuple[Reader, ...]
+
+    @property
+    def size(self) -> Shape:
+        """Rows and columns of target pixels used."""
+        return self.geometry.size
+
+
+def as_image(value: object, name: str) -> Any:
+    """Return `value` as something 2-D, real and sliceable, or say why it is none."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        msg = (
+            f"got a masked {name}; masks are not supported yet: fill the masked pixels, or crop to a part without them"
+        )
+        raise ValueError(msg)
+    if not (hasattr(value, "shape") and hasattr(value, "dtype") and hasattr(value, "__getitem__")):
+        try:
+            value = np.asarray(value)
+        except ValueError as error:
+            msg = f"got {name} that is no rectangular array ({error}); need a 2-D array of numbers"
+            raise ValueError(msg) from None
+    array: Any = value
+    dtype = np.dtype(array.dtype)
+    if dtype.kind not in "biuf":
+        remedy = "pass its real part or its magnitude" if dtype.kind == "c" else "convert it to numbers first"
+        msg = f"got {name} of dtype {dtype}, need real numbers (integers or floats); {remedy}"
+        raise TypeError(msg)
+    shape = tuple(array.shape)
+    if len(shape) != 2:
+        remedy = "pass one channel or one page at a time" if len(shape) == 3 else "reshape it to rows and columns"
+        msg = f"got {name} with {len(shape)} dimensions (shape {shape}), need 2; {remedy}"
+        raise ValueError(msg)
+    if 0 in shape:
+        msg = f"got an empty {name} (shape {shape}), need at least one pixel"
+        raise ValueError(msg)
+    return np.asarray(array) if isinstance(array, np.ndarray) and not isinstance(array, np.memmap) else array
+
+
+def as_fillvalue(value: object) -> float:
+    """Return the value beyond the edge as a float."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        msg = f"got fillvalue={value!r}, need one real number"
+        raise TypeError(msg)
+    if not math.isfinite(value):
+        msg = (
+            f"got fillvalue={value!r}, need a finite number; if the pixels beyond the edge are unknown, "
+            "leave boundary=None"
+        )
+        raise ValueError(msg)
+    return float(value)
+
+
+def as_workers(workers: object) -> int:
+    """Return the number of threads to use; None means every processor this process may run on."""
+    if workers is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        count = operator.index(workers)  # type: ignore[arg-type]
+    except TypeError:
+        msg = f"got workers={workers!r}, need None or an int of at least 1"
+        raise TypeError(msg) from None
+    if count < 1:
+        msg = f"got workers={workers!r}, need None or an int of at least 1"
+        raise ValueError(msg)
+    return count
+
+
+def check(
+    image: object,
+    target: object,
+    shape: object,
+    *,
+    mode: str | None,
+    boundary: str | None,
+    fillvalue: object,
+    origin: object,
+    operation: str,
+) -> Problem:
+    """Judge a pair and its convention; return the problem to be solved."""
+    source, result = as_image(image, "image"), as_image(target, "target")
+    kernel = geometry.kernel_shape(shape)
+    geometry.known(boundary, geometry.BOUNDARIES, "boundary")
+    geometry.known(operation, geometry.OPERATIONS, "operation")
+    fill = as_fillvalue(fillvalue)
+    mode = geometry.infer_mode(tuple(source.shape), tuple(result.shape), kernel, mode)
+    conv = geometry.convention(kernel, mode=mode, boundary=boundary, fillvalue=fill, origin=origin, operation=operation)
+    plan = geometry.lay_out(tuple(source.shape), kernel, conv)
+    geometry.require_determined(plan)
+    return Problem(plan, (source_reader(source, plan),), (target_reader(result, plan),))
+
+
+def source_reader(array: Any, plan: Geometry) -> Reader:
+    """Return the reader of the extended image."""
+    conv = plan.convention
+    return Reader(array, plan.extended_shape, plan.before, conv.boundary, conv.fillvalue)
+
+
+def target_reader(array: Any, plan: Geometry) -> Reader:
+    """Return the reader of the target pixels that are used."""
+    return Reader(array, plan.size, (-plan.offset[0], -plan.offset[1]))
+
+
+def refuse_nonfinite(problem: Problem) -> NoReturn:
+    """Say which pixels made the sums overflow or turn into NaN."""
+    for name, readers in (("image", problem.sources), ("target", problem.targets)):
+        for reader in readers:
+            array = reader.array
+            count, first = 0, (0, 0)
+            step = max(1, 2**20 // max(1, array.shape[1]))
+            for start in range(0, array.shape[0], step):
+                bad = ~np.isfinite(np.asarray(array[start : start + step, :], dtype=np.float64))
+                if not count and bad.any():
+                    row, col = np.argwhere(bad)[0]
+                    first = (start + int(row), int(col))
+                count += int(bad.sum())
+            if count:
+                msg = (
+                    f"got {name} with {count} pixel{'s' if count > 1 else ''} that "
+                    f"{'are' if count > 1 else 'is'} NaN or infinite, "
+                    f"the first at (row, column) {first}; need finite pixels. Masks are the remedy that is coming; "
+                    "until then crop to a part without them"
+                )
+                raise ValueError(msg)
+    msg = "got pixels so large that the sums of their products overflow; divide the image and the target by a constant"
+    raise ValueError(msg)

@@ -1,0 +1,232 @@
+"""What the pixels have to say, as a small sum: solving never sees a pixel again."""
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import storage
+from .geometry import Convention, Shape
+
+if TYPE_CHECKING:
+    from .result import KernelFit
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class NormalStats:
+    """Sums over target pixels from which kernels are solved; disjoint sets of pixels add with ``+``.
+
+    The model is ``y = A k + noise``: one row of A for each target pixel that is used, one column for each tap. The
+    taps of all terms (source images with their supports) stand one after the other, each in row-major order of the
+    kernel that comes back.
+
+    Parameters
+    ----------
+    gram : ndarray, shape (taps, taps)
+        ``A'A``.
+    moment : ndarray, shape (taps,)
+        ``A'y``.
+    target_energy : float
+        ``y'y``.
+    target_sum : float
+        Sum of y.
+    n_pixels : int
+        Number of target pixels, that is of rows of A.
+    terms : tuple of (int, int)
+        Rows and columns of each term's support.
+    convention : Convention
+        How the kernel lies on the image.
+    center : ndarray, shape (taps,), optional
+        A kernel c near the solution, for which the next two were taken from the pixels themselves. Solvers look for the
+        difference to it: ``A'y`` resolves only what rounding leaves of a difference of large numbers, ``A'(y - A c)``
+        all of it.
+    center_moment : ndarray, shape (taps,), optional
+        ``A'(y - A c)``.
+    center_energy : float, optional
+        ``|y - A c|^2``.
+
+    Examples
+    --------
+    >>> import numpy as np, kernelfit
+    >>> image = np.random.default_rng(0).random((60, 50))
+    >>> target = image[1:-1, 1:-1]
+    >>> north = kernelfit.accumulate(image[:32], target[:30], 3)
+    >>> south = kernelfit.accumulate(image[30:], target[30:], 3)
+    >>> both = north + south
+    >>> both.n_pixels == target.size
+    True
+    >>> np.round(both.solve().kernel, 9) + 0.0
+    array([[0., 0., 0.],
+           [0., 1., 0.],
+           [0., 0., 0.]])
+    """
+
+    gram: Array
+    moment: Array
+    target_energy: float
+    target_sum: float
+    n_pixels: int
+    terms: tuple[Shape, ...]
+    convention: Convention
+    center: Array | None = None
+    center_moment: Array | None = None
+    center_energy: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the shapes, and make the arrays read-only."""
+        m = sum(rows * cols for rows, cols in self.terms)
+        for name in ("gram", "moment", "center", "center_moment"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            shape = (m, m) if name == "gram" else (m,)
+            if value.shape != shape:
+                msg = f"got {name} of shape {value.shape}, need {shape} for terms {self.terms}"
+                raise ValueError(msg)
+            value.setflags(write=False)
+
+    @property
+    def n_taps(self) -> int:
+        """Number of unknowns."""
+        return len(self.moment)
+
+    def __add__(self, other: "NormalStats") -> "NormalStats":
+        """Return the statistics of the pixels of both."""
+        if not isinstance(other, NormalStats):
+            return NotImplemented
+        mine, theirs = self.convention, other.convention
+        if self.terms != other.terms or (mine.operation, mine.origin) != (theirs.operation, theirs.origin):
+            msg = (
+                f"got statistics of different kernels ({self.terms}, {mine} and {other.terms}, {theirs}); "
+                "only those of the "
+                "same supports, operation and origin add up"
+            )
+            raise ValueError(msg)
+        sums: dict[str, Any] = {
+            name: getattr(self, name) + getattr(other, name)
+            for name in ("gram", "moment", "target_energy", "target_sum", "n_pixels")
+        }
+        if self.center is not None or other.center is not None:
+            center = self.center if self.center is not None else other.center
+            assert center is not None
+            a, b = self._centered(center), other._centered(center)
+            sums |= {"center": center, "center_moment": a[0] + b[0], "center_energy": a[1] + b[1]}
+        return NormalStats(**sums, terms=self.terms, convention=mine)
+
+    def _centered(self, center: Array) -> tuple[Array, float]:
+        """Return ``A'(y - A c)`` and ``|y - A c|^2`` for another center c."""
+        old, moment, energy = self.around()
+        step = center - old
+        change = self.gram @ step
+        return moment - change, max(0.0, energy - float(step @ (2 * moment - change)))
+
+    def around(self) -> tuple[Array, Array, float]:
+        """Return the center c, ``A'(y - A c)`` and ``|y - A c|^2``; the center is zero if none was set."""
+        if self.center is None or self.center_moment is None:
+            return np.zeros(self.n_taps), self.moment, self.target_energy
+        return self.center, self.center_moment, self.center_energy
+
+    def centered(self, center: Array, moment: Array, energy: float) -> "NormalStats":
+        """Return the same statistics with what the pixels say of the residual of `center`.
+
+        Parameters
+        ----------
+        center : ndarray, shape (taps,)
+            A kernel c.
+        moment : ndarray, shape (taps,)
+            ``A'(y - A c)``, from the pixels.
+        energy : float
+            ``|y - A c|^2``, from the pixels.
+
+        Returns
+        -------
+        NormalStats
+            The statistics, from which every solver gets a more accurate kernel.
+        """
+        return dataclasses.replace(self, center=np.array(center), center_moment=np.array(moment), center_energy=energy)
+
+    def solve(self) -> "KernelFit":
+        """Return the kernel of least squares, with its errors and a verdict.
+
+        Returns
+        -------
+        KernelFit
+            The result; `KernelFit.findings` says what is doubtful about it.
+        """
+        from .solve import LeastSquares
+
+        return LeastSquares().solve(self)
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the statistics to an NPZ file, in one step.
+
+        Parameters
+        ----------
+        path : path-like
+            Name of the file, used as it stands.
+        overwrite : bool, optional
+            Whether an existing file may be replaced; the default is not.
+
+        Raises
+        ------
+        FileExistsError
+            If the file exists and `overwrite` is false.
+        """
+        header = {
+            "target_energy": self.target_energy,
+            "target_sum": self.target_sum,
+            "n_pixels": self.n_pixels,
+            "terms": self.terms,
+            "convention": dataclasses.asdict(self.convention),
+            "center_energy": self.center_energy,
+        }
+        arrays = {
+            name: getattr(self, name)
+            for name in ("gram", "moment", "center", "center_moment")
+            if getattr(self, name) is not None
+        }
+        storage.save(path, "NormalStats", header, arrays, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "NormalStats":
+        """Read statistics written by `save`.
+
+        Parameters
+        ----------
+        path : path-like
+            Name of the file.
+
+        Returns
+        -------
+        NormalStats
+            The statistics, equal to the bit.
+
+        Raises
+        ------
+        ValueError
+            If the file is not a complete file of statistics.
+        """
+        header, arrays = storage.load(path, "NormalStats")
+        return cls(
+            gram=arrays["gram"],
+            moment=arrays["moment"],
+            target_energy=header["target_energy"],
+            target_sum=header["target_sum"],
+            n_pixels=header["n_pixels"],
+            terms=tuple((rows, cols) for rows, cols in header["terms"]),
+            convention=convention_from(header["convention"]),
+            center=arrays.get("center"),
+            center_moment=arrays.get("center_moment"),
+            center_energy=header["center_energy"],
+        )
+
+
+def convention_from(fields: dict[str, Any]) -> Convention:
+    """Rebuild a convention from its stored fields."""
+    rows, cols = fields["origin"]
+    return Convention(**{**fields, "origin": (rows, cols)})

@@ -1,0 +1,173 @@
+"""The truth the engine is tested against: plain loops, nothing of kernelfit, numpy for arrays only.
+
+Everything is written straight from the equation
+
+    convolution:  target[t] = sum_p kernel[p] * image[t - (p - origin)]
+    correlation:  target[t] = sum_p kernel[p] * image[t + (p - origin)]
+
+``design`` visits every (target pixel, tap) pair one at a time. ``design_dense`` builds the same matrix a column at
+a time for images too big for that; the tests hold the two against each other.
+"""
+
+from types import SimpleNamespace
+
+import numpy as np
+
+OUTSIDE = None
+
+
+def source_index(i, n, boundary):
+    """Which of the n stored samples stands at coordinate i; OUTSIDE where there is none."""
+    if 0 <= i < n:
+        return i
+    if boundary is None or boundary == "fill":
+        return OUTSIDE
+    if boundary == "nearest":
+        return 0 if i < 0 else n - 1
+    if boundary == "wrap":
+        while i < 0:
+            i += n
+        while i >= n:
+            i -= n
+        return i
+    if boundary == "symm":  # d c b a | a b c d | d c b a
+        while not 0 <= i < n:
+            i = -1 - i if i < 0 else 2 * n - 1 - i
+        return i
+    if boundary == "mirror":  # d c b | a b c d | c b a
+        if n == 1:
+            return 0
+        while not 0 <= i < n:
+            i = -i if i < 0 else 2 * (n - 1) - i
+        return i
+    raise ValueError(boundary)
+
+
+def look_up(image, row, col, boundary, fillvalue):
+    """The image's value at any integer coordinate, or OUTSIDE when nothing is assumed there."""
+    r = source_index(row, image.shape[0], boundary)
+    c = source_index(col, image.shape[1], boundary)
+    if r is OUTSIDE or c is OUTSIDE:
+        return fillvalue if boundary == "fill" else OUTSIDE
+    return image[r, c]
+
+
+def extend(image, before, after, boundary, fillvalue=0.0):
+    """The image with before = (rows, cols) and after = (rows, cols) of its surroundings made explicit."""
+    rows = range(-before[0], image.shape[0] + after[0])
+    cols = range(-before[1], image.shape[1] + after[1])
+    return np.array([[look_up(image, r, c, boundary, fillvalue) for c in cols] for r in rows], dtype=float)
+
+
+def default_origin(shape):
+    """The centre of scipy.signal.convolve2d and correlate2d, mode "same"."""
+    return (shape[0] - 1) // 2, (shape[1] - 1) // 2
+
+
+def target_shape(image_shape, shape, mode):
+    grow = {"same": 0, "valid": -1, "full": 1}[mode]
+    return tuple(n + grow * (k - 1) for n, k in zip(image_shape, shape, strict=True))
+
+
+def first_coordinate(side, mode, operation):
+    """The coordinate t of target index 0 for an origin of 0, in modes whose alignment is fixed by the shapes."""
+    if mode == "valid":  # the first t for which t - (side-1) .. t, or t .. t + (side-1), begins at sample 0
+        return side - 1 if operation == "convolution" else 0
+    if mode == "full":  # the first t for which that range touches sample 0
+        return 0 if operation == "convolution" else 1 - side
+    raise ValueError(mode)
+
+
+def placement(shape, mode, origin, operation):
+    """(coordinate of target pixel (0, 0), origin), each (row, col)."""
+    if mode == "same":
+        return (0, 0), default_origin(shape) if origin is None else origin
+    assert origin is None
+    return tuple(first_coordinate(side, mode, operation) for side in shape), (0, 0)
+
+
+def footprint(t, p, origin, operation):
+    """The image coordinate that tap p multiplies for the target pixel at coordinate t (one axis)."""
+    return t - (p - origin) if operation == "convolution" else t + (p - origin)
+
+
+def design(image, shape, *, mode, boundary, fillvalue=0.0, origin=None, operation="convolution"):
+    """(A, used): a row per used target pixel, a column per tap in ravel order, and which target pixels are used."""
+    image = np.asarray(image, dtype=float)
+    first, centre = placement(shape, mode, origin, operation)
+    rows, cols = target_shape(image.shape, shape, mode)
+    used = np.zeros((rows, cols), dtype=bool)
+    equations = []
+    for i in range(rows):
+        for j in range(cols):
+            equation = []
+            for p in range(shape[0]):
+                for q in range(shape[1]):
+                    row = footprint(i + first[0], p, centre[0], operation)
+                    col = footprint(j + first[1], q, centre[1], operation)
+                    equation.append(look_up(image, row, col, boundary, fillvalue))
+            if OUTSIDE not in equation:
+                used[i, j] = True
+                equations.append(equation)
+    return np.array(equations, dtype=float).reshape(len(equations), shape[0] * shape[1]), used
+
+
+def design_dense(image, shape, *, mode, boundary, fillvalue=0.0, origin=None, operation="convolution"):
+    """The same as design, a tap at a time."""
+    image = np.asarray(image, dtype=float)
+    first, centre = placement(shape, mode, origin, operation)
+    size = target_shape(image.shape, shape, mode)
+
+    def sources(axis, p):
+        n = image.shape[axis]
+        at = [footprint(t + first[axis], p, centre[axis], operation) for t in range(size[axis])]
+        at = [source_index(i, n, boundary) for i in at]
+        return np.array([i is not OUTSIDE for i in at]), np.array([0 if i is OUTSIDE else i for i in at])
+
+    used = np.ones(size, dtype=bool)
+    columns = []
+    for p in range(shape[0]):
+        for q in range(shape[1]):
+            has_row, row = sources(0, p)
+            has_col, col = sources(1, q)
+            inside = has_row[:, None] & has_col[None, :]
+            columns.append(np.where(inside, image[np.ix_(row, col)], fillvalue))
+            if boundary is None:
+                used &= inside
+    return np.stack([column[used] for column in columns], axis=1), used
+
+
+def products(matrix, target, used):
+    """The sums that NormalStats must hold, for one design matrix."""
+    values = np.asarray(target, dtype=float)[used]
+    return SimpleNamespace(
+        gram=matrix.T @ matrix,
+        moment=matrix.T @ values,
+        target_energy=float(values @ values),
+        target_sum=float(values.sum()),
+        n_pixels=int(used.sum()),
+    )
+
+
+def normal_stats(image, target, shape, **convention):
+    """G = A'A, b = A'y, y'y, sum of y and n, from loops."""
+    return products(*_split(design(image, shape, **convention), target))
+
+
+def normal_stats_dense(image, target, shape, **convention):
+    """The same from the dense matrix, for bigger images."""
+    return products(*_split(design_dense(image, shape, **convention), target))
+
+
+def _split(matrix_and_used, target):
+    matrix, used = matrix_and_used
+    return matrix, target, used
+
+
+def apply(image, kernel, **convention):
+    """The target; NaN where the boundary leaves it undetermined."""
+    kernel = np.asarray(kernel, dtype=float)
+    matrix, used = design(image, kernel.shape, **convention)
+    target = np.full(used.shape, np.nan)
+    target[used] = [sum(a * k for a, k in zip(row, kernel.ravel(), strict=True)) for row in matrix]
+    return target

@@ -1,0 +1,509 @@
+"""Pixels -> statistics: both engines against plain loops for every convention; inputs, bits, addition, files."""
+
+import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import kernelfit
+import naive
+from kernelfit import accumulate
+
+METHODS = ("direct", "fft")
+
+
+def test_equals_plain_loops(scene, method, same_stats):
+    target = scene.target
+    expected = naive.products(*naive._split(scene.design, target))
+    same_stats(accumulate(scene.image, target, scene.shape, method=method, **scene.convention), expected)
+
+
+@pytest.mark.parametrize("mode", ["same", "valid", "full"])
+def test_the_oracle_agrees_with_itself(mode, all_scenes):
+    for scene in (scene for scene in all_scenes if scene.mode == mode):
+        by_loops, used = scene.design
+        dense, used_dense = naive.design_dense(scene.image, scene.shape, **scene.convention)
+        np.testing.assert_array_equal(by_loops, dense, err_msg=str(scene))
+        np.testing.assert_array_equal(used, used_dense, err_msg=str(scene))
+
+
+def test_the_oracle_sees_the_extended_image(all_scenes):
+    """A third way to the same matrix: one window of the extended image for each pixel."""
+    for scene in all_scenes:
+        if scene.boundary is None or scene.mode != "same":
+            continue
+        rows, cols = scene.shape
+        origin = naive.default_origin(scene.shape) if scene.origin is None else scene.origin
+        low = origin if scene.operation == "correlation" else (rows - 1 - origin[0], cols - 1 - origin[1])
+        high = (rows - 1 - low[0], cols - 1 - low[1])
+        extended = naive.extend(scene.image, low, high, scene.boundary, scene.fillvalue)
+        windows = np.lib.stride_tricks.sliding_window_view(extended, scene.shape)
+        if scene.operation == "convolution":
+            windows = windows[..., ::-1, ::-1]
+        matrix, _ = scene.design
+        np.testing.assert_array_equal(matrix, windows.reshape(matrix.shape), err_msg=str(scene))
+
+
+@pytest.mark.parametrize(
+    "boundary, pad", [("wrap", "wrap"), ("symm", "symmetric"), ("mirror", "reflect"), ("nearest", "edge")]
+)
+def test_the_oracle_extends_as_numpy_does(boundary, pad):
+    image = np.random.default_rng(1).normal(size=(4, 6))
+    expected = np.pad(image, ((3, 2), (1, 5)), mode=pad)
+    np.testing.assert_array_equal(naive.extend(image, (3, 1), (2, 5), boundary), expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (4, 3)], ids=str)
+def test_keywords_have_the_documented_defaults(shape, same_bits):
+    rng = np.random.default_rng(2)
+    image = rng.normal(size=(13, 17))
+    target = rng.normal(size=(13, 17))
+    spelled = accumulate(
+        image,
+        target,
+        shape,
+        mode="same",
+        boundary=None,
+        fillvalue=0.0,
+        origin=naive.default_origin(shape),
+        operation="convolution",
+    )
+    same_bits(accumulate(image, target, shape), spelled)
+
+
+def test_an_int_stands_for_both_sides(same_bits):
+    rng = np.random.default_rng(3)
+    image, target = rng.normal(size=(2, 12, 19))
+    same_bits(
+        accumulate(image, target, 3, boundary="wrap", origin=1),
+        accumulate(image, target, (3, 3), boundary="wrap", origin=(1, 1)),
+    )
+    assert accumulate(image, target, 3, boundary="wrap", origin=0).convention.origin == (0, 0)
+
+
+@pytest.mark.parametrize("mode", ["same", "valid", "full"])
+def test_mode_is_read_from_the_shapes(mode, same_bits):
+    rng = np.random.default_rng(4)
+    image = rng.normal(size=(15, 12))
+    target = rng.normal(size=naive.target_shape(image.shape, (4, 3), mode))
+    inferred = accumulate(image, target, (4, 3), boundary="symm")
+    assert inferred.convention.mode == mode
+    same_bits(inferred, accumulate(image, target, (4, 3), boundary="symm", mode=mode))
+
+
+def test_what_the_statistics_carry():
+    rng = np.random.default_rng(5)
+    image, target = rng.normal(size=(2, 14, 11))
+    stats = accumulate(image, target, (4, 3), boundary="fill", fillvalue=1.5, operation="correlation", origin=(3, 0))
+    assert stats.terms == ((4, 3),)
+    assert stats.gram.shape == (12, 12) and stats.gram.dtype == np.float64
+    assert stats.moment.shape == (12,) and stats.moment.dtype == np.float64
+    np.testing.assert_array_equal(stats.gram, stats.gram.T)
+    convention = stats.convention
+    assert (convention.mode, convention.boundary, convention.fillvalue) == ("same", "fill", 1.5)
+    assert (convention.origin, convention.operation) == ((3, 0), "correlation")
+
+
+# ---- sizes that cross every block, band and segment edge ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "mode, operation", [("same", "convolution"), ("full", "correlation"), ("valid", "convolution")]
+)
+def test_wide_image(mode, operation, boundary, smooth_image, same_stats):
+    if mode == "valid" and boundary["boundary"] is not None:
+        pytest.skip("valid looks at no boundary: one is enough at this size")
+    image = smooth_image(60, 1100, seed=6)
+    target = smooth_image(*naive.target_shape(image.shape, (7, 4), mode), seed=7)
+    convention = {"mode": mode, "operation": operation, **boundary}
+    expected = naive.normal_stats_dense(image, target, (7, 4), **convention)
+    for method in METHODS:
+        same_stats(accumulate(image, target, (7, 4), method=method, **convention), expected)
+
+
+@pytest.mark.parametrize(
+    "image_shape, shape, boundary_name",
+    [
+        ((300, 1100), (7, 4), "wrap"),
+        ((1100, 130), (3, 8), None),
+        ((90, 600), (9, 13), "mirror"),
+        ((31, 257), (5, 3), None),
+        ((257, 31), (4, 6), "wrap"),
+        ((127, 130), (3, 3), "symm"),
+        ((128, 256), (6, 1), "wrap"),
+        ((129, 255), (1, 6), "fill"),
+        ((64, 513), (64, 2), "wrap"),
+        ((513, 20), (2, 20), "nearest"),
+        ((5, 2100), (5, 4), None),
+        ((2100, 5), (4, 5), "wrap"),
+    ],
+    ids=str,
+)
+def test_sizes_around_the_blocks(image_shape, shape, boundary_name, smooth_image, same_stats):
+    image, target = smooth_image(*image_shape, seed=8), smooth_image(*image_shape, seed=9)
+    convention = {"mode": "same", "boundary": boundary_name, "operation": "correlation"}
+    expected = naive.normal_stats_dense(image, target, shape, **convention)
+    for method in METHODS:
+        same_stats(accumulate(image, target, shape, method=method, **convention), expected)
+
+
+@pytest.mark.parametrize("where", ["image", "target", "both"])
+def test_a_large_offset_costs_no_digits(where, method, same_stats):
+    rng = np.random.default_rng(10)
+    image, target = rng.normal(size=(2, 210, 333))
+    image = image + (1e6 if where != "target" else 0.0)
+    target = target + (1e6 if where != "image" else 3.0)
+    expected = naive.normal_stats_dense(image, target, (3, 5), mode="same", boundary="nearest")
+    same_stats(accumulate(image, target, (3, 5), boundary="nearest", method=method), expected)
+
+
+def test_zero_target_is_exactly_zero(method):
+    image = np.random.default_rng(11).normal(size=(40, 61))
+    stats = accumulate(image, np.zeros((40, 61)), (4, 5), boundary="wrap", method=method)
+    assert not stats.moment.any() and stats.target_energy == 0.0 and stats.target_sum == 0.0
+    assert stats.n_pixels == 40 * 61
+
+
+def test_small_integers_give_exact_sums(same_bits):
+    """The direct engine adds exactly representable products: nothing is left to rounding."""
+    rng = np.random.default_rng(12)
+    image = rng.integers(-9, 10, size=(90, 131)).astype(float)
+    target = rng.integers(-9, 10, size=(90, 131)).astype(float)
+    expected = naive.normal_stats_dense(image, target, (4, 5), mode="same", boundary="symm")
+    stats = accumulate(image, target, (4, 5), boundary="symm", method="direct")
+    np.testing.assert_array_equal(stats.gram, expected.gram)
+    np.testing.assert_array_equal(stats.moment, expected.moment)
+    assert (stats.target_energy, stats.target_sum) == (expected.target_energy, expected.target_sum)
+
+
+# ---- inputs: any layout and any real type, never changed ------------------------------------------------------------
+
+TYPES = (
+    "bool",
+    "uint8",
+    "int8",
+    "int16",
+    ">i2",
+    "uint16",
+    "int32",
+    ">u4",
+    "int64",
+    "uint64",
+    "float16",
+    "float32",
+    ">f4",
+    ">f8",
+)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_any_real_type(dtype, method, same_stats):
+    rng = np.random.default_rng(13)
+    low = -100 if np.dtype(dtype).kind in "if" else 0
+    high = 2 if dtype == "bool" else 128 if np.dtype(dtype).itemsize == 1 else 1000
+    image, target = rng.integers(low, high, size=(2, 70, 157)).astype(dtype)
+    kept = image.copy(), target.copy()
+    stats = accumulate(image, target, (3, 4), boundary="mirror", method=method)
+    expected = accumulate(image.astype(float), target.astype(float), (3, 4), boundary="mirror", method=method)
+    same_stats(stats, expected, 1e-13)
+    truth = naive.normal_stats_dense(image.astype(float), target.astype(float), (3, 4), mode="same", boundary="mirror")
+    same_stats(stats, truth)
+    for now, before in zip((image, target), kept, strict=True):
+        assert now.dtype == before.dtype and now.tobytes() == before.tobytes()
+
+
+def test_uint8_products_do_not_wrap(method, same_stats):
+    image = np.full((30, 43), 255, dtype=np.uint8)
+    image[::3, ::2] = 254
+    target = np.full((30, 43), 255, dtype=np.uint8)
+    expected = naive.normal_stats_dense(image, target, (3, 4), mode="same", boundary="wrap")
+    same_stats(accumulate(image, target, (3, 4), boundary="wrap", method=method), expected)
+
+
+def layouts(values, tmp_path, name):
+    """The same numbers in every way an array can lie in memory."""
+    rows, cols = values.shape
+    yield "fortran", np.asfortranarray(values)
+    strided = np.full((2 * rows, 3 * cols), 1e300)
+    strided[::2, ::3] = values
+    yield "strided", strided[::2, ::3]
+    yield "reversed", values[::-1, ::-1].copy()[::-1, ::-1]
+    field = np.zeros((rows, cols), dtype=[("flag", "u1"), ("value", "f8")])
+    field["value"] = values
+    yield "unaligned", field["value"]
+    read_only = values.copy()
+    read_only.setflags(write=False)
+    yield "read-only", read_only
+    path = tmp_path / f"{name}.raw"
+    values.tofile(path)
+    yield "memmap", np.memmap(path, dtype=values.dtype, mode="r", shape=values.shape)
+    yield "list", values.tolist()
+    yield "subclass", values.view(type("Tagged", (np.ndarray,), {}))
+
+
+@pytest.mark.parametrize("which", [(0,), (1,), (0, 1)], ids=["image", "target", "both"])
+def test_any_memory_layout(which, method, tmp_path, smooth_image, same_stats):
+    arrays = [smooth_image(61, 190, seed=14), smooth_image(61, 190, seed=15)]
+    expected = accumulate(*arrays, (4, 3), boundary="nearest", method=method)
+    variants = [dict(layouts(a, tmp_path, str(i))) for i, a in enumerate(arrays)]
+    for layout in variants[0]:
+        given = [variants[i][layout] if i in which else a for i, a in enumerate(arrays)]
+        same_stats(accumulate(*given, (4, 3), boundary="nearest", method=method), expected, 1e-14)
+        for now, before in zip(given, arrays, strict=True):
+            np.testing.assert_array_equal(np.asarray(now), before, err_msg=layout)
+
+
+def test_memmap_file_is_untouched(method, tmp_path, same_stats):
+    rng = np.random.default_rng(16)
+    paths = [tmp_path / "image.raw", tmp_path / "target.raw"]
+    for path in paths:
+        rng.integers(0, 256, size=(300, 420), dtype=np.uint8).tofile(path)
+    before = [path.read_bytes() for path in paths]
+    maps = [np.memmap(path, dtype=np.uint8, mode="r+", shape=(300, 420)) for path in paths]
+    stats = accumulate(*maps, (3, 5), boundary="symm", method=method)
+    del maps
+    assert [path.read_bytes() for path in paths] == before
+    arrays = [np.frombuffer(data, dtype=np.uint8).reshape(300, 420) for data in before]
+    same_stats(stats, naive.normal_stats_dense(*arrays, (3, 5), mode="same", boundary="symm"))
+
+
+def test_one_array_may_be_both(method, smooth_image, same_stats):
+    image = smooth_image(50, 77, seed=17)
+    stats = accumulate(image, image, (3, 4), boundary="wrap", method=method)
+    same_stats(stats, naive.normal_stats_dense(image, image, (3, 4), mode="same", boundary="wrap"))
+
+
+# ---- the same bits --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("boundary_name", [None, "fill", "mirror"])
+@pytest.mark.parametrize("size, shape", [((700, 333), (5, 4)), ((90, 1500), (3, 6))], ids=str)
+def test_any_number_of_workers_gives_the_same_bits(size, shape, boundary_name, method, smooth_image, same_bits):
+    image, target = smooth_image(*size, seed=18), smooth_image(*size, seed=19)
+    alone = accumulate(image, target, shape, boundary=boundary_name, method=method, workers=1)
+    for workers in (2, 3, 5, None):
+        same_bits(accumulate(image, target, shape, boundary=boundary_name, method=method, workers=workers), alone)
+
+
+def test_any_number_of_workers_gives_the_same_kernel(smooth_image):
+    image = smooth_image(400, 310, seed=20)
+    target = smooth_image(400, 310, seed=21)
+    kernels = [
+        kernelfit.find_kernel(image, target, (3, 5), workers=workers).kernel.tobytes() for workers in (1, 2, 3, 5)
+    ]
+    assert len(set(kernels)) == 1
+
+
+def test_eight_threads_at_once(smooth_image, same_bits):
+    problems = []
+    for i, (method, name) in enumerate(itertools.product(METHODS, (None, "fill", "wrap", "symm"))):
+        size, shape = (150 + 10 * i, 260 - 7 * i), (3 + i % 3, 5 - i % 4)
+        problems.append(
+            (
+                (smooth_image(*size, seed=i), smooth_image(*size, seed=50 + i), shape),
+                {"method": method, "boundary": name},
+            )
+        )
+    alone = [accumulate(*pair, **keywords) for pair, keywords in problems]
+    start = threading.Barrier(8)
+
+    def work(first):
+        start.wait(timeout=60)
+        order = [(first + step) % len(problems) for step in range(2 * len(problems))]
+        return [(i, accumulate(*problems[i][0], workers=1 + i % 2, **problems[i][1])) for i in order]
+
+    with ThreadPoolExecutor(8) as pool:
+        for results in pool.map(work, range(8)):
+            for i, stats in results:
+                same_bits(stats, alone[i])
+
+
+def test_repeating_gives_the_same_bits_and_independent_arrays(method, smooth_image, same_bits):
+    image, target = smooth_image(200, 150, seed=22), smooth_image(200, 150, seed=23)
+    first = accumulate(image, target, (4, 5), method=method)
+    gram = first.gram.copy()
+    accumulate(target, image, (4, 5), method=method)  # must not reuse what it handed out
+    np.testing.assert_array_equal(first.gram, gram)
+    same_bits(accumulate(image, target, (4, 5), method=method), first)
+
+
+# ---- addition -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cut", [1, 90, 199])
+@pytest.mark.parametrize("operation", ["convolution", "correlation"])
+def test_two_parts_add_to_the_whole(cut, operation, method, smooth_image, same_stats):
+    shape = (6, 3)
+    image = smooth_image(205, 140, seed=24)
+    target = smooth_image(200, 138, seed=25)
+    keywords = {"mode": "valid", "operation": operation, "method": method}
+    whole = accumulate(image, target, shape, **keywords)
+    top = accumulate(image[: cut + shape[0] - 1], target[:cut], shape, **keywords)
+    bottom = accumulate(image[cut:], target[cut:], shape, **keywords)
+    assert top.n_pixels + bottom.n_pixels == whole.n_pixels == target.size
+    same_stats(top + bottom, whole)
+    same_stats(bottom + top, whole)
+    np.testing.assert_allclose((top + bottom).solve().kernel, whole.solve().kernel, rtol=0, atol=1e-8)
+
+
+def test_two_images_with_one_kernel(method, smooth_image, same_stats):
+    pairs = [(smooth_image(*size, seed=26), smooth_image(*size, seed=27)) for size in [(40, 55), (71, 33)]]
+    first, second = (accumulate(*pair, (3, 4), boundary="wrap", method=method) for pair in pairs)
+    matrices = [naive.design_dense(image, (3, 4), mode="same", boundary="wrap")[0] for image, _ in pairs]
+    matrix = np.concatenate(matrices)
+    target = np.concatenate([target.ravel() for _, target in pairs])
+    same_stats(first + second, naive.products(matrix, target, np.ones(target.size, dtype=bool)))
+
+
+def test_addition_leaves_its_operands_alone(same_bits):
+    rng = np.random.default_rng(30)
+    image, target = rng.normal(size=(2, 20, 31))
+    first, second = accumulate(image, target, (2, 3)), accumulate(target, image, (2, 3))
+    total = first + second
+    same_bits(first, accumulate(image, target, (2, 3)))
+    same_bits(total, second + first)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": (3, 2)},
+        {"boundary": "wrap"},
+        {"fillvalue": 1.0},
+        {"origin": (1, 0)},
+        {"operation": "correlation"},
+        {"mode": "full"},
+    ],
+    ids=str,
+)
+def test_different_conventions_do_not_add(change):
+    rng = np.random.default_rng(31)
+    image = rng.normal(size=(20, 31))
+    settings = {
+        "shape": (2, 3),
+        "boundary": "fill",
+        "fillvalue": 0.0,
+        "origin": None,
+        "operation": "convolution",
+        "mode": "same",
+    }
+
+    def stats(settings):
+        target = rng.normal(size=naive.target_shape(image.shape, settings["shape"], settings["mode"]))
+        return accumulate(image, target, **settings)
+
+    first, second = stats(settings), stats({**settings, **change})
+    with pytest.raises(ValueError):
+        first + second
+
+
+def test_only_statistics_add():
+    rng = np.random.default_rng(32)
+    stats = accumulate(*rng.normal(size=(2, 20, 31)), (2, 3))
+    with pytest.raises(TypeError):
+        stats + 1
+
+
+def test_statistics_are_frozen():
+    rng = np.random.default_rng(33)
+    stats = accumulate(*rng.normal(size=(2, 20, 31)), (2, 3))
+    with pytest.raises(AttributeError):
+        stats.n_pixels = 3
+
+
+# ---- the choice of method -------------------------------------------------------------------------------------------
+
+
+def test_choice_is_pure_named_and_followed(smooth_image):
+    for size, shape in [((64, 90), (1, 1)), ((300, 410), (3, 5)), ((300, 410), (24, 31)), ((60, 2000), (9, 8))]:
+        choice = kernelfit.choose_method(size, shape)
+        assert choice == kernelfit.choose_method(size, shape)
+        assert choice.method in METHODS and choice.reason
+    assert kernelfit.choose_method((2048, 2048), (3, 3)).method == "direct"
+    assert kernelfit.choose_method((2048, 2048), (41, 40)).method == "fft"
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (9, 14)], ids=str)
+def test_auto_is_one_of_the_two(shape, smooth_image, same_bits):
+    image, target = smooth_image(130, 210, seed=34), smooth_image(130, 210, seed=35)
+    chosen = kernelfit.choose_method(image.shape, shape).method
+    same_bits(
+        accumulate(image, target, shape, boundary="symm"),
+        accumulate(image, target, shape, boundary="symm", method=chosen),
+    )
+    assert kernelfit.find_kernel(image, target, shape, boundary="symm").method == chosen
+
+
+# ---- keeping statistics ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stats(method):
+    rng = np.random.default_rng(36)
+    image, target = rng.normal(size=(2, 40, 23))
+    return accumulate(
+        image, target, (3, 2), boundary="fill", fillvalue=0.1, origin=(2, 0), operation="correlation", method=method
+    )
+
+
+@pytest.mark.parametrize("kind", [str, lambda path: path], ids=["str", "Path"])
+def test_saved_statistics_come_back(stats, kind, tmp_path, same_bits):
+    path = tmp_path / "stats.npz"
+    stats.save(kind(path))
+    back = kernelfit.NormalStats.load(kind(path))
+    same_bits(back, stats)
+    assert back.convention == stats.convention and back.terms == stats.terms
+    assert type(back.n_pixels) is int and type(back.target_energy) is float
+    same_bits(back + stats, stats + stats)
+    assert back.solve().kernel.tobytes() == stats.solve().kernel.tobytes()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["stats.npz"]
+    with np.load(path, allow_pickle=False) as archive:  # every entry readable without pickle
+        assert all(archive[name].dtype != object for name in archive.files)
+
+
+def test_a_saved_file_is_not_overwritten_unasked(stats, tmp_path, same_bits):
+    path = tmp_path / "stats.npz"
+    path.write_bytes(b"precious")
+    with pytest.raises(FileExistsError, match="stats.npz"):
+        stats.save(path)
+    assert path.read_bytes() == b"precious"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["stats.npz"]
+    stats.save(path, overwrite=True)
+    same_bits(kernelfit.NormalStats.load(path), stats)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["stats.npz"]
+
+
+@pytest.mark.parametrize(
+    "content", ["text", "empty", "other npz", "object npz", "half", "all but the end", "fit", "npy"]
+)
+def test_a_file_that_is_no_statistics_is_refused(content, stats, tmp_path):
+    path = tmp_path / "file.npz"
+    stats.save(path)
+    whole = path.read_bytes()
+    path.unlink()
+    if content == "text":
+        path.write_text("gram,moment\n1,2\n")
+    elif content == "empty":
+        path.write_bytes(b"")
+    elif content == "other npz":
+        np.savez(path, gram=np.eye(6))
+    elif content == "object npz":
+        np.savez(path, gram=np.array([{}, None], dtype=object))
+    elif content == "half":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif content == "all but the end":
+        path.write_bytes(whole[:-30])
+    elif content == "fit":
+        stats.solve().save(path)
+    elif content == "npy":
+        with open(path, "wb") as file:
+            np.save(file, np.eye(6))
+    with pytest.raises(ValueError, match="file.npz"):
+        kernelfit.NormalStats.load(path)
+
+
+def test_a_missing_file_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        kernelfit.NormalStats.load(tmp_path / "nothing.npz")
