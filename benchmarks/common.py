@@ -21,7 +21,6 @@ FULL = os.environ.get("KERNELFIT_BENCH", "") == "full"
 KERNELS = ["5x5", "9x15", "15x15", "31x27"] if FULL else ["5x5", "9x15"]  # rows x columns
 SIZES = [512, 2048, 4096] if FULL else [512]  # rows of the image; columns are 3/4 of that
 NOISES = [0.0, 0.01]  # standard deviation of the noise over that of the noise-free target
-REPEATS = 15 if FULL else 25
 
 
 @dataclass(frozen=True)
@@ -72,15 +71,21 @@ def relative_error(found: NDArray[np.float64], truth: NDArray[np.float64]) -> fl
     return float(np.linalg.norm(found - truth) / np.linalg.norm(truth))
 
 
-def ratio_of_times(ours: Callable[[], object], yardstick: Callable[[], object], repeats: int = REPEATS) -> float:
-    """Return the median over `repeats` of (seconds of `ours`) / (seconds of `yardstick`), run in turn.
+def ratio_of_times(
+    ours: Callable[[], object], yardstick: Callable[[], object], repeats: int = 15, seconds: float = 2.0
+) -> float:
+    """Return the median of (seconds of `ours`) / (seconds of `yardstick`), run in turn.
 
     Taken in turn, both meet the same weather on a busy machine, so that the ratio means something where the times do
-    not. Each runs once beforehand, unmeasured.
+    not. Each runs once beforehand, unmeasured; then both run at least `repeats` times and for `seconds` in all.
     """
     ours()
     yardstick()
-    return statistics.median(_seconds(ours) / _seconds(yardstick) for _ in range(repeats))
+    ratios: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(ratios) < repeats or time.perf_counter() < end:
+        ratios.append(_seconds(ours) / _seconds(yardstick))
+    return statistics.median(ratios)
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -167,7 +167,11 @@ def _split(matrix_and_used, target):
 def apply(image, kernel, **convention):
     """The target; NaN where the boundary leaves it undetermined."""
     kernel = np.asarray(kernel, dtype=float)
-    matrix, used = design(image, kernel.shape, **convention)
+    return apply_design(*design(image, kernel.shape, **convention), kernel)
+
+
+def apply_design(matrix, used, kernel):
+    """The same from the matrix."""
     target = np.full(used.shape, np.nan)
     target[used] = [sum(a * k for a, k in zip(row, kernel.ravel(), strict=True)) for row in matrix]
     return target

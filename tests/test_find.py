@@ -89,8 +89,9 @@ def test_round_trip_is_no_accident(scene):
     np.testing.assert_allclose(fit.rss, residual @ residual, rtol=1e-8, atol=1e-20 * (target[used] @ target[used]))
 
 
-@pytest.mark.parametrize("operation", ["convolution", "correlation"])
-@pytest.mark.parametrize("shape", [(7, 10), (12, 5), (2, 9)], ids=str)
+@pytest.mark.parametrize(
+    "shape, operation", [((7, 10), "convolution"), ((12, 5), "correlation"), ((2, 9), "correlation")], ids=str
+)
 def test_round_trip_on_a_larger_image(shape, operation, boundary, method, smooth_image, close):
     image = smooth_image(140, 211, seed=1)
     kernel = np.random.default_rng(2).normal(size=shape)
@@ -152,8 +153,8 @@ def photograph(side, rows, cols, exact):
 @pytest.mark.parametrize("exact", [True, False], ids=["dyadic", "any"])
 @pytest.mark.parametrize(
     "side, rows, cols",
-    # the matrix that lstsq needs: 50 MB, 74 MB, 76 MB; the whole picture at 15 taps would be 450 MB and no harder
-    [(5, (0, 512), (0, 512)), (9, (100, 400), (60, 460)), (15, (100, 300), (60, 300))],
+    # the matrix that lstsq needs: 50 MB, 36 MB, 76 MB; the whole picture at 15 taps would be 450 MB and no harder
+    [(5, (0, 512), (0, 512)), (9, (100, 300), (60, 360)), (15, (100, 300), (60, 300))],
     ids=["5", "9", "15"],
 )
 def test_no_less_accurate_than_lstsq(side, rows, cols, exact, method):

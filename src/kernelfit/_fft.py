@@ -18,7 +18,7 @@ EFFORTS = ("estimate", "measure", "patient")
 _lock = threading.Lock()
 _settings = {"backend": "pyfftw", "effort": "estimate"}
 _shelf: "OrderedDict[tuple[int, int, str, str], list[RowTransform]]" = OrderedDict()
-_SHELF_KINDS = 8  # sizes whose idle plans are kept
+_SHELF_KINDS = 4  # sizes whose idle plans and buffers are kept
 
 
 def set_fft(*, backend: str | None = None, effort: str | None = None) -> dict[str, str]:
@@ -63,17 +63,22 @@ def set_fft(*, backend: str | None = None, effort: str | None = None) -> dict[st
 
 
 class RowTransform:
-    """Real transforms of `batch` rows of `length` samples between `rows` and `spectra`, in place of nothing else."""
+    """Real transforms of `batch` rows of `length` samples, from and to its own `rows`.
+
+    Spectra stand in rows of `width` complex numbers of somebody else's array, so padded that each starts a cache line;
+    the transforms read and write them where they are.
+    """
 
     rows: npt.NDArray[np.float64]
-    spectra: npt.NDArray[np.complex128]
 
     def __init__(self, batch: int, length: int, backend: str, effort: str) -> None:
         self.key = (batch, length, backend, effort)
+        self.n_frequencies = length // 2 + 1
+        self.width = spectrum_width(length)
         self._plans: tuple[Any, Any] | None = None
+        self._room = np.zeros((0, 0, 0), dtype=np.complex128)
         if backend == "scipy":
             self.rows = np.zeros((batch, length))
-            self.spectra = np.zeros((batch, length // 2 + 1), dtype=np.complex128)
             return
         try:
             import pyfftw
@@ -83,29 +88,50 @@ class RowTransform:
                 "or choose SciPy's transforms with kernelfit.set_fft(backend='scipy')"
             )
             raise ImportError(msg) from error
-        self.rows = pyfftw.zeros_aligned((batch, length), dtype="float64")
-        self.spectra = pyfftw.zeros_aligned((batch, length // 2 + 1), dtype="complex128")
+        self.rows = pyfftw.zeros_aligned((batch, length), dtype="float64", n=64)
+        spectra = aligned((batch, self.width))[:, : self.n_frequencies]
         flags = (f"FFTW_{effort.upper()}",)
+        back = (*flags, "FFTW_DESTROY_INPUT")
         self._plans = (
-            pyfftw.FFTW(self.rows, self.spectra, axes=(1,), flags=flags),
-            pyfftw.FFTW(
-                self.spectra, self.rows, axes=(1,), direction="FFTW_BACKWARD", flags=(*flags, "FFTW_DESTROY_INPUT")
-            ),
+            pyfftw.FFTW(self.rows, spectra, axes=(1,), flags=flags),
+            pyfftw.FFTW(spectra, self.rows, axes=(1,), direction="FFTW_BACKWARD", flags=back),
         )
 
-    def forward(self) -> None:
-        """Transform `rows` into `spectra`."""
-        if self._plans:
+    def room(self, shape: tuple[int, int]) -> npt.NDArray[np.complex128]:
+        """Return an array of `shape` rows of spectra, the same as before if the shape is: new pages cost time."""
+        if self._room.shape[:2] != shape:
+            self._room = aligned((*shape, self.width))
+        return self._room
+
+    def forward(self, spectra: npt.NDArray[np.complex128]) -> None:
+        """Transform `rows` into the first rows of `spectra`, which has `width` columns."""
+        used = spectra[: len(self.rows), : self.n_frequencies]
+        if self._plans and len(used) == len(self.rows):
+            self._plans[0].update_arrays(self.rows, used)
             self._plans[0].execute()
         else:
-            self.spectra[...] = scipy.fft.rfft(self.rows, axis=1)
+            used[...] = scipy.fft.rfft(self.rows[: len(used)], axis=1)
 
-    def backward(self) -> None:
-        """Transform `spectra` into `rows`, times the length; `spectra` is used up."""
-        if self._plans:
+    def backward(self, spectra: npt.NDArray[np.complex128]) -> None:
+        """Transform the first rows of `spectra` into `rows`, times the length; they may be used up."""
+        used = spectra[: len(self.rows), : self.n_frequencies]
+        if self._plans and len(used) == len(self.rows):
+            self._plans[1].update_arrays(used, self.rows)
             self._plans[1].execute()
         else:
-            self.rows[...] = scipy.fft.irfft(self.spectra, n=self.rows.shape[1], axis=1, norm="forward")
+            self.rows[: len(used)] = scipy.fft.irfft(used, n=self.rows.shape[1], axis=1, norm="forward")
+
+
+def spectrum_width(length: int) -> int:
+    """Return the number of complex numbers in a padded row of the spectrum of `length` samples."""
+    return -(-(length // 2 + 1) // 8) * 8
+
+
+def aligned(shape: tuple[int, ...]) -> npt.NDArray[np.complex128]:
+    """Return an array of zeros that starts a cache line."""
+    raw = np.zeros(16 * int(np.prod(shape)) + 64, dtype=np.uint8)
+    skip = -raw.ctypes.data % 64
+    return raw[skip : skip + 16 * int(np.prod(shape))].view(np.complex128).reshape(shape)
 
 
 def borrow(batch: int, length: int) -> RowTransform:

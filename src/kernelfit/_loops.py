@@ -77,94 +77,101 @@ def correlate(b, b_col, taps, rows, cols, out):
                     y[c] += k * x[c]
 
 
-@_jit_sum
-def split(spectra, real, imag, row):
-    """Store the complex rows `spectra` (r, f) as columns row.. of two planes (f, r)."""
-    n_r, n_f = spectra.shape
-    for start in range(0, n_r, 16):
-        stop = min(n_r, start + 16)
-        for f in range(n_f):
-            for r in range(start, stop):
-                z = spectra[r, f]
-                real[f, row + r] = z.real
-                imag[f, row + r] = z.imag
+#: Frequencies that are worked on at a time: two cache lines of each row.
+BLOCK = 8
 
 
 @_jit_sum
-def join(real, imag, row, spectra):
-    """Undo `split`: complex rows from columns row.. of two planes."""
-    n_r, n_f = spectra.shape
-    for start in range(0, n_r, 16):
-        stop = min(n_r, start + 16)
-        for f in range(n_f):
-            for r in range(start, stop):
-                spectra[r, f] = complex(real[f, row + r], imag[f, row + r])
+def _gather(spectra, f, rows, real, imag):
+    """Copy BLOCK frequencies of complex rows (r, f) to planes (f, r)."""
+    for r in range(rows):
+        for k in range(BLOCK):
+            z = spectra[r, f + k]
+            real[k, r] = z.real
+            imag[k, r] = z.imag
 
 
 @_jit_sum
-def spectral_lag_sums(a_real, a_imag, b_real, b_imag, rows, real, imag):
-    """Add the lag products of row spectra: ``out[f, i] += sum_r conj(a[f, r]) * b[f, r + i]``, r < `rows`."""
-    n_f, n_i = real.shape
-    for f in range(n_f):
-        u = a_real[f, :rows]
-        v = a_imag[f, :rows]
-        for i in range(0, n_i - 3, 4):
-            x0 = b_real[f, i : i + rows]
-            y0 = b_imag[f, i : i + rows]
-            x1 = b_real[f, i + 1 : i + 1 + rows]
-            y1 = b_imag[f, i + 1 : i + 1 + rows]
-            x2 = b_real[f, i + 2 : i + 2 + rows]
-            y2 = b_imag[f, i + 2 : i + 2 + rows]
-            x3 = b_real[f, i + 3 : i + 3 + rows]
-            y3 = b_imag[f, i + 3 : i + 3 + rows]
-            p0 = p1 = p2 = p3 = 0.0
-            q0 = q1 = q2 = q3 = 0.0
-            for r in range(rows):
-                s = u[r]
-                t = v[r]
-                p0 += s * x0[r] + t * y0[r]
-                q0 += s * y0[r] - t * x0[r]
-                p1 += s * x1[r] + t * y1[r]
-                q1 += s * y1[r] - t * x1[r]
-                p2 += s * x2[r] + t * y2[r]
-                q2 += s * y2[r] - t * x2[r]
-                p3 += s * x3[r] + t * y3[r]
-                q3 += s * y3[r] - t * x3[r]
-            real[f, i] += p0
-            imag[f, i] += q0
-            real[f, i + 1] += p1
-            imag[f, i + 1] += q1
-            real[f, i + 2] += p2
-            imag[f, i + 2] += q2
-            real[f, i + 3] += p3
-            imag[f, i + 3] += q3
-        for i in range(n_i - n_i % 4, n_i):
-            x0 = b_real[f, i : i + rows]
-            y0 = b_imag[f, i : i + rows]
-            p0 = q0 = 0.0
-            for r in range(rows):
-                p0 += u[r] * x0[r] + v[r] * y0[r]
-                q0 += u[r] * y0[r] - v[r] * x0[r]
-            real[f, i] += p0
-            imag[f, i] += q0
+def spectral_lag_sums(spectra, first, second, rows, real, imag, scratch):
+    """Add the lag products, across rows, of row spectra.
+
+    ``out[a, f, i] += sum_r conj(S_a[r, f]) * S_second[r + i, f]``
+
+    a >= `first`; `spectra` (arrays, rows + lags - 1, frequencies padded to BLOCK), r < `rows`; `real` and `imag`
+    (arrays, frequencies, lags); `scratch` (4, BLOCK, rows + lags - 1). Four lags at a time, so that each load feeds
+    several multiply-adds.
+    """
+    n_arrays, n_f, n_i = real.shape
+    x, y = scratch[0], scratch[1]
+    for start in range(0, n_f, BLOCK):
+        _gather(spectra[second], start, rows + n_i - 1, x, y)
+        for a in range(first, n_arrays):
+            if a == second:
+                u, v = x, y
+            else:
+                u, v = scratch[2], scratch[3]
+                _gather(spectra[a], start, rows, u, v)
+            for k in range(min(BLOCK, n_f - start)):
+                f = start + k
+                s, t = u[k, :rows], v[k, :rows]
+                for i in range(0, n_i - 3, 4):
+                    x0, y0 = x[k, i : i + rows], y[k, i : i + rows]
+                    x1, y1 = x[k, i + 1 : i + 1 + rows], y[k, i + 1 : i + 1 + rows]
+                    x2, y2 = x[k, i + 2 : i + 2 + rows], y[k, i + 2 : i + 2 + rows]
+                    x3, y3 = x[k, i + 3 : i + 3 + rows], y[k, i + 3 : i + 3 + rows]
+                    p0 = p1 = p2 = p3 = 0.0
+                    q0 = q1 = q2 = q3 = 0.0
+                    for r in range(rows):
+                        c, d = s[r], t[r]
+                        p0 += c * x0[r] + d * y0[r]
+                        q0 += c * y0[r] - d * x0[r]
+                        p1 += c * x1[r] + d * y1[r]
+                        q1 += c * y1[r] - d * x1[r]
+                        p2 += c * x2[r] + d * y2[r]
+                        q2 += c * y2[r] - d * x2[r]
+                        p3 += c * x3[r] + d * y3[r]
+                        q3 += c * y3[r] - d * x3[r]
+                    real[a, f, i] += p0
+                    imag[a, f, i] += q0
+                    real[a, f, i + 1] += p1
+                    imag[a, f, i + 1] += q1
+                    real[a, f, i + 2] += p2
+                    imag[a, f, i + 2] += q2
+                    real[a, f, i + 3] += p3
+                    imag[a, f, i + 3] += q3
+                for i in range(n_i - n_i % 4, n_i):
+                    x0, y0 = x[k, i : i + rows], y[k, i : i + rows]
+                    p0 = q0 = 0.0
+                    for r in range(rows):
+                        p0 += s[r] * x0[r] + t[r] * y0[r]
+                        q0 += s[r] * y0[r] - t[r] * x0[r]
+                    real[a, f, i] += p0
+                    imag[a, f, i] += q0
 
 
 @_jit_sum
-def spectral_correlate(b_real, b_imag, taps_real, taps_imag, rows, real, imag):
-    """Correlate row spectra with tap spectra: ``out[f, r] += sum_i conj(taps[f, i]) * b[f, r + i]``, r < `rows`."""
-    n_f, n_i = taps_real.shape
-    for f in range(n_f):
-        p = real[f, :rows]
-        q = imag[f, :rows]
-        for i in range(n_i):
-            s = taps_real[f, i]
-            t = taps_imag[f, i]
-            x = b_real[f, i : i + rows]
-            y = b_imag[f, i : i + rows]
-            for r in range(rows):
-                p[r] += s * x[r] + t * y[r]
-            for r in range(rows):
-                q[r] += s * y[r] - t * x[r]
+def spectral_correlate(spectra, n_sources, target, real, imag, rows, scratch):
+    """Correlate row spectra with tap spectra: ``S_target[r, f] = sum_ai conj(taps[a, f, i]) * S_a[r + i, f]``.
+
+    a < `n_sources`, r < `rows`; taps as `real` and `imag` (sources, frequencies, taps), `scratch` as above.
+    """
+    n_f, n_i = real.shape[1], real.shape[2]
+    for start in range(0, n_f, BLOCK):
+        scratch[2:] = 0.0
+        for a in range(n_sources):
+            _gather(spectra[a], start, rows + n_i - 1, scratch[0], scratch[1])
+            for k in range(min(BLOCK, n_f - start)):
+                p, q = scratch[2, k, :rows], scratch[3, k, :rows]
+                for i in range(n_i):
+                    s, t = real[a, start + k, i], imag[a, start + k, i]
+                    x, y = scratch[0, k, i : i + rows], scratch[1, k, i : i + rows]
+                    for r in range(rows):
+                        p[r] += s * x[r] + t * y[r]
+                    for r in range(rows):
+                        q[r] += s * y[r] - t * x[r]
+        for r in range(rows):
+            for k in range(BLOCK):
+                spectra[target, r, start + k] = complex(scratch[2, k, r], scratch[3, k, r])
 
 
 @_jit

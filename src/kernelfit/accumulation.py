@@ -27,7 +27,7 @@ from .geometry import Shape
 from .pair import Array, Problem, Reader
 from .statistics import NormalStats
 
-METHODS = ("auto", "direct", "fft")
+METHODS = ("auto", "direct", "fft", "cg")
 #: At most so many partial sums; their number depends on the problem alone, so every number of workers gives the same
 # bits.
 N_BANDS = 32
@@ -44,7 +44,7 @@ class Choice(NamedTuple):
 
 
 def choose_method(image_shape: object, kernel_shape: object) -> Choice:
-    """Say which engine `accumulate` would use for one image and one kernel.
+    """Say which method `find_kernel` would use for one image and one kernel.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def choose_method(image_shape: object, kernel_shape: object) -> Choice:
     Returns
     -------
     Choice
-        A named tuple: `method`, "direct" or "fft", and `reason`, the two costs that were compared.
+        A named tuple: `method`, "direct", "fft" or "cg", and `reason`, the costs that were compared.
 
     Notes
     -----
@@ -66,8 +66,13 @@ def choose_method(image_shape: object, kernel_shape: object) -> Choice:
     * fft: two real transforms of segments of L samples, of which B = L - 2 (C - 1) are new, and the same again for
       the overlaps of neighbouring segments; 2 R complex multiply-adds per frequency, that is 4 R real ones per sample.
 
+    Then, for m = R C taps, once: the Cholesky factor and its inverse take 2/3 m^3 multiply-adds. Conjugate gradients
+    ("cg") need neither, nor the m x m matrix, but about 40 iterations, each of which transforms the strips along
+    the four edges, two kernels wide, back and forth. They are used where they are cheaper, or where the matrix and its
+    factor would need more than 1 GiB.
+
     The constants, nanoseconds per multiply-add and per transformed sample, come from ``benchmarks/calibrate.py``;
-    only their ratio matters.
+    only their ratios matter.
 
     Examples
     --------
@@ -76,22 +81,32 @@ def choose_method(image_shape: object, kernel_shape: object) -> Choice:
     'fft'
     >>> kernelfit.choose_method((4096, 4096), (3, 3)).method
     'direct'
+    >>> kernelfit.choose_method((4096, 4096), 127).method
+    'cg'
     """
     image, (rows, cols) = geometry.as_pair(image_shape, "image_shape"), geometry.kernel_shape(kernel_shape)
     if cols < rows:
         image, rows, cols = image[::-1], cols, rows
+    n_pixels = max(1, image[0] * image[1])
     direct = DIRECT_NS * rows * (3 * cols - 1)
     layout = segment(image[1], cols - 1)
     waste = layout.length / layout.step * (1 + (cols - 1) * 2 / layout.length)
-    fft = (2 * TRANSFORM_NS + 4 * rows * SPECTRAL_NS) * waste + FFT_START_NS / max(1, image[0] * image[1])
+    fft = (2 * TRANSFORM_NS + 4 * rows * SPECTRAL_NS) * waste + FFT_START_NS / n_pixels
+    n_taps = rows * cols
+    dense = 2 / 3 * n_taps**3 * DENSE_NS
+    strips = 2 * (rows * (image[1] + cols) + cols * image[0]) * 2
+    iterative = 40 * 2 * strips * TRANSFORM_NS
+    if 16 * n_taps**2 > 2**30 or (n_taps > 2000 and fft * n_pixels + iterative < min(direct, fft) * n_pixels + dense):
+        return Choice("cg", f"estimated {iterative / 1e9:.2g} s to iterate, {dense / 1e9:.2g} s to factorise")
     method = "direct" if direct <= fft else "fft"
     return Choice(method, f"estimated {direct:.1f} ns per pixel direct, {fft:.1f} ns by fft")
 
 
 # Nanoseconds on one core, from benchmarks/calibrate.py.
 DIRECT_NS = 0.08
-SPECTRAL_NS = 0.075
-TRANSFORM_NS = 3.6
+SPECTRAL_NS = 0.09
+TRANSFORM_NS = 5.0
+DENSE_NS = 0.02
 FFT_START_NS = 1e6
 
 
@@ -107,7 +122,7 @@ def segment(width: int, overlap: int) -> Segments:
 
     A segment of B positions and its halo h has B + h samples; its lag products up to h are free of wrap-around if it is
     padded to L >= B + 2h. The work is L log2 L per segment and twice 2h log2 2h for the overlap of two neighbours,
-    which both count. Lengths of 2^a, 3 * 2^a and 5 * 2^a up to 2048, or 16h, whichever is larger, are tried: unplanned
+    which both count. Lengths of 1, 3, 5 and 9 times 2^a up to 2048, or 16h, whichever is larger, are tried: unplanned
     transforms of other lengths are up to twice as slow per sample, and longer ones leave the cache.
     """
     best, best_cost = Segments(1, 1), math.inf
@@ -117,15 +132,17 @@ def segment(width: int, overlap: int) -> Segments:
         step = max(math.ceil(width / count), overlap, 1)
         length = _good_length(step + 2 * overlap)
         segments = math.ceil(width / step)
-        cost = segments * length * math.log2(2 * length) + (segments - 1) * 2 * overlap * math.log2(4 * overlap + 2)
+        # each further segment also costs about as much as 64 samples in calls and copies
+        cost = segments * (length * math.log2(2 * length) + 640)
+        cost += (segments - 1) * 2 * overlap * math.log2(4 * overlap + 2)
         if cost < best_cost:
             best, best_cost = Segments(length, step), cost
     return best
 
 
 def _good_length(least: int) -> int:
-    """Return the smallest number of the form 2^a, 3 * 2^a or 5 * 2^a that is no less than `least`."""
-    return min(m << max(0, math.ceil(math.log2(least / m))) for m in (1, 3, 5))
+    """Return the smallest of 2^a, 3 * 2^a, 5 * 2^a and 9 * 2^a that is no less than `least`."""
+    return min(m << max(0, math.ceil(math.log2(least / m))) for m in (1, 3, 5, 9))
 
 
 @dataclass(frozen=True)
@@ -197,6 +214,18 @@ class Sums:
     total: Array
 
 
+#: Called with the name of a stage, the number of steps done and their total.
+Progress = Callable[[str, int, int], object]
+
+
+def counted(parts: Iterable[Part], total: int, progress: Progress | None) -> Iterable[Part]:
+    """Pass parts on, and tell `progress` of each."""
+    for done, part in enumerate(parts, 1):
+        if progress is not None:
+            progress("reading pixels", done, total)
+        yield part
+
+
 def in_order(work: Sequence[Work], do: Callable[[Work], Part], workers: int) -> Iterable[Part]:
     """Yield ``do(item)`` for each item, in order, computed by at most `workers` threads."""
     if workers == 1 or len(work) == 1:
@@ -236,7 +265,7 @@ def add(parts: Iterable[tuple[Array, ...]]) -> list[Array]:
 # --- the direct engine ---
 
 
-def _direct_pass(frame: Frame, workers: int, taps: Array | None) -> Sums:
+def _direct_pass(frame: Frame, workers: int, taps: Array | None, progress: Progress | None) -> Sums:
     """Add up the products of pixels; with `taps`, those of the residual of that kernel, without the lags."""
     from . import _loops
 
@@ -275,110 +304,81 @@ def _direct_pass(frame: Frame, workers: int, taps: Array | None) -> Sums:
 
     extended = (frame.rows + y_halo, frame.cols + x_halo)
     tiles = grid(*(extended if taps is None else (frame.rows, frame.cols)), (height, width))
-    return Sums(*add(in_order(bands(tiles), band, workers)))
+    work = bands(tiles)
+    return Sums(*add(counted(in_order(work, band, workers), len(work), progress)))
 
 
 # --- the fft engine ---
 
 
-class _Planes:
-    """Row spectra of a tile, real and imaginary parts apart, frequency by frequency: (frequencies, rows)."""
-
-    def __init__(self, n_frequencies: int, rows: int) -> None:
-        self.real = np.empty((n_frequencies, rows))
-        self.imag = np.empty((n_frequencies, rows))
-
-
-def _fft_pass(frame: Frame, workers: int, taps: Array | None) -> Sums:
+def _fft_pass(frame: Frame, workers: int, taps: Array | None, progress: Progress | None) -> Sums:
     """Do the work of `_direct_pass` on the spectra of segments of rows."""
     from . import _fft, _loops
 
     y_halo, x_halo = frame.row_halo, frame.col_halo
     n_sources, n_targets = len(frame.sources), len(frame.targets)
     layout = segment(frame.cols, x_halo)
-    height = max(128, 8 * frame.kernel_rows)
-    # Kernels of one row have no row lags, so the rows of several segments may stand in one tile, one below the other.
-    stacked = max(1, height // frame.rows) if y_halo == 0 else 1
     rows = frame.rows + (y_halo if taps is None else 0)
+    height = min(rows, max(128, 8 * frame.kernel_rows))
+    # Kernels of one row have no row lags, so the rows of several segments may stand in one tile, one below the other.
+    stacked = max(1, 128 // rows) if y_halo == 0 else 1
     starts = [(r, c) for c in range(0, frame.cols, layout.step) for r in range(0, rows, height)]
     tiles = [starts[i : i + stacked] for i in range(0, len(starts), stacked)]
 
-    def spectra(band: list[list[Shape]], length: int, width: int, *, overlap: bool) -> tuple[Array, ...]:
-        n_frequencies = length // 2 + 1
-        batch = max(1, min(height, 2**14 // length))
+    def spectra(band: list[list[Shape]], length: int, n_arrays: int) -> tuple[Array, ...]:
+        # Batches of rows that stay in the second-level cache with their spectra, of which a tile holds a whole number.
+        n_batches = math.ceil((height + y_halo) * length / 2**15)
+        batch = math.ceil((height + y_halo) / n_batches)
         transform = _fft.borrow(batch, length)
-        deep = min(height, rows) * stacked
-        images = [_Planes(n_frequencies, deep + y_halo) for _ in range(n_sources)]
-        result = None if overlap else _Planes(n_frequencies, deep)
-        lags = np.zeros((2, n_sources, n_sources, n_frequencies, frame.kernel_rows))
-        moment = np.zeros((2, n_targets, n_sources, n_frequencies, frame.kernel_rows))
+        values = transform.room((n_arrays, n_batches * batch * stacked))
+        scratch = np.empty((4, _loops.BLOCK, -(-(height * stacked + y_halo) // 8) * 8 + 8))
+        sums = np.zeros((2, n_sources, n_arrays, transform.n_frequencies, frame.kernel_rows))
         energy, total = np.zeros(n_targets), np.zeros(n_targets)
-        kernel = None
         if taps is not None:
             kernel = np.swapaxes(scipy.fft.rfft(taps, n=length, axis=-1, norm="forward"), -1, -2)
-            fresh = np.empty((batch, length))
-            kernel = np.ascontiguousarray(kernel.real), np.ascontiguousarray(kernel.imag)
+            kernel_real, kernel_imag = np.ascontiguousarray(kernel.real), np.ascontiguousarray(kernel.imag)
+            model = np.empty((batch, length))
 
-        def fill(planes: _Planes, reader: Reader, tile: list[Shape], n_rows: int, n_cols: int) -> None:
-            """Transform `n_rows` rows of each part of the tile into `planes`."""
+        def fill(array: int, tile: list[Shape], n_rows: int, halo: int) -> None:
+            """Transform the rows of an array's part of a tile: a source's, a target's, or a residual's."""
+            source = array < n_sources
+            reader = frame.sources[array] if source else frame.targets[array - n_sources]
             for part, (row, col) in enumerate(tile):
-                for first in range(0, n_rows, batch):
-                    block = transform.rows[: min(batch, n_rows - first)]
-                    reader.read(block[:, :n_cols], row + first, col)
-                    block[:, n_cols:] = 0.0
-                    transform.forward()
-                    _loops.split(transform.spectra[: len(block)], planes.real, planes.imag, part * n_rows + first)
-
-        def fill_target(planes: _Planes, t: int, tile: list[Shape], n_rows: int) -> None:
-            """Transform the target, or the residual of the model that `planes` hold, and add up its squares."""
-            for part, (row, col) in enumerate(tile):
-                n_cols = min(layout.step, frame.cols - col)
-                for first in range(0, n_rows, batch):
-                    block = transform.rows[: min(batch, n_rows - first)]
-                    count, at = len(block), part * n_rows + first
-                    if taps is None:
-                        frame.targets[t].read(block[:, :n_cols], row + first, col)
+                n_cols = layout.step if n_arrays > n_sources else 0
+                n_cols = n_cols + x_halo if source else min(n_cols, frame.cols - col)
+                for first in range(0, n_rows + halo, batch):
+                    block = transform.rows[:, :n_cols]
+                    place = values[array, part * n_rows + first :]
+                    if source or taps is None:
+                        reader.read(block, row + first, col)
                     else:
-                        _loops.join(planes.real, planes.imag, at, transform.spectra[:count])
-                        transform.backward()
-                        target = fresh[:count, :n_cols]
-                        frame.targets[t].read(target, row + first, col)
-                        np.subtract(target, block[:, :n_cols], out=block[:, :n_cols])
-                    block[:, n_cols:] = 0.0
-                    energy[t] += np.vdot(block, block)
-                    transform.forward()
-                    total[t] += transform.spectra[:count, 0].real.sum()
-                    _loops.split(transform.spectra[:count], planes.real, planes.imag, at)
+                        transform.backward(place)
+                        model[:, :n_cols] = block
+                        reader.read(block, row + first, col)
+                        block -= model[:, :n_cols]
+                    if not source:
+                        block[n_rows - first :] = 0.0  # the next tile's
+                    transform.rows[:, n_cols:] = 0.0
+                    transform.forward(place)
+                    if not source:
+                        energy[array - n_sources] += np.vdot(transform.rows, transform.rows)
+                        total[array - n_sources] += place[:batch, 0].real.sum()
 
         for tile in band:
-            row = tile[0][0]
-            n_rows = min(height, rows - row)
+            n_rows = min(height, rows - tile[0][0])
             depth = n_rows * len(tile)
-            for planes, reader in zip(images, frame.sources, strict=True):
-                fill(planes, reader, tile, n_rows + y_halo, width)
-            if taps is None:
-                for s, a in enumerate(images):
-                    for t, b in enumerate(images):
-                        _loops.spectral_lag_sums(a.real, a.imag, b.real, b.imag, depth, lags[0, s, t], lags[1, s, t])
-            if result is None or row >= frame.rows:
-                continue
-            n_rows = min(n_rows, frame.rows - row)
-            depth = n_rows * len(tile)
-            for t in range(n_targets):
-                if kernel is not None:
-                    result.real[:, :depth] = 0.0
-                    result.imag[:, :depth] = 0.0
-                    for s, a in enumerate(images):
-                        _loops.spectral_correlate(
-                            a.real, a.imag, kernel[0][t, s], kernel[1][t, s], depth, result.real, result.imag
-                        )
-                fill_target(result, t, tile, n_rows)
-                for s, a in enumerate(images):
-                    _loops.spectral_lag_sums(
-                        result.real, result.imag, a.real, a.imag, depth, moment[0, t, s], moment[1, t, s]
-                    )
+            for s in range(n_sources):
+                fill(s, tile, n_rows, y_halo)
+            for t in range(n_sources, n_arrays):
+                if taps is not None:
+                    k = t - n_sources
+                    _loops.spectral_correlate(values, n_sources, t, kernel_real[k], kernel_imag[k], depth, scratch)
+                fill(t, tile, n_rows, 0)
+            for s in range(n_sources):
+                first = 0 if taps is None else n_sources
+                _loops.spectral_lag_sums(values, first, s, depth, sums[0, s], sums[1, s], scratch)
         _fft.give_back(transform)
-        return lags, moment, energy, total
+        return sums, energy, total
 
     def inverse(sums: Array, length: int, lags: npt.NDArray[np.intp]) -> Array:
         """Turn summed cross-spectra (2, ..., frequencies, row lags) into lag sums (..., row lags, column lags)."""
@@ -386,21 +386,23 @@ def _fft_pass(frame: Frame, workers: int, taps: Array | None) -> Sums:
         return np.swapaxes(result[..., lags % length, :], -1, -2)
 
     def main(band: list[list[Shape]]) -> tuple[Array, ...]:
-        return spectra(band, layout.length, layout.step + x_halo, overlap=False)
+        return spectra(band, layout.length, n_sources + n_targets)
 
     def overlaps(band: list[list[Shape]]) -> tuple[Array, ...]:
-        return spectra(band, short, x_halo, overlap=True)
+        return spectra(band, short, n_sources)
 
     both_ways = np.arange(-x_halo, x_halo + 1)
-    sums, moment, energy, total = add(in_order(bands(tiles), main, workers))
-    lags = inverse(sums, layout.length, both_ways)
+    work = bands(tiles)
+    sums, energy, total = add(counted(in_order(work, main, workers), len(work), progress))
+    lags = inverse(sums[:, :, :n_sources], layout.length, both_ways)
+    moment = inverse(sums[:, :, n_sources:], layout.length, np.arange(frame.kernel_cols))
     if taps is None and x_halo and frame.cols > layout.step:
         # What lies in two neighbouring segments was counted twice.
-        short = scipy.fft.next_fast_len(2 * x_halo, real=True)
+        short = _good_length(2 * x_halo)
         twice = [[s for s in tile if s[1] > 0] for tile in tiles]
-        parts = add(in_order(bands([t for t in twice if t]), overlaps, workers))
-        lags -= inverse(parts[0], short, both_ways)
-    return Sums(lags, inverse(moment, layout.length, np.arange(frame.kernel_cols)), energy, total)
+        twice_sums = add(in_order(bands([t for t in twice if t]), overlaps, workers))[0]
+        lags -= inverse(twice_sums, short, both_ways)
+    return Sums(np.swapaxes(lags, 0, 1), np.swapaxes(moment, 0, 1), energy, total)
 
 
 # --- the edges ---
@@ -498,25 +500,33 @@ def _gram(frame: Frame, lags: Array, method: str, workers: int, flipped: bool) -
 
 
 def resolve(problem: Problem, method: str) -> Choice:
-    """Return the engine asked for, or chosen."""
+    """Return the method asked for, or chosen."""
     geometry.known(method, METHODS, "method")
     if method == "auto":
-        shape = problem.geometry
-        return choose_method(shape.size, shape.kernel_shape)
+        return choose_method(problem.size, problem.geometry.kernel_shape)
     return Choice(method, "as asked")
 
 
 _PASSES = {"direct": _direct_pass, "fft": _fft_pass}
 
 
-def statistics(problem: Problem, method: str, workers: int) -> list[NormalStats]:
+def pass_over(
+    problem: Problem, frame: Frame, method: str, workers: int, taps: Array | None, progress: Progress | None
+) -> Sums:
+    """Read all pixels once, for the sums of the pair or, with `taps`, of the residual; refuse NaN and overflow."""
+    with np.errstate(all="ignore"):
+        sums = _PASSES[method](frame, workers, taps, progress)
+        if not all(np.isfinite(a).all() for a in (sums.lags, sums.moment, sums.energy)):
+            pair.refuse_nonfinite(problem)
+    return sums
+
+
+def statistics(problem: Problem, method: str, workers: int, progress: Progress | None = None) -> list[NormalStats]:
     """Return the statistics of a problem, one for each target."""
     plan = problem.geometry
     frame = Frame.of(problem)
+    sums = pass_over(problem, frame, method, workers, None, progress)
     with np.errstate(all="ignore"):
-        sums = _PASSES[method](frame, workers, None)
-        if not (np.isfinite(sums.lags).all() and np.isfinite(sums.energy).all() and np.isfinite(sums.moment).all()):
-            pair.refuse_nonfinite(problem)
         gram = _gram(frame, sums.lags, method, workers, plan.flipped)
     moments = frame.to_user(sums.moment, plan.flipped).reshape(len(frame.targets), -1)
     return [
@@ -533,7 +543,9 @@ def statistics(problem: Problem, method: str, workers: int) -> list[NormalStats]
     ]
 
 
-def residual_moments(problem: Problem, kernels: Array, method: str, workers: int) -> tuple[Array, Array]:
+def residual_moments(
+    problem: Problem, kernels: Array, method: str, workers: int, progress: Progress | None = None
+) -> tuple[Array, Array]:
     """Return ``A'r`` and ``r'r`` of the residual ``r = y - A k`` taken from the pixels.
 
     Parameters
@@ -546,6 +558,8 @@ def residual_moments(problem: Problem, kernels: Array, method: str, workers: int
         The engine.
     workers : int
         Number of threads.
+    progress : callable, optional
+        Told of each band of pixels.
 
     Returns
     -------
@@ -554,8 +568,7 @@ def residual_moments(problem: Problem, kernels: Array, method: str, workers: int
     """
     frame = Frame.of(problem)
     flipped = problem.geometry.flipped
-    with np.errstate(all="ignore"):
-        sums = _PASSES[method](frame, workers, frame.from_user(kernels, flipped))
+    sums = pass_over(problem, frame, method, workers, frame.from_user(kernels, flipped), progress)
     return frame.to_user(sums.moment, flipped).reshape(len(frame.targets), -1), sums.energy
 
 
@@ -647,4 +660,8 @@ def accumulate(
         operation=operation,
     )
     threads = pair.as_workers(workers)
-    return statistics(problem, resolve(problem, method).method, threads)[0]
+    choice = resolve(problem, method).method
+    if method == "cg":
+        msg = "got method='cg', which forms no statistics; need 'auto', 'direct' or 'fft' (find_kernel takes 'cg')"
+        raise ValueError(msg)
+    return statistics(problem, "fft" if choice == "cg" else choice, threads)[0]

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import pair, solve
-from .accumulation import residual_moments, resolve, statistics
+from .accumulation import Progress, residual_moments, resolve, statistics
 from .geometry import Shape
 from .result import KernelFit
 
@@ -25,6 +25,8 @@ def find_kernel(
     operation: str = "convolution",
     method: str = "auto",
     workers: int | None = None,
+    tolerance: float | None = None,
+    progress: Progress | None = None,
 ) -> KernelFit:
     """Find the convolution kernel that lies between an image and what became of it.
 
@@ -56,10 +58,16 @@ def find_kernel(
     operation : {"convolution", "correlation"}, optional
         Whether the kernel is laid on the image flipped (default) or as it is, as `scipy.ndimage.correlate`, OpenCV's
         ``filter2D`` and a deep-learning ``conv2d`` do.
-    method : {"auto", "direct", "fft"}, optional
-        The engine that reads the pixels; both give the same sums to rounding. The default is `choose_method`'s verdict.
+    method : {"auto", "direct", "fft", "cg"}, optional
+        The engine that reads the pixels; "direct" and "fft" give the same sums to rounding. "cg", for kernels of
+        thousands of taps, solves by conjugate gradients without ever forming the Gram matrix; then the standard errors
+        are approximate, and there is no covariance. The default is `choose_method`'s verdict.
     workers : int, optional
         Number of threads; the default is every processor this process may use. Any number gives the same bits.
+    tolerance : float, optional
+        For method "cg": the error at which to stop, in units of the standard error that the noise causes, default 0.01.
+    progress : callable, optional
+        Called as ``progress(stage, done, total)`` now and then, with the name of what is being done and how far it is.
 
     Returns
     -------
@@ -107,13 +115,21 @@ def find_kernel(
     )
     threads = pair.as_workers(workers)
     choice = resolve(problem, method)
-    stats = statistics(problem, choice.method, threads)[0]
+    if tolerance is not None and not 0 < tolerance < 1:
+        msg = f"got tolerance={tolerance!r}, need a number between 0 and 1"
+        raise ValueError(msg)
+    if choice.method == "cg":
+        from . import large
+
+        fit = large.find(problem, threads, tolerance, progress)
+        return dataclasses.replace(fit, method=choice.method, method_reason=choice.reason)
+    stats = statistics(problem, choice.method, threads, progress)[0]
     fit = stats.solve()
     refined = 0
     if solve.rounding_matters(stats, fit):
         while refined < _MOST_REFINEMENTS:
             before = fit.kernel
-            moments, energies = residual_moments(problem, before[None, None], choice.method, threads)
+            moments, energies = residual_moments(problem, before[None, None], choice.method, threads, progress)
             stats = stats.centered(before.ravel(), moments[0], float(energies[0]))
             fit = stats.solve()
             refined += 1

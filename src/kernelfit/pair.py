@@ -44,6 +44,12 @@ class Reader:
 
     def read(self, out: Array, row: int, col: int) -> None:
         """Fill `out` with the block whose first pixel stands at (`row`, `col`)."""
+        n_rows, n_cols = self.array.shape
+        y, x = row - self.before[0], col - self.before[1]
+        if min(row, col, y, x) >= 0 and y + out.shape[0] <= n_rows and x + out.shape[1] <= n_cols:  # all of it image
+            if row + out.shape[0] <= self.shape[0] and col + out.shape[1] <= self.shape[1]:
+                out[...] = self.array[y : y + out.shape[0], x : x + out.shape[1]]
+                return
         top, left = max(row, 0), max(col, 0)
         bottom = max(top, min(row + out.shape[0], self.shape[0]))
         right = max(left, min(col + out.shape[1], self.shape[1]))
@@ -52,7 +58,6 @@ class Reader:
             out = out[top - row : bottom - row, left - col : right - col]
         if out.size == 0:
             return
-        n_rows, n_cols = self.array.shape
         rows = geometry.axis_runs(top - self.before[0], bottom - self.before[0], n_rows, self.boundary)
         cols = geometry.axis_runs(left - self.before[1], right - self.before[1], n_cols, self.boundary)
         for to_row, from_row, height, down in rows:

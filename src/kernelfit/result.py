@@ -45,6 +45,10 @@ class Verdict(enum.Enum):
         "kernel is wider "
         "than the shape asked for, (c) the declared boundary or origin is wrong, or (d) the filter is not linear"
     )
+    NOT_CONVERGED = (
+        "the iterations ended before the error was far below that of the noise: ask for a smaller shape, or "
+        "a larger tolerance"
+    )
     SOLVED = "solved"
 
     @property
@@ -103,12 +107,20 @@ class KernelFit:
         Number of passes over the pixels after the first, made because rounding could have mattered.
     findings : tuple of Finding
         All that is doubtful, the worst first; empty if nothing is.
-    factor : ndarray, shape (taps, rank)
-        A factor F of the covariance of the taps, ``F F'``.
+    factor : ndarray, shape (taps, rank), or None
+        A factor F of the covariance of the taps, ``F F'``; None for a kernel of so many taps that it was found
+        iteratively.
+    typical_stderr : float
+        About the standard error of every tap where `factor` is None: within a third of the true one.
+    iterations : int
+        Number of iterations of conjugate gradients, 0 for a direct solution.
+    tolerance : float
+        Error at which the iterations stopped, in units of the standard error that the noise causes; 0 for a direct
+        solution.
     """
 
     kernel: Array
-    factor: Array = dataclasses.field(repr=False)
+    factor: Array | None = dataclasses.field(repr=False)
     noise_std: float
     rank: int
     condition: float
@@ -120,6 +132,9 @@ class KernelFit:
     method: str = "statistics"
     method_reason: str = ""
     refined: int = 0
+    typical_stderr: float = math.nan
+    iterations: int = 0
+    tolerance: float = 0.0
 
     @property
     def verdict(self) -> Verdict:
@@ -129,6 +144,8 @@ class KernelFit:
     @functools.cached_property
     def stderr(self) -> Array:
         """Standard error of each tap, of the kernel's shape."""
+        if self.factor is None:
+            return np.full(self.kernel.shape, self.typical_stderr)
         variance = np.einsum("ij,ij->i", self.factor, self.factor)
         return np.asarray(np.sqrt(variance).reshape(self.kernel.shape))
 
@@ -140,7 +157,18 @@ class KernelFit:
         ndarray, shape (taps, taps)
             ``noise_std^2 G^-1``, in row-major order of the kernel; if the rank is deficient, the pseudo-inverse: the
             part of the kernel that the image does not determine counts as zero.
+
+        Raises
+        ------
+        ValueError
+            If the kernel was found iteratively, where the covariance is not computed.
         """
+        if self.factor is None:
+            msg = (
+                f"got a kernel of {self.kernel.size} taps that was found iteratively, without a covariance; "
+                "ask for a smaller shape, or for method='fft' if there is memory for it"
+            )
+            raise ValueError(msg)
         return np.asarray(self.factor @ self.factor.T)
 
     def predict(self, image: npt.ArrayLike) -> Array:
@@ -190,7 +218,7 @@ class KernelFit:
         error = math.sqrt(float(np.sum(self.stderr**2)))
         peak = np.unravel_index(int(np.argmax(np.abs(self.kernel))), self.kernel.shape)
         total = float(self.kernel.sum())
-        total_error = float(np.linalg.norm(self.factor.sum(axis=0)))
+        total_error = math.nan if self.factor is None else float(np.linalg.norm(self.factor.sum(axis=0)))
         share = f", expected relative error {error / size:.2g}" if size > 0 and math.isfinite(error) else ""
         lines = [
             f"kernel      {rows} x {cols}, sum {total:.6g} +/- {total_error:.2g}, "
@@ -200,7 +228,8 @@ class KernelFit:
             f"{self.condition:.2g}",
             f"residual    noise {self.noise_std:.4g} per pixel, R squared {self.r_squared:.8g}, rss {self.rss:.4g}",
             f"method      {self.method}{f' ({self.method_reason})' if self.method_reason else ''}, "
-            f"refined {self.refined} time{'' if self.refined == 1 else 's'}",
+            f"refined {self.refined} time{'' if self.refined == 1 else 's'}"
+            + (f", {self.iterations} iterations to {self.tolerance:g} of the noise's error" if self.iterations else ""),
             f"verdict     {self.verdict.value if not self.findings else self.findings[0]}",
         ]
         lines += [f"            also: {finding}" for finding in self.findings[1:]]
@@ -230,7 +259,8 @@ class KernelFit:
         }
         header["convention"] = dataclasses.asdict(self.convention)
         header["findings"] = [[f.verdict.name, f.detail] for f in self.findings]
-        storage.save(path, "KernelFit", header, {"kernel": self.kernel, "factor": self.factor}, overwrite=overwrite)
+        arrays = {"kernel": self.kernel} | ({} if self.factor is None else {"factor": self.factor})
+        storage.save(path, "KernelFit", header, arrays, overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "KernelFit":
@@ -256,7 +286,7 @@ class KernelFit:
             del header[name]
         header["convention"] = convention_from(header["convention"])
         header["findings"] = tuple(Finding(Verdict[name], detail) for name, detail in header["findings"])
-        return cls(kernel=arrays["kernel"], factor=arrays["factor"], **header)
+        return cls(kernel=arrays["kernel"], factor=arrays.get("factor"), **header)
 
 
 def assemble(

@@ -53,7 +53,8 @@ class LeastSquares:
             moment = moment - stats.gram @ shift
             center = center + shift
         step = inverse @ (inverse.T @ moment)
-        rss = max(0.0, energy - float(step @ (2 * moment - stats.gram @ step)))
+        rss = energy - float(step @ (2 * moment - stats.gram @ step))
+        rss = max(rss, EPS**2 * stats.target_energy)  # no fit is known to be better than the target's own rounding
         taps = center + step
         freedom = stats.n_pixels - rank
         noise_std = math.sqrt(rss / freedom) if freedom > 0 else math.nan
@@ -119,14 +120,22 @@ def _judge(
     if stats.n_pixels <= rank:
         findings.append(Finding(Verdict.NO_REDUNDANCY, f"{stats.n_pixels} pixels, rank {rank}"))
     else:
-        size, error = float(np.linalg.norm(taps)), float(np.linalg.norm(factor))
-        if error > 0.5 * size and variance > 1e-14 * stats.target_energy:
-            detail = f"the kernel's norm is {size:.3g}, its expected error {error:.3g}"
-            findings.append(Finding(Verdict.NOISE_DOMINATES, detail))
-        if rss > 0.5 * variance and variance > 1e-14 * stats.target_energy:
-            detail = f"R squared is {1 - rss / variance:.2g}"
-            findings.append(Finding(Verdict.POOR_FIT, detail))
+        findings += doubts(taps, float(np.linalg.norm(factor)), rss, variance, stats.target_energy)
     return tuple(findings)
+
+
+def doubts(taps: Array, error: float, rss: float, variance: float, energy: float) -> list[Finding]:
+    """List what the noise leaves doubtful, given the expected error of all taps and the target's sums of squares."""
+    findings: list[Finding] = []
+    if not variance > 1e-14 * energy:
+        return findings
+    size = float(np.linalg.norm(taps))
+    if error > 0.5 * size:
+        detail = f"the kernel's norm is {size:.3g}, its expected error {error:.3g}"
+        findings.append(Finding(Verdict.NOISE_DOMINATES, detail))
+    if rss > 0.5 * variance:
+        findings.append(Finding(Verdict.POOR_FIT, f"R squared is {1 - rss / variance:.2g}"))
+    return findings
 
 
 def _cause(stats: NormalStats) -> str:
