@@ -70,11 +70,32 @@ def correlate(b, b_col, taps, rows, cols, out):
         y[:] = 0.0
         for i in range(n_i):
             line = b[r + i]
-            for j in range(n_j):
-                k = taps[i, j]
-                x = line[b_col + j : b_col + j + cols]
+            for j in range(0, n_j - 3, 4):
+                k0, k1, k2, k3 = taps[i, j], taps[i, j + 1], taps[i, j + 2], taps[i, j + 3]
+                x0 = line[b_col + j : b_col + j + cols]
+                x1 = line[b_col + j + 1 : b_col + j + 1 + cols]
+                x2 = line[b_col + j + 2 : b_col + j + 2 + cols]
+                x3 = line[b_col + j + 3 : b_col + j + 3 + cols]
                 for c in range(cols):
-                    y[c] += k * x[c]
+                    y[c] += k0 * x0[c] + k1 * x1[c] + k2 * x2[c] + k3 * x3[c]
+            for j in range(n_j - n_j % 4, n_j):
+                k0 = taps[i, j]
+                x0 = line[b_col + j : b_col + j + cols]
+                for c in range(cols):
+                    y[c] += k0 * x0[c]
+
+
+@_jit_sum
+def energy(rows, n_rows, n_cols):
+    """Return the sum of the squares of a block; BLAS would wake its own threads for it, to fight with ours."""
+    total = 0.0
+    for r in range(n_rows):
+        x = rows[r, :n_cols]
+        part = 0.0
+        for c in range(n_cols):
+            part += x[c] * x[c]
+        total += part
+    return total
 
 
 #: Frequencies that are worked on at a time: two cache lines of each row.
@@ -162,13 +183,42 @@ def spectral_correlate(spectra, n_sources, target, real, imag, rows, scratch):
             _gather(spectra[a], start, rows + n_i - 1, scratch[0], scratch[1])
             for k in range(min(BLOCK, n_f - start)):
                 p, q = scratch[2, k, :rows], scratch[3, k, :rows]
-                for i in range(n_i):
-                    s, t = real[a, start + k, i], imag[a, start + k, i]
-                    x, y = scratch[0, k, i : i + rows], scratch[1, k, i : i + rows]
+                c, d = real[a, start + k], imag[a, start + k]
+                for i in range(0, n_i - 3, 4):
+                    c0, c1, c2, c3 = c[i], c[i + 1], c[i + 2], c[i + 3]
+                    d0, d1, d2, d3 = d[i], d[i + 1], d[i + 2], d[i + 3]
+                    x0, y0 = scratch[0, k, i : i + rows], scratch[1, k, i : i + rows]
+                    x1, y1 = scratch[0, k, i + 1 : i + 1 + rows], scratch[1, k, i + 1 : i + 1 + rows]
+                    x2, y2 = scratch[0, k, i + 2 : i + 2 + rows], scratch[1, k, i + 2 : i + 2 + rows]
+                    x3, y3 = scratch[0, k, i + 3 : i + 3 + rows], scratch[1, k, i + 3 : i + 3 + rows]
                     for r in range(rows):
-                        p[r] += s * x[r] + t * y[r]
+                        p[r] += (
+                            c0 * x0[r]
+                            + d0 * y0[r]
+                            + c1 * x1[r]
+                            + d1 * y1[r]
+                            + c2 * x2[r]
+                            + d2 * y2[r]
+                            + c3 * x3[r]
+                            + d3 * y3[r]
+                        )
                     for r in range(rows):
-                        q[r] += s * y[r] - t * x[r]
+                        q[r] += (
+                            c0 * y0[r]
+                            - d0 * x0[r]
+                            + c1 * y1[r]
+                            - d1 * x1[r]
+                            + c2 * y2[r]
+                            - d2 * x2[r]
+                            + c3 * y3[r]
+                            - d3 * x3[r]
+                        )
+                for i in range(n_i - n_i % 4, n_i):
+                    x0, y0 = scratch[0, k, i : i + rows], scratch[1, k, i : i + rows]
+                    for r in range(rows):
+                        p[r] += c[i] * x0[r] + d[i] * y0[r]
+                    for r in range(rows):
+                        q[r] += c[i] * y0[r] - d[i] * x0[r]
         for r in range(rows):
             for k in range(BLOCK):
                 spectra[target, r, start + k] = complex(scratch[2, k, r], scratch[3, k, r])

@@ -296,7 +296,7 @@ def _direct_pass(frame: Frame, workers: int, taps: Array | None, progress: Progr
                     for s in range(n_sources):
                         _loops.correlate(images[s], x_halo, taps[t, s], used_rows, used_cols, model)
                         used -= model[:used_rows, :used_cols]
-                energy[t] += np.vdot(used, used)
+                energy[t] += _loops.energy(result, used_rows, used_cols)
                 total[t] += used.sum()
                 for s in range(n_sources):
                     _loops.lag_sums(result, 0, images[s], x_halo, used_rows, used_cols, moment[t, s])
@@ -329,39 +329,43 @@ def _fft_pass(frame: Frame, workers: int, taps: Array | None, progress: Progress
         # Batches of rows that stay in the second-level cache with their spectra, of which a tile holds a whole number.
         n_batches = math.ceil((height + y_halo) * length / 2**15)
         batch = math.ceil((height + y_halo) / n_batches)
+        together = max(1, min(stacked, 2**15 // length // batch))  # parts of a stacked tile in one batch
+        batch *= together
         transform = _fft.borrow(batch, length)
-        values = transform.room((n_arrays, n_batches * batch * stacked))
+        values = transform.room((n_arrays, (height + y_halo) * stacked + batch))
         scratch = np.empty((4, _loops.BLOCK, -(-(height * stacked + y_halo) // 8) * 8 + 8))
         sums = np.zeros((2, n_sources, n_arrays, transform.n_frequencies, frame.kernel_rows))
         energy, total = np.zeros(n_targets), np.zeros(n_targets)
         if taps is not None:
             kernel = np.swapaxes(scipy.fft.rfft(taps, n=length, axis=-1, norm="forward"), -1, -2)
             kernel_real, kernel_imag = np.ascontiguousarray(kernel.real), np.ascontiguousarray(kernel.imag)
-            model = np.empty((batch, length))
+            model = np.empty((batch, layout.step))
 
         def fill(array: int, tile: list[Shape], n_rows: int, halo: int) -> None:
             """Transform the rows of an array's part of a tile: a source's, a target's, or a residual's."""
             source = array < n_sources
             reader = frame.sources[array] if source else frame.targets[array - n_sources]
-            for part, (row, col) in enumerate(tile):
-                n_cols = layout.step if n_arrays > n_sources else 0
-                n_cols = n_cols + x_halo if source else min(n_cols, frame.cols - col)
+            n_cols = (layout.step if n_arrays > n_sources else 0) + (x_halo if source else 0)
+            rows = transform.rows
+            for part in range(0, len(tile), together):
+                group = tile[part : part + together]
                 for first in range(0, n_rows + halo, batch):
-                    block = transform.rows[:, :n_cols]
                     place = values[array, part * n_rows + first :]
-                    if source or taps is None:
-                        reader.read(block, row + first, col)
-                    else:
+                    if not source and taps is not None:
                         transform.backward(place)
-                        model[:, :n_cols] = block
+                        model[...] = rows[:, :n_cols]
+                    for i, (row, col) in enumerate(group):
+                        block = rows[i * n_rows : (i + 1) * n_rows, :n_cols] if together > 1 else rows[:, :n_cols]
                         reader.read(block, row + first, col)
-                        block -= model[:, :n_cols]
+                        if not source and taps is not None:
+                            used = min(n_cols, frame.cols - col)
+                            block[:, :used] -= model[i * n_rows : i * n_rows + len(block), :used]
+                    rows[:, n_cols:] = 0.0
                     if not source:
-                        block[n_rows - first :] = 0.0  # the next tile's
-                    transform.rows[:, n_cols:] = 0.0
+                        rows[len(group) * n_rows - first :] = 0.0  # the rest belongs to the next tile
                     transform.forward(place)
                     if not source:
-                        energy[array - n_sources] += np.vdot(transform.rows, transform.rows)
+                        energy[array - n_sources] += _loops.energy(rows, len(rows), n_cols)
                         total[array - n_sources] += place[:batch, 0].real.sum()
 
         for tile in band:

@@ -43,9 +43,9 @@ class LeastSquares:
             The kernel, with verdicts where the statistics leave something open.
         """
         center, moment, energy = stats.around()
-        inverse, condition = _cholesky(stats.gram)
-        if inverse is None:
-            inverse, condition = _eigen(stats.gram)
+        if "inverse" not in stats._made:
+            stats._made["inverse"] = _cholesky(stats.gram) or _eigen(stats.gram)
+        inverse, condition = stats._made["inverse"]
         rank = inverse.shape[1]
         if rank < stats.n_taps:  # the solution of smallest norm holds nothing of what is not determined
             basis = scipy.linalg.orth(inverse) if rank else inverse
@@ -58,23 +58,22 @@ class LeastSquares:
         taps = center + step
         freedom = stats.n_pixels - rank
         noise_std = math.sqrt(rss / freedom) if freedom > 0 else math.nan
-        factor = np.multiply(inverse, noise_std, out=inverse)
+        factor = inverse * noise_std
         findings = _judge(stats, taps, factor, rank, condition, rss)
         return result.assemble(
             stats, taps, factor, rank=rank, condition=condition, rss=rss, noise_std=noise_std, findings=findings
         )
 
 
-def _cholesky(gram: Array) -> tuple[Array | None, float]:
+def _cholesky(gram: Array) -> tuple[Array, float] | None:
     """Return a factor F of ``G^-1 = F F'`` and the condition number, or None if G is too near to singular."""
     lapack = scipy.linalg.lapack
     lower, info = lapack.dpotrf(gram.T, lower=1, clean=1)  # .T: the same matrix in LAPACK's order, so copied once
     if info != 0:
-        return None, math.inf
-    norm = float(np.abs(gram).sum(axis=0).max())
-    rcond, _ = lapack.dpocon(lower, norm, uplo="L")
+        return None
+    rcond, _ = lapack.dpocon(lower, lapack.dlange("1", gram.T), uplo="L")
     if not rcond > RCOND_CHOLESKY:
-        return None, math.inf
+        return None
     inverse, _ = lapack.dtrtri(lower, lower=1, overwrite_c=1)
     return inverse.T, 1.0 / float(rcond)
 

@@ -76,6 +76,8 @@ class NormalStats:
     center: Array | None = None
     center_moment: Array | None = None
     center_energy: float = 0.0
+    #: What solvers have made of the Gram matrix, shared by statistics that differ in the center alone.
+    _made: dict[str, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check the shapes, and make the arrays read-only."""
@@ -148,7 +150,9 @@ class NormalStats:
         NormalStats
             The statistics, from which every solver gets a more accurate kernel.
         """
-        return dataclasses.replace(self, center=np.array(center), center_moment=np.array(moment), center_energy=energy)
+        stats = dataclasses.replace(self, center=np.array(center), center_moment=np.array(moment), center_energy=energy)
+        stats._made.update(self._made)
+        return stats
 
     def solve(self) -> "KernelFit":
         """Return the kernel of least squares, with its errors and a verdict.

@@ -1,0 +1,264 @@
+"""Print how long it takes to find a kernel, relative to what it takes to apply one.
+
+    python benchmarks/speed.py [section ...] [--workers N] [--repeats N]
+
+Sections: kernels, statistics, large, lstsq, memory, growth, signal (default: all). Every ratio is the median of runs
+in turn of both sides with the same number of threads (SciPy's transforms by `scipy.fft.set_workers`; for one thread of
+BLAS as well, set OPENBLAS_NUM_THREADS=1). The yardsticks: F is `scipy.signal.fftconvolve(image, kernel, mode="same")`
+on the same arrays, R is one `scipy.fft.rfft2(image)`.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+import numpy as np
+import scipy.fft
+import scipy.signal
+
+import kernelfit
+from common import image_like_a_photograph, kernel_of_shape, relative_error
+
+SIDES = (3, 5, 7, 11, 15, 21, 31)
+
+
+def in_turn(works: list[Callable[[], object]], repeats: int) -> list[float]:
+    """Return the median seconds of the first, and of the others the median ratio to it in the same round."""
+    times = []
+    for round_ in range(repeats + 1):
+        row = []
+        for work in works:
+            start = time.perf_counter()
+            work()
+            row.append(time.perf_counter() - start)
+        if round_:
+            times.append(row)
+    first = statistics.median(row[0] for row in times)
+    return [first] + [statistics.median(row[i] / row[0] for row in times) for i in range(1, len(works))]
+
+
+def square_scene(size: int, side: int, noise: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return an image, a kernel, and the target with this relative noise."""
+    image = image_like_a_photograph(size, size)
+    kernel = kernel_of_shape(f"{side}x{side}")
+    target = scipy.signal.fftconvolve(image, kernel, mode="same")
+    target += noise * target.std() * np.random.default_rng(1).standard_normal(target.shape)
+    return image, target, kernel
+
+
+def kernels(workers: int, repeats: int) -> None:
+    """Time the whole of find_kernel, standard errors included."""
+    print("find_kernel / F         1 % noise           noise-free      (kernel error; passes)")
+    for size in (1024, 2048, 4096):
+        for side in SIDES:
+            image, clean, kernel = square_scene(size, side, 0.0)
+            noisy = square_scene(size, side, 0.01)[1]
+            seconds, with_noise, without = in_turn(
+                [
+                    lambda i=image, k=kernel: scipy.signal.fftconvolve(i, k, mode="same"),
+                    lambda i=image, t=noisy, s=side: kernelfit.find_kernel(i, t, s, workers=workers).stderr,
+                    lambda i=image, t=clean, s=side: kernelfit.find_kernel(i, t, s, workers=workers).stderr,
+                ],
+                repeats,
+            )
+            fits = [kernelfit.find_kernel(image, t, side, workers=workers) for t in (noisy, clean)]
+            errors = [f"{relative_error(fit.kernel, kernel):.1e}; {1 + fit.refined}" for fit in fits]
+            print(
+                f"{size:5d}^2 {side:2d}x{side:<2d} {fits[0].method:6s}"
+                f" {with_noise:6.3f} ({errors[0]})   {without:6.3f} ({errors[1]})   F = {seconds:.3f} s",
+                flush=True,
+            )
+
+
+def statistics_pass(workers: int, repeats: int) -> None:
+    """Time the statistics alone."""
+    image, target, _ = square_scene(4096, 15, 0.01)
+    seconds, ratio = in_turn(
+        [
+            lambda: scipy.fft.rfft2(image),
+            lambda: kernelfit.accumulate(image, target, 15, workers=workers),
+        ],
+        repeats,
+    )
+    print(f"accumulate / R at 4096^2, 15x15: {ratio:.2f}   R = {seconds:.3f} s", flush=True)
+
+
+def large(workers: int, repeats: int) -> None:
+    """Time kernels of thousands of taps."""
+    for size, side in ((2048, 63), (4096, 127)):
+        image, target, kernel = square_scene(size, side, 0.01)
+        seconds, ratio = in_turn(
+            [
+                lambda i=image, k=kernel: scipy.signal.fftconvolve(i, k, mode="same"),
+                lambda i=image, t=target, s=side: kernelfit.find_kernel(i, t, s, workers=workers).stderr,
+            ],
+            max(2, repeats // 2),
+        )
+        fit = kernelfit.find_kernel(image, target, side, workers=workers)
+        print(
+            f"find_kernel / F at {size}^2, {side}x{side}: {ratio:.2f}   F = {seconds:.3f} s"
+            f"   {fit.method}, {fit.iterations} iterations, kernel error {relative_error(fit.kernel, kernel):.1e}",
+            flush=True,
+        )
+
+
+def im2col_lstsq(image: np.ndarray, target: np.ndarray, side: int) -> np.ndarray:
+    """Return the kernel the way it is found today."""
+    half = side // 2
+    windows = np.lib.stride_tricks.sliding_window_view(image, (side, side))
+    design = windows.reshape(-1, side * side)[:, ::-1]
+    inner = target[half : half + windows.shape[0], half : half + windows.shape[1]]
+    return np.linalg.lstsq(design, inner.ravel(), rcond=None)[0].reshape(side, side)
+
+
+def lstsq(workers: int, repeats: int) -> None:
+    """Compare with im2col and numpy.linalg.lstsq: time, peak memory beyond the inputs, error."""
+    image, target, kernel = square_scene(1024, 15, 0.01)
+    ours = lambda: kernelfit.find_kernel(image, target, 15, workers=workers)  # noqa: E731
+    ours()
+    seconds, ratio = in_turn([ours, lambda: im2col_lstsq(image, target, 15)], 2)
+    errors = [relative_error(k, kernel) for k in (ours().kernel, im2col_lstsq(image, target, 15))]
+    peaks = [peak_of(f"{name}(*scene[:2], 15)") for name in ("kernelfit.find_kernel", "im2col_lstsq")]
+    print(
+        f"im2col + lstsq at 1024^2, 15x15: {ratio:.0f} times our time ({seconds:.3f} s), "
+        f"{peaks[1] / peaks[0]:.0f} times our memory ({peaks[0]:.0f} MiB), "
+        f"error {errors[1]:.2e} (ours {errors[0]:.2e})",
+        flush=True,
+    )
+
+
+def run_apart(code: str) -> list[float]:
+    """Run code in a fresh process; return the numbers that it prints. `peak()` is its peak memory so far in MiB."""
+    prelude = f"""
+import resource, sys
+import numpy as np
+sys.path.insert(0, {os.path.dirname(os.path.abspath(__file__))!r})
+from speed import *
+def status(*names):
+    with open("/proc/self/status") as file:
+        return sum(int(line.split()[1]) for line in file if line.startswith(names)) / 1024
+"""
+    done = subprocess.run([sys.executable, "-c", prelude + code], capture_output=True, text=True, check=True)
+    return [float(word) for word in done.stdout.split()]
+
+
+def peak_of(call: str) -> float:
+    """Return by how many MiB a call raises the peak memory of a process that is warm."""
+    code = f"""
+small = square_scene(256, 15, 0.01)
+kernelfit.find_kernel(*small[:2], 15).stderr
+im2col_lstsq(small[0][:64, :64], small[1][:64, :64], 5)
+scene = square_scene(1024, 15, 0.01)
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")  # the peak starts anew
+before = status("VmHWM")
+{call}
+print(status("VmHWM") - before)
+"""
+    return max(run_apart(code)[0], 1.0)
+
+
+def memory(workers: int, repeats: int) -> None:
+    """Read pairs from files in processes that may take 400 MiB of address space beyond the mapped files."""
+    with tempfile.TemporaryDirectory() as folder:
+        for size, dtype, sides in ((8192, "uint8", (5, 15)), (16384, "float32", (15, 31))):
+            names = [os.path.join(folder, f"{name}{size}.npy") for name in ("image", "target")]
+            rng = np.random.default_rng(0)
+            for name in names:
+                file = np.lib.format.open_memmap(name, mode="w+", dtype=dtype, shape=(size, size))
+                for row in range(0, size, 512):
+                    file[row : row + 512] = rng.integers(0, 256, (512, size), dtype=np.uint8)
+                file.flush()
+                del file
+            for side in sides:
+                code = f"""
+small = np.random.default_rng(0).random((2, 300, 300))
+kernelfit.find_kernel(*small, {side}).stderr
+pair = [np.load(name, mmap_mode="r") for name in {names!r}]
+limit = int((status("VmSize") + 400) * 2**20)
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+before, peak = status("RssAnon", "VmSwap"), 0.0
+def watch(*_):
+    global peak
+    peak = max(peak, status("RssAnon", "VmSwap"))
+fit = kernelfit.find_kernel(*pair, {side}, workers={workers}, progress=watch)
+fit.stderr
+watch()
+print(peak - before)
+"""
+                print(f"{size}^2 {dtype} memmap, {side}x{side}: {run_apart(code)[0]:.0f} MiB", flush=True)
+            for name in names:
+                os.unlink(name)
+
+
+def growth(workers: int, repeats: int) -> None:
+    """Print the time per pixel against the size, and the time against the side of the kernel."""
+    rows = []
+    for size in (512, 1024, 2048, 4096, 8192):
+        image, target, _ = square_scene(size, 15, 0.01)
+        work = lambda i=image, t=target: kernelfit.accumulate(i, t, 15, workers=workers)  # noqa: E731
+        rows.append((size, in_turn([work], repeats)[0] / size**2 * 1e9))
+    least = min(ns for _, ns in rows)
+    print("ns per pixel at 15x15: " + ", ".join(f"{s}^2 {ns:.1f} ({ns / least:.2f})" for s, ns in rows), flush=True)
+    image = image_like_a_photograph(2048, 2048)
+    times = []
+    for side in (3, 5, 7, 9, 11, 15, 21, 31, 45, 63):
+        target = scipy.signal.fftconvolve(image, kernel_of_shape(f"{side}x{side}"), mode="same")
+        target += 0.01 * target.std() * np.random.default_rng(1).standard_normal(target.shape)
+        work = lambda t=target, s=side: kernelfit.find_kernel(image, t, s, workers=workers).stderr  # noqa: E731
+        kernel = kernel_of_shape(f"{side}x{side}")
+        yardstick = lambda k=kernel: scipy.signal.fftconvolve(image, k, mode="same")  # noqa: E731
+        times.append((side, in_turn([yardstick, work], repeats)[1]))
+    print("find_kernel / F at 2048^2: " + ", ".join(f"{side}: {ratio:.3f}" for side, ratio in times), flush=True)
+
+
+def signal(workers: int, repeats: int) -> None:
+    """Time a signal of ten million samples and a kernel of 1001."""
+    rng = np.random.default_rng(0)
+    image = rng.standard_normal((1, 10**7))
+    kernel = rng.standard_normal((1, 1001))
+    target = scipy.signal.oaconvolve(image, kernel, mode="same") + rng.standard_normal(image.shape)
+    seconds, ratio = in_turn(
+        [
+            lambda: scipy.signal.oaconvolve(image, kernel, mode="same"),
+            lambda: kernelfit.find_kernel(image, target, (1, 1001), workers=workers).stderr,
+        ],
+        repeats,
+    )
+    print(f"find_kernel / oaconvolve, 10^7 samples, 1001 taps: {ratio:.2f}   oaconvolve = {seconds:.3f} s", flush=True)
+
+
+SECTIONS = {
+    "kernels": kernels,
+    "statistics": statistics_pass,
+    "large": large,
+    "lstsq": lstsq,
+    "memory": memory,
+    "growth": growth,
+    "signal": signal,
+}
+
+
+def main() -> None:
+    """Run the sections asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="*", metavar="section", help=", ".join(SECTIONS))
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=7)
+    options = parser.parse_args()
+    unknown = set(options.sections) - set(SECTIONS)
+    if unknown:
+        parser.error(f"got {', '.join(sorted(unknown))}, need one of {', '.join(SECTIONS)}")
+    print(f"{options.workers} threads on each side, medians of {options.repeats} rounds")
+    with scipy.fft.set_workers(options.workers):
+        for name in options.sections or SECTIONS:
+            SECTIONS[name](options.workers, options.repeats)
+
+
+if __name__ == "__main__":
+    main()
