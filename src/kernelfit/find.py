@@ -24,6 +24,7 @@ def find_kernel(
     origin: int | Shape | None = None,
     operation: str = "convolution",
     method: str = "auto",
+    solver: "solve.Solver | str | None" = None,
     workers: int | None = None,
 ) -> KernelFit:
     """Find the convolution kernel that lies between an image and what became of it.
@@ -58,6 +59,10 @@ def find_kernel(
         ``filter2D`` and a deep-learning ``conv2d`` do.
     method : {"auto", "direct", "fft"}, optional
         The engine that reads the pixels; both give the same sums to rounding. The default is `choose_method`'s verdict.
+    solver : solver or "auto", optional
+        What makes a kernel of the statistics: `LeastSquares()` (the default, unbiased), `Penalized`,
+        `GaussianProcess`, `NonNegative`, `Constrained`, `InBasis`, `Sparse`, any object with a method
+        ``solve(stats)``, or "auto", which picks one and says why.
     workers : int, optional
         Number of threads; the default is every processor this process may use. Any number gives the same bits.
 
@@ -95,6 +100,7 @@ def find_kernel(
     >>> fit.verdict.value
     'solved'
     """
+    chosen = solve.as_solver(solver)
     problem = pair.check(
         image,
         target,
@@ -119,4 +125,6 @@ def find_kernel(
             refined += 1
             if np.linalg.norm(fit.kernel - before) <= 1e-6 * np.linalg.norm(fit.kernel):
                 break
+    if solver is not None:
+        fit = chosen.solve(stats)
     return dataclasses.replace(fit, method=choice.method, method_reason=choice.reason, refined=refined)

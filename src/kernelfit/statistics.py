@@ -13,6 +13,7 @@ from .geometry import Convention, Shape
 
 if TYPE_CHECKING:
     from .result import KernelFit
+    from .solve import Solver
 
 Array = npt.NDArray[np.float64]
 
@@ -150,17 +151,22 @@ class NormalStats:
         """
         return dataclasses.replace(self, center=np.array(center), center_moment=np.array(moment), center_energy=energy)
 
-    def solve(self) -> "KernelFit":
-        """Return the kernel of least squares, with its errors and a verdict.
+    def solve(self, solver: "Solver | str | None" = None) -> "KernelFit":
+        """Return a kernel, with its errors and a verdict.
+
+        Parameters
+        ----------
+        solver : solver or "auto", optional
+            What to make of the statistics; the default is `LeastSquares()`.
 
         Returns
         -------
         KernelFit
             The result; `KernelFit.findings` says what is doubtful about it.
         """
-        from .solve import LeastSquares
+        from .solve import as_solver
 
-        return LeastSquares().solve(self)
+        return as_solver(solver).solve(self)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the statistics to an NPZ file, in one step.
