@@ -4,8 +4,10 @@ from ._fft import set_fft
 from .accumulation import Choice, accumulate, choose_method
 from .find import find_kernel
 from .forward import apply_kernel
+from .gaussian_process import GaussianProcess
 from .geometry import Convention
-from .result import Finding, KernelFit, Verdict
+from .penalties import Penalized
+from .result import Finding, KernelFit, Prior, StrengthPath, Verdict
 from .solve import LeastSquares
 from .statistics import NormalStats
 
@@ -15,9 +17,13 @@ __all__ = [
     "Choice",
     "Convention",
     "Finding",
+    "GaussianProcess",
     "KernelFit",
     "LeastSquares",
     "NormalStats",
+    "Penalized",
+    "Prior",
+    "StrengthPath",
     "Verdict",
     "accumulate",
     "apply_kernel",

@@ -154,6 +154,19 @@ def cholesky_factor(gram: Array) -> tuple[Array | None, float]:
     return inverse.T, 1.0 / float(rcond)
 
 
+def condition_of(gram: Array) -> tuple[int, float]:
+    """Return the rank of the Gram matrix and its condition number, as `LeastSquares` finds them."""
+    lapack = scipy.linalg.lapack
+    lower, info = lapack.dpotrf(gram.T, lower=1)
+    if info == 0:
+        rcond, _ = lapack.dpocon(lower, float(np.abs(gram).sum(axis=0).max()), uplo="L")
+        if rcond > RCOND_CHOLESKY:
+            return len(gram), 1.0 / float(rcond)
+    values = scipy.linalg.eigvalsh(gram)
+    rank = int(np.count_nonzero(values > max(len(values), 16) * EPS * max(float(values[-1]), 0.0)))
+    return rank, float(values[-1] / values[0]) if rank == len(gram) else math.inf
+
+
 def eigen_factor(gram: Array) -> tuple[Array, float]:
     """Return a factor F of the pseudo-inverse ``F F'`` and the condition number."""
     values, vectors = scipy.linalg.eigh(gram)
