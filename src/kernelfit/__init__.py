@@ -2,6 +2,7 @@
 
 from ._fft import set_fft
 from .accumulation import Choice, accumulate, choose_method
+from .constrained import Constrained, InBasis, NonNegative
 from .find import find_kernel
 from .forward import apply_kernel
 from .gaussian_process import GaussianProcess
@@ -9,20 +10,25 @@ from .geometry import Convention
 from .penalties import Penalized
 from .result import Finding, KernelFit, Prior, StrengthPath, Verdict
 from .solve import LeastSquares
+from .sparse import Sparse
 from .statistics import NormalStats
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Choice",
+    "Constrained",
     "Convention",
     "Finding",
     "GaussianProcess",
+    "InBasis",
     "KernelFit",
     "LeastSquares",
+    "NonNegative",
     "NormalStats",
     "Penalized",
     "Prior",
+    "Sparse",
     "StrengthPath",
     "Verdict",
     "accumulate",
