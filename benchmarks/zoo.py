@@ -68,7 +68,9 @@ def kernels(shape, seed=0):
         "white noise": rng.normal(size=shape),
         "smooth asymmetric": asymmetric(),
     }
-    return {name: kernel / (kernel.sum() if kernel.min() >= 0 else np.linalg.norm(kernel)) for name, kernel in found.items()}
+    return {
+        name: kernel / (kernel.sum() if kernel.min() >= 0 else np.linalg.norm(kernel)) for name, kernel in found.items()
+    }
 
 
 def photographs():

@@ -248,14 +248,18 @@ def test_sparse_takes_the_best_tap_each_time(dense, close):
 
 
 def test_sparse_finds_the_deltas():
-    rng = np.random.default_rng(5)
-    image = scipy.signal.convolve2d(rng.normal(size=(60, 71)), np.ones((3, 3)), mode="same")
     kernel = np.zeros((9, 7))
     kernel[0, 3], kernel[1, 3], kernel[8, 6] = 1.0, 0.6, -0.3
-    target = scipy.signal.convolve2d(image, kernel, mode="valid")
-    target += rng.normal(0.0, 0.03 * target.std(), target.shape)
-    fit = kernelfit.accumulate(image, target, (9, 7)).solve(Sparse())
-    assert np.array_equal(fit.kernel != 0, kernel != 0)
+    found = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        image = scipy.signal.convolve2d(rng.normal(size=(60, 71)), np.ones((3, 3)), mode="same")
+        target = scipy.signal.convolve2d(image, kernel, mode="valid")
+        target += rng.normal(0.0, 0.03 * target.std(), target.shape)
+        fit = kernelfit.accumulate(image, target, (9, 7)).solve(Sparse())
+        assert (fit.kernel != 0)[kernel != 0].all()
+        found += np.array_equal(fit.kernel != 0, kernel != 0)
+    assert found >= 18
 
 
 # ---- laws of all solvers --------------------------------------------------------------------------------------------
@@ -299,7 +303,6 @@ HARD = {
     "constant image": lambda rng: np.full((30, 25), 3.0),
     "zero image": lambda rng: np.zeros((30, 25)),
     "equal rows": lambda rng: np.tile(rng.normal(size=25), (30, 1)),
-    "few pixels": lambda rng: rng.normal(size=(7, 8)),
 }
 
 
@@ -311,8 +314,6 @@ def test_ill_posed_on_purpose(solver, case):
     target = scipy.signal.convolve2d(image, np.ones((3, 2)), mode="same") + rng.normal(0.0, 0.1, image.shape)
     target = np.asarray(target)[3:, 4:]
     stats = kernelfit.accumulate(image, target, SHAPE, mode="valid")
-    if case == "few pixels":  # fewer than taps: only statistics can be so few
-        stats = kernelfit.accumulate(image[:6, :8], target[:3, :4], SHAPE, mode="valid") if False else stats
     fit = stats.solve(solver)
     assert np.isfinite(fit.kernel).all()
     if case in ("constant image", "zero image", "equal rows"):
@@ -324,9 +325,7 @@ def test_fewer_pixels_than_taps(dense):
     import dataclasses
 
     few, given = a[:12], y[:12]
-    stats = dataclasses.replace(
-        replaced(stats, few, given), gram=few.T @ few, n_pixels=12
-    )
+    stats = dataclasses.replace(replaced(stats, few, given), gram=few.T @ few, n_pixels=12)
     for solver in SOLVERS:
         fit = stats.solve(solver)
         assert np.isfinite(fit.kernel).all()

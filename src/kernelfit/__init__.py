@@ -9,6 +9,7 @@ from .gaussian_process import GaussianProcess
 from .geometry import Convention
 from .penalties import Penalized
 from .result import Finding, KernelFit, Prior, StrengthPath, Verdict
+from .select import Comparison, Support, choose_support, compare
 from .solve import LeastSquares
 from .sparse import Sparse
 from .statistics import NormalStats
@@ -17,6 +18,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Choice",
+    "Comparison",
     "Constrained",
     "Convention",
     "Finding",
@@ -30,10 +32,13 @@ __all__ = [
     "Prior",
     "Sparse",
     "StrengthPath",
+    "Support",
     "Verdict",
     "accumulate",
     "apply_kernel",
     "choose_method",
+    "choose_support",
+    "compare",
     "find_kernel",
     "set_fft",
 ]

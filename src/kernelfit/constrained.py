@@ -117,9 +117,7 @@ class InBasis:
         """Check the settings."""
         basis = np.asarray(self.basis, dtype=np.float64)
         if basis.ndim not in (2, 3) or basis.size == 0 or not np.isfinite(basis).all():
-            msg = (
-                f"got a basis of shape {basis.shape}, need (taps, coefficients) or (coefficients, rows, cols), all finite"
-            )
+            msg = f"got a basis of shape {basis.shape}, need (taps, coefficients) or (coefficients, rows, cols), all finite"
             raise ValueError(msg)
 
     def __str__(self) -> str:
@@ -345,15 +343,14 @@ class NonNegative:
             penalty, strength = choose_strength(stats, self.penalty, self.strength)
         taps, free = _active_set(stats, penalty, self.total)
         gram = stats.gram if penalty is None else stats.gram + penalty
-        inverse = np.zeros((stats.n_taps, int(free.sum())))
-        inverse[free] = _factor(gram[np.ix_(free, free)])[:, : inverse.shape[1]] if free.any() else 0.0
+        part = _factor(gram[np.ix_(free, free)]) if free.any() else np.zeros((0, 0))
+        inverse = np.zeros((stats.n_taps, part.shape[1]))
+        inverse[free] = part
         freedom = float(np.einsum("ij,ij->", inverse, stats.gram @ inverse))
         if self.total is not None:
             _, inverse = _onto_total(inverse, free.astype(np.float64))
             freedom = max(0.0, freedom - 1.0)
-        return finish(
-            stats, taps, inverse, str(self), n_free=int(free.sum()), freedom=freedom, strength=strength
-        )
+        return finish(stats, taps, inverse, str(self), n_free=int(free.sum()), freedom=freedom, strength=strength)
 
 
 def _active_set(stats: NormalStats, penalty: Array | None, total: float | None) -> tuple[Array, npt.NDArray[np.bool_]]:

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,20 +9,22 @@ import scipy.linalg
 import scipy.optimize
 
 from . import result
-from .geometry import Shape
+from .evidence import FAMILIES, Grid, Projection, covariance_of, evidence, root_of, spectral_evidence
 from .result import KernelFit, Prior
 from .solve import LeastSquares, Minimum, judge, least_squares, residual_at
 from .statistics import NormalStats
 
 Array = npt.NDArray[np.float64]
 
-FAMILIES = ("squared-exponential", "matern52", "matern32", "exponential")
 
-#: Above this many taps hyperparameters are sought on so many combinations of the data, then settled on all of them.
-_MOST_COMBINATIONS = 112
+#: Above this many taps hyperparameters are sought on few combinations of the data, ...
 _DIRECT = 144
-#: Steps taken on all the data after a search on some.
-_SETTLING = 12
+#: ... so many of them, then settled on all, or, above _LARGE taps, on these, ...
+_COMBINATIONS = (112, 224)
+_LARGE = 500
+#: ... with so many steps, for the families whose value on the few lies this near to the best.
+_SETTLING = 10
+_HOPELESS = 40.0
 #: A change of twice the log evidence that matters no more.
 _ENOUGH = 0.03
 #: Smallest standard error, relative to the largest tap, at which a prior can matter beside rounding.
@@ -51,7 +52,7 @@ class GaussianProcess:
     the posterior, ``(P^-1 + G / s^2)^-1``, at the hyperparameters found.
 
     Above 144 taps the search runs on 112 combinations of the moments that hold most of the image's energy (a likelihood
-    of part of the data), the families are compared and the best is improved on all of them.
+    of part of the data); families that come near are improved on all of them (above 500 taps on 224) and compared on all.
 
     Parameters
     ----------
@@ -66,16 +67,16 @@ class GaussianProcess:
     Notes
     -----
     Where the noise is so small that the standard errors of least squares lie below 1e-9 of the largest tap, no prior
-    can matter beside rounding and the kernel of least squares is returned. `KernelFit.priors` holds the hyperparameters,
-    `KernelFit.log_evidence` the evidence, `KernelFit.alternatives` that of each family.
+    can matter beside rounding and the kernel of least squares is returned. `KernelFit.priors` holds the
+    hyperparameters, `KernelFit.log_evidence` the evidence, `KernelFit.alternatives` that of the families weighed.
 
     References
     ----------
     G. Pillonetto and G. De Nicolao, "A new kernel-based approach for linear system identification", Automatica 46
     (2010), sections 3 and 5, doi:10.1016/j.automatica.2009.10.031. T. Chen, H. Ohlsson and L. Ljung, "On the estimation
     of transfer functions, regularizations and Gaussian processes - Revisited", Automatica 48 (2012), section 4,
-    doi:10.1016/j.automatica.2012.05.026. C. Rasmussen and C. Williams, "Gaussian Processes for Machine Learning" (2006),
-    sections 4.2 and 5.4.1.
+    doi:10.1016/j.automatica.2012.05.026. C. Rasmussen and C. Williams, "Gaussian Processes for Machine Learning"
+    (2006), sections 4.2 and 5.4.1.
 
     Examples
     --------
@@ -126,32 +127,34 @@ class GaussianProcess:
         data = Projection.whole(stats, start)
         grids = [Grid(shape) for shape in stats.terms]
         names = FAMILIES if self.family == "auto" else (self.family,)
-        if stats.n_taps > _DIRECT:
-            few = Projection.part(stats, start)
-            found = _search(few, grids, names)
-            values = {name: evidence(data, grids, name, theta)[0] for name, (_, theta) in found.items()}
-            best = min(values, key=lambda name: values[name])
-            value, theta = _descend(data, grids, best, found[best][1], steps=_SETTLING)
-            values[best] = value
-        else:
+        if stats.n_taps <= _DIRECT:
             found = _search(data, grids, names)
-            values = {name: value for name, (value, _) in found.items()}
-            best = min(values, key=lambda name: values[name])
-            theta = found[best][1]
+        else:
+            few = Projection.part(stats, start, _COMBINATIONS[0])
+            found = _search(few, grids, names)
+            least = min(value for value, _ in found.values())
+            found = {name: pair for name, pair in found.items() if pair[0] < least + _HOPELESS}
+            more = data if stats.n_taps <= _LARGE else Projection.part(stats, start, _COMBINATIONS[1])
+            for name, (_, theta) in found.items():
+                found[name] = _descend(more, grids, name, theta, steps=_SETTLING)
+            if more is not data:
+                found = {name: (evidence(data, grids, name, at)[0], at) for name, (_, at) in found.items()}
+        best = min(found, key=lambda name: found[name][0])
+        theta, values = found[best][1], {name: value for name, (value, _) in found.items()}
         return self._posterior(stats, start, data, grids, best, theta, values)
 
     def _posterior(
         self,
         stats: NormalStats,
         start: Minimum,
-        data: "Projection",
-        grids: "list[Grid]",
+        data: Projection,
+        grids: list[Grid],
         family: str,
         theta: Array,
         values: dict[str, float],
     ) -> KernelFit:
-        prior = _covariance(grids, family, theta)
-        root = _root(prior)
+        prior = covariance_of(grids, family, theta)
+        root = root_of(prior)
         inner = root.T @ (stats.gram @ root)
         inner[np.diag_indices_from(inner)] += 1.0
         lower = scipy.linalg.cholesky(inner, lower=True)
@@ -209,170 +212,7 @@ def _beyond_a_prior(stats: NormalStats, start: Minimum) -> bool:
     return error < _NO_NOISE * largest
 
 
-# ---- the prior ------------------------------------------------------------------------------------------------------
-
-
-class Grid:
-    """The taps of one support, and the distances between them."""
-
-    def __init__(self, shape: Shape) -> None:
-        """Lay out."""
-        rows, cols = shape
-        self.shape = shape
-        y, x = np.divmod(np.arange(rows * cols), cols)
-        self.y, self.x = y.astype(np.float64), x.astype(np.float64)
-        lag_y, lag_x = np.abs(y[:, None] - y), np.abs(x[:, None] - x)
-        self.lag = (lag_y * cols + lag_x).astype(np.intp)
-        self.distance = np.hypot(self.y, self.x)  # of each lag (|dy|, |dx|), in the order of the taps
-
-
-class Blocks(NamedTuple):
-    """One term's prior covariance in units of s^2, and what its derivatives need."""
-
-    where: slice
-    covariance: Array
-    slope: Array  # by log l
-    square: Array  # |p - c|^2
-    offset: tuple[Array, Array]  # p - c
-    radius: float
-
-
-def _correlation(family: str, t: Array) -> tuple[Array, Array]:
-    """Return ``rho(t)`` and ``-t rho'(t)``."""
-    if family == "squared-exponential":
-        rho = np.exp(-0.5 * t**2)
-        return rho, t**2 * rho
-    if family == "matern52":
-        u = math.sqrt(5.0) * t
-        decay = np.exp(-u)
-        return (1 + u + u**2 / 3) * decay, u**2 * (1 + u) / 3 * decay
-    if family == "matern32":
-        u = math.sqrt(3.0) * t
-        decay = np.exp(-u)
-        return (1 + u) * decay, u**2 * decay
-    decay = np.exp(-t)
-    return decay, t * decay
-
-
-def _blocks(grids: list[Grid], family: str, theta: Array) -> list[Blocks]:
-    found, start = [], 0
-    for grid, (log_a, log_l, log_r, c_y, c_x) in zip(grids, theta.reshape(-1, 5), strict=True):
-        rho, slope = _correlation(family, grid.distance / math.exp(log_l))
-        dy, dx = grid.y - c_y, grid.x - c_x
-        square, radius = dy**2 + dx**2, math.exp(log_r)
-        envelope = math.exp(log_a) * np.exp(-0.5 * square / radius**2)
-        outer = np.multiply.outer(envelope, envelope)
-        where = slice(start, start + len(grid.y))
-        start = where.stop
-        found.append(Blocks(where, outer * rho[grid.lag], outer * slope[grid.lag], square, (dy, dx), radius))
-    return found
-
-
-def _covariance(grids: list[Grid], family: str, theta: Array) -> Array:
-    """Return P / s^2."""
-    return np.asarray(scipy.linalg.block_diag(*(b.covariance for b in _blocks(grids, family, theta))))
-
-
-def _root(covariance: Array) -> Array:
-    """Return U of as few columns as rounding lets see, ``U U' = P``."""
-    lower, pivots, rank, _ = scipy.linalg.lapack.dpstrf(covariance, lower=1)
-    root = np.zeros((len(covariance), rank))
-    root[pivots - 1] = np.tril(lower)[:, :rank]
-    return root
-
-
-# ---- the evidence ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Projection:
-    """What the evidence needs of the data: ``z = W'k + s g`` with g standard normal, and the residual beside it.
-
-    Attributes
-    ----------
-    weights : ndarray, shape (taps, combinations)
-        W; all the data if ``WW' = G``, part of them if ``WW' <= G``.
-    data : ndarray, shape (combinations,)
-        z.
-    rss : float
-    n : int
-        Number of pixels, less those combinations of the data that are left out.
-    """
-
-    weights: Array
-    data: Array
-    rss: float
-    n: int
-
-    @classmethod
-    def whole(cls, stats: NormalStats, start: Minimum) -> "Projection":
-        """Return all the data."""
-        weights = None
-        if start.full:
-            lower, info = scipy.linalg.lapack.dpotrf(stats.gram.T, lower=1, clean=1)
-            weights = lower if info == 0 else None
-        if weights is None:
-            values, vectors = scipy.linalg.eigh(stats.gram)
-            kept = slice(len(values) - start.rank, None)
-            weights = vectors[:, kept] * np.sqrt(values[kept])
-        return cls(weights, weights.T @ start.taps, start.rss, stats.n_pixels)
-
-    @classmethod
-    def part(cls, stats: NormalStats, start: Minimum) -> "Projection":
-        """Return the combinations of the data that hold most of the image's energy, nearly."""
-        r = min(_MOST_COMBINATIONS, start.rank)
-        basis = np.random.default_rng(0).standard_normal((stats.n_taps, r))
-        for _ in range(2):
-            basis, _ = np.linalg.qr(stats.gram @ basis)
-        image = stats.gram @ basis
-        lower = scipy.linalg.cholesky(basis.T @ image, lower=True)
-        weights = scipy.linalg.solve_triangular(lower, image.T, lower=True).T
-        return cls(weights, weights.T @ start.taps, start.rss, stats.n_pixels - start.rank + r)
-
-    def log_evidence(self, value: float) -> float:
-        """Return log p(y) from the value of `evidence`."""
-        return -0.5 * (value + self.n * (1 + math.log(2 * math.pi) - math.log(self.n)))
-
-
-def evidence(
-    data: Projection, grids: list[Grid], family: str, theta: Array, *, slope: bool = False
-) -> tuple[float, Array]:
-    """Return ``n log(rss + q) + log det S`` and, if asked for, its derivatives by the hyperparameters.
-
-    S is ``I + W'PW / s^2`` and ``q = z'S^-1 z``; the noise is profiled out, ``s^2 = (rss + q) / n``. Each term has five
-    hyperparameters: log(a / s), log l, log r, and the row and column of c.
-    """
-    blocks = _blocks(grids, family, theta)
-    w = data.weights
-    middle = np.eye(w.shape[1])
-    for b in blocks:
-        middle += w[b.where].T @ (b.covariance @ w[b.where])
-    lower, info = scipy.linalg.lapack.dpotrf(middle, lower=1, clean=1)
-    if info != 0:
-        return math.inf, np.zeros(len(theta))
-    half = scipy.linalg.solve_triangular(lower, data.data, lower=True, check_finite=False)
-    quadratic = float(half @ half)
-    value = data.n * math.log(data.rss + quadratic) + 2 * float(np.log(np.diag(lower)).sum())
-    if not slope:
-        return value, np.zeros(len(theta))
-    scale = data.n / (data.rss + quadratic)
-    inverse = scipy.linalg.solve_triangular(lower, w.T, lower=True, check_finite=False)  # X, X'X = W S^-1 W'
-    pull = inverse.T @ half  # W S^-1 z
-    gradient = np.empty((len(blocks), 5))
-    for at, b in enumerate(blocks):
-        x, beta = inverse[:, b.where], pull[b.where]
-        h = x.T @ x
-        h -= np.multiply.outer(scale * beta, beta)  # H: the change of the value is sum(H * change of P)
-        along = np.einsum("ij,ij->i", h, b.covariance)
-        dy, dx = b.offset
-        gradient[at] = (
-            2 * along.sum(),
-            float(np.einsum("ij,ij->", h, b.slope)),
-            2 * float(along @ b.square) / b.radius**2,
-            2 * float(along @ dy) / b.radius**2,
-            2 * float(along @ dx) / b.radius**2,
-        )
-    return value, gradient.ravel()
+# ---- the search -----------------------------------------------------------------------------------------------------
 
 
 def _bounds(data: Projection, grids: list[Grid]) -> list[tuple[float, float]]:
@@ -402,7 +242,7 @@ def _starts(data: Projection, grids: list[Grid], family: str) -> list[Array]:
             middle = [0.5 * (n - 1) for n in grid.shape]
             rows.append([0.0, math.log(length), math.log(max(0.5, share * side)), *middle])
         theta = np.array(rows)
-        unit = data.weights.T @ _covariance(grids, family, theta.ravel()) @ data.weights
+        unit = data.weights.T @ covariance_of(grids, family, theta.ravel()) @ data.weights
         values, vectors = scipy.linalg.eigh(unit, driver="evd")
         z = (vectors.T @ data.data) ** 2
         log_a = np.linspace(*bounds[0], 120)
@@ -413,13 +253,12 @@ def _starts(data: Projection, grids: list[Grid], family: str) -> list[Array]:
     return found
 
 
-def _descend(
-    data: Projection, grids: list[Grid], family: str, theta: Array, steps: int = 100
-) -> tuple[float, Array]:
+def _descend(data: Projection, grids: list[Grid], family: str, theta: Array, steps: int = 100) -> tuple[float, Array]:
     """Return the least value near a start, and where it is."""
+    compute = spectral_evidence if len(data.weights) > 1.5 * data.weights.shape[1] else evidence
 
     def both(at: Array) -> tuple[float, Array]:
-        return evidence(data, grids, family, at, slope=True)
+        return compute(data, grids, family, at, slope=True)
 
     found = scipy.optimize.minimize(
         both,

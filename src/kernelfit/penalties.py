@@ -32,8 +32,8 @@ class Penalized:
     image, the target or the penalty leaves it as it is, and doubling the number of pixels at the same strength leaves
     the kernel as it is.
 
-    One eigendecomposition of ``R^-1 G R^-T`` with ``G + t Q = R R'`` gives the kernel, its residual and its effective degrees
-    of freedom ``df = trace(G (G + strength t Q)^-1)`` for every strength; they are kept in `KernelFit.path`. The
+    One eigendecomposition of ``R^-1 G R^-T`` with ``G + t Q = R R'`` gives the kernel, its residual and its effective
+    degrees of freedom ``df = trace(G (G + strength t Q)^-1)`` for every strength; they are kept in `KernelFit.path`. The
     covariance is that of the posterior, ``s^2 (G + strength t Q)^-1`` with ``s^2 = rss / (n - df)``: it takes the
     penalty for what is known of the kernel beforehand.
 
@@ -170,7 +170,7 @@ class Penalized:
         if not isinstance(self.strength, str):
             return float(self.strength), path
         best = int(np.argmin(path.score))
-        if best in (0, len(grid) - 1) or not np.isfinite(path.score[best]):
+        if best in (0, len(grid) - 1) or not np.isfinite(path.score[best - 1 : best + 2]).all():
             if n <= spectrum.rank:
                 detail = f"{n} pixels, rank {spectrum.rank}"
                 findings.append(Finding(Verdict.NO_MINIMUM, detail))
@@ -265,7 +265,9 @@ class Spectrum:
         self._gram, self._penalty = stats.gram, penalty
         both = stats.gram + penalty
         lower, info = scipy.linalg.lapack.dpotrf(both, lower=1, clean=1)
-        rcond = scipy.linalg.lapack.dpocon(lower, float(np.abs(both).sum(axis=0).max()), uplo="L")[0] if info == 0 else 0
+        rcond = (
+            scipy.linalg.lapack.dpocon(lower, float(np.abs(both).sum(axis=0).max()), uplo="L")[0] if info == 0 else 0
+        )
         if rcond > RCOND_CHOLESKY:
             middle = scipy.linalg.solve_triangular(lower, stats.gram, lower=True)
             middle = scipy.linalg.solve_triangular(lower, middle.T, lower=True)
@@ -292,19 +294,19 @@ class Spectrum:
     def _weight(self, strength: Array) -> Array:
         """Return ``1 / (g + s q)``, shape (strengths, coordinates); zero where nothing is determined."""
         total = self._g + strength[:, None] * self._q
-        return np.divide(1.0, total, out=np.zeros_like(total), where=total > 0)
+        return np.asarray(np.divide(1.0, total, out=np.zeros_like(total), where=total > 0))
 
     def freedom(self, strength: Array) -> Array:
         """Return the effective degrees of freedom."""
         return np.asarray(self._weight(strength) @ self._g)
 
     def _step(self, strength: Array) -> Array:
-        return (self._moment - strength[:, None] * self._pull) * self._weight(strength)
+        return np.asarray((self._moment - strength[:, None] * self._pull) * self._weight(strength))
 
     def rss(self, strength: Array) -> Array:
         """Return the residual sums of squares."""
         step = self._step(strength)
-        return np.maximum(0.0, self._energy - 2 * step @ self._moment + step**2 @ self._g)
+        return np.asarray(np.maximum(0.0, self._energy - 2 * step @ self._moment + step**2 @ self._g))
 
     def taps(self, strength: float) -> Array:
         """Return the kernel, with one step of refinement."""
@@ -325,4 +327,3 @@ def choose_strength(stats: NormalStats, penalty: Penalty, strength: float | str)
     matrix = penalty_matrix(penalty, stats)
     value = solver._choose(Spectrum(stats, matrix), [])[0] if isinstance(strength, str) else float(strength)
     return value * matrix, value
-
