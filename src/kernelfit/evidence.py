@@ -79,6 +79,7 @@ def _correlation(family: str, t: Array) -> tuple[Array, Array]:
 
 
 def blocks_of(grids: list[Grid], family: str, theta: Array) -> list[Blocks]:
+    """Return each term's prior covariance at the given hyperparameters."""
     found, start = [], 0
     for grid, (log_a, log_l, log_r, c_y, c_x) in zip(grids, theta.reshape(-1, 5), strict=True):
         rho, slope = _correlation(family, grid.distance / math.exp(log_l))
@@ -152,6 +153,11 @@ class Projection:
         lower = scipy.linalg.cholesky(basis.T @ image, lower=True)
         weights = scipy.linalg.solve_triangular(lower, image.T, lower=True).T
         return cls(weights, weights.T @ start.taps, start.rss, stats.n_pixels - start.rank + r)
+
+    @property
+    def scale(self) -> float:
+        """About how large the value of `evidence` is, for tolerances."""
+        return max(1.0, self.n * abs(math.log(max(self.rss, np.finfo(np.float64).tiny))))
 
     def log_evidence(self, value: float) -> float:
         """Return log p(y) from the value of `evidence`."""

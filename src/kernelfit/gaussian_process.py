@@ -47,12 +47,13 @@ class GaussianProcess:
         log p(y) = -n/2 log(2 pi s^2) - (rss + q) / (2 s^2) - log det(I + W'PW / s^2) / 2
 
     with P the prior covariance, ``G = WW'`` the Gram matrix, rss the least residual and
-    ``q = min over k of (k - k0)'G(k - k0) + s^2 k'P^-1 k``, k0 being the least-squares kernel. It needs no inverse of G,
-    so it stays finite where the image does not determine every tap. There is nothing to set. The covariance is that of
+    ``q = min over k of (k - k0)'G(k - k0) + s^2 k'P^-1 k``, k0 being the least-squares kernel. It needs no inverse of
+    G, so it stays finite where the image does not determine every tap. There is nothing to set. The covariance is that of
     the posterior, ``(P^-1 + G / s^2)^-1``, at the hyperparameters found.
 
     Above 144 taps the search runs on 112 combinations of the moments that hold most of the image's energy (a likelihood
-    of part of the data); families that come near are improved on all of them (above 500 taps on 224) and compared on all.
+    of part of the data); families that come near are improved on all of them (above 500 taps on 224) and compared
+    on all.
 
     Parameters
     ----------
@@ -253,9 +254,10 @@ def _starts(data: Projection, grids: list[Grid], family: str) -> list[Array]:
     return found
 
 
-def _descend(data: Projection, grids: list[Grid], family: str, theta: Array, steps: int = 100) -> tuple[float, Array]:
+def _descend(data: Projection, grids: list[Grid], family: str, theta: Array, steps: int = 60) -> tuple[float, Array]:
     """Return the least value near a start, and where it is."""
-    compute = spectral_evidence if len(data.weights) > 1.5 * data.weights.shape[1] else evidence
+    spectral = len(data.weights) > max(_LARGE, 1.5 * data.weights.shape[1])
+    compute = spectral_evidence if spectral else evidence
 
     def both(at: Array) -> tuple[float, Array]:
         return compute(data, grids, family, at, slope=True)
@@ -266,7 +268,7 @@ def _descend(data: Projection, grids: list[Grid], family: str, theta: Array, ste
         jac=True,
         method="L-BFGS-B",
         bounds=_bounds(data, grids),
-        options={"maxfun": steps, "ftol": _ENOUGH / max(1.0, abs(both(theta)[0])), "gtol": _ENOUGH},
+        options={"maxfun": steps, "ftol": _ENOUGH / data.scale, "gtol": _ENOUGH},
     )
     return float(found.fun), np.asarray(found.x)
 
@@ -276,8 +278,9 @@ def _search(data: Projection, grids: list[Grid], names: tuple[str, ...]) -> dict
     found: dict[str, tuple[float, Array]] = {}
     begin = _starts(data, grids, names[0])
     for name in names:
-        tried = [_descend(data, grids, name, theta) for theta in begin]
-        found[name] = min(tried, key=lambda pair: pair[0])
+        if len(begin) > 1:  # a few steps tell which start is the better one
+            begin = [min((_descend(data, grids, name, theta, steps=8) for theta in begin), key=lambda p: p[0])[1]]
+        found[name] = _descend(data, grids, name, begin[0])
         theta = found[name][1].copy()
         theta[1::5] += math.log(1.3)  # a rougher family is as smooth at a longer length
         begin = [theta]

@@ -33,7 +33,7 @@ class Penalized:
     the kernel as it is.
 
     One eigendecomposition of ``R^-1 G R^-T`` with ``G + t Q = R R'`` gives the kernel, its residual and its effective
-    degrees of freedom ``df = trace(G (G + strength t Q)^-1)`` for every strength; they are kept in `KernelFit.path`. The
+    degrees of freedom ``df = trace(G (G + strength t Q)^-1)`` for every strength, kept in `KernelFit.path`. The
     covariance is that of the posterior, ``s^2 (G + strength t Q)^-1`` with ``s^2 = rss / (n - df)``: it takes the
     penalty for what is known of the kernel beforehand.
 
