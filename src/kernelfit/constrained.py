@@ -117,8 +117,10 @@ class InBasis:
         """Check the settings."""
         basis = np.asarray(self.basis, dtype=np.float64)
         if basis.ndim not in (2, 3) or basis.size == 0 or not np.isfinite(basis).all():
-            msg = f"got a basis of shape {basis.shape}, need (taps, coefficients) or (coefficients, rows, cols), "
+            msg = (
+                f"got a basis of shape {basis.shape}, need (taps, coefficients) or (coefficients, rows, cols), "
                 "all finite"
+            )
             raise ValueError(msg)
 
     def __str__(self) -> str:

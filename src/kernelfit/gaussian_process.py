@@ -47,8 +47,9 @@ class GaussianProcess:
         log p(y) = -n/2 log(2 pi s^2) - (rss + q) / (2 s^2) - log det(I + W'PW / s^2) / 2
 
     with P the prior covariance, ``G = WW'`` the Gram matrix, rss the least residual and
-    ``q = min over k of (k - k0)'G(k - k0) + s^2 k'P^-1 k``, k0 being the least-squares kernel. It needs no inverse of
-    G, so it stays finite where the image does not determine every tap. There is nothing to set. The covariance is that of
+    ``q = min over k of (k - k0)'G(k - k0) + s^2 k'P^-1 k``, where k0 is the least-squares kernel. No inverse of G is
+    needed, so that it stays finite where the image does not determine every tap. There is nothing to set. The
+    covariance is that of
     the posterior, ``(P^-1 + G / s^2)^-1``, at the hyperparameters found.
 
     Above 144 taps the search runs on 112 combinations of the moments that hold most of the image's energy (a likelihood

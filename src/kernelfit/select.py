@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.special
 
+from .constrained import NonNegative
 from .gaussian_process import GaussianProcess
 from .geometry import Shape
 from .result import KernelFit
@@ -17,14 +18,17 @@ from .sparse import Sparse
 from .statistics import NormalStats
 
 Array = npt.NDArray[np.float64]
+#: Difference in the expected error of prediction, in units of s^2, that counts.
+_CLEARLY = 4.0
 
 
 @dataclass(frozen=True)
 class Auto:
-    """What ``solver="auto"`` means: the Gaussian process, or few taps, whichever the data make more probable.
+    """What ``solver="auto"`` means: the Gaussian process, few taps, or no negative taps, whichever the data prefer.
 
     The evidence of the Gaussian process (its five hyperparameters at their best) is weighed against that of a sparse
-    kernel, ``-(n log(2 pi) + n + ebic) / 2``. Least squares is returned where there is no noise to weigh against: the
+    kernel, ``-(n log(2 pi) + n + ebic) / 2``; `NonNegative` takes the place of the winner where Mallows' estimate of
+    the error of prediction, ``rss / s^2 - n + 2 df``, is clearly lower for it. Least squares is returned where there is no noise to weigh against: the
     Gaussian process with a long radius and no correlation comes to the same when the kernel is all detail.
     """
 
@@ -55,15 +59,28 @@ class Auto:
         if stats.n_pixels > 2 * stats.n_taps:
             few = Sparse().solve(stats)
             evidence["Sparse"] = sparse_evidence(stats, few)
-        if few is not None and evidence["Sparse"] > evidence["GaussianProcess"]:
-            reason = f"log evidence {evidence['Sparse']:.1f}, of a Gaussian process {evidence['GaussianProcess']:.1f}"
-            return dataclasses.replace(few, solver=f"auto: {few.solver} ({reason})", alternatives=evidence)
-        reason = f"log evidence {smooth.log_evidence:.1f}"
+        best, reason = smooth, f"log evidence {smooth.log_evidence:.1f}"
         if few is not None:
-            reason += f", of few taps {evidence['Sparse']:.1f}"
+            if evidence["Sparse"] > evidence["GaussianProcess"]:
+                best = few
+                reason = f"log evidence {evidence['Sparse']:.1f}, of a Gaussian process {smooth.log_evidence:.1f}"
+            else:
+                reason += f", of few taps {evidence['Sparse']:.1f}"
+            positive = NonNegative().solve(stats)
+            gains = [_expected_error(stats, fit) for fit in (best, positive)]
+            if gains[1] < gains[0] - _CLEARLY:
+                reason = f"expected error of prediction {gains[1]:.1f} s^2, of {best.solver} {gains[0]:.1f} s^2"
+                best = positive
         return dataclasses.replace(
-            smooth, solver=f"auto: {smooth.solver} ({reason})", alternatives={**smooth.alternatives, **evidence}
+            best, solver=f"auto: {best.solver} ({reason})", alternatives={**smooth.alternatives, **evidence}
         )
+
+
+def _expected_error(stats: NormalStats, fit: KernelFit) -> float:
+    """Return Mallows' estimate of ``|A (k - truth)|^2 / s^2``, with the noise s of least squares."""
+    least = least_squares(stats)
+    variance = least.rss / (stats.n_pixels - least.rank)
+    return fit.rss / variance - stats.n_pixels + 2 * fit.freedom
 
 
 def sparse_evidence(stats: NormalStats, fit: KernelFit) -> float:
