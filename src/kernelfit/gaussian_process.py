@@ -19,10 +19,10 @@ Array = npt.NDArray[np.float64]
 
 #: Above this many taps hyperparameters are sought on few combinations of the data, ...
 _DIRECT = 144
-#: ... so many of them, then settled on all, or, above _LARGE taps, on these, ...
+#: ... so many of them, then settled on all, or, above _LARGE taps for the best family only, on these, ...
 _COMBINATIONS = (112, 224)
 _LARGE = 500
-#: ... with so many steps, for the families whose value on the few lies this near to the best.
+#: ... in so many steps, for the families whose value on the few lies this near to the best.
 _SETTLING = 10
 _HOPELESS = 40.0
 #: A change of twice the log evidence that matters no more.
@@ -53,8 +53,8 @@ class GaussianProcess:
     the posterior, ``(P^-1 + G / s^2)^-1``, at the hyperparameters found.
 
     Above 144 taps the search runs on 112 combinations of the moments that hold most of the image's energy (a likelihood
-    of part of the data); families that come near are improved on all of them (above 500 taps on 224) and compared
-    on all.
+    of part of the data); families that come near are improved on all of them (above 500 taps only the best, on 224)
+    and compared on all.
 
     Parameters
     ----------
@@ -136,11 +136,17 @@ class GaussianProcess:
             found = _search(few, grids, names)
             least = min(value for value, _ in found.values())
             found = {name: pair for name, pair in found.items() if pair[0] < least + _HOPELESS}
-            more = data if stats.n_taps <= _LARGE else Projection.part(stats, start, _COMBINATIONS[1])
-            for name, (_, theta) in found.items():
-                found[name] = _descend(more, grids, name, theta, steps=_SETTLING)
-            if more is not data:
+            if stats.n_taps <= _LARGE:
+                for name, (_, theta) in found.items():
+                    found[name] = _descend(data, grids, name, theta, steps=_SETTLING)
+            else:
                 found = {name: (evidence(data, grids, name, at)[0], at) for name, (_, at) in found.items()}
+                best = min(found, key=lambda name: found[name][0])
+                more = Projection.part(stats, start, _COMBINATIONS[1])
+                theta = _descend(more, grids, best, found[best][1], steps=_SETTLING // 2)[1]
+                value = evidence(data, grids, best, theta)[0]
+                if value < found[best][0]:
+                    found[best] = value, theta
         best = min(found, key=lambda name: found[name][0])
         theta, values = found[best][1], {name: value for name, (value, _) in found.items()}
         return self._posterior(stats, start, data, grids, best, theta, values)

@@ -50,14 +50,6 @@ class Verdict(enum.Enum):
         "the errors of the taps are as large as the kernel itself: ask for a smaller shape, use more pixels, "
         "or let a prior that the data choose hold the noise down with solver='auto'"
     )
-    COLOURED_NOISE = (
-        "the noise is not white, so the plain error bars are wrong: use those of robust(fit, tiles), "
-        "or statistics of images whose noise is independent from pixel to pixel"
-    )
-    OVERCORRECTED = (
-        "the noise declared for the image is more than the image can hold beside its signal, so only part of it was "
-        "taken out: check image_noise"
-    )
     POOR_FIT = (
         "the best kernel explains less than half of the target: (a) the two images are not aligned, (b) the "
         "kernel is wider "
