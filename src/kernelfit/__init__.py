@@ -2,26 +2,43 @@
 
 from ._fft import set_fft
 from .accumulation import Choice, accumulate, choose_method
+from .constrained import Constrained, InBasis, NonNegative
 from .find import find_kernel
 from .forward import apply_kernel
+from .gaussian_process import GaussianProcess
 from .geometry import Convention
-from .result import Finding, KernelFit, Verdict
+from .penalties import Penalized
+from .result import Finding, KernelFit, Prior, StrengthPath, Verdict
+from .select import Comparison, Support, choose_support, compare
 from .solve import LeastSquares
+from .sparse import Sparse
 from .statistics import NormalStats
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Choice",
+    "Comparison",
+    "Constrained",
     "Convention",
     "Finding",
+    "GaussianProcess",
+    "InBasis",
     "KernelFit",
     "LeastSquares",
+    "NonNegative",
     "NormalStats",
+    "Penalized",
+    "Prior",
+    "Sparse",
+    "StrengthPath",
+    "Support",
     "Verdict",
     "accumulate",
     "apply_kernel",
     "choose_method",
+    "choose_support",
+    "compare",
     "find_kernel",
     "set_fft",
 ]

@@ -24,6 +24,7 @@ def find_kernel(
     origin: int | Shape | None = None,
     operation: str = "convolution",
     method: str = "auto",
+    solver: "solve.Solver | str | None" = None,
     workers: int | None = None,
     tolerance: float | None = None,
     progress: Progress | None = None,
@@ -62,6 +63,10 @@ def find_kernel(
         The engine that reads the pixels; "direct" and "fft" give the same sums to rounding. "cg", for kernels of
         thousands of taps, solves by conjugate gradients without ever forming the Gram matrix; then the standard errors
         are approximate, and there is no covariance. The default is `choose_method`'s verdict.
+    solver : solver or "auto", optional
+        What makes a kernel of the statistics: `LeastSquares()` (the default, unbiased), `Penalized`,
+        `GaussianProcess`, `NonNegative`, `Constrained`, `InBasis`, `Sparse`, any object with a method
+        ``solve(stats)``, or "auto", which picks one and says why.
     workers : int, optional
         Number of threads; the default is every processor this process may use. Any number gives the same bits.
     tolerance : float, optional
@@ -103,6 +108,7 @@ def find_kernel(
     >>> fit.verdict.value
     'solved'
     """
+    chosen = solve.as_solver(solver)
     problem = pair.check(
         image,
         target,
@@ -118,6 +124,14 @@ def find_kernel(
     if tolerance is not None and not 0 < tolerance < 1:
         msg = f"got tolerance={tolerance!r}, need a number between 0 and 1"
         raise ValueError(msg)
+    if choice.method == "cg" and solver is not None:
+        if method == "cg":
+            msg = (
+                f"got method='cg' with solver={solver!r}, need the default solver; or method='fft', if "
+                "there is memory for it"
+            )
+            raise ValueError(msg)
+        choice = choice._replace(method="fft", reason="the solver needs the Gram matrix")
     if choice.method == "cg":
         from . import large
 
@@ -135,4 +149,6 @@ def find_kernel(
             refined += 1
             if np.linalg.norm(fit.kernel - before) <= 1e-6 * np.linalg.norm(fit.kernel):
                 break
+    if solver is not None:
+        fit = chosen.solve(stats)
     return dataclasses.replace(fit, method=choice.method, method_reason=choice.reason, refined=refined)

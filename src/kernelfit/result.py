@@ -6,10 +6,11 @@ import functools
 import math
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy.special
 
 from . import storage
 from .geometry import Convention
@@ -37,8 +38,17 @@ class Verdict(enum.Enum):
         "there are no more equations than taps, so the fit is exact whatever the data, and the noise cannot be told: "
         "ask for a smaller shape, or use more pixels"
     )
+    PRIOR_DECIDES = (
+        "the image does not determine every tap; the penalty or prior, not the data, fills in what it leaves open: ask "
+        "for a smaller shape, or use an image with more detail"
+    )
+    NO_MINIMUM = (
+        "the criterion has no minimum inside the range searched, so the strength stands at its end: "
+        "compare with LeastSquares(), or set the strength or the noise level yourself"
+    )
     NOISE_DOMINATES = (
-        "the errors of the taps are as large as the kernel itself: ask for a smaller shape, or use more pixels"
+        "the errors of the taps are as large as the kernel itself: ask for a smaller shape, use more pixels, "
+        "or let a prior that the data choose hold the noise down with solver='auto'"
     )
     POOR_FIT = (
         "the best kernel explains less than half of the target: (a) the two images are not aligned, (b) the "
@@ -75,6 +85,63 @@ class Finding:
     def __str__(self) -> str:
         """Return the particulars, then the message."""
         return f"{self.detail}; {self.verdict.value}"
+
+
+@dataclass(frozen=True, eq=False)
+class StrengthPath:
+    """How the fit depends on the strength of a penalty, or on the number of taps.
+
+    Parameters
+    ----------
+    strength : ndarray, shape (n,)
+        The strengths, relative and without dimension as the solver defines them; for `Sparse` the number of taps.
+    freedom : ndarray, shape (n,)
+        Effective degrees of freedom, the trace of the matrix that takes the target to its prediction.
+    rss : ndarray, shape (n,)
+        Residual sum of squares.
+    score : ndarray, shape (n,)
+        The criterion at each strength; for those that minimise it the lowest is the best.
+    criterion : str
+        What the score is.
+    """
+
+    strength: Array
+    freedom: Array
+    rss: Array
+    score: Array
+    criterion: str
+
+
+@dataclass(frozen=True)
+class Prior:
+    """A Gaussian-process prior on the taps of one term, ``a^2 e(p) e(q) rho(|p - q| / l)``.
+
+    Parameters
+    ----------
+    family : str
+        The correlation rho.
+    amplitude : float
+        a, in units of the kernel.
+    length : float
+        l, in pixels.
+    radius : float
+        r of the envelope ``e(p) = exp(-|p - c|^2 / (2 r^2))``, in pixels.
+    center : (float, float)
+        c, (row, column) in the kernel's own index.
+    """
+
+    family: str
+    amplitude: float
+    length: float
+    radius: float
+    center: tuple[float, float]
+
+    def __str__(self) -> str:
+        """Say the prior in one line."""
+        return (
+            f"{self.family}, amplitude {self.amplitude:.3g}, length {self.length:.3g}, radius {self.radius:.3g}, "
+            f"centre ({self.center[0]:.2f}, {self.center[1]:.2f})"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +184,23 @@ class KernelFit:
     tolerance : float
         Error at which the iterations stopped, in units of the standard error that the noise causes; 0 for a direct
         solution.
+    solver : str
+        The solver and, if it made a choice, what it chose and why.
+    uncertainty : {"sampling", "posterior"}
+        What the covariance is: that of the estimate from one sample of the noise to the next (no bias), or that of
+        the kernel given the data and the prior (under a penalty or prior, where the first would leave out the bias).
+    freedom : float
+        Effective degrees of freedom of the fit; the number of free taps where there is no penalty.
+    strength : float
+        Strength of the penalty, relative, as its solver defines it; NaN without one.
+    path : StrengthPath or None
+        What the strength was chosen from.
+    priors : tuple of Prior
+        The prior of each term, with the hyperparameters that maximise the evidence; empty without one.
+    log_evidence : float
+        Logarithm of the probability of the target under the prior; NaN without one.
+    alternatives : dict of str to float
+        Log evidences of the other choices, where there were any.
     """
 
     kernel: Array
@@ -135,6 +219,19 @@ class KernelFit:
     typical_stderr: float = math.nan
     iterations: int = 0
     tolerance: float = 0.0
+    solver: str = "LeastSquares()"
+    uncertainty: str = "sampling"
+    freedom: float = math.nan
+    strength: float = math.nan
+    path: StrengthPath | None = dataclasses.field(default=None, repr=False)
+    priors: tuple[Prior, ...] = ()
+    log_evidence: float = math.nan
+    alternatives: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def prior(self) -> Prior | None:
+        """The prior of the first term, None without one."""
+        return self.priors[0] if self.priors else None
 
     @property
     def verdict(self) -> Verdict:
@@ -163,13 +260,69 @@ class KernelFit:
         ValueError
             If the kernel was found iteratively, where the covariance is not computed.
         """
+        factor = self._covariance_factor()
+        return np.asarray(factor @ factor.T)
+
+    def _covariance_factor(self) -> Array:
+        """Return `factor`, or say that there is none."""
         if self.factor is None:
             msg = (
                 f"got a kernel of {self.kernel.size} taps that was found iteratively, without a covariance; "
                 "ask for a smaller shape, or for method='fft' if there is memory for it"
             )
             raise ValueError(msg)
-        return np.asarray(self.factor @ self.factor.T)
+        return self.factor
+
+    def confidence(self, level: float = 0.95) -> tuple[Array, Array]:
+        """Return the interval that holds each tap with probability `level`, tap by tap.
+
+        Under a prior or penalty it is the central interval of the posterior; else the confidence interval of Student's
+        t with ``n_pixels - rank`` degrees of freedom.
+
+        Parameters
+        ----------
+        level : float, optional
+            Between 0 and 1, default 0.95.
+
+        Returns
+        -------
+        low, high : ndarray, of the kernel's shape
+            ``kernel -+ t stderr``.
+
+        Raises
+        ------
+        ValueError
+            If the level does not lie between 0 and 1.
+        """
+        if not 0 < level < 1:
+            msg = f"got level={level!r}, need a number between 0 and 1 such as 0.95"
+            raise ValueError(msg)
+        tail = 0.5 + 0.5 * level
+        freedom = self.n_pixels - self.rank
+        if self.uncertainty == "sampling" and freedom > 0:
+            reach = float(scipy.special.stdtrit(freedom, tail))
+        else:
+            reach = float(scipy.special.ndtri(tail))
+        return self.kernel - reach * self.stderr, self.kernel + reach * self.stderr
+
+    def sample(self, n: int, rng: np.random.Generator | int | None = None) -> Array:
+        """Draw kernels from the uncertainty, to push it through whatever is computed next.
+
+        Parameters
+        ----------
+        n : int
+            How many.
+        rng : numpy.random.Generator or int, optional
+            Generator or seed; the default is a fresh generator.
+
+        Returns
+        -------
+        ndarray, shape (n, *kernel.shape)
+            ``kernel + F g``, g standard normal.
+        """
+        factor = self._covariance_factor()
+        draws = np.random.default_rng(rng).standard_normal((n, factor.shape[1]))
+        return np.asarray(self.kernel + (draws @ factor.T).reshape(n, *self.kernel.shape))
 
     def predict(self, image: npt.ArrayLike) -> Array:
         """Apply the kernel to an image under the fit's own convention.
@@ -230,6 +383,8 @@ class KernelFit:
             f"method      {self.method}{f' ({self.method_reason})' if self.method_reason else ''}, "
             f"refined {self.refined} time{'' if self.refined == 1 else 's'}"
             + (f", {self.iterations} iterations to {self.tolerance:g} of the noise's error" if self.iterations else ""),
+            *([f"solver      {self.solver}"] if self.solver != "LeastSquares()" else []),
+            *[f"prior       {prior}" for prior in self.priors],
             f"verdict     {self.verdict.value if not self.findings else self.findings[0]}",
         ]
         lines += [f"            also: {finding}" for finding in self.findings[1:]]
@@ -255,11 +410,16 @@ class KernelFit:
         header = {
             f.name: getattr(self, f.name)
             for f in dataclasses.fields(self)
-            if f.name not in ("kernel", "factor", "convention", "findings")
+            if f.name not in ("kernel", "factor", "convention", "findings", "path", "priors")
         }
         header["convention"] = dataclasses.asdict(self.convention)
         header["findings"] = [[f.verdict.name, f.detail] for f in self.findings]
         arrays = {"kernel": self.kernel} | ({} if self.factor is None else {"factor": self.factor})
+        header["priors"] = [dataclasses.asdict(prior) for prior in self.priors]
+        if self.path is not None:
+            header["criterion"] = self.path.criterion
+            for name in ("strength", "freedom", "rss", "score"):
+                arrays[f"path_{name}"] = getattr(self.path, name)
         storage.save(path, "KernelFit", header, arrays, overwrite=overwrite)
 
     @classmethod
@@ -286,6 +446,13 @@ class KernelFit:
             del header[name]
         header["convention"] = convention_from(header["convention"])
         header["findings"] = tuple(Finding(Verdict[name], detail) for name, detail in header["findings"])
+        header["priors"] = tuple(
+            Prior(**{**prior, "center": (prior["center"][0], prior["center"][1])}) for prior in header.pop("priors", ())
+        )
+        criterion = header.pop("criterion", None)
+        if criterion is not None:
+            names = ("strength", "freedom", "rss", "score")
+            header["path"] = StrengthPath(**{name: arrays[f"path_{name}"] for name in names}, criterion=criterion)
         return cls(kernel=arrays["kernel"], factor=arrays.get("factor"), **header)
 
 
@@ -299,8 +466,9 @@ def assemble(
     rss: float,
     noise_std: float,
     findings: tuple[Finding, ...],
+    **more: Any,
 ) -> KernelFit:
-    """Put a solver's figures together as a result."""
+    """Put a solver's figures together as a result; `more` holds further fields of it."""
     shapes = set(stats.terms)
     if len(shapes) == 1:
         rows, cols = stats.terms[0]
@@ -320,4 +488,5 @@ def assemble(
         n_pixels=stats.n_pixels,
         convention=stats.convention,
         findings=tuple(sorted(findings, key=lambda f: list(Verdict).index(f.verdict))),
+        **{"freedom": float(rank), **more},
     )

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,14 @@ EPS = float(np.finfo(np.float64).eps)
 RCOND_CHOLESKY = 1e-12
 #: From this condition number on a solution is called ill-conditioned, even if it has full rank.
 ILL_CONDITIONED = 1e13
+
+
+class Solver(Protocol):
+    """Anything that makes a kernel of statistics: frozen settings, and this one method."""
+
+    def solve(self, stats: NormalStats) -> KernelFit:
+        """Return a kernel."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -42,30 +51,97 @@ class LeastSquares:
         KernelFit
             The kernel, with verdicts where the statistics leave something open.
         """
-        center, moment, energy = stats.around()
-        if "inverse" not in stats._made:
-            stats._made["inverse"] = _cholesky(stats.gram) or _eigen(stats.gram)
-        inverse, condition = stats._made["inverse"]
-        rank = inverse.shape[1]
-        if rank < stats.n_taps:  # the solution of smallest norm holds nothing of what is not determined
-            basis = scipy.linalg.orth(inverse) if rank else inverse
-            shift = basis @ (basis.T @ center) - center
-            moment = moment - stats.gram @ shift
-            center = center + shift
-        step = inverse @ (inverse.T @ moment)
-        rss = energy - float(step @ (2 * moment - stats.gram @ step))
-        rss = max(rss, EPS**2 * stats.target_energy)  # no fit is known to be better than the target's own rounding
-        taps = center + step
-        freedom = stats.n_pixels - rank
-        noise_std = math.sqrt(rss / freedom) if freedom > 0 else math.nan
-        factor = inverse * noise_std
-        findings = _judge(stats, taps, factor, rank, condition, rss)
+        found = least_squares(stats)
+        freedom = stats.n_pixels - found.rank
+        noise_std = math.sqrt(found.rss / freedom) if freedom > 0 else math.nan
+        factor = found.inverse * noise_std
+        findings = judge(stats, found.taps, factor, found.rank, found.condition, found.rss)
         return result.assemble(
-            stats, taps, factor, rank=rank, condition=condition, rss=rss, noise_std=noise_std, findings=findings
+            stats,
+            found.taps,
+            factor,
+            rank=found.rank,
+            condition=found.condition,
+            rss=found.rss,
+            noise_std=noise_std,
+            findings=findings,
         )
 
 
-def _cholesky(gram: Array) -> tuple[Array, float] | None:
+@dataclass(frozen=True, eq=False)
+class Minimum:
+    """The minimum of ``|y - A k|^2``: what every other solver starts from.
+
+    Attributes
+    ----------
+    taps : ndarray, shape (taps,)
+        The kernel; of several the smallest.
+    inverse : ndarray, shape (taps, rank)
+        A factor F of the (pseudo-)inverse of G, ``F F'``.
+    rank : int
+    condition : float
+    rss : float
+    """
+
+    taps: Array
+    inverse: Array
+    rank: int
+    condition: float
+    rss: float
+
+    @property
+    def full(self) -> bool:
+        """Whether every tap is determined."""
+        return self.rank == len(self.taps)
+
+
+def least_squares(stats: NormalStats) -> Minimum:
+    """Minimise ``|y - A k|^2``."""
+    center, moment, energy = stats.around()
+    if "inverse" not in stats._made:
+        stats._made["inverse"] = cholesky_factor(stats.gram) or eigen_factor(stats.gram)
+    inverse, condition = stats._made["inverse"]
+    rank = inverse.shape[1]
+    if rank < stats.n_taps:  # the solution of smallest norm holds nothing of what is not determined
+        basis = scipy.linalg.orth(inverse) if rank else inverse
+        shift = basis @ (basis.T @ center) - center
+        moment = moment - stats.gram @ shift
+        center = center + shift
+    step = inverse @ (inverse.T @ moment)
+    rss = energy - float(step @ (2 * moment - stats.gram @ step))
+    rss = max(rss, EPS**2 * stats.target_energy)  # no fit is known to be better than the target's own rounding
+    return Minimum(center + step, inverse, rank, condition, rss)
+
+
+def residual_at(stats: NormalStats, taps: Array) -> tuple[Array, float]:
+    """Return ``A'(y - A k)`` and ``|y - A k|^2`` of a kernel k."""
+    center, moment, energy = stats.around()
+    step = taps - center
+    change = stats.gram @ step
+    return moment - change, max(0.0, energy - float(step @ (2 * moment - change)))
+
+
+def as_solver(solver: "Solver | str | None") -> "Solver":
+    """Return the solver meant by what a user may write."""
+    if solver is None:
+        return LeastSquares()
+    if isinstance(solver, str):
+        if solver == "auto":
+            from .select import Auto
+
+            return Auto()
+        msg = f"got solver={solver!r}, need 'auto' or a solver such as LeastSquares(), Penalized() or GaussianProcess()"
+        raise ValueError(msg)
+    if isinstance(solver, type) or not callable(getattr(solver, "solve", None)):
+        msg = (
+            f"got solver={solver!r}, need an object with a method solve(stats), such as LeastSquares(); "
+            "write the parentheses"
+        )
+        raise TypeError(msg)
+    return solver
+
+
+def cholesky_factor(gram: Array) -> tuple[Array, float] | None:
     """Return a factor F of ``G^-1 = F F'`` and the condition number, or None if G is too near to singular."""
     lapack = scipy.linalg.lapack
     lower, info = lapack.dpotrf(gram.T, lower=1, clean=1)  # .T: the same matrix in LAPACK's order, so copied once
@@ -78,7 +154,20 @@ def _cholesky(gram: Array) -> tuple[Array, float] | None:
     return inverse.T, 1.0 / float(rcond)
 
 
-def _eigen(gram: Array) -> tuple[Array, float]:
+def condition_of(gram: Array) -> tuple[int, float]:
+    """Return the rank of the Gram matrix and its condition number, as `LeastSquares` finds them."""
+    lapack = scipy.linalg.lapack
+    lower, info = lapack.dpotrf(gram.T, lower=1)
+    if info == 0:
+        rcond, _ = lapack.dpocon(lower, float(np.abs(gram).sum(axis=0).max()), uplo="L")
+        if rcond > RCOND_CHOLESKY:
+            return len(gram), 1.0 / float(rcond)
+    values = scipy.linalg.eigvalsh(gram)
+    rank = int(np.count_nonzero(values > max(len(values), 16) * EPS * max(float(values[-1]), 0.0)))
+    return rank, float(values[-1] / values[0]) if rank == len(gram) else math.inf
+
+
+def eigen_factor(gram: Array) -> tuple[Array, float]:
     """Return a factor F of the pseudo-inverse ``F F'`` and the condition number."""
     values, vectors = scipy.linalg.eigh(gram)
     largest = max(float(values[-1]), 0.0)
@@ -102,10 +191,10 @@ def rounding_matters(stats: NormalStats, fit: KernelFit) -> bool:
     return not (resolved and 10 * moved < 1e-3 * float(fit.stderr.min()))
 
 
-def _judge(
-    stats: NormalStats, taps: Array, factor: Array, rank: int, condition: float, rss: float
+def judge(
+    stats: NormalStats, taps: Array, factor: Array, rank: int, condition: float, rss: float, *, prior: bool = False
 ) -> tuple[Finding, ...]:
-    """List what is doubtful about a least-squares fit."""
+    """List what is doubtful about a fit; with a prior or penalty what the image leaves open is not set to zero."""
     findings = []
     m = stats.n_taps
     mean = stats.target_sum / max(1, stats.n_pixels)
@@ -113,10 +202,11 @@ def _judge(
     if not variance > 1e-14 * stats.target_energy:
         findings.append(Finding(Verdict.NO_SIGNAL, f"every target pixel is {mean:.6g}"))
     if rank < m:
-        findings.append(Finding(Verdict.RANK_DEFICIENT, f"rank {rank} of {m}, because {_cause(stats)}"))
-    elif condition > ILL_CONDITIONED:
+        doubt = Verdict.PRIOR_DECIDES if prior else Verdict.RANK_DEFICIENT
+        findings.append(Finding(doubt, f"rank {rank} of {m}, because {_cause(stats)}"))
+    elif condition > ILL_CONDITIONED and not prior:
         findings.append(Finding(Verdict.ILL_CONDITIONED, f"condition {condition:.1e}"))
-    if stats.n_pixels <= rank:
+    if stats.n_pixels <= rank and not prior:
         findings.append(Finding(Verdict.NO_REDUNDANCY, f"{stats.n_pixels} pixels, rank {rank}"))
     else:
         findings += doubts(taps, float(np.linalg.norm(factor)), rss, variance, stats.target_energy)

@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from . import storage
-from .geometry import Convention, Shape
+from .geometry import Convention, Shape, kernel_shape
 
 if TYPE_CHECKING:
     from .result import KernelFit
+    from .solve import Solver
 
 Array = npt.NDArray[np.float64]
 
@@ -127,6 +128,136 @@ class NormalStats:
         change = self.gram @ step
         return moment - change, max(0.0, energy - float(step @ (2 * moment - change)))
 
+    def __sub__(self, other: "NormalStats") -> "NormalStats":
+        """Return the statistics of the pixels of this one that are not in `other`, a part of it."""
+        if not isinstance(other, NormalStats):
+            return NotImplemented
+        if other.n_pixels > self.n_pixels:
+            msg = f"got {other.n_pixels} pixels to take from {self.n_pixels}; take a part from the whole"
+            raise ValueError(msg)
+        minus = dataclasses.replace(
+            other,
+            gram=-other.gram,
+            moment=-other.moment,
+            target_energy=-other.target_energy,
+            target_sum=-other.target_sum,
+            n_pixels=-other.n_pixels,
+            center=None,
+            center_moment=None,
+            center_energy=0.0,
+        )
+        mine = self if self.center is None else dataclasses.replace(self, center=None, center_moment=None)
+        rest = mine + minus
+        if self.center is None:
+            return rest
+        moment, energy = other._centered(self.center)
+        at, own_moment, own_energy = self.around()
+        return rest.centered(at, own_moment - moment, max(0.0, own_energy - energy))
+
+    def crop(self, shape: int | Shape, corner: Shape | None = None) -> "NormalStats":
+        """Return the statistics of a smaller support, exactly, without reading a pixel.
+
+        They are a sub-block: the target pixels are the same, the taps beyond the smaller support are held at zero.
+
+        Parameters
+        ----------
+        shape : int or (int, int)
+            Rows and columns of the smaller support.
+        corner : (int, int), optional
+            The tap (row, column) of this support that becomes tap (0, 0). By default the new support's centre,
+            ``(side - 1) // 2``, falls on this one's origin.
+
+        Returns
+        -------
+        NormalStats
+            The statistics. The convention says mode "same", with the origin moved along: a kernel that is smaller than
+            the one that a "valid" or "full" target was made for does not give a target of that shape.
+
+        Raises
+        ------
+        ValueError
+            If there is more than one term, or the smaller support does not lie inside this one or misses its origin.
+
+        Examples
+        --------
+        >>> import numpy as np, kernelfit
+        >>> image, target = np.random.default_rng(0).random((2, 40, 50))
+        >>> stats = kernelfit.accumulate(image, target, (9, 7))
+        >>> stats.crop((3, 5)).terms
+        ((3, 5),)
+        """
+        if len(self.terms) != 1:
+            msg = f"got statistics of {len(self.terms)} terms, need one; crop the supports before adding terms"
+            raise ValueError(msg)
+        (rows, cols), origin = self.terms[0], self.convention.origin
+        small = kernel_shape(shape)
+        row, col = ((o - (n - 1) // 2) for o, n in zip(origin, small, strict=True)) if corner is None else corner
+        if row < 0 or col < 0 or row + small[0] > rows or col + small[1] > cols:
+            msg = (
+                f"got a support of {small[0]}x{small[1]} at {(row, col)}, need one inside {rows}x{cols}; "
+                "give another shape or corner"
+            )
+            raise ValueError(msg)
+        if not (0 <= origin[0] - row < small[0] and 0 <= origin[1] - col < small[1]):
+            msg = (
+                f"got a support of {small[0]}x{small[1]} at {(row, col)}, need one that holds the origin {origin}; "
+                "give another shape or corner"
+            )
+            raise ValueError(msg)
+        index = np.arange(rows * cols).reshape(rows, cols)
+        kept = index[row : row + small[0], col : col + small[1]].ravel()
+        convention = dataclasses.replace(self.convention, mode="same", origin=(origin[0] - row, origin[1] - col))
+        fields: dict[str, Any] = {
+            "gram": self.gram[np.ix_(kept, kept)],
+            "moment": self.moment[kept],
+            "terms": (small,),
+            "convention": convention,
+        }
+        if self.center is not None:
+            center = np.zeros(rows * cols)
+            center[kept] = self.center[kept]
+            moment, energy = self._centered(center)
+            fields |= {"center": center[kept], "center_moment": moment[kept], "center_energy": energy}
+        return dataclasses.replace(self, **fields)
+
+    def without_image_noise(self, std: float) -> tuple["NormalStats", float]:
+        """Return the statistics as they would be, on average, if the image had no noise of its own.
+
+        White noise of standard deviation s in the image, independent of that of the target, adds ``n s^2`` to the
+        diagonal of ``A'A`` and makes the least-squares kernel too small (attenuation). This takes it off again, but no
+        more than leaves the smallest eigenvalue at a tenth of what it was.
+
+        Parameters
+        ----------
+        std : float
+            Standard deviation of the noise of an image pixel.
+
+        Returns
+        -------
+        stats : NormalStats
+            The corrected statistics.
+        taken : float
+            The share of ``n s^2`` that could be taken off, 1 unless `std` is more than the image can hold.
+
+        References
+        ----------
+        W. Fuller, "Measurement Error Models" (1987), sections 1.2 and 2.5.3, doi:10.1002/9780470316665.
+        """
+        if not std >= 0:
+            msg = f"got std={std!r}, need a number of at least 0"
+            raise ValueError(msg)
+        wanted = self.n_pixels * float(std) ** 2
+        smallest = max(0.0, float(np.linalg.eigvalsh(self.gram)[0]))
+        taken = min(wanted, 0.9 * smallest)
+        center, moment, energy = self.around()
+        gram = self.gram - taken * np.eye(self.n_taps)
+        changed = dataclasses.replace(self, gram=gram)
+        if self.center is not None:
+            lift = taken * center
+            moment, energy = moment + lift, energy - taken * float(center @ center)
+            changed = changed.centered(center, moment, max(0.0, energy))
+        return changed, taken / wanted if wanted > 0 else 1.0
+
     def around(self) -> tuple[Array, Array, float]:
         """Return the center c, ``A'(y - A c)`` and ``|y - A c|^2``; the center is zero if none was set."""
         if self.center is None or self.center_moment is None:
@@ -154,17 +285,22 @@ class NormalStats:
         stats._made.update(self._made)
         return stats
 
-    def solve(self) -> "KernelFit":
-        """Return the kernel of least squares, with its errors and a verdict.
+    def solve(self, solver: "Solver | str | None" = None) -> "KernelFit":
+        """Return a kernel, with its errors and a verdict.
+
+        Parameters
+        ----------
+        solver : solver or "auto", optional
+            What to make of the statistics; the default is `LeastSquares()`.
 
         Returns
         -------
         KernelFit
             The result; `KernelFit.findings` says what is doubtful about it.
         """
-        from .solve import LeastSquares
+        from .solve import as_solver
 
-        return LeastSquares().solve(self)
+        return as_solver(solver).solve(self)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the statistics to an NPZ file, in one step.

@@ -1,0 +1,279 @@
+"""The evidence for a Gaussian-process prior on the taps, and its derivatives."""
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+import scipy.linalg
+
+from .geometry import Shape
+from .solve import Minimum
+from .statistics import NormalStats
+
+Array = npt.NDArray[np.float64]
+
+FAMILIES = ("squared-exponential", "matern52", "matern32", "exponential")
+
+
+# ---- the prior ------------------------------------------------------------------------------------------------------
+
+
+class Grid:
+    """The taps of one support, and the distances between them."""
+
+    def __init__(self, shape: Shape) -> None:
+        """Lay out."""
+        rows, cols = shape
+        self.shape = shape
+        y, x = np.divmod(np.arange(rows * cols), cols)
+        self.y, self.x = y.astype(np.float64), x.astype(np.float64)
+        lag_y, lag_x = np.abs(y[:, None] - y), np.abs(x[:, None] - x)
+        self.lag = (lag_y * cols + lag_x).astype(np.intp)
+        self.distance = np.hypot(self.y, self.x)  # of each lag (|dy|, |dx|), in the order of the taps
+
+    @functools.cached_property
+    def torus(self) -> tuple[Shape, Array, Array]:
+        """A grid on which lags do not wrap: its size, the distances on it, and how often a frequency counts."""
+        size = (
+            scipy.fft.next_fast_len(2 * self.shape[0] - 1),
+            scipy.fft.next_fast_len(2 * self.shape[1] - 1, real=True),
+        )
+        y, x = (np.minimum(np.arange(n), n - np.arange(n)) for n in size)
+        twice = np.full((size[0], size[1] // 2 + 1), 2.0)
+        twice[:, 0] = 1.0
+        if size[1] % 2 == 0:
+            twice[:, -1] = 1.0
+        return size, np.hypot(y[:, None], x), twice
+
+
+class Blocks(NamedTuple):
+    """One term's prior covariance in units of s^2, and what its derivatives need."""
+
+    where: slice
+    covariance: Array
+    slope: Array  # by log l
+    square: Array  # |p - c|^2
+    offset: tuple[Array, Array]  # p - c
+    radius: float
+
+
+def _correlation(family: str, t: Array) -> tuple[Array, Array]:
+    """Return ``rho(t)`` and ``-t rho'(t)``."""
+    if family == "squared-exponential":
+        rho = np.exp(-0.5 * t**2)
+        return rho, t**2 * rho
+    if family == "matern52":
+        u = math.sqrt(5.0) * t
+        decay = np.exp(-u)
+        return (1 + u + u**2 / 3) * decay, u**2 * (1 + u) / 3 * decay
+    if family == "matern32":
+        u = math.sqrt(3.0) * t
+        decay = np.exp(-u)
+        return (1 + u) * decay, u**2 * decay
+    decay = np.exp(-t)
+    return decay, t * decay
+
+
+def _tail_cut(values: Array) -> Array:
+    """Set to zero what no sum could notice: arithmetic on denormal numbers takes a hundred times as long."""
+    return np.where(values < 1e-40, 0.0, values)
+
+
+def blocks_of(grids: list[Grid], family: str, theta: Array) -> list[Blocks]:
+    """Return each term's prior covariance at the given hyperparameters."""
+    found, start = [], 0
+    for grid, (log_a, log_l, log_r, c_y, c_x) in zip(grids, theta.reshape(-1, 5), strict=True):
+        rho, slope = map(_tail_cut, _correlation(family, grid.distance / math.exp(log_l)))
+        dy, dx = grid.y - c_y, grid.x - c_x
+        square, radius = dy**2 + dx**2, math.exp(log_r)
+        envelope = math.exp(log_a) * _tail_cut(np.exp(-0.5 * square / radius**2))
+        outer = np.multiply.outer(envelope, envelope)
+        where = slice(start, start + len(grid.y))
+        start = where.stop
+        found.append(Blocks(where, outer * rho[grid.lag], outer * slope[grid.lag], square, (dy, dx), radius))
+    return found
+
+
+def covariance_of(grids: list[Grid], family: str, theta: Array) -> Array:
+    """Return P / s^2."""
+    return np.asarray(scipy.linalg.block_diag(*(b.covariance for b in blocks_of(grids, family, theta))))
+
+
+def root_of(covariance: Array) -> Array:
+    """Return U of as few columns as rounding lets see, ``U U' = P``."""
+    lower, pivots, rank, _ = scipy.linalg.lapack.dpstrf(covariance, lower=1)
+    root = np.zeros((len(covariance), rank))
+    root[pivots - 1] = np.tril(lower)[:, :rank]
+    return root
+
+
+# ---- the evidence ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """What the evidence needs of the data: ``z = W'k + s g`` with g standard normal, and the residual beside it.
+
+    Attributes
+    ----------
+    weights : ndarray, shape (taps, combinations)
+        W; all the data if ``WW' = G``, part of them if ``WW' <= G``.
+    data : ndarray, shape (combinations,)
+        z.
+    rss : float
+    n : int
+        Number of pixels, less those combinations of the data that are left out.
+    """
+
+    weights: Array
+    data: Array
+    rss: float
+    n: int
+
+    @classmethod
+    def whole(cls, stats: NormalStats, start: Minimum) -> "Projection":
+        """Return all the data."""
+        weights = None
+        if start.full:
+            lower, info = scipy.linalg.lapack.dpotrf(stats.gram.T, lower=1, clean=1)
+            weights = lower if info == 0 else None
+        if weights is None:
+            values, vectors = scipy.linalg.eigh(stats.gram)
+            kept = slice(len(values) - start.rank, None)
+            weights = vectors[:, kept] * np.sqrt(values[kept])
+        return cls(weights, weights.T @ start.taps, start.rss, stats.n_pixels)
+
+    @classmethod
+    def part(cls, stats: NormalStats, start: Minimum, most: int) -> "Projection":
+        """Return the combinations of the data that hold most of the image's energy, nearly."""
+        r = min(most, start.rank)
+        basis = np.random.default_rng(0).standard_normal((stats.n_taps, r))
+        for _ in range(2):
+            basis, _ = np.linalg.qr(stats.gram @ basis)
+        image = stats.gram @ basis
+        lower = scipy.linalg.cholesky(basis.T @ image, lower=True)
+        weights = scipy.linalg.solve_triangular(lower, image.T, lower=True).T
+        return cls(weights, weights.T @ start.taps, start.rss, stats.n_pixels - start.rank + r)
+
+    @property
+    def scale(self) -> float:
+        """About how large the value of `evidence` is, for tolerances."""
+        return max(1.0, self.n * abs(math.log(max(self.rss, np.finfo(np.float64).tiny))))
+
+    def log_evidence(self, value: float) -> float:
+        """Return log p(y) from the value of `evidence`."""
+        return -0.5 * (value + self.n * (1 + math.log(2 * math.pi) - math.log(self.n)))
+
+
+def evidence(
+    data: Projection, grids: list[Grid], family: str, theta: Array, *, slope: bool = False
+) -> tuple[float, Array]:
+    """Return ``n log(rss + q) + log det S`` and, if asked for, its derivatives by the hyperparameters.
+
+    S is ``I + W'PW / s^2`` and ``q = z'S^-1 z``; the noise is profiled out, ``s^2 = (rss + q) / n``. Each term has five
+    hyperparameters: log(a / s), log l, log r, and the row and column of c.
+    """
+    blocks = blocks_of(grids, family, theta)
+    w = data.weights
+    middle = np.eye(w.shape[1])
+    for b in blocks:
+        middle += w[b.where].T @ (b.covariance @ w[b.where])
+    lower, info = scipy.linalg.lapack.dpotrf(middle, lower=1, clean=1)
+    if info != 0:
+        return math.inf, np.zeros(len(theta))
+    half = scipy.linalg.solve_triangular(lower, data.data, lower=True, check_finite=False)
+    quadratic = float(half @ half)
+    value = data.n * math.log(data.rss + quadratic) + 2 * float(np.log(np.diag(lower)).sum())
+    if not slope:
+        return value, np.zeros(len(theta))
+    scale = data.n / (data.rss + quadratic)
+    inverse = scipy.linalg.solve_triangular(lower, w.T, lower=True, check_finite=False)  # X, X'X = W S^-1 W'
+    pull = inverse.T @ half  # W S^-1 z
+    gradient = np.empty((len(blocks), 5))
+    for at, b in enumerate(blocks):
+        x, beta = inverse[:, b.where], pull[b.where]
+        h = x.T @ x
+        h -= np.multiply.outer(scale * beta, beta)  # H: the change of the value is sum(H * change of P)
+        along = np.einsum("ij,ij->i", h, b.covariance)
+        dy, dx = b.offset
+        gradient[at] = (
+            2 * along.sum(),
+            float(np.einsum("ij,ij->", h, b.slope)),
+            2 * float(along @ b.square) / b.radius**2,
+            2 * float(along @ dy) / b.radius**2,
+            2 * float(along @ dx) / b.radius**2,
+        )
+    return value, gradient.ravel()
+
+
+# ---- the same by spectra, for large supports -----------------------------------------------------------------------
+
+
+def spectral_evidence(
+    data: Projection, grids: list[Grid], family: str, theta: Array, *, slope: bool = False
+) -> tuple[float, Array]:
+    """Do the work of `evidence` without a matrix of taps by taps.
+
+    The correlation depends on the lag alone, so that ``W'e rho e W`` is a sum over the frequencies of a grid of twice
+    the support's size: for r combinations r transforms and ``2 r^2`` multiply-adds a frequency.
+    """
+    w = data.weights
+    r = w.shape[1]
+    middle = np.eye(r)
+    kept = []
+    start = 0
+    for grid, (log_a, log_l, log_r, c_y, c_x) in zip(grids, theta.reshape(-1, 5), strict=True):
+        where = slice(start, start + len(grid.y))
+        start = where.stop
+        size, distance, twice = grid.torus
+        dy, dx = grid.y - c_y, grid.x - c_x
+        square, radius = dy**2 + dx**2, math.exp(log_r)
+        envelope = math.exp(log_a) * _tail_cut(np.exp(-0.5 * square / radius**2))
+        rho, steep = (
+            scipy.fft.rfft2(_tail_cut(part)).real * twice / (size[0] * size[1])
+            for part in _correlation(family, distance / math.exp(log_l))
+        )
+        spectra = scipy.fft.rfft2((w[where] * envelope[:, None]).T.reshape(r, *grid.shape), s=size).reshape(r, -1)
+        parts = np.hstack([spectra.real, spectra.imag])
+        weight = np.tile(rho.ravel(), 2)
+        middle += (parts * weight) @ parts.T
+        kept.append((where, envelope, parts, weight, np.tile(steep.ravel(), 2), square, dy, dx, radius))
+    lower, info = scipy.linalg.lapack.dpotrf(middle, lower=1, clean=1)
+    if info != 0:
+        return math.inf, np.zeros(len(theta))
+    half = scipy.linalg.solve_triangular(lower, data.data, lower=True, check_finite=False)
+    quadratic = float(half @ half)
+    value = data.n * math.log(data.rss + quadratic) + 2 * float(np.log(np.diag(lower)).sum())
+    if not slope:
+        return value, np.zeros(len(theta))
+    scale = data.n / (data.rss + quadratic)
+    inverse = scipy.linalg.lapack.dtrtri(lower, lower=1)[0]
+    # H = X'X - scale b b' with X = L^-1 W' and b = X' half: a sum of r + 1 squares, the last one negative
+    mix = np.vstack([inverse, math.sqrt(scale) * (half @ inverse)])
+    sign = np.ones(r + 1)
+    sign[-1] = -1.0
+    gradient = np.empty((len(grids), 5))
+    for at, (where, envelope, parts, weight, steep, square, dy, dx, radius) in enumerate(kept):
+        grid = grids[at]
+        size, _, twice = grid.torus
+        spectra = mix @ parts
+        power = sign @ spectra**2
+        n_frequencies = spectra.shape[1] // 2
+        plain = (weight[:n_frequencies] / twice.ravel()).reshape(twice.shape)
+        field = spectra[:, :n_frequencies] + 1j * spectra[:, n_frequencies:]
+        field = field.reshape(r + 1, *twice.shape) * plain
+        near = scipy.fft.irfft2(field, s=size)[:, : grid.shape[0], : grid.shape[1]].reshape(r + 1, -1)
+        near *= size[0] * size[1]
+        along = sign @ (near * ((mix @ w[where].T) * envelope))
+        gradient[at] = (
+            2 * float(power @ weight),
+            float(power @ steep),
+            2 * float(along @ square) / radius**2,
+            2 * float(along @ dy) / radius**2,
+            2 * float(along @ dx) / radius**2,
+        )
+    return value, gradient.ravel()
