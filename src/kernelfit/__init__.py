@@ -5,8 +5,9 @@ from .accumulation import Choice, accumulate, choose_method
 from .find import find_kernel
 from .forward import apply_kernel
 from .geometry import Convention
-from .result import Finding, KernelFit, Verdict
+from .result import Finding, KernelFit, Spectrum, Verdict
 from .solve import LeastSquares
+from .spectra import SpectralStats, accumulate_spectra
 from .statistics import NormalStats
 
 __version__ = "0.1.0"
@@ -18,8 +19,11 @@ __all__ = [
     "KernelFit",
     "LeastSquares",
     "NormalStats",
+    "SpectralStats",
+    "Spectrum",
     "Verdict",
     "accumulate",
+    "accumulate_spectra",
     "apply_kernel",
     "choose_method",
     "find_kernel",

@@ -45,6 +45,10 @@ class Verdict(enum.Enum):
         "kernel is wider "
         "than the shape asked for, (c) the declared boundary or origin is wrong, or (d) the filter is not linear"
     )
+    APPROXIMATE = (
+        "approximate: the data are not periodic; the exact method (method='auto') gives the kernel without the "
+        "error that division by frequency makes at the edges"
+    )
     SOLVED = "solved"
 
     @property
@@ -71,6 +75,33 @@ class Finding:
     def __str__(self) -> str:
         """Return the particulars, then the message."""
         return f"{self.detail}; {self.verdict.value}"
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """What the data can know of the kernel, frequency by frequency.
+
+    Attributes
+    ----------
+    frequencies : ndarray, shape (bins,)
+        Mean spatial frequency of each ring of frequencies, in cycles per pixel.
+    coherence : ndarray, shape (bins,)
+        Share of the target's power at that frequency which the kernel explains, from 0 to 1. Where it is low, the
+        target holds noise, or something that no kernel of this shape makes of the image.
+    passed : ndarray, shape (bins,)
+        Mean of ``|X|^2 / (|X|^2 + balance * m * q)``, from 0 to 1: how much of the kernel's spectrum at that
+        frequency comes from the data; the penalty fills in the rest.
+    determined : float
+        Fraction of the band, all frequencies up to Nyquist's, where more comes from the data than from the penalty.
+    balance : float
+        The balance used; relative to the mean power m of the divisor's spectrum, without dimension.
+    """
+
+    frequencies: Array
+    coherence: Array
+    passed: Array
+    determined: float
+    balance: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +136,8 @@ class KernelFit:
         All that is doubtful, the worst first; empty if nothing is.
     factor : ndarray, shape (taps, rank)
         A factor F of the covariance of the taps, ``F F'``.
+    spectrum : Spectrum or None
+        What the data can know frequency by frequency, from the spectral method; None from the others.
     """
 
     kernel: Array
@@ -120,6 +153,7 @@ class KernelFit:
     method: str = "statistics"
     method_reason: str = ""
     refined: int = 0
+    spectrum: Spectrum | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -226,10 +260,13 @@ class KernelFit:
         header = {
             f.name: getattr(self, f.name)
             for f in dataclasses.fields(self)
-            if f.name not in ("kernel", "factor", "convention", "findings")
+            if f.name not in ("kernel", "factor", "convention", "findings", "spectrum")
         }
         header["convention"] = dataclasses.asdict(self.convention)
         header["findings"] = [[f.verdict.name, f.detail] for f in self.findings]
+        if self.spectrum is not None:
+            fields = dataclasses.asdict(self.spectrum)
+            header["spectrum"] = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in fields.items()}
         storage.save(path, "KernelFit", header, {"kernel": self.kernel, "factor": self.factor}, overwrite=overwrite)
 
     @classmethod
@@ -256,7 +293,10 @@ class KernelFit:
             del header[name]
         header["convention"] = convention_from(header["convention"])
         header["findings"] = tuple(Finding(Verdict[name], detail) for name, detail in header["findings"])
-        return cls(kernel=arrays["kernel"], factor=arrays["factor"], **header)
+        spectrum = header.pop("spectrum", None)
+        if spectrum is not None:
+            spectrum = Spectrum(**{k: np.array(v) if isinstance(v, list) else v for k, v in spectrum.items()})
+        return cls(kernel=arrays["kernel"], factor=arrays["factor"], spectrum=spectrum, **header)
 
 
 def assemble(
