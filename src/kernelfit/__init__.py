@@ -5,6 +5,7 @@ from .accumulation import Choice, accumulate, choose_method
 from .find import find_kernel
 from .forward import apply_kernel
 from .geometry import Convention
+from .restoration import deconvolve
 from .result import Finding, KernelFit, Spectrum, Verdict
 from .solve import LeastSquares
 from .spectra import SpectralStats, accumulate_spectra
@@ -26,6 +27,7 @@ __all__ = [
     "accumulate_spectra",
     "apply_kernel",
     "choose_method",
+    "deconvolve",
     "find_kernel",
     "set_fft",
 ]

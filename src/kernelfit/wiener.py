@@ -32,6 +32,7 @@ _RINGS = 40
 _SAMPLES = 192  # frequencies along each axis that the choice of the balance looks at, at least
 _CHUNK = 64
 _PILOTS = 6
+_WORSE = 0.05  # mean log power of the residual by which a fit is clearly worse than another
 _BALANCES = 10.0 ** np.arange(-15.0, 3.5)
 
 
@@ -172,8 +173,9 @@ def _choose(band: Band, scale: float, stats: SpectralStats) -> float:
     The mean square error of a tap is the variance ``sum |H's noise|^2``, from the power of the residual in rings, plus
     the square of what is lost, ``crop((1 - passed) K)``. Both need a kernel K: a first one, then that of the balance
     just chosen, until the balance stays. There are two first ones: that of the maximum of the evidence of a Gaussian
-    model, ``Y ~ N(0, s^2 (|X|^2 / (balance m q) + 1))``, and that of the least generalised cross-validation of the
-    cropped kernel; where they lead apart, cross-validation decides.
+    model, ``Y ~ N(0, s^2 (|X|^2 / (balance m q) + 1))``, and that whose cropped kernel has the least mean log power of the
+    residual in rings (Whittle's likelihood). Where they lead apart and one fits clearly worse, it is dropped; else
+    the one with the smaller estimated error is taken.
     """
     counts = np.maximum(band.per_ring(np.ones_like(band.power)), 1e-300)
     weight = scale * np.maximum(band.penalty, 1e-3 * _lowest(band.penalty))
@@ -182,17 +184,17 @@ def _choose(band: Band, scale: float, stats: SpectralStats) -> float:
         variance = band.power / (balance * weight) + 1
         level = band.mean(band.target / variance)
         evidence.append(math.log(level) + band.mean(np.log(variance)) if level > 0 else -math.inf)
+    most_evident = float(_BALANCES[int(np.argmin(evidence))])
+    total = max(band.mean(band.target), 1e-300)
     candidates = [0.0, *_BALANCES] if band.power.min() > ROUNDING * scale else list(_BALANCES)
     n_taps, n = math.prod(stats.shape), band.size
 
     def kernel_at(balance: float) -> Complex:
         return band.spread(band.crop(_transfer(band.power, band.cross, band.penalty, balance * scale, scale)))
 
-    def validation(balance: float) -> float:
-        divisor = band.power + balance * scale * band.penalty
-        kept = np.divide(band.power, divisor, out=np.zeros_like(divisor), where=divisor > ROUNDING * scale)
-        freedom = 1 - n_taps / n * band.mean(kept)
-        return band.mean(band.misfit(kernel_at(balance))) / max(freedom, 1e-3) ** 2
+    def likelihood(balance: float) -> float:
+        rings = band.per_ring(band.misfit(kernel_at(balance))) / counts
+        return float(np.sum(counts * np.log(np.maximum(rings, 1e-30 * total)))) / n
 
     def error(balance: float, noise: Array, kernel: Complex) -> float:
         divisor = band.power + balance * scale * band.penalty
@@ -202,22 +204,25 @@ def _choose(band: Band, scale: float, stats: SpectralStats) -> float:
         lost = band.crop((1 - kept) * kernel)
         return spread * n_taps / n * band.mean(gain * noise) + float(np.sum(lost**2))
 
-    def settle(chosen: float) -> tuple[float, Array, Complex]:
+    def settle(chosen: float) -> tuple[float, float, float]:
         seen: list[float] = []
         while chosen not in seen and len(seen) < _PILOTS:
             seen.append(chosen)
             kernel = kernel_at(chosen)
             noise = (band.per_ring(band.misfit(kernel)) / counts)[band.rings] / stats.n_blocks
-            chosen = candidates[int(np.argmin([error(b, noise, kernel) for b in candidates]))]
-        return chosen, noise, kernel
+            near = [b for b in candidates if chosen * 1e-4 <= b <= max(chosen * 1e4, 1e-12)] or candidates
+            errors = [error(b, noise, kernel) for b in near]
+            chosen = near[int(np.argmin(errors))]
+        if chosen > 0:
+            near = list(chosen * 10.0 ** np.arange(-0.75, 1.0, 0.25))
+            errors = [error(b, noise, kernel) for b in near]
+        best = int(np.argmin(errors))
+        return near[best], errors[best], likelihood(near[best])
 
-    starts = {float(_BALANCES[int(np.argmin(evidence))]), candidates[int(np.argmin(list(map(validation, candidates))))]}
-    ends = [settle(start) for start in sorted(starts)]
-    chosen, noise, kernel = min(ends, key=lambda end: validation(end[0]))
-    if chosen == 0:
-        return 0.0
-    fine = chosen * 10.0 ** np.arange(-0.75, 1.0, 0.25)
-    return float(fine[int(np.argmin([error(b, noise, kernel) for b in fine]))])
+    fits = [likelihood(b) for b in candidates]
+    ends = [settle(start) for start in sorted({most_evident, candidates[int(np.argmin(fits))]})]
+    least = min(end[2] for end in ends)
+    return min((end for end in ends if end[2] <= least + _WORSE), key=lambda end: end[1])[0]
 
 
 def _lowest(penalty: Array) -> float:
