@@ -13,7 +13,8 @@ from .wiener import PENALTIES, as_balance, penalty_spectrum
 
 BOUNDARIES = (None, "wrap")
 _BINS = 400
-_ROWS = 64
+_CHUNK = 32
+_ROWS = 128  # rows of frequencies, at least, that cross-validation looks at
 
 
 def deconvolve(
@@ -104,7 +105,9 @@ def deconvolve(
             )
             raise ValueError(msg)
     if not k.any():
-        msg = "got a kernel that is zero everywhere, from which nothing can be restored; need one with a tap that is not"
+        msg = (
+            "got a kernel that is zero everywhere, from which nothing can be restored; need one with a tap that is not"
+        )
         raise ValueError(msg)
     padded = y if boundary == "wrap" else _continued(y, k.shape)
     size = padded.shape
@@ -121,13 +124,20 @@ def deconvolve(
     scale = float((power @ weights).sum()) / math.prod(size)
     q = penalty_spectrum(rows, cols, penalty)
     if given is None:
-        given = _validated(spectrum, power / scale, q, weights)
-    power += given * scale * q
-    possible = power > 1e-28 * scale
-    if not possible.all():  # nothing is known there: leave it out
-        power[~possible] = 1.0
-        transfer[~possible] = 0.0
-    spectrum *= (np.conj(transfer, out=transfer) / power).astype(spectrum.dtype, copy=False)
+        some = slice(None, None, max(1, size[0] // _ROWS))
+        given = _validated(spectrum[some], power[some] / scale, q[some], weights)
+    q *= given * scale
+    power += q
+    if power.min() <= 1e-28 * scale:  # nothing is known there: leave it out
+        lost = power <= 1e-28 * scale
+        power[lost] = 1.0
+        transfer[lost] = 0.0
+    np.reciprocal(power, out=power)
+    for first in range(0, size[0], _CHUNK):
+        part = slice(first, first + _CHUNK)
+        np.conj(transfer[part], out=transfer[part])
+        transfer[part] *= power[part]
+        spectrum[part] *= transfer[part].astype(spectrum.dtype, copy=False)
     restored = scipy.fft.irfft2(spectrum, s=size, workers=threads, overwrite_x=True)
     return np.ascontiguousarray(restored[: y.shape[0], : y.shape[1]])
 
@@ -148,7 +158,7 @@ def _continued(image: npt.NDArray[Any], kernel: Shape) -> npt.NDArray[Any]:
     """Continue an image to a period of its own: beyond each edge its mirror image, fading into that of the other."""
     for axis in (0, 1):
         n = image.shape[axis]
-        gap = scipy.fft.next_fast_len(n + 2 * kernel[axis] + 6, real=True) - n
+        gap = scipy.fft.next_fast_len(n + kernel[axis], real=True) - n
         i = np.arange(gap)
         fold = np.concatenate([np.arange(n), np.arange(n)[::-1]])
         after = np.take(image, fold[(n + i) % (2 * n)], axis=axis)
@@ -169,8 +179,7 @@ def _validated(
 
     What is passed, ``u / (u + balance)``, depends on ``u = |K|^2 / (m q)`` alone, so that sums over classes of u serve.
     """
-    with np.errstate(divide="ignore"):
-        level = np.log10(np.maximum(power, 1e-30)) - np.log10(np.maximum(penalty, 1e-30))
+    level = np.log10(np.maximum(power, 1e-30) / np.maximum(penalty, 1e-30))
     index = np.clip((level + 20) * (_BINS / 30), 0, _BINS - 1).astype(np.intp)
     index[0, 0] = _BINS - 1  # the mean is kept
     energy = (spectrum.real.astype(np.float64) ** 2 + spectrum.imag.astype(np.float64) ** 2) * weights

@@ -250,7 +250,9 @@ def _lay_out(plan: Geometry, block: object, taper: object) -> _Layout:
         wanted = list(geometry.as_pair(block, "block"))
         if any(b < 2 * k for b, k in zip(wanted, plan.kernel_shape, strict=True)):
             rows, cols = plan.kernel_shape
-            msg = f"got block={block!r}, need sides of at least twice those of the {rows}x{cols} kernel, better 16 times"
+            msg = (
+                f"got block={block!r}, need sides of at least twice those of the {rows}x{cols} kernel, better 16 times"
+            )
             raise ValueError(msg)
         sides = [min(b, n) for b, n in zip(wanted, region, strict=True)]
     fixed = None if block is None or isinstance(block, str) else geometry.as_pair(block, "block")
@@ -318,7 +320,8 @@ def _means(problem: Problem, layout: _Layout, workers: int) -> tuple[float, floa
         for row, height in part:
             x = _view(problem.sources[0], row + down, across, (height, n_cols))
             y = _view(problem.targets[0], row, 0, (height, n_cols))
-            sums += (x.sum(), y.sum(), np.einsum("ij,ij->", y, y))
+            with np.errstate(all="ignore"):
+                sums += (x.sum(), y.sum(), np.einsum("ij,ij->", y, y))
         return (sums,)
 
     image, total, energy = add(in_order(bands(tiles), band, workers))[0]
@@ -344,10 +347,11 @@ def _tapered(reader: Reader, at: Shape, layout: _Layout, mean: float, out: Array
     def strip(first: int) -> None:
         n = min(_ROWS, rows - first)
         part = out[first : first + n, :cols]
-        np.subtract(_view(reader, at[0] + first, at[1], (n, cols)), mean, out=part)
-        if layout.tapered:
-            part *= across
-            part *= down[first : first + n, None]
+        with np.errstate(all="ignore"):  # what is not finite shows in the sums
+            np.subtract(_view(reader, at[0] + first, at[1], (n, cols)), mean, out=part)
+            if layout.tapered:
+                part *= across
+                part *= down[first : first + n, None]
 
     for _ in in_order(range(0, rows, _ROWS), strip, workers):
         pass

@@ -44,8 +44,8 @@ def penalty_spectrum(rows: Array, cols: Array, penalty: str) -> Array:
     """
     if penalty == "identity":
         return np.ones((len(rows), len(cols)))
-    laplacian = (2 - 2 * np.cos(2 * np.pi * rows))[:, None] + (2 - 2 * np.cos(2 * np.pi * cols))
-    return np.asarray(laplacian**2 / 20)
+    laplacian = ((2 - 2 * np.cos(2 * np.pi * rows)) / 20**0.5)[:, None] + (2 - 2 * np.cos(2 * np.pi * cols)) / 20**0.5
+    return np.asarray(np.square(laplacian, out=laplacian))
 
 
 def as_balance(balance: object) -> float | None:
