@@ -112,7 +112,7 @@ def deconvolve(
     padded = y if boundary == "wrap" else _continued(y, k.shape)
     size = padded.shape
     spectrum = scipy.fft.rfft2(padded, workers=threads)
-    rows, cols = np.fft.fftfreq(size[0]), np.arange(size[1] // 2 + 1) / size[1]
+    rows, cols = scipy.fft.fftfreq(size[0]), np.arange(size[1] // 2 + 1) / size[1]
     transfer = _transform(k, conv.origin, rows, cols)
     if operation == "correlation":
         np.conj(transfer, out=transfer)

@@ -295,7 +295,8 @@ class KernelFit:
         header["findings"] = tuple(Finding(Verdict[name], detail) for name, detail in header["findings"])
         spectrum = header.pop("spectrum", None)
         if spectrum is not None:
-            spectrum = Spectrum(**{k: np.array(v) if isinstance(v, list) else v for k, v in spectrum.items()})
+            arrays_of = {k: np.array(v, dtype=np.float64) for k, v in spectrum.items() if isinstance(v, list)}
+            spectrum = Spectrum(**{**spectrum, **arrays_of})
         return cls(kernel=arrays["kernel"], factor=arrays["factor"], spectrum=spectrum, **header)
 
 

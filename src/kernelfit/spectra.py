@@ -294,7 +294,7 @@ def _as_taper(taper: object, default: float) -> float:
     """Return the tapered share of a side."""
     if isinstance(taper, str) and taper == "auto":
         return default
-    if isinstance(taper, bool) or not isinstance(taper, numbers.Real) or not 0 <= taper <= 1:
+    if isinstance(taper, bool) or not isinstance(taper, numbers.Real) or not 0 <= float(taper) <= 1:
         msg = f"got taper={taper!r}, need 'auto' or a share of each side from 0 (no taper) to 1"
         raise (ValueError if isinstance(taper, (str, numbers.Real)) else TypeError)(msg)
     return float(taper)
@@ -404,8 +404,8 @@ def spectral_statistics(problem: Problem, block: object, detrend: object, taper:
     layout = _lay_out(plan, block, taper)
     remove = _as_detrend(detrend, layout.periodic)
     with np.errstate(all="ignore"):
-        *means, energy, total = _means(problem, layout, workers)
-        powers_x, powers_y, cross = _sums(problem, layout, tuple(means) if remove else (0.0, 0.0), workers)
+        mean_x, mean_y, energy, total = _means(problem, layout, workers)
+        powers_x, powers_y, cross = _sums(problem, layout, (mean_x, mean_y) if remove else (0.0, 0.0), workers)
         if not all(np.isfinite(v).all() for v in (np.sum(powers_x), np.sum(powers_y), energy, np.sum(cross))):
             pair.refuse_nonfinite(problem)
     n_rows = max(s[0] for s in layout.starts) + layout.size[0]

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import scipy.fft
 import scipy.linalg
 
 from . import geometry
-from .geometry import Shape
 from .result import Finding, KernelFit, Spectrum, Verdict
 from .spectra import SpectralStats
 
@@ -39,8 +39,8 @@ _BALANCES = 10.0 ** np.arange(-15.0, 3.5)
 def penalty_spectrum(rows: Array, cols: Array, penalty: str) -> Array:
     """Return q(f) at frequencies in cycles per pixel, its mean over the band being one.
 
-    "identity": 1. "laplacian": the square of ``4 - 2 cos(2 pi f_row) - 2 cos(2 pi f_col)``, the transfer function of the
-    five-point Laplacian, over its mean 20.
+    "identity": 1. "laplacian": the square of ``4 - 2 cos(2 pi f_row) - 2 cos(2 pi f_col)``, the transfer function of
+    the five-point Laplacian, over its mean 20.
     """
     if penalty == "identity":
         return np.ones((len(rows), len(cols)))
@@ -55,18 +55,20 @@ def as_balance(balance: object) -> float | None:
     if isinstance(balance, bool) or not isinstance(balance, numbers.Real):
         msg = f"got balance={balance!r}, need 'auto' or a number of at least 0"
         raise (ValueError if isinstance(balance, str) else TypeError)(msg)
-    if not (math.isfinite(balance) and balance >= 0):
+    value = float(balance)
+    if not (math.isfinite(value) and value >= 0):
         msg = f"got balance={balance!r}, need 'auto' or a finite number of at least 0"
         raise ValueError(msg)
-    return float(balance)
+    return value
 
 
 @dataclass(frozen=True, eq=False)
 class Band:
     """A set of frequencies, all or a sample, with the weight of each, and the spectra there.
 
-    The weights sum to the number of points of a transform; ``crop(H)[u] = sum_f weight H exp(-2 pi i f (u - shift)) / N``
-    is the inverse transform at the taps alone, and `spread` its adjoint, the transform of a kernel.
+    The weights sum to the number N of points of a transform;
+    ``crop(H)[u] = sum_f weight H exp(-2 pi i f (u - shift)) / N`` is the
+    inverse transform at the taps alone, and `spread` its adjoint, the transform of a kernel.
     """
 
     rows: Array
@@ -126,7 +128,7 @@ class Band:
     def per_ring(self, values: Array) -> Array:
         """Return the sum over each ring."""
         weighted = values * self.row_weights[:, None] * self.col_weights
-        return np.bincount(self.rings.ravel(), weighted.ravel(), _RINGS)
+        return np.asarray(np.bincount(self.rings.ravel(), weighted.ravel(), _RINGS), dtype=np.float64)
 
     def crop(self, spectrum: Complex) -> Array:
         """Return the inverse transform at the taps of the valid problem."""
@@ -164,7 +166,7 @@ def _sample(top: int, even: bool, least: int) -> tuple[npt.NDArray[np.intp], Arr
 
 
 def _phases(lags: npt.NDArray[np.intp], frequencies: Array) -> Complex:
-    return np.exp(-2j * np.pi * np.outer(lags, frequencies))
+    return np.asarray(np.exp(-2j * np.pi * np.outer(lags, frequencies)))
 
 
 def _choose(band: Band, scale: float, stats: SpectralStats) -> float:
@@ -173,8 +175,8 @@ def _choose(band: Band, scale: float, stats: SpectralStats) -> float:
     The mean square error of a tap is the variance ``sum |H's noise|^2``, from the power of the residual in rings, plus
     the square of what is lost, ``crop((1 - passed) K)``. Both need a kernel K: a first one, then that of the balance
     just chosen, until the balance stays. There are two first ones: that of the maximum of the evidence of a Gaussian
-    model, ``Y ~ N(0, s^2 (|X|^2 / (balance m q) + 1))``, and that whose cropped kernel has the least mean log power of the
-    residual in rings (Whittle's likelihood). Where they lead apart and one fits clearly worse, it is dropped; else
+    model, ``Y ~ N(0, s^2 (|X|^2 / (balance m q) + 1))``, and that whose cropped kernel has the least mean log power of
+    the residual in rings (Whittle's likelihood). Where they lead apart and one fits clearly worse, it is dropped; else
     the one with the smaller estimated error is taken.
     """
     counts = np.maximum(band.per_ring(np.ones_like(band.power)), 1e-300)
@@ -238,7 +240,7 @@ def _transfer(power: Array, cross: Complex, penalty: Array, strength: float, sca
 def _taps(stats: SpectralStats, penalty: str, strength: float, scale: float) -> Array:
     """Divide at all frequencies, a few rows at a time, and return the taps."""
     (n_rows, n_cols), (height, width) = stats.block, stats.shape
-    rows, cols = np.fft.fftfreq(n_rows), np.arange(n_cols // 2 + 1) / n_cols
+    rows, cols = scipy.fft.fftfreq(n_rows), np.arange(n_cols // 2 + 1) / n_cols
     to_rows = _phases(np.arange(height) - stats.shift[0], rows)
     part = np.zeros((height, len(cols)), dtype=np.complex128)
     for first in range(0, n_rows, _CHUNK):
