@@ -1,9 +1,9 @@
 """Print how well and how fast `deconvolve` restores, beside scikit-image's two Wiener filters on the same inputs.
 
-Run as ``python -m benchmarks.restoration``. The image is scikit-image's ``camera()`` scaled to 0..1, its target made
-with the pixels beyond the edge known (a crop of a larger blurred image), the noise that of 1% of the image's deviation. PSNR
-is taken over the whole frame and away from its edges. The time is the median of ratios to scikit-image's ``wiener``,
-run in turn.
+Run as ``python -m benchmarks.restoration``. The image is scikit-image's ``camera()`` scaled to 0..1. Its target is a
+crop of the blurred image, so that the pixels beyond its edge are unknown; noise 0.01 is 1% of the image's deviation.
+PSNR is taken over the whole frame and away from its edges. The time is the median of ratios to scikit-image's
+``wiener``, run in turn.
 """
 
 import numpy as np

@@ -97,7 +97,8 @@ def find_kernel(
     `KernelFit.refined` says how often.
 
     With ``method="wiener"`` the kernel is the inverse transform of
-    ``conj(X) Y / (|X|^2 + balance * m * q)`` within the kernel's shape, X and Y the transforms of image and target, m the mean of ``|X|^2``, q the power of the Laplacian over its mean (Wiener's
+    ``conj(X) Y / (|X|^2 + balance * m * q)`` within the kernel's shape, X and Y the
+    transforms of image and target, m the mean of ``|X|^2``, q the power of the Laplacian over its mean (Wiener's
     deconvolution: A. K. Jain, "Fundamentals of Digital Image Processing", 1989, section 8.3). For periodic data, which
     are boundary "wrap" and mode "full" with boundary "fill", it is exact. In every other case the edges make an
     error, 2 to 10 times that of the exact method on photographs, which tapers keep small and the verdict "approximate"

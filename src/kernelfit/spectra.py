@@ -408,6 +408,8 @@ def spectral_statistics(problem: Problem, block: object, detrend: object, taper:
         powers_x, powers_y, cross = _sums(problem, layout, (mean_x, mean_y) if remove else (0.0, 0.0), workers)
         if not all(np.isfinite(v).all() for v in (np.sum(powers_x), np.sum(powers_y), energy, np.sum(cross))):
             pair.refuse_nonfinite(problem)
+        if remove and float(np.mean(powers_x)) <= 1e-26 * len(layout.starts) * mean_x**2:  # type: ignore[arg-type]
+            powers_x, cross = np.zeros_like(powers_x), np.zeros_like(cross)  # a constant less its mean is rounding
     n_rows = max(s[0] for s in layout.starts) + layout.size[0]
     n_cols = max(s[1] for s in layout.starts) + layout.size[1]
     return SpectralStats(
