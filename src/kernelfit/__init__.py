@@ -8,10 +8,12 @@ from .forward import apply_kernel
 from .gaussian_process import GaussianProcess
 from .geometry import Convention
 from .penalties import Penalized
-from .result import Finding, KernelFit, Prior, StrengthPath, Verdict
+from .restoration import deconvolve
+from .result import Finding, KernelFit, Prior, Spectrum, StrengthPath, Verdict
 from .select import Comparison, Support, choose_support, compare
 from .solve import LeastSquares
 from .sparse import Sparse
+from .spectra import SpectralStats, accumulate_spectra
 from .statistics import NormalStats
 
 __version__ = "0.1.0"
@@ -31,14 +33,18 @@ __all__ = [
     "Penalized",
     "Prior",
     "Sparse",
+    "SpectralStats",
+    "Spectrum",
     "StrengthPath",
     "Support",
     "Verdict",
     "accumulate",
+    "accumulate_spectra",
     "apply_kernel",
     "choose_method",
     "choose_support",
     "compare",
+    "deconvolve",
     "find_kernel",
     "set_fft",
 ]

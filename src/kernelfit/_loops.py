@@ -291,3 +291,16 @@ def place_lag(i, table, gram, row, col, stride_y, stride_x):
         for v in range(n_x):
             for u in range(n_x):
                 gram[q + stride_x * v, p + stride_x * u] = table[y, u, v]
+
+
+@_jit
+def cross_spectra(image, target, image_power, target_power, cross):
+    """Add a pair of spectra (complex128): ``|X|^2``, ``|Y|^2`` and ``conj(X) Y``, each of the spectra's shape."""
+    n_rows, n_cols = image.shape
+    for r in range(n_rows):
+        for c in range(n_cols):
+            x = image[r, c]
+            y = target[r, c]
+            image_power[r, c] += x.real * x.real + x.imag * x.imag
+            target_power[r, c] += y.real * y.real + y.imag * y.imag
+            cross[r, c] += complex(x.real * y.real + x.imag * y.imag, x.real * y.imag - x.imag * y.real)

@@ -27,7 +27,7 @@ from .geometry import Shape
 from .pair import Array, Problem, Reader
 from .statistics import NormalStats
 
-METHODS = ("auto", "direct", "fft", "cg")
+METHODS = ("auto", "direct", "fft", "cg", "wiener")
 #: At most so many partial sums; their number depends on the problem alone, so every number of workers gives the same
 # bits.
 N_BANDS = 32
@@ -665,7 +665,7 @@ def accumulate(
     )
     threads = pair.as_workers(workers)
     choice = resolve(problem, method).method
-    if method == "cg":
-        msg = "got method='cg', which forms no statistics; need 'auto', 'direct' or 'fft' (find_kernel takes 'cg')"
+    if method in ("cg", "wiener"):
+        msg = f"got method={method!r}, which forms no statistics; need 'auto', 'direct' or 'fft' (find_kernel takes it)"
         raise ValueError(msg)
     return statistics(problem, "fft" if choice == "cg" else choice, threads)[0]

@@ -59,6 +59,10 @@ class Verdict(enum.Enum):
         "the iterations ended before the error was far below that of the noise: ask for a smaller shape, or "
         "a larger tolerance"
     )
+    APPROXIMATE = (
+        "approximate: the data are not periodic; the exact method (method='auto') gives the kernel without the "
+        "error that division by frequency makes at the edges"
+    )
     SOLVED = "solved"
 
     @property
@@ -145,6 +149,33 @@ class Prior:
 
 
 @dataclass(frozen=True, eq=False)
+class Spectrum:
+    """What the data can know of the kernel, frequency by frequency.
+
+    Attributes
+    ----------
+    frequencies : ndarray, shape (bins,)
+        Mean spatial frequency of each ring of frequencies, in cycles per pixel.
+    coherence : ndarray, shape (bins,)
+        Share of the target's power at that frequency which the kernel explains, from 0 to 1. Where it is low, the
+        target holds noise, or something that no kernel of this shape makes of the image.
+    passed : ndarray, shape (bins,)
+        Mean of ``|X|^2 / (|X|^2 + balance * m * q)``, from 0 to 1: how much of the kernel's spectrum at that
+        frequency comes from the data; the penalty fills in the rest.
+    determined : float
+        Fraction of the band, all frequencies up to Nyquist's, where more comes from the data than from the penalty.
+    balance : float
+        The balance used; relative to the mean power m of the divisor's spectrum, without dimension.
+    """
+
+    frequencies: Array
+    coherence: Array
+    passed: Array
+    determined: float
+    balance: float
+
+
+@dataclass(frozen=True, eq=False)
 class KernelFit:
     """A kernel found in a pair of images.
 
@@ -201,6 +232,8 @@ class KernelFit:
         Logarithm of the probability of the target under the prior; NaN without one.
     alternatives : dict of str to float
         Log evidences of the other choices, where there were any.
+    spectrum : Spectrum or None
+        What the data can know frequency by frequency, from the spectral method; None from the others.
     """
 
     kernel: Array
@@ -227,6 +260,7 @@ class KernelFit:
     priors: tuple[Prior, ...] = ()
     log_evidence: float = math.nan
     alternatives: dict[str, float] = dataclasses.field(default_factory=dict)
+    spectrum: Spectrum | None = None
 
     @property
     def prior(self) -> Prior | None:
@@ -410,7 +444,7 @@ class KernelFit:
         header = {
             f.name: getattr(self, f.name)
             for f in dataclasses.fields(self)
-            if f.name not in ("kernel", "factor", "convention", "findings", "path", "priors")
+            if f.name not in ("kernel", "factor", "convention", "findings", "path", "priors", "spectrum")
         }
         header["convention"] = dataclasses.asdict(self.convention)
         header["findings"] = [[f.verdict.name, f.detail] for f in self.findings]
@@ -420,6 +454,9 @@ class KernelFit:
             header["criterion"] = self.path.criterion
             for name in ("strength", "freedom", "rss", "score"):
                 arrays[f"path_{name}"] = getattr(self.path, name)
+        if self.spectrum is not None:
+            fields = dataclasses.asdict(self.spectrum)
+            header["spectrum"] = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in fields.items()}
         storage.save(path, "KernelFit", header, arrays, overwrite=overwrite)
 
     @classmethod
@@ -453,7 +490,11 @@ class KernelFit:
         if criterion is not None:
             names = ("strength", "freedom", "rss", "score")
             header["path"] = StrengthPath(**{name: arrays[f"path_{name}"] for name in names}, criterion=criterion)
-        return cls(kernel=arrays["kernel"], factor=arrays.get("factor"), **header)
+        spectrum = header.pop("spectrum", None)
+        if spectrum is not None:
+            arrays_of = {k: np.array(v, dtype=np.float64) for k, v in spectrum.items() if isinstance(v, list)}
+            spectrum = Spectrum(**{**spectrum, **arrays_of})
+        return cls(kernel=arrays["kernel"], factor=arrays.get("factor"), spectrum=spectrum, **header)
 
 
 def assemble(

@@ -1,0 +1,196 @@
+"""Division with the roles swapped: a kernel and what it made of an image give the image back."""
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+
+from . import geometry, pair
+from .geometry import Shape
+from .wiener import PENALTIES, as_balance, penalty_spectrum
+
+BOUNDARIES = (None, "wrap")
+_BINS = 400
+_CHUNK = 32
+_ROWS = 128  # rows of frequencies, at least, that cross-validation looks at
+
+
+def deconvolve(
+    target: npt.ArrayLike,
+    kernel: npt.ArrayLike,
+    *,
+    balance: float | str = "auto",
+    boundary: str | None = None,
+    penalty: str = "laplacian",
+    origin: int | Shape | None = None,
+    operation: str = "convolution",
+    workers: int | None = None,
+) -> npt.NDArray[Any]:
+    """Restore an image from what a known kernel made of it.
+
+    With Y and K the transforms of target and kernel, the result is the inverse transform of
+    ``conj(K) Y / (|K|^2 + balance * m * q)``, m the mean of ``|K|^2`` over all frequencies and q the penalty's power
+    spectrum, of mean one: the image x that makes ``|y - k * x|^2 + balance * m * |Q x|^2`` smallest.
+
+    Parameters
+    ----------
+    target : array_like, shape (rows, cols)
+        The blurred image, of any real dtype; never changed.
+    kernel : array_like, shape (rows, cols)
+        The kernel that made it, in mode "same"; odd or even.
+    balance : float or "auto", optional
+        How much the penalty counts against the data, without dimension, relative to m. The default "auto" takes that
+        of the least generalised cross-validation: the best prediction of pixels left out.
+    boundary : {None, "wrap"}, optional
+        What lay beyond the edge when the target was made. The default None knows nothing: the target is continued
+        beyond its edges by its mirror image, each edge fading into the opposite one, so that no frame rings. "wrap" is
+        exact for periodic images.
+    penalty : {"laplacian", "identity"}, optional
+        What is held small: the image's second derivatives (default) or its values.
+    origin : int or (int, int), optional
+        The tap that multiplied the pixel under the output pixel. The default is SciPy signal's centre,
+        ``(side - 1) // 2``.
+    operation : {"convolution", "correlation"}, optional
+        Whether the kernel was laid on the image flipped (default) or as it is.
+    workers : int, optional
+        Number of threads; the default is every processor this process may use.
+
+    Returns
+    -------
+    ndarray, of the target's shape
+        The restored image: float32 for a float32 target, else float64.
+
+    Raises
+    ------
+    TypeError
+        If a dtype is not real, or a keyword is of the wrong type.
+    ValueError
+        If an array is empty, not 2-D or not finite, the kernel is zero everywhere, or a keyword's value is unknown.
+
+    Notes
+    -----
+    The Laplacian as penalty: B. R. Hunt, "The application of constrained least squares estimation to image restoration
+    by digital computer", IEEE Trans. Comput. 22 (1973) 805, doi:10.1109/TC.1973.5009169. Cross-validation:
+    G. H. Golub, M. Heath, G. Wahba, Technometrics 21 (1979) 215, doi:10.1080/00401706.1979.10489751.
+
+    Examples
+    --------
+    >>> import numpy as np, kernelfit
+    >>> image = np.random.default_rng(0).random((40, 50))
+    >>> kernel = np.array([[0.1, 0.8], [0.1, 0.2]])
+    >>> target = kernelfit.apply_kernel(image, kernel, boundary="wrap")
+    >>> restored = kernelfit.deconvolve(target, kernel, balance=0, boundary="wrap")
+    >>> bool(np.allclose(restored, image))
+    True
+    """
+    blurred, taps = pair.as_image(target, "target"), pair.as_image(kernel, "kernel")
+    given = as_balance(balance)
+    geometry.known(boundary, BOUNDARIES, "boundary")
+    geometry.known(penalty, PENALTIES, "penalty")
+    conv = geometry.convention(
+        tuple(taps.shape), mode="same", boundary=boundary, fillvalue=0.0, origin=origin, operation=operation
+    )
+    threads = pair.as_workers(workers)
+    dtype = np.float32 if np.dtype(blurred.dtype) in (np.float32, np.float16) else np.float64
+    y, k = np.asarray(blurred, dtype=dtype), np.asarray(taps, dtype=np.float64)
+    for name, values in (("target", y), ("kernel", k)):
+        if not np.isfinite(values).all():
+            bad = ~np.isfinite(values)
+            row, col = np.argwhere(bad)[0]
+            msg = (
+                f"got {name} with {int(bad.sum())} NaN or infinite values, the first at (row, column) "
+                f"({row}, {col}); need finite ones: fill them, or crop to a part without them"
+            )
+            raise ValueError(msg)
+    if not k.any():
+        msg = (
+            "got a kernel that is zero everywhere, from which nothing can be restored; need one with a tap that is not"
+        )
+        raise ValueError(msg)
+    padded = y if boundary == "wrap" else _continued(y, k.shape)
+    size = padded.shape
+    spectrum = scipy.fft.rfft2(padded, workers=threads)
+    rows, cols = scipy.fft.fftfreq(size[0]), np.arange(size[1] // 2 + 1) / size[1]
+    transfer = _transform(k, conv.origin, rows, cols)
+    if operation == "correlation":
+        np.conj(transfer, out=transfer)
+    power = transfer.real**2 + transfer.imag**2
+    weights = np.full(len(cols), 2.0)
+    weights[0] = 1.0
+    if size[1] % 2 == 0:
+        weights[-1] = 1.0
+    scale = float((power @ weights).sum()) / math.prod(size)
+    q = penalty_spectrum(rows, cols, penalty)
+    if given is None:
+        some = slice(None, None, max(1, size[0] // _ROWS))
+        given = _validated(spectrum[some], power[some] / scale, q[some], weights)
+    q *= given * scale
+    power += q
+    if power.min() <= 1e-28 * scale:  # nothing is known there: leave it out
+        lost = power <= 1e-28 * scale
+        power[lost] = 1.0
+        transfer[lost] = 0.0
+    np.reciprocal(power, out=power)
+    for first in range(0, size[0], _CHUNK):
+        part = slice(first, first + _CHUNK)
+        np.conj(transfer[part], out=transfer[part])
+        transfer[part] *= power[part]
+        spectrum[part] *= transfer[part].astype(spectrum.dtype, copy=False)
+    restored = scipy.fft.irfft2(spectrum, s=size, workers=threads, overwrite_x=True)
+    return np.ascontiguousarray(restored[: y.shape[0], : y.shape[1]])
+
+
+def _transform(
+    kernel: npt.NDArray[np.float64],
+    origin: Shape,
+    rows: npt.NDArray[np.float64],
+    cols: npt.NDArray[np.float64],
+) -> npt.NDArray[np.complex128]:
+    """Return the transform of a kernel whose origin lies at lag zero."""
+    down = np.exp(-2j * np.pi * np.outer(rows, np.arange(kernel.shape[0]) - origin[0]))
+    across = np.exp(-2j * np.pi * np.outer(np.arange(kernel.shape[1]) - origin[1], cols))
+    return np.asarray(down @ (kernel @ across))
+
+
+def _continued(image: npt.NDArray[Any], kernel: Shape) -> npt.NDArray[Any]:
+    """Continue an image to a period of its own: beyond each edge its mirror image, fading into that of the other."""
+    for axis in (0, 1):
+        n = image.shape[axis]
+        gap = scipy.fft.next_fast_len(n + kernel[axis], real=True) - n
+        i = np.arange(gap)
+        fold = np.concatenate([np.arange(n), np.arange(n)[::-1]])
+        after = np.take(image, fold[(n + i) % (2 * n)], axis=axis)
+        before = np.take(image, fold[(i - gap) % (2 * n)], axis=axis)
+        shape = (-1, 1) if axis == 0 else (1, -1)
+        fade = (0.5 - 0.5 * np.cos(np.pi * (i + 0.5) / gap)).astype(image.dtype).reshape(shape)
+        image = np.concatenate([image, after + fade * (before - after)], axis=axis)
+    return image
+
+
+def _validated(
+    spectrum: npt.NDArray[Any],
+    power: npt.NDArray[np.float64],
+    penalty: npt.NDArray[np.float64],
+    weights: npt.NDArray[np.float64],
+) -> float:
+    """Return the balance of least generalised cross-validation, ``mean((1 - passed)^2 |Y|^2) / mean(1 - passed)^2``.
+
+    What is passed, ``u / (u + balance)``, depends on ``u = |K|^2 / (m q)`` alone, so that sums over classes of u serve.
+    """
+    level = np.log10(np.maximum(power, 1e-30) / np.maximum(penalty, 1e-30))
+    index = np.clip((level + 20) * (_BINS / 30), 0, _BINS - 1).astype(np.intp)
+    index[0, 0] = _BINS - 1  # the mean is kept
+    energy = (spectrum.real.astype(np.float64) ** 2 + spectrum.imag.astype(np.float64) ** 2) * weights
+    energy[0, 0] = 0.0
+    sums = np.bincount(index.ravel(), energy.ravel(), _BINS)
+    counts = np.bincount(index.ravel(), np.broadcast_to(weights, index.shape).ravel(), _BINS)
+    u = 10.0 ** (-20 + (np.arange(_BINS) + 0.5) * (30 / _BINS))
+    candidates = 10.0 ** np.arange(-16.0, 4.0, 0.125)
+    held = candidates[:, None] / (u + candidates[:, None])
+    total = float(sums.sum())
+    if not total > 0:
+        return 1.0
+    score = (held**2 @ sums + 1e-30 * total) / (held @ counts) ** 2
+    return float(candidates[int(np.argmin(score))])
