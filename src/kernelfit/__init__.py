@@ -16,7 +16,7 @@ from .sparse import Sparse
 from .spectra import SpectralStats, accumulate_spectra
 from .statistics import NormalStats
 
-__version__ = "0.1.0"
+__version__ = "0.4.0"
 
 __all__ = [
     "Choice",

@@ -4,7 +4,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
-import scipy.signal
 
 from . import geometry, pair
 from .geometry import Convention, Geometry, Shape
@@ -107,6 +106,8 @@ def predict(image: npt.ArrayLike, kernel: Array, conv: Convention) -> Array:
 
 def _apply(source: object, kernel: Array, plan: Geometry, workers: int) -> Array:
     """Return the used target pixels, tile by tile."""
+    import scipy.signal  # a second of importing that only this needs
+
     reader = pair.source_reader(source, plan)
     taps = kernel[::-1, ::-1] if plan.flipped else kernel
     method = "direct" if taps.size <= 49 else "fft"
