@@ -62,6 +62,40 @@ def lag_sums(a, a_col, b, b_col, rows, cols, out):
 
 
 @_jit_sum
+def strip_lag_sums(wide, cols, lag, out):
+    """Add the lag products of the rows of a narrow strip: ``out[p, q, l] += sum_c wide[p, lag + c] * wide[q, c + l]``.
+
+    p <= q only, c < `cols`, l from 0 to ``2 * lag``.
+    """
+    for p in range(out.shape[0]):
+        x = wide[p, lag : lag + cols]
+        for q in range(p, out.shape[1]):
+            line = wide[q]
+            for j in range(0, 2 * lag - 2, 4):
+                y0 = line[j : j + cols]
+                y1 = line[j + 1 : j + 1 + cols]
+                y2 = line[j + 2 : j + 2 + cols]
+                y3 = line[j + 3 : j + 3 + cols]
+                s0 = s1 = s2 = s3 = 0.0
+                for c in range(cols):
+                    v = x[c]
+                    s0 += v * y0[c]
+                    s1 += v * y1[c]
+                    s2 += v * y2[c]
+                    s3 += v * y3[c]
+                out[p, q, j] += s0
+                out[p, q, j + 1] += s1
+                out[p, q, j + 2] += s2
+                out[p, q, j + 3] += s3
+            for j in range((2 * lag + 1) - (2 * lag + 1) % 4, 2 * lag + 1):
+                y0 = line[j : j + cols]
+                s0 = 0.0
+                for c in range(cols):
+                    s0 += x[c] * y0[c]
+                out[p, q, j] += s0
+
+
+@_jit_sum
 def correlate(b, b_col, taps, rows, cols, out):
     """Correlate a block with taps: ``out[r, c] = sum_ij taps[i, j] * b[r + i, b_col + c + j]``."""
     n_i, n_j = taps.shape

@@ -68,8 +68,8 @@ def choose_method(image_shape: object, kernel_shape: object) -> Choice:
 
     Then, for m = R C taps, once: the Cholesky factor and its inverse take 2/3 m^3 multiply-adds. Conjugate gradients
     ("cg") need neither, nor the m x m matrix, but about 40 iterations, each of which transforms the strips along
-    the four edges, two kernels wide, back and forth. They are used where they are cheaper, or where the matrix and its
-    factor would need more than 1 GiB.
+    the four edges, two kernels wide, back and forth. They give no covariance, so they are used where they take less than
+    half the time, or where the matrix and its factor would need more than 1 GiB.
 
     The constants, nanoseconds per multiply-add and per transformed sample, come from ``benchmarks/calibrate.py``;
     only their ratios matter.
@@ -96,17 +96,17 @@ def choose_method(image_shape: object, kernel_shape: object) -> Choice:
     dense = 2 / 3 * n_taps**3 * DENSE_NS
     strips = 2 * (rows * (image[1] + cols) + cols * image[0]) * 2
     iterative = 40 * 2 * strips * TRANSFORM_NS
-    if 16 * n_taps**2 > 2**30 or (n_taps > 2000 and fft * n_pixels + iterative < min(direct, fft) * n_pixels + dense):
+    if 16 * n_taps**2 > 2**30 or (n_taps > 2000 and 2 * iterative < dense):
         return Choice("cg", f"estimated {iterative / 1e9:.2g} s to iterate, {dense / 1e9:.2g} s to factorise")
     method = "direct" if direct <= fft else "fft"
     return Choice(method, f"estimated {direct:.1f} ns per pixel direct, {fft:.1f} ns by fft")
 
 
 # Nanoseconds on one core, from benchmarks/calibrate.py.
-DIRECT_NS = 0.08
-SPECTRAL_NS = 0.09
-TRANSFORM_NS = 5.0
-DENSE_NS = 0.02
+DIRECT_NS = 0.085
+SPECTRAL_NS = 0.085
+TRANSFORM_NS = 5.2
+DENSE_NS = 0.06
 FFT_START_NS = 1e6
 
 
@@ -419,21 +419,32 @@ def _strip_lags(readers: Sequence[Reader], row: int, n_rows: int, extent: int, l
     """
     n = len(readers) * n_rows
     length = scipy.fft.next_fast_len(max(256, 4 * lag), real=True) if extent > 64 else extent + 2 * lag
-    step = length - 2 * lag
-
-    def blocks(start: int) -> tuple[Array, Array]:
-        wide = np.concatenate([r.block(row, start - lag, (n_rows, step + 2 * lag)) for r in readers])
-        inside = min(step, extent - start)
-        return wide[:, lag : lag + inside], wide
-
-    starts = range(0, extent, step)
+    if method == "fft":
+        # One multiply-add for each pair of rows, lag and column, or transforms there, products, and transforms back.
+        direct_ns = n * n / 2 * (2 * lag + 1) * extent * DIRECT_NS
+        method = "fft" if 4 * TRANSFORM_NS * n * extent + 2 * TRANSFORM_NS * n * n * length < direct_ns else "direct"
     if method == "direct":
+        length = 1024 + 2 * lag
+    step = length - 2 * lag
+    starts = range(0, extent, step)
+
+    def wide(start: int) -> Array:
+        return np.concatenate([r.block(row, start - lag, (n_rows, step + 2 * lag)) for r in readers])
+
+    if method == "direct":
+        from . import _loops
+
         out = np.zeros((n, n, 2 * lag + 1))
         for start in starts:
-            a, b = blocks(start)
-            for j in range(2 * lag + 1):
-                out[:, :, j] += a @ b[:, j : j + a.shape[1]].T
+            _loops.strip_lag_sums(wide(start), min(step, extent - start), lag, out)
+        below = np.tril_indices(n, -1)
+        out[below] = out[below[1], below[0], ::-1]
         return out
+
+    def blocks(start: int) -> tuple[Array, Array]:
+        both = wide(start)
+        return both[:, lag : lag + min(step, extent - start)], both
+
     sums = np.zeros((length // 2 + 1, n, n), dtype=np.complex128)
     for first in range(0, len(starts), 16):
         pairs = [blocks(start) for start in starts[first : first + 16]]
@@ -451,6 +462,8 @@ def _gram(frame: Frame, lags: Array, method: str, workers: int, flipped: bool) -
 
     y_halo, x_halo = frame.row_halo, frame.col_halo
     n_y, n_x, n_sources = frame.kernel_rows, frame.kernel_cols, len(frame.sources)
+    if n_y * n_x * n_x < 10**5:  # too little for threads, which would wait for each other
+        workers = 1
     turned = tuple(r.transposed() for r in frame.sources)
     strips = [
         (frame.sources, 0, y_halo, frame.cols + x_halo, x_halo, method),
