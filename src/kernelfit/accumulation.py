@@ -68,8 +68,8 @@ def choose_method(image_shape: object, kernel_shape: object) -> Choice:
 
     Then, for m = R C taps, once: the Cholesky factor and its inverse take 2/3 m^3 multiply-adds. Conjugate gradients
     ("cg") need neither, nor the m x m matrix, but about 40 iterations, each of which transforms the strips along
-    the four edges, two kernels wide, back and forth. They give no covariance, so they are used where they take less than
-    half the time, or where the matrix and its factor would need more than 1 GiB.
+    the four edges, two kernels wide, back and forth. They give no covariance, so they are used where they take less
+    than half the time, or where the matrix and its factor would need more than 1 GiB.
 
     The constants, nanoseconds per multiply-add and per transformed sample, come from ``benchmarks/calibrate.py``;
     only their ratios matter.
