@@ -1,6 +1,6 @@
 """Measure the constants of `kernelfit.choose_method`'s cost model, on one core, and print them beside those in force.
 
-    OPENBLAS_NUM_THREADS=1 python benchmarks/calibrate.py
+    OPENBLAS_NUM_THREADS=1 python -m benchmarks.calibrate
 
 Each is the median of passes over whole images, so that reading, converting and calling are in it. Only their ratios
 matter to the choice; change `accumulation.py` if one is off by more than a factor of 1.5.
@@ -13,8 +13,9 @@ from collections.abc import Callable
 import numpy as np
 
 import kernelfit
-from common import image_like_a_photograph
 from kernelfit import accumulation
+
+from .common import image_like_a_photograph
 
 
 def seconds(work: Callable[[], object], repeats: int = 7) -> float:

@@ -1,6 +1,6 @@
 """Print how long it takes to find a kernel, relative to what it takes to apply one.
 
-    python benchmarks/speed.py [section ...] [--workers N] [--repeats N]
+    python -m benchmarks.speed [section ...] [--workers N] [--repeats N]
 
 Sections: kernels, statistics, large, lstsq, memory, growth, signal (default: all). Every ratio is the median of runs
 in turn of both sides with the same number of threads (SciPy's transforms by `scipy.fft.set_workers`; for one thread of
@@ -22,7 +22,8 @@ import scipy.fft
 import scipy.signal
 
 import kernelfit
-from common import image_like_a_photograph, kernel_of_shape, relative_error
+
+from .common import image_like_a_photograph, kernel_of_shape, relative_error
 
 SIDES = (3, 5, 7, 11, 15, 21, 31)
 
@@ -137,8 +138,8 @@ def run_apart(code: str) -> list[float]:
     prelude = f"""
 import resource, sys
 import numpy as np
-sys.path.insert(0, {os.path.dirname(os.path.abspath(__file__))!r})
-from speed import *
+sys.path.insert(0, {os.path.dirname(os.path.dirname(os.path.abspath(__file__)))!r})
+from benchmarks.speed import *
 def status(*names):
     with open("/proc/self/status") as file:
         return sum(int(line.split()[1]) for line in file if line.startswith(names)) / 1024

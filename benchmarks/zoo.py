@@ -1,6 +1,6 @@
 """A zoo of kernels: the error of each solver against the truth, and what solver="auto" makes of it.
 
-Run as ``python benchmarks/zoo.py [--sides 440 800] [--noise 0.1 1 5] [--seed 0]``; prints one row for each case and a
+Run as ``python -m benchmarks.zoo [--sides 440 800] [--noise 0.1 1 5] [--seed 0]``; prints one row for each case and a
 summary. The errors are relative, ``|k - truth| / |truth|``.
 """
 
