@@ -469,3 +469,24 @@ def test_a_summary_is_worth_reading(fit):
         assert needed in text, needed
     for finding in fit.findings:
         assert finding.detail in text
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"balance": 0.1}, {"detrend": None}, {"taper": 0.2, "method": "fft"}, {"tolerance": 0.1, "method": "direct"}],
+    ids=str,
+)
+def test_settings_of_another_method_are_refused(settings):
+    image = np.random.default_rng(3).normal(size=(20, 31))
+    with pytest.raises(ValueError, match="need method="):
+        find_kernel(image, image, (3, 4), **settings)
+
+
+def test_a_refused_pair_leaves_nothing_behind():
+    image, target = np.random.default_rng(4).normal(size=(2, 300, 210))
+    before = find_kernel(image, target, (5, 12), method="fft").kernel
+    bad = image.copy()
+    bad[17, 20] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        find_kernel(bad, target, (5, 12), method="fft")
+    assert (find_kernel(image, target, (5, 12), method="fft").kernel == before).all()

@@ -677,8 +677,8 @@ def accumulate(
         operation=operation,
     )
     threads = pair.as_workers(workers)
-    choice = resolve(problem, method).method
     if method in ("cg", "wiener"):
         msg = f"got method={method!r}, which forms no statistics; need 'auto', 'direct' or 'fft' (find_kernel takes it)"
         raise ValueError(msg)
+    choice = resolve(problem, method).method
     return statistics(problem, "fft" if choice == "cg" else choice, threads)[0]

@@ -133,6 +133,12 @@ def find_kernel(
     'solved'
     """
     chosen = solve.as_solver(solver)
+    if method != "wiener" and not all(isinstance(v, str) and v == "auto" for v in (balance, detrend, taper)):
+        msg = f"got balance, detrend or taper with method={method!r}, which has no use for them; need method='wiener'"
+        raise ValueError(msg)
+    if tolerance is not None and method in ("direct", "fft", "wiener"):
+        msg = f"got a tolerance with method={method!r}, which does not iterate; need method='cg' or 'auto'"
+        raise ValueError(msg)
     problem = pair.check(
         image,
         target,
