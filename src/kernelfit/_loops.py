@@ -120,16 +120,27 @@ def correlate(b, b_col, taps, rows, cols, out):
 
 
 @_jit_sum
-def energy(rows, n_rows, n_cols):
-    """Return the sum of the squares of a block; BLAS would wake its own threads for it, to fight with ours."""
-    total = 0.0
+def moments(rows, n_rows, n_cols, out):
+    """Add the sum of the squares of a block, and its sum; BLAS would wake its own threads for it, to fight with ours."""
+    squares = total = 0.0
     for r in range(n_rows):
         x = rows[r, :n_cols]
-        part = 0.0
+        part = plain = 0.0
         for c in range(n_cols):
             part += x[c] * x[c]
-        total += part
-    return total
+            plain += x[c]
+        squares += part
+        total += plain
+    out[0] += squares
+    out[1] += total
+
+
+@_jit
+def subtract(rows, model, start, stop, n_cols):
+    """Subtract a block of `model` from the same block of `rows`."""
+    for r in range(start, stop):
+        for c in range(n_cols):
+            rows[r, c] -= model[r, c]
 
 
 #: Frequencies that are worked on at a time: two cache lines of each row.
