@@ -69,19 +69,23 @@ class RowTransforms:
     ----------
     image, result, model : ndarray, shape (rows, length)
         The rows of a source to be transformed, those of a target, and those that `backward` makes.
-    spectra : ndarray, shape (arrays, rows, width)
-        The spectra of the sources, then of the targets, in rows so padded that each starts a cache line.
+    spectra : ndarray, shape (arrays, frequencies, rows and a few more)
+        The spectra of the sources, then of the targets, real and imaginary parts in turn, one frequency of all rows after
+        the other: what follows works across rows, and FFTW writes them so at hardly any cost.
     """
 
     image: npt.NDArray[np.float64]
     result: npt.NDArray[np.float64]
     model: npt.NDArray[np.float64]
+    spectra: npt.NDArray[np.float64]
 
     def __init__(self, rows: int, length: int, n_arrays: int, n_sources: int, backend: str, effort: str) -> None:
         self.key = (rows, length, n_arrays, n_sources, backend, effort)
         self.n_sources = n_sources
-        self.spectra = aligned((n_arrays, rows, spectrum_width(length)))
-        self._used = self.spectra[..., : length // 2 + 1]
+        # Whole cache lines, room for three rows more, and not a power of two apart.
+        values = aligned((n_arrays, length // 2 + 1, -(-rows // 4) * 4 + 4))
+        self.spectra = values.view(np.float64)
+        self._used = np.swapaxes(values, 1, 2)[:, :rows]
         self._plans: list[Any] = []
         self._back: dict[int, Any] = {}
         self._flags = (f"FFTW_{effort.upper()}",)
@@ -128,11 +132,6 @@ class RowTransforms:
             )  # fmt: skip
             self._used[array] = kept
         self._back[array].execute()
-
-
-def spectrum_width(length: int) -> int:
-    """Return the number of complex numbers in a padded row of the spectrum of `length` samples."""
-    return -(-(length // 2 + 1) // 8) * 8
 
 
 def aligned(shape: tuple[int, ...]) -> npt.NDArray[np.complex128]:

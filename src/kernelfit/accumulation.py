@@ -347,19 +347,22 @@ def _fft_pass(frame: Frame, workers: int, taps: Array | None, progress: Progress
     height = math.ceil(rows / max(1, round(rows / max(128, 8 * frame.kernel_rows))))
     # Kernels of one row have no row lags, so the rows of several segments may stand in one tile, one below the other.
     stacked = max(1, 128 // rows) if y_halo == 0 else 1
+    n_lags = -(-frame.kernel_rows // 4) * 4  # the loops do four at a time
     starts = [(r, c) for c in range(0, frame.cols, layout.step) for r in range(0, rows, height)]
     tiles = [starts[i : i + stacked] for i in range(0, len(starts), stacked)]
+
+    if taps is not None:
+        more = [(0, 0), (0, 0), (0, n_lags - frame.kernel_rows), (0, 0)]
+        kernel = scipy.fft.rfft(np.pad(taps, more), n=layout.length, axis=-1, norm="forward").swapaxes(-1, -2)
+        kernel_real, kernel_imag = np.ascontiguousarray(kernel.real), np.ascontiguousarray(kernel.imag)
 
     def spectra(band: list[list[Shape]], length: int, step: int, n_arrays: int) -> tuple[Array, ...]:
         # All calls that follow release the interpreter for a tenth of a millisecond or more, and are few.
         transform = _fft.borrow(height * stacked + y_halo, length, n_arrays, n_sources)
         image, result, model, values = transform.image, transform.result, transform.model, transform.spectra
-        scratch = np.empty((4, _loops.BLOCK, -(-(height * stacked + y_halo) // 8) * 8 + 8))
-        sums = np.zeros((2, n_sources, n_arrays, length // 2 + 1, frame.kernel_rows))
+        turned = np.empty(values.shape[-1])
+        sums = np.zeros((2, n_sources, n_arrays, length // 2 + 1, n_lags))
         moments = np.zeros((n_targets, 2))
-        if taps is not None:
-            kernel = np.swapaxes(scipy.fft.rfft(taps, n=length, axis=-1, norm="forward"), -1, -2)
-            kernel_real, kernel_imag = np.ascontiguousarray(kernel.real), np.ascontiguousarray(kernel.imag)
         transform.clear(step + x_halo, step)
         for tile in band:
             n_rows = min(height, rows - tile[0][0])
@@ -373,7 +376,7 @@ def _fft_pass(frame: Frame, workers: int, taps: Array | None, progress: Progress
                     reader.read(result[i * n_rows : (i + 1) * n_rows, :step], row, col)
                 if taps is not None:
                     _loops.spectral_correlate(
-                        values, n_sources, n_sources + t, kernel_real[t], kernel_imag[t], depth, scratch
+                        values, n_sources, n_sources + t, kernel_real[t], kernel_imag[t], depth, turned
                     )
                     transform.backward(n_sources + t)
                     for i, (_, col) in enumerate(tile):
@@ -382,14 +385,14 @@ def _fft_pass(frame: Frame, workers: int, taps: Array | None, progress: Progress
                 transform.forward(n_sources + t)
             for s in range(n_sources):
                 first = 0 if taps is None else n_sources
-                _loops.spectral_lag_sums(values, first, s, depth, sums[0, s], sums[1, s], scratch)
+                _loops.spectral_lag_sums(values, first, s, depth, sums[0, s], sums[1, s], turned)
         _fft.give_back(transform)
         return sums, moments
 
     def inverse(sums: Array, length: int, lags: npt.NDArray[np.intp]) -> Array:
         """Turn summed cross-spectra (2, ..., frequencies, row lags) into lag sums (..., row lags, column lags)."""
         result: Array = scipy.fft.irfft(sums[0] + 1j * sums[1], n=length, axis=-2)
-        return np.swapaxes(result[..., lags % length, :], -1, -2)
+        return np.swapaxes(result[..., lags % length, : frame.kernel_rows], -1, -2)
 
     def main(band: list[list[Shape]]) -> tuple[Array, ...]:
         return spectra(band, layout.length, layout.step, n_sources + n_targets)
