@@ -220,73 +220,118 @@ def spectral_correlate(spectra, n_sources, target, real, imag, rows, turned):
                     y[c] += c2 * x2[c] + d2 * w2[c] + c3 * x3[c] + d3 * w3[c]
 
 
+@_jit_sum
+def spectral_products(spectra, n, groups, sums, turned):
+    """Add the products of all pairs of row spectra: ``sums[f, p, q] += sum_g conj(S_1[f, g n + p]) * S_0[f, g n + q]``.
+
+    p <= q < `n`, g < `groups`; complex numbers as in `spectral_lag_sums`.
+    """
+    for f in range(sums.shape[0]):
+        for g in range(groups):
+            x = spectra[0, f, 2 * g * n : 2 * (g + 1) * n]
+            for q in range(n):
+                turned[2 * q] = x[2 * q + 1]
+                turned[2 * q + 1] = -x[2 * q]
+            for p in range(n):
+                c, d = spectra[1, f, 2 * (g * n + p)], spectra[1, f, 2 * (g * n + p) + 1]
+                y = sums[f, p]
+                for q in range(2 * p, 2 * n):
+                    y[q] += c * x[q] + d * turned[q]
+
+
+@_jit_sum
+def _beside(line, a_left, a_right, b_left, b_right, rows, out):
+    """Cut the ends off a strip's lag sums: ``out[u, v] = sum_c a[c] * b[c + v - u]`` over the columns of box (u, v).
+
+    `line` holds the sums over all columns; box (u, v) leaves out the first u and the last ``n - 1 - u`` columns of a.
+    Both are sums down a diagonal, so each row follows from its neighbour. `rows` is scratch.
+    """
+    n = len(out)
+    last = n - 1
+    out[last, :] = 0.0
+    for u in range(last - 1, -1, -1):  # what is beyond the box on the right
+        c, y, x, z = a_right[u], out[u, :last], out[u + 1, 1:], b_right[:last]
+        for v in range(last):
+            y[v] = x[v] + c * z[v]
+        out[u, last] = 0.0
+    rows[0] = 0.0
+    for u in range(n):
+        if u > 0:
+            c, y, x, z = a_left[u - 1], rows[u % 2, 1:], rows[(u - 1) % 2, :last], b_left[:last]
+            for v in range(last):
+                y[v] = x[v] + c * z[v]
+            rows[u % 2, 0] = 0.0
+        y, x, z = out[u], rows[u % 2], line[last - u : last - u + n]
+        for v in range(n):
+            y[v] = z[v] - y[v] - x[v]
+
+
 @_jit
-def assemble_lag(i, scratch, total, top, bottom, left, right, corners_a, corners_b, table):
+def _place(table, gram, p, q, stride):
+    """Copy a block and its transpose into the matrix; a block on the diagonal becomes symmetric to the bit."""
+    n = len(table)
+    step, turn = abs(stride), 1
+    if stride < 0:
+        p, q, turn = p + stride * (n - 1), q + stride * (n - 1), -1
+    whole = step * (n - 1) + 1
+    for u in range(n):
+        y, x = gram[p + step * u, q : q + whole : step], table[::turn, ::turn][u]
+        for v in range(u if p == q else 0, n):
+            y[v] = x[v]
+    for v in range(n):
+        y, x = gram[q + step * v, p : p + whole : step], table[::turn, ::turn][:, v]
+        for u in range(v if p == q else n):
+            y[u] = x[u]
+
+
+@_jit_sum
+def assemble_lag(
+    i, total, top, bottom, left, right, corners_a, corners_b, blocks, rows, gram, row, col, stride_y, stride_x
+):
     """Box sums of one row lag `i` from the sum over everything, less what lies outside each box.
 
-    For taps p = (py, px) and p + (i, j) the box sum is ``sum_t A[t + p] B[t + p + (i, j)]`` over the H x W
-    target pixels. `total[j]` holds it over every place where both factors lie in the extended image;
-    the rows above and below the box (`top`, `bottom`: row, column lag) and the columns left and right of it
-    (`left`, `right`: column of a, column of b, for this row lag) are subtracted, and the four corners,
-    subtracted twice, are given back (`corners_a`, `corners_b`: the 2 x 2 corner blocks of the extended images).
+    For taps p = (y, u) and q = (y + i, v) the box sum is ``sum_t A[t + p] B[t + q]`` over the H x W target pixels.
+    `total[v - u]` holds it over every place where both factors lie in the extended image; the columns left and right
+    of the box (`left`, `right`: column of a, column of b, for this row lag) and the rows above and below it (`top`,
+    `bottom`: row, column lag) are subtracted; the four corners are in both, and are cut off the latter
+    (`corners_a`, `corners_b`: the 2 x 2 corner blocks of the extended images).
 
-    Result in ``table[py, px, px + j]``.
+    Tap (y, u) of the first source is row ``row + stride_y * y + stride_x * u`` of `gram`, that of the second
+    column ``col + ...``; negative strides flip the kernel, exchanged ones transpose it. `blocks` holds two blocks, or
+    one where there are no strips, and `rows` two rows; both are scratch.
     """
-    n_y, n_x = table.shape[0], table.shape[1]
-    h_y, h_x = n_y - 1, n_x - 1
-    n_strip = max(h_y - i, 0)
-    above = scratch[0]
-    below = scratch[1]
-    for j in range(-h_x, h_x + 1):
-        first, last = max(0, -j), n_x - 1 - max(0, j)
-        columns = 0.0
-        for c in range(first, h_x - max(0, j)):
-            columns += right[c, c + j]
-        for r in range(n_strip):
-            above[r] = top[r, j + h_x]
-            below[r] = bottom[r, j + h_x]
-            for c in range(first, h_x - max(0, j)):
-                above[r] -= corners_a[0, 1, r, c] * corners_b[0, 1, r + i, c + j]
-                below[r] -= corners_a[1, 1, r, c] * corners_b[1, 1, r + i, c + j]
-        for x in range(first, last + 1):
-            if x > first:
-                c = x - 1
-                columns += left[c, c + j] - right[c, c + j]
-                for r in range(n_strip):
-                    above[r] += (
-                        corners_a[0, 1, r, c] * corners_b[0, 1, r + i, c + j]
-                        - corners_a[0, 0, r, c] * corners_b[0, 0, r + i, c + j]
-                    )
-                    below[r] += (
-                        corners_a[1, 1, r, c] * corners_b[1, 1, r + i, c + j]
-                        - corners_a[1, 0, r, c] * corners_b[1, 0, r + i, c + j]
-                    )
-            s = total[j + h_x] - columns
-            for r in range(n_strip):
-                s -= below[r]
-            table[0, x, x + j] = s
-            for y in range(n_strip):
-                s += below[y] - above[y]
-                table[y + 1, x, x + j] = s
-
-
-@_jit
-def place_lag(i, table, gram, row, col, stride_y, stride_x):
-    """Copy the table of row lag `i`, and its transpose, into `gram`.
-
-    Tap (y, x) of the first source is row ``row + stride_y * y + stride_x * x`` of `gram`, that of the second
-    column ``col + ...``; negative strides flip the kernel, exchanged ones transpose it.
-    """
-    n_y, n_x = table.shape[0], table.shape[1]
-    for y in range(n_y - i):
-        p = row + stride_y * y
-        q = col + stride_y * (y + i)
-        for u in range(n_x):
-            for v in range(n_x):
-                gram[p + stride_x * u, q + stride_x * v] = table[y, u, v]
-        for v in range(n_x):
-            for u in range(n_x):
-                gram[q + stride_x * v, p + stride_x * u] = table[y, u, v]
+    table, change = blocks[0], blocks[-1]
+    n = len(table)
+    last = n - 1
+    table[last, :] = 0.0
+    for u in range(last - 1, -1, -1):
+        y, x, z = table[u, :last], table[u + 1, 1:], right[u]
+        for v in range(last):
+            y[v] = x[v] + z[v]
+        table[u, last] = 0.0
+    rows[0] = 0.0
+    for u in range(n):
+        if u > 0:
+            y, x, z = rows[u % 2, 1:], rows[(u - 1) % 2, :last], left[u - 1]
+            for v in range(last):
+                y[v] = x[v] + z[v]
+            rows[u % 2, 0] = 0.0
+        y, x, z = table[u], rows[u % 2], total[last - u : last - u + n]
+        for v in range(n):
+            y[v] = z[v] - y[v] - x[v]
+    for y in range(len(top)):
+        a, b = corners_a[1, :, y], corners_b[1, :, y + i]
+        _beside(bottom[y], a[0], a[1], b[0], b[1], rows, change)
+        table -= change
+    _place(table, gram, row, col + stride_y * i, stride_x)
+    for y in range(len(top)):
+        a, b = corners_a[1, :, y], corners_b[1, :, y + i]
+        _beside(bottom[y], a[0], a[1], b[0], b[1], rows, change)
+        table += change
+        a, b = corners_a[0, :, y], corners_b[0, :, y + i]
+        _beside(top[y], a[0], a[1], b[0], b[1], rows, change)
+        table -= change
+        _place(table, gram, row + stride_y * (y + 1), col + stride_y * (y + 1 + i), stride_x)
 
 
 @_jit

@@ -417,48 +417,55 @@ def _fft_pass(frame: Frame, workers: int, taps: Array | None, progress: Progress
 # --- the edges ---
 
 
-def _strip_lags(readers: Sequence[Reader], row: int, n_rows: int, extent: int, lag: int, method: str) -> Array:
+def strip_lags(readers: Sequence[Reader], row: int, n_rows: int, extent: int, lag: int, method: str) -> Array:
     """Return the lag products of the rows of a strip.
 
     ``out[s*n + r, t*n + q, lag + l] = sum_x A_s[row + r, x] A_t[row + q, x + l]`` over x < `extent`, for sources A.
     """
+    from . import _fft, _loops
+
     n = len(readers) * n_rows
-    length = scipy.fft.next_fast_len(max(256, 4 * lag), real=True) if extent > 64 else extent + 2 * lag
+    length = 0
     if method == "fft":
-        # One multiply-add for each pair of rows, lag and column, or transforms there, products, and transforms back.
-        direct_ns = n * n / 2 * (2 * lag + 1) * extent * DIRECT_NS
-        method = "fft" if 4 * TRANSFORM_NS * n * extent + 2 * TRANSFORM_NS * n * n * length < direct_ns else "direct"
-    if method == "direct":
-        length = 1024 + 2 * lag
-    step = length - 2 * lag
-    starts = range(0, extent, step)
-
-    def wide(start: int) -> Array:
-        return np.concatenate([r.block(row, start - lag, (n_rows, step + 2 * lag)) for r in readers])
-
-    if method == "direct":
-        from . import _loops
-
-        out = np.zeros((n, n, 2 * lag + 1))
-        for start in starts:
-            _loops.strip_lag_sums(wide(start), min(step, extent - start), lag, out)
-        below = np.tril_indices(n, -1)
-        out[below] = out[below[1], below[0], ::-1]
-        return out
-
-    def blocks(start: int) -> tuple[Array, Array]:
-        both = wide(start)
-        return both[:, lag : lag + min(step, extent - start)], both
-
-    sums = np.zeros((length // 2 + 1, n, n), dtype=np.complex128)
-    for first in range(0, len(starts), 16):
-        pairs = [blocks(start) for start in starts[first : first + 16]]
-        a = scipy.fft.rfft(np.stack([np.pad(a, ((0, 0), (0, length - a.shape[1]))) for a, _ in pairs]), axis=-1)
-        b = scipy.fft.rfft(np.stack([b for _, b in pairs]), n=length, axis=-1)
-        sums += np.matmul(
-            np.conj(np.ascontiguousarray(a.transpose(2, 1, 0))), np.ascontiguousarray(b.transpose(2, 0, 1))
-        )
-    return np.ascontiguousarray(np.moveaxis(scipy.fft.irfft(sums, n=length, axis=0)[: 2 * lag + 1], 0, -1))
+        # One multiply-add for each pair of rows, lag and column; or two transforms of each row, the products, and
+        # one transform back of each pair.
+        least = n * n / 2 * (2 * lag + 1) * extent * DIRECT_NS
+        for candidate in (_good_length(3 * lag + 1 << i) for i in range(1, 6)):
+            forth = math.ceil(extent / (candidate - 2 * lag)) * candidate * (2 * n * TRANSFORM_NS + n * n * SPECTRAL_NS)
+            cost = forth + n * n / 2 * candidate * TRANSFORM_NS
+            if cost < least:
+                length, least = candidate, cost
+    out = np.zeros((n, n, 2 * lag + 1))
+    if not length:
+        step = 1024
+        for start in range(0, extent, step):
+            wide = np.concatenate([r.block(row, start - lag, (n_rows, step + 2 * lag)) for r in readers])
+            _loops.strip_lag_sums(wide, min(step, extent - start), lag, out)
+    else:
+        step = length - 2 * lag
+        starts = range(0, extent, step)
+        at_once = min(len(starts), max(1, 2**16 // (n * length)))
+        transform = _fft.borrow(at_once * n, length, 2, 1)
+        transform.clear(length, step)
+        sums, turned = np.zeros((length // 2 + 1, n, 2 * n)), np.empty(2 * n)
+        for first in range(0, len(starts), at_once):
+            group = starts[first : first + at_once]
+            for i, start in enumerate(group):
+                for s, reader in enumerate(readers):
+                    block = transform.image[i * n + s * n_rows : i * n + (s + 1) * n_rows]
+                    reader.read(block[:, : step + 2 * lag], row, start - lag)
+            transform.image[:, step + 2 * lag :] = 0.0
+            transform.result[:, :step] = transform.image[:, lag : lag + step]
+            transform.forward(0)
+            transform.forward(1)
+            _loops.spectral_products(transform.spectra, n, len(group), sums, turned)
+        _fft.give_back(transform)
+        pairs = np.triu_indices(n)
+        products = np.ascontiguousarray(sums.view(np.complex128)[:, pairs[0], pairs[1]].T)
+        out[pairs] = scipy.fft.irfft(products, n=length, axis=1, overwrite_x=True)[:, : 2 * lag + 1]
+    below = np.tril_indices(n, -1)
+    out[below] = out[below[1], below[0], ::-1]
+    return out
 
 
 def _gram(frame: Frame, lags: Array, method: str, workers: int, flipped: bool) -> Array:
@@ -467,7 +474,7 @@ def _gram(frame: Frame, lags: Array, method: str, workers: int, flipped: bool) -
 
     y_halo, x_halo = frame.row_halo, frame.col_halo
     n_y, n_x, n_sources = frame.kernel_rows, frame.kernel_cols, len(frame.sources)
-    if n_y * n_x * n_x < 10**5:  # too little for threads, which would wait for each other
+    if n_y * n_x * n_x < 10**4:  # too little for threads, which would wait for each other
         workers = 1
     turned = tuple(r.transposed() for r in frame.sources)
     strips = [
@@ -477,7 +484,7 @@ def _gram(frame: Frame, lags: Array, method: str, workers: int, flipped: bool) -
         (turned, frame.cols, x_halo, frame.rows + y_halo, y_halo, method),
     ]
     empty = np.zeros((0, 0, 1))
-    tables = list(in_order(strips, lambda s: _strip_lags(*s) if s[2] else empty, workers))
+    tables = list(in_order(strips, lambda s: strip_lags(*s) if s[2] else empty, workers))
     corners = np.empty((n_sources, 2, 2, y_halo, x_halo))
     for s, reader in enumerate(frame.sources):
         for i, row in enumerate((0, frame.rows)):
@@ -492,26 +499,28 @@ def _gram(frame: Frame, lags: Array, method: str, workers: int, flipped: bool) -
         first, stride_y, stride_x = m - 1, -stride_y, -stride_x
 
     def place(i: int) -> None:
-        scratch, table = np.empty((2, y_halo)), np.empty((n_y, n_x, n_x))
+        blocks, two_rows = np.empty((1 if i >= y_halo else 2, n_x, n_x)), np.empty((2, n_x))
         r = np.arange(max(y_halo - i, 0))
         for s in range(n_sources):
             for t in range(n_sources):
                 top, bottom = (
-                    np.ascontiguousarray(table_[s * y_halo + r, t * y_halo + r + i])
+                    np.ascontiguousarray(table[s * y_halo + r, t * y_halo + r + i])
                     if r.size
                     else np.empty((0, 2 * x_halo + 1))
-                    for table_ in tables[:2]
+                    for table in tables[:2]
                 )
                 left, right = (
                     np.ascontiguousarray(
-                        table_[s * x_halo : (s + 1) * x_halo, t * x_halo : (t + 1) * x_halo, y_halo + i]
+                        table[s * x_halo : (s + 1) * x_halo, t * x_halo : (t + 1) * x_halo, y_halo + i]
                     )
                     if x_halo
                     else np.empty((0, 0))
-                    for table_ in tables[2:]
+                    for table in tables[2:]
                 )
-                _loops.assemble_lag(i, scratch, lags[s, t, i], top, bottom, left, right, corners[s], corners[t], table)
-                _loops.place_lag(i, table, gram, s * m + first, t * m + first, stride_y, stride_x)
+                places = (s * m + first, t * m + first, stride_y, stride_x)
+                _loops.assemble_lag(
+                    i, lags[s, t, i], top, bottom, left, right, corners[s], corners[t], blocks, two_rows, gram, *places
+                )
 
     for _ in in_order(range(n_y), place, workers):
         pass
