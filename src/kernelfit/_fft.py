@@ -70,8 +70,8 @@ class RowTransforms:
     image, result, model : ndarray, shape (rows, length)
         The rows of a source to be transformed, those of a target, and those that `backward` makes.
     spectra : ndarray, shape (arrays, frequencies, rows and a few more)
-        The spectra of the sources, then of the targets, real and imaginary parts in turn, one frequency of all rows after
-        the other: what follows works across rows, and FFTW writes them so at hardly any cost.
+        The spectra of the sources, then of the targets, real and imaginary parts in turn, one frequency of all rows
+        after the other: what follows works across rows, and FFTW writes them so at hardly any cost.
     """
 
     image: npt.NDArray[np.float64]

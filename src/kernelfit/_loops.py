@@ -121,7 +121,7 @@ def correlate(b, b_col, taps, rows, cols, out):
 
 @_jit_sum
 def moments(rows, n_rows, n_cols, out):
-    """Add the sum of the squares of a block, and its sum; BLAS would wake its own threads for it, to fight with ours."""
+    """Add the sum of the squares of a block, and its sum; BLAS would wake its own threads, to fight with ours."""
     squares = total = 0.0
     for r in range(n_rows):
         x = rows[r, :n_cols]
@@ -151,7 +151,7 @@ def spectral_lag_sums(spectra, first, second, rows, real, imag, turned):
 
     a >= `first`, r < `rows`; `spectra` (arrays, frequencies, 2 * rows and more) holds real and imaginary parts in turn;
     `real` and `imag` (arrays, frequencies, lags), lags a multiple of 4: four at a time, so that each load feeds several
-    multiply-adds. `turned` holds i times a row of S_a, with which the imaginary part is a plain sum of products as well.
+    multiply-adds. `turned` holds i times a row of S_a, with which the imaginary part is a plain sum of products too.
     """
     n_arrays, n_f, n_i = real.shape
     n = 2 * rows

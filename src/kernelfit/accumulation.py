@@ -67,9 +67,10 @@ def choose_method(image_shape: object, kernel_shape: object) -> Choice:
       the overlaps of neighbouring segments; 2 R complex multiply-adds per frequency, that is 4 R real ones per sample.
 
     Then, for m = R C taps, once: the Cholesky factor and its inverse take 2/3 m^3 multiply-adds. Conjugate gradients
-    ("cg") need neither, nor the m x m matrix, but about 40 iterations, each of which transforms the strips along
-    the four edges, two kernels wide, back and forth. They give no covariance, so they are used where they take less
-    than half the time, or where the matrix and its factor would need more than 1 GiB.
+    ("cg") need neither, nor the m x m matrix, but about 40 iterations, each of which multiplies a matrix of R x R for
+    each of C frequencies, one of C x C for each of R, and makes about ten transforms of 2R x 2C; and before, the lag
+    sums of all pairs of rows in the strips along the four edges. They give no covariance, so they are used for more
+    than 2000 taps only, where they take less than half the time, or the matrix and its factor more than 1 GiB.
 
     The constants, nanoseconds per multiply-add and per transformed sample, come from ``benchmarks/calibrate.py``;
     only their ratios matter.
@@ -94,8 +95,8 @@ def choose_method(image_shape: object, kernel_shape: object) -> Choice:
     fft = (2 * TRANSFORM_NS + 4 * rows * SPECTRAL_NS) * waste + FFT_START_NS / n_pixels
     n_taps = rows * cols
     dense = 2 / 3 * n_taps**3 * DENSE_NS
-    strips = 2 * (rows * (image[1] + cols) + cols * image[0]) * 2
-    iterative = 40 * 2 * strips * TRANSFORM_NS
+    strips = 2 * 2 * 4 * (rows**2 * image[1] + cols**2 * image[0]) / 2 * SPECTRAL_NS
+    iterative = strips + 40 * n_taps * (4 * (rows + cols) * SPECTRAL_NS + 10 * 4 * TRANSFORM_NS)
     if 16 * n_taps**2 > 2**30 or (n_taps > 2000 and 2 * iterative < dense):
         return Choice("cg", f"estimated {iterative / 1e9:.2g} s to iterate, {dense / 1e9:.2g} s to factorise")
     method = "direct" if direct <= fft else "fft"
@@ -103,11 +104,11 @@ def choose_method(image_shape: object, kernel_shape: object) -> Choice:
 
 
 # Nanoseconds on one core, from benchmarks/calibrate.py.
-DIRECT_NS = 0.085
-SPECTRAL_NS = 0.085
-TRANSFORM_NS = 5.2
-DENSE_NS = 0.06
-FFT_START_NS = 1e6
+DIRECT_NS = 0.083
+SPECTRAL_NS = 0.063
+TRANSFORM_NS = 4.1
+DENSE_NS = 0.063
+FFT_START_NS = 9e5
 
 
 class Segments(NamedTuple):
@@ -122,16 +123,16 @@ def segment(width: int, overlap: int) -> Segments:
 
     A segment of B positions and its halo h has B + h samples; its lag products up to h are free of wrap-around if it is
     padded to L >= B + 2h. The work is L log2 L per segment and twice 2h log2 2h for the overlap of two neighbours,
-    which both count. Lengths of 1, 3, 5 and 9 times 2^a up to 2048, or 16h, whichever is larger, are tried: unplanned
+    which both count. Lengths of 1, 3, 5 and 9 times 2^a up to 2048, or 8h, whichever is larger, are tried: unplanned
     transforms of other lengths are up to twice as slow per sample, and longer ones leave the cache.
     """
     best, best_cost = Segments(1, 1), math.inf
-    longest = max(2048, 16 * overlap)
-    fewest = max(1, math.ceil(width / max(1, longest - 2 * overlap)))
-    for count in range(fewest, 4 * fewest + 4):
-        step = max(math.ceil(width / count), overlap, 1)
-        length = _good_length(step + 2 * overlap)
-        segments = math.ceil(width / step)
+    least = _good_length(max(overlap, 1) + 2 * overlap)
+    longest = max(2048, 8 * overlap, least)
+    lengths = {m << a for m in (1, 3, 5, 9) for a in range(longest.bit_length())}
+    for length in sorted(n for n in lengths if least <= n <= longest):
+        segments = math.ceil(width / (length - 2 * overlap))
+        step = max(math.ceil(width / segments), overlap, 1)
         # each further segment also costs about as much as 64 samples in calls and copies
         cost = segments * (length * math.log2(2 * length) + 640)
         cost += (segments - 1) * 2 * overlap * math.log2(4 * overlap + 2)
@@ -346,7 +347,7 @@ def _fft_pass(frame: Frame, workers: int, taps: Array | None, progress: Progress
     rows = frame.rows + (y_halo if taps is None else 0)
     height = math.ceil(rows / max(1, round(rows / max(128, 8 * frame.kernel_rows))))
     # Kernels of one row have no row lags, so the rows of several segments may stand in one tile, one below the other.
-    stacked = max(1, 128 // rows) if y_halo == 0 else 1
+    stacked = max(1, min(128, max(16, 2**17 // layout.length)) // rows) if y_halo == 0 else 1
     n_lags = -(-frame.kernel_rows // 4) * 4  # the loops do four at a time
     starts = [(r, c) for c in range(0, frame.cols, layout.step) for r in range(0, rows, height)]
     tiles = [starts[i : i + stacked] for i in range(0, len(starts), stacked)]

@@ -175,6 +175,7 @@ def find_kernel(
         fit = large.find(problem, threads, tolerance, progress)
         return dataclasses.replace(fit, method=choice.method, method_reason=choice.reason)
     stats = statistics(problem, choice.method, threads, progress)[0]
+    solve.factor_ahead(stats)
     fit = stats.solve()
     refined = 0
     if solve.rounding_matters(stats, fit):

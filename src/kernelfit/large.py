@@ -15,7 +15,7 @@ import numpy.typing as npt
 import scipy.fft
 
 from .accumulation import Frame, Progress, in_order, pass_over, strip_lags
-from .pair import Array, Problem
+from .pair import Array, Problem, Reader
 from .result import Finding, KernelFit, Verdict
 from .solve import EPS, doubts
 
@@ -23,6 +23,8 @@ Complex = npt.NDArray[np.complex128]
 
 #: The default of `tolerance`: the solver's own error, in units of the standard error that the noise causes.
 TOLERANCE = 0.01
+#: Most complex numbers that the matrices per frequency may have.
+MOST_PRODUCTS = 2**23
 MOST_ITERATIONS = 1000
 MOST_REFINEMENTS = 3
 
@@ -67,6 +69,46 @@ def _products(spectra: Complex, taps: Array, workers: int) -> Array:
     return result
 
 
+class _Strip:
+    """The design matrix of the target pixels beyond one edge of the used ones, as transforms of segments.
+
+    For long, narrow kernels, whose matrices per frequency would take too much memory.
+
+    Rows t' = t - row of the strip with -halo <= t' < 0 (`before`) or 0 <= t' < halo, columns start <= x < stop.
+    """
+
+    def __init__(self, reader: Reader, row: int, kernel: tuple[int, int], start: int, stop: int, before: bool) -> None:
+        halo, side = kernel[0] - 1, kernel[1]
+        self.shape = (
+            scipy.fft.next_fast_len(2 * halo, real=True),
+            scipy.fft.next_fast_len(max(4 * side, min(stop - start, 64) + side - 1), real=True),
+        )
+        self.before, self.halo = before, halo
+        self.step = self.shape[1] - side + 1
+        starts = range(start, stop, self.step)
+        blocks = np.zeros((len(starts), *self.shape))
+        for block, x in zip(blocks, starts, strict=True):
+            reader.read(block[:halo, : self.step + side - 1], row, x)
+        self.last = stop - starts[-1]
+        self.spectra = scipy.fft.rfft2(blocks)
+
+    def gram(self, taps: Array, workers: int) -> Array:
+        """Return ``E'E`` times the taps."""
+        model = scipy.fft.irfft2(
+            np.conj(scipy.fft.rfft2(taps, self.shape)) * self.spectra, self.shape, workers=workers, overwrite_x=True
+        )
+        model[:, :, self.step :] = 0.0
+        model[-1, :, self.last :] = 0.0
+        if self.before:
+            model[:, : self.shape[0] - self.halo] = 0.0
+        else:
+            model[:, self.halo :] = 0.0
+        products = np.conj(scipy.fft.rfft2(model, workers=workers, overwrite_x=True))
+        products *= self.spectra
+        out: Array = scipy.fft.irfft2(products.sum(axis=0), self.shape)
+        return out[: taps.shape[0], : taps.shape[1]]
+
+
 class NormalOperator:
     """The exact Gram matrix of one source image as an operator, with a preconditioner.
 
@@ -95,10 +137,17 @@ class NormalOperator:
         sources = frame.sources[:1]
         turned = tuple(s.transposed() for s in sources)
         strips = [(sources, row, y_halo, frame.cols + x_halo, x_halo) for row in (0, frame.rows)]
-        strips += [(turned, col, x_halo, frame.rows + y_halo, y_halo) for col in (0, frame.cols)]
-        top, bottom, left, right = in_order(strips, lambda s: strip_lags(*s, "fft"), workers)
+        self._strips = []
+        if rows * cols**2 > MOST_PRODUCTS:
+            for col in (0, frame.cols):
+                self._strips.append(_Strip(turned[0], col, (cols, rows), 0, frame.rows, col == 0))
+        else:
+            strips += [(turned, col, x_halo, frame.rows + y_halo, y_halo) for col in (0, frame.cols)]
+        top, bottom, *beside = in_order(strips, lambda s: strip_lags(*s, "fft"), workers)
         self._rows = _box_spectra(lags, top, bottom)
-        self._cols = _box_spectra(np.zeros((cols, 2 * rows - 1)), left, right)
+        if self._strips:
+            return
+        self._cols = _box_spectra(np.zeros((cols, 2 * rows - 1)), *beside)
         corners = np.zeros((2, 2, *self._torus))
         for i, row in enumerate((0, frame.rows)):
             for j, col in enumerate((0, frame.cols)):
@@ -108,6 +157,10 @@ class NormalOperator:
     def __call__(self, taps: Array) -> Array:
         """Return the Gram matrix times the taps, an array (kernel_rows, kernel_cols)."""
         out = _products(self._rows, taps, self.workers)
+        if self._strips:  # the corners are in the rows above and below only
+            for strip in self._strips:
+                out -= strip.gram(np.ascontiguousarray(taps.T), self.workers).T
+            return out
         out += _products(self._cols, np.ascontiguousarray(taps.T), self.workers).T
         spectrum = np.conj(scipy.fft.rfft2(taps, self._torus, workers=1))
         model = scipy.fft.irfft2(spectrum * self._corners, self._torus, workers=1)

@@ -17,7 +17,7 @@ EPS = float(np.finfo(np.float64).eps)
 
 #: Below this reciprocal condition number of the Gram matrix Cholesky's factorisation is not trusted.
 RCOND_CHOLESKY = 1e-12
-#: Most taps that are factored by loops of our own.
+#: Most taps that `factor_ahead` takes on.
 OWN_FACTOR = 450
 #: From this condition number on a solution is called ill-conditioned, even if it has full rank.
 ILL_CONDITIONED = 1e13
@@ -144,20 +144,7 @@ def as_solver(solver: "Solver | str | None") -> "Solver":
 
 
 def cholesky_factor(gram: Array) -> tuple[Array, float] | None:
-    """Return a factor F of ``G^-1 = F F'`` and the condition number, or None if G is too near to singular.
-
-    Up to OWN_FACTOR taps by loops of our own: LAPACK's are faster, but BLAS's threads go on spinning for some 50 ms
-    after them, and take a core from the pass over the pixels that may follow.
-    """
-    if len(gram) <= OWN_FACTOR:
-        from . import _loops
-
-        upper, inverse = np.array(gram, order="C"), np.zeros(gram.shape)
-        if not _loops.cholesky(upper):
-            return None
-        _loops.invert_triangular(upper, inverse)
-        condition = float(np.abs(gram).sum(axis=0).max()) * _inverse_norm(inverse)
-        return (inverse, condition) if condition * RCOND_CHOLESKY < 1 else None
+    """Return a factor F of ``G^-1 = F F'`` and the condition number, or None if G is too near to singular."""
     lapack = scipy.linalg.lapack
     lower, info = lapack.dpotrf(gram.T, lower=1, clean=1)  # .T: the same matrix in LAPACK's order, so copied once
     if info != 0:
@@ -167,6 +154,23 @@ def cholesky_factor(gram: Array) -> tuple[Array, float] | None:
         return None
     inverse, _ = lapack.dtrtri(lower, lower=1, overwrite_c=1)
     return inverse.T, 1.0 / float(rcond)
+
+
+def factor_ahead(stats: NormalStats) -> None:
+    """Factor a small Gram matrix by compiled loops of our own, for solves between two passes over the pixels.
+
+    LAPACK's are faster, but after them BLAS's threads go on spinning for some 50 ms, and take a core from the next pass.
+    """
+    if stats.n_taps > OWN_FACTOR or "inverse" in stats._made:
+        return
+    from . import _loops
+
+    upper, inverse = np.array(stats.gram, order="C"), np.zeros(stats.gram.shape)
+    if _loops.cholesky(upper):
+        _loops.invert_triangular(upper, inverse)
+        condition = float(np.abs(stats.gram).sum(axis=0).max()) * _inverse_norm(inverse)
+        if condition * RCOND_CHOLESKY < 1:
+            stats._made["inverse"] = inverse, condition
 
 
 def _inverse_norm(factor: Array) -> float:
@@ -189,7 +193,7 @@ def _inverse_norm(factor: Array) -> float:
 
 
 def times(matrix: Array, vector: Array) -> Array:
-    """Return a matrix times a vector without BLAS, for the reason told in `cholesky_factor`."""
+    """Return a matrix times a vector without BLAS, for the reason told in `factor_ahead`."""
     product: Array = np.einsum("ij,j->i", matrix, vector)
     return product
 
@@ -249,7 +253,9 @@ def judge(
     if stats.n_pixels <= rank and not prior:
         findings.append(Finding(Verdict.NO_REDUNDANCY, f"{stats.n_pixels} pixels, rank {rank}"))
     else:
-        findings += doubts(taps, math.sqrt(float(np.einsum("ij,ij->", factor, factor))), rss, variance, stats.target_energy)
+        findings += doubts(
+            taps, math.sqrt(float(np.einsum("ij,ij->", factor, factor))), rss, variance, stats.target_energy
+        )
     return tuple(findings)
 
 
