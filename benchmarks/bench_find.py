@@ -1,15 +1,13 @@
 """Finding a kernel from a pair of images in memory: what it costs, and how far off it is.
 
-One class per kind of answer. Machine code is compiled or loaded before anything is measured: the first call is another
-question.
+Machine code is compiled or loaded before anything is measured: the first call is another question (`bench_import`).
 """
 
-import numpy as np
 import scipy.signal
 
-from kernelfit import choose_method, find_kernel
+from kernelfit import find_kernel
 
-from .common import FULL, KERNELS, NOISES, SIZES, make_scene, ratio_of_times, relative_error
+from .common import KERNELS, NOISES, SIZES, by_profile, im2col_lstsq, make_scene, ratio_of_times, relative_error
 
 
 class FindKernel:
@@ -24,8 +22,10 @@ class FindKernel:
         self.find()
 
     def find(self):
-        """Solve the scene."""
-        return find_kernel(self.scene.image, self.scene.target, self.scene.shape)
+        """Solve the scene, standard errors included: they are made when asked for."""
+        fit = find_kernel(*self.scene.pair, self.scene.shape)
+        assert fit.stderr.shape == self.scene.shape
+        return fit
 
     def time_find(self, kernel, size, noise):
         self.find()
@@ -52,44 +52,36 @@ class RatioToFftconvolve:
     def track_ratio_to_fftconvolve(self, kernel, size):
         image, target, taps = self.scene.image, self.scene.target, self.scene.kernel
         return ratio_of_times(
-            lambda: find_kernel(image, target, taps.shape, workers=1),
+            lambda: find_kernel(image, target, taps.shape, workers=1).stderr,
             lambda: scipy.signal.fftconvolve(image, taps, mode="same"),
         )
 
-    track_ratio_to_fftconvolve.unit = "x"
+    track_ratio_to_fftconvolve.unit = "times fftconvolve"
 
 
-class FindMemory:
-    """Peak memory of the process that holds a pair of 8-bit images, without and with finding their kernel.
+class RatioToLstsq:
+    """Finding the kernel, over the matrix of all patches and `numpy.linalg.lstsq`; BLAS may use all cores."""
 
-    The difference of the two is what `find_kernel` needs. The pairs are made by another process, which also leaves the
-    compiled code on disk, so that neither lifts the peak; each process warms up on a corner and a tiny kernel.
-    """
-
-    params = (KERNELS, [8192] if FULL else [2048])
+    params = (by_profile(["9x7"], ["3x5"], ["9x7", "15x15"]), by_profile([384], [96], [384, 768]))
     param_names = ("kernel", "size")
-    timeout = 600
-
-    def setup_cache(self):
-        for kernel in self.params[0]:
-            scene = make_scene(kernel, 2048, noise=0.01)
-            for size in self.params[1]:
-                for name in ("image", "target"):
-                    tile = np.clip(np.rint(getattr(scene, name)), 0, 255).astype(np.uint8)
-                    np.save(f"{name}_{kernel}_{size}.npy", np.tile(tile, (size // 2048, size // 2048)))
-                self.setup(kernel, size)
-
-    setup_cache.timeout = 600
+    timeout = 300
 
     def setup(self, kernel, size):
-        self.shape = tuple(map(int, kernel.split("x")))
-        self.image = np.load(f"image_{kernel}_{size}.npy")
-        self.target = np.load(f"target_{kernel}_{size}.npy")
-        method = choose_method(self.image.shape, self.shape).method
-        find_kernel(self.image[:96, :80], self.target[:96, :80], (3, 2), method=method)
+        self.scene = make_scene(kernel, size, noise=0.01)
 
-    def peakmem_reference(self, kernel, size):
-        """Hold the pair, do nothing."""
+    def track_ratio_to_lstsq(self, kernel, size):
+        scene = self.scene
+        return ratio_of_times(
+            lambda: find_kernel(*scene.pair, scene.shape).stderr,
+            lambda: im2col_lstsq(*scene.pair, scene.shape),
+            repeats=3,
+        )
 
-    def peakmem_find(self, kernel, size):
-        find_kernel(self.image, self.target, self.shape)
+    track_ratio_to_lstsq.unit = "times lstsq"
+
+    def track_error_beside_lstsq(self, kernel, size):
+        """Both solve the same problem, so their kernels must agree to rounding."""
+        scene = self.scene
+        return relative_error(find_kernel(*scene.pair, scene.shape).kernel, im2col_lstsq(*scene.pair, scene.shape))
+
+    track_error_beside_lstsq.unit = "relative"
