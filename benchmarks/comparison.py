@@ -44,8 +44,8 @@ class Refused(Exception):
 
 def names(pattern: str) -> Iterator[tuple[str, type, str, tuple]]:
     """Yield (name, class, method, parameters) of every ratio and error whose name the pattern is found in."""
-    for file in sorted((ROOT / "benchmarks").glob("bench_*.py")):
-        module = importlib.import_module(f"benchmarks.{file.stem}")
+    for file in sorted((ROOT / "benchmarks" / "suites").glob("bench_*.py")):
+        module = importlib.import_module(f"benchmarks.suites.{file.stem}")
         for owner in vars(module).values():
             if not (isinstance(owner, type) and owner.__module__ == module.__name__):
                 continue

@@ -7,7 +7,16 @@ import scipy.signal
 
 from kernelfit import find_kernel
 
-from .common import KERNELS, NOISES, SIZES, by_profile, im2col_lstsq, make_scene, ratio_of_times, relative_error
+from benchmarks.common import (
+    KERNELS,
+    NOISES,
+    SIZES,
+    by_profile,
+    im2col_lstsq,
+    make_scene,
+    ratio_of_times,
+    relative_error,
+)
 
 
 class FindKernel:

@@ -5,7 +5,7 @@ import scipy.linalg
 
 import kernelfit
 
-from .common import by_profile, make_scene, ratio_of_times, relative_error, require
+from benchmarks.common import by_profile, make_scene, ratio_of_times, relative_error, require
 
 SOLVERS = ["LeastSquares", "Penalized", "GaussianProcess", "NonNegative", "Sparse", "auto"]
 KERNELS = by_profile(["9x7", "15x17"], ["3x5"], ["9x7", "15x17", "31x27"])  # rows x columns

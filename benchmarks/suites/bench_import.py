@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 
-from .common import ratio_of_times
+from benchmarks.common import ratio_of_times
 
 # The pair is small: what is timed is getting ready, not the work.
 FIRST_CALL = """

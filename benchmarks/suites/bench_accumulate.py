@@ -5,7 +5,7 @@ import scipy.fft
 
 from kernelfit import accumulate
 
-from .common import SIZES, by_profile, make_scene, ratio_of_times, relative_error
+from benchmarks.common import SIZES, by_profile, make_scene, ratio_of_times, relative_error
 
 ENGINES = ["direct", "fft"]
 KERNELS = by_profile(["5x5", "9x15"], ["3x5"], ["5x5", "9x15", "31x27"])  # rows x columns
