@@ -3,9 +3,8 @@
 import numpy as np
 import scipy.fft
 
-from kernelfit import accumulate
-
 from benchmarks.common import SIZES, by_profile, make_scene, ratio_of_times, relative_error
+from kernelfit import accumulate
 
 ENGINES = ["direct", "fft"]
 KERNELS = by_profile(["5x5", "9x15"], ["3x5"], ["5x5", "9x15", "31x27"])  # rows x columns

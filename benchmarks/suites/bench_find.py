@@ -5,8 +5,6 @@ Machine code is compiled or loaded before anything is measured: the first call i
 
 import scipy.signal
 
-from kernelfit import find_kernel
-
 from benchmarks.common import (
     KERNELS,
     NOISES,
@@ -17,6 +15,7 @@ from benchmarks.common import (
     ratio_of_times,
     relative_error,
 )
+from kernelfit import find_kernel
 
 
 class FindKernel:

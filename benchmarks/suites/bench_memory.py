@@ -10,9 +10,8 @@ import sys
 
 import numpy as np
 
-from kernelfit import choose_method, find_kernel
-
 from benchmarks.common import by_profile, make_scene, relative_error
+from kernelfit import choose_method, find_kernel
 
 KERNELS = by_profile(["15x15"], ["3x5"], ["5x5", "15x15", "31x27"])  # rows x columns
 SIZES = by_profile([8192], [1024], [8192])  # rows and columns of the image

@@ -4,7 +4,6 @@ import numpy as np
 import scipy.linalg
 
 import kernelfit
-
 from benchmarks.common import by_profile, make_scene, ratio_of_times, relative_error, require
 
 SOLVERS = ["LeastSquares", "Penalized", "GaussianProcess", "NonNegative", "Sparse", "auto"]

@@ -2,9 +2,8 @@
 
 import scipy.fft
 
-from kernelfit import find_kernel
-
 from benchmarks.common import SIZES, by_profile, make_scene, ratio_of_times, relative_error, require
+from kernelfit import find_kernel
 
 KERNELS = by_profile(["9x15"], ["3x5"], ["5x5", "9x15", "31x27"])  # rows x columns
 
