@@ -6,9 +6,10 @@ B is the working tree if it is not given. Both are measured by the suites of the
 this, in turn: A, B, B, A and so on, each time in a process of its own, one BLAS thread. What is compared are the
 `track_ratio_` benchmarks, each a ratio to a public yardstick, and the `track_..._error` ones.
 
-A ratio has moved if, in the mean over the rounds, its logarithm differs by more than three standard errors and by more
-than FLOOR, with the same sign in every round; and if all that is so again when it is measured anew. The noise printed
-is the larger of those three standard errors and the floor. An error has moved if it grew or shrank by half.
+A ratio has moved if its logarithm differs, in the mean over the rounds without the extreme ones, by more than three
+standard errors and by more than FLOOR, with the same sign in each of those rounds; and if all that is so again when it
+is measured anew. The noise printed is the larger of those three standard errors and the floor. An error has moved if
+it grew or shrank by half.
 Exits 0 if nothing got worse, 1 if something did, 2 if nothing was compared.
 """
 
@@ -139,17 +140,25 @@ def rounds_of(sources: list[Path], wanted: list[str], rounds: int, seconds: floa
 
 
 def shift_and_noise(before: list[float], after: list[float]) -> tuple[float, float, bool]:
-    """Return the mean change of the logarithm, its noise, and whether all rounds agree on a change beyond it.
+    """Return the change of the logarithm, its noise, and whether the rounds agree on a change beyond it.
+
+    The change is the trimmed mean over the rounds, the noise three of its standard errors (Tukey and McLaughlin 1963,
+    Sankhya A 25, 331: from the winsorised deviation), so that one bad round spoils neither.
 
     >>> shift_and_noise([1.0, 1.01, 0.99], [1.3, 1.31, 1.3])[2]
     True
     >>> shift_and_noise([1.0, 1.2, 0.9], [1.1, 1.0, 1.3])[2]
     False
+    >>> shift_and_noise([1.0, 1.0, 1.01, 0.99, 1.0], [1.2, 1.21, 1.19, 0.7, 1.2])[2]
+    True
     """
-    steps = [math.log(b / a) for a, b in zip(before, after, strict=True)]
-    shift = statistics.fmean(steps)
-    noise = max(FLOOR, 3 * statistics.stdev(steps) / math.sqrt(len(steps)))
-    return shift, noise, abs(shift) > noise and all(step * shift > 0 for step in steps)
+    steps = sorted(math.log(b / a) for a, b in zip(before, after, strict=True))
+    n, cut = len(steps), round(0.15 * len(steps))
+    kept = steps[cut : n - cut]
+    shift = statistics.fmean(kept)
+    winsorised = [kept[0]] * cut + kept + [kept[-1]] * cut
+    noise = max(FLOOR, 3 * statistics.stdev(winsorised) / (len(kept) / n) / math.sqrt(n))
+    return shift, noise, abs(shift) > noise and all(step * shift > 0 for step in kept)
 
 
 def error_moved(before: float, after: float) -> bool:
@@ -227,7 +236,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("a", metavar="A", help="commit, branch or tag")
     parser.add_argument("b", metavar="B", nargs="?", help="another; the default is the working tree")
     parser.add_argument("--bench", default="", metavar="REGEX", help="only benchmarks in whose name this is found")
-    parser.add_argument("--rounds", type=int, default=5, help="processes of each commit, default 5, at least 3")
+    parser.add_argument("--rounds", type=int, default=7, help="processes of each commit, default 7, at least 3")
     parser.add_argument("--seconds", type=float, default=0.5, help="for each ratio in each round, default 0.5")
     options = parser.parse_args(arguments)
     if options.rounds < 3:
