@@ -118,8 +118,10 @@ def lay_out(commit: str | None, folder: Path) -> str:
     if known.returncode:
         raise Refused(f"got {commit!r}, need a commit, branch or tag of this repository")
     packed = subprocess.run(
-        ["git", "archive", "--format=tar", known.stdout.strip(), "src"], cwd=ROOT, capture_output=True, check=True
+        ["git", "archive", "--format=tar", known.stdout.strip(), "src"], cwd=ROOT, capture_output=True
     )
+    if packed.returncode:
+        raise Refused(f"{commit} has no package in src")
     with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive, tempfile.TemporaryDirectory() as scratch:
         archive.extractall(scratch, filter="data")
         shutil.move(Path(scratch) / "src", folder)
