@@ -4,7 +4,9 @@
 
 B is the working tree if it is not given. Both are measured by the suites of the working tree, with the Python that runs
 this, in turn: A, B, B, A and so on, each time in a process of its own, one BLAS thread. What is compared are the
-`track_ratio_` benchmarks, each a ratio to a public yardstick, and the `track_..._error` ones.
+`track_ratio_` benchmarks, each a ratio to a public yardstick, and the `track_..._error` ones. Both sides of a ratio are
+timed by what they spend on a processor, so that other work on the machine counts for little; what `time_find` takes on
+all cores is another matter.
 
 A ratio has moved if its logarithm differs, in the mean over the rounds without the extreme ones, by more than three
 standard errors and by more than FLOOR, with the same sign in each of those rounds; and if all that is so again when it
@@ -28,6 +30,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,6 +73,7 @@ def measure(wanted: list[str], source: str, seconds: float) -> None:
     if not Path(kernelfit.__file__).resolve().is_relative_to(Path(source).resolve()):
         msg = f"imported kernelfit from {kernelfit.__file__}, need {source}"
         raise RuntimeError(msg)
+    common.CLOCK = processor_seconds
     common.SECONDS = min(common.SECONDS, seconds)
     common.REPEATS = min(common.REPEATS, 5)
     found: dict[str, float | None] = {}
@@ -83,6 +87,19 @@ def measure(wanted: list[str], source: str, seconds: float) -> None:
         except NotImplementedError:
             found[name] = None
     print(json.dumps(found))
+
+
+def processor_seconds() -> float:
+    """Return the time that this process and those it waited for have spent on a processor; elsewhere than Unix, all.
+
+    A process that others push aside takes longer, but does no more work.
+    """
+    try:
+        import resource
+    except ImportError:
+        return time.perf_counter()
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def run_apart(source: Path, wanted: list[str], seconds: float) -> dict[str, float | None]:
