@@ -159,7 +159,7 @@ def cholesky_factor(gram: Array) -> tuple[Array, float] | None:
 def factor_ahead(stats: NormalStats) -> None:
     """Factor a small Gram matrix by compiled loops of our own, for solves between two passes over the pixels.
 
-    LAPACK's are faster, but after them BLAS's threads go on spinning for some 50 ms, and take a core from the next pass.
+    LAPACK's are faster, but after them BLAS's threads go on spinning for some 50 ms: a core less for the next pass.
     """
     if stats.n_taps > OWN_FACTOR or "inverse" in stats._made:
         return
