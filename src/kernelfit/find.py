@@ -1,18 +1,17 @@
 """The front door: it calls the rooms in order and does no mathematics."""
 
 import dataclasses
+import functools
 
-import numpy as np
 import numpy.typing as npt
 
-from . import pair, solve
-from .accumulation import Progress, residual_moments, resolve, statistics
+from . import joint, pair, solve
+from .accumulation import Choice, Progress, resolve
 from .geometry import Shape
 from .result import KernelFit
 from .spectra import spectral_statistics
 from .wiener import as_balance
 
-_MOST_REFINEMENTS = 3
 _WHOLE = 2**20  # pixels up to which data that are not periodic are transformed whole
 
 
@@ -43,12 +42,13 @@ def find_kernel(
 
     Parameters
     ----------
-    image : array_like, shape (rows, cols)
+    image : array_like, shape (rows, cols), or list of arrays
         The image before. Any real dtype and memory layout, memory-mapped files included; it is read in blocks,
-        converted to float64 one block at a time, and never changed.
-    target : array_like
+        converted to float64 one block at a time, and never changed. A list, of any sizes, for several pairs that share
+        one kernel.
+    target : array_like, or list of arrays
         What became of it; its shape is the image's (`mode` "same"), smaller by side - 1 ("valid") or larger by
-        side - 1 ("full") along each axis.
+        side - 1 ("full") along each axis. A list of as many targets as there are images.
     shape : int or (int, int)
         Rows and columns of the kernel, odd or even.
     mode : {"same", "valid", "full"}, optional
@@ -132,14 +132,9 @@ def find_kernel(
     >>> fit.verdict.value
     'solved'
     """
-    chosen = solve.as_solver(solver)
-    if method != "wiener" and not all(isinstance(v, str) and v == "auto" for v in (balance, detrend, taper)):
-        msg = f"got balance, detrend or taper with method={method!r}, which has no use for them; need method='wiener'"
-        raise ValueError(msg)
-    if tolerance is not None and method in ("direct", "fft", "wiener"):
-        msg = f"got a tolerance with method={method!r}, which does not iterate; need method='cg' or 'auto'"
-        raise ValueError(msg)
-    problem = pair.check(
+    chosen = None if solver is None else solve.as_solver(solver)
+    pair.check_settings(method, solver, tolerance, (balance, detrend, taper))
+    problems = pair.check_all(
         image,
         target,
         shape,
@@ -151,41 +146,23 @@ def find_kernel(
     )
     threads = pair.as_workers(workers)
     if method == "wiener":
-        if solver is not None:
-            msg = f"got method='wiener' with solver={solver!r}, need one or the other: 'wiener' is a solver of its own"
-            raise ValueError(msg)
         as_balance(balance)
-        block = "auto" if problem.geometry.n_pixels > _WHOLE and boundary is None else None
-        return spectral_statistics(problem, block, detrend, taper, threads).solve(balance)
-    choice = resolve(problem, method)
-    if tolerance is not None and not 0 < tolerance < 1:
-        msg = f"got tolerance={tolerance!r}, need a number between 0 and 1"
-        raise ValueError(msg)
-    if choice.method == "cg" and solver is not None:
-        if method == "cg":
-            msg = (
-                f"got method='cg' with solver={solver!r}, need the default solver; or method='fft', if "
-                "there is memory for it"
-            )
-            raise ValueError(msg)
-        choice = choice._replace(method="fft", reason="the solver needs the Gram matrix")
+        stats = [spectral_statistics(p, _block(p), detrend, taper, threads) for p in problems]
+        return functools.reduce(lambda a, b: a + b, stats).solve(balance)
+    choice = resolve(max(problems, key=lambda p: p.geometry.n_pixels), method)
     if choice.method == "cg":
-        from . import large
+        if len(problems) == 1 and solver is None:
+            from . import large
 
-        fit = large.find(problem, threads, tolerance, progress)
-        return dataclasses.replace(fit, method=choice.method, method_reason=choice.reason)
-    stats = statistics(problem, choice.method, threads, progress)[0]
-    fit = stats.solve()
-    refined = 0
-    if solve.rounding_matters(stats, fit):
-        while refined < _MOST_REFINEMENTS:
-            before = fit.kernel
-            moments, energies = residual_moments(problem, before[None, None], choice.method, threads, progress)
-            stats = stats.centered(before.ravel(), moments[0], float(energies[0]))
-            fit = stats.solve()
-            refined += 1
-            if np.linalg.norm(fit.kernel - before) <= 1e-6 * np.linalg.norm(fit.kernel):
-                break
-    if solver is not None:
-        fit = chosen.solve(stats)
-    return dataclasses.replace(fit, method=choice.method, method_reason=choice.reason, refined=refined)
+            fit = large.find(problems[0], threads, tolerance, progress)
+            return dataclasses.replace(fit, method=choice.method, method_reason=choice.reason)
+        if method == "cg":
+            msg = f"got method='cg' with {len(problems)} pairs, need one; or method='fft', if there is memory for it"
+            raise ValueError(msg)
+        choice = Choice("fft", "the solver needs the Gram matrix" if solver is not None else "several pairs")
+    return joint.fit(problems, choice, chosen, threads, progress)[0]
+
+
+def _block(problem: pair.Problem) -> str | None:
+    """Say how data that are not periodic are cut for the spectral method: whole up to a size, then in blocks."""
+    return "auto" if problem.geometry.n_pixels > _WHOLE and problem.geometry.convention.boundary is None else None

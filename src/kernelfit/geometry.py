@@ -238,9 +238,22 @@ def lay_out(image: Shape, kernel: Shape, conv: Convention) -> Geometry:
     )
 
 
-def require_determined(geometry: Geometry) -> None:
-    """Refuse a pair that has fewer target pixels than the kernel has taps."""
-    n, m = geometry.n_pixels, geometry.n_taps
+def require_pixels(geometry: Geometry, where: str) -> None:
+    """Refuse a pair of which no target pixel can be used."""
+    if geometry.n_pixels:
+        return
+    (rows, cols), (n_rows, n_cols) = geometry.kernel_shape, geometry.image_shape
+    msg = (
+        f"got {where} with an image of {n_rows}x{n_cols}, inside which no {rows}x{cols} footprint lies; leave it out, "
+        "declare a boundary, or ask for a smaller shape"
+    )
+    raise ValueError(msg)
+
+
+def require_determined(geometries: Sequence[Geometry]) -> None:
+    """Refuse pairs that together have fewer target pixels than the kernel they share has taps."""
+    geometry = geometries[0]
+    n, m = sum(g.n_pixels for g in geometries), geometry.n_taps
     if n >= m:
         return
     rows, cols = geometry.kernel_shape

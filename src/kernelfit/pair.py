@@ -1,9 +1,11 @@
 """The one judge of input: what may be an image and a target, and how their pixels are read, a block at a time."""
 
+import dataclasses
 import math
 import numbers
 import operator
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
@@ -105,6 +107,7 @@ class Problem:
     geometry: Geometry
     sources: tuple[Reader, ...]
     targets: tuple[Reader, ...]
+    where: str = ""  # which pair, or which channel, for messages
 
     @property
     def size(self) -> Shape:
@@ -184,8 +187,78 @@ def check(
     origin: object,
     operation: str,
 ) -> Problem:
-    """Judge a pair and its convention; return the problem to be solved."""
-    source, result = as_image(image, "image"), as_image(target, "target")
+    """Judge one pair and its convention; return the problem to be solved."""
+    problem = _pair(as_image(image, "image"), as_image(target, "target"), shape, mode, boundary, fillvalue, origin,
+                    operation)  # fmt: skip
+    geometry.require_determined([problem.geometry])
+    return problem
+
+
+def check_all(
+    image: object,
+    target: object,
+    shape: object,
+    *,
+    mode: str | None,
+    boundary: str | None,
+    fillvalue: object,
+    origin: object,
+    operation: str,
+) -> list[Problem]:
+    """Judge a pair, or a list of images and a list of targets that share one kernel; return a problem for each pair."""
+    images, targets = as_list(image), as_list(target)
+    if (images is None) != (targets is None) or len(images or ()) != len(targets or ()):
+        counts = ["one array" if found is None else f"a list of {len(found)}" for found in (images, targets)]
+        msg = (
+            f"got {counts[0]} as image and {counts[1]} as target, need as many images as targets; pair them one by one"
+        )
+        raise ValueError(msg)
+    settings: dict[str, Any] = {
+        "mode": mode,
+        "boundary": boundary,
+        "fillvalue": fillvalue,
+        "origin": origin,
+        "operation": operation,
+    }
+    if images is None or targets is None:
+        return [check(image, target, shape, **settings)]
+    problems = []
+    for i, (one, other) in enumerate(zip(images, targets, strict=True)):
+        problem = _pair(as_image(one, f"image[{i}]"), as_image(other, f"target[{i}]"), shape, **settings)
+        problems.append(dataclasses.replace(problem, where=f"pair {i}"))
+    first = problems[0].geometry.convention.mode
+    for problem in problems:
+        geometry.require_pixels(problem.geometry, problem.where)
+        if problem.geometry.convention.mode != first:
+            msg = (
+                f"got pairs of different modes ({first!r} for pair 0, {problem.geometry.convention.mode!r} for "
+                f"{problem.where}), need one mode; crop the targets to that of one mode"
+            )
+            raise ValueError(msg)
+    geometry.require_determined([problem.geometry for problem in problems])
+    return problems
+
+
+def as_list(value: object) -> list[Any] | None:
+    """Return the items of a list or tuple of arrays of at least two dimensions; None for everything else."""
+    if not isinstance(value, (list, tuple)):
+        return None
+    if len(value) > 0 and all(hasattr(item, "dtype") and len(getattr(item, "shape", ())) >= 2 for item in value):
+        return list(value)
+    return None
+
+
+def _pair(
+    source: Any,
+    result: Any,
+    shape: object,
+    mode: str | None,
+    boundary: str | None,
+    fillvalue: object,
+    origin: object,
+    operation: str,
+) -> Problem:
+    """Lay a source on a target."""
     kernel = geometry.kernel_shape(shape)
     geometry.known(boundary, geometry.BOUNDARIES, "boundary")
     geometry.known(operation, geometry.OPERATIONS, "operation")
@@ -193,8 +266,36 @@ def check(
     mode = geometry.infer_mode(tuple(source.shape), tuple(result.shape), kernel, mode)
     conv = geometry.convention(kernel, mode=mode, boundary=boundary, fillvalue=fill, origin=origin, operation=operation)
     plan = geometry.lay_out(tuple(source.shape), kernel, conv)
-    geometry.require_determined(plan)
     return Problem(plan, (source_reader(source, plan),), (target_reader(result, plan),))
+
+
+def check_settings(
+    method: str,
+    solver: object,
+    tolerance: float | None,
+    spectral: Sequence[object],
+) -> None:
+    """Refuse settings that the method has no use for; `spectral` are those of "wiener", all "auto" by default."""
+    if method != "wiener" and not all(isinstance(v, str) and v == "auto" for v in spectral):
+        msg = f"got balance, detrend or taper with method={method!r}, which has no use for them; need method='wiener'"
+        raise ValueError(msg)
+    if method == "wiener" and solver is not None:
+        msg = f"got method='wiener' with solver={solver!r}, need one or the other: 'wiener' is a solver of its own"
+        raise ValueError(msg)
+    if method == "cg" and solver is not None:
+        msg = (
+            f"got method='cg' with solver={solver!r}, need the default solver; or method='fft', if there is "
+            "memory for it"
+        )
+        raise ValueError(msg)
+    if tolerance is None:
+        return
+    if method in ("direct", "fft", "wiener"):
+        msg = f"got a tolerance with method={method!r}, which does not iterate; need method='cg' or 'auto'"
+        raise ValueError(msg)
+    if not 0 < tolerance < 1:
+        msg = f"got tolerance={tolerance!r}, need a number between 0 and 1"
+        raise ValueError(msg)
 
 
 def source_reader(array: Any, plan: Geometry) -> Reader:
@@ -222,8 +323,9 @@ def refuse_nonfinite(problem: Problem) -> NoReturn:
                     first = (start + int(row), int(col))
                 count += int(bad.sum())
             if count:
+                place = f" of {problem.where}" if problem.where else ""
                 msg = (
-                    f"got {name} with {count} pixel{'s' if count > 1 else ''} that "
+                    f"got {name}{place} with {count} pixel{'s' if count > 1 else ''} that "
                     f"{'are' if count > 1 else 'is'} NaN or infinite, "
                     f"the first at (row, column) {first}; need finite pixels. Masks are the remedy that is coming; "
                     "until then crop to a part without them"
