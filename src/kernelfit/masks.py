@@ -74,8 +74,8 @@ def as_weights(value: object, shape: tuple[int, ...], excluded: Mask | None) -> 
     weights = np.array(_broadcast(given, shape, "weights"), dtype=np.float64)
     if excluded is not None:
         weights[excluded] = 0.0
-    bad = ~(np.isfinite(weights) & (weights >= 0))
-    if bad.any():
+    if not (weights.size == 0 or (weights.min() >= 0 and weights.max() < np.inf)):  # a NaN compares false
+        bad = ~(np.isfinite(weights) & (weights >= 0))
         where = tuple(int(i) for i in np.argwhere(bad)[0])
         msg = (
             f"got weights with {int(bad.sum())} of them negative, NaN or infinite, the first {weights[where]} at {where}; "
@@ -245,10 +245,10 @@ def judge(
             exclude(hit, f"saturated, at {ends[0]:g} or below or {ends[1]:g} or above")
     given = as_weights(weights, target.shape, excluded)
     if given is not None:
-        none = given == 0
-        exclude(none if none[place].any() else None, "of weight zero")
         inside = given[place]
-        if excluded is None and inside.size and np.all(inside == inside.flat[0]) and inside.flat[0] == 1:
+        if np.count_nonzero(inside) < inside.size:
+            exclude(given == 0, "of weight zero")
+        if excluded is None and inside[0, 0] == 1 and np.all(inside == 1):
             given = None
     if excluded is not None and not excluded[place].any():
         excluded = None

@@ -29,6 +29,9 @@ BAND = 2**20
 SYMMETRIC_NS = 0.032
 GENERAL_NS = 0.035
 GATHER_NS = 0.6
+# Nanoseconds to read a patch by itself, and a pixel of a whole band.
+_READ_NS = 5000.0
+_BAND_NS = 5.0
 
 
 class Runs(NamedTuple):
@@ -42,13 +45,12 @@ class Runs(NamedTuple):
     @classmethod
     def of(cls, weights: npt.NDArray[np.generic], base: float = 0.0) -> "Runs":
         """Find the runs of a block of weights less `base`."""
-        wide = np.zeros((weights.shape[0], weights.shape[1] + 2))
+        boolean = weights.dtype == np.bool_
+        wide = np.full((weights.shape[0], weights.shape[1] + 2), base, dtype=bool if boolean else np.float64)
         wide[:, 1:-1] = weights
-        if base:
-            wide[:, 1:-1] -= base
         rows, cols = np.nonzero(wide[:, 1:] != wide[:, :-1])
-        values = wide[rows, cols + 1]
-        kept = np.flatnonzero(values)  # the last change of a row is to zero, so a run's end stands in its row
+        values = wide[rows, cols + 1] - np.float64(base)
+        kept = np.flatnonzero(values)  # the last change of a row is to the base, so a run's end stands in its row
         return cls(rows[kept], cols[kept], cols[kept + 1] - cols[kept], values[kept])
 
     def pixels(self) -> tuple[Index, Index, Array]:
@@ -196,13 +198,17 @@ def sums(
         runs = Runs.of(weights[row : row + height], base)
         if not len(runs.rows):
             continue
-        # one more column than the kernel reaches: the patches just behind a run that ends at the edge, a column narrower
+        long = runs.lengths >= least
+        if not long.any() and not with_moment and int(runs.lengths.sum()) * _READ_NS < height * problem.size[1] * _BAND_NS:
+            for rows, cols, values in _chunks(runs.pixels()):  # too few to read the band for them
+                whole.add(_read_one_by_one(problem, row + rows, cols, np.sqrt(np.abs(values))), values)
+            continue
+        # A patch just behind a run that ends at the edge is a column narrower, so the columns suffice.
         blocks = [s.block(row, 0, (height + n_y - 1, problem.size[1] + n_x - 1)) for s in problem.sources]
         results = [t.block(row, 0, (height, problem.size[1])) for t in problem.targets] if with_moment else []
-        long = runs.lengths >= least
         for rows, cols, values in _chunks(runs.where(~long).pixels()):
             roots = np.sqrt(np.abs(values))
-            patches = _gathered(blocks, rows, cols, roots, (n_y, n_x))
+            patches = gathered(blocks, rows, cols, roots, (n_y, n_x))
             whole.add(patches, values)
             for out, result in zip(moment, results, strict=False):
                 out += (result[rows, cols] * np.copysign(roots, values)) @ patches
@@ -212,9 +218,9 @@ def sums(
         n_within += int(some.lengths.sum())
         rows, cols = np.concatenate([some.rows] * 2), np.concatenate([some.cols, some.cols + some.lengths])
         for rows, cols, values in _chunks((rows, cols, np.concatenate([-some.values, some.values]))):
-            ends.add(_gathered(blocks, rows, cols, np.sqrt(np.abs(values)), (n_y, n_x - 1)), values)
+            ends.add(gathered(blocks, rows, cols, np.sqrt(np.abs(values)), (n_y, n_x - 1)), values)
         for rows, cols, values in _chunks(some.pixels()):
-            patches = _gathered(blocks, rows, cols, np.ones(len(rows)), (n_y, n_x))
+            patches = gathered(blocks, rows, cols, np.ones(len(rows)), (n_y, n_x))
             first_column += (patches[:, ::n_x] * values[:, None]).T @ patches
             for out, result in zip(moment, results, strict=False):
                 out += (result[rows, cols] * values) @ patches
@@ -230,15 +236,26 @@ def _chunks(pixels: tuple[Index, Index, Array]) -> Iterator[tuple[Index, Index, 
         yield rows, cols, values
 
 
-def _gathered(blocks: Sequence[Array], rows: Index, cols: Index, factors: Array, kernel: Shape) -> Array:
+def gathered(blocks: Sequence[Array], rows: Index, cols: Index, factors: Array, kernel: Shape) -> Array:
     """Return the patches of the pixels, one row each, times a factor each."""
     from . import _weighted_loops
 
     size = kernel[0] * kernel[1]
     out = np.empty((len(rows), len(blocks) * size))
     for i, block in enumerate(blocks):
-        _weighted_loops.gather(block, rows, cols, factors, *kernel, i * size, out)
+        _weighted_loops.gather(block, rows, cols, factors, kernel[0], kernel[1], i * size, out)
     return out
+
+
+def _read_one_by_one(problem: Problem, rows: Index, cols: Index, factors: Array) -> Array:
+    """Return the patches of a few pixels anywhere."""
+    n_y, n_x = problem.geometry.kernel_shape
+    out = np.empty((len(rows), len(problem.sources), n_y, n_x))
+    for i, (row, col) in enumerate(zip(rows.tolist(), cols.tolist(), strict=True)):
+        for place, source in zip(out[i], problem.sources, strict=True):
+            source.read(place, row, col)
+    out *= factors[:, None, None, None]
+    return out.reshape(len(rows), -1)
 
 
 def _unrolled(first_column: Array, ends: Array, lines: int, n_x: int) -> Array:
@@ -251,36 +268,3 @@ def _unrolled(first_column: Array, ends: Array, lines: int, n_x: int) -> Array:
     for x in range(1, n_x):  # the other half, by symmetry
         gram[:, x, :, :x] = np.moveaxis(gram[:, :x, :, x], 2, 0)
     return gram.reshape(lines * n_x, lines * n_x)
-
-
-def gathered_sample(problem: Problem, rows: Index, cols: Index) -> tuple[Array, Array]:
-    """Return the patches and the target's pixels of a sample, read band by band.
-
-    Parameters
-    ----------
-    problem : Problem
-        The pair.
-    rows, cols : ndarray of int, shape (n,)
-        The sample, its rows not falling.
-
-    Returns
-    -------
-    patches : ndarray, shape (n, taps)
-        In the order of the valid problem's taps.
-    values : ndarray, shape (n,)
-        Of the first target.
-    """
-    (n_y, n_x) = problem.geometry.kernel_shape
-    patches = np.empty((len(rows), len(problem.sources) * n_y * n_x))
-    values = np.empty(len(rows))
-    for row, height in bands(problem.size, (n_y, n_x)):
-        a, b = np.searchsorted(rows, [row, row + height])
-        if a == b:
-            continue
-        blocks = [s.block(row, 0, (height + n_y - 1, problem.size[1] + n_x - 1)) for s in problem.sources]
-        inside = rows[a:b] - row
-        patches[a:b] = _gathered(blocks, inside, cols[a:b], np.ones(b - a), (n_y, n_x))
-        values[a:b] = problem.targets[0].block(row, 0, (height, problem.size[1]))[inside, cols[a:b]]
-    return patches, values
-
-
