@@ -20,7 +20,7 @@ from .pair import Array
 from .result import Finding, Verdict
 from .solve import EPS, cholesky_factor, eigen_factor
 from .statistics import NormalStats
-from .weighted import Unweighted, assembled, sample_size
+from .weighted import TargetSums, assembled, sample_size
 from .weighted_pass import Item, Residual, residual
 
 #: The default of `tolerance`: the error at which to stop, in units of the standard error that the noise causes.
@@ -39,12 +39,18 @@ class Sample:
         In the order of the user's kernel, times the root of the weight over the probability of being drawn.
     values : ndarray, shape (n,)
         The target's pixels, times the same.
+    roots : ndarray, shape (n,)
+        Those roots.
+    weights : ndarray, shape (n,)
+        The weights.
     share : float
         How many of the pixels were drawn.
     """
 
     patches: Array
     values: Array
+    roots: Array
+    weights: Array
     share: float
 
     @property
@@ -60,7 +66,7 @@ def draw(items: Sequence[Item]) -> Sample:
     The same sample for the same problem every time. Of a large image only every so many rows are read.
     """
     rng = np.random.default_rng(0)
-    scaled, values = [], []
+    scaled, values, roots, weights = [], [], [], []
     n_all = n_drawn = 0
     for item in items:
         parts = list(_candidates(item, rng))
@@ -77,12 +83,15 @@ def draw(items: Sequence[Item]) -> Sample:
             if not kept[own].any():
                 continue
             root = np.sqrt(part.weights / chance[own])[kept[own]]
-            found, target = part.read(item, kept[own])
+            found, target, own_weights = part.read(item, kept[own])
+            roots.append(root)
+            weights.append(own_weights)
             scaled.append(found * root[:, None])
             values.append(target * root)
             n_drawn += len(found)
         n_all += item.n_pixels
-    return Sample(np.concatenate(scaled), np.concatenate(values), n_drawn / max(1, n_all))
+    arrays = (np.concatenate(parts) for parts in (scaled, values, roots, weights))
+    return Sample(*arrays, n_drawn / max(1, n_all))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -97,15 +106,15 @@ class _Candidates:
     spread: Array
     blocks: list[Array]
 
-    def read(self, item: Item, kept: npt.NDArray[np.bool_]) -> tuple[Array, Array]:
-        """Return the patches, in the order of the user's kernel, and the target's pixels."""
+    def read(self, item: Item, kept: npt.NDArray[np.bool_]) -> tuple[Array, Array, Array]:
+        """Return the patches, in the order of the user's kernel, the target's pixels and their weights."""
         plan = item.problem.geometry
         rows, cols = self.rows[kept], self.cols[kept]
         found = patches.gathered(self.blocks, rows, cols, np.ones(len(rows)), plan.kernel_shape)
         if plan.flipped:
             found = found.reshape(len(found), len(self.blocks), -1)[:, :, ::-1].reshape(found.shape)
         target = item.problem.targets[0].block(self.first, 0, (self.height, plan.size[1]))
-        return found, target[rows, cols]
+        return found, target[rows, cols], item.weights[self.first + rows, cols].astype(np.float64)
 
 
 def _candidates(item: Item, rng: np.random.Generator) -> Iterator[_Candidates]:
@@ -220,7 +229,8 @@ class Iterated:
 
 def solve(
     items: Sequence[Item],
-    known: Unweighted,
+    whole: Array,
+    sums: TargetSums,
     method: str,
     workers: int,
     tolerance: float | None = None,
@@ -233,8 +243,10 @@ def solve(
     ----------
     items : sequence of Item
         The pairs with their weights.
-    known : Unweighted
-        Their unweighted Gram matrices and weighted sums.
+    whole : ndarray, shape (taps, taps)
+        The unweighted Gram matrix of all of them.
+    sums : TargetSums
+        Their weighted sums.
     method : {"direct", "fft"}
         The engine of the passes.
     workers : int
@@ -255,8 +267,8 @@ def solve(
     """
     limit = TOLERANCE if tolerance is None else tolerance
     sample = draw(items)
-    metric = choose_metric(np.sum(known.grams, axis=0), sample)
-    m, n, energy = len(known.moment), known.sums.n_pixels, known.sums.energy
+    metric = choose_metric(whole, sample)
+    m, n, energy = len(whole), sums.n_pixels, sums.energy
     if start is None:
         start = _start(sample, metric)
     taps = np.array(start)
@@ -301,7 +313,7 @@ def solve(
             break
     rss = max(rss, 0.0)
     gram, spread = _corrected(metric.gram, directions, images)
-    stats = assembled(items, gram, gram @ taps + gradient, known.sums).centered(taps, gradient, rss)
+    stats = assembled(items, gram, gram @ taps + gradient, sums).centered(taps, gradient, rss)
     told = f"; along the directions tried the exact one was {spread[0]:.2f} to {spread[1]:.2f} times it" if spread else ""
     words = (
         f"iterate ({iterations} iterations to {limit:g} of the noise's error, {passes} passes; standard errors approximate, "

@@ -25,10 +25,10 @@ Index = npt.NDArray[np.int64]
 CHUNK = 4096
 #: Pixels of the extended image held at a time.
 BAND = 2**20
-# Nanoseconds, on one core: a multiply-add of a symmetric product of patches and of a general one, and a number gathered.
-SYMMETRIC_NS = 0.032
-GENERAL_NS = 0.035
-GATHER_NS = 0.6
+# Nanoseconds, as benchmarks/weighted.py measures them: a multiply-add of a symmetric product of patches and of a general one, and a number gathered.
+SYMMETRIC_NS = 0.04
+GENERAL_NS = 0.07
+GATHER_NS = 0.9
 # Nanoseconds to read a patch by itself, and a pixel of a whole band.
 _READ_NS = 5000.0
 _BAND_NS = 5.0
@@ -48,7 +48,7 @@ class Runs(NamedTuple):
         boolean = weights.dtype == np.bool_
         wide = np.full((weights.shape[0], weights.shape[1] + 2), base, dtype=bool if boolean else np.float64)
         wide[:, 1:-1] = weights
-        rows, cols = np.nonzero(wide[:, 1:] != wide[:, :-1])
+        rows, cols = np.divmod(np.flatnonzero(wide[:, 1:] != wide[:, :-1]), weights.shape[1] + 1)
         values = wide[rows, cols + 1] - np.float64(base)
         kept = np.flatnonzero(values)  # the last change of a row is to the base, so a run's end stands in its row
         return cls(rows[kept], cols[kept], cols[kept + 1] - cols[kept], values[kept])

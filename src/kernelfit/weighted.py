@@ -213,12 +213,12 @@ def unweighted(items: Sequence[Item], method: str, workers: int, progress: Progr
     return Unweighted(tuple(stats.gram for stats in found), moment, sums)
 
 
-def subtracted(items: Sequence[Item], known: Unweighted, usual: Sequence[float]) -> NormalStats:
-    """Return the exact statistics, from the unweighted ones and the patches whose weight differs."""
-    gram = np.zeros_like(known.grams[0])
-    for item, whole, weight in zip(items, known.grams, usual, strict=True):
+def subtracted(items: Sequence[Item], grams: Sequence[Array], usual: Sequence[float]) -> Array:
+    """Return the exact weighted Gram matrix, from the unweighted ones and the patches whose weight differs."""
+    gram = np.zeros_like(grams[0])
+    for item, whole, weight in zip(items, grams, usual, strict=True):
         gram += weight * whole + _in_user_order(item, patches.sums(item.problem, item.weights, weight).gram)
-    return assembled(items, gram, known.moment, known.sums)
+    return gram
 
 
 def accumulated(items: Sequence[Item], workers: int) -> NormalStats:
@@ -293,7 +293,8 @@ def statistics(
         one = min(pass_ns(plan.kernel_shape).values()) * n
         regime = "subtract" if costs[0] + one < costs[1] else "patches"
     if regime == "subtract":
-        stats = subtracted(items, unweighted(items, method, workers, progress), seen.usual)
+        known = unweighted(items, method, workers, progress)
+        stats = assembled(items, subtracted(items, known.grams, seen.usual), known.moment, known.sums)
     else:
         stats = accumulated(items, workers)
     return dataclasses.replace(stats, weighting=described(regime, seen))
