@@ -314,7 +314,9 @@ def solve(
     rss = max(rss, 0.0)
     gram, spread = _corrected(metric.gram, directions, images)
     stats = assembled(items, gram, gram @ taps + gradient, sums).centered(taps, gradient, rss)
-    told = f"; along the directions tried the exact one was {spread[0]:.2f} to {spread[1]:.2f} times it" if spread else ""
+    told = (
+        f"; along the directions tried the exact one was {spread[0]:.2f} to {spread[1]:.2f} times it" if spread else ""
+    )
     words = (
         f"iterate ({iterations} iterations to {limit:g} of the noise's error, {passes} passes; standard errors approximate, "
         f"from {metric.source}{told})"
@@ -334,7 +336,9 @@ def _start(sample: Sample, metric: Metric) -> Array:
     return np.asarray(own[0] @ (own[0].T @ moment))
 
 
-def _corrected(gram: Array, directions: Sequence[Array], images: Sequence[Array]) -> tuple[Array, tuple[float, float] | None]:
+def _corrected(
+    gram: Array, directions: Sequence[Array], images: Sequence[Array]
+) -> tuple[Array, tuple[float, float] | None]:
     """Make an approximate Gram matrix exact along the directions in which it was measured.
 
     Also returns the range of the measured values relative to the approximate ones.
@@ -342,7 +346,9 @@ def _corrected(gram: Array, directions: Sequence[Array], images: Sequence[Array]
     used = [i for i, (d, q) in enumerate(zip(directions, images, strict=True)) if d @ q > 0][:20]
     if not used:
         return gram, None
-    scale = math.exp(np.mean([math.log((directions[i] @ images[i]) / (directions[i] @ gram @ directions[i])) for i in used]))
+    scale = math.exp(
+        np.mean([math.log((directions[i] @ images[i]) / (directions[i] @ gram @ directions[i])) for i in used])
+    )
     gram = scale * gram  # what the sample says of the scale is known to a few per cent only
     d, q = (np.stack([a[i] / np.linalg.norm(directions[i]) for i in used], axis=1) for a in (directions, images))
     approximate = gram @ d

@@ -199,7 +199,11 @@ def sums(
         if not len(runs.rows):
             continue
         long = runs.lengths >= least
-        if not long.any() and not with_moment and int(runs.lengths.sum()) * _READ_NS < height * problem.size[1] * _BAND_NS:
+        if (
+            not long.any()
+            and not with_moment
+            and int(runs.lengths.sum()) * _READ_NS < height * problem.size[1] * _BAND_NS
+        ):
             for rows, cols, values in _chunks(runs.pixels()):  # too few to read the band for them
                 whole.add(_read_one_by_one(problem, row + rows, cols, np.sqrt(np.abs(values))), values)
             continue

@@ -276,7 +276,9 @@ def _reweighted(
         correction = _correction(standard / scale, robust) if scale > 0 else 1.0
         share = float(np.mean(np.abs(standard) > TUNING[robust] * scale))
         what = "held down" if robust == "huber" else "excluded"
-        notes.append(f"about {100 * share:.2g} % of the pixels {what}: residuals above {TUNING[robust]:g} times {scale:.4g}")
+        notes.append(
+            f"about {100 * share:.2g} % of the pixels {what}: residuals above {TUNING[robust]:g} times {scale:.4g}"
+        )
     findings = [] if settled else [Finding(Verdict.NOT_CONVERGED, f"the weights had not settled after {rounds} rounds")]
     return found, current, correction, findings, notes
 
@@ -328,7 +330,9 @@ def _standard(items: Sequence[Item], left: Sequence[Array]) -> Array:
 def _held_down(item: Item, left: Array, robust: str, scale: float) -> Item:
     """Return the pair with the weights of outliers taken down."""
     reach = TUNING[robust] * scale
-    weights: Weights = np.empty(left.shape, dtype=bool if robust == "clip" and item.weights.dtype == np.bool_ else float)
+    weights: Weights = np.empty(
+        left.shape, dtype=bool if robust == "clip" and item.weights.dtype == np.bool_ else float
+    )
     for row, height in patches.bands(left.shape, item.problem.geometry.kernel_shape):
         rows = slice(row, row + height)
         given = item.weights[rows]

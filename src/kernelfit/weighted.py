@@ -303,5 +303,7 @@ def statistics(
 def described(regime: str, seen: Survey) -> str:
     """Say in words which way the weights were taken into account."""
     costs = seen.subtract if regime == "subtract" else seen.patches
-    counted = f"about {round(costs.alone + costs.within):d} patches, {round(costs.alone + costs.ends):d} multiplied whole"
+    counted = (
+        f"about {round(costs.alone + costs.within):d} patches, {round(costs.alone + costs.ends):d} multiplied whole"
+    )
     return f"{regime} ({counted})"
