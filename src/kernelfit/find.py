@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy.typing as npt
 
-from . import joint, pair, solve
+from . import joint, large, pair, solve, task
 from .accumulation import Choice, Progress, resolve
+from .channels import join
 from .geometry import Shape
 from .result import KernelFit
 from .spectra import spectral_statistics
@@ -25,6 +27,9 @@ def find_kernel(
     fillvalue: float = 0.0,
     origin: int | Shape | None = None,
     operation: str = "convolution",
+    channel_axis: int | None = None,
+    channels: str = "shared",
+    background: int | None = None,
     method: str = "auto",
     solver: "solve.Solver | str | None" = None,
     balance: float | str = "auto",
@@ -44,8 +49,8 @@ def find_kernel(
     ----------
     image : array_like, shape (rows, cols), or list of arrays
         The image before. Any real dtype and memory layout, memory-mapped files included; it is read in blocks,
-        converted to float64 one block at a time, and never changed. A list, of any sizes, for several pairs that share
-        one kernel.
+        converted to float64 one block at a time, and never changed. Three dimensions with `channel_axis`. A list of
+        arrays of any sizes for several pairs that share one kernel.
     target : array_like, or list of arrays
         What became of it; its shape is the image's (`mode` "same"), smaller by side - 1 ("valid") or larger by
         side - 1 ("full") along each axis. A list of as many targets as there are images.
@@ -65,6 +70,17 @@ def find_kernel(
     operation : {"convolution", "correlation"}, optional
         Whether the kernel is laid on the image flipped (default) or as it is, as `scipy.ndimage.correlate`, OpenCV's
         ``filter2D`` and a deep-learning ``conv2d`` do.
+    channel_axis : int, optional
+        The axis of image and target that holds the channels (colours, bands), such as -1. The default None is for
+        images of one plane.
+    channels : {"shared", "separate", "mixed"}, optional
+        With `channel_axis`: one kernel for all channels (default), one for each, of shape (channels, rows, cols), or
+        one from each channel of the image to each of the target, of shape (target's channels, image's channels, rows,
+        cols).
+    background : int, optional
+        Degree of a polynomial surface, for each target and channel its own, that is fitted together with the kernel and
+        never penalised: 0 for a constant, 1 for a plane. It is found on `KernelFit.background`. The default is
+        none. `KernelFit.r_squared` is then the share of what the surface leaves.
     method : {"auto", "direct", "fft", "cg", "wiener"}, optional
         The engine that reads the pixels; "direct" and "fft" give the same sums to rounding. "cg", for kernels of
         thousands of taps, solves by conjugate gradients without ever forming the Gram matrix; then the standard errors
@@ -133,11 +149,14 @@ def find_kernel(
     'solved'
     """
     chosen = None if solver is None else solve.as_solver(solver)
-    pair.check_settings(method, solver, tolerance, (balance, detrend, taper))
-    problems = pair.check_all(
+    task.check_settings(method, solver, tolerance, (balance, detrend, taper), channels, background)
+    asked = task.check(
         image,
         target,
         shape,
+        channel_axis=channel_axis,
+        channels=channels,
+        background=background,
         mode=mode,
         boundary=boundary,
         fillvalue=fillvalue,
@@ -147,20 +166,35 @@ def find_kernel(
     threads = pair.as_workers(workers)
     if method == "wiener":
         as_balance(balance)
-        stats = [spectral_statistics(p, _block(p), detrend, taper, threads) for p in problems]
-        return functools.reduce(lambda a, b: a + b, stats).solve(balance)
-    choice = resolve(max(problems, key=lambda p: p.geometry.n_pixels), method)
-    if choice.method == "cg":
-        if len(problems) == 1 and solver is None:
-            from . import large
 
-            fit = large.find(problems[0], threads, tolerance, progress)
-            return dataclasses.replace(fit, method=choice.method, method_reason=choice.reason)
-        if method == "cg":
-            msg = f"got method='cg' with {len(problems)} pairs, need one; or method='fft', if there is memory for it"
-            raise ValueError(msg)
-        choice = Choice("fft", "the solver needs the Gram matrix" if solver is not None else "several pairs")
-    return joint.fit(problems, choice, chosen, threads, progress)[0]
+    def fits_of(problems: Sequence[pair.Problem]) -> list[KernelFit]:
+        if method == "wiener":
+            sums = [spectral_statistics(p, _block(p), detrend, taper, threads) for p in problems]
+            return [functools.reduce(lambda a, b: a + b, sums).solve(balance)]
+        choice = resolve(max(problems, key=lambda p: p.geometry.n_pixels), method)
+        if choice.method == "cg":
+            needs = _needs_gram(problems, solver)
+            if needs is None:
+                fit = large.find(problems[0], threads, tolerance, progress)
+                return [dataclasses.replace(fit, method=choice.method, method_reason=choice.reason)]
+            if method == "cg":
+                msg = f"got method='cg' with {needs}, need a single one; or method='fft', if there is memory for it"
+                raise ValueError(msg)
+            choice = Choice("fft", f"the Gram matrix is needed for {needs}")
+        return joint.fit(problems, choice, chosen, threads, progress)
+
+    return join([fits_of(problems) for problems in asked.groups], asked)
+
+
+def _needs_gram(problems: Sequence[pair.Problem], solver: object) -> str | None:
+    """Say what conjugate gradients cannot do, None if they can."""
+    if solver is not None:
+        return "the solver"
+    if problems[0].background is not None:
+        return "the background"
+    if len(problems) > 1:
+        return f"{len(problems)} planes that share a kernel"
+    return "several sources" if len(problems[0].sources) > 1 or len(problems[0].targets) > 1 else None
 
 
 def _block(problem: pair.Problem) -> str | None:
