@@ -1,9 +1,9 @@
 """Weighted least squares without the weighted Gram matrix: conjugate gradients, a pass over the pixels each.
 
 The unweighted Gram matrix, times a constant, is so good a preconditioner that two to four iterations do, from a start
-that a sample of some thousand patches gives; only where the weights follow the image's own structure closely (stars with
-photon noise) is the Gram matrix of the sample better, and taken. Each iteration measures the gradient at a trial point,
-so that rounding does not pile up.
+that a sample of some thousand patches gives; only where the weights follow the image's own structure closely (stars
+with photon noise) is the Gram matrix of the sample better, and taken. Each iteration measures the gradient at a trial
+point, so that rounding does not pile up.
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ class Sample:
 
 
 def draw(items: Sequence[Item]) -> Sample:
-    """Draw patches: candidates spread evenly, of which those of large weight and much structure are likelier to be kept.
+    """Draw patches: candidates spread evenly, those of large weight and much structure likelier to be kept.
 
     The same sample for the same problem every time. Of a large image only every so many rows are read.
     """

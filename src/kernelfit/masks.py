@@ -5,6 +5,7 @@ are excluded read as zero from here on, so that whatever stands there changes no
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from . import geometry
 from .pair import Problem, Reader
+from .task import Task
 from .weighted_pass import Item, Weights
 
 Mask = npt.NDArray[np.bool_]
@@ -42,12 +44,95 @@ class _Kept:
         return block
 
 
-def unmasked(value: object) -> tuple[object, Mask | None]:
-    """Return an array and, of a masked array, the mask."""
+def unmasked(value: object) -> tuple[object, object]:
+    """Return an array, or a list of arrays, without masks, and the masks in the same form; None if there is none."""
+    if isinstance(value, (list, tuple)) and any(isinstance(item, np.ma.MaskedArray) for item in value):
+        data, found = zip(*(unmasked(item) for item in value), strict=True)
+        return list(data), None if all(mask is None for mask in found) else list(found)
     if isinstance(value, np.ma.MaskedArray):
         mask = np.ma.getmask(value)
         return value.data, None if mask is np.ma.nomask else np.asarray(mask)
     return value, None
+
+
+@dataclass(frozen=True, eq=False)
+class Rules:
+    """What a user says of pixels that do not count, or not as much as others; for several pairs each a list.
+
+    Attributes
+    ----------
+    mask, image_mask, weights, nan, saturated
+        As in `find_kernel`.
+    target_masked, image_masked
+        The masks of masked arrays.
+    """
+
+    mask: object = None
+    image_mask: object = None
+    weights: object = None
+    nan: str = "error"
+    saturated: object = None
+    target_masked: object = None
+    image_masked: object = None
+
+    def __post_init__(self) -> None:
+        """Refuse unknown names."""
+        if self.nan is None or geometry.known(self.nan, NAN, "nan") is None:
+            msg = "got nan=None, need 'error' or 'mask'"
+            raise ValueError(msg)
+        as_ends(self.saturated, np.uint8)
+
+    def given(self) -> str | None:
+        """Name what the user has given, None if nothing."""
+        for name in ("mask", "image_mask", "weights"):
+            if getattr(self, name) is not None:
+                return f"{name}="
+        if self.nan == "mask":
+            return "nan='mask'"
+        if self.target_masked is not None or self.image_masked is not None:
+            return "masked arrays"
+        return None if self.saturated is None or isinstance(self.saturated, str) else "saturated="
+
+    def judge(self, problem: Problem, task: Task, pair: int, channel: int | None) -> Judged | None:
+        """Turn them into the weights of one problem, of one target."""
+
+        def plane(value: object, name: str, at: int | None) -> object:
+            return _plane(value, name, task, pair, at)
+
+        sources = [channel] if len(problem.sources) == 1 else range(len(problem.sources))
+        return judge(
+            problem,
+            masks=[plane(self.mask, "mask", channel), plane(self.target_masked, "mask", channel)],
+            image_masks=[
+                [plane(self.image_mask, "image_mask", s), plane(self.image_masked, "image_mask", s)] for s in sources
+            ],
+            weights=plane(self.weights, "weights", channel),
+            nan=self.nan,
+            saturated=self.saturated,
+        )
+
+
+def _plane(value: object, name: str, task: Task, pair: int, channel: int | None) -> object:
+    """Return the part of a mask, or of weights, that belongs to a pair and a channel."""
+    if value is None:
+        return None
+    if task.listed:
+        if not isinstance(value, (list, tuple)) or len(value) != task.n_pairs:
+            got = f"a list of {len(value)}" if isinstance(value, (list, tuple)) else "one value"
+            msg = (
+                f"got {got} as {name} for {task.n_pairs} pairs, need a list, one for each pair (None for none)"
+            )
+            raise ValueError(msg)
+        value = value[pair]
+        if value is None:
+            return None
+    if task.channel_axis is None or channel is None:
+        return value
+    array = np.asanyarray(value)
+    if array.ndim != 3:
+        return array
+    at = range(3)[task.channel_axis]
+    return array.take(channel if array.shape[at] > 1 else 0, axis=at)
 
 
 def as_mask(value: object, shape: tuple[int, ...], name: str) -> Mask | None:
@@ -177,8 +262,8 @@ def touched(image_mask: Mask, problem: Problem) -> Mask:
 def judge(
     problem: Problem,
     *,
-    mask: object = None,
-    image_mask: object = None,
+    masks: Sequence[object] = (),
+    image_masks: Sequence[Sequence[object]] = (),
     weights: object = None,
     nan: str = "error",
     saturated: object = None,
@@ -189,7 +274,11 @@ def judge(
     ----------
     problem : Problem
         The pair as it is, of one target.
-    mask, image_mask, weights, nan, saturated
+    masks : sequence
+        Masks of the target, all of which exclude.
+    image_masks : sequence of sequences
+        The same for each source.
+    weights, nan, saturated
         As in `find_kernel`.
 
     Returns
@@ -197,10 +286,6 @@ def judge(
     Judged or None
         The pair whose excluded pixels read as zero, with its weights; None if every pixel counts the same.
     """
-    geometry.known(nan, NAN, "nan")
-    if nan is None:
-        msg = "got nan=None, need 'error' or 'mask'"
-        raise ValueError(msg)
     plan, target = problem.geometry, problem.targets[0].array
     place = tuple(slice(o, o + n) for o, n in zip(plan.offset, plan.size, strict=True))
     where = f" in {problem.where}" if problem.where else ""
@@ -217,12 +302,13 @@ def judge(
         if fresh:
             notes.append(f"{fresh} of {plan.n_pixels} target pixels excluded{where}: {what}")
 
-    exclude(as_mask(mask, target.shape, "mask"), "masked")
+    for mask in masks:
+        exclude(as_mask(mask, target.shape, "mask"), "masked")
     bad_images: list[Mask | None] = []
     for i, reader in enumerate(problem.sources):
-        bad = as_mask(image_mask, reader.array.shape, "image_mask")
-        if nan == "mask":
-            found = not_finite(reader.array)
+        bad: Mask | None = None
+        more = [as_mask(mask, reader.array.shape, "image_mask") for mask in (image_masks[i] if image_masks else ())]
+        for found in (*more, not_finite(reader.array) if nan == "mask" else None):
             bad = found if bad is None else bad if found is None else bad | found
         bad_images.append(bad)
         if bad is not None and bad.any():
@@ -238,8 +324,8 @@ def judge(
         count = 0 if hit is None else int(np.count_nonzero(hit[place]))
         if hit is not None and isinstance(saturated, str) and count > plan.n_pixels / 2:
             notes.append(
-                f"{count} of {plan.n_pixels} target pixels{where} stand at the ends of {target.dtype}'s range; they are "
-                "used, being most of the target"
+                f"{count} of {plan.n_pixels} target pixels{where} stand at the ends of {target.dtype}'s range; "
+                "they are used, being most of the target"
             )
         else:
             exclude(hit, f"saturated, at {ends[0]:g} or below or {ends[1]:g} or above")

@@ -1,11 +1,9 @@
 """The one judge of input: what may be an image and a target, and how their pixels are read, a block at a time."""
 
-import dataclasses
 import math
 import numbers
 import operator
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
@@ -102,12 +100,17 @@ def _slice(start: int, length: int, step: int) -> slice:
 
 @dataclass(frozen=True)
 class Problem:
-    """Everything accumulation needs: the geometry, the readers, and the source and target arrays by name."""
+    """Everything accumulation needs: the geometry, and the readers of the source and target planes.
+
+    `where` names the pair and channel in messages; `background` is the degree of the polynomial surface that each
+    target holds beside what the kernel makes, None without one.
+    """
 
     geometry: Geometry
     sources: tuple[Reader, ...]
     targets: tuple[Reader, ...]
-    where: str = ""  # which pair, or which channel, for messages
+    where: str = ""
+    background: int | None = None
 
     @property
     def size(self) -> Shape:
@@ -117,10 +120,69 @@ class Problem:
 
 def as_image(value: object, name: str) -> Any:
     """Return `value` as something 2-D, real and sliceable, or say why it is none."""
-    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+    array = _as_array(value, name)
+    shape = tuple(array.shape)
+    if len(shape) != 2:
+        remedy = "say which axis holds the channels (channel_axis), or pass one plane at a time"
         msg = (
-            f"got a masked {name}; masks are not supported yet: fill the masked pixels, or crop to a part without them"
+            f"got {name} with {len(shape)} dimensions (shape {shape}), need 2; "
+            f"{remedy if len(shape) == 3 else 'reshape it to rows and columns'}"
         )
+        raise ValueError(msg)
+    if 0 in shape:
+        msg = f"got an empty {name} (shape {shape}), need at least one pixel"
+        raise ValueError(msg)
+    return np.asarray(array) if isinstance(array, np.ndarray) and not isinstance(array, np.memmap) else array
+
+
+def as_planes(value: object, name: str, axis: int | None) -> list[Any]:
+    """Return the channels of an image along an axis, each as `as_image` does; None for an image of one plane."""
+    if axis is None:
+        return [as_image(value, name)]
+    array = _as_array(value, name)
+    shape = tuple(array.shape)
+    if len(shape) != 3:
+        msg = (
+            f"got {name} with {len(shape)} dimensions (shape {shape}) and channel_axis={axis}, need 3: rows, columns "
+            "and channels; leave channel_axis out for a single plane, or add an axis to it"
+        )
+        raise ValueError(msg)
+    try:
+        at = range(3)[operator.index(axis)]
+    except TypeError:
+        msg = f"got channel_axis={axis!r}, need an int, or None for images of one plane"
+        raise TypeError(msg) from None
+    except IndexError:
+        msg = f"got channel_axis={axis}, need one of -3 to 2 for arrays of 3 dimensions"
+        raise ValueError(msg) from None
+    if 0 in shape:
+        msg = f"got an empty {name} (shape {shape}), need at least one pixel and one channel"
+        raise ValueError(msg)
+    if isinstance(array, np.ndarray):
+        planes: list[Any] = list(np.moveaxis(array, at, 0))
+        return [plane if isinstance(array, np.memmap) else np.asarray(plane) for plane in planes]
+    return [_Plane(array, at, index) for index in range(shape[at])]
+
+
+class _Plane:
+    """One channel of anything that can be sliced."""
+
+    def __init__(self, array: Any, axis: int, index: int) -> None:
+        self.array, self.axis, self.index = array, axis, index
+        rows, cols = (n for i, n in enumerate(array.shape) if i != axis)
+        self.shape = (int(rows), int(cols))
+        self.dtype = array.dtype
+
+    def __getitem__(self, key: tuple[slice, slice]) -> Any:
+        full: list[Any] = list(key)
+        full.insert(self.axis, self.index)
+        return np.asarray(self.array[tuple(full)])
+
+
+def _as_array(value: object, name: str) -> Any:
+    """Return `value` as something real and sliceable, or say why it is none."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        msg = f"got a masked {name}; need plain numbers here: find_kernel and accumulate take masks"
         raise ValueError(msg)
     if not (hasattr(value, "shape") and hasattr(value, "dtype") and hasattr(value, "__getitem__")):
         try:
@@ -134,15 +196,7 @@ def as_image(value: object, name: str) -> Any:
         remedy = "pass its real part or its magnitude" if dtype.kind == "c" else "convert it to numbers first"
         msg = f"got {name} of dtype {dtype}, need real numbers (integers or floats); {remedy}"
         raise TypeError(msg)
-    shape = tuple(array.shape)
-    if len(shape) != 2:
-        remedy = "pass one channel or one page at a time" if len(shape) == 3 else "reshape it to rows and columns"
-        msg = f"got {name} with {len(shape)} dimensions (shape {shape}), need 2; {remedy}"
-        raise ValueError(msg)
-    if 0 in shape:
-        msg = f"got an empty {name} (shape {shape}), need at least one pixel"
-        raise ValueError(msg)
-    return np.asarray(array) if isinstance(array, np.ndarray) and not isinstance(array, np.memmap) else array
+    return array
 
 
 def as_fillvalue(value: object) -> float:
@@ -188,15 +242,23 @@ def check(
     operation: str,
 ) -> Problem:
     """Judge one pair and its convention; return the problem to be solved."""
-    problem = _pair(as_image(image, "image"), as_image(target, "target"), shape, mode, boundary, fillvalue, origin,
-                    operation)  # fmt: skip
+    problem = lay_pair(
+        as_image(image, "image"),
+        as_image(target, "target"),
+        shape,
+        mode=mode,
+        boundary=boundary,
+        fillvalue=fillvalue,
+        origin=origin,
+        operation=operation,
+    )
     geometry.require_determined([problem.geometry])
     return problem
 
 
-def check_all(
-    image: object,
-    target: object,
+def lay_pair(
+    source: Any,
+    result: Any,
     shape: object,
     *,
     mode: str | None,
@@ -204,61 +266,8 @@ def check_all(
     fillvalue: object,
     origin: object,
     operation: str,
-) -> list[Problem]:
-    """Judge a pair, or a list of images and a list of targets that share one kernel; return a problem for each pair."""
-    images, targets = as_list(image), as_list(target)
-    if (images is None) != (targets is None) or len(images or ()) != len(targets or ()):
-        counts = ["one array" if found is None else f"a list of {len(found)}" for found in (images, targets)]
-        msg = (
-            f"got {counts[0]} as image and {counts[1]} as target, need as many images as targets; pair them one by one"
-        )
-        raise ValueError(msg)
-    settings: dict[str, Any] = {
-        "mode": mode,
-        "boundary": boundary,
-        "fillvalue": fillvalue,
-        "origin": origin,
-        "operation": operation,
-    }
-    if images is None or targets is None:
-        return [check(image, target, shape, **settings)]
-    problems = []
-    for i, (one, other) in enumerate(zip(images, targets, strict=True)):
-        problem = _pair(as_image(one, f"image[{i}]"), as_image(other, f"target[{i}]"), shape, **settings)
-        problems.append(dataclasses.replace(problem, where=f"pair {i}"))
-    first = problems[0].geometry.convention.mode
-    for problem in problems:
-        geometry.require_pixels(problem.geometry, problem.where)
-        if problem.geometry.convention.mode != first:
-            msg = (
-                f"got pairs of different modes ({first!r} for pair 0, {problem.geometry.convention.mode!r} for "
-                f"{problem.where}), need one mode; crop the targets to that of one mode"
-            )
-            raise ValueError(msg)
-    geometry.require_determined([problem.geometry for problem in problems])
-    return problems
-
-
-def as_list(value: object) -> list[Any] | None:
-    """Return the items of a list or tuple of arrays of at least two dimensions; None for everything else."""
-    if not isinstance(value, (list, tuple)):
-        return None
-    if len(value) > 0 and all(hasattr(item, "dtype") and len(getattr(item, "shape", ())) >= 2 for item in value):
-        return list(value)
-    return None
-
-
-def _pair(
-    source: Any,
-    result: Any,
-    shape: object,
-    mode: str | None,
-    boundary: str | None,
-    fillvalue: object,
-    origin: object,
-    operation: str,
 ) -> Problem:
-    """Lay a source on a target."""
+    """Lay the plane of an image on that of a target."""
     kernel = geometry.kernel_shape(shape)
     geometry.known(boundary, geometry.BOUNDARIES, "boundary")
     geometry.known(operation, geometry.OPERATIONS, "operation")
@@ -267,35 +276,6 @@ def _pair(
     conv = geometry.convention(kernel, mode=mode, boundary=boundary, fillvalue=fill, origin=origin, operation=operation)
     plan = geometry.lay_out(tuple(source.shape), kernel, conv)
     return Problem(plan, (source_reader(source, plan),), (target_reader(result, plan),))
-
-
-def check_settings(
-    method: str,
-    solver: object,
-    tolerance: float | None,
-    spectral: Sequence[object],
-) -> None:
-    """Refuse settings that the method has no use for; `spectral` are those of "wiener", all "auto" by default."""
-    if method != "wiener" and not all(isinstance(v, str) and v == "auto" for v in spectral):
-        msg = f"got balance, detrend or taper with method={method!r}, which has no use for them; need method='wiener'"
-        raise ValueError(msg)
-    if method == "wiener" and solver is not None:
-        msg = f"got method='wiener' with solver={solver!r}, need one or the other: 'wiener' is a solver of its own"
-        raise ValueError(msg)
-    if method == "cg" and solver is not None:
-        msg = (
-            f"got method='cg' with solver={solver!r}, need the default solver; or method='fft', if there is "
-            "memory for it"
-        )
-        raise ValueError(msg)
-    if tolerance is None:
-        return
-    if method in ("direct", "fft", "wiener"):
-        msg = f"got a tolerance with method={method!r}, which does not iterate; need method='cg' or 'auto'"
-        raise ValueError(msg)
-    if not 0 < tolerance < 1:
-        msg = f"got tolerance={tolerance!r}, need a number between 0 and 1"
-        raise ValueError(msg)
 
 
 def source_reader(array: Any, plan: Geometry) -> Reader:
@@ -312,7 +292,7 @@ def target_reader(array: Any, plan: Geometry) -> Reader:
 def refuse_nonfinite(problem: Problem) -> NoReturn:
     """Say which pixels made the sums overflow or turn into NaN."""
     for name, readers in (("image", problem.sources), ("target", problem.targets)):
-        for reader in readers:
+        for channel, reader in enumerate(readers):
             array = reader.array
             count, first = 0, (0, 0)
             step = max(1, 2**20 // max(1, array.shape[1]))
@@ -323,11 +303,12 @@ def refuse_nonfinite(problem: Problem) -> NoReturn:
                     first = (start + int(row), int(col))
                 count += int(bad.sum())
             if count:
-                place = f" of {problem.where}" if problem.where else ""
+                places = [problem.where, f"channel {channel}" if len(problem.sources) > 1 else ""]
+                place = f" of {', '.join(filter(None, places))}" if any(places) else ""
                 msg = (
                     f"got {name}{place} with {count} pixel{'s' if count > 1 else ''} that "
                     f"{'are' if count > 1 else 'is'} NaN or infinite, "
-                    f"the first at (row, column) {first}; need finite pixels. Masks are the remedy that is coming; "
+                    f"the first at (row, column) {first}; need finite pixels; pass nan='mask' to exclude them, "
                     "until then crop to a part without them"
                 )
                 raise ValueError(msg)

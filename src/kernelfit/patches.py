@@ -25,7 +25,7 @@ Index = npt.NDArray[np.int64]
 CHUNK = 4096
 #: Pixels of the extended image held at a time.
 BAND = 2**20
-# Nanoseconds, as benchmarks/weighted.py measures them: a multiply-add of a symmetric product of patches and of a general one, and a number gathered.
+# Nanoseconds: a multiply-add of a symmetric product of patches, of a general one, and a number gathered.
 SYMMETRIC_NS = 0.04
 GENERAL_NS = 0.07
 GATHER_NS = 0.9
@@ -220,8 +220,12 @@ def sums(
         if not len(some.rows):
             continue
         n_within += int(some.lengths.sum())
-        rows, cols = np.concatenate([some.rows] * 2), np.concatenate([some.cols, some.cols + some.lengths])
-        for rows, cols, values in _chunks((rows, cols, np.concatenate([-some.values, some.values]))):
+        both = (
+            np.concatenate([some.rows, some.rows]),
+            np.concatenate([some.cols, some.cols + some.lengths]),
+            np.concatenate([-some.values, some.values]),
+        )
+        for rows, cols, values in _chunks(both):
             ends.add(gathered(blocks, rows, cols, np.sqrt(np.abs(values)), (n_y, n_x - 1)), values)
         for rows, cols, values in _chunks(some.pixels()):
             patches = gathered(blocks, rows, cols, np.ones(len(rows)), (n_y, n_x))

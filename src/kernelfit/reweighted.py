@@ -19,10 +19,11 @@ import scipy.linalg
 from . import geometry, iterate, patches, solve, weighted
 from .accumulation import Choice, Progress
 from .iterate import Sample
-from .masks import Judged
+from .masks import Judged, Rules
 from .pair import Array
 from .result import Finding, KernelFit, Verdict
 from .statistics import NormalStats
+from .task import Task
 from .weighted_pass import Item, Weights, residual
 
 ROBUST = (None, "huber", "tukey", "clip")
@@ -63,7 +64,7 @@ class Noise:
             raise TypeError(msg)
         gain, read_noise = float(gain), float(read_noise)
         if not (0 < gain < math.inf and 0 <= read_noise < math.inf):
-            msg = f"got noise={noise!r}, need a gain above 0 in electrons per unit and a read noise of at least 0 electrons"
+            msg = f"got noise={noise!r}, need a gain above 0 (electrons per unit) and a read noise of at least 0 electrons"
             raise ValueError(msg)
         return cls(1.0 / gain, (read_noise / gain) ** 2)
 
@@ -168,6 +169,50 @@ class Engine:
         return _Solved(stats, fit, refined=refined)
 
 
+def wanted(rules: Rules, noise: object, robust: object) -> str | None:
+    """Name what makes a fit a weighted one, None if nothing does; refuse unknown names."""
+    model = Noise.of(noise)
+    geometry.known(robust, ROBUST, "robust")
+    if model.slope and rules.weights is not None:
+        msg = f"got weights= and noise={noise!r}, need one or the other: both say how noisy each pixel is"
+        raise ValueError(msg)
+    return rules.given() or ("noise=" if model.slope else None) or ("robust=" if robust is not None else None)
+
+
+def judge(task: Task, group: int, rules: Rules, wanted: str | None) -> list[list[Judged]] | None:
+    """Return the weights of the problems of a group, for each target; None if every pixel counts the same."""
+    problems = task.groups[group]
+    n_channels = len(problems) // task.n_pairs
+    found: list[list[Judged | None]] = []
+    for t in range(len(problems[0].targets)):
+        one = []
+        for i, problem in enumerate(problems):
+            channel = {None: None, "shared": i % n_channels, "separate": group, "mixed": t}[task.channels]
+            single = dataclasses.replace(problem, targets=(problem.targets[t],))
+            one.append(rules.judge(single, task, i // n_channels, channel))
+        found.append(one)
+    if wanted is None and all(j is None for one in found for j in one):
+        return None
+    return [
+        [
+            j or Judged(Item(dataclasses.replace(p, targets=(p.targets[t],)), np.ones(p.size, dtype=bool)), ())
+            for j, p in zip(one, problems, strict=True)
+        ]
+        for t, one in enumerate(found)
+    ]
+
+
+def fits(
+    judged: Sequence[Sequence[Judged]],
+    choice: Choice,
+    solver: "solve.Solver | None",
+    workers: int,
+    **settings: Any,
+) -> list[KernelFit]:
+    """Return the kernel of each target, as `fit` does."""
+    return [fit(one, choice, solver, workers, **settings) for one in judged]
+
+
 def fit(
     judged: Sequence[Judged],
     choice: Choice,
@@ -202,7 +247,6 @@ def fit(
     KernelFit
     """
     model = Noise.of(noise)
-    geometry.known(robust, ROBUST, "robust")
     geometry.known(regime, weighted.REGIMES, "regime")
     items = [j.item for j in judged]
     costs = weighted.pass_ns(items[0].problem.geometry.kernel_shape)
@@ -220,7 +264,10 @@ def fit(
     result = found.fit if solver is None else solver.solve(found.stats)
     if correction != 1.0 and result.factor is not None and result.uncertainty == "sampling":
         result = dataclasses.replace(result, factor=result.factor * correction, noise_std=result.noise_std * correction)
-    findings = sorted({*result.findings, *found.findings, *findings}, key=lambda f: list(Verdict).index(f.verdict))
+    findings = sorted(
+        dict.fromkeys((*result.findings, *found.findings, *findings)), key=lambda f: list(Verdict).index(f.verdict)
+    )
+    weights = tuple(in_place(item) for item in items)
     iterated = found.stats.weighting.startswith("iterate")
     return dataclasses.replace(
         result,
@@ -232,7 +279,7 @@ def fit(
         findings=tuple(findings),
         weighting=found.stats.weighting,
         notes=tuple(notes),
-        weights=tuple(in_place(item) for item in items),
+        weights=weights if len(weights) > 1 else weights[0],
     )
 
 
@@ -301,8 +348,8 @@ def _floor(items: Sequence[Item], left: Sequence[Array]) -> float:
     mean = total / max(n, 1.0)
     if not mean > 0:
         msg = (
-            f"got a target with photon noise whose mean prediction is {mean:.4g}, need counts, with a mean above 0; add "
-            "the background that was subtracted, or leave noise='constant'"
+            f"got a target with photon noise whose mean prediction is {mean:.4g}, need counts, with a mean above 0; "
+            "add the background that was subtracted, or leave noise='constant'"
         )
         raise ValueError(msg)
     return FLOOR * mean
@@ -354,7 +401,7 @@ def _correction(standard: Array, robust: str) -> float:
     """Return the standard error of the robust fit over what weighted least squares with its weights would say.
 
     The asymptotic variance is ``mean(psi^2) / mean(psi')^2`` (Huber and Ronchetti, section 7.6), that of weighted least
-    squares with weights ``psi(r) / r`` is ``mean(psi r) / mean(psi / r)`` times the number of pixels that have a weight.
+    squares with weights ``psi(r) / r`` is ``mean(psi r) / mean(psi / r)``, the first over pixels that have a weight.
     """
     c = TUNING[robust]
     ratio = np.abs(standard) / c
