@@ -101,7 +101,7 @@ def find_kernel(
         What to do with pixels that are NaN or infinite and not masked: refuse them (default), or mask them.
     saturated : {"auto", None} or (low, high), optional
         Which target pixels are saturated, and so excluded: those at `low` or below and at `high` or above, either of
-        which may be None. The default "auto" means the two ends of the range of an integer target's type, unless most
+        which may be None. The default "auto" means the two ends of the range of an integer target's type, unless nearly all
         of the target stands there, and nothing for other targets, nor beside a background or for methods "cg"
         and "wiener". `KernelFit.notes` says how many.
     noise : {"constant", "poisson"} or (gain, read_noise), optional

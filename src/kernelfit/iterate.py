@@ -70,8 +70,8 @@ def draw(items: Sequence[Item]) -> Sample:
     n_all = n_drawn = 0
     for item in items:
         parts = list(_candidates(item, rng))
-        plain, spread = (np.concatenate([part.weights * other for part, other in zip(parts, others, strict=True)])
-                         for others in ([1.0] * len(parts), [part.spread for part in parts]))  # fmt: skip
+        plain = np.concatenate([part.weights for part in parts])
+        spread = np.concatenate([part.weights * part.spread for part in parts])
         wanted = sample_size(item.problem.geometry.n_pixels, item.problem.geometry.n_taps * len(item.problem.sources))
         both = plain / max(float(plain.sum()), 1e-300) + spread / max(float(spread.sum()), 1e-300)
         chance = np.minimum(1.0, 0.5 * wanted * both)
@@ -90,8 +90,13 @@ def draw(items: Sequence[Item]) -> Sample:
             values.append(target * root)
             n_drawn += len(found)
         n_all += item.n_pixels
-    arrays = (np.concatenate(parts) for parts in (scaled, values, roots, weights))
-    return Sample(*arrays, n_drawn / max(1, n_all))
+    return Sample(
+        np.concatenate(scaled),
+        np.concatenate(values),
+        np.concatenate(roots),
+        np.concatenate(weights),
+        n_drawn / max(1, n_all),
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -318,10 +323,10 @@ def solve(
         f"; along the directions tried the exact one was {spread[0]:.2f} to {spread[1]:.2f} times it" if spread else ""
     )
     words = (
-        f"iterate ({iterations} iterations to {limit:g} of the noise's error, {passes} passes; standard errors approximate, "
-        f"from {metric.source}{told})"
+        f"iterate ({iterations} iterations to {limit:g} of the noise's error, {passes} passes; standard errors "
+        f"approximate, from {metric.source}{told})"
     )
-    findings = ()
+    findings: tuple[Finding, ...] = ()
     if not converged:
         findings = (Finding(Verdict.NOT_CONVERGED, f"stopped after {iterations} iterations"),)
     return Iterated(dataclasses.replace(stats, weighting=words), findings, iterations, passes)

@@ -93,11 +93,13 @@ class Rules:
             return "masked arrays"
         return None if self.saturated is None or isinstance(self.saturated, str) else "saturated="
 
-    def judge(self, problem: Problem, task: Task, pair: int, channel: int | None) -> Judged | None:
-        """Turn them into the weights of one problem, of one target."""
+    def judge(
+        self, problem: Problem, task: Task | None = None, pair: int = 0, channel: int | None = None
+    ) -> Judged | None:
+        """Turn them into the weights of one problem, of one target; without a task it is the only one."""
 
         def plane(value: object, name: str, at: int | None) -> object:
-            return _plane(value, name, task, pair, at)
+            return value if task is None else _plane(value, name, task, pair, at)
 
         sources = [channel] if len(problem.sources) == 1 else range(len(problem.sources))
         return judge(
@@ -163,7 +165,8 @@ def as_weights(value: object, shape: tuple[int, ...], excluded: Mask | None) -> 
         bad = ~(np.isfinite(weights) & (weights >= 0))
         where = tuple(int(i) for i in np.argwhere(bad)[0])
         msg = (
-            f"got weights with {int(bad.sum())} of them negative, NaN or infinite, the first {weights[where]} at {where}; "
+            f"got weights with {int(bad.sum())} of them negative, NaN or infinite, the first "
+            f"{weights[where]} at {where}; "
             "need inverse variances of at least 0, with 0 for a pixel that does not count"
         )
         raise ValueError(msg)
@@ -206,7 +209,8 @@ def as_ends(saturated: object, dtype: Any) -> tuple[float, float] | None:
         info = np.iinfo(dtype)
         return float(info.min), float(info.max)
     try:
-        low, high = saturated  # type: ignore[misc]
+        pair: Any = saturated
+        low, high = pair
         ends = (-np.inf if low is None else float(low), np.inf if high is None else float(high))
     except (TypeError, ValueError):
         msg = f"got saturated={saturated!r}, need 'auto', None or a pair (low, high), either of which may be None"
@@ -322,10 +326,11 @@ def judge(
     if ends is not None:
         hit = at_ends(target, ends)
         count = 0 if hit is None else int(np.count_nonzero(hit[place]))
-        if hit is not None and isinstance(saturated, str) and count > plan.n_pixels / 2:
+        left = plan.n_pixels - count
+        if hit is not None and isinstance(saturated, str) and left < max(0.05 * plan.n_pixels, 10 * plan.n_taps):
             notes.append(
                 f"{count} of {plan.n_pixels} target pixels{where} stand at the ends of {target.dtype}'s range; "
-                "they are used, being most of the target"
+                "they are used, being nearly all of it"
             )
         else:
             exclude(hit, f"saturated, at {ends[0]:g} or below or {ends[1]:g} or above")

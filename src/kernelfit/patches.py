@@ -240,8 +240,8 @@ def sums(
 
 def _chunks(pixels: tuple[Index, Index, Array]) -> Iterator[tuple[Index, Index, Array]]:
     for start in range(0, len(pixels[0]), CHUNK):
-        rows, cols, values = (a[start : start + CHUNK] for a in pixels)
-        yield rows, cols, values
+        some = slice(start, start + CHUNK)
+        yield pixels[0][some], pixels[1][some], pixels[2][some]
 
 
 def gathered(blocks: Sequence[Array], rows: Index, cols: Index, factors: Array, kernel: Shape) -> Array:

@@ -64,7 +64,7 @@ class Noise:
             raise TypeError(msg)
         gain, read_noise = float(gain), float(read_noise)
         if not (0 < gain < math.inf and 0 <= read_noise < math.inf):
-            msg = f"got noise={noise!r}, need a gain above 0 (electrons per unit) and a read noise of at least 0 electrons"
+            msg = f"got noise={noise!r}, need a gain above 0 (electrons per unit) and a read noise of at least 0"
             raise ValueError(msg)
         return cls(1.0 / gain, (read_noise / gain) ** 2)
 
@@ -288,7 +288,7 @@ def in_place(item: Item) -> Weights:
     plan = item.problem.geometry
     if plan.size == plan.target_shape:
         return item.weights
-    out = np.zeros(plan.target_shape, dtype=item.weights.dtype)
+    out: Weights = np.zeros(plan.target_shape, dtype=bool if item.weights.dtype == np.bool_ else np.float64)
     (row, col), (rows, cols) = plan.offset, plan.size
     out[row : row + rows, col : col + cols] = item.weights
     return out

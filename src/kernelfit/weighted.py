@@ -224,12 +224,10 @@ def subtracted(items: Sequence[Item], grams: Sequence[Array], usual: Sequence[fl
 def accumulated(items: Sequence[Item], workers: int) -> NormalStats:
     """Return the exact statistics, from the patches of all pixels that have a weight."""
     sums = target_sums(items, workers)
-    gram, moment = 0.0, 0.0
-    for item in items:
-        found = patches.sums(item.problem, item.weights, with_moment=True)
-        gram = gram + _in_user_order(item, found.gram)
-        moment = moment + _in_user_order(item, found.moment[0])
-    return assembled(items, np.asarray(gram), np.asarray(moment), sums)
+    found = [patches.sums(item.problem, item.weights, with_moment=True) for item in items]
+    gram = np.sum([_in_user_order(item, f.gram) for item, f in zip(items, found, strict=True)], axis=0)
+    moment = np.sum([_in_user_order(item, f.moment[0]) for item, f in zip(items, found, strict=True)], axis=0)
+    return assembled(items, gram, moment, sums)
 
 
 def assembled(items: Sequence[Item], gram: Array, moment: Array, sums: TargetSums) -> NormalStats:
