@@ -101,8 +101,8 @@ def find_kernel(
         What to do with pixels that are NaN or infinite and not masked: refuse them (default), or mask them.
     saturated : {"auto", None} or (low, high), optional
         Which target pixels are saturated, and so excluded: those at `low` or below and at `high` or above, either of
-        which may be None. The default "auto" means the two ends of the range of an integer target's type, unless nearly all
-        of the target stands there, and nothing for other targets, nor beside a background or for methods "cg"
+        which may be None. The default "auto" means the two ends of the range of an integer target's type, unless nearly
+        all of the target stands there, and nothing for other targets, nor beside a background or for methods "cg"
         and "wiener". `KernelFit.notes` says how many.
     noise : {"constant", "poisson"} or (gain, read_noise), optional
         How noisy the target's pixels are: all alike (default), or with the variance of photon noise,
@@ -216,7 +216,9 @@ def find_kernel(
             sums = [spectral_statistics(p, _block(p), detrend, taper, threads) for p in problems]
             return [functools.reduce(lambda a, b: a + b, sums).solve(balance)]
         choice = resolve(max(problems, key=lambda p: p.geometry.n_pixels), method)
-        judged = None if background is not None or method == "cg" else reweighted.judge(asked, group, rules, wanted)
+        judged = (
+            None if background is not None or method == "cg" else reweighted.judge(asked, group, rules, noise, robust)
+        )
         if judged is not None:
             if choice.method == "cg":
                 choice = Choice("fft", "the Gram matrix is needed for the weights")

@@ -27,6 +27,7 @@ from .weighted_pass import Item, Residual, residual
 TOLERANCE = 0.01
 MOST_ITERATIONS = 100
 _MOST_RESTARTS = 4
+_WHOLE = "the unweighted Gram matrix, scaled"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -215,10 +216,10 @@ def choose_metric(whole: Array, sample: Sample) -> Metric:
     root = math.sqrt(m / n) if n > 4 * m else 0.5
     expected = 1.0 if sample.share >= 1 else ((1 + root) / (1 - root)) ** 2
     if values[0] > 0 and values[-1] / values[0] < 1.7 * expected and sample.share < 1:
-        return Metric(scale * whole, inverse / math.sqrt(scale), "the unweighted Gram matrix, scaled")
+        return Metric(scale * whole, inverse / math.sqrt(scale), _WHOLE)
     own = cholesky_factor(gram)
     if own is None:
-        return Metric(scale * whole, inverse / math.sqrt(scale), "the unweighted Gram matrix, scaled")
+        return Metric(scale * whole, inverse / math.sqrt(scale), _WHOLE)
     return Metric(gram, own[0], f"the Gram matrix of {n} patches")
 
 
@@ -317,7 +318,7 @@ def solve(
         if rss > 1e-8 * energy or size <= EPS**2 * energy or first <= 1e-24 * energy:
             break
     rss = max(rss, 0.0)
-    gram, spread = _corrected(metric.gram, directions, images)
+    gram, spread = _corrected(metric, directions, images)
     stats = assembled(items, gram, gram @ taps + gradient, sums).centered(taps, gradient, rss)
     told = (
         f"; along the directions tried the exact one was {spread[0]:.2f} to {spread[1]:.2f} times it" if spread else ""
@@ -342,19 +343,21 @@ def _start(sample: Sample, metric: Metric) -> Array:
 
 
 def _corrected(
-    gram: Array, directions: Sequence[Array], images: Sequence[Array]
+    metric: Metric, directions: Sequence[Array], images: Sequence[Array]
 ) -> tuple[Array, tuple[float, float] | None]:
     """Make an approximate Gram matrix exact along the directions in which it was measured.
 
     Also returns the range of the measured values relative to the approximate ones.
     """
+    gram, rescale = metric.gram, metric.source == _WHOLE
     used = [i for i, (d, q) in enumerate(zip(directions, images, strict=True)) if d @ q > 0][:20]
     if not used:
         return gram, None
-    scale = math.exp(
-        np.mean([math.log((directions[i] @ images[i]) / (directions[i] @ gram @ directions[i])) for i in used])
-    )
-    gram = scale * gram  # what the sample says of the scale is known to a few per cent only
+    if rescale:
+        # What the sample says of the scale is known to some per cent only. The first direction is as good as a random
+        # one, and so its curvature the mean of all; those that follow are the ones in which the metric is worst.
+        first = directions[used[0]]
+        gram = gram * float(first @ images[used[0]]) / float(first @ gram @ first)
     d, q = (np.stack([a[i] / np.linalg.norm(directions[i]) for i in used], axis=1) for a in (directions, images))
     approximate = gram @ d
     exact, before = (0.5 * (s + s.T) for s in (d.T @ q, d.T @ approximate))

@@ -121,9 +121,7 @@ def _plane(value: object, name: str, task: Task, pair: int, channel: int | None)
     if task.listed:
         if not isinstance(value, (list, tuple)) or len(value) != task.n_pairs:
             got = f"a list of {len(value)}" if isinstance(value, (list, tuple)) else "one value"
-            msg = (
-                f"got {got} as {name} for {task.n_pairs} pairs, need a list, one for each pair (None for none)"
-            )
+            msg = f"got {got} as {name} for {task.n_pairs} pairs, need a list, one for each pair (None for none)"
             raise ValueError(msg)
         value = value[pair]
         if value is None:
@@ -298,7 +296,7 @@ def judge(
 
     def exclude(more: Mask | None, what: str) -> None:
         nonlocal excluded
-        if more is None:
+        if more is None or not more[place].any():
             return
         used = more[place]
         fresh = int(np.count_nonzero(used if excluded is None else used & ~excluded[place]))
@@ -339,7 +337,7 @@ def judge(
         inside = given[place]
         if np.count_nonzero(inside) < inside.size:
             exclude(given == 0, "of weight zero")
-        if excluded is None and inside[0, 0] == 1 and np.all(inside == 1):
+        if inside[0, 0] == 1 and np.all(inside == 1):
             given = None
     if excluded is not None and not excluded[place].any():
         excluded = None

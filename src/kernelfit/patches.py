@@ -45,7 +45,7 @@ class Runs(NamedTuple):
     @classmethod
     def of(cls, weights: npt.NDArray[np.generic], base: float = 0.0) -> "Runs":
         """Find the runs of a block of weights less `base`."""
-        boolean = weights.dtype == np.bool_
+        boolean = weights.dtype == np.bool_ and base in (0.0, 1.0)
         wide = np.full((weights.shape[0], weights.shape[1] + 2), base, dtype=bool if boolean else np.float64)
         wide[:, 1:-1] = weights
         rows, cols = np.divmod(np.flatnonzero(wide[:, 1:] != wide[:, :-1]), weights.shape[1] + 1)

@@ -179,8 +179,8 @@ def wanted(rules: Rules, noise: object, robust: object) -> str | None:
     return rules.given() or ("noise=" if model.slope else None) or ("robust=" if robust is not None else None)
 
 
-def judge(task: Task, group: int, rules: Rules, wanted: str | None) -> list[list[Judged]] | None:
-    """Return the weights of the problems of a group, for each target; None if every pixel counts the same."""
+def judge(task: Task, group: int, rules: Rules, noise: object, robust: object) -> list[list[Judged]] | None:
+    """Return the weights of the problems of a group, for each target; None if every pixel counts the same, and will."""
     problems = task.groups[group]
     n_channels = len(problems) // task.n_pairs
     found: list[list[Judged | None]] = []
@@ -191,7 +191,7 @@ def judge(task: Task, group: int, rules: Rules, wanted: str | None) -> list[list
             single = dataclasses.replace(problem, targets=(problem.targets[t],))
             one.append(rules.judge(single, task, i // n_channels, channel))
         found.append(one)
-    if wanted is None and all(j is None for one in found for j in one):
+    if robust is None and not Noise.of(noise).slope and all(j is None for one in found for j in one):
         return None
     return [
         [

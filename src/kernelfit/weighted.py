@@ -31,7 +31,7 @@ from .weighted_pass import Item
 REGIMES = ("auto", "subtract", "patches", "iterate")
 #: The exact ways are taken if they cost at most so many times the iteration, or so many nanoseconds.
 EXACT_IS_WORTH = 1.3
-EXACT_IS_QUICK = 5e7
+EXACT_IS_QUICK = 1e8
 #: Passes over the pixels that conjugate gradients need, with the first residual.
 N_PASSES = 4
 #: Patches in the sample from which they start, per tap; at most so many multiply-adds per pixel of the image.
@@ -63,7 +63,7 @@ def choose_regime(n_pixels: int, kernel_shape: object, subtract_ns: float, patch
     -----
     Counted per pixel, for a kernel of R x C taps with C >= R: the unweighted statistics as in `choose_method`; one
     iteration three transforms and twice 4 R multiply-adds per sample. The exact ways give exact errors of the taps too,
-    so they are taken if they cost up to 1.3 times as much, or less than 50 ms.
+    so they are taken if they cost up to 1.3 times as much, or less than 0.1 s.
     """
     rows, cols = sorted(geometry.kernel_shape(kernel_shape))
     whole = min(DIRECT_NS * rows * (3 * cols - 1), 1.15 * (2 * TRANSFORM_NS + 4 * rows * SPECTRAL_NS)) * n_pixels
