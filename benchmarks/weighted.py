@@ -3,8 +3,8 @@
     python -m benchmarks.weighted            the table, at 2048 x 2048 (1024 x 1024 against dense)
     python -m benchmarks.weighted quick      the same at 512 x 512
 
-Each line is the median of ratios of times taken in turn. The error is the distance of the kernel from the truth over that
-which its standard errors let one expect: 1 is as good as can be, so that a quick wrong answer shows.
+Each line is the median of ratios of times taken in turn. The error is the distance of the kernel from the truth over
+that which its standard errors let one expect: 1 is as good as can be, so that a quick wrong answer shows.
 """
 
 import statistics
@@ -110,7 +110,8 @@ def against_dense(size: int, side: int) -> str:
         1,
     )
     apart = np.linalg.norm(dense(image, target, side, keywords["weights"]) - fit.kernel) / np.linalg.norm(fit.stderr)
-    return f"dense weighted patches at {size}, {side} x {side}: {times:.1f} times as long; kernels {apart:.1g} stderr apart"
+    what = f"dense weighted patches at {size}, {side} x {side}"
+    return f"{what}: {times:.1f} times as long; kernels {apart:.1g} stderr apart"
 
 
 def main(arguments: list[str]) -> None:
