@@ -235,7 +235,7 @@ class Iterated:
 
 def solve(
     items: Sequence[Item],
-    whole: Array,
+    grams: Sequence[Array],
     sums: TargetSums,
     method: str,
     workers: int,
@@ -249,8 +249,8 @@ def solve(
     ----------
     items : sequence of Item
         The pairs with their weights.
-    whole : ndarray, shape (taps, taps)
-        The unweighted Gram matrix of all of them.
+    grams : sequence of ndarray, shape (taps, taps)
+        The unweighted Gram matrix of each.
     sums : TargetSums
         Their weighted sums.
     method : {"direct", "fft"}
@@ -273,8 +273,8 @@ def solve(
     """
     limit = TOLERANCE if tolerance is None else tolerance
     sample = draw(items)
-    metric = choose_metric(whole, sample)
-    m, n, energy = len(whole), sums.n_pixels, sums.energy
+    metric = choose_metric(np.asarray(np.sum(grams, axis=0)), sample)
+    m, n, energy = len(grams[0]), sums.n_pixels, sums.energy
     if start is None:
         start = _start(sample, metric)
     taps = np.array(start)
@@ -331,6 +331,12 @@ def solve(
     if not converged:
         findings = (Finding(Verdict.NOT_CONVERGED, f"stopped after {iterations} iterations"),)
     return Iterated(dataclasses.replace(stats, weighting=words), findings, iterations, passes)
+
+
+def plain_solution(grams: Sequence[Array], moment: Array) -> Array | None:
+    """Return the unweighted solution, None if the Gram matrix is too near to singular."""
+    found = cholesky_factor(np.asarray(np.sum(grams, axis=0)))
+    return None if found is None else np.asarray(found[0] @ (found[0].T @ moment))
 
 
 def _start(sample: Sample, metric: Metric) -> Array:

@@ -156,9 +156,9 @@ def as_weights(value: object, shape: tuple[int, ...], excluded: Mask | None) -> 
     if given.dtype.kind not in "biuf":
         msg = f"got weights of dtype {given.dtype}, need real numbers: the inverse variance of each target pixel"
         raise TypeError(msg)
-    weights = np.array(_broadcast(given, shape, "weights"), dtype=np.float64)
+    weights = np.asarray(_broadcast(given, shape, "weights"), dtype=np.float64)
     if excluded is not None:
-        weights[excluded] = 0.0
+        weights = np.where(excluded, 0.0, weights)
     if not (weights.size == 0 or (weights.min() >= 0 and weights.max() < np.inf)):  # a NaN compares false
         bad = ~(np.isfinite(weights) & (weights >= 0))
         where = tuple(int(i) for i in np.argwhere(bad)[0])

@@ -26,9 +26,9 @@ CHUNK = 4096
 #: Pixels of the extended image held at a time.
 BAND = 2**20
 # Nanoseconds: a multiply-add of a symmetric product of patches, of a general one, and a number gathered.
-SYMMETRIC_NS = 0.04
-GENERAL_NS = 0.07
-GATHER_NS = 0.9
+SYMMETRIC_NS = 0.07
+GENERAL_NS = 0.13
+GATHER_NS = 1.8
 # Nanoseconds to read a patch by itself, and a pixel of a whole band.
 _READ_NS = 5000.0
 _BAND_NS = 5.0

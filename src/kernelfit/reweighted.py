@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
-from . import geometry, iterate, patches, solve, weighted
+from . import accumulation, geometry, iterate, patches, solve, weighted
 from .accumulation import Choice, Progress
 from .iterate import Sample
 from .masks import Judged, Rules
@@ -112,8 +112,13 @@ class Engine:
 
     def prepare(self, items: Sequence[Item]) -> None:
         """Read the images once, for whatever weights come later."""
-        known = weighted.unweighted(items, self.method, self.workers, self.progress)
-        self._grams = known.grams
+        self._plain(items)
+
+    def _plain(self, items: Sequence[Item]) -> tuple[tuple[Array, ...], Array]:
+        """Read the pixels as if all counted the same; return the Gram matrix of each pair and the moment of all."""
+        plain = [accumulation.statistics(i.problem, self.method, self.workers, self.progress)[0] for i in items]
+        self._grams = tuple(stats.gram for stats in plain)
+        return self._grams, np.asarray(np.sum([stats.moment for stats in plain], axis=0))
 
     def solve(self, items: Sequence[Item], start: Array | None = None) -> _Solved:
         """Fit the pairs with their weights."""
@@ -128,18 +133,23 @@ class Engine:
         if regime == "patches":
             stats = weighted.accumulated(items, self.workers)
             return self._refined(items, self._described(stats, regime, seen), start)
+        if regime == "iterate":
+            grams = self._grams
+            if grams is None:
+                grams, plain = self._plain(items)
+                if start is None and all(i.n_pixels == i.problem.geometry.n_pixels for i in items):
+                    start = iterate.plain_solution(grams, plain)  # nothing is excluded: about as good
+            sums = weighted.target_sums(items, self.workers)
+            found = iterate.solve(
+                items, grams, sums, self.pass_method, self.workers, self.tolerance, start, self.progress
+            )
+            return _Solved(found.stats, found.stats.solve(), found.findings, found.iterations)
         moment = None
         if self._grams is None:
             known = weighted.unweighted(items, self.method, self.workers, self.progress)
             self._grams, moment, sums = known.grams, known.moment, known.sums
         else:
             sums = weighted.target_sums(items, self.workers)
-        if regime == "iterate":
-            whole = np.sum(self._grams, axis=0)
-            found = iterate.solve(
-                items, whole, sums, self.pass_method, self.workers, self.tolerance, start, self.progress
-            )
-            return _Solved(found.stats, found.stats.solve(), found.findings, found.iterations)
         gram = weighted.subtracted(items, self._grams, seen.usual)
         if moment is None:
             center = np.zeros(len(gram)) if start is None else start
@@ -286,8 +296,6 @@ def fit(
 def in_place(item: Item) -> Weights:
     """Return the weights in an array of the target's shape, zero where no pixel is used."""
     plan = item.problem.geometry
-    if plan.size == plan.target_shape:
-        return item.weights
     out: Weights = np.zeros(plan.target_shape, dtype=bool if item.weights.dtype == np.bool_ else np.float64)
     (row, col), (rows, cols) = plan.offset, plan.size
     out[row : row + rows, col : col + cols] = item.weights

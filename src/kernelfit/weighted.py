@@ -14,7 +14,7 @@ The first two are exact. The third gives the kernel to a small part of its stand
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ from .weighted_pass import Item
 REGIMES = ("auto", "subtract", "patches", "iterate")
 #: The exact ways are taken if they cost at most so many times the iteration, or so many nanoseconds.
 EXACT_IS_WORTH = 1.3
-EXACT_IS_QUICK = 1e8
+EXACT_IS_QUICK = 1.5e8
 #: Passes over the pixels that conjugate gradients need, with the first residual.
 N_PASSES = 4
 #: Patches in the sample from which they start, per tap; at most so many multiply-adds per pixel of the image.
@@ -63,7 +63,7 @@ def choose_regime(n_pixels: int, kernel_shape: object, subtract_ns: float, patch
     -----
     Counted per pixel, for a kernel of R x C taps with C >= R: the unweighted statistics as in `choose_method`; one
     iteration three transforms and twice 4 R multiply-adds per sample. The exact ways give exact errors of the taps too,
-    so they are taken if they cost up to 1.3 times as much, or less than 0.1 s.
+    so they are taken if they cost up to 1.3 times as much, or less than 0.15 s.
     """
     rows, cols = sorted(geometry.kernel_shape(kernel_shape))
     whole = min(DIRECT_NS * rows * (3 * cols - 1), 1.15 * (2 * TRANSFORM_NS + 4 * rows * SPECTRAL_NS)) * n_pixels
@@ -157,13 +157,16 @@ def target_sums(items: Sequence[Item], workers: int) -> TargetSums:
         energy = float(np.einsum("ij,ij->", weighted, y))
         return (np.array([energy, weighted.sum(), weights.sum(), np.count_nonzero(weights)], dtype=np.float64),)
 
-    work = [
-        (item, row, height)
-        for item in items
-        for row, height in patches.bands(item.weights.shape, item.problem.geometry.kernel_shape)
-    ]
+    work = [(item, row, height) for item in items for row, height in _strips(item.weights.shape)]
     energy, total, weight, n_pixels = accumulation.add(in_order(work, lambda w: band(*w), workers))[0]
     return TargetSums(float(energy), float(total), float(weight), int(n_pixels))
+
+
+def _strips(shape: Shape) -> Iterator[tuple[int, int]]:
+    """Cut rows into strips that stay in the cache: first row, number of rows."""
+    height = max(1, 2**16 // shape[1])
+    for row in range(0, shape[0], height):
+        yield row, min(height, shape[0] - row)
 
 
 def require_determined(items: Sequence[Item]) -> int:
