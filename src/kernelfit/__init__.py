@@ -2,6 +2,7 @@
 
 from ._fft import set_fft
 from .accumulation import Choice, accumulate, choose_method
+from .background import Background
 from .constrained import Constrained, InBasis, NonNegative
 from .find import find_kernel
 from .forward import apply_kernel
@@ -19,6 +20,7 @@ from .statistics import NormalStats
 __version__ = "0.4.0"
 
 __all__ = [
+    "Background",
     "Choice",
     "Comparison",
     "Constrained",
