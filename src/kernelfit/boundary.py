@@ -1,7 +1,7 @@
 """Which boundary a target was made with: the residual near its edges under each, against the residual inside.
 
-Only target pixels whose footprint leaves the image depend on the boundary. If the kernel is known, their residual has the
-variance of the noise under the true boundary and more under every other one, unless the two extend the image alike.
+Only target pixels whose footprint leaves the image depend on the boundary. If the kernel is known, their residual has
+the variance of the noise under the true boundary and more under every other one, unless both extend the image alike.
 """
 
 import dataclasses
@@ -91,7 +91,9 @@ class BoundaryCheck:
 
     def __str__(self) -> str:
         """Return the table."""
-        lines = [f"{self.n_pixels} pixels depend on the boundary; the rms residual of the others is {self.interior:.4g}"]
+        lines = [
+            f"{self.n_pixels} pixels depend on the boundary; the rms residual of the others is {self.interior:.4g}"
+        ]
         for row in self.rows:
             name = row.boundary + (f" {row.fillvalue:.4g}" if row.boundary == "fill" else "")
             fits = "fits" if row.fits else ""
@@ -100,7 +102,9 @@ class BoundaryCheck:
         if self.best is None:
             lines.append("none fits: what lay beyond the edge is unknown, declare nothing (boundary=None)")
         else:
-            lines.append(f"best: {' or '.join(self.equal)}" + (f"; not ruled out: {', '.join(others)}" if others else ""))
+            lines.append(
+                f"best: {' or '.join(self.equal)}" + (f"; not ruled out: {', '.join(others)}" if others else "")
+            )
         return "\n".join(lines)
 
 
@@ -119,9 +123,9 @@ def check_boundary(
     """Find out which boundary a target was made with.
 
     The kernel is taken from the interior, where no boundary matters: it is the fit's own if that assumes none, else it
-    is found anew there by least squares. For each boundary the target pixels that depend on it are predicted. A boundary
-    fits if the mean square of their residual is no larger than that inside allows (Fisher's F, at a probability of
-    0.001); among those that fit the one with the smallest is the best.
+    is found anew there by least squares. For each boundary the target pixels that depend on it are predicted. A
+    boundary fits if the mean square of their residual is no larger than that inside allows (Fisher's F, at a
+    probability of 0.001); among those that fit the one with the smallest is the best.
 
     Parameters
     ----------
@@ -216,7 +220,9 @@ def doubt(problems: Sequence[Problem], fits: Sequence[KernelFit]) -> list[Kernel
             continue
         best = _compare(planes, conv, inside, n_inside, 1.0).rows[0]
         other = f"; with {best.boundary!r} it would be {best.ratio:.3g} times" if best.boundary != conv.boundary else ""
-        detail = f"with boundary {conv.boundary!r} the residual near the edges is {math.sqrt(ratio):.3g} times that inside"
+        detail = (
+            f"with boundary {conv.boundary!r} the residual near the edges is {math.sqrt(ratio):.3g} times that inside"
+        )
         findings = [*fit.findings, Finding(Verdict.WRONG_BOUNDARY, detail + other)]
         findings.sort(key=lambda f: list(Verdict).index(f.verdict))
         out[-1] = dataclasses.replace(fit, findings=tuple(findings))
@@ -240,7 +246,9 @@ def _squares(group: Sequence[Problem], fits: Sequence[KernelFit], workers: int) 
     for problem in group:
         kernels = np.stack([f.kernel.reshape(-1, *problem.geometry.kernel_shape) for f in fits])
         method = accumulation.choose_method(problem.size, problem.geometry.kernel_shape).method
-        energies = accumulation.residual_moments(problem, kernels, "direct" if method == "direct" else "fft", workers)[1]
+        energies = accumulation.residual_moments(problem, kernels, "direct" if method == "direct" else "fft", workers)[
+            1
+        ]
         total += float(energies.sum())
     return total
 
@@ -250,7 +258,9 @@ def _limit(n_edge: int, spare: int, level: float) -> float:
     return float(scipy.special.fdtri(n_edge, spare, 1.0 - level))
 
 
-def _compare(planes: Sequence[_Plane], conv: Convention, variance: float, spare: int, inflation: float) -> BoundaryCheck:
+def _compare(
+    planes: Sequence[_Plane], conv: Convention, variance: float, spare: int, inflation: float
+) -> BoundaryCheck:
     """Compare all boundaries, given the variance of the noise and by how much the kernel's own error raises it."""
     residuals, fillvalues, scale = {}, {}, 0.0
     for name in BOUNDARIES:
@@ -276,8 +286,14 @@ def _compare(planes: Sequence[_Plane], conv: Convention, variance: float, spare:
         fits = mean <= limit * inflation * variance
         distance = float(np.linalg.norm(residuals[name] - first)) / math.sqrt(variance) if variance > 0 else 0.0
         rows.append(
-            BoundaryRow(name, fillvalues[name], math.sqrt(mean), math.sqrt(mean / variance) if variance > 0 else 1.0,
-                        fits, distance)  # fmt: skip
+            BoundaryRow(
+                name,
+                fillvalues[name],
+                math.sqrt(mean),
+                math.sqrt(mean / variance) if variance > 0 else 1.0,
+                fits,
+                distance,
+            )  # fmt: skip
         )
     same = 1e-9 * scale * math.sqrt(max(1, n))
     equal = tuple(name for name in order if np.linalg.norm(residuals[name] - first) <= same)
