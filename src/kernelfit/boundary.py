@@ -218,12 +218,10 @@ def doubt(problems: Sequence[Problem], fits: Sequence[KernelFit]) -> list[Kernel
         ratio = squares / n_edge / inside
         if not ratio > max(_WORTH, _limit(n_edge, n_inside, 1e-6)):
             continue
-        best = _compare(planes, conv, inside, n_inside, 1.0).rows[0]
-        other = f"; with {best.boundary!r} it would be {best.ratio:.3g} times" if best.boundary != conv.boundary else ""
         detail = (
             f"with boundary {conv.boundary!r} the residual near the edges is {math.sqrt(ratio):.3g} times that inside"
         )
-        findings = [*fit.findings, Finding(Verdict.WRONG_BOUNDARY, detail + other)]
+        findings = [*fit.findings, Finding(Verdict.WRONG_BOUNDARY, detail)]
         findings.sort(key=lambda f: list(Verdict).index(f.verdict))
         out[-1] = dataclasses.replace(fit, findings=tuple(findings))
     return out
@@ -283,7 +281,7 @@ def _compare(
     rows = []
     for name in order:
         mean = squares[name] / max(1, n)
-        fits = mean <= limit * inflation * variance
+        fits = n == 0 or mean <= limit * inflation * variance
         distance = float(np.linalg.norm(residuals[name] - first)) / math.sqrt(variance) if variance > 0 else 0.0
         rows.append(
             BoundaryRow(
