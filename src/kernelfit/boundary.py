@@ -264,41 +264,33 @@ def _compare(
     for name in BOUNDARIES:
         residuals[name], scale = _residual(planes, dataclasses.replace(conv, boundary=name, fillvalue=0.0))
         fillvalues[name] = math.nan
-    variance = max(variance, (1e-11 * scale) ** 2)
+    noise = max(variance, (1e-11 * scale) ** 2)  # without noise, rounding must not tell
     # residual and response are linear in the value beyond the edge
     empty, response = residuals["fill"], _response(planes, conv)
     declared = empty - conv.fillvalue * response
     weight = float(response @ response)
     value = float(empty @ response) / weight if weight > 0 else conv.fillvalue
     fitted = empty - value * response
-    keep = float(declared @ declared - fitted @ fitted) <= _APART * variance
+    keep = float(declared @ declared - fitted @ fitted) <= _APART * noise
     residuals["fill"], fillvalues["fill"] = (declared, conv.fillvalue) if keep else (fitted, value)
     n = len(empty)
     squares = {name: float(r @ r) for name, r in residuals.items()}
     order = sorted(BOUNDARIES, key=lambda name: squares[name])
-    limit = _limit(n, spare, _LEVEL) if n else math.inf
+    allowed = _limit(n, spare, _LEVEL) * inflation * noise * n if n else math.inf
     first = residuals[order[0]]
-    rows = []
+    rows, equal = [], []
     for name in order:
-        mean = squares[name] / max(1, n)
-        fits = n == 0 or mean <= limit * inflation * variance
-        distance = float(np.linalg.norm(residuals[name] - first)) / math.sqrt(variance) if variance > 0 else 0.0
-        rows.append(
-            BoundaryRow(
-                name,
-                fillvalues[name],
-                math.sqrt(mean),
-                math.sqrt(mean / variance) if variance > 0 else 1.0,
-                fits,
-                distance,
-            )  # fmt: skip
-        )
-    same = 1e-9 * scale * math.sqrt(max(1, n))
-    equal = tuple(name for name in order if np.linalg.norm(residuals[name] - first) <= same)
-    near = [r.boundary for r in rows if r.fits and squares[r.boundary] - squares[order[0]] <= _APART * variance]
+        rms = math.sqrt(squares[name] / max(1, n))
+        apart = float(np.linalg.norm(residuals[name] - first))
+        ratio = rms / math.sqrt(variance) if variance > 0 else math.inf if rms > 0 else 1.0
+        distance = apart / math.sqrt(noise) if noise > 0 else 0.0
+        rows.append(BoundaryRow(name, fillvalues[name], rms, ratio, squares[name] <= allowed, distance))
+        if apart <= 1e-9 * scale * math.sqrt(max(1, n)):
+            equal.append(name)
+    near = [r.boundary for r in rows if r.fits and squares[r.boundary] - squares[order[0]] <= _APART * noise]
     return BoundaryCheck(
         best=order[0] if rows[0].fits else None,
-        equal=equal if rows[0].fits else (),
+        equal=tuple(equal) if rows[0].fits else (),
         possible=tuple(near),
         declared=conv.boundary,
         n_pixels=n,
