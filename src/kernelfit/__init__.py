@@ -2,6 +2,7 @@
 
 from ._fft import set_fft
 from .accumulation import Choice, accumulate, choose_method
+from .blocks import accumulate_spectra
 from .constrained import Constrained, InBasis, NonNegative
 from .find import find_kernel
 from .forward import apply_kernel
@@ -13,7 +14,7 @@ from .result import Finding, KernelFit, Prior, Spectrum, StrengthPath, Verdict
 from .select import Comparison, Support, choose_support, compare
 from .solve import LeastSquares
 from .sparse import Sparse
-from .spectra import SpectralStats, accumulate_spectra
+from .spectra import SpectralStats
 from .statistics import NormalStats
 
 __version__ = "0.4.0"

@@ -7,9 +7,9 @@ import numpy.typing as npt
 
 from . import pair, solve
 from .accumulation import Progress, residual_moments, resolve, statistics
+from .blocks import spectral_statistics
 from .geometry import Shape
 from .result import KernelFit
-from .spectra import spectral_statistics
 from .wiener import as_balance
 
 _MOST_REFINEMENTS = 3

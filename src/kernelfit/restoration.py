@@ -8,8 +8,9 @@ import numpy.typing as npt
 import scipy.fft
 
 from . import geometry, pair
+from .band import PENALTIES, penalty_spectrum
 from .geometry import Shape
-from .wiener import PENALTIES, as_balance, penalty_spectrum
+from .wiener import as_balance
 
 BOUNDARIES = (None, "wrap")
 _BINS = 400
