@@ -1,15 +1,15 @@
 """Summed spectra to the best kernel of a shape: Wiener's division among the taps alone; no pixel is seen here.
 
-Division frequency by frequency, ``H = C / (S + balance * m * q)``, is the minimum of ``|Y - H X|^2 + balance * m * |Q H|^2``
-over kernels as large as the image. Among those of the shape asked for, the minimum solves
-``(T + balance * m * Q) k = c``: T is block-Toeplitz, made of the lag sums of the image, which are the inverse transform of S;
-Q of those of the penalty; c is the inverse transform of C at the taps. For periodic data T and c are the normal
-equations themselves. Elsewhere the tapers make the sums at lag d too small by
-``rho(d) = sum_t w(t) w(t + d) / sum_t w(t)^2`` on the average; dividing T and c by it takes away most of what the edges do.
+Division frequency by frequency, ``H = C / (S + balance * m * q)``, is the minimum over kernels as large as the image of
+``|Y - H X|^2 + balance * m * |Q H|^2``. Among those of the shape asked for, the minimum solves
+``(T + balance * m * Q) k = c``: T is block-Toeplitz, made of the lag sums of the image, which are the inverse transform
+of S; Q of those of the penalty; c is the inverse transform of C at the taps. For periodic data T and c are the normal
+equations themselves. Elsewhere the tapers make the sums at lag d too small, on the average by the factor
+``rho(d) = sum_t w(t) w(t + d) / sum_t w(t)^2``; dividing T and c by it takes away most of what the edges do.
 """
 
 import math
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -92,77 +92,115 @@ def penalty_lags(shape: tuple[int, int], penalty: str) -> Array:
     return lags[:height, 2:-2]
 
 
-def estimate(stats: SpectralStats, band: Band, given: float | None, scale: float) -> Estimate:
-    """Return the kernel, with the balance of the smallest estimated error if none is given.
+@dataclass(frozen=True, eq=False)
+class Equations:
+    """``T V = m Q V diag(values)`` with ``V' m Q V = 1``: every balance costs one product.
 
-    With ``T V = m Q V diag(d)`` and ``V' m Q V = 1`` every balance costs one product. The mean square error of the
-    kernel is the variance ``A N A'``, where ``A = (T + balance m Q)^-1`` and N, the covariance of c, follows from the
-    power of the image times that of the residual in rings of frequencies; plus the square of what the penalty holds
-    back, ``balance A m Q k``. Both need a kernel: the first is that of the least generalised cross-validation, the next
-    that of the balance just chosen, until the balance stays. White noise would not do for N: what the edges leave
-    behind has the spectrum of the image.
+    Attributes
+    ----------
+    band : Band
+        A sample of the frequencies.
+    values, vectors : ndarray
+        Generalised eigenvalues, zero where they hold rounding or less than nothing, and eigenvectors.
+    moment : ndarray
+        ``V'c``, zero where the values are.
+    covariance_scale : ndarray, shape (taps, taps)
+        What makes the lags of ``power * noise`` the covariance of c.
+    stats : SpectralStats
     """
-    shape, n = stats.shape, math.prod(stats.block)
-    lags = lag_sums(stats)
-    overlap = np.maximum(stats.overlap / stats.n_blocks, _LEAST_OVERLAP)
-    mirrored = np.concatenate([overlap[:, :0:-1], overlap], axis=1)
-    reach = [np.abs(np.arange(k) - s) for k, s in zip(shape, stats.shift, strict=True)]
-    at_taps = overlap[np.ix_(*(np.minimum(r, k - 1) for r, k in zip(reach, shape, strict=True)))]
-    moment = (lags.cross / at_taps).ravel()
-    penalty = matrix(penalty_lags(shape, band.name), shape) * scale
-    gram = matrix(lags.power / mirrored, shape)
-    values, vectors = scipy.linalg.eigh(gram, penalty)
-    usable = values > max(16, len(values)) * _EPS * values[-1]  # the others hold rounding, or less than nothing
-    values = np.where(usable, values, 0.0)
-    inside = vectors.T @ moment
-    inside[~usable] = 0.0
 
-    def factors(balance: npt.NDArray[np.float64]) -> Array:
-        divisor = values + np.asarray(balance)[..., None]
+    stats: SpectralStats
+    band: Band
+    values: Array
+    vectors: Array
+    moment: Array
+    covariance_scale: Array
+
+    @classmethod
+    def of(cls, stats: SpectralStats, band: Band) -> "Equations":
+        """Set the equations up."""
+        shape, n = stats.shape, math.prod(stats.block)
+        lags = lag_sums(stats)
+        overlap = np.maximum(stats.overlap / stats.n_blocks, _LEAST_OVERLAP)
+        mirrored = np.concatenate([overlap[:, :0:-1], overlap], axis=1)
+        reach = [np.minimum(np.abs(np.arange(k) - s), k - 1) for k, s in zip(shape, stats.shift, strict=True)]
+        at_taps = overlap[np.ix_(*reach)].ravel()
+        gram, penalty = matrix(lags.power / mirrored, shape), matrix(penalty_lags(shape, band.name), shape)
+        values, vectors = scipy.linalg.eigh(gram, penalty * lags.power[0, shape[1] - 1])
+        usable = values > max(16, len(values)) * _EPS * values[-1]
+        return cls(
+            stats=stats,
+            band=band,
+            values=np.where(usable, values, 0.0),
+            vectors=vectors,
+            moment=np.where(usable, vectors.T @ (lags.cross.ravel() / at_taps), 0.0),
+            covariance_scale=stats.weight_square / (stats.n_blocks * n**3) / np.outer(at_taps, at_taps),
+        )
+
+    def inverses(self, balance: npt.ArrayLike) -> Array:
+        """Return ``1 / (values + balance)``, zero for nothing; a row for each balance."""
+        divisor = self.values + np.asarray(balance, dtype=np.float64)[..., None]
         return np.divide(1.0, divisor, out=np.zeros_like(divisor), where=divisor > 0)
 
-    def kernel_at(balance: float) -> Array:
-        return np.asarray(vectors @ (factors(np.asarray(balance)) * inside))
+    def kernel(self, balance: float) -> Array:
+        """Return the kernel."""
+        return np.asarray((self.vectors @ (self.inverses(balance) * self.moment)).reshape(self.stats.shape))
 
-    def noise_of(taps: Array) -> Array:
-        misfit = band.misfit(band.spread(taps.reshape(shape)))
-        return np.asarray(band.in_rings(misfit) / stats.n_blocks)
+    def misfit(self, balance: float) -> Array:
+        """Return the power of a kernel's residual, of one block on the average."""
+        return self.band.misfit(self.band.spread(self.kernel(balance))) / self.stats.n_blocks
 
-    def moment_covariance(noise: Array) -> Array:
-        spread = stats.weight_square / (stats.n_blocks * n) / n**2
-        return matrix(band.lags(band.power * noise, shape) * spread, shape) / np.outer(at_taps, at_taps)
+    def moment_covariance(self, balance: float) -> Array:
+        """Return the covariance N of c, if the noise is what the kernel of a balance leaves."""
+        density = self.band.power * self.band.in_rings(self.misfit(balance))
+        return matrix(self.band.lags(density, self.stats.shape), self.stats.shape) * self.covariance_scale
 
-    chosen = given if given is not None else _cross_validated(stats, band, values, kernel_at)
-    if given is None:
-        gram_of_vectors = vectors.T @ vectors
-        held = factors(_BALANCES)
-        for _ in range(_PILOTS):
-            taps = kernel_at(chosen)
-            products = (vectors.T @ moment_covariance(noise_of(taps)) @ vectors) * gram_of_vectors
-            variance = np.einsum("bi,bi->b", held @ products, held)
-            lost = (_BALANCES[:, None] * held) * (factors(np.asarray(chosen)) * inside)
-            bias = np.einsum("bi,bi->b", lost @ gram_of_vectors, lost)
-            before, chosen = chosen, float(_BALANCES[int(np.argmin(variance + bias))])
-            if chosen == before:
-                break
-    taps = kernel_at(chosen)
-    pseudo = (vectors * factors(np.asarray(chosen))) @ vectors.T
-    lost = chosen * (vectors @ (factors(np.asarray(chosen)) ** 2 * inside))
-    root = _root(moment_covariance(noise_of(taps)))
-    factor = np.concatenate([pseudo @ root, lost[:, None]], axis=1)
-    rank = len(values) if chosen > 0 else int(usable.sum())
-    return Estimate(taps.reshape(shape), chosen, factor, rank)
+    def squared_errors(self, balances: Array, pilot: float) -> Array:
+        """Return the estimated square error of the kernel of each balance, if the kernel of `pilot` were the truth.
+
+        It is the variance, the trace of ``A N A'`` with ``A = (T + balance m Q)^-1``, plus the square of what the
+        penalty holds back, ``balance A m Q k``.
+        """
+        products = self.vectors.T @ self.vectors
+        noise = (self.vectors.T @ self.moment_covariance(pilot) @ self.vectors) * products
+        inverses = self.inverses(balances)
+        lost = balances[:, None] * inverses * (self.inverses(pilot) * self.moment)
+        return np.asarray(((inverses @ noise) * inverses).sum(axis=1) + ((lost @ products) * lost).sum(axis=1))
+
+    def error_factor(self, balance: float) -> Array:
+        """Return F whose ``F F'`` is the estimated mean square error of the taps."""
+        inverses = self.inverses(balance)
+        root = _root(self.moment_covariance(balance))
+        lost = balance * (self.vectors @ (inverses**2 * self.moment))
+        return np.concatenate([(self.vectors * inverses) @ (self.vectors.T @ root), lost[:, None]], axis=1)
 
 
-def _cross_validated(stats: SpectralStats, band: Band, values: Array, kernel_at: Callable[[float], Array]) -> float:
+def estimate(stats: SpectralStats, band: Band, given: float | None) -> Estimate:
+    """Return the kernel, with the balance of the smallest estimated error if none is given.
+
+    The error depends on noise and kernel. They are taken from the balance of the least generalised cross-validation
+    first, then from the one just chosen, until it stays. Cross-validation alone, which takes the noise to be white,
+    chooses too small a balance where edges matter: what they leave behind has the spectrum of the image.
+    """
+    equations = Equations.of(stats, band)
+    chosen = cross_validated(equations) if given is None else given
+    for _ in range(_PILOTS if given is None else 0):
+        before, chosen = chosen, float(_BALANCES[int(np.argmin(equations.squared_errors(_BALANCES, chosen)))])
+        if chosen == before:
+            break
+    rank = int(np.count_nonzero(equations.values))
+    return Estimate(equations.kernel(chosen), chosen, equations.error_factor(chosen), rank)
+
+
+def cross_validated(equations: Equations, balances: Array = _DECADES) -> float:
     """Return the balance of the least generalised cross-validation, ``mean |Y - H X|^2 / (1 - df / n)^2``."""
+    stats, values = equations.stats, equations.values
     n_pixels = (stats.n_blocks * math.prod(stats.block)) ** 2 / stats.weight_square
     scores = []
-    for balance in _DECADES:
-        misfit = band.mean(band.misfit(band.spread(kernel_at(balance).reshape(stats.shape))))
-        freedom = float(np.sum(values / (values + balance)))
-        scores.append(misfit / max(1 - freedom / n_pixels, 1e-3) ** 2)
-    return float(_DECADES[int(np.argmin(scores))])
+    for balance in balances:
+        freedom = float(np.sum(values * equations.inverses(balance)))
+        scores.append(equations.band.mean(equations.misfit(balance)) / max(1 - freedom / n_pixels, 1e-3) ** 2)
+    return float(balances[int(np.argmin(scores))])
 
 
 def _root(covariance: Array) -> Array:

@@ -42,8 +42,10 @@ def divide(stats: SpectralStats, balance: object, penalty: str) -> KernelFit:
         scale, detail = _level(stats)
         if not (detail and stats.target_power.any()):
             return _nothing(stats, given, detail, signal)
-        room = toeplitz if n_taps <= MOST_TAPS else crop
-        found = room.estimate(stats, band, given, scale)
+        if n_taps <= MOST_TAPS:
+            found = toeplitz.estimate(stats, band, given)
+        else:
+            found = crop.estimate(stats, band, given, scale)
         divisor = band.power + found.balance * scale * band.penalty
         kept = np.divide(band.power, divisor, out=np.zeros_like(divisor), where=divisor > ROUNDING * scale)
         misfit = band.misfit(band.spread(found.taps))
@@ -53,6 +55,7 @@ def divide(stats: SpectralStats, balance: object, penalty: str) -> KernelFit:
         findings = _judge(stats, found.taps, factor, found.rank, rss, variance, signal)
         condition = float(divisor.max() / divisor.min()) if divisor.min() > 0 else math.inf
         spectrum = _spectrum(band, misfit, kept, found.balance)
+    origin = "" if given is not None else " chosen from the data"
     order: Callable[[Array], Array] = (lambda a: a[::-1]) if _flipped(stats) else (lambda a: a)
     return KernelFit(
         kernel=np.ascontiguousarray(order(found.taps.ravel()).reshape(stats.shape)),
@@ -66,7 +69,7 @@ def divide(stats: SpectralStats, balance: object, penalty: str) -> KernelFit:
         convention=stats.convention,
         findings=findings,
         method="wiener",
-        method_reason=f"balance {found.balance:.3g}{'' if given is not None else ' chosen from the data'}, {penalty} penalty",
+        method_reason=f"balance {found.balance:.3g}{origin}, {penalty} penalty",
         spectrum=spectrum,
     )
 
