@@ -6,7 +6,7 @@ columns are relative errors ``|k - truth| / |truth|``:
 
 * exact: least squares, ``method="auto"``;
 * best: the best of 13 balances, a decade apart, chosen against the truth;
-* floor: the largest balance whose residual does not exceed the noise floor, the target's power beyond 0.45 cycles/pixel;
+* floor: the largest balance whose residual is within the noise floor, the target's power beyond 0.45 cycles per pixel;
 * gcv: generalised cross-validation; evidence: the maximum of the marginal likelihood under white noise;
 * auto: ``balance="auto"``, the smallest estimated error; and "told", the error that the fit's own error bars tell;
 * skimage: ``skimage.restoration.wiener`` with the roles of image and kernel swapped, cropped, the best of 13 balances
@@ -51,7 +51,7 @@ def noise_floor(equations):
 
 
 def most_evident(equations):
-    """Return the balance of the maximum of the evidence: noise white, taps normal with the covariance of the penalty."""
+    """Return the balance of the maximum of the evidence: noise white, the taps normal as the penalty would have it."""
     values, stats, band = equations.values, equations.stats, equations.band
     n = (stats.n_blocks * band.size) ** 2 / stats.weight_square
     scores = []
