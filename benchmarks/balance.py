@@ -21,7 +21,7 @@ from skimage import data, restoration
 
 from kernelfit import accumulate_spectra, apply_kernel, find_kernel
 from kernelfit.band import SAMPLES, Band
-from kernelfit.toeplitz import Equations, cross_validated
+from kernelfit.toeplitz import Equations
 
 from .common import kernel_of_shape, relative_error
 
@@ -48,6 +48,17 @@ def noise_floor(equations):
     far = np.hypot(band.rows[:, None], band.cols) > 0.45
     floor = band.mean(band.target * far) / band.mean(far * 1.0) / equations.stats.n_blocks
     return max((b for b in FINE if band.mean(equations.misfit(b)) <= floor), default=FINE[0])
+
+
+def cross_validated(equations):
+    """Return the balance of the least generalised cross-validation, ``mean |Y - H X|^2 / (1 - df / n)^2``."""
+    stats = equations.stats
+    n = (stats.n_blocks * np.prod(stats.block)) ** 2 / stats.weight_square
+    scores = []
+    for balance in FINE:
+        freedom = np.sum(equations.values * equations.inverses(balance))
+        scores.append(equations.band.mean(equations.misfit(balance)) / (1 - freedom / n) ** 2)
+    return FINE[int(np.argmin(scores))]
 
 
 def most_evident(equations):
@@ -101,7 +112,7 @@ def case(image, kernel, periodic, seed):
         "exact": relative_error(find_kernel(image, target, kernel.shape, **keywords).kernel, kernel),
         "best": min(error(b) for b in BALANCES),
         "floor": error(noise_floor(equations)),
-        "gcv": error(cross_validated(equations, FINE)),
+        "gcv": error(cross_validated(equations)),
         "evidence": error(most_evident(equations)),
         "auto": relative_error(fit.kernel, kernel),
         "told": np.linalg.norm(fit.stderr) / np.linalg.norm(kernel),

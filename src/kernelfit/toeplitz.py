@@ -21,8 +21,9 @@ from .spectra import Array, SpectralStats
 
 _CHUNK = 256  # rows of the spectra read at a time
 _LEAST_OVERLAP = 0.1
-_PILOTS = 4
-_DECADES = 10.0 ** np.arange(-15.0, 5.0)
+_FINER = 100.0
+_PILOT = 1e-6
+_WORSE = 0.01  # mean log power of the residual by which a fit is clearly worse than another
 _BALANCES = np.concatenate([[0.0], 10.0 ** np.arange(-15.0, 4.1, 0.25)])
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -155,52 +156,62 @@ class Equations:
         density = self.band.power * self.band.in_rings(self.misfit(balance))
         return matrix(self.band.lags(density, self.stats.shape), self.stats.shape) * self.covariance_scale
 
-    def squared_errors(self, balances: Array, pilot: float) -> Array:
-        """Return the estimated square error of the kernel of each balance, if the kernel of `pilot` were the truth.
+    def squared_errors(self, balances: Array, pilot: float) -> tuple[Array, Array, Array]:
+        """Return the estimated square error of the kernel of each balance: variance, loss, and the loss as it looks.
 
-        It is the variance, the trace of ``A N A'`` with ``A = (T + balance m Q)^-1``, plus the square of what the
-        penalty holds back, ``balance A m Q k``.
+        With ``A = (T + balance m Q)^-1`` the variance is the trace of ``A N A'``, the noise being what the kernel of
+        `pilot` leaves. The loss is the square of what the penalty holds back, ``balance A m Q k``. For k stands the
+        kernel of a balance a hundred times smaller, which still holds what this one loses, but also noise: the third
+        result contains its share, the second does not.
         """
         products = self.vectors.T @ self.vectors
         noise = (self.vectors.T @ self.moment_covariance(pilot) @ self.vectors) * products
-        inverses = self.inverses(balances)
-        lost = balances[:, None] * inverses * (self.inverses(pilot) * self.moment)
-        return np.asarray(((inverses @ noise) * inverses).sum(axis=1) + ((lost @ products) * lost).sum(axis=1))
+        inverses, lost = self.inverses(balances), self.lost(balances)
+        variance = ((inverses @ noise) * inverses).sum(axis=1)
+        seen = ((lost * self.moment) @ products * (lost * self.moment)).sum(axis=1)
+        return variance, np.maximum(seen - ((lost @ noise) * lost).sum(axis=1), 0.0), seen
 
-    def error_factor(self, balance: float) -> Array:
-        """Return F whose ``F F'`` is the estimated mean square error of the taps."""
-        inverses = self.inverses(balance)
-        root = _root(self.moment_covariance(balance))
-        lost = balance * (self.vectors @ (inverses**2 * self.moment))
-        return np.concatenate([(self.vectors * inverses) @ (self.vectors.T @ root), lost[:, None]], axis=1)
+    def lost(self, balances: npt.ArrayLike) -> Array:
+        """Return what, times the moment, each balance takes away of the kernel of a hundredth of it."""
+        given = np.asarray(balances, dtype=np.float64)
+        return np.asarray(given[..., None] * self.inverses(given) * self.inverses(given / _FINER))
+
+    def unlikely(self, balances: Array) -> Array:
+        """Return the mean log power of the residual, in rings of frequencies, above the least (Whittle's likelihood)."""
+        some = np.unique(np.append(np.arange(0, len(balances), 4), len(balances) - 1))
+        logs = []
+        for at in some:
+            power = self.band.in_rings(self.misfit(float(balances[at])))
+            logs.append(self.band.mean(np.log(np.maximum(power, 1e-28 * self.band.target.max()))))
+        found = np.interp(np.arange(len(balances)), some, logs)
+        return np.asarray(found - found.min())
 
 
 def estimate(stats: SpectralStats, band: Band, given: float | None) -> Estimate:
     """Return the kernel, with the balance of the smallest estimated error if none is given.
 
-    The error depends on noise and kernel. They are taken from the balance of the least generalised cross-validation
-    first, then from the one just chosen, until it stays. Cross-validation alone, which takes the noise to be white,
-    chooses too small a balance where edges matter: what they leave behind has the spectrum of the image.
+    Balances whose residual is clearly larger than need be are not considered, since for them the estimate of the error
+    starts from a kernel that has lost too much already. White noise would not do: what the edges leave behind has the
+    spectrum of the image (``benchmarks/balance.py`` compares).
     """
     equations = Equations.of(stats, band)
-    chosen = cross_validated(equations) if given is None else given
-    for _ in range(_PILOTS if given is None else 0):
-        before, chosen = chosen, float(_BALANCES[int(np.argmin(equations.squared_errors(_BALANCES, chosen)))])
-        if chosen == before:
-            break
-    rank = int(np.count_nonzero(equations.values))
-    return Estimate(equations.kernel(chosen), chosen, equations.error_factor(chosen), rank)
+    chosen = _choose(equations) if given is None else given
+    variance, loss, seen = (float(v[0]) for v in equations.squared_errors(np.array([chosen]), chosen))
+    lost = equations.vectors @ (equations.lost(chosen) * equations.moment)
+    lost *= math.sqrt(loss / seen) if seen > 0 else 0.0
+    inverse = (equations.vectors * equations.inverses(chosen)) @ equations.vectors.T
+    factor = np.concatenate([inverse @ _root(equations.moment_covariance(chosen)), lost[:, None]], axis=1)
+    return Estimate(equations.kernel(chosen), chosen, factor, int(np.count_nonzero(equations.values)))
 
 
-def cross_validated(equations: Equations, balances: Array = _DECADES) -> float:
-    """Return the balance of the least generalised cross-validation, ``mean |Y - H X|^2 / (1 - df / n)^2``."""
-    stats, values = equations.stats, equations.values
-    n_pixels = (stats.n_blocks * math.prod(stats.block)) ** 2 / stats.weight_square
-    scores = []
-    for balance in balances:
-        freedom = float(np.sum(values * equations.inverses(balance)))
-        scores.append(equations.band.mean(equations.misfit(balance)) / max(1 - freedom / n_pixels, 1e-3) ** 2)
-    return float(balances[int(np.argmin(scores))])
+def _choose(equations: Equations) -> float:
+    stats = equations.stats
+    allowed = equations.unlikely(_BALANCES) <= _WORSE + 2 * math.prod(stats.shape) / stats.n_pixels
+    chosen = _PILOT
+    for _ in range(2):
+        variance, loss, _ = equations.squared_errors(_BALANCES, chosen)
+        chosen = float(_BALANCES[int(np.argmin(np.where(allowed, variance + loss, np.inf)))])
+    return chosen
 
 
 def _root(covariance: Array) -> Array:
