@@ -177,7 +177,7 @@ class Equations:
         return np.asarray(given[..., None] * self.inverses(given) * self.inverses(given / _FINER))
 
     def unlikely(self, balances: Array) -> Array:
-        """Return the mean log power of the residual, in rings of frequencies, above the least (Whittle's likelihood)."""
+        """Return by how much the mean log power of the residual, in rings, exceeds the least (Whittle's likelihood)."""
         some = np.unique(np.append(np.arange(0, len(balances), 4), len(balances) - 1))
         logs = []
         for at in some:
