@@ -16,10 +16,15 @@ _WORSE = 0.05  # mean log power of the residual by which a fit is clearly worse 
 _BALANCES = 10.0 ** np.arange(-15.0, 3.5)
 
 
-def estimate(stats: SpectralStats, band: Band, given: float | None, scale: float) -> Estimate:
+def estimate(stats: SpectralStats, band: Band, given: float | None) -> Estimate:
     """Return the kernel, with the balance of the smallest estimated error if none is given, and no errors of taps."""
-    chosen = _choose(band, scale, stats) if given is None else given
-    return Estimate(_taps(stats, band.name, chosen * scale, scale), chosen, None, math.prod(stats.shape))
+    weights = np.full(stats.image_power.shape[1], 2.0)
+    weights[0] = 1.0
+    if stats.block[1] % 2 == 0:
+        weights[-1] = 1.0
+    level = float((stats.image_power @ weights).sum()) / math.prod(stats.block)
+    chosen = _choose(band, level, stats) if given is None else given
+    return Estimate(_taps(stats, band.name, chosen * level, level), chosen, level, None, math.prod(stats.shape))
 
 
 def _choose(band: Band, scale: float, stats: SpectralStats) -> float:

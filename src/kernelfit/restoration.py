@@ -1,6 +1,5 @@
 """Division with the roles swapped: a kernel and what it made of an image give the image back."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -113,24 +112,24 @@ def deconvolve(
         raise ValueError(msg)
     padded = y if boundary == "wrap" else _continued(y, k.shape)
     size = padded.shape
-    spectrum = scipy.fft.rfft2(padded, workers=threads)
+    # Axis by axis: half the time of rfft2 and irfft2, which copy.
+    spectrum = scipy.fft.fft(scipy.fft.rfft(padded, axis=1, workers=threads), axis=0, workers=threads, overwrite_x=True)
     rows, cols = scipy.fft.fftfreq(size[0]), np.arange(size[1] // 2 + 1) / size[1]
-    transfer = _transform(k, conv.origin, rows, cols)
-    weights = np.full(len(cols), 2.0)
-    weights[0] = 1.0
-    if size[1] % 2 == 0:
-        weights[-1] = 1.0
-    power = transfer.real**2 + transfer.imag**2
-    scale = float((power @ weights).sum()) / math.prod(size)
+    transfer, scale = _transform(k, conv.origin, size, threads)
     if given is None:
         some = slice(None, None, max(1, size[0] // _ROWS))
-        given = _validated(spectrum[some], power[some] / scale, penalty_spectrum(rows[some], cols, penalty), weights)
+        power = (transfer[some].real ** 2 + transfer[some].imag ** 2) / scale
+        weights = np.full(len(cols), 2.0)
+        weights[0] = 1.0
+        if size[1] % 2 == 0:
+            weights[-1] = 1.0
+        given = _validated(spectrum[some], power, penalty_spectrum(rows[some], cols, penalty), weights)
 
     def divide(first: int) -> None:
         part = slice(first, first + _CHUNK)
         divisor = penalty_spectrum(rows[part], cols, penalty)
         divisor *= given * scale
-        divisor += power[part]
+        divisor += transfer[part].real ** 2 + transfer[part].imag ** 2
         factor = transfer[part] if operation == "correlation" else np.conj(transfer[part])
         with np.errstate(all="ignore"):
             factor = factor / divisor
@@ -147,15 +146,21 @@ def deconvolve(
 
 
 def _transform(
-    kernel: npt.NDArray[np.float64],
-    origin: Shape,
-    rows: npt.NDArray[np.float64],
-    cols: npt.NDArray[np.float64],
-) -> npt.NDArray[np.complex128]:
-    """Return the transform of a kernel whose origin lies at lag zero."""
-    down = np.exp(-2j * np.pi * np.outer(rows, np.arange(kernel.shape[0]) - origin[0]))
-    across = np.exp(-2j * np.pi * np.outer(np.arange(kernel.shape[1]) - origin[1], cols))
-    return np.asarray(down @ (kernel @ across))
+    kernel: npt.NDArray[np.float64], origin: Shape, size: Shape, workers: int
+) -> tuple[npt.NDArray[np.complex128], float]:
+    """Return the transform of a kernel whose origin lies at lag zero, and the mean of its square over all frequencies.
+
+    By transforms of the few rows, then of all columns: a product of matrices would leave BLAS's threads spinning.
+    """
+    rows, cols = (np.arange(k) - o for k, o in zip(kernel.shape, origin, strict=True))
+    lines = np.zeros((len(rows), size[1]))
+    np.add.at(lines, (slice(None), cols % size[1]), kernel)  # a kernel larger than the image meets itself
+    placed = np.zeros((min(size[0], len(rows)), size[1]))
+    np.add.at(placed, (rows - rows[0]) % size[0] if len(rows) > size[0] else slice(None), lines)
+    out = np.zeros((size[0], size[1] // 2 + 1), dtype=np.complex128)
+    at = (rows[: len(placed)]) % size[0]
+    out[at] = scipy.fft.rfft(placed, axis=1)
+    return scipy.fft.fft(out, axis=0, workers=workers, overwrite_x=True), float(np.sum(placed**2))
 
 
 def _continued(image: npt.NDArray[Any], kernel: Shape) -> npt.NDArray[Any]:
@@ -204,5 +209,5 @@ def _validated(
     total = float(sums.sum())
     if not total > 0:
         return 1.0
-    score = (held**2 @ sums + 1e-30 * total) / (held @ counts) ** 2
+    score = (np.einsum("ij,ij,j->i", held, held, sums) + 1e-30 * total) / np.einsum("ij,j->i", held, counts) ** 2
     return float(candidates[int(np.argmin(score))])

@@ -29,10 +29,13 @@ _EPS = float(np.finfo(np.float64).eps)
 
 
 class Estimate(NamedTuple):
-    """A kernel in the valid problem's tap order, its balance, a factor of its mean square error ``F F'``, its rank."""
+    """A kernel in the valid problem's tap order, its balance, the mean power m of the image that the balance is relative
+    to, a factor F of the taps' mean square error ``F F'``, and the rank.
+    """
 
     taps: Array
     balance: float
+    level: float
     factor: Array | None
     rank: int
 
@@ -105,6 +108,8 @@ class Equations:
         Generalised eigenvalues, zero where they hold rounding or less than nothing, and eigenvectors.
     moment : ndarray
         ``V'c``, zero where the values are.
+    level : float
+        m, the mean power of the image.
     covariance_scale : ndarray, shape (taps, taps)
         What makes the lags of ``power * noise`` the covariance of c.
     stats : SpectralStats
@@ -115,6 +120,7 @@ class Equations:
     values: Array
     vectors: Array
     moment: Array
+    level: float
     covariance_scale: Array
 
     @classmethod
@@ -127,7 +133,8 @@ class Equations:
         reach = [np.minimum(np.abs(np.arange(k) - s), k - 1) for k, s in zip(shape, stats.shift, strict=True)]
         at_taps = overlap[np.ix_(*reach)].ravel()
         gram, penalty = matrix(lags.power / mirrored, shape), matrix(penalty_lags(shape, band.name), shape)
-        values, vectors = scipy.linalg.eigh(gram, penalty * lags.power[0, shape[1] - 1])
+        level = float(lags.power[0, shape[1] - 1])
+        values, vectors = scipy.linalg.eigh(gram, penalty * level)
         usable = values > max(16, len(values)) * _EPS * values[-1]
         return cls(
             stats=stats,
@@ -135,6 +142,7 @@ class Equations:
             values=np.where(usable, values, 0.0),
             vectors=vectors,
             moment=np.where(usable, vectors.T @ (lags.cross.ravel() / at_taps), 0.0),
+            level=level,
             covariance_scale=stats.weight_square / (stats.n_blocks * n**3) / np.outer(at_taps, at_taps),
         )
 
@@ -182,7 +190,7 @@ class Equations:
         logs = []
         for at in some:
             power = self.band.in_rings(self.misfit(float(balances[at])))
-            logs.append(self.band.mean(np.log(np.maximum(power, 1e-28 * self.band.target.max()))))
+            logs.append(self.band.mean(np.log(np.maximum(power, max(1e-28 * self.band.target.max(), 1e-300)))))
         found = np.interp(np.arange(len(balances)), some, logs)
         return np.asarray(found - found.min())
 
@@ -201,7 +209,8 @@ def estimate(stats: SpectralStats, band: Band, given: float | None) -> Estimate:
     lost *= math.sqrt(loss / seen) if seen > 0 else 0.0
     inverse = (equations.vectors * equations.inverses(chosen)) @ equations.vectors.T
     factor = np.concatenate([inverse @ _root(equations.moment_covariance(chosen)), lost[:, None]], axis=1)
-    return Estimate(equations.kernel(chosen), chosen, factor, int(np.count_nonzero(equations.values)))
+    rank = int(np.count_nonzero(equations.values))
+    return Estimate(equations.kernel(chosen), chosen, equations.level, factor, rank)
 
 
 def _choose(equations: Equations) -> float:

@@ -39,15 +39,12 @@ def divide(stats: SpectralStats, balance: object, penalty: str) -> KernelFit:
         variance = stats.target_energy - stats.target_sum**2 / max(1, stats.n_pixels)
         signal = variance > 1e-14 * stats.target_energy
         band = Band.of(stats, penalty, SAMPLES)
-        scale, detail = _level(stats)
-        if not (detail and stats.target_power.any()):
+        detail = _detail(band)
+        if not (detail and band.target.any()):
             return _nothing(stats, given, detail, signal)
-        if n_taps <= MOST_TAPS:
-            found = toeplitz.estimate(stats, band, given)
-        else:
-            found = crop.estimate(stats, band, given, scale)
-        divisor = band.power + found.balance * scale * band.penalty
-        kept = np.divide(band.power, divisor, out=np.zeros_like(divisor), where=divisor > ROUNDING * scale)
+        found = (toeplitz if n_taps <= MOST_TAPS else crop).estimate(stats, band, given)
+        divisor = band.power + found.balance * found.level * band.penalty
+        kept = np.divide(band.power, divisor, out=np.zeros_like(divisor), where=divisor > ROUNDING * found.level)
         misfit = band.misfit(band.spread(found.taps))
         rss = band.mean(misfit) / stats.n_blocks * stats.n_pixels
         freedom = max(1.0, stats.n_pixels - found.rank * band.mean(kept))
@@ -74,14 +71,11 @@ def divide(stats: SpectralStats, balance: object, penalty: str) -> KernelFit:
     )
 
 
-def _level(stats: SpectralStats) -> tuple[float, bool]:
-    """Return the mean power of the image, and whether it holds more than a constant."""
-    weights = np.full(stats.image_power.shape[1], 2.0)
-    weights[0] = 1.0
-    if stats.block[1] % 2 == 0:
-        weights[-1] = 1.0
-    total = float((stats.image_power @ weights).sum())
-    return total / math.prod(stats.block), total - float(stats.image_power[0, 0]) > 1e-20 * total
+def _detail(band: Band) -> bool:
+    """Say whether the image holds more than a constant."""
+    rest = band.power.copy()
+    rest[0, 0] = 0.0
+    return bool(band.mean(rest) > 1e-20 * band.mean(band.power))
 
 
 def _flipped(stats: SpectralStats) -> bool:
