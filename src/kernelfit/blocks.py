@@ -17,8 +17,7 @@ from .spectra import Array, Complex, SpectralStats
 
 #: Share of each side of a block that is tapered, half of it at each end, where data are not periodic.
 TAPER = 0.25
-_ROWS = 128  # rows of a whole image handled at a time
-_STRIP = 16  # rows of a whole spectrum handled at a time, in the cache
+_ROWS = 128  # rows of a whole image or spectrum handled at a time
 
 
 @dataclass(frozen=True)
@@ -186,6 +185,8 @@ def _tapered(reader: Reader, at: Shape, layout: _Layout, mean: float, out: Array
 
 def _sums(problem: Problem, layout: _Layout, means: tuple[float, float], workers: int) -> list[npt.NDArray[np.generic]]:
     """Add up the spectra of all blocks, bands of blocks fixed by the problem."""
+    from . import _loops
+
     rows, cols = layout.transform
     shape = (rows, cols // 2 + 1)
     readers = ((problem.sources[0], layout.shift, means[0]), (problem.targets[0], (0, 0), means[1]))
@@ -200,22 +201,16 @@ def _sums(problem: Problem, layout: _Layout, means: tuple[float, float], workers
 
     if len(layout.starts) == 1:
         image, target = spectra(layout.starts[0], np.zeros(layout.transform), workers)
-        powers = np.empty(shape), np.empty(shape)
+        powers = np.zeros(shape), np.zeros(shape)
+        cross = np.zeros(shape, dtype=np.complex128)
 
         def strip(r: int) -> None:
-            x, y = image[r : r + _STRIP], target[r : r + _STRIP]
-            with np.errstate(all="ignore"):  # what is not finite shows in the sums
-                for power, z in zip(powers, (x, y), strict=True):
-                    np.square(z.real, out=power[r : r + _STRIP])
-                    power[r : r + _STRIP] += np.square(z.imag)
-                np.conj(x, out=x)
-                y *= x  # the cross-spectrum takes the place of the target's: new pages cost time
+            part = slice(r, r + _ROWS)
+            _loops.cross_spectra(image[part], target[part], powers[0][part], powers[1][part], cross[part])
 
-        for _ in in_order(range(0, rows, _STRIP), strip, workers):
+        for _ in in_order(range(0, rows, _ROWS), strip, workers):
             pass
-        return [*powers, target]
-
-    from . import _loops
+        return [*powers, cross]
 
     def band(starts: Sequence[Shape]) -> tuple[Array, ...]:
         scratch = np.zeros(layout.transform)

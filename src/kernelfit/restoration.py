@@ -153,13 +153,13 @@ def _transform(
     By transforms of the few rows, then of all columns: a product of matrices would leave BLAS's threads spinning.
     """
     rows, cols = (np.arange(k) - o for k, o in zip(kernel.shape, origin, strict=True))
-    lines = np.zeros((len(rows), size[1]))
-    np.add.at(lines, (slice(None), cols % size[1]), kernel)  # a kernel larger than the image meets itself
-    placed = np.zeros((min(size[0], len(rows)), size[1]))
-    np.add.at(placed, (rows - rows[0]) % size[0] if len(rows) > size[0] else slice(None), lines)
+    height, width = min(len(rows), size[0]), min(len(cols), size[1])
+    folded = np.zeros((height, width))  # a kernel larger than the image meets itself
+    np.add.at(folded, np.ix_(np.arange(len(rows)) % size[0], np.arange(len(cols)) % size[1]), kernel)
+    placed = np.zeros((height, size[1]))
+    placed[:, cols[:width] % size[1]] = folded
     out = np.zeros((size[0], size[1] // 2 + 1), dtype=np.complex128)
-    at = (rows[: len(placed)]) % size[0]
-    out[at] = scipy.fft.rfft(placed, axis=1)
+    out[rows[:height] % size[0]] = scipy.fft.rfft(placed, axis=1)
     return scipy.fft.fft(out, axis=0, workers=workers, overwrite_x=True), float(np.sum(placed**2))
 
 

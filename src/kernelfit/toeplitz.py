@@ -29,8 +29,10 @@ _EPS = float(np.finfo(np.float64).eps)
 
 
 class Estimate(NamedTuple):
-    """A kernel in the valid problem's tap order, its balance, the mean power m of the image that the balance is relative
-    to, a factor F of the taps' mean square error ``F F'``, and the rank.
+    """A kernel in the valid problem's tap order, and what is known of it.
+
+    The balance; the mean power m of the image that it is relative to; a factor F of the taps' mean square error
+    ``F F'``, None if unknown; and how many combinations of taps the image determines.
     """
 
     taps: Array
