@@ -179,6 +179,11 @@ class SpectralStats:
         header, arrays = storage.load(path, "SpectralStats")
         for name in ("kernelfit", "kind"):
             del header[name]
+        if missing := [name for name in _ARRAYS if name not in arrays]:
+            msg = (
+                f"got spectra without {', '.join(missing)} in {path}, need those of this version; accumulate them anew"
+            )
+            raise ValueError(msg)
         for name in ("block", "shape", "shift"):
             header[name] = tuple(header[name])
         header["convention"] = convention_from(header["convention"])
