@@ -3,6 +3,7 @@
 from ._fft import set_fft
 from .accumulation import Choice, accumulate, choose_method
 from .background import Background
+from .blocks import accumulate_spectra
 from .boundary import BoundaryCheck, BoundaryRow, check_boundary
 from .constrained import Constrained, InBasis, NonNegative
 from .find import find_kernel
@@ -15,7 +16,7 @@ from .result import Finding, KernelFit, Prior, Spectrum, StrengthPath, Verdict
 from .select import Comparison, Support, choose_support, compare
 from .solve import LeastSquares
 from .sparse import Sparse
-from .spectra import SpectralStats, accumulate_spectra
+from .spectra import SpectralStats
 from .statistics import NormalStats
 
 __version__ = "0.4.0"
