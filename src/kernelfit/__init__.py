@@ -7,6 +7,7 @@ from .find import find_kernel
 from .forward import apply_kernel
 from .gaussian_process import GaussianProcess
 from .geometry import Convention
+from .noise import NoiseCheck, check_noise, sandwich_errors
 from .penalties import Penalized
 from .restoration import deconvolve
 from .result import Finding, KernelFit, Prior, Spectrum, StrengthPath, Verdict
@@ -28,6 +29,7 @@ __all__ = [
     "InBasis",
     "KernelFit",
     "LeastSquares",
+    "NoiseCheck",
     "NonNegative",
     "NormalStats",
     "Penalized",
@@ -41,10 +43,12 @@ __all__ = [
     "accumulate",
     "accumulate_spectra",
     "apply_kernel",
+    "check_noise",
     "choose_method",
     "choose_support",
     "compare",
     "deconvolve",
     "find_kernel",
+    "sandwich_errors",
     "set_fft",
 ]

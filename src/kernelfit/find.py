@@ -1,14 +1,17 @@
 """The front door: it calls the rooms in order and does no mathematics."""
 
 import dataclasses
+import math
 
 import numpy as np
 import numpy.typing as npt
 
-from . import pair, solve
+from . import noise, pair, solve
 from .accumulation import Progress, residual_moments, resolve, statistics
 from .geometry import Shape
+from .image_noise import counts_of, finish, shared, take_off
 from .result import KernelFit
+from .sandwich import with_scores
 from .spectra import spectral_statistics
 from .wiener import as_balance
 
@@ -28,6 +31,8 @@ def find_kernel(
     operation: str = "convolution",
     method: str = "auto",
     solver: "solve.Solver | str | None" = None,
+    image_noise: float = 0.0,
+    errors: str = "plain",
     balance: float | str = "auto",
     detrend: str | None = "auto",
     taper: float | str = "auto",
@@ -74,6 +79,15 @@ def find_kernel(
         What makes a kernel of the statistics: `LeastSquares()` (the default, unbiased), `Penalized`,
         `GaussianProcess`, `NonNegative`, `Constrained`, `InBasis`, `Sparse`, any object with a method
         ``solve(stats)``, or "auto", which picks one and says why.
+    image_noise : float, optional
+        Standard deviation of the noise of an image pixel, if the image has noise of its own (another exposure, not the
+        very array the target was made from): white, and independent of that of the target. It makes the kernel of
+        least squares too small; what it adds to the Gram matrix, ``n image_noise^2`` on the diagonal or what the
+        boundary makes of it, is taken off, as far as the image's detail allows. Default 0.
+    errors : {"plain", "sandwich"}, optional
+        What noise the error bars are for: white noise (the default), or noise correlated from pixel to pixel as
+        the residual is, which takes about two more passes (see `sandwich_errors`). With "plain" a sample of the
+        residual is looked at, and the verdict says so if the error bars cannot be trusted.
     balance : float or "auto", optional
         For ``method="wiener"``: how much the penalty counts against the data, without dimension, relative to the
         mean over all frequencies of the image's power spectrum (its mean removed, unless the data are periodic).
@@ -136,6 +150,15 @@ def find_kernel(
     if method != "wiener" and not all(isinstance(v, str) and v == "auto" for v in (balance, detrend, taper)):
         msg = f"got balance, detrend or taper with method={method!r}, which has no use for them; need method='wiener'"
         raise ValueError(msg)
+    if errors not in ("plain", "sandwich"):
+        msg = f"got errors={errors!r}, need 'plain' or 'sandwich'"
+        raise ValueError(msg)
+    if isinstance(image_noise, bool) or not (math.isfinite(image_noise) and image_noise >= 0):
+        msg = f"got image_noise={image_noise!r}, need a standard deviation of at least 0, in units of the image"
+        raise ValueError(msg)
+    if (image_noise or errors != "plain") and method in ("cg", "wiener"):
+        msg = f"got image_noise or errors='sandwich' with method={method!r}, need method='auto', 'direct' or 'fft'"
+        raise ValueError(msg)
     if tolerance is not None and method in ("direct", "fft", "wiener"):
         msg = f"got a tolerance with method={method!r}, which does not iterate; need method='cg' or 'auto'"
         raise ValueError(msg)
@@ -161,6 +184,8 @@ def find_kernel(
     if tolerance is not None and not 0 < tolerance < 1:
         msg = f"got tolerance={tolerance!r}, need a number between 0 and 1"
         raise ValueError(msg)
+    if choice.method == "cg" and (image_noise or errors != "plain"):
+        choice = choice._replace(method="fft", reason="errors in the image, or correlated ones, need the Gram matrix")
     if choice.method == "cg" and solver is not None:
         if method == "cg":
             msg = (
@@ -173,6 +198,7 @@ def find_kernel(
         from . import large
 
         fit = large.find(problem, threads, tolerance, progress)
+        fit = noise.look([problem], fit)
         return dataclasses.replace(fit, method=choice.method, method_reason=choice.reason)
     stats = statistics(problem, choice.method, threads, progress)[0]
     fit = stats.solve()
@@ -186,6 +212,18 @@ def find_kernel(
             refined += 1
             if np.linalg.norm(fit.kernel - before) <= 1e-6 * np.linalg.norm(fit.kernel):
                 break
-    if solver is not None:
+    observed, share, more = stats.gram, 1.0, None
+    if image_noise:
+        stats, share = take_off(stats, image_noise, counts_of(problem.geometry))
+    if image_noise or solver is not None:
         fit = chosen.solve(stats)
+    if image_noise:
+        more = shared(fit, math.sqrt(share) * image_noise)
+    if errors == "sandwich":
+        fit = noise.correct([problem], fit, noise.examine([problem], fit), threads, stats.gram, more)
+    else:
+        fit = fit if more is None else with_scores(fit, stats.gram, fit.noise_std**2 * observed + more)
+        fit = noise.look([problem], fit)
+    if image_noise:
+        fit = finish(fit, image_noise, share)
     return dataclasses.replace(fit, method=choice.method, method_reason=choice.reason, refined=refined)

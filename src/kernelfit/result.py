@@ -55,6 +55,15 @@ class Verdict(enum.Enum):
         "kernel is wider "
         "than the shape asked for, (c) the declared boundary or origin is wrong, or (d) the filter is not linear"
     )
+    IMAGE_NOISE = (
+        "the noise of the image is about as large as its finest detail, or more, so that the kernel "
+        "stays too small (attenuated): check image_noise, use an image with less noise, or ask for a smaller shape"
+    )
+    COLOURED_NOISE = (
+        "the plain error bars are wrong: (a) the noise is correlated from pixel to pixel: take errors='sandwich'; "
+        "(b) the kernel is wider than the shape asked for, (c) the boundary is not the one declared, or (d) the filter "
+        "is not linear"
+    )
     NOT_CONVERGED = (
         "the iterations ended before the error was far below that of the noise: ask for a smaller shape, or "
         "a larger tolerance"
@@ -220,6 +229,10 @@ class KernelFit:
     uncertainty : {"sampling", "posterior"}
         What the covariance is: that of the estimate from one sample of the noise to the next (no bias), or that of
         the kernel given the data and the prior (under a penalty or prior, where the first would leave out the bias).
+    errors : {"plain", "sandwich"}
+        What noise the covariance is for: white noise, or noise correlated from pixel to pixel as the residual is.
+    image_noise : float
+        Standard deviation of the noise of an image pixel whose effect was taken off; 0 if none was given.
     freedom : float
         Effective degrees of freedom of the fit; the number of free taps where there is no penalty.
     strength : float
@@ -254,6 +267,8 @@ class KernelFit:
     tolerance: float = 0.0
     solver: str = "LeastSquares()"
     uncertainty: str = "sampling"
+    errors: str = "plain"
+    image_noise: float = 0.0
     freedom: float = math.nan
     strength: float = math.nan
     path: StrengthPath | None = dataclasses.field(default=None, repr=False)
@@ -417,6 +432,8 @@ class KernelFit:
             f"method      {self.method}{f' ({self.method_reason})' if self.method_reason else ''}, "
             f"refined {self.refined} time{'' if self.refined == 1 else 's'}"
             + (f", {self.iterations} iterations to {self.tolerance:g} of the noise's error" if self.iterations else ""),
+            *([f"image noise {self.image_noise:.4g} per pixel, its effect taken off"] if self.image_noise else []),
+            *(["errors      for noise correlated as the residual is (sandwich)"] if self.errors == "sandwich" else []),
             *([f"solver      {self.solver}"] if self.solver != "LeastSquares()" else []),
             *[f"prior       {prior}" for prior in self.priors],
             f"verdict     {self.verdict.value if not self.findings else self.findings[0]}",
