@@ -1,6 +1,8 @@
 """A Gaussian-process prior on the kernel whose hyperparameters and family the data choose."""
 
+import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +11,20 @@ import scipy.linalg
 import scipy.optimize
 
 from . import result
-from .evidence import FAMILIES, Grid, Projection, covariance_of, evidence, root_of, spectral_evidence
+from .evidence import (
+    ENVELOPES,
+    FAMILIES,
+    SYMMETRIES,
+    Grid,
+    Kind,
+    Projection,
+    blocks_of,
+    covariance_of,
+    evidence,
+    images_of,
+    root_of,
+    spectral_evidence,
+)
 from .result import KernelFit, Prior
 from .solve import LeastSquares, Minimum, judge, least_squares, residual_at
 from .statistics import NormalStats
@@ -19,12 +34,13 @@ Array = npt.NDArray[np.float64]
 
 #: Above this many taps hyperparameters are sought on few combinations of the data, ...
 _DIRECT = 144
-#: ... so many of them, then settled on all, or, above _LARGE taps for the best family only, on these, ...
-_COMBINATIONS = (112, 224)
+#: ... so many of them, then settled on all, or, above _LARGE taps, on these.
+_COMBINATIONS = (80, 200)
 _LARGE = 500
-#: ... in so many steps, for the families whose value on the few lies this near to the best.
-_SETTLING = 10
-_HOPELESS = 40.0
+#: Steps of a descent from a start, to another kind of prior, and to settle.
+_STEPS = (40, 20, 6)
+#: A kind of prior is given up where twice its log evidence lies so far below the best before or after its descent.
+_FAR, _HOPELESS = 60.0, 12.0
 #: A change of twice the log evidence that matters no more.
 _ENOUGH = 0.03
 #: Smallest standard error, relative to the largest tap, at which a prior can matter beside rounding.
@@ -97,11 +113,19 @@ class GaussianProcess:
     """
 
     family: str = "auto"
+    envelope: str = "auto"
+    symmetric: str | None = "auto"
 
     def __post_init__(self) -> None:
         """Check the settings."""
         if self.family not in ("auto", *FAMILIES):
             msg = f"got family={self.family!r}, need 'auto' or one of {', '.join(FAMILIES)}"
+            raise ValueError(msg)
+        if self.envelope not in ("auto", *ENVELOPES):
+            msg = f"got envelope={self.envelope!r}, need 'auto' or one of {', '.join(ENVELOPES)}"
+            raise ValueError(msg)
+        if self.symmetric not in ("auto", None, *SYMMETRIES):
+            msg = f"got symmetric={self.symmetric!r}, need 'auto', None or one of {', '.join(SYMMETRIES)}"
             raise ValueError(msg)
 
     def __str__(self) -> str:
@@ -126,42 +150,85 @@ class GaussianProcess:
             fit = LeastSquares().solve(stats)
             reason = "least squares, the noise being too small for a prior to matter"
             return _replace(fit, solver=f"{self}: {reason}")
-        data = Projection.whole(stats, start)
         grids = [Grid(shape) for shape in stats.terms]
-        names = FAMILIES if self.family == "auto" else (self.family,)
-        if stats.n_taps <= _DIRECT:
-            found = _search(data, grids, names)
-        else:
+        whole = few = Projection.whole(stats, start)
+        if stats.n_taps > _DIRECT:
             few = Projection.part(stats, start, _COMBINATIONS[0])
-            found = _search(few, grids, names)
+        found = self._search(few, grids)
+        if stats.n_taps > _DIRECT:
+            more = Projection.part(stats, start, _COMBINATIONS[1]) if stats.n_taps > _LARGE else whole
             least = min(value for value, _ in found.values())
-            found = {name: pair for name, pair in found.items() if pair[0] < least + _HOPELESS}
-            if stats.n_taps <= _LARGE:
-                for name, (_, theta) in found.items():
-                    found[name] = _descend(data, grids, name, theta, steps=_SETTLING)
-            else:
-                found = {name: (evidence(data, grids, name, at)[0], at) for name, (_, at) in found.items()}
-                best = min(found, key=lambda name: found[name][0])
-                more = Projection.part(stats, start, _COMBINATIONS[1])
-                theta = _descend(more, grids, best, found[best][1], steps=_SETTLING // 2)[1]
-                value = evidence(data, grids, best, theta)[0]
-                if value < found[best][0]:
-                    found[best] = value, theta
-        best = min(found, key=lambda name: found[name][0])
-        theta, values = found[best][1], {name: value for name, (value, _) in found.items()}
-        return self._posterior(stats, start, data, grids, best, theta, values)
+            near = {kind: theta for kind, (value, theta) in found.items() if value < least + _HOPELESS}
+            found = {kind: _descend(more, grids, kind, theta, steps=_STEPS[2]) for kind, theta in near.items()}
+        best = min(found, key=lambda kind: found[kind][0])
+        relative = {kind: 0.5 * (found[best][0] - value) for kind, (value, _) in found.items()}
+        return self._posterior(stats, start, few, grids, best, found[best][1], relative)
+
+    def _search(self, data: Projection, grids: list[Grid]) -> dict[Kind, tuple[float, Array]]:
+        """Return the (value, hyperparameters) of the kinds of prior that were tried, each from where the last ended.
+
+        Correlations come from the smoothest to the roughest, as long as that does not do harm; then the other
+        envelope for the best of them; then symmetries of the best, each of which contains those before.
+        """
+        families = FAMILIES if self.family == "auto" else (self.family,)
+        envelope = "gaussian" if self.envelope == "auto" else self.envelope
+        found: dict[Kind, tuple[float, Array]] = {}
+
+        def best() -> Kind:
+            return min(found, key=lambda kind: found[kind][0])
+
+        def attempt(kind: Kind, theta: Array) -> bool:
+            """Descend from a start, and say whether the kind is the best so far."""
+            least = found[best()][0]
+            at_first = data.under(kind.symmetric, grids)
+            if evidence_of(at_first)(at_first, grids, kind, theta)[0] > least + _FAR:
+                return False
+            found[kind] = _descend(data, grids, kind, theta, steps=_STEPS[1])
+            return found[kind][0] < least
+
+        first = Kind(families[0], envelope)
+        begin = min((_descend(data, grids, first, theta, steps=8) for theta in _starts(data, grids, first)), key=_value)
+        found[first] = _descend(data, grids, first, begin[1], steps=_STEPS[0])
+        for before, family in itertools.pairwise(families):
+            theta = found[Kind(before, envelope)][1].copy()
+            theta[1::5] += math.log(1.3)  # a rougher family is as smooth at a longer length
+            kind = Kind(family, envelope)
+            found[kind] = _descend(data, grids, kind, theta, steps=_STEPS[1])
+            if found[kind][0] > found[best()][0] + _HOPELESS:
+                break
+        if self.envelope == "auto":
+            theta = found[best()][1].copy()
+            theta[2::5] -= 0.2
+            kind = best()._replace(envelope="power")
+            if attempt(kind, theta):
+                for family in families:
+                    if abs(families.index(family) - families.index(kind.family)) == 1:
+                        attempt(kind._replace(family=family), found[kind][1])
+        middle = np.concatenate([[0.5 * (n - 1) for n in grid.shape] for grid in grids])
+        groups = SYMMETRIES if self.symmetric == "auto" else () if self.symmetric is None else (self.symmetric,)
+        for symmetric in groups:
+            if symmetric == "square" and any(grid.shape[0] != grid.shape[1] for grid in grids):
+                break
+            theta = found[best()][1].copy()
+            theta[3::5], theta[4::5] = middle[::2], middle[1::2]
+            kind = best()._replace(symmetric=symmetric)
+            if self.symmetric != "auto":
+                return {kind: _descend(data, grids, kind, theta, steps=_STEPS[1])}
+            if not attempt(kind, theta):
+                break
+        return found
 
     def _posterior(
         self,
         stats: NormalStats,
         start: Minimum,
-        data: Projection,
+        few: Projection,
         grids: list[Grid],
-        family: str,
+        kind: Kind,
         theta: Array,
-        values: dict[str, float],
+        relative: dict[Kind, float],
     ) -> KernelFit:
-        prior = covariance_of(grids, family, theta)
+        prior = covariance_of(grids, kind, theta)
         root = root_of(prior)
         inner = root.T @ (stats.gram @ root)
         inner[np.diag_indices_from(inner)] += 1.0
@@ -177,10 +244,14 @@ class GaussianProcess:
         rest, rss = residual_at(stats, taps)
         noise_std = math.sqrt((rss + float(x @ x)) / stats.n_pixels)
         freedom = float(root.shape[1] - np.sum(scipy.linalg.lapack.dtrtri(lower, lower=1)[0] ** 2))
+        n = stats.n_pixels
+        value = n * math.log(rss + float(x @ x)) + 2 * float(np.log(np.diag(lower)).sum())
+        log_evidence = -0.5 * (value + n * (1 + math.log(2 * math.pi) - math.log(n)))
+        factor = np.hstack([factor, _unsettled(stats, few, grids, kind, theta, factor, rest / noise_std**2)])
         factor = factor * noise_std
         findings = judge(stats, taps, factor, start.rank, start.condition, rss, prior=True)
-        evidences = {name: data.log_evidence(value) for name, value in values.items()}
-        chosen = f"{self}: {family} by evidence" if self.family == "auto" else str(self)
+        evidences = {str(other): log_evidence + difference for other, difference in relative.items()}
+        chosen = f"{self}: {kind} by evidence" if "auto" in (self.family, self.envelope, self.symmetric) else str(self)
         return result.assemble(
             stats,
             taps,
@@ -194,12 +265,59 @@ class GaussianProcess:
             uncertainty="posterior",
             freedom=freedom,
             priors=tuple(
-                Prior(family, noise_std * math.exp(t[0]), math.exp(t[1]), math.exp(t[2]), (float(t[3]), float(t[4])))
+                Prior(
+                    kind.family,
+                    noise_std * math.exp(t[0]),
+                    math.exp(t[1]),
+                    math.exp(t[2]),
+                    (float(t[3]), float(t[4])),
+                    kind.envelope,
+                    kind.symmetric,
+                )
                 for t in theta.reshape(-1, 5)
             ),
-            log_evidence=evidences[family],
+            log_evidence=log_evidence,
             alternatives=evidences if len(evidences) > 1 else {},
         )
+
+
+def _value(found: tuple[float, Array]) -> float:
+    return found[0]
+
+
+def _unsettled(
+    stats: NormalStats,
+    few: Projection,
+    grids: list[Grid],
+    kind: Kind,
+    theta: Array,
+    factor: Array,
+    pull: Array,
+) -> Array:
+    """Return a factor of what the uncertainty of the hyperparameters adds to the covariance, in units of s^2.
+
+    Laplace's approximation: they are normal about their best values, with the inverse of half the value's second
+    derivatives for their covariance (differences of the gradient, on few combinations of the data), and move the
+    kernel by ``(I - C G) dP P^-1 k``, where ``P^-1 k`` is `pull`. None is taken to be less certain than by 1.
+    """
+    data = few.under(kind.symmetric, grids)
+    step = 0.05
+    free = [at for at in range(len(theta)) if kind.symmetric is None or at % 5 < 3]
+    here = evidence_of(data)(data, grids, kind, theta, slope=True)[1]
+    there = [evidence_of(data)(data, grids, kind, theta + step * np.eye(len(theta))[at], slope=True)[1] for at in free]
+    curvature = (np.array(there) - here)[:, free] / (2 * step)
+    moves = np.zeros((stats.n_taps, len(theta)))
+    for at, (grid, b) in enumerate(zip(grids, blocks_of(grids, kind, theta), strict=True)):
+        own = pull[b.where]
+        own = np.sum([own[g] for g in images_of(grid.shape, kind.symmetric)], axis=0)
+        own_moves = [2 * (b.covariance @ own), b.slope @ own]
+        for by in (b.by_radius, *b.by_center):
+            own_moves.append(by * (b.covariance @ own) + b.covariance @ (by * own))
+        moves[b.where, 5 * at : 5 * at + 5] = np.array(own_moves).T
+    moves = moves[:, free]
+    moves = moves - factor @ (factor.T @ (stats.gram @ moves))
+    values, vectors = scipy.linalg.eigh(0.5 * (curvature + curvature.T))
+    return np.asarray(moves @ (vectors / np.sqrt(np.maximum(values, 1.0))))
 
 
 def _replace(fit: KernelFit, **changes: object) -> KernelFit:
@@ -239,10 +357,10 @@ def _bounds(data: Projection, grids: list[Grid]) -> list[tuple[float, float]]:
     return found
 
 
-def _starts(data: Projection, grids: list[Grid], family: str) -> list[Array]:
+def _starts(data: Projection, grids: list[Grid], kind: Kind) -> list[Array]:
     """Return where to begin: a kernel in the middle of its support, narrow or wide, each with its best amplitude."""
     bounds = _bounds(data, grids)
-    found = []
+    found: list[Array] = []
     for length, share in ((2.0, 0.2), (1.2, 0.6)):
         rows = []
         for grid in grids:
@@ -250,7 +368,7 @@ def _starts(data: Projection, grids: list[Grid], family: str) -> list[Array]:
             middle = [0.5 * (n - 1) for n in grid.shape]
             rows.append([0.0, math.log(length), math.log(max(0.5, share * side)), *middle])
         theta = np.array(rows)
-        unit = data.weights.T @ covariance_of(grids, family, theta.ravel()) @ data.weights
+        unit = data.weights.T @ covariance_of(grids, kind, theta.ravel()) @ data.weights
         values, vectors = scipy.linalg.eigh(unit, driver="evd")
         z = (vectors.T @ data.data) ** 2
         log_a = np.linspace(*bounds[0], 120)
@@ -261,34 +379,28 @@ def _starts(data: Projection, grids: list[Grid], family: str) -> list[Array]:
     return found
 
 
-def _descend(data: Projection, grids: list[Grid], family: str, theta: Array, steps: int = 60) -> tuple[float, Array]:
+def evidence_of(data: Projection) -> Callable[..., tuple[float, Array]]:
+    """Return the quicker way to the evidence."""
+    return spectral_evidence if len(data.weights) > max(_LARGE, 1.5 * data.weights.shape[1]) else evidence
+
+
+def _descend(data: Projection, grids: list[Grid], kind: Kind, theta: Array, steps: int) -> tuple[float, Array]:
     """Return the least value near a start, and where it is."""
-    spectral = len(data.weights) > max(_LARGE, 1.5 * data.weights.shape[1])
-    compute = spectral_evidence if spectral else evidence
+    data = data.under(kind.symmetric, grids)
+    compute = evidence_of(data)
+    bounds = _bounds(data, grids)
+    if kind.symmetric is not None:
+        bounds = [(theta[at],) * 2 if at % 5 > 2 else bound for at, bound in enumerate(bounds)]
 
     def both(at: Array) -> tuple[float, Array]:
-        return compute(data, grids, family, at, slope=True)
+        return compute(data, grids, kind, at, slope=True)
 
     found = scipy.optimize.minimize(
         both,
         theta,
         jac=True,
         method="L-BFGS-B",
-        bounds=_bounds(data, grids),
+        bounds=bounds,
         options={"maxfun": steps, "ftol": _ENOUGH / data.scale, "gtol": _ENOUGH},
     )
     return float(found.fun), np.asarray(found.x)
-
-
-def _search(data: Projection, grids: list[Grid], names: tuple[str, ...]) -> dict[str, tuple[float, Array]]:
-    """Return the best (value, hyperparameters) of each family; each but the first starts where the one before ended."""
-    found: dict[str, tuple[float, Array]] = {}
-    begin = _starts(data, grids, names[0])
-    for name in names:
-        if len(begin) > 1:  # a few steps tell which start is the better one
-            begin = [min((_descend(data, grids, name, theta, steps=8) for theta in begin), key=lambda p: p[0])[1]]
-        found[name] = _descend(data, grids, name, begin[0])
-        theta = found[name][1].copy()
-        theta[1::5] += math.log(1.3)  # a rougher family is as smooth at a longer length
-        begin = [theta]
-    return found

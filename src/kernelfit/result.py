@@ -138,9 +138,13 @@ class Prior:
     length : float
         l, in pixels.
     radius : float
-        r of the envelope ``e(p) = exp(-|p - c|^2 / (2 r^2))``, in pixels.
+        r of the envelope, in pixels.
     center : (float, float)
         c, (row, column) in the kernel's own index.
+    envelope : {"gaussian", "power"}
+        e(p): ``exp(-|p - c|^2 / (2 r^2))`` or ``(1 + |p - c|^2 / (6 r^2))^-3``.
+    symmetric : {None, "point", "both", "square"}
+        The symmetry about the middle of the support, see `GaussianProcess`.
     """
 
     family: str
@@ -148,12 +152,16 @@ class Prior:
     length: float
     radius: float
     center: tuple[float, float]
+    envelope: str = "gaussian"
+    symmetric: str | None = None
 
     def __str__(self) -> str:
         """Say the prior in one line."""
         return (
             f"{self.family}, amplitude {self.amplitude:.3g}, length {self.length:.3g}, radius {self.radius:.3g}, "
             f"centre ({self.center[0]:.2f}, {self.center[1]:.2f})"
+            f"{'' if self.envelope == 'gaussian' else f', {self.envelope} envelope'}"
+            f"{'' if self.symmetric is None else f', symmetric ({self.symmetric})'}"
         )
 
 
