@@ -53,17 +53,17 @@ def test_noisy_products_are_counted_pixel_by_pixel(close, mode, boundary, operat
 
 
 def attenuated(rng, boundary, std=0.3):
-    image = smooth(rng, (90, 75))
+    image = smooth(rng, (90, 75)) + 0.7 * rng.normal(size=(90, 75))
     target = kernelfit.apply_kernel(image, KERNEL, boundary=boundary) + rng.normal(0.0, 0.3, image.shape)
     return image + rng.normal(0.0, std, image.shape), target
 
 
 @pytest.mark.parametrize("boundary", ["symm", "fill"])
 def test_the_kernel_is_too_small_without_and_right_with(boundary):
-    """Along the kernel itself, over 40 pairs; error bars of the mean from their scatter."""
+    """Along the kernel itself, over 25 pairs; error bars of the mean from their scatter."""
     rng = np.random.default_rng(2)
     plain, better, inside = [], [], []
-    for _ in range(40):
+    for _ in range(25):
         image, target = attenuated(rng, boundary)
         keywords = {"shape": KERNEL.shape, "boundary": boundary}
         fits = [kernelfit.find_kernel(image, target, **keywords)]
@@ -132,7 +132,7 @@ def test_the_autocovariance_is_that_of_the_residual(close):
     fit = kernelfit.find_kernel(image, target, KERNEL.shape, operation="correlation")
     found = kernelfit.check_noise(image, target, fit)
     rest = fit.residual(image, target)
-    rest = rest[np.isfinite(rest).all(axis=1)][:, np.isfinite(rest).any(axis=0)]
+    rest = rest[np.isfinite(rest).any(axis=1)][:, np.isfinite(rest).any(axis=0)]
     assert found.n_pixels == rest.size == 37 * 29
     for dy, dx in ((0, 0), (0, 1), (2, 0), (1, -3), (8, 8)):
         one = rest[: rest.shape[0] - dy, max(0, -dx) : rest.shape[1] - max(0, dx)]
@@ -254,7 +254,7 @@ def test_pairs_that_do_not_go_with_a_fit_are_refused():
     image, target = rng.random((2, 40, 50))
     fit = kernelfit.find_kernel(image, target, (3, 5), mode="same")
     for function in (kernelfit.check_noise, kernelfit.sandwich_errors):
-        with pytest.raises(ValueError, match="shape"):
+        with pytest.raises(ValueError, match="need|fits"):
             function(image, target[:-1], fit)
     large = kernelfit.find_kernel(image, target, (3, 5), method="cg")
     with pytest.raises(ValueError, match="found iteratively"):

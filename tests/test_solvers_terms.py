@@ -114,8 +114,8 @@ def test_auto_and_image_noise(two, close):
     fit = stats.solve("auto")
     assert np.isfinite(taps(fit)).all() and fit.solver.startswith("auto: ")
     changed, share = stats.without_image_noise([0.3, 0.0])
-    assert share == 1.0
-    noise = np.diag(np.repeat([0.09 * len(y), 0.0], SIZES))
+    assert 0 < share < 1
+    noise = np.diag(np.repeat([0.09 * share * len(y), 0.0], SIZES))
     close(taps(changed.solve()), np.linalg.solve(a.T @ a - noise, a.T @ y), 1e-9)
 
 

@@ -187,8 +187,8 @@ class GaussianProcess:
         n = stats.n_pixels
         value = n * math.log(rss + float(x @ x)) + 2 * float(np.log(np.diag(lower)).sum())
         log_evidence = -0.5 * (value + n * (1 + math.log(2 * math.pi) - math.log(n)))
-        factor = np.hstack([factor, unsettled(stats, few, grids, kind, theta, factor, rest / noise_std**2)])
-        factor = factor * noise_std
+        more = unsettled(stats, few, grids, kind, theta, factor, rest / noise_std)
+        factor = np.hstack([factor, more]) * noise_std
         findings = judge(stats, taps, factor, start.rank, start.condition, rss, prior=True)
         evidences = {str(other): log_evidence + difference for other, difference in relative.items()}
         chosen = f"{self}: {kind} by evidence" if "auto" in (self.family, self.envelope, self.symmetric) else str(self)
@@ -203,6 +203,7 @@ class GaussianProcess:
             findings=findings,
             solver=chosen,
             uncertainty="posterior",
+            unsettled=more.shape[1],
             freedom=freedom,
             priors=tuple(
                 Prior(
@@ -262,8 +263,9 @@ def most_probable(stats: NormalStats, fit: KernelFit) -> tuple[KernelFit, float,
     taps = np.maximum(mean + factor @ step, 0.0)
     taps[held] = 0.0
     _, rss = residual_at(stats, taps)
-    across, _ = np.linalg.qr(factor[held].T)
-    free = factor - (factor @ across) @ across.T  # of the covariance given that those taps are zero
+    settled = factor[:, : factor.shape[1] - fit.unsettled]
+    across, _ = np.linalg.qr(settled[held].T)
+    free = settled - (settled @ across) @ across.T  # of the covariance given that those taps are zero
     freedom = float(np.einsum("ij,ij->", free, stats.gram @ free)) / fit.noise_std**2
     changed = dataclasses.replace(
         fit, kernel=taps.reshape(fit.kernel.shape), rss=rss, freedom=freedom, solver=f"{fit.solver}, no negative taps"

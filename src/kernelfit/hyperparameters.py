@@ -70,9 +70,11 @@ def search(data: Projection, grids: list[Grid], family: str, envelope: str, want
     found[first] = _descend(data, grids, first, begin[1], steps=_STEPS[0])
     if wanted == "auto":
         for symmetric in SYMMETRIES:
-            square = all(grid.shape[0] == grid.shape[1] for grid in grids)
-            centered = _centered(found[best()][1], grids)
-            if symmetric == "square" and not square or not attempt(first._replace(symmetric=symmetric), centered):
+            kind = first._replace(symmetric=symmetric)
+            if symmetric == "square" and any(grid.shape[0] != grid.shape[1] for grid in grids):
+                break
+            attempt(kind, _centered(found[best()][1], grids))
+            if kind not in found or found[kind][0] > found[best()][0] + _HOPELESS:
                 break
     kind = best()
     for rougher in families[1:]:
@@ -203,7 +205,8 @@ def unsettled(
 
     Laplace's approximation: they are normal about their best values, with the inverse of half the value's second
     derivatives for their covariance (differences of the gradient, on few combinations of the data), and move the
-    kernel by ``(I - C G) dP P^-1 k``, where ``P^-1 k`` is `pull`. None is taken to be less certain than by 1.
+    kernel by
+    ``(I - C G / s^2) dP P^-1 k``; P being in units of s^2, `pull` is ``s P^-1 k``, the residual's moments over s. None is taken to be less certain than by 1.
     """
     data = few.under(kind.symmetric, grids)
     step = 0.05

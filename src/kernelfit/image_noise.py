@@ -61,16 +61,12 @@ def take_off(
     The statistics come back centred at their own solution, with the residual that the pixels have there: the noise
     that a solver then sees is that of an equation, ``e - (image noise) * kernel``.
     """
-    stds = (
-        np.broadcast_to(np.asarray(std, dtype=np.float64), (len(stats.terms),))
-        if np.ndim(std) < 2
-        else np.array([-1.0])
-    )
-    if len(stds) != len(stats.terms) or not (np.isfinite(stds).all() and (stds >= 0).all()):
+    stds = np.asarray(std, dtype=np.float64)
+    if stds.shape not in ((), (len(stats.terms),)) or not (np.isfinite(stds).all() and (stds >= 0).all()):
         msg = f"got std={std!r}, need a finite number of at least 0, or one for each of {len(stats.terms)} terms"
         raise ValueError(msg)
     sizes = [rows * cols for rows, cols in stats.terms]
-    scale = np.repeat(stds, sizes)
+    scale = np.repeat(np.broadcast_to(stds, (len(sizes),)), sizes)
     if not scale.any():
         return stats, 1.0
     noise = np.diag(stats.n_pixels * scale**2) if counts is None else counts * np.multiply.outer(scale, scale)

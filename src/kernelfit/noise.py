@@ -90,8 +90,9 @@ class NoiseCheck:
 def check_noise(image: npt.ArrayLike, target: npt.ArrayLike, fit: KernelFit) -> NoiseCheck:
     """Look whether the residual of a fit is white, which plain error bars take for granted.
 
-    A few tiles of the residual r are taken from the pixels, at places fixed by the shapes. Their autocovariance ``c[d]
-    = mean of r[t] r[t + d]`` is compared with what white noise would show, ``c[0] / sqrt(pixels)``.
+    A few tiles of the residual r are taken from the pixels, at places fixed by the shapes. Their autocovariance ``c[d] =
+    mean of r[t] r[t + d]`` is compared with what independent residuals would show, the root of
+    ``sum of (r[t] r[t + d])^2`` over the number of pairs, also where the noise is louder in some places than in others.
 
     Parameters
     ----------
@@ -230,12 +231,14 @@ def examine(problems: Sequence[Problem], fit: KernelFit) -> NoiseCheck:
     """Return what a sample of the residual of some pairs that share a kernel says of the noise."""
     flipped = problems[0].geometry.flipped
     taps = fit.kernel[::-1, ::-1] if flipped else fit.kernel
-    sums, pairs, energy, pixels = np.zeros((2 * _REACH + 1,) * 2), np.zeros((2 * _REACH + 1,) * 2), 0.0, 0
+    sums, squares, pairs = (np.zeros((2 * _REACH + 1,) * 2) for _ in range(3))
+    energy, pixels = 0.0, 0
     for problem in problems:
         for tiles, targets in _sample(problem, taps):
             pixels += tiles.size
             energy += float(np.sum(targets**2))
             sums += _products(tiles)
+            squares += _products(tiles**2)
             lags = np.abs(np.arange(-_REACH, _REACH + 1))
             shape = tiles.shape[1:]
             pairs += len(tiles) * np.multiply.outer(*(np.maximum(0, n - lags) for n in shape))
@@ -243,7 +246,8 @@ def examine(problems: Sequence[Problem], fit: KernelFit) -> NoiseCheck:
     variance = float(c[_REACH, _REACH])
     if not variance > _ROUNDING**2 * energy / max(1, pixels):
         return NoiseCheck(c, pixels, 0, 1.0, 1.0)
-    chance = np.divide(variance, np.sqrt(pairs), out=np.full_like(pairs, math.inf), where=pairs > 0)
+    # of independent residuals, whatever their variances: the sum of products has the sum of squared products for its own
+    chance = np.sqrt(np.maximum(squares, 0.0)) / np.maximum(pairs, 1.0)
     beyond = np.abs(c) > _SIGNIFICANT * chance
     beyond[_REACH, _REACH] = False
     lag = np.abs(np.arange(-_REACH, _REACH + 1))

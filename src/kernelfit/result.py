@@ -237,6 +237,9 @@ class KernelFit:
     uncertainty : {"sampling", "posterior"}
         What the covariance is: that of the estimate from one sample of the noise to the next (no bias), or that of
         the kernel given the data and the prior (under a penalty or prior, where the first would leave out the bias).
+    unsettled : int
+        Number of columns of `factor`, the last ones, that stand for what the data leave open of a prior's
+        hyperparameters.
     errors : {"plain", "sandwich"}
         What noise the covariance is for: white noise, or noise correlated from pixel to pixel as the residual is.
     image_noise : float
@@ -275,6 +278,7 @@ class KernelFit:
     tolerance: float = 0.0
     solver: str = "LeastSquares()"
     uncertainty: str = "sampling"
+    unsettled: int = 0
     errors: str = "plain"
     image_noise: float = 0.0
     freedom: float = math.nan

@@ -36,12 +36,14 @@ def with_scores(fit: KernelFit, gram: Array, scores: Array) -> KernelFit:
     s = fit.noise_std
     if fit.factor is None or fit.factor.shape[1] == 0 or not (math.isfinite(s) and s > 0):
         return fit
-    f = fit.factor / s
+    settled = fit.factor.shape[1] - fit.unsettled
+    f, rest = fit.factor[:, :settled] / s, fit.factor[:, settled:]
     middle = f.T @ (scores / s**2) @ f
     if fit.uncertainty == "posterior":
-        middle += np.eye(f.shape[1]) - f.T @ gram @ f
+        middle += np.eye(settled) - f.T @ gram @ f
     values, vectors = scipy.linalg.eigh(0.5 * (middle + middle.T))
-    return dataclasses.replace(fit, factor=fit.factor @ (vectors * np.sqrt(np.maximum(values, 0.0))))
+    changed = fit.factor[:, :settled] @ (vectors * np.sqrt(np.maximum(values, 0.0)))
+    return dataclasses.replace(fit, factor=np.hstack([changed, rest]))
 
 
 def with_finding(fit: KernelFit, finding: Finding | None) -> KernelFit:
