@@ -180,7 +180,7 @@ def test_the_symmetry_is_found(symmetric, shape):
     stats = kernelfit.accumulate(image, target, shape)
     fit, free = stats.solve(GaussianProcess()), stats.solve(GaussianProcess(symmetric=None))
     assert fit.prior.symmetric == symmetric and free.prior.symmetric is None
-    assert np.linalg.norm(fit.kernel - kernel) < (1.01 if symmetric is None else 0.85) * np.linalg.norm(
+    assert np.linalg.norm(fit.kernel - kernel) < (1.01 if symmetric is None else 0.92) * np.linalg.norm(
         free.kernel - kernel
     )
     if symmetric is not None:
@@ -249,7 +249,7 @@ def test_coverage_on_kernels_of_its_own_prior():
     image = scipy.signal.convolve2d(rng.normal(size=(40, 51)), np.ones((3, 3)), mode="same")
     base = kernelfit.accumulate(image, np.zeros((34, 46)), shape)
     matrix, _ = naive.design_dense(image, shape, mode="valid", boundary=None)
-    covered, draws = 0.0, 60
+    covered, draws = 0.0, 40
     for at in range(draws):
         family = evidence.FAMILIES[at % 4]
         prior = kernelfit.Prior(family, 1.0, 2.5, 2.5, (3.0, 2.5))

@@ -35,7 +35,7 @@ COMBINATIONS_LARGE = (56, 160)
 #: So many kinds of prior are settled, in so many steps.
 _SETTLED = 2
 #: Steps of a descent from a start, to another kind of prior, and to settle.
-_STEPS = (40, 20, 12)
+_STEPS = (40, 20, 24)
 #: A kind of prior is given up where twice its log evidence lies so far below the best before or after its descent.
 _FAR, _HOPELESS = 60.0, 12.0
 #: A change of twice the log evidence that matters no more.
@@ -204,9 +204,9 @@ def unsettled(
     """Return a factor of what the uncertainty of the hyperparameters adds to the covariance, in units of s^2.
 
     Laplace's approximation: they are normal about their best values, with the inverse of half the value's second
-    derivatives for their covariance (differences of the gradient, on few combinations of the data), and move the
-    kernel by
-    ``(I - C G / s^2) dP P^-1 k``; P being in units of s^2, `pull` is ``s P^-1 k``, the residual's moments over s. None is taken to be less certain than by 1.
+    derivatives for their covariance (differences of the gradient, on few combinations of the data), and move the kernel
+    by ``(I - C G / s^2) dP P^-1 k``. P being in units of s^2, `pull` is ``s P^-1 k``, the residual's moments over s.
+    None is taken to be less certain than by 1.
     """
     data = few.under(kind.symmetric, grids)
     step = 0.05

@@ -90,8 +90,8 @@ class NoiseCheck:
 def check_noise(image: npt.ArrayLike, target: npt.ArrayLike, fit: KernelFit) -> NoiseCheck:
     """Look whether the residual of a fit is white, which plain error bars take for granted.
 
-    A few tiles of the residual r are taken from the pixels, at places fixed by the shapes. Their autocovariance ``c[d] =
-    mean of r[t] r[t + d]`` is compared with what independent residuals would show, the root of
+    A few tiles of the residual r are taken from the pixels, at places fixed by the shapes. Their autocovariance, the
+    mean c[d] of ``r[t] r[t + d]``, is compared with what independent residuals would show, the root of
     ``sum of (r[t] r[t + d])^2`` over the number of pairs, also where the noise is louder in some places than in others.
 
     Parameters
@@ -246,7 +246,7 @@ def examine(problems: Sequence[Problem], fit: KernelFit) -> NoiseCheck:
     variance = float(c[_REACH, _REACH])
     if not variance > _ROUNDING**2 * energy / max(1, pixels):
         return NoiseCheck(c, pixels, 0, 1.0, 1.0)
-    # of independent residuals, whatever their variances: the sum of products has the sum of squared products for its own
+    # if independent, whatever their variances: a sum of products has the sum of their squares for its variance
     chance = np.sqrt(np.maximum(squares, 0.0)) / np.maximum(pairs, 1.0)
     beyond = np.abs(c) > _SIGNIFICANT * chance
     beyond[_REACH, _REACH] = False
@@ -264,7 +264,7 @@ def _sample(problem: Problem, taps: Array) -> list[tuple[Array, Array]]:
     down = max(1, min(rows // side[0], round(math.sqrt(most * rows / cols))))
     across = max(1, min(cols // side[1], most // down))
     starts = [
-        (round((rows - side[0]) * (i + 0.5) / down), round((cols - side[1]) * (j + 0.5) / across))
+        (int(rows * (i + 0.5) / down - side[0] / 2), int(cols * (j + 0.5) / across - side[1] / 2))
         for i in range(down)
         for j in range(across)
     ]
@@ -391,7 +391,7 @@ def shaping_filter(check: NoiseCheck) -> Array:
     middle = len(whole) // 2
     size = np.abs(whole)
     far = np.maximum.outer(np.abs(np.arange(len(whole)) - middle), np.abs(np.arange(len(whole)) - middle))
-    reach = min(int(far[size > _CUT * size.max()].max()), 2 * _REACH)
+    reach = min(int(far[size > _CUT * size.max()].max()), 2 * check.reach)
     cut = whole[middle - reach : middle + reach + 1, middle - reach : middle + reach + 1]
     variance = float(check.autocovariance[_REACH, _REACH])
     return np.asarray(cut * math.sqrt(variance / float(np.sum(cut**2))))

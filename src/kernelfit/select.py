@@ -31,7 +31,7 @@ class Auto:
     The Gaussian process comes first; if the negative taps of its mean are no more than chance, in the metric of its
     covariance, its most probable kernel without any. A sparse kernel (where its evidence, ``-(n log(2 pi) + n + ebic) /
     2``, is the larger) or `NonNegative` takes its place where Mallows' estimate of the error of prediction, ``rss / s^2
-    - n + 2 df``, is clearly lower; for few taps df is half of what "ebic" charges for their number and their choice.
+    - n + 2 df``, is clearly lower; for few taps df counts their choice, too.
     Least squares is returned where there is no noise to weigh against: the Gaussian process with a long radius and no
     correlation comes to the same when the kernel is all detail.
     """
@@ -67,15 +67,14 @@ class Auto:
             few = Sparse().solve(stats)
             evidence["Sparse"] = sparse_evidence(stats, few)
             reason += f", of few taps {evidence['Sparse']:.1f}"
-            others = [NonNegative().solve(stats)]
-            gains = [_expected_error(stats, others[0])]
-            if evidence["Sparse"] > smooth.log_evidence:
-                others.append(few)
-                gains.append(_expected_error(stats, few, _cost_of_choice(stats, few)))
-            own, least = _expected_error(stats, best), int(np.argmin(gains))
-            if gains[least] < own - _CLEARLY:
-                reason = f"expected error of prediction {gains[least]:.1f} s^2, of {best.solver} {own:.1f} s^2"
-                best = others[least]
+            choices = [(fit, _expected_error(stats, fit)) for fit in (best, NonNegative().solve(stats))]
+            if evidence["Sparse"] > smooth.log_evidence:  # then the others have to be clearly better
+                choices.insert(0, (few, _expected_error(stats, few, _with_choice(stats, few))))
+            least = min(choices, key=lambda choice: choice[1])
+            best, own = choices[0]
+            if least[1] < own - _CLEARLY:
+                reason = f"expected error of prediction {least[1]:.1f} s^2, of {best.solver} {own:.1f} s^2"
+                best = least[0]
         return dataclasses.replace(
             best, solver=f"auto: {best.solver} ({reason})", alternatives={**smooth.alternatives, **evidence}
         )
@@ -88,10 +87,17 @@ def _expected_error(stats: NormalStats, fit: KernelFit, freedom: float | None = 
     return fit.rss / variance - stats.n_pixels + 2 * (fit.freedom if freedom is None else freedom)
 
 
-def _cost_of_choice(stats: NormalStats, fit: KernelFit) -> float:
-    """Return what stands for the degrees of freedom of a sparse fit: half of what "ebic" charges, choice included."""
-    n = stats.n_pixels
-    return 0.5 * (Sparse()._score(stats, int(fit.freedom), fit.rss) - n * math.log(fit.rss / n))
+def _with_choice(stats: NormalStats, fit: KernelFit) -> float:
+    """Return the degrees of freedom of a sparse fit, the choice of its taps included.
+
+    Keeping what exceeds a threshold c (in standard errors) has ``t + c sum_j phi(c - |z_j|)`` of them by Stein's lemma:
+    taps near the threshold come and go with the noise. Those kept stand for those just missed, hence the 2.
+    """
+    t = int(fit.freedom)
+    kept = fit.stderr > 0
+    z = np.abs(fit.kernel[kept]) / fit.stderr[kept]
+    c = math.sqrt(math.log(stats.n_pixels) + 2 * math.log(max(1.0, (stats.n_taps - t) / (t + 1))))
+    return t + 2 * c * float(np.sum(np.exp(-0.5 * (c - z) ** 2))) / math.sqrt(2 * math.pi)
 
 
 def sparse_evidence(stats: NormalStats, fit: KernelFit) -> float:
