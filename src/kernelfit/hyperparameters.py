@@ -35,7 +35,9 @@ COMBINATIONS_LARGE = (56, 160)
 #: So many kinds of prior are settled, in so many steps.
 _SETTLED = 2
 #: Steps of a descent from a start, to another kind of prior, and to settle.
-_STEPS = (40, 20, 24)
+_STEPS = (40, 20, 12)
+#: How often a descent that still gains something is begun again, to settle.
+_RESTARTS = 3
 #: A kind of prior is given up where twice its log evidence lies so far below the best before or after its descent.
 _FAR, _HOPELESS = 60.0, 12.0
 #: A change of twice the log evidence that matters no more.
@@ -104,7 +106,13 @@ def settle(data: Projection, grids: list[Grid], found: Found) -> Found:
         if value > found[order[0]][0] + _HOPELESS:
             break
         if rank < _SETTLED:
-            settled[kind] = _descend(data, grids, kind, theta, steps=_STEPS[2])
+            before = math.inf
+            for _ in range(_RESTARTS):  # a descent may end early in a long valley
+                settled[kind] = _descend(data, grids, kind, theta, steps=_STEPS[2])
+                value, theta = settled[kind]
+                if before - value < 1.0:
+                    break
+                before = value
         else:
             under = data.under(kind.symmetric, grids)
             settled[kind] = evidence_of(under)(under, grids, kind, theta)[0], theta
