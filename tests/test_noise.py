@@ -249,6 +249,16 @@ def test_large_images_are_sampled(monkeypatch, close):
     close(kernelfit.sandwich_errors(image, target, fit).covariance(), whole.covariance(), 0.1)
 
 
+def test_few_pixels_are_enough_for_an_answer():
+    rng = np.random.default_rng(0)
+    for rows, cols in ((6, 7), (7, 9), (12, 5), (16, 13)):
+        image, target = rng.random((rows, cols)), blurred_noise(rng, (rows, cols), (3, 3))
+        for boundary in ("fill", "symm"):
+            fit = kernelfit.find_kernel(image, target, (3, 4), boundary=boundary, errors="sandwich", image_noise=0.01)
+            assert np.isfinite(fit.stderr).all() and fit.errors == "sandwich"
+            assert kernelfit.check_noise(image, target, fit).n_pixels == rows * cols
+
+
 def test_pairs_that_do_not_go_with_a_fit_are_refused():
     rng = np.random.default_rng(0)
     image, target = rng.random((2, 40, 50))

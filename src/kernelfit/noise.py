@@ -321,6 +321,8 @@ def correct(
     the moments.
     """
     fit._covariance_factor()
+    if not fit.noise_std > 0:
+        return fit
     found, scores, n = _scores(problems, fit, check, workers)
     scale = fit.n_pixels / n
     gram = found * scale if gram is None else gram
@@ -344,9 +346,22 @@ def _scores(problems: Sequence[Problem], fit: KernelFit, check: NoiseCheck, work
                 continue
             import scipy.signal
 
-            filtered, fewer = _gram(scipy.signal.fftconvolve(block, shaping, mode="valid"), fit, workers)
+            own = _fitting(shaping, (height, width), fit.kernel.shape)
+            filtered, fewer = _gram(scipy.signal.fftconvolve(block, own, mode="valid"), fit, workers)
             gram, scores, n = gram + plain, scores + filtered * (count / fewer), n + count
     return gram, scores, n
+
+
+def _fitting(shaping: Array, block: Shape, kernel: tuple[int, ...]) -> Array:
+    """Return h, cut off so that more pixels than taps stay of a block; the noise's variance stays what it was."""
+    spare = [n - k + 1 for n, k in zip(block, kernel, strict=True)]
+    cut = shaping
+    while len(cut) > 1 and (
+        min(n - len(cut) for n in spare) < 0
+        or math.prod(n - len(cut) + 1 for n in spare) < min(2 * math.prod(kernel), math.prod(spare))
+    ):
+        cut = cut[1:-1, 1:-1]
+    return np.asarray(cut * math.sqrt(float(np.sum(shaping**2)) / float(np.sum(cut**2))))
 
 
 def _blocks(shape: Shape, least: Shape) -> list[tuple[int, int, int, int]]:
