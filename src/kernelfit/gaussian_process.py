@@ -145,11 +145,11 @@ class GaussianProcess:
         if self.symmetric == "square" and any(rows != cols for rows, cols in stats.terms):
             msg = f"got symmetric='square' for supports of {stats.terms}, need as many rows as columns; or give 'both'"
             raise ValueError(msg)
-        whole = few = more = Projection.whole(stats, start)
-        if stats.n_taps > DIRECT:
-            sizes = COMBINATIONS if stats.n_taps <= LARGE else COMBINATIONS_LARGE
-            few = Projection.part(stats, start, sizes[0])
-            more = whole if stats.n_taps <= LARGE else Projection.part(stats, start, sizes[1])
+        few = more = Projection.whole(stats, start)
+        if stats.n_taps > LARGE:
+            few, more = (Projection.part(stats, start, size) for size in COMBINATIONS_LARGE)
+        elif stats.n_taps > DIRECT:
+            few = Projection.part(stats, start, COMBINATIONS)
         found = search(few, grids, self.family, self.envelope, self.symmetric)
         if more is not few:
             found = settle(more, grids, found)

@@ -29,7 +29,7 @@ Found = dict[Kind, tuple[float, Array]]
 #: Above this many taps hyperparameters are sought on few combinations of the data, ...
 DIRECT = 144
 #: ... so many of them, then settled on all; above LARGE taps on so many.
-COMBINATIONS = (80,)
+COMBINATIONS = 80
 LARGE = 500
 COMBINATIONS_LARGE = (56, 160)
 #: So many kinds of prior are settled, in so many steps.
@@ -117,10 +117,6 @@ def settle(data: Projection, grids: list[Grid], found: Found) -> Found:
             under = data.under(kind.symmetric, grids)
             settled[kind] = evidence_of(under)(under, grids, kind, theta)[0], theta
     return settled
-
-
-def _value(found: tuple[float, Array]) -> float:
-    return found[0]
 
 
 def _value(found: tuple[float, Array]) -> float:
