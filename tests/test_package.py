@@ -138,6 +138,10 @@ ROOMS_WITHOUT_PIXELS = [
     "crop.py",
     "wiener.py",
     "background.py",
+    "sandwich.py",
+    "image_noise.py",
+    "hyperparameters.py",
+    "evidence.py",
 ]
 
 

@@ -10,6 +10,7 @@ from .find import find_kernel
 from .forward import apply_kernel
 from .gaussian_process import GaussianProcess
 from .geometry import Convention
+from .noise import NoiseCheck, check_noise, sandwich_errors
 from .penalties import Penalized
 from .restoration import deconvolve
 from .result import Finding, KernelFit, Prior, Spectrum, StrengthPath, Verdict
@@ -34,6 +35,7 @@ __all__ = [
     "InBasis",
     "KernelFit",
     "LeastSquares",
+    "NoiseCheck",
     "NonNegative",
     "NormalStats",
     "Penalized",
@@ -48,10 +50,12 @@ __all__ = [
     "accumulate_spectra",
     "apply_kernel",
     "check_boundary",
+    "check_noise",
     "choose_method",
     "choose_support",
     "compare",
     "deconvolve",
     "find_kernel",
+    "sandwich_errors",
     "set_fft",
 ]

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from . import boundary as boundary_check
 from . import integers, joint, large, masks, pair, reweighted, solve, task
+from . import noise as noise_check
 from .accumulation import Choice, Progress, resolve
 from .blocks import spectral_statistics
 from .channels import join
@@ -40,6 +41,8 @@ def find_kernel(
     robust: str | None = None,
     method: str = "auto",
     solver: "solve.Solver | str | None" = None,
+    image_noise: float = 0.0,
+    errors: str = "plain",
     balance: float | str = "auto",
     detrend: str | None = "auto",
     taper: float | str = "auto",
@@ -123,6 +126,15 @@ def find_kernel(
         What makes a kernel of the statistics: `LeastSquares()` (the default, unbiased), `Penalized`,
         `GaussianProcess`, `NonNegative`, `Constrained`, `InBasis`, `Sparse`, any object with a method
         ``solve(stats)``, or "auto", which picks one and says why.
+    image_noise : float, optional
+        Standard deviation of the noise of an image pixel, if the image has noise of its own (another exposure, not the
+        very array the target was made from): white, and independent of that of the target. It makes the kernel of
+        least squares too small; what it adds to the Gram matrix, ``n image_noise^2`` on the diagonal or what the
+        boundary makes of it, is taken off, as far as the image's detail allows. Default 0.
+    errors : {"plain", "sandwich"}, optional
+        What noise the error bars are for: white noise (the default), or noise correlated from pixel to pixel as
+        the residual is, which takes about two more passes (see `sandwich_errors`). With "plain" a sample of the
+        residual is looked at, and the verdict says so if the error bars cannot be trusted.
     balance : float or "auto", optional
         For ``method="wiener"``: how much the penalty counts against the data, without dimension, relative to the
         mean over all frequencies of the image's power spectrum (its mean removed, unless the data are periodic).
@@ -198,6 +210,7 @@ def find_kernel(
     rules = masks.Rules(mask, image_mask, weights, nan, saturated, target_masked, image_masked)
     wanted = reweighted.wanted(rules, noise, robust)
     task.check_settings(method, solver, tolerance, (balance, detrend, taper), channels, background, wanted)
+    task.check_errors(image_noise, errors, method, channels, background, wanted)
     asked = task.check(
         images,
         targets,
@@ -230,16 +243,18 @@ def find_kernel(
                 judged, choice, chosen, threads, noise=noise, robust=robust, tolerance=tolerance, progress=progress
             )
         if choice.method == "cg":
-            needs = _needs_gram(problems, solver)
+            needs = "what is asked of the errors" if image_noise or errors != "plain" else _needs_gram(problems, solver)
             if needs is None:
                 fit = large.find(problems[0], threads, tolerance, progress)
                 fit = dataclasses.replace(fit, method=choice.method, method_reason=choice.reason)
+                fit = noise_check.look(problems, fit)
                 return boundary_check.doubt(problems, [fit])
             if method == "cg":
                 msg = f"got method='cg' with {needs}, need a single one; or method='fft', if there is memory for it"
                 raise ValueError(msg)
             choice = Choice("fft", f"the Gram matrix is needed for {needs}")
-        return boundary_check.doubt(problems, joint.fit(problems, choice, chosen, threads, progress))
+        fits = joint.fit(problems, choice, chosen, threads, progress, image_noise=image_noise, errors=errors)
+        return boundary_check.doubt(problems, fits)
 
     def checked(group: int, problems: Sequence[pair.Problem]) -> list[KernelFit]:
         fits = fits_of(group, problems)

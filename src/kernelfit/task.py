@@ -1,6 +1,8 @@
 """What the arguments of `find_kernel` amount to: pairs and channels sorted into problems that share their kernels."""
 
 import dataclasses
+import math
+import numbers
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -153,6 +155,31 @@ def as_degree(value: object) -> int:
         msg = f"got background={degree}, need None or a degree of at least 0"
         raise ValueError(msg)
     return degree
+
+
+def check_errors(
+    image_noise: object, errors: str, method: str, channels: str, background: object, weighted: str | None
+) -> None:
+    """Refuse settings of the errors that are wrong, or that cannot be combined."""
+    geometry.known(errors, ("plain", "sandwich"), "errors")
+    if isinstance(image_noise, bool) or not isinstance(image_noise, numbers.Real):
+        msg = f"got image_noise={image_noise!r}, need a standard deviation of at least 0, in units of the image"
+        raise TypeError(msg)
+    if not 0 <= float(image_noise) < math.inf:
+        msg = f"got image_noise={image_noise!r}, need a standard deviation of at least 0, in units of the image"
+        raise ValueError(msg)
+    if not image_noise and errors == "plain":
+        return
+    others = [f"method={method!r}"] if method in ("cg", "wiener") else []
+    others += ["channels='mixed'"] if channels == "mixed" else []
+    others += [] if background is None else [f"background={background!r}"]
+    others += [] if weighted is None else [weighted]
+    if others:
+        msg = (
+            f"got image_noise or errors='sandwich' with {others[0]}, need method='auto', 'direct' or 'fft', one "
+            "source, and no background, mask or weights"
+        )
+        raise ValueError(msg)
 
 
 def check_settings(
