@@ -15,6 +15,7 @@ from .solve import LeastSquares
 from .sparse import Sparse
 from .spectra import SpectralStats, accumulate_spectra
 from .statistics import NormalStats
+from .stream import accumulate_stream
 
 __version__ = "0.4.0"
 
@@ -40,6 +41,7 @@ __all__ = [
     "Verdict",
     "accumulate",
     "accumulate_spectra",
+    "accumulate_stream",
     "apply_kernel",
     "choose_method",
     "choose_support",

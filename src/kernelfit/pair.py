@@ -10,7 +10,7 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from . import geometry
+from . import chunks, geometry
 from .geometry import Geometry, Shape
 
 Array = npt.NDArray[np.float64]
@@ -139,7 +139,9 @@ def as_image(value: object, name: str) -> Any:
     if 0 in shape:
         msg = f"got an empty {name} (shape {shape}), need at least one pixel"
         raise ValueError(msg)
-    return np.asarray(array) if isinstance(array, np.ndarray) and not isinstance(array, np.memmap) else array
+    if isinstance(array, np.ndarray) and not isinstance(array, np.memmap):
+        return np.asarray(array)
+    return chunks.sliceable(array)
 
 
 def as_fillvalue(value: object) -> float:
@@ -183,8 +185,10 @@ def check(
     fillvalue: object,
     origin: object,
     operation: str,
+    determined: bool = True,
 ) -> Problem:
-    """Judge a pair and its convention; return the problem to be solved."""
+    """Judge a pair and its convention; return the problem to be solved, which must have as many pixels as taps."""
+    chunks.require_same_axes(image, target)
     source, result = as_image(image, "image"), as_image(target, "target")
     kernel = geometry.kernel_shape(shape)
     geometry.known(boundary, geometry.BOUNDARIES, "boundary")
@@ -193,7 +197,8 @@ def check(
     mode = geometry.infer_mode(tuple(source.shape), tuple(result.shape), kernel, mode)
     conv = geometry.convention(kernel, mode=mode, boundary=boundary, fillvalue=fill, origin=origin, operation=operation)
     plan = geometry.lay_out(tuple(source.shape), kernel, conv)
-    geometry.require_determined(plan)
+    if determined or plan.n_pixels == 0:
+        geometry.require_determined(plan)
     return Problem(plan, (source_reader(source, plan),), (target_reader(result, plan),))
 
 
