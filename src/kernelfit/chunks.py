@@ -29,12 +29,6 @@ def boundaries(array: Any) -> tuple[list[int], list[int]] | None:
     found = []
     for n, sides in zip(array.shape, chunks, strict=True):
         if isinstance(sides, tuple):  # one length for each chunk: Dask, xarray
-            if any(side != side for side in sides):
-                msg = (
-                    f"got an array with chunks of unknown lengths {chunks}, need known ones; call its "
-                    "compute_chunk_sizes() first"
-                )
-                raise ValueError(msg)
             ends = np.cumsum([0, *sides]).tolist()
         else:
             ends = [*range(0, n, sides), n]
@@ -67,11 +61,11 @@ class Chunked:
     Threads share the cells; of several that need the same one, one reads it and the others wait.
     """
 
-    def __init__(self, array: Any, budget: int = BUDGET) -> None:
+    def __init__(self, array: Any, budget: int | None = None) -> None:
         self.array = array
         self.shape: Shape = (int(array.shape[0]), int(array.shape[1]))
         self.dtype = np.dtype(array.dtype)
-        self.budget = budget
+        self.budget = budget = BUDGET if budget is None else budget
         ends = boundaries(array) or (
             [*range(0, self.shape[0], LEAST), self.shape[0]],
             [*range(0, self.shape[1], LEAST), self.shape[1]],
@@ -142,6 +136,9 @@ def sliceable(array: Any) -> Any:
     """Return an array as the engines should read it: as it is, or by whole chunks if it is stored in chunks."""
     if isinstance(array, (np.ndarray, Chunked)) or not hasattr(array, "chunks"):
         return array
+    if any(n != n for n in array.shape):
+        msg = f"got an array of unknown shape {array.shape}, need a known one; call its compute_chunk_sizes() first"
+        raise ValueError(msg)
     return Chunked(array)
 
 
