@@ -7,6 +7,7 @@ from .find import find_kernel
 from .forward import apply_kernel
 from .gaussian_process import GaussianProcess
 from .geometry import Convention
+from .maps import KernelMap, kernel_map
 from .penalties import Penalized
 from .restoration import deconvolve
 from .result import Finding, KernelFit, Prior, Spectrum, StrengthPath, Verdict
@@ -28,6 +29,7 @@ __all__ = [
     "GaussianProcess",
     "InBasis",
     "KernelFit",
+    "KernelMap",
     "LeastSquares",
     "NonNegative",
     "NormalStats",
@@ -48,5 +50,6 @@ __all__ = [
     "compare",
     "deconvolve",
     "find_kernel",
+    "kernel_map",
     "set_fft",
 ]
