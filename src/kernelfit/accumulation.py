@@ -227,12 +227,37 @@ def counted(parts: Iterable[Part], total: int, progress: Progress | None) -> Ite
 
 
 def in_order(work: Sequence[Work], do: Callable[[Work], Part], workers: int) -> Iterable[Part]:
-    """Yield ``do(item)`` for each item, in order, computed by at most `workers` threads."""
+    """Yield ``do(item)`` for each item, in order, computed by at most `workers` threads, the caller's among them.
+
+    Each takes the next item when it is done with its last one: they meet once an item, since every meeting of threads
+    that need the interpreter costs a wake-up.
+    """
     if workers == 1 or len(work) == 1:
         yield from map(do, work)
         return
-    with ThreadPoolExecutor(min(workers, len(work)), thread_name_prefix="kernelfit") as pool:
-        yield from pool.map(do, work)
+    left = iter(range(len(work)))  # next() of it is atomic
+    parts: dict[int, Part] = {}
+
+    def take() -> None:
+        for i in left:
+            parts[i] = do(work[i])
+
+    n_done = 0
+    with ThreadPoolExecutor(min(workers, len(work)) - 1, thread_name_prefix="kernelfit") as pool:
+        helpers = [pool.submit(take) for _ in range(min(workers, len(work)) - 1)]
+        try:
+            for i in left:
+                parts[i] = do(work[i])
+                while n_done in parts:
+                    yield parts.pop(n_done)
+                    n_done += 1
+        finally:
+            for _ in left:  # nothing is begun any more, should this have been broken off
+                pass
+        for helper in helpers:
+            helper.result()
+    for i in range(n_done, len(work)):
+        yield parts.pop(i)
 
 
 def bands(tiles: list[Work]) -> list[list[Work]]:
@@ -276,7 +301,7 @@ def _direct_pass(frame: Frame, workers: int, taps: Array | None, progress: Progr
     def band(tiles: list[tuple[int, int, int, int]]) -> tuple[Array, ...]:
         lags = np.zeros((n_sources, n_sources, frame.kernel_rows, 2 * x_halo + 1))
         moment = np.zeros((n_targets, n_sources, frame.kernel_rows, frame.kernel_cols))
-        energy, total = np.zeros(n_targets), np.zeros(n_targets)
+        moments = np.zeros((n_targets, 2))
         images = np.empty((n_sources, height + y_halo, width + 2 * x_halo))
         result, model = np.empty((height, width)), np.empty((height, width))
         for row, col, n_rows, n_cols in tiles:
@@ -295,17 +320,17 @@ def _direct_pass(frame: Frame, workers: int, taps: Array | None, progress: Progr
                 if taps is not None:
                     for s in range(n_sources):
                         _loops.correlate(images[s], x_halo, taps[t, s], used_rows, used_cols, model)
-                        used -= model[:used_rows, :used_cols]
-                energy[t] += _loops.energy(result, used_rows, used_cols)
-                total[t] += used.sum()
+                        _loops.subtract(result, model, 0, used_rows, used_cols)
+                _loops.moments(result, used_rows, used_cols, moments[t])
                 for s in range(n_sources):
                     _loops.lag_sums(result, 0, images[s], x_halo, used_rows, used_cols, moment[t, s])
-        return lags, moment, energy, total
+        return lags, moment, moments
 
     extended = (frame.rows + y_halo, frame.cols + x_halo)
     tiles = grid(*(extended if taps is None else (frame.rows, frame.cols)), (height, width))
     work = bands(tiles)
-    return Sums(*add(counted(in_order(work, band, workers), len(work), progress)))
+    lags, moment, moments = add(counted(in_order(work, band, workers), len(work), progress))
+    return Sums(lags, moment, moments[:, 0], moments[:, 1])
 
 
 # --- the fft engine ---
@@ -319,85 +344,65 @@ def _fft_pass(frame: Frame, workers: int, taps: Array | None, progress: Progress
     n_sources, n_targets = len(frame.sources), len(frame.targets)
     layout = segment(frame.cols, x_halo)
     rows = frame.rows + (y_halo if taps is None else 0)
-    height = min(rows, max(128, 8 * frame.kernel_rows))
+    height = math.ceil(rows / max(1, round(rows / max(128, 8 * frame.kernel_rows))))
     # Kernels of one row have no row lags, so the rows of several segments may stand in one tile, one below the other.
     stacked = max(1, 128 // rows) if y_halo == 0 else 1
+    n_lags = -(-frame.kernel_rows // 4) * 4  # the loops do four at a time
     starts = [(r, c) for c in range(0, frame.cols, layout.step) for r in range(0, rows, height)]
     tiles = [starts[i : i + stacked] for i in range(0, len(starts), stacked)]
 
-    def spectra(band: list[list[Shape]], length: int, n_arrays: int) -> tuple[Array, ...]:
-        # Batches of rows that stay in the second-level cache with their spectra, of which a tile holds a whole number.
-        n_batches = math.ceil((height + y_halo) * length / 2**15)
-        batch = math.ceil((height + y_halo) / n_batches)
-        together = max(1, min(stacked, 2**15 // length // batch))  # parts of a stacked tile in one batch
-        batch *= together
-        transform = _fft.borrow(batch, length)
-        values = transform.room((n_arrays, (height + y_halo) * stacked + batch))
-        scratch = np.empty((4, _loops.BLOCK, -(-(height * stacked + y_halo) // 8) * 8 + 8))
-        sums = np.zeros((2, n_sources, n_arrays, transform.n_frequencies, frame.kernel_rows))
-        energy, total = np.zeros(n_targets), np.zeros(n_targets)
-        if taps is not None:
-            kernel = np.swapaxes(scipy.fft.rfft(taps, n=length, axis=-1, norm="forward"), -1, -2)
-            kernel_real, kernel_imag = np.ascontiguousarray(kernel.real), np.ascontiguousarray(kernel.imag)
-            model = np.empty((batch, layout.step))
+    if taps is not None:
+        more = [(0, 0), (0, 0), (0, n_lags - frame.kernel_rows), (0, 0)]
+        kernel = scipy.fft.rfft(np.pad(taps, more), n=layout.length, axis=-1, norm="forward").swapaxes(-1, -2)
+        kernel_real, kernel_imag = np.ascontiguousarray(kernel.real), np.ascontiguousarray(kernel.imag)
 
-        def fill(array: int, tile: list[Shape], n_rows: int, halo: int) -> None:
-            """Transform the rows of an array's part of a tile: a source's, a target's, or a residual's."""
-            source = array < n_sources
-            reader = frame.sources[array] if source else frame.targets[array - n_sources]
-            n_cols = (layout.step if n_arrays > n_sources else 0) + (x_halo if source else 0)
-            rows = transform.rows
-            for part in range(0, len(tile), together):
-                group = tile[part : part + together]
-                for first in range(0, n_rows + halo, batch):
-                    place = values[array, part * n_rows + first :]
-                    if not source and taps is not None:
-                        transform.backward(place)
-                        model[...] = rows[:, :n_cols]
-                    for i, (row, col) in enumerate(group):
-                        block = rows[i * n_rows : (i + 1) * n_rows, :n_cols] if together > 1 else rows[:, :n_cols]
-                        reader.read(block, row + first, col)
-                        if not source and taps is not None:
-                            used = min(n_cols, frame.cols - col)
-                            block[:, :used] -= model[i * n_rows : i * n_rows + len(block), :used]
-                    rows[:, n_cols:] = 0.0
-                    if not source:
-                        rows[len(group) * n_rows - first :] = 0.0  # the rest belongs to the next tile
-                    transform.forward(place)
-                    if not source:
-                        energy[array - n_sources] += _loops.energy(rows, len(rows), n_cols)
-                        total[array - n_sources] += place[:batch, 0].real.sum()
-
+    def spectra(band: list[list[Shape]], length: int, step: int, n_arrays: int) -> tuple[Array, ...]:
+        # All calls that follow release the interpreter for a tenth of a millisecond or more, and are few.
+        transform = _fft.borrow(height * stacked + y_halo, length, n_arrays, n_sources)
+        image, result, model, values = transform.image, transform.result, transform.model, transform.spectra
+        turned = np.empty(values.shape[-1])
+        sums = np.zeros((2, n_sources, n_arrays, length // 2 + 1, n_lags))
+        moments = np.zeros((n_targets, 2))
+        transform.clear(step + x_halo, step)
         for tile in band:
             n_rows = min(height, rows - tile[0][0])
             depth = n_rows * len(tile)
-            for s in range(n_sources):
-                fill(s, tile, n_rows, y_halo)
-            for t in range(n_sources, n_arrays):
+            for s, reader in enumerate(frame.sources):
+                for i, (row, col) in enumerate(tile):
+                    reader.read(image[i * n_rows : (i + 1) * n_rows + y_halo, : step + x_halo], row, col)
+                transform.forward(s)
+            for t, reader in enumerate(frame.targets if n_arrays > n_sources else ()):
+                for i, (row, col) in enumerate(tile):
+                    reader.read(result[i * n_rows : (i + 1) * n_rows, :step], row, col)
                 if taps is not None:
-                    k = t - n_sources
-                    _loops.spectral_correlate(values, n_sources, t, kernel_real[k], kernel_imag[k], depth, scratch)
-                fill(t, tile, n_rows, 0)
+                    _loops.spectral_correlate(
+                        values, n_sources, n_sources + t, kernel_real[t], kernel_imag[t], depth, turned
+                    )
+                    transform.backward(n_sources + t)
+                    for i, (_, col) in enumerate(tile):
+                        _loops.subtract(result, model, i * n_rows, (i + 1) * n_rows, min(step, frame.cols - col))
+                _loops.moments(result, depth, step, moments[t])
+                transform.forward(n_sources + t)
             for s in range(n_sources):
                 first = 0 if taps is None else n_sources
-                _loops.spectral_lag_sums(values, first, s, depth, sums[0, s], sums[1, s], scratch)
+                _loops.spectral_lag_sums(values, first, s, depth, sums[0, s], sums[1, s], turned)
         _fft.give_back(transform)
-        return sums, energy, total
+        return sums, moments
 
     def inverse(sums: Array, length: int, lags: npt.NDArray[np.intp]) -> Array:
         """Turn summed cross-spectra (2, ..., frequencies, row lags) into lag sums (..., row lags, column lags)."""
         result: Array = scipy.fft.irfft(sums[0] + 1j * sums[1], n=length, axis=-2)
-        return np.swapaxes(result[..., lags % length, :], -1, -2)
+        return np.swapaxes(result[..., lags % length, : frame.kernel_rows], -1, -2)
 
     def main(band: list[list[Shape]]) -> tuple[Array, ...]:
-        return spectra(band, layout.length, n_sources + n_targets)
+        return spectra(band, layout.length, layout.step, n_sources + n_targets)
 
     def overlaps(band: list[list[Shape]]) -> tuple[Array, ...]:
-        return spectra(band, short, n_sources)
+        return spectra(band, short, 0, n_sources)
 
     both_ways = np.arange(-x_halo, x_halo + 1)
     work = bands(tiles)
-    sums, energy, total = add(counted(in_order(work, main, workers), len(work), progress))
+    sums, moments = add(counted(in_order(work, main, workers), len(work), progress))
     lags = inverse(sums[:, :, :n_sources], layout.length, both_ways)
     moment = inverse(sums[:, :, n_sources:], layout.length, np.arange(frame.kernel_cols))
     if taps is None and x_halo and frame.cols > layout.step:
@@ -406,7 +411,7 @@ def _fft_pass(frame: Frame, workers: int, taps: Array | None, progress: Progress
         twice = [[s for s in tile if s[1] > 0] for tile in tiles]
         twice_sums = add(in_order(bands([t for t in twice if t]), overlaps, workers))[0]
         lags -= inverse(twice_sums, short, both_ways)
-    return Sums(np.swapaxes(lags, 0, 1), np.swapaxes(moment, 0, 1), energy, total)
+    return Sums(np.swapaxes(lags, 0, 1), np.swapaxes(moment, 0, 1), moments[:, 0], moments[:, 1])
 
 
 # --- the edges ---
