@@ -95,7 +95,8 @@ def dense_penalised(image, target, grid, shape, strength):
         part = matrix[tile.ravel() == t]
         big[t * m : (t + 1) * m, t * m : (t + 1) * m] = part.T @ part
         right[t * m : (t + 1) * m] = part.T @ y[tile.ravel() == t]
-        rss += np.linalg.lstsq(part, y[tile.ravel() == t], rcond=None)[1][0]
+        own = y[tile.ravel() == t]
+        rss += np.sum((own - part @ np.linalg.lstsq(part, own, rcond=None)[0]) ** 2)
     weight = strength * np.trace(big) / (n * m)
     for t in range(n):
         for u in range(n):
@@ -117,7 +118,7 @@ def test_a_penalty_across_tiles_is_the_dense_system(strength, close):
     result = kernel_map(image, target, (2, 3), (3, 4), smoothness=strength, boundary="wrap")
     taps, stderr = dense_penalised(image, target, (3, 4), (2, 3), strength)
     close(result.kernels, taps, 1e-9)
-    np.testing.assert_allclose(result.stderr, stderr, rtol=0.15)  # 64 draws
+    np.testing.assert_allclose(result.stderr, stderr, rtol=0.15)  # 256 draws
     again = kernel_map(image, target, (2, 3), (3, 4), smoothness=strength, boundary="wrap", workers=1)
     assert again.kernels.tobytes() == result.kernels.tobytes() and again.stderr.tobytes() == result.stderr.tobytes()
 
@@ -132,7 +133,7 @@ def test_a_strong_penalty_makes_all_kernels_the_common_one(close):
 def test_neighbours_fill_in_what_a_tile_does_not_determine(close):
     image, target = varying_pair()
     image = image.copy()
-    image[20:40, 30:50] = 0.0
+    image[10:42, 24:60] = 0.0
     grid = (4, 5)
     plain = kernel_map(image, target, (2, 3), grid, boundary="wrap")
     empty = np.argwhere(plain.verdicts == Verdict.RANK_DEFICIENT)
