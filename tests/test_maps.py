@@ -125,9 +125,9 @@ def test_a_penalty_across_tiles_is_the_dense_system(strength, close):
 
 def test_a_strong_penalty_makes_all_kernels_the_common_one(close):
     image, target = varying_pair()
-    result = kernel_map(image, target, (2, 3), (2, 3), smoothness=1e9, boundary="wrap")
+    result = kernel_map(image, target, (2, 3), (2, 3), smoothness=1e5, boundary="wrap")
     for k in result.kernels.reshape(-1, 2, 3):
-        close(k, result.common, 1e-6)
+        close(k, result.common, 1e-4)
 
 
 def test_neighbours_fill_in_what_a_tile_does_not_determine(close):
@@ -169,7 +169,7 @@ def test_workers_and_progress():
         ({"tiles": (30, 30)}, "got tiles=.30, 30., the smallest of which has 1x2 pixels, too few for 6 taps"),
         ({"tiles": (2, 72)}, "no more than the .52, 69. target pixels"),
         ({"overlap": -1}, "got overlap=-1, need a number of pixels"),
-        ({"smoothness": -0.5}, "got smoothness=-0.5, need a number of at least 0"),
+        ({"smoothness": -0.5}, "got smoothness=-0.5, need a number from 0 to 1e6"),
         ({"smoothness": "auto"}, "got smoothness='auto', need a number"),
         ({"smoothness": 1.0, "solver": GaussianProcess()}, "need one or the other"),
         ({"method": "wiener"}, "got method='wiener', need one of 'auto', 'direct', 'fft'"),

@@ -193,8 +193,8 @@ def kernel_map(
     -----
     With a penalty the errors are those of the posterior, sigma the same for all tiles: the part that a tile's own data
     and its neighbours' kernels leave open is exact, what the uncertainty of the neighbours adds is estimated from 256
-    draws of all kernels, to 4 % or so (Siden, Lindgren, Bolin and Villani, "Efficient covariance approximations for large sparse
-    precision matrices", J. Comput. Graph. Stat. 27 (2018), doi:10.1080/10618600.2018.1473782).
+    draws of all kernels, to 4 % or so (Siden, Lindgren, Bolin and Villani, "Efficient covariance approximations for
+    large sparse precision matrices", J. Comput. Graph. Stat. 27 (2018), doi:10.1080/10618600.2018.1473782).
 
     Examples
     --------
@@ -224,8 +224,8 @@ def kernel_map(
     )
     threads = pair.as_workers(workers)
     strength = pair.as_fillvalue(smoothness) if not isinstance(smoothness, str) else -1.0
-    if strength < 0:
-        msg = f"got smoothness={smoothness!r}, need a number of at least 0"
+    if not 0 <= strength <= 1e6:
+        msg = f"got smoothness={smoothness!r}, need a number from 0 to 1e6, where all kernels are the same"
         raise ValueError(msg)
     if strength > 0 and solver is not None:
         msg = f"got smoothness={smoothness!r} with solver={solver!r}, need one or the other: both are penalties"
