@@ -26,33 +26,33 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def make_store(folder: str, size: int, chunk: int = 512) -> list[str]:
-    """Write a pair of size x size uint16 to Zarr, a band of chunks at a time; return the two paths.
+    """Write a pair of size x size uint16 to Zarr, tile by tile; return the two paths.
 
-    The image is noise, a little smoothed, and the target the image under a kernel, with noise.
+    The image is white noise that repeats itself every 4096 pixels, and the target the image under a kernel, with noise
+    that does not.
     """
-    import scipy.ndimage
-    import scipy.signal
+    import scipy.fft
     import zarr
 
     names = [os.path.join(folder, f"{name}{size}.zarr") for name in ("image", "target")]
     if os.path.exists(names[0]):
         return names
     stores = [zarr.create_array(n, shape=(size, size), dtype="uint16", chunks=(chunk, chunk)) for n in names]
-    kernel = kernel_of_shape(f"{SIDE}x{SIDE}")
-    half = SIDE // 2
-    step = 2 * chunk
+    side = min(size, 4096)
     rng = np.random.default_rng(0)
-    tail = rng.standard_normal((2 * half, size))
-    for row in range(0, size, step):
-        fresh = rng.standard_normal((step, size)).astype(np.float32)
-        source = np.concatenate([tail, fresh])  # the rows above, and no more: causal from top to bottom
-        tail = source[-2 * half :].copy()
-        image = np.clip(2000 + 500 * source, 0, 65535)
-        blurred = scipy.signal.oaconvolve(image, kernel.astype(np.float32), mode="same")[half:-half]
-        noise = 20 * rng.standard_normal(blurred.shape).astype(np.float32)
-        # target row r is made of image rows r - 7 .. r + 7; both are written `half` rows late
-        stores[0][row : row + step] = np.round(image[half:-half]).astype(np.uint16)
-        stores[1][row : row + step] = np.clip(np.round(blurred + noise), 0, 65535).astype(np.uint16)
+    image = np.clip(np.round(2000 + 500 * rng.standard_normal((side, side))), 0, 65535)
+    kernel = np.zeros_like(image)
+    kernel[:SIDE, :SIDE] = kernel_of_shape(f"{SIDE}x{SIDE}")
+    kernel = np.roll(kernel, (-(SIDE // 2), -(SIDE // 2)), (0, 1))
+    with scipy.fft.set_workers(2):
+        clean = scipy.fft.irfft2(scipy.fft.rfft2(image) * scipy.fft.rfft2(kernel), image.shape).astype(np.float32)
+    pixels = image.astype(np.uint16)
+    for row in range(0, size, side):
+        for col in range(0, size, side):
+            place = (slice(row, row + side), slice(col, col + side))
+            noise = 20 * rng.standard_normal(clean.shape, dtype=np.float32)
+            stores[0][place] = pixels
+            stores[1][place] = np.clip(np.round(clean + noise), 0, 65535).astype(np.uint16)
     return names
 
 

@@ -15,8 +15,8 @@ from . import chunks
 from .geometry import Shape, as_pair
 from .pair import Problem, Reader
 
-#: Side of a block, in target pixels, unless the image is small.
-SIDE = 2048
+#: Rows of a block, and bytes of one of its rows, unless the image is small.
+ROWS, ROW_BYTES = 1024, 2**14
 #: Up to so many sums are added one after the other before their sum is passed on up the tree.
 FAN = 8
 
@@ -68,20 +68,20 @@ def as_block(block: object) -> Shape | None:
 
 
 def cut(problem: Problem, block: Shape | None = None) -> list[Box]:
-    """Cut the target pixels into boxes, in row-major order.
+    """Cut the target pixels into boxes, in stripes from left to right, each from top to bottom.
 
-    Without `block` the boxes are some 2048 pixels a side, less in small images so that there is work for several
+    Without `block` the boxes are some 1024 rows by 16 KiB, less in small images so that there is work for several
     threads, and end where chunks of the target (or else of the image) end, as far as possible. They depend on the
-    problem and how it is stored alone.
+    problem and how it is stored alone. In this order the chunks that two boxes of a stripe need are still at hand.
     """
     size = problem.size
     if block is not None:
         ends = [[*range(0, n, side), n] for n, side in zip(size, block, strict=True)]
         return _boxes(ends)
     kernel = problem.geometry.kernel_shape
-    sides = [SIDE if size[0] * size[1] >= 64 * SIDE**2 else SIDE // 2] * 2
-    sides = [max(side, 16 * k) for side, k in zip(sides, kernel, strict=True)]
-    sides[0] = min(sides[0], max(16 * kernel[0], 128, -(-size[0] // 4)))
+    largest = max(np.dtype(r.array.dtype).itemsize for r in (*problem.sources, *problem.targets))
+    sides = [max(least, 16 * k) for least, k in zip((ROWS, ROW_BYTES // largest), kernel, strict=True)]
+    sides[0] = min(sides[0], max(16 * kernel[0], 128, -(-size[0] // 8)))
     ends = []
     reader = next((r for r in (*problem.targets, *problem.sources) if chunks.boundaries(r.array) is not None), None)
     found = None if reader is None else chunks.boundaries(reader.array)
@@ -94,20 +94,37 @@ def cut(problem: Problem, block: Shape | None = None) -> list[Box]:
     return _boxes(ends)
 
 
+def loaded(problem: Problem) -> Problem:
+    """Return the problem with the pixels in memory that it would otherwise ask a store for, many times over."""
+    return dataclasses.replace(
+        problem,
+        sources=tuple(_loaded(r) for r in problem.sources),
+        targets=tuple(_loaded(r) for r in problem.targets),
+    )
+
+
+def _loaded(reader: Reader) -> Reader:
+    (top, left), (height, width) = (-reader.before[0], -reader.before[1]), reader.shape
+    inside = min(top, left) >= 0 and top + height <= reader.array.shape[0] and left + width <= reader.array.shape[1]
+    if not inside or not isinstance(reader.array, chunks.Chunked):
+        return reader
+    return Reader(reader.array[top : top + height, left : left + width], reader.shape)
+
+
 def _walk(n: int, side: int, stops: list[int]) -> list[int]:
     """Cut n positions into steps of about `side` that end at `stops` where those are not too far away."""
     ends = [0]
     while ends[-1] < n:
         here = ends[-1]
         near = [p for p in stops if side // 2 <= p - here <= side + side // 4]
-        end = near[-1] if near else here + side
-        ends.append(n if n - end < side // 4 and n - here <= side + side // 2 else min(end, n))
+        end = min(near, key=lambda p: abs(p - here - side)) if near else here + side
+        ends.append(n if n - here <= side + side // 4 else end)
     return ends
 
 
 def _boxes(ends: list[list[int]]) -> list[Box]:
     rows, cols = (list(zip(e[:-1], e[1:], strict=True)) for e in ends)
-    return [Box(a, c, b - a, d - c) for a, b in rows for c, d in cols]
+    return [Box(a, c, b - a, d - c) for c, d in cols for a, b in rows]
 
 
 class Tree(Generic[Part]):

@@ -249,9 +249,7 @@ def judge(
     if stats.n_pixels <= rank and not prior:
         findings.append(Finding(Verdict.NO_REDUNDANCY, f"{stats.n_pixels} pixels, rank {rank}"))
     else:
-        findings += doubts(
-            taps, math.sqrt(float(np.einsum("ij,ij->", factor, factor))), rss, variance, stats.target_energy
-        )
+        findings += doubts(taps, math.sqrt(float(np.einsum("ij,ij->", factor, factor))), rss, variance, stats.target_energy)
     return tuple(findings)
 
 

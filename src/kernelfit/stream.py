@@ -163,8 +163,8 @@ def accumulate_stream(
     workers : int, optional
         Number of threads; the default is every processor this process may use.
     block : int or (int, int), optional
-        Rows and columns of a block of target pixels. The default is some 2048 a side, less for small images, and
-        follows the chunks in which the target is stored.
+        Rows and columns of a block of target pixels. The default is some 1024 rows of 16 KiB, less for small images,
+        and follows the chunks in which the target is stored.
     checkpoint : path-like, optional
         A file to which the sums, and what is in them, are written now and then, in one step. If it exists, the run
         goes on from there: the same call with the same pairs ends with the same bits as if it had never been
@@ -338,7 +338,7 @@ def _digest(before: str, problem: Problem, boxes: list[Box], method: str) -> str
 def _part(item: _Work) -> NormalStats:
     """Read one block."""
     with _naming(item.pair):
-        return statistics(blocks.sub_problem(item.problem, item.box), item.method, 1)[0]
+        return statistics(blocks.loaded(blocks.sub_problem(item.problem, item.box)), item.method, 1)[0]
 
 
 def _computed(work: Iterator[_Work], workers: int) -> Iterator[tuple[_Work, NormalStats]]:
