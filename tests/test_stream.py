@@ -145,7 +145,7 @@ def test_few_pairs_are_alive_at_a_time():
             del image
 
     accumulate_stream(make(), 3, workers=2)
-    assert 1 <= most <= 6
+    assert 1 <= most <= 8
 
 
 def test_progress_counts_blocks():

@@ -153,7 +153,7 @@ def accumulate_stream(
         Each as in `accumulate`: arrays, memory-mapped files, or anything else that can be sliced (h5py, Zarr,
         tifffile's Zarr view, Dask), which is never loaded whole. Tiles of one large image are pairs whose image is
         larger than the target by ``side - 1`` (mode "valid"). A generator is asked for few pairs more than there are
-        workers ahead of time. For one large pair give ``[(image, target)]``.
+        threads ahead of time. For one large pair give ``[(image, target)]``.
     shape : int or (int, int)
         Rows and columns of the kernel.
     mode, boundary, fillvalue, origin, operation
@@ -161,7 +161,8 @@ def accumulate_stream(
     method : {"auto", "direct", "fft"}, optional
         As in `accumulate`.
     workers : int, optional
-        Number of threads; the default is every processor this process may use.
+        Number of processors to keep busy; the default is all that this process may use. Unless it is 1 there are twice
+        as many threads, since some of them wait for their pixels.
     block : int or (int, int), optional
         Rows and columns of a block of target pixels. The default is some 1024 rows of 16 KiB, less for small images,
         and follows the chunks in which the target is stored.
@@ -347,12 +348,13 @@ def _computed(work: Iterator[_Work], workers: int) -> Iterator[tuple[_Work, Norm
         for item in work:
             yield item, _part(item)
         return
-    with ThreadPoolExecutor(workers, thread_name_prefix="kernelfit") as pool:
+    n_threads = 2 * workers  # those that wait for a store do not compute
+    with ThreadPoolExecutor(n_threads, thread_name_prefix="kernelfit") as pool:
         ahead: collections.deque[tuple[_Work, Future[NormalStats]]] = collections.deque()
         try:
             for item in work:
                 ahead.append((item, pool.submit(_part, item)))
-                if len(ahead) > workers:
+                if len(ahead) > n_threads:
                     first, future = ahead.popleft()
                     yield first, future.result()
             while ahead:
