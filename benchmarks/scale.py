@@ -185,14 +185,17 @@ def cluster(folder: str, repeats: int, size: int) -> None:
 
     import kernelfit.scale
 
-    side = 8192
+    side = min(size, 8192)
     names = make_store(folder, side)
     arrays = [da.from_zarr(name) for name in names]
     environment = {"distributed.nanny.pre-spawn-environ.PYTHONPATH": os.environ.get("PYTHONPATH", "")}
     with dask.config.set(environment):
-        clusters = [distributed.LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address=None) for n in (1, 2)]
+        clusters = [
+            distributed.LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address=None, silence_logs=50)
+            for n in (1, 2)
+        ]
         clients = [distributed.Client(c, set_as_default=False) for c in clusters]
-    kernelfit.accumulate_stream([tuple(zarr_of(names))], SIDE)
+    print(f"{time.process_time():.1f} s to start", file=sys.stderr)
 
     def run(client: distributed.Client) -> None:
         with client.as_current():

@@ -16,7 +16,7 @@ from .geometry import Shape, as_pair
 from .pair import Problem, Reader
 
 #: Rows of a block, and bytes of one of its rows, unless the image is small.
-ROWS, ROW_BYTES = 1024, 2**14
+ROWS, ROW_BYTES = 1024, 2**13
 #: Up to so many sums are added one after the other before their sum is passed on up the tree.
 FAN = 8
 
@@ -70,7 +70,7 @@ def as_block(block: object) -> Shape | None:
 def cut(problem: Problem, block: Shape | None = None) -> list[Box]:
     """Cut the target pixels into boxes, in stripes from left to right, each from top to bottom.
 
-    Without `block` the boxes are some 1024 rows by 16 KiB, less in small images so that there is work for several
+    Without `block` the boxes are some 1024 rows by 8 KiB, less in small images so that there is work for several
     threads, and end where chunks of the target (or else of the image) end, as far as possible. They depend on the
     problem and how it is stored alone. In this order the chunks that two boxes of a stripe need are still at hand.
     """

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from .geometry import Shape
 
 #: Bytes of pixels that one array may keep.
-BUDGET = 2**26
+BUDGET = 2**25
 #: Pixels along each side that one read should have at least: a call to a store costs about as much as 10^5 pixels.
 LEAST = 1024
 
@@ -53,7 +53,7 @@ class Chunked:
     array : array_like
         Anything with a shape, a dtype and slices.
     budget : int, optional
-        Bytes to keep, default 64 MiB. A cell of more than a quarter of it is not kept; then slices are read as they are
+        Bytes to keep, default 32 MiB. A cell of more than a quarter of it is not kept; then slices are read as they are
         asked for.
 
     Notes

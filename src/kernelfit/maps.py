@@ -324,7 +324,7 @@ class _Reading:
             yield from zip(some, parts, strict=True)
 
     def _read(self, box: Box) -> NormalStats:
-        return statistics(blocks.sub_problem(self.problem, box), self.method, 1)[0]
+        return statistics(blocks.loaded(blocks.sub_problem(self.problem, box)), self.method, 1)[0]
 
     def fit(self, box: Box, stats: NormalStats, solver: solve.Solver) -> _Tile:
         """Solve a tile, with its pixels read once more where rounding could matter."""

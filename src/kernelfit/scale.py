@@ -256,7 +256,7 @@ def accumulate(
         As in `kernelfit.accumulate`.
     block : int or (int, int), optional
         Rows and columns of a block of target pixels; eight neighbouring blocks make a task where they read their own
-        pixels. The default is some 1024 rows of 16 KiB, less for small images, and follows the
+        pixels. The default is some 1024 rows of 8 KiB, less for small images, and follows the
         target's chunks.
     compute : bool, optional
         Whether to compute the sum now (default) or return it as a `dask.delayed.Delayed`, to be computed with others.

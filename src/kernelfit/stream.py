@@ -164,7 +164,7 @@ def accumulate_stream(
         Number of processors to keep busy; the default is all that this process may use. Unless it is 1 there are twice
         as many threads, since some of them wait for their pixels.
     block : int or (int, int), optional
-        Rows and columns of a block of target pixels. The default is some 1024 rows of 16 KiB, less for small images,
+        Rows and columns of a block of target pixels. The default is some 1024 rows of 8 KiB, less for small images,
         and follows the chunks in which the target is stored.
     checkpoint : path-like, optional
         A file to which the sums, and what is in them, are written now and then, in one step. If it exists, the run
@@ -254,7 +254,8 @@ def accumulate_stream(
             raise ValueError(msg)
     except BaseException:
         if state is not None and fresh:
-            state.save_sometimes(now=True)
+            with contextlib.suppress(Warning):  # where warnings are errors, too, the first error is the one to tell
+                state.save_sometimes(now=True)
         raise
     if state is not None and fresh:
         state.save_sometimes(now=True)
