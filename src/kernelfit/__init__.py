@@ -10,6 +10,7 @@ from .find import find_kernel
 from .forward import apply_kernel
 from .gaussian_process import GaussianProcess
 from .geometry import Convention
+from .maps import KernelMap, kernel_map
 from .noise import NoiseCheck, check_noise, sandwich_errors
 from .penalties import Penalized
 from .restoration import deconvolve
@@ -19,6 +20,7 @@ from .solve import LeastSquares
 from .sparse import Sparse
 from .spectra import SpectralStats
 from .statistics import NormalStats
+from .stream import accumulate_stream
 
 __version__ = "0.4.0"
 
@@ -34,6 +36,7 @@ __all__ = [
     "GaussianProcess",
     "InBasis",
     "KernelFit",
+    "KernelMap",
     "LeastSquares",
     "NoiseCheck",
     "NonNegative",
@@ -48,6 +51,7 @@ __all__ = [
     "Verdict",
     "accumulate",
     "accumulate_spectra",
+    "accumulate_stream",
     "apply_kernel",
     "check_boundary",
     "check_noise",
@@ -57,5 +61,6 @@ __all__ = [
     "deconvolve",
     "find_kernel",
     "sandwich_errors",
+    "kernel_map",
     "set_fft",
 ]

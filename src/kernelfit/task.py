@@ -10,6 +10,7 @@ from typing import Any
 
 from . import background as surfaces
 from . import geometry, pair
+from .chunks import require_same_axes
 from .geometry import Shape
 from .pair import Problem
 
@@ -75,6 +76,7 @@ def check(
     pairs: list[list[Problem]] = []
     for i, (one, other) in enumerate(zip(images or [image], targets or [target], strict=True)):
         names = (f"image[{i}]", f"target[{i}]") if listed else ("image", "target")
+        require_same_axes(one, other)
         sources, results = (
             pair.as_planes(value, name, channel_axis) for value, name in zip((one, other), names, strict=True)
         )
