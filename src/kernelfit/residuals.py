@@ -1,0 +1,102 @@
+"""What a kernel leaves unexplained: a window of the residual, and whether it looks like white noise."""
+
+import dataclasses
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from . import pair
+from .forward import predict
+from .result import KernelFit
+
+Array = npt.NDArray[np.float64]
+
+_SIDE = 1024
+_LAGS = 10
+
+
+def window(fit: KernelFit, image: npt.ArrayLike, target: npt.ArrayLike, side: int = _SIDE) -> Array:
+    """Return the residual on the pixels about the middle that depend on nothing beyond the edge.
+
+    Parameters
+    ----------
+    fit : KernelFit
+        The result.
+    image, target : array_like
+        The pair; only the window is read.
+    side : int, optional
+        The most rows and columns of it, default 1024.
+
+    Returns
+    -------
+    ndarray
+        ``target - prediction``. On a pair without such pixels: all that the fit used.
+
+    Raises
+    ------
+    ValueError
+        If the shapes are not those of a pair for this fit.
+    """
+    source, result = pair.as_image(image, "image"), pair.as_image(target, "target")
+    conv = fit.convention
+    shape = fit.kernel.shape
+    ahead = {"same": (0, 0), "valid": (0, 0), "full": (shape[0] - 1, shape[1] - 1)}[conv.mode]
+    tap = [k - 1 - o if conv.operation == "convolution" else o for k, o in zip(shape, conv.origin, strict=True)]
+    if conv.mode == "same":
+        ahead = (tap[0], tap[1])
+    expected = {
+        "same": source.shape,
+        "valid": tuple(n - k + 1 for n, k in zip(source.shape, shape, strict=True)),
+        "full": tuple(n + k - 1 for n, k in zip(source.shape, shape, strict=True)),
+    }[conv.mode]
+    if tuple(result.shape) != tuple(expected):
+        msg = f"got a target of shape {tuple(result.shape)}, need {tuple(expected)} for this image and fit"
+        raise ValueError(msg)
+    size = [n - k + 1 for n, k in zip(source.shape, shape, strict=True)]
+    if min(size) < 1:  # the kernel is wider than the image: there is no such pixel
+        left = np.asarray(result, dtype=np.float64) - predict(source, fit.kernel, conv)
+        return np.asarray(left)
+    first = [max(0, (n - side) // 2) for n in size]
+    count = [min(n, side) for n in size]
+    part = np.asarray(
+        source[first[0] : first[0] + count[0] + shape[0] - 1, first[1] : first[1] + count[1] + shape[1] - 1]
+    )
+    of_target = result[
+        first[0] + ahead[0] : first[0] + ahead[0] + count[0], first[1] + ahead[1] : first[1] + ahead[1] + count[1]
+    ]
+    origin = ((shape[0] - 1) // 2, (shape[1] - 1) // 2)
+    inside = dataclasses.replace(conv, mode="valid", boundary=None, fillvalue=0.0, origin=origin)
+    return np.asarray(np.asarray(of_target, dtype=np.float64) - predict(part, fit.kernel, inside))
+
+
+def autocorrelation(left: Array) -> Array:
+    """Return the correlation of a residual with itself moved by up to 10 rows and columns; the middle is 1."""
+    import scipy.fft
+
+    centered = left - left.mean()
+    lags = [min(_LAGS, n - 1) for n in left.shape]
+    padded = [scipy.fft.next_fast_len(n + m, real=True) for n, m in zip(left.shape, lags, strict=True)]
+    spectrum = scipy.fft.rfft2(centered, padded)
+    table = scipy.fft.irfft2(spectrum.real**2 + spectrum.imag**2, padded)
+    table = np.roll(table, lags, axis=(0, 1))[: 2 * lags[0] + 1, : 2 * lags[1] + 1]
+    energy = table[lags[0], lags[1]]
+    if not energy > 0:
+        table = np.zeros_like(table)
+        table[lags[0], lags[1]] = 1.0
+        return np.asarray(table)
+    return np.asarray(table / energy)
+
+
+def chance(left: Array) -> float:
+    """Return the correlation that white noise of as many pixels hardly exceeds at any of the lags."""
+    return 4.0 / math.sqrt(left.size)
+
+
+def largest(table: Array) -> tuple[float, tuple[int, int]]:
+    """Return the largest correlation beside the middle, and its lag."""
+    middle = (table.shape[0] // 2, table.shape[1] // 2)
+    size = np.abs(table)
+    size[middle] = 0.0
+    at = np.unravel_index(int(np.argmax(size)), size.shape)
+    return float(size[at]), (int(at[0]) - middle[0], int(at[1]) - middle[1])
