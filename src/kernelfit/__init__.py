@@ -1,8 +1,8 @@
 """kernelfit: the convolution kernel between an image and what became of it.
 
 The public names, nothing else. A room is imported when one of its names is first asked for (PEP 562), so that importing
-the package and ``kernelfit --help`` cost next to nothing: a new name goes into the imports for the type checker and into
-the table below them. No room may have the name of something public in another room.
+the package costs next to nothing. A new name goes into the imports for the type checker and into the table below them.
+No room may have the name of something public in another room.
 """
 
 import importlib

@@ -83,12 +83,15 @@ class Choice:
         Array in an HDF5 or Zarr file, such as ``"/night1/image"``.
     channel : int or str, optional
         Channel of a colour image: from 0, or "red", "green", "blue" or "alpha".
+    colours : bool, optional
+        Whether a colour image (rows, cols, channels) will do.
     """
 
     page: int | None = None
     hdu: int | str | None = None
     dataset: str | None = None
     channel: int | str | None = None
+    colours: bool = False
 
     def refuse_unused(self, path: object, kind: str, **used: bool) -> None:
         """Refuse a choice that this kind of file has no use for, rather than ignore it."""
@@ -105,6 +108,7 @@ def read_image(
     hdu: int | str | None = None,
     dataset: str | None = None,
     channel: int | str | None = None,
+    colours: bool = False,
 ) -> Any:
     """Read one gray plane from an image file, in the type it is stored in.
 
@@ -121,6 +125,8 @@ def read_image(
         Which array of an HDF5 or Zarr file; the default is the only one.
     channel : int or str, optional
         Which channel of a colour image (last axis): from 0, or "red", "green", "blue" or "alpha".
+    colours : bool, optional
+        Whether a colour image is returned whole, (rows, cols, 2 to 4 channels), rather than refused; default False.
 
     Returns
     -------
@@ -138,7 +144,7 @@ def read_image(
     MissingExtraError
         The package that reads this format is not installed.
     """
-    choice = Choice(page, hdu, dataset, channel)
+    choice = Choice(page, hdu, dataset, channel, colours)
     path = Path(path)
     if str(path) == "-":
         name, kind, source = "<stdin>", "NPY", sys.stdin.buffer.read()
@@ -165,7 +171,7 @@ def read_image(
             raise
         msg = f"{name}: got unreadable {kind} data ({error}), need a whole file of plain numbers; save it anew"
         raise ImageFileError(msg) from error
-    judge_planes(name, tuple(image.shape))
+    judge_planes(name, tuple(image.shape), colours)
     return image
 
 
@@ -215,9 +221,9 @@ def pick_plane(name: object, array: Any, choice: Choice) -> Any:
 CHANNELS = {"red": 0, "green": 1, "blue": 2, "alpha": 3}
 
 
-def judge_planes(name: object, shape: tuple[int, ...]) -> None:
+def judge_planes(name: object, shape: tuple[int, ...], colours: bool = False) -> None:
     """Refuse anything but one plane, saying what it looks like."""
-    if len(shape) == 2:
+    if len(shape) == 2 or (colours and len(shape) == 3 and shape[-1] in (2, 3, 4)):
         return
     sides = " x ".join(map(str, shape))
     if len(shape) == 3 and shape[-1] in (2, 3, 4):
@@ -271,7 +277,7 @@ def _read_with_pillow(path: Path, kind: str, choice: Choice) -> Any:
                 msg = f"{path}: got colours of the kind {mode}, need gray or RGB; convert the image first"
                 raise ImageFileError(msg)
             if choice.channel is None and len(picture.getbands()) > 1:
-                judge_planes(path, (*picture.size[::-1], len(picture.getbands())))
+                judge_planes(path, (*picture.size[::-1], len(picture.getbands())), choice.colours)
             return pick_plane(path, np.array(picture), Choice(channel=choice.channel))
     except pillow.DecompressionBombError as error:
         msg = f"{path}: got an image too large for Pillow ({error}); save it as NPY, which has no limit"
@@ -303,7 +309,7 @@ def _read_tiff(path: Path, choice: Choice) -> Any:
         if colours and len(shape) == 3 and page.planarconfig == tifffile.PLANARCONFIG.SEPARATE:
             shape = (*shape[1:], shape[0])
         if choice.channel is None:
-            judge_planes(path, shape)
+            judge_planes(path, shape, choice.colours)
         if page.compression in _PLAIN_TIFF or _has_codecs():
             array = one.asarray()
             if shape != one.shape:

@@ -56,18 +56,18 @@ def as_dict(fit: KernelFit) -> dict[str, Any]:
     return {
         "kind": "kernelfit kernel",
         "kernel": fit.kernel.tolist(),
-        "stderr": _finite(fit.stderr.tolist()),
+        "stderr": finite(fit.stderr.tolist()),
         "convention": dataclasses.asdict(fit.convention),
         "verdict": {"name": fit.verdict.name, "ok": fit.verdict.ok, "text": fit.verdict.value},
         "findings": [{"name": f.verdict.name, "detail": f.detail, "text": f.verdict.value} for f in fit.findings],
-        **{name: _finite(getattr(fit, name)) for name in plain},
+        **{name: finite(getattr(fit, name)) for name in plain},
     }
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Return the value with None in the place of each number that JSON has no word for."""
     if isinstance(value, list):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
