@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from . import output, plot, residuals
+from . import output, pair, plot, residuals
 from .html import advice
 from .io import require
 from .psf import measure_psf
@@ -92,9 +92,14 @@ def report_html(
         f"{html.escape(str(fit.convention))}</p>",
         *_verdicts(fit, left),
         '<h2>The kernel</h2><div class="pictures">',
-        *_pictures(fit, left),
+        *_pictures(fit, left, image, target),
         "</div><div class='columns'><div><h2>As a point spread function</h2>",
-        _table([(name, f"{n} {unit if math.isfinite(n.value) else ''}") for name, n, unit in psf.rows()]),
+        _table(
+            [
+                (name, f"{n} {unit if math.isfinite(n.value) else ''}".replace("+/-", "±"))
+                for name, n, unit in psf.rows()
+            ]
+        ),
         *(f'<p class="soft">{html.escape(note[0].upper() + note[1:])}.</p>' for note in psf.notes),
         "</div><div><h2>The fit</h2>",
         _table(_figures(fit)),
@@ -174,7 +179,16 @@ def _verdicts(fit: KernelFit, left: npt.NDArray[np.float64]) -> list[str]:
     return cards
 
 
-def _pictures(fit: KernelFit, left: npt.NDArray[np.float64]) -> list[str]:
+def _thumbnail(pixels: Any, ax: Any) -> None:
+    """Draw every so many-th pixel of an image, from its darkest to its brightest percent."""
+    step = max(1, max(pixels.shape) // 500)
+    shown = np.asarray(pixels[::step, ::step], dtype=np.float64)
+    low, high = np.percentile(shown, [1, 99])
+    ax.imshow(shown, cmap="gray", vmin=low, vmax=high if high > low else low + 1)
+    ax.set_axis_off()
+
+
+def _pictures(fit: KernelFit, left: npt.NDArray[np.float64], image: Any, target: Any) -> list[str]:
     """Return the pictures as figures with captions."""
 
     def draw(how: Any, *arguments: Any) -> str:
@@ -215,6 +229,8 @@ def _pictures(fit: KernelFit, left: npt.NDArray[np.float64]) -> list[str]:
             "Autocorrelation of the residual",
             "How like itself the residual is after a shift. White noise shows no pattern.",
         ),
+        (draw(_thumbnail, pair.as_image(image, "image")), "Image", "The image: what went in."),
+        (draw(_thumbnail, pair.as_image(target, "target")), "Target", "The target: what came out."),
     ]
     if fit.path is not None:
         drawn.append((draw(plot.strength_path, fit), "Strength", "How the strength of the penalty was chosen."))
