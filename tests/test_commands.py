@@ -241,8 +241,8 @@ def test_colours_are_treated_one_by_one_and_alpha_left_alone(folder, pixels, cap
 
 
 def test_deconvolve_is_the_packages_own(folder, pixels, fit, capsys):
-    run(capsys, "deconvolve", "image.npy", "fit.npz", "--balance", "0.01", "--penalty", "identity", "--boundary", "wrap",
-        "-o", "out.npy")  # fmt: skip
+    options = "--balance 0.01 --penalty identity --boundary wrap -o out.npy"
+    run(capsys, "deconvolve", "image.npy", "fit.npz", *options.split())
     words = {"operation": "correlation", "origin": fit.convention.origin, "boundary": "wrap"}
     expected = kernelfit.deconvolve(pixels, fit.kernel, balance=0.01, penalty="identity", **words)
     np.testing.assert_array_equal(np.load("out.npy"), expected)
@@ -346,7 +346,7 @@ def test_demo_writes_a_pair_that_can_be_solved(folder, capsys):
     assert run(capsys, "demo", "--write", ".")[0] == 2
 
 
-# ---- Ctrl-C ------------------------------------------------------------------------------------------------------------
+# ---- Ctrl-C --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("when", ["while pixels are read", "while the kernel is written"])
