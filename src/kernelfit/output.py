@@ -1,5 +1,6 @@
 """Files out: checked before any work, written whole or not at all, never over an existing file unasked."""
 
+import io
 import os
 import secrets
 import stat
@@ -173,7 +174,9 @@ def write_image(path: Path, image: NDArray[Any], like: np.dtype[Any], *, overwri
         )
     elif suffix == ".fits":
         fits = require("astropy.io.fits", package="astropy", extra="io", purpose="writing FITS")
-        write_whole(path, fits.PrimaryHDU(np.asarray(image)).writeto, "the image", overwrite=overwrite)
+        data = io.BytesIO()  # astropy asks for a mode of the file that ours has not
+        fits.PrimaryHDU(np.asarray(image)).writeto(data)
+        write_whole(path, lambda file: file.write(data.getvalue()), "the image", overwrite=overwrite)
     else:
         write_whole(path, lambda file: np.save(file, image, allow_pickle=False), "the image", overwrite=overwrite)
     return cut

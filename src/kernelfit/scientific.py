@@ -14,7 +14,7 @@ def read_fits(path: Path, choice: Choice) -> Any:
     """Read one image of a FITS file; the rows come in the order of the file, the first one at the bottom of the sky."""
     choice.refuse_unused(path, "FITS", page=True, hdu=True)
     fits = require("astropy.io.fits", package="astropy", extra="io", purpose="reading FITS")
-    with fits.open(path, memmap=True) as hdus:
+    with fits.open(path, memmap=True) as hdus, fits.open(path, memmap=False) as in_memory:
         images = {at: hdu for at, hdu in enumerate(hdus) if getattr(hdu, "is_image", False) and hdu.shape}
         names = [f"{at} {hdu.name} {' x '.join(map(str, hdu.shape))}".replace("  ", " ") for at, hdu in images.items()]
         if choice.hdu is None:
@@ -34,7 +34,10 @@ def read_fits(path: Path, choice: Choice) -> Any:
             if hdu is None or not getattr(hdu, "is_image", False) or not hdu.shape:
                 msg = f"{path}: got hdu={choice.hdu!r}, need one that holds an image: {_list(names) or 'there is none'}"
                 raise ImageFileError(msg)
-        data = hdu.data
+        try:
+            data = hdu.data
+        except ValueError:  # numbers that are stored scaled cannot be mapped
+            data = in_memory[list(hdus).index(hdu)].data
         if data.ndim > 2 and choice.page is None and data.size == data.shape[-1] * data.shape[-2]:
             data = data.reshape(data.shape[-2:])
         return pick_plane(path, np.asanyarray(data), choice)
