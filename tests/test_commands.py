@@ -372,7 +372,9 @@ def test_control_c_ends_cleanly(when, folder):
         sys.exit(cli.main("find image.npy target.npy --shape 5 --solver least-squares -o k.npy".split()))
     """)
     before = sorted(os.listdir(folder))
-    start = "import os, signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored\n"
+    start = (
+        "import os, signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in a background job
+    )
     done = subprocess.run([sys.executable, "-c", start + script], capture_output=True, text=True)
     assert done.returncode == cli.STOPPED == 128 + signal.SIGINT
     assert done.stderr == "kernelfit: stopped, nothing half done is left behind\n"
