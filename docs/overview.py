@@ -1,9 +1,11 @@
 """Draw overview.png, the picture of the README: `python docs/overview.py`."""
 
+import io
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+from PIL import Image
 from scipy.signal import convolve2d
 from skimage.data import camera
 
@@ -17,4 +19,8 @@ blurred = convolve2d(sharp, streak / streak.sum(), mode="same")
 blurred += np.random.default_rng(0).normal(0, 0.02 * blurred.std(), blurred.shape)
 fit = kernelfit.find_kernel(sharp, blurred, (17, 19))
 figure = fit.plot(sharp, blurred)
-figure.savefig(Path(__file__).with_name("overview.png"), dpi=68)
+data = io.BytesIO()
+figure.savefig(data, dpi=75)
+Image.open(data).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(
+    Path(__file__).with_name("overview.png"), optimize=True
+)

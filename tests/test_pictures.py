@@ -291,8 +291,10 @@ def test_bar_on_a_terminal_wipes_itself_away(monkeypatch):
     with progress.Bar(1000, stream) as bar:
         for done in range(1, 4):
             bar("reading", done, 4)
+        bar("reading", 4, 4)
     drawn = stream.getvalue().split("\r")
     assert any("reading" in text and "75%" in text for text in drawn)
+    assert any("solving" in text for text in drawn)
     assert drawn[-1] == "" and drawn[-2].strip() == ""
 
 
@@ -301,4 +303,6 @@ def test_bar_in_a_pipe_and_quick_work_draw_nothing():
     for stream in (pipe, terminal):
         with progress.Bar(1000, stream) as bar:
             bar("reading", 1, 2)
+            if stream is pipe:
+                bar.note("starting")
         assert stream.getvalue() == ""

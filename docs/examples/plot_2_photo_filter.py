@@ -19,7 +19,8 @@ fit = kernelfit.find_kernel(before, after, 15)
 print(fit.summary())
 
 # %%
-# The pixels are whole numbers, so the noise of the fit is that of rounding, ``1 / sqrt(12) = 0.29``, or little more.
+# The pixels are whole numbers, so the noise of the fit is that of rounding, ``1 / sqrt(12) = 0.29``, and more where
+# it rounds in between.
 # Beside the kernel stands the Gaussian that the name promises.
 
 y, x = np.mgrid[-7:8, -7:8]
@@ -44,7 +45,7 @@ print(kernelfit.compare_kernels(fit, gaussian))
 # photograph without them is taken.
 
 sharp = np.asarray(Image.fromarray(before).filter(ImageFilter.DETAIL))
-part = (slice(0, 160), slice(280, 512))
+part = (slice(52, 172), slice(4, 164))
 print("cut off:", np.count_nonzero((sharp[part] == 0) | (sharp[part] == 255)))
 fit = kernelfit.find_kernel(before[part], sharp[part], 3)
 print((fit.kernel * 6).round(2) + 0.0)

@@ -19,7 +19,7 @@ y, x = np.mgrid[-5:6, -5:6]
 disc = np.clip(4.5 - np.hypot(x, y) + 0.5, 0, 1)
 disc /= disc.sum()
 blurred = convolve2d(sharp, disc, mode="same", boundary="symm")
-blurred += rng.normal(0, 0.01 * blurred.std(), blurred.shape)
+blurred += rng.normal(0, 0.03 * blurred.std(), blurred.shape)
 
 # %%
 # Plain least squares is right on average, and noisy. ``solver="auto"`` picks a prior that the data choose, or few taps,
@@ -27,7 +27,7 @@ blurred += rng.normal(0, 0.01 * blurred.std(), blurred.shape)
 
 plain = kernelfit.find_kernel(sharp, blurred, 13)
 fit = kernelfit.find_kernel(sharp, blurred, 13, solver="auto")
-print(fit.solver)
+print(fit.solver.replace(" (", "\n(", 1))
 
 axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")[1]
 kernelfit.plot.kernel(plain, axes[0], title="least squares")

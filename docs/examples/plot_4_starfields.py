@@ -30,10 +30,7 @@ def moffat(fwhm, ellipticity, angle, beta=3.0, side=31):
 
 first = fftconvolve(sky, moffat(2.0, 0.0, 0.0), mode="same")
 second = fftconvolve(sky, moffat(4.5, 0.25, np.radians(30)), mode="same")
-new_star = (230, 310)
-second[new_star[0] - 15 : new_star[0] + 16, new_star[1] - 15 : new_star[1] + 16] += 900 * moffat(
-    4.5, 0.25, np.radians(30)
-)
+second[230 - 15 : 230 + 16, 310 - 15 : 310 + 16] += 900 * moffat(4.5, 0.25, np.radians(30))  # a new star
 first += rng.normal(0, 0.3, first.shape)
 second += rng.normal(0, 0.3, second.shape)
 
@@ -46,9 +43,9 @@ print(fit.psf())
 matched = second - fit.predict(first)
 axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")[1]
 kernelfit.plot.kernel(fit, axes[0])
-for ax, picture, title in ((axes[1], second - first, "difference"), (axes[2], matched, "difference, matched")):
+for ax, picture, title in ((axes[1], second - first, "before"), (axes[2], matched, "after matching")):
     ax.imshow(picture, cmap="gray", vmin=-6, vmax=6)
-    ax.set_title(title)
+    ax.set_title(f"difference, {title}")
     ax.set_axis_off()
 plt.show()
 

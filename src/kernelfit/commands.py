@@ -81,6 +81,7 @@ def find(args: argparse.Namespace) -> int:
     settings = {name: value for name, value in settings.items() if value is not None and defaults.get(name) != value}
     start = time.perf_counter()
     with Bar(int(np.prod(target.shape))) as bar:
+        bar.note("starting (the very first run compiles, once)")
         fit = kernelfit.find_kernel(image, target, args.shape, solver=solver, progress=bar, **settings)
     seconds = time.perf_counter() - start
     call = _call(args, choices, settings, solver_code)

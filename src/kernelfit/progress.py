@@ -38,7 +38,14 @@ class Bar:
         if now - self.born < _AFTER or (now - self.last < _EVERY and done < total):
             return
         self.last = now
-        self._draw(line(stage, done, total, now - self.start, self.n_pixels))
+        self._draw(
+            line(stage, done, total, now - self.start, self.n_pixels) if done < total else f"{stage}: done; solving"
+        )
+
+    def note(self, text: str) -> None:
+        """Draw a line of words, on a terminal, until something else is drawn."""
+        if self.on:
+            self._draw(text)
 
     def _draw(self, text: str) -> None:
         self.stream.write("\r" + text.ljust(self.drawn))

@@ -91,7 +91,7 @@ def report_html(
         f'<p class="soft">{fit.kernel.shape[0]} x {fit.kernel.shape[1]} taps from images of {shapes} pixels; '
         f"{html.escape(str(fit.convention))}</p>",
         *_verdicts(fit, left),
-        '<h2>The kernel</h2><div class="pictures">',
+        '<h2>In pictures</h2><div class="pictures">',
         *_pictures(fit, left, image, target),
         "</div><div class='columns'><div><h2>As a point spread function</h2>",
         _table(
@@ -202,6 +202,8 @@ def _pictures(fit: KernelFit, left: npt.NDArray[np.float64], image: Any, target:
         return base64.b64encode(data.getvalue()).decode()
 
     drawn = [
+        (draw(_thumbnail, pair.as_image(image, "image")), "Image", "The image: what went in."),
+        (draw(_thumbnail, pair.as_image(target, "target")), "Target", "The target: what came out."),
         (draw(plot.kernel, fit), "Kernel", "The taps. The mark shows the origin, the tap over the output pixel."),
         (draw(plot.error, fit), "Errors", "Standard error of each tap."),
         (
@@ -229,11 +231,15 @@ def _pictures(fit: KernelFit, left: npt.NDArray[np.float64], image: Any, target:
             "Autocorrelation of the residual",
             "How like itself the residual is after a shift. White noise shows no pattern.",
         ),
-        (draw(_thumbnail, pair.as_image(image, "image")), "Image", "The image: what went in."),
-        (draw(_thumbnail, pair.as_image(target, "target")), "Target", "The target: what came out."),
     ]
     if fit.path is not None:
-        drawn.append((draw(plot.strength_path, fit), "Strength", "How the strength of the penalty was chosen."))
+        drawn.append(
+            (
+                draw(plot.strength_path, fit),
+                "Strength",
+                "How the strength of the penalty, or the number of taps, was chosen.",
+            )
+        )
     return [
         f'<figure><img alt="{name}" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
         for data, name, caption in drawn
