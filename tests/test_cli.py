@@ -222,6 +222,20 @@ BAD_CALLS = {
     "channel missing": ("find colour.png colour.png --shape 3 --channel 3", "got channel=3, need one of red, green"),
     "channel unknown": ("find colour.png colour.png --shape 3 --channel cyan", "got channel='cyan'"),
     "channel of gray": ("find image.npy target.npy --shape 3 --channel 0", "an image without channels"),
+    "channels of gray": (
+        "find image.png target.npy --shape 3 --channels shared",
+        "image.png: got an image of one plane",
+    ),
+    "channels unknown": ("find colour.png colour.png --shape 3 --channels all", "need one of shared, separate, mixed"),
+    "report of many channels": (
+        "find colour.png colour.png --shape 3 --channels mixed --report r.html",
+        "got --report with --channels mixed",
+    ),
+    "CSV of many channels": ("find colour.png colour.png --shape 3 --channels separate -o k.csv", "need .npy, .npz"),
+    "background negative": (
+        "find image.npy target.npy --shape 3 --background -1",
+        "argument|whole number of at least 0",
+    ),
     "both from stdin": ("find - - --shape 3", "got - for both images"),
     "bomb": ("find bomb.png target.npy --shape 3", "too large for Pillow.*save it as NPY"),
     "unknown solver": ("find image.npy target.npy --shape 3 --solver magic", "need one of auto, least-squares"),

@@ -312,6 +312,31 @@ def test_code_of_the_report_reproduces_the_kernel(folder, pixels, capsys):
     assert names["fit"].kernel.tobytes() == np.load("kernel.npy").tobytes()
 
 
+@pytest.mark.parametrize("channels", cli.CHANNELS)
+def test_colours_and_background(channels, folder, pixels, capsys):
+    colour = np.dstack([pixels, np.roll(pixels, 7, axis=0), pixels[::-1, ::-1], np.full_like(pixels, 255)])
+    Image.fromarray(colour).save("colour.png")
+    rng = np.random.default_rng(5)
+    after = np.dstack([0.5 * colour[..., c] + 10 + rng.normal(0, 0.5, pixels.shape) for c in range(3)])
+    np.save("after.npy", after)
+    options = f"colour.png after.npy --shape 1,3 --channels {channels} --background 0 --solver least-squares".split()
+    options += ["--report", "r.html"] if channels == "shared" else []
+    code, out, err = run(capsys, "find", *options, "--json", "-o", "k.npz")
+    fields = json.loads(out)
+    assert (code, err) == (0, "")
+    words = {"channel_axis": -1, "channels": channels, "background": 0}
+    fit = kernelfit.find_kernel(colour[..., :3].copy(), after, (1, 3), **words)
+    np.testing.assert_array_equal(fields["kernel"], fit.kernel)
+    np.testing.assert_allclose(fields["background"]["coefficients"], 10, atol=0.3)
+    assert fields["channels"] == channels and kernelfit.KernelFit.load("k.npz").kernel.shape == fit.kernel.shape
+    names = {}
+    with contextlib.redirect_stdout(std_io.StringIO()):
+        exec(fields["python"], names)
+    np.testing.assert_array_equal(names["fit"].kernel, fit.kernel)
+    if channels == "shared":
+        assert "Solved" in Path("r.html").read_text() and "residual is not white" not in Path("r.html").read_text()
+
+
 def test_npy_through_pipes(folder, fit, capsys):
     call = [sys.executable, "-m", "kernelfit.cli"]
     data = Path("image.npy").read_bytes()

@@ -176,7 +176,7 @@ def test_the_parser_imports_argparse_alone():
     assert not {name for name in imports(ROOT / "cli.py", top_level_only=True) if name.split(".")[0] == "kernelfit"}
 
 
-@pytest.mark.parametrize("room", ["solve.py", "statistics.py", "result.py"])
+@pytest.mark.parametrize("room", ["solve.py", "statistics.py", "result.py", "background.py"])
 def test_rooms_that_never_see_a_pixel(room):
     forbidden = {
         f"kernelfit.{name}" for name in ("pair", "accumulate", "accumulation", "find", "forward", "_loops", "_fft")

@@ -126,6 +126,18 @@ def test_window_is_the_residual(mode, operation):
         residuals.window(fit, image, target[:-1])
 
 
+def test_window_takes_off_the_background(noisy):
+    image, target, _ = noisy
+    fit = find_kernel(image, target + np.linspace(0, 50, 64), (2, 3), background=1)
+    whole = fit.residual(image, target + np.linspace(0, 50, 64))
+    inside = whole[np.isfinite(whole).any(axis=1)][:, np.isfinite(whole).any(axis=0)]
+    np.testing.assert_allclose(residuals.window(fit, image, target + np.linspace(0, 50, 64)), inside, atol=1e-9)
+    colours = np.dstack([image, image[::-1]])
+    many = find_kernel(colours, colours, (1, 3), channel_axis=-1, channels="separate")
+    with pytest.raises(ValueError, match="one channel at a time"):
+        residuals.window(many, colours, colours)
+
+
 def test_autocorrelation_of_white_and_of_correlated_noise(closed):
     rng = np.random.default_rng(2)
     image = rng.normal(size=(120, 130))

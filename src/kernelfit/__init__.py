@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from .accumulation import Choice as Choice
     from .accumulation import accumulate as accumulate
     from .accumulation import choose_method as choose_method
+    from .background import Background as Background
+    from .boundary import BoundaryCheck as BoundaryCheck
+    from .boundary import BoundaryRow as BoundaryRow
+    from .boundary import check_boundary as check_boundary
     from .constrained import Constrained as Constrained
     from .constrained import InBasis as InBasis
     from .constrained import NonNegative as NonNegative
@@ -48,6 +52,8 @@ __version__ = "0.4.0"
 _ROOMS = {
     "_fft": ("set_fft",),
     "accumulation": ("Choice", "accumulate", "choose_method"),
+    "background": ("Background",),
+    "boundary": ("BoundaryCheck", "BoundaryRow", "check_boundary"),
     "constrained": ("Constrained", "InBasis", "NonNegative"),
     "find": ("find_kernel",),
     "forward": ("apply_kernel",),

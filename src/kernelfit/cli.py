@@ -31,6 +31,7 @@ SOLVERS = (
     "non-negative",
     "sparse",
 )
+CHANNELS = ("shared", "separate", "mixed")
 SYMMETRIES = ("point", "rows", "columns", "both")
 COMMANDS = ("find", "apply", "deconvolve", "inspect", "compare", "demo")
 
@@ -136,6 +137,7 @@ def _find(add: _Adder) -> None:
         kernelfit find before.png after.png --shape 9 -o kernel.npz --report report.html
         kernelfit find a.tif b.tif --shape 5,7 --boundary symm --solver least-squares -o kernel.csv
         kernelfit find photo.jpg filtered.jpg --shape 7 --channel green
+        kernelfit find photo.png filtered.png --shape 7 --channels separate --background 0 -o kernels.npz
         kernelfit find night.fits night.fits --hdu 1 --hdu 2 --shape 21 -o psf.fits
         kernelfit find data.h5 data.h5 --dataset /before --dataset /after --shape 11 --json
         cat before.npy | kernelfit find - after.npy --shape 5 -o - > kernel.npy
@@ -158,6 +160,10 @@ def _find(add: _Adder) -> None:
     how.add_argument("--strength", type=_strength, metavar="X", help="strength of the penalty, or gcv (default)")
     how.add_argument("--total", type=_number, metavar="T", help="what the taps add up to, such as 1")
     how.add_argument("--symmetric", type=_one_of(SYMMETRIES), metavar="SYM", help=_choices(SYMMETRIES, "none"))
+    how.add_argument("--background", type=_index, metavar="DEGREE",
+                     help="fit a polynomial surface, too: 0 a constant, 1 a plane (default: none)")  # fmt: skip
+    how.add_argument("--channels", type=_one_of(CHANNELS), metavar="C",
+                     help="of colour images, alpha left out: shared (one kernel for all), separate or mixed")  # fmt: skip
     how.add_argument("--method", type=_one_of(METHODS), default="auto", metavar="M", help=_choices(METHODS, "auto"))
     how.add_argument(
         "--balance", type=_auto_or_number, metavar="B", help="of --method wiener: a number (default: auto)"

@@ -60,11 +60,22 @@ def find(args: argparse.Namespace) -> int:
     if args.json and args.output == "-":
         msg = "got --json and -o -, need one of them: both write to the standard output"
         raise BadCallError(msg)
+    if args.report is not None and args.channels in ("separate", "mixed"):
+        msg = f"got --report with --channels {args.channels}, need one plane for the pictures; pick it with --channel"
+        raise BadCallError(msg)
+    if args.channels in ("separate", "mixed") and (args.output or "").endswith((".csv", ".txt")):
+        msg = f"got {args.output} for kernels of several channels, need .npy, .npz, .json, .fits or .tif"
+        raise BadCallError(msg)
     kept = _check_outputs(args, {args.output: ("the kernel", kernel_files.SUFFIXES), args.report: ("the report", HTML)})
     if args.report is not None:
         io.require("matplotlib.figure", package="matplotlib", extra="plot", purpose="the report")
     choices = [_plane(args, 0), _plane(args, 1)]
+    if args.channels is not None:
+        choices = [{**choice, "colours": True} for choice in choices]
     image, target = io.read_image(args.image, **choices[0]), io.read_image(args.target, **choices[1])
+    cuts = ["", ""]
+    if args.channels is not None:
+        (image, cuts[0]), (target, cuts[1]) = _colours(image, args.image), _colours(target, args.target)
     solver, solver_code = _solver(args, image, target)
     settings: dict[str, Any] = {
         "mode": args.mode,
@@ -75,6 +86,9 @@ def find(args: argparse.Namespace) -> int:
         "method": args.method,
         "balance": args.balance,
         "tolerance": args.tolerance,
+        "background": args.background,
+        "channels": args.channels,
+        "channel_axis": None if args.channels is None else -1,
         "workers": args.workers,
     }
     defaults = {"operation": "convolution", "method": "auto"}
@@ -84,12 +98,14 @@ def find(args: argparse.Namespace) -> int:
         bar.note("starting (the very first run compiles, once)")
         fit = kernelfit.find_kernel(image, target, args.shape, solver=solver, progress=bar, **settings)
     seconds = time.perf_counter() - start
-    call = _call(args, choices, settings, solver_code)
+    call = _call(args, choices, cuts, settings, solver_code)
     if args.report is not None:
         title = f"From {_name(args.image)} to {_name(args.target)}"
-        kernelfit.report.write_report(
-            kept[args.report], fit, image, target, title=title, call=call, overwrite=args.force
-        )
+        shown, pair = fit, (image, target)
+        if args.channels is not None:  # one kernel for all channels: the pictures are those of the first
+            shown = dataclasses.replace(fit, channels=None, channel_axis=None, background=_of_first(fit.background))
+            pair = (image[..., 0], target[..., 0])
+        kernelfit.report.write_report(kept[args.report], shown, *pair, title=title, call=call, overwrite=args.force)
     if args.output == "-":
         output.write_stdout(np.ascontiguousarray(fit.kernel))
     elif args.output is not None:
@@ -112,6 +128,15 @@ def find(args: argparse.Namespace) -> int:
 
 
 HTML = (".html", ".htm")
+
+
+def _of_first(background: Any) -> Any:
+    """Return the background of the first channel."""
+    if background is None:
+        return None
+    tables = {name: getattr(background, name) for name in ("coefficients", "stderr")}
+    first = {name: table.reshape(-1, table.shape[-1])[0] for name, table in tables.items()}
+    return dataclasses.replace(background, channel_axis=None, **first)
 
 
 def _check_outputs(args: argparse.Namespace, wanted: dict[str | None, tuple[str, tuple[str, ...]]]) -> dict[str, Path]:
@@ -201,11 +226,23 @@ def _solver(args: argparse.Namespace, image: Any, target: Any) -> tuple[Any, str
     return "auto", "'auto'"
 
 
-def _call(args: argparse.Namespace, choices: list[dict[str, Any]], settings: dict[str, Any], solver: str) -> str:
+def _colours(image: Any, path: str) -> tuple[Any, str]:
+    """Return the colours of an image without its alpha channel, and the Python that leaves it out."""
+    if len(image.shape) != 3:
+        msg = f"{path}: got an image of one plane with --channels, need colours; leave --channels out"
+        raise BadCallError(msg)
+    colours = {2: 1, 4: 3}.get(image.shape[-1], image.shape[-1])
+    return (image, "") if colours == image.shape[-1] else (image[..., :colours], f"[..., :{colours}]")
+
+
+def _call(
+    args: argparse.Namespace, choices: list[dict[str, Any]], cuts: list[str], settings: dict[str, Any], solver: str
+) -> str:
     """Return Python that does the same."""
     lines = ["import kernelfit", "from kernelfit.io import read_image", ""]
-    for name, path, choice in (("image", args.image, choices[0]), ("target", args.target, choices[1])):
-        lines.append(f"{name} = read_image({', '.join([repr(path), *(f'{k}={v!r}' for k, v in choice.items())])})")
+    for name, path, choice, cut in zip(("image", "target"), (args.image, args.target), choices, cuts, strict=True):
+        words = [repr(path), *(f"{k}={v!r}" for k, v in choice.items())]
+        lines.append(f"{name} = read_image({', '.join(words)}){cut}")
     words = [f"{name}={value!r}" for name, value in settings.items() if name != "workers"]
     words += [f"solver={solver}"] if solver else []
     lines.append(f"fit = kernelfit.find_kernel({', '.join(['image', 'target', repr(args.shape), *words])})")

@@ -1,18 +1,20 @@
 """The front door: it calls the rooms in order and does no mathematics."""
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 
-import numpy as np
 import numpy.typing as npt
 
-from . import pair, solve
-from .accumulation import Progress, residual_moments, resolve, statistics
+from . import boundary as boundary_check
+from . import joint, large, pair, solve, task
+from .accumulation import Choice, Progress, resolve
+from .channels import join
 from .geometry import Shape
 from .result import KernelFit
 from .spectra import spectral_statistics
 from .wiener import as_balance
 
-_MOST_REFINEMENTS = 3
 _WHOLE = 2**20  # pixels up to which data that are not periodic are transformed whole
 
 
@@ -26,6 +28,9 @@ def find_kernel(
     fillvalue: float = 0.0,
     origin: int | Shape | None = None,
     operation: str = "convolution",
+    channel_axis: int | None = None,
+    channels: str = "shared",
+    background: int | None = None,
     method: str = "auto",
     solver: "solve.Solver | str | None" = None,
     balance: float | str = "auto",
@@ -43,12 +48,13 @@ def find_kernel(
 
     Parameters
     ----------
-    image : array_like, shape (rows, cols)
+    image : array_like, shape (rows, cols), or list of arrays
         The image before. Any real dtype and memory layout, memory-mapped files included; it is read in blocks,
-        converted to float64 one block at a time, and never changed.
-    target : array_like
+        converted to float64 one block at a time, and never changed. Three dimensions with `channel_axis`. A list of
+        arrays of any sizes for several pairs that share one kernel.
+    target : array_like, or list of arrays
         What became of it; its shape is the image's (`mode` "same"), smaller by side - 1 ("valid") or larger by
-        side - 1 ("full") along each axis.
+        side - 1 ("full") along each axis. A list of as many targets as there are images.
     shape : int or (int, int)
         Rows and columns of the kernel, odd or even.
     mode : {"same", "valid", "full"}, optional
@@ -65,6 +71,17 @@ def find_kernel(
     operation : {"convolution", "correlation"}, optional
         Whether the kernel is laid on the image flipped (default) or as it is, as `scipy.ndimage.correlate`, OpenCV's
         ``filter2D`` and a deep-learning ``conv2d`` do.
+    channel_axis : int, optional
+        The axis of image and target that holds the channels (colours, bands), such as -1. The default None is for
+        images of one plane.
+    channels : {"shared", "separate", "mixed"}, optional
+        With `channel_axis`: one kernel for all channels (default), one for each, of shape (channels, rows, cols), or
+        one from each channel of the image to each of the target, of shape (target's channels, image's channels, rows,
+        cols).
+    background : int, optional
+        Degree of a polynomial surface, for each target and channel its own, that is fitted together with the kernel and
+        never penalised: 0 for a constant, 1 for a plane. It is found on `KernelFit.background`. The default is
+        none. `KernelFit.r_squared` is then the share of what the surface leaves.
     method : {"auto", "direct", "fft", "cg", "wiener"}, optional
         The engine that reads the pixels; "direct" and "fft" give the same sums to rounding. "cg", for kernels of
         thousands of taps, solves by conjugate gradients without ever forming the Gram matrix; then the standard errors
@@ -132,17 +149,15 @@ def find_kernel(
     >>> fit.verdict.value
     'solved'
     """
-    chosen = solve.as_solver(solver)
-    if method != "wiener" and not all(isinstance(v, str) and v == "auto" for v in (balance, detrend, taper)):
-        msg = f"got balance, detrend or taper with method={method!r}, which has no use for them; need method='wiener'"
-        raise ValueError(msg)
-    if tolerance is not None and method in ("direct", "fft", "wiener"):
-        msg = f"got a tolerance with method={method!r}, which does not iterate; need method='cg' or 'auto'"
-        raise ValueError(msg)
-    problem = pair.check(
+    chosen = None if solver is None else solve.as_solver(solver)
+    task.check_settings(method, solver, tolerance, (balance, detrend, taper), channels, background)
+    asked = task.check(
         image,
         target,
         shape,
+        channel_axis=channel_axis,
+        channels=channels,
+        background=background,
         mode=mode,
         boundary=boundary,
         fillvalue=fillvalue,
@@ -151,41 +166,39 @@ def find_kernel(
     )
     threads = pair.as_workers(workers)
     if method == "wiener":
-        if solver is not None:
-            msg = f"got method='wiener' with solver={solver!r}, need one or the other: 'wiener' is a solver of its own"
-            raise ValueError(msg)
         as_balance(balance)
-        block = "auto" if problem.geometry.n_pixels > _WHOLE and boundary is None else None
-        return spectral_statistics(problem, block, detrend, taper, threads).solve(balance)
-    choice = resolve(problem, method)
-    if tolerance is not None and not 0 < tolerance < 1:
-        msg = f"got tolerance={tolerance!r}, need a number between 0 and 1"
-        raise ValueError(msg)
-    if choice.method == "cg" and solver is not None:
-        if method == "cg":
-            msg = (
-                f"got method='cg' with solver={solver!r}, need the default solver; or method='fft', if "
-                "there is memory for it"
-            )
-            raise ValueError(msg)
-        choice = choice._replace(method="fft", reason="the solver needs the Gram matrix")
-    if choice.method == "cg":
-        from . import large
 
-        fit = large.find(problem, threads, tolerance, progress)
-        return dataclasses.replace(fit, method=choice.method, method_reason=choice.reason)
-    stats = statistics(problem, choice.method, threads, progress)[0]
-    fit = stats.solve()
-    refined = 0
-    if solve.rounding_matters(stats, fit):
-        while refined < _MOST_REFINEMENTS:
-            before = fit.kernel
-            moments, energies = residual_moments(problem, before[None, None], choice.method, threads, progress)
-            stats = stats.centered(before.ravel(), moments[0], float(energies[0]))
-            fit = stats.solve()
-            refined += 1
-            if np.linalg.norm(fit.kernel - before) <= 1e-6 * np.linalg.norm(fit.kernel):
-                break
+    def fits_of(problems: Sequence[pair.Problem]) -> list[KernelFit]:
+        if method == "wiener":
+            sums = [spectral_statistics(p, _block(p), detrend, taper, threads) for p in problems]
+            return [functools.reduce(lambda a, b: a + b, sums).solve(balance)]
+        choice = resolve(max(problems, key=lambda p: p.geometry.n_pixels), method)
+        if choice.method == "cg":
+            needs = _needs_gram(problems, solver)
+            if needs is None:
+                fit = large.find(problems[0], threads, tolerance, progress)
+                fit = dataclasses.replace(fit, method=choice.method, method_reason=choice.reason)
+                return boundary_check.doubt(problems, [fit])
+            if method == "cg":
+                msg = f"got method='cg' with {needs}, need a single one; or method='fft', if there is memory for it"
+                raise ValueError(msg)
+            choice = Choice("fft", f"the Gram matrix is needed for {needs}")
+        return boundary_check.doubt(problems, joint.fit(problems, choice, chosen, threads, progress))
+
+    return join([fits_of(problems) for problems in asked.groups], asked)
+
+
+def _needs_gram(problems: Sequence[pair.Problem], solver: object) -> str | None:
+    """Say what conjugate gradients cannot do, None if they can."""
     if solver is not None:
-        fit = chosen.solve(stats)
-    return dataclasses.replace(fit, method=choice.method, method_reason=choice.reason, refined=refined)
+        return "the solver"
+    if problems[0].background is not None:
+        return "the background"
+    if len(problems) > 1:
+        return f"{len(problems)} planes that share a kernel"
+    return "several sources" if len(problems[0].sources) > 1 or len(problems[0].targets) > 1 else None
+
+
+def _block(problem: pair.Problem) -> str | None:
+    """Say how data that are not periodic are cut for the spectral method: whole up to a size, then in blocks."""
+    return "auto" if problem.geometry.n_pixels > _WHOLE and problem.geometry.convention.boundary is None else None

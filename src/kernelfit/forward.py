@@ -1,5 +1,6 @@
 """Apply a kernel: the independent check. It shares nothing with accumulation but the conventions."""
 
+import functools
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -21,6 +22,7 @@ def apply_kernel(
     fillvalue: float = 0.0,
     origin: int | Shape | None = None,
     operation: str = "convolution",
+    channel_axis: int | None = None,
     workers: int | None = None,
 ) -> Array:
     """Lay a kernel on an image under any convention.
@@ -32,9 +34,10 @@ def apply_kernel(
     Parameters
     ----------
     image : array_like, shape (rows, cols)
-        Any real dtype; never changed.
+        Any real dtype; never changed. Three dimensions with `channel_axis`.
     kernel : array_like, shape (rows, cols)
-        The kernel, odd or even.
+        The kernel, odd or even. With `channel_axis` also one for each channel, shape (channels, rows, cols), or one for
+        each pair of channels, shape (result's channels, image's channels, rows, cols).
     mode : {"same", "valid", "full"}, optional
         Size of the result, default "same".
     boundary : {"fill", "wrap", "symm", "mirror", "nearest"}, optional
@@ -46,6 +49,9 @@ def apply_kernel(
         centre, ``(side - 1) // 2``.
     operation : {"convolution", "correlation"}, optional
         Whether the kernel is laid on the image flipped (default) or as it is.
+    channel_axis : int, optional
+        The axis of the image that holds the channels, which is that of the result as well. The default None is for an
+        image of one plane.
     workers : int, optional
         Number of threads; the default is every processor this process may use.
 
@@ -69,7 +75,7 @@ def apply_kernel(
            [0., 1., 1.],
            [0., 0., 1.]])
     """
-    source, taps = pair.as_image(image, "image"), np.asarray(pair.as_image(kernel, "kernel"), dtype=np.float64)
+    taps = as_kernel(kernel, channel_axis)
     geometry.known(mode, geometry.MODES, "mode")
     if boundary is None and mode != "valid":
         msg = (
@@ -77,25 +83,65 @@ def apply_kernel(
         )
         raise ValueError(msg)
     conv = geometry.convention(
-        taps.shape,
+        _sides(taps),
         mode=mode,
         boundary=boundary,
         fillvalue=pair.as_fillvalue(fillvalue),
         origin=origin,
         operation=operation,
     )
-    plan = geometry.lay_out(tuple(source.shape), taps.shape, conv)
-    return _apply(source, taps, plan, pair.as_workers(workers))
+    return predict(image, taps, conv, channel_axis, workers)
 
 
-def predict(image: npt.ArrayLike, kernel: Array, conv: Convention) -> Array:
-    """Apply a kernel as `conv` says; NaN where the target would depend on what nothing is assumed of."""
-    source = pair.as_image(image, "image")
-    if kernel.ndim != 2:
-        msg = f"got a kernel of shape {kernel.shape} (several source images), need one source"
+def as_kernel(kernel: npt.ArrayLike, channel_axis: int | None) -> Array:
+    """Return a kernel, or the kernels of channels, as float64; refuse anything else."""
+    ndim = np.ndim(kernel) if isinstance(kernel, np.ndarray) else len(np.shape(kernel))
+    if channel_axis is None or ndim not in (3, 4):
+        return np.asarray(pair.as_image(kernel, "kernel"), dtype=np.float64)
+    array = np.asarray(kernel)
+    flat = pair.as_image(array.reshape(-1, array.shape[-1]) if array.size else array[..., 0], "kernel")
+    return np.asarray(flat, dtype=np.float64).reshape(array.shape)
+
+
+def predict(
+    image: npt.ArrayLike,
+    kernel: Array,
+    conv: Convention,
+    channel_axis: int | None = None,
+    workers: int | None = None,
+) -> Array:
+    """Apply a kernel, or the kernels of channels, as `conv` says.
+
+    NaN where the target would depend on what nothing is assumed of.
+    """
+    sources, threads = pair.as_planes(image, "image", channel_axis), pair.as_workers(workers)
+    n_sources = kernel.shape[-3] if kernel.ndim > 2 else len(sources)
+    if len(sources) != n_sources:
+        need = f"{n_sources} channels" + ("; say which axis holds them (channel_axis)" if channel_axis is None else "")
+        msg = (
+            f"got an image of {len(sources)} channel{'s'[: len(sources) > 1]} and kernels for {n_sources}, need {need}"
+        )
         raise ValueError(msg)
-    plan = geometry.lay_out(tuple(source.shape), kernel.shape, conv)
-    used = _apply(source, kernel, plan, pair.as_workers(None))
+    plan = geometry.lay_out(tuple(sources[0].shape), _sides(kernel), conv)
+    if kernel.ndim == 4:
+        planes = [
+            functools.reduce(np.add, [_plane(s, k, plan, threads) for s, k in zip(sources, row, strict=True)])
+            for row in kernel
+        ]
+    else:
+        each = [kernel] * n_sources if kernel.ndim == 2 else kernel
+        planes = [_plane(s, k, plan, threads) for s, k in zip(sources, each, strict=True)]
+    return planes[0] if channel_axis is None else np.stack(planes, axis=channel_axis)
+
+
+def _sides(kernel: Array) -> Shape:
+    """Return the rows and columns of a kernel."""
+    return kernel.shape[-2], kernel.shape[-1]
+
+
+def _plane(source: object, kernel: Array, plan: Geometry, workers: int) -> Array:
+    """Return what a kernel makes of one plane, of the target's shape."""
+    used = _apply(source, kernel, plan, workers)
     if plan.size == plan.target_shape:
         return used
     out = np.full(plan.target_shape, np.nan)

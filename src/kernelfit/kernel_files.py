@@ -60,6 +60,14 @@ def as_dict(fit: KernelFit) -> dict[str, Any]:
         "convention": dataclasses.asdict(fit.convention),
         "verdict": {"name": fit.verdict.name, "ok": fit.verdict.ok, "text": fit.verdict.value},
         "findings": [{"name": f.verdict.name, "detail": f.detail, "text": f.verdict.value} for f in fit.findings],
+        "channels": fit.channels,
+        "background": None
+        if fit.background is None
+        else {
+            "degree": fit.background.degree,
+            "coefficients": fit.background.coefficients.tolist(),
+            "stderr": finite(fit.background.stderr.tolist()),
+        },
         **{name: finite(getattr(fit, name)) for name in plain},
     }
 

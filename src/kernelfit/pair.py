@@ -100,11 +100,17 @@ def _slice(start: int, length: int, step: int) -> slice:
 
 @dataclass(frozen=True)
 class Problem:
-    """Everything accumulation needs: the geometry, the readers, and the source and target arrays by name."""
+    """Everything accumulation needs: the geometry, and the readers of the source and target planes.
+
+    `where` names the pair and channel in messages; `background` is the degree of the polynomial surface that each
+    target holds beside what the kernel makes, None without one.
+    """
 
     geometry: Geometry
     sources: tuple[Reader, ...]
     targets: tuple[Reader, ...]
+    where: str = ""
+    background: int | None = None
 
     @property
     def size(self) -> Shape:
@@ -114,6 +120,67 @@ class Problem:
 
 def as_image(value: object, name: str) -> Any:
     """Return `value` as something 2-D, real and sliceable, or say why it is none."""
+    array = _as_array(value, name)
+    shape = tuple(array.shape)
+    if len(shape) != 2:
+        remedy = "say which axis holds the channels (channel_axis), or pass one plane at a time"
+        msg = (
+            f"got {name} with {len(shape)} dimensions (shape {shape}), need 2; "
+            f"{remedy if len(shape) == 3 else 'reshape it to rows and columns'}"
+        )
+        raise ValueError(msg)
+    if 0 in shape:
+        msg = f"got an empty {name} (shape {shape}), need at least one pixel"
+        raise ValueError(msg)
+    return np.asarray(array) if isinstance(array, np.ndarray) and not isinstance(array, np.memmap) else array
+
+
+def as_planes(value: object, name: str, axis: int | None) -> list[Any]:
+    """Return the channels of an image along an axis, each as `as_image` does; None for an image of one plane."""
+    if axis is None:
+        return [as_image(value, name)]
+    array = _as_array(value, name)
+    shape = tuple(array.shape)
+    if len(shape) != 3:
+        msg = (
+            f"got {name} with {len(shape)} dimensions (shape {shape}) and channel_axis={axis}, need 3: rows, columns "
+            "and channels; leave channel_axis out for a single plane, or add an axis to it"
+        )
+        raise ValueError(msg)
+    try:
+        at = range(3)[operator.index(axis)]
+    except TypeError:
+        msg = f"got channel_axis={axis!r}, need an int, or None for images of one plane"
+        raise TypeError(msg) from None
+    except IndexError:
+        msg = f"got channel_axis={axis}, need one of -3 to 2 for arrays of 3 dimensions"
+        raise ValueError(msg) from None
+    if 0 in shape:
+        msg = f"got an empty {name} (shape {shape}), need at least one pixel and one channel"
+        raise ValueError(msg)
+    if isinstance(array, np.ndarray):
+        planes: list[Any] = list(np.moveaxis(array, at, 0))
+        return [plane if isinstance(array, np.memmap) else np.asarray(plane) for plane in planes]
+    return [_Plane(array, at, index) for index in range(shape[at])]
+
+
+class _Plane:
+    """One channel of anything that can be sliced."""
+
+    def __init__(self, array: Any, axis: int, index: int) -> None:
+        self.array, self.axis, self.index = array, axis, index
+        rows, cols = (n for i, n in enumerate(array.shape) if i != axis)
+        self.shape = (int(rows), int(cols))
+        self.dtype = array.dtype
+
+    def __getitem__(self, key: tuple[slice, slice]) -> Any:
+        full: list[Any] = list(key)
+        full.insert(self.axis, self.index)
+        return np.asarray(self.array[tuple(full)])
+
+
+def _as_array(value: object, name: str) -> Any:
+    """Return `value` as something real and sliceable, or say why it is none."""
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         msg = (
             f"got a masked {name}; masks are not supported yet: fill the masked pixels, or crop to a part without them"
@@ -131,15 +198,7 @@ def as_image(value: object, name: str) -> Any:
         remedy = "pass its real part or its magnitude" if dtype.kind == "c" else "convert it to numbers first"
         msg = f"got {name} of dtype {dtype}, need real numbers (integers or floats); {remedy}"
         raise TypeError(msg)
-    shape = tuple(array.shape)
-    if len(shape) != 2:
-        remedy = "pass one channel or one page at a time" if len(shape) == 3 else "reshape it to rows and columns"
-        msg = f"got {name} with {len(shape)} dimensions (shape {shape}), need 2; {remedy}"
-        raise ValueError(msg)
-    if 0 in shape:
-        msg = f"got an empty {name} (shape {shape}), need at least one pixel"
-        raise ValueError(msg)
-    return np.asarray(array) if isinstance(array, np.ndarray) and not isinstance(array, np.memmap) else array
+    return array
 
 
 def as_fillvalue(value: object) -> float:
@@ -184,8 +243,33 @@ def check(
     origin: object,
     operation: str,
 ) -> Problem:
-    """Judge a pair and its convention; return the problem to be solved."""
-    source, result = as_image(image, "image"), as_image(target, "target")
+    """Judge one pair and its convention; return the problem to be solved."""
+    problem = lay_pair(
+        as_image(image, "image"),
+        as_image(target, "target"),
+        shape,
+        mode=mode,
+        boundary=boundary,
+        fillvalue=fillvalue,
+        origin=origin,
+        operation=operation,
+    )
+    geometry.require_determined([problem.geometry])
+    return problem
+
+
+def lay_pair(
+    source: Any,
+    result: Any,
+    shape: object,
+    *,
+    mode: str | None,
+    boundary: str | None,
+    fillvalue: object,
+    origin: object,
+    operation: str,
+) -> Problem:
+    """Lay the plane of an image on that of a target."""
     kernel = geometry.kernel_shape(shape)
     geometry.known(boundary, geometry.BOUNDARIES, "boundary")
     geometry.known(operation, geometry.OPERATIONS, "operation")
@@ -193,7 +277,6 @@ def check(
     mode = geometry.infer_mode(tuple(source.shape), tuple(result.shape), kernel, mode)
     conv = geometry.convention(kernel, mode=mode, boundary=boundary, fillvalue=fill, origin=origin, operation=operation)
     plan = geometry.lay_out(tuple(source.shape), kernel, conv)
-    geometry.require_determined(plan)
     return Problem(plan, (source_reader(source, plan),), (target_reader(result, plan),))
 
 
@@ -211,7 +294,7 @@ def target_reader(array: Any, plan: Geometry) -> Reader:
 def refuse_nonfinite(problem: Problem) -> NoReturn:
     """Say which pixels made the sums overflow or turn into NaN."""
     for name, readers in (("image", problem.sources), ("target", problem.targets)):
-        for reader in readers:
+        for channel, reader in enumerate(readers):
             array = reader.array
             count, first = 0, (0, 0)
             step = max(1, 2**20 // max(1, array.shape[1]))
@@ -222,8 +305,10 @@ def refuse_nonfinite(problem: Problem) -> NoReturn:
                     first = (start + int(row), int(col))
                 count += int(bad.sum())
             if count:
+                places = [problem.where, f"channel {channel}" if len(problem.sources) > 1 else ""]
+                place = f" of {', '.join(filter(None, places))}" if any(places) else ""
                 msg = (
-                    f"got {name} with {count} pixel{'s' if count > 1 else ''} that "
+                    f"got {name}{place} with {count} pixel{'s' if count > 1 else ''} that "
                     f"{'are' if count > 1 else 'is'} NaN or infinite, "
                     f"the first at (row, column) {first}; need finite pixels. Masks are the remedy that is coming; "
                     "until then crop to a part without them"

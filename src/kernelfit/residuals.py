@@ -36,8 +36,17 @@ def window(fit: KernelFit, image: npt.ArrayLike, target: npt.ArrayLike, side: in
     Raises
     ------
     ValueError
-        If the shapes are not those of a pair for this fit.
+        If the shapes are not those of a pair for this fit, or it is one of several channels.
     """
+    if fit.kernel.ndim != 2 or fit.channel_axis is not None:
+        msg = (
+            f"got a kernel of shape {fit.kernel.shape} for channels {fit.channels!r}, need one plane; "
+            "look at one channel at a time (fit.parts, or a fit of that channel)"
+        )
+        raise ValueError(msg)
+    if fit.background is not None and len(fit.background.shapes) != 1:
+        msg = f"got a fit of {len(fit.background.shapes)} pairs with backgrounds, need one; fit the pair by itself"
+        raise ValueError(msg)
     source, result = pair.as_image(image, "image"), pair.as_image(target, "target")
     conv = fit.convention
     shape = fit.kernel.shape
@@ -54,20 +63,22 @@ def window(fit: KernelFit, image: npt.ArrayLike, target: npt.ArrayLike, side: in
         msg = f"got a target of shape {tuple(result.shape)}, need {tuple(expected)} for this image and fit"
         raise ValueError(msg)
     size = [n - k + 1 for n, k in zip(source.shape, shape, strict=True)]
+    surface = None if fit.background is None else fit.background.image(None)
     if min(size) < 1:  # the kernel is wider than the image: there is no such pixel
         left = np.asarray(result, dtype=np.float64) - predict(source, fit.kernel, conv)
-        return np.asarray(left)
+        return np.asarray(left if surface is None else left - surface)
     first = [max(0, (n - side) // 2) for n in size]
     count = [min(n, side) for n in size]
     part = np.asarray(
         source[first[0] : first[0] + count[0] + shape[0] - 1, first[1] : first[1] + count[1] + shape[1] - 1]
     )
-    of_target = result[
-        first[0] + ahead[0] : first[0] + ahead[0] + count[0], first[1] + ahead[1] : first[1] + ahead[1] + count[1]
-    ]
+    y, x = (slice(f + a, f + a + n) for f, a, n in zip(first, ahead, count, strict=True))
+    of_target = np.asarray(result[y, x], dtype=np.float64)
+    if surface is not None:
+        of_target = of_target - surface[y, x]
     origin = ((shape[0] - 1) // 2, (shape[1] - 1) // 2)
     inside = dataclasses.replace(conv, mode="valid", boundary=None, fillvalue=0.0, origin=origin)
-    return np.asarray(np.asarray(of_target, dtype=np.float64) - predict(part, fit.kernel, inside))
+    return np.asarray(of_target - predict(part, fit.kernel, inside))
 
 
 def autocorrelation(left: Array) -> Array:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import scipy.special
 
 from . import storage
+from .background import Background
 from .geometry import Convention
 from .statistics import convention_from
 
@@ -55,6 +56,10 @@ class Verdict(enum.Enum):
         "the best kernel explains less than half of the target: (a) the two images are not aligned, (b) the "
         "kernel is wider "
         "than the shape asked for, (c) the declared boundary or origin is wrong, or (d) the filter is not linear"
+    )
+    WRONG_BOUNDARY = (
+        "the target was not made with the boundary that is declared, which spoils the kernel: declare another one (or "
+        "fillvalue, or origin), or none (boundary=None); check_boundary compares all of them"
     )
     NOT_CONVERGED = (
         "the iterations ended before the error was far below that of the noise: ask for a smaller shape, or "
@@ -183,7 +188,8 @@ class KernelFit:
     Attributes
     ----------
     kernel : ndarray, shape (rows, cols)
-        The kernel, to be handed to `scipy.signal.convolve2d` (or the operation named in `convention`).
+        The kernel, to be handed to `scipy.signal.convolve2d` (or the operation named in `convention`). For several
+        channels also (channels, rows, cols) or (target's channels, image's channels, rows, cols).
     noise_std : float
         Estimated standard deviation of the noise of one target pixel, ``sqrt(rss / (n_pixels - rank))``; NaN if there
         are no more pixels than taps.
@@ -235,6 +241,16 @@ class KernelFit:
         Log evidences of the other choices, where there were any.
     spectrum : Spectrum or None
         What the data can know frequency by frequency, from the spectral method; None from the others.
+    background : Background or None
+        The polynomial surface fitted beside the kernel; None without one.
+    channels : {None, "shared", "separate", "mixed"}
+        How channels were taken together; None for images of one plane.
+    channel_axis : int or None
+        The axis of image and target that holds them.
+    parts : tuple of KernelFit
+        With channels "separate" and "mixed" the fit of each target channel, with the figures of its own. This one's are
+        then: rank, rss, n_pixels, freedom and iterations the sum, condition and refined the largest, r_squared
+        the smallest, noise_std the root mean square; findings those of all.
     """
 
     kernel: Array
@@ -262,6 +278,10 @@ class KernelFit:
     log_evidence: float = math.nan
     alternatives: dict[str, float] = dataclasses.field(default_factory=dict)
     spectrum: Spectrum | None = None
+    background: Background | None = None
+    channels: str | None = None
+    channel_axis: int | None = None
+    parts: "tuple[KernelFit, ...]" = dataclasses.field(default=(), repr=False)
 
     @property
     def prior(self) -> Prior | None:
@@ -273,9 +293,16 @@ class KernelFit:
         """The worst finding, or `Verdict.SOLVED`."""
         return self.findings[0].verdict if self.findings else Verdict.SOLVED
 
+    @property
+    def spare(self) -> int:
+        """Degrees of freedom of the residual: pixels less what is determined of the taps and of the background."""
+        return self.n_pixels - self.rank - (self.background.coefficients.size if self.background else 0)
+
     @functools.cached_property
     def stderr(self) -> Array:
         """Standard error of each tap, of the kernel's shape."""
+        if self.parts:
+            return np.stack([part.stderr for part in self.parts]).reshape(self.kernel.shape)
         if self.factor is None:
             return np.full(self.kernel.shape, self.typical_stderr)
         variance = np.einsum("ij,ij->i", self.factor, self.factor)
@@ -288,13 +315,16 @@ class KernelFit:
         -------
         ndarray, shape (taps, taps)
             ``noise_std^2 G^-1``, in row-major order of the kernel; if the rank is deficient, the pseudo-inverse: the
-            part of the kernel that the image does not determine counts as zero.
+            part of the kernel that the image does not determine counts as zero. Where there are `parts`, one
+            for each, shape (parts, taps, taps): the noise of one channel counts as independent of that of the others.
 
         Raises
         ------
         ValueError
             If the kernel was found iteratively, where the covariance is not computed.
         """
+        if self.parts:
+            return np.stack([part.covariance() for part in self.parts])
         factor = self._covariance_factor()
         return np.asarray(factor @ factor.T)
 
@@ -312,7 +342,7 @@ class KernelFit:
         """Return the interval that holds each tap with probability `level`, tap by tap.
 
         Under a prior or penalty it is the central interval of the posterior; else the confidence interval of Student's
-        t with ``n_pixels - rank`` degrees of freedom.
+        t with `spare` degrees of freedom.
 
         Parameters
         ----------
@@ -332,10 +362,12 @@ class KernelFit:
         if not 0 < level < 1:
             msg = f"got level={level!r}, need a number between 0 and 1 such as 0.95"
             raise ValueError(msg)
+        if self.parts:
+            both = np.stack([part.confidence(level) for part in self.parts], axis=1)
+            return both[0].reshape(self.kernel.shape), both[1].reshape(self.kernel.shape)
         tail = 0.5 + 0.5 * level
-        freedom = self.n_pixels - self.rank
-        if self.uncertainty == "sampling" and freedom > 0:
-            reach = float(scipy.special.stdtrit(freedom, tail))
+        if self.uncertainty == "sampling" and self.spare > 0:
+            reach = float(scipy.special.stdtrit(self.spare, tail))
         else:
             reach = float(scipy.special.ndtri(tail))
         return self.kernel - reach * self.stderr, self.kernel + reach * self.stderr
@@ -355,41 +387,69 @@ class KernelFit:
         ndarray, shape (n, *kernel.shape)
             ``kernel + F g``, g standard normal.
         """
+        if self.parts:
+            rng = np.random.default_rng(rng)
+            draws = np.stack([part.sample(n, rng) for part in self.parts], axis=1)
+            return np.asarray(draws.reshape(n, *self.kernel.shape))
         factor = self._covariance_factor()
         draws = np.random.default_rng(rng).standard_normal((n, factor.shape[1]))
         return np.asarray(self.kernel + (draws @ factor.T).reshape(n, *self.kernel.shape))
 
-    def predict(self, image: npt.ArrayLike) -> Array:
-        """Apply the kernel to an image under the fit's own convention.
+    def predict(self, image: npt.ArrayLike, pair: int | None = None) -> Array:
+        """Apply the kernel to an image under the fit's own convention, and add the background.
 
         Parameters
         ----------
         image : array_like, shape (rows, cols)
-            Any image at least as large as the kernel.
+            Any image at least as large as the kernel, with the channels along `channel_axis`. With a background of
+            degree 1 or more it must be of the shape of the pair's.
+        pair : int, optional
+            Which pair's background, needed where there are several.
 
         Returns
         -------
         ndarray
             What the target would be; NaN where it depends on pixels beyond the edge and nothing is assumed of those.
+
+        Raises
+        ------
+        ValueError
+            If the image does not fit the kernel or the background.
         """
         from .forward import predict
 
-        return predict(image, self.kernel, self.convention)
+        model = predict(image, self.kernel, self.convention, self.channel_axis)
+        if self.background is None:
+            return model
+        background = self.background
+        if background.degree == 0:  # the same everywhere, so that any image will do
+            rows, cols = model.shape if self.channel_axis is None else np.delete(model.shape, self.channel_axis)
+            background = dataclasses.replace(background, shapes=((int(rows), int(cols)),) * len(background.shapes))
+        surface = background.image(pair)
+        if surface.shape != model.shape:
+            msg = (
+                f"got an image whose target has the shape {model.shape}, need {surface.shape}, for which the "
+                "background was found; apply_kernel(image, fit.kernel, ...) gives the kernel's share alone"
+            )
+            raise ValueError(msg)
+        return np.asarray(model + surface)
 
-    def residual(self, image: npt.ArrayLike, target: npt.ArrayLike) -> Array:
+    def residual(self, image: npt.ArrayLike, target: npt.ArrayLike, pair: int | None = None) -> Array:
         """Return the target less the prediction.
 
         Parameters
         ----------
         image, target : array_like
             A pair, such as the one the kernel was found in.
+        pair : int, optional
+            Which pair's background is taken off, needed where there are several.
 
         Returns
         -------
         ndarray, of the target's shape
             The residual; NaN where nothing is predicted.
         """
-        model = self.predict(image)
+        model = self.predict(image, pair)
         result = np.asarray(target)
         if result.shape != model.shape:
             msg = (
@@ -444,11 +504,13 @@ class KernelFit:
         size = math.sqrt(float(np.sum(self.kernel**2)))
         error = math.sqrt(float(np.sum(self.stderr**2)))
         peak = np.unravel_index(int(np.argmax(np.abs(self.kernel))), self.kernel.shape)
+        totals = [p.factor for p in self.parts or (self,)]
         total = float(self.kernel.sum())
-        total_error = math.nan if self.factor is None else float(np.linalg.norm(self.factor.sum(axis=0)))
+        total_error = math.hypot(*[math.nan if f is None else float(np.linalg.norm(f.sum(axis=0))) for f in totals])
+        many = "".join(f"{n} x " for n in self.kernel.shape[:-2])
         share = f", expected relative error {error / size:.2g}" if size > 0 and math.isfinite(error) else ""
         lines = [
-            f"kernel      {rows} x {cols}, sum {total:.6g} +/- {total_error:.2g}, "
+            f"kernel      {many}{rows} x {cols}, sum {total:.6g} +/- {total_error:.2g}, "
             f"largest tap {self.kernel[peak]:.6g} at {tuple(int(i) for i in peak)}{share}",
             f"convention  {self.convention}",
             f"fit         {self.n_pixels} pixels, rank {self.rank} of {self.kernel.size}, condition "
@@ -459,6 +521,12 @@ class KernelFit:
             + (f", {self.iterations} iterations to {self.tolerance:g} of the noise's error" if self.iterations else ""),
             *([f"solver      {self.solver}"] if self.solver != "LeastSquares()" else []),
             *[f"prior       {prior}" for prior in self.priors],
+            *([] if self.background is None else [f"background  {_in_words(self.background)}"]),
+            *([f"channels    {self.channels}, along axis {self.channel_axis}"] if self.channels else []),
+            *[
+                f"            {c}: noise {p.noise_std:.4g}, R squared {p.r_squared:.8g}, {p.verdict.name.lower()}"
+                for c, p in enumerate(self.parts)
+            ],
             f"verdict     {self.verdict.value if not self.findings else self.findings[0]}",
         ]
         lines += [f"            also: {finding}" for finding in self.findings[1:]]
@@ -481,10 +549,16 @@ class KernelFit:
         FileExistsError
             If the file exists and `overwrite` is false.
         """
+        header, arrays = self._packed()
+        storage.save(path, "KernelFit", header, arrays, overwrite=overwrite)
+
+    def _packed(self) -> tuple[dict[str, Any], dict[str, Array]]:
+        """Return what is stored: a header of plain values, and the arrays."""
         header = {
             f.name: getattr(self, f.name)
             for f in dataclasses.fields(self)
-            if f.name not in ("kernel", "factor", "convention", "findings", "path", "priors", "spectrum")
+            if f.name
+            not in ("kernel", "factor", "convention", "findings", "path", "priors", "spectrum", "background", "parts")
         }
         header["convention"] = dataclasses.asdict(self.convention)
         header["findings"] = [[f.verdict.name, f.detail] for f in self.findings]
@@ -497,7 +571,16 @@ class KernelFit:
         if self.spectrum is not None:
             fields = dataclasses.asdict(self.spectrum)
             header["spectrum"] = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in fields.items()}
-        storage.save(path, "KernelFit", header, arrays, overwrite=overwrite)
+        if self.background is not None:
+            fields = {name: getattr(self.background, name) for name in ("degree", "shapes", "channel_axis")}
+            header["background"] = fields
+            arrays |= {f"background_{name}": getattr(self.background, name) for name in ("coefficients", "stderr")}
+        header["parts"] = []
+        for i, part in enumerate(self.parts):
+            fields, more = part._packed()
+            header["parts"].append(fields)
+            arrays |= {f"part{i}_{name}": array for name, array in more.items()}
+        return header, arrays
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "KernelFit":
@@ -521,6 +604,11 @@ class KernelFit:
         header, arrays = storage.load(path, "KernelFit")
         for name in ("kernelfit", "kind"):
             del header[name]
+        return cls._unpacked(header, arrays)
+
+    @classmethod
+    def _unpacked(cls, header: dict[str, Any], arrays: dict[str, Array]) -> "KernelFit":
+        """Undo `_packed`."""
         header["convention"] = convention_from(header["convention"])
         header["findings"] = tuple(Finding(Verdict[name], detail) for name, detail in header["findings"])
         header["priors"] = tuple(
@@ -534,7 +622,27 @@ class KernelFit:
         if spectrum is not None:
             arrays_of = {k: np.array(v, dtype=np.float64) for k, v in spectrum.items() if isinstance(v, list)}
             spectrum = Spectrum(**{**spectrum, **arrays_of})
+        background = header.pop("background", None)
+        if background is not None:
+            background["shapes"] = tuple((rows, cols) for rows, cols in background["shapes"])
+            for name in ("coefficients", "stderr"):
+                background[name] = arrays[f"background_{name}"]
+            header["background"] = Background(**background)
+        header["parts"] = tuple(
+            cls._unpacked(
+                part, {k.removeprefix(f"part{i}_"): v for k, v in arrays.items() if k.startswith(f"part{i}_")}
+            )
+            for i, part in enumerate(header.pop("parts", ()))
+        )
         return cls(kernel=arrays["kernel"], factor=arrays.get("factor"), spectrum=spectrum, **header)
+
+
+def _in_words(background: Background) -> str:
+    """Say a background in one line."""
+    table = background.coefficients.reshape(-1, background.coefficients.shape[-1])
+    first = f"mean {table[0, 0]:.6g} +/- {background.stderr.ravel()[0]:.2g}"
+    more = f", the first of {len(table)}" if len(table) > 1 else ""
+    return f"polynomial of degree {background.degree}, {first}{more}"
 
 
 def assemble(
