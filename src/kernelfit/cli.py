@@ -163,7 +163,7 @@ def _find(add: _Adder) -> None:
     how.add_argument("--background", type=_index, metavar="DEGREE",
                      help="fit a polynomial surface, too: 0 a constant, 1 a plane (default: none)")  # fmt: skip
     how.add_argument("--channels", type=_one_of(CHANNELS), metavar="C",
-                     help="of colour images, alpha left out: shared (one kernel for all), separate or mixed")  # fmt: skip
+                     help="of colour images (not alpha): shared (one kernel), separate or mixed")  # fmt: skip
     how.add_argument("--method", type=_one_of(METHODS), default="auto", metavar="M", help=_choices(METHODS, "auto"))
     how.add_argument(
         "--balance", type=_auto_or_number, metavar="B", help="of --method wiener: a number (default: auto)"

@@ -19,6 +19,15 @@ ADVICE: dict[Verdict, tuple[str, tuple[str, ...]]] = {
             "Let a prior fill in what is open: solver='auto'.",
         ),
     ),
+    Verdict.WRONG_BOUNDARY: (
+        "Near the edges the kernel fits much worse than inside: what lay beyond the edge when the target was made is not "
+        "what was declared.",
+        (
+            "Declare no boundary: then nothing can be wrong there (boundary=None, --boundary none).",
+            "Or let check_boundary(image, target, fit) name the one that fits.",
+            "Check the fill value and the origin.",
+        ),
+    ),
     Verdict.NO_SIGNAL: (
         "The target is the same everywhere, so it holds nothing of the image.",
         ("Check that the right file was read, and the right page, plane or channel of it.",),
