@@ -20,8 +20,8 @@ ADVICE: dict[Verdict, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     Verdict.WRONG_BOUNDARY: (
-        "Near the edges the kernel fits much worse than inside: what lay beyond the edge when the target was made is not "
-        "what was declared.",
+        "Near the edges the kernel fits much worse than inside: what lay beyond the edge when the target was made is "
+        "not what was declared.",
         (
             "Declare no boundary: then nothing can be wrong there (boundary=None, --boundary none).",
             "Or let check_boundary(image, target, fit) name the one that fits.",
