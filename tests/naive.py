@@ -159,6 +159,54 @@ def normal_stats_dense(image, target, shape, **convention):
     return products(*_split(design_dense(image, shape, **convention), target))
 
 
+def weighted_stats(image, target, shape, weights, **convention):
+    """The same with a weight for each target pixel: sum w P P', sum w P y, sum w y^2, sum w y, n and sum w; a loop."""
+    matrix, used = design_dense(image, shape, **convention)
+    values = np.asarray(target, dtype=float)[used]
+    own = np.asarray(weights, dtype=float)[used]
+    gram, moment = np.zeros((matrix.shape[1],) * 2), np.zeros(matrix.shape[1])
+    energy = total = weight = 0.0
+    n = 0
+    for row, y, w in zip(matrix, values, own, strict=True):
+        if w == 0:
+            continue
+        gram += w * row[:, None] * row[None, :]
+        moment += w * y * row
+        energy, total, weight, n = energy + w * y * y, total + w * y, weight + w, n + 1
+    return SimpleNamespace(
+        gram=gram, moment=moment, target_energy=energy, target_sum=total, n_pixels=n, total_weight=weight
+    )
+
+
+def weighted_fit(image, target, shape, weights, **convention):
+    """(kernel, standard errors, weighted residual sum of squares) of weighted least squares, from the dense matrix."""
+    matrix, used = design_dense(image, shape, **convention)
+    root = np.sqrt(np.asarray(weights, dtype=float)[used])
+    counted = root > 0
+    scaled = matrix[counted] * root[counted, None]
+    values = np.asarray(target, dtype=float)[used][counted] * root[counted]
+    taps = np.linalg.lstsq(scaled, values, rcond=None)[0]
+    rss = float(np.sum((values - scaled @ taps) ** 2))
+    variance = rss / (len(values) - len(taps)) * np.linalg.inv(scaled.T @ scaled)
+    return taps.reshape(shape), np.sqrt(np.diag(variance)).reshape(shape), rss
+
+
+def touched(bad, shape, *, mode, boundary, fillvalue=0.0, origin=None, operation="convolution"):
+    """Which target pixels have a bad image pixel in their footprint (those not used included as not)."""
+    first, centre = placement(shape, mode, origin, operation)
+    size = target_shape(bad.shape, shape, mode)
+    out = np.zeros(size, dtype=bool)
+    for i in range(size[0]):
+        for j in range(size[1]):
+            for p in range(shape[0]):
+                for q in range(shape[1]):
+                    row = footprint(i + first[0], p, centre[0], operation)
+                    col = footprint(j + first[1], q, centre[1], operation)
+                    if look_up(bad, row, col, boundary, False) not in (OUTSIDE, False, 0.0):
+                        out[i, j] = True
+    return out
+
+
 def _split(matrix_and_used, target):
     matrix, used = matrix_and_used
     return matrix, target, used

@@ -27,6 +27,9 @@ from kernelfit.io import ImageFileError, read_image
 KERNEL = np.array([[1.0, 2.0, 0.0, 0.0], [0.0, 5.0, 8.0, 1.0], [0.0, 0.0, 1.0, 0.0]]) / 18
 
 
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(kernelfit.__file__).parents[1])}  # for processes of our own
+
+
 @pytest.fixture(scope="module")
 def pixels():
     return np.random.default_rng(3).integers(20, 230, (39, 47), dtype=np.uint8)
@@ -341,11 +344,13 @@ def test_npy_through_pipes(folder, fit, capsys):
     call = [sys.executable, "-m", "kernelfit.cli"]
     data = Path("image.npy").read_bytes()
     found = subprocess.run([*call, "find", "-", "target.npy", "--shape", "3,4", "--solver", "least-squares", "-o", "-"],
-                           input=data, capture_output=True)  # fmt: skip
+                           input=data, capture_output=True, env=ENVIRONMENT)  # fmt: skip
     assert found.returncode == 0 and b"verdict     solved" in found.stderr
     expected = kernelfit.find_kernel(np.load("image.npy"), np.load("target.npy"), (3, 4)).kernel
     np.testing.assert_array_equal(np.load(std_io.BytesIO(found.stdout), allow_pickle=False), expected)
-    made = subprocess.run([*call, "apply", "image.npy", "-", "-o", "-"], input=found.stdout, capture_output=True)
+    made = subprocess.run(
+        [*call, "apply", "image.npy", "-", "-o", "-"], input=found.stdout, capture_output=True, env=ENVIRONMENT
+    )
     assert (made.returncode, made.stderr) == (0, b"")
     result = np.load(std_io.BytesIO(made.stdout), allow_pickle=False)
     np.testing.assert_array_equal(result, kernelfit.apply_kernel(np.load("image.npy"), expected, boundary="symm"))
@@ -400,7 +405,7 @@ def test_control_c_ends_cleanly(when, folder):
     start = (
         "import os, signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in a background job
     )
-    done = subprocess.run([sys.executable, "-c", start + script], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", start + script], capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == cli.STOPPED == 128 + signal.SIGINT
     assert done.stderr == "kernelfit: stopped, nothing half done is left behind\n"
     assert sorted(os.listdir(folder)) == before

@@ -129,7 +129,7 @@ def importers_of(package):
 
 
 def test_each_engine_has_one_importer():
-    assert importers_of("numba") == {"_loops.py"}
+    assert importers_of("numba") == {"_loops.py", "_weighted_loops.py"}
     assert importers_of("pyfftw") == {"_fft.py"}
     assert importers_of("dask") == set()
 
@@ -191,7 +191,7 @@ def test_the_forward_operator_shares_nothing_with_the_engines():
 
 
 def test_engines_import_nothing_above_them():
-    for room in ("_loops.py", "_fft.py", "geometry.py"):
+    for room in ("_loops.py", "_weighted_loops.py", "_fft.py", "geometry.py"):
         inside = {name.split(".")[1] for name in imports(ROOT / room) if name.startswith("kernelfit.")}
         assert not inside & {
             "find",

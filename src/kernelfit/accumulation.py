@@ -599,6 +599,11 @@ def accumulate(
     fillvalue: float = 0.0,
     origin: int | Shape | None = None,
     operation: str = "convolution",
+    mask: "npt.ArrayLike | None" = None,
+    image_mask: "npt.ArrayLike | None" = None,
+    weights: "npt.ArrayLike | None" = None,
+    nan: str = "error",
+    saturated: "str | tuple[float | None, float | None] | None" = None,
     method: str = "auto",
     workers: int | None = None,
 ) -> NormalStats:
@@ -633,6 +638,10 @@ def accumulate(
         centre, ``(side - 1) // 2``.
     operation : {"convolution", "correlation"}, optional
         Whether the kernel is laid on the image flipped (default) or as it is.
+    mask, image_mask, weights, nan, saturated : optional
+        Which target pixels count, and how much, as in `find_kernel`, but that `saturated` is None by default. The
+        statistics are exact whatever they are, which may take long for weights that differ from pixel to pixel and
+        kernels of hundreds of taps; `find_kernel` has a quicker way.
     method : {"auto", "direct", "fft"}, optional
         The engine; both give the same sums to rounding. The default is `choose_method`'s verdict.
     workers : int, optional
@@ -666,9 +675,14 @@ def accumulate(
     >>> np.round(stats.solve().kernel, 6) + 0.0
     array([[0. , 0. , 0.5]])
     """
+    from . import masks, weighted
+
+    plain_image, image_masked = masks.unmasked(image)
+    plain_target, target_masked = masks.unmasked(target)
+    rules = masks.Rules(mask, image_mask, weights, nan, saturated, target_masked, image_masked)
     problem = pair.check(
-        image,
-        target,
+        plain_image,
+        plain_target,
         shape,
         mode=mode,
         boundary=boundary,
@@ -681,4 +695,8 @@ def accumulate(
         msg = f"got method={method!r}, which forms no statistics; need 'auto', 'direct' or 'fft' (find_kernel takes it)"
         raise ValueError(msg)
     choice = resolve(problem, method).method
-    return statistics(problem, "fft" if choice == "cg" else choice, threads)[0]
+    engine = "fft" if choice == "cg" else choice
+    judged = rules.judge(problem)
+    if judged is not None:
+        return weighted.statistics([judged.item], engine, threads)
+    return statistics(problem, engine, threads)[0]

@@ -56,6 +56,8 @@ def join(groups: list[list[KernelFit]], task: Task) -> KernelFit:
         channels=task.channels,
         channel_axis=task.channel_axis,
         background=background,
+        weighting=first.weighting,
+        notes=tuple(dict.fromkeys(note for fit in fits for note in fit.notes)),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy.typing as npt
 
 from . import boundary as boundary_check
-from . import joint, large, pair, solve, task
+from . import integers, joint, large, masks, pair, reweighted, solve, task
 from .accumulation import Choice, Progress, resolve
 from .channels import join
 from .geometry import Shape
@@ -31,6 +31,13 @@ def find_kernel(
     channel_axis: int | None = None,
     channels: str = "shared",
     background: int | None = None,
+    mask: "npt.ArrayLike | None" = None,
+    image_mask: "npt.ArrayLike | None" = None,
+    weights: "npt.ArrayLike | None" = None,
+    nan: str = "error",
+    saturated: "str | tuple[float | None, float | None] | None" = "auto",
+    noise: "str | tuple[float, float]" = "constant",
+    robust: str | None = None,
     method: str = "auto",
     solver: "solve.Solver | str | None" = None,
     balance: float | str = "auto",
@@ -82,6 +89,31 @@ def find_kernel(
         Degree of a polynomial surface, for each target and channel its own, that is fitted together with the kernel and
         never penalised: 0 for a constant, 1 for a plane. It is found on `KernelFit.background`. The default is
         none. `KernelFit.r_squared` is then the share of what the surface leaves.
+    mask : array_like of bool, optional
+        True where a target pixel is excluded, as in `numpy.ma`; of the target's shape, or what broadcasts to it. What
+        stands there changes no bit of the result. Masked arrays bring their own. For several pairs a list, as all of
+        the next ones; for channels a plane for all of them, or one for each.
+    image_mask : array_like of bool, optional
+        True where an image pixel is bad: every target pixel whose footprint touches it is excluded.
+    weights : array_like, optional
+        Inverse variance of each target pixel, at least 0, in any unit: only ratios matter to the kernel, and
+        `KernelFit.noise_std` is that of a pixel of weight 1. A mask is a weight of zero.
+    nan : {"error", "mask"}, optional
+        What to do with pixels that are NaN or infinite and not masked: refuse them (default), or mask them.
+    saturated : {"auto", None} or (low, high), optional
+        Which target pixels are saturated, and so excluded: those at `low` or below and at `high` or above, either of
+        which may be None. The default "auto" means the two ends of the range of an integer target's type, unless nearly
+        all of the target stands there, and nothing for other targets, nor beside a background or for methods "cg"
+        and "wiener". `KernelFit.notes` says how many.
+    noise : {"constant", "poisson"} or (gain, read_noise), optional
+        How noisy the target's pixels are: all alike (default), or with the variance of photon noise,
+        ``prediction / gain + (read_noise / gain)^2``, for a gain in electrons per unit of the target and a read noise
+        in electrons; "poisson" is a gain of 1 without read noise. The weights come from the fit's own
+        prediction, iteratively; predictions below 1 % of their mean count as that.
+    robust : {None, "huber", "tukey", "clip"}, optional
+        Hold outliers in the target down: in proportion to their distance ("huber"), to nothing by and by ("tukey"), or
+        at once, beyond 4 standard deviations ("clip"). The scale is the median absolute residual, times 1.4826.
+        `KernelFit.weights` are the weights finally used.
     method : {"auto", "direct", "fft", "cg", "wiener"}, optional
         The engine that reads the pixels; "direct" and "fft" give the same sums to rounding. "cg", for kernels of
         thousands of taps, solves by conjugate gradients without ever forming the Gram matrix; then the standard errors
@@ -101,7 +133,8 @@ def find_kernel(
     workers : int, optional
         Number of threads; the default is every processor this process may use. Any number gives the same bits.
     tolerance : float, optional
-        For method "cg": the error at which to stop, in units of the standard error that the noise causes, default 0.01.
+        For method "cg", and for weights: the error at which to stop iterating, in units of the standard error that the
+        noise causes, default 0.01.
     progress : callable, optional
         Called as ``progress(stage, done, total)`` now and then, with the name of what is being done and how far it is.
 
@@ -124,6 +157,13 @@ def find_kernel(
     pixels are read once more, the residual of the first solution is taken from them, and the solution is corrected
     (iterative refinement: Higham, "Accuracy and Stability of Numerical Algorithms", 2nd ed., chapters 12 and 20).
     `KernelFit.refined` says how often.
+
+    With weights, a mask or outliers the normal equations are weighted ones, which lack the structure that makes the
+    plain ones cheap. `KernelFit.weighting` names the way that was taken: "subtract" takes the patches of the pixels
+    whose weight differs from the usual one off the plain equations, "patches" adds up the patches of all pixels that
+    count, and both are exact; "iterate" solves by conjugate gradients, to `tolerance`, with standard errors that are
+    approximate, mostly within some per cent. It needs arrays of the target's size: a byte for each pixel for a mask, 8
+    for weights, and 16 more for `noise` and `robust`.
 
     With ``method="wiener"`` the kernel is the inverse transform of
     ``conj(X) Y / (|X|^2 + balance * m * q)`` within the kernel's shape, X and Y the
@@ -150,10 +190,14 @@ def find_kernel(
     'solved'
     """
     chosen = None if solver is None else solve.as_solver(solver)
-    task.check_settings(method, solver, tolerance, (balance, detrend, taper), channels, background)
+    images, image_masked = masks.unmasked(image)
+    targets, target_masked = masks.unmasked(target)
+    rules = masks.Rules(mask, image_mask, weights, nan, saturated, target_masked, image_masked)
+    wanted = reweighted.wanted(rules, noise, robust)
+    task.check_settings(method, solver, tolerance, (balance, detrend, taper), channels, background, wanted)
     asked = task.check(
-        image,
-        target,
+        images,
+        targets,
         shape,
         channel_axis=channel_axis,
         channels=channels,
@@ -168,11 +212,20 @@ def find_kernel(
     if method == "wiener":
         as_balance(balance)
 
-    def fits_of(problems: Sequence[pair.Problem]) -> list[KernelFit]:
+    def fits_of(group: int, problems: Sequence[pair.Problem]) -> list[KernelFit]:
         if method == "wiener":
             sums = [spectral_statistics(p, _block(p), detrend, taper, threads) for p in problems]
             return [functools.reduce(lambda a, b: a + b, sums).solve(balance)]
         choice = resolve(max(problems, key=lambda p: p.geometry.n_pixels), method)
+        judged = (
+            None if background is not None or method == "cg" else reweighted.judge(asked, group, rules, noise, robust)
+        )
+        if judged is not None:
+            if choice.method == "cg":
+                choice = Choice("fft", "the Gram matrix is needed for the weights")
+            return reweighted.fits(
+                judged, choice, chosen, threads, noise=noise, robust=robust, tolerance=tolerance, progress=progress
+            )
         if choice.method == "cg":
             needs = _needs_gram(problems, solver)
             if needs is None:
@@ -185,7 +238,11 @@ def find_kernel(
             choice = Choice("fft", f"the Gram matrix is needed for {needs}")
         return boundary_check.doubt(problems, joint.fit(problems, choice, chosen, threads, progress))
 
-    return join([fits_of(problems) for problems in asked.groups], asked)
+    def checked(group: int, problems: Sequence[pair.Problem]) -> list[KernelFit]:
+        fits = fits_of(group, problems)
+        return [integers.judged(fit, problems, t, threads) for t, fit in enumerate(fits)]
+
+    return join([checked(group, problems) for group, problems in enumerate(asked.groups)], asked)
 
 
 def _needs_gram(problems: Sequence[pair.Problem], solver: object) -> str | None:

@@ -182,9 +182,7 @@ class _Plane:
 def _as_array(value: object, name: str) -> Any:
     """Return `value` as something real and sliceable, or say why it is none."""
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
-        msg = (
-            f"got a masked {name}; masks are not supported yet: fill the masked pixels, or crop to a part without them"
-        )
+        msg = f"got a masked {name}; need plain numbers here: find_kernel and accumulate take masks"
         raise ValueError(msg)
     if not (hasattr(value, "shape") and hasattr(value, "dtype") and hasattr(value, "__getitem__")):
         try:
@@ -310,7 +308,7 @@ def refuse_nonfinite(problem: Problem) -> NoReturn:
                 msg = (
                     f"got {name}{place} with {count} pixel{'s' if count > 1 else ''} that "
                     f"{'are' if count > 1 else 'is'} NaN or infinite, "
-                    f"the first at (row, column) {first}; need finite pixels. Masks are the remedy that is coming; "
+                    f"the first at (row, column) {first}; need finite pixels; pass nan='mask' to exclude them, "
                     "until then crop to a part without them"
                 )
                 raise ValueError(msg)

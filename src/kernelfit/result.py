@@ -22,6 +22,19 @@ if TYPE_CHECKING:
     from .statistics import NormalStats
 
 Array = npt.NDArray[np.float64]
+#: Fields of a fit that a file holds in a form of their own.
+_STORED_APART = (
+    "kernel",
+    "factor",
+    "convention",
+    "findings",
+    "path",
+    "priors",
+    "spectrum",
+    "background",
+    "parts",
+    "weights",
+)
 
 
 class Verdict(enum.Enum):
@@ -68,6 +81,10 @@ class Verdict(enum.Enum):
     APPROXIMATE = (
         "approximate: the data are not periodic; the exact method (method='auto') gives the kernel without the "
         "error that division by frequency makes at the edges"
+    )
+    WRAPPED = (
+        "the target's values seem to have run over the end of their integer type and started again at the other: "
+        "compute the target in a wider type, or clip it, and say robust='clip' meanwhile"
     )
     SOLVED = "solved"
 
@@ -192,18 +209,18 @@ class KernelFit:
         channels also (channels, rows, cols) or (target's channels, image's channels, rows, cols).
     noise_std : float
         Estimated standard deviation of the noise of one target pixel, ``sqrt(rss / (n_pixels - rank))``; NaN if there
-        are no more pixels than taps.
+        are no more pixels than taps. With weights that of a pixel of weight 1: near 1 if they are inverse variances.
     rank : int
         Number of combinations of taps that the image determines.
     condition : float
         Condition number of the Gram matrix, infinite if the rank is deficient. (In the 1-norm, estimated, where
         Cholesky's factorisation serves; else the ratio of the largest to the smallest eigenvalue.)
     rss : float
-        Residual sum of squares.
+        Residual sum of squares, weighted if there are weights.
     r_squared : float
         Share of the target's variance that the kernel explains; NaN for a constant target.
     n_pixels : int
-        Number of target pixels used.
+        Number of target pixels used, that is of those with a weight.
     convention : Convention
         How the kernel lies on the image.
     method, method_reason : str
@@ -241,6 +258,14 @@ class KernelFit:
         Log evidences of the other choices, where there were any.
     spectrum : Spectrum or None
         What the data can know frequency by frequency, from the spectral method; None from the others.
+    weighting : str
+        How weights were taken into account, and whether exactly; empty if every pixel counted the same.
+    notes : tuple of str
+        Pixels that were excluded and why, and other things that are not doubtful but good to know.
+    weights : ndarray, tuple of ndarray, or None
+        The weights finally used, of the target's shape (of several pairs a tuple, one for each), zero where a pixel is
+        excluded or not used; bool where every pixel counts once or not at all. They take as much memory as the target,
+        8 bytes per pixel where they are not bool. None if every pixel counted the same.
     background : Background or None
         The polynomial surface fitted beside the kernel; None without one.
     channels : {None, "shared", "separate", "mixed"}
@@ -278,6 +303,9 @@ class KernelFit:
     log_evidence: float = math.nan
     alternatives: dict[str, float] = dataclasses.field(default_factory=dict)
     spectrum: Spectrum | None = None
+    weighting: str = ""
+    notes: tuple[str, ...] = ()
+    weights: "npt.NDArray[Any] | tuple[npt.NDArray[Any], ...] | None" = dataclasses.field(default=None, repr=False)
     background: Background | None = None
     channels: str | None = None
     channel_axis: int | None = None
@@ -521,6 +549,8 @@ class KernelFit:
             + (f", {self.iterations} iterations to {self.tolerance:g} of the noise's error" if self.iterations else ""),
             *([f"solver      {self.solver}"] if self.solver != "LeastSquares()" else []),
             *[f"prior       {prior}" for prior in self.priors],
+            *([f"weights     {self.weighting}"] if self.weighting else []),
+            *[f"note        {note}" for note in self.notes],
             *([] if self.background is None else [f"background  {_in_words(self.background)}"]),
             *([f"channels    {self.channels}, along axis {self.channel_axis}"] if self.channels else []),
             *[
@@ -554,12 +584,7 @@ class KernelFit:
 
     def _packed(self) -> tuple[dict[str, Any], dict[str, Array]]:
         """Return what is stored: a header of plain values, and the arrays."""
-        header = {
-            f.name: getattr(self, f.name)
-            for f in dataclasses.fields(self)
-            if f.name
-            not in ("kernel", "factor", "convention", "findings", "path", "priors", "spectrum", "background", "parts")
-        }
+        header = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in _STORED_APART}
         header["convention"] = dataclasses.asdict(self.convention)
         header["findings"] = [[f.verdict.name, f.detail] for f in self.findings]
         arrays = {"kernel": self.kernel} | ({} if self.factor is None else {"factor": self.factor})
@@ -571,6 +596,10 @@ class KernelFit:
         if self.spectrum is not None:
             fields = dataclasses.asdict(self.spectrum)
             header["spectrum"] = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in fields.items()}
+        if self.weights is not None:
+            several = isinstance(self.weights, tuple)
+            header["weights"] = len(self.weights) if several else 0
+            arrays |= {f"weights_{i}": w for i, w in enumerate(self.weights if several else (self.weights,))}
         if self.background is not None:
             fields = {name: getattr(self.background, name) for name in ("degree", "shapes", "channel_axis")}
             header["background"] = fields
@@ -618,6 +647,10 @@ class KernelFit:
         if criterion is not None:
             names = ("strength", "freedom", "rss", "score")
             header["path"] = StrengthPath(**{name: arrays[f"path_{name}"] for name in names}, criterion=criterion)
+        header["notes"] = tuple(header.get("notes", ()))
+        count = header.pop("weights", None)
+        if count is not None:
+            header["weights"] = tuple(arrays[f"weights_{i}"] for i in range(count)) if count else arrays["weights_0"]
         spectrum = header.pop("spectrum", None)
         if spectrum is not None:
             arrays_of = {k: np.array(v, dtype=np.float64) for k, v in spectrum.items() if isinstance(v, list)}
@@ -664,7 +697,7 @@ def assemble(
         kernel = taps.reshape((rows, cols) if len(stats.terms) == 1 else (len(stats.terms), rows, cols))
     else:
         kernel = taps
-    variance = stats.target_energy - stats.target_sum**2 / max(1, stats.n_pixels)
+    variance = stats.target_energy - stats.target_sum**2 / (stats.total_weight or 1.0)
     known = variance > 1e-14 * stats.target_energy
     return KernelFit(
         kernel=kernel,
@@ -677,5 +710,5 @@ def assemble(
         n_pixels=stats.n_pixels,
         convention=stats.convention,
         findings=tuple(sorted(findings, key=lambda f: list(Verdict).index(f.verdict))),
-        **{"freedom": float(rank), **more},
+        **{"freedom": float(rank), "weighting": stats.weighting, **more},
     )

@@ -197,7 +197,7 @@ def judge(
     """List what is doubtful about a fit; with a prior or penalty what the image leaves open is not set to zero."""
     findings = []
     m = stats.n_taps
-    mean = stats.target_sum / max(1, stats.n_pixels)
+    mean = stats.target_sum / (stats.total_weight or 1.0)
     variance = stats.target_energy - stats.target_sum * mean
     if not variance > 1e-14 * stats.target_energy:
         findings.append(Finding(Verdict.NO_SIGNAL, f"every target pixel is {mean:.6g}"))

@@ -50,6 +50,11 @@ class NormalStats:
         ``A'(y - A c)``.
     center_energy : float, optional
         ``|y - A c|^2``.
+    weight_sum : float, optional
+        With weights w every sum above is a weighted one, ``A'WA``, ``A'Wy``, ``y'Wy`` and so on, and this is the sum
+        of the weights of the `n_pixels` pixels that have one. None if every pixel counts once.
+    weighting : str, optional
+        How the weights were taken into account, in words; empty without weights.
 
     Examples
     --------
@@ -77,6 +82,8 @@ class NormalStats:
     center: Array | None = None
     center_moment: Array | None = None
     center_energy: float = 0.0
+    weight_sum: float | None = None
+    weighting: str = ""
     #: What solvers have made of the Gram matrix, shared by statistics that differ in the center alone.
     _made: dict[str, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
@@ -98,6 +105,11 @@ class NormalStats:
         """Number of unknowns."""
         return len(self.moment)
 
+    @property
+    def total_weight(self) -> float:
+        """Sum of the weights of all pixels: their number where none was given."""
+        return float(self.n_pixels) if self.weight_sum is None else self.weight_sum
+
     def __add__(self, other: "NormalStats") -> "NormalStats":
         """Return the statistics of the pixels of both."""
         if not isinstance(other, NormalStats):
@@ -114,6 +126,9 @@ class NormalStats:
             name: getattr(self, name) + getattr(other, name)
             for name in ("gram", "moment", "target_energy", "target_sum", "n_pixels")
         }
+        if self.weight_sum is not None or other.weight_sum is not None:
+            sums["weight_sum"] = self.total_weight + other.total_weight
+        sums["weighting"] = "; ".join(dict.fromkeys(w for w in (self.weighting, other.weighting) if w))
         if self.center is not None or other.center is not None:
             center = self.center if self.center is not None else other.center
             assert center is not None
@@ -142,6 +157,7 @@ class NormalStats:
             target_energy=-other.target_energy,
             target_sum=-other.target_sum,
             n_pixels=-other.n_pixels,
+            weight_sum=None if other.weight_sum is None else -other.weight_sum,
             center=None,
             center_moment=None,
             center_energy=0.0,
@@ -324,6 +340,8 @@ class NormalStats:
             "terms": self.terms,
             "convention": dataclasses.asdict(self.convention),
             "center_energy": self.center_energy,
+            "weight_sum": self.weight_sum,
+            "weighting": self.weighting,
         }
         arrays = {
             name: getattr(self, name)
@@ -363,6 +381,8 @@ class NormalStats:
             center=arrays.get("center"),
             center_moment=arrays.get("center_moment"),
             center_energy=header["center_energy"],
+            weight_sum=header.get("weight_sum"),
+            weighting=header.get("weighting", ""),
         )
 
 

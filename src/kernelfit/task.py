@@ -162,8 +162,19 @@ def check_settings(
     spectral: Sequence[object],
     channels: str = "shared",
     background: object = None,
+    weighted: str | None = None,
 ) -> None:
-    """Refuse settings that the method has no use for; `spectral` are those of "wiener", all "auto" by default."""
+    """Refuse settings that the method has no use for.
+
+    `spectral` are those of "wiener", all "auto" by default; `weighted` names what makes the fit a weighted one.
+    """
+    if weighted is not None and (method in ("cg", "wiener") or background is not None):
+        other = f"method={method!r}" if method in ("cg", "wiener") else f"background={background!r}"
+        msg = (
+            f"got {weighted} with {other}, which knows no weights; need 'auto', 'direct' or 'fft' and no background: "
+            "leave one of the two out, or take the background off the target beforehand"
+        )
+        raise ValueError(msg)
     if method != "wiener" and not all(isinstance(v, str) and v == "auto" for v in spectral):
         msg = f"got balance, detrend or taper with method={method!r}, which has no use for them; need method='wiener'"
         raise ValueError(msg)
@@ -184,7 +195,7 @@ def check_settings(
         raise ValueError(msg)
     if tolerance is None:
         return
-    if method in ("direct", "fft", "wiener"):
+    if method in ("direct", "fft", "wiener") and weighted is None:
         msg = f"got a tolerance with method={method!r}, which does not iterate; need method='cg' or 'auto'"
         raise ValueError(msg)
     if not 0 < tolerance < 1:

@@ -1,0 +1,131 @@
+"""What masks and weights cost, relative to the unweighted fit, and against the dense weighted problem.
+
+    python -m benchmarks.weighted            the table, at 2048 x 2048 (1024 x 1024 against dense)
+    python -m benchmarks.weighted quick      the same at 512 x 512
+
+Each line is the median of ratios of times taken in turn. The error is the distance of the kernel from the truth over
+that which its standard errors let one expect: 1 is as good as can be, so that a quick wrong answer shows.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+import scipy.ndimage
+import scipy.signal
+from numpy.typing import NDArray
+
+import kernelfit
+
+from .common import image_like_a_photograph, kernel_of_shape
+
+Array = NDArray[np.float64]
+
+
+def scene(size: int, side: int) -> tuple[Array, Array, Array, float]:
+    """Return an image, a kernel, what the one makes of the other, and the noise to add: 1 % of it."""
+    image, kernel = image_like_a_photograph(size, size), kernel_of_shape(f"{side}x{side}")
+    clean = scipy.signal.fftconvolve(image, kernel, mode="same")
+    return image, kernel, clean, 0.01 * float(clean.std())
+
+
+def weighted_scene(kind: str, clean: Array, noise: float) -> tuple[Array, dict[str, Any]]:
+    """Return the target of a kind of weights, and the keywords that tell of them; garbage stands under the mask."""
+    rng = np.random.default_rng(0)
+    if kind == "inverse variance":  # sky, photons, a camera whose corners are dark, and pixels that differ
+        y, x = (np.linspace(-1, 1, n) for n in clean.shape)
+        dark = 1.0 / (1.0 + y[:, None] ** 2 + x**2)
+        variance = (50.0 + np.maximum(clean, 1.0)) / dark * np.exp(0.2 * rng.standard_normal(clean.shape))
+        variance /= variance.mean()
+        return clean + noise * np.sqrt(variance) * rng.standard_normal(clean.shape), {"weights": 1.0 / variance}
+    if kind == "1000 bad pixels":
+        mask = np.zeros(clean.shape, dtype=bool)
+        mask.ravel()[rng.choice(clean.size, 1000, replace=False)] = True
+    else:  # 10 % in blobs of a few dozen pixels across
+        smooth = scipy.ndimage.gaussian_filter(rng.standard_normal(clean.shape), 8.0, mode="wrap")
+        mask = smooth < np.quantile(smooth, 0.1)
+    target = clean + noise * rng.standard_normal(clean.shape)
+    target[mask] = np.nan
+    return target, {"mask": mask}
+
+
+def dense(image: Array, target: Array, side: int, weights: Array) -> Array:
+    """Solve the weighted problem from patches laid out in blocks, multiplied by BLAS."""
+    half = side // 2
+    windows = np.lib.stride_tricks.sliding_window_view(image, (side, side))
+    gram, moment = np.zeros((side**2, side**2)), np.zeros(side**2)
+    rows = max(1, 8192 // windows.shape[1])
+    for row in range(0, len(windows), rows):
+        patches = windows[row : row + rows].reshape(-1, side**2)
+        inside = np.s_[half + row : half + row + len(patches) // windows.shape[1], half : half + windows.shape[1]]
+        w = weights[inside].ravel()
+        scaled = patches * w[:, None]
+        gram += scaled.T @ patches
+        moment += scaled.T @ target[inside].ravel()
+    return scipy.linalg.solve(gram, moment, assume_a="pos").reshape(side, side)[::-1, ::-1]
+
+
+def ratio(ours: Callable[[], object], yardstick: Callable[[], object], repeats: int) -> float:
+    """Return the median of ratios of times, taken in turn after one of each to warm up."""
+    ours()
+    yardstick()
+    ratios = []
+    for _ in range(repeats):
+        times = []
+        for work in (yardstick, ours):
+            start = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - start)
+        ratios.append(times[1] / times[0])
+    return statistics.median(ratios)
+
+
+def line(size: int, side: int, kind: str, repeats: int) -> str:
+    """Measure one line of the table."""
+    image, kernel, clean, noise = scene(size, side)
+    target, keywords = weighted_scene(kind, clean, noise)
+    plain = np.where(np.isfinite(target), target, clean)
+    fit = kernelfit.find_kernel(image, target, side, **keywords)
+    cost = ratio(
+        lambda: kernelfit.find_kernel(image, target, side, **keywords),
+        lambda: kernelfit.find_kernel(image, plain, side),
+        repeats,
+    )
+    error = float(np.sqrt(np.mean((fit.kernel - kernel) ** 2) / np.mean(fit.stderr**2)))
+    return f"{size:6d} {side:4d}  {kind:18s} {cost:8.2f}  {error:6.2f}  {fit.weighting}"
+
+
+def against_dense(size: int, side: int) -> str:
+    """Measure the dense weighted problem against the fit with weights."""
+    image, _, clean, noise = scene(size, side)
+    target, keywords = weighted_scene("inverse variance", clean, noise)
+    fit = kernelfit.find_kernel(image, target, side, **keywords)
+    times = ratio(
+        lambda: dense(image, target, side, keywords["weights"]),
+        lambda: kernelfit.find_kernel(image, target, side, **keywords),
+        1,
+    )
+    apart = np.linalg.norm(dense(image, target, side, keywords["weights"]) - fit.kernel) / np.linalg.norm(fit.stderr)
+    what = f"dense weighted patches at {size}, {side} x {side}"
+    return f"{what}: {times:.1f} times as long; kernels {apart:.1g} stderr apart"
+
+
+def main(arguments: list[str]) -> None:
+    """Print the table."""
+    quick = "quick" in arguments
+    size, repeats = (512, 3) if quick else (2048, 7)
+    wanted = [int(a) for a in arguments if a.isdigit()] or [15, 31]
+    print("  size side  weights                cost   error  how")
+    for side in wanted:
+        for kind in ("1000 bad pixels", "blobs", "inverse variance"):
+            print(line(size, side, kind, repeats if side < 31 else 5), flush=True)
+    if "dense" in arguments or not any(a.isdigit() for a in arguments):
+        print(against_dense(size // 2, 15))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,440 @@
+"""Fits with weights, and fits whose weights come from the fit: noise that grows with the signal, and outliers.
+
+Both are iteratively reweighted least squares: weights from the residual of the last kernel, a weighted fit, until the
+kernel settles. Fits to pixels with outliers start from the smallest sum of absolute residuals over a sample of patches,
+which outliers in the target, however large, hardly move.
+"""
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+
+from . import geometry, iterate, patches, solve, weighted
+from .accumulation import Choice, Progress
+from .iterate import Sample
+from .masks import Judged, Rules
+from .pair import Array
+from .result import Finding, KernelFit, Verdict
+from .statistics import NormalStats
+from .task import Task
+from .weighted_pass import Item, Weights, residual
+
+ROBUST = (None, "huber", "tukey", "clip")
+#: Residuals, in standard deviations, from which each criterion holds them down: 95 % efficient for Gaussian noise
+# (P. Huber and E. Ronchetti, "Robust Statistics", 2nd ed., 2009, sections 4.6 and 4.8), and for "clip" nearly 100 %.
+TUNING = {"huber": 1.345, "tukey": 4.685, "clip": 4.0}
+#: The least variance that photon noise is given, relative to that of the mean prediction.
+FLOOR = 0.01
+_MOST_ROUNDS = 20
+_MOST_REFINEMENTS = 3
+#: A reweighted kernel has settled when it moves by no more than this many standard errors.
+_SETTLED = 0.02
+_MEDIAN_SAMPLE = 2**20
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How the variance of a target pixel depends on its prediction: ``slope * prediction + constant``.
+
+    Without a slope all pixels are equally noisy.
+    """
+
+    slope: float = 0.0
+    constant: float = 1.0
+
+    @classmethod
+    def of(cls, noise: object) -> "Noise":
+        """Return the model meant by what a user may write."""
+        if isinstance(noise, str):
+            geometry.known(noise, ("constant", "poisson"), "noise")
+            return cls() if noise == "constant" else cls(1.0, 0.0)
+        try:
+            gain, read_noise = noise  # type: ignore[misc]
+        except (TypeError, ValueError):
+            gain = read_noise = None
+        if not (isinstance(gain, numbers.Real) and isinstance(read_noise, numbers.Real)):
+            msg = f"got noise={noise!r}, need 'constant', 'poisson' or a pair of numbers (gain, read_noise)"
+            raise TypeError(msg)
+        gain, read_noise = float(gain), float(read_noise)
+        if not (0 < gain < math.inf and 0 <= read_noise < math.inf):
+            msg = f"got noise={noise!r}, need a gain above 0 (electrons per unit) and a read noise of at least 0"
+            raise ValueError(msg)
+        return cls(1.0 / gain, (read_noise / gain) ** 2)
+
+    def variance(self, prediction: Array, floor: float) -> Array:
+        """Return the variance of pixels; `floor` is the least share of it that photons make."""
+        return self.slope * np.maximum(prediction, floor) + self.constant
+
+
+@dataclass(frozen=True, eq=False)
+class _Solved:
+    """A weighted fit in the making."""
+
+    stats: NormalStats
+    fit: KernelFit
+    findings: tuple[Finding, ...] = ()
+    iterations: int = 0
+    refined: int = 0
+
+
+@dataclass
+class Engine:
+    """Weighted fits of the same pairs with one set of weights after another.
+
+    Parameters
+    ----------
+    method : str
+        The engine of the unweighted statistics.
+    pass_method : str
+        That of weighted passes.
+    workers : int
+    tolerance : float or None
+        As `iterate.solve` has it.
+    progress : callable or None
+    regime : str
+        One of `weighted.REGIMES`.
+    """
+
+    method: str
+    pass_method: str
+    workers: int
+    tolerance: float | None = None
+    progress: Progress | None = None
+    regime: str = "auto"
+    _grams: tuple[Array, ...] | None = None
+
+    def prepare(self, items: Sequence[Item]) -> None:
+        """Read the images once, for whatever weights come later."""
+        known = weighted.unweighted(items, self.method, self.workers, self.progress)
+        self._grams = known.grams
+
+    def solve(self, items: Sequence[Item], start: Array | None = None) -> _Solved:
+        """Fit the pairs with their weights."""
+        plan = items[0].problem.geometry
+        weighted.require_determined(items)
+        seen = weighted.survey(items)
+        regime = self.regime
+        if regime == "auto":
+            n = sum(item.problem.geometry.n_pixels for item in items)
+            shape = (plan.kernel_shape[0] * len(items[0].problem.sources), plan.kernel_shape[1])
+            regime = weighted.choose_regime(n, shape, seen.subtract.nanoseconds, seen.patches.nanoseconds).method
+        if regime == "patches":
+            stats = weighted.accumulated(items, self.workers)
+            return self._refined(items, self._described(stats, regime, seen), start)
+        moment = None
+        if self._grams is None:
+            known = weighted.unweighted(items, self.method, self.workers, self.progress)
+            self._grams, moment, sums = known.grams, known.moment, known.sums
+        else:
+            sums = weighted.target_sums(items, self.workers)
+        if regime == "iterate":
+            whole = np.sum(self._grams, axis=0)
+            found = iterate.solve(
+                items, whole, sums, self.pass_method, self.workers, self.tolerance, start, self.progress
+            )
+            return _Solved(found.stats, found.stats.solve(), found.findings, found.iterations)
+        gram = weighted.subtracted(items, self._grams, seen.usual)
+        if moment is None:
+            center = np.zeros(len(gram)) if start is None else start
+            here = residual(items, center, self.pass_method, self.workers, self.progress)
+            stats = weighted.assembled(items, gram, gram @ center + here.moment, sums)
+            stats = stats.centered(center, here.moment, here.energy)
+        else:
+            stats = weighted.assembled(items, gram, moment, sums)
+        return self._refined(items, self._described(stats, regime, seen), start)
+
+    def _described(self, stats: NormalStats, regime: str, seen: weighted.Survey) -> NormalStats:
+        return dataclasses.replace(stats, weighting=weighted.described(regime, seen))
+
+    def _refined(self, items: Sequence[Item], stats: NormalStats, start: Array | None) -> _Solved:
+        """Solve exact statistics, and refine the kernel against the pixels where rounding could matter."""
+        fit = stats.solve()
+        refined = 0
+        if solve.rounding_matters(stats, fit):
+            while refined < _MOST_REFINEMENTS:
+                before = fit.kernel
+                here = residual(items, before.ravel(), self.pass_method, self.workers, self.progress)
+                stats = stats.centered(before.ravel(), here.moment, here.energy)
+                fit = stats.solve()
+                refined += 1
+                if np.linalg.norm(fit.kernel - before) <= 1e-6 * np.linalg.norm(fit.kernel):
+                    break
+        return _Solved(stats, fit, refined=refined)
+
+
+def wanted(rules: Rules, noise: object, robust: object) -> str | None:
+    """Name what makes a fit a weighted one, None if nothing does; refuse unknown names."""
+    model = Noise.of(noise)
+    geometry.known(robust, ROBUST, "robust")
+    if model.slope and rules.weights is not None:
+        msg = f"got weights= and noise={noise!r}, need one or the other: both say how noisy each pixel is"
+        raise ValueError(msg)
+    return rules.given() or ("noise=" if model.slope else None) or ("robust=" if robust is not None else None)
+
+
+def judge(task: Task, group: int, rules: Rules, noise: object, robust: object) -> list[list[Judged]] | None:
+    """Return the weights of the problems of a group, for each target; None if every pixel counts the same, and will."""
+    problems = task.groups[group]
+    n_channels = len(problems) // task.n_pairs
+    found: list[list[Judged | None]] = []
+    for t in range(len(problems[0].targets)):
+        one = []
+        for i, problem in enumerate(problems):
+            channel = {None: None, "shared": i % n_channels, "separate": group, "mixed": t}[task.channels]
+            single = dataclasses.replace(problem, targets=(problem.targets[t],))
+            one.append(rules.judge(single, task, i // n_channels, channel))
+        found.append(one)
+    if robust is None and not Noise.of(noise).slope and all(j is None for one in found for j in one):
+        return None
+    return [
+        [
+            j or Judged(Item(dataclasses.replace(p, targets=(p.targets[t],)), np.ones(p.size, dtype=bool)), ())
+            for j, p in zip(one, problems, strict=True)
+        ]
+        for t, one in enumerate(found)
+    ]
+
+
+def fits(
+    judged: Sequence[Sequence[Judged]],
+    choice: Choice,
+    solver: "solve.Solver | None",
+    workers: int,
+    **settings: Any,
+) -> list[KernelFit]:
+    """Return the kernel of each target, as `fit` does."""
+    return [fit(one, choice, solver, workers, **settings) for one in judged]
+
+
+def fit(
+    judged: Sequence[Judged],
+    choice: Choice,
+    solver: "solve.Solver | None",
+    workers: int,
+    *,
+    noise: object = "constant",
+    robust: str | None = None,
+    tolerance: float | None = None,
+    progress: Progress | None = None,
+    regime: str = "auto",
+) -> KernelFit:
+    """Return the kernel that pairs share, each with its weights.
+
+    Parameters
+    ----------
+    judged : sequence of Judged
+        The pairs.
+    choice : Choice
+        The engine of the unweighted statistics.
+    solver : solver or None
+        What makes the kernel of the last statistics; None for least squares.
+    workers : int
+        Number of threads.
+    noise, robust, tolerance, progress
+        As in `find_kernel`.
+    regime : {"auto", "subtract", "patches", "iterate"}, optional
+        How the weights are taken into account; the default is what `weighted.choose_regime` says.
+
+    Returns
+    -------
+    KernelFit
+    """
+    model = Noise.of(noise)
+    geometry.known(regime, weighted.REGIMES, "regime")
+    items = [j.item for j in judged]
+    costs = weighted.pass_ns(items[0].problem.geometry.kernel_shape)
+    pass_method = choice.method if choice.reason == "as asked" else min(costs, key=lambda name: costs[name])
+    engine = Engine(choice.method, pass_method, workers, tolerance, progress, regime)
+    notes = [note for j in judged for note in j.notes]
+    findings: list[Finding] = []
+    correction = 1.0
+    if not model.slope and robust is None:
+        found = engine.solve(items)
+    else:
+        found, items, correction, more, said = _reweighted(engine, items, model, robust)
+        findings += more
+        notes += said
+    result = found.fit if solver is None else solver.solve(found.stats)
+    if correction != 1.0 and result.factor is not None and result.uncertainty == "sampling":
+        result = dataclasses.replace(result, factor=result.factor * correction, noise_std=result.noise_std * correction)
+    findings = sorted(
+        dict.fromkeys((*result.findings, *found.findings, *findings)), key=lambda f: list(Verdict).index(f.verdict)
+    )
+    weights = tuple(in_place(item) for item in items)
+    iterated = found.stats.weighting.startswith("iterate")
+    return dataclasses.replace(
+        result,
+        method=choice.method,
+        method_reason=choice.reason,
+        refined=found.refined,
+        iterations=found.iterations,
+        tolerance=(iterate.TOLERANCE if tolerance is None else tolerance) if iterated else 0.0,
+        findings=tuple(findings),
+        weighting=found.stats.weighting,
+        notes=tuple(notes),
+        weights=weights if len(weights) > 1 else weights[0],
+    )
+
+
+def in_place(item: Item) -> Weights:
+    """Return the weights in an array of the target's shape, zero where no pixel is used."""
+    plan = item.problem.geometry
+    if plan.size == plan.target_shape:
+        return item.weights
+    out: Weights = np.zeros(plan.target_shape, dtype=bool if item.weights.dtype == np.bool_ else np.float64)
+    (row, col), (rows, cols) = plan.offset, plan.size
+    out[row : row + rows, col : col + cols] = item.weights
+    return out
+
+
+def _reweighted(
+    engine: Engine, items: Sequence[Item], model: Noise, robust: str | None
+) -> tuple[_Solved, list[Item], float, list[Finding], list[str]]:
+    """Weigh, fit and weigh again until the kernel settles."""
+    engine.prepare(items)
+    left = [np.empty(item.weights.shape) for item in items]
+    taps = engine.solve(items).fit.kernel.ravel() if robust is None else least_absolute(iterate.draw(items))
+    scale, correction, rounds, settled = math.nan, 1.0, 0, False
+    while rounds < _MOST_ROUNDS and not settled:
+        residual(items, taps, engine.pass_method, engine.workers, engine.progress, keep=left)
+        current = list(items)
+        if model.slope:
+            floor = _floor(items, left)
+            current = [_with_noise(item, r, model, floor) for item, r in zip(items, left, strict=True)]
+        if robust is not None:
+            standard = _standard(current, left)
+            scale = max(1.4826 * float(np.median(np.abs(standard))), 1e-12 * float(np.abs(standard).max()))
+            current = [_held_down(item, r, robust, scale) for item, r in zip(current, left, strict=True)]
+        before = taps
+        found = engine.solve(current, before)
+        taps = found.fit.kernel.ravel()
+        rounds += 1
+        moved = float(np.linalg.norm(taps - before))
+        settled = moved <= max(_SETTLED * float(np.linalg.norm(found.fit.stderr)), 1e-9 * float(np.linalg.norm(taps)))
+    notes = [f"weights from the residual, {rounds} round{'' if rounds == 1 else 's'}"]
+    if robust is not None:
+        correction = _correction(standard / scale, robust) if scale > 0 else 1.0
+        share = float(np.mean(np.abs(standard) > TUNING[robust] * scale))
+        what = "held down" if robust == "huber" else "excluded"
+        notes.append(
+            f"about {100 * share:.2g} % of the pixels {what}: residuals above {TUNING[robust]:g} times {scale:.4g}"
+        )
+    findings = [] if settled else [Finding(Verdict.NOT_CONVERGED, f"the weights had not settled after {rounds} rounds")]
+    return found, current, correction, findings, notes
+
+
+def _bands(item: Item, left: Array) -> Iterator[tuple[slice, Array]]:
+    """Yield the rows of each band of a target, and its prediction there."""
+    for row, height in patches.bands(left.shape, item.problem.geometry.kernel_shape):
+        rows = slice(row, row + height)
+        yield rows, item.problem.targets[0].block(row, 0, (height, left.shape[1])) - left[rows]
+
+
+def _floor(items: Sequence[Item], left: Sequence[Array]) -> float:
+    """Return the least prediction that photon noise is reckoned from."""
+    total = n = 0.0
+    for item, r in zip(items, left, strict=True):
+        for rows, prediction in _bands(item, r):
+            used = item.weights[rows] > 0
+            total += float(np.sum(prediction, where=used))
+            n += float(np.count_nonzero(used))
+    mean = total / max(n, 1.0)
+    if not mean > 0:
+        msg = (
+            f"got a target with photon noise whose mean prediction is {mean:.4g}, need counts, with a mean above 0; "
+            "add the background that was subtracted, or leave noise='constant'"
+        )
+        raise ValueError(msg)
+    return FLOOR * mean
+
+
+def _with_noise(item: Item, left: Array, model: Noise, floor: float) -> Item:
+    """Return the pair with weights that are the inverse of the variance of the prediction."""
+    weights = np.empty(left.shape)
+    for rows, prediction in _bands(item, left):
+        np.divide(item.weights[rows], model.variance(prediction, floor), out=weights[rows])
+    return dataclasses.replace(item, weights=weights)
+
+
+def _standard(items: Sequence[Item], left: Sequence[Array]) -> Array:
+    """Return residuals in units of a pixel of weight 1, of a sample of the pixels that have a weight."""
+    parts = []
+    for item, r in zip(items, left, strict=True):
+        step = max(1, math.isqrt(r.size // _MEDIAN_SAMPLE))
+        weights, values = item.weights[::step, ::step], r[::step, ::step]
+        used = weights > 0
+        parts.append(values[used] * np.sqrt(weights[used]))
+    return np.concatenate(parts)
+
+
+def _held_down(item: Item, left: Array, robust: str, scale: float) -> Item:
+    """Return the pair with the weights of outliers taken down."""
+    reach = TUNING[robust] * scale
+    weights: Weights = np.empty(
+        left.shape, dtype=bool if robust == "clip" and item.weights.dtype == np.bool_ else float
+    )
+    for row, height in patches.bands(left.shape, item.problem.geometry.kernel_shape):
+        rows = slice(row, row + height)
+        given = item.weights[rows]
+        ratio = np.abs(left[rows]) * np.sqrt(given) / reach if given.dtype != np.bool_ else np.abs(left[rows]) / reach
+        weights[rows] = given * _factor(ratio, robust)
+    return dataclasses.replace(item, weights=weights)
+
+
+def _factor(ratio: Array, robust: str) -> npt.NDArray[Any]:
+    """Return by how much the weight of a residual is taken down that is so many times the tuning constant."""
+    if robust == "clip":
+        return ratio <= 1.0
+    if robust == "huber":
+        return 1.0 / np.maximum(ratio, 1.0)
+    return np.square(np.maximum(0.0, 1.0 - ratio**2))
+
+
+def _correction(standard: Array, robust: str) -> float:
+    """Return the standard error of the robust fit over what weighted least squares with its weights would say.
+
+    The asymptotic variance is ``mean(psi^2) / mean(psi')^2`` (Huber and Ronchetti, section 7.6), that of weighted least
+    squares with weights ``psi(r) / r`` is ``mean(psi r) / mean(psi / r)``, the first over pixels that have a weight.
+    """
+    c = TUNING[robust]
+    ratio = np.abs(standard) / c
+    factor = _factor(ratio, robust)
+    psi = factor * standard
+    if robust == "clip" or robust == "huber":
+        slope = (ratio <= 1.0).astype(np.float64)
+    else:
+        slope = np.where(ratio < 1.0, (1 - ratio**2) * (1 - 5 * ratio**2), 0.0)
+    some = factor > 0
+    naive = float(np.mean(psi[some] * standard[some])) / float(np.mean(factor))
+    own = float(np.mean(psi**2)) / float(np.mean(slope)) ** 2
+    return math.sqrt(own / naive) if naive > 0 and own > 0 else 1.0
+
+
+def least_absolute(sample: Sample, rounds: int = 15) -> Array:
+    """Return the kernel with the smallest sum of absolute residuals over a sample, by reweighting.
+
+    Outliers in the target hardly move it, however large they are and whatever they hold.
+    """
+    chosen = 1.0 / sample.roots  # undoes the factors
+    size = np.sqrt(sample.weights)
+    factors = np.ones(len(chosen))
+    taps = np.zeros(sample.patches.shape[1])
+    for _ in range(rounds):
+        scaled = sample.patches * np.sqrt(factors)[:, None]
+        upper = scipy.linalg.blas.dsyrk(1.0, scaled.T)
+        gram = np.triu(upper) + np.triu(upper, 1).T
+        inverse = (solve.cholesky_factor(gram) or solve.eigen_factor(gram))[0]
+        taps = inverse @ (inverse.T @ (scaled.T @ (sample.values * np.sqrt(factors))))
+        left = np.abs(sample.values - sample.patches @ taps) * chosen * size
+        middle = float(np.median(left))
+        if not middle > 0:
+            break
+        factors = 1.0 / np.maximum(left, 0.01 * middle)
+    return taps

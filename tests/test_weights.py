@@ -1,0 +1,493 @@
+"""Masks, weights, noise models, outliers, saturation and rounding, against the dense weighted problem."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import scipy.signal
+
+import kernelfit
+import naive
+from conftest import SCENES
+from kernelfit import Verdict, accumulate, find_kernel, iterate, masks, pair, patches, reweighted, weighted
+from kernelfit.accumulation import Choice
+
+SOME = SCENES[::13]
+REGIMES = ("subtract", "patches", "iterate")
+CONVENTION = {"mode": None, "boundary": None, "fillvalue": 0.0, "origin": None, "operation": "convolution"}
+
+
+def close_to(actual, expected, tolerance=1e-9):
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    assert actual.shape == expected.shape
+    assert np.linalg.norm((actual - expected).ravel()) <= tolerance * np.linalg.norm(expected.ravel())
+
+
+def some_weights(kind, scene):
+    """(keywords, the weight of each target pixel); the image mask excludes by its footprints."""
+    rng = np.random.default_rng(5)
+    rows, cols = scene.target_shape
+    if kind == "mask":
+        mask = rng.random((rows, cols)) < 0.1
+        mask[rows // 3 : rows // 2, 1 : cols - 1] |= rng.random() < 2
+        return {"mask": mask}, (~mask).astype(float)
+    if kind == "weights":
+        weights = rng.gamma(1.0, size=(rows, cols))
+        weights[0, 1:4] = 0.0
+        return {"weights": weights}, weights
+    if kind == "levels":  # runs of equal weights, broadcast along the columns
+        weights = np.repeat(rng.integers(0, 3, rows), 1)[:, None].astype(float)
+        return {"weights": weights}, np.broadcast_to(weights, (rows, cols))
+    bad = np.zeros(scene.image_shape, dtype=bool)
+    bad[1, scene.image_shape[1] // 2] = True
+    excluded = naive.touched(bad, scene.shape, **scene.convention)
+    return {"image_mask": bad}, (~excluded).astype(float)
+
+
+def items_of(image, target, shape, convention, **keywords):
+    mask, image_mask = keywords.pop("mask", None), keywords.pop("image_mask", None)
+    rules = masks.Rules(mask=mask, image_mask=image_mask, **keywords)
+    return rules.judge(pair.check(image, target, shape, **convention))
+
+
+@pytest.mark.parametrize("kind", ["mask", "weights", "levels", "image mask"])
+@pytest.mark.parametrize("scene", SOME, ids=str)
+def test_statistics_equal_the_dense_ones(scene, kind):
+    keywords, weights = some_weights(kind, scene)
+    expected = naive.weighted_stats(scene.image, scene.target, scene.shape, weights, **scene.convention)
+    convention = scene.convention
+    if expected.n_pixels < scene.shape[0] * scene.shape[1]:
+        with pytest.raises(ValueError, match="leave"):
+            accumulate(scene.image, scene.target, scene.shape, **convention, **keywords)
+        return
+    judged = items_of(scene.image, scene.target, scene.shape, convention, **keywords)
+    found = [accumulate(scene.image, scene.target, scene.shape, **convention, **keywords)]
+    found += [weighted.statistics([judged.item], m, 2, r) for m in ("direct", "fft") for r in REGIMES[:2]]
+    for stats in found:
+        scale = np.trace(expected.gram)
+        assert np.abs(stats.gram - expected.gram).max() <= 1e-12 * scale
+        close_to(stats.moment, expected.moment, 1e-10)
+        assert stats.target_energy == pytest.approx(expected.target_energy, rel=1e-12)
+        assert stats.target_sum == pytest.approx(expected.target_sum, rel=1e-9, abs=1e-9)
+        assert stats.total_weight == pytest.approx(expected.total_weight, rel=1e-12)
+        assert stats.n_pixels == expected.n_pixels
+
+
+def bigger_scenes():
+    shapes = {(41, 53): (4, 6), (57, 38): (6, 3), (45, 50): (5, 5)}
+    for i, (mode, boundary, operation) in enumerate(
+        [
+            ("same", None, "convolution"),
+            ("same", "wrap", "correlation"),
+            ("same", "mirror", "convolution"),
+            ("full", "fill", "convolution"),
+            ("full", "symm", "correlation"),
+            ("valid", None, "correlation"),
+            ("same", "nearest", "convolution"),
+        ]
+    ):
+        image, kernel = list(shapes.items())[i % 3]
+        yield (
+            image,
+            kernel,
+            {**CONVENTION, "mode": mode, "boundary": boundary, "operation": operation, "fillvalue": 1.5},
+        )
+
+
+@pytest.mark.parametrize(("image_shape", "shape", "convention"), list(bigger_scenes()), ids=str)
+@pytest.mark.parametrize("kind", ["mask", "weights"])
+def test_the_three_regimes_agree_with_the_dense_fit(image_shape, shape, convention, kind):
+    rng = np.random.default_rng(1)
+    image = scipy.ndimage.gaussian_filter(rng.normal(1.0, 3.0, image_shape), 0.6)
+    size = naive.target_shape(image_shape, shape, convention["mode"])
+    target = rng.normal(size=size)
+    _, used = naive.design_dense(image, shape, **convention)
+    target[used] = naive.design_dense(image, shape, **convention)[0] @ rng.normal(size=shape[0] * shape[1])
+    target += 0.05 * rng.normal(size=size)
+    if kind == "mask":
+        mask = scipy.ndimage.gaussian_filter(rng.normal(size=size), 2.0) > 0.2
+        keywords, weights = {"mask": mask}, (~mask).astype(float)
+    else:
+        weights = rng.gamma(2.0, size=size)
+        keywords = {"weights": weights}
+    kernel, stderr, rss = naive.weighted_fit(image, target, shape, weights, **convention)
+    judged = items_of(image, target, shape, convention, **keywords)
+    for regime in REGIMES:
+        for method in ("direct", "fft"):
+            choice = Choice(method, "as asked")
+            fit = reweighted.fit([judged], choice, None, 2, regime=regime, tolerance=1e-8)
+            assert fit.weighting.startswith(regime)
+            close_to(fit.kernel, kernel, 1e-9)
+            assert fit.rss == pytest.approx(rss, rel=1e-9)
+            close_to(fit.stderr, stderr, 0.06 if regime == "iterate" else 1e-9)
+    np.testing.assert_array_equal(np.asarray(fit.weights, dtype=float)[used], weights[used])
+
+
+def photo(shape, seed=0):
+    rng = np.random.default_rng(seed)
+    broad = scipy.ndimage.gaussian_filter(rng.normal(size=shape), 5.0, mode="wrap")
+    return 100.0 + 3.0 * rng.normal(size=shape) + 300.0 * broad
+
+
+def blob(shape, seed=3):
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    taps = np.exp(-(((y - 0.4 * shape[0]) / 2.0) ** 2) - ((x - 0.6 * shape[1]) / 1.5) ** 2)
+    taps *= np.random.default_rng(seed).uniform(0.3, 1.0, shape)
+    return taps / taps.sum()
+
+
+def blurred(image, kernel):
+    return scipy.signal.convolve2d(image, kernel, mode="same", boundary="symm")
+
+
+@pytest.mark.parametrize("garbage", [np.nan, np.inf, -np.inf, 1e300, 1e-320])
+def test_garbage_under_a_mask_changes_no_bit(garbage):
+    image = photo((60, 73))
+    target = blurred(image, blob((4, 5))) + np.random.default_rng(0).normal(size=image.shape)
+    mask = np.random.default_rng(1).random(target.shape) < 0.05
+    bad = np.zeros(image.shape, dtype=bool)
+    bad[20, 30] = bad[41, 5] = True
+    spoilt_target, spoilt_image = np.where(mask, garbage, target), np.where(bad, garbage, image)
+    keep = spoilt_target.copy(), spoilt_image.copy()
+    for more in ({}, {"robust": "clip"}, {"weights": np.where(mask, garbage, target**2)}):
+        keywords = {"mask": mask, "image_mask": bad, "boundary": "symm", **more}
+        plain = find_kernel(
+            image, target, (4, 5), **{**keywords, **({"weights": target**2} if "weights" in more else {})}
+        )
+        spoilt = find_kernel(spoilt_image, spoilt_target, (4, 5), **keywords)
+        assert plain.kernel.tobytes() == spoilt.kernel.tobytes()
+        assert plain.stderr.tobytes() == spoilt.stderr.tobytes()
+        assert (plain.rss, plain.n_pixels) == (spoilt.rss, spoilt.n_pixels)
+    np.testing.assert_array_equal(keep[0], spoilt_target)
+    np.testing.assert_array_equal(keep[1], spoilt_image)
+
+
+def test_nan_and_masked_arrays_are_masks():
+    image = photo((60, 73))
+    target = blurred(image, blob((4, 5))) + np.random.default_rng(0).normal(size=image.shape)
+    mask, bad = np.random.default_rng(1).random((2, *target.shape)) < 0.01
+    said = find_kernel(image, target, (4, 5), mask=mask, image_mask=bad)
+    holes = np.where(bad, np.inf, image), np.where(mask, np.nan, target)
+    with pytest.raises(ValueError, match="nan='mask'"):
+        find_kernel(*holes, (4, 5))
+    found = find_kernel(*holes, (4, 5), nan="mask")
+    masked = find_kernel(np.ma.masked_array(image, bad), np.ma.masked_array(target, mask), (4, 5))
+    part = find_kernel(np.ma.masked_array(image, bad), target, (4, 5), mask=mask)
+    assert said.kernel.tobytes() == found.kernel.tobytes() == masked.kernel.tobytes() == part.kernel.tobytes()
+    unmasked = find_kernel(np.ma.masked_array(image), np.ma.masked_array(target), (4, 5))
+    assert unmasked.weights is None and unmasked.kernel.tobytes() == find_kernel(image, target, (4, 5)).kernel.tobytes()
+    assert sum(int(note.split()[0]) for note in said.notes) == 57 * 69 - said.n_pixels
+
+
+def test_equal_weights_are_none():
+    image = photo((50, 61))
+    target = blurred(image, blob((3, 5))) + np.random.default_rng(0).normal(size=image.shape)
+    plain = find_kernel(image, target, (3, 5))
+    ones = find_kernel(image, target, (3, 5), weights=np.ones((1, 61)), mask=np.zeros(target.shape, dtype=bool))
+    assert ones.weights is None and ones.kernel.tobytes() == plain.kernel.tobytes()
+    tens = find_kernel(image, target, (3, 5), weights=1e-30)
+    close_to(tens.kernel, plain.kernel, 1e-11)
+    close_to(tens.stderr, plain.stderr, 1e-9)
+    assert tens.noise_std == pytest.approx(1e-15 * plain.noise_std, rel=1e-9)
+
+
+def test_any_number_of_workers_gives_the_same_bits():
+    image = photo((90, 118))
+    rng = np.random.default_rng(0)
+    target = blurred(image, blob((7, 5))) + rng.normal(size=image.shape)
+    judged = items_of(image, target, (7, 5), CONVENTION, weights=rng.gamma(1.0, size=target.shape))
+    for regime in REGIMES:
+        fits = [reweighted.fit([judged], Choice("fft", ""), None, n, regime=regime) for n in (1, 2, 3)]
+        assert len({fit.kernel.tobytes() for fit in fits}) == 1
+        assert len({fit.stderr.tobytes() for fit in fits}) == 1
+
+
+def test_several_pairs_and_channels_have_masks_each():
+    rng = np.random.default_rng(0)
+    images = [photo((60, 73)), photo((45, 80), 1)]
+    targets = [blurred(i, blob((4, 5))) + rng.normal(size=i.shape) for i in images]
+    mask = [rng.random(t.shape) < 0.1 for t in targets]
+    fit = find_kernel(images, targets, (4, 5), mask=mask)
+    parts = [accumulate(i, t, (4, 5), mask=m) for i, t, m in zip(images, targets, mask, strict=True)]
+    close_to(fit.kernel, (parts[0] + parts[1]).solve().kernel, 1e-11)
+    assert len(fit.weights) == 2 and fit.n_pixels == sum(p.n_pixels for p in parts)
+    one = find_kernel(images, targets, (4, 5), mask=[None, mask[1]])
+    assert one.n_pixels == 57 * 69 + parts[1].n_pixels
+    with pytest.raises(ValueError, match="need a list"):
+        find_kernel(images, targets, (4, 5), mask=mask[0])
+    colours = np.stack([photo((60, 73), s) for s in range(3)], axis=-1)
+    blurs = np.stack([blurred(colours[..., c], (c + 1) * blob((4, 5))) for c in range(3)], axis=-1)
+    blurs += rng.normal(size=blurs.shape)
+    holes = rng.random(blurs.shape) < 0.05
+    spoilt = np.where(holes, 1e6, blurs)
+    separate = find_kernel(colours, spoilt, (4, 5), channel_axis=-1, channels="separate", mask=holes)
+    for c in range(3):
+        alone = find_kernel(colours[..., c], spoilt[..., c], (4, 5), mask=holes[..., c])
+        close_to(separate.kernel[c], alone.kernel, 1e-12)
+    mixed = find_kernel(colours, spoilt, (4, 5), channel_axis=-1, channels="mixed", mask=holes)
+    truth = np.zeros((3, 3, 4, 5))
+    for c in range(3):
+        truth[c, c] = (c + 1) * blob((4, 5))
+    errors = np.stack([part.stderr.reshape(3, 4, 5) for part in mixed.parts])
+    assert np.abs((mixed.kernel - truth) / errors).max() < 5
+    plane = find_kernel(colours, np.where(holes[..., :1], np.nan, blurs), (4, 5), channel_axis=-1, mask=holes[..., 0])
+    assert plane.n_pixels == 3 * int((~holes[2:-1, 2:-2, 0]).sum())
+
+
+def test_photon_noise_intervals_cover_what_they_say():
+    """With noise="poisson" 95 % intervals cover as often; with all pixels taken alike they do not."""
+    rng = np.random.default_rng(7)
+    stars = np.zeros((60, 71))
+    stars[rng.integers(0, 60, 60), rng.integers(0, 71, 60)] = rng.pareto(1.5, 60) * 500
+    image = scipy.ndimage.gaussian_filter(stars, 1.0) + 4.0 + rng.uniform(0, 2, stars.shape)
+    kernel = blob((3, 4))
+    mean = blurred(image, kernel)
+    hits = {"poisson": 0, "constant": 0}
+    n = 120
+    for _ in range(n):
+        counts = rng.poisson(mean).astype(float)
+        for noise in hits:
+            low, high = find_kernel(image, counts, (3, 4), noise=noise).confidence(0.95)
+            hits[noise] += int(np.count_nonzero((low <= kernel) & (kernel <= high)))
+    covered = {noise: hit / (n * kernel.size) for noise, hit in hits.items()}
+    assert 0.93 <= covered["poisson"] <= 0.97
+    assert covered["constant"] < 0.9
+
+
+def test_gain_and_read_noise():
+    rng = np.random.default_rng(2)
+    image = photo((120, 131)).clip(1.0)
+    mean = blurred(image, blob((3, 5)))
+    gain, read = 4.0, 20.0
+    target = (rng.poisson(mean * gain) + read * rng.normal(size=mean.shape)) / gain
+    fit = find_kernel(image, target, (3, 5), noise=(gain, read))
+    assert fit.noise_std == pytest.approx(1.0, abs=0.02)
+    model = blurred(image, fit.kernel)[1:-1, 2:-2]
+    close_to(fit.weights[1:-1, 2:-2], 1.0 / (model / gain + (read / gain) ** 2), 1e-3)
+
+
+@pytest.mark.parametrize("robust", ["huber", "tukey", "clip"])
+@pytest.mark.parametrize("sign", [0, 1])
+def test_outliers_cost_little(robust, sign):
+    """1 % garbage of a hundred times the signal: nearly as good as knowing which they are."""
+    rng = np.random.default_rng(4)
+    image, kernel = photo((150, 181)), blob((5, 7))
+    clean = blurred(image, kernel)
+    target = clean + 0.01 * clean.std() * rng.normal(size=clean.shape)
+    bad = rng.random(clean.shape) < 0.01
+    target[bad] = 100 * clean.std() * (rng.random(bad.sum()) if sign else rng.normal(size=bad.sum()))
+    known = find_kernel(image, target, (5, 7), mask=bad)
+    fit = find_kernel(image, target, (5, 7), robust=robust)
+    plain = find_kernel(image, target, (5, 7))
+    error = [np.linalg.norm(f.kernel - kernel) for f in (fit, known, plain)]
+    assert error[0] <= 1.2 * error[1] < 0.01 * error[2]
+    close_to(fit.stderr, known.stderr, 0.1)
+    assert fit.verdict is Verdict.SOLVED
+    assert np.mean(np.asarray(fit.weights[2:-2, 3:-3], dtype=float)[bad[2:-2, 3:-3]] > 0.05) < 0.1
+
+
+def test_saturated_pixels_are_left_out():
+    rng = np.random.default_rng(0)
+    image = rng.uniform(0, 255, (90, 101))
+    kernel = 1.6 * blob((3, 4))
+    target = np.clip(np.rint(blurred(image, kernel)), 0, 255).astype(np.uint8)
+    fit = find_kernel(image, target, (3, 4))
+    clipped = int((target[1:-1, 2:-1] == 255).sum() + (target[1:-1, 2:-1] == 0).sum())
+    assert clipped > 500 and fit.n_pixels == 88 * 98 - clipped
+    assert any(note.startswith(f"{clipped} of ") and "saturated" in note for note in fit.notes)
+    assert np.abs((fit.kernel - kernel) / fit.stderr).max() < 5
+    used = find_kernel(image, target, (3, 4), saturated=None)
+    assert np.abs((used.kernel - kernel) / used.stderr).max() > 10
+    low = find_kernel(image, target.astype(float), (3, 4), saturated=(None, 255))
+    assert low.n_pixels == 88 * 98 - int((target[1:-1, 2:-1] == 255).sum())
+    mostly = find_kernel(image, np.where(target > 128, 255, 0).astype(np.uint8), (3, 4))
+    assert mostly.n_pixels == 88 * 98 and "nearly all of it" in mostly.notes[0]
+
+
+def test_rounding_enters_the_errors():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 200, (50, 61))
+    shifted = find_kernel(image, np.roll(image, 1, axis=1), (1, 3), boundary="wrap")
+    assert shifted.noise_std == pytest.approx(12**-0.5) and shifted.stderr.min() > 0
+    assert "rounding" in shifted.notes[-1]
+    as_float = find_kernel(image, np.roll(image, 1, axis=1).astype(float), (1, 3), boundary="wrap")
+    assert as_float.noise_std < 1e-6
+    rounded = find_kernel(image, np.rint(0.37 * image).astype(int), (1, 3), boundary="wrap")
+    assert rounded.noise_std == pytest.approx(12**-0.5, rel=0.05)
+
+
+def test_values_that_wrapped_round_are_reported():
+    rng = np.random.default_rng(0)
+    image = photo((90, 101)).clip(0, 255)
+    target = np.rint(2.0 * blurred(image, blob((3, 4)))).astype(np.int64)
+    share = float((target > 255).mean())
+    assert 0.01 < share < 0.4
+    fit = find_kernel(image, target.astype(np.uint8), (3, 4))
+    assert Verdict.WRAPPED in [f.verdict for f in fit.findings]
+    fine = find_kernel(image, np.clip(target, 0, 255).astype(np.uint8), (3, 4), saturated=None)
+    noisy = find_kernel(image, np.clip(target + rng.normal(0, 40, target.shape), 0, 255).astype(np.uint8), (3, 4))
+    for other in (fine, noisy):
+        assert Verdict.WRAPPED not in [f.verdict for f in other.findings]
+
+
+def test_runs_and_single_pixels_give_the_same_sums():
+    rng = np.random.default_rng(0)
+    problem = pair.check(photo((40, 61)), photo((40, 61), 1), (3, 9), **CONVENTION)
+    extended = problem.sources[0].block(0, 0, problem.geometry.extended_shape)
+    matrix = np.lib.stride_tricks.sliding_window_view(extended, (3, 9)).reshape(-1, 27)
+    values = problem.targets[0].block(0, 0, problem.size).ravel()
+    runs = np.repeat(rng.integers(-1, 2, (38, 5)), 11, axis=1)[:, :53].astype(float)
+    for weights in (runs, rng.normal(size=(38, 53)), np.ones((38, 53), dtype=bool), runs > 0):
+        found = patches.sums(problem, weights, with_moment=True)
+        flat = np.asarray(weights, dtype=float).ravel()
+        assert np.abs(found.gram - (matrix * flat[:, None]).T @ matrix).max() < 1e-12 * np.trace(matrix.T @ matrix)
+        close_to(found.moment[0], matrix.T @ (flat * values), 1e-11)
+        less = patches.sums(problem, weights, 0.5)
+        assert np.abs(less.gram - (matrix * (flat - 0.5)[:, None]).T @ matrix).max() < 1e-12 * np.trace(
+            matrix.T @ matrix
+        )
+    found = patches.Runs.of(runs)
+    rebuilt = np.zeros(runs.shape)
+    rows, cols, at = found.pixels()
+    rebuilt[rows, cols] = at
+    np.testing.assert_array_equal(rebuilt, runs)
+    assert patches.shortest_run((3, 9)) < 11  # so that long runs were among them
+
+
+@pytest.mark.parametrize(
+    ("n_pixels", "shape", "n_differ", "n_count", "regime"),
+    [
+        (2048**2, 15, 1000, 2048**2, "subtract"),
+        (2048**2, 31, 1000, 2048**2, "subtract"),
+        (2048**2, 15, 2048**2, 2048**2, "iterate"),
+        (2048**2, (15, 7), 2048**2, 2048**2, "iterate"),
+        (2048**2, 3, 2048**2, 2048**2, "patches"),
+        (2048**2, 15, 2048**2, 5000, "patches"),
+        (100**2, 9, 100**2, 100**2, "patches"),
+    ],
+)
+def test_the_cheapest_regime_is_chosen(n_pixels, shape, n_differ, n_count, regime):
+    kernel = (shape, shape) if isinstance(shape, int) else shape
+    costs = [patches.costs_of_pixels(n, kernel) for n in (n_differ, n_count)]
+    choice = weighted.choose_regime(n_pixels, shape, *costs)
+    assert choice.method == regime and regime in choice.reason
+
+
+def test_weights_that_follow_the_image_take_the_samples_metric():
+    """A few stars with photon noise: the unweighted Gram matrix is far off, and the iteration still gets there."""
+    rng = np.random.default_rng(0)
+    stars = np.zeros((230, 260))
+    stars[rng.integers(0, 230, 30), rng.integers(0, 260, 30)] = rng.pareto(1.2, 30) * 500
+    image = scipy.ndimage.gaussian_filter(stars, 1.2) + 20 + rng.normal(size=stars.shape)
+    mean = blurred(image, blob((9, 7)))
+    weights = 1.0 / mean.clip(5.0)
+    target = mean + rng.normal(size=mean.shape) / np.sqrt(weights)
+    judged = items_of(image, target, (9, 7), CONVENTION, weights=weights)
+    exact, fit = (
+        reweighted.fit([judged], Choice("fft", ""), None, 2, regime=regime) for regime in ("patches", "iterate")
+    )
+    assert "patches;" in fit.weighting and fit.verdict is Verdict.SOLVED and fit.iterations < 30
+    assert np.linalg.norm(fit.kernel - exact.kernel) <= 0.02 * np.linalg.norm(exact.stderr)
+    close_to(fit.stderr, exact.stderr, 0.25)
+
+
+def test_iterations_that_run_out_are_told(monkeypatch):
+    rng = np.random.default_rng(0)
+    image = photo((80, 91))
+    target = blurred(image, blob((5, 7))) + rng.normal(size=image.shape)
+    judged = items_of(image, target, (5, 7), CONVENTION, weights=rng.gamma(1.0, size=target.shape))
+    monkeypatch.setattr(iterate, "MOST_ITERATIONS", 1)
+    fit = reweighted.fit([judged], Choice("fft", ""), None, 2, regime="iterate", tolerance=1e-8)
+    assert fit.verdict is Verdict.NOT_CONVERGED
+
+
+def test_weighted_statistics_add_and_are_saved(tmp_path):
+    image = photo((60, 73))
+    rng = np.random.default_rng(0)
+    target = blurred(image, blob((3, 5)))[1:-1, 2:-2] + rng.normal(size=(58, 69))
+    weights = rng.gamma(1.0, size=target.shape)
+    whole = accumulate(image, target, (3, 5), weights=weights)
+    north = accumulate(image[:32], target[:30], (3, 5), weights=weights[:30])
+    south = accumulate(image[30:], target[30:], (3, 5), weights=weights[30:])
+    both = north + south
+    close_to(both.gram, whole.gram, 1e-12)
+    assert both.total_weight == pytest.approx(whole.total_weight) and both.n_pixels == whole.n_pixels
+    close_to((whole - south).solve().kernel, north.solve().kernel, 1e-8)
+    plain = accumulate(image[:32], target[:30], (3, 5))
+    assert (plain + south).total_weight == pytest.approx(30 * 69 + south.total_weight)
+    whole.save(tmp_path / "stats.npz")
+    again = kernelfit.NormalStats.load(tmp_path / "stats.npz")
+    assert again.weight_sum == whole.weight_sum and again.weighting == whole.weighting
+    fit = find_kernel(image, target, (3, 5), weights=weights)
+    fit.save(tmp_path / "fit.npz")
+    loaded = kernelfit.KernelFit.load(tmp_path / "fit.npz")
+    np.testing.assert_array_equal(loaded.weights, fit.weights)
+    assert (loaded.notes, loaded.weighting) == (fit.notes, fit.weighting)
+    assert fit.weighting.split(" (")[0] in fit.summary()
+
+
+def test_solvers_take_weighted_statistics():
+    rng = np.random.default_rng(0)
+    image, kernel = photo((90, 101)), blob((7, 9))
+    target = blurred(image, kernel) + 2 * rng.normal(size=image.shape)
+    weights = rng.gamma(2.0, size=target.shape)
+    weights[target < 80] = 0
+    plain = find_kernel(image, target, (7, 9), weights=weights)
+    smooth = find_kernel(image, target, (7, 9), weights=weights, solver=kernelfit.NonNegative())
+    assert smooth.kernel.min() >= 0 and smooth.weighting == plain.weighting
+    assert np.linalg.norm(smooth.kernel - kernel) < np.linalg.norm(plain.kernel - kernel)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "error", "message"),
+    [
+        ({"mask": np.zeros((3, 3), dtype=bool)}, ValueError, "mask of shape"),
+        ({"mask": np.zeros((30, 41))}, TypeError, "mask of dtype float64, need bool"),
+        ({"image_mask": np.zeros((2, 41), dtype=bool)}, ValueError, "image_mask of shape"),
+        ({"mask": np.ones((30, 41), dtype=bool)}, ValueError, "leave none of"),
+        ({"mask": np.arange(30 * 41).reshape(30, 41) > 400}, None, ""),
+        ({"mask": np.arange(30 * 41).reshape(30, 41) > 100}, ValueError, "leave .* need at least"),
+        ({"weights": -np.ones((30, 41))}, ValueError, "negative, NaN or infinite, the first -1.0 at"),
+        ({"weights": np.full((30, 41), np.nan)}, ValueError, "negative, NaN or infinite"),
+        ({"weights": np.ones((30, 41), dtype=complex)}, TypeError, "weights of dtype complex128"),
+        ({"nan": "ignore"}, ValueError, "nan='ignore'"),
+        ({"nan": None}, ValueError, "nan=None"),
+        ({"saturated": "yes"}, ValueError, "saturated='yes'"),
+        ({"saturated": 255}, TypeError, "saturated=255"),
+        ({"saturated": (9, 3)}, ValueError, "low < high"),
+        ({"noise": "gauss"}, ValueError, "noise='gauss'"),
+        ({"noise": (0, 1)}, ValueError, "gain above 0"),
+        ({"noise": 3}, TypeError, "noise=3"),
+        ({"noise": "poisson", "weights": np.ones((30, 41))}, ValueError, "one or the other"),
+        ({"robust": "l1"}, ValueError, "robust='l1'"),
+        ({"robust": "clip", "method": "wiener"}, ValueError, "knows no weights"),
+        ({"noise": "poisson", "method": "cg"}, ValueError, "knows no weights"),
+        ({"mask": np.zeros((30, 41), dtype=bool), "background": 1}, ValueError, "no background"),
+    ],
+)
+def test_bad_settings_are_refused(keywords, error, message):
+    image = photo((30, 41))
+    if error is None:
+        assert find_kernel(image, image, (5, 7), **keywords).n_pixels > 35
+        return
+    with pytest.raises(error, match=message):
+        find_kernel(image, image, (5, 7), **keywords)
+
+
+def test_photon_noise_needs_counts():
+    image = photo((30, 41))
+    with pytest.raises(ValueError, match="need counts"):
+        find_kernel(image, -image, (3, 5), noise="poisson")
+
+
+def test_an_exact_pair_with_outliers_is_recovered_exactly():
+    rng = np.random.default_rng(0)
+    image, kernel = photo((60, 73)), blob((4, 5))
+    target = scipy.signal.convolve2d(image, kernel, mode="same", boundary="symm")
+    bad = rng.random(target.shape) < 0.02
+    target[bad] = rng.normal(0, 1e5, bad.sum())
+    fit = find_kernel(image, target, (4, 5), boundary="symm", robust="clip")
+    close_to(fit.kernel, kernel, 1e-9)
+    assert int((~fit.weights).sum()) >= bad.sum()
+    assert dataclasses.replace(fit).verdict.ok
