@@ -236,6 +236,13 @@ BAD_CALLS = {
         "find image.npy target.npy --shape 3 --background -1",
         "argument|whole number of at least 0",
     ),
+    "mask missing": ("find image.npy target.npy --shape 3 --mask no.png", "no.png: No such file"),
+    "mask of another size": ("find image.npy target.npy --shape 3 --mask small.npy", "mask.*shape"),
+    "weights negative": ("find image.npy target.npy --shape 3 --weights minus.npy", "weights"),
+    "mask from stdin": ("find image.npy target.npy --shape 3 --mask -", "got - for --mask"),
+    "unknown noise": ("find image.npy target.npy --shape 3 --noise loud", "need constant, poisson, or two numbers"),
+    "unknown robust": ("find image.npy target.npy --shape 3 --robust very", "need one of huber, tukey, clip"),
+    "output a mask": ("find image.npy target.npy --shape 3 --mask taken.npy -o taken.npy --force", "both as input and"),
     "both from stdin": ("find - - --shape 3", "got - for both images"),
     "bomb": ("find bomb.png target.npy --shape 3", "too large for Pillow.*save it as NPY"),
     "unknown solver": ("find image.npy target.npy --shape 3 --solver magic", "need one of auto, least-squares"),
@@ -378,6 +385,7 @@ def bad_files(pair, pixels):
     (pair / "words.json").write_text('{"kernel": "none"}')
     np.save("huge.npy", np.ones((40, 3)))
     np.save("fraction.npy", pixels / 255)
+    np.save("minus.npy", -np.ones(pixels.shape))
     (pair / "folder.npy").mkdir()
     return pair
 

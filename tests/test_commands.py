@@ -340,6 +340,37 @@ def test_colours_and_background(channels, folder, pixels, capsys):
         assert "Solved" in Path("r.html").read_text() and "residual is not white" not in Path("r.html").read_text()
 
 
+def test_masks_weights_noise_and_outliers_by_name(folder, pixels, capsys):
+    rng = np.random.default_rng(6)
+    target = np.load("target.npy")
+    spoiled = target.copy()
+    bad = rng.random(target.shape) < 0.05
+    spoiled[bad] = np.nan
+    spoiled[3, 4] = 1e6
+    np.save("spoiled.npy", spoiled)
+    Image.fromarray((bad * 255).astype(np.uint8)).save("bad.png")
+    np.save("weights.npy", rng.uniform(1, 2, target.shape))
+    options = "--mask bad.png --weights weights.npy --robust tukey --report r.html -o k.npz".split()
+    start = "find image.npy spoiled.npy --shape 3,4 --solver least-squares --json".split()
+    code, out, err = run(capsys, *start, *options)
+    assert (code, err) == (0, "")
+    fields = json.loads(out)
+    words = {"mask": bad, "weights": np.load("weights.npy"), "robust": "tukey"}
+    expected = kernelfit.find_kernel(pixels, spoiled, (3, 4), **words)
+    np.testing.assert_array_equal(fields["kernel"], expected.kernel)
+    np.testing.assert_allclose(fields["kernel"], KERNEL, atol=0.01)
+    names = {}
+    with contextlib.redirect_stdout(std_io.StringIO()):
+        exec(fields["python"], names)
+    np.testing.assert_array_equal(names["fit"].kernel, expected.kernel)
+    code, out, _ = run(capsys, *start, "--nan", "mask", "--noise", "2,3", "--robust", "clip", "--saturated", "none")
+    assert code == 0
+    words = {"nan": "mask", "noise": (2.0, 3.0), "robust": "clip", "saturated": None}
+    np.testing.assert_array_equal(
+        json.loads(out)["kernel"], kernelfit.find_kernel(pixels, spoiled, (3, 4), **words).kernel
+    )
+
+
 def test_npy_through_pipes(folder, fit, capsys):
     call = [sys.executable, "-m", "kernelfit.cli"]
     data = Path("image.npy").read_bytes()

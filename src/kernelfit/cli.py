@@ -31,6 +31,7 @@ SOLVERS = (
     "non-negative",
     "sparse",
 )
+ROBUST = ("huber", "tukey", "clip")
 CHANNELS = ("shared", "separate", "mixed")
 SYMMETRIES = ("point", "rows", "columns", "both")
 COMMANDS = ("find", "apply", "deconvolve", "inspect", "compare", "demo")
@@ -138,6 +139,7 @@ def _find(add: _Adder) -> None:
         kernelfit find a.tif b.tif --shape 5,7 --boundary symm --solver least-squares -o kernel.csv
         kernelfit find photo.jpg filtered.jpg --shape 7 --channel green
         kernelfit find photo.png filtered.png --shape 7 --channels separate --background 0 -o kernels.npz
+        kernelfit find before.tif after.tif --shape 9 --mask bad.png --robust huber --noise 1.8,5
         kernelfit find night.fits night.fits --hdu 1 --hdu 2 --shape 21 -o psf.fits
         kernelfit find data.h5 data.h5 --dataset /before --dataset /after --shape 11 --json
         cat before.npy | kernelfit find - after.npy --shape 5 -o - > kernel.npy
@@ -170,6 +172,19 @@ def _find(add: _Adder) -> None:
     )
     how.add_argument("--tolerance", type=_number, metavar="T", help="of --method cg: when to stop (default: 0.01)")
     _workers(how)
+    pixels = find.add_argument_group("which pixels count, and how much")
+    pixels.add_argument(
+        "--mask", metavar="FILE", help="an image that is not zero where a target pixel is to be left out"
+    )
+    pixels.add_argument("--image-mask", metavar="FILE", help="the same for bad pixels of IMAGE")
+    pixels.add_argument("--weights", metavar="FILE", help="inverse variance of each target pixel")
+    pixels.add_argument("--nan", type=_one_of(("error", "mask")), metavar="N",
+                        help="pixels that are NaN: error (default), or mask to leave them out")  # fmt: skip
+    pixels.add_argument("--noise", type=_noise, metavar="N",
+                        help="constant (default), poisson, or GAIN,READ_NOISE in electrons")  # fmt: skip
+    pixels.add_argument("--robust", type=_one_of(ROBUST), metavar="R", help=_choices(ROBUST, "none") + ": outliers")
+    pixels.add_argument("--saturated", type=_one_of(("auto", "none")), metavar="S",
+                        help="ends of an integer target's range: auto leaves them out (default), or none")  # fmt: skip
     out = find.add_argument_group("what comes out")
     out.add_argument("-o", "--output", metavar="KERNEL", help="write the kernel here; - is NPY on the standard output")
     out.add_argument("--report", metavar="PAGE.html", help="write a page of pictures and numbers here")
@@ -383,6 +398,17 @@ def _number(text: str) -> float:
 
 def _auto_or_number(text: str) -> float | str:
     return text if text == "auto" else _number(text)
+
+
+def _noise(text: str) -> str | tuple[float, float]:
+    if text in ("constant", "poisson"):
+        return text
+    try:
+        gain, read = (float(part) for part in text.split(","))
+    except ValueError:
+        msg = f"got {text!r}, need constant, poisson, or two numbers GAIN,READ_NOISE"
+        raise argparse.ArgumentTypeError(msg) from None
+    return gain, read
 
 
 def _strength(text: str) -> float | str:

@@ -89,16 +89,22 @@ def find(args: argparse.Namespace) -> int:
         "background": args.background,
         "channels": args.channels,
         "channel_axis": None if args.channels is None else -1,
+        "nan": args.nan,
+        "noise": args.noise,
+        "robust": args.robust,
         "workers": args.workers,
     }
     defaults = {"operation": "convolution", "method": "auto"}
     settings = {name: value for name, value in settings.items() if value is not None and defaults.get(name) != value}
+    if args.saturated == "none":
+        settings["saturated"] = None
+    maps, map_code = _maps(args)
     start = time.perf_counter()
     with Bar(int(np.prod(target.shape))) as bar:
         bar.note("starting (the very first run compiles, once)")
-        fit = kernelfit.find_kernel(image, target, args.shape, solver=solver, progress=bar, **settings)
+        fit = kernelfit.find_kernel(image, target, args.shape, solver=solver, progress=bar, **settings, **maps)
     seconds = time.perf_counter() - start
-    call = _call(args, choices, cuts, settings, solver_code)
+    call = _call(args, choices, cuts, settings, solver_code, map_code)
     if args.report is not None:
         title = f"From {_name(args.image)} to {_name(args.target)}"
         shown, pair = fit, (image, target)
@@ -130,6 +136,23 @@ def find(args: argparse.Namespace) -> int:
 HTML = (".html", ".htm")
 
 
+def _maps(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
+    """Read the masks and weights that are given as files; return them, and the Python that does."""
+    found: dict[str, Any] = {}
+    code: dict[str, str] = {}
+    for name in ("mask", "image_mask", "weights"):
+        path = getattr(args, name)
+        if path is None:
+            continue
+        if path == "-":
+            msg = f"got - for --{name.replace('_', '-')}, need a file: the standard input is for images"
+            raise BadCallError(msg)
+        values = np.asarray(io.read_image(path))
+        found[name] = values if name == "weights" else values != 0
+        code[name] = f"read_image({path!r})" + ("" if name == "weights" else " != 0")
+    return found, code
+
+
 def _of_first(background: Any) -> Any:
     """Return the background of the first channel."""
     if background is None:
@@ -145,7 +168,7 @@ def _check_outputs(args: argparse.Namespace, wanted: dict[str | None, tuple[str,
     for name, (what, suffixes) in wanted.items():
         if name is None:
             continue
-        sources = [getattr(args, key, None) for key in ("image", "target", "kernel")]
+        sources = [getattr(args, key, None) for key in ("image", "target", "kernel", "mask", "image_mask", "weights")]
         for source in sources:
             if (
                 source is not None
@@ -236,7 +259,12 @@ def _colours(image: Any, path: str) -> tuple[Any, str]:
 
 
 def _call(
-    args: argparse.Namespace, choices: list[dict[str, Any]], cuts: list[str], settings: dict[str, Any], solver: str
+    args: argparse.Namespace,
+    choices: list[dict[str, Any]],
+    cuts: list[str],
+    settings: dict[str, Any],
+    solver: str,
+    maps: dict[str, str],
 ) -> str:
     """Return Python that does the same."""
     lines = ["import kernelfit", "from kernelfit.io import read_image", ""]
@@ -244,6 +272,7 @@ def _call(
         words = [repr(path), *(f"{k}={v!r}" for k, v in choice.items())]
         lines.append(f"{name} = read_image({', '.join(words)}){cut}")
     words = [f"{name}={value!r}" for name, value in settings.items() if name != "workers"]
+    words += [f"{name}={code}" for name, code in maps.items()]
     words += [f"solver={solver}"] if solver else []
     lines.append(f"fit = kernelfit.find_kernel({', '.join(['image', 'target', repr(args.shape), *words])})")
     return "\n".join([*lines, "print(fit.summary())"])

@@ -57,7 +57,8 @@ def residual(fit: KernelFit, image: npt.ArrayLike, target: npt.ArrayLike, ax: "A
 
 
 def _draw_residual(fit: KernelFit, left: Array, ax: "Axes") -> "Axes":
-    spread = float(left.std()) or 1.0
+    kept = left[np.isfinite(left)]
+    spread = (float(kept.std()) if kept.size else 0.0) or 1.0
     picture = ax.imshow(left / spread, cmap="RdBu_r", vmin=-4, vmax=4, interpolation="nearest")
     bar = ax.figure.colorbar(picture, ax=ax, shrink=0.82, pad=0.02)
     bar.set_label("standard deviations")
@@ -89,8 +90,9 @@ def residual_histogram(fit: KernelFit, image: npt.ArrayLike, target: npt.ArrayLi
 
 
 def _draw_histogram(fit: KernelFit, left: Array, ax: "Axes") -> "Axes":
-    spread = fit.noise_std if fit.noise_std > 0 else float(left.std()) or 1.0
-    reach = min(max(5.0, float(np.abs(left).max()) / spread * 1.05), 60.0)
+    left = left[np.isfinite(left)]
+    spread = fit.noise_std if fit.noise_std > 0 else (float(left.std()) if left.size else 0.0) or 1.0
+    reach = min(max(5.0, float(np.abs(left).max(initial=0.0)) / spread * 1.05), 60.0)
     counts, edges = np.histogram(left / spread, bins=81, range=(-reach, reach))
     middle = (edges[1:] + edges[:-1]) / 2
     ax.bar(middle, counts, width=edges[1] - edges[0], color=BLUE, alpha=0.75, label="residual")

@@ -31,7 +31,8 @@ def window(fit: KernelFit, image: npt.ArrayLike, target: npt.ArrayLike, side: in
     Returns
     -------
     ndarray
-        ``target - prediction``. On a pair without such pixels: all that the fit used.
+        ``target - prediction``, times the square root of the weights if there are any; NaN where a pixel was left out.
+        On a pair without such pixels: all that the fit used.
 
     Raises
     ------
@@ -78,14 +79,19 @@ def window(fit: KernelFit, image: npt.ArrayLike, target: npt.ArrayLike, side: in
         of_target = of_target - surface[y, x]
     origin = ((shape[0] - 1) // 2, (shape[1] - 1) // 2)
     inside = dataclasses.replace(conv, mode="valid", boundary=None, fillvalue=0.0, origin=origin)
-    return np.asarray(of_target - predict(part, fit.kernel, inside))
+    left = of_target - predict(part, fit.kernel, inside)
+    if isinstance(fit.weights, np.ndarray) and fit.weights.shape == tuple(result.shape):
+        weights = np.asarray(fit.weights[y, x], dtype=np.float64)
+        left = np.where(weights > 0, left * np.sqrt(weights), np.nan)
+    return np.asarray(np.where(np.isfinite(left), left, np.nan))
 
 
 def autocorrelation(left: Array) -> Array:
     """Return the correlation of a residual with itself moved by up to 10 rows and columns; the middle is 1."""
     import scipy.fft
 
-    centered = left - left.mean()
+    known = np.isfinite(left)
+    centered = np.where(known, left - left[known].mean(), 0.0) if known.any() else np.zeros_like(left)
     lags = [min(_LAGS, n - 1) for n in left.shape]
     padded = [scipy.fft.next_fast_len(n + m, real=True) for n, m in zip(left.shape, lags, strict=True)]
     spectrum = scipy.fft.rfft2(centered, padded)
@@ -101,7 +107,7 @@ def autocorrelation(left: Array) -> Array:
 
 def chance(left: Array) -> float:
     """Return the correlation that white noise of as many pixels hardly exceeds at any of the lags."""
-    return 4.0 / math.sqrt(left.size)
+    return 4.0 / math.sqrt(max(1, np.count_nonzero(np.isfinite(left))))
 
 
 def largest(table: Array) -> tuple[float, tuple[int, int]]:
