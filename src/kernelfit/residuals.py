@@ -107,7 +107,7 @@ def autocorrelation(left: Array) -> Array:
 
 def chance(left: Array) -> float:
     """Return the correlation that white noise of as many pixels hardly exceeds at any of the lags."""
-    return 4.0 / math.sqrt(max(1, np.count_nonzero(np.isfinite(left))))
+    return 4.0 / math.sqrt(max(1, int(np.isfinite(left).sum())))
 
 
 def largest(table: Array) -> tuple[float, tuple[int, int]]:
