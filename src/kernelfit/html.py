@@ -28,6 +28,13 @@ ADVICE: dict[Verdict, tuple[str, tuple[str, ...]]] = {
             "Check the fill value and the origin.",
         ),
     ),
+    Verdict.WRAPPED: (
+        "Values of the target seem to have run over the end of their integer type and started again at the other end.",
+        (
+            "Compute the target in a wider type, or clip it before it is stored.",
+            "Until then hold such pixels down: robust='clip' (--robust clip).",
+        ),
+    ),
     Verdict.NO_SIGNAL: (
         "The target is the same everywhere, so it holds nothing of the image.",
         ("Check that the right file was read, and the right page, plane or channel of it.",),

@@ -261,6 +261,13 @@ def _figures(fit: KernelFit) -> list[tuple[str, str]]:
         ),
     ]
     rows += [("prior", str(prior)) for prior in fit.priors]
+    if fit.background is not None:
+        table = zip(fit.background.coefficients.ravel(), fit.background.stderr.ravel(), strict=True)
+        rows.append(
+            (f"background of degree {fit.background.degree}", ", ".join(f"{c:.5g} ± {e:.1g}" for c, e in table))
+        )
+    rows += [("weights", fit.weighting)] if fit.weighting else []
+    rows += [("note", note) for note in fit.notes]
     return rows
 
 
