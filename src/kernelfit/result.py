@@ -18,6 +18,7 @@ from .geometry import Convention
 from .statistics import convention_from
 
 if TYPE_CHECKING:
+    from .psf import PsfMeasurements
     from .statistics import NormalStats
 
 Array = npt.NDArray[np.float64]
@@ -512,6 +513,45 @@ class KernelFit:
             )
             raise ValueError(msg)
         return np.asarray(result - model)
+
+    def psf(self) -> "PsfMeasurements":
+        """Measure the kernel as a point spread function: sum, shift, widths, shape, encircled energy, MTF50.
+
+        Returns
+        -------
+        PsfMeasurements
+            The numbers with their errors, as `measure_psf` gives them.
+        """
+        from .psf import measure_psf
+
+        return measure_psf(self)
+
+    def plot(
+        self, image: npt.ArrayLike | None = None, target: npt.ArrayLike | None = None, *, figure: Any = None
+    ) -> Any:
+        """Draw the one figure that answers "may I believe this?"; needs matplotlib, the extra "plot".
+
+        Parameters
+        ----------
+        image, target : array_like, optional
+            The pair the kernel was found in; with it the figure shows the residual, too.
+        figure : matplotlib.figure.Figure, optional
+            Where to draw; the default is a new figure.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            The verdict, the kernel and its errors, cuts and frequency response, and what the kernel leaves unexplained.
+        """
+        from .plot import overview
+
+        return overview(self, image, target, figure=figure)
+
+    def _repr_html_(self) -> str:
+        """Return the result for a notebook: the verdict, the kernel as a picture, and the figures."""
+        from .html import fit_html
+
+        return fit_html(self)
 
     def summary(self) -> str:
         """Return the result in words and figures, a screen long at most."""
