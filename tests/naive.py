@@ -223,3 +223,64 @@ def apply_design(matrix, used, kernel):
     target = np.full(used.shape, np.nan)
     target[used] = [sum(a * k for a, k in zip(row, kernel.ravel(), strict=True)) for row in matrix]
     return target
+
+
+def legendre(degree, x):
+    """P_degree(x), by (n+1) P_(n+1) = (2n+1) x P_n - n P_(n-1)."""
+    before, now = 0.0, 1.0
+    for n in range(degree):
+        before, now = now, ((2 * n + 1) * x * now - n * before) / (n + 1)
+    return now
+
+
+def surface_columns(used, degree):
+    """A column for each P_i(row) P_j(col), i + j <= degree, the lowest total first; rows as in design."""
+    rows, cols = used.shape
+    columns = []
+    for total in range(degree + 1):
+        for i in range(total + 1):
+            table = np.zeros(used.shape)
+            for r in range(rows):
+                for c in range(cols):
+                    u = 2 * r / (rows - 1) - 1 if rows > 1 else 0.0
+                    v = 2 * c / (cols - 1) - 1 if cols > 1 else 0.0
+                    table[r, c] = legendre(i, u) * legendre(total - i, v)
+            columns.append(table[used])
+    return np.stack(columns, axis=1)
+
+
+def joint(pairs, shape, *, degree=None, **convention):
+    """Dense least squares of one target over pairs [(list of source planes, target plane)]: taps of each source first.
+
+    Returns the kernel (sources, *shape), its covariance, the backgrounds (pairs, terms), their standard errors, the
+    residual sum of squares and the number of equations.
+    """
+    blocks, values, surfaces = [], [], []
+    for sources, target in pairs:
+        parts = [design_dense(source, shape, **convention) for source in sources]
+        used = parts[0][1]
+        blocks.append(np.hstack([matrix for matrix, _ in parts]))
+        values.append(np.asarray(target, dtype=float)[used])
+        surfaces.append(surface_columns(used, degree) if degree is not None else np.zeros((int(used.sum()), 0)))
+    taps, terms = blocks[0].shape[1], surfaces[0].shape[1]
+    matrix = np.zeros((sum(map(len, blocks)), taps + terms * len(pairs)))
+    row = 0
+    for i, (block, surface) in enumerate(zip(blocks, surfaces, strict=True)):
+        matrix[row : row + len(block), :taps] = block
+        matrix[row : row + len(block), taps + i * terms : taps + (i + 1) * terms] = surface
+        row += len(block)
+    y = np.concatenate(values)
+    best = np.linalg.lstsq(matrix, y, rcond=None)[0]
+    residual = y - matrix @ best
+    rss = float(residual @ residual)
+    covariance = np.linalg.inv(matrix.T @ matrix) * rss / (len(y) - matrix.shape[1])
+    errors = np.sqrt(np.diag(covariance))
+    return SimpleNamespace(
+        kernel=best[:taps].reshape(-1, *shape),
+        covariance=covariance[:taps, :taps],
+        background=best[taps:].reshape(len(pairs), terms),
+        background_stderr=errors[taps:].reshape(len(pairs), terms),
+        rss=rss,
+        n_pixels=len(y),
+        noise_std=np.sqrt(rss / (len(y) - matrix.shape[1])),
+    )

@@ -128,7 +128,7 @@ def test_no_import_is_hidden_in_a_string():
                 assert not re.search("numba|pyfftw|dask", text), f"{path.name}: {text}"
 
 
-@pytest.mark.parametrize("room", ["solve.py", "statistics.py", "result.py"])
+@pytest.mark.parametrize("room", ["solve.py", "statistics.py", "result.py", "background.py"])
 def test_rooms_that_never_see_a_pixel(room):
     forbidden = {
         f"kernelfit.{name}" for name in ("pair", "accumulate", "accumulation", "find", "forward", "_loops", "_fft")

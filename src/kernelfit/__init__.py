@@ -3,6 +3,7 @@
 from ._fft import set_fft
 from .accumulation import Choice, accumulate, choose_method
 from .background import Background
+from .boundary import BoundaryCheck, BoundaryRow, check_boundary
 from .constrained import Constrained, InBasis, NonNegative
 from .find import find_kernel
 from .forward import apply_kernel
@@ -21,6 +22,8 @@ __version__ = "0.4.0"
 
 __all__ = [
     "Background",
+    "BoundaryCheck",
+    "BoundaryRow",
     "Choice",
     "Comparison",
     "Constrained",
@@ -43,6 +46,7 @@ __all__ = [
     "accumulate",
     "accumulate_spectra",
     "apply_kernel",
+    "check_boundary",
     "choose_method",
     "choose_support",
     "compare",

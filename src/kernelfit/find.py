@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy.typing as npt
 
+from . import boundary as boundary_check
 from . import integers, joint, large, masks, pair, reweighted, solve, task
 from .accumulation import Choice, Progress, resolve
 from .channels import join
@@ -229,12 +230,13 @@ def find_kernel(
             needs = _needs_gram(problems, solver)
             if needs is None:
                 fit = large.find(problems[0], threads, tolerance, progress)
-                return [dataclasses.replace(fit, method=choice.method, method_reason=choice.reason)]
+                fit = dataclasses.replace(fit, method=choice.method, method_reason=choice.reason)
+                return boundary_check.doubt(problems, [fit])
             if method == "cg":
                 msg = f"got method='cg' with {needs}, need a single one; or method='fft', if there is memory for it"
                 raise ValueError(msg)
             choice = Choice("fft", f"the Gram matrix is needed for {needs}")
-        return joint.fit(problems, choice, chosen, threads, progress)
+        return boundary_check.doubt(problems, joint.fit(problems, choice, chosen, threads, progress))
 
     def checked(group: int, problems: Sequence[pair.Problem]) -> list[KernelFit]:
         fits = fits_of(group, problems)

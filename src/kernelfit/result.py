@@ -69,6 +69,10 @@ class Verdict(enum.Enum):
         "kernel is wider "
         "than the shape asked for, (c) the declared boundary or origin is wrong, or (d) the filter is not linear"
     )
+    WRONG_BOUNDARY = (
+        "the target was not made with the boundary that is declared, which spoils the kernel: declare another one (or "
+        "fillvalue, or origin), or none (boundary=None); check_boundary compares all of them"
+    )
     NOT_CONVERGED = (
         "the iterations ended before the error was far below that of the noise: ask for a smaller shape, or "
         "a larger tolerance"
