@@ -1,1 +1,1 @@
-"""The asv suite: what kernelfit costs, in time and memory, and how far off it is."""
+"""What kernelfit costs, in time and memory, and how far off it is: asv suites, and scripts that print tables."""

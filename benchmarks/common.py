@@ -1,9 +1,10 @@
 """The scenes every benchmark draws from, and how two things are timed against each other.
 
 A scene is a photograph-like image, a kernel with no symmetry and rarely square, and the noisy target the two make.
-Nothing here uses kernelfit: the truth must not depend on what is measured.
+The truth must not depend on what is measured: of kernelfit, nothing is used here but the look for a name.
 
-``KERNELFIT_BENCH=full`` in the environment takes the sizes that matter; the default takes sizes that finish quickly.
+``KERNELFIT_BENCH`` in the environment chooses the sizes: "small" to see that everything runs, "full" to see how it
+grows; without it they are the ones whose history is kept.
 """
 
 import os
@@ -11,15 +12,30 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.signal
 from numpy.typing import NDArray
 
-FULL = os.environ.get("KERNELFIT_BENCH", "") == "full"
+import kernelfit
 
-KERNELS = ["5x5", "9x15", "15x15", "31x27"] if FULL else ["5x5", "9x15"]  # rows x columns
-SIZES = [512, 2048, 4096] if FULL else [512]  # rows of the image; columns are 3/4 of that
+PROFILE = os.environ.get("KERNELFIT_BENCH", "")
+if PROFILE not in ("", "small", "full"):
+    msg = f"got KERNELFIT_BENCH={PROFILE!r}, need 'small', 'full' or nothing"
+    raise ValueError(msg)
+FULL, SMALL = PROFILE == "full", PROFILE == "small"
+
+
+def by_profile(usual: list, small: list, full: list) -> list:
+    """Return the parameters of the profile asked for."""
+    return small if SMALL else full if FULL else usual
+
+
+KERNELS = by_profile(["5x5", "9x15", "27x21"], ["3x5"], ["5x5", "9x15", "15x15", "31x27"])  # rows x columns
+SIZES = by_profile([1024], [192], [512, 2048, 4096])  # rows of the image; columns are 3/4 of that
+REPEATS, SECONDS = (3, 0.0) if SMALL else (15, 2.0)  # of a ratio: at least so many rounds, and for so long
+CLOCK: Callable[[], float] = time.perf_counter  # of a ratio
 NOISES = [0.0, 0.01]  # standard deviation of the noise over that of the noise-free target
 
 
@@ -30,6 +46,11 @@ class Scene:
     image: NDArray[np.float64]
     target: NDArray[np.float64]
     kernel: NDArray[np.float64]
+
+    @property
+    def pair(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Image and target."""
+        return self.image, self.target
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -71,24 +92,58 @@ def relative_error(found: NDArray[np.float64], truth: NDArray[np.float64]) -> fl
     return float(np.linalg.norm(found - truth) / np.linalg.norm(truth))
 
 
+def im2col_lstsq(
+    image: NDArray[np.float64], target: NDArray[np.float64], shape: tuple[int, int]
+) -> NDArray[np.float64]:
+    """Return the kernel the way it is found by hand: every patch a row of a matrix, then `numpy.linalg.lstsq`."""
+    design, inner = im2col(image, target, shape)
+    return np.linalg.lstsq(design, inner, rcond=None)[0].reshape(shape)
+
+
+def im2col(
+    image: NDArray[np.float64], target: NDArray[np.float64], shape: tuple[int, int]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the design matrix, (interior pixels, taps), and the interior of a same-size target."""
+    windows = np.lib.stride_tricks.sliding_window_view(image, shape)
+    top, left = shape[0] // 2, shape[1] // 2
+    inner = target[top : top + windows.shape[0], left : left + windows.shape[1]]
+    return windows[:, :, ::-1, ::-1].reshape(-1, shape[0] * shape[1]), inner.ravel()
+
+
+def require(name: str) -> Any:
+    """Return something public of kernelfit; an older version that lacks it gives "n/a", not a failure."""
+    if not hasattr(kernelfit, name):
+        msg = f"kernelfit {kernelfit.__version__} has no {name}"
+        raise NotImplementedError(msg)
+    return getattr(kernelfit, name)
+
+
 def ratio_of_times(
-    ours: Callable[[], object], yardstick: Callable[[], object], repeats: int = 15, seconds: float = 2.0
+    ours: Callable[[], object],
+    yardstick: Callable[[], object],
+    repeats: int | None = None,
+    seconds: float | None = None,
 ) -> float:
     """Return the median of (seconds of `ours`) / (seconds of `yardstick`), run in turn.
 
     Taken in turn, both meet the same weather on a busy machine, so that the ratio means something where the times do
-    not. Each runs once beforehand, unmeasured; then both run at least `repeats` times and for `seconds` in all.
+    not: each time of ours is divided by the mean of the yardstick's just before and just after. Each runs once
+    beforehand, unmeasured; then both run at least `repeats` times and for `seconds` in all (`REPEATS`, `SECONDS`).
     """
+    least = REPEATS if repeats is None else repeats
+    end = time.perf_counter() + (SECONDS if seconds is None else seconds)
     ours()
     yardstick()
     ratios: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(ratios) < repeats or time.perf_counter() < end:
-        ratios.append(_seconds(ours) / _seconds(yardstick))
+    before = _seconds(yardstick)
+    while len(ratios) < least or time.perf_counter() < end:
+        mine, after = _seconds(ours), _seconds(yardstick)
+        ratios.append(2 * mine / (before + after))
+        before = after
     return statistics.median(ratios)
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
+    start = CLOCK()
     work()
-    return time.perf_counter() - start
+    return CLOCK() - start

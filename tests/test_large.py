@@ -21,7 +21,9 @@ def pair_of(image_shape, kernel_shape, noise, seed=0):
     ("image_shape", "kernel_shape"),
     [((70, 90), (5, 8)), ((90, 70), (8, 5)), ((150, 120), (21, 9)), ((40, 300), (1, 33)), ((200, 31), (17, 2))],
 )
-def test_operator_equals_the_gram_matrix(image_shape, kernel_shape, boundary):
+@pytest.mark.parametrize("most_products", [0, large.MOST_PRODUCTS])
+def test_operator_equals_the_gram_matrix(image_shape, kernel_shape, boundary, most_products, monkeypatch):
+    monkeypatch.setattr(large, "MOST_PRODUCTS", most_products)
     image, target, _ = pair_of(image_shape, kernel_shape, 0.1)
     settings = dict(mode=None, boundary=boundary, fillvalue=0.0, origin=None, operation="convolution")
     problem = pair.check(image, target, kernel_shape, **settings)

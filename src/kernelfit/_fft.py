@@ -17,7 +17,7 @@ EFFORTS = ("estimate", "measure", "patient")
 
 _lock = threading.Lock()
 _settings = {"backend": "pyfftw", "effort": "estimate"}
-_shelf: "OrderedDict[tuple[int, int, str, str], list[RowTransform]]" = OrderedDict()
+_shelf: "OrderedDict[tuple[int, int, int, int, str, str], list[RowTransforms]]" = OrderedDict()
 _SHELF_KINDS = 4  # sizes whose idle plans and buffers are kept
 
 
@@ -62,69 +62,76 @@ def set_fft(*, backend: str | None = None, effort: str | None = None) -> dict[st
     return previous
 
 
-class RowTransform:
-    """Real transforms of `batch` rows of `length` samples, from and to its own `rows`.
+class RowTransforms:
+    """Real transforms of the rows of images and targets, all between buffers of its own.
 
-    Spectra stand in rows of `width` complex numbers of somebody else's array, so padded that each starts a cache line;
-    the transforms read and write them where they are.
+    Attributes
+    ----------
+    image, result, model : ndarray, shape (rows, length)
+        The rows of a source to be transformed, those of a target, and those that `backward` makes.
+    spectra : ndarray, shape (arrays, frequencies, rows and a few more)
+        The spectra of the sources, then of the targets, real and imaginary parts in turn, one frequency of all rows
+        after the other: what follows works across rows, and FFTW writes them so at hardly any cost.
     """
 
-    rows: npt.NDArray[np.float64]
+    image: npt.NDArray[np.float64]
+    result: npt.NDArray[np.float64]
+    model: npt.NDArray[np.float64]
+    spectra: npt.NDArray[np.float64]
 
-    def __init__(self, batch: int, length: int, backend: str, effort: str) -> None:
-        self.key = (batch, length, backend, effort)
-        self.n_frequencies = length // 2 + 1
-        self.width = spectrum_width(length)
-        self._plans: tuple[Any, Any] | None = None
-        self._room = np.zeros((0, 0, 0), dtype=np.complex128)
-        if backend == "scipy":
-            self.rows = np.zeros((batch, length))
+    def __init__(self, rows: int, length: int, n_arrays: int, n_sources: int, backend: str, effort: str) -> None:
+        self.key = (rows, length, n_arrays, n_sources, backend, effort)
+        self.n_sources = n_sources
+        # Whole cache lines, room for three rows more, and not a power of two apart.
+        values = aligned((n_arrays, length // 2 + 1, -(-rows // 4) * 4 + 4))
+        self.spectra = values.view(np.float64)
+        self._used = np.swapaxes(values, 1, 2)[:, :rows]
+        self._plans: list[Any] = []
+        self._back: dict[int, Any] = {}
+        self._flags = (f"FFTW_{effort.upper()}",)
+        self._pyfftw: Any = None
+        if backend == "pyfftw":
+            try:
+                import pyfftw
+            except ImportError as error:
+                msg = (
+                    f"pyFFTW cannot be imported ({error}); reinstall pyfftw, "
+                    "or choose SciPy's transforms with kernelfit.set_fft(backend='scipy')"
+                )
+                raise ImportError(msg) from error
+            self._pyfftw = pyfftw
+        count = 3 if n_arrays > n_sources else 1
+        buffers = aligned((count, rows * length)).view(np.float64)[:, : rows * length].reshape(count, rows, length)
+        self.image, self.result, self.model = buffers[0], buffers[-1], buffers[count // 2]
+        for i, used in enumerate(self._used if self._pyfftw else ()):
+            rows_in = self.image if i < n_sources else self.result
+            self._plans.append(self._pyfftw.FFTW(rows_in, used, axes=(1,), flags=self._flags))
+
+    def clear(self, image_cols: int, result_cols: int) -> None:
+        """Set everything beyond these columns to zero, and what planning may have left behind."""
+        self.image[:, image_cols:] = 0.0
+        self.result[:, result_cols:] = 0.0
+
+    def forward(self, array: int) -> None:
+        """Transform `image`, or for a target `result`, into the spectra of one array."""
+        if self._plans:
+            self._plans[array].execute()
+        else:
+            self._used[array] = scipy.fft.rfft(self.image if array < self.n_sources else self.result, axis=1)
+
+    def backward(self, array: int) -> None:
+        """Transform the spectra of one array, which may be used up, into `model`, times the length."""
+        if self._pyfftw is None:
+            self.model[...] = scipy.fft.irfft(self._used[array], n=self.model.shape[1], axis=1, norm="forward")
             return
-        try:
-            import pyfftw
-        except ImportError as error:
-            msg = (
-                f"pyFFTW cannot be imported ({error}); reinstall pyfftw, "
-                "or choose SciPy's transforms with kernelfit.set_fft(backend='scipy')"
-            )
-            raise ImportError(msg) from error
-        self.rows = pyfftw.zeros_aligned((batch, length), dtype="float64", n=64)
-        spectra = aligned((batch, self.width))[:, : self.n_frequencies]
-        flags = (f"FFTW_{effort.upper()}",)
-        back = (*flags, "FFTW_DESTROY_INPUT")
-        self._plans = (
-            pyfftw.FFTW(self.rows, spectra, axes=(1,), flags=flags),
-            pyfftw.FFTW(spectra, self.rows, axes=(1,), direction="FFTW_BACKWARD", flags=back),
-        )
-
-    def room(self, shape: tuple[int, int]) -> npt.NDArray[np.complex128]:
-        """Return an array of `shape` rows of spectra, the same as before if the shape is: new pages cost time."""
-        if self._room.shape[:2] != shape:
-            self._room = aligned((*shape, self.width))
-        return self._room
-
-    def forward(self, spectra: npt.NDArray[np.complex128]) -> None:
-        """Transform `rows` into the first rows of `spectra`, which has `width` columns."""
-        used = spectra[: len(self.rows), : self.n_frequencies]
-        if self._plans and len(used) == len(self.rows):
-            self._plans[0].update_arrays(self.rows, used)
-            self._plans[0].execute()
-        else:
-            used[...] = scipy.fft.rfft(self.rows[: len(used)], axis=1)
-
-    def backward(self, spectra: npt.NDArray[np.complex128]) -> None:
-        """Transform the first rows of `spectra` into `rows`, times the length; they may be used up."""
-        used = spectra[: len(self.rows), : self.n_frequencies]
-        if self._plans and len(used) == len(self.rows):
-            self._plans[1].update_arrays(used, self.rows)
-            self._plans[1].execute()
-        else:
-            self.rows[: len(used)] = scipy.fft.irfft(used, n=self.rows.shape[1], axis=1, norm="forward")
-
-
-def spectrum_width(length: int) -> int:
-    """Return the number of complex numbers in a padded row of the spectrum of `length` samples."""
-    return -(-(length // 2 + 1) // 8) * 8
+        if array not in self._back:  # planned with effort, it would destroy the spectra
+            kept = self._used[array].copy()
+            self._back[array] = self._pyfftw.FFTW(
+                self._used[array], self.model, axes=(1,), direction="FFTW_BACKWARD",
+                flags=(*self._flags, "FFTW_DESTROY_INPUT"),
+            )  # fmt: skip
+            self._used[array] = kept
+        self._back[array].execute()
 
 
 def aligned(shape: tuple[int, ...]) -> npt.NDArray[np.complex128]:
@@ -134,17 +141,17 @@ def aligned(shape: tuple[int, ...]) -> npt.NDArray[np.complex128]:
     return raw[skip : skip + 16 * int(np.prod(shape))].view(np.complex128).reshape(shape)
 
 
-def borrow(batch: int, length: int) -> RowTransform:
-    """Take a transform from the shelf, or plan one."""
+def borrow(rows: int, length: int, n_arrays: int, n_sources: int) -> RowTransforms:
+    """Take transforms from the shelf, or plan them."""
     with _lock:
-        key = (batch, length, _settings["backend"], _settings["effort"])
+        key = (rows, length, n_arrays, n_sources, _settings["backend"], _settings["effort"])
         idle = _shelf.get(key)
         if idle:
             return idle.pop()
-        return RowTransform(*key)
+        return RowTransforms(*key)
 
 
-def give_back(transform: RowTransform) -> None:
+def give_back(transform: RowTransforms) -> None:
     """Put a transform back on the shelf."""
     with _lock:
         _shelf.setdefault(transform.key, []).append(transform)

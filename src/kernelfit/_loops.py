@@ -120,211 +120,218 @@ def correlate(b, b_col, taps, rows, cols, out):
 
 
 @_jit_sum
-def energy(rows, n_rows, n_cols):
-    """Return the sum of the squares of a block; BLAS would wake its own threads for it, to fight with ours."""
-    total = 0.0
+def moments(rows, n_rows, n_cols, out):
+    """Add the sum of the squares of a block, and its sum; BLAS would wake its own threads, to fight with ours."""
+    squares = total = 0.0
     for r in range(n_rows):
         x = rows[r, :n_cols]
-        part = 0.0
+        part = plain = 0.0
         for c in range(n_cols):
             part += x[c] * x[c]
-        total += part
-    return total
+            plain += x[c]
+        squares += part
+        total += plain
+    out[0] += squares
+    out[1] += total
 
 
-#: Frequencies that are worked on at a time: two cache lines of each row.
-BLOCK = 8
-
-
-@_jit_sum
-def _gather(spectra, f, rows, real, imag):
-    """Copy BLOCK frequencies of complex rows (r, f) to planes (f, r)."""
-    for r in range(rows):
-        for k in range(BLOCK):
-            z = spectra[r, f + k]
-            real[k, r] = z.real
-            imag[k, r] = z.imag
+@_jit
+def subtract(rows, model, start, stop, n_cols):
+    """Subtract a block of `model` from the same block of `rows`."""
+    for r in range(start, stop):
+        for c in range(n_cols):
+            rows[r, c] -= model[r, c]
 
 
 @_jit_sum
-def spectral_lag_sums(spectra, first, second, rows, real, imag, scratch):
+def spectral_lag_sums(spectra, first, second, rows, real, imag, turned):
     """Add the lag products, across rows, of row spectra.
 
-    ``out[a, f, i] += sum_r conj(S_a[r, f]) * S_second[r + i, f]``
+    ``out[a, f, i] += sum_r conj(S_a[f, r]) * S_second[f, r + i]``
 
-    a >= `first`; `spectra` (arrays, rows + lags - 1, frequencies padded to BLOCK), r < `rows`; `real` and `imag`
-    (arrays, frequencies, lags); `scratch` (4, BLOCK, rows + lags - 1). Four lags at a time, so that each load feeds
-    several multiply-adds.
+    a >= `first`, r < `rows`; `spectra` (arrays, frequencies, 2 * rows and more) holds real and imaginary parts in turn;
+    `real` and `imag` (arrays, frequencies, lags), lags a multiple of 4: four at a time, so that each load feeds several
+    multiply-adds. `turned` holds i times a row of S_a, with which the imaginary part is a plain sum of products too.
     """
     n_arrays, n_f, n_i = real.shape
-    x, y = scratch[0], scratch[1]
-    for start in range(0, n_f, BLOCK):
-        _gather(spectra[second], start, rows + n_i - 1, x, y)
+    n = 2 * rows
+    w = turned[:n]
+    for f in range(n_f):
+        line = spectra[second, f]
         for a in range(first, n_arrays):
-            if a == second:
-                u, v = x, y
-            else:
-                u, v = scratch[2], scratch[3]
-                _gather(spectra[a], start, rows, u, v)
-            for k in range(min(BLOCK, n_f - start)):
-                f = start + k
-                s, t = u[k, :rows], v[k, :rows]
-                for i in range(0, n_i - 3, 4):
-                    x0, y0 = x[k, i : i + rows], y[k, i : i + rows]
-                    x1, y1 = x[k, i + 1 : i + 1 + rows], y[k, i + 1 : i + 1 + rows]
-                    x2, y2 = x[k, i + 2 : i + 2 + rows], y[k, i + 2 : i + 2 + rows]
-                    x3, y3 = x[k, i + 3 : i + 3 + rows], y[k, i + 3 : i + 3 + rows]
-                    p0 = p1 = p2 = p3 = 0.0
-                    q0 = q1 = q2 = q3 = 0.0
-                    for r in range(rows):
-                        c, d = s[r], t[r]
-                        p0 += c * x0[r] + d * y0[r]
-                        q0 += c * y0[r] - d * x0[r]
-                        p1 += c * x1[r] + d * y1[r]
-                        q1 += c * y1[r] - d * x1[r]
-                        p2 += c * x2[r] + d * y2[r]
-                        q2 += c * y2[r] - d * x2[r]
-                        p3 += c * x3[r] + d * y3[r]
-                        q3 += c * y3[r] - d * x3[r]
-                    real[a, f, i] += p0
-                    imag[a, f, i] += q0
-                    real[a, f, i + 1] += p1
-                    imag[a, f, i + 1] += q1
-                    real[a, f, i + 2] += p2
-                    imag[a, f, i + 2] += q2
-                    real[a, f, i + 3] += p3
-                    imag[a, f, i + 3] += q3
-                for i in range(n_i - n_i % 4, n_i):
-                    x0, y0 = x[k, i : i + rows], y[k, i : i + rows]
-                    p0 = q0 = 0.0
-                    for r in range(rows):
-                        p0 += s[r] * x0[r] + t[r] * y0[r]
-                        q0 += s[r] * y0[r] - t[r] * x0[r]
-                    real[a, f, i] += p0
-                    imag[a, f, i] += q0
+            v = spectra[a, f, :n]
+            for r in range(rows):
+                w[2 * r] = -v[2 * r + 1]
+                w[2 * r + 1] = v[2 * r]
+            for i in range(0, n_i, 4):
+                x0 = line[2 * i : 2 * i + n]
+                x1 = line[2 * i + 2 : 2 * i + 2 + n]
+                x2 = line[2 * i + 4 : 2 * i + 4 + n]
+                x3 = line[2 * i + 6 : 2 * i + 6 + n]
+                p0 = p1 = p2 = p3 = 0.0
+                q0 = q1 = q2 = q3 = 0.0
+                for c in range(n):
+                    s, t = v[c], w[c]
+                    p0 += s * x0[c]
+                    q0 += t * x0[c]
+                    p1 += s * x1[c]
+                    q1 += t * x1[c]
+                    p2 += s * x2[c]
+                    q2 += t * x2[c]
+                    p3 += s * x3[c]
+                    q3 += t * x3[c]
+                real[a, f, i] += p0
+                imag[a, f, i] += q0
+                real[a, f, i + 1] += p1
+                imag[a, f, i + 1] += q1
+                real[a, f, i + 2] += p2
+                imag[a, f, i + 2] += q2
+                real[a, f, i + 3] += p3
+                imag[a, f, i + 3] += q3
 
 
 @_jit_sum
-def spectral_correlate(spectra, n_sources, target, real, imag, rows, scratch):
-    """Correlate row spectra with tap spectra: ``S_target[r, f] = sum_ai conj(taps[a, f, i]) * S_a[r + i, f]``.
+def spectral_correlate(spectra, n_sources, target, real, imag, rows, turned):
+    """Correlate row spectra with tap spectra: ``S_target[f, r] = sum_ai conj(taps[a, f, i]) * S_a[f, r + i]``.
 
-    a < `n_sources`, r < `rows`; taps as `real` and `imag` (sources, frequencies, taps), `scratch` as above.
+    a < `n_sources`, r < `rows`; taps as `real` and `imag` (sources, frequencies, taps), taps a multiple of 4, the rest
+    as above.
     """
     n_f, n_i = real.shape[1], real.shape[2]
-    for start in range(0, n_f, BLOCK):
-        scratch[2:] = 0.0
+    n = 2 * rows
+    for f in range(n_f):
+        y = spectra[target, f, :n]
+        y[:] = 0.0
         for a in range(n_sources):
-            _gather(spectra[a], start, rows + n_i - 1, scratch[0], scratch[1])
-            for k in range(min(BLOCK, n_f - start)):
-                p, q = scratch[2, k, :rows], scratch[3, k, :rows]
-                c, d = real[a, start + k], imag[a, start + k]
-                for i in range(0, n_i - 3, 4):
-                    c0, c1, c2, c3 = c[i], c[i + 1], c[i + 2], c[i + 3]
-                    d0, d1, d2, d3 = d[i], d[i + 1], d[i + 2], d[i + 3]
-                    x0, y0 = scratch[0, k, i : i + rows], scratch[1, k, i : i + rows]
-                    x1, y1 = scratch[0, k, i + 1 : i + 1 + rows], scratch[1, k, i + 1 : i + 1 + rows]
-                    x2, y2 = scratch[0, k, i + 2 : i + 2 + rows], scratch[1, k, i + 2 : i + 2 + rows]
-                    x3, y3 = scratch[0, k, i + 3 : i + 3 + rows], scratch[1, k, i + 3 : i + 3 + rows]
-                    for r in range(rows):
-                        p[r] += (
-                            c0 * x0[r]
-                            + d0 * y0[r]
-                            + c1 * x1[r]
-                            + d1 * y1[r]
-                            + c2 * x2[r]
-                            + d2 * y2[r]
-                            + c3 * x3[r]
-                            + d3 * y3[r]
-                        )
-                    for r in range(rows):
-                        q[r] += (
-                            c0 * y0[r]
-                            - d0 * x0[r]
-                            + c1 * y1[r]
-                            - d1 * x1[r]
-                            + c2 * y2[r]
-                            - d2 * x2[r]
-                            + c3 * y3[r]
-                            - d3 * x3[r]
-                        )
-                for i in range(n_i - n_i % 4, n_i):
-                    x0, y0 = scratch[0, k, i : i + rows], scratch[1, k, i : i + rows]
-                    for r in range(rows):
-                        p[r] += c[i] * x0[r] + d[i] * y0[r]
-                    for r in range(rows):
-                        q[r] += c[i] * y0[r] - d[i] * x0[r]
-        for r in range(rows):
-            for k in range(BLOCK):
-                spectra[target, r, start + k] = complex(scratch[2, k, r], scratch[3, k, r])
+            line = spectra[a, f]
+            for r in range(rows + n_i - 1):
+                turned[2 * r] = line[2 * r + 1]
+                turned[2 * r + 1] = -line[2 * r]
+            for i in range(0, n_i, 4):
+                c0, c1, c2, c3 = real[a, f, i], real[a, f, i + 1], real[a, f, i + 2], real[a, f, i + 3]
+                d0, d1, d2, d3 = imag[a, f, i], imag[a, f, i + 1], imag[a, f, i + 2], imag[a, f, i + 3]
+                x0, w0 = line[2 * i : 2 * i + n], turned[2 * i : 2 * i + n]
+                x1, w1 = line[2 * i + 2 : 2 * i + 2 + n], turned[2 * i + 2 : 2 * i + 2 + n]
+                x2, w2 = line[2 * i + 4 : 2 * i + 4 + n], turned[2 * i + 4 : 2 * i + 4 + n]
+                x3, w3 = line[2 * i + 6 : 2 * i + 6 + n], turned[2 * i + 6 : 2 * i + 6 + n]
+                for c in range(n):
+                    y[c] += c0 * x0[c] + d0 * w0[c] + c1 * x1[c] + d1 * w1[c]
+                for c in range(n):
+                    y[c] += c2 * x2[c] + d2 * w2[c] + c3 * x3[c] + d3 * w3[c]
+
+
+@_jit_sum
+def spectral_products(spectra, n, groups, sums, turned):
+    """Add the products of all pairs of row spectra: ``sums[f, p, q] += sum_g conj(S_1[f, g n + p]) * S_0[f, g n + q]``.
+
+    p <= q < `n`, g < `groups`; complex numbers as in `spectral_lag_sums`.
+    """
+    for f in range(sums.shape[0]):
+        for g in range(groups):
+            x = spectra[0, f, 2 * g * n : 2 * (g + 1) * n]
+            for q in range(n):
+                turned[2 * q] = x[2 * q + 1]
+                turned[2 * q + 1] = -x[2 * q]
+            for p in range(n):
+                c, d = spectra[1, f, 2 * (g * n + p)], spectra[1, f, 2 * (g * n + p) + 1]
+                y = sums[f, p]
+                for q in range(2 * p, 2 * n):
+                    y[q] += c * x[q] + d * turned[q]
+
+
+@_jit_sum
+def _beside(line, a_left, a_right, b_left, b_right, rows, out):
+    """Cut the ends off a strip's lag sums: ``out[u, v] = sum_c a[c] * b[c + v - u]`` over the columns of box (u, v).
+
+    `line` holds the sums over all columns; box (u, v) leaves out the first u and the last ``n - 1 - u`` columns of a.
+    Both are sums down a diagonal, so each row follows from its neighbour. `rows` is scratch.
+    """
+    n = len(out)
+    last = n - 1
+    out[last, :] = 0.0
+    for u in range(last - 1, -1, -1):  # what is beyond the box on the right
+        c, y, x, z = a_right[u], out[u, :last], out[u + 1, 1:], b_right[:last]
+        for v in range(last):
+            y[v] = x[v] + c * z[v]
+        out[u, last] = 0.0
+    rows[0] = 0.0
+    for u in range(n):
+        if u > 0:
+            c, y, x, z = a_left[u - 1], rows[u % 2, 1:], rows[(u - 1) % 2, :last], b_left[:last]
+            for v in range(last):
+                y[v] = x[v] + c * z[v]
+            rows[u % 2, 0] = 0.0
+        y, x, z = out[u], rows[u % 2], line[last - u : last - u + n]
+        for v in range(n):
+            y[v] = z[v] - y[v] - x[v]
 
 
 @_jit
-def assemble_lag(i, scratch, total, top, bottom, left, right, corners_a, corners_b, table):
+def _place(table, gram, p, q, stride):
+    """Copy a block and its transpose into the matrix; a block on the diagonal becomes symmetric to the bit."""
+    n = len(table)
+    step, turn = abs(stride), 1
+    if stride < 0:
+        p, q, turn = p + stride * (n - 1), q + stride * (n - 1), -1
+    whole = step * (n - 1) + 1
+    for u in range(n):
+        y, x = gram[p + step * u, q : q + whole : step], table[::turn, ::turn][u]
+        for v in range(u if p == q else 0, n):
+            y[v] = x[v]
+    for v in range(n):
+        y, x = gram[q + step * v, p : p + whole : step], table[::turn, ::turn][:, v]
+        for u in range(v if p == q else n):
+            y[u] = x[u]
+
+
+@_jit_sum
+def assemble_lag(
+    i, total, top, bottom, left, right, corners_a, corners_b, blocks, rows, gram, row, col, stride_y, stride_x
+):
     """Box sums of one row lag `i` from the sum over everything, less what lies outside each box.
 
-    For taps p = (py, px) and p + (i, j) the box sum is ``sum_t A[t + p] B[t + p + (i, j)]`` over the H x W
-    target pixels. `total[j]` holds it over every place where both factors lie in the extended image;
-    the rows above and below the box (`top`, `bottom`: row, column lag) and the columns left and right of it
-    (`left`, `right`: column of a, column of b, for this row lag) are subtracted, and the four corners,
-    subtracted twice, are given back (`corners_a`, `corners_b`: the 2 x 2 corner blocks of the extended images).
+    For taps p = (y, u) and q = (y + i, v) the box sum is ``sum_t A[t + p] B[t + q]`` over the H x W target pixels.
+    `total[v - u]` holds it over every place where both factors lie in the extended image; the columns left and right
+    of the box (`left`, `right`: column of a, column of b, for this row lag) and the rows above and below it (`top`,
+    `bottom`: row, column lag) are subtracted; the four corners are in both, and are cut off the latter
+    (`corners_a`, `corners_b`: the 2 x 2 corner blocks of the extended images).
 
-    Result in ``table[py, px, px + j]``.
+    Tap (y, u) of the first source is row ``row + stride_y * y + stride_x * u`` of `gram`, that of the second
+    column ``col + ...``; negative strides flip the kernel, exchanged ones transpose it. `blocks` holds two blocks, or
+    one where there are no strips, and `rows` two rows; both are scratch.
     """
-    n_y, n_x = table.shape[0], table.shape[1]
-    h_y, h_x = n_y - 1, n_x - 1
-    n_strip = max(h_y - i, 0)
-    above = scratch[0]
-    below = scratch[1]
-    for j in range(-h_x, h_x + 1):
-        first, last = max(0, -j), n_x - 1 - max(0, j)
-        columns = 0.0
-        for c in range(first, h_x - max(0, j)):
-            columns += right[c, c + j]
-        for r in range(n_strip):
-            above[r] = top[r, j + h_x]
-            below[r] = bottom[r, j + h_x]
-            for c in range(first, h_x - max(0, j)):
-                above[r] -= corners_a[0, 1, r, c] * corners_b[0, 1, r + i, c + j]
-                below[r] -= corners_a[1, 1, r, c] * corners_b[1, 1, r + i, c + j]
-        for x in range(first, last + 1):
-            if x > first:
-                c = x - 1
-                columns += left[c, c + j] - right[c, c + j]
-                for r in range(n_strip):
-                    above[r] += (
-                        corners_a[0, 1, r, c] * corners_b[0, 1, r + i, c + j]
-                        - corners_a[0, 0, r, c] * corners_b[0, 0, r + i, c + j]
-                    )
-                    below[r] += (
-                        corners_a[1, 1, r, c] * corners_b[1, 1, r + i, c + j]
-                        - corners_a[1, 0, r, c] * corners_b[1, 0, r + i, c + j]
-                    )
-            s = total[j + h_x] - columns
-            for r in range(n_strip):
-                s -= below[r]
-            table[0, x, x + j] = s
-            for y in range(n_strip):
-                s += below[y] - above[y]
-                table[y + 1, x, x + j] = s
-
-
-@_jit
-def place_lag(i, table, gram, row, col, stride_y, stride_x):
-    """Copy the table of row lag `i`, and its transpose, into `gram`.
-
-    Tap (y, x) of the first source is row ``row + stride_y * y + stride_x * x`` of `gram`, that of the second
-    column ``col + ...``; negative strides flip the kernel, exchanged ones transpose it.
-    """
-    n_y, n_x = table.shape[0], table.shape[1]
-    for y in range(n_y - i):
-        p = row + stride_y * y
-        q = col + stride_y * (y + i)
-        for u in range(n_x):
-            for v in range(n_x):
-                gram[p + stride_x * u, q + stride_x * v] = table[y, u, v]
-        for v in range(n_x):
-            for u in range(n_x):
-                gram[q + stride_x * v, p + stride_x * u] = table[y, u, v]
+    table, change = blocks[0], blocks[-1]
+    n = len(table)
+    last = n - 1
+    table[last, :] = 0.0
+    for u in range(last - 1, -1, -1):
+        y, x, z = table[u, :last], table[u + 1, 1:], right[u]
+        for v in range(last):
+            y[v] = x[v] + z[v]
+        table[u, last] = 0.0
+    rows[0] = 0.0
+    for u in range(n):
+        if u > 0:
+            y, x, z = rows[u % 2, 1:], rows[(u - 1) % 2, :last], left[u - 1]
+            for v in range(last):
+                y[v] = x[v] + z[v]
+            rows[u % 2, 0] = 0.0
+        y, x, z = table[u], rows[u % 2], total[last - u : last - u + n]
+        for v in range(n):
+            y[v] = z[v] - y[v] - x[v]
+    for y in range(len(top)):
+        a, b = corners_a[1, :, y], corners_b[1, :, y + i]
+        _beside(bottom[y], a[0], a[1], b[0], b[1], rows, change)
+        table -= change
+    _place(table, gram, row, col + stride_y * i, stride_x)
+    for y in range(len(top)):
+        a, b = corners_a[1, :, y], corners_b[1, :, y + i]
+        _beside(bottom[y], a[0], a[1], b[0], b[1], rows, change)
+        table += change
+        a, b = corners_a[0, :, y], corners_b[0, :, y + i]
+        _beside(top[y], a[0], a[1], b[0], b[1], rows, change)
+        table -= change
+        _place(table, gram, row + stride_y * (y + 1), col + stride_y * (y + 1 + i), stride_x)
 
 
 @_jit
@@ -338,3 +345,51 @@ def cross_spectra(image, target, image_power, target_power, cross):
             image_power[r, c] += x.real * x.real + x.imag * x.imag
             target_power[r, c] += y.real * y.real + y.imag * y.imag
             cross[r, c] += complex(x.real * y.real + x.imag * y.imag, x.real * y.imag - x.imag * y.real)
+
+
+@_jit_sum
+def cholesky(a):
+    """Replace a symmetric matrix by U, with ``a = U' U``; return whether it is positive definite.
+
+    What is below the diagonal stays as it was. Four rows at a time, so that a row is loaded and stored once for each.
+    """
+    m = len(a)
+    for i in range(m):
+        y = a[i, i:]
+        for k in range(0, i - 3, 4):
+            c0, c1, c2, c3 = a[k, i], a[k + 1, i], a[k + 2, i], a[k + 3, i]
+            x0, x1, x2, x3 = a[k, i:], a[k + 1, i:], a[k + 2, i:], a[k + 3, i:]
+            for j in range(m - i):
+                y[j] -= c0 * x0[j] + c1 * x1[j] + c2 * x2[j] + c3 * x3[j]
+        for k in range(i - i % 4, i):
+            c0, x0 = a[k, i], a[k, i:]
+            for j in range(m - i):
+                y[j] -= c0 * x0[j]
+        if not y[0] > 0:
+            return False
+        y *= 1.0 / y[0] ** 0.5
+    return True
+
+
+@_jit_sum
+def invert_triangular(a, out):
+    """Write the inverse of the upper triangle of `a` to `out`, which must be zero."""
+    m = len(a)
+    for i in range(m - 1, -1, -1):
+        scale = 1.0 / a[i, i]
+        y = out[i]
+        k = i + 1
+        while k + 3 < m:
+            c0, c1, c2, c3 = a[i, k], a[i, k + 1], a[i, k + 2], a[i, k + 3]
+            x0, x1, x2, x3 = out[k], out[k + 1], out[k + 2], out[k + 3]
+            for j in range(k, m):
+                y[j] -= c0 * x0[j] + c1 * x1[j] + c2 * x2[j] + c3 * x3[j]
+            k += 4
+        while k < m:
+            c0, x0 = a[i, k], out[k]
+            for j in range(k, m):
+                y[j] -= c0 * x0[j]
+            k += 1
+        for j in range(i + 1, m):
+            y[j] *= scale
+        y[i] = scale

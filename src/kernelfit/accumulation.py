@@ -67,9 +67,10 @@ def choose_method(image_shape: object, kernel_shape: object) -> Choice:
       the overlaps of neighbouring segments; 2 R complex multiply-adds per frequency, that is 4 R real ones per sample.
 
     Then, for m = R C taps, once: the Cholesky factor and its inverse take 2/3 m^3 multiply-adds. Conjugate gradients
-    ("cg") need neither, nor the m x m matrix, but about 40 iterations, each of which transforms the strips along
-    the four edges, two kernels wide, back and forth. They give no covariance, so they are used where they take less
-    than half the time, or where the matrix and its factor would need more than 1 GiB.
+    ("cg") need neither, nor the m x m matrix, but about 40 iterations, each of which multiplies a matrix of R x R for
+    each of C frequencies, one of C x C for each of R, and makes about ten transforms of 2R x 2C; and before, the lag
+    sums of all pairs of rows in the strips along the four edges. They give no covariance, so they are used for more
+    than 2000 taps only, where they take less than half the time, or the matrix and its factor more than 1 GiB.
 
     The constants, nanoseconds per multiply-add and per transformed sample, come from ``benchmarks/calibrate.py``;
     only their ratios matter.
@@ -94,8 +95,8 @@ def choose_method(image_shape: object, kernel_shape: object) -> Choice:
     fft = (2 * TRANSFORM_NS + 4 * rows * SPECTRAL_NS) * waste + FFT_START_NS / n_pixels
     n_taps = rows * cols
     dense = 2 / 3 * n_taps**3 * DENSE_NS
-    strips = 2 * (rows * (image[1] + cols) + cols * image[0]) * 2
-    iterative = 40 * 2 * strips * TRANSFORM_NS
+    strips = 2 * 2 * 4 * (rows**2 * image[1] + cols**2 * image[0]) / 2 * SPECTRAL_NS
+    iterative = strips + 40 * n_taps * (4 * (rows + cols) * SPECTRAL_NS + 10 * 4 * TRANSFORM_NS)
     if 16 * n_taps**2 > 2**30 or (n_taps > 2000 and 2 * iterative < dense):
         return Choice("cg", f"estimated {iterative / 1e9:.2g} s to iterate, {dense / 1e9:.2g} s to factorise")
     method = "direct" if direct <= fft else "fft"
@@ -103,11 +104,11 @@ def choose_method(image_shape: object, kernel_shape: object) -> Choice:
 
 
 # Nanoseconds on one core, from benchmarks/calibrate.py.
-DIRECT_NS = 0.085
-SPECTRAL_NS = 0.085
-TRANSFORM_NS = 5.2
-DENSE_NS = 0.06
-FFT_START_NS = 1e6
+DIRECT_NS = 0.083
+SPECTRAL_NS = 0.063
+TRANSFORM_NS = 4.1
+DENSE_NS = 0.063
+FFT_START_NS = 9e5
 
 
 class Segments(NamedTuple):
@@ -122,16 +123,16 @@ def segment(width: int, overlap: int) -> Segments:
 
     A segment of B positions and its halo h has B + h samples; its lag products up to h are free of wrap-around if it is
     padded to L >= B + 2h. The work is L log2 L per segment and twice 2h log2 2h for the overlap of two neighbours,
-    which both count. Lengths of 1, 3, 5 and 9 times 2^a up to 2048, or 16h, whichever is larger, are tried: unplanned
+    which both count. Lengths of 1, 3, 5 and 9 times 2^a up to 2048, or 8h, whichever is larger, are tried: unplanned
     transforms of other lengths are up to twice as slow per sample, and longer ones leave the cache.
     """
     best, best_cost = Segments(1, 1), math.inf
-    longest = max(2048, 16 * overlap)
-    fewest = max(1, math.ceil(width / max(1, longest - 2 * overlap)))
-    for count in range(fewest, 4 * fewest + 4):
-        step = max(math.ceil(width / count), overlap, 1)
-        length = _good_length(step + 2 * overlap)
-        segments = math.ceil(width / step)
+    least = _good_length(max(overlap, 1) + 2 * overlap)
+    longest = max(2048, 8 * overlap, least)
+    lengths = {m << a for m in (1, 3, 5, 9) for a in range(longest.bit_length())}
+    for length in sorted(n for n in lengths if least <= n <= longest):
+        segments = math.ceil(width / (length - 2 * overlap))
+        step = max(math.ceil(width / segments), overlap, 1)
         # each further segment also costs about as much as 64 samples in calls and copies
         cost = segments * (length * math.log2(2 * length) + 640)
         cost += (segments - 1) * 2 * overlap * math.log2(4 * overlap + 2)
@@ -227,12 +228,37 @@ def counted(parts: Iterable[Part], total: int, progress: Progress | None) -> Ite
 
 
 def in_order(work: Sequence[Work], do: Callable[[Work], Part], workers: int) -> Iterable[Part]:
-    """Yield ``do(item)`` for each item, in order, computed by at most `workers` threads."""
+    """Yield ``do(item)`` for each item, in order, computed by at most `workers` threads, the caller's among them.
+
+    Each takes the next item when it is done with its last one: they meet once an item, since every meeting of threads
+    that need the interpreter costs a wake-up.
+    """
     if workers == 1 or len(work) == 1:
         yield from map(do, work)
         return
-    with ThreadPoolExecutor(min(workers, len(work)), thread_name_prefix="kernelfit") as pool:
-        yield from pool.map(do, work)
+    left = iter(range(len(work)))  # next() of it is atomic
+    parts: dict[int, Part] = {}
+
+    def take() -> None:
+        for i in left:
+            parts[i] = do(work[i])
+
+    n_done = 0
+    with ThreadPoolExecutor(min(workers, len(work)) - 1, thread_name_prefix="kernelfit") as pool:
+        helpers = [pool.submit(take) for _ in range(min(workers, len(work)) - 1)]
+        try:
+            for i in left:
+                parts[i] = do(work[i])
+                while n_done in parts:
+                    yield parts.pop(n_done)
+                    n_done += 1
+        finally:
+            for _ in left:  # nothing is begun any more, should this have been broken off
+                pass
+        for helper in helpers:
+            helper.result()
+    for i in range(n_done, len(work)):
+        yield parts.pop(i)
 
 
 def bands(tiles: list[Work]) -> list[list[Work]]:
@@ -276,7 +302,7 @@ def _direct_pass(frame: Frame, workers: int, taps: Array | None, progress: Progr
     def band(tiles: list[tuple[int, int, int, int]]) -> tuple[Array, ...]:
         lags = np.zeros((n_sources, n_sources, frame.kernel_rows, 2 * x_halo + 1))
         moment = np.zeros((n_targets, n_sources, frame.kernel_rows, frame.kernel_cols))
-        energy, total = np.zeros(n_targets), np.zeros(n_targets)
+        moments = np.zeros((n_targets, 2))
         images = np.empty((n_sources, height + y_halo, width + 2 * x_halo))
         result, model = np.empty((height, width)), np.empty((height, width))
         for row, col, n_rows, n_cols in tiles:
@@ -295,17 +321,17 @@ def _direct_pass(frame: Frame, workers: int, taps: Array | None, progress: Progr
                 if taps is not None:
                     for s in range(n_sources):
                         _loops.correlate(images[s], x_halo, taps[t, s], used_rows, used_cols, model)
-                        used -= model[:used_rows, :used_cols]
-                energy[t] += _loops.energy(result, used_rows, used_cols)
-                total[t] += used.sum()
+                        _loops.subtract(result, model, 0, used_rows, used_cols)
+                _loops.moments(result, used_rows, used_cols, moments[t])
                 for s in range(n_sources):
                     _loops.lag_sums(result, 0, images[s], x_halo, used_rows, used_cols, moment[t, s])
-        return lags, moment, energy, total
+        return lags, moment, moments
 
     extended = (frame.rows + y_halo, frame.cols + x_halo)
     tiles = grid(*(extended if taps is None else (frame.rows, frame.cols)), (height, width))
     work = bands(tiles)
-    return Sums(*add(counted(in_order(work, band, workers), len(work), progress)))
+    lags, moment, moments = add(counted(in_order(work, band, workers), len(work), progress))
+    return Sums(lags, moment, moments[:, 0], moments[:, 1])
 
 
 # --- the fft engine ---
@@ -319,85 +345,65 @@ def _fft_pass(frame: Frame, workers: int, taps: Array | None, progress: Progress
     n_sources, n_targets = len(frame.sources), len(frame.targets)
     layout = segment(frame.cols, x_halo)
     rows = frame.rows + (y_halo if taps is None else 0)
-    height = min(rows, max(128, 8 * frame.kernel_rows))
+    height = math.ceil(rows / max(1, round(rows / max(128, 8 * frame.kernel_rows))))
     # Kernels of one row have no row lags, so the rows of several segments may stand in one tile, one below the other.
-    stacked = max(1, 128 // rows) if y_halo == 0 else 1
+    stacked = max(1, min(128, max(16, 2**17 // layout.length)) // rows) if y_halo == 0 else 1
+    n_lags = -(-frame.kernel_rows // 4) * 4  # the loops do four at a time
     starts = [(r, c) for c in range(0, frame.cols, layout.step) for r in range(0, rows, height)]
     tiles = [starts[i : i + stacked] for i in range(0, len(starts), stacked)]
 
-    def spectra(band: list[list[Shape]], length: int, n_arrays: int) -> tuple[Array, ...]:
-        # Batches of rows that stay in the second-level cache with their spectra, of which a tile holds a whole number.
-        n_batches = math.ceil((height + y_halo) * length / 2**15)
-        batch = math.ceil((height + y_halo) / n_batches)
-        together = max(1, min(stacked, 2**15 // length // batch))  # parts of a stacked tile in one batch
-        batch *= together
-        transform = _fft.borrow(batch, length)
-        values = transform.room((n_arrays, (height + y_halo) * stacked + batch))
-        scratch = np.empty((4, _loops.BLOCK, -(-(height * stacked + y_halo) // 8) * 8 + 8))
-        sums = np.zeros((2, n_sources, n_arrays, transform.n_frequencies, frame.kernel_rows))
-        energy, total = np.zeros(n_targets), np.zeros(n_targets)
-        if taps is not None:
-            kernel = np.swapaxes(scipy.fft.rfft(taps, n=length, axis=-1, norm="forward"), -1, -2)
-            kernel_real, kernel_imag = np.ascontiguousarray(kernel.real), np.ascontiguousarray(kernel.imag)
-            model = np.empty((batch, layout.step))
+    if taps is not None:
+        more = [(0, 0), (0, 0), (0, n_lags - frame.kernel_rows), (0, 0)]
+        kernel = scipy.fft.rfft(np.pad(taps, more), n=layout.length, axis=-1, norm="forward").swapaxes(-1, -2)
+        kernel_real, kernel_imag = np.ascontiguousarray(kernel.real), np.ascontiguousarray(kernel.imag)
 
-        def fill(array: int, tile: list[Shape], n_rows: int, halo: int) -> None:
-            """Transform the rows of an array's part of a tile: a source's, a target's, or a residual's."""
-            source = array < n_sources
-            reader = frame.sources[array] if source else frame.targets[array - n_sources]
-            n_cols = (layout.step if n_arrays > n_sources else 0) + (x_halo if source else 0)
-            rows = transform.rows
-            for part in range(0, len(tile), together):
-                group = tile[part : part + together]
-                for first in range(0, n_rows + halo, batch):
-                    place = values[array, part * n_rows + first :]
-                    if not source and taps is not None:
-                        transform.backward(place)
-                        model[...] = rows[:, :n_cols]
-                    for i, (row, col) in enumerate(group):
-                        block = rows[i * n_rows : (i + 1) * n_rows, :n_cols] if together > 1 else rows[:, :n_cols]
-                        reader.read(block, row + first, col)
-                        if not source and taps is not None:
-                            used = min(n_cols, frame.cols - col)
-                            block[:, :used] -= model[i * n_rows : i * n_rows + len(block), :used]
-                    rows[:, n_cols:] = 0.0
-                    if not source:
-                        rows[len(group) * n_rows - first :] = 0.0  # the rest belongs to the next tile
-                    transform.forward(place)
-                    if not source:
-                        energy[array - n_sources] += _loops.energy(rows, len(rows), n_cols)
-                        total[array - n_sources] += place[:batch, 0].real.sum()
-
+    def spectra(band: list[list[Shape]], length: int, step: int, n_arrays: int) -> tuple[Array, ...]:
+        # All calls that follow release the interpreter for a tenth of a millisecond or more, and are few.
+        transform = _fft.borrow(height * stacked + y_halo, length, n_arrays, n_sources)
+        image, result, model, values = transform.image, transform.result, transform.model, transform.spectra
+        turned = np.empty(values.shape[-1])
+        sums = np.zeros((2, n_sources, n_arrays, length // 2 + 1, n_lags))
+        moments = np.zeros((n_targets, 2))
+        transform.clear(step + x_halo, step)
         for tile in band:
             n_rows = min(height, rows - tile[0][0])
             depth = n_rows * len(tile)
-            for s in range(n_sources):
-                fill(s, tile, n_rows, y_halo)
-            for t in range(n_sources, n_arrays):
+            for s, reader in enumerate(frame.sources):
+                for i, (row, col) in enumerate(tile):
+                    reader.read(image[i * n_rows : (i + 1) * n_rows + y_halo, : step + x_halo], row, col)
+                transform.forward(s)
+            for t, reader in enumerate(frame.targets if n_arrays > n_sources else ()):
+                for i, (row, col) in enumerate(tile):
+                    reader.read(result[i * n_rows : (i + 1) * n_rows, :step], row, col)
                 if taps is not None:
-                    k = t - n_sources
-                    _loops.spectral_correlate(values, n_sources, t, kernel_real[k], kernel_imag[k], depth, scratch)
-                fill(t, tile, n_rows, 0)
+                    _loops.spectral_correlate(
+                        values, n_sources, n_sources + t, kernel_real[t], kernel_imag[t], depth, turned
+                    )
+                    transform.backward(n_sources + t)
+                    for i, (_, col) in enumerate(tile):
+                        _loops.subtract(result, model, i * n_rows, (i + 1) * n_rows, min(step, frame.cols - col))
+                _loops.moments(result, depth, step, moments[t])
+                transform.forward(n_sources + t)
             for s in range(n_sources):
                 first = 0 if taps is None else n_sources
-                _loops.spectral_lag_sums(values, first, s, depth, sums[0, s], sums[1, s], scratch)
+                _loops.spectral_lag_sums(values, first, s, depth, sums[0, s], sums[1, s], turned)
         _fft.give_back(transform)
-        return sums, energy, total
+        return sums, moments
 
     def inverse(sums: Array, length: int, lags: npt.NDArray[np.intp]) -> Array:
         """Turn summed cross-spectra (2, ..., frequencies, row lags) into lag sums (..., row lags, column lags)."""
         result: Array = scipy.fft.irfft(sums[0] + 1j * sums[1], n=length, axis=-2)
-        return np.swapaxes(result[..., lags % length, :], -1, -2)
+        return np.swapaxes(result[..., lags % length, : frame.kernel_rows], -1, -2)
 
     def main(band: list[list[Shape]]) -> tuple[Array, ...]:
-        return spectra(band, layout.length, n_sources + n_targets)
+        return spectra(band, layout.length, layout.step, n_sources + n_targets)
 
     def overlaps(band: list[list[Shape]]) -> tuple[Array, ...]:
-        return spectra(band, short, n_sources)
+        return spectra(band, short, 0, n_sources)
 
     both_ways = np.arange(-x_halo, x_halo + 1)
     work = bands(tiles)
-    sums, energy, total = add(counted(in_order(work, main, workers), len(work), progress))
+    sums, moments = add(counted(in_order(work, main, workers), len(work), progress))
     lags = inverse(sums[:, :, :n_sources], layout.length, both_ways)
     moment = inverse(sums[:, :, n_sources:], layout.length, np.arange(frame.kernel_cols))
     if taps is None and x_halo and frame.cols > layout.step:
@@ -406,54 +412,61 @@ def _fft_pass(frame: Frame, workers: int, taps: Array | None, progress: Progress
         twice = [[s for s in tile if s[1] > 0] for tile in tiles]
         twice_sums = add(in_order(bands([t for t in twice if t]), overlaps, workers))[0]
         lags -= inverse(twice_sums, short, both_ways)
-    return Sums(np.swapaxes(lags, 0, 1), np.swapaxes(moment, 0, 1), energy, total)
+    return Sums(np.swapaxes(lags, 0, 1), np.swapaxes(moment, 0, 1), moments[:, 0], moments[:, 1])
 
 
 # --- the edges ---
 
 
-def _strip_lags(readers: Sequence[Reader], row: int, n_rows: int, extent: int, lag: int, method: str) -> Array:
+def strip_lags(readers: Sequence[Reader], row: int, n_rows: int, extent: int, lag: int, method: str) -> Array:
     """Return the lag products of the rows of a strip.
 
     ``out[s*n + r, t*n + q, lag + l] = sum_x A_s[row + r, x] A_t[row + q, x + l]`` over x < `extent`, for sources A.
     """
+    from . import _fft, _loops
+
     n = len(readers) * n_rows
-    length = scipy.fft.next_fast_len(max(256, 4 * lag), real=True) if extent > 64 else extent + 2 * lag
+    length = 0
     if method == "fft":
-        # One multiply-add for each pair of rows, lag and column, or transforms there, products, and transforms back.
-        direct_ns = n * n / 2 * (2 * lag + 1) * extent * DIRECT_NS
-        method = "fft" if 4 * TRANSFORM_NS * n * extent + 2 * TRANSFORM_NS * n * n * length < direct_ns else "direct"
-    if method == "direct":
-        length = 1024 + 2 * lag
-    step = length - 2 * lag
-    starts = range(0, extent, step)
-
-    def wide(start: int) -> Array:
-        return np.concatenate([r.block(row, start - lag, (n_rows, step + 2 * lag)) for r in readers])
-
-    if method == "direct":
-        from . import _loops
-
-        out = np.zeros((n, n, 2 * lag + 1))
-        for start in starts:
-            _loops.strip_lag_sums(wide(start), min(step, extent - start), lag, out)
-        below = np.tril_indices(n, -1)
-        out[below] = out[below[1], below[0], ::-1]
-        return out
-
-    def blocks(start: int) -> tuple[Array, Array]:
-        both = wide(start)
-        return both[:, lag : lag + min(step, extent - start)], both
-
-    sums = np.zeros((length // 2 + 1, n, n), dtype=np.complex128)
-    for first in range(0, len(starts), 16):
-        pairs = [blocks(start) for start in starts[first : first + 16]]
-        a = scipy.fft.rfft(np.stack([np.pad(a, ((0, 0), (0, length - a.shape[1]))) for a, _ in pairs]), axis=-1)
-        b = scipy.fft.rfft(np.stack([b for _, b in pairs]), n=length, axis=-1)
-        sums += np.matmul(
-            np.conj(np.ascontiguousarray(a.transpose(2, 1, 0))), np.ascontiguousarray(b.transpose(2, 0, 1))
-        )
-    return np.ascontiguousarray(np.moveaxis(scipy.fft.irfft(sums, n=length, axis=0)[: 2 * lag + 1], 0, -1))
+        # One multiply-add for each pair of rows, lag and column; or two transforms of each row, the products, and
+        # one transform back of each pair.
+        least = n * n / 2 * (2 * lag + 1) * extent * DIRECT_NS
+        for candidate in (_good_length(3 * lag + 1 << i) for i in range(1, 6)):
+            forth = math.ceil(extent / (candidate - 2 * lag)) * candidate * (2 * n * TRANSFORM_NS + n * n * SPECTRAL_NS)
+            cost = forth + n * n / 2 * candidate * TRANSFORM_NS
+            if cost < least:
+                length, least = candidate, cost
+    out = np.zeros((n, n, 2 * lag + 1))
+    if not length:
+        step = 1024
+        for start in range(0, extent, step):
+            wide = np.concatenate([r.block(row, start - lag, (n_rows, step + 2 * lag)) for r in readers])
+            _loops.strip_lag_sums(wide, min(step, extent - start), lag, out)
+    else:
+        step = length - 2 * lag
+        starts = range(0, extent, step)
+        at_once = min(len(starts), max(1, 2**16 // (n * length)))
+        transform = _fft.borrow(at_once * n, length, 2, 1)
+        transform.clear(length, step)
+        sums, turned = np.zeros((length // 2 + 1, n, 2 * n)), np.empty(2 * n)
+        for first in range(0, len(starts), at_once):
+            group = starts[first : first + at_once]
+            for i, start in enumerate(group):
+                for s, reader in enumerate(readers):
+                    block = transform.image[i * n + s * n_rows : i * n + (s + 1) * n_rows]
+                    reader.read(block[:, : step + 2 * lag], row, start - lag)
+            transform.image[:, step + 2 * lag :] = 0.0
+            transform.result[:, :step] = transform.image[:, lag : lag + step]
+            transform.forward(0)
+            transform.forward(1)
+            _loops.spectral_products(transform.spectra, n, len(group), sums, turned)
+        _fft.give_back(transform)
+        pairs = np.triu_indices(n)
+        products = np.ascontiguousarray(sums.view(np.complex128)[:, pairs[0], pairs[1]].T)
+        out[pairs] = scipy.fft.irfft(products, n=length, axis=1, overwrite_x=True)[:, : 2 * lag + 1]
+    below = np.tril_indices(n, -1)
+    out[below] = out[below[1], below[0], ::-1]
+    return out
 
 
 def _gram(frame: Frame, lags: Array, method: str, workers: int, flipped: bool) -> Array:
@@ -462,7 +475,7 @@ def _gram(frame: Frame, lags: Array, method: str, workers: int, flipped: bool) -
 
     y_halo, x_halo = frame.row_halo, frame.col_halo
     n_y, n_x, n_sources = frame.kernel_rows, frame.kernel_cols, len(frame.sources)
-    if n_y * n_x * n_x < 10**5:  # too little for threads, which would wait for each other
+    if n_y * n_x * n_x < 10**4:  # too little for threads, which would wait for each other
         workers = 1
     turned = tuple(r.transposed() for r in frame.sources)
     strips = [
@@ -472,7 +485,7 @@ def _gram(frame: Frame, lags: Array, method: str, workers: int, flipped: bool) -
         (turned, frame.cols, x_halo, frame.rows + y_halo, y_halo, method),
     ]
     empty = np.zeros((0, 0, 1))
-    tables = list(in_order(strips, lambda s: _strip_lags(*s) if s[2] else empty, workers))
+    tables = list(in_order(strips, lambda s: strip_lags(*s) if s[2] else empty, workers))
     corners = np.empty((n_sources, 2, 2, y_halo, x_halo))
     for s, reader in enumerate(frame.sources):
         for i, row in enumerate((0, frame.rows)):
@@ -487,26 +500,28 @@ def _gram(frame: Frame, lags: Array, method: str, workers: int, flipped: bool) -
         first, stride_y, stride_x = m - 1, -stride_y, -stride_x
 
     def place(i: int) -> None:
-        scratch, table = np.empty((2, y_halo)), np.empty((n_y, n_x, n_x))
+        blocks, two_rows = np.empty((1 if i >= y_halo else 2, n_x, n_x)), np.empty((2, n_x))
         r = np.arange(max(y_halo - i, 0))
         for s in range(n_sources):
             for t in range(n_sources):
                 top, bottom = (
-                    np.ascontiguousarray(table_[s * y_halo + r, t * y_halo + r + i])
+                    np.ascontiguousarray(table[s * y_halo + r, t * y_halo + r + i])
                     if r.size
                     else np.empty((0, 2 * x_halo + 1))
-                    for table_ in tables[:2]
+                    for table in tables[:2]
                 )
                 left, right = (
                     np.ascontiguousarray(
-                        table_[s * x_halo : (s + 1) * x_halo, t * x_halo : (t + 1) * x_halo, y_halo + i]
+                        table[s * x_halo : (s + 1) * x_halo, t * x_halo : (t + 1) * x_halo, y_halo + i]
                     )
                     if x_halo
                     else np.empty((0, 0))
-                    for table_ in tables[2:]
+                    for table in tables[2:]
                 )
-                _loops.assemble_lag(i, scratch, lags[s, t, i], top, bottom, left, right, corners[s], corners[t], table)
-                _loops.place_lag(i, table, gram, s * m + first, t * m + first, stride_y, stride_x)
+                places = (s * m + first, t * m + first, stride_y, stride_x)
+                _loops.assemble_lag(
+                    i, lags[s, t, i], top, bottom, left, right, corners[s], corners[t], blocks, two_rows, gram, *places
+                )
 
     for _ in in_order(range(n_y), place, workers):
         pass

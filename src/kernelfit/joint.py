@@ -142,6 +142,7 @@ def _solved(stats: list[NormalStats]) -> list[KernelFit]:
     for one in stats:
         if one.gram is stats[0].gram:
             one._made.update(stats[0]._made)
+        solve.factor_ahead(one)
         fits.append(one.solve())
     return fits
 

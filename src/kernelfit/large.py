@@ -1,30 +1,78 @@
 """Kernels of thousands of taps: conjugate gradients on the structure of the Gram matrix, which is never formed.
 
-If zeros lay beyond the extended image and every target pixel counted that its kernel can reach, the Gram matrix would
-be block-Toeplitz, T, made of nothing but the lag sums. The true one lacks the target pixels along the four edges:
-``G = T - sum_e E_e' E_e`` with the design matrices E of the edge pixels. T costs two small transforms to apply, each
-E'E the transforms of a strip two kernels wide: together a small part of a pass over the image.
+``G[p, q]`` is the lag sum of the whole extended image less what lies above and below, and left and right, of a box that
+moves with p, plus the four corners, which were taken away twice (`accumulation`). The rows above and below are a table
+of pairs of rows and column lags, so this part of G is a convolution along the columns: for each frequency one small
+matrix over pairs of rows. So are, the other way round, the columns left and right; the corners are small
+transforms. To apply G costs a few megabytes of products, whatever the size of the image.
 """
 
 import math
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 import scipy.fft
 
-from .accumulation import Frame, Progress, pass_over
+from .accumulation import Frame, Progress, in_order, pass_over, strip_lags
 from .pair import Array, Problem, Reader
 from .result import Finding, KernelFit, Verdict
 from .solve import EPS, doubts
 
+Complex = npt.NDArray[np.complex128]
+
 #: The default of `tolerance`: the solver's own error, in units of the standard error that the noise causes.
 TOLERANCE = 0.01
+#: Most complex numbers that the matrices per frequency may have.
+MOST_PRODUCTS = 2**23
 MOST_ITERATIONS = 1000
 MOST_REFINEMENTS = 3
 
 
+def _box_spectra(total: Array, before: Array, after: Array) -> Complex:
+    """Return, per frequency, the matrix of the sums over a moving box that is left after the strips are taken away.
+
+    The sum for rows y and ``y + i`` and lag j is ``total[i, j] - sum_{r < y} before[r, r + i, j]
+    - sum_{r >= y} after[r, r + i, j]``; its transform over the lags is element (f, y, y + i), conjugated.
+    """
+    n, n_lags = total.shape
+    length = scipy.fft.next_fast_len(n_lags, real=True)
+    places = np.arange(-(n_lags // 2), n_lags // 2 + 1) % length
+    spectra = np.empty((length // 2 + 1, n, n), dtype=np.complex128)
+    for i in range(n):
+        r = np.arange(n - 1 - i)
+        below, above = after[r, r + i], before[r, r + i]
+        sums = np.zeros((n - i, length))
+        sums[0, places] = total[i] - below.sum(axis=0)
+        sums[1:, places] = below - above
+        np.cumsum(sums, axis=0, out=sums)
+        of_pair = np.conj(scipy.fft.rfft(sums, axis=1).T)
+        y = np.arange(n - i)
+        spectra[:, y, y + i] = of_pair
+        spectra[:, y + i, y] = np.conj(of_pair)
+    return spectra
+
+
+def _products(spectra: Complex, taps: Array, workers: int) -> Array:
+    """Apply the matrices of `_box_spectra`, one frequency after another, to taps (rows, columns)."""
+    length = scipy.fft.next_fast_len(2 * taps.shape[1] - 1, real=True)
+    of_taps = np.ascontiguousarray(scipy.fft.rfft(taps, n=length, axis=1, workers=1).T)
+    out = np.empty_like(of_taps)
+
+    def some(f: slice) -> None:  # not BLAS: its threads would come on top of ours
+        np.einsum("fyz,fz->fy", spectra[f], of_taps[f], out=out[f])
+
+    step = math.ceil(len(spectra) / (8 if spectra.size > 10**6 else 1))
+    for _ in in_order([slice(f, f + step) for f in range(0, len(spectra), step)], some, workers):
+        pass
+    result: Array = scipy.fft.irfft(out.T, n=length, axis=1, workers=1)[:, : taps.shape[1]]
+    return result
+
+
 class _Strip:
     """The design matrix of the target pixels beyond one edge of the used ones, as transforms of segments.
+
+    For long, narrow kernels, whose matrices per frequency would take too much memory.
 
     Rows t' = t - row of the strip with -halo <= t' < 0 (`before`) or 0 <= t' < halo, columns start <= x < stop.
     """
@@ -82,21 +130,52 @@ class NormalOperator:
         # Twice the kernel exactly: on any other torus Hann's window would spread the image's mean over the spectrum.
         self._torus = (2 * rows, 2 * cols)
         both = np.concatenate([lags[:0:-1, ::-1], lags])
-        self._toeplitz = self._spectrum(both, 1.0, 1.0)
         # The lag sums tapered by Hann's window: a smoothed, and so positive, spectrum of the image.
         taper = [0.5 + 0.5 * np.cos(np.pi * np.arange(-(n - 1), n) / n) for n in (rows, cols)]
         spectrum = self._spectrum(both, taper[0][:, None], taper[1])
         self._inverse = 1.0 / np.maximum(spectrum, 1e-9 * spectrum.max())
-        source = frame.sources[0]
-        turned = source.transposed()
-        wide = frame.cols + x_halo
+        sources = frame.sources[:1]
+        turned = tuple(s.transposed() for s in sources)
+        strips = [(sources, row, y_halo, frame.cols + x_halo, x_halo) for row in (0, frame.rows)]
         self._strips = []
-        if y_halo:
-            for row in (0, frame.rows):
-                self._strips.append((_Strip(source, row, (rows, cols), -x_halo, wide, row == 0), False))
-        if x_halo:
+        if rows * cols**2 > MOST_PRODUCTS:
             for col in (0, frame.cols):
-                self._strips.append((_Strip(turned, col, (cols, rows), 0, frame.rows, col == 0), True))
+                self._strips.append(_Strip(turned[0], col, (cols, rows), 0, frame.rows, col == 0))
+        else:
+            strips += [(turned, col, x_halo, frame.rows + y_halo, y_halo) for col in (0, frame.cols)]
+        top, bottom, *beside = in_order(strips, lambda s: strip_lags(*s, "fft"), workers)
+        self._rows = _box_spectra(lags, top, bottom)
+        if self._strips:
+            return
+        self._cols = _box_spectra(np.zeros((cols, 2 * rows - 1)), *beside)
+        corners = np.zeros((2, 2, *self._torus))
+        for i, row in enumerate((0, frame.rows)):
+            for j, col in enumerate((0, frame.cols)):
+                corners[i, j, :y_halo, :x_halo] = sources[0].block(row, col, (y_halo, x_halo))
+        self._corners = scipy.fft.rfft2(corners)
+
+    def __call__(self, taps: Array) -> Array:
+        """Return the Gram matrix times the taps, an array (kernel_rows, kernel_cols)."""
+        out = _products(self._rows, taps, self.workers)
+        if self._strips:  # the corners are in the rows above and below only
+            for strip in self._strips:
+                out -= strip.gram(np.ascontiguousarray(taps.T), self.workers).T
+            return out
+        out += _products(self._cols, np.ascontiguousarray(taps.T), self.workers).T
+        spectrum = np.conj(scipy.fft.rfft2(taps, self._torus, workers=1))
+        model = scipy.fft.irfft2(spectrum * self._corners, self._torus, workers=1)
+        # The target pixels beyond two edges: before the first pixel of the block on the one side (at the torus's far
+        # end), from the first pixel of it on, on the other.
+        (rows, cols), (y_halo, x_halo) = self._torus, (n - 1 for n in self.taps)
+        for side, line in enumerate(model):
+            for end, block in enumerate(line):
+                block[: rows - y_halo if side == 0 else 0] = 0.0
+                block[y_halo if side == 1 else rows :] = 0.0
+                block[:, : cols - x_halo if end == 0 else 0] = 0.0
+                block[:, x_halo if end == 1 else cols :] = 0.0
+        spectrum = (np.conj(scipy.fft.rfft2(model, workers=1)) * self._corners).sum(axis=(0, 1))
+        out += scipy.fft.irfft2(spectrum, self._torus, workers=1)[: self.taps[0], : self.taps[1]]
+        return out
 
     def _spectrum(self, lags: Array, down: Array | float, across: Array | float) -> Array:
         """Return the spectrum of a symmetric table of lags on a torus on which it does not overlap itself."""
@@ -108,15 +187,9 @@ class NormalOperator:
 
     def _filter(self, taps: Array, spectrum: Array) -> Array:
         """Lay taps on the torus, multiply by a spectrum there, and return the part on the support."""
-        out: Array = scipy.fft.irfft2(scipy.fft.rfft2(taps, self._torus) * spectrum, self._torus)
+        spectrum = spectrum * scipy.fft.rfft2(taps, self._torus, workers=1)
+        out: Array = scipy.fft.irfft2(spectrum, self._torus, workers=1)
         return out[: self.taps[0], : self.taps[1]]
-
-    def __call__(self, taps: Array) -> Array:
-        """Return the Gram matrix times the taps, an array (kernel_rows, kernel_cols)."""
-        out = self._filter(taps, self._toeplitz).copy()
-        for strip, turned in self._strips:
-            out -= strip.gram(taps.T, self.workers).T if turned else strip.gram(taps, self.workers)
-        return out
 
     def precondition(self, taps: Array) -> Array:
         """Return about the inverse of the Gram matrix times the taps."""
@@ -133,6 +206,10 @@ class NormalOperator:
         and 30 % at the corners of kernels from 21 to 31 taps wide on photographs and 1/f noise.
         """
         return float(scipy.fft.irfft2(self._inverse, self._torus)[0, 0])
+
+
+def _dot(a: Array, b: Array) -> float:
+    return float((a * b).sum())
 
 
 def conjugate_gradients(
@@ -155,19 +232,19 @@ def conjugate_gradients(
     residual = moment.copy()
     preconditioned = operator.precondition(residual)
     direction = preconditioned.copy()
-    size = float(np.vdot(residual, preconditioned))
+    size = _dot(residual, preconditioned)
     floor = 1e-26 * size
     for iteration in range(MOST_ITERATIONS):
         if not size > max(floor, enough(taps, residual)):
             return taps, iteration, True
         image = operator(direction)
-        curvature = float(np.vdot(direction, image))
+        curvature = _dot(direction, image)
         if not curvature > 0:  # rounding, or an image without detail: nothing more to gain in this direction
             return taps, iteration, False
         taps += (size / curvature) * direction
         residual -= (size / curvature) * image
         preconditioned = operator.precondition(residual)
-        previous, size = size, float(np.vdot(residual, preconditioned))
+        previous, size = size, _dot(residual, preconditioned)
         direction *= size / previous
         direction += preconditioned
         if progress is not None:
@@ -184,7 +261,7 @@ def stop_rule(energy: float, moment: Array, n_pixels: int, tolerance: float) -> 
     m = moment.size
 
     def enough(taps: Array, residual: Array) -> float:
-        rss = max(energy - float(np.vdot(taps, moment + residual)), EPS * energy)
+        rss = max(energy - _dot(taps, moment + residual), EPS * energy)
         return tolerance**2 * rss / max(1, n_pixels - m) * m
 
     return enough
@@ -211,7 +288,7 @@ def find(problem: Problem, workers: int, tolerance: float | None = None, progres
         )
         taps += step
         iterations += count
-        rss = energy - float(np.vdot(step, 2 * moment - operator(step)))
+        rss = energy - _dot(step, 2 * moment - operator(step))
         if refined and np.linalg.norm(step) <= 1e-6 * np.linalg.norm(taps):
             break
         if rss > 1e4 * EPS * float(sums.energy[0]) or refined == MOST_REFINEMENTS:

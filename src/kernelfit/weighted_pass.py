@@ -151,54 +151,48 @@ class _Pass:
 
     def fft(self, workers: int, progress: Progress | None) -> tuple[Array, float]:
         """Do the same on the spectra of segments of rows."""
-        from . import _fft, _loops
+        from . import _fft, _loops, _weighted_loops
 
         frame, n_sources = self.frame, len(self.frame.sources)
         y_halo, x_halo = frame.row_halo, frame.col_halo
         length = segment(frame.cols, x_halo).length
         # Nothing that the transform wraps round is used, so unlike lag sums it needs one halo only.
         step = min(frame.cols, length - x_halo)
-        height = min(frame.rows, max(128, 8 * frame.kernel_rows))
+        height = math.ceil(frame.rows / max(1, round(frame.rows / max(128, 8 * frame.kernel_rows))))
         tiles = [(r, c) for c in range(0, frame.cols, step) for r in range(0, frame.rows, height)]
-        # Batches of rows that stay in the second-level cache with their spectra.
-        batch = math.ceil((height + y_halo) / math.ceil((height + y_halo) * length / 2**15))
-        kernel = np.swapaxes(scipy.fft.rfft(self.taps, n=length, axis=-1, norm="forward"), -1, -2)
+        n_lags = -(-frame.kernel_rows // 4) * 4  # the loops do four at a time
+        more = [(0, 0), (0, n_lags - frame.kernel_rows), (0, 0)]
+        kernel = scipy.fft.rfft(np.pad(self.taps, more), n=length, axis=-1, norm="forward").swapaxes(-1, -2)
         kernel_real, kernel_imag = np.ascontiguousarray(kernel.real), np.ascontiguousarray(kernel.imag)
 
         def band(tiles: list[tuple[int, int]]) -> tuple[Array, ...]:
-            transform = _fft.borrow(batch, length)
-            rows = transform.rows
-            values = transform.room((n_sources + 1, height + y_halo + batch))
-            scratch = np.empty((4, _loops.BLOCK, -(-(height + y_halo) // 8) * 8 + 8))
-            sums = np.zeros((2, n_sources, n_sources + 1, transform.n_frequencies, frame.kernel_rows))
+            transform = _fft.borrow(height + y_halo, length, n_sources + 1, n_sources)
+            image, result, model, values = transform.image, transform.result, transform.model, transform.spectra
+            turned = np.empty(values.shape[-1])
+            sums = np.zeros((2, n_sources, n_sources + 1, length // 2 + 1, n_lags))
             energy = np.zeros(1)
-            result = np.empty((batch, step))
+            transform.clear(step + x_halo, step)
             for row, col in tiles:
                 n_rows, n_cols = min(height, frame.rows - row), min(step, frame.cols - col)
                 for s, reader in enumerate(frame.sources):
-                    for first in range(0, n_rows + y_halo, batch):
-                        reader.read(rows[:, : step + x_halo], row + first, col)
-                        rows[:, step + x_halo :] = 0.0
-                        transform.forward(values[s, first:])
-                _loops.spectral_correlate(values, n_sources, n_sources, kernel_real, kernel_imag, n_rows, scratch)
-                for first in range(0, n_rows, batch):
-                    place = values[n_sources, first:]
-                    n_here = min(batch, n_rows - first)
-                    used = result[:n_here, :n_cols]
-                    frame.targets[0].read(used, row + first, col)
-                    transform.backward(place)
-                    used -= rows[:n_here, :n_cols]
-                    energy += self.weigh(used, row + first, col)
-                    rows[:n_here, :n_cols] = used
-                    rows[:n_here, n_cols:] = 0.0
-                    rows[n_here:] = 0.0
-                    transform.forward(place)
+                    reader.read(image[: n_rows + y_halo, : step + x_halo], row, col)
+                    transform.forward(s)
+                frame.targets[0].read(result[:n_rows, :step], row, col)
+                _loops.spectral_correlate(values, n_sources, n_sources, kernel_real, kernel_imag, n_rows, turned)
+                transform.backward(n_sources)
+                place = slice(row, row + n_rows), slice(col, col + n_cols)
+                if self.keep is not None:
+                    np.subtract(result[:n_rows, :n_cols], model[:n_rows, :n_cols], out=self.keep[place])
+                weights = np.ascontiguousarray(self.weights[place], dtype=np.float64)
+                energy += _weighted_loops.weigh(result, model, weights)
+                result[:n_rows, n_cols:step] = 0.0
+                transform.forward(n_sources)
                 for s in range(n_sources):
-                    _loops.spectral_lag_sums(values, n_sources, s, n_rows, sums[0, s], sums[1, s], scratch)
+                    _loops.spectral_lag_sums(values, n_sources, s, n_rows, sums[0, s], sums[1, s], turned)
             _fft.give_back(transform)
             return sums[:, :, n_sources], energy
 
         work = bands(tiles)
         sums, energy = add(counted(in_order(work, band, workers), len(work), progress))
         moment: Array = scipy.fft.irfft(sums[0] + 1j * sums[1], n=length, axis=-2)
-        return np.swapaxes(moment[..., : frame.kernel_cols, :], -1, -2), float(energy[0])
+        return np.swapaxes(moment[..., : frame.kernel_cols, : frame.kernel_rows], -1, -2), float(energy[0])
