@@ -10,7 +10,6 @@ from typing import Any
 
 import numba
 
-
 # Without nnan and ninf: a NaN must stay visible.
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
 
@@ -43,9 +42,9 @@ def gather(block, rows, cols, factors, n_y, n_x, first, out):
 
 @_jit_sum
 def weigh(result, model, weights):
-    """Turn a target into its weighted residual: ``result = weights * (result - model)``, over the extent of the weights.
+    """Turn a target into its weighted residual: ``result = weights * (result - model)``.
 
-    Return the weighted energy of the residual. `result` and `model` may be larger than `weights`.
+    Over the extent of the weights. Return the weighted energy of the residual. `result` and `model` may be larger than `weights`.
     """
     n_rows, n_cols = weights.shape
     energy = 0.0
