@@ -44,7 +44,7 @@ def gather(block, rows, cols, factors, n_y, n_x, first, out):
 def weigh(result, model, weights):
     """Turn a target into its weighted residual: ``result = weights * (result - model)``.
 
-    Over the extent of the weights. Return the weighted energy of the residual. `result` and `model` may be larger than `weights`.
+    Over the extent of the weights, which `result` and `model` may exceed. Return the weighted energy of the residual.
     """
     n_rows, n_cols = weights.shape
     energy = 0.0
