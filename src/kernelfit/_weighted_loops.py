@@ -1,7 +1,7 @@
-"""The compiled loop of weighted statistics: patches of an image gathered into rows, for BLAS to multiply.
+"""The compiled loops of weighted statistics: patches gathered into rows for BLAS to multiply, and residuals weighed.
 
-It stands apart from `_loops` because it calls nothing there: Numba's cache looks at one file alone. It validates
-nothing, allocates nothing, is serial and releases the GIL.
+They stand apart from `_loops` because they call nothing there: Numba's cache looks at one file alone. They validate
+nothing, allocate nothing, are serial and release the GIL.
 """
 
 import functools
@@ -10,13 +10,19 @@ from typing import Any
 
 import numba
 
+# Without nnan and ninf: a NaN must stay visible.
+FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
 
-def _jit(function: Callable[..., Any]) -> Any:
-    compiled = functools.partial(numba.njit, nogil=True, error_model="numpy")
+
+def _jit(function: Callable[..., Any], fastmath: set[str] | bool = False) -> Any:
+    compiled = functools.partial(numba.njit, nogil=True, error_model="numpy", fastmath=fastmath)
     try:
         return compiled(cache=True)(function)
     except RuntimeError:  # no directory to write the cache to
         return compiled()(function)
+
+
+_jit_sum = functools.partial(_jit, fastmath=FASTMATH)
 
 
 @_jit
@@ -32,3 +38,23 @@ def gather(block, rows, cols, factors, n_y, n_x, first, out):
             place = out[i, first + n_x * y : first + n_x * (y + 1)]
             for x in range(n_x):
                 place[x] = factor * line[x]
+
+
+@_jit_sum
+def weigh(result, model, weights):
+    """Turn a target into its weighted residual: ``result = weights * (result - model)``.
+
+    Over the extent of the weights, which `result` and `model` may exceed. Return the weighted energy of the residual.
+    """
+    n_rows, n_cols = weights.shape
+    energy = 0.0
+    for r in range(n_rows):
+        y, m, w = result[r, :n_cols], model[r, :n_cols], weights[r]
+        part = 0.0
+        for c in range(n_cols):
+            left = y[c] - m[c]
+            weighted = w[c] * left
+            part += weighted * left
+            y[c] = weighted
+        energy += part
+    return energy

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from .iterate import draw
+from .outliers import least_absolute
 from .pair import Problem
 from .result import Finding, KernelFit, Verdict
-from .reweighted import least_absolute
 from .weighted_pass import Item
 
 #: Variance of the error of rounding to integers, which is uniform between -1/2 and 1/2.

@@ -18,7 +18,7 @@ from . import patches
 from .accumulation import Progress
 from .pair import Array
 from .result import Finding, Verdict
-from .solve import EPS, cholesky_factor, eigen_factor
+from .solve import EPS, cholesky_factor, eigen_factor, times
 from .statistics import NormalStats
 from .weighted import TargetSums, assembled, sample_size
 from .weighted_pass import Item, Residual, residual
@@ -183,7 +183,7 @@ class Metric:
 
     def solve(self, moment: Array) -> Array:
         """Return ``B^-1`` times a moment."""
-        return np.asarray(self.inverse @ (self.inverse.T @ moment))
+        return np.asarray(times(self.inverse, times(self.inverse.T, moment)))
 
 
 def choose_metric(whole: Array, sample: Sample) -> Metric:

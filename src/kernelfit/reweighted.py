@@ -1,8 +1,7 @@
 """Fits with weights, and fits whose weights come from the fit: noise that grows with the signal, and outliers.
 
 Both are iteratively reweighted least squares: weights from the residual of the last kernel, a weighted fit, until the
-kernel settles. Fits to pixels with outliers start from the smallest sum of absolute residuals over a sample of patches,
-which outliers in the target, however large, hardly move.
+kernel settles.
 """
 
 import dataclasses
@@ -13,23 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import scipy.linalg
 
 from . import accumulation, geometry, iterate, patches, solve, weighted
 from .accumulation import Choice, Progress
-from .iterate import Sample
 from .masks import Judged, Rules
+from .outliers import ROBUST, TUNING, correction_of, factor, least_absolute
 from .pair import Array
 from .result import Finding, KernelFit, Verdict
 from .statistics import NormalStats
 from .task import Task
 from .weighted_pass import Item, Weights, residual
 
-ROBUST = (None, "huber", "tukey", "clip")
-#: Residuals, in standard deviations, from which each criterion holds them down: 95 % efficient for Gaussian noise
-# (P. Huber and E. Ronchetti, "Robust Statistics", 2nd ed., 2009, sections 4.6 and 4.8), and for "clip" nearly 100 %.
-TUNING = {"huber": 1.345, "tukey": 4.685, "clip": 4.0}
 #: The least variance that photon noise is given, relative to that of the mean prediction.
 FLOOR = 0.01
 _MOST_ROUNDS = 20
@@ -328,7 +321,7 @@ def _reweighted(
         settled = moved <= max(_SETTLED * float(np.linalg.norm(found.fit.stderr)), 1e-9 * float(np.linalg.norm(taps)))
     notes = [f"weights from the residual, {rounds} round{'' if rounds == 1 else 's'}"]
     if robust is not None:
-        correction = _correction(standard / scale, robust) if scale > 0 else 1.0
+        correction = correction_of(standard / scale, robust) if scale > 0 else 1.0
         share = float(np.mean(np.abs(standard) > TUNING[robust] * scale))
         what = "held down" if robust == "huber" else "excluded"
         notes.append(
@@ -392,57 +385,5 @@ def _held_down(item: Item, left: Array, robust: str, scale: float) -> Item:
         rows = slice(row, row + height)
         given = item.weights[rows]
         ratio = np.abs(left[rows]) * np.sqrt(given) / reach if given.dtype != np.bool_ else np.abs(left[rows]) / reach
-        weights[rows] = given * _factor(ratio, robust)
+        weights[rows] = given * factor(ratio, robust)
     return dataclasses.replace(item, weights=weights)
-
-
-def _factor(ratio: Array, robust: str) -> npt.NDArray[Any]:
-    """Return by how much the weight of a residual is taken down that is so many times the tuning constant."""
-    if robust == "clip":
-        return ratio <= 1.0
-    if robust == "huber":
-        return 1.0 / np.maximum(ratio, 1.0)
-    return np.square(np.maximum(0.0, 1.0 - ratio**2))
-
-
-def _correction(standard: Array, robust: str) -> float:
-    """Return the standard error of the robust fit over what weighted least squares with its weights would say.
-
-    The asymptotic variance is ``mean(psi^2) / mean(psi')^2`` (Huber and Ronchetti, section 7.6), that of weighted least
-    squares with weights ``psi(r) / r`` is ``mean(psi r) / mean(psi / r)``, the first over pixels that have a weight.
-    """
-    c = TUNING[robust]
-    ratio = np.abs(standard) / c
-    factor = _factor(ratio, robust)
-    psi = factor * standard
-    if robust == "clip" or robust == "huber":
-        slope = (ratio <= 1.0).astype(np.float64)
-    else:
-        slope = np.where(ratio < 1.0, (1 - ratio**2) * (1 - 5 * ratio**2), 0.0)
-    some = factor > 0
-    naive = float(np.mean(psi[some] * standard[some])) / float(np.mean(factor))
-    own = float(np.mean(psi**2)) / float(np.mean(slope)) ** 2
-    return math.sqrt(own / naive) if naive > 0 and own > 0 else 1.0
-
-
-def least_absolute(sample: Sample, rounds: int = 15) -> Array:
-    """Return the kernel with the smallest sum of absolute residuals over a sample, by reweighting.
-
-    Outliers in the target hardly move it, however large they are and whatever they hold.
-    """
-    chosen = 1.0 / sample.roots  # undoes the factors
-    size = np.sqrt(sample.weights)
-    factors = np.ones(len(chosen))
-    taps = np.zeros(sample.patches.shape[1])
-    for _ in range(rounds):
-        scaled = sample.patches * np.sqrt(factors)[:, None]
-        upper = scipy.linalg.blas.dsyrk(1.0, scaled.T)
-        gram = np.triu(upper) + np.triu(upper, 1).T
-        inverse = (solve.cholesky_factor(gram) or solve.eigen_factor(gram))[0]
-        taps = inverse @ (inverse.T @ (scaled.T @ (sample.values * np.sqrt(factors))))
-        left = np.abs(sample.values - sample.patches @ taps) * chosen * size
-        middle = float(np.median(left))
-        if not middle > 0:
-            break
-        factors = 1.0 / np.maximum(left, 0.01 * middle)
-    return taps

@@ -151,7 +151,7 @@ class _Pass:
 
     def fft(self, workers: int, progress: Progress | None) -> tuple[Array, float]:
         """Do the same on the spectra of segments of rows."""
-        from . import _fft, _loops
+        from . import _fft, _loops, _weighted_loops
 
         frame, n_sources = self.frame, len(self.frame.sources)
         y_halo, x_halo = frame.row_halo, frame.col_halo
@@ -161,8 +161,8 @@ class _Pass:
         height = math.ceil(frame.rows / max(1, round(frame.rows / max(128, 8 * frame.kernel_rows))))
         tiles = [(r, c) for c in range(0, frame.cols, step) for r in range(0, frame.rows, height)]
         n_lags = -(-frame.kernel_rows // 4) * 4  # the loops do four at a time
-        taps = np.pad(self.taps, [(0, 0), (0, n_lags - frame.kernel_rows), (0, 0)])
-        kernel = np.swapaxes(scipy.fft.rfft(taps, n=length, axis=-1, norm="forward"), -1, -2)
+        more = [(0, 0), (0, n_lags - frame.kernel_rows), (0, 0)]
+        kernel = scipy.fft.rfft(np.pad(self.taps, more), n=length, axis=-1, norm="forward").swapaxes(-1, -2)
         kernel_real, kernel_imag = np.ascontiguousarray(kernel.real), np.ascontiguousarray(kernel.imag)
 
         def band(tiles: list[tuple[int, int]]) -> tuple[Array, ...]:
@@ -180,8 +180,12 @@ class _Pass:
                 frame.targets[0].read(result[:n_rows, :step], row, col)
                 _loops.spectral_correlate(values, n_sources, n_sources, kernel_real, kernel_imag, n_rows, turned)
                 transform.backward(n_sources)
-                _loops.subtract(result, model, 0, n_rows, n_cols)
-                energy += self.weigh(result[:n_rows, :n_cols], row, col)
+                place = slice(row, row + n_rows), slice(col, col + n_cols)
+                if self.keep is not None:
+                    np.subtract(result[:n_rows, :n_cols], model[:n_rows, :n_cols], out=self.keep[place])
+                weights = np.ascontiguousarray(self.weights[place], dtype=np.float64)
+                energy += _weighted_loops.weigh(result, model, weights)
+                result[:n_rows, n_cols:step] = 0.0
                 transform.forward(n_sources)
                 for s in range(n_sources):
                     _loops.spectral_lag_sums(values, n_sources, s, n_rows, sums[0, s], sums[1, s], turned)
@@ -191,4 +195,4 @@ class _Pass:
         work = bands(tiles)
         sums, energy = add(counted(in_order(work, band, workers), len(work), progress))
         moment: Array = scipy.fft.irfft(sums[0] + 1j * sums[1], n=length, axis=-2)
-        return np.swapaxes(moment[..., : frame.kernel_cols, :], -1, -2), float(energy[0])
+        return np.swapaxes(moment[..., : frame.kernel_cols, : frame.kernel_rows], -1, -2), float(energy[0])
