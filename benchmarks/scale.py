@@ -121,7 +121,10 @@ def memory(folder: str, repeats: int, size: int) -> None:
     start = time.perf_counter()
     names = make_store(folder, size)
     print(f"written in {time.perf_counter() - start:.0f} s", flush=True)
-    call = json.dumps([names, SIDE, os.path.join(folder, "sums.npz")])
+    checkpoint = os.path.join(folder, "sums.npz")
+    if os.path.exists(checkpoint):
+        os.unlink(checkpoint)
+    call = json.dumps([names, SIDE, checkpoint])
     done = subprocess.run([sys.executable, "-c", STREAM, call], capture_output=True, text=True, check=True, cwd=ROOT)
     peak, streamed, inside, noise, seconds, kernel = json.loads(done.stdout)
     truth = kernel_of_shape(f"{SIDE}x{SIDE}")

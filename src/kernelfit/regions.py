@@ -18,7 +18,7 @@ from .pair import Problem, Reader
 #: Rows of a block, and bytes of one of its rows, unless the image is small.
 ROWS, ROW_BYTES = 1024, 2**13
 #: Up to so many sums are added one after the other before their sum is passed on up the tree.
-FAN = 8
+FAN = 4
 
 Part = TypeVar("Part")
 

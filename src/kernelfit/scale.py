@@ -240,7 +240,7 @@ def accumulate(
     """Do what `kernelfit.accumulate` does, on Dask arrays, wherever Dask computes.
 
     The target is cut into blocks; each reads what it needs of the image around it, and the statistics of the blocks are
-    added in a tree of fan-in 8. The sum depends on the blocks alone, so that it has the same bits on any scheduler and
+    added in a tree of fan-in 4. The sum depends on the blocks alone, so that it has the same bits on any scheduler and
     as `kernelfit.accumulate_stream` with the same blocks, and agrees with `kernelfit.accumulate` to rounding.
 
     Parameters
@@ -255,7 +255,7 @@ def accumulate(
     method : {"auto", "direct", "fft"}, optional
         As in `kernelfit.accumulate`.
     block : int or (int, int), optional
-        Rows and columns of a block of target pixels; eight neighbouring blocks make a task where they read their own
+        Rows and columns of a block of target pixels; four neighbouring blocks make a task where they read their own
         pixels. The default is some 1024 rows of 8 KiB, less for small images, and follows the
         target's chunks.
     compute : bool, optional
