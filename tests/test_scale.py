@@ -1,5 +1,6 @@
 """The same call on Dask arrays: any chunks, any scheduler, workers lost on the way."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -31,16 +32,16 @@ CHUNKS = [
 
 
 @pytest.mark.parametrize("of_image, of_target", CHUNKS, ids=str)
-def test_any_chunks_give_the_sums_of_the_loops(of_image, of_target, same_stats, same_bits, method):
+def test_any_chunks_give_the_sums_of_the_loops(of_image, of_target, same_stats, same_bits):
     rng = np.random.default_rng(3)
     image = rng.normal(0.5, 1.0, (61, 90))
     target = rng.normal(0.5, 1.0, (61, 90))
     convention = {"boundary": "symm", "origin": (4, 0), "operation": "correlation"}
     stats = scale.accumulate(
-        chunked(image, *of_image), chunked(target, *of_target), (5, 4), block=(16, 23), method=method, **convention
+        chunked(image, *of_image), chunked(target, *of_target), (5, 4), block=(16, 23), **convention
     )
     same_stats(stats, naive.normal_stats_dense(image, target, (5, 4), mode="same", **convention))
-    streamed = accumulate_stream([(image, target)], (5, 4), block=(16, 23), method=method, **convention)
+    streamed = accumulate_stream([(image, target)], (5, 4), block=(16, 23), **convention)
     same_bits(stats, streamed)
 
 
@@ -204,22 +205,25 @@ def zarr_of(tmp_path, name, array, **how):
     return stored
 
 
-def stores(tmp_path, array, name):
+def stores(tmp_path, array, name, closing):
     """(what it is, the array in it), for every kind of store that can be sliced."""
     import h5py
     import tifffile
     import xarray
     import zarr
 
+    def opened(file):
+        return closing.enter_context(tifffile.TiffFile(tmp_path / file))
+
     yield "zarr", zarr_of(tmp_path, name, array, chunks=(40, 50))
     yield "zarr with shards", zarr_of(tmp_path, name + "s", array, chunks=(20, 25), shards=(80, 100))
-    file = h5py.File(tmp_path / f"{name}.h5", "w")
+    file = closing.enter_context(h5py.File(tmp_path / f"{name}.h5", "w"))
     yield "h5py", file.create_dataset("a", data=array, chunks=(33, 70), compression="gzip")
     yield "h5py, not in chunks", file.create_dataset("b", data=array)
     tifffile.imwrite(tmp_path / f"{name}.tif", array, tile=(32, 48))
-    yield "tiff in tiles", zarr.open(tifffile.TiffFile(tmp_path / f"{name}.tif").aszarr(), mode="r")
+    yield "tiff in tiles", zarr.open(opened(f"{name}.tif").aszarr(), mode="r")
     tifffile.imwrite(tmp_path / f"{name}2.tif", array, rowsperstrip=3)
-    yield "tiff in strips", zarr.open(tifffile.TiffFile(tmp_path / f"{name}2.tif").aszarr(), mode="r")
+    yield "tiff in strips", zarr.open(opened(f"{name}2.tif").aszarr(), mode="r")
     memory = np.memmap(tmp_path / f"{name}.raw", mode="w+", dtype=array.dtype, shape=array.shape)
     memory[...] = array
     yield "memmap", memory
@@ -234,11 +238,13 @@ def test_every_store_gives_the_bits_of_the_array(tmp_path, same_bits):
     expected = accumulate(*pair, (3, 6), boundary="wrap")
     streamed = accumulate_stream([pair], (3, 6), boundary="wrap", block=(64, 90))
     kinds = []
-    for (kind, a), (_, b) in zip(stores(tmp_path, pair[0], "a"), stores(tmp_path, pair[1], "b"), strict=True):
-        kinds.append(kind)
-        same_bits(accumulate(a, b, (3, 6), boundary="wrap"), expected)
-        same_bits(accumulate_stream([(a, b)], (3, 6), boundary="wrap", block=(64, 90)), streamed)
-        same_bits(scale.accumulate(a, b, (3, 6), boundary="wrap", block=(64, 90)), streamed)
+    with contextlib.ExitStack() as closing:
+        both = (stores(tmp_path, array, name, closing) for array, name in zip(pair, "ab", strict=True))
+        for (kind, a), (_, b) in zip(*both, strict=True):
+            kinds.append(kind)
+            same_bits(accumulate(a, b, (3, 6), boundary="wrap"), expected)
+            same_bits(accumulate_stream([(a, b)], (3, 6), boundary="wrap", block=(64, 90)), streamed)
+            same_bits(scale.accumulate(a, b, (3, 6), boundary="wrap", block=(64, 90)), streamed)
     assert len(kinds) == 10
 
 

@@ -104,9 +104,9 @@ def test_a_stream_is_the_sum_of_its_pairs(same_stats, method):
 
 
 def test_the_number_of_workers_and_the_kind_of_iterable_do_not_matter(same_bits):
-    pairs = list(frames(19))
+    pairs = list(frames(9))
     first = accumulate_stream(pairs, (3, 4), block=(16, 20), workers=1)
-    for workers in (2, 5):
+    for workers in (3,):
         same_bits(accumulate_stream((p for p in pairs), (3, 4), block=(16, 20), workers=workers), first)
 
 
@@ -200,8 +200,7 @@ def broken_off(pairs, after, **keywords):
         accumulate_stream(pairs, (3, 4), progress=progress, **keywords)
 
 
-@pytest.mark.parametrize("after", [1, 6, 7, 11, 24, 65])
-@pytest.mark.parametrize("every", [0, 3600])
+@pytest.mark.parametrize("after, every", [(1, 3600), (6, 0), (24, 3600), (65, 0)])
 def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, same_bits, after, every):
     pairs = list(frames(11))
     settings = {"block": (16, 20), "workers": 2}
