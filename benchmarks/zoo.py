@@ -1,10 +1,14 @@
 """A zoo of kernels: the error of each solver against the truth, and what solver="auto" makes of it.
 
 Run as ``python -m benchmarks.zoo [--sides 440 800] [--noise 0.1 1 5] [--seed 0]``; prints one row for each case and a
-summary. The errors are relative, ``|k - truth| / |truth|``.
+summary, as a table in Markdown. The errors are relative, ``|k - truth| / |truth|``.
+
+``python -m benchmarks.zoo coverage`` draws kernels from the Gaussian process's own priors and counts how many taps its
+intervals hold; ``python -m benchmarks.zoo supports`` counts how often `choose_support` finds the right one.
 """
 
 import argparse
+import dataclasses
 import itertools
 import time
 
@@ -14,6 +18,7 @@ import scipy.special
 
 import kernelfit
 from kernelfit import GaussianProcess, LeastSquares, NonNegative, Penalized, Sparse
+from kernelfit.evidence import ENVELOPES, FAMILIES
 from kernelfit.penalties import PENALTIES, Spectrum, penalty_matrix
 
 SHAPES = ((15, 15), (21, 19), (31, 27))
@@ -126,6 +131,7 @@ def case(image, kernel, noise, rng):
     process = stats.solve(GaussianProcess())
     found["seconds"] = time.perf_counter() - start
     found["gaussian process"] = error(process, kernel)
+    positive = stats.solve(GaussianProcess(non_negative=True))
     low, high = process.confidence(0.95)
     found["coverage"] = float(np.mean((low <= kernel) & (kernel <= high)))
     counts = sorted({1, 2, 3, 5, 9, 15, 25, 40, kernel.size // 4})
@@ -135,7 +141,7 @@ def case(image, kernel, noise, rng):
     auto = stats.solve("auto")
     found["auto"] = error(auto, kernel)
     others = [found[name] for name in ("least squares", "gaussian process", "sparse", "non-negative")]
-    found["best of all"] = min(*best, *few, *others)
+    found["best of all"] = min(*best, *few, *others, error(positive, kernel))
     return found
 
 
@@ -153,17 +159,95 @@ COLUMNS = (
 )
 
 
+def draw_from_prior(prior, shape, rng):
+    """Return a kernel drawn from a prior, by its formula."""
+    y, x = (axis.ravel() for axis in np.mgrid[: shape[0], : shape[1]])
+    images = [(y, x)]
+    if prior.symmetric is not None:
+        images.append((shape[0] - 1 - y, shape[1] - 1 - x))
+
+    def envelope(y, x):
+        u = ((y - prior.center[0]) ** 2 + (x - prior.center[1]) ** 2) / prior.radius**2
+        return np.exp(-u / 2) if prior.envelope == "gaussian" else (1 + u / 6) ** -3.0
+
+    def rho(t):
+        if prior.family == "squared-exponential":
+            return np.exp(-(t**2) / 2)
+        if prior.family == "matern52":
+            return (1 + np.sqrt(5) * t + 5 * t**2 / 3) * np.exp(-np.sqrt(5) * t)
+        if prior.family == "matern32":
+            return (1 + np.sqrt(3) * t) * np.exp(-np.sqrt(3) * t)
+        return np.exp(-t)
+
+    covariance = sum(
+        np.outer(envelope(y, x), envelope(v, u))
+        * rho(np.hypot(np.subtract.outer(y, v), np.subtract.outer(x, u)) / prior.length)
+        for v, u in images
+    )
+    values, vectors = np.linalg.eigh(covariance)
+    return (vectors @ (np.sqrt(np.maximum(values, 0.0)) * rng.normal(size=len(y)))).reshape(shape)
+
+
+def coverage(draws, seed, shape=(9, 8)):
+    """Print the share of taps inside the process's 95 % intervals, on kernels drawn from its own priors."""
+    rng = np.random.default_rng(seed)
+    image = photographs()["camera"][:120, :140] + rng.normal(0.0, 2.0, (120, 140))  # a photograph and its grain
+    base = kernelfit.accumulate(image, np.zeros((112, 133)), shape)
+    inside = {}
+    for _, (family, envelope, symmetric) in zip(
+        range(draws), itertools.cycle(itertools.product(FAMILIES, ENVELOPES, (None, "point"))), strict=False
+    ):
+        center = tuple(0.5 * (n - 1) + (rng.uniform(-1, 1) if symmetric is None else 0.0) for n in shape)
+        prior = kernelfit.Prior(family, 1.0, rng.uniform(1, 4), rng.uniform(1.5, 4), center, envelope, symmetric)
+        kernel = draw_from_prior(prior, shape, rng)
+        y = scipy.signal.fftconvolve(image, kernel, mode="valid")
+        y += rng.normal(0.0, y.std() * 10 ** rng.uniform(-3, -1.3), y.shape)
+        windows = np.lib.stride_tricks.sliding_window_view(image, y.shape)[::-1, ::-1]
+        moment = np.einsum("ijkl,kl->ij", windows, y).ravel()
+        stats = dataclasses.replace(base, moment=moment, target_energy=float(np.sum(y**2)), target_sum=float(y.sum()))
+        low, high = stats.solve(GaussianProcess()).confidence(0.95)
+        inside.setdefault((family, envelope, symmetric), []).append(np.mean((low <= kernel) & (kernel <= high)))
+    for kind, found in inside.items():
+        print(f"{str(kind):60s} {np.mean(found):.3f}")
+    print(f"mean over {draws} draws: {np.mean(np.concatenate(list(inside.values()))):.3f}")
+
+
+def supports(scenes, seed):
+    """Print how often the right support is found when asked for at most 21x21, and whether one was too small."""
+    right, small = 0, 0
+    for at in range(scenes):
+        rng = np.random.default_rng([seed, at])
+        shape = int(rng.choice([3, 5, 7, 9, 11])), int(rng.choice([3, 5, 7, 9]))
+        image = scipy.signal.convolve2d(rng.normal(size=(150, 161)), np.ones((3, 3)), mode="same")
+        target = scipy.signal.fftconvolve(image, rng.normal(size=shape), mode="same")
+        target += rng.normal(0.0, target.std() * 10 ** rng.uniform(-3, np.log10(0.03)), target.shape)
+        found = kernelfit.choose_support(kernelfit.accumulate(image, target, (21, 21)))
+        right += found.shape == shape and found.corner == ((21 - shape[0]) // 2, (21 - shape[1]) // 2)
+        small += found.shape[0] < shape[0] or found.shape[1] < shape[1]
+    print(f"the right support in {right} of {scenes} scenes; too small in {small}")
+
+
 def main():
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", nargs="?", choices=["zoo", "coverage", "supports"], default="zoo")
+    parser.add_argument("--draws", type=int, default=1000, help="of kernels, for coverage")
+    parser.add_argument("--scenes", type=int, default=200, help="for supports")
     parser.add_argument("--sides", type=int, nargs="+", default=[440, 800])
     parser.add_argument("--noise", type=float, nargs="+", default=[0.1, 1.0, 5.0], help="percent")
     parser.add_argument("--shapes", type=int, default=len(SHAPES), help="how many of the supports")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after so long")
     args = parser.parse_args()
+    if args.what == "coverage":
+        coverage(args.draws, args.seed)
+        return
+    if args.what == "supports":
+        supports(args.scenes, args.seed)
+        return
     photos = list(photographs().values())
-    print(f"{'kernel':24s} {'support':8s} {'side':>4s} {'noise':>5s}", *(f"{name:>16s}" for name in COLUMNS))
+    print(f"| kernel | support | side | noise, % | {' | '.join(COLUMNS)} |")
+    print("|---" * (4 + len(COLUMNS)) + "|")
     rows = []
     begin = time.perf_counter()
     for at, (side, percent, shape) in enumerate(itertools.product(args.sides, args.noise, SHAPES[: args.shapes])):
@@ -175,13 +259,13 @@ def main():
                 break
             found = case(image, kernel, percent / 100, np.random.default_rng([args.seed, at]))
             rows.append((name, found))
-            figures = " ".join(f"{found[column]:16.4g}" for column in COLUMNS)
-            print(f"{name:24s} {shape[0]:3d}x{shape[1]:<4d} {side:4d} {percent:5g} {figures}", flush=True)
+            figures = " | ".join(f"{found[column]:.3g}" for column in COLUMNS)
+            print(f"| {name} | {shape[0]}x{shape[1]} | {side} | {percent:g} | {figures} |", flush=True)
 
     def share(test):
         return f"{np.mean([test(found) for _, found in rows]):.0%}"
 
-    print(f"{len(rows)} cases")
+    print(f"\n{len(rows)} cases")
     print(
         "gcv at most 1.15 times the best biharmonic:",
         share(lambda f: f["biharmonic, gcv"] <= 1.15 * f["biharmonic, best"]),

@@ -9,7 +9,8 @@ import scipy.spatial.distance
 
 import kernelfit
 import naive
-from kernelfit import GaussianProcess, evidence, gaussian_process
+from kernelfit import GaussianProcess, evidence, gaussian_process, hyperparameters
+from kernelfit.evidence import Kind
 
 SHAPE = (5, 4)
 
@@ -26,9 +27,27 @@ def correlation(family, t):
 
 def dense_prior(prior, shape):
     points = np.array([(i, j) for i in range(shape[0]) for j in range(shape[1])], dtype=float)
-    envelope = np.exp(-np.sum((points - prior.center) ** 2, axis=1) / (2 * prior.radius**2))
-    rho = correlation(prior.family, scipy.spatial.distance.cdist(points, points) / prior.length)
-    return prior.amplitude**2 * np.outer(envelope, envelope) * rho
+
+    def envelope(at):
+        u = np.sum((at - prior.center) ** 2, axis=1) / prior.radius**2
+        return np.exp(-u / 2) if prior.envelope == "gaussian" else 1 / (1 + u / 6) ** 3
+
+    rows, cols = shape[0] - 1, shape[1] - 1
+    images = [points]
+    if prior.symmetric is not None:
+        images.append([rows, cols] - points)
+    if prior.symmetric in ("both", "square"):
+        images += [
+            np.column_stack([rows - points[:, 0], points[:, 1]]),
+            np.column_stack([points[:, 0], cols - points[:, 1]]),
+        ]
+    if prior.symmetric == "square":
+        images += [image[:, ::-1] for image in images]
+    rho = sum(
+        envelope(image) * correlation(prior.family, scipy.spatial.distance.cdist(points, image) / prior.length)
+        for image in images
+    )
+    return prior.amplitude**2 * envelope(points)[:, None] * rho
 
 
 @pytest.fixture(scope="module")
@@ -42,35 +61,86 @@ def scene():
     return matrix, target.ravel(), kernelfit.accumulate(image, target, SHAPE)
 
 
+@pytest.fixture(scope="module")
+def square_scene():
+    rng = np.random.default_rng(2)
+    image = scipy.signal.convolve2d(rng.normal(size=(17, 22)), np.ones((3, 2)), mode="same")
+    target = scipy.signal.convolve2d(image, np.outer([0.1, 0.6, 1.0, 0.5], [0.2, 1.0, 0.8, 0.1]), mode="valid")
+    target += rng.normal(0.0, 0.3, target.shape)
+    matrix, _ = naive.design(image, (4, 4), mode="valid", boundary=None)
+    return matrix, target.ravel(), kernelfit.accumulate(image, target, (4, 4))
+
+
+@pytest.mark.parametrize("symmetric", [None, "point", "both", "square"])
+@pytest.mark.parametrize("envelope", evidence.ENVELOPES)
 @pytest.mark.parametrize("family", evidence.FAMILIES)
-def test_against_a_dense_process_in_pixels(scene, close, family):
-    a, y, stats = scene
-    fit = stats.solve(GaussianProcess(family))
-    p = dense_prior(fit.prior, SHAPE)
+def test_against_a_dense_process_in_pixels(scene, square_scene, close, family, envelope, symmetric):
+    a, y, stats = square_scene if symmetric == "square" else scene
+    fit = stats.solve(GaussianProcess(family, envelope, symmetric))
+    assert (fit.prior.family, fit.prior.envelope, fit.prior.symmetric) == (family, envelope, symmetric)
+    p = dense_prior(fit.prior, stats.terms[0])
     s2 = fit.noise_std**2
     k = a @ p @ a.T + s2 * np.eye(len(y))
-    close(fit.kernel.ravel(), p @ a.T @ np.linalg.solve(k, y), 1e-8, "posterior mean")
-    close(fit.covariance(), p - p @ a.T @ np.linalg.solve(k, a @ p), 1e-7, "posterior covariance")
-    evidence = -0.5 * (y @ np.linalg.solve(k, y) + np.linalg.slogdet(k)[1] + len(y) * np.log(2 * np.pi))
-    assert fit.log_evidence == pytest.approx(evidence, rel=1e-8)
-    assert fit.freedom == pytest.approx(np.trace(a @ p @ a.T @ np.linalg.inv(k)), rel=1e-7)
+    close(fit.kernel.ravel(), p @ a.T @ np.linalg.solve(k, y), 1e-7, "posterior mean")
+    # the posterior covariance and, by differences, how far the uncertain hyperparameters move the mean
+    posterior = p - p @ a.T @ np.linalg.solve(k, a @ p)
+    more = fit.covariance() - posterior
+    assert (
+        np.linalg.eigvalsh(more)[0] > -1e-7 * np.trace(posterior)
+        and np.linalg.matrix_rank(more, 1e-9 * np.trace(posterior)) <= 5
+    )
+    expected = -0.5 * (y @ np.linalg.solve(k, y) + np.linalg.slogdet(k)[1] + len(y) * np.log(2 * np.pi))
+    assert fit.log_evidence == pytest.approx(expected, rel=1e-8)
+    assert fit.freedom == pytest.approx(np.trace(a @ p @ a.T @ np.linalg.inv(k)), rel=1e-6)
     assert fit.uncertainty == "posterior"
 
 
+@pytest.mark.parametrize(
+    "kind", [Kind("matern52"), Kind("squared-exponential", "power"), Kind("matern32", symmetric="both")]
+)
+def test_uncertain_hyperparameters_move_the_mean(scene, close, kind):
+    """The added covariance against differences of dense posterior means and of the evidence."""
+    a, y, stats = scene
+    fit = stats.solve(GaussianProcess(*kind))
+    prior, s = fit.prior, fit.noise_std
+    theta = np.array([np.log(prior.amplitude / s), np.log(prior.length), np.log(prior.radius), *prior.center])
+    grids = [evidence.Grid(SHAPE)]
+    data = evidence.Projection.whole(stats, gaussian_process.least_squares(stats))
+    free = range(5) if kind.symmetric is None else range(3)
+
+    def mean(at):
+        p = evidence.covariance_of(grids, kind, at)
+        return p @ a.T @ np.linalg.solve(a @ p @ a.T + np.eye(len(y)), y)
+
+    def slope(at):
+        under = data.under(kind.symmetric, grids)
+        return evidence.evidence(under, grids, kind, at, slope=True)[1][list(free)]
+
+    unit = np.eye(5)
+    moves = np.array([(mean(theta + 1e-4 * unit[i]) - mean(theta - 1e-4 * unit[i])) / 2e-4 for i in free]).T
+    half = np.array([(slope(theta + 0.05 * unit[i]) - slope(theta)) / 0.1 for i in free])
+    values, vectors = np.linalg.eigh(0.5 * (half + half.T))
+    truth = moves @ (vectors / np.maximum(values, 1.0)) @ vectors.T @ moves.T
+    p = dense_prior(prior, SHAPE)
+    posterior = p - p @ a.T @ np.linalg.solve(a @ p @ a.T + s**2 * np.eye(len(y)), a @ p)
+    close(fit.covariance(), posterior + truth, 1e-5)
+
+
 @pytest.mark.parametrize("family", evidence.FAMILIES)
+@pytest.mark.parametrize("envelope", evidence.ENVELOPES)
 @pytest.mark.parametrize("reduced", [False, True])
-def test_gradients_are_the_differences(scene, close, family, reduced):
+def test_gradients_are_the_differences(scene, close, family, envelope, reduced):
     _, _, stats = scene
     start = gaussian_process.least_squares(stats)
     data = evidence.Projection.part(stats, start, 7) if reduced else evidence.Projection.whole(stats, start)
-    grids = [evidence.Grid(SHAPE)]
+    grids, kind = [evidence.Grid(SHAPE)], Kind(family, envelope)
     theta = np.array([1.2, 0.4, 0.6, 1.7, 2.1])
-    value, slope = evidence.evidence(data, grids, family, theta, slope=True)
+    value, slope = evidence.evidence(data, grids, kind, theta, slope=True)
     for at in range(5):
         step = 1e-5 * np.eye(5)[at]
-        ends = [evidence.evidence(data, grids, family, theta + sign * step)[0] for sign in (1, -1)]
+        ends = [evidence.evidence(data, grids, kind, theta + sign * step)[0] for sign in (1, -1)]
         assert slope[at] == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-5, abs=1e-4)
-    other, by_spectra = evidence.spectral_evidence(data, grids, family, theta, slope=True)
+    other, by_spectra = evidence.spectral_evidence(data, grids, kind, theta, slope=True)
     assert other == pytest.approx(value, rel=1e-11)
     close(by_spectra, slope, 1e-8)
 
@@ -84,14 +154,73 @@ def test_the_hyperparameters_maximise_the_evidence(scene):
         [evidence.Grid(SHAPE)],
     )
     prior = fit.prior
+    kind = Kind(prior.family, prior.envelope, prior.symmetric)
+    assert fit.alternatives[str(kind)] == fit.log_evidence
     theta = np.array(
         [np.log(prior.amplitude / fit.noise_std), np.log(prior.length), np.log(prior.radius), *prior.center]
     )
-    here = evidence.evidence(data, grids, prior.family, theta)[0]
+    data = data.under(kind.symmetric, grids)
+    here = evidence.evidence(data, grids, kind, theta)[0]
     rng = np.random.default_rng(0)
     for _ in range(50):
-        near = theta + rng.normal(0.0, 0.2, 5)
-        assert evidence.evidence(data, grids, prior.family, near)[0] > here - 0.1
+        near = theta + rng.normal(0.0, 0.2, 5) * ([1, 1, 1, 0, 0] if kind.symmetric else 1)
+        assert evidence.evidence(data, grids, kind, near)[0] > here - 0.1
+
+
+@pytest.mark.parametrize("symmetric, shape", [(None, (8, 9)), ("point", (8, 9)), ("both", (9, 8)), ("square", (9, 9))])
+def test_the_symmetry_is_found(symmetric, shape):
+    rng = np.random.default_rng(8)
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    y, x = y - 0.5 * (shape[0] - 1), x - 0.5 * (shape[1] - 1)
+    tilt = {None: x * y + x, "point": x * y, "both": x**2, "square": 0 * x}[symmetric]
+    kernel = np.exp(-0.1 * (x**2 + y**2) - 0.06 * tilt) * np.cos(1.7 * np.hypot(x, y))
+    image = scipy.signal.convolve2d(rng.normal(size=(80, 91)), np.ones((3, 3)), mode="same")
+    target = scipy.signal.convolve2d(image, kernel, mode="valid")
+    target += rng.normal(0.0, 0.02 * target.std(), target.shape)
+    stats = kernelfit.accumulate(image, target, shape)
+    fit, free = stats.solve(GaussianProcess()), stats.solve(GaussianProcess(symmetric=None))
+    assert fit.prior.symmetric == symmetric and free.prior.symmetric is None
+    assert np.linalg.norm(fit.kernel - kernel) < (1.01 if symmetric is None else 0.92) * np.linalg.norm(
+        free.kernel - kernel
+    )
+    if symmetric is not None:
+        assert np.allclose(fit.kernel, fit.kernel[::-1, ::-1], rtol=0, atol=1e-9)
+
+
+def test_long_tails_get_the_power_envelope():
+    rng = np.random.default_rng(8)
+    y, x = np.mgrid[-5:6, -6:7]
+    kernel = (1 + ((y - 0.4) ** 2 + (x + 0.3) ** 2) / 3) ** -2.5
+    image = scipy.signal.convolve2d(rng.normal(size=(100, 111)), np.ones((3, 3)), mode="same")
+    target = scipy.signal.convolve2d(image, kernel, mode="valid")
+    target += rng.normal(0.0, 0.005 * target.std(), target.shape)
+    stats = kernelfit.accumulate(image, target, kernel.shape)
+    fit, other = stats.solve(GaussianProcess()), stats.solve(GaussianProcess(envelope="gaussian"))
+    assert fit.prior.envelope == "power" and "power envelope" in str(fit.prior)
+    assert np.linalg.norm(fit.kernel - kernel) < 0.7 * np.linalg.norm(other.kernel - kernel)
+
+
+def test_no_negative_taps_is_the_most_probable_such_kernel(scene):
+    """Kuhn and Tucker's conditions of ``(k - m)' C^-1 (k - m)`` over k >= 0."""
+    a, y, stats = scene
+    y = y - 2 * a[:, 3] - a[:, 17]
+    stats = dataclasses.replace(stats, moment=a.T @ y, target_energy=float(y @ y), target_sum=float(y.sum()))
+    free = stats.solve(GaussianProcess("exponential", symmetric=None))
+    fit = stats.solve(GaussianProcess("exponential", symmetric=None, non_negative=True))
+    assert free.kernel.min() < -0.5 and fit.kernel.min() == 0 and "no negative taps" in fit.solver
+    kernel = fit.kernel.ravel()
+    slope = np.linalg.solve(free.covariance(), kernel - free.kernel.ravel())
+    scale = np.abs(slope).max()
+    assert (slope > -1e-6 * scale).all() and np.abs(slope[kernel > 0]).max() < 1e-6 * scale
+    p = dense_prior(free.prior, SHAPE)
+    held = kernel == 0
+    part = p[np.ix_(~held, ~held)] - p[np.ix_(~held, held)] @ np.linalg.solve(
+        p[np.ix_(held, held)], p[np.ix_(held, ~held)]
+    )
+    assert fit.rss == pytest.approx(np.sum((y - a @ kernel) ** 2), rel=1e-9) and 0 < fit.freedom < free.freedom
+    inside = a[:, ~held]
+    hat = inside @ part @ inside.T @ np.linalg.inv(inside @ part @ inside.T + free.noise_std**2 * np.eye(len(y)))
+    assert fit.freedom == pytest.approx(np.trace(hat), rel=0.1)  # but for what the hyperparameters add
 
 
 def test_a_search_on_part_of_the_data_ends_near_one_on_all(monkeypatch):
@@ -103,9 +232,10 @@ def test_a_search_on_part_of_the_data_ends_near_one_on_all(monkeypatch):
     target += rng.normal(0.0, 0.05 * target.std(), target.shape)
     stats = kernelfit.accumulate(image, target, kernel.shape)
     whole = stats.solve(GaussianProcess())
-    monkeypatch.setattr(gaussian_process, "_COMBINATIONS", (24, 60))
-    monkeypatch.setattr(gaussian_process, "_LARGE", 60)
-    monkeypatch.setattr(gaussian_process, "_DIRECT", 50)
+    monkeypatch.setattr(gaussian_process, "COMBINATIONS_LARGE", (24, 60))
+    for module in (gaussian_process, hyperparameters):
+        monkeypatch.setattr(module, "LARGE", 60)
+        monkeypatch.setattr(module, "DIRECT", 50)
     part = stats.solve(GaussianProcess())
     assert part.log_evidence > whole.log_evidence - 1.0
     assert np.linalg.norm(part.kernel - whole.kernel) < 0.5 * np.linalg.norm(whole.stderr)
@@ -119,7 +249,7 @@ def test_coverage_on_kernels_of_its_own_prior():
     image = scipy.signal.convolve2d(rng.normal(size=(40, 51)), np.ones((3, 3)), mode="same")
     base = kernelfit.accumulate(image, np.zeros((34, 46)), shape)
     matrix, _ = naive.design_dense(image, shape, mode="valid", boundary=None)
-    covered, draws = 0.0, 120
+    covered, draws = 0.0, 40
     for at in range(draws):
         family = evidence.FAMILIES[at % 4]
         prior = kernelfit.Prior(family, 1.0, 2.5, 2.5, (3.0, 2.5))

@@ -51,13 +51,31 @@ def run(code, **environment):
     return subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
 
 
+def test_public_names_are_told_three_times_alike():
+    """To the type checker, in the table of rooms, and by dir(); each comes from the room that the table says."""
+    tree = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))
+    block = next(node for node in tree.body if is_type_checking(node))
+    typed = {alias.name: node.module for node in block.body for alias in node.names}
+    assert typed == kernelfit._HOME
+    assert set(kernelfit.__all__) == set(typed) <= set(dir(kernelfit))
+    for name, room in typed.items():
+        assert getattr(kernelfit, name) is getattr(sys.modules[f"kernelfit.{room}"], name)
+    assert not set(typed) & {path.stem for path in FILES}, "a room would hide the name"
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        kernelfit.nothing  # noqa: B018
+
+
 def test_importing_loads_nothing_heavy():
     code = "import sys, kernelfit; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     done = run(code)
     assert done.returncode == 0, done.stderr
     loaded = set(done.stdout.split())
     assert "kernelfit" in loaded
-    assert not loaded & {"numba", "llvmlite", "pyfftw", "dask", "skimage", "matplotlib", "PIL", "tifffile"}
+    heavy = {"numba", "llvmlite", "pyfftw", "dask", "skimage", "matplotlib", "PIL", "tifffile"}
+    assert not loaded & heavy
+    assert not loaded & {"numpy", "scipy"}
+    done = run("import kernelfit, sys; kernelfit.find_kernel; print(*{name.split('.')[0] for name in sys.modules})")
+    assert done.returncode == 0 and not set(done.stdout.split()) & heavy
 
 
 def test_saved_statistics_solve_without_the_engines(tmp_path):
@@ -113,7 +131,7 @@ def importers_of(package):
 def test_each_engine_has_one_importer():
     assert importers_of("numba") == {"_loops.py", "_weighted_loops.py"}
     assert importers_of("pyfftw") == {"_fft.py"}
-    assert importers_of("dask") == set()
+    assert importers_of("dask") == {"scale.py"}
 
 
 def test_no_import_is_hidden_in_a_string():
@@ -128,10 +146,58 @@ def test_no_import_is_hidden_in_a_string():
                 assert not re.search("numba|pyfftw|dask", text), f"{path.name}: {text}"
 
 
-@pytest.mark.parametrize("room", ["solve.py", "statistics.py", "result.py", "background.py"])
+OPTIONAL = {  # package: the rooms that may ask for it, each by `require`, which names the extra
+    "matplotlib": {"pictures.py", "plot.py", "report.py", "commands.py"},
+    "PIL": {"io.py", "output.py"},
+    "tifffile": {"io.py", "output.py", "kernel_files.py"},
+    "astropy": {"scientific.py", "output.py", "kernel_files.py"},
+    "h5py": {"scientific.py"},
+    "zarr": {"scientific.py"},
+    "skimage": {"demo.py"},
+}
+
+
+def test_optional_packages_are_asked_for_where_they_may_be():
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        for package, rooms in OPTIONAL.items():
+            asked = re.search(rf'require\(\s*"{package}[."]', text) is not None
+            assert not asked or path.name in rooms, f"{path.name} asks for {package}"
+            assert not any(n.split(".")[0] == package for n in imports(path, top_level_only=True)), path.name
+
+
+@pytest.mark.parametrize("room", ["psf.py", "significance.py", "html.py"])
+def test_rooms_that_know_results_only(room):
+    inside = {name.split(".")[1] for name in imports(ROOT / room) if name.startswith("kernelfit.") and name.count(".")}
+    assert inside <= {"geometry", "result"}
+
+
+def test_the_parser_imports_argparse_alone():
+    assert not {name for name in imports(ROOT / "cli.py", top_level_only=True) if name.split(".")[0] == "kernelfit"}
+
+
+ROOMS_WITHOUT_PIXELS = [
+    "solve.py",
+    "statistics.py",
+    "result.py",
+    "spectra.py",
+    "band.py",
+    "toeplitz.py",
+    "crop.py",
+    "wiener.py",
+    "background.py",
+    "sandwich.py",
+    "image_noise.py",
+    "hyperparameters.py",
+    "evidence.py",
+]
+
+
+@pytest.mark.parametrize("room", ROOMS_WITHOUT_PIXELS)
 def test_rooms_that_never_see_a_pixel(room):
     forbidden = {
-        f"kernelfit.{name}" for name in ("pair", "accumulate", "accumulation", "find", "forward", "_loops", "_fft")
+        f"kernelfit.{name}"
+        for name in ("pair", "accumulate", "accumulation", "blocks", "find", "forward", "_loops", "_fft")
     }
     assert not imports(ROOT / room, top_level_only=True) & forbidden
 
@@ -180,7 +246,7 @@ def test_the_oracle_imports_numpy_only():
 
 def test_nothing_prints_but_the_command_line():
     for path in FILES:
-        if path.stem in ("cli", "__main__"):
+        if path.stem in ("cli", "commands", "__main__"):
             continue
         calls = (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call))
         assert not any(isinstance(call.func, ast.Name) and call.func.id == "print" for call in calls), path.name

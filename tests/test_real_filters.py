@@ -39,7 +39,7 @@ def agrees(fit, kernel):
 
 
 def made_again(fit, image, target):
-    """No pixel is off by more than rounding, and most are the very number once rounded (fractional taps make ties)."""
+    """No pixel is off by more than rounding; most are the very number once rounded (taps are fractions: ties)."""
     off = interior(fit, image, target)
     assert np.abs(off).max() <= ROUNDED
     assert np.mean(np.abs(off) <= 0.5) > 0.9

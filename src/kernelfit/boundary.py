@@ -213,7 +213,7 @@ def doubt(problems: Sequence[Problem], fits: Sequence[KernelFit]) -> list[Kernel
         if n_edge == 0 or n_inside < 2 * fit.rank + 2 or not fit.rss > 0:
             continue
         residual, scale = _residual(planes, conv)
-        squares = float(residual @ residual)
+        squares = float(np.sum(residual * residual))  # no BLAS, whose threads would go on spinning
         inside = max((fit.rss - squares) / n_inside, (1e-11 * scale) ** 2)
         ratio = squares / n_edge / inside
         if not ratio > max(_WORTH, _limit(n_edge, n_inside, 1e-6)):

@@ -1,7 +1,7 @@
-"""The command line: ``kernelfit demo`` and ``kernelfit find IMAGE TARGET --shape 5``.
+"""The command line: ``kernelfit find IMAGE TARGET --shape 5`` and its sisters.
 
-The only place that prints. Nothing but argparse is imported until a command runs, so that ``--help`` is quick. A bad
-call is one line on stderr and exit code 2, before anything is written.
+Only the parser is here, and only argparse is imported until a command runs, so that ``--help`` is quick; what the
+commands do is in `commands`. A bad call is one line on stderr and exit code 2, before anything is written.
 """
 
 from __future__ import annotations
@@ -9,35 +9,39 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from kernelfit import KernelFit
+from typing import Any, NoReturn
 
 __all__ = ["main"]
 
-SOLVED, DOUBTFUL, BAD_CALL = 0, 1, 2  # exit codes
+SOLVED, DOUBTFUL, BAD_CALL, STOPPED = 0, 1, 2, 130  # exit codes
 
 MODES = ("same", "valid", "full")
 BOUNDARIES = ("none", "fill", "wrap", "symm", "mirror", "nearest")
 OPERATIONS = ("convolution", "correlation")
+METHODS = ("auto", "direct", "fft", "cg", "wiener")
+SOLVERS = (
+    "auto",
+    "least-squares",
+    "gaussian-process",
+    "ridge",
+    "gradient",
+    "laplacian",
+    "biharmonic",
+    "non-negative",
+    "sparse",
+)
+ROBUST = ("huber", "tukey", "clip")
+CHANNELS = ("shared", "separate", "mixed")
+SYMMETRIES = ("point", "rows", "columns", "both")
+COMMANDS = ("find", "apply", "deconvolve", "inspect", "compare", "demo")
 
-# stackoverflow.com/questions/55560333: which 5 x 5 kernel makes the second matrix out of the first?
-QUESTION = """94 166 76 106 152 232; 48 242 30 98 46 210; 52 60 86 60 216 248;
-              52 236 116 240 224 184; 138 160 146 254 236 252; 94 100 224 246 152 74"""
-ANSWERED = """15 49 23 105 0 0; 43 30 108 124 0 0; 58 120 112 92 0 0;
-              73 127 118 126 0 0; 112 123 76 37 0 0; 0 0 0 0 0 0"""
-
-# What the demo does to the photograph: a comet, not symmetric about any axis.
-COMET = """0 0 0 0 0 1 2; 0 0 0 2 4 3 0; 0 2 6 9 4 0 0; 3 8 12 5 0 0 0; 2 5 3 0 0 0 0"""
+_KERNELS = "KERNEL: .npy, .csv, .txt (numbers); .json, .fits, .tif (with conventions); .npz (the whole result)"
+_IMAGES = "images: PNG, JPEG, TIFF, NPY, FITS, HDF5, Zarr; - is NPY on the standard input"
+_CODES = "exit codes: 0 solved, 1 solved with a doubtful verdict, 2 bad input, 130 stopped by Ctrl-C"
 
 
-class _BadCallError(Exception):
+class BadCallError(Exception):
     """The caller's mistake, in one line."""
 
 
@@ -45,7 +49,7 @@ class _Parser(argparse.ArgumentParser):
     """An argument parser whose complaint is one line and never ends the process by itself."""
 
     def error(self, message: str) -> NoReturn:
-        raise _BadCallError(f"{message}; see {self.prog} --help")
+        raise BadCallError(f"{message}; see {self.prog} --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,75 +63,263 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 solved, 1 solved with a doubtful verdict, 2 bad call or bad input (said in one line on stderr).
+        0 solved, 1 solved with a doubtful verdict, 2 bad call or bad input (said in one line on stderr), 130 stopped.
     """
     try:
         args = _parser().parse_args(argv)
-        code: int = args.run(args)
+        if args.command is None:
+            raise BadCallError(f"got no command, need one of {', '.join(COMMANDS)}; see kernelfit --help")
+        from . import commands
+
+        code = int(commands.run(args))
         sys.stdout.flush()
         return code
-    except _BadCallError as error:
+    except BadCallError as error:
         print("kernelfit:", " ".join(str(error).split()), file=sys.stderr)
         return BAD_CALL
     except BrokenPipeError:  # `kernelfit demo | head`: whoever reads has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
-        return 130
+        print("kernelfit: stopped, nothing half done is left behind", file=sys.stderr)
+        return STOPPED
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="kernelfit",
-        description="Find the convolution kernel between two images.",
-        epilog="exit codes: 0 solved, 1 solved with a doubtful verdict, 2 bad input",
+        description="Find the convolution kernel between two images, see whether to believe it, and use it.",
+        epilog=f"first steps:\n"
+        "  kernelfit demo --write .                    a pair of pictures to try it on: before.png, after.png\n"
+        "  kernelfit find before.png after.png --shape 9 -o kernel.npz --report report.html\n"
+        "  kernelfit deconvolve after.png kernel.npz -o sharp.png\n\n"
+        f"kernelfit COMMAND --help tells more, with examples.\n{_CODES}",
         allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action=_Version, help="print the version and exit")
-    parser.set_defaults(run=_no_command)
-    commands = parser.add_subparsers(title="commands", metavar="{demo,find}")
+    parser.set_defaults(command=None)
+    commands = parser.add_subparsers(title="commands", metavar="{" + ",".join(COMMANDS) + "}")
+    for name, add in (
+        ("find", _find),
+        ("apply", _apply),
+        ("deconvolve", _deconvolve),
+        ("inspect", _inspect),
+        ("compare", _compare),
+        ("demo", _demo),
+    ):
+        add(lambda name=name, **words: _command(commands, name, **words))
+    return parser
 
-    demo = commands.add_parser(
-        "demo",
-        help="find two known kernels and show how well it went",
-        description="Find the kernel between two 6 x 6 matrices, and between a photograph and a noisy blur of it.",
+
+def _command(commands: Any, name: str, *, help: str, description: str, examples: str) -> _Parser:  # noqa: A002
+    lines = "\n".join(f"  {line.strip()}" for line in examples.strip().splitlines())
+    made: _Parser = commands.add_parser(
+        name,
+        help=help,
+        description=description,
+        epilog=f"examples:\n{lines}",
         allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    demo.set_defaults(run=_demo)
+    made.set_defaults(command=name)
+    return made
 
-    find = commands.add_parser(
-        "find",
+
+_Adder = Callable[..., _Parser]
+
+
+def _find(add: _Adder) -> None:
+    find = add(
         help="find the kernel between two image files",
-        description="Find the kernel that turns IMAGE into TARGET. Both are gray PNG, TIFF or NPY files.",
-        epilog="exit codes: 0 solved, 1 solved with a doubtful verdict, 2 bad input",
-        allow_abbrev=False,
+        description=f"Find the kernel that turns IMAGE into TARGET, with its errors.\n{_IMAGES}\n{_KERNELS}\n{_CODES}",
+        examples="""
+        kernelfit find before.png after.png --shape 7
+        kernelfit find before.png after.png --shape 9 -o kernel.npz --report report.html
+        kernelfit find a.tif b.tif --shape 5,7 --boundary symm --solver least-squares -o kernel.csv
+        kernelfit find photo.jpg filtered.jpg --shape 7 --channel green
+        kernelfit find photo.png filtered.png --shape 7 --channels separate --background 0 -o kernels.npz
+        kernelfit find before.tif after.tif --shape 9 --mask bad.png --robust huber --noise 1.8,5
+        kernelfit find night.fits night.fits --hdu 1 --hdu 2 --shape 21 -o psf.fits
+        kernelfit find data.h5 data.h5 --dataset /before --dataset /after --shape 11 --json
+        cat before.npy | kernelfit find - after.npy --shape 5 -o - > kernel.npy
+        """,
     )
     find.add_argument("image", metavar="IMAGE", help="what went in")
     find.add_argument("target", metavar="TARGET", help="what came out")
     find.add_argument("--shape", required=True, type=_pair(1), metavar="N|R,C", help="sides of the kernel: 5 or 5,7")
-    find.add_argument("--mode", type=_one_of(MODES), metavar="MODE", help=_choices(MODES, "from the shapes"))
-    find.add_argument(
-        "--boundary",
-        type=_one_of(BOUNDARIES),
-        default="none",
-        metavar="B",
-        help="what lay beyond the edge: " + _choices(BOUNDARIES, "none, only the interior is used"),
+    _which(find, 2)
+    lie = find.add_argument_group("how the kernel lies on the image")
+    lie.add_argument("--mode", type=_one_of(MODES), metavar="MODE", help=_choices(MODES, "from the shapes"))
+    edge = "none, only the interior is used"
+    _edge(lie, "what lay beyond the edge: " + _choices(BOUNDARIES, edge), default="none")
+    lie.add_argument("--origin", type=_pair(0), metavar="N|R,C", help="tap over the output pixel (default: SciPy's)")
+    lie.add_argument("--operation", type=_one_of(OPERATIONS), default="convolution", metavar="OP",
+                     help=_choices(OPERATIONS, "convolution"))  # fmt: skip
+    how = find.add_argument_group("how it is found")
+    how.add_argument("--solver", type=_one_of(SOLVERS), metavar="S",
+                     help=_choices(SOLVERS, "auto; ridge to biharmonic are penalties"))  # fmt: skip
+    how.add_argument("--strength", type=_strength, metavar="X", help="strength of the penalty, or gcv (default)")
+    how.add_argument("--total", type=_number, metavar="T", help="what the taps add up to, such as 1")
+    how.add_argument("--symmetric", type=_one_of(SYMMETRIES), metavar="SYM", help=_choices(SYMMETRIES, "none"))
+    how.add_argument("--background", type=_index, metavar="DEGREE",
+                     help="fit a polynomial surface, too: 0 a constant, 1 a plane (default: none)")  # fmt: skip
+    how.add_argument("--channels", type=_one_of(CHANNELS), metavar="C",
+                     help="of colour images (not alpha): shared (one kernel), separate or mixed")  # fmt: skip
+    how.add_argument("--method", type=_one_of(METHODS), default="auto", metavar="M", help=_choices(METHODS, "auto"))
+    how.add_argument(
+        "--balance", type=_auto_or_number, metavar="B", help="of --method wiener: a number (default: auto)"
     )
-    find.add_argument("--fillvalue", type=_number, metavar="V", help="value beyond the edge, with --boundary fill (0)")
-    find.add_argument("--origin", type=_pair(0), metavar="N|R,C", help="tap over the output pixel (default: SciPy's)")
-    find.add_argument(
-        "--operation",
-        type=_one_of(OPERATIONS),
-        default="convolution",
-        metavar="OP",
-        help=_choices(OPERATIONS, "convolution"),
+    how.add_argument("--tolerance", type=_number, metavar="T", help="of --method cg: when to stop (default: 0.01)")
+    _workers(how)
+    pixels = find.add_argument_group("which pixels count, and how much")
+    pixels.add_argument(
+        "--mask", metavar="FILE", help="an image that is not zero where a target pixel is to be left out"
     )
-    find.add_argument("--method", default="auto", metavar="M", help="engine: auto, direct, fft (default: auto)")
-    find.add_argument("--workers", type=_count, metavar="N", help="number of threads (default: all cores)")
-    find.add_argument("-o", "--output", metavar="KERNEL.npy", help="write the kernel here, every digit of it")
-    find.add_argument("--force", action="store_true", help="let -o replace an existing file")
-    find.set_defaults(run=_find)
-    return parser
+    pixels.add_argument("--image-mask", metavar="FILE", help="the same for bad pixels of IMAGE")
+    pixels.add_argument("--weights", metavar="FILE", help="inverse variance of each target pixel")
+    pixels.add_argument("--nan", type=_one_of(("error", "mask")), metavar="N",
+                        help="pixels that are NaN: error (default), or mask to leave them out")  # fmt: skip
+    pixels.add_argument("--noise", type=_noise, metavar="N",
+                        help="constant (default), poisson, or GAIN,READ_NOISE in electrons")  # fmt: skip
+    pixels.add_argument("--robust", type=_one_of(ROBUST), metavar="R", help=_choices(ROBUST, "none") + ": outliers")
+    pixels.add_argument("--saturated", type=_one_of(("auto", "none")), metavar="S",
+                        help="ends of an integer target's range: auto leaves them out (default), or none")  # fmt: skip
+    out = find.add_argument_group("what comes out")
+    out.add_argument("-o", "--output", metavar="KERNEL", help="write the kernel here; - is NPY on the standard output")
+    out.add_argument("--report", metavar="PAGE.html", help="write a page of pictures and numbers here")
+    _machines(out)
+    _force(out)
+
+
+def _apply(add: _Adder) -> None:
+    apply = add(
+        help="lay a kernel on an image",
+        description="Lay KERNEL on IMAGE and write the result. The kernel's file says how it lies (.json, .npz, .fits, "
+        f".tif) unless options do.\n{_IMAGES}\n{_KERNELS}\n"
+        "PNG and JPEG hold whole numbers, so the result is rounded; .tif, .npy and .fits hold it as it is.",
+        examples="""
+        kernelfit apply photo.png kernel.npz -o filtered.png
+        kernelfit apply photo.png kernel.csv --boundary symm -o filtered.tif
+        kernelfit apply stack.tif kernel.json --page 3 -o - > filtered.npy
+        """,
+    )
+    apply.add_argument("image", metavar="IMAGE", help="the image, gray or colour")
+    apply.add_argument("kernel", metavar="KERNEL", help="the kernel's file")
+    _which(apply, 1)
+    apply.add_argument("--mode", type=_one_of(MODES), metavar="MODE", help=_choices(MODES, "same"))
+    _edge(apply, "what lies beyond the edge: " + _choices(BOUNDARIES[1:], "as the file says, else symm"))
+    apply.add_argument("--origin", type=_pair(0), metavar="N|R,C", help="tap over the output pixel")
+    apply.add_argument("--operation", type=_one_of(OPERATIONS), metavar="OP", help=_choices(OPERATIONS, "convolution"))
+    _workers(apply)
+    apply.add_argument("-o", "--output", required=True, metavar="FILE", help="the result; - is NPY on standard output")
+    _force(apply)
+
+
+def _deconvolve(add: _Adder) -> None:
+    deconvolve = add(
+        help="take a kernel's blur out of an image",
+        description=f"Restore what IMAGE was before KERNEL blurred it.\n{_IMAGES}\n{_KERNELS}",
+        examples="""
+        kernelfit deconvolve after.png kernel.npz -o sharp.png
+        kernelfit deconvolve after.png kernel.npz --balance 0.01 -o sharp.tif
+        kernelfit deconvolve periodic.npy kernel.npy --boundary wrap -o restored.npy
+        """,
+    )
+    deconvolve.add_argument("image", metavar="IMAGE", help="the blurred image, gray or colour")
+    deconvolve.add_argument("kernel", metavar="KERNEL", help="the kernel's file")
+    _which(deconvolve, 1)
+    deconvolve.add_argument("--balance", type=_auto_or_number, default="auto", metavar="B",
+                            help="how much smoothness counts: a number, or auto (default)")  # fmt: skip
+    deconvolve.add_argument("--boundary", type=_one_of(("none", "wrap")), default="none", metavar="B",
+                            help="none (default), or wrap for periodic images")  # fmt: skip
+    deconvolve.add_argument("--penalty", type=_one_of(("laplacian", "identity")), default="laplacian", metavar="P",
+                            help="what is held small: laplacian (default) or identity")  # fmt: skip
+    deconvolve.add_argument("--origin", type=_pair(0), metavar="N|R,C", help="tap over the output pixel")
+    deconvolve.add_argument(
+        "--operation", type=_one_of(OPERATIONS), metavar="OP", help=_choices(OPERATIONS, "convolution")
+    )
+    _workers(deconvolve)
+    deconvolve.add_argument("-o", "--output", required=True, metavar="FILE", help="the result; - is NPY on stdout")
+    _force(deconvolve)
+
+
+def _inspect(add: _Adder) -> None:
+    inspect = add(
+        help="say what is in a kernel's file",
+        description="Say what KERNEL holds: taps, conventions, and what it is as a point spread function (sum, shift,\n"
+        f"widths, shape, MTF50), with errors where the file has them.\n{_KERNELS}",
+        examples="""
+        kernelfit inspect kernel.npz
+        kernelfit inspect kernel.csv --json
+        kernelfit inspect kernel.npz --plot kernel.png
+        """,
+    )
+    inspect.add_argument("kernel", metavar="KERNEL", help="the kernel's file")
+    inspect.add_argument("--plot", metavar="FILE.png", help="draw the kernel here")
+    _machines(inspect)
+    _force(inspect)
+
+
+def _compare(add: _Adder) -> None:
+    compare = add(
+        help="say whether two kernels differ",
+        description="Compare two kernels: their difference, and whether it is more than their errors explain.\n"
+        f"{_KERNELS}\nexit codes: 0 no difference, 1 they differ, 2 bad input",
+        examples="""
+        kernelfit compare monday.npz tuesday.npz
+        kernelfit compare measured.npz theory.csv --json
+        """,
+    )
+    compare.add_argument("first", metavar="FIRST", help="a kernel's file")
+    compare.add_argument("second", metavar="SECOND", help="another")
+    _machines(compare)
+
+
+def _demo(add: _Adder) -> None:
+    demo = add(
+        help="find two known kernels and show how well it went",
+        description="Find the kernel between two 6 x 6 matrices, and between a photograph and a noisy blur of it.",
+        examples="""
+        kernelfit demo
+        kernelfit demo --write .     a pair of pictures to try it on: before.png and after.png
+        """,
+    )
+    demo.add_argument("--write", metavar="FOLDER", help="write before.png and after.png there instead")
+    _force(demo)
+
+
+# ---- groups of arguments -------------------------------------------------------------------------------------------
+
+
+def _which(parser: Any, files: int) -> None:
+    """Add the options that pick a plane; given twice they are for the first and the second file."""
+    group = parser.add_argument_group("which plane of a file" + (", twice for IMAGE and TARGET" if files > 1 else ""))
+    group.add_argument("--page", action="append", type=_index, metavar="N", help="page of a TIFF or stack, from 0")
+    group.add_argument("--hdu", action="append", type=_number_or_name, metavar="N|NAME", help="HDU of a FITS file")
+    group.add_argument("--dataset", action="append", metavar="NAME", help="array of an HDF5 or Zarr file")
+    group.add_argument("--channel", action="append", type=_number_or_name, metavar="C",
+                       help="of a colour image: red, green, blue, or from 0")  # fmt: skip
+
+
+def _edge(parser: Any, text: str, default: str | None = None) -> None:
+    known = BOUNDARIES if default == "none" else BOUNDARIES[1:]
+    parser.add_argument("--boundary", type=_one_of(known), default=default, metavar="B", help=text)
+    parser.add_argument(
+        "--fillvalue", type=_number, metavar="V", help="value beyond the edge, with --boundary fill (0)"
+    )
+
+
+def _workers(parser: Any) -> None:
+    parser.add_argument("--workers", type=_count, metavar="N", help="number of threads (default: all cores)")
+
+
+def _machines(parser: Any) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON for machines instead of words")
+
+
+def _force(parser: Any) -> None:
+    parser.add_argument("--force", action="store_true", help="replace files that exist")
 
 
 class _Version(argparse.Action):
@@ -143,7 +335,7 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-# ---- arguments ---------------------------------------------------------------------------------------------------
+# ---- arguments -----------------------------------------------------------------------------------------------------
 
 
 def _choices(known: Sequence[str], default: str) -> str:
@@ -175,14 +367,26 @@ def _pair(least: int) -> Callable[[str], int | tuple[int, int]]:
     return parse
 
 
-def _count(text: str) -> int:
+def _whole(text: str, least: int) -> int:
     try:
         number = int(text)
     except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, need a whole number of at least 1")
+        number = least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"got {text!r}, need a whole number of at least {least}")
     return number
+
+
+def _count(text: str) -> int:
+    return _whole(text, 1)
+
+
+def _index(text: str) -> int:
+    return _whole(text, 0)
+
+
+def _number_or_name(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
 
 
 def _number(text: str) -> float:
@@ -192,136 +396,23 @@ def _number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"got {text!r}, need a number") from None
 
 
-def _no_command(args: argparse.Namespace) -> int:
-    raise _BadCallError("got no command, need demo or find; see kernelfit --help")
+def _auto_or_number(text: str) -> float | str:
+    return text if text == "auto" else _number(text)
 
 
-# ---- find --------------------------------------------------------------------------------------------------------
-
-
-def _find(args: argparse.Namespace) -> int:
-    from kernelfit import find_kernel, io
-
+def _noise(text: str) -> str | tuple[float, float]:
+    if text in ("constant", "poisson"):
+        return text
     try:
-        if args.fillvalue is not None and args.boundary != "fill":
-            raise ValueError(f"got --fillvalue with --boundary {args.boundary}, need --boundary fill; declare that")
-        if args.output is not None:
-            _protect_inputs(args)
-            io.check_output(args.output, overwrite=args.force)
-        image, target = io.read_image(args.image), io.read_image(args.target)
-        start = time.perf_counter()
-        fit = find_kernel(
-            image,
-            target,
-            args.shape,
-            mode=args.mode,
-            boundary=None if args.boundary == "none" else args.boundary,
-            fillvalue=0.0 if args.fillvalue is None else args.fillvalue,
-            origin=args.origin,
-            operation=args.operation,
-            method=args.method,
-            workers=args.workers,
-        )
-        seconds = time.perf_counter() - start
-        if args.output is not None:
-            io.write_npy(args.output, fit.kernel, overwrite=args.force)
-    except (ValueError, TypeError, OSError, MemoryError, io.MissingExtraError) as error:
-        raise _BadCallError(_one_line(error)) from error
-    print(fit.summary())
-    kept = "-o kernel.npy would keep the kernel" if args.output is None else f"kernel written to {args.output}"
-    print(f"\n{_duration(seconds)} for {image.shape[0]} x {image.shape[1]} pixels; {kept}")
-    return SOLVED if fit.verdict.ok else DOUBTFUL
+        gain, read = (float(part) for part in text.split(","))
+    except ValueError:
+        msg = f"got {text!r}, need constant, poisson, or two numbers GAIN,READ_NOISE"
+        raise argparse.ArgumentTypeError(msg) from None
+    return gain, read
 
 
-def _protect_inputs(args: argparse.Namespace) -> None:
-    """Refuse an output that is one of the inputs, which --force would destroy."""
-    for source in (args.image, args.target):
-        if os.path.exists(source) and os.path.exists(args.output) and os.path.samefile(source, args.output):
-            raise ValueError(f"got {args.output} both as input and as output, need two files; choose another name")
-
-
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror is not None:
-        return f"{error.filename}: {error.strerror}; check the name" if error.filename else error.strerror
-    if isinstance(error, MemoryError):
-        return f"got images too large for this machine's memory ({error}); save them as NPY, which is read in blocks"
-    return str(error)
-
-
-# ---- demo --------------------------------------------------------------------------------------------------------
-
-
-def _demo(args: argparse.Namespace) -> int:
-    import numpy as np
-    from scipy.signal import convolve2d
-
-    from kernelfit import __version__, find_kernel, io
-
-    try:
-        data = io.require("skimage.data", package="scikit-image", extra="cli", purpose="the demo's photograph")
-    except io.MissingExtraError as error:
-        raise _BadCallError(str(error)) from error
-    photograph = data.camera()
-
-    image, target = _matrix(QUESTION), _matrix(ANSWERED)
-    print(f"kernelfit {__version__}\n")
-    print("1. Two 6 x 6 matrices. Which 5 x 5 kernel makes the second out of the first, with zeros beyond the edge?\n")
-    print('   fit = find_kernel(image, target, 5, boundary="fill")\n')
-    fit, seconds, first = _timed(lambda: find_kernel(image, target, 5, boundary="fill"))
-    truth = np.zeros((5, 5))
-    truth[1, 0] = 0.5
-    print(_table(fit.kernel))
-    _report(fit, seconds, first)
-    off = float(np.abs(fit.kernel - truth).max())
-    print(f"   error    {off:.1e}  at most in any tap: it was a shift by one row and two columns, halved\n")
-    codes = [SOLVED if fit.verdict.ok and off < 1e-9 else DOUBTFUL]
-
-    truth = _matrix(COMET) / _matrix(COMET).sum()
-    blurred = convolve2d(photograph, truth, mode="same", boundary="symm")
-    noise = 0.01 * float(blurred.std())
-    target = blurred + np.random.default_rng(0).normal(0.0, noise, blurred.shape)
-    rows, columns = photograph.shape
-    print(f"2. A photograph, {rows} x {columns}, blurred by a 5 x 7 comet, with 1 % noise. Its edges are left out.\n")
-    print("   fit = find_kernel(photograph, target, (5, 7))\n")
-    fit, seconds, first = _timed(lambda: find_kernel(photograph, target, (5, 7)))
-    print(_table(fit.kernel))
-    _report(fit, seconds, first)
-    size = float(np.linalg.norm(truth))
-    off, expected = float(np.linalg.norm(fit.kernel - truth)) / size, float(np.linalg.norm(fit.stderr)) / size
-    print(f"   error    {off:.2%} of the kernel's size, where its error bars say {expected:.2%}")
-    print(f"   noise    {fit.noise_std:.4f} found, {noise:.4f} put in")
-    codes.append(SOLVED if fit.verdict.ok and off < 3 * expected else DOUBTFUL)
-    return max(codes)
-
-
-def _matrix(text: str) -> NDArray[np.float64]:
-    import numpy as np
-
-    return np.array([[float(number) for number in row.split()] for row in text.split(";")])
-
-
-def _timed(solve: Callable[[], KernelFit]) -> tuple[KernelFit, float, float]:
-    """Solve twice; return the fit, the seconds the second call took, and those of the first."""
-    start = time.perf_counter()
-    solve()
-    middle = time.perf_counter()
-    fit = solve()
-    return fit, time.perf_counter() - middle, middle - start
-
-
-def _report(fit: KernelFit, seconds: float, first: float) -> None:
-    print(f"\n   verdict  {fit.verdict.value}")
-    print(f"   time     {_duration(seconds)}  ({_duration(first)} the first time: machine code is loaded or compiled)")
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
-
-
-def _table(kernel: NDArray[Any]) -> str:
-    """Print every tap to three decimals, one row per line, without minus signs before zero."""
-    rows = ("  ".join(f"{tap:6.3f}".replace("-0.000", " 0.000") for tap in row) for row in kernel)
-    return "\n".join(f"  {row}" for row in rows)
+def _strength(text: str) -> float | str:
+    return text if text == "gcv" else _number(text)
 
 
 if __name__ == "__main__":

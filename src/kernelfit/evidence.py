@@ -17,6 +17,36 @@ from .statistics import NormalStats
 Array = npt.NDArray[np.float64]
 
 FAMILIES = ("squared-exponential", "matern52", "matern32", "exponential")
+ENVELOPES = ("gaussian", "power")
+SYMMETRIES = ("point", "both", "square")
+#: Exponent of the envelope "power"; that of a star's image through the air (Moffat's profile) lies between 2.5 and 5.
+_POWER = 3.0
+
+
+class Kind(NamedTuple):
+    """A correlation, an envelope and a symmetry about the middle of the support."""
+
+    family: str
+    envelope: str = "gaussian"
+    symmetric: str | None = None
+
+    def __str__(self) -> str:
+        """Name the correlation, and the others if they are not the usual ones."""
+        envelope = "" if self.envelope == "gaussian" else f", {self.envelope} envelope"
+        return f"{self.family}{envelope}{'' if self.symmetric is None else f', symmetric ({self.symmetric})'}"
+
+
+def images_of(shape: Shape, symmetric: str | None) -> list[npt.NDArray[np.intp]]:
+    """Return where each tap goes under every motion that leaves a kernel of that symmetry as it is."""
+    index = np.arange(shape[0] * shape[1]).reshape(shape)
+    found = [index]
+    if symmetric is not None:
+        found.append(index[::-1, ::-1])
+    if symmetric in ("both", "square"):
+        found += [index[::-1], index[:, ::-1]]
+    if symmetric == "square":
+        found += [image.T for image in found]
+    return [image.ravel() for image in found]
 
 
 # ---- the prior ------------------------------------------------------------------------------------------------------
@@ -56,9 +86,8 @@ class Blocks(NamedTuple):
     where: slice
     covariance: Array
     slope: Array  # by log l
-    square: Array  # |p - c|^2
-    offset: tuple[Array, Array]  # p - c
-    radius: float
+    by_radius: Array  # of log e(p), by log r
+    by_center: tuple[Array, Array]  # of log e(p), by the row and the column of c
 
 
 def _correlation(family: str, t: Array) -> tuple[Array, Array]:
@@ -80,27 +109,43 @@ def _correlation(family: str, t: Array) -> tuple[Array, Array]:
 
 def _tail_cut(values: Array) -> Array:
     """Set to zero what no sum could notice: arithmetic on denormal numbers takes a hundred times as long."""
-    return np.where(values < 1e-40, 0.0, values)
+    return np.where(np.abs(values) < 1e-40, 0.0, values)
 
 
-def blocks_of(grids: list[Grid], family: str, theta: Array) -> list[Blocks]:
+def envelope_of(grid: Grid, envelope: str, theta: Array) -> tuple[Array, Array, tuple[Array, Array]]:
+    """Return ``a e(p)`` and the derivatives of ``log e(p)`` by log r and by the row and the column of c."""
+    log_a, _, log_r, c_y, c_x = theta
+    r2 = math.exp(2 * log_r)
+    dy, dx = grid.y - c_y, grid.x - c_x
+    u = (dy**2 + dx**2) / r2
+    if envelope == "gaussian":
+        return math.exp(log_a) * _tail_cut(np.exp(-0.5 * u)), u, (dy / r2, dx / r2)
+    base = 1.0 + u / (2 * _POWER)
+    return math.exp(log_a) * base**-_POWER, u / base, (dy / base / r2, dx / base / r2)
+
+
+def blocks_of(grids: list[Grid], kind: Kind, theta: Array) -> list[Blocks]:
     """Return each term's prior covariance at the given hyperparameters."""
     found, start = [], 0
-    for grid, (log_a, log_l, log_r, c_y, c_x) in zip(grids, theta.reshape(-1, 5), strict=True):
-        rho, slope = map(_tail_cut, _correlation(family, grid.distance / math.exp(log_l)))
-        dy, dx = grid.y - c_y, grid.x - c_x
-        square, radius = dy**2 + dx**2, math.exp(log_r)
-        envelope = math.exp(log_a) * _tail_cut(np.exp(-0.5 * square / radius**2))
+    for grid, at in zip(grids, theta.reshape(-1, 5), strict=True):
+        rho, slope = map(_tail_cut, _correlation(kind.family, grid.distance / math.exp(at[1])))
+        envelope, by_radius, by_center = envelope_of(grid, kind.envelope, at)
         outer = np.multiply.outer(envelope, envelope)
         where = slice(start, start + len(grid.y))
         start = where.stop
-        found.append(Blocks(where, outer * rho[grid.lag], outer * slope[grid.lag], square, (dy, dx), radius))
+        found.append(Blocks(where, outer * rho[grid.lag], outer * slope[grid.lag], by_radius, by_center))
     return found
 
 
-def covariance_of(grids: list[Grid], family: str, theta: Array) -> Array:
-    """Return P / s^2."""
-    return np.asarray(scipy.linalg.block_diag(*(b.covariance for b in blocks_of(grids, family, theta))))
+def covariance_of(grids: list[Grid], kind: Kind, theta: Array) -> Array:
+    """Return P / s^2; under a symmetry the sum of ``P[p, gq]`` over the images gq of a tap."""
+    blocks = [
+        b.covariance
+        if kind.symmetric is None
+        else sum(b.covariance[:, g] for g in images_of(grid.shape, kind.symmetric))
+        for grid, b in zip(grids, blocks_of(grids, kind, theta), strict=True)
+    ]
+    return np.asarray(scipy.linalg.block_diag(*blocks))
 
 
 def root_of(covariance: Array) -> Array:
@@ -159,6 +204,22 @@ class Projection:
         weights = scipy.linalg.solve_triangular(lower, image.T, lower=True).T
         return cls(weights, weights.T @ start.taps, start.rss, stats.n_pixels - start.rank + r)
 
+    def under(self, symmetric: str | None, grids: list[Grid]) -> "Projection":
+        """Return the same data for kernels of a symmetry.
+
+        If k has the covariance P, which the motions g leave as it is, then ``sum_g gk / sqrt(|g|)`` has that of
+        `covariance_of`: to sum over the rows of W instead comes to the same.
+        """
+        if symmetric is None:
+            return self
+        weights, start = [], 0
+        for grid in grids:
+            part = self.weights[start : start + len(grid.y)]
+            images = images_of(grid.shape, symmetric)
+            weights.append(sum(part[g] for g in images) / math.sqrt(len(images)))
+            start += len(grid.y)
+        return Projection(np.asfortranarray(np.vstack(weights)), self.data, self.rss, self.n)
+
     @property
     def scale(self) -> float:
         """About how large the value of `evidence` is, for tolerances."""
@@ -170,14 +231,14 @@ class Projection:
 
 
 def evidence(
-    data: Projection, grids: list[Grid], family: str, theta: Array, *, slope: bool = False
+    data: Projection, grids: list[Grid], kind: Kind, theta: Array, *, slope: bool = False
 ) -> tuple[float, Array]:
     """Return ``n log(rss + q) + log det S`` and, if asked for, its derivatives by the hyperparameters.
 
     S is ``I + W'PW / s^2`` and ``q = z'S^-1 z``; the noise is profiled out, ``s^2 = (rss + q) / n``. Each term has five
     hyperparameters: log(a / s), log l, log r, and the row and column of c.
     """
-    blocks = blocks_of(grids, family, theta)
+    blocks = blocks_of(grids, kind, theta)
     w = data.weights
     middle = np.eye(w.shape[1])
     for b in blocks:
@@ -199,13 +260,12 @@ def evidence(
         h = x.T @ x
         h -= np.multiply.outer(scale * beta, beta)  # H: the change of the value is sum(H * change of P)
         along = np.einsum("ij,ij->i", h, b.covariance)
-        dy, dx = b.offset
         gradient[at] = (
             2 * along.sum(),
             float(np.einsum("ij,ij->", h, b.slope)),
-            2 * float(along @ b.square) / b.radius**2,
-            2 * float(along @ dy) / b.radius**2,
-            2 * float(along @ dx) / b.radius**2,
+            2 * float(along @ b.by_radius),
+            2 * float(along @ b.by_center[0]),
+            2 * float(along @ b.by_center[1]),
         )
     return value, gradient.ravel()
 
@@ -214,7 +274,7 @@ def evidence(
 
 
 def spectral_evidence(
-    data: Projection, grids: list[Grid], family: str, theta: Array, *, slope: bool = False
+    data: Projection, grids: list[Grid], kind: Kind, theta: Array, *, slope: bool = False
 ) -> tuple[float, Array]:
     """Do the work of `evidence` without a matrix of taps by taps.
 
@@ -226,22 +286,20 @@ def spectral_evidence(
     middle = np.eye(r)
     kept = []
     start = 0
-    for grid, (log_a, log_l, log_r, c_y, c_x) in zip(grids, theta.reshape(-1, 5), strict=True):
+    for grid, at_theta in zip(grids, theta.reshape(-1, 5), strict=True):
         where = slice(start, start + len(grid.y))
         start = where.stop
         size, distance, twice = grid.torus
-        dy, dx = grid.y - c_y, grid.x - c_x
-        square, radius = dy**2 + dx**2, math.exp(log_r)
-        envelope = math.exp(log_a) * _tail_cut(np.exp(-0.5 * square / radius**2))
+        envelope, by_radius, by_center = envelope_of(grid, kind.envelope, at_theta)
         rho, steep = (
             scipy.fft.rfft2(_tail_cut(part)).real * twice / (size[0] * size[1])
-            for part in _correlation(family, distance / math.exp(log_l))
+            for part in _correlation(kind.family, distance / math.exp(at_theta[1]))
         )
         spectra = scipy.fft.rfft2((w[where] * envelope[:, None]).T.reshape(r, *grid.shape), s=size).reshape(r, -1)
         parts = np.hstack([spectra.real, spectra.imag])
         weight = np.tile(rho.ravel(), 2)
         middle += (parts * weight) @ parts.T
-        kept.append((where, envelope, parts, weight, np.tile(steep.ravel(), 2), square, dy, dx, radius))
+        kept.append((where, envelope, parts, weight, np.tile(steep.ravel(), 2), by_radius, by_center))
     lower, info = scipy.linalg.lapack.dpotrf(middle, lower=1, clean=1)
     if info != 0:
         return math.inf, np.zeros(len(theta))
@@ -257,7 +315,7 @@ def spectral_evidence(
     sign = np.ones(r + 1)
     sign[-1] = -1.0
     gradient = np.empty((len(grids), 5))
-    for at, (where, envelope, parts, weight, steep, square, dy, dx, radius) in enumerate(kept):
+    for at, (where, envelope, parts, weight, steep, by_radius, by_center) in enumerate(kept):
         grid = grids[at]
         size, _, twice = grid.torus
         spectra = mix @ parts
@@ -272,8 +330,8 @@ def spectral_evidence(
         gradient[at] = (
             2 * float(power @ weight),
             float(power @ steep),
-            2 * float(along @ square) / radius**2,
-            2 * float(along @ dy) / radius**2,
-            2 * float(along @ dx) / radius**2,
+            2 * float(along @ by_radius),
+            2 * float(along @ by_center[0]),
+            2 * float(along @ by_center[1]),
         )
     return value, gradient.ravel()

@@ -1,5 +1,6 @@
 """A Gaussian-process prior on the kernel whose hyperparameters and family the data choose."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -9,7 +10,8 @@ import scipy.linalg
 import scipy.optimize
 
 from . import result
-from .evidence import FAMILIES, Grid, Projection, covariance_of, evidence, root_of, spectral_evidence
+from .evidence import ENVELOPES, FAMILIES, SYMMETRIES, Grid, Kind, Projection, covariance_of, root_of
+from .hyperparameters import COMBINATIONS, COMBINATIONS_LARGE, DIRECT, LARGE, search, settle, unsettled
 from .result import KernelFit, Prior
 from .solve import LeastSquares, Minimum, judge, least_squares, residual_at
 from .statistics import NormalStats
@@ -17,16 +19,6 @@ from .statistics import NormalStats
 Array = npt.NDArray[np.float64]
 
 
-#: Above this many taps hyperparameters are sought on few combinations of the data, ...
-_DIRECT = 144
-#: ... so many of them, then settled on all, or, above _LARGE taps for the best family only, on these, ...
-_COMBINATIONS = (112, 224)
-_LARGE = 500
-#: ... in so many steps, for the families whose value on the few lies this near to the best.
-_SETTLING = 10
-_HOPELESS = 40.0
-#: A change of twice the log evidence that matters no more.
-_ENOUGH = 0.03
 #: Smallest standard error, relative to the largest tap, at which a prior can matter beside rounding.
 _NO_NOISE = 1e-9
 
@@ -37,34 +29,44 @@ class GaussianProcess:
 
     The taps k[p] of a term are normal with mean zero and ::
 
-        cov(k[p], k[q]) = a^2 e(p) e(q) rho(|p - q| / l),    e(p) = exp(-|p - c|^2 / (2 r^2))
+        cov(k[p], k[q]) = a^2 e(p) e(q) rho(|p - q| / l)
 
-    where the envelope e says where in the support the kernel lives, and the correlation rho how smooth it is:
-    ``exp(-t^2 / 2)`` ("squared-exponential"), ``(1 + u + u^2 / 3) exp(-u)`` with ``u = sqrt(5) t`` ("matern52"),
-    ``(1 + u) exp(-u)`` with ``u = sqrt(3) t`` ("matern32") or ``exp(-t)`` ("exponential"). The amplitude a (in units of
-    the kernel), the length l, the radius r and the centre c (pixels; each term has its own) and the noise s maximise ::
+    where the envelope e says where in the support the kernel lives: ``exp(-u / 2)`` ("gaussian") or ``(1 + u / 6)^-3``
+    ("power", for long tails) with ``u = |p - c|^2 / r^2``; and the correlation rho how smooth it is: ``exp(-t^2 / 2)``
+    ("squared-exponential"), ``(1 + u + u^2 / 3) exp(-u)`` with ``u = sqrt(5) t`` ("matern52"), ``(1 + u) exp(-u)`` with
+    ``u = sqrt(3) t`` ("matern32") or ``exp(-t)`` ("exponential"). Under a symmetry the covariance is summed over the
+    images of q: turned by 180 degrees about the middle of the support ("point"), rows or columns in reverse order too
+    ("both"), or rows and columns exchanged as well ("square"); c is then the middle. The amplitude a (in units of the
+    kernel), the length l, the radius r and the centre c (pixels; each term has its own) and the noise s maximise ::
 
         log p(y) = -n/2 log(2 pi s^2) - (rss + q) / (2 s^2) - log det(I + W'PW / s^2) / 2
 
     with P the prior covariance, ``G = WW'`` the Gram matrix, rss the least residual and
     ``q = min over k of (k - k0)'G(k - k0) + s^2 k'P^-1 k``, where k0 is the least-squares kernel. No inverse of G is
     needed, so that it stays finite where the image does not determine every tap. There is nothing to set. The
-    covariance is that of
-    the posterior, ``(P^-1 + G / s^2)^-1``, at the hyperparameters found.
+    covariance is that of the posterior, ``(P^-1 + G / s^2)^-1``, at the hyperparameters found, plus what their own
+    uncertainty adds (Laplace's approximation).
 
-    Above 144 taps the search runs on 112 combinations of the moments that hold most of the image's energy (a likelihood
-    of part of the data); families that come near are improved on all of them (above 500 taps only the best, on 224)
-    and compared on all.
+    Above 144 taps the search runs on 80 combinations of the moments that hold most of the image's energy (a likelihood
+    of part of the data), and the best kinds of prior are settled on all of them; above 500 taps on 56 and 160.
 
     Parameters
     ----------
     family : {"auto", "squared-exponential", "matern52", "matern32", "exponential"}, optional
         The correlation; "auto" (the default) takes the one with the largest evidence.
+    envelope : {"auto", "gaussian", "power"}, optional
+        The envelope, default "auto", likewise.
+    symmetric : {"auto", None, "point", "both", "square"}, optional
+        The symmetry, default "auto", likewise; None for none.
+    non_negative : bool, optional
+        Whether to return the most probable kernel without negative taps; the error bars stay those of the posterior
+        without that knowledge. Default False.
 
     Raises
     ------
     ValueError
-        If the family is unknown.
+        If the family, the envelope or the symmetry is unknown; by `solve`, if the symmetry is "square" and a support is
+        not.
 
     Notes
     -----
@@ -78,7 +80,7 @@ class GaussianProcess:
     (2010), sections 3 and 5, doi:10.1016/j.automatica.2009.10.031. T. Chen, H. Ohlsson and L. Ljung, "On the estimation
     of transfer functions, regularizations and Gaussian processes - Revisited", Automatica 48 (2012), section 4,
     doi:10.1016/j.automatica.2012.05.026. C. Rasmussen and C. Williams, "Gaussian Processes for Machine Learning"
-    (2006), sections 4.2 and 5.4.1.
+    (2006), sections 4.2 and 5.4.1, and, for the uncertainty of the hyperparameters, 3.4.
 
     Examples
     --------
@@ -97,16 +99,29 @@ class GaussianProcess:
     """
 
     family: str = "auto"
+    envelope: str = "auto"
+    symmetric: str | None = "auto"
+    non_negative: bool = False
 
     def __post_init__(self) -> None:
         """Check the settings."""
         if self.family not in ("auto", *FAMILIES):
             msg = f"got family={self.family!r}, need 'auto' or one of {', '.join(FAMILIES)}"
             raise ValueError(msg)
+        if self.envelope not in ("auto", *ENVELOPES):
+            msg = f"got envelope={self.envelope!r}, need 'auto' or one of {', '.join(ENVELOPES)}"
+            raise ValueError(msg)
+        if self.symmetric not in ("auto", None, *SYMMETRIES):
+            msg = f"got symmetric={self.symmetric!r}, need 'auto', None or one of {', '.join(SYMMETRIES)}"
+            raise ValueError(msg)
 
     def __str__(self) -> str:
         """Say the settings in one line."""
-        return f"GaussianProcess({self.family})"
+        settings = [self.family]
+        settings += [] if self.envelope == "auto" else [f"envelope={self.envelope}"]
+        settings += [] if self.symmetric == "auto" else [f"symmetric={self.symmetric}"]
+        settings += ["non_negative=True"] if self.non_negative else []
+        return f"GaussianProcess({', '.join(settings)})"
 
     def solve(self, stats: NormalStats) -> KernelFit:
         """Return the posterior mean.
@@ -125,43 +140,35 @@ class GaussianProcess:
         if _beyond_a_prior(stats, start):
             fit = LeastSquares().solve(stats)
             reason = "least squares, the noise being too small for a prior to matter"
-            return _replace(fit, solver=f"{self}: {reason}")
-        data = Projection.whole(stats, start)
+            return dataclasses.replace(fit, solver=f"{self}: {reason}")
         grids = [Grid(shape) for shape in stats.terms]
-        names = FAMILIES if self.family == "auto" else (self.family,)
-        if stats.n_taps <= _DIRECT:
-            found = _search(data, grids, names)
-        else:
-            few = Projection.part(stats, start, _COMBINATIONS[0])
-            found = _search(few, grids, names)
-            least = min(value for value, _ in found.values())
-            found = {name: pair for name, pair in found.items() if pair[0] < least + _HOPELESS}
-            if stats.n_taps <= _LARGE:
-                for name, (_, theta) in found.items():
-                    found[name] = _descend(data, grids, name, theta, steps=_SETTLING)
-            else:
-                found = {name: (evidence(data, grids, name, at)[0], at) for name, (_, at) in found.items()}
-                best = min(found, key=lambda name: found[name][0])
-                more = Projection.part(stats, start, _COMBINATIONS[1])
-                theta = _descend(more, grids, best, found[best][1], steps=_SETTLING // 2)[1]
-                value = evidence(data, grids, best, theta)[0]
-                if value < found[best][0]:
-                    found[best] = value, theta
-        best = min(found, key=lambda name: found[name][0])
-        theta, values = found[best][1], {name: value for name, (value, _) in found.items()}
-        return self._posterior(stats, start, data, grids, best, theta, values)
+        if self.symmetric == "square" and any(rows != cols for rows, cols in stats.terms):
+            msg = f"got symmetric='square' for supports of {stats.terms}, need as many rows as columns; or give 'both'"
+            raise ValueError(msg)
+        few = more = Projection.whole(stats, start)
+        if stats.n_taps > LARGE:
+            few, more = (Projection.part(stats, start, size) for size in COMBINATIONS_LARGE)
+        elif stats.n_taps > DIRECT:
+            few = Projection.part(stats, start, COMBINATIONS)
+        found = search(few, grids, self.family, self.envelope, self.symmetric)
+        if more is not few:
+            found = settle(more, grids, found)
+        best = min(found, key=lambda kind: found[kind][0])
+        relative = {kind: 0.5 * (found[best][0] - value) for kind, (value, _) in found.items()}
+        fit = self._posterior(stats, start, few, grids, best, found[best][1], relative)
+        return most_probable(stats, fit)[0] if self.non_negative else fit
 
     def _posterior(
         self,
         stats: NormalStats,
         start: Minimum,
-        data: Projection,
+        few: Projection,
         grids: list[Grid],
-        family: str,
+        kind: Kind,
         theta: Array,
-        values: dict[str, float],
+        relative: dict[Kind, float],
     ) -> KernelFit:
-        prior = covariance_of(grids, family, theta)
+        prior = covariance_of(grids, kind, theta)
         root = root_of(prior)
         inner = root.T @ (stats.gram @ root)
         inner[np.diag_indices_from(inner)] += 1.0
@@ -177,10 +184,14 @@ class GaussianProcess:
         rest, rss = residual_at(stats, taps)
         noise_std = math.sqrt((rss + float(x @ x)) / stats.n_pixels)
         freedom = float(root.shape[1] - np.sum(scipy.linalg.lapack.dtrtri(lower, lower=1)[0] ** 2))
-        factor = factor * noise_std
+        n = stats.n_pixels
+        value = n * math.log(rss + float(x @ x)) + 2 * float(np.log(np.diag(lower)).sum())
+        log_evidence = -0.5 * (value + n * (1 + math.log(2 * math.pi) - math.log(n)))
+        more = unsettled(stats, few, grids, kind, theta, factor, rest / noise_std)
+        factor = np.hstack([factor, more]) * noise_std
         findings = judge(stats, taps, factor, start.rank, start.condition, rss, prior=True)
-        evidences = {name: data.log_evidence(value) for name, value in values.items()}
-        chosen = f"{self}: {family} by evidence" if self.family == "auto" else str(self)
+        evidences = {str(other): log_evidence + difference for other, difference in relative.items()}
+        chosen = f"{self}: {kind} by evidence" if "auto" in (self.family, self.envelope, self.symmetric) else str(self)
         return result.assemble(
             stats,
             taps,
@@ -192,20 +203,23 @@ class GaussianProcess:
             findings=findings,
             solver=chosen,
             uncertainty="posterior",
+            unsettled=more.shape[1],
             freedom=freedom,
             priors=tuple(
-                Prior(family, noise_std * math.exp(t[0]), math.exp(t[1]), math.exp(t[2]), (float(t[3]), float(t[4])))
+                Prior(
+                    kind.family,
+                    noise_std * math.exp(t[0]),
+                    math.exp(t[1]),
+                    math.exp(t[2]),
+                    (float(t[3]), float(t[4])),
+                    kind.envelope,
+                    kind.symmetric,
+                )
                 for t in theta.reshape(-1, 5)
             ),
-            log_evidence=evidences[family],
+            log_evidence=log_evidence,
             alternatives=evidences if len(evidences) > 1 else {},
         )
-
-
-def _replace(fit: KernelFit, **changes: object) -> KernelFit:
-    import dataclasses
-
-    return dataclasses.replace(fit, **changes)  # type: ignore[arg-type]
 
 
 def _beyond_a_prior(stats: NormalStats, start: Minimum) -> bool:
@@ -220,75 +234,40 @@ def _beyond_a_prior(stats: NormalStats, start: Minimum) -> bool:
     return error < _NO_NOISE * largest
 
 
-# ---- the search -----------------------------------------------------------------------------------------------------
+def most_probable(stats: NormalStats, fit: KernelFit) -> tuple[KernelFit, float, int]:
+    """Return the kernel without negative taps that a posterior holds for the most probable.
 
+    It minimises ``(k - m)' C^-1 (k - m)`` over ``k >= 0``, m and C being mean and covariance of the posterior. Its dual
+    needs no inverse of C: ``k = m + C x`` with ``x >= 0`` the minimum of ``x'Cx / 2 + x'm``, which with
+    ``C = F F'`` and ``m = F z`` is the non-negative least-squares problem ``|F'x + z|^2``.
 
-def _bounds(data: Projection, grids: list[Grid]) -> list[tuple[float, float]]:
-    """Return how far the search may go: beyond, nothing changes any more, or rounding takes over."""
-    brightest = float(np.einsum("ij,ij->i", data.weights, data.weights).max())
-    found = []
-    for grid in grids:
-        side = float(max(grid.shape))
-        found += [
-            (0.5 * math.log(1e-6 / brightest), 0.5 * math.log(1e13 / brightest)),
-            (math.log(0.25), math.log(8 * side)),
-            (math.log(0.4), math.log(8 * side)),
-            (-0.25 * grid.shape[0], 1.25 * grid.shape[0] - 1),
-            (-0.25 * grid.shape[1], 1.25 * grid.shape[1] - 1),
-        ]
-    return found
-
-
-def _starts(data: Projection, grids: list[Grid], family: str) -> list[Array]:
-    """Return where to begin: a kernel in the middle of its support, narrow or wide, each with its best amplitude."""
-    bounds = _bounds(data, grids)
-    found = []
-    for length, share in ((2.0, 0.2), (1.2, 0.6)):
-        rows = []
-        for grid in grids:
-            side = math.sqrt(grid.shape[0] * grid.shape[1])
-            middle = [0.5 * (n - 1) for n in grid.shape]
-            rows.append([0.0, math.log(length), math.log(max(0.5, share * side)), *middle])
-        theta = np.array(rows)
-        unit = data.weights.T @ covariance_of(grids, family, theta.ravel()) @ data.weights
-        values, vectors = scipy.linalg.eigh(unit, driver="evd")
-        z = (vectors.T @ data.data) ** 2
-        log_a = np.linspace(*bounds[0], 120)
-        s = 1 + np.exp(2 * log_a)[:, None] * np.maximum(values, 0.0)
-        score = data.n * np.log(data.rss + (z / s).sum(axis=1)) + np.log(s).sum(axis=1)
-        theta[:, 0] = log_a[int(np.argmin(score))]
-        found.append(theta.ravel())
-    return found
-
-
-def _descend(data: Projection, grids: list[Grid], family: str, theta: Array, steps: int = 60) -> tuple[float, Array]:
-    """Return the least value near a start, and where it is."""
-    spectral = len(data.weights) > max(_LARGE, 1.5 * data.weights.shape[1])
-    compute = spectral_evidence if spectral else evidence
-
-    def both(at: Array) -> tuple[float, Array]:
-        return compute(data, grids, family, at, slope=True)
-
-    found = scipy.optimize.minimize(
-        both,
-        theta,
-        jac=True,
-        method="L-BFGS-B",
-        bounds=_bounds(data, grids),
-        options={"maxfun": steps, "ftol": _ENOUGH / data.scale, "gtol": _ENOUGH},
+    Returns
+    -------
+    fit : KernelFit
+        With that kernel; the covariance stays C.
+    distance : float
+        ``(k - m)' C^-1 (k - m)``; about `held` or less if the kernel has no negative taps.
+    held : int
+        Number of taps that are held at zero.
+    """
+    factor, mean = fit._covariance_factor(), fit.kernel.ravel()
+    if mean.min() >= 0:
+        return fit, 0.0, 0
+    z = scipy.linalg.lstsq(factor, mean, cond=1e-12)[0]
+    try:
+        x, _ = scipy.optimize.nnls(factor.T, -z)
+    except RuntimeError:  # too many iterations: the kernel is far from having no negative taps
+        return fit, math.inf, 0
+    step = factor.T @ x
+    held = x > 0
+    taps = np.maximum(mean + factor @ step, 0.0)
+    taps[held] = 0.0
+    _, rss = residual_at(stats, taps)
+    settled = factor[:, : factor.shape[1] - fit.unsettled]
+    across, _ = np.linalg.qr(settled[held].T)
+    free = settled - (settled @ across) @ across.T  # of the covariance given that those taps are zero
+    freedom = float(np.einsum("ij,ij->", free, stats.gram @ free)) / fit.noise_std**2
+    changed = dataclasses.replace(
+        fit, kernel=taps.reshape(fit.kernel.shape), rss=rss, freedom=freedom, solver=f"{fit.solver}, no negative taps"
     )
-    return float(found.fun), np.asarray(found.x)
-
-
-def _search(data: Projection, grids: list[Grid], names: tuple[str, ...]) -> dict[str, tuple[float, Array]]:
-    """Return the best (value, hyperparameters) of each family; each but the first starts where the one before ended."""
-    found: dict[str, tuple[float, Array]] = {}
-    begin = _starts(data, grids, names[0])
-    for name in names:
-        if len(begin) > 1:  # a few steps tell which start is the better one
-            begin = [min((_descend(data, grids, name, theta, steps=8) for theta in begin), key=lambda p: p[0])[1]]
-        found[name] = _descend(data, grids, name, begin[0])
-        theta = found[name][1].copy()
-        theta[1::5] += math.log(1.3)  # a rougher family is as smooth at a longer length
-        begin = [theta]
-    return found
+    return changed, float(step @ step), int(np.count_nonzero(held))

@@ -1,27 +1,29 @@
-"""Image files in, kernel files out: PNG, TIFF and NPY are read, NPY is written.
+"""Image files in: PNG, JPEG, TIFF, NPY, FITS, HDF5 and Zarr, one gray plane of each.
 
 Files are told apart by their first bytes, never by their names. Reading raises `ImageFileError` for a file that is not
 a single gray plane, ``OSError`` for one that cannot be reached, and `MissingExtraError` when the package that reads its
 format is not installed. Pixels come back as stored, in the file's own type: nothing is scaled, and colours are refused
-rather than averaged.
+rather than averaged, unless one channel is asked for.
 """
 
 import contextlib
+import errno
 import importlib
 import importlib.util
+import io
 import logging
 import os
-import secrets
-import stat
+import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ImageFileError", "MissingExtraError", "check_output", "read_image", "require", "write_npy"]
+__all__ = ["ImageFileError", "MissingExtraError", "read_image", "require"]
 
 _SIGNATURES = {
     b"\x89PNG\r\n\x1a\n": "PNG",
@@ -30,6 +32,10 @@ _SIGNATURES = {
     b"MM\x00*": "TIFF",
     b"II+\x00": "TIFF",
     b"MM\x00+": "TIFF",
+    b"\xff\xd8\xff": "JPEG",
+    b"SIMPLE  =": "FITS",
+    b"\x89HDF\r\n\x1a\n": "HDF5",
+    b"PK\x03\x04": "ZIP",
 }
 _GRAY_MODES = {"1", "L", "F"}  # Pillow's names for one gray plane; 16- and 32-bit integers start with "I"
 
@@ -63,184 +69,256 @@ def require(module: str, *, package: str, extra: str, purpose: str) -> Any:
         raise MissingExtraError(msg) from error
 
 
-def read_image(path: str | os.PathLike[str]) -> NDArray[Any]:
-    """Read one gray plane from a PNG, TIFF or NPY file, in the type it is stored in.
+@dataclass(frozen=True)
+class Choice:
+    """Which part of a file is meant, where it holds more than one gray plane.
+
+    Parameters
+    ----------
+    page : int, optional
+        Page of a TIFF file, or plane of a stack, from 0.
+    hdu : int or str, optional
+        HDU of a FITS file, by number from 0 or by name.
+    dataset : str, optional
+        Array in an HDF5 or Zarr file, such as ``"/night1/image"``.
+    channel : int or str, optional
+        Channel of a colour image: from 0, or "red", "green", "blue" or "alpha".
+    colours : bool, optional
+        Whether a colour image (rows, cols, channels) will do.
+    """
+
+    page: int | None = None
+    hdu: int | str | None = None
+    dataset: str | None = None
+    channel: int | str | None = None
+    colours: bool = False
+
+    def refuse_unused(self, path: object, kind: str, **used: bool) -> None:
+        """Refuse a choice that this kind of file has no use for, rather than ignore it."""
+        for name in ("page", "hdu", "dataset", "channel"):
+            if getattr(self, name) is not None and not used.get(name, False):
+                msg = f"{path}: got {name}={getattr(self, name)!r} for {kind}, which has no {name}; leave it out"
+                raise ImageFileError(msg)
+
+
+def read_image(
+    path: str | os.PathLike[str],
+    *,
+    page: int | None = None,
+    hdu: int | str | None = None,
+    dataset: str | None = None,
+    channel: int | str | None = None,
+    colours: bool = False,
+) -> Any:
+    """Read one gray plane from an image file, in the type it is stored in.
 
     Parameters
     ----------
     path : path-like
-        The file. Its first bytes decide the format.
+        The file: PNG, JPEG, TIFF, NPY, FITS, HDF5, or the folder of a Zarr array or group. Its first bytes decide the
+        format. ``"-"`` reads NPY from the standard input.
+    page : int, optional
+        Which page of a TIFF file, or plane of a stack (first axis), from 0.
+    hdu : int or str, optional
+        Which HDU of a FITS file, by number from 0 or by name; the default is the only one that holds an image.
+    dataset : str, optional
+        Which array of an HDF5 or Zarr file; the default is the only one.
+    channel : int or str, optional
+        Which channel of a colour image (last axis): from 0, or "red", "green", "blue" or "alpha".
+    colours : bool, optional
+        Whether a colour image is returned whole, (rows, cols, 2 to 4 channels), rather than refused; default False.
 
     Returns
     -------
-    ndarray, shape (rows, cols)
-        NPY files are memory-mapped read-only, so that an image larger than memory can be used.
+    array, shape (rows, cols)
+        NPY files are memory-mapped read-only, HDF5 and Zarr arrays are read block by block when they are used, so that
+        an image larger than memory can be used.
 
     Raises
     ------
     OSError
         The file cannot be opened.
     ImageFileError
-        It is empty, damaged, of another format, or holds colours, a palette, several planes or Python objects.
+        It is empty, damaged, of another format, or holds colours, a palette, several planes or Python objects, and no
+        choice says which plane is meant.
     MissingExtraError
         The package that reads this format is not installed.
     """
+    choice = Choice(page, hdu, dataset, channel, colours)
     path = Path(path)
-    with path.open("rb") as file:
-        head = file.read(8)
-    kind = next((kind for signature, kind in _SIGNATURES.items() if head.startswith(signature)), None)
-    if kind is None:
-        what = "an empty file" if not head else "a file of another format"
-        msg = f"{path}: got {what}, need PNG, TIFF or NPY; convert it without loss first"
-        raise ImageFileError(msg)
-    reader = {"PNG": _read_png, "TIFF": _read_tiff, "NPY": _read_npy}[kind]
+    if str(path) == "-":
+        name, kind, source = "<stdin>", "NPY", sys.stdin.buffer.read()
+    else:
+        name, source = str(path), b""
+        kind = _kind(path)
+    from . import scientific
+
     try:
-        with warnings.catch_warnings(), _quiet("tifffile", "PIL"):
+        with warnings.catch_warnings(), _quiet("tifffile", "PIL", "astropy"):
             warnings.simplefilter("ignore")
-            image = reader(path)
+            if kind == "NPY":
+                image = _read_npy(path, choice) if name != "<stdin>" else _from_stdin(source, choice)
+            elif kind in _READERS:
+                image = _READERS[kind](path, choice)
+            else:
+                image = {"FITS": scientific.read_fits, "HDF5": scientific.read_hdf5, "Zarr": scientific.read_zarr}[
+                    kind
+                ](path, choice)
     except (ImageFileError, MissingExtraError, MemoryError):
         raise
     except Exception as error:  # decoders raise nearly anything over a damaged file
-        if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
             raise
-        msg = f"{path}: got unreadable {kind} data ({error}), need a whole file of plain numbers; save it anew"
+        msg = f"{name}: got unreadable {kind} data ({error}), need a whole file of plain numbers; save it anew"
         raise ImageFileError(msg) from error
-    _judge_planes(path, image.shape)
+    judge_planes(name, tuple(image.shape), colours)
     return image
 
 
-def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Say, before any work is done, whether `write_npy` could write to `path`; return it as a ``Path``.
-
-    Raises
-    ------
-    ValueError
-        The name does not end in ``.npy``, or something other than a plain file has it.
-    FileExistsError
-        The file exists and `overwrite` is false.
-    OSError
-        Its folder does not exist or cannot be written to.
-    """
-    path = Path(path)
-    if path.suffix != ".npy":
-        msg = f"got {path} for the kernel, need a name that ends in .npy; rename it"
-        raise ValueError(msg)
-    path = Path(os.path.realpath(path))  # a link is written through, not replaced
-    if path.exists():
-        if not stat.S_ISREG(path.stat().st_mode):
-            msg = f"got {path} for the kernel, which is no plain file; choose another name"
-            raise ValueError(msg)
-        if not overwrite:
-            raise FileExistsError(_exists(path))
-    if not path.parent.is_dir():
-        msg = f"got {path} for the kernel, but there is no folder {path.parent}; make it first"
-        raise FileNotFoundError(msg)
-    if not os.access(path.parent, os.W_OK):
-        msg = f"got {path} for the kernel, but the folder {path.parent} is not writable; choose another"
-        raise PermissionError(msg)
-    return path
+def _kind(path: Path) -> str:
+    """Return the format of a file, by its first bytes, or of a folder that holds a Zarr array."""
+    if path.is_dir():
+        if any((path / marker).exists() for marker in ("zarr.json", ".zarray", ".zgroup")):
+            return "Zarr"
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    with path.open("rb") as file:
+        head = file.read(512)
+    kind = next((kind for signature, kind in _SIGNATURES.items() if head.startswith(signature)), None)
+    if kind == "ZIP" and path.name.lower().endswith(".zarr.zip"):
+        return "Zarr"
+    if kind is None or kind == "ZIP":
+        what = "an empty file" if not head else "a NumPy archive" if kind == "ZIP" else "a file of another format"
+        msg = f"{path}: got {what}, need PNG, JPEG, TIFF, NPY, FITS, HDF5 or Zarr; convert it without loss first"
+        raise ImageFileError(msg)
+    return kind
 
 
-def write_npy(path: str | os.PathLike[str], array: NDArray[Any], *, overwrite: bool = False) -> None:
-    """Write `array` as NPY, whole or not at all.
-
-    The bytes go to a new file beside `path`, which then takes its name in one step: no reader sees half a kernel, and
-    a failure leaves what was there before. Without `overwrite` an existing file is refused, also one that appeared
-    meanwhile. Raises what `check_output` raises, and ``OSError`` when the disk does.
-    """
-    path = check_output(path, overwrite=overwrite)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            np.save(file, array, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        if overwrite:
-            os.replace(temporary, path)
-        else:
-            _take_free_name(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _take_free_name(temporary: Path, path: Path) -> None:
-    """Give `temporary` the name `path` unless that is taken, in one step where the file system has hard links."""
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        raise FileExistsError(_exists(path)) from None
-    except OSError:
-        if path.exists():
-            raise FileExistsError(_exists(path)) from None
-        os.replace(temporary, path)
+def pick_plane(name: object, array: Any, choice: Choice) -> Any:
+    """Take the page and the channel that were asked for; refuse choices that the array has no axis for."""
+    shape = tuple(array.shape)
+    if choice.channel is not None:
+        if len(shape) < 3:
+            msg = f"{name}: got channel={choice.channel!r} for an image without channels; leave it out"
+            raise ImageFileError(msg)
+        at = CHANNELS.get(str(choice.channel), choice.channel)
+        if not isinstance(at, int) or not 0 <= at < shape[-1]:
+            known = ", ".join([*list(CHANNELS)[: shape[-1]], f"or 0 to {shape[-1] - 1}"])
+            msg = f"{name}: got channel={choice.channel!r}, need one of {known}"
+            raise ImageFileError(msg)
+        array = array[..., at]
+        shape = tuple(array.shape)
+    if choice.page is not None:
+        if len(shape) < 3:
+            msg = f"{name}: got page={choice.page} for a single plane; leave it out"
+            raise ImageFileError(msg)
+        if not 0 <= choice.page < shape[0]:
+            msg = f"{name}: got page={choice.page}, need 0 to {shape[0] - 1}"
+            raise ImageFileError(msg)
+        array = array[choice.page]
+    return array
 
 
-def _exists(path: Path) -> str:
-    return f"got {path} for the kernel, which exists already; choose another name or pass --force (overwrite=True)"
+CHANNELS = {"red": 0, "green": 1, "blue": 2, "alpha": 3}
 
 
-def _judge_planes(path: Path, shape: tuple[int, ...]) -> None:
+def judge_planes(name: object, shape: tuple[int, ...], colours: bool = False) -> None:
     """Refuse anything but one plane, saying what it looks like."""
-    if len(shape) == 2:
+    if len(shape) == 2 or (colours and len(shape) == 3 and shape[-1] in (2, 3, 4)):
         return
     sides = " x ".join(map(str, shape))
     if len(shape) == 3 and shape[-1] in (2, 3, 4):
         what = f"a colour image or one with alpha ({sides}, {shape[-1]} channels)"
-        msg = f"{path}: got {what}, need one gray plane; choose a channel or convert both images to gray"
+        msg = f"{name}: got {what}, need one gray plane; choose a channel (--channel green, channel='green')"
     elif len(shape) == 3:
-        msg = f"{path}: got {shape[0]} planes ({sides}), need one gray plane; save the one you mean"
+        msg = f"{name}: got {shape[0]} planes ({sides}), need one gray plane; choose one (--page 0, page=0)"
     else:
-        msg = f"{path}: got an array of {len(shape)} dimensions ({sides}), need 2; save one gray plane"
+        msg = f"{name}: got an array of {len(shape)} dimensions ({sides}), need 2; save one gray plane"
     raise ImageFileError(msg)
 
 
-def _read_npy(path: Path) -> NDArray[Any]:
+def _read_npy(path: Path, choice: Choice) -> Any:
+    choice.refuse_unused(path, "NPY", page=True, channel=True)
     array: NDArray[Any]
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError:  # an array without elements cannot be mapped; let the plain reader judge
         array = np.load(path, allow_pickle=False)
-    return array
+    return pick_plane(path, array, choice)
 
 
-def _read_png(path: Path) -> NDArray[Any]:
-    return _read_with_pillow(path, "PNG")
+def _from_stdin(data: bytes, choice: Choice) -> Any:
+    if not data.startswith(b"\x93NUMPY"):
+        msg = f"<stdin>: got {'nothing' if not data else 'a file of another format'}, need NPY on the standard input"
+        raise ImageFileError(msg)
+    choice.refuse_unused("<stdin>", "NPY", page=True, channel=True)
+    return pick_plane("<stdin>", np.load(io.BytesIO(data), allow_pickle=False), choice)
 
 
-def _read_with_pillow(path: Path, kind: str) -> NDArray[Any]:
+def _read_png(path: Path, choice: Choice) -> Any:
+    return _read_with_pillow(path, "PNG", choice)
+
+
+def _read_jpeg(path: Path, choice: Choice) -> Any:
+    return _read_with_pillow(path, "JPEG", choice)
+
+
+def _read_with_pillow(path: Path, kind: str, choice: Choice) -> Any:
+    choice.refuse_unused(path, kind, page=kind == "TIFF", channel=True)
     pillow = require("PIL.Image", package="pillow", extra="cli", purpose=f"reading {kind}")
     try:
         with pillow.open(path, formats=[kind]) as picture:
+            if choice.page is not None:
+                picture.seek(choice.page)
             mode = str(picture.mode)
             if mode == "P":
                 msg = f"{path}: got palette colours, need one gray plane; convert the image to gray first"
                 raise ImageFileError(msg)
-            if mode not in _GRAY_MODES and not mode.startswith("I"):
-                _judge_planes(path, (*picture.size[::-1], len(picture.getbands())))
-            return np.array(picture)
+            if mode not in ("RGB", "RGBA", "LA") and mode not in _GRAY_MODES and not mode.startswith("I"):
+                msg = f"{path}: got colours of the kind {mode}, need gray or RGB; convert the image first"
+                raise ImageFileError(msg)
+            if choice.channel is None and len(picture.getbands()) > 1:
+                judge_planes(path, (*picture.size[::-1], len(picture.getbands())), choice.colours)
+            return pick_plane(path, np.array(picture), Choice(channel=choice.channel))
     except pillow.DecompressionBombError as error:
         msg = f"{path}: got an image too large for Pillow ({error}); save it as NPY, which has no limit"
         raise ImageFileError(msg) from error
 
 
-def _read_tiff(path: Path) -> NDArray[Any]:
+def _read_tiff(path: Path, choice: Choice) -> Any:
+    choice.refuse_unused(path, "TIFF", page=True, channel=True)
     tifffile = require("tifffile", package="tifffile", extra="cli", purpose="reading TIFF")
     with tifffile.TiffFile(path) as tiff:
-        page = tiff.pages.first
+        at = choice.page or 0
+        if not 0 <= at < len(tiff.pages):
+            msg = f"{path}: got page={at}, need 0 to {len(tiff.pages) - 1}"
+            raise ImageFileError(msg)
+        page = tiff.pages[at].aspage()
         if page.photometric in (tifffile.PHOTOMETRIC.PALETTE, tifffile.PHOTOMETRIC.MINISWHITE):
             what = "palette colours" if page.photometric == tifffile.PHOTOMETRIC.PALETTE else "zero for white"
             msg = f"{path}: got {what}, need gray values that grow with brightness; convert the image first"
             raise ImageFileError(msg)
-        if len(tiff.series) > 1:
-            msg = f"{path}: got {len(tiff.series)} images in one file, need one gray plane; save the one you mean"
-            raise ImageFileError(msg)
-        _judge_planes(path, tiff.series[0].shape)
+        one = page
+        if choice.page is None:
+            if len(tiff.series) > 1:
+                sizes = f"{len(tiff.series)} images in one file"
+                msg = f"{path}: got {sizes}, need one gray plane; choose a page (--page 0, page=0)"
+                raise ImageFileError(msg)
+            one = tiff.series[0]
+        colours = page.samplesperpixel > 1
+        shape = one.shape
+        if colours and len(shape) == 3 and page.planarconfig == tifffile.PLANARCONFIG.SEPARATE:
+            shape = (*shape[1:], shape[0])
+        if choice.channel is None:
+            judge_planes(path, shape, choice.colours)
         if page.compression in _PLAIN_TIFF or _has_codecs():
-            image: NDArray[Any] = tiff.series[0].asarray()
-            return image
-    return _read_with_pillow(path, "TIFF")
+            array = one.asarray()
+            if shape != one.shape:
+                array = np.moveaxis(array, 0, -1)
+            return pick_plane(path, array, Choice(channel=choice.channel))
+    return _read_with_pillow(path, "TIFF", choice)
 
 
+_READERS = {"PNG": _read_png, "JPEG": _read_jpeg, "TIFF": _read_tiff}
 _PLAIN_TIFF = (1, 8, 32946)  # uncompressed, and the two names of deflate: what tifffile decodes on its own
 
 

@@ -7,15 +7,18 @@ pass, and further sources, of one tap, of those that take the residual.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from . import accumulation, pair, solve
+from . import accumulation, noise, pair, solve
 from .accumulation import Choice, Progress
 from .background import Background, Elimination, Surface, legendre, powers, without_rounding
+from .image_noise import counts_of, finish, shared, take_off
 from .pair import Array, Problem, Reader
 from .result import Finding, KernelFit, Verdict
+from .sandwich import with_scores
 from .statistics import NormalStats
 
 _MOST_REFINEMENTS = 3
@@ -110,6 +113,9 @@ def fit(
     solver: "solve.Solver | None",
     workers: int,
     progress: Progress | None = None,
+    *,
+    image_noise: float = 0.0,
+    errors: str = "plain",
 ) -> list[KernelFit]:
     """Return the kernels that the problems share, one result for each target.
 
@@ -130,10 +136,39 @@ def fit(
             refined += 1
             if all(_settled(f.kernel.reshape(shape), k) for f, k in zip(fits, before, strict=True)):
                 break
-    if solver is not None:
+    if len(problems[0].sources) == 1 and problems[0].background is None:
+        for t, one in enumerate(known.stats):
+            own = [dataclasses.replace(p, targets=(p.targets[t],)) for p in problems]
+            fits[t] = _with_errors(own, one, fits[t], solver, workers, image_noise, errors)
+    elif solver is not None:
         fits = [solver.solve(one) for one in known.stats]
     fits = [dataclasses.replace(f, method=choice.method, method_reason=choice.reason, refined=refined) for f in fits]
     return fits if problems[0].background is None else _with_background(fits, problems, known.eliminations)
+
+
+def _with_errors(
+    problems: Sequence[Problem],
+    stats: NormalStats,
+    fit: KernelFit,
+    solver: "solve.Solver | None",
+    workers: int,
+    image_noise: float,
+    errors: str,
+) -> KernelFit:
+    """Return the solver's fit, with the image's noise taken off and the errors asked for, or a look at the noise."""
+    observed, share, more = stats.gram, 1.0, None
+    if image_noise:
+        stats, share = take_off(stats, image_noise, np.sum([counts_of(p.geometry) for p in problems], axis=0))
+    if image_noise or solver is not None:
+        fit = solve.as_solver(solver).solve(stats)
+    if image_noise:
+        more = shared(fit, math.sqrt(share) * image_noise)
+    if errors == "sandwich":
+        fit = noise.correct(problems, fit, noise.examine(problems, fit), workers, stats.gram, more)
+    else:
+        fit = fit if more is None else with_scores(fit, stats.gram, fit.noise_std**2 * observed + more)
+        fit = noise.look(problems, fit)
+    return finish(fit, image_noise, share) if image_noise else fit
 
 
 def _solved(stats: list[NormalStats]) -> list[KernelFit]:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from . import geometry
+from . import chunks, geometry
 from .geometry import Geometry, Shape
 
 Array = npt.NDArray[np.float64]
@@ -132,7 +132,9 @@ def as_image(value: object, name: str) -> Any:
     if 0 in shape:
         msg = f"got an empty {name} (shape {shape}), need at least one pixel"
         raise ValueError(msg)
-    return np.asarray(array) if isinstance(array, np.ndarray) and not isinstance(array, np.memmap) else array
+    if isinstance(array, np.ndarray):
+        return array if isinstance(array, np.memmap) else np.asarray(array)
+    return chunks.sliceable(array)
 
 
 def as_planes(value: object, name: str, axis: int | None) -> list[Any]:
@@ -240,8 +242,10 @@ def check(
     fillvalue: object,
     origin: object,
     operation: str,
+    determined: bool = True,
 ) -> Problem:
-    """Judge one pair and its convention; return the problem to be solved."""
+    """Judge one pair and its convention; return the problem to be solved, unless told otherwise a determined one."""
+    chunks.require_same_axes(image, target)
     problem = lay_pair(
         as_image(image, "image"),
         as_image(target, "target"),
@@ -252,7 +256,8 @@ def check(
         origin=origin,
         operation=operation,
     )
-    geometry.require_determined([problem.geometry])
+    if determined or problem.geometry.n_pixels == 0:
+        geometry.require_determined([problem.geometry])
     return problem
 
 

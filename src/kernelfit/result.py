@@ -18,6 +18,7 @@ from .geometry import Convention
 from .statistics import convention_from
 
 if TYPE_CHECKING:
+    from .psf import PsfMeasurements
     from .statistics import NormalStats
 
 Array = npt.NDArray[np.float64]
@@ -72,6 +73,15 @@ class Verdict(enum.Enum):
     WRONG_BOUNDARY = (
         "the target was not made with the boundary that is declared, which spoils the kernel: declare another one (or "
         "fillvalue, or origin), or none (boundary=None); check_boundary compares all of them"
+    )
+    IMAGE_NOISE = (
+        "the noise of the image is about as large as its finest detail, or more, so that the kernel "
+        "stays too small (attenuated): check image_noise, use an image with less noise, or ask for a smaller shape"
+    )
+    COLOURED_NOISE = (
+        "the plain error bars are wrong: (a) the noise is correlated from pixel to pixel: take errors='sandwich'; "
+        "(b) the kernel is wider than the shape asked for, (c) the boundary is not the one declared, or (d) the filter "
+        "is not linear"
     )
     NOT_CONVERGED = (
         "the iterations ended before the error was far below that of the noise: ask for a smaller shape, or "
@@ -151,9 +161,13 @@ class Prior:
     length : float
         l, in pixels.
     radius : float
-        r of the envelope ``e(p) = exp(-|p - c|^2 / (2 r^2))``, in pixels.
+        r of the envelope, in pixels.
     center : (float, float)
         c, (row, column) in the kernel's own index.
+    envelope : {"gaussian", "power"}
+        e(p): ``exp(-|p - c|^2 / (2 r^2))`` or ``(1 + |p - c|^2 / (6 r^2))^-3``.
+    symmetric : {None, "point", "both", "square"}
+        The symmetry about the middle of the support, see `GaussianProcess`.
     """
 
     family: str
@@ -161,12 +175,16 @@ class Prior:
     length: float
     radius: float
     center: tuple[float, float]
+    envelope: str = "gaussian"
+    symmetric: str | None = None
 
     def __str__(self) -> str:
         """Say the prior in one line."""
         return (
             f"{self.family}, amplitude {self.amplitude:.3g}, length {self.length:.3g}, radius {self.radius:.3g}, "
             f"centre ({self.center[0]:.2f}, {self.center[1]:.2f})"
+            f"{'' if self.envelope == 'gaussian' else f', {self.envelope} envelope'}"
+            f"{'' if self.symmetric is None else f', symmetric ({self.symmetric})'}"
         )
 
 
@@ -243,6 +261,13 @@ class KernelFit:
     uncertainty : {"sampling", "posterior"}
         What the covariance is: that of the estimate from one sample of the noise to the next (no bias), or that of
         the kernel given the data and the prior (under a penalty or prior, where the first would leave out the bias).
+    unsettled : int
+        Number of columns of `factor`, the last ones, that stand for what the data leave open of a prior's
+        hyperparameters.
+    errors : {"plain", "sandwich"}
+        What noise the covariance is for: white noise, or noise correlated from pixel to pixel as the residual is.
+    image_noise : float
+        Standard deviation of the noise of an image pixel whose effect was taken off; 0 if none was given.
     freedom : float
         Effective degrees of freedom of the fit; the number of free taps where there is no penalty.
     strength : float
@@ -295,6 +320,9 @@ class KernelFit:
     tolerance: float = 0.0
     solver: str = "LeastSquares()"
     uncertainty: str = "sampling"
+    unsettled: int = 0
+    errors: str = "plain"
+    image_noise: float = 0.0
     freedom: float = math.nan
     strength: float = math.nan
     path: StrengthPath | None = dataclasses.field(default=None, repr=False)
@@ -486,6 +514,45 @@ class KernelFit:
             raise ValueError(msg)
         return np.asarray(result - model)
 
+    def psf(self) -> "PsfMeasurements":
+        """Measure the kernel as a point spread function: sum, shift, widths, shape, encircled energy, MTF50.
+
+        Returns
+        -------
+        PsfMeasurements
+            The numbers with their errors, as `measure_psf` gives them.
+        """
+        from .psf import measure_psf
+
+        return measure_psf(self)
+
+    def plot(
+        self, image: npt.ArrayLike | None = None, target: npt.ArrayLike | None = None, *, figure: Any = None
+    ) -> Any:
+        """Draw the one figure that answers "may I believe this?"; needs matplotlib, the extra "plot".
+
+        Parameters
+        ----------
+        image, target : array_like, optional
+            The pair the kernel was found in; with it the figure shows the residual, too.
+        figure : matplotlib.figure.Figure, optional
+            Where to draw; the default is a new figure.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            The verdict, the kernel and its errors, cuts and frequency response, and what the kernel leaves unexplained.
+        """
+        from .plot import overview
+
+        return overview(self, image, target, figure=figure)
+
+    def _repr_html_(self) -> str:
+        """Return the result for a notebook: the verdict, the kernel as a picture, and the figures."""
+        from .html import fit_html
+
+        return fit_html(self)
+
     def summary(self) -> str:
         """Return the result in words and figures, a screen long at most."""
         rows, cols = self.kernel.shape[-2:]
@@ -507,6 +574,8 @@ class KernelFit:
             f"method      {self.method}{f' ({self.method_reason})' if self.method_reason else ''}, "
             f"refined {self.refined} time{'' if self.refined == 1 else 's'}"
             + (f", {self.iterations} iterations to {self.tolerance:g} of the noise's error" if self.iterations else ""),
+            *([f"image noise {self.image_noise:.4g} per pixel, its effect taken off"] if self.image_noise else []),
+            *(["errors      for noise correlated as the residual is (sandwich)"] if self.errors == "sandwich" else []),
             *([f"solver      {self.solver}"] if self.solver != "LeastSquares()" else []),
             *[f"prior       {prior}" for prior in self.priors],
             *([f"weights     {self.weighting}"] if self.weighting else []),

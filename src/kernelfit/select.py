@@ -10,7 +10,7 @@ import numpy.typing as npt
 import scipy.special
 
 from .constrained import NonNegative
-from .gaussian_process import GaussianProcess
+from .gaussian_process import GaussianProcess, most_probable
 from .geometry import Shape
 from .result import KernelFit
 from .solve import EPS, Solver, as_solver, least_squares, residual_at
@@ -20,17 +20,20 @@ from .statistics import NormalStats
 Array = npt.NDArray[np.float64]
 #: Difference in the expected error of prediction, in units of s^2, that counts.
 _CLEARLY = 4.0
+#: Standard deviations by which negative taps may be less likely than chance if a kernel is to have none.
+_UNLIKELY = 3.0
 
 
 @dataclass(frozen=True)
 class Auto:
     """What ``solver="auto"`` means: the Gaussian process, few taps, or no negative taps, whichever the data prefer.
 
-    The evidence of the Gaussian process (its five hyperparameters at their best) is weighed against that of a sparse
-    kernel, ``-(n log(2 pi) + n + ebic) / 2``. `NonNegative` takes the place of the winner where Mallows' estimate of
-    the error of prediction, ``rss / s^2 - n + 2 df``, is clearly lower for it. Least squares is returned where there
-    is no noise to weigh against: the Gaussian process with a long radius and no correlation comes to the same when
-    the kernel is all detail.
+    The Gaussian process comes first; if the negative taps of its mean are no more than chance, in the metric of its
+    covariance, its most probable kernel without any. A sparse kernel (where its evidence, ``-(n log(2 pi) + n + ebic) /
+    2``, is the larger) or `NonNegative` takes its place where Mallows' estimate of the error of prediction, ``rss / s^2
+    - n + 2 df``, is clearly lower; for few taps df counts their choice, too.
+    Least squares is returned where there is no noise to weigh against: the Gaussian process with a long radius and no
+    correlation comes to the same when the kernel is all detail.
     """
 
     def __str__(self) -> str:
@@ -56,32 +59,45 @@ class Auto:
                 smooth, solver="auto: LeastSquares(), the noise being too small for a prior to matter"
             )
         evidence = {"GaussianProcess": smooth.log_evidence}
-        few = None
+        best, reason = smooth, f"log evidence {smooth.log_evidence:.1f}"
         if stats.n_pixels > 2 * stats.n_taps:
+            positive, distance, held = most_probable(stats, smooth)
+            if 0 < held and distance < held + _UNLIKELY * math.sqrt(2 * held):
+                best = positive
             few = Sparse().solve(stats)
             evidence["Sparse"] = sparse_evidence(stats, few)
-        best, reason = smooth, f"log evidence {smooth.log_evidence:.1f}"
-        if few is not None:
-            if evidence["Sparse"] > evidence["GaussianProcess"]:
-                best = few
-                reason = f"log evidence {evidence['Sparse']:.1f}, of a Gaussian process {smooth.log_evidence:.1f}"
-            else:
-                reason += f", of few taps {evidence['Sparse']:.1f}"
-            positive = NonNegative().solve(stats)
-            gains = [_expected_error(stats, fit) for fit in (best, positive)]
-            if gains[1] < gains[0] - _CLEARLY:
-                reason = f"expected error of prediction {gains[1]:.1f} s^2, of {best.solver} {gains[0]:.1f} s^2"
-                best = positive
+            reason += f", of few taps {evidence['Sparse']:.1f}"
+            choices = [(fit, _expected_error(stats, fit)) for fit in (best, NonNegative().solve(stats))]
+            if evidence["Sparse"] > smooth.log_evidence:  # then the others have to be clearly better
+                choices.insert(0, (few, _expected_error(stats, few, _with_choice(stats, few))))
+            least = min(choices, key=lambda choice: choice[1])
+            best, own = choices[0]
+            if least[1] < own - _CLEARLY:
+                reason = f"expected error of prediction {least[1]:.1f} s^2, of {best.solver} {own:.1f} s^2"
+                best = least[0]
         return dataclasses.replace(
             best, solver=f"auto: {best.solver} ({reason})", alternatives={**smooth.alternatives, **evidence}
         )
 
 
-def _expected_error(stats: NormalStats, fit: KernelFit) -> float:
+def _expected_error(stats: NormalStats, fit: KernelFit, freedom: float | None = None) -> float:
     """Return Mallows' estimate of ``|A (k - truth)|^2 / s^2``, with the noise s of least squares."""
     least = least_squares(stats)
     variance = least.rss / (stats.n_pixels - least.rank)
-    return fit.rss / variance - stats.n_pixels + 2 * fit.freedom
+    return fit.rss / variance - stats.n_pixels + 2 * (fit.freedom if freedom is None else freedom)
+
+
+def _with_choice(stats: NormalStats, fit: KernelFit) -> float:
+    """Return the degrees of freedom of a sparse fit, the choice of its taps included.
+
+    Keeping what exceeds a threshold c (in standard errors) has ``t + c sum_j phi(c - |z_j|)`` of them by Stein's lemma:
+    taps near the threshold come and go with the noise. Those kept stand for those just missed, hence the 2.
+    """
+    t = int(fit.freedom)
+    kept = fit.stderr > 0
+    z = np.abs(fit.kernel[kept]) / fit.stderr[kept]
+    c = math.sqrt(math.log(stats.n_pixels) + 2 * math.log(max(1.0, (stats.n_taps - t) / (t + 1))))
+    return t + 2 * c * float(np.sum(np.exp(-0.5 * (c - z) ** 2))) / math.sqrt(2 * math.pi)
 
 
 def sparse_evidence(stats: NormalStats, fit: KernelFit) -> float:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -236,43 +237,43 @@ class NormalStats:
             fields |= {"center": center[kept], "center_moment": moment[kept], "center_energy": energy}
         return dataclasses.replace(self, **fields)
 
-    def without_image_noise(self, std: float) -> tuple["NormalStats", float]:
+    def without_image_noise(self, std: float | Sequence[float]) -> tuple["NormalStats", float]:
         """Return the statistics as they would be, on average, if the image had no noise of its own.
 
         White noise of standard deviation s in the image, independent of that of the target, adds ``n s^2`` to the
         diagonal of ``A'A`` and makes the least-squares kernel too small (attenuation). This takes it off again, but no
-        more than leaves the smallest eigenvalue at a tenth of what it was.
+        more than leaves, in every direction, a tenth of what there was, or ``4 sqrt(taps / n)`` of it where that is
+        more. Where pixels beyond the edge are assumed (boundary "fill", "symm", "mirror" or "nearest") the noise of
+        the outermost ones adds up otherwise; ``find_kernel(image_noise=)`` counts them.
+
+        The residual sum of squares stays what the pixels have at the new kernel: the noise of an equation is then
+        ``sqrt(e^2 + s^2 |k|^2)``, e that of a target pixel.
 
         Parameters
         ----------
-        std : float
-            Standard deviation of the noise of an image pixel.
+        std : float or sequence of float
+            Standard deviation of the noise of an image pixel, for all terms or for each.
 
         Returns
         -------
         stats : NormalStats
             The corrected statistics.
         taken : float
-            The share of ``n s^2`` that could be taken off, 1 unless `std` is more than the image can hold.
+            The share of ``n s^2`` that could be taken off, 1 unless `std` is more than the image can hold; 0 if the
+            image does not determine every tap.
+
+        Raises
+        ------
+        ValueError
+            If `std` is negative or not finite, or not one number or one for each term.
 
         References
         ----------
         W. Fuller, "Measurement Error Models" (1987), sections 1.2 and 2.5.3, doi:10.1002/9780470316665.
         """
-        if not std >= 0:
-            msg = f"got std={std!r}, need a number of at least 0"
-            raise ValueError(msg)
-        wanted = self.n_pixels * float(std) ** 2
-        smallest = max(0.0, float(np.linalg.eigvalsh(self.gram)[0]))
-        taken = min(wanted, 0.9 * smallest)
-        center, moment, energy = self.around()
-        gram = self.gram - taken * np.eye(self.n_taps)
-        changed = dataclasses.replace(self, gram=gram)
-        if self.center is not None:
-            lift = taken * center
-            moment, energy = moment + lift, energy - taken * float(center @ center)
-            changed = changed.centered(center, moment, max(0.0, energy))
-        return changed, taken / wanted if wanted > 0 else 1.0
+        from .image_noise import take_off
+
+        return take_off(self, std)
 
     def around(self) -> tuple[Array, Array, float]:
         """Return the center c, ``A'(y - A c)`` and ``|y - A c|^2``; the center is zero if none was set."""

@@ -1,6 +1,8 @@
 """What the arguments of `find_kernel` amount to: pairs and channels sorted into problems that share their kernels."""
 
 import dataclasses
+import math
+import numbers
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +10,7 @@ from typing import Any
 
 from . import background as surfaces
 from . import geometry, pair
+from .chunks import require_same_axes
 from .geometry import Shape
 from .pair import Problem
 
@@ -73,6 +76,7 @@ def check(
     pairs: list[list[Problem]] = []
     for i, (one, other) in enumerate(zip(images or [image], targets or [target], strict=True)):
         names = (f"image[{i}]", f"target[{i}]") if listed else ("image", "target")
+        require_same_axes(one, other)
         sources, results = (
             pair.as_planes(value, name, channel_axis) for value, name in zip((one, other), names, strict=True)
         )
@@ -153,6 +157,31 @@ def as_degree(value: object) -> int:
         msg = f"got background={degree}, need None or a degree of at least 0"
         raise ValueError(msg)
     return degree
+
+
+def check_errors(
+    image_noise: object, errors: str, method: str, channels: str, background: object, weighted: str | None
+) -> None:
+    """Refuse settings of the errors that are wrong, or that cannot be combined."""
+    geometry.known(errors, ("plain", "sandwich"), "errors")
+    if isinstance(image_noise, bool) or not isinstance(image_noise, numbers.Real):
+        msg = f"got image_noise={image_noise!r}, need a standard deviation of at least 0, in units of the image"
+        raise TypeError(msg)
+    if not 0 <= float(image_noise) < math.inf:
+        msg = f"got image_noise={image_noise!r}, need a standard deviation of at least 0, in units of the image"
+        raise ValueError(msg)
+    if not image_noise and errors == "plain":
+        return
+    others = [f"method={method!r}"] if method in ("cg", "wiener") else []
+    others += ["channels='mixed'"] if channels == "mixed" else []
+    others += [] if background is None else [f"background={background!r}"]
+    others += [] if weighted is None else [weighted]
+    if others:
+        msg = (
+            f"got image_noise or errors='sandwich' with {others[0]}, need method='auto', 'direct' or 'fft', one "
+            "source, and no background, mask or weights"
+        )
+        raise ValueError(msg)
 
 
 def check_settings(

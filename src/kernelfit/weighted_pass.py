@@ -190,7 +190,7 @@ class _Pass:
                 for s in range(n_sources):
                     _loops.spectral_lag_sums(values, n_sources, s, n_rows, sums[0, s], sums[1, s], turned)
             _fft.give_back(transform)
-            return sums[:, :, n_sources], energy
+            return sums[:, :, n_sources, :, : frame.kernel_rows], energy
 
         work = bands(tiles)
         sums, energy = add(counted(in_order(work, band, workers), len(work), progress))

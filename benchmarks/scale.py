@@ -1,0 +1,279 @@
+"""Pairs larger than memory, and larger than one process: python -m benchmarks.scale [section ...].
+
+Sections: `rate` (the streamed rate against the one in memory), `memory` (32768 x 32768 in Zarr: peak memory, rate),
+`resume` (killed at ten random moments), `cluster` (two worker processes against one, and what travels),
+`maps` (a kernel for each of 16 x 16 tiles against a single one). Files go to a folder of their own that is removed.
+"""
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+import kernelfit
+from benchmarks.common import kernel_of_shape
+
+SIDE = 15
+#: Of the Zarr arrays: None, or "auto" for Zarr's own choice, Zstandard, which takes longer over noise than the fit.
+CODEC: str | None = None
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def make_store(folder: str, size: int, chunk: int = 1024) -> list[str]:
+    """Write a pair of size x size uint16 to Zarr, tile by tile; return the two paths.
+
+    The image is white noise that repeats itself every 4096 pixels, and the target the image under a kernel, with noise
+    that does not.
+    """
+    import scipy.fft
+    import zarr
+
+    names = [os.path.join(folder, f"{name}{size}.zarr") for name in ("image", "target")]
+    if os.path.exists(names[0]):
+        return names
+    how = {"shape": (size, size), "dtype": "uint16", "chunks": (chunk, chunk), "compressors": CODEC}
+    stores = [zarr.create_array(name, **how) for name in names]
+    side = min(size, 4096)
+    rng = np.random.default_rng(0)
+    image = np.clip(np.round(2000 + 500 * rng.standard_normal((side, side))), 0, 65535)
+    kernel = np.zeros_like(image)
+    kernel[:SIDE, :SIDE] = kernel_of_shape(f"{SIDE}x{SIDE}")
+    kernel = np.roll(kernel, (-(SIDE // 2), -(SIDE // 2)), (0, 1))
+    with scipy.fft.set_workers(2):
+        clean = scipy.fft.irfft2(scipy.fft.rfft2(image) * scipy.fft.rfft2(kernel), image.shape).astype(np.float32)
+    pixels = image.astype(np.uint16)
+    for row in range(0, size, side):
+        for col in range(0, size, side):
+            place = (slice(row, row + side), slice(col, col + side))
+            noise = 20 * rng.standard_normal(clean.shape, dtype=np.float32)
+            stores[0][place] = pixels
+            stores[1][place] = np.clip(np.round(clean + noise), 0, 65535).astype(np.uint16)
+    return names
+
+
+def median_ratio(ours: Callable[[], object], theirs: Callable[[], object], repeats: int) -> tuple[float, float]:
+    """Return the median of ours / theirs, run in turn after one round that does not count; and theirs in seconds."""
+    ours(), theirs()
+    ratios, seconds = [], []
+    for _ in range(repeats):
+        times = []
+        for work in (ours, theirs):
+            start = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - start)
+        ratios.append(times[0] / times[1])
+        seconds.append(times[1])
+    return statistics.median(ratios), statistics.median(seconds)
+
+
+def rate(folder: str, repeats: int, size: int) -> None:
+    """Print the rate of every way to read a pair, relative to arrays in memory."""
+    import zarr
+
+    names = make_store(folder, 4096)
+    stores = [zarr.open_array(name, mode="r") for name in names]
+    arrays = [np.asarray(s[...]) for s in stores]
+    memory = lambda: kernelfit.accumulate(*arrays, SIDE)  # noqa: E731
+    ways: dict[str, Callable[[], object]] = {
+        "streamed, in memory": lambda: kernelfit.accumulate_stream([tuple(arrays)], SIDE),
+        "accumulate, Zarr": lambda: kernelfit.accumulate(*stores, SIDE),
+        "streamed, Zarr": lambda: kernelfit.accumulate_stream([tuple(stores)], SIDE),
+    }
+    for name, work in ways.items():
+        ratio, seconds = median_ratio(memory, work, repeats)
+        print(f"{name}: {ratio:.2f} of the rate in memory ({4096**2 / seconds / 1e6:.0f} Mpixel/s)", flush=True)
+
+
+STREAM = """
+import json, resource, sys, time
+import numpy as np, zarr, kernelfit
+def peak():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
+names, side, checkpoint = json.loads(sys.argv[1])
+stores = [zarr.open_array(name, mode="r") for name in names]
+small = [np.asarray(s[:4096, :4096]) for s in stores]
+kernelfit.accumulate(small[0][:600, :600], small[1][:600, :600], side)
+memory = []
+for _ in range(3):
+    start = time.perf_counter()
+    kernelfit.accumulate(*small, side)
+    memory.append(small[0].size / (time.perf_counter() - start))
+del small
+start = time.perf_counter()
+stats = kernelfit.accumulate_stream([tuple(stores)], side, checkpoint=checkpoint)
+seconds = time.perf_counter() - start
+fit = stats.solve()
+print(json.dumps([peak(), stats.n_pixels / seconds, sorted(memory)[1], fit.noise_std, seconds, fit.kernel.tolist()]))
+"""
+
+
+def memory(folder: str, repeats: int, size: int) -> None:
+    """Fit a large pair in a fresh process; print its peak memory and rate."""
+    start = time.perf_counter()
+    names = make_store(folder, size)
+    print(f"written in {time.perf_counter() - start:.0f} s", flush=True)
+    checkpoint = os.path.join(folder, "sums.npz")
+    if os.path.exists(checkpoint):
+        os.unlink(checkpoint)
+    call = json.dumps([names, SIDE, checkpoint])
+    done = subprocess.run([sys.executable, "-c", STREAM, call], capture_output=True, text=True, check=True, cwd=ROOT)
+    peak, streamed, inside, noise, seconds, kernel = json.loads(done.stdout)
+    truth = kernel_of_shape(f"{SIDE}x{SIDE}")
+    error = np.linalg.norm(np.array(kernel) - truth) / np.linalg.norm(truth)
+    print(
+        f"{size} x {size} uint16 in Zarr, {SIDE} x {SIDE}: peak {peak:.0f} MiB in all, {seconds:.0f} s, "
+        f"{streamed / 1e6:.1f} Mpixel/s, {streamed / inside:.2f} of the rate in memory at 4096^2; noise {noise:.2f}, "
+        f"kernel error {error:.1e}",
+        flush=True,
+    )
+
+
+RESUMED = """
+import json, sys
+import zarr, kernelfit
+names, side, checkpoint = json.loads(sys.argv[1])
+print("ready", flush=True)
+stores = [zarr.open_array(name, mode="r") for name in names]
+stats = kernelfit.accumulate_stream([tuple(stores)], side, block=256, checkpoint=checkpoint, every=0)
+stats.save(checkpoint + ".done")
+"""
+
+
+def resume(folder: str, repeats: int, size: int) -> None:
+    """Kill a streamed run at ten random moments, each time to start again; count how often the bits are the same."""
+    import zarr
+
+    names = make_store(folder, 2048)
+    stores = [zarr.open_array(name, mode="r") for name in names]
+    expected = kernelfit.accumulate_stream([tuple(stores)], SIDE, block=256)
+    rng = np.random.default_rng()
+    same = killed = 0
+    for run in range(10):
+        file = os.path.join(folder, f"run{run}.npz")
+        call = json.dumps([names, SIDE, file])
+        for life in range(100):
+            process = subprocess.Popen([sys.executable, "-c", RESUMED, call], stdout=subprocess.PIPE, cwd=ROOT)
+            assert process.stdout is not None
+            process.stdout.readline()
+            try:
+                process.wait(timeout=float(rng.uniform(0.3, 3.0)) if life == 0 else None)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                killed += 1
+            process.stdout.close()
+            if process.returncode == 0:
+                break
+        stats = kernelfit.NormalStats.load(file + ".done")
+        same += stats.gram.tobytes() == expected.gram.tobytes() and stats.moment.tobytes() == expected.moment.tobytes()
+    print(
+        f"killed {killed} of 10 runs with -9 on the way and resumed: the same bits {same} times out of 10", flush=True
+    )
+
+
+def cluster(folder: str, repeats: int, size: int) -> None:
+    """Time one and two single-threaded worker processes in turn, and count what they send."""
+    import dask
+    import dask.array as da
+    import distributed
+
+    import kernelfit.scale
+
+    side = min(size, 8192)
+    names = make_store(folder, side)
+    arrays = [da.from_zarr(name) for name in names]
+    environment = {"distributed.nanny.pre-spawn-environ.PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    with dask.config.set(environment):
+        clusters = [
+            distributed.LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address=None, silence_logs=50)
+            for n in (1, 2)
+        ]
+        clients = [distributed.Client(c, set_as_default=False) for c in clusters]
+    print(f"{time.process_time():.1f} s to start", file=sys.stderr)
+
+    def run(client: distributed.Client) -> None:
+        with client.as_current():
+            kernelfit.scale.accumulate(*arrays, SIDE)
+
+    ratio, seconds = median_ratio(lambda: run(clients[0]), lambda: run(clients[1]), repeats)
+    before, start = loopback(), time.perf_counter()
+    time.sleep(seconds)
+    idle = (loopback() - before) / (time.perf_counter() - start)
+    before, start = loopback(), time.perf_counter()
+    run(clients[1])
+    sent = loopback() - before
+    seconds_of_run = time.perf_counter() - start
+    pixels = 2 * 2 * side**2
+    print(
+        f"two worker processes: {ratio:.2f} times the throughput of one ({seconds:.1f} s for {side}^2); over the "
+        f"loopback device in a run with two: {sent / 1e6:.2f} MB, {100 * sent / pixels:.3f} % of the pixels' bytes "
+        f"(of which heartbeats and the like some {idle * seconds_of_run / 1e6:.2f} MB)",
+        flush=True,
+    )
+    for client, some in zip(clients, clusters, strict=True):
+        client.close()
+        some.close()
+
+
+def zarr_of(names: list[str]) -> list[object]:
+    """Open the two arrays."""
+    import zarr
+
+    return [zarr.open_array(name, mode="r") for name in names]
+
+
+def loopback() -> int:
+    """Return the bytes that have passed through this machine's loopback device: all that its processes send."""
+    with open("/proc/net/dev") as file:
+        return next(int(line.split()[1]) for line in file if line.strip().startswith("lo:"))
+
+
+def maps(folder: str, repeats: int, size: int) -> None:
+    """Time a map of 16 x 16 kernels against a single kernel."""
+    rng = np.random.default_rng(0)
+    image = rng.standard_normal((4096, 4096))
+    import scipy.signal
+
+    target = scipy.signal.oaconvolve(image, kernel_of_shape("11x11"), mode="same")
+    target += 0.01 * rng.standard_normal(target.shape)
+    ratio, seconds = median_ratio(
+        lambda: kernelfit.kernel_map(image, target, 11, 16),
+        lambda: kernelfit.find_kernel(image, target, 11).stderr,
+        repeats,
+    )
+    print(f"kernel_map, 16 x 16 tiles, 11 x 11 at 4096^2: {ratio:.2f} times a single fit ({seconds:.2f} s)", flush=True)
+
+
+SECTIONS = {"rate": rate, "memory": memory, "resume": resume, "cluster": cluster, "maps": maps}
+
+
+def main() -> None:
+    """Run the sections asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="*", metavar="section", help=", ".join(SECTIONS))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--size", type=int, default=32768, help="side of the large pair")
+    parser.add_argument("--folder", help="where the files go, and stay; default: a temporary folder")
+    parser.add_argument("--compressed", action="store_true", help="let Zarr compress the pairs as it does by default")
+    options = parser.parse_args()
+    global CODEC
+    CODEC = "auto" if options.compressed else None
+    unknown = set(options.sections) - set(SECTIONS)
+    if unknown:
+        parser.error(f"got {', '.join(sorted(unknown))}, need one of {', '.join(SECTIONS)}")
+    with tempfile.TemporaryDirectory() as own:
+        for name in options.sections or SECTIONS:
+            SECTIONS[name](options.folder or own, options.repeats, options.size)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""Pictures of a kernel and of how well it is known (extra "plot"): each function draws one on matplotlib Axes.
+
+The pictures of the residual look at 1024 x 1024 pixels about the middle at most, so that they are quick on any image.
+"""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import residuals
+from .io import require
+from .pictures import BLUE, ORANGE, cuts, error, frequency_response, kernel, kernel_and_error, new_axes, strength_path
+from .result import KernelFit
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Array = npt.NDArray[np.float64]
+
+__all__ = [
+    "cuts",
+    "error",
+    "frequency_response",
+    "kernel",
+    "kernel_and_error",
+    "overview",
+    "residual",
+    "residual_autocorrelation",
+    "residual_histogram",
+    "strength_path",
+]
+
+GOOD, DOUBTFUL = "#1a7f37", "#b3541e"
+
+
+def residual(fit: KernelFit, image: npt.ArrayLike, target: npt.ArrayLike, ax: "Axes | None" = None) -> "Axes":
+    """Draw what the kernel leaves unexplained, in units of the noise; pure noise has no structure.
+
+    Parameters
+    ----------
+    fit : KernelFit
+        The result.
+    image, target : array_like
+        The pair.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; the default is a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The Axes.
+    """
+    return _draw_residual(fit, residuals.window(fit, image, target), new_axes(ax))
+
+
+def _draw_residual(fit: KernelFit, left: Array, ax: "Axes") -> "Axes":
+    kept = left[np.isfinite(left)]
+    spread = (float(kept.std()) if kept.size else 0.0) or 1.0
+    picture = ax.imshow(left / spread, cmap="RdBu_r", vmin=-4, vmax=4, interpolation="nearest")
+    bar = ax.figure.colorbar(picture, ax=ax, shrink=0.82, pad=0.02)
+    bar.set_label("standard deviations")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    size = f"{left.shape[0]} x {left.shape[1]} pixels"
+    ax.set_title(f"residual, {size}: " + ("rounding only" if exact(fit) else f"std {spread:.3g}"))
+    return ax
+
+
+def residual_histogram(fit: KernelFit, image: npt.ArrayLike, target: npt.ArrayLike, ax: "Axes | None" = None) -> "Axes":
+    """Draw how often each size of residual occurs, beside a Gaussian of the noise that was found.
+
+    Parameters
+    ----------
+    fit : KernelFit
+        The result.
+    image, target : array_like
+        The pair.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; the default is a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The Axes, on a logarithmic scale, where outliers show.
+    """
+    return _draw_histogram(fit, residuals.window(fit, image, target), new_axes(ax))
+
+
+def _draw_histogram(fit: KernelFit, left: Array, ax: "Axes") -> "Axes":
+    left = left[np.isfinite(left)]
+    spread = fit.noise_std if fit.noise_std > 0 else (float(left.std()) if left.size else 0.0) or 1.0
+    reach = min(max(5.0, float(np.abs(left).max(initial=0.0)) / spread * 1.05), 60.0)
+    counts, edges = np.histogram(left / spread, bins=81, range=(-reach, reach))
+    middle = (edges[1:] + edges[:-1]) / 2
+    ax.bar(middle, counts, width=edges[1] - edges[0], color=BLUE, alpha=0.75, label="residual")
+    expected = left.size * (edges[1] - edges[0]) * np.exp(-(middle**2) / 2) / math.sqrt(2 * math.pi)
+    ax.plot(middle, expected, color=ORANGE, linewidth=1.5, label=f"Gaussian, std {spread:.3g}")
+    ax.set_yscale("log")
+    ax.set_ylim(0.5, 3 * max(float(counts.max()), float(expected.max()), 1.0))
+    far = int(np.count_nonzero(np.abs(left) > 5 * spread))
+    ax.set_xlabel("residual, in units of the noise")
+    ax.set_ylabel("pixels")
+    ax.set_title(f"{far} of {left.size} pixels beyond 5 sigma")
+    ax.legend(frameon=False, fontsize=8, loc="upper right")
+    return ax
+
+
+def residual_autocorrelation(
+    fit: KernelFit, image: npt.ArrayLike, target: npt.ArrayLike, ax: "Axes | None" = None
+) -> "Axes":
+    """Draw how like itself the residual is after a shift: nothing but the middle stands out of white noise.
+
+    Parameters
+    ----------
+    fit : KernelFit
+        The result.
+    image, target : array_like
+        The pair.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; the default is a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The Axes; the title says whether the error bars can be right.
+    """
+    return _draw_autocorrelation(fit, residuals.window(fit, image, target), new_axes(ax))
+
+
+def _draw_autocorrelation(fit: KernelFit, left: Array, ax: "Axes") -> "Axes":
+    table = residuals.autocorrelation(left)
+    reach = (table.shape[0] // 2, table.shape[1] // 2)
+    shown = table.copy()
+    shown[reach] = np.nan  # one by definition
+    chance = residuals.chance(left)
+    top = max(float(np.nanmax(np.abs(shown), initial=0.0)), 2 * chance)
+    color = ax.imshow(
+        shown,
+        cmap="RdBu_r",
+        vmin=-top,
+        vmax=top,
+        interpolation="nearest",
+        extent=(-reach[1] - 0.5, reach[1] + 0.5, reach[0] + 0.5, -reach[0] - 0.5),
+    )
+    bar = ax.figure.colorbar(color, ax=ax, shrink=0.82, pad=0.02)
+    bar.set_label("correlation")
+    ax.set_xlabel("shift in columns")
+    ax.set_ylabel("shift in rows")
+    for axis, lags in ((ax.yaxis, reach[0]), (ax.xaxis, reach[1])):
+        axis.set_ticks(sorted({-lags, -(lags // 2), 0, lags // 2, lags}))
+    worst, _ = residuals.largest(table)
+    if exact(fit):
+        ax.set_title("residual is rounding only")
+    elif worst <= chance:
+        ax.set_title(f"residual is white, |r| < {chance:.2g}")
+    else:
+        ax.set_title(f"residual is NOT white, |r| = {worst:.2g}: errors too small")
+    return ax
+
+
+def exact(fit: KernelFit) -> bool:
+    """Say whether the kernel explains the target to rounding, so that there is no noise to speak of."""
+    return fit.r_squared > 1 - 1e-13
+
+
+def overview(
+    fit: KernelFit,
+    image: npt.ArrayLike | None = None,
+    target: npt.ArrayLike | None = None,
+    *,
+    figure: "Figure | None" = None,
+) -> "Figure":
+    """Draw the one figure that answers "may I believe this?".
+
+    Parameters
+    ----------
+    fit : KernelFit
+        The result.
+    image, target : array_like, optional
+        The pair the kernel was found in; with it the residual is shown, too.
+    figure : matplotlib.figure.Figure, optional
+        Where to draw; the default is a new figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The verdict, the kernel and its errors, cuts, frequency response and, with the pair, the residual.
+
+    Raises
+    ------
+    ValueError
+        If only one of the pair is given.
+    """
+    if (image is None) != (target is None):
+        msg = "got one of image and target, need both for the residual, or neither"
+        raise ValueError(msg)
+    paired = image is not None and target is not None
+    if figure is None:
+        pyplot = require("matplotlib.pyplot", package="matplotlib", extra="plot", purpose="drawing")
+        figure = pyplot.figure(figsize=(13.5, 7.6 if paired else 7.2), layout="constrained")
+    assert figure is not None
+    layout: Any = [["kernel", "error", "cuts"], ["response", "residual", "autocorrelation"]]
+    if not paired:
+        layout = [["kernel", "error"], ["cuts", "response"]]
+    axes: Any = figure.subplot_mosaic(layout)
+    for each in axes.values():
+        each.title.set_fontsize(10)
+    kernel(fit, axes["kernel"])
+    error(fit, axes["error"])
+    cuts(fit, axes["cuts"])
+    frequency_response(fit, axes["response"])
+    if image is not None and target is not None:
+        left = residuals.window(fit, image, target)
+        _draw_residual(fit, left, axes["residual"])
+        _draw_autocorrelation(fit, left, axes["autocorrelation"])
+    headline = "solved" if fit.verdict.ok else f"DOUBTFUL: {fit.verdict.name.lower().replace('_', ' ')}"
+    noise = f"noise {fit.noise_std:.3g} per pixel" if math.isfinite(fit.noise_std) else "noise not known"
+    explained = f"R² {fit.r_squared:.6g}, {noise}" if math.isfinite(fit.r_squared) else "no variance to explain"
+    if exact(fit):
+        explained = "exact to rounding"
+    figure.suptitle(
+        f"{headline}   |   {explained}, {fit.n_pixels} pixels, {fit.kernel.size} taps",
+        color=GOOD if fit.verdict.ok else DOUBTFUL,
+        fontweight="bold",
+    )
+    return figure

@@ -1,0 +1,75 @@
+"""A bar for work that takes long: on a terminal with the rate and the time left, in a pipe nothing at all."""
+
+import sys
+import time
+from typing import TextIO
+
+_EVERY = 0.1  # seconds between two drawings
+_AFTER = 0.4  # seconds before the first one: quick work draws nothing
+_WIDTH = 24
+
+
+class Bar:
+    """A progress callback ``bar(stage, done, total)`` that draws one line and wipes it away at the end.
+
+    Parameters
+    ----------
+    n_pixels : int
+        Pixels of a whole stage, for the rate.
+    stream : file, optional
+        Where to draw, by default the standard error; nothing is drawn if it is no terminal.
+    """
+
+    def __init__(self, n_pixels: int, stream: TextIO | None = None) -> None:
+        self.stream = stream if stream is not None else sys.stderr
+        self.n_pixels = n_pixels
+        self.stage = ""
+        self.drawn = 0
+        self.born = self.start = self.last = time.monotonic()
+        self.on = self.stream.isatty()
+
+    def __call__(self, stage: str, done: float, total: float) -> None:
+        """Draw how far the stage is, if it is time to."""
+        if not self.on:
+            return
+        now = time.monotonic()
+        if stage != self.stage:
+            self.stage, self.start = stage, now
+        if now - self.born < _AFTER or (now - self.last < _EVERY and done < total):
+            return
+        self.last = now
+        self._draw(
+            line(stage, done, total, now - self.start, self.n_pixels) if done < total else f"{stage}: done; solving"
+        )
+
+    def note(self, text: str) -> None:
+        """Draw a line of words, on a terminal, until something else is drawn."""
+        if self.on:
+            self._draw(text)
+
+    def _draw(self, text: str) -> None:
+        self.stream.write("\r" + text.ljust(self.drawn))
+        self.stream.flush()
+        self.drawn = len(text)
+
+    def __enter__(self) -> "Bar":
+        """Return the bar."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Wipe the line."""
+        if self.drawn:
+            self.stream.write("\r" + " " * self.drawn + "\r")
+            self.stream.flush()
+            self.drawn = 0
+
+
+def line(stage: str, done: float, total: float, seconds: float, n_pixels: int) -> str:
+    """Return one line: the stage, a bar, the share done, the rate and the time left."""
+    share = min(1.0, done / total) if total else 1.0
+    full = int(share * _WIDTH)
+    text = f"{stage:12s} [{'#' * full}{'.' * (_WIDTH - full)}] {share:4.0%}"
+    if seconds > 0 and share > 0:
+        left = seconds * (1 - share) / share
+        text += f"  {share * n_pixels / seconds / 1e6:.3g} Mpixel/s  {int(left) // 60}:{int(left) % 60:02d} left"
+    return text

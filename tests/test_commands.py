@@ -1,0 +1,442 @@
+"""The commands beyond `find`, and the files they read and write: what goes in comes out again."""
+
+import contextlib
+import io as std_io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from astropy.io import fits
+from PIL import Image
+from scipy.signal import convolve2d
+
+import kernelfit
+from kernelfit import cli, kernel_files, output
+from kernelfit.io import ImageFileError, read_image
+
+KERNEL = np.array([[1.0, 2.0, 0.0, 0.0], [0.0, 5.0, 8.0, 1.0], [0.0, 0.0, 1.0, 0.0]]) / 18
+
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(kernelfit.__file__).parents[1])}  # for processes of our own
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return np.random.default_rng(3).integers(20, 230, (39, 47), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def fit(pixels):
+    target = convolve2d(pixels, KERNEL, mode="same") + np.random.default_rng(4).normal(0, 0.5, pixels.shape)
+    return kernelfit.find_kernel(pixels, target, (3, 4), operation="correlation")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, pixels, fit):
+    monkeypatch.chdir(tmp_path)
+    np.save("image.npy", pixels)
+    Image.fromarray(pixels).save("image.png")
+    rng = np.random.default_rng(4)
+    np.save("target.npy", convolve2d(pixels, KERNEL, mode="same") + rng.normal(0, 0.5, pixels.shape))
+    fit.save("fit.npz")
+    np.savetxt("kernel.csv", KERNEL, delimiter=",", fmt="%.17g")
+    return tmp_path
+
+
+def run(capsys, *argv):
+    code = cli.main([str(arg) for arg in argv])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+# ---- files of kernels ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", kernel_files.SUFFIXES)
+def test_kernel_comes_back_to_the_bit(suffix, fit, tmp_path):
+    path = tmp_path / f"kernel{suffix}"
+    kernel_files.write_kernel(path, fit)
+    held = kernel_files.read_kernel(str(path))
+    assert held.kernel.dtype == float and held.kernel.tobytes() == np.ascontiguousarray(fit.kernel).tobytes()
+    if suffix in (".json", ".fits", ".tif", ".tiff", ".npz"):
+        assert held.convention == fit.convention
+    else:
+        assert held.convention is None
+    if suffix in (".json", ".fits", ".npz"):
+        np.testing.assert_array_equal(held.stderr, fit.stderr)
+    else:
+        assert held.stderr is None
+    with pytest.raises(FileExistsError):
+        kernel_files.write_kernel(path, fit)
+    kernel_files.write_kernel(path, fit, overwrite=True)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_other_programs_read_the_kernel(fit, tmp_path):
+    """Not through our own reader: what NumPy, json, astropy and tifffile make of the files."""
+    for suffix in (".csv", ".txt", ".json", ".fits", ".tif"):
+        kernel_files.write_kernel(tmp_path / f"k{suffix}", fit)
+    np.testing.assert_array_equal(np.loadtxt(tmp_path / "k.csv", delimiter=","), fit.kernel)
+    np.testing.assert_array_equal(np.loadtxt(tmp_path / "k.txt"), fit.kernel)
+    fields = json.loads((tmp_path / "k.json").read_text())
+    assert fields["kernel"] == fit.kernel.tolist() and fields["stderr"] == fit.stderr.tolist()
+    assert fields["convention"]["operation"] == "correlation" and fields["verdict"]["name"] == fit.verdict.name
+    with fits.open(tmp_path / "k.fits") as hdus:
+        np.testing.assert_array_equal(hdus[0].data, fit.kernel)
+        np.testing.assert_array_equal(hdus["ERROR"].data, fit.stderr)
+        assert hdus[0].header["KFOPER"] == "correlation"
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "k.tif"), fit.kernel)
+
+
+def test_json_has_no_word_for_infinity(tmp_path):
+    flat = np.full((9, 9), 2.0)
+    fit = kernelfit.find_kernel(flat, flat, 3)
+    kernel_files.write_kernel(tmp_path / "k.json", fit)
+    fields = json.loads((tmp_path / "k.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert fields["condition"] is None
+
+
+def test_a_pickled_kernel_is_refused(tmp_path):
+    np.save(tmp_path / "k.npy", np.array([[1.0, None]], dtype=object))
+    with pytest.raises(ImageFileError, match="allow_pickle"):
+        kernel_files.read_kernel(str(tmp_path / "k.npy"))
+
+
+# ---- images of every format ----------------------------------------------------------------------------------------
+
+
+def test_fits_by_number_and_name(tmp_path, pixels):
+    cube = np.stack([pixels, pixels + 1]).astype(">i2")
+    hdus = [fits.PrimaryHDU(), fits.ImageHDU(pixels.astype(">f4"), name="SCI"), fits.ImageHDU(cube, name="CUBE")]
+    fits.HDUList(hdus).writeto(tmp_path / "a.fits")
+    for choice in ({"hdu": 1}, {"hdu": "SCI"}, {"hdu": "sci"}):
+        np.testing.assert_array_equal(read_image(tmp_path / "a.fits", **choice), pixels)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.fits", hdu=2, page=1), pixels + 1)
+    with pytest.raises(ImageFileError, match="2 planes"):
+        read_image(tmp_path / "a.fits", hdu="CUBE")
+    fits.PrimaryHDU(pixels.astype(float)[None, None]).writeto(tmp_path / "axes.fits")  # axes of length one
+    np.testing.assert_array_equal(read_image(tmp_path / "axes.fits"), pixels)
+
+
+def test_scaled_fits_is_unscaled(tmp_path, pixels):
+    hdu = fits.PrimaryHDU(pixels.astype(np.uint16) + 40000)  # stored as signed with BZERO
+    hdu.writeto(tmp_path / "a.fits")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.fits"), pixels.astype(int) + 40000)
+
+
+def test_hdf5_and_zarr_are_read_when_used(tmp_path, pixels):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["night/image"] = pixels
+        file["night/colour"] = np.stack([pixels, pixels // 2, pixels // 3], axis=-1)
+        file["words"] = "not an image"
+    group = zarr.create_group(tmp_path / "a.zarr")
+    group.create_array("night/image", data=pixels, chunks=(16, 16))
+    zarr.save_array(tmp_path / "one.zarr", pixels)
+    for image in (
+        read_image(tmp_path / "a.h5", dataset="/night/image"),
+        read_image(tmp_path / "a.h5", dataset="night/image"),
+        read_image(tmp_path / "a.zarr", dataset="night/image"),
+        read_image(tmp_path / "a.zarr"),
+        read_image(tmp_path / "one.zarr"),
+    ):
+        assert not isinstance(image, np.ndarray) and image.shape == pixels.shape
+        np.testing.assert_array_equal(image[5:20, 3:30], pixels[5:20, 3:30])
+        kernel = kernelfit.find_kernel(image, 0.5 * pixels, (1, 3)).kernel
+        np.testing.assert_allclose(kernel, [[0, 0.5, 0]], atol=1e-12)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.h5", dataset="night/colour", channel="blue"), pixels // 3)
+    with pytest.raises(ImageFileError, match="dataset='x'.*holds no others"):
+        read_image(tmp_path / "one.zarr", dataset="x")
+
+
+def test_pages_and_channels(tmp_path, pixels):
+    colour = np.dstack([pixels, pixels // 2, pixels // 4])
+    Image.fromarray(colour).save(tmp_path / "a.png")
+    tifffile.imwrite(tmp_path / "a.tif", colour)
+    tifffile.imwrite(tmp_path / "planar.tif", np.moveaxis(colour, -1, 0), planarconfig="separate", photometric="rgb")
+    np.save(tmp_path / "a.npy", colour)
+    for name in ("a.png", "a.tif", "planar.tif", "a.npy"):
+        for at, channel in enumerate(("red", "green", "blue")):
+            for choice in (channel, at):
+                np.testing.assert_array_equal(read_image(tmp_path / name, channel=choice), colour[..., at])
+        np.testing.assert_array_equal(read_image(tmp_path / name, colours=True), colour)
+    with tifffile.TiffWriter(tmp_path / "pages.tif") as file:
+        for page in range(3):
+            file.write(pixels + page)
+    tifffile.imwrite(tmp_path / "stack.tif", np.stack([pixels, pixels + 1, pixels + 2]), photometric="minisblack")
+    Image.fromarray(pixels).save(
+        tmp_path / "lzw.tif", compression="tiff_lzw", save_all=True,
+        append_images=[Image.fromarray(pixels + 1), Image.fromarray(pixels + 2)],
+    )  # fmt: skip
+    for name in ("pages.tif", "stack.tif", "lzw.tif"):
+        for page in range(3):
+            np.testing.assert_array_equal(read_image(tmp_path / name, page=page), pixels + page)
+
+
+def test_jpeg_is_read(tmp_path, pixels):
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", quality=95)
+    image = read_image(tmp_path / "a.jpg")
+    assert image.shape == pixels.shape and image.dtype == np.uint8
+    assert np.abs(image.astype(float) - pixels).mean() < 4
+
+
+# ---- apply and deconvolve --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", output.IMAGE_SUFFIXES)
+def test_apply_writes_each_format(suffix, folder, pixels, capsys):
+    code, out, err = run(capsys, "apply", "image.png", "kernel.csv", "--boundary", "mirror", "-o", f"out{suffix}")
+    assert (code, err) == (0, "") and "39 x 47 pixels, boundary mirror" in out
+    made = np.asarray(read_image(f"out{suffix}"), dtype=float)
+    expected = kernelfit.apply_kernel(pixels, KERNEL, boundary="mirror")
+    atol = {".png": 0.5, ".jpg": 12, ".jpeg": 12, ".tif": 1e-4, ".tiff": 1e-4}.get(suffix, 1e-12)
+    np.testing.assert_allclose(made, expected, atol=atol + 1e-9)
+
+
+def test_apply_takes_the_convention_of_the_file_unless_told(folder, pixels, fit, capsys):
+    run(capsys, "apply", "image.npy", "fit.npz", "--boundary", "wrap", "-o", "a.npy")
+    words = {"operation": "correlation", "origin": fit.convention.origin, "boundary": "wrap"}
+    np.testing.assert_array_equal(np.load("a.npy"), kernelfit.apply_kernel(pixels, fit.kernel, **words))
+    run(capsys, "apply", "image.npy", "fit.npz", "--operation", "convolution", "--origin", "0,1", "-o", "b.npy")
+    words = {"operation": "convolution", "origin": (0, 1), "boundary": "symm"}
+    np.testing.assert_array_equal(np.load("b.npy"), kernelfit.apply_kernel(pixels, fit.kernel, **words))
+    run(capsys, "apply", "image.npy", "kernel.csv", "--mode", "full", "--boundary", "fill", "--fillvalue", "7", "-o",
+        "c.npy")  # fmt: skip
+    np.testing.assert_allclose(np.load("c.npy"), convolve2d(pixels, KERNEL, boundary="fill", fillvalue=7), atol=1e-10)
+
+
+def test_what_is_cut_off_is_said(folder, pixels, capsys):
+    np.savetxt("bright.csv", [[2.0]], delimiter=",")
+    code, out, _ = run(capsys, "apply", "image.png", "bright.csv", "-o", "out.png")
+    cut = int((2 * pixels.astype(int) > 255).sum())
+    assert code == 0 and f"{cut} of {pixels.size} values" in out
+    np.testing.assert_array_equal(read_image("out.png"), np.minimum(2 * pixels.astype(int), 255))
+
+
+def test_sixteen_bits_stay_sixteen(folder, pixels, capsys):
+    Image.fromarray(pixels.astype(np.uint16) * 200).save("deep.png")
+    np.savetxt("same.csv", [[1.0]], delimiter=",")
+    run(capsys, "apply", "deep.png", "same.csv", "-o", "out.png")
+    np.testing.assert_array_equal(read_image("out.png"), pixels.astype(int) * 200)
+
+
+def test_colours_are_treated_one_by_one_and_alpha_left_alone(folder, pixels, capsys):
+    colour = np.dstack([pixels, pixels // 2, pixels // 3, np.full_like(pixels, 200)])
+    Image.fromarray(colour).save("colour.png")
+    assert run(capsys, "apply", "colour.png", "kernel.csv", "--boundary", "nearest", "-o", "out.npy")[0] == 0
+    made = np.load("out.npy")
+    for at in range(3):
+        np.testing.assert_array_equal(
+            made[..., at], kernelfit.apply_kernel(colour[..., at], KERNEL, boundary="nearest")
+        )
+    np.testing.assert_array_equal(made[..., 3], 200)
+    assert run(capsys, "deconvolve", "colour.png", "kernel.csv", "-o", "out.png")[0] == 0
+    assert read_image("out.png", colours=True).shape == colour.shape
+
+
+def test_deconvolve_is_the_packages_own(folder, pixels, fit, capsys):
+    options = "--balance 0.01 --penalty identity --boundary wrap -o out.npy"
+    run(capsys, "deconvolve", "image.npy", "fit.npz", *options.split())
+    words = {"operation": "correlation", "origin": fit.convention.origin, "boundary": "wrap"}
+    expected = kernelfit.deconvolve(pixels, fit.kernel, balance=0.01, penalty="identity", **words)
+    np.testing.assert_array_equal(np.load("out.npy"), expected)
+
+
+# ---- inspect and compare ---------------------------------------------------------------------------------------------
+
+
+def test_inspect_says_what_is_there(folder, fit, capsys):
+    code, out, _ = run(capsys, "inspect", "fit.npz")
+    assert code == 0 and fit.summary() in out and str(fit.psf()) in out
+    code, out, _ = run(capsys, "inspect", "kernel.csv")
+    assert code == 0 and "3 x 4" in out and "not in the file" in out and "none in the file" in out
+    assert str(kernelfit.measure_psf(KERNEL)) in out
+
+
+def test_inspect_for_machines_and_as_a_picture(folder, fit, capsys):
+    _, out, _ = run(capsys, "inspect", "fit.npz", "--json", "--plot", "a.png")
+    fields = json.loads(out)
+    assert fields["kernel"] == fit.kernel.tolist() and fields["convention"]["operation"] == "correlation"
+    assert fields["psf"] == fit.psf().to_dict()
+    assert run(capsys, "inspect", "kernel.csv", "--plot", "b.png")[0] == 0
+    for name in ("a.png", "b.png"):
+        with Image.open(name) as picture:
+            assert picture.width > 400 and len(np.unique(np.asarray(picture.convert("L")))) > 20
+
+
+def test_compare_says_whether_two_kernels_differ(folder, fit, capsys):
+    code, out, _ = run(capsys, "compare", "fit.npz", "fit.npz")
+    assert code == 0 and "no difference" in out
+    np.savetxt("other.csv", KERNEL + 0.01, delimiter=",")
+    code, out, _ = run(capsys, "compare", "kernel.csv", "other.csv")
+    assert code == 1 and "differ by more than rounding" in out
+    kernel_files.write_kernel(folder / "fit.json", fit)
+    code, out, _ = run(capsys, "compare", "fit.json", "other.csv", "--json")
+    fields = json.loads(out)
+    assert code == 1 and fields["differ"] and fields["p_value"] < 1e-3 and fields["freedom"] > 0
+
+
+# ---- find: JSON, pipes, the report's code ----------------------------------------------------------------------------
+
+
+def test_json_of_find(folder, capsys):
+    code, out, err = run(capsys, "find", "image.npy", "target.npy", "--shape", "3,4", "--json")
+    fields = json.loads(out)
+    fit = kernelfit.find_kernel(np.load("image.npy"), np.load("target.npy"), (3, 4), solver="auto")
+    assert (code, err) == (0, "")
+    assert fields["kernel"] == fit.kernel.tolist() and fields["stderr"] == fit.stderr.tolist()
+    assert fields["verdict"] == {"name": "SOLVED", "ok": True, "text": "solved"}
+    assert fields["psf"]["sum"]["value"] == fit.psf().sum.value
+
+
+def test_code_of_the_report_reproduces_the_kernel(folder, pixels, capsys):
+    np.save("stack.npy", np.stack([pixels, pixels[::-1]]))
+    options = (
+        "--shape 3,4 --boundary symm --operation correlation --origin 2,1 --solver ridge --strength 0.001 --page 1"
+    )
+    options += " --report report.html -o kernel.npy"
+    np.save("stack2.npy", np.stack([np.load("target.npy")] * 2))
+    code, _, err = run(capsys, "find", "stack.npy", "stack2.npy", *options.split())
+    assert code < 2 and err == ""
+    page = Path("report.html").read_text()
+    call = re.search(r"<pre>(.*?)</pre>", page, re.DOTALL)[1].replace("&#x27;", "'").replace("&quot;", '"')
+    names = {}
+    with contextlib.redirect_stdout(std_io.StringIO()):
+        exec(call, names)
+    assert names["fit"].kernel.tobytes() == np.load("kernel.npy").tobytes()
+
+
+@pytest.mark.parametrize("channels", cli.CHANNELS)
+def test_colours_and_background(channels, folder, pixels, capsys):
+    colour = np.dstack([pixels, np.roll(pixels, 7, axis=0), pixels[::-1, ::-1], np.full_like(pixels, 255)])
+    Image.fromarray(colour).save("colour.png")
+    rng = np.random.default_rng(5)
+    after = np.dstack([0.5 * colour[..., c] + 10 + rng.normal(0, 0.5, pixels.shape) for c in range(3)])
+    np.save("after.npy", after)
+    options = f"colour.png after.npy --shape 1,3 --channels {channels} --background 0 --solver least-squares".split()
+    options += ["--report", "r.html"] if channels == "shared" else []
+    code, out, err = run(capsys, "find", *options, "--json", "-o", "k.npz")
+    fields = json.loads(out)
+    assert (code, err) == (0, "")
+    words = {"channel_axis": -1, "channels": channels, "background": 0}
+    fit = kernelfit.find_kernel(colour[..., :3].copy(), after, (1, 3), **words)
+    np.testing.assert_array_equal(fields["kernel"], fit.kernel)
+    np.testing.assert_allclose(fields["background"]["coefficients"], 10, atol=0.3)
+    assert fields["channels"] == channels and kernelfit.KernelFit.load("k.npz").kernel.shape == fit.kernel.shape
+    names = {}
+    with contextlib.redirect_stdout(std_io.StringIO()):
+        exec(fields["python"], names)
+    np.testing.assert_array_equal(names["fit"].kernel, fit.kernel)
+    if channels == "shared":
+        assert "Solved" in Path("r.html").read_text() and "residual is not white" not in Path("r.html").read_text()
+
+
+def test_masks_weights_noise_and_outliers_by_name(folder, pixels, capsys):
+    rng = np.random.default_rng(6)
+    target = np.load("target.npy")
+    spoiled = target.copy()
+    bad = rng.random(target.shape) < 0.05
+    spoiled[bad] = np.nan
+    spoiled[3, 4] = 1e6
+    np.save("spoiled.npy", spoiled)
+    Image.fromarray((bad * 255).astype(np.uint8)).save("bad.png")
+    np.save("weights.npy", rng.uniform(1, 2, target.shape))
+    options = "--mask bad.png --weights weights.npy --robust tukey --report r.html -o k.npz".split()
+    start = "find image.npy spoiled.npy --shape 3,4 --solver least-squares --json".split()
+    code, out, err = run(capsys, *start, *options)
+    assert (code, err) == (0, "")
+    fields = json.loads(out)
+    words = {"mask": bad, "weights": np.load("weights.npy"), "robust": "tukey"}
+    expected = kernelfit.find_kernel(pixels, spoiled, (3, 4), **words)
+    np.testing.assert_array_equal(fields["kernel"], expected.kernel)
+    np.testing.assert_allclose(fields["kernel"], KERNEL, atol=0.01)
+    names = {}
+    with contextlib.redirect_stdout(std_io.StringIO()):
+        exec(fields["python"], names)
+    np.testing.assert_array_equal(names["fit"].kernel, expected.kernel)
+    code, out, _ = run(capsys, *start, "--nan", "mask", "--noise", "2,3", "--robust", "clip", "--saturated", "none")
+    assert code == 0
+    words = {"nan": "mask", "noise": (2.0, 3.0), "robust": "clip", "saturated": None}
+    np.testing.assert_array_equal(
+        json.loads(out)["kernel"], kernelfit.find_kernel(pixels, spoiled, (3, 4), **words).kernel
+    )
+
+
+def test_npy_through_pipes(folder, fit, capsys):
+    call = [sys.executable, "-m", "kernelfit.cli"]
+    data = Path("image.npy").read_bytes()
+    found = subprocess.run([*call, "find", "-", "target.npy", "--shape", "3,4", "--solver", "least-squares", "-o", "-"],
+                           input=data, capture_output=True, env=ENVIRONMENT)  # fmt: skip
+    assert found.returncode == 0 and b"verdict     solved" in found.stderr
+    expected = kernelfit.find_kernel(np.load("image.npy"), np.load("target.npy"), (3, 4)).kernel
+    np.testing.assert_array_equal(np.load(std_io.BytesIO(found.stdout), allow_pickle=False), expected)
+    made = subprocess.run(
+        [*call, "apply", "image.npy", "-", "-o", "-"], input=found.stdout, capture_output=True, env=ENVIRONMENT
+    )
+    assert (made.returncode, made.stderr) == (0, b"")
+    result = np.load(std_io.BytesIO(made.stdout), allow_pickle=False)
+    np.testing.assert_array_equal(result, kernelfit.apply_kernel(np.load("image.npy"), expected, boundary="symm"))
+
+
+@pytest.mark.parametrize("data", [b"", b"not an array"])
+def test_garbage_on_stdin_is_one_line(data, folder, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", std_io.TextIOWrapper(std_io.BytesIO(data)))
+    code, out, err = run(capsys, "find", "-", "target.npy", "--shape", "3")
+    assert (code, out) == (2, "") and "need NPY on the standard input" in err and err.count("\n") == 1
+
+
+def test_demo_writes_a_pair_that_can_be_solved(folder, capsys):
+    code, out, _ = run(capsys, "demo", "--write", ".")
+    assert code == 0 and "kernelfit find before.png after.png" in out
+    code, _, _ = run(
+        capsys, "find", "before.png", "after.png", "--shape", "7,9", "--solver", "least-squares", "-o", "k.npy"
+    )
+    from kernelfit.demo import comet
+
+    assert code == 0
+    np.testing.assert_allclose(np.load("k.npy")[1:-1, 1:-1], comet(), atol=0.005)
+    assert run(capsys, "demo", "--write", ".")[0] == 2
+
+
+# ---- Ctrl-C --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("when", ["while pixels are read", "while the kernel is written"])
+def test_control_c_ends_cleanly(when, folder):
+    """A real signal in the middle of real work."""
+    hook = {
+        "while pixels are read": """
+            import kernelfit
+            original = kernelfit.find_kernel
+            def slow(*args, progress, **words):
+                def interrupt(*_):
+                    os.kill(os.getpid(), signal.SIGINT)
+                return original(*args, progress=interrupt, **words)
+            kernelfit.find_kernel = slow
+        """,
+        "while the kernel is written": """
+            os.fsync = lambda *_: os.kill(os.getpid(), signal.SIGINT)
+        """,
+    }[when]
+    script = textwrap.dedent(hook) + textwrap.dedent("""
+        import sys
+        from kernelfit import cli
+        sys.exit(cli.main("find image.npy target.npy --shape 5 --solver least-squares -o k.npy".split()))
+    """)
+    before = sorted(os.listdir(folder))
+    start = (
+        "import os, signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in a background job
+    )
+    done = subprocess.run([sys.executable, "-c", start + script], capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == cli.STOPPED == 128 + signal.SIGINT
+    assert done.stderr == "kernelfit: stopped, nothing half done is left behind\n"
+    assert sorted(os.listdir(folder)) == before

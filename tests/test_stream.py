@@ -1,0 +1,349 @@
+"""Streams of pairs, blocks of large ones, and checkpoints: always the same sums, however often they are interrupted."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import kernelfit
+import naive
+from kernelfit import accumulate, accumulate_stream, pair, regions
+from kernelfit.regions import Box, Tree
+
+ROOT = Path(kernelfit.__file__).parent
+
+
+def frames(n, shape=(40, 53), kernel=(3, 4), seed=0):
+    """n pairs that share a kernel, each target with noise of its own."""
+    rng = np.random.default_rng(seed)
+    taps = rng.normal(size=kernel)
+    for _ in range(n):
+        image = rng.normal(1.0, 1.0, shape)
+        target = naive.apply(image, taps, mode="valid", boundary=None)
+        yield image, target + rng.normal(size=target.shape)
+
+
+def small_pair(shape=(61, 47), seed=0):
+    return tuple(np.random.default_rng(seed).normal(0.5, 1.0, (2, *shape)))
+
+
+# ---- blocks ---------------------------------------------------------------------------------------------------------
+
+
+def test_blocks_add_up_to_the_loops(all_scenes, same_stats, method):
+    """Every convention, in blocks smaller than the kernel's halo: each reads its own surroundings."""
+    for scene in all_scenes[4 * (method == "fft") :: 8]:
+        expected = naive.products(scene.design[0], np.asarray(scene.target), scene.design[1])
+        keywords = {**scene.convention, "block": (4, 5), "method": method, "workers": 1}
+        same_stats(accumulate_stream([(scene.image, scene.target)], scene.shape, **keywords), expected)
+
+
+def test_blocks_cover_every_pixel_once_and_end_where_chunks_end():
+    class Stored:
+        shape, dtype, chunks = (3000, 5001), np.dtype("u2"), (300, 700)
+
+        def __getitem__(self, key):
+            return np.zeros(self.shape, self.dtype)[key]
+
+    keywords = {"mode": None, "boundary": None, "fillvalue": 0.0, "origin": None, "operation": "convolution"}
+    for kernel in ((5, 7), (40, 3)):
+        problem = pair.check(Stored(), Stored(), kernel, **keywords)
+        boxes = regions.cut(problem)
+        seen = np.zeros(problem.size, int)
+        for box in boxes:
+            seen[box.row : box.row + box.rows, box.col : box.col + box.cols] += 1
+        assert (seen == 1).all() and len(boxes) > 4
+        top, left = problem.geometry.offset
+        assert all(box.row == 0 or (box.row + top) % 300 == 0 for box in boxes)
+        assert all(box.col == 0 or (box.col + left) % 700 == 0 for box in boxes)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 8, 9, 63, 64, 65, 67, 513])
+def test_the_tree_adds_as_nested_groups_do(n):
+    parts = list(np.random.default_rng(n).normal(size=n) * 10.0 ** np.arange(n % 5, n % 5 + n).clip(0, 9))
+    level = parts
+    while len(level) > 1:
+        groups = [level[i : i + regions.FAN] for i in range(0, len(level), regions.FAN)]
+        level = [sum(group[1:], group[0]) for group in groups]
+    assert regions.in_tree(parts, lambda a, b: a + b) == level[0]
+    tree = Tree(lambda a, b: a + b)
+    for part in parts:
+        tree.push(part)
+    assert len(tree.levels) <= 1 + np.log(n) / np.log(regions.FAN) + 1e-9
+
+
+def test_a_box_is_a_problem_of_its_own():
+    image, target = small_pair()
+    problem = pair.check(
+        image, target, (4, 3), mode="same", boundary="wrap", fillvalue=0.0, origin=(3, 0), operation="correlation"
+    )
+    part = regions.sub_problem(problem, Box(50, 40, 11, 7))
+    assert part.geometry.n_pixels == 77 and part.size == (11, 7)
+    extended = naive.extend(image, (3, 0), (0, 2), "wrap")
+    np.testing.assert_array_equal(part.sources[0].block(0, 0, (14, 9)), extended[50:64, 40:49])
+    np.testing.assert_array_equal(part.targets[0].block(0, 0, (11, 7)), target[50:, 40:])
+
+
+# ---- streams --------------------------------------------------------------------------------------------------------
+
+
+def test_a_stream_is_the_sum_of_its_pairs(same_stats, method):
+    pairs = list(frames(11))
+    expected = accumulate(*pairs[0], (3, 4), method=method)
+    for image, target in pairs[1:]:
+        expected = expected + accumulate(image, target, (3, 4), method=method)
+    same_stats(accumulate_stream(iter(pairs), (3, 4), method=method), expected, 1e-13)
+
+
+def test_the_number_of_workers_and_the_kind_of_iterable_do_not_matter(same_bits):
+    pairs = list(frames(19))
+    first = accumulate_stream(pairs, (3, 4), block=(16, 20), workers=1)
+    for workers in (2, 5):
+        same_bits(accumulate_stream((p for p in pairs), (3, 4), block=(16, 20), workers=workers), first)
+
+
+def test_pairs_smaller_than_the_kernel_count(same_stats):
+    """Tiles of a few pixels each do not determine a kernel, all together they do."""
+    image, target = small_pair((30, 21))
+    whole = target[:28, :18]
+    tiles = [
+        (image[r : r + 2 + 2, c : c + 3 + 3], whole[r : r + 2, c : c + 3])
+        for r in range(0, 28, 2)
+        for c in range(0, 18, 3)
+    ]
+    stats = accumulate_stream(tiles, (3, 4))
+    same_stats(stats, naive.normal_stats_dense(image[:30], target[:28, :18], (3, 4), mode="valid", boundary=None))
+
+
+def test_few_pairs_are_alive_at_a_time():
+    alive, most, lock = 0, 0, threading.Lock()
+
+    class Image(np.ndarray):
+        def __del__(self):
+            nonlocal alive
+            if self.base is None:
+                with lock:
+                    alive -= 1
+
+    def make():
+        nonlocal alive, most
+        for i in range(40):
+            image = np.ndarray.__new__(Image, (30, 25))
+            image[...] = np.random.default_rng(i).normal(size=(30, 25))
+            with lock:
+                alive += 1
+                most = max(most, alive)
+            yield image, np.asarray(image[1:-1, 2:]).copy()
+            del image
+
+    accumulate_stream(make(), 3, workers=2)
+    assert 1 <= most <= 8
+
+
+def test_progress_counts_blocks():
+    told = []
+    accumulate_stream(list(frames(6)), (3, 4), block=20, progress=lambda *a: told.append(a))
+    assert [t[:2] for t in told] == [("reading pixels", i + 1) for i in range(36)]
+    assert {t[2] for t in told} == {36}
+
+
+def test_what_is_refused():
+    good = list(frames(3))
+    with pytest.raises(ValueError, match="got no pairs, need at least one"):
+        accumulate_stream([], 3)
+    with pytest.raises(TypeError, match=r"write \[\(image, target\)\]"):
+        accumulate_stream(good[0], 3)
+    with pytest.raises(TypeError, match="pair 3: got an item of type float, need a pair"):
+        accumulate_stream([*good, 1.0], (3, 4))
+    with pytest.raises(ValueError, match="pair 3: got image 40x53, target 7x9"):
+        accumulate_stream([*good, (good[0][0], good[0][1][:7, :9])], (3, 4))
+    spoiled = good[1][0].copy()
+    spoiled[7, 5] = np.nan
+    with pytest.raises(ValueError, match=r"pair 2: got image with 1 pixel that is NaN .* \(7, 5\)"):
+        accumulate_stream([*good[:2], (spoiled, good[1][1])], (3, 4))
+    with pytest.raises(ValueError, match="6 target pixels of 1 pairs cannot determine the 12 taps"):
+        accumulate_stream([(good[0][0][:4, :6], good[0][1][:2, :3])], (3, 4))
+    for keywords, text in (
+        ({"block": 0}, "got block=0, need at least one row"),
+        ({"every": -1}, "got every=-1, need a number of seconds"),
+        ({"method": "cg"}, "got method='cg', need one of 'auto', 'direct', 'fft'"),
+        ({"mode": "sane"}, "got mode='sane'"),
+        ({"workers": 0}, "got workers=0"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            accumulate_stream(good, (3, 4), **keywords)
+
+
+# ---- checkpoints ----------------------------------------------------------------------------------------------------
+
+
+class Stop(Exception):
+    pass
+
+
+def broken_off(pairs, after, **keywords):
+    """Run until `after` blocks are told of, then be interrupted."""
+
+    def progress(stage, done, total):
+        if done == after:
+            raise Stop
+
+    with pytest.raises(Stop):
+        accumulate_stream(pairs, (3, 4), progress=progress, **keywords)
+
+
+@pytest.mark.parametrize("after", [1, 6, 7, 11, 24, 65])
+@pytest.mark.parametrize("every", [0, 3600])
+def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, same_bits, after, every):
+    pairs = list(frames(11))
+    settings = {"block": (16, 20), "workers": 2}
+    whole = accumulate_stream(pairs, (3, 4), **settings)
+    file = tmp_path / "sums.npz"
+    broken_off(pairs, after, checkpoint=file, every=every, **settings)
+    read = []
+    told = lambda stage, done, total: read.append((done, total))  # noqa: E731
+    again = accumulate_stream(iter(pairs), (3, 4), checkpoint=file, progress=told, **settings)
+    same_bits(again, whole)
+    assert read[0][0] == after + 1 and read[-1] == (66 + 33, 66 + 33)
+    # what is finished is not read again, and a longer stream adds only what is new
+    same_bits(accumulate_stream(pairs, (3, 4), checkpoint=file, progress=broken_off, **settings), whole)
+    more = [*pairs, *frames(2, seed=9)]
+    same_bits(accumulate_stream(more, (3, 4), checkpoint=file, **settings), accumulate_stream(more, (3, 4), **settings))
+    assert [p.name for p in tmp_path.iterdir()] == ["sums.npz"]
+
+
+def test_an_error_in_a_pair_leaves_what_was_read_before(tmp_path, same_bits):
+    pairs = list(frames(5))
+    spoiled = np.full_like(pairs[3][0], np.inf)
+    file = tmp_path / "sums.npz"
+    with pytest.raises(ValueError, match="pair 3: got image"):
+        accumulate_stream([*pairs[:3], (spoiled, pairs[3][1])], (3, 4), checkpoint=file, workers=1)
+    read = []
+    stats = accumulate_stream(pairs, (3, 4), checkpoint=file, progress=lambda *a: read.append(a[1]))
+    assert read == [4, 5]
+    same_bits(stats, accumulate_stream(pairs, (3, 4)))
+
+
+def test_a_foreign_checkpoint_is_refused_and_left_alone(tmp_path):
+    pairs = list(frames(5))
+    file = tmp_path / "sums.npz"
+    broken_off(pairs, 3, checkpoint=file, every=0)
+    before = file.read_bytes()
+    others = list(frames(5, seed=1))
+    again = {"checkpoint": file, "every": 0}
+
+    def refused(text, pairs, shape=(3, 4), **keywords):
+        with pytest.raises(ValueError, match=text):
+            accumulate_stream(pairs, shape, **again, **keywords)
+        assert file.read_bytes() == before
+        assert [p.name for p in tmp_path.iterdir()] == ["sums.npz"]
+
+    refused(r"written with shape=\[3, 4\], and a call with shape=\[4, 3\]; repeat the call", pairs, (4, 3))
+    refused(r"written with operation='convolution', and", pairs, operation="correlation")
+    refused(r"written with block=None, and a call with block=\[16, 16\]", pairs, block=16)
+    refused("another stream: one of its first 3 pairs is not the same", others)
+    refused("another stream: one of its first 3 pairs", [pairs[1], pairs[0], *pairs[2:]])
+    refused("it had at least 3 pairs, this one has 2", pairs[:2])
+    for content in (before[: len(before) // 2], before[:-1], b"", b"my thesis"):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match="is no complete file saved by kernelfit"):
+            accumulate_stream(pairs, (3, 4), **again)
+        assert file.read_bytes() == content
+    file.unlink()
+    accumulate(*pairs[0], (3, 4)).save(file)
+    before = file.read_bytes()
+    refused("holds 'NormalStats', need a 'Checkpoint'", pairs)
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_before_any_work(tmp_path):
+    def never():
+        raise AssertionError("asked for a pair")
+        yield
+
+    with pytest.raises(FileNotFoundError, match="does not exist; create it"):
+        accumulate_stream(never(), 3, checkpoint=tmp_path / "no" / "sums.npz")
+
+
+@pytest.mark.parametrize("limit", [0, 300, 1500])
+def test_a_full_disk_does_not_stop_the_run(tmp_path, same_bits, limit):
+    """Files of this process may not grow beyond `limit` bytes, as on a disk that is full."""
+    pairs = list(frames(8))
+    file = tmp_path / "sums.npz"
+    broken_off(pairs, 2, checkpoint=file, every=0)
+    before = file.read_bytes()
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, old[1]))
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            stats = accumulate_stream(pairs, (3, 4), checkpoint=file, every=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    same_bits(stats, accumulate_stream(pairs, (3, 4)))
+    assert len(caught) == 1 and caught[0].category is RuntimeWarning
+    assert "cannot be written" in str(caught[0].message) and "the run goes on" in str(caught[0].message)
+    assert file.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["sums.npz"]
+    same_bits(accumulate_stream(pairs, (3, 4), checkpoint=file), stats)
+
+
+def test_a_disk_with_room_again_is_written_to(tmp_path, monkeypatch, same_bits):
+    pairs = list(frames(8))
+    file = tmp_path / "sums.npz"
+    real, calls = kernelfit.storage.save, []
+
+    def full(*args, **keywords):
+        calls.append(args)
+        if 3 <= len(calls) <= 5:
+            raise OSError(28, "No space left on device")
+        return real(*args, **keywords)
+
+    monkeypatch.setattr(kernelfit.storage, "save", full)
+    with pytest.warns(RuntimeWarning, match="No space left on device") as caught:
+        stats = accumulate_stream(pairs, (3, 4), checkpoint=file, every=0)
+    assert len(caught) == 1 and len(calls) == 9
+    same_bits(accumulate_stream(pairs, (3, 4), checkpoint=file), stats)
+
+
+KILLED = """
+import sys, numpy as np, kernelfit
+path, checkpoint = sys.argv[1:]
+image, target = np.load(path, mmap_mode="r")
+print("ready", flush=True)
+stats = kernelfit.accumulate_stream([(image, target)], (5, 7), block=(64, 96), checkpoint=checkpoint, every=0)
+stats.save(checkpoint + ".done")
+"""
+
+
+def test_killed_at_any_moment(tmp_path, same_bits):
+    """kill -9 after a random time, until the run ends by itself."""
+    data = np.random.default_rng(5).normal(size=(2, 700, 900))
+    np.save(tmp_path / "pair.npy", data)
+    expected = accumulate_stream([(data[0], data[1])], (5, 7), block=(64, 96))
+    file = str(tmp_path / "sums.npz")
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "pair.npy"), file]
+    env = {**os.environ, "PYTHONPATH": str(ROOT.parent)}
+    rng = np.random.default_rng()
+    kills = 0
+    for attempt in range(3):
+        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE)
+        process.stdout.readline()
+        if attempt < 2:
+            while not os.path.exists(file) and process.poll() is None:
+                time.sleep(0.005)
+            time.sleep(float(rng.uniform(0.0, 0.4)))
+            process.send_signal(signal.SIGKILL)
+            kills += process.wait() == -signal.SIGKILL
+        else:
+            assert process.wait() == 0
+        process.stdout.close()
+    assert kills >= 1
+    same_bits(kernelfit.NormalStats.load(file + ".done"), expected)
