@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import naive
-from kernelfit import Verdict, apply_kernel, check_boundary, find_kernel
+from kernelfit import GaussianProcess, NonNegative, Penalized, Verdict, apply_kernel, check_boundary, find_kernel
 from kernelfit.boundary import BOUNDARIES
 
 MARGIN = 12
@@ -117,6 +117,14 @@ def test_a_doubt_is_not_raised_without_reason(smooth_image):
     for target in (rng.normal(size=image.shape), apply_kernel(image, rng.random((5, 5)), boundary="symm")):
         fit = find_kernel(image, target, (3, 4), boundary="symm")
         assert Verdict.WRONG_BOUNDARY not in [f.verdict for f in fit.findings]
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+@pytest.mark.parametrize("solver", [Penalized(), GaussianProcess(), NonNegative()], ids=str)
+def test_the_bias_of_a_solver_is_no_boundary(solver, noise, smooth_image):
+    image, target = scene("fill", 13, (6, 5), smooth_image, noise=noise)
+    fit = find_kernel(image, target, (6, 5), boundary="fill", solver=solver)
+    assert Verdict.WRONG_BOUNDARY not in [f.verdict for f in fit.findings]
 
 
 def test_conjugate_gradients_are_doubted_too(smooth_image):

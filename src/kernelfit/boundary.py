@@ -26,6 +26,8 @@ BOUNDARIES = ("fill", "wrap", "symm", "mirror", "nearest")
 _LEVEL = 1e-3
 #: How much more likely the best boundary must be than another one, in units of half a chi-square, to rule it out.
 _APART = 9.0
+#: Residuals below this share of the target are those of rounding, or of a penalty, not of a boundary.
+_EXACT = 1e-8
 #: A variance near the edges this many times that inside is worth a verdict.
 _WORTH = 2.0
 
@@ -214,7 +216,7 @@ def doubt(problems: Sequence[Problem], fits: Sequence[KernelFit]) -> list[Kernel
             continue
         residual, scale = _residual(planes, conv)
         squares = float(np.sum(residual * residual))  # no BLAS, whose threads would go on spinning
-        inside = max((fit.rss - squares) / n_inside, (1e-11 * scale) ** 2)
+        inside = max((fit.rss - squares) / n_inside, (_EXACT * scale) ** 2)
         ratio = squares / n_edge / inside
         if not ratio > max(_WORTH, _limit(n_edge, n_inside, 1e-6)):
             continue
@@ -264,7 +266,7 @@ def _compare(
     for name in BOUNDARIES:
         residuals[name], scale = _residual(planes, dataclasses.replace(conv, boundary=name, fillvalue=0.0))
         fillvalues[name] = math.nan
-    noise = max(variance, (1e-11 * scale) ** 2)  # without noise, rounding must not tell
+    noise = max(variance, (_EXACT * scale) ** 2)  # without noise, rounding must not tell
     # residual and response are linear in the value beyond the edge
     empty, response = residuals["fill"], _response(planes, conv)
     declared = empty - conv.fillvalue * response
