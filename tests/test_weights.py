@@ -481,6 +481,22 @@ def test_photon_noise_needs_counts():
         find_kernel(image, -image, (3, 5), noise="poisson")
 
 
+@pytest.mark.parametrize("robust", ["huber", "tukey", "clip"])
+def test_outliers_in_nothing(robust):
+    """No signal, or no image: a verdict, and no warning."""
+    image = photo((40, 51))
+    assert find_kernel(image, 0 * image, (3, 4), robust=robust).verdict is Verdict.NO_SIGNAL
+    assert find_kernel(0 * image, image, (3, 4), robust=robust).verdict is Verdict.RANK_DEFICIENT
+
+
+def test_no_boundary_is_doubted_for_saturation():
+    image = np.random.default_rng(0).uniform(0, 255, (60, 71))
+    target = np.clip(np.rint(scipy.signal.convolve2d(image, 1.7 * blob((3, 4)), mode="same")), 0, 255).astype(np.uint8)
+    fit = find_kernel(image, target, (3, 4), boundary="fill")
+    assert Verdict.WRONG_BOUNDARY not in [f.verdict for f in fit.findings]
+    assert any("boundary" in note for note in fit.notes)
+
+
 def test_an_exact_pair_with_outliers_is_recovered_exactly():
     rng = np.random.default_rng(0)
     image, kernel = photo((60, 73)), blob((4, 5))

@@ -239,10 +239,9 @@ def find_kernel(
         if judged is not None:
             if choice.method == "cg":
                 choice = Choice("fft", "the Gram matrix is needed for the weights")
-            fits = reweighted.fits(
+            return reweighted.fits(
                 judged, choice, chosen, threads, noise=noise, robust=robust, tolerance=tolerance, progress=progress
             )
-            return fits if wanted is not None else boundary_check.doubt(problems, fits)
         if choice.method == "cg":
             needs = "what is asked of the errors" if image_noise or errors != "plain" else _needs_gram(problems, solver)
             if needs is None:

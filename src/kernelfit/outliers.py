@@ -55,15 +55,17 @@ def least_absolute(sample: Sample, rounds: int = 15) -> Array:
     size = np.sqrt(sample.weights)
     factors = np.ones(len(chosen))
     taps = np.zeros(sample.patches.shape[1])
+    middle = math.inf
     for _ in range(rounds):
         scaled = sample.patches * np.sqrt(factors)[:, None]
         upper = scipy.linalg.blas.dsyrk(1.0, scaled.T)
         gram = np.triu(upper) + np.triu(upper, 1).T
         inverse = (solve.cholesky_factor(gram) or solve.eigen_factor(gram))[0]
         taps = inverse @ (inverse.T @ (scaled.T @ (sample.values * np.sqrt(factors))))
+        before = middle
         left = np.abs(sample.values - sample.patches @ taps) * chosen * size
         middle = float(np.median(left))
-        if not middle > 0:
+        if not 0 < middle < 0.995 * before:  # settled, or exact
             break
         factors = 1.0 / np.maximum(left, 0.01 * middle)
     return taps

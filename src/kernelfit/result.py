@@ -726,7 +726,7 @@ def assemble(
         kernel = taps.reshape((rows, cols) if len(stats.terms) == 1 else (len(stats.terms), rows, cols))
     else:
         kernel = taps
-    variance = stats.target_energy - stats.target_sum**2 / (stats.total_weight or 1.0)
+    variance = stats.target_energy - stats.target_sum * (stats.target_sum / (stats.total_weight or 1.0))
     known = variance > 1e-14 * stats.target_energy
     return KernelFit(
         kernel=kernel,

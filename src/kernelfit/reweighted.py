@@ -256,6 +256,9 @@ def fit(
     pass_method = choice.method if choice.reason == "as asked" else min(costs, key=lambda name: costs[name])
     engine = Engine(choice.method, pass_method, workers, tolerance, progress, regime)
     notes = [note for j in judged for note in j.notes]
+    conv = items[0].problem.geometry.convention
+    if conv.boundary is not None and conv.mode != "valid":
+        notes.append("the declared boundary was not held against the edges, since not all pixels count the same")
     findings: list[Finding] = []
     correction = 1.0
     if not model.slope and robust is None:
@@ -311,7 +314,7 @@ def _reweighted(
             current = [_with_noise(item, r, model, floor) for item, r in zip(items, left, strict=True)]
         if robust is not None:
             standard = _standard(current, left)
-            scale = max(1.4826 * float(np.median(np.abs(standard))), 1e-12 * float(np.abs(standard).max()))
+            scale = max(1.4826 * float(np.median(np.abs(standard))), 1e-12 * float(np.abs(standard).max())) or 1.0
             current = [_held_down(item, r, robust, scale) for item, r in zip(current, left, strict=True)]
         before = taps
         found = engine.solve(current, before)
@@ -321,7 +324,7 @@ def _reweighted(
         settled = moved <= max(_SETTLED * float(np.linalg.norm(found.fit.stderr)), 1e-9 * float(np.linalg.norm(taps)))
     notes = [f"weights from the residual, {rounds} round{'' if rounds == 1 else 's'}"]
     if robust is not None:
-        correction = correction_of(standard / scale, robust) if scale > 0 else 1.0
+        correction = correction_of(standard / scale, robust)
         share = float(np.mean(np.abs(standard) > TUNING[robust] * scale))
         what = "held down" if robust == "huber" else "excluded"
         notes.append(
