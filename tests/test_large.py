@@ -42,7 +42,8 @@ def test_same_kernel_as_by_cholesky(shape, operation):
     image, target, _ = pair_of((120, 150), shape, 0.3)
     dense = kernelfit.find_kernel(image, target, shape, boundary="wrap", operation=operation, method="fft")
     fit = kernelfit.find_kernel(image, target, shape, boundary="wrap", operation=operation, method="cg")
-    assert fit.method == "cg" and fit.iterations > 0 and fit.tolerance == large.TOLERANCE and fit.verdict.ok
+    assert fit.method == "cg" and fit.iterations > 0 and fit.tolerance == large.TOLERANCE
+    assert fit.verdict is dense.verdict
     # The solver's own error is about the tolerance times that of the noise, in the norm of the Gram matrix (which the
     # preconditioner stands for when it is time to stop, hence the factor).
     gram = kernelfit.accumulate(image, target, shape, boundary="wrap", operation=operation).gram

@@ -28,6 +28,24 @@ ADVICE: dict[Verdict, tuple[str, tuple[str, ...]]] = {
             "Check the fill value and the origin.",
         ),
     ),
+    Verdict.IMAGE_NOISE: (
+        "The image is so noisy that its noise hides its fine detail. Not all of its effect could be taken off, so the "
+        "kernel is still too small.",
+        (
+            "Check the noise level that was given (image_noise).",
+            "Use an image with less noise, or the mean of several.",
+            "Ask for a smaller kernel.",
+        ),
+    ),
+    Verdict.COLOURED_NOISE: (
+        "What the kernel leaves unexplained is correlated from pixel to pixel. The kernel may be right, but the plain "
+        "error bars are not.",
+        (
+            "Take error bars that allow for it: errors='sandwich'.",
+            "Ask for a larger kernel, in case the filter is wider than the shape asked for.",
+            "Check the declared boundary and origin; without a boundary nothing can be wrong there.",
+        ),
+    ),
     Verdict.WRAPPED: (
         "Values of the target seem to have run over the end of their integer type and started again at the other end.",
         (
