@@ -115,6 +115,8 @@ def test_bad_noise_is_refused():
     for method in ("cg", "wiener"):
         with pytest.raises(ValueError, match="need method='auto'"):
             kernelfit.find_kernel(image, target, 3, image_noise=0.1, method=method)
+    with pytest.raises(ValueError, match="saturated=None"):
+        kernelfit.find_kernel(image, np.uint8(255 * target.round()), 3, errors="sandwich")
     stats = kernelfit.accumulate(image, target, (3, 4))
     for std in (-1.0, [0.1, 0.2], np.nan):
         with pytest.raises(ValueError, match="got std="):

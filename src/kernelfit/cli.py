@@ -32,6 +32,7 @@ SOLVERS = (
     "sparse",
 )
 ROBUST = ("huber", "tukey", "clip")
+ERRORS = ("plain", "sandwich")
 CHANNELS = ("shared", "separate", "mixed")
 SYMMETRIES = ("point", "rows", "columns", "both")
 COMMANDS = ("find", "apply", "deconvolve", "inspect", "compare", "demo")
@@ -182,6 +183,10 @@ def _find(add: _Adder) -> None:
                         help="pixels that are NaN: error (default), or mask to leave them out")  # fmt: skip
     pixels.add_argument("--noise", type=_noise, metavar="N",
                         help="constant (default), poisson, or GAIN,READ_NOISE in electrons")  # fmt: skip
+    pixels.add_argument("--image-noise", type=_number, metavar="S",
+                        help="noise of IMAGE itself (standard deviation), to be taken off (default: 0)")  # fmt: skip
+    pixels.add_argument("--errors", type=_one_of(ERRORS), metavar="E",
+                        help=_choices(ERRORS, "plain") + ": error bars for noise that is correlated")  # fmt: skip
     pixels.add_argument("--robust", type=_one_of(ROBUST), metavar="R", help=_choices(ROBUST, "none") + ": outliers")
     pixels.add_argument("--saturated", type=_one_of(("auto", "none")), metavar="S",
                         help="ends of an integer target's range: auto leaves them out (default), or none")  # fmt: skip

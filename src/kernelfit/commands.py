@@ -92,6 +92,8 @@ def find(args: argparse.Namespace) -> int:
         "nan": args.nan,
         "noise": args.noise,
         "robust": args.robust,
+        "image_noise": args.image_noise,
+        "errors": args.errors,
         "workers": args.workers,
     }
     defaults = {"operation": "convolution", "method": "auto"}

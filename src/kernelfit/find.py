@@ -237,6 +237,12 @@ def find_kernel(
         unweighed = background is not None or (choice.method == "cg" and wanted is None)
         judged = None if unweighed else reweighted.judge(asked, group, rules, noise, robust)
         if judged is not None:
+            if image_noise or errors != "plain":
+                msg = (
+                    "got image_noise or errors='sandwich' for a target with saturated pixels, which are left out as a "
+                    "mask would; need saturated=None to use them all the same, or neither of the two"
+                )
+                raise ValueError(msg)
             if choice.method == "cg":
                 choice = Choice("fft", "the Gram matrix is needed for the weights")
             return reweighted.fits(

@@ -32,7 +32,7 @@ ADVICE: dict[Verdict, tuple[str, tuple[str, ...]]] = {
         "The image is so noisy that its noise hides its fine detail. Not all of its effect could be taken off, so the "
         "kernel is still too small.",
         (
-            "Check the noise level that was given (image_noise).",
+            "Check the noise level that was given (image_noise, --image-noise).",
             "Use an image with less noise, or the mean of several.",
             "Ask for a smaller kernel.",
         ),
@@ -41,7 +41,7 @@ ADVICE: dict[Verdict, tuple[str, tuple[str, ...]]] = {
         "What the kernel leaves unexplained is correlated from pixel to pixel. The kernel may be right, but the plain "
         "error bars are not.",
         (
-            "Take error bars that allow for it: errors='sandwich'.",
+            "Take error bars that allow for it: errors='sandwich' (--errors sandwich).",
             "Ask for a larger kernel, in case the filter is wider than the shape asked for.",
             "Check the declared boundary and origin; without a boundary nothing can be wrong there.",
         ),
