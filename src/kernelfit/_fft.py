@@ -18,7 +18,7 @@ EFFORTS = ("estimate", "measure", "patient")
 _lock = threading.Lock()
 _settings = {"backend": "pyfftw", "effort": "estimate"}
 _shelf: "OrderedDict[tuple[int, int, int, int, str, str], list[RowTransforms]]" = OrderedDict()
-_SHELF_KINDS = 4  # sizes whose idle plans and buffers are kept
+_SHELF_KINDS = 6  # sizes whose idle plans and buffers are kept
 
 
 def set_fft(*, backend: str | None = None, effort: str | None = None) -> dict[str, str]:

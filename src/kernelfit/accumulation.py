@@ -345,7 +345,8 @@ def _fft_pass(frame: Frame, workers: int, taps: Array | None, progress: Progress
     n_sources, n_targets = len(frame.sources), len(frame.targets)
     layout = segment(frame.cols, x_halo)
     rows = frame.rows + (y_halo if taps is None else 0)
-    height = math.ceil(rows / max(1, round(rows / max(128, 8 * frame.kernel_rows))))
+    extended = frame.rows + y_halo  # for either kind of pass, so that both use the same transforms
+    height = math.ceil(extended / max(1, round(extended / max(128, 8 * frame.kernel_rows))))
     # Kernels of one row have no row lags, so the rows of several segments may stand in one tile, one below the other.
     stacked = max(1, min(128, max(16, 2**17 // layout.length)) // rows) if y_halo == 0 else 1
     n_lags = -(-frame.kernel_rows // 4) * 4  # the loops do four at a time
