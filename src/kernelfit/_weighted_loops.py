@@ -41,6 +41,29 @@ def gather(block, rows, cols, factors, n_y, n_x, first, out):
 
 
 @_jit_sum
+def add_outer(patches, signs, total):
+    """Add products of few patches with themselves: ``total[p, q] += sum_i signs[i] * patches[i, p] * patches[i, q]``.
+
+    p <= q only; two patches at a time.
+    """
+    n, m = patches.shape
+    for i in range(0, n - 1, 2):
+        x, y = patches[i], patches[i + 1]
+        for p in range(m):
+            a, b = signs[i] * x[p], signs[i + 1] * y[p]
+            line, u, v = total[p, p:], x[p:], y[p:]
+            for q in range(m - p):
+                line[q] += a * u[q] + b * v[q]
+    if n % 2:
+        x = patches[n - 1]
+        for p in range(m):
+            a = signs[n - 1] * x[p]
+            line, u = total[p, p:], x[p:]
+            for q in range(m - p):
+                line[q] += a * u[q]
+
+
+@_jit_sum
 def weigh(result, model, weights):
     """Turn a target into its weighted residual: ``result = weights * (result - model)``.
 

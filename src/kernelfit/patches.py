@@ -32,6 +32,8 @@ GATHER_NS = 1.8
 # Nanoseconds to read a patch by itself, and a pixel of a whole band.
 _READ_NS = 5000.0
 _BAND_NS = 5.0
+#: So many multiply-adds are quicker done without BLAS, whose threads would go on spinning into the next pass.
+_FEW = 5e7
 
 
 class Runs(NamedTuple):
@@ -141,10 +143,16 @@ class _Sum:
 
     def __init__(self, size: int) -> None:
         self.total = np.zeros((size, size), order="F")
+        self.few = np.zeros((size, size))
 
     def add(self, patches: Array, values: Array) -> None:
         """Add patches that were scaled by the roots of the sizes of their weights."""
         if not patches.size:
+            return
+        if len(patches) * len(self.few) ** 2 <= _FEW:
+            from . import _weighted_loops
+
+            _weighted_loops.add_outer(patches, np.sign(values), self.few)
             return
         for sign in (1.0, -1.0):
             some = patches if np.all(values * sign > 0) else np.ascontiguousarray(patches[values * sign > 0])
@@ -155,7 +163,7 @@ class _Sum:
 
     def full(self) -> Array:
         """Return the whole symmetric matrix."""
-        upper = np.triu(self.total)
+        upper = np.triu(self.total) + np.triu(self.few)
         return np.asarray(upper + np.triu(upper, 1).T)
 
 

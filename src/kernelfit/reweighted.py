@@ -158,6 +158,7 @@ class Engine:
 
     def _refined(self, items: Sequence[Item], stats: NormalStats, start: Array | None) -> _Solved:
         """Solve exact statistics, and refine the kernel against the pixels where rounding could matter."""
+        solve.factor_ahead(stats)
         fit = stats.solve()
         refined = 0
         if solve.rounding_matters(stats, fit):
