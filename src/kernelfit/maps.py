@@ -149,9 +149,7 @@ def kernel_map(
 
     The target pixels that are used are cut into ``rows x cols`` tiles of nearly the same size, each of which reads the
     image around it as far as the kernel reaches. The kernel k_i of tile i minimises
-
-        sum_i |y_i - A_i k_i|^2 + smoothness * g * sum_(i, j) |k_i - k_j|^2
-
+    ``sum_i |y_i - A_i k_i|^2 + smoothness * g * sum_(i, j) |k_i - k_j|^2``
     with the second sum over tiles that share a side, and g the mean of the diagonals of the Gram matrices ``A_i'A_i``.
 
     Parameters
