@@ -8,7 +8,7 @@ from kernelfit import accumulate
 
 ENGINES = ["direct", "fft"]
 KERNELS = by_profile(["5x5", "9x15"], ["3x5"], ["5x5", "9x15", "31x27"])  # rows x columns
-DTYPES = ["uint8", "float32", "float64"]
+DTYPES = by_profile(["uint8", "float32", "float64"], ["uint8"], ["uint8", "float32", "float64"])
 
 
 def as_dtype(array, dtype):
