@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
+import numpy as np
 
 # Without nnan and ninf: a NaN must stay visible.
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
@@ -332,6 +333,68 @@ def assemble_lag(
         _beside(top[y], a[0], a[1], b[0], b[1], rows, change)
         table -= change
         _place(table, gram, row + stride_y * (y + 1), col + stride_y * (y + 1 + i), stride_x)
+
+
+@_jit_sum
+def inverse_at_lags(real, imag, cosines, sines, out):
+    """Transform summed spectra back, at some lags: ``out[i, j] = sum_f real[f, i] cos[f, j] - imag[f, i] sin[f, j]``."""
+    out[:] = 0.0
+    n_i, n_j = out.shape
+    for f in range(len(cosines)):
+        c, s = cosines[f], sines[f]
+        for i in range(n_i):
+            y, a, b = out[i], real[f, i], imag[f, i]
+            for j in range(n_j):
+                y[j] += a * c[j] - b * s[j]
+
+
+@_jit_sum
+def _strip_of(block, row, col, n, cols, lag, turned, out):
+    """Fill `out` with the lag products of `n` rows (columns, if `turned`) of a block, `cols` long."""
+    whole = -(-cols // 32) * 32  # no odd ends; beyond `cols` there are zeros
+    wide = np.zeros((n, whole + 2 * lag))
+    for p in range(n):
+        for c in range(cols):
+            wide[p, lag + c] = block[row + c, col + p] if turned else block[row + p, col + c]
+    out[:] = 0.0
+    strip_lag_sums(wide, whole, lag, out)
+
+
+@_jit_sum
+def gram_of_block(block, col, n_rows, n_cols, lags, gram, first, stride_y, stride_x):
+    """Make the Gram matrix of a block that is in memory, from its lag sums: strips, corners and `assemble_lag` in one.
+
+    The extended image of ``n_rows x n_cols`` target pixels starts at column `col` of `block`; `first`, `stride_y` and
+    `stride_x` are the place of tap (0, 0) in `gram` and the steps to its neighbours.
+    """
+    n_y, n_x = len(lags), (lags.shape[1] + 1) // 2
+    y_halo, x_halo = n_y - 1, n_x - 1
+    across = np.empty((2, y_halo, y_halo, 2 * x_halo + 1))
+    down = np.empty((2, x_halo, x_halo, 2 * y_halo + 1))
+    corners = np.empty((2, 2, y_halo, x_halo))
+    for k in range(2):
+        if y_halo:
+            _strip_of(block, k * n_rows, col, y_halo, n_cols + x_halo, x_halo, False, across[k])
+        if x_halo:
+            _strip_of(block, 0, col + k * n_cols, x_halo, n_rows + y_halo, y_halo, True, down[k])
+        for j in range(2):
+            for y in range(y_halo):
+                for x in range(x_halo):
+                    corners[k, j, y, x] = block[k * n_rows + y, col + j * n_cols + x]
+    sides, rows = np.empty((2, x_halo, x_halo)), np.empty((2, n_x))
+    for i in range(n_y):
+        ends = np.empty((2, y_halo - i, 2 * x_halo + 1))
+        for k in range(2):
+            for r in range(y_halo - i):
+                ends[k, r] = across[k, r, r + i]
+            for u in range(x_halo):
+                for v in range(x_halo):
+                    sides[k, u, v] = down[k, u, v, y_halo + i] if u <= v else down[k, v, u, y_halo - i]
+        blocks = np.empty((1 if i >= y_halo else 2, n_x, n_x))
+        assemble_lag(
+            i, lags[i], ends[0], ends[1], sides[0], sides[1], corners, corners, blocks, rows, gram,
+            first, first, stride_y, stride_x,
+        )  # fmt: skip
 
 
 @_jit

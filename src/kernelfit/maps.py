@@ -12,11 +12,12 @@ import scipy.linalg
 import scipy.special
 
 from . import geometry, pair, regions, solve
+from . import tiles as tile_pass
 from .accumulation import Progress, in_order, residual_moments, resolve, statistics
 from .geometry import Convention, Shape
 from .pair import Problem
 from .regions import Box
-from .result import Finding, Verdict
+from .result import Finding, KernelFit, Verdict
 from .statistics import NormalStats
 
 Array = npt.NDArray[np.float64]
@@ -125,6 +126,11 @@ class _Tile(NamedTuple):
     rss: float
     rank: int
     findings: tuple[Finding, ...]
+
+    @classmethod
+    def of(cls, fit: KernelFit) -> "_Tile":
+        """Keep what a map is made of."""
+        return cls(fit.kernel.ravel(), fit.stderr.ravel(), fit.noise_std, fit.rss, fit.rank, fit.findings)
 
 
 def kernel_map(
@@ -239,13 +245,13 @@ def kernel_map(
         )
         raise ValueError(msg)
     choice = resolve(regions.sub_problem(problem, boxes[0]), method).method
-    reads = _Reading(problem, boxes, "fft" if choice == "cg" else choice, threads, progress)
+    reads = _Reading(problem, boxes, "fft" if choice == "cg" else choice, chosen, threads, progress)
     total: NormalStats | None = None
     every: list[NormalStats] = []
     fits: list[_Tile] = []
-    for box, stats in reads:
+    for stats, fit in reads:
         total = stats if total is None else total + stats
-        fits.append(reads.fit(box, stats, chosen))
+        fits.append(fit if fit is not None else _Tile.of(chosen.solve(stats)))
         if strength > 0:
             every.append(stats)
     assert total is not None
@@ -307,40 +313,53 @@ class _Reading:
     """The pass over the tiles."""
 
     def __init__(
-        self, problem: Problem, boxes: list[Box], method: str, workers: int, progress: Progress | None
+        self,
+        problem: Problem,
+        boxes: list[Box],
+        method: str,
+        solver: solve.Solver,
+        workers: int,
+        progress: Progress | None,
     ) -> None:
         self.problem, self.boxes, self.method, self.workers, self.progress = problem, boxes, method, workers, progress
+        self.solver = solver
+        self.reader = tile_pass.TileReader(problem, boxes, method) if tile_pass.TileReader.fits(problem, boxes) else None
 
-    def __iter__(self) -> Iterator[tuple[Box, NormalStats]]:
-        """Yield the statistics of the tiles, in order; those of a batch are read by threads, then solved by none."""
-        batch = max(self.workers, _BATCH // (8 * self.problem.geometry.n_taps**2))
+    def __iter__(self) -> Iterator[tuple[NormalStats, "_Tile | None"]]:
+        """Yield the statistics of the tiles, in order, and the fits of least squares, unless another solver is meant.
+
+        The tiles of a batch are read by threads, those of another solver then solved by none: its BLAS has its own.
+        """
+        batch = max(self.workers, _BATCH // (16 * self.problem.geometry.n_taps**2))
         for first in range(0, len(self.boxes), batch):
             some = self.boxes[first : first + batch]
             parts = []
-            for stats in in_order(some, self._read, self.workers):
-                parts.append(stats)
+            for part in in_order(some, self._read, self.workers):
+                parts.append(part)
                 if self.progress is not None:
                     self.progress("reading tiles", first + len(parts), len(self.boxes))
-            yield from zip(some, parts, strict=True)
+            yield from parts
+        if self.reader is not None:
+            self.reader.close()
 
-    def _read(self, box: Box) -> NormalStats:
-        return statistics(regions.loaded(regions.sub_problem(self.problem, box)), self.method, 1)[0]
-
-    def fit(self, box: Box, stats: NormalStats, solver: solve.Solver) -> _Tile:
-        """Solve a tile, with its pixels read once more where rounding could matter."""
+    def _read(self, box: Box) -> tuple[NormalStats, "_Tile | None"]:
+        """Read a tile and solve it, with its pixels read once more where rounding could matter."""
+        if self.reader is not None:
+            stats = self.reader.statistics(box)
+        else:
+            stats = statistics(regions.loaded(regions.sub_problem(self.problem, box)), self.method, 1)[0]
+        solve.factor_ahead(stats)
         fit = solve.LeastSquares().solve(stats)
         if solve.rounding_matters(stats, fit):
+            part = regions.loaded(regions.sub_problem(self.problem, box))
             for _ in range(2):
-                part = regions.sub_problem(self.problem, box)
                 before = fit.kernel
-                moments, energies = residual_moments(part, before[None, None], self.method, self.workers)
+                moments, energies = residual_moments(part, before[None, None], self.method, 1)
                 stats = stats.centered(before.ravel(), moments[0], float(energies[0]))
                 fit = solve.LeastSquares().solve(stats)
                 if np.linalg.norm(fit.kernel - before) <= 1e-6 * np.linalg.norm(fit.kernel):
                     break
-        if not isinstance(solver, solve.LeastSquares):
-            fit = solver.solve(stats)
-        return _Tile(fit.kernel.ravel(), fit.stderr.ravel(), fit.noise_std, fit.rss, fit.rank, fit.findings)
+        return stats, _Tile.of(fit) if isinstance(self.solver, solve.LeastSquares) else None
 
 
 # ---- kernels that depend on their neighbours ------------------------------------------------------------------------

@@ -1,0 +1,182 @@
+"""The statistics of the small tiles of a grid, each of them read, summed and assembled by one thread at one go.
+
+What `accumulation` does for an image it does with pieces, strips and threads that meet; for a tile of some 256 x 256
+pixels that would cost several times the sums. Here a tile is one piece: its extended image is copied once, into the
+buffer that is transformed, and the strips along its edges are taken from there too.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import pair
+from .accumulation import Array, Frame, Segments, segment
+from .pair import Problem
+from .regions import Box
+from .statistics import NormalStats
+
+#: Most samples of a tile, padded, that are transformed at one go.
+_MOST_SAMPLES = 2**18
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Buffers large enough for every tile of a grid: rows and columns of target pixels, and how rows are padded."""
+
+    rows: int
+    cols: int
+    segments: Segments
+
+    @classmethod
+    def of(cls, frame: Frame, boxes: list[Box]) -> "Layout | None":
+        """Return the layout, or None if the tiles are too large to be read at one go."""
+        sides = [(b.cols, b.rows) if frame.swapped else (b.rows, b.cols) for b in boxes]
+        rows, cols = max(s[0] for s in sides), max(s[1] for s in sides)
+        segments = segment(cols, frame.col_halo)
+        if cols > segments.step or (rows + 2 * frame.row_halo) * segments.length > _MOST_SAMPLES:
+            return None
+        return cls(rows, cols, segments)
+
+
+class TileReader:
+    """Makes the statistics of one tile after the other, from any number of threads.
+
+    Parameters
+    ----------
+    problem : Problem
+        One image and one target.
+    boxes : list of Box
+        The tiles that will be asked for.
+    method : {"direct", "fft"}
+        The engine.
+
+    Raises
+    ------
+    ValueError
+        If the tiles are too large (`fits`).
+    """
+
+    def __init__(self, problem: Problem, boxes: list[Box], method: str) -> None:
+        self.problem, self.method, self.frame = problem, method, Frame.of(problem)
+        layout = Layout.of(self.frame, boxes)
+        if layout is None:
+            msg = "got tiles too large to be read at one go; use accumulation.statistics for each"
+            raise ValueError(msg)
+        self.layout = layout
+        frequencies = np.arange(layout.segments.length // 2 + 1)
+        lags = np.arange(-self.frame.col_halo, self.frame.col_halo + 1)
+        turns = np.outer(frequencies, lags) % layout.segments.length * (2 * math.pi / layout.segments.length)
+        weights = np.where(2 * frequencies % layout.segments.length == 0, 1.0, 2.0) / layout.segments.length
+        self._cosines, self._sines = np.cos(turns) * weights[:, None], np.sin(turns) * weights[:, None]
+        self._idle: list[Buffers] = []
+
+    @staticmethod
+    def fits(problem: Problem, boxes: list[Box]) -> bool:
+        """Say whether the tiles are small enough."""
+        one = len(problem.sources) == len(problem.targets) == 1
+        return one and Layout.of(Frame.of(problem), boxes) is not None
+
+    def statistics(self, box: Box) -> NormalStats:
+        """Return the statistics of one tile."""
+        from . import _loops
+
+        frame, plan = self.frame, self.problem.geometry
+        m = plan.n_taps
+        gram = np.empty((m, m))
+        stride_y, stride_x = (1, frame.kernel_rows) if frame.swapped else (frame.kernel_cols, 1)
+        first, sign = (m - 1, -1) if plan.flipped else (0, 1)
+        row, col, n_rows, n_cols = (box.col, box.row, box.cols, box.rows) if frame.swapped else box
+        try:
+            buffers = self._idle.pop()
+        except IndexError:  # one for each thread at most
+            buffers = Buffers(self.layout, frame, self.method)
+        with np.errstate(all="ignore"):
+            sums = self._by_fft if self.method == "fft" else self._direct
+            lags, moment, energy = sums(buffers, row, col, n_rows, n_cols)
+            if not (np.isfinite(lags).all() and np.isfinite(moment).all() and np.isfinite(energy).all()):
+                pair.refuse_nonfinite(self.problem)
+            _loops.gram_of_block(
+                buffers.image, buffers.start, n_rows, n_cols, lags, gram, first, sign * stride_y, sign * stride_x
+            )
+        self._idle.append(buffers)
+        return NormalStats(
+            gram=gram,
+            moment=frame.to_user(moment, plan.flipped).ravel(),
+            target_energy=float(energy[0]),
+            target_sum=float(energy[1]),
+            n_pixels=box.rows * box.cols,
+            terms=(plan.kernel_shape,),
+            convention=plan.convention,
+        )
+
+    def _by_fft(self, buffers: "Buffers", row: int, col: int, n_rows: int, n_cols: int) -> tuple[Array, Array, Array]:
+        """Return lag sums, moment, and the target's sums; the extended image is left in the buffer."""
+        from . import _loops
+
+        frame, transform = self.frame, buffers.transform
+        assert transform is not None
+        sums = np.zeros((2, 2, *self._cosines.shape[:1], -(-frame.kernel_rows // 4) * 4))
+        back = np.empty((2, frame.kernel_rows, 2 * frame.col_halo + 1))
+        energy = np.zeros(2)
+        buffers.fill(frame, row, col, n_rows, n_cols)
+        transform.forward(0)
+        transform.forward(1)
+        _loops.moments(buffers.result, n_rows, n_cols, energy)
+        rows = n_rows + frame.row_halo
+        _loops.spectral_lag_sums(transform.spectra, 0, 0, rows, sums[0], sums[1], buffers.turned)
+        for i in range(2):
+            _loops.inverse_at_lags(sums[0, i], sums[1, i], self._cosines, self._sines, back[i])
+        return back[0], back[1, :, frame.col_halo :], energy
+
+    def _direct(self, buffers: "Buffers", row: int, col: int, n_rows: int, n_cols: int) -> tuple[Array, Array, Array]:
+        """Do the work of `_by_fft` with the pixels themselves."""
+        from . import _loops
+
+        frame, x_halo = self.frame, self.frame.col_halo
+        lags, moment = np.zeros((frame.kernel_rows, 2 * x_halo + 1)), np.zeros((frame.kernel_rows, frame.kernel_cols))
+        energy = np.zeros(2)
+        buffers.fill(frame, row, col, n_rows, n_cols)
+        _loops.moments(buffers.result, n_rows, n_cols, energy)
+        image, rows, cols = buffers.image, n_rows + frame.row_halo, n_cols + x_halo
+        _loops.lag_sums(image, x_halo, image, 0, rows, cols, lags)
+        _loops.lag_sums(buffers.result, 0, image, x_halo, n_rows, n_cols, moment)
+        return lags, moment, energy
+
+    def close(self) -> None:
+        """Put the transforms back on the shelf."""
+        from . import _fft
+
+        while self._idle:
+            transform = self._idle.pop().transform
+            if transform is not None:
+                _fft.give_back(transform)
+
+
+class Buffers:
+    """What one thread needs: a tile's extended image, from column `start`, and target, with zeros around them."""
+
+    def __init__(self, layout: Layout, frame: Frame, method: str) -> None:
+        from . import _fft
+
+        y_halo, x_halo = frame.row_halo, frame.col_halo
+        self.start, self.turned = 0, np.empty(0)
+        self.transform: _fft.RowTransforms | None = None
+        if method == "fft":
+            self.transform = _fft.borrow(layout.rows + 2 * y_halo, layout.segments.length, 2, 1)
+            self.image, self.result = self.transform.image, self.transform.result
+            self.turned = np.empty(self.transform.spectra.shape[-1])
+        else:
+            self.start = x_halo
+            self.image = np.zeros((layout.rows + 2 * y_halo, layout.cols + 3 * x_halo))
+            self.result = np.zeros((layout.rows, layout.cols))
+
+    def fill(self, frame: Frame, row: int, col: int, n_rows: int, n_cols: int) -> None:
+        """Read a tile."""
+        rows, cols = n_rows + frame.row_halo, self.start + n_cols + frame.col_halo
+        frame.sources[0].read(self.image[:rows, self.start : cols], row, col)
+        self.image[rows:] = 0.0
+        self.image[:rows, cols:] = 0.0
+        frame.targets[0].read(self.result[:n_rows, :n_cols], row, col)
+        self.result[n_rows:] = 0.0
+        self.result[:n_rows, n_cols:] = 0.0
