@@ -440,19 +440,79 @@ def invert_triangular(a, out):
     m = len(a)
     for i in range(m - 1, -1, -1):
         scale = 1.0 / a[i, i]
-        y = out[i]
         k = i + 1
         while k + 3 < m:
             c0, c1, c2, c3 = a[i, k], a[i, k + 1], a[i, k + 2], a[i, k + 3]
-            x0, x1, x2, x3 = out[k], out[k + 1], out[k + 2], out[k + 3]
-            for j in range(k, m):
+            y, x0, x1, x2, x3 = out[i, k:], out[k, k:], out[k + 1, k:], out[k + 2, k:], out[k + 3, k:]
+            for j in range(m - k):
                 y[j] -= c0 * x0[j] + c1 * x1[j] + c2 * x2[j] + c3 * x3[j]
             k += 4
         while k < m:
-            c0, x0 = a[i, k], out[k]
-            for j in range(k, m):
+            c0, y, x0 = a[i, k], out[i, k:], out[k, k:]
+            for j in range(m - k):
                 y[j] -= c0 * x0[j]
             k += 1
-        for j in range(i + 1, m):
-            y[j] *= scale
-        y[i] = scale
+        y = out[i, i:]
+        y *= scale
+        y[0] = scale
+
+
+@_jit_sum
+def _inverse_times(factor, x, out):
+    """Multiply ``F F'`` by a vector, F being upper triangular."""
+    m = len(x)
+    half = np.zeros(m)
+    for i in range(m):
+        c, y, line = x[i], half[i:], factor[i, i:]
+        for j in range(m - i):
+            y[j] += c * line[j]
+    for i in range(m):
+        s, y, line = 0.0, half[i:], factor[i, i:]
+        for j in range(m - i):
+            s += line[j] * y[j]
+        out[i] = s
+
+
+@_jit_sum
+def inverse_norm(factor):
+    """Estimate the 1-norm of ``F F'``, F being upper triangular.
+
+    Hager's method: Higham, "Accuracy and Stability", 2nd ed., algorithm 15.1.
+    """
+    m = len(factor)
+    x, y, z, best = np.full(m, 1.0 / m), np.empty(m), np.empty(m), 0.0
+    for _ in range(5):
+        _inverse_times(factor, x, y)
+        norm = np.abs(y).sum()
+        if not norm > best:
+            break
+        best = norm
+        for i in range(m):
+            y[i] = -1.0 if y[i] < 0 else 1.0
+        _inverse_times(factor, y, z)
+        largest, along = 0, 0.0
+        for i in range(m):
+            along += z[i] * x[i]
+            if abs(z[i]) > abs(z[largest]):
+                largest = i
+        if abs(z[largest]) <= along:
+            break
+        x[:] = 0.0
+        x[largest] = 1.0
+    return best
+
+
+@_jit_sum
+def inverse_factor(gram, out):
+    """Write the upper triangular F with ``F F' = G^-1`` to `out`, which must be zero; return G's condition number.
+
+    It is infinite, and `out` of no use, if G is not positive definite.
+    """
+    upper = gram.copy()
+    if not cholesky(upper):
+        return np.inf
+    invert_triangular(upper, out)
+    largest = 0.0
+    for i in range(len(gram)):
+        largest = max(largest, np.abs(gram[i]).sum())
+    return largest * inverse_norm(out)
