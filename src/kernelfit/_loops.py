@@ -337,7 +337,7 @@ def assemble_lag(
 
 @_jit_sum
 def inverse_at_lags(real, imag, cosines, sines, out):
-    """Transform summed spectra back, at some lags: ``out[i, j] = sum_f real[f, i] cos[f, j] - imag[f, i] sin[f, j]``."""
+    """Transform summed spectra back at some lags: ``out[i, j] = sum_f real[f, i] cos[f, j] - imag[f, i] sin[f, j]``."""
     out[:] = 0.0
     n_i, n_j = out.shape
     for f in range(len(cosines)):

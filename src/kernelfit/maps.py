@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,13 +12,13 @@ import scipy.linalg
 import scipy.special
 
 from . import geometry, pair, regions, solve
-from . import tiles as tile_pass
-from .accumulation import Progress, in_order, residual_moments, resolve, statistics
+from .accumulation import Part, Progress, in_order, residual_moments, resolve, statistics
 from .geometry import Convention, Shape
 from .pair import Problem
 from .regions import Box
-from .result import Finding, KernelFit, Verdict
+from .result import Finding, Verdict
 from .statistics import NormalStats
+from .tiles import TileReader
 
 Array = npt.NDArray[np.float64]
 
@@ -126,11 +126,6 @@ class _Tile(NamedTuple):
     rss: float
     rank: int
     findings: tuple[Finding, ...]
-
-    @classmethod
-    def of(cls, fit: KernelFit) -> "_Tile":
-        """Keep what a map is made of."""
-        return cls(fit.kernel.ravel(), fit.stderr.ravel(), fit.noise_std, fit.rss, fit.rank, fit.findings)
 
 
 def kernel_map(
@@ -251,7 +246,7 @@ def kernel_map(
     fits: list[_Tile] = []
     for stats, fit in reads:
         total = stats if total is None else total + stats
-        fits.append(fit if fit is not None else _Tile.of(chosen.solve(stats)))
+        fits.append(fit)
         if strength > 0:
             every.append(stats)
     assert total is not None
@@ -323,43 +318,59 @@ class _Reading:
     ) -> None:
         self.problem, self.boxes, self.method, self.workers, self.progress = problem, boxes, method, workers, progress
         self.solver = solver
-        self.reader = tile_pass.TileReader(problem, boxes, method) if tile_pass.TileReader.fits(problem, boxes) else None
+        small = TileReader.fits(problem, boxes)
+        self.reader = TileReader(problem, boxes, method) if small else None
+        # What needs no BLAS, which has threads of its own, is solved by the thread that has read it.
+        plain = isinstance(solver, solve.LeastSquares)
+        self.at_once = plain and problem.geometry.n_taps <= solve.OWN_FACTOR
 
-    def __iter__(self) -> Iterator[tuple[NormalStats, "_Tile | None"]]:
-        """Yield the statistics of the tiles, in order, and the fits of least squares, unless another solver is meant.
-
-        The tiles of a batch are read by threads, those of another solver then solved by none: its BLAS has its own.
-        """
-        batch = max(self.workers, _BATCH // (16 * self.problem.geometry.n_taps**2))
-        for first in range(0, len(self.boxes), batch):
-            some = self.boxes[first : first + batch]
-            parts = []
-            for part in in_order(some, self._read, self.workers):
-                parts.append(part)
-                if self.progress is not None:
-                    self.progress("reading tiles", first + len(parts), len(self.boxes))
-            yield from parts
+    def __iter__(self) -> Iterator[tuple[NormalStats, "_Tile"]]:
+        """Yield the statistics of the tiles, in order, and their fits."""
+        if self.at_once:
+            yield from self._counted(in_order(self.boxes, self._read_and_solve, self.workers), 0)
+        else:
+            batch = max(self.workers, _BATCH // (8 * self.problem.geometry.n_taps**2))
+            for first in range(0, len(self.boxes), batch):
+                some = self.boxes[first : first + batch]
+                read = list(self._counted(in_order(some, self._read, self.workers), first))
+                for box, stats in zip(some, read, strict=True):
+                    yield stats, self._solve(box, stats, self.workers)
         if self.reader is not None:
             self.reader.close()
 
-    def _read(self, box: Box) -> tuple[NormalStats, "_Tile | None"]:
-        """Read a tile and solve it, with its pixels read once more where rounding could matter."""
+    def _counted(self, parts: Iterable[Part], first: int) -> Iterator[Part]:
+        for done, part in enumerate(parts, first + 1):
+            if self.progress is not None:
+                self.progress("reading tiles", done, len(self.boxes))
+            yield part
+
+    def _read(self, box: Box) -> NormalStats:
         if self.reader is not None:
-            stats = self.reader.statistics(box)
-        else:
-            stats = statistics(regions.loaded(regions.sub_problem(self.problem, box)), self.method, 1)[0]
+            return self.reader.statistics(box)
+        return statistics(regions.loaded(regions.sub_problem(self.problem, box)), self.method, 1)[0]
+
+    def _read_and_solve(self, box: Box) -> tuple[NormalStats, "_Tile"]:
+        stats = self._read(box)
         solve.factor_ahead(stats)
+        fit = self._solve(box, stats, 1)
+        stats._made.clear()  # as large as the Gram matrix itself, and used up
+        return stats, fit
+
+    def _solve(self, box: Box, stats: NormalStats, workers: int) -> "_Tile":
+        """Solve a tile, with its pixels read once more where rounding could matter."""
         fit = solve.LeastSquares().solve(stats)
         if solve.rounding_matters(stats, fit):
             part = regions.loaded(regions.sub_problem(self.problem, box))
             for _ in range(2):
                 before = fit.kernel
-                moments, energies = residual_moments(part, before[None, None], self.method, 1)
+                moments, energies = residual_moments(part, before[None, None], self.method, workers)
                 stats = stats.centered(before.ravel(), moments[0], float(energies[0]))
                 fit = solve.LeastSquares().solve(stats)
                 if np.linalg.norm(fit.kernel - before) <= 1e-6 * np.linalg.norm(fit.kernel):
                     break
-        return stats, _Tile.of(fit) if isinstance(self.solver, solve.LeastSquares) else None
+        if not isinstance(self.solver, solve.LeastSquares):
+            fit = self.solver.solve(stats)
+        return _Tile(fit.kernel.ravel(), fit.stderr.ravel(), fit.noise_std, fit.rss, fit.rank, fit.findings)
 
 
 # ---- kernels that depend on their neighbours ------------------------------------------------------------------------

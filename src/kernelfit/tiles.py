@@ -12,8 +12,8 @@ import numpy as np
 import scipy.fft
 
 from . import pair
-from .accumulation import Array, Frame
-from .pair import Problem
+from .accumulation import Frame
+from .pair import Array, Problem
 from .regions import Box
 from .statistics import NormalStats
 
