@@ -516,3 +516,50 @@ def inverse_factor(gram, out):
     for i in range(len(gram)):
         largest = max(largest, np.abs(gram[i]).sum())
     return largest * inverse_norm(out)
+
+
+@_jit_sum
+def _finish_tile(image, col, result, n_rows, n_cols, lags, energy, gram, inverse, first, stride_y, stride_x):
+    moments(result, n_rows, n_cols, energy)
+    gram_of_block(image, col, n_rows, n_cols, lags, gram, first, stride_y, stride_x)
+    return inverse_factor(gram, inverse) if len(inverse) else np.inf
+
+
+@_jit_sum
+def tile_from_spectra(
+    spectra,
+    turned,
+    cosines,
+    sines,
+    image,
+    result,
+    n_rows,
+    n_cols,
+    back,
+    energy,
+    gram,
+    inverse,
+    first,
+    stride_y,
+    stride_x,
+):
+    """Make all of a tile's statistics in one call, since threads that ask for the interpreter wait for each other.
+
+    `back` (2, lags, lags) gets the lag sums of the image and of target and image, `energy` the target's sums, `gram`
+    the Gram matrix as in `gram_of_block`, and `inverse`, unless it is empty, its factor; returns the condition number.
+    """
+    n_lags = -(-back.shape[1] // 4) * 4
+    sums = np.zeros((2, 2, len(cosines), n_lags))
+    spectral_lag_sums(spectra, 0, 0, n_rows + back.shape[1] - 1, sums[0], sums[1], turned)
+    for a in range(2):
+        inverse_at_lags(sums[0, a], sums[1, a], cosines, sines, back[a])
+    return _finish_tile(image, 0, result, n_rows, n_cols, back[0], energy, gram, inverse, first, stride_y, stride_x)
+
+
+@_jit_sum
+def tile_from_pixels(image, col, result, n_rows, n_cols, back, energy, gram, inverse, first, stride_y, stride_x):
+    """Do the work of `tile_from_spectra` with the pixels themselves; the image starts at column `col`."""
+    back[:] = 0.0
+    lag_sums(image, col, image, 0, n_rows + back.shape[1] - 1, n_cols + col, back[0])
+    lag_sums(result, 0, image, col, n_rows, n_cols, back[1, :, col:])  # the other lags are not needed
+    return _finish_tile(image, col, result, n_rows, n_cols, back[0], energy, gram, inverse, first, stride_y, stride_x)

@@ -166,7 +166,11 @@ def factor_ahead(stats: NormalStats) -> None:
     from . import _loops
 
     gram, inverse = np.ascontiguousarray(stats.gram), np.zeros(stats.gram.shape)
-    condition = _loops.inverse_factor(gram, inverse)
+    adopt_factor(stats, inverse, _loops.inverse_factor(gram, inverse))
+
+
+def adopt_factor(stats: NormalStats, inverse: Array, condition: float) -> None:
+    """Let solvers use a factor of the inverse of the Gram matrix, if it can be trusted."""
     if condition * RCOND_CHOLESKY < 1:
         stats._made["inverse"] = inverse, condition
 

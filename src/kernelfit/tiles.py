@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.fft
 
-from . import pair
+from . import pair, solve
 from .accumulation import Frame
-from .pair import Array, Problem
+from .pair import Problem
 from .regions import Box
 from .statistics import NormalStats
 
@@ -78,12 +78,11 @@ class TileReader:
         return one and Layout.of(Frame.of(problem), boxes) is not None
 
     def statistics(self, box: Box) -> NormalStats:
-        """Return the statistics of one tile."""
+        """Return the statistics of one tile, with the factor that solvers ask for if it is small."""
         from . import _loops
 
         frame, plan = self.frame, self.problem.geometry
         m = plan.n_taps
-        gram = np.empty((m, m))
         stride_y, stride_x = (1, frame.kernel_rows) if frame.swapped else (frame.kernel_cols, 1)
         first, sign = (m - 1, -1) if plan.flipped else (0, 1)
         row, col, n_rows, n_cols = (box.col, box.row, box.cols, box.rows) if frame.swapped else box
@@ -91,57 +90,32 @@ class TileReader:
             buffers = self._idle.pop()
         except IndexError:  # one for each thread at most
             buffers = Buffers(self.layout, frame, self.method)
-        with np.errstate(all="ignore"):
-            sums = self._by_fft if self.method == "fft" else self._direct
-            lags, moment, energy = sums(buffers, row, col, n_rows, n_cols)
-            if not (np.isfinite(lags).all() and np.isfinite(moment).all() and np.isfinite(energy).all()):
-                pair.refuse_nonfinite(self.problem)
-            _loops.gram_of_block(
-                buffers.image, buffers.start, n_rows, n_cols, lags, gram, first, sign * stride_y, sign * stride_x
-            )
+        buffers.fill(frame, row, col, n_rows, n_cols)
+        back, energy = np.empty((2, frame.kernel_rows, 2 * frame.col_halo + 1)), np.zeros(2)
+        gram, inverse = np.empty((m, m)), np.zeros((m, m) if m <= solve.OWN_FACTOR else (0, 0))
+        out = (back, energy, gram, inverse, first, sign * stride_y, sign * stride_x)
+        pixels = buffers.image, buffers.result, n_rows, n_cols
+        if buffers.transform is not None:
+            buffers.transform.forward(0)
+            buffers.transform.forward(1)
+            spectra = buffers.transform.spectra
+            condition = _loops.tile_from_spectra(spectra, buffers.turned, self._cosines, self._sines, *pixels, *out)
+        else:
+            condition = _loops.tile_from_pixels(buffers.image, buffers.start, *pixels[1:], *out)
         self._idle.append(buffers)
-        return NormalStats(
+        if not (np.isfinite(back).all() and np.isfinite(energy).all()):
+            pair.refuse_nonfinite(self.problem)
+        stats = NormalStats(
             gram=gram,
-            moment=frame.to_user(moment, plan.flipped).ravel(),
+            moment=frame.to_user(back[1, :, frame.col_halo :], plan.flipped).ravel(),
             target_energy=float(energy[0]),
             target_sum=float(energy[1]),
             n_pixels=box.rows * box.cols,
             terms=(plan.kernel_shape,),
             convention=plan.convention,
         )
-
-    def _by_fft(self, buffers: "Buffers", row: int, col: int, n_rows: int, n_cols: int) -> tuple[Array, Array, Array]:
-        """Return lag sums, moment, and the target's sums; the extended image is left in the buffer."""
-        from . import _loops
-
-        frame, transform = self.frame, buffers.transform
-        assert transform is not None
-        sums = np.zeros((2, 2, *self._cosines.shape[:1], -(-frame.kernel_rows // 4) * 4))
-        back = np.empty((2, frame.kernel_rows, 2 * frame.col_halo + 1))
-        energy = np.zeros(2)
-        buffers.fill(frame, row, col, n_rows, n_cols)
-        transform.forward(0)
-        transform.forward(1)
-        _loops.moments(buffers.result, n_rows, n_cols, energy)
-        rows = n_rows + frame.row_halo
-        _loops.spectral_lag_sums(transform.spectra, 0, 0, rows, sums[0], sums[1], buffers.turned)
-        for i in range(2):
-            _loops.inverse_at_lags(sums[0, i], sums[1, i], self._cosines, self._sines, back[i])
-        return back[0], back[1, :, frame.col_halo :], energy
-
-    def _direct(self, buffers: "Buffers", row: int, col: int, n_rows: int, n_cols: int) -> tuple[Array, Array, Array]:
-        """Do the work of `_by_fft` with the pixels themselves."""
-        from . import _loops
-
-        frame, x_halo = self.frame, self.frame.col_halo
-        lags, moment = np.zeros((frame.kernel_rows, 2 * x_halo + 1)), np.zeros((frame.kernel_rows, frame.kernel_cols))
-        energy = np.zeros(2)
-        buffers.fill(frame, row, col, n_rows, n_cols)
-        _loops.moments(buffers.result, n_rows, n_cols, energy)
-        image, rows, cols = buffers.image, n_rows + frame.row_halo, n_cols + x_halo
-        _loops.lag_sums(image, x_halo, image, 0, rows, cols, lags)
-        _loops.lag_sums(buffers.result, 0, image, x_halo, n_rows, n_cols, moment)
-        return lags, moment, energy
+        solve.adopt_factor(stats, inverse, condition)
+        return stats
 
     def close(self) -> None:
         """Put the transforms back on the shelf."""
