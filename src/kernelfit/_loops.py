@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
+import numpy as np
 
 # Without nnan and ninf: a NaN must stay visible.
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
@@ -334,6 +335,68 @@ def assemble_lag(
         _place(table, gram, row + stride_y * (y + 1), col + stride_y * (y + 1 + i), stride_x)
 
 
+@_jit_sum
+def inverse_at_lags(real, imag, cosines, sines, out):
+    """Transform summed spectra back at some lags: ``out[i, j] = sum_f real[f, i] cos[f, j] - imag[f, i] sin[f, j]``."""
+    out[:] = 0.0
+    n_i, n_j = out.shape
+    for f in range(len(cosines)):
+        c, s = cosines[f], sines[f]
+        for i in range(n_i):
+            y, a, b = out[i], real[f, i], imag[f, i]
+            for j in range(n_j):
+                y[j] += a * c[j] - b * s[j]
+
+
+@_jit_sum
+def _strip_of(block, row, col, n, cols, lag, turned, out):
+    """Fill `out` with the lag products of `n` rows (columns, if `turned`) of a block, `cols` long."""
+    whole = -(-cols // 32) * 32  # no odd ends; beyond `cols` there are zeros
+    wide = np.zeros((n, whole + 2 * lag))
+    for p in range(n):
+        for c in range(cols):
+            wide[p, lag + c] = block[row + c, col + p] if turned else block[row + p, col + c]
+    out[:] = 0.0
+    strip_lag_sums(wide, whole, lag, out)
+
+
+@_jit_sum
+def gram_of_block(block, col, n_rows, n_cols, lags, gram, first, stride_y, stride_x):
+    """Make the Gram matrix of a block that is in memory, from its lag sums: strips, corners and `assemble_lag` in one.
+
+    The extended image of ``n_rows x n_cols`` target pixels starts at column `col` of `block`; `first`, `stride_y` and
+    `stride_x` are the place of tap (0, 0) in `gram` and the steps to its neighbours.
+    """
+    n_y, n_x = len(lags), (lags.shape[1] + 1) // 2
+    y_halo, x_halo = n_y - 1, n_x - 1
+    across = np.empty((2, y_halo, y_halo, 2 * x_halo + 1))
+    down = np.empty((2, x_halo, x_halo, 2 * y_halo + 1))
+    corners = np.empty((2, 2, y_halo, x_halo))
+    for k in range(2):
+        if y_halo:
+            _strip_of(block, k * n_rows, col, y_halo, n_cols + x_halo, x_halo, False, across[k])
+        if x_halo:
+            _strip_of(block, 0, col + k * n_cols, x_halo, n_rows + y_halo, y_halo, True, down[k])
+        for j in range(2):
+            for y in range(y_halo):
+                for x in range(x_halo):
+                    corners[k, j, y, x] = block[k * n_rows + y, col + j * n_cols + x]
+    sides, rows = np.empty((2, x_halo, x_halo)), np.empty((2, n_x))
+    for i in range(n_y):
+        ends = np.empty((2, y_halo - i, 2 * x_halo + 1))
+        for k in range(2):
+            for r in range(y_halo - i):
+                ends[k, r] = across[k, r, r + i]
+            for u in range(x_halo):
+                for v in range(x_halo):
+                    sides[k, u, v] = down[k, u, v, y_halo + i] if u <= v else down[k, v, u, y_halo - i]
+        blocks = np.empty((1 if i >= y_halo else 2, n_x, n_x))
+        assemble_lag(
+            i, lags[i], ends[0], ends[1], sides[0], sides[1], corners, corners, blocks, rows, gram,
+            first, first, stride_y, stride_x,
+        )  # fmt: skip
+
+
 @_jit
 def cross_spectra(image, target, image_power, target_power, cross):
     """Add a pair of spectra (complex128): ``|X|^2``, ``|Y|^2`` and ``conj(X) Y``, each of the spectra's shape."""
@@ -377,19 +440,126 @@ def invert_triangular(a, out):
     m = len(a)
     for i in range(m - 1, -1, -1):
         scale = 1.0 / a[i, i]
-        y = out[i]
         k = i + 1
         while k + 3 < m:
             c0, c1, c2, c3 = a[i, k], a[i, k + 1], a[i, k + 2], a[i, k + 3]
-            x0, x1, x2, x3 = out[k], out[k + 1], out[k + 2], out[k + 3]
-            for j in range(k, m):
+            y, x0, x1, x2, x3 = out[i, k:], out[k, k:], out[k + 1, k:], out[k + 2, k:], out[k + 3, k:]
+            for j in range(m - k):
                 y[j] -= c0 * x0[j] + c1 * x1[j] + c2 * x2[j] + c3 * x3[j]
             k += 4
         while k < m:
-            c0, x0 = a[i, k], out[k]
-            for j in range(k, m):
+            c0, y, x0 = a[i, k], out[i, k:], out[k, k:]
+            for j in range(m - k):
                 y[j] -= c0 * x0[j]
             k += 1
-        for j in range(i + 1, m):
-            y[j] *= scale
-        y[i] = scale
+        y = out[i, i:]
+        y *= scale
+        y[0] = scale
+
+
+@_jit_sum
+def _inverse_times(factor, x, out):
+    """Multiply ``F F'`` by a vector, F being upper triangular."""
+    m = len(x)
+    half = np.zeros(m)
+    for i in range(m):
+        c, y, line = x[i], half[i:], factor[i, i:]
+        for j in range(m - i):
+            y[j] += c * line[j]
+    for i in range(m):
+        s, y, line = 0.0, half[i:], factor[i, i:]
+        for j in range(m - i):
+            s += line[j] * y[j]
+        out[i] = s
+
+
+@_jit_sum
+def inverse_norm(factor):
+    """Estimate the 1-norm of ``F F'``, F being upper triangular.
+
+    Hager's method: Higham, "Accuracy and Stability", 2nd ed., algorithm 15.1.
+    """
+    m = len(factor)
+    x, y, z, best = np.full(m, 1.0 / m), np.empty(m), np.empty(m), 0.0
+    for _ in range(5):
+        _inverse_times(factor, x, y)
+        norm = np.abs(y).sum()
+        if not norm > best:
+            break
+        best = norm
+        for i in range(m):
+            y[i] = -1.0 if y[i] < 0 else 1.0
+        _inverse_times(factor, y, z)
+        largest, along = 0, 0.0
+        for i in range(m):
+            along += z[i] * x[i]
+            if abs(z[i]) > abs(z[largest]):
+                largest = i
+        if abs(z[largest]) <= along:
+            break
+        x[:] = 0.0
+        x[largest] = 1.0
+    return best
+
+
+@_jit_sum
+def inverse_factor(gram, out):
+    """Write the upper triangular F with ``F F' = G^-1`` to `out`, which must be zero; return G's condition number.
+
+    It is infinite, and `out` of no use, if G is not positive definite.
+    """
+    upper = gram.copy()
+    if not cholesky(upper):
+        return np.inf
+    invert_triangular(upper, out)
+    largest = 0.0
+    for i in range(len(gram)):
+        largest = max(largest, np.abs(gram[i]).sum())
+    return largest * inverse_norm(out)
+
+
+@_jit_sum
+def _finish_tile(image, col, result, n_rows, n_cols, lags, energy, gram, inverse, first, stride_y, stride_x):
+    moments(result, n_rows, n_cols, energy)
+    gram_of_block(image, col, n_rows, n_cols, lags, gram, first, stride_y, stride_x)
+    return inverse_factor(gram, inverse) if len(inverse) else np.inf
+
+
+@_jit_sum
+def tile_from_spectra(
+    spectra,
+    turned,
+    cosines,
+    sines,
+    image,
+    result,
+    n_rows,
+    n_cols,
+    back,
+    energy,
+    gram,
+    inverse,
+    first,
+    stride_y,
+    stride_x,
+):
+    """Make all of a tile's statistics in one call, since threads that ask for the interpreter wait for each other.
+
+    `back` (2, lags, lags) gets the lag sums of the image and of target and image, `energy` the target's sums, `gram`
+    the Gram matrix as in `gram_of_block`, and `inverse`, unless it is empty, its factor; returns the condition number.
+    """
+    n_lags = -(-back.shape[1] // 4) * 4
+    sums = np.zeros((2, 2, len(cosines), n_lags))
+    spectral_lag_sums(spectra, 0, 0, n_rows + back.shape[1] - 1, sums[0], sums[1], turned)
+    for a in range(2):
+        inverse_at_lags(sums[0, a], sums[1, a], cosines, sines, back[a])
+    return _finish_tile(image, 0, result, n_rows, n_cols, back[0], energy, gram, inverse, first, stride_y, stride_x)
+
+
+@_jit_sum
+def tile_from_pixels(image, col, result, n_rows, n_cols, back, energy, gram, inverse, first, stride_y, stride_x):
+    """Do the work of `tile_from_spectra` with the pixels themselves; the image starts at column `col`."""
+    back[:] = 0.0
+    lag_sums(image, col, image, 0, n_rows + back.shape[1] - 1, n_cols + col, back[0])
+    lag_sums(result, 0, image, col, n_rows, n_cols, back[1, :, col:])  # the other lags are not needed
+    return _finish_tile(image, col, result, n_rows, n_cols, back[0], energy, gram, inverse, first, stride_y, stride_x)

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,12 +12,13 @@ import scipy.linalg
 import scipy.special
 
 from . import geometry, pair, regions, solve
-from .accumulation import Progress, in_order, residual_moments, resolve, statistics
+from .accumulation import Part, Progress, in_order, residual_moments, resolve, statistics
 from .geometry import Convention, Shape
 from .pair import Problem
 from .regions import Box
 from .result import Finding, Verdict
 from .statistics import NormalStats
+from .tiles import TileReader
 
 Array = npt.NDArray[np.float64]
 
@@ -237,13 +238,13 @@ def kernel_map(
         )
         raise ValueError(msg)
     choice = resolve(regions.sub_problem(problem, boxes[0]), method).method
-    reads = _Reading(problem, boxes, "fft" if choice == "cg" else choice, threads, progress)
+    reads = _Reading(problem, boxes, "fft" if choice == "cg" else choice, chosen, threads, progress)
     total: NormalStats | None = None
     every: list[NormalStats] = []
     fits: list[_Tile] = []
-    for box, stats in reads:
+    for stats, fit in reads:
         total = stats if total is None else total + stats
-        fits.append(reads.fit(box, stats, chosen))
+        fits.append(fit)
         if strength > 0:
             every.append(stats)
     assert total is not None
@@ -305,39 +306,68 @@ class _Reading:
     """The pass over the tiles."""
 
     def __init__(
-        self, problem: Problem, boxes: list[Box], method: str, workers: int, progress: Progress | None
+        self,
+        problem: Problem,
+        boxes: list[Box],
+        method: str,
+        solver: solve.Solver,
+        workers: int,
+        progress: Progress | None,
     ) -> None:
         self.problem, self.boxes, self.method, self.workers, self.progress = problem, boxes, method, workers, progress
+        self.solver = solver
+        small = TileReader.fits(problem, boxes)
+        self.reader = TileReader(problem, boxes, method) if small else None
+        # What needs no BLAS, which has threads of its own, is solved by the thread that has read it.
+        plain = isinstance(solver, solve.LeastSquares)
+        self.at_once = plain and problem.geometry.n_taps <= solve.OWN_FACTOR
 
-    def __iter__(self) -> Iterator[tuple[Box, NormalStats]]:
-        """Yield the statistics of the tiles, in order; those of a batch are read by threads, then solved by none."""
-        batch = max(self.workers, _BATCH // (8 * self.problem.geometry.n_taps**2))
-        for first in range(0, len(self.boxes), batch):
-            some = self.boxes[first : first + batch]
-            parts = []
-            for stats in in_order(some, self._read, self.workers):
-                parts.append(stats)
-                if self.progress is not None:
-                    self.progress("reading tiles", first + len(parts), len(self.boxes))
-            yield from zip(some, parts, strict=True)
+    def __iter__(self) -> Iterator[tuple[NormalStats, "_Tile"]]:
+        """Yield the statistics of the tiles, in order, and their fits."""
+        if self.at_once:
+            yield from self._counted(in_order(self.boxes, self._read_and_solve, self.workers), 0)
+        else:
+            batch = max(self.workers, _BATCH // (8 * self.problem.geometry.n_taps**2))
+            for first in range(0, len(self.boxes), batch):
+                some = self.boxes[first : first + batch]
+                read = list(self._counted(in_order(some, self._read, self.workers), first))
+                for box, stats in zip(some, read, strict=True):
+                    yield stats, self._solve(box, stats, self.workers)
+        if self.reader is not None:
+            self.reader.close()
+
+    def _counted(self, parts: Iterable[Part], first: int) -> Iterator[Part]:
+        for done, part in enumerate(parts, first + 1):
+            if self.progress is not None:
+                self.progress("reading tiles", done, len(self.boxes))
+            yield part
 
     def _read(self, box: Box) -> NormalStats:
+        if self.reader is not None:
+            return self.reader.statistics(box)
         return statistics(regions.loaded(regions.sub_problem(self.problem, box)), self.method, 1)[0]
 
-    def fit(self, box: Box, stats: NormalStats, solver: solve.Solver) -> _Tile:
+    def _read_and_solve(self, box: Box) -> tuple[NormalStats, "_Tile"]:
+        stats = self._read(box)
+        solve.factor_ahead(stats)
+        fit = self._solve(box, stats, 1)
+        stats._made.clear()  # as large as the Gram matrix itself, and used up
+        return stats, fit
+
+    def _solve(self, box: Box, stats: NormalStats, workers: int) -> "_Tile":
         """Solve a tile, with its pixels read once more where rounding could matter."""
         fit = solve.LeastSquares().solve(stats)
         if solve.rounding_matters(stats, fit):
+            part = regions.loaded(regions.sub_problem(self.problem, box))
             for _ in range(2):
-                part = regions.sub_problem(self.problem, box)
                 before = fit.kernel
-                moments, energies = residual_moments(part, before[None, None], self.method, self.workers)
+                moments, energies = residual_moments(part, before[None, None], self.method, workers)
                 stats = stats.centered(before.ravel(), moments[0], float(energies[0]))
                 fit = solve.LeastSquares().solve(stats)
                 if np.linalg.norm(fit.kernel - before) <= 1e-6 * np.linalg.norm(fit.kernel):
                     break
-        if not isinstance(solver, solve.LeastSquares):
-            fit = solver.solve(stats)
+        if not isinstance(self.solver, solve.LeastSquares):
+            fit = self.solver.solve(stats)
         return _Tile(fit.kernel.ravel(), fit.stderr.ravel(), fit.noise_std, fit.rss, fit.rank, fit.findings)
 
 

@@ -165,31 +165,14 @@ def factor_ahead(stats: NormalStats) -> None:
         return
     from . import _loops
 
-    upper, inverse = np.array(stats.gram, order="C"), np.zeros(stats.gram.shape)
-    if _loops.cholesky(upper):
-        _loops.invert_triangular(upper, inverse)
-        condition = float(np.abs(stats.gram).sum(axis=0).max()) * _inverse_norm(inverse)
-        if condition * RCOND_CHOLESKY < 1:
-            stats._made["inverse"] = inverse, condition
+    gram, inverse = np.ascontiguousarray(stats.gram), np.zeros(stats.gram.shape)
+    adopt_factor(stats, inverse, _loops.inverse_factor(gram, inverse))
 
 
-def _inverse_norm(factor: Array) -> float:
-    """Estimate the 1-norm of ``F F'`` (Hager's method: Higham, "Accuracy and Stability", 2nd ed., algorithm 15.1)."""
-    m = len(factor)
-    x, best = np.full(m, 1.0 / m), 0.0
-    for _ in range(5):
-        y = times(factor, times(factor.T, x))
-        norm = float(np.abs(y).sum())
-        if norm <= best:
-            break
-        best = norm
-        z = times(factor, times(factor.T, np.where(y < 0, -1.0, 1.0)))
-        largest = int(np.argmax(np.abs(z)))
-        if abs(z[largest]) <= float((z * x).sum()):
-            break
-        x = np.zeros(m)
-        x[largest] = 1.0
-    return best
+def adopt_factor(stats: NormalStats, inverse: Array, condition: float) -> None:
+    """Let solvers use a factor of the inverse of the Gram matrix, if it can be trusted."""
+    if condition * RCOND_CHOLESKY < 1:
+        stats._made["inverse"] = inverse, condition
 
 
 def times(matrix: Array, vector: Array) -> Array:
