@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
 
 from . import solve
 from .iterate import Sample
@@ -18,6 +17,9 @@ TUNING = {"huber": 1.345, "tukey": 4.685, "clip": 4.0}
 #: Patches per tap from which the first kernel is found, and in all, at least.
 _PER_TAP = 12
 _LEAST = 2000
+#: Conjugate gradients between two sets of weights: at most so many, or until the square of the error is so small a part.
+_MOST_DESCENTS = 20
+_ENOUGH = 1e-4
 
 
 def factor(ratio: Array, robust: str) -> npt.NDArray[Any]:
@@ -52,30 +54,65 @@ def correction_of(standard: Array, robust: str) -> float:
     return math.sqrt(own / naive) if naive > 0 and own > 0 else 1.0
 
 
-def least_absolute(sample: Sample, rounds: int = 15) -> Array:
+def least_absolute(sample: Sample, gram: Array | None = None, rounds: int = 15) -> Array:
     """Return the kernel with about the smallest sum of absolute residuals over a sample, by reweighting.
 
-    Outliers in the target hardly move it, however large they are and whatever they hold. It only starts the fit to all
-    pixels, so of a large sample a part is enough.
+    Outliers in the target hardly move it, however large they are and whatever they hold.
+
+    Parameters
+    ----------
+    sample : Sample
+        Patches; of many a part is used, enough for a kernel to start from.
+    gram : ndarray, shape (taps, taps), optional
+        About a multiple of the sample's Gram matrix, which is the default; the metric of the conjugate gradients.
+    rounds : int, optional
+        Times that weights are found, at most, default 15.
+
+    Returns
+    -------
+    ndarray, shape (taps,)
     """
     n, m = sample.patches.shape
     part = slice(None, None, max(1, n // max(_LEAST, _PER_TAP * m)))
     patches, values = np.ascontiguousarray(sample.patches[part]), sample.values[part]
-    chosen = 1.0 / sample.roots[part]  # undoes the factors
-    size = np.sqrt(sample.weights[part])
-    factors = np.ones(len(chosen))
+    metric = sample.gram if gram is None else gram
+    inverse = (solve.own_factor(metric) or solve.cholesky_factor(metric) or solve.eigen_factor(metric))[0]
+    size = np.sqrt(sample.weights[part]) / sample.roots[part]  # undoes the factors
+    factors = np.ones(len(values))
     taps = np.zeros(m)
     middle = math.inf
     for _ in range(rounds):
-        scaled = patches * np.sqrt(factors)[:, None]
-        upper = scipy.linalg.blas.dsyrk(1.0, scaled.T)
-        gram = np.triu(upper) + np.triu(upper, 1).T
-        inverse = (solve.cholesky_factor(gram) or solve.eigen_factor(gram))[0]
-        taps = inverse @ (inverse.T @ (scaled.T @ (values * np.sqrt(factors))))
+        _descend(patches, values, factors, inverse, taps)
         before = middle
-        left = np.abs(values - patches @ taps) * chosen * size
+        left = np.abs(values - solve.times(patches, taps)) * size
         middle = float(np.median(left))
         if not 0 < middle < 0.99 * before:  # settled, or exact
             break
         factors = 1.0 / np.maximum(left, 0.01 * middle)
     return taps
+
+
+def _descend(patches: Array, values: Array, factors: Array, inverse: Array, taps: Array) -> None:
+    """Move the taps to about the weighted least squares of a sample, by preconditioned conjugate gradients.
+
+    Without BLAS, whose threads would go on spinning into the passes over the pixels.
+    """
+    from . import _weighted_loops
+
+    image, direction = np.empty(len(taps)), np.zeros(len(taps))
+    gradient = solve.times(patches.T, factors * (values - solve.times(patches, taps)))
+    first, before = 0.0, math.inf
+    for _ in range(_MOST_DESCENTS):
+        step = solve.times(inverse, solve.times(inverse.T, gradient))
+        size = float((step * gradient).sum())
+        first = first or size
+        if not size > _ENOUGH * first:
+            break
+        direction = step + (size / before) * direction
+        before = size
+        _weighted_loops.normal_product(patches, factors, direction, image)
+        curvature = float((direction * image).sum())
+        if not curvature > 0:
+            break
+        taps += (size / curvature) * direction
+        gradient -= (size / curvature) * image

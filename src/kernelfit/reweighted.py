@@ -312,7 +312,10 @@ def _reweighted(
     """Weigh, fit and weigh again until the kernel settles."""
     engine.prepare(items)
     left = [np.empty(item.weights.shape) for item in items]
-    taps = engine.solve(items).fit.kernel.ravel() if robust is None else least_absolute(iterate.draw(items))
+    if robust is None:
+        taps = engine.solve(items).fit.kernel.ravel()
+    else:
+        taps = least_absolute(iterate.draw(items), _scaled(items, engine.grams(items)))
     scale, correction, rounds, settled = math.nan, 1.0, 0, False
     if robust is not None and not model.slope:
         taps, rounds = _approached(engine, items, robust, taps, left)
@@ -354,8 +357,8 @@ def _approached(
     2nd ed., 2009, section 7.8). So all steps share one factor of the unweighted Gram matrix, and their error shrinks by
     about the root of taps over pixels each. Where it does not shrink, the rounds with exact weights go on.
     """
-    gram = sum((float(np.mean(item.weights)) * g for item, g in zip(items, engine.grams(items), strict=True)), 0.0)
-    inverse = (solve.cholesky_factor(gram) or solve.eigen_factor(gram))[0]
+    gram = _scaled(items, engine.grams(items))
+    inverse = (solve.own_factor(gram) or solve.cholesky_factor(gram) or solve.eigen_factor(gram))[0]
     size, last, steps = math.inf, taps, 0
     while steps < _MOST_STEPS:
         residual(items, taps, engine.pass_method, engine.workers, engine.progress, keep=left)
@@ -375,6 +378,11 @@ def _approached(
         if size <= _NEAR**2 * steep * scale**2 * len(taps):
             break
     return taps, steps
+
+
+def _scaled(items: Sequence[Item], grams: Sequence[Array]) -> Array:
+    """Return the Gram matrix of pairs whose pixels all have the mean weight."""
+    return np.asarray(np.sum([float(np.mean(i.weights)) * g for i, g in zip(items, grams, strict=True)], axis=0))
 
 
 def _scale(standard: Array) -> float:

@@ -161,16 +161,24 @@ def factor_ahead(stats: NormalStats) -> None:
 
     LAPACK's are faster, but after them BLAS's threads go on spinning for some 50 ms: a core less for the next pass.
     """
-    if stats.n_taps > OWN_FACTOR or "inverse" in stats._made:
-        return
+    if "inverse" not in stats._made:
+        found = own_factor(stats.gram)
+        if found is not None:
+            stats._made["inverse"] = found
+
+
+def own_factor(gram: Array) -> tuple[Array, float] | None:
+    """Return what `cholesky_factor` does, found without BLAS; None too if the matrix is large."""
+    if len(gram) > OWN_FACTOR:
+        return None
     from . import _loops
 
-    upper, inverse = np.array(stats.gram, order="C"), np.zeros(stats.gram.shape)
-    if _loops.cholesky(upper):
-        _loops.invert_triangular(upper, inverse)
-        condition = float(np.abs(stats.gram).sum(axis=0).max()) * _inverse_norm(inverse)
-        if condition * RCOND_CHOLESKY < 1:
-            stats._made["inverse"] = inverse, condition
+    upper, inverse = np.array(gram, order="C"), np.zeros(gram.shape)
+    if not _loops.cholesky(upper):
+        return None
+    _loops.invert_triangular(upper, inverse)
+    condition = float(np.abs(gram).sum(axis=0).max()) * _inverse_norm(inverse)
+    return (inverse, condition) if condition * RCOND_CHOLESKY < 1 else None
 
 
 def _inverse_norm(factor: Array) -> float:
