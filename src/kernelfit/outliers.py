@@ -17,7 +17,7 @@ TUNING = {"huber": 1.345, "tukey": 4.685, "clip": 4.0}
 #: Patches per tap from which the first kernel is found, and in all, at least.
 _PER_TAP = 12
 _LEAST = 2000
-#: Conjugate gradients between two sets of weights: at most so many, or until the square of the error is so small a part.
+#: Steps of conjugate gradients between two sets of weights: at most so many, or until the squared error is such a part.
 _MOST_DESCENTS = 20
 _ENOUGH = 1e-4
 
