@@ -507,3 +507,27 @@ def test_an_exact_pair_with_outliers_is_recovered_exactly():
     close_to(fit.kernel, kernel, 1e-9)
     assert int((~fit.weights).sum()) >= bad.sum()
     assert dataclasses.replace(fit).verdict.ok
+
+
+@pytest.mark.parametrize("robust", ["huber", "tukey", "clip"])
+def test_outliers_need_few_passes_and_one_exact_round(robust, monkeypatch):
+    rng = np.random.default_rng(4)
+    image = photo((150, 181))
+    target = blurred(image, blob((5, 7))) + rng.normal(size=image.shape)
+    target[rng.random(target.shape) < 0.01] = 1e4
+    calls = {"solve": 0, "residual": 0}
+
+    def count(owner, name):
+        own = getattr(owner, name)
+
+        def counted(*args, **keywords):
+            calls[name] += 1
+            return own(*args, **keywords)
+
+        monkeypatch.setattr(owner, name, counted)
+
+    count(reweighted.Engine, "solve")
+    count(reweighted, "residual")
+    fit = find_kernel(image, target, (5, 7), robust=robust)
+    assert fit.verdict is Verdict.SOLVED
+    assert calls["solve"] <= 2 and 3 <= calls["residual"] <= 12

@@ -81,3 +81,18 @@ def weigh(result, model, weights):
             y[c] = weighted
         energy += part
     return energy
+
+
+@_jit_sum
+def normal_product(patches, factors, taps, out):
+    """Multiply by a Gram matrix that is not formed: ``out = sum_i factors[i] * patches[i] * (patches[i] . taps)``."""
+    n, m = patches.shape
+    out[:] = 0.0
+    for i in range(n):
+        x = patches[i]
+        dot = 0.0
+        for p in range(m):
+            dot += x[p] * taps[p]
+        dot *= factors[i]
+        for p in range(m):
+            out[p] += dot * x[p]

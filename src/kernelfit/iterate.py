@@ -18,7 +18,7 @@ from . import patches
 from .accumulation import Progress
 from .pair import Array
 from .result import Finding, Verdict
-from .solve import EPS, cholesky_factor, eigen_factor, times
+from .solve import EPS, cholesky_factor, eigen_factor, own_factor, times
 from .statistics import NormalStats
 from .weighted import TargetSums, assembled, sample_size
 from .weighted_pass import Item, Residual, residual
@@ -190,7 +190,7 @@ def choose_metric(whole: Array, sample: Sample) -> Metric:
     """Take the unweighted Gram matrix, scaled, unless the sample shows that it is far off."""
     rng = np.random.default_rng(0)
     gram = sample.gram
-    inverse = (cholesky_factor(whole) or eigen_factor(whole))[0]
+    inverse = (own_factor(whole) or cholesky_factor(whole) or eigen_factor(whole))[0]
     rank = inverse.shape[1]
     if rank == 0:
         return Metric(whole, inverse, "nothing")
@@ -335,7 +335,8 @@ def solve(
 
 def plain_solution(grams: Sequence[Array], moment: Array) -> Array | None:
     """Return the unweighted solution, None if the Gram matrix is too near to singular."""
-    found = cholesky_factor(np.asarray(np.sum(grams, axis=0)))
+    whole = np.asarray(np.sum(grams, axis=0))
+    found = own_factor(whole) or cholesky_factor(whole)
     return None if found is None else np.asarray(found[0] @ (found[0].T @ moment))
 
 

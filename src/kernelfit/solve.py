@@ -161,12 +161,21 @@ def factor_ahead(stats: NormalStats) -> None:
 
     LAPACK's are faster, but after them BLAS's threads go on spinning for some 50 ms: a core less for the next pass.
     """
-    if stats.n_taps > OWN_FACTOR or "inverse" in stats._made:
-        return
+    if "inverse" not in stats._made:
+        found = own_factor(stats.gram)
+        if found is not None:
+            stats._made["inverse"] = found
+
+
+def own_factor(gram: Array) -> tuple[Array, float] | None:
+    """Return what `cholesky_factor` does, found without BLAS; None too if the matrix is large."""
+    if len(gram) > OWN_FACTOR:
+        return None
     from . import _loops
 
-    gram, inverse = np.ascontiguousarray(stats.gram), np.zeros(stats.gram.shape)
-    adopt_factor(stats, inverse, _loops.inverse_factor(gram, inverse))
+    inverse = np.zeros(gram.shape)
+    condition = _loops.inverse_factor(np.ascontiguousarray(gram), inverse)
+    return (inverse, condition) if condition * RCOND_CHOLESKY < 1 else None
 
 
 def adopt_factor(stats: NormalStats, inverse: Array, condition: float) -> None:
