@@ -23,10 +23,16 @@ def penalty_spectrum(rows: Array, cols: Array, penalty: str) -> Array:
     "identity": 1. "laplacian": the square of ``4 - 2 cos(2 pi f_row) - 2 cos(2 pi f_col)``, the transfer function of
     the five-point Laplacian, over its mean 20.
     """
+    down, across = penalty_root(rows, cols, penalty)
+    root = down[:, None] + across
+    return np.asarray(np.square(root, out=root))
+
+
+def penalty_root(rows: Array, cols: Array, penalty: str) -> tuple[Array, Array]:
+    """Return a and b with ``q = (a[row] + b[col])^2``."""
     if penalty == "identity":
-        return np.ones((len(rows), len(cols)))
-    laplacian = ((2 - 2 * np.cos(2 * np.pi * rows)) / 20**0.5)[:, None] + (2 - 2 * np.cos(2 * np.pi * cols)) / 20**0.5
-    return np.asarray(np.square(laplacian, out=laplacian))
+        return np.ones(len(rows)), np.zeros(len(cols))
+    return (2 - 2 * np.cos(2 * np.pi * rows)) / 20**0.5, (2 - 2 * np.cos(2 * np.pi * cols)) / 20**0.5
 
 
 @dataclass(frozen=True, eq=False)
