@@ -1,5 +1,6 @@
 """Division with the roles swapped: a kernel and what it made of an image give the image back."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -112,15 +113,18 @@ def deconvolve(
             "got a kernel that is zero everywhere, from which nothing can be restored; need one with a tap that is not"
         )
         raise ValueError(msg)
-    padded = y if boundary == "wrap" else _continued(y, k.shape)
-    size = padded.shape
-    if padded.size < _SMALL:
+    size = (y.shape[0], y.shape[1]) if boundary == "wrap" else _period(y.shape, k.shape)
+    if size[0] * size[1] < _SMALL:
         threads = 1
+    # The continued target, the kernel's transform and the result one after the other in one place: on images that the
+    # cache holds, getting memory costs as much as a transform.
+    place = np.empty((size[0], size[1] // 2 + 1), dtype=np.complex128)
+    padded = y if boundary == "wrap" else _continued(y, _within(place, size, dtype))
     from . import _loops
 
     # Axis by axis: half the time of rfft2 and irfft2, which copy.
     spectrum = scipy.fft.fft(scipy.fft.rfft(padded, axis=1, workers=threads), axis=0, workers=threads, overwrite_x=True)
-    transfer, scale = _transform(k, conv.origin, size, threads)
+    transfer, scale = _transform(k, conv.origin, size[1], place, threads)
     down, across = penalty_root(scipy.fft.fftfreq(size[0]), np.arange(size[1] // 2 + 1) / size[1], penalty)
     if given is None:
         sums, counts = np.zeros(_BINS), np.zeros(_BINS)
@@ -138,17 +142,27 @@ def deconvolve(
     # Rows beyond the target's need no transform along them.
     lines = scipy.fft.ifft(spectrum, axis=0, workers=threads, overwrite_x=True)[: y.shape[0]]
     restored = scipy.fft.irfft(lines, n=size[1], axis=1, workers=threads)
-    return np.ascontiguousarray(restored[:, : y.shape[1]])
+    if size[1] == y.shape[1]:
+        return np.asarray(restored)
+    result = _within(place, y.shape, dtype) if dtype == np.float64 else np.empty(y.shape, dtype=dtype)
+    result[...] = restored[:, : y.shape[1]]
+    return result
+
+
+def _within(place: npt.NDArray[np.complex128], shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Return an array in the memory of another."""
+    return np.asarray(place.reshape(-1).view(dtype)[: math.prod(shape)].reshape(shape))
 
 
 def _transform(
-    kernel: npt.NDArray[np.float64], origin: Shape, size: Shape, workers: int
+    kernel: npt.NDArray[np.float64], origin: Shape, n_cols: int, out: npt.NDArray[np.complex128], workers: int
 ) -> tuple[npt.NDArray[np.complex128], float]:
     """Return the transform of a kernel whose origin lies at lag zero, and the mean of its square over all frequencies.
 
     By transforms of the few rows, then of all columns: by sums for few rows, not by a product of matrices, which would
     leave BLAS's threads spinning; by transforms for more.
     """
+    size = (len(out), n_cols)
     rows, cols = (np.arange(k) - o for k, o in zip(kernel.shape, origin, strict=True))
     height, width = min(len(rows), size[0]), min(len(cols), size[1])
     folded = np.zeros((height, width))  # a kernel larger than the image meets itself
@@ -160,21 +174,22 @@ def _transform(
         from . import _loops
 
         turns = np.outer(np.arange(size[0] // 2 + 1), rows[:height]) % size[0] * (2 * np.pi / size[0])
-        transfer = np.empty((size[0], size[1] // 2 + 1), dtype=np.complex128)
-        _loops.transform_columns(lines.view(np.float64), np.cos(turns), np.sin(turns), transfer.view(np.float64))
-        return transfer, scale
-    out = np.zeros((size[0], size[1] // 2 + 1), dtype=np.complex128)
+        _loops.transform_columns(lines.view(np.float64), np.cos(turns), np.sin(turns), out.view(np.float64))
+        return out, scale
+    out[...] = 0.0
     out[rows[:height] % size[0]] = lines
     return scipy.fft.fft(out, axis=0, workers=workers, overwrite_x=True), scale
 
 
-def _continued(image: npt.NDArray[Any], kernel: Shape) -> npt.NDArray[Any]:
+def _period(image: tuple[int, ...], kernel: tuple[int, ...]) -> Shape:
+    """Return the sides of a period that leaves the kernel room beyond the image."""
+    rows, cols = (scipy.fft.next_fast_len(a + b, real=True) for a, b in zip(image, kernel, strict=True))
+    return rows, cols
+
+
+def _continued(image: npt.NDArray[Any], out: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Continue an image to a period of its own: beyond each edge its mirror image, fading into that of the other."""
-    (n, m), size = (
-        image.shape,
-        [scipy.fft.next_fast_len(a + b, real=True) for a, b in zip(image.shape, kernel, strict=True)],
-    )
-    out = np.empty(size, dtype=image.dtype)
+    n, m = image.shape
     out[:n, :m] = image
     _bridge(out[:n], m)
     _bridge(out.T, n)
