@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
+import numpy as np
 
 # Without nnan and ninf: a NaN must stay visible.
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
@@ -346,6 +347,37 @@ def cross_spectra(image, target, image_power, target_power, cross):
             image_power[r, c] += x.real * x.real + x.imag * x.imag
             target_power[r, c] += y.real * y.real + y.imag * y.imag
             cross[r, c] += complex(x.real * y.real + x.imag * y.imag, x.real * y.imag - x.imag * y.real)
+
+
+@_jit
+def cross_spectra_in_place(image, target):
+    """Replace Y by ``conj(X) Y``, and X by ``|X|^2``, then ``|Y|^2``, in the first and second half of each row.
+
+    Complex numbers as pairs of floats: memory that has not been touched yet costs more than the work.
+    """
+    n_cols = image.shape[1] // 2
+    second = np.empty(n_cols)
+    for r in range(image.shape[0]):
+        x, y = image[r], target[r]
+        for c in range(n_cols):
+            a, b, u, v = x[2 * c], x[2 * c + 1], y[2 * c], y[2 * c + 1]
+            x[c] = a * a + b * b  # of what is there, 2 * c and more are still to be read
+            second[c] = u * u + v * v
+            y[2 * c] = a * u + b * v
+            y[2 * c + 1] = a * v - b * u
+        x[n_cols:] = second
+
+
+@_jit
+def ring_misfit(power, cross, target, transfer, rings, row_weights, col_weights, out):
+    """Add the weighted power of the residual, ``|Y - H X|^2`` but zero where it is rounding, to its ring."""
+    for r in range(power.shape[0]):
+        for c in range(power.shape[1]):
+            h, z = transfer[r, c], cross[r, c]
+            both = target[r, c] + (h.real * h.real + h.imag * h.imag) * power[r, c]
+            left = both - 2.0 * (z.real * h.real + z.imag * h.imag)
+            if left > 1e-14 * both or left != left:
+                out[rings[r, c]] += left * row_weights[r] * col_weights[c]
 
 
 @_jit_sum
