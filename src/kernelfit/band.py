@@ -150,7 +150,7 @@ class Band:
         out = np.zeros(_RINGS)
         weights = self.row_weights, self.col_weights
         _loops.ring_misfit(self.power, self.cross, self.target, transfer, self.rings, *weights, out)
-        return out / np.maximum(self.counts, 1e-300)
+        return np.asarray(out / np.maximum(self.counts, 1e-300))
 
 
 def _sample(top: int, even: bool, least: int) -> tuple[npt.NDArray[np.intp], Array]:
