@@ -439,7 +439,7 @@ def classes(spectrum, transfer, down, across, scale, step, even, sums, counts):
 
 @_jit
 def divide_spectrum(spectrum, transfer, down, across, strength, least, flipped):
-    """Multiply a spectrum by ``conj(K) / (|K|^2 + strength * q)``, by K instead unless `flipped`; 0 for next to nothing.
+    """Multiply a spectrum by ``conj(K) / (|K|^2 + strength * q)``, 0 for next to nothing; K as it is unless `flipped`.
 
     ``q = (down[r] + across[c])^2``. A divisor of at most `least` is next to nothing. `spectrum` may be complex64.
     """
