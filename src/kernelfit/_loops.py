@@ -6,6 +6,7 @@ Each array is C-contiguous float64 (complex128 where said), so each function is 
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -408,6 +409,111 @@ def cross_spectra(image, target, image_power, target_power, cross):
             image_power[r, c] += x.real * x.real + x.imag * x.imag
             target_power[r, c] += y.real * y.real + y.imag * y.imag
             cross[r, c] += complex(x.real * y.real + x.imag * y.imag, x.real * y.imag - x.imag * y.real)
+
+
+@_jit
+def cross_spectra_in_place(image, target):
+    """Replace Y by ``conj(X) Y``, and X by ``|X|^2``, then ``|Y|^2``, in the first and second half of each row.
+
+    Complex numbers as pairs of floats: memory that has not been touched yet costs more than the work.
+    """
+    n_cols = image.shape[1] // 2
+    second = np.empty(n_cols)
+    for r in range(image.shape[0]):
+        x, y = image[r], target[r]
+        for c in range(n_cols):
+            a, b, u, v = x[2 * c], x[2 * c + 1], y[2 * c], y[2 * c + 1]
+            x[c] = a * a + b * b  # of what is there, 2 * c and more are still to be read
+            second[c] = u * u + v * v
+            y[2 * c] = a * u + b * v
+            y[2 * c + 1] = a * v - b * u
+        x[n_cols:] = second
+
+
+@_jit
+def ring_misfit(power, cross, target, transfer, rings, row_weights, col_weights, out):
+    """Add the weighted power of the residual, ``|Y - H X|^2`` but zero where it is rounding, to its ring."""
+    for r in range(power.shape[0]):
+        for c in range(power.shape[1]):
+            h, z = transfer[r, c], cross[r, c]
+            both = target[r, c] + (h.real * h.real + h.imag * h.imag) * power[r, c]
+            left = both - 2.0 * (z.real * h.real + z.imag * h.imag)
+            if left > 1e-14 * both or left != left:
+                out[rings[r, c]] += left * row_weights[r] * col_weights[c]
+
+
+@_jit_sum
+def transform_columns(lines, cosines, sines, out):
+    """Set ``out[f] = sum_i (cosines[f, i] - 1j * sines[f, i]) * lines[i]``; a row and its mirror image at a time.
+
+    `lines` and `out` are complex numbers as pairs of floats; `cosines` and `sines` end with half the rows of `out`.
+    """
+    n, cols = out.shape
+    for f in range(n // 2 + 1):
+        even = out[f]
+        odd = out[(n - f) % n]
+        twice = f != 0 and 2 * f != n
+        for j in range(cols):
+            even[j] = cosines[f, 0] * lines[0, j]
+        for i in range(1, len(lines)):
+            x = cosines[f, i]
+            for j in range(cols):
+                even[j] += x * lines[i, j]
+        if not twice:
+            continue
+        for j in range(cols):
+            odd[j] = sines[f, 0] * lines[0, j]
+        for i in range(1, len(lines)):
+            x = sines[f, i]
+            for j in range(cols):
+                odd[j] += x * lines[i, j]
+        for j in range(0, cols, 2):
+            a, b, c, d = even[j], even[j + 1], odd[j], odd[j + 1]
+            even[j] = a + d
+            even[j + 1] = b - c
+            odd[j] = a - d
+            odd[j + 1] = b + c
+
+
+@_jit
+def classes(spectrum, transfer, down, across, scale, step, even, sums, counts):
+    """Add ``|Y|^2`` and the numbers of every `step`-th row's frequencies to classes of ``|K|^2 / (scale * q)``.
+
+    Classes of equal ratio from 1e-20 to 1e10; ``q = (down[r] + across[c])^2``. Frequency zero counts in the last class,
+    with no power. Of rows of even length, the last column counts once, as the first. `spectrum` may be complex64.
+    """
+    last = len(sums) - 1
+    for r in range(0, spectrum.shape[0], step):
+        for c in range(spectrum.shape[1]):
+            y, k = spectrum[r, c], transfer[r, c]
+            weight = 1.0 if c == 0 or (even and c == spectrum.shape[1] - 1) else 2.0
+            if r == 0 and c == 0:
+                counts[last] += weight
+                continue
+            q = (down[r] + across[c]) ** 2
+            u = ((k.real * k.real + k.imag * k.imag) / scale + 1e-30) / (q + 1e-30)
+            place = (math.log10(u) + 20.0) * (len(sums) / 30.0)
+            i = int(min(max(place, 0.0), float(last)))
+            power = float(y.real) * float(y.real) + float(y.imag) * float(y.imag)
+            sums[i] += weight * power
+            counts[i] += weight
+
+
+@_jit
+def divide_spectrum(spectrum, transfer, down, across, strength, least, flipped):
+    """Multiply a spectrum by ``conj(K) / (|K|^2 + strength * q)``, 0 for next to nothing; K as it is unless `flipped`.
+
+    ``q = (down[r] + across[c])^2``. A divisor of at most `least` is next to nothing. `spectrum` may be complex64.
+    """
+    for r in range(spectrum.shape[0]):
+        for c in range(spectrum.shape[1]):
+            k = transfer[r, c]
+            root = down[r] + across[c]
+            divisor = k.real * k.real + k.imag * k.imag + strength * (root * root)
+            gain = 1.0 / divisor if divisor > least else 0.0
+            a, b = k.real * gain, (-k.imag if flipped else k.imag) * gain
+            y = spectrum[r, c]
+            spectrum[r, c] = complex(y.real * a - y.imag * b, y.real * b + y.imag * a)
 
 
 @_jit_sum

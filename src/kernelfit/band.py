@@ -23,10 +23,16 @@ def penalty_spectrum(rows: Array, cols: Array, penalty: str) -> Array:
     "identity": 1. "laplacian": the square of ``4 - 2 cos(2 pi f_row) - 2 cos(2 pi f_col)``, the transfer function of
     the five-point Laplacian, over its mean 20.
     """
+    down, across = penalty_root(rows, cols, penalty)
+    root = down[:, None] + across
+    return np.asarray(np.square(root, out=root))
+
+
+def penalty_root(rows: Array, cols: Array, penalty: str) -> tuple[Array, Array]:
+    """Return a and b with ``q = (a[row] + b[col])^2``."""
     if penalty == "identity":
-        return np.ones((len(rows), len(cols)))
-    laplacian = ((2 - 2 * np.cos(2 * np.pi * rows)) / 20**0.5)[:, None] + (2 - 2 * np.cos(2 * np.pi * cols)) / 20**0.5
-    return np.asarray(np.square(laplacian, out=laplacian))
+        return np.ones(len(rows)), np.zeros(len(cols))
+    return (2 - 2 * np.cos(2 * np.pi * rows)) / 20**0.5, (2 - 2 * np.cos(2 * np.pi * cols)) / 20**0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +96,11 @@ class Band:
         index = np.log(np.maximum(radius, low) / low) / math.log(0.71 / (0.999 * low)) * _RINGS
         return np.asarray(np.minimum(index.astype(np.intp), _RINGS - 1))
 
+    @functools.cached_property
+    def counts(self) -> Array:
+        """Sum of the weights in each ring."""
+        return self.per_ring(np.ones_like(self.power))
+
     def mean(self, values: Array) -> float:
         """Return the mean over the whole band."""
         return float(self.row_weights @ values @ self.col_weights) / self.size
@@ -106,12 +117,18 @@ class Band:
 
     def spread(self, taps: Array) -> Complex:
         """Return the transform of a kernel."""
-        return np.asarray(self.to_rows.conj().T @ taps @ self.to_cols.conj().T)
+        from . import _loops
+
+        half = self.to_rows[:, : len(self.rows) // 2 + 1].T  # the other rows are their mirror images
+        lines = np.ascontiguousarray(taps @ self.to_cols.conj().T).view(np.float64)
+        out = np.empty((len(self.rows), len(self.cols)), dtype=np.complex128)
+        cosines, sines = np.ascontiguousarray(half.real), np.ascontiguousarray(half.imag)
+        _loops.transform_columns(lines, cosines, sines, out.view(np.float64))
+        return out
 
     def in_rings(self, values: Array) -> Array:
         """Return the mean of each frequency's ring in its place."""
-        counts = self.per_ring(np.ones_like(values))
-        return np.asarray((self.per_ring(values) / np.maximum(counts, 1e-300))[self.rings])
+        return np.asarray((self.per_ring(values) / np.maximum(self.counts, 1e-300))[self.rings])
 
     def lags(self, density: Array, shape: tuple[int, int]) -> Array:
         """Return the inverse transform of a density, times N, at lags of rows 0.. and columns -(cols - 1)..."""
@@ -125,6 +142,15 @@ class Band:
         both = self.target + (transfer.real**2 + transfer.imag**2) * self.power
         misfit = both - 2 * cross
         return np.asarray(np.where(misfit > 1e-14 * both, misfit, 0.0))
+
+    def ring_misfit(self, transfer: Complex) -> Array:
+        """Return the mean over each ring of `misfit`."""
+        from . import _loops
+
+        out = np.zeros(_RINGS)
+        weights = self.row_weights, self.col_weights
+        _loops.ring_misfit(self.power, self.cross, self.target, transfer, self.rings, *weights, out)
+        return np.asarray(out / np.maximum(self.counts, 1e-300))
 
 
 def _sample(top: int, even: bool, least: int) -> tuple[npt.NDArray[np.intp], Array]:

@@ -200,17 +200,16 @@ def _sums(problem: Problem, layout: _Layout, means: tuple[float, float], workers
         return found
 
     if len(layout.starts) == 1:
-        image, target = spectra(layout.starts[0], np.zeros(layout.transform), workers)
-        powers = np.zeros(shape), np.zeros(shape)
-        cross = np.zeros(shape, dtype=np.complex128)
+        image, cross = spectra(layout.starts[0], np.zeros(layout.transform), workers)
+        powers = image.view(np.float64)
 
         def strip(r: int) -> None:
             part = slice(r, r + _ROWS)
-            _loops.cross_spectra(image[part], target[part], powers[0][part], powers[1][part], cross[part])
+            _loops.cross_spectra_in_place(powers[part], cross[part].view(np.float64))
 
         for _ in in_order(range(0, rows, _ROWS), strip, workers):
             pass
-        return [*powers, cross]
+        return [powers[:, : shape[1]], powers[:, shape[1] :], cross]
 
     def band(starts: Sequence[Shape]) -> tuple[Array, ...]:
         scratch = np.zeros(layout.transform)

@@ -37,7 +37,7 @@ def _choose(band: Band, scale: float, stats: SpectralStats) -> float:
     the residual in rings (Whittle's likelihood). Where they lead apart and one fits clearly worse, it is dropped; else
     the one with the smaller estimated error is taken.
     """
-    counts = np.maximum(band.per_ring(np.ones_like(band.power)), 1e-300)
+    counts = band.counts
     weight = scale * np.maximum(band.penalty, 1e-3 * _lowest(band.penalty))
     evidence = []
     for balance in _BALANCES:
@@ -53,7 +53,7 @@ def _choose(band: Band, scale: float, stats: SpectralStats) -> float:
         return band.spread(band.crop(_transfer(band.power, band.cross, band.penalty, balance * scale, scale)))
 
     def likelihood(balance: float) -> float:
-        rings = band.per_ring(band.misfit(kernel_at(balance))) / counts
+        rings = band.ring_misfit(kernel_at(balance))
         return float(np.sum(counts * np.log(np.maximum(rings, 1e-30 * total)))) / n
 
     def error(balance: float, noise: Array, kernel: Complex) -> float:
@@ -69,7 +69,7 @@ def _choose(band: Band, scale: float, stats: SpectralStats) -> float:
         while chosen not in seen and len(seen) < _PILOTS:
             seen.append(chosen)
             kernel = kernel_at(chosen)
-            noise = band.in_rings(band.misfit(kernel)) / stats.n_blocks
+            noise = band.ring_misfit(kernel)[band.rings] / stats.n_blocks
             near = [b for b in candidates if chosen * 1e-4 <= b <= max(chosen * 1e4, 1e-12)] or candidates
             errors = [error(b, noise, kernel) for b in near]
             chosen = near[int(np.argmin(errors))]

@@ -8,6 +8,7 @@ equations themselves. Elsewhere the tapers make the sums at lag d too small, on 
 ``rho(d) = sum_t w(t) w(t + d) / sum_t w(t)^2``; dividing T and c by it takes away most of what the edges do.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -52,15 +53,24 @@ class Lags(NamedTuple):
 def lag_sums(stats: SpectralStats) -> Lags:
     """Return the inverse transforms of the spectra at the lags that matter, in one pass over the spectra."""
     (n_rows, n_cols), (height, width) = stats.block, stats.shape
-    cols = np.arange(n_cols // 2 + 1)
-    turns = np.arange(n_rows) * (2 * np.pi / n_rows)
+    cols, pairs = np.arange(n_cols // 2 + 1), (n_rows + 1) // 2  # a row and its mirror image: half the products
+    turns = np.arange(n_rows // 2 + 1) * (2 * np.pi / n_rows)
     angles = np.outer(np.arange(height), turns), np.outer(np.arange(height) - stats.shift[0], turns)
-    to_rows = [np.concatenate([np.cos(a), np.sin(a)]) for a in angles]
-    power, cross = np.zeros((2 * height, len(cols))), np.zeros((2 * height, 2 * len(cols)))
-    for first in range(0, n_rows, _CHUNK):
-        part = slice(first, first + _CHUNK)
-        power += to_rows[0][:, part] @ stats.image_power[part]
-        cross += to_rows[1][:, part] @ stats.cross[part].view(np.float64)
+    to_rows = [(np.cos(a), np.sin(a)) for a in angles]
+    sources = stats.image_power, stats.cross.view(np.float64)
+    sums = [np.zeros((2 * height, source.shape[1])) for source in sources]
+    place = np.empty((min(_CHUNK, n_rows), 2 * len(cols)))
+    for source, (cosines, sines), out in zip(sources, to_rows, sums, strict=True):
+        out[:height] += source[0]
+        if n_rows % 2 == 0:
+            out[:height] += np.outer(cosines[:, -1], source[pairs])
+        for first in range(1, pairs, _CHUNK):
+            last = min(first + _CHUNK, pairs)
+            here, there = source[first:last], source[n_rows - first : n_rows - last : -1]
+            both = place[: last - first, : source.shape[1]]
+            out[:height] += cosines[:, first:last] @ np.add(here, there, out=both)
+            out[height:] += sines[:, first:last] @ np.subtract(here, there, out=both)
+    power, cross = sums
     weights = np.full(len(cols), 2.0)
     weights[0] = 1.0
     if n_cols % 2 == 0:
@@ -68,10 +78,10 @@ def lag_sums(stats: SpectralStats) -> Lags:
     size = n_rows * n_cols
     across = phases(np.arange(1 - width, width), cols / n_cols).T * weights[:, None]
     at_taps = phases(np.arange(width) - stats.shift[1], cols / n_cols).T * weights[:, None]
-    both = cross.view(np.complex128)
+    turned = cross.view(np.complex128)
     return Lags(
         power=((power[:height] - 1j * power[height:]) @ across).real / size,
-        cross=((both[:height] - 1j * both[height:]) @ at_taps).real / size,
+        cross=((turned[:height] - 1j * turned[height:]) @ at_taps).real / size,
     )
 
 
@@ -158,12 +168,12 @@ class Equations:
         return np.asarray((self.vectors @ (self.inverses(balance) * self.moment)).reshape(self.stats.shape))
 
     def misfit(self, balance: float) -> Array:
-        """Return the power of a kernel's residual, of one block on the average."""
-        return self.band.misfit(self.band.spread(self.kernel(balance))) / self.stats.n_blocks
+        """Return the power of a kernel's residual, of one block on the average, as the mean of each ring."""
+        return self.band.ring_misfit(self.band.spread(self.kernel(balance))) / self.stats.n_blocks
 
     def moment_covariance(self, balance: float) -> Array:
         """Return the covariance N of c, if the noise is what the kernel of a balance leaves."""
-        density = self.band.power * self.band.in_rings(self.misfit(balance))
+        density = self.band.power * self.misfit(balance)[self.band.rings]
         return matrix(self.band.lags(density, self.stats.shape), self.stats.shape) * self.covariance_scale
 
     def squared_errors(self, balances: Array, pilot: float) -> tuple[Array, Array, Array]:
@@ -174,12 +184,22 @@ class Equations:
         kernel of a balance a hundred times smaller, which still holds what this one loses, but also noise: the third
         result contains its share, the second does not.
         """
-        products = self.vectors.T @ self.vectors
-        noise = (self.vectors.T @ self.moment_covariance(pilot) @ self.vectors) * products
+        products = self.products
+        noise = self.noise(pilot)
         inverses, lost = self.inverses(balances), self.lost(balances)
         variance = ((inverses @ noise) * inverses).sum(axis=1)
         seen = ((lost * self.moment) @ products * (lost * self.moment)).sum(axis=1)
         return variance, np.maximum(seen - ((lost @ noise) * lost).sum(axis=1), 0.0), seen
+
+    @functools.cached_property
+    def products(self) -> Array:
+        """Return ``V'V``."""
+        return np.asarray(self.vectors.T @ self.vectors)
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019  the object lives as long as one estimate
+    def noise(self, pilot: float) -> Array:
+        """Return ``V'N V``, element by element times ``V'V``."""
+        return np.asarray((self.vectors.T @ self.moment_covariance(pilot) @ self.vectors) * self.products)
 
     def lost(self, balances: npt.ArrayLike) -> Array:
         """Return what, times the moment, each balance takes away of the kernel of a hundredth of it."""
@@ -190,9 +210,10 @@ class Equations:
         """Return by how much the mean log power of the residual, in rings, exceeds the least (Whittle's likelihood)."""
         some = np.unique(np.append(np.arange(0, len(balances), 4), len(balances) - 1))
         logs = []
+        counts, least = self.band.counts, max(1e-28 * float(self.band.target.max()), 1e-300)
         for at in some:
-            power = self.band.in_rings(self.misfit(float(balances[at])))
-            logs.append(self.band.mean(np.log(np.maximum(power, max(1e-28 * self.band.target.max(), 1e-300)))))
+            power = np.log(np.maximum(self.misfit(float(balances[at])), least))
+            logs.append(float(np.sum(counts * power)) / self.band.size)
         found = np.interp(np.arange(len(balances)), some, logs)
         return np.asarray(found - found.min())
 
