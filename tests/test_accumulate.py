@@ -504,3 +504,18 @@ def test_a_file_that_is_no_statistics_is_refused(content, stats, tmp_path):
 def test_a_missing_file_is_missing(tmp_path):
     with pytest.raises(FileNotFoundError):
         kernelfit.NormalStats.load(tmp_path / "nothing.npz")
+
+
+@pytest.mark.parametrize("shape", [(8, 9), (9, 8), (25, 23), (2, 7)], ids=str)
+def test_edges_by_transforms(shape, monkeypatch):
+    """Strips along the edges are worth transforming for large kernels only; here they are always."""
+    from kernelfit import accumulation
+
+    monkeypatch.setattr(accumulation, "TRANSFORM_NS", 1e-3)
+    monkeypatch.setattr(accumulation, "SPECTRAL_NS", 1e-3)
+    image, target = np.random.default_rng(3).random((2, 140, 150))
+    stats = accumulate(image, target, shape, method="fft")
+    inner = np.lib.stride_tricks.sliding_window_view(image, shape)[..., ::-1, ::-1]
+    design = inner.reshape(-1, shape[0] * shape[1])
+    np.testing.assert_allclose(stats.gram, design.T @ design, rtol=1e-12)
+    assert (stats.gram == stats.gram.T).all()

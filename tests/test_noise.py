@@ -272,3 +272,14 @@ def test_pairs_that_do_not_go_with_a_fit_are_refused():
     with pytest.raises(ValueError, match="found iteratively"):
         kernelfit.sandwich_errors(image, target, large)
     assert not kernelfit.check_noise(image, target, large).coloured
+
+
+def test_what_is_no_fit_and_nan_are_refused():
+    image, target = np.random.default_rng(0).random((2, 40, 50))
+    for look in (kernelfit.check_noise, kernelfit.sandwich_errors, kernelfit.check_boundary):
+        with pytest.raises(TypeError, match="got fit='fit', need a KernelFit"):
+            look(image, target, "fit")
+    fit = kernelfit.find_kernel(image, target, (3, 2))
+    target[5, 6] = np.nan
+    with pytest.raises(ValueError, match=r"NaN or infinite, the first at \(row, column\) \(5, 6\)"):
+        kernelfit.check_noise(image, target, fit)

@@ -1,8 +1,8 @@
-"""The compiled loops, all of them: the only importer of Numba.
+"""The compiled loops: with `_weighted_loops`, the only importers of Numba.
 
 They stand in one file because Numba's cache looks at the caller's file alone. None validates, allocates
 in an inner loop, or raises; all are serial and release the GIL, so that a thread pool can run them.
-Each array is C-contiguous float64 (complex128 where said), so each function is compiled once.
+Each array is C-contiguous float64 (complex where said), so each function is compiled once.
 """
 
 import functools

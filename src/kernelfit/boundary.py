@@ -19,7 +19,7 @@ from .accumulation import Choice
 from .background import legendre, powers
 from .geometry import Convention, Shape
 from .pair import Array, Problem, Reader
-from .result import Finding, KernelFit, Verdict
+from .result import Finding, KernelFit, Verdict, require_fit
 
 BOUNDARIES = ("fill", "wrap", "symm", "mirror", "nearest")
 #: Probability at which the residual at the edges counts as larger than that inside although the boundary is true.
@@ -159,6 +159,7 @@ def check_boundary(
     >>> kernelfit.check_boundary(image, target, fit).best
     'mirror'
     """
+    require_fit(fit)
     conv = fit.convention
     if conv.mode == "valid":
         msg = "got a fit of mode 'valid', in which no target pixel depends on the boundary; need 'same' or 'full'"

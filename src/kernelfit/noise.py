@@ -13,7 +13,7 @@ from . import pair, sandwich
 from .accumulation import resolve, statistics
 from .geometry import Shape
 from .pair import Problem
-from .result import Finding, KernelFit, Verdict
+from .result import Finding, KernelFit, Verdict, require_fit
 
 Array = npt.NDArray[np.float64]
 
@@ -208,6 +208,7 @@ def look(problems: Sequence[Problem], fit: KernelFit) -> KernelFit:
 
 def _problem_of(image: object, target: object, fit: KernelFit) -> Problem:
     """Return the pair under the fit's own convention."""
+    require_fit(fit)
     if fit.kernel.ndim != 2:
         msg = f"got a kernel of shape {fit.kernel.shape} (several source images), need one of rows and columns"
         raise ValueError(msg)
@@ -242,6 +243,8 @@ def examine(problems: Sequence[Problem], fit: KernelFit) -> NoiseCheck:
             lags = np.abs(np.arange(-_REACH, _REACH + 1))
             shape = tiles.shape[1:]
             pairs += len(tiles) * np.multiply.outer(*(np.maximum(0, n - lags) for n in shape))
+    if not math.isfinite(energy) or not np.isfinite(sums).all():
+        pair.refuse_nonfinite(problems[0])
     c = np.divide(sums, pairs, out=np.zeros_like(sums), where=pairs > 0)
     variance = float(c[_REACH, _REACH])
     if not variance > _ROUNDING**2 * energy / max(1, pixels):

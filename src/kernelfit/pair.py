@@ -313,8 +313,8 @@ def refuse_nonfinite(problem: Problem) -> NoReturn:
                 msg = (
                     f"got {name}{place} with {count} pixel{'s' if count > 1 else ''} that "
                     f"{'are' if count > 1 else 'is'} NaN or infinite, "
-                    f"the first at (row, column) {first}; need finite pixels; pass nan='mask' to exclude them, "
-                    "until then crop to a part without them"
+                    f"the first at (row, column) {first}; need finite pixels; find_kernel and accumulate exclude them "
+                    "with nan='mask'; or crop to a part without them"
                 )
                 raise ValueError(msg)
     msg = "got pixels so large that the sums of their products overflow; divide the image and the target by a constant"

@@ -741,3 +741,10 @@ def assemble(
         findings=tuple(sorted(findings, key=lambda f: list(Verdict).index(f.verdict))),
         **{"freedom": float(rank), "weighting": stats.weighting, **more},
     )
+
+
+def require_fit(fit: object) -> None:
+    """Refuse anything but a result."""
+    if not isinstance(fit, KernelFit):
+        msg = f"got fit={fit!r:.60}, need a KernelFit, what find_kernel or stats.solve returns"
+        raise TypeError(msg)
