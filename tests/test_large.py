@@ -28,7 +28,7 @@ def test_operator_equals_the_gram_matrix(image_shape, kernel_shape, boundary, mo
     settings = dict(mode=None, boundary=boundary, fillvalue=0.0, origin=None, operation="convolution")
     problem = pair.check(image, target, kernel_shape, **settings)
     frame = accumulation.Frame.of(problem)
-    sums = accumulation.pass_over(problem, frame, "fft", 2, None, None)
+    sums, _ = accumulation.pass_over(problem, frame, "fft", 2, None, None)
     operator = large.NormalOperator(frame, sums.lags[0, 0], 2)
     taps = np.random.default_rng(1).normal(size=kernel_shape)
     found = frame.to_user(operator(frame.from_user(taps, True)), True)

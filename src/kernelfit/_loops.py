@@ -32,69 +32,83 @@ _jit_sum = functools.partial(_jit, fastmath=FASTMATH)
 def lag_sums(a, a_col, b, b_col, rows, cols, out):
     """Add the lag products of two blocks: ``out[i, j] += sum_rc a[r, a_col + c] * b[r + i, b_col + c + j]``.
 
-    r < `rows`, c < `cols`; four lags at a time, so that each load of `a` feeds four multiply-adds.
+    r < `rows`, c < `cols`; four row lags and four column lags at a time, so that eight loads feed sixteen multiply-adds.
     """
     n_i, n_j = out.shape
-    for r in range(rows):
-        x = a[r, a_col : a_col + cols]
-        for i in range(n_i):
-            line = b[r + i]
-            for j in range(0, n_j - 3, 4):
-                y0 = line[b_col + j : b_col + j + cols]
-                y1 = line[b_col + j + 1 : b_col + j + 1 + cols]
-                y2 = line[b_col + j + 2 : b_col + j + 2 + cols]
-                y3 = line[b_col + j + 3 : b_col + j + 3 + cols]
-                s0 = s1 = s2 = s3 = 0.0
-                for c in range(cols):
-                    v = x[c]
-                    s0 += v * y0[c]
-                    s1 += v * y1[c]
-                    s2 += v * y2[c]
-                    s3 += v * y3[c]
-                out[i, j] += s0
-                out[i, j + 1] += s1
-                out[i, j + 2] += s2
-                out[i, j + 3] += s3
-            for j in range(n_j - n_j % 4, n_j):
-                y0 = line[b_col + j : b_col + j + cols]
-                s0 = 0.0
-                for c in range(cols):
-                    s0 += x[c] * y0[c]
-                out[i, j] += s0
+    nothing = np.zeros(cols)
+    for row in range(rows + n_i - 1):
+        line = b[row, b_col:]
+        for i in range(0, n_i, 4):
+            if row - i < 0 or row - i - 3 >= rows:
+                continue
+            r0, r1, r2, r3 = row - i, row - i - 1, row - i - 2, row - i - 3
+            x0 = a[r0, a_col : a_col + cols] if r0 < rows else nothing
+            x1 = a[r1, a_col : a_col + cols] if 0 <= r1 < rows else nothing
+            x2 = a[r2, a_col : a_col + cols] if 0 <= r2 < rows else nothing
+            x3 = a[r3, a_col : a_col + cols] if 0 <= r3 else nothing
+            four_rows(x0, x1, x2, x3, line, out[i : i + 4])
+
+
+@_jit_sum
+def four_rows(x0, x1, x2, x3, line, out):
+    """Add the lag products of up to four rows with one line: ``out[r, j] += sum_k x_r[k] * line[k + j]``.
+
+    Two or three lags that are left over are done as four, if the line goes on that far.
+    """
+    n, (rows, n_j) = len(x0), out.shape
+    by_four = n_j - n_j % 4
+    if n_j % 4 > 1 and len(line) >= n + by_four + 3:
+        by_four += 4
+    for j in range(0, by_four, 4):
+        y0, y1, y2, y3 = line[j : j + n], line[j + 1 : j + 1 + n], line[j + 2 : j + 2 + n], line[j + 3 : j + 3 + n]
+        a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = c0 = c1 = c2 = c3 = d0 = d1 = d2 = d3 = 0.0
+        for k in range(n):
+            v0, v1, v2, v3 = x0[k], x1[k], x2[k], x3[k]
+            w0, w1, w2, w3 = y0[k], y1[k], y2[k], y3[k]
+            a0 += v0 * w0
+            a1 += v0 * w1
+            a2 += v0 * w2
+            a3 += v0 * w3
+            b0 += v1 * w0
+            b1 += v1 * w1
+            b2 += v1 * w2
+            b3 += v1 * w3
+            c0 += v2 * w0
+            c1 += v2 * w1
+            c2 += v2 * w2
+            c3 += v2 * w3
+            d0 += v3 * w0
+            d1 += v3 * w1
+            d2 += v3 * w2
+            d3 += v3 * w3
+        sums = ((a0, a1, a2, a3), (b0, b1, b2, b3), (c0, c1, c2, c3), (d0, d1, d2, d3))
+        for r in range(rows):
+            for i in range(min(4, n_j - j)):
+                out[r, j + i] += sums[r][i]
+    for j in range(by_four, n_j):
+        y0 = line[j : j + n]
+        a0 = b0 = c0 = d0 = 0.0
+        for k in range(n):
+            a0 += x0[k] * y0[k]
+            b0 += x1[k] * y0[k]
+            c0 += x2[k] * y0[k]
+            d0 += x3[k] * y0[k]
+        single = (a0, b0, c0, d0)
+        for r in range(rows):
+            out[r, j] += single[r]
 
 
 @_jit_sum
 def strip_lag_sums(wide, cols, lag, out):
     """Add the lag products of the rows of a narrow strip: ``out[p, q, l] += sum_c wide[p, lag + c] * wide[q, c + l]``.
 
-    p <= q only, c < `cols`, l from 0 to ``2 * lag``.
+    p <= q, c < `cols`, l from 0 to ``2 * lag``; some p > q as well.
     """
-    for p in range(out.shape[0]):
-        x = wide[p, lag : lag + cols]
-        for q in range(p, out.shape[1]):
-            line = wide[q]
-            for j in range(0, 2 * lag - 2, 4):
-                y0 = line[j : j + cols]
-                y1 = line[j + 1 : j + 1 + cols]
-                y2 = line[j + 2 : j + 2 + cols]
-                y3 = line[j + 3 : j + 3 + cols]
-                s0 = s1 = s2 = s3 = 0.0
-                for c in range(cols):
-                    v = x[c]
-                    s0 += v * y0[c]
-                    s1 += v * y1[c]
-                    s2 += v * y2[c]
-                    s3 += v * y3[c]
-                out[p, q, j] += s0
-                out[p, q, j + 1] += s1
-                out[p, q, j + 2] += s2
-                out[p, q, j + 3] += s3
-            for j in range((2 * lag + 1) - (2 * lag + 1) % 4, 2 * lag + 1):
-                y0 = line[j : j + cols]
-                s0 = 0.0
-                for c in range(cols):
-                    s0 += x[c] * y0[c]
-                out[p, q, j] += s0
+    n, end = len(wide), lag + cols
+    for p in range(0, n, 4):
+        x0, x1, x2, x3 = wide[p], wide[min(p + 1, n - 1)], wide[min(p + 2, n - 1)], wide[min(p + 3, n - 1)]
+        for q in range(p, n):
+            four_rows(x0[lag:end], x1[lag:end], x2[lag:end], x3[lag:end], wide[q], out[p : p + 4, q, : 2 * lag + 1])
 
 
 @_jit_sum
@@ -241,99 +255,100 @@ def spectral_products(spectra, n, groups, sums, turned):
                     y[q] += c * x[q] + d * turned[q]
 
 
-@_jit_sum
-def _beside(line, a_left, a_right, b_left, b_right, rows, out):
-    """Cut the ends off a strip's lag sums: ``out[u, v] = sum_c a[c] * b[c + v - u]`` over the columns of box (u, v).
-
-    `line` holds the sums over all columns; box (u, v) leaves out the first u and the last ``n - 1 - u`` columns of a.
-    Both are sums down a diagonal, so each row follows from its neighbour. `rows` is scratch.
-    """
-    n = len(out)
-    last = n - 1
-    out[last, :] = 0.0
-    for u in range(last - 1, -1, -1):  # what is beyond the box on the right
-        c, y, x, z = a_right[u], out[u, :last], out[u + 1, 1:], b_right[:last]
-        for v in range(last):
-            y[v] = x[v] + c * z[v]
-        out[u, last] = 0.0
-    rows[0] = 0.0
-    for u in range(n):
-        if u > 0:
-            c, y, x, z = a_left[u - 1], rows[u % 2, 1:], rows[(u - 1) % 2, :last], b_left[:last]
-            for v in range(last):
-                y[v] = x[v] + c * z[v]
-            rows[u % 2, 0] = 0.0
-        y, x, z = out[u], rows[u % 2], line[last - u : last - u + n]
-        for v in range(n):
-            y[v] = z[v] - y[v] - x[v]
-
-
 @_jit
 def _place(table, gram, p, q, stride):
-    """Copy a block and its transpose into the matrix; a block on the diagonal becomes symmetric to the bit."""
+    """Copy a block and its transpose into the matrix; a block on the diagonal becomes symmetric to the bit.
+
+    Element (u, v) goes to row ``p + stride * u`` and column ``q + stride * v``.
+    """
     n = len(table)
-    step, turn = abs(stride), 1
-    if stride < 0:
-        p, q, turn = p + stride * (n - 1), q + stride * (n - 1), -1
-    whole = step * (n - 1) + 1
+    last = n - 1
     for u in range(n):
-        y, x = gram[p + step * u, q : q + whole : step], table[::turn, ::turn][u]
-        for v in range(u if p == q else 0, n):
-            y[v] = x[v]
+        x, first = table[u], u if p == q else 0
+        if stride == 1:
+            y = gram[p + u, q : q + n]
+            for v in range(first, n):
+                y[v] = x[v]
+        elif stride == -1:
+            y = gram[p - u, q - last : q + 1]
+            for v in range(n - first):
+                y[v] = x[last - v]
+        else:
+            y = gram[p + stride * u]
+            for v in range(first, n):
+                y[q + stride * v] = x[v]
     for v in range(n):
-        y, x = gram[q + step * v, p : p + whole : step], table[::turn, ::turn][:, v]
-        for u in range(v if p == q else n):
-            y[u] = x[u]
+        y, x, end = gram[q + stride * v], table[:, v], v if p == q else n
+        if stride == 1:
+            y = y[p : p + n]
+            for u in range(end):
+                y[u] = x[u]
+        else:
+            for u in range(end):
+                y[p + stride * u] = x[u]
 
 
 @_jit_sum
-def assemble_lag(
-    i, total, top, bottom, left, right, corners_a, corners_b, blocks, rows, gram, row, col, stride_y, stride_x
-):
-    """Box sums of one row lag `i` from the sum over everything, less what lies outside each box.
+def assemble(lags, top, bottom, left, right, corners_a, corners_b, first, step, gram, row, col, stride_y, stride_x):
+    """Box sums of every `step`-th row lag from the sums over everything, less what lies outside each box.
 
     For taps p = (y, u) and q = (y + i, v) the box sum is ``sum_t A[t + p] B[t + q]`` over the H x W target pixels.
-    `total[v - u]` holds it over every place where both factors lie in the extended image; the columns left and right
-    of the box (`left`, `right`: column of a, column of b, for this row lag) and the rows above and below it (`top`,
-    `bottom`: row, column lag) are subtracted; the four corners are in both, and are cut off the latter
-    (`corners_a`, `corners_b`: the 2 x 2 corner blocks of the extended images).
+    ``lags[i, v - u]`` holds it over every place where both factors lie in the extended image. `top` and `bottom` (row of
+    A, row of B, column lag) hold the same for the rows above and below the boxes, `left` and `right` (column of A,
+    column of B, row lag) for the columns beside them, `corners_a` and `corners_b` the 2 x 2 corner blocks of the extended
+    images. From the box of one row of taps to that of the next, a row of pixels enters and one leaves; so do columns
+    from (u, v) to (u + 1, v + 1).
 
     Tap (y, u) of the first source is row ``row + stride_y * y + stride_x * u`` of `gram`, that of the second
-    column ``col + ...``; negative strides flip the kernel, exchanged ones transpose it. `blocks` holds two blocks, or
-    one where there are no strips, and `rows` two rows; both are scratch.
+    column ``col + ...``; negative strides flip the kernel, exchanged ones transpose it.
     """
-    table, change = blocks[0], blocks[-1]
-    n = len(table)
-    last = n - 1
-    table[last, :] = 0.0
-    for u in range(last - 1, -1, -1):
-        y, x, z = table[u, :last], table[u + 1, 1:], right[u]
-        for v in range(last):
-            y[v] = x[v] + z[v]
-        table[u, last] = 0.0
-    rows[0] = 0.0
-    for u in range(n):
-        if u > 0:
-            y, x, z = rows[u % 2, 1:], rows[(u - 1) % 2, :last], left[u - 1]
+    n_y, n = len(lags), (lags.shape[1] + 1) // 2
+    y_halo, last = n_y - 1, n - 1
+    table, line, beyond = np.empty((n, n)), np.empty(2 * n - 1), np.empty(2 * n - 1)
+    enters, gains = np.empty((last, last)), np.empty((last, last))  # on the right; and less what leaves on the left
+    for i in range(first, n_y, step):
+        line[:] = lags[i]
+        for y in range(y_halo - i):
+            line -= bottom[y, y + i]
+        for u in range(last):
             for v in range(last):
-                y[v] = x[v] + z[v]
-            rows[u % 2, 0] = 0.0
-        y, x, z = table[u], rows[u % 2], total[last - u : last - u + n]
-        for v in range(n):
-            y[v] = z[v] - y[v] - x[v]
-    for y in range(len(top)):
-        a, b = corners_a[1, :, y], corners_b[1, :, y + i]
-        _beside(bottom[y], a[0], a[1], b[0], b[1], rows, change)
-        table -= change
-    _place(table, gram, row, col + stride_y * i, stride_x)
-    for y in range(len(top)):
-        a, b = corners_a[1, :, y], corners_b[1, :, y + i]
-        _beside(bottom[y], a[0], a[1], b[0], b[1], rows, change)
-        table += change
-        a, b = corners_a[0, :, y], corners_b[0, :, y + i]
-        _beside(top[y], a[0], a[1], b[0], b[1], rows, change)
-        table -= change
-        _place(table, gram, row + stride_y * (y + 1), col + stride_y * (y + 1 + i), stride_x)
+                enters[u, v] = right[u, v, y_halo + i]
+                gains[u, v] = right[u, v, y_halo + i] - left[u, v, y_halo + i]
+        for y in range(y_halo - i):  # the columns of the first box end with it
+            b10, b11 = corners_b[1, 0, y + i], corners_b[1, 1, y + i]
+            for u in range(last):
+                a10, a11, z, w = corners_a[1, 0, y, u], corners_a[1, 1, y, u], enters[u], gains[u]
+                for v in range(last):
+                    z[v] -= a11 * b11[v]
+                for v in range(last):
+                    w[v] += a10 * b10[v] - a11 * b11[v]
+        for y in range(n_y - i):
+            if y > 0:
+                line += bottom[y - 1, y - 1 + i]
+                line -= top[y - 1, y - 1 + i]
+                b00, b01 = corners_b[0, 0, y - 1 + i], corners_b[0, 1, y - 1 + i]
+                b10, b11 = corners_b[1, 0, y - 1 + i], corners_b[1, 1, y - 1 + i]
+                for u in range(last):
+                    a00, a01 = corners_a[0, 0, y - 1, u], corners_a[0, 1, y - 1, u]
+                    a10, a11 = corners_a[1, 0, y - 1, u], corners_a[1, 1, y - 1, u]
+                    z, w = enters[u], gains[u]
+                    for v in range(last):
+                        z[v] += a11 * b11[v] - a01 * b01[v]
+                    for v in range(last):
+                        w[v] += a11 * b11[v] - a01 * b01[v] - a10 * b10[v] + a00 * b00[v]
+            beyond[:] = 0.0  # what lies right of the boxes with u = 0 or v = 0: the sums down the diagonals
+            for u in range(last):
+                z, w = beyond[last - u : 2 * last - u], enters[u]
+                for v in range(last):
+                    z[v] += w[v]
+            for v in range(n):
+                table[0, v] = line[last + v] - beyond[last + v]
+                table[v, 0] = line[last - v] - beyond[last - v]
+            for u in range(last):
+                z, w, x = table[u + 1, 1:], table[u, :last], gains[u]
+                for v in range(last):
+                    z[v] = w[v] + x[v]
+            _place(table, gram, row + stride_y * y, col + stride_y * (y + i), stride_x)
 
 
 @_jit_sum
@@ -359,11 +374,14 @@ def _strip_of(block, row, col, n, cols, lag, turned, out):
             wide[p, lag + c] = block[row + c, col + p] if turned else block[row + p, col + c]
     out[:] = 0.0
     strip_lag_sums(wide, whole, lag, out)
+    for p in range(n):
+        for q in range(p):
+            out[p, q] = out[q, p, ::-1]
 
 
 @_jit_sum
 def gram_of_block(block, col, n_rows, n_cols, lags, gram, first, stride_y, stride_x):
-    """Make the Gram matrix of a block that is in memory, from its lag sums: strips, corners and `assemble_lag` in one.
+    """Make the Gram matrix of a block that is in memory, from its lag sums: strips, corners and `assemble` in one.
 
     The extended image of ``n_rows x n_cols`` target pixels starts at column `col` of `block`; `first`, `stride_y` and
     `stride_x` are the place of tap (0, 0) in `gram` and the steps to its neighbours.
@@ -382,20 +400,9 @@ def gram_of_block(block, col, n_rows, n_cols, lags, gram, first, stride_y, strid
             for y in range(y_halo):
                 for x in range(x_halo):
                     corners[k, j, y, x] = block[k * n_rows + y, col + j * n_cols + x]
-    sides, rows = np.empty((2, x_halo, x_halo)), np.empty((2, n_x))
-    for i in range(n_y):
-        ends = np.empty((2, y_halo - i, 2 * x_halo + 1))
-        for k in range(2):
-            for r in range(y_halo - i):
-                ends[k, r] = across[k, r, r + i]
-            for u in range(x_halo):
-                for v in range(x_halo):
-                    sides[k, u, v] = down[k, u, v, y_halo + i] if u <= v else down[k, v, u, y_halo - i]
-        blocks = np.empty((1 if i >= y_halo else 2, n_x, n_x))
-        assemble_lag(
-            i, lags[i], ends[0], ends[1], sides[0], sides[1], corners, corners, blocks, rows, gram,
-            first, first, stride_y, stride_x,
-        )  # fmt: skip
+    assemble(
+        lags, across[0], across[1], down[0], down[1], corners, corners, 0, 1, gram, first, first, stride_y, stride_x
+    )
 
 
 @_jit
@@ -517,53 +524,6 @@ def divide_spectrum(spectrum, transfer, down, across, strength, least, flipped):
 
 
 @_jit_sum
-def cholesky(a):
-    """Replace a symmetric matrix by U, with ``a = U' U``; return whether it is positive definite.
-
-    What is below the diagonal stays as it was. Four rows at a time, so that a row is loaded and stored once for each.
-    """
-    m = len(a)
-    for i in range(m):
-        y = a[i, i:]
-        for k in range(0, i - 3, 4):
-            c0, c1, c2, c3 = a[k, i], a[k + 1, i], a[k + 2, i], a[k + 3, i]
-            x0, x1, x2, x3 = a[k, i:], a[k + 1, i:], a[k + 2, i:], a[k + 3, i:]
-            for j in range(m - i):
-                y[j] -= c0 * x0[j] + c1 * x1[j] + c2 * x2[j] + c3 * x3[j]
-        for k in range(i - i % 4, i):
-            c0, x0 = a[k, i], a[k, i:]
-            for j in range(m - i):
-                y[j] -= c0 * x0[j]
-        if not y[0] > 0:
-            return False
-        y *= 1.0 / y[0] ** 0.5
-    return True
-
-
-@_jit_sum
-def invert_triangular(a, out):
-    """Write the inverse of the upper triangle of `a` to `out`, which must be zero."""
-    m = len(a)
-    for i in range(m - 1, -1, -1):
-        scale = 1.0 / a[i, i]
-        k = i + 1
-        while k + 3 < m:
-            c0, c1, c2, c3 = a[i, k], a[i, k + 1], a[i, k + 2], a[i, k + 3]
-            y, x0, x1, x2, x3 = out[i, k:], out[k, k:], out[k + 1, k:], out[k + 2, k:], out[k + 3, k:]
-            for j in range(m - k):
-                y[j] -= c0 * x0[j] + c1 * x1[j] + c2 * x2[j] + c3 * x3[j]
-            k += 4
-        while k < m:
-            c0, y, x0 = a[i, k], out[i, k:], out[k, k:]
-            for j in range(m - k):
-                y[j] -= c0 * x0[j]
-            k += 1
-        y = out[i, i:]
-        y *= scale
-        y[0] = scale
-
-
-@_jit_sum
 def _inverse_times(factor, x, out):
     """Multiply ``F F'`` by a vector, F being upper triangular."""
     m = len(x)
@@ -608,20 +568,146 @@ def inverse_norm(factor):
     return best
 
 
-@_jit_sum
-def inverse_factor(gram, out):
-    """Write the upper triangular F with ``F F' = G^-1`` to `out`, which must be zero; return G's condition number.
+#: Sides of the blocks of `factorise` and `invert_rows`, and how many columns of them are multiplied at once.
+BLOCK, DEPTH = 32, 256
 
-    It is infinite, and `out` of no use, if G is not positive definite.
+
+@_jit_sum
+def _four_by_four(a, i, b, j, start, end, out):
+    """Add the products of four rows with four rows: ``out[p, q] += sum_k a[i + p, k] * b[j + q, k]``."""
+    x0, x1, x2, x3 = a[i, start:end], a[i + 1, start:end], a[i + 2, start:end], a[i + 3, start:end]
+    y0, y1, y2, y3 = b[j, start:end], b[j + 1, start:end], b[j + 2, start:end], b[j + 3, start:end]
+    a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = c0 = c1 = c2 = c3 = d0 = d1 = d2 = d3 = 0.0
+    for k in range(end - start):
+        v0, v1, v2, v3 = x0[k], x1[k], x2[k], x3[k]
+        w0, w1, w2, w3 = y0[k], y1[k], y2[k], y3[k]
+        a0 += v0 * w0
+        a1 += v0 * w1
+        a2 += v0 * w2
+        a3 += v0 * w3
+        b0 += v1 * w0
+        b1 += v1 * w1
+        b2 += v1 * w2
+        b3 += v1 * w3
+        c0 += v2 * w0
+        c1 += v2 * w1
+        c2 += v2 * w2
+        c3 += v2 * w3
+        d0 += v3 * w0
+        d1 += v3 * w1
+        d2 += v3 * w2
+        d3 += v3 * w3
+    sums = ((a0, a1, a2, a3), (b0, b1, b2, b3), (c0, c1, c2, c3), (d0, d1, d2, d3))
+    for p in range(4):
+        for q in range(4):
+            out[p, q] += sums[p][q]
+
+
+@_jit_sum
+def _products(a, i, b, j, first, last, out):
+    """Set ``out[p, q] = sum_k a[i + p, k] * b[j + q, k]``, `first` <= k < `last`, for as many rows as a and b have."""
+    out[:] = 0.0
+    for start in range(first, last, DEPTH):
+        end = min(start + DEPTH, last)
+        for p in range(0, min(BLOCK, len(a) - i), 4):
+            for q in range(0, min(BLOCK, len(b) - j), 4):
+                _four_by_four(a, i + p, b, j + q, start, end, out[p : p + 4, q : q + 4])
+
+
+@_jit_sum
+def _eliminate(row, above, factors, first):
+    """Take the `above` rows, times `factors`, off a row, from column `first` on; four at a time."""
+    n, end, y = len(factors), len(row), row[first:]
+    for k in range(0, n - 3, 4):
+        c0, c1, c2, c3 = factors[k], factors[k + 1], factors[k + 2], factors[k + 3]
+        x0, x1, x2, x3 = above[k, first:end], above[k + 1, first:end], above[k + 2, first:end], above[k + 3, first:end]
+        for j in range(len(y)):
+            y[j] -= c0 * x0[j] + c1 * x1[j] + c2 * x2[j] + c3 * x3[j]
+    for k in range(n - n % 4, n):
+        c0, x0 = factors[k], above[k, first:end]
+        for j in range(len(y)):
+            y[j] -= c0 * x0[j]
+
+
+@_jit_sum
+def factorise(gram, lower):
+    """Write the lower triangular L with ``gram = L L'`` to `lower`; return whether there is one.
+
+    `lower` must be zero, and have as many more rows as make their number a multiple of 4. A block of rows of L' at a time:
+    what the rows above take off it are products of rows of L, along the memory.
     """
-    upper = gram.copy()
-    if not cholesky(upper):
-        return np.inf
-    invert_triangular(upper, out)
+    m = len(gram)
+    products, panel, factors = np.empty((BLOCK, BLOCK)), np.empty((BLOCK, m)), np.empty(BLOCK)
+    for top in range(0, m, BLOCK):
+        rows, width = min(BLOCK, m - top), m - top
+        for left in range(top, m, BLOCK):
+            _products(lower, top, lower, left, 0, top, products)
+            for p in range(rows):
+                y, x, z = panel[p, left - top :], gram[top + p, left:], products[p]
+                for q in range(min(BLOCK, m - left)):
+                    y[q] = x[q] - z[q]
+        for i in range(rows):
+            for k in range(i):
+                factors[k] = panel[k, i]
+            y = panel[i, :width]
+            _eliminate(y, panel, factors[:i], i)
+            if not y[i] > 0:
+                return False
+            y[i:] *= 1.0 / y[i] ** 0.5
+        for j in range(width):
+            y = lower[top + j, top : top + rows]
+            for i in range(min(rows, j + 1)):
+                y[i] = panel[i, j]
+    return True
+
+
+@_jit_sum
+def invert_rows(lower, first, out):
+    """Write `BLOCK` rows, from `first` on, of the upper triangular F with ``F' = L^-1`` to `out`.
+
+    `lower` as `factorise` leaves it; `out`, of its shape, must be zero. Rows do not depend on other rows.
+    """
+    m = lower.shape[1]
+    part = np.empty((BLOCK, BLOCK))
+    for left in range(first, m, BLOCK):
+        cols = min(BLOCK, m - left)
+        _products(lower, left, out, first, first, left, part)
+        for i in range(cols):
+            y, factors = part[i], lower[left + i, left : left + i]
+            y *= -1.0
+            if left == first:
+                y[i] += 1.0
+            _eliminate(y, part, factors, 0)
+            y *= 1.0 / lower[left + i, left + i]
+        for j in range(min(BLOCK, m - first)):
+            y = out[first + j, left : left + cols]
+            for i in range(cols):
+                y[i] = part[i, j]
+
+
+@_jit_sum
+def condition(gram, factor):
+    """Estimate the condition number, in the 1-norm, of a symmetric matrix whose inverse is ``F F'``."""
     largest = 0.0
     for i in range(len(gram)):
         largest = max(largest, np.abs(gram[i]).sum())
-    return largest * inverse_norm(out)
+    return largest * inverse_norm(factor)
+
+
+@_jit_sum
+def inverse_factor(gram, out):
+    """Write the upper triangular F with ``F F' = G^-1`` to `out`; return G's condition number.
+
+    It is infinite, and `out` of no use, if G is not positive definite.
+    """
+    m = len(gram)
+    lower, inverse = np.zeros((-(-m // 4) * 4, m)), np.zeros((-(-m // 4) * 4, m))
+    if not factorise(gram, lower):
+        return np.inf
+    for first in range(0, m, BLOCK):
+        invert_rows(lower, first, inverse)
+    out[:] = inverse[:m]
+    return condition(gram, out)
 
 
 @_jit_sum

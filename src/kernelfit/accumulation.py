@@ -12,11 +12,12 @@ the lag products, across rows, of their spectra: along a row the transform does 
 columns the lags are few and each costs one multiply-add per frequency, with no zero padding and no halo to pay for.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,14 +27,14 @@ from . import geometry, pair
 from .geometry import Shape
 from .pair import Array, Problem, Reader
 from .statistics import NormalStats
+from .threads import Part as Part
+from .threads import Work
+from .threads import in_order as in_order
 
 METHODS = ("auto", "direct", "fft", "cg", "wiener")
 #: At most so many partial sums; their number depends on the problem alone, so every number of workers gives the same
 # bits.
 N_BANDS = 32
-
-Part = TypeVar("Part")
-Work = TypeVar("Work")
 
 
 class Choice(NamedTuple):
@@ -105,6 +106,7 @@ def choose_method(image_shape: object, kernel_shape: object) -> Choice:
 
 # Nanoseconds on one core, from benchmarks/calibrate.py.
 DIRECT_NS = 0.083
+STRIP_NS = 0.02
 SPECTRAL_NS = 0.063
 TRANSFORM_NS = 4.1
 DENSE_NS = 0.063
@@ -195,6 +197,13 @@ class Frame:
         return self.to_user(taps[..., ::-1, ::-1] if flipped else taps, flipped=False)
 
 
+class Pass(NamedTuple):
+    """One reading of all pixels: what threads do, band by band, and what is made of the sum of what they return."""
+
+    jobs: "Sequence[Callable[[], tuple[Array, ...]]]"
+    finish: "Callable[..., Sums]"
+
+
 @dataclass
 class Sums:
     """What one pass over the pixels adds up, in the frame's tap order.
@@ -227,40 +236,6 @@ def counted(parts: Iterable[Part], total: int, progress: Progress | None) -> Ite
         yield part
 
 
-def in_order(work: Sequence[Work], do: Callable[[Work], Part], workers: int) -> Iterable[Part]:
-    """Yield ``do(item)`` for each item, in order, computed by at most `workers` threads, the caller's among them.
-
-    Each takes the next item when it is done with its last one: they meet once an item, since every meeting of threads
-    that need the interpreter costs a wake-up.
-    """
-    if workers == 1 or len(work) == 1:
-        yield from map(do, work)
-        return
-    left = iter(range(len(work)))  # next() of it is atomic
-    parts: dict[int, Part] = {}
-
-    def take() -> None:
-        for i in left:
-            parts[i] = do(work[i])
-
-    n_done = 0
-    with ThreadPoolExecutor(min(workers, len(work)) - 1, thread_name_prefix="kernelfit") as pool:
-        helpers = [pool.submit(take) for _ in range(min(workers, len(work)) - 1)]
-        try:
-            for i in left:
-                parts[i] = do(work[i])
-                while n_done in parts:
-                    yield parts.pop(n_done)
-                    n_done += 1
-        finally:
-            for _ in left:  # nothing is begun any more, should this have been broken off
-                pass
-        for helper in helpers:
-            helper.result()
-    for i in range(n_done, len(work)):
-        yield parts.pop(i)
-
-
 def bands(tiles: list[Work]) -> list[list[Work]]:
     """Split a list of tiles into at most N_BANDS runs of neighbours, by their number alone."""
     per_band = math.ceil(len(tiles) / N_BANDS)
@@ -291,7 +266,7 @@ def add(parts: Iterable[tuple[Array, ...]]) -> list[Array]:
 # --- the direct engine ---
 
 
-def _direct_pass(frame: Frame, workers: int, taps: Array | None, progress: Progress | None) -> Sums:
+def _direct_pass(frame: Frame, taps: Array | None) -> Pass:
     """Add up the products of pixels; with `taps`, those of the residual of that kernel, without the lags."""
     from . import _loops
 
@@ -303,7 +278,7 @@ def _direct_pass(frame: Frame, workers: int, taps: Array | None, progress: Progr
         lags = np.zeros((n_sources, n_sources, frame.kernel_rows, 2 * x_halo + 1))
         moment = np.zeros((n_targets, n_sources, frame.kernel_rows, frame.kernel_cols))
         moments = np.zeros((n_targets, 2))
-        images = np.empty((n_sources, height + y_halo, width + 2 * x_halo))
+        images = np.zeros((n_sources, height + y_halo, width + 2 * x_halo + 3))  # the loops do four lags at a time
         result, model = np.empty((height, width)), np.empty((height, width))
         for row, col, n_rows, n_cols in tiles:
             for image, reader in zip(images, frame.sources, strict=True):
@@ -327,17 +302,18 @@ def _direct_pass(frame: Frame, workers: int, taps: Array | None, progress: Progr
                     _loops.lag_sums(result, 0, images[s], x_halo, used_rows, used_cols, moment[t, s])
         return lags, moment, moments
 
+    def finish(lags: Array, moment: Array, moments: Array) -> Sums:
+        return Sums(lags, moment, moments[:, 0], moments[:, 1])
+
     extended = (frame.rows + y_halo, frame.cols + x_halo)
     tiles = grid(*(extended if taps is None else (frame.rows, frame.cols)), (height, width))
-    work = bands(tiles)
-    lags, moment, moments = add(counted(in_order(work, band, workers), len(work), progress))
-    return Sums(lags, moment, moments[:, 0], moments[:, 1])
+    return Pass([partial(band, some) for some in bands(tiles)], finish)
 
 
 # --- the fft engine ---
 
 
-def _fft_pass(frame: Frame, workers: int, taps: Array | None, progress: Progress | None) -> Sums:
+def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
     """Do the work of `_direct_pass` on the spectra of segments of rows."""
     from . import _fft, _loops
 
@@ -349,71 +325,80 @@ def _fft_pass(frame: Frame, workers: int, taps: Array | None, progress: Progress
     height = math.ceil(extended / max(1, round(extended / max(128, 8 * frame.kernel_rows))))
     # Kernels of one row have no row lags, so the rows of several segments may stand in one tile, one below the other.
     stacked = max(1, min(128, max(16, 2**17 // layout.length)) // rows) if y_halo == 0 else 1
+    depth = height * stacked + y_halo
     n_lags = -(-frame.kernel_rows // 4) * 4  # the loops do four at a time
     starts = [(r, c) for c in range(0, frame.cols, layout.step) for r in range(0, rows, height)]
     tiles = [starts[i : i + stacked] for i in range(0, len(starts), stacked)]
+    # What lies in two neighbouring segments is counted twice.
+    short = _good_length(2 * x_halo) if taps is None and x_halo and frame.cols > layout.step else 0
 
     if taps is not None:
         more = [(0, 0), (0, 0), (0, n_lags - frame.kernel_rows), (0, 0)]
         kernel = scipy.fft.rfft(np.pad(taps, more), n=layout.length, axis=-1, norm="forward").swapaxes(-1, -2)
         kernel_real, kernel_imag = np.ascontiguousarray(kernel.real), np.ascontiguousarray(kernel.imag)
 
-    def spectra(band: list[list[Shape]], length: int, step: int, n_arrays: int) -> tuple[Array, ...]:
+    def band(tiles: list[list[Shape]]) -> tuple[Array, ...]:
         # All calls that follow release the interpreter for a tenth of a millisecond or more, and are few.
-        transform = _fft.borrow(height * stacked + y_halo, length, n_arrays, n_sources)
+        transform = _fft.borrow(depth, layout.length, n_sources + n_targets, n_sources)
         image, result, model, values = transform.image, transform.result, transform.model, transform.spectra
         turned = np.empty(values.shape[-1])
-        sums = np.zeros((2, n_sources, n_arrays, length // 2 + 1, n_lags))
+        sums = np.zeros((2, n_sources, n_sources + n_targets, layout.length // 2 + 1, n_lags))
+        twice = np.zeros((2, n_sources, n_sources, short // 2 + 1, n_lags))
         moments = np.zeros((n_targets, 2))
-        transform.clear(step + x_halo, step)
-        for tile in band:
+        transform.clear(layout.step + x_halo, layout.step)
+        if short:
+            overlap = _fft.borrow(depth, short, n_sources, n_sources)
+            overlap.clear(x_halo, 0)
+        for tile in tiles:
             n_rows = min(height, rows - tile[0][0])
-            depth = n_rows * len(tile)
+            n = n_rows * len(tile)
+            again = [(i, col) for i, (_, col) in enumerate(tile) if col > 0] if short else []
             for s, reader in enumerate(frame.sources):
                 for i, (row, col) in enumerate(tile):
-                    reader.read(image[i * n_rows : (i + 1) * n_rows + y_halo, : step + x_halo], row, col)
+                    reader.read(image[i * n_rows : (i + 1) * n_rows + y_halo, : layout.step + x_halo], row, col)
                 transform.forward(s)
-            for t, reader in enumerate(frame.targets if n_arrays > n_sources else ()):
+                if again:
+                    first = again[0][0]
+                    overlap.image[: n + y_halo, :x_halo] = image[: n + y_halo, :x_halo]
+                    overlap.image[: first * n_rows, :x_halo] = 0.0
+                    overlap.forward(s)
+            for t, reader in enumerate(frame.targets):
                 for i, (row, col) in enumerate(tile):
-                    reader.read(result[i * n_rows : (i + 1) * n_rows, :step], row, col)
+                    reader.read(result[i * n_rows : (i + 1) * n_rows, : layout.step], row, col)
                 if taps is not None:
                     _loops.spectral_correlate(
-                        values, n_sources, n_sources + t, kernel_real[t], kernel_imag[t], depth, turned
+                        values, n_sources, n_sources + t, kernel_real[t], kernel_imag[t], n, turned
                     )
                     transform.backward(n_sources + t)
                     for i, (_, col) in enumerate(tile):
-                        _loops.subtract(result, model, i * n_rows, (i + 1) * n_rows, min(step, frame.cols - col))
-                _loops.moments(result, depth, step, moments[t])
+                        width = min(layout.step, frame.cols - col)
+                        _loops.subtract(result, model, i * n_rows, (i + 1) * n_rows, width)
+                _loops.moments(result, n, layout.step, moments[t])
                 transform.forward(n_sources + t)
             for s in range(n_sources):
                 first = 0 if taps is None else n_sources
-                _loops.spectral_lag_sums(values, first, s, depth, sums[0, s], sums[1, s], turned)
+                _loops.spectral_lag_sums(values, first, s, n, sums[0, s], sums[1, s], turned)
+                if again:
+                    _loops.spectral_lag_sums(overlap.spectra, 0, s, n, twice[0, s], twice[1, s], turned)
         _fft.give_back(transform)
-        return sums, moments
+        if short:
+            _fft.give_back(overlap)
+        return sums, twice, moments
 
     def inverse(sums: Array, length: int, lags: npt.NDArray[np.intp]) -> Array:
         """Turn summed cross-spectra (2, ..., frequencies, row lags) into lag sums (..., row lags, column lags)."""
         result: Array = scipy.fft.irfft(sums[0] + 1j * sums[1], n=length, axis=-2)
         return np.swapaxes(result[..., lags % length, : frame.kernel_rows], -1, -2)
 
-    def main(band: list[list[Shape]]) -> tuple[Array, ...]:
-        return spectra(band, layout.length, layout.step, n_sources + n_targets)
+    def finish(sums: Array, twice: Array, moments: Array) -> Sums:
+        both_ways = np.arange(-x_halo, x_halo + 1)
+        lags = inverse(sums[:, :, :n_sources], layout.length, both_ways)
+        moment = inverse(sums[:, :, n_sources:], layout.length, np.arange(frame.kernel_cols))
+        if short:
+            lags -= inverse(twice, short, both_ways)
+        return Sums(np.swapaxes(lags, 0, 1), np.swapaxes(moment, 0, 1), moments[:, 0], moments[:, 1])
 
-    def overlaps(band: list[list[Shape]]) -> tuple[Array, ...]:
-        return spectra(band, short, 0, n_sources)
-
-    both_ways = np.arange(-x_halo, x_halo + 1)
-    work = bands(tiles)
-    sums, moments = add(counted(in_order(work, main, workers), len(work), progress))
-    lags = inverse(sums[:, :, :n_sources], layout.length, both_ways)
-    moment = inverse(sums[:, :, n_sources:], layout.length, np.arange(frame.kernel_cols))
-    if taps is None and x_halo and frame.cols > layout.step:
-        # What lies in two neighbouring segments was counted twice.
-        short = _good_length(2 * x_halo)
-        twice = [[s for s in tile if s[1] > 0] for tile in tiles]
-        twice_sums = add(in_order(bands([t for t in twice if t]), overlaps, workers))[0]
-        lags -= inverse(twice_sums, short, both_ways)
-    return Sums(np.swapaxes(lags, 0, 1), np.swapaxes(moment, 0, 1), moments[:, 0], moments[:, 1])
+    return Pass([partial(band, some) for some in bands(tiles)], finish)
 
 
 # --- the edges ---
@@ -431,7 +416,7 @@ def strip_lags(readers: Sequence[Reader], row: int, n_rows: int, extent: int, la
     if method == "fft":
         # One multiply-add for each pair of rows, lag and column; or two transforms of each row, the products, and
         # one transform back of each pair.
-        least = n * n / 2 * (2 * lag + 1) * extent * DIRECT_NS
+        least = n * n / 2 * (2 * lag + 1) * extent * STRIP_NS
         for candidate in (_good_length(3 * lag + 1 << i) for i in range(1, 6)):
             forth = math.ceil(extent / (candidate - 2 * lag)) * candidate * (2 * n * TRANSFORM_NS + n * n * SPECTRAL_NS)
             cost = forth + n * n / 2 * candidate * TRANSFORM_NS
@@ -441,8 +426,9 @@ def strip_lags(readers: Sequence[Reader], row: int, n_rows: int, extent: int, la
     if not length:
         step = 1024
         for start in range(0, extent, step):
-            wide = np.concatenate([r.block(row, start - lag, (n_rows, step + 2 * lag)) for r in readers])
-            _loops.strip_lag_sums(wide, min(step, extent - start), lag, out)
+            cols = min(step, extent - start)
+            wide = np.concatenate([r.block(row, start - lag, (n_rows, cols + 2 * lag)) for r in readers])
+            _loops.strip_lag_sums(wide, cols, lag, out)
     else:
         step = length - 2 * lag
         starts = range(0, extent, step)
@@ -470,14 +456,9 @@ def strip_lags(readers: Sequence[Reader], row: int, n_rows: int, extent: int, la
     return out
 
 
-def _gram(frame: Frame, lags: Array, method: str, workers: int, flipped: bool) -> Array:
-    """Turn lag sums into the exact Gram matrix, in the user's tap order."""
-    from . import _loops
-
+def _strip_jobs(frame: Frame, method: str) -> list[Callable[[], tuple[Array, ...]]]:
+    """Return what makes the lag products of the strips above, below, left and right of the boxes."""
     y_halo, x_halo = frame.row_halo, frame.col_halo
-    n_y, n_x, n_sources = frame.kernel_rows, frame.kernel_cols, len(frame.sources)
-    if n_y * n_x * n_x < 10**4:  # too little for threads, which would wait for each other
-        workers = 1
     turned = tuple(r.transposed() for r in frame.sources)
     strips = [
         (frame.sources, 0, y_halo, frame.cols + x_halo, x_halo, method),
@@ -485,8 +466,15 @@ def _gram(frame: Frame, lags: Array, method: str, workers: int, flipped: bool) -
         (turned, 0, x_halo, frame.rows + y_halo, y_halo, method),
         (turned, frame.cols, x_halo, frame.rows + y_halo, y_halo, method),
     ]
-    empty = np.zeros((0, 0, 1))
-    tables = list(in_order(strips, lambda s: strip_lags(*s) if s[2] else empty, workers))
+    return [lambda s=s: (strip_lags(*s),) for s in strips]  # type: ignore[misc]
+
+
+def _gram(frame: Frame, lags: Array, strips: Sequence[Array], workers: int, flipped: bool) -> Array:
+    """Turn lag sums, and those of the strips, into the exact Gram matrix, in the user's tap order."""
+    from . import _loops
+
+    y_halo, x_halo = frame.row_halo, frame.col_halo
+    n_y, n_x, n_sources = frame.kernel_rows, frame.kernel_cols, len(frame.sources)
     corners = np.empty((n_sources, 2, 2, y_halo, x_halo))
     for s, reader in enumerate(frame.sources):
         for i, row in enumerate((0, frame.rows)):
@@ -500,31 +488,18 @@ def _gram(frame: Frame, lags: Array, method: str, workers: int, flipped: bool) -
     if flipped:
         first, stride_y, stride_x = m - 1, -stride_y, -stride_x
 
-    def place(i: int) -> None:
-        blocks, two_rows = np.empty((1 if i >= y_halo else 2, n_x, n_x)), np.empty((2, n_x))
-        r = np.arange(max(y_halo - i, 0))
-        for s in range(n_sources):
-            for t in range(n_sources):
-                top, bottom = (
-                    np.ascontiguousarray(table[s * y_halo + r, t * y_halo + r + i])
-                    if r.size
-                    else np.empty((0, 2 * x_halo + 1))
-                    for table in tables[:2]
-                )
-                left, right = (
-                    np.ascontiguousarray(
-                        table[s * x_halo : (s + 1) * x_halo, t * x_halo : (t + 1) * x_halo, y_halo + i]
-                    )
-                    if x_halo
-                    else np.empty((0, 0))
-                    for table in tables[2:]
-                )
-                places = (s * m + first, t * m + first, stride_y, stride_x)
-                _loops.assemble_lag(
-                    i, lags[s, t, i], top, bottom, left, right, corners[s], corners[t], blocks, two_rows, gram, *places
-                )
+    def place(job: tuple[int, int, int]) -> None:
+        s, t, start = job
+        tables = (
+            np.ascontiguousarray(table[s * n : (s + 1) * n, t * n : (t + 1) * n])
+            for table, n in zip(strips, (y_halo, y_halo, x_halo, x_halo), strict=True)
+        )
+        places = (s * m + first, t * m + first, stride_y, stride_x)
+        _loops.assemble(lags[s, t], *tables, corners[s], corners[t], start, step, gram, *places)
 
-    for _ in in_order(range(n_y), place, workers):
+    # Small ones are too little for threads, which would wait for each other.
+    step = min(n_y, 4) if m * n_x > 10**4 else 1
+    for _ in in_order([(*st, i) for st in np.ndindex(n_sources, n_sources) for i in range(step)], place, workers):
         pass
     return gram
 
@@ -544,23 +519,35 @@ _PASSES = {"direct": _direct_pass, "fft": _fft_pass}
 
 
 def pass_over(
-    problem: Problem, frame: Frame, method: str, workers: int, taps: Array | None, progress: Progress | None
-) -> Sums:
-    """Read all pixels once, for the sums of the pair or, with `taps`, of the residual; refuse NaN and overflow."""
+    problem: Problem,
+    frame: Frame,
+    method: str,
+    workers: int,
+    taps: Array | None,
+    progress: Progress | None,
+    also: "Sequence[Callable[[], tuple[Array, ...]]]" = (),
+) -> tuple[Sums, list[Array]]:
+    """Read all pixels once, for the sums of the pair or, with `taps`, of the residual; refuse NaN and overflow.
+
+    The threads do the jobs of `also` as well, and what these return is returned in their order.
+    """
     with np.errstate(all="ignore"):
-        sums = _PASSES[method](frame, workers, taps, progress)
+        jobs, finish = _PASSES[method](frame, taps)
+        parts = iter(in_order([*jobs, *also], lambda job: job(), workers))
+        sums = finish(*add(counted(itertools.islice(parts, len(jobs)), len(jobs), progress)))
+        others = [part for more in parts for part in more]
         if not all(np.isfinite(a).all() for a in (sums.lags, sums.moment, sums.energy)):
             pair.refuse_nonfinite(problem)
-    return sums
+    return sums, others
 
 
 def statistics(problem: Problem, method: str, workers: int, progress: Progress | None = None) -> list[NormalStats]:
     """Return the statistics of a problem, one for each target."""
     plan = problem.geometry
     frame = Frame.of(problem)
-    sums = pass_over(problem, frame, method, workers, None, progress)
+    sums, strips = pass_over(problem, frame, method, workers, None, progress, _strip_jobs(frame, method))
     with np.errstate(all="ignore"):
-        gram = _gram(frame, sums.lags, method, workers, plan.flipped)
+        gram = _gram(frame, sums.lags, strips, workers, plan.flipped)
     moments = frame.to_user(sums.moment, plan.flipped).reshape(len(frame.targets), -1)
     return [
         NormalStats(
@@ -601,7 +588,7 @@ def residual_moments(
     """
     frame = Frame.of(problem)
     flipped = problem.geometry.flipped
-    sums = pass_over(problem, frame, method, workers, frame.from_user(kernels, flipped), progress)
+    sums, _ = pass_over(problem, frame, method, workers, frame.from_user(kernels, flipped), progress)
     return frame.to_user(sums.moment, flipped).reshape(len(frame.targets), -1), sums.energy
 
 

@@ -11,14 +11,15 @@ import scipy.linalg
 from . import result
 from .result import Finding, KernelFit, Verdict
 from .statistics import NormalStats
+from .threads import in_order
 
 Array = npt.NDArray[np.float64]
 EPS = float(np.finfo(np.float64).eps)
 
 #: Below this reciprocal condition number of the Gram matrix Cholesky's factorisation is not trusted.
 RCOND_CHOLESKY = 1e-12
-#: Most taps that `factor_ahead` takes on.
-OWN_FACTOR = 450
+#: Most taps that are factored by one thread, and most that are factored without LAPACK.
+OWN_FACTOR, MOST_OWN = 450, 2000
 #: From this condition number on a solution is called ill-conditioned, even if it has full rank.
 ILL_CONDITIONED = 1e13
 
@@ -156,26 +157,33 @@ def cholesky_factor(gram: Array) -> tuple[Array, float] | None:
     return inverse.T, 1.0 / float(rcond)
 
 
-def factor_ahead(stats: NormalStats) -> None:
-    """Factor a small Gram matrix by compiled loops of our own, for solves between two passes over the pixels.
+def factor_ahead(stats: NormalStats, workers: int = 1) -> None:
+    """Factor a Gram matrix by compiled loops of our own, for solves between two passes over the pixels.
 
-    LAPACK's are faster, but after them BLAS's threads go on spinning for some 50 ms: a core less for the next pass.
+    After LAPACK's, BLAS's threads go on spinning for some 50 ms: a core less for the next pass.
     """
     if "inverse" not in stats._made:
-        found = own_factor(stats.gram)
+        found = own_factor(stats.gram, workers)
         if found is not None:
             stats._made["inverse"] = found
 
 
-def own_factor(gram: Array) -> tuple[Array, float] | None:
-    """Return what `cholesky_factor` does, found without BLAS; None too if the matrix is large."""
-    if len(gram) > OWN_FACTOR:
+def own_factor(gram: Array, workers: int = 1) -> tuple[Array, float] | None:
+    """Return what `cholesky_factor` does, found without BLAS; None too if the matrix is very large."""
+    m = len(gram)
+    if m > MOST_OWN:
         return None
     from . import _loops
 
-    inverse = np.zeros(gram.shape)
-    condition = _loops.inverse_factor(np.ascontiguousarray(gram), inverse)
-    return (inverse, condition) if condition * RCOND_CHOLESKY < 1 else None
+    gram = np.ascontiguousarray(gram)
+    lower, inverse = np.zeros((2, -(-m // 4) * 4, m))
+    if not _loops.factorise(gram, lower):
+        return None
+    firsts = range(0, m, _loops.BLOCK)
+    for _ in in_order(firsts, lambda first: _loops.invert_rows(lower, first, inverse), workers if m > OWN_FACTOR else 1):
+        pass
+    condition = _loops.condition(gram, inverse[:m])
+    return (inverse[:m], condition) if condition * RCOND_CHOLESKY < 1 else None
 
 
 def adopt_factor(stats: NormalStats, inverse: Array, condition: float) -> None:
