@@ -32,7 +32,7 @@ _jit_sum = functools.partial(_jit, fastmath=FASTMATH)
 def lag_sums(a, a_col, b, b_col, rows, cols, out):
     """Add the lag products of two blocks: ``out[i, j] += sum_rc a[r, a_col + c] * b[r + i, b_col + c + j]``.
 
-    r < `rows`, c < `cols`; four row lags and four column lags at a time, so that eight loads feed sixteen multiply-adds.
+    r < `rows`, c < `cols`; four row and four column lags at a time, so that eight loads feed sixteen multiply-adds.
     """
     n_i, n_j = out.shape
     nothing = np.zeros(cols)
@@ -293,11 +293,11 @@ def assemble(lags, top, bottom, left, right, corners_a, corners_b, first, step, 
     """Box sums of every `step`-th row lag from the sums over everything, less what lies outside each box.
 
     For taps p = (y, u) and q = (y + i, v) the box sum is ``sum_t A[t + p] B[t + q]`` over the H x W target pixels.
-    ``lags[i, v - u]`` holds it over every place where both factors lie in the extended image. `top` and `bottom` (row of
-    A, row of B, column lag) hold the same for the rows above and below the boxes, `left` and `right` (column of A,
-    column of B, row lag) for the columns beside them, `corners_a` and `corners_b` the 2 x 2 corner blocks of the extended
-    images. From the box of one row of taps to that of the next, a row of pixels enters and one leaves; so do columns
-    from (u, v) to (u + 1, v + 1).
+    ``lags[i, v - u]`` holds it over every place where both factors lie in the extended image. `top` and `bottom` (row
+    of A, row of B, column lag) hold the same for the rows above and below the boxes, `left` and `right` (column of A,
+    column of B, row lag) for the columns beside them, `corners_a` and `corners_b` the 2 x 2 corner blocks of the
+    extended images. From the box of one row of taps to that of the next, a row of pixels enters and one leaves; so do
+    columns from (u, v) to (u + 1, v + 1).
 
     Tap (y, u) of the first source is row ``row + stride_y * y + stride_x * u`` of `gram`, that of the second
     column ``col + ...``; negative strides flip the kernel, exchanged ones transpose it.
@@ -633,8 +633,8 @@ def _eliminate(row, above, factors, first):
 def factorise(gram, lower):
     """Write the lower triangular L with ``gram = L L'`` to `lower`; return whether there is one.
 
-    `lower` must be zero, and have as many more rows as make their number a multiple of 4. A block of rows of L' at a time:
-    what the rows above take off it are products of rows of L, along the memory.
+    `lower` must be zero, and have as many more rows as make their number a multiple of 4. A block of rows of L' at a
+    time: what the rows above take off it are products of rows of L, along the memory.
     """
     m = len(gram)
     products, panel, factors = np.empty((BLOCK, BLOCK)), np.empty((BLOCK, m)), np.empty(BLOCK)

@@ -179,8 +179,11 @@ def own_factor(gram: Array, workers: int = 1) -> tuple[Array, float] | None:
     lower, inverse = np.zeros((2, -(-m // 4) * 4, m))
     if not _loops.factorise(gram, lower):
         return None
-    firsts = range(0, m, _loops.BLOCK)
-    for _ in in_order(firsts, lambda first: _loops.invert_rows(lower, first, inverse), workers if m > OWN_FACTOR else 1):
+
+    def invert(first: int) -> None:
+        _loops.invert_rows(lower, first, inverse)
+
+    for _ in in_order(range(0, m, _loops.BLOCK), invert, workers if m > OWN_FACTOR else 1):
         pass
     condition = _loops.condition(gram, inverse[:m])
     return (inverse[:m], condition) if condition * RCOND_CHOLESKY < 1 else None
