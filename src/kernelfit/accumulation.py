@@ -334,7 +334,7 @@ def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
 
     if taps is not None:
         more = [(0, 0), (0, 0), (0, n_lags - frame.kernel_rows), (0, 0)]
-        kernel = scipy.fft.rfft(np.pad(taps, more), n=layout.length, axis=-1, norm="forward").swapaxes(-1, -2)
+        kernel = scipy.fft.rfft(np.pad(taps, more), n=layout.length, norm="forward", workers=1).swapaxes(-1, -2)
         kernel_real, kernel_imag = np.ascontiguousarray(kernel.real), np.ascontiguousarray(kernel.imag)
 
     def band(tiles: list[list[Shape]]) -> tuple[Array, ...]:
@@ -387,7 +387,7 @@ def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
 
     def inverse(sums: Array, length: int, lags: npt.NDArray[np.intp]) -> Array:
         """Turn summed cross-spectra (2, ..., frequencies, row lags) into lag sums (..., row lags, column lags)."""
-        result: Array = scipy.fft.irfft(sums[0] + 1j * sums[1], n=length, axis=-2)
+        result: Array = scipy.fft.irfft(sums[0] + 1j * sums[1], n=length, axis=-2, workers=1)
         return np.swapaxes(result[..., lags % length, : frame.kernel_rows], -1, -2)
 
     def finish(sums: Array, twice: Array, moments: Array) -> Sums:
@@ -450,7 +450,7 @@ def strip_lags(readers: Sequence[Reader], row: int, n_rows: int, extent: int, la
         _fft.give_back(transform)
         pairs = np.triu_indices(n)
         products = np.ascontiguousarray(sums.view(np.complex128)[:, pairs[0], pairs[1]].T)
-        out[pairs] = scipy.fft.irfft(products, n=length, axis=1, overwrite_x=True)[:, : 2 * lag + 1]
+        out[pairs] = scipy.fft.irfft(products, n=length, axis=1, overwrite_x=True, workers=1)[:, : 2 * lag + 1]
     below = np.tril_indices(n, -1)
     out[below] = out[below[1], below[0], ::-1]
     return out

@@ -275,17 +275,19 @@ def _sample(problem: Problem, taps: Array) -> list[tuple[Array, Array]]:
     blocks = np.stack([problem.sources[0].block(*start, halo) for start in starts])
     targets = np.stack([problem.targets[0].block(*start, side) for start in starts])
     size = [scipy.fft.next_fast_len(n, real=True) for n in halo]
-    spectra = scipy.fft.rfft2(blocks, size)
-    spectra *= np.conj(scipy.fft.rfft2(taps, size))
-    return [(targets - scipy.fft.irfft2(spectra, size)[:, : side[0], : side[1]], targets)]
+    # One thread: others would have to be woken up for less than a millisecond's work.
+    spectra = scipy.fft.rfft2(blocks, size, workers=1)
+    spectra *= np.conj(scipy.fft.rfft2(taps, size, workers=1))
+    model = scipy.fft.irfft2(spectra, size, workers=1)
+    return [(targets - model[:, : side[0], : side[1]], targets)]
 
 
 def _products(tiles: Array) -> Array:
     """Return the sums of ``r[t] r[t + d]`` over each tile, for lags up to `_REACH`."""
     size = [scipy.fft.next_fast_len(n + _REACH, real=True) for n in tiles.shape[1:]]
-    spectra = scipy.fft.rfft2(tiles, size)
+    spectra = scipy.fft.rfft2(tiles, size, workers=1)
     power = (spectra.real**2 + spectra.imag**2).sum(axis=0)
-    near = np.roll(scipy.fft.irfft2(power, size), (_REACH, _REACH), (0, 1))
+    near = np.roll(scipy.fft.irfft2(power, size, workers=1), (_REACH, _REACH), (0, 1))
     found = np.zeros((2 * _REACH + 1,) * 2)
     part = near[: 2 * _REACH + 1, : 2 * _REACH + 1]
     found[: part.shape[0], : part.shape[1]] = part
