@@ -249,8 +249,10 @@ def surface_columns(used, degree):
     return np.stack(columns, axis=1)
 
 
-def joint(pairs, shape, *, degree=None, **convention):
+def joint(pairs, shape, *, degree=None, weights=None, **convention):
     """Dense least squares of one target over pairs [(list of source planes, target plane)]: taps of each source first.
+
+    `weights` has the weight of each target pixel of each pair; those of weight zero are no equations.
 
     Returns the kernel (sources, *shape), its covariance, the backgrounds (pairs, terms), their standard errors, the
     residual sum of squares and the number of equations.
@@ -270,6 +272,10 @@ def joint(pairs, shape, *, degree=None, **convention):
         matrix[row : row + len(block), taps + i * terms : taps + (i + 1) * terms] = surface
         row += len(block)
     y = np.concatenate(values)
+    if weights is not None:
+        used = [design_dense(sources[0], shape, **convention)[1] for sources, _ in pairs]
+        w = np.concatenate([np.asarray(one, dtype=float)[at] for one, at in zip(weights, used, strict=True)])
+        matrix, y = (matrix * np.sqrt(w)[:, None])[w > 0], (y * np.sqrt(w))[w > 0]
     best = np.linalg.lstsq(matrix, y, rcond=None)[0]
     residual = y - matrix @ best
     rss = float(residual @ residual)

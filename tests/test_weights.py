@@ -10,7 +10,7 @@ import scipy.signal
 import kernelfit
 import naive
 from conftest import SCENES
-from kernelfit import Verdict, accumulate, find_kernel, iterate, masks, pair, patches, reweighted, weighted
+from kernelfit import Verdict, accumulate, find_kernel, iterate, masks, pair, patches, reweighted, task, weighted
 from kernelfit.accumulation import Choice
 
 SOME = SCENES[::13]
@@ -122,6 +122,51 @@ def test_the_three_regimes_agree_with_the_dense_fit(image_shape, shape, conventi
             assert fit.rss == pytest.approx(rss, rel=1e-9)
             close_to(fit.stderr, stderr, 0.06 if regime == "iterate" else 1e-9)
     np.testing.assert_array_equal(np.asarray(fit.weights, dtype=float)[used], weights[used])
+
+
+@pytest.mark.parametrize(("image_shape", "shape", "convention"), list(bigger_scenes()), ids=str)
+@pytest.mark.parametrize("kind", ["mask", "weights"])
+def test_backgrounds_beside_weights(image_shape, shape, convention, kind):
+    """Two pairs, each with a surface and weights of its own, in every regime and with both engines."""
+    rng = np.random.default_rng(11)
+    degree = {"mask": 1, "weights": 2}[kind]
+    pairs, weights = [], []
+    for size in (image_shape, (image_shape[0] - 9, image_shape[1] + 4)):
+        image = scipy.ndimage.gaussian_filter(rng.normal(5.0, 3.0, size), 0.6)
+        target = rng.normal(30.0, 1.0, naive.target_shape(size, shape, convention["mode"]))
+        matrix, used = naive.design_dense(image, shape, **convention)
+        target[used] += matrix @ np.linspace(-1.0, 1.0, matrix.shape[1])
+        w = rng.gamma(2.0, size=target.shape)
+        if kind == "mask":
+            w = (scipy.ndimage.gaussian_filter(rng.normal(size=target.shape), 2.0) < 0.2).astype(float)
+        pairs.append(([image], target))
+        weights.append(w)
+    truth = naive.joint(pairs, shape, degree=degree, weights=weights, **convention)
+    asked = task.check(
+        [x[0] for x, _ in pairs],
+        [y for _, y in pairs],
+        shape,
+        channel_axis=None,
+        channels="shared",
+        background=degree,
+        **convention,
+    )
+    given = {"mask": [w == 0 for w in weights]} if kind == "mask" else {"weights": weights}
+    (judged,) = reweighted.judge(asked, 0, masks.Rules(**given), "constant", None)
+    for regime in REGIMES:
+        for method in ("direct", "fft"):
+            fit = reweighted.fit(judged, Choice(method, "as asked"), None, 2, regime=regime, tolerance=1e-9)
+            assert fit.weighting.startswith(regime)
+            close_to(fit.kernel, truth.kernel[0], 1e-9)
+            close_to(fit.background.coefficients, truth.background, 1e-9)
+            assert fit.rss == pytest.approx(truth.rss, rel=1e-9)
+            assert (fit.n_pixels, fit.spare) == (
+                truth.n_pixels,
+                truth.n_pixels - truth.kernel.size - truth.background.size,
+            )
+            loose = regime == "iterate"
+            close_to(fit.stderr, np.sqrt(np.diag(truth.covariance)).reshape(shape), 0.1 if loose else 1e-9)
+            close_to(fit.background.stderr, truth.background_stderr, 0.05 if loose else 1e-9)
 
 
 def photo(shape, seed=0):
@@ -463,7 +508,11 @@ def test_solvers_take_weighted_statistics():
         ({"robust": "l1"}, ValueError, "robust='l1'"),
         ({"robust": "clip", "method": "wiener"}, ValueError, "knows no weights"),
         ({"noise": "poisson", "method": "cg"}, ValueError, "knows no weights"),
-        ({"mask": np.zeros((30, 41), dtype=bool), "background": 1}, ValueError, "no background"),
+        (
+            {"mask": np.arange(30 * 41).reshape(30, 41) > 127, "background": 1},
+            ValueError,
+            "leave 37 of 910 .* need at least 38 .* and 3 coefficients",
+        ),
     ],
 )
 def test_bad_settings_are_refused(keywords, error, message):

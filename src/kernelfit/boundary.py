@@ -16,7 +16,7 @@ import scipy.special
 
 from . import accumulation, geometry, joint, pair, task
 from .accumulation import Choice
-from .background import legendre, powers
+from .background import Columns
 from .geometry import Convention, Shape
 from .pair import Array, Problem, Reader
 from .result import Finding, KernelFit, Verdict, require_fit
@@ -371,9 +371,7 @@ def _model(plane: _Plane, arrays: Sequence[npt.NDArray[np.generic]], conv: Conve
 def _surface(plane: _Plane, at: Shape, size: Shape) -> Array:
     """Return a part of a plane's background."""
     assert plane.surface is not None
-    degree = next(d for d in range(len(plane.surface)) if (d + 1) * (d + 2) // 2 == len(plane.surface))
-    down, across = (legendre(n, degree) for n in plane.problem.geometry.target_shape)
-    square = np.zeros((degree + 1, degree + 1))
-    for c, power in zip(plane.surface, powers(degree), strict=True):
-        square[power] = c
-    return np.asarray(down[at[0] : at[0] + size[0]] @ square @ across[at[1] : at[1] + size[1]].T)
+    plan = dataclasses.replace(plane.problem.geometry, offset=(0, 0), size=plane.problem.geometry.target_shape)
+    columns = Columns.of(plan, plane.problem.background or 0)
+    rows, cols = (slice(first, first + n) for first, n in zip(at, size, strict=True))
+    return columns.surface(plane.surface, rows, cols)

@@ -106,8 +106,8 @@ def find_kernel(
     saturated : {"auto", None} or (low, high), optional
         Which target pixels are saturated, and so excluded: those at `low` or below and at `high` or above, either of
         which may be None. The default "auto" means the two ends of the range of an integer target's type, unless nearly
-        all of the target stands there, and nothing for other targets, beside a background, for kernels of thousands of
-        taps, or for methods "cg" and "wiener". `KernelFit.notes` says how many.
+        all of the target stands there, and nothing for other targets, for kernels of thousands of taps, or for methods
+        "cg" and "wiener". `KernelFit.notes` says how many.
     noise : {"constant", "poisson"} or (gain, read_noise), optional
         How noisy the target's pixels are: all alike (default), or with the variance of photon noise,
         ``prediction / gain + (read_noise / gain)^2``, for a gain in electrons per unit of the target and a read noise
@@ -234,7 +234,7 @@ def find_kernel(
             return [functools.reduce(lambda a, b: a + b, sums).solve(balance)]
         choice = resolve(max(problems, key=lambda p: p.geometry.n_pixels), method)
         # saturation alone is no reason to form a Gram matrix of thousands of taps
-        unweighed = background is not None or (choice.method == "cg" and wanted is None)
+        unweighed = choice.method == "cg" and wanted is None
         judged = None if unweighed else reweighted.judge(asked, group, rules, noise, robust)
         if judged is not None:
             if image_noise or errors != "plain":

@@ -365,9 +365,12 @@ def times_weights(item: Item) -> Problem:
     """Return the problem whose target is multiplied by its weights."""
     if item.weights.dtype == np.bool_:
         return item.problem  # excluded pixels read as zero already
-    target = item.problem.targets[0]
-    scaled = Reader(_Framed(target, item.weights), target.shape)
-    return dataclasses.replace(item.problem, targets=(scaled,))
+    return dataclasses.replace(item.problem, targets=weighed(item.problem.targets, item.weights))
+
+
+def weighed(readers: Sequence[Reader], weights: Weights) -> tuple[Reader, ...]:
+    """Return readers of the used part of targets times their weights."""
+    return tuple(Reader(_Framed(reader, weights), reader.shape) for reader in readers)
 
 
 class _Framed:

@@ -76,7 +76,7 @@ def least_absolute(sample: Sample, gram: Array | None = None, rounds: int = 15) 
     part = slice(None, None, max(1, n // max(_LEAST, _PER_TAP * m)))
     patches, values = np.ascontiguousarray(sample.patches[part]), sample.values[part]
     metric = sample.gram if gram is None else gram
-    inverse = (solve.own_factor(metric) or solve.cholesky_factor(metric) or solve.eigen_factor(metric))[0]
+    inverse = solve.scaled_factor(metric)
     size = np.sqrt(sample.weights[part]) / sample.roots[part]  # undoes the factors
     factors = np.ones(len(values))
     taps = np.zeros(m)

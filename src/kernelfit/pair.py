@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import chunks, geometry
+from .background import Surface, powers
 from .geometry import Geometry, Shape
 
 Array = npt.NDArray[np.float64]
@@ -292,6 +293,14 @@ def source_reader(array: Any, plan: Geometry) -> Reader:
 def target_reader(array: Any, plan: Geometry) -> Reader:
     """Return the reader of the target pixels that are used."""
     return Reader(array, plan.size, (-plan.offset[0], -plan.offset[1]))
+
+
+def surfaces(problem: Problem) -> tuple[Reader, ...]:
+    """Return readers of the terms of a problem's background, laid like its targets; none without a background."""
+    degree, plan = problem.background, problem.geometry
+    if degree is None:
+        return ()
+    return tuple(target_reader(Surface(plan.target_shape, degree, power), plan) for power in powers(degree))
 
 
 def refuse_nonfinite(problem: Problem) -> NoReturn:

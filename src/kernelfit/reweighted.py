@@ -13,15 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from . import accumulation, geometry, iterate, patches, solve, weighted
+from . import geometry, iterate, joint, patches, solve, weighted
 from .accumulation import Choice, Progress
+from .background import Elimination
 from .masks import Judged, Rules
 from .outliers import ROBUST, TUNING, correction_of, factor, least_absolute, slope
 from .pair import Array
 from .result import Finding, KernelFit, Verdict
 from .statistics import NormalStats
 from .task import Task
-from .weighted_pass import Item, Weights, residual
+from .weighted_pass import Item, Residual, Weights, residual, together
 
 #: The least variance that photon noise is given, relative to that of the mean prediction.
 FLOOR = 0.01
@@ -71,13 +72,20 @@ class Noise:
 
 @dataclass(frozen=True, eq=False)
 class _Solved:
-    """A weighted fit in the making."""
+    """A weighted fit in the making: statistics, the least-squares fit, and what gives the backgrounds."""
 
     stats: NormalStats
     fit: KernelFit
+    eliminations: tuple[Elimination, ...] = ()
     findings: tuple[Finding, ...] = ()
     iterations: int = 0
     refined: int = 0
+
+    @property
+    def unknowns(self) -> Array:
+        """The kernel of least squares and the coefficients beside it."""
+        taps = self.fit.kernel.ravel()
+        return np.concatenate([taps, *(e.coefficients_at(taps[None])[0] for e in self.eliminations)])
 
 
 @dataclass
@@ -111,14 +119,14 @@ class Engine:
         self._plain(items)
 
     def grams(self, items: Sequence[Item]) -> tuple[Array, ...]:
-        """Return the unweighted Gram matrix of each pair."""
+        """Return the unweighted Gram matrix of each pair, over its unknowns."""
         return self._grams if self._grams is not None else self._plain(items)[0]
 
     def _plain(self, items: Sequence[Item]) -> tuple[tuple[Array, ...], Array]:
         """Read the pixels as if all counted the same; return the Gram matrix of each pair and the moment of all."""
-        plain = [accumulation.statistics(i.problem, self.method, self.workers, self.progress)[0] for i in items]
-        self._grams = tuple(stats.gram for stats in plain)
-        return self._grams, np.asarray(np.sum([stats.moment for stats in plain], axis=0))
+        plain = [weighted.alike(item, self.method, self.workers, self.progress) for item in items]
+        self._grams = tuple(gram for gram, _ in plain)
+        return self._grams, together(items, [moment for _, moment in plain])
 
     def solve(self, items: Sequence[Item], start: Array | None = None) -> _Solved:
         """Fit the pairs with their weights."""
@@ -131,20 +139,19 @@ class Engine:
             shape = (plan.kernel_shape[0] * len(items[0].problem.sources), plan.kernel_shape[1])
             regime = weighted.choose_regime(n, shape, seen.subtract.nanoseconds, seen.patches.nanoseconds).method
         if regime == "patches":
-            stats = weighted.accumulated(items, self.workers)
-            return self._refined(items, self._described(stats, regime, seen), start)
+            return self._refined(items, *weighted.accumulated(items, self.workers), weighted.described(regime, seen))
         if regime == "iterate":
             grams = self._grams
             if grams is None:
                 grams, plain = self._plain(items)
                 if start is None and all(i.n_pixels == i.problem.geometry.n_pixels for i in items):
-                    start = iterate.plain_solution(grams, plain)  # nothing is excluded: about as good
+                    start = iterate.solution(together(items, grams), plain)  # nothing is excluded: about as good
             sums = weighted.target_sums(items, self.workers)
             found = iterate.solve(
                 items, grams, sums, self.pass_method, self.workers, self.tolerance, start, self.progress
             )
-            return _Solved(found.stats, found.stats.solve(), found.findings, found.iterations)
-        moment = None
+            return _Solved(found.stats, found.stats.solve(), found.eliminations, found.findings, found.iterations)
+        moment = here = None
         if self._grams is None:
             known = weighted.unweighted(items, self.method, self.workers, self.progress)
             self._grams, moment, sums = known.grams, known.moment, known.sums
@@ -153,31 +160,36 @@ class Engine:
         gram = weighted.subtracted(items, self._grams, seen.usual)
         if moment is None:
             center = np.zeros(len(gram)) if start is None else start
-            here = residual(items, center, self.pass_method, self.workers, self.progress)
-            stats = weighted.assembled(items, gram, gram @ center + here.moment, sums)
-            stats = stats.centered(center, here.moment, here.energy)
-        else:
-            stats = weighted.assembled(items, gram, moment, sums)
-        return self._refined(items, self._described(stats, regime, seen), start)
+            here = center, residual(items, center, self.pass_method, self.workers, self.progress)
+            moment = gram @ center + here[1].moment
+        return self._refined(items, gram, moment, sums, weighted.described(regime, seen), here)
 
-    def _described(self, stats: NormalStats, regime: str, seen: weighted.Survey) -> NormalStats:
-        return dataclasses.replace(stats, weighting=weighted.described(regime, seen))
-
-    def _refined(self, items: Sequence[Item], stats: NormalStats, start: Array | None) -> _Solved:
+    def _refined(
+        self,
+        items: Sequence[Item],
+        gram: Array,
+        moment: Array,
+        sums: weighted.TargetSums,
+        described: str,
+        here: tuple[Array, Residual] | None = None,
+    ) -> _Solved:
         """Solve exact statistics, and refine the kernel against the pixels where rounding could matter."""
+        stats, eliminations = weighted.assembled(items, gram, moment, sums)
+        if here is not None:
+            stats = weighted.recentered(items, stats, eliminations, *here)
+        stats = dataclasses.replace(stats, weighting=described)
         solve.factor_ahead(stats)
-        fit = stats.solve()
-        refined = 0
-        if solve.rounding_matters(stats, fit):
-            while refined < _MOST_REFINEMENTS:
-                before = fit.kernel
-                here = residual(items, before.ravel(), self.pass_method, self.workers, self.progress)
-                stats = stats.centered(before.ravel(), here.moment, here.energy)
-                fit = stats.solve()
-                refined += 1
-                if np.linalg.norm(fit.kernel - before) <= 1e-6 * np.linalg.norm(fit.kernel):
+        found = _Solved(stats, stats.solve(), eliminations)
+        trace = float(np.trace(gram[: items[0].n_taps, : items[0].n_taps])) if eliminations else None
+        if solve.rounding_matters(stats, found.fit, trace, sums.energy):
+            while found.refined < _MOST_REFINEMENTS:
+                before, at = found.fit.kernel, found.unknowns
+                left = residual(items, at, self.pass_method, self.workers, self.progress)
+                stats = weighted.recentered(items, stats, eliminations, at, left)
+                found = _Solved(stats, stats.solve(), eliminations, refined=found.refined + 1)
+                if np.linalg.norm(found.fit.kernel - before) <= 1e-6 * np.linalg.norm(found.fit.kernel):
                     break
-        return _Solved(stats, fit, refined=refined)
+        return found
 
 
 def wanted(rules: Rules, noise: object, robust: object) -> str | None:
@@ -283,6 +295,9 @@ def fit(
     )
     weights = tuple(in_place(item) for item in items)
     iterated = found.stats.weighting.startswith("iterate")
+    if found.eliminations:
+        n_pixels = sum(item.n_pixels for item in items)
+        (result,) = joint.with_background([result], [i.problem for i in items], found.eliminations, n_pixels)
     return dataclasses.replace(
         result,
         method=choice.method,
@@ -313,7 +328,7 @@ def _reweighted(
     engine.prepare(items)
     left = [np.empty(item.weights.shape) for item in items]
     if robust is None:
-        taps = engine.solve(items).fit.kernel.ravel()
+        taps = engine.solve(items).unknowns
     else:
         taps = least_absolute(iterate.draw(items), _scaled(items, engine.grams(items)))
     scale, correction, rounds, settled = math.nan, 1.0, 0, False
@@ -331,10 +346,11 @@ def _reweighted(
             current = [_held_down(item, r, robust, scale) for item, r in zip(current, left, strict=True)]
         before = taps
         found = engine.solve(current, before)
-        taps = found.fit.kernel.ravel()
+        taps = found.unknowns
         rounds += 1
-        moved = float(np.linalg.norm(taps - before))
-        settled = moved <= max(_SETTLED * float(np.linalg.norm(found.fit.stderr)), 1e-9 * float(np.linalg.norm(taps)))
+        kernel = taps[: items[0].n_taps]
+        moved = float(np.linalg.norm(kernel - before[: len(kernel)]))
+        settled = moved <= max(_SETTLED * float(np.linalg.norm(found.fit.stderr)), 1e-9 * float(np.linalg.norm(kernel)))
     notes = [f"weights from the residual, {rounds} round{'' if rounds == 1 else 's'}"]
     if robust is not None:
         correction = correction_of(standard / scale, robust)
@@ -358,7 +374,7 @@ def _approached(
     about the root of taps over pixels each. Where it does not shrink, the rounds with exact weights go on.
     """
     gram = _scaled(items, engine.grams(items))
-    inverse = (solve.own_factor(gram) or solve.cholesky_factor(gram) or solve.eigen_factor(gram))[0]
+    inverse = solve.scaled_factor(gram)
     size, last, steps = math.inf, taps, 0
     while steps < _MOST_STEPS:
         residual(items, taps, engine.pass_method, engine.workers, engine.progress, keep=left)
@@ -382,7 +398,7 @@ def _approached(
 
 def _scaled(items: Sequence[Item], grams: Sequence[Array]) -> Array:
     """Return the Gram matrix of pairs whose pixels all have the mean weight."""
-    return np.asarray(np.sum([float(np.mean(i.weights)) * g for i, g in zip(items, grams, strict=True)], axis=0))
+    return together(items, [float(np.mean(i.weights)) * g for i, g in zip(items, grams, strict=True)])
 
 
 def _scale(standard: Array) -> float:

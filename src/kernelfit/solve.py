@@ -184,6 +184,15 @@ def adopt_factor(stats: NormalStats, inverse: Array, condition: float) -> None:
         stats._made["inverse"] = inverse, condition
 
 
+def scaled_factor(gram: Array) -> Array:
+    """Return a factor F of the (pseudo-)inverse ``F F'`` of a Gram matrix whose columns may be of different units."""
+    diagonal = np.diag(gram)
+    scale = 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+    even = gram * np.multiply.outer(scale, scale)
+    found = own_factor(even) or cholesky_factor(even) or eigen_factor(even)
+    return np.asarray(scale[:, None] * found[0])
+
+
 def times(matrix: Array, vector: Array) -> Array:
     """Return a matrix times a vector without BLAS, for the reason told in `factor_ahead`."""
     product: Array = np.einsum("ij,j->i", matrix, vector)
@@ -214,16 +223,22 @@ def eigen_factor(gram: Array) -> tuple[Array, float]:
     return vectors[:, kept] / np.sqrt(values[kept]), condition
 
 
-def rounding_matters(stats: NormalStats, fit: KernelFit) -> bool:
+def rounding_matters(
+    stats: NormalStats, fit: KernelFit, trace: float | None = None, energy: float | None = None
+) -> bool:
     """Say whether a pass over the pixels could improve a fit found from uncentered statistics.
+
+    Of statistics from which a background was eliminated, `trace` is that of the Gram matrix before, `energy` that of
+    the target.
 
     Rounding moves the taps by about ``eps * condition * |k|`` and the residual sum of squares by about ``eps * y'y``; a
     pass is not worth while only if the first is far below every tap's own error and the second far below the rss.
     """
     if not math.isfinite(fit.condition) or not math.isfinite(fit.noise_std):
         return True
-    resolved = fit.rss > 1e4 * EPS * stats.target_energy
-    moved = EPS * fit.condition * float(np.linalg.norm(fit.kernel))
+    lost = 1.0 if trace is None else trace / max(float(np.trace(stats.gram)), 1e-300)
+    resolved = fit.rss > 1e4 * EPS * (stats.target_energy if energy is None else energy)
+    moved = EPS * fit.condition * lost * float(np.linalg.norm(fit.kernel))
     return not (resolved and 10 * moved < 1e-3 * float(fit.stderr.min()))
 
 
