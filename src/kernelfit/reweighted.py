@@ -31,9 +31,12 @@ _MOST_REFINEMENTS = 3
 #: A reweighted kernel has settled when it moves by no more than this many standard errors.
 _SETTLED = 0.02
 _MEDIAN_SAMPLE = 2**17
-#: Quick steps before the exact rounds; the last moves by no more than so many standard errors.
+#: Quick steps before the exact rounds.
 _MOST_STEPS = 6
-_NEAR = 0.05
+#: So many standard errors from the end of Huber's criterion the next one may begin.
+_NEAR = 0.3
+#: The last quick step moves by no more than so many.
+_QUICK = 0.05
 
 
 @dataclass(frozen=True)
@@ -287,9 +290,12 @@ def fit(
         found, items, correction, more, said = _reweighted(engine, items, model, robust)
         findings += more
         notes += said
-    result = found.fit if solver is None else solver.solve(found.stats)
-    if correction != 1.0 and result.factor is not None and result.uncertainty == "sampling":
-        result = dataclasses.replace(result, factor=result.factor * correction, noise_std=result.noise_std * correction)
+    stats = found.stats
+    if correction != 1.0:  # the residual that has the variance of the criterion, outliers and all
+        taps = found.fit.kernel.ravel()
+        moment, energy = solve.residual_at(stats, taps)
+        stats = stats.centered(taps, moment, correction**2 * energy)
+    result = stats.solve(solver)
     findings = sorted(
         dict.fromkeys((*result.findings, *found.findings, *findings)), key=lambda f: list(Verdict).index(f.verdict)
     )
@@ -324,36 +330,54 @@ def in_place(item: Item) -> Weights:
 def _reweighted(
     engine: Engine, items: Sequence[Item], model: Noise, robust: str | None
 ) -> tuple[_Solved, list[Item], float, list[Finding], list[str]]:
-    """Weigh, fit and weigh again until the kernel settles."""
+    """Weigh, fit and weigh again until the kernel settles.
+
+    Huber's criterion comes first, whatever is asked for: it is convex, so that its end does not depend on the start.
+    The others have minima at which pixels of much leverage are thrown out wrongly and never seen again; where there may
+    be such pixels, as quick steps do not do, the criterion asked for is drawn in by halves.
+    """
     engine.prepare(items)
     left = [np.empty(item.weights.shape) for item in items]
     if robust is None:
-        taps = engine.solve(items).unknowns
+        at = engine.solve(items).unknowns
     else:
-        taps = least_absolute(iterate.draw(items), _scaled(items, engine.grams(items)))
-    scale, correction, rounds, settled = math.nan, 1.0, 0, False
-    if robust is not None and not model.slope:
-        taps, rounds = _approached(engine, items, robust, taps, left)
-    while rounds < _MOST_ROUNDS and not settled:
-        residual(items, taps, engine.pass_method, engine.workers, engine.progress, keep=left)
-        current = list(items)
-        if model.slope:
-            floor = _floor(items, left)
-            current = [_with_noise(item, r, model, floor) for item, r in zip(items, left, strict=True)]
-        if robust is not None:
-            standard = _standard(current, left)
-            scale = _scale(standard)
-            current = [_held_down(item, r, robust, scale) for item, r in zip(current, left, strict=True)]
-        before = taps
-        found = engine.solve(current, before)
-        taps = found.unknowns
-        rounds += 1
-        kernel = taps[: items[0].n_taps]
-        moved = float(np.linalg.norm(kernel - before[: len(kernel)]))
-        settled = moved <= max(_SETTLED * float(np.linalg.norm(found.fit.stderr)), 1e-9 * float(np.linalg.norm(kernel)))
+        at = least_absolute(iterate.draw(items), _scaled(items, engine.grams(items)))
+    n_taps, rounds = items[0].n_taps, 0
+    stages = [(robust, 1.0)] if robust in (None, "huber") else [("huber", 1.0), (robust, 1.0)]
+    while stages:
+        (criterion, widened), *stages = stages
+        near = _NEAR if stages else _SETTLED
+        scale, correction, moved, settled, tries = math.nan, 1.0, math.inf, False, 0
+        if criterion is not None and widened == 1.0 and not model.slope:
+            at, steps, arrived = _approached(engine, items, criterion, at, left)
+            rounds += steps
+            settled = arrived and bool(stages)
+        if stages and not settled and criterion == "huber":
+            stages = [(robust, 4.0), (robust, 2.0), (robust, 1.0)]
+        while tries < _MOST_ROUNDS and not settled:
+            residual(items, at, engine.pass_method, engine.workers, engine.progress, keep=left)
+            current = list(items)
+            if model.slope:
+                floor = _floor(items, left)
+                current = [_with_noise(item, r, model, floor) for item, r in zip(items, left, strict=True)]
+            if criterion is not None:
+                standard = _standard(current, left)
+                scale = _scale(standard)
+                correction = correction_of(standard / (widened * scale), criterion)
+                reach = widened * TUNING[criterion] * scale
+                current = [_held_down(item, r, criterion, reach) for item, r in zip(current, left, strict=True)]
+            found = engine.solve(current, at)
+            before, at = at, found.unknowns
+            tries += 1
+            kernel, last_move = at[:n_taps], moved
+            moved = float(np.linalg.norm(kernel - before[:n_taps]))
+            ratio = min(moved / last_move, 0.95) if last_move > 0 else 0.0
+            rest = moved * ratio / (1 - ratio) if tries > 1 else moved  # were the moves to go on shrinking as the last
+            error = correction * float(np.linalg.norm(found.fit.stderr))
+            settled = rest <= max(near * error, 1e-9 * float(np.linalg.norm(kernel)))
+        rounds += tries
     notes = [f"weights from the residual, {rounds} round{'' if rounds == 1 else 's'}"]
     if robust is not None:
-        correction = correction_of(standard / scale, robust)
         share = float(np.mean(np.abs(standard) > TUNING[robust] * scale))
         what = "held down" if robust == "huber" else "excluded"
         notes.append(
@@ -364,36 +388,36 @@ def _reweighted(
 
 
 def _approached(
-    engine: Engine, items: Sequence[Item], robust: str, taps: Array, left: list[Array]
-) -> tuple[Array, int]:
-    """Go near to where reweighting ends by quick steps; return the kernel and the number of steps.
+    engine: Engine, items: Sequence[Item], robust: str, at: Array, left: list[Array]
+) -> tuple[Array, int, bool]:
+    """Go near to where reweighting ends by quick steps; return the unknowns, the number of steps, and whether it is.
 
     A step solves ``s A'A step = A'psi(r)``, where psi(r) is the residual as held down and s the mean of its derivative:
     Newton's method, were the outliers anywhere in the image alike (P. Huber and E. Ronchetti, "Robust Statistics",
     2nd ed., 2009, section 7.8). So all steps share one factor of the unweighted Gram matrix, and their error shrinks by
     about the root of taps over pixels each. Where it does not shrink, the rounds with exact weights go on.
     """
-    gram = _scaled(items, engine.grams(items))
-    inverse = solve.scaled_factor(gram)
-    size, last, steps = math.inf, taps, 0
+    inverse = solve.scaled_factor(_scaled(items, engine.grams(items)))
+    size, last, steps = math.inf, at, 0
     while steps < _MOST_STEPS:
-        residual(items, taps, engine.pass_method, engine.workers, engine.progress, keep=left)
+        residual(items, at, engine.pass_method, engine.workers, engine.progress, keep=left)
         standard = _standard(items, left)
         scale = _scale(standard)
-        steep = float(np.mean(slope(np.abs(standard) / (TUNING[robust] * scale), robust)))
+        reach = TUNING[robust] * scale
+        steep = float(np.mean(slope(np.abs(standard) / reach, robust)))
         if not steep > 0.1:
             break
-        held = [_held_down(item, r, robust, scale) for item, r in zip(items, left, strict=True)]
-        moment = residual(held, taps, engine.pass_method, engine.workers, engine.progress).moment
+        held = [_held_down(item, r, robust, reach) for item, r in zip(items, left, strict=True)]
+        moment = residual(held, at, engine.pass_method, engine.workers, engine.progress).moment
         step = solve.times(inverse, solve.times(inverse.T, moment)) / steep
         before, size = size, float(step @ moment)
         if not size < 0.25 * before:
-            return (taps if size < before else last), steps
-        last, taps = taps, taps + step
+            return (at if size < before else last), steps, False
+        last, at = at, at + step
         steps += 1
-        if size <= _NEAR**2 * steep * scale**2 * len(taps):
-            break
-    return taps, steps
+        if size <= _QUICK**2 * steep * scale**2 * len(at):
+            return at, steps, True
+    return at, steps, False
 
 
 def _scaled(items: Sequence[Item], grams: Sequence[Array]) -> Array:
@@ -451,9 +475,8 @@ def _standard(items: Sequence[Item], left: Sequence[Array]) -> Array:
     return np.concatenate(parts)
 
 
-def _held_down(item: Item, left: Array, robust: str, scale: float) -> Item:
-    """Return the pair with the weights of outliers taken down."""
-    reach = TUNING[robust] * scale
+def _held_down(item: Item, left: Array, robust: str, reach: float) -> Item:
+    """Return the pair with the weights of outliers taken down, those of residuals above a reach."""
     weights: Weights = np.empty(
         left.shape, dtype=bool if robust == "clip" and item.weights.dtype == np.bool_ else float
     )
