@@ -189,6 +189,11 @@ class Metric:
     inverse: Array
     source: str
 
+    @classmethod
+    def whole(cls, gram: Array) -> "Metric":
+        """Take the unweighted Gram matrix, scaled."""
+        return cls(gram, scaled_factor(gram), _WHOLE)
+
     def solve(self, moment: Array) -> Array:
         """Return ``B^-1`` times a moment."""
         return np.asarray(times(self.inverse, times(self.inverse.T, moment)))
@@ -251,6 +256,7 @@ def solve(
     tolerance: float | None = None,
     start: Array | None = None,
     progress: Progress | None = None,
+    metric: Metric | None = None,
 ) -> Iterated:
     """Solve the weighted problem by preconditioned conjugate gradients.
 
@@ -272,6 +278,8 @@ def solve(
         Where to start; the default is the solution of the sample.
     progress : callable, optional
         Told of each band of pixels.
+    metric : Metric, optional
+        The preconditioner, if it is known; only with a start.
 
     Returns
     -------
@@ -281,8 +289,9 @@ def solve(
         Nocedal and Wright, "Numerical Optimization", 2nd ed., section 6.1).
     """
     limit = TOLERANCE if tolerance is None else tolerance
-    sample = draw(items)
-    metric = choose_metric(together(items, grams), sample)
+    if metric is None or start is None:
+        sample = draw(items)
+        metric = choose_metric(together(items, grams), sample)
     m, n, energy = len(metric.gram), sums.n_pixels, sums.energy
     if start is None:
         start = _start(sample, metric)

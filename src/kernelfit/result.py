@@ -70,6 +70,10 @@ class Verdict(enum.Enum):
         "kernel is wider "
         "than the shape asked for, (c) the declared boundary or origin is wrong, or (d) the filter is not linear"
     )
+    OUTLIERS_DECIDE = (
+        "outliers stand where the image has most of its detail, so that which pixels are left out decides the kernel: "
+        "mask those that are known, use more pixels, or ask for a smaller shape"
+    )
     WRONG_BOUNDARY = (
         "the target was not made with the boundary that is declared, which spoils the kernel: declare another one (or "
         "fillvalue, or origin), or none (boundary=None); check_boundary compares all of them"

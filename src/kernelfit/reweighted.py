@@ -5,6 +5,7 @@ kernel settles.
 """
 
 import dataclasses
+import functools
 import math
 import numbers
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,8 @@ _MEDIAN_SAMPLE = 2**17
 _MOST_STEPS = 6
 #: So many standard errors from the end of Huber's criterion the next one may begin.
 _NEAR = 0.3
+#: So many standard errors between its kernel and Huber's are more than the noise makes.
+_APART = 6.0
 #: The last quick step moves by no more than so many.
 _QUICK = 0.05
 
@@ -131,8 +134,8 @@ class Engine:
         self._grams = tuple(gram for gram, _ in plain)
         return self._grams, together(items, [moment for _, moment in plain])
 
-    def solve(self, items: Sequence[Item], start: Array | None = None) -> _Solved:
-        """Fit the pairs with their weights."""
+    def solve(self, items: Sequence[Item], start: Array | None = None, *, even: bool = False) -> _Solved:
+        """Fit the pairs with their weights, which are known not to follow the images if they are `even`."""
         plan = items[0].problem.geometry
         weighted.require_determined(items)
         seen = weighted.survey(items)
@@ -150,9 +153,11 @@ class Engine:
                 if start is None and all(i.n_pixels == i.problem.geometry.n_pixels for i in items):
                     start = iterate.solution(together(items, grams), plain)  # nothing is excluded: about as good
             sums = weighted.target_sums(items, self.workers)
+            metric = iterate.Metric.whole(_scaled(items, grams)) if even else None
             found = iterate.solve(
-                items, grams, sums, self.pass_method, self.workers, self.tolerance, start, self.progress
+                items, grams, sums, self.pass_method, self.workers, self.tolerance, start, self.progress, metric
             )
+            solve.factor_ahead(found.stats)
             return _Solved(found.stats, found.stats.solve(), found.eliminations, found.findings, found.iterations)
         moment = here = None
         if self._grams is None:
@@ -342,55 +347,94 @@ def _reweighted(
         at = engine.solve(items).unknowns
     else:
         at = least_absolute(iterate.draw(items), _scaled(items, engine.grams(items)))
-    n_taps, rounds = items[0].n_taps, 0
+    n_taps, rounds, scale, first = items[0].n_taps, 0, 0.0, None
     stages = [(robust, 1.0)] if robust in (None, "huber") else [("huber", 1.0), (robust, 1.0)]
     while stages:
         (criterion, widened), *stages = stages
         near = _NEAR if stages else _SETTLED
-        scale, correction, moved, settled, tries = math.nan, 1.0, math.inf, False, 0
+        moved, settled, tries, even = math.inf, False, 0, False
         if criterion is not None and widened == 1.0 and not model.slope:
-            at, steps, arrived = _approached(engine, items, criterion, at, left)
+            at, scale, steps, even = _approached(engine, items, criterion, at, left, scale)
             rounds += steps
-            settled = arrived and bool(stages)
+            settled = even and bool(stages)
         if stages and not settled and criterion == "huber":
             stages = [(robust, 4.0), (robust, 2.0), (robust, 1.0)]
         while tries < _MOST_ROUNDS and not settled:
             residual(items, at, engine.pass_method, engine.workers, engine.progress, keep=left)
-            current = list(items)
-            if model.slope:
-                floor = _floor(items, left)
-                current = [_with_noise(item, r, model, floor) for item, r in zip(items, left, strict=True)]
-            if criterion is not None:
-                standard = _standard(current, left)
-                scale = _scale(standard)
-                correction = correction_of(standard / (widened * scale), criterion)
-                reach = widened * TUNING[criterion] * scale
-                current = [_held_down(item, r, criterion, reach) for item, r in zip(current, left, strict=True)]
-            found = engine.solve(current, at)
-            before, at = at, found.unknowns
+            seen = _seen(items, left, model, criterion, widened)
+            found = engine.solve(seen.items, at, even=even)
+            kernel, last_move = found.unknowns[:n_taps], moved
+            moved = float(np.linalg.norm(kernel - at[:n_taps]))
+            at = found.unknowns
             tries += 1
-            kernel, last_move = at[:n_taps], moved
-            moved = float(np.linalg.norm(kernel - before[:n_taps]))
             ratio = min(moved / last_move, 0.95) if last_move > 0 else 0.0
             rest = moved * ratio / (1 - ratio) if tries > 1 else moved  # were the moves to go on shrinking as the last
-            error = correction * float(np.linalg.norm(found.fit.stderr))
+            error = seen.correction * float(np.linalg.norm(found.fit.stderr))
             settled = rest <= max(near * error, 1e-9 * float(np.linalg.norm(kernel)))
         rounds += tries
+        first = at[:n_taps] if first is None else first
     notes = [f"weights from the residual, {rounds} round{'' if rounds == 1 else 's'}"]
+    findings = [] if settled else [Finding(Verdict.NOT_CONVERGED, f"the weights had not settled after {rounds} rounds")]
     if robust is not None:
-        share = float(np.mean(np.abs(standard) > TUNING[robust] * scale))
+        reach = TUNING[robust] * seen.scale
+        share = float(np.mean(np.abs(seen.standard) > reach))
         what = "held down" if robust == "huber" else "excluded"
         notes.append(
-            f"about {100 * share:.2g} % of the pixels {what}: residuals above {TUNING[robust]:g} times {scale:.4g}"
+            f"about {100 * share:.2g} % of the pixels {what}: residuals above {TUNING[robust]:g} times {seen.scale:.4g}"
         )
-    findings = [] if settled else [Finding(Verdict.NOT_CONVERGED, f"the weights had not settled after {rounds} rounds")]
-    return found, current, correction, findings, notes
+        apart = 0.0 if first is None else float(np.linalg.norm(kernel - first))
+        if apart > max(_APART * error, 1e-6 * float(np.linalg.norm(kernel))):
+            detail = (
+                f"{apart / max(error, 1e-300):.2g} standard errors lie between this kernel and that of robust='huber'"
+            )
+            findings.append(Finding(Verdict.OUTLIERS_DECIDE, detail))
+    return found, list(seen.items), seen.correction, findings, notes
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What a residual makes of the weights.
+
+    Attributes
+    ----------
+    items : list of Item
+        The pairs with their new weights.
+    standard : ndarray
+        A sample of the residual, in units of a pixel of weight 1.
+    scale : float
+        Its standard deviation, outliers left aside.
+    correction : float
+        As `outliers.correction_of`; 1 without a criterion.
+    """
+
+    items: list[Item]
+    standard: Array
+    scale: float = math.nan
+    correction: float = 1.0
+
+
+def _seen(items: Sequence[Item], left: Sequence[Array], model: Noise, criterion: str | None, widened: float) -> _Seen:
+    """Weigh pairs by their residual: by the noise of their prediction, and by a criterion of so wide a reach."""
+    current = list(items)
+    if model.slope:
+        floor = _floor(items, left)
+        current = [_with_noise(item, r, model, floor) for item, r in zip(items, left, strict=True)]
+    standard = _standard(current, left)
+    if criterion is None:
+        return _Seen(current, standard)
+    scale = _scale(standard)
+    reach = widened * TUNING[criterion] * scale
+    held = [
+        dataclasses.replace(item, weights=_held_down(r, item.weights, criterion, reach))
+        for item, r in zip(current, left, strict=True)
+    ]
+    return _Seen(held, standard, scale, correction_of(standard / (widened * scale), criterion))
 
 
 def _approached(
-    engine: Engine, items: Sequence[Item], robust: str, at: Array, left: list[Array]
-) -> tuple[Array, int, bool]:
-    """Go near to where reweighting ends by quick steps; return the unknowns, the number of steps, and whether it is.
+    engine: Engine, items: Sequence[Item], robust: str, at: Array, left: list[Array], scale: float
+) -> tuple[Array, float, int, bool]:
+    """Go near to where reweighting ends by quick steps; return the unknowns, scale, number of steps, and success.
 
     A step solves ``s A'A step = A'psi(r)``, where psi(r) is the residual as held down and s the mean of its derivative:
     Newton's method, were the outliers anywhere in the image alike (P. Huber and E. Ronchetti, "Robust Statistics",
@@ -399,25 +443,27 @@ def _approached(
     """
     inverse = solve.scaled_factor(_scaled(items, engine.grams(items)))
     size, last, steps = math.inf, at, 0
-    while steps < _MOST_STEPS:
+    if not scale:
         residual(items, at, engine.pass_method, engine.workers, engine.progress, keep=left)
+        scale = _scale(_standard(items, left))
+    while steps < _MOST_STEPS:
+        # with the scale of the last residual, so that one pass does
+        hold = functools.partial(_held_down, criterion=robust, reach=TUNING[robust] * scale)
+        moment = residual(items, at, engine.pass_method, engine.workers, engine.progress, left, hold).moment
         standard = _standard(items, left)
+        steep = float(np.mean(slope(np.abs(standard) / (TUNING[robust] * scale), robust)))
         scale = _scale(standard)
-        reach = TUNING[robust] * scale
-        steep = float(np.mean(slope(np.abs(standard) / reach, robust)))
         if not steep > 0.1:
             break
-        held = [_held_down(item, r, robust, reach) for item, r in zip(items, left, strict=True)]
-        moment = residual(held, at, engine.pass_method, engine.workers, engine.progress).moment
         step = solve.times(inverse, solve.times(inverse.T, moment)) / steep
         before, size = size, float(step @ moment)
         if not size < 0.25 * before:
-            return (at if size < before else last), steps, False
+            return (at if size < before else last), scale, steps, False
         last, at = at, at + step
         steps += 1
         if size <= _QUICK**2 * steep * scale**2 * len(at):
-            return at, steps, True
-    return at, steps, False
+            return at, scale, steps, True
+    return at, scale, steps, False
 
 
 def _scaled(items: Sequence[Item], grams: Sequence[Array]) -> Array:
@@ -475,14 +521,15 @@ def _standard(items: Sequence[Item], left: Sequence[Array]) -> Array:
     return np.concatenate(parts)
 
 
-def _held_down(item: Item, left: Array, robust: str, reach: float) -> Item:
-    """Return the pair with the weights of outliers taken down, those of residuals above a reach."""
-    weights: Weights = np.empty(
-        left.shape, dtype=bool if robust == "clip" and item.weights.dtype == np.bool_ else float
-    )
-    for row, height in patches.bands(left.shape, item.problem.geometry.kernel_shape):
-        rows = slice(row, row + height)
-        given = item.weights[rows]
-        ratio = np.abs(left[rows]) * np.sqrt(given) / reach if given.dtype != np.bool_ else np.abs(left[rows]) / reach
-        weights[rows] = given * factor(ratio, robust)
-    return dataclasses.replace(item, weights=weights)
+def _held_down(left: Array, weights: Weights, criterion: str, reach: float) -> Weights:
+    """Return weights with those of outliers taken down, residuals above a reach."""
+    held: Weights = np.empty(left.shape, dtype=bool if criterion == "clip" and weights.dtype == np.bool_ else float)
+    step = max(1, 2**16 // left.shape[1])  # rows that stay in the cache
+    for row in range(0, len(left), step):
+        rows = slice(row, row + step)
+        ratio = np.abs(left[rows])
+        if weights.dtype != np.bool_:
+            ratio *= np.sqrt(weights[rows])
+        ratio /= reach
+        held[rows] = weights[rows] * factor(ratio, criterion)
+    return held

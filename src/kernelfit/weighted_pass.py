@@ -9,7 +9,7 @@ weighted problem, and sums over them, hold the taps first and then the coefficie
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from .background import Columns
 from .pair import Array, Problem
 
 Weights = npt.NDArray[np.float64] | npt.NDArray[np.bool_]
+Hold = Callable[[Array, Weights], Weights]
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +100,7 @@ def residual(
     workers: int,
     progress: Progress | None = None,
     keep: Sequence[Array] | None = None,
+    hold: Hold | None = None,
 ) -> Residual:
     """Return the weighted moment and energy of the residual of a kernel and its background, from the pixels.
 
@@ -116,6 +118,8 @@ def residual(
         Told of each band of pixels.
     keep : sequence of ndarray, optional
         For each pair an array of the shape of the used target, which receives the residual itself.
+    hold : callable, optional
+        Makes the weights of a block of its residual and its weights.
 
     Returns
     -------
@@ -130,7 +134,7 @@ def residual(
         weights = item.weights.T if frame.swapped else item.weights
         kept = None if keep is None else keep[i].T if frame.swapped else keep[i]
         columns = item.columns.transposed() if item.columns is not None and frame.swapped else item.columns
-        work = _Pass(frame, weights, kernel, kept, columns, own[n_taps:])
+        work = _Pass(frame, weights, kernel, kept, hold, columns, own[n_taps:])
         with np.errstate(all="ignore"):
             moment, beside, squares = (
                 work.direct(workers, progress) if method == "direct" else work.fft(workers, progress)
@@ -151,10 +155,11 @@ class _Pass:
         weights: Weights,
         taps: Array,
         keep: Array | None,
+        hold: Hold | None,
         columns: Columns | None,
         coefficients: Array,
     ) -> None:
-        self.frame, self.weights, self.taps, self.keep = frame, weights, taps, keep
+        self.frame, self.weights, self.taps, self.keep, self.hold = frame, weights, taps, keep, hold
         self.columns, self.coefficients = columns, coefficients
 
     def read(self, out: Array, row: int, col: int) -> None:
@@ -175,6 +180,8 @@ class _Pass:
         if self.keep is not None:
             self.keep[place] = block
         weights = self.weights[place]
+        if self.hold is not None:
+            weights = self.hold(block, weights)
         if weights.dtype == np.bool_:
             block *= weights
             return float(np.einsum("ij,ij->", block, block))
@@ -244,12 +251,15 @@ class _Pass:
                 self.read(result[:n_rows, :step], row, col)
                 _loops.spectral_correlate(values, n_sources, n_sources, kernel_real, kernel_imag, n_rows, turned)
                 transform.backward(n_sources)
-                place = slice(row, row + n_rows), slice(col, col + n_cols)
-                if self.keep is not None:
-                    np.subtract(result[:n_rows, :n_cols], model[:n_rows, :n_cols], out=self.keep[place])
-                weights = np.ascontiguousarray(self.weights[place], dtype=np.float64)
-                energy += _weighted_loops.weigh(result, model, weights)
-                beside += self.beside(result[:n_rows, :n_cols], row, col)
+                used = result[:n_rows, :n_cols]
+                if self.keep is None and self.hold is None:
+                    place = slice(row, row + n_rows), slice(col, col + n_cols)
+                    weights = np.ascontiguousarray(self.weights[place], dtype=np.float64)
+                    energy += _weighted_loops.weigh(result, model, weights)
+                else:
+                    used -= model[:n_rows, :n_cols]
+                    energy += self.weigh(used, row, col)
+                beside += self.beside(used, row, col)
                 result[:n_rows, n_cols:step] = 0.0
                 transform.forward(n_sources)
                 for s in range(n_sources):
