@@ -195,7 +195,10 @@ def test_garbage_under_a_mask_changes_no_bit(garbage):
     bad[20, 30] = bad[41, 5] = True
     spoilt_target, spoilt_image = np.where(mask, garbage, target), np.where(bad, garbage, image)
     keep = spoilt_target.copy(), spoilt_image.copy()
-    for more in ({}, {"robust": "clip"}, {"weights": np.where(mask, garbage, target**2)}):
+    weights = {"weights": np.where(mask, garbage, target**2)}
+    settings = [{}, {"robust": "clip"}, weights, {"background": 1}, {"background": 1, "robust": "huber"}]
+    settings += [{**weights, "background": 0}, {"background": 2, "noise": "poisson"}]
+    for more in settings:
         keywords = {"mask": mask, "image_mask": bad, "boundary": "symm", **more}
         plain = find_kernel(
             image, target, (4, 5), **{**keywords, **({"weights": target**2} if "weights" in more else {})}
@@ -204,6 +207,9 @@ def test_garbage_under_a_mask_changes_no_bit(garbage):
         assert plain.kernel.tobytes() == spoilt.kernel.tobytes()
         assert plain.stderr.tobytes() == spoilt.stderr.tobytes()
         assert (plain.rss, plain.n_pixels) == (spoilt.rss, spoilt.n_pixels)
+        if "background" in more:
+            assert plain.background.coefficients.tobytes() == spoilt.background.coefficients.tobytes()
+            assert plain.background.stderr.tobytes() == spoilt.background.stderr.tobytes()
     np.testing.assert_array_equal(keep[0], spoilt_target)
     np.testing.assert_array_equal(keep[1], spoilt_image)
 
@@ -246,6 +252,86 @@ def test_any_number_of_workers_gives_the_same_bits():
         fits = [reweighted.fit([judged], Choice("fft", ""), None, n, regime=regime) for n in (1, 2, 3)]
         assert len({fit.kernel.tobytes() for fit in fits}) == 1
         assert len({fit.stderr.tobytes() for fit in fits}) == 1
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_a_background_needs_no_order_of_threads(regime):
+    image = photo((90, 118))
+    rng = np.random.default_rng(0)
+    target = blurred(image, blob((7, 5))) + rng.normal(size=image.shape)
+    asked = task.check(
+        image, target, (7, 5), channel_axis=None, channels="shared", background=1, **{**CONVENTION, "boundary": "symm"}
+    )
+    (judged,) = reweighted.judge(asked, 0, masks.Rules(weights=rng.gamma(1.0, size=target.shape)), "constant", None)
+    fits = [reweighted.fit(judged, Choice("fft", ""), None, n, regime=regime) for n in (1, 2, 3)]
+    assert len({fit.kernel.tobytes() for fit in fits}) == 1
+    assert len({fit.background.coefficients.tobytes() for fit in fits}) == 1
+
+
+@pytest.mark.parametrize("channels", ["shared", "separate", "mixed"])
+def test_colours_with_a_mask_and_a_background_each(channels):
+    rng = np.random.default_rng(0)
+    colours = np.stack([photo((60, 73), s) for s in range(3)], axis=-1)
+    kernel, offsets = blob((4, 5)), np.array([40.0, -7.0, 900.0])
+    target = np.stack([blurred(colours[..., c], kernel) for c in range(3)], axis=-1) + offsets
+    target += rng.normal(size=target.shape)
+    holes = rng.random(target.shape) < 0.05
+    settings = {"channel_axis": -1, "channels": channels, "background": 0, "boundary": "symm"}
+    fit = find_kernel(colours, np.where(holes, np.nan, target), (4, 5), nan="mask", **settings)
+    at = fit.background
+    assert at.coefficients.shape == (3, 1) and np.all(np.abs(at.coefficients[:, 0] - offsets) < 4.5 * at.stderr[:, 0])
+    for c in range(3):
+        single = {"shared": fit.kernel, "separate": fit.kernel[c], "mixed": fit.kernel[c, c]}[channels]
+        assert np.abs(single - kernel).max() < 0.05
+    assert fit.n_pixels == int((~holes).sum())
+    residual = fit.residual(colours, target)
+    assert np.sum(residual[~holes] ** 2) == pytest.approx(fit.rss, rel=1e-9)
+
+
+def test_solvers_never_penalise_a_background():
+    """The statistics are those of the kernel alone, whatever the weights: a large offset costs no solver anything."""
+    rng = np.random.default_rng(0)
+    image, kernel = photo((90, 101)), blob((7, 9))
+    target = blurred(image, kernel) + 2 * rng.normal(size=image.shape) + 1e5
+    mask = rng.random(target.shape) < 0.1
+    fits = [
+        find_kernel(image, np.where(mask, 1e9, target), (7, 9), mask=mask, background=0, boundary="symm", solver=solver)
+        for solver in (None, kernelfit.NonNegative(), kernelfit.GaussianProcess(), "auto")
+    ]
+    errors = [np.linalg.norm(fit.kernel - kernel) for fit in fits]
+    assert max(errors[1:]) < 0.7 * errors[0]
+    for fit in fits:
+        assert fit.background.coefficients[0] == pytest.approx(1e5, abs=10)
+        assert abs(np.mean(fit.residual(image, target)[~mask])) < 1e-6
+
+
+def test_an_exact_background_beside_a_mask():
+    """No noise, and an image whose mean is ten times its contrast: kernel and surface to rounding."""
+    rng = np.random.default_rng(0)
+    image, kernel = photo((70, 91)) + 1000.0, blob((4, 5))
+    y, x = np.mgrid[:70, :91]
+    target = blurred(image, kernel) + 500 + 3 * y - 2 * x
+    mask = rng.random(target.shape) < 0.2
+    for more in ({"mask": mask}, {"weights": np.where(mask, 0.0, rng.gamma(2.0, size=mask.shape))}):
+        fit = find_kernel(image, np.where(mask, 1e7, target), (4, 5), boundary="symm", background=1, **more)
+        assert fit.verdict is Verdict.SOLVED
+        close_to(fit.kernel, kernel, 1e-10)
+        close_to(fit.predict(image), target, 1e-12)
+
+
+def test_photon_noise_of_a_sky():
+    """The background's photons count: the noise is that of kernel and sky together."""
+    rng = np.random.default_rng(3)
+    stars = np.zeros((120, 131))
+    stars[rng.integers(0, 120, 80), rng.integers(0, 131, 80)] = rng.pareto(1.5, 80) * 3000
+    image, kernel = scipy.ndimage.gaussian_filter(stars, 1.0), blob((5, 4))
+    mean = blurred(image, kernel) + 100.0
+    fit = find_kernel(image, rng.poisson(mean), (5, 4), noise="poisson", background=0, saturated=None)
+    assert fit.noise_std == pytest.approx(1.0, abs=0.02)
+    assert fit.background.coefficients[0] == pytest.approx(100, abs=4 * fit.background.stderr[0])
+    assert 0.05 < fit.background.stderr[0] < 0.2  # 10 / sqrt(15 000) and a little
+    assert np.abs((fit.kernel - kernel) / fit.stderr).max() < 4
+    close_to(fit.weights[2:-2, 2:-1], 1.0 / fit.predict(image)[2:-2, 2:-1], 0.02)
 
 
 def test_several_pairs_and_channels_have_masks_each():
@@ -330,6 +416,68 @@ def test_outliers_cost_little(robust, sign):
     close_to(fit.stderr, known.stderr, 0.1)
     assert fit.verdict is Verdict.SOLVED
     assert np.mean(np.asarray(fit.weights[2:-2, 3:-3], dtype=float)[bad[2:-2, 3:-3]] > 0.05) < 0.1
+
+
+def star_field(shape, n, seed):
+    """A few bright stars on a flat sky: a handful of pixels tell the kernel."""
+    rng = np.random.default_rng(seed)
+    stars = np.zeros(shape)
+    np.add.at(
+        stars, tuple(rng.integers(6, side - 6, n) for side in shape), 1000 * (1 + rng.pareto(1.3, n)).clip(0, 100)
+    )
+    return scipy.ndimage.gaussian_filter(stars, 1.0) + 100.0
+
+
+def flat_graphic(shape, seed):
+    rng = np.random.default_rng(seed)
+    image = np.full(shape, 200.0)
+    for _ in range(9):
+        y, x = (rng.integers(0, side - 30) for side in shape)
+        image[y : y + rng.integers(8, 30), x : x + rng.integers(8, 30)] = rng.integers(0, 256)
+    return image
+
+
+@pytest.mark.parametrize("kind", ["stars", "graphic"])
+@pytest.mark.parametrize("blobs", [False, True])
+def test_outliers_where_few_pixels_tell_the_kernel(kind, blobs):
+    """Pixels of much leverage are neither lost nor, if they are garbage, believed; beside a background, too."""
+    kernel, ratios = blob((5, 7)), {"huber": [], "tukey": [], "clip": []}
+    for seed in range(3):
+        rng = np.random.default_rng([seed, 7])
+        image = star_field((120, 141), 8, seed) if kind == "stars" else flat_graphic((120, 141), seed)
+        clean = blurred(image, kernel)
+        target = clean + 0.02 * clean.std() * rng.normal(size=clean.shape) + 30.0
+        field = rng.random(clean.shape)
+        if blobs:
+            field = scipy.ndimage.gaussian_filter(rng.normal(size=clean.shape), 2.0, mode="wrap")
+        bad = field > np.quantile(field, 0.99)
+        target[bad] += 100 * clean.std() * rng.normal(size=bad.sum())
+        known = find_kernel(image, target, (5, 7), mask=bad, background=0)
+        for robust, found in ratios.items():
+            fit = find_kernel(image, target, (5, 7), robust=robust, background=0)
+            assert fit.verdict is Verdict.SOLVED
+            assert fit.background.coefficients[0] == pytest.approx(30, abs=5 * fit.background.stderr[0])
+            close_to(fit.stderr, known.stderr, 0.25)
+            found.append(np.linalg.norm(fit.kernel - kernel) / np.linalg.norm(known.kernel - kernel))
+    assert max(ratios["clip"]) < 1.1
+    assert np.median(ratios["tukey"]) < 1.2 and max(ratios["tukey"]) < 1.5
+    assert np.median(ratios["huber"]) < 1.3 and max(ratios["huber"]) < 1.7
+
+
+def test_outliers_that_decide_are_told():
+    """Two stars, and a fifth of all pixels garbage: nothing tells which are, and the verdict says so."""
+    image, kernel = star_field((120, 141), 2, 4), blob((5, 7))
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        clean = blurred(image, kernel)
+        target = clean + 0.02 * clean.std() * rng.normal(size=clean.shape)
+        bad = rng.random(clean.shape) < 0.2
+        target[bad] = 100 * clean.std() * rng.normal(size=bad.sum())
+        error = np.linalg.norm(find_kernel(image, target, (5, 7), mask=bad).kernel - kernel)
+        for robust in ("huber", "tukey", "clip"):
+            fit = find_kernel(image, target, (5, 7), robust=robust)
+            told = {f.verdict for f in fit.findings} & {Verdict.OUTLIERS_DECIDE, Verdict.NOT_CONVERGED}
+            assert told or np.linalg.norm(fit.kernel - kernel) < 3 * error, (seed, robust)
 
 
 def test_saturated_pixels_are_left_out():

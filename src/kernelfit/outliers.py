@@ -18,8 +18,8 @@ TUNING = {"huber": 1.345, "tukey": 4.685, "clip": 4.0}
 _PER_TAP = 12
 _LEAST = 2000
 #: Steps of conjugate gradients between two sets of weights: at most so many, or until the squared error is such a part.
-_MOST_DESCENTS = 60
-_ENOUGH = 1e-8
+_MOST_DESCENTS = 30
+_ENOUGH = 1e-3
 
 
 def factor(ratio: Array, robust: str) -> npt.NDArray[Any]:
