@@ -10,8 +10,21 @@ import scipy.signal
 import kernelfit
 import naive
 from conftest import SCENES
-from kernelfit import Verdict, accumulate, find_kernel, iterate, masks, pair, patches, reweighted, task, weighted
+from kernelfit import (
+    Verdict,
+    accumulate,
+    find_kernel,
+    iterate,
+    masks,
+    pair,
+    patches,
+    reweighted,
+    task,
+    weighted,
+    weighted_pass,
+)
 from kernelfit.accumulation import Choice
+from kernelfit.background import Background
 
 SOME = SCENES[::13]
 REGIMES = ("subtract", "patches", "iterate")
@@ -305,6 +318,28 @@ def test_solvers_never_penalise_a_background():
         assert abs(np.mean(fit.residual(image, target)[~mask])) < 1e-6
 
 
+@pytest.mark.parametrize("operation", ["convolution", "correlation"])
+def test_a_sample_holds_patches_and_surface_as_the_pixels_do(operation):
+    """Of exact pairs every drawn equation holds, whichever rows were drawn."""
+    kernel, rng = blob((4, 5)), np.random.default_rng(0)
+    images = [photo((650, 470)), photo((90, 81), 1)]  # of the first only some rows are read
+    surfaces = [Background(1, 100 * rng.normal(size=(1, 3)), np.zeros((1, 3)), (i.shape,)) for i in images]
+    targets = [
+        kernelfit.apply_kernel(i, kernel, boundary="wrap", operation=operation) + s.image()
+        for i, s in zip(images, surfaces, strict=True)
+    ]
+    convention = {**CONVENTION, "boundary": "wrap", "operation": operation}
+    asked = task.check(images, targets, (4, 5), channel_axis=None, channels="shared", background=1, **convention)
+    items = [weighted_pass.Item(p, rng.gamma(1.0, size=t.shape)) for p, t in zip(asked.groups[0], targets, strict=True)]
+    sample = iterate.draw(items)
+    unknowns = np.concatenate([kernel.ravel(), *(s.coefficients.ravel() for s in surfaces)])
+    assert sample.share < 0.1 and sample.patches.shape[1] == 26
+    close_to(sample.patches @ unknowns, sample.values, 1e-12)
+    left = [np.empty(t.shape) for t in targets]
+    here = weighted_pass.residual(items, unknowns, "fft", 2, keep=left)
+    assert max(np.abs(one).max() for one in left) < 1e-9 and here.energy < 1e-12
+
+
 def test_an_exact_background_beside_a_mask():
     """No noise, and an image whose mean is ten times its contrast: kernel and surface to rounding."""
     rng = np.random.default_rng(0)
@@ -540,6 +575,11 @@ def test_runs_and_single_pixels_give_the_same_sums():
         assert np.abs(less.gram - (matrix * (flat - 0.5)[:, None]).T @ matrix).max() < 1e-12 * np.trace(
             matrix.T @ matrix
         )
+    for few, base in ((np.arange(38 * 53).reshape(38, 53) != 777, 1.0), (np.arange(38 * 53).reshape(38, 53) == 5, 0.0)):
+        flat = few.ravel() - base  # read one by one
+        found = patches.sums(problem, few, base, with_moment=True)
+        close_to(found.gram, (matrix * flat[:, None]).T @ matrix, 1e-11)
+        close_to(found.moment[0], matrix.T @ (flat * values), 1e-11)
     found = patches.Runs.of(runs)
     rebuilt = np.zeros(runs.shape)
     rows, cols, at = found.pixels()
