@@ -166,8 +166,8 @@ def spectral_lag_sums(spectra, first, second, rows, real, imag, turned):
     ``out[a, f, i] += sum_r conj(S_a[f, r]) * S_second[f, r + i]``
 
     a >= `first`, r < `rows`; `spectra` (arrays, frequencies, 2 * rows and more) holds real and imaginary parts in turn;
-    `real` and `imag` (arrays, frequencies, lags), lags a multiple of 4: four at a time, so that each load feeds several
-    multiply-adds. `turned` holds i times a row of S_a, with which the imaginary part is a plain sum of products too.
+    `real` and `imag` (arrays, frequencies, lags): four at a time, so that each load feeds several multiply-adds.
+    `turned` holds i times a row of S_a, with which the imaginary part is a plain sum of products too.
     """
     n_arrays, n_f, n_i = real.shape
     n = 2 * rows
@@ -179,7 +179,7 @@ def spectral_lag_sums(spectra, first, second, rows, real, imag, turned):
             for r in range(rows):
                 w[2 * r] = -v[2 * r + 1]
                 w[2 * r + 1] = v[2 * r]
-            for i in range(0, n_i, 4):
+            for i in range(0, n_i - 3, 4):
                 x0 = line[2 * i : 2 * i + n]
                 x1 = line[2 * i + 2 : 2 * i + 2 + n]
                 x2 = line[2 * i + 4 : 2 * i + 4 + n]
@@ -204,6 +204,14 @@ def spectral_lag_sums(spectra, first, second, rows, real, imag, turned):
                 imag[a, f, i + 2] += q2
                 real[a, f, i + 3] += p3
                 imag[a, f, i + 3] += q3
+            for i in range(n_i - n_i % 4, n_i):
+                x0 = line[2 * i : 2 * i + n]
+                p0 = q0 = 0.0
+                for c in range(n):
+                    p0 += v[c] * x0[c]
+                    q0 += w[c] * x0[c]
+                real[a, f, i] += p0
+                imag[a, f, i] += q0
 
 
 @_jit_sum

@@ -63,7 +63,7 @@ def choose_method(image_shape: object, kernel_shape: object) -> Choice:
     -----
     Counted per target pixel, for a kernel of R x C taps with C >= R (the longer side lies along the transformed axis):
 
-    * direct: R (2C - 1) multiply-adds for the lag sums and R C for the moment;
+    * direct: reading, R (2C - 1) multiply-adds for the lag sums and R C for the moment;
     * fft: two real transforms of segments of L samples, of which B = L - 2 (C - 1) are new, and the same again for
       the overlaps of neighbouring segments; 2 R complex multiply-adds per frequency, that is 4 R real ones per sample.
 
@@ -90,7 +90,7 @@ def choose_method(image_shape: object, kernel_shape: object) -> Choice:
     if cols < rows:
         image, rows, cols = image[::-1], cols, rows
     n_pixels = max(1, image[0] * image[1])
-    direct = DIRECT_NS * rows * (3 * cols - 1)
+    direct = READ_NS + DIRECT_NS * rows * (3 * cols - 1)
     layout = segment(image[1], cols - 1)
     waste = layout.length / layout.step * (1 + (cols - 1) * 2 / layout.length)
     fft = (2 * TRANSFORM_NS + 4 * rows * SPECTRAL_NS) * waste + FFT_START_NS / n_pixels
@@ -105,8 +105,9 @@ def choose_method(image_shape: object, kernel_shape: object) -> Choice:
 
 
 # Nanoseconds on one core, from benchmarks/calibrate.py.
-DIRECT_NS = 0.083
-STRIP_NS = 0.02
+READ_NS = 3.3
+DIRECT_NS = 0.062
+STRIP_NS = 0.05
 SPECTRAL_NS = 0.063
 TRANSFORM_NS = 4.1
 DENSE_NS = 0.063
@@ -125,12 +126,12 @@ def segment(width: int, overlap: int) -> Segments:
 
     A segment of B positions and its halo h has B + h samples; its lag products up to h are free of wrap-around if it is
     padded to L >= B + 2h. The work is L log2 L per segment and twice 2h log2 2h for the overlap of two neighbours,
-    which both count. Lengths of 1, 3, 5 and 9 times 2^a up to 2048, or 8h, whichever is larger, are tried: unplanned
+    which both count. Lengths of 1, 3, 5 and 9 times 2^a up to 2048, or 12h, whichever is larger, are tried: unplanned
     transforms of other lengths are up to twice as slow per sample, and longer ones leave the cache.
     """
     best, best_cost = Segments(1, 1), math.inf
     least = _good_length(max(overlap, 1) + 2 * overlap)
-    longest = max(2048, 8 * overlap, least)
+    longest = max(2048, 12 * overlap, least)
     lengths = {m << a for m in (1, 3, 5, 9) for a in range(longest.bit_length())}
     for length in sorted(n for n in lengths if least <= n <= longest):
         segments = math.ceil(width / (length - 2 * overlap))
@@ -326,16 +327,26 @@ def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
     # Kernels of one row have no row lags, so the rows of several segments may stand in one tile, one below the other.
     stacked = max(1, min(128, max(16, 2**17 // layout.length)) // rows) if y_halo == 0 else 1
     depth = height * stacked + y_halo
-    n_lags = -(-frame.kernel_rows // 4) * 4  # the loops do four at a time
+    n_taps = -(-frame.kernel_rows // 4) * 4  # the loops do four at a time, or one that is left over
+    n_lags = frame.kernel_rows if frame.kernel_rows % 4 == 1 else n_taps
     starts = [(r, c) for c in range(0, frame.cols, layout.step) for r in range(0, rows, height)]
     tiles = [starts[i : i + stacked] for i in range(0, len(starts), stacked)]
     # What lies in two neighbouring segments is counted twice.
     short = _good_length(2 * x_halo) if taps is None and x_halo and frame.cols > layout.step else 0
 
     if taps is not None:
-        more = [(0, 0), (0, 0), (0, n_lags - frame.kernel_rows), (0, 0)]
+        more = [(0, 0), (0, 0), (0, n_taps - frame.kernel_rows), (0, 0)]
         kernel = scipy.fft.rfft(np.pad(taps, more), n=layout.length, norm="forward", workers=1).swapaxes(-1, -2)
         kernel_real, kernel_imag = np.ascontiguousarray(kernel.real), np.ascontiguousarray(kernel.imag)
+
+    def read(reader: Reader, out: Array, tile: list[Shape], n_rows: int, width: int) -> None:
+        (row, col), n = tile[0], len(tile)
+        if n == 1:
+            reader.read(out[:n_rows, :width], row, col)
+            return
+        line = reader.block(row, col, (n_rows, (n - 1) * layout.step + width))
+        side_by_side = np.lib.stride_tricks.sliding_window_view(line, width, axis=1)[:, :: layout.step]
+        out[: n * n_rows].reshape(n, n_rows, -1)[:, :, :width] = side_by_side.swapaxes(0, 1)
 
     def band(tiles: list[list[Shape]]) -> tuple[Array, ...]:
         # All calls that follow release the interpreter for a tenth of a millisecond or more, and are few.
@@ -354,8 +365,7 @@ def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
             n = n_rows * len(tile)
             again = [(i, col) for i, (_, col) in enumerate(tile) if col > 0] if short else []
             for s, reader in enumerate(frame.sources):
-                for i, (row, col) in enumerate(tile):
-                    reader.read(image[i * n_rows : (i + 1) * n_rows + y_halo, : layout.step + x_halo], row, col)
+                read(reader, image, tile, n_rows + y_halo, layout.step + x_halo)
                 transform.forward(s)
                 if again:
                     first = again[0][0]
@@ -363,8 +373,7 @@ def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
                     overlap.image[: first * n_rows, :x_halo] = 0.0
                     overlap.forward(s)
             for t, reader in enumerate(frame.targets):
-                for i, (row, col) in enumerate(tile):
-                    reader.read(result[i * n_rows : (i + 1) * n_rows, : layout.step], row, col)
+                read(reader, result, tile, n_rows, layout.step)
                 if taps is not None:
                     _loops.spectral_correlate(
                         values, n_sources, n_sources + t, kernel_real[t], kernel_imag[t], n, turned
@@ -423,6 +432,10 @@ def strip_lags(readers: Sequence[Reader], row: int, n_rows: int, extent: int, la
             if cost < least:
                 length, least = candidate, cost
     out = np.zeros((n, n, 2 * lag + 1))
+    if lag == 0 and extent < 8:
+        for column in np.concatenate([r.block(row, 0, (n_rows, extent)) for r in readers]).T:
+            out[:, :, 0] += np.multiply.outer(column, column)
+        return out
     if not length:
         step = 1024
         for start in range(0, extent, step):
