@@ -11,7 +11,7 @@ import scipy.fft
 import scipy.linalg
 
 from .geometry import Shape
-from .solve import Minimum
+from .solve import Minimum, product
 from .statistics import NormalStats
 
 Array = npt.NDArray[np.float64]
@@ -198,10 +198,10 @@ class Projection:
         r = min(most, start.rank)
         basis = np.random.default_rng(0).standard_normal((stats.n_taps, r))
         for _ in range(2):
-            basis, _ = np.linalg.qr(stats.gram @ basis)
-        image = stats.gram @ basis
-        lower = scipy.linalg.cholesky(basis.T @ image, lower=True)
-        weights = scipy.linalg.solve_triangular(lower, image.T, lower=True).T
+            basis, _ = scipy.linalg.qr(product(stats.gram, basis), mode="economic", overwrite_a=True)
+        image = product(stats.gram, basis)
+        lower = scipy.linalg.cholesky(product(basis.T, image), lower=True)
+        weights = scipy.linalg.blas.dtrsm(1.0, lower, image, side=1, lower=1, trans_a=1)
         return cls(weights, weights.T @ start.taps, start.rss, stats.n_pixels - start.rank + r)
 
     def under(self, symmetric: str | None, grids: list[Grid]) -> "Projection":
@@ -240,9 +240,9 @@ def evidence(
     """
     blocks = blocks_of(grids, kind, theta)
     w = data.weights
-    middle = np.eye(w.shape[1])
+    middle = np.eye(w.shape[1], order="F")
     for b in blocks:
-        middle += w[b.where].T @ (b.covariance @ w[b.where])
+        middle += product(w[b.where].T, product(b.covariance, w[b.where]))
     lower, info = scipy.linalg.lapack.dpotrf(middle, lower=1, clean=1)
     if info != 0:
         return math.inf, np.zeros(len(theta))
@@ -252,12 +252,12 @@ def evidence(
     if not slope:
         return value, np.zeros(len(theta))
     scale = data.n / (data.rss + quadratic)
-    inverse = scipy.linalg.solve_triangular(lower, w.T, lower=True, check_finite=False)  # X, X'X = W S^-1 W'
-    pull = inverse.T @ half  # W S^-1 z
+    inverse = scipy.linalg.blas.dtrsm(1.0, lower, w, side=1, lower=1, trans_a=1)  # X, XX' = W S^-1 W'
+    pull = product(inverse, half)  # W S^-1 z
     gradient = np.empty((len(blocks), 5))
     for at, b in enumerate(blocks):
-        x, beta = inverse[:, b.where], pull[b.where]
-        h = x.T @ x
+        x, beta = inverse[b.where], pull[b.where]
+        h = product(x, x.T)
         h -= np.multiply.outer(scale * beta, beta)  # H: the change of the value is sum(H * change of P)
         along = np.einsum("ij,ij->i", h, b.covariance)
         gradient[at] = (
@@ -298,7 +298,7 @@ def spectral_evidence(
         spectra = scipy.fft.rfft2((w[where] * envelope[:, None]).T.reshape(r, *grid.shape), s=size).reshape(r, -1)
         parts = np.hstack([spectra.real, spectra.imag])
         weight = np.tile(rho.ravel(), 2)
-        middle += (parts * weight) @ parts.T
+        middle += product(parts * weight, parts.T)
         kept.append((where, envelope, parts, weight, np.tile(steep.ravel(), 2), by_radius, by_center))
     lower, info = scipy.linalg.lapack.dpotrf(middle, lower=1, clean=1)
     if info != 0:
@@ -311,22 +311,22 @@ def spectral_evidence(
     scale = data.n / (data.rss + quadratic)
     inverse = scipy.linalg.lapack.dtrtri(lower, lower=1)[0]
     # H = X'X - scale b b' with X = L^-1 W' and b = X' half: a sum of r + 1 squares, the last one negative
-    mix = np.vstack([inverse, math.sqrt(scale) * (half @ inverse)])
+    mix = np.vstack([inverse, math.sqrt(scale) * product(inverse.T, half)])
     sign = np.ones(r + 1)
     sign[-1] = -1.0
     gradient = np.empty((len(grids), 5))
     for at, (where, envelope, parts, weight, steep, by_radius, by_center) in enumerate(kept):
         grid = grids[at]
         size, _, twice = grid.torus
-        spectra = mix @ parts
-        power = sign @ spectra**2
+        spectra = product(mix, parts)
+        power = product(spectra.T**2, sign)
         n_frequencies = spectra.shape[1] // 2
         plain = (weight[:n_frequencies] / twice.ravel()).reshape(twice.shape)
         field = spectra[:, :n_frequencies] + 1j * spectra[:, n_frequencies:]
         field = field.reshape(r + 1, *twice.shape) * plain
         near = scipy.fft.irfft2(field, s=size)[:, : grid.shape[0], : grid.shape[1]].reshape(r + 1, -1)
         near *= size[0] * size[1]
-        along = sign @ (near * ((mix @ w[where].T) * envelope))
+        along = product((near * (product(mix, w[where].T) * envelope)).T, sign)
         gradient[at] = (
             2 * float(power @ weight),
             float(power @ steep),

@@ -13,7 +13,7 @@ from . import result
 from .evidence import ENVELOPES, FAMILIES, SYMMETRIES, Grid, Kind, Projection, covariance_of, root_of
 from .hyperparameters import COMBINATIONS, COMBINATIONS_LARGE, DIRECT, LARGE, search, settle, unsettled
 from .result import KernelFit, Prior
-from .solve import LeastSquares, Minimum, judge, least_squares, residual_at
+from .solve import LeastSquares, Minimum, judge, least_squares, product, residual_at, times
 from .statistics import NormalStats
 
 Array = npt.NDArray[np.float64]
@@ -170,12 +170,12 @@ class GaussianProcess:
     ) -> KernelFit:
         prior = covariance_of(grids, kind, theta)
         root = root_of(prior)
-        inner = root.T @ (stats.gram @ root)
+        inner = product(root.T, product(stats.gram, root))
         inner[np.diag_indices_from(inner)] += 1.0
         lower = scipy.linalg.cholesky(inner, lower=True)
         factor = scipy.linalg.solve_triangular(lower, root.T, lower=True).T  # F F' = (P^-1 + G)^-1, in units of s^2
         # from the center, then one step of refinement; x are the coordinates k = U x
-        moment = stats.around()[1] + stats.gram @ stats.around()[0]
+        moment = stats.around()[1] + times(stats.gram, stats.around()[0])
         x = scipy.linalg.cho_solve((lower, True), root.T @ moment)
         for _ in range(2):
             rest, rss = residual_at(stats, root @ x)

@@ -20,6 +20,7 @@ from .evidence import (
     images_of,
     spectral_evidence,
 )
+from .solve import product
 from .statistics import NormalStats
 
 Array = npt.NDArray[np.float64]
@@ -150,7 +151,8 @@ def _starts(data: Projection, grids: list[Grid], kind: Kind) -> list[Array]:
             middle = [0.5 * (n - 1) for n in grid.shape]
             rows.append([0.0, math.log(length), math.log(max(0.5, share * side)), *middle])
         theta = np.array(rows)
-        unit = data.weights.T @ covariance_of(grids, kind, theta.ravel()) @ data.weights
+        prior = covariance_of(grids, kind, theta.ravel())
+        unit = product(data.weights.T, product(prior, data.weights))
         values, vectors = scipy.linalg.eigh(unit, driver="evd")
         z = (vectors.T @ data.data) ** 2
         log_a = np.linspace(*bounds[0], 120)
@@ -227,6 +229,6 @@ def unsettled(
             own_moves.append(by * (b.covariance @ own) + b.covariance @ (by * own))
         moves[b.where, 5 * at : 5 * at + 5] = np.array(own_moves).T
     moves = moves[:, free]
-    moves = moves - factor @ (factor.T @ (stats.gram @ moves))
+    moves = moves - product(factor, product(factor.T, product(stats.gram, moves)))
     values, vectors = scipy.linalg.eigh(0.5 * (curvature + curvature.T))
     return np.asarray(moves @ (vectors / np.sqrt(np.maximum(values, 1.0))))

@@ -119,7 +119,7 @@ def residual_at(stats: NormalStats, taps: Array) -> tuple[Array, float]:
     """Return ``A'(y - A k)`` and ``|y - A k|^2`` of a kernel k."""
     center, moment, energy = stats.around()
     step = taps - center
-    change = stats.gram @ step
+    change = times(stats.gram, step)
     return moment - change, max(0.0, energy - float(step @ (2 * moment - change)))
 
 
@@ -188,6 +188,20 @@ def times(matrix: Array, vector: Array) -> Array:
     """Return a matrix times a vector without BLAS, for the reason told in `factor_ahead`."""
     product: Array = np.einsum("ij,j->i", matrix, vector)
     return product
+
+
+def product(a: Array, b: Array) -> Array:
+    """Return ``a @ b`` by the BLAS that SciPy brings along.
+
+    NumPy's wheel has another one, with threads of its own. After a product the threads of either go on spinning for a
+    moment, and work that called the two in turn would wait for a free core ten times as long as it computes.
+    """
+    blas = scipy.linalg.blas
+    turned = [not m.flags.f_contiguous for m in (a, b)]
+    a, b = (m.T if turn else m for m, turn in zip((a, b), turned, strict=True))
+    if b.ndim == 1:
+        return np.asarray(blas.dgemv(1.0, a, b, trans=turned[0]))
+    return np.asarray(blas.dgemm(1.0, a, b, trans_a=turned[0], trans_b=turned[1]))
 
 
 def condition_of(gram: Array) -> tuple[int, float]:
