@@ -104,17 +104,20 @@ def test_uncertain_hyperparameters_move_the_mean(scene, close, kind):
     fit = stats.solve(GaussianProcess(*kind))
     prior, s = fit.prior, fit.noise_std
     theta = np.array([np.log(prior.amplitude / s), np.log(prior.length), np.log(prior.radius), *prior.center])
-    grids = [evidence.Grid(SHAPE)]
     data = evidence.Projection.whole(stats, gaussian_process.least_squares(stats))
+    under = data.under(kind.symmetric)
     free = range(5) if kind.symmetric is None else range(3)
 
+    def theta_of(at):
+        a, length, radius = np.exp(at[:3])
+        return kernelfit.Prior(kind.family, a, length, radius, tuple(at[3:]), kind.envelope, kind.symmetric)
+
     def mean(at):
-        p = evidence.covariance_of(grids, kind, at)
+        p = dense_prior(theta_of(at), SHAPE)
         return p @ a.T @ np.linalg.solve(a @ p @ a.T + np.eye(len(y)), y)
 
     def slope(at):
-        under = data.under(kind.symmetric, grids)
-        return evidence.evidence(under, grids, kind, at, slope=True)[1][list(free)]
+        return evidence.evidence(under, kind, at, slope=True)[1][list(free)]
 
     unit = np.eye(5)
     moves = np.array([(mean(theta + 1e-4 * unit[i]) - mean(theta - 1e-4 * unit[i])) / 2e-4 for i in free]).T
@@ -133,14 +136,14 @@ def test_gradients_are_the_differences(scene, close, family, envelope, reduced):
     _, _, stats = scene
     start = gaussian_process.least_squares(stats)
     data = evidence.Projection.part(stats, start, 7) if reduced else evidence.Projection.whole(stats, start)
-    grids, kind = [evidence.Grid(SHAPE)], Kind(family, envelope)
+    kind = Kind(family, envelope)
     theta = np.array([1.2, 0.4, 0.6, 1.7, 2.1])
-    value, slope = evidence.evidence(data, grids, kind, theta, slope=True)
+    value, slope = evidence.evidence(data, kind, theta, slope=True)
     for at in range(5):
         step = 1e-5 * np.eye(5)[at]
-        ends = [evidence.evidence(data, grids, kind, theta + sign * step)[0] for sign in (1, -1)]
+        ends = [evidence.evidence(data, kind, theta + sign * step)[0] for sign in (1, -1)]
         assert slope[at] == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-5, abs=1e-4)
-    other, by_spectra = evidence.spectral_evidence(data, grids, kind, theta, slope=True)
+    other, by_spectra = evidence.spectral_evidence(data, kind, theta, slope=True)
     assert other == pytest.approx(value, rel=1e-11)
     close(by_spectra, slope, 1e-8)
 
@@ -149,22 +152,19 @@ def test_the_hyperparameters_maximise_the_evidence(scene):
     _, _, stats = scene
     fit = stats.solve(GaussianProcess())
     assert fit.log_evidence == max(fit.alternatives.values())
-    data, grids = (
-        evidence.Projection.whole(stats, gaussian_process.least_squares(stats)),
-        [evidence.Grid(SHAPE)],
-    )
+    data = evidence.Projection.whole(stats, gaussian_process.least_squares(stats))
     prior = fit.prior
     kind = Kind(prior.family, prior.envelope, prior.symmetric)
     assert fit.alternatives[str(kind)] == fit.log_evidence
     theta = np.array(
         [np.log(prior.amplitude / fit.noise_std), np.log(prior.length), np.log(prior.radius), *prior.center]
     )
-    data = data.under(kind.symmetric, grids)
-    here = evidence.evidence(data, grids, kind, theta)[0]
+    data = data.under(kind.symmetric)
+    here = evidence.evidence(data, kind, theta)[0]
     rng = np.random.default_rng(0)
     for _ in range(50):
         near = theta + rng.normal(0.0, 0.2, 5) * ([1, 1, 1, 0, 0] if kind.symmetric else 1)
-        assert evidence.evidence(data, grids, kind, near)[0] > here - 0.1
+        assert evidence.evidence(data, kind, near)[0] > here - 0.1
 
 
 @pytest.mark.parametrize("symmetric, shape", [(None, (8, 9)), ("point", (8, 9)), ("both", (9, 8)), ("square", (9, 9))])

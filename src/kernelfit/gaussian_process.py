@@ -10,7 +10,7 @@ import scipy.linalg
 import scipy.optimize
 
 from . import result
-from .evidence import ENVELOPES, FAMILIES, SYMMETRIES, Grid, Kind, Projection, covariance_of, root_of
+from .evidence import ENVELOPES, FAMILIES, SYMMETRIES, Kind, Projection, all_taps, covariance_of, root_of
 from .hyperparameters import COMBINATIONS, COMBINATIONS_LARGE, DIRECT, LARGE, search, settle, unsettled
 from .result import KernelFit, Prior
 from .solve import LeastSquares, Minimum, judge, least_squares, product, residual_at, times
@@ -141,7 +141,6 @@ class GaussianProcess:
             fit = LeastSquares().solve(stats)
             reason = "least squares, the noise being too small for a prior to matter"
             return dataclasses.replace(fit, solver=f"{self}: {reason}")
-        grids = [Grid(shape) for shape in stats.terms]
         if self.symmetric == "square" and any(rows != cols for rows, cols in stats.terms):
             msg = f"got symmetric='square' for supports of {stats.terms}, need as many rows as columns; or give 'both'"
             raise ValueError(msg)
@@ -150,12 +149,12 @@ class GaussianProcess:
             few, more = (Projection.part(stats, start, size) for size in COMBINATIONS_LARGE)
         elif stats.n_taps > DIRECT:
             few = Projection.part(stats, start, COMBINATIONS)
-        found = search(few, grids, self.family, self.envelope, self.symmetric)
+        found = search(few, self.family, self.envelope, self.symmetric)
         if more is not few:
-            found = settle(more, grids, found)
+            found = settle(more, found)
         best = min(found, key=lambda kind: found[kind][0])
         relative = {kind: 0.5 * (found[best][0] - value) for kind, (value, _) in found.items()}
-        fit = self._posterior(stats, start, few, grids, best, found[best][1], relative)
+        fit = self._posterior(stats, start, few, best, found[best][1], relative)
         return most_probable(stats, fit)[0] if self.non_negative else fit
 
     def _posterior(
@@ -163,13 +162,12 @@ class GaussianProcess:
         stats: NormalStats,
         start: Minimum,
         few: Projection,
-        grids: list[Grid],
         kind: Kind,
         theta: Array,
         relative: dict[Kind, float],
     ) -> KernelFit:
-        prior = covariance_of(grids, kind, theta)
-        root = root_of(prior)
+        grids = few.under(kind.symmetric).grids
+        root = all_taps(grids, root_of(covariance_of(grids, kind, theta)))
         inner = product(root.T, product(stats.gram, root))
         inner[np.diag_indices_from(inner)] += 1.0
         lower = scipy.linalg.cholesky(inner, lower=True)
@@ -187,7 +185,7 @@ class GaussianProcess:
         n = stats.n_pixels
         value = n * math.log(rss + float(x @ x)) + 2 * float(np.log(np.diag(lower)).sum())
         log_evidence = -0.5 * (value + n * (1 + math.log(2 * math.pi) - math.log(n)))
-        more = unsettled(stats, few, grids, kind, theta, factor, rest / noise_std)
+        more = unsettled(stats, few, kind, theta, factor, rest / noise_std)
         factor = np.hstack([factor, more]) * noise_std
         findings = judge(stats, taps, factor, start.rank, start.condition, rss, prior=True)
         evidences = {str(other): log_evidence + difference for other, difference in relative.items()}

@@ -53,7 +53,10 @@ class Auto:
         KernelFit
             The kernel; `KernelFit.solver` says what was picked, and why.
         """
-        smooth = GaussianProcess().solve(stats)
+        return self.pick(stats, GaussianProcess().solve(stats))
+
+    def pick(self, stats: NormalStats, smooth: KernelFit) -> KernelFit:
+        """Return what `solve` does, given the Gaussian process's kernel."""
         if math.isnan(smooth.log_evidence):
             return dataclasses.replace(
                 smooth, solver="auto: LeastSquares(), the noise being too small for a prior to matter"
