@@ -67,7 +67,8 @@ class Grid:
         y, x = np.divmod(self._images, cols)
         self.y, self.x = y[0].astype(np.float64), x[0].astype(np.float64)
         #: of a tap and each image of another, shape (images, sets, sets)
-        self.lag = np.abs(y[0][:, None] - y[:, None, :]) * cols + np.abs(x[0][:, None] - x[:, None, :])
+        lag = np.abs(y[0][:, None] - y[:, None, :]) * cols + np.abs(x[0][:, None] - x[:, None, :])
+        self.lag = np.ascontiguousarray(lag, dtype=np.intp)
         self.distance = np.hypot(*np.divmod(np.arange(rows * cols), cols))  # of each lag (|dy|, |dx|)
 
     def fold(self, rows: Array) -> Array:
@@ -124,6 +125,14 @@ def _tail_cut(values: Array) -> Array:
     return np.where(np.abs(values) < 1e-40, 0.0, values)
 
 
+def _over_lags(values: Array, lag: npt.NDArray[np.intp]) -> Array:
+    """Return the sum over images of what belongs to each lag."""
+    found = values.take(lag[0])
+    for other in lag[1:]:
+        found += values.take(other)
+    return found
+
+
 def envelope_of(grid: Grid, envelope: str, theta: Array) -> tuple[Array, Array, tuple[Array, Array]]:
     """Return ``a e(p)`` and the derivatives of ``log e(p)`` by log r and by the row and the column of c."""
     log_a, _, log_r, c_y, c_x = theta
@@ -145,7 +154,7 @@ def blocks_of(grids: Sequence[Grid], kind: Kind, theta: Array) -> list[Blocks]:
         outer = np.multiply.outer(envelope, envelope)
         where = slice(start, start + len(grid.y))
         start = where.stop
-        rho, slope = (part[grid.lag[0]] if len(grid.lag) == 1 else part[grid.lag].sum(axis=0) for part in (rho, slope))
+        rho, slope = (_over_lags(part, grid.lag) for part in (rho, slope))
         rho *= outer
         slope *= outer
         found.append(Blocks(where, rho, slope, by_radius, by_center))
