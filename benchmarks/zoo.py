@@ -217,8 +217,8 @@ def summary(rows):
         share(lambda f: f["biharmonic, gcv"] <= 1.15 * f["biharmonic, best"]),
     )
     print("auto at most 1.05 times the best of all:", share(lambda f: f["auto"] <= 1.05 * f["best of all"]))
-    print(f"auto / least squares, worst: {max(f['auto'] / f['least squares'] for _, f in rows):.3g}")
-    print(f"gaussian process / least squares, worst: {max(f['gaussian process'] / f['least squares'] for _, f in rows):.3g}")
+    for solver in ("auto", "gaussian process"):
+        print(f"{solver} / least squares, worst: {max(f[solver] / f['least squares'] for _, f in rows):.3g}")
     for wanted in SMOOTH:
         ratios = [f["auto"] / f["least squares"] for name, f in rows if name == wanted]
         if ratios:

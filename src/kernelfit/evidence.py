@@ -127,7 +127,7 @@ def _tail_cut(values: Array) -> Array:
 
 def _over_lags(values: Array, lag: npt.NDArray[np.intp]) -> Array:
     """Return the sum over images of what belongs to each lag."""
-    found = values.take(lag[0])
+    found: Array = values.take(lag[0])
     for other in lag[1:]:
         found += values.take(other)
     return found
@@ -288,8 +288,8 @@ def evidence(data: Projection, kind: Kind, theta: Array, *, slope: bool = False)
     gradient = np.empty((len(blocks), 5))
     for at, b in enumerate(blocks):
         x, beta = inverse[b.where], pull[b.where]
-        h = product(x, x.T)
-        h -= np.multiply.outer(scale * beta, beta)  # H: the change of the value is sum(H * change of P)
+        h = scipy.linalg.blas.dger(-scale, beta, beta, a=product(x, x.T), overwrite_a=True).T
+        # H: the change of the value is sum(H * change of P)
         along = np.einsum("ij,ij->i", h, b.covariance)
         gradient[at] = (
             2 * along.sum(),

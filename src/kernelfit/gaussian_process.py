@@ -11,7 +11,7 @@ import scipy.optimize
 
 from . import result
 from .evidence import ENVELOPES, FAMILIES, SYMMETRIES, Kind, Projection, all_taps, covariance_of, root_of
-from .hyperparameters import COMBINATIONS, COMBINATIONS_LARGE, DIRECT, LARGE, search, settle, unsettled
+from .hyperparameters import COMBINATIONS, DIRECT, search, unsettled
 from .result import KernelFit, Prior
 from .solve import LeastSquares, Minimum, judge, least_squares, product, residual_at, times
 from .statistics import NormalStats
@@ -47,8 +47,8 @@ class GaussianProcess:
     covariance is that of the posterior, ``(P^-1 + G / s^2)^-1``, at the hyperparameters found, plus what their own
     uncertainty adds (Laplace's approximation).
 
-    Above 144 taps the search runs on 80 combinations of the moments that hold most of the image's energy (a likelihood
-    of part of the data), and the best kinds of prior are settled on all of them; above 500 taps on 56 and 160.
+    Above 256 taps the search begins on 80 combinations of the moments that hold most of the image's energy (a
+    likelihood of part of the data), and the best kinds of prior are settled on all of them.
 
     Parameters
     ----------
@@ -144,14 +144,10 @@ class GaussianProcess:
         if self.symmetric == "square" and any(rows != cols for rows, cols in stats.terms):
             msg = f"got symmetric='square' for supports of {stats.terms}, need as many rows as columns; or give 'both'"
             raise ValueError(msg)
-        few = more = Projection.whole(stats, start)
-        if stats.n_taps > LARGE:
-            few, more = (Projection.part(stats, start, size) for size in COMBINATIONS_LARGE)
-        elif stats.n_taps > DIRECT:
+        few = whole = Projection.whole(stats, start)
+        if stats.n_taps > DIRECT:
             few = Projection.part(stats, start, COMBINATIONS)
-        found = search(few, self.family, self.envelope, self.symmetric)
-        if more is not few:
-            found = settle(more, found)
+        found = search(few, whole, self.family, self.envelope, self.symmetric)
         best = min(found, key=lambda kind: found[kind][0])
         relative = {kind: 0.5 * (found[best][0] - value) for kind, (value, _) in found.items()}
         fit = self._posterior(stats, start, few, best, found[best][1], relative)

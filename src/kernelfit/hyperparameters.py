@@ -26,13 +26,12 @@ Array = npt.NDArray[np.float64]
 #: The kinds of prior that were tried, with minus twice the log evidence, less a constant, and the hyperparameters.
 Found = dict[Kind, tuple[float, Array]]
 
-#: Above this many taps hyperparameters are sought on few combinations of the data, ...
-DIRECT = 144
-#: ... so many of them, then settled on all; above LARGE taps on so many.
+#: Above this many taps the search begins on few combinations of the data, so many of them.
+DIRECT = 256
 COMBINATIONS = 80
-LARGE = 500
-COMBINATIONS_LARGE = (56, 160)
-#: So many kinds of prior are settled, in so many steps.
+#: Up to so many unknowns (taps, or sets of equal ones) it goes on with all the data; above, it only ends with them.
+EASY = 300
+#: So many kinds of prior are settled on all the data; one where there are more unknowns than that.
 _SETTLED = 2
 #: Steps of a descent from a start, to another kind of prior, and to settle.
 _STEPS = (40, 20, 12)
@@ -44,7 +43,7 @@ _FAR, _HOPELESS = 60.0, 12.0
 _ENOUGH = 0.03
 
 
-def search(data: Projection, family: str, envelope: str, wanted: str | None) -> Found:
+def search(few: Projection, whole: Projection, family: str, envelope: str, wanted: str | None) -> Found:
     """Return the (value, hyperparameters) of the kinds of prior that were tried, each from where the last ended.
 
     First symmetries with the smoothest correlation, each of which contains those before; then, under the last that
@@ -52,65 +51,74 @@ def search(data: Projection, family: str, envelope: str, wanted: str | None) -> 
     """
     families = FAMILIES if family == "auto" else (family,)
     first = Kind(families[0], "gaussian" if envelope == "auto" else envelope)
-    found: Found = {}
-
-    def best() -> Kind:
-        return min(found, key=lambda kind: found[kind][0])
-
-    def attempt(kind: Kind, theta: Array) -> bool:
-        """Descend from a start that is not hopeless, and say whether the kind is the best so far."""
-        least = found[best()][0]
-        under = data.under(kind.symmetric)
-        if evidence_of(under)(under, kind, theta)[0] > least + _FAR:
-            return False
-        found[kind] = _descend(data, kind, theta, steps=_STEPS[1])
-        return found[kind][0] < least
-
     if wanted not in (None, "auto"):
         first = first._replace(symmetric=wanted)
-    begin = min((_descend(data, first, theta, steps=8) for theta in _starts(data, first)), key=_value)
-    found[first] = _descend(data, first, begin[1], steps=_STEPS[0])
-    if wanted == "auto":
-        for symmetric in SYMMETRIES:
-            kind = first._replace(symmetric=symmetric)
-            if symmetric == "square" and any(grid.shape[0] != grid.shape[1] for grid in data.grids):
-                break
-            attempt(kind, _centered(found[best()][1], data))
-            if kind not in found or found[kind][0] > found[best()][0] + _HOPELESS:
-                break
-    kind = best()
+    found = _symmetries(few, first, everything=wanted == "auto")
+    data = few
+    if few is not whole and len(whole.under(_best(found).symmetric).weights) <= EASY:
+        found, data = settle(whole, found), whole
+    kind = _best(found)
     for rougher in families[1:]:
         theta = found[kind][1].copy()
         theta[1::5] += math.log(1.3)  # a rougher family is as smooth at a longer length
         kind = kind._replace(family=rougher)
         found[kind] = _descend(data, kind, theta, steps=_STEPS[1])
-        if found[kind][0] > found[best()][0] + _HOPELESS:
+        if found[kind][0] > found[_best(found)][0] + _HOPELESS:
             break
     if envelope == "auto":
-        theta = found[best()][1].copy()
+        theta = found[_best(found)][1].copy()
         theta[2::5] -= 0.2
-        kind = best()._replace(envelope="power")
-        if attempt(kind, theta):
+        kind = _best(found)._replace(envelope="power")
+        if _attempt(data, found, kind, theta):
             for other in families:
                 if abs(families.index(other) - families.index(kind.family)) == 1:
-                    attempt(kind._replace(family=other), found[kind][1])
+                    _attempt(data, found, kind._replace(family=other), found[kind][1])
+    return found if few is whole else settle(whole, found)
+
+
+def _symmetries(data: Projection, first: Kind, *, everything: bool) -> Found:
+    """Return what comes of a kind of prior and, if asked for, of the same under each symmetry."""
+    begin = min((_descend(data, first, theta, steps=8) for theta in _starts(data, first)), key=_value)
+    found = {first: _descend(data, first, begin[1], steps=_STEPS[0])}
+    for symmetric in SYMMETRIES if everything else ():
+        kind = first._replace(symmetric=symmetric)
+        if symmetric == "square" and any(grid.shape[0] != grid.shape[1] for grid in data.grids):
+            break
+        _attempt(data, found, kind, _centered(found[_best(found)][1], data))
+        if kind not in found or found[kind][0] > found[_best(found)][0] + _HOPELESS:
+            break
     return found
 
 
+def _best(found: Found) -> Kind:
+    return min(found, key=lambda kind: found[kind][0])
+
+
+def _attempt(data: Projection, found: Found, kind: Kind, theta: Array) -> bool:
+    """Descend from a start that is not hopeless, and say whether the kind is the best so far."""
+    least = found[_best(found)][0]
+    under = data.under(kind.symmetric)
+    if evidence_of(under)(under, kind, theta)[0] > least + _FAR:
+        return False
+    found[kind] = _descend(data, kind, theta, steps=_STEPS[1])
+    return found[kind][0] < least
+
+
 def settle(data: Projection, found: Found) -> Found:
-    """Return the best kinds of prior with their hyperparameters and values on more of the data."""
+    """Return the best kinds of prior with their hyperparameters and values on all the data."""
     order = sorted(found, key=lambda kind: found[kind][0])
     settled: Found = {}
     for rank, kind in enumerate(order):
         value, theta = found[kind]
         if value > found[order[0]][0] + _HOPELESS:
             break
-        if rank < _SETTLED:
+        easy = len(data.under(kind.symmetric).weights) <= EASY
+        if rank < (_SETTLED if easy else 1):
             before = math.inf
             for _ in range(_RESTARTS):  # a descent may end early in a long valley
                 settled[kind] = _descend(data, kind, theta, steps=_STEPS[2])
                 value, theta = settled[kind]
-                if before - value < 1.0:
+                if before - value < 1.0 or not easy:
                     break
                 before = value
         else:
@@ -166,7 +174,7 @@ def _starts(data: Projection, kind: Kind) -> list[Array]:
 def evidence_of(data: Projection) -> Callable[..., tuple[float, Array]]:
     """Return the quicker way to the evidence."""
     plain = all(grid.symmetric is None for grid in data.grids)
-    return spectral_evidence if plain and len(data.weights) > max(LARGE, 1.5 * data.weights.shape[1]) else evidence
+    return spectral_evidence if plain and len(data.weights) > 6 * data.weights.shape[1] else evidence
 
 
 def _centered(theta: Array, data: Projection) -> Array:
