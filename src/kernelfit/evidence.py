@@ -283,12 +283,14 @@ def evidence(data: Projection, kind: Kind, theta: Array, *, slope: bool = False)
     if not slope:
         return value, np.zeros(len(theta))
     scale = data.n / (data.rss + quadratic)
-    inverse = scipy.linalg.blas.dtrsm(1.0, lower, w, side=1, lower=1, trans_a=1)  # X, XX' = W S^-1 W'
+    # X, XX' = W S^-1 W'; a triangular solve would wake BLAS's threads for matrices of any size
+    inverse = product(w, scipy.linalg.lapack.dtrtri(lower, lower=1)[0].T)
     pull = product(inverse, half)  # W S^-1 z
     gradient = np.empty((len(blocks), 5))
     for at, b in enumerate(blocks):
         x, beta = inverse[b.where], pull[b.where]
-        h = scipy.linalg.blas.dger(-scale, beta, beta, a=product(x, x.T), overwrite_a=True).T
+        h = product(x, x.T).T
+        h -= np.multiply.outer(scale * beta, beta)
         # H: the change of the value is sum(H * change of P)
         along = np.einsum("ij,ij->i", h, b.covariance)
         gradient[at] = (

@@ -167,7 +167,8 @@ class GaussianProcess:
         inner = product(root.T, product(stats.gram, root))
         inner[np.diag_indices_from(inner)] += 1.0
         lower = scipy.linalg.cholesky(inner, lower=True)
-        factor = scipy.linalg.solve_triangular(lower, root.T, lower=True).T  # F F' = (P^-1 + G)^-1, in units of s^2
+        inverse = scipy.linalg.lapack.dtrtri(lower, lower=1)[0]
+        factor = product(root, inverse.T)  # F F' = (P^-1 + G)^-1, in units of s^2
         # from the center, then one step of refinement; x are the coordinates k = U x
         moment = stats.around()[1] + times(stats.gram, stats.around()[0])
         x = scipy.linalg.cho_solve((lower, True), root.T @ moment)
@@ -177,7 +178,7 @@ class GaussianProcess:
         taps = root @ x
         rest, rss = residual_at(stats, taps)
         noise_std = math.sqrt((rss + float(x @ x)) / stats.n_pixels)
-        freedom = float(root.shape[1] - np.sum(scipy.linalg.lapack.dtrtri(lower, lower=1)[0] ** 2))
+        freedom = float(root.shape[1] - np.sum(inverse**2))
         n = stats.n_pixels
         value = n * math.log(rss + float(x @ x)) + 2 * float(np.log(np.diag(lower)).sum())
         log_evidence = -0.5 * (value + n * (1 + math.log(2 * math.pi) - math.log(n)))
