@@ -23,6 +23,7 @@ from scipy.signal import convolve2d
 import kernelfit
 from kernelfit import cli, kernel_files, output
 from kernelfit.io import ImageFileError, read_image
+from kernelfit.options import CHANNELS
 
 KERNEL = np.array([[1.0, 2.0, 0.0, 0.0], [0.0, 5.0, 8.0, 1.0], [0.0, 0.0, 1.0, 0.0]]) / 18
 
@@ -315,7 +316,7 @@ def test_code_of_the_report_reproduces_the_kernel(folder, pixels, capsys):
     assert names["fit"].kernel.tobytes() == np.load("kernel.npy").tobytes()
 
 
-@pytest.mark.parametrize("channels", cli.CHANNELS)
+@pytest.mark.parametrize("channels", CHANNELS)
 def test_colours_and_background(channels, folder, pixels, capsys):
     colour = np.dstack([pixels, np.roll(pixels, 7, axis=0), pixels[::-1, ::-1], np.full_like(pixels, 255)])
     Image.fromarray(colour).save("colour.png")

@@ -16,6 +16,7 @@ Array = npt.NDArray[np.float64]
 
 BLUE, ORANGE, GRAY = "#1f5fa8", "#c4560b", "#6b7280"
 _MOST_NUMBERS = 7  # rows or columns of a kernel whose taps are written into the picture
+_STRIP = 4  # longer shapes are not drawn to scale
 _BELIEVED = 0.1  # error of the response, relative to its maximum, up to which a frequency counts as determined
 
 
@@ -30,7 +31,10 @@ def new_axes(ax: "Axes | None") -> "Axes":
 
 def _plane(fit: KernelFit) -> Array:
     if fit.kernel.ndim != 2:
-        msg = f"got a kernel of shape {fit.kernel.shape}, need rows and columns; draw one plane of it at a time"
+        msg = (
+            f"got kernels of shape {fit.kernel.shape}, need rows and columns; fit.plot() draws them all, "
+            "split_channels(fit) takes them apart"
+        )
         raise ValueError(msg)
     return fit.kernel
 
@@ -61,7 +65,7 @@ def kernel(fit: KernelFit, ax: "Axes | None" = None, *, title: str | None = None
     if not negative:
         scale = {"cmap": "magma", "vmin": min(0.0, float(taps.min())), "vmax": high}
     picture = ax.imshow(taps, interpolation="nearest", **scale)
-    _bar(ax, picture, "tap")
+    _bar(ax, picture, "tap (target units per image unit)")
     _grid(ax, taps.shape)
     row, col = fit.convention.origin
     if max(taps.shape) <= _MOST_NUMBERS:
@@ -100,14 +104,16 @@ def error(fit: KernelFit, ax: "Axes | None" = None) -> "Axes":
     known = bool(np.isfinite(errors).all())
     shown = errors if known else np.zeros(taps.shape)
     top = float(shown.max())
-    picture = ax.imshow(shown, cmap="viridis", vmin=0.0, vmax=top or 1.0, interpolation="nearest")
+    picture = ax.imshow(shown, cmap="viridis", vmin=0.0, vmax=(1.0 if fit.factor is not None else 2.0) * top or 1.0,
+                        interpolation="nearest")  # fmt: skip
     _bar(ax, picture, "standard error of a tap")
     _grid(ax, taps.shape)
     if max(taps.shape) <= _MOST_NUMBERS and known:
         _numbers(ax, shown, picture)
     high = float(np.abs(taps).max())
     name = "error" if fit.uncertainty == "sampling" else "error (with the prior)"
-    share = f"{name}, up to {_percent(top / high)} of the peak" if known and high > 0 else "errors not known"
+    size = "up to" if fit.factor is not None else "about"
+    share = f"{name}, {size} {_percent(top / high)} of the peak" if known and high > 0 else "errors not known"
     ax.set_title(share)
     return ax
 
@@ -150,6 +156,9 @@ def _grid(ax: "Axes", shape: tuple[int, ...]) -> None:
     for axis, n in ((ax.yaxis, shape[0]), (ax.xaxis, shape[1])):
         step = max(1, math.ceil(n / 8))
         axis.set_ticks(range(0, n, step))
+    if max(shape) > _STRIP * min(shape):  # a strip that can be seen
+        ax.set_aspect("auto")
+        ax.set_box_aspect(1 / _STRIP if shape[1] > shape[0] else _STRIP)
     ax.set_xlabel("column")
     ax.set_ylabel("row")
 
@@ -194,13 +203,16 @@ def cuts(fit: KernelFit, ax: "Axes | None" = None) -> "Axes":
         (f"column {at[1]}", (slice(None), at[1]), 0, ORANGE, "s"),
     )
     for label, where, axis, color, mark in lines:
+        if taps.shape[axis] == 1 < taps.size:  # nothing to be seen along it
+            continue
         x = np.arange(taps.shape[axis]) - fit.convention.origin[axis]
         ax.fill_between(x, low[where], high[where], color=color, alpha=0.22, linewidth=0)
         ax.plot(x, taps[where], mark + "-", color=color, markersize=3.5, linewidth=1.2, label=label)
     ax.set_xlabel("pixels from the origin")
     ax.set_ylabel("tap")
     ax.legend(frameon=False, fontsize=8, loc="best")
-    ax.set_title("cuts through the largest tap, 95 % intervals")
+    sure = np.isfinite(fit.stderr).all()
+    ax.set_title("cuts through the largest tap" + (", 95 % intervals" if sure else " (errors not known)"))
     return ax
 
 
@@ -230,7 +242,9 @@ def frequency_response(fit: KernelFit, ax: "Axes | None" = None) -> "Axes":
     factor = fit.factor if np.isfinite(fit.stderr).all() else None
     lost = np.zeros(len(frequencies), dtype=bool)
     sizes, spreads = [], []
-    for label, place, color in (("horizontal", x, BLUE), ("vertical", y, ORANGE)):
+    for label, place, color, side in (("horizontal", x, BLUE, 1), ("vertical", y, ORANGE, 0)):
+        if taps.shape[side] == 1 < taps.size:  # the same at all frequencies
+            continue
         waves = np.exp(-2j * math.pi * np.outer(frequencies, place.ravel()))
         size = np.abs(waves @ taps.ravel())
         ax.plot(frequencies, size, color=color, linewidth=1.5, label=label)
@@ -242,7 +256,7 @@ def frequency_response(fit: KernelFit, ax: "Axes | None" = None) -> "Axes":
             spreads.append(spread)
             if fit.rank < taps.size and fit.uncertainty == "sampling":
                 # what the image leaves open was set to zero, without any error: it is not known all the same
-                basis = np.linalg.svd(factor, full_matrices=False)[0] if factor.shape[1] else factor
+                basis = np.linalg.qr(factor)[0]
                 lost |= np.sum(np.abs(waves @ basis) ** 2, axis=1) < (1 - _BELIEVED) * taps.size
     top = max(float(size.max()) for size in sizes)
     title = "frequency response"
@@ -268,8 +282,46 @@ def frequency_response(fit: KernelFit, ax: "Axes | None" = None) -> "Axes":
     ax.set_ylim(0, 1.25 * top if top > 0 else 1.0)
     ax.set_xlim(0, 0.5)
     ax.set_xlabel("frequency, cycles per pixel")
-    ax.set_ylabel("|K|")
+    ax.set_ylabel("|K|, factor on a wave's height")
     ax.legend(frameon=False, fontsize=8, loc="upper right")
+    return ax
+
+
+def spectrum(fit: KernelFit, ax: "Axes | None" = None) -> "Axes":
+    """Draw what division by frequency can know: the coherence, and the share that comes from the data.
+
+    Parameters
+    ----------
+    fit : KernelFit
+        A result of ``method="wiener"``.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; the default is a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The Axes; frequencies are in cycles per pixel, up to 0.71 along the diagonal.
+
+    Raises
+    ------
+    ValueError
+        If the fit has no spectrum.
+    """
+    if fit.spectrum is None:
+        msg = f"got a fit by method {fit.method!r}, which has no spectrum; need one by method='wiener'"
+        raise ValueError(msg)
+    ax = new_axes(ax)
+    seen = fit.spectrum
+    ax.plot(seen.frequencies, seen.coherence, color=BLUE, linewidth=1.5, label="coherence: explained by the kernel")
+    ax.plot(seen.frequencies, seen.passed, color=ORANGE, linewidth=1.5, label="from the data, not the penalty")
+    ax.axhline(0.5, color=GRAY, linewidth=0.8, linestyle="--")
+    ax.set_ylim(-0.02, 1.3)
+    ax.set_yticks([0.0, 0.25, 0.5, 0.75, 1.0])
+    ax.set_xlim(left=0.0)
+    ax.set_xlabel("frequency, cycles per pixel")
+    ax.set_ylabel("share, from 0 to 1")
+    ax.legend(frameon=False, fontsize=8, loc="upper right")
+    ax.set_title(f"spectrum; balance {seen.balance:.2g}, {seen.determined:.0%} determined")
     return ax
 
 
