@@ -10,7 +10,7 @@ import numpy as np
 import kernelfit
 
 from . import io, output
-from .cli import BadCallError
+from .options import BadCallError
 
 _PENALTIES = ("ridge", "gradient", "laplacian", "biharmonic")
 

@@ -22,6 +22,7 @@ from .options import (
     ROBUST,
     SOLVERS,
     SYMMETRIES,
+    BadCallError,
     auto_or_number,
     choices,
     edge,
@@ -47,10 +48,6 @@ COMMANDS = ("find", "apply", "deconvolve", "inspect", "compare", "demo")
 _KERNELS = "KERNEL: .npy, .csv, .txt (numbers); .json, .fits, .tif (with conventions); .npz (the whole result)"
 _IMAGES = "images: PNG, JPEG, TIFF, NPY, FITS, HDF5, Zarr; - is NPY on the standard input"
 _CODES = "exit codes: 0 solved, 1 solved with a doubtful verdict, 2 bad input, 130 stopped by Ctrl-C"
-
-
-class BadCallError(Exception):
-    """The caller's mistake, in one line."""
 
 
 class _Parser(argparse.ArgumentParser):

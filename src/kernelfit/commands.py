@@ -15,7 +15,7 @@ import numpy as np
 import kernelfit
 
 from . import arguments, cli, io, kernel_files, output
-from .cli import BadCallError
+from .options import BadCallError
 from .progress import Bar
 
 

@@ -25,6 +25,10 @@ CHANNELS = ("shared", "separate", "mixed")
 SYMMETRIES = ("point", "rows", "columns", "both")
 
 
+class BadCallError(Exception):
+    """The caller's mistake, in one line."""
+
+
 def which(parser: Any, files: int) -> None:
     """Add the options that pick a plane; given twice they are for the first and the second file."""
     group = parser.add_argument_group("which plane of a file" + (", twice for IMAGE and TARGET" if files > 1 else ""))

@@ -16,6 +16,7 @@ Array = npt.NDArray[np.float64]
 
 BLUE, ORANGE, GRAY = "#1f5fa8", "#c4560b", "#6b7280"
 _MOST_NUMBERS = 7  # rows or columns of a kernel whose taps are written into the picture
+_FRAME = 0.46 * np.array([[-1, 1, 1, -1, -1], [-1, -1, 1, 1, -1]])  # around a tap
 _STRIP = 4  # longer shapes are not drawn to scale
 _BELIEVED = 0.1  # error of the response, relative to its maximum, up to which a frequency counts as determined
 
@@ -39,7 +40,7 @@ def _plane(fit: KernelFit) -> Array:
     return fit.kernel
 
 
-def kernel(fit: KernelFit, ax: "Axes | None" = None, *, title: str | None = None) -> "Axes":
+def kernel(fit: KernelFit, ax: "Axes | None" = None, *, title: str | None = None, numbers: bool = True) -> "Axes":
     """Draw the taps: a diverging map about zero if some are clearly negative, else a sequential one from zero.
 
     Parameters
@@ -49,7 +50,9 @@ def kernel(fit: KernelFit, ax: "Axes | None" = None, *, title: str | None = None
     ax : matplotlib.axes.Axes, optional
         Where to draw; the default is a new figure.
     title : str, optional
-        Instead of the shape and the sum.
+        Instead of the shape.
+    numbers : bool, optional
+        Whether the taps of a kernel of up to 7 x 7 are written into the picture; default True.
 
     Returns
     -------
@@ -68,23 +71,18 @@ def kernel(fit: KernelFit, ax: "Axes | None" = None, *, title: str | None = None
     _bar(ax, picture, "tap (target units per image unit)")
     _grid(ax, taps.shape)
     row, col = fit.convention.origin
-    if max(taps.shape) <= _MOST_NUMBERS:
+    framed = max(taps.shape) <= _MOST_NUMBERS
+    if framed and numbers:
         _numbers(ax, taps, picture)
-        for color, width in (("white", 3.0), ("black", 1.2)):
-            ax.plot(
-                col + 0.46 * np.array([-1, 1, 1, -1, -1]), row + 0.46 * np.array([-1, -1, 1, 1, -1]), color=color,
-                linewidth=width,
-            )  # fmt: skip
-    else:
-        ax.plot([col], [row], "+", color="white", markersize=11, markeredgewidth=3.2)
-        ax.plot([col], [row], "+", color="black", markersize=10, markeredgewidth=1.2)
-    mark = "□" if max(taps.shape) <= _MOST_NUMBERS else "+"
+    x, y = ([col], [row]) if not framed else (col + _FRAME[0], row + _FRAME[1])
+    for color, width in (("white", 3.0), ("black", 1.2)):
+        ax.plot(x, y, "-" if framed else "+", color=color, linewidth=width, markersize=11, markeredgewidth=width)
     rows, cols = taps.shape
-    ax.set_title(title if title is not None else f"kernel {rows} x {cols}   ({mark} origin)")
+    ax.set_title(title if title is not None else f"kernel {rows} x {cols}   ({'□' if framed else '+'} origin)")
     return ax
 
 
-def error(fit: KernelFit, ax: "Axes | None" = None) -> "Axes":
+def error(fit: KernelFit, ax: "Axes | None" = None, *, numbers: bool = True) -> "Axes":
     """Draw the standard error of each tap.
 
     Parameters
@@ -93,6 +91,8 @@ def error(fit: KernelFit, ax: "Axes | None" = None) -> "Axes":
         The result.
     ax : matplotlib.axes.Axes, optional
         Where to draw; the default is a new figure.
+    numbers : bool, optional
+        Whether the errors of a kernel of up to 7 x 7 are written into the picture; default True.
 
     Returns
     -------
@@ -101,21 +101,29 @@ def error(fit: KernelFit, ax: "Axes | None" = None) -> "Axes":
     """
     ax = new_axes(ax)
     taps, errors = _plane(fit), fit.stderr
-    known = bool(np.isfinite(errors).all())
-    shown = errors if known else np.zeros(taps.shape)
-    top = float(shown.max())
-    picture = ax.imshow(shown, cmap="viridis", vmin=0.0, vmax=(1.0 if fit.factor is not None else 2.0) * top or 1.0,
-                        interpolation="nearest")  # fmt: skip
+    _grid(ax, taps.shape)
+    if not np.isfinite(errors).all():
+        ax.set(xlim=(-0.5, taps.shape[1] - 0.5), ylim=(taps.shape[0] - 0.5, -0.5), aspect="equal", facecolor="#ececee")
+        ax.text(0.5, 0.5, "not known", transform=ax.transAxes, ha="center", va="center", color=GRAY)
+        ax.set_title("standard errors")
+        return ax
+    top, high = float(errors.max()), float(np.abs(taps).max())
+    limit = top if fit.factor is not None else 2 * top  # one typical error for all: in the middle of the scale
+    picture = ax.imshow(errors, cmap="viridis", vmin=0.0, vmax=limit or 1.0, interpolation="nearest")
     _bar(ax, picture, "standard error of a tap")
     _grid(ax, taps.shape)
-    if max(taps.shape) <= _MOST_NUMBERS and known:
-        _numbers(ax, shown, picture)
-    high = float(np.abs(taps).max())
+    if max(taps.shape) <= _MOST_NUMBERS and numbers:
+        _numbers(ax, errors, picture)
     name = "error" if fit.uncertainty == "sampling" else "error (with the prior)"
     size = "up to" if fit.factor is not None else "about"
-    share = f"{name}, {size} {_percent(top / high)} of the peak" if known and high > 0 else "errors not known"
-    ax.set_title(share)
+    of = " of what is known" if _open(fit) else f", {size} {_percent(top / high)} of the peak" if high > 0 else ""
+    ax.set_title(name + of)
     return ax
+
+
+def _open(fit: KernelFit) -> bool:
+    """Say whether part of the kernel was set to zero, without any error, because the image leaves it open."""
+    return fit.rank < fit.kernel.size and fit.uncertainty == "sampling" and fit.factor is not None
 
 
 def _percent(share: float) -> str:
@@ -211,8 +219,8 @@ def cuts(fit: KernelFit, ax: "Axes | None" = None) -> "Axes":
     ax.set_xlabel("pixels from the origin")
     ax.set_ylabel("tap")
     ax.legend(frameon=False, fontsize=8, loc="best")
-    sure = np.isfinite(fit.stderr).all()
-    ax.set_title("cuts through the largest tap" + (", 95 % intervals" if sure else " (errors not known)"))
+    sure = "95 % intervals" + (" of what is known" if _open(fit) else "")
+    ax.set_title(f"cuts through the peak, {sure if np.isfinite(fit.stderr).all() else 'errors not known'}")
     return ax
 
 
@@ -254,7 +262,7 @@ def frequency_response(fit: KernelFit, ax: "Axes | None" = None) -> "Axes":
             low, high = np.maximum(size - spread, 0), size + spread
             ax.fill_between(frequencies, low, high, color=color, alpha=0.22, linewidth=0)
             spreads.append(spread)
-            if fit.rank < taps.size and fit.uncertainty == "sampling":
+            if _open(fit):
                 # what the image leaves open was set to zero, without any error: it is not known all the same
                 basis = np.linalg.qr(factor)[0]
                 lost |= np.sum(np.abs(waves @ basis) ** 2, axis=1) < (1 - _BELIEVED) * taps.size
@@ -277,13 +285,13 @@ def frequency_response(fit: KernelFit, ax: "Axes | None" = None) -> "Axes":
             ax.fill_between(frequencies, 0, 1, where=list(lost), transform=ax.get_xaxis_transform(), color=GRAY,
                             alpha=0.18, linewidth=0, label="not known to 10 % of the peak")  # fmt: skip
     else:
-        title += " (errors not known)"
+        title += ", errors not known"
     ax.set_title(title)
     ax.set_ylim(0, 1.25 * top if top > 0 else 1.0)
     ax.set_xlim(0, 0.5)
     ax.set_xlabel("frequency, cycles per pixel")
     ax.set_ylabel("|K|, factor on a wave's height")
-    ax.legend(frameon=False, fontsize=8, loc="upper right")
+    ax.legend(frameon=False, fontsize=8, loc="best")
     return ax
 
 

@@ -16,6 +16,7 @@ from .io import require
 from .parts import split_channels, split_targets
 from .pictures import (
     BLUE,
+    GRAY,
     ORANGE,
     cuts,
     error,
@@ -73,15 +74,21 @@ def residual(fit: KernelFit, image: npt.ArrayLike, target: npt.ArrayLike, ax: "A
 
 def _draw_residual(fit: KernelFit, left: Array, ax: "Axes") -> "Axes":
     kept = left[np.isfinite(left)]
-    spread = (float(kept.std()) if kept.size else 0.0) or 1.0
+    found = float(kept.std()) if kept.size else 0.0
+    spread = found or 1.0
+    size = f"{left.shape[0]} x {left.shape[1]} pixels"
+    ax.set_title(f"residual, {size}: " + ("rounding only" if exact(fit) else f"std {found:.3g}"))
+    if min(left.shape) == 1:
+        ax.plot(left.ravel() / spread, color=BLUE, linewidth=0.7)
+        ax.set_ylabel("standard deviations")
+        ax.set_xlabel("pixel")
+        return ax
     picture = ax.imshow(left / spread, cmap="RdBu_r", vmin=-4, vmax=4, interpolation="nearest")
     bar = ax.figure.colorbar(picture, ax=ax, shrink=0.82, pad=0.02)
     bar.set_label("standard deviations")
     ax.set_xticks([])
     ax.set_yticks([])
-    size = f"{left.shape[0]} x {left.shape[1]} pixels"
     ax.set_facecolor("#d4d4d8")  # what was left out
-    ax.set_title(f"residual, {size}: " + ("rounding only" if exact(fit) else f"std {spread:.3g}"))
     return ax
 
 
@@ -148,11 +155,26 @@ def residual_autocorrelation(
 
 def _draw_autocorrelation(fit: KernelFit, left: Array, ax: "Axes") -> "Axes":
     table = residuals.autocorrelation(left)
+    worst, _ = residuals.largest(table)
+    chance = residuals.chance(left, fit)
+    if exact(fit):
+        ax.set_title("residual is rounding only")
+    elif worst <= chance:
+        ax.set_title(f"residual is white, |r| < {chance:.2g}")
+    else:
+        allowed = {"sandwich": ": allowed for"}.get(fit.errors, ": errors too small" if fit.spectrum is None else "")
+        ax.set_title(f"residual is NOT white, |r| = {worst:.2g}{allowed}")
     reach = (table.shape[0] // 2, table.shape[1] // 2)
     shown = table.copy()
     shown[reach] = np.nan  # one by definition
-    chance = residuals.chance(left)
-    top = max(float(np.nanmax(np.abs(shown), initial=0.0)), 2 * chance)
+    if min(table.shape) == 1:
+        ax.axhspan(-chance, chance, color=GRAY, alpha=0.18, linewidth=0, label="chance")
+        ax.plot(np.arange(-max(reach), max(reach) + 1), shown.ravel(), "o", color=BLUE, markersize=4)
+        ax.set_xlabel("shift in pixels")
+        ax.set_ylabel("correlation")
+        ax.legend(frameon=False, fontsize=8, loc="upper right")
+        return ax
+    top = min(1.0, max(float(np.nanmax(np.abs(shown), initial=0.0)), 2 * chance))
     color = ax.imshow(
         shown,
         cmap="RdBu_r",
@@ -167,14 +189,6 @@ def _draw_autocorrelation(fit: KernelFit, left: Array, ax: "Axes") -> "Axes":
     ax.set_ylabel("shift in rows")
     for axis, lags in ((ax.yaxis, reach[0]), (ax.xaxis, reach[1])):
         axis.set_ticks(sorted({-lags, -(lags // 2), 0, lags // 2, lags}))
-    worst, _ = residuals.largest(table)
-    if exact(fit):
-        ax.set_title("residual is rounding only")
-    elif worst <= chance:
-        ax.set_title(f"residual is white, |r| < {chance:.2g}")
-    else:
-        allowed = {"sandwich": ": allowed for"}.get(fit.errors, ": errors too small" if fit.spectrum is None else "")
-        ax.set_title(f"residual is NOT white, |r| = {worst:.2g}{allowed}")
     return ax
 
 
@@ -223,7 +237,8 @@ def overview(
     if figure is None:
         pyplot = require("matplotlib.pyplot", package="matplotlib", extra="plot", purpose="drawing")
         height = 0.4 + sum(3.6 * len(layout) for layout in layouts)
-        figure = pyplot.figure(figsize=(13.5, height), layout="constrained")
+        width = 13.5 if max(map(len, kernels)) == 1 else 18.0
+        figure = pyplot.figure(figsize=(width, height), layout="constrained")
     assert figure is not None
     below: Any = [figure]
     if len(parts) > 1:
@@ -241,7 +256,7 @@ def _layout(n_kernels: int, paired: bool) -> list[list[str]]:
             return [["kernel 0", "error 0", "cuts 0"], ["response 0", "residual", "autocorrelation"]]
         return [["kernel 0", "error 0"], ["cuts 0", "response 0"]]
     rows = [[f"{what} {at}" for what in ("kernel", "error", "cuts", "response")] for at in range(n_kernels)]
-    return rows + ([["residual", "residual", "autocorrelation", "autocorrelation"]] if paired else [])
+    return rows + ([["residual", "autocorrelation", ".", "."]] if paired else [])
 
 
 def _believe(
@@ -253,8 +268,8 @@ def _believe(
         each.title.set_fontsize(10)
     for at, one in enumerate(kernels):
         what = None if len(kernels) == 1 else f"from channel {at}"
-        kernel(one, axes[f"kernel {at}"], title=what)
-        error(one, axes[f"error {at}"])
+        kernel(one, axes[f"kernel {at}"], title=what, numbers=what is None)
+        error(one, axes[f"error {at}"], numbers=what is None)
         cuts(one, axes[f"cuts {at}"])
         frequency_response(one, axes[f"response {at}"])
     if left is not None:

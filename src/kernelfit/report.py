@@ -183,10 +183,10 @@ def _verdicts(parts: dict[str, KernelFit], lefts: list[Array]) -> list[str]:
     details = []
     for (name, part), left in zip(parts.items(), lefts, strict=True):
         worst, lag = residuals.largest(residuals.autocorrelation(left))
-        if worst > residuals.chance(left) and not plot.exact(part) and part.errors != "sandwich":
+        if worst > residuals.chance(left, part) and not plot.exact(part) and part.errors != "sandwich":
             details.append(
                 f"{name}{': ' if name else ''}pixels {lag[0]} rows and {lag[1]} columns apart have residuals with a "
-                f"correlation of {worst:.2g}, where chance gives {residuals.chance(left):.1g} at most"
+                f"correlation of {worst:.2g}, where chance gives {residuals.chance(left, part):.1g} at most"
             )
     if details:
         cards.append(
@@ -211,7 +211,7 @@ def _summary(parts: dict[str, KernelFit]) -> str:
     rows = []
     for name, part in parts.items():
         verdict = "solved" if part.verdict.ok else part.verdict.name.lower().replace("_", " ")
-        rows.append((name, verdict, f"{part.noise_std:.4g}", f"{part.r_squared:.8g}", f"{part.n_pixels}"))
+        rows.append((name, verdict, f"{part.noise_std:.4g}", f"{part.r_squared:.6g}", f"{part.n_pixels}"))
     return "<h2>The channels</h2>" + _table(rows, ("", "verdict", "noise of a pixel", "R squared", "pixels used"))
 
 
@@ -229,7 +229,7 @@ def _about(name: str, part: KernelFit, kernels: dict[str, KernelFit], left: Arra
     )
     out = [f'<h2>In pictures{where}</h2><div class="pictures">']
     for label, one in kernels.items():
-        out += _of_kernel(one, "" if single else f"{html.escape(label)}. ", single)
+        out += _of_kernel(one, "" if single else html.escape(label[0].upper() + label[1:]) + ". ", single)
     out += [
         *_of_residual(part, left),
         f"</div><div class='columns'><div><h2>As a point spread function{where}</h2>",

@@ -123,9 +123,12 @@ def autocorrelation(left: Array) -> Array:
     return np.asarray(table / energy)
 
 
-def chance(left: Array) -> float:
-    """Return the correlation that white noise of as many pixels hardly exceeds at any of the lags."""
-    return 4.0 / math.sqrt(max(1, int(np.isfinite(left).sum())))
+def chance(left: Array, fit: KernelFit) -> float:
+    """Return the correlation that white noise of as many pixels hardly exceeds at any lag, after the kernel's fit.
+
+    To fit r taps takes as many degrees of freedom out of n pixels, which alone makes correlations of up to r / n.
+    """
+    return 4.0 / math.sqrt(max(1, int(np.isfinite(left).sum()))) + fit.rank / max(1, fit.n_pixels)
 
 
 def largest(table: Array) -> tuple[float, tuple[int, int]]:
