@@ -41,6 +41,8 @@ def _one_line(error: BaseException) -> str:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return f"{error.strerror}; make room there, or write somewhere else"
         return f"{error.filename}: {error.strerror}; check the name" if error.filename else error.strerror
+    if isinstance(error, OSError) and "requested and" in str(error):  # NumPy's words for a file that was cut short
+        return f"the file could not be written whole ({error}); make room there, or write somewhere else"
     if isinstance(error, MemoryError):
         return f"got images too large for this machine's memory ({error}); save them as NPY, which is read in blocks"
     return str(error) or type(error).__name__
@@ -234,10 +236,8 @@ def _each_channel(image: Any, held: kernel_files.KernelFile, make: Any, keep_alp
     kernel = held.kernel
     if kernel.ndim != 2 and (kernel.ndim != 3 or len(kernel) != n_colours):
         kinds = " x ".join(map(str, kernel.shape[:-2]))
-        msg = (
-            f"got {kinds} kernels for an image of {n_colours} channel{'s'[: n_colours > 1]}, need one for each, or one"
-        )
-        raise BadCallError(f"{msg} for all; pick a channel of the image, or find the kernel with --channels separate")
+        msg = f"got {kinds} kernels for an image of {n_colours} channel{'s'[: n_colours > 1]}, need one for each or one"
+        raise BadCallError(f"{msg} in all; pick a channel of the image, or find the kernel with --channels separate")
     kernels = [kernel] * n_colours if kernel.ndim == 2 else list(kernel)
     made = [make(plane, one) for plane, one in zip(planes, kernels, strict=False)] + planes[n_colours:]
     return made[0] if len(image.shape) == 2 else np.stack(made, axis=-1)

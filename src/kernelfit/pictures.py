@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .io import require
-from .result import KernelFit
+from .result import KernelFit, Verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -123,7 +123,7 @@ def error(fit: KernelFit, ax: "Axes | None" = None, *, numbers: bool = True) -> 
 
 def _open(fit: KernelFit) -> bool:
     """Say whether part of the kernel was set to zero, without any error, because the image leaves it open."""
-    return fit.rank < fit.kernel.size and fit.uncertainty == "sampling" and fit.factor is not None
+    return any(finding.verdict is Verdict.RANK_DEFICIENT for finding in fit.findings)
 
 
 def _percent(share: float) -> str:

@@ -11,11 +11,16 @@ import numpy.typing as npt
 from . import geometry
 from .geometry import Shape
 from .psf_shape import ANGLE, ENCIRCLED, MTF, PeakShape
-from .result import KernelFit
+from .result import KernelFit, Verdict
 
 Array = npt.NDArray[np.float64]
 
 _DRAWS = 100
+_FINE = 2.0  # pixels of width below which the spline between the taps tells: 4 % at a Gaussian's 1.6, 2 % at 2.4
+_DOUBTS = {
+    Verdict.RANK_DEFICIENT: "the image leaves part of this kernel open, so that its numbers have no errors",
+    Verdict.NOISE_DOMINATES: "the errors of the taps are as large as the kernel: it may be noise that is measured here",
+}
 
 
 class Measured(NamedTuple):
@@ -195,7 +200,9 @@ def measure_psf(
         )
     turned = conv.operation == "correlation"
     at = tuple(k - 1 - o if turned else o for k, o in zip(shape, conv.origin, strict=True))
-    factor = None if fit is None else fit.factor
+    doubts = [] if fit is None else [_DOUBTS[f.verdict] for f in fit.findings if f.verdict in _DOUBTS]
+    unknown = fit is not None and any(f.verdict is Verdict.RANK_DEFICIENT for f in fit.findings)
+    factor = None if fit is None or unknown else fit.factor
     samples = np.empty((0, *shape))
     if fit is not None and factor is not None and draws:
         samples = fit.sample(draws, rng)
@@ -213,6 +220,7 @@ def measure_psf(
     if not abs(total.value) > 0.05 * gross or unsure:
         return _without_shape(
             total,
+            *doubts,
             "the sum of the taps is small beside their size or its error, so that there is no centre and no width: a "
             "derivative filter, or a kernel that the image does not determine",
         )
@@ -224,15 +232,20 @@ def measure_psf(
     found = PeakShape.of(np.sign(total.value) * taps, None)
     if found is None:
         note = "the taps near the centre do not form one peak that has a width (negative or scattered taps)"
-        return dataclasses.replace(_without_shape(total, note), shift_rows=shifts[0], shift_cols=shifts[1])
+        return dataclasses.replace(_without_shape(total, *doubts, note), shift_rows=shifts[0], shift_cols=shifts[1])
     others = [PeakShape.of(np.sign(total.value) * sample, found) for sample in samples]
     numbers = found.numbers()
     columns = np.array([np.full(len(numbers), math.nan) if o is None else o.numbers() for o in others])
     measured = [Measured(value, _scatter(columns[:, i] if len(columns) else columns, value, i == ANGLE))
                 for i, value in enumerate(numbers)]  # fmt: skip
-    notes = []
+    notes = doubts
     edge = np.concatenate([taps[0], taps[-1], taps[1:-1, 0], taps[1:-1, -1]]) if min(shape) > 2 else np.zeros(1)
     level = 0.0 if fit is None or factor is None else 4 * float(np.max(fit.stderr))
+    lobes = np.sign(total.value) * taps < -max(level, 0.01 * float(np.abs(taps).max()))
+    if np.abs(taps[lobes]).sum() > 0.02 * gross:
+        notes.append("some taps are negative, so that a circle may hold more than the sum: a radius is the first one")
+    if measured[1].value < _FINE:
+        notes.append("narrower than 2 pixels: what is taken for the kernel between its taps tells in the widths")
     if np.abs(edge).max() > max(0.1 * np.abs(taps).max(), level):
         notes.append("the kernel reaches the edge of its support, so that widths and radii are cut off: ask for more")
     if not math.isfinite(numbers[MTF]) or not math.isfinite(numbers[MTF + 1]):
@@ -252,11 +265,9 @@ def measure_psf(
     )
 
 
-def _without_shape(total: Measured, note: str) -> PsfMeasurements:
+def _without_shape(total: Measured, *notes: str) -> PsfMeasurements:
     none = Measured(math.nan)
-    return PsfMeasurements(
-        total, none, none, none, none, none, none, dict.fromkeys(ENCIRCLED, none), none, none, (note,)
-    )
+    return PsfMeasurements(total, none, none, none, none, none, none, dict.fromkeys(ENCIRCLED, none), none, none, notes)
 
 
 def _scatter(values: Array, center: float, angle: bool) -> float:
