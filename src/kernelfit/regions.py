@@ -6,10 +6,13 @@ mode and boundary, and the statistics of boxes that do not overlap add up to tho
 """
 
 import dataclasses
+import functools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from . import chunks
 from .geometry import Shape, as_pair
@@ -94,21 +97,34 @@ def cut(problem: Problem, block: Shape | None = None) -> list[Box]:
     return _boxes(ends)
 
 
-def loaded(problem: Problem) -> Problem:
+class Scratch:
+    """Memory that a thread uses for block after block: to get it anew costs as much as to read the pixels."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, npt.NDArray[np.uint8]] = {}
+
+    def empty(self, place: int, shape: Shape, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        """Return an array, which is the caller's until the next one is asked for at the same place."""
+        size = math.prod(shape) * dtype.itemsize
+        if place not in self._kept or len(self._kept[place]) < size:
+            self._kept[place] = np.empty(size, np.uint8)
+        return self._kept[place][:size].view(dtype).reshape(shape)
+
+
+def loaded(problem: Problem, scratch: Scratch | None = None) -> Problem:
     """Return the problem with the pixels in memory that it would otherwise ask a store for, many times over."""
-    return dataclasses.replace(
-        problem,
-        sources=tuple(_loaded(r) for r in problem.sources),
-        targets=tuple(_loaded(r) for r in problem.targets),
-    )
+    scratch = Scratch() if scratch is None else scratch
+    readers = [_loaded(r, functools.partial(scratch.empty, i)) for i, r in enumerate(problem.sources + problem.targets)]
+    n = len(problem.sources)
+    return dataclasses.replace(problem, sources=tuple(readers[:n]), targets=tuple(readers[n:]))
 
 
-def _loaded(reader: Reader) -> Reader:
+def _loaded(reader: Reader, empty: Callable[[Shape, np.dtype[Any]], npt.NDArray[Any]]) -> Reader:
     (top, left), (height, width) = (-reader.before[0], -reader.before[1]), reader.shape
     inside = min(top, left) >= 0 and top + height <= reader.array.shape[0] and left + width <= reader.array.shape[1]
     if not inside or not isinstance(reader.array, chunks.Chunked):
         return reader
-    return Reader(reader.array[top : top + height, left : left + width], reader.shape)
+    return Reader(reader.array.read((slice(top, top + height), slice(left, left + width)), empty), reader.shape)
 
 
 def _walk(n: int, side: int, stops: list[int]) -> list[int]:
