@@ -231,7 +231,7 @@ def find_kernel(
     def fits_of(group: int, problems: Sequence[pair.Problem]) -> list[KernelFit]:
         if method == "wiener":
             sums = [spectral_statistics(p, _block(p), detrend, taper, threads) for p in problems]
-            return [functools.reduce(lambda a, b: a + b, sums).solve(balance)]
+            return [functools.reduce(lambda a, b: a + b, sums).solve(balance, workers=threads)]
         choice = resolve(max(problems, key=lambda p: p.geometry.n_pixels), method)
         # saturation alone is no reason to form a Gram matrix of thousands of taps
         unweighed = background is not None or (choice.method == "cg" and wanted is None)
