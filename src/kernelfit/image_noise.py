@@ -40,14 +40,13 @@ def counts_of(plan: Geometry) -> Array:
         In the order of the user's taps. It is a Kronecker product, since a pixel is a row and a column.
     """
     axes = []
-    for n, size, side, before in zip(plan.image_shape, plan.size, plan.kernel_shape, plan.before, strict=True):
-        at = np.full(size + side - 1, -1)
-        for to, start, length, step in geometry.axis_runs(
-            -before, size + side - 1 - before, n, plan.convention.boundary
-        ):
+    along = zip(plan.image_shape, plan.extended_shape, plan.kernel_shape, plan.before, plan.stride, strict=True)
+    for n, extent, side, before, every in along:
+        at = np.full(extent, -1)
+        for to, start, length, step in geometry.axis_runs(-before, extent - before, n, plan.convention.boundary):
             if start is not None:
                 at[to : to + length] = start + step * np.arange(length)
-        seen = np.lib.stride_tricks.sliding_window_view(at, size)  # (taps, pixels)
+        seen = np.lib.stride_tricks.sliding_window_view(at, extent - side + 1)[:, ::every]  # (taps, pixels)
         axis = np.array([[np.count_nonzero((p == q) & (p >= 0)) for q in seen] for p in seen], dtype=np.float64)
         axes.append(axis[::-1, ::-1] if plan.flipped else axis)
     return np.asarray(np.kron(*axes))

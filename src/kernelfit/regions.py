@@ -40,16 +40,17 @@ def moved(reader: Reader, row: int, col: int, shape: Shape) -> Reader:
 def sub_problem(problem: Problem, box: Box) -> Problem:
     """Return the problem of one box of the target pixels that are used."""
     plan = problem.geometry
+    row, col = box.row * plan.stride[0], box.col * plan.stride[1]
     part = dataclasses.replace(
         plan,
-        before=(plan.before[0] - box.row, plan.before[1] - box.col),
+        before=(plan.before[0] - row, plan.before[1] - col),
         offset=(plan.offset[0] + box.row, plan.offset[1] + box.col),
         size=(box.rows, box.cols),
     )
     return dataclasses.replace(
         problem,
         geometry=part,
-        sources=tuple(moved(r, box.row, box.col, part.extended_shape) for r in problem.sources),
+        sources=tuple(moved(r, row, col, part.extended_shape) for r in problem.sources),
         targets=tuple(moved(r, box.row, box.col, part.size) for r in problem.targets),
     )
 
