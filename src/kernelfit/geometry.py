@@ -9,6 +9,7 @@ extended image ``P`` with taps ``c``::
 Nothing past this door knows about modes, and nothing past `polyphase` about strides.
 """
 
+import dataclasses
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -259,6 +260,17 @@ def leading(conv: Convention, side: int, origin: int) -> int:
     """Return by how many pixels the footprint of the first pixel starts ahead of the image, before any is left out."""
     tap = side - 1 - origin if conv.operation == "convolution" else origin  # the origin among the valid problem's taps
     return {"same": tap, "valid": 0, "full": side - 1}[conv.mode]
+
+
+def in_mode(conv: Convention, kernel: Shape, mode: str) -> Convention:
+    """Return the convention of another mode whose target's pixels stand on the same pixels of the image.
+
+    Of "same" the target is another part of the plane, and so with a stride it may begin with another pixel.
+    """
+    other = dataclasses.replace(conv, mode=mode)
+    axes = zip(kernel, conv.origin, conv.stride, conv.offset, strict=True)
+    rows, cols = ((f + leading(other, k, o) - leading(conv, k, o)) % s for k, o, s, f in axes)
+    return dataclasses.replace(other, offset=(rows, cols))
 
 
 def lay_out(image: Shape, kernel: Shape, conv: Convention) -> Geometry:

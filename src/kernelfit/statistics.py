@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import storage
-from .geometry import Convention, Shape, kernel_shape, leading
+from .geometry import Convention, Shape, in_mode, kernel_shape
 
 if TYPE_CHECKING:
     from .result import KernelFit
@@ -224,12 +224,8 @@ class NormalStats:
             raise ValueError(msg)
         index = np.arange(rows * cols).reshape(rows, cols)
         kept = index[row : row + small[0], col : col + small[1]].ravel()
-        conv = self.convention
-        same = dataclasses.replace(conv, mode="same")
-        # a pixel of a "valid" or "full" target is one of a "same" one, so many pixels further on
-        moved = [leading(same, k, o) - leading(conv, k, o) for k, o in zip((rows, cols), origin, strict=True)]
-        first = [(o + m) % s for o, m, s in zip(conv.offset, moved, conv.stride, strict=True)]
-        convention = dataclasses.replace(same, origin=(origin[0] - row, origin[1] - col), offset=(first[0], first[1]))
+        same = in_mode(self.convention, (rows, cols), "same")
+        convention = dataclasses.replace(same, origin=(origin[0] - row, origin[1] - col))
         fields: dict[str, Any] = {
             "gram": self.gram[np.ix_(kept, kept)],
             "moment": self.moment[kept],
