@@ -100,7 +100,7 @@ def choose_method(image_shape: object, kernel_shape: object, stride: object = 1)
         image, rows, cols = image[::-1], cols, rows
     n_pixels, n_phases = max(1, image[0] * image[1]), phases[0] * phases[1]
     direct = DIRECT_NS * rows * n_phases * (n_phases * (2 * cols - 1) + cols)
-    layout = segment(image[1], cols - 1)
+    layout = segment(image[1], cols - 1, n_phases)
     waste = layout.length / layout.step * (1 + (cols - 1) * 2 / layout.length)
     fft = (n_phases + 1) * (TRANSFORM_NS + 2 * n_phases * rows * SPECTRAL_NS) * waste + FFT_START_NS / n_pixels
     n_taps = kernel[0] * kernel[1]
@@ -128,17 +128,18 @@ class Segments(NamedTuple):
     step: int
 
 
-def segment(width: int, overlap: int) -> Segments:
+def segment(width: int, overlap: int, n_sources: int = 1) -> Segments:
     """Cut `width` positions, each with a halo of `overlap`, into equal segments of the cheapest length.
 
     A segment of B positions and its halo h has B + h samples; its lag products up to h are free of wrap-around if it is
     padded to L >= B + 2h. The work is L log2 L per segment and twice 2h log2 2h for the overlap of two neighbours,
     which both count. Lengths of 1, 3, 5 and 9 times 2^a up to 2048, or 8h, whichever is larger, are tried: unplanned
-    transforms of other lengths are up to twice as slow per sample, and longer ones leave the cache.
+    transforms of other lengths are up to twice as slow per sample, and longer ones leave the cache. Several sources,
+    each of which is transformed and multiplied by every other, share that room.
     """
     best, best_cost = Segments(1, 1), math.inf
     least = _good_length(max(overlap, 1) + 2 * overlap)
-    longest = max(2048, 8 * overlap, least)
+    longest = max(256, 2048 // n_sources, 8 * overlap, least)
     lengths = {m << a for m in (1, 3, 5, 9) for a in range(longest.bit_length())}
     for length in sorted(n for n in lengths if least <= n <= longest):
         segments = math.ceil(width / (length - 2 * overlap))
@@ -355,10 +356,10 @@ def _fft_pass(frame: Frame, workers: int, taps: Array | None, progress: Progress
 
     y_halo, x_halo = frame.row_halo, frame.col_halo
     n_sources, n_targets = len(frame.sources), len(frame.targets)
-    layout = segment(frame.cols, x_halo)
+    layout = segment(frame.cols, x_halo, n_sources)
     rows = frame.rows + (y_halo if taps is None else 0)
     extended = frame.rows + y_halo  # for either kind of pass, so that both use the same transforms
-    height = math.ceil(extended / max(1, round(extended / max(128, 8 * frame.kernel_rows))))
+    height = math.ceil(extended / max(1, round(extended / max(128 if n_sources == 1 else 64, 8 * frame.kernel_rows))))
     # Kernels of one row have no row lags, so the rows of several segments may stand in one tile, one below the other.
     stacked = max(1, min(128, max(16, 2**17 // layout.length)) // rows) if y_halo == 0 else 1
     n_lags = -(-frame.kernel_rows // 4) * 4  # the loops do four at a time

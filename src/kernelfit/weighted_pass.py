@@ -155,7 +155,7 @@ class _Pass:
 
         frame, n_sources = self.frame, len(self.frame.sources)
         y_halo, x_halo = frame.row_halo, frame.col_halo
-        length = segment(frame.cols, x_halo).length
+        length = segment(frame.cols, x_halo, n_sources).length
         # Nothing that the transform wraps round is used, so unlike lag sums it needs one halo only.
         step = min(frame.cols, length - x_halo)
         height = math.ceil(frame.rows / max(1, round(frame.rows / max(128, 8 * frame.kernel_rows))))
