@@ -282,6 +282,12 @@ def test_means_of_blocks(close):
     pooled = np.lib.stride_tricks.sliding_window_view(image, (5, 4)).mean(axis=(2, 3))[::3, ::2]
     fit = find_kernel(image, pooled, (5, 4), mode="valid", stride=(3, 2), operation="correlation")
     close(fit.kernel, np.full((5, 4), 1 / 20), 1e-11)
+    # a layer of a network with padding 2 and 1: the tap over pixel stride * t is that one
+    layer = np.random.default_rng(0).normal(size=(5, 4))
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(image, ((2, 2), (1, 2))), (5, 4))
+    made = np.einsum("ijkl,kl->ij", windows[::3, ::2], layer)
+    fit = find_kernel(image, made, (5, 4), stride=(3, 2), operation="correlation", origin=(2, 1), boundary="fill")
+    close(fit.kernel, layer, 1e-11)
 
 
 # ---- weights, several terms, backgrounds ----------------------------------------------------------------------------
