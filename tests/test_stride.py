@@ -428,6 +428,21 @@ def test_noise_of_the_image_is_counted(case, close):
     close(image_noise.counts_of(plan), noise_gram((9, 11), shape, convention), 1e-14)
 
 
+@pytest.mark.parametrize("shape, stride", [((5, 6), (2, 3)), ((4, 3), (5, 1)), ((3, 5), (1, 1))])
+def test_noise_of_the_image_in_both_factors(shape, stride, close):
+    """Taps p and q share the noise of the image at distances that are whole strides."""
+    rng = np.random.default_rng(0)
+    image, kernel = rng.random((40, 47)), rng.normal(size=shape)
+    fit = find_kernel(image, apply_kernel(image, kernel, stride=stride), shape, stride=stride, boundary="fill")
+    expected = np.zeros(shape + shape)
+    for p, q, d in itertools.product(np.ndindex(shape), np.ndindex(shape), np.ndindex(11, 11)):
+        step = [(e - 5) * s for e, s in zip(d, stride, strict=True)]
+        at = [a + b for a, b in zip(p, step, strict=True)] + [a - b for a, b in zip(q, step, strict=True)]
+        if all(0 <= i < n for i, n in zip(at, shape + shape, strict=True)):
+            expected[p + q] += kernel[at[0], at[1]] * kernel[at[2], at[3]]
+    close(image_noise.shared(fit, 0.5), fit.n_pixels / 16 * expected.reshape(kernel.size, -1), 1e-9)
+
+
 def coloured(rng, shape, size=(1, 4)):
     made = scipy.ndimage.uniform_filter(rng.normal(size=(shape[0] + 20, shape[1] + 20)), size)
     return (made * np.sqrt(size[0] * size[1]))[10:-10, 10:-10]

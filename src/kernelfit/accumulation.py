@@ -308,9 +308,9 @@ def _direct_pass(frame: Frame, workers: int, taps: Array | None, progress: Progr
     """Add up the products of pixels; with `taps`, those of the residual of that kernel, without the lags."""
     from . import _loops
 
-    height, width = 64, 1024
     y_halo, x_halo = frame.row_halo, frame.col_halo
     n_sources, n_targets = len(frame.sources), len(frame.targets)
+    height, width = 64, 1024 if n_sources == 1 else 512
 
     def band(tiles: list[tuple[int, int, int, int]]) -> tuple[Array, ...]:
         lags = np.zeros((n_sources, n_sources, frame.kernel_rows, 2 * x_halo + 1))

@@ -288,8 +288,6 @@ def _needs_gram(problems: Sequence[pair.Problem], solver: object) -> str | None:
         return "the solver"
     if problems[0].background is not None:
         return "the background"
-    if problems[0].geometry.convention.strided:
-        return "a stride"
     if len(problems) > 1:
         return f"{len(problems)} planes that share a kernel"
     return "several sources" if len(problems[0].sources) > 1 or len(problems[0].targets) > 1 else None

@@ -1,6 +1,7 @@
 """Noise in the image itself: how much of it is in the Gram matrix, and taking it off again."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -98,10 +99,18 @@ def shared(fit: KernelFit, std: float) -> Array:
     """Return what the moments' covariance gains because the image's noise is in both their factors.
 
     With image noise N and ``v = e - N k`` the moments ``(A + N)'v + n s^2 k`` have, for normal noise, the covariance
-    ``A' cov(v) A + n s^2 var(v)`` plus ``n s^4 (k * k)[p + q]``, which is this: products of two noises of the image.
+    ``A' cov(v) A + n s^2 var(v)`` plus ``n s^4 sum_d k[p + d] k[q - d]`` over d that are whole strides, which is this:
+    products of two noises of the image. Of taps on two phases of the image that is the convolution of their kernels.
     """
     import scipy.signal  # a second of importing that only this needs
 
-    both = scipy.signal.convolve(fit.kernel, fit.kernel)
+    down, across = fit.convention.stride
     y, x = np.divmod(np.arange(fit.kernel.size), fit.kernel.shape[1])
-    return np.asarray(fit.n_pixels * std**4 * both[np.add.outer(y, y), np.add.outer(x, x)])
+    phase = y % down * across + x % across
+    found = np.empty((fit.kernel.size,) * 2)
+    for one, other in itertools.product(np.unique(phase), repeat=2):
+        parts = [fit.kernel[p // across :: down, p % across :: across] for p in (one, other)]
+        mine, theirs = np.flatnonzero(phase == one), np.flatnonzero(phase == other)
+        at = (np.add.outer(i[mine] // s, i[theirs] // s) for i, s in ((y, down), (x, across)))
+        found[np.ix_(mine, theirs)] = scipy.signal.convolve(*parts)[tuple(at)]
+    return fit.n_pixels * std**4 * found
