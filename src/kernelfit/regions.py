@@ -72,8 +72,8 @@ def cut(problem: Problem, block: Shape | None = None) -> list[Box]:
     """Cut the target pixels into boxes, in stripes from left to right, each from top to bottom.
 
     Without `block` the boxes are some 1024 rows by 8 KiB of the image, less in small ones so that there is work for
-    several threads, and end where chunks of the target (or else of the image) end, as far as possible. They depend on the
-    problem and how it is stored alone. In this order the chunks that two boxes of a stripe need are still at hand.
+    several threads, and end where chunks of the target (or else of the image) end, as far as possible. They depend on
+    the problem and how it is stored alone. In this order the chunks that two boxes of a stripe need are still at hand.
     """
     size = problem.size
     if block is not None:
