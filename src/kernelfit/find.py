@@ -213,6 +213,14 @@ def find_kernel(
            [ 0. , -0.5]])
     >>> fit.verdict.value
     'solved'
+
+    The filter with which an image was made smaller, here the mean of blocks of two rows by three columns:
+
+    >>> small = image.reshape(25, 2, 20, 3).mean(axis=(1, 3))
+    >>> fit = kernelfit.find_kernel(image, small, (2, 3), stride=(2, 3), offset=(1, 1))
+    >>> np.round(fit.kernel, 6)
+    array([[0.166667, 0.166667, 0.166667],
+           [0.166667, 0.166667, 0.166667]])
     """
     chosen = None if solver is None else solve.as_solver(solver)
     images, image_masked = masks.unmasked(image)
