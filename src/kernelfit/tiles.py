@@ -107,7 +107,7 @@ class TileReader:
             pair.refuse_nonfinite(self.problem)
         stats = NormalStats(
             gram=gram,
-            moment=frame.to_user(back[1, :, frame.col_halo :], plan.flipped).ravel(),
+            moment=frame.to_user(back[1:, :, frame.col_halo :]).ravel(),
             target_energy=float(energy[0]),
             target_sum=float(energy[1]),
             n_pixels=box.rows * box.cols,
