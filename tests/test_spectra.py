@@ -184,7 +184,7 @@ def test_lag_sums_are_inverse_transforms(sides, close):
         power, cross = (np.fft.irfft2(s, sides) for s in (stats.image_power, stats.cross))
         rows, cols = np.arange(shape[0])[:, None], np.arange(1 - shape[1], shape[1])
         close(lags.power, power[rows, cols], 1e-13, "power")
-        close(lags.cross, cross[rows - stats.shift[0], np.arange(shape[1]) - stats.shift[1]], 1e-13, "cross")
+        close(lags.cross, cross[stats.shift[0] - rows, stats.shift[1] - np.arange(shape[1])], 1e-13, "cross")
 
 
 def test_compiled_loops_are_compiled_once(pair_of_images):

@@ -75,7 +75,8 @@ def lag_sums(stats: SpectralStats, workers: int = 1) -> Lags:
                     _loops.add_products(factor[first:last], both, out)
         return tuple(sums)
 
-    found = add(in_order(bands(list(range(1, pairs, _STRIP))), band, workers))
+    strips = list(range(1, pairs, _STRIP))
+    found = add(in_order(bands(strips), band, workers)) if strips else []
     lines = []
     for i, (source, (cosines, _)) in enumerate(zip(sources, factors, strict=True)):
         even = source[0] + (np.outer(cosines[-1], source[pairs]) if n_rows % 2 == 0 else np.zeros((height, 1)))
