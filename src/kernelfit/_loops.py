@@ -504,10 +504,31 @@ def gram_of_block(block, col, n_rows, n_cols, lags, gram):
             _next_rows(y, across, corners, gram)
 
 
+@_jit_sum
+def taper(block, mean, down, across, n_rows, n_cols, sums):
+    """Replace a block's values v by ``(v - mean) * down[r] * across[c]``, as far as these reach.
+
+    To `sums` are added the sum of v, and of its square, over the first `n_rows` rows and `n_cols` columns.
+    """
+    total = 0.0
+    energy = 0.0
+    for r in range(len(down)):
+        line = block[r]
+        if r < n_rows:
+            for c in range(n_cols):
+                total += line[c]
+                energy += line[c] * line[c]
+        weight = down[r]
+        for c in range(len(across)):
+            line[c] = (line[c] - mean) * (weight * across[c])
+    sums[0] += total
+    sums[1] += energy
+
+
 @_jit
 def cross_spectra(image, target, image_power, target_power, cross):
-    """Add a pair of spectra (complex128): ``|X|^2``, ``|Y|^2`` and ``conj(X) Y``, each of the spectra's shape."""
-    n_rows, n_cols = image.shape
+    """Add a pair of spectra (complex128): ``|X|^2``, ``|Y|^2`` and ``conj(X) Y``, as many columns as these have."""
+    n_rows, n_cols = cross.shape
     for r in range(n_rows):
         for c in range(n_cols):
             x = image[r, c]
@@ -518,10 +539,12 @@ def cross_spectra(image, target, image_power, target_power, cross):
 
 
 @_jit
-def cross_spectra_in_place(image, target):
+def cross_spectra_in_place(image, target, even, sums):
     """Replace Y by ``conj(X) Y``, and X by ``|X|^2``, then ``|Y|^2``, in the first and second half of each row.
 
-    Complex numbers as pairs of floats: memory that has not been touched yet costs more than the work.
+    Complex numbers as pairs of floats: memory that has not been touched yet costs more than the work. To `sums` are
+    added the sums of both powers over the whole band, so that `even` says whether the transform has an even number of
+    columns, the last of which counts once, as the first.
     """
     n_cols = image.shape[1] // 2
     second = np.empty(n_cols)
@@ -534,6 +557,42 @@ def cross_spectra_in_place(image, target):
             y[2 * c] = a * u + b * v
             y[2 * c + 1] = a * v - b * u
         x[n_cols:] = second
+        for half in range(2):
+            line = x[half * n_cols : (half + 1) * n_cols]
+            once = line[0] + line[n_cols - 1] if even else line[0]
+            sums[half] += 2.0 * _sum(line) - once
+
+
+@_jit_sum
+def _sum(values):
+    total = 0.0
+    for value in values:
+        total += value
+    return total
+
+
+@_jit_sum
+def add_products(factors, rows, out):
+    """Add ``factors.T @ rows`` to `out`: a few hundred columns at a time, four of the `rows` at once.
+
+    Slices, so that indices start from 0: those that might be negative keep a loop from being vectorised.
+    """
+    n_rows, n_cols = rows.shape
+    for first in range(0, n_cols, 512):
+        last = min(first + 512, n_cols)
+        for f in range(0, n_rows - 3, 4):
+            a, b, c, d = rows[f, first:last], rows[f + 1, first:last], rows[f + 2, first:last], rows[f + 3, first:last]
+            for y in range(factors.shape[1]):
+                line = out[y, first:last]
+                s, t, u, v = factors[f, y], factors[f + 1, y], factors[f + 2, y], factors[f + 3, y]
+                for j in range(len(line)):
+                    line[j] += s * a[j] + t * b[j] + u * c[j] + v * d[j]
+        for f in range(n_rows - n_rows % 4, n_rows):
+            a = rows[f, first:last]
+            for y in range(factors.shape[1]):
+                line, s = out[y, first:last], factors[f, y]
+                for j in range(len(line)):
+                    line[j] += s * a[j]
 
 
 @_jit

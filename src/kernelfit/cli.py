@@ -139,6 +139,7 @@ def _find(add: _Adder) -> None:
         kernelfit find before.png after.png --shape 9 -o kernel.npz --report report.html
         kernelfit find a.tif b.tif --shape 5,7 --boundary symm --solver least-squares -o kernel.csv
         kernelfit find photo.jpg filtered.jpg --shape 7 --channel green
+        kernelfit find large.png small.png --shape 12 --stride 2 --offset 1 -o kernel.npz
         kernelfit find photo.png filtered.png --shape 7 --channels separate --background 0 -o kernels.npz
         kernelfit find before.tif after.tif --shape 9 --mask bad.png --robust huber --noise 1.8,5
         kernelfit find night.fits night.fits --hdu 1 --hdu 2 --shape 21 -o psf.fits
@@ -157,6 +158,7 @@ def _find(add: _Adder) -> None:
     lie.add_argument("--origin", type=_pair(0), metavar="N|R,C", help="tap over the output pixel (default: SciPy's)")
     lie.add_argument("--operation", type=_one_of(OPERATIONS), default="convolution", metavar="OP",
                      help=_choices(OPERATIONS, "convolution"))  # fmt: skip
+    _lattice(lie, "TARGET holds one in N pixels of what the kernel makes, as after downsampling (default: 1)", "0")
     how = find.add_argument_group("how it is found")
     how.add_argument("--solver", type=_one_of(SOLVERS), metavar="S",
                      help=_choices(SOLVERS, "auto; ridge to biharmonic are penalties"))  # fmt: skip
@@ -206,6 +208,7 @@ def _apply(add: _Adder) -> None:
         examples="""
         kernelfit apply photo.png kernel.npz -o filtered.png
         kernelfit apply photo.png kernel.csv --boundary symm -o filtered.tif
+        kernelfit apply photo.png kernel.csv --stride 2 --offset 1 -o half.png
         kernelfit apply stack.tif kernel.json --page 3 -o - > filtered.npy
         """,
     )
@@ -216,6 +219,7 @@ def _apply(add: _Adder) -> None:
     _edge(apply, "what lies beyond the edge: " + _choices(BOUNDARIES[1:], "as the file says, else symm"))
     apply.add_argument("--origin", type=_pair(0), metavar="N|R,C", help="tap over the output pixel")
     apply.add_argument("--operation", type=_one_of(OPERATIONS), metavar="OP", help=_choices(OPERATIONS, "convolution"))
+    _lattice(apply, "keep one in N pixels (default: as the file says, else 1)", "as the file says, else 0")
     _workers(apply)
     apply.add_argument("-o", "--output", required=True, metavar="FILE", help="the result; - is NPY on standard output")
     _force(apply)
@@ -313,6 +317,11 @@ def _edge(parser: Any, text: str, default: str | None = None) -> None:
     parser.add_argument(
         "--fillvalue", type=_number, metavar="V", help="value beyond the edge, with --boundary fill (0)"
     )
+
+
+def _lattice(parser: Any, text: str, first: str) -> None:
+    parser.add_argument("--stride", type=_pair(1), metavar="N|R,C", help=text)
+    parser.add_argument("--offset", type=_pair(0), metavar="N|R,C", help=f"the pixel to begin with (default: {first})")
 
 
 def _workers(parser: Any) -> None:

@@ -15,6 +15,7 @@ import kernelfit
 
 from . import cli, io, kernel_files, output
 from .cli import BadCallError
+from .geometry import in_mode
 from .progress import Bar
 from .result import KernelFit
 
@@ -83,6 +84,8 @@ def find(args: argparse.Namespace) -> int:
         "fillvalue": args.fillvalue,
         "origin": args.origin,
         "operation": args.operation,
+        "stride": args.stride,
+        "offset": args.offset,
         "method": args.method,
         "balance": args.balance,
         "tolerance": args.tolerance,
@@ -246,7 +249,10 @@ def _solver(args: argparse.Namespace, image: Any, target: Any) -> tuple[Any, str
         return None, ""
     if name is None and args.method == "auto" and len(image.shape) == 2 and min(image.shape) > 0:
         sides = args.shape if isinstance(args.shape, tuple) else (args.shape, args.shape)
-        if min(np.subtract(image.shape, sides)) >= 0 and kernelfit.choose_method(image.shape, sides).method == "cg":
+        if (
+            min(np.subtract(image.shape, sides)) >= 0
+            and kernelfit.choose_method(image.shape, sides, args.stride or 1).method == "cg"
+        ):
             return None, ""  # thousands of taps: conjugate gradients are a solver of their own
     return "auto", "'auto'"
 
@@ -307,8 +313,17 @@ def apply(args: argparse.Namespace) -> int:
     mode = args.mode or "same"
     words: dict[str, Any] = {"mode": mode, "boundary": boundary, "fillvalue": fill if boundary == "fill" else 0.0}
     words |= _laid(args, held, mode)
+    if args.stride is not None:
+        words |= {"stride": args.stride, "offset": args.offset or 0}
+    elif conv is not None and conv.strided:
+        first = in_mode(conv, (held.kernel.shape[-2], held.kernel.shape[-1]), mode).offset
+        words |= {"stride": conv.stride, "offset": first if args.offset is None else args.offset}
+    elif args.offset is not None:
+        msg = "got --offset without a stride, need --stride N"
+        raise BadCallError(msg)
+    as_large = mode == "same" and words.get("stride", 1) in (1, (1, 1))
     made = _each_channel(
-        image, lambda plane: kernelfit.apply_kernel(plane, held.kernel, workers=args.workers, **words), mode == "same"
+        image, lambda plane: kernelfit.apply_kernel(plane, held.kernel, workers=args.workers, **words), as_large
     )
     edge = f"boundary {boundary}" if mode != "valid" else "no boundary needed"
     return _write_image(args, kept, made, image, edge)
@@ -317,6 +332,11 @@ def apply(args: argparse.Namespace) -> int:
 def deconvolve(args: argparse.Namespace) -> int:
     """Restore what an image was before a kernel blurred it."""
     image, held, kept = _image_and_kernel(args)
+    if held.convention is not None and held.convention.strided:
+        msg = (
+            f"{args.kernel}: got a kernel of stride {held.convention.stride}, need one of an image that keeps its size"
+        )
+        raise BadCallError(msg)
     words = {
         "balance": args.balance,
         "boundary": None if args.boundary == "none" else args.boundary,

@@ -6,8 +6,9 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from . import pair
+from . import geometry, pair
 from .forward import predict
+from .geometry import Convention
 from .result import KernelFit
 
 Array = npt.NDArray[np.float64]
@@ -50,36 +51,26 @@ def window(fit: KernelFit, image: npt.ArrayLike, target: npt.ArrayLike, side: in
         raise ValueError(msg)
     source, result = pair.as_image(image, "image"), pair.as_image(target, "target")
     conv = fit.convention
-    shape = fit.kernel.shape
-    ahead = {"same": (0, 0), "valid": (0, 0), "full": (shape[0] - 1, shape[1] - 1)}[conv.mode]
-    tap = [k - 1 - o if conv.operation == "convolution" else o for k, o in zip(shape, conv.origin, strict=True)]
-    if conv.mode == "same":
-        ahead = (tap[0], tap[1])
-    expected = {
-        "same": source.shape,
-        "valid": tuple(n - k + 1 for n, k in zip(source.shape, shape, strict=True)),
-        "full": tuple(n + k - 1 for n, k in zip(source.shape, shape, strict=True)),
-    }[conv.mode]
-    if tuple(result.shape) != tuple(expected):
-        msg = f"got a target of shape {tuple(result.shape)}, need {tuple(expected)} for this image and fit"
+    shape = (fit.kernel.shape[0], fit.kernel.shape[1])
+    inside = geometry.lay_out(tuple(source.shape), shape, dataclasses.replace(conv, boundary=None))
+    if tuple(result.shape) != inside.target_shape:
+        msg = f"got a target of shape {tuple(result.shape)}, need {inside.target_shape} for this image and fit"
         raise ValueError(msg)
-    size = [n - k + 1 for n, k in zip(source.shape, shape, strict=True)]
     surface = None if fit.background is None else fit.background.image(None)
-    if min(size) < 1:  # the kernel is wider than the image: there is no such pixel
+    if not inside.n_pixels:  # the kernel is wider than the image: there is no such pixel
         left = np.asarray(result, dtype=np.float64) - predict(source, fit.kernel, conv)
         return np.asarray(left if surface is None else left - surface)
-    first = [max(0, (n - side) // 2) for n in size]
-    count = [min(n, side) for n in size]
-    part = np.asarray(
-        source[first[0] : first[0] + count[0] + shape[0] - 1, first[1] : first[1] + count[1] + shape[1] - 1]
-    )
-    y, x = (slice(f + a, f + a + n) for f, a, n in zip(first, ahead, count, strict=True))
+    first = [max(0, (n - side) // 2) for n in inside.size]
+    count = [min(n, side) for n in inside.size]
+    starts = [s * f - b for s, f, b in zip(conv.stride, first, inside.before, strict=True)]
+    stops = [a + s * (n - 1) + k for a, s, n, k in zip(starts, conv.stride, count, shape, strict=True)]
+    part = np.asarray(source[starts[0] : stops[0], starts[1] : stops[1]])
+    y, x = (slice(f + a, f + a + n) for f, a, n in zip(first, inside.offset, count, strict=True))
     of_target = np.asarray(result[y, x], dtype=np.float64)
     if surface is not None:
         of_target = of_target - surface[y, x]
-    origin = ((shape[0] - 1) // 2, (shape[1] - 1) // 2)
-    inside = dataclasses.replace(conv, mode="valid", boundary=None, fillvalue=0.0, origin=origin)
-    left = of_target - predict(part, fit.kernel, inside)
+    valid = Convention("valid", origin=geometry.default_origin(shape), operation=conv.operation, stride=conv.stride)
+    left = of_target - predict(part, fit.kernel, valid)
     if isinstance(fit.weights, np.ndarray) and fit.weights.shape == tuple(result.shape):
         weights = np.asarray(fit.weights[y, x], dtype=np.float64)
         left = np.where(weights > 0, left * np.sqrt(weights), np.nan)
