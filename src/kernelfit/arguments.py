@@ -151,7 +151,8 @@ def solver(args: argparse.Namespace, image: Any, target: Any) -> tuple[Any, str]
         return None, ""
     if name is None and args.method == "auto" and len(image.shape) == 2 and min(image.shape) > 0:
         sides = args.shape if isinstance(args.shape, tuple) else (args.shape, args.shape)
-        if min(np.subtract(image.shape, sides)) >= 0 and kernelfit.choose_method(image.shape, sides).method == "cg":
+        fits = min(np.subtract(image.shape, sides)) >= 0
+        if fits and kernelfit.choose_method(image.shape, sides, args.stride or 1).method == "cg":
             return None, ""  # thousands of taps: conjugate gradients are a solver of their own
     return "auto", "'auto'"
 

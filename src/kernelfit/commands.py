@@ -15,6 +15,7 @@ import numpy as np
 import kernelfit
 
 from . import arguments, cli, io, kernel_files, output
+from .geometry import in_mode
 from .options import BadCallError
 from .progress import Bar
 
@@ -94,6 +95,8 @@ def find(args: argparse.Namespace) -> int:
         "fillvalue": args.fillvalue,
         "origin": args.origin,
         "operation": args.operation,
+        "stride": args.stride,
+        "offset": args.offset,
         "method": args.method,
         "balance": args.balance,
         "tolerance": args.tolerance,
@@ -176,12 +179,21 @@ def apply(args: argparse.Namespace) -> int:
     mode = args.mode or "same"
     words: dict[str, Any] = {"mode": mode, "boundary": boundary, "fillvalue": fill if boundary == "fill" else 0.0}
     words |= _laid(args, held, mode)
+    if args.stride is not None:
+        words |= {"stride": args.stride, "offset": args.offset or 0}
+    elif conv is not None and conv.strided:
+        first = in_mode(conv, (held.kernel.shape[-2], held.kernel.shape[-1]), mode).offset
+        words |= {"stride": conv.stride, "offset": first if args.offset is None else args.offset}
+    elif args.offset is not None:
+        msg = "got --offset without a stride, need --stride N"
+        raise BadCallError(msg)
+    as_large = mode == "same" and words.get("stride", 1) in (1, (1, 1))
     if held.kernel.ndim == 4 and len(image.shape) == 3:
         made = kernelfit.apply_kernel(image, held.kernel, channel_axis=-1, workers=args.workers, **words)
     else:
         made = _each_channel(
             image, held, lambda plane, kernel: kernelfit.apply_kernel(plane, kernel, workers=args.workers, **words),
-            mode == "same",
+            as_large,
         )  # fmt: skip
     edge = f"boundary {boundary}" if mode != "valid" else "no boundary needed"
     return _write_image(args, kept, made, image, edge)
@@ -190,6 +202,11 @@ def apply(args: argparse.Namespace) -> int:
 def deconvolve(args: argparse.Namespace) -> int:
     """Restore what an image was before a kernel blurred it."""
     image, held, kept = _image_and_kernel(args)
+    if held.convention is not None and held.convention.strided:
+        msg = (
+            f"{args.kernel}: got a kernel of stride {held.convention.stride}, need one of an image that keeps its size"
+        )
+        raise BadCallError(msg)
     sides = held.kernel.shape[-2:]
     if min(np.subtract(image.shape[:2], sides)) < 0:
         msg = f"got a kernel of {sides[0]} x {sides[1]} taps for an image of {image.shape[0]} x {image.shape[1]} pixels"

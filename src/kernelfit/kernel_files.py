@@ -24,6 +24,8 @@ Array = npt.NDArray[np.float64]
 SUFFIXES = (".npy", ".csv", ".txt", ".tif", ".tiff", ".fits", ".json", ".npz")
 _FITS_KEYS = {"mode": "KFMODE", "boundary": "KFBOUND", "fillvalue": "KFFILL", "operation": "KFOPER"}
 
+_FITS_PAIRS = (("KFSTRD", 1), ("KFOFFS", 0))
+
 
 @dataclass(frozen=True, eq=False)
 class KernelFile:
@@ -159,6 +161,9 @@ def _fits_bytes(kernel: Array, fit: KernelFit) -> bytes:
         first.header[key] = ("none" if value is None else value, f"convention: {name}")
     first.header["KFORIG0"] = (fit.convention.origin[0], "tap over the output pixel: row")
     first.header["KFORIG1"] = (fit.convention.origin[1], "tap over the output pixel: column")
+    for name, (key, _) in zip(("stride", "offset"), _FITS_PAIRS, strict=True):
+        for axis in range(2):
+            first.header[f"{key}{axis}"] = (getattr(fit.convention, name)[axis], f"convention: {name}")
     first.header["KFVERD"] = (fit.verdict.name, "verdict of kernelfit")
     if math.isfinite(fit.noise_std):
         first.header["KFNOISE"] = (fit.noise_std, "noise of a target pixel")
@@ -251,7 +256,9 @@ def _from_fits(path: str) -> KernelFile:
     if "KFMODE" in header:
         fields = {name: header[key] for name, key in _FITS_KEYS.items()}
         fields["boundary"] = None if fields["boundary"] == "none" else fields["boundary"]
-        convention = Convention(origin=(header["KFORIG0"], header["KFORIG1"]), **fields)
+        stride, offset = ((header.get(f"{key}0", n), header.get(f"{key}1", n)) for key, n in _FITS_PAIRS)
+        origin = (header["KFORIG0"], header["KFORIG1"])
+        convention = Convention(origin=origin, stride=stride, offset=offset, **fields)
     if errors is not None and (errors.shape != kernel.shape or not np.isfinite(errors).all()):
         errors = None
     return KernelFile(kernel, errors, convention, verdict=str(header.get("KFVERD", "")))

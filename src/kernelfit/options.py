@@ -46,6 +46,12 @@ def edge(parser: Any, text: str, default: str | None = None) -> None:
     parser.add_argument("--fillvalue", type=number, metavar="V", help="value beyond the edge, with --boundary fill (0)")
 
 
+def lattice(parser: Any, text: str, first: str) -> None:
+    """Add which pixels there are of what the kernel makes."""
+    parser.add_argument("--stride", type=pair(1), metavar="N|R,C", help=text)
+    parser.add_argument("--offset", type=pair(0), metavar="N|R,C", help=f"the pixel to begin with (default: {first})")
+
+
 def workers(parser: Any) -> None:
     """Add the number of threads."""
     parser.add_argument("--workers", type=count, metavar="N", help="number of threads (default: all cores)")

@@ -74,25 +74,22 @@ def _window(fit: KernelFit, planes: Planes, side: int) -> Array:
     conv, kernels = fit.convention, fit.kernel.reshape(-1, *fit.kernel.shape[-2:])
     shape: tuple[int, int] = (kernels.shape[1], kernels.shape[2])
     source, result = planes.sources[0], planes.target
-    ahead = {"same": (0, 0), "valid": (0, 0), "full": (shape[0] - 1, shape[1] - 1)}[conv.mode]
-    tap = [k - 1 - o if conv.operation == "convolution" else o for k, o in zip(shape, conv.origin, strict=True)]
-    if conv.mode == "same":
-        ahead = (tap[0], tap[1])
-    more = {"same": (0, 0), "valid": (1 - shape[0], 1 - shape[1]), "full": (shape[0] - 1, shape[1] - 1)}[conv.mode]
-    expected = tuple(n + m for n, m in zip(source.shape, more, strict=True))
-    if tuple(result.shape) != expected:
-        msg = f"got a target of shape {tuple(result.shape)}, need {expected} for this image and fit"
+    plan = geometry.lay_out(tuple(source.shape), shape, dataclasses.replace(conv, boundary=None))
+    if tuple(result.shape) != plan.target_shape:
+        msg = f"got a target of shape {tuple(result.shape)}, need {plan.target_shape} for this image and fit"
         raise ValueError(msg)
-    size = [n - k + 1 for n, k in zip(source.shape, shape, strict=True)]
-    count = [min(n, side) for n in size]
-    if min(size) < 1:  # the kernel is wider than the image: there is no such pixel, so take all of them
+    count = [min(n, side) for n in plan.size]
+    if not plan.n_pixels:  # the kernel is wider than the image: there is no such pixel, so take all of them
         y, x, z, inside = slice(None), slice(None), (slice(None), slice(None)), conv
     else:
-        first = [max(0, (n - side) // 2) for n in size]
-        y, x = (slice(f + a, f + a + n) for f, a, n in zip(first, ahead, count, strict=True))
-        z = (slice(first[0], first[0] + count[0] + shape[0] - 1), slice(first[1], first[1] + count[1] + shape[1] - 1))
-        origin = geometry.default_origin(shape)
-        inside = dataclasses.replace(conv, mode="valid", boundary=None, fillvalue=0.0, origin=origin)
+        first = [max(0, (n - side) // 2) for n in plan.size]
+        y, x = (slice(f + a, f + a + n) for f, a, n in zip(first, plan.offset, count, strict=True))
+        starts = [s * f - b for s, f, b in zip(conv.stride, first, plan.before, strict=True)]
+        stops = [a + s * (n - 1) + k for a, s, n, k in zip(starts, conv.stride, count, shape, strict=True)]
+        z = (slice(starts[0], stops[0]), slice(starts[1], stops[1]))
+        inside = geometry.Convention(
+            "valid", origin=geometry.default_origin(shape), operation=conv.operation, stride=conv.stride
+        )
     left = np.array(result[y, x], dtype=np.float64)
     for kernel, each in zip(kernels, planes.sources, strict=True):
         left -= predict(np.asarray(each[z]), kernel, inside)
