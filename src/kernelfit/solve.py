@@ -178,12 +178,6 @@ def own_factor(gram: Array) -> tuple[Array, float] | None:
     return (inverse, condition) if condition * RCOND_CHOLESKY < 1 else None
 
 
-def adopt_factor(stats: NormalStats, inverse: Array, condition: float) -> None:
-    """Let solvers use a factor of the inverse of the Gram matrix, if it can be trusted."""
-    if condition * RCOND_CHOLESKY < 1:
-        stats._made["inverse"] = inverse, condition
-
-
 def times(matrix: Array, vector: Array) -> Array:
     """Return a matrix times a vector without BLAS, for the reason told in `factor_ahead`."""
     product: Array = np.einsum("ij,j->i", matrix, vector)
@@ -236,9 +230,13 @@ def rounding_matters(stats: NormalStats, fit: KernelFit) -> bool:
     """
     if not math.isfinite(fit.condition) or not math.isfinite(fit.noise_std):
         return True
-    resolved = fit.rss > 1e4 * EPS * stats.target_energy
-    moved = EPS * fit.condition * float(np.linalg.norm(fit.kernel))
-    return not (resolved and 10 * moved < 1e-3 * float(fit.stderr.min()))
+    size, least = float(np.linalg.norm(fit.kernel)), float(fit.stderr.min())
+    return rounding_limits(fit.rss, stats.target_energy, fit.condition, size, least)
+
+
+def rounding_limits(rss: float, energy: float, condition: float, size: float, least: float) -> bool:
+    """Say what `rounding_matters` does of a kernel of norm `size` with standard errors of at least `least`."""
+    return not (rss > 1e4 * EPS * energy and 10 * EPS * condition * size < 1e-3 * least)
 
 
 def judge(
