@@ -31,8 +31,8 @@ class Auto:
     The Gaussian process comes first; if the negative taps of its mean are no more than chance, in the metric of its
     covariance, its most probable kernel without any. A sparse kernel (where its evidence, ``-(n log(2 pi) + n + ebic) /
     2``, is the larger) or `NonNegative` takes its place where Mallows' estimate of the error of prediction, ``rss / s^2
-    - n + 2 df``, is clearly lower; for few taps df counts their choice, too. Few taps whose estimate shows no bias, being
-    at most df, are not given up for one lower by more than df: that much error they do not have.
+    - n + 2 df``, is clearly lower; for few taps df counts their choice, too. Few taps whose estimate shows no bias,
+    being at most df, are not given up for one lower by more than df: that much error they do not have.
     Least squares is returned where there is no noise to weigh against: the Gaussian process with a long radius and no
     correlation comes to the same when the kernel is all detail.
     """
