@@ -12,9 +12,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from . import accumulation, noise, pair, solve
+from . import accumulation, noise, solve
 from .accumulation import Choice, Progress
 from .background import Background, Elimination, Surface, legendre, powers, without_rounding
+from .geometry import Shape
 from .image_noise import counts_of, finish, shared, take_off
 from .pair import Array, Problem, Reader
 from .result import Finding, KernelFit, Verdict
@@ -92,8 +93,8 @@ def residual_moments(
         if elimination is None:
             parts.append(accumulation.residual_moments(problem, kernels, method, workers, progress))
             continue
-        wide = dataclasses.replace(problem, sources=problem.sources + _surfaces(problem))
         plan = problem.geometry
+        wide = dataclasses.replace(problem, sources=problem.sources + _surfaces(problem, plan.stride))
         # the tap over the first pixel of the footprint: a term is not extended beyond the target
         at = (-1, -1) if plan.flipped else (0, 0)
         surface = np.zeros((n, len(elimination.root), *plan.kernel_shape))
@@ -200,12 +201,15 @@ def _settled(kernel: Array, before: Array) -> bool:
 # --- the background ---
 
 
-def _surfaces(problem: Problem) -> tuple[Reader, ...]:
-    """Return readers of the terms of a problem's background, laid like its targets."""
+def _surfaces(problem: Problem, stride: Shape = (1, 1)) -> tuple[Reader, ...]:
+    """Return readers of the terms of a problem's background, laid like its targets, or like its sources."""
     degree, plan = problem.background, problem.geometry
     if degree is None:
         return ()
-    return tuple(pair.target_reader(Surface(plan.target_shape, degree, power), plan) for power in powers(degree))
+    down, across = stride
+    shape = (down * plan.size[0], across * plan.size[1])
+    before = (-down * plan.offset[0], -across * plan.offset[1])
+    return tuple(Reader(Surface(plan.target_shape, degree, p, stride), shape, before) for p in powers(degree))
 
 
 def _surface_products(problem: Problem) -> tuple[Array, Array]:

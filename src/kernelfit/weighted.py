@@ -20,11 +20,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import accumulation, geometry, patches
+from . import accumulation, geometry, patches, polyphase
 from .accumulation import DIRECT_NS, SPECTRAL_NS, TRANSFORM_NS, Choice, Progress, in_order
 from .geometry import Shape
 from .masks import times_weights
-from .pair import Array
+from .pair import Array, Problem
 from .statistics import NormalStats
 from .weighted_pass import Item
 
@@ -87,6 +87,13 @@ def pass_ns(kernel: Shape) -> dict[str, float]:
     return {"direct": 2 * rows * cols * DIRECT_NS, "fft": 1.15 * (3 * TRANSFORM_NS + 8 * rows * SPECTRAL_NS)}
 
 
+def lines(problem: Problem) -> Shape:
+    """Return the rows of taps of all sources, phases by themselves, as if they were one, and the columns."""
+    part = polyphase.split(problem)
+    rows, cols = part.geometry.kernel_shape
+    return len(part.sources) * rows, cols
+
+
 def sample_size(n_pixels: int, n_taps: int) -> int:
     """Return the number of patches in a sample that tells a first kernel."""
     affordable = SAMPLE_WORK * n_pixels / n_taps**2
@@ -119,13 +126,13 @@ def survey(items: Sequence[Item]) -> Survey:
         some = item.weights[rows]
         common = 1.0 if some.dtype == np.bool_ else _most_common(some)
         usual.append(common)
-        kernel = item.problem.geometry.kernel_shape
+        part = polyphase.split(item.problem)
         for name, base in (("subtract", common), ("patches", 0.0)):
             values = some.astype(np.float64) - base
             # where nearly every weight differs there are no runs worth finding
             dense = np.count_nonzero(values[:, 1:] != values[:, :-1]) > 0.5 * values.size
             lengths = np.ones(np.count_nonzero(values), dtype=np.int64) if dense else patches.Runs.of(values).lengths
-            found = patches.costs([lengths], kernel, len(item.problem.sources))
+            found = patches.costs([lengths], part.geometry.kernel_shape, len(part.sources))
             total[name].append(patches.Costs(*(f * n_rows / len(rows) for f in found)))
     sums = {name: patches.Costs(*(sum(f) for f in zip(*found, strict=True))) for name, found in total.items()}
     return Survey(tuple(usual), sums["subtract"], sums["patches"])
@@ -220,7 +227,7 @@ def subtracted(items: Sequence[Item], grams: Sequence[Array], usual: Sequence[fl
     """Return the exact weighted Gram matrix, from the unweighted ones and the patches whose weight differs."""
     gram = np.zeros_like(grams[0])
     for item, whole, weight in zip(items, grams, usual, strict=True):
-        gram += weight * whole + _in_user_order(item, patches.sums(item.problem, item.weights, weight).gram)
+        gram += weight * whole + patches.sums(item.problem, item.weights, weight).gram
     return gram
 
 
@@ -228,8 +235,8 @@ def accumulated(items: Sequence[Item], workers: int) -> NormalStats:
     """Return the exact statistics, from the patches of all pixels that have a weight."""
     sums = target_sums(items, workers)
     found = [patches.sums(item.problem, item.weights, with_moment=True) for item in items]
-    gram = np.sum([_in_user_order(item, f.gram) for item, f in zip(items, found, strict=True)], axis=0)
-    moment = np.sum([_in_user_order(item, f.moment[0]) for item, f in zip(items, found, strict=True)], axis=0)
+    gram = np.sum([f.gram for f in found], axis=0)
+    moment = np.sum([f.moment[0] for f in found], axis=0)
     return assembled(items, gram, moment, sums)
 
 
@@ -247,15 +254,6 @@ def assembled(items: Sequence[Item], gram: Array, moment: Array, sums: TargetSum
         convention=plan.convention,
         weight_sum=None if equal else sums.weight,
     )
-
-
-def _in_user_order(item: Item, array: Array) -> Array:
-    """Turn sums over the valid problem's taps into those over the user's kernel."""
-    plan, n = item.problem.geometry, len(item.problem.sources)
-    if not plan.flipped:
-        return array
-    order = np.arange(n * plan.n_taps).reshape(n, -1)[:, ::-1].ravel()
-    return array[np.ix_(*[order] * array.ndim)]
 
 
 def statistics(
@@ -288,10 +286,9 @@ def statistics(
     require_determined(items)
     seen = survey(items)
     if regime == "auto":
-        plan = items[0].problem.geometry
         n = sum(item.problem.geometry.n_pixels for item in items)
         costs = seen.subtract.nanoseconds, seen.patches.nanoseconds
-        one = min(pass_ns(plan.kernel_shape).values()) * n
+        one = min(pass_ns(lines(items[0].problem)).values()) * n
         regime = "subtract" if costs[0] + one < costs[1] else "patches"
     if regime == "subtract":
         known = unweighted(items, method, workers, progress)

@@ -88,7 +88,7 @@ def residual(
     moment, energy = np.zeros(len(taps)), 0.0
     for i, item in enumerate(items):
         plan, frame = item.problem.geometry, Frame.of(item.problem)
-        kernel = frame.from_user(taps.reshape(len(frame.sources), *plan.kernel_shape), plan.flipped)
+        kernel = frame.from_user(taps.reshape(-1, *plan.kernel_shape))
         weights = item.weights.T if frame.swapped else item.weights
         kept = None if keep is None else keep[i].T if frame.swapped else keep[i]
         work = _Pass(frame, weights, kernel, kept)
@@ -96,7 +96,7 @@ def residual(
             part, own = work.direct(workers, progress) if method == "direct" else work.fft(workers, progress)
         if not (np.isfinite(part).all() and math.isfinite(own)):
             pair.refuse_nonfinite(item.problem)
-        moment += frame.to_user(part, plan.flipped).ravel()
+        moment += frame.to_user(part).ravel()
         energy += own
     return Residual(moment, energy)
 
@@ -155,7 +155,7 @@ class _Pass:
 
         frame, n_sources = self.frame, len(self.frame.sources)
         y_halo, x_halo = frame.row_halo, frame.col_halo
-        length = segment(frame.cols, x_halo).length
+        length = segment(frame.cols, x_halo, n_sources).length
         # Nothing that the transform wraps round is used, so unlike lag sums it needs one halo only.
         step = min(frame.cols, length - x_halo)
         height = math.ceil(frame.rows / max(1, round(frame.rows / max(128, 8 * frame.kernel_rows))))
