@@ -563,7 +563,7 @@ def test_runs_and_single_pixels_give_the_same_sums():
     rng = np.random.default_rng(0)
     problem = pair.check(photo((40, 61)), photo((40, 61), 1), (3, 9), **CONVENTION)
     extended = problem.sources[0].block(0, 0, problem.geometry.extended_shape)
-    matrix = np.lib.stride_tricks.sliding_window_view(extended, (3, 9)).reshape(-1, 27)
+    matrix = np.lib.stride_tricks.sliding_window_view(extended, (3, 9)).reshape(-1, 27)[:, ::-1]
     values = problem.targets[0].block(0, 0, problem.size).ravel()
     runs = np.repeat(rng.integers(-1, 2, (38, 5)), 11, axis=1)[:, :53].astype(float)
     for weights in (runs, rng.normal(size=(38, 53)), np.ones((38, 53), dtype=bool), runs > 0):

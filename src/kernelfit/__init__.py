@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .noise import NoiseCheck as NoiseCheck
     from .noise import check_noise as check_noise
     from .noise import sandwich_errors as sandwich_errors
+    from .parts import split_channels as split_channels
     from .penalties import Penalized as Penalized
     from .psf import Measured as Measured
     from .psf import PsfMeasurements as PsfMeasurements
@@ -68,6 +69,7 @@ _ROOMS = {
     "geometry": ("Convention",),
     "maps": ("KernelMap", "kernel_map"),
     "noise": ("NoiseCheck", "check_noise", "sandwich_errors"),
+    "parts": ("split_channels",),
     "penalties": ("Penalized",),
     "psf": ("Measured", "PsfMeasurements", "measure_psf"),
     "restoration": ("deconvolve",),

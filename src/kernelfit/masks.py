@@ -245,19 +245,20 @@ def _own(value: float, dtype: Any) -> Any:
 
 def touched(image_mask: Mask, problem: Problem) -> Mask:
     """Return which of the used target pixels have an excluded image pixel in their footprint."""
-    (n_y, n_x), (rows, cols) = problem.geometry.kernel_shape, problem.size
+    plan, (rows, cols) = problem.geometry, problem.size
+    (n_y, n_x), (down, across) = plan.kernel_shape, plan.stride
     reader = dataclasses.replace(problem.sources[0], array=image_mask, fillvalue=0.0)
     out = np.zeros((rows, cols), dtype=bool)
-    height = max(n_y, _BLOCK // (cols + n_x - 1))
+    height = -(-max(n_y, _BLOCK // plan.extended_shape[1]) // down)
     for row in range(0, rows, height):
         n_rows = min(height, rows - row)
-        block = reader.block(row, 0, (n_rows + n_y - 1, cols + n_x - 1))
+        block = reader.block(row * down, 0, ((n_rows - 1) * down + n_y, plan.extended_shape[1]))
         if not block.any():
             continue
         sums = np.zeros((block.shape[0] + 1, block.shape[1] + 1))  # of counts, so exact
         sums[1:, 1:] = block.cumsum(axis=0).cumsum(axis=1)
         inside = sums[n_y:, n_x:] - sums[:-n_y, n_x:] - sums[n_y:, :-n_x] + sums[:-n_y, :-n_x]
-        out[row : row + n_rows] = inside > 0
+        out[row : row + n_rows] = inside[::down, ::across] > 0
     return out
 
 

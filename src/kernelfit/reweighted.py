@@ -136,13 +136,12 @@ class Engine:
 
     def solve(self, items: Sequence[Item], start: Array | None = None, *, even: bool = False) -> _Solved:
         """Fit the pairs with their weights, which are known not to follow the images if they are `even`."""
-        plan = items[0].problem.geometry
         weighted.require_determined(items)
         seen = weighted.survey(items)
         regime = self.regime
         if regime == "auto":
             n = sum(item.problem.geometry.n_pixels for item in items)
-            shape = (plan.kernel_shape[0] * len(items[0].problem.sources), plan.kernel_shape[1])
+            shape = weighted.lines(items[0].problem)
             regime = weighted.choose_regime(n, shape, seen.subtract.nanoseconds, seen.patches.nanoseconds).method
         if regime == "patches":
             return self._refined(items, *weighted.accumulated(items, self.workers), weighted.described(regime, seen))
@@ -280,7 +279,7 @@ def fit(
     model = Noise.of(noise)
     geometry.known(regime, weighted.REGIMES, "regime")
     items = [j.item for j in judged]
-    costs = weighted.pass_ns(items[0].problem.geometry.kernel_shape)
+    costs = weighted.pass_ns(weighted.lines(items[0].problem))
     pass_method = choice.method if choice.reason == "as asked" else min(costs, key=lambda name: costs[name])
     engine = Engine(choice.method, pass_method, workers, tolerance, progress, regime)
     notes = [note for j in judged for note in j.notes]
