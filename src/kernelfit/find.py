@@ -185,7 +185,7 @@ def find_kernel(
     whose weight differs from the usual one off the plain equations, "patches" adds up the patches of all pixels that
     count, and both are exact; "iterate" solves by conjugate gradients, to `tolerance`, with standard errors that are
     approximate, mostly within some per cent. It needs arrays of the target's size: a byte for each pixel for a mask, 8
-    for weights, and 16 more for `noise` and `robust`.
+    for weights, and 16 more for `noise` and `robust`; none for saturated pixels, which the target itself tells.
 
     With ``method="wiener"`` the kernel minimises ``sum_f |Y - K X|^2 + balance * m * q |K|^2``, X, Y and K the
     transforms of image, target and kernel, m the mean of ``|X|^2``, q the power of the Laplacian over its mean.

@@ -17,7 +17,7 @@ import numpy as np
 from . import geometry, iterate, joint, patches, solve, weighted
 from .accumulation import Choice, Progress
 from .background import Elimination
-from .masks import Judged, Rules
+from .masks import Judged, Rules, Unsaturated
 from .outliers import ROBUST, TUNING, correction_of, factor, least_absolute, slope
 from .pair import Array
 from .result import Finding, KernelFit, Verdict
@@ -32,6 +32,8 @@ _MOST_REFINEMENTS = 3
 #: A reweighted kernel has settled when it moves by no more than this many standard errors.
 _SETTLED = 0.02
 _MEDIAN_SAMPLE = 2**17
+#: Pixels up to which a result keeps the weights where saturated pixels alone were left out.
+MOST_KEPT = 2**24
 #: Quick steps before the exact rounds.
 _MOST_STEPS = 6
 #: So many standard errors from the end of Huber's criterion the next one may begin.
@@ -303,7 +305,9 @@ def fit(
     findings = sorted(
         dict.fromkeys((*result.findings, *found.findings, *findings)), key=lambda f: list(Verdict).index(f.verdict)
     )
-    weights = tuple(in_place(item) for item in items)
+    large = sum(item.problem.geometry.n_pixels for item in items) > MOST_KEPT
+    told = large and all(isinstance(item.weights, Unsaturated) for item in items)  # from the targets themselves
+    weights = None if told else tuple(in_place(item) for item in items)
     iterated = found.stats.weighting.startswith("iterate")
     if found.eliminations:
         n_pixels = sum(item.n_pixels for item in items)
@@ -318,7 +322,7 @@ def fit(
         findings=tuple(findings),
         weighting=found.stats.weighting,
         notes=tuple(notes),
-        weights=weights if len(weights) > 1 else weights[0],
+        weights=weights[0] if weights is not None and len(weights) == 1 else weights,
     )
 
 

@@ -34,7 +34,7 @@ class Item:
     problem : Problem
         The pair; what must not be read, reads as zero.
     weights : ndarray of float or bool, shape (rows, cols) of the used target
-        Not negative.
+        Not negative; or what stands in for such an array, and is made block by block.
     """
 
     problem: Problem
@@ -43,7 +43,8 @@ class Item:
     @property
     def n_pixels(self) -> int:
         """Number of pixels with a weight."""
-        return int(np.count_nonzero(self.weights))
+        known = getattr(self.weights, "n_nonzero", None)
+        return int(np.count_nonzero(self.weights)) if known is None else known
 
     @property
     def n_taps(self) -> int:
