@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from .statistics import NormalStats as NormalStats
     from .stream import accumulate_stream as accumulate_stream
 
-__version__ = "0.9.0"
+__version__ = "0.10.0"
 
 _ROOMS = {
     "_fft": ("set_fft",),
