@@ -88,7 +88,7 @@ class Unsaturated:
 
     def __len__(self) -> int:
         """Return the number of rows."""
-        return self.shape[0]
+        return int(self.shape[0])
 
     def __getitem__(self, key: Any) -> Mask:
         """Return a block, some whole rows, or single pixels."""
