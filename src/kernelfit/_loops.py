@@ -373,50 +373,185 @@ def inverse_at_lags(real, imag, cosines, sines, out):
 
 
 @_jit_sum
-def _strip_of(block, row, col, n, cols, lag, turned, out):
-    """Fill `out` with the lag products of `n` rows (columns, if `turned`) of a block, `cols` long."""
-    whole = -(-cols // 32) * 32  # no odd ends; beyond `cols` there are zeros
-    wide = np.zeros((n, whole + 2 * lag))
-    for p in range(n):
-        for c in range(cols):
-            wide[p, lag + c] = block[row + c, col + p] if turned else block[row + p, col + c]
-    out[:] = 0.0
-    strip_lag_sums(wide, whole, lag, out)
-    for p in range(n):
-        for q in range(p):
-            out[p, q] = out[q, p, ::-1]
+def _pair_sums(a, a_col, b, cols, symmetric, out):
+    """Set ``out[p, q, j] = sum_c a[p, a_col + c] * b[q, c + j]``, c < `cols`, the number of j a multiple of 4.
+
+    If `symmetric`, for q >= p only. Two rows of a and four lags at a time, so that six loads feed eight multiply-adds.
+    """
+    n = len(out)
+    for p in range(0, n, 2):
+        n_rows = min(2, n - p)
+        x, z = a[p, a_col : a_col + cols], a[p + n_rows - 1, a_col : a_col + cols]
+        for q in range(p if symmetric else 0, n):
+            line = b[q]
+            for j in range(0, out.shape[2], 4):
+                y0, y1 = line[j : j + cols], line[j + 1 : j + 1 + cols]
+                y2, y3 = line[j + 2 : j + 2 + cols], line[j + 3 : j + 3 + cols]
+                s0 = s1 = s2 = s3 = t0 = t1 = t2 = t3 = 0.0
+                for c in range(cols):
+                    v, w = x[c], z[c]
+                    s0 += v * y0[c]
+                    s1 += v * y1[c]
+                    s2 += v * y2[c]
+                    s3 += v * y3[c]
+                    t0 += w * y0[c]
+                    t1 += w * y1[c]
+                    t2 += w * y2[c]
+                    t3 += w * y3[c]
+                last = out[p + n_rows - 1, q]
+                last[j], last[j + 1], last[j + 2], last[j + 3] = t0, t1, t2, t3
+                first = out[p, q]
+                first[j], first[j + 1], first[j + 2], first[j + 3] = s0, s1, s2, s3
 
 
 @_jit_sum
-def gram_of_block(block, col, n_rows, n_cols, lags, gram, first, stride_y, stride_x):
-    """Make the Gram matrix of a block that is in memory, from its lag sums: strips, corners and `assemble` in one.
+def _column_strips(block, col, n_rows, n_cols, y_halo, out):
+    """Lag sums over the target's rows of the columns left and right of it.
 
-    The extended image of ``n_rows x n_cols`` target pixels starts at column `col` of `block`; `first`, `stride_y` and
-    `stride_x` are the place of tap (0, 0) in `gram` and the steps to its neighbours.
+    ``out[k, p, q, i] = sum_r x[r, p] * x[r + i, q]``, x being what lies `n_cols` times k to the right.
+    """
+    n = out.shape[1]
+    whole = -(-n_rows // 32) * 32  # no odd ends; beyond the pixels there are zeros
+    a, b = np.zeros((n, whole)), np.zeros((n, whole + y_halo + 4))
+    for k in range(2):
+        for p in range(n):
+            for r in range(n_rows + y_halo):
+                b[p, r] = block[r, col + k * n_cols + p]
+        a[:, :n_rows] = b[:, :n_rows]
+        _pair_sums(a, 0, b, whole, False, out[k])
+
+
+@_jit_sum
+def _row_strips(block, col, n_rows, n_cols, corners, out):
+    """Lag sums of the rows above and below the target, and their ends, each followed by a zero.
+
+    ``out[k, p, q, j] = sum_c x[p, c] * x[q, c + j - n]``, x being what lies `n_rows` times k further down; q >= p.
+    """
+    n_strip, n = out.shape[1], corners.shape[2] // out.shape[1] - 1
+    whole = -(-(n_cols + n) // 32) * 32
+    wide = np.zeros((n_strip, n + whole + n + 4))
+    for k in range(2):
+        for p in range(n_strip):
+            line = block[k * n_rows + p, col : col + n_cols + n]
+            wide[p, n : n + n_cols + n] = line
+            corners[k, 0, p * (n + 1) : p * (n + 1) + n] = line[:n]
+            corners[k, 1, p * (n + 1) : p * (n + 1) + n] = line[n_cols:]
+        _pair_sums(wide, n, wide, whole, True, out[k])
+
+
+@_jit
+def _first_rows(down, lags, gram):
+    """Cut what lies left and right of each box off the lag sums: the rows of the Gram matrix of the first taps.
+
+    Both are sums down a diagonal, ``cut[u, v] = cut[u - 1, v - 1] + ...``, so that each row follows from its neighbour.
     """
     n_y, n_x = len(lags), (lags.shape[1] + 1) // 2
-    y_halo, x_halo = n_y - 1, n_x - 1
-    across = np.empty((2, y_halo, y_halo, 2 * x_halo + 1))
-    down = np.empty((2, x_halo, x_halo, 2 * y_halo + 1))
-    corners = np.empty((2, 2, y_halo, x_halo))
-    for k in range(2):
-        if y_halo:
-            _strip_of(block, k * n_rows, col, y_halo, n_cols + x_halo, x_halo, False, across[k])
-        if x_halo:
-            _strip_of(block, 0, col + k * n_cols, x_halo, n_rows + y_halo, y_halo, True, down[k])
-        for j in range(2):
-            for y in range(y_halo):
-                for x in range(x_halo):
-                    corners[k, j, y, x] = block[k * n_rows + y, col + j * n_cols + x]
-    assemble(
-        lags, across[0], across[1], down[0], down[1], corners, corners, 0, 1, gram, first, first, stride_y, stride_x
-    )
+    last = n_x - 1
+    cut = np.zeros((2, n_x))
+    for i in range(n_y):
+        here = slice(i * n_x, (i + 1) * n_x)
+        cut[0] = 0.0
+        for u in range(n_x):
+            new, old, z, y = cut[u % 2], cut[1 - u % 2], gram[u, here], lags[i, last - u : last - u + n_x]
+            new[0] = 0.0
+            for v in range(1, n_x if u else 1):
+                new[v] = old[v - 1] + down[0, u - 1, v - 1, i]
+            for v in range(n_x):
+                z[v] = y[v] - new[v]
+        cut[last % 2] = 0.0
+        for u in range(last - 1, -1, -1):
+            new, old, z = cut[u % 2], cut[1 - u % 2], gram[u, here]
+            new[last] = 0.0
+            for v in range(last):
+                new[v] = old[v + 1] + down[1, u, v, i]
+                z[v] -= new[v]
+
+
+@_jit
+def _next_rows(y, across, corners, gram):
+    """Make the rows of the Gram matrix of the taps of row y + 1 from those of row y, a whole row at a time.
+
+    Each box of pixels loses its top row and gains one below it, but for what lies left and right of the box.
+    """
+    y_halo = across.shape[1]
+    n_x = corners.shape[2] // y_halo
+    depth, last = y_halo - y, n_x - 1
+    width = depth * n_x
+    change = across[1, y, y:] - across[0, y, y:]
+    cut = np.zeros((2, width))
+    old_rows, new_rows = slice(y * n_x, y * n_x + width), slice((y + 1) * n_x, (y + 1) * n_x + width)
+    for u in range(n_x):
+        x, z = gram[y * n_x + u, old_rows], gram[(y + 1) * n_x + u, new_rows]
+        for i in range(depth):
+            for v in range(n_x):
+                z[i * n_x + v] = x[i * n_x + v] + change[i, last - u + v]
+    lost, gained = corners[0, 0, y * n_x :], corners[1, 0, y * n_x :]
+    for u in range(1, n_x):
+        new, old, z = cut[u % 2, 1:], cut[1 - u % 2], gram[(y + 1) * n_x + u, new_rows][1:]
+        s, t = lost[u - 1], gained[u - 1]
+        for k in range(width - 1):
+            new[k] = old[k] + t * gained[k] - s * lost[k]
+        for i in range(depth):
+            cut[u % 2, i * n_x] = 0.0
+        for k in range(width - 1):
+            z[k] -= new[k]
+    lost, gained = corners[0, 1, y * n_x :], corners[1, 1, y * n_x :]
+    cut[last % 2] = 0.0
+    for u in range(last - 1, -1, -1):
+        new, old, z = cut[u % 2], cut[1 - u % 2, 1:], gram[(y + 1) * n_x + u, new_rows]
+        s, t = lost[u], gained[u]
+        for k in range(width - 1):
+            new[k] = old[k] + t * gained[k] - s * lost[k]
+        for i in range(depth):
+            cut[u % 2, i * n_x + last] = 0.0
+        for k in range(width - 1):
+            z[k] -= new[k]
+
+
+@_jit
+def gram_of_block(block, col, n_rows, n_cols, lags, gram):
+    """Make the upper triangle of the Gram matrix of a block that is in memory, tap (y, u) in row ``y * n_x + u``.
+
+    The extended image of ``n_rows x n_cols`` target pixels starts at column `col` of `block`. `lags` holds its lag sums
+    over the rows of the target, ``lags[i, n + j] = sum_rc block[r, c] block[r + i, c + j]``, r < `n_rows`, |j| <= n.
+    """
+    n_y, n_x = len(lags), (lags.shape[1] + 1) // 2
+    down = np.empty((2, n_x - 1, n_x - 1, -(-n_y // 4) * 4))
+    _column_strips(block, col, n_rows, n_cols, n_y - 1, down)
+    _first_rows(down, lags, gram)
+    if n_y > 1:
+        across = np.empty((2, n_y - 1, n_y - 1, -(-lags.shape[1] // 4) * 4))
+        corners = np.zeros((2, 2, (n_y - 1) * n_x))
+        _row_strips(block, col, n_rows, n_cols, corners, across)
+        for y in range(n_y - 1):
+            _next_rows(y, across, corners, gram)
+
+
+@_jit_sum
+def taper(block, mean, down, across, n_rows, n_cols, sums):
+    """Replace a block's values v by ``(v - mean) * down[r] * across[c]``, as far as these reach.
+
+    To `sums` are added the sum of v, and of its square, over the first `n_rows` rows and `n_cols` columns.
+    """
+    total = 0.0
+    energy = 0.0
+    for r in range(len(down)):
+        line = block[r]
+        if r < n_rows:
+            for c in range(n_cols):
+                total += line[c]
+                energy += line[c] * line[c]
+        weight = down[r]
+        for c in range(len(across)):
+            line[c] = (line[c] - mean) * (weight * across[c])
+    sums[0] += total
+    sums[1] += energy
 
 
 @_jit
 def cross_spectra(image, target, image_power, target_power, cross):
-    """Add a pair of spectra (complex128): ``|X|^2``, ``|Y|^2`` and ``conj(X) Y``, each of the spectra's shape."""
-    n_rows, n_cols = image.shape
+    """Add a pair of spectra (complex128): ``|X|^2``, ``|Y|^2`` and ``conj(X) Y``, as many columns as these have."""
+    n_rows, n_cols = cross.shape
     for r in range(n_rows):
         for c in range(n_cols):
             x = image[r, c]
@@ -427,10 +562,12 @@ def cross_spectra(image, target, image_power, target_power, cross):
 
 
 @_jit
-def cross_spectra_in_place(image, target):
+def cross_spectra_in_place(image, target, even, sums):
     """Replace Y by ``conj(X) Y``, and X by ``|X|^2``, then ``|Y|^2``, in the first and second half of each row.
 
-    Complex numbers as pairs of floats: memory that has not been touched yet costs more than the work.
+    Complex numbers as pairs of floats: memory that has not been touched yet costs more than the work. To `sums` are
+    added the sums of both powers over the whole band, so that `even` says whether the transform has an even number of
+    columns, the last of which counts once, as the first.
     """
     n_cols = image.shape[1] // 2
     second = np.empty(n_cols)
@@ -443,6 +580,42 @@ def cross_spectra_in_place(image, target):
             y[2 * c] = a * u + b * v
             y[2 * c + 1] = a * v - b * u
         x[n_cols:] = second
+        for half in range(2):
+            line = x[half * n_cols : (half + 1) * n_cols]
+            once = line[0] + line[n_cols - 1] if even else line[0]
+            sums[half] += 2.0 * _sum(line) - once
+
+
+@_jit_sum
+def _sum(values):
+    total = 0.0
+    for value in values:
+        total += value
+    return total
+
+
+@_jit_sum
+def add_products(factors, rows, out):
+    """Add ``factors.T @ rows`` to `out`: a few hundred columns at a time, four of the `rows` at once.
+
+    Slices, so that indices start from 0: those that might be negative keep a loop from being vectorised.
+    """
+    n_rows, n_cols = rows.shape
+    for first in range(0, n_cols, 512):
+        last = min(first + 512, n_cols)
+        for f in range(0, n_rows - 3, 4):
+            a, b, c, d = rows[f, first:last], rows[f + 1, first:last], rows[f + 2, first:last], rows[f + 3, first:last]
+            for y in range(factors.shape[1]):
+                line = out[y, first:last]
+                s, t, u, v = factors[f, y], factors[f + 1, y], factors[f + 2, y], factors[f + 3, y]
+                for j in range(len(line)):
+                    line[j] += s * a[j] + t * b[j] + u * c[j] + v * d[j]
+        for f in range(n_rows - n_rows % 4, n_rows):
+            a = rows[f, first:last]
+            for y in range(factors.shape[1]):
+                line, s = out[y, first:last], factors[f, y]
+                for j in range(len(line)):
+                    line[j] += s * a[j]
 
 
 @_jit
@@ -695,18 +868,22 @@ def invert_rows(lower, first, out):
 
 @_jit_sum
 def condition(gram, factor):
-    """Estimate the condition number, in the 1-norm, of a symmetric matrix whose inverse is ``F F'``."""
-    largest = 0.0
+    """Estimate the condition number, in the 1-norm, of a matrix (its upper triangle is read) inverted by ``F F'``."""
+    sums = np.zeros(len(gram))
     for i in range(len(gram)):
-        largest = max(largest, np.abs(gram[i]).sum())
-    return largest * inverse_norm(factor)
+        row, total = gram[i, i:], 0.0
+        for j in range(1, len(row)):
+            sums[i + j] += abs(row[j])
+            total += abs(row[j])
+        sums[i] += total + abs(row[0])
+    return sums.max() * inverse_norm(factor)
 
 
 @_jit_sum
 def inverse_factor(gram, out):
     """Write the upper triangular F with ``F F' = G^-1`` to `out`; return G's condition number.
 
-    It is infinite, and `out` of no use, if G is not positive definite.
+    Of G the upper triangle is read. The condition is infinite, and `out` of no use, if G is not positive definite.
     """
     m = len(gram)
     lower, inverse = np.zeros((-(-m // 4) * 4, m)), np.zeros((-(-m // 4) * 4, m))
@@ -719,47 +896,66 @@ def inverse_factor(gram, out):
 
 
 @_jit_sum
-def _finish_tile(image, col, result, n_rows, n_cols, lags, energy, gram, inverse, first, stride_y, stride_x):
-    moments(result, n_rows, n_cols, energy)
-    gram_of_block(image, col, n_rows, n_cols, lags, gram, first, stride_y, stride_x)
-    return inverse_factor(gram, inverse) if len(inverse) else np.inf
+def _solve_tile(gram, moment, energy, total, inverse, taps, spread):
+    """Add the statistics to `total`; solve for the `taps`, `spread` being the diagonal of the inverse Gram matrix."""
+    m = len(taps)
+    change = np.zeros(m)
+    total[m, :m] += moment
+    total[m + 1, :2] += energy
+    for i in range(m):
+        y, x = total[i, i:m], gram[i, i:]
+        for j in range(m - i):
+            y[j] += x[j]
+    if len(inverse) == 0:
+        return np.inf, 0.0
+    inverse[:] = 0.0
+    condition = inverse_factor(gram, inverse)
+    if not condition < np.inf:
+        return condition, 0.0
+    _inverse_times(inverse, moment, taps)
+    for i in range(m):
+        s, x, y, k, row = 0.0, gram[i, i:], change[i:], taps[i:], inverse[i, i:]
+        for j in range(1, m - i):
+            y[j] += x[j] * k[0]
+            s += x[j] * k[j]
+        y[0] += s + x[0] * k[0]
+        s = 0.0
+        for j in range(m - i):
+            s += row[j] * row[j]
+        spread[i] = s
+    return condition, energy[0] - (taps * (2 * moment - change)).sum()
 
 
 @_jit_sum
-def tile_from_spectra(
-    spectra,
-    turned,
-    cosines,
-    sines,
-    image,
-    result,
-    n_rows,
-    n_cols,
-    back,
-    energy,
-    gram,
-    inverse,
-    first,
-    stride_y,
-    stride_x,
-):
+def tile_from_spectra(spectra, turned, cosines, sines, image, result, n_rows, n_cols, back, energy, gram, total,
+                      inverse, taps, spread):  # fmt: skip
     """Make all of a tile's statistics in one call, since threads that ask for the interpreter wait for each other.
 
     `back` (2, lags, lags) gets the lag sums of the image and of target and image, `energy` the target's sums, `gram`
-    the Gram matrix as in `gram_of_block`, and `inverse`, unless it is empty, its factor; returns the condition number.
+    the upper triangle of the Gram matrix as in `gram_of_block`; to `total` the statistics are added: the matrix, a row
+    for the moment, and one for `energy`. Then the tile is solved, unless `inverse` is empty: F with ``F F' = G^-1``,
+    `taps`, and the diagonal of ``G^-1``. Returns the condition number and the residual sum of squares.
     """
     n_lags = -(-back.shape[1] // 4) * 4
     sums = np.zeros((2, 2, len(cosines), n_lags))
-    spectral_lag_sums(spectra, 0, 0, n_rows + back.shape[1] - 1, sums[0], sums[1], turned)
+    spectral_lag_sums(spectra, 0, 0, n_rows, sums[0], sums[1], turned)
     for a in range(2):
         inverse_at_lags(sums[0, a], sums[1, a], cosines, sines, back[a])
-    return _finish_tile(image, 0, result, n_rows, n_cols, back[0], energy, gram, inverse, first, stride_y, stride_x)
+    energy[:] = 0.0
+    moments(result, n_rows, n_cols, energy)
+    gram_of_block(image, 0, n_rows, n_cols, back[0], gram)
+    moment = back[1, :, back.shape[2] // 2 :].copy().ravel()
+    return _solve_tile(gram, moment, energy, total, inverse, taps, spread)
 
 
 @_jit_sum
-def tile_from_pixels(image, col, result, n_rows, n_cols, back, energy, gram, inverse, first, stride_y, stride_x):
+def tile_from_pixels(image, col, result, n_rows, n_cols, back, energy, gram, total, inverse, taps, spread):
     """Do the work of `tile_from_spectra` with the pixels themselves; the image starts at column `col`."""
     back[:] = 0.0
-    lag_sums(image, col, image, 0, n_rows + back.shape[1] - 1, n_cols + col, back[0])
+    lag_sums(image, col, image, 0, n_rows, n_cols + col, back[0])
     lag_sums(result, 0, image, col, n_rows, n_cols, back[1, :, col:])  # the other lags are not needed
-    return _finish_tile(image, col, result, n_rows, n_cols, back[0], energy, gram, inverse, first, stride_y, stride_x)
+    energy[:] = 0.0
+    moments(result, n_rows, n_cols, energy)
+    gram_of_block(image, col, n_rows, n_cols, back[0], gram)
+    moment = back[1, :, col:].copy().ravel()
+    return _solve_tile(gram, moment, energy, total, inverse, taps, spread)

@@ -23,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
-from . import geometry, pair
-from .geometry import Shape
+from . import geometry, pair, polyphase
+from .geometry import Geometry, Shape
 from .pair import Array, Problem, Reader
 from .statistics import NormalStats
 from .threads import Part as Part
@@ -44,7 +44,7 @@ class Choice(NamedTuple):
     reason: str
 
 
-def choose_method(image_shape: object, kernel_shape: object) -> Choice:
+def choose_method(image_shape: object, kernel_shape: object, stride: object = 1) -> Choice:
     """Say which method `find_kernel` would use for one image and one kernel.
 
     Parameters
@@ -53,6 +53,8 @@ def choose_method(image_shape: object, kernel_shape: object) -> Choice:
         Rows and columns of the image.
     kernel_shape : int or tuple of int
         Rows and columns of the kernel.
+    stride : int or tuple of int, optional
+        Pixels of the image from one pixel of the target to the next, default 1.
 
     Returns
     -------
@@ -66,6 +68,10 @@ def choose_method(image_shape: object, kernel_shape: object) -> Choice:
     * direct: reading, R (2C - 1) multiply-adds for the lag sums and R C for the moment;
     * fft: two real transforms of segments of L samples, of which B = L - 2 (C - 1) are new, and the same again for
       the overlaps of neighbouring segments; 2 R complex multiply-adds per frequency, that is 4 R real ones per sample.
+
+    With a stride of S x T the image is S T sources, each of which has R x C of the taps, the sides divided by the
+    stride: (S T)^2 times the work for the lag sums, S T times that for the moment, and S T + 1 transforms. Conjugate
+    gradients do not know of it.
 
     Then, for m = R C taps, once: the Cholesky factor and its inverse take 2/3 m^3 multiply-adds. Conjugate gradients
     ("cg") need neither, nor the m x m matrix, but about 40 iterations, each of which multiplies a matrix of R x R for
@@ -86,19 +92,23 @@ def choose_method(image_shape: object, kernel_shape: object) -> Choice:
     >>> kernelfit.choose_method((4096, 4096), 127).method
     'cg'
     """
-    image, (rows, cols) = geometry.as_pair(image_shape, "image_shape"), geometry.kernel_shape(kernel_shape)
+    image, kernel = geometry.as_pair(image_shape, "image_shape"), geometry.kernel_shape(kernel_shape)
+    steps = geometry.lattice(stride, 0)[0]
+    phases = min(steps[0], kernel[0]), min(steps[1], kernel[1])
+    image = -(-image[0] // steps[0]), -(-image[1] // steps[1])
+    rows, cols = -(-kernel[0] // phases[0]), -(-kernel[1] // phases[1])
     if cols < rows:
         image, rows, cols = image[::-1], cols, rows
-    n_pixels = max(1, image[0] * image[1])
-    direct = READ_NS + DIRECT_NS * rows * (3 * cols - 1)
-    layout = segment(image[1], cols - 1)
+    n_pixels, n_phases = max(1, image[0] * image[1]), phases[0] * phases[1]
+    direct = READ_NS + DIRECT_NS * rows * n_phases * (n_phases * (2 * cols - 1) + cols)
+    layout = segment(image[1], cols - 1, n_phases)
     waste = layout.length / layout.step * (1 + (cols - 1) * 2 / layout.length)
-    fft = (2 * TRANSFORM_NS + 4 * rows * SPECTRAL_NS) * waste + FFT_START_NS / n_pixels
-    n_taps = rows * cols
+    fft = (n_phases + 1) * (TRANSFORM_NS + 2 * n_phases * rows * SPECTRAL_NS) * waste + FFT_START_NS / n_pixels
+    n_taps = kernel[0] * kernel[1]
     dense = 2 / 3 * n_taps**3 * DENSE_NS
     strips = 2 * 2 * 4 * (rows**2 * image[1] + cols**2 * image[0]) / 2 * SPECTRAL_NS
     iterative = strips + 40 * n_taps * (4 * (rows + cols) * SPECTRAL_NS + 10 * 4 * TRANSFORM_NS)
-    if 16 * n_taps**2 > 2**30 or (n_taps > 2000 and 2 * iterative < dense):
+    if steps == (1, 1) and (16 * n_taps**2 > 2**30 or (n_taps > 2000 and 2 * iterative < dense)):
         return Choice("cg", f"estimated {iterative / 1e9:.2g} s to iterate, {dense / 1e9:.2g} s to factorise")
     method = "direct" if direct <= fft else "fft"
     return Choice(method, f"estimated {direct:.1f} ns per pixel direct, {fft:.1f} ns by fft")
@@ -121,17 +131,18 @@ class Segments(NamedTuple):
     step: int
 
 
-def segment(width: int, overlap: int) -> Segments:
+def segment(width: int, overlap: int, n_sources: int = 1) -> Segments:
     """Cut `width` positions, each with a halo of `overlap`, into equal segments of the cheapest length.
 
     A segment of B positions and its halo h has B + h samples; its lag products up to h are free of wrap-around if it is
     padded to L >= B + 2h. The work is L log2 L per segment and twice 2h log2 2h for the overlap of two neighbours,
     which both count. Lengths of 1, 3, 5 and 9 times 2^a up to 2048, or 12h, whichever is larger, are tried: unplanned
-    transforms of other lengths are up to twice as slow per sample, and longer ones leave the cache.
+    transforms of other lengths are up to twice as slow per sample, and longer ones leave the cache. Several sources,
+    each of which is transformed and multiplied by every other, share that room.
     """
     best, best_cost = Segments(1, 1), math.inf
     least = _good_length(max(overlap, 1) + 2 * overlap)
-    longest = max(2048, 12 * overlap, least)
+    longest = max(256, 2048 // n_sources, 12 * overlap, least)
     lengths = {m << a for m in (1, 3, 5, 9) for a in range(longest.bit_length())}
     for length in sorted(n for n in lengths if least <= n <= longest):
         segments = math.ceil(width / (length - 2 * overlap))
@@ -151,8 +162,9 @@ def _good_length(least: int) -> int:
 
 @dataclass(frozen=True)
 class Frame:
-    """The problem as an engine sees it: the longer side of the kernel lies along the columns."""
+    """The problem as an engine sees it: without stride, and the longer side of the kernel lies along the columns."""
 
+    plan: Geometry
     rows: int
     cols: int
     kernel_rows: int
@@ -164,16 +176,18 @@ class Frame:
     @classmethod
     def of(cls, problem: Problem) -> "Frame":
         """Lay a problem the way that is cheaper."""
-        (rows, cols), (kernel_rows, kernel_cols) = problem.size, problem.geometry.kernel_shape
+        plan, part = problem.geometry, polyphase.split(problem)
+        (rows, cols), (kernel_rows, kernel_cols) = part.size, part.geometry.kernel_shape
         if kernel_rows <= kernel_cols:
-            return cls(rows, cols, kernel_rows, kernel_cols, problem.sources, problem.targets, swapped=False)
+            return cls(plan, rows, cols, kernel_rows, kernel_cols, part.sources, part.targets, swapped=False)
         return cls(
+            plan,
             cols,
             rows,
             kernel_cols,
             kernel_rows,
-            tuple(r.transposed() for r in problem.sources),
-            tuple(r.transposed() for r in problem.targets),
+            tuple(r.transposed() for r in part.sources),
+            tuple(r.transposed() for r in part.targets),
             swapped=True,
         )
 
@@ -187,15 +201,14 @@ class Frame:
         """Columns by which the extended image exceeds the target."""
         return self.kernel_cols - 1
 
-    def to_user(self, taps: Array, flipped: bool) -> Array:
-        """Turn arrays (..., rows, cols) of the frame's taps into arrays of the user's kernel, or back."""
-        if self.swapped:
-            taps = np.swapaxes(taps, -1, -2)
-        return np.ascontiguousarray(taps[..., ::-1, ::-1] if flipped else taps)
+    def to_user(self, taps: Array) -> Array:
+        """Turn arrays (..., sources, rows, cols) of the frame's taps into arrays of the user's kernels."""
+        return polyphase.to_user(np.swapaxes(taps, -1, -2) if self.swapped else taps, self.plan)
 
-    def from_user(self, taps: Array, flipped: bool) -> Array:
+    def from_user(self, taps: Array) -> Array:
         """Undo `to_user`."""
-        return self.to_user(taps[..., ::-1, ::-1] if flipped else taps, flipped=False)
+        taps = polyphase.from_user(taps, self.plan)
+        return np.ascontiguousarray(np.swapaxes(taps, -1, -2)) if self.swapped else taps
 
 
 class Pass(NamedTuple):
@@ -271,9 +284,9 @@ def _direct_pass(frame: Frame, taps: Array | None) -> Pass:
     """Add up the products of pixels; with `taps`, those of the residual of that kernel, without the lags."""
     from . import _loops
 
-    height, width = 64, 1024
     y_halo, x_halo = frame.row_halo, frame.col_halo
     n_sources, n_targets = len(frame.sources), len(frame.targets)
+    height, width = 64, 1024 if n_sources == 1 else 512
 
     def band(tiles: list[tuple[int, int, int, int]]) -> tuple[Array, ...]:
         lags = np.zeros((n_sources, n_sources, frame.kernel_rows, 2 * x_halo + 1))
@@ -320,10 +333,10 @@ def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
 
     y_halo, x_halo = frame.row_halo, frame.col_halo
     n_sources, n_targets = len(frame.sources), len(frame.targets)
-    layout = segment(frame.cols, x_halo)
+    layout = segment(frame.cols, x_halo, n_sources)
     rows = frame.rows + (y_halo if taps is None else 0)
     extended = frame.rows + y_halo  # for either kind of pass, so that both use the same transforms
-    height = math.ceil(extended / max(1, round(extended / max(128, 8 * frame.kernel_rows))))
+    height = math.ceil(extended / max(1, round(extended / max(128 if n_sources == 1 else 64, 8 * frame.kernel_rows))))
     # Kernels of one row have no row lags, so the rows of several segments may stand in one tile, one below the other.
     stacked = max(1, min(128, max(16, 2**17 // layout.length)) // rows) if y_halo == 0 else 1
     depth = height * stacked + y_halo
@@ -422,7 +435,7 @@ def strip_lags(readers: Sequence[Reader], row: int, n_rows: int, extent: int, la
 
     n = len(readers) * n_rows
     out, length = np.zeros((n, n, 2 * lag + 1)), 0
-    if n == 0:
+    if n == 0:  # a kernel of one row; the strip would be as long as the image
         return out
     if lag == 0 and extent < 8:
         for column in np.concatenate([r.block(row, 0, (n_rows, extent)) for r in readers]).T:
@@ -483,7 +496,7 @@ def _strip_jobs(frame: Frame, method: str) -> list[Callable[[], tuple[Array, ...
     return [lambda s=s: (strip_lags(*s),) for s in strips]  # type: ignore[misc]
 
 
-def _gram(frame: Frame, lags: Array, strips: Sequence[Array], workers: int, flipped: bool) -> Array:
+def _gram(frame: Frame, lags: Array, strips: Sequence[Array], workers: int) -> Array:
     """Turn lag sums, and those of the strips, into the exact Gram matrix, in the user's tap order."""
     from . import _loops
 
@@ -498,8 +511,8 @@ def _gram(frame: Frame, lags: Array, strips: Sequence[Array], workers: int, flip
     m = n_y * n_x
     gram = np.empty((n_sources * m, n_sources * m))
     stride_y, stride_x = (1, n_y) if frame.swapped else (n_x, 1)
-    first = 0
-    if flipped:
+    first, strided = 0, frame.plan.convention.strided
+    if frame.plan.flipped and not strided:
         first, stride_y, stride_x = m - 1, -stride_y, -stride_x
 
     def place(job: tuple[int, int, int]) -> None:
@@ -515,7 +528,7 @@ def _gram(frame: Frame, lags: Array, strips: Sequence[Array], workers: int, flip
     step = min(n_y, 4) if m * n_x > 10**4 else 1
     for _ in in_order([(*st, i) for st in np.ndindex(n_sources, n_sources) for i in range(step)], place, workers):
         pass
-    return gram
+    return polyphase.reordered(gram, frame.plan) if strided else gram
 
 
 # --- the doors ---
@@ -525,7 +538,8 @@ def resolve(problem: Problem, method: str) -> Choice:
     """Return the method asked for, or chosen."""
     geometry.known(method, METHODS, "method")
     if method == "auto":
-        return choose_method(problem.size, problem.geometry.kernel_shape)
+        (rows, cols), (down, across) = problem.size, problem.geometry.stride
+        return choose_method((rows * down, cols * across), problem.geometry.kernel_shape, (down, across))
     return Choice(method, "as asked")
 
 
@@ -561,8 +575,8 @@ def statistics(problem: Problem, method: str, workers: int, progress: Progress |
     frame = Frame.of(problem)
     sums, strips = pass_over(problem, frame, method, workers, None, progress, _strip_jobs(frame, method))
     with np.errstate(all="ignore"):
-        gram = _gram(frame, sums.lags, strips, workers, plan.flipped)
-    moments = frame.to_user(sums.moment, plan.flipped).reshape(len(frame.targets), -1)
+        gram = _gram(frame, sums.lags, strips, workers)
+    moments = frame.to_user(sums.moment).reshape(len(frame.targets), -1)
     return [
         NormalStats(
             gram=gram,
@@ -570,7 +584,7 @@ def statistics(problem: Problem, method: str, workers: int, progress: Progress |
             target_energy=float(sums.energy[t]),
             target_sum=float(sums.total[t]),
             n_pixels=plan.n_pixels,
-            terms=(plan.kernel_shape,) * len(frame.sources),
+            terms=(plan.kernel_shape,) * len(problem.sources),
             convention=plan.convention,
         )
         for t in range(len(frame.targets))
@@ -601,9 +615,8 @@ def residual_moments(
     energies : ndarray, shape (targets,)
     """
     frame = Frame.of(problem)
-    flipped = problem.geometry.flipped
-    sums, _ = pass_over(problem, frame, method, workers, frame.from_user(kernels, flipped), progress)
-    return frame.to_user(sums.moment, flipped).reshape(len(frame.targets), -1), sums.energy
+    sums, _ = pass_over(problem, frame, method, workers, frame.from_user(kernels), progress)
+    return frame.to_user(sums.moment).reshape(len(frame.targets), -1), sums.energy
 
 
 def accumulate(
@@ -616,6 +629,8 @@ def accumulate(
     fillvalue: float = 0.0,
     origin: int | Shape | None = None,
     operation: str = "convolution",
+    stride: int | Shape = 1,
+    offset: int | Shape = 0,
     mask: "npt.ArrayLike | None" = None,
     image_mask: "npt.ArrayLike | None" = None,
     weights: "npt.ArrayLike | None" = None,
@@ -630,7 +645,7 @@ def accumulate(
     ``A[t, p] = image[t - (p - origin)]`` (for correlation ``image[t + (p - origin)]``), and the target's pixels y,
     the statistics are the Gram matrix ``A'A``, the moment ``A'y``, ``y'y`` and the number of pixels. A itself is never
     formed: the work grows with the number of pixels times the shorter side of the kernel at most, the memory not
-    with the image at all.
+    with the image at all. With a stride there is a row for every stride-th pixel only.
 
     Parameters
     ----------
@@ -639,11 +654,11 @@ def accumulate(
         converted to float64 one block at a time, and never changed.
     target : array_like
         What became of it; its shape is the image's (`mode` "same"), smaller by side - 1 ("valid") or larger by
-        side - 1 ("full") along each axis.
+        side - 1 ("full") along each axis; with a stride of them, that many rounded up.
     shape : int or (int, int)
         Rows and columns of the kernel, odd or even.
     mode : {"same", "valid", "full"}, optional
-        How the two lie on each other. The default is to infer it from the shapes.
+        How the two lie on each other. The default is the first of them that the shapes allow.
     boundary : {None, "fill", "wrap", "symm", "mirror", "nearest"}, optional
         What lay beyond the edge when the target was made: `fillvalue`, the opposite edge, the image mirrored about its
         border ("symm", edge pixel repeated, or "mirror", not repeated), or the nearest pixel. The default None assumes
@@ -655,6 +670,9 @@ def accumulate(
         centre, ``(side - 1) // 2``.
     operation : {"convolution", "correlation"}, optional
         Whether the kernel is laid on the image flipped (default) or as it is.
+    stride, offset : int or (int, int), optional
+        Every how many pixels of what the kernel makes the target holds one, and which one first, as in `find_kernel`;
+        all by default.
     mask, image_mask, weights, nan, saturated : optional
         Which target pixels count, and how much, as in `find_kernel`, but that `saturated` is None by default. The
         statistics are exact whatever they are, which may take long for weights that differ from pixel to pixel and
@@ -706,6 +724,8 @@ def accumulate(
         fillvalue=fillvalue,
         origin=origin,
         operation=operation,
+        stride=stride,
+        offset=offset,
     )
     threads = pair.as_workers(workers)
     if method in ("cg", "wiener"):

@@ -307,7 +307,7 @@ def find(problem: Problem, workers: int, tolerance: float | None = None, progres
         findings.append(Finding(Verdict.NOT_CONVERGED, detail))
     findings += doubts(taps, error * math.sqrt(m), rss, variance, float(sums.energy[0]))
     return KernelFit(
-        kernel=frame.to_user(taps, plan.flipped),
+        kernel=frame.to_user(taps[None])[0],
         factor=None,
         typical_stderr=error,
         noise_std=noise_std,

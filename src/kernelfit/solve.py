@@ -120,7 +120,7 @@ def residual_at(stats: NormalStats, taps: Array) -> tuple[Array, float]:
     """Return ``A'(y - A k)`` and ``|y - A k|^2`` of a kernel k."""
     center, moment, energy = stats.around()
     step = taps - center
-    change = stats.gram @ step
+    change = times(stats.gram, step)
     return moment - change, max(0.0, energy - float(step @ (2 * moment - change)))
 
 
@@ -189,16 +189,33 @@ def own_factor(gram: Array, workers: int = 1) -> tuple[Array, float] | None:
     return (inverse[:m], condition) if condition * RCOND_CHOLESKY < 1 else None
 
 
-def adopt_factor(stats: NormalStats, inverse: Array, condition: float) -> None:
-    """Let solvers use a factor of the inverse of the Gram matrix, if it can be trusted."""
-    if condition * RCOND_CHOLESKY < 1:
-        stats._made["inverse"] = inverse, condition
+def scaled_factor(gram: Array) -> Array:
+    """Return a factor F of the (pseudo-)inverse ``F F'`` of a Gram matrix whose columns may be of different units."""
+    diagonal = np.diag(gram)
+    scale = 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+    even = gram * np.multiply.outer(scale, scale)
+    found = own_factor(even) or cholesky_factor(even) or eigen_factor(even)
+    return np.asarray(scale[:, None] * found[0])
 
 
 def times(matrix: Array, vector: Array) -> Array:
     """Return a matrix times a vector without BLAS, for the reason told in `factor_ahead`."""
     product: Array = np.einsum("ij,j->i", matrix, vector)
     return product
+
+
+def product(a: Array, b: Array) -> Array:
+    """Return ``a @ b`` by the BLAS that SciPy brings along.
+
+    NumPy's wheel has another one, with threads of its own. After a product the threads of either go on spinning for a
+    moment, and work that called the two in turn would wait for a free core ten times as long as it computes.
+    """
+    blas = scipy.linalg.blas
+    turned = [not m.flags.f_contiguous for m in (a, b)]
+    a, b = (m.T if turn else m for m, turn in zip((a, b), turned, strict=True))
+    if b.ndim == 1:
+        return np.asarray(blas.dgemv(1.0, a, b, trans=turned[0]))
+    return np.asarray(blas.dgemm(1.0, a, b, trans_a=turned[0], trans_b=turned[1]))
 
 
 def condition_of(gram: Array) -> tuple[int, float]:
@@ -225,17 +242,29 @@ def eigen_factor(gram: Array) -> tuple[Array, float]:
     return vectors[:, kept] / np.sqrt(values[kept]), condition
 
 
-def rounding_matters(stats: NormalStats, fit: KernelFit) -> bool:
+def rounding_matters(
+    stats: NormalStats, fit: KernelFit, trace: float | None = None, energy: float | None = None
+) -> bool:
     """Say whether a pass over the pixels could improve a fit found from uncentered statistics.
+
+    Of statistics from which a background was eliminated, `trace` is that of the Gram matrix before, `energy` that of
+    the target.
 
     Rounding moves the taps by about ``eps * condition * |k|`` and the residual sum of squares by about ``eps * y'y``; a
     pass is not worth while only if the first is far below every tap's own error and the second far below the rss.
     """
     if not math.isfinite(fit.condition) or not math.isfinite(fit.noise_std):
         return True
-    resolved = fit.rss > 1e4 * EPS * stats.target_energy
-    moved = EPS * fit.condition * float(np.linalg.norm(fit.kernel))
-    return not (resolved and 10 * moved < 1e-3 * float(fit.stderr.min()))
+    lost = 1.0 if trace is None else trace / max(float(np.trace(stats.gram)), 1e-300)
+    size, least = float(np.linalg.norm(fit.kernel)), float(fit.stderr.min())
+    return rounding_limits(
+        fit.rss, stats.target_energy if energy is None else energy, fit.condition * lost, size, least
+    )
+
+
+def rounding_limits(rss: float, energy: float, condition: float, size: float, least: float) -> bool:
+    """Say what `rounding_matters` does of a kernel of norm `size` with standard errors of at least `least`."""
+    return not (rss > 1e4 * EPS * energy and 10 * EPS * condition * size < 1e-3 * least)
 
 
 def judge(
