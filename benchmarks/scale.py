@@ -30,9 +30,9 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 def make_store(folder: str, size: int, chunk: int = 1024) -> list[str]:
     """Write a pair of size x size uint16 to Zarr, tile by tile; return the two paths.
 
-    The image is what a camera of 12 bits records: a photograph-like scene of 2048 +- 640 with noise of 32, repeated every
-    4096 pixels; the target is the image under a kernel, with noise of 20 that does not repeat. So the low 6 bits are
-    noise, which no codec compresses: Zstandard makes 1.7 bytes or so of each 2.
+    The image is what a camera of 12 bits records: a photograph-like scene of 2048 +- 640 with noise of 32, repeated
+    every 4096 pixels; the target is the image under a kernel, with noise of 20 that does not repeat. So the low bits
+    are noise, which no codec compresses.
     """
     import scipy.fft
     import zarr

@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
-from .geometry import Shape
+from .geometry import Geometry, Shape
 from .statistics import NormalStats
 
 Array = npt.NDArray[np.float64]
 _EPS = float(np.finfo(np.float64).eps)
+_ROOM = 2**20  # pixels of weights converted at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,18 +122,87 @@ def require_room(size: Shape, degree: int, where: str) -> None:
 
 
 class Surface:
-    """One term as something that can be sliced like an image; never held whole."""
+    """One term as something that can be sliced like an image, each pixel `stride` times; never held whole."""
 
     dtype = np.dtype(np.float64)
 
-    def __init__(self, shape: Shape, degree: int, power: tuple[int, int]) -> None:
-        self.shape = shape
-        self._down = legendre(shape[0], degree)[:, power[0]]
-        self._across = legendre(shape[1], degree)[:, power[1]]
+    def __init__(self, shape: Shape, degree: int, power: tuple[int, int], stride: Shape = (1, 1)) -> None:
+        self._down = np.repeat(legendre(shape[0], degree)[:, power[0]], stride[0])
+        self._across = np.repeat(legendre(shape[1], degree)[:, power[1]], stride[1])
+        self.shape = (len(self._down), len(self._across))
 
     def __getitem__(self, key: Any) -> Array:
         """Return a block."""
         return np.asarray(self._down[key[0], None] * self._across[key[1]])
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """The terms on the used pixels of a target: the columns Phi of the design matrix, never held whole.
+
+    Attributes
+    ----------
+    down, across : ndarray, shapes (rows, degree + 1) and (cols, degree + 1)
+        The polynomials along either axis.
+    powers : ndarray of int, shape (terms, 2)
+        Which of them each term is the product of.
+    """
+
+    down: Array
+    across: Array
+    powers: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, plan: Geometry, degree: int) -> "Columns":
+        """Lay the terms on the used pixels of a geometry."""
+        down, across = (
+            legendre(n, degree)[first : first + size]
+            for n, first, size in zip(plan.target_shape, plan.offset, plan.size, strict=True)
+        )
+        return cls(down, across, np.array(powers(degree)))
+
+    @property
+    def n(self) -> int:
+        """Number of terms."""
+        return len(self.powers)
+
+    def transposed(self) -> "Columns":
+        """Return those of the transposed target."""
+        return Columns(self.across, self.down, self.powers[:, ::-1])
+
+    def surface(self, coefficients: Array, rows: slice, cols: slice) -> Array:
+        """Return a block of the surface, ``Phi c``."""
+        square = np.zeros((self.down.shape[1], self.across.shape[1]))
+        np.add.at(square, tuple(self.powers.T), coefficients)
+        # no BLAS, whose threads would go on spinning into the next pass
+        return np.asarray(np.einsum("ri,ci->rc", np.einsum("ri,ij->rj", self.down[rows], square), self.across[cols]))
+
+    def products(self, block: Array, row: int, col: int) -> Array:
+        """Return ``Phi'r`` of a block of a residual r that starts at a pixel."""
+        down, across = self.down[row : row + block.shape[0]], self.across[col : col + block.shape[1]]
+        table = np.einsum("ri,rj->ij", down, np.einsum("rc,cj->rj", block, across))
+        return np.asarray(table[tuple(self.powers.T)])
+
+    def at(self, rows: npt.NDArray[np.int64], cols: npt.NDArray[np.int64]) -> Array:
+        """Return the terms at some pixels, shape (pixels, terms)."""
+        return np.asarray(self.down[rows][:, self.powers[:, 0]] * self.across[cols][:, self.powers[:, 1]])
+
+    def gram(self, weights: npt.NDArray[np.generic] | None = None) -> Array:
+        """Return ``Phi'W Phi``, shape (terms, terms); without weights every pixel counts once."""
+        i, j = self.powers.T
+        if weights is None:
+            down, across = self.down.T @ self.down, self.across.T @ self.across
+            return np.asarray(down[np.ix_(i, i)] * across[np.ix_(j, j)])
+        n, m = self.down.shape[1], self.across.shape[1]
+        both = (self.across[:, :, None] * self.across[:, None]).reshape(-1, m * m)
+        table = np.zeros((n * n, m * m))
+        step = max(1, _ROOM // weights.shape[1])
+        for row in range(0, len(weights), step):
+            down = self.down[row : row + step]
+            pairs = (down[:, :, None] * down[:, None]).reshape(-1, n * n)
+            table += pairs.T @ (weights[row : row + step].astype(np.float64) @ both)
+        table = table.reshape(n, n, m, m)
+        return np.asarray(table[i[:, None], i, j[:, None], j])
 
 
 @dataclass

@@ -46,6 +46,15 @@ ADVICE: dict[Verdict, tuple[str, tuple[str, ...]]] = {
             "Check the declared boundary and origin; without a boundary nothing can be wrong there.",
         ),
     ),
+    Verdict.OUTLIERS_DECIDE: (
+        "The outliers are too many, or stand where the image has most of its detail: two ways of holding them down "
+        "end at two kernels, and nothing in the images says which is right.",
+        (
+            "Mask the pixels that are known to be bad (mask, --mask).",
+            "Use more images, or a larger one.",
+            "Ask for a smaller kernel.",
+        ),
+    ),
     Verdict.WRAPPED: (
         "Values of the target seem to have run over the end of their integer type and started again at the other end.",
         (

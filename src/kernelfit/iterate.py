@@ -14,14 +14,16 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
-from . import patches
+from . import patches, polyphase
 from .accumulation import Progress
+from .background import Elimination
 from .pair import Array
 from .result import Finding, Verdict
-from .solve import EPS, cholesky_factor, eigen_factor, own_factor, times
+from .solve import EPS, scaled_factor, times
 from .statistics import NormalStats
-from .weighted import TargetSums, assembled, sample_size
-from .weighted_pass import Item, Residual, residual
+from .weighted import TargetSums, assembled, recentered, sample_size
+from .weighted import border as exact_border
+from .weighted_pass import Item, Residual, own_unknowns, residual, together
 
 #: The default of `tolerance`: the error at which to stop, in units of the standard error that the noise causes.
 TOLERANCE = 0.01
@@ -36,8 +38,9 @@ class Sample:
 
     Attributes
     ----------
-    patches : ndarray, shape (n, taps)
-        In the order of the user's kernel, times the root of the weight over the probability of being drawn.
+    patches : ndarray, shape (n, unknowns)
+        In the order of the user's kernel, with the terms of the background, times the root of the weight over the
+        probability of being drawn.
     values : ndarray, shape (n,)
         The target's pixels, times the same.
     roots : ndarray, shape (n,)
@@ -69,7 +72,8 @@ def draw(items: Sequence[Item]) -> Sample:
     rng = np.random.default_rng(0)
     scaled, values, roots, weights = [], [], [], []
     n_all = n_drawn = 0
-    for item in items:
+    size = items[0].n_taps + len(items) * items[0].n_terms
+    for i, item in enumerate(items):
         parts = list(_candidates(item, rng))
         plain = np.concatenate([part.weights for part in parts])
         spread = np.concatenate([part.weights * part.spread for part in parts])
@@ -87,7 +91,9 @@ def draw(items: Sequence[Item]) -> Sample:
             found, target, own_weights = part.read(item, kept[own])
             roots.append(root)
             weights.append(own_weights)
-            scaled.append(found * root[:, None])
+            wide = np.zeros((len(found), size))
+            wide[:, own_unknowns(items, i)] = found * root[:, None]
+            scaled.append(wide)
             values.append(target * root)
             n_drawn += len(found)
         n_all += item.n_pixels
@@ -116,17 +122,18 @@ class _Candidates:
         """Return the patches, in the order of the user's kernel, the target's pixels and their weights."""
         plan = item.problem.geometry
         rows, cols = self.rows[kept], self.cols[kept]
-        found = patches.gathered(self.blocks, rows, cols, np.ones(len(rows)), plan.kernel_shape)
-        if plan.flipped:
-            found = found.reshape(len(found), len(self.blocks), -1)[:, :, ::-1].reshape(found.shape)
+        found = patches.gathered(self.blocks, rows, cols, np.ones(len(rows)), plan.phase_shape)
+        found = np.ascontiguousarray(found[:, polyphase.order(plan, len(item.problem.sources))])
+        if item.columns is not None:
+            found = np.hstack([found, item.columns.at(self.first + rows, cols)])
         target = item.problem.targets[0].block(self.first, 0, (self.height, plan.size[1]))
         return found, target[rows, cols], item.weights[self.first + rows, cols].astype(np.float64)
 
 
 def _candidates(item: Item, rng: np.random.Generator) -> Iterator[_Candidates]:
     """Cut out some bands of rows, spread evenly, and choose pixels in them."""
-    plan = item.problem.geometry
-    (n_y, n_x), (n_rows, n_cols) = plan.kernel_shape, plan.size
+    plan, sources = item.problem.geometry, polyphase.split(item.problem).sources
+    (n_y, n_x), (n_rows, n_cols) = plan.phase_shape, plan.size
     wanted = 4 * sample_size(plan.n_pixels, plan.n_taps * len(item.problem.sources))
     height = max(n_y, 32)
     n_bands = -(-n_rows // height)
@@ -145,7 +152,7 @@ def _candidates(item: Item, rng: np.random.Generator) -> Iterator[_Candidates]:
         found = weights[rows, cols] * (np.diff(edges) * (plan.n_pixels / n_inside))
         kept = found > 0
         rows, cols = rows[kept], cols[kept]
-        blocks = [s.block(first, 0, (height + n_y - 1, n_cols + n_x - 1)) for s in item.problem.sources]
+        blocks = [s.block(first, 0, (height + n_y - 1, n_cols + n_x - 1)) for s in sources]
         spread = sum((_variance_around(block, rows, cols, (n_y, n_x)) for block in blocks), np.zeros(len(rows)))
         yield _Candidates(first, height, rows, cols, found[kept], spread, blocks)
 
@@ -181,6 +188,11 @@ class Metric:
     inverse: Array
     source: str
 
+    @classmethod
+    def whole(cls, gram: Array) -> "Metric":
+        """Take the unweighted Gram matrix, scaled."""
+        return cls(gram, scaled_factor(gram), _WHOLE)
+
     def solve(self, moment: Array) -> Array:
         """Return ``B^-1`` times a moment."""
         return np.asarray(times(self.inverse, times(self.inverse.T, moment)))
@@ -190,7 +202,7 @@ def choose_metric(whole: Array, sample: Sample) -> Metric:
     """Take the unweighted Gram matrix, scaled, unless the sample shows that it is far off."""
     rng = np.random.default_rng(0)
     gram = sample.gram
-    inverse = (own_factor(whole) or cholesky_factor(whole) or eigen_factor(whole))[0]
+    inverse = scaled_factor(whole)
     rank = inverse.shape[1]
     if rank == 0:
         return Metric(whole, inverse, "nothing")
@@ -217,17 +229,18 @@ def choose_metric(whole: Array, sample: Sample) -> Metric:
     expected = 1.0 if sample.share >= 1 else ((1 + root) / (1 - root)) ** 2
     if values[0] > 0 and values[-1] / values[0] < 1.7 * expected and sample.share < 1:
         return Metric(scale * whole, inverse / math.sqrt(scale), _WHOLE)
-    own = cholesky_factor(gram)
-    if own is None:
+    own = scaled_factor(gram)
+    if own.shape[1] < m:
         return Metric(scale * whole, inverse / math.sqrt(scale), _WHOLE)
-    return Metric(gram, own[0], f"the Gram matrix of {n} patches")
+    return Metric(gram, own, f"the Gram matrix of {n} patches")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Iterated:
-    """Statistics centred at the solution, and how it was found."""
+    """Statistics centred at the solution, what gives the backgrounds, and how it was found."""
 
     stats: NormalStats
+    eliminations: tuple[Elimination, ...]
     findings: tuple[Finding, ...]
     iterations: int
     passes: int
@@ -242,6 +255,7 @@ def solve(
     tolerance: float | None = None,
     start: Array | None = None,
     progress: Progress | None = None,
+    metric: Metric | None = None,
 ) -> Iterated:
     """Solve the weighted problem by preconditioned conjugate gradients.
 
@@ -249,8 +263,8 @@ def solve(
     ----------
     items : sequence of Item
         The pairs with their weights.
-    grams : sequence of ndarray, shape (taps, taps)
-        The unweighted Gram matrix of each.
+    grams : sequence of ndarray
+        The unweighted Gram matrix of each, over its unknowns.
     sums : TargetSums
         Their weighted sums.
     method : {"direct", "fft"}
@@ -259,10 +273,12 @@ def solve(
         Number of threads.
     tolerance : float, optional
         Error at which to stop, in units of the standard error that the noise causes, default 0.01.
-    start : ndarray, shape (taps,), optional
+    start : ndarray, shape (unknowns,), optional
         Where to start; the default is the solution of the sample.
     progress : callable, optional
         Told of each band of pixels.
+    metric : Metric, optional
+        The preconditioner, if it is known; only with a start.
 
     Returns
     -------
@@ -272,9 +288,10 @@ def solve(
         Nocedal and Wright, "Numerical Optimization", 2nd ed., section 6.1).
     """
     limit = TOLERANCE if tolerance is None else tolerance
-    sample = draw(items)
-    metric = choose_metric(np.asarray(np.sum(grams, axis=0)), sample)
-    m, n, energy = len(grams[0]), sums.n_pixels, sums.energy
+    if metric is None or start is None:
+        sample = draw(items)
+        metric = choose_metric(together(items, grams), sample)
+    m, n, energy = len(metric.gram), sums.n_pixels, sums.energy
     if start is None:
         start = _start(sample, metric)
     taps = np.array(start)
@@ -318,8 +335,9 @@ def solve(
         if rss > 1e-8 * energy or size <= EPS**2 * energy or first <= 1e-24 * energy:
             break
     rss = max(rss, 0.0)
-    gram, spread = _corrected(metric, directions, images)
-    stats = assembled(items, gram, gram @ taps + gradient, sums).centered(taps, gradient, rss)
+    gram, spread = _final(items, metric, directions, images, workers)
+    stats, eliminations = assembled(items, gram, gram @ taps + gradient, sums)
+    stats = recentered(items, stats, eliminations, taps, Residual(gradient, rss))
     told = (
         f"; along the directions tried the exact one was {spread[0]:.2f} to {spread[1]:.2f} times it" if spread else ""
     )
@@ -330,33 +348,49 @@ def solve(
     findings: tuple[Finding, ...] = ()
     if not converged:
         findings = (Finding(Verdict.NOT_CONVERGED, f"stopped after {iterations} iterations"),)
-    return Iterated(dataclasses.replace(stats, weighting=words), findings, iterations, passes)
+    return Iterated(dataclasses.replace(stats, weighting=words), eliminations, findings, iterations, passes)
 
 
-def plain_solution(grams: Sequence[Array], moment: Array) -> Array | None:
-    """Return the unweighted solution, None if the Gram matrix is too near to singular."""
-    whole = np.asarray(np.sum(grams, axis=0))
-    found = own_factor(whole) or cholesky_factor(whole)
-    return None if found is None else np.asarray(found[0] @ (found[0].T @ moment))
+def solution(gram: Array, moment: Array) -> Array | None:
+    """Return the solution of normal equations, None if the Gram matrix is too near to singular."""
+    inverse = scaled_factor(gram)
+    return np.asarray(times(inverse, times(inverse.T, moment))) if inverse.shape[1] == len(gram) else None
 
 
 def _start(sample: Sample, metric: Metric) -> Array:
     """Return the kernel that fits the sample."""
     moment = sample.patches.T @ sample.values
-    own = cholesky_factor(sample.gram)
-    if own is None:
-        return metric.solve(moment)
-    return np.asarray(own[0] @ (own[0].T @ moment))
+    found = solution(sample.gram, moment)
+    return metric.solve(moment) if found is None else found
+
+
+def _final(
+    items: Sequence[Item], metric: Metric, directions: Sequence[Array], images: Sequence[Array], workers: int
+) -> tuple[Array, tuple[float, float] | None]:
+    """Return the approximate Gram matrix over all unknowns, exact where it concerns a background."""
+    rescale = metric.source == _WHOLE
+    if not items[0].n_terms:
+        return _corrected(metric.gram, rescale, directions, images)
+    taps = items[0].n_taps
+    border = exact_border(items, workers)
+    # both eliminated, so that no error of the one is multiplied by what the two have in common
+    own, beside = metric.gram[:taps], metric.gram[taps:]
+    reduced = own[:, :taps] - own[:, taps:] @ np.linalg.pinv(beside[:, taps:], hermitian=True) @ beside[:, :taps]
+    through = border[:taps, taps:] @ np.linalg.pinv(border[taps:, taps:], hermitian=True)
+    gram, spread = _corrected(
+        reduced, rescale, [d[:taps] for d in directions], [q[:taps] - through @ q[taps:] for q in images]
+    )
+    border[:taps, :taps] = gram + through @ border[taps:, :taps]
+    return border, spread
 
 
 def _corrected(
-    metric: Metric, directions: Sequence[Array], images: Sequence[Array]
+    gram: Array, rescale: bool, directions: Sequence[Array], images: Sequence[Array]
 ) -> tuple[Array, tuple[float, float] | None]:
     """Make an approximate Gram matrix exact along the directions in which it was measured.
 
     Also returns the range of the measured values relative to the approximate ones.
     """
-    gram, rescale = metric.gram, metric.source == _WHOLE
     used = [i for i, (d, q) in enumerate(zip(directions, images, strict=True)) if d @ q > 0][:20]
     if not used:
         return gram, None
@@ -374,6 +408,6 @@ def _corrected(
     except (np.linalg.LinAlgError, scipy.linalg.LinAlgError):  # directions that rounding made dependent
         return gram, None
     corrected = gram + 0.5 * (change + change.T)
-    if values[0] <= 0 or cholesky_factor(corrected) is None:
+    if values[0] <= 0 or scaled_factor(corrected).shape[1] < len(corrected):
         return gram, (float(values[0]), float(values[-1]))
     return corrected, (float(values[0]), float(values[-1]))

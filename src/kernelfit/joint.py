@@ -14,9 +14,9 @@ import numpy as np
 
 from . import accumulation, noise, pair, solve
 from .accumulation import Choice, Progress
-from .background import Background, Elimination, Surface, legendre, powers, without_rounding
+from .background import Background, Columns, Elimination, without_rounding
 from .image_noise import counts_of, finish, shared, take_off
-from .pair import Array, Problem, Reader
+from .pair import Array, Problem
 from .result import Finding, KernelFit, Verdict
 from .sandwich import with_scores
 from .statistics import NormalStats
@@ -51,7 +51,7 @@ def statistics(problems: Sequence[Problem], method: str, workers: int, progress:
     """Return the statistics of all problems, one for each target."""
     known = Known([], [], 0.0, [])
     for problem in problems:
-        wide = dataclasses.replace(problem, targets=problem.targets + _surfaces(problem))
+        wide = dataclasses.replace(problem, targets=problem.targets + pair.surfaces(problem))
         every = accumulation.statistics(wide, method, workers, progress)
         stats, terms = every[: len(problem.targets)], every[len(problem.targets) :]
         known.trace += float(np.trace(stats[0].gram))
@@ -92,8 +92,8 @@ def residual_moments(
         if elimination is None:
             parts.append(accumulation.residual_moments(problem, kernels, method, workers, progress))
             continue
-        wide = dataclasses.replace(problem, sources=problem.sources + _surfaces(problem))
         plan = problem.geometry
+        wide = dataclasses.replace(problem, sources=problem.sources + pair.surfaces(problem, plan.stride))
         # the tap over the first pixel of the footprint: a term is not extended beyond the target
         at = (-1, -1) if plan.flipped else (0, 0)
         surface = np.zeros((n, len(elimination.root), *plan.kernel_shape))
@@ -123,7 +123,7 @@ def fit(
     the statistics is what any other solver works on.
     """
     known = statistics(problems, choice.method, workers, progress)
-    fits = _solved(known.stats)
+    fits = _solved(known.stats, workers)
     refined = 0
     if any(_rounding_matters(known, t, f) for t, f in enumerate(fits)):
         shape = (len(problems[0].sources), *problems[0].geometry.kernel_shape)
@@ -132,7 +132,7 @@ def fit(
             moments, energies = residual_moments(problems, before, known.eliminations, choice.method, workers, progress)
             around = zip(known.stats, before, moments, energies, strict=True)
             known.stats = [s.centered(k.ravel(), moment, float(energy)) for s, k, moment, energy in around]
-            fits = _solved(known.stats)
+            fits = _solved(known.stats, workers)
             refined += 1
             if all(_settled(f.kernel.reshape(shape), k) for f, k in zip(fits, before, strict=True)):
                 break
@@ -143,7 +143,8 @@ def fit(
     elif solver is not None:
         fits = [solver.solve(one) for one in known.stats]
     fits = [dataclasses.replace(f, method=choice.method, method_reason=choice.reason, refined=refined) for f in fits]
-    return fits if problems[0].background is None else _with_background(fits, problems, known.eliminations)
+    n_pixels = sum(p.geometry.n_pixels for p in problems)
+    return fits if problems[0].background is None else with_background(fits, problems, known.eliminations, n_pixels)
 
 
 def _with_errors(
@@ -171,13 +172,13 @@ def _with_errors(
     return finish(fit, image_noise, share) if image_noise else fit
 
 
-def _solved(stats: list[NormalStats]) -> list[KernelFit]:
+def _solved(stats: list[NormalStats], workers: int) -> list[KernelFit]:
     """Solve by least squares, with one factorisation for all targets."""
     fits = []
     for one in stats:
         if one.gram is stats[0].gram:
             one._made.update(stats[0]._made)
-        solve.factor_ahead(one)
+        solve.factor_ahead(one, workers)
         fits.append(one.solve())
     return fits
 
@@ -185,11 +186,9 @@ def _solved(stats: list[NormalStats]) -> list[KernelFit]:
 def _rounding_matters(known: Known, target: int, found: KernelFit) -> bool:
     """Say whether a pass over the pixels could improve a fit, judged by the sums before any elimination."""
     stats = known.stats[target]
-    if known.eliminations[0] is not None:
-        lost = known.trace / max(float(np.trace(stats.gram)), 1e-300)
-        stats = dataclasses.replace(stats, target_energy=known.energies[target])
-        found = dataclasses.replace(found, condition=found.condition * lost)
-    return solve.rounding_matters(stats, found)
+    if known.eliminations[0] is None:
+        return solve.rounding_matters(stats, found)
+    return solve.rounding_matters(stats, found, known.trace, known.energies[target])
 
 
 def _settled(kernel: Array, before: Array) -> bool:
@@ -200,34 +199,19 @@ def _settled(kernel: Array, before: Array) -> bool:
 # --- the background ---
 
 
-def _surfaces(problem: Problem) -> tuple[Reader, ...]:
-    """Return readers of the terms of a problem's background, laid like its targets."""
-    degree, plan = problem.background, problem.geometry
-    if degree is None:
-        return ()
-    return tuple(pair.target_reader(Surface(plan.target_shape, degree, power), plan) for power in powers(degree))
-
-
 def _surface_products(problem: Problem) -> tuple[Array, Array]:
     """Return ``Phi'Phi`` (terms, terms) and ``Phi'y`` (targets, terms) of a problem's background."""
-    degree, plan = problem.background or 0, problem.geometry
-    down, across = (
-        legendre(n, degree)[first : first + size]
-        for n, first, size in zip(plan.target_shape, plan.offset, plan.size, strict=True)
-    )
-    rows, cols = np.array(powers(degree)).T
-    gram = (down.T @ down)[np.ix_(rows, rows)] * (across.T @ across)[np.ix_(cols, cols)]
-    table = np.zeros((len(problem.targets), degree + 1, degree + 1))
-    step = max(1, _ROOM // plan.size[1])
-    for first in range(0, plan.size[0], step):
-        part = down[first : first + step]
-        for t, reader in enumerate(problem.targets):
-            table[t] += part.T @ (reader.block(first, 0, (len(part), plan.size[1])) @ across)
-    return gram, table[:, rows, cols]
+    columns = Columns.of(problem.geometry, problem.background or 0)
+    products = np.zeros((len(problem.targets), columns.n))
+    (rows, cols), step = problem.size, max(1, _ROOM // problem.size[1])
+    for row in range(0, rows, step):
+        for own, reader in zip(products, problem.targets, strict=True):
+            own += columns.products(reader.block(row, 0, (min(step, rows - row), cols)), row, 0)
+    return columns.gram(), products
 
 
-def _with_background(
-    fits: list[KernelFit], problems: Sequence[Problem], eliminations: Sequence[Elimination | None]
+def with_background(
+    fits: list[KernelFit], problems: Sequence[Problem], eliminations: Sequence[Elimination | None], n_pixels: int
 ) -> list[KernelFit]:
     """Add the backgrounds to the fits, the problems along the first axis of the coefficients."""
     degree = problems[0].background or 0
@@ -249,7 +233,7 @@ def _with_background(
         out.append(
             dataclasses.replace(
                 one,
-                n_pixels=sum(p.geometry.n_pixels for p in problems),
+                n_pixels=n_pixels,
                 background=Background(degree, table, stderr, shapes),
                 findings=tuple(findings),
             )

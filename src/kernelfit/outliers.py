@@ -18,8 +18,8 @@ TUNING = {"huber": 1.345, "tukey": 4.685, "clip": 4.0}
 _PER_TAP = 12
 _LEAST = 2000
 #: Steps of conjugate gradients between two sets of weights: at most so many, or until the squared error is such a part.
-_MOST_DESCENTS = 60
-_ENOUGH = 1e-8
+_MOST_DESCENTS = 30
+_ENOUGH = 1e-3
 
 
 def factor(ratio: Array, robust: str) -> npt.NDArray[Any]:
@@ -76,7 +76,7 @@ def least_absolute(sample: Sample, gram: Array | None = None, rounds: int = 15) 
     part = slice(None, None, max(1, n // max(_LEAST, _PER_TAP * m)))
     patches, values = np.ascontiguousarray(sample.patches[part]), sample.values[part]
     metric = sample.gram if gram is None else gram
-    inverse = (solve.own_factor(metric) or solve.cholesky_factor(metric) or solve.eigen_factor(metric))[0]
+    inverse = solve.scaled_factor(metric)
     size = np.sqrt(sample.weights[part]) / sample.roots[part]  # undoes the factors
     factors = np.ones(len(values))
     taps = np.zeros(m)

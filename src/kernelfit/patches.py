@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
+from . import polyphase
 from .geometry import Shape
-from .pair import Array, Problem
+from .pair import Array, Problem, Reader
 
 Index = npt.NDArray[np.int64]
 #: Patches multiplied at a time.
@@ -124,7 +125,7 @@ def costs(lengths: Sequence[Index], kernel: Shape, n_sources: int = 1) -> Costs:
 
 @dataclass
 class PatchSums:
-    """Sums over weighted pixels, in the order of the valid problem's taps.
+    """Sums over weighted pixels, in the order of the user's taps.
 
     Attributes
     ----------
@@ -195,6 +196,7 @@ def sums(
     PatchSums
         The sums; the moment is zero if it is not wanted.
     """
+    plan, problem = problem.geometry, polyphase.split(problem)
     (n_y, n_x), n_sources = problem.geometry.kernel_shape, len(problem.sources)
     lines, taps = n_sources * n_y, n_sources * n_y * n_x
     least = shortest_run((lines, n_x))
@@ -207,13 +209,14 @@ def sums(
         if not len(runs.rows):
             continue
         long = runs.lengths >= least
-        if (
-            not long.any()
-            and not with_moment
-            and int(runs.lengths.sum()) * _READ_NS < height * problem.size[1] * _BAND_NS
-        ):
+        if not long.any() and int(runs.lengths.sum()) * _READ_NS < height * problem.size[1] * _BAND_NS:
             for rows, cols, values in _chunks(runs.pixels()):  # too few to read the band for them
-                whole.add(_read_one_by_one(problem, row + rows, cols, np.sqrt(np.abs(values))), values)
+                roots = np.sqrt(np.abs(values))
+                patches = _read_one_by_one(problem.sources, row + rows, cols, (n_y, n_x), roots)
+                whole.add(patches, values)
+                if with_moment:
+                    targets = _read_one_by_one(problem.targets, row + rows, cols, (1, 1), np.copysign(roots, values))
+                    moment += np.einsum("tj,tp->jp", targets, patches)
             continue
         # A patch just behind a run that ends at the edge is a column narrower, so the columns suffice.
         blocks = [s.block(row, 0, (height + n_y - 1, problem.size[1] + n_x - 1)) for s in problem.sources]
@@ -243,6 +246,9 @@ def sums(
     gram = whole.full()
     if n_within:
         gram += _unrolled(first_column, ends.full(), lines, n_x)
+    if plan.flipped or plan.convention.strided:
+        gram = polyphase.reordered(gram, plan)
+        moment = np.array([polyphase.reordered(one, plan) for one in moment]).reshape(len(moment), len(gram))
     return PatchSums(gram, moment)
 
 
@@ -263,13 +269,12 @@ def gathered(blocks: Sequence[Array], rows: Index, cols: Index, factors: Array, 
     return out
 
 
-def _read_one_by_one(problem: Problem, rows: Index, cols: Index, factors: Array) -> Array:
-    """Return the patches of a few pixels anywhere."""
-    n_y, n_x = problem.geometry.kernel_shape
-    out = np.empty((len(rows), len(problem.sources), n_y, n_x))
+def _read_one_by_one(readers: Sequence[Reader], rows: Index, cols: Index, shape: Shape, factors: Array) -> Array:
+    """Return the patches of a few pixels anywhere, times a factor each."""
+    out = np.empty((len(rows), len(readers), *shape))
     for i, (row, col) in enumerate(zip(rows.tolist(), cols.tolist(), strict=True)):
-        for place, source in zip(out[i], problem.sources, strict=True):
-            source.read(place, row, col)
+        for place, reader in zip(out[i], readers, strict=True):
+            reader.read(place, row, col)
     out *= factors[:, None, None, None]
     return out.reshape(len(rows), -1)
 

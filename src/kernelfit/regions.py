@@ -43,16 +43,17 @@ def moved(reader: Reader, row: int, col: int, shape: Shape) -> Reader:
 def sub_problem(problem: Problem, box: Box) -> Problem:
     """Return the problem of one box of the target pixels that are used."""
     plan = problem.geometry
+    row, col = box.row * plan.stride[0], box.col * plan.stride[1]
     part = dataclasses.replace(
         plan,
-        before=(plan.before[0] - box.row, plan.before[1] - box.col),
+        before=(plan.before[0] - row, plan.before[1] - col),
         offset=(plan.offset[0] + box.row, plan.offset[1] + box.col),
         size=(box.rows, box.cols),
     )
     return dataclasses.replace(
         problem,
         geometry=part,
-        sources=tuple(moved(r, box.row, box.col, part.extended_shape) for r in problem.sources),
+        sources=tuple(moved(r, row, col, part.extended_shape) for r in problem.sources),
         targets=tuple(moved(r, box.row, box.col, part.size) for r in problem.targets),
     )
 
@@ -73,17 +74,17 @@ def as_block(block: object) -> Shape | None:
 def cut(problem: Problem, block: Shape | None = None) -> list[Box]:
     """Cut the target pixels into boxes, in stripes from left to right, each from top to bottom.
 
-    Without `block` the boxes are some 1024 rows by 8 KiB, less in small images so that there is work for several
-    threads, and end where chunks of the target (or else of the image) end, as far as possible. They depend on the
-    problem and how it is stored alone. In this order the chunks that two boxes of a stripe need are still at hand.
+    Without `block` the boxes are some 1024 rows by 8 KiB of the image, less in small ones so that there is work for
+    several threads, and end where chunks of the target (or else of the image) end, as far as possible. They depend on
+    the problem and how it is stored alone. In this order the chunks that two boxes of a stripe need are still at hand.
     """
     size = problem.size
     if block is not None:
         ends = [[*range(0, n, side), n] for n, side in zip(size, block, strict=True)]
         return _boxes(ends)
-    kernel = problem.geometry.kernel_shape
+    kernel, stride = problem.geometry.phase_shape, problem.geometry.stride
     largest = max(np.dtype(r.array.dtype).itemsize for r in (*problem.sources, *problem.targets))
-    sides = [max(least, 16 * k) for least, k in zip((ROWS, ROW_BYTES // largest), kernel, strict=True)]
+    sides = [max(n // s, 16 * k) for n, s, k in zip((ROWS, ROW_BYTES // largest), stride, kernel, strict=True)]
     sides[0] = min(sides[0], max(16 * kernel[0], 128, -(-size[0] // 8)))
     ends = []
     reader = next((r for r in (*problem.targets, *problem.sources) if chunks.boundaries(r.array) is not None), None)
@@ -92,7 +93,8 @@ def cut(problem: Problem, block: Shape | None = None) -> list[Box]:
         n, side = size[axis], sides[axis]
         stops: list[int] = []
         if reader is not None and found is not None:
-            stops = [p for p in (e + reader.before[axis] for e in found[axis]) if 0 < p < n]
+            step = 1 if any(reader is target for target in problem.targets) else stride[axis]
+            stops = [p for p in ((e + reader.before[axis]) // step for e in found[axis]) if 0 < p < n]
         ends.append(_walk(n, side, stops))
     return _boxes(ends)
 

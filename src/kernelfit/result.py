@@ -70,6 +70,10 @@ class Verdict(enum.Enum):
         "kernel is wider "
         "than the shape asked for, (c) the declared boundary or origin is wrong, or (d) the filter is not linear"
     )
+    OUTLIERS_DECIDE = (
+        "outliers stand where the image has most of its detail, so that which pixels are left out decides the kernel: "
+        "mask those that are known, use more pixels, or ask for a smaller shape"
+    )
     WRONG_BOUNDARY = (
         "the target was not made with the boundary that is declared, which spoils the kernel: declare another one (or "
         "fillvalue, or origin), or none (boundary=None); check_boundary compares all of them"
@@ -289,7 +293,8 @@ class KernelFit:
     weights : ndarray, tuple of ndarray, or None
         The weights finally used, of the target's shape (of several pairs a tuple, one for each), zero where a pixel is
         excluded or not used; bool where every pixel counts once or not at all. They take as much memory as the target,
-        8 bytes per pixel where they are not bool. None if every pixel counted the same.
+        8 bytes per pixel where they are not bool. None if every pixel counted the same, and where of more than 2^24
+        pixels saturated ones alone were left out, which the target itself tells (`notes` says how many).
     background : Background or None
         The polynomial surface fitted beside the kernel; None without one.
     channels : {None, "shared", "separate", "mixed"}

@@ -5,6 +5,7 @@ kernel settles.
 """
 
 import dataclasses
+import functools
 import math
 import numbers
 from collections.abc import Iterator, Sequence
@@ -13,15 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from . import accumulation, geometry, iterate, patches, solve, weighted
+from . import geometry, iterate, joint, patches, solve, weighted
 from .accumulation import Choice, Progress
-from .masks import Judged, Rules
+from .background import Elimination
+from .masks import Judged, Rules, Unsaturated
 from .outliers import ROBUST, TUNING, correction_of, factor, least_absolute, slope
 from .pair import Array
 from .result import Finding, KernelFit, Verdict
 from .statistics import NormalStats
 from .task import Task
-from .weighted_pass import Item, Weights, residual
+from .weighted_pass import Item, Residual, Weights, residual, together
 
 #: The least variance that photon noise is given, relative to that of the mean prediction.
 FLOOR = 0.01
@@ -30,9 +32,16 @@ _MOST_REFINEMENTS = 3
 #: A reweighted kernel has settled when it moves by no more than this many standard errors.
 _SETTLED = 0.02
 _MEDIAN_SAMPLE = 2**17
-#: Quick steps before the exact rounds; the last moves by no more than so many standard errors.
+#: Pixels up to which a result keeps the weights where saturated pixels alone were left out.
+MOST_KEPT = 2**24
+#: Quick steps before the exact rounds.
 _MOST_STEPS = 6
-_NEAR = 0.05
+#: So many standard errors from the end of Huber's criterion the next one may begin.
+_NEAR = 0.3
+#: So many standard errors between its kernel and Huber's are more than the noise makes.
+_APART = 6.0
+#: The last quick step moves by no more than so many.
+_QUICK = 0.05
 
 
 @dataclass(frozen=True)
@@ -71,13 +80,20 @@ class Noise:
 
 @dataclass(frozen=True, eq=False)
 class _Solved:
-    """A weighted fit in the making."""
+    """A weighted fit in the making: statistics, the least-squares fit, and what gives the backgrounds."""
 
     stats: NormalStats
     fit: KernelFit
+    eliminations: tuple[Elimination, ...] = ()
     findings: tuple[Finding, ...] = ()
     iterations: int = 0
     refined: int = 0
+
+    @property
+    def unknowns(self) -> Array:
+        """The kernel of least squares and the coefficients beside it."""
+        taps = self.fit.kernel.ravel()
+        return np.concatenate([taps, *(e.coefficients_at(taps[None])[0] for e in self.eliminations)])
 
 
 @dataclass
@@ -111,40 +127,40 @@ class Engine:
         self._plain(items)
 
     def grams(self, items: Sequence[Item]) -> tuple[Array, ...]:
-        """Return the unweighted Gram matrix of each pair."""
+        """Return the unweighted Gram matrix of each pair, over its unknowns."""
         return self._grams if self._grams is not None else self._plain(items)[0]
 
     def _plain(self, items: Sequence[Item]) -> tuple[tuple[Array, ...], Array]:
         """Read the pixels as if all counted the same; return the Gram matrix of each pair and the moment of all."""
-        plain = [accumulation.statistics(i.problem, self.method, self.workers, self.progress)[0] for i in items]
-        self._grams = tuple(stats.gram for stats in plain)
-        return self._grams, np.asarray(np.sum([stats.moment for stats in plain], axis=0))
+        plain = [weighted.alike(item, self.method, self.workers, self.progress) for item in items]
+        self._grams = tuple(gram for gram, _ in plain)
+        return self._grams, together(items, [moment for _, moment in plain])
 
-    def solve(self, items: Sequence[Item], start: Array | None = None) -> _Solved:
-        """Fit the pairs with their weights."""
-        plan = items[0].problem.geometry
+    def solve(self, items: Sequence[Item], start: Array | None = None, *, even: bool = False) -> _Solved:
+        """Fit the pairs with their weights, which are known not to follow the images if they are `even`."""
         weighted.require_determined(items)
         seen = weighted.survey(items)
         regime = self.regime
         if regime == "auto":
             n = sum(item.problem.geometry.n_pixels for item in items)
-            shape = (plan.kernel_shape[0] * len(items[0].problem.sources), plan.kernel_shape[1])
+            shape = weighted.lines(items[0].problem)
             regime = weighted.choose_regime(n, shape, seen.subtract.nanoseconds, seen.patches.nanoseconds).method
         if regime == "patches":
-            stats = weighted.accumulated(items, self.workers)
-            return self._refined(items, self._described(stats, regime, seen), start)
+            return self._refined(items, *weighted.accumulated(items, self.workers), weighted.described(regime, seen))
         if regime == "iterate":
             grams = self._grams
             if grams is None:
                 grams, plain = self._plain(items)
                 if start is None and all(i.n_pixels == i.problem.geometry.n_pixels for i in items):
-                    start = iterate.plain_solution(grams, plain)  # nothing is excluded: about as good
+                    start = iterate.solution(together(items, grams), plain)  # nothing is excluded: about as good
             sums = weighted.target_sums(items, self.workers)
+            metric = iterate.Metric.whole(_scaled(items, grams)) if even else None
             found = iterate.solve(
-                items, grams, sums, self.pass_method, self.workers, self.tolerance, start, self.progress
+                items, grams, sums, self.pass_method, self.workers, self.tolerance, start, self.progress, metric
             )
-            return _Solved(found.stats, found.stats.solve(), found.findings, found.iterations)
-        moment = None
+            solve.factor_ahead(found.stats)
+            return _Solved(found.stats, found.stats.solve(), found.eliminations, found.findings, found.iterations)
+        moment = here = None
         if self._grams is None:
             known = weighted.unweighted(items, self.method, self.workers, self.progress)
             self._grams, moment, sums = known.grams, known.moment, known.sums
@@ -153,31 +169,36 @@ class Engine:
         gram = weighted.subtracted(items, self._grams, seen.usual)
         if moment is None:
             center = np.zeros(len(gram)) if start is None else start
-            here = residual(items, center, self.pass_method, self.workers, self.progress)
-            stats = weighted.assembled(items, gram, gram @ center + here.moment, sums)
-            stats = stats.centered(center, here.moment, here.energy)
-        else:
-            stats = weighted.assembled(items, gram, moment, sums)
-        return self._refined(items, self._described(stats, regime, seen), start)
+            here = center, residual(items, center, self.pass_method, self.workers, self.progress)
+            moment = gram @ center + here[1].moment
+        return self._refined(items, gram, moment, sums, weighted.described(regime, seen), here)
 
-    def _described(self, stats: NormalStats, regime: str, seen: weighted.Survey) -> NormalStats:
-        return dataclasses.replace(stats, weighting=weighted.described(regime, seen))
-
-    def _refined(self, items: Sequence[Item], stats: NormalStats, start: Array | None) -> _Solved:
+    def _refined(
+        self,
+        items: Sequence[Item],
+        gram: Array,
+        moment: Array,
+        sums: weighted.TargetSums,
+        described: str,
+        here: tuple[Array, Residual] | None = None,
+    ) -> _Solved:
         """Solve exact statistics, and refine the kernel against the pixels where rounding could matter."""
+        stats, eliminations = weighted.assembled(items, gram, moment, sums)
+        if here is not None:
+            stats = weighted.recentered(items, stats, eliminations, *here)
+        stats = dataclasses.replace(stats, weighting=described)
         solve.factor_ahead(stats)
-        fit = stats.solve()
-        refined = 0
-        if solve.rounding_matters(stats, fit):
-            while refined < _MOST_REFINEMENTS:
-                before = fit.kernel
-                here = residual(items, before.ravel(), self.pass_method, self.workers, self.progress)
-                stats = stats.centered(before.ravel(), here.moment, here.energy)
-                fit = stats.solve()
-                refined += 1
-                if np.linalg.norm(fit.kernel - before) <= 1e-6 * np.linalg.norm(fit.kernel):
+        found = _Solved(stats, stats.solve(), eliminations)
+        trace = float(np.trace(gram[: items[0].n_taps, : items[0].n_taps])) if eliminations else None
+        if solve.rounding_matters(stats, found.fit, trace, sums.energy):
+            while found.refined < _MOST_REFINEMENTS:
+                before, at = found.fit.kernel, found.unknowns
+                left = residual(items, at, self.pass_method, self.workers, self.progress)
+                stats = weighted.recentered(items, stats, eliminations, at, left)
+                found = _Solved(stats, stats.solve(), eliminations, refined=found.refined + 1)
+                if np.linalg.norm(found.fit.kernel - before) <= 1e-6 * np.linalg.norm(found.fit.kernel):
                     break
-        return _Solved(stats, fit, refined=refined)
+        return found
 
 
 def wanted(rules: Rules, noise: object, robust: object) -> str | None:
@@ -260,7 +281,7 @@ def fit(
     model = Noise.of(noise)
     geometry.known(regime, weighted.REGIMES, "regime")
     items = [j.item for j in judged]
-    costs = weighted.pass_ns(items[0].problem.geometry.kernel_shape)
+    costs = weighted.pass_ns(weighted.lines(items[0].problem))
     pass_method = choice.method if choice.reason == "as asked" else min(costs, key=lambda name: costs[name])
     engine = Engine(choice.method, pass_method, workers, tolerance, progress, regime)
     notes = [note for j in judged for note in j.notes]
@@ -275,14 +296,22 @@ def fit(
         found, items, correction, more, said = _reweighted(engine, items, model, robust)
         findings += more
         notes += said
-    result = found.fit if solver is None else solver.solve(found.stats)
-    if correction != 1.0 and result.factor is not None and result.uncertainty == "sampling":
-        result = dataclasses.replace(result, factor=result.factor * correction, noise_std=result.noise_std * correction)
+    stats = found.stats
+    if correction != 1.0:  # the residual that has the variance of the criterion, outliers and all
+        taps = found.fit.kernel.ravel()
+        moment, energy = solve.residual_at(stats, taps)
+        stats = stats.centered(taps, moment, correction**2 * energy)
+    result = stats.solve(solver)
     findings = sorted(
         dict.fromkeys((*result.findings, *found.findings, *findings)), key=lambda f: list(Verdict).index(f.verdict)
     )
-    weights = tuple(in_place(item) for item in items)
+    large = sum(item.problem.geometry.n_pixels for item in items) > MOST_KEPT
+    told = large and all(isinstance(item.weights, Unsaturated) for item in items)  # from the targets themselves
+    weights = None if told else tuple(in_place(item) for item in items)
     iterated = found.stats.weighting.startswith("iterate")
+    if found.eliminations:
+        n_pixels = sum(item.n_pixels for item in items)
+        (result,) = joint.with_background([result], [i.problem for i in items], found.eliminations, n_pixels)
     return dataclasses.replace(
         result,
         method=choice.method,
@@ -293,7 +322,7 @@ def fit(
         findings=tuple(findings),
         weighting=found.stats.weighting,
         notes=tuple(notes),
-        weights=weights if len(weights) > 1 else weights[0],
+        weights=weights[0] if weights is not None and len(weights) == 1 else weights,
     )
 
 
@@ -309,80 +338,140 @@ def in_place(item: Item) -> Weights:
 def _reweighted(
     engine: Engine, items: Sequence[Item], model: Noise, robust: str | None
 ) -> tuple[_Solved, list[Item], float, list[Finding], list[str]]:
-    """Weigh, fit and weigh again until the kernel settles."""
+    """Weigh, fit and weigh again until the kernel settles.
+
+    Huber's criterion comes first, whatever is asked for: it is convex, so that its end does not depend on the start.
+    The others have minima at which pixels of much leverage are thrown out wrongly and never seen again; where there may
+    be such pixels, as quick steps do not do, the criterion asked for is drawn in by halves.
+    """
     engine.prepare(items)
     left = [np.empty(item.weights.shape) for item in items]
     if robust is None:
-        taps = engine.solve(items).fit.kernel.ravel()
+        at = engine.solve(items).unknowns
     else:
-        taps = least_absolute(iterate.draw(items), _scaled(items, engine.grams(items)))
-    scale, correction, rounds, settled = math.nan, 1.0, 0, False
-    if robust is not None and not model.slope:
-        taps, rounds = _approached(engine, items, robust, taps, left)
-    while rounds < _MOST_ROUNDS and not settled:
-        residual(items, taps, engine.pass_method, engine.workers, engine.progress, keep=left)
-        current = list(items)
-        if model.slope:
-            floor = _floor(items, left)
-            current = [_with_noise(item, r, model, floor) for item, r in zip(items, left, strict=True)]
-        if robust is not None:
-            standard = _standard(current, left)
-            scale = _scale(standard)
-            current = [_held_down(item, r, robust, scale) for item, r in zip(current, left, strict=True)]
-        before = taps
-        found = engine.solve(current, before)
-        taps = found.fit.kernel.ravel()
-        rounds += 1
-        moved = float(np.linalg.norm(taps - before))
-        settled = moved <= max(_SETTLED * float(np.linalg.norm(found.fit.stderr)), 1e-9 * float(np.linalg.norm(taps)))
+        at = least_absolute(iterate.draw(items), _scaled(items, engine.grams(items)))
+    n_taps, rounds, scale, first = items[0].n_taps, 0, 0.0, None
+    stages = [(robust, 1.0)] if robust in (None, "huber") else [("huber", 1.0), (robust, 1.0)]
+    while stages:
+        (criterion, widened), *stages = stages
+        near = _NEAR if stages else _SETTLED
+        moved, settled, tries, even = math.inf, False, 0, False
+        if criterion is not None and widened == 1.0 and not model.slope:
+            at, scale, steps, even = _approached(engine, items, criterion, at, left, scale)
+            rounds += steps
+            settled = even and bool(stages)
+        if stages and not settled and criterion == "huber":
+            stages = [(robust, 4.0), (robust, 2.0), (robust, 1.0)]
+        while tries < _MOST_ROUNDS and not settled:
+            residual(items, at, engine.pass_method, engine.workers, engine.progress, keep=left)
+            seen = _seen(items, left, model, criterion, widened)
+            found = engine.solve(seen.items, at, even=even)
+            kernel, last_move = found.unknowns[:n_taps], moved
+            moved = float(np.linalg.norm(kernel - at[:n_taps]))
+            at = found.unknowns
+            tries += 1
+            ratio = min(moved / last_move, 0.95) if last_move > 0 else 0.0
+            rest = moved * ratio / (1 - ratio) if tries > 1 else moved  # were the moves to go on shrinking as the last
+            error = seen.correction * float(np.linalg.norm(found.fit.stderr))
+            settled = rest <= max(near * error, 1e-9 * float(np.linalg.norm(kernel)))
+        rounds += tries
+        first = at[:n_taps] if first is None else first
     notes = [f"weights from the residual, {rounds} round{'' if rounds == 1 else 's'}"]
+    findings = [] if settled else [Finding(Verdict.NOT_CONVERGED, f"the weights had not settled after {rounds} rounds")]
     if robust is not None:
-        correction = correction_of(standard / scale, robust)
-        share = float(np.mean(np.abs(standard) > TUNING[robust] * scale))
+        reach = TUNING[robust] * seen.scale
+        share = float(np.mean(np.abs(seen.standard) > reach))
         what = "held down" if robust == "huber" else "excluded"
         notes.append(
-            f"about {100 * share:.2g} % of the pixels {what}: residuals above {TUNING[robust]:g} times {scale:.4g}"
+            f"about {100 * share:.2g} % of the pixels {what}: residuals above {TUNING[robust]:g} times {seen.scale:.4g}"
         )
-    findings = [] if settled else [Finding(Verdict.NOT_CONVERGED, f"the weights had not settled after {rounds} rounds")]
-    return found, current, correction, findings, notes
+        apart = 0.0 if first is None else float(np.linalg.norm(kernel - first))
+        if apart > max(_APART * error, 1e-6 * float(np.linalg.norm(kernel))):
+            detail = (
+                f"{apart / max(error, 1e-300):.2g} standard errors lie between this kernel and that of robust='huber'"
+            )
+            findings.append(Finding(Verdict.OUTLIERS_DECIDE, detail))
+    return found, list(seen.items), seen.correction, findings, notes
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What a residual makes of the weights.
+
+    Attributes
+    ----------
+    items : list of Item
+        The pairs with their new weights.
+    standard : ndarray
+        A sample of the residual, in units of a pixel of weight 1.
+    scale : float
+        Its standard deviation, outliers left aside.
+    correction : float
+        As `outliers.correction_of`; 1 without a criterion.
+    """
+
+    items: list[Item]
+    standard: Array
+    scale: float = math.nan
+    correction: float = 1.0
+
+
+def _seen(items: Sequence[Item], left: Sequence[Array], model: Noise, criterion: str | None, widened: float) -> _Seen:
+    """Weigh pairs by their residual: by the noise of their prediction, and by a criterion of so wide a reach."""
+    current = list(items)
+    if model.slope:
+        floor = _floor(items, left)
+        current = [_with_noise(item, r, model, floor) for item, r in zip(items, left, strict=True)]
+    standard = _standard(current, left)
+    if criterion is None:
+        return _Seen(current, standard)
+    scale = _scale(standard)
+    reach = widened * TUNING[criterion] * scale
+    held = [
+        dataclasses.replace(item, weights=_held_down(r, item.weights, criterion, reach))
+        for item, r in zip(current, left, strict=True)
+    ]
+    return _Seen(held, standard, scale, correction_of(standard / (widened * scale), criterion))
 
 
 def _approached(
-    engine: Engine, items: Sequence[Item], robust: str, taps: Array, left: list[Array]
-) -> tuple[Array, int]:
-    """Go near to where reweighting ends by quick steps; return the kernel and the number of steps.
+    engine: Engine, items: Sequence[Item], robust: str, at: Array, left: list[Array], scale: float
+) -> tuple[Array, float, int, bool]:
+    """Go near to where reweighting ends by quick steps; return the unknowns, scale, number of steps, and success.
 
     A step solves ``s A'A step = A'psi(r)``, where psi(r) is the residual as held down and s the mean of its derivative:
     Newton's method, were the outliers anywhere in the image alike (P. Huber and E. Ronchetti, "Robust Statistics",
     2nd ed., 2009, section 7.8). So all steps share one factor of the unweighted Gram matrix, and their error shrinks by
     about the root of taps over pixels each. Where it does not shrink, the rounds with exact weights go on.
     """
-    gram = _scaled(items, engine.grams(items))
-    inverse = (solve.own_factor(gram) or solve.cholesky_factor(gram) or solve.eigen_factor(gram))[0]
-    size, last, steps = math.inf, taps, 0
+    inverse = solve.scaled_factor(_scaled(items, engine.grams(items)))
+    size, last, steps = math.inf, at, 0
+    if not scale:
+        residual(items, at, engine.pass_method, engine.workers, engine.progress, keep=left)
+        scale = _scale(_standard(items, left))
     while steps < _MOST_STEPS:
-        residual(items, taps, engine.pass_method, engine.workers, engine.progress, keep=left)
+        # with the scale of the last residual, so that one pass does
+        hold = functools.partial(_held_down, criterion=robust, reach=TUNING[robust] * scale)
+        moment = residual(items, at, engine.pass_method, engine.workers, engine.progress, left, hold).moment
         standard = _standard(items, left)
-        scale = _scale(standard)
         steep = float(np.mean(slope(np.abs(standard) / (TUNING[robust] * scale), robust)))
+        scale = _scale(standard)
         if not steep > 0.1:
             break
-        held = [_held_down(item, r, robust, scale) for item, r in zip(items, left, strict=True)]
-        moment = residual(held, taps, engine.pass_method, engine.workers, engine.progress).moment
         step = solve.times(inverse, solve.times(inverse.T, moment)) / steep
         before, size = size, float(step @ moment)
         if not size < 0.25 * before:
-            return (taps if size < before else last), steps
-        last, taps = taps, taps + step
+            return (at if size < before else last), scale, steps, False
+        last, at = at, at + step
         steps += 1
-        if size <= _NEAR**2 * steep * scale**2 * len(taps):
-            break
-    return taps, steps
+        if size <= _QUICK**2 * steep * scale**2 * len(at):
+            return at, scale, steps, True
+    return at, scale, steps, False
 
 
 def _scaled(items: Sequence[Item], grams: Sequence[Array]) -> Array:
     """Return the Gram matrix of pairs whose pixels all have the mean weight."""
-    return np.asarray(np.sum([float(np.mean(i.weights)) * g for i, g in zip(items, grams, strict=True)], axis=0))
+    return together(items, [float(np.mean(i.weights)) * g for i, g in zip(items, grams, strict=True)])
 
 
 def _scale(standard: Array) -> float:
@@ -435,15 +524,15 @@ def _standard(items: Sequence[Item], left: Sequence[Array]) -> Array:
     return np.concatenate(parts)
 
 
-def _held_down(item: Item, left: Array, robust: str, scale: float) -> Item:
-    """Return the pair with the weights of outliers taken down."""
-    reach = TUNING[robust] * scale
-    weights: Weights = np.empty(
-        left.shape, dtype=bool if robust == "clip" and item.weights.dtype == np.bool_ else float
-    )
-    for row, height in patches.bands(left.shape, item.problem.geometry.kernel_shape):
-        rows = slice(row, row + height)
-        given = item.weights[rows]
-        ratio = np.abs(left[rows]) * np.sqrt(given) / reach if given.dtype != np.bool_ else np.abs(left[rows]) / reach
-        weights[rows] = given * factor(ratio, robust)
-    return dataclasses.replace(item, weights=weights)
+def _held_down(left: Array, weights: Weights, criterion: str, reach: float) -> Weights:
+    """Return weights with those of outliers taken down, residuals above a reach."""
+    held: Weights = np.empty(left.shape, dtype=bool if criterion == "clip" and weights.dtype == np.bool_ else float)
+    step = max(1, 2**16 // left.shape[1])  # rows that stay in the cache
+    for row in range(0, len(left), step):
+        rows = slice(row, row + step)
+        ratio = np.abs(left[rows])
+        if weights.dtype != np.bool_:
+            ratio *= np.sqrt(weights[rows])
+        ratio /= reach
+        held[rows] = weights[rows] * factor(ratio, criterion)
+    return held

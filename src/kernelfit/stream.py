@@ -135,6 +135,8 @@ def accumulate_stream(
     fillvalue: float = 0.0,
     origin: int | Shape | None = None,
     operation: str = "convolution",
+    stride: int | Shape = 1,
+    offset: int | Shape = 0,
     method: str = "auto",
     workers: int | None = None,
     block: int | Shape | None = None,
@@ -157,7 +159,7 @@ def accumulate_stream(
         threads ahead of time. For one large pair give ``[(image, target)]``.
     shape : int or (int, int)
         Rows and columns of the kernel.
-    mode, boundary, fillvalue, origin, operation
+    mode, boundary, fillvalue, origin, operation, stride, offset
         As in `accumulate`, for all pairs; a mode that is left out is inferred for each.
     method : {"auto", "direct", "fft"}, optional
         As in `accumulate`.
@@ -222,6 +224,9 @@ def accumulate_stream(
         "origin": None if origin is None else geometry.as_pair(origin, "origin"),
         "operation": operation,
     }
+    lattice = geometry.lattice(stride, offset)
+    if lattice[0] != (1, 1):
+        keywords |= {"stride": lattice[0], "offset": lattice[1]}
     geometry.known(mode, (None, *geometry.MODES), "mode")
     geometry.known(boundary, geometry.BOUNDARIES, "boundary")
     geometry.known(operation, geometry.OPERATIONS, "operation")

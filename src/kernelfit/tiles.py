@@ -128,7 +128,7 @@ class TileReader:
         """Bring what there is one of for each tap into the order of the user's kernel."""
         frame = self.frame
         shaped = taps.reshape(frame.kernel_rows, frame.kernel_cols)
-        return frame.to_user(shaped, self.problem.geometry.flipped).ravel()
+        return frame.to_user(shaped[None]).ravel()
 
     def _statistics(self, upper: Array, moment: Array, energy: Array, n_pixels: int) -> NormalStats:
         plan, m = self.problem.geometry, len(upper)

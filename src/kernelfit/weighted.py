@@ -11,6 +11,9 @@
     otherwise: conjugate gradients on the weighted problem, preconditioned by the unweighted Gram matrix (`iterate`).
 
 The first two are exact. The third gives the kernel to a small part of its standard error, and approximate errors.
+
+The sums are those over all unknowns, the coefficients of backgrounds among them (`weighted_pass`); a background is
+eliminated last, so that statistics are those of the kernel alone, for any solver.
 """
 
 import dataclasses
@@ -20,13 +23,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import accumulation, geometry, patches
+from . import accumulation, geometry, pair, patches, polyphase
 from .accumulation import DIRECT_NS, SPECTRAL_NS, TRANSFORM_NS, Choice, Progress, in_order
+from .background import Elimination, without_rounding
 from .geometry import Shape
-from .masks import times_weights
-from .pair import Array
+from .masks import times_weights, weighed
+from .pair import Array, Problem
 from .statistics import NormalStats
-from .weighted_pass import Item
+from .weighted_pass import Item, Residual, Weights, own_unknowns, together
 
 REGIMES = ("auto", "subtract", "patches", "iterate")
 #: The exact ways are taken if they cost at most so many times the iteration, or so many nanoseconds.
@@ -87,6 +91,13 @@ def pass_ns(kernel: Shape) -> dict[str, float]:
     return {"direct": 2 * rows * cols * DIRECT_NS, "fft": 1.15 * (3 * TRANSFORM_NS + 8 * rows * SPECTRAL_NS)}
 
 
+def lines(problem: Problem) -> Shape:
+    """Return the rows of taps of all sources, phases by themselves, as if they were one, and the columns."""
+    part = polyphase.split(problem)
+    rows, cols = part.geometry.kernel_shape
+    return len(part.sources) * rows, cols
+
+
 def sample_size(n_pixels: int, n_taps: int) -> int:
     """Return the number of patches in a sample that tells a first kernel."""
     affordable = SAMPLE_WORK * n_pixels / n_taps**2
@@ -119,13 +130,13 @@ def survey(items: Sequence[Item]) -> Survey:
         some = item.weights[rows]
         common = 1.0 if some.dtype == np.bool_ else _most_common(some)
         usual.append(common)
-        kernel = item.problem.geometry.kernel_shape
+        part = polyphase.split(item.problem)
         for name, base in (("subtract", common), ("patches", 0.0)):
             values = some.astype(np.float64) - base
             # where nearly every weight differs there are no runs worth finding
             dense = np.count_nonzero(values[:, 1:] != values[:, :-1]) > 0.5 * values.size
             lengths = np.ones(np.count_nonzero(values), dtype=np.int64) if dense else patches.Runs.of(values).lengths
-            found = patches.costs([lengths], kernel, len(item.problem.sources))
+            found = patches.costs([lengths], part.geometry.kernel_shape, len(part.sources))
             total[name].append(patches.Costs(*(f * n_rows / len(rows) for f in found)))
     sums = {name: patches.Costs(*(sum(f) for f in zip(*found, strict=True))) for name, found in total.items()}
     return Survey(tuple(usual), sums["subtract"], sums["patches"])
@@ -173,12 +184,13 @@ def require_determined(items: Sequence[Item]) -> int:
     """Refuse weights that leave fewer pixels than taps; return the number of pixels left."""
     n = sum(item.n_pixels for item in items)
     plan = items[0].problem.geometry
-    taps = plan.n_taps * len(items[0].problem.sources)
-    if n < taps:
+    taps, terms = items[0].n_taps, len(items) * items[0].n_terms
+    if n < taps + terms:
         whole = sum(item.problem.geometry.n_pixels for item in items)
+        beside = f" and {terms} coefficients of the background" if terms else ""
         msg = (
-            f"got a mask or weights that leave {n} of {whole} target pixels, need at least {taps} for the "
-            f"{plan.kernel_shape[0]}x{plan.kernel_shape[1]} kernel; ask for a smaller shape, or exclude less"
+            f"got a mask or weights that leave {n} of {whole} target pixels, need at least {taps + terms} for the "
+            f"{plan.kernel_shape[0]}x{plan.kernel_shape[1]} kernel{beside}; ask for a smaller shape, or exclude less"
         )
         raise ValueError(msg)
     return n
@@ -191,7 +203,7 @@ class Unweighted:
     Attributes
     ----------
     grams : tuple of ndarray
-        For each pair the Gram matrix of its images, excluded pixels read as zero.
+        For each pair the Gram matrix over its unknowns, excluded pixels of the images read as zero.
     moment : ndarray
         ``A'Wy`` of all pairs.
     sums : TargetSums
@@ -205,41 +217,98 @@ class Unweighted:
 
 def unweighted(items: Sequence[Item], method: str, workers: int, progress: Progress | None = None) -> Unweighted:
     """Read the pixels once, for the unweighted Gram matrices and the weighted moment."""
-    found = [accumulation.statistics(times_weights(item), method, workers, progress)[0] for item in items]
-    moment = np.sum([stats.moment for stats in found], axis=0)
+    grams, moments, found = [], [], []
+    for item in items:
+        scaled = times_weights(item)
+        every = accumulation.statistics(_with_terms(scaled), method, workers, progress)
+        grams.append(_bordered(item, every[0].gram, [one.moment for one in every[1:]]))
+        moments.append(np.concatenate([every[0].moment, _products(item, scaled)]))
+        found.append(every[0])
     if all(item.weights.dtype == np.bool_ for item in items):
         n = sum(item.n_pixels for item in items)
         energy, total = sum(s.target_energy for s in found), sum(s.target_sum for s in found)
         sums = TargetSums(energy, total, float(n), n)
     else:
         sums = target_sums(items, workers)
-    return Unweighted(tuple(stats.gram for stats in found), moment, sums)
+    return Unweighted(tuple(grams), together(items, moments), sums)
+
+
+def alike(item: Item, method: str, workers: int, progress: Progress | None = None) -> tuple[Array, Array]:
+    """Return the Gram matrix and the moment of a pair over its unknowns as if every pixel counted the same."""
+    every = accumulation.statistics(_with_terms(item.problem), method, workers, progress)
+    gram = _bordered(item, every[0].gram, [one.moment for one in every[1:]])
+    return gram, np.concatenate([every[0].moment, _products(item, item.problem)])
 
 
 def subtracted(items: Sequence[Item], grams: Sequence[Array], usual: Sequence[float]) -> Array:
     """Return the exact weighted Gram matrix, from the unweighted ones and the patches whose weight differs."""
-    gram = np.zeros_like(grams[0])
+    parts = []
     for item, whole, weight in zip(items, grams, usual, strict=True):
-        gram += weight * whole + _in_user_order(item, patches.sums(item.problem, item.weights, weight).gram)
-    return gram
+        terms = dataclasses.replace(item.problem, targets=pair.surfaces(item.problem))
+        found = patches.sums(terms, item.weights, weight, with_moment=item.n_terms > 0)
+        border = _bordered(item, found.gram, list(found.moment), item.weights)
+        taps = item.n_taps
+        border[:taps] += weight * whole[:taps]  # that of the terms alone is known without a difference
+        border[taps:, :taps] += weight * whole[taps:, :taps]
+        parts.append(border)
+    return together(items, parts)
 
 
-def accumulated(items: Sequence[Item], workers: int) -> NormalStats:
-    """Return the exact statistics, from the patches of all pixels that have a weight."""
+def accumulated(items: Sequence[Item], workers: int) -> tuple[Array, Array, TargetSums]:
+    """Return the exact Gram matrix, moment and sums, from the patches of all pixels that have a weight."""
     sums = target_sums(items, workers)
-    found = [patches.sums(item.problem, item.weights, with_moment=True) for item in items]
-    gram = np.sum([_in_user_order(item, f.gram) for item, f in zip(items, found, strict=True)], axis=0)
-    moment = np.sum([_in_user_order(item, f.moment[0]) for item, f in zip(items, found, strict=True)], axis=0)
-    return assembled(items, gram, moment, sums)
+    grams, moments = [], []
+    for item in items:
+        found = patches.sums(_with_terms(item.problem), item.weights, with_moment=True)
+        grams.append(_bordered(item, found.gram, list(found.moment[1:]), item.weights))
+        moments.append(np.concatenate([found.moment[0], _products(item, times_weights(item))]))
+    return together(items, grams), together(items, moments), sums
 
 
-def assembled(items: Sequence[Item], gram: Array, moment: Array, sums: TargetSums) -> NormalStats:
-    """Put sums together as statistics."""
-    plan = items[0].problem.geometry
+def border(items: Sequence[Item], workers: int) -> Array:
+    """Return the exact weighted Gram matrix over all unknowns, but zeros for that of the taps alone."""
+    parts = []
+    for item in items:
+        terms = dataclasses.replace(item.problem, targets=weighed(pair.surfaces(item.problem), item.weights))
+        costs = pass_ns(terms.geometry.kernel_shape)
+        nothing = np.zeros((item.n_terms, len(terms.sources), *terms.geometry.kernel_shape))
+        moments, _ = accumulation.residual_moments(terms, nothing, min(costs, key=lambda name: costs[name]), workers)
+        parts.append(_bordered(item, np.zeros((item.n_taps,) * 2), list(moments), item.weights))
+    return together(items, parts)
+
+
+def _with_terms(problem: pair.Problem) -> pair.Problem:
+    """Return a problem whose targets are followed by the terms of the background."""
+    return dataclasses.replace(problem, targets=problem.targets + pair.surfaces(problem))
+
+
+def _bordered(item: Item, gram: Array, cross: Sequence[Array], weights: Weights | None = None) -> Array:
+    """Return the Gram matrix over a pair's unknowns, given that of the taps and the moments of the terms."""
+    if item.columns is None:
+        return gram
+    beside = np.stack(cross, axis=1)
+    return np.block([[gram, beside], [beside.T, item.columns.gram(weights)]])
+
+
+def _products(item: Item, scaled: pair.Problem) -> Array:
+    """Return the products of the target, times its weights, with the background's terms."""
+    if item.columns is None:
+        return np.zeros(0)
+    cols, total = item.problem.size[1], np.zeros(item.columns.n)
+    for row, height in _strips(item.problem.size):
+        total += item.columns.products(scaled.targets[0].block(row, 0, (height, cols)), row, 0)
+    return total
+
+
+def assembled(
+    items: Sequence[Item], gram: Array, moment: Array, sums: TargetSums
+) -> tuple[NormalStats, tuple[Elimination, ...]]:
+    """Put sums together as statistics of the kernel; return them, and what gives the background of each pair."""
+    plan, taps = items[0].problem.geometry, items[0].n_taps
     equal = sums.weight == sums.n_pixels
-    return NormalStats(
-        gram=np.ascontiguousarray(gram),
-        moment=np.ascontiguousarray(moment),
+    stats = NormalStats(
+        gram=np.ascontiguousarray(gram[:taps, :taps]),
+        moment=np.ascontiguousarray(moment[:taps]),
         target_energy=sums.energy,
         target_sum=sums.total,
         n_pixels=sums.n_pixels,
@@ -247,15 +316,27 @@ def assembled(items: Sequence[Item], gram: Array, moment: Array, sums: TargetSum
         convention=plan.convention,
         weight_sum=None if equal else sums.weight,
     )
+    if not items[0].n_terms:
+        return stats, ()
+    trace, eliminations = float(np.trace(stats.gram)), []
+    for i in range(len(items)):
+        own = own_unknowns(items, i)[taps:]
+        eliminations.append(Elimination.of(gram[:taps, own], gram[np.ix_(own, own)], moment[None, own]))
+        stats = eliminations[-1].reduced([stats], moment[None, own])[0]
+    return without_rounding([stats], trace)[0], tuple(eliminations)
 
 
-def _in_user_order(item: Item, array: Array) -> Array:
-    """Turn sums over the valid problem's taps into those over the user's kernel."""
-    plan, n = item.problem.geometry, len(item.problem.sources)
-    if not plan.flipped:
-        return array
-    order = np.arange(n * plan.n_taps).reshape(n, -1)[:, ::-1].ravel()
-    return array[np.ix_(*[order] * array.ndim)]
+def recentered(
+    items: Sequence[Item], stats: NormalStats, eliminations: Sequence[Elimination], at: Array, here: Residual
+) -> NormalStats:
+    """Return statistics with what the pixels say of the residual of unknowns; eliminations take it over."""
+    n_taps = items[0].n_taps
+    taps, moment, energy = at[None, :n_taps], here.moment[None, :n_taps], np.array([here.energy])
+    for i, elimination in enumerate(eliminations):
+        own = own_unknowns(items, i)[n_taps:]
+        elimination.taps, elimination.coefficients = taps, at[None, own]
+        moment, energy = elimination.recentered(taps, moment, energy, here.moment[None, own])
+    return stats.centered(taps[0], moment[0], float(energy[0]))
 
 
 def statistics(
@@ -288,16 +369,15 @@ def statistics(
     require_determined(items)
     seen = survey(items)
     if regime == "auto":
-        plan = items[0].problem.geometry
         n = sum(item.problem.geometry.n_pixels for item in items)
         costs = seen.subtract.nanoseconds, seen.patches.nanoseconds
-        one = min(pass_ns(plan.kernel_shape).values()) * n
+        one = min(pass_ns(lines(items[0].problem)).values()) * n
         regime = "subtract" if costs[0] + one < costs[1] else "patches"
     if regime == "subtract":
         known = unweighted(items, method, workers, progress)
-        stats = assembled(items, subtracted(items, known.grams, seen.usual), known.moment, known.sums)
+        stats, _ = assembled(items, subtracted(items, known.grams, seen.usual), known.moment, known.sums)
     else:
-        stats = accumulated(items, workers)
+        stats, _ = assembled(items, *accumulated(items, workers))
     return dataclasses.replace(stats, weighting=described(regime, seen))
 
 
