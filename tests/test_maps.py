@@ -179,3 +179,18 @@ def test_what_is_refused(keywords, text):
     image, target = varying_pair()
     with pytest.raises(ValueError, match=text):
         kernel_map(image, target, **{"shape": (2, 3), "tiles": (2, 2), **keywords})
+
+
+@pytest.mark.parametrize("scale, worst", [(0.0, None), (0.3, Verdict.POOR_FIT), (3.0, Verdict.NOISE_DOMINATES)])
+def test_what_is_doubtful_about_a_tile_is_what_is_about_a_fit(scale, worst, method):
+    rng = np.random.default_rng(6)
+    image, noise = rng.normal(size=(61, 83)), rng.normal(size=(61, 83))
+    if scale > 1:  # an image so smooth that the fit is good, and the kernel is not
+        y, x = np.mgrid[:61, :83] / 100
+        image = np.sin(9 * x + 5 * y) + np.cos(7 * y - 4 * x) + 1e-4 * image
+    target = scale * np.roll(image, (0, 1), (0, 1)) + noise if scale else np.zeros(image.shape)
+    found = kernel_map(image, target, (2, 3), 1, method=method)
+    alone = find_kernel(image, target, (2, 3), method=method)
+    assert [f.verdict for f in found.findings[0][0]] == [f.verdict for f in alone.findings]
+    assert worst is None or [f.verdict for f in alone.findings] == [worst]
+    np.testing.assert_allclose(found.stderr[0, 0], alone.stderr, rtol=1e-6)

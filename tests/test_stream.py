@@ -15,7 +15,7 @@ import pytest
 
 import kernelfit
 import naive
-from kernelfit import accumulate, accumulate_stream, pair, regions
+from kernelfit import accumulate, accumulate_stream, chunks, pair, regions
 from kernelfit.regions import Box, Tree
 
 ROOT = Path(kernelfit.__file__).parent
@@ -346,3 +346,23 @@ def test_killed_at_any_moment(tmp_path, same_bits):
         process.stdout.close()
     assert kills >= 1
     same_bits(kernelfit.NormalStats.load(file + ".done"), expected)
+
+
+def test_blocks_that_are_put_together_from_chunks_do_not_overwrite_each_other(monkeypatch, same_bits):
+    monkeypatch.setattr(chunks, "LEAST", 8)
+    rng = np.random.default_rng(4)
+    image, target = rng.normal(size=(83, 61)), rng.normal(size=(83, 61))
+
+    class Stored:
+        shape, dtype, ndim = image.shape, image.dtype, 2
+
+        def __init__(self, array, sides):
+            self.array, self.chunks = array, sides
+
+        def __getitem__(self, key):
+            return self.array[key]
+
+    stored = Stored(image, (9, 13)), Stored(target, (11, 8))
+    for workers in (1, 3):
+        read = accumulate_stream([stored], (3, 4), block=(20, 16), workers=workers)
+        same_bits(read, accumulate_stream([(image, target)], (3, 4), block=(20, 16), workers=1))
