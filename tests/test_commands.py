@@ -1,6 +1,7 @@
 """The commands beyond `find`, and the files they read and write: what goes in comes out again."""
 
 import contextlib
+import gzip
 import io as std_io
 import json
 import os
@@ -17,12 +18,13 @@ import pytest
 import tifffile
 import zarr
 from astropy.io import fits
-from PIL import Image
+from PIL import Image, ImageOps
 from scipy.signal import convolve2d
 
 import kernelfit
 from kernelfit import cli, kernel_files, output
 from kernelfit.io import ImageFileError, read_image
+from kernelfit.options import CHANNELS
 
 KERNEL = np.array([[1.0, 2.0, 0.0, 0.0], [0.0, 5.0, 8.0, 1.0], [0.0, 0.0, 1.0, 0.0]]) / 18
 
@@ -189,6 +191,67 @@ def test_jpeg_is_read(tmp_path, pixels):
     assert np.abs(image.astype(float) - pixels).mean() < 4
 
 
+def test_fits_is_read_by_a_process_that_has_not_loaded_astropy(tmp_path, pixels):
+    fits.PrimaryHDU(pixels).writeto(tmp_path / "a.fits")
+    script = f"from kernelfit.io import read_image; assert read_image({str(tmp_path / 'a.fits')!r}).shape == (39, 47)"
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, env=ENVIRONMENT)
+
+
+def test_fits_gzipped_and_compressed(tmp_path, pixels):
+    hdu = fits.PrimaryHDU(pixels.astype(np.uint16) + 40000)
+    hdu.writeto(tmp_path / "a.fits.gz")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.fits.gz"), pixels.astype(int) + 40000)
+    fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(pixels)]).writeto(tmp_path / "a.fits.fz")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.fits.fz"), pixels)
+    (tmp_path / "other.gz").write_bytes(gzip.compress(b"not FITS"))
+    with pytest.raises(ImageFileError, match="other.gz: got unreadable FITS"):
+        read_image(tmp_path / "other.gz")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_upright(orientation, tmp_path, pixels):
+    """Against Pillow's own turning."""
+    tag = Image.Exif()
+    tag[274] = orientation
+    colour = np.dstack([pixels, pixels // 2, pixels // 4])
+    for array, words in ((pixels, {}), (colour, {"colours": True})):
+        picture = Image.fromarray(array)
+        picture.save(tmp_path / "a.png", exif=tag)
+        picture.save(tmp_path / "a.tif", tiffinfo={274: orientation})
+        picture.save(tmp_path / "lzw.tif", tiffinfo={274: orientation}, compression="tiff_lzw")
+        with Image.open(tmp_path / "a.png") as saved:
+            expected = np.asarray(ImageOps.exif_transpose(saved))
+        for name in ("a.png", "a.tif", "lzw.tif"):
+            np.testing.assert_array_equal(read_image(tmp_path / name, **words), expected)
+
+
+def test_luma_is_the_gray_of_a_colour_image(tmp_path, pixels):
+    colour = np.dstack([pixels, pixels[::-1], pixels[:, ::-1]])
+    Image.fromarray(colour).save(tmp_path / "a.png")
+    gray = read_image(tmp_path / "a.png", channel="luma")
+    np.testing.assert_allclose(gray, np.asarray(Image.fromarray(colour).convert("L")), atol=1)
+    assert len(np.unique(gray % 1)) > 100  # not rounded
+
+
+def test_a_channel_of_one_file_and_a_gray_other(folder, pixels, capsys):
+    colour = np.dstack([pixels, pixels[::-1], pixels[:, ::-1]])
+    Image.fromarray(colour).save("colour.png")
+    luma = colour @ [0.299, 0.587, 0.114]
+    np.save("gray.npy", convolve2d(luma, KERNEL, mode="same"))
+    start = "find colour.png gray.npy --solver least-squares --json".split()
+    code, out, err = run(capsys, *start, "--shape", "3,4", "--channel", "luma")
+    fields = json.loads(out)
+    assert (code, err) == (0, "")
+    np.testing.assert_allclose(fields["kernel"], KERNEL, atol=1e-9)
+    names = {}
+    with contextlib.redirect_stdout(std_io.StringIO()):
+        exec(fields["python"], names)
+    np.testing.assert_array_equal(names["fit"].kernel, fields["kernel"])
+    code, out, _ = run(capsys, *start, "--shape", "3,4", "--channels", "mixed")  # the weights are found, too
+    expected = np.array([0.299, 0.587, 0.114])[:, None, None] * KERNEL
+    np.testing.assert_allclose(json.loads(out)["kernel"], expected[None], atol=1e-9)
+
+
 # ---- apply and deconvolve --------------------------------------------------------------------------------------------
 
 
@@ -248,6 +311,37 @@ def test_deconvolve_is_the_packages_own(folder, pixels, fit, capsys):
     run(capsys, "deconvolve", "image.npy", "fit.npz", *options.split())
     words = {"operation": "correlation", "origin": fit.convention.origin, "boundary": "wrap"}
     expected = kernelfit.deconvolve(pixels, fit.kernel, balance=0.01, penalty="identity", **words)
+    np.testing.assert_array_equal(np.load("out.npy"), expected)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".npy", ".json", ".fits", ".tif"])
+def test_kernels_of_several_channels_are_used_one_by_one(suffix, folder, pixels, capsys):
+    colour = np.dstack([pixels, pixels[::-1], pixels[:, ::-1]])
+    after = np.dstack([convolve2d(colour[..., c], KERNEL * (c + 1), mode="same", boundary="symm") for c in range(3)])
+    np.save("colour.npy", colour)
+    np.save("after.npy", after + np.random.default_rng(5).normal(0, 0.1, after.shape))
+    options = f"--shape 3,4 --channels separate --solver least-squares --boundary symm -o k{suffix}".split()
+    assert run(capsys, "find", "colour.npy", "after.npy", *options)[0] == 0
+    code, out, _ = run(capsys, "inspect", f"k{suffix}", "--plot", "k.png")
+    assert code == 0 and all(f"channel {c}:" in out for c in range(3)) and out.count("FWHM along") == 3
+    code, out, _ = run(capsys, "compare", f"k{suffix}", f"k{suffix}")
+    assert code == 0 and out.count("verdict") == 3
+    assert run(capsys, "apply", "colour.npy", f"k{suffix}", "--boundary", "symm", "-o", "again.npy")[0] == 0
+    np.testing.assert_allclose(np.load("again.npy"), after, atol=0.5)
+    assert run(capsys, "deconvolve", "after.npy", f"k{suffix}", "-o", "sharp.npy")[0] == 0
+    kernel = kernel_files.read_kernel(f"k{suffix}")
+    words = {} if kernel.convention is None else {"origin": kernel.convention.origin}
+    expected = kernelfit.deconvolve(np.load("after.npy")[..., 1], kernel.kernel[1], **words)
+    np.testing.assert_array_equal(np.load("sharp.npy")[..., 1], expected)
+
+
+def test_mixed_kernels_are_applied_together(folder, pixels, capsys):
+    colour = np.dstack([pixels, pixels[::-1]])
+    np.save("colour.npy", colour)
+    kernels = np.random.default_rng(6).normal(size=(2, 2, 3, 5))
+    np.save("k.npy", kernels)
+    assert run(capsys, "apply", "colour.npy", "k.npy", "--boundary", "wrap", "-o", "out.npy")[0] == 0
+    expected = kernelfit.apply_kernel(colour, kernels, boundary="wrap", channel_axis=-1)
     np.testing.assert_array_equal(np.load("out.npy"), expected)
 
 
@@ -315,7 +409,7 @@ def test_code_of_the_report_reproduces_the_kernel(folder, pixels, capsys):
     assert names["fit"].kernel.tobytes() == np.load("kernel.npy").tobytes()
 
 
-@pytest.mark.parametrize("channels", cli.CHANNELS)
+@pytest.mark.parametrize("channels", CHANNELS)
 def test_colours_and_background(channels, folder, pixels, capsys):
     colour = np.dstack([pixels, np.roll(pixels, 7, axis=0), pixels[::-1, ::-1], np.full_like(pixels, 255)])
     Image.fromarray(colour).save("colour.png")
@@ -323,7 +417,7 @@ def test_colours_and_background(channels, folder, pixels, capsys):
     after = np.dstack([0.5 * colour[..., c] + 10 + rng.normal(0, 0.5, pixels.shape) for c in range(3)])
     np.save("after.npy", after)
     options = f"colour.png after.npy --shape 1,3 --channels {channels} --background 0 --solver least-squares".split()
-    options += ["--report", "r.html"] if channels == "shared" else []
+    options += ["--report", "r.html"]
     code, out, err = run(capsys, "find", *options, "--json", "-o", "k.npz")
     fields = json.loads(out)
     assert (code, err) == (0, "")
@@ -336,8 +430,11 @@ def test_colours_and_background(channels, folder, pixels, capsys):
     with contextlib.redirect_stdout(std_io.StringIO()):
         exec(fields["python"], names)
     np.testing.assert_array_equal(names["fit"].kernel, fit.kernel)
-    if channels == "shared":
-        assert "Solved" in Path("r.html").read_text() and "residual is not white" not in Path("r.html").read_text()
+    page = Path("r.html").read_text()
+    assert "Solved" in page and "residual is not white" not in page
+    assert ("The fit: green" in page) == (channels != "shared")
+    if channels == "separate":
+        assert list(fields["psf"]) == ["red", "green", "blue"]
 
 
 def test_masks_weights_noise_and_outliers_by_name(folder, pixels, capsys):
@@ -406,6 +503,15 @@ def test_demo_writes_a_pair_that_can_be_solved(folder, capsys):
     assert code == 0
     np.testing.assert_allclose(np.load("k.npy")[1:-1, 1:-1], comet(), atol=0.005)
     assert run(capsys, "demo", "--write", ".")[0] == 2
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_full_disk_is_one_line(folder):
+    with open("/dev/full", "w") as full:
+        call = [sys.executable, "-m", "kernelfit", "inspect", "kernel.csv"]
+        done = subprocess.run(call, stdout=full, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    assert done.returncode == 2
+    assert done.stderr == "kernelfit: No space left on device; make room there, or write somewhere else\n"
 
 
 # ---- Ctrl-C --------------------------------------------------------------------------------------------------------

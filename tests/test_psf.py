@@ -208,3 +208,61 @@ def test_errors_of_arrays_and_bad_calls():
         compare_kernels(kernel, kernel * np.nan)
     exact = compare_kernels(kernel, kernel + 1, stderr=(np.zeros((2, 3)), np.zeros((2, 3))))
     assert exact.p_value == 0 and exact.differ
+
+
+# ---- what limits the numbers -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape, center, origin", [((30, 34), (14.5, 16.5), None), ((24, 29), (10.8, 15.3), (3, 20))])
+def test_even_sides_and_any_origin(shape, center, origin):
+    """A Gaussian between the taps: width, MTF50 and shift in closed form."""
+    y, x = np.mgrid[: shape[0], : shape[1]].astype(float)
+    taps = np.exp(-((y - center[0]) ** 2) / (2 * 1.7**2) - (x - center[1]) ** 2 / (2 * 2.6**2))
+    found = kernelfit.measure_psf(taps, origin=origin)
+    at = origin or ((shape[0] - 1) // 2, (shape[1] - 1) // 2)
+    assert found.shift_rows.value == pytest.approx(center[0] - at[0], abs=1e-4)
+    assert found.shift_cols.value == pytest.approx(center[1] - at[1], abs=1e-4)
+    for sigma, width, mtf in ((2.6, found.fwhm_along, found.mtf50_along), (1.7, found.fwhm_across, found.mtf50_across)):
+        assert width.value == pytest.approx(2 * np.sqrt(2 * np.log(2)) * sigma, rel=3e-3)
+        assert mtf.value == pytest.approx(np.sqrt(2 * np.log(2)) / (2 * np.pi * sigma), rel=2e-3)
+    assert found.notes == ()
+
+
+def test_negative_lobes_are_told():
+    y, x = np.mgrid[-14:15, -15:16].astype(float)
+    core, wide = (np.exp(-(x**2 + y**2) / (2 * s**2)) / (2 * np.pi * s**2) for s in (1.5, 4.0))
+    found = kernelfit.measure_psf(core - 0.5 * wide)
+    inside = (
+        2 * np.log(2) * 1.5**2
+    )  # the core alone: at its half radius; with the lobe the half of the sum is further in
+    assert found.sum.value == pytest.approx(0.5, abs=2e-3) and found.radii[0.5].value < np.sqrt(inside)
+    assert any("negative" in note for note in found.notes)
+    assert not any("negative" in note for note in kernelfit.measure_psf(core).notes)
+
+
+def test_narrow_kernels_are_told():
+    y, x = np.mgrid[-6:7, -7:8].astype(float)
+    notes = [kernelfit.measure_psf(np.exp(-(x**2 + y**2) / (2 * s**2))).notes for s in (0.6, 1.3)]
+    assert ["narrower than 2 pixels" in " ".join(each) for each in notes] == [True, False]
+
+
+def test_a_kernel_of_noise_says_that_it_may_be_noise():
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(50, 60))
+    kernel = np.outer([1, 2, 3, 2, 1], [1, 3, 4, 4, 3, 1]) / 144
+    for noise, said in ((0.02, False), (3.0, True)):
+        target = kernelfit.apply_kernel(image, kernel) + rng.normal(0, noise, image.shape)
+        notes = kernelfit.find_kernel(image, target, (7, 8)).psf().notes
+        assert any("may be noise" in note for note in notes) is said
+
+
+def test_what_the_image_leaves_open_has_no_errors():
+    flat = np.ones((20, 24))
+    found = kernelfit.find_kernel(flat, flat, (3, 4)).psf()
+    assert np.isnan(found.sum.stderr) and np.isnan(found.fwhm_along.stderr)
+    assert any("leaves part of this kernel open" in note for note in found.notes)
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(30, 36))
+    solver = kernelfit.Constrained(symmetric="point")  # fewer unknowns than taps, and all of them determined
+    target = image + rng.normal(0, 0.1, image.shape)
+    assert np.isfinite(kernelfit.find_kernel(image, target, (3, 5), solver=solver).psf().sum.stderr)

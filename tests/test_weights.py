@@ -563,7 +563,7 @@ def test_runs_and_single_pixels_give_the_same_sums():
     rng = np.random.default_rng(0)
     problem = pair.check(photo((40, 61)), photo((40, 61), 1), (3, 9), **CONVENTION)
     extended = problem.sources[0].block(0, 0, problem.geometry.extended_shape)
-    matrix = np.lib.stride_tricks.sliding_window_view(extended, (3, 9)).reshape(-1, 27)
+    matrix = np.lib.stride_tricks.sliding_window_view(extended, (3, 9)).reshape(-1, 27)[:, ::-1]
     values = problem.targets[0].block(0, 0, problem.size).ravel()
     runs = np.repeat(rng.integers(-1, 2, (38, 5)), 11, axis=1)[:, :53].astype(float)
     for weights in (runs, rng.normal(size=(38, 53)), np.ones((38, 53), dtype=bool), runs > 0):
@@ -768,3 +768,55 @@ def test_outliers_need_few_passes_and_one_exact_round(robust, monkeypatch):
     fit = find_kernel(image, target, (5, 7), robust=robust)
     assert fit.verdict is Verdict.SOLVED
     assert calls["solve"] <= 2 and 3 <= calls["residual"] <= 12
+
+
+# ---- saturated pixels, told from the target itself ----
+
+
+def saturated_pair(shape=(61, 83), kernel=(4, 7), dtype=np.uint8):
+    rng = np.random.default_rng(8)
+    image = rng.integers(0, 256, shape).astype(dtype)
+    blurred = kernelfit.apply_kernel(image, rng.uniform(0, 0.3, kernel), boundary="wrap")
+    info = np.iinfo(dtype)
+    return image, np.clip(np.rint(3 * (blurred - blurred.mean()) + 100), info.min, min(info.max, 255)).astype(dtype)
+
+
+def lazy_weights(target, image, **keywords):
+    keywords = {"mode": None, "fillvalue": 0.0, "origin": None, "operation": "convolution", "boundary": None} | keywords
+    judged = masks.judge(pair.check(image, target, (4, 7), **keywords), saturated="auto")
+    assert isinstance(judged.item.weights, masks.Unsaturated)
+    return judged.item
+
+
+@pytest.mark.parametrize("boundary", [None, "wrap"])
+def test_weights_of_saturated_pixels_are_those_of_a_mask(boundary):
+    image, target = saturated_pair()
+    item = lazy_weights(target, image, boundary=boundary)
+    lazy, plan = item.weights, item.problem.geometry
+    place = tuple(slice(o, o + n) for o, n in zip(plan.offset, plan.size, strict=True))
+    dense = ((target > 0) & (target < 255))[place]
+    assert 0.02 < 1 - dense.mean() < 0.9
+    assert lazy.shape == dense.shape and lazy.dtype == dense.dtype and lazy.n_nonzero == dense.sum() == item.n_pixels
+    rows, cols = np.array([3, 17, 17, 40]), np.array([2, 9, 50, 0])
+    for key in (slice(4, 19), (slice(3, 30), slice(None)), (slice(None, None, 3), slice(5, 60, 4)), rows, (rows, cols)):
+        np.testing.assert_array_equal(lazy[key], dense[key])
+    np.testing.assert_array_equal(lazy.T[5:30, 2:9], dense.T[5:30, 2:9])
+    np.testing.assert_array_equal(np.asarray(lazy), dense)
+    read = item.problem.targets[0].block(0, 0, dense.shape)
+    np.testing.assert_array_equal(read, np.where(dense, target[place].astype(float), 0.0))
+
+
+@pytest.mark.parametrize("shape", [(4, 7), (9, 2)])
+@pytest.mark.parametrize("method", ["direct", "fft"])
+def test_saturation_and_its_mask_give_the_same_bits(shape, method, monkeypatch):
+    image, target = saturated_pair()
+    mask = (target == 0) | (target == 255)
+    for keywords in ({}, {"robust": "huber"}, {"background": 1}):
+        by_mask = kernelfit.find_kernel(image, target, shape, method=method, mask=mask, saturated=None, **keywords)
+        fit = kernelfit.find_kernel(image, target, shape, method=method, **keywords)
+        np.testing.assert_array_equal(fit.kernel, by_mask.kernel)
+        np.testing.assert_array_equal(fit.stderr, by_mask.stderr)
+        np.testing.assert_array_equal(fit.weights, by_mask.weights)
+    monkeypatch.setattr(reweighted, "MOST_KEPT", 0)
+    fit = kernelfit.find_kernel(image, target, shape, method=method)
+    assert fit.weights is None and any("saturated" in note for note in fit.notes)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .noise import NoiseCheck as NoiseCheck
     from .noise import check_noise as check_noise
     from .noise import sandwich_errors as sandwich_errors
+    from .parts import split_channels as split_channels
     from .penalties import Penalized as Penalized
     from .psf import Measured as Measured
     from .psf import PsfMeasurements as PsfMeasurements
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from .statistics import NormalStats as NormalStats
     from .stream import accumulate_stream as accumulate_stream
 
-__version__ = "0.9.0"
+__version__ = "0.10.0"
 
 _ROOMS = {
     "_fft": ("set_fft",),
@@ -68,6 +69,7 @@ _ROOMS = {
     "geometry": ("Convention",),
     "maps": ("KernelMap", "kernel_map"),
     "noise": ("NoiseCheck", "check_noise", "sandwich_errors"),
+    "parts": ("split_channels",),
     "penalties": ("Penalized",),
     "psf": ("Measured", "PsfMeasurements", "measure_psf"),
     "restoration": ("deconvolve",),

@@ -1,4 +1,4 @@
-"""Row transforms: plans and buffers, the only importer of pyFFTW.
+"""Transforms of rows and of blocks: plans and buffers, the only importer of pyFFTW.
 
 A plan writes to buffers of its own and serves one thread at a time; planning is done on scratch, under a
 lock, and finished plans go back to a shelf from which the next pass of the same size takes them.
@@ -17,18 +17,19 @@ EFFORTS = ("estimate", "measure", "patient")
 
 _lock = threading.Lock()
 _settings = {"backend": "pyfftw", "effort": "estimate"}
-_shelf: "OrderedDict[tuple[int, int, int, int, str, str], list[RowTransforms]]" = OrderedDict()
+_shelf: "OrderedDict[tuple[object, ...], list[Any]]" = OrderedDict()
 _SHELF_KINDS = 6  # sizes whose idle plans and buffers are kept
 
 
 def set_fft(*, backend: str | None = None, effort: str | None = None) -> dict[str, str]:
-    """Choose the library that transforms rows, and how hard it plans.
+    """Choose the library that transforms rows and blocks, and how hard it plans.
 
     Parameters
     ----------
     backend : {"pyfftw", "scipy"}, optional
-        Library used by ``method="fft"``. The default is "pyfftw"; "scipy" serves where pyFFTW cannot be imported.
-        Nothing ever changes it silently.
+        Library used by ``method="fft"``, and by ``method="wiener"`` for blocks; images taken whole are always
+        transformed by SciPy. The default is "pyfftw"; "scipy" serves where pyFFTW cannot be imported. Nothing ever
+        changes it silently.
     effort : {"estimate", "measure", "patient"}, optional
         Planning effort of pyFFTW. The default "estimate" plans in milliseconds and always finds the same
         plan, so that results are the same to the last bit in every process; "measure" and "patient" time
@@ -80,26 +81,17 @@ class RowTransforms:
     spectra: npt.NDArray[np.float64]
 
     def __init__(self, rows: int, length: int, n_arrays: int, n_sources: int, backend: str, effort: str) -> None:
-        self.key = (rows, length, n_arrays, n_sources, backend, effort)
+        self.key = (type(self), rows, length, n_arrays, n_sources, backend, effort)
         self.n_sources = n_sources
-        # Whole cache lines, room for three rows more, and not a power of two apart.
-        values = aligned((n_arrays, length // 2 + 1, -(-rows // 4) * 4 + 4))
+        # Whole cache lines, room for three rows more, and an odd number of lines apart: else they crowd in the cache,
+        # and the transform takes up to three times as long.
+        values = aligned((n_arrays, length // 2 + 1, 4 * (-(-rows // 4) + 1 | 1)))
         self.spectra = values.view(np.float64)
         self._used = np.swapaxes(values, 1, 2)[:, :rows]
         self._plans: list[Any] = []
         self._back: dict[int, Any] = {}
         self._flags = (f"FFTW_{effort.upper()}",)
-        self._pyfftw: Any = None
-        if backend == "pyfftw":
-            try:
-                import pyfftw
-            except ImportError as error:
-                msg = (
-                    f"pyFFTW cannot be imported ({error}); reinstall pyfftw, "
-                    "or choose SciPy's transforms with kernelfit.set_fft(backend='scipy')"
-                )
-                raise ImportError(msg) from error
-            self._pyfftw = pyfftw
+        self._pyfftw = _library(backend)
         count = 3 if n_arrays > n_sources else 1
         buffers = aligned((count, rows * length)).view(np.float64)[:, : rows * length].reshape(count, rows, length)
         self.image, self.result, self.model = buffers[0], buffers[-1], buffers[count // 2]
@@ -134,6 +126,52 @@ class RowTransforms:
         self._back[array].execute()
 
 
+class BlockTransforms:
+    """Real transforms of the block of an image and of that of a target, from one buffer.
+
+    Attributes
+    ----------
+    block : ndarray, shape (rows, cols)
+        What is to be transformed; kept.
+    spectra : ndarray, shape (2, rows, cols // 2 + 1 and up to three more)
+        The transform of the image's block, and of the target's.
+    """
+
+    def __init__(self, rows: int, cols: int, backend: str, effort: str) -> None:
+        self.key = (type(self), rows, cols, backend, effort)
+        self.block = aligned((rows * cols // 2 + 1,)).view(np.float64)[: rows * cols].reshape(rows, cols)
+        # Whole cache lines, and not a power of two apart.
+        self.spectra = aligned((2, rows, -(-(cols // 2 + 1) // 4) * 4))
+        self._used = self.spectra[:, :, : cols // 2 + 1]
+        self._plans: list[Any] = []
+        pyfftw = _library(backend)
+        if pyfftw is not None:
+            flags = (f"FFTW_{effort.upper()}",)
+            self._plans = [pyfftw.FFTW(self.block, values, axes=(0, 1), flags=flags) for values in self._used]
+
+    def forward(self, array: int) -> None:
+        """Transform `block` into one of the spectra."""
+        if self._plans:
+            self._plans[array].execute()
+        else:
+            self._used[array] = scipy.fft.rfft2(self.block, workers=1)
+
+
+def _library(backend: str) -> Any:
+    """Return pyFFTW, None for SciPy."""
+    if backend == "scipy":
+        return None
+    try:
+        import pyfftw
+    except ImportError as error:
+        msg = (
+            f"pyFFTW cannot be imported ({error}); reinstall pyfftw, "
+            "or choose SciPy's transforms with kernelfit.set_fft(backend='scipy')"
+        )
+        raise ImportError(msg) from error
+    return pyfftw
+
+
 def aligned(shape: tuple[int, ...]) -> npt.NDArray[np.complex128]:
     """Return an array of zeros that starts a cache line."""
     raw = np.zeros(16 * int(np.prod(shape)) + 64, dtype=np.uint8)
@@ -142,16 +180,25 @@ def aligned(shape: tuple[int, ...]) -> npt.NDArray[np.complex128]:
 
 
 def borrow(rows: int, length: int, n_arrays: int, n_sources: int) -> RowTransforms:
-    """Take transforms from the shelf, or plan them."""
+    """Take transforms of rows from the shelf, or plan them."""
+    found: RowTransforms = _take(RowTransforms, rows, length, n_arrays, n_sources)
+    return found
+
+
+def borrow_block(rows: int, cols: int) -> BlockTransforms:
+    """Take transforms of blocks from the shelf, or plan them; what is left in the buffer is anything."""
+    found: BlockTransforms = _take(BlockTransforms, rows, cols)
+    return found
+
+
+def _take(kind: Any, *sides: int) -> Any:
     with _lock:
-        key = (rows, length, n_arrays, n_sources, _settings["backend"], _settings["effort"])
-        idle = _shelf.get(key)
-        if idle:
-            return idle.pop()
-        return RowTransforms(*key)
+        rest = *sides, _settings["backend"], _settings["effort"]
+        idle = _shelf.get((kind, *rest))
+        return idle.pop() if idle else kind(*rest)
 
 
-def give_back(transform: RowTransforms) -> None:
+def give_back(transform: RowTransforms | BlockTransforms) -> None:
     """Put a transform back on the shelf."""
     with _lock:
         _shelf.setdefault(transform.key, []).append(transform)

@@ -12,28 +12,29 @@ the lag products, across rows, of their spectra: along a row the transform does 
 columns the lags are few and each costs one multiply-add per frequency, with no zero padding and no halo to pay for.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
-from . import geometry, pair
-from .geometry import Shape
+from . import geometry, pair, polyphase
+from .geometry import Geometry, Shape
 from .pair import Array, Problem, Reader
 from .statistics import NormalStats
+from .threads import Part as Part
+from .threads import Work
+from .threads import in_order as in_order
 
 METHODS = ("auto", "direct", "fft", "cg", "wiener")
 #: At most so many partial sums; their number depends on the problem alone, so every number of workers gives the same
 # bits.
 N_BANDS = 32
-
-Part = TypeVar("Part")
-Work = TypeVar("Work")
 
 
 class Choice(NamedTuple):
@@ -43,7 +44,7 @@ class Choice(NamedTuple):
     reason: str
 
 
-def choose_method(image_shape: object, kernel_shape: object) -> Choice:
+def choose_method(image_shape: object, kernel_shape: object, stride: object = 1) -> Choice:
     """Say which method `find_kernel` would use for one image and one kernel.
 
     Parameters
@@ -52,6 +53,8 @@ def choose_method(image_shape: object, kernel_shape: object) -> Choice:
         Rows and columns of the image.
     kernel_shape : int or tuple of int
         Rows and columns of the kernel.
+    stride : int or tuple of int, optional
+        Pixels of the image from one pixel of the target to the next, default 1.
 
     Returns
     -------
@@ -62,9 +65,13 @@ def choose_method(image_shape: object, kernel_shape: object) -> Choice:
     -----
     Counted per target pixel, for a kernel of R x C taps with C >= R (the longer side lies along the transformed axis):
 
-    * direct: R (2C - 1) multiply-adds for the lag sums and R C for the moment;
+    * direct: reading, R (2C - 1) multiply-adds for the lag sums and R C for the moment;
     * fft: two real transforms of segments of L samples, of which B = L - 2 (C - 1) are new, and the same again for
       the overlaps of neighbouring segments; 2 R complex multiply-adds per frequency, that is 4 R real ones per sample.
+
+    With a stride of S x T the image is S T sources, each of which has R x C of the taps, the sides divided by the
+    stride: (S T)^2 times the work for the lag sums, S T times that for the moment, and S T + 1 transforms. Conjugate
+    gradients do not know of it.
 
     Then, for m = R C taps, once: the Cholesky factor and its inverse take 2/3 m^3 multiply-adds. Conjugate gradients
     ("cg") need neither, nor the m x m matrix, but about 40 iterations, each of which multiplies a matrix of R x R for
@@ -85,26 +92,32 @@ def choose_method(image_shape: object, kernel_shape: object) -> Choice:
     >>> kernelfit.choose_method((4096, 4096), 127).method
     'cg'
     """
-    image, (rows, cols) = geometry.as_pair(image_shape, "image_shape"), geometry.kernel_shape(kernel_shape)
+    image, kernel = geometry.as_pair(image_shape, "image_shape"), geometry.kernel_shape(kernel_shape)
+    steps = geometry.lattice(stride, 0)[0]
+    phases = min(steps[0], kernel[0]), min(steps[1], kernel[1])
+    image = -(-image[0] // steps[0]), -(-image[1] // steps[1])
+    rows, cols = -(-kernel[0] // phases[0]), -(-kernel[1] // phases[1])
     if cols < rows:
         image, rows, cols = image[::-1], cols, rows
-    n_pixels = max(1, image[0] * image[1])
-    direct = DIRECT_NS * rows * (3 * cols - 1)
-    layout = segment(image[1], cols - 1)
+    n_pixels, n_phases = max(1, image[0] * image[1]), phases[0] * phases[1]
+    direct = READ_NS + DIRECT_NS * rows * n_phases * (n_phases * (2 * cols - 1) + cols)
+    layout = segment(image[1], cols - 1, n_phases)
     waste = layout.length / layout.step * (1 + (cols - 1) * 2 / layout.length)
-    fft = (2 * TRANSFORM_NS + 4 * rows * SPECTRAL_NS) * waste + FFT_START_NS / n_pixels
-    n_taps = rows * cols
+    fft = (n_phases + 1) * (TRANSFORM_NS + 2 * n_phases * rows * SPECTRAL_NS) * waste + FFT_START_NS / n_pixels
+    n_taps = kernel[0] * kernel[1]
     dense = 2 / 3 * n_taps**3 * DENSE_NS
     strips = 2 * 2 * 4 * (rows**2 * image[1] + cols**2 * image[0]) / 2 * SPECTRAL_NS
     iterative = strips + 40 * n_taps * (4 * (rows + cols) * SPECTRAL_NS + 10 * 4 * TRANSFORM_NS)
-    if 16 * n_taps**2 > 2**30 or (n_taps > 2000 and 2 * iterative < dense):
+    if steps == (1, 1) and (16 * n_taps**2 > 2**30 or (n_taps > 2000 and 2 * iterative < dense)):
         return Choice("cg", f"estimated {iterative / 1e9:.2g} s to iterate, {dense / 1e9:.2g} s to factorise")
     method = "direct" if direct <= fft else "fft"
     return Choice(method, f"estimated {direct:.1f} ns per pixel direct, {fft:.1f} ns by fft")
 
 
 # Nanoseconds on one core, from benchmarks/calibrate.py.
-DIRECT_NS = 0.083
+READ_NS = 3.3
+DIRECT_NS = 0.062
+STRIP_NS = 0.05
 SPECTRAL_NS = 0.063
 TRANSFORM_NS = 4.1
 DENSE_NS = 0.063
@@ -118,17 +131,18 @@ class Segments(NamedTuple):
     step: int
 
 
-def segment(width: int, overlap: int) -> Segments:
+def segment(width: int, overlap: int, n_sources: int = 1) -> Segments:
     """Cut `width` positions, each with a halo of `overlap`, into equal segments of the cheapest length.
 
     A segment of B positions and its halo h has B + h samples; its lag products up to h are free of wrap-around if it is
     padded to L >= B + 2h. The work is L log2 L per segment and twice 2h log2 2h for the overlap of two neighbours,
-    which both count. Lengths of 1, 3, 5 and 9 times 2^a up to 2048, or 8h, whichever is larger, are tried: unplanned
-    transforms of other lengths are up to twice as slow per sample, and longer ones leave the cache.
+    which both count. Lengths of 1, 3, 5 and 9 times 2^a up to 2048, or 12h, whichever is larger, are tried: unplanned
+    transforms of other lengths are up to twice as slow per sample, and longer ones leave the cache. Several sources,
+    each of which is transformed and multiplied by every other, share that room.
     """
     best, best_cost = Segments(1, 1), math.inf
     least = _good_length(max(overlap, 1) + 2 * overlap)
-    longest = max(2048, 8 * overlap, least)
+    longest = max(256, 2048 // n_sources, 12 * overlap, least)
     lengths = {m << a for m in (1, 3, 5, 9) for a in range(longest.bit_length())}
     for length in sorted(n for n in lengths if least <= n <= longest):
         segments = math.ceil(width / (length - 2 * overlap))
@@ -148,8 +162,9 @@ def _good_length(least: int) -> int:
 
 @dataclass(frozen=True)
 class Frame:
-    """The problem as an engine sees it: the longer side of the kernel lies along the columns."""
+    """The problem as an engine sees it: without stride, and the longer side of the kernel lies along the columns."""
 
+    plan: Geometry
     rows: int
     cols: int
     kernel_rows: int
@@ -161,16 +176,18 @@ class Frame:
     @classmethod
     def of(cls, problem: Problem) -> "Frame":
         """Lay a problem the way that is cheaper."""
-        (rows, cols), (kernel_rows, kernel_cols) = problem.size, problem.geometry.kernel_shape
+        plan, part = problem.geometry, polyphase.split(problem)
+        (rows, cols), (kernel_rows, kernel_cols) = part.size, part.geometry.kernel_shape
         if kernel_rows <= kernel_cols:
-            return cls(rows, cols, kernel_rows, kernel_cols, problem.sources, problem.targets, swapped=False)
+            return cls(plan, rows, cols, kernel_rows, kernel_cols, part.sources, part.targets, swapped=False)
         return cls(
+            plan,
             cols,
             rows,
             kernel_cols,
             kernel_rows,
-            tuple(r.transposed() for r in problem.sources),
-            tuple(r.transposed() for r in problem.targets),
+            tuple(r.transposed() for r in part.sources),
+            tuple(r.transposed() for r in part.targets),
             swapped=True,
         )
 
@@ -184,15 +201,21 @@ class Frame:
         """Columns by which the extended image exceeds the target."""
         return self.kernel_cols - 1
 
-    def to_user(self, taps: Array, flipped: bool) -> Array:
-        """Turn arrays (..., rows, cols) of the frame's taps into arrays of the user's kernel, or back."""
-        if self.swapped:
-            taps = np.swapaxes(taps, -1, -2)
-        return np.ascontiguousarray(taps[..., ::-1, ::-1] if flipped else taps)
+    def to_user(self, taps: Array) -> Array:
+        """Turn arrays (..., sources, rows, cols) of the frame's taps into arrays of the user's kernels."""
+        return polyphase.to_user(np.swapaxes(taps, -1, -2) if self.swapped else taps, self.plan)
 
-    def from_user(self, taps: Array, flipped: bool) -> Array:
+    def from_user(self, taps: Array) -> Array:
         """Undo `to_user`."""
-        return self.to_user(taps[..., ::-1, ::-1] if flipped else taps, flipped=False)
+        taps = polyphase.from_user(taps, self.plan)
+        return np.ascontiguousarray(np.swapaxes(taps, -1, -2)) if self.swapped else taps
+
+
+class Pass(NamedTuple):
+    """One reading of all pixels: what threads do, band by band, and what is made of the sum of what they return."""
+
+    jobs: "Sequence[Callable[[], tuple[Array, ...]]]"
+    finish: "Callable[..., Sums]"
 
 
 @dataclass
@@ -227,40 +250,6 @@ def counted(parts: Iterable[Part], total: int, progress: Progress | None) -> Ite
         yield part
 
 
-def in_order(work: Sequence[Work], do: Callable[[Work], Part], workers: int) -> Iterable[Part]:
-    """Yield ``do(item)`` for each item, in order, computed by at most `workers` threads, the caller's among them.
-
-    Each takes the next item when it is done with its last one: they meet once an item, since every meeting of threads
-    that need the interpreter costs a wake-up.
-    """
-    if workers == 1 or len(work) == 1:
-        yield from map(do, work)
-        return
-    left = iter(range(len(work)))  # next() of it is atomic
-    parts: dict[int, Part] = {}
-
-    def take() -> None:
-        for i in left:
-            parts[i] = do(work[i])
-
-    n_done = 0
-    with ThreadPoolExecutor(min(workers, len(work)) - 1, thread_name_prefix="kernelfit") as pool:
-        helpers = [pool.submit(take) for _ in range(min(workers, len(work)) - 1)]
-        try:
-            for i in left:
-                parts[i] = do(work[i])
-                while n_done in parts:
-                    yield parts.pop(n_done)
-                    n_done += 1
-        finally:
-            for _ in left:  # nothing is begun any more, should this have been broken off
-                pass
-        for helper in helpers:
-            helper.result()
-    for i in range(n_done, len(work)):
-        yield parts.pop(i)
-
-
 def bands(tiles: list[Work]) -> list[list[Work]]:
     """Split a list of tiles into at most N_BANDS runs of neighbours, by their number alone."""
     per_band = math.ceil(len(tiles) / N_BANDS)
@@ -291,19 +280,19 @@ def add(parts: Iterable[tuple[Array, ...]]) -> list[Array]:
 # --- the direct engine ---
 
 
-def _direct_pass(frame: Frame, workers: int, taps: Array | None, progress: Progress | None) -> Sums:
+def _direct_pass(frame: Frame, taps: Array | None) -> Pass:
     """Add up the products of pixels; with `taps`, those of the residual of that kernel, without the lags."""
     from . import _loops
 
-    height, width = 64, 1024
     y_halo, x_halo = frame.row_halo, frame.col_halo
     n_sources, n_targets = len(frame.sources), len(frame.targets)
+    height, width = 64, 1024 if n_sources == 1 else 512
 
     def band(tiles: list[tuple[int, int, int, int]]) -> tuple[Array, ...]:
         lags = np.zeros((n_sources, n_sources, frame.kernel_rows, 2 * x_halo + 1))
         moment = np.zeros((n_targets, n_sources, frame.kernel_rows, frame.kernel_cols))
         moments = np.zeros((n_targets, 2))
-        images = np.empty((n_sources, height + y_halo, width + 2 * x_halo))
+        images = np.zeros((n_sources, height + y_halo, width + 2 * x_halo + 3))  # the loops do four lags at a time
         result, model = np.empty((height, width)), np.empty((height, width))
         for row, col, n_rows, n_cols in tiles:
             for image, reader in zip(images, frame.sources, strict=True):
@@ -327,93 +316,111 @@ def _direct_pass(frame: Frame, workers: int, taps: Array | None, progress: Progr
                     _loops.lag_sums(result, 0, images[s], x_halo, used_rows, used_cols, moment[t, s])
         return lags, moment, moments
 
+    def finish(lags: Array, moment: Array, moments: Array) -> Sums:
+        return Sums(lags, moment, moments[:, 0], moments[:, 1])
+
     extended = (frame.rows + y_halo, frame.cols + x_halo)
     tiles = grid(*(extended if taps is None else (frame.rows, frame.cols)), (height, width))
-    work = bands(tiles)
-    lags, moment, moments = add(counted(in_order(work, band, workers), len(work), progress))
-    return Sums(lags, moment, moments[:, 0], moments[:, 1])
+    return Pass([partial(band, some) for some in bands(tiles)], finish)
 
 
 # --- the fft engine ---
 
 
-def _fft_pass(frame: Frame, workers: int, taps: Array | None, progress: Progress | None) -> Sums:
+def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
     """Do the work of `_direct_pass` on the spectra of segments of rows."""
     from . import _fft, _loops
 
     y_halo, x_halo = frame.row_halo, frame.col_halo
     n_sources, n_targets = len(frame.sources), len(frame.targets)
-    layout = segment(frame.cols, x_halo)
+    layout = segment(frame.cols, x_halo, n_sources)
     rows = frame.rows + (y_halo if taps is None else 0)
     extended = frame.rows + y_halo  # for either kind of pass, so that both use the same transforms
-    height = math.ceil(extended / max(1, round(extended / max(128, 8 * frame.kernel_rows))))
+    height = math.ceil(extended / max(1, round(extended / max(128 if n_sources == 1 else 64, 8 * frame.kernel_rows))))
     # Kernels of one row have no row lags, so the rows of several segments may stand in one tile, one below the other.
     stacked = max(1, min(128, max(16, 2**17 // layout.length)) // rows) if y_halo == 0 else 1
-    n_lags = -(-frame.kernel_rows // 4) * 4  # the loops do four at a time
+    depth = height * stacked + y_halo
+    n_taps = -(-frame.kernel_rows // 4) * 4  # the loops do four at a time, or one that is left over
+    n_lags = frame.kernel_rows if frame.kernel_rows % 4 == 1 else n_taps
     starts = [(r, c) for c in range(0, frame.cols, layout.step) for r in range(0, rows, height)]
     tiles = [starts[i : i + stacked] for i in range(0, len(starts), stacked)]
+    # What lies in two neighbouring segments is counted twice.
+    short = _good_length(2 * x_halo) if taps is None and x_halo and frame.cols > layout.step else 0
 
     if taps is not None:
-        more = [(0, 0), (0, 0), (0, n_lags - frame.kernel_rows), (0, 0)]
-        kernel = scipy.fft.rfft(np.pad(taps, more), n=layout.length, axis=-1, norm="forward").swapaxes(-1, -2)
+        more = [(0, 0), (0, 0), (0, n_taps - frame.kernel_rows), (0, 0)]
+        kernel = scipy.fft.rfft(np.pad(taps, more), n=layout.length, norm="forward", workers=1).swapaxes(-1, -2)
         kernel_real, kernel_imag = np.ascontiguousarray(kernel.real), np.ascontiguousarray(kernel.imag)
 
-    def spectra(band: list[list[Shape]], length: int, step: int, n_arrays: int) -> tuple[Array, ...]:
+    def read(reader: Reader, out: Array, tile: list[Shape], n_rows: int, width: int) -> None:
+        (row, col), n = tile[0], len(tile)
+        if n == 1:
+            reader.read(out[:n_rows, :width], row, col)
+            return
+        line = reader.block(row, col, (n_rows, (n - 1) * layout.step + width))
+        side_by_side = np.lib.stride_tricks.sliding_window_view(line, width, axis=1)[:, :: layout.step]
+        out[: n * n_rows].reshape(n, n_rows, -1)[:, :, :width] = side_by_side.swapaxes(0, 1)
+
+    def band(tiles: list[list[Shape]]) -> tuple[Array, ...]:
         # All calls that follow release the interpreter for a tenth of a millisecond or more, and are few.
-        transform = _fft.borrow(height * stacked + y_halo, length, n_arrays, n_sources)
+        transform = _fft.borrow(depth, layout.length, n_sources + n_targets, n_sources)
         image, result, model, values = transform.image, transform.result, transform.model, transform.spectra
         turned = np.empty(values.shape[-1])
-        sums = np.zeros((2, n_sources, n_arrays, length // 2 + 1, n_lags))
+        sums = np.zeros((2, n_sources, n_sources + n_targets, layout.length // 2 + 1, n_lags))
+        twice = np.zeros((2, n_sources, n_sources, short // 2 + 1, n_lags))
         moments = np.zeros((n_targets, 2))
-        transform.clear(step + x_halo, step)
-        for tile in band:
+        transform.clear(layout.step + x_halo, layout.step)
+        if short:
+            overlap = _fft.borrow(depth, short, n_sources, n_sources)
+            overlap.clear(x_halo, 0)
+        for tile in tiles:
             n_rows = min(height, rows - tile[0][0])
-            depth = n_rows * len(tile)
+            n = n_rows * len(tile)
+            again = [(i, col) for i, (_, col) in enumerate(tile) if col > 0] if short else []
             for s, reader in enumerate(frame.sources):
-                for i, (row, col) in enumerate(tile):
-                    reader.read(image[i * n_rows : (i + 1) * n_rows + y_halo, : step + x_halo], row, col)
+                read(reader, image, tile, n_rows + y_halo, layout.step + x_halo)
                 transform.forward(s)
-            for t, reader in enumerate(frame.targets if n_arrays > n_sources else ()):
-                for i, (row, col) in enumerate(tile):
-                    reader.read(result[i * n_rows : (i + 1) * n_rows, :step], row, col)
+                if again:
+                    first = again[0][0]
+                    overlap.image[: n + y_halo, :x_halo] = image[: n + y_halo, :x_halo]
+                    overlap.image[: first * n_rows, :x_halo] = 0.0
+                    overlap.forward(s)
+            for t, reader in enumerate(frame.targets):
+                read(reader, result, tile, n_rows, layout.step)
                 if taps is not None:
                     _loops.spectral_correlate(
-                        values, n_sources, n_sources + t, kernel_real[t], kernel_imag[t], depth, turned
+                        values, n_sources, n_sources + t, kernel_real[t], kernel_imag[t], n, turned
                     )
                     transform.backward(n_sources + t)
                     for i, (_, col) in enumerate(tile):
-                        _loops.subtract(result, model, i * n_rows, (i + 1) * n_rows, min(step, frame.cols - col))
-                _loops.moments(result, depth, step, moments[t])
+                        width = min(layout.step, frame.cols - col)
+                        _loops.subtract(result, model, i * n_rows, (i + 1) * n_rows, width)
+                _loops.moments(result, n, layout.step, moments[t])
                 transform.forward(n_sources + t)
             for s in range(n_sources):
                 first = 0 if taps is None else n_sources
-                _loops.spectral_lag_sums(values, first, s, depth, sums[0, s], sums[1, s], turned)
+                _loops.spectral_lag_sums(values, first, s, n, sums[0, s], sums[1, s], turned)
+                if again:
+                    _loops.spectral_lag_sums(overlap.spectra, 0, s, n, twice[0, s], twice[1, s], turned)
         _fft.give_back(transform)
-        return sums, moments
+        if short:
+            _fft.give_back(overlap)
+        return sums, twice, moments
 
     def inverse(sums: Array, length: int, lags: npt.NDArray[np.intp]) -> Array:
         """Turn summed cross-spectra (2, ..., frequencies, row lags) into lag sums (..., row lags, column lags)."""
-        result: Array = scipy.fft.irfft(sums[0] + 1j * sums[1], n=length, axis=-2)
+        result: Array = scipy.fft.irfft(sums[0] + 1j * sums[1], n=length, axis=-2, workers=1)
         return np.swapaxes(result[..., lags % length, : frame.kernel_rows], -1, -2)
 
-    def main(band: list[list[Shape]]) -> tuple[Array, ...]:
-        return spectra(band, layout.length, layout.step, n_sources + n_targets)
+    def finish(sums: Array, twice: Array, moments: Array) -> Sums:
+        both_ways = np.arange(-x_halo, x_halo + 1)
+        lags = inverse(sums[:, :, :n_sources], layout.length, both_ways)
+        moment = inverse(sums[:, :, n_sources:], layout.length, np.arange(frame.kernel_cols))
+        if short:
+            lags -= inverse(twice, short, both_ways)
+        return Sums(np.swapaxes(lags, 0, 1), np.swapaxes(moment, 0, 1), moments[:, 0], moments[:, 1])
 
-    def overlaps(band: list[list[Shape]]) -> tuple[Array, ...]:
-        return spectra(band, short, 0, n_sources)
-
-    both_ways = np.arange(-x_halo, x_halo + 1)
-    work = bands(tiles)
-    sums, moments = add(counted(in_order(work, main, workers), len(work), progress))
-    lags = inverse(sums[:, :, :n_sources], layout.length, both_ways)
-    moment = inverse(sums[:, :, n_sources:], layout.length, np.arange(frame.kernel_cols))
-    if taps is None and x_halo and frame.cols > layout.step:
-        # What lies in two neighbouring segments was counted twice.
-        short = _good_length(2 * x_halo)
-        twice = [[s for s in tile if s[1] > 0] for tile in tiles]
-        twice_sums = add(in_order(bands([t for t in twice if t]), overlaps, workers))[0]
-        lags -= inverse(twice_sums, short, both_ways)
-    return Sums(np.swapaxes(lags, 0, 1), np.swapaxes(moment, 0, 1), moments[:, 0], moments[:, 1])
+    return Pass([partial(band, some) for some in bands(tiles)], finish)
 
 
 # --- the edges ---
@@ -431,18 +438,23 @@ def strip_lags(readers: Sequence[Reader], row: int, n_rows: int, extent: int, la
     if method == "fft":
         # One multiply-add for each pair of rows, lag and column; or two transforms of each row, the products, and
         # one transform back of each pair.
-        least = n * n / 2 * (2 * lag + 1) * extent * DIRECT_NS
+        least = n * n / 2 * (2 * lag + 1) * extent * STRIP_NS
         for candidate in (_good_length(3 * lag + 1 << i) for i in range(1, 6)):
             forth = math.ceil(extent / (candidate - 2 * lag)) * candidate * (2 * n * TRANSFORM_NS + n * n * SPECTRAL_NS)
             cost = forth + n * n / 2 * candidate * TRANSFORM_NS
             if cost < least:
                 length, least = candidate, cost
     out = np.zeros((n, n, 2 * lag + 1))
+    if lag == 0 and extent < 8:
+        for column in np.concatenate([r.block(row, 0, (n_rows, extent)) for r in readers]).T:
+            out[:, :, 0] += np.multiply.outer(column, column)
+        return out
     if not length:
         step = 1024
         for start in range(0, extent, step):
-            wide = np.concatenate([r.block(row, start - lag, (n_rows, step + 2 * lag)) for r in readers])
-            _loops.strip_lag_sums(wide, min(step, extent - start), lag, out)
+            cols = min(step, extent - start)
+            wide = np.concatenate([r.block(row, start - lag, (n_rows, cols + 2 * lag)) for r in readers])
+            _loops.strip_lag_sums(wide, cols, lag, out)
     else:
         step = length - 2 * lag
         starts = range(0, extent, step)
@@ -464,20 +476,15 @@ def strip_lags(readers: Sequence[Reader], row: int, n_rows: int, extent: int, la
         _fft.give_back(transform)
         pairs = np.triu_indices(n)
         products = np.ascontiguousarray(sums.view(np.complex128)[:, pairs[0], pairs[1]].T)
-        out[pairs] = scipy.fft.irfft(products, n=length, axis=1, overwrite_x=True)[:, : 2 * lag + 1]
+        out[pairs] = scipy.fft.irfft(products, n=length, axis=1, overwrite_x=True, workers=1)[:, : 2 * lag + 1]
     below = np.tril_indices(n, -1)
     out[below] = out[below[1], below[0], ::-1]
     return out
 
 
-def _gram(frame: Frame, lags: Array, method: str, workers: int, flipped: bool) -> Array:
-    """Turn lag sums into the exact Gram matrix, in the user's tap order."""
-    from . import _loops
-
+def _strip_jobs(frame: Frame, method: str) -> list[Callable[[], tuple[Array, ...]]]:
+    """Return what makes the lag products of the strips above, below, left and right of the boxes."""
     y_halo, x_halo = frame.row_halo, frame.col_halo
-    n_y, n_x, n_sources = frame.kernel_rows, frame.kernel_cols, len(frame.sources)
-    if n_y * n_x * n_x < 10**4:  # too little for threads, which would wait for each other
-        workers = 1
     turned = tuple(r.transposed() for r in frame.sources)
     strips = [
         (frame.sources, 0, y_halo, frame.cols + x_halo, x_halo, method),
@@ -485,8 +492,15 @@ def _gram(frame: Frame, lags: Array, method: str, workers: int, flipped: bool) -
         (turned, 0, x_halo, frame.rows + y_halo, y_halo, method),
         (turned, frame.cols, x_halo, frame.rows + y_halo, y_halo, method),
     ]
-    empty = np.zeros((0, 0, 1))
-    tables = list(in_order(strips, lambda s: strip_lags(*s) if s[2] else empty, workers))
+    return [lambda s=s: (strip_lags(*s),) for s in strips]  # type: ignore[misc]
+
+
+def _gram(frame: Frame, lags: Array, strips: Sequence[Array], workers: int) -> Array:
+    """Turn lag sums, and those of the strips, into the exact Gram matrix, in the user's tap order."""
+    from . import _loops
+
+    y_halo, x_halo = frame.row_halo, frame.col_halo
+    n_y, n_x, n_sources = frame.kernel_rows, frame.kernel_cols, len(frame.sources)
     corners = np.empty((n_sources, 2, 2, y_halo, x_halo))
     for s, reader in enumerate(frame.sources):
         for i, row in enumerate((0, frame.rows)):
@@ -496,37 +510,24 @@ def _gram(frame: Frame, lags: Array, method: str, workers: int, flipped: bool) -
     m = n_y * n_x
     gram = np.empty((n_sources * m, n_sources * m))
     stride_y, stride_x = (1, n_y) if frame.swapped else (n_x, 1)
-    first = 0
-    if flipped:
+    first, strided = 0, frame.plan.convention.strided
+    if frame.plan.flipped and not strided:
         first, stride_y, stride_x = m - 1, -stride_y, -stride_x
 
-    def place(i: int) -> None:
-        blocks, two_rows = np.empty((1 if i >= y_halo else 2, n_x, n_x)), np.empty((2, n_x))
-        r = np.arange(max(y_halo - i, 0))
-        for s in range(n_sources):
-            for t in range(n_sources):
-                top, bottom = (
-                    np.ascontiguousarray(table[s * y_halo + r, t * y_halo + r + i])
-                    if r.size
-                    else np.empty((0, 2 * x_halo + 1))
-                    for table in tables[:2]
-                )
-                left, right = (
-                    np.ascontiguousarray(
-                        table[s * x_halo : (s + 1) * x_halo, t * x_halo : (t + 1) * x_halo, y_halo + i]
-                    )
-                    if x_halo
-                    else np.empty((0, 0))
-                    for table in tables[2:]
-                )
-                places = (s * m + first, t * m + first, stride_y, stride_x)
-                _loops.assemble_lag(
-                    i, lags[s, t, i], top, bottom, left, right, corners[s], corners[t], blocks, two_rows, gram, *places
-                )
+    def place(job: tuple[int, int, int]) -> None:
+        s, t, start = job
+        tables = (
+            np.ascontiguousarray(table[s * n : (s + 1) * n, t * n : (t + 1) * n])
+            for table, n in zip(strips, (y_halo, y_halo, x_halo, x_halo), strict=True)
+        )
+        places = (s * m + first, t * m + first, stride_y, stride_x)
+        _loops.assemble(lags[s, t], *tables, corners[s], corners[t], start, step, gram, *places)
 
-    for _ in in_order(range(n_y), place, workers):
+    # Small ones are too little for threads, which would wait for each other.
+    step = min(n_y, 4) if m * n_x > 10**4 else 1
+    for _ in in_order([(*st, i) for st in np.ndindex(n_sources, n_sources) for i in range(step)], place, workers):
         pass
-    return gram
+    return polyphase.reordered(gram, frame.plan) if strided else gram
 
 
 # --- the doors ---
@@ -536,7 +537,8 @@ def resolve(problem: Problem, method: str) -> Choice:
     """Return the method asked for, or chosen."""
     geometry.known(method, METHODS, "method")
     if method == "auto":
-        return choose_method(problem.size, problem.geometry.kernel_shape)
+        (rows, cols), (down, across) = problem.size, problem.geometry.stride
+        return choose_method((rows * down, cols * across), problem.geometry.kernel_shape, (down, across))
     return Choice(method, "as asked")
 
 
@@ -544,24 +546,36 @@ _PASSES = {"direct": _direct_pass, "fft": _fft_pass}
 
 
 def pass_over(
-    problem: Problem, frame: Frame, method: str, workers: int, taps: Array | None, progress: Progress | None
-) -> Sums:
-    """Read all pixels once, for the sums of the pair or, with `taps`, of the residual; refuse NaN and overflow."""
+    problem: Problem,
+    frame: Frame,
+    method: str,
+    workers: int,
+    taps: Array | None,
+    progress: Progress | None,
+    also: "Sequence[Callable[[], tuple[Array, ...]]]" = (),
+) -> tuple[Sums, list[Array]]:
+    """Read all pixels once, for the sums of the pair or, with `taps`, of the residual; refuse NaN and overflow.
+
+    The threads do the jobs of `also` as well, and what these return is returned in their order.
+    """
     with np.errstate(all="ignore"):
-        sums = _PASSES[method](frame, workers, taps, progress)
+        jobs, finish = _PASSES[method](frame, taps)
+        parts = iter(in_order([*jobs, *also], lambda job: job(), workers))
+        sums = finish(*add(counted(itertools.islice(parts, len(jobs)), len(jobs), progress)))
+        others = [part for more in parts for part in more]
         if not all(np.isfinite(a).all() for a in (sums.lags, sums.moment, sums.energy)):
             pair.refuse_nonfinite(problem)
-    return sums
+    return sums, others
 
 
 def statistics(problem: Problem, method: str, workers: int, progress: Progress | None = None) -> list[NormalStats]:
     """Return the statistics of a problem, one for each target."""
     plan = problem.geometry
     frame = Frame.of(problem)
-    sums = pass_over(problem, frame, method, workers, None, progress)
+    sums, strips = pass_over(problem, frame, method, workers, None, progress, _strip_jobs(frame, method))
     with np.errstate(all="ignore"):
-        gram = _gram(frame, sums.lags, method, workers, plan.flipped)
-    moments = frame.to_user(sums.moment, plan.flipped).reshape(len(frame.targets), -1)
+        gram = _gram(frame, sums.lags, strips, workers)
+    moments = frame.to_user(sums.moment).reshape(len(frame.targets), -1)
     return [
         NormalStats(
             gram=gram,
@@ -569,7 +583,7 @@ def statistics(problem: Problem, method: str, workers: int, progress: Progress |
             target_energy=float(sums.energy[t]),
             target_sum=float(sums.total[t]),
             n_pixels=plan.n_pixels,
-            terms=(plan.kernel_shape,) * len(frame.sources),
+            terms=(plan.kernel_shape,) * len(problem.sources),
             convention=plan.convention,
         )
         for t in range(len(frame.targets))
@@ -600,9 +614,8 @@ def residual_moments(
     energies : ndarray, shape (targets,)
     """
     frame = Frame.of(problem)
-    flipped = problem.geometry.flipped
-    sums = pass_over(problem, frame, method, workers, frame.from_user(kernels, flipped), progress)
-    return frame.to_user(sums.moment, flipped).reshape(len(frame.targets), -1), sums.energy
+    sums, _ = pass_over(problem, frame, method, workers, frame.from_user(kernels), progress)
+    return frame.to_user(sums.moment).reshape(len(frame.targets), -1), sums.energy
 
 
 def accumulate(
@@ -615,6 +628,8 @@ def accumulate(
     fillvalue: float = 0.0,
     origin: int | Shape | None = None,
     operation: str = "convolution",
+    stride: int | Shape = 1,
+    offset: int | Shape = 0,
     mask: "npt.ArrayLike | None" = None,
     image_mask: "npt.ArrayLike | None" = None,
     weights: "npt.ArrayLike | None" = None,
@@ -629,7 +644,7 @@ def accumulate(
     ``A[t, p] = image[t - (p - origin)]`` (for correlation ``image[t + (p - origin)]``), and the target's pixels y,
     the statistics are the Gram matrix ``A'A``, the moment ``A'y``, ``y'y`` and the number of pixels. A itself is never
     formed: the work grows with the number of pixels times the shorter side of the kernel at most, the memory not
-    with the image at all.
+    with the image at all. With a stride there is a row for every stride-th pixel only.
 
     Parameters
     ----------
@@ -638,11 +653,11 @@ def accumulate(
         converted to float64 one block at a time, and never changed.
     target : array_like
         What became of it; its shape is the image's (`mode` "same"), smaller by side - 1 ("valid") or larger by
-        side - 1 ("full") along each axis.
+        side - 1 ("full") along each axis; with a stride of them, that many rounded up.
     shape : int or (int, int)
         Rows and columns of the kernel, odd or even.
     mode : {"same", "valid", "full"}, optional
-        How the two lie on each other. The default is to infer it from the shapes.
+        How the two lie on each other. The default is the first of them that the shapes allow.
     boundary : {None, "fill", "wrap", "symm", "mirror", "nearest"}, optional
         What lay beyond the edge when the target was made: `fillvalue`, the opposite edge, the image mirrored about its
         border ("symm", edge pixel repeated, or "mirror", not repeated), or the nearest pixel. The default None assumes
@@ -654,6 +669,9 @@ def accumulate(
         centre, ``(side - 1) // 2``.
     operation : {"convolution", "correlation"}, optional
         Whether the kernel is laid on the image flipped (default) or as it is.
+    stride, offset : int or (int, int), optional
+        Every how many pixels of what the kernel makes the target holds one, and which one first, as in `find_kernel`;
+        all by default.
     mask, image_mask, weights, nan, saturated : optional
         Which target pixels count, and how much, as in `find_kernel`, but that `saturated` is None by default. The
         statistics are exact whatever they are, which may take long for weights that differ from pixel to pixel and
@@ -705,6 +723,8 @@ def accumulate(
         fillvalue=fillvalue,
         origin=origin,
         operation=operation,
+        stride=stride,
+        offset=offset,
     )
     threads = pair.as_workers(workers)
     if method in ("cg", "wiener"):

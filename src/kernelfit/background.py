@@ -122,14 +122,14 @@ def require_room(size: Shape, degree: int, where: str) -> None:
 
 
 class Surface:
-    """One term as something that can be sliced like an image; never held whole."""
+    """One term as something that can be sliced like an image, each pixel `stride` times; never held whole."""
 
     dtype = np.dtype(np.float64)
 
-    def __init__(self, shape: Shape, degree: int, power: tuple[int, int]) -> None:
-        self.shape = shape
-        self._down = legendre(shape[0], degree)[:, power[0]]
-        self._across = legendre(shape[1], degree)[:, power[1]]
+    def __init__(self, shape: Shape, degree: int, power: tuple[int, int], stride: Shape = (1, 1)) -> None:
+        self._down = np.repeat(legendre(shape[0], degree)[:, power[0]], stride[0])
+        self._across = np.repeat(legendre(shape[1], degree)[:, power[1]], stride[1])
+        self.shape = (len(self._down), len(self._across))
 
     def __getitem__(self, key: Any) -> Array:
         """Return a block."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import scipy.linalg.blas
 
 from .spectra import Array, Complex, SpectralStats
 
@@ -15,6 +16,7 @@ ROUNDING = 1e-28
 #: Frequencies along each axis that are looked at, at least, where a sample of the band will do.
 SAMPLES = 192
 _RINGS = 40
+_MOST_OWN = 2**26  # multiplications of a product without BLAS
 
 
 def penalty_spectrum(rows: Array, cols: Array, penalty: str) -> Array:
@@ -74,9 +76,9 @@ class Band:
             cols=cols,
             row_weights=row_weights,
             col_weights=col_weights,
-            power=stats.image_power[at],
-            cross=stats.cross[at],
-            target=stats.target_power[at],
+            power=np.array(stats.image_power[at], order="C"),
+            cross=np.array(stats.cross[at], order="C"),
+            target=np.array(stats.target_power[at], order="C"),
             penalty=penalty_spectrum(rows, cols, penalty),
             name=penalty,
             to_rows=phases(np.arange(height) - stats.shift[0], rows),
@@ -103,7 +105,7 @@ class Band:
 
     def mean(self, values: Array) -> float:
         """Return the mean over the whole band."""
-        return float(self.row_weights @ values @ self.col_weights) / self.size
+        return float((values * self.row_weights[:, None] * self.col_weights).sum()) / self.size
 
     def per_ring(self, values: Array) -> Array:
         """Return the sum over each ring."""
@@ -113,7 +115,7 @@ class Band:
     def crop(self, spectrum: Complex) -> Array:
         """Return the inverse transform at the taps of the valid problem."""
         part = (self.to_rows * self.row_weights) @ spectrum
-        return np.asarray((part @ (self.to_cols * self.col_weights[:, None])).real / self.size)
+        return real_product(part, self.to_cols * self.col_weights[:, None]) / self.size
 
     def spread(self, taps: Array) -> Complex:
         """Return the transform of a kernel."""
@@ -132,9 +134,10 @@ class Band:
 
     def lags(self, density: Array, shape: tuple[int, int]) -> Array:
         """Return the inverse transform of a density, times N, at lags of rows 0.. and columns -(cols - 1)..."""
-        to_rows = phases(np.arange(shape[0]), self.rows)
-        to_cols = phases(np.arange(1 - shape[1], shape[1]), self.cols).T
-        return np.asarray(((to_rows * self.row_weights) @ density @ (to_cols * self.col_weights[:, None])).real)
+        to_rows = phases(np.arange(shape[0]), self.rows) * self.row_weights
+        to_cols = phases(np.arange(1 - shape[1], shape[1]), self.cols).T * self.col_weights[:, None]
+        part = product(to_rows.real, density) + 1j * product(to_rows.imag, density)
+        return real_product(part, to_cols)
 
     def misfit(self, transfer: Complex) -> Array:
         """Return the power of the residual, ``|Y - H X|^2`` summed over blocks; zero where it is but rounding."""
@@ -170,6 +173,26 @@ def _sample(top: int, even: bool, least: int) -> tuple[npt.NDArray[np.intp], Arr
     if even:
         weight[-1] -= 1.0
     return index, weight
+
+
+def product(a: Array, b: Array) -> Array:
+    """Return ``a @ b``; of small matrices without BLAS.
+
+    The threads of a BLAS spin while they wait for more, and keep others from the processors; NumPy and SciPy each bring
+    one, of which `eigh` uses SciPy's.
+    """
+    if len(a) * b.size > _MOST_OWN:
+        return np.asarray(scipy.linalg.blas.dgemm(1.0, b.T, a.T).T)
+    from . import _loops
+
+    out = np.zeros((len(a), b.shape[1]))
+    _loops.add_products(np.ascontiguousarray(a.T), np.ascontiguousarray(b), out)
+    return out
+
+
+def real_product(a: Complex, b: Complex) -> Array:
+    """Return the real part of ``a @ b``."""
+    return product(a.real, b.real) - product(a.imag, b.imag)
 
 
 def phases(lags: npt.NDArray[np.intp], frequencies: Array) -> Complex:

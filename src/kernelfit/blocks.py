@@ -2,8 +2,8 @@
 
 import math
 import numbers
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +18,18 @@ from .spectra import Array, Complex, SpectralStats
 #: Share of each side of a block that is tapered, half of it at each end, where data are not periodic.
 TAPER = 0.25
 _ROWS = 128  # rows of a whole image or spectrum handled at a time
+_SAMPLE = 16  # rows of each so many from which the mean is taken
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where the blocks lie: target pixel (0, 0) of each, their size, the transform's, and the tapers."""
+    """Where the blocks lie: target pixel (0, 0) of each, their size, the transform's, and the tapers.
+
+    `owned` are the rows and columns of each that lie before the next one: every pixel belongs to one block.
+    """
 
     starts: list[Shape]
+    owned: list[Shape]
     size: Shape
     transform: Shape
     shift: Shape
@@ -33,6 +38,16 @@ class _Layout:
     overlap: Array
     tapered: bool
     periodic: bool
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that the blocks cover together."""
+        return self.starts[-1][0] + self.size[0]
+
+    @property
+    def n_cols(self) -> int:
+        """Columns that the blocks cover together."""
+        return self.starts[-1][1] + self.size[1]
 
 
 def _period(plan: Geometry) -> Shape | None:
@@ -81,7 +96,7 @@ def _lay_out(plan: Geometry, block: object, taper: object) -> _Layout:
     fixed = None if block is None or isinstance(block, str) else geometry.as_pair(block, "block")
     periodic = period is not None and tuple(sides) == tuple(region) and fixed in (None, tuple(sides))
     share = _as_taper(taper, 0.0 if periodic else TAPER)
-    starts, transform, windows, overlaps, squares = [], [], [], [], 1.0
+    starts, owned, transform, windows, overlaps, squares = [], [], [], [], [], 1.0
     for axis, (n, side, k) in enumerate(zip(region, sides, plan.kernel_shape, strict=True)):
         window = _tukey(side, share)
         length = side
@@ -98,12 +113,14 @@ def _lay_out(plan: Geometry, block: object, taper: object) -> _Layout:
             weight[s : s + side] += window**2
         squares *= float(weight @ weight)
         starts.append(first)
+        owned.append([b - a for a, b in zip(first, [*first[1:], n], strict=True)])
         transform.append(length)
         windows.append(window)
         overlaps.append(np.ones(k) if periodic else _lagged(window, k))
     rows, cols = plan.kernel_shape
     return _Layout(
         starts=[(r, c) for r in starts[0] for c in starts[1]],
+        owned=[(r, c) for r in owned[0] for c in owned[1]],
         size=(sides[0], sides[1]),
         transform=(transform[0], transform[1]),
         shift=plan.before if periodic else ((rows - 1) // 2, (cols - 1) // 2),
@@ -133,25 +150,18 @@ def _as_detrend(detrend: object, periodic: bool) -> bool:
     return not periodic if detrend == "auto" else detrend == "mean"
 
 
-def _means(problem: Problem, layout: _Layout, workers: int) -> tuple[float, float, float, float]:
-    """Return the means of image and target, and the target's sum of squares and sum, reading all pixels once."""
-    n_rows = max(s[0] for s in layout.starts) + layout.size[0]
-    n_cols = max(s[1] for s in layout.starts) + layout.size[1]
-    down, across = layout.shift
-    tiles = [(r, min(_ROWS, n_rows - r)) for r in range(0, n_rows, _ROWS)]
+def _means(problem: Problem, layout: _Layout) -> tuple[float, float]:
+    """Return about the means of image and target: those of every eighth row, if there are many.
 
-    def band(part: list[Shape]) -> tuple[Array, ...]:
-        sums = np.zeros(3)
-        for row, height in part:
-            x = _view(problem.sources[0], row + down, across, (height, n_cols))
-            y = _view(problem.targets[0], row, 0, (height, n_cols))
-            with np.errstate(all="ignore"):
-                sums += (x.sum(), y.sum(), np.einsum("ij,ij->", y, y))
-        return (sums,)
-
-    image, total, energy = add(in_order(bands(tiles), band, workers))[0]
-    n = n_rows * n_cols
-    return float(image) / n, float(total) / n, float(energy), float(total)
+    What is taken off, and kept from leaking, is a constant near the mean; that it be the mean itself gains nothing.
+    """
+    n_rows, n_cols = layout.n_rows, layout.n_cols
+    tiles = [(r, min(_ROWS if n_rows <= 8 * _ROWS else _SAMPLE, n_rows - r)) for r in range(0, n_rows, _ROWS)]
+    sums = []
+    for reader, (down, across) in ((problem.sources[0], layout.shift), (problem.targets[0], (0, 0))):
+        sums.append(sum(float(_view(reader, r + down, across, (n, n_cols)).sum()) for r, n in tiles))
+    n = n_cols * sum(n for _, n in tiles)
+    return sums[0] / n, sums[1] / n
 
 
 def _view(reader: Reader, row: int, col: int, shape: Shape) -> Array:
@@ -163,63 +173,97 @@ def _view(reader: Reader, row: int, col: int, shape: Shape) -> Array:
     return reader.block(row, col, shape)
 
 
-def _tapered(reader: Reader, at: Shape, layout: _Layout, mean: float, out: Array, workers: int = 1) -> Array:
-    """Return a block, less the mean, tapered; in `out` unless it can be had without any work."""
-    (rows, cols), (down, across) = layout.size, layout.tapers
-    if not layout.tapered and not mean:
-        return _view(reader, *at, layout.size)
+class _Spectra(NamedTuple):
+    """Sums over blocks of the spectra; the target's sum and sum of squares; what is finite if all spectra are."""
 
-    def strip(first: int) -> None:
-        n = min(_ROWS, rows - first)
-        part = out[first : first + n, :cols]
-        with np.errstate(all="ignore"):  # what is not finite shows in the sums
-            np.subtract(_view(reader, at[0] + first, at[1], (n, cols)), mean, out=part)
-            if layout.tapered:
-                part *= across
-                part *= down[first : first + n, None]
-
-    for _ in in_order(range(0, rows, _ROWS), strip, workers):
-        pass
-    return out
+    image_power: Array
+    target_power: Array
+    cross: Complex
+    total: float
+    energy: float
+    check: float
 
 
-def _sums(problem: Problem, layout: _Layout, means: tuple[float, float], workers: int) -> list[npt.NDArray[np.generic]]:
-    """Add up the spectra of all blocks, bands of blocks fixed by the problem."""
+def _whole(problem: Problem, layout: _Layout, means: tuple[float, float] | None, workers: int) -> _Spectra:
+    """Transform both as they are, less their means if given.
+
+    By SciPy: at 4096^2 FFTW takes longer, planned without timing, and 20 s to plan with it. Image and target
+    go one after the other through the same scratch, if any, and are multiplied in place.
+    """
     from . import _loops
 
     rows, cols = layout.transform
-    shape = (rows, cols // 2 + 1)
-    readers = ((problem.sources[0], layout.shift, means[0]), (problem.targets[0], (0, 0), means[1]))
+    (n_rows, n_cols), (down, across) = layout.size, layout.tapers
+    strips = range(0, rows, _ROWS)
+    plain = means is None and not layout.tapered
+    scratch: Array | None = None
+    sums = np.zeros(2)
 
-    def spectra(start: Shape, scratch: Array, threads: int) -> list[Complex]:
-        found = []
-        for reader, shift, mean in readers:
-            at = (start[0] + shift[0], start[1] + shift[1])
-            block = _tapered(reader, at, layout, mean, scratch, threads)
-            found.append(scipy.fft.rfft2(block, norm="ortho", workers=threads))
+    def spectrum(reader: Reader, at: Shape, mean: float) -> Complex:
+        nonlocal scratch
+        if plain and reader.array.dtype == np.float64:
+            block = _view(reader, *at, layout.size)
+        else:
+            block = scratch = np.zeros(layout.transform) if scratch is None else scratch
+
+            def strip(first: int) -> Array:
+                found, n = np.zeros(2), min(_ROWS, n_rows - first)
+                if n > 0:
+                    reader.read(block[first : first + n, :n_cols], at[0] + first, at[1])
+                    if not plain:
+                        part, ramp = block[first : first + n], np.ascontiguousarray(down[first : first + n])
+                        _loops.taper(part, mean, ramp, across, n, n_cols, found)
+                return found
+
+            sums[:] = np.sum(list(in_order(strips, strip, workers)), axis=0)
+        return np.asarray(scipy.fft.rfft2(block, norm="ortho", workers=workers))
+
+    mean_x, mean_y = means or (0.0, 0.0)
+    image = spectrum(problem.sources[0], layout.shift, mean_x).view(np.float64)
+    cross = spectrum(problem.targets[0], (0, 0), mean_y)
+    scratch = None
+    first, half = cross[0, 0].real, cols // 2 + 1
+
+    def multiply(r: int) -> Array:
+        found, part = np.zeros(2), slice(r, r + _ROWS)
+        _loops.cross_spectra_in_place(image[part], cross[part].view(np.float64), cols % 2 == 0, found)
         return found
 
-    if len(layout.starts) == 1:
-        image, cross = spectra(layout.starts[0], np.zeros(layout.transform), workers)
-        powers = image.view(np.float64)
+    powers = np.sum(list(in_order(strips, multiply, workers)), axis=0)
+    if plain:  # Parseval
+        sums[:] = first * math.sqrt(rows * cols), powers[1]
+    return _Spectra(image[:, :half], image[:, half:], cross, sums[0], sums[1], float(np.sum(powers)))
 
-        def strip(r: int) -> None:
-            part = slice(r, r + _ROWS)
-            _loops.cross_spectra_in_place(powers[part], cross[part].view(np.float64))
 
-        for _ in in_order(range(0, rows, _ROWS), strip, workers):
-            pass
-        return [powers[:, : shape[1]], powers[:, shape[1] :], cross]
+def _by_blocks(problem: Problem, layout: _Layout, means: tuple[float, float] | None, workers: int) -> _Spectra:
+    """Add up the spectra of all blocks, bands of blocks fixed by the problem."""
+    from . import _fft, _loops
 
-    def band(starts: Sequence[Shape]) -> tuple[Array, ...]:
-        scratch = np.zeros(layout.transform)
-        powers = np.zeros(shape), np.zeros(shape)
+    rows, cols = layout.transform
+    shape = (rows, cols // 2 + 1)
+    mean_x, mean_y = means or (0.0, 0.0)
+    readers = ((problem.sources[0], layout.shift, mean_x), (problem.targets[0], (0, 0), mean_y))
+    down, across = (taper / math.sqrt(n) for taper, n in zip(layout.tapers, (rows, cols), strict=True))
+    (height, width), blocks = layout.size, list(zip(layout.starts, layout.owned, strict=True))
+
+    def band(some: list[tuple[Shape, Shape]]) -> tuple[Array, ...]:
+        powers, sums = (np.zeros(shape), np.zeros(shape)), np.zeros((2, 2))
         cross = np.zeros(shape, dtype=np.complex128)
-        for start in starts:
-            _loops.cross_spectra(*spectra(start, scratch, 1), *powers, cross)
-        return (*powers, cross)  # type: ignore[return-value]
+        transform = _fft.borrow_block(rows, cols)
+        block, spectra = transform.block, transform.spectra
+        block[...] = 0.0  # beyond the pixels of a block larger than the image
+        for (row, col), owned in some:
+            for i, (reader, shift, mean) in enumerate(readers):
+                reader.read(block[:height, :width], row + shift[0], col + shift[1])
+                _loops.taper(block, mean, down, across, *owned, sums[i])
+                transform.forward(i)
+            _loops.cross_spectra(spectra[0], spectra[1], *powers, cross)
+        _fft.give_back(transform)
+        return (*powers, cross, sums[1])  # type: ignore[return-value]
 
-    return list(add(in_order(bands(layout.starts), band, workers)))
+    image, target, both, sums = add(in_order(bands(blocks), band, workers))
+    check = float(np.sum(image) + np.sum(target))
+    return _Spectra(image, target, both, sums[0], sums[1], check)  # type: ignore[arg-type]
 
 
 def spectral_statistics(problem: Problem, block: object, detrend: object, taper: object, workers: int) -> SpectralStats:
@@ -227,26 +271,24 @@ def spectral_statistics(problem: Problem, block: object, detrend: object, taper:
     plan = problem.geometry
     layout = _lay_out(plan, block, taper)
     remove = _as_detrend(detrend, layout.periodic)
-    with np.errstate(all="ignore"):
-        mean_x, mean_y, energy, total = _means(problem, layout, workers)
-        powers_x, powers_y, cross = _sums(problem, layout, (mean_x, mean_y) if remove else (0.0, 0.0), workers)
-        if not all(np.isfinite(v).all() for v in (np.sum(powers_x), np.sum(powers_y), energy, np.sum(cross))):
+    with np.errstate(all="ignore"):  # what is not finite shows in the sums
+        means = _means(problem, layout) if remove else None
+        found = (_whole if len(layout.starts) == 1 else _by_blocks)(problem, layout, means, workers)
+        if not math.isfinite(found.check + found.energy):
             pair.refuse_nonfinite(problem)
-        if remove and float(np.mean(powers_x)) <= 1e-26 * len(layout.starts) * mean_x**2:  # type: ignore[arg-type]
-            powers_x, cross = np.zeros_like(powers_x), np.zeros_like(cross)  # a constant less its mean is rounding
-    n_rows = max(s[0] for s in layout.starts) + layout.size[0]
-    n_cols = max(s[1] for s in layout.starts) + layout.size[1]
+        if means and float(np.mean(found.image_power)) <= 1e-26 * len(layout.starts) * means[0] ** 2:
+            found.image_power[...], found.cross[...] = 0.0, 0.0  # a constant less its mean is rounding
     return SpectralStats(
-        image_power=powers_x,  # type: ignore[arg-type]
-        target_power=powers_y,  # type: ignore[arg-type]
-        cross=cross,  # type: ignore[arg-type]
+        image_power=found.image_power,
+        target_power=found.target_power,
+        cross=found.cross,
         block=layout.transform,
         n_blocks=len(layout.starts),
         weight_square=layout.weight_square,
         overlap=layout.overlap,
-        n_pixels=n_rows * n_cols,
-        target_energy=energy,
-        target_sum=total,
+        n_pixels=layout.n_rows * layout.n_cols,
+        target_energy=found.energy,
+        target_sum=found.total,
         shape=plan.kernel_shape,
         shift=layout.shift,
         periodic=layout.periodic,

@@ -172,11 +172,7 @@ def check_boundary(
         channel_axis=fit.channel_axis,
         channels=fit.channels or "shared",
         background=None if fit.background is None else fit.background.degree,
-        mode=conv.mode,
-        boundary=None,
-        fillvalue=conv.fillvalue,
-        origin=conv.origin if conv.mode == "same" else None,
-        operation=conv.operation,
+        **{**conv.keywords(), "boundary": None},
     )
     planes, squares, spare = [], 0.0, 0
     given = list(fit.parts or (fit,))
@@ -246,7 +242,7 @@ def _squares(group: Sequence[Problem], fits: Sequence[KernelFit], workers: int) 
     total = 0.0
     for problem in group:
         kernels = np.stack([f.kernel.reshape(-1, *problem.geometry.kernel_shape) for f in fits])
-        method = accumulation.choose_method(problem.size, problem.geometry.kernel_shape).method
+        method = accumulation.resolve(problem, "auto").method
         energies = accumulation.residual_moments(problem, kernels, "direct" if method == "direct" else "fft", workers)[
             1
         ]
@@ -356,15 +352,16 @@ def _model(plane: _Plane, arrays: Sequence[npt.NDArray[np.generic]], conv: Conve
     plan = geometry.lay_out(shapes.image_shape, shapes.kernel_shape, conv)
     readers = [pair.source_reader(array, plan) for array in arrays]
     taps = plane.kernels[:, ::-1, ::-1] if plan.flipped else plane.kernels
-    halo = (shapes.kernel_shape[0] - 1, shapes.kernel_shape[1] - 1)
-    for at, (rows, cols) in _strips(plane.problem):
-        model = np.zeros((rows, cols))
-        block = (rows + halo[0], cols + halo[1])
+    down, across = plan.stride
+    for at, size in _strips(plane.problem):
+        model = np.zeros(size)
+        rows, cols = down * (size[0] - 1) + 1, across * (size[1] - 1) + 1
+        block = (rows + plan.kernel_shape[0] - 1, cols + plan.kernel_shape[1] - 1)
         length = tuple(scipy.fft.next_fast_len(n, real=True) for n in block)
         for reader, kernel in zip(readers, taps, strict=True):
-            spectrum = scipy.fft.rfft2(reader.block(*at, block), length)
+            spectrum = scipy.fft.rfft2(reader.block(down * at[0], across * at[1], block), length)
             spectrum *= np.conj(scipy.fft.rfft2(kernel, length))
-            model += scipy.fft.irfft2(spectrum, length)[:rows, :cols]
+            model += scipy.fft.irfft2(spectrum, length)[:rows:down, :cols:across]
         yield model
 
 

@@ -12,38 +12,43 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from .options import (
+    BOUNDARIES,
+    CHANNELS,
+    ERRORS,
+    METHODS,
+    MODES,
+    OPERATIONS,
+    ROBUST,
+    SOLVERS,
+    SYMMETRIES,
+    BadCallError,
+    auto_or_number,
+    choices,
+    edge,
+    force,
+    index,
+    lattice,
+    machines,
+    named,
+    noise,
+    number,
+    one_of,
+    pair,
+    strength,
+    which,
+    workers,
+)
+
 __all__ = ["main"]
 
 SOLVED, DOUBTFUL, BAD_CALL, STOPPED = 0, 1, 2, 130  # exit codes
 
-MODES = ("same", "valid", "full")
-BOUNDARIES = ("none", "fill", "wrap", "symm", "mirror", "nearest")
-OPERATIONS = ("convolution", "correlation")
-METHODS = ("auto", "direct", "fft", "cg", "wiener")
-SOLVERS = (
-    "auto",
-    "least-squares",
-    "gaussian-process",
-    "ridge",
-    "gradient",
-    "laplacian",
-    "biharmonic",
-    "non-negative",
-    "sparse",
-)
-ROBUST = ("huber", "tukey", "clip")
-ERRORS = ("plain", "sandwich")
-CHANNELS = ("shared", "separate", "mixed")
-SYMMETRIES = ("point", "rows", "columns", "both")
 COMMANDS = ("find", "apply", "deconvolve", "inspect", "compare", "demo")
 
 _KERNELS = "KERNEL: .npy, .csv, .txt (numbers); .json, .fits, .tif (with conventions); .npz (the whole result)"
 _IMAGES = "images: PNG, JPEG, TIFF, NPY, FITS, HDF5, Zarr; - is NPY on the standard input"
 _CODES = "exit codes: 0 solved, 1 solved with a doubtful verdict, 2 bad input, 130 stopped by Ctrl-C"
-
-
-class BadCallError(Exception):
-    """The caller's mistake, in one line."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -139,6 +144,8 @@ def _find(add: _Adder) -> None:
         kernelfit find before.png after.png --shape 9 -o kernel.npz --report report.html
         kernelfit find a.tif b.tif --shape 5,7 --boundary symm --solver least-squares -o kernel.csv
         kernelfit find photo.jpg filtered.jpg --shape 7 --channel green
+        kernelfit find colour.jpg gray.jpg --shape 7 --channel luma
+        kernelfit find large.png small.png --shape 12 --stride 2 --offset 1 -o kernel.npz
         kernelfit find photo.png filtered.png --shape 7 --channels separate --background 0 -o kernels.npz
         kernelfit find before.tif after.tif --shape 9 --mask bad.png --robust huber --noise 1.8,5
         kernelfit find night.fits night.fits --hdu 1 --hdu 2 --shape 21 -o psf.fits
@@ -146,55 +153,84 @@ def _find(add: _Adder) -> None:
         cat before.npy | kernelfit find - after.npy --shape 5 -o - > kernel.npy
         """,
     )
-    find.add_argument("image", metavar="IMAGE", help="what went in")
-    find.add_argument("target", metavar="TARGET", help="what came out")
-    find.add_argument("--shape", required=True, type=_pair(1), metavar="N|R,C", help="sides of the kernel: 5 or 5,7")
-    _which(find, 2)
+    find.add_argument("image", type=named, metavar="IMAGE", help="what went in")
+    find.add_argument("target", type=named, metavar="TARGET", help="what came out")
+    find.add_argument("--shape", required=True, type=pair(1), metavar="N|R,C", help="sides of the kernel: 5 or 5,7")
+    which(find, 2)
     lie = find.add_argument_group("how the kernel lies on the image")
-    lie.add_argument("--mode", type=_one_of(MODES), metavar="MODE", help=_choices(MODES, "from the shapes"))
-    edge = "none, only the interior is used"
-    _edge(lie, "what lay beyond the edge: " + _choices(BOUNDARIES, edge), default="none")
-    lie.add_argument("--origin", type=_pair(0), metavar="N|R,C", help="tap over the output pixel (default: SciPy's)")
-    lie.add_argument("--operation", type=_one_of(OPERATIONS), default="convolution", metavar="OP",
-                     help=_choices(OPERATIONS, "convolution"))  # fmt: skip
-    how = find.add_argument_group("how it is found")
-    how.add_argument("--solver", type=_one_of(SOLVERS), metavar="S",
-                     help=_choices(SOLVERS, "auto; ridge to biharmonic are penalties"))  # fmt: skip
-    how.add_argument("--strength", type=_strength, metavar="X", help="strength of the penalty, or gcv (default)")
-    how.add_argument("--total", type=_number, metavar="T", help="what the taps add up to, such as 1")
-    how.add_argument("--symmetric", type=_one_of(SYMMETRIES), metavar="SYM", help=_choices(SYMMETRIES, "none"))
-    how.add_argument("--background", type=_index, metavar="DEGREE",
-                     help="fit a polynomial surface, too: 0 a constant, 1 a plane (default: none)")  # fmt: skip
-    how.add_argument("--channels", type=_one_of(CHANNELS), metavar="C",
-                     help="of colour images (not alpha): shared (one kernel), separate or mixed")  # fmt: skip
-    how.add_argument("--method", type=_one_of(METHODS), default="auto", metavar="M", help=_choices(METHODS, "auto"))
-    how.add_argument(
-        "--balance", type=_auto_or_number, metavar="B", help="of --method wiener: a number (default: auto)"
+    lie.add_argument(
+        "--mode",
+        type=one_of(MODES),
+        metavar="MODE",
+        help=choices(MODES, "from the shapes"),
     )
-    how.add_argument("--tolerance", type=_number, metavar="T", help="of --method cg: when to stop (default: 0.01)")
-    _workers(how)
+    inside = "none, only the interior is used"
+    edge(lie, "what lay beyond the edge: " + choices(BOUNDARIES, inside), default="none")
+    lie.add_argument("--origin", type=pair(0), metavar="N|R,C", help="tap over the output pixel (default: SciPy's)")
+    lie.add_argument("--operation", type=one_of(OPERATIONS), default="convolution", metavar="OP",
+                     help=choices(OPERATIONS, "convolution"))  # fmt: skip
+    lattice(lie, "TARGET holds one in N pixels of what the kernel makes, as after downsampling (default: 1)", "0")
+    how = find.add_argument_group("how it is found")
+    how.add_argument("--solver", type=one_of(SOLVERS), metavar="S",
+                     help=choices(SOLVERS, "auto; ridge to biharmonic are penalties"))  # fmt: skip
+    how.add_argument("--strength", type=strength, metavar="X", help="strength of the penalty, or gcv (default)")
+    how.add_argument("--total", type=number, metavar="T", help="what the taps add up to, such as 1")
+    how.add_argument(
+        "--symmetric",
+        type=one_of(SYMMETRIES),
+        metavar="SYM",
+        help=choices(SYMMETRIES, "none"),
+    )
+    how.add_argument("--background", type=index, metavar="DEGREE",
+                     help="fit a polynomial surface, too: 0 a constant, 1 a plane (default: none)")  # fmt: skip
+    how.add_argument("--channels", type=one_of(CHANNELS), metavar="C",
+                     help="of colour images (not alpha): shared (one kernel), separate or mixed")  # fmt: skip
+    how.add_argument(
+        "--method",
+        type=one_of(METHODS),
+        default="auto",
+        metavar="M",
+        help=choices(METHODS, "auto"),
+    )
+    how.add_argument("--balance", type=auto_or_number, metavar="B", help="of --method wiener: a number (default: auto)")
+    how.add_argument("--tolerance", type=number, metavar="T", help="of --method cg: when to stop (default: 0.01)")
+    workers(how)
     pixels = find.add_argument_group("which pixels count, and how much")
     pixels.add_argument(
-        "--mask", metavar="FILE", help="an image that is not zero where a target pixel is to be left out"
+        "--mask",
+        type=named,
+        metavar="FILE",
+        help="an image that is not zero where a target pixel is to be left out",
     )
-    pixels.add_argument("--image-mask", metavar="FILE", help="the same for bad pixels of IMAGE")
-    pixels.add_argument("--weights", metavar="FILE", help="inverse variance of each target pixel")
-    pixels.add_argument("--nan", type=_one_of(("error", "mask")), metavar="N",
+    pixels.add_argument("--image-mask", type=named, metavar="FILE", help="the same for bad pixels of IMAGE")
+    pixels.add_argument("--weights", type=named, metavar="FILE", help="inverse variance of each target pixel")
+    pixels.add_argument("--nan", type=one_of(("error", "mask")), metavar="N",
                         help="pixels that are NaN: error (default), or mask to leave them out")  # fmt: skip
-    pixels.add_argument("--noise", type=_noise, metavar="N",
+    pixels.add_argument("--noise", type=noise, metavar="N",
                         help="constant (default), poisson, or GAIN,READ_NOISE in electrons")  # fmt: skip
-    pixels.add_argument("--image-noise", type=_number, metavar="S",
+    pixels.add_argument("--image-noise", type=number, metavar="S",
                         help="noise of IMAGE itself (standard deviation), to be taken off (default: 0)")  # fmt: skip
-    pixels.add_argument("--errors", type=_one_of(ERRORS), metavar="E",
-                        help=_choices(ERRORS, "plain") + ": error bars for noise that is correlated")  # fmt: skip
-    pixels.add_argument("--robust", type=_one_of(ROBUST), metavar="R", help=_choices(ROBUST, "none") + ": outliers")
-    pixels.add_argument("--saturated", type=_one_of(("auto", "none")), metavar="S",
+    pixels.add_argument("--errors", type=one_of(ERRORS), metavar="E",
+                        help=choices(ERRORS, "plain") + ": error bars for noise that is correlated")  # fmt: skip
+    pixels.add_argument(
+        "--robust",
+        type=one_of(ROBUST),
+        metavar="R",
+        help=choices(ROBUST, "none") + ": outliers",
+    )
+    pixels.add_argument("--saturated", type=one_of(("auto", "none")), metavar="S",
                         help="ends of an integer target's range: auto leaves them out (default), or none")  # fmt: skip
     out = find.add_argument_group("what comes out")
-    out.add_argument("-o", "--output", metavar="KERNEL", help="write the kernel here; - is NPY on the standard output")
-    out.add_argument("--report", metavar="PAGE.html", help="write a page of pictures and numbers here")
-    _machines(out)
-    _force(out)
+    out.add_argument(
+        "-o",
+        "--output",
+        type=named,
+        metavar="KERNEL",
+        help="write the kernel here; - is NPY on the standard output",
+    )
+    out.add_argument("--report", type=named, metavar="PAGE.html", help="write a page of pictures and numbers here")
+    machines(out)
+    force(out)
 
 
 def _apply(add: _Adder) -> None:
@@ -206,19 +242,33 @@ def _apply(add: _Adder) -> None:
         examples="""
         kernelfit apply photo.png kernel.npz -o filtered.png
         kernelfit apply photo.png kernel.csv --boundary symm -o filtered.tif
+        kernelfit apply photo.png kernel.csv --stride 2 --offset 1 -o half.png
         kernelfit apply stack.tif kernel.json --page 3 -o - > filtered.npy
         """,
     )
-    apply.add_argument("image", metavar="IMAGE", help="the image, gray or colour")
-    apply.add_argument("kernel", metavar="KERNEL", help="the kernel's file")
-    _which(apply, 1)
-    apply.add_argument("--mode", type=_one_of(MODES), metavar="MODE", help=_choices(MODES, "same"))
-    _edge(apply, "what lies beyond the edge: " + _choices(BOUNDARIES[1:], "as the file says, else symm"))
-    apply.add_argument("--origin", type=_pair(0), metavar="N|R,C", help="tap over the output pixel")
-    apply.add_argument("--operation", type=_one_of(OPERATIONS), metavar="OP", help=_choices(OPERATIONS, "convolution"))
-    _workers(apply)
-    apply.add_argument("-o", "--output", required=True, metavar="FILE", help="the result; - is NPY on standard output")
-    _force(apply)
+    apply.add_argument("image", type=named, metavar="IMAGE", help="the image, gray or colour")
+    apply.add_argument("kernel", type=named, metavar="KERNEL", help="the kernel's file")
+    which(apply, 1)
+    apply.add_argument("--mode", type=one_of(MODES), metavar="MODE", help=choices(MODES, "same"))
+    edge(apply, "what lies beyond the edge: " + choices(BOUNDARIES[1:], "as the file says, else symm"))
+    apply.add_argument("--origin", type=pair(0), metavar="N|R,C", help="tap over the output pixel")
+    apply.add_argument(
+        "--operation",
+        type=one_of(OPERATIONS),
+        metavar="OP",
+        help=choices(OPERATIONS, "convolution"),
+    )
+    lattice(apply, "keep one in N pixels (default: as the file says, else 1)", "as the file says, else 0")
+    workers(apply)
+    apply.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        type=named,
+        metavar="FILE",
+        help="the result; - is NPY on standard output",
+    )
+    force(apply)
 
 
 def _deconvolve(add: _Adder) -> None:
@@ -231,22 +281,27 @@ def _deconvolve(add: _Adder) -> None:
         kernelfit deconvolve periodic.npy kernel.npy --boundary wrap -o restored.npy
         """,
     )
-    deconvolve.add_argument("image", metavar="IMAGE", help="the blurred image, gray or colour")
-    deconvolve.add_argument("kernel", metavar="KERNEL", help="the kernel's file")
-    _which(deconvolve, 1)
-    deconvolve.add_argument("--balance", type=_auto_or_number, default="auto", metavar="B",
+    deconvolve.add_argument("image", type=named, metavar="IMAGE", help="the blurred image, gray or colour")
+    deconvolve.add_argument("kernel", type=named, metavar="KERNEL", help="the kernel's file")
+    which(deconvolve, 1)
+    deconvolve.add_argument("--balance", type=auto_or_number, default="auto", metavar="B",
                             help="how much smoothness counts: a number, or auto (default)")  # fmt: skip
-    deconvolve.add_argument("--boundary", type=_one_of(("none", "wrap")), default="none", metavar="B",
+    deconvolve.add_argument("--boundary", type=one_of(("none", "wrap")), default="none", metavar="B",
                             help="none (default), or wrap for periodic images")  # fmt: skip
-    deconvolve.add_argument("--penalty", type=_one_of(("laplacian", "identity")), default="laplacian", metavar="P",
+    deconvolve.add_argument("--penalty", type=one_of(("laplacian", "identity")), default="laplacian", metavar="P",
                             help="what is held small: laplacian (default) or identity")  # fmt: skip
-    deconvolve.add_argument("--origin", type=_pair(0), metavar="N|R,C", help="tap over the output pixel")
+    deconvolve.add_argument("--origin", type=pair(0), metavar="N|R,C", help="tap over the output pixel")
     deconvolve.add_argument(
-        "--operation", type=_one_of(OPERATIONS), metavar="OP", help=_choices(OPERATIONS, "convolution")
+        "--operation",
+        type=one_of(OPERATIONS),
+        metavar="OP",
+        help=choices(OPERATIONS, "convolution"),
     )
-    _workers(deconvolve)
-    deconvolve.add_argument("-o", "--output", required=True, metavar="FILE", help="the result; - is NPY on stdout")
-    _force(deconvolve)
+    workers(deconvolve)
+    deconvolve.add_argument(
+        "-o", "--output", required=True, type=named, metavar="FILE", help="the result; - is NPY on stdout"
+    )
+    force(deconvolve)
 
 
 def _inspect(add: _Adder) -> None:
@@ -260,10 +315,10 @@ def _inspect(add: _Adder) -> None:
         kernelfit inspect kernel.npz --plot kernel.png
         """,
     )
-    inspect.add_argument("kernel", metavar="KERNEL", help="the kernel's file")
-    inspect.add_argument("--plot", metavar="FILE.png", help="draw the kernel here")
-    _machines(inspect)
-    _force(inspect)
+    inspect.add_argument("kernel", type=named, metavar="KERNEL", help="the kernel's file")
+    inspect.add_argument("--plot", type=named, metavar="FILE.png", help="draw the kernel here")
+    machines(inspect)
+    force(inspect)
 
 
 def _compare(add: _Adder) -> None:
@@ -276,9 +331,9 @@ def _compare(add: _Adder) -> None:
         kernelfit compare measured.npz theory.csv --json
         """,
     )
-    compare.add_argument("first", metavar="FIRST", help="a kernel's file")
-    compare.add_argument("second", metavar="SECOND", help="another")
-    _machines(compare)
+    compare.add_argument("first", type=named, metavar="FIRST", help="a kernel's file")
+    compare.add_argument("second", type=named, metavar="SECOND", help="another")
+    machines(compare)
 
 
 def _demo(add: _Adder) -> None:
@@ -290,41 +345,8 @@ def _demo(add: _Adder) -> None:
         kernelfit demo --write .     a pair of pictures to try it on: before.png and after.png
         """,
     )
-    demo.add_argument("--write", metavar="FOLDER", help="write before.png and after.png there instead")
-    _force(demo)
-
-
-# ---- groups of arguments -------------------------------------------------------------------------------------------
-
-
-def _which(parser: Any, files: int) -> None:
-    """Add the options that pick a plane; given twice they are for the first and the second file."""
-    group = parser.add_argument_group("which plane of a file" + (", twice for IMAGE and TARGET" if files > 1 else ""))
-    group.add_argument("--page", action="append", type=_index, metavar="N", help="page of a TIFF or stack, from 0")
-    group.add_argument("--hdu", action="append", type=_number_or_name, metavar="N|NAME", help="HDU of a FITS file")
-    group.add_argument("--dataset", action="append", metavar="NAME", help="array of an HDF5 or Zarr file")
-    group.add_argument("--channel", action="append", type=_number_or_name, metavar="C",
-                       help="of a colour image: red, green, blue, or from 0")  # fmt: skip
-
-
-def _edge(parser: Any, text: str, default: str | None = None) -> None:
-    known = BOUNDARIES if default == "none" else BOUNDARIES[1:]
-    parser.add_argument("--boundary", type=_one_of(known), default=default, metavar="B", help=text)
-    parser.add_argument(
-        "--fillvalue", type=_number, metavar="V", help="value beyond the edge, with --boundary fill (0)"
-    )
-
-
-def _workers(parser: Any) -> None:
-    parser.add_argument("--workers", type=_count, metavar="N", help="number of threads (default: all cores)")
-
-
-def _machines(parser: Any) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON for machines instead of words")
-
-
-def _force(parser: Any) -> None:
-    parser.add_argument("--force", action="store_true", help="replace files that exist")
+    demo.add_argument("--write", type=named, metavar="FOLDER", help="write before.png and after.png there instead")
+    force(demo)
 
 
 class _Version(argparse.Action):
@@ -338,86 +360,6 @@ class _Version(argparse.Action):
 
         print(f"kernelfit {__version__}")
         parser.exit()
-
-
-# ---- arguments -----------------------------------------------------------------------------------------------------
-
-
-def _choices(known: Sequence[str], default: str) -> str:
-    return f"{', '.join(known)} (default: {default})"
-
-
-def _one_of(known: Sequence[str]) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in known:
-            raise argparse.ArgumentTypeError(f"got {text!r}, need one of {', '.join(known)}")
-        return text
-
-    return parse
-
-
-def _pair(least: int) -> Callable[[str], int | tuple[int, int]]:
-    """Parse ``5`` or ``5,7``, whole numbers of at least `least`."""
-
-    def parse(text: str) -> int | tuple[int, int]:
-        try:
-            numbers = tuple(int(part) for part in text.split(","))
-        except ValueError:
-            numbers = ()
-        if len(numbers) not in (1, 2) or min(numbers) < least:
-            need = f"one whole number of at least {least}, or two with a comma between"
-            raise argparse.ArgumentTypeError(f"got {text!r}, need {need}")
-        return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
-
-    return parse
-
-
-def _whole(text: str, least: int) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = least - 1
-    if number < least:
-        raise argparse.ArgumentTypeError(f"got {text!r}, need a whole number of at least {least}")
-    return number
-
-
-def _count(text: str) -> int:
-    return _whole(text, 1)
-
-
-def _index(text: str) -> int:
-    return _whole(text, 0)
-
-
-def _number_or_name(text: str) -> int | str:
-    return int(text) if text.isdecimal() else text
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"got {text!r}, need a number") from None
-
-
-def _auto_or_number(text: str) -> float | str:
-    return text if text == "auto" else _number(text)
-
-
-def _noise(text: str) -> str | tuple[float, float]:
-    if text in ("constant", "poisson"):
-        return text
-    try:
-        gain, read = (float(part) for part in text.split(","))
-    except ValueError:
-        msg = f"got {text!r}, need constant, poisson, or two numbers GAIN,READ_NOISE"
-        raise argparse.ArgumentTypeError(msg) from None
-    return gain, read
-
-
-def _strength(text: str) -> float | str:
-    return text if text == "gcv" else _number(text)
 
 
 if __name__ == "__main__":

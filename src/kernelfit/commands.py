@@ -2,8 +2,9 @@
 
 import argparse
 import dataclasses
+import errno
 import json
-import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -13,12 +14,10 @@ import numpy as np
 
 import kernelfit
 
-from . import cli, io, kernel_files, output
-from .cli import BadCallError
+from . import arguments, cli, io, kernel_files, output
+from .geometry import in_mode
+from .options import BadCallError
 from .progress import Bar
-from .result import KernelFit
-
-_PENALTIES = ("ridge", "gradient", "laplacian", "biharmonic")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -35,15 +34,35 @@ def run(args: argparse.Namespace) -> int:
     except BrokenPipeError:
         raise
     except (ValueError, TypeError, OSError, MemoryError, io.MissingExtraError) as error:
-        raise BadCallError(_one_line(error)) from error
+        raise BadCallError(_in_options(_one_line(error), args)) from error
 
 
 def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror is not None:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return f"{error.strerror}; make room there, or write somewhere else"
         return f"{error.filename}: {error.strerror}; check the name" if error.filename else error.strerror
+    if isinstance(error, OSError) and "requested and" in str(error):  # NumPy's words for a file that was cut short
+        return f"the file could not be written whole ({error}); make room there, or write somewhere else"
     if isinstance(error, MemoryError):
         return f"got images too large for this machine's memory ({error}); save them as NPY, which is read in blocks"
     return str(error) or type(error).__name__
+
+
+def _in_options(text: str, args: argparse.Namespace) -> str:
+    """Say the keywords of a message, such as boundary='fill', as the options that they are here."""
+    value = r"('[^']*'|None|[-+.\w]+)?"
+    for name in sorted(vars(args), key=len, reverse=True):
+        option = f"--{name.replace('_', '-')}"
+        if option in text:  # said both ways
+            text = re.sub(rf",? \(?{name}={value}(?=[,)])", "", text)
+
+        def words(found: re.Match[str], option: str = option) -> str:
+            said = (found[1] or "").strip("'").replace("None", "none")
+            return f"{option} {said}" if said or found.string[found.end() :][:1] == "(" else option
+
+        text = re.sub(rf"\b(?<!-){name}={value}", words, text)
+    return text.replace(" (overwrite=True)", "")
 
 
 # ---- find ----------------------------------------------------------------------------------------------------------
@@ -60,29 +79,24 @@ def find(args: argparse.Namespace) -> int:
     if args.json and args.output == "-":
         msg = "got --json and -o -, need one of them: both write to the standard output"
         raise BadCallError(msg)
-    if args.report is not None and args.channels in ("separate", "mixed"):
-        msg = f"got --report with --channels {args.channels}, need one plane for the pictures; pick it with --channel"
-        raise BadCallError(msg)
     if args.channels in ("separate", "mixed") and (args.output or "").endswith((".csv", ".txt")):
         msg = f"got {args.output} for kernels of several channels, need .npy, .npz, .json, .fits or .tif"
         raise BadCallError(msg)
-    kept = _check_outputs(args, {args.output: ("the kernel", kernel_files.SUFFIXES), args.report: ("the report", HTML)})
+    kept, page = arguments.check_outputs(
+        args, (args.output, "the kernel", kernel_files.SUFFIXES), (args.report, "the report", HTML)
+    )
     if args.report is not None:
         io.require("matplotlib.figure", package="matplotlib", extra="plot", purpose="the report")
-    choices = [_plane(args, 0), _plane(args, 1)]
-    if args.channels is not None:
-        choices = [{**choice, "colours": True} for choice in choices]
-    image, target = io.read_image(args.image, **choices[0]), io.read_image(args.target, **choices[1])
-    cuts = ["", ""]
-    if args.channels is not None:
-        (image, cuts[0]), (target, cuts[1]) = _colours(image, args.image), _colours(target, args.target)
-    solver, solver_code = _solver(args, image, target)
+    (image, target), reading = arguments.read_pair(args)
+    solver, solver_code = arguments.solver(args, image, target)
     settings: dict[str, Any] = {
         "mode": args.mode,
         "boundary": None if args.boundary == "none" else args.boundary,
         "fillvalue": args.fillvalue,
         "origin": args.origin,
         "operation": args.operation,
+        "stride": args.stride,
+        "offset": args.offset,
         "method": args.method,
         "balance": args.balance,
         "tolerance": args.tolerance,
@@ -100,184 +114,42 @@ def find(args: argparse.Namespace) -> int:
     settings = {name: value for name, value in settings.items() if value is not None and defaults.get(name) != value}
     if args.saturated == "none":
         settings["saturated"] = None
-    maps, map_code = _maps(args)
+    maps, map_code = arguments.maps(args)
     start = time.perf_counter()
     with Bar(int(np.prod(target.shape))) as bar:
         bar.note("starting (the very first run compiles, once)")
         fit = kernelfit.find_kernel(image, target, args.shape, solver=solver, progress=bar, **settings, **maps)
-    seconds = time.perf_counter() - start
-    call = _call(args, choices, cuts, settings, solver_code, map_code)
-    if args.report is not None:
-        title = f"From {_name(args.image)} to {_name(args.target)}"
-        shown, pair = fit, (image, target)
-        if args.channels is not None:  # one kernel for all channels: the pictures are those of the first
-            shown = dataclasses.replace(fit, channels=None, channel_axis=None, background=_of_first(fit.background))
-            pair = (image[..., 0], target[..., 0])
-        kernelfit.report.write_report(kept[args.report], shown, *pair, title=title, call=call, overwrite=args.force)
+        seconds = time.perf_counter() - start
+        call = arguments.python(args, reading, settings, {**map_code, "solver": solver_code})
+        names = tuple(io.CHANNELS)[:3] if args.channels is not None and target.shape[-1] == 3 else None
+        if page is not None:
+            bar.note("drawing the report")
+            title = f"From {_name(args.image)} to {_name(args.target)}"
+            kernelfit.report.write_report(
+                page, fit, image, target, title=title, call=call, names=names, overwrite=args.force
+            )
+        if kept is not None:
+            kernel_files.write_kernel(kept, fit, overwrite=args.force)
     if args.output == "-":
         output.write_stdout(np.ascontiguousarray(fit.kernel))
-    elif args.output is not None:
-        kernel_files.write_kernel(kept[args.output], fit, overwrite=args.force)
     if args.json:
         more = {"image": args.image, "target": args.target, "output": args.output, "report": args.report}
-        flat = fit.kernel.ndim == 2
-        psf = fit.psf().to_dict() if flat else None
+        psfs = {name: one.psf().to_dict() for name, one in kernelfit.split_channels(fit, names).items()}
+        psf = psfs[""] if "" in psfs else psfs
         _print_json({**kernel_files.as_dict(fit), "psf": psf, **more, "seconds": seconds, "python": call})
     else:
         say = sys.stderr if args.output == "-" else sys.stdout
         print(fit.summary(), file=say)
-        notes = [f"kernel written to {args.output}"] if args.output not in (None, "-") else []
-        notes += [f"report written to {args.report}"] if args.report is not None else []
+        notes = [f"kernel written to {args.output}"] if kept is not None else []
+        notes += [f"report written to {args.report}"] if page is not None else []
         if args.output is None:
             notes.append("-o kernel.npz would keep the kernel")
         pixels = f"{image.shape[0]} x {image.shape[1]} pixels"
-        print(f"\n{_duration(seconds)} for {pixels}; {'; '.join(notes)}", file=say)
+        print(f"\n{'; '.join([f'{_duration(seconds)} for {pixels}', *notes])}", file=say)
     return cli.SOLVED if fit.verdict.ok else cli.DOUBTFUL
 
 
 HTML = (".html", ".htm")
-
-
-def _maps(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
-    """Read the masks and weights that are given as files; return them, and the Python that does."""
-    found: dict[str, Any] = {}
-    code: dict[str, str] = {}
-    for name in ("mask", "image_mask", "weights"):
-        path = getattr(args, name)
-        if path is None:
-            continue
-        if path == "-":
-            msg = f"got - for --{name.replace('_', '-')}, need a file: the standard input is for images"
-            raise BadCallError(msg)
-        values = np.asarray(io.read_image(path))
-        found[name] = values if name == "weights" else values != 0
-        code[name] = f"read_image({path!r})" + ("" if name == "weights" else " != 0")
-    return found, code
-
-
-def _of_first(background: Any) -> Any:
-    """Return the background of the first channel."""
-    if background is None:
-        return None
-    tables = {name: getattr(background, name) for name in ("coefficients", "stderr")}
-    first = {name: table.reshape(-1, table.shape[-1])[0] for name, table in tables.items()}
-    return dataclasses.replace(background, channel_axis=None, **first)
-
-
-def _check_outputs(args: argparse.Namespace, wanted: dict[str | None, tuple[str, tuple[str, ...]]]) -> dict[str, Path]:
-    """Judge every file that is to be written before any work is done; return where each is to go."""
-    paths: dict[str, Path] = {}
-    for name, (what, suffixes) in wanted.items():
-        if name is None:
-            continue
-        sources = [getattr(args, key, None) for key in ("image", "target", "kernel", "mask", "image_mask", "weights")]
-        for source in sources:
-            if (
-                source is not None
-                and os.path.exists(source)
-                and os.path.exists(name)
-                and os.path.samefile(source, name)
-            ):
-                msg = f"got {name} both as input and as output, need two files; choose another name"
-                raise BadCallError(msg)
-        path = output.check_output(name, suffixes, what, overwrite=args.force)
-        if path is not None:
-            output.require_writer(path)
-            paths[name] = path
-    return paths
-
-
-def _plane(args: argparse.Namespace, at: int) -> dict[str, Any]:
-    """Return which plane of a file is meant: the option's only value, or the one for this file."""
-    found = {}
-    for name in ("page", "hdu", "dataset", "channel"):
-        values = getattr(args, name)
-        files = 2 if args.command == "find" else 1
-        if values is None:
-            continue
-        if len(values) > files:
-            msg = (
-                f"got --{name} {len(values)} times, need it {'once or twice (IMAGE, TARGET)' if files > 1 else 'once'}"
-            )
-            raise BadCallError(msg)
-        found[name] = values[min(at, len(values) - 1)]
-    return found
-
-
-def _solver(args: argparse.Namespace, image: Any, target: Any) -> tuple[Any, str]:
-    """Return the solver that the options describe, and the Python that makes it."""
-    name, strength, total, symmetric = args.solver, args.strength, args.total, args.symmetric
-    if args.method in ("wiener", "cg"):
-        for option in ("solver", "strength", "total", "symmetric"):
-            if getattr(args, option) is not None:
-                msg = f"got --{option} with --method {args.method}, which is a solver of its own; leave one of them out"
-                raise BadCallError(msg)
-        return None, ""
-    if strength is not None and name not in (*_PENALTIES, None):
-        msg = f"got --strength with --solver {name}, need one of {', '.join(_PENALTIES)}"
-        raise BadCallError(msg)
-    if symmetric is not None and name is not None:
-        msg = f"got --symmetric with --solver {name}, need one or the other"
-        raise BadCallError(msg)
-    if total is not None and name not in (None, "non-negative"):
-        msg = f"got --total with --solver {name}, need --solver non-negative or none"
-        raise BadCallError(msg)
-    if name is None and (total is not None or symmetric is not None):
-        if strength is not None:
-            msg = "got --strength with --total or --symmetric, need one or the other"
-            raise BadCallError(msg)
-        words = [f"{key}={value!r}" for key, value in (("total", total), ("symmetric", symmetric)) if value is not None]
-        return kernelfit.Constrained(total=total, symmetric=symmetric), f"kernelfit.Constrained({', '.join(words)})"
-    if name is None and strength is not None:
-        name = "biharmonic"
-    if name in _PENALTIES:
-        given = "gcv" if strength is None else strength
-        code = f"kernelfit.Penalized({name!r}{'' if given == 'gcv' else f', {given!r}'})"
-        return kernelfit.Penalized(name, given), code
-    if name == "non-negative":
-        return kernelfit.NonNegative(
-            total=total
-        ), f"kernelfit.NonNegative({'' if total is None else f'total={total!r}'})"
-    if name == "gaussian-process":
-        return kernelfit.GaussianProcess(), "kernelfit.GaussianProcess()"
-    if name == "sparse":
-        return kernelfit.Sparse(), "kernelfit.Sparse()"
-    if name == "least-squares":
-        return None, ""
-    if name is None and args.method == "auto" and len(image.shape) == 2 and min(image.shape) > 0:
-        sides = args.shape if isinstance(args.shape, tuple) else (args.shape, args.shape)
-        if min(np.subtract(image.shape, sides)) >= 0 and kernelfit.choose_method(image.shape, sides).method == "cg":
-            return None, ""  # thousands of taps: conjugate gradients are a solver of their own
-    return "auto", "'auto'"
-
-
-def _colours(image: Any, path: str) -> tuple[Any, str]:
-    """Return the colours of an image without its alpha channel, and the Python that leaves it out."""
-    if len(image.shape) != 3:
-        msg = f"{path}: got an image of one plane with --channels, need colours; leave --channels out"
-        raise BadCallError(msg)
-    colours = {2: 1, 4: 3}.get(image.shape[-1], image.shape[-1])
-    return (image, "") if colours == image.shape[-1] else (image[..., :colours], f"[..., :{colours}]")
-
-
-def _call(
-    args: argparse.Namespace,
-    choices: list[dict[str, Any]],
-    cuts: list[str],
-    settings: dict[str, Any],
-    solver: str,
-    maps: dict[str, str],
-) -> str:
-    """Return Python that does the same."""
-    lines = ["import kernelfit", "from kernelfit.io import read_image", ""]
-    for name, path, choice, cut in zip(("image", "target"), (args.image, args.target), choices, cuts, strict=True):
-        words = [repr(path), *(f"{k}={v!r}" for k, v in choice.items())]
-        lines.append(f"{name} = read_image({', '.join(words)}){cut}")
-    words = [f"{name}={value!r}" for name, value in settings.items() if name != "workers"]
-    words += [f"{name}={code}" for name, code in maps.items()]
-    words += [f"solver={solver}"] if solver else []
-    lines.append(f"fit = kernelfit.find_kernel({', '.join(['image', 'target', repr(args.shape), *words])})")
-    return "\n".join([*lines, "print(fit.summary())"])
 
 
 def _name(path: str) -> str:
@@ -307,9 +179,22 @@ def apply(args: argparse.Namespace) -> int:
     mode = args.mode or "same"
     words: dict[str, Any] = {"mode": mode, "boundary": boundary, "fillvalue": fill if boundary == "fill" else 0.0}
     words |= _laid(args, held, mode)
-    made = _each_channel(
-        image, lambda plane: kernelfit.apply_kernel(plane, held.kernel, workers=args.workers, **words), mode == "same"
-    )
+    if args.stride is not None:
+        words |= {"stride": args.stride, "offset": args.offset or 0}
+    elif conv is not None and conv.strided:
+        first = in_mode(conv, (held.kernel.shape[-2], held.kernel.shape[-1]), mode).offset
+        words |= {"stride": conv.stride, "offset": first if args.offset is None else args.offset}
+    elif args.offset is not None:
+        msg = "got --offset without a stride, need --stride N"
+        raise BadCallError(msg)
+    as_large = mode == "same" and words.get("stride", 1) in (1, (1, 1))
+    if held.kernel.ndim == 4 and len(image.shape) == 3:
+        made = kernelfit.apply_kernel(image, held.kernel, channel_axis=-1, workers=args.workers, **words)
+    else:
+        made = _each_channel(
+            image, held, lambda plane, kernel: kernelfit.apply_kernel(plane, kernel, workers=args.workers, **words),
+            as_large,
+        )  # fmt: skip
     edge = f"boundary {boundary}" if mode != "valid" else "no boundary needed"
     return _write_image(args, kept, made, image, edge)
 
@@ -317,6 +202,15 @@ def apply(args: argparse.Namespace) -> int:
 def deconvolve(args: argparse.Namespace) -> int:
     """Restore what an image was before a kernel blurred it."""
     image, held, kept = _image_and_kernel(args)
+    if held.convention is not None and held.convention.strided:
+        msg = (
+            f"{args.kernel}: got a kernel of stride {held.convention.stride}, need one of an image that keeps its size"
+        )
+        raise BadCallError(msg)
+    sides = held.kernel.shape[-2:]
+    if min(np.subtract(image.shape[:2], sides)) < 0:
+        msg = f"got a kernel of {sides[0]} x {sides[1]} taps for an image of {image.shape[0]} x {image.shape[1]} pixels"
+        raise BadCallError(f"{msg}, need one that is no larger; is it the right file?")
     words = {
         "balance": args.balance,
         "boundary": None if args.boundary == "none" else args.boundary,
@@ -324,17 +218,17 @@ def deconvolve(args: argparse.Namespace) -> int:
         **_laid(args, held, "same"),
     }
     made = _each_channel(
-        image, lambda plane: kernelfit.deconvolve(plane, held.kernel, workers=args.workers, **words), True
+        image, held, lambda plane, kernel: kernelfit.deconvolve(plane, kernel, workers=args.workers, **words), True
     )
     return _write_image(args, kept, made, image, f"balance {args.balance}")
 
 
-def _image_and_kernel(args: argparse.Namespace) -> tuple[Any, kernel_files.KernelFile, dict[str, Path]]:
+def _image_and_kernel(args: argparse.Namespace) -> tuple[Any, kernel_files.KernelFile, Path | None]:
     if args.image == args.kernel == "-":
         msg = "got - for both image and kernel, need a file for one of them: the standard input can be read once"
         raise BadCallError(msg)
-    kept = _check_outputs(args, {args.output: ("the image", output.IMAGE_SUFFIXES)})
-    image = io.read_image(args.image, colours=True, **_plane(args, 0))
+    (kept,) = arguments.check_outputs(args, (args.output, "the image", output.IMAGE_SUFFIXES))
+    image = io.read_image(args.image, colours=True, **arguments.choice_of(args, 0))
     return image, kernel_files.read_kernel(args.kernel), kept
 
 
@@ -352,20 +246,25 @@ def _laid(args: argparse.Namespace, held: kernel_files.KernelFile, mode: str) ->
     return found
 
 
-def _each_channel(image: Any, make: Any, keep_alpha: bool) -> Any:
+def _each_channel(image: Any, held: kernel_files.KernelFile, make: Any, keep_alpha: bool) -> Any:
     """Treat each channel of a colour image by itself; an alpha channel stays as it is where the size does."""
-    if len(image.shape) == 2:
-        return make(image)
-    planes = [image[..., at] for at in range(image.shape[-1])]
-    colours = len(planes) - 1 if len(planes) in (2, 4) and keep_alpha else len(planes)
-    return np.stack([make(plane) for plane in planes[:colours]] + planes[colours:], axis=-1)
+    planes = [image] if len(image.shape) == 2 else [image[..., at] for at in range(image.shape[-1])]
+    n_colours = len(planes) - 1 if len(planes) in (2, 4) and keep_alpha else len(planes)
+    kernel = held.kernel
+    if kernel.ndim != 2 and (kernel.ndim != 3 or len(kernel) != n_colours):
+        kinds = " x ".join(map(str, kernel.shape[:-2]))
+        msg = f"got {kinds} kernels for an image of {n_colours} channel{'s'[: n_colours > 1]}, need one for each or one"
+        raise BadCallError(f"{msg} in all; pick a channel of the image, or find the kernel with --channels separate")
+    kernels = [kernel] * n_colours if kernel.ndim == 2 else list(kernel)
+    made = [make(plane, one) for plane, one in zip(planes, kernels, strict=False)] + planes[n_colours:]
+    return made[0] if len(image.shape) == 2 else np.stack(made, axis=-1)
 
 
-def _write_image(args: argparse.Namespace, kept: dict[str, Path], made: Any, image: Any, how: str) -> int:
-    if args.output == "-":
+def _write_image(args: argparse.Namespace, kept: Path | None, made: Any, image: Any, how: str) -> int:
+    if kept is None:
         output.write_stdout(made)
         return cli.SOLVED
-    cut = output.write_image(kept[args.output], made, np.dtype(image.dtype), overwrite=args.force)
+    cut = output.write_image(kept, made, np.dtype(image.dtype), overwrite=args.force)
     note = f"; {cut} of {made.size} values beyond the file's range were cut off (.tif holds them)" if cut else ""
     print(f"{args.output}: {' x '.join(map(str, made.shape))} pixels, {how}{note}")
     return cli.SOLVED
@@ -374,81 +273,57 @@ def _write_image(args: argparse.Namespace, kept: dict[str, Path], made: Any, ima
 # ---- inspect and compare -------------------------------------------------------------------------------------------
 
 
-def _with_errors(held: kernel_files.KernelFile, path: str) -> KernelFit | None:
-    """Return the whole result if the file has it, or one made of the taps' own errors."""
-    if held.fit is not None or held.kernel.ndim != 2:
-        return held.fit
-    if held.stderr is None and held.convention is None:
-        return None
-    conv = held.convention
-    if conv is None:
-        conv = kernelfit.Convention(origin=((held.kernel.shape[0] - 1) // 2, (held.kernel.shape[1] - 1) // 2))
-    return KernelFit(
-        kernel=held.kernel,
-        factor=None if held.stderr is None else np.diag(held.stderr.ravel()),
-        noise_std=np.nan,
-        rank=held.kernel.size,
-        condition=np.nan,
-        rss=np.nan,
-        r_squared=np.nan,
-        n_pixels=0,
-        convention=conv,
-        uncertainty="posterior",
-    )
-
-
 def inspect(args: argparse.Namespace) -> int:
     """Say what a kernel's file holds."""
-    kept = _check_outputs(args, {args.plot: ("the picture", (".png",))})
+    (picture,) = arguments.check_outputs(args, (args.plot, "the picture", (".png",)))
     if args.plot is not None:
         io.require("matplotlib.figure", package="matplotlib", extra="plot", purpose="--plot")
     held = kernel_files.read_kernel(args.kernel)
-    if held.kernel.ndim != 2:
-        msg = f"{args.kernel}: got a kernel of shape {held.kernel.shape}, need rows and columns; save one plane"
-        raise BadCallError(msg)
-    fit = _with_errors(held, args.kernel)
-    psf = kernelfit.measure_psf(held.kernel if fit is None else fit)
-    if args.plot is not None:
-        _draw(kept[args.plot], fit, held, args.force)
-    rows, cols = held.kernel.shape
+    planes = held.planes()
+    psfs = {name: kernelfit.measure_psf(one.as_fit()) for name, one in planes.items()}
+    if picture is not None:
+        _draw(picture, planes, args.force)
     if args.json:
         conv = None if held.convention is None else dataclasses.asdict(held.convention)
-        fields = {"file": args.kernel, "shape": [rows, cols], "kernel": held.kernel.tolist(), "convention": conv}
+        shape = list(held.kernel.shape)
+        fields = {"file": args.kernel, "shape": shape, "kernel": held.kernel.tolist(), "convention": conv}
         errors = None if held.stderr is None else kernel_files.finite(held.stderr.tolist())
-        _print_json({**fields, "stderr": errors, "verdict": held.verdict or None, "psf": psf.to_dict()})
+        measured = {name: psf.to_dict() for name, psf in psfs.items()}
+        _print_json({**fields, "stderr": errors, "verdict": held.verdict or None, "psf": measured.get("", measured)})
         return cli.SOLVED
     if held.fit is not None:
         print(held.fit.summary())
     else:
+        *many, rows, cols = held.kernel.shape
         peak = np.unravel_index(int(np.argmax(np.abs(held.kernel))), held.kernel.shape)
-        place = f"({int(peak[0])}, {int(peak[1])})"
-        print(f"kernel      {rows} x {cols}, largest tap {held.kernel[peak]:.6g} at {place}")
+        place = tuple(int(at) for at in peak)
+        sides = " x ".join(map(str, held.kernel.shape))
+        print(f"kernel      {sides}, largest tap {held.kernel[peak]:.6g} at {place}")
         unknown = "not in the file: taken as a convolution with SciPy's centre"
         print(f"convention  {held.convention if held.convention is not None else unknown}")
         print(f"errors      {'yes, of each tap' if held.stderr is not None else 'none in the file'}")
         if held.verdict:
             print(f"verdict     {held.verdict}")
-        if max(rows, cols) <= 11:
+        if max(rows, cols) <= 11 and not many:
             print("\n" + np.array2string(held.kernel, precision=4, suppress_small=True, max_line_width=120))
-    print(f"\n{psf}")
+    for name, psf in psfs.items():
+        print(f"\n{f'{name}:' if name else ''}\n{psf}".replace("\n\n", "\n"))
     return cli.SOLVED
 
 
-def _draw(path: Path, fit: KernelFit | None, held: kernel_files.KernelFile, overwrite: bool) -> None:
+def _draw(path: Path, planes: dict[str, kernel_files.KernelFile], overwrite: bool) -> None:
+    """Draw each kernel and, where there are errors, how well it is known."""
     figure_of = io.require("matplotlib.figure", package="matplotlib", extra="plot", purpose="--plot")
-    if fit is None or held.stderr is None:
-        bare = dataclasses.replace(held, convention=kernelfit.Convention(
-            origin=((held.kernel.shape[0] - 1) // 2, (held.kernel.shape[1] - 1) // 2)))  # fmt: skip
-        fit = fit or _with_errors(bare, "")
-        assert fit is not None
-        figure = figure_of.Figure(figsize=(5.2, 4.2), layout="constrained")
-        kernelfit.plot.kernel(fit, figure.subplots())
-    else:
-        figure = figure_of.Figure(figsize=(9.6, 7.6), layout="constrained")
-        axes = figure.subplots(2, 2)
-        kernelfit.plot.kernel_and_error(fit, (axes[0, 0], axes[0, 1]))
-        kernelfit.plot.cuts(fit, axes[1, 0])
-        kernelfit.plot.frequency_response(fit, axes[1, 1])
+    known = all(each.stderr is not None for each in planes.values())
+    figure = figure_of.Figure(figsize=(15.5 if known else 5.2, 3.9 * len(planes)), layout="constrained")
+    axes = figure.subplots(len(planes), 4 if known else 1, squeeze=False)
+    for row, (name, each) in zip(axes, planes.items(), strict=True):
+        fit = each.as_fit()
+        kernelfit.plot.kernel(fit, row[0], title=name or None)
+        if known:
+            kernelfit.plot.error(fit, row[1])
+            kernelfit.plot.cuts(fit, row[2])
+            kernelfit.plot.frequency_response(fit, row[3])
     output.write_whole(
         path, lambda file: figure.savefig(file, format="png", dpi=130), "the picture", overwrite=overwrite
     )
@@ -456,24 +331,32 @@ def _draw(path: Path, fit: KernelFit | None, held: kernel_files.KernelFile, over
 
 def compare(args: argparse.Namespace) -> int:
     """Say whether two kernels differ."""
-    held = [kernel_files.read_kernel(path) for path in (args.first, args.second)]
-    fits = [_with_errors(each, path) for each, path in zip(held, (args.first, args.second), strict=True)]
-    one, other = (each.kernel if fit is None else fit for each, fit in zip(held, fits, strict=True))
-    found = kernelfit.compare_kernels(one, other)
+    if args.first == args.second == "-":
+        msg = "got - for both kernels, need a file for one of them: the standard input can be read once"
+        raise BadCallError(msg)
+    one, other = (kernel_files.read_kernel(path).planes() for path in (args.first, args.second))
+    if len(one) != len(other):
+        msg = f"got {len(one)} kernel{'s'[: len(one) > 1]} and {len(other)}, need as many in both files"
+        raise BadCallError(msg)
+    pairs = zip(one.items(), other.values(), strict=True)
+    found = {name: kernelfit.compare_kernels(a.as_fit(), b.as_fit()) for (name, a), b in pairs}
+    differ = any(each.differ for each in found.values())
     if args.json:
-        finite = kernel_files.finite
-        fields = {
-            "first": args.first,
-            "second": args.second,
-            "differ": found.differ,
-            "relative": finite(found.relative),
-        }
-        fields |= {"largest": list(found.largest), "chi2": finite(found.chi2), "freedom": found.freedom}
-        fields |= {"p_value": finite(found.p_value), "difference": found.difference.tolist()}
-        _print_json({**fields, "stderr": finite(found.stderr.tolist()), "origin": list(found.origin)})
+        fields = {name: _difference(each) for name, each in found.items()}
+        some = fields[""] if "" in fields else {"differ": differ, "channels": fields}
+        _print_json({"first": args.first, "second": args.second, **some})
     else:
-        print(found)
-    return 1 if found.differ else 0
+        print("\n\n".join(f"{name}:\n{each}".removeprefix(":\n") for name, each in found.items()))
+    return 1 if differ else 0
+
+
+def _difference(found: kernelfit.Difference) -> dict[str, Any]:
+    """Return a difference as plain types for JSON."""
+    finite = kernel_files.finite
+    fields = {"differ": found.differ, "relative": finite(found.relative), "largest": list(found.largest)}
+    fields |= {"chi2": finite(found.chi2), "freedom": found.freedom, "p_value": finite(found.p_value)}
+    fields |= {"difference": found.difference.tolist(), "stderr": finite(found.stderr.tolist())}
+    return {**fields, "origin": list(found.origin)}
 
 
 def demo(args: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ _WORSE = 0.05  # mean log power of the residual by which a fit is clearly worse 
 _BALANCES = 10.0 ** np.arange(-15.0, 3.5)
 
 
-def estimate(stats: SpectralStats, band: Band, given: float | None) -> Estimate:
+def estimate(stats: SpectralStats, band: Band, given: float | None, workers: int = 1) -> Estimate:  # noqa: ARG001
     """Return the kernel, with the balance of the smallest estimated error if none is given, and no errors of taps."""
     weights = np.full(stats.image_power.shape[1], 2.0)
     weights[0] = 1.0

@@ -2,7 +2,8 @@
 
 import functools
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ import scipy.fft
 import scipy.linalg
 
 from .geometry import Shape
-from .solve import Minimum
+from .solve import Minimum, product
 from .statistics import NormalStats
 
 Array = npt.NDArray[np.float64]
@@ -53,17 +54,29 @@ def images_of(shape: Shape, symmetric: str | None) -> list[npt.NDArray[np.intp]]
 
 
 class Grid:
-    """The taps of one support, and the distances between them."""
+    """The taps of one support, those that a symmetry makes equal taken as one, and the distances between them."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, symmetric: str | None = None) -> None:
         """Lay out."""
         rows, cols = shape
-        self.shape = shape
-        y, x = np.divmod(np.arange(rows * cols), cols)
-        self.y, self.x = y.astype(np.float64), x.astype(np.float64)
-        lag_y, lag_x = np.abs(y[:, None] - y), np.abs(x[:, None] - x)
-        self.lag = (lag_y * cols + lag_x).astype(np.intp)
-        self.distance = np.hypot(self.y, self.x)  # of each lag (|dy|, |dx|), in the order of the taps
+        self.shape, self.symmetric = shape, symmetric
+        images = np.array(images_of(shape, symmetric))
+        #: one of each set of equal taps, which set each tap belongs to, and how many a set has
+        first, self.set_of, self.counts = np.unique(images.min(axis=0), return_inverse=True, return_counts=True)
+        self._images = images[:, first]
+        y, x = np.divmod(self._images, cols)
+        self.y, self.x = y[0].astype(np.float64), x[0].astype(np.float64)
+        #: of a tap and each image of another, shape (images, sets, sets)
+        lag = np.abs(y[0][:, None] - y[:, None, :]) * cols + np.abs(x[0][:, None] - x[:, None, :])
+        self.lag = np.ascontiguousarray(lag, dtype=np.intp)
+        self.distance = np.hypot(*np.divmod(np.arange(rows * cols), cols))  # of each lag (|dy|, |dx|)
+
+    def fold(self, rows: Array) -> Array:
+        """Add up the rows of taps that are equal."""
+        if self.symmetric is None:
+            return rows
+        share = self.counts / len(self._images)
+        return np.asarray(rows[self._images].sum(axis=0) * share.reshape(-1, *[1] * (rows.ndim - 1)))
 
     @functools.cached_property
     def torus(self) -> tuple[Shape, Array, Array]:
@@ -112,6 +125,14 @@ def _tail_cut(values: Array) -> Array:
     return np.where(np.abs(values) < 1e-40, 0.0, values)
 
 
+def _over_lags(values: Array, lag: npt.NDArray[np.intp]) -> Array:
+    """Return the sum over images of what belongs to each lag."""
+    found: Array = values.take(lag[0])
+    for other in lag[1:]:
+        found += values.take(other)
+    return found
+
+
 def envelope_of(grid: Grid, envelope: str, theta: Array) -> tuple[Array, Array, tuple[Array, Array]]:
     """Return ``a e(p)`` and the derivatives of ``log e(p)`` by log r and by the row and the column of c."""
     log_a, _, log_r, c_y, c_x = theta
@@ -124,8 +145,8 @@ def envelope_of(grid: Grid, envelope: str, theta: Array) -> tuple[Array, Array, 
     return math.exp(log_a) * base**-_POWER, u / base, (dy / base / r2, dx / base / r2)
 
 
-def blocks_of(grids: list[Grid], kind: Kind, theta: Array) -> list[Blocks]:
-    """Return each term's prior covariance at the given hyperparameters."""
+def blocks_of(grids: Sequence[Grid], kind: Kind, theta: Array) -> list[Blocks]:
+    """Return each term's prior covariance at the given hyperparameters; under a symmetry summed over images."""
     found, start = [], 0
     for grid, at in zip(grids, theta.reshape(-1, 5), strict=True):
         rho, slope = map(_tail_cut, _correlation(kind.family, grid.distance / math.exp(at[1])))
@@ -133,19 +154,22 @@ def blocks_of(grids: list[Grid], kind: Kind, theta: Array) -> list[Blocks]:
         outer = np.multiply.outer(envelope, envelope)
         where = slice(start, start + len(grid.y))
         start = where.stop
-        found.append(Blocks(where, outer * rho[grid.lag], outer * slope[grid.lag], by_radius, by_center))
+        rho, slope = (_over_lags(part, grid.lag) for part in (rho, slope))
+        rho *= outer
+        slope *= outer
+        found.append(Blocks(where, rho, slope, by_radius, by_center))
     return found
 
 
-def covariance_of(grids: list[Grid], kind: Kind, theta: Array) -> Array:
-    """Return P / s^2; under a symmetry the sum of ``P[p, gq]`` over the images gq of a tap."""
-    blocks = [
-        b.covariance
-        if kind.symmetric is None
-        else sum(b.covariance[:, g] for g in images_of(grid.shape, kind.symmetric))
-        for grid, b in zip(grids, blocks_of(grids, kind, theta), strict=True)
-    ]
-    return np.asarray(scipy.linalg.block_diag(*blocks))
+def covariance_of(grids: Sequence[Grid], kind: Kind, theta: Array) -> Array:
+    """Return P / s^2, of the taps or of the sets of equal taps of grids under a symmetry."""
+    return np.asarray(scipy.linalg.block_diag(*(b.covariance for b in blocks_of(grids, kind, theta))))
+
+
+def all_taps(grids: Sequence[Grid], rows: Array) -> Array:
+    """Return one row for each tap, given one for each set of equal taps."""
+    ends = np.cumsum([0] + [len(grid.y) for grid in grids])
+    return np.concatenate([rows[start + grid.set_of] for start, grid in zip(ends, grids, strict=False)])
 
 
 def root_of(covariance: Array) -> Array:
@@ -165,6 +189,8 @@ class Projection:
 
     Attributes
     ----------
+    grids : tuple of Grid
+        The supports.
     weights : ndarray, shape (taps, combinations)
         W; all the data if ``WW' = G``, part of them if ``WW' <= G``.
     data : ndarray, shape (combinations,)
@@ -174,10 +200,12 @@ class Projection:
         Number of pixels, less those combinations of the data that are left out.
     """
 
+    grids: tuple[Grid, ...]
     weights: Array
     data: Array
     rss: float
     n: int
+    _folded: "dict[str | None, Projection]" = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def whole(cls, stats: NormalStats, start: Minimum) -> "Projection":
@@ -190,7 +218,8 @@ class Projection:
             values, vectors = scipy.linalg.eigh(stats.gram)
             kept = slice(len(values) - start.rank, None)
             weights = vectors[:, kept] * np.sqrt(values[kept])
-        return cls(weights, weights.T @ start.taps, start.rss, stats.n_pixels)
+        grids = tuple(Grid(shape) for shape in stats.terms)
+        return cls(grids, weights, weights.T @ start.taps, start.rss, stats.n_pixels)
 
     @classmethod
     def part(cls, stats: NormalStats, start: Minimum, most: int) -> "Projection":
@@ -198,27 +227,31 @@ class Projection:
         r = min(most, start.rank)
         basis = np.random.default_rng(0).standard_normal((stats.n_taps, r))
         for _ in range(2):
-            basis, _ = np.linalg.qr(stats.gram @ basis)
-        image = stats.gram @ basis
-        lower = scipy.linalg.cholesky(basis.T @ image, lower=True)
-        weights = scipy.linalg.solve_triangular(lower, image.T, lower=True).T
-        return cls(weights, weights.T @ start.taps, start.rss, stats.n_pixels - start.rank + r)
+            basis, _ = scipy.linalg.qr(product(stats.gram, basis), mode="economic", overwrite_a=True)
+        image = product(stats.gram, basis)
+        lower = scipy.linalg.cholesky(product(basis.T, image), lower=True)
+        weights = scipy.linalg.blas.dtrsm(1.0, lower, image, side=1, lower=1, trans_a=1)
+        grids = tuple(Grid(shape) for shape in stats.terms)
+        return cls(grids, weights, weights.T @ start.taps, start.rss, stats.n_pixels - start.rank + r)
 
-    def under(self, symmetric: str | None, grids: list[Grid]) -> "Projection":
-        """Return the same data for kernels of a symmetry.
+    def under(self, symmetric: str | None) -> "Projection":
+        """Return the same data for kernels of a symmetry: one weight for each set of equal taps.
 
-        If k has the covariance P, which the motions g leave as it is, then ``sum_g gk / sqrt(|g|)`` has that of
-        `covariance_of`: to sum over the rows of W instead comes to the same.
+        No more combinations than sets tell anything of them; what the others hold is noise, and goes to the residual.
         """
         if symmetric is None:
             return self
-        weights, start = [], 0
-        for grid in grids:
-            part = self.weights[start : start + len(grid.y)]
-            images = images_of(grid.shape, symmetric)
-            weights.append(sum(part[g] for g in images) / math.sqrt(len(images)))
-            start += len(grid.y)
-        return Projection(np.asfortranarray(np.vstack(weights)), self.data, self.rss, self.n)
+        if symmetric not in self._folded:
+            grids = tuple(Grid(grid.shape, symmetric) for grid in self.grids)
+            ends = np.cumsum([0] + [len(grid.y) for grid in self.grids])
+            weights = np.vstack([g.fold(self.weights[i:j]) for g, i, j in zip(grids, ends, ends[1:], strict=False)])
+            data, rss = self.data, self.rss
+            if weights.shape[1] > len(weights):
+                turn, lower = scipy.linalg.qr(weights.T, mode="economic")
+                weights, data = lower.T, turn.T @ self.data
+                rss += float(np.sum((self.data - turn @ data) ** 2))
+            self._folded[symmetric] = Projection(grids, np.asfortranarray(weights), data, rss, self.n)
+        return self._folded[symmetric]
 
     @property
     def scale(self) -> float:
@@ -230,19 +263,17 @@ class Projection:
         return -0.5 * (value + self.n * (1 + math.log(2 * math.pi) - math.log(self.n)))
 
 
-def evidence(
-    data: Projection, grids: list[Grid], kind: Kind, theta: Array, *, slope: bool = False
-) -> tuple[float, Array]:
+def evidence(data: Projection, kind: Kind, theta: Array, *, slope: bool = False) -> tuple[float, Array]:
     """Return ``n log(rss + q) + log det S`` and, if asked for, its derivatives by the hyperparameters.
 
     S is ``I + W'PW / s^2`` and ``q = z'S^-1 z``; the noise is profiled out, ``s^2 = (rss + q) / n``. Each term has five
     hyperparameters: log(a / s), log l, log r, and the row and column of c.
     """
-    blocks = blocks_of(grids, kind, theta)
+    blocks = blocks_of(data.grids, kind, theta)
     w = data.weights
-    middle = np.eye(w.shape[1])
+    middle = np.eye(w.shape[1], order="F")
     for b in blocks:
-        middle += w[b.where].T @ (b.covariance @ w[b.where])
+        middle += product(w[b.where].T, product(b.covariance, w[b.where]))
     lower, info = scipy.linalg.lapack.dpotrf(middle, lower=1, clean=1)
     if info != 0:
         return math.inf, np.zeros(len(theta))
@@ -252,13 +283,15 @@ def evidence(
     if not slope:
         return value, np.zeros(len(theta))
     scale = data.n / (data.rss + quadratic)
-    inverse = scipy.linalg.solve_triangular(lower, w.T, lower=True, check_finite=False)  # X, X'X = W S^-1 W'
-    pull = inverse.T @ half  # W S^-1 z
+    # X, XX' = W S^-1 W'; a triangular solve would wake BLAS's threads for matrices of any size
+    inverse = product(w, scipy.linalg.lapack.dtrtri(lower, lower=1)[0].T)
+    pull = product(inverse, half)  # W S^-1 z
     gradient = np.empty((len(blocks), 5))
     for at, b in enumerate(blocks):
-        x, beta = inverse[:, b.where], pull[b.where]
-        h = x.T @ x
-        h -= np.multiply.outer(scale * beta, beta)  # H: the change of the value is sum(H * change of P)
+        x, beta = inverse[b.where], pull[b.where]
+        h = product(x, x.T).T
+        h -= np.multiply.outer(scale * beta, beta)
+        # H: the change of the value is sum(H * change of P)
         along = np.einsum("ij,ij->i", h, b.covariance)
         gradient[at] = (
             2 * along.sum(),
@@ -273,9 +306,7 @@ def evidence(
 # ---- the same by spectra, for large supports -----------------------------------------------------------------------
 
 
-def spectral_evidence(
-    data: Projection, grids: list[Grid], kind: Kind, theta: Array, *, slope: bool = False
-) -> tuple[float, Array]:
+def spectral_evidence(data: Projection, kind: Kind, theta: Array, *, slope: bool = False) -> tuple[float, Array]:
     """Do the work of `evidence` without a matrix of taps by taps.
 
     The correlation depends on the lag alone, so that ``W'e rho e W`` is a sum over the frequencies of a grid of twice
@@ -286,7 +317,7 @@ def spectral_evidence(
     middle = np.eye(r)
     kept = []
     start = 0
-    for grid, at_theta in zip(grids, theta.reshape(-1, 5), strict=True):
+    for grid, at_theta in zip(data.grids, theta.reshape(-1, 5), strict=True):
         where = slice(start, start + len(grid.y))
         start = where.stop
         size, distance, twice = grid.torus
@@ -298,7 +329,7 @@ def spectral_evidence(
         spectra = scipy.fft.rfft2((w[where] * envelope[:, None]).T.reshape(r, *grid.shape), s=size).reshape(r, -1)
         parts = np.hstack([spectra.real, spectra.imag])
         weight = np.tile(rho.ravel(), 2)
-        middle += (parts * weight) @ parts.T
+        middle += product(parts * weight, parts.T)
         kept.append((where, envelope, parts, weight, np.tile(steep.ravel(), 2), by_radius, by_center))
     lower, info = scipy.linalg.lapack.dpotrf(middle, lower=1, clean=1)
     if info != 0:
@@ -311,22 +342,22 @@ def spectral_evidence(
     scale = data.n / (data.rss + quadratic)
     inverse = scipy.linalg.lapack.dtrtri(lower, lower=1)[0]
     # H = X'X - scale b b' with X = L^-1 W' and b = X' half: a sum of r + 1 squares, the last one negative
-    mix = np.vstack([inverse, math.sqrt(scale) * (half @ inverse)])
+    mix = np.vstack([inverse, math.sqrt(scale) * product(inverse.T, half)])
     sign = np.ones(r + 1)
     sign[-1] = -1.0
-    gradient = np.empty((len(grids), 5))
+    gradient = np.empty((len(kept), 5))
     for at, (where, envelope, parts, weight, steep, by_radius, by_center) in enumerate(kept):
-        grid = grids[at]
+        grid = data.grids[at]
         size, _, twice = grid.torus
-        spectra = mix @ parts
-        power = sign @ spectra**2
+        spectra = product(mix, parts)
+        power = product(spectra.T**2, sign)
         n_frequencies = spectra.shape[1] // 2
         plain = (weight[:n_frequencies] / twice.ravel()).reshape(twice.shape)
         field = spectra[:, :n_frequencies] + 1j * spectra[:, n_frequencies:]
         field = field.reshape(r + 1, *twice.shape) * plain
         near = scipy.fft.irfft2(field, s=size)[:, : grid.shape[0], : grid.shape[1]].reshape(r + 1, -1)
         near *= size[0] * size[1]
-        along = sign @ (near * ((mix @ w[where].T) * envelope))
+        along = product((near * (product(mix, w[where].T) * envelope)).T, sign)
         gradient[at] = (
             2 * float(power @ weight),
             float(power @ steep),

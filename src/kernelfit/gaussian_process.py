@@ -10,10 +10,10 @@ import scipy.linalg
 import scipy.optimize
 
 from . import result
-from .evidence import ENVELOPES, FAMILIES, SYMMETRIES, Grid, Kind, Projection, covariance_of, root_of
-from .hyperparameters import COMBINATIONS, COMBINATIONS_LARGE, DIRECT, LARGE, search, settle, unsettled
+from .evidence import ENVELOPES, FAMILIES, SYMMETRIES, Kind, Projection, all_taps, covariance_of, root_of
+from .hyperparameters import COMBINATIONS, DIRECT, search, unsettled
 from .result import KernelFit, Prior
-from .solve import LeastSquares, Minimum, judge, least_squares, residual_at
+from .solve import LeastSquares, Minimum, judge, least_squares, product, residual_at, times
 from .statistics import NormalStats
 
 Array = npt.NDArray[np.float64]
@@ -47,8 +47,8 @@ class GaussianProcess:
     covariance is that of the posterior, ``(P^-1 + G / s^2)^-1``, at the hyperparameters found, plus what their own
     uncertainty adds (Laplace's approximation).
 
-    Above 144 taps the search runs on 80 combinations of the moments that hold most of the image's energy (a likelihood
-    of part of the data), and the best kinds of prior are settled on all of them; above 500 taps on 56 and 160.
+    Above 256 taps the search begins on 80 combinations of the moments that hold most of the image's energy (a
+    likelihood of part of the data), and the best kinds of prior are settled on all of them.
 
     Parameters
     ----------
@@ -141,21 +141,16 @@ class GaussianProcess:
             fit = LeastSquares().solve(stats)
             reason = "least squares, the noise being too small for a prior to matter"
             return dataclasses.replace(fit, solver=f"{self}: {reason}")
-        grids = [Grid(shape) for shape in stats.terms]
         if self.symmetric == "square" and any(rows != cols for rows, cols in stats.terms):
             msg = f"got symmetric='square' for supports of {stats.terms}, need as many rows as columns; or give 'both'"
             raise ValueError(msg)
-        few = more = Projection.whole(stats, start)
-        if stats.n_taps > LARGE:
-            few, more = (Projection.part(stats, start, size) for size in COMBINATIONS_LARGE)
-        elif stats.n_taps > DIRECT:
+        few = whole = Projection.whole(stats, start)
+        if stats.n_taps > DIRECT:
             few = Projection.part(stats, start, COMBINATIONS)
-        found = search(few, grids, self.family, self.envelope, self.symmetric)
-        if more is not few:
-            found = settle(more, grids, found)
+        found = search(few, whole, self.family, self.envelope, self.symmetric)
         best = min(found, key=lambda kind: found[kind][0])
         relative = {kind: 0.5 * (found[best][0] - value) for kind, (value, _) in found.items()}
-        fit = self._posterior(stats, start, few, grids, best, found[best][1], relative)
+        fit = self._posterior(stats, start, few, best, found[best][1], relative)
         return most_probable(stats, fit)[0] if self.non_negative else fit
 
     def _posterior(
@@ -163,19 +158,19 @@ class GaussianProcess:
         stats: NormalStats,
         start: Minimum,
         few: Projection,
-        grids: list[Grid],
         kind: Kind,
         theta: Array,
         relative: dict[Kind, float],
     ) -> KernelFit:
-        prior = covariance_of(grids, kind, theta)
-        root = root_of(prior)
-        inner = root.T @ (stats.gram @ root)
+        grids = few.under(kind.symmetric).grids
+        root = all_taps(grids, root_of(covariance_of(grids, kind, theta)))
+        inner = product(root.T, product(stats.gram, root))
         inner[np.diag_indices_from(inner)] += 1.0
         lower = scipy.linalg.cholesky(inner, lower=True)
-        factor = scipy.linalg.solve_triangular(lower, root.T, lower=True).T  # F F' = (P^-1 + G)^-1, in units of s^2
+        inverse = scipy.linalg.lapack.dtrtri(lower, lower=1)[0]
+        factor = product(root, inverse.T)  # F F' = (P^-1 + G)^-1, in units of s^2
         # from the center, then one step of refinement; x are the coordinates k = U x
-        moment = stats.around()[1] + stats.gram @ stats.around()[0]
+        moment = stats.around()[1] + times(stats.gram, stats.around()[0])
         x = scipy.linalg.cho_solve((lower, True), root.T @ moment)
         for _ in range(2):
             rest, rss = residual_at(stats, root @ x)
@@ -183,11 +178,11 @@ class GaussianProcess:
         taps = root @ x
         rest, rss = residual_at(stats, taps)
         noise_std = math.sqrt((rss + float(x @ x)) / stats.n_pixels)
-        freedom = float(root.shape[1] - np.sum(scipy.linalg.lapack.dtrtri(lower, lower=1)[0] ** 2))
+        freedom = float(root.shape[1] - np.sum(inverse**2))
         n = stats.n_pixels
         value = n * math.log(rss + float(x @ x)) + 2 * float(np.log(np.diag(lower)).sum())
         log_evidence = -0.5 * (value + n * (1 + math.log(2 * math.pi) - math.log(n)))
-        more = unsettled(stats, few, grids, kind, theta, factor, rest / noise_std)
+        more = unsettled(stats, few, kind, theta, factor, rest / noise_std)
         factor = np.hstack([factor, more]) * noise_std
         findings = judge(stats, taps, factor, start.rank, start.condition, rss, prior=True)
         evidences = {str(other): log_evidence + difference for other, difference in relative.items()}

@@ -11,28 +11,27 @@ import scipy.optimize
 from .evidence import (
     FAMILIES,
     SYMMETRIES,
-    Grid,
     Kind,
     Projection,
+    all_taps,
     blocks_of,
     covariance_of,
     evidence,
-    images_of,
     spectral_evidence,
 )
+from .solve import product
 from .statistics import NormalStats
 
 Array = npt.NDArray[np.float64]
 #: The kinds of prior that were tried, with minus twice the log evidence, less a constant, and the hyperparameters.
 Found = dict[Kind, tuple[float, Array]]
 
-#: Above this many taps hyperparameters are sought on few combinations of the data, ...
-DIRECT = 144
-#: ... so many of them, then settled on all; above LARGE taps on so many.
+#: Above this many taps the search begins on few combinations of the data, so many of them.
+DIRECT = 256
 COMBINATIONS = 80
-LARGE = 500
-COMBINATIONS_LARGE = (56, 160)
-#: So many kinds of prior are settled, in so many steps.
+#: Up to so many unknowns (taps, or sets of equal ones) it goes on with all the data; above, it only ends with them.
+EASY = 300
+#: So many kinds of prior are settled on all the data; one where there are more unknowns than that.
 _SETTLED = 2
 #: Steps of a descent from a start, to another kind of prior, and to settle.
 _STEPS = (40, 20, 12)
@@ -44,7 +43,7 @@ _FAR, _HOPELESS = 60.0, 12.0
 _ENOUGH = 0.03
 
 
-def search(data: Projection, grids: list[Grid], family: str, envelope: str, wanted: str | None) -> Found:
+def search(few: Projection, whole: Projection, family: str, envelope: str, wanted: str | None) -> Found:
     """Return the (value, hyperparameters) of the kinds of prior that were tried, each from where the last ended.
 
     First symmetries with the smoothest correlation, each of which contains those before; then, under the last that
@@ -52,70 +51,79 @@ def search(data: Projection, grids: list[Grid], family: str, envelope: str, want
     """
     families = FAMILIES if family == "auto" else (family,)
     first = Kind(families[0], "gaussian" if envelope == "auto" else envelope)
-    found: Found = {}
-
-    def best() -> Kind:
-        return min(found, key=lambda kind: found[kind][0])
-
-    def attempt(kind: Kind, theta: Array) -> bool:
-        """Descend from a start that is not hopeless, and say whether the kind is the best so far."""
-        least = found[best()][0]
-        under = data.under(kind.symmetric, grids)
-        if evidence_of(under)(under, grids, kind, theta)[0] > least + _FAR:
-            return False
-        found[kind] = _descend(data, grids, kind, theta, steps=_STEPS[1])
-        return found[kind][0] < least
-
     if wanted not in (None, "auto"):
         first = first._replace(symmetric=wanted)
-    begin = min((_descend(data, grids, first, theta, steps=8) for theta in _starts(data, grids, first)), key=_value)
-    found[first] = _descend(data, grids, first, begin[1], steps=_STEPS[0])
-    if wanted == "auto":
-        for symmetric in SYMMETRIES:
-            kind = first._replace(symmetric=symmetric)
-            if symmetric == "square" and any(grid.shape[0] != grid.shape[1] for grid in grids):
-                break
-            attempt(kind, _centered(found[best()][1], grids))
-            if kind not in found or found[kind][0] > found[best()][0] + _HOPELESS:
-                break
-    kind = best()
+    found = _symmetries(few, first, everything=wanted == "auto")
+    data = few
+    if few is not whole and len(whole.under(_best(found).symmetric).weights) <= EASY:
+        found, data = settle(whole, found), whole
+    kind = _best(found)
     for rougher in families[1:]:
         theta = found[kind][1].copy()
         theta[1::5] += math.log(1.3)  # a rougher family is as smooth at a longer length
         kind = kind._replace(family=rougher)
-        found[kind] = _descend(data, grids, kind, theta, steps=_STEPS[1])
-        if found[kind][0] > found[best()][0] + _HOPELESS:
+        found[kind] = _descend(data, kind, theta, steps=_STEPS[1])
+        if found[kind][0] > found[_best(found)][0] + _HOPELESS:
             break
     if envelope == "auto":
-        theta = found[best()][1].copy()
+        theta = found[_best(found)][1].copy()
         theta[2::5] -= 0.2
-        kind = best()._replace(envelope="power")
-        if attempt(kind, theta):
+        kind = _best(found)._replace(envelope="power")
+        if _attempt(data, found, kind, theta):
             for other in families:
                 if abs(families.index(other) - families.index(kind.family)) == 1:
-                    attempt(kind._replace(family=other), found[kind][1])
+                    _attempt(data, found, kind._replace(family=other), found[kind][1])
+    return found if few is whole else settle(whole, found)
+
+
+def _symmetries(data: Projection, first: Kind, *, everything: bool) -> Found:
+    """Return what comes of a kind of prior and, if asked for, of the same under each symmetry."""
+    begin = min((_descend(data, first, theta, steps=8) for theta in _starts(data, first)), key=_value)
+    found = {first: _descend(data, first, begin[1], steps=_STEPS[0])}
+    for symmetric in SYMMETRIES if everything else ():
+        kind = first._replace(symmetric=symmetric)
+        if symmetric == "square" and any(grid.shape[0] != grid.shape[1] for grid in data.grids):
+            break
+        _attempt(data, found, kind, _centered(found[_best(found)][1], data))
+        if kind not in found or found[kind][0] > found[_best(found)][0] + _HOPELESS:
+            break
     return found
 
 
-def settle(data: Projection, grids: list[Grid], found: Found) -> Found:
-    """Return the best kinds of prior with their hyperparameters and values on more of the data."""
+def _best(found: Found) -> Kind:
+    return min(found, key=lambda kind: found[kind][0])
+
+
+def _attempt(data: Projection, found: Found, kind: Kind, theta: Array) -> bool:
+    """Descend from a start that is not hopeless, and say whether the kind is the best so far."""
+    least = found[_best(found)][0]
+    under = data.under(kind.symmetric)
+    if evidence_of(under)(under, kind, theta)[0] > least + _FAR:
+        return False
+    found[kind] = _descend(data, kind, theta, steps=_STEPS[1])
+    return found[kind][0] < least
+
+
+def settle(data: Projection, found: Found) -> Found:
+    """Return the best kinds of prior with their hyperparameters and values on all the data."""
     order = sorted(found, key=lambda kind: found[kind][0])
     settled: Found = {}
     for rank, kind in enumerate(order):
         value, theta = found[kind]
         if value > found[order[0]][0] + _HOPELESS:
             break
-        if rank < _SETTLED:
+        easy = len(data.under(kind.symmetric).weights) <= EASY
+        if rank < (_SETTLED if easy else 1):
             before = math.inf
             for _ in range(_RESTARTS):  # a descent may end early in a long valley
-                settled[kind] = _descend(data, grids, kind, theta, steps=_STEPS[2])
+                settled[kind] = _descend(data, kind, theta, steps=_STEPS[2])
                 value, theta = settled[kind]
-                if before - value < 1.0:
+                if before - value < 1.0 or not easy:
                     break
                 before = value
         else:
-            under = data.under(kind.symmetric, grids)
-            settled[kind] = evidence_of(under)(under, grids, kind, theta)[0], theta
+            under = data.under(kind.symmetric)
+            settled[kind] = evidence_of(under)(under, kind, theta)[0], theta
     return settled
 
 
@@ -123,11 +131,11 @@ def _value(found: tuple[float, Array]) -> float:
     return found[0]
 
 
-def _bounds(data: Projection, grids: list[Grid]) -> list[tuple[float, float]]:
+def _bounds(data: Projection) -> list[tuple[float, float]]:
     """Return how far the search may go: beyond, nothing changes any more, or rounding takes over."""
     brightest = float(np.einsum("ij,ij->i", data.weights, data.weights).max())
     found = []
-    for grid in grids:
+    for grid in data.grids:
         side = float(max(grid.shape))
         found += [
             (0.5 * math.log(1e-6 / brightest), 0.5 * math.log(1e13 / brightest)),
@@ -139,18 +147,20 @@ def _bounds(data: Projection, grids: list[Grid]) -> list[tuple[float, float]]:
     return found
 
 
-def _starts(data: Projection, grids: list[Grid], kind: Kind) -> list[Array]:
+def _starts(data: Projection, kind: Kind) -> list[Array]:
     """Return where to begin: a kernel in the middle of its support, narrow or wide, each with its best amplitude."""
-    bounds = _bounds(data, grids)
+    data = data.under(kind.symmetric)
+    bounds = _bounds(data)
     found: list[Array] = []
     for length, share in ((2.0, 0.2), (1.2, 0.6)):
         rows = []
-        for grid in grids:
+        for grid in data.grids:
             side = math.sqrt(grid.shape[0] * grid.shape[1])
             middle = [0.5 * (n - 1) for n in grid.shape]
             rows.append([0.0, math.log(length), math.log(max(0.5, share * side)), *middle])
         theta = np.array(rows)
-        unit = data.weights.T @ covariance_of(grids, kind, theta.ravel()) @ data.weights
+        prior = covariance_of(data.grids, kind, theta.ravel())
+        unit = product(data.weights.T, product(prior, data.weights))
         values, vectors = scipy.linalg.eigh(unit, driver="evd")
         z = (vectors.T @ data.data) ** 2
         log_a = np.linspace(*bounds[0], 120)
@@ -163,27 +173,28 @@ def _starts(data: Projection, grids: list[Grid], kind: Kind) -> list[Array]:
 
 def evidence_of(data: Projection) -> Callable[..., tuple[float, Array]]:
     """Return the quicker way to the evidence."""
-    return spectral_evidence if len(data.weights) > max(LARGE, 1.5 * data.weights.shape[1]) else evidence
+    plain = all(grid.symmetric is None for grid in data.grids)
+    return spectral_evidence if plain and len(data.weights) > 6 * data.weights.shape[1] else evidence
 
 
-def _centered(theta: Array, grids: list[Grid]) -> Array:
+def _centered(theta: Array, data: Projection) -> Array:
     """Return hyperparameters with the centre of each envelope in the middle of its support."""
     theta = theta.copy()
-    theta[3::5] = [0.5 * (grid.shape[0] - 1) for grid in grids]
-    theta[4::5] = [0.5 * (grid.shape[1] - 1) for grid in grids]
+    theta[3::5] = [0.5 * (grid.shape[0] - 1) for grid in data.grids]
+    theta[4::5] = [0.5 * (grid.shape[1] - 1) for grid in data.grids]
     return theta
 
 
-def _descend(data: Projection, grids: list[Grid], kind: Kind, theta: Array, steps: int) -> tuple[float, Array]:
+def _descend(data: Projection, kind: Kind, theta: Array, steps: int) -> tuple[float, Array]:
     """Return the least value near a start, and where it is."""
-    data = data.under(kind.symmetric, grids)
+    data = data.under(kind.symmetric)
     compute = evidence_of(data)
-    bounds = _bounds(data, grids)
+    bounds = _bounds(data)
     if kind.symmetric is not None:
         bounds = [(theta[at],) * 2 if at % 5 > 2 else bound for at, bound in enumerate(bounds)]
 
     def both(at: Array) -> tuple[float, Array]:
-        return compute(data, grids, kind, at, slope=True)
+        return compute(data, kind, at, slope=True)
 
     found = scipy.optimize.minimize(
         both,
@@ -196,15 +207,7 @@ def _descend(data: Projection, grids: list[Grid], kind: Kind, theta: Array, step
     return float(found.fun), np.asarray(found.x)
 
 
-def unsettled(
-    stats: NormalStats,
-    few: Projection,
-    grids: list[Grid],
-    kind: Kind,
-    theta: Array,
-    factor: Array,
-    pull: Array,
-) -> Array:
+def unsettled(stats: NormalStats, few: Projection, kind: Kind, theta: Array, factor: Array, pull: Array) -> Array:
     """Return a factor of what the uncertainty of the hyperparameters adds to the covariance, in units of s^2.
 
     Laplace's approximation: they are normal about their best values, with the inverse of half the value's second
@@ -212,21 +215,23 @@ def unsettled(
     by ``(I - C G / s^2) dP P^-1 k``. P being in units of s^2, `pull` is ``s P^-1 k``, the residual's moments over s.
     None is taken to be less certain than by 1.
     """
-    data = few.under(kind.symmetric, grids)
+    data = few.under(kind.symmetric)
     step = 0.05
     free = [at for at in range(len(theta)) if kind.symmetric is None or at % 5 < 3]
-    here = evidence_of(data)(data, grids, kind, theta, slope=True)[1]
-    there = [evidence_of(data)(data, grids, kind, theta + step * np.eye(len(theta))[at], slope=True)[1] for at in free]
+    here = evidence_of(data)(data, kind, theta, slope=True)[1]
+    there = [evidence_of(data)(data, kind, theta + step * np.eye(len(theta))[at], slope=True)[1] for at in free]
     curvature = (np.array(there) - here)[:, free] / (2 * step)
-    moves = np.zeros((stats.n_taps, len(theta)))
-    for at, (grid, b) in enumerate(zip(grids, blocks_of(grids, kind, theta), strict=True)):
-        own = pull[b.where]
-        own = np.sum([own[g] for g in images_of(grid.shape, kind.symmetric)], axis=0)
+    moves = np.zeros((len(data.weights), len(theta)))
+    start = 0
+    for at, (grid, b) in enumerate(zip(data.grids, blocks_of(data.grids, kind, theta), strict=True)):
+        own = grid.fold(pull[start : start + len(grid.set_of)])
+        start += len(grid.set_of)
         own_moves = [2 * (b.covariance @ own), b.slope @ own]
         for by in (b.by_radius, *b.by_center):
             own_moves.append(by * (b.covariance @ own) + b.covariance @ (by * own))
         moves[b.where, 5 * at : 5 * at + 5] = np.array(own_moves).T
+    moves = all_taps(data.grids, moves)
     moves = moves[:, free]
-    moves = moves - factor @ (factor.T @ (stats.gram @ moves))
+    moves = moves - product(factor, product(factor.T, product(stats.gram, moves)))
     values, vectors = scipy.linalg.eigh(0.5 * (curvature + curvature.T))
     return np.asarray(moves @ (vectors / np.sqrt(np.maximum(values, 1.0))))

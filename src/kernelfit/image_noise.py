@@ -1,6 +1,7 @@
 """Noise in the image itself: how much of it is in the Gram matrix, and taking it off again."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -40,14 +41,13 @@ def counts_of(plan: Geometry) -> Array:
         In the order of the user's taps. It is a Kronecker product, since a pixel is a row and a column.
     """
     axes = []
-    for n, size, side, before in zip(plan.image_shape, plan.size, plan.kernel_shape, plan.before, strict=True):
-        at = np.full(size + side - 1, -1)
-        for to, start, length, step in geometry.axis_runs(
-            -before, size + side - 1 - before, n, plan.convention.boundary
-        ):
+    along = zip(plan.image_shape, plan.extended_shape, plan.kernel_shape, plan.before, plan.stride, strict=True)
+    for n, extent, side, before, every in along:
+        at = np.full(extent, -1)
+        for to, start, length, step in geometry.axis_runs(-before, extent - before, n, plan.convention.boundary):
             if start is not None:
                 at[to : to + length] = start + step * np.arange(length)
-        seen = np.lib.stride_tricks.sliding_window_view(at, size)  # (taps, pixels)
+        seen = np.lib.stride_tricks.sliding_window_view(at, extent - side + 1)[:, ::every]  # (taps, pixels)
         axis = np.array([[np.count_nonzero((p == q) & (p >= 0)) for q in seen] for p in seen], dtype=np.float64)
         axes.append(axis[::-1, ::-1] if plan.flipped else axis)
     return np.asarray(np.kron(*axes))
@@ -99,10 +99,18 @@ def shared(fit: KernelFit, std: float) -> Array:
     """Return what the moments' covariance gains because the image's noise is in both their factors.
 
     With image noise N and ``v = e - N k`` the moments ``(A + N)'v + n s^2 k`` have, for normal noise, the covariance
-    ``A' cov(v) A + n s^2 var(v)`` plus ``n s^4 (k * k)[p + q]``, which is this: products of two noises of the image.
+    ``A' cov(v) A + n s^2 var(v)`` plus ``n s^4 sum_d k[p + d] k[q - d]`` over d that are whole strides, which is this:
+    products of two noises of the image. Of taps on two phases of the image that is the convolution of their kernels.
     """
     import scipy.signal  # a second of importing that only this needs
 
-    both = scipy.signal.convolve(fit.kernel, fit.kernel)
+    down, across = fit.convention.stride
     y, x = np.divmod(np.arange(fit.kernel.size), fit.kernel.shape[1])
-    return np.asarray(fit.n_pixels * std**4 * both[np.add.outer(y, y), np.add.outer(x, x)])
+    phase = y % down * across + x % across
+    found = np.empty((fit.kernel.size,) * 2)
+    for one, other in itertools.product(np.unique(phase), repeat=2):
+        parts = [fit.kernel[p // across :: down, p % across :: across] for p in (one, other)]
+        mine, theirs = np.flatnonzero(phase == one), np.flatnonzero(phase == other)
+        at = (np.add.outer(i[mine] // s, i[theirs] // s) for i, s in ((y, down), (x, across)))
+        found[np.ix_(mine, theirs)] = scipy.signal.convolve(*parts)[tuple(at)]
+    return fit.n_pixels * std**4 * found

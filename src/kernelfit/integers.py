@@ -81,7 +81,9 @@ def wrapped_share(problems: Sequence[Problem], target: int, extent: float) -> fl
 
     The kernel is that of the smallest sum of absolute residuals over a sample of patches, which they hardly move.
     """
-    items = [Item(dataclasses.replace(p, targets=(p.targets[target],)), np.ones(p.size, dtype=bool)) for p in problems]
+    items = [
+        Item(dataclasses.replace(p, targets=(p.targets[target],)), np.broadcast_to(np.True_, p.size)) for p in problems
+    ]
     sample = draw(items)
     if not len(sample.values) > 2 * sample.patches.shape[1]:
         return 0.0

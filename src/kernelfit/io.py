@@ -3,7 +3,7 @@
 Files are told apart by their first bytes, never by their names. Reading raises `ImageFileError` for a file that is not
 a single gray plane, ``OSError`` for one that cannot be reached, and `MissingExtraError` when the package that reads its
 format is not installed. Pixels come back as stored, in the file's own type: nothing is scaled, and colours are refused
-rather than averaged, unless one channel is asked for.
+rather than averaged, unless a channel is asked for. Pictures that say how the camera was held are turned upright.
 """
 
 import contextlib
@@ -34,6 +34,7 @@ _SIGNATURES = {
     b"MM\x00+": "TIFF",
     b"\xff\xd8\xff": "JPEG",
     b"SIMPLE  =": "FITS",
+    b"\x1f\x8b": "FITS",  # by gzip: astropy sees to it
     b"\x89HDF\r\n\x1a\n": "HDF5",
     b"PK\x03\x04": "ZIP",
 }
@@ -42,6 +43,10 @@ _GRAY_MODES = {"1", "L", "F"}  # Pillow's names for one gray plane; 16- and 32-b
 
 class ImageFileError(ValueError):
     """A file is damaged, of another format, or not one gray plane; the message says which and what to do."""
+
+
+class NoChannelsError(ImageFileError):
+    """A channel was asked for of an image of one plane."""
 
 
 class MissingExtraError(ImportError):
@@ -82,7 +87,7 @@ class Choice:
     dataset : str, optional
         Array in an HDF5 or Zarr file, such as ``"/night1/image"``.
     channel : int or str, optional
-        Channel of a colour image: from 0, or "red", "green", "blue" or "alpha".
+        Channel of a colour image: from 0, or "red", "green", "blue", "alpha" or "luma".
     colours : bool, optional
         Whether a colour image (rows, cols, channels) will do.
     """
@@ -115,8 +120,8 @@ def read_image(
     Parameters
     ----------
     path : path-like
-        The file: PNG, JPEG, TIFF, NPY, FITS, HDF5, or the folder of a Zarr array or group. Its first bytes decide the
-        format. ``"-"`` reads NPY from the standard input.
+        The file: PNG, JPEG, TIFF, NPY, FITS (gzipped or not), HDF5, or the folder of a Zarr array or group. Its first
+        bytes decide the format. ``"-"`` reads NPY from the standard input.
     page : int, optional
         Which page of a TIFF file, or plane of a stack (first axis), from 0.
     hdu : int or str, optional
@@ -124,7 +129,8 @@ def read_image(
     dataset : str, optional
         Which array of an HDF5 or Zarr file; the default is the only one.
     channel : int or str, optional
-        Which channel of a colour image (last axis): from 0, or "red", "green", "blue" or "alpha".
+        Which channel of a colour image (last axis): from 0, or "red", "green", "blue" or "alpha"; or "luma", the gray
+        value of red, green and blue, ``0.299 r + 0.587 g + 0.114 b`` (Rec. ITU-R BT.601).
     colours : bool, optional
         Whether a colour image is returned whole, (rows, cols, 2 to 4 channels), rather than refused; default False.
 
@@ -181,6 +187,9 @@ def _kind(path: Path) -> str:
         if any((path / marker).exists() for marker in ("zarr.json", ".zarray", ".zgroup")):
             return "Zarr"
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.is_fifo():
+        msg = f"{path}: got a pipe, need a file; or - for NPY on the standard input"
+        raise ImageFileError(msg)
     with path.open("rb") as file:
         head = file.read(512)
     kind = next((kind for signature, kind in _SIGNATURES.items() if head.startswith(signature)), None)
@@ -199,13 +208,17 @@ def pick_plane(name: object, array: Any, choice: Choice) -> Any:
     if choice.channel is not None:
         if len(shape) < 3:
             msg = f"{name}: got channel={choice.channel!r} for an image without channels; leave it out"
-            raise ImageFileError(msg)
+            raise NoChannelsError(msg)
         at = CHANNELS.get(str(choice.channel), choice.channel)
-        if not isinstance(at, int) or not 0 <= at < shape[-1]:
-            known = ", ".join([*list(CHANNELS)[: shape[-1]], f"or 0 to {shape[-1] - 1}"])
+        if at == "luma" and shape[-1] in (3, 4):
+            array = np.asarray(array[..., :3]) @ np.array(LUMA)
+        elif isinstance(at, int) and 0 <= at < shape[-1]:
+            array = array[..., at]
+        else:
+            luma = ["luma"] if shape[-1] in (3, 4) else []
+            known = ", ".join([*list(CHANNELS)[: shape[-1]], *luma, f"or 0 to {shape[-1] - 1}"])
             msg = f"{name}: got channel={choice.channel!r}, need one of {known}"
             raise ImageFileError(msg)
-        array = array[..., at]
         shape = tuple(array.shape)
     if choice.page is not None:
         if len(shape) < 3:
@@ -219,6 +232,8 @@ def pick_plane(name: object, array: Any, choice: Choice) -> Any:
 
 
 CHANNELS = {"red": 0, "green": 1, "blue": 2, "alpha": 3}
+LUMA = (0.299, 0.587, 0.114)  # Rec. ITU-R BT.601, as Pillow's gray
+_ORIENTATION = 274  # the tag of EXIF and TIFF
 
 
 def judge_planes(name: object, shape: tuple[int, ...], colours: bool = False) -> None:
@@ -228,7 +243,10 @@ def judge_planes(name: object, shape: tuple[int, ...], colours: bool = False) ->
     sides = " x ".join(map(str, shape))
     if len(shape) == 3 and shape[-1] in (2, 3, 4):
         what = f"a colour image or one with alpha ({sides}, {shape[-1]} channels)"
-        msg = f"{name}: got {what}, need one gray plane; choose a channel (--channel green, channel='green')"
+        msg = (
+            f"{name}: got {what}, need one gray plane; choose a channel (--channel green or luma, channel='green'), or "
+            "take all (--channels shared, channels='shared')"
+        )
     elif len(shape) == 3:
         msg = f"{name}: got {shape[0]} planes ({sides}), need one gray plane; choose one (--page 0, page=0)"
     else:
@@ -278,10 +296,20 @@ def _read_with_pillow(path: Path, kind: str, choice: Choice) -> Any:
                 raise ImageFileError(msg)
             if choice.channel is None and len(picture.getbands()) > 1:
                 judge_planes(path, (*picture.size[::-1], len(picture.getbands())), choice.colours)
-            return pick_plane(path, np.array(picture), Choice(channel=choice.channel))
+            array = upright(np.array(picture), picture.getexif().get(_ORIENTATION, 1))
+            return pick_plane(path, array, Choice(channel=choice.channel))
     except pillow.DecompressionBombError as error:
         msg = f"{path}: got an image too large for Pillow ({error}); save it as NPY, which has no limit"
         raise ImageFileError(msg) from error
+
+
+def upright(array: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Turn an image (rows, cols, ...) the way its orientation tag, 1 to 8, says that it is to be seen."""
+    if orientation in (5, 6, 7, 8):
+        array = array.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    return array[:, ::-1] if orientation in (2, 3, 6, 7) else array
 
 
 def _read_tiff(path: Path, choice: Choice) -> Any:
@@ -314,6 +342,9 @@ def _read_tiff(path: Path, choice: Choice) -> Any:
             array = one.asarray()
             if shape != one.shape:
                 array = np.moveaxis(array, 0, -1)
+            if array.ndim == 2 or colours:
+                tag = page.tags.get(_ORIENTATION)
+                array = upright(array, 1 if tag is None else int(tag.value))
             return pick_plane(path, array, Choice(channel=choice.channel))
     return _read_with_pillow(path, "TIFF", choice)
 
@@ -328,8 +359,11 @@ def _has_codecs() -> bool:
 
 @contextlib.contextmanager
 def _quiet(*names: str) -> Iterator[None]:
-    """Keep the named loggers from writing to stderr: what matters is raised."""
-    loggers = [logging.getLogger(name) for name in names]
+    """Keep the named loggers from writing to stderr, those that exist: what matters is raised.
+
+    (To ask for one would make it, and astropy, imported later, could then not make its own.)
+    """
+    loggers = [each for name in names if isinstance(each := logging.root.manager.loggerDict.get(name), logging.Logger)]
     before = [logger.disabled for logger in loggers]
     try:
         for logger in loggers:

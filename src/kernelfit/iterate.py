@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
-from . import patches
+from . import patches, polyphase
 from .accumulation import Progress
 from .background import Elimination
 from .pair import Array
@@ -122,9 +122,8 @@ class _Candidates:
         """Return the patches, in the order of the user's kernel, the target's pixels and their weights."""
         plan = item.problem.geometry
         rows, cols = self.rows[kept], self.cols[kept]
-        found = patches.gathered(self.blocks, rows, cols, np.ones(len(rows)), plan.kernel_shape)
-        if plan.flipped:
-            found = found.reshape(len(found), len(self.blocks), -1)[:, :, ::-1].reshape(found.shape)
+        found = patches.gathered(self.blocks, rows, cols, np.ones(len(rows)), plan.phase_shape)
+        found = np.ascontiguousarray(found[:, polyphase.order(plan, len(item.problem.sources))])
         if item.columns is not None:
             found = np.hstack([found, item.columns.at(self.first + rows, cols)])
         target = item.problem.targets[0].block(self.first, 0, (self.height, plan.size[1]))
@@ -133,8 +132,8 @@ class _Candidates:
 
 def _candidates(item: Item, rng: np.random.Generator) -> Iterator[_Candidates]:
     """Cut out some bands of rows, spread evenly, and choose pixels in them."""
-    plan = item.problem.geometry
-    (n_y, n_x), (n_rows, n_cols) = plan.kernel_shape, plan.size
+    plan, sources = item.problem.geometry, polyphase.split(item.problem).sources
+    (n_y, n_x), (n_rows, n_cols) = plan.phase_shape, plan.size
     wanted = 4 * sample_size(plan.n_pixels, plan.n_taps * len(item.problem.sources))
     height = max(n_y, 32)
     n_bands = -(-n_rows // height)
@@ -153,7 +152,7 @@ def _candidates(item: Item, rng: np.random.Generator) -> Iterator[_Candidates]:
         found = weights[rows, cols] * (np.diff(edges) * (plan.n_pixels / n_inside))
         kept = found > 0
         rows, cols = rows[kept], cols[kept]
-        blocks = [s.block(first, 0, (height + n_y - 1, n_cols + n_x - 1)) for s in item.problem.sources]
+        blocks = [s.block(first, 0, (height + n_y - 1, n_cols + n_x - 1)) for s in sources]
         spread = sum((_variance_around(block, rows, cols, (n_y, n_x)) for block in blocks), np.zeros(len(rows)))
         yield _Candidates(first, height, rows, cols, found[kept], spread, blocks)
 

@@ -92,8 +92,8 @@ def residual_moments(
         if elimination is None:
             parts.append(accumulation.residual_moments(problem, kernels, method, workers, progress))
             continue
-        wide = dataclasses.replace(problem, sources=problem.sources + pair.surfaces(problem))
         plan = problem.geometry
+        wide = dataclasses.replace(problem, sources=problem.sources + pair.surfaces(problem, plan.stride))
         # the tap over the first pixel of the footprint: a term is not extended beyond the target
         at = (-1, -1) if plan.flipped else (0, 0)
         surface = np.zeros((n, len(elimination.root), *plan.kernel_shape))
@@ -123,7 +123,7 @@ def fit(
     the statistics is what any other solver works on.
     """
     known = statistics(problems, choice.method, workers, progress)
-    fits = _solved(known.stats)
+    fits = _solved(known.stats, workers)
     refined = 0
     if any(_rounding_matters(known, t, f) for t, f in enumerate(fits)):
         shape = (len(problems[0].sources), *problems[0].geometry.kernel_shape)
@@ -132,7 +132,7 @@ def fit(
             moments, energies = residual_moments(problems, before, known.eliminations, choice.method, workers, progress)
             around = zip(known.stats, before, moments, energies, strict=True)
             known.stats = [s.centered(k.ravel(), moment, float(energy)) for s, k, moment, energy in around]
-            fits = _solved(known.stats)
+            fits = _solved(known.stats, workers)
             refined += 1
             if all(_settled(f.kernel.reshape(shape), k) for f, k in zip(fits, before, strict=True)):
                 break
@@ -172,13 +172,13 @@ def _with_errors(
     return finish(fit, image_noise, share) if image_noise else fit
 
 
-def _solved(stats: list[NormalStats]) -> list[KernelFit]:
+def _solved(stats: list[NormalStats], workers: int) -> list[KernelFit]:
     """Solve by least squares, with one factorisation for all targets."""
     fits = []
     for one in stats:
         if one.gram is stats[0].gram:
             one._made.update(stats[0]._made)
-        solve.factor_ahead(one)
+        solve.factor_ahead(one, workers)
         fits.append(one.solve())
     return fits
 

@@ -4,6 +4,7 @@ import dataclasses
 import io as std_io
 import json
 import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from . import output
-from .geometry import Convention
+from .geometry import Convention, default_origin
 from .io import ImageFileError, read_image, require
+from .parts import split_channels
 from .result import KernelFit
 from .statistics import convention_from
 
@@ -21,6 +23,8 @@ Array = npt.NDArray[np.float64]
 
 SUFFIXES = (".npy", ".csv", ".txt", ".tif", ".tiff", ".fits", ".json", ".npz")
 _FITS_KEYS = {"mode": "KFMODE", "boundary": "KFBOUND", "fillvalue": "KFFILL", "operation": "KFOPER"}
+
+_FITS_PAIRS = (("KFSTRD", 1), ("KFOFFS", 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +49,41 @@ class KernelFile:
     convention: Convention | None = None
     fit: KernelFit | None = None
     verdict: str = ""
+
+    def as_fit(self) -> KernelFit:
+        """Return the whole result if the file has it, or one made of what there is, with the taps' own errors."""
+        if self.fit is not None:
+            return self.fit
+        shape = self.kernel.shape
+        return KernelFit(
+            kernel=self.kernel,
+            factor=None if self.stderr is None else np.diag(self.stderr.ravel()),
+            noise_std=math.nan,
+            rank=self.kernel.size,
+            condition=math.nan,
+            rss=math.nan,
+            r_squared=math.nan,
+            n_pixels=0,
+            convention=self.convention or Convention(origin=default_origin((shape[-2], shape[-1]))),
+            uncertainty="posterior",
+        )
+
+    def planes(self) -> "dict[str, KernelFile]":
+        """Return each kernel by itself where the file holds those of several channels, under the channels' names."""
+        if self.kernel.ndim == 2:
+            return {"": self}
+        if self.fit is not None:
+            fits = split_channels(self.fit)
+            return {
+                name: dataclasses.replace(self, kernel=one.kernel, stderr=one.stderr, fit=one)
+                for name, one in fits.items()
+            }
+        found = {}
+        for at in np.ndindex(self.kernel.shape[:-2]):
+            errors = None if self.stderr is None else self.stderr[at]
+            name = " from ".join(f"channel {channel}" for channel in at)
+            found[name] = dataclasses.replace(self, kernel=self.kernel[at], stderr=errors)
+        return found
 
 
 def as_dict(fit: KernelFit) -> dict[str, Any]:
@@ -122,6 +161,9 @@ def _fits_bytes(kernel: Array, fit: KernelFit) -> bytes:
         first.header[key] = ("none" if value is None else value, f"convention: {name}")
     first.header["KFORIG0"] = (fit.convention.origin[0], "tap over the output pixel: row")
     first.header["KFORIG1"] = (fit.convention.origin[1], "tap over the output pixel: column")
+    for name, (key, _) in zip(("stride", "offset"), _FITS_PAIRS, strict=True):
+        for axis in range(2):
+            first.header[f"{key}{axis}"] = (getattr(fit.convention, name)[axis], f"convention: {name}")
     first.header["KFVERD"] = (fit.verdict.name, "verdict of kernelfit")
     if math.isfinite(fit.noise_std):
         first.header["KFNOISE"] = (fit.noise_std, "noise of a target pixel")
@@ -159,15 +201,23 @@ def read_kernel(path: str) -> KernelFile:
             raise ImageFileError(msg)
         elif head.startswith(b"SIMPLE  ="):
             found = _from_fits(path)
+        elif head.startswith(b"\x93NUMPY"):
+            found = KernelFile(np.load(path, allow_pickle=False))
+        elif head[:2] in (b"II", b"MM"):
+            found = _from_tiff(path)
         else:
-            found = _with_note(path, np.asarray(read_image(path)), tiff=head[:2] in (b"II", b"MM"))
+            found = KernelFile(np.asarray(read_image(path)))
     except ImageFileError:
         raise
     except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
         msg = f"{path}: got no kernel that can be read ({error}), need one of {', '.join(SUFFIXES)}"
         raise ImageFileError(msg) from error
-    if found.kernel.dtype.kind not in "biuf" or not found.kernel.size or not np.isfinite(found.kernel).all():
+    kernel = found.kernel
+    if kernel.dtype.kind not in "biuf" or not kernel.size or not np.isfinite(kernel).all():
         msg = f"{path}: got taps that are not all finite real numbers, need a kernel of numbers"
+        raise ImageFileError(msg)
+    if kernel.ndim not in (2, 3, 4):
+        msg = f"{path}: got an array of shape {kernel.shape}, need rows and columns, after axes of channels if any"
         raise ImageFileError(msg)
     return dataclasses.replace(found, kernel=np.asarray(found.kernel, dtype=np.float64))
 
@@ -187,7 +237,9 @@ def _from_json(text: str) -> KernelFile:
 
 
 def _from_text(path: str, delimiter: str | None) -> Array:
-    return np.loadtxt(path, delimiter=delimiter, ndmin=2, dtype=np.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a file without any numbers
+        return np.loadtxt(path, delimiter=delimiter, ndmin=2, dtype=np.float64)
 
 
 def _from_fits(path: str) -> KernelFile:
@@ -204,21 +256,23 @@ def _from_fits(path: str) -> KernelFile:
     if "KFMODE" in header:
         fields = {name: header[key] for name, key in _FITS_KEYS.items()}
         fields["boundary"] = None if fields["boundary"] == "none" else fields["boundary"]
-        convention = Convention(origin=(header["KFORIG0"], header["KFORIG1"]), **fields)
+        stride, offset = ((header.get(f"{key}0", n), header.get(f"{key}1", n)) for key, n in _FITS_PAIRS)
+        origin = (header["KFORIG0"], header["KFORIG1"])
+        convention = Convention(origin=origin, stride=stride, offset=offset, **fields)
     if errors is not None and (errors.shape != kernel.shape or not np.isfinite(errors).all()):
         errors = None
     return KernelFile(kernel, errors, convention, verdict=str(header.get("KFVERD", "")))
 
 
-def _with_note(path: str, kernel: Array, *, tiff: bool) -> KernelFile:
-    """Add the convention that a TIFF file of ours carries in its description."""
-    if not tiff:
-        return KernelFile(kernel)
+def _from_tiff(path: str) -> KernelFile:
+    """Read a TIFF file, and the convention that one of ours carries in its description."""
     tifffile = require("tifffile", package="tifffile", extra="cli", purpose="reading TIFF")
     with tifffile.TiffFile(path) as file:
-        note = file.pages.first.description
+        kernel, note = np.asarray(file.asarray()), file.pages.first.description
     try:
-        fields = json.loads(note)
-        return KernelFile(kernel, convention=convention_from(fields["convention"]))
+        return KernelFile(kernel, convention=convention_from(json.loads(note)["convention"]))
     except (ValueError, KeyError, TypeError):
+        if kernel.ndim != 2:
+            msg = f"{path}: got an image of shape {kernel.shape}, need a kernel's rows and columns"
+            raise ImageFileError(msg) from None
         return KernelFile(kernel)

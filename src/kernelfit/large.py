@@ -276,7 +276,7 @@ def find(problem: Problem, workers: int, tolerance: float | None = None, progres
     plan = problem.geometry
     frame = Frame.of(problem)
     limit = TOLERANCE if tolerance is None else tolerance
-    sums = pass_over(problem, frame, "fft", workers, None, progress)
+    sums, _ = pass_over(problem, frame, "fft", workers, None, progress)
     operator = NormalOperator(frame, sums.lags[0, 0], workers)
     moment, energy = sums.moment[0, 0], float(sums.energy[0])
     taps = np.zeros_like(moment)
@@ -293,7 +293,7 @@ def find(problem: Problem, workers: int, tolerance: float | None = None, progres
             break
         if rss > 1e4 * EPS * float(sums.energy[0]) or refined == MOST_REFINEMENTS:
             break
-        residual = pass_over(problem, frame, "fft", workers, taps[None, None], progress)
+        residual, _ = pass_over(problem, frame, "fft", workers, taps[None, None], progress)
         moment, energy = residual.moment[0, 0], float(residual.energy[0])
         refined += 1
     m = moment.size
@@ -307,7 +307,7 @@ def find(problem: Problem, workers: int, tolerance: float | None = None, progres
         findings.append(Finding(Verdict.NOT_CONVERGED, detail))
     findings += doubts(taps, error * math.sqrt(m), rss, variance, float(sums.energy[0]))
     return KernelFit(
-        kernel=frame.to_user(taps, plan.flipped),
+        kernel=frame.to_user(taps[None])[0],
         factor=None,
         typical_stderr=error,
         noise_std=noise_std,

@@ -1,8 +1,10 @@
 """A kernel for each tile of a grid: how it varies over the field, from the statistics of the tiles."""
 
+import functools
 import math
+import operator
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,13 +14,13 @@ import scipy.linalg
 import scipy.special
 
 from . import geometry, pair, regions, solve
-from .accumulation import Part, Progress, in_order, residual_moments, resolve, statistics
+from .accumulation import Progress, bands, in_order, residual_moments, resolve, statistics
 from .geometry import Convention, Shape
 from .pair import Problem
 from .regions import Box
 from .result import Finding, Verdict
 from .statistics import NormalStats
-from .tiles import TileReader
+from .tiles import Buffers, TileReader
 
 Array = npt.NDArray[np.float64]
 
@@ -126,6 +128,14 @@ class _Tile(NamedTuple):
     rss: float
     rank: int
     findings: tuple[Finding, ...]
+
+
+class _Band(NamedTuple):
+    """A run of tiles: the sum of their statistics, their fits, and each one's statistics where they are needed."""
+
+    total: NormalStats
+    fits: list[_Tile]
+    every: list[NormalStats]
 
 
 def kernel_map(
@@ -238,15 +248,15 @@ def kernel_map(
         )
         raise ValueError(msg)
     choice = resolve(regions.sub_problem(problem, boxes[0]), method).method
-    reads = _Reading(problem, boxes, "fft" if choice == "cg" else choice, chosen, threads, progress)
-    total: NormalStats | None = None
-    every: list[NormalStats] = []
     fits: list[_Tile] = []
-    for stats, fit in reads:
-        total = stats if total is None else total + stats
-        fits.append(fit)
-        if strength > 0:
-            every.append(stats)
+    every: list[NormalStats] = []
+    tree = regions.Tree[NormalStats](operator.add)
+    engine = "fft" if choice == "cg" else choice
+    for band in _Reading(problem, boxes, engine, chosen, threads, progress, strength > 0):
+        tree.push(band.total)
+        fits += band.fits
+        every += band.every
+    total = tree.total()
     assert total is not None
     common = solve.least_squares(total)
     variation = p_value = math.nan
@@ -313,46 +323,87 @@ class _Reading:
         solver: solve.Solver,
         workers: int,
         progress: Progress | None,
+        keep: bool,
     ) -> None:
         self.problem, self.boxes, self.method, self.workers, self.progress = problem, boxes, method, workers, progress
-        self.solver = solver
+        self.solver, self.keep = solver, keep
         small = TileReader.fits(problem, boxes)
         self.reader = TileReader(problem, boxes, method) if small else None
         # What needs no BLAS, which has threads of its own, is solved by the thread that has read it.
         plain = isinstance(solver, solve.LeastSquares)
         self.at_once = plain and problem.geometry.n_taps <= solve.OWN_FACTOR
 
-    def __iter__(self) -> Iterator[tuple[NormalStats, "_Tile"]]:
-        """Yield the statistics of the tiles, in order, and their fits."""
-        if self.at_once:
-            yield from self._counted(in_order(self.boxes, self._read_and_solve, self.workers), 0)
-        else:
-            batch = max(self.workers, _BATCH // (8 * self.problem.geometry.n_taps**2))
-            for first in range(0, len(self.boxes), batch):
-                some = self.boxes[first : first + batch]
-                read = list(self._counted(in_order(some, self._read, self.workers), first))
-                for box, stats in zip(some, read, strict=True):
-                    yield stats, self._solve(box, stats, self.workers)
+    def __iter__(self) -> Iterator["_Band"]:
+        """Yield the tiles, in order, a few at a time."""
+        work, done = bands(self.boxes), 0
+        at_once = len(work)
+        if not self.at_once:
+            largest = 8 * self.problem.geometry.n_taps**2 * len(work[0])
+            at_once = max(self.workers, _BATCH // largest)
+        for first in range(0, len(work), at_once):
+            some = work[first : first + at_once]
+            read = in_order(some, self._read, self.workers)
+            for boxes, band in zip(some, read if self.at_once else list(read), strict=True):
+                done += len(boxes)
+                if self.progress is not None:
+                    self.progress("reading tiles", done, len(self.boxes))
+                if not self.at_once:
+                    for box, stats in zip(boxes, band.every, strict=True):
+                        band.fits.append(self._solve(box, stats, self.workers))
+                    if not self.keep:
+                        band.every.clear()
+                yield band
         if self.reader is not None:
             self.reader.close()
 
-    def _counted(self, parts: Iterable[Part], first: int) -> Iterator[Part]:
-        for done, part in enumerate(parts, first + 1):
-            if self.progress is not None:
-                self.progress("reading tiles", done, len(self.boxes))
-            yield part
+    def _read(self, boxes: list[Box]) -> "_Band":
+        """Read a run of tiles and solve each, unless that is left for later."""
+        if self.reader is None:
+            every = [
+                statistics(regions.loaded(regions.sub_problem(self.problem, box)), self.method, 1)[0] for box in boxes
+            ]
+            fits = []
+            if self.at_once:
+                for box, stats in zip(boxes, every, strict=True):
+                    solve.factor_ahead(stats)
+                    fits.append(self._solve(box, stats, 1))
+                    stats._made.clear()  # as large as the Gram matrix itself, and used up
+            return _Band(functools.reduce(operator.add, every), fits, every if self.keep or not self.at_once else [])
+        fits, every = [], []
+        with self.reader.buffers() as own:
+            for box in boxes:
+                condition, rss = self.reader.read(box, own)
+                fit = self._plain(box, own, condition, rss) if self.at_once else None
+                if fit is None or self.keep:
+                    stats = self.reader.statistics(box, own)
+                    if self.at_once and fit is None:
+                        solve.factor_ahead(stats)
+                        fit = self._solve(box, stats, 1)
+                        stats._made.clear()
+                    if self.keep or not self.at_once:
+                        every.append(stats)
+                if fit is not None:
+                    fits.append(fit)
+            total = self.reader.total(sum(box.rows * box.cols for box in boxes), own)
+        return _Band(total, fits, every)
 
-    def _read(self, box: Box) -> NormalStats:
-        if self.reader is not None:
-            return self.reader.statistics(box)
-        return statistics(regions.loaded(regions.sub_problem(self.problem, box)), self.method, 1)[0]
-
-    def _read_and_solve(self, box: Box) -> tuple[NormalStats, "_Tile"]:
-        stats = self._read(box)
-        solve.factor_ahead(stats)
-        fit = self._solve(box, stats, 1)
-        stats._made.clear()  # as large as the Gram matrix itself, and used up
-        return stats, fit
+    def _plain(self, box: Box, own: Buffers, condition: float, rss: float) -> "_Tile | None":
+        """Return the fit of a tile of which nothing is doubtful, and None for the others: `_solve` is their judge."""
+        assert self.reader is not None
+        n_pixels, m = box.rows * box.cols, len(own.taps)
+        energy, total = float(own.energy[0]), float(own.energy[1])
+        if not (condition * solve.RCOND_CHOLESKY < 1 and rss > 0 and n_pixels > m):
+            return None
+        noise_std, spread = math.sqrt(rss / (n_pixels - m)), own.spread
+        size, least = math.sqrt(float((own.taps**2).sum())), noise_std * math.sqrt(float(spread.min()))
+        variance = energy - total * total / n_pixels
+        if solve.rounding_limits(rss, energy, condition, size, least) or not variance > 1e-14 * energy:
+            return None
+        if solve.doubts(own.taps, noise_std * math.sqrt(float(spread.sum())), rss, variance, energy):
+            return None
+        return _Tile(
+            self.reader.to_user(own.taps), noise_std * self.reader.to_user(np.sqrt(spread)), noise_std, rss, m, ()
+        )
 
     def _solve(self, box: Box, stats: NormalStats, workers: int) -> "_Tile":
         """Solve a tile, with its pixels read once more where rounding could matter."""

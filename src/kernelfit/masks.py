@@ -44,6 +44,79 @@ class _Kept:
         return block
 
 
+class _Below:
+    """An array that reads as zero where it stands at one of two ends."""
+
+    def __init__(self, array: Any, ends: tuple[float, float]) -> None:
+        self.array, self.ends = array, ends
+        self.shape, self.dtype = array.shape, array.dtype
+
+    def __getitem__(self, key: Any) -> Any:
+        own = np.asarray(self.array[key])
+        block = np.array(own, dtype=np.float64)
+        block[_hit(own, self.ends)] = 0.0
+        return block
+
+
+class Unsaturated:
+    """Stands in for the weights of a target of which saturated pixels alone do not count.
+
+    They are told from the target itself, block by block, so that nothing of its size is ever held.
+
+    Attributes
+    ----------
+    shape : (int, int)
+        Of the used part of the target.
+    n_nonzero : int
+        Number of pixels that count.
+    """
+
+    dtype = np.dtype(bool)
+
+    def __init__(self, array: Any, place: tuple[slice, slice], ends: tuple[float, float], n_nonzero: int) -> None:
+        self._array, self._ends, self._first = array, ends, (place[0].start, place[1].start)
+        self.shape = (place[0].stop - place[0].start, place[1].stop - place[1].start)
+        self.n_nonzero = n_nonzero
+        self._of: Unsaturated | None = None
+
+    @property
+    def T(self) -> "Unsaturated":  # noqa: N802  as NumPy calls it
+        """The transpose."""
+        turned = object.__new__(Unsaturated)
+        turned._of, turned.shape, turned.n_nonzero = self, self.shape[::-1], self.n_nonzero
+        return turned
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return int(self.shape[0])
+
+    def __getitem__(self, key: Any) -> Mask:
+        """Return a block, some whole rows, or single pixels."""
+        rows, cols = key if isinstance(key, tuple) else (key, slice(None))
+        if self._of is not None:
+            return np.asarray(self._of[cols, rows].T)
+        if isinstance(cols, slice) and not isinstance(rows, slice):  # a sample of whole rows
+            return np.concatenate([self[r : r + 1, cols] for r in rows])
+        (top, bottom, y), (left, right, x) = (_hull(k, n) for k, n in zip((rows, cols), self.shape, strict=True))
+        row, col = self._first
+        return np.asarray(
+            ~_hit(np.asarray(self._array[row + top : row + bottom, col + left : col + right]), self._ends)[y, x]
+        )
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        """Return all of them as an array, where one of the target's size is wanted after all."""
+        return np.asarray(self[:, :], dtype)
+
+
+def _hull(index: Any, n: int) -> tuple[int, int, Any]:
+    """Return the part of an axis that an index asks for, and the index in it."""
+    if isinstance(index, slice):
+        start, stop, step = index.indices(n)
+        return start, max(start, stop), slice(None, None, step)
+    first = int(index.min()) if index.size else 0
+    return first, int(index.max()) + 1 if index.size else 0, index - first
+
+
 def unmasked(value: object) -> tuple[object, object]:
     """Return an array, or a list of arrays, without masks, and the masks in the same form; None if there is none."""
     if isinstance(value, (list, tuple)) and any(isinstance(item, np.ma.MaskedArray) for item in value):
@@ -223,15 +296,27 @@ def at_ends(array: Any, ends: tuple[float, float]) -> Mask | None:
     """Return where an array reaches one of two ends, None if nowhere."""
     found: Mask | None = None
     step = max(1, _BLOCK // max(1, array.shape[1]))
-    low, high = _own(ends[0], array.dtype), _own(ends[1], array.dtype)
     for start in range(0, array.shape[0], step):
-        block = np.asarray(array[start : start + step, :])
-        hit = (block <= low) | (block >= high)
+        hit = _hit(np.asarray(array[start : start + step, :]), ends)
         if hit.any():
             if found is None:
                 found = np.zeros(array.shape, dtype=bool)
             found[start : start + step] = hit
     return found
+
+
+def _hit(block: npt.NDArray[Any], ends: tuple[float, float]) -> Mask:
+    """Return where a block reaches one of two ends."""
+    low, high = _own(ends[0], block.dtype), _own(ends[1], block.dtype)
+    return np.asarray((block <= low) | (block >= high))
+
+
+def _count_at_ends(array: Any, place: tuple[slice, slice], ends: tuple[float, float]) -> int:
+    """Return how many pixels of a part of an array reach one of two ends."""
+    rows, cols = place
+    step = max(1, _BLOCK // max(1, array.shape[1]))
+    starts = range(rows.start, rows.stop, step)
+    return sum(int(np.count_nonzero(_hit(np.asarray(array[r : min(r + step, rows.stop), cols]), ends))) for r in starts)
 
 
 def _own(value: float, dtype: Any) -> Any:
@@ -245,19 +330,20 @@ def _own(value: float, dtype: Any) -> Any:
 
 def touched(image_mask: Mask, problem: Problem) -> Mask:
     """Return which of the used target pixels have an excluded image pixel in their footprint."""
-    (n_y, n_x), (rows, cols) = problem.geometry.kernel_shape, problem.size
+    plan, (rows, cols) = problem.geometry, problem.size
+    (n_y, n_x), (down, across) = plan.kernel_shape, plan.stride
     reader = dataclasses.replace(problem.sources[0], array=image_mask, fillvalue=0.0)
     out = np.zeros((rows, cols), dtype=bool)
-    height = max(n_y, _BLOCK // (cols + n_x - 1))
+    height = -(-max(n_y, _BLOCK // plan.extended_shape[1]) // down)
     for row in range(0, rows, height):
         n_rows = min(height, rows - row)
-        block = reader.block(row, 0, (n_rows + n_y - 1, cols + n_x - 1))
+        block = reader.block(row * down, 0, ((n_rows - 1) * down + n_y, plan.extended_shape[1]))
         if not block.any():
             continue
         sums = np.zeros((block.shape[0] + 1, block.shape[1] + 1))  # of counts, so exact
         sums[1:, 1:] = block.cumsum(axis=0).cumsum(axis=1)
         inside = sums[n_y:, n_x:] - sums[:-n_y, n_x:] - sums[n_y:, :-n_x] + sums[:-n_y, :-n_x]
-        out[row : row + n_rows] = inside > 0
+        out[row : row + n_rows] = inside[::down, ::across] > 0
     return out
 
 
@@ -289,7 +375,8 @@ def judge(
         The pair whose excluded pixels read as zero, with its weights; None if every pixel counts the same.
     """
     plan, target = problem.geometry, problem.targets[0].array
-    place = tuple(slice(o, o + n) for o, n in zip(plan.offset, plan.size, strict=True))
+    (top, left), (n_rows, n_cols) = plan.offset, plan.size
+    place = slice(top, top + n_rows), slice(left, left + n_cols)
     where = f" in {problem.where}" if problem.where else ""
     notes: list[str] = []
     excluded: Mask | None = None
@@ -322,16 +409,21 @@ def judge(
         exclude(not_finite(target), "NaN or infinite")
     ends = as_ends(saturated, target.dtype)
     if ends is not None:
-        hit = at_ends(target, ends)
-        count = 0 if hit is None else int(np.count_nonzero(hit[place]))
-        left = plan.n_pixels - count
-        if hit is not None and isinstance(saturated, str) and left < max(0.05 * plan.n_pixels, 10 * plan.n_taps):
+        what = f"saturated, at {ends[0]:g} or below or {ends[1]:g} or above"
+        count = _count_at_ends(target, place, ends)
+        counted = plan.n_pixels - count
+        if count and isinstance(saturated, str) and counted < max(0.05 * plan.n_pixels, 10 * plan.n_taps):
             notes.append(
                 f"{count} of {plan.n_pixels} target pixels{where} stand at the ends of {target.dtype}'s range; "
                 "they are used, being nearly all of it"
             )
-        else:
-            exclude(hit, f"saturated, at {ends[0]:g} or below or {ends[1]:g} or above")
+        elif count and counted and weights is None and excluded is None and all(bad is None for bad in bad_images):
+            notes.append(f"{count} of {plan.n_pixels} target pixels excluded{where}: {what}")
+            result = dataclasses.replace(problem.targets[0], array=_Below(target, ends))
+            lazy: Any = Unsaturated(target, place, ends, counted)
+            return Judged(Item(dataclasses.replace(problem, targets=(result,)), lazy), tuple(notes))
+        elif count:
+            exclude(at_ends(target, ends), what)
     given = as_weights(weights, target.shape, excluded)
     if given is not None:
         inside = given[place]
@@ -342,7 +434,7 @@ def judge(
     if excluded is not None and not excluded[place].any():
         excluded = None
     if given is None and excluded is None and not any(bad is not None and bad.any() for bad in bad_images):
-        return Judged(Item(problem, np.ones(plan.size, dtype=bool)), tuple(notes)) if notes else None
+        return Judged(Item(problem, np.broadcast_to(np.True_, plan.size)), tuple(notes)) if notes else None
     sources = tuple(
         reader if bad is None else dataclasses.replace(reader, array=_Kept(reader.array, bad))
         for reader, bad in zip(problem.sources, bad_images, strict=True)

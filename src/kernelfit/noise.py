@@ -212,17 +212,7 @@ def _problem_of(image: object, target: object, fit: KernelFit) -> Problem:
     if fit.kernel.ndim != 2:
         msg = f"got a kernel of shape {fit.kernel.shape} (several source images), need one of rows and columns"
         raise ValueError(msg)
-    conv = fit.convention
-    return pair.check(
-        image,
-        target,
-        fit.kernel.shape,
-        mode=conv.mode,
-        boundary=conv.boundary,
-        fillvalue=conv.fillvalue,
-        origin=conv.origin if conv.mode == "same" else None,
-        operation=conv.operation,
-    )
+    return pair.check(image, target, fit.kernel.shape, **fit.convention.keywords())
 
 
 # ---- the residual's autocovariance ----------------------------------------------------------------------------------
@@ -271,21 +261,25 @@ def _sample(problem: Problem, taps: Array) -> list[tuple[Array, Array]]:
         for i in range(down)
         for j in range(across)
     ]
-    halo = (side[0] + taps.shape[0] - 1, side[1] + taps.shape[1] - 1)
-    blocks = np.stack([problem.sources[0].block(*start, halo) for start in starts])
+    step, pace = problem.geometry.stride
+    whole = (step * (side[0] - 1) + 1, pace * (side[1] - 1) + 1)  # what the stride leaves of it are the tiles
+    halo = (whole[0] + taps.shape[0] - 1, whole[1] + taps.shape[1] - 1)
+    blocks = np.stack([problem.sources[0].block(step * r, pace * c, halo) for r, c in starts])
     targets = np.stack([problem.targets[0].block(*start, side) for start in starts])
     size = [scipy.fft.next_fast_len(n, real=True) for n in halo]
-    spectra = scipy.fft.rfft2(blocks, size)
-    spectra *= np.conj(scipy.fft.rfft2(taps, size))
-    return [(targets - scipy.fft.irfft2(spectra, size)[:, : side[0], : side[1]], targets)]
+    # One thread: others would have to be woken up for less than a millisecond's work.
+    spectra = scipy.fft.rfft2(blocks, size, workers=1)
+    spectra *= np.conj(scipy.fft.rfft2(taps, size, workers=1))
+    model = scipy.fft.irfft2(spectra, size, workers=1)
+    return [(targets - model[:, : whole[0] : step, : whole[1] : pace], targets)]
 
 
 def _products(tiles: Array) -> Array:
     """Return the sums of ``r[t] r[t + d]`` over each tile, for lags up to `_REACH`."""
     size = [scipy.fft.next_fast_len(n + _REACH, real=True) for n in tiles.shape[1:]]
-    spectra = scipy.fft.rfft2(tiles, size)
+    spectra = scipy.fft.rfft2(tiles, size, workers=1)
     power = (spectra.real**2 + spectra.imag**2).sum(axis=0)
-    near = np.roll(scipy.fft.irfft2(power, size), (_REACH, _REACH), (0, 1))
+    near = np.roll(scipy.fft.irfft2(power, size, workers=1), (_REACH, _REACH), (0, 1))
     found = np.zeros((2 * _REACH + 1,) * 2)
     part = near[: 2 * _REACH + 1, : 2 * _REACH + 1]
     found[: part.shape[0], : part.shape[1]] = part
@@ -339,8 +333,9 @@ def _scores(problems: Sequence[Problem], fit: KernelFit, check: NoiseCheck, work
     gram = scores = np.zeros((fit.kernel.size,) * 2)
     n = 0
     for problem in problems:
-        rows, cols = problem.geometry.extended_shape
-        blocks = _blocks((rows, cols), (2 * len(shaping) + fit.kernel.shape[0], 2 * len(shaping) + fit.kernel.shape[1]))
+        plan = problem.geometry
+        least = [2 * len(shaping) * s + k for s, k in zip(plan.stride, plan.kernel_shape, strict=True)]
+        blocks = _blocks(plan.extended_shape, (least[0], least[1]), plan.stride)
         for row, col, height, width in blocks:
             block = problem.sources[0].block(row, col, (height, width))
             plain, count = _gram(block, fit, workers)
@@ -349,41 +344,44 @@ def _scores(problems: Sequence[Problem], fit: KernelFit, check: NoiseCheck, work
                 continue
             import scipy.signal
 
-            own = _fitting(shaping, (height, width), fit.kernel.shape)
-            filtered, fewer = _gram(scipy.signal.fftconvolve(block, own, mode="valid"), fit, workers)
+            own = _fitting(shaping, [-(-(n - k + 1) // s) for n, k, s in zip(
+                (height, width), plan.kernel_shape, plan.stride, strict=True)], fit.kernel.size)  # fmt: skip
+            # the noise lies on the target's pixels, so the filter reaches from phase to same phase
+            apart = np.zeros([s * (n - 1) + 1 for s, n in zip(plan.stride, own.shape, strict=True)])
+            apart[:: plan.stride[0], :: plan.stride[1]] = own
+            filtered, fewer = _gram(scipy.signal.fftconvolve(block, apart, mode="valid"), fit, workers)
             gram, scores, n = gram + plain, scores + filtered * (count / fewer), n + count
     return gram, scores, n
 
 
-def _fitting(shaping: Array, block: Shape, kernel: tuple[int, ...]) -> Array:
-    """Return h, cut off so that more pixels than taps stay of a block; the noise's variance stays what it was."""
-    spare = [n - k + 1 for n, k in zip(block, kernel, strict=True)]
+def _fitting(shaping: Array, spare: Sequence[int], n_taps: int) -> Array:
+    """Return h, cut off so that more pixels than taps stay of a block's; the noise's variance stays what it was."""
     cut = shaping
     while len(cut) > 1 and (
         min(n - len(cut) for n in spare) < 0
-        or math.prod(n - len(cut) + 1 for n in spare) < min(2 * math.prod(kernel), math.prod(spare))
+        or math.prod(n - len(cut) + 1 for n in spare) < min(2 * n_taps, math.prod(spare))
     ):
         cut = cut[1:-1, 1:-1]
     return np.asarray(cut * math.sqrt(float(np.sum(shaping**2)) / float(np.sum(cut**2))))
 
 
-def _blocks(shape: Shape, least: Shape) -> list[tuple[int, int, int, int]]:
+def _blocks(shape: Shape, least: Shape, stride: Shape) -> list[tuple[int, int, int, int]]:
     """Cut blocks (row, col, height, width) out of an extended image: the whole, or some spread over it."""
     if shape[0] * shape[1] <= _WHOLE:
         return [(0, 0, *shape)]
     side = [min(n, max(_BLOCK, k)) for n, k in zip(shape, least, strict=True)]
     across = [max(1, min(n // s, round(math.sqrt(_BLOCKS)))) for n, s in zip(shape, side, strict=True)]
     starts = [
-        [round((n - s) * (i + 0.5) / count) for i in range(count)]
-        for n, s, count in zip(shape, side, across, strict=True)
+        [round((n - s) * (i + 0.5) / count) // step * step for i in range(count)]
+        for n, s, count, step in zip(shape, side, across, stride, strict=True)
     ]
     return [(r, c, side[0], side[1]) for r in starts[0] for c in starts[1]]
 
 
 def _gram(block: Array, fit: KernelFit, workers: int) -> tuple[Array, int]:
     """Return the Gram matrix of a block of an extended image, and the number of pixels in it."""
-    shape = fit.kernel.shape
-    size = (block.shape[0] - shape[0] + 1, block.shape[1] - shape[1] + 1)
+    shape, stride = fit.kernel.shape, fit.convention.stride
+    size = [-(-(n - k + 1) // s) for n, k, s in zip(block.shape, shape, stride, strict=True)]
     nothing = np.broadcast_to(np.zeros(1), size)
     problem = pair.check(
         block,
@@ -394,6 +392,7 @@ def _gram(block: Array, fit: KernelFit, workers: int) -> tuple[Array, int]:
         fillvalue=0.0,
         origin=None,
         operation=fit.convention.operation,
+        stride=stride,
     )
     choice = resolve(problem, "auto").method
     stats = statistics(problem, "fft" if choice == "cg" else choice, workers)[0]

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
+from . import polyphase
 from .geometry import Shape
 from .pair import Array, Problem, Reader
 
@@ -124,7 +125,7 @@ def costs(lengths: Sequence[Index], kernel: Shape, n_sources: int = 1) -> Costs:
 
 @dataclass
 class PatchSums:
-    """Sums over weighted pixels, in the order of the valid problem's taps.
+    """Sums over weighted pixels, in the order of the user's taps.
 
     Attributes
     ----------
@@ -195,6 +196,7 @@ def sums(
     PatchSums
         The sums; the moment is zero if it is not wanted.
     """
+    plan, problem = problem.geometry, polyphase.split(problem)
     (n_y, n_x), n_sources = problem.geometry.kernel_shape, len(problem.sources)
     lines, taps = n_sources * n_y, n_sources * n_y * n_x
     least = shortest_run((lines, n_x))
@@ -244,6 +246,9 @@ def sums(
     gram = whole.full()
     if n_within:
         gram += _unrolled(first_column, ends.full(), lines, n_x)
+    if plan.flipped or plan.convention.strided:
+        gram = polyphase.reordered(gram, plan)
+        moment = np.array([polyphase.reordered(one, plan) for one in moment]).reshape(len(moment), len(gram))
     return PatchSums(gram, moment)
 
 

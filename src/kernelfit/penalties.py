@@ -12,7 +12,7 @@ import scipy.optimize
 from . import result
 from .geometry import Shape
 from .result import Finding, KernelFit, StrengthPath, Verdict
-from .solve import EPS, RCOND_CHOLESKY, condition_of, eigen_factor, judge, residual_at
+from .solve import EPS, RCOND_CHOLESKY, condition_of, eigen_factor, judge, product, residual_at
 from .statistics import NormalStats
 
 Array = npt.NDArray[np.float64]
@@ -275,21 +275,25 @@ class Spectrum:
             self._basis = scipy.linalg.solve_triangular(lower, vectors, lower=True, trans="T", overwrite_b=True)
         else:
             whiten, _ = eigen_factor(both)
-            _, vectors = scipy.linalg.eigh(whiten.T @ stats.gram @ whiten)
-            self._basis = whiten @ vectors
+            _, vectors = scipy.linalg.eigh(product(whiten.T, product(stats.gram, whiten)))
+            self._basis = product(whiten, vectors)
         # each from its own matrix, so that the smaller of the two is known as well as the larger
-        self._g = np.einsum("ij,ij->j", self._basis, stats.gram @ self._basis)
-        self._q = np.einsum("ij,ij->j", self._basis, penalty @ self._basis)
+        self._g = np.einsum("ij,ij->j", self._basis, product(stats.gram, self._basis))
+        self._q = np.einsum("ij,ij->j", self._basis, product(penalty, self._basis))
         floor = len(self._g) * EPS  # of their sum, which is 1
         self._g = np.where(self._g > floor, self._g, 0.0)
         self._q = np.where(self._q > floor, self._q, 0.0)
         self.rank = int(np.count_nonzero(self._g))
+        self.take(stats)
+
+    def take(self, stats: NormalStats) -> None:
+        """Go on with the target of other statistics, of the same image."""
         center, moment, self._energy = stats.around()
         # of a kernel that no penalty shrinks, its remainder beyond what the basis spans plays no part
         self._center = center
         self._given = moment
         self._moment = np.where(self._g > 0, self._basis.T @ moment, 0.0)
-        self._pull = self._basis.T @ (penalty @ center)
+        self._pull = self._basis.T @ (self._penalty @ center)
 
     def _weight(self, strength: Array) -> Array:
         """Return ``1 / (g + s q)``, shape (strengths, coordinates); zero where nothing is determined."""

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .io import require
-from .result import KernelFit
+from .result import KernelFit, Verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,6 +16,8 @@ Array = npt.NDArray[np.float64]
 
 BLUE, ORANGE, GRAY = "#1f5fa8", "#c4560b", "#6b7280"
 _MOST_NUMBERS = 7  # rows or columns of a kernel whose taps are written into the picture
+_FRAME = 0.46 * np.array([[-1, 1, 1, -1, -1], [-1, -1, 1, 1, -1]])  # around a tap
+_STRIP = 4  # longer shapes are not drawn to scale
 _BELIEVED = 0.1  # error of the response, relative to its maximum, up to which a frequency counts as determined
 
 
@@ -30,12 +32,15 @@ def new_axes(ax: "Axes | None") -> "Axes":
 
 def _plane(fit: KernelFit) -> Array:
     if fit.kernel.ndim != 2:
-        msg = f"got a kernel of shape {fit.kernel.shape}, need rows and columns; draw one plane of it at a time"
+        msg = (
+            f"got kernels of shape {fit.kernel.shape}, need rows and columns; fit.plot() draws them all, "
+            "split_channels(fit) takes them apart"
+        )
         raise ValueError(msg)
     return fit.kernel
 
 
-def kernel(fit: KernelFit, ax: "Axes | None" = None, *, title: str | None = None) -> "Axes":
+def kernel(fit: KernelFit, ax: "Axes | None" = None, *, title: str | None = None, numbers: bool = True) -> "Axes":
     """Draw the taps: a diverging map about zero if some are clearly negative, else a sequential one from zero.
 
     Parameters
@@ -45,7 +50,9 @@ def kernel(fit: KernelFit, ax: "Axes | None" = None, *, title: str | None = None
     ax : matplotlib.axes.Axes, optional
         Where to draw; the default is a new figure.
     title : str, optional
-        Instead of the shape and the sum.
+        Instead of the shape.
+    numbers : bool, optional
+        Whether the taps of a kernel of up to 7 x 7 are written into the picture; default True.
 
     Returns
     -------
@@ -61,26 +68,21 @@ def kernel(fit: KernelFit, ax: "Axes | None" = None, *, title: str | None = None
     if not negative:
         scale = {"cmap": "magma", "vmin": min(0.0, float(taps.min())), "vmax": high}
     picture = ax.imshow(taps, interpolation="nearest", **scale)
-    _bar(ax, picture, "tap")
+    _bar(ax, picture, "tap (target units per image unit)")
     _grid(ax, taps.shape)
     row, col = fit.convention.origin
-    if max(taps.shape) <= _MOST_NUMBERS:
+    framed = max(taps.shape) <= _MOST_NUMBERS
+    if framed and numbers:
         _numbers(ax, taps, picture)
-        for color, width in (("white", 3.0), ("black", 1.2)):
-            ax.plot(
-                col + 0.46 * np.array([-1, 1, 1, -1, -1]), row + 0.46 * np.array([-1, -1, 1, 1, -1]), color=color,
-                linewidth=width,
-            )  # fmt: skip
-    else:
-        ax.plot([col], [row], "+", color="white", markersize=11, markeredgewidth=3.2)
-        ax.plot([col], [row], "+", color="black", markersize=10, markeredgewidth=1.2)
-    mark = "□" if max(taps.shape) <= _MOST_NUMBERS else "+"
+    x, y = ([col], [row]) if not framed else (col + _FRAME[0], row + _FRAME[1])
+    for color, width in (("white", 3.0), ("black", 1.2)):
+        ax.plot(x, y, "-" if framed else "+", color=color, linewidth=width, markersize=11, markeredgewidth=width)
     rows, cols = taps.shape
-    ax.set_title(title if title is not None else f"kernel {rows} x {cols}   ({mark} origin)")
+    ax.set_title(title if title is not None else f"kernel {rows} x {cols}   ({'□' if framed else '+'} origin)")
     return ax
 
 
-def error(fit: KernelFit, ax: "Axes | None" = None) -> "Axes":
+def error(fit: KernelFit, ax: "Axes | None" = None, *, numbers: bool = True) -> "Axes":
     """Draw the standard error of each tap.
 
     Parameters
@@ -89,6 +91,8 @@ def error(fit: KernelFit, ax: "Axes | None" = None) -> "Axes":
         The result.
     ax : matplotlib.axes.Axes, optional
         Where to draw; the default is a new figure.
+    numbers : bool, optional
+        Whether the errors of a kernel of up to 7 x 7 are written into the picture; default True.
 
     Returns
     -------
@@ -97,19 +101,29 @@ def error(fit: KernelFit, ax: "Axes | None" = None) -> "Axes":
     """
     ax = new_axes(ax)
     taps, errors = _plane(fit), fit.stderr
-    known = bool(np.isfinite(errors).all())
-    shown = errors if known else np.zeros(taps.shape)
-    top = float(shown.max())
-    picture = ax.imshow(shown, cmap="viridis", vmin=0.0, vmax=top or 1.0, interpolation="nearest")
+    _grid(ax, taps.shape)
+    if not np.isfinite(errors).all():
+        ax.set(xlim=(-0.5, taps.shape[1] - 0.5), ylim=(taps.shape[0] - 0.5, -0.5), aspect="equal", facecolor="#ececee")
+        ax.text(0.5, 0.5, "not known", transform=ax.transAxes, ha="center", va="center", color=GRAY)
+        ax.set_title("standard errors")
+        return ax
+    top, high = float(errors.max()), float(np.abs(taps).max())
+    limit = top if fit.factor is not None else 2 * top  # one typical error for all: in the middle of the scale
+    picture = ax.imshow(errors, cmap="viridis", vmin=0.0, vmax=limit or 1.0, interpolation="nearest")
     _bar(ax, picture, "standard error of a tap")
     _grid(ax, taps.shape)
-    if max(taps.shape) <= _MOST_NUMBERS and known:
-        _numbers(ax, shown, picture)
-    high = float(np.abs(taps).max())
+    if max(taps.shape) <= _MOST_NUMBERS and numbers:
+        _numbers(ax, errors, picture)
     name = "error" if fit.uncertainty == "sampling" else "error (with the prior)"
-    share = f"{name}, up to {_percent(top / high)} of the peak" if known and high > 0 else "errors not known"
-    ax.set_title(share)
+    size = "up to" if fit.factor is not None else "about"
+    of = " of what is known" if _open(fit) else f", {size} {_percent(top / high)} of the peak" if high > 0 else ""
+    ax.set_title(name + of)
     return ax
+
+
+def _open(fit: KernelFit) -> bool:
+    """Say whether part of the kernel was set to zero, without any error, because the image leaves it open."""
+    return any(finding.verdict is Verdict.RANK_DEFICIENT for finding in fit.findings)
 
 
 def _percent(share: float) -> str:
@@ -150,6 +164,9 @@ def _grid(ax: "Axes", shape: tuple[int, ...]) -> None:
     for axis, n in ((ax.yaxis, shape[0]), (ax.xaxis, shape[1])):
         step = max(1, math.ceil(n / 8))
         axis.set_ticks(range(0, n, step))
+    if max(shape) > _STRIP * min(shape):  # a strip that can be seen
+        ax.set_aspect("auto")
+        ax.set_box_aspect(1 / _STRIP if shape[1] > shape[0] else _STRIP)
     ax.set_xlabel("column")
     ax.set_ylabel("row")
 
@@ -194,13 +211,16 @@ def cuts(fit: KernelFit, ax: "Axes | None" = None) -> "Axes":
         (f"column {at[1]}", (slice(None), at[1]), 0, ORANGE, "s"),
     )
     for label, where, axis, color, mark in lines:
+        if taps.shape[axis] == 1 < taps.size:  # nothing to be seen along it
+            continue
         x = np.arange(taps.shape[axis]) - fit.convention.origin[axis]
         ax.fill_between(x, low[where], high[where], color=color, alpha=0.22, linewidth=0)
         ax.plot(x, taps[where], mark + "-", color=color, markersize=3.5, linewidth=1.2, label=label)
     ax.set_xlabel("pixels from the origin")
     ax.set_ylabel("tap")
     ax.legend(frameon=False, fontsize=8, loc="best")
-    ax.set_title("cuts through the largest tap, 95 % intervals")
+    sure = "95 % intervals" + (" of what is known" if _open(fit) else "")
+    ax.set_title(f"cuts through the peak, {sure if np.isfinite(fit.stderr).all() else 'errors not known'}")
     return ax
 
 
@@ -230,7 +250,9 @@ def frequency_response(fit: KernelFit, ax: "Axes | None" = None) -> "Axes":
     factor = fit.factor if np.isfinite(fit.stderr).all() else None
     lost = np.zeros(len(frequencies), dtype=bool)
     sizes, spreads = [], []
-    for label, place, color in (("horizontal", x, BLUE), ("vertical", y, ORANGE)):
+    for label, place, color, side in (("horizontal", x, BLUE, 1), ("vertical", y, ORANGE, 0)):
+        if taps.shape[side] == 1 < taps.size:  # the same at all frequencies
+            continue
         waves = np.exp(-2j * math.pi * np.outer(frequencies, place.ravel()))
         size = np.abs(waves @ taps.ravel())
         ax.plot(frequencies, size, color=color, linewidth=1.5, label=label)
@@ -240,9 +262,9 @@ def frequency_response(fit: KernelFit, ax: "Axes | None" = None) -> "Axes":
             low, high = np.maximum(size - spread, 0), size + spread
             ax.fill_between(frequencies, low, high, color=color, alpha=0.22, linewidth=0)
             spreads.append(spread)
-            if fit.rank < taps.size and fit.uncertainty == "sampling":
+            if _open(fit):
                 # what the image leaves open was set to zero, without any error: it is not known all the same
-                basis = np.linalg.svd(factor, full_matrices=False)[0] if factor.shape[1] else factor
+                basis = np.linalg.qr(factor)[0]
                 lost |= np.sum(np.abs(waves @ basis) ** 2, axis=1) < (1 - _BELIEVED) * taps.size
     top = max(float(size.max()) for size in sizes)
     title = "frequency response"
@@ -263,13 +285,51 @@ def frequency_response(fit: KernelFit, ax: "Axes | None" = None) -> "Axes":
             ax.fill_between(frequencies, 0, 1, where=list(lost), transform=ax.get_xaxis_transform(), color=GRAY,
                             alpha=0.18, linewidth=0, label="not known to 10 % of the peak")  # fmt: skip
     else:
-        title += " (errors not known)"
+        title += ", errors not known"
     ax.set_title(title)
     ax.set_ylim(0, 1.25 * top if top > 0 else 1.0)
     ax.set_xlim(0, 0.5)
     ax.set_xlabel("frequency, cycles per pixel")
-    ax.set_ylabel("|K|")
+    ax.set_ylabel("|K|, factor on a wave's height")
+    ax.legend(frameon=False, fontsize=8, loc="best")
+    return ax
+
+
+def spectrum(fit: KernelFit, ax: "Axes | None" = None) -> "Axes":
+    """Draw what division by frequency can know: the coherence, and the share that comes from the data.
+
+    Parameters
+    ----------
+    fit : KernelFit
+        A result of ``method="wiener"``.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; the default is a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The Axes; frequencies are in cycles per pixel, up to 0.71 along the diagonal.
+
+    Raises
+    ------
+    ValueError
+        If the fit has no spectrum.
+    """
+    if fit.spectrum is None:
+        msg = f"got a fit by method {fit.method!r}, which has no spectrum; need one by method='wiener'"
+        raise ValueError(msg)
+    ax = new_axes(ax)
+    seen = fit.spectrum
+    ax.plot(seen.frequencies, seen.coherence, color=BLUE, linewidth=1.5, label="coherence: explained by the kernel")
+    ax.plot(seen.frequencies, seen.passed, color=ORANGE, linewidth=1.5, label="from the data, not the penalty")
+    ax.axhline(0.5, color=GRAY, linewidth=0.8, linestyle="--")
+    ax.set_ylim(-0.02, 1.3)
+    ax.set_yticks([0.0, 0.25, 0.5, 0.75, 1.0])
+    ax.set_xlim(left=0.0)
+    ax.set_xlabel("frequency, cycles per pixel")
+    ax.set_ylabel("share, from 0 to 1")
     ax.legend(frameon=False, fontsize=8, loc="upper right")
+    ax.set_title(f"spectrum; balance {seen.balance:.2g}, {seen.determined:.0%} determined")
     return ax
 
 

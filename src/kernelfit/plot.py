@@ -1,6 +1,8 @@
 """Pictures of a kernel and of how well it is known (extra "plot"): each function draws one on matplotlib Axes.
 
-The pictures of the residual look at 1024 x 1024 pixels about the middle at most, so that they are quick on any image.
+The pictures of the residual look at 1024 x 1024 pixels about the middle at most, so that they are quick on any image;
+of several channels or pairs they show smaller windows side by side. `overview`, which is ``fit.plot()``, draws every
+kernel of a result; the others draw one kernel of rows and columns, such as `kernelfit.split_channels` gives.
 """
 
 import math
@@ -11,7 +13,20 @@ import numpy.typing as npt
 
 from . import residuals
 from .io import require
-from .pictures import BLUE, ORANGE, cuts, error, frequency_response, kernel, kernel_and_error, new_axes, strength_path
+from .parts import split_channels, split_targets
+from .pictures import (
+    BLUE,
+    GRAY,
+    ORANGE,
+    cuts,
+    error,
+    frequency_response,
+    kernel,
+    kernel_and_error,
+    new_axes,
+    spectrum,
+    strength_path,
+)
 from .result import KernelFit
 
 if TYPE_CHECKING:
@@ -30,6 +45,7 @@ __all__ = [
     "residual",
     "residual_autocorrelation",
     "residual_histogram",
+    "spectrum",
     "strength_path",
 ]
 
@@ -43,8 +59,8 @@ def residual(fit: KernelFit, image: npt.ArrayLike, target: npt.ArrayLike, ax: "A
     ----------
     fit : KernelFit
         The result.
-    image, target : array_like
-        The pair.
+    image, target : array_like, or lists of them
+        What `find_kernel` got.
     ax : matplotlib.axes.Axes, optional
         Where to draw; the default is a new figure.
 
@@ -58,14 +74,21 @@ def residual(fit: KernelFit, image: npt.ArrayLike, target: npt.ArrayLike, ax: "A
 
 def _draw_residual(fit: KernelFit, left: Array, ax: "Axes") -> "Axes":
     kept = left[np.isfinite(left)]
-    spread = (float(kept.std()) if kept.size else 0.0) or 1.0
+    found = float(kept.std()) if kept.size else 0.0
+    spread = found or 1.0
+    size = f"{left.shape[0]} x {left.shape[1]} pixels"
+    ax.set_title(f"residual, {size}: " + ("rounding only" if exact(fit) else f"std {found:.3g}"))
+    if min(left.shape) == 1:
+        ax.plot(left.ravel() / spread, color=BLUE, linewidth=0.7)
+        ax.set_ylabel("standard deviations")
+        ax.set_xlabel("pixel")
+        return ax
     picture = ax.imshow(left / spread, cmap="RdBu_r", vmin=-4, vmax=4, interpolation="nearest")
     bar = ax.figure.colorbar(picture, ax=ax, shrink=0.82, pad=0.02)
     bar.set_label("standard deviations")
     ax.set_xticks([])
     ax.set_yticks([])
-    size = f"{left.shape[0]} x {left.shape[1]} pixels"
-    ax.set_title(f"residual, {size}: " + ("rounding only" if exact(fit) else f"std {spread:.3g}"))
+    ax.set_facecolor("#d4d4d8")  # what was left out
     return ax
 
 
@@ -76,8 +99,8 @@ def residual_histogram(fit: KernelFit, image: npt.ArrayLike, target: npt.ArrayLi
     ----------
     fit : KernelFit
         The result.
-    image, target : array_like
-        The pair.
+    image, target : array_like, or lists of them
+        What `find_kernel` got.
     ax : matplotlib.axes.Axes, optional
         Where to draw; the default is a new figure.
 
@@ -117,8 +140,8 @@ def residual_autocorrelation(
     ----------
     fit : KernelFit
         The result.
-    image, target : array_like
-        The pair.
+    image, target : array_like, or lists of them
+        What `find_kernel` got.
     ax : matplotlib.axes.Axes, optional
         Where to draw; the default is a new figure.
 
@@ -132,11 +155,26 @@ def residual_autocorrelation(
 
 def _draw_autocorrelation(fit: KernelFit, left: Array, ax: "Axes") -> "Axes":
     table = residuals.autocorrelation(left)
+    worst, _ = residuals.largest(table)
+    chance = residuals.chance(left, fit)
+    if exact(fit):
+        ax.set_title("residual is rounding only")
+    elif worst <= chance:
+        ax.set_title(f"residual is white, |r| < {chance:.2g}")
+    else:
+        allowed = {"sandwich": ": allowed for"}.get(fit.errors, ": errors too small" if fit.spectrum is None else "")
+        ax.set_title(f"residual is NOT white, |r| = {worst:.2g}{allowed}")
     reach = (table.shape[0] // 2, table.shape[1] // 2)
     shown = table.copy()
     shown[reach] = np.nan  # one by definition
-    chance = residuals.chance(left)
-    top = max(float(np.nanmax(np.abs(shown), initial=0.0)), 2 * chance)
+    if min(table.shape) == 1:
+        ax.axhspan(-chance, chance, color=GRAY, alpha=0.18, linewidth=0, label="chance")
+        ax.plot(np.arange(-max(reach), max(reach) + 1), shown.ravel(), "o", color=BLUE, markersize=4)
+        ax.set_xlabel("shift in pixels")
+        ax.set_ylabel("correlation")
+        ax.legend(frameon=False, fontsize=8, loc="upper right")
+        return ax
+    top = min(1.0, max(float(np.nanmax(np.abs(shown), initial=0.0)), 2 * chance))
     color = ax.imshow(
         shown,
         cmap="RdBu_r",
@@ -151,13 +189,6 @@ def _draw_autocorrelation(fit: KernelFit, left: Array, ax: "Axes") -> "Axes":
     ax.set_ylabel("shift in rows")
     for axis, lags in ((ax.yaxis, reach[0]), (ax.xaxis, reach[1])):
         axis.set_ticks(sorted({-lags, -(lags // 2), 0, lags // 2, lags}))
-    worst, _ = residuals.largest(table)
-    if exact(fit):
-        ax.set_title("residual is rounding only")
-    elif worst <= chance:
-        ax.set_title(f"residual is white, |r| < {chance:.2g}")
-    else:
-        ax.set_title(f"residual is NOT white, |r| = {worst:.2g}: errors too small")
     return ax
 
 
@@ -179,15 +210,16 @@ def overview(
     ----------
     fit : KernelFit
         The result.
-    image, target : array_like, optional
-        The pair the kernel was found in; with it the residual is shown, too.
+    image, target : array_like, or lists of them, optional
+        What `find_kernel` got; with it the residual is shown, too.
     figure : matplotlib.figure.Figure, optional
         Where to draw; the default is a new figure.
 
     Returns
     -------
     matplotlib.figure.Figure
-        The verdict, the kernel and its errors, cuts, frequency response and, with the pair, the residual.
+        The verdict, the kernel and its errors, cuts, frequency response and, with the pair, the residual; of several
+        channels one such figure below the other, with a kernel from each channel of the image if they are mixed.
 
     Raises
     ------
@@ -197,23 +229,50 @@ def overview(
     if (image is None) != (target is None):
         msg = "got one of image and target, need both for the residual, or neither"
         raise ValueError(msg)
-    paired = image is not None and target is not None
+    parts, lefts = split_targets(fit), None
+    if image is not None and target is not None:
+        lefts = [residuals.tiled(part) for part in residuals.windows(fit, image, target)]
+    kernels = [list(split_channels(part).values()) for part in parts.values()]
+    layouts = [_layout(len(each), lefts is not None) for each in kernels]
     if figure is None:
         pyplot = require("matplotlib.pyplot", package="matplotlib", extra="plot", purpose="drawing")
-        figure = pyplot.figure(figsize=(13.5, 7.6 if paired else 7.2), layout="constrained")
+        height = 0.4 + sum(3.6 * len(layout) for layout in layouts)
+        width = 13.5 if max(map(len, kernels)) == 1 else 18.0
+        figure = pyplot.figure(figsize=(width, height), layout="constrained")
     assert figure is not None
-    layout: Any = [["kernel", "error", "cuts"], ["response", "residual", "autocorrelation"]]
-    if not paired:
-        layout = [["kernel", "error"], ["cuts", "response"]]
-    axes: Any = figure.subplot_mosaic(layout)
+    below: Any = [figure]
+    if len(parts) > 1:
+        below = figure.subfigures(len(parts), 1, height_ratios=[len(layout) for layout in layouts])
+    for at, (name, part) in enumerate(parts.items()):
+        left = None if lefts is None else lefts[at]
+        _believe(below[at], f"{name}: " if name else "", part, kernels[at], layouts[at], left)
+    return figure
+
+
+def _layout(n_kernels: int, paired: bool) -> list[list[str]]:
+    """Return the places of the pictures of one target."""
+    if n_kernels == 1:
+        if paired:
+            return [["kernel 0", "error 0", "cuts 0"], ["response 0", "residual", "autocorrelation"]]
+        return [["kernel 0", "error 0"], ["cuts 0", "response 0"]]
+    rows = [[f"{what} {at}" for what in ("kernel", "error", "cuts", "response")] for at in range(n_kernels)]
+    return rows + ([["residual", "autocorrelation", ".", "."]] if paired else [])
+
+
+def _believe(
+    figure: Any, name: str, fit: KernelFit, kernels: list[KernelFit], layout: list[list[str]], left: Array | None
+) -> None:
+    """Draw all about one target, under its verdict."""
+    axes: dict[str, Axes] = figure.subplot_mosaic(layout)
     for each in axes.values():
         each.title.set_fontsize(10)
-    kernel(fit, axes["kernel"])
-    error(fit, axes["error"])
-    cuts(fit, axes["cuts"])
-    frequency_response(fit, axes["response"])
-    if image is not None and target is not None:
-        left = residuals.window(fit, image, target)
+    for at, one in enumerate(kernels):
+        what = None if len(kernels) == 1 else f"from channel {at}"
+        kernel(one, axes[f"kernel {at}"], title=what, numbers=what is None)
+        error(one, axes[f"error {at}"], numbers=what is None)
+        cuts(one, axes[f"cuts {at}"])
+        frequency_response(one, axes[f"response {at}"])
+    if left is not None:
         _draw_residual(fit, left, axes["residual"])
         _draw_autocorrelation(fit, left, axes["autocorrelation"])
     headline = "solved" if fit.verdict.ok else f"DOUBTFUL: {fit.verdict.name.lower().replace('_', ' ')}"
@@ -222,8 +281,7 @@ def overview(
     if exact(fit):
         explained = "exact to rounding"
     figure.suptitle(
-        f"{headline}   |   {explained}, {fit.n_pixels} pixels, {fit.kernel.size} taps",
+        f"{name}{headline}   |   {explained}, {fit.n_pixels} pixels, {fit.kernel.size} taps",
         color=GOOD if fit.verdict.ok else DOUBTFUL,
         fontweight="bold",
     )
-    return figure

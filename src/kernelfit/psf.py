@@ -1,13 +1,6 @@
-"""A kernel as a point spread function: the numbers that people ask for, each with its error.
-
-Between its taps a kernel is taken for the cubic spline through them, with zeros beyond its support. The centre and the
-shape come from moments under an elliptical Gaussian weight that is matched to the kernel itself, so that the noise of
-far-off taps does not count: G. Bernstein and M. Jarvis, "Shapes and shears, stars and smears", Astron. J. 123 (2002),
-section 3, doi:10.1086/338085. For a Gaussian they are its own centre and covariance.
-"""
+"""A kernel as a point spread function: the numbers that people ask for, each with its error."""
 
 import dataclasses
-import functools
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,18 +10,17 @@ import numpy.typing as npt
 
 from . import geometry
 from .geometry import Shape
-from .result import KernelFit
+from .psf_shape import ANGLE, ENCIRCLED, MTF, PeakShape
+from .result import KernelFit, Verdict
 
 Array = npt.NDArray[np.float64]
-Complex = npt.NDArray[np.complex128]
 
-ENCIRCLED = (0.5, 0.8, 0.9)
 _DRAWS = 100
-_PAD = 2  # rows and columns of zeros around the support, so that the spline may end there
-_POINTS = 10_000  # on which the spline's surface is sampled, about
-_STEP = 0.05  # pixels between the points of a cut
-_RING = 0.02  # pixels
-_FREQUENCIES = np.linspace(0.0, 0.5, 101)  # a response is smooth: between them a straight line is enough
+_FINE = 2.0  # pixels of width below which the spline between the taps tells: 4 % at a Gaussian's 1.6, 2 % at 2.4
+_DOUBTS = {
+    Verdict.RANK_DEFICIENT: "the image leaves part of this kernel open, so that its numbers have no errors",
+    Verdict.NOISE_DOMINATES: "the errors of the taps are as large as the kernel: it may be noise that is measured here",
+}
 
 
 class Measured(NamedTuple):
@@ -208,7 +200,9 @@ def measure_psf(
         )
     turned = conv.operation == "correlation"
     at = tuple(k - 1 - o if turned else o for k, o in zip(shape, conv.origin, strict=True))
-    factor = None if fit is None else fit.factor
+    doubts = [] if fit is None else [_DOUBTS[f.verdict] for f in fit.findings if f.verdict in _DOUBTS]
+    unknown = fit is not None and any(f.verdict is Verdict.RANK_DEFICIENT for f in fit.findings)
+    factor = None if fit is None or unknown else fit.factor
     samples = np.empty((0, *shape))
     if fit is not None and factor is not None and draws:
         samples = fit.sample(draws, rng)
@@ -226,6 +220,7 @@ def measure_psf(
     if not abs(total.value) > 0.05 * gross or unsure:
         return _without_shape(
             total,
+            *doubts,
             "the sum of the taps is small beside their size or its error, so that there is no centre and no width: a "
             "derivative filter, or a kernel that the image does not determine",
         )
@@ -234,21 +229,26 @@ def measure_psf(
     for place, start in ((y, at[0]), (x, at[1])):
         centroid = float((taps * place).sum()) / total.value
         shifts.append(Measured(centroid - start, linear((place - centroid) / total.value)))
-    found = _Shape.of(np.sign(total.value) * taps, None)
+    found = PeakShape.of(np.sign(total.value) * taps, None)
     if found is None:
         note = "the taps near the centre do not form one peak that has a width (negative or scattered taps)"
-        return dataclasses.replace(_without_shape(total, note), shift_rows=shifts[0], shift_cols=shifts[1])
-    others = [_Shape.of(np.sign(total.value) * sample, found) for sample in samples]
+        return dataclasses.replace(_without_shape(total, *doubts, note), shift_rows=shifts[0], shift_cols=shifts[1])
+    others = [PeakShape.of(np.sign(total.value) * sample, found) for sample in samples]
     numbers = found.numbers()
     columns = np.array([np.full(len(numbers), math.nan) if o is None else o.numbers() for o in others])
-    measured = [Measured(value, _scatter(columns[:, i] if len(columns) else columns, value, i == _ANGLE))
+    measured = [Measured(value, _scatter(columns[:, i] if len(columns) else columns, value, i == ANGLE))
                 for i, value in enumerate(numbers)]  # fmt: skip
-    notes = []
+    notes = doubts
     edge = np.concatenate([taps[0], taps[-1], taps[1:-1, 0], taps[1:-1, -1]]) if min(shape) > 2 else np.zeros(1)
     level = 0.0 if fit is None or factor is None else 4 * float(np.max(fit.stderr))
+    lobes = np.sign(total.value) * taps < -max(level, 0.01 * float(np.abs(taps).max()))
+    if np.abs(taps[lobes]).sum() > 0.02 * gross:
+        notes.append("some taps are negative, so that a circle may hold more than the sum: a radius is the first one")
+    if measured[1].value < _FINE:
+        notes.append("narrower than 2 pixels: what is taken for the kernel between its taps tells in the widths")
     if np.abs(edge).max() > max(0.1 * np.abs(taps).max(), level):
         notes.append("the kernel reaches the edge of its support, so that widths and radii are cut off: ask for more")
-    if not math.isfinite(numbers[_MTF]) or not math.isfinite(numbers[_MTF + 1]):
+    if not math.isfinite(numbers[MTF]) or not math.isfinite(numbers[MTF + 1]):
         notes.append("the response stays above one half up to the highest frequency, so that there is no MTF50")
     return PsfMeasurements(
         total,
@@ -258,21 +258,16 @@ def measure_psf(
         fwhm_across=measured[1],
         ellipticity=measured[2],
         angle=measured[3],
-        radii=dict(zip(ENCIRCLED, measured[_MTF + 2 :], strict=True)),
-        mtf50_along=measured[_MTF],
-        mtf50_across=measured[_MTF + 1],
+        radii=dict(zip(ENCIRCLED, measured[MTF + 2 :], strict=True)),
+        mtf50_along=measured[MTF],
+        mtf50_across=measured[MTF + 1],
         notes=tuple(notes),
     )
 
 
-_ANGLE, _MTF = 3, 4  # places in `_Shape.numbers`
-
-
-def _without_shape(total: Measured, note: str) -> PsfMeasurements:
+def _without_shape(total: Measured, *notes: str) -> PsfMeasurements:
     none = Measured(math.nan)
-    return PsfMeasurements(
-        total, none, none, none, none, none, none, dict.fromkeys(ENCIRCLED, none), none, none, (note,)
-    )
+    return PsfMeasurements(total, none, none, none, none, none, none, dict.fromkeys(ENCIRCLED, none), none, none, notes)
 
 
 def _scatter(values: Array, center: float, angle: bool) -> float:
@@ -284,157 +279,3 @@ def _scatter(values: Array, center: float, angle: bool) -> float:
         kept = (kept - center + 90) % 180 - 90
     low, high = np.quantile(kept, [0.1587, 0.8413])
     return float(high - low) / 2
-
-
-@dataclass(frozen=True, eq=False)
-class _Shape:
-    """Centre and covariance of a kernel, and the axes along which it and its samples are measured."""
-
-    taps: Array
-    center: Array
-    moments: Array
-    axes: Array  # rows: unit vectors (row, column) along and across
-    surface: Array
-    places: tuple[Array, Array]
-    fixed: "_Shape"
-
-    @functools.cached_property
-    def rings(self) -> npt.NDArray[np.intp]:
-        """Return which narrow ring about the centre each point of the surface lies in."""
-        radius = np.hypot(self.places[0][:, None] - self.center[0], self.places[1] - self.center[1]).ravel()
-        return np.asarray(radius / _RING, dtype=np.intp)
-
-    @functools.cached_property
-    def waves(self) -> list[Complex]:
-        """Return the transform of all taps at the frequencies along each axis."""
-        y, x = np.mgrid[: self.taps.shape[0], : self.taps.shape[1]]
-        places = [(y * axis[0] + x * axis[1]).ravel() for axis in self.axes]
-        return [np.exp(-2j * math.pi * np.outer(_FREQUENCIES, along)) for along in places]
-
-    @classmethod
-    def of(cls, taps: Array, fixed: "_Shape | None") -> "_Shape | None":
-        """Find centre and moments; a sample starts from those of the kernel itself and is measured on its axes."""
-        surface, places = _surface(taps)
-        y, x = places[0][:, None], places[1][None, :]
-        if fixed is None:
-            peak = np.unravel_index(int(np.argmax(surface)), surface.shape)
-            center = np.array([places[0][peak[0]], places[1][peak[1]]])
-            area = np.count_nonzero(surface > surface.max() / 2) * (places[0][1] - places[0][0]) ** 2
-            moments = np.eye(2) * max(0.1, area / (2 * math.pi * math.log(2)))
-            steps = 60
-        else:
-            center, moments, steps = fixed.center, fixed.moments, 7  # the error halves in each
-        for _ in range(steps):
-            inverse = np.linalg.inv(moments)
-            dy, dx = y - center[0], x - center[1]
-            weight = np.exp(-0.5 * (inverse[0, 0] * dy**2 + 2 * inverse[0, 1] * dy * dx + inverse[1, 1] * dx**2))
-            weight *= surface
-            total = float(weight.sum())
-            if not total > 0:
-                return None
-            rows, cols = weight.sum(axis=1), weight.sum(axis=0)
-            step = np.array([rows @ dy[:, 0], cols @ dx[0]]) / total
-            both = float(dy[:, 0] @ weight @ dx[0]) / total
-            found = np.array([[rows @ dy[:, 0] ** 2, 0.0], [0.0, cols @ dx[0] ** 2]]) / total
-            found[0, 1] = found[1, 0] = both
-            found -= np.outer(step, step)
-            if not np.linalg.eigvalsh(found)[0] > 1e-3:
-                return None
-            change = float(np.abs(2 * found - moments).max() + np.abs(step).max())
-            center, moments = center + 2 * step, 2 * found
-            if not (-1 <= center[0] <= taps.shape[0] and -1 <= center[1] <= taps.shape[1]):
-                return None
-            if np.linalg.eigvalsh(moments)[1] > 4 * max(taps.shape) ** 2:  # wider than the support: no peak at all
-                return None
-            if change < 1e-7:
-                break
-        axes = np.linalg.eigh(moments)[1].T[::-1] if fixed is None else fixed.axes
-        shape = cls(taps, center, moments, axes, surface, places, None)  # type: ignore[arg-type]
-        object.__setattr__(shape, "fixed", shape if fixed is None else fixed)
-        return shape
-
-    def numbers(self) -> list[float]:
-        """Return FWHM along and across, ellipticity, angle, MTF50 along and across, and the radii."""
-        values, vectors = np.linalg.eigh(self.moments)
-        down, right = vectors[:, 1]
-        angle = (math.degrees(math.atan2(-down, right)) + 90) % 180 - 90
-        return [
-            *(_width(self, axis) for axis in self.axes),
-            1.0 - math.sqrt(values[0] / values[1]),
-            angle,
-            *(_mtf50(self.taps, waves) for waves in self.fixed.waves),
-            *_radii(self),
-        ]
-
-
-@functools.lru_cache(maxsize=8)
-def _finer(n: int, finer: int) -> tuple[Array, Array]:
-    """Return a finer grid over n taps, and the matrix that takes them to their cubic spline on it, zero beyond."""
-    import scipy.ndimage
-
-    positions = np.arange(-finer, (n - 1) * finer + finer + 1) / finer
-    padded = np.pad(np.eye(n), ((0, 0), (_PAD, _PAD)))
-    rows = [scipy.ndimage.map_coordinates(row, [positions + _PAD], order=3, mode="constant") for row in padded]
-    return positions, np.ascontiguousarray(np.array(rows).T)
-
-
-def _surface(taps: Array) -> tuple[Array, tuple[Array, Array]]:
-    """Return the spline on a finer grid, from one pixel before the first tap to one behind the last."""
-    finer = int(np.clip(math.sqrt(_POINTS / taps.size), 3, 6))
-    (y, down), (x, across) = (_finer(n, finer) for n in taps.shape)
-    return np.asarray(down @ taps @ across.T), (y, x)
-
-
-def _width(shape: _Shape, axis: Array) -> float:
-    """Return the full width at half maximum on the cut through the centre, or the peak if that lies elsewhere."""
-    import scipy.ndimage
-
-    reach = math.hypot(*shape.taps.shape) + 2
-    t = np.arange(-math.ceil(reach / _STEP), math.ceil(reach / _STEP) + 1) * _STEP
-    padded = np.pad(shape.taps, _PAD)
-
-    def cut(center: Array) -> Array:
-        points = [center[i] + t * axis[i] + _PAD for i in (0, 1)]
-        return np.asarray(scipy.ndimage.map_coordinates(padded, points, order=3, mode="constant"))
-
-    line = cut(shape.center)
-    highest = float(shape.surface.max())
-    if line.max() < 0.8 * highest:
-        peak = np.unravel_index(int(np.argmax(shape.surface)), shape.surface.shape)
-        line = cut(np.array([shape.places[0][peak[0]], shape.places[1][peak[1]]]))
-    top = int(np.argmax(line))
-    half = line[top] / 2
-    ends = []
-    for side in (line[top:], line[top::-1]):
-        below = np.flatnonzero(side < half)
-        if not len(below):
-            return math.nan
-        i = int(below[0])
-        ends.append(i - 1 + (side[i - 1] - half) / (side[i - 1] - side[i]))
-    return float(sum(ends)) * _STEP
-
-
-def _mtf50(taps: Array, waves: Complex) -> float:
-    """Return the lowest frequency at which the response falls to half of that at zero; NaN if there is none."""
-    response = np.abs(waves @ taps.ravel()) / abs(float(taps.sum()))
-    below = np.flatnonzero(response < 0.5)
-    if not len(below):
-        return math.nan
-    i = int(below[0])
-    part = (response[i - 1] - 0.5) / (response[i - 1] - response[i])
-    return float(_FREQUENCIES[i - 1] + part * (_FREQUENCIES[i] - _FREQUENCIES[i - 1]))
-
-
-def _radii(shape: _Shape) -> list[float]:
-    """Return the radii about the centre that hold the fractions of the sum."""
-    # A point stands for a little square: its share of a circle whose edge cuts it grows evenly over one side.
-    side = max(1, round((shape.places[0][1] - shape.places[0][0]) / _RING))
-    inside = np.bincount(shape.fixed.rings, shape.surface.ravel())
-    inside = np.cumsum(np.convolve(inside, np.full(side, 1.0 / side)))
-    inside = inside / inside[-1]
-    found = []
-    for share in ENCIRCLED:
-        i = int(np.argmax(inside >= share))
-        below = inside[i - 1] if i else 0.0
-        found.append(max(0.0, (i + (share - below) / (inside[i] - below) - (side - 1) / 2) * _RING))
-    return found

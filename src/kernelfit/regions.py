@@ -6,10 +6,13 @@ mode and boundary, and the statistics of boxes that do not overlap add up to tho
 """
 
 import dataclasses
+import functools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from . import chunks
 from .geometry import Shape, as_pair
@@ -40,16 +43,17 @@ def moved(reader: Reader, row: int, col: int, shape: Shape) -> Reader:
 def sub_problem(problem: Problem, box: Box) -> Problem:
     """Return the problem of one box of the target pixels that are used."""
     plan = problem.geometry
+    row, col = box.row * plan.stride[0], box.col * plan.stride[1]
     part = dataclasses.replace(
         plan,
-        before=(plan.before[0] - box.row, plan.before[1] - box.col),
+        before=(plan.before[0] - row, plan.before[1] - col),
         offset=(plan.offset[0] + box.row, plan.offset[1] + box.col),
         size=(box.rows, box.cols),
     )
     return dataclasses.replace(
         problem,
         geometry=part,
-        sources=tuple(moved(r, box.row, box.col, part.extended_shape) for r in problem.sources),
+        sources=tuple(moved(r, row, col, part.extended_shape) for r in problem.sources),
         targets=tuple(moved(r, box.row, box.col, part.size) for r in problem.targets),
     )
 
@@ -70,17 +74,17 @@ def as_block(block: object) -> Shape | None:
 def cut(problem: Problem, block: Shape | None = None) -> list[Box]:
     """Cut the target pixels into boxes, in stripes from left to right, each from top to bottom.
 
-    Without `block` the boxes are some 1024 rows by 8 KiB, less in small images so that there is work for several
-    threads, and end where chunks of the target (or else of the image) end, as far as possible. They depend on the
-    problem and how it is stored alone. In this order the chunks that two boxes of a stripe need are still at hand.
+    Without `block` the boxes are some 1024 rows by 8 KiB of the image, less in small ones so that there is work for
+    several threads, and end where chunks of the target (or else of the image) end, as far as possible. They depend on
+    the problem and how it is stored alone. In this order the chunks that two boxes of a stripe need are still at hand.
     """
     size = problem.size
     if block is not None:
         ends = [[*range(0, n, side), n] for n, side in zip(size, block, strict=True)]
         return _boxes(ends)
-    kernel = problem.geometry.kernel_shape
+    kernel, stride = problem.geometry.phase_shape, problem.geometry.stride
     largest = max(np.dtype(r.array.dtype).itemsize for r in (*problem.sources, *problem.targets))
-    sides = [max(least, 16 * k) for least, k in zip((ROWS, ROW_BYTES // largest), kernel, strict=True)]
+    sides = [max(n // s, 16 * k) for n, s, k in zip((ROWS, ROW_BYTES // largest), stride, kernel, strict=True)]
     sides[0] = min(sides[0], max(16 * kernel[0], 128, -(-size[0] // 8)))
     ends = []
     reader = next((r for r in (*problem.targets, *problem.sources) if chunks.boundaries(r.array) is not None), None)
@@ -89,26 +93,40 @@ def cut(problem: Problem, block: Shape | None = None) -> list[Box]:
         n, side = size[axis], sides[axis]
         stops: list[int] = []
         if reader is not None and found is not None:
-            stops = [p for p in (e + reader.before[axis] for e in found[axis]) if 0 < p < n]
+            step = 1 if any(reader is target for target in problem.targets) else stride[axis]
+            stops = [p for p in ((e + reader.before[axis]) // step for e in found[axis]) if 0 < p < n]
         ends.append(_walk(n, side, stops))
     return _boxes(ends)
 
 
-def loaded(problem: Problem) -> Problem:
+class Scratch:
+    """Memory that a thread uses for block after block: to get it anew costs as much as to read the pixels."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, npt.NDArray[np.uint8]] = {}
+
+    def empty(self, place: int, shape: Shape, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        """Return an array, which is the caller's until the next one is asked for at the same place."""
+        size = math.prod(shape) * dtype.itemsize
+        if place not in self._kept or len(self._kept[place]) < size:
+            self._kept[place] = np.empty(size, np.uint8)
+        return self._kept[place][:size].view(dtype).reshape(shape)
+
+
+def loaded(problem: Problem, scratch: Scratch | None = None) -> Problem:
     """Return the problem with the pixels in memory that it would otherwise ask a store for, many times over."""
-    return dataclasses.replace(
-        problem,
-        sources=tuple(_loaded(r) for r in problem.sources),
-        targets=tuple(_loaded(r) for r in problem.targets),
-    )
+    scratch = Scratch() if scratch is None else scratch
+    readers = [_loaded(r, functools.partial(scratch.empty, i)) for i, r in enumerate(problem.sources + problem.targets)]
+    n = len(problem.sources)
+    return dataclasses.replace(problem, sources=tuple(readers[:n]), targets=tuple(readers[n:]))
 
 
-def _loaded(reader: Reader) -> Reader:
+def _loaded(reader: Reader, empty: Callable[[Shape, np.dtype[Any]], npt.NDArray[Any]]) -> Reader:
     (top, left), (height, width) = (-reader.before[0], -reader.before[1]), reader.shape
     inside = min(top, left) >= 0 and top + height <= reader.array.shape[0] and left + width <= reader.array.shape[1]
     if not inside or not isinstance(reader.array, chunks.Chunked):
         return reader
-    return Reader(reader.array[top : top + height, left : left + width], reader.shape)
+    return Reader(reader.array.read((slice(top, top + height), slice(left, left + width)), empty), reader.shape)
 
 
 def _walk(n: int, side: int, stops: list[int]) -> list[int]:

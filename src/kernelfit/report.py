@@ -5,6 +5,7 @@ import html
 import io as std_io
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,15 @@ import numpy.typing as npt
 from . import output, pair, plot, residuals
 from .html import advice
 from .io import require
+from .parts import split_channels, split_targets
 from .psf import measure_psf
-from .result import KernelFit
+from .result import Finding, KernelFit, Verdict
+from .task import as_list
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+Array = npt.NDArray[np.float64]
 
 __all__ = ["report_html", "write_report"]
 
@@ -43,7 +48,7 @@ figcaption { color: var(--soft); font-size: .88rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .93rem; }
 th { text-align: left; font-weight: 500; color: var(--soft); padding: .25rem .8rem .25rem 0; vertical-align: top; }
-td { padding: .25rem 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
+td { padding: .25rem .8rem .25rem 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
 tr + tr > * { border-top: 1px solid #eef1f4; }
 table.taps { width: auto; font-size: .8rem; }
 table.taps td { padding: .12rem .45rem; text-align: right; white-space: nowrap; }
@@ -58,19 +63,22 @@ def report_html(
     *,
     title: str = "The kernel between two images",
     call: str = "",
+    names: Sequence[str] | None = None,
 ) -> str:
     """Return a result as one self-contained HTML page.
 
     Parameters
     ----------
     fit : KernelFit
-        The result.
-    image, target : array_like
-        The pair it was found in; 1024 x 1024 pixels of it are read for the residual.
+        The result, also of several channels or pairs.
+    image, target : array_like, or lists of them
+        What `find_kernel` got; 1024 x 1024 pixels of it, about, are read for the residual.
     title : str, optional
         The heading.
     call : str, optional
         Python code that reproduces the result, shown as it stands.
+    names : sequence of str, optional
+        A name for each channel, such as "red"; the default is "channel 0" and so on.
 
     Returns
     -------
@@ -82,42 +90,38 @@ def report_html(
     MissingExtraError
         If matplotlib is not installed.
     ValueError
-        If the pair is none for this fit, or the kernel has more than one plane.
+        If the pair is none for this fit.
     """
-    left, psf = residuals.window(fit, image, target), measure_psf(fit)
-    shapes = " and ".join(f"{s[0]} x {s[1]}" for s in (np.shape(image), np.shape(target)))
-    parts = [
+    lefts = [residuals.tiled(part) for part in residuals.windows(fit, image, target)]
+    parts = split_targets(fit, names)
+    images, targets = as_list(image) or [image], as_list(target) or [target]
+    shapes = " and ".join(" x ".join(map(str, np.shape(each[0]))) for each in (images, targets))
+    rows, cols = fit.kernel.shape[-2:]
+    many = f"{fit.kernel.size // (rows * cols)} kernels of " if fit.kernel.ndim > 2 else ""
+    pairs = "" if len(images) == 1 else f", the first of {len(images)} pairs"
+    body = [
         f"<h1>{html.escape(title)}</h1>",
-        f'<p class="soft">{fit.kernel.shape[0]} x {fit.kernel.shape[1]} taps from images of {shapes} pixels; '
+        f'<p class="soft">{many}{rows} x {cols} taps from images of {shapes} pixels{pairs}; '
         f"{html.escape(str(fit.convention))}</p>",
-        *_verdicts(fit, left),
-        '<h2>In pictures</h2><div class="pictures">',
-        *_pictures(fit, left, image, target),
-        "</div><div class='columns'><div><h2>As a point spread function</h2>",
-        _table(
-            [
-                (name, f"{n} {unit if math.isfinite(n.value) else ''}".replace("+/-", "±"))
-                for name, n, unit in psf.rows()
-            ]
-        ),
-        *(f'<p class="soft">{html.escape(note[0].upper() + note[1:])}.</p>' for note in psf.notes),
-        "</div><div><h2>The fit</h2>",
-        _table(_figures(fit)),
-        "</div></div>",
+        *_verdicts(parts, lefts),
+        *([_summary(parts)] if len(parts) > 1 else []),
+        f'<h2>The images{pairs}</h2><div class="pictures">',
+        _figure(_thumbnail, images[0], fit.channel_axis, name="Image", caption="The image: what went in."),
+        _figure(_thumbnail, targets[0], fit.channel_axis, name="Target", caption="The target: what came out."),
+        "</div>",
     ]
-    if max(fit.kernel.shape) <= _MOST_TABLE:
-        parts += ["<h2>The taps</h2>", _taps(fit)]
+    for (name, part), left in zip(parts.items(), lefts, strict=True):
+        body += _about(name, part, split_channels(part, names), left)
     if call:
-        parts += ["<h2>The same in Python</h2>", f"<pre>{html.escape(call)}</pre>"]
+        body += ["<h2>The same in Python</h2>", f"<pre>{html.escape(call)}</pre>"]
     from . import __version__
 
-    parts.append(f'<p class="soft">Made by kernelfit {__version__}.</p>')
-    body = "\n".join(parts)
+    body.append(f'<p class="soft">Made by kernelfit {__version__}.</p>')
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<title>{html.escape(title)}</title>\n<link rel="icon" href="data:,">\n<style>{_STYLE}</style>\n'
-        f"</head>\n<body>\n{body}\n</body>\n</html>\n"
+        f"</head>\n<body>\n{chr(10).join(body)}\n</body>\n</html>\n"
     )
 
 
@@ -129,6 +133,7 @@ def write_report(
     *,
     title: str = "The kernel between two images",
     call: str = "",
+    names: Sequence[str] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write `report_html` to a file, whole or not at all.
@@ -137,7 +142,7 @@ def write_report(
     ----------
     path : path-like
         The file; its name ends in .html.
-    fit, image, target, title, call
+    fit, image, target, title, call, names
         As in `report_html`.
     overwrite : bool, optional
         Whether an existing file may be replaced; the default is not.
@@ -150,115 +155,186 @@ def write_report(
         If the file exists and `overwrite` is false.
     """
     checked = output.check_output(path, (".html", ".htm"), "the report", overwrite=overwrite)
-    page = report_html(fit, image, target, title=title, call=call).encode()
+    page = report_html(fit, image, target, title=title, call=call, names=names).encode()
     output.write_whole(checked or Path(path), lambda file: file.write(page), "the report", overwrite=overwrite)
 
 
-def _verdicts(fit: KernelFit, left: npt.NDArray[np.float64]) -> list[str]:
-    """Return a card for each finding, or one that says that all is well."""
-    cards = []
-    for finding in fit.findings or (None,):
-        headline, meaning, steps = advice(finding)
-        detail = "" if finding is None else f"<p>{html.escape(finding.detail[0].upper() + finding.detail[1:])}.</p>"
-        todo = "".join(f"<li>{html.escape(step)}</li>" for step in steps)
+def _card(headline: str, meaning: str, details: Sequence[str], steps: Sequence[str], good: bool) -> str:
+    said = "".join(f"<p>{html.escape(detail[0].upper() + detail[1:])}.</p>" for detail in details)
+    todo = "".join(f"<li>{html.escape(step)}</li>" for step in steps)
+    return (
+        f'<div class="card{" good" if good else ""}"><b>{html.escape(headline)}</b>'
+        f"<p>{html.escape(meaning)}</p>{said}<ul>{todo}</ul></div>"
+    )
+
+
+def _verdicts(parts: dict[str, KernelFit], lefts: list[Array]) -> list[str]:
+    """Return a card for each verdict that there is, or one that says that all is well."""
+    found: dict[Verdict, list[tuple[str, Finding]]] = {}
+    for name, part in parts.items():
+        for finding in part.findings:
+            found.setdefault(finding.verdict, []).append((f"{name}: " if name else "", finding))
+    cards = [
+        _card(*advice(said[0][1])[:2], [name + finding.detail for name, finding in said], advice(said[0][1])[2], False)
+        for _, said in sorted(found.items(), key=lambda item: list(Verdict).index(item[0]))
+    ] or [_card(*advice(None)[:2], (), advice(None)[2], True)]
+    if Verdict.COLOURED_NOISE in found or Verdict.APPROXIMATE in found:
+        return cards
+    details = []
+    for (name, part), left in zip(parts.items(), lefts, strict=True):
+        worst, lag = residuals.largest(residuals.autocorrelation(left))
+        if worst > residuals.chance(left, part) and not plot.exact(part) and part.errors != "sandwich":
+            details.append(
+                f"{name}{': ' if name else ''}pixels {lag[0]} rows and {lag[1]} columns apart have residuals with a "
+                f"correlation of {worst:.2g}, where chance gives {residuals.chance(left, part):.1g} at most"
+            )
+    if details:
         cards.append(
-            f'<div class="card{" good" if finding is None else ""}"><b>{html.escape(headline)}</b>'
-            f"<p>{html.escape(meaning)}</p>{detail}<ul>{todo}</ul></div>"
-        )
-    worst, lag = residuals.largest(residuals.autocorrelation(left))
-    if worst > residuals.chance(left) and not plot.exact(fit):
-        cards.append(
-            '<div class="card"><b>The residual is not white</b>'
-            f"<p>Pixels {lag[0]} rows and {lag[1]} columns apart have residuals with a correlation of {worst:.2g}, "
-            f"where chance gives {residuals.chance(left):.1g} at most. The errors take the noise for independent from "
-            "pixel to pixel, so they are too small here.</p><ul><li>If structure of the image is seen in the residual: "
-            "a larger kernel may help, or the filter is no plain kernel.</li><li>If not: the noise itself is "
-            "correlated, as after compression, demosaicing or resampling. The kernel is right, its errors are "
-            "not.</li></ul></div>"
+            _card(
+                "The residual is not white",
+                "The errors take the noise for independent from pixel to pixel, so they are too small here.",
+                details,
+                (
+                    "If structure of the image is seen in the residual: a larger kernel may help, or the filter is no "
+                    "plain kernel.",
+                    "If not: the noise itself is correlated, as after compression, demosaicing or resampling. The "
+                    "kernel is right; errors='sandwich' (--errors sandwich) gives errors that allow for it.",
+                ),
+                False,
+            )
         )
     return cards
 
 
-def _thumbnail(pixels: Any, ax: Any) -> None:
-    """Draw every so many-th pixel of an image, from its darkest to its brightest percent."""
-    step = max(1, max(pixels.shape) // 500)
-    shown = np.asarray(pixels[::step, ::step], dtype=np.float64)
-    low, high = np.percentile(shown, [1, 99])
-    ax.imshow(shown, cmap="gray", vmin=low, vmax=high if high > low else low + 1)
+def _summary(parts: dict[str, KernelFit]) -> str:
+    """Return a line for each channel."""
+    rows = []
+    for name, part in parts.items():
+        verdict = "solved" if part.verdict.ok else part.verdict.name.lower().replace("_", " ")
+        rows.append((name, verdict, f"{part.noise_std:.4g}", f"{part.r_squared:.6g}", f"{part.n_pixels}"))
+    return "<h2>The channels</h2>" + _table(rows, ("", "verdict", "noise of a pixel", "R squared", "pixels used"))
+
+
+def _about(name: str, part: KernelFit, kernels: dict[str, KernelFit], left: Array) -> list[str]:
+    """Return all there is to say about one target: pictures, measurements, figures, taps."""
+    single = len(kernels) == 1
+    where = "" if not name else f": {html.escape(name)}"
+    psfs = [measure_psf(one) for one in kernels.values()]
+    numbers = []
+    for row in zip(*(psf.rows() for psf in psfs), strict=True):
+        cells = [f"{number} {unit if math.isfinite(number.value) else ''}" for _, number, unit in row]
+        numbers.append((row[0][0], *(cell.strip().replace("+/-", "±") for cell in cells)))
+    notes = dict.fromkeys(
+        note if single else f"{label}: {note}" for label, psf in zip(kernels, psfs, strict=True) for note in psf.notes
+    )
+    out = [f'<h2>In pictures{where}</h2><div class="pictures">']
+    for label, one in kernels.items():
+        out += _of_kernel(one, "" if single else html.escape(label[0].upper() + label[1:]) + ". ", single)
+    out += [
+        *_of_residual(part, left),
+        f"</div><div class='columns'><div><h2>As a point spread function{where}</h2>",
+        _table(numbers, () if single else ("", *kernels)),
+        *(f'<p class="soft">{html.escape(note[0].upper() + note[1:])}.</p>' for note in notes),
+        f"</div><div><h2>The fit{where}</h2>",
+        _table(_figures(part)),
+        "</div></div>",
+    ]
+    for label, one in kernels.items():
+        if max(one.kernel.shape) <= _MOST_TABLE:
+            out += [f"<h2>The taps{f': {html.escape(label or name)}' if label or name else ''}</h2>", _taps(one)]
+    return out
+
+
+def _figure(how: Any, *arguments: Any, name: str, caption: str) -> str:
+    """Draw on new Axes; return the picture with its caption."""
+    figure_of = require("matplotlib.figure", package="matplotlib", extra="plot", purpose="the report")
+    figure: Figure = figure_of.Figure(figsize=(4.6, 3.8), layout="constrained")
+    ax = figure.subplots()
+    how(*arguments, ax)
+    ax.title.set_fontsize(10)
+    data = std_io.BytesIO()
+    figure.savefig(data, format="png", dpi=130)
+    coded = base64.b64encode(data.getvalue()).decode()
+    return f'<figure><img alt="{name}" src="data:image/png;base64,{coded}"><figcaption>{caption}</figcaption></figure>'
+
+
+def _thumbnail(image: Any, axis: int | None, ax: Any) -> None:
+    """Draw every so many-th pixel of an image, from its darkest to its brightest percent; three channels as colours."""
+    planes = pair.as_planes(image, "image", axis)
+    step = max(1, max(planes[0].shape) // 500)
+    shown = np.stack([np.asarray(plane[::step, ::step], dtype=np.float64) for plane in planes], axis=-1)
+    shown = shown if shown.shape[-1] == 3 else shown[..., 0]
+    low, high = np.nanpercentile(np.where(np.isfinite(shown), shown, np.nan), [1, 99]) if shown.size else (0, 1)
+    ax.imshow(np.clip((shown - low) / (high - low if high > low else 1), 0, 1), cmap="gray", vmin=0, vmax=1)
     ax.set_axis_off()
 
 
-def _pictures(fit: KernelFit, left: npt.NDArray[np.float64], image: Any, target: Any) -> list[str]:
-    """Return the pictures as figures with captions."""
-
-    def draw(how: Any, *arguments: Any) -> str:
-        figure_of = require("matplotlib.figure", package="matplotlib", extra="plot", purpose="the report")
-        figure: Figure = figure_of.Figure(figsize=(4.8, 3.9), layout="constrained")
-        ax = figure.subplots()
-        how(*arguments, ax)
-        ax.title.set_fontsize(10)
-        data = std_io.BytesIO()
-        figure.savefig(data, format="png", dpi=130)
-        return base64.b64encode(data.getvalue()).decode()
-
-    drawn = [
-        (draw(_thumbnail, pair.as_image(image, "image")), "Image", "The image: what went in."),
-        (draw(_thumbnail, pair.as_image(target, "target")), "Target", "The target: what came out."),
-        (draw(plot.kernel, fit), "Kernel", "The taps. The mark shows the origin, the tap over the output pixel."),
-        (draw(plot.error, fit), "Errors", "Standard error of each tap."),
-        (
-            draw(plot.cuts, fit),
-            "Cuts",
-            "Row and column through the largest tap. The bands hold the true value in 95 of 100 cases.",
-        ),
-        (
-            draw(plot.frequency_response, fit),
-            "Frequency response",
-            "What the kernel does to waves, from broad (left) to fine (right). Shaded: not known from these images.",
-        ),
-        (
-            draw(plot._draw_residual, fit, left),
-            "Residual",
-            "What the kernel leaves unexplained, about the middle of the image. Nothing of the image should be seen.",
-        ),
-        (
-            draw(plot._draw_histogram, fit, left),
-            "Histogram of the residual",
-            "Beside a Gaussian of the noise found. Bars far out are outliers.",
-        ),
-        (
-            draw(plot._draw_autocorrelation, fit, left),
-            "Autocorrelation of the residual",
-            "How like itself the residual is after a shift. White noise shows no pattern.",
-        ),
-    ]
-    if fit.path is not None:
-        drawn.append(
-            (
-                draw(plot.strength_path, fit),
-                "Strength",
-                "How the strength of the penalty, or the number of taps, was chosen.",
+def _of_kernel(fit: KernelFit, label: str, cut: bool) -> list[str]:
+    """Return the pictures of one kernel."""
+    out = [
+        _figure(plot.kernel, fit, name="Kernel",
+                caption=f"{label}The taps. The mark shows the origin, the tap over the output pixel."),
+        _figure(plot.error, fit, name="Errors", caption=f"{label}Standard error of each tap."),
+    ]  # fmt: skip
+    if cut:
+        out.append(
+            _figure(
+                plot.cuts, fit, name="Cuts",
+                caption=f"{label}Row and column through the largest tap. The bands hold the true value in 95 of 100 "
+                "cases.",
             )
+        )  # fmt: skip
+    out.append(
+        _figure(
+            plot.frequency_response, fit, name="Frequency response",
+            caption=f"{label}What the kernel does to waves, from broad (left) to fine (right). Shaded: not known from "
+            "these images.",
         )
-    return [
-        f'<figure><img alt="{name}" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
-        for data, name, caption in drawn
-    ]
+    )  # fmt: skip
+    return out
 
 
-def _figures(fit: KernelFit) -> list[tuple[str, str]]:
-    rows = [
+def _of_residual(fit: KernelFit, left: Array) -> list[str]:
+    """Return the pictures of what the kernel leaves unexplained, and of how it was chosen."""
+    out = [
+        _figure(
+            plot._draw_residual, fit, left, name="Residual",
+            caption="What the kernel leaves unexplained, about the middle of the image. Nothing of the image should be "
+            "seen. Gray: left out.",
+        ),
+        _figure(plot._draw_histogram, fit, left, name="Histogram of the residual",
+                caption="Beside a Gaussian of the noise found. Bars far out are outliers."),
+        _figure(plot._draw_autocorrelation, fit, left, name="Autocorrelation of the residual",
+                caption="How like itself the residual is after a shift. White noise shows no pattern."),
+    ]  # fmt: skip
+    if fit.spectrum is not None and len(fit.spectrum.frequencies):
+        out.append(
+            _figure(
+                plot.spectrum, fit, name="Spectrum",
+                caption="What division by frequency can know. Below one half the penalty, not the data, decides.",
+            )
+        )  # fmt: skip
+    if fit.path is not None:
+        out.append(
+            _figure(plot.strength_path, fit, name="Strength",
+                    caption="How the strength of the penalty, or the number of taps, was chosen.")
+        )  # fmt: skip
+    return out
+
+
+def _figures(fit: KernelFit) -> list[tuple[str, ...]]:
+    errors = "of the estimate, from sample to sample" if fit.uncertainty == "sampling" else "given the prior"
+    if fit.factor is None:
+        errors = "of a typical tap, about" if math.isfinite(fit.typical_stderr) else "not known"
+    rows: list[tuple[str, ...]] = [
         ("pixels used", f"{fit.n_pixels}"),
         ("taps determined", f"{fit.rank} of {fit.kernel.size}"),
-        ("condition", f"{fit.condition:.3g}"),
-        ("noise of a pixel", f"{fit.noise_std:.4g}"),
-        ("R squared", f"{fit.r_squared:.8g}"),
+        ("condition", f"{fit.condition:.3g}" if math.isfinite(fit.condition) else "not computed"),
+        ("noise of a pixel", f"{fit.noise_std:.4g}" if math.isfinite(fit.noise_std) else "not known"),
+        ("R squared", f"{fit.r_squared:.8g}" if math.isfinite(fit.r_squared) else "not defined"),
         ("method", f"{fit.method} ({fit.method_reason})" if fit.method_reason else fit.method),
-        ("solver", fit.solver),
-        (
-            "errors are",
-            "of the estimate, from sample to sample" if fit.uncertainty == "sampling" else "given the prior",
-        ),
+        ("solver", "conjugate gradients" if fit.iterations and fit.factor is None else fit.solver),
+        ("errors are", errors + (", for correlated noise" if fit.errors == "sandwich" else "")),
     ]
     rows += [("prior", str(prior)) for prior in fit.priors]
     if fit.background is not None:
@@ -271,9 +347,13 @@ def _figures(fit: KernelFit) -> list[tuple[str, str]]:
     return rows
 
 
-def _table(rows: list[tuple[str, str]]) -> str:
-    lines = "".join(f"<tr><th>{html.escape(a)}</th><td>{html.escape(b.strip())}</td></tr>" for a, b in rows)
-    return f'<div class="scroll"><table>{lines}</table></div>'
+def _table(rows: Sequence[tuple[str, ...]], heads: Sequence[str] = ()) -> str:
+    top = f"<tr>{''.join(f'<th>{html.escape(head)}</th>' for head in heads)}</tr>" if heads else ""
+    lines = "".join(
+        f"<tr><th>{html.escape(first)}</th>{''.join(f'<td>{html.escape(cell)}</td>' for cell in rest)}</tr>"
+        for first, *rest in rows
+    )
+    return f'<div class="scroll"><table>{top}{lines}</table></div>'
 
 
 def _taps(fit: KernelFit) -> str:

@@ -6,27 +6,32 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from . import pair
+from . import geometry
 from .forward import predict
+from .parts import Planes, planes_of
 from .result import KernelFit
 
 Array = npt.NDArray[np.float64]
 
 _SIDE = 1024
 _LAGS = 10
+_MOST = 16  # pairs and channels that share a kernel of which a window is looked at
+_LEAST = 32  # rows and columns of each, where they have as many
 
 
 def window(fit: KernelFit, image: npt.ArrayLike, target: npt.ArrayLike, side: int = _SIDE) -> Array:
     """Return the residual on the pixels about the middle that depend on nothing beyond the edge.
 
+    Of several channels or pairs the windows lie beside each other, smaller ones, with NaN between them.
+
     Parameters
     ----------
     fit : KernelFit
         The result.
-    image, target : array_like
-        The pair; only the window is read.
+    image, target : array_like, or lists of them
+        What `find_kernel` got; only the windows are read.
     side : int, optional
-        The most rows and columns of it, default 1024.
+        The most rows and columns of all of them together, about; default 1024.
 
     Returns
     -------
@@ -37,51 +42,61 @@ def window(fit: KernelFit, image: npt.ArrayLike, target: npt.ArrayLike, side: in
     Raises
     ------
     ValueError
-        If the shapes are not those of a pair for this fit, or it is one of several channels.
+        If the shapes are not those of a pair for this fit.
     """
-    if fit.kernel.ndim != 2 or fit.channel_axis is not None:
-        msg = (
-            f"got a kernel of shape {fit.kernel.shape} for channels {fit.channels!r}, need one plane; "
-            "look at one channel at a time (fit.parts, or a fit of that channel)"
+    return tiled([left for part in windows(fit, image, target, side) for left in part])
+
+
+def windows(fit: KernelFit, image: npt.ArrayLike, target: npt.ArrayLike, side: int = _SIDE) -> list[list[Array]]:
+    """Return the windows of each target channel that has a fit of its own: one for each pair (and shared channel)."""
+    found = []
+    for part, planes in zip(fit.parts or (fit,), planes_of(fit, image, target), strict=True):
+        most = max(min(_LEAST, side), side // math.ceil(math.sqrt(min(len(planes), _MOST))))
+        found.append([_window(part, each, most) for each in planes[:_MOST]])
+    return found
+
+
+def tiled(parts: list[Array]) -> Array:
+    """Lay windows beside each other, as many rows as columns of them, with NaN between."""
+    if len(parts) == 1:
+        return parts[0]
+    across = math.ceil(math.sqrt(len(parts)))
+    height, width = (max(part.shape[axis] for part in parts) + _LAGS for axis in (0, 1))
+    out = np.full((math.ceil(len(parts) / across) * height, across * width), np.nan)
+    for at, part in enumerate(parts):
+        row, col = at // across * height, at % across * width
+        out[row : row + part.shape[0], col : col + part.shape[1]] = part
+    return out[: out.shape[0] - _LAGS, : out.shape[1] - _LAGS]
+
+
+def _window(fit: KernelFit, planes: Planes, side: int) -> Array:
+    """Return one window."""
+    conv, kernels = fit.convention, fit.kernel.reshape(-1, *fit.kernel.shape[-2:])
+    shape: tuple[int, int] = (kernels.shape[1], kernels.shape[2])
+    source, result = planes.sources[0], planes.target
+    plan = geometry.lay_out(tuple(source.shape), shape, dataclasses.replace(conv, boundary=None))
+    if tuple(result.shape) != plan.target_shape:
+        msg = f"got a target of shape {tuple(result.shape)}, need {plan.target_shape} for this image and fit"
+        raise ValueError(msg)
+    count = [min(n, side) for n in plan.size]
+    if not plan.n_pixels:  # the kernel is wider than the image: there is no such pixel, so take all of them
+        y, x, z, inside = slice(None), slice(None), (slice(None), slice(None)), conv
+    else:
+        first = [max(0, (n - side) // 2) for n in plan.size]
+        y, x = (slice(f + a, f + a + n) for f, a, n in zip(first, plan.offset, count, strict=True))
+        starts = [s * f - b for s, f, b in zip(conv.stride, first, plan.before, strict=True)]
+        stops = [a + s * (n - 1) + k for a, s, n, k in zip(starts, conv.stride, count, shape, strict=True)]
+        z = (slice(starts[0], stops[0]), slice(starts[1], stops[1]))
+        inside = geometry.Convention(
+            "valid", origin=geometry.default_origin(shape), operation=conv.operation, stride=conv.stride
         )
-        raise ValueError(msg)
-    if fit.background is not None and len(fit.background.shapes) != 1:
-        msg = f"got a fit of {len(fit.background.shapes)} pairs with backgrounds, need one; fit the pair by itself"
-        raise ValueError(msg)
-    source, result = pair.as_image(image, "image"), pair.as_image(target, "target")
-    conv = fit.convention
-    shape = fit.kernel.shape
-    ahead = {"same": (0, 0), "valid": (0, 0), "full": (shape[0] - 1, shape[1] - 1)}[conv.mode]
-    tap = [k - 1 - o if conv.operation == "convolution" else o for k, o in zip(shape, conv.origin, strict=True)]
-    if conv.mode == "same":
-        ahead = (tap[0], tap[1])
-    expected = {
-        "same": source.shape,
-        "valid": tuple(n - k + 1 for n, k in zip(source.shape, shape, strict=True)),
-        "full": tuple(n + k - 1 for n, k in zip(source.shape, shape, strict=True)),
-    }[conv.mode]
-    if tuple(result.shape) != tuple(expected):
-        msg = f"got a target of shape {tuple(result.shape)}, need {tuple(expected)} for this image and fit"
-        raise ValueError(msg)
-    size = [n - k + 1 for n, k in zip(source.shape, shape, strict=True)]
-    surface = None if fit.background is None else fit.background.image(None)
-    if min(size) < 1:  # the kernel is wider than the image: there is no such pixel
-        left = np.asarray(result, dtype=np.float64) - predict(source, fit.kernel, conv)
-        return np.asarray(left if surface is None else left - surface)
-    first = [max(0, (n - side) // 2) for n in size]
-    count = [min(n, side) for n in size]
-    part = np.asarray(
-        source[first[0] : first[0] + count[0] + shape[0] - 1, first[1] : first[1] + count[1] + shape[1] - 1]
-    )
-    y, x = (slice(f + a, f + a + n) for f, a, n in zip(first, ahead, count, strict=True))
-    of_target = np.asarray(result[y, x], dtype=np.float64)
-    if surface is not None:
-        of_target = of_target - surface[y, x]
-    origin = ((shape[0] - 1) // 2, (shape[1] - 1) // 2)
-    inside = dataclasses.replace(conv, mode="valid", boundary=None, fillvalue=0.0, origin=origin)
-    left = of_target - predict(part, fit.kernel, inside)
-    if isinstance(fit.weights, np.ndarray) and fit.weights.shape == tuple(result.shape):
-        weights = np.asarray(fit.weights[y, x], dtype=np.float64)
+    left = np.array(result[y, x], dtype=np.float64)
+    for kernel, each in zip(kernels, planes.sources, strict=True):
+        left -= predict(np.asarray(each[z]), kernel, inside)
+    if planes.surface is not None:
+        left -= planes.surface[y, x]
+    if planes.weights is not None:
+        weights = np.asarray(planes.weights[y, x], dtype=np.float64)
         left = np.where(weights > 0, left * np.sqrt(weights), np.nan)
     return np.asarray(np.where(np.isfinite(left), left, np.nan))
 
@@ -105,9 +120,12 @@ def autocorrelation(left: Array) -> Array:
     return np.asarray(table / energy)
 
 
-def chance(left: Array) -> float:
-    """Return the correlation that white noise of as many pixels hardly exceeds at any of the lags."""
-    return 4.0 / math.sqrt(max(1, int(np.isfinite(left).sum())))
+def chance(left: Array, fit: KernelFit) -> float:
+    """Return the correlation that white noise of as many pixels hardly exceeds at any lag, after the kernel's fit.
+
+    To fit r taps takes as many degrees of freedom out of n pixels, which alone makes correlations of up to r / n.
+    """
+    return 4.0 / math.sqrt(max(1, int(np.isfinite(left).sum()))) + fit.rank / max(1, fit.n_pixels)
 
 
 def largest(table: Array) -> tuple[float, tuple[int, int]]:

@@ -17,7 +17,7 @@ import numpy as np
 from . import geometry, iterate, joint, patches, solve, weighted
 from .accumulation import Choice, Progress
 from .background import Elimination
-from .masks import Judged, Rules
+from .masks import Judged, Rules, Unsaturated
 from .outliers import ROBUST, TUNING, correction_of, factor, least_absolute, slope
 from .pair import Array
 from .result import Finding, KernelFit, Verdict
@@ -32,6 +32,8 @@ _MOST_REFINEMENTS = 3
 #: A reweighted kernel has settled when it moves by no more than this many standard errors.
 _SETTLED = 0.02
 _MEDIAN_SAMPLE = 2**17
+#: Pixels up to which a result keeps the weights where saturated pixels alone were left out.
+MOST_KEPT = 2**24
 #: Quick steps before the exact rounds.
 _MOST_STEPS = 6
 #: So many standard errors from the end of Huber's criterion the next one may begin.
@@ -136,13 +138,12 @@ class Engine:
 
     def solve(self, items: Sequence[Item], start: Array | None = None, *, even: bool = False) -> _Solved:
         """Fit the pairs with their weights, which are known not to follow the images if they are `even`."""
-        plan = items[0].problem.geometry
         weighted.require_determined(items)
         seen = weighted.survey(items)
         regime = self.regime
         if regime == "auto":
             n = sum(item.problem.geometry.n_pixels for item in items)
-            shape = (plan.kernel_shape[0] * len(items[0].problem.sources), plan.kernel_shape[1])
+            shape = weighted.lines(items[0].problem)
             regime = weighted.choose_regime(n, shape, seen.subtract.nanoseconds, seen.patches.nanoseconds).method
         if regime == "patches":
             return self._refined(items, *weighted.accumulated(items, self.workers), weighted.described(regime, seen))
@@ -280,7 +281,7 @@ def fit(
     model = Noise.of(noise)
     geometry.known(regime, weighted.REGIMES, "regime")
     items = [j.item for j in judged]
-    costs = weighted.pass_ns(items[0].problem.geometry.kernel_shape)
+    costs = weighted.pass_ns(weighted.lines(items[0].problem))
     pass_method = choice.method if choice.reason == "as asked" else min(costs, key=lambda name: costs[name])
     engine = Engine(choice.method, pass_method, workers, tolerance, progress, regime)
     notes = [note for j in judged for note in j.notes]
@@ -304,7 +305,9 @@ def fit(
     findings = sorted(
         dict.fromkeys((*result.findings, *found.findings, *findings)), key=lambda f: list(Verdict).index(f.verdict)
     )
-    weights = tuple(in_place(item) for item in items)
+    large = sum(item.problem.geometry.n_pixels for item in items) > MOST_KEPT
+    told = large and all(isinstance(item.weights, Unsaturated) for item in items)  # from the targets themselves
+    weights = None if told else tuple(in_place(item) for item in items)
     iterated = found.stats.weighting.startswith("iterate")
     if found.eliminations:
         n_pixels = sum(item.n_pixels for item in items)
@@ -319,7 +322,7 @@ def fit(
         findings=tuple(findings),
         weighting=found.stats.weighting,
         notes=tuple(notes),
-        weights=weights if len(weights) > 1 else weights[0],
+        weights=weights[0] if weights is not None and len(weights) == 1 else weights,
     )
 
 

@@ -233,6 +233,8 @@ def accumulate(
     fillvalue: float = 0.0,
     origin: int | Shape | None = None,
     operation: str = "convolution",
+    stride: int | Shape = 1,
+    offset: int | Shape = 0,
     method: str = "auto",
     block: int | Shape | None = None,
     compute: bool = True,
@@ -250,7 +252,7 @@ def accumulate(
         used; image and target are refused if their axes or coordinates contradict each other.
     shape : int or (int, int)
         Rows and columns of the kernel.
-    mode, boundary, fillvalue, origin, operation
+    mode, boundary, fillvalue, origin, operation, stride, offset
         As in `kernelfit.accumulate`.
     method : {"auto", "direct", "fft"}, optional
         As in `kernelfit.accumulate`.
@@ -294,6 +296,8 @@ def accumulate(
         "fillvalue": fillvalue,
         "origin": origin,
         "operation": operation,
+        "stride": stride,
+        "offset": offset,
     }
     total = _Plan(image, target, shape, method, block, keywords).total(_block_statistics)
     return total.compute() if compute else total
@@ -309,6 +313,8 @@ def find_kernel(
     fillvalue: float = 0.0,
     origin: int | Shape | None = None,
     operation: str = "convolution",
+    stride: int | Shape = 1,
+    offset: int | Shape = 0,
     method: str = "auto",
     solver: "solve.Solver | str | None" = None,
     block: int | Shape | None = None,
@@ -321,7 +327,7 @@ def find_kernel(
         As in `accumulate`.
     shape : int or (int, int)
         Rows and columns of the kernel.
-    mode, boundary, fillvalue, origin, operation
+    mode, boundary, fillvalue, origin, operation, stride, offset
         As in `kernelfit.find_kernel`.
     method : {"auto", "direct", "fft"}, optional
         As in `kernelfit.accumulate`.
@@ -359,6 +365,8 @@ def find_kernel(
         "fillvalue": fillvalue,
         "origin": origin,
         "operation": operation,
+        "stride": stride,
+        "offset": offset,
     }
     plan = _Plan(image, target, shape, method, block, keywords)
     stats: NormalStats = plan.total(_block_statistics).compute()

@@ -31,7 +31,8 @@ class Auto:
     The Gaussian process comes first; if the negative taps of its mean are no more than chance, in the metric of its
     covariance, its most probable kernel without any. A sparse kernel (where its evidence, ``-(n log(2 pi) + n + ebic) /
     2``, is the larger) or `NonNegative` takes its place where Mallows' estimate of the error of prediction, ``rss / s^2
-    - n + 2 df``, is clearly lower; for few taps df counts their choice, too.
+    - n + 2 df``, is clearly lower; for few taps df counts their choice, too. Few taps whose estimate shows no bias,
+    being at most df, are not given up for one lower by more than df: that much error they do not have.
     Least squares is returned where there is no noise to weigh against: the Gaussian process with a long radius and no
     correlation comes to the same when the kernel is all detail.
     """
@@ -53,7 +54,10 @@ class Auto:
         KernelFit
             The kernel; `KernelFit.solver` says what was picked, and why.
         """
-        smooth = GaussianProcess().solve(stats)
+        return self.pick(stats, GaussianProcess().solve(stats))
+
+    def pick(self, stats: NormalStats, smooth: KernelFit) -> KernelFit:
+        """Return what `solve` does, given the Gaussian process's kernel."""
         if math.isnan(smooth.log_evidence):
             return dataclasses.replace(
                 smooth, solver="auto: LeastSquares(), the noise being too small for a prior to matter"
@@ -68,11 +72,14 @@ class Auto:
             evidence["Sparse"] = sparse_evidence(stats, few)
             reason += f", of few taps {evidence['Sparse']:.1f}"
             choices = [(fit, _expected_error(stats, fit)) for fit in (best, NonNegative().solve(stats))]
+            own_error = math.inf
             if evidence["Sparse"] > smooth.log_evidence:  # then the others have to be clearly better
-                choices.insert(0, (few, _expected_error(stats, few, _with_choice(stats, few))))
+                freedom = _with_choice(stats, few)
+                choices.insert(0, (few, _expected_error(stats, few, freedom)))
+                own_error = freedom if choices[0][1] <= freedom else math.inf  # of few taps that show no bias
             least = min(choices, key=lambda choice: choice[1])
             best, own = choices[0]
-            if least[1] < own - _CLEARLY:
+            if _CLEARLY < own - least[1] <= own_error:  # who claims to save more than there is owes it to chance
                 reason = f"expected error of prediction {least[1]:.1f} s^2, of {best.solver} {own:.1f} s^2"
                 best = least[0]
         return dataclasses.replace(

@@ -11,14 +11,15 @@ import scipy.linalg
 from . import result
 from .result import Finding, KernelFit, Verdict
 from .statistics import NormalStats
+from .threads import in_order
 
 Array = npt.NDArray[np.float64]
 EPS = float(np.finfo(np.float64).eps)
 
 #: Below this reciprocal condition number of the Gram matrix Cholesky's factorisation is not trusted.
 RCOND_CHOLESKY = 1e-12
-#: Most taps that `factor_ahead` takes on.
-OWN_FACTOR = 450
+#: Most taps that are factored by one thread, and most that are factored without LAPACK.
+OWN_FACTOR, MOST_OWN = 450, 2000
 #: From this condition number on a solution is called ill-conditioned, even if it has full rank.
 ILL_CONDITIONED = 1e13
 
@@ -119,7 +120,7 @@ def residual_at(stats: NormalStats, taps: Array) -> tuple[Array, float]:
     """Return ``A'(y - A k)`` and ``|y - A k|^2`` of a kernel k."""
     center, moment, energy = stats.around()
     step = taps - center
-    change = stats.gram @ step
+    change = times(stats.gram, step)
     return moment - change, max(0.0, energy - float(step @ (2 * moment - change)))
 
 
@@ -156,32 +157,36 @@ def cholesky_factor(gram: Array) -> tuple[Array, float] | None:
     return inverse.T, 1.0 / float(rcond)
 
 
-def factor_ahead(stats: NormalStats) -> None:
-    """Factor a small Gram matrix by compiled loops of our own, for solves between two passes over the pixels.
+def factor_ahead(stats: NormalStats, workers: int = 1) -> None:
+    """Factor a Gram matrix by compiled loops of our own, for solves between two passes over the pixels.
 
-    LAPACK's are faster, but after them BLAS's threads go on spinning for some 50 ms: a core less for the next pass.
+    After LAPACK's, BLAS's threads go on spinning for some 50 ms: a core less for the next pass.
     """
     if "inverse" not in stats._made:
-        found = own_factor(stats.gram)
+        found = own_factor(stats.gram, workers)
         if found is not None:
             stats._made["inverse"] = found
 
 
-def own_factor(gram: Array) -> tuple[Array, float] | None:
-    """Return what `cholesky_factor` does, found without BLAS; None too if the matrix is large."""
-    if len(gram) > OWN_FACTOR:
+def own_factor(gram: Array, workers: int = 1) -> tuple[Array, float] | None:
+    """Return what `cholesky_factor` does, found without BLAS; None too if the matrix is very large."""
+    m = len(gram)
+    if m > MOST_OWN:
         return None
     from . import _loops
 
-    inverse = np.zeros(gram.shape)
-    condition = _loops.inverse_factor(np.ascontiguousarray(gram), inverse)
-    return (inverse, condition) if condition * RCOND_CHOLESKY < 1 else None
+    gram = np.ascontiguousarray(gram)
+    lower, inverse = np.zeros((2, -(-m // 4) * 4, m))
+    if not _loops.factorise(gram, lower):
+        return None
 
+    def invert(first: int) -> None:
+        _loops.invert_rows(lower, first, inverse)
 
-def adopt_factor(stats: NormalStats, inverse: Array, condition: float) -> None:
-    """Let solvers use a factor of the inverse of the Gram matrix, if it can be trusted."""
-    if condition * RCOND_CHOLESKY < 1:
-        stats._made["inverse"] = inverse, condition
+    for _ in in_order(range(0, m, _loops.BLOCK), invert, workers if m > OWN_FACTOR else 1):
+        pass
+    condition = _loops.condition(gram, inverse[:m])
+    return (inverse[:m], condition) if condition * RCOND_CHOLESKY < 1 else None
 
 
 def scaled_factor(gram: Array) -> Array:
@@ -197,6 +202,20 @@ def times(matrix: Array, vector: Array) -> Array:
     """Return a matrix times a vector without BLAS, for the reason told in `factor_ahead`."""
     product: Array = np.einsum("ij,j->i", matrix, vector)
     return product
+
+
+def product(a: Array, b: Array) -> Array:
+    """Return ``a @ b`` by the BLAS that SciPy brings along.
+
+    NumPy's wheel has another one, with threads of its own. After a product the threads of either go on spinning for a
+    moment, and work that called the two in turn would wait for a free core ten times as long as it computes.
+    """
+    blas = scipy.linalg.blas
+    turned = [not m.flags.f_contiguous for m in (a, b)]
+    a, b = (m.T if turn else m for m, turn in zip((a, b), turned, strict=True))
+    if b.ndim == 1:
+        return np.asarray(blas.dgemv(1.0, a, b, trans=turned[0]))
+    return np.asarray(blas.dgemm(1.0, a, b, trans_a=turned[0], trans_b=turned[1]))
 
 
 def condition_of(gram: Array) -> tuple[int, float]:
@@ -237,9 +256,15 @@ def rounding_matters(
     if not math.isfinite(fit.condition) or not math.isfinite(fit.noise_std):
         return True
     lost = 1.0 if trace is None else trace / max(float(np.trace(stats.gram)), 1e-300)
-    resolved = fit.rss > 1e4 * EPS * (stats.target_energy if energy is None else energy)
-    moved = EPS * fit.condition * lost * float(np.linalg.norm(fit.kernel))
-    return not (resolved and 10 * moved < 1e-3 * float(fit.stderr.min()))
+    size, least = float(np.linalg.norm(fit.kernel)), float(fit.stderr.min())
+    return rounding_limits(
+        fit.rss, stats.target_energy if energy is None else energy, fit.condition * lost, size, least
+    )
+
+
+def rounding_limits(rss: float, energy: float, condition: float, size: float, least: float) -> bool:
+    """Say what `rounding_matters` does of a kernel of norm `size` with standard errors of at least `least`."""
+    return not (rss > 1e4 * EPS * energy and 10 * EPS * condition * size < 1e-3 * least)
 
 
 def judge(

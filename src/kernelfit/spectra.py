@@ -119,7 +119,9 @@ class SpectralStats:
         sums = {name: getattr(self, name) + getattr(other, name) for name in _SUMS}
         return dataclasses.replace(self, **sums, periodic=self.periodic and other.periodic)
 
-    def solve(self, balance: float | str = "auto", penalty: str = "laplacian") -> "KernelFit":
+    def solve(
+        self, balance: float | str = "auto", penalty: str = "laplacian", *, workers: int | None = None
+    ) -> "KernelFit":
         """Divide the spectra and return the kernel.
 
         Parameters
@@ -128,15 +130,18 @@ class SpectralStats:
             The balance; see `find_kernel`. The default is chosen from the data.
         penalty : {"laplacian", "identity"}, optional
             What is held small: the kernel's second derivatives (default) or its taps.
+        workers : int, optional
+            Number of threads; the default is every processor this process may use.
 
         Returns
         -------
         KernelFit
             The kernel, with its spectrum.
         """
+        from .pair import as_workers
         from .wiener import divide
 
-        return divide(self, balance, penalty)
+        return divide(self, balance, penalty, as_workers(workers))
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the statistics to an NPZ file, in one step.

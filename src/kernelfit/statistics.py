@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import storage
-from .geometry import Convention, Shape, kernel_shape
+from .geometry import Convention, Shape, in_mode, kernel_shape
 
 if TYPE_CHECKING:
     from .result import KernelFit
@@ -116,11 +116,12 @@ class NormalStats:
         if not isinstance(other, NormalStats):
             return NotImplemented
         mine, theirs = self.convention, other.convention
-        if self.terms != other.terms or (mine.operation, mine.origin) != (theirs.operation, theirs.origin):
+        alike = all(getattr(mine, name) == getattr(theirs, name) for name in ("operation", "origin", "stride"))
+        if self.terms != other.terms or not alike:
             msg = (
                 f"got statistics of different kernels ({self.terms}, {mine} and {other.terms}, {theirs}); "
                 "only those of the "
-                "same supports, operation and origin add up"
+                "same supports, operation, origin and stride add up"
             )
             raise ValueError(msg)
         sums: dict[str, Any] = {
@@ -223,7 +224,8 @@ class NormalStats:
             raise ValueError(msg)
         index = np.arange(rows * cols).reshape(rows, cols)
         kept = index[row : row + small[0], col : col + small[1]].ravel()
-        convention = dataclasses.replace(self.convention, mode="same", origin=(origin[0] - row, origin[1] - col))
+        same = in_mode(self.convention, (rows, cols), "same")
+        convention = dataclasses.replace(same, origin=(origin[0] - row, origin[1] - col))
         fields: dict[str, Any] = {
             "gram": self.gram[np.ix_(kept, kept)],
             "moment": self.moment[kept],
@@ -389,5 +391,5 @@ class NormalStats:
 
 def convention_from(fields: dict[str, Any]) -> Convention:
     """Rebuild a convention from its stored fields."""
-    rows, cols = fields["origin"]
-    return Convention(**{**fields, "origin": (rows, cols)})
+    pairs: dict[str, Any] = {name: tuple(fields[name]) for name in ("origin", "stride", "offset") if name in fields}
+    return Convention(**{**fields, **pairs})

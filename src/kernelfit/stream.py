@@ -7,6 +7,7 @@ import hashlib
 import json
 import operator
 import os
+import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sized
@@ -134,6 +135,8 @@ def accumulate_stream(
     fillvalue: float = 0.0,
     origin: int | Shape | None = None,
     operation: str = "convolution",
+    stride: int | Shape = 1,
+    offset: int | Shape = 0,
     method: str = "auto",
     workers: int | None = None,
     block: int | Shape | None = None,
@@ -156,7 +159,7 @@ def accumulate_stream(
         threads ahead of time. For one large pair give ``[(image, target)]``.
     shape : int or (int, int)
         Rows and columns of the kernel.
-    mode, boundary, fillvalue, origin, operation
+    mode, boundary, fillvalue, origin, operation, stride, offset
         As in `accumulate`, for all pairs; a mode that is left out is inferred for each.
     method : {"auto", "direct", "fft"}, optional
         As in `accumulate`.
@@ -221,6 +224,9 @@ def accumulate_stream(
         "origin": None if origin is None else geometry.as_pair(origin, "origin"),
         "operation": operation,
     }
+    lattice = geometry.lattice(stride, offset)
+    if lattice[0] != (1, 1):
+        keywords |= {"stride": lattice[0], "offset": lattice[1]}
     geometry.known(mode, (None, *geometry.MODES), "mode")
     geometry.known(boundary, geometry.BOUNDARIES, "boundary")
     geometry.known(operation, geometry.OPERATIONS, "operation")
@@ -337,24 +343,27 @@ def _digest(before: str, problem: Problem, boxes: list[Box], method: str) -> str
     return hashlib.sha256(facts.encode() + regions.checksum(problem)).hexdigest()
 
 
-def _part(item: _Work) -> NormalStats:
-    """Read one block."""
+def _part(item: _Work, own: threading.local) -> NormalStats:
+    """Read one block; `own` is the thread's."""
+    if not hasattr(own, "scratch"):
+        own.scratch = regions.Scratch()
     with _naming(item.pair):
-        return statistics(regions.loaded(regions.sub_problem(item.problem, item.box)), item.method, 1)[0]
+        return statistics(regions.loaded(regions.sub_problem(item.problem, item.box), own.scratch), item.method, 1)[0]
 
 
 def _computed(work: Iterator[_Work], workers: int) -> Iterator[tuple[_Work, NormalStats]]:
     """Yield the statistics of blocks in order, computed by threads a few blocks ahead."""
+    own = threading.local()
     if workers == 1:
         for item in work:
-            yield item, _part(item)
+            yield item, _part(item, own)
         return
     n_threads = 2 * workers  # those that wait for a store do not compute
     with ThreadPoolExecutor(n_threads, thread_name_prefix="kernelfit") as pool:
         ahead: collections.deque[tuple[_Work, Future[NormalStats]]] = collections.deque()
         try:
             for item in work:
-                ahead.append((item, pool.submit(_part, item)))
+                ahead.append((item, pool.submit(_part, item, own)))
                 if len(ahead) > n_threads:
                     first, future = ahead.popleft()
                     yield first, future.result()

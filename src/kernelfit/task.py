@@ -184,6 +184,13 @@ def check_errors(
         raise ValueError(msg)
 
 
+def check_stride(method: str, stride: object, offset: object) -> None:
+    """Refuse a stride beside methods that have none."""
+    if geometry.lattice(stride, offset)[0] != (1, 1) and method in ("cg", "wiener"):
+        msg = f"got stride={stride!r} with method={method!r}, which has none; need 'auto', 'direct' or 'fft'"
+        raise ValueError(msg)
+
+
 def check_settings(
     method: str,
     solver: object,

@@ -10,17 +10,17 @@ equations themselves. Elsewhere the tapers make the sums at lag d too small, on 
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
-from .band import Band, phases
+from .band import Band, phases, product, real_product
 from .spectra import Array, SpectralStats
 
-_CHUNK = 256  # rows of the spectra read at a time
+_STRIP = 32  # rows of the spectra, and their mirror images, at a time
 _LEAST_OVERLAP = 0.1
 _FINER = 100.0
 _PILOT = 1e-6
@@ -50,27 +50,38 @@ class Lags(NamedTuple):
     cross: Array
 
 
-def lag_sums(stats: SpectralStats) -> Lags:
+def lag_sums(stats: SpectralStats, workers: int = 1) -> Lags:
     """Return the inverse transforms of the spectra at the lags that matter, in one pass over the spectra."""
+    from . import _loops
+    from .accumulation import add, bands, in_order
+
     (n_rows, n_cols), (height, width) = stats.block, stats.shape
     cols, pairs = np.arange(n_cols // 2 + 1), (n_rows + 1) // 2  # a row and its mirror image: half the products
     turns = np.arange(n_rows // 2 + 1) * (2 * np.pi / n_rows)
-    angles = np.outer(np.arange(height), turns), np.outer(np.arange(height) - stats.shift[0], turns)
-    to_rows = [(np.cos(a), np.sin(a)) for a in angles]
+    angles = np.outer(turns, np.arange(height)), np.outer(turns, np.arange(height) - stats.shift[0])
+    factors = [(np.cos(a), np.sin(a)) for a in angles]
     sources = stats.image_power, stats.cross.view(np.float64)
-    sums = [np.zeros((2 * height, source.shape[1])) for source in sources]
-    place = np.empty((min(_CHUNK, n_rows), 2 * len(cols)))
-    for source, (cosines, sines), out in zip(sources, to_rows, sums, strict=True):
-        out[:height] += source[0]
-        if n_rows % 2 == 0:
-            out[:height] += np.outer(cosines[:, -1], source[pairs])
-        for first in range(1, pairs, _CHUNK):
-            last = min(first + _CHUNK, pairs)
-            here, there = source[first:last], source[n_rows - first : n_rows - last : -1]
-            both = place[: last - first, : source.shape[1]]
-            out[:height] += cosines[:, first:last] @ np.add(here, there, out=both)
-            out[height:] += sines[:, first:last] @ np.subtract(here, there, out=both)
-    power, cross = sums
+
+    def band(strips: list[int]) -> tuple[Array, ...]:
+        sums = [np.zeros((height, source.shape[1])) for source in sources for _ in range(2)]
+        place = np.empty(_STRIP * 2 * len(cols))
+        for first in strips:
+            last = min(first + _STRIP, pairs)
+            for i, source in enumerate(sources):
+                here, there = source[first:last], source[n_rows - first : n_rows - last : -1]
+                both = place[: here.size].reshape(here.shape)
+                for combine, factor, out in zip((np.add, np.subtract), factors[i], sums[2 * i :], strict=False):
+                    combine(here, there, out=both)
+                    _loops.add_products(factor[first:last], both, out)
+        return tuple(sums)
+
+    strips = list(range(1, pairs, _STRIP))
+    found = add(in_order(bands(strips), band, workers)) if strips else []
+    lines = []
+    for i, (source, (cosines, _)) in enumerate(zip(sources, factors, strict=True)):
+        even = source[0] + (np.outer(cosines[-1], source[pairs]) if n_rows % 2 == 0 else np.zeros((height, 1)))
+        odd = np.zeros_like(even)
+        lines.append((even + found[2 * i], odd + found[2 * i + 1]) if found else (even, odd))
     weights = np.full(len(cols), 2.0)
     weights[0] = 1.0
     if n_cols % 2 == 0:
@@ -78,10 +89,10 @@ def lag_sums(stats: SpectralStats) -> Lags:
     size = n_rows * n_cols
     across = phases(np.arange(1 - width, width), cols / n_cols).T * weights[:, None]
     at_taps = phases(np.arange(width) - stats.shift[1], cols / n_cols).T * weights[:, None]
-    turned = cross.view(np.complex128)
+    power, (even, odd) = lines[0], (line.view(np.complex128) for line in lines[1])
     return Lags(
-        power=((power[:height] - 1j * power[height:]) @ across).real / size,
-        cross=((turned[:height] - 1j * turned[height:]) @ at_taps).real / size,
+        power=real_product(power[0] - 1j * power[1], across) / size,
+        cross=real_product(even - 1j * odd, at_taps) / size,
     )
 
 
@@ -120,11 +131,15 @@ class Equations:
         Generalised eigenvalues, zero where they hold rounding or less than nothing, and eigenvectors.
     moment : ndarray
         ``V'c``, zero where the values are.
+    gram, penalty, right : ndarray
+        T, ``m Q`` and c.
     level : float
         m, the mean power of the image.
     covariance_scale : ndarray, shape (taps, taps)
         What makes the lags of ``power * noise`` the covariance of c.
     stats : SpectralStats
+    noises : dict
+        What `noise` has found.
     """
 
     stats: SpectralStats
@@ -132,28 +147,36 @@ class Equations:
     values: Array
     vectors: Array
     moment: Array
+    gram: Array
+    penalty: Array
+    right: Array
     level: float
     covariance_scale: Array
+    noises: dict[float, Array] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, stats: SpectralStats, band: Band) -> "Equations":
+    def of(cls, stats: SpectralStats, band: Band, workers: int = 1) -> "Equations":
         """Set the equations up."""
         shape, n = stats.shape, math.prod(stats.block)
-        lags = lag_sums(stats)
+        lags = lag_sums(stats, workers)
         overlap = np.maximum(stats.overlap / stats.n_blocks, _LEAST_OVERLAP)
         mirrored = np.concatenate([overlap[:, :0:-1], overlap], axis=1)
         reach = [np.minimum(np.abs(np.arange(k) - s), k - 1) for k, s in zip(shape, stats.shift, strict=True)]
         at_taps = overlap[np.ix_(*reach)].ravel()
-        gram, penalty = matrix(lags.power / mirrored, shape), matrix(penalty_lags(shape, band.name), shape)
         level = float(lags.power[0, shape[1] - 1])
-        values, vectors = scipy.linalg.eigh(gram, penalty * level)
+        gram, penalty = matrix(lags.power / mirrored, shape), matrix(penalty_lags(shape, band.name) * level, shape)
+        right = lags.cross.ravel() / at_taps
+        values, vectors = scipy.linalg.eigh(gram, penalty)
         usable = values > max(16, len(values)) * _EPS * values[-1]
         return cls(
             stats=stats,
             band=band,
             values=np.where(usable, values, 0.0),
             vectors=vectors,
-            moment=np.where(usable, vectors.T @ (lags.cross.ravel() / at_taps), 0.0),
+            moment=np.where(usable, product(right[None], vectors)[0], 0.0),
+            gram=gram,
+            penalty=penalty,
+            right=right,
             level=level,
             covariance_scale=stats.weight_square / (stats.n_blocks * n**3) / np.outer(at_taps, at_taps),
         )
@@ -165,7 +188,19 @@ class Equations:
 
     def kernel(self, balance: float) -> Array:
         """Return the kernel."""
-        return np.asarray((self.vectors @ (self.inverses(balance) * self.moment)).reshape(self.stats.shape))
+        return self.combine(self.inverses(balance) * self.moment).reshape(self.stats.shape)
+
+    def refined(self, balance: float) -> Array:
+        """Return the kernel, corrected once by its own residual: Q's condition costs the eigenvectors digits."""
+        taps = self.kernel(balance)
+        rest = self.right - product(taps.reshape(1, -1), self.gram + balance * self.penalty)[0]
+        moment = np.where(self.values > 0, product(rest[None], self.vectors)[0], 0.0)
+        step: Array = self.combine(self.inverses(balance) * moment).reshape(taps.shape)
+        return taps + step
+
+    def combine(self, coefficients: Array) -> Array:
+        """Return the taps that are these combinations of the eigenvectors."""
+        return np.asarray(product(coefficients[None], self.vectors.T)[0])
 
     def misfit(self, balance: float) -> Array:
         """Return the power of a kernel's residual, of one block on the average, as the mean of each ring."""
@@ -187,19 +222,21 @@ class Equations:
         products = self.products
         noise = self.noise(pilot)
         inverses, lost = self.inverses(balances), self.lost(balances)
-        variance = ((inverses @ noise) * inverses).sum(axis=1)
-        seen = ((lost * self.moment) @ products * (lost * self.moment)).sum(axis=1)
-        return variance, np.maximum(seen - ((lost @ noise) * lost).sum(axis=1), 0.0), seen
+        variance = (product(inverses, noise) * inverses).sum(axis=1)
+        seen = (product(lost * self.moment, products) * (lost * self.moment)).sum(axis=1)
+        return variance, np.maximum(seen - (product(lost, noise) * lost).sum(axis=1), 0.0), seen
 
     @functools.cached_property
     def products(self) -> Array:
         """Return ``V'V``."""
-        return np.asarray(self.vectors.T @ self.vectors)
+        return product(self.vectors.T, self.vectors)
 
-    @functools.lru_cache(maxsize=4)  # noqa: B019  the object lives as long as one estimate
     def noise(self, pilot: float) -> Array:
         """Return ``V'N V``, element by element times ``V'V``."""
-        return np.asarray((self.vectors.T @ self.moment_covariance(pilot) @ self.vectors) * self.products)
+        if pilot not in self.noises:
+            half = product(self.vectors.T, self.moment_covariance(pilot))
+            self.noises[pilot] = product(half, self.vectors) * self.products
+        return self.noises[pilot]
 
     def lost(self, balances: npt.ArrayLike) -> Array:
         """Return what, times the moment, each balance takes away of the kernel of a hundredth of it."""
@@ -218,22 +255,22 @@ class Equations:
         return np.asarray(found - found.min())
 
 
-def estimate(stats: SpectralStats, band: Band, given: float | None) -> Estimate:
+def estimate(stats: SpectralStats, band: Band, given: float | None, workers: int = 1) -> Estimate:
     """Return the kernel, with the balance of the smallest estimated error if none is given.
 
     Balances whose residual is clearly larger than need be are not considered, since for them the estimate of the error
     starts from a kernel that has lost too much already. White noise would not do: what the edges leave behind has the
     spectrum of the image (``benchmarks/balance.py`` compares).
     """
-    equations = Equations.of(stats, band)
+    equations = Equations.of(stats, band, workers)
     chosen = _choose(equations) if given is None else given
     variance, loss, seen = (float(v[0]) for v in equations.squared_errors(np.array([chosen]), chosen))
-    lost = equations.vectors @ (equations.lost(chosen) * equations.moment)
+    lost = equations.combine(equations.lost(chosen) * equations.moment)
     lost *= math.sqrt(loss / seen) if seen > 0 else 0.0
-    inverse = (equations.vectors * equations.inverses(chosen)) @ equations.vectors.T
-    factor = np.concatenate([inverse @ _root(equations.moment_covariance(chosen)), lost[:, None]], axis=1)
+    inverse = product(equations.vectors * equations.inverses(chosen), equations.vectors.T)
+    factor = np.concatenate([product(inverse, _root(equations.moment_covariance(chosen))), lost[:, None]], axis=1)
     rank = int(np.count_nonzero(equations.values))
-    return Estimate(equations.kernel(chosen), chosen, equations.level, factor, rank)
+    return Estimate(equations.refined(chosen), chosen, equations.level, factor, rank)
 
 
 def _choose(equations: Equations) -> float:
@@ -248,12 +285,14 @@ def _choose(equations: Equations) -> float:
 
 def _root(covariance: Array) -> Array:
     """Return F with ``F F'`` the covariance."""
+    from . import _loops
+
     top = float(np.diag(covariance).max())
     if not top > 0:
         return np.zeros((len(covariance), 1))
     covariance[np.diag_indices_from(covariance)] += 1e-12 * top
-    try:
-        return np.asarray(scipy.linalg.cholesky(covariance, lower=True))
-    except np.linalg.LinAlgError:
-        values, vectors = scipy.linalg.eigh(covariance)
-        return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
+    lower = np.zeros((-(-len(covariance) // 4) * 4, len(covariance)))
+    if _loops.factorise(covariance, lower):
+        return lower[: len(covariance)]
+    values, vectors = scipy.linalg.eigh(covariance)
+    return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))

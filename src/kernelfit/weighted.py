@@ -23,12 +23,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import accumulation, geometry, pair, patches
+from . import accumulation, geometry, pair, patches, polyphase
 from .accumulation import DIRECT_NS, SPECTRAL_NS, TRANSFORM_NS, Choice, Progress, in_order
 from .background import Elimination, without_rounding
 from .geometry import Shape
 from .masks import times_weights, weighed
-from .pair import Array
+from .pair import Array, Problem
 from .statistics import NormalStats
 from .weighted_pass import Item, Residual, Weights, own_unknowns, together
 
@@ -91,6 +91,13 @@ def pass_ns(kernel: Shape) -> dict[str, float]:
     return {"direct": 2 * rows * cols * DIRECT_NS, "fft": 1.15 * (3 * TRANSFORM_NS + 8 * rows * SPECTRAL_NS)}
 
 
+def lines(problem: Problem) -> Shape:
+    """Return the rows of taps of all sources, phases by themselves, as if they were one, and the columns."""
+    part = polyphase.split(problem)
+    rows, cols = part.geometry.kernel_shape
+    return len(part.sources) * rows, cols
+
+
 def sample_size(n_pixels: int, n_taps: int) -> int:
     """Return the number of patches in a sample that tells a first kernel."""
     affordable = SAMPLE_WORK * n_pixels / n_taps**2
@@ -123,13 +130,13 @@ def survey(items: Sequence[Item]) -> Survey:
         some = item.weights[rows]
         common = 1.0 if some.dtype == np.bool_ else _most_common(some)
         usual.append(common)
-        kernel = item.problem.geometry.kernel_shape
+        part = polyphase.split(item.problem)
         for name, base in (("subtract", common), ("patches", 0.0)):
             values = some.astype(np.float64) - base
             # where nearly every weight differs there are no runs worth finding
             dense = np.count_nonzero(values[:, 1:] != values[:, :-1]) > 0.5 * values.size
             lengths = np.ones(np.count_nonzero(values), dtype=np.int64) if dense else patches.Runs.of(values).lengths
-            found = patches.costs([lengths], kernel, len(item.problem.sources))
+            found = patches.costs([lengths], part.geometry.kernel_shape, len(part.sources))
             total[name].append(patches.Costs(*(f * n_rows / len(rows) for f in found)))
     sums = {name: patches.Costs(*(sum(f) for f in zip(*found, strict=True))) for name, found in total.items()}
     return Survey(tuple(usual), sums["subtract"], sums["patches"])
@@ -239,8 +246,7 @@ def subtracted(items: Sequence[Item], grams: Sequence[Array], usual: Sequence[fl
     for item, whole, weight in zip(items, grams, usual, strict=True):
         terms = dataclasses.replace(item.problem, targets=pair.surfaces(item.problem))
         found = patches.sums(terms, item.weights, weight, with_moment=item.n_terms > 0)
-        moments = [_in_user_order(item, moment) for moment in found.moment]
-        border = _bordered(item, _in_user_order(item, found.gram), moments, item.weights)
+        border = _bordered(item, found.gram, list(found.moment), item.weights)
         taps = item.n_taps
         border[:taps] += weight * whole[:taps]  # that of the terms alone is known without a difference
         border[taps:, :taps] += weight * whole[taps:, :taps]
@@ -254,9 +260,8 @@ def accumulated(items: Sequence[Item], workers: int) -> tuple[Array, Array, Targ
     grams, moments = [], []
     for item in items:
         found = patches.sums(_with_terms(item.problem), item.weights, with_moment=True)
-        own = [_in_user_order(item, moment) for moment in found.moment]
-        grams.append(_bordered(item, _in_user_order(item, found.gram), own[1:], item.weights))
-        moments.append(np.concatenate([own[0], _products(item, times_weights(item))]))
+        grams.append(_bordered(item, found.gram, list(found.moment[1:]), item.weights))
+        moments.append(np.concatenate([found.moment[0], _products(item, times_weights(item))]))
     return together(items, grams), together(items, moments), sums
 
 
@@ -334,15 +339,6 @@ def recentered(
     return stats.centered(taps[0], moment[0], float(energy[0]))
 
 
-def _in_user_order(item: Item, array: Array) -> Array:
-    """Turn sums over the valid problem's taps into those over the user's kernel."""
-    plan, n = item.problem.geometry, len(item.problem.sources)
-    if not plan.flipped:
-        return array
-    order = np.arange(n * plan.n_taps).reshape(n, -1)[:, ::-1].ravel()
-    return array[np.ix_(*[order] * array.ndim)]
-
-
 def statistics(
     items: Sequence[Item],
     method: str,
@@ -373,10 +369,9 @@ def statistics(
     require_determined(items)
     seen = survey(items)
     if regime == "auto":
-        plan = items[0].problem.geometry
         n = sum(item.problem.geometry.n_pixels for item in items)
         costs = seen.subtract.nanoseconds, seen.patches.nanoseconds
-        one = min(pass_ns(plan.kernel_shape).values()) * n
+        one = min(pass_ns(lines(items[0].problem)).values()) * n
         regime = "subtract" if costs[0] + one < costs[1] else "patches"
     if regime == "subtract":
         known = unweighted(items, method, workers, progress)

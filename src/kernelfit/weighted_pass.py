@@ -34,7 +34,7 @@ class Item:
     problem : Problem
         The pair; what must not be read, reads as zero.
     weights : ndarray of float or bool, shape (rows, cols) of the used target
-        Not negative.
+        Not negative; or what stands in for such an array, and is made block by block.
     """
 
     problem: Problem
@@ -43,7 +43,8 @@ class Item:
     @property
     def n_pixels(self) -> int:
         """Number of pixels with a weight."""
-        return int(np.count_nonzero(self.weights))
+        known = getattr(self.weights, "n_nonzero", None)
+        return int(np.count_nonzero(self.weights)) if known is None else known
 
     @property
     def n_taps(self) -> int:
@@ -130,7 +131,7 @@ def residual(
     for i, item in enumerate(items):
         plan, frame = item.problem.geometry, Frame.of(item.problem)
         own = unknowns[own_unknowns(items, i)]
-        kernel = frame.from_user(own[:n_taps].reshape(len(frame.sources), *plan.kernel_shape), plan.flipped)
+        kernel = frame.from_user(own[:n_taps].reshape(-1, *plan.kernel_shape))
         weights = item.weights.T if frame.swapped else item.weights
         kept = None if keep is None else keep[i].T if frame.swapped else keep[i]
         columns = item.columns.transposed() if item.columns is not None and frame.swapped else item.columns
@@ -141,7 +142,7 @@ def residual(
             )
         if not (np.isfinite(moment).all() and math.isfinite(squares)):
             pair.refuse_nonfinite(item.problem)
-        parts.append(np.concatenate([frame.to_user(moment, plan.flipped).ravel(), beside]))
+        parts.append(np.concatenate([frame.to_user(moment).ravel(), beside]))
         energy += squares
     return Residual(together(items, parts), energy)
 
@@ -226,7 +227,7 @@ class _Pass:
 
         frame, n_sources = self.frame, len(self.frame.sources)
         y_halo, x_halo = frame.row_halo, frame.col_halo
-        length = segment(frame.cols, x_halo).length
+        length = segment(frame.cols, x_halo, n_sources).length
         # Nothing that the transform wraps round is used, so unlike lag sums it needs one halo only.
         step = min(frame.cols, length - x_halo)
         height = math.ceil(frame.rows / max(1, round(frame.rows / max(128, 8 * frame.kernel_rows))))

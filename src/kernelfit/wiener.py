@@ -30,7 +30,7 @@ def as_balance(balance: object) -> float | None:
     return value
 
 
-def divide(stats: SpectralStats, balance: object, penalty: str) -> KernelFit:
+def divide(stats: SpectralStats, balance: object, penalty: str, workers: int = 1) -> KernelFit:
     """Divide spectra; see `SpectralStats.solve`."""
     geometry.known(penalty, PENALTIES, "penalty")
     given = as_balance(balance)
@@ -42,7 +42,7 @@ def divide(stats: SpectralStats, balance: object, penalty: str) -> KernelFit:
         detail = _detail(band)
         if not (detail and band.target.any()):
             return _nothing(stats, given, detail, signal)
-        found = (toeplitz if n_taps <= MOST_TAPS else crop).estimate(stats, band, given)
+        found = (toeplitz if n_taps <= MOST_TAPS else crop).estimate(stats, band, given, workers)
         divisor = band.power + found.balance * found.level * band.penalty
         kept = np.divide(band.power, divisor, out=np.zeros_like(divisor), where=divisor > ROUNDING * found.level)
         misfit = band.misfit(band.spread(found.taps))
@@ -108,7 +108,7 @@ def _judge(
         mean = stats.target_sum / max(1, stats.n_pixels)
         findings.append(Finding(Verdict.NO_SIGNAL, f"every target pixel is {mean:.6g}"))
     else:
-        size, error = float(np.linalg.norm(taps)), float(np.linalg.norm(factor))
+        size, error = math.sqrt(np.square(taps).sum()), math.sqrt(np.square(factor).sum())
         if error > 0.5 * size:
             detail = f"the kernel's norm is {size:.3g}, its expected error {error:.3g}"
             findings.append(Finding(Verdict.NOISE_DOMINATES, detail))
