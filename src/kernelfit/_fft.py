@@ -16,6 +16,7 @@ BACKENDS = ("pyfftw", "scipy")
 EFFORTS = ("estimate", "measure", "patient")
 
 _lock = threading.Lock()
+_planning = threading.Lock()  # FFTW's wisdom is the whole process's
 _settings = {"backend": "pyfftw", "effort": "estimate"}
 _shelf: "OrderedDict[tuple[object, ...], list[Any]]" = OrderedDict()
 _SHELF_KINDS = 6  # sizes whose idle plans and buffers are kept
@@ -90,14 +91,14 @@ class RowTransforms:
         self._used = np.swapaxes(values, 1, 2)[:, :rows]
         self._plans: list[Any] = []
         self._back: dict[int, Any] = {}
-        self._flags = (f"FFTW_{effort.upper()}",)
+        self._effort = effort
         self._pyfftw = _library(backend)
         count = 3 if n_arrays > n_sources else 1
         buffers = aligned((count, rows * length)).view(np.float64)[:, : rows * length].reshape(count, rows, length)
         self.image, self.result, self.model = buffers[0], buffers[-1], buffers[count // 2]
         for i, used in enumerate(self._used if self._pyfftw else ()):
             rows_in = self.image if i < n_sources else self.result
-            self._plans.append(self._pyfftw.FFTW(rows_in, used, axes=(1,), flags=self._flags))
+            self._plans.append(_plan(self._pyfftw, effort, rows_in, used, axes=(1,)))
 
     def clear(self, image_cols: int, result_cols: int) -> None:
         """Set everything beyond these columns to zero, and what planning may have left behind."""
@@ -118,9 +119,9 @@ class RowTransforms:
             return
         if array not in self._back:  # planned with effort, it would destroy the spectra
             kept = self._used[array].copy()
-            self._back[array] = self._pyfftw.FFTW(
-                self._used[array], self.model, axes=(1,), direction="FFTW_BACKWARD",
-                flags=(*self._flags, "FFTW_DESTROY_INPUT"),
+            self._back[array] = _plan(
+                self._pyfftw, self._effort, self._used[array], self.model, "FFTW_DESTROY_INPUT",
+                axes=(1,), direction="FFTW_BACKWARD",
             )  # fmt: skip
             self._used[array] = kept
         self._back[array].execute()
@@ -146,8 +147,7 @@ class BlockTransforms:
         self._plans: list[Any] = []
         pyfftw = _library(backend)
         if pyfftw is not None:
-            flags = (f"FFTW_{effort.upper()}",)
-            self._plans = [pyfftw.FFTW(self.block, values, axes=(0, 1), flags=flags) for values in self._used]
+            self._plans = [_plan(pyfftw, effort, self.block, values, axes=(0, 1)) for values in self._used]
 
     def forward(self, array: int) -> None:
         """Transform `block` into one of the spectra."""
@@ -170,6 +170,23 @@ def _library(backend: str) -> Any:
         )
         raise ImportError(msg) from error
     return pyfftw
+
+
+def _plan(pyfftw: Any, effort: str, source: Any, result: Any, *flags: str, **how: Any) -> Any:
+    """Plan a transform; with "estimate" as in a fresh process, whatever was planned in this one before.
+
+    FFTW would take what it has measured for a plan that is to be estimated, and so other bits would come out.
+    """
+    with _planning:
+        known = pyfftw.export_wisdom()
+        if effort == "estimate":
+            pyfftw.forget_wisdom()
+        try:
+            return pyfftw.FFTW(source, result, flags=(f"FFTW_{effort.upper()}", *flags), **how)
+        finally:
+            if effort == "estimate":
+                pyfftw.forget_wisdom()
+                pyfftw.import_wisdom(known)
 
 
 def aligned(shape: tuple[int, ...]) -> npt.NDArray[np.complex128]:

@@ -434,7 +434,13 @@ def strip_lags(readers: Sequence[Reader], row: int, n_rows: int, extent: int, la
     from . import _fft, _loops
 
     n = len(readers) * n_rows
-    length = 0
+    out, length = np.zeros((n, n, 2 * lag + 1)), 0
+    if n == 0:  # a kernel of one row; the strip would be as long as the image
+        return out
+    if lag == 0 and extent < 8:
+        for column in np.concatenate([r.block(row, 0, (n_rows, extent)) for r in readers]).T:
+            out[:, :, 0] += np.multiply.outer(column, column)
+        return out
     if method == "fft":
         # One multiply-add for each pair of rows, lag and column; or two transforms of each row, the products, and
         # one transform back of each pair.
@@ -444,11 +450,6 @@ def strip_lags(readers: Sequence[Reader], row: int, n_rows: int, extent: int, la
             cost = forth + n * n / 2 * candidate * TRANSFORM_NS
             if cost < least:
                 length, least = candidate, cost
-    out = np.zeros((n, n, 2 * lag + 1))
-    if lag == 0 and extent < 8:
-        for column in np.concatenate([r.block(row, 0, (n_rows, extent)) for r in readers]).T:
-            out[:, :, 0] += np.multiply.outer(column, column)
-        return out
     if not length:
         step = 1024
         for start in range(0, extent, step):
