@@ -125,7 +125,9 @@ def find_kernel(
         prediction, iteratively; predictions below 1 % of their mean count as that.
     robust : {None, "huber", "tukey", "clip"}, optional
         Hold outliers in the target down: in proportion to their distance ("huber"), to nothing by and by ("tukey"), or
-        at once, beyond 4 standard deviations ("clip"). The scale is the median absolute residual, times 1.4826.
+        at once, beyond 4 standard deviations ("clip", the best of them for outliers far out). The scale is the median
+        absolute residual, times 1.4826. The verdict says so if the image's detail is in so few pixels that which of
+        them count decides the kernel.
         `KernelFit.weights` are the weights finally used.
     method : {"auto", "direct", "fft", "cg", "wiener"}, optional
         The engine that reads the pixels; "direct" and "fft" give the same sums to rounding. "cg", for kernels of

@@ -370,8 +370,8 @@ def _reweighted(
             moved = float(np.linalg.norm(kernel - at[:n_taps]))
             at = found.unknowns
             tries += 1
-            ratio = min(moved / last_move, 0.95) if last_move > 0 else 0.0
-            rest = moved * ratio / (1 - ratio) if tries > 1 else moved  # were the moves to go on shrinking as the last
+            ratio = min(max(moved / last_move, 0.5), 0.95) if last_move > 0 else 0.5
+            rest = moved * ratio / (1 - ratio)  # were the moves to go on shrinking as the last; the first tells nothing
             error = seen.correction * float(np.linalg.norm(found.fit.stderr))
             settled = rest <= max(near * error, 1e-9 * float(np.linalg.norm(kernel)))
         rounds += tries
