@@ -496,7 +496,7 @@ def test_outliers_where_few_pixels_tell_the_kernel(kind, blobs):
             found.append(np.linalg.norm(fit.kernel - kernel) / np.linalg.norm(known.kernel - kernel))
     assert max(ratios["clip"]) < 1.1
     assert np.median(ratios["tukey"]) < 1.2 and max(ratios["tukey"]) < 1.5
-    assert np.median(ratios["huber"]) < 1.3 and max(ratios["huber"]) < 3.0  # one field in ten has two minima
+    assert np.median(ratios["huber"]) < 1.3 and max(ratios["huber"]) < 1.7
 
 
 def test_outliers_that_decide_are_told():
