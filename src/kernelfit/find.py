@@ -6,15 +6,18 @@ from collections.abc import Sequence
 
 import numpy.typing as npt
 
-from . import boundary as boundary_check
-from . import integers, joint, large, masks, pair, reweighted, solve, task
-from . import noise as noise_check
-from .accumulation import Choice, Progress, resolve
-from .blocks import spectral_statistics
-from .channels import join
+from . import pair, task
+from .checks import boundary as boundary_check
+from .checks import noise as noise_check
+from .exact import joint, large
+from .exact.accumulation import Choice, Progress, resolve
+from .exact.channels import join
 from .geometry import Shape
 from .result import KernelFit
-from .wiener import as_balance
+from .solvers import solve
+from .spectral.blocks import spectral_statistics
+from .spectral.wiener import as_balance
+from .weights import integers, masks, reweighted
 
 _WHOLE = 2**20  # pixels up to which data that are not periodic are transformed whole
 
