@@ -194,7 +194,9 @@ def cluster(folder: str, repeats: int, size: int) -> None:
     side = min(size, 8192)
     names = make_store(folder, side)
     arrays = [da.from_zarr(name) for name in names]
-    environment = {"distributed.nanny.pre-spawn-environ.PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    # a worker of one thread: Zarr, too, would decode with as many as there are processors
+    variables = {"PYTHONPATH": os.environ.get("PYTHONPATH", ""), "ZARR_THREADING__MAX_WORKERS": "1"}
+    environment = {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in variables.items()}
     with dask.config.set(environment):
         clusters = [
             distributed.LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address=None, silence_logs=50)
