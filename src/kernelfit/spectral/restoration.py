@@ -16,7 +16,7 @@ from .wiener import as_balance
 BOUNDARIES = (None, "wrap")
 _BINS = 300  # classes of frequencies, ten for each power of ten
 _CHUNK = 32
-_SMALL = 2**18  # pixels below which threads cost more than they bring
+_SMALL = 2**20  # pixels up to which threads cost more than they bring
 _FEW = 16  # rows of a kernel up to which its transform along columns is made by sums
 _ROWS = 64  # rows of frequencies, at least, that cross-validation looks at
 
@@ -114,7 +114,7 @@ def deconvolve(
         )
         raise ValueError(msg)
     size = (y.shape[0], y.shape[1]) if boundary == "wrap" else _period(y.shape, k.shape)
-    if size[0] * size[1] < _SMALL:
+    if size[0] * size[1] <= _SMALL:
         threads = 1
     # The continued target, the kernel's transform and the result one after the other in one place: on images that the
     # cache holds, getting memory costs as much as a transform.
