@@ -176,7 +176,7 @@ def own_factor(gram: Array, workers: int = 1) -> tuple[Array, float] | None:
     from ..exact import _loops
 
     gram = np.ascontiguousarray(gram)
-    lower, inverse = np.zeros((2, -(-m // 4) * 4, m))
+    lower, inverse = (np.zeros((-(-m // 4) * 4, m)) for _ in range(2))  # not one array: the first is let go
     if not _loops.factorise(gram, lower):
         return None
 
