@@ -16,6 +16,7 @@ from kernelfit import (
     apply_kernel,
     find_kernel,
 )
+from kernelfit.exact import accumulation
 from kernelfit.solvers import solve
 
 BOUNDARIES = [(None, 0.0), ("fill", 2.75), ("wrap", 0.0), ("symm", 0.0), ("mirror", 0.0), ("nearest", 0.0)]
@@ -135,6 +136,17 @@ def test_one_pair_goes_the_way_it_always_went(noise, method):
     found = find_kernel(image, target, (5, 4), boundary="symm", method=method)
     assert found.kernel.tobytes() == fit.kernel.tobytes() and found.factor.tobytes() == fit.factor.tobytes()
     assert (found.rss, found.refined) == (fit.rss, refined) and (refined > 0) == (noise == 0.0)
+
+
+@pytest.mark.parametrize("method", ["direct", "fft"])
+def test_the_order_of_the_work_changes_no_bit(method, monkeypatch):
+    """Whichever thread comes last: no place of the Gram matrix of several sources is written by two of them."""
+    ((x, y),) = random_pairs(10, (5, 7), "same", 3, 1, sizes=[(60, 90)])
+    settings = {"channel_axis": 0, "channels": "mixed", "method": method, "workers": 1}
+    first = find_kernel(x, y, (5, 7), **settings)
+    monkeypatch.setattr(accumulation, "in_order", lambda work, do, workers: [do(w) for w in work[::-1]][::-1])
+    again = find_kernel(x, y, (5, 7), **settings)
+    assert first.kernel.tobytes() == again.kernel.tobytes()
 
 
 def test_any_number_of_workers_gives_the_same_bits():

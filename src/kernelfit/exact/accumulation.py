@@ -523,6 +523,8 @@ def _gram(frame: Frame, lags: Array, strips: Sequence[Array], workers: int) -> A
             for table, n in zip(strips, (y_halo, y_halo, x_halo, x_halo), strict=True)
         )
         places = (s * m + first, t * m + first, stride_y, stride_x)
+        if s > t and start == 0:  # taps of the same row stand in the block of (t, s) too: one thread writes each place
+            start = step
         _loops.assemble(lags[s, t], *tables, corners[s], corners[t], start, step, gram, *places)
 
     # Small ones are too little for threads, which would wait for each other.
