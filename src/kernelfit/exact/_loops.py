@@ -880,23 +880,23 @@ def condition(gram, factor):
 
 
 @_jit_sum
-def inverse_factor(gram, out):
+def inverse_factor(gram, lower, out):
     """Write the upper triangular F with ``F F' = G^-1`` to `out`; return G's condition number.
 
-    Of G the upper triangle is read. The condition is infinite, and `out` of no use, if G is not positive definite.
+    Of G the upper triangle is read. `lower` is scratch; both have as many more rows as make their number a multiple of
+    4. The condition is infinite, and `out` of no use, if G is not positive definite.
     """
-    m = len(gram)
-    lower, inverse = np.zeros((-(-m // 4) * 4, m)), np.zeros((-(-m // 4) * 4, m))
+    lower[:] = 0.0
+    out[:] = 0.0
     if not factorise(gram, lower):
         return np.inf
-    for first in range(0, m, BLOCK):
-        invert_rows(lower, first, inverse)
-    out[:] = inverse[:m]
-    return condition(gram, out)
+    for first in range(0, len(gram), BLOCK):
+        invert_rows(lower, first, out)
+    return condition(gram, out[: len(gram)])
 
 
 @_jit_sum
-def _solve_tile(gram, moment, energy, total, inverse, taps, spread):
+def _solve_tile(gram, moment, energy, total, factors, taps, spread):
     """Add the statistics to `total`; solve for the `taps`, `spread` being the diagonal of the inverse Gram matrix."""
     m = len(taps)
     change = np.zeros(m)
@@ -906,12 +906,12 @@ def _solve_tile(gram, moment, energy, total, inverse, taps, spread):
         y, x = total[i, i:m], gram[i, i:]
         for j in range(m - i):
             y[j] += x[j]
-    if len(inverse) == 0:
+    if factors.shape[2] == 0:
         return np.inf, 0.0
-    inverse[:] = 0.0
-    condition = inverse_factor(gram, inverse)
-    if not condition < np.inf:
-        return condition, 0.0
+    found = inverse_factor(gram, factors[0], factors[1])
+    if not found < np.inf:
+        return found, 0.0
+    inverse = factors[1, :m]
     _inverse_times(inverse, moment, taps)
     for i in range(m):
         s, x, y, k, row = 0.0, gram[i, i:], change[i:], taps[i:], inverse[i, i:]
@@ -923,18 +923,18 @@ def _solve_tile(gram, moment, energy, total, inverse, taps, spread):
         for j in range(m - i):
             s += row[j] * row[j]
         spread[i] = s
-    return condition, energy[0] - (taps * (2 * moment - change)).sum()
+    return found, energy[0] - (taps * (2 * moment - change)).sum()
 
 
 @_jit_sum
 def tile_from_spectra(spectra, turned, cosines, sines, image, result, n_rows, n_cols, back, energy, gram, total,
-                      inverse, taps, spread):  # fmt: skip
+                      factors, taps, spread):  # fmt: skip
     """Make all of a tile's statistics in one call, since threads that ask for the interpreter wait for each other.
 
     `back` (2, lags, lags) gets the lag sums of the image and of target and image, `energy` the target's sums, `gram`
     the upper triangle of the Gram matrix as in `gram_of_block`; to `total` the statistics are added: the matrix, a row
-    for the moment, and one for `energy`. Then the tile is solved, unless `inverse` is empty: F with ``F F' = G^-1``,
-    `taps`, and the diagonal of ``G^-1``. Returns the condition number and the residual sum of squares.
+    for the moment, and one for `energy`. Then the tile is solved, unless `factors` is empty, for `taps` and the
+    diagonal of ``G^-1``. Returns the condition number and the residual sum of squares.
     """
     n_lags = -(-back.shape[1] // 4) * 4
     sums = np.zeros((2, 2, len(cosines), n_lags))
@@ -945,11 +945,11 @@ def tile_from_spectra(spectra, turned, cosines, sines, image, result, n_rows, n_
     moments(result, n_rows, n_cols, energy)
     gram_of_block(image, 0, n_rows, n_cols, back[0], gram)
     moment = back[1, :, back.shape[2] // 2 :].copy().ravel()
-    return _solve_tile(gram, moment, energy, total, inverse, taps, spread)
+    return _solve_tile(gram, moment, energy, total, factors, taps, spread)
 
 
 @_jit_sum
-def tile_from_pixels(image, col, result, n_rows, n_cols, back, energy, gram, total, inverse, taps, spread):
+def tile_from_pixels(image, col, result, n_rows, n_cols, back, energy, gram, total, factors, taps, spread):
     """Do the work of `tile_from_spectra` with the pixels themselves; the image starts at column `col`."""
     back[:] = 0.0
     lag_sums(image, col, image, 0, n_rows, n_cols + col, back[0])
@@ -958,4 +958,4 @@ def tile_from_pixels(image, col, result, n_rows, n_cols, back, energy, gram, tot
     moments(result, n_rows, n_cols, energy)
     gram_of_block(image, col, n_rows, n_cols, back[0], gram)
     moment = back[1, :, col:].copy().ravel()
-    return _solve_tile(gram, moment, energy, total, inverse, taps, spread)
+    return _solve_tile(gram, moment, energy, total, factors, taps, spread)

@@ -249,7 +249,7 @@ def kernel_map(
             "than 2 GiB together; ask for fewer tiles, a smaller shape, or no smoothness"
         )
         raise ValueError(msg)
-    choice = resolve(regions.sub_problem(problem, boxes[0]), method).method
+    choice = resolve(problem, method).method  # of the whole: all tiles share what it takes to start
     fits: list[_Tile] = []
     every: list[NormalStats] = []
     tree = regions.Tree[NormalStats](operator.add)

@@ -72,6 +72,8 @@ class TileReader:
         turns = np.outer(frequencies, lags) % layout.length * (2 * math.pi / layout.length)  # exact, then rounded
         weights = np.where(2 * frequencies % layout.length == 0, 1.0, 2.0) / layout.length
         self._cosines, self._sines = np.cos(turns) * weights[:, None], np.sin(turns) * weights[:, None]
+        taps = np.arange(float(problem.geometry.n_taps)).reshape(1, self.frame.kernel_rows, self.frame.kernel_cols)
+        self._order = self.frame.to_user(taps).ravel().astype(np.intp)  # of the user's taps in the frame
         self._idle: list[Buffers] = []
 
     @staticmethod
@@ -104,7 +106,7 @@ class TileReader:
 
         row, col, n_rows, n_cols = (box.col, box.row, box.cols, box.rows) if self.frame.swapped else box
         own.fill(self.frame, row, col, n_rows, n_cols)
-        out = (own.back, own.energy, own.gram, own.total, own.inverse, own.taps, own.spread)
+        out = (own.back, own.energy, own.gram, own.total, own.factors, own.taps, own.spread)
         pixels = own.result, n_rows, n_cols
         if own.transform is not None:
             spectra = own.transform.spectra
@@ -127,17 +129,14 @@ class TileReader:
 
     def to_user(self, taps: Array) -> Array:
         """Bring what there is one of for each tap into the order of the user's kernel."""
-        frame = self.frame
-        shaped = taps.reshape(frame.kernel_rows, frame.kernel_cols)
-        return frame.to_user(shaped[None]).ravel()
+        return taps[self._order]
 
     def _statistics(self, upper: Array, moment: Array, energy: Array, n_pixels: int) -> NormalStats:
         plan, m = self.problem.geometry, len(upper)
-        order = self.to_user(np.arange(float(m))).astype(np.intp)  # of the user's taps in the frame
         gram = np.where(np.arange(m)[:, None] <= np.arange(m), upper, upper.T)
         return NormalStats(
-            gram=gram[np.ix_(order, order)],
-            moment=moment.ravel()[order],
+            gram=gram[np.ix_(self._order, self._order)],
+            moment=self.to_user(moment.ravel()),
             target_energy=float(energy[0]),
             target_sum=float(energy[1]),
             n_pixels=n_pixels,
@@ -164,8 +163,8 @@ class Buffers:
         The upper triangle of the Gram matrix of the last tile, in the frame's order of taps, as all that follows.
     back, energy : ndarray
         Its lag sums and those with the target; the target's sum of squares and sum.
-    inverse, taps, spread : ndarray
-        The factor of the inverse of `gram`, the kernel of least squares, and the diagonal of the inverse.
+    factors, taps, spread : ndarray
+        Those of `gram` and of its inverse, the kernel of least squares, and the diagonal of the inverse.
     total : ndarray, shape (taps + 2, taps)
         The sums of all tiles: `gram`, the moment, and `energy`.
     """
@@ -187,7 +186,7 @@ class Buffers:
         m = frame.kernel_rows * frame.kernel_cols
         self.back, self.energy = np.empty((2, frame.kernel_rows, 2 * x_halo + 1)), np.empty(2)
         self.gram, self.total = np.zeros((m, m)), np.zeros((m + 2, max(2, m)))
-        self.inverse = np.zeros((m, m) if m <= solve.OWN_FACTOR else (0, 0))
+        self.factors = np.zeros((2, -(-m // 4) * 4, m) if m <= solve.OWN_FACTOR else (2, 0, 0))
         self.taps, self.spread = np.zeros(m), np.zeros(m)
 
     def clear(self) -> None:
