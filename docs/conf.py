@@ -1,10 +1,15 @@
 """Sphinx: `sphinx-build -W docs build/docs`, with the extra "docs" installed."""
 
+import base64
+import io
 import os
 import sys
+from html import escape
 from pathlib import Path
 
 import matplotlib
+from docutils import nodes
+from matplotlib import font_manager, mathtext
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
@@ -19,7 +24,6 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
     "sphinx_gallery.gen_gallery",
     "matplotlib.sphinxext.plot_directive",
 ]
@@ -53,5 +57,35 @@ sphinx_gallery_conf = {
 html_theme = "pydata_sphinx_theme"
 html_title = "kernelfit"
 html_theme_options = {"show_prev_next": False, "navbar_align": "left", "secondary_sidebar_items": ["page-toc"]}
-html_sidebars = {"**": ["sidebar-nav-bs"]}
+# Pages without pages below them need no navigation at their side.
+html_sidebars = {path.stem: [] for path in Path(__file__).parent.glob("*.md")}
 html_show_sourcelink = False
+
+# Formulas are drawn by matplotlib, so that the pages need no network; they are inverted where the page is dark.
+html_math_renderer = "mathtext"
+html_static_path = ["style.css"]
+html_css_files = ["style.css"]
+
+
+def draw_formula(tex, size):
+    """Return a formula as an image that holds itself."""
+    data = io.BytesIO()
+    font = font_manager.FontProperties(family="serif", size=size, math_fontfamily="cm")
+    depth = mathtext.math_to_image(f"${' '.join(tex.split())}$", data, prop=font, dpi=96, format="svg")
+    coded = base64.b64encode(data.getvalue()).decode()
+    style = f"vertical-align:{-depth:.1f}pt"
+    return f'<img class="formula" style="{style}" alt="{escape(tex)}" src="data:image/svg+xml;base64,{coded}">'
+
+
+def inline(self, node):
+    self.body.append(draw_formula(node.astext(), 12))
+    raise nodes.SkipNode
+
+
+def block(self, node):
+    self.body.append(f'<p class="formula">{draw_formula(node.astext(), 13)}</p>')
+    raise nodes.SkipNode
+
+
+def setup(app):
+    app.add_html_math_renderer("mathtext", (inline, None), (block, None))

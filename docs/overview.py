@@ -21,6 +21,6 @@ fit = kernelfit.find_kernel(sharp, blurred, (17, 19))
 figure = fit.plot(sharp, blurred)
 data = io.BytesIO()
 figure.savefig(data, dpi=75)
-Image.open(data).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(
+Image.open(data).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
     Path(__file__).with_name("overview.png"), optimize=True
 )

@@ -15,12 +15,13 @@ import kernelfit
 
 before = camera()
 after = np.asarray(Image.fromarray(before).filter(ImageFilter.GaussianBlur(2)))
-fit = kernelfit.find_kernel(before, after, 15)
+fit = kernelfit.find_kernel(before, after, 15, errors="sandwich")
 print(fit.summary())
 
 # %%
-# The pixels are whole numbers, so the noise of the fit is that of rounding, ``1 / sqrt(12) = 0.29``, and more where
-# it rounds in between.
+# The pixels are whole numbers, so the noise of the fit is that of rounding, ``1 / sqrt(12) = 0.29``, and more, since the
+# filter rounds in between, too. That makes it alike from pixel to pixel along the columns, which the error bars allow
+# for: ``errors="sandwich"``. (Without it the verdict would say that the plain ones are wrong.)
 # Beside the kernel stands the Gaussian that the name promises.
 
 y, x = np.mgrid[-7:8, -7:8]
