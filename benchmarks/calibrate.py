@@ -3,7 +3,7 @@
     OPENBLAS_NUM_THREADS=1 python -m benchmarks.calibrate
 
 Each is the median of passes over whole images, so that reading, converting and calling are in it. Only their ratios
-matter to the choice; change `accumulation.py` if one is off by more than a factor of 1.5.
+matter to the choice; change `accumulation.py` if one is off by a factor that differs from the others' by more than 1.5.
 """
 
 import statistics
@@ -13,7 +13,8 @@ from collections.abc import Callable
 import numpy as np
 
 import kernelfit
-from kernelfit import accumulation
+from kernelfit import pair
+from kernelfit.exact import accumulation
 
 from .common import image_like_a_photograph
 
@@ -39,6 +40,11 @@ def main() -> None:
     """Measure and print."""
     small, large = (nanoseconds_per_pixel((n, n), "direct") for n in (3, 9))
     direct = (large - small) / (9 * 26 - 3 * 8)
+    read = small - 3 * 8 * direct
+    strip = pair.Reader(image_like_a_photograph(20, 4096), (20, 4096))
+    edge = (
+        seconds(lambda: accumulation.strip_lags((strip,), 0, 20, 4096, 20, "direct")) / (20 * 21 / 2 * 41 * 4096) * 1e9
+    )
     narrow, wide = (nanoseconds_per_pixel((rows, 15), "fft") for rows in (2, 14))
     layout = accumulation.segment(2048 - 14, 14)
     waste = layout.length / layout.step * (1 + 28 / layout.length)
@@ -58,7 +64,9 @@ def main() -> None:
 
     dense = seconds(solve) / (2 / 3 * taps**3) * 1e9
     for name, value in (
+        ("READ_NS", read),
         ("DIRECT_NS", direct),
+        ("STRIP_NS", edge),
         ("SPECTRAL_NS", spectral),
         ("TRANSFORM_NS", transform),
         ("DENSE_NS", dense),

@@ -1,17 +1,19 @@
-"""Say which ratio, and which error, differs between two commits by more than its noise.
+"""Say which ratio, which error and what memory differs between two commits by more than its noise.
 
     benchmarks/compare A [B] [--bench REGEX] [--rounds N]
 
 B is the working tree if it is not given. Both are measured by the suites of the working tree, with the Python that runs
-this, in turn: A, B, B, A and so on, each time in a process of its own, one BLAS thread. What is compared are the
-`track_ratio_` benchmarks, each a ratio to a public yardstick, and the `track_..._error` ones. Both sides of a ratio are
-timed by what they spend on a processor, so that other work on the machine counts for little; what `time_find` takes on
-all cores is another matter.
+this, each in a process of its own with one BLAS thread. What is compared are the `track_ratio_` benchmarks, each a
+ratio to a public yardstick, the `track_..._error` ones and `track_memory_added`.
 
-A ratio has moved if its logarithm differs, in the mean over the rounds without the extreme ones, by more than three
-standard errors and by more than FLOOR, with the same sign in each of those rounds; and if all that is so again when it
-is measured anew. The noise printed is the larger of those three standard errors and the floor. An error has moved if
-it grew or shrank by half.
+For a ratio both processes live side by side, on the same processor where that can be asked for, and take turns call by
+call, so that both meet the same weather; each call is timed by what it spends on a processor. What is judged is the
+median over the turns of the logarithm of B's time over A's (the yardstick, the same code on either side, is shown and
+would only add its noise). A round starts both processes anew, since where a process lies in memory makes a difference,
+too. A ratio has moved if the mean over the rounds without the extreme ones is beyond three standard errors and beyond
+FLOOR, with the same sign in each of those rounds; and if all that is so again when it is measured anew. The noise
+printed is the larger of those three standard errors and the floor. An error, or memory, has moved if it grew or shrank
+by half. `time_find`, what all cores together take, is another matter.
 Exits 0 if nothing got worse, 1 if something did, 2 if nothing was compared.
 """
 
@@ -31,15 +33,21 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-FLOOR = math.log(1.03)
+FLOOR = math.log(1.02)
 SMALLEST_ERROR = 1e-11  # below, errors are rounding and jump about
 WORSE, BETTER = "WORSE", "better"
 
-Measured = dict[str, list[float]]
+LEAST_TURNS = 6
+QUICK = 0.05  # seconds
+
+Pair = tuple[Callable[[], object], Callable[[], object]]
+#: For each benchmark the logarithm of B's time over A's in each round, and the ratios of A and of B.
+Measured = dict[str, tuple[list[float], list[float], list[float]]]
 
 
 class Refused(Exception):
@@ -47,14 +55,14 @@ class Refused(Exception):
 
 
 def names(pattern: str) -> Iterator[tuple[str, type, str, tuple]]:
-    """Yield (name, class, method, parameters) of every ratio and error whose name the pattern is found in."""
+    """Yield (name, class, method, parameters) of all that is compared and in whose name the pattern is found."""
     for file in sorted((ROOT / "benchmarks" / "suites").glob("bench_*.py")):
         module = importlib.import_module(f"benchmarks.suites.{file.stem}")
         for owner in vars(module).values():
             if not (isinstance(owner, type) and owner.__module__ == module.__name__):
                 continue
             for method in dir(owner):
-                if not re.fullmatch(r"track_(ratio_\w+|\w+_error)", method) or hasattr(owner, "setup_cache"):
+                if not re.fullmatch(r"track_(ratio_\w+|\w+_error|memory_added)", method):
                     continue
                 params = getattr(owner, "params", ())
                 lists = params if not params or isinstance(params[0], (list, tuple)) else [params]
@@ -64,29 +72,72 @@ def names(pattern: str) -> Iterator[tuple[str, type, str, tuple]]:
                         yield name, owner, method, values
 
 
-def measure(wanted: list[str], source: str, seconds: float) -> None:
-    """Print, as JSON, {name: value, or None where this version lacks the feature} (in the process of one commit)."""
-    import kernelfit
+def serve(source: str) -> None:
+    """Answer requests, a line of JSON each, in the process of one commit.
 
-    from . import common
+    ``[name, n]`` of a ratio times n calls of ours and one of the yardstick: ``[[seconds, ...], seconds]``. Of anything
+    else it is answered by its value. None stands for what this version lacks.
+    """
+    import kernelfit
 
     if not Path(kernelfit.__file__).resolve().is_relative_to(Path(source).resolve()):
         msg = f"imported kernelfit from {kernelfit.__file__}, need {source}"
         raise RuntimeError(msg)
-    common.CLOCK = processor_seconds
-    common.SECONDS = min(common.SECONDS, seconds)
-    common.REPEATS = min(common.REPEATS, 5)
-    found: dict[str, float | None] = {}
-    for name, owner, method, values in names(""):
-        if name not in wanted:
-            continue
-        subject = owner()
+    known = {name: parts for name, *parts in names("")}
+    ready: dict[str, Pair | None] = {}
+    for line in sys.stdin:
+        name, n = json.loads(line)
+        owner, method, values = known[name]
         try:
-            subject.setup(*values) if hasattr(subject, "setup") else None
-            found[name] = float(getattr(subject, method)(*values))
+            if "track_ratio_" not in name:
+                answer: object = value_of(owner, method, values)
+            else:
+                if name not in ready:
+                    ready = {name: pair_of(owner, method, values)}  # the scene before is let go
+                ours, yardstick = ready[name]
+                answer = [[seconds_of(ours) for _ in range(n)], seconds_of(yardstick)]
         except NotImplementedError:
-            found[name] = None
-    print(json.dumps(found))
+            answer = None
+        print(json.dumps(answer), flush=True)
+
+
+def value_of(owner: type, method: str, values: tuple) -> float:
+    """Return what a benchmark tracks."""
+    subject = owner()
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # asv gives each suite a folder, too
+        if hasattr(subject, "setup_cache"):
+            subject.setup_cache()
+        if hasattr(subject, "setup"):
+            subject.setup(*values)
+        return float(getattr(subject, method)(*values))
+
+
+def pair_of(owner: type, method: str, values: tuple) -> Pair:
+    """Return the two calls whose times a ratio divides, both warm."""
+    found: list[Pair] = []
+
+    def keep(ours: Callable[[], object], yardstick: Callable[[], object], *_: object, **__: object) -> float:
+        found.append((ours, yardstick))
+        return math.nan
+
+    subject, module = owner(), sys.modules[owner.__module__]
+    usual, module.ratio_of_times = module.ratio_of_times, keep
+    try:
+        if hasattr(subject, "setup"):
+            subject.setup(*values)
+        getattr(subject, method)(*values)
+    finally:
+        module.ratio_of_times = usual
+    for call in found[0]:
+        call()
+    return found[0]
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    """Return what a call spends on a processor."""
+    start = processor_seconds()
+    call()
+    return processor_seconds() - start
 
 
 def processor_seconds() -> float:
@@ -102,26 +153,48 @@ def processor_seconds() -> float:
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
-def run_apart(source: Path, wanted: list[str], seconds: float) -> dict[str, float | None]:
-    """Measure one commit in a process of its own."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": f"{source}{os.pathsep}{ROOT}",
-        "NUMBA_CACHE_DIR": str(source / "numba"),  # machine code of one commit must not serve the other
-        "OPENBLAS_NUM_THREADS": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-    code = "import json, sys; from benchmarks.comparison import measure; measure(*json.load(sys.stdin))"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        input=json.dumps([wanted, str(source), seconds]),
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
-    if done.returncode:
-        raise Refused(f"a benchmark failed:\n{done.stderr.strip()[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+class Served:
+    """The process of one commit, which answers what it is asked."""
+
+    def __init__(self, source: Path) -> None:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": f"{source}{os.pathsep}{ROOT}",
+            "NUMBA_CACHE_DIR": str(source / "numba"),  # machine code of one commit must not serve the other
+            "OPENBLAS_NUM_THREADS": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+        code = f"from benchmarks.comparison import serve; serve({str(source)!r})"
+        self.trouble = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.trouble,
+            text=True,
+            env=environment,
+        )
+
+    def __enter__(self) -> "Served":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
+        self.trouble.close()
+
+    def ask(self, name: str, n: int = 1) -> Any:
+        """Return the answer to one request."""
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(json.dumps([name, n]) + "\n")
+            self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            self.process.wait()
+            self.trouble.seek(0)
+            raise Refused(f"a benchmark failed: {name}\n{self.trouble.read().strip()[-2000:]}")
+        return json.loads(answer)
 
 
 def lay_out(commit: str | None, folder: Path) -> str:
@@ -145,33 +218,60 @@ def lay_out(commit: str | None, folder: Path) -> str:
     return f"{commit} ({known.stdout[:8]})" if not known.stdout.startswith(commit) else commit[:8]
 
 
-def rounds_of(sources: list[Path], wanted: list[str], rounds: int, seconds: float) -> list[Measured]:
-    """Measure both commits in turn; the order alternates, so that neither is always the one that comes first."""
-    found: list[Measured] = [{}, {}]
+def rounds_of(sources: list[Path], wanted: list[str], rounds: int, seconds: float) -> Measured:
+    """Measure the ratios of both commits, in processes started anew each round."""
+    found: Measured = {}
     for turn in range(rounds):
-        for side in (0, 1) if turn % 2 == 0 else (1, 0):
-            for name, value in run_apart(sources[side], wanted, seconds).items():
-                if value is not None:
-                    found[side].setdefault(name, []).append(value)
-            print(f"\rround {turn + 1} of {rounds}", end="", file=sys.stderr, flush=True)
+        with contextlib.ExitStack() as stack:
+            if hasattr(os, "sched_setaffinity"):
+                usual = os.sched_getaffinity(0)
+                stack.callback(os.sched_setaffinity, 0, usual)
+                os.sched_setaffinity(0, {sorted(usual)[turn % len(usual)]})  # which the processes inherit
+            served = [stack.enter_context(Served(source)) for source in sources]
+            for name in wanted:
+                first = [side.ask(name) for side in served]
+                if None in first:
+                    continue
+                # of two quick calls the first may find the cache full of what the other process left
+                calls = 2 if max(max(ours) for ours, _ in first) < QUICK else 1
+                steps, ratios = take_turns(served, name, calls, seconds)
+                for kept, value in zip(found.setdefault(name, ([], [], [])), (steps, *ratios), strict=True):
+                    kept.append(value)
+        print(f"\rround {turn + 1} of {rounds}", end="", file=sys.stderr, flush=True)
     print("\r" + " " * 40 + "\r", end="", file=sys.stderr, flush=True)
     return found
 
 
-def shift_and_noise(before: list[float], after: list[float]) -> tuple[float, float, bool]:
+def take_turns(served: list[Served], name: str, calls: int, seconds: float) -> tuple[float, list[float]]:
+    """Return the median logarithm of B's time over A's, and the ratio of each to the yardstick.
+
+    Who begins alternates, so that neither is always the one that comes after a pause.
+    """
+    steps: list[float] = []
+    times: list[list[tuple[float, float]]] = [[], []]
+    end = time.perf_counter() + seconds
+    while len(steps) < LEAST_TURNS or time.perf_counter() < end:
+        for side in (0, 1) if len(steps) % 2 == 0 else (1, 0):
+            ours, yardstick = served[side].ask(name, calls)
+            times[side].append((min(ours), yardstick))
+        steps.append(math.log(times[1][-1][0] / times[0][-1][0]))
+    return statistics.median(steps), [statistics.median(a / b for a, b in side) for side in times]
+
+
+def shift_and_noise(steps: list[float]) -> tuple[float, float, bool]:
     """Return the change of the logarithm, its noise, and whether the rounds agree on a change beyond it.
 
     The change is the trimmed mean over the rounds, the noise three of its standard errors (Tukey and McLaughlin 1963,
     Sankhya A 25, 331: from the winsorised deviation), so that one bad round spoils neither.
 
-    >>> shift_and_noise([1.0, 1.01, 0.99], [1.3, 1.31, 1.3])[2]
+    >>> shift_and_noise([0.26, 0.27, 0.28])[2]
     True
-    >>> shift_and_noise([1.0, 1.2, 0.9], [1.1, 1.0, 1.3])[2]
+    >>> shift_and_noise([0.1, -0.2, 0.3])[2]
     False
-    >>> shift_and_noise([1.0, 1.0, 1.01, 0.99, 1.0], [1.2, 1.21, 1.19, 0.7, 1.2])[2]
+    >>> shift_and_noise([0.18, 0.19, 0.17, -0.4, 0.18])[2]
     True
     """
-    steps = sorted(math.log(b / a) for a, b in zip(before, after, strict=True))
+    steps = sorted(steps)
     n, cut = len(steps), round(0.15 * len(steps))
     kept = steps[cut : n - cut]
     shift = statistics.fmean(kept)
@@ -181,7 +281,7 @@ def shift_and_noise(before: list[float], after: list[float]) -> tuple[float, flo
 
 
 def error_moved(before: float, after: float) -> bool:
-    """Return whether an error changed by half, and is more than rounding.
+    """Return whether an error, or memory, changed by half, and is more than rounding.
 
     >>> error_moved(1e-3, 2e-3), error_moved(1e-15, 1e-13), error_moved(1e-15, 1e-3), error_moved(float("nan"), 1.0)
     (True, False, True, True)
@@ -194,40 +294,32 @@ def error_moved(before: float, after: float) -> bool:
 
 def compare(sources: list[Path], wanted: list[str], rounds: int, seconds: float) -> list[tuple[str, ...]]:
     """Return a row for each benchmark: name, A, B, change, noise, verdict."""
-    errors = [name for name in wanted if "track_ratio_" not in name]
+    others = [name for name in wanted if "track_ratio_" not in name]
     ratios = [name for name in wanted if "track_ratio_" in name]
     rows = []
-    if errors:
-        a, b = (run_apart(source, errors, seconds) for source in sources)
-        for name in errors:
-            if a.get(name) is None or b.get(name) is None:
-                rows.append((name, *map(show, (a.get(name), b.get(name))), "", "", "n/a"))
-                continue
-            moved = error_moved(a[name], b[name])
-            verdict = "" if not moved else BETTER if b[name] < a[name] else WORSE
-            rows.append(
-                (name, show(a[name]), show(b[name]), f"{b[name] / a[name]:.3g}x" if a[name] else "", "", verdict)
-            )
-    if ratios:
-        first = rounds_of(sources, ratios, rounds, seconds)
-        doubtful = [
-            n for n in ratios if n in first[0] and n in first[1] and shift_and_noise(first[0][n], first[1][n])[2]
-        ]
-        again = rounds_of(sources, doubtful, rounds, seconds) if doubtful else [{}, {}]
-        for name in ratios:
-            if name not in first[0] or name not in first[1]:
-                values = (statistics.median(side[name]) if name in side else None for side in first)
-                rows.append((name, *map(show, values), "", "", "n/a"))
-                continue
-            a, b = (side[name] + more.get(name, []) for side, more in zip(first, again, strict=True))
-            shift, noise, _ = shift_and_noise(a, b)
-            verdict = ""
-            if name in doubtful:
-                shifts = [shift_and_noise(m[0][name], m[1][name]) for m in (first, again)]
-                if shifts[1][2] and shifts[0][0] * shifts[1][0] > 0:
-                    verdict = BETTER if shift < 0 else WORSE
-            middle = [show(statistics.median(side)) for side in (a, b)]
-            rows.append((name, *middle, f"{math.expm1(shift):+.1%}", f"{math.expm1(noise):.1%}", verdict))
+    if others:
+        with Served(sources[0]) as before, Served(sources[1]) as after:
+            values = {name: (before.ask(name), after.ask(name)) for name in others}
+        for name, (a, b) in values.items():
+            moved = None not in (a, b) and error_moved(a, b)
+            verdict = "n/a" if None in (a, b) else "" if not moved else BETTER if b < a else WORSE
+            rows.append((name, show(a), show(b), f"{b / a:.3g}x" if a and b is not None else "", "", verdict))
+    first = rounds_of(sources, ratios, rounds, seconds) if ratios else {}
+    doubtful = [name for name, (steps, *_) in first.items() if shift_and_noise(steps)[2]]
+    again = rounds_of(sources, doubtful, rounds, seconds) if doubtful else {}
+    for name in ratios:
+        if name not in first:
+            rows.append((name, "", "", "", "", "n/a"))
+            continue
+        both = [a + b for a, b in zip(first[name], again.get(name, ([], [], [])), strict=True)]
+        shift, noise, _ = shift_and_noise(both[0])
+        verdict = ""
+        if name in doubtful:
+            shifts = [shift_and_noise(found[name][0]) for found in (first, again)]
+            if shifts[1][2] and shifts[0][0] * shifts[1][0] > 0:
+                verdict = BETTER if shift < 0 else WORSE
+        middle = [show(statistics.median(side)) for side in both[1:]]
+        rows.append((name, *middle, f"{math.expm1(shift):+.1%}", f"{math.expm1(noise):.1%}", verdict))
     return rows
 
 
@@ -256,7 +348,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("b", metavar="B", nargs="?", help="another; the default is the working tree")
     parser.add_argument("--bench", default="", metavar="REGEX", help="only benchmarks in whose name this is found")
     parser.add_argument("--rounds", type=int, default=7, help="processes of each commit, default 7, at least 3")
-    parser.add_argument("--seconds", type=float, default=0.5, help="for each ratio in each round, default 0.5")
+    parser.add_argument("--seconds", type=float, default=0.7, help="for each ratio in each round, default 0.7")
     options = parser.parse_args(arguments)
     if options.rounds < 3:
         parser.error(f"got {options.rounds} rounds, need at least 3 to tell their noise")
@@ -264,7 +356,7 @@ def main(arguments: list[str] | None = None) -> int:
         with contextlib.ExitStack() as stack:
             wanted = [name for name, *_ in names(options.bench)]
             if not wanted:
-                raise Refused(f"no ratio or error has {options.bench!r} in its name")
+                raise Refused(f"nothing that is compared has {options.bench!r} in its name")
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             sources = [scratch / "a" / "src", scratch / "b" / "src"]
             labels = []

@@ -19,7 +19,7 @@ from collections.abc import Callable
 import numpy as np
 
 import kernelfit
-from benchmarks.common import kernel_of_shape
+from benchmarks.common import image_like_a_photograph, kernel_of_shape
 
 SIDE = 15
 #: Of the Zarr arrays: None, or "auto" for Zarr's own choice, Zstandard, which takes longer over noise than the fit.
@@ -30,20 +30,23 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 def make_store(folder: str, size: int, chunk: int = 1024) -> list[str]:
     """Write a pair of size x size uint16 to Zarr, tile by tile; return the two paths.
 
-    The image is white noise that repeats itself every 4096 pixels, and the target the image under a kernel, with noise
-    that does not.
+    The image is what a camera of 12 bits records: a photograph-like scene of 2048 +- 640 with noise of 32, repeated
+    every 4096 pixels; the target is the image under a kernel, with noise of 20 that does not repeat. So the low bits
+    are noise, which no codec compresses.
     """
     import scipy.fft
     import zarr
 
-    names = [os.path.join(folder, f"{name}{size}.zarr") for name in ("image", "target")]
+    kind = f"{size}_{chunk}_{'plain' if CODEC is None else 'compressed'}"
+    names = [os.path.join(folder, f"{name}{kind}.zarr") for name in ("image", "target")]
     if os.path.exists(names[0]):
         return names
     how = {"shape": (size, size), "dtype": "uint16", "chunks": (chunk, chunk), "compressors": CODEC}
     stores = [zarr.create_array(name, **how) for name in names]
     side = min(size, 4096)
     rng = np.random.default_rng(0)
-    image = np.clip(np.round(2000 + 500 * rng.standard_normal((side, side))), 0, 65535)
+    image = 16 * image_like_a_photograph(side, side) + 32 * rng.standard_normal((side, side))
+    image = np.clip(np.round(image), 0, 4095)
     kernel = np.zeros_like(image)
     kernel[:SIDE, :SIDE] = kernel_of_shape(f"{SIDE}x{SIDE}")
     kernel = np.roll(kernel, (-(SIDE // 2), -(SIDE // 2)), (0, 1))
@@ -191,7 +194,9 @@ def cluster(folder: str, repeats: int, size: int) -> None:
     side = min(size, 8192)
     names = make_store(folder, side)
     arrays = [da.from_zarr(name) for name in names]
-    environment = {"distributed.nanny.pre-spawn-environ.PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    # a worker of one thread: Zarr, too, would decode with as many as there are processors
+    variables = {"PYTHONPATH": os.environ.get("PYTHONPATH", ""), "ZARR_THREADING__MAX_WORKERS": "1"}
+    environment = {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in variables.items()}
     with dask.config.set(environment):
         clusters = [
             distributed.LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address=None, silence_logs=50)

@@ -2,10 +2,10 @@
 
     python -m benchmarks.speed [section ...] [--workers N] [--repeats N]
 
-Sections: kernels, statistics, large, lstsq, memory, growth, signal (default: all). Every ratio is the median of runs
-in turn of both sides with the same number of threads (SciPy's transforms by `scipy.fft.set_workers`; for one thread of
-BLAS as well, set OPENBLAS_NUM_THREADS=1). The yardsticks: F is `scipy.signal.fftconvolve(image, kernel, mode="same")`
-on the same arrays, R is one `scipy.fft.rfft2(image)`.
+Sections: kernels, statistics, large, lstsq, memory, growth, signal, stride (default: all). Every ratio is the median of
+runs in turn of both sides with the same number of threads (SciPy's transforms by `scipy.fft.set_workers`; for one
+thread of BLAS as well, set OPENBLAS_NUM_THREADS=1). The yardsticks: F is
+`scipy.signal.fftconvolve(image, kernel, mode="same")` on the same arrays, R is one `scipy.fft.rfft2(image)`.
 """
 
 import argparse
@@ -269,6 +269,32 @@ def signal(workers: int, repeats: int) -> None:
     print(f"find_kernel / oaconvolve, 10^7 samples, 1001 taps: {ratio:.2f}   oaconvolve = {seconds:.3f} s", flush=True)
 
 
+def stride(workers: int, repeats: int) -> None:
+    """Time kernels of 12 x 12 of downsampled images, against the filtering and the slice that made them."""
+    image, whole, kernel = square_scene(2048, 12, 0.0)
+
+    def ratios(step: int) -> list[float]:
+        place = slice(step // 2, None, step)
+        kept = {"stride": step, "offset": step // 2, "workers": workers}
+        clean = np.ascontiguousarray(whole[place, place])
+        noisy = clean + 0.01 * clean.std() * np.random.default_rng(1).standard_normal(clean.shape)
+        return in_turn(
+            [
+                lambda: scipy.signal.fftconvolve(image, kernel, mode="same")[place, place],
+                lambda: kernelfit.find_kernel(image, noisy, 12, **kept).stderr,
+                lambda: kernelfit.find_kernel(image, clean, 12, **kept).stderr,
+                lambda: kernelfit.accumulate(image, noisy, 12, **kept),
+                lambda: kernelfit.apply_kernel(image, kernel, **kept),
+            ],
+            repeats,
+        )
+
+    print("stride at 2048^2, 12 x 12 taps, / F: find_kernel with 1 % noise, noise-free; accumulate; apply_kernel")
+    for step in (1, 2, 4):
+        seconds, *found = ratios(step)
+        print(f"{step:10}   {'  '.join(f'{ratio:6.2f}' for ratio in found)}   F = {seconds:.3f} s", flush=True)
+
+
 SECTIONS: dict[str, Callable[..., None]] = {
     "kernels": kernels,
     "statistics": statistics_pass,
@@ -277,6 +303,7 @@ SECTIONS: dict[str, Callable[..., None]] = {
     "memory": memory,
     "growth": growth,
     "signal": signal,
+    "stride": stride,
 }
 
 

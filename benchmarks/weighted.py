@@ -2,6 +2,8 @@
 
     python -m benchmarks.weighted            the table, at 2048 x 2048 (1024 x 1024 against dense)
     python -m benchmarks.weighted quick      the same at 512 x 512
+    python -m benchmarks.weighted beside     the same weights with background=1, against the fit with that background
+    python -m benchmarks.weighted coverage   how often 95 % intervals hold the truth under photon noise
 
 Each line is the median of ratios of times taken in turn. The error is the distance of the kernel from the truth over
 that which its standard errors let one expect: 1 is as good as can be, so that a quick wrong answer shows.
@@ -84,15 +86,16 @@ def ratio(ours: Callable[[], object], yardstick: Callable[[], object], repeats: 
     return statistics.median(ratios)
 
 
-def line(size: int, side: int, kind: str, repeats: int) -> str:
+def line(size: int, side: int, kind: str, repeats: int, **more: Any) -> str:
     """Measure one line of the table."""
     image, kernel, clean, noise = scene(size, side)
     target, keywords = weighted_scene(kind, clean, noise)
     plain = np.where(np.isfinite(target), target, clean)
+    keywords |= more
     fit = kernelfit.find_kernel(image, target, side, **keywords)
     cost = ratio(
         lambda: kernelfit.find_kernel(image, target, side, **keywords),
-        lambda: kernelfit.find_kernel(image, plain, side),
+        lambda: kernelfit.find_kernel(image, plain, side, **more),
         repeats,
     )
     error = float(np.sqrt(np.mean((fit.kernel - kernel) ** 2) / np.mean(fit.stderr**2)))
@@ -114,16 +117,39 @@ def against_dense(size: int, side: int) -> str:
     return f"{what}: {times:.1f} times as long; kernels {apart:.1g} stderr apart"
 
 
+def coverage(n: int = 500) -> None:
+    """Print the coverage of 95 % intervals, with photon noise declared and not, and beside a sky."""
+    rng = np.random.default_rng(7)
+    stars = np.zeros((60, 71))
+    stars[rng.integers(0, 60, 60), rng.integers(0, 71, 60)] = rng.pareto(1.5, 60) * 500
+    image = scipy.ndimage.gaussian_filter(stars, 1.0) + 4.0 + rng.uniform(0, 2, stars.shape)
+    kernel = kernel_of_shape("3x4")
+    mean = scipy.signal.convolve2d(image, kernel, mode="same", boundary="symm")
+    for sky, more in ((0.0, {}), (30.0, {"background": 0})):
+        hits = {"poisson": 0, "constant": 0}
+        for _ in range(n):
+            counts = rng.poisson(mean + sky).astype(float)
+            for noise in hits:
+                low, high = kernelfit.find_kernel(image, counts, (3, 4), noise=noise, **more).confidence(0.95)
+                hits[noise] += int(np.count_nonzero((low <= kernel) & (kernel <= high)))
+        for noise, hit in hits.items():
+            print(f"noise={noise!r} {more}: {100 * hit / (n * kernel.size):.1f} % of {n} x {kernel.size} intervals")
+
+
 def main(arguments: list[str]) -> None:
     """Print the table."""
+    if "coverage" in arguments:
+        coverage()
+        return
+    more = {"background": 1} if "beside" in arguments else {}
     quick = "quick" in arguments
     size, repeats = (512, 3) if quick else (2048, 7)
     wanted = [int(a) for a in arguments if a.isdigit()] or [15, 31]
     print("  size side  weights                cost   error  how")
     for side in wanted:
         for kind in ("1000 bad pixels", "blobs", "inverse variance"):
-            print(line(size, side, kind, repeats if side < 31 else 5), flush=True)
-    if "dense" in arguments or not any(a.isdigit() for a in arguments):
+            print(line(size, side, kind, repeats if side < 31 else 5, **more), flush=True)
+    if "dense" in arguments or not (more or any(a.isdigit() for a in arguments)):
         print(against_dense(size // 2, 15))
 
 

@@ -5,6 +5,8 @@ Everything is written straight from the equation
     convolution:  target[t] = sum_p kernel[p] * image[t - (p - origin)]
     correlation:  target[t] = sum_p kernel[p] * image[t + (p - origin)]
 
+and with a stride only every stride-th t along each axis is kept, beginning with that at offset.
+
 ``design`` visits every (target pixel, tap) pair one at a time. ``design_dense`` builds the same matrix a column at
 a time for images too big for that; the tests hold the two against each other.
 """
@@ -69,6 +71,16 @@ def target_shape(image_shape, shape, mode):
     return tuple(n + grow * (k - 1) for n, k in zip(image_shape, shape, strict=True))
 
 
+def lattice(whole, stride, offset):
+    """The pixels of an axis that are kept: [offset::stride]."""
+    kept = []
+    t = offset
+    while t < whole:
+        kept.append(t)
+        t += stride
+    return kept
+
+
 def first_coordinate(side, mode, operation):
     """The coordinate t of target index 0 for an origin of 0, in modes whose alignment is fixed by the shapes."""
     if mode == "valid":  # the first t for which t - (side-1) .. t, or t .. t + (side-1), begins at sample 0
@@ -91,15 +103,18 @@ def footprint(t, p, origin, operation):
     return t - (p - origin) if operation == "convolution" else t + (p - origin)
 
 
-def design(image, shape, *, mode, boundary, fillvalue=0.0, origin=None, operation="convolution"):
+def design(
+    image, shape, *, mode, boundary, fillvalue=0.0, origin=None, operation="convolution", stride=(1, 1), offset=(0, 0)
+):
     """(A, used): a row per used target pixel, a column per tap in ravel order, and which target pixels are used."""
     image = np.asarray(image, dtype=float)
     first, centre = placement(shape, mode, origin, operation)
-    rows, cols = target_shape(image.shape, shape, mode)
-    used = np.zeros((rows, cols), dtype=bool)
+    whole = target_shape(image.shape, shape, mode)
+    rows, cols = (lattice(n, s, o) for n, s, o in zip(whole, stride, offset, strict=True))
+    used = np.zeros((len(rows), len(cols)), dtype=bool)
     equations = []
-    for i in range(rows):
-        for j in range(cols):
+    for m, i in enumerate(rows):
+        for n, j in enumerate(cols):
             equation = []
             for p in range(shape[0]):
                 for q in range(shape[1]):
@@ -107,24 +122,27 @@ def design(image, shape, *, mode, boundary, fillvalue=0.0, origin=None, operatio
                     col = footprint(j + first[1], q, centre[1], operation)
                     equation.append(look_up(image, row, col, boundary, fillvalue))
             if OUTSIDE not in equation:
-                used[i, j] = True
+                used[m, n] = True
                 equations.append(equation)
     return np.array(equations, dtype=float).reshape(len(equations), shape[0] * shape[1]), used
 
 
-def design_dense(image, shape, *, mode, boundary, fillvalue=0.0, origin=None, operation="convolution"):
+def design_dense(
+    image, shape, *, mode, boundary, fillvalue=0.0, origin=None, operation="convolution", stride=(1, 1), offset=(0, 0)
+):
     """The same as design, a tap at a time."""
     image = np.asarray(image, dtype=float)
     first, centre = placement(shape, mode, origin, operation)
-    size = target_shape(image.shape, shape, mode)
+    whole = target_shape(image.shape, shape, mode)
+    kept = [lattice(n, s, o) for n, s, o in zip(whole, stride, offset, strict=True)]
 
     def sources(axis, p):
         n = image.shape[axis]
-        at = [footprint(t + first[axis], p, centre[axis], operation) for t in range(size[axis])]
+        at = [footprint(t + first[axis], p, centre[axis], operation) for t in kept[axis]]
         at = [source_index(i, n, boundary) for i in at]
         return np.array([i is not OUTSIDE for i in at]), np.array([0 if i is OUTSIDE else i for i in at])
 
-    used = np.ones(size, dtype=bool)
+    used = np.ones([len(k) for k in kept], dtype=bool)
     columns = []
     for p in range(shape[0]):
         for q in range(shape[1]):
@@ -191,19 +209,22 @@ def weighted_fit(image, target, shape, weights, **convention):
     return taps.reshape(shape), np.sqrt(np.diag(variance)).reshape(shape), rss
 
 
-def touched(bad, shape, *, mode, boundary, fillvalue=0.0, origin=None, operation="convolution"):
+def touched(
+    bad, shape, *, mode, boundary, fillvalue=0.0, origin=None, operation="convolution", stride=(1, 1), offset=(0, 0)
+):
     """Which target pixels have a bad image pixel in their footprint (those not used included as not)."""
     first, centre = placement(shape, mode, origin, operation)
-    size = target_shape(bad.shape, shape, mode)
-    out = np.zeros(size, dtype=bool)
-    for i in range(size[0]):
-        for j in range(size[1]):
+    whole = target_shape(bad.shape, shape, mode)
+    rows, cols = (lattice(n, s, o) for n, s, o in zip(whole, stride, offset, strict=True))
+    out = np.zeros((len(rows), len(cols)), dtype=bool)
+    for m, i in enumerate(rows):
+        for n, j in enumerate(cols):
             for p in range(shape[0]):
                 for q in range(shape[1]):
                     row = footprint(i + first[0], p, centre[0], operation)
                     col = footprint(j + first[1], q, centre[1], operation)
                     if look_up(bad, row, col, boundary, False) not in (OUTSIDE, False, 0.0):
-                        out[i, j] = True
+                        out[m, n] = True
     return out
 
 
@@ -249,8 +270,10 @@ def surface_columns(used, degree):
     return np.stack(columns, axis=1)
 
 
-def joint(pairs, shape, *, degree=None, **convention):
+def joint(pairs, shape, *, degree=None, weights=None, **convention):
     """Dense least squares of one target over pairs [(list of source planes, target plane)]: taps of each source first.
+
+    `weights` has the weight of each target pixel of each pair; those of weight zero are no equations.
 
     Returns the kernel (sources, *shape), its covariance, the backgrounds (pairs, terms), their standard errors, the
     residual sum of squares and the number of equations.
@@ -270,6 +293,10 @@ def joint(pairs, shape, *, degree=None, **convention):
         matrix[row : row + len(block), taps + i * terms : taps + (i + 1) * terms] = surface
         row += len(block)
     y = np.concatenate(values)
+    if weights is not None:
+        used = [design_dense(sources[0], shape, **convention)[1] for sources, _ in pairs]
+        w = np.concatenate([np.asarray(one, dtype=float)[at] for one, at in zip(weights, used, strict=True)])
+        matrix, y = (matrix * np.sqrt(w)[:, None])[w > 0], (y * np.sqrt(w))[w > 0]
     best = np.linalg.lstsq(matrix, y, rcond=None)[0]
     residual = y - matrix @ best
     rss = float(residual @ residual)

@@ -311,3 +311,32 @@ def test_labels_that_contradict_each_other_are_refused():
             call(label(image), label(target, y=y[::-1]), (2, 3))
         with pytest.raises(ValueError, match=r"axes \('y', 'x'\) and a target with axes \('x', 'y'\); transpose"):
             call(label(image), label(target).transpose("x", "y"), (2, 3))
+
+
+class Counted:
+    """Anything that can be sliced, with a count of how often it is."""
+
+    def __init__(self, array):
+        self.array, self.shape, self.dtype, self.ndim, self.reads = array, array.shape, array.dtype, 2, 0
+
+    def __getitem__(self, key):
+        self.reads += 1
+        return self.array[key]
+
+
+def test_what_only_reads_a_store_is_read_where_it_is_needed(same_bits):
+    image, target, _ = big_pair()
+    stores = [da.from_array(Counted(a), chunks=c, asarray=False) for a, c in ((image, (40, 257)), (target, (90, 70)))]
+    expected = accumulate_stream([(image, target)], (3, 6), block=(64, 80))
+    with dask.config.set(scheduler="synchronous"):
+        same_bits(scale.accumulate(*stores, (3, 6), block=(64, 80)), expected)
+        assert all(scale._store(array) is not None for array in stores)
+        for other in (
+            da.from_array(Counted(image), chunks=40, lock=True),  # what must not be read by two at a time
+            da.from_array(image, chunks=40),  # pixels in memory
+            da.from_array(Counted(image), chunks=40) + 0,
+            da.from_array(Counted(image), chunks=40)[::-1][::-1],
+            da.concatenate([da.from_array(Counted(half), chunks=40) for half in (image[:150], image[150:])]),
+        ):
+            assert scale._store(other) is None
+            same_bits(scale.accumulate(other, stores[1], (3, 6), block=(64, 80)), expected)

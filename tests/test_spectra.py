@@ -5,7 +5,9 @@ import warnings
 import numpy as np
 import pytest
 
-from kernelfit import SpectralStats, accumulate_spectra
+from kernelfit import SpectralStats, accumulate_spectra, set_fft
+from kernelfit.exact import _loops
+from kernelfit.spectral import toeplitz
 
 NAMES = ("image_power", "target_power", "cross")
 
@@ -149,3 +151,52 @@ def test_pixels_that_are_not_finite_are_refused(pair_of_images, bad, block):
         warnings.simplefilter("error")
         with pytest.raises(ValueError, match=r"target with 1 pixel .*\(20, 30\)"):
             accumulate_spectra(image, target, (4, 5), block=block)
+
+
+@pytest.mark.parametrize("block", [None, 32, (40, 200), "auto"])
+@pytest.mark.parametrize("backend", ["pyfftw", "scipy"])
+def test_every_pixel_counts_once_in_the_targets_sums(pair_of_images, block, backend, close):
+    """However blocks overlap; and both libraries give the same spectra."""
+    image, target = pair_of_images
+    own = accumulate_spectra(image, target, (4, 5), block=block)
+    used = target[: own.n_pixels // 127]
+    assert used.size == own.n_pixels == target.size
+    previous = set_fft(backend=backend)
+    try:
+        stats = accumulate_spectra(image, target, (4, 5), block=block)
+    finally:
+        set_fft(**previous)
+    for name in NAMES:
+        close(getattr(stats, name), getattr(own, name), 1e-12, name)
+    assert stats.target_energy == pytest.approx(np.sum(target**2), rel=1e-13)
+    assert stats.target_sum == pytest.approx(np.sum(target), abs=1e-11 * np.abs(target).sum())
+    wrapped = accumulate_spectra(image, image[::-1], (4, 5), boundary="wrap")  # by Parseval's theorem
+    assert wrapped.target_energy == pytest.approx(np.sum(image**2), rel=1e-13)
+    assert wrapped.target_sum == pytest.approx(np.sum(image), rel=1e-13)
+
+
+@pytest.mark.parametrize("sides", [(150, 131), (133, 96), (1, 40), (2, 3)])
+def test_lag_sums_are_inverse_transforms(sides, close):
+    rng = np.random.default_rng(5)
+    image, target = rng.normal(size=(2, *sides))
+    shape = (min(sides[0], 6), min(sides[1], 3))
+    stats = accumulate_spectra(image, target, shape, boundary="wrap")
+    for workers in (1, 3):
+        lags = toeplitz.lag_sums(stats, workers)
+        power, cross = (np.fft.irfft2(s, sides) for s in (stats.image_power, stats.cross))
+        rows, cols = np.arange(shape[0])[:, None], np.arange(1 - shape[1], shape[1])
+        close(lags.power, power[rows, cols], 1e-13, "power")
+        close(lags.cross, cross[stats.shift[0] - rows, stats.shift[1] - np.arange(shape[1])], 1e-13, "cross")
+
+
+def test_compiled_loops_are_compiled_once(pair_of_images):
+    """Of two layouts Numba makes two versions, and two processes that fill its cache at once may confuse them."""
+    if not hasattr(_loops.ring_misfit, "signatures"):
+        pytest.skip("nothing is compiled")
+    image, target = pair_of_images
+    stats = [accumulate_spectra(image, target, (4, 5), block=block) for block in (None, 32, "auto")]
+    stats += [stats[1] + stats[1], accumulate_spectra(image[::2, ::-1], image[::2], 3, boundary="wrap")]
+    for some in stats:
+        some.solve()
+    for name in ("taper", "cross_spectra", "cross_spectra_in_place", "ring_misfit", "add_products"):
+        assert len(getattr(_loops, name).signatures) == 1, name

@@ -15,8 +15,8 @@ from kernelfit import (
     accumulate,
     apply_kernel,
     find_kernel,
-    solve,
 )
+from kernelfit.solvers import solve
 
 BOUNDARIES = [(None, 0.0), ("fill", 2.75), ("wrap", 0.0), ("symm", 0.0), ("mirror", 0.0), ("nearest", 0.0)]
 CONVENTIONS = [
@@ -112,7 +112,8 @@ def test_a_list_of_one_pair_is_the_pair_itself(noise, kind, method):
 @pytest.mark.parametrize("noise", [0.0, 1.0])
 def test_one_pair_goes_the_way_it_always_went(noise, method):
     """Statistics, solve, and the residual taken from the pixels: the same bits as those rooms called one by one."""
-    from kernelfit import accumulation, pair
+    from kernelfit import pair
+    from kernelfit.exact import accumulation
 
     image = np.random.default_rng(7).normal(size=(60, 51))
     target = apply_kernel(image, np.ones((5, 4)), boundary="symm") + noise * np.random.default_rng(8).normal(

@@ -1,13 +1,16 @@
 """A tile made at one go has the statistics of its own rows of A; our own factor is that of the inverse."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
 import naive
-from kernelfit import kernel_map, pair, solve
-from kernelfit.regions import Box
+from kernelfit import kernel_map, pair
+from kernelfit.exact.regions import Box
+from kernelfit.exact.tiles import TileReader
+from kernelfit.solvers import solve
 from kernelfit.statistics import NormalStats
-from kernelfit.tiles import TileReader
 
 BOXES = [Box(0, 0, 17, 23), Box(17, 0, 16, 23), Box(5, 23, 16, 22), Box(9, 4, 17, 30)]
 
@@ -31,18 +34,30 @@ def test_the_statistics_are_those_of_the_rows_of_the_design_matrix(shape, bounda
     where = np.full(used.shape, -1)
     where[used] = np.arange(used.sum())
     assert TileReader.fits(problem, BOXES)
-    reader = TileReader(problem, BOXES, method)
+    reader, stack = TileReader(problem, BOXES, method), contextlib.ExitStack()
+    own = stack.enter_context(reader.buffers())
+    total, n_pixels = 0.0, 0
     for box in BOXES:  # of several sizes, so that a buffer holds remains of the one before
         a, c = rows[0] + box.row, cols[0] + box.col
         pick = where[a : a + box.rows, c : c + box.cols].ravel()
         x, y = matrix[pick], target[used][pick]
-        stats = reader.statistics(box)
+        condition, rss = reader.read(box, own)
+        stats = reader.statistics(box, own)
         close(stats.gram, x.T @ x, 1e-12)
         close(stats.moment, x.T @ y, 1e-12)
         assert stats.target_energy == pytest.approx(y @ y, rel=1e-12)
         assert stats.target_sum == pytest.approx(y.sum(), rel=1e-9, abs=1e-9)
         assert stats.n_pixels == y.size and stats.terms == (shape,)
         np.testing.assert_array_equal(stats.gram, stats.gram.T)
+        total, n_pixels = total + x.T @ x, n_pixels + y.size
+        taps, (expected,), *_ = np.linalg.lstsq(x, y, rcond=None)
+        close(reader.to_user(own.taps), taps, 1e-10)
+        assert rss == pytest.approx(expected, rel=1e-10)
+        close(reader.to_user(own.spread), np.diag(np.linalg.inv(x.T @ x)), 1e-10)
+        assert 0.3 * np.linalg.cond(x.T @ x, 1) <= condition <= 1.0001 * np.linalg.cond(x.T @ x, 1)
+    close(reader.total(n_pixels, own).gram, total, 1e-12)
+    assert reader.total(n_pixels, own).n_pixels == n_pixels
+    stack.close()
     reader.close()
 
 

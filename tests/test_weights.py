@@ -10,8 +10,10 @@ import scipy.signal
 import kernelfit
 import naive
 from conftest import SCENES
-from kernelfit import Verdict, accumulate, find_kernel, iterate, masks, pair, patches, reweighted, weighted
-from kernelfit.accumulation import Choice
+from kernelfit import Verdict, accumulate, find_kernel, pair, task
+from kernelfit.exact.accumulation import Choice
+from kernelfit.exact.background import Background
+from kernelfit.weights import iterate, masks, patches, reweighted, weighted, weighted_pass
 
 SOME = SCENES[::13]
 REGIMES = ("subtract", "patches", "iterate")
@@ -124,6 +126,51 @@ def test_the_three_regimes_agree_with_the_dense_fit(image_shape, shape, conventi
     np.testing.assert_array_equal(np.asarray(fit.weights, dtype=float)[used], weights[used])
 
 
+@pytest.mark.parametrize(("image_shape", "shape", "convention"), list(bigger_scenes()), ids=str)
+@pytest.mark.parametrize("kind", ["mask", "weights"])
+def test_backgrounds_beside_weights(image_shape, shape, convention, kind):
+    """Two pairs, each with a surface and weights of its own, in every regime and with both engines."""
+    rng = np.random.default_rng(11)
+    degree = {"mask": 1, "weights": 2}[kind]
+    pairs, weights = [], []
+    for size in (image_shape, (image_shape[0] - 9, image_shape[1] + 4)):
+        image = scipy.ndimage.gaussian_filter(rng.normal(5.0, 3.0, size), 0.6)
+        target = rng.normal(30.0, 1.0, naive.target_shape(size, shape, convention["mode"]))
+        matrix, used = naive.design_dense(image, shape, **convention)
+        target[used] += matrix @ np.linspace(-1.0, 1.0, matrix.shape[1])
+        w = rng.gamma(2.0, size=target.shape)
+        if kind == "mask":
+            w = (scipy.ndimage.gaussian_filter(rng.normal(size=target.shape), 2.0) < 0.2).astype(float)
+        pairs.append(([image], target))
+        weights.append(w)
+    truth = naive.joint(pairs, shape, degree=degree, weights=weights, **convention)
+    asked = task.check(
+        [x[0] for x, _ in pairs],
+        [y for _, y in pairs],
+        shape,
+        channel_axis=None,
+        channels="shared",
+        background=degree,
+        **convention,
+    )
+    given = {"mask": [w == 0 for w in weights]} if kind == "mask" else {"weights": weights}
+    (judged,) = reweighted.judge(asked, 0, masks.Rules(**given), "constant", None)
+    for regime in REGIMES:
+        for method in ("direct", "fft"):
+            fit = reweighted.fit(judged, Choice(method, "as asked"), None, 2, regime=regime, tolerance=1e-9)
+            assert fit.weighting.startswith(regime)
+            close_to(fit.kernel, truth.kernel[0], 1e-9)
+            close_to(fit.background.coefficients, truth.background, 1e-9)
+            assert fit.rss == pytest.approx(truth.rss, rel=1e-9)
+            assert (fit.n_pixels, fit.spare) == (
+                truth.n_pixels,
+                truth.n_pixels - truth.kernel.size - truth.background.size,
+            )
+            loose = regime == "iterate"
+            close_to(fit.stderr, np.sqrt(np.diag(truth.covariance)).reshape(shape), 0.1 if loose else 1e-9)
+            close_to(fit.background.stderr, truth.background_stderr, 0.05 if loose else 1e-9)
+
+
 def photo(shape, seed=0):
     rng = np.random.default_rng(seed)
     broad = scipy.ndimage.gaussian_filter(rng.normal(size=shape), 5.0, mode="wrap")
@@ -150,7 +197,10 @@ def test_garbage_under_a_mask_changes_no_bit(garbage):
     bad[20, 30] = bad[41, 5] = True
     spoilt_target, spoilt_image = np.where(mask, garbage, target), np.where(bad, garbage, image)
     keep = spoilt_target.copy(), spoilt_image.copy()
-    for more in ({}, {"robust": "clip"}, {"weights": np.where(mask, garbage, target**2)}):
+    weights = {"weights": np.where(mask, garbage, target**2)}
+    settings = [{}, {"robust": "clip"}, weights, {"background": 1}, {"background": 1, "robust": "huber"}]
+    settings += [{**weights, "background": 0}, {"background": 2, "noise": "poisson"}]
+    for more in settings:
         keywords = {"mask": mask, "image_mask": bad, "boundary": "symm", **more}
         plain = find_kernel(
             image, target, (4, 5), **{**keywords, **({"weights": target**2} if "weights" in more else {})}
@@ -159,6 +209,9 @@ def test_garbage_under_a_mask_changes_no_bit(garbage):
         assert plain.kernel.tobytes() == spoilt.kernel.tobytes()
         assert plain.stderr.tobytes() == spoilt.stderr.tobytes()
         assert (plain.rss, plain.n_pixels) == (spoilt.rss, spoilt.n_pixels)
+        if "background" in more:
+            assert plain.background.coefficients.tobytes() == spoilt.background.coefficients.tobytes()
+            assert plain.background.stderr.tobytes() == spoilt.background.stderr.tobytes()
     np.testing.assert_array_equal(keep[0], spoilt_target)
     np.testing.assert_array_equal(keep[1], spoilt_image)
 
@@ -201,6 +254,108 @@ def test_any_number_of_workers_gives_the_same_bits():
         fits = [reweighted.fit([judged], Choice("fft", ""), None, n, regime=regime) for n in (1, 2, 3)]
         assert len({fit.kernel.tobytes() for fit in fits}) == 1
         assert len({fit.stderr.tobytes() for fit in fits}) == 1
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_a_background_needs_no_order_of_threads(regime):
+    image = photo((90, 118))
+    rng = np.random.default_rng(0)
+    target = blurred(image, blob((7, 5))) + rng.normal(size=image.shape)
+    asked = task.check(
+        image, target, (7, 5), channel_axis=None, channels="shared", background=1, **{**CONVENTION, "boundary": "symm"}
+    )
+    (judged,) = reweighted.judge(asked, 0, masks.Rules(weights=rng.gamma(1.0, size=target.shape)), "constant", None)
+    fits = [reweighted.fit(judged, Choice("fft", ""), None, n, regime=regime) for n in (1, 2, 3)]
+    assert len({fit.kernel.tobytes() for fit in fits}) == 1
+    assert len({fit.background.coefficients.tobytes() for fit in fits}) == 1
+
+
+@pytest.mark.parametrize("channels", ["shared", "separate", "mixed"])
+def test_colours_with_a_mask_and_a_background_each(channels):
+    rng = np.random.default_rng(0)
+    colours = np.stack([photo((60, 73), s) for s in range(3)], axis=-1)
+    kernel, offsets = blob((4, 5)), np.array([40.0, -7.0, 900.0])
+    target = np.stack([blurred(colours[..., c], kernel) for c in range(3)], axis=-1) + offsets
+    target += rng.normal(size=target.shape)
+    holes = rng.random(target.shape) < 0.05
+    settings = {"channel_axis": -1, "channels": channels, "background": 0, "boundary": "symm"}
+    fit = find_kernel(colours, np.where(holes, np.nan, target), (4, 5), nan="mask", **settings)
+    at = fit.background
+    assert at.coefficients.shape == (3, 1) and np.all(np.abs(at.coefficients[:, 0] - offsets) < 4.5 * at.stderr[:, 0])
+    for c in range(3):
+        single = {"shared": fit.kernel, "separate": fit.kernel[c], "mixed": fit.kernel[c, c]}[channels]
+        assert np.abs(single - kernel).max() < 0.05
+    assert fit.n_pixels == int((~holes).sum())
+    residual = fit.residual(colours, target)
+    assert np.sum(residual[~holes] ** 2) == pytest.approx(fit.rss, rel=1e-9)
+
+
+def test_solvers_never_penalise_a_background():
+    """The statistics are those of the kernel alone, whatever the weights: a large offset costs no solver anything."""
+    rng = np.random.default_rng(0)
+    image, kernel = photo((90, 101)), blob((7, 9))
+    target = blurred(image, kernel) + 2 * rng.normal(size=image.shape) + 1e5
+    mask = rng.random(target.shape) < 0.1
+    fits = [
+        find_kernel(image, np.where(mask, 1e9, target), (7, 9), mask=mask, background=0, boundary="symm", solver=solver)
+        for solver in (None, kernelfit.NonNegative(), kernelfit.GaussianProcess(), "auto")
+    ]
+    errors = [np.linalg.norm(fit.kernel - kernel) for fit in fits]
+    assert max(errors[1:]) < 0.7 * errors[0]
+    for fit in fits:
+        assert fit.background.coefficients[0] == pytest.approx(1e5, abs=10)
+        assert abs(np.mean(fit.residual(image, target)[~mask])) < 1e-6
+
+
+@pytest.mark.parametrize("operation", ["convolution", "correlation"])
+def test_a_sample_holds_patches_and_surface_as_the_pixels_do(operation):
+    """Of exact pairs every drawn equation holds, whichever rows were drawn."""
+    kernel, rng = blob((4, 5)), np.random.default_rng(0)
+    images = [photo((650, 470)), photo((90, 81), 1)]  # of the first only some rows are read
+    surfaces = [Background(1, 100 * rng.normal(size=(1, 3)), np.zeros((1, 3)), (i.shape,)) for i in images]
+    targets = [
+        kernelfit.apply_kernel(i, kernel, boundary="wrap", operation=operation) + s.image()
+        for i, s in zip(images, surfaces, strict=True)
+    ]
+    convention = {**CONVENTION, "boundary": "wrap", "operation": operation}
+    asked = task.check(images, targets, (4, 5), channel_axis=None, channels="shared", background=1, **convention)
+    items = [weighted_pass.Item(p, rng.gamma(1.0, size=t.shape)) for p, t in zip(asked.groups[0], targets, strict=True)]
+    sample = iterate.draw(items)
+    unknowns = np.concatenate([kernel.ravel(), *(s.coefficients.ravel() for s in surfaces)])
+    assert sample.share < 0.1 and sample.patches.shape[1] == 26
+    close_to(sample.patches @ unknowns, sample.values, 1e-12)
+    left = [np.empty(t.shape) for t in targets]
+    here = weighted_pass.residual(items, unknowns, "fft", 2, keep=left)
+    assert max(np.abs(one).max() for one in left) < 1e-9 and here.energy < 1e-12
+
+
+def test_an_exact_background_beside_a_mask():
+    """No noise, and an image whose mean is ten times its contrast: kernel and surface to rounding."""
+    rng = np.random.default_rng(0)
+    image, kernel = photo((70, 91)) + 1000.0, blob((4, 5))
+    y, x = np.mgrid[:70, :91]
+    target = blurred(image, kernel) + 500 + 3 * y - 2 * x
+    mask = rng.random(target.shape) < 0.2
+    for more in ({"mask": mask}, {"weights": np.where(mask, 0.0, rng.gamma(2.0, size=mask.shape))}):
+        fit = find_kernel(image, np.where(mask, 1e7, target), (4, 5), boundary="symm", background=1, **more)
+        assert fit.verdict is Verdict.SOLVED
+        close_to(fit.kernel, kernel, 1e-10)
+        close_to(fit.predict(image), target, 1e-12)
+
+
+def test_photon_noise_of_a_sky():
+    """The background's photons count: the noise is that of kernel and sky together."""
+    rng = np.random.default_rng(3)
+    stars = np.zeros((120, 131))
+    stars[rng.integers(0, 120, 80), rng.integers(0, 131, 80)] = rng.pareto(1.5, 80) * 3000
+    image, kernel = scipy.ndimage.gaussian_filter(stars, 1.0), blob((5, 4))
+    mean = blurred(image, kernel) + 100.0
+    fit = find_kernel(image, rng.poisson(mean), (5, 4), noise="poisson", background=0, saturated=None)
+    assert fit.noise_std == pytest.approx(1.0, abs=0.02)
+    assert fit.background.coefficients[0] == pytest.approx(100, abs=4 * fit.background.stderr[0])
+    assert 0.05 < fit.background.stderr[0] < 0.2  # 10 / sqrt(15 000) and a little
+    assert np.abs((fit.kernel - kernel) / fit.stderr).max() < 4
+    close_to(fit.weights[2:-2, 2:-1], 1.0 / fit.predict(image)[2:-2, 2:-1], 0.02)
 
 
 def test_several_pairs_and_channels_have_masks_each():
@@ -287,6 +442,68 @@ def test_outliers_cost_little(robust, sign):
     assert np.mean(np.asarray(fit.weights[2:-2, 3:-3], dtype=float)[bad[2:-2, 3:-3]] > 0.05) < 0.1
 
 
+def star_field(shape, n, seed):
+    """A few bright stars on a flat sky: a handful of pixels tell the kernel."""
+    rng = np.random.default_rng(seed)
+    stars = np.zeros(shape)
+    np.add.at(
+        stars, tuple(rng.integers(6, side - 6, n) for side in shape), 1000 * (1 + rng.pareto(1.3, n)).clip(0, 100)
+    )
+    return scipy.ndimage.gaussian_filter(stars, 1.0) + 100.0
+
+
+def flat_graphic(shape, seed):
+    rng = np.random.default_rng(seed)
+    image = np.full(shape, 200.0)
+    for _ in range(9):
+        y, x = (rng.integers(0, side - 30) for side in shape)
+        image[y : y + rng.integers(8, 30), x : x + rng.integers(8, 30)] = rng.integers(0, 256)
+    return image
+
+
+@pytest.mark.parametrize("kind", ["stars", "graphic"])
+@pytest.mark.parametrize("blobs", [False, True])
+def test_outliers_where_few_pixels_tell_the_kernel(kind, blobs):
+    """Pixels of much leverage are neither lost nor, if they are garbage, believed; beside a background, too."""
+    kernel, ratios = blob((5, 7)), {"huber": [], "tukey": [], "clip": []}
+    for seed in range(3):
+        rng = np.random.default_rng([seed, 7])
+        image = star_field((120, 141), 8, seed) if kind == "stars" else flat_graphic((120, 141), seed)
+        clean = blurred(image, kernel)
+        target = clean + 0.02 * clean.std() * rng.normal(size=clean.shape) + 30.0
+        field = rng.random(clean.shape)
+        if blobs:
+            field = scipy.ndimage.gaussian_filter(rng.normal(size=clean.shape), 2.0, mode="wrap")
+        bad = field > np.quantile(field, 0.99)
+        target[bad] += 100 * clean.std() * rng.normal(size=bad.sum())
+        known = find_kernel(image, target, (5, 7), mask=bad, background=0)
+        for robust, found in ratios.items():
+            fit = find_kernel(image, target, (5, 7), robust=robust, background=0)
+            assert fit.verdict is Verdict.SOLVED
+            assert fit.background.coefficients[0] == pytest.approx(30, abs=5 * fit.background.stderr[0])
+            close_to(fit.stderr, known.stderr, 0.25)
+            found.append(np.linalg.norm(fit.kernel - kernel) / np.linalg.norm(known.kernel - kernel))
+    assert max(ratios["clip"]) < 1.1
+    assert np.median(ratios["tukey"]) < 1.2 and max(ratios["tukey"]) < 1.5
+    assert np.median(ratios["huber"]) < 1.3 and max(ratios["huber"]) < 1.7
+
+
+def test_outliers_that_decide_are_told():
+    """Two stars, and a fifth of all pixels garbage: nothing tells which are, and the verdict says so."""
+    image, kernel = star_field((120, 141), 2, 4), blob((5, 7))
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        clean = blurred(image, kernel)
+        target = clean + 0.02 * clean.std() * rng.normal(size=clean.shape)
+        bad = rng.random(clean.shape) < 0.2
+        target[bad] = 100 * clean.std() * rng.normal(size=bad.sum())
+        error = np.linalg.norm(find_kernel(image, target, (5, 7), mask=bad).kernel - kernel)
+        for robust in ("huber", "tukey", "clip"):
+            fit = find_kernel(image, target, (5, 7), robust=robust)
+            told = {f.verdict for f in fit.findings} & {Verdict.OUTLIERS_DECIDE, Verdict.NOT_CONVERGED}
+            assert told or np.linalg.norm(fit.kernel - kernel) < 3 * error, (seed, robust)
+
+
 def test_saturated_pixels_are_left_out():
     rng = np.random.default_rng(0)
     image = rng.uniform(0, 255, (90, 101))
@@ -335,7 +552,7 @@ def test_runs_and_single_pixels_give_the_same_sums():
     rng = np.random.default_rng(0)
     problem = pair.check(photo((40, 61)), photo((40, 61), 1), (3, 9), **CONVENTION)
     extended = problem.sources[0].block(0, 0, problem.geometry.extended_shape)
-    matrix = np.lib.stride_tricks.sliding_window_view(extended, (3, 9)).reshape(-1, 27)
+    matrix = np.lib.stride_tricks.sliding_window_view(extended, (3, 9)).reshape(-1, 27)[:, ::-1]
     values = problem.targets[0].block(0, 0, problem.size).ravel()
     runs = np.repeat(rng.integers(-1, 2, (38, 5)), 11, axis=1)[:, :53].astype(float)
     for weights in (runs, rng.normal(size=(38, 53)), np.ones((38, 53), dtype=bool), runs > 0):
@@ -347,6 +564,11 @@ def test_runs_and_single_pixels_give_the_same_sums():
         assert np.abs(less.gram - (matrix * (flat - 0.5)[:, None]).T @ matrix).max() < 1e-12 * np.trace(
             matrix.T @ matrix
         )
+    for few, base in ((np.arange(38 * 53).reshape(38, 53) != 777, 1.0), (np.arange(38 * 53).reshape(38, 53) == 5, 0.0)):
+        flat = few.ravel() - base  # read one by one
+        found = patches.sums(problem, few, base, with_moment=True)
+        close_to(found.gram, (matrix * flat[:, None]).T @ matrix, 1e-11)
+        close_to(found.moment[0], matrix.T @ (flat * values), 1e-11)
     found = patches.Runs.of(runs)
     rebuilt = np.zeros(runs.shape)
     rows, cols, at = found.pixels()
@@ -463,7 +685,11 @@ def test_solvers_take_weighted_statistics():
         ({"robust": "l1"}, ValueError, "robust='l1'"),
         ({"robust": "clip", "method": "wiener"}, ValueError, "knows no weights"),
         ({"noise": "poisson", "method": "cg"}, ValueError, "knows no weights"),
-        ({"mask": np.zeros((30, 41), dtype=bool), "background": 1}, ValueError, "no background"),
+        (
+            {"mask": np.arange(30 * 41).reshape(30, 41) > 127, "background": 1},
+            ValueError,
+            "leave 37 of 910 .* need at least 38 .* and 3 coefficients",
+        ),
     ],
 )
 def test_bad_settings_are_refused(keywords, error, message):
@@ -531,3 +757,55 @@ def test_outliers_need_few_passes_and_one_exact_round(robust, monkeypatch):
     fit = find_kernel(image, target, (5, 7), robust=robust)
     assert fit.verdict is Verdict.SOLVED
     assert calls["solve"] <= 2 and 3 <= calls["residual"] <= 12
+
+
+# ---- saturated pixels, told from the target itself ----
+
+
+def saturated_pair(shape=(61, 83), kernel=(4, 7), dtype=np.uint8):
+    rng = np.random.default_rng(8)
+    image = rng.integers(0, 256, shape).astype(dtype)
+    blurred = kernelfit.apply_kernel(image, rng.uniform(0, 0.3, kernel), boundary="wrap")
+    info = np.iinfo(dtype)
+    return image, np.clip(np.rint(3 * (blurred - blurred.mean()) + 100), info.min, min(info.max, 255)).astype(dtype)
+
+
+def lazy_weights(target, image, **keywords):
+    keywords = {"mode": None, "fillvalue": 0.0, "origin": None, "operation": "convolution", "boundary": None} | keywords
+    judged = masks.judge(pair.check(image, target, (4, 7), **keywords), saturated="auto")
+    assert isinstance(judged.item.weights, masks.Unsaturated)
+    return judged.item
+
+
+@pytest.mark.parametrize("boundary", [None, "wrap"])
+def test_weights_of_saturated_pixels_are_those_of_a_mask(boundary):
+    image, target = saturated_pair()
+    item = lazy_weights(target, image, boundary=boundary)
+    lazy, plan = item.weights, item.problem.geometry
+    place = tuple(slice(o, o + n) for o, n in zip(plan.offset, plan.size, strict=True))
+    dense = ((target > 0) & (target < 255))[place]
+    assert 0.02 < 1 - dense.mean() < 0.9
+    assert lazy.shape == dense.shape and lazy.dtype == dense.dtype and lazy.n_nonzero == dense.sum() == item.n_pixels
+    rows, cols = np.array([3, 17, 17, 40]), np.array([2, 9, 50, 0])
+    for key in (slice(4, 19), (slice(3, 30), slice(None)), (slice(None, None, 3), slice(5, 60, 4)), rows, (rows, cols)):
+        np.testing.assert_array_equal(lazy[key], dense[key])
+    np.testing.assert_array_equal(lazy.T[5:30, 2:9], dense.T[5:30, 2:9])
+    np.testing.assert_array_equal(np.asarray(lazy), dense)
+    read = item.problem.targets[0].block(0, 0, dense.shape)
+    np.testing.assert_array_equal(read, np.where(dense, target[place].astype(float), 0.0))
+
+
+@pytest.mark.parametrize("shape", [(4, 7), (9, 2)])
+@pytest.mark.parametrize("method", ["direct", "fft"])
+def test_saturation_and_its_mask_give_the_same_bits(shape, method, monkeypatch):
+    image, target = saturated_pair()
+    mask = (target == 0) | (target == 255)
+    for keywords in ({}, {"robust": "huber"}, {"background": 1}):
+        by_mask = kernelfit.find_kernel(image, target, shape, method=method, mask=mask, saturated=None, **keywords)
+        fit = kernelfit.find_kernel(image, target, shape, method=method, **keywords)
+        np.testing.assert_array_equal(fit.kernel, by_mask.kernel)
+        np.testing.assert_array_equal(fit.stderr, by_mask.stderr)
+        np.testing.assert_array_equal(fit.weights, by_mask.weights)
+    monkeypatch.setattr(reweighted, "MOST_KEPT", 0)
+    fit = kernelfit.find_kernel(image, target, shape, method=method)
+    assert fit.weights is None and any("saturated" in note for note in fit.notes)

@@ -3,6 +3,7 @@
 import math
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -80,6 +81,10 @@ class Chunked:
 
     def __getitem__(self, key: tuple[slice, slice]) -> Pixels:
         """Return the pixels of two slices, not to be written to."""
+        return self.read(key, np.empty)
+
+    def read(self, key: tuple[slice, slice], empty: Callable[[Shape, np.dtype[Any]], Pixels]) -> Pixels:
+        """Return the pixels of two slices, in an array that `empty` makes where they have to be put together."""
         (top, bottom, _), (left, right, _) = (s.indices(n) for s, n in zip(key, self.shape, strict=True))
         if not self.kept:
             return np.asarray(self.array[top:bottom, left:right])
@@ -93,7 +98,7 @@ class Chunked:
         if len(rows) == len(cols) == 1:
             y, x = int(self.ends[0][rows[0]]), int(self.ends[1][cols[0]])
             return self._cell(rows[0], cols[0])[top - y : bottom - y, left - x : right - x]
-        out = np.empty(shape, self.dtype)
+        out = empty(shape, self.dtype)
         for i in rows:
             y0, y1 = max(top, int(self.ends[0][i])), min(bottom, int(self.ends[0][i + 1]))
             for j in cols:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from .options import (
+from .people.options import (
     BOUNDARIES,
     CHANNELS,
     ERRORS,
@@ -28,6 +28,7 @@ from .options import (
     edge,
     force,
     index,
+    lattice,
     machines,
     named,
     noise,
@@ -74,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = _parser().parse_args(argv)
         if args.command is None:
             raise BadCallError(f"got no command, need one of {', '.join(COMMANDS)}; see kernelfit --help")
-        from . import commands
+        from .people import commands
 
         code = int(commands.run(args))
         sys.stdout.flush()
@@ -144,6 +145,7 @@ def _find(add: _Adder) -> None:
         kernelfit find a.tif b.tif --shape 5,7 --boundary symm --solver least-squares -o kernel.csv
         kernelfit find photo.jpg filtered.jpg --shape 7 --channel green
         kernelfit find colour.jpg gray.jpg --shape 7 --channel luma
+        kernelfit find large.png small.png --shape 12 --stride 2 --offset 1 -o kernel.npz
         kernelfit find photo.png filtered.png --shape 7 --channels separate --background 0 -o kernels.npz
         kernelfit find before.tif after.tif --shape 9 --mask bad.png --robust huber --noise 1.8,5
         kernelfit find night.fits night.fits --hdu 1 --hdu 2 --shape 21 -o psf.fits
@@ -167,6 +169,7 @@ def _find(add: _Adder) -> None:
     lie.add_argument("--origin", type=pair(0), metavar="N|R,C", help="tap over the output pixel (default: SciPy's)")
     lie.add_argument("--operation", type=one_of(OPERATIONS), default="convolution", metavar="OP",
                      help=choices(OPERATIONS, "convolution"))  # fmt: skip
+    lattice(lie, "TARGET holds one in N pixels of what the kernel makes, as after downsampling (default: 1)", "0")
     how = find.add_argument_group("how it is found")
     how.add_argument("--solver", type=one_of(SOLVERS), metavar="S",
                      help=choices(SOLVERS, "auto; ridge to biharmonic are penalties"))  # fmt: skip
@@ -239,6 +242,7 @@ def _apply(add: _Adder) -> None:
         examples="""
         kernelfit apply photo.png kernel.npz -o filtered.png
         kernelfit apply photo.png kernel.csv --boundary symm -o filtered.tif
+        kernelfit apply photo.png kernel.csv --stride 2 --offset 1 -o half.png
         kernelfit apply stack.tif kernel.json --page 3 -o - > filtered.npy
         """,
     )
@@ -254,6 +258,7 @@ def _apply(add: _Adder) -> None:
         metavar="OP",
         help=choices(OPERATIONS, "convolution"),
     )
+    lattice(apply, "keep one in N pixels (default: as the file says, else 1)", "as the file says, else 0")
     workers(apply)
     apply.add_argument(
         "-o",

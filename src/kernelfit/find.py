@@ -6,15 +6,18 @@ from collections.abc import Sequence
 
 import numpy.typing as npt
 
-from . import boundary as boundary_check
-from . import integers, joint, large, masks, pair, reweighted, solve, task
-from . import noise as noise_check
-from .accumulation import Choice, Progress, resolve
-from .blocks import spectral_statistics
-from .channels import join
+from . import pair, task
+from .checks import boundary as boundary_check
+from .checks import noise as noise_check
+from .exact import joint, large
+from .exact.accumulation import Choice, Progress, resolve
+from .exact.channels import join
 from .geometry import Shape
 from .result import KernelFit
-from .wiener import as_balance
+from .solvers import solve
+from .spectral.blocks import spectral_statistics
+from .spectral.wiener import as_balance
+from .weights import integers, masks, reweighted
 
 _WHOLE = 2**20  # pixels up to which data that are not periodic are transformed whole
 
@@ -29,6 +32,8 @@ def find_kernel(
     fillvalue: float = 0.0,
     origin: int | Shape | None = None,
     operation: str = "convolution",
+    stride: int | Shape = 1,
+    offset: int | Shape = 0,
     channel_axis: int | None = None,
     channels: str = "shared",
     background: int | None = None,
@@ -64,11 +69,13 @@ def find_kernel(
         arrays of any sizes for several pairs that share one kernel.
     target : array_like, or list of arrays
         What became of it; its shape is the image's (`mode` "same"), smaller by side - 1 ("valid") or larger by
-        side - 1 ("full") along each axis. A list of as many targets as there are images.
+        side - 1 ("full") along each axis; with a stride of them, that many rounded up. A list of as many targets as
+        there are images.
     shape : int or (int, int)
         Rows and columns of the kernel, odd or even.
     mode : {"same", "valid", "full"}, optional
-        How the two lie on each other. The default is to infer it from the shapes.
+        How the two lie on each other. The default is the first of them that the shapes allow; with a stride it may be
+        more than one.
     boundary : {None, "fill", "wrap", "symm", "mirror", "nearest"}, optional
         What lay beyond the edge when the target was made: `fillvalue`, the opposite edge, the image mirrored about its
         border ("symm", edge pixel repeated, or "mirror", not repeated), or the nearest pixel. The default None assumes
@@ -81,6 +88,12 @@ def find_kernel(
     operation : {"convolution", "correlation"}, optional
         Whether the kernel is laid on the image flipped (default) or as it is, as `scipy.ndimage.correlate`, OpenCV's
         ``filter2D`` and a deep-learning ``conv2d`` do.
+    stride : int or (int, int), optional
+        Of what the kernel makes of the image the target holds every stride-th pixel, along rows and columns, as after
+        downsampling: ``[offset[0]::stride[0], offset[1]::stride[1]]``. Default 1. The kernel's taps are pixels of the
+        image.
+    offset : int or (int, int), optional
+        Which pixel the target starts with, ``0 <= offset < stride``, default 0.
     channel_axis : int, optional
         The axis of image and target that holds the channels (colours, bands), such as -1. The default None is for
         images of one plane.
@@ -106,8 +119,8 @@ def find_kernel(
     saturated : {"auto", None} or (low, high), optional
         Which target pixels are saturated, and so excluded: those at `low` or below and at `high` or above, either of
         which may be None. The default "auto" means the two ends of the range of an integer target's type, unless nearly
-        all of the target stands there, and nothing for other targets, beside a background, for kernels of thousands of
-        taps, or for methods "cg" and "wiener". `KernelFit.notes` says how many.
+        all of the target stands there, and nothing for other targets, for kernels of thousands of taps, or for methods
+        "cg" and "wiener". `KernelFit.notes` says how many.
     noise : {"constant", "poisson"} or (gain, read_noise), optional
         How noisy the target's pixels are: all alike (default), or with the variance of photon noise,
         ``prediction / gain + (read_noise / gain)^2``, for a gain in electrons per unit of the target and a read noise
@@ -115,7 +128,9 @@ def find_kernel(
         prediction, iteratively; predictions below 1 % of their mean count as that.
     robust : {None, "huber", "tukey", "clip"}, optional
         Hold outliers in the target down: in proportion to their distance ("huber"), to nothing by and by ("tukey"), or
-        at once, beyond 4 standard deviations ("clip"). The scale is the median absolute residual, times 1.4826.
+        at once, beyond 4 standard deviations ("clip", the best of them for outliers far out). The scale is the median
+        absolute residual, times 1.4826. The verdict says so if the image's detail is in so few pixels that which of
+        them count decides the kernel.
         `KernelFit.weights` are the weights finally used.
     method : {"auto", "direct", "fft", "cg", "wiener"}, optional
         The engine that reads the pixels; "direct" and "fft" give the same sums to rounding. "cg", for kernels of
@@ -175,7 +190,7 @@ def find_kernel(
     whose weight differs from the usual one off the plain equations, "patches" adds up the patches of all pixels that
     count, and both are exact; "iterate" solves by conjugate gradients, to `tolerance`, with standard errors that are
     approximate, mostly within some per cent. It needs arrays of the target's size: a byte for each pixel for a mask, 8
-    for weights, and 16 more for `noise` and `robust`.
+    for weights, and 16 more for `noise` and `robust`; none for saturated pixels, which the target itself tells.
 
     With ``method="wiener"`` the kernel minimises ``sum_f |Y - K X|^2 + balance * m * q |K|^2``, X, Y and K the
     transforms of image, target and kernel, m the mean of ``|X|^2``, q the power of the Laplacian over its mean.
@@ -203,6 +218,14 @@ def find_kernel(
            [ 0. , -0.5]])
     >>> fit.verdict.value
     'solved'
+
+    The filter with which an image was made smaller, here the mean of blocks of two rows by three columns:
+
+    >>> small = image.reshape(25, 2, 20, 3).mean(axis=(1, 3))
+    >>> fit = kernelfit.find_kernel(image, small, (2, 3), stride=(2, 3), offset=(1, 1))
+    >>> np.round(fit.kernel, 6)
+    array([[0.166667, 0.166667, 0.166667],
+           [0.166667, 0.166667, 0.166667]])
     """
     chosen = None if solver is None else solve.as_solver(solver)
     images, image_masked = masks.unmasked(image)
@@ -210,6 +233,7 @@ def find_kernel(
     rules = masks.Rules(mask, image_mask, weights, nan, saturated, target_masked, image_masked)
     wanted = reweighted.wanted(rules, noise, robust)
     task.check_settings(method, solver, tolerance, (balance, detrend, taper), channels, background, wanted)
+    task.check_stride(method, stride, offset)
     task.check_errors(image_noise, errors, method, channels, background, wanted)
     asked = task.check(
         images,
@@ -223,6 +247,8 @@ def find_kernel(
         fillvalue=fillvalue,
         origin=origin,
         operation=operation,
+        stride=stride,
+        offset=offset,
     )
     threads = pair.as_workers(workers)
     if method == "wiener":
@@ -231,10 +257,10 @@ def find_kernel(
     def fits_of(group: int, problems: Sequence[pair.Problem]) -> list[KernelFit]:
         if method == "wiener":
             sums = [spectral_statistics(p, _block(p), detrend, taper, threads) for p in problems]
-            return [functools.reduce(lambda a, b: a + b, sums).solve(balance)]
+            return [functools.reduce(lambda a, b: a + b, sums).solve(balance, workers=threads)]
         choice = resolve(max(problems, key=lambda p: p.geometry.n_pixels), method)
         # saturation alone is no reason to form a Gram matrix of thousands of taps
-        unweighed = background is not None or (choice.method == "cg" and wanted is None)
+        unweighed = choice.method == "cg" and wanted is None
         judged = None if unweighed else reweighted.judge(asked, group, rules, noise, robust)
         if judged is not None:
             if image_noise or errors != "plain":

@@ -22,6 +22,8 @@ def apply_kernel(
     fillvalue: float = 0.0,
     origin: int | Shape | None = None,
     operation: str = "convolution",
+    stride: int | Shape = 1,
+    offset: int | Shape = 0,
     channel_axis: int | None = None,
     workers: int | None = None,
 ) -> Array:
@@ -29,7 +31,7 @@ def apply_kernel(
 
     ``result[t] = sum_p kernel[p] * image[t - (p - origin)]``, or ``image[t + (p - origin)]`` for correlation: what
     `scipy.signal.convolve2d` does for the boundaries "fill", "wrap" and "symm", and `scipy.ndimage.convolve` for
-    "mirror" and "nearest" (and "reflect", which is "symm").
+    "mirror" and "nearest" (and "reflect", which is "symm"). With a stride ``[offset::stride]`` of it along each axis.
 
     Parameters
     ----------
@@ -49,6 +51,8 @@ def apply_kernel(
         centre, ``(side - 1) // 2``.
     operation : {"convolution", "correlation"}, optional
         Whether the kernel is laid on the image flipped (default) or as it is.
+    stride, offset : int or (int, int), optional
+        Every how many pixels one is kept, along rows and columns, and which one first; all by default.
     channel_axis : int, optional
         The axis of the image that holds the channels, which is that of the result as well. The default None is for an
         image of one plane.
@@ -89,6 +93,8 @@ def apply_kernel(
         fillvalue=pair.as_fillvalue(fillvalue),
         origin=origin,
         operation=operation,
+        stride=stride,
+        offset=offset,
     )
     return predict(image, taps, conv, channel_axis, workers)
 
@@ -158,14 +164,17 @@ def _apply(source: object, kernel: Array, plan: Geometry, workers: int) -> Array
     taps = kernel[::-1, ::-1] if plan.flipped else kernel
     method = "direct" if taps.size <= 49 else "fft"
     out = np.empty(plan.size)
+    (down, across), (rows, cols) = plan.stride, taps.shape
+    height, width = max(1, _TILE // down), max(1, _TILE // across)
 
     def tile(start: Shape) -> None:
-        part = out[start[0] : start[0] + _TILE, start[1] : start[1] + _TILE]
-        shape = (part.shape[0] + taps.shape[0] - 1, part.shape[1] + taps.shape[1] - 1)
-        block = reader.block(*start, shape)
-        part[...] = scipy.signal.correlate(block, taps, mode="valid", method=method)
+        row, col = start
+        part = out[row : row + height, col : col + width]
+        shape = (down * (part.shape[0] - 1) + rows, across * (part.shape[1] - 1) + cols)
+        block = reader.block(down * row, across * col, shape)
+        part[...] = scipy.signal.correlate(block, taps, mode="valid", method=method)[::down, ::across]
 
-    starts = [(r, c) for r in range(0, plan.size[0], _TILE) for c in range(0, plan.size[1], _TILE)]
+    starts = [(r, c) for r in range(0, plan.size[0], height) for c in range(0, plan.size[1], width)]
     with ThreadPoolExecutor(workers, thread_name_prefix="kernelfit") as pool:
         for _ in pool.map(tile, starts):
             pass

@@ -3,15 +3,17 @@
 Every mode, boundary and operation is reduced here to one problem, the *valid* correlation of an
 extended image ``P`` with taps ``c``::
 
-    target[offset + t] = sum_u c[u] * P[t + u],    0 <= t < size,    0 <= u < side
+    target[offset + t] = sum_u c[u] * P[stride * t + u],    0 <= t < size,    0 <= u < side
 
-``P`` starts ``before`` pixels ahead of the image and has ``size + side - 1`` pixels along each axis.
-Nothing past this door knows about modes.
+``P`` starts ``before`` pixels ahead of the image and has ``stride * (size - 1) + side`` pixels along each axis.
+Nothing past this door knows about modes, and nothing past `polyphase` about strides.
 """
 
+import dataclasses
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 MODES = ("same", "valid", "full")
 BOUNDARIES = (None, "fill", "wrap", "symm", "mirror", "nearest")
@@ -38,6 +40,8 @@ class Convention:
         (row, column) of the tap that multiplies the pixel under the output pixel.
     operation : {"convolution", "correlation"}
         Whether the kernel is laid on the image flipped (convolution) or as it is.
+    stride, offset : tuple of int
+        Which pixels of that make the target: ``[offset[0]::stride[0], offset[1]::stride[1]]``.
     """
 
     mode: str = "same"
@@ -45,13 +49,27 @@ class Convention:
     fillvalue: float = 0.0
     origin: Shape = (0, 0)
     operation: str = "convolution"
+    stride: Shape = (1, 1)
+    offset: Shape = (0, 0)
+
+    @property
+    def strided(self) -> bool:
+        """Whether the target holds not every pixel."""
+        return self.stride != (1, 1)
+
+    def keywords(self) -> dict[str, Any]:
+        """Return the convention as keywords of `find_kernel`."""
+        fields = {name: getattr(self, name) for name in ("mode", "boundary", "fillvalue", "operation")}
+        origin = self.origin if self.mode == "same" else None
+        return {**fields, "origin": origin, "stride": self.stride, "offset": self.offset}
 
     def __str__(self) -> str:
         """Say the convention in one line."""
         edge = "nothing assumed beyond the edge" if self.boundary is None else f"boundary {self.boundary!r}"
         if self.boundary == "fill":
             edge += f" with {self.fillvalue:g}"
-        return f"{self.operation}, mode {self.mode!r}, {edge}, origin {self.origin}"
+        lattice = f", stride {self.stride} from pixel {self.offset}" if self.strided else ""
+        return f"{self.operation}, mode {self.mode!r}, {edge}, origin {self.origin}{lattice}"
 
 
 @dataclass(frozen=True)
@@ -92,7 +110,24 @@ class Geometry:
     @property
     def extended_shape(self) -> Shape:
         """Shape of the extended image."""
-        return (self.size[0] + self.kernel_shape[0] - 1, self.size[1] + self.kernel_shape[1] - 1)
+        rows, cols = (s * (n - 1) + k for s, n, k in zip(self.stride, self.size, self.kernel_shape, strict=True))
+        return rows, cols
+
+    @property
+    def stride(self) -> Shape:
+        """Pixels of the image from one pixel of the target to the next."""
+        return self.convention.stride
+
+    @property
+    def phases(self) -> Shape:
+        """Phases of the image along each axis that taps fall on: tap u falls on phase ``u % phases``."""
+        return min(self.stride[0], self.kernel_shape[0]), min(self.stride[1], self.kernel_shape[1])
+
+    @property
+    def phase_shape(self) -> Shape:
+        """Rows and columns of taps on each phase, for the last ones with taps that do not exist."""
+        (rows, cols), (down, across) = self.kernel_shape, self.phases
+        return -(-rows // down), -(-cols // across)
 
     @property
     def flipped(self) -> bool:
@@ -141,6 +176,18 @@ def default_origin(shape: Shape) -> Shape:
     return (shape[0] - 1) // 2, (shape[1] - 1) // 2
 
 
+def lattice(stride: object, offset: object) -> tuple[Shape, Shape]:
+    """Check which pixels are kept, and return stride and offset as pairs."""
+    steps, first = as_pair(stride, "stride"), as_pair(offset, "offset")
+    if min(steps) < 1:
+        msg = f"got stride={stride!r}, need at least 1 along each axis"
+        raise ValueError(msg)
+    if not all(0 <= o < s for o, s in zip(first, steps, strict=True)):
+        msg = f"got offset={offset!r} with stride={stride!r}, need 0 <= offset < stride along each axis"
+        raise ValueError(msg)
+    return steps, first
+
+
 def convention(
     shape: Shape,
     *,
@@ -149,6 +196,8 @@ def convention(
     fillvalue: float,
     origin: object,
     operation: str,
+    stride: object = 1,
+    offset: object = 0,
 ) -> Convention:
     """Check the keywords that describe a convention and return it."""
     known(mode, MODES, "mode")
@@ -167,16 +216,25 @@ def convention(
             msg = f"got origin={origin!r}, need a tap of the {shape[0]}x{shape[1]} kernel: 0 <= origin < side"
             raise ValueError(msg)
         centre = given
-    return Convention(mode, boundary, fillvalue, centre, operation)
+    return Convention(mode, boundary, fillvalue, centre, operation, *lattice(stride, offset))
 
 
-def infer_mode(image: Shape, target: Shape, kernel: Shape, mode: str | None) -> str:
-    """Return the mode that the shapes tell, or refuse shapes that fit none (or not the one declared)."""
-    fits = {
-        "same": image,
-        "valid": (image[0] - kernel[0] + 1, image[1] - kernel[1] + 1),
-        "full": (image[0] + kernel[0] - 1, image[1] + kernel[1] - 1),
-    }
+def whole_length(mode: str, n: int, side: int) -> int:
+    """Return the length along an axis of what a kernel makes of an image, before any pixel is left out."""
+    return {"same": n, "valid": n - side + 1, "full": n + side - 1}[mode]
+
+
+def kept_length(whole: int, stride: int, offset: int) -> int:
+    """Return the length of ``[offset::stride]``."""
+    return -(-(whole - offset) // stride)
+
+
+def infer_mode(
+    image: Shape, target: Shape, kernel: Shape, mode: str | None, stride: Shape = (1, 1), offset: Shape = (0, 0)
+) -> str:
+    """Return the first mode that the shapes allow, or refuse shapes that fit none (or not the one declared)."""
+    axes = list(zip(image, kernel, stride, offset, strict=True))
+    fits = {name: tuple(kept_length(whole_length(name, n, k), s, o) for n, k, s, o in axes) for name in MODES}
     if mode is not None:
         known(mode, MODES, "mode")
         candidates = [mode]
@@ -189,11 +247,30 @@ def infer_mode(image: Shape, target: Shape, kernel: Shape, mode: str | None) -> 
         f"{name!r} {s[0]}x{s[1]}" if min(s) > 0 else f"{name!r} impossible (kernel larger than the image)"
         for name, s in fits.items()
     )
+    given = [] if mode is None else [f"mode={mode!r}"]
+    given += [] if stride == (1, 1) else [f"stride={stride}", f"offset={offset}"]
     msg = (
         f"got image {image[0]}x{image[1]}, target {target[0]}x{target[1]} and kernel {kernel[0]}x{kernel[1]}"
-        f"{'' if mode is None else f' with mode={mode!r}'}; a target that fits this image and kernel is: {wanted}"
+        f"{' with ' if given else ''}{', '.join(given)}; a target that fits this image and kernel is: {wanted}"
     )
     raise ValueError(msg)
+
+
+def leading(conv: Convention, side: int, origin: int) -> int:
+    """Return by how many pixels the footprint of the first pixel starts ahead of the image, before any is left out."""
+    tap = side - 1 - origin if conv.operation == "convolution" else origin  # the origin among the valid problem's taps
+    return {"same": tap, "valid": 0, "full": side - 1}[conv.mode]
+
+
+def in_mode(conv: Convention, kernel: Shape, mode: str) -> Convention:
+    """Return the convention of another mode whose target's pixels stand on the same pixels of the image.
+
+    Of "same" the target is another part of the plane, and so with a stride it may begin with another pixel.
+    """
+    other = dataclasses.replace(conv, mode=mode)
+    axes = zip(kernel, conv.origin, conv.stride, conv.offset, strict=True)
+    rows, cols = ((f + leading(other, k, o) - leading(conv, k, o)) % s for k, o, s, f in axes)
+    return dataclasses.replace(other, offset=(rows, cols))
 
 
 def lay_out(image: Shape, kernel: Shape, conv: Convention) -> Geometry:
@@ -202,20 +279,19 @@ def lay_out(image: Shape, kernel: Shape, conv: Convention) -> Geometry:
     before = []
     offset = []
     size = []
-    for n, k, o in zip(image, kernel, conv.origin, strict=True):
-        tap = k - 1 - o if conv.operation == "convolution" else o  # the origin among the valid problem's taps
-        n_target = {"same": n, "valid": n - k + 1, "full": n + k - 1}[conv.mode]
-        lead = {"same": tap, "valid": 0, "full": k - 1}[conv.mode]
-        target.append(n_target)
-        if conv.boundary is None:
-            before.append(0)
-            offset.append(lead)
-            size.append(n - k + 1)
-        else:
-            before.append(lead)
-            offset.append(0)
-            size.append(n_target)
-        if conv.mode == "valid" and n_target < 1:
+    for n, k, o, step, kept in zip(image, kernel, conv.origin, conv.stride, conv.offset, strict=True):
+        whole, lead = whole_length(conv.mode, n, k), leading(conv, k, o)
+        # the pixels that can be used of all there are, and the first of them that the stride leaves
+        low, high = (lead, lead + n - k + 1) if conv.boundary is None else (0, whole)
+        first = max(0, kept_length(low, step, kept))
+        target.append(kept_length(whole, step, kept))
+        before.append(lead - kept - step * first)
+        offset.append(first)
+        size.append(kept_length(high, step, kept) - first)
+        if whole - kept < 1 and whole > 0:
+            msg = f"got offset={conv.offset} where there are {whole} pixels along an axis, need a smaller one"
+            raise ValueError(msg)
+        if conv.mode == "valid" and whole < 1:
             msg = (
                 f"got a kernel of {kernel[0]}x{kernel[1]}, larger than the image of {image[0]}x{image[1]}; "
                 "ask for a smaller shape"
@@ -274,13 +350,15 @@ def require_determined(geometries: Sequence[Geometry], n_sources: int = 1, n_mor
     raise ValueError(msg)
 
 
-def axis_runs(start: int, stop: int, n: int, boundary: str | None) -> list[Run]:
+def axis_runs(start: int, stop: int, n: int, boundary: str | None, every: int = 1) -> list[Run]:
     """Split the extended positions ``start..stop`` of an axis of `n` pixels into runs that can be sliced.
+
+    Of the positions only ``start, start + every, ...`` are wanted.
 
     Returns
     -------
     list of (dst, src, length, step)
-        ``extended[start + dst + i] == image[src + step * i]`` for ``0 <= i < length``; `src` is None
+        ``extended[start + every * (dst + i)] == image[src + step * i]`` for ``0 <= i < length``; `src` is None
         where the fill value stands.
     """
     runs: list[Run] = []
@@ -315,6 +393,10 @@ def axis_runs(start: int, stop: int, n: int, boundary: str | None) -> list[Run]:
         else:  # wrap, and mirror of a single pixel
             phase = position % n
             end, src, step = min(stop, position + n - phase), phase, 1
-        runs.append((position - start, src, end - position, step))
+        skip = (start - position) % every
+        if position + skip < end:
+            length = -(-(end - position - skip) // every)
+            first = None if src is None else src + step * skip
+            runs.append(((position + skip - start) // every, first, length, step * every))
         position = end
     return runs

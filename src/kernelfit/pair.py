@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import chunks, geometry
+from .exact.background import Surface, powers
 from .geometry import Geometry, Shape
 
 Array = npt.NDArray[np.float64]
@@ -32,8 +33,8 @@ class Sliceable(Protocol):
 class Reader:
     """Reads blocks of an (extended) image as float64; the image itself is never copied whole, nor changed.
 
-    Position (0, 0) of the reader is pixel ``(-before[0], -before[1])`` of the array; `shape` is the
-    extent that counts, and everything outside it reads as zero.
+    Position (0, 0) of the reader is pixel ``(-before[0], -before[1])`` of the array, and positions are `stride` pixels
+    apart; `shape` is the extent that counts, in positions, and everything outside it reads as zero.
     """
 
     array: Any
@@ -41,15 +42,16 @@ class Reader:
     before: Shape = (0, 0)
     boundary: str | None = None
     fillvalue: float = 0.0
+    stride: Shape = (1, 1)
 
     def read(self, out: Array, row: int, col: int) -> None:
         """Fill `out` with the block whose first pixel stands at (`row`, `col`)."""
-        n_rows, n_cols = self.array.shape
-        y, x = row - self.before[0], col - self.before[1]
-        if min(row, col, y, x) >= 0 and y + out.shape[0] <= n_rows and x + out.shape[1] <= n_cols:  # all of it image
-            if row + out.shape[0] <= self.shape[0] and col + out.shape[1] <= self.shape[1]:
-                out[...] = self.array[y : y + out.shape[0], x : x + out.shape[1]]
-                return
+        (n_rows, n_cols), (step, pace), (height, width) = self.array.shape, self.stride, out.shape
+        y, x = row * step - self.before[0], col * pace - self.before[1]
+        inside = y + (height - 1) * step < n_rows and x + (width - 1) * pace < n_cols
+        if min(row, col, y, x) >= 0 and inside and row + height <= self.shape[0] and col + width <= self.shape[1]:
+            out[...] = self.array[y : y + height * step, x : x + width * pace][::step, ::pace]  # all of it image
+            return
         top, left = max(row, 0), max(col, 0)
         bottom = max(top, min(row + out.shape[0], self.shape[0]))
         right = max(left, min(col + out.shape[1], self.shape[1]))
@@ -58,8 +60,10 @@ class Reader:
             out = out[top - row : bottom - row, left - col : right - col]
         if out.size == 0:
             return
-        rows = geometry.axis_runs(top - self.before[0], bottom - self.before[0], n_rows, self.boundary)
-        cols = geometry.axis_runs(left - self.before[1], right - self.before[1], n_cols, self.boundary)
+        start, end = top * step - self.before[0], (bottom - 1) * step + 1 - self.before[0]
+        rows = geometry.axis_runs(start, end, n_rows, self.boundary, step)
+        start, end = left * pace - self.before[1], (right - 1) * pace + 1 - self.before[1]
+        cols = geometry.axis_runs(start, end, n_cols, self.boundary, pace)
         for to_row, from_row, height, down in rows:
             for to_col, from_col, width, across in cols:
                 block = out[to_row : to_row + height, to_col : to_col + width]
@@ -77,7 +81,8 @@ class Reader:
 
     def transposed(self) -> "Reader":
         """Return the reader of the transposed image."""
-        return Reader(_Transposed(self.array), self.shape[::-1], self.before[::-1], self.boundary, self.fillvalue)
+        turned = self.shape[::-1], self.before[::-1], self.boundary, self.fillvalue, self.stride[::-1]
+        return Reader(_Transposed(self.array), *turned)
 
 
 class _Transposed:
@@ -92,10 +97,9 @@ class _Transposed:
 
 
 def _slice(start: int, length: int, step: int) -> slice:
-    """Return the forward slice that holds a run; a run of step -1 is turned round by the reader."""
-    if step == 0:
-        return slice(start, start + 1)
-    return slice(start, start + length) if step > 0 else slice(start - length + 1, start + 1)
+    """Return the forward slice of every pixel that holds a run; the reader takes its steps, and turns it round."""
+    last = start + (length - 1) * step
+    return slice(min(start, last), max(start, last) + 1)
 
 
 @dataclass(frozen=True)
@@ -242,6 +246,8 @@ def check(
     fillvalue: object,
     origin: object,
     operation: str,
+    stride: object = 1,
+    offset: object = 0,
     determined: bool = True,
 ) -> Problem:
     """Judge one pair and its convention; return the problem to be solved, unless told otherwise a determined one."""
@@ -255,6 +261,8 @@ def check(
         fillvalue=fillvalue,
         origin=origin,
         operation=operation,
+        stride=stride,
+        offset=offset,
     )
     if determined or problem.geometry.n_pixels == 0:
         geometry.require_determined([problem.geometry])
@@ -271,14 +279,26 @@ def lay_pair(
     fillvalue: object,
     origin: object,
     operation: str,
+    stride: object = 1,
+    offset: object = 0,
 ) -> Problem:
     """Lay the plane of an image on that of a target."""
     kernel = geometry.kernel_shape(shape)
     geometry.known(boundary, geometry.BOUNDARIES, "boundary")
     geometry.known(operation, geometry.OPERATIONS, "operation")
     fill = as_fillvalue(fillvalue)
-    mode = geometry.infer_mode(tuple(source.shape), tuple(result.shape), kernel, mode)
-    conv = geometry.convention(kernel, mode=mode, boundary=boundary, fillvalue=fill, origin=origin, operation=operation)
+    lattice = geometry.lattice(stride, offset)
+    mode = geometry.infer_mode(tuple(source.shape), tuple(result.shape), kernel, mode, *lattice)
+    conv = geometry.convention(
+        kernel,
+        mode=mode,
+        boundary=boundary,
+        fillvalue=fill,
+        origin=origin,
+        operation=operation,
+        stride=stride,
+        offset=offset,
+    )
     plan = geometry.lay_out(tuple(source.shape), kernel, conv)
     return Problem(plan, (source_reader(source, plan),), (target_reader(result, plan),))
 
@@ -292,6 +312,17 @@ def source_reader(array: Any, plan: Geometry) -> Reader:
 def target_reader(array: Any, plan: Geometry) -> Reader:
     """Return the reader of the target pixels that are used."""
     return Reader(array, plan.size, (-plan.offset[0], -plan.offset[1]))
+
+
+def surfaces(problem: Problem, stride: Shape = (1, 1)) -> tuple[Reader, ...]:
+    """Return readers of the terms of a problem's background, laid like its targets, or with its stride its sources."""
+    degree, plan = problem.background, problem.geometry
+    if degree is None:
+        return ()
+    down, across = stride
+    shape = (down * plan.size[0], across * plan.size[1])
+    before = (-down * plan.offset[0], -across * plan.offset[1])
+    return tuple(Reader(Surface(plan.target_shape, degree, p, stride), shape, before) for p in powers(degree))
 
 
 def refuse_nonfinite(problem: Problem) -> NoReturn:

@@ -13,12 +13,12 @@ import numpy.typing as npt
 import scipy.special
 
 from . import storage
-from .background import Background
+from .exact.background import Background
 from .geometry import Convention
 from .statistics import convention_from
 
 if TYPE_CHECKING:
-    from .psf import PsfMeasurements
+    from .checks.psf import PsfMeasurements
     from .statistics import NormalStats
 
 Array = npt.NDArray[np.float64]
@@ -69,6 +69,10 @@ class Verdict(enum.Enum):
         "the best kernel explains less than half of the target: (a) the two images are not aligned, (b) the "
         "kernel is wider "
         "than the shape asked for, (c) the declared boundary or origin is wrong, or (d) the filter is not linear"
+    )
+    OUTLIERS_DECIDE = (
+        "outliers stand where the image has most of its detail, so that which pixels are left out decides the kernel: "
+        "mask those that are known, use more pixels, or ask for a smaller shape"
     )
     WRONG_BOUNDARY = (
         "the target was not made with the boundary that is declared, which spoils the kernel: declare another one (or "
@@ -289,7 +293,8 @@ class KernelFit:
     weights : ndarray, tuple of ndarray, or None
         The weights finally used, of the target's shape (of several pairs a tuple, one for each), zero where a pixel is
         excluded or not used; bool where every pixel counts once or not at all. They take as much memory as the target,
-        8 bytes per pixel where they are not bool. None if every pixel counted the same.
+        8 bytes per pixel where they are not bool. None if every pixel counted the same, and where of more than 2^24
+        pixels saturated ones alone were left out, which the target itself tells (`notes` says how many).
     background : Background or None
         The polynomial surface fitted beside the kernel; None without one.
     channels : {None, "shared", "separate", "mixed"}
@@ -522,7 +527,7 @@ class KernelFit:
         PsfMeasurements
             The numbers with their errors, as `measure_psf` gives them.
         """
-        from .psf import measure_psf
+        from .checks.psf import measure_psf
 
         return measure_psf(self)
 
@@ -549,7 +554,7 @@ class KernelFit:
 
     def _repr_html_(self) -> str:
         """Return the result for a notebook: the verdict, the kernel as a picture, and the figures."""
-        from .html import fit_html
+        from .people.html import fit_html
 
         return fit_html(self)
 

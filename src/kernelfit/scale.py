@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from . import chunks, geometry, pair, regions, solve
-from .accumulation import residual_moments, resolve, statistics
+from . import chunks, geometry, pair
+from .exact import regions
+from .exact.accumulation import residual_moments, resolve, statistics
 from .geometry import Geometry, Shape
 from .pair import Array, Problem, Reader
 from .result import KernelFit
+from .solvers import solve
 from .statistics import NormalStats
 
 #: Data of more bytes than this are not sent along with each block that needs them.
@@ -151,7 +153,9 @@ class _Plan:
         self.choice = resolve(problem, method)
         if self.choice.method == "cg":
             self.choice = self.choice._replace(method="fft", reason="only statistics can be added up")
-        # a block's graph is cut out of that of the whole array; what cannot be sent along is left to the scheduler
+        # A block's graph is cut out of that of the whole array, unless it only reads a store; what cannot be sent along
+        # is left to the scheduler.
+        self.stores: dict[str, Any] = {}
         self.blocks = [self._block(problem, box) for box in regions.cut(problem, sides)]
 
     def _block(self, problem: Problem, box: regions.Box) -> tuple[_Block, list[list[Any]], list[Any]]:
@@ -183,6 +187,10 @@ class _Plan:
                 return _Stored(array, key)
             view = np.asarray(array[key])
             return view if view.nbytes <= _LIGHT else self.dask.delayed(view, pure=False)
+        if array.name not in self.stores:
+            self.stores[array.name] = _store(array)
+        if self.stores[array.name] is not None:
+            return _Stored(self.stores[array.name], key)
         (part,) = self.dask.optimize(array[key])
         lazy = _Lazy(part)
         return lazy if lazy.complete() and not _heavy(lazy.graph) else array[key]
@@ -217,10 +225,38 @@ def _heavy(value: Any) -> bool:
         return any(_heavy(v) for v in value.values())
     if isinstance(value, (list, tuple, set, frozenset)):
         return any(_heavy(v) for v in value)
-    for name in ("args", "kwargs", "value"):  # of a task
-        if type(value).__module__.startswith("dask.") and name in dir(value) and _heavy(getattr(value, name)):
-            return True
-    return False
+    if not type(value).__module__.startswith("dask."):
+        return False
+    return any(_heavy(getattr(value, name, None)) for name in ("args", "kwargs", "value"))  # of a task
+
+
+def _store(array: Any) -> Any:
+    """Return what a Dask array of `from_zarr` or `from_array` reads, chunk by chunk and unlocked; None for others.
+
+    Slices of that need no graph, which to make, optimise and send costs milliseconds a block.
+    """
+    from dask.array import core
+
+    graph = dict(array.__dask_graph__())
+    ends = [np.cumsum([0, *sides]).tolist() for sides in array.chunks]
+    found: Any = None
+    for at in np.ndindex(*array.numblocks):
+        node = graph.get((array.name, *at))
+        if getattr(node, "func", None) not in (core.getter, core.getter_nofancy, core.getter_inline):
+            return None
+        assert node is not None
+        if len(node.args) != 2 or node.kwargs.get("lock"):
+            return None
+        source, place = node.args
+        source = graph.get(getattr(source, "key", None), source)
+        source, place = getattr(source, "value", source), getattr(place, "value", place)
+        if place != tuple(slice(e[i], e[i + 1], None) for e, i in zip(ends, at, strict=True)):
+            return None
+        if found is not None and source is not found:
+            return None
+        found = source
+    usable = not isinstance(found, np.ndarray) and getattr(found, "shape", None) == array.shape
+    return found if usable and hasattr(found, "__getitem__") and not _heavy(found) else None
 
 
 def accumulate(
@@ -233,6 +269,8 @@ def accumulate(
     fillvalue: float = 0.0,
     origin: int | Shape | None = None,
     operation: str = "convolution",
+    stride: int | Shape = 1,
+    offset: int | Shape = 0,
     method: str = "auto",
     block: int | Shape | None = None,
     compute: bool = True,
@@ -250,7 +288,7 @@ def accumulate(
         used; image and target are refused if their axes or coordinates contradict each other.
     shape : int or (int, int)
         Rows and columns of the kernel.
-    mode, boundary, fillvalue, origin, operation
+    mode, boundary, fillvalue, origin, operation, stride, offset
         As in `kernelfit.accumulate`.
     method : {"auto", "direct", "fft"}, optional
         As in `kernelfit.accumulate`.
@@ -294,6 +332,8 @@ def accumulate(
         "fillvalue": fillvalue,
         "origin": origin,
         "operation": operation,
+        "stride": stride,
+        "offset": offset,
     }
     total = _Plan(image, target, shape, method, block, keywords).total(_block_statistics)
     return total.compute() if compute else total
@@ -309,6 +349,8 @@ def find_kernel(
     fillvalue: float = 0.0,
     origin: int | Shape | None = None,
     operation: str = "convolution",
+    stride: int | Shape = 1,
+    offset: int | Shape = 0,
     method: str = "auto",
     solver: "solve.Solver | str | None" = None,
     block: int | Shape | None = None,
@@ -321,7 +363,7 @@ def find_kernel(
         As in `accumulate`.
     shape : int or (int, int)
         Rows and columns of the kernel.
-    mode, boundary, fillvalue, origin, operation
+    mode, boundary, fillvalue, origin, operation, stride, offset
         As in `kernelfit.find_kernel`.
     method : {"auto", "direct", "fft"}, optional
         As in `kernelfit.accumulate`.
@@ -359,6 +401,8 @@ def find_kernel(
         "fillvalue": fillvalue,
         "origin": origin,
         "operation": operation,
+        "stride": stride,
+        "offset": offset,
     }
     plan = _Plan(image, target, shape, method, block, keywords)
     stats: NormalStats = plan.total(_block_statistics).compute()

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from . import storage
-from .geometry import Convention, Shape, kernel_shape
+from .geometry import Convention, Shape, in_mode, kernel_shape
 
 if TYPE_CHECKING:
     from .result import KernelFit
-    from .solve import Solver
+    from .solvers.solve import Solver
 
 Array = npt.NDArray[np.float64]
 
@@ -116,11 +116,12 @@ class NormalStats:
         if not isinstance(other, NormalStats):
             return NotImplemented
         mine, theirs = self.convention, other.convention
-        if self.terms != other.terms or (mine.operation, mine.origin) != (theirs.operation, theirs.origin):
+        alike = all(getattr(mine, name) == getattr(theirs, name) for name in ("operation", "origin", "stride"))
+        if self.terms != other.terms or not alike:
             msg = (
                 f"got statistics of different kernels ({self.terms}, {mine} and {other.terms}, {theirs}); "
                 "only those of the "
-                "same supports, operation and origin add up"
+                "same supports, operation, origin and stride add up"
             )
             raise ValueError(msg)
         sums: dict[str, Any] = {
@@ -223,7 +224,8 @@ class NormalStats:
             raise ValueError(msg)
         index = np.arange(rows * cols).reshape(rows, cols)
         kept = index[row : row + small[0], col : col + small[1]].ravel()
-        convention = dataclasses.replace(self.convention, mode="same", origin=(origin[0] - row, origin[1] - col))
+        same = in_mode(self.convention, (rows, cols), "same")
+        convention = dataclasses.replace(same, origin=(origin[0] - row, origin[1] - col))
         fields: dict[str, Any] = {
             "gram": self.gram[np.ix_(kept, kept)],
             "moment": self.moment[kept],
@@ -271,7 +273,7 @@ class NormalStats:
         ----------
         W. Fuller, "Measurement Error Models" (1987), sections 1.2 and 2.5.3, doi:10.1002/9780470316665.
         """
-        from .image_noise import take_off
+        from .solvers.image_noise import take_off
 
         return take_off(self, std)
 
@@ -315,7 +317,7 @@ class NormalStats:
         KernelFit
             The result; `KernelFit.findings` says what is doubtful about it.
         """
-        from .solve import as_solver
+        from .solvers.solve import as_solver
 
         return as_solver(solver).solve(self)
 
@@ -389,5 +391,5 @@ class NormalStats:
 
 def convention_from(fields: dict[str, Any]) -> Convention:
     """Rebuild a convention from its stored fields."""
-    rows, cols = fields["origin"]
-    return Convention(**{**fields, "origin": (rows, cols)})
+    pairs: dict[str, Any] = {name: tuple(fields[name]) for name in ("origin", "stride", "offset") if name in fields}
+    return Convention(**{**fields, **pairs})

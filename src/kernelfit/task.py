@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import background as surfaces
 from . import geometry, pair
 from .chunks import require_same_axes
+from .exact import background as surfaces
 from .geometry import Shape
 from .pair import Problem
 
@@ -184,6 +184,13 @@ def check_errors(
         raise ValueError(msg)
 
 
+def check_stride(method: str, stride: object, offset: object) -> None:
+    """Refuse a stride beside methods that have none."""
+    if geometry.lattice(stride, offset)[0] != (1, 1) and method in ("cg", "wiener"):
+        msg = f"got stride={stride!r} with method={method!r}, which has none; need 'auto', 'direct' or 'fft'"
+        raise ValueError(msg)
+
+
 def check_settings(
     method: str,
     solver: object,
@@ -197,12 +204,8 @@ def check_settings(
 
     `spectral` are those of "wiener", all "auto" by default; `weighted` names what makes the fit a weighted one.
     """
-    if weighted is not None and (method in ("cg", "wiener") or background is not None):
-        other = f"method={method!r}" if method in ("cg", "wiener") else f"background={background!r}"
-        msg = (
-            f"got {weighted} with {other}, which knows no weights; need 'auto', 'direct' or 'fft' and no background: "
-            "leave one of the two out, or take the background off the target beforehand"
-        )
+    if weighted is not None and method in ("cg", "wiener"):
+        msg = f"got {weighted} with method={method!r}, which knows no weights; need 'auto', 'direct' or 'fft'"
         raise ValueError(msg)
     if method != "wiener" and not all(isinstance(v, str) and v == "auto" for v in spectral):
         msg = f"got balance, detrend or taper with method={method!r}, which has no use for them; need method='wiener'"

@@ -1,0 +1,224 @@
+"""Transforms of rows and of blocks: plans and buffers, the only importer of pyFFTW.
+
+A plan writes to buffers of its own and serves one thread at a time; planning is done on scratch, under a
+lock, and finished plans go back to a shelf from which the next pass of the same size takes them.
+"""
+
+import threading
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+
+BACKENDS = ("pyfftw", "scipy")
+EFFORTS = ("estimate", "measure", "patient")
+
+_lock = threading.Lock()
+_planning = threading.Lock()  # FFTW's wisdom is the whole process's
+_settings = {"backend": "pyfftw", "effort": "estimate"}
+_shelf: "OrderedDict[tuple[object, ...], list[Any]]" = OrderedDict()
+_SHELF_KINDS = 6  # sizes whose idle plans and buffers are kept
+
+
+def set_fft(*, backend: str | None = None, effort: str | None = None) -> dict[str, str]:
+    """Choose the library that transforms rows and blocks, and how hard it plans.
+
+    Parameters
+    ----------
+    backend : {"pyfftw", "scipy"}, optional
+        Library used by ``method="fft"``, and by ``method="wiener"`` for blocks; images taken whole are always
+        transformed by SciPy. The default is "pyfftw"; "scipy" serves where pyFFTW cannot be imported. Nothing ever
+        changes it silently.
+    effort : {"estimate", "measure", "patient"}, optional
+        Planning effort of pyFFTW. The default "estimate" plans in milliseconds and always finds the same
+        plan, so that results are the same to the last bit in every process; "measure" and "patient" time
+        candidates first (0.1 s to minutes for each new size), may gain a little speed and may differ in the last
+        bits from run to run.
+
+    Returns
+    -------
+    dict
+        The settings that were in force before, to be given back with ``set_fft(**previous)``.
+
+    Raises
+    ------
+    ValueError
+        If a name is not one of those listed.
+
+    Examples
+    --------
+    >>> import kernelfit
+    >>> previous = kernelfit.set_fft(backend="scipy")
+    >>> kernelfit.set_fft(**previous)["backend"]
+    'scipy'
+    """
+    for keyword, value, names in (("backend", backend, BACKENDS), ("effort", effort, EFFORTS)):
+        if value is not None and value not in names:
+            msg = f"got {keyword}={value!r}, need one of {', '.join(map(repr, names))}"
+            raise ValueError(msg)
+    with _lock:
+        previous = dict(_settings)
+        _settings.update({k: v for k, v in (("backend", backend), ("effort", effort)) if v is not None})
+    return previous
+
+
+class RowTransforms:
+    """Real transforms of the rows of images and targets, all between buffers of its own.
+
+    Attributes
+    ----------
+    image, result, model : ndarray, shape (rows, length)
+        The rows of a source to be transformed, those of a target, and those that `backward` makes.
+    spectra : ndarray, shape (arrays, frequencies, rows and a few more)
+        The spectra of the sources, then of the targets, real and imaginary parts in turn, one frequency of all rows
+        after the other: what follows works across rows, and FFTW writes them so at hardly any cost.
+    """
+
+    image: npt.NDArray[np.float64]
+    result: npt.NDArray[np.float64]
+    model: npt.NDArray[np.float64]
+    spectra: npt.NDArray[np.float64]
+
+    def __init__(self, rows: int, length: int, n_arrays: int, n_sources: int, backend: str, effort: str) -> None:
+        self.key = (type(self), rows, length, n_arrays, n_sources, backend, effort)
+        self.n_sources = n_sources
+        # Whole cache lines, room for three rows more, and an odd number of lines apart: else they crowd in the cache,
+        # and the transform takes up to three times as long.
+        values = aligned((n_arrays, length // 2 + 1, 4 * (-(-rows // 4) + 1 | 1)))
+        self.spectra = values.view(np.float64)
+        self._used = np.swapaxes(values, 1, 2)[:, :rows]
+        self._plans: list[Any] = []
+        self._back: dict[int, Any] = {}
+        self._effort = effort
+        self._pyfftw = _library(backend)
+        count = 3 if n_arrays > n_sources else 1
+        buffers = aligned((count, rows * length)).view(np.float64)[:, : rows * length].reshape(count, rows, length)
+        self.image, self.result, self.model = buffers[0], buffers[-1], buffers[count // 2]
+        for i, used in enumerate(self._used if self._pyfftw else ()):
+            rows_in = self.image if i < n_sources else self.result
+            self._plans.append(_plan(self._pyfftw, effort, rows_in, used, axes=(1,)))
+
+    def clear(self, image_cols: int, result_cols: int) -> None:
+        """Set everything beyond these columns to zero, and what planning may have left behind."""
+        self.image[:, image_cols:] = 0.0
+        self.result[:, result_cols:] = 0.0
+
+    def forward(self, array: int) -> None:
+        """Transform `image`, or for a target `result`, into the spectra of one array."""
+        if self._plans:
+            self._plans[array].execute()
+        else:
+            self._used[array] = scipy.fft.rfft(self.image if array < self.n_sources else self.result, axis=1)
+
+    def backward(self, array: int) -> None:
+        """Transform the spectra of one array, which may be used up, into `model`, times the length."""
+        if self._pyfftw is None:
+            self.model[...] = scipy.fft.irfft(self._used[array], n=self.model.shape[1], axis=1, norm="forward")
+            return
+        if array not in self._back:  # planned with effort, it would destroy the spectra
+            kept = self._used[array].copy()
+            self._back[array] = _plan(
+                self._pyfftw, self._effort, self._used[array], self.model, "FFTW_DESTROY_INPUT",
+                axes=(1,), direction="FFTW_BACKWARD",
+            )  # fmt: skip
+            self._used[array] = kept
+        self._back[array].execute()
+
+
+class BlockTransforms:
+    """Real transforms of the block of an image and of that of a target, from one buffer.
+
+    Attributes
+    ----------
+    block : ndarray, shape (rows, cols)
+        What is to be transformed; kept.
+    spectra : ndarray, shape (2, rows, cols // 2 + 1 and up to three more)
+        The transform of the image's block, and of the target's.
+    """
+
+    def __init__(self, rows: int, cols: int, backend: str, effort: str) -> None:
+        self.key = (type(self), rows, cols, backend, effort)
+        self.block = aligned((rows * cols // 2 + 1,)).view(np.float64)[: rows * cols].reshape(rows, cols)
+        # Whole cache lines, and not a power of two apart.
+        self.spectra = aligned((2, rows, -(-(cols // 2 + 1) // 4) * 4))
+        self._used = self.spectra[:, :, : cols // 2 + 1]
+        self._plans: list[Any] = []
+        pyfftw = _library(backend)
+        if pyfftw is not None:
+            self._plans = [_plan(pyfftw, effort, self.block, values, axes=(0, 1)) for values in self._used]
+
+    def forward(self, array: int) -> None:
+        """Transform `block` into one of the spectra."""
+        if self._plans:
+            self._plans[array].execute()
+        else:
+            self._used[array] = scipy.fft.rfft2(self.block, workers=1)
+
+
+def _library(backend: str) -> Any:
+    """Return pyFFTW, None for SciPy."""
+    if backend == "scipy":
+        return None
+    try:
+        import pyfftw
+    except ImportError as error:
+        msg = (
+            f"pyFFTW cannot be imported ({error}); reinstall pyfftw, "
+            "or choose SciPy's transforms with kernelfit.set_fft(backend='scipy')"
+        )
+        raise ImportError(msg) from error
+    return pyfftw
+
+
+def _plan(pyfftw: Any, effort: str, source: Any, result: Any, *flags: str, **how: Any) -> Any:
+    """Plan a transform; with "estimate" as in a fresh process, whatever was planned in this one before.
+
+    FFTW would take what it has measured for a plan that is to be estimated, and so other bits would come out.
+    """
+    with _planning:
+        known = pyfftw.export_wisdom()
+        if effort == "estimate":
+            pyfftw.forget_wisdom()
+        try:
+            return pyfftw.FFTW(source, result, flags=(f"FFTW_{effort.upper()}", *flags), **how)
+        finally:
+            if effort == "estimate":
+                pyfftw.forget_wisdom()
+                pyfftw.import_wisdom(known)
+
+
+def aligned(shape: tuple[int, ...]) -> npt.NDArray[np.complex128]:
+    """Return an array of zeros that starts a cache line."""
+    raw = np.zeros(16 * int(np.prod(shape)) + 64, dtype=np.uint8)
+    skip = -raw.ctypes.data % 64
+    return raw[skip : skip + 16 * int(np.prod(shape))].view(np.complex128).reshape(shape)
+
+
+def borrow(rows: int, length: int, n_arrays: int, n_sources: int) -> RowTransforms:
+    """Take transforms of rows from the shelf, or plan them."""
+    found: RowTransforms = _take(RowTransforms, rows, length, n_arrays, n_sources)
+    return found
+
+
+def borrow_block(rows: int, cols: int) -> BlockTransforms:
+    """Take transforms of blocks from the shelf, or plan them; what is left in the buffer is anything."""
+    found: BlockTransforms = _take(BlockTransforms, rows, cols)
+    return found
+
+
+def _take(kind: Any, *sides: int) -> Any:
+    with _lock:
+        rest = *sides, _settings["backend"], _settings["effort"]
+        idle = _shelf.get((kind, *rest))
+        return idle.pop() if idle else kind(*rest)
+
+
+def give_back(transform: RowTransforms | BlockTransforms) -> None:
+    """Put a transform back on the shelf."""
+    with _lock:
+        _shelf.setdefault(transform.key, []).append(transform)
+        _shelf.move_to_end(transform.key)
+        while len(_shelf) > _SHELF_KINDS:
+            _shelf.popitem(last=False)

@@ -1,0 +1,961 @@
+"""The compiled loops: with `_weighted_loops`, the only importers of Numba.
+
+They stand in one file because Numba's cache looks at the caller's file alone. None validates, allocates
+in an inner loop, or raises; all are serial and release the GIL, so that a thread pool can run them.
+Each array is C-contiguous float64 (complex where said), so each function is compiled once.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+
+# Without nnan and ninf: a NaN must stay visible.
+FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
+
+
+def _jit(function: Callable[..., Any], fastmath: set[str] | bool = False) -> Any:
+    compiled = functools.partial(numba.njit, nogil=True, error_model="numpy", fastmath=fastmath)
+    try:
+        return compiled(cache=True)(function)
+    except RuntimeError:  # no directory to write the cache to
+        return compiled()(function)
+
+
+_jit_sum = functools.partial(_jit, fastmath=FASTMATH)
+
+
+@_jit_sum
+def lag_sums(a, a_col, b, b_col, rows, cols, out):
+    """Add the lag products of two blocks: ``out[i, j] += sum_rc a[r, a_col + c] * b[r + i, b_col + c + j]``.
+
+    r < `rows`, c < `cols`; four row and four column lags at a time, so that eight loads feed sixteen multiply-adds.
+    """
+    n_i, n_j = out.shape
+    nothing = np.zeros(cols)
+    for row in range(rows + n_i - 1):
+        line = b[row, b_col:]
+        for i in range(0, n_i, 4):
+            if row - i < 0 or row - i - 3 >= rows:
+                continue
+            r0, r1, r2, r3 = row - i, row - i - 1, row - i - 2, row - i - 3
+            x0 = a[r0, a_col : a_col + cols] if r0 < rows else nothing
+            x1 = a[r1, a_col : a_col + cols] if 0 <= r1 < rows else nothing
+            x2 = a[r2, a_col : a_col + cols] if 0 <= r2 < rows else nothing
+            x3 = a[r3, a_col : a_col + cols] if 0 <= r3 else nothing
+            four_rows(x0, x1, x2, x3, line, out[i : i + 4])
+
+
+@_jit_sum
+def four_rows(x0, x1, x2, x3, line, out):
+    """Add the lag products of up to four rows with one line: ``out[r, j] += sum_k x_r[k] * line[k + j]``.
+
+    Two or three lags that are left over are done as four, if the line goes on that far.
+    """
+    n, (rows, n_j) = len(x0), out.shape
+    by_four = n_j - n_j % 4
+    if n_j % 4 > 1 and len(line) >= n + by_four + 3:
+        by_four += 4
+    for j in range(0, by_four, 4):
+        y0, y1, y2, y3 = line[j : j + n], line[j + 1 : j + 1 + n], line[j + 2 : j + 2 + n], line[j + 3 : j + 3 + n]
+        a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = c0 = c1 = c2 = c3 = d0 = d1 = d2 = d3 = 0.0
+        for k in range(n):
+            v0, v1, v2, v3 = x0[k], x1[k], x2[k], x3[k]
+            w0, w1, w2, w3 = y0[k], y1[k], y2[k], y3[k]
+            a0 += v0 * w0
+            a1 += v0 * w1
+            a2 += v0 * w2
+            a3 += v0 * w3
+            b0 += v1 * w0
+            b1 += v1 * w1
+            b2 += v1 * w2
+            b3 += v1 * w3
+            c0 += v2 * w0
+            c1 += v2 * w1
+            c2 += v2 * w2
+            c3 += v2 * w3
+            d0 += v3 * w0
+            d1 += v3 * w1
+            d2 += v3 * w2
+            d3 += v3 * w3
+        sums = ((a0, a1, a2, a3), (b0, b1, b2, b3), (c0, c1, c2, c3), (d0, d1, d2, d3))
+        for r in range(rows):
+            for i in range(min(4, n_j - j)):
+                out[r, j + i] += sums[r][i]
+    for j in range(by_four, n_j):
+        y0 = line[j : j + n]
+        a0 = b0 = c0 = d0 = 0.0
+        for k in range(n):
+            a0 += x0[k] * y0[k]
+            b0 += x1[k] * y0[k]
+            c0 += x2[k] * y0[k]
+            d0 += x3[k] * y0[k]
+        single = (a0, b0, c0, d0)
+        for r in range(rows):
+            out[r, j] += single[r]
+
+
+@_jit_sum
+def strip_lag_sums(wide, cols, lag, out):
+    """Add the lag products of the rows of a narrow strip: ``out[p, q, l] += sum_c wide[p, lag + c] * wide[q, c + l]``.
+
+    p <= q, c < `cols`, l from 0 to ``2 * lag``; some p > q as well.
+    """
+    n, end = len(wide), lag + cols
+    for p in range(0, n, 4):
+        x0, x1, x2, x3 = wide[p], wide[min(p + 1, n - 1)], wide[min(p + 2, n - 1)], wide[min(p + 3, n - 1)]
+        for q in range(p, n):
+            four_rows(x0[lag:end], x1[lag:end], x2[lag:end], x3[lag:end], wide[q], out[p : p + 4, q, : 2 * lag + 1])
+
+
+@_jit_sum
+def correlate(b, b_col, taps, rows, cols, out):
+    """Correlate a block with taps: ``out[r, c] = sum_ij taps[i, j] * b[r + i, b_col + c + j]``."""
+    n_i, n_j = taps.shape
+    for r in range(rows):
+        y = out[r, :cols]
+        y[:] = 0.0
+        for i in range(n_i):
+            line = b[r + i]
+            for j in range(0, n_j - 3, 4):
+                k0, k1, k2, k3 = taps[i, j], taps[i, j + 1], taps[i, j + 2], taps[i, j + 3]
+                x0 = line[b_col + j : b_col + j + cols]
+                x1 = line[b_col + j + 1 : b_col + j + 1 + cols]
+                x2 = line[b_col + j + 2 : b_col + j + 2 + cols]
+                x3 = line[b_col + j + 3 : b_col + j + 3 + cols]
+                for c in range(cols):
+                    y[c] += k0 * x0[c] + k1 * x1[c] + k2 * x2[c] + k3 * x3[c]
+            for j in range(n_j - n_j % 4, n_j):
+                k0 = taps[i, j]
+                x0 = line[b_col + j : b_col + j + cols]
+                for c in range(cols):
+                    y[c] += k0 * x0[c]
+
+
+@_jit_sum
+def moments(rows, n_rows, n_cols, out):
+    """Add the sum of the squares of a block, and its sum; BLAS would wake its own threads, to fight with ours."""
+    squares = total = 0.0
+    for r in range(n_rows):
+        x = rows[r, :n_cols]
+        part = plain = 0.0
+        for c in range(n_cols):
+            part += x[c] * x[c]
+            plain += x[c]
+        squares += part
+        total += plain
+    out[0] += squares
+    out[1] += total
+
+
+@_jit
+def subtract(rows, model, start, stop, n_cols):
+    """Subtract a block of `model` from the same block of `rows`."""
+    for r in range(start, stop):
+        for c in range(n_cols):
+            rows[r, c] -= model[r, c]
+
+
+@_jit_sum
+def spectral_lag_sums(spectra, first, second, rows, real, imag, turned):
+    """Add the lag products, across rows, of row spectra.
+
+    ``out[a, f, i] += sum_r conj(S_a[f, r]) * S_second[f, r + i]``
+
+    a >= `first`, r < `rows`; `spectra` (arrays, frequencies, 2 * rows and more) holds real and imaginary parts in turn;
+    `real` and `imag` (arrays, frequencies, lags): four at a time, so that each load feeds several multiply-adds.
+    `turned` holds i times a row of S_a, with which the imaginary part is a plain sum of products too.
+    """
+    n_arrays, n_f, n_i = real.shape
+    n = 2 * rows
+    w = turned[:n]
+    for f in range(n_f):
+        line = spectra[second, f]
+        for a in range(first, n_arrays):
+            v = spectra[a, f, :n]
+            for r in range(rows):
+                w[2 * r] = -v[2 * r + 1]
+                w[2 * r + 1] = v[2 * r]
+            for i in range(0, n_i - 3, 4):
+                x0 = line[2 * i : 2 * i + n]
+                x1 = line[2 * i + 2 : 2 * i + 2 + n]
+                x2 = line[2 * i + 4 : 2 * i + 4 + n]
+                x3 = line[2 * i + 6 : 2 * i + 6 + n]
+                p0 = p1 = p2 = p3 = 0.0
+                q0 = q1 = q2 = q3 = 0.0
+                for c in range(n):
+                    s, t = v[c], w[c]
+                    p0 += s * x0[c]
+                    q0 += t * x0[c]
+                    p1 += s * x1[c]
+                    q1 += t * x1[c]
+                    p2 += s * x2[c]
+                    q2 += t * x2[c]
+                    p3 += s * x3[c]
+                    q3 += t * x3[c]
+                real[a, f, i] += p0
+                imag[a, f, i] += q0
+                real[a, f, i + 1] += p1
+                imag[a, f, i + 1] += q1
+                real[a, f, i + 2] += p2
+                imag[a, f, i + 2] += q2
+                real[a, f, i + 3] += p3
+                imag[a, f, i + 3] += q3
+            for i in range(n_i - n_i % 4, n_i):
+                x0 = line[2 * i : 2 * i + n]
+                p0 = q0 = 0.0
+                for c in range(n):
+                    p0 += v[c] * x0[c]
+                    q0 += w[c] * x0[c]
+                real[a, f, i] += p0
+                imag[a, f, i] += q0
+
+
+@_jit_sum
+def spectral_correlate(spectra, n_sources, target, real, imag, rows, turned):
+    """Correlate row spectra with tap spectra: ``S_target[f, r] = sum_ai conj(taps[a, f, i]) * S_a[f, r + i]``.
+
+    a < `n_sources`, r < `rows`; taps as `real` and `imag` (sources, frequencies, taps), taps a multiple of 4, the rest
+    as above.
+    """
+    n_f, n_i = real.shape[1], real.shape[2]
+    n = 2 * rows
+    for f in range(n_f):
+        y = spectra[target, f, :n]
+        y[:] = 0.0
+        for a in range(n_sources):
+            line = spectra[a, f]
+            for r in range(rows + n_i - 1):
+                turned[2 * r] = line[2 * r + 1]
+                turned[2 * r + 1] = -line[2 * r]
+            for i in range(0, n_i, 4):
+                c0, c1, c2, c3 = real[a, f, i], real[a, f, i + 1], real[a, f, i + 2], real[a, f, i + 3]
+                d0, d1, d2, d3 = imag[a, f, i], imag[a, f, i + 1], imag[a, f, i + 2], imag[a, f, i + 3]
+                x0, w0 = line[2 * i : 2 * i + n], turned[2 * i : 2 * i + n]
+                x1, w1 = line[2 * i + 2 : 2 * i + 2 + n], turned[2 * i + 2 : 2 * i + 2 + n]
+                x2, w2 = line[2 * i + 4 : 2 * i + 4 + n], turned[2 * i + 4 : 2 * i + 4 + n]
+                x3, w3 = line[2 * i + 6 : 2 * i + 6 + n], turned[2 * i + 6 : 2 * i + 6 + n]
+                for c in range(n):
+                    y[c] += c0 * x0[c] + d0 * w0[c] + c1 * x1[c] + d1 * w1[c]
+                for c in range(n):
+                    y[c] += c2 * x2[c] + d2 * w2[c] + c3 * x3[c] + d3 * w3[c]
+
+
+@_jit_sum
+def spectral_products(spectra, n, groups, sums, turned):
+    """Add the products of all pairs of row spectra: ``sums[f, p, q] += sum_g conj(S_1[f, g n + p]) * S_0[f, g n + q]``.
+
+    p <= q < `n`, g < `groups`; complex numbers as in `spectral_lag_sums`.
+    """
+    for f in range(sums.shape[0]):
+        for g in range(groups):
+            x = spectra[0, f, 2 * g * n : 2 * (g + 1) * n]
+            for q in range(n):
+                turned[2 * q] = x[2 * q + 1]
+                turned[2 * q + 1] = -x[2 * q]
+            for p in range(n):
+                c, d = spectra[1, f, 2 * (g * n + p)], spectra[1, f, 2 * (g * n + p) + 1]
+                y = sums[f, p]
+                for q in range(2 * p, 2 * n):
+                    y[q] += c * x[q] + d * turned[q]
+
+
+@_jit
+def _place(table, gram, p, q, stride):
+    """Copy a block and its transpose into the matrix; a block on the diagonal becomes symmetric to the bit.
+
+    Element (u, v) goes to row ``p + stride * u`` and column ``q + stride * v``.
+    """
+    n = len(table)
+    last = n - 1
+    for u in range(n):
+        x, first = table[u], u if p == q else 0
+        if stride == 1:
+            y = gram[p + u, q : q + n]
+            for v in range(first, n):
+                y[v] = x[v]
+        elif stride == -1:
+            y = gram[p - u, q - last : q + 1]
+            for v in range(n - first):
+                y[v] = x[last - v]
+        else:
+            y = gram[p + stride * u]
+            for v in range(first, n):
+                y[q + stride * v] = x[v]
+    for v in range(n):
+        y, x, end = gram[q + stride * v], table[:, v], v if p == q else n
+        if stride == 1:
+            y = y[p : p + n]
+            for u in range(end):
+                y[u] = x[u]
+        else:
+            for u in range(end):
+                y[p + stride * u] = x[u]
+
+
+@_jit_sum
+def assemble(lags, top, bottom, left, right, corners_a, corners_b, first, step, gram, row, col, stride_y, stride_x):
+    """Box sums of every `step`-th row lag from the sums over everything, less what lies outside each box.
+
+    For taps p = (y, u) and q = (y + i, v) the box sum is ``sum_t A[t + p] B[t + q]`` over the H x W target pixels.
+    ``lags[i, v - u]`` holds it over every place where both factors lie in the extended image. `top` and `bottom` (row
+    of A, row of B, column lag) hold the same for the rows above and below the boxes, `left` and `right` (column of A,
+    column of B, row lag) for the columns beside them, `corners_a` and `corners_b` the 2 x 2 corner blocks of the
+    extended images. From the box of one row of taps to that of the next, a row of pixels enters and one leaves; so do
+    columns from (u, v) to (u + 1, v + 1).
+
+    Tap (y, u) of the first source is row ``row + stride_y * y + stride_x * u`` of `gram`, that of the second
+    column ``col + ...``; negative strides flip the kernel, exchanged ones transpose it.
+    """
+    n_y, n = len(lags), (lags.shape[1] + 1) // 2
+    y_halo, last = n_y - 1, n - 1
+    table, line, beyond = np.empty((n, n)), np.empty(2 * n - 1), np.empty(2 * n - 1)
+    enters, gains = np.empty((last, last)), np.empty((last, last))  # on the right; and less what leaves on the left
+    for i in range(first, n_y, step):
+        line[:] = lags[i]
+        for y in range(y_halo - i):
+            line -= bottom[y, y + i]
+        for u in range(last):
+            for v in range(last):
+                enters[u, v] = right[u, v, y_halo + i]
+                gains[u, v] = right[u, v, y_halo + i] - left[u, v, y_halo + i]
+        for y in range(y_halo - i):  # the columns of the first box end with it
+            b10, b11 = corners_b[1, 0, y + i], corners_b[1, 1, y + i]
+            for u in range(last):
+                a10, a11, z, w = corners_a[1, 0, y, u], corners_a[1, 1, y, u], enters[u], gains[u]
+                for v in range(last):
+                    z[v] -= a11 * b11[v]
+                for v in range(last):
+                    w[v] += a10 * b10[v] - a11 * b11[v]
+        for y in range(n_y - i):
+            if y > 0:
+                line += bottom[y - 1, y - 1 + i]
+                line -= top[y - 1, y - 1 + i]
+                b00, b01 = corners_b[0, 0, y - 1 + i], corners_b[0, 1, y - 1 + i]
+                b10, b11 = corners_b[1, 0, y - 1 + i], corners_b[1, 1, y - 1 + i]
+                for u in range(last):
+                    a00, a01 = corners_a[0, 0, y - 1, u], corners_a[0, 1, y - 1, u]
+                    a10, a11 = corners_a[1, 0, y - 1, u], corners_a[1, 1, y - 1, u]
+                    z, w = enters[u], gains[u]
+                    for v in range(last):
+                        z[v] += a11 * b11[v] - a01 * b01[v]
+                    for v in range(last):
+                        w[v] += a11 * b11[v] - a01 * b01[v] - a10 * b10[v] + a00 * b00[v]
+            beyond[:] = 0.0  # what lies right of the boxes with u = 0 or v = 0: the sums down the diagonals
+            for u in range(last):
+                z, w = beyond[last - u : 2 * last - u], enters[u]
+                for v in range(last):
+                    z[v] += w[v]
+            for v in range(n):
+                table[0, v] = line[last + v] - beyond[last + v]
+                table[v, 0] = line[last - v] - beyond[last - v]
+            for u in range(last):
+                z, w, x = table[u + 1, 1:], table[u, :last], gains[u]
+                for v in range(last):
+                    z[v] = w[v] + x[v]
+            _place(table, gram, row + stride_y * y, col + stride_y * (y + i), stride_x)
+
+
+@_jit_sum
+def inverse_at_lags(real, imag, cosines, sines, out):
+    """Transform summed spectra back at some lags: ``out[i, j] = sum_f real[f, i] cos[f, j] - imag[f, i] sin[f, j]``."""
+    out[:] = 0.0
+    n_i, n_j = out.shape
+    for f in range(len(cosines)):
+        c, s = cosines[f], sines[f]
+        for i in range(n_i):
+            y, a, b = out[i], real[f, i], imag[f, i]
+            for j in range(n_j):
+                y[j] += a * c[j] - b * s[j]
+
+
+@_jit_sum
+def _pair_sums(a, a_col, b, cols, symmetric, out):
+    """Set ``out[p, q, j] = sum_c a[p, a_col + c] * b[q, c + j]``, c < `cols`, the number of j a multiple of 4.
+
+    If `symmetric`, for q >= p only. Two rows of a and four lags at a time, so that six loads feed eight multiply-adds.
+    """
+    n = len(out)
+    for p in range(0, n, 2):
+        n_rows = min(2, n - p)
+        x, z = a[p, a_col : a_col + cols], a[p + n_rows - 1, a_col : a_col + cols]
+        for q in range(p if symmetric else 0, n):
+            line = b[q]
+            for j in range(0, out.shape[2], 4):
+                y0, y1 = line[j : j + cols], line[j + 1 : j + 1 + cols]
+                y2, y3 = line[j + 2 : j + 2 + cols], line[j + 3 : j + 3 + cols]
+                s0 = s1 = s2 = s3 = t0 = t1 = t2 = t3 = 0.0
+                for c in range(cols):
+                    v, w = x[c], z[c]
+                    s0 += v * y0[c]
+                    s1 += v * y1[c]
+                    s2 += v * y2[c]
+                    s3 += v * y3[c]
+                    t0 += w * y0[c]
+                    t1 += w * y1[c]
+                    t2 += w * y2[c]
+                    t3 += w * y3[c]
+                last = out[p + n_rows - 1, q]
+                last[j], last[j + 1], last[j + 2], last[j + 3] = t0, t1, t2, t3
+                first = out[p, q]
+                first[j], first[j + 1], first[j + 2], first[j + 3] = s0, s1, s2, s3
+
+
+@_jit_sum
+def _column_strips(block, col, n_rows, n_cols, y_halo, out):
+    """Lag sums over the target's rows of the columns left and right of it.
+
+    ``out[k, p, q, i] = sum_r x[r, p] * x[r + i, q]``, x being what lies `n_cols` times k to the right.
+    """
+    n = out.shape[1]
+    whole = -(-n_rows // 32) * 32  # no odd ends; beyond the pixels there are zeros
+    a, b = np.zeros((n, whole)), np.zeros((n, whole + y_halo + 4))
+    for k in range(2):
+        for p in range(n):
+            for r in range(n_rows + y_halo):
+                b[p, r] = block[r, col + k * n_cols + p]
+        a[:, :n_rows] = b[:, :n_rows]
+        _pair_sums(a, 0, b, whole, False, out[k])
+
+
+@_jit_sum
+def _row_strips(block, col, n_rows, n_cols, corners, out):
+    """Lag sums of the rows above and below the target, and their ends, each followed by a zero.
+
+    ``out[k, p, q, j] = sum_c x[p, c] * x[q, c + j - n]``, x being what lies `n_rows` times k further down; q >= p.
+    """
+    n_strip, n = out.shape[1], corners.shape[2] // out.shape[1] - 1
+    whole = -(-(n_cols + n) // 32) * 32
+    wide = np.zeros((n_strip, n + whole + n + 4))
+    for k in range(2):
+        for p in range(n_strip):
+            line = block[k * n_rows + p, col : col + n_cols + n]
+            wide[p, n : n + n_cols + n] = line
+            corners[k, 0, p * (n + 1) : p * (n + 1) + n] = line[:n]
+            corners[k, 1, p * (n + 1) : p * (n + 1) + n] = line[n_cols:]
+        _pair_sums(wide, n, wide, whole, True, out[k])
+
+
+@_jit
+def _first_rows(down, lags, gram):
+    """Cut what lies left and right of each box off the lag sums: the rows of the Gram matrix of the first taps.
+
+    Both are sums down a diagonal, ``cut[u, v] = cut[u - 1, v - 1] + ...``, so that each row follows from its neighbour.
+    """
+    n_y, n_x = len(lags), (lags.shape[1] + 1) // 2
+    last = n_x - 1
+    cut = np.zeros((2, n_x))
+    for i in range(n_y):
+        here = slice(i * n_x, (i + 1) * n_x)
+        cut[0] = 0.0
+        for u in range(n_x):
+            new, old, z, y = cut[u % 2], cut[1 - u % 2], gram[u, here], lags[i, last - u : last - u + n_x]
+            new[0] = 0.0
+            for v in range(1, n_x if u else 1):
+                new[v] = old[v - 1] + down[0, u - 1, v - 1, i]
+            for v in range(n_x):
+                z[v] = y[v] - new[v]
+        cut[last % 2] = 0.0
+        for u in range(last - 1, -1, -1):
+            new, old, z = cut[u % 2], cut[1 - u % 2], gram[u, here]
+            new[last] = 0.0
+            for v in range(last):
+                new[v] = old[v + 1] + down[1, u, v, i]
+                z[v] -= new[v]
+
+
+@_jit
+def _next_rows(y, across, corners, gram):
+    """Make the rows of the Gram matrix of the taps of row y + 1 from those of row y, a whole row at a time.
+
+    Each box of pixels loses its top row and gains one below it, but for what lies left and right of the box.
+    """
+    y_halo = across.shape[1]
+    n_x = corners.shape[2] // y_halo
+    depth, last = y_halo - y, n_x - 1
+    width = depth * n_x
+    change = across[1, y, y:] - across[0, y, y:]
+    cut = np.zeros((2, width))
+    old_rows, new_rows = slice(y * n_x, y * n_x + width), slice((y + 1) * n_x, (y + 1) * n_x + width)
+    for u in range(n_x):
+        x, z = gram[y * n_x + u, old_rows], gram[(y + 1) * n_x + u, new_rows]
+        for i in range(depth):
+            for v in range(n_x):
+                z[i * n_x + v] = x[i * n_x + v] + change[i, last - u + v]
+    lost, gained = corners[0, 0, y * n_x :], corners[1, 0, y * n_x :]
+    for u in range(1, n_x):
+        new, old, z = cut[u % 2, 1:], cut[1 - u % 2], gram[(y + 1) * n_x + u, new_rows][1:]
+        s, t = lost[u - 1], gained[u - 1]
+        for k in range(width - 1):
+            new[k] = old[k] + t * gained[k] - s * lost[k]
+        for i in range(depth):
+            cut[u % 2, i * n_x] = 0.0
+        for k in range(width - 1):
+            z[k] -= new[k]
+    lost, gained = corners[0, 1, y * n_x :], corners[1, 1, y * n_x :]
+    cut[last % 2] = 0.0
+    for u in range(last - 1, -1, -1):
+        new, old, z = cut[u % 2], cut[1 - u % 2, 1:], gram[(y + 1) * n_x + u, new_rows]
+        s, t = lost[u], gained[u]
+        for k in range(width - 1):
+            new[k] = old[k] + t * gained[k] - s * lost[k]
+        for i in range(depth):
+            cut[u % 2, i * n_x + last] = 0.0
+        for k in range(width - 1):
+            z[k] -= new[k]
+
+
+@_jit
+def gram_of_block(block, col, n_rows, n_cols, lags, gram):
+    """Make the upper triangle of the Gram matrix of a block that is in memory, tap (y, u) in row ``y * n_x + u``.
+
+    The extended image of ``n_rows x n_cols`` target pixels starts at column `col` of `block`. `lags` holds its lag sums
+    over the rows of the target, ``lags[i, n + j] = sum_rc block[r, c] block[r + i, c + j]``, r < `n_rows`, |j| <= n.
+    """
+    n_y, n_x = len(lags), (lags.shape[1] + 1) // 2
+    down = np.empty((2, n_x - 1, n_x - 1, -(-n_y // 4) * 4))
+    _column_strips(block, col, n_rows, n_cols, n_y - 1, down)
+    _first_rows(down, lags, gram)
+    if n_y > 1:
+        across = np.empty((2, n_y - 1, n_y - 1, -(-lags.shape[1] // 4) * 4))
+        corners = np.zeros((2, 2, (n_y - 1) * n_x))
+        _row_strips(block, col, n_rows, n_cols, corners, across)
+        for y in range(n_y - 1):
+            _next_rows(y, across, corners, gram)
+
+
+@_jit_sum
+def taper(block, mean, down, across, n_rows, n_cols, sums):
+    """Replace a block's values v by ``(v - mean) * down[r] * across[c]``, as far as these reach.
+
+    To `sums` are added the sum of v, and of its square, over the first `n_rows` rows and `n_cols` columns.
+    """
+    total = 0.0
+    energy = 0.0
+    for r in range(len(down)):
+        line = block[r]
+        if r < n_rows:
+            for c in range(n_cols):
+                total += line[c]
+                energy += line[c] * line[c]
+        weight = down[r]
+        for c in range(len(across)):
+            line[c] = (line[c] - mean) * (weight * across[c])
+    sums[0] += total
+    sums[1] += energy
+
+
+@_jit
+def cross_spectra(image, target, image_power, target_power, cross):
+    """Add a pair of spectra (complex128): ``|X|^2``, ``|Y|^2`` and ``conj(X) Y``, as many columns as these have."""
+    n_rows, n_cols = cross.shape
+    for r in range(n_rows):
+        for c in range(n_cols):
+            x = image[r, c]
+            y = target[r, c]
+            image_power[r, c] += x.real * x.real + x.imag * x.imag
+            target_power[r, c] += y.real * y.real + y.imag * y.imag
+            cross[r, c] += complex(x.real * y.real + x.imag * y.imag, x.real * y.imag - x.imag * y.real)
+
+
+@_jit
+def cross_spectra_in_place(image, target, even, sums):
+    """Replace Y by ``conj(X) Y``, and X by ``|X|^2``, then ``|Y|^2``, in the first and second half of each row.
+
+    Complex numbers as pairs of floats: memory that has not been touched yet costs more than the work. To `sums` are
+    added the sums of both powers over the whole band, so that `even` says whether the transform has an even number of
+    columns, the last of which counts once, as the first.
+    """
+    n_cols = image.shape[1] // 2
+    second = np.empty(n_cols)
+    for r in range(image.shape[0]):
+        x, y = image[r], target[r]
+        for c in range(n_cols):
+            a, b, u, v = x[2 * c], x[2 * c + 1], y[2 * c], y[2 * c + 1]
+            x[c] = a * a + b * b  # of what is there, 2 * c and more are still to be read
+            second[c] = u * u + v * v
+            y[2 * c] = a * u + b * v
+            y[2 * c + 1] = a * v - b * u
+        x[n_cols:] = second
+        for half in range(2):
+            line = x[half * n_cols : (half + 1) * n_cols]
+            once = line[0] + line[n_cols - 1] if even else line[0]
+            sums[half] += 2.0 * _sum(line) - once
+
+
+@_jit_sum
+def _sum(values):
+    total = 0.0
+    for value in values:
+        total += value
+    return total
+
+
+@_jit_sum
+def add_products(factors, rows, out):
+    """Add ``factors.T @ rows`` to `out`: a few hundred columns at a time, four of the `rows` at once.
+
+    Slices, so that indices start from 0: those that might be negative keep a loop from being vectorised.
+    """
+    n_rows, n_cols = rows.shape
+    for first in range(0, n_cols, 512):
+        last = min(first + 512, n_cols)
+        for f in range(0, n_rows - 3, 4):
+            a, b, c, d = rows[f, first:last], rows[f + 1, first:last], rows[f + 2, first:last], rows[f + 3, first:last]
+            for y in range(factors.shape[1]):
+                line = out[y, first:last]
+                s, t, u, v = factors[f, y], factors[f + 1, y], factors[f + 2, y], factors[f + 3, y]
+                for j in range(len(line)):
+                    line[j] += s * a[j] + t * b[j] + u * c[j] + v * d[j]
+        for f in range(n_rows - n_rows % 4, n_rows):
+            a = rows[f, first:last]
+            for y in range(factors.shape[1]):
+                line, s = out[y, first:last], factors[f, y]
+                for j in range(len(line)):
+                    line[j] += s * a[j]
+
+
+@_jit
+def ring_misfit(power, cross, target, transfer, rings, row_weights, col_weights, out):
+    """Add the weighted power of the residual, ``|Y - H X|^2`` but zero where it is rounding, to its ring."""
+    for r in range(power.shape[0]):
+        for c in range(power.shape[1]):
+            h, z = transfer[r, c], cross[r, c]
+            both = target[r, c] + (h.real * h.real + h.imag * h.imag) * power[r, c]
+            left = both - 2.0 * (z.real * h.real + z.imag * h.imag)
+            if left > 1e-14 * both or left != left:
+                out[rings[r, c]] += left * row_weights[r] * col_weights[c]
+
+
+@_jit_sum
+def transform_columns(lines, cosines, sines, out):
+    """Set ``out[f] = sum_i (cosines[f, i] - 1j * sines[f, i]) * lines[i]``; a row and its mirror image at a time.
+
+    `lines` and `out` are complex numbers as pairs of floats; `cosines` and `sines` end with half the rows of `out`.
+    """
+    n, cols = out.shape
+    for f in range(n // 2 + 1):
+        even = out[f]
+        odd = out[(n - f) % n]
+        twice = f != 0 and 2 * f != n
+        for j in range(cols):
+            even[j] = cosines[f, 0] * lines[0, j]
+        for i in range(1, len(lines)):
+            x = cosines[f, i]
+            for j in range(cols):
+                even[j] += x * lines[i, j]
+        if not twice:
+            continue
+        for j in range(cols):
+            odd[j] = sines[f, 0] * lines[0, j]
+        for i in range(1, len(lines)):
+            x = sines[f, i]
+            for j in range(cols):
+                odd[j] += x * lines[i, j]
+        for j in range(0, cols, 2):
+            a, b, c, d = even[j], even[j + 1], odd[j], odd[j + 1]
+            even[j] = a + d
+            even[j + 1] = b - c
+            odd[j] = a - d
+            odd[j + 1] = b + c
+
+
+@_jit
+def classes(spectrum, transfer, down, across, scale, step, even, sums, counts):
+    """Add ``|Y|^2`` and the numbers of every `step`-th row's frequencies to classes of ``|K|^2 / (scale * q)``.
+
+    Classes of equal ratio from 1e-20 to 1e10; ``q = (down[r] + across[c])^2``. Frequency zero counts in the last class,
+    with no power. Of rows of even length, the last column counts once, as the first. `spectrum` may be complex64.
+    """
+    last = len(sums) - 1
+    for r in range(0, spectrum.shape[0], step):
+        for c in range(spectrum.shape[1]):
+            y, k = spectrum[r, c], transfer[r, c]
+            weight = 1.0 if c == 0 or (even and c == spectrum.shape[1] - 1) else 2.0
+            if r == 0 and c == 0:
+                counts[last] += weight
+                continue
+            q = (down[r] + across[c]) ** 2
+            u = ((k.real * k.real + k.imag * k.imag) / scale + 1e-30) / (q + 1e-30)
+            place = (math.log10(u) + 20.0) * (len(sums) / 30.0)
+            i = int(min(max(place, 0.0), float(last)))
+            power = float(y.real) * float(y.real) + float(y.imag) * float(y.imag)
+            sums[i] += weight * power
+            counts[i] += weight
+
+
+@_jit
+def divide_spectrum(spectrum, transfer, down, across, strength, least, flipped):
+    """Multiply a spectrum by ``conj(K) / (|K|^2 + strength * q)``, 0 for next to nothing; K as it is unless `flipped`.
+
+    ``q = (down[r] + across[c])^2``. A divisor of at most `least` is next to nothing. `spectrum` may be complex64.
+    """
+    for r in range(spectrum.shape[0]):
+        for c in range(spectrum.shape[1]):
+            k = transfer[r, c]
+            root = down[r] + across[c]
+            divisor = k.real * k.real + k.imag * k.imag + strength * (root * root)
+            gain = 1.0 / divisor if divisor > least else 0.0
+            a, b = k.real * gain, (-k.imag if flipped else k.imag) * gain
+            y = spectrum[r, c]
+            spectrum[r, c] = complex(y.real * a - y.imag * b, y.real * b + y.imag * a)
+
+
+@_jit_sum
+def _inverse_times(factor, x, out):
+    """Multiply ``F F'`` by a vector, F being upper triangular."""
+    m = len(x)
+    half = np.zeros(m)
+    for i in range(m):
+        c, y, line = x[i], half[i:], factor[i, i:]
+        for j in range(m - i):
+            y[j] += c * line[j]
+    for i in range(m):
+        s, y, line = 0.0, half[i:], factor[i, i:]
+        for j in range(m - i):
+            s += line[j] * y[j]
+        out[i] = s
+
+
+@_jit_sum
+def inverse_norm(factor):
+    """Estimate the 1-norm of ``F F'``, F being upper triangular.
+
+    Hager's method: Higham, "Accuracy and Stability", 2nd ed., algorithm 15.1.
+    """
+    m = len(factor)
+    x, y, z, best = np.full(m, 1.0 / m), np.empty(m), np.empty(m), 0.0
+    for _ in range(5):
+        _inverse_times(factor, x, y)
+        norm = np.abs(y).sum()
+        if not norm > best:
+            break
+        best = norm
+        for i in range(m):
+            y[i] = -1.0 if y[i] < 0 else 1.0
+        _inverse_times(factor, y, z)
+        largest, along = 0, 0.0
+        for i in range(m):
+            along += z[i] * x[i]
+            if abs(z[i]) > abs(z[largest]):
+                largest = i
+        if abs(z[largest]) <= along:
+            break
+        x[:] = 0.0
+        x[largest] = 1.0
+    return best
+
+
+#: Sides of the blocks of `factorise` and `invert_rows`, and how many columns of them are multiplied at once.
+BLOCK, DEPTH = 32, 256
+
+
+@_jit_sum
+def _four_by_four(a, i, b, j, start, end, out):
+    """Add the products of four rows with four rows: ``out[p, q] += sum_k a[i + p, k] * b[j + q, k]``."""
+    x0, x1, x2, x3 = a[i, start:end], a[i + 1, start:end], a[i + 2, start:end], a[i + 3, start:end]
+    y0, y1, y2, y3 = b[j, start:end], b[j + 1, start:end], b[j + 2, start:end], b[j + 3, start:end]
+    a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = c0 = c1 = c2 = c3 = d0 = d1 = d2 = d3 = 0.0
+    for k in range(end - start):
+        v0, v1, v2, v3 = x0[k], x1[k], x2[k], x3[k]
+        w0, w1, w2, w3 = y0[k], y1[k], y2[k], y3[k]
+        a0 += v0 * w0
+        a1 += v0 * w1
+        a2 += v0 * w2
+        a3 += v0 * w3
+        b0 += v1 * w0
+        b1 += v1 * w1
+        b2 += v1 * w2
+        b3 += v1 * w3
+        c0 += v2 * w0
+        c1 += v2 * w1
+        c2 += v2 * w2
+        c3 += v2 * w3
+        d0 += v3 * w0
+        d1 += v3 * w1
+        d2 += v3 * w2
+        d3 += v3 * w3
+    sums = ((a0, a1, a2, a3), (b0, b1, b2, b3), (c0, c1, c2, c3), (d0, d1, d2, d3))
+    for p in range(4):
+        for q in range(4):
+            out[p, q] += sums[p][q]
+
+
+@_jit_sum
+def _products(a, i, b, j, first, last, out):
+    """Set ``out[p, q] = sum_k a[i + p, k] * b[j + q, k]``, `first` <= k < `last`, for as many rows as a and b have."""
+    out[:] = 0.0
+    for start in range(first, last, DEPTH):
+        end = min(start + DEPTH, last)
+        for p in range(0, min(BLOCK, len(a) - i), 4):
+            for q in range(0, min(BLOCK, len(b) - j), 4):
+                _four_by_four(a, i + p, b, j + q, start, end, out[p : p + 4, q : q + 4])
+
+
+@_jit_sum
+def _eliminate(row, above, factors, first):
+    """Take the `above` rows, times `factors`, off a row, from column `first` on; four at a time."""
+    n, end, y = len(factors), len(row), row[first:]
+    for k in range(0, n - 3, 4):
+        c0, c1, c2, c3 = factors[k], factors[k + 1], factors[k + 2], factors[k + 3]
+        x0, x1, x2, x3 = above[k, first:end], above[k + 1, first:end], above[k + 2, first:end], above[k + 3, first:end]
+        for j in range(len(y)):
+            y[j] -= c0 * x0[j] + c1 * x1[j] + c2 * x2[j] + c3 * x3[j]
+    for k in range(n - n % 4, n):
+        c0, x0 = factors[k], above[k, first:end]
+        for j in range(len(y)):
+            y[j] -= c0 * x0[j]
+
+
+@_jit_sum
+def factorise(gram, lower):
+    """Write the lower triangular L with ``gram = L L'`` to `lower`; return whether there is one.
+
+    `lower` must be zero, and have as many more rows as make their number a multiple of 4. A block of rows of L' at a
+    time: what the rows above take off it are products of rows of L, along the memory.
+    """
+    m = len(gram)
+    products, panel, factors = np.empty((BLOCK, BLOCK)), np.empty((BLOCK, m)), np.empty(BLOCK)
+    for top in range(0, m, BLOCK):
+        rows, width = min(BLOCK, m - top), m - top
+        for left in range(top, m, BLOCK):
+            _products(lower, top, lower, left, 0, top, products)
+            for p in range(rows):
+                y, x, z = panel[p, left - top :], gram[top + p, left:], products[p]
+                for q in range(min(BLOCK, m - left)):
+                    y[q] = x[q] - z[q]
+        for i in range(rows):
+            for k in range(i):
+                factors[k] = panel[k, i]
+            y = panel[i, :width]
+            _eliminate(y, panel, factors[:i], i)
+            if not y[i] > 0:
+                return False
+            y[i:] *= 1.0 / y[i] ** 0.5
+        for j in range(width):
+            y = lower[top + j, top : top + rows]
+            for i in range(min(rows, j + 1)):
+                y[i] = panel[i, j]
+    return True
+
+
+@_jit_sum
+def invert_rows(lower, first, out):
+    """Write `BLOCK` rows, from `first` on, of the upper triangular F with ``F' = L^-1`` to `out`.
+
+    `lower` as `factorise` leaves it; `out`, of its shape, must be zero. Rows do not depend on other rows.
+    """
+    m = lower.shape[1]
+    part = np.empty((BLOCK, BLOCK))
+    for left in range(first, m, BLOCK):
+        cols = min(BLOCK, m - left)
+        _products(lower, left, out, first, first, left, part)
+        for i in range(cols):
+            y, factors = part[i], lower[left + i, left : left + i]
+            y *= -1.0
+            if left == first:
+                y[i] += 1.0
+            _eliminate(y, part, factors, 0)
+            y *= 1.0 / lower[left + i, left + i]
+        for j in range(min(BLOCK, m - first)):
+            y = out[first + j, left : left + cols]
+            for i in range(cols):
+                y[i] = part[i, j]
+
+
+@_jit_sum
+def condition(gram, factor):
+    """Estimate the condition number, in the 1-norm, of a matrix (its upper triangle is read) inverted by ``F F'``."""
+    sums = np.zeros(len(gram))
+    for i in range(len(gram)):
+        row, total = gram[i, i:], 0.0
+        for j in range(1, len(row)):
+            sums[i + j] += abs(row[j])
+            total += abs(row[j])
+        sums[i] += total + abs(row[0])
+    return sums.max() * inverse_norm(factor)
+
+
+@_jit_sum
+def inverse_factor(gram, out):
+    """Write the upper triangular F with ``F F' = G^-1`` to `out`; return G's condition number.
+
+    Of G the upper triangle is read. The condition is infinite, and `out` of no use, if G is not positive definite.
+    """
+    m = len(gram)
+    lower, inverse = np.zeros((-(-m // 4) * 4, m)), np.zeros((-(-m // 4) * 4, m))
+    if not factorise(gram, lower):
+        return np.inf
+    for first in range(0, m, BLOCK):
+        invert_rows(lower, first, inverse)
+    out[:] = inverse[:m]
+    return condition(gram, out)
+
+
+@_jit_sum
+def _solve_tile(gram, moment, energy, total, inverse, taps, spread):
+    """Add the statistics to `total`; solve for the `taps`, `spread` being the diagonal of the inverse Gram matrix."""
+    m = len(taps)
+    change = np.zeros(m)
+    total[m, :m] += moment
+    total[m + 1, :2] += energy
+    for i in range(m):
+        y, x = total[i, i:m], gram[i, i:]
+        for j in range(m - i):
+            y[j] += x[j]
+    if len(inverse) == 0:
+        return np.inf, 0.0
+    inverse[:] = 0.0
+    condition = inverse_factor(gram, inverse)
+    if not condition < np.inf:
+        return condition, 0.0
+    _inverse_times(inverse, moment, taps)
+    for i in range(m):
+        s, x, y, k, row = 0.0, gram[i, i:], change[i:], taps[i:], inverse[i, i:]
+        for j in range(1, m - i):
+            y[j] += x[j] * k[0]
+            s += x[j] * k[j]
+        y[0] += s + x[0] * k[0]
+        s = 0.0
+        for j in range(m - i):
+            s += row[j] * row[j]
+        spread[i] = s
+    return condition, energy[0] - (taps * (2 * moment - change)).sum()
+
+
+@_jit_sum
+def tile_from_spectra(spectra, turned, cosines, sines, image, result, n_rows, n_cols, back, energy, gram, total,
+                      inverse, taps, spread):  # fmt: skip
+    """Make all of a tile's statistics in one call, since threads that ask for the interpreter wait for each other.
+
+    `back` (2, lags, lags) gets the lag sums of the image and of target and image, `energy` the target's sums, `gram`
+    the upper triangle of the Gram matrix as in `gram_of_block`; to `total` the statistics are added: the matrix, a row
+    for the moment, and one for `energy`. Then the tile is solved, unless `inverse` is empty: F with ``F F' = G^-1``,
+    `taps`, and the diagonal of ``G^-1``. Returns the condition number and the residual sum of squares.
+    """
+    n_lags = -(-back.shape[1] // 4) * 4
+    sums = np.zeros((2, 2, len(cosines), n_lags))
+    spectral_lag_sums(spectra, 0, 0, n_rows, sums[0], sums[1], turned)
+    for a in range(2):
+        inverse_at_lags(sums[0, a], sums[1, a], cosines, sines, back[a])
+    energy[:] = 0.0
+    moments(result, n_rows, n_cols, energy)
+    gram_of_block(image, 0, n_rows, n_cols, back[0], gram)
+    moment = back[1, :, back.shape[2] // 2 :].copy().ravel()
+    return _solve_tile(gram, moment, energy, total, inverse, taps, spread)
+
+
+@_jit_sum
+def tile_from_pixels(image, col, result, n_rows, n_cols, back, energy, gram, total, inverse, taps, spread):
+    """Do the work of `tile_from_spectra` with the pixels themselves; the image starts at column `col`."""
+    back[:] = 0.0
+    lag_sums(image, col, image, 0, n_rows, n_cols + col, back[0])
+    lag_sums(result, 0, image, col, n_rows, n_cols, back[1, :, col:])  # the other lags are not needed
+    energy[:] = 0.0
+    moments(result, n_rows, n_cols, energy)
+    gram_of_block(image, col, n_rows, n_cols, back[0], gram)
+    moment = back[1, :, col:].copy().ravel()
+    return _solve_tile(gram, moment, energy, total, inverse, taps, spread)
