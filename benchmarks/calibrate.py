@@ -13,7 +13,8 @@ from collections.abc import Callable
 import numpy as np
 
 import kernelfit
-from kernelfit import accumulation, pair
+from kernelfit import pair
+from kernelfit.exact import accumulation
 
 from .common import image_like_a_photograph
 

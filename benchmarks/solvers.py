@@ -18,8 +18,8 @@ import scipy.signal
 
 import kernelfit
 from kernelfit import GaussianProcess, Penalized
-from kernelfit.evidence import ENVELOPES, FAMILIES
-from kernelfit.penalties import Spectrum, penalty_matrix
+from kernelfit.solvers.evidence import ENVELOPES, FAMILIES
+from kernelfit.solvers.penalties import Spectrum, penalty_matrix
 
 from . import zoo
 

@@ -509,7 +509,7 @@ def test_a_missing_file_is_missing(tmp_path):
 @pytest.mark.parametrize("shape", [(8, 9), (9, 8), (25, 23), (2, 7)], ids=str)
 def test_edges_by_transforms(shape, monkeypatch):
     """Strips along the edges are worth transforming for large kernels only; here they are always."""
-    from kernelfit import accumulation
+    from kernelfit.exact import accumulation
 
     monkeypatch.setattr(accumulation, "TRANSFORM_NS", 1e-3)
     monkeypatch.setattr(accumulation, "SPECTRAL_NS", 1e-3)
@@ -525,7 +525,7 @@ def test_measured_plans_change_no_bit_of_estimated_ones():
     """FFTW takes what it has measured for plans that are to be estimated, too; and what it knows is the user's."""
     import pyfftw
 
-    from kernelfit import _fft
+    from kernelfit.exact import _fft
 
     image, target = np.random.default_rng(4).normal(size=(2, 150, 700))
     shapes = [(3, 5), (2, 9), (7, 16), (1, 40), (5, 64)]

@@ -17,7 +17,8 @@ from PIL import Image
 from scipy.signal import convolve2d
 
 import kernelfit
-from kernelfit import cli, io, options, output
+from kernelfit import cli, io
+from kernelfit.people import options, output
 
 KERNEL = np.array([[1.0, 2.0, 0.0], [0.0, 5.0, 8.0]]) / 16
 

@@ -22,9 +22,10 @@ from PIL import Image, ImageOps
 from scipy.signal import convolve2d
 
 import kernelfit
-from kernelfit import cli, kernel_files, output
+from kernelfit import cli
 from kernelfit.io import ImageFileError, read_image
-from kernelfit.options import CHANNELS
+from kernelfit.people import kernel_files, output
+from kernelfit.people.options import CHANNELS
 
 KERNEL = np.array([[1.0, 2.0, 0.0, 0.0], [0.0, 5.0, 8.0, 1.0], [0.0, 0.0, 1.0, 0.0]]) / 18
 
@@ -498,7 +499,7 @@ def test_demo_writes_a_pair_that_can_be_solved(folder, capsys):
     code, _, _ = run(
         capsys, "find", "before.png", "after.png", "--shape", "7,9", "--solver", "least-squares", "-o", "k.npy"
     )
-    from kernelfit.demo import comet
+    from kernelfit.people.demo import comet
 
     assert code == 0
     np.testing.assert_allclose(np.load("k.npy")[1:-1, 1:-1], comet(), atol=0.005)

@@ -9,8 +9,9 @@ import scipy.spatial.distance
 
 import kernelfit
 import naive
-from kernelfit import GaussianProcess, evidence, gaussian_process, hyperparameters
-from kernelfit.evidence import Kind
+from kernelfit import GaussianProcess
+from kernelfit.solvers import evidence, gaussian_process, hyperparameters
+from kernelfit.solvers.evidence import Kind
 
 SHAPE = (5, 4)
 

@@ -5,7 +5,8 @@ import pytest
 import scipy.signal
 
 import kernelfit
-from kernelfit import accumulation, geometry, large, pair
+from kernelfit import geometry, pair
+from kernelfit.exact import accumulation, large
 
 
 def pair_of(image_shape, kernel_shape, noise, seed=0):

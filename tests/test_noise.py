@@ -7,8 +7,10 @@ import scipy.signal
 
 import kernelfit
 import naive
-from kernelfit import Constrained, GaussianProcess, Penalized, Verdict, image_noise, noise, sandwich
+from kernelfit import Constrained, GaussianProcess, Penalized, Verdict
+from kernelfit.checks import noise, sandwich
 from kernelfit.pair import check
+from kernelfit.solvers import image_noise
 
 KERNEL = np.outer([0.2, 1.0, 0.7, 0.0], [0.1, 0.5, 1.0, 0.4, -0.3])
 

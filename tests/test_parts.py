@@ -8,7 +8,8 @@ import pytest
 from matplotlib.figure import Figure
 
 import kernelfit
-from kernelfit import find_kernel, plot, residuals, split_channels
+from kernelfit import find_kernel, plot, split_channels
+from kernelfit.checks import residuals
 from kernelfit.report import report_html
 
 matplotlib.use("Agg")

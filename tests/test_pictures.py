@@ -13,8 +13,10 @@ from scipy.ndimage import gaussian_filter
 from scipy.signal import convolve2d
 
 import kernelfit
-from kernelfit import find_kernel, plot, progress, report, residuals
-from kernelfit.html import ADVICE, advice
+from kernelfit import find_kernel, plot, report
+from kernelfit.checks import residuals
+from kernelfit.people import progress
+from kernelfit.people.html import ADVICE, advice
 from kernelfit.report import report_html, write_report
 
 matplotlib.use("Agg")

@@ -5,7 +5,9 @@ import warnings
 import numpy as np
 import pytest
 
-from kernelfit import SpectralStats, _loops, accumulate_spectra, set_fft, toeplitz
+from kernelfit import SpectralStats, accumulate_spectra, set_fft
+from kernelfit.exact import _loops
+from kernelfit.spectral import toeplitz
 
 NAMES = ("image_power", "target_power", "cross")
 

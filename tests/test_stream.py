@@ -15,8 +15,9 @@ import pytest
 
 import kernelfit
 import naive
-from kernelfit import accumulate, accumulate_stream, chunks, pair, regions
-from kernelfit.regions import Box, Tree
+from kernelfit import accumulate, accumulate_stream, chunks, pair
+from kernelfit.exact import regions
+from kernelfit.exact.regions import Box, Tree
 
 ROOT = Path(kernelfit.__file__).parent
 

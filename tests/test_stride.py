@@ -33,17 +33,14 @@ from kernelfit import (
     cli,
     find_kernel,
     geometry,
-    image_noise,
-    kernel_files,
-    masks,
-    noise,
     pair,
     report,
-    residuals,
-    reweighted,
-    weighted,
 )
-from kernelfit.accumulation import Choice
+from kernelfit.checks import noise, residuals
+from kernelfit.exact.accumulation import Choice
+from kernelfit.people import kernel_files
+from kernelfit.solvers import image_noise
+from kernelfit.weights import masks, reweighted, weighted
 
 # (image, kernel, stride, offset)
 SHAPES = (

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 import naive
-from kernelfit import kernel_map, pair, solve
-from kernelfit.regions import Box
+from kernelfit import kernel_map, pair
+from kernelfit.exact.regions import Box
+from kernelfit.exact.tiles import TileReader
+from kernelfit.solvers import solve
 from kernelfit.statistics import NormalStats
-from kernelfit.tiles import TileReader
 
 BOXES = [Box(0, 0, 17, 23), Box(17, 0, 16, 23), Box(5, 23, 16, 22), Box(9, 4, 17, 30)]
 

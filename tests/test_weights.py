@@ -10,21 +10,10 @@ import scipy.signal
 import kernelfit
 import naive
 from conftest import SCENES
-from kernelfit import (
-    Verdict,
-    accumulate,
-    find_kernel,
-    iterate,
-    masks,
-    pair,
-    patches,
-    reweighted,
-    task,
-    weighted,
-    weighted_pass,
-)
-from kernelfit.accumulation import Choice
-from kernelfit.background import Background
+from kernelfit import Verdict, accumulate, find_kernel, pair, task
+from kernelfit.exact.accumulation import Choice
+from kernelfit.exact.background import Background
+from kernelfit.weights import iterate, masks, patches, reweighted, weighted, weighted_pass
 
 SOME = SCENES[::13]
 REGIMES = ("subtract", "patches", "iterate")

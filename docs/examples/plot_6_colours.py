@@ -17,7 +17,7 @@ rng = np.random.default_rng(3)
 good = astronaut()[:360, 60:460].astype(float)
 simple = np.empty_like(good)
 for channel, (width, moved) in enumerate([(1.1, 0.8), (0.9, 0.0), (1.7, -1.2)]):  # red, green, blue
-    simple[..., channel] = shift(gaussian_filter(good[..., channel], width), (0, moved))
+    simple[..., channel] = shift(gaussian_filter(good[..., channel], width), (0, moved), mode="nearest")
 simple += rng.normal(0, 2, simple.shape)
 
 fit = kernelfit.find_kernel(good, simple, 11, channels="separate", channel_axis=-1)

@@ -9,78 +9,78 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ._fft import set_fft as set_fft
-    from .accumulation import Choice as Choice
-    from .accumulation import accumulate as accumulate
-    from .accumulation import choose_method as choose_method
-    from .background import Background as Background
-    from .blocks import accumulate_spectra as accumulate_spectra
-    from .boundary import BoundaryCheck as BoundaryCheck
-    from .boundary import BoundaryRow as BoundaryRow
-    from .boundary import check_boundary as check_boundary
-    from .constrained import Constrained as Constrained
-    from .constrained import InBasis as InBasis
-    from .constrained import NonNegative as NonNegative
+    from .checks.boundary import BoundaryCheck as BoundaryCheck
+    from .checks.boundary import BoundaryRow as BoundaryRow
+    from .checks.boundary import check_boundary as check_boundary
+    from .checks.noise import NoiseCheck as NoiseCheck
+    from .checks.noise import check_noise as check_noise
+    from .checks.noise import sandwich_errors as sandwich_errors
+    from .checks.parts import split_channels as split_channels
+    from .checks.psf import Measured as Measured
+    from .checks.psf import PsfMeasurements as PsfMeasurements
+    from .checks.psf import measure_psf as measure_psf
+    from .checks.significance import Difference as Difference
+    from .checks.significance import compare_kernels as compare_kernels
+    from .exact._fft import set_fft as set_fft
+    from .exact.accumulation import Choice as Choice
+    from .exact.accumulation import accumulate as accumulate
+    from .exact.accumulation import choose_method as choose_method
+    from .exact.background import Background as Background
+    from .exact.maps import KernelMap as KernelMap
+    from .exact.maps import kernel_map as kernel_map
+    from .exact.stream import accumulate_stream as accumulate_stream
     from .find import find_kernel as find_kernel
     from .forward import apply_kernel as apply_kernel
-    from .gaussian_process import GaussianProcess as GaussianProcess
     from .geometry import Convention as Convention
-    from .maps import KernelMap as KernelMap
-    from .maps import kernel_map as kernel_map
-    from .noise import NoiseCheck as NoiseCheck
-    from .noise import check_noise as check_noise
-    from .noise import sandwich_errors as sandwich_errors
-    from .parts import split_channels as split_channels
-    from .penalties import Penalized as Penalized
-    from .psf import Measured as Measured
-    from .psf import PsfMeasurements as PsfMeasurements
-    from .psf import measure_psf as measure_psf
-    from .restoration import deconvolve as deconvolve
     from .result import Finding as Finding
     from .result import KernelFit as KernelFit
     from .result import Prior as Prior
     from .result import Spectrum as Spectrum
     from .result import StrengthPath as StrengthPath
     from .result import Verdict as Verdict
-    from .select import Comparison as Comparison
-    from .select import Support as Support
-    from .select import choose_support as choose_support
-    from .select import compare as compare
-    from .significance import Difference as Difference
-    from .significance import compare_kernels as compare_kernels
-    from .solve import LeastSquares as LeastSquares
-    from .sparse import Sparse as Sparse
-    from .spectra import SpectralStats as SpectralStats
+    from .solvers.constrained import Constrained as Constrained
+    from .solvers.constrained import InBasis as InBasis
+    from .solvers.constrained import NonNegative as NonNegative
+    from .solvers.gaussian_process import GaussianProcess as GaussianProcess
+    from .solvers.penalties import Penalized as Penalized
+    from .solvers.select import Comparison as Comparison
+    from .solvers.select import Support as Support
+    from .solvers.select import choose_support as choose_support
+    from .solvers.select import compare as compare
+    from .solvers.solve import LeastSquares as LeastSquares
+    from .solvers.sparse import Sparse as Sparse
+    from .spectral.blocks import accumulate_spectra as accumulate_spectra
+    from .spectral.restoration import deconvolve as deconvolve
+    from .spectral.spectra import SpectralStats as SpectralStats
     from .statistics import NormalStats as NormalStats
-    from .stream import accumulate_stream as accumulate_stream
 
 __version__ = "0.10.0"
 
 _ROOMS = {
-    "_fft": ("set_fft",),
-    "accumulation": ("Choice", "accumulate", "choose_method"),
-    "background": ("Background",),
-    "blocks": ("accumulate_spectra",),
-    "boundary": ("BoundaryCheck", "BoundaryRow", "check_boundary"),
-    "constrained": ("Constrained", "InBasis", "NonNegative"),
+    "exact._fft": ("set_fft",),
+    "exact.accumulation": ("Choice", "accumulate", "choose_method"),
+    "exact.background": ("Background",),
+    "spectral.blocks": ("accumulate_spectra",),
+    "checks.boundary": ("BoundaryCheck", "BoundaryRow", "check_boundary"),
+    "solvers.constrained": ("Constrained", "InBasis", "NonNegative"),
     "find": ("find_kernel",),
     "forward": ("apply_kernel",),
-    "gaussian_process": ("GaussianProcess",),
+    "solvers.gaussian_process": ("GaussianProcess",),
     "geometry": ("Convention",),
-    "maps": ("KernelMap", "kernel_map"),
-    "noise": ("NoiseCheck", "check_noise", "sandwich_errors"),
-    "parts": ("split_channels",),
-    "penalties": ("Penalized",),
-    "psf": ("Measured", "PsfMeasurements", "measure_psf"),
-    "restoration": ("deconvolve",),
+    "exact.maps": ("KernelMap", "kernel_map"),
+    "checks.noise": ("NoiseCheck", "check_noise", "sandwich_errors"),
+    "checks.parts": ("split_channels",),
+    "solvers.penalties": ("Penalized",),
+    "checks.psf": ("Measured", "PsfMeasurements", "measure_psf"),
+    "spectral.restoration": ("deconvolve",),
     "result": ("Finding", "KernelFit", "Prior", "Spectrum", "StrengthPath", "Verdict"),
-    "select": ("Comparison", "Support", "choose_support", "compare"),
-    "significance": ("Difference", "compare_kernels"),
-    "solve": ("LeastSquares",),
-    "sparse": ("Sparse",),
-    "spectra": ("SpectralStats",),
+    "solvers.select": ("Comparison", "Support", "choose_support", "compare"),
+    "checks.significance": ("Difference", "compare_kernels"),
+    "solvers.solve": ("LeastSquares",),
+    "solvers.sparse": ("Sparse",),
+    "spectral.spectra": ("SpectralStats",),
     "statistics": ("NormalStats",),
-    "stream": ("accumulate_stream",),
+    "exact.stream": ("accumulate_stream",),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 _MODULES = ("io", "plot", "report", "scale")  # reached as kernelfit.plot and so on, without an import of their own

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from .options import (
+from .people.options import (
     BOUNDARIES,
     CHANNELS,
     ERRORS,
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = _parser().parse_args(argv)
         if args.command is None:
             raise BadCallError(f"got no command, need one of {', '.join(COMMANDS)}; see kernelfit --help")
-        from . import commands
+        from .people import commands
 
         code = int(commands.run(args))
         sys.stdout.flush()

@@ -6,15 +6,18 @@ from collections.abc import Sequence
 
 import numpy.typing as npt
 
-from . import boundary as boundary_check
-from . import integers, joint, large, masks, pair, reweighted, solve, task
-from . import noise as noise_check
-from .accumulation import Choice, Progress, resolve
-from .blocks import spectral_statistics
-from .channels import join
+from . import pair, task
+from .checks import boundary as boundary_check
+from .checks import noise as noise_check
+from .exact import joint, large
+from .exact.accumulation import Choice, Progress, resolve
+from .exact.channels import join
 from .geometry import Shape
 from .result import KernelFit
-from .wiener import as_balance
+from .solvers import solve
+from .spectral.blocks import spectral_statistics
+from .spectral.wiener import as_balance
+from .weights import integers, masks, reweighted
 
 _WHOLE = 2**20  # pixels up to which data that are not periodic are transformed whole
 
@@ -125,7 +128,9 @@ def find_kernel(
         prediction, iteratively; predictions below 1 % of their mean count as that.
     robust : {None, "huber", "tukey", "clip"}, optional
         Hold outliers in the target down: in proportion to their distance ("huber"), to nothing by and by ("tukey"), or
-        at once, beyond 4 standard deviations ("clip"). The scale is the median absolute residual, times 1.4826.
+        at once, beyond 4 standard deviations ("clip", the best of them for outliers far out). The scale is the median
+        absolute residual, times 1.4826. The verdict says so if the image's detail is in so few pixels that which of
+        them count decides the kernel.
         `KernelFit.weights` are the weights finally used.
     method : {"auto", "direct", "fft", "cg", "wiener"}, optional
         The engine that reads the pixels; "direct" and "fft" give the same sums to rounding. "cg", for kernels of

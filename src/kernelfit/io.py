@@ -157,7 +157,7 @@ def read_image(
     else:
         name, source = str(path), b""
         kind = _kind(path)
-    from . import scientific
+    from .people import scientific
 
     try:
         with warnings.catch_warnings(), _quiet("tifffile", "PIL", "astropy"):

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import chunks, geometry
-from .background import Surface, powers
+from .exact.background import Surface, powers
 from .geometry import Geometry, Shape
 
 Array = npt.NDArray[np.float64]

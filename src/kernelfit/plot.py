@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from . import residuals
+from .checks import residuals
+from .checks.parts import split_channels, split_targets
 from .io import require
-from .parts import split_channels, split_targets
-from .pictures import (
+from .people.pictures import (
     BLUE,
     GRAY,
     ORANGE,

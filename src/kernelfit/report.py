@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from . import output, pair, plot, residuals
-from .html import advice
+from . import pair, plot
+from .checks import residuals
+from .checks.parts import split_channels, split_targets
+from .checks.psf import measure_psf
 from .io import require
-from .parts import split_channels, split_targets
-from .psf import measure_psf
+from .people import output
+from .people.html import advice
 from .result import Finding, KernelFit, Verdict
 from .task import as_list
 

@@ -13,12 +13,12 @@ import numpy.typing as npt
 import scipy.special
 
 from . import storage
-from .background import Background
+from .exact.background import Background
 from .geometry import Convention
 from .statistics import convention_from
 
 if TYPE_CHECKING:
-    from .psf import PsfMeasurements
+    from .checks.psf import PsfMeasurements
     from .statistics import NormalStats
 
 Array = npt.NDArray[np.float64]
@@ -527,7 +527,7 @@ class KernelFit:
         PsfMeasurements
             The numbers with their errors, as `measure_psf` gives them.
         """
-        from .psf import measure_psf
+        from .checks.psf import measure_psf
 
         return measure_psf(self)
 
@@ -554,7 +554,7 @@ class KernelFit:
 
     def _repr_html_(self) -> str:
         """Return the result for a notebook: the verdict, the kernel as a picture, and the figures."""
-        from .html import fit_html
+        from .people.html import fit_html
 
         return fit_html(self)
 

@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from . import chunks, geometry, pair, regions, solve
-from .accumulation import residual_moments, resolve, statistics
+from . import chunks, geometry, pair
+from .exact import regions
+from .exact.accumulation import residual_moments, resolve, statistics
 from .geometry import Geometry, Shape
 from .pair import Array, Problem, Reader
 from .result import KernelFit
+from .solvers import solve
 from .statistics import NormalStats
 
 #: Data of more bytes than this are not sent along with each block that needs them.

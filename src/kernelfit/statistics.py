@@ -14,7 +14,7 @@ from .geometry import Convention, Shape, in_mode, kernel_shape
 
 if TYPE_CHECKING:
     from .result import KernelFit
-    from .solve import Solver
+    from .solvers.solve import Solver
 
 Array = npt.NDArray[np.float64]
 
@@ -273,7 +273,7 @@ class NormalStats:
         ----------
         W. Fuller, "Measurement Error Models" (1987), sections 1.2 and 2.5.3, doi:10.1002/9780470316665.
         """
-        from .image_noise import take_off
+        from .solvers.image_noise import take_off
 
         return take_off(self, std)
 
@@ -317,7 +317,7 @@ class NormalStats:
         KernelFit
             The result; `KernelFit.findings` says what is doubtful about it.
         """
-        from .solve import as_solver
+        from .solvers.solve import as_solver
 
         return as_solver(solver).solve(self)
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import background as surfaces
 from . import geometry, pair
 from .chunks import require_same_axes
+from .exact import background as surfaces
 from .geometry import Shape
 from .pair import Problem
 

@@ -1,0 +1,415 @@
+"""Whether the noise is white, from a sample of the residual, and error bars that hold if it is not."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+
+from .. import pair
+from ..exact.accumulation import resolve, statistics
+from ..geometry import Shape
+from ..pair import Problem
+from ..result import Finding, KernelFit, Verdict, require_fit
+from . import sandwich
+
+Array = npt.NDArray[np.float64]
+
+#: The residual is looked at in so many square tiles at most, of such a side; a pair of few pixels gets fewer.
+_TILES, _SIDE = 16, 64
+_PIXELS_PER_TILE = 2**18
+#: Lags looked at.
+_REACH = 8
+#: An autocorrelation counts from so many times what white noise would show; ...
+_SIGNIFICANT = 5.0
+#: ... it matters where a standard error is wrong by such a factor.
+_MATTERS = 1.25
+#: A residual below this share of the target's root mean square is rounding, not noise.
+_ROUNDING = 1e-9
+#: Up to so many pixels an image is filtered whole, beyond that in this number of square blocks of that side.
+_WHOLE = 2**22
+_BLOCKS, _BLOCK = 16, 512
+#: The correction's own filter is cut off where it has fallen to this share.
+_CUT = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseCheck:
+    """What a sample of the residual says of the noise.
+
+    Parameters
+    ----------
+    autocovariance : ndarray, shape (2 * lags + 1, 2 * lags + 1)
+        Mean product of two residuals at lags (rows, columns) from ``-lags`` to ``lags``, lag 0 in the middle.
+    n_pixels : int
+        Number of residuals looked at.
+    reach : int
+        Largest lag, along rows or columns, at which the residual is correlated beyond five times chance; 0 for white
+        noise.
+    low, high : float
+        The noise's amplitude relative to white noise of the same variance, at the frequency where it is the least and
+        where it is the greatest: the plain standard error of what the kernel does to such a frequency is to be
+        multiplied by it. Both are 1 for white noise.
+    """
+
+    autocovariance: Array
+    n_pixels: int
+    reach: int
+    low: float
+    high: float
+
+    @property
+    def autocorrelation(self) -> Array:
+        """The autocovariance divided by its value at lag 0."""
+        variance = self.autocovariance[tuple(n // 2 for n in self.autocovariance.shape)]
+        return np.asarray(self.autocovariance / variance if variance > 0 else self.autocovariance)
+
+    @property
+    def coloured(self) -> bool:
+        """Whether plain error bars are off by a factor of 1.25 or more somewhere."""
+        return self.high > _MATTERS or self.low < 1 / _MATTERS
+
+    def __str__(self) -> str:
+        """Say the finding in one line."""
+        if self.reach == 0:
+            return f"white as far as {self.n_pixels} residuals tell"
+        found = self.autocorrelation.copy()
+        middle = len(found) // 2
+        found[middle, middle] = 0.0
+        at = np.unravel_index(int(np.argmax(np.abs(found))), found.shape)
+        lag = tuple(abs(int(i) - middle) if at[0] == middle else int(i) - middle for i in at)
+        further = "or further" if self.reach == middle else "at most"
+        return (
+            f"the residual's autocorrelation is {found[at]:.2g} at lag {lag} and reaches {self.reach} pixels "
+            f"{further}; plain standard errors are off by factors of {self.low:.2g} to {self.high:.2g}"
+        )
+
+
+def check_noise(image: npt.ArrayLike, target: npt.ArrayLike, fit: KernelFit) -> NoiseCheck:
+    """Look whether the residual of a fit is white, which plain error bars take for granted.
+
+    A few tiles of the residual r are taken from the pixels, at places fixed by the shapes. Their autocovariance, the
+    mean c[d] of ``r[t] r[t + d]``, is compared with what independent residuals would show, the root of
+    ``sum of (r[t] r[t + d])^2`` over the number of pairs, also where the noise is louder in some places than in others.
+
+    Parameters
+    ----------
+    image, target : array_like
+        The pair the kernel was found in.
+    fit : KernelFit
+        What was found; any solver's.
+
+    Returns
+    -------
+    NoiseCheck
+        The autocovariance, how far it reaches and how much it matters.
+
+    Raises
+    ------
+    TypeError
+        If a dtype is not real.
+    ValueError
+        If the pair does not go with the fit's convention, or there are several source images.
+
+    Notes
+    -----
+    A residual is also correlated where the kernel is wider than the shape asked for, where the boundary is not the one
+    declared, or where the filter is not linear.
+
+    References
+    ----------
+    G. Box, G. Jenkins and G. Reinsel, "Time Series Analysis", 4th ed. (2008), section 8.2.1,
+    doi:10.1002/9781118619193.
+
+    Examples
+    --------
+    >>> import numpy as np, scipy.ndimage, kernelfit
+    >>> rng = np.random.default_rng(0)
+    >>> image = rng.random((150, 160))
+    >>> noise = scipy.ndimage.uniform_filter(rng.normal(size=image.shape), 3)
+    >>> target = scipy.ndimage.uniform_filter(image, (3, 5)) + 0.1 * noise
+    >>> check = kernelfit.check_noise(image, target, kernelfit.find_kernel(image, target, (3, 5)))
+    >>> check.coloured, check.autocorrelation[8, 9].round(1)  # neighbours along a row
+    (True, np.float64(0.7))
+    """
+    return examine([_problem_of(image, target, fit)], fit)
+
+
+def sandwich_errors(
+    image: npt.ArrayLike, target: npt.ArrayLike, fit: KernelFit, *, workers: int | None = None
+) -> KernelFit:
+    """Return a fit with error bars that hold for noise correlated from pixel to pixel.
+
+    Plain error bars come of ``cov(A'v) = s^2 A'A``, which is so for white noise v only. If v has the autocovariance
+    ``c = h * h`` (`check_noise` finds it), ``cov(A'v)`` is nearly the Gram matrix M of the image filtered by h, and
+    the covariance of least squares becomes ``G^-1 M G^-1``, the sandwich. The kernel stays as it is.
+
+    Parameters
+    ----------
+    image, target : array_like
+        The pair the kernel was found in.
+    fit : KernelFit
+        What was found. A posterior covariance C becomes ``C - C G C / s^2 + C M C / s^4``: the expected squared error
+        under the same prior.
+    workers : int, optional
+        Number of threads; the default is every processor this process may use.
+
+    Returns
+    -------
+    KernelFit
+        The same kernel with other error bars; `KernelFit.errors` is "sandwich".
+
+    Raises
+    ------
+    TypeError
+        If a dtype is not real.
+    ValueError
+        If the pair does not go with the fit's convention, there are several source images, or the fit has no
+        covariance because it was found iteratively.
+
+    Notes
+    -----
+    M takes the noise to be stationary and is taken from the pixels further from the edges than h reaches. The
+    autocovariance counts up to eight pixels, with less weight from its own reach on. Of images of more than 2^22 pixels
+    16 blocks of 512 x 512 pixels are taken. The cost is about that of two passes over the pixels.
+
+    References
+    ----------
+    H. White, "Asymptotic Theory for Econometricians", 2nd ed. (2001), section 6.1; D. Politis and J. Romano, "On
+    flat-top kernel spectral density estimators for homogeneous random fields", J. Stat. Plan. Inference 51 (1996),
+    section 2, doi:10.1016/0378-3758(95)00069-0.
+
+    Examples
+    --------
+    >>> import numpy as np, scipy.ndimage, kernelfit
+    >>> rng = np.random.default_rng(0)
+    >>> image = scipy.ndimage.uniform_filter(rng.random((150, 160)), 2)
+    >>> noise = scipy.ndimage.uniform_filter(rng.normal(size=image.shape), 3)
+    >>> target = scipy.ndimage.uniform_filter(image, (3, 5)) + 0.1 * noise
+    >>> plain = kernelfit.find_kernel(image, target, (3, 5))
+    >>> better = kernelfit.sandwich_errors(image, target, plain)
+    >>> total = lambda fit: np.sqrt(fit.covariance().sum())  # the standard error of the sum of all taps
+    >>> bool(total(better) > 2 * total(plain))
+    True
+    """
+    problem = _problem_of(image, target, fit)
+    return correct([problem], fit, examine([problem], fit), pair.as_workers(workers))
+
+
+def look(problems: Sequence[Problem], fit: KernelFit) -> KernelFit:
+    """Return a fit with a finding if its residual is not white enough for its error bars."""
+    if fit.kernel.ndim != 2 or not fit.noise_std > 0:
+        return fit
+    check = examine(problems, fit)
+    return sandwich.with_finding(fit, Finding(Verdict.COLOURED_NOISE, str(check)) if check.coloured else None)
+
+
+def _problem_of(image: object, target: object, fit: KernelFit) -> Problem:
+    """Return the pair under the fit's own convention."""
+    require_fit(fit)
+    if fit.kernel.ndim != 2:
+        msg = f"got a kernel of shape {fit.kernel.shape} (several source images), need one of rows and columns"
+        raise ValueError(msg)
+    return pair.check(image, target, fit.kernel.shape, **fit.convention.keywords())
+
+
+# ---- the residual's autocovariance ----------------------------------------------------------------------------------
+
+
+def examine(problems: Sequence[Problem], fit: KernelFit) -> NoiseCheck:
+    """Return what a sample of the residual of some pairs that share a kernel says of the noise."""
+    flipped = problems[0].geometry.flipped
+    taps = fit.kernel[::-1, ::-1] if flipped else fit.kernel
+    sums, squares, pairs = (np.zeros((2 * _REACH + 1,) * 2) for _ in range(3))
+    energy, pixels = 0.0, 0
+    for problem in problems:
+        for tiles, targets in _sample(problem, taps):
+            pixels += tiles.size
+            energy += float(np.sum(targets**2))
+            sums += _products(tiles)
+            squares += _products(tiles**2)
+            lags = np.abs(np.arange(-_REACH, _REACH + 1))
+            shape = tiles.shape[1:]
+            pairs += len(tiles) * np.multiply.outer(*(np.maximum(0, n - lags) for n in shape))
+    if not math.isfinite(energy) or not np.isfinite(sums).all():
+        pair.refuse_nonfinite(problems[0])
+    c = np.divide(sums, pairs, out=np.zeros_like(sums), where=pairs > 0)
+    variance = float(c[_REACH, _REACH])
+    if not variance > _ROUNDING**2 * energy / max(1, pixels):
+        return NoiseCheck(c, pixels, 0, 1.0, 1.0)
+    # if independent, whatever their variances: a sum of products has the sum of their squares for its variance
+    chance = np.sqrt(np.maximum(squares, 0.0)) / np.maximum(pairs, 1.0)
+    beyond = np.abs(c) > _SIGNIFICANT * chance
+    beyond[_REACH, _REACH] = False
+    lag = np.abs(np.arange(-_REACH, _REACH + 1))
+    reach = int(np.max(np.maximum.outer(lag, lag)[beyond], initial=0))
+    spectrum = _spectrum(c, reach) / variance
+    return NoiseCheck(c, pixels, reach, float(np.sqrt(spectrum.min())), float(np.sqrt(spectrum.max())))
+
+
+def _sample(problem: Problem, taps: Array) -> list[tuple[Array, Array]]:
+    """Return some tiles of the residual, and of the target: all of one shape, at places fixed by the problem."""
+    rows, cols = problem.size
+    side = (min(rows, _SIDE), min(cols, _SIDE))
+    most = min(_TILES, max(4, problem.geometry.n_pixels // _PIXELS_PER_TILE))
+    down = max(1, min(rows // side[0], round(math.sqrt(most * rows / cols))))
+    across = max(1, min(cols // side[1], most // down))
+    starts = [
+        (int(rows * (i + 0.5) / down - side[0] / 2), int(cols * (j + 0.5) / across - side[1] / 2))
+        for i in range(down)
+        for j in range(across)
+    ]
+    step, pace = problem.geometry.stride
+    whole = (step * (side[0] - 1) + 1, pace * (side[1] - 1) + 1)  # what the stride leaves of it are the tiles
+    halo = (whole[0] + taps.shape[0] - 1, whole[1] + taps.shape[1] - 1)
+    blocks = np.stack([problem.sources[0].block(step * r, pace * c, halo) for r, c in starts])
+    targets = np.stack([problem.targets[0].block(*start, side) for start in starts])
+    size = [scipy.fft.next_fast_len(n, real=True) for n in halo]
+    # One thread: others would have to be woken up for less than a millisecond's work.
+    spectra = scipy.fft.rfft2(blocks, size, workers=1)
+    spectra *= np.conj(scipy.fft.rfft2(taps, size, workers=1))
+    model = scipy.fft.irfft2(spectra, size, workers=1)
+    return [(targets - model[:, : whole[0] : step, : whole[1] : pace], targets)]
+
+
+def _products(tiles: Array) -> Array:
+    """Return the sums of ``r[t] r[t + d]`` over each tile, for lags up to `_REACH`."""
+    size = [scipy.fft.next_fast_len(n + _REACH, real=True) for n in tiles.shape[1:]]
+    spectra = scipy.fft.rfft2(tiles, size, workers=1)
+    power = (spectra.real**2 + spectra.imag**2).sum(axis=0)
+    near = np.roll(scipy.fft.irfft2(power, size, workers=1), (_REACH, _REACH), (0, 1))
+    found = np.zeros((2 * _REACH + 1,) * 2)
+    part = near[: 2 * _REACH + 1, : 2 * _REACH + 1]
+    found[: part.shape[0], : part.shape[1]] = part
+    return found
+
+
+def _spectrum(autocovariance: Array, reach: int, size: int = 64) -> Array:
+    """Return the power of the noise by frequency: the autocovariance under a window flat as far as it reaches."""
+    lag = np.abs(np.arange(-_REACH, _REACH + 1))
+    if reach == 0:
+        return np.full((size, size), float(autocovariance[_REACH, _REACH]))
+    width = min(2 * reach, _REACH + 1)
+    flat = min(reach, width - 1)
+    window = np.clip((width - lag) / (width - flat), 0.0, 1.0)
+    padded = np.zeros((size, size))
+    padded[: 2 * _REACH + 1, : 2 * _REACH + 1] = autocovariance * np.multiply.outer(window, window)
+    power = scipy.fft.fft2(np.roll(padded, (-_REACH, -_REACH), (0, 1))).real
+    floor = 1e-3 * float(power.mean())
+    return np.asarray(np.maximum(power, floor))
+
+
+# ---- the sandwich ---------------------------------------------------------------------------------------------------
+
+
+def correct(
+    problems: Sequence[Problem],
+    fit: KernelFit,
+    check: NoiseCheck,
+    workers: int,
+    gram: Array | None = None,
+    more: Array | None = None,
+) -> KernelFit:
+    """Return a fit with the covariance that the noise of `check` gives it.
+
+    If the solver was given another matrix than the pixels' own, that is `gram`; `more` is added to the covariance of
+    the moments.
+    """
+    fit._covariance_factor()
+    if not fit.noise_std > 0:
+        return fit
+    found, scores, n = _scores(problems, fit, check, workers)
+    scale = fit.n_pixels / n
+    gram = found * scale if gram is None else gram
+    fit = sandwich.with_scores(fit, gram, scores * scale + (0.0 if more is None else more))
+    return dataclasses.replace(fit, errors="sandwich")
+
+
+def _scores(problems: Sequence[Problem], fit: KernelFit, check: NoiseCheck, workers: int) -> tuple[Array, Array, int]:
+    """Return G and M over the same blocks, and their number of pixels."""
+    shaping = shaping_filter(check)
+    gram = scores = np.zeros((fit.kernel.size,) * 2)
+    n = 0
+    for problem in problems:
+        plan = problem.geometry
+        least = [2 * len(shaping) * s + k for s, k in zip(plan.stride, plan.kernel_shape, strict=True)]
+        blocks = _blocks(plan.extended_shape, (least[0], least[1]), plan.stride)
+        for row, col, height, width in blocks:
+            block = problem.sources[0].block(row, col, (height, width))
+            plain, count = _gram(block, fit, workers)
+            if len(shaping) == 1:
+                gram, scores, n = gram + plain, scores + plain * shaping[0, 0] ** 2, n + count
+                continue
+            import scipy.signal
+
+            own = _fitting(shaping, [-(-(n - k + 1) // s) for n, k, s in zip(
+                (height, width), plan.kernel_shape, plan.stride, strict=True)], fit.kernel.size)  # fmt: skip
+            # the noise lies on the target's pixels, so the filter reaches from phase to same phase
+            apart = np.zeros([s * (n - 1) + 1 for s, n in zip(plan.stride, own.shape, strict=True)])
+            apart[:: plan.stride[0], :: plan.stride[1]] = own
+            filtered, fewer = _gram(scipy.signal.fftconvolve(block, apart, mode="valid"), fit, workers)
+            gram, scores, n = gram + plain, scores + filtered * (count / fewer), n + count
+    return gram, scores, n
+
+
+def _fitting(shaping: Array, spare: Sequence[int], n_taps: int) -> Array:
+    """Return h, cut off so that more pixels than taps stay of a block's; the noise's variance stays what it was."""
+    cut = shaping
+    while len(cut) > 1 and (
+        min(n - len(cut) for n in spare) < 0
+        or math.prod(n - len(cut) + 1 for n in spare) < min(2 * n_taps, math.prod(spare))
+    ):
+        cut = cut[1:-1, 1:-1]
+    return np.asarray(cut * math.sqrt(float(np.sum(shaping**2)) / float(np.sum(cut**2))))
+
+
+def _blocks(shape: Shape, least: Shape, stride: Shape) -> list[tuple[int, int, int, int]]:
+    """Cut blocks (row, col, height, width) out of an extended image: the whole, or some spread over it."""
+    if shape[0] * shape[1] <= _WHOLE:
+        return [(0, 0, *shape)]
+    side = [min(n, max(_BLOCK, k)) for n, k in zip(shape, least, strict=True)]
+    across = [max(1, min(n // s, round(math.sqrt(_BLOCKS)))) for n, s in zip(shape, side, strict=True)]
+    starts = [
+        [round((n - s) * (i + 0.5) / count) // step * step for i in range(count)]
+        for n, s, count, step in zip(shape, side, across, stride, strict=True)
+    ]
+    return [(r, c, side[0], side[1]) for r in starts[0] for c in starts[1]]
+
+
+def _gram(block: Array, fit: KernelFit, workers: int) -> tuple[Array, int]:
+    """Return the Gram matrix of a block of an extended image, and the number of pixels in it."""
+    shape, stride = fit.kernel.shape, fit.convention.stride
+    size = [-(-(n - k + 1) // s) for n, k, s in zip(block.shape, shape, stride, strict=True)]
+    nothing = np.broadcast_to(np.zeros(1), size)
+    problem = pair.check(
+        block,
+        nothing,
+        shape,
+        mode="valid",
+        boundary=None,
+        fillvalue=0.0,
+        origin=None,
+        operation=fit.convention.operation,
+        stride=stride,
+    )
+    choice = resolve(problem, "auto").method
+    stats = statistics(problem, "fft" if choice == "cg" else choice, workers)[0]
+    return stats.gram, stats.n_pixels
+
+
+def shaping_filter(check: NoiseCheck) -> Array:
+    """Return h, odd-sided and symmetric, with which white noise of variance 1 becomes noise of this autocovariance."""
+    power = _spectrum(check.autocovariance, check.reach)
+    if check.reach == 0:
+        return np.sqrt(power[:1, :1])
+    whole = np.fft.fftshift(scipy.fft.ifft2(np.sqrt(power)).real)
+    middle = len(whole) // 2
+    size = np.abs(whole)
+    far = np.maximum.outer(np.abs(np.arange(len(whole)) - middle), np.abs(np.arange(len(whole)) - middle))
+    reach = min(int(far[size > _CUT * size.max()].max()), 2 * check.reach)
+    cut = whole[middle - reach : middle + reach + 1, middle - reach : middle + reach + 1]
+    variance = float(check.autocovariance[_REACH, _REACH])
+    return np.asarray(cut * math.sqrt(variance / float(np.sum(cut**2))))

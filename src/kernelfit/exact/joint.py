@@ -1,0 +1,244 @@
+"""Several problems that share their kernels: statistics added in order, solved, and refined against all the pixels.
+
+Each problem yields the statistics of each of its targets; those of the same target of every problem add. All that reads
+pixels for the exact methods goes through `statistics` and `residual_moments`, one problem at a time. A background is
+eliminated problem by problem (each has its own), before the statistics add: its terms are further targets of the first
+pass, and further sources, of one tap, of those that take the residual.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from .. import pair
+from ..checks import noise
+from ..checks.sandwich import with_scores
+from ..pair import Array, Problem
+from ..result import Finding, KernelFit, Verdict
+from ..solvers import solve
+from ..solvers.image_noise import counts_of, finish, shared, take_off
+from ..statistics import NormalStats
+from . import accumulation
+from .accumulation import Choice, Progress
+from .background import Background, Columns, Elimination, without_rounding
+
+_MOST_REFINEMENTS = 3
+_ROOM = 2**20  # target pixels read at once for their products with the background
+
+
+@dataclasses.dataclass
+class Known:
+    """What the pixels say of the problems.
+
+    Attributes
+    ----------
+    stats : list of NormalStats
+        For each target the sum over the problems, the background eliminated.
+    eliminations : list of Elimination or None
+        For each problem what gives its background.
+    trace : float
+        Trace of the Gram matrix before the elimination.
+    energies : list of float
+        ``y'y`` of each target before it.
+    """
+
+    stats: list[NormalStats]
+    eliminations: list[Elimination | None]
+    trace: float
+    energies: list[float]
+
+
+def statistics(problems: Sequence[Problem], method: str, workers: int, progress: Progress | None = None) -> Known:
+    """Return the statistics of all problems, one for each target."""
+    known = Known([], [], 0.0, [])
+    for problem in problems:
+        wide = dataclasses.replace(problem, targets=problem.targets + pair.surfaces(problem))
+        every = accumulation.statistics(wide, method, workers, progress)
+        stats, terms = every[: len(problem.targets)], every[len(problem.targets) :]
+        known.trace += float(np.trace(stats[0].gram))
+        energies = [one.target_energy for one in stats]
+        known.energies = [a + b for a, b in zip(known.energies, energies, strict=True)] if known.energies else energies
+        elimination = None
+        if terms:
+            gram, products = _surface_products(problem)
+            elimination = Elimination.of(np.stack([term.moment for term in terms], axis=1), gram, products)
+            stats = elimination.reduced(stats, products)
+        known.eliminations.append(elimination)
+        known.stats = [a + b for a, b in zip(known.stats, stats, strict=True)] if known.stats else stats
+    if known.eliminations[0] is not None:
+        known.stats = without_rounding(known.stats, known.trace)
+    gram = known.stats[0].gram  # one array for all targets, where it is the same, so that it is factorised once
+    known.stats[1:] = [
+        dataclasses.replace(s, gram=gram) if np.array_equal(s.gram, gram) else s for s in known.stats[1:]
+    ]
+    return known
+
+
+def residual_moments(
+    problems: Sequence[Problem],
+    kernels: Array,
+    eliminations: Sequence[Elimination | None],
+    method: str,
+    workers: int,
+    progress: Progress | None = None,
+) -> tuple[Array, Array]:
+    """Return ``A'r`` and ``r'r`` of the residual ``r = y - A k`` of all problems, taken from the pixels.
+
+    Shapes as in `accumulation.residual_moments`: kernels (targets, sources, rows, cols), moments (targets, taps) and
+    energies (targets,); of a background, which r lacks too, the reduced ones.
+    """
+    n, taps = len(kernels), kernels.reshape(len(kernels), -1)
+    parts = []
+    for problem, elimination in zip(problems, eliminations, strict=True):
+        if elimination is None:
+            parts.append(accumulation.residual_moments(problem, kernels, method, workers, progress))
+            continue
+        plan = problem.geometry
+        wide = dataclasses.replace(problem, sources=problem.sources + pair.surfaces(problem, plan.stride))
+        # the tap over the first pixel of the footprint: a term is not extended beyond the target
+        at = (-1, -1) if plan.flipped else (0, 0)
+        surface = np.zeros((n, len(elimination.root), *plan.kernel_shape))
+        surface[..., *at] = elimination.coefficients_at(taps)
+        every = np.concatenate([kernels, surface], axis=1)
+        moments, energies = accumulation.residual_moments(wide, every, method, workers, progress)
+        moments = moments.reshape(every.shape)
+        own = moments[:, : kernels.shape[1]].reshape(n, -1)
+        parts.append(elimination.recentered(taps, own, energies, moments[:, kernels.shape[1] :, *at]))
+    moments, energies = accumulation.add(parts)
+    return moments, energies
+
+
+def fit(
+    problems: Sequence[Problem],
+    choice: Choice,
+    solver: "solve.Solver | None",
+    workers: int,
+    progress: Progress | None = None,
+    *,
+    image_noise: float = 0.0,
+    errors: str = "plain",
+) -> list[KernelFit]:
+    """Return the kernels that the problems share, one result for each target.
+
+    Least squares come first; where rounding could matter they are refined against the pixels, and what that leaves in
+    the statistics is what any other solver works on.
+    """
+    known = statistics(problems, choice.method, workers, progress)
+    fits = _solved(known.stats, workers)
+    refined = 0
+    if any(_rounding_matters(known, t, f) for t, f in enumerate(fits)):
+        shape = (len(problems[0].sources), *problems[0].geometry.kernel_shape)
+        while refined < _MOST_REFINEMENTS:
+            before = np.stack([f.kernel.reshape(shape) for f in fits])
+            moments, energies = residual_moments(problems, before, known.eliminations, choice.method, workers, progress)
+            around = zip(known.stats, before, moments, energies, strict=True)
+            known.stats = [s.centered(k.ravel(), moment, float(energy)) for s, k, moment, energy in around]
+            fits = _solved(known.stats, workers)
+            refined += 1
+            if all(_settled(f.kernel.reshape(shape), k) for f, k in zip(fits, before, strict=True)):
+                break
+    if len(problems[0].sources) == 1 and problems[0].background is None:
+        for t, one in enumerate(known.stats):
+            own = [dataclasses.replace(p, targets=(p.targets[t],)) for p in problems]
+            fits[t] = _with_errors(own, one, fits[t], solver, workers, image_noise, errors)
+    elif solver is not None:
+        fits = [solver.solve(one) for one in known.stats]
+    fits = [dataclasses.replace(f, method=choice.method, method_reason=choice.reason, refined=refined) for f in fits]
+    n_pixels = sum(p.geometry.n_pixels for p in problems)
+    return fits if problems[0].background is None else with_background(fits, problems, known.eliminations, n_pixels)
+
+
+def _with_errors(
+    problems: Sequence[Problem],
+    stats: NormalStats,
+    fit: KernelFit,
+    solver: "solve.Solver | None",
+    workers: int,
+    image_noise: float,
+    errors: str,
+) -> KernelFit:
+    """Return the solver's fit, with the image's noise taken off and the errors asked for, or a look at the noise."""
+    observed, share, more = stats.gram, 1.0, None
+    if image_noise:
+        stats, share = take_off(stats, image_noise, np.sum([counts_of(p.geometry) for p in problems], axis=0))
+    if image_noise or solver is not None:
+        fit = solve.as_solver(solver).solve(stats)
+    if image_noise:
+        more = shared(fit, math.sqrt(share) * image_noise)
+    if errors == "sandwich":
+        fit = noise.correct(problems, fit, noise.examine(problems, fit), workers, stats.gram, more)
+    else:
+        fit = fit if more is None else with_scores(fit, stats.gram, fit.noise_std**2 * observed + more)
+        fit = noise.look(problems, fit)
+    return finish(fit, image_noise, share) if image_noise else fit
+
+
+def _solved(stats: list[NormalStats], workers: int) -> list[KernelFit]:
+    """Solve by least squares, with one factorisation for all targets."""
+    fits = []
+    for one in stats:
+        if one.gram is stats[0].gram:
+            one._made.update(stats[0]._made)
+        solve.factor_ahead(one, workers)
+        fits.append(one.solve())
+    return fits
+
+
+def _rounding_matters(known: Known, target: int, found: KernelFit) -> bool:
+    """Say whether a pass over the pixels could improve a fit, judged by the sums before any elimination."""
+    stats = known.stats[target]
+    if known.eliminations[0] is None:
+        return solve.rounding_matters(stats, found)
+    return solve.rounding_matters(stats, found, known.trace, known.energies[target])
+
+
+def _settled(kernel: Array, before: Array) -> bool:
+    """Say whether a refinement changed no more than rounding does."""
+    return bool(np.linalg.norm(kernel - before) <= 1e-6 * np.linalg.norm(kernel))
+
+
+# --- the background ---
+
+
+def _surface_products(problem: Problem) -> tuple[Array, Array]:
+    """Return ``Phi'Phi`` (terms, terms) and ``Phi'y`` (targets, terms) of a problem's background."""
+    columns = Columns.of(problem.geometry, problem.background or 0)
+    products = np.zeros((len(problem.targets), columns.n))
+    (rows, cols), step = problem.size, max(1, _ROOM // problem.size[1])
+    for row in range(0, rows, step):
+        for own, reader in zip(products, problem.targets, strict=True):
+            own += columns.products(reader.block(row, 0, (min(step, rows - row), cols)), row, 0)
+    return columns.gram(), products
+
+
+def with_background(
+    fits: list[KernelFit], problems: Sequence[Problem], eliminations: Sequence[Elimination | None], n_pixels: int
+) -> list[KernelFit]:
+    """Add the backgrounds to the fits, the problems along the first axis of the coefficients."""
+    degree = problems[0].background or 0
+    found = [e for e in eliminations if e is not None]
+    taps = np.stack([f.kernel.ravel() for f in fits])
+    coefficients = np.stack([e.coefficients_at(taps) for e in found], axis=1)
+    shapes = tuple(p.geometry.target_shape for p in problems)
+    out = []
+    for one, table in zip(fits, coefficients, strict=True):
+        stderr = np.stack([e.stderr(one.noise_std, one.factor) for e in found])
+        findings = []
+        for finding in one.findings:
+            detail = finding.detail
+            if finding.verdict in (Verdict.RANK_DEFICIENT, Verdict.PRIOR_DECIDES):
+                detail = f"rank {one.rank} of {one.kernel.size} beside a background of degree {degree}"
+            elif finding.verdict is Verdict.NO_SIGNAL:
+                detail = f"a background of degree {degree} is all that the target holds"
+            findings.append(Finding(finding.verdict, detail))
+        out.append(
+            dataclasses.replace(
+                one,
+                n_pixels=n_pixels,
+                background=Background(degree, table, stderr, shapes),
+                findings=tuple(findings),
+            )
+        )
+    return out

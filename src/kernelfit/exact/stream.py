@@ -1,0 +1,394 @@
+"""Streams of pairs, and pairs of any size, block by block, with checkpoints from which a killed run goes on."""
+
+import collections
+import contextlib
+import dataclasses
+import hashlib
+import json
+import operator
+import os
+import threading
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import geometry, pair, storage
+from ..geometry import Shape
+from ..pair import Problem
+from ..statistics import NormalStats, convention_from
+from . import regions
+from .accumulation import Progress, resolve, statistics
+from .regions import Box, Tree
+
+
+class _Work(NamedTuple):
+    """One block of one pair, and where that stands in the stream."""
+
+    pair: int
+    block: int
+    last: bool
+    problem: Problem
+    box: Box
+    method: str
+    digest: str
+
+
+class Checkpoint:
+    """What a stream has read so far, in a file.
+
+    Parameters
+    ----------
+    path : path-like
+        Name of the file.
+    call : dict
+        What must be the same for a run to go on from it: the keywords of the call.
+    every : float
+        Seconds between two writings.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], call: dict[str, Any], every: float) -> None:
+        self.path, self.every = Path(path), every
+        self.call: dict[str, Any] = json.loads(json.dumps(call))
+        #: Blocks of pair number `pairs` that are in the sums, besides all of the pairs before it.
+        self.pairs = self.blocks = 0
+        self.digest = ""
+        self.tree: Tree[NormalStats] = Tree(operator.add)
+        self._broken = False
+        if self.path.exists():
+            self._load()
+        else:
+            self.save()  # a place that cannot be written to is better known before the work than after
+        self._saved = time.monotonic()
+
+    def _load(self) -> None:
+        header, arrays = storage.load(self.path, "Checkpoint")
+        theirs = header["call"]
+        for name in sorted({*theirs, *self.call}):
+            if theirs.get(name) != self.call.get(name):
+                msg = (
+                    f"got checkpoint={str(self.path)!r}, which was written with {name}={theirs.get(name)!r}, and a "
+                    f"call with {name}={self.call.get(name)!r}; repeat the call that wrote it, or choose another name"
+                )
+                raise ValueError(msg)
+        self.pairs, self.blocks, self.digest = header["pairs"], header["blocks"], header["digest"]
+        for i, (fields, count) in enumerate(header["levels"]):
+            mine = {name.partition("/")[2]: a for name, a in arrays.items() if name.partition("/")[0] == str(i)}
+            self.tree.levels.append((None if fields is None else _unpacked(fields, mine), count))
+
+    def save(self) -> None:
+        """Write the file anew, in one step."""
+        arrays: dict[str, Any] = {}
+        levels = []
+        for i, (total, count) in enumerate(self.tree.levels):
+            fields = None
+            if total is not None:
+                fields, own = _packed(total)
+                arrays |= {f"{i}/{name}": value for name, value in own.items()}
+            levels.append((fields, count))
+        header = {
+            "call": self.call,
+            "pairs": self.pairs,
+            "blocks": self.blocks,
+            "digest": self.digest,
+            "levels": levels,
+        }
+        storage.save(self.path, "Checkpoint", header, arrays, overwrite=True)
+        self._saved = time.monotonic()
+
+    def save_sometimes(self, *, now: bool = False) -> bool:
+        """Write the file if it is time to, and return whether it was; if it cannot be, say so once and go on."""
+        if not now and time.monotonic() - self._saved < self.every:
+            return False
+        try:
+            self.save()
+        except OSError as error:
+            self._saved = time.monotonic()
+            if not self._broken:
+                self._broken = True
+                msg = (
+                    f"the checkpoint {self.path} cannot be written ({error}); the run goes on and will try again, and "
+                    "what was written before stands"
+                )
+                warnings.warn(msg, RuntimeWarning, stacklevel=3)
+            return False
+        self._broken = False
+        return True
+
+    def mismatch(self, what: str) -> ValueError:
+        """Return the error for a stream that is not the one that was read before."""
+        return ValueError(
+            f"got checkpoint={str(self.path)!r}, which was written for another stream: {what}; give the same pairs in "
+            "the same order, or choose another name"
+        )
+
+
+def accumulate_stream(
+    pairs: Iterable[tuple[Any, Any]],
+    shape: int | Shape,
+    *,
+    mode: str | None = None,
+    boundary: str | None = None,
+    fillvalue: float = 0.0,
+    origin: int | Shape | None = None,
+    operation: str = "convolution",
+    stride: int | Shape = 1,
+    offset: int | Shape = 0,
+    method: str = "auto",
+    workers: int | None = None,
+    block: int | Shape | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    every: float = 30.0,
+    progress: Progress | None = None,
+) -> NormalStats:
+    """Read a stream of pairs that share a kernel, or one pair of any size, and return the sum of their statistics.
+
+    Each pair is cut into blocks of target pixels, which read their own surroundings. The statistics of the blocks are
+    those of `accumulate` and add up to ``A'A``, ``A'y``, ``y'y`` and n of all of them, in an order that the
+    stream alone decides: any number of workers, and any number of interruptions, give the same bits.
+
+    Parameters
+    ----------
+    pairs : iterable of (image, target)
+        Each as in `accumulate`: arrays, memory-mapped files, or anything else that can be sliced (h5py, Zarr,
+        tifffile's Zarr view, Dask), which is never loaded whole. Tiles of one large image are pairs whose image is
+        larger than the target by ``side - 1`` (mode "valid"). A generator is asked for few pairs more than there are
+        threads ahead of time. For one large pair give ``[(image, target)]``.
+    shape : int or (int, int)
+        Rows and columns of the kernel.
+    mode, boundary, fillvalue, origin, operation, stride, offset
+        As in `accumulate`, for all pairs; a mode that is left out is inferred for each.
+    method : {"auto", "direct", "fft"}, optional
+        As in `accumulate`.
+    workers : int, optional
+        Number of processors to keep busy; the default is all that this process may use. Unless it is 1 there are twice
+        as many threads, since some of them wait for their pixels.
+    block : int or (int, int), optional
+        Rows and columns of a block of target pixels. The default is some 1024 rows of 8 KiB, less for small images,
+        and follows the chunks in which the target is stored.
+    checkpoint : path-like, optional
+        A file to which the sums, and what is in them, are written now and then, in one step. If it exists, the run
+        goes on from there: the same call with the same pairs ends with the same bits as if it had never been
+        interrupted, and the call after the last one returns at once. The pairs read before are asked for again, but
+        only a few of their pixels are read, to see that they are the same. An interrupted run (by ctrl-C or an error
+        in a pair) writes once more before it ends.
+    every : float, optional
+        Seconds between two checkpoints, default 30; 0 writes after each block.
+    progress : callable, optional
+        Called as ``progress("reading pixels", done, total)`` after each block; total counts the blocks of
+        the pairs seen so far, and as many for each pair to come if `pairs` has a length.
+
+    Returns
+    -------
+    NormalStats
+        The statistics; ``.solve()`` makes a kernel of them. The convention is that of the first pair.
+
+    Raises
+    ------
+    TypeError
+        If an item is no pair, or a dtype or a keyword is of the wrong type.
+    ValueError
+        If there is no pair, a pair is refused (by its number in the stream), all pairs together have fewer pixels than
+        the kernel has taps, or the checkpoint is incomplete or of another call or stream; then it is left untouched.
+    OSError
+        If the checkpoint cannot be written at the start. Later on, when the disk is full perhaps, that is a
+        RuntimeWarning; the run goes on, tries again, and the previous checkpoint stands.
+
+    See Also
+    --------
+    accumulate : one pair.
+    kernelfit.scale.accumulate : the same on Dask arrays, on many machines.
+
+    Examples
+    --------
+    >>> import numpy as np, kernelfit
+    >>> rng = np.random.default_rng(0)
+    >>> frames = [rng.random((40, 50)) for _ in range(3)]
+    >>> stream = ((frame, 0.5 * frame[1:-1, 1:-1]) for frame in frames)
+    >>> stats = kernelfit.accumulate_stream(stream, 3, checkpoint="sums.npz")
+    >>> stats.n_pixels
+    5472
+    >>> np.round(stats.solve().kernel, 6) + 0.0
+    array([[0. , 0. , 0. ],
+           [0. , 0.5, 0. ],
+           [0. , 0. , 0. ]])
+    """
+    kernel = geometry.kernel_shape(shape)
+    keywords = {
+        "mode": mode,
+        "boundary": boundary,
+        "fillvalue": pair.as_fillvalue(fillvalue),
+        "origin": None if origin is None else geometry.as_pair(origin, "origin"),
+        "operation": operation,
+    }
+    lattice = geometry.lattice(stride, offset)
+    if lattice[0] != (1, 1):
+        keywords |= {"stride": lattice[0], "offset": lattice[1]}
+    geometry.known(mode, (None, *geometry.MODES), "mode")
+    geometry.known(boundary, geometry.BOUNDARIES, "boundary")
+    geometry.known(operation, geometry.OPERATIONS, "operation")
+    geometry.known(method, ("auto", "direct", "fft"), "method")
+    sides = regions.as_block(block)
+    threads = pair.as_workers(workers)
+    if not every >= 0:
+        msg = f"got every={every!r}, need a number of seconds, at least 0"
+        raise ValueError(msg)
+    if isinstance(pairs, tuple) and len(pairs) == 2 and all(getattr(a, "ndim", 0) == 2 for a in pairs):
+        msg = "got one pair of images, need an iterable of pairs; write [(image, target)]"
+        raise TypeError(msg)
+    call = {"shape": kernel, **keywords, "method": method, "block": sides}
+    state = None if checkpoint is None else Checkpoint(checkpoint, call, every)
+    tree = Tree[NormalStats](operator.add) if state is None else state.tree
+    stream = _Stream(pairs, kernel, keywords, method, sides, state)
+    fresh = False
+    try:
+        for item, part in _computed(stream.work(), threads):
+            tree.push(part)
+            stream.n_done += 1
+            if state is not None:
+                state.pairs, state.blocks = (item.pair + 1, 0) if item.last else (item.pair, item.block + 1)
+                state.digest, fresh = item.digest, True
+                fresh = not state.save_sometimes()
+            if progress is not None:
+                progress("reading pixels", stream.n_done, stream.total())
+        total = tree.total()
+        if total is None:
+            msg = "got no pairs, need at least one (image, target); was the generator used up before?"
+            raise ValueError(msg)
+    except BaseException:
+        if state is not None and fresh:
+            with contextlib.suppress(Warning):  # where warnings are errors, too, the first error is the one to tell
+                state.save_sometimes(now=True)
+        raise
+    if state is not None and fresh:
+        state.save_sometimes(now=True)
+    if total.n_pixels < total.n_taps:
+        msg = (
+            f"{total.n_pixels} target pixels of {stream.n_pairs} pairs cannot determine the {total.n_taps} taps of a "
+            f"{kernel[0]}x{kernel[1]} kernel; ask for a smaller shape, or give more pairs"
+        )
+        raise ValueError(msg)
+    return total
+
+
+class _Stream:
+    """The blocks of a stream that are still to be read."""
+
+    def __init__(
+        self,
+        pairs: Iterable[tuple[Any, Any]],
+        kernel: Shape,
+        keywords: dict[str, Any],
+        method: str,
+        block: Shape | None,
+        state: Checkpoint | None,
+    ) -> None:
+        self.pairs, self.kernel, self.keywords, self.method, self.block = pairs, kernel, keywords, method, block
+        self.state = state
+        self.start = (0, 0) if state is None else (state.pairs, state.blocks)
+        self.expected = "" if state is None else state.digest
+        self.length = len(pairs) if isinstance(pairs, Sized) else 0
+        self.n_pairs = self.n_blocks = self.n_done = 0
+
+    def total(self) -> int:
+        """Return the number of blocks, as far as it is known."""
+        return max(self.n_blocks, round(self.n_blocks / self.n_pairs * self.length))
+
+    def work(self) -> Iterator[_Work]:
+        """Yield the blocks, in order, that are not yet in the checkpoint."""
+        digest = ""
+        n_begun = self.start[0] + (self.start[1] > 0)
+        for number, item in enumerate(self.pairs):
+            with _naming(number):
+                problem = self._problem(item)
+                chosen = resolve(problem, self.method).method
+                chosen = "fft" if chosen == "cg" else chosen
+                boxes = regions.cut(problem, self.block)
+                if self.state is not None:
+                    digest = _digest(digest, problem, boxes, chosen)
+            self.n_pairs, self.n_blocks = number + 1, self.n_blocks + len(boxes)
+            skip = len(boxes) if number < self.start[0] else self.start[1] if number == self.start[0] else 0
+            self.n_done += skip
+            if self.state is not None and number + 1 == n_begun and digest != self.expected:
+                raise self.state.mismatch(f"one of its first {n_begun} pairs is not the same")
+            for i in range(skip, len(boxes)):
+                yield _Work(number, i, i + 1 == len(boxes), problem, boxes[i], chosen, digest)
+        if self.state is not None and self.n_pairs < n_begun:
+            raise self.state.mismatch(f"it had at least {n_begun} pairs, this one has {self.n_pairs}")
+
+    def _problem(self, item: object) -> Problem:
+        if not isinstance(item, (tuple, list)) or len(item) != 2:
+            msg = f"got an item of type {type(item).__name__}, need a pair (image, target)"
+            raise TypeError(msg)
+        return pair.check(item[0], item[1], self.kernel, **self.keywords, determined=False)
+
+
+@contextlib.contextmanager
+def _naming(number: int) -> Iterator[None]:
+    """Say in which pair an error was found."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        msg = f"pair {number}: {error}"
+        raise type(error)(msg) from error
+
+
+def _digest(before: str, problem: Problem, boxes: list[Box], method: str) -> str:
+    """Return a digest of a pair and all pairs before it."""
+    plan = problem.geometry
+    facts = json.dumps([before, plan.image_shape, plan.target_shape, str(plan.convention), method, boxes])
+    return hashlib.sha256(facts.encode() + regions.checksum(problem)).hexdigest()
+
+
+def _part(item: _Work, own: threading.local) -> NormalStats:
+    """Read one block; `own` is the thread's."""
+    if not hasattr(own, "scratch"):
+        own.scratch = regions.Scratch()
+    with _naming(item.pair):
+        return statistics(regions.loaded(regions.sub_problem(item.problem, item.box), own.scratch), item.method, 1)[0]
+
+
+def _computed(work: Iterator[_Work], workers: int) -> Iterator[tuple[_Work, NormalStats]]:
+    """Yield the statistics of blocks in order, computed by threads a few blocks ahead."""
+    own = threading.local()
+    if workers == 1:
+        for item in work:
+            yield item, _part(item, own)
+        return
+    n_threads = 2 * workers  # those that wait for a store do not compute
+    with ThreadPoolExecutor(n_threads, thread_name_prefix="kernelfit") as pool:
+        ahead: collections.deque[tuple[_Work, Future[NormalStats]]] = collections.deque()
+        try:
+            for item in work:
+                ahead.append((item, pool.submit(_part, item, own)))
+                if len(ahead) > n_threads:
+                    first, future = ahead.popleft()
+                    yield first, future.result()
+            while ahead:
+                first, future = ahead.popleft()
+                yield first, future.result()
+        finally:
+            for _, future in ahead:
+                future.cancel()
+
+
+def _packed(stats: NormalStats) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return statistics as plain fields and arrays."""
+    plain: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
+    for field in dataclasses.fields(stats):
+        if field.init:
+            value = getattr(stats, field.name)
+            (arrays if isinstance(value, np.ndarray) else plain)[field.name] = value
+    plain["convention"] = dataclasses.asdict(stats.convention)
+    return plain, arrays
+
+
+def _unpacked(plain: dict[str, Any], arrays: dict[str, Any]) -> NormalStats:
+    """Undo `_packed`."""
+    terms = tuple((rows, cols) for rows, cols in plain["terms"])
+    return NormalStats(**{**plain, **arrays, "terms": terms, "convention": convention_from(plain["convention"])})

@@ -1,0 +1,373 @@
+"""What the commands of the command line do: files in, the package's own functions, files and words out."""
+
+import argparse
+import dataclasses
+import errno
+import json
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import kernelfit
+
+from .. import cli, io
+from ..geometry import in_mode
+from . import arguments, kernel_files, output
+from .options import BadCallError
+from .progress import Bar
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run a command and return its exit code; every mistake of the caller becomes a `BadCallError`."""
+    try:
+        return {
+            "find": find,
+            "apply": apply,
+            "deconvolve": deconvolve,
+            "inspect": inspect,
+            "compare": compare,
+            "demo": demo,
+        }[args.command](args)
+    except BrokenPipeError:
+        raise
+    except (ValueError, TypeError, OSError, MemoryError, io.MissingExtraError) as error:
+        raise BadCallError(_in_options(_one_line(error), args)) from error
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror is not None:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return f"{error.strerror}; make room there, or write somewhere else"
+        return f"{error.filename}: {error.strerror}; check the name" if error.filename else error.strerror
+    if isinstance(error, OSError) and "requested and" in str(error):  # NumPy's words for a file that was cut short
+        return f"the file could not be written whole ({error}); make room there, or write somewhere else"
+    if isinstance(error, MemoryError):
+        return f"got images too large for this machine's memory ({error}); save them as NPY, which is read in blocks"
+    return str(error) or type(error).__name__
+
+
+def _in_options(text: str, args: argparse.Namespace) -> str:
+    """Say the keywords of a message, such as boundary='fill', as the options that they are here."""
+    value = r"('[^']*'|None|[-+.\w]+)?"
+    for name in sorted(vars(args), key=len, reverse=True):
+        option = f"--{name.replace('_', '-')}"
+        if option in text:  # said both ways
+            text = re.sub(rf",? \(?{name}={value}(?=[,)])", "", text)
+
+        def words(found: re.Match[str], option: str = option) -> str:
+            said = (found[1] or "").strip("'").replace("None", "none")
+            return f"{option} {said}" if said or found.string[found.end() :][:1] == "(" else option
+
+        text = re.sub(rf"\b(?<!-){name}={value}", words, text)
+    return text.replace(" (overwrite=True)", "")
+
+
+# ---- find ----------------------------------------------------------------------------------------------------------
+
+
+def find(args: argparse.Namespace) -> int:
+    """Find a kernel, say how well it is known, and keep it."""
+    if args.fillvalue is not None and args.boundary != "fill":
+        msg = f"got --fillvalue with --boundary {args.boundary}, need --boundary fill; declare that"
+        raise BadCallError(msg)
+    if args.image == args.target == "-":
+        msg = "got - for both images, need a file for one of them: the standard input can be read once"
+        raise BadCallError(msg)
+    if args.json and args.output == "-":
+        msg = "got --json and -o -, need one of them: both write to the standard output"
+        raise BadCallError(msg)
+    if args.channels in ("separate", "mixed") and (args.output or "").endswith((".csv", ".txt")):
+        msg = f"got {args.output} for kernels of several channels, need .npy, .npz, .json, .fits or .tif"
+        raise BadCallError(msg)
+    kept, page = arguments.check_outputs(
+        args, (args.output, "the kernel", kernel_files.SUFFIXES), (args.report, "the report", HTML)
+    )
+    if args.report is not None:
+        io.require("matplotlib.figure", package="matplotlib", extra="plot", purpose="the report")
+    (image, target), reading = arguments.read_pair(args)
+    solver, solver_code = arguments.solver(args, image, target)
+    settings: dict[str, Any] = {
+        "mode": args.mode,
+        "boundary": None if args.boundary == "none" else args.boundary,
+        "fillvalue": args.fillvalue,
+        "origin": args.origin,
+        "operation": args.operation,
+        "stride": args.stride,
+        "offset": args.offset,
+        "method": args.method,
+        "balance": args.balance,
+        "tolerance": args.tolerance,
+        "background": args.background,
+        "channels": args.channels,
+        "channel_axis": None if args.channels is None else -1,
+        "nan": args.nan,
+        "noise": args.noise,
+        "robust": args.robust,
+        "image_noise": args.image_noise,
+        "errors": args.errors,
+        "workers": args.workers,
+    }
+    defaults = {"operation": "convolution", "method": "auto"}
+    settings = {name: value for name, value in settings.items() if value is not None and defaults.get(name) != value}
+    if args.saturated == "none":
+        settings["saturated"] = None
+    maps, map_code = arguments.maps(args)
+    start = time.perf_counter()
+    with Bar(int(np.prod(target.shape))) as bar:
+        bar.note("starting (the very first run compiles, once)")
+        fit = kernelfit.find_kernel(image, target, args.shape, solver=solver, progress=bar, **settings, **maps)
+        seconds = time.perf_counter() - start
+        call = arguments.python(args, reading, settings, {**map_code, "solver": solver_code})
+        names = tuple(io.CHANNELS)[:3] if args.channels is not None and target.shape[-1] == 3 else None
+        if page is not None:
+            bar.note("drawing the report")
+            title = f"From {_name(args.image)} to {_name(args.target)}"
+            kernelfit.report.write_report(
+                page, fit, image, target, title=title, call=call, names=names, overwrite=args.force
+            )
+        if kept is not None:
+            kernel_files.write_kernel(kept, fit, overwrite=args.force)
+    if args.output == "-":
+        output.write_stdout(np.ascontiguousarray(fit.kernel))
+    if args.json:
+        more = {"image": args.image, "target": args.target, "output": args.output, "report": args.report}
+        psfs = {name: one.psf().to_dict() for name, one in kernelfit.split_channels(fit, names).items()}
+        psf = psfs[""] if "" in psfs else psfs
+        _print_json({**kernel_files.as_dict(fit), "psf": psf, **more, "seconds": seconds, "python": call})
+    else:
+        say = sys.stderr if args.output == "-" else sys.stdout
+        print(fit.summary(), file=say)
+        notes = [f"kernel written to {args.output}"] if kept is not None else []
+        notes += [f"report written to {args.report}"] if page is not None else []
+        if args.output is None:
+            notes.append("-o kernel.npz would keep the kernel")
+        pixels = f"{image.shape[0]} x {image.shape[1]} pixels"
+        print(f"\n{'; '.join([f'{_duration(seconds)} for {pixels}', *notes])}", file=say)
+    return cli.SOLVED if fit.verdict.ok else cli.DOUBTFUL
+
+
+HTML = (".html", ".htm")
+
+
+def _name(path: str) -> str:
+    return "standard input" if path == "-" else Path(path).name
+
+
+def _print_json(fields: dict[str, Any]) -> None:
+    print(json.dumps(fields, indent=1, allow_nan=False))
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+
+
+# ---- apply and deconvolve ------------------------------------------------------------------------------------------
+
+
+def apply(args: argparse.Namespace) -> int:
+    """Lay a kernel on an image."""
+    image, held, kept = _image_and_kernel(args)
+    conv = held.convention
+    boundary = args.boundary or (conv.boundary if conv is not None else None) or "symm"
+    if args.fillvalue is not None and boundary != "fill":
+        msg = f"got --fillvalue with --boundary {boundary}, need --boundary fill; declare that"
+        raise BadCallError(msg)
+    fill = args.fillvalue if args.fillvalue is not None else conv.fillvalue if conv is not None else 0.0
+    mode = args.mode or "same"
+    words: dict[str, Any] = {"mode": mode, "boundary": boundary, "fillvalue": fill if boundary == "fill" else 0.0}
+    words |= _laid(args, held, mode)
+    if args.stride is not None:
+        words |= {"stride": args.stride, "offset": args.offset or 0}
+    elif conv is not None and conv.strided:
+        first = in_mode(conv, (held.kernel.shape[-2], held.kernel.shape[-1]), mode).offset
+        words |= {"stride": conv.stride, "offset": first if args.offset is None else args.offset}
+    elif args.offset is not None:
+        msg = "got --offset without a stride, need --stride N"
+        raise BadCallError(msg)
+    as_large = mode == "same" and words.get("stride", 1) in (1, (1, 1))
+    if held.kernel.ndim == 4 and len(image.shape) == 3:
+        made = kernelfit.apply_kernel(image, held.kernel, channel_axis=-1, workers=args.workers, **words)
+    else:
+        made = _each_channel(
+            image, held, lambda plane, kernel: kernelfit.apply_kernel(plane, kernel, workers=args.workers, **words),
+            as_large,
+        )  # fmt: skip
+    edge = f"boundary {boundary}" if mode != "valid" else "no boundary needed"
+    return _write_image(args, kept, made, image, edge)
+
+
+def deconvolve(args: argparse.Namespace) -> int:
+    """Restore what an image was before a kernel blurred it."""
+    image, held, kept = _image_and_kernel(args)
+    if held.convention is not None and held.convention.strided:
+        msg = (
+            f"{args.kernel}: got a kernel of stride {held.convention.stride}, need one of an image that keeps its size"
+        )
+        raise BadCallError(msg)
+    sides = held.kernel.shape[-2:]
+    if min(np.subtract(image.shape[:2], sides)) < 0:
+        msg = f"got a kernel of {sides[0]} x {sides[1]} taps for an image of {image.shape[0]} x {image.shape[1]} pixels"
+        raise BadCallError(f"{msg}, need one that is no larger; is it the right file?")
+    words = {
+        "balance": args.balance,
+        "boundary": None if args.boundary == "none" else args.boundary,
+        "penalty": args.penalty,
+        **_laid(args, held, "same"),
+    }
+    made = _each_channel(
+        image, held, lambda plane, kernel: kernelfit.deconvolve(plane, kernel, workers=args.workers, **words), True
+    )
+    return _write_image(args, kept, made, image, f"balance {args.balance}")
+
+
+def _image_and_kernel(args: argparse.Namespace) -> tuple[Any, kernel_files.KernelFile, Path | None]:
+    if args.image == args.kernel == "-":
+        msg = "got - for both image and kernel, need a file for one of them: the standard input can be read once"
+        raise BadCallError(msg)
+    (kept,) = arguments.check_outputs(args, (args.output, "the image", output.IMAGE_SUFFIXES))
+    image = io.read_image(args.image, colours=True, **arguments.choice_of(args, 0))
+    return image, kernel_files.read_kernel(args.kernel), kept
+
+
+def _laid(args: argparse.Namespace, held: kernel_files.KernelFile, mode: str) -> dict[str, Any]:
+    """Return origin and operation: those of the options, else those of the file."""
+    found: dict[str, Any] = {}
+    if args.operation is not None:
+        found["operation"] = args.operation
+    elif held.convention is not None:
+        found["operation"] = held.convention.operation
+    if args.origin is not None:
+        found["origin"] = args.origin
+    elif held.convention is not None and mode == "same":
+        found["origin"] = held.convention.origin
+    return found
+
+
+def _each_channel(image: Any, held: kernel_files.KernelFile, make: Any, keep_alpha: bool) -> Any:
+    """Treat each channel of a colour image by itself; an alpha channel stays as it is where the size does."""
+    planes = [image] if len(image.shape) == 2 else [image[..., at] for at in range(image.shape[-1])]
+    n_colours = len(planes) - 1 if len(planes) in (2, 4) and keep_alpha else len(planes)
+    kernel = held.kernel
+    if kernel.ndim != 2 and (kernel.ndim != 3 or len(kernel) != n_colours):
+        kinds = " x ".join(map(str, kernel.shape[:-2]))
+        msg = f"got {kinds} kernels for an image of {n_colours} channel{'s'[: n_colours > 1]}, need one for each or one"
+        raise BadCallError(f"{msg} in all; pick a channel of the image, or find the kernel with --channels separate")
+    kernels = [kernel] * n_colours if kernel.ndim == 2 else list(kernel)
+    made = [make(plane, one) for plane, one in zip(planes, kernels, strict=False)] + planes[n_colours:]
+    return made[0] if len(image.shape) == 2 else np.stack(made, axis=-1)
+
+
+def _write_image(args: argparse.Namespace, kept: Path | None, made: Any, image: Any, how: str) -> int:
+    if kept is None:
+        output.write_stdout(made)
+        return cli.SOLVED
+    cut = output.write_image(kept, made, np.dtype(image.dtype), overwrite=args.force)
+    note = f"; {cut} of {made.size} values beyond the file's range were cut off (.tif holds them)" if cut else ""
+    print(f"{args.output}: {' x '.join(map(str, made.shape))} pixels, {how}{note}")
+    return cli.SOLVED
+
+
+# ---- inspect and compare -------------------------------------------------------------------------------------------
+
+
+def inspect(args: argparse.Namespace) -> int:
+    """Say what a kernel's file holds."""
+    (picture,) = arguments.check_outputs(args, (args.plot, "the picture", (".png",)))
+    if args.plot is not None:
+        io.require("matplotlib.figure", package="matplotlib", extra="plot", purpose="--plot")
+    held = kernel_files.read_kernel(args.kernel)
+    planes = held.planes()
+    psfs = {name: kernelfit.measure_psf(one.as_fit()) for name, one in planes.items()}
+    if picture is not None:
+        _draw(picture, planes, args.force)
+    if args.json:
+        conv = None if held.convention is None else dataclasses.asdict(held.convention)
+        shape = list(held.kernel.shape)
+        fields = {"file": args.kernel, "shape": shape, "kernel": held.kernel.tolist(), "convention": conv}
+        errors = None if held.stderr is None else kernel_files.finite(held.stderr.tolist())
+        measured = {name: psf.to_dict() for name, psf in psfs.items()}
+        _print_json({**fields, "stderr": errors, "verdict": held.verdict or None, "psf": measured.get("", measured)})
+        return cli.SOLVED
+    if held.fit is not None:
+        print(held.fit.summary())
+    else:
+        *many, rows, cols = held.kernel.shape
+        peak = np.unravel_index(int(np.argmax(np.abs(held.kernel))), held.kernel.shape)
+        place = tuple(int(at) for at in peak)
+        sides = " x ".join(map(str, held.kernel.shape))
+        print(f"kernel      {sides}, largest tap {held.kernel[peak]:.6g} at {place}")
+        unknown = "not in the file: taken as a convolution with SciPy's centre"
+        print(f"convention  {held.convention if held.convention is not None else unknown}")
+        print(f"errors      {'yes, of each tap' if held.stderr is not None else 'none in the file'}")
+        if held.verdict:
+            print(f"verdict     {held.verdict}")
+        if max(rows, cols) <= 11 and not many:
+            print("\n" + np.array2string(held.kernel, precision=4, suppress_small=True, max_line_width=120))
+    for name, psf in psfs.items():
+        print(f"\n{f'{name}:' if name else ''}\n{psf}".replace("\n\n", "\n"))
+    return cli.SOLVED
+
+
+def _draw(path: Path, planes: dict[str, kernel_files.KernelFile], overwrite: bool) -> None:
+    """Draw each kernel and, where there are errors, how well it is known."""
+    figure_of = io.require("matplotlib.figure", package="matplotlib", extra="plot", purpose="--plot")
+    known = all(each.stderr is not None for each in planes.values())
+    figure = figure_of.Figure(figsize=(15.5 if known else 5.2, 3.9 * len(planes)), layout="constrained")
+    axes = figure.subplots(len(planes), 4 if known else 1, squeeze=False)
+    for row, (name, each) in zip(axes, planes.items(), strict=True):
+        fit = each.as_fit()
+        kernelfit.plot.kernel(fit, row[0], title=name or None)
+        if known:
+            kernelfit.plot.error(fit, row[1])
+            kernelfit.plot.cuts(fit, row[2])
+            kernelfit.plot.frequency_response(fit, row[3])
+    output.write_whole(
+        path, lambda file: figure.savefig(file, format="png", dpi=130), "the picture", overwrite=overwrite
+    )
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Say whether two kernels differ."""
+    if args.first == args.second == "-":
+        msg = "got - for both kernels, need a file for one of them: the standard input can be read once"
+        raise BadCallError(msg)
+    one, other = (kernel_files.read_kernel(path).planes() for path in (args.first, args.second))
+    if len(one) != len(other):
+        msg = f"got {len(one)} kernel{'s'[: len(one) > 1]} and {len(other)}, need as many in both files"
+        raise BadCallError(msg)
+    pairs = zip(one.items(), other.values(), strict=True)
+    found = {name: kernelfit.compare_kernels(a.as_fit(), b.as_fit()) for (name, a), b in pairs}
+    differ = any(each.differ for each in found.values())
+    if args.json:
+        fields = {name: _difference(each) for name, each in found.items()}
+        some = fields[""] if "" in fields else {"differ": differ, "channels": fields}
+        _print_json({"first": args.first, "second": args.second, **some})
+    else:
+        print("\n\n".join(f"{name}:\n{each}".removeprefix(":\n") for name, each in found.items()))
+    return 1 if differ else 0
+
+
+def _difference(found: kernelfit.Difference) -> dict[str, Any]:
+    """Return a difference as plain types for JSON."""
+    finite = kernel_files.finite
+    fields = {"differ": found.differ, "relative": finite(found.relative), "largest": list(found.largest)}
+    fields |= {"chi2": finite(found.chi2), "freedom": found.freedom, "p_value": finite(found.p_value)}
+    fields |= {"difference": found.difference.tolist(), "stderr": finite(found.stderr.tolist())}
+    return {**fields, "origin": list(found.origin)}
+
+
+def demo(args: argparse.Namespace) -> int:
+    """Find two known kernels, or write a pair of pictures to try it on."""
+    from . import demo as shown
+
+    if args.write is None:
+        return shown.run(print)
+    paths = shown.write_pair(args.write, overwrite=args.force)
+    names = " ".join(str(path) for path in paths)
+    print(f"wrote {names}: a photograph, and what a 5 x 7 kernel and some noise made of it. Find that kernel:")
+    print(f"  kernelfit find {names} --shape 9 -o kernel.npz --report report.html")
+    return cli.SOLVED

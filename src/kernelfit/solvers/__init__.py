@@ -1,0 +1,1 @@
+"""Statistics to a kernel, without a pixel: least squares, penalties, constraints, priors, and the choice among them."""

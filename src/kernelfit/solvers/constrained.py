@@ -1,0 +1,415 @@
+"""Kernels held to what is known of them: non-negative, of given sum, symmetric, or in a basis."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+
+from .. import result
+from ..result import KernelFit, StrengthPath
+from ..statistics import NormalStats
+from .penalties import Penalty, choose_strength
+from .solve import EPS, condition_of, eigen_factor, judge, least_squares, residual_at
+
+Array = npt.NDArray[np.float64]
+
+SYMMETRIES = ("point", "rows", "columns", "both")
+
+
+def finish(
+    stats: NormalStats,
+    taps: Array,
+    inverse: Array,
+    text: str,
+    *,
+    n_free: int,
+    strength: float = math.nan,
+    freedom: float | None = None,
+    path: StrengthPath | None = None,
+    prior: bool = True,
+) -> KernelFit:
+    """Assemble a result from a kernel and a factor of the inverse that its covariance is s^2 times."""
+    _, rss = residual_at(stats, taps)
+    df = float(n_free) if freedom is None else freedom
+    spare = stats.n_pixels - df
+    noise_std = math.sqrt(rss / spare) if spare > EPS * stats.n_pixels else math.nan
+    rank, condition = condition_of(stats.gram)
+    factor = inverse * noise_std
+    return result.assemble(
+        stats,
+        taps,
+        factor,
+        rank=rank,
+        condition=condition,
+        rss=rss,
+        noise_std=noise_std,
+        findings=judge(stats, taps, factor, rank, condition, rss, prior=prior),
+        solver=text,
+        uncertainty="sampling" if math.isnan(strength) else "posterior",
+        freedom=df,
+        strength=strength,
+        path=path,
+    )
+
+
+def _total(value: float | None) -> None:
+    if value is not None and not math.isfinite(value):
+        msg = f"got total={value!r}, need a finite number, such as 1.0 for a kernel that keeps the brightness"
+        raise ValueError(msg)
+
+
+def _factor(gram: Array) -> Array:
+    """Return F with ``F F' = G^+``."""
+    lower, info = scipy.linalg.lapack.dpotrf(gram, lower=1, clean=1)
+    if info == 0 and float(np.diag(lower).min()) > 1e-6 * float(np.diag(lower).max()):
+        return np.asarray(scipy.linalg.lapack.dtrtri(lower, lower=1)[0].T)
+    return eigen_factor(gram)[0]
+
+
+def _onto_total(inverse: Array, ones: Array) -> tuple[Array, Array]:
+    """Return the direction in which a kernel moves to reach a sum, per unit of it, and the factor with it left out."""
+    across = inverse.T @ ones
+    length = float(across @ across)
+    if length == 0.0:
+        return np.zeros(len(inverse)), inverse
+    direction = inverse @ across / length
+    return direction, inverse - np.multiply.outer(inverse @ across, across) / length
+
+
+@dataclass(frozen=True, eq=False)
+class InBasis:
+    """Least squares over kernels of the form ``k = B c``.
+
+    ``B'GB c = B'b``; the covariance of the taps is ``s^2 B (B'GB)^-1 B'`` with ``s^2 = rss / (n - rank B)``.
+
+    Parameters
+    ----------
+    basis : array_like, shape (taps, coefficients) or (coefficients, rows, cols)
+        B, one column, or one kernel, for each coefficient.
+
+    Raises
+    ------
+    ValueError
+        If the basis is not finite, or, by `solve`, does not fit the taps.
+
+    References
+    ----------
+    C. Alard and R. Lupton, "A method for optimal image subtraction", ApJ 503 (1998), section 2, doi:10.1086/305984,
+    where B holds Gaussians times polynomials.
+
+    Examples
+    --------
+    >>> import numpy as np, scipy.signal, kernelfit
+    >>> image = np.random.default_rng(0).random((40, 50))
+    >>> y, x = np.mgrid[-3:4, -4:5]
+    >>> basis = np.array([np.exp(-(y**2 + x**2) / (2 * width**2)) for width in (1, 2, 3)])
+    >>> target = scipy.signal.convolve2d(image, basis[0] + 2 * basis[2], mode="valid")
+    >>> fit = kernelfit.accumulate(image, target, (7, 9)).solve(kernelfit.InBasis(basis))
+    >>> bool(np.allclose(fit.kernel, basis[0] + 2 * basis[2]))
+    True
+    """
+
+    basis: npt.ArrayLike
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        basis = np.asarray(self.basis, dtype=np.float64)
+        if basis.ndim not in (2, 3) or basis.size == 0 or not np.isfinite(basis).all():
+            msg = (
+                f"got a basis of shape {basis.shape}, need (taps, coefficients) or (coefficients, rows, cols), "
+                "all finite"
+            )
+            raise ValueError(msg)
+
+    def __str__(self) -> str:
+        """Say the settings in one line."""
+        basis = np.asarray(self.basis)
+        return f"InBasis({basis.shape[0] if basis.ndim == 3 else basis.shape[1]} coefficients)"
+
+    def solve(self, stats: NormalStats) -> KernelFit:
+        """Return the best kernel in the basis.
+
+        Parameters
+        ----------
+        stats : NormalStats
+            The statistics.
+
+        Returns
+        -------
+        KernelFit
+            The kernel, of the support's shape.
+        """
+        basis = np.asarray(self.basis, dtype=np.float64)
+        if basis.ndim == 3:
+            basis = basis.reshape(len(basis), -1).T
+        if len(basis) != stats.n_taps:
+            msg = f"got a basis for {len(basis)} taps, need {stats.n_taps} for supports of {stats.terms}"
+            raise ValueError(msg)
+        taps, inverse = in_basis(stats, basis)
+        return finish(stats, taps, inverse, str(self), n_free=inverse.shape[1])
+
+
+def in_basis(stats: NormalStats, basis: Array, penalty: Array | None = None) -> tuple[Array, Array]:
+    """Minimise over ``k = B c``, and return k and a factor of the covariance of k in units of s^2."""
+    basis, _ = np.linalg.qr(basis) if basis.shape[1] <= basis.shape[0] else (scipy.linalg.orth(basis), None)
+    gram = stats.gram if penalty is None else stats.gram + penalty
+    inverse = basis @ _factor(basis.T @ gram @ basis)
+    taps = basis @ (basis.T @ stats.around()[0])
+    for _ in range(2):
+        moment, _ = residual_at(stats, taps)
+        if penalty is not None:
+            moment = moment - penalty @ taps
+        taps = taps + inverse @ (inverse.T @ moment)
+    return taps, inverse
+
+
+@dataclass(frozen=True)
+class Constrained:
+    """Least squares over kernels of a given sum, or a given symmetry, or both.
+
+    Taps that the symmetry makes equal are one unknown; the sum is met to rounding. The covariance is that of the
+    estimate under the constraints, ``s^2 N (N'GN)^-1 N'`` with N a basis of the kernels they allow.
+
+    Parameters
+    ----------
+    total : float, optional
+        What the taps of each term add up to; the default None leaves it free.
+    symmetric : {None, "point", "rows", "columns", "both"}, optional
+        What leaves the kernel as it is: turning it by 180 degrees, reversing the order of its rows, of its columns, or
+        of either. About the middle of the support. The default None asks for none.
+
+    Raises
+    ------
+    ValueError
+        If the sum is not finite, the symmetry unknown, or neither is given.
+
+    References
+    ----------
+    G. Golub and C. Van Loan, "Matrix Computations", 4th ed. (2013), section 6.2.3.
+
+    Examples
+    --------
+    >>> import numpy as np, scipy.signal, kernelfit
+    >>> rng = np.random.default_rng(0)
+    >>> image = rng.random((40, 50))
+    >>> target = scipy.signal.convolve2d(image, np.full((3, 5), 1 / 15), mode="valid")
+    >>> target += rng.normal(0.0, 0.01, target.shape)
+    >>> fit = kernelfit.accumulate(image, target, (3, 5)).solve(kernelfit.Constrained(total=1.0, symmetric="point"))
+    >>> round(float(fit.kernel.sum()), 9)
+    1.0
+    >>> bool(np.allclose(fit.kernel, fit.kernel[::-1, ::-1]))
+    True
+    """
+
+    total: float | None = None
+    symmetric: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        _total(self.total)
+        if self.symmetric not in (None, *SYMMETRIES):
+            msg = f"got symmetric={self.symmetric!r}, need None or one of {', '.join(SYMMETRIES)}"
+            raise ValueError(msg)
+        if self.total is None and self.symmetric is None:
+            msg = "got no constraint, need total, symmetric or both; use LeastSquares() for none"
+            raise ValueError(msg)
+
+    def __str__(self) -> str:
+        """Say the settings in one line."""
+        return f"Constrained(total={self.total}, symmetric={self.symmetric})"
+
+    def solve(self, stats: NormalStats) -> KernelFit:
+        """Return the best kernel that meets the constraints.
+
+        Parameters
+        ----------
+        stats : NormalStats
+            The statistics.
+
+        Returns
+        -------
+        KernelFit
+            The kernel.
+        """
+        taps, inverse = in_basis(stats, _symmetric_basis(stats, self.symmetric))
+        n_free = inverse.shape[1]
+        if self.total is not None:
+            start = 0
+            for rows, cols in stats.terms:
+                ones = np.zeros(stats.n_taps)
+                ones[start : start + rows * cols] = 1.0
+                start += rows * cols
+                direction, inverse = _onto_total(inverse, ones)
+                for _ in range(2):
+                    taps = taps + direction * (self.total - float(ones @ taps))
+                n_free -= 1
+        return finish(stats, taps, inverse, str(self), n_free=n_free)
+
+
+def _symmetric_basis(stats: NormalStats, symmetric: str | None) -> Array:
+    """Return the basis of the kernels of a symmetry: one column for each set of equal taps."""
+    blocks = []
+    for shape in stats.terms:
+        index = np.arange(shape[0] * shape[1]).reshape(shape)
+        same = [index]
+        if symmetric in ("rows", "both"):
+            same.append(index[::-1])
+        if symmetric in ("columns", "both"):
+            same.append(index[:, ::-1])
+        if symmetric in ("point", "both"):
+            same.append(index[::-1, ::-1])
+        label = np.min(same, axis=0).ravel()
+        _, column = np.unique(label, return_inverse=True)
+        blocks.append(np.eye(int(column.max()) + 1)[column])
+    return np.asarray(scipy.linalg.block_diag(*blocks))
+
+
+@dataclass(frozen=True, eq=False)
+class NonNegative:
+    """Least squares over kernels without negative taps, with a given sum or a penalty if asked for.
+
+    An active-set method (Lawson and Hanson's on the normal equations) gives the exact minimum: the multipliers of the
+    taps at zero are checked. The covariance is that of the taps above zero, given which they are; taps at zero have
+    none. With a penalty the strength is that of `Penalized`, found as if negative taps were allowed.
+
+    Parameters
+    ----------
+    total : float, optional
+        What all taps add up to, above 0; the default None leaves it free.
+    penalty : str, ndarray or callable, optional
+        A penalty as in `Penalized`; the default None uses none.
+    strength : float or "gcv", optional
+        Its strength as in `Penalized`, default "gcv".
+
+    Raises
+    ------
+    ValueError
+        If the sum is not above zero, or the penalty or strength unknown.
+
+    References
+    ----------
+    C. Lawson and R. Hanson, "Solving Least Squares Problems" (1995), chapter 23, doi:10.1137/1.9781611971217.
+    R. Bro and S. De Jong, "A fast non-negativity-constrained least squares algorithm", J. Chemometrics 11 (1997),
+    section 2.
+
+    Examples
+    --------
+    >>> import numpy as np, scipy.signal, kernelfit
+    >>> rng = np.random.default_rng(0)
+    >>> image = rng.random((40, 50))
+    >>> target = scipy.signal.convolve2d(image, np.eye(5) / 5, mode="valid") + rng.normal(0.0, 0.01, (36, 46))
+    >>> fit = kernelfit.accumulate(image, target, 5).solve(kernelfit.NonNegative(total=1.0))
+    >>> bool(fit.kernel.min() >= 0), round(float(fit.kernel.sum()), 9)
+    (True, 1.0)
+    """
+
+    total: float | None = None
+    penalty: Penalty | None = None
+    strength: float | str = "gcv"
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        _total(self.total)
+        if self.total is not None and self.total <= 0:
+            msg = f"got total={self.total!r}, need a sum above 0 for a kernel without negative taps"
+            raise ValueError(msg)
+        if self.strength == "discrepancy":
+            msg = "got strength='discrepancy', need a number or 'gcv'; find it with Penalized and give the number"
+            raise ValueError(msg)
+        if self.penalty is not None:
+            from .penalties import Penalized
+
+            Penalized(self.penalty, self.strength)
+
+    def __str__(self) -> str:
+        """Say the settings in one line."""
+        penalty = self.penalty if isinstance(self.penalty, str) or self.penalty is None else "given penalty"
+        return f"NonNegative(total={self.total}, penalty={penalty})"
+
+    def solve(self, stats: NormalStats) -> KernelFit:
+        """Return the best kernel without negative taps.
+
+        Parameters
+        ----------
+        stats : NormalStats
+            The statistics.
+
+        Returns
+        -------
+        KernelFit
+            The kernel.
+        """
+        penalty, strength = None, math.nan
+        if self.penalty is not None:
+            penalty, strength = choose_strength(stats, self.penalty, self.strength)
+        taps, free = _active_set(stats, penalty, self.total)
+        gram = stats.gram if penalty is None else stats.gram + penalty
+        part = _factor(gram[np.ix_(free, free)]) if free.any() else np.zeros((0, 0))
+        inverse = np.zeros((stats.n_taps, part.shape[1]))
+        inverse[free] = part
+        freedom = float(np.einsum("ij,ij->", inverse, stats.gram @ inverse))
+        if self.total is not None:
+            _, inverse = _onto_total(inverse, free.astype(np.float64))
+            freedom = max(0.0, freedom - 1.0)
+        return finish(stats, taps, inverse, str(self), n_free=int(free.sum()), freedom=freedom, strength=strength)
+
+
+def _active_set(stats: NormalStats, penalty: Array | None, total: float | None) -> tuple[Array, npt.NDArray[np.bool_]]:
+    """Minimise ``|y - A k|^2 + k'Qk`` over ``k >= 0`` (and ``sum k = total``); return k and which taps are free."""
+    m = stats.n_taps
+    center, moment, _ = stats.around()
+    gram = stats.gram if penalty is None else stats.gram + penalty
+    moment = moment if penalty is None else moment - penalty @ center
+    scale = np.sqrt(np.maximum(np.diag(gram), np.finfo(float).tiny))
+
+    def best(free: npt.NDArray[np.bool_]) -> tuple[Array, float]:
+        """Return the minimum with the other taps at zero, and the multiplier of the sum."""
+        k = np.zeros(m)
+        at = np.flatnonzero(free)
+        inverse = _factor(gram[np.ix_(at, at)])
+        rest = (moment + gram @ center)[at]
+        for _ in range(2):
+            k[at] += inverse @ (inverse.T @ rest)
+            rest = (moment - gram @ (k - center))[at]
+        if total is None:
+            return k, 0.0
+        direction = inverse @ (inverse.T @ np.ones(len(at)))
+        change = (total - float(k.sum())) / float(direction.sum())
+        k[at] += change * direction
+        return k, -change
+
+    start = np.maximum(least_squares(stats).taps if penalty is None else _penalized(gram, moment, center), 0.0)
+    if not start.any():
+        start[int(np.argmax(moment / scale))] = total or 0.0
+    k = start * (total / float(start.sum())) if total is not None and start.any() else start
+    free = k > 0
+    tolerance = 1e3 * EPS * float(np.linalg.norm(moment + gram @ center)) * scale / float(scale.max())
+    for _ in range(10 * m + 10):
+        while free.any():  # towards the minimum over the free taps, as far as the first that reaches zero
+            goal, multiplier = best(free)
+            falling = free & (goal <= 0)
+            if not falling.any():
+                k = goal
+                break
+            share = np.full(m, 1.0)
+            share[falling] = k[falling] / np.maximum(k[falling] - goal[falling], np.finfo(float).tiny)
+            k = k + float(share.min()) * (goal - k)
+            stuck = falling & (share <= share.min() * (1 + 1e-12))
+            free &= ~stuck & (k > 0)
+            k[~free] = 0.0
+        else:
+            multiplier = 0.0
+        gain = (moment - gram @ (k - center) - multiplier) / scale
+        gain[free] = -math.inf
+        enter = int(np.argmax(gain))
+        if free.all() or not gain[enter] * scale[enter] > tolerance[enter]:
+            break
+        free[enter] = True
+    return k, free
+
+
+def _penalized(gram: Array, moment: Array, center: Array) -> Array:
+    inverse = _factor(gram)
+    return np.asarray(center + inverse @ (inverse.T @ moment))

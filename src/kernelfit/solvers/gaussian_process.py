@@ -1,0 +1,268 @@
+"""A Gaussian-process prior on the kernel whose hyperparameters and family the data choose."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+import scipy.optimize
+
+from .. import result
+from ..result import KernelFit, Prior
+from ..statistics import NormalStats
+from .evidence import ENVELOPES, FAMILIES, SYMMETRIES, Kind, Projection, all_taps, covariance_of, root_of
+from .hyperparameters import COMBINATIONS, DIRECT, search, unsettled
+from .solve import LeastSquares, Minimum, judge, least_squares, product, residual_at, times
+
+Array = npt.NDArray[np.float64]
+
+
+#: Smallest standard error, relative to the largest tap, at which a prior can matter beside rounding.
+_NO_NOISE = 1e-9
+
+
+@dataclass(frozen=True)
+class GaussianProcess:
+    """The posterior mean under a Gaussian-process prior that maximises the evidence.
+
+    The taps k[p] of a term are normal with mean zero and ::
+
+        cov(k[p], k[q]) = a^2 e(p) e(q) rho(|p - q| / l)
+
+    where the envelope e says where in the support the kernel lives: ``exp(-u / 2)`` ("gaussian") or ``(1 + u / 6)^-3``
+    ("power", for long tails) with ``u = |p - c|^2 / r^2``; and the correlation rho how smooth it is: ``exp(-t^2 / 2)``
+    ("squared-exponential"), ``(1 + u + u^2 / 3) exp(-u)`` with ``u = sqrt(5) t`` ("matern52"), ``(1 + u) exp(-u)`` with
+    ``u = sqrt(3) t`` ("matern32") or ``exp(-t)`` ("exponential"). Under a symmetry the covariance is summed over the
+    images of q: turned by 180 degrees about the middle of the support ("point"), rows or columns in reverse order too
+    ("both"), or rows and columns exchanged as well ("square"); c is then the middle. The amplitude a (in units of the
+    kernel), the length l, the radius r and the centre c (pixels; each term has its own) and the noise s maximise ::
+
+        log p(y) = -n/2 log(2 pi s^2) - (rss + q) / (2 s^2) - log det(I + W'PW / s^2) / 2
+
+    with P the prior covariance, ``G = WW'`` the Gram matrix, rss the least residual and
+    ``q = min over k of (k - k0)'G(k - k0) + s^2 k'P^-1 k``, where k0 is the least-squares kernel. No inverse of G is
+    needed, so that it stays finite where the image does not determine every tap. There is nothing to set. The
+    covariance is that of the posterior, ``(P^-1 + G / s^2)^-1``, at the hyperparameters found, plus what their own
+    uncertainty adds (Laplace's approximation).
+
+    Above 256 taps the search begins on 80 combinations of the moments that hold most of the image's energy (a
+    likelihood of part of the data), and the best kinds of prior are settled on all of them.
+
+    Parameters
+    ----------
+    family : {"auto", "squared-exponential", "matern52", "matern32", "exponential"}, optional
+        The correlation; "auto" (the default) takes the one with the largest evidence.
+    envelope : {"auto", "gaussian", "power"}, optional
+        The envelope, default "auto", likewise.
+    symmetric : {"auto", None, "point", "both", "square"}, optional
+        The symmetry, default "auto", likewise; None for none.
+    non_negative : bool, optional
+        Whether to return the most probable kernel without negative taps; the error bars stay those of the posterior
+        without that knowledge. Default False.
+
+    Raises
+    ------
+    ValueError
+        If the family, the envelope or the symmetry is unknown; by `solve`, if the symmetry is "square" and a support is
+        not.
+
+    Notes
+    -----
+    Where the noise is so small that the standard errors of least squares lie below 1e-9 of the largest tap, no prior
+    can matter beside rounding and the kernel of least squares is returned. `KernelFit.priors` holds the
+    hyperparameters, `KernelFit.log_evidence` the evidence, `KernelFit.alternatives` that of the families weighed.
+
+    References
+    ----------
+    G. Pillonetto and G. De Nicolao, "A new kernel-based approach for linear system identification", Automatica 46
+    (2010), sections 3 and 5, doi:10.1016/j.automatica.2009.10.031. T. Chen, H. Ohlsson and L. Ljung, "On the estimation
+    of transfer functions, regularizations and Gaussian processes - Revisited", Automatica 48 (2012), section 4,
+    doi:10.1016/j.automatica.2012.05.026. C. Rasmussen and C. Williams, "Gaussian Processes for Machine Learning"
+    (2006), sections 4.2 and 5.4.1, and, for the uncertainty of the hyperparameters, 3.4.
+
+    Examples
+    --------
+    >>> import numpy as np, scipy.signal, kernelfit
+    >>> rng = np.random.default_rng(0)
+    >>> image = rng.normal(size=(60, 70)).cumsum(axis=0).cumsum(axis=1)
+    >>> kernel = np.outer(scipy.signal.windows.gaussian(9, 1.5), scipy.signal.windows.gaussian(11, 1.5))
+    >>> target = scipy.signal.convolve2d(image, kernel, mode="valid")
+    >>> target += rng.normal(0.0, 0.01 * target.std(), target.shape)
+    >>> stats = kernelfit.accumulate(image, target, (9, 11))
+    >>> plain, fit = stats.solve(), stats.solve(kernelfit.GaussianProcess())
+    >>> bool(np.linalg.norm(fit.kernel - kernel) < 0.05 * np.linalg.norm(plain.kernel - kernel))
+    True
+    >>> fit.prior.family
+    'squared-exponential'
+    """
+
+    family: str = "auto"
+    envelope: str = "auto"
+    symmetric: str | None = "auto"
+    non_negative: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if self.family not in ("auto", *FAMILIES):
+            msg = f"got family={self.family!r}, need 'auto' or one of {', '.join(FAMILIES)}"
+            raise ValueError(msg)
+        if self.envelope not in ("auto", *ENVELOPES):
+            msg = f"got envelope={self.envelope!r}, need 'auto' or one of {', '.join(ENVELOPES)}"
+            raise ValueError(msg)
+        if self.symmetric not in ("auto", None, *SYMMETRIES):
+            msg = f"got symmetric={self.symmetric!r}, need 'auto', None or one of {', '.join(SYMMETRIES)}"
+            raise ValueError(msg)
+
+    def __str__(self) -> str:
+        """Say the settings in one line."""
+        settings = [self.family]
+        settings += [] if self.envelope == "auto" else [f"envelope={self.envelope}"]
+        settings += [] if self.symmetric == "auto" else [f"symmetric={self.symmetric}"]
+        settings += ["non_negative=True"] if self.non_negative else []
+        return f"GaussianProcess({', '.join(settings)})"
+
+    def solve(self, stats: NormalStats) -> KernelFit:
+        """Return the posterior mean.
+
+        Parameters
+        ----------
+        stats : NormalStats
+            The statistics.
+
+        Returns
+        -------
+        KernelFit
+            The kernel with its posterior covariance, the hyperparameters and the evidence.
+        """
+        start = least_squares(stats)
+        if _beyond_a_prior(stats, start):
+            fit = LeastSquares().solve(stats)
+            reason = "least squares, the noise being too small for a prior to matter"
+            return dataclasses.replace(fit, solver=f"{self}: {reason}")
+        if self.symmetric == "square" and any(rows != cols for rows, cols in stats.terms):
+            msg = f"got symmetric='square' for supports of {stats.terms}, need as many rows as columns; or give 'both'"
+            raise ValueError(msg)
+        few = whole = Projection.whole(stats, start)
+        if stats.n_taps > DIRECT:
+            few = Projection.part(stats, start, COMBINATIONS)
+        found = search(few, whole, self.family, self.envelope, self.symmetric)
+        best = min(found, key=lambda kind: found[kind][0])
+        relative = {kind: 0.5 * (found[best][0] - value) for kind, (value, _) in found.items()}
+        fit = self._posterior(stats, start, few, best, found[best][1], relative)
+        return most_probable(stats, fit)[0] if self.non_negative else fit
+
+    def _posterior(
+        self,
+        stats: NormalStats,
+        start: Minimum,
+        few: Projection,
+        kind: Kind,
+        theta: Array,
+        relative: dict[Kind, float],
+    ) -> KernelFit:
+        grids = few.under(kind.symmetric).grids
+        root = all_taps(grids, root_of(covariance_of(grids, kind, theta)))
+        inner = product(root.T, product(stats.gram, root))
+        inner[np.diag_indices_from(inner)] += 1.0
+        lower = scipy.linalg.cholesky(inner, lower=True)
+        inverse = scipy.linalg.lapack.dtrtri(lower, lower=1)[0]
+        factor = product(root, inverse.T)  # F F' = (P^-1 + G)^-1, in units of s^2
+        # from the center, then one step of refinement; x are the coordinates k = U x
+        moment = stats.around()[1] + times(stats.gram, stats.around()[0])
+        x = scipy.linalg.cho_solve((lower, True), root.T @ moment)
+        for _ in range(2):
+            rest, rss = residual_at(stats, root @ x)
+            x = x + scipy.linalg.cho_solve((lower, True), root.T @ rest - x)
+        taps = root @ x
+        rest, rss = residual_at(stats, taps)
+        noise_std = math.sqrt((rss + float(x @ x)) / stats.n_pixels)
+        freedom = float(root.shape[1] - np.sum(inverse**2))
+        n = stats.n_pixels
+        value = n * math.log(rss + float(x @ x)) + 2 * float(np.log(np.diag(lower)).sum())
+        log_evidence = -0.5 * (value + n * (1 + math.log(2 * math.pi) - math.log(n)))
+        more = unsettled(stats, few, kind, theta, factor, rest / noise_std)
+        factor = np.hstack([factor, more]) * noise_std
+        findings = judge(stats, taps, factor, start.rank, start.condition, rss, prior=True)
+        evidences = {str(other): log_evidence + difference for other, difference in relative.items()}
+        chosen = f"{self}: {kind} by evidence" if "auto" in (self.family, self.envelope, self.symmetric) else str(self)
+        return result.assemble(
+            stats,
+            taps,
+            factor,
+            rank=start.rank,
+            condition=start.condition,
+            rss=rss,
+            noise_std=noise_std,
+            findings=findings,
+            solver=chosen,
+            uncertainty="posterior",
+            unsettled=more.shape[1],
+            freedom=freedom,
+            priors=tuple(
+                Prior(
+                    kind.family,
+                    noise_std * math.exp(t[0]),
+                    math.exp(t[1]),
+                    math.exp(t[2]),
+                    (float(t[3]), float(t[4])),
+                    kind.envelope,
+                    kind.symmetric,
+                )
+                for t in theta.reshape(-1, 5)
+            ),
+            log_evidence=log_evidence,
+            alternatives=evidences if len(evidences) > 1 else {},
+        )
+
+
+def _beyond_a_prior(stats: NormalStats, start: Minimum) -> bool:
+    """Whether there is no noise, or no signal, that a prior could be weighed against."""
+    largest = float(np.abs(start.taps).max(initial=0.0))
+    spare = stats.n_pixels - start.rank
+    if start.rank == 0 or largest == 0.0:
+        return True
+    if not start.full or spare <= 0:
+        return False
+    error = math.sqrt(start.rss / spare * float(np.einsum("ij,ij->i", start.inverse, start.inverse).max()))
+    return error < _NO_NOISE * largest
+
+
+def most_probable(stats: NormalStats, fit: KernelFit) -> tuple[KernelFit, float, int]:
+    """Return the kernel without negative taps that a posterior holds for the most probable.
+
+    It minimises ``(k - m)' C^-1 (k - m)`` over ``k >= 0``, m and C being mean and covariance of the posterior. Its dual
+    needs no inverse of C: ``k = m + C x`` with ``x >= 0`` the minimum of ``x'Cx / 2 + x'm``, which with
+    ``C = F F'`` and ``m = F z`` is the non-negative least-squares problem ``|F'x + z|^2``.
+
+    Returns
+    -------
+    fit : KernelFit
+        With that kernel; the covariance stays C.
+    distance : float
+        ``(k - m)' C^-1 (k - m)``; about `held` or less if the kernel has no negative taps.
+    held : int
+        Number of taps that are held at zero.
+    """
+    factor, mean = fit._covariance_factor(), fit.kernel.ravel()
+    if mean.min() >= 0:
+        return fit, 0.0, 0
+    z = scipy.linalg.lstsq(factor, mean, cond=1e-12)[0]
+    try:
+        x, _ = scipy.optimize.nnls(factor.T, -z)
+    except RuntimeError:  # too many iterations: the kernel is far from having no negative taps
+        return fit, math.inf, 0
+    step = factor.T @ x
+    held = x > 0
+    taps = np.maximum(mean + factor @ step, 0.0)
+    taps[held] = 0.0
+    _, rss = residual_at(stats, taps)
+    settled = factor[:, : factor.shape[1] - fit.unsettled]
+    across, _ = np.linalg.qr(settled[held].T)
+    free = settled - (settled @ across) @ across.T  # of the covariance given that those taps are zero
+    freedom = float(np.einsum("ij,ij->", free, stats.gram @ free)) / fit.noise_std**2
+    changed = dataclasses.replace(
+        fit, kernel=taps.reshape(fit.kernel.shape), rss=rss, freedom=freedom, solver=f"{fit.solver}, no negative taps"
+    )
+    return changed, float(step @ step), int(np.count_nonzero(held))

@@ -1,0 +1,237 @@
+"""The search for the hyperparameters and the kind of a Gaussian-process prior."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+import scipy.optimize
+
+from ..statistics import NormalStats
+from .evidence import (
+    FAMILIES,
+    SYMMETRIES,
+    Kind,
+    Projection,
+    all_taps,
+    blocks_of,
+    covariance_of,
+    evidence,
+    spectral_evidence,
+)
+from .solve import product
+
+Array = npt.NDArray[np.float64]
+#: The kinds of prior that were tried, with minus twice the log evidence, less a constant, and the hyperparameters.
+Found = dict[Kind, tuple[float, Array]]
+
+#: Above this many taps the search begins on few combinations of the data, so many of them.
+DIRECT = 256
+COMBINATIONS = 80
+#: Up to so many unknowns (taps, or sets of equal ones) it goes on with all the data; above, it only ends with them.
+EASY = 300
+#: So many kinds of prior are settled on all the data; one where there are more unknowns than that.
+_SETTLED = 2
+#: Steps of a descent from a start, to another kind of prior, and to settle.
+_STEPS = (40, 20, 12)
+#: How often a descent that still gains something is begun again, to settle.
+_RESTARTS = 3
+#: A kind of prior is given up where twice its log evidence lies so far below the best before or after its descent.
+_FAR, _HOPELESS = 60.0, 12.0
+#: A change of twice the log evidence that matters no more.
+_ENOUGH = 0.03
+
+
+def search(few: Projection, whole: Projection, family: str, envelope: str, wanted: str | None) -> Found:
+    """Return the (value, hyperparameters) of the kinds of prior that were tried, each from where the last ended.
+
+    First symmetries with the smoothest correlation, each of which contains those before; then, under the last that
+    the data do not speak against, rougher correlations, as long as that does not do harm; then the other envelope.
+    """
+    families = FAMILIES if family == "auto" else (family,)
+    first = Kind(families[0], "gaussian" if envelope == "auto" else envelope)
+    if wanted not in (None, "auto"):
+        first = first._replace(symmetric=wanted)
+    found = _symmetries(few, first, everything=wanted == "auto")
+    data = few
+    if few is not whole and len(whole.under(_best(found).symmetric).weights) <= EASY:
+        found, data = settle(whole, found), whole
+    kind = _best(found)
+    for rougher in families[1:]:
+        theta = found[kind][1].copy()
+        theta[1::5] += math.log(1.3)  # a rougher family is as smooth at a longer length
+        kind = kind._replace(family=rougher)
+        found[kind] = _descend(data, kind, theta, steps=_STEPS[1])
+        if found[kind][0] > found[_best(found)][0] + _HOPELESS:
+            break
+    if envelope == "auto":
+        theta = found[_best(found)][1].copy()
+        theta[2::5] -= 0.2
+        kind = _best(found)._replace(envelope="power")
+        if _attempt(data, found, kind, theta):
+            for other in families:
+                if abs(families.index(other) - families.index(kind.family)) == 1:
+                    _attempt(data, found, kind._replace(family=other), found[kind][1])
+    return found if few is whole else settle(whole, found)
+
+
+def _symmetries(data: Projection, first: Kind, *, everything: bool) -> Found:
+    """Return what comes of a kind of prior and, if asked for, of the same under each symmetry."""
+    begin = min((_descend(data, first, theta, steps=8) for theta in _starts(data, first)), key=_value)
+    found = {first: _descend(data, first, begin[1], steps=_STEPS[0])}
+    for symmetric in SYMMETRIES if everything else ():
+        kind = first._replace(symmetric=symmetric)
+        if symmetric == "square" and any(grid.shape[0] != grid.shape[1] for grid in data.grids):
+            break
+        _attempt(data, found, kind, _centered(found[_best(found)][1], data))
+        if kind not in found or found[kind][0] > found[_best(found)][0] + _HOPELESS:
+            break
+    return found
+
+
+def _best(found: Found) -> Kind:
+    return min(found, key=lambda kind: found[kind][0])
+
+
+def _attempt(data: Projection, found: Found, kind: Kind, theta: Array) -> bool:
+    """Descend from a start that is not hopeless, and say whether the kind is the best so far."""
+    least = found[_best(found)][0]
+    under = data.under(kind.symmetric)
+    if evidence_of(under)(under, kind, theta)[0] > least + _FAR:
+        return False
+    found[kind] = _descend(data, kind, theta, steps=_STEPS[1])
+    return found[kind][0] < least
+
+
+def settle(data: Projection, found: Found) -> Found:
+    """Return the best kinds of prior with their hyperparameters and values on all the data."""
+    order = sorted(found, key=lambda kind: found[kind][0])
+    settled: Found = {}
+    for rank, kind in enumerate(order):
+        value, theta = found[kind]
+        if value > found[order[0]][0] + _HOPELESS:
+            break
+        easy = len(data.under(kind.symmetric).weights) <= EASY
+        if rank < (_SETTLED if easy else 1):
+            before = math.inf
+            for _ in range(_RESTARTS):  # a descent may end early in a long valley
+                settled[kind] = _descend(data, kind, theta, steps=_STEPS[2])
+                value, theta = settled[kind]
+                if before - value < 1.0 or not easy:
+                    break
+                before = value
+        else:
+            under = data.under(kind.symmetric)
+            settled[kind] = evidence_of(under)(under, kind, theta)[0], theta
+    return settled
+
+
+def _value(found: tuple[float, Array]) -> float:
+    return found[0]
+
+
+def _bounds(data: Projection) -> list[tuple[float, float]]:
+    """Return how far the search may go: beyond, nothing changes any more, or rounding takes over."""
+    brightest = float(np.einsum("ij,ij->i", data.weights, data.weights).max())
+    found = []
+    for grid in data.grids:
+        side = float(max(grid.shape))
+        found += [
+            (0.5 * math.log(1e-6 / brightest), 0.5 * math.log(1e13 / brightest)),
+            (math.log(0.25), math.log(8 * side)),
+            (math.log(0.4), math.log(8 * side)),
+            (-0.25 * grid.shape[0], 1.25 * grid.shape[0] - 1),
+            (-0.25 * grid.shape[1], 1.25 * grid.shape[1] - 1),
+        ]
+    return found
+
+
+def _starts(data: Projection, kind: Kind) -> list[Array]:
+    """Return where to begin: a kernel in the middle of its support, narrow or wide, each with its best amplitude."""
+    data = data.under(kind.symmetric)
+    bounds = _bounds(data)
+    found: list[Array] = []
+    for length, share in ((2.0, 0.2), (1.2, 0.6)):
+        rows = []
+        for grid in data.grids:
+            side = math.sqrt(grid.shape[0] * grid.shape[1])
+            middle = [0.5 * (n - 1) for n in grid.shape]
+            rows.append([0.0, math.log(length), math.log(max(0.5, share * side)), *middle])
+        theta = np.array(rows)
+        prior = covariance_of(data.grids, kind, theta.ravel())
+        unit = product(data.weights.T, product(prior, data.weights))
+        values, vectors = scipy.linalg.eigh(unit, driver="evd")
+        z = (vectors.T @ data.data) ** 2
+        log_a = np.linspace(*bounds[0], 120)
+        s = 1 + np.exp(2 * log_a)[:, None] * np.maximum(values, 0.0)
+        score = data.n * np.log(data.rss + (z / s).sum(axis=1)) + np.log(s).sum(axis=1)
+        theta[:, 0] = log_a[int(np.argmin(score))]
+        found.append(theta.ravel())
+    return found
+
+
+def evidence_of(data: Projection) -> Callable[..., tuple[float, Array]]:
+    """Return the quicker way to the evidence."""
+    plain = all(grid.symmetric is None for grid in data.grids)
+    return spectral_evidence if plain and len(data.weights) > 6 * data.weights.shape[1] else evidence
+
+
+def _centered(theta: Array, data: Projection) -> Array:
+    """Return hyperparameters with the centre of each envelope in the middle of its support."""
+    theta = theta.copy()
+    theta[3::5] = [0.5 * (grid.shape[0] - 1) for grid in data.grids]
+    theta[4::5] = [0.5 * (grid.shape[1] - 1) for grid in data.grids]
+    return theta
+
+
+def _descend(data: Projection, kind: Kind, theta: Array, steps: int) -> tuple[float, Array]:
+    """Return the least value near a start, and where it is."""
+    data = data.under(kind.symmetric)
+    compute = evidence_of(data)
+    bounds = _bounds(data)
+    if kind.symmetric is not None:
+        bounds = [(theta[at],) * 2 if at % 5 > 2 else bound for at, bound in enumerate(bounds)]
+
+    def both(at: Array) -> tuple[float, Array]:
+        return compute(data, kind, at, slope=True)
+
+    found = scipy.optimize.minimize(
+        both,
+        theta,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=bounds,
+        options={"maxfun": steps, "ftol": _ENOUGH / data.scale, "gtol": _ENOUGH},
+    )
+    return float(found.fun), np.asarray(found.x)
+
+
+def unsettled(stats: NormalStats, few: Projection, kind: Kind, theta: Array, factor: Array, pull: Array) -> Array:
+    """Return a factor of what the uncertainty of the hyperparameters adds to the covariance, in units of s^2.
+
+    Laplace's approximation: they are normal about their best values, with the inverse of half the value's second
+    derivatives for their covariance (differences of the gradient, on few combinations of the data), and move the kernel
+    by ``(I - C G / s^2) dP P^-1 k``. P being in units of s^2, `pull` is ``s P^-1 k``, the residual's moments over s.
+    None is taken to be less certain than by 1.
+    """
+    data = few.under(kind.symmetric)
+    step = 0.05
+    free = [at for at in range(len(theta)) if kind.symmetric is None or at % 5 < 3]
+    here = evidence_of(data)(data, kind, theta, slope=True)[1]
+    there = [evidence_of(data)(data, kind, theta + step * np.eye(len(theta))[at], slope=True)[1] for at in free]
+    curvature = (np.array(there) - here)[:, free] / (2 * step)
+    moves = np.zeros((len(data.weights), len(theta)))
+    start = 0
+    for at, (grid, b) in enumerate(zip(data.grids, blocks_of(data.grids, kind, theta), strict=True)):
+        own = grid.fold(pull[start : start + len(grid.set_of)])
+        start += len(grid.set_of)
+        own_moves = [2 * (b.covariance @ own), b.slope @ own]
+        for by in (b.by_radius, *b.by_center):
+            own_moves.append(by * (b.covariance @ own) + b.covariance @ (by * own))
+        moves[b.where, 5 * at : 5 * at + 5] = np.array(own_moves).T
+    moves = all_taps(data.grids, moves)
+    moves = moves[:, free]
+    moves = moves - product(factor, product(factor.T, product(stats.gram, moves)))
+    values, vectors = scipy.linalg.eigh(0.5 * (curvature + curvature.T))
+    return np.asarray(moves @ (vectors / np.sqrt(np.maximum(values, 1.0))))

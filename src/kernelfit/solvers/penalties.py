@@ -1,0 +1,333 @@
+"""Penalised least squares: one decomposition gives every strength, and the data choose among them."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+import scipy.optimize
+
+from .. import result
+from ..geometry import Shape
+from ..result import Finding, KernelFit, StrengthPath, Verdict
+from ..statistics import NormalStats
+from .solve import EPS, RCOND_CHOLESKY, condition_of, eigen_factor, judge, product, residual_at
+
+Array = npt.NDArray[np.float64]
+Penalty = str | npt.NDArray[np.float64] | Callable[[Shape], npt.NDArray[np.float64]]
+
+PENALTIES = ("ridge", "gradient", "laplacian", "biharmonic")
+#: Strengths of a path: 16 to a decade.
+_PATH = np.logspace(-14, 6, 321)
+
+
+@dataclass(frozen=True, eq=False)
+class Penalized:
+    """Penalised least squares: the kernel that minimises ``|y - A k|^2 + strength * t * k'Qk``.
+
+    The factor ``t = trace(G) / trace(Q)`` (term by term, where there are several source images) makes the strength
+    relative and without dimension: at strength 1 an average tap feels the penalty as much as the data. Scaling the
+    image, the target or the penalty leaves it as it is, and doubling the number of pixels at the same strength leaves
+    the kernel as it is.
+
+    One eigendecomposition of ``R^-1 G R^-T`` with ``G + t Q = R R'`` gives the kernel, its residual and its effective
+    degrees of freedom ``df = trace(G (G + strength t Q)^-1)`` for every strength, kept in `KernelFit.path`. The
+    covariance is that of the posterior, ``s^2 (G + strength t Q)^-1`` with ``s^2 = rss / (n - df)``: it takes the
+    penalty for what is known of the kernel beforehand.
+
+    Parameters
+    ----------
+    penalty : {"ridge", "gradient", "laplacian", "biharmonic"} or ndarray or callable, optional
+        ``k'Qk``, of each term's support by itself, with the kernel zero beyond its support: ``|k|^2``, ``|grad k|^2``
+        (forward differences, those across the border included), ``|L k|^2`` or ``|L L k|^2`` with the five-point
+        Laplacian L. Or Q itself, of shape (taps, taps), symmetric and positive semi-definite; or a function that makes
+        Q of the (rows, cols) of a support. The default is "biharmonic".
+    strength : float or {"gcv", "discrepancy"}, optional
+        The strength; or "gcv" (the default): the one that minimises the generalised cross-validation
+        ``n rss / (n - df)^2``; or "discrepancy": the one for which ``rss = n noise_std^2``.
+    noise_std : float, optional
+        Standard deviation of the noise of a target pixel, for "discrepancy".
+
+    Raises
+    ------
+    ValueError
+        If the penalty or the strength is unknown, the strength negative, or `noise_std` missing or superfluous; and by
+        `solve` if Q has the wrong shape, or is not symmetric and positive semi-definite.
+
+    References
+    ----------
+    G. Golub, M. Heath and G. Wahba, "Generalized cross-validation as a method for choosing a good ridge parameter",
+    Technometrics 21 (1979), section 1, doi:10.1080/00401706.1979.10489751. V. Morozov, "On the solution of functional
+    equations by the method of regularization", Soviet Math. Dokl. 7 (1966).
+
+    Examples
+    --------
+    >>> import numpy as np, scipy.signal, kernelfit
+    >>> rng = np.random.default_rng(0)
+    >>> image = rng.normal(size=(60, 70)).cumsum(axis=0).cumsum(axis=1)
+    >>> kernel = np.outer(scipy.signal.windows.gaussian(9, 1.5), scipy.signal.windows.gaussian(11, 2.0))
+    >>> target = scipy.signal.convolve2d(image, kernel, mode="valid")
+    >>> target += rng.normal(0.0, 0.01 * target.std(), target.shape)
+    >>> stats = kernelfit.accumulate(image, target, (9, 11))
+    >>> plain, smooth = stats.solve(), stats.solve(kernelfit.Penalized("biharmonic"))
+    >>> bool(np.linalg.norm(smooth.kernel - kernel) < 0.1 * np.linalg.norm(plain.kernel - kernel))
+    True
+    >>> smooth.uncertainty
+    'posterior'
+    """
+
+    penalty: Penalty = "biharmonic"
+    strength: float | str = "gcv"
+    noise_std: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if isinstance(self.penalty, str) and self.penalty not in PENALTIES:
+            msg = f"got penalty={self.penalty!r}, need one of {', '.join(PENALTIES)}, a matrix or a function"
+            raise ValueError(msg)
+        if isinstance(self.strength, str):
+            if self.strength not in ("gcv", "discrepancy"):
+                msg = f"got strength={self.strength!r}, need a number, 'gcv' or 'discrepancy'"
+                raise ValueError(msg)
+        elif not (math.isfinite(self.strength) and self.strength >= 0):
+            msg = f"got strength={self.strength!r}, need a finite number of at least 0"
+            raise ValueError(msg)
+        if (self.noise_std is None) == (self.strength == "discrepancy"):
+            msg = (
+                f"got strength={self.strength!r} and noise_std={self.noise_std!r}; give noise_std with "
+                "strength='discrepancy', and only with it"
+            )
+            raise ValueError(msg)
+        if self.noise_std is not None and not (math.isfinite(self.noise_std) and self.noise_std >= 0):
+            msg = f"got noise_std={self.noise_std!r}, need a finite number of at least 0"
+            raise ValueError(msg)
+
+    def __str__(self) -> str:
+        """Say the settings in one line."""
+        penalty = self.penalty if isinstance(self.penalty, str) else "given penalty"
+        return f"Penalized({penalty}, {self.strength if isinstance(self.strength, str) else f'{self.strength:.3g}'})"
+
+    def solve(self, stats: NormalStats) -> KernelFit:
+        """Return the penalised kernel.
+
+        Parameters
+        ----------
+        stats : NormalStats
+            The statistics.
+
+        Returns
+        -------
+        KernelFit
+            The kernel, with the path of strengths and verdicts where the statistics leave something open.
+        """
+        spectrum = Spectrum(stats, penalty_matrix(self.penalty, stats))
+        findings: list[Finding] = []
+        strength, path = self._choose(spectrum, findings)
+        taps = spectrum.taps(strength)
+        _, rss = residual_at(stats, taps)
+        freedom = float(spectrum.freedom(np.array([strength]))[0])
+        spare = stats.n_pixels - freedom
+        noise_std = math.sqrt(rss / spare) if spare > EPS * stats.n_pixels else math.nan
+        factor = spectrum.factor(strength) * noise_std
+        rank, condition = condition_of(stats.gram)
+        findings += judge(stats, taps, factor, rank, condition, rss, prior=strength > 0)
+        return result.assemble(
+            stats,
+            taps,
+            factor,
+            rank=rank,
+            condition=condition,
+            rss=rss,
+            noise_std=noise_std,
+            findings=tuple(findings),
+            solver=str(self),
+            uncertainty="posterior",
+            freedom=freedom,
+            strength=strength,
+            path=path,
+        )
+
+    def _choose(self, spectrum: "Spectrum", findings: list[Finding]) -> tuple[float, StrengthPath]:
+        """Return the strength and the path it was chosen from."""
+        n = spectrum.n_pixels
+        grid = _PATH
+        freedom, rss = spectrum.freedom(grid), spectrum.rss(grid)
+        if self.strength == "discrepancy":
+            assert self.noise_std is not None
+            goal = n * self.noise_std**2
+            path = StrengthPath(grid, freedom, rss, rss - goal, f"rss - n noise_std^2, noise_std {self.noise_std:g}")
+            if rss[0] >= goal or rss[-1] <= goal:
+                end = 0.0 if rss[0] >= goal else float(grid[-1])
+                detail = f"rss lies between {rss[0]:.4g} and {rss[-1]:.4g}, {goal:.4g} was asked for"
+                findings.append(Finding(Verdict.NO_MINIMUM, detail))
+                return end, path
+            low, high = _bracket(grid, int(np.searchsorted(rss, goal)))
+            found = scipy.optimize.brentq(lambda s: spectrum.rss(np.exp([s]))[0] - goal, low, high, xtol=1e-10)
+            return float(np.exp(found)), path
+        path = StrengthPath(grid, freedom, rss, gcv(n, freedom, rss), "generalised cross-validation")
+        if not isinstance(self.strength, str):
+            return float(self.strength), path
+        best = int(np.argmin(path.score))
+        if best in (0, len(grid) - 1) or not np.isfinite(path.score[best - 1 : best + 2]).all():
+            if n <= spectrum.rank:
+                detail = f"{n} pixels, rank {spectrum.rank}"
+                findings.append(Finding(Verdict.NO_MINIMUM, detail))
+            return float(grid[best]), path
+
+        def score(s: float) -> float:
+            at = np.exp([s])
+            return float(gcv(n, spectrum.freedom(at), spectrum.rss(at))[0])
+
+        found = scipy.optimize.minimize_scalar(
+            score, bounds=(math.log(grid[best - 1]), math.log(grid[best + 1])), method="bounded"
+        )
+        return float(np.exp(found.x)), path
+
+
+def _bracket(grid: Array, at: int) -> tuple[float, float]:
+    return math.log(grid[at - 1]), math.log(grid[at])
+
+
+def gcv(n: int, freedom: Array, rss: Array) -> Array:
+    """Return ``n rss / (n - df)^2``, infinite where nothing is left to validate with."""
+    spare = n - freedom
+    score = np.full(len(rss), math.inf)
+    np.divide(n * rss, spare**2, out=score, where=spare > 1e-9 * n)
+    return score
+
+
+# ---- penalties ------------------------------------------------------------------------------------------------------
+
+
+def laplacian(shape: Shape) -> Array:
+    """Return the five-point Laplacian, its sign turned, of a kernel that is zero beyond its support: (taps, taps)."""
+    sides = [2.0 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1) for n in shape]
+    return np.kron(sides[0], np.eye(shape[1])) + np.kron(np.eye(shape[0]), sides[1])
+
+
+def _of_support(penalty: str, shape: Shape) -> Array:
+    """Return Q of one support."""
+    taps = shape[0] * shape[1]
+    if penalty == "ridge":
+        return np.eye(taps)
+    power = {"gradient": 1, "laplacian": 2, "biharmonic": 4}[penalty]
+    return np.asarray(np.linalg.matrix_power(laplacian(shape), power))
+
+
+def penalty_matrix(penalty: Penalty, stats: NormalStats) -> Array:
+    """Return ``t Q``, so that a strength of 1 means that the average tap feels the penalty as much as the data."""
+    m = stats.n_taps
+    whole = np.zeros((m, m))
+    blocks: list[tuple[slice, Array]] = []
+    if isinstance(penalty, np.ndarray):
+        blocks.append((slice(0, m), _checked(penalty, m)))
+    else:
+        start = 0
+        for shape in stats.terms:
+            taps = shape[0] * shape[1]
+            q = _of_support(penalty, shape) if isinstance(penalty, str) else _checked(penalty(shape), taps)
+            blocks.append((slice(start, start + taps), q))
+            start += taps
+    for where, q in blocks:
+        data, own = float(np.trace(stats.gram[where, where])), float(np.trace(q))
+        whole[where, where] = q * ((data if data > 0 else 1.0) / own)
+    return whole
+
+
+def _checked(penalty: npt.ArrayLike, taps: int) -> Array:
+    q = np.asarray(penalty, dtype=np.float64)
+    if q.shape != (taps, taps):
+        msg = f"got a penalty of shape {q.shape}, need ({taps}, {taps}), one row for each tap"
+        raise ValueError(msg)
+    scale = float(np.abs(q).max(initial=0.0))
+    if not (np.isfinite(scale) and scale > 0 and np.abs(q - q.T).max() <= 1e-10 * scale):
+        msg = "got a penalty that is not symmetric, finite and unlike zero; need k'Qk, such as Q = D.T @ D"
+        raise ValueError(msg)
+    if float(scipy.linalg.eigvalsh(q, subset_by_index=[0, 0])[0]) < -1e-10 * scale * taps:
+        msg = "got a penalty with a negative eigenvalue, need k'Qk >= 0 for every k, such as Q = D.T @ D"
+        raise ValueError(msg)
+    return 0.5 * (q + q.T)
+
+
+class Spectrum:
+    """``G + s Q`` for every s from one eigendecomposition.
+
+    In the coordinates ``k = c + T x`` both matrices are diagonal, ``T'GT = diag(g)`` and ``T'QT = diag(q)``, with
+    ``T = R^-T V``, ``G + Q = R R'`` and V the eigenvectors of ``R^-1 G R^-T``. The sum is much better conditioned than
+    either: the image holds what is smooth, the penalty what is rough. What neither determines is left at zero.
+    """
+
+    def __init__(self, stats: NormalStats, penalty: Array) -> None:
+        """Decompose."""
+        self.n_pixels = stats.n_pixels
+        self._gram, self._penalty = stats.gram, penalty
+        both = stats.gram + penalty
+        lower, info = scipy.linalg.lapack.dpotrf(both, lower=1, clean=1)
+        rcond = (
+            scipy.linalg.lapack.dpocon(lower, float(np.abs(both).sum(axis=0).max()), uplo="L")[0] if info == 0 else 0
+        )
+        if rcond > RCOND_CHOLESKY:
+            middle = scipy.linalg.solve_triangular(lower, stats.gram, lower=True)
+            middle = scipy.linalg.solve_triangular(lower, middle.T, lower=True)
+            _, vectors = scipy.linalg.eigh(middle, driver="evd", overwrite_a=True, check_finite=False)
+            self._basis = scipy.linalg.solve_triangular(lower, vectors, lower=True, trans="T", overwrite_b=True)
+        else:
+            whiten, _ = eigen_factor(both)
+            _, vectors = scipy.linalg.eigh(product(whiten.T, product(stats.gram, whiten)))
+            self._basis = product(whiten, vectors)
+        # each from its own matrix, so that the smaller of the two is known as well as the larger
+        self._g = np.einsum("ij,ij->j", self._basis, product(stats.gram, self._basis))
+        self._q = np.einsum("ij,ij->j", self._basis, product(penalty, self._basis))
+        floor = len(self._g) * EPS  # of their sum, which is 1
+        self._g = np.where(self._g > floor, self._g, 0.0)
+        self._q = np.where(self._q > floor, self._q, 0.0)
+        self.rank = int(np.count_nonzero(self._g))
+        self.take(stats)
+
+    def take(self, stats: NormalStats) -> None:
+        """Go on with the target of other statistics, of the same image."""
+        center, moment, self._energy = stats.around()
+        # of a kernel that no penalty shrinks, its remainder beyond what the basis spans plays no part
+        self._center = center
+        self._given = moment
+        self._moment = np.where(self._g > 0, self._basis.T @ moment, 0.0)
+        self._pull = self._basis.T @ (self._penalty @ center)
+
+    def _weight(self, strength: Array) -> Array:
+        """Return ``1 / (g + s q)``, shape (strengths, coordinates); zero where nothing is determined."""
+        total = self._g + strength[:, None] * self._q
+        return np.asarray(np.divide(1.0, total, out=np.zeros_like(total), where=total > 0))
+
+    def freedom(self, strength: Array) -> Array:
+        """Return the effective degrees of freedom."""
+        return np.asarray(self._weight(strength) @ self._g)
+
+    def _step(self, strength: Array) -> Array:
+        return np.asarray((self._moment - strength[:, None] * self._pull) * self._weight(strength))
+
+    def rss(self, strength: Array) -> Array:
+        """Return the residual sums of squares."""
+        step = self._step(strength)
+        return np.asarray(np.maximum(0.0, self._energy - 2 * step @ self._moment + step**2 @ self._g))
+
+    def taps(self, strength: float) -> Array:
+        """Return the kernel, with one step of refinement."""
+        at = np.array([strength])
+        step = self._basis @ self._step(at)[0]
+        rest = self._given - self._gram @ step - strength * (self._penalty @ (self._center + step))
+        better = np.asarray(self._center + step + self._basis @ (self._weight(at)[0] * (self._basis.T @ rest)))
+        return better if self.rank == len(better) else np.asarray(self._center + step)
+
+    def factor(self, strength: float) -> Array:
+        """Return a factor F of ``(G + s Q)^-1 = F F'``."""
+        return np.asarray(self._basis * np.sqrt(self._weight(np.array([strength]))[0]))
+
+
+def choose_strength(stats: NormalStats, penalty: Penalty, strength: float | str) -> tuple[Array, float]:
+    """Return ``strength t Q`` for solvers that add a penalty to something else, and the strength."""
+    solver = Penalized(penalty, strength)
+    matrix = penalty_matrix(penalty, stats)
+    value = solver._choose(Spectrum(stats, matrix), [])[0] if isinstance(strength, str) else float(strength)
+    return value * matrix, value

@@ -1,0 +1,159 @@
+"""Kernels of few taps."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..result import KernelFit, StrengthPath
+from ..statistics import NormalStats
+from .constrained import finish, in_basis
+from .solve import EPS, least_squares, residual_at
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """A kernel of few taps, chosen one at a time, as many as an information criterion is worth.
+
+    At each step the tap that lowers the residual most, all chosen ones being refitted, is added (orthogonal least
+    squares); then chosen taps whose loss is worth it are dropped again. The number t of taps minimises ::
+
+        n log(rss / n) + t log n + 2 log(m! / (t! (m - t)!))
+
+    the Bayesian information criterion with the number of ways to choose t of m taps ("ebic"), or without the last term
+    ("bic"), or ``n log(rss / n) + 2 t`` ("aic"). The covariance is that of least squares on the chosen taps, given the
+    choice.
+
+    Parameters
+    ----------
+    criterion : {"ebic", "bic", "aic"}, optional
+        The criterion, default "ebic".
+    n_taps : int, optional
+        The number of taps, instead of a criterion.
+
+    Raises
+    ------
+    ValueError
+        If the criterion is unknown or the number of taps less than 1.
+
+    References
+    ----------
+    S. Chen, S. Billings and W. Luo, "Orthogonal least squares methods and their application to non-linear system
+    identification", Int. J. Control 50 (1989), section 3, doi:10.1080/00207178908953472. J. Chen and Z. Chen, "Extended
+    Bayesian information criteria for model selection with large model spaces", Biometrika 95 (2008), section 2,
+    doi:10.1093/biomet/asn034.
+
+    Examples
+    --------
+    >>> import numpy as np, scipy.signal, kernelfit
+    >>> rng = np.random.default_rng(0)
+    >>> image, kernel = rng.random((60, 50)), np.zeros((7, 9))
+    >>> kernel[1, 2], kernel[6, 0] = 1.0, -0.5
+    >>> target = scipy.signal.convolve2d(image, kernel, mode="valid")
+    >>> target += rng.normal(0.0, 0.02, target.shape)
+    >>> fit = kernelfit.accumulate(image, target, (7, 9)).solve(kernelfit.Sparse())
+    >>> [tuple(map(int, tap)) for tap in np.argwhere(fit.kernel)]
+    [(1, 2), (6, 0)]
+    """
+
+    criterion: str = "ebic"
+    n_taps: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if self.criterion not in ("ebic", "bic", "aic"):
+            msg = f"got criterion={self.criterion!r}, need 'ebic', 'bic' or 'aic'"
+            raise ValueError(msg)
+        if self.n_taps is not None and self.n_taps < 1:
+            msg = f"got n_taps={self.n_taps!r}, need a whole number of at least 1"
+            raise ValueError(msg)
+
+    def __str__(self) -> str:
+        """Say the settings in one line."""
+        return f"Sparse({self.criterion if self.n_taps is None else self.n_taps})"
+
+    def solve(self, stats: NormalStats) -> KernelFit:
+        """Return the sparse kernel.
+
+        Parameters
+        ----------
+        stats : NormalStats
+            The statistics.
+
+        Returns
+        -------
+        KernelFit
+            The kernel; `KernelFit.path` has one entry for each number of taps tried.
+        """
+        order, rss = _forward(stats, self.n_taps)
+        count = np.arange(1, len(order) + 1)
+        score = np.array([self._score(stats, int(t), float(r)) for t, r in zip(count, rss, strict=True)])
+        path = StrengthPath(count.astype(np.float64), count.astype(np.float64), rss, score, self.criterion)
+        chosen = list(order[: int(np.argmin(score)) + 1] if self.n_taps is None else order)
+        taps, inverse = _on(stats, chosen)
+        while self.n_taps is None and len(chosen) > 1:  # what each costs: k_j^2 / (G^-1)_jj
+            loss = taps[chosen] ** 2 / np.einsum("ij,ij->i", inverse[chosen], inverse[chosen])
+            weakest = int(np.argmin(loss))
+            now = residual_at(stats, taps)[1]
+            t = len(chosen)
+            if self._score(stats, t - 1, now + float(loss[weakest])) >= self._score(stats, t, now):
+                break
+            del chosen[weakest]
+            taps, inverse = _on(stats, chosen)
+        text = f"{self}: {len(chosen)} taps of {stats.n_taps}"
+        return finish(stats, taps, inverse, text, n_free=len(chosen), path=path)
+
+    def _score(self, stats: NormalStats, t: int, rss: float) -> float:
+        n = stats.n_pixels
+        floor = EPS * max(stats.target_energy, np.finfo(float).tiny)
+        fit = n * math.log(max(rss, floor) / n)
+        if self.criterion == "aic":
+            return fit + 2 * t
+        choices = _log_choices(stats.n_taps, t) if self.criterion == "ebic" else 0.0
+        return fit + t * math.log(n) + 2 * choices
+
+
+def _log_choices(m: int, t: int) -> float:
+    return math.lgamma(m + 1) - math.lgamma(t + 1) - math.lgamma(m - t + 1)
+
+
+def _on(stats: NormalStats, chosen: list[int]) -> tuple[Array, Array]:
+    """Return least squares on some taps, and a factor of its covariance in units of s^2."""
+    basis = np.eye(stats.n_taps)[:, chosen]
+    return in_basis(stats, basis)
+
+
+def _forward(stats: NormalStats, count: int | None) -> tuple[list[int], Array]:
+    """Choose taps one by one; return their order and the residual sum of squares after each."""
+    m = stats.n_taps
+    center, moment, _ = stats.around()
+    moment = moment + stats.gram @ center
+    energy = residual_at(stats, np.zeros(m))[1]
+    least = least_squares(stats)
+    most = min(m, least.rank) if count is None else min(count, m)
+    # a partial Cholesky factorisation, the pivot being the tap that lowers the residual most
+    left, pull = np.diag(stats.gram).copy(), moment.copy()
+    columns = np.zeros((m, most))
+    floor = 1e-10 * float(left.max(initial=0.0))
+    order: list[int] = []
+    rss: list[float] = []
+    for step in range(most):
+        gain = np.where(left > floor, pull**2 / np.maximum(left, floor or 1.0), -1.0)
+        gain[order] = -1.0
+        best = int(np.argmax(gain))
+        if gain[best] < 0:
+            break
+        column = (stats.gram[:, best] - columns[:, :step] @ columns[best, :step]) / math.sqrt(left[best])
+        columns[:, step] = column
+        share = pull[best] / math.sqrt(left[best])
+        pull = pull - share * column
+        left = left - column**2
+        energy -= share**2
+        order.append(best)
+        rss.append(max(energy, least.rss))
+    if not order:
+        order, rss = [0], [stats.target_energy]
+    return order, np.array(rss)

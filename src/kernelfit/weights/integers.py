@@ -1,0 +1,98 @@
+"""Targets of an integer type: the noise that rounding adds, and values that ran over the end of the type."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..pair import Problem
+from ..result import Finding, KernelFit, Verdict
+from .iterate import draw
+from .outliers import least_absolute
+from .weighted_pass import Item
+
+#: Variance of the error of rounding to integers, which is uniform between -1/2 and 1/2.
+ROUNDING = 1 / 12
+#: Types of so many bytes are suspected to wrap round if the noise is more than this share of their range.
+_BYTES = 2
+_SUSPICIOUS = 1 / 40
+#: Share of the pixels that must lie a whole range away, and of the large residuals that must.
+_FEWEST = 0.002
+_MOST_OF = 0.7
+
+
+def judged(fit: KernelFit, problems: Sequence[Problem], target: int, workers: int) -> KernelFit:
+    """Let the rounding of an integer target into the errors, and say if its values seem to have wrapped round.
+
+    Parameters
+    ----------
+    fit : KernelFit
+        The fit of one target of the problems.
+    problems : sequence of Problem
+        The pairs.
+    target : int
+        Which target.
+    workers : int
+        Number of threads.
+
+    Returns
+    -------
+    KernelFit
+        The same, with a noise of at least that of rounding, and a finding more if the values wrapped round.
+    """
+    types = {np.dtype(p.targets[target].array.dtype) for p in problems}
+    if not all(dtype.kind in "iu" for dtype in types):
+        return fit
+    fit = _with_rounding(fit)
+    dtype = next(iter(types))
+    extent = 2.0 ** (8 * dtype.itemsize)
+    if len(types) > 1 or dtype.itemsize > _BYTES or not fit.rss > (_SUSPICIOUS * extent) ** 2 * fit.n_pixels:
+        return fit
+    share = wrapped_share(problems, target, extent)
+    if share < _FEWEST:
+        return fit
+    finding = Finding(Verdict.WRAPPED, f"about {100 * share:.2g} % of the target lies {extent:.0f} from its prediction")
+    findings = sorted((*fit.findings, finding), key=lambda f: list(Verdict).index(f.verdict))
+    return dataclasses.replace(fit, findings=tuple(findings))
+
+
+def _with_rounding(fit: KernelFit) -> KernelFit:
+    """Raise the noise, and the errors with it, to what rounding alone makes."""
+    mean = 1.0
+    if fit.weights is not None:
+        every = fit.weights if isinstance(fit.weights, tuple) else (fit.weights,)
+        mean = sum(float(w.sum()) for w in every) / max(1, fit.n_pixels)
+    least = math.sqrt(ROUNDING * mean)
+    if not 0 < fit.noise_std < least or fit.uncertainty != "sampling":  # NaN stays NaN
+        return fit
+    raised = least / fit.noise_std
+    return dataclasses.replace(
+        fit,
+        noise_std=least,
+        factor=None if fit.factor is None else fit.factor * raised,
+        typical_stderr=fit.typical_stderr * raised,
+        notes=(*fit.notes, "noise and standard errors are those of rounding to integers, the residual being smaller"),
+    )
+
+
+def wrapped_share(problems: Sequence[Problem], target: int, extent: float) -> float:
+    """Return the share of target pixels that seem to have wrapped round, zero if the large residuals tell otherwise.
+
+    The kernel is that of the smallest sum of absolute residuals over a sample of patches, which they hardly move.
+    """
+    items = [
+        Item(dataclasses.replace(p, targets=(p.targets[target],)), np.broadcast_to(np.True_, p.size)) for p in problems
+    ]
+    sample = draw(items)
+    if not len(sample.values) > 2 * sample.patches.shape[1]:
+        return 0.0
+    taps = least_absolute(sample)
+    left = (sample.values - sample.patches @ taps) / sample.roots
+    whole = np.rint(left / extent)
+    large = np.abs(left) > 0.3 * extent
+    near = (whole != 0) & (np.abs(left - extent * whole) < 0.1 * extent)
+    counts = 1.0 * sample.roots**2  # so many pixels each stands for
+    if not large.any() or counts[near].sum() < _MOST_OF * counts[large].sum():
+        return 0.0
+    return float(counts[near].sum() / counts.sum())
