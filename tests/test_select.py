@@ -7,6 +7,7 @@ import scipy.signal
 import kernelfit
 import naive
 from kernelfit import Constrained, GaussianProcess, LeastSquares, Penalized, Sparse
+from kernelfit.solvers import select
 
 IMAGE, SHAPE = (24, 31), (7, 6)
 
@@ -204,3 +205,21 @@ def test_auto_without_noise_is_least_squares(close):
     assert fit.solver.startswith("auto: LeastSquares()")
     with pytest.raises(ValueError, match="use LeastSquares"):
         Constrained()
+
+
+@pytest.mark.parametrize(
+    ("own", "claimed", "picked"), [(0.0, -3.0, "Sparse"), (20.0, 0.0, "NonNegative"), (0.0, -1000.0, "Sparse")]
+)
+def test_auto_gives_few_taps_up_for_what_they_can_have_lost_only(own, claimed, picked, monkeypatch):
+    """Not below the margin; where they show bias; and not for more than their degrees of freedom, a claim of chance."""
+    before, _ = pair(3)
+    kernel = np.zeros(SHAPE)
+    kernel[1, 2], kernel[4, 3], kernel[5, 0] = 1.0, 0.6, 0.8
+    target = scipy.signal.convolve2d(before, kernel, mode="same") + 0.05 * np.random.default_rng(5).normal(size=IMAGE)
+    stats = kernelfit.accumulate(before, target, SHAPE)
+    assert stats.solve("auto").solver.startswith("auto: Sparse")
+    errors = {"Sparse": own, "NonNegative": claimed}
+    monkeypatch.setattr(
+        select, "_expected_error", lambda _, fit, freedom=None: errors.get(fit.solver.split("(")[0], 99.0)
+    )
+    assert stats.solve("auto").solver.startswith(f"auto: {picked}")

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..io import require
-from ..result import KernelFit, Verdict
+from ..result import KernelFit, Verdict, require_fit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,6 +31,7 @@ def new_axes(ax: "Axes | None") -> "Axes":
 
 
 def _plane(fit: KernelFit) -> Array:
+    require_fit(fit)
     if fit.kernel.ndim != 2:
         msg = (
             f"got kernels of shape {fit.kernel.shape}, need rows and columns; fit.plot() draws them all, "
@@ -315,6 +316,7 @@ def spectrum(fit: KernelFit, ax: "Axes | None" = None) -> "Axes":
     ValueError
         If the fit has no spectrum.
     """
+    require_fit(fit)
     if fit.spectrum is None:
         msg = f"got a fit by method {fit.method!r}, which has no spectrum; need one by method='wiener'"
         raise ValueError(msg)
