@@ -184,6 +184,29 @@ def test_non_negative_of_given_sum_meets_kuhn_tucker(dense, total):
     assert (slope[~free] <= slope[free].mean() + 1e-9 * scale).all()
 
 
+@pytest.mark.parametrize("total", [None, 1.0])
+def test_non_negative_takes_few_factorisations_of_many_taps(monkeypatch, total):
+    """Of 357 taps most are held at zero; one at a time would be as many factorisations."""
+    from kernelfit.solvers import constrained
+
+    rng = np.random.default_rng(5)
+    image = rng.normal(size=(90, 110)).cumsum(axis=0)
+    y, x = np.mgrid[-8:9, -10:11]
+    target = kernelfit.apply_kernel(image, np.exp(-(y**2 + 2 * x**2) / 8), mode="valid")
+    target += rng.normal(0.0, 0.05 * target.std(), target.shape)
+    stats = kernelfit.accumulate(image, target, (17, 21))
+    made = []
+    factor = constrained.factor_of
+    monkeypatch.setattr(constrained, "factor_of", lambda gram: made.append(len(gram)) or factor(gram))
+    kernel = stats.solve(NonNegative(total=total)).kernel.ravel()
+    free = kernel > 0
+    assert len(made) < 20 and 50 < free.sum() < 200
+    slope = (stats.moment - stats.gram @ kernel) / np.abs(stats.moment).max()
+    multiplier = 0.0 if total is None else slope[free].mean()
+    assert np.abs(slope[free] - multiplier).max() < 1e-12
+    assert slope[~free].max() < multiplier
+
+
 def test_non_negative_and_penalised(dense, close):
     a, y, stats = dense
     fit = stats.solve(NonNegative(penalty="gradient", strength=0.05))

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from ..result import KernelFit, StrengthPath
 from ..statistics import NormalStats
-from .constrained import finish, in_basis
+from .constrained import factor_of, finish, refined
 from .solve import EPS, least_squares, residual_at
 
 Array = npt.NDArray[np.float64]
@@ -122,8 +122,12 @@ def _log_choices(m: int, t: int) -> float:
 
 def _on(stats: NormalStats, chosen: list[int]) -> tuple[Array, Array]:
     """Return least squares on some taps, and a factor of its covariance in units of s^2."""
-    basis = np.eye(stats.n_taps)[:, chosen]
-    return in_basis(stats, basis)
+    part = factor_of(stats.gram[np.ix_(chosen, chosen)])
+    inverse = np.zeros((stats.n_taps, part.shape[1]))
+    inverse[chosen] = part
+    start = np.zeros(stats.n_taps)
+    start[chosen] = stats.around()[0][chosen]
+    return refined(stats, start, inverse), inverse
 
 
 def _forward(stats: NormalStats, count: int | None) -> tuple[list[int], Array]:
