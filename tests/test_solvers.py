@@ -184,7 +184,7 @@ def test_non_negative_of_given_sum_meets_kuhn_tucker(dense, total):
     assert (slope[~free] <= slope[free].mean() + 1e-9 * scale).all()
 
 
-@pytest.mark.parametrize("total", [None, 1.0])
+@pytest.mark.parametrize("total", [None, 17.0])
 def test_non_negative_takes_few_factorisations_of_many_taps(monkeypatch, total):
     """Of 357 taps most are held at zero; one at a time would be as many factorisations."""
     from kernelfit.solvers import constrained
@@ -200,7 +200,7 @@ def test_non_negative_takes_few_factorisations_of_many_taps(monkeypatch, total):
     monkeypatch.setattr(constrained, "factor_of", lambda gram: made.append(len(gram)) or factor(gram))
     kernel = stats.solve(NonNegative(total=total)).kernel.ravel()
     free = kernel > 0
-    assert len(made) < 20 and 50 < free.sum() < 200
+    assert len(made) < 30 and 50 < free.sum() < 200
     slope = (stats.moment - stats.gram @ kernel) / np.abs(stats.moment).max()
     multiplier = 0.0 if total is None else slope[free].mean()
     assert np.abs(slope[free] - multiplier).max() < 1e-12
