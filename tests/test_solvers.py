@@ -286,6 +286,22 @@ def test_sparse_finds_the_deltas():
     assert found >= 18
 
 
+@pytest.mark.parametrize("criterion", ["ebic", "bic", "aic"])
+def test_sparse_stops_where_more_taps_cannot_score_lower(criterion):
+    kernel = np.zeros((11, 9))
+    kernel[2:5, 3:7] = np.arange(12.0).reshape(3, 4) - 3
+    rng = np.random.default_rng(2)
+    image = rng.normal(size=(70, 80)).cumsum(axis=1)
+    target = scipy.signal.convolve2d(image, kernel, mode="valid")
+    target += rng.normal(0.0, 0.05 * target.std(), target.shape)
+    stats = kernelfit.accumulate(image, target, (11, 9))
+    found, everything = (stats.solve(Sparse(criterion, n_taps=n)).path for n in (None, stats.n_taps))
+    n = len(found.score)
+    assert n < len(everything.score) == 99
+    assert np.array_equal(found.score, everything.score[:n])
+    assert found.score.min() < everything.score[n:].min()
+
+
 # ---- laws of all solvers --------------------------------------------------------------------------------------------
 
 
