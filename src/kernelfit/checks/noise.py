@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ import scipy.fft
 
 from .. import pair
 from ..exact.accumulation import resolve, statistics
+from ..exact.background import Columns
 from ..geometry import Shape
 from ..pair import Problem
 from ..result import KernelFit, require_fit
@@ -200,11 +202,11 @@ def sandwich_errors(
     return correct([problem], fit, examine([problem], fit), pair.as_workers(workers))
 
 
-def look(problems: Sequence[Problem], fit: KernelFit) -> KernelFit:
+def look(problems: Sequence[Problem], fit: KernelFit, weights: Sequence[Any] | None = None) -> KernelFit:
     """Return a fit with a finding if its residual is not white enough for its error bars."""
-    if fit.kernel.ndim != 2 or not fit.noise_std > 0:
+    if not fit.noise_std > 0:
         return fit
-    check = examine(problems, fit)
+    check = examine(problems, fit, weights)
     return sandwich.with_finding(fit, Finding(Verdict.COLOURED_NOISE, str(check)) if check.coloured else None)
 
 
@@ -220,21 +222,29 @@ def _problem_of(image: object, target: object, fit: KernelFit) -> Problem:
 # ---- the residual's autocovariance ----------------------------------------------------------------------------------
 
 
-def examine(problems: Sequence[Problem], fit: KernelFit) -> NoiseCheck:
-    """Return what a sample of the residual of some pairs that share a kernel says of the noise."""
-    flipped = problems[0].geometry.flipped
-    taps = fit.kernel[::-1, ::-1] if flipped else fit.kernel
+def examine(problems: Sequence[Problem], fit: KernelFit, weights: Sequence[Any] | None = None) -> NoiseCheck:
+    """Return what a sample of the residual of some pairs that share a kernel says of the noise.
+
+    With weights, one array for the used part of each target, it is the residual times their square root; where a weight
+    is zero there is none.
+    """
+    plan = problems[0].geometry
+    taps = fit.kernel.reshape(-1, *plan.kernel_shape)
+    taps = taps[:, ::-1, ::-1] if plan.flipped else taps
     sums, squares, pairs = (np.zeros((2 * _REACH + 1,) * 2) for _ in range(3))
     energy, pixels = 0.0, 0
-    for problem in problems:
-        for tiles, targets in _sample(problem, taps):
-            pixels += tiles.size
-            energy += float(np.sum(targets**2))
-            sums += _products(tiles)
-            squares += _products(tiles**2)
+    for at, problem in enumerate(problems):
+        surface = None if fit.background is None else fit.background.coefficients.reshape(len(problems), -1)[at]
+        tiles, targets, known = _sample(problem, taps, surface, None if weights is None else weights[at])
+        pixels += int(known.sum())
+        energy += float(np.sum(targets**2))
+        sums += _products(tiles)
+        squares += _products(tiles**2)
+        if weights is None:
             lags = np.abs(np.arange(-_REACH, _REACH + 1))
-            shape = tiles.shape[1:]
-            pairs += len(tiles) * np.multiply.outer(*(np.maximum(0, n - lags) for n in shape))
+            pairs += len(tiles) * np.multiply.outer(*(np.maximum(0, n - lags) for n in tiles.shape[1:]))
+        else:
+            pairs += _products(known.astype(np.float64)).round()
     if not math.isfinite(energy) or not np.isfinite(sums).all():
         pair.refuse_nonfinite(problems[0])
     c = np.divide(sums, pairs, out=np.zeros_like(sums), where=pairs > 0)
@@ -251,8 +261,13 @@ def examine(problems: Sequence[Problem], fit: KernelFit) -> NoiseCheck:
     return NoiseCheck(c, pixels, reach, float(np.sqrt(spectrum.min())), float(np.sqrt(spectrum.max())))
 
 
-def _sample(problem: Problem, taps: Array) -> list[tuple[Array, Array]]:
-    """Return some tiles of the residual, and of the target: all of one shape, at places fixed by the problem."""
+def _sample(
+    problem: Problem, taps: Array, surface: Array | None, weights: Any
+) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
+    """Return some tiles of the residual, of the target, and which of their pixels count.
+
+    All are of one shape, at places fixed by the problem.
+    """
     rows, cols = problem.size
     side = (min(rows, _SIDE), min(cols, _SIDE))
     most = min(_TILES, max(4, problem.geometry.n_pixels // _PIXELS_PER_TILE))
@@ -265,15 +280,43 @@ def _sample(problem: Problem, taps: Array) -> list[tuple[Array, Array]]:
     ]
     step, pace = problem.geometry.stride
     whole = (step * (side[0] - 1) + 1, pace * (side[1] - 1) + 1)  # what the stride leaves of it are the tiles
-    halo = (whole[0] + taps.shape[0] - 1, whole[1] + taps.shape[1] - 1)
-    blocks = np.stack([problem.sources[0].block(step * r, pace * c, halo) for r, c in starts])
+    halo = (whole[0] + taps.shape[1] - 1, whole[1] + taps.shape[2] - 1)
+    tiles = [(slice(r, r + side[0]), slice(c, c + side[1])) for r, c in starts]
     targets = np.stack([problem.targets[0].block(*start, side) for start in starts])
+    blocks = np.stack([[s.block(step * r, pace * c, halo) for r, c in starts] for s in problem.sources])
+    known = np.ones(targets.shape, dtype=bool)
+    if weights is not None:
+        own = np.stack([weights[tile] for tile in tiles]).astype(np.float64)
+        known = own > 0
+        targets[~known] = 0.0
+        blocks[:, ~_needed(known, halo, (step, pace))] = 0.0
     size = [scipy.fft.next_fast_len(n, real=True) for n in halo]
     # One thread: others would have to be woken up for less than a millisecond's work.
     spectra = scipy.fft.rfft2(blocks, size, workers=1)
-    spectra *= np.conj(scipy.fft.rfft2(taps, size, workers=1))
-    model = scipy.fft.irfft2(spectra, size, workers=1)
-    return [(targets - model[:, : whole[0] : step, : whole[1] : pace], targets)]
+    spectra *= np.conj(scipy.fft.rfft2(taps, size, workers=1))[:, None]
+    model = scipy.fft.irfft2(spectra.sum(axis=0), size, workers=1)[:, : whole[0] : step, : whole[1] : pace]
+    if surface is not None:
+        columns = Columns.of(problem.geometry, problem.background or 0)
+        model = model + np.stack([columns.surface(surface, *tile) for tile in tiles])
+    left = targets - model
+    if weights is not None:
+        root = np.sqrt(own)
+        left, targets = np.where(known, left * root, 0.0), targets * root
+    return left, targets, known
+
+
+def _needed(known: npt.NDArray[np.bool_], halo: Shape, stride: Shape) -> npt.NDArray[np.bool_]:
+    """Return which pixels of a block some pixel of its tile that counts depends on."""
+    marks = np.zeros((len(known), *halo), dtype=np.int32)
+    reach = [n - (s * (m - 1) + 1) + 1 for n, m, s in zip(halo, known.shape[1:], stride, strict=True)]
+    marks[:, : halo[0] - reach[0] + 1 : stride[0], : halo[1] - reach[1] + 1 : stride[1]] = known
+    for axis, n in ((1, reach[0]), (2, reach[1])):  # a running sum over the taps of either axis
+        total = marks.cumsum(axis=axis, dtype=np.int32)
+        late = np.zeros_like(total)
+        ahead, behind = ((slice(None),) * axis + (cut,) for cut in (slice(n, None), slice(None, -n)))
+        late[ahead] = total[behind]
+        marks = total - late
+    return np.asarray(marks > 0)
 
 
 def _products(tiles: Array) -> Array:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .. import geometry
+from ..checks import noise as noise_check
 from ..exact import joint
 from ..exact.accumulation import Choice, Progress
 from ..exact.background import Elimination
@@ -316,7 +317,7 @@ def fit(
     if found.eliminations:
         n_pixels = sum(item.n_pixels for item in items)
         (result,) = joint.with_background([result], [i.problem for i in items], found.eliminations, n_pixels)
-    return dataclasses.replace(
+    result = dataclasses.replace(
         result,
         method=choice.method,
         method_reason=choice.reason,
@@ -328,6 +329,7 @@ def fit(
         notes=tuple(notes),
         weights=weights[0] if weights is not None and len(weights) == 1 else weights,
     )
+    return noise_check.look([item.problem for item in items], result, [item.weights for item in items])
 
 
 def in_place(item: Item) -> Weights:
