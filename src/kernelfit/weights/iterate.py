@@ -123,7 +123,7 @@ class _Candidates:
         """Return the patches, in the order of the user's kernel, the target's pixels and their weights."""
         plan = item.problem.geometry
         rows, cols = self.rows[kept], self.cols[kept]
-        found = patches.gathered(self.blocks, rows, cols, np.ones(len(rows)), plan.phase_shape)
+        found = patches.gathered(self.blocks, rows, cols, plan.phase_shape)
         found = np.ascontiguousarray(found[:, polyphase.order(plan, len(item.problem.sources))])
         if item.columns is not None:
             found = np.hstack([found, item.columns.at(self.first + rows, cols)])

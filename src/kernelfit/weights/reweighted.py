@@ -169,7 +169,7 @@ class Engine:
             self._grams, moment, sums = known.grams, known.moment, known.sums
         else:
             sums = weighted.target_sums(items, self.workers)
-        gram = weighted.subtracted(items, self._grams, seen.usual)
+        gram = weighted.subtracted(items, self._grams, seen.usual, self.workers)
         if moment is None:
             center = np.zeros(len(gram)) if start is None else start
             here = center, residual(items, center, self.pass_method, self.workers, self.progress)

@@ -242,12 +242,12 @@ def alike(item: Item, method: str, workers: int, progress: Progress | None = Non
     return gram, np.concatenate([every[0].moment, _products(item, item.problem)])
 
 
-def subtracted(items: Sequence[Item], grams: Sequence[Array], usual: Sequence[float]) -> Array:
+def subtracted(items: Sequence[Item], grams: Sequence[Array], usual: Sequence[float], workers: int) -> Array:
     """Return the exact weighted Gram matrix, from the unweighted ones and the patches whose weight differs."""
     parts = []
     for item, whole, weight in zip(items, grams, usual, strict=True):
         terms = dataclasses.replace(item.problem, targets=pair.surfaces(item.problem))
-        found = patches.sums(terms, item.weights, weight, with_moment=item.n_terms > 0)
+        found = patches.sums(terms, item.weights, weight, with_moment=item.n_terms > 0, workers=workers)
         border = _bordered(item, found.gram, list(found.moment), item.weights)
         taps = item.n_taps
         border[:taps] += weight * whole[:taps]  # that of the terms alone is known without a difference
@@ -261,7 +261,7 @@ def accumulated(items: Sequence[Item], workers: int) -> tuple[Array, Array, Targ
     sums = target_sums(items, workers)
     grams, moments = [], []
     for item in items:
-        found = patches.sums(_with_terms(item.problem), item.weights, with_moment=True)
+        found = patches.sums(_with_terms(item.problem), item.weights, with_moment=True, workers=workers)
         grams.append(_bordered(item, found.gram, list(found.moment[1:]), item.weights))
         moments.append(np.concatenate([found.moment[0], _products(item, times_weights(item))]))
     return together(items, grams), together(items, moments), sums
@@ -377,7 +377,7 @@ def statistics(
         regime = "subtract" if costs[0] + one < costs[1] else "patches"
     if regime == "subtract":
         known = unweighted(items, method, workers, progress)
-        stats, _ = assembled(items, subtracted(items, known.grams, seen.usual), known.moment, known.sums)
+        stats, _ = assembled(items, subtracted(items, known.grams, seen.usual, workers), known.moment, known.sums)
     else:
         stats, _ = assembled(items, *accumulated(items, workers))
     return dataclasses.replace(stats, weighting=described(regime, seen))
