@@ -34,7 +34,9 @@ def gather(block, rows, cols, n_y, n_x, out):
     """
     n = len(rows)
     for i in range(0, n - 7, 8):
-        side_by_side = rows[i + 7] == rows[i] and cols[i + 7] == cols[i] + 7
+        side_by_side = True
+        for k in range(1, 8):
+            side_by_side &= rows[i + k] == rows[i] and cols[i + k] == cols[i] + k
         for y in range(n_y):
             if side_by_side:
                 line = block[rows[i] + y, cols[i] : cols[i] + n_x + 7]

@@ -427,7 +427,7 @@ def judge(
     given = as_weights(weights, target.shape, excluded)
     if given is not None:
         inside = given[place]
-        if np.count_nonzero(inside) < inside.size:
+        if inside.min() == 0:
             exclude(given == 0, "of weight zero")
         if inside[0, 0] == 1 and np.all(inside == 1):
             given = None
@@ -446,8 +446,7 @@ def judge(
         final: Weights = given[place]
     else:
         final = np.ones(plan.size, dtype=bool) if excluded is None else ~excluded[place]
-    count = int(np.count_nonzero(final))
-    if count == 0:
+    if excluded is not None and not final.any():
         msg = f"got a mask or weights{where} that leave none of {plan.n_pixels} target pixels; need some that count"
         raise ValueError(msg)
     return Judged(Item(dataclasses.replace(problem, sources=sources, targets=(result,)), final), tuple(notes))

@@ -26,7 +26,7 @@ CHUNK = 512
 #: Pixels of the extended image held at a time, by each thread.
 BAND = 2**19
 # Nanoseconds on one core, from benchmarks/calibrate.py: a multiply-add of a product of patches, a number gathered.
-MULTIPLY_NS = 0.04
+MULTIPLY_NS = 0.026
 GATHER_NS = 0.6
 # Nanoseconds to read a patch by itself, and a pixel of a whole band.
 _READ_NS = 500.0

@@ -139,8 +139,8 @@ class Engine:
         self._grams = tuple(gram for gram, _ in plain)
         return self._grams, together(items, [moment for _, moment in plain])
 
-    def solve(self, items: Sequence[Item], start: Array | None = None, *, even: bool = False) -> _Solved:
-        """Fit the pairs with their weights, which are known not to follow the images if they are `even`."""
+    def solve(self, items: Sequence[Item], start: Array | None = None) -> _Solved:
+        """Fit the pairs with their weights."""
         weighted.require_determined(items)
         seen = weighted.survey(items)
         regime = self.regime
@@ -151,15 +151,26 @@ class Engine:
         if regime == "patches":
             return self._refined(items, *weighted.accumulated(items, self.workers), weighted.described(regime, seen))
         if regime == "iterate":
-            grams = self._grams
-            if grams is None:
-                grams, plain = self._plain(items)
-                if start is None and all(i.n_pixels == i.problem.geometry.n_pixels for i in items):
-                    start = iterate.solution(together(items, grams), plain)  # nothing is excluded: about as good
-            sums = weighted.target_sums(items, self.workers)
-            metric = iterate.Metric.whole(_scaled(items, grams)) if even else None
+            origin: Residual | None = None
+            if self._grams is None and start is None and all(i.n_pixels == i.problem.geometry.n_pixels for i in items):
+                grams, plain = self._plain(items)  # nothing is excluded: what they say is about as good
+                start = iterate.solution(together(items, grams), plain)
+            if self._grams is None:
+                known = weighted.unweighted(items, self.method, self.workers, self.progress)
+                self._grams, sums = known.grams, known.sums
+                origin = Residual(known.moment, sums.energy) if start is None else None
+            else:
+                sums = weighted.target_sums(items, self.workers)
             found = iterate.solve(
-                items, grams, sums, self.pass_method, self.workers, self.tolerance, start, self.progress, metric
+                items,
+                self._grams,
+                sums,
+                self.pass_method,
+                self.workers,
+                self.tolerance,
+                start,
+                self.progress,
+                origin,
             )
             solve.factor_ahead(found.stats)
             return _Solved(found.stats, found.stats.solve(), found.eliminations, found.findings, found.iterations)
@@ -352,23 +363,23 @@ def _reweighted(
     if robust is None:
         at = engine.solve(items).unknowns
     else:
-        at = least_absolute(iterate.draw(items), _scaled(items, engine.grams(items)))
+        at = least_absolute(iterate.draw(items), iterate.Metric.whole(items, engine.grams(items)).inverse)
     n_taps, rounds, scale, first = items[0].n_taps, 0, 0.0, None
     stages = [(robust, 1.0)] if robust in (None, "huber") else [("huber", 1.0), (robust, 1.0)]
     while stages:
         (criterion, widened), *stages = stages
         near = _NEAR if stages else _SETTLED
-        moved, settled, tries, even = math.inf, False, 0, False
+        moved, settled, tries = math.inf, False, 0
         if criterion is not None and widened == 1.0 and not model.slope:
-            at, scale, steps, even = _approached(engine, items, criterion, at, left, scale)
+            at, scale, steps, near_enough = _approached(engine, items, criterion, at, left, scale)
             rounds += steps
-            settled = even and bool(stages)
+            settled = near_enough and bool(stages)
         if stages and not settled and criterion == "huber":
             stages = [(robust, 4.0), (robust, 2.0), (robust, 1.0)]
         while tries < _MOST_ROUNDS and not settled:
             residual(items, at, engine.pass_method, engine.workers, engine.progress, keep=left)
             seen = _seen(items, left, model, criterion, widened)
-            found = engine.solve(seen.items, at, even=even)
+            found = engine.solve(seen.items, at)
             kernel, last_move = found.unknowns[:n_taps], moved
             moved = float(np.linalg.norm(kernel - at[:n_taps]))
             at = found.unknowns
@@ -447,7 +458,7 @@ def _approached(
     2nd ed., 2009, section 7.8). So all steps share one factor of the unweighted Gram matrix, and their error shrinks by
     about the root of taps over pixels each. Where it does not shrink, the rounds with exact weights go on.
     """
-    inverse = solve.scaled_factor(_scaled(items, engine.grams(items)))
+    inverse = iterate.Metric.whole(items, engine.grams(items)).inverse
     size, last, steps = math.inf, at, 0
     if not scale:
         residual(items, at, engine.pass_method, engine.workers, engine.progress, keep=left)
@@ -470,11 +481,6 @@ def _approached(
         if size <= _QUICK**2 * steep * scale**2 * len(at):
             return at, scale, steps, True
     return at, scale, steps, False
-
-
-def _scaled(items: Sequence[Item], grams: Sequence[Array]) -> Array:
-    """Return the Gram matrix of pairs whose pixels all have the mean weight."""
-    return together(items, [float(np.mean(i.weights)) * g for i, g in zip(items, grams, strict=True)])
 
 
 def _scale(standard: Array) -> float:

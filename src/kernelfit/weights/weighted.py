@@ -168,11 +168,11 @@ def target_sums(items: Sequence[Item], workers: int) -> TargetSums:
         weights = item.weights[row : row + height]
         weighted = y * weights
         energy = float(np.einsum("ij,ij->", weighted, y))
-        return (np.array([energy, weighted.sum(), weights.sum(), np.count_nonzero(weights)], dtype=np.float64),)
+        return (np.array([energy, weighted.sum(), weights.sum()], dtype=np.float64),)
 
     work = [(item, row, height) for item in items for row, height in _strips(item.weights.shape)]
-    energy, total, weight, n_pixels = accumulation.add(in_order(work, lambda w: band(*w), workers))[0]
-    return TargetSums(float(energy), float(total), float(weight), int(n_pixels))
+    energy, total, weight = accumulation.add(in_order(work, lambda w: band(*w), workers))[0].tolist()
+    return TargetSums(energy, total, weight, sum(item.n_pixels for item in items))
 
 
 def _strips(shape: Shape) -> Iterator[tuple[int, int]]:
