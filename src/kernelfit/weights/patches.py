@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..exact import accumulation, polyphase
+from ..exact.threads import in_order
 from ..geometry import Shape
 from ..pair import Array, Problem, Reader
 
@@ -173,35 +174,59 @@ def sums(
     plan, problem = problem.geometry, polyphase.split(problem)
     (n_y, n_x), n_targets = problem.geometry.kernel_shape, len(problem.targets)
     lines = len(problem.sources) * n_y
-    work = accumulation.bands(list(bands(problem.size, (n_y, n_x))))
 
-    def job(some: list[tuple[int, int]]) -> tuple[Array, ...]:
+    def job(some: list[tuple[int, int]]) -> _Part:
         own = _Part(problem, with_moment)
         for row, height in some:
             own.add(row, height, Runs.of(weights[row : row + height], base))
-        return own.whole, own.column, own.ends
+        return own
 
-    whole, column, ends = accumulation.add(accumulation.in_order(work, job, workers))
     taps, last = lines * n_x, lines * (n_x - 1)
-    gram = _symmetric(whole[:taps, :taps])
-    moment = np.zeros((n_targets, taps))
-    if with_moment:
-        moment += whole[:taps, taps : taps + n_targets].T + column[lines : lines + n_targets, :taps]
-    if column.any():
-        gram += _unrolled(column[:lines, :taps], _symmetric(ends[:last, :last]), lines, n_x)
+    gram, moment = np.zeros((taps, taps)), np.zeros((n_targets, taps))
+    total: dict[str, Array] = {}
+    for part in in_order(_jobs(problem, weights, base), job, workers):
+        for name, table in part.tables.items():
+            total[name] = total[name] + table if name in total else table
+    if "whole" in total:
+        gram += _symmetric(total["whole"][:taps, :taps])
+    if "column" in total:
+        gram += _unrolled(total["column"][:lines, :taps], _symmetric(total["ends"][:last, :last]), lines, n_x)
+    if with_moment and "whole" in total:
+        moment += total["whole"][:taps, taps : taps + n_targets].T
+    if with_moment and "column" in total:
+        moment += total["column"][lines : lines + n_targets, :taps]
     if plan.flipped or plan.convention.strided:
         gram = polyphase.reordered(gram, plan)
         moment = np.array([polyphase.reordered(one, plan) for one in moment]).reshape(len(moment), len(gram))
     return PatchSums(gram, moment)
 
 
+def _jobs(problem: Problem, weights: npt.NDArray[np.generic], base: float) -> list[list[tuple[int, int]]]:
+    """Sort the bands that have pixels to add into jobs that are worth a matrix of their own."""
+    work: list[list[tuple[int, int]]] = []
+    count = CHUNK
+    for row, height in bands(problem.size, problem.geometry.kernel_shape):
+        some = weights[row : row + height]
+        if some.dtype == np.bool_ and base in (0.0, 1.0):  # quicker than to compare with a number
+            n = abs(int(base) * some.size - int(np.count_nonzero(some)))
+        else:
+            n = int(np.count_nonzero(some != base))
+        if n and count >= CHUNK:
+            work.append([])
+            count = 0
+        if n:
+            work[-1].append((row, height))
+            count += n
+    return [[band for some in group for band in some] for group in accumulation.bands(work)] if work else []
+
+
 class _Part:
     """Sums over some bands of pixels.
 
     The products are those of rows that stand for taps, and of one for each target, in the columns of which stand the
-    pixels: of patches multiplied whole (`whole`), of the first column of taps with all (`column`), and of the ends of
-    runs with all columns of taps but one (`ends`), on and above the diagonal. There are zeros beyond, for the loops do
-    four rows at a time.
+    pixels: in `tables` those of patches multiplied "whole", of the first "column" of taps with all, and of the "ends"
+    of runs with all columns of taps but one. Of the first and the last the part on and above the diagonal. There are
+    zeros beyond, for the loops do four rows at a time.
     """
 
     def __init__(self, problem: Problem, with_moment: bool) -> None:
@@ -214,8 +239,7 @@ class _Part:
         self.narrow = np.zeros((-(-(taps - n_sources * n_y) // 4) * 4, CHUNK + 8))
         self.first = np.r_[0:taps:n_x, taps : taps + len(self.targets)]
         self.first = np.pad(self.first, (0, -len(self.first) % 4))
-        self.whole, self.ends = (np.zeros((len(rows),) * 2) for rows in (self.rows, self.narrow))
-        self.column = np.zeros((len(self.first), len(self.rows)))
+        self.tables: dict[str, Array] = {}
 
     def add(self, row: int, height: int, runs: Runs) -> None:
         """Add the runs of a band of rows."""
@@ -230,21 +254,18 @@ class _Part:
                 if self.targets:
                     targets = _read_one_by_one(self.targets, row + rows, cols, (1, 1))
                     self.rows[patches.shape[1] :, :n][: len(self.targets)] = targets.T
-                self._multiply(self.rows, values, np.arange(len(self.rows)), True, self.whole)
+                self._multiply("whole", values)
             return
         # A patch just behind a run that ends at the edge is a column narrower, so the columns suffice.
         blocks = [s.block(row, 0, (height + n_y - 1, n_cols + n_x - 1)) for s in problem.sources]
         results = [t.block(row, 0, (height, n_cols)) for t in self.targets]
         some = runs.where(long)
-        for pixels, chosen, symmetric, out in (
-            (runs.where(~long).pixels(), np.arange(len(self.rows)), True, self.whole),
-            (some.pixels(), self.first, False, self.column),
-        ):
+        for name, pixels in (("whole", runs.where(~long).pixels()), ("column", some.pixels())):
             for rows, cols, values in _chunks(pixels):
                 _gather(blocks, rows, cols, self.kernel, self.rows)
                 for place, result in zip(self.rows[len(blocks) * n_y * n_x :], results, strict=False):
                     place[: len(rows)] = result[rows, cols]
-                self._multiply(self.rows, values, chosen, symmetric, out)
+                self._multiply(name, values)
         both = (
             np.concatenate([some.rows, some.rows]),
             np.concatenate([some.cols, some.cols + some.lengths]),
@@ -252,12 +273,17 @@ class _Part:
         )
         for rows, cols, values in _chunks(both):
             _gather(blocks, rows, cols, (n_y, n_x - 1), self.narrow)
-            self._multiply(self.narrow, values, np.arange(len(self.narrow)), True, self.ends)
+            self._multiply("ends", values)
 
-    def _multiply(self, rows: Array, values: Array, chosen: Index, symmetric: bool, out: Array) -> None:
+    def _multiply(self, name: str, values: Array) -> None:
+        """Add the products of the rows as they stand."""
         from ..exact import _loops
 
-        _loops.add_weighted_products(values, rows, chosen, symmetric, out)
+        rows = self.narrow if name == "ends" else self.rows
+        chosen = self.first if name == "column" else np.arange(len(rows))
+        if name not in self.tables:
+            self.tables[name] = np.zeros((len(chosen), len(rows)))
+        _loops.add_weighted_products(values, rows, chosen, name != "column", self.tables[name])
 
 
 def _symmetric(upper: Array) -> Array:
