@@ -27,10 +27,10 @@ CHUNK = 512
 #: Pixels of the extended image held at a time, by each thread.
 BAND = 2**19
 # Nanoseconds on one core, from benchmarks/calibrate.py: a multiply-add of a product of patches, a number gathered.
-MULTIPLY_NS = 0.026
-GATHER_NS = 0.6
+MULTIPLY_NS = 0.022
+GATHER_NS = 0.7
 # Nanoseconds to read a patch by itself, and a pixel of a whole band.
-_READ_NS = 500.0
+READ_NS = 300.0
 _BAND_NS = 2.0
 
 
@@ -247,12 +247,12 @@ class _Part:
             return
         problem, (n_y, n_x), n_cols = self.problem, self.kernel, self.problem.size[1]
         long = runs.lengths >= self.least
-        if not long.any() and int(runs.lengths.sum()) * _READ_NS < height * n_cols * _BAND_NS:
+        if not long.any() and int(runs.lengths.sum()) * READ_NS < height * n_cols * _BAND_NS:
             for rows, cols, values in _chunks(runs.pixels()):  # too few to read the band for them
-                n, patches = len(rows), _read_one_by_one(problem.sources, row + rows, cols, self.kernel)
+                n, patches = len(rows), read_one_by_one(problem.sources, row + rows, cols, self.kernel)
                 self.rows[: patches.shape[1], :n] = patches.T
                 if self.targets:
-                    targets = _read_one_by_one(self.targets, row + rows, cols, (1, 1))
+                    targets = read_one_by_one(self.targets, row + rows, cols, (1, 1))
                     self.rows[patches.shape[1] :, :n][: len(self.targets)] = targets.T
                 self._multiply("whole", values)
             return
@@ -313,7 +313,7 @@ def gathered(blocks: Sequence[Array], rows: Index, cols: Index, kernel: Shape) -
     return np.ascontiguousarray(out.T)
 
 
-def _read_one_by_one(readers: Sequence[Reader], rows: Index, cols: Index, shape: Shape) -> Array:
+def read_one_by_one(readers: Sequence[Reader], rows: Index, cols: Index, shape: Shape) -> Array:
     """Return the patches of a few pixels anywhere, one row each."""
     out = np.empty((len(rows), len(readers), *shape))
     for s, reader in enumerate(readers):

@@ -25,7 +25,7 @@ import numpy as np
 
 from .. import geometry, pair
 from ..exact import accumulation, polyphase
-from ..exact.accumulation import DIRECT_NS, SPECTRAL_NS, TRANSFORM_NS, Choice, Progress, in_order
+from ..exact.accumulation import DIRECT_NS, Choice, Progress, in_order
 from ..exact.background import Elimination, without_rounding
 from ..geometry import Shape
 from ..pair import Array, Problem
@@ -38,8 +38,15 @@ REGIMES = ("auto", "subtract", "patches", "iterate")
 #: The exact ways are taken if they cost at most so many times the iteration, or so many nanoseconds.
 EXACT_IS_WORTH = 1.3
 EXACT_IS_QUICK = 1.5e8
-#: Passes over the pixels that conjugate gradients need, with the first residual.
+#: Passes over the pixels that conjugate gradients need.
 N_PASSES = 4
+# Nanoseconds per pixel on one core, from benchmarks/calibrate.py: of a weighted pass and of the plain statistics by
+# "fft", and for each row of taps; and for each tap of a weighted pass by "direct".
+PASS_NS = 5.5
+PASS_ROW_NS = 0.15
+PASS_TAP_NS = 0.127
+PLAIN_NS = 3.6
+PLAIN_ROW_NS = 0.17
 #: Patches in the sample from which they start, per tap; at most so many multiply-adds per pixel of the image.
 SAMPLE = 40
 SAMPLE_WORK = 500.0
@@ -67,18 +74,16 @@ def choose_regime(n_pixels: int, kernel_shape: object, subtract_ns: float, patch
 
     Notes
     -----
-    Counted per pixel, for a kernel of R x C taps with C >= R: the unweighted statistics as in `choose_method`; one
-    iteration three transforms and twice 4 R multiply-adds per sample. The exact ways give exact errors of the taps too,
-    so they are taken if they cost up to 1.3 times as much, or less than 0.15 s.
+    Counted per pixel, for a kernel of R x C taps with C >= R: the unweighted statistics, and four passes by the cheaper
+    engine. The exact ways give exact errors of the taps too, so they are taken if they cost up to 1.3 times as much, or
+    less than 0.15 s.
     """
     rows, cols = sorted(geometry.kernel_shape(kernel_shape))
-    whole = min(DIRECT_NS * rows * (3 * cols - 1), 1.15 * (2 * TRANSFORM_NS + 4 * rows * SPECTRAL_NS)) * n_pixels
-    one = min(pass_ns((rows, cols)).values()) * n_pixels
-    sample = sample_size(n_pixels, rows * cols) * patches.costs_of_pixels(1, (rows, cols))
+    whole = min(DIRECT_NS * rows * (3 * cols - 1), PLAIN_NS + PLAIN_ROW_NS * rows) * n_pixels
     estimates = {
         "subtract": whole + subtract_ns,
         "patches": patches_ns + 2.0 * n_pixels,
-        "iterate": whole + N_PASSES * one + sample,
+        "iterate": whole + N_PASSES * min(pass_ns((rows, cols)).values()) * n_pixels,
     }
     exact = "patches" if estimates["patches"] <= 1.2 * estimates["subtract"] else "subtract"
     quick = max(EXACT_IS_QUICK, EXACT_IS_WORTH * estimates["iterate"])
@@ -90,7 +95,7 @@ def choose_regime(n_pixels: int, kernel_shape: object, subtract_ns: float, patch
 def pass_ns(kernel: Shape) -> dict[str, float]:
     """Return the nanoseconds per pixel of a weighted pass, for each engine."""
     rows, cols = sorted(kernel)
-    return {"direct": 2 * rows * cols * DIRECT_NS, "fft": 1.15 * (3 * TRANSFORM_NS + 8 * rows * SPECTRAL_NS)}
+    return {"direct": rows * cols * PASS_TAP_NS, "fft": PASS_NS + PASS_ROW_NS * rows}
 
 
 def lines(problem: Problem) -> Shape:
