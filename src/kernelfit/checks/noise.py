@@ -14,7 +14,9 @@ from ..exact.accumulation import resolve, statistics
 from ..geometry import Shape
 from ..pair import Problem
 from ..result import Finding, KernelFit, Verdict, require_fit
-from . import sandwich
+from ..weights import masks, weighted
+from ..weights.weighted_pass import Item, Weights
+from . import sandwich, scores
 
 Array = npt.NDArray[np.float64]
 
@@ -135,7 +137,8 @@ def check_noise(image: npt.ArrayLike, target: npt.ArrayLike, fit: KernelFit) -> 
     >>> check.coloured, check.autocorrelation[8, 9].round(1)  # neighbours along a row
     (True, np.float64(0.7))
     """
-    return examine([_problem_of(image, target, fit)], fit)
+    problems, weights = _items_of(image, target, fit)
+    return examine(problems, fit, weights)
 
 
 def sandwich_errors(
@@ -195,45 +198,55 @@ def sandwich_errors(
     >>> bool(total(better) > 2 * total(plain))
     True
     """
-    problem = _problem_of(image, target, fit)
-    return correct([problem], fit, examine([problem], fit), pair.as_workers(workers))
+    problems, weights = _items_of(image, target, fit)
+    return correct(problems, fit, examine(problems, fit, weights), pair.as_workers(workers), weights=weights)
 
 
-def look(problems: Sequence[Problem], fit: KernelFit) -> KernelFit:
+def look(problems: Sequence[Problem], fit: KernelFit, weights: Sequence[Weights] | None = None) -> KernelFit:
     """Return a fit with a finding if its residual is not white enough for its error bars."""
     if fit.kernel.ndim != 2 or not fit.noise_std > 0:
         return fit
-    check = examine(problems, fit)
+    check = examine(problems, fit, weights)
     return sandwich.with_finding(fit, Finding(Verdict.COLOURED_NOISE, str(check)) if check.coloured else None)
 
 
-def _problem_of(image: object, target: object, fit: KernelFit) -> Problem:
-    """Return the pair under the fit's own convention."""
+def _items_of(image: object, target: object, fit: KernelFit) -> tuple[list[Problem], list[Weights] | None]:
+    """Return the pair under the fit's own convention, and its weights if it has any."""
     require_fit(fit)
     if fit.kernel.ndim != 2:
         msg = f"got a kernel of shape {fit.kernel.shape} (several source images), need one of rows and columns"
         raise ValueError(msg)
-    return pair.check(image, target, fit.kernel.shape, **fit.convention.keywords())
+    problem = pair.check(image, target, fit.kernel.shape, **fit.convention.keywords())
+    if fit.weights is None:
+        return [problem], None
+    judged = masks.judge(problem, weights=fit.weights, nan="mask")
+    return ([problem], None) if judged is None else ([judged.item.problem], [judged.item.weights])
 
 
 # ---- the residual's autocovariance ----------------------------------------------------------------------------------
 
 
-def examine(problems: Sequence[Problem], fit: KernelFit) -> NoiseCheck:
-    """Return what a sample of the residual of some pairs that share a kernel says of the noise."""
+def examine(problems: Sequence[Problem], fit: KernelFit, weights: Sequence[Weights] | None = None) -> NoiseCheck:
+    """Return what a sample of the residual of some pairs that share a kernel says of the noise.
+
+    With weights it is the noise of a pixel of weight 1, from the pixels that have a weight.
+    """
     flipped = problems[0].geometry.flipped
     taps = fit.kernel[::-1, ::-1] if flipped else fit.kernel
     sums, squares, pairs = (np.zeros((2 * _REACH + 1,) * 2) for _ in range(3))
     energy, pixels = 0.0, 0
-    for problem in problems:
-        for tiles, targets in _sample(problem, taps):
+    for i, problem in enumerate(problems):
+        tiles, targets, roots = _sample(problem, taps, None if weights is None else weights[i])
+        sums += _products(tiles)
+        squares += _products(tiles**2)
+        energy += float(np.sum(targets**2))
+        if roots is None:
             pixels += tiles.size
-            energy += float(np.sum(targets**2))
-            sums += _products(tiles)
-            squares += _products(tiles**2)
             lags = np.abs(np.arange(-_REACH, _REACH + 1))
-            shape = tiles.shape[1:]
-            pairs += len(tiles) * np.multiply.outer(*(np.maximum(0, n - lags) for n in shape))
+            pairs += len(tiles) * np.multiply.outer(*(np.maximum(0, n - lags) for n in tiles.shape[1:]))
+        else:
+            pixels += int(np.count_nonzero(roots))
+            pairs += np.rint(_products((roots > 0).astype(np.float64)))
     if not math.isfinite(energy) or not np.isfinite(sums).all():
         pair.refuse_nonfinite(problems[0])
     c = np.divide(sums, pairs, out=np.zeros_like(sums), where=pairs > 0)
@@ -250,8 +263,11 @@ def examine(problems: Sequence[Problem], fit: KernelFit) -> NoiseCheck:
     return NoiseCheck(c, pixels, reach, float(np.sqrt(spectrum.min())), float(np.sqrt(spectrum.max())))
 
 
-def _sample(problem: Problem, taps: Array) -> list[tuple[Array, Array]]:
-    """Return some tiles of the residual, and of the target: all of one shape, at places fixed by the problem."""
+def _sample(problem: Problem, taps: Array, weights: Weights | None) -> tuple[Array, Array, Array | None]:
+    """Return some tiles of the residual, of the target, and of the roots of the weights, by which both are multiplied.
+
+    All are of one shape, at places fixed by the problem.
+    """
     rows, cols = problem.size
     side = (min(rows, _SIDE), min(cols, _SIDE))
     most = min(_TILES, max(4, problem.geometry.n_pixels // _PIXELS_PER_TILE))
@@ -272,7 +288,11 @@ def _sample(problem: Problem, taps: Array) -> list[tuple[Array, Array]]:
     spectra = scipy.fft.rfft2(blocks, size, workers=1)
     spectra *= np.conj(scipy.fft.rfft2(taps, size, workers=1))
     model = scipy.fft.irfft2(spectra, size, workers=1)
-    return [(targets - model[:, : whole[0] : step, : whole[1] : pace], targets)]
+    left = targets - model[:, : whole[0] : step, : whole[1] : pace]
+    if weights is None:
+        return left, targets, None
+    roots = np.sqrt(np.stack([weights[r : r + side[0], c : c + side[1]] for r, c in starts]).astype(np.float64))
+    return left * roots, targets * roots, roots
 
 
 def _products(tiles: Array) -> Array:
@@ -312,6 +332,7 @@ def correct(
     workers: int,
     gram: Array | None = None,
     more: Array | None = None,
+    weights: Sequence[Weights] | None = None,
 ) -> KernelFit:
     """Return a fit with the covariance that the noise of `check` gives it.
 
@@ -321,17 +342,31 @@ def correct(
     fit._covariance_factor()
     if not fit.noise_std > 0:
         return fit
-    found, scores, n = _scores(problems, fit, check, workers)
+    if weights is not None:
+        shaping, items = shaping_filter(check), [Item(p, w) for p, w in zip(problems, weights, strict=True)]
+        found = sum((scores.covariance(item, shaping, workers) for item in items), np.zeros((fit.kernel.size,) * 2))
+        gram = _weighted_gram(items, fit, workers) if gram is None else gram
+        fit = sandwich.with_scores(fit, gram, found + (0.0 if more is None else more))
+        return dataclasses.replace(fit, errors="sandwich")
+    own, found, n = _scores(problems, fit, check, workers)
     scale = fit.n_pixels / n
-    gram = found * scale if gram is None else gram
-    fit = sandwich.with_scores(fit, gram, scores * scale + (0.0 if more is None else more))
+    gram = own * scale if gram is None else gram
+    fit = sandwich.with_scores(fit, gram, found * scale + (0.0 if more is None else more))
     return dataclasses.replace(fit, errors="sandwich")
+
+
+def _weighted_gram(items: Sequence[Item], fit: KernelFit, workers: int) -> Array:
+    """Return the weighted Gram matrix if it matters to the covariance, which is so under a prior alone."""
+    if fit.uncertainty != "posterior":
+        return np.zeros((fit.kernel.size,) * 2)
+    method = resolve(items[0].problem, "auto").method
+    return weighted.statistics(items, "fft" if method == "cg" else method, workers).gram
 
 
 def _scores(problems: Sequence[Problem], fit: KernelFit, check: NoiseCheck, workers: int) -> tuple[Array, Array, int]:
     """Return G and M over the same blocks, and their number of pixels."""
     shaping = shaping_filter(check)
-    gram = scores = np.zeros((fit.kernel.size,) * 2)
+    gram = filtered = np.zeros((fit.kernel.size,) * 2)
     n = 0
     for problem in problems:
         plan = problem.geometry
@@ -341,7 +376,7 @@ def _scores(problems: Sequence[Problem], fit: KernelFit, check: NoiseCheck, work
             block = problem.sources[0].block(row, col, (height, width))
             plain, count = _gram(block, fit, workers)
             if len(shaping) == 1:
-                gram, scores, n = gram + plain, scores + plain * shaping[0, 0] ** 2, n + count
+                gram, filtered, n = gram + plain, filtered + plain * shaping[0, 0] ** 2, n + count
                 continue
             import scipy.signal
 
@@ -350,9 +385,9 @@ def _scores(problems: Sequence[Problem], fit: KernelFit, check: NoiseCheck, work
             # the noise lies on the target's pixels, so the filter reaches from phase to same phase
             apart = np.zeros([s * (n - 1) + 1 for s, n in zip(plan.stride, own.shape, strict=True)])
             apart[:: plan.stride[0], :: plan.stride[1]] = own
-            filtered, fewer = _gram(scipy.signal.fftconvolve(block, apart, mode="valid"), fit, workers)
-            gram, scores, n = gram + plain, scores + filtered * (count / fewer), n + count
-    return gram, scores, n
+            part, fewer = _gram(scipy.signal.fftconvolve(block, apart, mode="valid"), fit, workers)
+            gram, filtered, n = gram + plain, filtered + part * (count / fewer), n + count
+    return gram, filtered, n
 
 
 def _fitting(shaping: Array, spare: Sequence[int], n_taps: int) -> Array:

@@ -15,12 +15,15 @@ from typing import Any
 import numpy as np
 
 from .. import geometry
+from ..checks import noise as noise_check
+from ..checks.sandwich import with_scores
 from ..exact import joint
 from ..exact.accumulation import Choice, Progress
 from ..exact.background import Elimination
 from ..pair import Array
 from ..result import Finding, KernelFit, Verdict
 from ..solvers import solve
+from ..solvers.image_noise import counts_of, finish, pairs_of, shared, take_off
 from ..statistics import NormalStats
 from ..task import Task
 from . import iterate, patches, weighted
@@ -114,7 +117,7 @@ class Engine:
         As `iterate.solve` has it.
     progress : callable or None
     regime : str
-        One of `weighted.REGIMES`.
+        One of `weighted.REGIMES`, or "exact" for the cheaper one of the two that are.
     """
 
     method: str
@@ -144,10 +147,11 @@ class Engine:
         weighted.require_determined(items)
         seen = weighted.survey(items)
         regime = self.regime
-        if regime == "auto":
+        if regime in ("auto", "exact"):
             n = sum(item.problem.geometry.n_pixels for item in items)
+            costs = seen.subtract.nanoseconds, seen.patches.nanoseconds
             shape = weighted.lines(items[0].problem)
-            regime = weighted.choose_regime(n, shape, seen.subtract.nanoseconds, seen.patches.nanoseconds).method
+            regime = weighted.choose_regime(n, shape, *costs, exact=regime == "exact").method
         if regime == "patches":
             return self._refined(items, *weighted.accumulated(items, self.workers), weighted.described(regime, seen))
         if regime == "iterate":
@@ -225,6 +229,13 @@ def wanted(rules: Rules, noise: object, robust: object) -> str | None:
     return rules.given() or ("noise=" if model.slope else None) or ("robust=" if robust is not None else None)
 
 
+def uneven(rules: Rules, noise: object, robust: object) -> str | None:
+    """Name what lets some pixels count more than others that count as well, None if nothing does."""
+    if robust is not None:
+        return "robust="
+    return "noise=" if Noise.of(noise).slope else "weights=" if rules.weights is not None else None
+
+
 def judge(task: Task, group: int, rules: Rules, noise: object, robust: object) -> list[list[Judged]] | None:
     """Return the weights of the problems of a group, for each target; None if every pixel counts the same, and will."""
     problems = task.groups[group]
@@ -270,6 +281,8 @@ def fit(
     tolerance: float | None = None,
     progress: Progress | None = None,
     regime: str = "auto",
+    image_noise: float = 0.0,
+    errors: str = "plain",
 ) -> KernelFit:
     """Return the kernel that pairs share, each with its weights.
 
@@ -283,8 +296,8 @@ def fit(
         What makes the kernel of the last statistics; None for least squares.
     workers : int
         Number of threads.
-    noise, robust, tolerance, progress
-        As in `find_kernel`.
+    noise, robust, tolerance, progress, image_noise, errors
+        As in `find_kernel`; with `image_noise` the weights are those of a mask.
     regime : {"auto", "subtract", "patches", "iterate"}, optional
         How the weights are taken into account; the default is what `weighted.choose_regime` says.
 
@@ -297,6 +310,8 @@ def fit(
     items = [j.item for j in judged]
     costs = weighted.pass_ns(weighted.lines(items[0].problem))
     pass_method = choice.method if choice.reason == "as asked" else min(costs, key=lambda name: costs[name])
+    # the image's noise changes the kernel through the Gram matrix, which then must be exact
+    regime = "exact" if image_noise and regime == "auto" else regime
     engine = Engine(choice.method, pass_method, workers, tolerance, progress, regime)
     notes = [note for j in judged for note in j.notes]
     conv = items[0].problem.geometry.convention
@@ -315,7 +330,7 @@ def fit(
         taps = found.fit.kernel.ravel()
         moment, energy = solve.residual_at(stats, taps)
         stats = stats.centered(taps, moment, correction**2 * energy)
-    result = stats.solve(solver)
+    result = _with_errors(items, stats, solver, workers, image_noise, errors if robust is None else None)
     findings = sorted(
         dict.fromkeys((*result.findings, *found.findings, *findings)), key=lambda f: list(Verdict).index(f.verdict)
     )
@@ -338,6 +353,33 @@ def fit(
         notes=tuple(notes),
         weights=weights[0] if weights is not None and len(weights) == 1 else weights,
     )
+
+
+def _with_errors(
+    items: Sequence[Item],
+    stats: NormalStats,
+    solver: "solve.Solver | None",
+    workers: int,
+    image_noise: float,
+    errors: str | None,
+) -> KernelFit:
+    """Return the solver's fit, with the image's noise taken off and the errors asked for, or a look at the noise."""
+    observed, share, more = stats.gram, 1.0, None
+    if image_noise:
+        masks = [(i.problem.geometry, np.asarray(i.weights[:], dtype=bool)) for i in items]
+        stats, share = take_off(stats, image_noise, np.sum([counts_of(p, m) for p, m in masks], axis=0))
+    fit = stats.solve(solver)
+    if image_noise:
+        more = shared(fit, math.sqrt(share) * image_noise, np.sum([pairs_of(m, p) for p, m in masks], axis=0))
+    problems, weights = [i.problem for i in items], [i.weights for i in items]
+    plain = len(problems[0].sources) == 1 and problems[0].background is None
+    if errors == "sandwich":
+        check = noise_check.examine(problems, fit, weights)
+        fit = noise_check.correct(problems, fit, check, workers, stats.gram, more, weights)
+    else:
+        fit = fit if more is None else with_scores(fit, stats.gram, fit.noise_std**2 * observed + more)
+        fit = noise_check.look(problems, fit, weights) if plain and errors is not None else fit
+    return finish(fit, image_noise, share) if image_noise else fit
 
 
 def in_place(item: Item) -> Weights:

@@ -54,7 +54,9 @@ SAMPLE_WORK = 500.0
 _ROWS = 96
 
 
-def choose_regime(n_pixels: int, kernel_shape: object, subtract_ns: float, patches_ns: float) -> Choice:
+def choose_regime(
+    n_pixels: int, kernel_shape: object, subtract_ns: float, patches_ns: float, *, exact: bool = False
+) -> Choice:
     """Say which way weighted statistics are found.
 
     Parameters
@@ -66,6 +68,8 @@ def choose_regime(n_pixels: int, kernel_shape: object, subtract_ns: float, patch
     subtract_ns, patches_ns : float
         Estimated nanoseconds, on one core, for the products of the patches whose weight differs from most, and of all
         that have a weight.
+    exact : bool, optional
+        Whether to leave out "iterate".
 
     Returns
     -------
@@ -85,9 +89,9 @@ def choose_regime(n_pixels: int, kernel_shape: object, subtract_ns: float, patch
         "patches": patches_ns + 2.0 * n_pixels,
         "iterate": whole + N_PASSES * min(pass_ns((rows, cols)).values()) * n_pixels,
     }
-    exact = "patches" if estimates["patches"] <= 1.2 * estimates["subtract"] else "subtract"
-    quick = max(EXACT_IS_QUICK, EXACT_IS_WORTH * estimates["iterate"])
-    name = exact if estimates[exact] <= quick else "iterate"
+    name = "patches" if estimates["patches"] <= 1.2 * estimates["subtract"] else "subtract"
+    if not exact and estimates[name] > max(EXACT_IS_QUICK, EXACT_IS_WORTH * estimates["iterate"]):
+        name = "iterate"
     costs = ", ".join(f"{value / 1e9:.2g} s {name}" for name, value in estimates.items())
     return Choice(name, f"estimated on one core: {costs}")
 
@@ -378,8 +382,7 @@ def statistics(
     if regime == "auto":
         n = sum(item.problem.geometry.n_pixels for item in items)
         costs = seen.subtract.nanoseconds, seen.patches.nanoseconds
-        one = min(pass_ns(lines(items[0].problem)).values()) * n
-        regime = "subtract" if costs[0] + one < costs[1] else "patches"
+        regime = choose_regime(n, lines(items[0].problem), *costs, exact=True).method
     if regime == "subtract":
         known = unweighted(items, method, workers, progress)
         stats, _ = assembled(items, subtracted(items, known.grams, seen.usual, workers), known.moment, known.sums)
