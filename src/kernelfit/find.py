@@ -234,7 +234,7 @@ def find_kernel(
     wanted = reweighted.wanted(rules, noise, robust)
     task.check_settings(method, solver, tolerance, (balance, detrend, taper), channels, background, wanted)
     task.check_stride(method, stride, offset)
-    task.check_errors(image_noise, errors, method, channels, background, wanted)
+    task.check_errors(image_noise, errors, method, channels, background, reweighted.uneven(rules, noise, robust))
     asked = task.check(
         images,
         targets,
@@ -263,16 +263,19 @@ def find_kernel(
         unweighed = choice.method == "cg" and wanted is None
         judged = None if unweighed else reweighted.judge(asked, group, rules, noise, robust)
         if judged is not None:
-            if image_noise or errors != "plain":
-                msg = (
-                    "got image_noise or errors='sandwich' for a target with saturated pixels, which are left out as a "
-                    "mask would; need saturated=None to use them all the same, or neither of the two"
-                )
-                raise ValueError(msg)
             if choice.method == "cg":
                 choice = Choice("fft", "the Gram matrix is needed for the weights")
             return reweighted.fits(
-                judged, choice, chosen, threads, noise=noise, robust=robust, tolerance=tolerance, progress=progress
+                judged,
+                choice,
+                chosen,
+                threads,
+                noise=noise,
+                robust=robust,
+                tolerance=tolerance,
+                progress=progress,
+                image_noise=image_noise,
+                errors=errors,
             )
         if choice.method == "cg":
             needs = "what is asked of the errors" if image_noise or errors != "plain" else _needs_gram(problems, solver)

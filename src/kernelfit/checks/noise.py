@@ -4,7 +4,6 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,9 @@ from ..geometry import Shape
 from ..pair import Problem
 from ..result import KernelFit, require_fit
 from ..verdict import Finding, Verdict
-from . import sandwich
+from ..weights import masks, weighted
+from ..weights.weighted_pass import Item, Weights
+from . import sandwich, scores
 
 Array = npt.NDArray[np.float64]
 
@@ -138,7 +139,8 @@ def check_noise(image: npt.ArrayLike, target: npt.ArrayLike, fit: KernelFit) -> 
     >>> check.coloured, check.autocorrelation[8, 9].round(1)  # neighbours along a row
     (True, np.float64(0.7))
     """
-    return examine([_problem_of(image, target, fit)], fit)
+    problems, weights = _items_of(image, target, fit)
+    return examine(problems, fit, weights)
 
 
 def sandwich_errors(
@@ -198,11 +200,11 @@ def sandwich_errors(
     >>> bool(total(better) > 2 * total(plain))
     True
     """
-    problem = _problem_of(image, target, fit)
-    return correct([problem], fit, examine([problem], fit), pair.as_workers(workers))
+    problems, weights = _items_of(image, target, fit)
+    return correct(problems, fit, examine(problems, fit, weights), pair.as_workers(workers), weights=weights)
 
 
-def look(problems: Sequence[Problem], fit: KernelFit, weights: Sequence[Any] | None = None) -> KernelFit:
+def look(problems: Sequence[Problem], fit: KernelFit, weights: Sequence[Weights] | None = None) -> KernelFit:
     """Return a fit with a finding if its residual is not white enough for its error bars."""
     if not fit.noise_std > 0:
         return fit
@@ -210,19 +212,23 @@ def look(problems: Sequence[Problem], fit: KernelFit, weights: Sequence[Any] | N
     return sandwich.with_finding(fit, Finding(Verdict.COLOURED_NOISE, str(check)) if check.coloured else None)
 
 
-def _problem_of(image: object, target: object, fit: KernelFit) -> Problem:
-    """Return the pair under the fit's own convention."""
+def _items_of(image: object, target: object, fit: KernelFit) -> tuple[list[Problem], list[Weights] | None]:
+    """Return the pair under the fit's own convention, and its weights if it has any."""
     require_fit(fit)
     if fit.kernel.ndim != 2:
         msg = f"got a kernel of shape {fit.kernel.shape} (several source images), need one of rows and columns"
         raise ValueError(msg)
-    return pair.check(image, target, fit.kernel.shape, **fit.convention.keywords())
+    problem = pair.check(image, target, fit.kernel.shape, **fit.convention.keywords())
+    if fit.weights is None:
+        return [problem], None
+    judged = masks.judge(problem, weights=fit.weights, nan="mask")
+    return ([problem], None) if judged is None else ([judged.item.problem], [judged.item.weights])
 
 
 # ---- the residual's autocovariance ----------------------------------------------------------------------------------
 
 
-def examine(problems: Sequence[Problem], fit: KernelFit, weights: Sequence[Any] | None = None) -> NoiseCheck:
+def examine(problems: Sequence[Problem], fit: KernelFit, weights: Sequence[Weights] | None = None) -> NoiseCheck:
     """Return what a sample of the residual of some pairs that share a kernel says of the noise.
 
     With weights, one array for the used part of each target, it is the residual times their square root; where a weight
@@ -262,7 +268,7 @@ def examine(problems: Sequence[Problem], fit: KernelFit, weights: Sequence[Any] 
 
 
 def _sample(
-    problem: Problem, taps: Array, surface: Array | None, weights: Any
+    problem: Problem, taps: Array, surface: Array | None, weights: Weights | None
 ) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
     """Return some tiles of the residual, of the target, and which of their pixels count.
 
@@ -356,6 +362,7 @@ def correct(
     workers: int,
     gram: Array | None = None,
     more: Array | None = None,
+    weights: Sequence[Weights] | None = None,
 ) -> KernelFit:
     """Return a fit with the covariance that the noise of `check` gives it.
 
@@ -365,17 +372,31 @@ def correct(
     fit._covariance_factor()
     if not fit.noise_std > 0:
         return fit
-    found, scores, n = _scores(problems, fit, check, workers)
+    if weights is not None:
+        shaping, items = shaping_filter(check), [Item(p, w) for p, w in zip(problems, weights, strict=True)]
+        found = sum((scores.covariance(item, shaping, workers) for item in items), np.zeros((fit.kernel.size,) * 2))
+        gram = _weighted_gram(items, fit, workers) if gram is None else gram
+        fit = sandwich.with_scores(fit, gram, found + (0.0 if more is None else more))
+        return dataclasses.replace(fit, errors="sandwich")
+    own, found, n = _scores(problems, fit, check, workers)
     scale = fit.n_pixels / n
-    gram = found * scale if gram is None else gram
-    fit = sandwich.with_scores(fit, gram, scores * scale + (0.0 if more is None else more))
+    gram = own * scale if gram is None else gram
+    fit = sandwich.with_scores(fit, gram, found * scale + (0.0 if more is None else more))
     return dataclasses.replace(fit, errors="sandwich")
+
+
+def _weighted_gram(items: Sequence[Item], fit: KernelFit, workers: int) -> Array:
+    """Return the weighted Gram matrix if it matters to the covariance, which is so under a prior alone."""
+    if fit.uncertainty != "posterior":
+        return np.zeros((fit.kernel.size,) * 2)
+    method = resolve(items[0].problem, "auto").method
+    return weighted.statistics(items, "fft" if method == "cg" else method, workers).gram
 
 
 def _scores(problems: Sequence[Problem], fit: KernelFit, check: NoiseCheck, workers: int) -> tuple[Array, Array, int]:
     """Return G and M over the same blocks, and their number of pixels."""
     shaping = shaping_filter(check)
-    gram = scores = np.zeros((fit.kernel.size,) * 2)
+    gram = filtered = np.zeros((fit.kernel.size,) * 2)
     n = 0
     for problem in problems:
         plan = problem.geometry
@@ -385,7 +406,7 @@ def _scores(problems: Sequence[Problem], fit: KernelFit, check: NoiseCheck, work
             block = problem.sources[0].block(row, col, (height, width))
             plain, count = _gram(block, fit, workers)
             if len(shaping) == 1:
-                gram, scores, n = gram + plain, scores + plain * shaping[0, 0] ** 2, n + count
+                gram, filtered, n = gram + plain, filtered + plain * shaping[0, 0] ** 2, n + count
                 continue
             import scipy.signal
 
@@ -394,9 +415,9 @@ def _scores(problems: Sequence[Problem], fit: KernelFit, check: NoiseCheck, work
             # the noise lies on the target's pixels, so the filter reaches from phase to same phase
             apart = np.zeros([s * (n - 1) + 1 for s, n in zip(plan.stride, own.shape, strict=True)])
             apart[:: plan.stride[0], :: plan.stride[1]] = own
-            filtered, fewer = _gram(scipy.signal.fftconvolve(block, apart, mode="valid"), fit, workers)
-            gram, scores, n = gram + plain, scores + filtered * (count / fewer), n + count
-    return gram, scores, n
+            part, fewer = _gram(scipy.signal.fftconvolve(block, apart, mode="valid"), fit, workers)
+            gram, filtered, n = gram + plain, filtered + part * (count / fewer), n + count
+    return gram, filtered, n
 
 
 def _fitting(shaping: Array, spare: Sequence[int], n_taps: int) -> Array:

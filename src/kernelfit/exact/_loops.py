@@ -799,6 +799,24 @@ def _products(a, i, b, j, first, last, out):
 
 
 @_jit_sum
+def add_weighted_products(values, rows, chosen, symmetric, out):
+    """Add products of rows with weights: ``out[p, q] += sum_i values[i] * rows[chosen[p], i] * rows[q, i]``.
+
+    i < ``len(values)``, which `rows` may exceed; if `symmetric`, in blocks of 4 x 4 on and above the diagonal only.
+    The numbers of `rows` and of those `chosen` are multiples of 4.
+    """
+    n = len(values)
+    panel = np.empty((4, n))
+    for p in range(0, len(chosen), 4):
+        for k in range(4):
+            x, y = rows[chosen[p + k]], panel[k]
+            for i in range(n):
+                y[i] = values[i] * x[i]
+        for q in range(p if symmetric else 0, len(rows), 4):
+            _four_by_four(panel, 0, rows, q, 0, n, out[p : p + 4, q : q + 4])
+
+
+@_jit_sum
 def _eliminate(row, above, factors, first):
     """Take the `above` rows, times `factors`, off a row, from column `first` on; four at a time."""
     n, end, y = len(factors), len(row), row[first:]

@@ -216,7 +216,7 @@ def as_mask(value: object, shape: tuple[int, ...], name: str) -> Mask | None:
     if mask.dtype.kind not in "biu":
         msg = f"got {name} of dtype {mask.dtype}, need bool (True where a pixel is excluded); write {name} != 0"
         raise TypeError(msg)
-    return _broadcast(mask != 0, shape, name)
+    return _broadcast(mask if mask.dtype == np.bool_ else mask != 0, shape, name)
 
 
 def as_weights(value: object, shape: tuple[int, ...], excluded: Mask | None) -> npt.NDArray[np.float64] | None:
@@ -387,7 +387,7 @@ def judge(
             return
         used = more[place]
         fresh = int(np.count_nonzero(used if excluded is None else used & ~excluded[place]))
-        excluded = np.array(more) if excluded is None else excluded | more
+        excluded = more if excluded is None else excluded | more
         if fresh:
             notes.append(f"{fresh} of {plan.n_pixels} target pixels excluded{where}: {what}")
 
@@ -427,7 +427,7 @@ def judge(
     given = as_weights(weights, target.shape, excluded)
     if given is not None:
         inside = given[place]
-        if np.count_nonzero(inside) < inside.size:
+        if inside.min() == 0:
             exclude(given == 0, "of weight zero")
         if inside[0, 0] == 1 and np.all(inside == 1):
             given = None
@@ -446,8 +446,7 @@ def judge(
         final: Weights = given[place]
     else:
         final = np.ones(plan.size, dtype=bool) if excluded is None else ~excluded[place]
-    count = int(np.count_nonzero(final))
-    if count == 0:
+    if excluded is not None and not final.any():
         msg = f"got a mask or weights{where} that leave none of {plan.n_pixels} target pixels; need some that count"
         raise ValueError(msg)
     return Judged(Item(dataclasses.replace(problem, sources=sources, targets=(result,)), final), tuple(notes))

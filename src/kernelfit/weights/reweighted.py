@@ -16,12 +16,14 @@ import numpy as np
 
 from .. import geometry
 from ..checks import noise as noise_check
+from ..checks.sandwich import with_scores
 from ..exact import joint
 from ..exact.accumulation import Choice, Progress
 from ..exact.background import Elimination
 from ..pair import Array
 from ..result import KernelFit
 from ..solvers import solve
+from ..solvers.image_noise import counts_of, finish, pairs_of, shared, take_off
 from ..statistics import NormalStats
 from ..task import Task
 from ..verdict import Finding, Verdict
@@ -116,7 +118,7 @@ class Engine:
         As `iterate.solve` has it.
     progress : callable or None
     regime : str
-        One of `weighted.REGIMES`.
+        One of `weighted.REGIMES`, or "exact" for the cheaper one of the two that are.
     """
 
     method: str
@@ -141,27 +143,39 @@ class Engine:
         self._grams = tuple(gram for gram, _ in plain)
         return self._grams, together(items, [moment for _, moment in plain])
 
-    def solve(self, items: Sequence[Item], start: Array | None = None, *, even: bool = False) -> _Solved:
-        """Fit the pairs with their weights, which are known not to follow the images if they are `even`."""
+    def solve(self, items: Sequence[Item], start: Array | None = None) -> _Solved:
+        """Fit the pairs with their weights."""
         weighted.require_determined(items)
         seen = weighted.survey(items)
         regime = self.regime
-        if regime == "auto":
+        if regime in ("auto", "exact"):
             n = sum(item.problem.geometry.n_pixels for item in items)
+            costs = seen.subtract.nanoseconds, seen.patches.nanoseconds
             shape = weighted.lines(items[0].problem)
-            regime = weighted.choose_regime(n, shape, seen.subtract.nanoseconds, seen.patches.nanoseconds).method
+            regime = weighted.choose_regime(n, shape, *costs, exact=regime == "exact").method
         if regime == "patches":
             return self._refined(items, *weighted.accumulated(items, self.workers), weighted.described(regime, seen))
         if regime == "iterate":
-            grams = self._grams
-            if grams is None:
-                grams, plain = self._plain(items)
-                if start is None and all(i.n_pixels == i.problem.geometry.n_pixels for i in items):
-                    start = iterate.solution(together(items, grams), plain)  # nothing is excluded: about as good
-            sums = weighted.target_sums(items, self.workers)
-            metric = iterate.Metric.whole(_scaled(items, grams)) if even else None
+            origin: Residual | None = None
+            if self._grams is None and start is None and all(i.n_pixels == i.problem.geometry.n_pixels for i in items):
+                grams, plain = self._plain(items)  # nothing is excluded: what they say is about as good
+                start = iterate.solution(together(items, grams), plain)
+            if self._grams is None:
+                known = weighted.unweighted(items, self.method, self.workers, self.progress)
+                self._grams, sums = known.grams, known.sums
+                origin = Residual(known.moment, sums.energy) if start is None else None
+            else:
+                sums = weighted.target_sums(items, self.workers)
             found = iterate.solve(
-                items, grams, sums, self.pass_method, self.workers, self.tolerance, start, self.progress, metric
+                items,
+                self._grams,
+                sums,
+                self.pass_method,
+                self.workers,
+                self.tolerance,
+                start,
+                self.progress,
+                origin,
             )
             solve.factor_ahead(found.stats)
             return _Solved(found.stats, found.stats.solve(), found.eliminations, found.findings, found.iterations)
@@ -171,7 +185,7 @@ class Engine:
             self._grams, moment, sums = known.grams, known.moment, known.sums
         else:
             sums = weighted.target_sums(items, self.workers)
-        gram = weighted.subtracted(items, self._grams, seen.usual)
+        gram = weighted.subtracted(items, self._grams, seen.usual, self.workers)
         if moment is None:
             center = np.zeros(len(gram)) if start is None else start
             here = center, residual(items, center, self.pass_method, self.workers, self.progress)
@@ -214,6 +228,13 @@ def wanted(rules: Rules, noise: object, robust: object) -> str | None:
         msg = f"got weights= and noise={noise!r}, need one or the other: both say how noisy each pixel is"
         raise ValueError(msg)
     return rules.given() or ("noise=" if model.slope else None) or ("robust=" if robust is not None else None)
+
+
+def uneven(rules: Rules, noise: object, robust: object) -> str | None:
+    """Name what lets some pixels count more than others that count as well, None if nothing does."""
+    if robust is not None:
+        return "robust="
+    return "noise=" if Noise.of(noise).slope else "weights=" if rules.weights is not None else None
 
 
 def judge(task: Task, group: int, rules: Rules, noise: object, robust: object) -> list[list[Judged]] | None:
@@ -261,6 +282,8 @@ def fit(
     tolerance: float | None = None,
     progress: Progress | None = None,
     regime: str = "auto",
+    image_noise: float = 0.0,
+    errors: str = "plain",
 ) -> KernelFit:
     """Return the kernel that pairs share, each with its weights.
 
@@ -274,8 +297,8 @@ def fit(
         What makes the kernel of the last statistics; None for least squares.
     workers : int
         Number of threads.
-    noise, robust, tolerance, progress
-        As in `find_kernel`.
+    noise, robust, tolerance, progress, image_noise, errors
+        As in `find_kernel`; with `image_noise` the weights are those of a mask.
     regime : {"auto", "subtract", "patches", "iterate"}, optional
         How the weights are taken into account; the default is what `weighted.choose_regime` says.
 
@@ -288,6 +311,8 @@ def fit(
     items = [j.item for j in judged]
     costs = weighted.pass_ns(weighted.lines(items[0].problem))
     pass_method = choice.method if choice.reason == "as asked" else min(costs, key=lambda name: costs[name])
+    # the image's noise changes the kernel through the Gram matrix, which then must be exact
+    regime = "exact" if image_noise and regime == "auto" else regime
     engine = Engine(choice.method, pass_method, workers, tolerance, progress, regime)
     notes = [note for j in judged for note in j.notes]
     conv = items[0].problem.geometry.convention
@@ -306,7 +331,7 @@ def fit(
         taps = found.fit.kernel.ravel()
         moment, energy = solve.residual_at(stats, taps)
         stats = stats.centered(taps, moment, correction**2 * energy)
-    result = stats.solve(solver)
+    result = _with_errors(items, stats, solver, workers, image_noise, errors)
     findings = sorted(
         dict.fromkeys((*result.findings, *found.findings, *findings)), key=lambda f: list(Verdict).index(f.verdict)
     )
@@ -329,7 +354,34 @@ def fit(
         notes=tuple(notes),
         weights=weights[0] if weights is not None and len(weights) == 1 else weights,
     )
+    if errors == "sandwich":
+        return result
     return noise_check.look([item.problem for item in items], result, [item.weights for item in items])
+
+
+def _with_errors(
+    items: Sequence[Item],
+    stats: NormalStats,
+    solver: "solve.Solver | None",
+    workers: int,
+    image_noise: float,
+    errors: str,
+) -> KernelFit:
+    """Return the solver's fit, with the image's noise taken off and the errors asked for."""
+    observed, share, more = stats.gram, 1.0, None
+    if image_noise:
+        masks = [(i.problem.geometry, np.asarray(i.weights[:], dtype=bool)) for i in items]
+        stats, share = take_off(stats, image_noise, np.sum([counts_of(p, m) for p, m in masks], axis=0))
+    fit = stats.solve(solver)
+    if image_noise:
+        more = shared(fit, math.sqrt(share) * image_noise, np.sum([pairs_of(m, p) for p, m in masks], axis=0))
+    if errors == "sandwich":
+        problems, weights = [i.problem for i in items], [i.weights for i in items]
+        check = noise_check.examine(problems, fit, weights)
+        fit = noise_check.correct(problems, fit, check, workers, stats.gram, more, weights)
+    elif more is not None:
+        fit = with_scores(fit, stats.gram, fit.noise_std**2 * observed + more)
+    return finish(fit, image_noise, share) if image_noise else fit
 
 
 def in_place(item: Item) -> Weights:
@@ -355,23 +407,23 @@ def _reweighted(
     if robust is None:
         at = engine.solve(items).unknowns
     else:
-        at = least_absolute(iterate.draw(items), _scaled(items, engine.grams(items)))
+        at = least_absolute(iterate.draw(items), iterate.Metric.whole(items, engine.grams(items)).inverse)
     n_taps, rounds, scale, first = items[0].n_taps, 0, 0.0, None
     stages = [(robust, 1.0)] if robust in (None, "huber") else [("huber", 1.0), (robust, 1.0)]
     while stages:
         (criterion, widened), *stages = stages
         near = _NEAR if stages else _SETTLED
-        moved, settled, tries, even = math.inf, False, 0, False
+        moved, settled, tries = math.inf, False, 0
         if criterion is not None and widened == 1.0 and not model.slope:
-            at, scale, steps, even = _approached(engine, items, criterion, at, left, scale)
+            at, scale, steps, near_enough = _approached(engine, items, criterion, at, left, scale)
             rounds += steps
-            settled = even and bool(stages)
+            settled = near_enough and bool(stages)
         if stages and not settled and criterion == "huber":
             stages = [(robust, 4.0), (robust, 2.0), (robust, 1.0)]
         while tries < _MOST_ROUNDS and not settled:
             residual(items, at, engine.pass_method, engine.workers, engine.progress, keep=left)
             seen = _seen(items, left, model, criterion, widened)
-            found = engine.solve(seen.items, at, even=even)
+            found = engine.solve(seen.items, at)
             kernel, last_move = found.unknowns[:n_taps], moved
             moved = float(np.linalg.norm(kernel - at[:n_taps]))
             at = found.unknowns
@@ -450,7 +502,7 @@ def _approached(
     2nd ed., 2009, section 7.8). So all steps share one factor of the unweighted Gram matrix, and their error shrinks by
     about the root of taps over pixels each. Where it does not shrink, the rounds with exact weights go on.
     """
-    inverse = solve.scaled_factor(_scaled(items, engine.grams(items)))
+    inverse = iterate.Metric.whole(items, engine.grams(items)).inverse
     size, last, steps = math.inf, at, 0
     if not scale:
         residual(items, at, engine.pass_method, engine.workers, engine.progress, keep=left)
@@ -473,11 +525,6 @@ def _approached(
         if size <= _QUICK**2 * steep * scale**2 * len(at):
             return at, scale, steps, True
     return at, scale, steps, False
-
-
-def _scaled(items: Sequence[Item], grams: Sequence[Array]) -> Array:
-    """Return the Gram matrix of pairs whose pixels all have the mean weight."""
-    return together(items, [float(np.mean(i.weights)) * g for i, g in zip(items, grams, strict=True)])
 
 
 def _scale(standard: Array) -> float:
