@@ -302,7 +302,8 @@ def doubts(taps: Array, error: float, rss: float, variance: float, energy: float
         detail = f"the kernel's norm is {size:.3g}, its expected error {error:.3g}"
         findings.append(Finding(Verdict.NOISE_DOMINATES, detail))
     if rss > 0.5 * variance:
-        findings.append(Finding(Verdict.POOR_FIT, f"R squared is {1 - rss / variance:.2g}"))
+        worse = ", worse than a constant: something seems to be added to the target (background=0)"
+        findings.append(Finding(Verdict.POOR_FIT, f"R squared is {1 - rss / variance:.2g}{worse * (rss > variance)}"))
     return findings
 
 
@@ -328,7 +329,7 @@ def _cause(stats: NormalStats) -> str:
             if difference.max() <= 1e-12 * scale:
                 periods.append((i, j))
     if (0, 1) in periods and (1, 0) in periods:
-        return "the image is constant"
+        return "the image is constant, or varies so little about its mean that this should be taken off both images"
     if (0, 1) in periods:
         return "the image does not vary along its rows"
     if (1, 0) in periods:

@@ -319,11 +319,13 @@ def fit(
     if conv.boundary is not None and conv.mode != "valid":
         notes.append("the declared boundary was not held against the edges, since not all pixels count the same")
     findings: list[Finding] = []
-    correction = 1.0
+    correction, most = 1.0, math.inf
     if not model.slope and robust is None:
         found = engine.solve(items)
     else:
-        found, items, correction, more, said = _reweighted(engine, items, model, robust)
+        found, seen, more, said = _reweighted(engine, items, model, robust)
+        items, correction = seen.items, seen.correction
+        most = math.inf if robust is None else TUNING[robust] * seen.scale
         findings += more
         notes += said
     stats = found.stats
@@ -356,7 +358,10 @@ def fit(
     )
     if errors == "sandwich":
         return result
-    return noise_check.look([item.problem for item in items], result, [item.weights for item in items])
+    weighed = [item.weights for item in items]
+    return noise_check.look(
+        [item.problem for item in items], result, weighed, most=most, declared=bool(model.slope) and robust is None
+    )
 
 
 def _with_errors(
@@ -395,7 +400,7 @@ def in_place(item: Item) -> Weights:
 
 def _reweighted(
     engine: Engine, items: Sequence[Item], model: Noise, robust: str | None
-) -> tuple[_Solved, list[Item], float, list[Finding], list[str]]:
+) -> "tuple[_Solved, _Seen, list[Finding], list[str]]":
     """Weigh, fit and weigh again until the kernel settles.
 
     Huber's criterion comes first, whatever is asked for: it is convex, so that its end does not depend on the start.
@@ -449,7 +454,7 @@ def _reweighted(
                 f"{apart / max(error, 1e-300):.2g} standard errors lie between this kernel and that of robust='huber'"
             )
             findings.append(Finding(Verdict.OUTLIERS_DECIDE, detail))
-    return found, list(seen.items), seen.correction, findings, notes
+    return found, seen, findings, notes
 
 
 @dataclass(frozen=True, eq=False)
