@@ -266,3 +266,17 @@ def test_what_the_image_leaves_open_has_no_errors():
     solver = kernelfit.Constrained(symmetric="point")  # fewer unknowns than taps, and all of them determined
     target = image + rng.normal(0, 0.1, image.shape)
     assert np.isfinite(kernelfit.find_kernel(image, target, (3, 5), solver=solver).psf().sum.stderr)
+
+
+def test_a_shift_that_the_solver_rules_out_is_not_called_measured():
+    rng = np.random.default_rng(0)
+    image = rng.random((70, 80))
+    y, x = np.mgrid[-4:5, -3:4]
+    target = convolve2d(image, np.exp(-(y**2 + (x - 0.1) ** 2) / 4), mode="valid")
+    stats = kernelfit.accumulate(image, target + rng.normal(0.0, 0.05, target.shape), (9, 7))
+    free = stats.solve(kernelfit.GaussianProcess()).psf()
+    tied = stats.solve(kernelfit.GaussianProcess(symmetric="point")).psf()
+    assert 0 < free.shift_cols.stderr < 0.02 and not any("not measured" in note for note in free.notes)
+    assert abs(tied.shift_cols.value) < 1e-9 and np.isnan(tied.shift_cols.stderr)
+    assert any("its shift is not measured" in note for note in tied.notes)
+    assert tied.sum.stderr > 0

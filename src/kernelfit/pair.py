@@ -350,3 +350,14 @@ def refuse_nonfinite(problem: Problem) -> NoReturn:
                 raise ValueError(msg)
     msg = "got pixels so large that the sums of their products overflow; divide the image and the target by a constant"
     raise ValueError(msg)
+
+
+def any_in_window(marks: npt.NDArray[np.bool_], window: Shape) -> npt.NDArray[np.bool_]:
+    """Return whether any pixel is marked, for each window that lies whole in the last two axes."""
+    counts = marks.astype(np.int32)
+    for axis, n in ((-2, window[0]), (-1, window[1])):  # differences of a running sum, of either axis
+        total = np.moveaxis(counts.cumsum(axis=axis, dtype=np.int32), axis, 0)
+        within = total[n - 1 :].copy()
+        within[1:] -= total[:-n]
+        counts = np.moveaxis(within, 0, axis)
+    return np.asarray(counts > 0)

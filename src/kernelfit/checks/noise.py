@@ -371,16 +371,10 @@ def _sample(
 
 def _needed(known: npt.NDArray[np.bool_], halo: Shape, stride: Shape) -> npt.NDArray[np.bool_]:
     """Return which pixels of a block some pixel of its tile that counts depends on."""
-    marks = np.zeros((len(known), *halo), dtype=np.int32)
-    reach = [n - (s * (m - 1) + 1) + 1 for n, m, s in zip(halo, known.shape[1:], stride, strict=True)]
-    marks[:, : halo[0] - reach[0] + 1 : stride[0], : halo[1] - reach[1] + 1 : stride[1]] = known
-    for axis, n in ((1, reach[0]), (2, reach[1])):  # a running sum over the taps of either axis
-        total = marks.cumsum(axis=axis, dtype=np.int32)
-        late = np.zeros_like(total)
-        ahead, behind = ((slice(None),) * axis + (cut,) for cut in (slice(n, None), slice(None, -n)))
-        late[ahead] = total[behind]
-        marks = total - late
-    return np.asarray(marks > 0)
+    taps = [n - s * (m - 1) for n, m, s in zip(halo, known.shape[1:], stride, strict=True)]
+    marks = np.zeros((len(known), *(n + k - 1 for n, k in zip(halo, taps, strict=True))), dtype=bool)
+    marks[:, taps[0] - 1 : halo[0] : stride[0], taps[1] - 1 : halo[1] : stride[1]] = known
+    return pair.any_in_window(marks, (taps[0], taps[1]))
 
 
 def _products(tiles: Array) -> Array:
