@@ -265,7 +265,7 @@ def find_kernel(
         if judged is not None:
             if choice.method == "cg":
                 choice = Choice("fft", "the Gram matrix is needed for the weights")
-            return reweighted.fits(
+            fits = reweighted.fits(
                 judged,
                 choice,
                 chosen,
@@ -277,6 +277,10 @@ def find_kernel(
                 image_noise=image_noise,
                 errors=errors,
             )
+            if robust is not None or any(fit.weights is None for fit in fits):  # as the fit's notes say
+                return fits
+            each = zip(judged, fits, strict=True)
+            return [boundary_check.doubt([j.item.problem for j in one], [fit])[0] for one, fit in each]
         if choice.method == "cg":
             needs = "what is asked of the errors" if image_noise or errors != "plain" else _needs_gram(problems, solver)
             if needs is None:

@@ -239,14 +239,12 @@ def uneven(rules: Rules, noise: object, robust: object) -> str | None:
 def judge(task: Task, group: int, rules: Rules, noise: object, robust: object) -> list[list[Judged]] | None:
     """Return the weights of the problems of a group, for each target; None if every pixel counts the same, and will."""
     problems = task.groups[group]
-    n_channels = len(problems) // task.n_pairs
     found: list[list[Judged | None]] = []
     for t in range(len(problems[0].targets)):
         one = []
         for i, problem in enumerate(problems):
-            channel = {None: None, "shared": i % n_channels, "separate": group, "mixed": t}[task.channels]
             single = dataclasses.replace(problem, targets=(problem.targets[t],))
-            one.append(rules.judge(single, task, i // n_channels, channel))
+            one.append(rules.judge(single, task, *task.place(group, t, i)))
         found.append(one)
     if robust is None and not Noise.of(noise).slope and all(j is None for one in found for j in one):
         return None
@@ -315,8 +313,6 @@ def fit(
     engine = Engine(choice.method, pass_method, workers, tolerance, progress, regime)
     notes = [note for j in judged for note in j.notes]
     conv = items[0].problem.geometry.convention
-    if conv.boundary is not None and conv.mode != "valid":
-        notes.append("the declared boundary was not held against the edges, since not all pixels count the same")
     findings: list[Finding] = []
     correction = 1.0
     if not model.slope and robust is None:
@@ -337,6 +333,9 @@ def fit(
     large = sum(item.problem.geometry.n_pixels for item in items) > MOST_KEPT
     told = large and all(isinstance(item.weights, Unsaturated) for item in items)  # from the targets themselves
     weights = None if told else tuple(in_place(item) for item in items)
+    if conv.boundary is not None and conv.mode != "valid" and (told or robust is not None):
+        why = "their weights not being kept" if told else "their outliers being held down"
+        notes.append(f"the declared boundary was not held against the edges, {why}")
     iterated = found.stats.weighting.startswith("iterate")
     if found.eliminations:
         n_pixels = sum(item.n_pixels for item in items)
