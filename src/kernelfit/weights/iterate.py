@@ -67,20 +67,22 @@ class Sample:
         return np.asarray(np.triu(upper) + np.triu(upper, 1).T)
 
 
-def draw(items: Sequence[Item]) -> Sample:
+def draw(items: Sequence[Item], most: int = 2**62) -> Sample:
     """Draw patches: candidates spread evenly, those of large weight and much structure likelier to be kept.
 
-    The same sample for the same problem every time. Of a large image only every so many rows are read.
+    About as many as tell a first kernel, but of no pair more than `most`. The same sample for the same problem every
+    time. Of a large image only every so many rows are read.
     """
     rng = np.random.default_rng(0)
     scaled, values, roots, weights = [], [], [], []
     n_all = n_drawn = 0
     size = items[0].n_taps + len(items) * items[0].n_terms
     for i, item in enumerate(items):
-        parts = list(_candidates(item, rng))
+        n_pixels, n_taps = item.problem.geometry.n_pixels, item.n_taps
+        wanted = min(most, sample_size(n_pixels, n_taps))
+        parts = list(_candidates(item, rng, 4 * wanted))
         plain = np.concatenate([part.weights for part in parts])
         spread = np.concatenate([part.weights * part.spread for part in parts])
-        wanted = sample_size(item.problem.geometry.n_pixels, item.problem.geometry.n_taps * len(item.problem.sources))
         both = plain / max(float(plain.sum()), 1e-300) + spread / max(float(spread.sum()), 1e-300)
         chance = np.minimum(1.0, 0.5 * wanted * both)
         kept = rng.random(len(chance)) < chance
@@ -133,11 +135,10 @@ class _Candidates:
         return found, target[rows, cols], item.weights[self.first + rows, cols].astype(np.float64)
 
 
-def _candidates(item: Item, rng: np.random.Generator) -> Iterator[_Candidates]:
-    """Cut out some bands of rows, spread evenly, and choose pixels in them."""
+def _candidates(item: Item, rng: np.random.Generator, wanted: int) -> Iterator[_Candidates]:
+    """Cut out some bands of rows, spread evenly, and choose about so many pixels in them."""
     plan, sources = item.problem.geometry, polyphase.split(item.problem).sources
     (n_y, n_x), (n_rows, n_cols) = plan.phase_shape, plan.size
-    wanted = 4 * sample_size(plan.n_pixels, plan.n_taps * len(item.problem.sources))
     height = max(n_y, 32)
     n_bands = -(-n_rows // height)
     least = -(-4 * wanted // (height * n_cols))

@@ -28,7 +28,7 @@ from ..statistics import NormalStats
 from ..task import Task
 from . import iterate, patches, weighted
 from .masks import Judged, Rules, Unsaturated
-from .outliers import ROBUST, TUNING, correction_of, factor, least_absolute, slope
+from .outliers import ROBUST, TUNING, correction_of, enough, factor, least_absolute, slope
 from .weighted_pass import Item, Residual, Weights, residual, together
 
 #: The least variance that photon noise is given, relative to that of the mean prediction.
@@ -37,7 +37,7 @@ _MOST_ROUNDS = 20
 _MOST_REFINEMENTS = 3
 #: A reweighted kernel has settled when it moves by no more than this many standard errors.
 _SETTLED = 0.02
-_MEDIAN_SAMPLE = 2**17
+_MEDIAN_SAMPLE = 2**16
 #: Pixels up to which a result keeps the weights where saturated pixels alone were left out.
 MOST_KEPT = 2**24
 #: Quick steps before the exact rounds.
@@ -151,7 +151,8 @@ class Engine:
             n = sum(item.problem.geometry.n_pixels for item in items)
             costs = seen.subtract.nanoseconds, seen.patches.nanoseconds
             shape = weighted.lines(items[0].problem)
-            regime = weighted.choose_regime(n, shape, *costs, exact=regime == "exact").method
+            quick = weighted.EXACT_IS_QUICK if self._grams is None else 0.0  # of many fits each must be
+            regime = weighted.choose_regime(n, shape, *costs, quick, exact=regime == "exact").method
         if regime == "patches":
             return self._refined(items, *weighted.accumulated(items, self.workers), weighted.described(regime, seen))
         if regime == "iterate":
@@ -404,7 +405,8 @@ def _reweighted(
     if robust is None:
         at = engine.solve(items).unknowns
     else:
-        at = least_absolute(iterate.draw(items), iterate.Metric.whole(items, engine.grams(items)).inverse)
+        sample = iterate.draw(items, 2 * enough(items[0].n_taps))
+        at = least_absolute(sample, iterate.Metric.whole(items, engine.grams(items)).inverse)
     n_taps, rounds, scale, first = items[0].n_taps, 0, 0.0, None
     stages = [(robust, 1.0)] if robust in (None, "huber") else [("huber", 1.0), (robust, 1.0)]
     while stages:
