@@ -7,6 +7,7 @@ rounding does not pile up.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -32,6 +33,9 @@ MOST_ITERATIONS = 100
 _MOST_RESTARTS = 4
 #: Another preconditioner is looked for if after the first iterations so many more would be needed.
 _FIRST, _MANY = 5, 10
+#: So many directions tell how far off the unweighted Gram matrix is, which such a ratio of curvatures is; if they are
+#: fewer, so many patches per tap do.
+_TELL, _FAR, _PROBE = 3, 1.7, 20
 _WHOLE = "the unweighted Gram matrix, scaled"
 
 
@@ -208,6 +212,8 @@ def choose_metric(whole: Metric, sample: Sample) -> Metric:
     rng = np.random.default_rng(0)
     gram = sample.gram
     inverse, rank = whole.inverse, whole.inverse.shape[1]
+    if not rank:
+        return whole
     probes = inverse @ rng.standard_normal((rank, 32))
     scale = float(np.einsum("ij,ij->", probes, gram @ probes)) / (32 * rank)
     n, m = sample.patches.shape
@@ -229,7 +235,7 @@ def choose_metric(whole: Metric, sample: Sample) -> Metric:
     values = np.linalg.eigvalsh(moved @ gram @ moved.T)
     root = math.sqrt(m / n) if n > 4 * m else 0.5
     expected = 1.0 if sample.share >= 1 else ((1 + root) / (1 - root)) ** 2
-    if values[0] > 0 and values[-1] / values[0] < 1.7 * expected and sample.share < 1:
+    if values[0] > 0 and values[-1] / values[0] < _FAR * expected and sample.share < 1:
         return whole
     own = scaled_factor(gram)
     return whole if own.shape[1] < m else Metric(gram, own, f"the Gram matrix of {n} patches")
@@ -256,6 +262,8 @@ def solve(
     start: Array | None = None,
     progress: Progress | None = None,
     here: Residual | None = None,
+    *,
+    even: bool = False,
 ) -> Iterated:
     """Solve the weighted problem by preconditioned conjugate gradients.
 
@@ -279,6 +287,8 @@ def solve(
         Told of each band of pixels.
     here : Residual, optional
         That of the start, if it is known.
+    even : bool, optional
+        Whether the weights are known not to follow the images.
 
     Returns
     -------
@@ -335,7 +345,14 @@ def solve(
         if rss > 1e-8 * energy or size <= EPS**2 * energy or first <= 1e-24 * energy:
             break
     rss = max(rss, 0.0)
-    gram, spread = _final(items, metric, directions, images, workers, rescale=metric is whole and start is not None)
+    final = functools.partial(_final, items, directions, images, workers)
+    gram, spread = final(metric, rescale=metric is whole and start is not None)
+    known = spread is not None and len(directions) >= _TELL and spread[1] < _FAR * spread[0]
+    if metric is whole and not even and not known:
+        metric = choose_metric(whole, draw(items, _PROBE * m))
+        if metric is not whole:
+            metric = choose_metric(whole, draw(items))
+            gram, spread = final(metric, rescale=False)
     stats, eliminations = assembled(items, gram, gram @ taps + gradient, sums)
     stats = recentered(items, stats, eliminations, taps, Residual(gradient, rss))
     told = (
@@ -367,10 +384,10 @@ def solution(gram: Array, moment: Array) -> Array | None:
 
 def _final(
     items: Sequence[Item],
-    metric: Metric,
     directions: Sequence[Array],
     images: Sequence[Array],
     workers: int,
+    metric: Metric,
     *,
     rescale: bool,
 ) -> tuple[Array, tuple[float, float] | None]:

@@ -142,8 +142,8 @@ class Engine:
         self._grams = tuple(gram for gram, _ in plain)
         return self._grams, together(items, [moment for _, moment in plain])
 
-    def solve(self, items: Sequence[Item], start: Array | None = None) -> _Solved:
-        """Fit the pairs with their weights."""
+    def solve(self, items: Sequence[Item], start: Array | None = None, *, even: bool = False) -> _Solved:
+        """Fit the pairs with their weights, which are known not to follow the images if they are `even`."""
         weighted.require_determined(items)
         seen = weighted.survey(items)
         regime = self.regime
@@ -151,7 +151,7 @@ class Engine:
             n = sum(item.problem.geometry.n_pixels for item in items)
             costs = seen.subtract.nanoseconds, seen.patches.nanoseconds
             shape = weighted.lines(items[0].problem)
-            quick = weighted.EXACT_IS_QUICK if self._grams is None else 0.0  # of many fits each must be
+            quick = 0.0 if even else weighted.EXACT_IS_QUICK
             regime = weighted.choose_regime(n, shape, *costs, quick, exact=regime == "exact").method
         if regime == "patches":
             return self._refined(items, *weighted.accumulated(items, self.workers), weighted.described(regime, seen))
@@ -166,17 +166,8 @@ class Engine:
                 origin = Residual(known.moment, sums.energy) if start is None else None
             else:
                 sums = weighted.target_sums(items, self.workers)
-            found = iterate.solve(
-                items,
-                self._grams,
-                sums,
-                self.pass_method,
-                self.workers,
-                self.tolerance,
-                start,
-                self.progress,
-                origin,
-            )
+            settings = self.pass_method, self.workers, self.tolerance, start, self.progress, origin
+            found = iterate.solve(items, self._grams, sums, *settings, even=even)
             solve.factor_ahead(found.stats)
             return _Solved(found.stats, found.stats.solve(), found.eliminations, found.findings, found.iterations)
         moment = here = None
@@ -412,17 +403,17 @@ def _reweighted(
     while stages:
         (criterion, widened), *stages = stages
         near = _NEAR if stages else _SETTLED
-        moved, settled, tries = math.inf, False, 0
+        moved, settled, tries, even = math.inf, False, 0, False
         if criterion is not None and widened == 1.0 and not model.slope:
-            at, scale, steps, near_enough = _approached(engine, items, criterion, at, left, scale)
+            at, scale, steps, even = _approached(engine, items, criterion, at, left, scale)
             rounds += steps
-            settled = near_enough and bool(stages)
+            settled = even and bool(stages)
         if stages and not settled and criterion == "huber":
             stages = [(robust, 4.0), (robust, 2.0), (robust, 1.0)]
         while tries < _MOST_ROUNDS and not settled:
             residual(items, at, engine.pass_method, engine.workers, engine.progress, keep=left)
             seen = _seen(items, left, model, criterion, widened)
-            found = engine.solve(seen.items, at)
+            found = engine.solve(seen.items, at, even=even)
             kernel, last_move = found.unknowns[:n_taps], moved
             moved = float(np.linalg.norm(kernel - at[:n_taps]))
             at = found.unknowns
