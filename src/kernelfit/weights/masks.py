@@ -125,7 +125,7 @@ def unmasked(value: object) -> tuple[object, object]:
     if isinstance(value, np.ma.MaskedArray):
         mask = np.ma.getmask(value)
         return value.data, None if mask is np.ma.nomask else np.asarray(mask)
-    if all(hasattr(value, name) for name in ("data", "mask", "uncertainty")):  # astropy's NDData
+    if not isinstance(value, np.ndarray) and all(hasattr(value, n) for n in ("data", "mask", "uncertainty")):
         mask = value.mask  # type: ignore[attr-defined]
         return np.asarray(value.data), None if mask is None else np.asarray(mask)  # type: ignore[attr-defined]
     return value, None
@@ -440,9 +440,7 @@ def judge(
         reader if bad is None else dataclasses.replace(reader, array=_Kept(reader.array, bad))
         for reader, bad in zip(problem.sources, bad_images, strict=True)
     )
-    result = problem.targets[0]
-    if excluded is not None:
-        result = dataclasses.replace(result, array=_Kept(target, excluded))
+    result = problem.targets[0] if excluded is None else zeroed(problem.targets[0], excluded)
     if given is not None:
         final: Weights = given[place]
     else:
@@ -451,6 +449,11 @@ def judge(
         msg = f"got a mask or weights{where} that leave none of {plan.n_pixels} target pixels; need some that count"
         raise ValueError(msg)
     return Judged(Item(dataclasses.replace(problem, sources=sources, targets=(result,)), final), tuple(notes))
+
+
+def zeroed(reader: Reader, excluded: Mask) -> Reader:
+    """Return a reader of an array that reads as zero where it is excluded."""
+    return dataclasses.replace(reader, array=_Kept(reader.array, excluded))
 
 
 def times_weights(item: Item) -> Problem:

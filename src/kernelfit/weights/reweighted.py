@@ -29,7 +29,7 @@ from ..task import Task
 from ..verdict import Finding, Verdict
 from . import iterate, patches, weighted
 from .masks import Judged, Rules, Unsaturated
-from .outliers import ROBUST, TUNING, correction_of, factor, least_absolute, slope
+from .outliers import ROBUST, TUNING, correction_of, enough, factor, least_absolute, slope
 from .weighted_pass import Item, Residual, Weights, residual, together
 
 #: The least variance that photon noise is given, relative to that of the mean prediction.
@@ -38,7 +38,7 @@ _MOST_ROUNDS = 20
 _MOST_REFINEMENTS = 3
 #: A reweighted kernel has settled when it moves by no more than this many standard errors.
 _SETTLED = 0.02
-_MEDIAN_SAMPLE = 2**17
+_MEDIAN_SAMPLE = 2**16
 #: Pixels up to which a result keeps the weights where saturated pixels alone were left out.
 MOST_KEPT = 2**24
 #: Quick steps before the exact rounds.
@@ -143,8 +143,8 @@ class Engine:
         self._grams = tuple(gram for gram, _ in plain)
         return self._grams, together(items, [moment for _, moment in plain])
 
-    def solve(self, items: Sequence[Item], start: Array | None = None) -> _Solved:
-        """Fit the pairs with their weights."""
+    def solve(self, items: Sequence[Item], start: Array | None = None, *, even: bool = False) -> _Solved:
+        """Fit the pairs with their weights, which are known not to follow the images if they are `even`."""
         weighted.require_determined(items)
         seen = weighted.survey(items)
         regime = self.regime
@@ -152,7 +152,8 @@ class Engine:
             n = sum(item.problem.geometry.n_pixels for item in items)
             costs = seen.subtract.nanoseconds, seen.patches.nanoseconds
             shape = weighted.lines(items[0].problem)
-            regime = weighted.choose_regime(n, shape, *costs, exact=regime == "exact").method
+            quick = 0.0 if even else weighted.EXACT_IS_QUICK
+            regime = weighted.choose_regime(n, shape, *costs, quick, exact=regime == "exact").method
         if regime == "patches":
             return self._refined(items, *weighted.accumulated(items, self.workers), weighted.described(regime, seen))
         if regime == "iterate":
@@ -166,17 +167,8 @@ class Engine:
                 origin = Residual(known.moment, sums.energy) if start is None else None
             else:
                 sums = weighted.target_sums(items, self.workers)
-            found = iterate.solve(
-                items,
-                self._grams,
-                sums,
-                self.pass_method,
-                self.workers,
-                self.tolerance,
-                start,
-                self.progress,
-                origin,
-            )
+            settings = self.pass_method, self.workers, self.tolerance, start, self.progress, origin
+            found = iterate.solve(items, self._grams, sums, *settings, even=even)
             solve.factor_ahead(found.stats)
             return _Solved(found.stats, found.stats.solve(), found.eliminations, found.findings, found.iterations)
         moment = here = None
@@ -240,14 +232,12 @@ def uneven(rules: Rules, noise: object, robust: object) -> str | None:
 def judge(task: Task, group: int, rules: Rules, noise: object, robust: object) -> list[list[Judged]] | None:
     """Return the weights of the problems of a group, for each target; None if every pixel counts the same, and will."""
     problems = task.groups[group]
-    n_channels = len(problems) // task.n_pairs
     found: list[list[Judged | None]] = []
     for t in range(len(problems[0].targets)):
         one = []
         for i, problem in enumerate(problems):
-            channel = {None: None, "shared": i % n_channels, "separate": group, "mixed": t}[task.channels]
             single = dataclasses.replace(problem, targets=(problem.targets[t],))
-            one.append(rules.judge(single, task, i // n_channels, channel))
+            one.append(rules.judge(single, task, *task.place(group, t, i)))
         found.append(one)
     if robust is None and not Noise.of(noise).slope and all(j is None for one in found for j in one):
         return None
@@ -316,8 +306,6 @@ def fit(
     engine = Engine(choice.method, pass_method, workers, tolerance, progress, regime)
     notes = [note for j in judged for note in j.notes]
     conv = items[0].problem.geometry.convention
-    if conv.boundary is not None and conv.mode != "valid":
-        notes.append("the declared boundary was not held against the edges, since not all pixels count the same")
     findings: list[Finding] = []
     correction, most = 1.0, math.inf
     if not model.slope and robust is None:
@@ -340,6 +328,9 @@ def fit(
     large = sum(item.problem.geometry.n_pixels for item in items) > MOST_KEPT
     told = large and all(isinstance(item.weights, Unsaturated) for item in items)  # from the targets themselves
     weights = None if told else tuple(in_place(item) for item in items)
+    if conv.boundary is not None and conv.mode != "valid" and (told or robust is not None):
+        why = "their weights not being kept" if told else "their outliers being held down"
+        notes.append(f"the declared boundary was not held against the edges, {why}")
     iterated = found.stats.weighting.startswith("iterate")
     if found.eliminations:
         n_pixels = sum(item.n_pixels for item in items)
@@ -412,23 +403,24 @@ def _reweighted(
     if robust is None:
         at = engine.solve(items).unknowns
     else:
-        at = least_absolute(iterate.draw(items), iterate.Metric.whole(items, engine.grams(items)).inverse)
+        sample = iterate.draw(items, 2 * enough(items[0].n_taps))
+        at = least_absolute(sample, iterate.Metric.whole(items, engine.grams(items)).inverse)
     n_taps, rounds, scale, first = items[0].n_taps, 0, 0.0, None
     stages = [(robust, 1.0)] if robust in (None, "huber") else [("huber", 1.0), (robust, 1.0)]
     while stages:
         (criterion, widened), *stages = stages
         near = _NEAR if stages else _SETTLED
-        moved, settled, tries = math.inf, False, 0
+        moved, settled, tries, even = math.inf, False, 0, False
         if criterion is not None and widened == 1.0 and not model.slope:
-            at, scale, steps, near_enough = _approached(engine, items, criterion, at, left, scale)
+            at, scale, steps, even = _approached(engine, items, criterion, at, left, scale)
             rounds += steps
-            settled = near_enough and bool(stages)
+            settled = even and bool(stages)
         if stages and not settled and criterion == "huber":
             stages = [(robust, 4.0), (robust, 2.0), (robust, 1.0)]
         while tries < _MOST_ROUNDS and not settled:
             residual(items, at, engine.pass_method, engine.workers, engine.progress, keep=left)
             seen = _seen(items, left, model, criterion, widened)
-            found = engine.solve(seen.items, at)
+            found = engine.solve(seen.items, at, even=even)
             kernel, last_move = found.unknowns[:n_taps], moved
             moved = float(np.linalg.norm(kernel - at[:n_taps]))
             at = found.unknowns
