@@ -21,11 +21,12 @@ from ..exact import joint
 from ..exact.accumulation import Choice, Progress
 from ..exact.background import Elimination
 from ..pair import Array
-from ..result import Finding, KernelFit, Verdict
+from ..result import KernelFit
 from ..solvers import solve
 from ..solvers.image_noise import counts_of, finish, pairs_of, shared, take_off
 from ..statistics import NormalStats
 from ..task import Task
+from ..verdict import Finding, Verdict
 from . import iterate, patches, weighted
 from .masks import Judged, Rules, Unsaturated
 from .outliers import ROBUST, TUNING, correction_of, enough, factor, least_absolute, slope
