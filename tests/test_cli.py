@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zlib
 
+import cv2
 import h5py
 import numpy as np
 import pytest
@@ -335,7 +336,15 @@ BAD_CALLS = {
     "overflow": ("find big.npy big.npy --shape 3", "divide the image and the target"),
     "dates": ("find dates.npy target.npy --shape 3", "dtype datetime64"),
     "gray and gray with a channel": ("find image.npy target.npy --shape 3 --channel red", "without channels"),
-    "luma of two channels": ("find alpha.png target.npy --shape 3 --channel luma", "got --channel luma, need one of"),
+    "green of two channels": ("find alpha.png target.npy --shape 3 --channel green", "green, need one of luma, alpha"),
+    "16 bits in JPEG": ("apply deep.png kernel3.csv -o out.jpg", "uint16 .* for out.jpg.*write .png .16 bits., .tif"),
+    "wide numbers in PNG": ("apply wide.npy kernel3.csv -o out.png", "int64 up to 7e.05 for out.png.*write .tif"),
+    "fractions in PNG": ("deconvolve unit.npy kernel3.csv -o out.png", "float64 up to 1 for out.png.*write .tif"),
+    "alpha in JPEG": ("apply rgba.png kernel3.csv -o out.jpg", "got 4 channels for out.jpg.*alpha.*write .png, .tif"),
+    "gray and alpha in JPEG": ("deconvolve alpha.png kernel3.csv -o out.jpeg", "got 2 channels for out.jpeg"),
+    "deep colours packed by LZW": ("find deep.tif image.png --shape 3 --channel red", "16 bits packed by LZW"),
+    "deep colours interlaced": ("find woven.png image.png --shape 3 --channel red", "woven.png.*interlaced"),
+    "deep colours cut short": ("find half.png image.png --shape 3 --channel red", "half.png: got unreadable PNG"),
     "kernel file blank": ("inspect blank.csv", "blank.csv: got taps that are not all finite"),
     "kernel file a list": ("inspect list.json", "list.json: got a file of another format"),
     "kernel of five axes": ("inspect five.npy", "five.npy: got an array of shape"),
@@ -362,6 +371,17 @@ def bad_files(pair, pixels):
         (pair / copy).write_bytes((pair / source).read_bytes()[:-60])
     Image.fromarray(colour).save("colour.png")
     tifffile.imwrite("colour.tif", colour)
+    Image.fromarray(np.dstack([colour, pixels])).save("rgba.png")
+    deep = colour.astype(np.uint16) * 257
+    cv2.imwrite("deep.png", deep)
+    cv2.imwrite("deep.tif", deep)  # packed by LZW
+    (pair / "half.png").write_bytes((pair / "deep.png").read_bytes()[:-60])
+    woven = bytearray((pair / "deep.png").read_bytes())
+    woven[28] = 1
+    woven[29:33] = struct.pack(">I", zlib.crc32(woven[12:29]))
+    (pair / "woven.png").write_bytes(woven)
+    np.save("wide.npy", pixels.astype(int) + 700_000)
+    np.save("unit.npy", pixels / pixels.max())
     np.save("colour.npy", colour)
     Image.fromarray(pixels).convert("LA").save("alpha.png")
     Image.fromarray(pixels).convert("P").save("palette.png")
@@ -584,7 +604,7 @@ def test_npy_is_mapped_not_read(tmp_path, pixels):
 
 def write_npy(path, array, overwrite=False):
     output.check_output(path, (".npy",), "the kernel", overwrite=overwrite)
-    output.write_image(path, array, np.dtype(float), overwrite=overwrite)
+    output.write_image(path, array, overwrite=overwrite)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

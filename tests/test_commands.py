@@ -12,6 +12,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import cv2
 import h5py
 import numpy as np
 import pytest
@@ -226,6 +227,41 @@ def test_pictures_are_turned_upright(orientation, tmp_path, pixels):
             np.testing.assert_array_equal(read_image(tmp_path / name, **words), expected)
 
 
+FILTERS = {name: getattr(cv2, f"IMWRITE_PNG_FILTER_{name}") for name in ("NONE", "SUB", "UP", "AVG", "PAETH")}
+
+
+@pytest.mark.parametrize("n_channels", [3, 4])
+@pytest.mark.parametrize("filters", [*FILTERS.values(), cv2.IMWRITE_PNG_ALL_FILTERS], ids=[*FILTERS, "ALL"])
+def test_png_colours_of_16_bits_keep_them_all(filters, n_channels, tmp_path):
+    rows, cols = np.mgrid[:23, :31]
+    smooth = 900 * rows[..., None] + 1100 * cols[..., None] + np.arange(n_channels) * 777
+    colour = (smooth + np.random.default_rng(0).integers(0, 600, smooth.shape)).astype(np.uint16)
+    order = [2, 1, 0, 3][:n_channels]  # OpenCV's
+    assert cv2.imwrite(tmp_path / "a.png", colour[..., order], [cv2.IMWRITE_PNG_FILTER, filters])
+    found = read_image(tmp_path / "a.png", colours=True)
+    assert found.dtype == np.uint16
+    np.testing.assert_array_equal(found, colour)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", channel="green"), colour[..., 1])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 3)], ids=str)
+def test_small_png_colours_of_16_bits(shape, tmp_path):
+    colour = np.random.default_rng(0).integers(0, 65536, (*shape, 3), dtype=np.uint16)
+    cv2.imwrite(tmp_path / "a.png", colour[..., ::-1], [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_PAETH])
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", colours=True), colour)
+
+
+def test_channels_of_gray_with_alpha(tmp_path, pixels):
+    both = np.dstack([pixels, np.full_like(pixels, 200)])
+    Image.fromarray(both).save(tmp_path / "a.png")
+    for name, at in (("luma", 0), ("alpha", 1), (0, 0), (1, 1)):
+        found = read_image(tmp_path / "a.png", channel=name)
+        assert found.dtype == np.uint8
+        np.testing.assert_array_equal(found, both[..., at])
+    with pytest.raises(ImageFileError, match="need one of luma, alpha, 0 to 1"):
+        read_image(tmp_path / "a.png", channel="green")
+
+
 def test_luma_is_the_gray_of_a_colour_image(tmp_path, pixels):
     colour = np.dstack([pixels, pixels[::-1], pixels[:, ::-1]])
     Image.fromarray(colour).save(tmp_path / "a.png")
@@ -291,6 +327,21 @@ def test_sixteen_bits_stay_sixteen(folder, pixels, capsys):
     np.savetxt("same.csv", [[1.0]], delimiter=",")
     run(capsys, "apply", "deep.png", "same.csv", "-o", "out.png")
     np.testing.assert_array_equal(read_image("out.png"), pixels.astype(int) * 200)
+    np.save("wide.npy", pixels.astype(np.float32) * 200)
+    run(capsys, "apply", "wide.npy", "same.csv", "-o", "wide.png")
+    np.testing.assert_array_equal(read_image("wide.png"), pixels.astype(int) * 200)
+
+
+@pytest.mark.parametrize("n_channels", [2, 3, 4])
+def test_sixteen_bits_stay_sixteen_in_colour(n_channels, folder, pixels, capsys):
+    colour = np.dstack([pixels, pixels[::-1], pixels[:, ::-1], np.full_like(pixels, 255)])[..., -n_channels:]
+    tifffile.imwrite("deep.tif", colour.astype(np.uint16) * 257, photometric="rgb" if n_channels > 2 else None)
+    np.savetxt("same.csv", [[1.0]], delimiter=",")
+    code, out, err = run(capsys, "apply", "deep.tif", "same.csv", "-o", "out.png")
+    assert (code, err) == (0, "") and "cut off" not in out
+    np.testing.assert_array_equal(read_image("out.png", colours=True), colour.astype(int) * 257)
+    if n_channels > 2:
+        np.testing.assert_array_equal(cv2.imread("out.png", -1)[..., :3], colour[..., 2::-1].astype(int) * 257)
 
 
 def test_colours_are_treated_one_by_one_and_alpha_left_alone(folder, pixels, capsys):
@@ -334,6 +385,29 @@ def test_kernels_of_several_channels_are_used_one_by_one(suffix, folder, pixels,
     words = {} if kernel.convention is None else {"origin": kernel.convention.origin}
     expected = kernelfit.deconvolve(np.load("after.npy")[..., 1], kernel.kernel[1], **words)
     np.testing.assert_array_equal(np.load("sharp.npy")[..., 1], expected)
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("n_colours", [1, 3])
+def test_kernels_found_of_images_with_alpha_are_applied_to_them(n_colours, channels, folder, pixels, capsys):
+    colours = np.dstack([pixels, pixels[::-1], pixels[:, ::-1]])[..., :n_colours]
+    Image.fromarray(np.dstack([colours, np.full_like(pixels, 200)])).save("a.png")
+    call = "find a.png a.png --shape 1,2 --boundary symm --solver least-squares --channels"
+    assert run(capsys, *call.split(), channels, "-o", "k.npz")[0] < 2
+    code, out, err = run(capsys, "apply", "a.png", "k.npz", "-o", "out.png")
+    assert (code, err) == (0, "")
+    np.testing.assert_array_equal(read_image("out.png", colours=True), read_image("a.png", colours=True))
+    code, out, err = run(capsys, "apply", "a.png", "k.npz", "--mode", "valid", "-o", "out.npy")
+    assert (code, err) == (0, "") and np.load("out.npy").shape[:2] == (39, 46)
+
+
+def test_a_gray_target_of_colours_is_one_plane(folder, pixels, capsys):
+    colour = np.dstack([pixels, pixels[::-1], pixels[:, ::-1], np.full_like(pixels, 200)])
+    Image.fromarray(colour).save("a.png")
+    np.save("k.npy", np.array([0.25, 0.5, 0.25])[None, :, None, None])
+    assert run(capsys, "apply", "a.png", "k.npy", "-o", "out.tif")[0] == 0
+    np.testing.assert_allclose(read_image("out.tif", channel=0), colour[..., :3] @ [0.25, 0.5, 0.25])
+    np.testing.assert_array_equal(read_image("out.tif", channel="alpha"), 200)
 
 
 def test_mixed_kernels_are_applied_together(folder, pixels, capsys):
