@@ -18,7 +18,7 @@ from PIL import Image
 from scipy.signal import convolve2d
 
 import kernelfit
-from kernelfit import cli, io
+from kernelfit import cli, io, storage
 from kernelfit.people import options, output
 
 KERNEL = np.array([[1.0, 2.0, 0.0], [0.0, 5.0, 8.0]]) / 16
@@ -607,50 +607,63 @@ def write_npy(path, array, overwrite=False):
     output.write_image(path, array, overwrite=overwrite)
 
 
+def write_npz(path, array, overwrite=False):
+    storage.save(path, "KernelFit", {}, {"kernel": array}, overwrite=overwrite)
+
+
+WRITERS = pytest.mark.parametrize("write, name", [(write_npy, "save"), (write_npz, "savez")])
+
+
+@WRITERS
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_failed_write_leaves_what_was_there(overwrite, tmp_path, monkeypatch):
+def test_failed_write_leaves_what_was_there(overwrite, write, name, tmp_path, monkeypatch):
     path = tmp_path / "kernel.npy"
     if overwrite:
         np.save(path, KERNEL)
     before = snapshot(tmp_path)
 
-    def full_disk(file, array, **keywords):
+    def full_disk(file, *arrays, **keywords):
         file.write(b"half of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "save", full_disk)
+    monkeypatch.setattr(np, name, full_disk)
     with pytest.raises(OSError, match="No space left"):
-        write_npy(path, KERNEL + 1, overwrite=overwrite)
+        write(path, KERNEL + 1, overwrite=overwrite)
     assert snapshot(tmp_path) == before
 
 
-def test_file_that_appears_meanwhile_is_kept(tmp_path, monkeypatch):
+@WRITERS
+def test_file_that_appears_meanwhile_is_kept(write, name, tmp_path, monkeypatch):
     path = tmp_path / "kernel.npy"
-    original = np.save
+    original = getattr(np, name)
 
-    def meanwhile(file, array, **keywords):
+    def meanwhile(file, *arrays, **keywords):
         path.write_text("somebody else's")
-        original(file, array, **keywords)
+        original(file, *arrays, **keywords)
 
-    monkeypatch.setattr(np, "save", meanwhile)
+    monkeypatch.setattr(np, name, meanwhile)
     with pytest.raises(FileExistsError, match="exists already"):
-        write_npy(path, KERNEL)
+        write(path, KERNEL)
     assert snapshot(tmp_path) == {"kernel.npy": b"somebody else's"}
 
 
-def test_written_file_has_the_usual_permissions_and_nothing_beside_it(tmp_path):
-    write_npy(tmp_path / "kernel.npy", KERNEL)
+@WRITERS
+def test_written_file_has_the_usual_permissions_and_nothing_beside_it(write, name, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the process's mask is for all its threads"))
+    write(tmp_path / "kernel.npy", KERNEL)
     (tmp_path / "usual").touch()
     assert (tmp_path / "kernel.npy").stat().st_mode == (tmp_path / "usual").stat().st_mode
     assert sorted(os.listdir(tmp_path)) == ["kernel.npy", "usual"]
 
 
-def test_link_is_written_through(tmp_path):
-    np.save(tmp_path / "real.npy", np.zeros(3))
+@WRITERS
+def test_link_is_written_through(write, name, tmp_path):
+    (tmp_path / "real.npy").touch()
     (tmp_path / "link.npy").symlink_to("real.npy")
-    write_npy(tmp_path / "link.npy", KERNEL, overwrite=True)
+    write(tmp_path / "link.npy", KERNEL, overwrite=True)
     assert (tmp_path / "link.npy").is_symlink()
-    np.testing.assert_array_equal(np.load(tmp_path / "real.npy"), KERNEL)
+    found = np.load(tmp_path / "real.npy")
+    np.testing.assert_array_equal(found if name == "save" else found["kernel"], KERNEL)
 
 
 def test_objects_are_never_pickled(tmp_path):

@@ -1,6 +1,7 @@
 """The commands beyond `find`, and the files they read and write: what goes in comes out again."""
 
 import contextlib
+import dataclasses
 import gzip
 import io as std_io
 import json
@@ -84,6 +85,15 @@ def test_kernel_comes_back_to_the_bit(suffix, fit, tmp_path):
         kernel_files.write_kernel(path, fit)
     kernel_files.write_kernel(path, fit, overwrite=True)
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("channels, shape", [("separate", (3, 3, 4)), ("mixed", (2, 3, 3, 4)), ("mixed", (1, 1, 3, 4))])
+@pytest.mark.parametrize("suffix", [".npy", ".tif", ".fits", ".json", ".npz"])
+def test_kernels_of_channels_keep_their_axes(suffix, channels, shape, fit, tmp_path):
+    taps = np.random.default_rng(0).normal(size=shape)
+    several = dataclasses.replace(fit, kernel=taps, factor=None, channels=channels, channel_axis=-1)
+    kernel_files.write_kernel(tmp_path / f"k{suffix}", several)
+    np.testing.assert_array_equal(kernel_files.read_kernel(str(tmp_path / f"k{suffix}")).kernel, taps)
 
 
 def test_other_programs_read_the_kernel(fit, tmp_path):

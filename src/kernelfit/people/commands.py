@@ -16,6 +16,7 @@ import kernelfit
 
 from .. import cli, io
 from ..geometry import in_mode
+from ..storage import write_whole
 from . import arguments, kernel_files, output
 from .options import BadCallError
 from .progress import Bar
@@ -63,7 +64,7 @@ def _in_options(text: str, args: argparse.Namespace) -> str:
             return f"{option} {said}" if said or found.string[found.end() :][:1] == "(" else option
 
         text = re.sub(rf"\b(?<!-){name}={value}", words, text)
-    return text.replace(" (overwrite=True)", "")
+    return text.replace("overwrite=True", "--force")
 
 
 # ---- find ----------------------------------------------------------------------------------------------------------
@@ -346,9 +347,7 @@ def _draw(path: Path, planes: dict[str, kernel_files.KernelFile], overwrite: boo
             kernelfit.plot.error(fit, row[1])
             kernelfit.plot.cuts(fit, row[2])
             kernelfit.plot.frequency_response(fit, row[3])
-    output.write_whole(
-        path, lambda file: figure.savefig(file, format="png", dpi=130), "the picture", overwrite=overwrite
-    )
+    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=130), "the picture", overwrite=overwrite)
 
 
 def compare(args: argparse.Namespace) -> int:

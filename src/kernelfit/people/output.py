@@ -1,11 +1,10 @@
-"""Files out: checked before any work, written whole or not at all, never over an existing file unasked."""
+"""Files out: checked before any work, and written in the format that their names say."""
 
 import io
 import os
-import secrets
 import stat
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..io import require
+from ..storage import exists, write_whole
 from . import png
 
 IMAGE_SUFFIXES = (".npy", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".fits")
@@ -59,7 +59,7 @@ def check_output(
             msg = f"got {path} for {what}, which is no plain file; choose another name"
             raise ValueError(msg)
         if not overwrite:
-            raise FileExistsError(_exists(path, what))
+            raise FileExistsError(exists(path, what))
     if not path.parent.is_dir():
         msg = f"got {path} for {what}, but there is no folder {path.parent}; make it first"
         raise FileNotFoundError(msg)
@@ -67,45 +67,6 @@ def check_output(
         msg = f"got {path} for {what}, but the folder {path.parent} is not writable; choose another"
         raise PermissionError(msg)
     return path
-
-
-def write_whole(path: Path, write: Callable[[BinaryIO], object], what: str, *, overwrite: bool = False) -> None:
-    """Let `write` fill a new file beside `path`, which then takes its name in one step.
-
-    No reader sees half a file, and a failure leaves what was there before. Without `overwrite` an existing file is
-    refused, also one that appeared meanwhile.
-    """
-    path = Path(os.path.realpath(path))
-    if not overwrite and path.exists():
-        raise FileExistsError(_exists(path, what))
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        if overwrite:
-            os.replace(temporary, path)
-        else:
-            _take_free_name(temporary, path, what)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _take_free_name(temporary: Path, path: Path, what: str) -> None:
-    """Give `temporary` the name `path` unless that is taken, in one step where the file system has hard links."""
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        raise FileExistsError(_exists(path, what)) from None
-    except OSError:
-        if path.exists():
-            raise FileExistsError(_exists(path, what)) from None
-        os.replace(temporary, path)
-
-
-def _exists(path: Path, what: str) -> str:
-    return f"got {path} for {what}, which exists already; choose another name or pass --force (overwrite=True)"
 
 
 def write_stdout(array: NDArray[Any]) -> None:
