@@ -93,7 +93,11 @@ def maps(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
         if path == "-":
             msg = f"got - for --{name.replace('_', '-')}, need a file: the standard input is for images"
             raise BadCallError(msg)
-        values = np.asarray(io.read_image(path))
+        try:
+            values = np.asarray(io.read_image(path))
+        except io.ImageFileError as error:  # whose remedies are for IMAGE and TARGET
+            msg = f"{str(error).partition(';')[0]}; save --{name.replace('_', '-')} as one gray plane"
+            raise BadCallError(msg) from error
         found[name] = values if name == "weights" else values != 0
         code[name] = f"read_image({path!r})" + ("" if name == "weights" else " != 0")
     return found, code

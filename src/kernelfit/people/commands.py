@@ -114,8 +114,8 @@ def find(args: argparse.Namespace) -> int:
     }
     defaults = {"operation": "convolution", "method": "auto"}
     settings = {name: value for name, value in settings.items() if value is not None and defaults.get(name) != value}
-    if args.saturated == "none":
-        settings["saturated"] = None
+    if args.saturated != "auto":
+        settings["saturated"] = args.saturated
     maps, map_code = arguments.maps(args)
     start = time.perf_counter()
     with Bar(int(np.prod(target.shape))) as bar:

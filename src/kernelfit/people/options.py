@@ -157,6 +157,20 @@ def noise(text: str) -> str | tuple[float, float]:
     return gain, read
 
 
+def saturated(text: str) -> str | tuple[float | None, float | None] | None:
+    """Parse the values from which on a pixel is saturated."""
+    if text in ("auto", "none"):
+        return None if text == "none" else text
+    try:
+        low, high = (float(part) if part.strip() else None for part in text.split(","))
+    except ValueError:
+        low = high = None
+    if low is high is None or (low is not None and high is not None and not low < high):
+        msg = f"got {text!r}, need auto, none, or LOW,HIGH with LOW below HIGH, one of which may be left out"
+        raise argparse.ArgumentTypeError(msg)
+    return low, high
+
+
 def strength(text: str) -> float | str:
     """Parse a number or the word gcv."""
     return text if text == "gcv" else number(text)
