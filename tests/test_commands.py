@@ -172,6 +172,21 @@ def test_hdf5_and_zarr_are_read_when_used(tmp_path, pixels):
         read_image(tmp_path / "one.zarr", dataset="x")
 
 
+def test_hdf5_can_be_closed(tmp_path, pixels):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["colour"] = np.dstack([pixels] * 3)
+        file["gray"] = pixels
+    green = read_image(tmp_path / "a.h5", dataset="colour", channel="green")
+    with pytest.raises(ImageFileError) as refused:
+        read_image(tmp_path / "a.h5", dataset="none")
+    with h5py.File(tmp_path / "a.h5", "a") as file:  # neither has kept it open
+        np.testing.assert_array_equal(file["gray"], green)
+    image = read_image(tmp_path / "a.h5", dataset="gray")
+    image.file.close()
+    with h5py.File(tmp_path / "a.h5", "a"):
+        assert "need one of" in str(refused.value)
+
+
 def test_pages_and_channels(tmp_path, pixels):
     colour = np.dstack([pixels, pixels // 2, pixels // 4])
     Image.fromarray(colour).save(tmp_path / "a.png")
@@ -299,6 +314,38 @@ def test_a_channel_of_one_file_and_a_gray_other(folder, pixels, capsys):
     np.testing.assert_allclose(json.loads(out)["kernel"], expected[None], atol=1e-9)
 
 
+def test_luma_leaves_out_what_is_saturated_in_any_colour(folder, capsys):
+    colour = np.random.default_rng(8).integers(0, 256, (60, 71, 3), dtype=np.uint8)
+    taps = np.array([[0.0, -1.0, 0.0], [0.3, 2.0, -0.3]])
+    planes = [convolve2d(colour[..., c].astype(float), taps, mode="same") for c in range(3)]
+    after = np.clip(np.rint(np.dstack(planes)), 0, 255).astype(np.uint8)
+    assert 0.05 < ((after > 0) & (after < 255)).all(axis=-1).mean() < 0.5
+    Image.fromarray(colour).save("a.png")
+    Image.fromarray(after).save("b.png")
+    Image.fromarray((np.arange(71) < 5) * np.full((60, 1), 255, np.uint8)).save("bad.png")
+    for options in ("", " --mask bad.png", " --saturated 0,255", " --saturated ,255"):
+        call = f"find a.png b.png --shape 2,3 --channel luma --solver least-squares --json{options}"
+        code, out, err = run(capsys, *call.split())
+        fields = json.loads(out)
+        assert (code, err) == (0, "") or options.endswith(",255")
+        low = 0 if options != " --saturated ,255" else -1
+        expected = ((after > low) & (after < 255)).all(axis=-1)[:, (5 if "mask" in options else 1) : -1][1:]
+        assert fields["n_pixels"] == np.count_nonzero(expected)
+        assert np.allclose(fields["kernel"], taps, atol=0.01) == (low == 0)
+        names = {}
+        with contextlib.redirect_stdout(std_io.StringIO()):
+            exec(fields["python"], names)
+        np.testing.assert_array_equal(names["fit"].kernel, fields["kernel"])
+    _, out, _ = run(capsys, *"find a.png b.png --shape 2,3 --channel luma".split())
+    assert "of a saturated colour, and so masked" in out
+    _, out, _ = run(capsys, *"find a.png b.png --shape 2,3 --channel luma --saturated none".split())
+    assert "saturated" not in out
+    after[after > 0] = 255
+    Image.fromarray(after).save("b.png")
+    _, out, _ = run(capsys, *"find a.png b.png --shape 2,3 --channel luma".split())
+    assert "of a saturated colour; they are used, being nearly all of it" in out
+
+
 # ---- apply and deconvolve --------------------------------------------------------------------------------------------
 
 
@@ -366,6 +413,15 @@ def test_colours_are_treated_one_by_one_and_alpha_left_alone(folder, pixels, cap
     np.testing.assert_array_equal(made[..., 3], 200)
     assert run(capsys, "deconvolve", "colour.png", "kernel.csv", "-o", "out.png")[0] == 0
     assert read_image("out.png", colours=True).shape == colour.shape
+
+
+def test_stored_arrays_are_deconvolved_as_others_are(folder, pixels, capsys):
+    with h5py.File("d.h5", "w") as file:
+        file.create_dataset("after", data=pixels, chunks=(16, 16))
+    run(capsys, "deconvolve", "image.npy", "kernel.csv", "-o", "a.npy")
+    code, _, err = run(capsys, "deconvolve", "d.h5", "kernel.csv", "--dataset", "/after", "-o", "b.npy")
+    assert (code, err) == (0, "")
+    np.testing.assert_array_equal(np.load("a.npy"), np.load("b.npy"))
 
 
 def test_deconvolve_is_the_packages_own(folder, pixels, fit, capsys):
@@ -547,6 +603,9 @@ def test_masks_weights_noise_and_outliers_by_name(folder, pixels, capsys):
     np.testing.assert_array_equal(names["fit"].kernel, expected.kernel)
     code, out, _ = run(capsys, *start, "--nan", "mask", "--noise", "2,3", "--robust", "clip", "--saturated", "none")
     assert code == 0
+    code, seen, _ = run(capsys, *start, "--nan", "mask", "--noise", "2,3", "--robust", "clip", "--saturated=-5,200.5")
+    words = {"nan": "mask", "noise": (2.0, 3.0), "robust": "clip", "saturated": (-5.0, 200.5)}
+    assert json.loads(seen)["kernel"] == kernelfit.find_kernel(pixels, spoiled, (3, 4), **words).kernel.tolist()
     words = {"nan": "mask", "noise": (2.0, 3.0), "robust": "clip", "saturated": None}
     np.testing.assert_array_equal(
         json.loads(out)["kernel"], kernelfit.find_kernel(pixels, spoiled, (3, 4), **words).kernel

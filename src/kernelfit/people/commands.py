@@ -90,7 +90,7 @@ def find(args: argparse.Namespace) -> int:
     if args.report is not None:
         io.require("matplotlib.figure", package="matplotlib", extra="plot", purpose="the report")
     (image, target), reading = arguments.read_pair(args)
-    solver, solver_code = arguments.solver(args, image, target)
+    solver, solver_code = arguments.solver(args, image)
     settings: dict[str, Any] = {
         "mode": args.mode,
         "boundary": None if args.boundary == "none" else args.boundary,
@@ -117,10 +117,16 @@ def find(args: argparse.Namespace) -> int:
     if args.saturated != "auto":
         settings["saturated"] = args.saturated
     maps, map_code = arguments.maps(args)
+    spoiled, note = arguments.saturated_colours(args, reading)
+    if spoiled is not None:
+        given = "mask" in maps
+        map_code["mask"] = f"saturated | ({map_code['mask']})" if given else "saturated"
+        maps["mask"] = spoiled | maps["mask"] if given else spoiled
     start = time.perf_counter()
     with Bar(int(np.prod(target.shape))) as bar:
         bar.note("starting (the very first run compiles, once)")
         fit = kernelfit.find_kernel(image, target, args.shape, solver=solver, progress=bar, **settings, **maps)
+        fit = dataclasses.replace(fit, notes=(*fit.notes, note)) if note else fit
         seconds = time.perf_counter() - start
         call = arguments.python(args, reading, settings, {**map_code, "solver": solver_code})
         names = io.COLOURS if args.channels is not None and target.shape[-1] == 3 else None
@@ -142,12 +148,12 @@ def find(args: argparse.Namespace) -> int:
     else:
         say = sys.stderr if args.output == "-" else sys.stdout
         print(fit.summary(), file=say)
-        notes = [f"kernel written to {args.output}"] if kept is not None else []
-        notes += [f"report written to {args.report}"] if page is not None else []
+        said = [f"kernel written to {args.output}"] if kept is not None else []
+        said += [f"report written to {args.report}"] if page is not None else []
         if args.output is None:
-            notes.append("-o kernel.npz would keep the kernel")
+            said.append("-o kernel.npz would keep the kernel")
         pixels = f"{image.shape[0]} x {image.shape[1]} pixels"
-        print(f"\n{'; '.join([f'{_duration(seconds)} for {pixels}', *notes])}", file=say)
+        print(f"\n{'; '.join([f'{_duration(seconds)} for {pixels}', *said])}", file=say)
     return cli.SOLVED if fit.verdict.ok else cli.DOUBTFUL
 
 
