@@ -239,6 +239,11 @@ BAD_CALLS = {
     "weights negative": ("find image.npy target.npy --shape 3 --weights minus.npy", "weights"),
     "mask in colour": ("find image.npy target.npy --shape 3 --mask colour.png", "channels.*; save --mask as one gray"),
     "image mask of pages": ("find image.npy target.npy --shape 3 --image-mask stack.tif", "save --image-mask as one"),
+    "two keywords": (
+        "find image.npy image.npy --shape 3 --image-noise 1 --mask small.npy",
+        "got --image-noise or --err",
+    ),
+    "words in a row": ("find image.npy target.npy --shape 3 --method cg --robust huber", "need auto, direct or fft"),
     "saturated a word": ("find image.npy target.npy --shape 3 --saturated some", "need auto, none, or LOW,HIGH"),
     "saturated backwards": ("find image.npy target.npy --shape 3 --saturated 9,3", "got '9,3', need.*LOW below HIGH"),
     "saturated nowhere": ("find image.npy target.npy --shape 3 --saturated ,", "got ',', need.*LOW,HIGH"),

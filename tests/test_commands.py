@@ -78,6 +78,7 @@ def test_kernel_comes_back_to_the_bit(suffix, fit, tmp_path):
     else:
         assert held.convention is None
     if suffix in (".json", ".fits", ".npz"):
+        assert held.verdict == fit.verdict.value == "solved"
         np.testing.assert_array_equal(held.stderr, fit.stderr)
     else:
         assert held.stderr is None

@@ -17,7 +17,7 @@ import kernelfit
 from .. import cli, io
 from ..geometry import in_mode
 from ..storage import write_whole
-from . import arguments, kernel_files, output
+from . import arguments, kernel_files, options, output
 from .options import BadCallError
 from .progress import Bar
 
@@ -64,6 +64,9 @@ def _in_options(text: str, args: argparse.Namespace) -> str:
             return f"{option} {said}" if said or found.string[found.end() :][:1] == "(" else option
 
         text = re.sub(rf"\b(?<!-){name}={value}", words, text)
+        if "_" in name:  # no word of plain speech, nor part of a file's name
+            text = re.sub(rf"(?<![^ (]){name}(?=[ ,;)])", option, text)
+    text = re.sub(rf"'({'|'.join(sorted(options.WORDS))})'", r"\1", text)
     return text.replace("overwrite=True", "--force")
 
 

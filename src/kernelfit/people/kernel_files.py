@@ -18,6 +18,7 @@ from ..io import ImageFileError, read_image, require
 from ..result import KernelFit
 from ..statistics import convention_from
 from ..storage import write_whole
+from ..verdict import Verdict
 
 Array = npt.NDArray[np.float64]
 
@@ -262,7 +263,8 @@ def _from_fits(path: str) -> KernelFile:
         convention = Convention(origin=origin, stride=stride, offset=offset, **fields)
     if errors is not None and (errors.shape != kernel.shape or not np.isfinite(errors).all()):
         errors = None
-    return KernelFile(kernel, errors, convention, verdict=str(header.get("KFVERD", "")))
+    name = str(header.get("KFVERD", ""))
+    return KernelFile(kernel, errors, convention, verdict=Verdict[name].value if name in Verdict.__members__ else name)
 
 
 def _from_tiff(path: str) -> KernelFile:
