@@ -209,6 +209,10 @@ BAD_CALLS = {
     "FITS cut short": ("find cut.fits target.npy --shape 3", "cut.fits: got unreadable FITS data"),
     "HDF5 cut short": ("find cut.h5 target.npy --shape 3", "cut.h5: got unreadable HDF5 data"),
     "CMYK JPEG": ("find cmyk.jpg target.npy --shape 3", "colours of the kind CMYK"),
+    "CMYK TIFF": ("find cmyk.tif target.npy --shape 3 --channel green", "colours of the kind CMYK, need RGB"),
+    "luma and chroma in TIFF": ("find ycc.tif target.npy --shape 3 --channel green", "got luma and chroma, need RGB"),
+    "animated PNG": ("find animated.png target.npy --shape 3", "an animation of 2 frames.*save a frame by itself"),
+    "GIF": ("find animated.gif target.npy --shape 3", "animated.gif: got a file of another format"),
     "NaNs in FITS": ("find nan.fits target.npy --shape 3", "2 pixels that are NaN"),
     "FITS without image": ("find table.fits target.npy --shape 3", "a FITS file without an image"),
     "several HDUs": ("find two.fits target.npy --shape 3", "2 images .*OTHER.*--hdu"),
@@ -413,6 +417,11 @@ def bad_files(pair, pixels):
     np.savez("several.npz", pixels)
     (pair / "cut.jpg").write_bytes((pair / "image.jpg").read_bytes()[:200])
     Image.fromarray(pixels).convert("CMYK").save("cmyk.jpg")
+    Image.fromarray(pixels).convert("CMYK").save("cmyk.tif")
+    Image.fromarray(colour).convert("YCbCr").save("ycc.tif")
+    for suffix in ("png", "gif"):
+        frames = [Image.fromarray(pixels), Image.fromarray(pixels[::-1])]
+        frames[0].save(f"animated.{suffix}", save_all=True, append_images=frames[1:])
     broken = pixels.astype("f4")
     broken[1, 2:4] = np.nan
     fits.PrimaryHDU(broken).writeto("nan.fits")

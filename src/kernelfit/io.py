@@ -291,6 +291,9 @@ def _read_with_pillow(path: Path, kind: str, choice: Choice) -> Any:
         with pillow.open(path, formats=[kind]) as picture:
             if choice.page is not None:
                 picture.seek(choice.page)
+            if kind == "PNG" and getattr(picture, "n_frames", 1) > 1:
+                msg = f"{path}: got an animation of {picture.n_frames} frames, need one image; save a frame by itself"
+                raise ImageFileError(msg)
             mode = str(picture.mode)
             if mode == "P":
                 msg = f"{path}: got palette colours, need one gray plane; convert the image to gray first"
@@ -301,7 +304,8 @@ def _read_with_pillow(path: Path, kind: str, choice: Choice) -> Any:
             if choice.channel is None and len(picture.getbands()) > 1:
                 judge_planes(path, (*picture.size[::-1], len(picture.getbands())), choice.colours)
             array = png.read(path) if kind == "PNG" and png.is_deep(path) else np.array(picture)
-            array = upright(array, picture.getexif().get(_ORIENTATION, 1))
+            tags = picture.tag_v2 if kind == "TIFF" else picture.getexif()
+            array = upright(array, tags.get(_ORIENTATION, 1))
             return pick_plane(path, array, Choice(channel=choice.channel))
     except pillow.DecompressionBombError as error:
         msg = f"{path}: got an image too large for Pillow ({error}); save it as NPY, which has no limit"
@@ -326,9 +330,10 @@ def _read_tiff(path: Path, choice: Choice) -> Any:
             msg = f"{path}: got page={at}, need 0 to {len(tiff.pages) - 1}"
             raise ImageFileError(msg)
         page = tiff.pages[at].aspage()
-        if page.photometric in (tifffile.PHOTOMETRIC.PALETTE, tifffile.PHOTOMETRIC.MINISWHITE):
-            what = "palette colours" if page.photometric == tifffile.PHOTOMETRIC.PALETTE else "zero for white"
-            msg = f"{path}: got {what}, need gray values that grow with brightness; convert the image first"
+        kind = getattr(page.photometric, "name", "")
+        if kind in _OTHER_TIFF and not (kind == "YCBCR" and page.compression in (6, 7)):  # JPEG comes out as RGB
+            need = "RGB, or gray that grows with brightness"
+            msg = f"{path}: got {_OTHER_TIFF[kind]}, need {need}; convert the image first"
             raise ImageFileError(msg)
         one = page
         if choice.page is None:
@@ -361,6 +366,12 @@ def _read_tiff(path: Path, choice: Choice) -> Any:
 
 
 _READERS = {"PNG": _read_png, "JPEG": _read_jpeg, "TIFF": _read_tiff}
+_OTHER_TIFF = {  # what the numbers of a TIFF file may be beside gray and RGB
+    "PALETTE": "palette colours",
+    "MINISWHITE": "zero for white",
+    "SEPARATED": "colours of the kind CMYK",
+    **dict.fromkeys(("YCBCR", "CIELAB", "ICCLAB", "ITULAB", "LOGL", "LOGLUV"), "luma and chroma"),
+}
 _PLAIN_TIFF = (1, 8, 32946)  # uncompressed, and the two names of deflate: what tifffile decodes on its own
 
 
