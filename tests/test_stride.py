@@ -713,7 +713,7 @@ def test_the_command_line(tmp_path, capsys, monkeypatch):
     for call, words in {
         "deconvolve small.npy k.json -o sharp.npy": r"k.json: got a kernel of stride (2, 3), need one",
         "apply large.png k.csv --offset 1 -o a.npy": "got --offset without a stride",
-        "find large.png small.npy --shape 4,7 --stride 2": "'same' 151x151",
+        "find large.png small.npy --shape 4,7 --stride 2": "same 151x151",
         "find large.png small.npy --shape 4,7 --stride 0": "got '0', need one whole number of at least 1",
     }.items():
         assert cli.main(call.split()) == 2

@@ -73,7 +73,7 @@ def save(
     def write(file: BinaryIO) -> None:
         np.savez(file, allow_pickle=False, header=np.array(text), **arrays)
 
-    write_whole(path, write, f"the {kind}", overwrite=overwrite)
+    write_whole(path, write, f"a {kind}", overwrite=overwrite)
 
 
 def load(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
