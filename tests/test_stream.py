@@ -268,7 +268,7 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_any_work(tmp_path):
         raise AssertionError("asked for a pair")
         yield
 
-    with pytest.raises(FileNotFoundError, match="does not exist; create it"):
+    with pytest.raises(FileNotFoundError, match="there is no folder .*; make it first"):
         accumulate_stream(never(), 3, checkpoint=tmp_path / "no" / "sums.npz")
 
 

@@ -35,6 +35,7 @@ from .people.options import (
     number,
     one_of,
     pair,
+    saturated,
     strength,
     which,
     workers,
@@ -218,8 +219,9 @@ def _find(add: _Adder) -> None:
         metavar="R",
         help=choices(ROBUST, "none") + ": outliers",
     )
-    pixels.add_argument("--saturated", type=one_of(("auto", "none")), metavar="S",
-                        help="ends of an integer target's range: auto leaves them out (default), or none")  # fmt: skip
+    pixels.add_argument("--saturated", type=saturated, default="auto", metavar="S",
+                        help="target pixels to leave out: LOW,HIGH (at or beyond them), none, or auto (default), "
+                        "the ends of an integer type's range")  # fmt: skip
     out = find.add_argument_group("what comes out")
     out.add_argument(
         "-o",

@@ -1,6 +1,7 @@
 """What the arguments of a call amount to: planes of files, a solver, files to be written, and the same in Python."""
 
 import argparse
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import kernelfit
 
 from .. import io
+from ..weights import masks
 from . import output
 from .options import BadCallError
 
@@ -93,10 +95,39 @@ def maps(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
         if path == "-":
             msg = f"got - for --{name.replace('_', '-')}, need a file: the standard input is for images"
             raise BadCallError(msg)
-        values = np.asarray(io.read_image(path))
+        try:
+            values = np.asarray(io.read_image(path))
+        except io.ImageFileError as error:  # whose remedies are for IMAGE and TARGET
+            msg = f"{str(error).partition(';')[0]}; save --{name.replace('_', '-')} as one gray plane"
+            raise BadCallError(msg) from error
         found[name] = values if name == "weights" else values != 0
         code[name] = f"read_image({path!r})" + ("" if name == "weights" else " != 0")
     return found, code
+
+
+def saturated_colours(args: argparse.Namespace, reading: list[str]) -> tuple[Any, str]:
+    """Return where a colour of the target is saturated whose luma is taken, which no longer tells; and a note.
+
+    None where there are none, or where so little would be left that `find_kernel`, too, would use them.
+    """
+    choice = choice_of(args, 1)
+    if choice.get("channel") != "luma" or "channel='luma'" not in reading[1]:
+        return None, ""
+    colours = io.read_image(args.target, **{**choice, "channel": None, "colours": True})
+    ends = masks.as_ends(args.saturated, colours.dtype) if colours.shape[-1] > 2 else None
+    if ends is None:
+        return None, ""
+    hit = masks.at_ends(np.asarray(colours)[..., :3], ends)
+    if hit is None:
+        return None, ""
+    found = hit.any(axis=-1)
+    count = f"{np.count_nonzero(found)} of {found.size} pixels of the target's luma are of a saturated colour"
+    if args.saturated == "auto" and np.count_nonzero(~found) < 0.05 * found.size:
+        return None, f"{count}; they are used, being nearly all of it"
+    code = reading[1].removeprefix("target = ").replace("channel='luma'", "colours=True")
+    low, high = (f"float('{end}')" if math.isinf(end) else repr(end) for end in ends)
+    reading.append(f"colours = {code}[..., :3]\nsaturated = ((colours <= {low}) | (colours >= {high})).any(axis=-1)")
+    return found, f"{count}, and so masked"
 
 
 def _colours(image: Any, path: str, gray_will_do: bool) -> tuple[Any, str]:
@@ -110,7 +141,7 @@ def _colours(image: Any, path: str, gray_will_do: bool) -> tuple[Any, str]:
     return (image, "") if count == image.shape[-1] else (image[..., :count], f"[..., :{count}]")
 
 
-def solver(args: argparse.Namespace, image: Any, target: Any) -> tuple[Any, str]:
+def solver(args: argparse.Namespace, image: Any) -> tuple[Any, str]:
     """Return the solver that the options describe, and the Python that makes it."""
     name, strength, total, symmetric = args.solver, args.strength, args.total, args.symmetric
     if args.method in ("wiener", "cg"):

@@ -402,7 +402,5 @@ def statistics(
 def described(regime: str, seen: Survey) -> str:
     """Say in words which way the weights were taken into account."""
     costs = seen.subtract if regime == "subtract" else seen.patches
-    counted = (
-        f"about {round(costs.alone + costs.within):d} patches, {round(costs.alone + costs.ends):d} multiplied whole"
-    )
-    return f"{regime} ({counted})"
+    n, whole = round(costs.alone + costs.within), round(costs.alone + costs.ends)
+    return f"{regime} ({f'about {n} patches, {whole} multiplied whole' if n else 'hardly any patches'})"
