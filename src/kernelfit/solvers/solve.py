@@ -275,7 +275,7 @@ def judge(
     m = stats.n_taps
     mean = stats.target_sum / (stats.total_weight or 1.0)
     variance = stats.target_energy - stats.target_sum * mean
-    if not variance > 1e-14 * stats.target_energy:
+    if stats.n_pixels > 1 and not variance > 1e-14 * stats.target_energy:
         findings.append(Finding(Verdict.NO_SIGNAL, f"every target pixel is {mean:.6g}"))
     if rank < m:
         doubt = Verdict.PRIOR_DECIDES if prior else Verdict.RANK_DEFICIENT
