@@ -25,7 +25,7 @@ from ..weights.boxes import Boxed
 from . import regions
 from .accumulation import Progress, bands, in_order, residual_moments, resolve, statistics
 from .regions import Box
-from .tiles import Buffers, TileReader
+from .tiles import Buffers, Solved, TileReader
 
 Array = npt.NDArray[np.float64]
 
@@ -281,6 +281,7 @@ def kernel_map(
             f"{n_taps} for the taps; ask for a smaller shape, or exclude less"
         )
         raise ValueError(msg)
+    solve.factor_ahead(total)
     common = solve.least_squares(total)
     variation = p_value = math.nan
     rss, spare = sum(f.rss for f in fits), sum(f.n_pixels - f.rank for f in fits)
@@ -393,9 +394,9 @@ class _Reading:
                     part = regions.loaded(regions.sub_problem(self.problem, box))
                     stats = statistics(part, self.method, 1)[0]
                 else:
-                    condition, rss = self.reader.read(box, own)
+                    solved = self.reader.read(box, own)
                     n_read += box.rows * box.cols
-                    fit = self._plain(box, own, condition, rss) if self.at_once else None
+                    fit = self._plain(box, own, solved) if self.at_once else None
                 if stats is not None:
                     totals.append(stats)
                 elif self.reader is not None and own is not None and (fit is None or self.keep):
@@ -413,21 +414,21 @@ class _Reading:
                 totals.append(self.reader.total(n_read, own))
         return _Band(functools.reduce(operator.add, totals), fits, every)
 
-    def _plain(self, box: Box, own: Buffers, condition: float, rss: float) -> "_Tile | None":
+    def _plain(self, box: Box, own: Buffers, found: Solved) -> "_Tile | None":
         """Return the fit of a tile of which nothing is doubtful, and None for the others: `_solve` is their judge."""
         assert self.reader is not None
-        n_pixels, m = box.rows * box.cols, len(own.taps)
+        n_pixels, m, rss = box.rows * box.cols, len(own.taps), found.rss
         energy, total = float(own.energy[0]), float(own.energy[1])
-        if not (condition * solve.RCOND_CHOLESKY < 1 and rss > 0 and n_pixels > m):
+        if not (found.condition * solve.RCOND_CHOLESKY < 1 and rss > 0 and n_pixels > m):
             return None
-        noise_std, spread = math.sqrt(rss / (n_pixels - m)), own.spread
-        size, least = math.sqrt(float((own.taps**2).sum())), noise_std * math.sqrt(float(spread.min()))
+        noise_std = math.sqrt(rss / (n_pixels - m))
         variance = energy - total * total / n_pixels
-        if solve.rounding_limits(rss, energy, condition, size, least) or not variance > 1e-14 * energy:
+        least, error = noise_std * math.sqrt(found.least), noise_std * math.sqrt(found.spread)
+        if solve.rounding_limits(rss, energy, found.condition, found.size, least) or not variance > 1e-14 * energy:
             return None
-        if solve.doubts(own.taps, noise_std * math.sqrt(float(spread.sum())), rss, variance, energy):
+        if solve.doubts(found.size, error, rss, variance, energy):
             return None
-        taps, stderr = self.reader.to_user(own.taps), noise_std * self.reader.to_user(np.sqrt(spread))
+        taps, stderr = self.reader.to_user(own.taps), noise_std * self.reader.to_user(np.sqrt(own.spread))
         return _Tile(taps, stderr, noise_std, rss, m, n_pixels, ())
 
     def _solve(self, box: Box, stats: NormalStats, workers: int) -> "_Tile":
