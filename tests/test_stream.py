@@ -16,7 +16,7 @@ import pytest
 import kernelfit
 import naive
 from kernelfit import accumulate, accumulate_stream, chunks, pair
-from kernelfit.exact import regions
+from kernelfit.exact import regions, stream
 from kernelfit.exact.regions import Box, Tree
 
 ROOT = Path(kernelfit.__file__).parent
@@ -104,11 +104,12 @@ def test_a_stream_is_the_sum_of_its_pairs(same_stats, method):
     same_stats(accumulate_stream(iter(pairs), (3, 4), method=method), expected, 1e-13)
 
 
-def test_the_number_of_workers_and_the_kind_of_iterable_do_not_matter(same_bits):
+def test_the_number_of_workers_and_the_kind_of_iterable_do_not_matter(monkeypatch, same_bits):
     pairs = list(frames(9))
     first = accumulate_stream(pairs, (3, 4), block=(16, 20), workers=1)
-    for workers in (3,):
-        same_bits(accumulate_stream((p for p in pairs), (3, 4), block=(16, 20), workers=workers), first)
+    for large in (2**19, 100, 1):  # pixels from which on all workers share a block
+        monkeypatch.setattr(stream, "_LARGE", large)
+        same_bits(accumulate_stream((p for p in pairs), (3, 4), block=(16, 20), workers=3), first)
 
 
 def test_pairs_smaller_than_the_kernel_count(same_stats):
@@ -364,7 +365,8 @@ def test_blocks_that_are_put_together_from_chunks_do_not_overwrite_each_other(mo
             return self.array[key]
 
     stored = Stored(image, (9, 13)), Stored(target, (11, 8))
-    for workers in (1, 3):
+    for workers, large in ((1, 1), (3, 2**19), (3, 1), (3, 100)):  # the last: large blocks and small ones in turn
+        monkeypatch.setattr(stream, "_LARGE", large)
         read = accumulate_stream([stored], (3, 4), block=(20, 16), workers=workers)
         same_bits(read, accumulate_stream([(image, target)], (3, 4), block=(20, 16), workers=1))
 
@@ -449,7 +451,7 @@ def test_saturated_pixels_of_a_stream(close):
         close(stats.gram, expected.gram, 1e-12)
 
 
-def test_masks_that_are_sliced_and_blocks_without_a_pixel_that_counts(tmp_path, same_bits, close):
+def test_masks_that_are_sliced_and_blocks_without_a_pixel_that_counts(tmp_path, monkeypatch, same_bits, close):
     """Whole blocks are excluded, and of a mask in a file no more is read than of the pair."""
     ((image, target),) = frames(1, (70, 61))
     mask = np.zeros(target.shape, np.uint8)
@@ -457,6 +459,8 @@ def test_masks_that_are_sliced_and_blocks_without_a_pixel_that_counts(tmp_path, 
     np.save(tmp_path / "mask.npy", mask)
     on_disk = np.load(tmp_path / "mask.npy", mmap_mode="r")
     stats = accumulate_stream([(image, target, on_disk)], (3, 4), block=16)
+    monkeypatch.setattr(stream, "_LARGE", 1)
+    same_bits(stats, accumulate_stream([(image, target, on_disk)], (3, 4), block=16, workers=2))
     same_bits(stats, accumulate_stream([(image, target, mask != 0)], (3, 4), block=16, workers=1))
     close(stats.gram, accumulate(image[40:], target[40:], (3, 4)).gram, 1e-12)
     with pytest.raises(ValueError, match="0 target pixels of 1 pairs cannot determine the 12 taps .* or exclude less"):

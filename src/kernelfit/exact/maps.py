@@ -389,7 +389,7 @@ class _Reading:
                 item = None if self.boxed is None else self.boxed.item(box)
                 fit = stats = None
                 if self.boxed is not None and item is not None:
-                    stats = self.boxed.statistics(item, self.method)
+                    stats = self.boxed.statistics(item, self.method, 1)
                 elif self.reader is None or own is None:
                     part = regions.loaded(regions.sub_problem(self.problem, box))
                     stats = statistics(part, self.method, 1)[0]

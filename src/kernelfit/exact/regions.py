@@ -140,16 +140,23 @@ class Scratch:
 def loaded(problem: Problem, scratch: Scratch | None = None) -> Problem:
     """Return the problem with the pixels in memory that it would otherwise ask a store for, many times over."""
     scratch = Scratch() if scratch is None else scratch
-    readers = [_loaded(r, functools.partial(scratch.empty, i)) for i, r in enumerate(problem.sources + problem.targets)]
+    readers = enumerate(problem.sources + problem.targets)
+    return reading(problem, [in_memory(reader, place, scratch) for place, reader in readers])
+
+
+def reading(problem: Problem, readers: list[Reader]) -> Problem:
+    """Return the problem with other readers of its sources and targets."""
     n = len(problem.sources)
     return dataclasses.replace(problem, sources=tuple(readers[:n]), targets=tuple(readers[n:]))
 
 
-def _loaded(reader: Reader, empty: Callable[[Shape, np.dtype[Any]], npt.NDArray[Any]]) -> Reader:
-    (top, left), (height, width) = (-reader.before[0], -reader.before[1]), reader.shape
+def in_memory(reader: Reader, place: int, scratch: Scratch) -> Reader:
+    """Return a reader of the same pixels in memory: itself, unless it reads a store."""
     if not _inside(reader) or not isinstance(reader.array, chunks.Chunked):
         return reader
-    return Reader(reader.array.read((slice(top, top + height), slice(left, left + width)), empty), reader.shape)
+    (top, left), (height, width) = (-reader.before[0], -reader.before[1]), reader.shape
+    key = slice(top, top + height), slice(left, left + width)
+    return Reader(reader.array.read(key, functools.partial(scratch.empty, place)), reader.shape)
 
 
 def _walk(n: int, side: int, stops: list[int]) -> list[int]:

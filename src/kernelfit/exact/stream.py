@@ -10,7 +10,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +27,8 @@ from . import regions
 from .accumulation import Progress, resolve, statistics
 from .regions import Box, Tree
 
+#: Pixels, for each worker, from which on a block is worth the work of all of them.
+_LARGE = 2**19
 #: What an item of a stream may hold: a pair and, by name, what excludes or weighs its pixels.
 _NAMES = ("image", "target", "mask", "image_mask", "weights")
 
@@ -375,44 +377,76 @@ def _digest(before: str, problem: Problem, boxed: Boxed | None, boxes: list[Box]
     return hashlib.sha256(facts.encode() + seen).hexdigest()
 
 
-def _part(item: _Work, own: threading.local) -> NormalStats:
-    """Read one block; `own` is the thread's."""
-    if not hasattr(own, "scratch"):
-        own.scratch = regions.Scratch()
-    asked = regions.sub_problem(item.problem, item.box)
-    part = regions.loaded(asked, own.scratch)
+def _statistics(item: _Work, asked: Problem, part: Problem, workers: int) -> NormalStats:
+    """Return the statistics of a block, `part` being what it asks for with the pixels in memory."""
     readers = zip(part.sources + part.targets, asked.sources + asked.targets, strict=True)
     copied = item.boxed is not None or any(mine is not given for mine, given in readers)
     with _naming(item.pair, asked.geometry.offset if copied else None):  # where a copy begins, errors cannot know
         if item.boxed is None:
-            return statistics(part, item.method, 1)[0]
+            return statistics(part, item.method, workers)[0]
         part = regions.alone(part)
         weighed = item.boxed.item(item.box, part)
-        return statistics(part, item.method, 1)[0] if weighed is None else item.boxed.statistics(weighed, item.method)
+        if weighed is None:
+            return statistics(part, item.method, workers)[0]
+        return item.boxed.statistics(weighed, item.method, workers)
+
+
+def _by_one_thread(item: _Work, own: threading.local) -> NormalStats:
+    """Read one block and return its statistics; `own` is the thread's."""
+    if not hasattr(own, "scratch"):
+        own.scratch = regions.Scratch()
+    asked = regions.sub_problem(item.problem, item.box)
+    return _statistics(item, asked, regions.loaded(asked, own.scratch), 1)
 
 
 def _computed(work: Iterator[_Work], workers: int) -> Iterator[tuple[_Work, NormalStats]]:
-    """Yield the statistics of blocks in order, computed by threads a few blocks ahead."""
+    """Yield the statistics of blocks in order.
+
+    Small blocks are computed by one thread each, some blocks ahead. Large ones are computed one after the other by all
+    threads together, which share a cache, while the pixels of the next one are read.
+    """
     own = threading.local()
     if workers == 1:
         for item in work:
-            yield item, _part(item, own)
+            yield item, _by_one_thread(item, own)
         return
     n_threads = 2 * workers  # those that wait for a store do not compute
+    ahead: collections.deque[tuple[_Work, Callable[[], NormalStats], list[Future[Any]]]] = collections.deque()
+    idle: list[regions.Scratch] = []
+
+    def large(item: _Work) -> bool:
+        return item.box.rows * item.box.cols >= _LARGE * workers
+
+    def begin(item: _Work) -> None:
+        if not large(item):
+            future = pool.submit(_by_one_thread, item, own)
+            ahead.append((item, future.result, [future]))
+            return
+        asked, scratch = regions.sub_problem(item.problem, item.box), idle.pop() if idle else regions.Scratch()
+        readers = enumerate(asked.sources + asked.targets)
+        reads = [pool.submit(regions.in_memory, reader, place, scratch) for place, reader in readers]
+
+        def finish() -> NormalStats:
+            stats = _statistics(item, asked, regions.reading(asked, [read.result() for read in reads]), workers)
+            idle.append(scratch)
+            return stats
+
+        ahead.append((item, finish, list(reads)))
+
     with ThreadPoolExecutor(n_threads, thread_name_prefix="kernelfit") as pool:
-        ahead: collections.deque[tuple[_Work, Future[NormalStats]]] = collections.deque()
         try:
             for item in work:
-                ahead.append((item, pool.submit(_part, item, own)))
-                if len(ahead) > n_threads:
-                    first, future = ahead.popleft()
-                    yield first, future.result()
+                begin(item)
+                while len(ahead) > (1 if large(item) else n_threads):
+                    first, finish, _ = ahead.popleft()
+                    yield first, finish()
             while ahead:
-                first, future = ahead.popleft()
-                yield first, future.result()
+                first, finish, _ = ahead.popleft()
+                yield first, finish()
         finally:
-            for _, future in ahead:
-                future.cancel()
+            for _, _, futures in ahead:
+                for future in futures:
+                    future.cancel()
 
 
 def _packed(stats: NormalStats) -> tuple[dict[str, Any], dict[str, Any]]:

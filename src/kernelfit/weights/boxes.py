@@ -84,9 +84,9 @@ class Boxed:
         )
         return None if judged is None else judged.item
 
-    def statistics(self, item: Item, method: str) -> NormalStats:
+    def statistics(self, item: Item, method: str, workers: int) -> NormalStats:
         """Return the statistics of a box with weights."""
-        stats = weighted.statistics([item], method, 1, part=True)
+        stats = weighted.statistics([item], method, workers, part=True)
         return dataclasses.replace(stats, weighting=stats.weighting.partition(" ")[0])  # there may be many boxes
 
     def spots(self) -> bytes:
