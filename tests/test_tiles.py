@@ -58,8 +58,8 @@ def test_the_statistics_are_those_of_the_rows_of_the_design_matrix(shape, bounda
         diagonal = np.diag(np.linalg.inv(x.T @ x))
         assert least == pytest.approx(diagonal.min(), rel=1e-9) and spread == pytest.approx(diagonal.sum(), rel=1e-9)
         assert 0.3 * np.linalg.cond(x.T @ x, 1) <= condition <= 1.0001 * np.linalg.cond(x.T @ x, 1)
-    close(reader.total(n_pixels, own).gram, total, 1e-12)
-    assert reader.total(n_pixels, own).n_pixels == n_pixels
+    close(reader.total(own.total, n_pixels).gram, total, 1e-12)
+    assert reader.total(own.total, n_pixels).n_pixels == n_pixels
     stack.close()
     reader.close()
 

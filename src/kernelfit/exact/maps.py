@@ -137,9 +137,14 @@ class _Tile(NamedTuple):
 
 
 class _Band(NamedTuple):
-    """A run of tiles: the sum of their statistics, their fits, and each one's statistics where they are needed."""
+    """A run of tiles: the sums of their statistics, their fits, and each one's statistics where they are needed.
 
-    total: NormalStats
+    Of `n_read` pixels the sum is left as the reader of small tiles has it, `raw`; of other tiles it is `total`.
+    """
+
+    raw: Array | None
+    n_read: int
+    total: NormalStats | None
     fits: list[_Tile]
     every: list[NormalStats]
 
@@ -266,15 +271,12 @@ def kernel_map(
     choice = resolve(problem, method).method  # of the whole: all tiles share what it takes to start
     fits: list[_Tile] = []
     every: list[NormalStats] = []
-    tree = regions.Tree[NormalStats](operator.add)
     engine = "fft" if choice == "cg" else choice
-    boxed = Boxed.of(problem, rules)
-    for band in _Reading(problem, boxed, boxes, engine, chosen, threads, progress, strength > 0):
-        tree.push(band.total)
+    reading = _Reading(problem, Boxed.of(problem, rules), boxes, engine, chosen, threads, progress, strength > 0)
+    for band in reading:
         fits += band.fits
         every += band.every
-    total = tree.total()
-    assert total is not None
+    total = reading.total()
     if total.n_pixels < n_taps:
         msg = (
             f"got a mask or weights that leave {total.n_pixels} target pixels in all tiles together, need at least "
@@ -357,6 +359,11 @@ class _Reading:
         # What needs no BLAS, which has threads of its own, is solved by the thread that has read it.
         plain = isinstance(solver, solve.LeastSquares)
         self.at_once = plain and problem.geometry.n_taps <= solve.OWN_FACTOR
+        self._raw, self._tree, self._n_read = (
+            regions.Tree[Array](operator.add),
+            regions.Tree[NormalStats](operator.add),
+            0,
+        )
 
     def __iter__(self) -> Iterator["_Band"]:
         """Yield the tiles, in order, a few at a time."""
@@ -369,6 +376,7 @@ class _Reading:
             some = work[first : first + at_once]
             read = in_order(some, self._read, self.workers)
             for boxes, band in zip(some, read if self.at_once else list(read), strict=True):
+                self._add(band)
                 done += len(boxes)
                 if self.progress is not None:
                     self.progress("reading tiles", done, len(self.boxes))
@@ -380,6 +388,23 @@ class _Reading:
                 yield band
         if self.reader is not None:
             self.reader.close()
+
+    def _add(self, band: "_Band") -> None:
+        """Add the sums of the next tiles."""
+        if band.raw is not None:
+            self._raw.push(band.raw)
+            self._n_read += band.n_read
+        if band.total is not None:
+            self._tree.push(band.total)
+
+    def total(self) -> NormalStats:
+        """Return the statistics of all tiles that were read."""
+        raw, total = self._raw.total(), self._tree.total()
+        if self.reader is None or raw is None:
+            assert total is not None
+            return total
+        read = self.reader.total(raw, self._n_read)
+        return read if total is None else read + total
 
     def _read(self, boxes: list[Box]) -> "_Band":
         """Read a run of tiles and solve each, unless that is left for later."""
@@ -410,9 +435,8 @@ class _Reading:
                     fits.append(fit)
                 if stats is not None and (self.keep or not self.at_once):
                     every.append(stats)
-            if self.reader is not None and own is not None:
-                totals.append(self.reader.total(n_read, own))
-        return _Band(functools.reduce(operator.add, totals), fits, every)
+            raw = own.total.copy() if own is not None else None
+        return _Band(raw, n_read, functools.reduce(operator.add, totals) if totals else None, fits, every)
 
     def _plain(self, box: Box, own: Buffers, found: Solved) -> "_Tile | None":
         """Return the fit of a tile of which nothing is doubtful, and None for the others: `_solve` is their judge."""

@@ -138,10 +138,10 @@ class TileReader:
         moment = own.back[1, :, self.frame.col_halo :]
         return self._statistics(own.gram, moment, own.energy, box.rows * box.cols)
 
-    def total(self, n_pixels: int, own: "Buffers") -> NormalStats:
-        """Return the statistics of all tiles that were read."""
+    def total(self, sums: Array, n_pixels: int) -> NormalStats:
+        """Return the statistics of many tiles, given the sum of `Buffers.total`."""
         m = self.problem.geometry.n_taps
-        return self._statistics(own.total[:m, :m], own.total[m, :m], own.total[m + 1], n_pixels)
+        return self._statistics(sums[:m, :m], sums[m, :m], sums[m + 1], n_pixels)
 
     def to_user(self, taps: Array) -> Array:
         """Bring what there is one of for each tap into the order of the user's kernel."""
