@@ -17,9 +17,9 @@ import scipy.special
 from .. import geometry, pair
 from ..geometry import Convention, Shape
 from ..pair import Problem
-from ..result import Finding, Verdict
 from ..solvers import solve
 from ..statistics import NormalStats
+from ..verdict import Finding, Verdict
 from ..weights import masks, weighted_pass
 from ..weights.boxes import Boxed
 from . import regions
@@ -359,11 +359,8 @@ class _Reading:
         # What needs no BLAS, which has threads of its own, is solved by the thread that has read it.
         plain = isinstance(solver, solve.LeastSquares)
         self.at_once = plain and problem.geometry.n_taps <= solve.OWN_FACTOR
-        self._raw, self._tree, self._n_read = (
-            regions.Tree[Array](operator.add),
-            regions.Tree[NormalStats](operator.add),
-            0,
-        )
+        self._raw, self._n_read = regions.Tree[Array](operator.add), 0
+        self._tree = regions.Tree[NormalStats](operator.add)
 
     def __iter__(self) -> Iterator["_Band"]:
         """Yield the tiles, in order, a few at a time."""
