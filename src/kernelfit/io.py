@@ -157,7 +157,7 @@ def read_image(
         name, kind, source = "<stdin>", "NPY", sys.stdin.buffer.read()
     else:
         name, source = str(path), b""
-        kind = _kind(path)
+        kind = kind_of(path)
     from .people import scientific
 
     try:
@@ -182,10 +182,10 @@ def read_image(
     return image
 
 
-def _kind(path: Path) -> str:
+def kind_of(path: Path) -> str:
     """Return the format of a file, by its first bytes, or of a folder that holds a Zarr array."""
     if path.is_dir():
-        if any((path / marker).exists() for marker in ("zarr.json", ".zarray", ".zgroup")):
+        if is_zarr(path):
             return "Zarr"
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if path.is_fifo():
@@ -201,6 +201,11 @@ def _kind(path: Path) -> str:
         msg = f"{path}: got {what}, need PNG, JPEG, TIFF, NPY, FITS, HDF5 or Zarr; convert it without loss first"
         raise ImageFileError(msg)
     return kind
+
+
+def is_zarr(path: Path) -> bool:
+    """Say whether a folder holds a Zarr array or group."""
+    return any((path / marker).exists() for marker in ("zarr.json", ".zarray", ".zgroup"))
 
 
 def pick_plane(name: object, array: Any, choice: Choice) -> Any:

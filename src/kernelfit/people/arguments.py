@@ -59,11 +59,24 @@ def choice_of(args: argparse.Namespace, at: int) -> dict[str, Any]:
 
 
 def read_pair(args: argparse.Namespace) -> tuple[list[Any], list[str]]:
-    """Return image and target, and the Python that reads them; one --channel is for the file that has channels."""
-    images: list[Any] = []
+    """Return image and target, and the Python that reads them."""
+    images, choices = read_planes(args, args.image, args.target)
     code: list[str] = []
-    gray = []
     for at, (name, path) in enumerate((("image", args.image), ("target", args.target))):
+        cut = ""
+        if args.channels is not None:
+            images[at], cut = _colours(images[at], path, args.channels == "mixed" and name == "target")
+        words = [repr(path), *(f"{k}={v!r}" for k, v in choices[at].items())]
+        code.append(f"{name} = read_image({', '.join(words)}){cut}")
+    return images, code
+
+
+def read_planes(args: argparse.Namespace, *paths: str) -> tuple[list[Any], list[dict[str, Any]]]:
+    """Read image and target; one --channel is for the file that has channels. Return also what was chosen of each."""
+    images: list[Any] = []
+    choices = []
+    gray = []
+    for at, path in enumerate(paths):
         choice = choice_of(args, at)
         if args.channels is not None:
             choice["colours"] = True
@@ -75,13 +88,9 @@ def read_pair(args: argparse.Namespace) -> tuple[list[Any], list[str]]:
                 raise
             del choice["channel"]
             image = io.read_image(path, **choice)
-        cut = ""
-        if args.channels is not None:
-            image, cut = _colours(image, path, args.channels == "mixed" and name == "target")
         images.append(image)
-        words = [repr(path), *(f"{k}={v!r}" for k, v in choice.items())]
-        code.append(f"{name} = read_image({', '.join(words)}){cut}")
-    return images, code
+        choices.append(choice)
+    return images, choices
 
 
 def maps(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
@@ -142,7 +151,7 @@ def _colours(image: Any, path: str, gray_will_do: bool) -> tuple[Any, str]:
 
 
 def solver(args: argparse.Namespace, image: Any) -> tuple[Any, str]:
-    """Return the solver that the options describe, and the Python that makes it."""
+    """Return the solver that the options describe for an image, or a series, and the Python that makes it."""
     name, strength, total, symmetric = args.solver, args.strength, args.total, args.symmetric
     if args.method in ("wiener", "cg"):
         for option in ("solver", "strength", "total", "symmetric"):
@@ -181,7 +190,7 @@ def solver(args: argparse.Namespace, image: Any) -> tuple[Any, str]:
         return kernelfit.Sparse(), "kernelfit.Sparse()"
     if name == "least-squares":
         return None, ""
-    if name is None and args.method == "auto" and len(image.shape) == 2 and min(image.shape) > 0:
+    if name is None and args.method == "auto" and image is not None and len(image.shape) == 2 and min(image.shape) > 0:
         sides = args.shape if isinstance(args.shape, tuple) else (args.shape, args.shape)
         fits = min(np.subtract(image.shape, sides)) >= 0
         if fits and kernelfit.choose_method(image.shape, sides, args.stride or 1).method == "cg":

@@ -17,7 +17,7 @@ import kernelfit
 from .. import cli, io
 from ..geometry import in_mode
 from ..storage import write_whole
-from . import arguments, kernel_files, options, output
+from . import arguments, kernel_files, options, output, series
 from .options import BadCallError
 from .progress import Bar
 
@@ -61,7 +61,7 @@ def _in_options(text: str, args: argparse.Namespace) -> str:
 
         def words(found: re.Match[str], option: str = option) -> str:
             said = (found[1] or "").strip("'").replace("None", "none")
-            return f"{option} {said}" if said or found.string[found.end() :][:1] == "(" else option
+            return f"{option} {said}" if said or found.string[found.end() :][:1] in ("(", "[") else option
 
         text = re.sub(rf"\b(?<!-){name}={value}", words, text)
         if "_" in name:  # no word of plain speech, nor part of a file's name
@@ -92,8 +92,31 @@ def find(args: argparse.Namespace) -> int:
     )
     if args.report is not None:
         io.require("matplotlib.figure", package="matplotlib", extra="plot", purpose="the report")
-    (image, target), reading = arguments.read_pair(args)
-    solver, solver_code = arguments.solver(args, image)
+    streamed = series.wanted(args)
+    fit, pixels, call, seconds, names = series.find(args, _settings(args)) if streamed else _find_pair(args, page)
+    if kept is not None:
+        kernel_files.write_kernel(kept, fit, overwrite=args.force)
+    if args.output == "-":
+        output.write_stdout(np.ascontiguousarray(fit.kernel))
+    if args.json:
+        more = {"image": args.image, "target": args.target, "output": args.output, "report": args.report}
+        psfs = {name: one.psf().to_dict() for name, one in kernelfit.split_channels(fit, names).items()}
+        psf = psfs[""] if "" in psfs else psfs
+        _print_json({**kernel_files.as_dict(fit), "psf": psf, **more, "seconds": seconds, "python": call})
+    else:
+        say = sys.stderr if args.output == "-" else sys.stdout
+        print(fit.summary(), file=say)
+        notes = [f"kernel written to {args.output}"] if kept is not None else []
+        notes += [f"report written to {args.report}"] if page is not None else []
+        notes += [f"sums kept in {args.checkpoint}"] if args.checkpoint is not None else []
+        if args.output is None:
+            notes.append("-o kernel.npz would keep the kernel")
+        print(f"\n{'; '.join([f'{_duration(seconds)} for {pixels}', *notes])}", file=say)
+    return cli.SOLVED if fit.verdict.ok else cli.DOUBTFUL
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the keywords that options stand for, but for those left as they are."""
     settings: dict[str, Any] = {
         "mode": args.mode,
         "boundary": None if args.boundary == "none" else args.boundary,
@@ -119,6 +142,14 @@ def find(args: argparse.Namespace) -> int:
     settings = {name: value for name, value in settings.items() if value is not None and defaults.get(name) != value}
     if args.saturated != "auto":
         settings["saturated"] = args.saturated
+    return settings
+
+
+def _find_pair(args: argparse.Namespace, page: Path | None) -> series.Found:
+    """Find the kernel of one pair, and draw the report."""
+    (image, target), reading = arguments.read_pair(args)
+    solver, solver_code = arguments.solver(args, image)
+    settings = _settings(args)
     maps, map_code = arguments.maps(args)
     spoiled, note = arguments.saturated_colours(args, reading)
     if spoiled is not None:
@@ -139,25 +170,7 @@ def find(args: argparse.Namespace) -> int:
             kernelfit.report.write_report(
                 page, fit, image, target, title=title, call=call, names=names, overwrite=args.force
             )
-        if kept is not None:
-            kernel_files.write_kernel(kept, fit, overwrite=args.force)
-    if args.output == "-":
-        output.write_stdout(np.ascontiguousarray(fit.kernel))
-    if args.json:
-        more = {"image": args.image, "target": args.target, "output": args.output, "report": args.report}
-        psfs = {name: one.psf().to_dict() for name, one in kernelfit.split_channels(fit, names).items()}
-        psf = psfs[""] if "" in psfs else psfs
-        _print_json({**kernel_files.as_dict(fit), "psf": psf, **more, "seconds": seconds, "python": call})
-    else:
-        say = sys.stderr if args.output == "-" else sys.stdout
-        print(fit.summary(), file=say)
-        said = [f"kernel written to {args.output}"] if kept is not None else []
-        said += [f"report written to {args.report}"] if page is not None else []
-        if args.output is None:
-            said.append("-o kernel.npz would keep the kernel")
-        pixels = f"{image.shape[0]} x {image.shape[1]} pixels"
-        print(f"\n{'; '.join([f'{_duration(seconds)} for {pixels}', *said])}", file=say)
-    return cli.SOLVED if fit.verdict.ok else cli.DOUBTFUL
+    return series.Found(fit, f"{image.shape[0]} x {image.shape[1]} pixels", call, seconds, names)
 
 
 HTML = (".html", ".htm")

@@ -355,6 +355,7 @@ def judge(
     weights: object = None,
     nan: str = "error",
     saturated: object = None,
+    part: bool = False,
 ) -> Judged | None:
     """Turn everything that excludes or weighs pixels of a pair into one weight for each target pixel that is used.
 
@@ -368,6 +369,8 @@ def judge(
         The same for each source.
     weights, nan, saturated
         As in `find_kernel`.
+    part : bool, optional
+        Whether it is a part of a larger pair, of which no pixel need count.
 
     Returns
     -------
@@ -445,7 +448,7 @@ def judge(
         final: Weights = given[place]
     else:
         final = np.ones(plan.size, dtype=bool) if excluded is None else ~excluded[place]
-    if excluded is not None and not final.any():
+    if excluded is not None and not part and not final.any():
         msg = f"got a mask or weights{where} that leave none of {plan.n_pixels} target pixels; need some that count"
         raise ValueError(msg)
     return Judged(Item(dataclasses.replace(problem, sources=sources, targets=(result,)), final), tuple(notes))
