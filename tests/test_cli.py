@@ -246,8 +246,8 @@ BAD_CALLS = {
     "mask in colour": ("find image.npy target.npy --shape 3 --mask colour.png", "channels.*; save --mask as one gray"),
     "image mask of pages": ("find image.npy target.npy --shape 3 --image-mask stack.tif", "save --image-mask as one"),
     "two keywords": (
-        "find image.npy image.npy --shape 3 --image-noise 1 --mask small.npy",
-        "got --image-noise or --err",
+        "find image.npy image.npy --shape 3 --image-noise 1 --background 0",
+        "got --image-noise or --errors sandwich with --background 0, need --method auto, direct or fft",
     ),
     "words in a row": ("find image.npy target.npy --shape 3 --method cg --robust huber", "need auto, direct or fft"),
     "saturated a word": ("find image.npy target.npy --shape 3 --saturated some", "need auto, none, or LOW,HIGH"),
