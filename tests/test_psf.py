@@ -199,7 +199,9 @@ def test_correlation_is_turned_before_it_is_compared():
 def test_errors_of_arrays_and_bad_calls():
     kernel = np.ones((2, 3))
     found = compare_kernels(kernel, kernel + 0.1, stderr=(np.full((2, 3), 0.1), None))
-    assert found.chi2 == pytest.approx(6) and found.freedom == 6
+    assert found.chi2 == pytest.approx(6) and found.freedom == 6 and found.exact and "counts as exact" in str(found)
+    both = compare_kernels(kernel, kernel + 0.1, stderr=(np.full((2, 3), 0.1), np.full((2, 3), 0.1)))
+    assert both.chi2 == pytest.approx(3) and not both.exact and "counts as exact" not in str(both)
     with pytest.raises(ValueError, match="errors of shape"):
         compare_kernels(kernel, kernel, stderr=(np.ones(3), None))
     with pytest.raises(ValueError, match="rows and columns"):

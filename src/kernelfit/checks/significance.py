@@ -39,6 +39,8 @@ class Difference:
         Their number.
     p_value : float
         The probability of a `chi2` as large by chance if the two kernels were the same; NaN without errors.
+    exact : bool
+        Whether one of the two has no errors, and so counts as exact.
 
     Notes
     -----
@@ -54,6 +56,7 @@ class Difference:
     chi2: float
     freedom: int
     p_value: float
+    exact: bool = False
 
     @property
     def differ(self) -> bool:
@@ -87,6 +90,9 @@ class Difference:
                 else "no difference that the noise could not have made"
             ),
         ]
+        if self.exact:
+            what = "only one has errors: the other counts as exact, which a kernel found of noisy images is not (save"
+            lines.append(f"             {what} fits as .npz)")
         return "\n".join(lines)
 
 
@@ -138,7 +144,8 @@ def compare_kernels(
     ]
     difference, variance = np.zeros(shape), np.zeros(shape)
     factors: list[Array] = []
-    known = any(factor is not None for _, _, factor in (one, other))
+    given = sum(factor is not None for _, _, factor in (one, other))
+    known = given > 0
     for (taps, _, factor), place, sign in zip((one, other), places, (1.0, -1.0), strict=True):
         difference[place] += sign * taps
         if factor is not None:
@@ -169,6 +176,7 @@ def compare_kernels(
         chi2,
         freedom,
         p_value,
+        exact=given == 1,
     )
 
 

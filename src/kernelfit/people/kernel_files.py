@@ -140,8 +140,8 @@ def write_kernel(path: Path, fit: KernelFit, *, overwrite: bool = False) -> None
         data = (json.dumps(as_dict(fit), indent=1, allow_nan=False) + "\n").encode()
     elif suffix in (".tif", ".tiff"):
         tifffile = require("tifffile", package="tifffile", extra="cli", purpose="writing TIFF")
-        fields = {"convention": dataclasses.asdict(fit.convention), "shape": kernel.shape}
-        note = json.dumps({"kind": "kernelfit kernel", **fields})
+        fields = {"kind": "kernelfit kernel", "convention": dataclasses.asdict(fit.convention)}
+        note = json.dumps({**fields, "shape": kernel.shape})  # by which tifffile knows the axes of a stack of planes
         buffer = std_io.BytesIO()
         tifffile.imwrite(buffer, kernel, description=note, metadata=None, photometric="minisblack")
         data = buffer.getvalue()
@@ -273,9 +273,7 @@ def _from_tiff(path: str) -> KernelFile:
     with tifffile.TiffFile(path) as file:
         kernel, note = np.asarray(file.asarray()), file.pages.first.description
     try:
-        fields = json.loads(note)  # a file holds a stack of planes, whatever the axes before them
-        shape = fields.get("shape", kernel.shape)
-        return KernelFile(kernel.reshape(shape), convention=convention_from(fields["convention"]))
+        return KernelFile(kernel, convention=convention_from(json.loads(note)["convention"]))
     except (ValueError, KeyError, TypeError):
         if kernel.ndim != 2:
             msg = f"{path}: got an image of shape {kernel.shape}, need a kernel's rows and columns"

@@ -56,13 +56,10 @@ def read_hdf5(path: Path, choice: Choice) -> Any:
 
     try:
         file.visititems(visit)
-        plane = pick_plane(path, _chosen(path, found, choice.dataset), choice)
+        return pick_plane(path, _chosen(path, found, choice.dataset), choice)
     except BaseException:
         file.close()
         raise
-    if isinstance(plane, np.ndarray):  # nothing is left to be read
-        file.close()
-    return plane
 
 
 def read_zarr(path: Path, choice: Choice) -> Any:
