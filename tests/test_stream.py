@@ -184,6 +184,34 @@ def test_what_is_refused():
             accumulate_stream(good, (3, 4), **keywords)
 
 
+def test_memory_does_not_grow_with_the_pair(monkeypatch):
+    """Pixels are made as they are asked for: 54 MB of each array, of which a part is alive at a time."""
+    import tracemalloc
+
+    monkeypatch.setattr(chunks, "BUDGET", 2**22)
+
+    class Stored:
+        chunks, dtype, ndim = (512, 512), np.dtype("u2"), 2
+
+        def __init__(self, rows, factor):
+            self.shape, self.factor = (rows, 3001), factor
+
+        def __getitem__(self, key):
+            rows, cols = (np.arange(*k.indices(n), dtype=np.uint16) for k, n in zip(key, self.shape, strict=True))
+            return (rows[:, None] * self.factor ^ cols * 40503) % np.uint16(251)
+
+    peaks = []
+    for rows in (1500, 9000):
+        tracemalloc.start()
+        try:
+            stats = accumulate_stream([(Stored(rows, 31), Stored(rows, 77))], (3, 4), workers=2)
+            peaks.append(tracemalloc.get_traced_memory()[1] / 2**20)
+        finally:
+            tracemalloc.stop()
+        assert stats.n_pixels == (rows - 2) * (3001 - 3)
+    assert peaks[1] < peaks[0] + 10 and peaks[1] < 60
+
+
 # ---- checkpoints ----------------------------------------------------------------------------------------------------
 
 
