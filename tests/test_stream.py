@@ -184,6 +184,32 @@ def test_what_is_refused():
             accumulate_stream(good, (3, 4), **keywords)
 
 
+def test_memory_does_not_grow_with_the_pair(monkeypatch):
+    """Pixels are made as they are asked for: 84 MB of each array, of which a part is alive at a time."""
+    import tracemalloc
+
+    monkeypatch.setattr(chunks, "BUDGET", 2**22)
+
+    class Stored:
+        chunks, dtype, ndim = (512, 512), np.dtype("u2"), 2
+
+        def __init__(self, rows, factor):
+            self.shape, self.factor = (rows, 3001), factor
+
+        def __getitem__(self, key):
+            rows, cols = (np.arange(*k.indices(n), dtype=np.uint16) for k, n in zip(key, self.shape, strict=True))
+            return (rows[:, None] * self.factor ^ cols * 40503) % np.uint16(251)
+
+    tracemalloc.start()
+    try:
+        stats = accumulate_stream([(Stored(14000, 31), Stored(14000, 77))], (3, 4), workers=2)
+        peak = tracemalloc.get_traced_memory()[1] / 2**20
+    finally:
+        tracemalloc.stop()
+    assert stats.n_pixels == (14000 - 2) * (3001 - 3)
+    assert peak < 80  # seen: 41 to 47
+
+
 # ---- checkpoints ----------------------------------------------------------------------------------------------------
 
 
