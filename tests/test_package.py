@@ -173,9 +173,9 @@ def test_optional_packages_are_asked_for_where_they_may_be():
             assert not any(n.split(".")[0] == package for n in imports(path, top_level_only=True)), path.name
 
 
-@pytest.mark.parametrize("room", ["psf", "psf_shape", "significance", "html"])
+@pytest.mark.parametrize("room", ["psf", "psf_shape", "significance", "html", "verdict"])
 def test_rooms_that_know_results_only(room):
-    assert rooms_of(imports(ROOMS[room])) <= {"geometry", "result", "psf_shape"}
+    assert rooms_of(imports(ROOMS[room])) <= {"geometry", "result", "verdict", "psf_shape"}
 
 
 def test_the_parser_imports_argparse_alone():
@@ -188,6 +188,8 @@ ROOMS_WITHOUT_PIXELS = [
     "solve",
     "statistics",
     "result",
+    "verdict",
+    "packing",
     "spectra",
     "band",
     "toeplitz",
@@ -215,7 +217,17 @@ def test_the_forward_operator_shares_nothing_with_the_engines():
 def test_engines_import_nothing_above_them():
     for room in ("_loops", "_weighted_loops", "_fft", "geometry"):
         inside = rooms_of(imports(ROOMS[room]))
-        assert not inside & {"find", "accumulation", "pair", "statistics", "solve", "result", "forward", "cli"}, room
+        assert not inside & {
+            "find",
+            "accumulation",
+            "pair",
+            "statistics",
+            "solve",
+            "result",
+            "verdict",
+            "forward",
+            "cli",
+        }, room
 
 
 def test_no_room_at_module_level_goes_round_in_circles():

@@ -13,7 +13,8 @@ from .. import pair
 from ..exact.accumulation import resolve, statistics
 from ..geometry import Shape
 from ..pair import Problem
-from ..result import Finding, KernelFit, Verdict, require_fit
+from ..result import KernelFit, require_fit
+from ..verdict import Finding, Verdict
 from . import sandwich
 
 Array = npt.NDArray[np.float64]

@@ -16,9 +16,9 @@ import scipy.special
 from .. import geometry, pair
 from ..geometry import Convention, Shape
 from ..pair import Problem
-from ..result import Finding, Verdict
 from ..solvers import solve
 from ..statistics import NormalStats
+from ..verdict import Finding, Verdict
 from . import regions
 from .accumulation import Progress, bands, in_order, residual_moments, resolve, statistics
 from .regions import Box

@@ -10,8 +10,9 @@ import scipy.linalg
 
 from .. import result
 from ..exact.threads import in_order
-from ..result import Finding, KernelFit, Verdict
+from ..result import KernelFit
 from ..statistics import NormalStats
+from ..verdict import Finding, Verdict
 
 Array = npt.NDArray[np.float64]
 EPS = float(np.finfo(np.float64).eps)

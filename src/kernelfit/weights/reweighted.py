@@ -19,10 +19,11 @@ from ..exact import joint
 from ..exact.accumulation import Choice, Progress
 from ..exact.background import Elimination
 from ..pair import Array
-from ..result import Finding, KernelFit, Verdict
+from ..result import KernelFit
 from ..solvers import solve
 from ..statistics import NormalStats
 from ..task import Task
+from ..verdict import Finding, Verdict
 from . import iterate, patches, weighted
 from .masks import Judged, Rules, Unsaturated
 from .outliers import ROBUST, TUNING, correction_of, factor, least_absolute, slope
