@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -216,11 +217,18 @@ def deconvolve(args: argparse.Namespace) -> int:
         "balance": args.balance,
         "boundary": None if args.boundary == "none" else args.boundary,
         "penalty": args.penalty,
+        "edges": args.edges,
+        "nan": args.nan,
+        **arguments.maps(args)[0],
         **_laid(args, held, "same"),
     }
-    made = _each_channel(
-        image, held, lambda plane, kernel: kernelfit.deconvolve(plane, kernel, workers=args.workers, **words), True
-    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        made = _each_channel(
+            image, held, lambda plane, kernel: kernelfit.deconvolve(plane, kernel, workers=args.workers, **words), True
+        )
+    for message in dict.fromkeys(str(one.message) for one in caught):
+        print("kernelfit:", message.replace("mask=", "--mask"), file=sys.stderr)
     return _write_image(args, kept, made, image, f"balance {args.balance}")
 
 

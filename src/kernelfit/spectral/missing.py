@@ -16,8 +16,8 @@ Array = npt.NDArray[np.float64]
 _TOLERANCE = 0.03  # of the residual's deviation: twice as much costs up to 3 dB where noise is low
 _MOST_ITERATIONS = 200
 _LINES = 8  # of so many lines of pixels, one is looked at
-_STEEPER = 1.6  # times as rough as the inside; between 1.1 and 1.5 where no more than 0.5 dB are lost
-_WIDER = 1.5  # times the target's deviation
+_STEEPER = 2.4  # times as rough as the inside, compared with the target
+_WIDER = 1.3  # times the contrast of the target
 
 
 def excluded(target: npt.NDArray[np.generic], mask: object, masked: object, nan: str) -> Mask | None:
