@@ -1,7 +1,7 @@
 """Print how well and how fast `deconvolve` restores, beside scikit-image's two Wiener filters on the same inputs.
 
 Run as ``python -m benchmarks.restoration [edges]``. The image is scikit-image's ``camera()`` scaled to 0..1. Its target
-is a crop of the blurred image, so that the pixels beyond its edge are unknown; noise 0.01 is 1% of the image's deviation.
+is a crop of the blurred image, so that the pixels beyond its edge are unknown; noise 0.01 is 1% of its deviation.
 PSNR is taken over the whole frame and away from its edges. The time is the median of ratios to scikit-image's
 ``wiener``, run in turn. With ``edges``: a table of the PSNR on six photographs with edges faded and solved for, what
 "auto" does, and with 1 % of the pixels, a column and a spot dead and masked; times are relative to fading.
