@@ -20,7 +20,7 @@ def summary(fit: KernelFit) -> str:
     many = "".join(f"{n} x " for n in fit.kernel.shape[:-2])
     share = f", expected relative error {error / size:.2g}" if size > 0 and math.isfinite(error) else ""
     lines = [
-        f"kernel      {many}{rows} x {cols}, sum {total:.6g} +/- {total_error:.2g}, "
+        f"kernel      {many}{rows} x {cols}, sum {total:.6g}{f' +/- {total_error:.2g}' if math.isfinite(total_error) else ''}, "
         f"largest tap {fit.kernel[peak]:.6g} at {tuple(int(i) for i in peak)}{share}",
         f"convention  {fit.convention}",
         f"fit         {fit.n_pixels} pixels, rank {fit.rank} of {fit.kernel.size}, condition {fit.condition:.2g}",

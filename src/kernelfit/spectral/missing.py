@@ -17,6 +17,7 @@ _TOLERANCE = 0.03  # of the residual's deviation: twice as much costs up to 3 dB
 _MOST_ITERATIONS = 200
 _LINES = 8  # of so many lines of pixels, one is looked at
 _STEEPER = 2.4  # times as rough as the inside, compared with the target
+_UNLIKE = 4.0  # times the mean square of a step between neighbours
 _WIDER = 1.3  # times the contrast of the target
 
 
@@ -91,7 +92,7 @@ def rings(restored: npt.NDArray[np.generic], target: npt.NDArray[np.generic], si
 
 
 def warn_of_dead_lines(target: npt.NDArray[np.generic], side: tuple[int, int]) -> None:
-    """Warn of columns or rows that are constant and thinner than the kernel, which no blur would have left."""
+    """Warn of columns or rows that are constant, thinner than the kernel, and unlike those beside them."""
     for name, image, width in (("column", target, side[1]), ("row", target.T, side[0])):
         few = image[:: max(1, len(image) // _LINES)]
         flat = (few == few[0]).all(axis=0)
@@ -99,7 +100,11 @@ def warn_of_dead_lines(target: npt.NDArray[np.generic], side: tuple[int, int]) -
         flat[some] = (image[:, some] == image[0, some]).all(axis=0)
         edges = np.flatnonzero(np.diff(flat, prepend=False, append=False))
         for first, stop in zip(edges[::2], edges[1::2], strict=True):
-            if stop - first < width and len(image) > 1:
+            beside = [at for at in (first - 1, stop) if 0 <= at < len(flat)]
+            if stop - first >= width or not beside:
+                continue
+            step = min(float(np.square(image[:, at] - image[0, first], dtype=np.float64).mean()) for at in beside)
+            if step > _UNLIKE * float(np.square(np.diff(few, axis=1), dtype=np.float64).mean()):
                 msg = (
                     f"{name} {first} of the target is {image[0, first]:.6g} throughout, which no blur would have left: "
                     "if its pixels are dead, exclude them with mask=, or they spoil the whole image"

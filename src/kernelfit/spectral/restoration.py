@@ -141,11 +141,12 @@ def deconvolve(
         if not np.isfinite(values).all():
             bad = ~np.isfinite(values)
             row, col = np.argwhere(bad)[0]
+            cure = "exclude them with nan='mask'" if name == "target" else "fill them"
             msg = (
                 f"got {name} with {int(bad.sum())} NaN or infinite values, the first at (row, column) "
-                f"({row}, {col}); need finite ones: fill them, or crop to a part without them"
+                f"({row}, {col}); need finite ones: {cure}, or crop to a part without them"
             )
-            raise ValueError(msg + (", or nan='mask'" if name == "target" else ""))
+            raise ValueError(msg)
     if not k.any():
         msg = (
             "got a kernel that is zero everywhere, from which nothing can be restored; need one with a tap that is not"
