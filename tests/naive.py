@@ -336,4 +336,4 @@ def restored(target, seen, kernel, origin, strength, operation, penalty):
                 rough[at, (r + down) % rows * cols + (c + across) % cols] -= 1 / 20**0.5
     some = model[seen.ravel()]
     right = some.T @ target[seen]
-    return np.linalg.solve(some.T @ some + strength * rough.T @ rough, right).reshape(rows, cols)
+    return np.linalg.lstsq(some.T @ some + strength * rough.T @ rough, right, rcond=1e-12)[0].reshape(rows, cols)
