@@ -56,21 +56,25 @@ def fill(image: Array, unknown: Mask, left: Callable[[Array], Array]) -> None:
     rest = left(image)
     step = np.zeros_like(image)
     residual = -rest.ravel()[at]
-    direction, size = residual.copy(), float(residual @ residual)
+    direction, size = residual.copy(), _dot(residual, residual)
     for _ in range(_MOST_ITERATIONS):
-        seen = max(float(np.square(rest).sum()) - size, 0.0)
+        seen = max(_dot(rest, rest) - size, 0.0)
         if not size > _TOLERANCE**2 * seen * len(at) / n_seen:
             return
         step.ravel()[at] = direction
         made = left(step)
-        curvature = float(direction @ made.ravel()[at])
+        curvature = _dot(direction, made.ravel()[at])
         if not curvature > 0:
             return
         image.ravel()[at] += size / curvature * direction
         rest += size / curvature * made
         residual = -rest.ravel()[at]
-        previous, size = size, float(residual @ residual)
+        previous, size = size, _dot(residual, residual)
         direction = residual + size / previous * direction
+
+
+def _dot(a: Array, b: Array) -> float:
+    return float((a * b).sum())  # not BLAS: its threads would go on spinning into the next transform
 
 
 def rings(restored: npt.NDArray[np.generic], target: npt.NDArray[np.generic], side: tuple[int, int]) -> bool:
