@@ -326,7 +326,7 @@ def test_deconvolve_leaves_dead_pixels_out(folder, pixels, fit, capsys):
     words = {"operation": "correlation", "origin": fit.convention.origin}
     expected = kernelfit.deconvolve(spoilt, fit.kernel, nan="mask", **words)
     np.testing.assert_array_equal(np.load("out.npy"), expected)
-    np.save("spoilt.npy", np.where(dead, 5000, pixels))
+    np.save("spoilt.npy", np.where(dead, 5000.0, pixels))
     code, _, err = run(capsys, "deconvolve", "spoilt.npy", "fit.npz", *"--edges fade -o out.npy --force".split())
     assert code == 0 and "kernelfit: column 5 of the target is 5000 throughout" in err and "Warning" not in err
 
