@@ -203,8 +203,10 @@ def find_kernel(
     other case the edges make an error, which tapers and the overlap of the tapers keep small and the verdict
     "approximate" tells. Pairs of more than 2^20 pixels that are not periodic are divided by blocks. The errors of
     the taps are root mean square ones, from noise and misfit, frequency by frequency, plus what the balance holds
-    back: within a factor of two of the truth in simulations with kernels of 5 to 31 taps a side. Kernels of more
-    than 1024 taps have none (NaN): cropping makes an error of its own that the spectra do not tell.
+    back: within a factor of two of the truth in simulations with 1 % noise and kernels of 5 to 31 taps a side. With
+    less noise the edges make most of the error, of which symmetric kernels hide their part: there the errors told
+    were up to 14 times too small. Kernels of more than 1024 taps have none (NaN): cropping makes an error of its own
+    that the spectra do not tell.
 
     Examples
     --------

@@ -6,7 +6,6 @@ Each array is C-contiguous float64 (complex where said), so each function is com
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -631,6 +630,24 @@ def ring_misfit(power, cross, target, transfer, rings, row_weights, col_weights,
 
 
 @_jit_sum
+def _combine(weights, lines, out):
+    """Set ``out = sum_i weights[i] * lines[i]``, three lines at a time."""
+    n, cols = lines.shape
+    first = n % 3
+    for j in range(cols):
+        out[j] = 0.0
+    for i in range(first):
+        x, line = weights[i], lines[i]
+        for j in range(cols):
+            out[j] += x * line[j]
+    for i in range(first, n, 3):
+        x, y, z = weights[i], weights[i + 1], weights[i + 2]
+        a, b, c = lines[i], lines[i + 1], lines[i + 2]
+        for j in range(cols):
+            out[j] += x * a[j] + y * b[j] + z * c[j]
+
+
+@_jit_sum
 def transform_columns(lines, cosines, sines, out):
     """Set ``out[f] = sum_i (cosines[f, i] - 1j * sines[f, i]) * lines[i]``; a row and its mirror image at a time.
 
@@ -640,21 +657,10 @@ def transform_columns(lines, cosines, sines, out):
     for f in range(n // 2 + 1):
         even = out[f]
         odd = out[(n - f) % n]
-        twice = f != 0 and 2 * f != n
-        for j in range(cols):
-            even[j] = cosines[f, 0] * lines[0, j]
-        for i in range(1, len(lines)):
-            x = cosines[f, i]
-            for j in range(cols):
-                even[j] += x * lines[i, j]
-        if not twice:
+        _combine(cosines[f], lines, even)
+        if f == 0 or 2 * f == n:
             continue
-        for j in range(cols):
-            odd[j] = sines[f, 0] * lines[0, j]
-        for i in range(1, len(lines)):
-            x = sines[f, i]
-            for j in range(cols):
-                odd[j] += x * lines[i, j]
+        _combine(sines[f], lines, odd)
         for j in range(0, cols, 2):
             a, b, c, d = even[j], even[j + 1], odd[j], odd[j + 1]
             even[j] = a + d
@@ -667,22 +673,25 @@ def transform_columns(lines, cosines, sines, out):
 def classes(spectrum, transfer, down, across, scale, step, even, sums, counts):
     """Add ``|Y|^2`` and the numbers of every `step`-th row's frequencies to classes of ``|K|^2 / (scale * q)``.
 
-    Classes of equal ratio from 1e-20 to 1e10; ``q = (down[r] + across[c])^2``. Frequency zero counts in the last class,
-    with no power. Of rows of even length, the last column counts once, as the first. `spectrum` may be complex64.
+    Four classes to an octave, from 2^-67 on: exponent and first digits of the float are the number of the class.
+    ``q = (down[r] + across[c])^2``. Frequency zero counts in the last class, with no power. Of rows of even length, the
+    last column counts once, as the first. `spectrum` may be complex64.
     """
     last = len(sums) - 1
+    ratios = np.empty(spectrum.shape[1])
+    digits = ratios.view(np.int64)
     for r in range(0, spectrum.shape[0], step):
         for c in range(spectrum.shape[1]):
-            y, k = spectrum[r, c], transfer[r, c]
-            weight = 1.0 if c == 0 or (even and c == spectrum.shape[1] - 1) else 2.0
-            if r == 0 and c == 0:
-                counts[last] += weight
-                continue
+            k = transfer[r, c]
             q = (down[r] + across[c]) ** 2
-            u = ((k.real * k.real + k.imag * k.imag) / scale + 1e-30) / (q + 1e-30)
-            place = (math.log10(u) + 20.0) * (len(sums) / 30.0)
-            i = int(min(max(place, 0.0), float(last)))
+            ratios[c] = ((k.real * k.real + k.imag * k.imag) / scale + 1e-30) / (q + 1e-30)
+        for c in range(spectrum.shape[1]):
+            y = spectrum[r, c]
+            weight = 1.0 if c == 0 or (even and c == spectrum.shape[1] - 1) else 2.0
+            i = min(max((digits[c] >> 50) - ((1023 - 67) << 2), 0), last)
             power = float(y.real) * float(y.real) + float(y.imag) * float(y.imag)
+            if r == 0 and c == 0:
+                i, power = last, 0.0
             sums[i] += weight * power
             counts[i] += weight
 
