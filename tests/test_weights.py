@@ -13,7 +13,7 @@ from conftest import SCENES
 from kernelfit import Verdict, accumulate, find_kernel, pair, task
 from kernelfit.exact.accumulation import Choice
 from kernelfit.exact.background import Background
-from kernelfit.weights import iterate, masks, patches, reweighted, weighted, weighted_pass
+from kernelfit.weights import _weighted_loops, iterate, masks, patches, reweighted, weighted, weighted_pass
 
 SOME = SCENES[::13]
 REGIMES = ("subtract", "patches", "iterate")
@@ -575,6 +575,18 @@ def test_runs_and_single_pixels_give_the_same_sums():
     rebuilt[rows, cols] = at
     np.testing.assert_array_equal(rebuilt, runs)
     assert patches.shortest_run((3, 9)) < 11  # so that long runs were among them
+
+
+def test_patches_are_gathered_wherever_they_are():
+    """Eight pixels at a time: neighbours along a row, and others whose first and last are as far apart."""
+    block, out = photo((20, 30)), np.zeros((12, 19))
+    rows, cols = (
+        np.array([5] * 8 + [7, 7, 2, 7, 3, 7, 7, 7] + [1, 16, 9]),
+        np.array([*range(3, 11), 4, 9, 1, 8, 0, 2, 7, 11, 5, 0, 26]),
+    )
+    _weighted_loops.gather(block, rows, cols, 3, 4, out)
+    expected = [block[r : r + 3, c : c + 4].ravel() for r, c in zip(rows, cols, strict=True)]
+    np.testing.assert_array_equal(out.T, expected)
 
 
 @pytest.mark.parametrize(
