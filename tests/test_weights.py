@@ -624,6 +624,11 @@ def test_weights_that_follow_the_image_take_the_samples_metric():
     assert "patches;" in fit.weighting and fit.verdict is Verdict.SOLVED and fit.iterations < 30
     assert np.linalg.norm(fit.kernel - exact.kernel) <= 0.02 * np.linalg.norm(exact.stderr)
     close_to(fit.stderr, exact.stderr, 0.25)
+    # a start that leaves nothing to iterate tells nothing of the errors either: a sample of patches does
+    known = weighted.unweighted([judged.item], "fft", 2)
+    found = iterate.solve([judged.item], known.grams, known.sums, "fft", 2, start=exact.kernel.ravel())
+    assert found.iterations == 0 and "the Gram matrix of" in found.stats.weighting
+    close_to(found.stats.solve().stderr, exact.stderr, 0.4)
 
 
 def test_iterations_that_run_out_are_told(monkeypatch):
