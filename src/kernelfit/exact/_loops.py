@@ -905,10 +905,9 @@ def inverse_factor(gram, lower, out):
     """Write the upper triangular F with ``F F' = G^-1`` to `out`; return G's condition number.
 
     Of G the upper triangle is read. `lower` is scratch; both have as many more rows as make their number a multiple of
-    4. The condition is infinite, and `out` of no use, if G is not positive definite.
+    4, and are zero, or what an earlier call with a matrix of the same size has left in them. The condition is infinite,
+    and `out` of no use, if G is not positive definite.
     """
-    lower[:] = 0.0
-    out[:] = 0.0
     if not factorise(gram, lower):
         return np.inf
     for first in range(0, len(gram), BLOCK):
@@ -918,7 +917,11 @@ def inverse_factor(gram, lower, out):
 
 @_jit_sum
 def _solve_tile(gram, moment, energy, total, factors, taps, spread):
-    """Add the statistics to `total`; solve for the `taps`, `spread` being the diagonal of the inverse Gram matrix."""
+    """Add the statistics to `total`; solve for the `taps`, `spread` being the diagonal of the inverse Gram matrix.
+
+    Returns the condition number, the residual sum of squares, the norm of the taps, and the least and the sum of
+    `spread`.
+    """
     m = len(taps)
     change = np.zeros(m)
     total[m, :m] += moment
@@ -928,10 +931,10 @@ def _solve_tile(gram, moment, energy, total, factors, taps, spread):
         for j in range(m - i):
             y[j] += x[j]
     if factors.shape[2] == 0:
-        return np.inf, 0.0
+        return np.inf, 0.0, 0.0, 0.0, 0.0
     found = inverse_factor(gram, factors[0], factors[1])
     if not found < np.inf:
-        return found, 0.0
+        return found, 0.0, 0.0, 0.0, 0.0
     inverse = factors[1, :m]
     _inverse_times(inverse, moment, taps)
     for i in range(m):
@@ -944,7 +947,8 @@ def _solve_tile(gram, moment, energy, total, factors, taps, spread):
         for j in range(m - i):
             s += row[j] * row[j]
         spread[i] = s
-    return found, energy[0] - (taps * (2 * moment - change)).sum()
+    rss = energy[0] - (taps * (2 * moment - change)).sum()
+    return found, rss, (taps * taps).sum() ** 0.5, spread.min(), spread.sum()
 
 
 @_jit_sum
@@ -955,7 +959,7 @@ def tile_from_spectra(spectra, turned, cosines, sines, image, result, n_rows, n_
     `back` (2, lags, lags) gets the lag sums of the image and of target and image, `energy` the target's sums, `gram`
     the upper triangle of the Gram matrix as in `gram_of_block`; to `total` the statistics are added: the matrix, a row
     for the moment, and one for `energy`. Then the tile is solved, unless `factors` is empty, for `taps` and the
-    diagonal of ``G^-1``. Returns the condition number and the residual sum of squares.
+    diagonal of ``G^-1``. Returns what `_solve_tile` does.
     """
     n_lags = -(-back.shape[1] // 4) * 4
     sums = np.zeros((2, 2, len(cosines), n_lags))

@@ -307,11 +307,13 @@ def fit(
     notes = [note for j in judged for note in j.notes]
     conv = items[0].problem.geometry.convention
     findings: list[Finding] = []
-    correction = 1.0
+    correction, most = 1.0, math.inf
     if not model.slope and robust is None:
         found = engine.solve(items)
     else:
-        found, items, correction, more, said = _reweighted(engine, items, model, robust)
+        found, seen, more, said = _reweighted(engine, items, model, robust)
+        items, correction = seen.items, seen.correction
+        most = math.inf if robust is None else TUNING[robust] * seen.scale
         findings += more
         notes += said
     stats = found.stats
@@ -319,7 +321,7 @@ def fit(
         taps = found.fit.kernel.ravel()
         moment, energy = solve.residual_at(stats, taps)
         stats = stats.centered(taps, moment, correction**2 * energy)
-    result = _with_errors(items, stats, solver, workers, image_noise, errors if robust is None else None)
+    result = _with_errors(items, stats, solver, workers, image_noise, errors)
     findings = sorted(
         dict.fromkeys((*result.findings, *found.findings, *findings)), key=lambda f: list(Verdict).index(f.verdict)
     )
@@ -333,7 +335,7 @@ def fit(
     if found.eliminations:
         n_pixels = sum(item.n_pixels for item in items)
         (result,) = joint.with_background([result], [i.problem for i in items], found.eliminations, n_pixels)
-    return dataclasses.replace(
+    result = dataclasses.replace(
         result,
         method=choice.method,
         method_reason=choice.reason,
@@ -345,6 +347,12 @@ def fit(
         notes=tuple(notes),
         weights=weights[0] if weights is not None and len(weights) == 1 else weights,
     )
+    if errors == "sandwich":
+        return result
+    weighed = [item.weights for item in items]
+    return noise_check.look(
+        [item.problem for item in items], result, weighed, most=most, declared=bool(model.slope) and robust is None
+    )
 
 
 def _with_errors(
@@ -353,9 +361,9 @@ def _with_errors(
     solver: "solve.Solver | None",
     workers: int,
     image_noise: float,
-    errors: str | None,
+    errors: str,
 ) -> KernelFit:
-    """Return the solver's fit, with the image's noise taken off and the errors asked for, or a look at the noise."""
+    """Return the solver's fit, with the image's noise taken off and the errors asked for."""
     observed, share, more = stats.gram, 1.0, None
     if image_noise:
         masks = [(i.problem.geometry, np.asarray(i.weights[:], dtype=bool)) for i in items]
@@ -363,14 +371,12 @@ def _with_errors(
     fit = stats.solve(solver)
     if image_noise:
         more = shared(fit, math.sqrt(share) * image_noise, np.sum([pairs_of(m, p) for p, m in masks], axis=0))
-    problems, weights = [i.problem for i in items], [i.weights for i in items]
-    plain = len(problems[0].sources) == 1 and problems[0].background is None
     if errors == "sandwich":
+        problems, weights = [i.problem for i in items], [i.weights for i in items]
         check = noise_check.examine(problems, fit, weights)
         fit = noise_check.correct(problems, fit, check, workers, stats.gram, more, weights)
-    else:
-        fit = fit if more is None else with_scores(fit, stats.gram, fit.noise_std**2 * observed + more)
-        fit = noise_check.look(problems, fit, weights) if plain and errors is not None else fit
+    elif more is not None:
+        fit = with_scores(fit, stats.gram, fit.noise_std**2 * observed + more)
     return finish(fit, image_noise, share) if image_noise else fit
 
 
@@ -385,7 +391,7 @@ def in_place(item: Item) -> Weights:
 
 def _reweighted(
     engine: Engine, items: Sequence[Item], model: Noise, robust: str | None
-) -> tuple[_Solved, list[Item], float, list[Finding], list[str]]:
+) -> "tuple[_Solved, _Seen, list[Finding], list[str]]":
     """Weigh, fit and weigh again until the kernel settles.
 
     Huber's criterion comes first, whatever is asked for: it is convex, so that its end does not depend on the start.
@@ -440,7 +446,7 @@ def _reweighted(
                 f"{apart / max(error, 1e-300):.2g} standard errors lie between this kernel and that of robust='huber'"
             )
             findings.append(Finding(Verdict.OUTLIERS_DECIDE, detail))
-    return found, list(seen.items), seen.correction, findings, notes
+    return found, seen, findings, notes
 
 
 @dataclass(frozen=True, eq=False)

@@ -364,6 +364,8 @@ def statistics(
     workers: int,
     regime: str = "auto",
     progress: Progress | None = None,
+    *,
+    part: bool = False,
 ) -> NormalStats:
     """Return the exact weighted statistics of pairs.
 
@@ -379,13 +381,16 @@ def statistics(
         The way; the default is the cheaper one.
     progress : callable, optional
         Told of each band of pixels.
+    part : bool, optional
+        Whether they are a part of larger pairs, and need not determine a kernel.
 
     Returns
     -------
     NormalStats
         With `weighting` saying which way it was.
     """
-    require_determined(items)
+    if not part:
+        require_determined(items)
     seen = survey(items)
     if regime == "auto":
         n = sum(item.problem.geometry.n_pixels for item in items)
@@ -402,7 +407,5 @@ def statistics(
 def described(regime: str, seen: Survey) -> str:
     """Say in words which way the weights were taken into account."""
     costs = seen.subtract if regime == "subtract" else seen.patches
-    counted = (
-        f"about {round(costs.alone + costs.within):d} patches, {round(costs.alone + costs.ends):d} multiplied whole"
-    )
-    return f"{regime} ({counted})"
+    n, whole = round(costs.alone + costs.within), round(costs.alone + costs.ends)
+    return f"{regime} ({f'about {n} patches, {whole} multiplied whole' if n else 'hardly any patches'})"
