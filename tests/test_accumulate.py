@@ -509,10 +509,10 @@ def test_a_missing_file_is_missing(tmp_path):
 @pytest.mark.parametrize("shape", [(8, 9), (9, 8), (25, 23), (2, 7)], ids=str)
 def test_edges_by_transforms(shape, monkeypatch):
     """Strips along the edges are worth transforming for large kernels only; here they are always."""
-    from kernelfit.exact import accumulation
+    from kernelfit.exact import edges
 
-    monkeypatch.setattr(accumulation, "TRANSFORM_NS", 1e-3)
-    monkeypatch.setattr(accumulation, "SPECTRAL_NS", 1e-3)
+    monkeypatch.setattr(edges, "TRANSFORM_NS", 1e-3)
+    monkeypatch.setattr(edges, "SPECTRAL_NS", 1e-3)
     image, target = np.random.default_rng(3).random((2, 140, 150))
     stats = accumulate(image, target, shape, method="fft")
     inner = np.lib.stride_tricks.sliding_window_view(image, shape)[..., ::-1, ::-1]

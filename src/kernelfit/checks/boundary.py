@@ -16,8 +16,8 @@ import scipy.special
 
 from .. import geometry, pair, task
 from ..exact import accumulation, joint
-from ..exact.accumulation import Choice
 from ..exact.background import Columns
+from ..exact.choice import Choice, resolve
 from ..geometry import Convention, Shape
 from ..pair import Array, Problem, Reader
 from ..result import Finding, KernelFit, Verdict, require_fit
@@ -182,7 +182,7 @@ def check_boundary(
             fits = given if asked.channels == "mixed" else given[g : g + 1]
             squares += _squares(group, fits, threads)
         else:
-            method = accumulation.resolve(group[0], "auto").method
+            method = resolve(group[0], "auto").method
             fits = joint.fit(group, Choice("direct" if method == "direct" else "fft", ""), None, threads)
             squares += sum(one.rss for one in fits)
         taps = sum(one.rank for one in fits)
@@ -243,7 +243,7 @@ def _squares(group: Sequence[Problem], fits: Sequence[KernelFit], workers: int) 
     total = 0.0
     for problem in group:
         kernels = np.stack([f.kernel.reshape(-1, *problem.geometry.kernel_shape) for f in fits])
-        method = accumulation.resolve(problem, "auto").method
+        method = resolve(problem, "auto").method
         energies = accumulation.residual_moments(problem, kernels, "direct" if method == "direct" else "fft", workers)[
             1
         ]

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import scipy.fft
 
 from .. import pair
-from ..exact.accumulation import resolve, statistics
+from ..exact.accumulation import statistics
+from ..exact.choice import resolve
 from ..geometry import Shape
 from ..pair import Problem
 from ..result import Finding, KernelFit, Verdict, require_fit

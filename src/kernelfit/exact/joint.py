@@ -21,8 +21,9 @@ from ..solvers import solve
 from ..solvers.image_noise import counts_of, finish, shared, take_off
 from ..statistics import NormalStats
 from . import accumulation
-from .accumulation import Choice, Progress
 from .background import Background, Columns, Elimination, without_rounding
+from .choice import Choice
+from .engines import Progress, add
 
 _MOST_REFINEMENTS = 3
 _ROOM = 2**20  # target pixels read at once for their products with the background
@@ -106,7 +107,7 @@ def residual_moments(
         moments = moments.reshape(every.shape)
         own = moments[:, : kernels.shape[1]].reshape(n, -1)
         parts.append(elimination.recentered(taps, own, energies, moments[:, kernels.shape[1] :, *at]))
-    moments, energies = accumulation.add(parts)
+    moments, energies = add(parts)
     return moments, energies
 
 

@@ -20,8 +20,11 @@ from ..result import Finding, Verdict
 from ..solvers import solve
 from ..statistics import NormalStats
 from . import regions
-from .accumulation import Progress, bands, in_order, residual_moments, resolve, statistics
+from .accumulation import residual_moments, statistics
+from .choice import resolve
+from .engines import Progress, bands
 from .regions import Box
+from .threads import in_order
 from .tiles import Buffers, TileReader
 
 Array = npt.NDArray[np.float64]

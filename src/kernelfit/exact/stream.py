@@ -22,7 +22,9 @@ from ..geometry import Shape
 from ..pair import Problem
 from ..statistics import NormalStats, convention_from
 from . import regions
-from .accumulation import Progress, resolve, statistics
+from .accumulation import statistics
+from .choice import resolve
+from .engines import Progress
 from .regions import Box, Tree
 
 

@@ -17,7 +17,7 @@ from .. import pair
 from ..pair import Array, Problem
 from ..solvers import solve
 from ..statistics import NormalStats
-from .accumulation import Frame
+from .engines import Frame
 from .regions import Box
 
 #: Most samples of a tile, padded, that are transformed at one go.

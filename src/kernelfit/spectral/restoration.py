@@ -8,7 +8,7 @@ import numpy.typing as npt
 import scipy.fft
 
 from .. import geometry, pair
-from ..exact.accumulation import in_order
+from ..exact.threads import in_order
 from ..geometry import Shape
 from .band import PENALTIES, ROUNDING, penalty_root
 from .wiener import as_balance

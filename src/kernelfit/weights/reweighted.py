@@ -16,8 +16,9 @@ import numpy as np
 
 from .. import geometry
 from ..exact import joint
-from ..exact.accumulation import Choice, Progress
 from ..exact.background import Elimination
+from ..exact.choice import Choice
+from ..exact.engines import Progress
 from ..pair import Array
 from ..result import Finding, KernelFit, Verdict
 from ..solvers import solve

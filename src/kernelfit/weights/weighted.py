@@ -25,8 +25,10 @@ import numpy as np
 
 from .. import geometry, pair
 from ..exact import accumulation, polyphase
-from ..exact.accumulation import DIRECT_NS, SPECTRAL_NS, TRANSFORM_NS, Choice, Progress, in_order
 from ..exact.background import Elimination, without_rounding
+from ..exact.choice import DIRECT_NS, SPECTRAL_NS, TRANSFORM_NS, Choice
+from ..exact.engines import Progress, add
+from ..exact.threads import in_order
 from ..geometry import Shape
 from ..pair import Array, Problem
 from ..statistics import NormalStats
@@ -171,7 +173,7 @@ def target_sums(items: Sequence[Item], workers: int) -> TargetSums:
         return (np.array([energy, weighted.sum(), weights.sum(), np.count_nonzero(weights)], dtype=np.float64),)
 
     work = [(item, row, height) for item in items for row, height in _strips(item.weights.shape)]
-    energy, total, weight, n_pixels = accumulation.add(in_order(work, lambda w: band(*w), workers))[0]
+    energy, total, weight, n_pixels = add(in_order(work, lambda w: band(*w), workers))[0]
     return TargetSums(float(energy), float(total), float(weight), int(n_pixels))
 
 
