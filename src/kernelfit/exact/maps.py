@@ -17,7 +17,7 @@ from .. import geometry, pair
 from ..geometry import Convention, Shape
 from ..pair import Problem
 from ..result import Finding, Verdict
-from ..solvers import solve
+from ..solvers import cholesky, solve
 from ..statistics import NormalStats
 from . import regions
 from .accumulation import residual_moments, statistics
@@ -336,7 +336,7 @@ class _Reading:
         self.reader = TileReader(problem, boxes, method) if small else None
         # What needs no BLAS, which has threads of its own, is solved by the thread that has read it.
         plain = isinstance(solver, solve.LeastSquares)
-        self.at_once = plain and problem.geometry.n_taps <= solve.OWN_FACTOR
+        self.at_once = plain and problem.geometry.n_taps <= cholesky.OWN_FACTOR
 
     def __iter__(self) -> Iterator["_Band"]:
         """Yield the tiles, in order, a few at a time."""
@@ -397,7 +397,7 @@ class _Reading:
         assert self.reader is not None
         n_pixels, m = box.rows * box.cols, len(own.taps)
         energy, total = float(own.energy[0]), float(own.energy[1])
-        if not (condition * solve.RCOND_CHOLESKY < 1 and rss > 0 and n_pixels > m):
+        if not (condition * cholesky.RCOND_CHOLESKY < 1 and rss > 0 and n_pixels > m):
             return None
         noise_std, spread = math.sqrt(rss / (n_pixels - m)), own.spread
         size, least = math.sqrt(float((own.taps**2).sum())), noise_std * math.sqrt(float(spread.min()))

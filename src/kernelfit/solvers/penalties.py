@@ -13,7 +13,8 @@ from .. import result
 from ..geometry import Shape
 from ..result import Finding, KernelFit, StrengthPath, Verdict
 from ..statistics import NormalStats
-from .solve import EPS, RCOND_CHOLESKY, condition_of, eigen_factor, judge, product, residual_at
+from .cholesky import RCOND_CHOLESKY
+from .solve import EPS, condition_of, eigen_factor, judge, product, residual_at
 
 Array = npt.NDArray[np.float64]
 Penalty = str | npt.NDArray[np.float64] | Callable[[Shape], npt.NDArray[np.float64]]
@@ -274,7 +275,7 @@ class Spectrum:
             _, vectors = scipy.linalg.eigh(middle, driver="evd", overwrite_a=True, check_finite=False)
             self._basis = scipy.linalg.solve_triangular(lower, vectors, lower=True, trans="T", overwrite_b=True)
         else:
-            whiten, _ = eigen_factor(both)
+            whiten = eigen_factor(both).factor
             _, vectors = scipy.linalg.eigh(product(whiten.T, product(stats.gram, whiten)))
             self._basis = product(whiten, vectors)
         # each from its own matrix, so that the smaller of the two is known as well as the larger
