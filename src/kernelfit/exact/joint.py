@@ -145,7 +145,8 @@ def fit(
         fits = []
         for t, (one, minimum) in enumerate(both):
             own = [dataclasses.replace(p, targets=(p.targets[t],)) for p in problems]
-            fits.append(_with_errors(own, one, minimum, solver, workers, image_noise, errors))
+            last = len(both) == 1  # of several that share a Gram matrix, the inverse is shared as well
+            fits.append(_with_errors(own, one, minimum, solver, workers, image_noise, errors, last))
     else:
         fits = [solve.found_fit(one, f) if solver is None else solver.solve(one) for one, f in both]
     fits = [dataclasses.replace(f, method=choice.method, method_reason=choice.reason, refined=refined) for f in fits]
@@ -161,6 +162,7 @@ def _with_errors(
     workers: int,
     image_noise: float,
     errors: str,
+    last: bool,
 ) -> KernelFit:
     """Return the solver's fit, with the image's noise taken off and the errors asked for, or a look at the noise."""
     observed, share, more = stats.gram, 1.0, None
@@ -169,7 +171,7 @@ def _with_errors(
     if image_noise or solver is not None:
         fit = solve.as_solver(solver).solve(stats)
     else:
-        fit = solve.found_fit(stats, found)
+        fit = solve.found_fit(stats, found, last=last)
     if image_noise:
         more = shared(fit, math.sqrt(share) * image_noise)
     if errors == "sandwich":

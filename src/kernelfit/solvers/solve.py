@@ -118,13 +118,19 @@ def least_squares(stats: NormalStats) -> Minimum:
     return Minimum(center + step, inverse, found.spread, rank, found.condition, rss, noise_std)
 
 
-def found_fit(stats: NormalStats, found: Minimum) -> KernelFit:
-    """Put the minimum together as a result, and judge it."""
+def found_fit(stats: NormalStats, found: Minimum, *, last: bool = False) -> KernelFit:
+    """Put the minimum together as a result, and judge it.
+
+    If it is the `last` that is asked of these statistics, the factor is scaled where it is: memory that has not been
+    touched yet costs more than the work.
+    """
     findings = judge(stats, found.taps, found.stderr[:, None], found.rank, found.condition, found.rss)
+    if last:
+        stats._made.clear()
     return result.assemble(
         stats,
         found.taps,
-        found.inverse * found.noise_std,
+        np.multiply(found.inverse, found.noise_std, out=found.inverse if last else None),
         rank=found.rank,
         condition=found.condition,
         rss=found.rss,
