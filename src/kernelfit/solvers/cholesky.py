@@ -18,6 +18,9 @@ OWN_FACTOR, MOST_OWN = 450, 2000
 #: Below this reciprocal condition number of the Gram matrix Cholesky's factorisation is not trusted.
 RCOND_CHOLESKY = 1e-12
 
+_KEPT_BYTES = 2**23
+_kept: list[Array] = []  # the scratch memory of the last factorisation, if it is no more than that
+
 #: A tile of L (False) or of its inverse (True): its rows and its columns.
 Tile = tuple[bool, int, int]
 
@@ -50,12 +53,28 @@ def own_factor(gram: Array, workers: int = 1) -> Inverse | None:
     from ..exact import _loops
 
     gram, rows = np.ascontiguousarray(gram), -(-m // 4) * 4
-    lower, inverse, spread = np.empty((rows, m)), np.zeros((rows, m)), np.empty(m)
-    lower[m:] = 0.0
-    if not _made(gram, lower, inverse, workers if m > OWN_FACTOR else 1):
+    lower, inverse, spread = _scratch(rows, m), np.empty((rows, m)), np.empty(m)
+    # Memory that is new is touched in one go: two threads that come upon its pages in turn take five times as long.
+    lower[m:], inverse[:] = 0.0, 0.0
+    made = _made(gram, lower, inverse, workers if m > OWN_FACTOR else 1)
+    if lower.nbytes <= _KEPT_BYTES and not _kept:
+        _kept.append(lower)
+    if not made:
         return None
     condition = _loops.condition(gram, inverse[:m], spread)
     return Inverse(inverse[:m], condition, spread, upper=True) if condition * RCOND_CHOLESKY < 1 else None
+
+
+def _scratch(rows: int, cols: int) -> Array:
+    """Return a matrix with anything in it, if possible in the memory of the last one."""
+    try:
+        old = _kept.pop().ravel()
+    except IndexError:
+        old = np.empty(0)
+    flat = old if old.size >= rows * cols else np.empty(rows * cols)
+    if flat is not old:
+        flat.fill(0.0)
+    return flat[: rows * cols].reshape(rows, cols)
 
 
 def _made(gram: Array, lower: Array, inverse: Array, workers: int) -> bool:
