@@ -173,9 +173,9 @@ def test_optional_packages_are_asked_for_where_they_may_be():
             assert not any(n.split(".")[0] == package for n in imports(path, top_level_only=True)), path.name
 
 
-@pytest.mark.parametrize("room", ["psf", "psf_shape", "significance", "html"])
+@pytest.mark.parametrize("room", ["psf", "psf_shape", "significance", "html", "verdict"])
 def test_rooms_that_know_results_only(room):
-    assert rooms_of(imports(ROOMS[room])) <= {"geometry", "result", "psf_shape"}
+    assert rooms_of(imports(ROOMS[room])) <= {"geometry", "result", "verdict", "psf_shape"}
 
 
 def test_the_parser_imports_argparse_alone():
@@ -188,6 +188,8 @@ ROOMS_WITHOUT_PIXELS = [
     "solve",
     "statistics",
     "result",
+    "verdict",
+    "packing",
     "spectra",
     "band",
     "toeplitz",
@@ -232,6 +234,7 @@ def test_engines_import_nothing_above_them():
             "statistics",
             "solve",
             "result",
+            "verdict",
             "forward",
             "cli",
         }, room

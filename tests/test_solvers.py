@@ -184,6 +184,29 @@ def test_non_negative_of_given_sum_meets_kuhn_tucker(dense, total):
     assert (slope[~free] <= slope[free].mean() + 1e-9 * scale).all()
 
 
+@pytest.mark.parametrize("total", [None, 17.0])
+def test_non_negative_takes_few_factorisations_of_many_taps(monkeypatch, total):
+    """Of 357 taps most are held at zero; one at a time would be as many factorisations."""
+    from kernelfit.solvers import constrained
+
+    rng = np.random.default_rng(5)
+    image = rng.normal(size=(90, 110)).cumsum(axis=0)
+    y, x = np.mgrid[-8:9, -10:11]
+    target = kernelfit.apply_kernel(image, np.exp(-(y**2 + 2 * x**2) / 8), mode="valid")
+    target += rng.normal(0.0, 0.05 * target.std(), target.shape)
+    stats = kernelfit.accumulate(image, target, (17, 21))
+    made = []
+    factor = constrained.factor_of
+    monkeypatch.setattr(constrained, "factor_of", lambda gram: made.append(len(gram)) or factor(gram))
+    kernel = stats.solve(NonNegative(total=total)).kernel.ravel()
+    free = kernel > 0
+    assert len(made) < 30 and 50 < free.sum() < 200
+    slope = (stats.moment - stats.gram @ kernel) / np.abs(stats.moment).max()
+    multiplier = 0.0 if total is None else slope[free].mean()
+    assert np.abs(slope[free] - multiplier).max() < 1e-12
+    assert slope[~free].max() < multiplier
+
+
 def test_non_negative_and_penalised(dense, close):
     a, y, stats = dense
     fit = stats.solve(NonNegative(penalty="gradient", strength=0.05))
@@ -261,6 +284,22 @@ def test_sparse_finds_the_deltas():
         assert (fit.kernel != 0)[kernel != 0].all()
         found += np.array_equal(fit.kernel != 0, kernel != 0)
     assert found >= 18
+
+
+@pytest.mark.parametrize("criterion", ["ebic", "bic", "aic"])
+def test_sparse_stops_where_more_taps_cannot_score_lower(criterion):
+    kernel = np.zeros((11, 9))
+    kernel[2:5, 3:7] = np.arange(12.0).reshape(3, 4) - 3
+    rng = np.random.default_rng(2)
+    image = rng.normal(size=(70, 80)).cumsum(axis=1)
+    target = scipy.signal.convolve2d(image, kernel, mode="valid")
+    target += rng.normal(0.0, 0.05 * target.std(), target.shape)
+    stats = kernelfit.accumulate(image, target, (11, 9))
+    found, everything = (stats.solve(Sparse(criterion, n_taps=n)).path for n in (None, stats.n_taps))
+    n = len(found.score)
+    assert n < len(everything.score) == 99
+    assert np.array_equal(found.score, everything.score[:n])
+    assert found.score.min() < everything.score[n:].min()
 
 
 # ---- laws of all solvers --------------------------------------------------------------------------------------------

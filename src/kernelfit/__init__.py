@@ -32,12 +32,10 @@ if TYPE_CHECKING:
     from .find import find_kernel as find_kernel
     from .forward import apply_kernel as apply_kernel
     from .geometry import Convention as Convention
-    from .result import Finding as Finding
     from .result import KernelFit as KernelFit
     from .result import Prior as Prior
     from .result import Spectrum as Spectrum
     from .result import StrengthPath as StrengthPath
-    from .result import Verdict as Verdict
     from .solvers.constrained import Constrained as Constrained
     from .solvers.constrained import InBasis as InBasis
     from .solvers.constrained import NonNegative as NonNegative
@@ -53,6 +51,8 @@ if TYPE_CHECKING:
     from .spectral.restoration import deconvolve as deconvolve
     from .spectral.spectra import SpectralStats as SpectralStats
     from .statistics import NormalStats as NormalStats
+    from .verdict import Finding as Finding
+    from .verdict import Verdict as Verdict
 
 __version__ = "0.10.0"
 
@@ -74,7 +74,8 @@ _ROOMS = {
     "solvers.penalties": ("Penalized",),
     "checks.psf": ("Measured", "PsfMeasurements", "measure_psf"),
     "spectral.restoration": ("deconvolve",),
-    "result": ("Finding", "KernelFit", "Prior", "Spectrum", "StrengthPath", "Verdict"),
+    "result": ("KernelFit", "Prior", "Spectrum", "StrengthPath"),
+    "verdict": ("Finding", "Verdict"),
     "solvers.select": ("Comparison", "Support", "choose_support", "compare"),
     "checks.significance": ("Difference", "compare_kernels"),
     "solvers.solve": ("LeastSquares",),

@@ -19,8 +19,9 @@ from .checks.psf import measure_psf
 from .io import require
 from .people import output
 from .people.html import advice
-from .result import Finding, KernelFit, Verdict
+from .result import KernelFit
 from .task import as_list
+from .verdict import Finding, Verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

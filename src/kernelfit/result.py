@@ -1,7 +1,6 @@
 """The answer: a kernel, how far to trust it, and why."""
 
 import dataclasses
-import enum
 import functools
 import math
 import os
@@ -15,116 +14,13 @@ import scipy.special
 from . import storage
 from .exact.background import Background
 from .geometry import Convention
-from .statistics import convention_from
+from .verdict import Finding, Verdict
 
 if TYPE_CHECKING:
     from .checks.psf import PsfMeasurements
     from .statistics import NormalStats
 
 Array = npt.NDArray[np.float64]
-#: Fields of a fit that a file holds in a form of their own.
-_STORED_APART = (
-    "kernel",
-    "factor",
-    "convention",
-    "findings",
-    "path",
-    "priors",
-    "spectrum",
-    "background",
-    "parts",
-    "weights",
-)
-
-
-class Verdict(enum.Enum):
-    """What there is to say of a result; each value is the message, the worst come first."""
-
-    RANK_DEFICIENT = (
-        "the image does not determine every tap: of all kernels that fit equally well this is the smallest one. "
-        "Ask for a smaller shape, or use an image with more detail"
-    )
-    NO_SIGNAL = "the target is the same everywhere and holds nothing of the image: check that the right file was read"
-    ILL_CONDITIONED = (
-        "the image hardly determines some combinations of taps, which carry large errors: "
-        "ask for a smaller shape, or use an image with more fine detail"
-    )
-    NO_REDUNDANCY = (
-        "there are no more equations than taps, so the fit is exact whatever the data, and the noise cannot be told: "
-        "ask for a smaller shape, or use more pixels"
-    )
-    PRIOR_DECIDES = (
-        "the image does not determine every tap; the penalty or prior, not the data, fills in what it leaves open: ask "
-        "for a smaller shape, or use an image with more detail"
-    )
-    NO_MINIMUM = (
-        "the criterion has no minimum inside the range searched, so the strength stands at its end: "
-        "compare with LeastSquares(), or set the strength or the noise level yourself"
-    )
-    NOISE_DOMINATES = (
-        "the errors of the taps are as large as the kernel itself: ask for a smaller shape, use more pixels, "
-        "or let a prior that the data choose hold the noise down with solver='auto'"
-    )
-    POOR_FIT = (
-        "the best kernel explains less than half of the target: (a) the two images are not aligned, (b) the "
-        "kernel is wider "
-        "than the shape asked for, (c) the declared boundary or origin is wrong, or (d) the filter is not linear"
-    )
-    OUTLIERS_DECIDE = (
-        "outliers stand where the image has most of its detail, so that which pixels are left out decides the kernel: "
-        "mask those that are known, use more pixels, or ask for a smaller shape"
-    )
-    WRONG_BOUNDARY = (
-        "the target was not made with the boundary that is declared, which spoils the kernel: declare another one (or "
-        "fillvalue, or origin), or none (boundary=None); check_boundary compares all of them"
-    )
-    IMAGE_NOISE = (
-        "the noise of the image is about as large as its finest detail, or more, so that the kernel "
-        "stays too small (attenuated): check image_noise, use an image with less noise, or ask for a smaller shape"
-    )
-    COLOURED_NOISE = (
-        "the plain error bars are wrong: (a) the noise is correlated from pixel to pixel: take errors='sandwich'; "
-        "(b) the kernel is wider than the shape asked for, (c) the boundary is not the one declared, or (d) the filter "
-        "is not linear"
-    )
-    NOT_CONVERGED = (
-        "the iterations ended before the error was far below that of the noise: ask for a smaller shape, or "
-        "a larger tolerance"
-    )
-    APPROXIMATE = (
-        "approximate: the data are not periodic; the exact method (method='auto') gives the kernel without the "
-        "error that division by frequency makes at the edges"
-    )
-    WRAPPED = (
-        "the target's values seem to have run over the end of their integer type and started again at the other: "
-        "compute the target in a wider type, or clip it, and say robust='clip' meanwhile"
-    )
-    SOLVED = "solved"
-
-    @property
-    def ok(self) -> bool:
-        """Whether there is nothing to doubt."""
-        return self is Verdict.SOLVED
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One verdict with its particulars.
-
-    Parameters
-    ----------
-    verdict : Verdict
-        What was found.
-    detail : str
-        The figures, and the cause where it is known.
-    """
-
-    verdict: Verdict
-    detail: str
-
-    def __str__(self) -> str:
-        """Return the particulars, then the message."""
-        return f"{self.detail}; {self.verdict.value}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -560,43 +456,9 @@ class KernelFit:
 
     def summary(self) -> str:
         """Return the result in words and figures, a screen long at most."""
-        rows, cols = self.kernel.shape[-2:]
-        size = math.sqrt(float(np.sum(self.kernel**2)))
-        error = math.sqrt(float(np.sum(self.stderr**2)))
-        peak = np.unravel_index(int(np.argmax(np.abs(self.kernel))), self.kernel.shape)
-        totals = [p.factor for p in self.parts or (self,)]
-        total = float(self.kernel.sum())
-        total_error = math.hypot(*[math.nan if f is None else float(np.linalg.norm(f.sum(axis=0))) for f in totals])
-        many = "".join(f"{n} x " for n in self.kernel.shape[:-2])
-        share = f", expected relative error {error / size:.2g}" if size > 0 and math.isfinite(error) else ""
-        lines = [
-            f"kernel      {many}{rows} x {cols}, sum {total:.6g} +/- {total_error:.2g}, "
-            f"largest tap {self.kernel[peak]:.6g} at {tuple(int(i) for i in peak)}{share}",
-            f"convention  {self.convention}",
-            f"fit         {self.n_pixels} pixels, rank {self.rank} of {self.kernel.size}, condition "
-            f"{self.condition:.2g}",
-            f"residual    noise {self.noise_std:.4g} per pixel, R squared {self.r_squared:.8g}, rss {self.rss:.4g}",
-            f"method      {self.method}{f' ({self.method_reason})' if self.method_reason else ''}, "
-            f"refined {self.refined} time{'' if self.refined == 1 else 's'}"
-            + (f", {self.iterations} iterations to {self.tolerance:g} of the noise's error" if self.iterations else ""),
-            *([f"image noise {self.image_noise:.4g} per pixel, its effect taken off"] if self.image_noise else []),
-            *(["errors      for noise correlated as the residual is (sandwich)"] if self.errors == "sandwich" else []),
-            *([f"solver      {self.solver}"] if self.solver != "LeastSquares()" else []),
-            *[f"prior       {prior}" for prior in self.priors],
-            *([f"weights     {self.weighting}"] if self.weighting else []),
-            *[f"note        {note}" for note in self.notes],
-            *([] if self.background is None else [f"background  {_in_words(self.background)}"]),
-            *([f"channels    {self.channels}, along axis {self.channel_axis}"] if self.channels else []),
-            *[
-                f"            {c}: noise {p.noise_std:.4g}, R squared {p.r_squared:.8g}, {p.verdict.name.lower()}"
-                for c, p in enumerate(self.parts)
-            ],
-            f"verdict     {self.verdict.value if not self.findings else self.findings[0]}",
-        ]
-        lines += [f"            also: {finding}" for finding in self.findings[1:]]
-        if self.kernel.ndim == 2 and rows <= 11 and cols <= 11:
-            lines += ["", np.array2string(self.kernel, precision=4, suppress_small=True, max_line_width=120)]
-        return "\n".join(lines)
+        from .people.summary import summary
+
+        return summary(self)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the result to an NPZ file, in one step.
@@ -613,37 +475,10 @@ class KernelFit:
         FileExistsError
             If the file exists and `overwrite` is false.
         """
-        header, arrays = self._packed()
-        storage.save(path, "KernelFit", header, arrays, overwrite=overwrite)
+        from .packing import packed
 
-    def _packed(self) -> tuple[dict[str, Any], dict[str, Array]]:
-        """Return what is stored: a header of plain values, and the arrays."""
-        header = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in _STORED_APART}
-        header["convention"] = dataclasses.asdict(self.convention)
-        header["findings"] = [[f.verdict.name, f.detail] for f in self.findings]
-        arrays = {"kernel": self.kernel} | ({} if self.factor is None else {"factor": self.factor})
-        header["priors"] = [dataclasses.asdict(prior) for prior in self.priors]
-        if self.path is not None:
-            header["criterion"] = self.path.criterion
-            for name in ("strength", "freedom", "rss", "score"):
-                arrays[f"path_{name}"] = getattr(self.path, name)
-        if self.spectrum is not None:
-            fields = dataclasses.asdict(self.spectrum)
-            header["spectrum"] = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in fields.items()}
-        if self.weights is not None:
-            several = isinstance(self.weights, tuple)
-            header["weights"] = len(self.weights) if several else 0
-            arrays |= {f"weights_{i}": w for i, w in enumerate(self.weights if several else (self.weights,))}
-        if self.background is not None:
-            fields = {name: getattr(self.background, name) for name in ("degree", "shapes", "channel_axis")}
-            header["background"] = fields
-            arrays |= {f"background_{name}": getattr(self.background, name) for name in ("coefficients", "stderr")}
-        header["parts"] = []
-        for i, part in enumerate(self.parts):
-            fields, more = part._packed()
-            header["parts"].append(fields)
-            arrays |= {f"part{i}_{name}": array for name, array in more.items()}
-        return header, arrays
+        header, arrays = packed(self)
+        storage.save(path, "KernelFit", header, arrays, overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "KernelFit":
@@ -664,52 +499,12 @@ class KernelFit:
         ValueError
             If the file is not a complete file of a result.
         """
+        from .packing import unpacked
+
         header, arrays = storage.load(path, "KernelFit")
         for name in ("kernelfit", "kind"):
             del header[name]
-        return cls._unpacked(header, arrays)
-
-    @classmethod
-    def _unpacked(cls, header: dict[str, Any], arrays: dict[str, Array]) -> "KernelFit":
-        """Undo `_packed`."""
-        header["convention"] = convention_from(header["convention"])
-        header["findings"] = tuple(Finding(Verdict[name], detail) for name, detail in header["findings"])
-        header["priors"] = tuple(
-            Prior(**{**prior, "center": (prior["center"][0], prior["center"][1])}) for prior in header.pop("priors", ())
-        )
-        criterion = header.pop("criterion", None)
-        if criterion is not None:
-            names = ("strength", "freedom", "rss", "score")
-            header["path"] = StrengthPath(**{name: arrays[f"path_{name}"] for name in names}, criterion=criterion)
-        header["notes"] = tuple(header.get("notes", ()))
-        count = header.pop("weights", None)
-        if count is not None:
-            header["weights"] = tuple(arrays[f"weights_{i}"] for i in range(count)) if count else arrays["weights_0"]
-        spectrum = header.pop("spectrum", None)
-        if spectrum is not None:
-            arrays_of = {k: np.array(v, dtype=np.float64) for k, v in spectrum.items() if isinstance(v, list)}
-            spectrum = Spectrum(**{**spectrum, **arrays_of})
-        background = header.pop("background", None)
-        if background is not None:
-            background["shapes"] = tuple((rows, cols) for rows, cols in background["shapes"])
-            for name in ("coefficients", "stderr"):
-                background[name] = arrays[f"background_{name}"]
-            header["background"] = Background(**background)
-        header["parts"] = tuple(
-            cls._unpacked(
-                part, {k.removeprefix(f"part{i}_"): v for k, v in arrays.items() if k.startswith(f"part{i}_")}
-            )
-            for i, part in enumerate(header.pop("parts", ()))
-        )
-        return cls(kernel=arrays["kernel"], factor=arrays.get("factor"), spectrum=spectrum, **header)
-
-
-def _in_words(background: Background) -> str:
-    """Say a background in one line."""
-    table = background.coefficients.reshape(-1, background.coefficients.shape[-1])
-    first = f"mean {table[0, 0]:.6g} +/- {background.stderr.ravel()[0]:.2g}"
-    more = f", the first of {len(table)}" if len(table) > 1 else ""
-    return f"polynomial of degree {background.degree}, {first}{more}"
+        return unpacked(header, arrays)
 
 
 def assemble(

@@ -20,7 +20,8 @@ from ..exact.background import Columns
 from ..exact.choice import Choice, resolve
 from ..geometry import Convention, Shape
 from ..pair import Array, Problem, Reader
-from ..result import Finding, KernelFit, Verdict, require_fit
+from ..result import KernelFit, require_fit
+from ..verdict import Finding, Verdict
 
 BOUNDARIES = ("fill", "wrap", "symm", "mirror", "nearest")
 #: Probability at which the residual at the edges counts as larger than that inside although the boundary is true.

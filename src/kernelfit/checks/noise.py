@@ -14,7 +14,8 @@ from ..exact.accumulation import statistics
 from ..exact.choice import resolve
 from ..geometry import Shape
 from ..pair import Problem
-from ..result import Finding, KernelFit, Verdict, require_fit
+from ..result import KernelFit, require_fit
+from ..verdict import Finding, Verdict
 from . import sandwich
 
 Array = npt.NDArray[np.float64]

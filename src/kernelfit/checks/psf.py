@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from .. import geometry
 from ..geometry import Shape
-from ..result import KernelFit, Verdict
+from ..result import KernelFit
+from ..verdict import Verdict
 from .psf_shape import ANGLE, ENCIRCLED, MTF, PeakShape
 
 Array = npt.NDArray[np.float64]

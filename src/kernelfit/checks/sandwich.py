@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
-from ..result import Finding, KernelFit, Verdict
+from ..result import KernelFit
+from ..verdict import Finding, Verdict
 
 Array = npt.NDArray[np.float64]
 

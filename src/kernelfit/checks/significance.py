@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import geometry
-from ..result import KernelFit, Verdict
+from ..result import KernelFit
+from ..verdict import Verdict
 
 Array = npt.NDArray[np.float64]
 

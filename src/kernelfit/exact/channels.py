@@ -5,8 +5,9 @@ import math
 
 import numpy as np
 
-from ..result import Finding, KernelFit, Verdict
+from ..result import KernelFit
 from ..task import Task
+from ..verdict import Finding, Verdict
 
 
 def join(groups: list[list[KernelFit]], task: Task) -> KernelFit:

@@ -16,10 +16,11 @@ from .. import pair
 from ..checks import noise
 from ..checks.sandwich import with_scores
 from ..pair import Array, Problem
-from ..result import Finding, KernelFit, Verdict
+from ..result import KernelFit
 from ..solvers import solve
 from ..solvers.image_noise import counts_of, finish, shared, take_off
 from ..statistics import NormalStats
+from ..verdict import Finding, Verdict
 from . import accumulation
 from .background import Background, Columns, Elimination, without_rounding
 from .choice import Choice

@@ -15,8 +15,9 @@ import numpy.typing as npt
 import scipy.fft
 
 from ..pair import Array, Problem, Reader
-from ..result import Finding, KernelFit, Verdict
+from ..result import KernelFit
 from ..solvers.solve import EPS, doubts
+from ..verdict import Finding, Verdict
 from .accumulation import pass_over
 from .edges import strip_lags
 from .engines import Frame, Progress

@@ -16,9 +16,9 @@ import scipy.special
 from .. import geometry, pair
 from ..geometry import Convention, Shape
 from ..pair import Problem
-from ..result import Finding, Verdict
 from ..solvers import cholesky, solve
 from ..statistics import NormalStats
+from ..verdict import Finding, Verdict
 from . import regions
 from .accumulation import residual_moments, statistics
 from .choice import resolve

@@ -37,10 +37,9 @@ class _Helper:
             if not self._wake.acquire(timeout=_IDLE_SECONDS):
                 try:
                     _idle.remove(self)
-                except ValueError:  # somebody has just taken it
-                    self._wake.acquire()
-                else:
-                    return
+                except ValueError:  # it has just been taken, or not been put back yet
+                    continue
+                return
             task, self._task = self._task, None
             assert task is not None
             task()

@@ -3,7 +3,8 @@
 import html
 import math
 
-from ..result import Finding, KernelFit, Verdict
+from ..result import KernelFit
+from ..verdict import Finding, Verdict
 
 _MOST_TAPS = 2500  # squares of the picture; larger kernels are shown without one
 _LIMIT = 320  # pixels of the picture along its longer side

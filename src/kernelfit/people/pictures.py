@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..io import require
-from ..result import KernelFit, Verdict, require_fit
+from ..result import KernelFit, require_fit
+from ..verdict import Verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

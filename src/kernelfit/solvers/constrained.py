@@ -60,7 +60,7 @@ def _total(value: float | None) -> None:
         raise ValueError(msg)
 
 
-def _factor(gram: Array) -> Array:
+def factor_of(gram: Array) -> Array:
     """Return F with ``F F' = G^+``."""
     lower, info = scipy.linalg.lapack.dpotrf(gram, lower=1, clean=1)
     if info == 0 and float(np.diag(lower).min()) > 1e-6 * float(np.diag(lower).max()):
@@ -151,18 +151,18 @@ class InBasis:
         return finish(stats, taps, inverse, str(self), n_free=inverse.shape[1])
 
 
-def in_basis(stats: NormalStats, basis: Array, penalty: Array | None = None) -> tuple[Array, Array]:
+def in_basis(stats: NormalStats, basis: Array) -> tuple[Array, Array]:
     """Minimise over ``k = B c``, and return k and a factor of the covariance of k in units of s^2."""
     basis, _ = np.linalg.qr(basis) if basis.shape[1] <= basis.shape[0] else (scipy.linalg.orth(basis), None)
-    gram = stats.gram if penalty is None else stats.gram + penalty
-    inverse = basis @ _factor(basis.T @ gram @ basis)
-    taps = basis @ (basis.T @ stats.around()[0])
+    inverse = basis @ factor_of(basis.T @ stats.gram @ basis)
+    return refined(stats, basis @ (basis.T @ stats.around()[0]), inverse), inverse
+
+
+def refined(stats: NormalStats, taps: Array, inverse: Array) -> Array:
+    """Return the minimum over the columns of a factor of its covariance, from a kernel among what they span."""
     for _ in range(2):
-        moment, _ = residual_at(stats, taps)
-        if penalty is not None:
-            moment = moment - penalty @ taps
-        taps = taps + inverse @ (inverse.T @ moment)
-    return taps, inverse
+        taps = taps + inverse @ (inverse.T @ residual_at(stats, taps)[0])
+    return taps
 
 
 @dataclass(frozen=True)
@@ -346,7 +346,7 @@ class NonNegative:
             penalty, strength = choose_strength(stats, self.penalty, self.strength)
         taps, free = _active_set(stats, penalty, self.total)
         gram = stats.gram if penalty is None else stats.gram + penalty
-        part = _factor(gram[np.ix_(free, free)]) if free.any() else np.zeros((0, 0))
+        part = factor_of(gram[np.ix_(free, free)]) if free.any() else np.zeros((0, 0))
         inverse = np.zeros((stats.n_taps, part.shape[1]))
         inverse[free] = part
         freedom = float(np.einsum("ij,ij->", inverse, stats.gram @ inverse))
@@ -368,7 +368,7 @@ def _active_set(stats: NormalStats, penalty: Array | None, total: float | None) 
         """Return the minimum with the other taps at zero, and the multiplier of the sum."""
         k = np.zeros(m)
         at = np.flatnonzero(free)
-        inverse = _factor(gram[np.ix_(at, at)])
+        inverse = factor_of(gram[np.ix_(at, at)])
         rest = (moment + gram @ center)[at]
         for _ in range(2):
             k[at] += inverse @ (inverse.T @ rest)
@@ -380,12 +380,29 @@ def _active_set(stats: NormalStats, penalty: Array | None, total: float | None) 
         k[at] += change * direction
         return k, -change
 
-    start = np.maximum(least_squares(stats).taps if penalty is None else _penalized(gram, moment, center), 0.0)
-    if not start.any():
-        start[int(np.argmax(moment / scale))] = total or 0.0
-    k = start * (total / float(start.sum())) if total is not None and start.any() else start
-    free = k > 0
+    def gain(k: Array, multiplier: float) -> Array:
+        """Return how much more of each tap would lower what is minimised, half of it."""
+        return np.asarray(moment - gram @ (k - center) - multiplier)
+
     tolerance = 1e3 * EPS * float(np.linalg.norm(moment + gram @ center)) * scale / float(scale.max())
+    k = least_squares(stats).taps if penalty is None else _penalized(gram, moment, center)
+    # Many taps change sides at a time (block principal pivoting), which may go round in circles, but comes near in a
+    # few factorisations; from there the active-set method, which cannot, has few steps left.
+    free, fewest, patience = k > 0, m + 1, 3
+    while free.any() and patience:
+        k, multiplier = best(free)
+        wrong = np.where(free, k <= 0, gain(k, multiplier) > tolerance)
+        patience = 3 if wrong.sum() < fewest else patience - 1
+        fewest = min(fewest, int(wrong.sum()))
+        if not wrong.any():
+            return k, free
+        free = free ^ wrong
+    k = np.maximum(k, 0.0)
+    if not k.any():
+        k[int(np.argmax(moment / scale))] = total or 0.0
+    if total is not None:
+        k *= total / float(k.sum())
+    free = k > 0
     for _ in range(10 * m + 10):
         while free.any():  # towards the minimum over the free taps, as far as the first that reaches zero
             goal, multiplier = best(free)
@@ -401,15 +418,14 @@ def _active_set(stats: NormalStats, penalty: Array | None, total: float | None) 
             k[~free] = 0.0
         else:
             multiplier = 0.0
-        gain = (moment - gram @ (k - center) - multiplier) / scale
-        gain[free] = -math.inf
-        enter = int(np.argmax(gain))
-        if free.all() or not gain[enter] * scale[enter] > tolerance[enter]:
+        pull = np.where(free, -math.inf, gain(k, multiplier) / scale)
+        enter = int(np.argmax(pull))
+        if free.all() or not pull[enter] * scale[enter] > tolerance[enter]:
             break
         free[enter] = True
     return k, free
 
 
 def _penalized(gram: Array, moment: Array, center: Array) -> Array:
-    inverse = _factor(gram)
+    inverse = factor_of(gram)
     return np.asarray(center + inverse @ (inverse.T @ moment))

@@ -12,8 +12,9 @@ import scipy.linalg
 from .. import geometry
 from ..checks.sandwich import with_finding
 from ..geometry import Geometry
-from ..result import Finding, KernelFit, Verdict
+from ..result import KernelFit
 from ..statistics import NormalStats
+from ..verdict import Finding, Verdict
 from .solve import least_squares, residual_at
 
 Array = npt.NDArray[np.float64]

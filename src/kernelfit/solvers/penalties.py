@@ -11,8 +11,9 @@ import scipy.optimize
 
 from .. import result
 from ..geometry import Shape
-from ..result import Finding, KernelFit, StrengthPath, Verdict
+from ..result import KernelFit, StrengthPath
 from ..statistics import NormalStats
+from ..verdict import Finding, Verdict
 from .cholesky import RCOND_CHOLESKY
 from .solve import EPS, condition_of, eigen_factor, judge, product, residual_at
 

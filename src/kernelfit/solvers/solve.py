@@ -9,8 +9,9 @@ import numpy.typing as npt
 import scipy.linalg
 
 from .. import result
-from ..result import Finding, KernelFit, Verdict
+from ..result import KernelFit
 from ..statistics import NormalStats
+from ..verdict import Finding, Verdict
 from .cholesky import RCOND_CHOLESKY, Inverse, own_factor
 
 Array = npt.NDArray[np.float64]

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from ..result import KernelFit, StrengthPath
 from ..statistics import NormalStats
-from .constrained import finish, in_basis
+from .constrained import factor_of, finish, refined
 from .solve import EPS, least_squares, residual_at
 
 Array = npt.NDArray[np.float64]
@@ -88,9 +88,8 @@ class Sparse:
         KernelFit
             The kernel; `KernelFit.path` has one entry for each number of taps tried.
         """
-        order, rss = _forward(stats, self.n_taps)
+        order, rss, score = self._forward(stats)
         count = np.arange(1, len(order) + 1)
-        score = np.array([self._score(stats, int(t), float(r)) for t, r in zip(count, rss, strict=True)])
         path = StrengthPath(count.astype(np.float64), count.astype(np.float64), rss, score, self.criterion)
         chosen = list(order[: int(np.argmin(score)) + 1] if self.n_taps is None else order)
         taps, inverse = _on(stats, chosen)
@@ -105,6 +104,46 @@ class Sparse:
             taps, inverse = _on(stats, chosen)
         text = f"{self}: {len(chosen)} taps of {stats.n_taps}"
         return finish(stats, taps, inverse, text, n_free=len(chosen), path=path)
+
+    def _forward(self, stats: NormalStats) -> tuple[list[int], Array, Array]:
+        """Choose taps one by one; return their order, and the residual sum of squares and the score after each."""
+        m = stats.n_taps
+        center, moment, _ = stats.around()
+        moment = moment + stats.gram @ center
+        energy = residual_at(stats, np.zeros(m))[1]
+        least = least_squares(stats)
+        most = min(m, least.rank) if self.n_taps is None else min(self.n_taps, m)
+        # no more taps can score lower than they would with the residual of all of them
+        possible = np.array([self._score(stats, t, least.rss) for t in range(1, most + 1)])
+        possible = np.minimum.accumulate(possible[::-1])[::-1]
+        # a partial Cholesky factorisation, the pivot being the tap that lowers the residual most
+        left, pull = np.diag(stats.gram).copy(), moment.copy()
+        columns = np.zeros((m, most))
+        floor = 1e-10 * float(left.max(initial=0.0))
+        order: list[int] = []
+        rss: list[float] = []
+        score: list[float] = []
+        for step in range(most):
+            if self.n_taps is None and min(score, default=math.inf) <= possible[step]:
+                break
+            gain = np.where(left > floor, pull**2 / np.maximum(left, floor or 1.0), -1.0)
+            gain[order] = -1.0
+            best = int(np.argmax(gain))
+            if gain[best] < 0:
+                break
+            column = (stats.gram[:, best] - columns[:, :step] @ columns[best, :step]) / math.sqrt(left[best])
+            columns[:, step] = column
+            share = pull[best] / math.sqrt(left[best])
+            pull = pull - share * column
+            left = left - column**2
+            energy -= share**2
+            order.append(best)
+            rss.append(max(energy, least.rss))
+            score.append(self._score(stats, len(order), rss[-1]))
+        if not order:
+            order, rss = [0], [stats.target_energy]
+            score = [self._score(stats, 1, rss[0])]
+        return order, np.array(rss), np.array(score)
 
     def _score(self, stats: NormalStats, t: int, rss: float) -> float:
         n = stats.n_pixels
@@ -122,38 +161,9 @@ def _log_choices(m: int, t: int) -> float:
 
 def _on(stats: NormalStats, chosen: list[int]) -> tuple[Array, Array]:
     """Return least squares on some taps, and a factor of its covariance in units of s^2."""
-    basis = np.eye(stats.n_taps)[:, chosen]
-    return in_basis(stats, basis)
-
-
-def _forward(stats: NormalStats, count: int | None) -> tuple[list[int], Array]:
-    """Choose taps one by one; return their order and the residual sum of squares after each."""
-    m = stats.n_taps
-    center, moment, _ = stats.around()
-    moment = moment + stats.gram @ center
-    energy = residual_at(stats, np.zeros(m))[1]
-    least = least_squares(stats)
-    most = min(m, least.rank) if count is None else min(count, m)
-    # a partial Cholesky factorisation, the pivot being the tap that lowers the residual most
-    left, pull = np.diag(stats.gram).copy(), moment.copy()
-    columns = np.zeros((m, most))
-    floor = 1e-10 * float(left.max(initial=0.0))
-    order: list[int] = []
-    rss: list[float] = []
-    for step in range(most):
-        gain = np.where(left > floor, pull**2 / np.maximum(left, floor or 1.0), -1.0)
-        gain[order] = -1.0
-        best = int(np.argmax(gain))
-        if gain[best] < 0:
-            break
-        column = (stats.gram[:, best] - columns[:, :step] @ columns[best, :step]) / math.sqrt(left[best])
-        columns[:, step] = column
-        share = pull[best] / math.sqrt(left[best])
-        pull = pull - share * column
-        left = left - column**2
-        energy -= share**2
-        order.append(best)
-        rss.append(max(energy, least.rss))
-    if not order:
-        order, rss = [0], [stats.target_energy]
-    return order, np.array(rss)
+    part = factor_of(stats.gram[np.ix_(chosen, chosen)])
+    inverse = np.zeros((stats.n_taps, part.shape[1]))
+    inverse[chosen] = part
+    start = np.zeros(stats.n_taps)
+    start[chosen] = stats.around()[0][chosen]
+    return refined(stats, start, inverse), inverse

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from .. import geometry
-from ..result import Finding, KernelFit, Spectrum, Verdict
+from ..result import KernelFit, Spectrum
+from ..verdict import Finding, Verdict
 from . import crop, toeplitz
 from .band import PENALTIES, ROUNDING, SAMPLES, Band
 from .spectra import Array, SpectralStats

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..pair import Problem
-from ..result import Finding, KernelFit, Verdict
+from ..result import KernelFit
+from ..verdict import Finding, Verdict
 from .iterate import draw
 from .outliers import least_absolute
 from .weighted_pass import Item

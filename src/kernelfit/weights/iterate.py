@@ -18,9 +18,9 @@ from ..exact import polyphase
 from ..exact.background import Elimination
 from ..exact.engines import Progress
 from ..pair import Array
-from ..result import Finding, Verdict
 from ..solvers.solve import EPS, scaled_factor, times
 from ..statistics import NormalStats
+from ..verdict import Finding, Verdict
 from . import patches
 from .weighted import TargetSums, assembled, recentered, sample_size
 from .weighted import border as exact_border

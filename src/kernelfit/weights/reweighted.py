@@ -20,10 +20,11 @@ from ..exact.background import Elimination
 from ..exact.choice import Choice
 from ..exact.engines import Progress
 from ..pair import Array
-from ..result import Finding, KernelFit, Verdict
+from ..result import KernelFit
 from ..solvers import solve
 from ..statistics import NormalStats
 from ..task import Task
+from ..verdict import Finding, Verdict
 from . import iterate, patches, weighted
 from .masks import Judged, Rules, Unsaturated
 from .outliers import ROBUST, TUNING, correction_of, factor, least_absolute, slope

@@ -1,0 +1,94 @@
+"""What there is to say of a result: verdicts in words that help, and their particulars."""
+
+import enum
+from dataclasses import dataclass
+
+
+class Verdict(enum.Enum):
+    """What there is to say of a result; each value is the message, the worst come first."""
+
+    RANK_DEFICIENT = (
+        "the image does not determine every tap: of all kernels that fit equally well this is the smallest one. "
+        "Ask for a smaller shape, or use an image with more detail"
+    )
+    NO_SIGNAL = "the target is the same everywhere and holds nothing of the image: check that the right file was read"
+    ILL_CONDITIONED = (
+        "the image hardly determines some combinations of taps, which carry large errors: "
+        "ask for a smaller shape, or use an image with more fine detail"
+    )
+    NO_REDUNDANCY = (
+        "there are no more equations than taps, so the fit is exact whatever the data, and the noise cannot be told: "
+        "ask for a smaller shape, or use more pixels"
+    )
+    PRIOR_DECIDES = (
+        "the image does not determine every tap; the penalty or prior, not the data, fills in what it leaves open: ask "
+        "for a smaller shape, or use an image with more detail"
+    )
+    NO_MINIMUM = (
+        "the criterion has no minimum inside the range searched, so the strength stands at its end: "
+        "compare with LeastSquares(), or set the strength or the noise level yourself"
+    )
+    NOISE_DOMINATES = (
+        "the errors of the taps are as large as the kernel itself: ask for a smaller shape, use more pixels, "
+        "or let a prior that the data choose hold the noise down with solver='auto'"
+    )
+    POOR_FIT = (
+        "the best kernel explains less than half of the target: (a) the two images are not aligned, (b) the "
+        "kernel is wider "
+        "than the shape asked for, (c) the declared boundary or origin is wrong, or (d) the filter is not linear"
+    )
+    OUTLIERS_DECIDE = (
+        "outliers stand where the image has most of its detail, so that which pixels are left out decides the kernel: "
+        "mask those that are known, use more pixels, or ask for a smaller shape"
+    )
+    WRONG_BOUNDARY = (
+        "the target was not made with the boundary that is declared, which spoils the kernel: declare another one (or "
+        "fillvalue, or origin), or none (boundary=None); check_boundary compares all of them"
+    )
+    IMAGE_NOISE = (
+        "the noise of the image is about as large as its finest detail, or more, so that the kernel "
+        "stays too small (attenuated): check image_noise, use an image with less noise, or ask for a smaller shape"
+    )
+    COLOURED_NOISE = (
+        "the plain error bars are wrong: (a) the noise is correlated from pixel to pixel: take errors='sandwich'; "
+        "(b) the kernel is wider than the shape asked for, (c) the boundary is not the one declared, or (d) the filter "
+        "is not linear"
+    )
+    NOT_CONVERGED = (
+        "the iterations ended before the error was far below that of the noise: ask for a smaller shape, or "
+        "a larger tolerance"
+    )
+    APPROXIMATE = (
+        "approximate: the data are not periodic; the exact method (method='auto') gives the kernel without the "
+        "error that division by frequency makes at the edges"
+    )
+    WRAPPED = (
+        "the target's values seem to have run over the end of their integer type and started again at the other: "
+        "compute the target in a wider type, or clip it, and say robust='clip' meanwhile"
+    )
+    SOLVED = "solved"
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is nothing to doubt."""
+        return self is Verdict.SOLVED
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One verdict with its particulars.
+
+    Parameters
+    ----------
+    verdict : Verdict
+        What was found.
+    detail : str
+        The figures, and the cause where it is known.
+    """
+
+    verdict: Verdict
+    detail: str
+
+    def __str__(self) -> str:
+        """Return the particulars, then the message."""
+        return f"{self.detail}; {self.verdict.value}"
