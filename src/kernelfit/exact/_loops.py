@@ -360,6 +360,50 @@ def assemble(lags, top, bottom, left, right, corners_a, corners_b, first, step, 
 
 
 @_jit_sum
+def assemble_line(line, ends_a, ends_b, gram, row, col, stride):
+    """Do the work of `assemble` for kernels of one row, and targets of a few.
+
+    ``line[n - 1 + v - u]`` holds the sums over everything. `ends_a` and `ends_b` (2, rows, n - 1) are the first and the
+    last columns of the extended images: from one tap to the next one column leaves the box, and one enters. `stride` is
+    1, or -1 to flip the kernel. Rows of the matrix follow from each other along the diagonals.
+    """
+    n, rows = (len(line) + 1) // 2, ends_a.shape[1]
+    last = n - 1
+    old, new, down = np.empty(n), np.empty(n), np.empty(n)
+    for lag in range(n):  # the first row, and the first column: less what lies right of their boxes
+        s = t = 0.0
+        for r in range(rows):
+            a, b = ends_a[1, r], ends_b[1, r]
+            for u in range(last - lag):
+                s += a[u] * b[u + lag]
+                t += a[u + lag] * b[u]
+        new[lag], down[lag] = line[last + lag] - s, line[last - lag] - t
+    for u in range(n):
+        if u > 0:
+            old, new = new, old
+            new[0] = down[u]
+            y = new[1:]
+            for v in range(last):
+                y[v] = old[v]
+            for r in range(rows):
+                leaves, enters, x, w = ends_a[0, r, u - 1], ends_a[1, r, u - 1], ends_b[0, r], ends_b[1, r]
+                for v in range(last):
+                    y[v] += enters * w[v] - leaves * x[v]
+        if stride > 0:
+            gram[row + u, col : col + n] = new
+        else:
+            gram[row - u, col - last : col + 1] = new[::-1]
+    top, left = (row, col) if stride > 0 else (row - last, col - last)
+    side = 32  # the transpose, a few lines of the cache at a time
+    for p in range(0, n, side):
+        for q in range(p if top == left else 0, n, side):
+            for v in range(q, min(q + side, n)):
+                y = gram[left + v]
+                for u in range(p, min(p + side, n, v) if top == left else min(p + side, n)):
+                    y[top + u] = gram[top + u, left + v]
+
+
+@_jit_sum
 def inverse_at_lags(real, imag, cosines, sines, out):
     """Transform summed spectra back at some lags: ``out[i, j] = sum_f real[f, i] cos[f, j] - imag[f, i] sin[f, j]``."""
     out[:] = 0.0

@@ -76,6 +76,8 @@ def strip_lags(readers: Sequence[Reader], row: int, n_rows: int, extent: int, la
 
 def strip_jobs(frame: Frame, method: str) -> list[Callable[[], tuple[Array, ...]]]:
     """Return what makes the lag products of the strips above, below, left and right of the boxes."""
+    if _lines(frame):
+        return []
     y_halo, x_halo = frame.row_halo, frame.col_halo
     turned = tuple(r.transposed() for r in frame.sources)
     strips = [
@@ -87,24 +89,38 @@ def strip_jobs(frame: Frame, method: str) -> list[Callable[[], tuple[Array, ...]
     return [lambda s=s: (strip_lags(*s),) for s in strips]  # type: ignore[misc]
 
 
+def _lines(frame: Frame) -> bool:
+    """Say whether it is signals rather than images, whose strips are a few pixels, and need no table of products."""
+    return frame.kernel_rows == 1 and frame.rows <= 4
+
+
 def gram_matrix(frame: Frame, lags: Array, strips: Sequence[Array], workers: int) -> Array:
     """Turn lag sums, and those of the strips, into the exact Gram matrix, in the user's tap order."""
     from . import _loops
 
     y_halo, x_halo = frame.row_halo, frame.col_halo
     n_y, n_x, n_sources = frame.kernel_rows, frame.kernel_cols, len(frame.sources)
-    corners = np.empty((n_sources, 2, 2, y_halo, x_halo))
-    for s, reader in enumerate(frame.sources):
-        for i, row in enumerate((0, frame.rows)):
-            for j, col in enumerate((0, frame.cols)):
-                corners[s, i, j] = reader.block(row, col, (y_halo, x_halo))
-
     m = n_y * n_x
     gram = np.empty((n_sources * m, n_sources * m))
     stride_y, stride_x = (1, n_y) if frame.swapped else (n_x, 1)
     first, strided = 0, frame.plan.convention.strided
     if frame.plan.flipped and not strided:
         first, stride_y, stride_x = m - 1, -stride_y, -stride_x
+
+    if _lines(frame):
+        columns = (0, frame.cols)
+        ends = [np.stack([r.block(0, col, (frame.rows, x_halo)) for col in columns]) for r in frame.sources]
+        for s in range(n_sources):
+            for t in range(s, n_sources):
+                line = np.ascontiguousarray(lags[s, t, 0])
+                _loops.assemble_line(line, ends[s], ends[t], gram, s * m + first, t * m + first, stride_x)
+        return polyphase.reordered(gram, frame.plan) if strided else gram
+
+    corners = np.empty((n_sources, 2, 2, y_halo, x_halo))
+    for s, reader in enumerate(frame.sources):
+        for i, row in enumerate((0, frame.rows)):
+            for j, col in enumerate((0, frame.cols)):
+                corners[s, i, j] = reader.block(row, col, (y_halo, x_halo))
 
     def place(job: tuple[int, int, int]) -> None:
         s, t, start = job
