@@ -1,10 +1,13 @@
 """Restoring an image: exact where that is possible, near the best balance, no frame that rings."""
 
+import dask.array as da
+import h5py
 import numpy as np
 import pytest
 import scipy.signal
 import skimage.data
 import skimage.restoration
+import zarr
 
 from kernelfit import apply_kernel, deconvolve
 
@@ -127,3 +130,22 @@ def test_kernel_larger_than_the_image():
 def test_bad_input_is_named(arguments, keywords, error, match):
     with pytest.raises(error, match=match):
         deconvolve(*arguments, **keywords)
+
+
+def test_stored_images_and_kernels_are_read_like_others(tmp_path):
+    rng = np.random.default_rng(0)
+    target, kernel = rng.normal(size=(50, 61)), rng.normal(size=(3, 5))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        images = [
+            file.create_dataset("chunked", data=target, chunks=(16, 20)),
+            file.create_dataset("whole", data=target),
+            zarr.array(target, chunks=(16, 20)),
+            da.from_array(target, chunks=(16, 20)),
+        ]
+        kernels = [file.create_dataset("kernel", data=kernel), zarr.array(kernel, chunks=(2, 2)), da.from_array(kernel)]
+        for call in (deconvolve, apply_kernel):
+            expected = call(target, kernel)
+            for image in images:
+                np.testing.assert_array_equal(call(image, kernel), expected)
+            for taps in kernels:
+                np.testing.assert_array_equal(call(target, taps), expected)

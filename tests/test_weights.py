@@ -718,9 +718,9 @@ def test_outliers_in_nothing(robust):
 def test_no_boundary_is_doubted_for_saturation():
     image = np.random.default_rng(0).uniform(0, 255, (60, 71))
     target = np.clip(np.rint(scipy.signal.convolve2d(image, 1.7 * blob((3, 4)), mode="same")), 0, 255).astype(np.uint8)
-    fit = find_kernel(image, target, (3, 4), boundary="fill")
-    assert Verdict.WRONG_BOUNDARY not in [f.verdict for f in fit.findings]
-    assert any("boundary" in note for note in fit.notes)
+    for boundary in ("fill", "wrap"):
+        fit = find_kernel(image, target, (3, 4), boundary=boundary)
+        assert (Verdict.WRONG_BOUNDARY in [f.verdict for f in fit.findings]) == (boundary == "wrap")
 
 
 def test_an_exact_pair_with_outliers_is_recovered_exactly():
@@ -809,3 +809,28 @@ def test_saturation_and_its_mask_give_the_same_bits(shape, method, monkeypatch):
     monkeypatch.setattr(reweighted, "MOST_KEPT", 0)
     fit = kernelfit.find_kernel(image, target, shape, method=method)
     assert fit.weights is None and any("saturated" in note for note in fit.notes)
+
+
+def test_images_that_carry_a_mask_of_their_own():
+    """As numpy.ma's, and astropy's NDData and CCDData."""
+    nddata = pytest.importorskip("astropy.nddata")
+    rng = np.random.default_rng(0)
+    image = rng.random((40, 50))
+    target = scipy.signal.convolve2d(image, np.ones((2, 3)), mode="same")
+    mask = rng.random(target.shape) < 0.05
+    target[mask] = 1e9
+    expected = find_kernel(image, np.ma.array(target, mask=mask), (2, 3))
+    for wrapped in (nddata.CCDData(target, unit="adu", mask=mask), nddata.NDData(target, mask=mask)):
+        assert np.array_equal(find_kernel(image, wrapped, (2, 3)).kernel, expected.kernel)
+        assert np.array_equal(find_kernel([nddata.NDData(image)], [wrapped], (2, 3)).kernel, expected.kernel)
+        np.testing.assert_allclose(kernelfit.accumulate(image, wrapped, (2, 3)).solve().kernel, 1.0, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("ends", "text"),
+    [((None, 4.0), "at 4 or above"), ((1.5, None), "at 1.5 or below"), ((1.5, 4.0), "at 1.5 or below or 4 or above")],
+)
+def test_the_note_names_the_ends_there_are(ends, text):
+    image = np.random.default_rng(0).random((30, 40))
+    fit = find_kernel(image, scipy.signal.convolve2d(image, np.ones((2, 3)), mode="same"), (2, 3), saturated=ends)
+    assert fit.notes[0].endswith(f"saturated, {text}")

@@ -47,6 +47,12 @@ class Task:
         """Rows and columns of each kernel."""
         return self.groups[0][0].geometry.kernel_shape
 
+    def place(self, group: int, target: int, problem: int) -> tuple[int, int | None]:
+        """Return the pair, and the channel if there are any, of a target of a problem of a group."""
+        n_channels = len(self.groups[group]) // self.n_pairs
+        channel = {None: None, "shared": problem % n_channels, "separate": group, "mixed": target}[self.channels]
+        return problem // n_channels, channel
+
 
 def check(
     image: object,
@@ -160,9 +166,12 @@ def as_degree(value: object) -> int:
 
 
 def check_errors(
-    image_noise: object, errors: str, method: str, channels: str, background: object, weighted: str | None
+    image_noise: object, errors: str, method: str, channels: str, background: object, uneven: str | None
 ) -> None:
-    """Refuse settings of the errors that are wrong, or that cannot be combined."""
+    """Refuse settings of the errors that are wrong, or that cannot be combined.
+
+    `uneven` names what makes pixels count more or less than others, None if nothing does.
+    """
     geometry.known(errors, ("plain", "sandwich"), "errors")
     if isinstance(image_noise, bool) or not isinstance(image_noise, numbers.Real):
         msg = f"got image_noise={image_noise!r}, need a standard deviation of at least 0, in units of the image"
@@ -175,11 +184,22 @@ def check_errors(
     others = [f"method={method!r}"] if method in ("cg", "wiener") else []
     others += ["channels='mixed'"] if channels == "mixed" else []
     others += [] if background is None else [f"background={background!r}"]
-    others += [] if weighted is None else [weighted]
     if others:
         msg = (
             f"got image_noise or errors='sandwich' with {others[0]}, need method='auto', 'direct' or 'fft', one "
-            "source, and no background, mask or weights"
+            "source, and no background"
+        )
+        raise ValueError(msg)
+    if uneven == "robust=" and errors == "sandwich":
+        msg = (
+            "got errors='sandwich' with robust=, whose criterion holds back part of the noise that is to be looked at; "
+            "need the weights of a robust fit given to another one, as weights=fit.weights"
+        )
+        raise ValueError(msg)
+    if uneven is not None and image_noise:
+        msg = (
+            f"got image_noise with {uneven}; the image's noise reaches all target pixels alike, so weights that do not "
+            "know of it are not those of least error; need a mask at most, such as mask=fit.weights == 0"
         )
         raise ValueError(msg)
 

@@ -11,12 +11,15 @@ import scipy.fft
 
 from .. import pair
 from ..exact.accumulation import statistics
+from ..exact.background import Columns
 from ..exact.choice import resolve
 from ..geometry import Shape
 from ..pair import Problem
 from ..result import KernelFit, require_fit
 from ..verdict import Finding, Verdict
-from . import sandwich
+from ..weights import masks, weighted
+from ..weights.weighted_pass import Item, Weights
+from . import sandwich, scores
 
 Array = npt.NDArray[np.float64]
 
@@ -31,6 +34,8 @@ _SIGNIFICANT = 5.0
 _MATTERS = 1.25
 #: A residual below this share of the target's root mean square is rounding, not noise.
 _ROUNDING = 1e-9
+#: Below this it may be rounding to single precision, which grows with the signal.
+_SINGLE = 1e-6
 #: Up to so many pixels an image is filtered whole, beyond that in this number of square blocks of that side.
 _WHOLE = 2**22
 _BLOCKS, _BLOCK = 16, 512
@@ -55,6 +60,9 @@ class NoiseCheck:
         The noise's amplitude relative to white noise of the same variance, at the frequency where it is the least and
         where it is the greatest: the plain standard error of what the kernel does to such a frequency is to be
         multiplied by it. Both are 1 for white noise.
+    uneven : float
+        The noise's amplitude where the prediction is far from its mean, relative to that of all pixels: by about this
+        factor plain standard errors are off on that account. It is 1 where it is no louder than by chance.
     """
 
     autocovariance: Array
@@ -62,6 +70,7 @@ class NoiseCheck:
     reach: int
     low: float
     high: float
+    uneven: float = 1.0
 
     @property
     def autocorrelation(self) -> Array:
@@ -70,14 +79,25 @@ class NoiseCheck:
         return np.asarray(self.autocovariance / variance if variance > 0 else self.autocovariance)
 
     @property
+    def of_signal(self) -> str:
+        """How the noise depends on the signal, in words."""
+        return f"where the prediction is far from its mean the noise is {self.uneven:.2g} times that of all pixels"
+
+    @property
     def coloured(self) -> bool:
-        """Whether plain error bars are off by a factor of 1.25 or more somewhere."""
+        """Whether plain error bars are off by a factor of 1.25 or more somewhere, for a correlated residual."""
         return self.high > _MATTERS or self.low < 1 / _MATTERS
+
+    @property
+    def depends(self) -> bool:
+        """Whether they are off by as much because the noise depends on the signal."""
+        return self.uneven > _MATTERS
 
     def __str__(self) -> str:
         """Say the finding in one line."""
         if self.reach == 0:
-            return f"white as far as {self.n_pixels} residuals tell"
+            signal = f", but {self.of_signal}" if self.depends else ""
+            return f"white as far as {self.n_pixels} residuals tell{signal}"
         found = self.autocorrelation.copy()
         middle = len(found) // 2
         found[middle, middle] = 0.0
@@ -137,7 +157,8 @@ def check_noise(image: npt.ArrayLike, target: npt.ArrayLike, fit: KernelFit) -> 
     >>> check.coloured, check.autocorrelation[8, 9].round(1)  # neighbours along a row
     (True, np.float64(0.7))
     """
-    return examine([_problem_of(image, target, fit)], fit)
+    problems, weights = _items_of(image, target, fit)
+    return examine(problems, fit, weights)
 
 
 def sandwich_errors(
@@ -178,6 +199,10 @@ def sandwich_errors(
     autocovariance counts up to eight pixels, with less weight from its own reach on. Of images of more than 2^22 pixels
     16 blocks of 512 x 512 pixels are taken. The cost is about that of two passes over the pixels.
 
+    With weights w, which are the fit's own, the noise is taken to be stationary after multiplication by ``sqrt(w)``:
+    with a mask noise of one kind everywhere, of which some pixels are not seen. Then M holds to the edges, but costs
+    taps^2 multiply-adds for each pixel, of a sample of them beyond 2^18.
+
     References
     ----------
     H. White, "Asymptotic Theory for Econometricians", 2nd ed. (2001), section 6.1; D. Politis and J. Romano, "On
@@ -197,45 +222,80 @@ def sandwich_errors(
     >>> bool(total(better) > 2 * total(plain))
     True
     """
-    problem = _problem_of(image, target, fit)
-    return correct([problem], fit, examine([problem], fit), pair.as_workers(workers))
+    problems, weights = _items_of(image, target, fit)
+    return correct(problems, fit, examine(problems, fit, weights), pair.as_workers(workers), weights=weights)
 
 
-def look(problems: Sequence[Problem], fit: KernelFit) -> KernelFit:
-    """Return a fit with a finding if its residual is not white enough for its error bars."""
-    if fit.kernel.ndim != 2 or not fit.noise_std > 0:
-        return fit
-    check = examine(problems, fit)
-    return sandwich.with_finding(fit, Finding(Verdict.COLOURED_NOISE, str(check)) if check.coloured else None)
+def look(
+    problems: Sequence[Problem],
+    fit: KernelFit,
+    weights: Sequence[Weights] | None = None,
+    *,
+    most: float = math.inf,
+    declared: bool = False,
+) -> KernelFit:
+    """Return a fit with findings if its residual is not white, or not as even, enough for its error bars.
+
+    Residuals above `most` are outliers. If the weights are `declared` to be inverse variances the noise is 1.
+    """
+    if not fit.noise_std > 0 or any(f.verdict is Verdict.NOT_CONVERGED for f in fit.findings):
+        return fit  # what is left tells of the iterations, not of the noise
+    check = examine(problems, fit, weights, most)
+    if check.coloured:
+        fit = sandwich.with_finding(fit, Finding(Verdict.COLOURED_NOISE, str(check)))
+    if check.depends:
+        fit = sandwich.with_finding(fit, Finding(Verdict.UNEVEN_NOISE, check.of_signal))
+    elif declared and not 1 / _MATTERS <= fit.noise_std <= _MATTERS:
+        detail = f"the noise is {fit.noise_std:.3g} times what was declared"
+        fit = sandwich.with_finding(fit, Finding(Verdict.UNEVEN_NOISE, detail))
+    return fit
 
 
-def _problem_of(image: object, target: object, fit: KernelFit) -> Problem:
-    """Return the pair under the fit's own convention."""
+def _items_of(image: object, target: object, fit: KernelFit) -> tuple[list[Problem], list[Weights] | None]:
+    """Return the pair under the fit's own convention, and its weights if it has any."""
     require_fit(fit)
     if fit.kernel.ndim != 2:
         msg = f"got a kernel of shape {fit.kernel.shape} (several source images), need one of rows and columns"
         raise ValueError(msg)
-    return pair.check(image, target, fit.kernel.shape, **fit.convention.keywords())
+    problem = pair.check(image, target, fit.kernel.shape, **fit.convention.keywords())
+    if fit.weights is None:
+        return [problem], None
+    judged = masks.judge(problem, weights=fit.weights, nan="mask")
+    return ([problem], None) if judged is None else ([judged.item.problem], [judged.item.weights])
 
 
 # ---- the residual's autocovariance ----------------------------------------------------------------------------------
 
 
-def examine(problems: Sequence[Problem], fit: KernelFit) -> NoiseCheck:
-    """Return what a sample of the residual of some pairs that share a kernel says of the noise."""
-    flipped = problems[0].geometry.flipped
-    taps = fit.kernel[::-1, ::-1] if flipped else fit.kernel
+def examine(
+    problems: Sequence[Problem], fit: KernelFit, weights: Sequence[Weights] | None = None, most: float = math.inf
+) -> NoiseCheck:
+    """Return what a sample of the residual of some pairs that share a kernel says of the noise.
+
+    With weights, one array for the used part of each target, it is the residual times their square root; where a weight
+    is zero there is none.
+    """
+    plan = problems[0].geometry
+    taps = fit.kernel.reshape(-1, *plan.kernel_shape)
+    taps = taps[:, ::-1, ::-1] if plan.flipped else taps
     sums, squares, pairs = (np.zeros((2 * _REACH + 1,) * 2) for _ in range(3))
-    energy, pixels = 0.0, 0
-    for problem in problems:
-        for tiles, targets in _sample(problem, taps):
-            pixels += tiles.size
-            energy += float(np.sum(targets**2))
-            sums += _products(tiles)
-            squares += _products(tiles**2)
+    energy, pixels, seen = 0.0, 0, []
+    for at, problem in enumerate(problems):
+        surface = None if fit.background is None else fit.background.coefficients.reshape(len(problems), -1)[at]
+        tiles, targets, known = _sample(problem, taps, surface, None if weights is None else weights[at])
+        if most < math.inf:
+            known &= np.abs(tiles) <= most
+            tiles[~known] = targets[~known] = 0.0
+        seen.append((tiles[known], (targets - tiles)[known]))
+        pixels += int(known.sum())
+        energy += float(np.sum(targets**2))
+        sums += _products(tiles)
+        squares += _products(tiles**2)
+        if weights is None and most == math.inf:
             lags = np.abs(np.arange(-_REACH, _REACH + 1))
-            shape = tiles.shape[1:]
-            pairs += len(tiles) * np.multiply.outer(*(np.maximum(0, n - lags) for n in shape))
+            pairs += len(tiles) * np.multiply.outer(*(np.maximum(0, n - lags) for n in tiles.shape[1:]))
+        else:
+            pairs += _products(known.astype(np.float64)).round()
     if not math.isfinite(energy) or not np.isfinite(sums).all():
         pair.refuse_nonfinite(problems[0])
     c = np.divide(sums, pairs, out=np.zeros_like(sums), where=pairs > 0)
@@ -249,11 +309,40 @@ def examine(problems: Sequence[Problem], fit: KernelFit) -> NoiseCheck:
     lag = np.abs(np.arange(-_REACH, _REACH + 1))
     reach = int(np.max(np.maximum.outer(lag, lag)[beyond], initial=0))
     spectrum = _spectrum(c, reach) / variance
-    return NoiseCheck(c, pixels, reach, float(np.sqrt(spectrum.min())), float(np.sqrt(spectrum.max())))
+    uneven = 1.0
+    if variance > _SINGLE**2 * energy / pixels:
+        uneven = _unevenness(*(np.concatenate(parts) for parts in zip(*seen, strict=True)))
+    return NoiseCheck(c, pixels, reach, float(np.sqrt(spectrum.min())), float(np.sqrt(spectrum.max())), uneven)
 
 
-def _sample(problem: Problem, taps: Array) -> list[tuple[Array, Array]]:
-    """Return some tiles of the residual, and of the target: all of one shape, at places fixed by the problem."""
+def _unevenness(left: Array, model: Array) -> float:
+    """Return the noise where the prediction m is far from its mean, relative to all; 1 if no louder, or by chance.
+
+    The covariance of least squares is ``G^-1 (sum of r^2 a a') G^-1`` for residuals r of any variance (White, see
+    `sandwich_errors`), a being a pixel's row of the design; ``(m - mean)^2`` stands for ``a a'``.
+    """
+    power, reach = left**2, (model - model.mean()) ** 2
+    total = float(reach.sum())
+    if not total > 0:
+        return 1.0
+    far = reach > float(reach @ reach) / total  # few pixels that hold about half of it, be they stars or a bright half
+    n, rest = int(far.sum()), power[~far]
+    if not (n and rest.size):
+        return 1.0
+    usual = float(rest.mean())
+    chance = math.sqrt(float(np.mean((rest - usual) ** 2)) / n)
+    if not float(power[far].mean()) - usual > _SIGNIFICANT * chance:
+        return 1.0
+    return max(1.0, math.sqrt(float(power @ reach) / (float(power.mean()) * total)))
+
+
+def _sample(
+    problem: Problem, taps: Array, surface: Array | None, weights: Weights | None
+) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
+    """Return some tiles of the residual, of the target, and which of their pixels count.
+
+    All are of one shape, at places fixed by the problem.
+    """
     rows, cols = problem.size
     side = (min(rows, _SIDE), min(cols, _SIDE))
     most = min(_TILES, max(4, problem.geometry.n_pixels // _PIXELS_PER_TILE))
@@ -266,15 +355,37 @@ def _sample(problem: Problem, taps: Array) -> list[tuple[Array, Array]]:
     ]
     step, pace = problem.geometry.stride
     whole = (step * (side[0] - 1) + 1, pace * (side[1] - 1) + 1)  # what the stride leaves of it are the tiles
-    halo = (whole[0] + taps.shape[0] - 1, whole[1] + taps.shape[1] - 1)
-    blocks = np.stack([problem.sources[0].block(step * r, pace * c, halo) for r, c in starts])
+    halo = (whole[0] + taps.shape[1] - 1, whole[1] + taps.shape[2] - 1)
+    tiles = [(slice(r, r + side[0]), slice(c, c + side[1])) for r, c in starts]
     targets = np.stack([problem.targets[0].block(*start, side) for start in starts])
+    blocks = np.stack([[s.block(step * r, pace * c, halo) for r, c in starts] for s in problem.sources])
+    known = np.ones(targets.shape, dtype=bool)
+    if weights is not None:
+        own = np.stack([weights[tile] for tile in tiles]).astype(np.float64)
+        known = own > 0
+        targets[~known] = 0.0
+        blocks[:, ~_needed(known, halo, (step, pace))] = 0.0
     size = [scipy.fft.next_fast_len(n, real=True) for n in halo]
     # One thread: others would have to be woken up for less than a millisecond's work.
     spectra = scipy.fft.rfft2(blocks, size, workers=1)
-    spectra *= np.conj(scipy.fft.rfft2(taps, size, workers=1))
-    model = scipy.fft.irfft2(spectra, size, workers=1)
-    return [(targets - model[:, : whole[0] : step, : whole[1] : pace], targets)]
+    spectra *= np.conj(scipy.fft.rfft2(taps, size, workers=1))[:, None]
+    model = scipy.fft.irfft2(spectra.sum(axis=0), size, workers=1)[:, : whole[0] : step, : whole[1] : pace]
+    if surface is not None:
+        columns = Columns.of(problem.geometry, problem.background or 0)
+        model = model + np.stack([columns.surface(surface, *tile) for tile in tiles])
+    left = targets - model
+    if weights is not None:
+        root = np.sqrt(own)
+        left, targets = np.where(known, left * root, 0.0), targets * root
+    return left, targets, known
+
+
+def _needed(known: npt.NDArray[np.bool_], halo: Shape, stride: Shape) -> npt.NDArray[np.bool_]:
+    """Return which pixels of a block some pixel of its tile that counts depends on."""
+    taps = [n - s * (m - 1) for n, m, s in zip(halo, known.shape[1:], stride, strict=True)]
+    marks = np.zeros((len(known), *(n + k - 1 for n, k in zip(halo, taps, strict=True))), dtype=bool)
+    marks[:, taps[0] - 1 : halo[0] : stride[0], taps[1] - 1 : halo[1] : stride[1]] = known
+    return pair.any_in_window(marks, (taps[0], taps[1]))
 
 
 def _products(tiles: Array) -> Array:
@@ -314,6 +425,7 @@ def correct(
     workers: int,
     gram: Array | None = None,
     more: Array | None = None,
+    weights: Sequence[Weights] | None = None,
 ) -> KernelFit:
     """Return a fit with the covariance that the noise of `check` gives it.
 
@@ -323,17 +435,31 @@ def correct(
     fit._covariance_factor()
     if not fit.noise_std > 0:
         return fit
-    found, scores, n = _scores(problems, fit, check, workers)
+    if weights is not None:
+        shaping, items = shaping_filter(check), [Item(p, w) for p, w in zip(problems, weights, strict=True)]
+        found = sum((scores.covariance(item, shaping, workers) for item in items), np.zeros((fit.kernel.size,) * 2))
+        gram = _weighted_gram(items, fit, workers) if gram is None else gram
+        fit = sandwich.with_scores(fit, gram, found + (0.0 if more is None else more))
+        return dataclasses.replace(fit, errors="sandwich")
+    own, found, n = _scores(problems, fit, check, workers)
     scale = fit.n_pixels / n
-    gram = found * scale if gram is None else gram
-    fit = sandwich.with_scores(fit, gram, scores * scale + (0.0 if more is None else more))
+    gram = own * scale if gram is None else gram
+    fit = sandwich.with_scores(fit, gram, found * scale + (0.0 if more is None else more))
     return dataclasses.replace(fit, errors="sandwich")
+
+
+def _weighted_gram(items: Sequence[Item], fit: KernelFit, workers: int) -> Array:
+    """Return the weighted Gram matrix if it matters to the covariance, which is so under a prior alone."""
+    if fit.uncertainty != "posterior":
+        return np.zeros((fit.kernel.size,) * 2)
+    method = resolve(items[0].problem, "auto").method
+    return weighted.statistics(items, "fft" if method == "cg" else method, workers).gram
 
 
 def _scores(problems: Sequence[Problem], fit: KernelFit, check: NoiseCheck, workers: int) -> tuple[Array, Array, int]:
     """Return G and M over the same blocks, and their number of pixels."""
     shaping = shaping_filter(check)
-    gram = scores = np.zeros((fit.kernel.size,) * 2)
+    gram = filtered = np.zeros((fit.kernel.size,) * 2)
     n = 0
     for problem in problems:
         plan = problem.geometry
@@ -343,7 +469,7 @@ def _scores(problems: Sequence[Problem], fit: KernelFit, check: NoiseCheck, work
             block = problem.sources[0].block(row, col, (height, width))
             plain, count = _gram(block, fit, workers)
             if len(shaping) == 1:
-                gram, scores, n = gram + plain, scores + plain * shaping[0, 0] ** 2, n + count
+                gram, filtered, n = gram + plain, filtered + plain * shaping[0, 0] ** 2, n + count
                 continue
             import scipy.signal
 
@@ -352,9 +478,9 @@ def _scores(problems: Sequence[Problem], fit: KernelFit, check: NoiseCheck, work
             # the noise lies on the target's pixels, so the filter reaches from phase to same phase
             apart = np.zeros([s * (n - 1) + 1 for s, n in zip(plan.stride, own.shape, strict=True)])
             apart[:: plan.stride[0], :: plan.stride[1]] = own
-            filtered, fewer = _gram(scipy.signal.fftconvolve(block, apart, mode="valid"), fit, workers)
-            gram, scores, n = gram + plain, scores + filtered * (count / fewer), n + count
-    return gram, scores, n
+            part, fewer = _gram(scipy.signal.fftconvolve(block, apart, mode="valid"), fit, workers)
+            gram, filtered, n = gram + plain, filtered + part * (count / fewer), n + count
+    return gram, filtered, n
 
 
 def _fitting(shaping: Array, spare: Sequence[int], n_taps: int) -> Array:

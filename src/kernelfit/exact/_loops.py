@@ -850,6 +850,24 @@ def _products(a, i, b, j, first, last, out):
 
 
 @_jit_sum
+def add_weighted_products(values, rows, chosen, symmetric, out):
+    """Add products of rows with weights: ``out[p, q] += sum_i values[i] * rows[chosen[p], i] * rows[q, i]``.
+
+    i < ``len(values)``, which `rows` may exceed; if `symmetric`, in blocks of 4 x 4 on and above the diagonal only.
+    The numbers of `rows` and of those `chosen` are multiples of 4.
+    """
+    n = len(values)
+    panel = np.empty((4, n))
+    for p in range(0, len(chosen), 4):
+        for k in range(4):
+            x, y = rows[chosen[p + k]], panel[k]
+            for i in range(n):
+                y[i] = values[i] * x[i]
+        for q in range(p if symmetric else 0, len(rows), 4):
+            _four_by_four(panel, 0, rows, q, 0, n, out[p : p + 4, q : q + 4])
+
+
+@_jit_sum
 def _eliminate(row, above, factors, first):
     """Take the `above` rows, times `factors`, off a row, from column `first` on; four at a time."""
     n, end, y = len(factors), len(row), row[first:]
@@ -967,10 +985,10 @@ def condition(gram, factor, spread):
 def inverse_factor(gram, lower, out, spread):
     """Write the upper triangular F with ``F F' = G^-1`` to `out`, its diagonal to `spread`; return G's condition.
 
-    Of G the upper triangle is read. `lower` is scratch; both have as many more rows, of zeros, as make their number a
-    multiple of 4. The condition is infinite, and `out` of no use, if G is not positive definite.
+    Of G the upper triangle is read. `lower` is scratch; both have as many more rows as make their number a multiple of
+    4, and are zero, or what an earlier call with a matrix of the same size has left in them. The condition is infinite,
+    and `out` of no use, if G is not positive definite.
     """
-    out[:] = 0.0
     if not factorise(gram, lower):
         return np.inf
     for left in range(0, len(gram), TILE):
@@ -995,7 +1013,11 @@ def step_to_minimum(gram, factor, moment, step, change):
 
 @_jit_sum
 def _solve_tile(gram, moment, energy, total, factors, taps, spread):
-    """Add the statistics to `total`; solve for the `taps`, `spread` being the diagonal of the inverse Gram matrix."""
+    """Add the statistics to `total`; solve for the `taps`, `spread` being the diagonal of the inverse Gram matrix.
+
+    Returns the condition number, the residual sum of squares, the norm of the taps, and the least and the sum of
+    `spread`.
+    """
     m = len(taps)
     change = np.empty(m)
     total[m, :m] += moment
@@ -1005,12 +1027,13 @@ def _solve_tile(gram, moment, energy, total, factors, taps, spread):
         for j in range(m - i):
             y[j] += x[j]
     if factors.shape[2] == 0:
-        return np.inf, 0.0
+        return np.inf, 0.0, 0.0, 0.0, 0.0
     found = inverse_factor(gram, factors[0], factors[1], spread)
     if not found < np.inf:
-        return found, 0.0
+        return found, 0.0, 0.0, 0.0, 0.0
     step_to_minimum(gram, factors[1, :m], moment, taps, change)
-    return found, energy[0] - (taps * (2 * moment - change)).sum()
+    rss = energy[0] - (taps * (2 * moment - change)).sum()
+    return found, rss, (taps * taps).sum() ** 0.5, spread.min(), spread.sum()
 
 
 @_jit_sum
@@ -1021,7 +1044,7 @@ def tile_from_spectra(spectra, turned, cosines, sines, image, result, n_rows, n_
     `back` (2, lags, lags) gets the lag sums of the image and of target and image, `energy` the target's sums, `gram`
     the upper triangle of the Gram matrix as in `gram_of_block`; to `total` the statistics are added: the matrix, a row
     for the moment, and one for `energy`. Then the tile is solved, unless `factors` is empty, for `taps` and the
-    diagonal of ``G^-1``. Returns the condition number and the residual sum of squares.
+    diagonal of ``G^-1``. Returns what `_solve_tile` does.
     """
     n_lags = -(-back.shape[1] // 4) * 4
     sums = np.zeros((2, 2, len(cosines), n_lags))

@@ -145,14 +145,23 @@ def fit(
     if len(problems[0].sources) == 1 and problems[0].background is None:
         fits = []
         for t, (one, minimum) in enumerate(both):
-            own = [dataclasses.replace(p, targets=(p.targets[t],)) for p in problems]
+            own = [of_target(p, t) for p in problems]
             last = len(both) == 1  # of several that share a Gram matrix, the inverse is shared as well
             fits.append(_with_errors(own, one, minimum, solver, workers, image_noise, errors, last))
     else:
         fits = [solve.found_fit(one, f) if solver is None else solver.solve(one) for one, f in both]
     fits = [dataclasses.replace(f, method=choice.method, method_reason=choice.reason, refined=refined) for f in fits]
-    n_pixels = sum(p.geometry.n_pixels for p in problems)
-    return fits if problems[0].background is None else with_background(fits, problems, known.eliminations, n_pixels)
+    if problems[0].background is not None:
+        n_pixels = sum(p.geometry.n_pixels for p in problems)
+        fits = with_background(fits, problems, known.eliminations, n_pixels)
+    if errors == "plain":
+        fits = [noise.look([of_target(p, t) for p in problems], f) for t, f in enumerate(fits)]
+    return fits
+
+
+def of_target(problem: Problem, at: int) -> Problem:
+    """Return the problem of one of its targets."""
+    return dataclasses.replace(problem, targets=(problem.targets[at],))
 
 
 def _with_errors(
@@ -165,7 +174,7 @@ def _with_errors(
     errors: str,
     last: bool,
 ) -> KernelFit:
-    """Return the solver's fit, with the image's noise taken off and the errors asked for, or a look at the noise."""
+    """Return the solver's fit, with the image's noise taken off and the errors asked for."""
     observed, share, more = stats.gram, 1.0, None
     if image_noise:
         stats, share = take_off(stats, image_noise, np.sum([counts_of(p.geometry) for p in problems], axis=0))
@@ -177,9 +186,8 @@ def _with_errors(
         more = shared(fit, math.sqrt(share) * image_noise)
     if errors == "sandwich":
         fit = noise.correct(problems, fit, noise.examine(problems, fit), workers, stats.gram, more)
-    else:
-        fit = fit if more is None else with_scores(fit, stats.gram, fit.noise_std**2 * observed + more)
-        fit = noise.look(problems, fit)
+    elif more is not None:
+        fit = with_scores(fit, stats.gram, fit.noise_std**2 * observed + more)
     return finish(fit, image_noise, share) if image_noise else fit
 
 

@@ -309,7 +309,7 @@ def find(problem: Problem, workers: int, tolerance: float | None = None, progres
     if not converged:
         detail = f"stopped after {iterations} iterations"
         findings.append(Finding(Verdict.NOT_CONVERGED, detail))
-    findings += doubts(taps, error * math.sqrt(m), rss, variance, float(sums.energy[0]))
+    findings += doubts(float(np.linalg.norm(taps)), error * math.sqrt(m), rss, variance, float(sums.energy[0]))
     return KernelFit(
         kernel=frame.to_user(taps[None])[0],
         factor=None,

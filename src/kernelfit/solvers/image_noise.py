@@ -1,12 +1,12 @@
 """Noise in the image itself: how much of it is in the Gram matrix, and taking it off again."""
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+import scipy.fft
 import scipy.linalg
 
 from .. import geometry
@@ -25,7 +25,7 @@ _LEAST = 0.1
 _SPREAD = 4.0
 
 
-def counts_of(plan: Geometry) -> Array:
+def counts_of(plan: Geometry, counted: npt.NDArray[np.bool_] | None = None) -> Array:
     """Return how often two taps multiply the same noisy pixel: the Gram matrix of white noise of variance 1.
 
     It is n on the diagonal where the taps of one footprint lie on different pixels of the image. Beyond the edge they
@@ -35,13 +35,15 @@ def counts_of(plan: Geometry) -> Array:
     ----------
     plan : Geometry
         The geometry of one source image.
+    counted : ndarray of bool, shape (rows, cols) of the used target, optional
+        Which target pixels count, by default all.
 
     Returns
     -------
     ndarray, shape (taps, taps)
-        In the order of the user's taps. It is a Kronecker product, since a pixel is a row and a column.
+        In the order of the user's taps. If all pixels count, a Kronecker product, since a pixel is a row and a column.
     """
-    axes = []
+    axes = []  # for each the pairs of taps and the target's rows, or columns, in which they multiply the same one
     along = zip(plan.image_shape, plan.extended_shape, plan.kernel_shape, plan.before, plan.stride, strict=True)
     for n, extent, side, before, every in along:
         at = np.full(extent, -1)
@@ -49,9 +51,15 @@ def counts_of(plan: Geometry) -> Array:
             if start is not None:
                 at[to : to + length] = start + step * np.arange(length)
         seen = np.lib.stride_tricks.sliding_window_view(at, extent - side + 1)[:, ::every]  # (taps, pixels)
-        axis = np.array([[np.count_nonzero((p == q) & (p >= 0)) for q in seen] for p in seen], dtype=np.float64)
-        axes.append(axis[::-1, ::-1] if plan.flipped else axis)
-    return np.asarray(np.kron(*axes))
+        seen = seen[::-1] if plan.flipped else seen
+        axes.append((seen[:, None] == seen) & (seen >= 0))
+    if counted is None:
+        return np.kron(*(axis.sum(axis=2, dtype=np.float64) for axis in axes))
+    (n_y, n_x), (rows, cols) = plan.kernel_shape, axes
+    table = np.zeros((n_y, n_y, n_x, n_x))
+    some = rows.any(axis=2)
+    table[some] = np.tensordot(rows[some].astype(np.float64) @ counted, cols.astype(np.float64), (1, 2))
+    return np.ascontiguousarray(table.swapaxes(1, 2)).reshape(n_y * n_x, -1)
 
 
 def take_off(
@@ -96,22 +104,31 @@ def finish(fit: KernelFit, std: float, share: float) -> KernelFit:
     return dataclasses.replace(with_finding(fit, finding), image_noise=math.sqrt(share) * std)
 
 
-def shared(fit: KernelFit, std: float) -> Array:
+def pairs_of(counted: npt.NDArray[np.bool_], plan: Geometry) -> Array:
+    """Return how many pairs of target pixels that count lie (i, j) apart, (0, 0) in the middle, as taps may."""
+    reach = [(k - 1) // s for k, s in zip(plan.kernel_shape, plan.stride, strict=True)]
+    size = [scipy.fft.next_fast_len(n + r, real=True) for n, r in zip(counted.shape, reach, strict=True)]
+    found = scipy.fft.rfft2(counted.astype(np.float64), size)
+    both = scipy.fft.irfft2(found * np.conj(found), size)
+    return np.asarray(np.rint(both[np.ix_(*(np.arange(-r, r + 1) for r in reach))]))
+
+
+def shared(fit: KernelFit, std: float, pairs: Array | None = None) -> Array:
     """Return what the moments' covariance gains because the image's noise is in both their factors.
 
     With image noise N and ``v = e - N k`` the moments ``(A + N)'v + n s^2 k`` have, for normal noise, the covariance
-    ``A' cov(v) A + n s^2 var(v)`` plus ``n s^4 sum_d k[p + d] k[q - d]`` over d that are whole strides, which is this:
-    products of two noises of the image. Of taps on two phases of the image that is the convolution of their kernels.
+    ``A' cov(v) A + n s^2 var(v)`` plus ``s^4 sum_d n(d) k[p + d] k[q - d]`` over d that are whole strides, which is
+    this: products of two noises of the image. Of pairs of target pixels that far apart there are n(d), which are
+    `pairs`, or all of them nearly as many as there are pixels.
     """
-    import scipy.signal  # a second of importing that only this needs
-
-    down, across = fit.convention.stride
-    y, x = np.divmod(np.arange(fit.kernel.size), fit.kernel.shape[1])
-    phase = y % down * across + x % across
-    found = np.empty((fit.kernel.size,) * 2)
-    for one, other in itertools.product(np.unique(phase), repeat=2):
-        parts = [fit.kernel[p // across :: down, p % across :: across] for p in (one, other)]
-        mine, theirs = np.flatnonzero(phase == one), np.flatnonzero(phase == other)
-        at = (np.add.outer(i[mine] // s, i[theirs] // s) for i, s in ((y, down), (x, across)))
-        found[np.ix_(mine, theirs)] = scipy.signal.convolve(*parts)[tuple(at)]
-    return fit.n_pixels * std**4 * found
+    kernel, found = fit.kernel, np.zeros((*fit.kernel.shape, *fit.kernel.shape))
+    reach = [(n - 1) // s for n, s in zip(kernel.shape, fit.convention.stride, strict=True)]
+    for i in range(-reach[0], reach[0] + 1):
+        for j in range(-reach[1], reach[1] + 1):
+            n = fit.n_pixels if pairs is None else pairs[reach[0] + i, reach[1] + j]
+            apart = [d * s for d, s in zip((i, j), fit.convention.stride, strict=True)]
+            # p + d, and q - d, must be taps
+            here = tuple(slice(max(0, -d), side - max(0, d)) for d, side in zip(apart, kernel.shape, strict=True))
+            there = tuple(slice(max(0, d), side + min(0, d)) for d, side in zip(apart, kernel.shape, strict=True))
+            found[here + there] += np.multiply.outer(n * kernel[there], kernel[here])
+    return std**4 * found.reshape(kernel.size, -1)

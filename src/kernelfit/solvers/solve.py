@@ -285,7 +285,7 @@ def judge(
     m = stats.n_taps
     mean = stats.target_sum / (stats.total_weight or 1.0)
     variance = stats.target_energy - stats.target_sum * mean
-    if not variance > 1e-14 * stats.target_energy:
+    if stats.n_pixels > 1 and not variance > 1e-14 * stats.target_energy:
         findings.append(Finding(Verdict.NO_SIGNAL, f"every target pixel is {mean:.6g}"))
     if rank < m:
         doubt = Verdict.PRIOR_DECIDES if prior else Verdict.RANK_DEFICIENT
@@ -295,23 +295,22 @@ def judge(
     if stats.n_pixels <= rank and not prior:
         findings.append(Finding(Verdict.NO_REDUNDANCY, f"{stats.n_pixels} pixels, rank {rank}"))
     else:
-        findings += doubts(
-            taps, math.sqrt(float(np.einsum("ij,ij->", factor, factor))), rss, variance, stats.target_energy
-        )
+        error = math.sqrt(float(np.einsum("ij,ij->", factor, factor)))
+        findings += doubts(float(np.linalg.norm(taps)), error, rss, variance, stats.target_energy)
     return tuple(findings)
 
 
-def doubts(taps: Array, error: float, rss: float, variance: float, energy: float) -> list[Finding]:
-    """List what the noise leaves doubtful, given the expected error of all taps and the target's sums of squares."""
+def doubts(size: float, error: float, rss: float, variance: float, energy: float) -> list[Finding]:
+    """List what the noise leaves doubtful, given norm and expected error of the taps and the target's squares."""
     findings: list[Finding] = []
     if not variance > 1e-14 * energy:
         return findings
-    size = float(np.linalg.norm(taps))
     if error > 0.5 * size:
         detail = f"the kernel's norm is {size:.3g}, its expected error {error:.3g}"
         findings.append(Finding(Verdict.NOISE_DOMINATES, detail))
     if rss > 0.5 * variance:
-        findings.append(Finding(Verdict.POOR_FIT, f"R squared is {1 - rss / variance:.2g}"))
+        worse = ", worse than a constant: something seems to be added to the target (background=0)"
+        findings.append(Finding(Verdict.POOR_FIT, f"R squared is {1 - rss / variance:.2g}{worse * (rss > variance)}"))
     return findings
 
 
@@ -337,7 +336,7 @@ def _cause(stats: NormalStats) -> str:
             if difference.max() <= 1e-12 * scale:
                 periods.append((i, j))
     if (0, 1) in periods and (1, 0) in periods:
-        return "the image is constant"
+        return "the image is constant, or varies so little about its mean that this should be taken off both images"
     if (0, 1) in periods:
         return "the image does not vary along its rows"
     if (1, 0) in periods:

@@ -1,4 +1,4 @@
-"""The compiled loops of weighted statistics: patches gathered into rows for BLAS to multiply, and residuals weighed.
+"""The compiled loops of weighted statistics: patches gathered, and residuals weighed.
 
 They stand apart from `_loops` because they call nothing there: Numba's cache looks at one file alone. They validate
 nothing, allocate nothing, are serial and release the GIL.
@@ -26,41 +26,33 @@ _jit_sum = functools.partial(_jit, fastmath=FASTMATH)
 
 
 @_jit
-def gather(block, rows, cols, factors, n_y, n_x, first, out):
-    """Copy patches: ``out[i, first + n_x * y + x] = factors[i] * block[rows[i] + y, cols[i] + x]``.
+def gather(block, rows, cols, n_y, n_x, out):
+    """Copy patches, a tap to a row: ``out[n_x * y + x, i] = block[rows[i] + y, cols[i] + x]``.
 
-    `block` C-contiguous float64, `rows` and `cols` int64, y < `n_y`, x < `n_x`.
+    `block` C-contiguous float64, `rows` and `cols` int64, y < `n_y`, x < `n_x`. Eight patches at a time, which are
+    whole cache lines; of eight neighbours along a row these are copies of pieces of the image's rows.
     """
-    for i in range(len(rows)):
-        factor = factors[i]
+    n = len(rows)
+    for i in range(0, n - 7, 8):
+        side_by_side = True
+        for k in range(1, 8):
+            side_by_side &= rows[i + k] == rows[i] and cols[i + k] == cols[i] + k
         for y in range(n_y):
-            line = block[rows[i] + y, cols[i] : cols[i] + n_x]
-            place = out[i, first + n_x * y : first + n_x * (y + 1)]
+            if side_by_side:
+                line = block[rows[i] + y, cols[i] : cols[i] + n_x + 7]
+                for x in range(n_x):
+                    place, part = out[n_x * y + x, i : i + 8], line[x : x + 8]
+                    for k in range(8):
+                        place[k] = part[k]
+                continue
             for x in range(n_x):
-                place[x] = factor * line[x]
-
-
-@_jit_sum
-def add_outer(patches, signs, total):
-    """Add products of few patches with themselves: ``total[p, q] += sum_i signs[i] * patches[i, p] * patches[i, q]``.
-
-    p <= q only; two patches at a time.
-    """
-    n, m = patches.shape
-    for i in range(0, n - 1, 2):
-        x, y = patches[i], patches[i + 1]
-        for p in range(m):
-            a, b = signs[i] * x[p], signs[i + 1] * y[p]
-            line, u, v = total[p, p:], x[p:], y[p:]
-            for q in range(m - p):
-                line[q] += a * u[q] + b * v[q]
-    if n % 2:
-        x = patches[n - 1]
-        for p in range(m):
-            a = signs[n - 1] * x[p]
-            line, u = total[p, p:], x[p:]
-            for q in range(m - p):
-                line[q] += a * u[q]
+                place = out[n_x * y + x, i : i + 8]
+                for k in range(8):
+                    place[k] = block[rows[i + k] + y, cols[i + k] + x]
+    for i in range(n - n % 8, n):
+        for y in range(n_y):
+            for x in range(n_x):
+                out[n_x * y + x, i] = block[rows[i] + y, cols[i] + x]
 
 
 @_jit_sum

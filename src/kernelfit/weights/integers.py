@@ -15,6 +15,8 @@ from .weighted_pass import Item
 
 #: Variance of the error of rounding to integers, which is uniform between -1/2 and 1/2.
 ROUNDING = 1 / 12
+#: Noise up to so many times that of rounding is nothing else.
+_ALONE = 1.1
 #: Types of so many bytes are suspected to wrap round if the noise is more than this share of their range.
 _BYTES = 2
 _SUSPICIOUS = 1 / 40
@@ -45,7 +47,7 @@ def judged(fit: KernelFit, problems: Sequence[Problem], target: int, workers: in
     types = {np.dtype(p.targets[target].array.dtype) for p in problems}
     if not all(dtype.kind in "iu" for dtype in types):
         return fit
-    fit = _with_rounding(fit)
+    fit = _with_rounding(_without_alarm(fit))
     dtype = next(iter(types))
     extent = 2.0 ** (8 * dtype.itemsize)
     if len(types) > 1 or dtype.itemsize > _BYTES or not fit.rss > (_SUSPICIOUS * extent) ** 2 * fit.n_pixels:
@@ -58,13 +60,31 @@ def judged(fit: KernelFit, problems: Sequence[Problem], target: int, workers: in
     return dataclasses.replace(fit, findings=tuple(findings))
 
 
-def _with_rounding(fit: KernelFit) -> KernelFit:
-    """Raise the noise, and the errors with it, to what rounding alone makes."""
+def _rounding_of(fit: KernelFit) -> float:
+    """Return the noise that rounding alone makes, of a pixel of weight 1."""
     mean = 1.0
     if fit.weights is not None:
         every = fit.weights if isinstance(fit.weights, tuple) else (fit.weights,)
         mean = sum(float(w.sum()) for w in every) / max(1, fit.n_pixels)
-    least = math.sqrt(ROUNDING * mean)
+    return math.sqrt(ROUNDING * mean)
+
+
+def _without_alarm(fit: KernelFit) -> KernelFit:
+    """Make a note of noise that is not white where it is no more than that of rounding.
+
+    Rounding errors are alike where the image is flat. No other cause is left to look for: no kernel could do better.
+    """
+    told = [f for f in fit.findings if f.verdict in (Verdict.COLOURED_NOISE, Verdict.UNEVEN_NOISE)]
+    if not told or not fit.noise_std < _ALONE * _rounding_of(fit):
+        return fit
+    note = f"the residual is that of rounding to integers, which is not quite white: {told[0].detail}"
+    findings = tuple(f for f in fit.findings if f not in told)
+    return dataclasses.replace(fit, findings=findings, notes=(*fit.notes, note))
+
+
+def _with_rounding(fit: KernelFit) -> KernelFit:
+    """Raise the noise, and the errors with it, to what rounding alone makes."""
+    least = _rounding_of(fit)
     if not 0 < fit.noise_std < least or fit.uncertainty != "sampling":  # NaN stays NaN
         return fit
     raised = least / fit.noise_std

@@ -1,12 +1,13 @@
 """Weighted least squares without the weighted Gram matrix: conjugate gradients, a pass over the pixels each.
 
-The unweighted Gram matrix, times a constant, is so good a preconditioner that two to four iterations do, from a start
-that a sample of some thousand patches gives; only where the weights follow the image's own structure closely (stars
-with photon noise) is the Gram matrix of the sample better, and taken. Each iteration measures the gradient at a trial
-point, so that rounding does not pile up.
+The unweighted Gram matrix, times the mean weight, is so good a preconditioner that a few iterations do. Only where the
+weights follow the image's own structure closely (stars with photon noise) it is not, as the iterations show; then the
+Gram matrix of a sample of patches takes its place. Each iteration measures the gradient at a trial point, so that
+rounding does not pile up.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -30,6 +31,11 @@ from .weighted_pass import Item, Residual, own_unknowns, residual, together
 TOLERANCE = 0.01
 MOST_ITERATIONS = 100
 _MOST_RESTARTS = 4
+#: Another preconditioner is looked for if after the first iterations so many more would be needed.
+_FIRST, _MANY = 5, 10
+#: So many directions tell how far off the unweighted Gram matrix is, which such a ratio of curvatures is; if they are
+#: fewer, so many patches per tap do.
+_TELL, _FAR, _PROBE = 3, 1.7, 20
 _WHOLE = "the unweighted Gram matrix, scaled"
 
 
@@ -65,20 +71,22 @@ class Sample:
         return np.asarray(np.triu(upper) + np.triu(upper, 1).T)
 
 
-def draw(items: Sequence[Item]) -> Sample:
+def draw(items: Sequence[Item], most: int = 2**62) -> Sample:
     """Draw patches: candidates spread evenly, those of large weight and much structure likelier to be kept.
 
-    The same sample for the same problem every time. Of a large image only every so many rows are read.
+    About as many as tell a first kernel, but of no pair more than `most`. The same sample for the same problem every
+    time. Of a large image only every so many rows are read.
     """
     rng = np.random.default_rng(0)
     scaled, values, roots, weights = [], [], [], []
     n_all = n_drawn = 0
     size = items[0].n_taps + len(items) * items[0].n_terms
     for i, item in enumerate(items):
-        parts = list(_candidates(item, rng))
+        n_pixels, n_taps = item.problem.geometry.n_pixels, item.n_taps
+        wanted = min(most, sample_size(n_pixels, n_taps))
+        parts = list(_candidates(item, rng, 4 * wanted))
         plain = np.concatenate([part.weights for part in parts])
         spread = np.concatenate([part.weights * part.spread for part in parts])
-        wanted = sample_size(item.problem.geometry.n_pixels, item.problem.geometry.n_taps * len(item.problem.sources))
         both = plain / max(float(plain.sum()), 1e-300) + spread / max(float(spread.sum()), 1e-300)
         chance = np.minimum(1.0, 0.5 * wanted * both)
         kept = rng.random(len(chance)) < chance
@@ -123,7 +131,7 @@ class _Candidates:
         """Return the patches, in the order of the user's kernel, the target's pixels and their weights."""
         plan = item.problem.geometry
         rows, cols = self.rows[kept], self.cols[kept]
-        found = patches.gathered(self.blocks, rows, cols, np.ones(len(rows)), plan.phase_shape)
+        found = patches.gathered(self.blocks, rows, cols, plan.phase_shape)
         found = np.ascontiguousarray(found[:, polyphase.order(plan, len(item.problem.sources))])
         if item.columns is not None:
             found = np.hstack([found, item.columns.at(self.first + rows, cols)])
@@ -131,11 +139,10 @@ class _Candidates:
         return found, target[rows, cols], item.weights[self.first + rows, cols].astype(np.float64)
 
 
-def _candidates(item: Item, rng: np.random.Generator) -> Iterator[_Candidates]:
-    """Cut out some bands of rows, spread evenly, and choose pixels in them."""
+def _candidates(item: Item, rng: np.random.Generator, wanted: int) -> Iterator[_Candidates]:
+    """Cut out some bands of rows, spread evenly, and choose about so many pixels in them."""
     plan, sources = item.problem.geometry, polyphase.split(item.problem).sources
     (n_y, n_x), (n_rows, n_cols) = plan.phase_shape, plan.size
-    wanted = 4 * sample_size(plan.n_pixels, plan.n_taps * len(item.problem.sources))
     height = max(n_y, 32)
     n_bands = -(-n_rows // height)
     least = -(-4 * wanted // (height * n_cols))
@@ -190,8 +197,9 @@ class Metric:
     source: str
 
     @classmethod
-    def whole(cls, gram: Array) -> "Metric":
-        """Take the unweighted Gram matrix, scaled."""
+    def whole(cls, items: Sequence[Item], grams: Sequence[Array]) -> "Metric":
+        """Take the unweighted Gram matrices, each times the mean weight."""
+        gram = together(items, [float(np.mean(i.weights)) * g for i, g in zip(items, grams, strict=True)])
         return cls(gram, scaled_factor(gram), _WHOLE)
 
     def solve(self, moment: Array) -> Array:
@@ -199,14 +207,13 @@ class Metric:
         return np.asarray(times(self.inverse, times(self.inverse.T, moment)))
 
 
-def choose_metric(whole: Array, sample: Sample) -> Metric:
-    """Take the unweighted Gram matrix, scaled, unless the sample shows that it is far off."""
+def choose_metric(whole: Metric, sample: Sample) -> Metric:
+    """Keep the unweighted Gram matrix, unless the sample shows that it is far off."""
     rng = np.random.default_rng(0)
     gram = sample.gram
-    inverse = scaled_factor(whole)
-    rank = inverse.shape[1]
-    if rank == 0:
-        return Metric(whole, inverse, "nothing")
+    inverse, rank = whole.inverse, whole.inverse.shape[1]
+    if not rank:
+        return whole
     probes = inverse @ rng.standard_normal((rank, 32))
     scale = float(np.einsum("ij,ij->", probes, gram @ probes)) / (32 * rank)
     n, m = sample.patches.shape
@@ -228,12 +235,10 @@ def choose_metric(whole: Array, sample: Sample) -> Metric:
     values = np.linalg.eigvalsh(moved @ gram @ moved.T)
     root = math.sqrt(m / n) if n > 4 * m else 0.5
     expected = 1.0 if sample.share >= 1 else ((1 + root) / (1 - root)) ** 2
-    if values[0] > 0 and values[-1] / values[0] < 1.7 * expected and sample.share < 1:
-        return Metric(scale * whole, inverse / math.sqrt(scale), _WHOLE)
+    if values[0] > 0 and values[-1] / values[0] < _FAR * expected and sample.share < 1:
+        return whole
     own = scaled_factor(gram)
-    if own.shape[1] < m:
-        return Metric(scale * whole, inverse / math.sqrt(scale), _WHOLE)
-    return Metric(gram, own, f"the Gram matrix of {n} patches")
+    return whole if own.shape[1] < m else Metric(gram, own, f"the Gram matrix of {n} patches")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -256,7 +261,9 @@ def solve(
     tolerance: float | None = None,
     start: Array | None = None,
     progress: Progress | None = None,
-    metric: Metric | None = None,
+    here: Residual | None = None,
+    *,
+    even: bool = False,
 ) -> Iterated:
     """Solve the weighted problem by preconditioned conjugate gradients.
 
@@ -275,11 +282,13 @@ def solve(
     tolerance : float, optional
         Error at which to stop, in units of the standard error that the noise causes, default 0.01.
     start : ndarray, shape (unknowns,), optional
-        Where to start; the default is the solution of the sample.
+        Where to start, default zero; best a kernel that differs from the solution by noise alone.
     progress : callable, optional
         Told of each band of pixels.
-    metric : Metric, optional
-        The preconditioner, if it is known; only with a start.
+    here : Residual, optional
+        That of the start, if it is known.
+    even : bool, optional
+        Whether the weights are known not to follow the images.
 
     Returns
     -------
@@ -289,17 +298,13 @@ def solve(
         Nocedal and Wright, "Numerical Optimization", 2nd ed., section 6.1).
     """
     limit = TOLERANCE if tolerance is None else tolerance
-    if metric is None or start is None:
-        sample = draw(items)
-        metric = choose_metric(together(items, grams), sample)
+    whole = metric = Metric.whole(items, grams)
     m, n, energy = len(metric.gram), sums.n_pixels, sums.energy
-    if start is None:
-        start = _start(sample, metric)
-    taps = np.array(start)
+    taps = np.zeros(m) if start is None else np.array(start)
     directions: list[Array] = []
     images: list[Array] = []
     passes = iterations = 0
-    converged = False
+    converged = doubted = False
 
     def measure(at: Array) -> Residual:
         nonlocal passes
@@ -307,14 +312,17 @@ def solve(
         return residual(items, at, method, workers, progress)
 
     for _ in range(_MOST_RESTARTS):
-        here = measure(taps)
-        gradient, rss = here.moment, here.energy
+        here = measure(taps) if here is None else here
+        gradient, rss, here = here.moment, here.energy, None
         size = first = float(gradient @ metric.solve(gradient))
+        sizes = [size]
         while iterations < MOST_ITERATIONS:
             enough = max(limit**2 * max(rss, 0.0) / max(1, n - m) * m, 1e-20 * first, EPS**2 * energy)
             converged = size <= enough
             if converged:
                 break
+            if not doubted and _slow(sizes, enough):
+                doubted, metric = True, choose_metric(whole, draw(items))
             step = metric.solve(gradient)
             for direction, image in zip(directions, images, strict=True):
                 step -= (image @ step) / (image @ direction) * direction
@@ -332,11 +340,19 @@ def solve(
             images.append(image)
             iterations += 1
             size = float(gradient @ metric.solve(gradient))
+            sizes.append(size)
         # the residual's energy is a difference of large numbers; where it is small, it is measured anew
         if rss > 1e-8 * energy or size <= EPS**2 * energy or first <= 1e-24 * energy:
             break
     rss = max(rss, 0.0)
-    gram, spread = _final(items, metric, directions, images, workers)
+    final = functools.partial(_final, items, directions, images, workers)
+    gram, spread = final(metric, rescale=metric is whole and start is not None)
+    known = spread is not None and len(directions) >= _TELL and spread[1] < _FAR * spread[0]
+    if metric is whole and not even and not known:
+        metric = choose_metric(whole, draw(items, _PROBE * m))
+        if metric is not whole:
+            metric = choose_metric(whole, draw(items))
+            gram, spread = final(metric, rescale=False)
     stats, eliminations = assembled(items, gram, gram @ taps + gradient, sums)
     stats = recentered(items, stats, eliminations, taps, Residual(gradient, rss))
     told = (
@@ -352,24 +368,30 @@ def solve(
     return Iterated(dataclasses.replace(stats, weighting=words), eliminations, findings, iterations, passes)
 
 
+def _slow(sizes: Sequence[float], enough: float) -> bool:
+    """Say whether many more iterations would be needed, the squared error going on to shrink as in the last three."""
+    if len(sizes) <= _FIRST:
+        return False
+    shrinks = (sizes[-1] / sizes[-4]) ** (1 / 3)
+    return shrinks >= 1 or math.log(enough / sizes[-1]) / math.log(shrinks) > _MANY
+
+
 def solution(gram: Array, moment: Array) -> Array | None:
     """Return the solution of normal equations, None if the Gram matrix is too near to singular."""
     inverse = scaled_factor(gram)
     return np.asarray(times(inverse, times(inverse.T, moment))) if inverse.shape[1] == len(gram) else None
 
 
-def _start(sample: Sample, metric: Metric) -> Array:
-    """Return the kernel that fits the sample."""
-    moment = sample.patches.T @ sample.values
-    found = solution(sample.gram, moment)
-    return metric.solve(moment) if found is None else found
-
-
 def _final(
-    items: Sequence[Item], metric: Metric, directions: Sequence[Array], images: Sequence[Array], workers: int
+    items: Sequence[Item],
+    directions: Sequence[Array],
+    images: Sequence[Array],
+    workers: int,
+    metric: Metric,
+    *,
+    rescale: bool,
 ) -> tuple[Array, tuple[float, float] | None]:
     """Return the approximate Gram matrix over all unknowns, exact where it concerns a background."""
-    rescale = metric.source == _WHOLE
     if not items[0].n_terms:
         return _corrected(metric.gram, rescale, directions, images)
     taps = items[0].n_taps
@@ -392,12 +414,12 @@ def _corrected(
 
     Also returns the range of the measured values relative to the approximate ones.
     """
-    used = [i for i, (d, q) in enumerate(zip(directions, images, strict=True)) if d @ q > 0][:20]
+    used = [i for i, (d, q) in enumerate(zip(directions, images, strict=True)) if d @ q > 0]
     if not used:
         return gram, None
     if rescale:
-        # What the sample says of the scale is known to some per cent only. The first direction is as good as a random
-        # one, and so its curvature the mean of all; those that follow are the ones in which the metric is worst.
+        # From a start that differs from the solution by noise the first direction is as good as a random one, and so
+        # its curvature the mean of all; those that follow are the ones in which the metric is worst.
         first = directions[used[0]]
         gram = gram * float(first @ images[used[0]]) / float(first @ gram @ first)
     d, q = (np.stack([a[i] / np.linalg.norm(directions[i]) for i in used], axis=1) for a in (directions, images))

@@ -54,7 +54,12 @@ def correction_of(standard: Array, robust: str) -> float:
     return math.sqrt(own / naive) if naive > 0 and own > 0 else 1.0
 
 
-def least_absolute(sample: Sample, gram: Array | None = None, rounds: int = 15) -> Array:
+def enough(n_taps: int) -> int:
+    """Return the number of patches from which a first kernel is found."""
+    return max(_LEAST, _PER_TAP * n_taps)
+
+
+def least_absolute(sample: Sample, inverse: Array | None = None, rounds: int = 15) -> Array:
     """Return the kernel with about the smallest sum of absolute residuals over a sample, by reweighting.
 
     Outliers in the target hardly move it, however large they are and whatever they hold.
@@ -63,8 +68,9 @@ def least_absolute(sample: Sample, gram: Array | None = None, rounds: int = 15) 
     ----------
     sample : Sample
         Patches; of many a part is used, enough for a kernel to start from.
-    gram : ndarray, shape (taps, taps), optional
-        About a multiple of the sample's Gram matrix, which is the default; the metric of the conjugate gradients.
+    inverse : ndarray, shape (taps, rank), optional
+        A factor of the inverse of about a multiple of the sample's Gram matrix, which is the default; the metric of the
+        conjugate gradients.
     rounds : int, optional
         Times that weights are found, at most, default 15.
 
@@ -73,10 +79,9 @@ def least_absolute(sample: Sample, gram: Array | None = None, rounds: int = 15) 
     ndarray, shape (taps,)
     """
     n, m = sample.patches.shape
-    part = slice(None, None, max(1, n // max(_LEAST, _PER_TAP * m)))
+    part = slice(None, None, max(1, n // enough(m)))
     patches, values = np.ascontiguousarray(sample.patches[part]), sample.values[part]
-    metric = sample.gram if gram is None else gram
-    inverse = solve.scaled_factor(metric)
+    inverse = solve.scaled_factor(sample.gram) if inverse is None else inverse
     size = np.sqrt(sample.weights[part]) / sample.roots[part]  # undoes the factors
     factors = np.ones(len(values))
     taps = np.zeros(m)

@@ -1,4 +1,4 @@
-"""Weighted sums over the pixels that have a weight, by multiplying their patches in blocks.
+"""Weighted sums over the pixels that have a weight, by multiplying their patches.
 
 ``S[p, q] = sum_t v[t] P[t + p] P[t + q]`` for weights v of either sign, most of them zero. Pixels stand in runs of
 equal weight along the rows. Moving both taps one column changes the sum by what enters a run and what leaves it,
@@ -15,26 +15,23 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
 
-from ..exact import polyphase
+from ..exact import engines, polyphase
+from ..exact.threads import in_order
 from ..geometry import Shape
 from ..pair import Array, Problem, Reader
 
 Index = npt.NDArray[np.int64]
-#: Patches multiplied at a time.
-CHUNK = 4096
-#: Pixels of the extended image held at a time.
-BAND = 2**20
-# Nanoseconds: a multiply-add of a symmetric product of patches, of a general one, and a number gathered.
-SYMMETRIC_NS = 0.07
-GENERAL_NS = 0.13
-GATHER_NS = 1.8
+#: Patches multiplied at a time; so many that those of some hundred taps stay in the cache.
+CHUNK = 512
+#: Pixels of the extended image held at a time, by each thread.
+BAND = 2**19
+# Nanoseconds on one core, from benchmarks/calibrate.py: a multiply-add of a product of patches, a number gathered.
+MULTIPLY_NS = 0.022
+GATHER_NS = 0.7
 # Nanoseconds to read a patch by itself, and a pixel of a whole band.
-_READ_NS = 5000.0
-_BAND_NS = 5.0
-#: So many multiply-adds are quicker done without BLAS, whose threads would go on spinning into the next pass.
-_FEW = 5e7
+READ_NS = 300.0
+_BAND_NS = 2.0
 
 
 class Runs(NamedTuple):
@@ -101,12 +98,12 @@ def costs_of_pixels(n: int, kernel: Shape) -> float:
 
 def _pixel_ns(rows: int, cols: int) -> float:
     taps = rows * cols
-    return taps * (taps + 1) / 2 * 2 * SYMMETRIC_NS + taps * GATHER_NS
+    return taps * (taps + 1) / 2 * MULTIPLY_NS + taps * GATHER_NS
 
 
 def _column_ns(rows: int, cols: int) -> float:
     taps = rows * cols
-    return rows * taps * 2 * GENERAL_NS + (taps + rows) * GATHER_NS
+    return rows * taps * MULTIPLY_NS + taps * GATHER_NS
 
 
 def costs(lengths: Sequence[Index], kernel: Shape, n_sources: int = 1) -> Costs:
@@ -139,35 +136,6 @@ class PatchSums:
     moment: Array
 
 
-class _Sum:
-    """A symmetric sum of products of patches with weights of either sign."""
-
-    def __init__(self, size: int) -> None:
-        self.total = np.zeros((size, size), order="F")
-        self.few = np.zeros((size, size))
-
-    def add(self, patches: Array, values: Array) -> None:
-        """Add patches that were scaled by the roots of the sizes of their weights."""
-        if not patches.size:
-            return
-        if len(patches) * len(self.few) ** 2 <= _FEW:
-            from . import _weighted_loops
-
-            _weighted_loops.add_outer(patches, np.sign(values), self.few)
-            return
-        for sign in (1.0, -1.0):
-            some = patches if np.all(values * sign > 0) else np.ascontiguousarray(patches[values * sign > 0])
-            if len(some):
-                self.total = scipy.linalg.blas.dsyrk(sign, some.T, beta=1.0, c=self.total, overwrite_c=1)
-            if some is patches:
-                break
-
-    def full(self) -> Array:
-        """Return the whole symmetric matrix."""
-        upper = np.triu(self.total) + np.triu(self.few)
-        return np.asarray(upper + np.triu(upper, 1).T)
-
-
 def bands(shape: Shape, kernel: Shape) -> Iterator[tuple[int, int]]:
     """Cut the rows of the target into bands: first row, number of rows."""
     height = max(kernel[0], BAND // (shape[1] + kernel[1]))
@@ -176,7 +144,12 @@ def bands(shape: Shape, kernel: Shape) -> Iterator[tuple[int, int]]:
 
 
 def sums(
-    problem: Problem, weights: npt.NDArray[np.generic], base: float = 0.0, *, with_moment: bool = False
+    problem: Problem,
+    weights: npt.NDArray[np.generic],
+    base: float = 0.0,
+    *,
+    with_moment: bool = False,
+    workers: int = 1,
 ) -> PatchSums:
     """Add up the products of the patches of all pixels whose weight differs from `base`, times the difference.
 
@@ -190,6 +163,8 @@ def sums(
         What is taken from every weight, default 0.
     with_moment : bool, optional
         Whether the moment is wanted too.
+    workers : int, optional
+        Number of threads, default 1; any number gives the same bits.
 
     Returns
     -------
@@ -197,59 +172,123 @@ def sums(
         The sums; the moment is zero if it is not wanted.
     """
     plan, problem = problem.geometry, polyphase.split(problem)
-    (n_y, n_x), n_sources = problem.geometry.kernel_shape, len(problem.sources)
-    lines, taps = n_sources * n_y, n_sources * n_y * n_x
-    least = shortest_run((lines, n_x))
-    whole, ends = _Sum(taps), _Sum(lines * (n_x - 1))
-    first_column = np.zeros((lines, taps))
-    moment = np.zeros((len(problem.targets), taps))
-    n_within = 0
-    for row, height in bands(problem.size, (n_y, n_x)):
-        runs = Runs.of(weights[row : row + height], base)
+    (n_y, n_x), n_targets = problem.geometry.kernel_shape, len(problem.targets)
+    lines = len(problem.sources) * n_y
+
+    def job(some: list[tuple[int, int]]) -> _Part:
+        own = _Part(problem, with_moment)
+        for row, height in some:
+            own.add(row, height, Runs.of(weights[row : row + height], base))
+        return own
+
+    taps, last = lines * n_x, lines * (n_x - 1)
+    gram, moment = np.zeros((taps, taps)), np.zeros((n_targets, taps))
+    total: dict[str, Array] = {}
+    for part in in_order(_jobs(problem, weights, base), job, workers):
+        for name, table in part.tables.items():
+            total[name] = total[name] + table if name in total else table
+    if "whole" in total:
+        gram += _symmetric(total["whole"][:taps, :taps])
+    if "column" in total:
+        gram += _unrolled(total["column"][:lines, :taps], _symmetric(total["ends"][:last, :last]), lines, n_x)
+    if with_moment and "whole" in total:
+        moment += total["whole"][:taps, taps : taps + n_targets].T
+    if with_moment and "column" in total:
+        moment += total["column"][lines : lines + n_targets, :taps]
+    if plan.flipped or plan.convention.strided:
+        gram = polyphase.reordered(gram, plan)
+        moment = np.array([polyphase.reordered(one, plan) for one in moment]).reshape(len(moment), len(gram))
+    return PatchSums(gram, moment)
+
+
+def _jobs(problem: Problem, weights: npt.NDArray[np.generic], base: float) -> list[list[tuple[int, int]]]:
+    """Sort the bands that have pixels to add into jobs that are worth a matrix of their own."""
+    work: list[list[tuple[int, int]]] = []
+    count = CHUNK
+    for row, height in bands(problem.size, problem.geometry.kernel_shape):
+        some = weights[row : row + height]
+        if some.dtype == np.bool_ and base in (0.0, 1.0):  # quicker than to compare with a number
+            n = abs(int(base) * some.size - int(np.count_nonzero(some)))
+        else:
+            n = int(np.count_nonzero(some != base))
+        if n and count >= CHUNK:
+            work.append([])
+            count = 0
+        if n:
+            work[-1].append((row, height))
+            count += n
+    return [[band for some in group for band in some] for group in engines.bands(work)] if work else []
+
+
+class _Part:
+    """Sums over some bands of pixels.
+
+    The products are those of rows that stand for taps, and of one for each target, in the columns of which stand the
+    pixels: in `tables` those of patches multiplied "whole", of the first "column" of taps with all, and of the "ends"
+    of runs with all columns of taps but one. Of the first and the last the part on and above the diagonal. There are
+    zeros beyond, for the loops do four rows at a time.
+    """
+
+    def __init__(self, problem: Problem, with_moment: bool) -> None:
+        (n_y, n_x), n_sources = problem.geometry.kernel_shape, len(problem.sources)
+        self.problem, self.kernel = problem, (n_y, n_x)
+        self.targets = problem.targets if with_moment else ()
+        taps = n_sources * n_y * n_x
+        self.least = shortest_run((n_sources * n_y, n_x))
+        self.rows = np.zeros((-(-(taps + len(self.targets)) // 4) * 4, CHUNK + 8))  # their starts crowd no cache line
+        self.narrow = np.zeros((-(-(taps - n_sources * n_y) // 4) * 4, CHUNK + 8))
+        self.first = np.r_[0:taps:n_x, taps : taps + len(self.targets)]
+        self.first = np.pad(self.first, (0, -len(self.first) % 4))
+        self.tables: dict[str, Array] = {}
+
+    def add(self, row: int, height: int, runs: Runs) -> None:
+        """Add the runs of a band of rows."""
         if not len(runs.rows):
-            continue
-        long = runs.lengths >= least
-        if not long.any() and int(runs.lengths.sum()) * _READ_NS < height * problem.size[1] * _BAND_NS:
+            return
+        problem, (n_y, n_x), n_cols = self.problem, self.kernel, self.problem.size[1]
+        long = runs.lengths >= self.least
+        if not long.any() and int(runs.lengths.sum()) * READ_NS < height * n_cols * _BAND_NS:
             for rows, cols, values in _chunks(runs.pixels()):  # too few to read the band for them
-                roots = np.sqrt(np.abs(values))
-                patches = _read_one_by_one(problem.sources, row + rows, cols, (n_y, n_x), roots)
-                whole.add(patches, values)
-                if with_moment:
-                    targets = _read_one_by_one(problem.targets, row + rows, cols, (1, 1), np.copysign(roots, values))
-                    moment += np.einsum("tj,tp->jp", targets, patches)
-            continue
+                n, patches = len(rows), read_one_by_one(problem.sources, row + rows, cols, self.kernel)
+                self.rows[: patches.shape[1], :n] = patches.T
+                if self.targets:
+                    targets = read_one_by_one(self.targets, row + rows, cols, (1, 1))
+                    self.rows[patches.shape[1] :, :n][: len(self.targets)] = targets.T
+                self._multiply("whole", values)
+            return
         # A patch just behind a run that ends at the edge is a column narrower, so the columns suffice.
-        blocks = [s.block(row, 0, (height + n_y - 1, problem.size[1] + n_x - 1)) for s in problem.sources]
-        results = [t.block(row, 0, (height, problem.size[1])) for t in problem.targets] if with_moment else []
-        for rows, cols, values in _chunks(runs.where(~long).pixels()):
-            roots = np.sqrt(np.abs(values))
-            patches = gathered(blocks, rows, cols, roots, (n_y, n_x))
-            whole.add(patches, values)
-            for out, result in zip(moment, results, strict=False):
-                out += (result[rows, cols] * np.copysign(roots, values)) @ patches
+        blocks = [s.block(row, 0, (height + n_y - 1, n_cols + n_x - 1)) for s in problem.sources]
+        results = [t.block(row, 0, (height, n_cols)) for t in self.targets]
         some = runs.where(long)
-        if not len(some.rows):
-            continue
-        n_within += int(some.lengths.sum())
+        for name, pixels in (("whole", runs.where(~long).pixels()), ("column", some.pixels())):
+            for rows, cols, values in _chunks(pixels):
+                _gather(blocks, rows, cols, self.kernel, self.rows)
+                for place, result in zip(self.rows[len(blocks) * n_y * n_x :], results, strict=False):
+                    place[: len(rows)] = result[rows, cols]
+                self._multiply(name, values)
         both = (
             np.concatenate([some.rows, some.rows]),
             np.concatenate([some.cols, some.cols + some.lengths]),
             np.concatenate([-some.values, some.values]),
         )
         for rows, cols, values in _chunks(both):
-            ends.add(gathered(blocks, rows, cols, np.sqrt(np.abs(values)), (n_y, n_x - 1)), values)
-        for rows, cols, values in _chunks(some.pixels()):
-            patches = gathered(blocks, rows, cols, np.ones(len(rows)), (n_y, n_x))
-            first_column += (patches[:, ::n_x] * values[:, None]).T @ patches
-            for out, result in zip(moment, results, strict=False):
-                out += (result[rows, cols] * values) @ patches
-    gram = whole.full()
-    if n_within:
-        gram += _unrolled(first_column, ends.full(), lines, n_x)
-    if plan.flipped or plan.convention.strided:
-        gram = polyphase.reordered(gram, plan)
-        moment = np.array([polyphase.reordered(one, plan) for one in moment]).reshape(len(moment), len(gram))
-    return PatchSums(gram, moment)
+            _gather(blocks, rows, cols, (n_y, n_x - 1), self.narrow)
+            self._multiply("ends", values)
+
+    def _multiply(self, name: str, values: Array) -> None:
+        """Add the products of the rows as they stand."""
+        from ..exact import _loops
+
+        rows = self.narrow if name == "ends" else self.rows
+        chosen = self.first if name == "column" else np.arange(len(rows))
+        if name not in self.tables:
+            self.tables[name] = np.zeros((len(chosen), len(rows)))
+        _loops.add_weighted_products(values, rows, chosen, name != "column", self.tables[name])
+
+
+def _symmetric(upper: Array) -> Array:
+    """Return the symmetric matrix of which this is the upper triangle."""
+    return np.asarray(np.triu(upper) + np.triu(upper, 1).T)
 
 
 def _chunks(pixels: tuple[Index, Index, Array]) -> Iterator[tuple[Index, Index, Array]]:
@@ -258,24 +297,36 @@ def _chunks(pixels: tuple[Index, Index, Array]) -> Iterator[tuple[Index, Index, 
         yield pixels[0][some], pixels[1][some], pixels[2][some]
 
 
-def gathered(blocks: Sequence[Array], rows: Index, cols: Index, factors: Array, kernel: Shape) -> Array:
-    """Return the patches of the pixels, one row each, times a factor each."""
+def _gather(blocks: Sequence[Array], rows: Index, cols: Index, kernel: Shape, out: Array) -> None:
+    """Put the patches of the pixels into the columns of `out`, a row for each tap of each source."""
     from . import _weighted_loops
 
     size = kernel[0] * kernel[1]
-    out = np.empty((len(rows), len(blocks) * size))
     for i, block in enumerate(blocks):
-        _weighted_loops.gather(block, rows, cols, factors, kernel[0], kernel[1], i * size, out)
-    return out
+        _weighted_loops.gather(block, rows, cols, kernel[0], kernel[1], out[i * size : (i + 1) * size])
 
 
-def _read_one_by_one(readers: Sequence[Reader], rows: Index, cols: Index, shape: Shape, factors: Array) -> Array:
-    """Return the patches of a few pixels anywhere, times a factor each."""
+def gathered(blocks: Sequence[Array], rows: Index, cols: Index, kernel: Shape) -> Array:
+    """Return the patches of the pixels, one row each."""
+    out = np.empty((len(blocks) * kernel[0] * kernel[1], len(rows)))
+    _gather(blocks, rows, cols, kernel, out)
+    return np.ascontiguousarray(out.T)
+
+
+def read_one_by_one(readers: Sequence[Reader], rows: Index, cols: Index, shape: Shape) -> Array:
+    """Return the patches of a few pixels anywhere, one row each."""
     out = np.empty((len(rows), len(readers), *shape))
-    for i, (row, col) in enumerate(zip(rows.tolist(), cols.tolist(), strict=True)):
-        for place, reader in zip(out[i], readers, strict=True):
-            reader.read(place, row, col)
-    out *= factors[:, None, None, None]
+    for s, reader in enumerate(readers):
+        y, x = rows - reader.before[0], cols - reader.before[1]
+        inside = np.zeros(len(rows), dtype=bool)
+        if isinstance(reader.array, np.ndarray) and reader.stride == (1, 1):
+            (height, width), (n_y, n_x) = reader.array.shape, shape
+            inside = (np.minimum(y, x) >= 0) & (y <= height - n_y) & (x <= width - n_x)
+        if inside.any():
+            windows = np.lib.stride_tricks.sliding_window_view(reader.array, shape)
+            out[inside, s] = windows[y[inside], x[inside]]
+        for i in np.flatnonzero(~inside):
+            reader.read(out[i, s], int(rows[i]), int(cols[i]))
     return out.reshape(len(rows), -1)
 
 

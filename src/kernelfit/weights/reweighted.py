@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from .. import geometry
+from ..checks import noise as noise_check
+from ..checks.sandwich import with_scores
 from ..exact import joint
 from ..exact.background import Elimination
 from ..exact.choice import Choice
@@ -22,12 +24,13 @@ from ..exact.engines import Progress
 from ..pair import Array
 from ..result import KernelFit
 from ..solvers import solve
+from ..solvers.image_noise import counts_of, finish, pairs_of, shared, take_off
 from ..statistics import NormalStats
 from ..task import Task
 from ..verdict import Finding, Verdict
 from . import iterate, patches, weighted
 from .masks import Judged, Rules, Unsaturated
-from .outliers import ROBUST, TUNING, correction_of, factor, least_absolute, slope
+from .outliers import ROBUST, TUNING, correction_of, enough, factor, least_absolute, slope
 from .weighted_pass import Item, Residual, Weights, residual, together
 
 #: The least variance that photon noise is given, relative to that of the mean prediction.
@@ -36,7 +39,7 @@ _MOST_ROUNDS = 20
 _MOST_REFINEMENTS = 3
 #: A reweighted kernel has settled when it moves by no more than this many standard errors.
 _SETTLED = 0.02
-_MEDIAN_SAMPLE = 2**17
+_MEDIAN_SAMPLE = 2**16
 #: Pixels up to which a result keeps the weights where saturated pixels alone were left out.
 MOST_KEPT = 2**24
 #: Quick steps before the exact rounds.
@@ -116,7 +119,7 @@ class Engine:
         As `iterate.solve` has it.
     progress : callable or None
     regime : str
-        One of `weighted.REGIMES`.
+        One of `weighted.REGIMES`, or "exact" for the cheaper one of the two that are.
     """
 
     method: str
@@ -146,23 +149,27 @@ class Engine:
         weighted.require_determined(items)
         seen = weighted.survey(items)
         regime = self.regime
-        if regime == "auto":
+        if regime in ("auto", "exact"):
             n = sum(item.problem.geometry.n_pixels for item in items)
+            costs = seen.subtract.nanoseconds, seen.patches.nanoseconds
             shape = weighted.lines(items[0].problem)
-            regime = weighted.choose_regime(n, shape, seen.subtract.nanoseconds, seen.patches.nanoseconds).method
+            quick = 0.0 if even else weighted.EXACT_IS_QUICK
+            regime = weighted.choose_regime(n, shape, *costs, quick, exact=regime == "exact").method
         if regime == "patches":
             return self._refined(items, *weighted.accumulated(items, self.workers), weighted.described(regime, seen))
         if regime == "iterate":
-            grams = self._grams
-            if grams is None:
-                grams, plain = self._plain(items)
-                if start is None and all(i.n_pixels == i.problem.geometry.n_pixels for i in items):
-                    start = iterate.solution(together(items, grams), plain)  # nothing is excluded: about as good
-            sums = weighted.target_sums(items, self.workers)
-            metric = iterate.Metric.whole(_scaled(items, grams)) if even else None
-            found = iterate.solve(
-                items, grams, sums, self.pass_method, self.workers, self.tolerance, start, self.progress, metric
-            )
+            origin: Residual | None = None
+            if self._grams is None and start is None and all(i.n_pixels == i.problem.geometry.n_pixels for i in items):
+                grams, plain = self._plain(items)  # nothing is excluded: what they say is about as good
+                start = iterate.solution(together(items, grams), plain)
+            if self._grams is None:
+                known = weighted.unweighted(items, self.method, self.workers, self.progress)
+                self._grams, sums = known.grams, known.sums
+                origin = Residual(known.moment, sums.energy) if start is None else None
+            else:
+                sums = weighted.target_sums(items, self.workers)
+            settings = self.pass_method, self.workers, self.tolerance, start, self.progress, origin
+            found = iterate.solve(items, self._grams, sums, *settings, even=even)
             solve.factor_ahead(found.stats)
             return _Solved(found.stats, found.stats.solve(), found.eliminations, found.findings, found.iterations)
         moment = here = None
@@ -171,7 +178,7 @@ class Engine:
             self._grams, moment, sums = known.grams, known.moment, known.sums
         else:
             sums = weighted.target_sums(items, self.workers)
-        gram = weighted.subtracted(items, self._grams, seen.usual)
+        gram = weighted.subtracted(items, self._grams, seen.usual, self.workers)
         if moment is None:
             center = np.zeros(len(gram)) if start is None else start
             here = center, residual(items, center, self.pass_method, self.workers, self.progress)
@@ -216,17 +223,22 @@ def wanted(rules: Rules, noise: object, robust: object) -> str | None:
     return rules.given() or ("noise=" if model.slope else None) or ("robust=" if robust is not None else None)
 
 
+def uneven(rules: Rules, noise: object, robust: object) -> str | None:
+    """Name what lets some pixels count more than others that count as well, None if nothing does."""
+    if robust is not None:
+        return "robust="
+    return "noise=" if Noise.of(noise).slope else "weights=" if rules.weights is not None else None
+
+
 def judge(task: Task, group: int, rules: Rules, noise: object, robust: object) -> list[list[Judged]] | None:
     """Return the weights of the problems of a group, for each target; None if every pixel counts the same, and will."""
     problems = task.groups[group]
-    n_channels = len(problems) // task.n_pairs
     found: list[list[Judged | None]] = []
     for t in range(len(problems[0].targets)):
         one = []
         for i, problem in enumerate(problems):
-            channel = {None: None, "shared": i % n_channels, "separate": group, "mixed": t}[task.channels]
             single = dataclasses.replace(problem, targets=(problem.targets[t],))
-            one.append(rules.judge(single, task, i // n_channels, channel))
+            one.append(rules.judge(single, task, *task.place(group, t, i)))
         found.append(one)
     if robust is None and not Noise.of(noise).slope and all(j is None for one in found for j in one):
         return None
@@ -261,6 +273,8 @@ def fit(
     tolerance: float | None = None,
     progress: Progress | None = None,
     regime: str = "auto",
+    image_noise: float = 0.0,
+    errors: str = "plain",
 ) -> KernelFit:
     """Return the kernel that pairs share, each with its weights.
 
@@ -274,8 +288,8 @@ def fit(
         What makes the kernel of the last statistics; None for least squares.
     workers : int
         Number of threads.
-    noise, robust, tolerance, progress
-        As in `find_kernel`.
+    noise, robust, tolerance, progress, image_noise, errors
+        As in `find_kernel`; with `image_noise` the weights are those of a mask.
     regime : {"auto", "subtract", "patches", "iterate"}, optional
         How the weights are taken into account; the default is what `weighted.choose_regime` says.
 
@@ -288,17 +302,19 @@ def fit(
     items = [j.item for j in judged]
     costs = weighted.pass_ns(weighted.lines(items[0].problem))
     pass_method = choice.method if choice.reason == "as asked" else min(costs, key=lambda name: costs[name])
+    # the image's noise changes the kernel through the Gram matrix, which then must be exact
+    regime = "exact" if image_noise and regime == "auto" else regime
     engine = Engine(choice.method, pass_method, workers, tolerance, progress, regime)
     notes = [note for j in judged for note in j.notes]
     conv = items[0].problem.geometry.convention
-    if conv.boundary is not None and conv.mode != "valid":
-        notes.append("the declared boundary was not held against the edges, since not all pixels count the same")
     findings: list[Finding] = []
-    correction = 1.0
+    correction, most = 1.0, math.inf
     if not model.slope and robust is None:
         found = engine.solve(items)
     else:
-        found, items, correction, more, said = _reweighted(engine, items, model, robust)
+        found, seen, more, said = _reweighted(engine, items, model, robust)
+        items, correction = seen.items, seen.correction
+        most = math.inf if robust is None else TUNING[robust] * seen.scale
         findings += more
         notes += said
     stats = found.stats
@@ -306,18 +322,21 @@ def fit(
         taps = found.fit.kernel.ravel()
         moment, energy = solve.residual_at(stats, taps)
         stats = stats.centered(taps, moment, correction**2 * energy)
-    result = stats.solve(solver)
+    result = _with_errors(items, stats, solver, workers, image_noise, errors)
     findings = sorted(
         dict.fromkeys((*result.findings, *found.findings, *findings)), key=lambda f: list(Verdict).index(f.verdict)
     )
     large = sum(item.problem.geometry.n_pixels for item in items) > MOST_KEPT
     told = large and all(isinstance(item.weights, Unsaturated) for item in items)  # from the targets themselves
     weights = None if told else tuple(in_place(item) for item in items)
+    if conv.boundary is not None and conv.mode != "valid" and (told or robust is not None):
+        why = "their weights not being kept" if told else "their outliers being held down"
+        notes.append(f"the declared boundary was not held against the edges, {why}")
     iterated = found.stats.weighting.startswith("iterate")
     if found.eliminations:
         n_pixels = sum(item.n_pixels for item in items)
         (result,) = joint.with_background([result], [i.problem for i in items], found.eliminations, n_pixels)
-    return dataclasses.replace(
+    result = dataclasses.replace(
         result,
         method=choice.method,
         method_reason=choice.reason,
@@ -329,6 +348,37 @@ def fit(
         notes=tuple(notes),
         weights=weights[0] if weights is not None and len(weights) == 1 else weights,
     )
+    if errors == "sandwich":
+        return result
+    weighed = [item.weights for item in items]
+    return noise_check.look(
+        [item.problem for item in items], result, weighed, most=most, declared=bool(model.slope) and robust is None
+    )
+
+
+def _with_errors(
+    items: Sequence[Item],
+    stats: NormalStats,
+    solver: "solve.Solver | None",
+    workers: int,
+    image_noise: float,
+    errors: str,
+) -> KernelFit:
+    """Return the solver's fit, with the image's noise taken off and the errors asked for."""
+    observed, share, more = stats.gram, 1.0, None
+    if image_noise:
+        masks = [(i.problem.geometry, np.asarray(i.weights[:], dtype=bool)) for i in items]
+        stats, share = take_off(stats, image_noise, np.sum([counts_of(p, m) for p, m in masks], axis=0))
+    fit = stats.solve(solver)
+    if image_noise:
+        more = shared(fit, math.sqrt(share) * image_noise, np.sum([pairs_of(m, p) for p, m in masks], axis=0))
+    if errors == "sandwich":
+        problems, weights = [i.problem for i in items], [i.weights for i in items]
+        check = noise_check.examine(problems, fit, weights)
+        fit = noise_check.correct(problems, fit, check, workers, stats.gram, more, weights)
+    elif more is not None:
+        fit = with_scores(fit, stats.gram, fit.noise_std**2 * observed + more)
+    return finish(fit, image_noise, share) if image_noise else fit
 
 
 def in_place(item: Item) -> Weights:
@@ -342,7 +392,7 @@ def in_place(item: Item) -> Weights:
 
 def _reweighted(
     engine: Engine, items: Sequence[Item], model: Noise, robust: str | None
-) -> tuple[_Solved, list[Item], float, list[Finding], list[str]]:
+) -> "tuple[_Solved, _Seen, list[Finding], list[str]]":
     """Weigh, fit and weigh again until the kernel settles.
 
     Huber's criterion comes first, whatever is asked for: it is convex, so that its end does not depend on the start.
@@ -354,7 +404,8 @@ def _reweighted(
     if robust is None:
         at = engine.solve(items).unknowns
     else:
-        at = least_absolute(iterate.draw(items), _scaled(items, engine.grams(items)))
+        sample = iterate.draw(items, 2 * enough(items[0].n_taps))
+        at = least_absolute(sample, iterate.Metric.whole(items, engine.grams(items)).inverse)
     n_taps, rounds, scale, first = items[0].n_taps, 0, 0.0, None
     stages = [(robust, 1.0)] if robust in (None, "huber") else [("huber", 1.0), (robust, 1.0)]
     while stages:
@@ -396,7 +447,7 @@ def _reweighted(
                 f"{apart / max(error, 1e-300):.2g} standard errors lie between this kernel and that of robust='huber'"
             )
             findings.append(Finding(Verdict.OUTLIERS_DECIDE, detail))
-    return found, list(seen.items), seen.correction, findings, notes
+    return found, seen, findings, notes
 
 
 @dataclass(frozen=True, eq=False)
@@ -449,7 +500,7 @@ def _approached(
     2nd ed., 2009, section 7.8). So all steps share one factor of the unweighted Gram matrix, and their error shrinks by
     about the root of taps over pixels each. Where it does not shrink, the rounds with exact weights go on.
     """
-    inverse = solve.scaled_factor(_scaled(items, engine.grams(items)))
+    inverse = iterate.Metric.whole(items, engine.grams(items)).inverse
     size, last, steps = math.inf, at, 0
     if not scale:
         residual(items, at, engine.pass_method, engine.workers, engine.progress, keep=left)
@@ -472,11 +523,6 @@ def _approached(
         if size <= _QUICK**2 * steep * scale**2 * len(at):
             return at, scale, steps, True
     return at, scale, steps, False
-
-
-def _scaled(items: Sequence[Item], grams: Sequence[Array]) -> Array:
-    """Return the Gram matrix of pairs whose pixels all have the mean weight."""
-    return together(items, [float(np.mean(i.weights)) * g for i, g in zip(items, grams, strict=True)])
 
 
 def _scale(standard: Array) -> float:

@@ -26,7 +26,7 @@ import numpy as np
 from .. import geometry, pair
 from ..exact import accumulation, polyphase
 from ..exact.background import Elimination, without_rounding
-from ..exact.choice import DIRECT_NS, SPECTRAL_NS, TRANSFORM_NS, Choice
+from ..exact.choice import DIRECT_NS, Choice
 from ..exact.engines import Progress, add
 from ..exact.threads import in_order
 from ..geometry import Shape
@@ -40,8 +40,15 @@ REGIMES = ("auto", "subtract", "patches", "iterate")
 #: The exact ways are taken if they cost at most so many times the iteration, or so many nanoseconds.
 EXACT_IS_WORTH = 1.3
 EXACT_IS_QUICK = 1.5e8
-#: Passes over the pixels that conjugate gradients need, with the first residual.
+#: Passes over the pixels that conjugate gradients need.
 N_PASSES = 4
+# Nanoseconds per pixel on one core, from benchmarks/calibrate.py: of a weighted pass and of the plain statistics by
+# "fft", and for each row of taps; and for each tap of a weighted pass by "direct".
+PASS_NS = 5.5
+PASS_ROW_NS = 0.15
+PASS_TAP_NS = 0.127
+PLAIN_NS = 3.6
+PLAIN_ROW_NS = 0.17
 #: Patches in the sample from which they start, per tap; at most so many multiply-adds per pixel of the image.
 SAMPLE = 40
 SAMPLE_WORK = 500.0
@@ -49,7 +56,15 @@ SAMPLE_WORK = 500.0
 _ROWS = 96
 
 
-def choose_regime(n_pixels: int, kernel_shape: object, subtract_ns: float, patches_ns: float) -> Choice:
+def choose_regime(
+    n_pixels: int,
+    kernel_shape: object,
+    subtract_ns: float,
+    patches_ns: float,
+    quick: float = EXACT_IS_QUICK,
+    *,
+    exact: bool = False,
+) -> Choice:
     """Say which way weighted statistics are found.
 
     Parameters
@@ -61,6 +76,10 @@ def choose_regime(n_pixels: int, kernel_shape: object, subtract_ns: float, patch
     subtract_ns, patches_ns : float
         Estimated nanoseconds, on one core, for the products of the patches whose weight differs from most, and of all
         that have a weight.
+    quick : float, optional
+        An exact way that takes no more is taken, default 0.15 s.
+    exact : bool, optional
+        Whether to leave out "iterate".
 
     Returns
     -------
@@ -69,22 +88,20 @@ def choose_regime(n_pixels: int, kernel_shape: object, subtract_ns: float, patch
 
     Notes
     -----
-    Counted per pixel, for a kernel of R x C taps with C >= R: the unweighted statistics as in `choose_method`; one
-    iteration three transforms and twice 4 R multiply-adds per sample. The exact ways give exact errors of the taps too,
-    so they are taken if they cost up to 1.3 times as much, or less than 0.15 s.
+    Counted per pixel, for a kernel of R x C taps with C >= R: the unweighted statistics, and four passes by the cheaper
+    engine. The exact ways give exact errors of the taps too, so they are taken if they cost up to 1.3 times as much, or
+    less than 0.15 s.
     """
     rows, cols = sorted(geometry.kernel_shape(kernel_shape))
-    whole = min(DIRECT_NS * rows * (3 * cols - 1), 1.15 * (2 * TRANSFORM_NS + 4 * rows * SPECTRAL_NS)) * n_pixels
-    one = min(pass_ns((rows, cols)).values()) * n_pixels
-    sample = sample_size(n_pixels, rows * cols) * patches.costs_of_pixels(1, (rows, cols))
+    whole = min(DIRECT_NS * rows * (3 * cols - 1), PLAIN_NS + PLAIN_ROW_NS * rows) * n_pixels
     estimates = {
         "subtract": whole + subtract_ns,
         "patches": patches_ns + 2.0 * n_pixels,
-        "iterate": whole + N_PASSES * one + sample,
+        "iterate": whole + N_PASSES * min(pass_ns((rows, cols)).values()) * n_pixels,
     }
-    exact = "patches" if estimates["patches"] <= 1.2 * estimates["subtract"] else "subtract"
-    quick = max(EXACT_IS_QUICK, EXACT_IS_WORTH * estimates["iterate"])
-    name = exact if estimates[exact] <= quick else "iterate"
+    name = "patches" if estimates["patches"] <= 1.2 * estimates["subtract"] else "subtract"
+    if not exact and estimates[name] > max(quick, EXACT_IS_WORTH * estimates["iterate"]):
+        name = "iterate"
     costs = ", ".join(f"{value / 1e9:.2g} s {name}" for name, value in estimates.items())
     return Choice(name, f"estimated on one core: {costs}")
 
@@ -92,7 +109,7 @@ def choose_regime(n_pixels: int, kernel_shape: object, subtract_ns: float, patch
 def pass_ns(kernel: Shape) -> dict[str, float]:
     """Return the nanoseconds per pixel of a weighted pass, for each engine."""
     rows, cols = sorted(kernel)
-    return {"direct": 2 * rows * cols * DIRECT_NS, "fft": 1.15 * (3 * TRANSFORM_NS + 8 * rows * SPECTRAL_NS)}
+    return {"direct": rows * cols * PASS_TAP_NS, "fft": PASS_NS + PASS_ROW_NS * rows}
 
 
 def lines(problem: Problem) -> Shape:
@@ -170,11 +187,11 @@ def target_sums(items: Sequence[Item], workers: int) -> TargetSums:
         weights = item.weights[row : row + height]
         weighted = y * weights
         energy = float(np.einsum("ij,ij->", weighted, y))
-        return (np.array([energy, weighted.sum(), weights.sum(), np.count_nonzero(weights)], dtype=np.float64),)
+        return (np.array([energy, weighted.sum(), weights.sum()], dtype=np.float64),)
 
     work = [(item, row, height) for item in items for row, height in _strips(item.weights.shape)]
-    energy, total, weight, n_pixels = add(in_order(work, lambda w: band(*w), workers))[0]
-    return TargetSums(float(energy), float(total), float(weight), int(n_pixels))
+    energy, total, weight = add(in_order(work, lambda w: band(*w), workers))[0].tolist()
+    return TargetSums(energy, total, weight, sum(item.n_pixels for item in items))
 
 
 def _strips(shape: Shape) -> Iterator[tuple[int, int]]:
@@ -244,12 +261,12 @@ def alike(item: Item, method: str, workers: int, progress: Progress | None = Non
     return gram, np.concatenate([every[0].moment, _products(item, item.problem)])
 
 
-def subtracted(items: Sequence[Item], grams: Sequence[Array], usual: Sequence[float]) -> Array:
+def subtracted(items: Sequence[Item], grams: Sequence[Array], usual: Sequence[float], workers: int) -> Array:
     """Return the exact weighted Gram matrix, from the unweighted ones and the patches whose weight differs."""
     parts = []
     for item, whole, weight in zip(items, grams, usual, strict=True):
         terms = dataclasses.replace(item.problem, targets=pair.surfaces(item.problem))
-        found = patches.sums(terms, item.weights, weight, with_moment=item.n_terms > 0)
+        found = patches.sums(terms, item.weights, weight, with_moment=item.n_terms > 0, workers=workers)
         border = _bordered(item, found.gram, list(found.moment), item.weights)
         taps = item.n_taps
         border[:taps] += weight * whole[:taps]  # that of the terms alone is known without a difference
@@ -263,7 +280,7 @@ def accumulated(items: Sequence[Item], workers: int) -> tuple[Array, Array, Targ
     sums = target_sums(items, workers)
     grams, moments = [], []
     for item in items:
-        found = patches.sums(_with_terms(item.problem), item.weights, with_moment=True)
+        found = patches.sums(_with_terms(item.problem), item.weights, with_moment=True, workers=workers)
         grams.append(_bordered(item, found.gram, list(found.moment[1:]), item.weights))
         moments.append(np.concatenate([found.moment[0], _products(item, times_weights(item))]))
     return together(items, grams), together(items, moments), sums
@@ -349,6 +366,8 @@ def statistics(
     workers: int,
     regime: str = "auto",
     progress: Progress | None = None,
+    *,
+    part: bool = False,
 ) -> NormalStats:
     """Return the exact weighted statistics of pairs.
 
@@ -364,22 +383,24 @@ def statistics(
         The way; the default is the cheaper one.
     progress : callable, optional
         Told of each band of pixels.
+    part : bool, optional
+        Whether they are a part of larger pairs, and need not determine a kernel.
 
     Returns
     -------
     NormalStats
         With `weighting` saying which way it was.
     """
-    require_determined(items)
+    if not part:
+        require_determined(items)
     seen = survey(items)
     if regime == "auto":
         n = sum(item.problem.geometry.n_pixels for item in items)
         costs = seen.subtract.nanoseconds, seen.patches.nanoseconds
-        one = min(pass_ns(lines(items[0].problem)).values()) * n
-        regime = "subtract" if costs[0] + one < costs[1] else "patches"
+        regime = choose_regime(n, lines(items[0].problem), *costs, exact=True).method
     if regime == "subtract":
         known = unweighted(items, method, workers, progress)
-        stats, _ = assembled(items, subtracted(items, known.grams, seen.usual), known.moment, known.sums)
+        stats, _ = assembled(items, subtracted(items, known.grams, seen.usual, workers), known.moment, known.sums)
     else:
         stats, _ = assembled(items, *accumulated(items, workers))
     return dataclasses.replace(stats, weighting=described(regime, seen))
@@ -388,7 +409,5 @@ def statistics(
 def described(regime: str, seen: Survey) -> str:
     """Say in words which way the weights were taken into account."""
     costs = seen.subtract if regime == "subtract" else seen.patches
-    counted = (
-        f"about {round(costs.alone + costs.within):d} patches, {round(costs.alone + costs.ends):d} multiplied whole"
-    )
-    return f"{regime} ({counted})"
+    n, whole = round(costs.alone + costs.within), round(costs.alone + costs.ends)
+    return f"{regime} ({f'about {n} patches, {whole} multiplied whole' if n else 'hardly any patches'})"

@@ -42,11 +42,13 @@ class Item:
     problem: Problem
     weights: Weights
 
-    @property
+    @functools.cached_property
     def n_pixels(self) -> int:
         """Number of pixels with a weight."""
         known = getattr(self.weights, "n_nonzero", None)
-        return int(np.count_nonzero(self.weights)) if known is None else known
+        if known is None and self.weights.dtype != np.bool_ and self.weights.min() > 0:  # quicker than to count them
+            known = self.weights.size
+        return int(np.count_nonzero(self.weights)) if known is None else int(known)
 
     @property
     def n_taps(self) -> int:
