@@ -11,8 +11,8 @@ import kernelfit
 import naive
 from conftest import SCENES
 from kernelfit import Verdict, accumulate, find_kernel, pair, task
-from kernelfit.exact.accumulation import Choice
 from kernelfit.exact.background import Background
+from kernelfit.exact.choice import Choice
 from kernelfit.weights import _weighted_loops, iterate, masks, patches, reweighted, weighted, weighted_pass
 
 SOME = SCENES[::13]

@@ -10,8 +10,9 @@ from . import pair, task
 from .checks import boundary as boundary_check
 from .checks import noise as noise_check
 from .exact import joint, large
-from .exact.accumulation import Choice, Progress, resolve
 from .exact.channels import join
+from .exact.choice import Choice, resolve
+from .exact.engines import Progress
 from .geometry import Shape
 from .result import KernelFit
 from .solvers import solve

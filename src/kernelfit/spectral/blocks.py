@@ -10,7 +10,8 @@ import numpy.typing as npt
 import scipy.fft
 
 from .. import geometry, pair
-from ..exact.accumulation import add, bands, in_order
+from ..exact.engines import add, bands
+from ..exact.threads import in_order
 from ..geometry import Geometry, Shape
 from ..pair import Problem, Reader
 from .spectra import Array, Complex, SpectralStats

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import scipy.fft
 
 from .. import geometry, pair
-from ..exact.accumulation import in_order
+from ..exact.threads import in_order
 from ..geometry import Shape
 from ..weights import masks
 from . import missing
