@@ -245,7 +245,7 @@ def look(
         fit = sandwich.with_finding(fit, Finding(Verdict.COLOURED_NOISE, str(check)))
     if check.depends:
         fit = sandwich.with_finding(fit, Finding(Verdict.UNEVEN_NOISE, check.of_signal))
-    elif declared and not 1 / _MATTERS <= fit.noise_std <= _MATTERS:
+    elif declared and fit.noise_std > _SINGLE and not 1 / _MATTERS <= fit.noise_std <= _MATTERS:
         detail = f"the noise is {fit.noise_std:.3g} times what was declared"
         fit = sandwich.with_finding(fit, Finding(Verdict.UNEVEN_NOISE, detail))
     return fit
@@ -325,7 +325,10 @@ def _unevenness(left: Array, model: Array) -> float:
     total = float(reach.sum())
     if not total > 0:
         return 1.0
-    far = reach > float(reach @ reach) / total  # few pixels that hold about half of it, be they stars or a bright half
+    # sums of products without BLAS, whose threads would go on spinning into whatever comes next
+    far = (
+        reach > float(np.einsum("i,i->", reach, reach)) / total
+    )  # few pixels that hold about half of it, be they stars or a bright half
     n, rest = int(far.sum()), power[~far]
     if not (n and rest.size):
         return 1.0
@@ -333,7 +336,7 @@ def _unevenness(left: Array, model: Array) -> float:
     chance = math.sqrt(float(np.mean((rest - usual) ** 2)) / n)
     if not float(power[far].mean()) - usual > _SIGNIFICANT * chance:
         return 1.0
-    return max(1.0, math.sqrt(float(power @ reach) / (float(power.mean()) * total)))
+    return max(1.0, math.sqrt(float(np.einsum("i,i->", power, reach)) / (float(power.mean()) * total)))
 
 
 def _sample(
