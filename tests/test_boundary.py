@@ -143,3 +143,67 @@ def test_refused(smooth_image):
         check_boundary(image, target[1:], fit)
     with pytest.raises(ValueError, match="interior pixels"):
         check_boundary(image[:5, :6], target[:5, :6], fit)
+
+
+@pytest.mark.parametrize("truth", ["mirror", "wrap"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_pixels_that_do_not_count_say_nothing_of_the_boundary(truth, weighted, smooth_image):
+    shape = (4, 7)
+    image, target = scene(truth, 3, shape, smooth_image)
+    rng = np.random.default_rng(0)
+    mask = rng.random(target.shape) < 0.05
+    mask[:3, 5:20] = True
+    weights = np.where(mask, 0.0, rng.gamma(9.0, 1 / 9, target.shape) if weighted else 1.0)
+    target[mask] = np.nan
+    keywords = {"weights": weights} if weighted else {"mask": mask}
+    for declared in (None, truth, "symm"):
+        fit = find_kernel(image, target, shape, boundary=declared, **keywords)
+        assert (fit.verdict is Verdict.WRONG_BOUNDARY) == (declared == "symm")
+        found = check_boundary(image, target, fit, **keywords)
+        assert found.best == truth and found.n_pixels < target.size - np.count_nonzero(mask)
+        if not weighted or declared is not None:  # the fit's own weights tell, NaN those of the others
+            again = check_boundary(image, target, fit)
+            assert again.best == truth and again.n_pixels == found.n_pixels
+    spoilt = np.where(mask, 10 * np.nanstd(target), target)
+    assert check_boundary(image, spoilt, find_kernel(image, target, shape, **keywords)).best != truth
+    np.testing.assert_equal(check_boundary(image, spoilt, fit, **keywords).rows, found.rows)
+
+
+def test_the_weighted_figures_are_those_of_the_residual(smooth_image):
+    """rms near the edges of pixels of weight 1, with the weighted kernel of the interior, by the oracle."""
+    shape = (3, 6)
+    image, target = scene("mirror", 2, shape, smooth_image, size=(30, 41), operation="correlation", origin=(0, 4))
+    settings = {"operation": "correlation", "origin": (0, 4)}
+    weights = np.random.default_rng(0).gamma(3.0, 0.3, target.shape)
+    weights[10:14, 8:30] = weights[0, :9] = 0.0
+    for declared in (None, "mirror"):
+        fit = find_kernel(image, target, shape, weights=weights, boundary=declared, **settings)
+        found = check_boundary(image, target, fit, weights=weights)
+        kernel, _, rss = naive.weighted_fit(image, target, shape, weights, mode="same", boundary=None, **settings)
+        _, inside = naive.design_dense(image, shape, mode="same", boundary=None, **settings)
+        n = np.count_nonzero(weights[inside])
+        assert found.interior == pytest.approx(np.sqrt(rss / (n - kernel.size)), rel=1e-9)
+        edges = ~inside & (weights > 0)
+        assert found.n_pixels == np.count_nonzero(edges)
+        for row in found.rows:
+            matrix, used = naive.design_dense(
+                image, shape, mode="same", boundary=row.boundary, fillvalue=np.nan_to_num(row.fillvalue), **settings
+            )
+            left = (target - naive.apply_design(matrix, used, kernel))[edges]
+            assert row.rms == pytest.approx(np.sqrt(np.mean(left**2 * weights[edges])), rel=1e-8)
+
+
+def test_several_planes_with_masks(smooth_image):
+    parts = [scene("wrap", seed, (4, 7), smooth_image) for seed in (1, 2)]
+    image, target = (np.stack(a, axis=-1) for a in zip(*parts, strict=True))
+    mask = np.random.default_rng(0).random(target.shape) < 0.1
+    target[mask] = np.nan
+    for channels in ("shared", "separate", "mixed"):
+        fit = find_kernel(image, target, (4, 7), channel_axis=-1, channels=channels, mask=mask)
+        found = check_boundary(image, target, fit)
+        assert found.n_pixels < 0.95 * (target.size - 67 * 85 * 2)
+        if channels != "shared":  # two kernels for one another's channels
+            assert found.best == "wrap"
+    pairs = [np.moveaxis(a, -1, 0) for a in (image, target, mask)]
+    fit = find_kernel([*pairs[0][:1]] * 2, [*pairs[1][:1]] * 2, (4, 7), mask=[*pairs[2][:1]] * 2, background=1)
+    assert check_boundary([*pairs[0][:1]] * 2, [*pairs[1][:1]] * 2, fit).best == "wrap"

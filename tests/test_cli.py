@@ -327,9 +327,9 @@ BAD_CALLS = {
     "infinite total": ("find image.npy target.npy --shape 3 --total inf", "got --total inf, need a finite number"),
     "tolerance too large": ("find image.npy target.npy --shape 3 --method cg --tolerance 7", "got --tolerance 7.0"),
     "noise negative": ("find image.npy target.npy --shape 3 --noise=-1,2", "got --noise \\(-1.0, 2.0\\), need a gain"),
-    "sandwich and mask": (
-        "find image.npy target.npy --shape 3 --errors sandwich --mask image.png",
-        "--errors sandwich with --mask, need --method auto",
+    "sandwich and robust": (
+        "find image.npy target.npy --shape 3 --errors sandwich --robust clip",
+        "--errors sandwich with --robust, .* as --weights",
     ),
     "background too high": ("find image.npy target.npy --shape 3 --background 90", "need more than 90 rows"),
     "overflow": ("find big.npy big.npy --shape 3", "divide the image and the target"),

@@ -8,7 +8,7 @@ import scipy.signal
 import kernelfit
 import naive
 from kernelfit import Constrained, GaussianProcess, Penalized, Verdict
-from kernelfit.checks import noise, sandwich
+from kernelfit.checks import noise, sandwich, scores
 from kernelfit.pair import check
 from kernelfit.solvers import image_noise
 
@@ -30,14 +30,14 @@ def verdicts(fit):
 # ---- noise in the image ---------------------------------------------------------------------------------------------
 
 
-def noise_gram(image_shape, shape, **convention):
+def noise_gram(image_shape, shape, counted=slice(None), **convention):
     """Expected Gram matrix of noise of variance 1, pixel by pixel: what each alone puts into the design, squared."""
     total = 0.0
     for at in range(image_shape[0] * image_shape[1]):
         unit = np.zeros(image_shape)
         unit.flat[at] = 1.0
         matrix, _ = naive.design_dense(unit, shape, **convention)
-        total = total + matrix.T @ matrix
+        total = total + matrix[counted].T @ matrix[counted]
     return total
 
 
@@ -52,6 +52,9 @@ def test_noisy_products_are_counted_pixel_by_pixel(close, mode, boundary, operat
     target = np.zeros(naive.target_shape(image_shape, shape, mode))
     plan = check(np.zeros(image_shape), target, shape, fillvalue=0.0, origin=None, **convention).geometry
     close(image_noise.counts_of(plan), noise_gram(image_shape, shape, **convention), 1e-14)
+    counted = np.random.default_rng(0).random(plan.size) < 0.7
+    expected = noise_gram(image_shape, shape, counted.ravel(), **convention)
+    close(image_noise.counts_of(plan, counted), expected, 1e-14)
 
 
 def attenuated(rng, boundary, std=0.5):
@@ -60,14 +63,15 @@ def attenuated(rng, boundary, std=0.5):
     return image + rng.normal(0.0, std, image.shape), target
 
 
-@pytest.mark.parametrize("boundary", ["symm", "fill"])
-def test_the_kernel_is_too_small_without_and_right_with(boundary):
+@pytest.mark.parametrize("boundary, masked", [("symm", 0.0), ("fill", 0.0), ("symm", 0.3)])
+def test_the_kernel_is_too_small_without_and_right_with(boundary, masked):
     """Along the kernel itself, over 25 pairs; error bars of the mean from their scatter."""
     rng = np.random.default_rng(2)
     plain, better, inside = [], [], []
     for _ in range(25):
         image, target = attenuated(rng, boundary)
         keywords = {"shape": KERNEL.shape, "boundary": boundary}
+        keywords |= {"mask": rng.random(target.shape) < masked} if masked else {}
         fits = [kernelfit.find_kernel(image, target, **keywords)]
         fits.append(kernelfit.find_kernel(image, target, **keywords, image_noise=0.5, errors="sandwich"))
         for fit, found in zip(fits, (plain, better), strict=True):
@@ -96,6 +100,37 @@ def test_the_correction_survives_refinement(close):
     assert share == 1.0
 
 
+@pytest.mark.parametrize("convention", [{"boundary": "mirror"}, {"boundary": None, "operation": "correlation"}, {
+    "boundary": "symm", "stride": (2, 1), "offset": (1, 0)}], ids=str)  # fmt: skip
+def test_noise_of_the_image_under_a_mask_is_that_of_the_dense_problem(close, convention):
+    rng = np.random.default_rng(3)
+    image, std = smooth(rng, (31, 27)) + rng.normal(size=(31, 27)), 0.3
+    convention = {"mode": "same", **convention}
+    matrix, used = naive.design_dense(image, (3, 4), **convention)
+    target = naive.apply_design(matrix, used, rng.normal(size=(3, 4)))
+    target = target + 0.3 * rng.normal(size=target.shape)
+    mask = rng.random(target.shape) < 0.2
+    target[mask] = np.nan
+    fit = kernelfit.find_kernel(image, target, (3, 4), mask=mask, image_noise=std, **convention)
+    counted = ~mask[used]
+    own, values = matrix[counted], target[used][counted]
+    gram = own.T @ own - std**2 * noise_gram(image.shape, (3, 4), counted, **convention)
+    close(fit.kernel.ravel(), np.linalg.solve(gram, own.T @ values), 1e-9)
+    # what two target pixels that share their noise add: each pair by itself
+    plan = check(image, np.zeros(target.shape), (3, 4), fillvalue=0.0, origin=None, **{
+        "operation": "convolution", "stride": 1, "offset": 0, **convention}).geometry  # fmt: skip
+    whole = np.zeros(plan.size, dtype=bool)
+    whole[:] = ~mask[plan.offset[0] :, plan.offset[1] :][: plan.size[0], : plan.size[1]]
+    at = np.argwhere(whole) * plan.stride
+    taps, expected = np.argwhere(np.ones((3, 4))), np.zeros((12, 12))
+    for one in at:
+        for apart in one - at[np.abs(at - one).max(axis=1) < 4]:
+            here = [fit.kernel[tuple(p)] if (p >= 0).all() and (p < (3, 4)).all() else 0.0 for p in taps + apart]
+            there = [fit.kernel[tuple(p)] if (p >= 0).all() and (p < (3, 4)).all() else 0.0 for p in taps - apart]
+            expected += np.multiply.outer(here, there)
+    close(image_noise.shared(fit, std, image_noise.pairs_of(whole, plan)), std**4 * expected, 1e-9)
+
+
 def test_more_noise_than_there_is_image_is_said():
     rng = np.random.default_rng(1)
     image = rng.normal(size=(60, 71))
@@ -117,8 +152,11 @@ def test_bad_noise_is_refused():
     for method in ("cg", "wiener"):
         with pytest.raises(ValueError, match="need method='auto'"):
             kernelfit.find_kernel(image, target, 3, image_noise=0.1, method=method)
-    with pytest.raises(ValueError, match="saturated=None"):
-        kernelfit.find_kernel(image, np.uint8(255 * target.round()), 3, errors="sandwich")
+    for uneven in ({"weights": image}, {"noise": "poisson"}, {"robust": "huber"}):
+        with pytest.raises(ValueError, match=f"image_noise with {next(iter(uneven))}=.*need a mask"):
+            kernelfit.find_kernel(image, target, 3, image_noise=0.1, **uneven)
+    with pytest.raises(ValueError, match="weights=fit.weights"):
+        kernelfit.find_kernel(image, target, 3, errors="sandwich", robust="clip")
     stats = kernelfit.accumulate(image, target, (3, 4))
     for std in (-1.0, [0.1, 0.2], np.nan):
         with pytest.raises(ValueError, match="got std="):
@@ -204,6 +242,49 @@ def test_the_sandwich_is_that_of_the_dense_problem(close):
     assert better.kernel is fit.kernel and better.errors == "sandwich"
     again = kernelfit.find_kernel(image, target, (3, 4), errors="sandwich")
     close(again.covariance(), better.covariance(), 1e-8)
+
+
+@pytest.mark.parametrize("convention", [{}, {"boundary": "symm", "operation": "correlation"}, {
+    "boundary": "wrap", "stride": (1, 2), "offset": (0, 1)}], ids=str)  # fmt: skip
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_weighted_sandwich_is_that_of_the_dense_problem(close, weighted, convention, monkeypatch):
+    """The same of ``G_w^-1 A'W C W A G_w^-1``, exactly, edges and all, for a mask and for weights."""
+    rng = np.random.default_rng(1)
+    image = smooth(rng, (45, 52))
+    convention = {"mode": "same", "boundary": None, **convention}
+    matrix, used = naive.design_dense(image, (3, 4), **convention)
+    target = naive.apply_design(matrix, used, rng.normal(size=(3, 4)))
+    weights = rng.gamma(4.0, 0.25, target.shape) if weighted else np.ones(target.shape)
+    target = target + 0.3 * blurred_noise(rng, target.shape) / np.sqrt(weights)
+    mask = rng.random(target.shape) < 0.1
+    weights[mask] = 0.0
+    target[mask] = np.nan
+    keywords = {"weights": weights} if weighted else {"mask": mask}
+    plain = kernelfit.find_kernel(image, target, (3, 4), **keywords, **convention)
+    assert plain.verdict is Verdict.COLOURED_NOISE
+    found = kernelfit.check_noise(image, target, plain)
+    assert found.reach >= 2 and found.n_pixels <= np.count_nonzero(~mask[used])
+    fit = kernelfit.find_kernel(image, target, (3, 4), **keywords, **convention, errors="sandwich")
+    h = noise.shaping_filter(found)
+    c, roots = scipy.signal.convolve2d(h, h[::-1, ::-1]), np.sqrt(weights[used])
+    y, x = np.nonzero(used)
+    y, x = ((i - i.min()) for i in (y, x))
+    left, counted = np.zeros((2, y.max() + 1, x.max() + 1))
+    left[y, x] = np.nan_to_num(target[used] - matrix @ plain.kernel.ravel()) * roots
+    counted[y, x] = roots > 0
+    sums = [(a[1:, 2:] * a[:-1, :-2]).sum() for a in (left, counted)]
+    assert found.autocovariance[9, 10] == pytest.approx(sums[0] / sums[1], rel=1e-9)  # of pairs that both count
+    dy, dx, far = np.subtract.outer(y, y), np.subtract.outer(x, x), len(c) // 2
+    inside = (np.abs(dy) <= far) & (np.abs(dx) <= far)
+    cov = np.where(inside, c[np.clip(dy, -far, far) + far, np.clip(dx, -far, far) + far], 0.0)
+    scaled = matrix * roots[:, None]
+    bread = np.linalg.inv(scaled.T @ scaled)
+    truth = bread @ scaled.T @ cov @ scaled @ bread
+    close(fit.covariance(), truth, 1e-9)
+    close(kernelfit.sandwich_errors(image, target, plain).covariance(), truth, 1e-9)
+    monkeypatch.setattr(scores, "_PIXELS", 1200)
+    monkeypatch.setattr(scores, "_SIDE", 12)
+    close(kernelfit.sandwich_errors(image, target, plain).covariance(), truth, 0.4)  # from some of the boxes
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from conftest import SCENES
 from kernelfit import Verdict, accumulate, find_kernel, pair, task
 from kernelfit.exact.accumulation import Choice
 from kernelfit.exact.background import Background
-from kernelfit.weights import iterate, masks, patches, reweighted, weighted, weighted_pass
+from kernelfit.weights import _weighted_loops, iterate, masks, patches, reweighted, weighted, weighted_pass
 
 SOME = SCENES[::13]
 REGIMES = ("subtract", "patches", "iterate")
@@ -577,6 +577,18 @@ def test_runs_and_single_pixels_give_the_same_sums():
     assert patches.shortest_run((3, 9)) < 11  # so that long runs were among them
 
 
+def test_patches_are_gathered_wherever_they_are():
+    """Eight pixels at a time: neighbours along a row, and others whose first and last are as far apart."""
+    block, out = photo((20, 30)), np.zeros((12, 19))
+    rows, cols = (
+        np.array([5] * 8 + [7, 7, 2, 7, 3, 7, 7, 7] + [1, 16, 9]),
+        np.array([*range(3, 11), 4, 9, 1, 8, 0, 2, 7, 11, 5, 0, 26]),
+    )
+    _weighted_loops.gather(block, rows, cols, 3, 4, out)
+    expected = [block[r : r + 3, c : c + 4].ravel() for r, c in zip(rows, cols, strict=True)]
+    np.testing.assert_array_equal(out.T, expected)
+
+
 @pytest.mark.parametrize(
     ("n_pixels", "shape", "n_differ", "n_count", "regime"),
     [
@@ -612,6 +624,11 @@ def test_weights_that_follow_the_image_take_the_samples_metric():
     assert "patches;" in fit.weighting and fit.verdict is Verdict.ROUGH_ERRORS and fit.iterations < 30
     assert np.linalg.norm(fit.kernel - exact.kernel) <= 0.02 * np.linalg.norm(exact.stderr)
     close_to(fit.stderr, exact.stderr, 0.25)
+    # a start that leaves nothing to iterate tells nothing of the errors either: a sample of patches does
+    known = weighted.unweighted([judged.item], "fft", 2)
+    found = iterate.solve([judged.item], known.grams, known.sums, "fft", 2, start=exact.kernel.ravel())
+    assert found.iterations == 0 and "the Gram matrix of" in found.stats.weighting
+    close_to(found.stats.solve().stderr, exact.stderr, 0.4)
 
 
 def test_iterations_that_run_out_are_told(monkeypatch):
@@ -668,9 +685,8 @@ def test_where_the_iteration_is_off_the_exact_way_is_taken(shape, n, seed, monke
     close_to(fit.stderr, errors, 1e-6)
     monkeypatch.setattr(reweighted, "EXACT_IS_BEARABLE", 0.0)
     rough = find_kernel(image, target, (7, 9), weights=1 / mean)
-    assert Verdict.ROUGH_ERRORS in [f.verdict for f in rough.findings]
-    told = next(float(f.detail.split()[-1]) for f in rough.findings if f.verdict is Verdict.ROUGH_ERRORS)
-    assert np.abs(np.log(rough.stderr / errors)).max() < np.log(told)
+    told = [float(f.detail.split()[-1]) for f in rough.findings if f.verdict is Verdict.ROUGH_ERRORS]
+    assert np.abs(np.log(rough.stderr / errors)).max() < np.log(told[0])
 
 
 def test_where_the_iteration_is_good_it_stays(monkeypatch):
@@ -719,7 +735,7 @@ def test_photon_noise_survives_cosmic_rays_in_both_images(background):
         assert np.sum(fit.kernel) < 3
         assert Verdict.NOT_CONVERGED not in [f.verdict for f in fit.findings]
         # no weight but that of a prediction at most 20 standard deviations off
-        weights, counts = fit.weights[4:-6, 5:-6], target[4:-6, 5:-6]
+        weights, counts = fit.weights[fit.weights > 0], target[fit.weights > 0]
         far = 200 + 20 * np.sqrt(100 + counts)  # the observed is 20 standard deviations from such a prediction
         least = np.maximum(counts + 200 - 20 * np.sqrt(100 + counts), 0.5)
         assert np.all(weights * (counts + far) >= 0.999)
@@ -745,7 +761,7 @@ def test_rounding_is_no_outlier(keywords):
     for more in ({}, {"noise": "poisson"}):
         fit = find_kernel(image, target, (4, 5), boundary="symm", **{**keywords, **more})
         close_to(fit.kernel, kernel, 1e-10)
-        assert not any("excluded" in note or "held down" in note for note in fit.notes if "about 0 %" not in note)
+        assert all("about 0 %" in note for note in fit.notes if note.startswith("about"))
 
 
 @pytest.mark.parametrize("robust", ["tukey", "clip"])
@@ -859,9 +875,9 @@ def test_outliers_in_nothing(robust):
 def test_no_boundary_is_doubted_for_saturation():
     image = np.random.default_rng(0).uniform(0, 255, (60, 71))
     target = np.clip(np.rint(scipy.signal.convolve2d(image, 1.7 * blob((3, 4)), mode="same")), 0, 255).astype(np.uint8)
-    fit = find_kernel(image, target, (3, 4), boundary="fill")
-    assert Verdict.WRONG_BOUNDARY not in [f.verdict for f in fit.findings]
-    assert any("boundary" in note for note in fit.notes)
+    for boundary in ("fill", "wrap"):
+        fit = find_kernel(image, target, (3, 4), boundary=boundary)
+        assert (Verdict.WRONG_BOUNDARY in [f.verdict for f in fit.findings]) == (boundary == "wrap")
 
 
 def test_an_exact_pair_with_outliers_is_recovered_exactly():

@@ -145,11 +145,12 @@ def find_kernel(
         Standard deviation of the noise of an image pixel, if the image has noise of its own (another exposure, not the
         very array the target was made from): white, and independent of that of the target. It makes the kernel of
         least squares too small; what it adds to the Gram matrix, ``n image_noise^2`` on the diagonal or what the
-        boundary makes of it, is taken off, as far as the image's detail allows. Default 0.
+        boundary makes of it, is taken off, as far as the image's detail allows; n counts what a mask leaves. Not with
+        weights that differ, which do not know of it. Default 0.
     errors : {"plain", "sandwich"}, optional
         What noise the error bars are for: white noise (the default), or noise correlated from pixel to pixel as
-        the residual is, which takes about two more passes (see `sandwich_errors`). With "plain" a sample of the
-        residual is looked at, and the verdict says so if the error bars cannot be trusted.
+        the residual is, which takes about two more passes, with a mask or weights some more (see `sandwich_errors`).
+        With "plain" a sample of the residual is looked at, and the verdict says so if the error bars cannot be trusted.
     balance : float or "auto", optional
         For ``method="wiener"``: how much the penalty counts against the data, without dimension, relative to the
         mean over all frequencies of the image's power spectrum (its mean removed, unless the data are periodic).
@@ -265,7 +266,7 @@ def find_kernel(
         if judged is not None:
             if choice.method == "cg":
                 choice = Choice("fft", "the Gram matrix is needed for the weights")
-            return reweighted.fits(
+            fits = reweighted.fits(
                 judged,
                 choice,
                 chosen,
@@ -277,6 +278,10 @@ def find_kernel(
                 image_noise=image_noise,
                 errors=errors,
             )
+            if robust is not None or any(fit.weights is None for fit in fits):  # as the fit's notes say
+                return fits
+            each = zip(judged, fits, strict=True)
+            return [boundary_check.doubt([j.item.problem for j in one], [fit])[0] for one, fit in each]
         if choice.method == "cg":
             needs = "what is asked of the errors" if image_noise or errors != "plain" else _needs_gram(problems, solver)
             if needs is None:

@@ -47,6 +47,12 @@ class Task:
         """Rows and columns of each kernel."""
         return self.groups[0][0].geometry.kernel_shape
 
+    def place(self, group: int, target: int, problem: int) -> tuple[int, int | None]:
+        """Return the pair, and the channel if there are any, of a target of a problem of a group."""
+        n_channels = len(self.groups[group]) // self.n_pairs
+        channel = {None: None, "shared": problem % n_channels, "separate": group, "mixed": target}[self.channels]
+        return problem // n_channels, channel
+
 
 def check(
     image: object,

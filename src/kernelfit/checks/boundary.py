@@ -22,6 +22,8 @@ from ..geometry import Convention, Shape
 from ..pair import Array, Problem, Reader
 from ..result import KernelFit, require_fit
 from ..verdict import Finding, Verdict
+from ..weights import masks, reweighted
+from ..weights.weighted_pass import Item, Weights, residual
 
 BOUNDARIES = ("fill", "wrap", "symm", "mirror", "nearest")
 #: Probability at which the residual at the edges counts as larger than that inside although the boundary is true.
@@ -114,15 +116,22 @@ class BoundaryCheck:
 
 @dataclass(frozen=True)
 class _Plane:
-    """One target plane with its model: the kernel of each source, and the coefficients of its background."""
+    """One target plane with its model: the kernel of each source, the coefficients of its background, its weights."""
 
     problem: Problem
     kernels: Array
     surface: Array | None
+    weights: Weights | None
 
 
 def check_boundary(
-    image: npt.ArrayLike, target: npt.ArrayLike, fit: KernelFit, *, workers: int | None = None
+    image: npt.ArrayLike,
+    target: npt.ArrayLike,
+    fit: KernelFit,
+    *,
+    mask: "npt.ArrayLike | None" = None,
+    weights: "npt.ArrayLike | None" = None,
+    workers: int | None = None,
 ) -> BoundaryCheck:
     """Find out which boundary a target was made with.
 
@@ -136,7 +145,11 @@ def check_boundary(
     image, target : array_like
         A pair, such as the one the kernel was found in.
     fit : KernelFit
-        The kernel with its convention, of mode "same" or "full".
+        The kernel with its convention, of mode "same" or "full". Of its weights all hold that tell anything: where it
+        assumes no boundary it has none near the edges.
+    mask, weights : array_like, optional
+        Which target pixels do not count, and how much the others do, as in `find_kernel`; needed near the edges where
+        the fit assumes no boundary. NaN and infinite pixels do not count if the fit has weights.
     workers : int, optional
         Number of threads; the default is every processor this process may use.
 
@@ -167,32 +180,51 @@ def check_boundary(
         msg = "got a fit of mode 'valid', in which no target pixel depends on the boundary; need 'same' or 'full'"
         raise ValueError(msg)
     threads = pair.as_workers(workers)
+    images, _ = masks.unmasked(image)
+    targets, target_masked = masks.unmasked(target)
+    given = list(fit.parts or (fit,))
+    nan = "error" if all(one.weights is None for one in given) else "mask"
+    rules = masks.Rules(mask=mask, weights=weights, nan=nan, target_masked=target_masked)
     asked = task.check(
-        image,
-        target,
+        images,
+        targets,
         fit.kernel.shape[-2:],
         channel_axis=fit.channel_axis,
         channels=fit.channels or "shared",
         background=None if fit.background is None else fit.background.degree,
         **{**conv.keywords(), "boundary": None},
     )
-    planes, squares, spare = [], 0.0, 0
-    given = list(fit.parts or (fit,))
+    planes: list[_Plane] = []
+    squares, spare, n_inside = 0.0, 0, 0
     for g, group in enumerate(asked.groups):
-        if conv.boundary is None and fit.background is None:
-            fits = given if asked.channels == "mixed" else given[g : g + 1]
+        own = given if asked.channels == "mixed" else given[g : g + 1]
+        known = conv.boundary is None and fit.background is None
+        items = _items(asked, g, own, rules, conv)
+        if items is not None:
+            inner = [[_inner(item, p) for item, p in zip(one, group, strict=True)] for one in items]
+            fits = own if known else [_weighted_fit(one, threads) for one in inner]
+            for found, one in zip(fits, inner, strict=True):
+                squares += _weighted_squares(one, found, threads) if known else found.rss
+                n_inside += sum(item.n_pixels for item in one)
+                spare -= found.rank
+            for t, one in enumerate(items):
+                problems, every = [item.problem for item in one], [item.weights for item in one]
+                planes += _planes(problems, fits[t : t + 1], every)
+            continue
+        if known:
+            fits = own
             squares += _squares(group, fits, threads)
         else:
             method = accumulation.resolve(group[0], "auto").method
             fits = joint.fit(group, Choice("direct" if method == "direct" else "fft", ""), None, threads)
             squares += sum(one.rss for one in fits)
-        taps = sum(one.rank for one in fits)
-        spare += sum(p.geometry.n_pixels for p in group) * len(fits) - taps
+        n_inside += sum(p.geometry.n_pixels for p in group) * len(fits)
+        spare -= sum(one.rank for one in fits)
         planes += list(_planes(group, fits))
+    spare += n_inside
     if spare < 1:
         msg = "got no more interior pixels than taps, need some to spare for the noise; use a fit of a smaller shape"
         raise ValueError(msg)
-    n_inside = sum(plane.problem.geometry.n_pixels for plane in planes)
     return _compare(planes, conv, squares / spare, spare, n_inside / spare)
 
 
@@ -207,14 +239,17 @@ def doubt(problems: Sequence[Problem], fits: Sequence[KernelFit]) -> list[Kernel
         return list(fits)
     out = []
     for t, fit in enumerate(fits):
-        planes = [plane for i, plane in enumerate(_planes(problems, fits)) if i % len(fits) == t]
-        n_edge = sum(p.geometry.n_pixels - math.prod(_inside(p)[1]) for p in problems)
-        n_inside = fit.n_pixels - n_edge
+        weights = None if fit.weights is None else fit.weights if isinstance(fit.weights, tuple) else (fit.weights,)
+        planes = [plane for i, plane in enumerate(_planes(problems, fits, weights)) if i % len(fits) == t]
         out.append(fit)
-        if n_edge == 0 or n_inside < 2 * fit.rank + 2 or not fit.rss > 0:
+        if not fit.rss > 0:
             continue
-        residual, scale = _residual(planes, conv)
-        squares = float(np.sum(residual * residual))  # no BLAS, whose threads would go on spinning
+        left, scale = _residual(planes, conv)
+        n_edge = len(left)
+        n_inside = fit.n_pixels - n_edge
+        if n_edge == 0 or n_inside < 2 * fit.rank + 2:
+            continue
+        squares = float(np.sum(left * left))  # no BLAS, whose threads would go on spinning
         inside = max((fit.rss - squares) / n_inside, (_EXACT * scale) ** 2)
         ratio = squares / n_edge / inside
         if not ratio > max(_WORTH, _limit(n_edge, n_inside, 1e-6)):
@@ -228,15 +263,89 @@ def doubt(problems: Sequence[Problem], fits: Sequence[KernelFit]) -> list[Kernel
     return out
 
 
-def _planes(group: Sequence[Problem], fits: Sequence[KernelFit]) -> Iterator[_Plane]:
-    """Yield the planes of a group of problems, target by target of each."""
+def _planes(
+    group: Sequence[Problem], fits: Sequence[KernelFit], weights: Sequence[Weights] | None = None
+) -> Iterator[_Plane]:
+    """Yield the planes of a group of problems, target by target of each; weights are those of the problems."""
     for i, problem in enumerate(group):
         for reader, fit in zip(problem.targets, fits, strict=True):
             kernels = fit.kernel.reshape(-1, *problem.geometry.kernel_shape)
             surface = None
             if fit.background is not None:
                 surface = fit.background.coefficients.reshape(len(group), -1)[i]
-            yield _Plane(dataclasses.replace(problem, targets=(reader,)), kernels, surface)
+            own = None if weights is None else weights[i]
+            yield _Plane(dataclasses.replace(problem, targets=(reader,)), kernels, surface, own)
+
+
+def _items(
+    asked: task.Task, group: int, fits: Sequence[KernelFit], rules: masks.Rules, conv: Convention
+) -> list[list[Item]] | None:
+    """Return the problems of a group with weights for the whole target, for each target; None if all count the same."""
+    problems, found, told = asked.groups[group], [], False
+    for t, fit in enumerate(fits):
+        one = []
+        for i, problem in enumerate(problems):
+            single = dataclasses.replace(problem, targets=(problem.targets[t],))
+            whole = _laid(single, single, dataclasses.replace(conv, boundary="fill", fillvalue=0.0))
+            judged = rules.judge(whole, asked, *asked.place(group, t, i))
+            item = Item(whole, np.broadcast_to(np.True_, whole.size)) if judged is None else judged.item
+            own = fit.weights[i] if isinstance(fit.weights, tuple) else fit.weights
+            told |= judged is not None or own is not None
+            if own is not None:
+                plan = problem.geometry if conv.boundary is None else whole.geometry
+                item = _with_weights(item, own, _place(plan), rules.weights is not None)
+            one.append(item)
+        found.append(one)
+    return found if told else None
+
+
+def _with_weights(item: Item, own: Weights, used: tuple[slice, slice], known: bool) -> Item:
+    """Let the weights count that a fit gave the pixels it used; if weights are `known`, only where they are zero."""
+    weights, inside = np.array(item.weights, dtype=np.float64), own[used].astype(np.float64)
+    if known:
+        weights[used][inside == 0] = 0.0
+    else:
+        usual = float(np.median(inside[inside > 0])) if inside.any() else 1.0
+        every = np.full(weights.shape, usual)  # of the others it tells nothing
+        every[used] = inside
+        weights *= every
+    kept = masks.zeroed(item.problem.targets[0], weights == 0)
+    return Item(dataclasses.replace(item.problem, targets=(kept,)), weights)
+
+
+def _place(plan: geometry.Geometry) -> tuple[slice, slice]:
+    """Return the rows and the columns of the target that are used."""
+    (row, col), (rows, cols) = plan.offset, plan.size
+    return slice(row, row + rows), slice(col, col + cols)
+
+
+def _laid(problem: Problem, arrays: Problem, conv: Convention) -> Problem:
+    """Return a problem with the arrays of another one of a single target, under some convention."""
+    shapes = problem.geometry
+    plan = geometry.lay_out(shapes.image_shape, shapes.kernel_shape, conv)
+    sources = tuple(pair.source_reader(s.array, plan) for s in arrays.sources)
+    return dataclasses.replace(
+        problem, geometry=plan, sources=sources, targets=(pair.target_reader(arrays.targets[0].array, plan),)
+    )
+
+
+def _inner(item: Item, problem: Problem) -> Item:
+    """Return the part of a pair that depends on no boundary."""
+    inner = _laid(problem, item.problem, dataclasses.replace(problem.geometry.convention, boundary=None))
+    return Item(inner, item.weights[_place(inner.geometry)])
+
+
+def _weighted_fit(items: Sequence[Item], workers: int) -> KernelFit:
+    """Find the kernel of least squares."""
+    method = accumulation.resolve(items[0].problem, "auto").method
+    judged = [masks.Judged(item, ()) for item in items]
+    return reweighted.fit(judged, Choice("direct" if method == "direct" else "fft", ""), None, workers)
+
+
+def _weighted_squares(items: Sequence[Item], fit: KernelFit, workers: int) -> float:
+    """Return the weighted sum of squares of the residual of a given kernel."""
+    method = accumulation.resolve(items[0].problem, "auto").method
+    return residual(items, fit.kernel.ravel(), "direct" if method == "direct" else "fft", workers).energy
 
 
 def _squares(group: Sequence[Problem], fits: Sequence[KernelFit], workers: int) -> float:
@@ -323,17 +432,19 @@ def _strips(problem: Problem) -> list[tuple[Shape, Shape]]:
 
 
 def _residual(planes: Sequence[_Plane], conv: Convention) -> tuple[Array, float]:
-    """Return the residual of all target pixels that depend on the boundary, and the rms of the target there."""
+    """Return the residual of all target pixels that depend on the boundary, and the rms of the target there.
+
+    With weights those of pixels of weight 1, of the pixels that have a weight.
+    """
     parts, energy = [np.zeros(0)], 0.0
     for plane in planes:
         result = Reader(plane.problem.targets[0].array, plane.problem.geometry.target_shape)
         arrays = [source.array for source in plane.problem.sources]
         for (at, size), model in zip(_strips(plane.problem), _model(plane, arrays, conv), strict=True):
             values = result.block(*at, size)
-            energy += float(np.sum(values * values))
-            if plane.surface is not None:
-                values -= _surface(plane, at, size)
-            parts.append((values - model).ravel())
+            left = values - model if plane.surface is None else values - _surface(plane, at, size) - model
+            parts.append(_weighed(plane, left, at))
+            energy += float(np.sum(_weighed(plane, values, at) ** 2))
     every = np.concatenate(parts)
     return every, math.sqrt(energy / max(1, len(every)))
 
@@ -344,8 +455,18 @@ def _response(planes: Sequence[_Plane], conv: Convention) -> Array:
     parts = [np.zeros(0)]
     for plane in planes:
         blank = np.broadcast_to(np.zeros(1), plane.problem.geometry.image_shape)
-        parts += [model.ravel() for model in _model(plane, [blank] * len(plane.kernels), ones)]
+        models = _model(plane, [blank] * len(plane.kernels), ones)
+        parts += [_weighed(plane, model, at) for (at, _), model in zip(_strips(plane.problem), models, strict=True)]
     return np.concatenate(parts)
+
+
+def _weighed(plane: _Plane, values: Array, at: Shape) -> Array:
+    """Return those of a block's values that count, times the roots of their weights."""
+    if plane.weights is None:
+        return values.ravel()
+    weights = plane.weights[at[0] : at[0] + values.shape[0], at[1] : at[1] + values.shape[1]]
+    counted = weights > 0
+    return np.asarray(values[counted] * np.sqrt(weights[counted]))
 
 
 def _model(plane: _Plane, arrays: Sequence[npt.NDArray[np.generic]], conv: Convention) -> Iterator[Array]:

@@ -181,6 +181,10 @@ def sandwich_errors(
     autocovariance counts up to eight pixels, with less weight from its own reach on. Of images of more than 2^22 pixels
     16 blocks of 512 x 512 pixels are taken. The cost is about that of two passes over the pixels.
 
+    With weights w, which are the fit's own, the noise is taken to be stationary after multiplication by ``sqrt(w)``:
+    with a mask noise of one kind everywhere, of which some pixels are not seen. Then M holds to the edges, but costs
+    taps^2 multiply-adds for each pixel, of a sample of them beyond 2^18.
+
     References
     ----------
     H. White, "Asymptotic Theory for Econometricians", 2nd ed. (2001), section 6.1; D. Politis and J. Romano, "On

@@ -7,6 +7,7 @@ rounding does not pile up.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -32,8 +33,11 @@ MOST_ITERATIONS = 100
 _MOST_RESTARTS = 4
 #: Another preconditioner is looked for if after the first iterations so many more would be needed.
 _FIRST, _MANY = 5, 10
-#: Standard errors may be off by such a factor before it is a finding.
-_ROUGH = 1.5
+#: Standard errors may be off by such a factor before it is a finding; those of a sample of patches may be.
+_ROUGH, _SAMPLED = 1.5, 3.0
+#: So many directions tell how far off the unweighted Gram matrix is, which such a ratio of curvatures is; if they are
+#: fewer, so many patches per tap do.
+_TELL, _FAR, _PROBE = 3, 1.7, 20
 _WHOLE = "the unweighted Gram matrix, scaled"
 
 
@@ -69,20 +73,22 @@ class Sample:
         return np.asarray(np.triu(upper) + np.triu(upper, 1).T)
 
 
-def draw(items: Sequence[Item]) -> Sample:
+def draw(items: Sequence[Item], most: int = 2**62) -> Sample:
     """Draw patches: candidates spread evenly, those of large weight and much structure likelier to be kept.
 
-    The same sample for the same problem every time. Of a large image only every so many rows are read.
+    About as many as tell a first kernel, but of no pair more than `most`. The same sample for the same problem every
+    time. Of a large image only every so many rows are read.
     """
     rng = np.random.default_rng(0)
     scaled, values, roots, weights = [], [], [], []
     n_all = n_drawn = 0
     size = items[0].n_taps + len(items) * items[0].n_terms
     for i, item in enumerate(items):
-        parts = list(_candidates(item, rng))
+        n_pixels, n_taps = item.problem.geometry.n_pixels, item.n_taps
+        wanted = min(most, sample_size(n_pixels, n_taps))
+        parts = list(_candidates(item, rng, 4 * wanted))
         plain = np.concatenate([part.weights for part in parts])
         spread = np.concatenate([part.weights * part.spread for part in parts])
-        wanted = sample_size(item.problem.geometry.n_pixels, item.problem.geometry.n_taps * len(item.problem.sources))
         both = plain / max(float(plain.sum()), 1e-300) + spread / max(float(spread.sum()), 1e-300)
         chance = np.minimum(1.0, 0.5 * wanted * both)
         kept = rng.random(len(chance)) < chance
@@ -135,11 +141,10 @@ class _Candidates:
         return found, target[rows, cols], item.weights[self.first + rows, cols].astype(np.float64)
 
 
-def _candidates(item: Item, rng: np.random.Generator) -> Iterator[_Candidates]:
-    """Cut out some bands of rows, spread evenly, and choose pixels in them."""
+def _candidates(item: Item, rng: np.random.Generator, wanted: int) -> Iterator[_Candidates]:
+    """Cut out some bands of rows, spread evenly, and choose about so many pixels in them."""
     plan, sources = item.problem.geometry, polyphase.split(item.problem).sources
     (n_y, n_x), (n_rows, n_cols) = plan.phase_shape, plan.size
-    wanted = 4 * sample_size(plan.n_pixels, plan.n_taps * len(item.problem.sources))
     height = max(n_y, 32)
     n_bands = -(-n_rows // height)
     least = -(-4 * wanted // (height * n_cols))
@@ -209,6 +214,8 @@ def choose_metric(whole: Metric, sample: Sample) -> Metric:
     rng = np.random.default_rng(0)
     gram = sample.gram
     inverse, rank = whole.inverse, whole.inverse.shape[1]
+    if not rank:
+        return whole
     probes = inverse @ rng.standard_normal((rank, 32))
     scale = float(np.einsum("ij,ij->", probes, gram @ probes)) / (32 * rank)
     n, m = sample.patches.shape
@@ -230,7 +237,7 @@ def choose_metric(whole: Metric, sample: Sample) -> Metric:
     values = np.linalg.eigvalsh(moved @ gram @ moved.T)
     root = math.sqrt(m / n) if n > 4 * m else 0.5
     expected = 1.0 if sample.share >= 1 else ((1 + root) / (1 - root)) ** 2
-    if values[0] > 0 and values[-1] / values[0] < 1.7 * expected and sample.share < 1:
+    if values[0] > 0 and values[-1] / values[0] < _FAR * expected and sample.share < 1:
         return whole
     own = scaled_factor(gram)
     return whole if own.shape[1] < m else Metric(gram, own, f"the Gram matrix of {n} patches")
@@ -240,8 +247,8 @@ def choose_metric(whole: Metric, sample: Sample) -> Metric:
 class Iterated:
     """Statistics centred at the solution, what gives the backgrounds, and how it was found.
 
-    `spread` is the largest over the smallest of the exact Gram matrix relative to the preconditioner, along the
-    directions tried.
+    `unlike` is the largest over the smallest of the exact Gram matrix relative to the unweighted one, along the
+    directions tried; infinite where a sample of patches was the better one.
     """
 
     stats: NormalStats
@@ -250,7 +257,7 @@ class Iterated:
     iterations: int
     passes: int
     converged: bool
-    spread: float
+    unlike: float
 
 
 def solve(
@@ -265,6 +272,8 @@ def solve(
     here: Residual | None = None,
     *,
     patient: bool = True,
+    even: bool = False,
+    metric: Metric | None = None,
 ) -> Iterated:
     """Solve the weighted problem by preconditioned conjugate gradients.
 
@@ -290,6 +299,10 @@ def solve(
         That of the start, if it is known.
     patient : bool, optional
         Whether to go on where the iteration is slow, default True.
+    even : bool, optional
+        Whether the weights are known not to follow the images.
+    metric : Metric, optional
+        The preconditioner, default the unweighted Gram matrix, or a sample's where that is seen to be far off.
 
     Returns
     -------
@@ -299,13 +312,14 @@ def solve(
         Nocedal and Wright, "Numerical Optimization", 2nd ed., section 6.1).
     """
     limit = TOLERANCE if tolerance is None else tolerance
-    whole = metric = Metric.whole(items, grams)
+    whole = Metric.whole(items, grams)
+    metric = whole if metric is None else metric
     m, n, energy = len(metric.gram), sums.n_pixels, sums.energy
     taps = np.zeros(m) if start is None else np.array(start)
     directions: list[Array] = []
     images: list[Array] = []
     passes = iterations = 0
-    most, converged, doubted = MOST_ITERATIONS, False, False
+    most, converged, doubted = MOST_ITERATIONS, False, metric is not whole
 
     def measure(at: Array) -> Residual:
         nonlocal passes
@@ -349,7 +363,18 @@ def solve(
         if iterations >= most or rss > 1e-8 * energy or size <= EPS**2 * energy or first <= 1e-24 * energy:
             break
     rss = max(rss, 0.0)
-    gram, spread = _final(items, metric, directions, images, workers, rescale=metric is whole and start is not None)
+    final = functools.partial(_final, items, directions, images, workers)
+    gram, spread = final(metric, rescale=metric is whole and start is not None)
+    known = spread is not None and len(directions) >= _TELL and spread[1] < _FAR * spread[0]
+    if metric is whole and not even and not known and (converged or patient):
+        metric = choose_metric(whole, draw(items, _PROBE * m))
+        if metric is not whole:
+            metric = choose_metric(whole, draw(items))
+            if patient and not float(gradient @ metric.solve(gradient)) <= enough:  # it only seemed to be near
+                settings = method, workers, tolerance, taps, progress, Residual(gradient, rss)
+                found = solve(items, grams, sums, *settings, metric=metric)
+                return dataclasses.replace(found, iterations=iterations + found.iterations)
+            gram, spread = final(metric, rescale=False)
     stats, eliminations = assembled(items, gram, gram @ taps + gradient, sums)
     stats = recentered(items, stats, eliminations, taps, Residual(gradient, rss))
     told = (
@@ -363,12 +388,13 @@ def solve(
     if not converged:
         findings.append(Finding(Verdict.NOT_CONVERGED, f"stopped after {iterations} iterations"))
     apart = math.inf if spread is None and not converged else spread[1] / max(spread[0], 1e-300) if spread else 1.0
-    # measured on stars: all were off by less; the sample is wrong in few directions, which are then corrected
-    off = 1.2 * apart ** (0.5 if metric is whole else 0.25)
+    # measured on stars: nearly all were off by less; a sample is worst in few directions, which are then corrected
+    off = 1.2 * math.sqrt(apart) if metric is whole else max(_SAMPLED, 1.5 * apart**0.25)
     if off > _ROUGH:
         findings.append(Finding(Verdict.ROUGH_ERRORS, f"standard errors are right within a factor of about {off:.2g}"))
     stats = dataclasses.replace(stats, weighting=words)
-    return Iterated(stats, eliminations, tuple(findings), iterations, passes, converged, apart)
+    unlike = apart if metric is whole else math.inf
+    return Iterated(stats, eliminations, tuple(findings), iterations, passes, converged, unlike)
 
 
 def _slow(sizes: Sequence[float], enough: float) -> bool:
@@ -387,10 +413,10 @@ def solution(gram: Array, moment: Array) -> Array | None:
 
 def _final(
     items: Sequence[Item],
-    metric: Metric,
     directions: Sequence[Array],
     images: Sequence[Array],
     workers: int,
+    metric: Metric,
     *,
     rescale: bool,
 ) -> tuple[Array, tuple[float, float] | None]:

@@ -439,9 +439,7 @@ def judge(
         reader if bad is None else dataclasses.replace(reader, array=_Kept(reader.array, bad))
         for reader, bad in zip(problem.sources, bad_images, strict=True)
     )
-    result = problem.targets[0]
-    if excluded is not None:
-        result = dataclasses.replace(result, array=_Kept(target, excluded))
+    result = problem.targets[0] if excluded is None else zeroed(problem.targets[0], excluded)
     if given is not None:
         final: Weights = given[place]
     else:
@@ -450,6 +448,11 @@ def judge(
         msg = f"got a mask or weights{where} that leave none of {plan.n_pixels} target pixels; need some that count"
         raise ValueError(msg)
     return Judged(Item(dataclasses.replace(problem, sources=sources, targets=(result,)), final), tuple(notes))
+
+
+def zeroed(reader: Reader, excluded: Mask) -> Reader:
+    """Return a reader of an array that reads as zero where it is excluded."""
+    return dataclasses.replace(reader, array=_Kept(reader.array, excluded))
 
 
 def times_weights(item: Item) -> Problem:

@@ -54,6 +54,11 @@ def correction_of(standard: Array, robust: str) -> float:
     return math.sqrt(own / naive) if naive > 0 and own > 0 else 1.0
 
 
+def enough(n_taps: int) -> int:
+    """Return the number of patches from which a first kernel is found."""
+    return max(_LEAST, _PER_TAP * n_taps)
+
+
 def least_absolute(sample: Sample, inverse: Array | None = None, rounds: int = 15) -> Array:
     """Return the kernel with about the smallest sum of absolute residuals over a sample, by reweighting.
 
@@ -74,7 +79,7 @@ def least_absolute(sample: Sample, inverse: Array | None = None, rounds: int = 1
     ndarray, shape (taps,)
     """
     n, m = sample.patches.shape
-    part = slice(None, None, max(1, n // max(_LEAST, _PER_TAP * m)))
+    part = slice(None, None, max(1, n // enough(m)))
     patches, values = np.ascontiguousarray(sample.patches[part]), sample.values[part]
     inverse = solve.scaled_factor(sample.gram) if inverse is None else inverse
     size = np.sqrt(sample.weights[part]) / sample.roots[part]  # undoes the factors

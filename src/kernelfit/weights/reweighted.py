@@ -29,7 +29,7 @@ from ..task import Task
 from ..verdict import Finding, Verdict
 from . import iterate, patches, weighted
 from .masks import Judged, Rules, Unsaturated
-from .outliers import ROBUST, TUNING, correction_of, factor, least_absolute, slope
+from .outliers import ROBUST, TUNING, correction_of, enough, factor, least_absolute, slope
 from .weighted_pass import Item, Residual, Weights, residual, together
 
 #: The least prediction that photon noise is reckoned from, relative to the mean of the target.
@@ -42,7 +42,7 @@ _MOST_ROUNDS = 20
 _MOST_REFINEMENTS = 3
 #: A reweighted kernel has settled when it moves by no more than this many standard errors.
 _SETTLED = 0.02
-_MEDIAN_SAMPLE = 2**17
+_MEDIAN_SAMPLE = 2**16
 #: Pixels up to which a result keeps the weights where saturated pixels alone were left out.
 MOST_KEPT = 2**24
 #: Quick steps before the exact rounds.
@@ -168,27 +168,33 @@ class Engine:
         self._grams = tuple(gram for gram, _ in plain)
         return self._grams, together(items, [moment for _, moment in plain])
 
-    def solve(self, items: Sequence[Item], start: Array | None = None, *, last: bool = True) -> _Solved:
-        """Fit the pairs with their weights; `last` says whether the errors will be used."""
+    def solve(
+        self, items: Sequence[Item], start: Array | None = None, *, last: bool = True, even: bool = False
+    ) -> _Solved:
+        """Fit the pairs with their weights.
+
+        `last` says whether the errors will be used, `even` that the weights are known not to follow the images.
+        """
         weighted.require_determined(items)
         seen = weighted.survey(items)
         regime = self.regime
         if regime in ("auto", "exact"):
             n = sum(item.problem.geometry.n_pixels for item in items)
             costs = {"subtract": seen.subtract.nanoseconds, "patches": seen.patches.nanoseconds}
-            shape = weighted.lines(items[0].problem)
-            exact = weighted.choose_regime(n, shape, *costs.values(), exact=True).method
-            regime = exact if regime == "exact" else weighted.choose_regime(n, shape, *costs.values()).method
+            asked = n, weighted.lines(items[0].problem), costs["subtract"], costs["patches"]
+            quick = 0.0 if even else weighted.EXACT_IS_QUICK
+            exact = weighted.choose_regime(*asked, exact=True).method
+            regime = exact if regime == "exact" else weighted.choose_regime(*asked, quick).method
             if regime == "iterate":
                 bearable = costs[exact] <= EXACT_IS_BEARABLE
-                found, good = self._iterated(items, start, patient=not bearable)
+                found, good = self._iterated(items, start, patient=not bearable, even=even)
                 if not bearable or (good and found.unlike <= (_UNLIKE if last else _UNLIKE_ON_THE_WAY)):
                     return found
                 self.regime, regime = "exact", exact  # for other weights of the kind as well
         if regime == "patches":
             return self._refined(items, *weighted.accumulated(items, self.workers), weighted.described(regime, seen))
         if regime == "iterate":
-            return self._iterated(items, start, patient=True)[0]
+            return self._iterated(items, start, patient=True, even=even)[0]
         moment = here = None
         if self._grams is None:
             known = weighted.unweighted(items, self.method, self.workers, self.progress)
@@ -202,7 +208,9 @@ class Engine:
             moment = gram @ center + here[1].moment
         return self._refined(items, gram, moment, sums, weighted.described(regime, seen), here)
 
-    def _iterated(self, items: Sequence[Item], start: Array | None, *, patient: bool) -> tuple[_Solved, bool]:
+    def _iterated(
+        self, items: Sequence[Item], start: Array | None, *, patient: bool, even: bool
+    ) -> tuple[_Solved, bool]:
         """Fit by conjugate gradients; also return whether they converged."""
         origin: Residual | None = None
         if self._grams is None and start is None and all(i.n_pixels == i.problem.geometry.n_pixels for i in items):
@@ -214,21 +222,11 @@ class Engine:
             origin = Residual(known.moment, sums.energy) if start is None else None
         else:
             sums = weighted.target_sums(items, self.workers)
-        found = iterate.solve(
-            items,
-            self._grams,
-            sums,
-            self.pass_method,
-            self.workers,
-            self.tolerance,
-            start,
-            self.progress,
-            origin,
-            patient=patient,
-        )
+        settings = self.pass_method, self.workers, self.tolerance, start, self.progress, origin
+        found = iterate.solve(items, self._grams, sums, *settings, patient=patient, even=even)
         solve.factor_ahead(found.stats)
         fit = found.stats.solve()
-        solved = _Solved(found.stats, fit, found.eliminations, found.findings, found.iterations, unlike=found.spread)
+        solved = _Solved(found.stats, fit, found.eliminations, found.findings, found.iterations, unlike=found.unlike)
         return solved, found.converged
 
     def _refined(
@@ -279,14 +277,12 @@ def uneven(rules: Rules, noise: object, robust: object) -> str | None:
 def judge(task: Task, group: int, rules: Rules, noise: object, robust: object) -> list[list[Judged]] | None:
     """Return the weights of the problems of a group, for each target; None if every pixel counts the same, and will."""
     problems = task.groups[group]
-    n_channels = len(problems) // task.n_pairs
     found: list[list[Judged | None]] = []
     for t in range(len(problems[0].targets)):
         one = []
         for i, problem in enumerate(problems):
-            channel = {None: None, "shared": i % n_channels, "separate": group, "mixed": t}[task.channels]
             single = dataclasses.replace(problem, targets=(problem.targets[t],))
-            one.append(rules.judge(single, task, i // n_channels, channel))
+            one.append(rules.judge(single, task, *task.place(group, t, i)))
         found.append(one)
     if robust is None and not Noise.of(noise).slope and all(j is None for one in found for j in one):
         return None
@@ -355,8 +351,6 @@ def fit(
     engine = Engine(choice.method, pass_method, workers, tolerance, progress, regime)
     notes = [note for j in judged for note in j.notes]
     conv = items[0].problem.geometry.convention
-    if conv.boundary is not None and conv.mode != "valid":
-        notes.append("the declared boundary was not held against the edges, since not all pixels count the same")
     findings: list[Finding] = []
     correction = 1.0
     if not model.slope and robust is None:
@@ -377,6 +371,9 @@ def fit(
     large = sum(item.problem.geometry.n_pixels for item in items) > MOST_KEPT
     told = large and all(isinstance(item.weights, Unsaturated) for item in items)  # from the targets themselves
     weights = None if told else tuple(in_place(item) for item in items)
+    if conv.boundary is not None and conv.mode != "valid" and (told or robust is not None):
+        why = "their weights not being kept" if told else "their outliers being held down"
+        notes.append(f"the declared boundary was not held against the edges, {why}")
     iterated = found.stats.weighting.startswith("iterate")
     if found.eliminations:
         n_pixels = sum(item.n_pixels for item in items)
@@ -447,24 +444,25 @@ def _reweighted(
     if robust is None:
         at = engine.solve(items, last=False).unknowns
     else:
-        at = least_absolute(iterate.draw(items), iterate.Metric.whole(items, engine.grams(items)).inverse)
+        sample = iterate.draw(items, 2 * enough(items[0].n_taps))
+        at = least_absolute(sample, iterate.Metric.whole(items, engine.grams(items)).inverse)
     begin, n_taps, rounds, scale, first, noisy = at, items[0].n_taps, 0, 0.0, None, 1.0
     stages = [(robust, 1.0)] if robust in (None, "huber") else [("huber", 1.0), (robust, 1.0)]
     while stages:
         (criterion, widened), *stages = stages
         near = _NEAR if stages else _SETTLED
-        moved, settled, tries, stride = math.inf, False, 0, 1.0
+        moved, settled, tries, stride, even = math.inf, False, 0, 1.0, False
         if criterion is not None and widened == 1.0 and not model.slope:
-            at, scale, steps, near_enough = _approached(engine, items, criterion, at, left, scale, levels.rounding)
+            at, scale, steps, even = _approached(engine, items, criterion, at, left, scale, levels.rounding)
             rounds += steps
-            settled = near_enough and bool(stages)
+            settled = even and bool(stages)
         if stages and not settled and criterion == "huber":
             stages = [(robust, 4.0), (robust, 2.0), (robust, 1.0)]
         while tries < _MOST_ROUNDS and not settled:
             residual(items, at, engine.pass_method, engine.workers, engine.progress, keep=left)
             seen = _seen(items, left, model, criterion, widened, levels, noisy)
             noisy = min(max(seen.scale, 1.0), _MOST_NOISE)
-            found = engine.solve(seen.items, at, last=False)
+            found = engine.solve(seen.items, at, last=False, even=even)
             kernel, last_move = found.unknowns[:n_taps], moved
             moved = float(np.linalg.norm(kernel - at[:n_taps]))
             if model.slope and not moved < 0.9 * last_move:  # a step too far: less of it goes further
@@ -477,7 +475,7 @@ def _reweighted(
                 error = seen.correction * float(np.linalg.norm(found.fit.stderr))
                 settled = rest <= max(near * error, 1e-9 * float(np.linalg.norm(kernel)))
                 at_end = not stages and (settled or tries == _MOST_ROUNDS)
-                if final or not at_end or not found.stats.weighting.startswith("iterate"):
+                if final or even or not at_end or not found.stats.weighting.startswith("iterate"):
                     break
                 # from the solution itself nothing is learned of the errors
                 found = engine.solve(seen.items, begin)

@@ -55,7 +55,13 @@ _ROWS = 96
 
 
 def choose_regime(
-    n_pixels: int, kernel_shape: object, subtract_ns: float, patches_ns: float, *, exact: bool = False
+    n_pixels: int,
+    kernel_shape: object,
+    subtract_ns: float,
+    patches_ns: float,
+    quick: float = EXACT_IS_QUICK,
+    *,
+    exact: bool = False,
 ) -> Choice:
     """Say which way weighted statistics are found.
 
@@ -68,6 +74,8 @@ def choose_regime(
     subtract_ns, patches_ns : float
         Estimated nanoseconds, on one core, for the products of the patches whose weight differs from most, and of all
         that have a weight.
+    quick : float, optional
+        An exact way that takes no more is taken, default 0.15 s.
     exact : bool, optional
         Whether to leave out "iterate".
 
@@ -90,7 +98,7 @@ def choose_regime(
         "iterate": whole + N_PASSES * min(pass_ns((rows, cols)).values()) * n_pixels,
     }
     name = "patches" if estimates["patches"] <= 1.2 * estimates["subtract"] else "subtract"
-    if not exact and estimates[name] > max(EXACT_IS_QUICK, EXACT_IS_WORTH * estimates["iterate"]):
+    if not exact and estimates[name] > max(quick, EXACT_IS_WORTH * estimates["iterate"]):
         name = "iterate"
     costs = ", ".join(f"{value / 1e9:.2g} s {name}" for name, value in estimates.items())
     return Choice(name, f"estimated on one core: {costs}")
