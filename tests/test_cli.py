@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zlib
 
+import cv2
 import h5py
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from PIL import Image
 from scipy.signal import convolve2d
 
 import kernelfit
-from kernelfit import cli, io
+from kernelfit import cli, io, storage
 from kernelfit.people import options, output
 
 KERNEL = np.array([[1.0, 2.0, 0.0], [0.0, 5.0, 8.0]]) / 16
@@ -200,7 +201,9 @@ BAD_CALLS = {
     "workers a word": ("find image.npy target.npy --shape 3 --workers all", "got 'all', need a whole number"),
     "image missing": ("find no.png target.npy --shape 3", "no.png: No such file"),
     "target missing": ("find image.npy no.png --shape 3", "no.png: No such file"),
-    "image a folder": ("find . target.npy --shape 3", "Is a directory"),
+    "image a folder": ("find . target.npy --shape 3", "a single file target.npy with the several of '.', need two fol"),
+    "pattern of nothing": ("find *.jp2 *.jpx --shape 3", "a pattern '[*].jp2' that no file matches"),
+    "channels of a series": ("find *.png *.png --shape 3 --channels shared", "--channels with --checkpoint or a ser"),
     "image empty file": ("find empty.png target.npy --shape 3", "empty.png: got an empty file, need PNG, JPEG, TIFF"),
     "image a text": ("find text.png target.npy --shape 3", "text.png: got a file of another format"),
     "NumPy archive": ("find several.npz target.npy --shape 3", "several.npz: got a NumPy archive"),
@@ -208,6 +211,10 @@ BAD_CALLS = {
     "FITS cut short": ("find cut.fits target.npy --shape 3", "cut.fits: got unreadable FITS data"),
     "HDF5 cut short": ("find cut.h5 target.npy --shape 3", "cut.h5: got unreadable HDF5 data"),
     "CMYK JPEG": ("find cmyk.jpg target.npy --shape 3", "colours of the kind CMYK"),
+    "CMYK TIFF": ("find cmyk.tif target.npy --shape 3 --channel green", "colours of the kind CMYK, need RGB"),
+    "luma and chroma in TIFF": ("find ycc.tif target.npy --shape 3 --channel green", "got luma and chroma, need RGB"),
+    "animated PNG": ("find animated.png target.npy --shape 3", "an animation of 2 frames.*save a frame by itself"),
+    "GIF": ("find animated.gif target.npy --shape 3", "animated.gif: got a file of another format"),
     "NaNs in FITS": ("find nan.fits target.npy --shape 3", "2 pixels that are NaN"),
     "FITS without image": ("find table.fits target.npy --shape 3", "a FITS file without an image"),
     "several HDUs": ("find two.fits target.npy --shape 3", "2 images .*OTHER.*--hdu"),
@@ -236,6 +243,16 @@ BAD_CALLS = {
     "mask missing": ("find image.npy target.npy --shape 3 --mask no.png", "no.png: No such file"),
     "mask of another size": ("find image.npy target.npy --shape 3 --mask small.npy", "mask.*shape"),
     "weights negative": ("find image.npy target.npy --shape 3 --weights minus.npy", "weights"),
+    "mask in colour": ("find image.npy target.npy --shape 3 --mask colour.png", "channels.*; save --mask as one gray"),
+    "image mask of pages": ("find image.npy target.npy --shape 3 --image-mask stack.tif", "save --image-mask as one"),
+    "two keywords": (
+        "find image.npy image.npy --shape 3 --image-noise 1 --background 0",
+        "got --image-noise or --errors sandwich with --background 0, need --method auto, direct or fft",
+    ),
+    "words in a row": ("find image.npy target.npy --shape 3 --method cg --robust huber", "need auto, direct or fft"),
+    "saturated a word": ("find image.npy target.npy --shape 3 --saturated some", "need auto, none, or LOW,HIGH"),
+    "saturated backwards": ("find image.npy target.npy --shape 3 --saturated 9,3", "got '9,3', need.*LOW below HIGH"),
+    "saturated nowhere": ("find image.npy target.npy --shape 3 --saturated ,", "got ',', need.*LOW,HIGH"),
     "mask from stdin": ("find image.npy target.npy --shape 3 --mask -", "got - for --mask"),
     "unknown noise": ("find image.npy target.npy --shape 3 --noise loud", "need constant, poisson, or two numbers"),
     "unknown robust": ("find image.npy target.npy --shape 3 --robust very", "need one of huber, tukey, clip"),
@@ -335,7 +352,15 @@ BAD_CALLS = {
     "overflow": ("find big.npy big.npy --shape 3", "divide the image and the target"),
     "dates": ("find dates.npy target.npy --shape 3", "dtype datetime64"),
     "gray and gray with a channel": ("find image.npy target.npy --shape 3 --channel red", "without channels"),
-    "luma of two channels": ("find alpha.png target.npy --shape 3 --channel luma", "got --channel luma, need one of"),
+    "green of two channels": ("find alpha.png target.npy --shape 3 --channel green", "green, need one of luma, alpha"),
+    "16 bits in JPEG": ("apply deep.png kernel3.csv -o out.jpg", "uint16 .* for out.jpg.*write .png .16 bits., .tif"),
+    "wide numbers in PNG": ("apply wide.npy kernel3.csv -o out.png", "int64 up to 7e.05 for out.png.*write .tif"),
+    "fractions in PNG": ("deconvolve unit.npy kernel3.csv -o out.png", "float64 up to 1 for out.png.*write .tif"),
+    "alpha in JPEG": ("apply rgba.png kernel3.csv -o out.jpg", "got 4 channels for out.jpg.*alpha.*write .png, .tif"),
+    "gray and alpha in JPEG": ("deconvolve alpha.png kernel3.csv -o out.jpeg", "got 2 channels for out.jpeg"),
+    "deep colours packed by LZW": ("find deep.tif image.png --shape 3 --channel red", "16 bits packed by LZW"),
+    "deep colours interlaced": ("find woven.png image.png --shape 3 --channel red", "woven.png.*interlaced"),
+    "deep colours cut short": ("find half.png image.png --shape 3 --channel red", "half.png: got unreadable PNG"),
     "kernel file blank": ("inspect blank.csv", "blank.csv: got taps that are not all finite"),
     "kernel file a list": ("inspect list.json", "list.json: got a file of another format"),
     "kernel of five axes": ("inspect five.npy", "five.npy: got an array of shape"),
@@ -362,6 +387,17 @@ def bad_files(pair, pixels):
         (pair / copy).write_bytes((pair / source).read_bytes()[:-60])
     Image.fromarray(colour).save("colour.png")
     tifffile.imwrite("colour.tif", colour)
+    Image.fromarray(np.dstack([colour, pixels])).save("rgba.png")
+    deep = colour.astype(np.uint16) * 257
+    cv2.imwrite("deep.png", deep)
+    cv2.imwrite("deep.tif", deep)  # packed by LZW
+    (pair / "half.png").write_bytes((pair / "deep.png").read_bytes()[:-60])
+    woven = bytearray((pair / "deep.png").read_bytes())
+    woven[28] = 1
+    woven[29:33] = struct.pack(">I", zlib.crc32(woven[12:29]))
+    (pair / "woven.png").write_bytes(woven)
+    np.save("wide.npy", pixels.astype(int) + 700_000)
+    np.save("unit.npy", pixels / pixels.max())
     np.save("colour.npy", colour)
     Image.fromarray(pixels).convert("LA").save("alpha.png")
     Image.fromarray(pixels).convert("P").save("palette.png")
@@ -383,6 +419,11 @@ def bad_files(pair, pixels):
     np.savez("several.npz", pixels)
     (pair / "cut.jpg").write_bytes((pair / "image.jpg").read_bytes()[:200])
     Image.fromarray(pixels).convert("CMYK").save("cmyk.jpg")
+    Image.fromarray(pixels).convert("CMYK").save("cmyk.tif")
+    Image.fromarray(colour).convert("YCbCr").save("ycc.tif")
+    for suffix in ("png", "gif"):
+        frames = [Image.fromarray(pixels), Image.fromarray(pixels[::-1])]
+        frames[0].save(f"animated.{suffix}", save_all=True, append_images=frames[1:])
     broken = pixels.astype("f4")
     broken[1, 2:4] = np.nan
     fits.PrimaryHDU(broken).writeto("nan.fits")
@@ -584,53 +625,66 @@ def test_npy_is_mapped_not_read(tmp_path, pixels):
 
 def write_npy(path, array, overwrite=False):
     output.check_output(path, (".npy",), "the kernel", overwrite=overwrite)
-    output.write_image(path, array, np.dtype(float), overwrite=overwrite)
+    output.write_image(path, array, overwrite=overwrite)
 
 
+def write_npz(path, array, overwrite=False):
+    storage.save(path, "KernelFit", {}, {"kernel": array}, overwrite=overwrite)
+
+
+WRITERS = pytest.mark.parametrize("write, name", [(write_npy, "save"), (write_npz, "savez")])
+
+
+@WRITERS
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_failed_write_leaves_what_was_there(overwrite, tmp_path, monkeypatch):
+def test_failed_write_leaves_what_was_there(overwrite, write, name, tmp_path, monkeypatch):
     path = tmp_path / "kernel.npy"
     if overwrite:
         np.save(path, KERNEL)
     before = snapshot(tmp_path)
 
-    def full_disk(file, array, **keywords):
+    def full_disk(file, *arrays, **keywords):
         file.write(b"half of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "save", full_disk)
+    monkeypatch.setattr(np, name, full_disk)
     with pytest.raises(OSError, match="No space left"):
-        write_npy(path, KERNEL + 1, overwrite=overwrite)
+        write(path, KERNEL + 1, overwrite=overwrite)
     assert snapshot(tmp_path) == before
 
 
-def test_file_that_appears_meanwhile_is_kept(tmp_path, monkeypatch):
+@WRITERS
+def test_file_that_appears_meanwhile_is_kept(write, name, tmp_path, monkeypatch):
     path = tmp_path / "kernel.npy"
-    original = np.save
+    original = getattr(np, name)
 
-    def meanwhile(file, array, **keywords):
+    def meanwhile(file, *arrays, **keywords):
         path.write_text("somebody else's")
-        original(file, array, **keywords)
+        original(file, *arrays, **keywords)
 
-    monkeypatch.setattr(np, "save", meanwhile)
+    monkeypatch.setattr(np, name, meanwhile)
     with pytest.raises(FileExistsError, match="exists already"):
-        write_npy(path, KERNEL)
+        write(path, KERNEL)
     assert snapshot(tmp_path) == {"kernel.npy": b"somebody else's"}
 
 
-def test_written_file_has_the_usual_permissions_and_nothing_beside_it(tmp_path):
-    write_npy(tmp_path / "kernel.npy", KERNEL)
+@WRITERS
+def test_written_file_has_the_usual_permissions_and_nothing_beside_it(write, name, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the process's mask is for all its threads"))
+    write(tmp_path / "kernel.npy", KERNEL)
     (tmp_path / "usual").touch()
     assert (tmp_path / "kernel.npy").stat().st_mode == (tmp_path / "usual").stat().st_mode
     assert sorted(os.listdir(tmp_path)) == ["kernel.npy", "usual"]
 
 
-def test_link_is_written_through(tmp_path):
-    np.save(tmp_path / "real.npy", np.zeros(3))
+@WRITERS
+def test_link_is_written_through(write, name, tmp_path):
+    (tmp_path / "real.npy").touch()
     (tmp_path / "link.npy").symlink_to("real.npy")
-    write_npy(tmp_path / "link.npy", KERNEL, overwrite=True)
+    write(tmp_path / "link.npy", KERNEL, overwrite=True)
     assert (tmp_path / "link.npy").is_symlink()
-    np.testing.assert_array_equal(np.load(tmp_path / "real.npy"), KERNEL)
+    found = np.load(tmp_path / "real.npy")
+    np.testing.assert_array_equal(found if name == "save" else found["kernel"], KERNEL)
 
 
 def test_objects_are_never_pickled(tmp_path):

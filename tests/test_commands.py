@@ -1,6 +1,7 @@
 """The commands beyond `find`, and the files they read and write: what goes in comes out again."""
 
 import contextlib
+import dataclasses
 import gzip
 import io as std_io
 import json
@@ -12,6 +13,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import cv2
 import h5py
 import numpy as np
 import pytest
@@ -76,6 +78,7 @@ def test_kernel_comes_back_to_the_bit(suffix, fit, tmp_path):
     else:
         assert held.convention is None
     if suffix in (".json", ".fits", ".npz"):
+        assert held.verdict == fit.verdict.value == "solved"
         np.testing.assert_array_equal(held.stderr, fit.stderr)
     else:
         assert held.stderr is None
@@ -83,6 +86,15 @@ def test_kernel_comes_back_to_the_bit(suffix, fit, tmp_path):
         kernel_files.write_kernel(path, fit)
     kernel_files.write_kernel(path, fit, overwrite=True)
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("channels, shape", [("separate", (3, 3, 4)), ("mixed", (2, 3, 3, 4)), ("mixed", (1, 1, 3, 4))])
+@pytest.mark.parametrize("suffix", [".npy", ".tif", ".fits", ".json", ".npz"])
+def test_kernels_of_channels_keep_their_axes(suffix, channels, shape, fit, tmp_path):
+    taps = np.random.default_rng(0).normal(size=shape)
+    several = dataclasses.replace(fit, kernel=taps, factor=None, channels=channels, channel_axis=-1)
+    kernel_files.write_kernel(tmp_path / f"k{suffix}", several)
+    np.testing.assert_array_equal(kernel_files.read_kernel(str(tmp_path / f"k{suffix}")).kernel, taps)
 
 
 def test_other_programs_read_the_kernel(fit, tmp_path):
@@ -161,6 +173,21 @@ def test_hdf5_and_zarr_are_read_when_used(tmp_path, pixels):
         read_image(tmp_path / "one.zarr", dataset="x")
 
 
+def test_hdf5_can_be_closed(tmp_path, pixels):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["colour"] = np.dstack([pixels] * 3)
+        file["gray"] = pixels
+    green = read_image(tmp_path / "a.h5", dataset="colour", channel="green")
+    with pytest.raises(ImageFileError) as refused:
+        read_image(tmp_path / "a.h5", dataset="none")
+    with h5py.File(tmp_path / "a.h5", "a") as file:  # neither has kept it open
+        np.testing.assert_array_equal(file["gray"], green)
+    image = read_image(tmp_path / "a.h5", dataset="gray")
+    image.file.close()
+    with h5py.File(tmp_path / "a.h5", "a"):
+        assert "need one of" in str(refused.value)
+
+
 def test_pages_and_channels(tmp_path, pixels):
     colour = np.dstack([pixels, pixels // 2, pixels // 4])
     Image.fromarray(colour).save(tmp_path / "a.png")
@@ -226,6 +253,41 @@ def test_pictures_are_turned_upright(orientation, tmp_path, pixels):
             np.testing.assert_array_equal(read_image(tmp_path / name, **words), expected)
 
 
+FILTERS = {name: getattr(cv2, f"IMWRITE_PNG_FILTER_{name}") for name in ("NONE", "SUB", "UP", "AVG", "PAETH")}
+
+
+@pytest.mark.parametrize("n_channels", [3, 4])
+@pytest.mark.parametrize("filters", [*FILTERS.values(), cv2.IMWRITE_PNG_ALL_FILTERS], ids=[*FILTERS, "ALL"])
+def test_png_colours_of_16_bits_keep_them_all(filters, n_channels, tmp_path):
+    rows, cols = np.mgrid[:23, :31]
+    smooth = 900 * rows[..., None] + 1100 * cols[..., None] + np.arange(n_channels) * 777
+    colour = (smooth + np.random.default_rng(0).integers(0, 600, smooth.shape)).astype(np.uint16)
+    order = [2, 1, 0, 3][:n_channels]  # OpenCV's
+    assert cv2.imwrite(tmp_path / "a.png", colour[..., order], [cv2.IMWRITE_PNG_FILTER, filters])
+    found = read_image(tmp_path / "a.png", colours=True)
+    assert found.dtype == np.uint16
+    np.testing.assert_array_equal(found, colour)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", channel="green"), colour[..., 1])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 3)], ids=str)
+def test_small_png_colours_of_16_bits(shape, tmp_path):
+    colour = np.random.default_rng(0).integers(0, 65536, (*shape, 3), dtype=np.uint16)
+    cv2.imwrite(tmp_path / "a.png", colour[..., ::-1], [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_PAETH])
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", colours=True), colour)
+
+
+def test_channels_of_gray_with_alpha(tmp_path, pixels):
+    both = np.dstack([pixels, np.full_like(pixels, 200)])
+    Image.fromarray(both).save(tmp_path / "a.png")
+    for name, at in (("luma", 0), ("alpha", 1), (0, 0), (1, 1)):
+        found = read_image(tmp_path / "a.png", channel=name)
+        assert found.dtype == np.uint8
+        np.testing.assert_array_equal(found, both[..., at])
+    with pytest.raises(ImageFileError, match="need one of luma, alpha, 0 to 1"):
+        read_image(tmp_path / "a.png", channel="green")
+
+
 def test_luma_is_the_gray_of_a_colour_image(tmp_path, pixels):
     colour = np.dstack([pixels, pixels[::-1], pixels[:, ::-1]])
     Image.fromarray(colour).save(tmp_path / "a.png")
@@ -251,6 +313,38 @@ def test_a_channel_of_one_file_and_a_gray_other(folder, pixels, capsys):
     code, out, _ = run(capsys, *start, "--shape", "3,4", "--channels", "mixed")  # the weights are found, too
     expected = np.array([0.299, 0.587, 0.114])[:, None, None] * KERNEL
     np.testing.assert_allclose(json.loads(out)["kernel"], expected[None], atol=1e-9)
+
+
+def test_luma_leaves_out_what_is_saturated_in_any_colour(folder, capsys):
+    colour = np.random.default_rng(8).integers(0, 256, (60, 71, 3), dtype=np.uint8)
+    taps = np.array([[0.0, -1.0, 0.0], [0.3, 2.0, -0.3]])
+    planes = [convolve2d(colour[..., c].astype(float), taps, mode="same") for c in range(3)]
+    after = np.clip(np.rint(np.dstack(planes)), 0, 255).astype(np.uint8)
+    assert 0.05 < ((after > 0) & (after < 255)).all(axis=-1).mean() < 0.5
+    Image.fromarray(colour).save("a.png")
+    Image.fromarray(after).save("b.png")
+    Image.fromarray((np.arange(71) < 5) * np.full((60, 1), 255, np.uint8)).save("bad.png")
+    for options in ("", " --mask bad.png", " --saturated 0,255", " --saturated ,255"):
+        call = f"find a.png b.png --shape 2,3 --channel luma --solver least-squares --json{options}"
+        code, out, err = run(capsys, *call.split())
+        fields = json.loads(out)
+        assert (code, err) == (0, "") or options.endswith(",255")
+        low = 0 if options != " --saturated ,255" else -1
+        expected = ((after > low) & (after < 255)).all(axis=-1)[:, (5 if "mask" in options else 1) : -1][1:]
+        assert fields["n_pixels"] == np.count_nonzero(expected)
+        assert np.allclose(fields["kernel"], taps, atol=0.01) == (low == 0)
+        names = {}
+        with contextlib.redirect_stdout(std_io.StringIO()):
+            exec(fields["python"], names)
+        np.testing.assert_array_equal(names["fit"].kernel, fields["kernel"])
+    _, out, _ = run(capsys, *"find a.png b.png --shape 2,3 --channel luma".split())
+    assert "of a saturated colour, and so masked" in out
+    _, out, _ = run(capsys, *"find a.png b.png --shape 2,3 --channel luma --saturated none".split())
+    assert "saturated" not in out
+    after[after > 0] = 255
+    Image.fromarray(after).save("b.png")
+    _, out, _ = run(capsys, *"find a.png b.png --shape 2,3 --channel luma".split())
+    assert "of a saturated colour; they are used, being nearly all of it" in out
 
 
 # ---- apply and deconvolve --------------------------------------------------------------------------------------------
@@ -291,6 +385,21 @@ def test_sixteen_bits_stay_sixteen(folder, pixels, capsys):
     np.savetxt("same.csv", [[1.0]], delimiter=",")
     run(capsys, "apply", "deep.png", "same.csv", "-o", "out.png")
     np.testing.assert_array_equal(read_image("out.png"), pixels.astype(int) * 200)
+    np.save("wide.npy", pixels.astype(np.float32) * 200)
+    run(capsys, "apply", "wide.npy", "same.csv", "-o", "wide.png")
+    np.testing.assert_array_equal(read_image("wide.png"), pixels.astype(int) * 200)
+
+
+@pytest.mark.parametrize("n_channels", [2, 3, 4])
+def test_sixteen_bits_stay_sixteen_in_colour(n_channels, folder, pixels, capsys):
+    colour = np.dstack([pixels, pixels[::-1], pixels[:, ::-1], np.full_like(pixels, 255)])[..., -n_channels:]
+    tifffile.imwrite("deep.tif", colour.astype(np.uint16) * 257, photometric="rgb" if n_channels > 2 else None)
+    np.savetxt("same.csv", [[1.0]], delimiter=",")
+    code, out, err = run(capsys, "apply", "deep.tif", "same.csv", "-o", "out.png")
+    assert (code, err) == (0, "") and "cut off" not in out
+    np.testing.assert_array_equal(read_image("out.png", colours=True), colour.astype(int) * 257)
+    if n_channels > 2:
+        np.testing.assert_array_equal(cv2.imread("out.png", -1)[..., :3], colour[..., 2::-1].astype(int) * 257)
 
 
 def test_colours_are_treated_one_by_one_and_alpha_left_alone(folder, pixels, capsys):
@@ -307,12 +416,37 @@ def test_colours_are_treated_one_by_one_and_alpha_left_alone(folder, pixels, cap
     assert read_image("out.png", colours=True).shape == colour.shape
 
 
+def test_stored_arrays_are_deconvolved_as_others_are(folder, pixels, capsys):
+    with h5py.File("d.h5", "w") as file:
+        file.create_dataset("after", data=pixels, chunks=(16, 16))
+    run(capsys, "deconvolve", "image.npy", "kernel.csv", "-o", "a.npy")
+    code, _, err = run(capsys, "deconvolve", "d.h5", "kernel.csv", "--dataset", "/after", "-o", "b.npy")
+    assert (code, err) == (0, "")
+    np.testing.assert_array_equal(np.load("a.npy"), np.load("b.npy"))
+
+
 def test_deconvolve_is_the_packages_own(folder, pixels, fit, capsys):
     options = "--balance 0.01 --penalty identity --boundary wrap -o out.npy"
     run(capsys, "deconvolve", "image.npy", "fit.npz", *options.split())
     words = {"operation": "correlation", "origin": fit.convention.origin, "boundary": "wrap"}
     expected = kernelfit.deconvolve(pixels, fit.kernel, balance=0.01, penalty="identity", **words)
     np.testing.assert_array_equal(np.load("out.npy"), expected)
+
+
+def test_deconvolve_leaves_dead_pixels_out(folder, pixels, fit, capsys):
+    dead = np.zeros(pixels.shape, dtype=np.uint8)
+    dead[:, 5] = 255
+    Image.fromarray(dead).save("dead.png")
+    spoilt = np.where(dead, np.nan, pixels)
+    spoilt[3, 4] = np.nan
+    np.save("spoilt.npy", spoilt)
+    assert run(capsys, "deconvolve", "spoilt.npy", "fit.npz", *"--mask dead.png --nan mask -o out.npy".split())[0] == 0
+    words = {"operation": "correlation", "origin": fit.convention.origin}
+    expected = kernelfit.deconvolve(spoilt, fit.kernel, nan="mask", **words)
+    np.testing.assert_array_equal(np.load("out.npy"), expected)
+    np.save("spoilt.npy", np.where(dead, 5000.0, pixels))
+    code, _, err = run(capsys, "deconvolve", "spoilt.npy", "fit.npz", *"--edges fade -o out.npy --force".split())
+    assert code == 0 and "kernelfit: column 5 of the target is 5000 throughout" in err and "Warning" not in err
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".npy", ".json", ".fits", ".tif"])
@@ -334,6 +468,29 @@ def test_kernels_of_several_channels_are_used_one_by_one(suffix, folder, pixels,
     words = {} if kernel.convention is None else {"origin": kernel.convention.origin}
     expected = kernelfit.deconvolve(np.load("after.npy")[..., 1], kernel.kernel[1], **words)
     np.testing.assert_array_equal(np.load("sharp.npy")[..., 1], expected)
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("n_colours", [1, 3])
+def test_kernels_found_of_images_with_alpha_are_applied_to_them(n_colours, channels, folder, pixels, capsys):
+    colours = np.dstack([pixels, pixels[::-1], pixels[:, ::-1]])[..., :n_colours]
+    Image.fromarray(np.dstack([colours, np.full_like(pixels, 200)])).save("a.png")
+    call = "find a.png a.png --shape 1,2 --boundary symm --solver least-squares --channels"
+    assert run(capsys, *call.split(), channels, "-o", "k.npz")[0] < 2
+    code, out, err = run(capsys, "apply", "a.png", "k.npz", "-o", "out.png")
+    assert (code, err) == (0, "")
+    np.testing.assert_array_equal(read_image("out.png", colours=True), read_image("a.png", colours=True))
+    code, out, err = run(capsys, "apply", "a.png", "k.npz", "--mode", "valid", "-o", "out.npy")
+    assert (code, err) == (0, "") and np.load("out.npy").shape[:2] == (39, 46)
+
+
+def test_a_gray_target_of_colours_is_one_plane(folder, pixels, capsys):
+    colour = np.dstack([pixels, pixels[::-1], pixels[:, ::-1], np.full_like(pixels, 200)])
+    Image.fromarray(colour).save("a.png")
+    np.save("k.npy", np.array([0.25, 0.5, 0.25])[None, :, None, None])
+    assert run(capsys, "apply", "a.png", "k.npy", "-o", "out.tif")[0] == 0
+    np.testing.assert_allclose(read_image("out.tif", channel=0), colour[..., :3] @ [0.25, 0.5, 0.25])
+    np.testing.assert_array_equal(read_image("out.tif", channel="alpha"), 200)
 
 
 def test_mixed_kernels_are_applied_together(folder, pixels, capsys):
@@ -463,6 +620,9 @@ def test_masks_weights_noise_and_outliers_by_name(folder, pixels, capsys):
     np.testing.assert_array_equal(names["fit"].kernel, expected.kernel)
     code, out, _ = run(capsys, *start, "--nan", "mask", "--noise", "2,3", "--robust", "clip", "--saturated", "none")
     assert code == 0
+    code, seen, _ = run(capsys, *start, "--nan", "mask", "--noise", "2,3", "--robust", "clip", "--saturated=-5,200.5")
+    words = {"nan": "mask", "noise": (2.0, 3.0), "robust": "clip", "saturated": (-5.0, 200.5)}
+    assert json.loads(seen)["kernel"] == kernelfit.find_kernel(pixels, spoiled, (3, 4), **words).kernel.tolist()
     words = {"nan": "mask", "noise": (2.0, 3.0), "robust": "clip", "saturated": None}
     np.testing.assert_array_equal(
         json.loads(out)["kernel"], kernelfit.find_kernel(pixels, spoiled, (3, 4), **words).kernel

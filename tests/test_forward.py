@@ -126,3 +126,19 @@ def test_predict_takes_another_image(close):
     image, other, kernel = rng.normal(size=(30, 21)), rng.normal(size=(17, 44)), rng.normal(size=(3, 4))
     fit = kernelfit.find_kernel(image, apply_kernel(image, kernel, boundary="symm"), (3, 4), boundary="symm")
     close(fit.predict(other), scipy.signal.convolve2d(other, kernel, "same", "symm"), 1e-11)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("shape", [(3, 4), (9, 11)], ids=str)
+@pytest.mark.parametrize("stride", [1, (2, 3)])
+def test_a_bad_pixel_spoils_what_it_lies_under_and_nothing_else(shape, bad, stride, close):
+    rng = np.random.default_rng(6)
+    image, kernel = rng.normal(size=(41, 150)), rng.normal(size=shape)
+    spoiled = image.copy()
+    spoiled[[0, 20, 20], [7, 60, 149]] = bad
+    keywords = {"boundary": "symm", "stride": stride}
+    found = apply_kernel(spoiled, kernel, **keywords)
+    under = apply_kernel(np.where(spoiled == image, 0.0, 1.0), np.ones(shape), **keywords) > 0.5
+    assert 0 < under.sum() < under.size / 2
+    np.testing.assert_array_equal(np.isnan(found), under)
+    close(found[~under], apply_kernel(image, kernel, **keywords)[~under], 1e-13)

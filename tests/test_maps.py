@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import naive
-from kernelfit import Finding, GaussianProcess, Verdict, find_kernel, kernel_map
+from kernelfit import Finding, GaussianProcess, Penalized, Verdict, find_kernel, kernel_map
 
 
 def varying_pair(noise=0.3, shape=(53, 71), seed=0):
@@ -194,3 +194,106 @@ def test_what_is_doubtful_about_a_tile_is_what_is_about_a_fit(scale, worst, meth
     assert [f.verdict for f in found.findings[0][0]] == [f.verdict for f in alone.findings]
     assert worst is None or [f.verdict for f in alone.findings] == [worst]
     np.testing.assert_allclose(found.stderr[0, 0], alone.stderr, rtol=1e-6)
+
+
+# ---- masks and weights ----------------------------------------------------------------------------------------------
+
+
+def spoilt_pair():
+    """A pair of five rows and columns of tiles, of which one has a large blob, others single pixels, some nothing."""
+    image, target = varying_pair()
+    rng = np.random.default_rng(7)
+    mask = np.zeros(target.shape, bool)
+    mask[12:24, 20:40] = True
+    mask[30:, :20] = rng.random((23, 20)) < 0.1
+    image_mask = np.zeros(image.shape, bool)
+    image_mask[44, 60] = image_mask[3, 70] = True
+    weights = np.ones(target.shape)
+    weights[:20, 30:] = rng.choice([0.0, 1.0, 2.5], (20, 41))
+    image, target = image.copy(), np.where(mask, np.nan, target)
+    image[image_mask] = 1e30
+    return image, target, mask, image_mask, weights
+
+
+@pytest.mark.parametrize(
+    "boundary, overlap, solver", [(None, 0, None), ("wrap", (4, 2), None), ("symm", 0, Penalized("ridge", 0.1))]
+)
+@pytest.mark.parametrize("given", ["mask", "both", "weights", "masked array", "nan"])
+def test_a_map_with_masks_is_the_fit_of_each_tile_with_its_masks(given, boundary, overlap, solver, close):
+    image, target, mask, image_mask, weights = spoilt_pair()
+    more = {
+        "mask": {"mask": mask},
+        "both": {"mask": mask, "image_mask": image_mask},
+        "weights": {"mask": mask, "weights": weights},
+        "masked array": {},
+        "nan": {"nan": "mask"},
+    }[given]
+    if given in ("mask", "weights"):
+        image = np.where(image_mask, 0.0, image)
+    elif given == "nan":
+        image = np.where(image_mask, np.nan, image)
+    pair = (
+        (np.ma.array(image, mask=image_mask), np.ma.array(target, mask=mask))
+        if given == "masked array"
+        else (image, target)
+    )
+    keywords = {"boundary": boundary, "solver": solver}
+    result = kernel_map(*pair, (2, 3), (3, 4), overlap=overlap, **more, **keywords)
+    excluded = 0
+    for row, col in np.ndindex(3, 4):
+        top, left, rows, cols = result.boxes[row, col]
+        outside = np.ones(target.shape, bool)
+        outside[top : top + rows, left : left + cols] = False
+        own = {**more, "mask": outside | mask}
+        if given in ("masked array", "both"):
+            own["image_mask"] = image_mask
+        alone = find_kernel(image, target, (2, 3), **own, **keywords)
+        close(result.kernels[row, col], alone.kernel, 1e-9)
+        close(result.stderr[row, col], alone.stderr, 1e-7)
+        assert result.noise_std[row, col] == pytest.approx(alone.noise_std, rel=1e-7)
+        excluded += rows * cols - alone.n_pixels
+    assert excluded > 200
+
+
+def test_a_tile_without_pixels_that_count_says_so_and_neighbours_fill_it(close):
+    image, target = varying_pair()
+    mask = np.zeros(target.shape, bool)
+    mask[10:36, 14:40] = True
+    mask[14, 20] = False
+    plain = kernel_map(image, target, (2, 3), (4, 5), boundary="wrap", mask=mask)
+    assert plain.verdicts[1, 1] is Verdict.RANK_DEFICIENT and (plain.verdicts == Verdict.SOLVED).sum() >= 10
+    assert np.isfinite(plain.kernels).all() and np.isnan(plain.stderr[1, 1]).any()
+    assert np.isfinite(plain.variation)
+    other = np.where(mask, 1e6, target)  # what stands there changes no bit
+    again = kernel_map(image, other, (2, 3), (4, 5), boundary="wrap", mask=mask, workers=1)
+    assert again.kernels.tobytes() == plain.kernels.tobytes() and again.common.tobytes() == plain.common.tobytes()
+    close(plain.common, find_kernel(image, target, (2, 3), boundary="wrap", mask=mask).kernel, 1e-10)
+    smooth = kernel_map(image, target, (2, 3), (4, 5), boundary="wrap", mask=mask, smoothness=0.01)
+    assert smooth.verdicts[1, 1] is Verdict.PRIOR_DECIDES and np.linalg.norm(smooth.kernels[1, 1]) > 0.1
+    assert "tiles" in smooth.summary()
+
+
+def test_masked_tiles_without_noise_are_read_again(close):
+    rng = np.random.default_rng(0)
+    image = 1e3 + np.cumsum(rng.normal(size=(90, 80)), axis=1)
+    kernel = rng.normal(size=(3, 4))
+    target = naive.apply(image, kernel, mode="valid", boundary=None)
+    mask = rng.random(target.shape) < 0.05
+    result = kernel_map(image, np.where(mask, 0.0, target), (3, 4), (2, 2), mask=mask)
+    for k in result.kernels.reshape(-1, 3, 4):
+        close(k, kernel, 1e-9)
+
+
+def test_masks_of_large_tiles_and_what_is_refused(close):
+    rng = np.random.default_rng(3)
+    image = rng.normal(size=(560, 1210))
+    target = np.roll(image, (1, -1), (0, 1)) + 0.1 * rng.normal(size=image.shape)
+    mask = np.zeros(image.shape, bool)
+    mask[100:130, 40:80] = True
+    found = kernel_map(image, np.where(mask, 9.0, target), (3, 4), (1, 2), mask=mask)
+    left = mask | (np.arange(1210) >= found.boxes[0, 1, 1])
+    close(found.kernels[0, 0], find_kernel(image, target, (3, 4), mask=left).kernel, 1e-9)
+    with pytest.raises(ValueError, match="leave 0 target pixels in all tiles together, need at least 6"):
+        kernel_map(*varying_pair(), (2, 3), (2, 2), mask=np.ones((53, 71), bool))
+    with pytest.raises(TypeError, match="got mask of dtype float64, need bool"):
+        kernel_map(*varying_pair(), (2, 3), (2, 2), mask=np.ones((53, 71)))

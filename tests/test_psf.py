@@ -7,7 +7,7 @@ import pytest
 from scipy.signal import convolve2d
 
 import kernelfit
-from kernelfit import compare_kernels, find_kernel, measure_psf
+from kernelfit import Constrained, Sparse, compare_kernels, find_kernel, measure_psf
 
 FWHM = 2 * math.sqrt(2 * math.log(2))  # of a Gaussian of standard deviation one
 
@@ -199,7 +199,9 @@ def test_correlation_is_turned_before_it_is_compared():
 def test_errors_of_arrays_and_bad_calls():
     kernel = np.ones((2, 3))
     found = compare_kernels(kernel, kernel + 0.1, stderr=(np.full((2, 3), 0.1), None))
-    assert found.chi2 == pytest.approx(6) and found.freedom == 6
+    assert found.chi2 == pytest.approx(6) and found.freedom == 6 and found.exact and "counts as exact" in str(found)
+    both = compare_kernels(kernel, kernel + 0.1, stderr=(np.full((2, 3), 0.1), np.full((2, 3), 0.1)))
+    assert both.chi2 == pytest.approx(3) and not both.exact and "counts as exact" not in str(both)
     with pytest.raises(ValueError, match="errors of shape"):
         compare_kernels(kernel, kernel, stderr=(np.ones(3), None))
     with pytest.raises(ValueError, match="rows and columns"):
@@ -208,6 +210,31 @@ def test_errors_of_arrays_and_bad_calls():
         compare_kernels(kernel, kernel * np.nan)
     exact = compare_kernels(kernel, kernel + 1, stderr=(np.zeros((2, 3)), np.zeros((2, 3))))
     assert exact.p_value == 0 and exact.differ
+
+
+def test_taps_held_at_zero_have_no_error_that_could_tell():
+    """Zeros that Sparse chose, or that lie beyond the shape, against taps about as far from it as their errors."""
+    rng = np.random.default_rng(5)
+    image = rng.normal(size=(60, 71))
+    kernel = np.array([[0.0, 0.1, 0.0, 0.0, 0.0], [0.1, 0.6, 0.1, 0.0, 0.0], [0.0, 0.1, 0.0, 0.0, 0.0]])
+    target = convolve2d(image, kernel, mode="same") + rng.normal(0, 0.1, image.shape)
+    plain, sparse = (find_kernel(image, target, (3, 5), solver=solver) for solver in (None, Sparse()))
+    none = sparse.kernel == 0
+    assert none.sum() >= 8 and np.all(sparse.stderr[none] == 0) and np.all(plain.kernel[none] != 0)
+    found = compare_kernels(sparse, plain.kernel)
+    assert not found.differ and 0.01 < found.p_value and found.freedom == 15
+    assert compare_kernels(sparse, kernel).freedom == np.count_nonzero(~none)
+    for row, col in ((0, 4), (1, 1)):
+        wrong = kernel.copy()
+        wrong[row, col] += 0.05
+        found = compare_kernels(sparse, wrong)
+        assert found.differ and found.largest == (row, col)
+    assert "held there by a choice" in str(compare_kernels(sparse, kernel + 0.05 * (np.indices((3, 5))[1] == 4)))
+    small = find_kernel(image, target, (3, 3))
+    wide = np.pad(small.kernel, ((0, 0), (1, 1)))
+    assert compare_kernels(small, wide).freedom == 9
+    total = find_kernel(image, target, (3, 5), solver=Constrained(total=1.0))
+    assert compare_kernels(total, plain.kernel).p_value > 0.01 and compare_kernels(total, plain.kernel + 0.02).differ
 
 
 # ---- what limits the numbers -----------------------------------------------------------------------------------------
@@ -266,3 +293,17 @@ def test_what_the_image_leaves_open_has_no_errors():
     solver = kernelfit.Constrained(symmetric="point")  # fewer unknowns than taps, and all of them determined
     target = image + rng.normal(0, 0.1, image.shape)
     assert np.isfinite(kernelfit.find_kernel(image, target, (3, 5), solver=solver).psf().sum.stderr)
+
+
+def test_a_shift_that_the_solver_rules_out_is_not_called_measured():
+    rng = np.random.default_rng(0)
+    image = rng.random((70, 80))
+    y, x = np.mgrid[-4:5, -3:4]
+    target = convolve2d(image, np.exp(-(y**2 + (x - 0.1) ** 2) / 4), mode="valid")
+    stats = kernelfit.accumulate(image, target + rng.normal(0.0, 0.05, target.shape), (9, 7))
+    free = stats.solve(kernelfit.GaussianProcess()).psf()
+    tied = stats.solve(kernelfit.GaussianProcess(symmetric="point")).psf()
+    assert 0 < free.shift_cols.stderr < 0.02 and not any("not measured" in note for note in free.notes)
+    assert abs(tied.shift_cols.value) < 1e-9 and np.isnan(tied.shift_cols.stderr)
+    assert any("its shift is not measured" in note for note in tied.notes)
+    assert tied.sum.stderr > 0

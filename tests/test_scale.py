@@ -256,8 +256,12 @@ class Counting:
         self.decoded, self.largest = np.zeros([-(-n // c) for n, c in zip(array.shape, sides, strict=True)], int), 0
 
     def __getitem__(self, key):
-        rows, cols = (slice(s.start // c, -(-s.stop // c)) for s, c in zip(key, self.chunks, strict=True))
-        self.decoded[rows, cols] += 1
+        full = [*key, *[slice(None)] * (len(self.shape) - len(key))]
+        ends = [
+            slice(k, k + 1).indices(n) if isinstance(k, int) else k.indices(n)
+            for k, n in zip(full, self.shape, strict=True)
+        ]
+        self.decoded[tuple(slice(a // c, -(-b // c)) for (a, b, _), c in zip(ends, self.chunks, strict=True))] += 1
         part = self.array[key]
         self.largest = max(self.largest, part.size)
         return part
@@ -274,6 +278,37 @@ def test_whole_chunks_are_read_about_once(monkeypatch, budget, same_bits):
         assert store.decoded.min() >= 1
         assert store.decoded.mean() <= (1.0 if budget == 2**22 else 4.0)
         assert store.largest * store.dtype.itemsize <= budget // 4
+
+
+@pytest.mark.parametrize("axis, thickness", [(-1, 3), (0, 3), (1, 2), (-1, 1)])
+@pytest.mark.parametrize("channels", ["shared", "separate", "mixed"])
+def test_chunks_of_colours_are_read_once(channels, axis, thickness):
+    data = np.random.default_rng(0).integers(0, 99, (2, 700, 500, 3)).astype("u1")
+    words = {"channel_axis": axis, "channels": channels, "method": "direct"}
+    arrays = [np.moveaxis(a, -1, axis) for a in data]
+    sides = np.insert([64, 128], range(3)[axis], thickness).tolist()
+    stored = [Counting(a, sides) for a in arrays]
+    got, expected = (find_kernel(*pair, (5, 7), **words) for pair in (stored, arrays))
+    assert got.kernel.tobytes() == expected.kernel.tobytes()
+    for store in stored:
+        assert store.decoded.min() == store.decoded.max() == 1
+
+
+def test_channels_in_chunks_of_their_own_keep_to_those(monkeypatch):
+    monkeypatch.setattr(chunks, "BUDGET", 2**18)  # less than a plane, so that parts of it are read several times
+    data = np.random.default_rng(0).integers(0, 99, (2, 700, 500, 3)).astype("u1")
+    stored = [Counting(a, (64, 128, 1)) for a in data]
+    find_kernel(*stored, (5, 7), channel_axis=-1, channels="separate", method="direct")
+    assert max(store.decoded.mean() for store in stored) < 10  # 18 and more if each were read with the others
+
+
+def test_chunks_of_many_channels_that_are_too_large_to_keep_are_read_a_slice_at_a_time(monkeypatch):
+    monkeypatch.setattr(chunks, "BUDGET", 2**16)
+    data = np.random.default_rng(0).integers(0, 99, (2, 300, 200, 5)).astype("u1")
+    stored = [Counting(a, (150, 100, 5)) for a in data]
+    got, expected = (find_kernel(*pair, (3, 2), channel_axis=-1) for pair in (stored, data))
+    assert got.kernel.tobytes() == expected.kernel.tobytes()
+    assert max(store.largest for store in stored) <= 300 * 200
 
 
 def test_a_store_that_fails_is_asked_again():

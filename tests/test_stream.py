@@ -16,7 +16,7 @@ import pytest
 import kernelfit
 import naive
 from kernelfit import accumulate, accumulate_stream, chunks, pair
-from kernelfit.exact import regions
+from kernelfit.exact import regions, stream
 from kernelfit.exact.regions import Box, Tree
 
 ROOT = Path(kernelfit.__file__).parent
@@ -104,11 +104,12 @@ def test_a_stream_is_the_sum_of_its_pairs(same_stats, method):
     same_stats(accumulate_stream(iter(pairs), (3, 4), method=method), expected, 1e-13)
 
 
-def test_the_number_of_workers_and_the_kind_of_iterable_do_not_matter(same_bits):
+def test_the_number_of_workers_and_the_kind_of_iterable_do_not_matter(monkeypatch, same_bits):
     pairs = list(frames(9))
     first = accumulate_stream(pairs, (3, 4), block=(16, 20), workers=1)
-    for workers in (3,):
-        same_bits(accumulate_stream((p for p in pairs), (3, 4), block=(16, 20), workers=workers), first)
+    for large in (2**19, 100, 1):  # pixels from which on all workers share a block
+        monkeypatch.setattr(stream, "_LARGE", large)
+        same_bits(accumulate_stream((p for p in pairs), (3, 4), block=(16, 20), workers=3), first)
 
 
 def test_pairs_smaller_than_the_kernel_count(same_stats):
@@ -181,6 +182,32 @@ def test_what_is_refused():
     ):
         with pytest.raises(ValueError, match=text):
             accumulate_stream(good, (3, 4), **keywords)
+
+
+def test_memory_does_not_grow_with_the_pair(monkeypatch):
+    """Pixels are made as they are asked for: 84 MB of each array, of which a part is alive at a time."""
+    import tracemalloc
+
+    monkeypatch.setattr(chunks, "BUDGET", 2**22)
+
+    class Stored:
+        chunks, dtype, ndim = (512, 512), np.dtype("u2"), 2
+
+        def __init__(self, rows, factor):
+            self.shape, self.factor = (rows, 3001), factor
+
+        def __getitem__(self, key):
+            rows, cols = (np.arange(*k.indices(n), dtype=np.uint16) for k, n in zip(key, self.shape, strict=True))
+            return (rows[:, None] * self.factor ^ cols * 40503) % np.uint16(251)
+
+    tracemalloc.start()
+    try:
+        stats = accumulate_stream([(Stored(14000, 31), Stored(14000, 77))], (3, 4), workers=2)
+        peak = tracemalloc.get_traced_memory()[1] / 2**20
+    finally:
+        tracemalloc.stop()
+    assert stats.n_pixels == (14000 - 2) * (3001 - 3)
+    assert peak < 80  # seen: 41 to 47
 
 
 # ---- checkpoints ----------------------------------------------------------------------------------------------------
@@ -268,7 +295,7 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_any_work(tmp_path):
         raise AssertionError("asked for a pair")
         yield
 
-    with pytest.raises(FileNotFoundError, match="does not exist; create it"):
+    with pytest.raises(FileNotFoundError, match="there is no folder .*; make it first"):
         accumulate_stream(never(), 3, checkpoint=tmp_path / "no" / "sums.npz")
 
 
@@ -364,6 +391,136 @@ def test_blocks_that_are_put_together_from_chunks_do_not_overwrite_each_other(mo
             return self.array[key]
 
     stored = Stored(image, (9, 13)), Stored(target, (11, 8))
-    for workers in (1, 3):
+    for workers, large in ((1, 1), (3, 2**19), (3, 1), (3, 100)):  # the last: large blocks and small ones in turn
+        monkeypatch.setattr(stream, "_LARGE", large)
         read = accumulate_stream([stored], (3, 4), block=(20, 16), workers=workers)
         same_bits(read, accumulate_stream([(image, target)], (3, 4), block=(20, 16), workers=1))
+
+
+# ---- masks and weights ----------------------------------------------------------------------------------------------
+
+
+def marked(shape, seed=5):
+    """A mask of blobs and single pixels, for a target of this shape."""
+    rng = np.random.default_rng(seed)
+    mask = rng.random(shape) < 0.03
+    mask[5:13, 20:31] = True
+    return mask
+
+
+@pytest.mark.parametrize(
+    "convention",
+    [
+        {},
+        {"boundary": "wrap", "origin": (0, 3)},
+        {"boundary": "mirror", "operation": "correlation"},
+        {"stride": (2, 3)},
+    ],
+    ids=str,
+)
+def test_masks_and_weights_in_blocks_are_the_loops_over_the_rest(convention, same_stats):
+    rng = np.random.default_rng(2)
+    image = rng.normal(0.5, 1.0, (62, 45))
+    steps = convention.get("stride", (1, 1))
+    target = rng.normal(0.5, 1.0, (-(-62 // steps[0]), -(-45 // steps[1])))
+    mask, image_mask = marked(target.shape), rng.random(image.shape) < 0.004
+    image_mask[0, 3] = image_mask[-1, -1] = True  # which a boundary mirrors
+    weights = rng.choice([0.0, 0.5, 1.0, 3.0], target.shape, p=[0.05, 0.1, 0.8, 0.05])
+    for more in ({"mask": mask}, {"image_mask": image_mask}, {"mask": mask, "weights": weights}):
+        expected = accumulate(image, target, (3, 4), **more, **convention)
+        for block in (None, (13, 9)):
+            pairs = [{"image": image, "target": target, **more}]
+            stats = accumulate_stream(pairs, (3, 4), block=block, workers=2, mode="same", **convention)
+            same_stats(stats, expected, 1e-12)
+            assert stats.n_pixels == expected.n_pixels and stats.total_weight == pytest.approx(expected.total_weight)
+    if not convention:
+        matrix, used = naive.design_dense(image, (3, 4), mode="same", boundary=None)
+        bad, _ = naive.design_dense(image_mask.astype(float), (3, 4), mode="same", boundary=None)
+        keep = ~mask[used] & ~bad.any(axis=1)
+        stats = accumulate_stream(
+            [{"image": image, "target": target, "mask": mask, "image_mask": image_mask}], (3, 4), block=(13, 9)
+        )
+        assert stats.n_pixels == keep.sum()
+        np.testing.assert_allclose(stats.gram, matrix[keep].T @ matrix[keep], atol=1e-10)
+        np.testing.assert_allclose(stats.moment, matrix[keep].T @ target[used][keep], atol=1e-10)
+
+
+def test_a_stream_with_masks_is_the_fit_in_memory(close):
+    pairs = list(frames(4, (50, 41)))
+    excluded = [marked(target.shape, seed=i) for i, (_, target) in enumerate(pairs)]
+    excluded[2] = None
+    both = list(zip(pairs, excluded, strict=True))
+    spoiled = [(image, np.where(False if m is None else m, np.nan, target)) for (image, target), m in both]
+    items = [(*p, m) for p, m in zip(spoiled, excluded, strict=True)]
+    expected = kernelfit.find_kernel([p[0] for p in spoiled], [p[1] for p in spoiled], (3, 4), mask=excluded)
+    fits = [
+        accumulate_stream(iter(items), (3, 4), block=(16, 20)).solve(),
+        accumulate_stream([(p[0], np.ma.masked_invalid(p[1])) for p in spoiled], (3, 4)).solve(),
+        accumulate_stream(spoiled, (3, 4), nan="mask", block=17).solve(),
+    ]
+    for fit in fits:
+        close(fit.kernel, expected.kernel, 1e-11)
+        close(fit.stderr, expected.stderr, 1e-9)
+        assert fit.n_pixels == expected.n_pixels
+    assert fits[0].weighting in ("patches", "subtract", "patches; subtract", "subtract; patches")
+
+
+def test_saturated_pixels_of_a_stream(close):
+    rng = np.random.default_rng(3)
+    image = rng.integers(0, 256, (60, 43)).astype(np.uint8)
+    target = np.clip(1.4 * image[1:-1, :-2] - 20.0, 0, 255).astype(np.uint8)
+    expected = accumulate(image, target, 3, saturated="auto")
+    assert expected.n_pixels < 0.9 * target.size
+    for saturated in ("auto", (0, 255)):
+        stats = accumulate_stream([(image, target)], 3, saturated=saturated, block=20)
+        assert stats.n_pixels == expected.n_pixels
+        close(stats.gram, expected.gram, 1e-12)
+
+
+def test_masks_that_are_sliced_and_blocks_without_a_pixel_that_counts(tmp_path, monkeypatch, same_bits, close):
+    """Whole blocks are excluded, and of a mask in a file no more is read than of the pair."""
+    ((image, target),) = frames(1, (70, 61))
+    mask = np.zeros(target.shape, np.uint8)
+    mask[:40] = 7
+    np.save(tmp_path / "mask.npy", mask)
+    on_disk = np.load(tmp_path / "mask.npy", mmap_mode="r")
+    stats = accumulate_stream([(image, target, on_disk)], (3, 4), block=16)
+    monkeypatch.setattr(stream, "_LARGE", 1)
+    same_bits(stats, accumulate_stream([(image, target, on_disk)], (3, 4), block=16, workers=2))
+    same_bits(stats, accumulate_stream([(image, target, mask != 0)], (3, 4), block=16, workers=1))
+    close(stats.gram, accumulate(image[40:], target[40:], (3, 4)).gram, 1e-12)
+    with pytest.raises(ValueError, match="0 target pixels of 1 pairs cannot determine the 12 taps .* or exclude less"):
+        accumulate_stream([(image, target, np.ones(target.shape, bool))], (3, 4))
+
+
+def test_an_interrupted_stream_with_masks_goes_on_to_the_same_bits(tmp_path, same_bits):
+    items = [(*p, marked(p[1].shape, seed=i)) for i, p in enumerate(frames(5))]
+    settings = {"block": (16, 20), "workers": 2, "nan": "mask"}
+    file = tmp_path / "sums.npz"
+    broken_off(items, 8, checkpoint=file, every=0, **settings)
+    with pytest.raises(ValueError, match="written with nan='mask', and a call with nan=None"):
+        accumulate_stream(items, (3, 4), block=(16, 20), checkpoint=file)
+    others = [(*i[:2], ~i[2]) for i in items]
+    with pytest.raises(ValueError, match="one of its first . pairs is not the same"):
+        accumulate_stream(others, (3, 4), checkpoint=file, **settings)
+    same_bits(
+        accumulate_stream(items, (3, 4), checkpoint=file, **settings), accumulate_stream(items, (3, 4), **settings)
+    )
+
+
+@pytest.mark.parametrize(
+    "item, text",
+    [
+        ({"image": 0}, "pair 0: got a pair without target"),
+        ({"mask": None, "image": None}, "pair 0: got a pair without image and target"),
+        ({"masks": 0}, "pair 0: got a pair with 'masks', need no keys but image, target, mask, image_mask, weights"),
+        ({"mask": np.ones((3, 4), bool)}, r"pair 0: got mask of shape \(3, 4\), need \(38, 50\)"),
+        ({"mask": np.ones((38, 50))}, "pair 0: got mask of dtype float64, need bool"),
+        ({"weights": -np.ones((38, 50))}, r"pair 0: in the block .* starts at \(0, 0\): got weights with 1900 of them"),
+    ],
+)
+def test_items_that_are_refused(item, text):
+    ((image, target),) = frames(1)
+    pair = {} if item.keys() & {"image"} else {"image": image, "target": target}
+    with pytest.raises((ValueError, TypeError), match=text):
+        accumulate_stream([{**pair, **item}], (3, 4))

@@ -7,6 +7,7 @@ is the target. Nothing is square, nor are strides; they neither divide the kerne
 import dataclasses
 import itertools
 import json
+import re
 import tracemalloc
 
 import cv2
@@ -37,7 +38,7 @@ from kernelfit import (
     report,
 )
 from kernelfit.checks import noise, residuals
-from kernelfit.exact.accumulation import Choice
+from kernelfit.exact.choice import Choice
 from kernelfit.people import kernel_files
 from kernelfit.solvers import image_noise
 from kernelfit.weights import masks, reweighted, weighted
@@ -712,8 +713,26 @@ def test_the_command_line(tmp_path, capsys, monkeypatch):
     for call, words in {
         "deconvolve small.npy k.json -o sharp.npy": r"k.json: got a kernel of stride (2, 3), need one",
         "apply large.png k.csv --offset 1 -o a.npy": "got --offset without a stride",
-        "find large.png small.npy --shape 4,7 --stride 2": "'same' 151x151",
+        "find large.png small.npy --shape 4,7 --stride 2": "same 151x151",
         "find large.png small.npy --shape 4,7 --stride 0": "got '0', need one whole number of at least 1",
     }.items():
         assert cli.main(call.split()) == 2
         assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mode", [None, *MODES])
+def test_a_remainder_that_was_left_out_names_the_crop(mode):
+    image, stride = np.random.default_rng(0).normal(size=(48, 60)), (3, 4)
+    whole = apply_kernel(image, np.ones((2, 5)), mode=mode or "same", stride=stride, offset=1)
+    target = whole[:-1] if mode != "full" else whole[:, :-1]
+    with pytest.raises(ValueError, match="or crop the image: ") as refused:
+        find_kernel(image, target, (2, 5), mode=mode, stride=stride, offset=1)
+    rows, cols = re.search(rf"image\[:(\d+), :(\d+)\] for '{mode or 'same'}'", str(refused.value)).groups()
+    cropped = image[: int(rows), : int(cols)]
+    assert 0 < (48 - int(rows)) + (60 - int(cols)) < 4
+    np.testing.assert_array_equal(
+        apply_kernel(cropped, np.ones((2, 5)), mode=mode or "same", stride=stride, offset=1).shape, target.shape
+    )
+    with pytest.raises(ValueError) as refused:  # more is missing than a remainder
+        find_kernel(image, target[:-1, :-1], (2, 5), mode=mode, stride=stride, offset=1)
+    assert "crop" not in str(refused.value)

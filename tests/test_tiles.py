@@ -41,7 +41,7 @@ def test_the_statistics_are_those_of_the_rows_of_the_design_matrix(shape, bounda
         a, c = rows[0] + box.row, cols[0] + box.col
         pick = where[a : a + box.rows, c : c + box.cols].ravel()
         x, y = matrix[pick], target[used][pick]
-        condition, rss = reader.read(box, own)
+        condition, rss, size, least, spread = reader.read(box, own)
         stats = reader.statistics(box, own)
         close(stats.gram, x.T @ x, 1e-12)
         close(stats.moment, x.T @ y, 1e-12)
@@ -54,9 +54,12 @@ def test_the_statistics_are_those_of_the_rows_of_the_design_matrix(shape, bounda
         close(reader.to_user(own.taps), taps, 1e-10)
         assert rss == pytest.approx(expected, rel=1e-10)
         close(reader.to_user(own.spread), np.diag(np.linalg.inv(x.T @ x)), 1e-10)
+        assert size == pytest.approx(np.linalg.norm(taps), rel=1e-9)
+        diagonal = np.diag(np.linalg.inv(x.T @ x))
+        assert least == pytest.approx(diagonal.min(), rel=1e-9) and spread == pytest.approx(diagonal.sum(), rel=1e-9)
         assert 0.3 * np.linalg.cond(x.T @ x, 1) <= condition <= 1.0001 * np.linalg.cond(x.T @ x, 1)
-    close(reader.total(n_pixels, own).gram, total, 1e-12)
-    assert reader.total(n_pixels, own).n_pixels == n_pixels
+    close(reader.total(own.total, n_pixels).gram, total, 1e-12)
+    assert reader.total(own.total, n_pixels).n_pixels == n_pixels
     stack.close()
     reader.close()
 
@@ -109,7 +112,7 @@ def test_factor_and_condition(n_taps, close):
         gram.copy(), x.sum(axis=0), 1.0, 1.0, len(x), ((1, n_taps),), problem_of((1, 1))[2].geometry.convention
     )
     solve.factor_ahead(stats)
-    factor, condition = stats._made["inverse"]
+    factor, condition, *_ = stats._made["inverse"]
     close(factor @ factor.T, np.linalg.inv(gram), 1e-10)
     exact = np.linalg.cond(gram, 1)
     assert 0.3 * exact <= condition <= 1.0001 * exact  # Hager's estimate is a lower bound, seldom off by three

@@ -11,8 +11,8 @@ import kernelfit
 import naive
 from conftest import SCENES
 from kernelfit import Verdict, accumulate, find_kernel, pair, task
-from kernelfit.exact.accumulation import Choice
 from kernelfit.exact.background import Background
+from kernelfit.exact.choice import Choice
 from kernelfit.weights import _weighted_loops, iterate, masks, patches, reweighted, weighted, weighted_pass
 
 SOME = SCENES[::13]
@@ -692,9 +692,10 @@ def test_where_the_iteration_is_off_the_exact_way_is_taken(shape, n, seed, monke
 def test_where_the_iteration_is_good_it_stays(monkeypatch):
     rng = np.random.default_rng(0)
     image = photo((101, 120))
-    target = blurred(image, blob((7, 9))) + rng.normal(size=image.shape)
+    weights = rng.gamma(1.0, size=image.shape) + 0.1
+    target = blurred(image, blob((7, 9))) + rng.normal(size=image.shape) / np.sqrt(weights)
     iteration_preferred(monkeypatch)
-    fit = find_kernel(image, target, (7, 9), weights=rng.gamma(1.0, size=image.shape) + 0.01)
+    fit = find_kernel(image, target, (7, 9), weights=weights)
     assert fit.weighting.startswith("iterate") and fit.verdict is Verdict.SOLVED
 
 
@@ -966,3 +967,28 @@ def test_saturation_and_its_mask_give_the_same_bits(shape, method, monkeypatch):
     monkeypatch.setattr(reweighted, "MOST_KEPT", 0)
     fit = kernelfit.find_kernel(image, target, shape, method=method)
     assert fit.weights is None and any("saturated" in note for note in fit.notes)
+
+
+def test_images_that_carry_a_mask_of_their_own():
+    """As numpy.ma's, and astropy's NDData and CCDData."""
+    nddata = pytest.importorskip("astropy.nddata")
+    rng = np.random.default_rng(0)
+    image = rng.random((40, 50))
+    target = scipy.signal.convolve2d(image, np.ones((2, 3)), mode="same")
+    mask = rng.random(target.shape) < 0.05
+    target[mask] = 1e9
+    expected = find_kernel(image, np.ma.array(target, mask=mask), (2, 3))
+    for wrapped in (nddata.CCDData(target, unit="adu", mask=mask), nddata.NDData(target, mask=mask)):
+        assert np.array_equal(find_kernel(image, wrapped, (2, 3)).kernel, expected.kernel)
+        assert np.array_equal(find_kernel([nddata.NDData(image)], [wrapped], (2, 3)).kernel, expected.kernel)
+        np.testing.assert_allclose(kernelfit.accumulate(image, wrapped, (2, 3)).solve().kernel, 1.0, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("ends", "text"),
+    [((None, 4.0), "at 4 or above"), ((1.5, None), "at 1.5 or below"), ((1.5, 4.0), "at 1.5 or below or 4 or above")],
+)
+def test_the_note_names_the_ends_there_are(ends, text):
+    image = np.random.default_rng(0).random((30, 40))
+    fit = find_kernel(image, scipy.signal.convolve2d(image, np.ones((2, 3)), mode="same"), (2, 3), saturated=ends)
+    assert fit.notes[0].endswith(f"saturated, {text}")

@@ -21,14 +21,14 @@ Pixels = npt.NDArray[Any]
 
 
 def boundaries(array: Any) -> tuple[list[int], list[int]] | None:
-    """Return where the chunks of an array begin and end along both axes; None if it is not stored in chunks."""
+    """Return where the chunks of an array begin and end along rows and columns; None if it is not stored in chunks."""
     if isinstance(array, Chunked):
         return boundaries(array.array)
     chunks = getattr(array, "chunks", None)
-    if chunks is None or len(chunks) != 2:
+    if chunks is None:
         return None
     found = []
-    for n, sides in zip(array.shape, chunks, strict=True):
+    for n, sides in zip(array.shape[:2], chunks[:2], strict=True):
         if isinstance(sides, tuple):  # one length for each chunk: Dask, xarray
             ends = np.cumsum([0, *sides]).tolist()
         else:
@@ -46,68 +46,25 @@ def merged(ends: list[int], least: int, most: int) -> list[int]:
     return kept
 
 
-class Chunked:
-    """A 2-D array that is read in cells of whole chunks, the last used of which are kept.
+class Cells:
+    """The cells of whole chunks of an array (rows, cols, ...), the last used of which are kept.
 
-    Parameters
-    ----------
-    array : array_like
-        Anything with a shape, a dtype and slices.
-    budget : int, optional
-        Bytes to keep, default 32 MiB. A cell of more than a quarter of it is not kept; then slices are read as they are
-        asked for.
-
-    Notes
-    -----
-    Threads share the cells; of several that need the same one, one reads it and the others wait.
+    Threads share them; of several that need the same one, one reads it and the others wait.
     """
 
-    def __init__(self, array: Any, budget: int | None = None) -> None:
-        self.array = array
-        self.shape: Shape = (int(array.shape[0]), int(array.shape[1]))
-        self.dtype = np.dtype(array.dtype)
-        self.budget = budget = BUDGET if budget is None else budget
-        ends = boundaries(array) or (
-            [*range(0, self.shape[0], LEAST), self.shape[0]],
-            [*range(0, self.shape[1], LEAST), self.shape[1]],
-        )
-        most = math.isqrt(max(1, budget // 4 // self.dtype.itemsize))
+    def __init__(self, array: Any, budget: int) -> None:
+        self.array, self.budget = array, budget
+        (n_rows, n_cols), bytes_each = array.shape[:2], np.dtype(array.dtype).itemsize * math.prod(array.shape[2:])
+        ends = boundaries(array) or ([*range(0, n_rows, LEAST), n_rows], [*range(0, n_cols, LEAST), n_cols])
+        most = math.isqrt(max(1, budget // 4 // bytes_each))
         self.ends = tuple(np.array(merged(e, min(LEAST, most), 2 * LEAST)) for e in ends)
-        largest = math.prod(int(np.diff(e).max()) for e in self.ends) * self.dtype.itemsize
+        largest = math.prod(int(np.diff(e).max()) for e in self.ends) * bytes_each
         self.kept = largest <= budget // 4
         self._cells: OrderedDict[Shape, Future[Pixels]] = OrderedDict()
         self._lock = threading.Lock()
         self._bytes = 0
 
-    def __getitem__(self, key: tuple[slice, slice]) -> Pixels:
-        """Return the pixels of two slices, not to be written to."""
-        return self.read(key, np.empty)
-
-    def read(self, key: tuple[slice, slice], empty: Callable[[Shape, np.dtype[Any]], Pixels]) -> Pixels:
-        """Return the pixels of two slices, in an array that `empty` makes where they have to be put together."""
-        (top, bottom, _), (left, right, _) = (s.indices(n) for s, n in zip(key, self.shape, strict=True))
-        if not self.kept:
-            return np.asarray(self.array[top:bottom, left:right])
-        shape = (max(0, bottom - top), max(0, right - left))
-        if 0 in shape:
-            return np.empty(shape, self.dtype)
-        rows, cols = (
-            range(int(np.searchsorted(e, a, "right")) - 1, int(np.searchsorted(e, b, "left")))
-            for e, a, b in zip(self.ends, (top, left), (bottom, right), strict=True)
-        )
-        if len(rows) == len(cols) == 1:
-            y, x = int(self.ends[0][rows[0]]), int(self.ends[1][cols[0]])
-            return self._cell(rows[0], cols[0])[top - y : bottom - y, left - x : right - x]
-        out = empty(shape, self.dtype)
-        for i in rows:
-            y0, y1 = max(top, int(self.ends[0][i])), min(bottom, int(self.ends[0][i + 1]))
-            for j in cols:
-                x0, x1 = max(left, int(self.ends[1][j])), min(right, int(self.ends[1][j + 1]))
-                y, x = int(self.ends[0][i]), int(self.ends[1][j])
-                out[y0 - top : y1 - top, x0 - left : x1 - left] = self._cell(i, j)[y0 - y : y1 - y, x0 - x : x1 - x]
-        return out
-
-    def _cell(self, row: int, col: int) -> Pixels:
+    def cell(self, row: int, col: int) -> Pixels:
         """Return a cell, from memory if it is there."""
         with self._lock:
             known = self._cells.get((row, col))
@@ -137,14 +94,119 @@ class Chunked:
         return pixels
 
 
+class Chunked:
+    """A 2-D array that is read in cells of whole chunks.
+
+    Parameters
+    ----------
+    array : array_like
+        Anything 2-D with a shape, a dtype and slices.
+    cells : Cells, optional
+        Where the pixels are kept; by default 32 MiB of cells of its own. Where a cell would take more than a quarter of
+        that nothing is kept, and slices are read as they are asked for.
+    channel : int, optional
+        Which channel (last axis) of the cells it is; by default they have none.
+    """
+
+    def __init__(self, array: Any, cells: Cells | None = None, channel: int | None = None) -> None:
+        self.array = array
+        self.shape: Shape = (int(array.shape[0]), int(array.shape[1]))
+        self.dtype = np.dtype(array.dtype)
+        self.cells = Cells(array, BUDGET) if cells is None else cells
+        self.pick = ... if channel is None else (..., channel)
+
+    def __getitem__(self, key: tuple[slice, slice]) -> Pixels:
+        """Return the pixels of two slices, not to be written to."""
+        return self.read(key, np.empty)
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Pixels:
+        """Return all pixels."""
+        return np.asarray(self.array[:, :], dtype=dtype)
+
+    def read(self, key: tuple[slice, slice], empty: Callable[[Shape, np.dtype[Any]], Pixels]) -> Pixels:
+        """Return the pixels of two slices, in an array that `empty` makes where they have to be put together."""
+        (top, bottom, _), (left, right, _) = (s.indices(n) for s, n in zip(key, self.shape, strict=True))
+        if not self.cells.kept:
+            return np.asarray(self.array[top:bottom, left:right])
+        shape, ends = (max(0, bottom - top), max(0, right - left)), self.cells.ends
+        if 0 in shape:
+            return np.empty(shape, self.dtype)
+        rows, cols = (
+            range(int(np.searchsorted(e, a, "right")) - 1, int(np.searchsorted(e, b, "left")))
+            for e, a, b in zip(ends, (top, left), (bottom, right), strict=True)
+        )
+        out = None if len(rows) == len(cols) == 1 else empty(shape, self.dtype)
+        for i in rows:
+            y, y0, y1 = int(ends[0][i]), max(top, int(ends[0][i])), min(bottom, int(ends[0][i + 1]))
+            for j in cols:
+                x, x0, x1 = int(ends[1][j]), max(left, int(ends[1][j])), min(right, int(ends[1][j + 1]))
+                part = self.cells.cell(i, j)[y0 - y : y1 - y, x0 - x : x1 - x][self.pick]
+                if out is None:
+                    return part
+                out[y0 - top : y1 - top, x0 - left : x1 - left] = part
+        return np.asarray(out)
+
+
+class _Plane:
+    """One channel of anything that can be sliced."""
+
+    def __init__(self, array: Any, axis: int, index: int) -> None:
+        self.array, self.axis, self.index = array, axis, index
+        self.shape, self.dtype = _but(axis, array.shape), array.dtype
+        if getattr(array, "chunks", None) is not None:
+            self.chunks = _but(axis, array.chunks)
+
+    def __getitem__(self, key: tuple[slice, slice]) -> Pixels:
+        full: list[Any] = list(key)
+        full.insert(self.axis, self.index)
+        return np.asarray(self.array[tuple(full)])
+
+
+class _ChannelsLast:
+    """An array of three axes, that of the channels behind the others."""
+
+    def __init__(self, array: Any, axis: int) -> None:
+        self.array, self.axis, self.dtype = array, axis, array.dtype
+        self.shape = (*_but(axis, array.shape), array.shape[axis])
+        self.chunks = None if array.chunks is None else (*_but(axis, array.chunks), array.chunks[axis])
+
+    def __getitem__(self, key: tuple[slice, slice]) -> Pixels:
+        full: list[Any] = list(key)
+        full.insert(self.axis, slice(None))
+        return np.moveaxis(np.asarray(self.array[tuple(full)]), self.axis, -1)
+
+
+def _but(axis: int, values: Any) -> tuple[Any, ...]:
+    """Return what is said of three axes without that of the channels."""
+    return tuple(value for i, value in enumerate(values) if i != axis)
+
+
 def sliceable(array: Any) -> Any:
     """Return an array as the engines should read it: as it is, or by whole chunks if it is stored in chunks."""
     if isinstance(array, (np.ndarray, Chunked)) or not hasattr(array, "chunks"):
         return array
+    _require_known(array)
+    return Chunked(array)
+
+
+def planes(array: Any, axis: int) -> list[Any]:
+    """Return the channels of an array, each as `sliceable` does; those that share chunks share what is kept of them."""
+    found: list[Any] = [_Plane(array, axis, i) for i in range(array.shape[axis])]
+    if not hasattr(array, "chunks"):
+        return found
+    _require_known(array)
+    whole = _ChannelsLast(array, axis)
+    thickness = None if whole.chunks is None else whole.chunks[2]
+    if thickness in (1, (1,) * len(found)):
+        return [Chunked(plane) for plane in found]
+    cells = Cells(whole, BUDGET * min(len(found), 4))
+    return [Chunked(plane, cells, i) for i, plane in enumerate(found)]
+
+
+def _require_known(array: Any) -> None:
     if any(n != n for n in array.shape):
         msg = f"got an array of unknown shape {array.shape}, need a known one; call its compute_chunk_sizes() first"
         raise ValueError(msg)
-    return Chunked(array)
 
 
 def require_same_axes(image: object, target: object) -> None:

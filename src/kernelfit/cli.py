@@ -35,6 +35,7 @@ from .people.options import (
     number,
     one_of,
     pair,
+    saturated,
     strength,
     which,
     workers,
@@ -48,6 +49,7 @@ COMMANDS = ("find", "apply", "deconvolve", "inspect", "compare", "demo")
 
 _KERNELS = "KERNEL: .npy, .csv, .txt (numbers); .json, .fits, .tif (with conventions); .npz (the whole result)"
 _IMAGES = "images: PNG, JPEG, TIFF, NPY, FITS, HDF5, Zarr; - is NPY on the standard input"
+_SERIES = "many pairs that share a kernel: two folders, or patterns in quotes ('sharp/*.png'), paired by name"
 _CODES = "exit codes: 0 solved, 1 solved with a doubtful verdict, 2 bad input, 130 stopped by Ctrl-C"
 
 
@@ -55,6 +57,8 @@ class _Parser(argparse.ArgumentParser):
     """An argument parser whose complaint is one line and never ends the process by itself."""
 
     def error(self, message: str) -> NoReturn:
+        if "unrecognized arguments: " in message and " -" not in message:
+            message += " (a pattern of files needs quotes: 'folder/*.png')"
         raise BadCallError(f"{message}; see {self.prog} --help")
 
 
@@ -86,8 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `kernelfit demo | head`: whoever reads has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except KeyboardInterrupt:
-        print("kernelfit: stopped, nothing half done is left behind", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print("kernelfit:", *(stop.args or ("stopped, nothing half done is left behind",)), file=sys.stderr)
         return STOPPED
 
 
@@ -138,7 +142,8 @@ _Adder = Callable[..., _Parser]
 def _find(add: _Adder) -> None:
     find = add(
         help="find the kernel between two image files",
-        description=f"Find the kernel that turns IMAGE into TARGET, with its errors.\n{_IMAGES}\n{_KERNELS}\n{_CODES}",
+        description="Find the kernel that turns IMAGE into TARGET, with its errors.\n"
+        f"{_IMAGES}\n{_SERIES}\n{_KERNELS}\n{_CODES}",
         examples="""
         kernelfit find before.png after.png --shape 7
         kernelfit find before.png after.png --shape 9 -o kernel.npz --report report.html
@@ -150,6 +155,8 @@ def _find(add: _Adder) -> None:
         kernelfit find before.tif after.tif --shape 9 --mask bad.png --robust huber --noise 1.8,5
         kernelfit find night.fits night.fits --hdu 1 --hdu 2 --shape 21 -o psf.fits
         kernelfit find data.h5 data.h5 --dataset /before --dataset /after --shape 11 --json
+        kernelfit find 'sharp/*.png' 'blurred/*.png' --shape 15 -o kernel.npz
+        kernelfit find huge.zarr target.zarr --shape 15 --checkpoint sums.npz -o kernel.npz
         cat before.npy | kernelfit find - after.npy --shape 5 -o - > kernel.npy
         """,
     )
@@ -195,6 +202,8 @@ def _find(add: _Adder) -> None:
     how.add_argument("--balance", type=auto_or_number, metavar="B", help="of --method wiener: a number (default: auto)")
     how.add_argument("--tolerance", type=number, metavar="T", help="of --method cg: when to stop (default: 0.01)")
     workers(how)
+    how.add_argument("--checkpoint", type=named, metavar="FILE.npz",
+                     help="stream the pixels and keep the sums here; the same call goes on from there")  # fmt: skip
     pixels = find.add_argument_group("which pixels count, and how much")
     pixels.add_argument(
         "--mask",
@@ -218,8 +227,9 @@ def _find(add: _Adder) -> None:
         metavar="R",
         help=choices(ROBUST, "none") + ": outliers",
     )
-    pixels.add_argument("--saturated", type=one_of(("auto", "none")), metavar="S",
-                        help="ends of an integer target's range: auto leaves them out (default), or none")  # fmt: skip
+    pixels.add_argument("--saturated", type=saturated, default="auto", metavar="S",
+                        help="target pixels to leave out: LOW,HIGH (at or beyond them), none, or auto (default), "
+                        "the ends of an integer type's range")  # fmt: skip
     out = find.add_argument_group("what comes out")
     out.add_argument(
         "-o",
@@ -279,6 +289,7 @@ def _deconvolve(add: _Adder) -> None:
         kernelfit deconvolve after.png kernel.npz -o sharp.png
         kernelfit deconvolve after.png kernel.npz --balance 0.01 -o sharp.tif
         kernelfit deconvolve periodic.npy kernel.npy --boundary wrap -o restored.npy
+        kernelfit deconvolve after.tif kernel.npz --mask dead.png -o sharp.tif
         """,
     )
     deconvolve.add_argument("image", type=named, metavar="IMAGE", help="the blurred image, gray or colour")
@@ -290,6 +301,12 @@ def _deconvolve(add: _Adder) -> None:
                             help="none (default), or wrap for periodic images")  # fmt: skip
     deconvolve.add_argument("--penalty", type=one_of(("laplacian", "identity")), default="laplacian", metavar="P",
                             help="what is held small: laplacian (default) or identity")  # fmt: skip
+    deconvolve.add_argument("--edges", type=one_of(("auto", "fade", "solve")), default="auto", metavar="E",
+                            help="unknown edges: fade (quick), solve (no ringing), or auto (default)")  # fmt: skip
+    deconvolve.add_argument("--mask", type=named, metavar="FILE",
+                            help="an image, not zero where pixels are dead: restored from the others")  # fmt: skip
+    deconvolve.add_argument("--nan", type=one_of(("error", "mask")), default="error", metavar="N",
+                            help="pixels that are NaN: error (default), or mask to restore them, too")  # fmt: skip
     deconvolve.add_argument("--origin", type=pair(0), metavar="N|R,C", help="tap over the output pixel")
     deconvolve.add_argument(
         "--operation",

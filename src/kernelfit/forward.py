@@ -62,7 +62,8 @@ def apply_kernel(
     Returns
     -------
     ndarray of float64
-        The result, equal to that of the functions named above to rounding.
+        The result, equal to that of the functions named above to rounding; NaN where a pixel under the kernel is NaN or
+        infinite.
 
     Raises
     ------
@@ -172,7 +173,12 @@ def _apply(source: object, kernel: Array, plan: Geometry, workers: int) -> Array
         part = out[row : row + height, col : col + width]
         shape = (down * (part.shape[0] - 1) + rows, across * (part.shape[1] - 1) + cols)
         block = reader.block(down * row, across * col, shape)
+        known = np.isfinite(block)
+        if not known.all():  # a transform would spread one bad pixel over the whole block
+            block = np.where(known, block, 0.0)
         part[...] = scipy.signal.correlate(block, taps, mode="valid", method=method)[::down, ::across]
+        if not known.all():
+            part[pair.any_in_window(~known, taps.shape)[::down, ::across]] = np.nan
 
     starts = [(r, c) for r in range(0, plan.size[0], height) for c in range(0, plan.size[1], width)]
     with ThreadPoolExecutor(workers, thread_name_prefix="kernelfit") as pool:

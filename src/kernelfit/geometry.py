@@ -247,6 +247,15 @@ def infer_mode(
         f"{name!r} {s[0]}x{s[1]}" if min(s) > 0 else f"{name!r} impossible (kernel larger than the image)"
         for name, s in fits.items()
     )
+    crops = []  # where a remainder that the stride does not reach was left out
+    for name in candidates:
+        sides = tuple(
+            min(n, o + s * t + n - whole_length(name, n, k)) for (n, k, s, o), t in zip(axes, target, strict=True)
+        )
+        made = tuple(kept_length(whole_length(name, n, k), s, o) for n, (_, k, s, o) in zip(sides, axes, strict=True))
+        if made == target and all(n - side < s for side, (n, _, s, _) in zip(sides, axes, strict=True)):
+            crops.append(f"image[:{sides[0]}, :{sides[1]}] for {name!r}")
+    wanted += f"; or crop the image: {', '.join(crops)}" if crops else ""
     given = [] if mode is None else [f"mode={mode!r}"]
     given += [] if stride == (1, 1) else [f"stride={stride}", f"offset={offset}"]
     msg = (

@@ -130,7 +130,8 @@ def read_image(
         Which array of an HDF5 or Zarr file; the default is the only one.
     channel : int or str, optional
         Which channel of a colour image (last axis): from 0, or "red", "green", "blue" or "alpha"; or "luma", the gray
-        value of red, green and blue, ``0.299 r + 0.587 g + 0.114 b`` (Rec. ITU-R BT.601).
+        value of red, green and blue, ``0.299 r + 0.587 g + 0.114 b`` (Rec. ITU-R BT.601), or of gray with alpha. A luma
+        of colours is of floats, which no longer tell whether a colour was saturated: give `find_kernel` a mask of that.
     colours : bool, optional
         Whether a colour image is returned whole, (rows, cols, 2 to 4 channels), rather than refused; default False.
 
@@ -138,7 +139,7 @@ def read_image(
     -------
     array, shape (rows, cols)
         NPY files are memory-mapped read-only, HDF5 and Zarr arrays are read block by block when they are used, so that
-        an image larger than memory can be used.
+        an image larger than memory can be used. An HDF5 file is open as long as its array is: ``image.file.close()``.
 
     Raises
     ------
@@ -156,7 +157,7 @@ def read_image(
         name, kind, source = "<stdin>", "NPY", sys.stdin.buffer.read()
     else:
         name, source = str(path), b""
-        kind = _kind(path)
+        kind = kind_of(path)
     from .people import scientific
 
     try:
@@ -181,10 +182,10 @@ def read_image(
     return image
 
 
-def _kind(path: Path) -> str:
+def kind_of(path: Path) -> str:
     """Return the format of a file, by its first bytes, or of a folder that holds a Zarr array."""
     if path.is_dir():
-        if any((path / marker).exists() for marker in ("zarr.json", ".zarray", ".zgroup")):
+        if is_zarr(path):
             return "Zarr"
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if path.is_fifo():
@@ -202,6 +203,11 @@ def _kind(path: Path) -> str:
     return kind
 
 
+def is_zarr(path: Path) -> bool:
+    """Say whether a folder holds a Zarr array or group."""
+    return any((path / marker).exists() for marker in ("zarr.json", ".zarray", ".zgroup"))
+
+
 def pick_plane(name: object, array: Any, choice: Choice) -> Any:
     """Take the page and the channel that were asked for; refuse choices that the array has no axis for."""
     shape = tuple(array.shape)
@@ -209,14 +215,15 @@ def pick_plane(name: object, array: Any, choice: Choice) -> Any:
         if len(shape) < 3:
             msg = f"{name}: got channel={choice.channel!r} for an image without channels; leave it out"
             raise NoChannelsError(msg)
-        at = CHANNELS.get(str(choice.channel), choice.channel)
+        names = {2: ("luma", "alpha"), 3: COLOURS, 4: (*COLOURS, "alpha")}.get(shape[-1], ())
+        at = names.index(choice.channel) if choice.channel in names else choice.channel
         if at == "luma" and shape[-1] in (3, 4):
             array = np.asarray(array[..., :3]) @ np.array(LUMA)
         elif isinstance(at, int) and 0 <= at < shape[-1]:
             array = array[..., at]
         else:
             luma = ["luma"] if shape[-1] in (3, 4) else []
-            known = ", ".join([*list(CHANNELS)[: shape[-1]], *luma, f"or 0 to {shape[-1] - 1}"])
+            known = ", ".join([*names, *luma, f"0 to {shape[-1] - 1}"])
             msg = f"{name}: got channel={choice.channel!r}, need one of {known}"
             raise ImageFileError(msg)
         shape = tuple(array.shape)
@@ -231,7 +238,7 @@ def pick_plane(name: object, array: Any, choice: Choice) -> Any:
     return array
 
 
-CHANNELS = {"red": 0, "green": 1, "blue": 2, "alpha": 3}
+COLOURS = ("red", "green", "blue")
 LUMA = (0.299, 0.587, 0.114)  # Rec. ITU-R BT.601, as Pillow's gray
 _ORIENTATION = 274  # the tag of EXIF and TIFF
 
@@ -281,12 +288,17 @@ def _read_jpeg(path: Path, choice: Choice) -> Any:
 
 
 def _read_with_pillow(path: Path, kind: str, choice: Choice) -> Any:
+    from .people import png
+
     choice.refuse_unused(path, kind, page=kind == "TIFF", channel=True)
     pillow = require("PIL.Image", package="pillow", extra="cli", purpose=f"reading {kind}")
     try:
         with pillow.open(path, formats=[kind]) as picture:
             if choice.page is not None:
                 picture.seek(choice.page)
+            if kind == "PNG" and getattr(picture, "n_frames", 1) > 1:
+                msg = f"{path}: got an animation of {picture.n_frames} frames, need one image; save a frame by itself"
+                raise ImageFileError(msg)
             mode = str(picture.mode)
             if mode == "P":
                 msg = f"{path}: got palette colours, need one gray plane; convert the image to gray first"
@@ -296,7 +308,9 @@ def _read_with_pillow(path: Path, kind: str, choice: Choice) -> Any:
                 raise ImageFileError(msg)
             if choice.channel is None and len(picture.getbands()) > 1:
                 judge_planes(path, (*picture.size[::-1], len(picture.getbands())), choice.colours)
-            array = upright(np.array(picture), picture.getexif().get(_ORIENTATION, 1))
+            array = png.read(path) if kind == "PNG" and png.is_deep(path) else np.array(picture)
+            tags = picture.tag_v2 if kind == "TIFF" else picture.getexif()
+            array = upright(array, tags.get(_ORIENTATION, 1))
             return pick_plane(path, array, Choice(channel=choice.channel))
     except pillow.DecompressionBombError as error:
         msg = f"{path}: got an image too large for Pillow ({error}); save it as NPY, which has no limit"
@@ -321,9 +335,10 @@ def _read_tiff(path: Path, choice: Choice) -> Any:
             msg = f"{path}: got page={at}, need 0 to {len(tiff.pages) - 1}"
             raise ImageFileError(msg)
         page = tiff.pages[at].aspage()
-        if page.photometric in (tifffile.PHOTOMETRIC.PALETTE, tifffile.PHOTOMETRIC.MINISWHITE):
-            what = "palette colours" if page.photometric == tifffile.PHOTOMETRIC.PALETTE else "zero for white"
-            msg = f"{path}: got {what}, need gray values that grow with brightness; convert the image first"
+        kind = getattr(page.photometric, "name", "")
+        if kind in _OTHER_TIFF and not (kind == "YCBCR" and page.compression in (6, 7)):  # JPEG comes out as RGB
+            need = "RGB, or gray that grows with brightness"
+            msg = f"{path}: got {_OTHER_TIFF[kind]}, need {need}; convert the image first"
             raise ImageFileError(msg)
         one = page
         if choice.page is None:
@@ -346,10 +361,22 @@ def _read_tiff(path: Path, choice: Choice) -> Any:
                 tag = page.tags.get(_ORIENTATION)
                 array = upright(array, 1 if tag is None else int(tag.value))
             return pick_plane(path, array, Choice(channel=choice.channel))
+        if colours and page.bitspersample > 8:
+            msg = (
+                f"{path}: got colours of {page.bitspersample} bits packed by {page.compression.name}, need them packed "
+                "by deflate or not at all; convert the file, or pip install imagecodecs"
+            )
+            raise ImageFileError(msg)
     return _read_with_pillow(path, "TIFF", choice)
 
 
 _READERS = {"PNG": _read_png, "JPEG": _read_jpeg, "TIFF": _read_tiff}
+_OTHER_TIFF = {  # what the numbers of a TIFF file may be beside gray and RGB
+    "PALETTE": "palette colours",
+    "MINISWHITE": "zero for white",
+    "SEPARATED": "colours of the kind CMYK",
+    **dict.fromkeys(("YCBCR", "CIELAB", "ICCLAB", "ITULAB", "LOGL", "LOGLUV"), "luma and chroma"),
+}
 _PLAIN_TIFF = (1, 8, 32946)  # uncompressed, and the two names of deflate: what tifffile decodes on its own
 
 

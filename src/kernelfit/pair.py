@@ -5,7 +5,7 @@ import numbers
 import operator
 import os
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -15,18 +15,6 @@ from .exact.background import Surface, powers
 from .geometry import Geometry, Shape
 
 Array = npt.NDArray[np.float64]
-
-
-class Sliceable(Protocol):
-    """What is asked of an image: a shape, a dtype, and slices (numpy, memmap, h5py, zarr, dask)."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
-
-    @property
-    def dtype(self) -> Any: ...  # noqa: D102
-
-    def __getitem__(self, key: Any) -> Any: ...  # noqa: D105
 
 
 @dataclass(frozen=True)
@@ -167,22 +155,7 @@ def as_planes(value: object, name: str, axis: int | None) -> list[Any]:
     if isinstance(array, np.ndarray):
         planes: list[Any] = list(np.moveaxis(array, at, 0))
         return [plane if isinstance(array, np.memmap) else np.asarray(plane) for plane in planes]
-    return [_Plane(array, at, index) for index in range(shape[at])]
-
-
-class _Plane:
-    """One channel of anything that can be sliced."""
-
-    def __init__(self, array: Any, axis: int, index: int) -> None:
-        self.array, self.axis, self.index = array, axis, index
-        rows, cols = (n for i, n in enumerate(array.shape) if i != axis)
-        self.shape = (int(rows), int(cols))
-        self.dtype = array.dtype
-
-    def __getitem__(self, key: tuple[slice, slice]) -> Any:
-        full: list[Any] = list(key)
-        full.insert(self.axis, self.index)
-        return np.asarray(self.array[tuple(full)])
+    return chunks.planes(array, at)
 
 
 def _as_array(value: object, name: str) -> Any:
@@ -350,3 +323,14 @@ def refuse_nonfinite(problem: Problem) -> NoReturn:
                 raise ValueError(msg)
     msg = "got pixels so large that the sums of their products overflow; divide the image and the target by a constant"
     raise ValueError(msg)
+
+
+def any_in_window(marks: npt.NDArray[np.bool_], window: Shape) -> npt.NDArray[np.bool_]:
+    """Return whether any pixel is marked, for each window that lies whole in the last two axes."""
+    counts = marks.astype(np.int32)
+    for axis, n in ((-2, window[0]), (-1, window[1])):  # differences of a running sum, of either axis
+        total = np.moveaxis(counts.cumsum(axis=axis, dtype=np.int32), axis, 0)
+        within = total[n - 1 :].copy()
+        within[1:] -= total[:-n]
+        counts = np.moveaxis(within, 0, axis)
+    return np.asarray(counts > 0)

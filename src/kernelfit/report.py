@@ -20,6 +20,7 @@ from .io import require
 from .people import output
 from .people.html import advice
 from .result import KernelFit
+from .storage import write_whole
 from .task import as_list
 from .verdict import Finding, Verdict
 
@@ -159,7 +160,7 @@ def write_report(
     """
     checked = output.check_output(path, (".html", ".htm"), "the report", overwrite=overwrite)
     page = report_html(fit, image, target, title=title, call=call, names=names).encode()
-    output.write_whole(checked or Path(path), lambda file: file.write(page), "the report", overwrite=overwrite)
+    write_whole(checked or Path(path), lambda file: file.write(page), "the report", overwrite=overwrite)
 
 
 def _card(headline: str, meaning: str, details: Sequence[str], steps: Sequence[str], good: bool) -> str:

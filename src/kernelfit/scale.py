@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from . import chunks, geometry, pair
 from .exact import regions
-from .exact.accumulation import residual_moments, resolve, statistics
+from .exact.accumulation import residual_moments, statistics
+from .exact.choice import resolve
 from .geometry import Geometry, Shape
 from .pair import Array, Problem, Reader
 from .result import KernelFit

@@ -1,9 +1,8 @@
-"""Files of results: NPZ without pickle, written whole or not at all, never over an existing file unasked."""
+"""Files written whole or not at all, never over an existing one unasked; results as NPZ without pickle."""
 
-import contextlib
 import json
 import os
-import tempfile
+import secrets
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,29 +14,49 @@ import numpy.typing as npt
 FORMAT = 1
 
 
-def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], object], *, overwrite: bool) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in the place of `path` in one step."""
-    target = Path(path)
-    if not overwrite and target.exists():
-        msg = f"{target} exists; choose another name, or ask for it to be overwritten"
-        raise FileExistsError(msg)
-    if not target.parent.is_dir():
-        msg = f"the folder {target.parent} does not exist; create it, or choose another"
+def write_whole(
+    path: str | os.PathLike[str], write: Callable[[BinaryIO], object], what: str, *, overwrite: bool = False
+) -> None:
+    """Let `write` fill a new file beside `path`, which then takes its name in one step.
+
+    No reader sees half a file, and a failure leaves what was there before. A link is written through. Without
+    `overwrite` an existing file is refused, also one that appeared meanwhile; `what` names the contents in messages.
+    """
+    path = Path(os.path.realpath(path))
+    if not overwrite and path.exists():
+        raise FileExistsError(exists(path, what))
+    if not path.parent.is_dir():
+        msg = f"got {path} for {what}, but there is no folder {path.parent}; make it first"
         raise FileNotFoundError(msg)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
-        os.replace(name, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
+        if overwrite:
+            os.replace(temporary, path)
+        else:
+            _take_free_name(temporary, path, what)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _take_free_name(temporary: Path, path: Path, what: str) -> None:
+    """Give `temporary` the name `path` unless that is taken, in one step where the file system has hard links."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise FileExistsError(exists(path, what)) from None
+    except OSError:
+        if path.exists():
+            raise FileExistsError(exists(path, what)) from None
+        os.replace(temporary, path)
+
+
+def exists(path: Path, what: str) -> str:
+    """Return the message that a file is there already."""
+    return f"got {path} for {what}, which exists already; choose another name or pass overwrite=True"
 
 
 def save(
@@ -50,9 +69,11 @@ def save(
 ) -> None:
     """Write arrays and a JSON header as an NPZ file of the given kind."""
     text = json.dumps({"kernelfit": FORMAT, "kind": kind, **header})
-    write_atomically(
-        path, lambda file: np.savez(file, allow_pickle=False, header=np.array(text), **arrays), overwrite=overwrite
-    )
+
+    def write(file: BinaryIO) -> None:
+        np.savez(file, allow_pickle=False, header=np.array(text), **arrays)
+
+    write_whole(path, write, f"a {kind}", overwrite=overwrite)
 
 
 def load(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:

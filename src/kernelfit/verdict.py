@@ -33,9 +33,9 @@ class Verdict(enum.Enum):
         "or let a prior that the data choose hold the noise down with solver='auto'"
     )
     POOR_FIT = (
-        "the best kernel explains less than half of the target: (a) the two images are not aligned, (b) the "
-        "kernel is wider "
-        "than the shape asked for, (c) the declared boundary or origin is wrong, or (d) the filter is not linear"
+        "the best kernel explains less than half of the target: (a) the noise is as large as that, (b) the two images "
+        "are not aligned, (c) the kernel is wider than the shape asked for, (d) something is added to the target, as "
+        "background=0 allows for, (e) the declared boundary or origin is wrong, or (f) the filter is not linear"
     )
     OUTLIERS_DECIDE = (
         "outliers stand where the image has most of its detail, so that which pixels are left out decides the kernel: "
@@ -52,8 +52,13 @@ class Verdict(enum.Enum):
     )
     COLOURED_NOISE = (
         "the plain error bars are wrong: (a) the noise is correlated from pixel to pixel: take errors='sandwich'; "
-        "(b) the kernel is wider than the shape asked for, (c) the boundary is not the one declared, or (d) the filter "
-        "is not linear"
+        "(b) the kernel is wider than the shape asked for, (c) something is added to the target, as background=0 "
+        "allows for, (d) the boundary is not the one declared, or (e) the filter is not linear, or its result clipped"
+    )
+    UNEVEN_NOISE = (
+        "the noise is not as declared (alike everywhere, unless noise or weights say otherwise), so that the error "
+        "bars are wrong: (a) it depends on the signal: declare noise='poisson' or (gain, read_noise), or give weights; "
+        "or (b) the filter is not linear"
     )
     NOT_CONVERGED = (
         "the iterations ended before the error was far below that of the noise: ask for a smaller shape, or "

@@ -10,8 +10,9 @@ import numpy.typing as npt
 import scipy.fft
 
 from .. import pair
-from ..exact.accumulation import resolve, statistics
+from ..exact.accumulation import statistics
 from ..exact.background import Columns
+from ..exact.choice import resolve
 from ..geometry import Shape
 from ..pair import Problem
 from ..result import KernelFit, require_fit
@@ -33,6 +34,8 @@ _SIGNIFICANT = 5.0
 _MATTERS = 1.25
 #: A residual below this share of the target's root mean square is rounding, not noise.
 _ROUNDING = 1e-9
+#: Below this it may be rounding to single precision, which grows with the signal.
+_SINGLE = 1e-6
 #: Up to so many pixels an image is filtered whole, beyond that in this number of square blocks of that side.
 _WHOLE = 2**22
 _BLOCKS, _BLOCK = 16, 512
@@ -57,6 +60,9 @@ class NoiseCheck:
         The noise's amplitude relative to white noise of the same variance, at the frequency where it is the least and
         where it is the greatest: the plain standard error of what the kernel does to such a frequency is to be
         multiplied by it. Both are 1 for white noise.
+    uneven : float
+        The noise's amplitude where the prediction is far from its mean, relative to that of all pixels: by about this
+        factor plain standard errors are off on that account. It is 1 where it is no louder than by chance.
     """
 
     autocovariance: Array
@@ -64,6 +70,7 @@ class NoiseCheck:
     reach: int
     low: float
     high: float
+    uneven: float = 1.0
 
     @property
     def autocorrelation(self) -> Array:
@@ -72,14 +79,25 @@ class NoiseCheck:
         return np.asarray(self.autocovariance / variance if variance > 0 else self.autocovariance)
 
     @property
+    def of_signal(self) -> str:
+        """How the noise depends on the signal, in words."""
+        return f"where the prediction is far from its mean the noise is {self.uneven:.2g} times that of all pixels"
+
+    @property
     def coloured(self) -> bool:
-        """Whether plain error bars are off by a factor of 1.25 or more somewhere."""
+        """Whether plain error bars are off by a factor of 1.25 or more somewhere, for a correlated residual."""
         return self.high > _MATTERS or self.low < 1 / _MATTERS
+
+    @property
+    def depends(self) -> bool:
+        """Whether they are off by as much because the noise depends on the signal."""
+        return self.uneven > _MATTERS
 
     def __str__(self) -> str:
         """Say the finding in one line."""
         if self.reach == 0:
-            return f"white as far as {self.n_pixels} residuals tell"
+            signal = f", but {self.of_signal}" if self.depends else ""
+            return f"white as far as {self.n_pixels} residuals tell{signal}"
         found = self.autocorrelation.copy()
         middle = len(found) // 2
         found[middle, middle] = 0.0
@@ -208,12 +226,29 @@ def sandwich_errors(
     return correct(problems, fit, examine(problems, fit, weights), pair.as_workers(workers), weights=weights)
 
 
-def look(problems: Sequence[Problem], fit: KernelFit, weights: Sequence[Weights] | None = None) -> KernelFit:
-    """Return a fit with a finding if its residual is not white enough for its error bars."""
-    if not fit.noise_std > 0:
-        return fit
-    check = examine(problems, fit, weights)
-    return sandwich.with_finding(fit, Finding(Verdict.COLOURED_NOISE, str(check)) if check.coloured else None)
+def look(
+    problems: Sequence[Problem],
+    fit: KernelFit,
+    weights: Sequence[Weights] | None = None,
+    *,
+    most: float = math.inf,
+    declared: bool = False,
+) -> KernelFit:
+    """Return a fit with findings if its residual is not white, or not as even, enough for its error bars.
+
+    Residuals above `most` are outliers. If the weights are `declared` to be inverse variances the noise is 1.
+    """
+    if not fit.noise_std > 0 or any(f.verdict is Verdict.NOT_CONVERGED for f in fit.findings):
+        return fit  # what is left tells of the iterations, not of the noise
+    check = examine(problems, fit, weights, most)
+    if check.coloured:
+        fit = sandwich.with_finding(fit, Finding(Verdict.COLOURED_NOISE, str(check)))
+    if check.depends:
+        fit = sandwich.with_finding(fit, Finding(Verdict.UNEVEN_NOISE, check.of_signal))
+    elif declared and not 1 / _MATTERS <= fit.noise_std <= _MATTERS:
+        detail = f"the noise is {fit.noise_std:.3g} times what was declared"
+        fit = sandwich.with_finding(fit, Finding(Verdict.UNEVEN_NOISE, detail))
+    return fit
 
 
 def _items_of(image: object, target: object, fit: KernelFit) -> tuple[list[Problem], list[Weights] | None]:
@@ -232,7 +267,9 @@ def _items_of(image: object, target: object, fit: KernelFit) -> tuple[list[Probl
 # ---- the residual's autocovariance ----------------------------------------------------------------------------------
 
 
-def examine(problems: Sequence[Problem], fit: KernelFit, weights: Sequence[Weights] | None = None) -> NoiseCheck:
+def examine(
+    problems: Sequence[Problem], fit: KernelFit, weights: Sequence[Weights] | None = None, most: float = math.inf
+) -> NoiseCheck:
     """Return what a sample of the residual of some pairs that share a kernel says of the noise.
 
     With weights, one array for the used part of each target, it is the residual times their square root; where a weight
@@ -242,15 +279,19 @@ def examine(problems: Sequence[Problem], fit: KernelFit, weights: Sequence[Weigh
     taps = fit.kernel.reshape(-1, *plan.kernel_shape)
     taps = taps[:, ::-1, ::-1] if plan.flipped else taps
     sums, squares, pairs = (np.zeros((2 * _REACH + 1,) * 2) for _ in range(3))
-    energy, pixels = 0.0, 0
+    energy, pixels, seen = 0.0, 0, []
     for at, problem in enumerate(problems):
         surface = None if fit.background is None else fit.background.coefficients.reshape(len(problems), -1)[at]
         tiles, targets, known = _sample(problem, taps, surface, None if weights is None else weights[at])
+        if most < math.inf:
+            known &= np.abs(tiles) <= most
+            tiles[~known] = targets[~known] = 0.0
+        seen.append((tiles[known], (targets - tiles)[known]))
         pixels += int(known.sum())
         energy += float(np.sum(targets**2))
         sums += _products(tiles)
         squares += _products(tiles**2)
-        if weights is None:
+        if weights is None and most == math.inf:
             lags = np.abs(np.arange(-_REACH, _REACH + 1))
             pairs += len(tiles) * np.multiply.outer(*(np.maximum(0, n - lags) for n in tiles.shape[1:]))
         else:
@@ -268,7 +309,31 @@ def examine(problems: Sequence[Problem], fit: KernelFit, weights: Sequence[Weigh
     lag = np.abs(np.arange(-_REACH, _REACH + 1))
     reach = int(np.max(np.maximum.outer(lag, lag)[beyond], initial=0))
     spectrum = _spectrum(c, reach) / variance
-    return NoiseCheck(c, pixels, reach, float(np.sqrt(spectrum.min())), float(np.sqrt(spectrum.max())))
+    uneven = 1.0
+    if variance > _SINGLE**2 * energy / pixels:
+        uneven = _unevenness(*(np.concatenate(parts) for parts in zip(*seen, strict=True)))
+    return NoiseCheck(c, pixels, reach, float(np.sqrt(spectrum.min())), float(np.sqrt(spectrum.max())), uneven)
+
+
+def _unevenness(left: Array, model: Array) -> float:
+    """Return the noise where the prediction m is far from its mean, relative to all; 1 if no louder, or by chance.
+
+    The covariance of least squares is ``G^-1 (sum of r^2 a a') G^-1`` for residuals r of any variance (White, see
+    `sandwich_errors`), a being a pixel's row of the design; ``(m - mean)^2`` stands for ``a a'``.
+    """
+    power, reach = left**2, (model - model.mean()) ** 2
+    total = float(reach.sum())
+    if not total > 0:
+        return 1.0
+    far = reach > float(reach @ reach) / total  # few pixels that hold about half of it, be they stars or a bright half
+    n, rest = int(far.sum()), power[~far]
+    if not (n and rest.size):
+        return 1.0
+    usual = float(rest.mean())
+    chance = math.sqrt(float(np.mean((rest - usual) ** 2)) / n)
+    if not float(power[far].mean()) - usual > _SIGNIFICANT * chance:
+        return 1.0
+    return max(1.0, math.sqrt(float(power @ reach) / (float(power.mean()) * total)))
 
 
 def _sample(
@@ -317,16 +382,10 @@ def _sample(
 
 def _needed(known: npt.NDArray[np.bool_], halo: Shape, stride: Shape) -> npt.NDArray[np.bool_]:
     """Return which pixels of a block some pixel of its tile that counts depends on."""
-    marks = np.zeros((len(known), *halo), dtype=np.int32)
-    reach = [n - (s * (m - 1) + 1) + 1 for n, m, s in zip(halo, known.shape[1:], stride, strict=True)]
-    marks[:, : halo[0] - reach[0] + 1 : stride[0], : halo[1] - reach[1] + 1 : stride[1]] = known
-    for axis, n in ((1, reach[0]), (2, reach[1])):  # a running sum over the taps of either axis
-        total = marks.cumsum(axis=axis, dtype=np.int32)
-        late = np.zeros_like(total)
-        ahead, behind = ((slice(None),) * axis + (cut,) for cut in (slice(n, None), slice(None, -n)))
-        late[ahead] = total[behind]
-        marks = total - late
-    return np.asarray(marks > 0)
+    taps = [n - s * (m - 1) for n, m, s in zip(halo, known.shape[1:], stride, strict=True)]
+    marks = np.zeros((len(known), *(n + k - 1 for n, k in zip(halo, taps, strict=True))), dtype=bool)
+    marks[:, taps[0] - 1 : halo[0] : stride[0], taps[1] - 1 : halo[1] : stride[1]] = known
+    return pair.any_in_window(marks, (taps[0], taps[1]))
 
 
 def _products(tiles: Array) -> Array:

@@ -18,6 +18,7 @@ Array = npt.NDArray[np.float64]
 
 _DRAWS = 100
 _FINE = 2.0  # pixels of width below which the spline between the taps tells: 4 % at a Gaussian's 1.6, 2 % at 2.4
+_NONE = 1e-6  # an error so much smaller than those of the taps is none: the solver left no freedom
 _DOUBTS = {
     Verdict.RANK_DEFICIENT: "the image leaves part of this kernel open, so that its numbers have no errors",
     Verdict.NOISE_DOMINATES: "the errors of the taps are as large as the kernel: it may be noise that is measured here",
@@ -223,13 +224,19 @@ def measure_psf(
             total,
             *doubts,
             "the sum of the taps is small beside their size or its error, so that there is no centre and no width: a "
-            "derivative filter, or a kernel that the image does not determine",
+            "derivative filter, a kernel that the image does not determine, or one that sharpens strongly",
         )
     y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float64)
-    shifts = []
+    shifts, given = [], False
     for place, start in ((y, at[0]), (x, at[1])):
         centroid = float((taps * place).sum()) / total.value
-        shifts.append(Measured(centroid - start, linear((place - centroid) / total.value)))
+        gradient = (place - centroid) / total.value
+        error = linear(gradient)
+        if factor is not None and error < _NONE * float(np.linalg.norm(gradient.ravel()[:, None] * factor)):
+            error, given = math.nan, True
+        shifts.append(Measured(centroid - start, error))
+    if given:
+        doubts.append("the kernel was taken to be symmetric about the middle of its support: its shift is not measured")
     found = PeakShape.of(np.sign(total.value) * taps, None)
     if found is None:
         note = "the taps near the centre do not form one peak that has a width (negative or scattered taps)"

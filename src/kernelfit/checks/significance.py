@@ -33,12 +33,19 @@ class Difference:
     largest : (int, int)
         The tap that differs most, in units of its error if there is one.
     chi2 : float
-        ``d' C^-1 d`` with C the sum of the two covariances, over the combinations of taps that both determine; NaN
-        without errors.
+        ``d' C^-1 d`` with C the sum of the two covariances, over the combinations of taps that have an error (see the
+        notes); NaN without errors.
     freedom : int
         Their number.
     p_value : float
         The probability of a `chi2` as large by chance if the two kernels were the same; NaN without errors.
+    exact : bool
+        Whether one of the two has no errors, and so counts as exact.
+
+    Notes
+    -----
+    Where a choice holds a tap (a zero of `Sparse`, a prior, the shape) or a combination of taps (their sum), its error
+    says nothing of the data. It is then taken to be the largest error of all, if the two kernels differ there.
     """
 
     difference: Array
@@ -49,6 +56,7 @@ class Difference:
     chi2: float
     freedom: int
     p_value: float
+    exact: bool = False
 
     @property
     def differ(self) -> bool:
@@ -68,7 +76,10 @@ class Difference:
                 "             neither has errors, so whether noise explains it cannot be told (save fits as .npz)",
             ]
             return "\n".join(lines[:3] if not self.differ else lines)
+        most = float(self.stderr.max())
         sigma = f"{abs(value) / error:.1f} times its error" if error > 0 else "where there is no error at all"
+        if held(self.stderr)[self.largest] and most > 0:
+            sigma = f"{abs(value) / most:.1f} times the largest error, being held there by a choice, not by the pixels"
         lines += [
             f"largest      {value:.4g} at {self.largest}, {sigma}",
             f"chi squared  {self.chi2:.4g} for {self.freedom} degrees of freedom, p = {self.p_value:.2g}",
@@ -79,6 +90,9 @@ class Difference:
                 else "no difference that the noise could not have made"
             ),
         ]
+        if self.exact:
+            what = "only one has errors: the other counts as exact, which a kernel found of noisy images is not (save"
+            lines.append(f"             {what} fits as .npz)")
         return "\n".join(lines)
 
 
@@ -130,7 +144,8 @@ def compare_kernels(
     ]
     difference, variance = np.zeros(shape), np.zeros(shape)
     factors: list[Array] = []
-    known = any(factor is not None for _, _, factor in (one, other))
+    given = sum(factor is not None for _, _, factor in (one, other))
+    known = given > 0
     for (taps, _, factor), place, sign in zip((one, other), places, (1.0, -1.0), strict=True):
         difference[place] += sign * taps
         if factor is not None:
@@ -149,7 +164,8 @@ def compare_kernels(
         open_ended = any(finding.verdict is Verdict.RANK_DEFICIENT for fit in fits for finding in fit.findings)
         chi2, freedom, p_value = _test(difference, error, factors, math.inf if open_ended else max(size, norm))
         with np.errstate(divide="ignore", invalid="ignore"):
-            score = np.where(error > 0, np.abs(difference) / error, np.where(score > 1e-12 * size, math.inf, 0.0))
+            spread = np.where(held(error), error.max(), error)
+            score = np.where(spread > 0, score / spread, np.where(score > 1e-12 * size, math.inf, 0.0))
     largest = np.unravel_index(int(np.argmax(score)), shape)
     return Difference(
         difference,
@@ -160,6 +176,7 @@ def compare_kernels(
         chi2,
         freedom,
         p_value,
+        exact=given == 1,
     )
 
 
@@ -196,21 +213,27 @@ def _laid_out(
 
 
 def _test(difference: Array, error: Array, factors: list[Array], size: float) -> tuple[float, int, float]:
-    """Return chi squared, its degrees of freedom and its p-value; no difference of 1e-9 `size` may lie elsewhere."""
+    """Return chi squared, its degrees of freedom and its p-value; differences of 1e-9 `size` are those of rounding."""
     import scipy.linalg
     import scipy.special
 
-    d = difference.ravel()
+    d, most = difference.ravel(), float(error.max())
+    own = ~held(error).ravel()
     if d.size > _MOST_TAPS:
-        some = error.ravel() > 0
-        chi2, freedom = float(np.sum((d[some] / error.ravel()[some]) ** 2)), int(some.sum())
-        rest = float(np.linalg.norm(d[~some]))
+        chi2, freedom, rest = float(np.sum((d[own] / error.ravel()[own]) ** 2)), int(own.sum()), d[~own]
     else:
-        values, vectors = scipy.linalg.eigh(sum(factor @ factor.T for factor in factors))
-        some = values > 1e-12 * max(float(values[-1]), 0.0)
-        along = vectors.T @ d
+        values, vectors = scipy.linalg.eigh(sum(factor[own] @ factor[own].T for factor in factors))
+        some = values > 1e-12 * values.max(initial=0.0)
+        along = vectors.T @ d[own]
         chi2, freedom = float(np.sum(along[some] ** 2 / values[some])), int(some.sum())
-        rest = float(np.linalg.norm(along[~some]))
-    if rest > 1e-9 * size:  # a difference where neither kernel leaves any room for one
-        return math.inf, freedom, 0.0
+        rest = np.concatenate([d[~own], along[~some]])
+    rest = rest[np.abs(rest) > 1e-9 * size]
+    if rest.size:
+        chi2 = chi2 + float(np.sum((rest / most) ** 2)) if most > 0 else math.inf
+        freedom += rest.size
     return chi2, freedom, float(scipy.special.chdtrc(freedom, chi2)) if freedom else 1.0
+
+
+def held(error: Array) -> npt.NDArray[np.bool_]:
+    """Return which taps are held by a choice, of a shape, a prior or zeros: the pixels make the errors of all alike."""
+    return np.asarray(error <= 1e-3 * error.max())

@@ -1,5 +1,6 @@
 """A kernel for each tile of a grid: how it varies over the field, from the statistics of the tiles."""
 
+import contextlib
 import functools
 import math
 import operator
@@ -16,13 +17,18 @@ import scipy.special
 from .. import geometry, pair
 from ..geometry import Convention, Shape
 from ..pair import Problem
-from ..solvers import solve
+from ..solvers import cholesky, solve
 from ..statistics import NormalStats
 from ..verdict import Finding, Verdict
+from ..weights import masks, weighted_pass
+from ..weights.boxes import Boxed
 from . import regions
-from .accumulation import Progress, bands, in_order, residual_moments, resolve, statistics
+from .accumulation import residual_moments, statistics
+from .choice import resolve
+from .engines import Progress, bands
 from .regions import Box
-from .tiles import Buffers, TileReader
+from .threads import in_order
+from .tiles import Buffers, Solved, TileReader
 
 Array = npt.NDArray[np.float64]
 
@@ -129,13 +135,19 @@ class _Tile(NamedTuple):
     noise_std: float
     rss: float
     rank: int
+    n_pixels: int
     findings: tuple[Finding, ...]
 
 
 class _Band(NamedTuple):
-    """A run of tiles: the sum of their statistics, their fits, and each one's statistics where they are needed."""
+    """A run of tiles: the sums of their statistics, their fits, and each one's statistics where they are needed.
 
-    total: NormalStats
+    Of `n_read` pixels the sum is left as the reader of small tiles has it, `raw`; of other tiles it is `total`.
+    """
+
+    raw: Array | None
+    n_read: int
+    total: NormalStats | None
     fits: list[_Tile]
     every: list[NormalStats]
 
@@ -153,6 +165,11 @@ def kernel_map(
     fillvalue: float = 0.0,
     origin: int | Shape | None = None,
     operation: str = "convolution",
+    mask: "npt.ArrayLike | None" = None,
+    image_mask: "npt.ArrayLike | None" = None,
+    weights: "npt.ArrayLike | None" = None,
+    nan: str = "error",
+    saturated: "str | tuple[float | None, float | None] | None" = None,
     method: str = "auto",
     solver: "solve.Solver | str | None" = None,
     workers: int | None = None,
@@ -181,6 +198,9 @@ def kernel_map(
         a difference costs about as much as the same misfit at every pixel of a tile.
     mode, boundary, fillvalue, origin, operation
         As in `find_kernel`.
+    mask, image_mask, weights, nan, saturated : optional
+        Which target pixels count, and how much, as in `accumulate_stream`. A tile that they leave too few pixels says
+        so by its verdict.
     method : {"auto", "direct", "fft"}, optional
         The engine.
     solver : solver or "auto", optional
@@ -198,7 +218,7 @@ def kernel_map(
     Raises
     ------
     TypeError, ValueError
-        As `find_kernel`, and if a tile would have fewer pixels than the kernel has taps.
+        As `find_kernel`, and if a tile would have fewer pixels than the kernel has taps, whether they count or not.
 
     Notes
     -----
@@ -223,9 +243,11 @@ def kernel_map(
     """
     chosen = solve.as_solver(solver)
     geometry.known(method, ("auto", "direct", "fft"), "method")
+    (plain_image, image_masked), (plain_target, target_masked) = masks.unmasked(image), masks.unmasked(target)
+    rules = masks.Rules(mask, image_mask, weights, nan, saturated, target_masked, image_masked)
     problem = pair.check(
-        image,
-        target,
+        plain_image,
+        plain_target,
         shape,
         mode=mode,
         boundary=boundary,
@@ -252,17 +274,22 @@ def kernel_map(
     choice = resolve(problem, method).method  # of the whole: all tiles share what it takes to start
     fits: list[_Tile] = []
     every: list[NormalStats] = []
-    tree = regions.Tree[NormalStats](operator.add)
     engine = "fft" if choice == "cg" else choice
-    for band in _Reading(problem, boxes, engine, chosen, threads, progress, strength > 0):
-        tree.push(band.total)
+    reading = _Reading(problem, Boxed.of(problem, rules), boxes, engine, chosen, threads, progress, strength > 0)
+    for band in reading:
         fits += band.fits
         every += band.every
-    total = tree.total()
-    assert total is not None
+    total = reading.total()
+    if total.n_pixels < n_taps:
+        msg = (
+            f"got a mask or weights that leave {total.n_pixels} target pixels in all tiles together, need at least "
+            f"{n_taps} for the taps; ask for a smaller shape, or exclude less"
+        )
+        raise ValueError(msg)
+    solve.factor_ahead(total)
     common = solve.least_squares(total)
     variation = p_value = math.nan
-    rss, spare = sum(f.rss for f in fits), sum(box.rows * box.cols - f.rank for box, f in zip(boxes, fits, strict=True))
+    rss, spare = sum(f.rss for f in fits), sum(f.n_pixels - f.rank for f in fits)
     extra = sum(f.rank for f in fits) - common.rank
     if not any(geometry.as_pair(overlap, "overlap")) and solver is None and spare > 0 and extra > 0 and rss > 0:
         variation = max(0.0, common.rss - rss) / extra / (rss / spare)
@@ -320,6 +347,7 @@ class _Reading:
     def __init__(
         self,
         problem: Problem,
+        boxed: Boxed | None,
         boxes: list[Box],
         method: str,
         solver: solve.Solver,
@@ -328,12 +356,14 @@ class _Reading:
         keep: bool,
     ) -> None:
         self.problem, self.boxes, self.method, self.workers, self.progress = problem, boxes, method, workers, progress
-        self.solver, self.keep = solver, keep
+        self.boxed, self.solver, self.keep = boxed, solver, keep
         small = TileReader.fits(problem, boxes)
         self.reader = TileReader(problem, boxes, method) if small else None
         # What needs no BLAS, which has threads of its own, is solved by the thread that has read it.
         plain = isinstance(solver, solve.LeastSquares)
-        self.at_once = plain and problem.geometry.n_taps <= solve.OWN_FACTOR
+        self.at_once = plain and problem.geometry.n_taps <= cholesky.OWN_FACTOR
+        self._raw, self._n_read = regions.Tree[Array](operator.add), 0
+        self._tree = regions.Tree[NormalStats](operator.add)
 
     def __iter__(self) -> Iterator["_Band"]:
         """Yield the tiles, in order, a few at a time."""
@@ -346,6 +376,7 @@ class _Reading:
             some = work[first : first + at_once]
             read = in_order(some, self._read, self.workers)
             for boxes, band in zip(some, read if self.at_once else list(read), strict=True):
+                self._add(band)
                 done += len(boxes)
                 if self.progress is not None:
                     self.progress("reading tiles", done, len(self.boxes))
@@ -358,70 +389,93 @@ class _Reading:
         if self.reader is not None:
             self.reader.close()
 
+    def _add(self, band: "_Band") -> None:
+        """Add the sums of the next tiles."""
+        if band.raw is not None:
+            self._raw.push(band.raw)
+            self._n_read += band.n_read
+        if band.total is not None:
+            self._tree.push(band.total)
+
+    def total(self) -> NormalStats:
+        """Return the statistics of all tiles that were read."""
+        raw, total = self._raw.total(), self._tree.total()
+        if self.reader is None or raw is None:
+            assert total is not None
+            return total
+        read = self.reader.total(raw, self._n_read)
+        return read if total is None else read + total
+
     def _read(self, boxes: list[Box]) -> "_Band":
         """Read a run of tiles and solve each, unless that is left for later."""
-        if self.reader is None:
-            every = [
-                statistics(regions.loaded(regions.sub_problem(self.problem, box)), self.method, 1)[0] for box in boxes
-            ]
-            fits = []
-            if self.at_once:
-                for box, stats in zip(boxes, every, strict=True):
-                    solve.factor_ahead(stats)
-                    fits.append(self._solve(box, stats, 1))
-                    stats._made.clear()  # as large as the Gram matrix itself, and used up
-            return _Band(functools.reduce(operator.add, every), fits, every if self.keep or not self.at_once else [])
-        fits, every = [], []
-        with self.reader.buffers() as own:
+        fits, every, totals, n_read = [], [], [], 0
+        with contextlib.nullcontext() if self.reader is None else self.reader.buffers() as own:
             for box in boxes:
-                condition, rss = self.reader.read(box, own)
-                fit = self._plain(box, own, condition, rss) if self.at_once else None
-                if fit is None or self.keep:
+                item = None if self.boxed is None else self.boxed.item(box)
+                fit = stats = None
+                if self.boxed is not None and item is not None:
+                    stats = self.boxed.statistics(item, self.method, 1)
+                elif self.reader is None or own is None:
+                    part = regions.loaded(regions.sub_problem(self.problem, box))
+                    stats = statistics(part, self.method, 1)[0]
+                else:
+                    solved = self.reader.read(box, own)
+                    n_read += box.rows * box.cols
+                    fit = self._plain(box, own, solved) if self.at_once else None
+                if stats is not None:
+                    totals.append(stats)
+                elif self.reader is not None and own is not None and (fit is None or self.keep):
                     stats = self.reader.statistics(box, own)
-                    if self.at_once and fit is None:
-                        solve.factor_ahead(stats)
-                        fit = self._solve(box, stats, 1)
-                        stats._made.clear()
-                    if self.keep or not self.at_once:
-                        every.append(stats)
+                if self.at_once and fit is None:
+                    assert stats is not None
+                    solve.factor_ahead(stats)
+                    fit = self._solve(box, stats, 1)
+                    stats._made.clear()  # as large as the Gram matrix itself, and used up
                 if fit is not None:
                     fits.append(fit)
-            total = self.reader.total(sum(box.rows * box.cols for box in boxes), own)
-        return _Band(total, fits, every)
+                if stats is not None and (self.keep or not self.at_once):
+                    every.append(stats)
+            raw = own.total.copy() if own is not None else None
+        return _Band(raw, n_read, functools.reduce(operator.add, totals) if totals else None, fits, every)
 
-    def _plain(self, box: Box, own: Buffers, condition: float, rss: float) -> "_Tile | None":
+    def _plain(self, box: Box, own: Buffers, found: Solved) -> "_Tile | None":
         """Return the fit of a tile of which nothing is doubtful, and None for the others: `_solve` is their judge."""
         assert self.reader is not None
-        n_pixels, m = box.rows * box.cols, len(own.taps)
+        n_pixels, m, rss = box.rows * box.cols, len(own.taps), found.rss
         energy, total = float(own.energy[0]), float(own.energy[1])
-        if not (condition * solve.RCOND_CHOLESKY < 1 and rss > 0 and n_pixels > m):
+        if not (found.condition * cholesky.RCOND_CHOLESKY < 1 and rss > 0 and n_pixels > m):
             return None
-        noise_std, spread = math.sqrt(rss / (n_pixels - m)), own.spread
-        size, least = math.sqrt(float((own.taps**2).sum())), noise_std * math.sqrt(float(spread.min()))
+        noise_std = math.sqrt(rss / (n_pixels - m))
         variance = energy - total * total / n_pixels
-        if solve.rounding_limits(rss, energy, condition, size, least) or not variance > 1e-14 * energy:
+        least, error = noise_std * math.sqrt(found.least), noise_std * math.sqrt(found.spread)
+        if solve.rounding_limits(rss, energy, found.condition, found.size, least) or not variance > 1e-14 * energy:
             return None
-        if solve.doubts(own.taps, noise_std * math.sqrt(float(spread.sum())), rss, variance, energy):
+        if solve.doubts(found.size, error, rss, variance, energy):
             return None
-        return _Tile(
-            self.reader.to_user(own.taps), noise_std * self.reader.to_user(np.sqrt(spread)), noise_std, rss, m, ()
-        )
+        taps, stderr = self.reader.to_user(own.taps), noise_std * self.reader.to_user(np.sqrt(own.spread))
+        return _Tile(taps, stderr, noise_std, rss, m, n_pixels, ())
 
     def _solve(self, box: Box, stats: NormalStats, workers: int) -> "_Tile":
         """Solve a tile, with its pixels read once more where rounding could matter."""
         fit = solve.LeastSquares().solve(stats)
         if solve.rounding_matters(stats, fit):
             part = regions.loaded(regions.sub_problem(self.problem, box))
+            item = None if self.boxed is None else self.boxed.item(box)
             for _ in range(2):
                 before = fit.kernel
-                moments, energies = residual_moments(part, before[None, None], self.method, workers)
-                stats = stats.centered(before.ravel(), moments[0], float(energies[0]))
+                if item is None:
+                    moments, energies = residual_moments(part, before[None, None], self.method, workers)
+                    stats = stats.centered(before.ravel(), moments[0], float(energies[0]))
+                else:
+                    found = weighted_pass.residual([item], before.ravel(), self.method, workers)
+                    stats = stats.centered(before.ravel(), found.moment, found.energy)
                 fit = solve.LeastSquares().solve(stats)
                 if np.linalg.norm(fit.kernel - before) <= 1e-6 * np.linalg.norm(fit.kernel):
                     break
         if not isinstance(self.solver, solve.LeastSquares):
             fit = self.solver.solve(stats)
-        return _Tile(fit.kernel.ravel(), fit.stderr.ravel(), fit.noise_std, fit.rss, fit.rank, fit.findings)
+        taps, stderr = fit.kernel.ravel(), fit.stderr.ravel()
+        return _Tile(taps, stderr, fit.noise_std, fit.rss, fit.rank, stats.n_pixels, fit.findings)
 
 
 # ---- kernels that depend on their neighbours ------------------------------------------------------------------------
@@ -486,7 +540,7 @@ def _smoothed(every: list[NormalStats], fits: list[_Tile], grid: Shape, strength
         findings = tuple(sorted(findings, key=lambda f: list(Verdict).index(f.verdict)))
         freedom = max(1, stats.n_pixels - fits[i].rank)
         std = math.sqrt(rss / freedom)
-        out.append(_Tile(taps[i], stderr, std, rss, m, findings))
+        out.append(_Tile(taps[i], stderr, std, rss, m, stats.n_pixels, findings))
     return out
 
 

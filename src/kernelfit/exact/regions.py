@@ -58,6 +58,30 @@ def sub_problem(problem: Problem, box: Box) -> Problem:
     )
 
 
+def alone(problem: Problem) -> Problem:
+    """Return the problem of a box on arrays that hold its own pixels and no others, in their own type if they can."""
+    plan = problem.geometry
+    own = dataclasses.replace(
+        plan, image_shape=plan.extended_shape, target_shape=plan.size, before=(0, 0), offset=(0, 0)
+    )
+    sources, targets = (tuple(Reader(_own(r), r.shape) for r in some) for some in (problem.sources, problem.targets))
+    return dataclasses.replace(problem, geometry=own, sources=sources, targets=targets)
+
+
+def _own(reader: Reader) -> npt.NDArray[Any]:
+    (top, left), (height, width) = (-reader.before[0], -reader.before[1]), reader.shape
+    if _inside(reader):
+        return np.asarray(reader.array[top : top + height, left : left + width])
+    return reader.block(0, 0, reader.shape)
+
+
+def _inside(reader: Reader) -> bool:
+    """Say whether all that is read of an array lies in it."""
+    (top, left), (height, width) = (-reader.before[0], -reader.before[1]), reader.shape
+    rows, cols = reader.array.shape
+    return min(top, left) >= 0 and top + height <= rows and left + width <= cols
+
+
 def as_block(block: object) -> Shape | None:
     """Return the sides of a block as a user may give them."""
     if block is None:
@@ -116,17 +140,23 @@ class Scratch:
 def loaded(problem: Problem, scratch: Scratch | None = None) -> Problem:
     """Return the problem with the pixels in memory that it would otherwise ask a store for, many times over."""
     scratch = Scratch() if scratch is None else scratch
-    readers = [_loaded(r, functools.partial(scratch.empty, i)) for i, r in enumerate(problem.sources + problem.targets)]
+    readers = enumerate(problem.sources + problem.targets)
+    return reading(problem, [in_memory(reader, place, scratch) for place, reader in readers])
+
+
+def reading(problem: Problem, readers: list[Reader]) -> Problem:
+    """Return the problem with other readers of its sources and targets."""
     n = len(problem.sources)
     return dataclasses.replace(problem, sources=tuple(readers[:n]), targets=tuple(readers[n:]))
 
 
-def _loaded(reader: Reader, empty: Callable[[Shape, np.dtype[Any]], npt.NDArray[Any]]) -> Reader:
-    (top, left), (height, width) = (-reader.before[0], -reader.before[1]), reader.shape
-    inside = min(top, left) >= 0 and top + height <= reader.array.shape[0] and left + width <= reader.array.shape[1]
-    if not inside or not isinstance(reader.array, chunks.Chunked):
+def in_memory(reader: Reader, place: int, scratch: Scratch) -> Reader:
+    """Return a reader of the same pixels in memory: itself, unless it reads a store."""
+    if not _inside(reader) or not isinstance(reader.array, chunks.Chunked):
         return reader
-    return Reader(reader.array.read((slice(top, top + height), slice(left, left + width)), empty), reader.shape)
+    (top, left), (height, width) = (-reader.before[0], -reader.before[1]), reader.shape
+    key = slice(top, top + height), slice(left, left + width)
+    return Reader(reader.array.read(key, functools.partial(scratch.empty, place)), reader.shape)
 
 
 def _walk(n: int, side: int, stops: list[int]) -> list[int]:
@@ -197,10 +227,10 @@ def groups(items: list[Any]) -> Iterator[list[Any]]:
         yield items[first : first + FAN]
 
 
-def checksum(problem: Problem) -> bytes:
-    """Return a few spots of the image and the target, as bytes that depend on the values of their pixels alone."""
+def spots(readers: Iterable[Reader]) -> bytes:
+    """Return a few spots of each, as bytes that depend on the values of their pixels alone."""
     parts = []
-    for reader in (*problem.sources, *problem.targets):
+    for reader in readers:
         for share in (0.0, 0.5, 1.0):
             corner = [int(share * max(0, n - 16)) for n in reader.shape]
             shape = (min(16, reader.shape[0]), min(16, reader.shape[1]))

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,9 +21,18 @@ from .. import geometry, pair, storage
 from ..geometry import Shape
 from ..pair import Problem
 from ..statistics import NormalStats, convention_from
+from ..weights import masks
+from ..weights.boxes import Boxed
 from . import regions
-from .accumulation import Progress, resolve, statistics
+from .accumulation import statistics
+from .choice import resolve
+from .engines import Progress
 from .regions import Box, Tree
+
+#: Pixels, for each worker, from which on a block is worth the work of all of them.
+_LARGE = 2**19
+#: What an item of a stream may hold: a pair and, by name, what excludes or weighs its pixels.
+_NAMES = ("image", "target", "mask", "image_mask", "weights")
 
 
 class _Work(NamedTuple):
@@ -33,6 +42,7 @@ class _Work(NamedTuple):
     block: int
     last: bool
     problem: Problem
+    boxed: Boxed | None
     box: Box
     method: str
     digest: str
@@ -128,7 +138,7 @@ class Checkpoint:
 
 
 def accumulate_stream(
-    pairs: Iterable[tuple[Any, Any]],
+    pairs: Iterable[Any],
     shape: int | Shape,
     *,
     mode: str | None = None,
@@ -138,6 +148,8 @@ def accumulate_stream(
     operation: str = "convolution",
     stride: int | Shape = 1,
     offset: int | Shape = 0,
+    nan: str = "error",
+    saturated: "str | tuple[float | None, float | None] | None" = None,
     method: str = "auto",
     workers: int | None = None,
     block: int | Shape | None = None,
@@ -153,15 +165,20 @@ def accumulate_stream(
 
     Parameters
     ----------
-    pairs : iterable of (image, target)
+    pairs : iterable of (image, target) or (image, target, mask), or of dict
         Each as in `accumulate`: arrays, memory-mapped files, or anything else that can be sliced (h5py, Zarr,
         tifffile's Zarr view, Dask), which is never loaded whole. Tiles of one large image are pairs whose image is
         larger than the target by ``side - 1`` (mode "valid"). A generator is asked for few pairs more than there are
-        threads ahead of time. For one large pair give ``[(image, target)]``.
+        threads ahead of time. For one large pair give ``[(image, target)]``. The mask is True where a pixel of the
+        target is excluded; None is no mask. A dict has the keys "image" and "target" and, if need be, "mask",
+        "image_mask" and "weights", which are what they are in `find_kernel` and may be arrays that are sliced, too.
     shape : int or (int, int)
         Rows and columns of the kernel.
     mode, boundary, fillvalue, origin, operation, stride, offset
         As in `accumulate`, for all pairs; a mode that is left out is inferred for each.
+    nan, saturated : optional
+        As in `accumulate`, for all pairs; but that "auto" leaves out the ends of an integer target's range even if
+        nearly all of it stands there.
     method : {"auto", "direct", "fft"}, optional
         As in `accumulate`.
     workers : int, optional
@@ -228,6 +245,7 @@ def accumulate_stream(
     lattice = geometry.lattice(stride, offset)
     if lattice[0] != (1, 1):
         keywords |= {"stride": lattice[0], "offset": lattice[1]}
+    masks.Rules(None, None, None, nan, saturated)
     geometry.known(mode, (None, *geometry.MODES), "mode")
     geometry.known(boundary, geometry.BOUNDARIES, "boundary")
     geometry.known(operation, geometry.OPERATIONS, "operation")
@@ -240,10 +258,12 @@ def accumulate_stream(
     if isinstance(pairs, tuple) and len(pairs) == 2 and all(getattr(a, "ndim", 0) == 2 for a in pairs):
         msg = "got one pair of images, need an iterable of pairs; write [(image, target)]"
         raise TypeError(msg)
-    call = {"shape": kernel, **keywords, "method": method, "block": sides}
+    call: dict[str, Any] = {"shape": kernel, **keywords, "method": method, "block": sides}
+    if nan != "error" or saturated is not None:
+        call |= {"nan": nan, "saturated": saturated}
     state = None if checkpoint is None else Checkpoint(checkpoint, call, every)
     tree = Tree[NormalStats](operator.add) if state is None else state.tree
-    stream = _Stream(pairs, kernel, keywords, method, sides, state)
+    stream = _Stream(pairs, kernel, keywords, (nan, saturated), method, sides, state)
     fresh = False
     try:
         for item, part in _computed(stream.work(), threads):
@@ -269,7 +289,7 @@ def accumulate_stream(
     if total.n_pixels < total.n_taps:
         msg = (
             f"{total.n_pixels} target pixels of {stream.n_pairs} pairs cannot determine the {total.n_taps} taps of a "
-            f"{kernel[0]}x{kernel[1]} kernel; ask for a smaller shape, or give more pairs"
+            f"{kernel[0]}x{kernel[1]} kernel; ask for a smaller shape, give more pairs, or exclude less"
         )
         raise ValueError(msg)
     return total
@@ -280,15 +300,16 @@ class _Stream:
 
     def __init__(
         self,
-        pairs: Iterable[tuple[Any, Any]],
+        pairs: Iterable[Any],
         kernel: Shape,
         keywords: dict[str, Any],
+        values: tuple[str, Any],
         method: str,
         block: Shape | None,
         state: Checkpoint | None,
     ) -> None:
         self.pairs, self.kernel, self.keywords, self.method, self.block = pairs, kernel, keywords, method, block
-        self.state = state
+        self.values, self.state = values, state
         self.start = (0, 0) if state is None else (state.pairs, state.blocks)
         self.expected = "" if state is None else state.digest
         self.length = len(pairs) if isinstance(pairs, Sized) else 0
@@ -304,76 +325,130 @@ class _Stream:
         n_begun = self.start[0] + (self.start[1] > 0)
         for number, item in enumerate(self.pairs):
             with _naming(number):
-                problem = self._problem(item)
+                problem, boxed = self._problem(item)
                 chosen = resolve(problem, self.method).method
                 chosen = "fft" if chosen == "cg" else chosen
                 boxes = regions.cut(problem, self.block)
                 if self.state is not None:
-                    digest = _digest(digest, problem, boxes, chosen)
+                    digest = _digest(digest, problem, boxed, boxes, chosen)
             self.n_pairs, self.n_blocks = number + 1, self.n_blocks + len(boxes)
             skip = len(boxes) if number < self.start[0] else self.start[1] if number == self.start[0] else 0
             self.n_done += skip
             if self.state is not None and number + 1 == n_begun and digest != self.expected:
                 raise self.state.mismatch(f"one of its first {n_begun} pairs is not the same")
             for i in range(skip, len(boxes)):
-                yield _Work(number, i, i + 1 == len(boxes), problem, boxes[i], chosen, digest)
+                yield _Work(number, i, i + 1 == len(boxes), problem, boxed, boxes[i], chosen, digest)
         if self.state is not None and self.n_pairs < n_begun:
             raise self.state.mismatch(f"it had at least {n_begun} pairs, this one has {self.n_pairs}")
 
-    def _problem(self, item: object) -> Problem:
-        if not isinstance(item, (tuple, list)) or len(item) != 2:
-            msg = f"got an item of type {type(item).__name__}, need a pair (image, target)"
+    def _problem(self, item: object) -> tuple[Problem, Boxed | None]:
+        if isinstance(item, (tuple, list)) and 2 <= len(item) <= 3:
+            item = dict(zip(_NAMES, item, strict=False))
+        if not isinstance(item, Mapping):
+            msg = f"got an item of type {type(item).__name__}, need a pair (image, target), with its mask, or a dict"
             raise TypeError(msg)
-        return pair.check(item[0], item[1], self.kernel, **self.keywords, determined=False)
+        if missing := [name for name in _NAMES[:2] if item.get(name) is None]:
+            msg = f"got a pair without {' and '.join(missing)}, need both image and target"
+            raise ValueError(msg)
+        if unknown := [repr(name) for name in item if name not in _NAMES]:
+            msg = f"got a pair with {', '.join(unknown)}, need no keys but {', '.join(_NAMES)}"
+            raise ValueError(msg)
+        (image, image_masked), (target, target_masked) = (masks.unmasked(item[name]) for name in _NAMES[:2])
+        problem = pair.check(image, target, self.kernel, **self.keywords, determined=False)
+        mask, image_mask, weights = (item.get(name) for name in _NAMES[2:])
+        rules = masks.Rules(mask, image_mask, weights, *self.values, target_masked, image_masked)
+        return problem, Boxed.of(problem, rules)
 
 
 @contextlib.contextmanager
-def _naming(number: int) -> Iterator[None]:
-    """Say in which pair an error was found."""
+def _naming(number: int, block: Shape | None = None) -> Iterator[None]:
+    """Say in which pair an error was found, and in which of its blocks."""
     try:
         yield
     except (TypeError, ValueError) as error:
-        msg = f"pair {number}: {error}"
+        place = "" if block is None else f"in the block of target pixels that starts at {block}: "
+        msg = f"pair {number}: {place}{error}"
         raise type(error)(msg) from error
 
 
-def _digest(before: str, problem: Problem, boxes: list[Box], method: str) -> str:
+def _digest(before: str, problem: Problem, boxed: Boxed | None, boxes: list[Box], method: str) -> str:
     """Return a digest of a pair and all pairs before it."""
     plan = problem.geometry
     facts = json.dumps([before, plan.image_shape, plan.target_shape, str(plan.convention), method, boxes])
-    return hashlib.sha256(facts.encode() + regions.checksum(problem)).hexdigest()
+    seen = regions.spots((*problem.sources, *problem.targets)) + (b"" if boxed is None else boxed.spots())
+    return hashlib.sha256(facts.encode() + seen).hexdigest()
 
 
-def _part(item: _Work, own: threading.local) -> NormalStats:
-    """Read one block; `own` is the thread's."""
+def _statistics(item: _Work, asked: Problem, part: Problem, workers: int) -> NormalStats:
+    """Return the statistics of a block, `part` being what it asks for with the pixels in memory."""
+    readers = zip(part.sources + part.targets, asked.sources + asked.targets, strict=True)
+    copied = item.boxed is not None or any(mine is not given for mine, given in readers)
+    with _naming(item.pair, asked.geometry.offset if copied else None):  # where a copy begins, errors cannot know
+        if item.boxed is None:
+            return statistics(part, item.method, workers)[0]
+        part = regions.alone(part)
+        weighed = item.boxed.item(item.box, part)
+        if weighed is None:
+            return statistics(part, item.method, workers)[0]
+        return item.boxed.statistics(weighed, item.method, workers)
+
+
+def _by_one_thread(item: _Work, own: threading.local) -> NormalStats:
+    """Read one block and return its statistics; `own` is the thread's."""
     if not hasattr(own, "scratch"):
         own.scratch = regions.Scratch()
-    with _naming(item.pair):
-        return statistics(regions.loaded(regions.sub_problem(item.problem, item.box), own.scratch), item.method, 1)[0]
+    asked = regions.sub_problem(item.problem, item.box)
+    return _statistics(item, asked, regions.loaded(asked, own.scratch), 1)
 
 
 def _computed(work: Iterator[_Work], workers: int) -> Iterator[tuple[_Work, NormalStats]]:
-    """Yield the statistics of blocks in order, computed by threads a few blocks ahead."""
+    """Yield the statistics of blocks in order.
+
+    Small blocks are computed by one thread each, some blocks ahead. Large ones are computed one after the other by all
+    threads together, which share a cache, while the pixels of the next one are read.
+    """
     own = threading.local()
     if workers == 1:
         for item in work:
-            yield item, _part(item, own)
+            yield item, _by_one_thread(item, own)
         return
     n_threads = 2 * workers  # those that wait for a store do not compute
+    ahead: collections.deque[tuple[_Work, Callable[[], NormalStats], list[Future[Any]]]] = collections.deque()
+    idle: list[regions.Scratch] = []
+
+    def large(item: _Work) -> bool:
+        return item.box.rows * item.box.cols >= _LARGE * workers
+
+    def begin(item: _Work) -> None:
+        if not large(item):
+            future = pool.submit(_by_one_thread, item, own)
+            ahead.append((item, future.result, [future]))
+            return
+        asked, scratch = regions.sub_problem(item.problem, item.box), idle.pop() if idle else regions.Scratch()
+        readers = enumerate(asked.sources + asked.targets)
+        reads = [pool.submit(regions.in_memory, reader, place, scratch) for place, reader in readers]
+
+        def finish() -> NormalStats:
+            stats = _statistics(item, asked, regions.reading(asked, [read.result() for read in reads]), workers)
+            idle.append(scratch)
+            return stats
+
+        ahead.append((item, finish, list(reads)))
+
     with ThreadPoolExecutor(n_threads, thread_name_prefix="kernelfit") as pool:
-        ahead: collections.deque[tuple[_Work, Future[NormalStats]]] = collections.deque()
         try:
             for item in work:
-                ahead.append((item, pool.submit(_part, item, own)))
-                if len(ahead) > n_threads:
-                    first, future = ahead.popleft()
-                    yield first, future.result()
+                begin(item)
+                while len(ahead) > (1 if large(item) else n_threads):
+                    first, finish, _ = ahead.popleft()
+                    yield first, finish()
             while ahead:
-                first, future = ahead.popleft()
-                yield first, future.result()
+                first, finish, _ = ahead.popleft()
+                yield first, finish()
         finally:
-            for _, future in ahead:
-                future.cancel()
+            for _, _, futures in ahead:
+                for future in futures:
+                    future.cancel()
 
 
 def _packed(stats: NormalStats) -> tuple[dict[str, Any], dict[str, Any]]:

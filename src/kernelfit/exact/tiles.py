@@ -9,15 +9,16 @@ import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import scipy.fft
 
 from .. import pair
 from ..pair import Array, Problem
-from ..solvers import solve
+from ..solvers import cholesky
 from ..statistics import NormalStats
-from .accumulation import Frame
+from .engines import Frame
 from .regions import Box
 
 #: Most samples of a tile, padded, that are transformed at one go.
@@ -40,6 +41,26 @@ class Layout:
         # Multiples of 20, of which FFTW makes short work: 300 samples take less time than 288.
         length = 20 * int(scipy.fft.next_fast_len(math.ceil((cols + 2 * frame.col_halo) / 20), real=True))
         return cls(rows, cols, length) if (rows + 2 * frame.row_halo) * length <= _MOST_SAMPLES else None
+
+
+class Solved(NamedTuple):
+    """What is known of the kernel of a tile; none of it is to be trusted if the condition number is large.
+
+    Attributes
+    ----------
+    condition, rss : float
+        Of the Gram matrix, and the residual sum of squares.
+    size : float
+        Norm of the taps.
+    least, spread : float
+        Least and sum of the diagonal of the inverse Gram matrix.
+    """
+
+    condition: float
+    rss: float
+    size: float
+    least: float
+    spread: float
 
 
 class TileReader:
@@ -93,15 +114,8 @@ class TileReader:
         yield own
         self._idle.append(own)
 
-    def read(self, box: Box, own: "Buffers") -> tuple[float, float]:
-        """Read a tile, add its statistics to those of the tiles before, and solve it, if it has few taps.
-
-        Returns
-        -------
-        condition, rss : float
-            Of the Gram matrix, and of the kernel that is in `own.taps`. Neither is to be trusted if the condition
-            number is large.
-        """
+    def read(self, box: Box, own: "Buffers") -> Solved:
+        """Read a tile, add its statistics to those of the tiles before, and solve it, if it has few taps."""
         from . import _loops
 
         row, col, n_rows, n_cols = (box.col, box.row, box.cols, box.rows) if self.frame.swapped else box
@@ -113,19 +127,21 @@ class TileReader:
             found = _loops.tile_from_spectra(spectra, own.turned, self._cosines, self._sines, own.image, *pixels, *out)
         else:
             found = _loops.tile_from_pixels(own.image, own.start, *pixels, *out)
-        if not (np.isfinite(own.back).all() and np.isfinite(own.energy).all()):
-            pair.refuse_nonfinite(self.problem)
-        return float(found[0]), float(found[1])
+        solved = Solved(*found)
+        if not (solved.condition < math.inf and math.isfinite(solved.rss)):  # the quick sign that a pixel may not be
+            if not (np.isfinite(own.back).all() and np.isfinite(own.energy).all()):
+                pair.refuse_nonfinite(self.problem)
+        return solved
 
     def statistics(self, box: Box, own: "Buffers") -> NormalStats:
         """Return the statistics of the tile that was read last."""
         moment = own.back[1, :, self.frame.col_halo :]
         return self._statistics(own.gram, moment, own.energy, box.rows * box.cols)
 
-    def total(self, n_pixels: int, own: "Buffers") -> NormalStats:
-        """Return the statistics of all tiles that were read."""
+    def total(self, sums: Array, n_pixels: int) -> NormalStats:
+        """Return the statistics of many tiles, given the sum of `Buffers.total`."""
         m = self.problem.geometry.n_taps
-        return self._statistics(own.total[:m, :m], own.total[m, :m], own.total[m + 1], n_pixels)
+        return self._statistics(sums[:m, :m], sums[m, :m], sums[m + 1], n_pixels)
 
     def to_user(self, taps: Array) -> Array:
         """Bring what there is one of for each tap into the order of the user's kernel."""
@@ -186,7 +202,7 @@ class Buffers:
         m = frame.kernel_rows * frame.kernel_cols
         self.back, self.energy = np.empty((2, frame.kernel_rows, 2 * x_halo + 1)), np.empty(2)
         self.gram, self.total = np.zeros((m, m)), np.zeros((m + 2, max(2, m)))
-        self.factors = np.zeros((2, -(-m // 4) * 4, m) if m <= solve.OWN_FACTOR else (2, 0, 0))
+        self.factors = np.zeros((2, -(-m // 4) * 4, m) if m <= cholesky.OWN_FACTOR else (2, 0, 0))
         self.taps, self.spread = np.zeros(m), np.zeros(m)
 
     def clear(self) -> None:

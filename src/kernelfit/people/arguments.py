@@ -1,6 +1,7 @@
 """What the arguments of a call amount to: planes of files, a solver, files to be written, and the same in Python."""
 
 import argparse
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import kernelfit
 
 from .. import io
+from ..weights import masks
 from . import output
 from .options import BadCallError
 
@@ -57,11 +59,24 @@ def choice_of(args: argparse.Namespace, at: int) -> dict[str, Any]:
 
 
 def read_pair(args: argparse.Namespace) -> tuple[list[Any], list[str]]:
-    """Return image and target, and the Python that reads them; one --channel is for the file that has channels."""
-    images: list[Any] = []
+    """Return image and target, and the Python that reads them."""
+    images, choices = read_planes(args, args.image, args.target)
     code: list[str] = []
-    gray = []
     for at, (name, path) in enumerate((("image", args.image), ("target", args.target))):
+        cut = ""
+        if args.channels is not None:
+            images[at], cut = _colours(images[at], path, args.channels == "mixed" and name == "target")
+        words = [repr(path), *(f"{k}={v!r}" for k, v in choices[at].items())]
+        code.append(f"{name} = read_image({', '.join(words)}){cut}")
+    return images, code
+
+
+def read_planes(args: argparse.Namespace, *paths: str) -> tuple[list[Any], list[dict[str, Any]]]:
+    """Read image and target; one --channel is for the file that has channels. Return also what was chosen of each."""
+    images: list[Any] = []
+    choices = []
+    gray = []
+    for at, path in enumerate(paths):
         choice = choice_of(args, at)
         if args.channels is not None:
             choice["colours"] = True
@@ -73,13 +88,9 @@ def read_pair(args: argparse.Namespace) -> tuple[list[Any], list[str]]:
                 raise
             del choice["channel"]
             image = io.read_image(path, **choice)
-        cut = ""
-        if args.channels is not None:
-            image, cut = _colours(image, path, args.channels == "mixed" and name == "target")
         images.append(image)
-        words = [repr(path), *(f"{k}={v!r}" for k, v in choice.items())]
-        code.append(f"{name} = read_image({', '.join(words)}){cut}")
-    return images, code
+        choices.append(choice)
+    return images, choices
 
 
 def maps(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
@@ -87,16 +98,45 @@ def maps(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
     found: dict[str, Any] = {}
     code: dict[str, str] = {}
     for name in ("mask", "image_mask", "weights"):
-        path = getattr(args, name)
+        path = getattr(args, name, None)
         if path is None:
             continue
         if path == "-":
             msg = f"got - for --{name.replace('_', '-')}, need a file: the standard input is for images"
             raise BadCallError(msg)
-        values = np.asarray(io.read_image(path))
+        try:
+            values = np.asarray(io.read_image(path))
+        except io.ImageFileError as error:  # whose remedies are for IMAGE and TARGET
+            msg = f"{str(error).partition(';')[0]}; save --{name.replace('_', '-')} as one gray plane"
+            raise BadCallError(msg) from error
         found[name] = values if name == "weights" else values != 0
         code[name] = f"read_image({path!r})" + ("" if name == "weights" else " != 0")
     return found, code
+
+
+def saturated_colours(args: argparse.Namespace, reading: list[str]) -> tuple[Any, str]:
+    """Return where a colour of the target is saturated whose luma is taken, which no longer tells; and a note.
+
+    None where there are none, or where so little would be left that `find_kernel`, too, would use them.
+    """
+    choice = choice_of(args, 1)
+    if choice.get("channel") != "luma" or "channel='luma'" not in reading[1]:
+        return None, ""
+    colours = io.read_image(args.target, **{**choice, "channel": None, "colours": True})
+    ends = masks.as_ends(args.saturated, colours.dtype) if colours.shape[-1] > 2 else None
+    if ends is None:
+        return None, ""
+    hit = masks.at_ends(np.asarray(colours)[..., :3], ends)
+    if hit is None:
+        return None, ""
+    found = hit.any(axis=-1)
+    count = f"{np.count_nonzero(found)} of {found.size} pixels of the target's luma are of a saturated colour"
+    if args.saturated == "auto" and np.count_nonzero(~found) < 0.05 * found.size:
+        return None, f"{count}; they are used, being nearly all of it"
+    code = reading[1].removeprefix("target = ").replace("channel='luma'", "colours=True")
+    low, high = (f"float('{end}')" if math.isinf(end) else repr(end) for end in ends)
+    reading.append(f"colours = {code}[..., :3]\nsaturated = ((colours <= {low}) | (colours >= {high})).any(axis=-1)")
+    return found, f"{count}, and so masked"
 
 
 def _colours(image: Any, path: str, gray_will_do: bool) -> tuple[Any, str]:
@@ -110,8 +150,8 @@ def _colours(image: Any, path: str, gray_will_do: bool) -> tuple[Any, str]:
     return (image, "") if count == image.shape[-1] else (image[..., :count], f"[..., :{count}]")
 
 
-def solver(args: argparse.Namespace, image: Any, target: Any) -> tuple[Any, str]:
-    """Return the solver that the options describe, and the Python that makes it."""
+def solver(args: argparse.Namespace, image: Any) -> tuple[Any, str]:
+    """Return the solver that the options describe for an image, or a series, and the Python that makes it."""
     name, strength, total, symmetric = args.solver, args.strength, args.total, args.symmetric
     if args.method in ("wiener", "cg"):
         for option in ("solver", "strength", "total", "symmetric"):
@@ -150,7 +190,7 @@ def solver(args: argparse.Namespace, image: Any, target: Any) -> tuple[Any, str]
         return kernelfit.Sparse(), "kernelfit.Sparse()"
     if name == "least-squares":
         return None, ""
-    if name is None and args.method == "auto" and len(image.shape) == 2 and min(image.shape) > 0:
+    if name is None and args.method == "auto" and image is not None and len(image.shape) == 2 and min(image.shape) > 0:
         sides = args.shape if isinstance(args.shape, tuple) else (args.shape, args.shape)
         fits = min(np.subtract(image.shape, sides)) >= 0
         if fits and kernelfit.choose_method(image.shape, sides, args.stride or 1).method == "cg":

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import kernelfit
 
 from .. import cli, io
 from ..geometry import in_mode
-from . import arguments, kernel_files, output
+from ..storage import write_whole
+from . import arguments, kernel_files, options, output, series
 from .options import BadCallError
 from .progress import Bar
 
@@ -60,10 +62,13 @@ def _in_options(text: str, args: argparse.Namespace) -> str:
 
         def words(found: re.Match[str], option: str = option) -> str:
             said = (found[1] or "").strip("'").replace("None", "none")
-            return f"{option} {said}" if said or found.string[found.end() :][:1] == "(" else option
+            return f"{option} {said}" if said or found.string[found.end() :][:1] in ("(", "[") else option
 
         text = re.sub(rf"\b(?<!-){name}={value}", words, text)
-    return text.replace(" (overwrite=True)", "")
+        if "_" in name:  # no word of plain speech, nor part of a file's name
+            text = re.sub(rf"(?<![^ (]){name}(?=[ ,;)])", option, text)
+    text = re.sub(rf"'({'|'.join(sorted(options.WORDS))})'", r"\1", text)
+    return text.replace("overwrite=True", "--force")
 
 
 # ---- find ----------------------------------------------------------------------------------------------------------
@@ -88,8 +93,31 @@ def find(args: argparse.Namespace) -> int:
     )
     if args.report is not None:
         io.require("matplotlib.figure", package="matplotlib", extra="plot", purpose="the report")
-    (image, target), reading = arguments.read_pair(args)
-    solver, solver_code = arguments.solver(args, image, target)
+    streamed = series.wanted(args)
+    fit, pixels, call, seconds, names = series.find(args, _settings(args)) if streamed else _find_pair(args, page)
+    if kept is not None:
+        kernel_files.write_kernel(kept, fit, overwrite=args.force)
+    if args.output == "-":
+        output.write_stdout(np.ascontiguousarray(fit.kernel))
+    if args.json:
+        more = {"image": args.image, "target": args.target, "output": args.output, "report": args.report}
+        psfs = {name: one.psf().to_dict() for name, one in kernelfit.split_channels(fit, names).items()}
+        psf = psfs[""] if "" in psfs else psfs
+        _print_json({**kernel_files.as_dict(fit), "psf": psf, **more, "seconds": seconds, "python": call})
+    else:
+        say = sys.stderr if args.output == "-" else sys.stdout
+        print(fit.summary(), file=say)
+        notes = [f"kernel written to {args.output}"] if kept is not None else []
+        notes += [f"report written to {args.report}"] if page is not None else []
+        notes += [f"sums kept in {args.checkpoint}"] if args.checkpoint is not None else []
+        if args.output is None:
+            notes.append("-o kernel.npz would keep the kernel")
+        print(f"\n{'; '.join([f'{_duration(seconds)} for {pixels}', *notes])}", file=say)
+    return cli.SOLVED if fit.verdict.ok else cli.DOUBTFUL
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the keywords that options stand for, but for those left as they are."""
     settings: dict[str, Any] = {
         "mode": args.mode,
         "boundary": None if args.boundary == "none" else args.boundary,
@@ -113,41 +141,37 @@ def find(args: argparse.Namespace) -> int:
     }
     defaults = {"operation": "convolution", "method": "auto"}
     settings = {name: value for name, value in settings.items() if value is not None and defaults.get(name) != value}
-    if args.saturated == "none":
-        settings["saturated"] = None
+    if args.saturated != "auto":
+        settings["saturated"] = args.saturated
+    return settings
+
+
+def _find_pair(args: argparse.Namespace, page: Path | None) -> series.Found:
+    """Find the kernel of one pair, and draw the report."""
+    (image, target), reading = arguments.read_pair(args)
+    solver, solver_code = arguments.solver(args, image)
+    settings = _settings(args)
     maps, map_code = arguments.maps(args)
+    spoiled, note = arguments.saturated_colours(args, reading)
+    if spoiled is not None:
+        given = "mask" in maps
+        map_code["mask"] = f"saturated | ({map_code['mask']})" if given else "saturated"
+        maps["mask"] = spoiled | maps["mask"] if given else spoiled
     start = time.perf_counter()
     with Bar(int(np.prod(target.shape))) as bar:
         bar.note("starting (the very first run compiles, once)")
         fit = kernelfit.find_kernel(image, target, args.shape, solver=solver, progress=bar, **settings, **maps)
+        fit = dataclasses.replace(fit, notes=(*fit.notes, note)) if note else fit
         seconds = time.perf_counter() - start
         call = arguments.python(args, reading, settings, {**map_code, "solver": solver_code})
-        names = tuple(io.CHANNELS)[:3] if args.channels is not None and target.shape[-1] == 3 else None
+        names = io.COLOURS if args.channels is not None and target.shape[-1] == 3 else None
         if page is not None:
             bar.note("drawing the report")
             title = f"From {_name(args.image)} to {_name(args.target)}"
             kernelfit.report.write_report(
                 page, fit, image, target, title=title, call=call, names=names, overwrite=args.force
             )
-        if kept is not None:
-            kernel_files.write_kernel(kept, fit, overwrite=args.force)
-    if args.output == "-":
-        output.write_stdout(np.ascontiguousarray(fit.kernel))
-    if args.json:
-        more = {"image": args.image, "target": args.target, "output": args.output, "report": args.report}
-        psfs = {name: one.psf().to_dict() for name, one in kernelfit.split_channels(fit, names).items()}
-        psf = psfs[""] if "" in psfs else psfs
-        _print_json({**kernel_files.as_dict(fit), "psf": psf, **more, "seconds": seconds, "python": call})
-    else:
-        say = sys.stderr if args.output == "-" else sys.stdout
-        print(fit.summary(), file=say)
-        notes = [f"kernel written to {args.output}"] if kept is not None else []
-        notes += [f"report written to {args.report}"] if page is not None else []
-        if args.output is None:
-            notes.append("-o kernel.npz would keep the kernel")
-        pixels = f"{image.shape[0]} x {image.shape[1]} pixels"
-        print(f"\n{'; '.join([f'{_duration(seconds)} for {pixels}', *notes])}", file=say)
-    return cli.SOLVED if fit.verdict.ok else cli.DOUBTFUL
+    return series.Found(fit, f"{image.shape[0]} x {image.shape[1]} pixels", call, seconds, names)
 
 
 HTML = (".html", ".htm")
@@ -189,15 +213,12 @@ def apply(args: argparse.Namespace) -> int:
         msg = "got --offset without a stride, need --stride N"
         raise BadCallError(msg)
     as_large = mode == "same" and words.get("stride", 1) in (1, (1, 1))
-    if held.kernel.ndim == 4 and len(image.shape) == 3:
-        made = kernelfit.apply_kernel(image, held.kernel, channel_axis=-1, workers=args.workers, **words)
-    else:
-        made = _each_channel(
-            image, held, lambda plane, kernel: kernelfit.apply_kernel(plane, kernel, workers=args.workers, **words),
-            as_large,
-        )  # fmt: skip
+    colours, alpha = _split(image, held.kernel, as_large)
+    white = _white(kept, colours, alpha, held.kernel)
+    axis = None if colours.ndim == 2 else -1
+    made = kernelfit.apply_kernel(colours, held.kernel, channel_axis=axis, workers=args.workers, **words)
     edge = f"boundary {boundary}" if mode != "valid" else "no boundary needed"
-    return _write_image(args, kept, made, image, edge)
+    return _write_image(args, kept, _joined(made, alpha), white, edge)
 
 
 def deconvolve(args: argparse.Namespace) -> int:
@@ -216,12 +237,28 @@ def deconvolve(args: argparse.Namespace) -> int:
         "balance": args.balance,
         "boundary": None if args.boundary == "none" else args.boundary,
         "penalty": args.penalty,
+        "edges": args.edges,
+        "nan": args.nan,
+        **arguments.maps(args)[0],
         **_laid(args, held, "same"),
     }
-    made = _each_channel(
-        image, held, lambda plane, kernel: kernelfit.deconvolve(plane, kernel, workers=args.workers, **words), True
-    )
-    return _write_image(args, kept, made, image, f"balance {args.balance}")
+    if held.kernel.ndim == 4:
+        msg = f"{args.kernel}: got kernels of each channel from each, need one, or one for each channel"
+        raise BadCallError(f"{msg}; find the kernel with --channels separate or shared")
+    colours, alpha = _split(image, held.kernel, as_large=True)
+    white = _white(kept, colours, alpha, held.kernel)
+    planes = [colours] if colours.ndim == 2 else list(np.moveaxis(colours, -1, 0))
+    kernels = [held.kernel] * len(planes) if held.kernel.ndim == 2 else list(held.kernel)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        made = [
+            kernelfit.deconvolve(plane, kernel, workers=args.workers, **words)
+            for plane, kernel in zip(planes, kernels, strict=True)
+        ]
+    for message in dict.fromkeys(str(one.message) for one in caught):
+        print("kernelfit:", message.replace("mask=", "--mask"), file=sys.stderr)
+    restored = made[0] if colours.ndim == 2 else np.stack(made, axis=-1)
+    return _write_image(args, kept, _joined(restored, alpha), white, f"balance {args.balance}")
 
 
 def _image_and_kernel(args: argparse.Namespace) -> tuple[Any, kernel_files.KernelFile, Path | None]:
@@ -247,25 +284,40 @@ def _laid(args: argparse.Namespace, held: kernel_files.KernelFile, mode: str) ->
     return found
 
 
-def _each_channel(image: Any, held: kernel_files.KernelFile, make: Any, keep_alpha: bool) -> Any:
-    """Treat each channel of a colour image by itself; an alpha channel stays as it is where the size does."""
-    planes = [image] if len(image.shape) == 2 else [image[..., at] for at in range(image.shape[-1])]
-    n_colours = len(planes) - 1 if len(planes) in (2, 4) and keep_alpha else len(planes)
-    kernel = held.kernel
-    if kernel.ndim != 2 and (kernel.ndim != 3 or len(kernel) != n_colours):
+def _split(image: Any, kernel: kernel_files.Array, as_large: bool) -> tuple[Any, Any]:
+    """Return the channels that kernels are laid on, and an alpha channel that stays as it is, None without.
+
+    Alpha is a channel like the others where there is a kernel for it, and where one kernel changes the size of all.
+    """
+    if len(image.shape) == 2 and kernel.ndim == 2:
+        return image, None
+    image = np.asarray(image) if len(image.shape) == 3 else np.asarray(image)[..., None]
+    n, wanted = image.shape[-1], kernel.shape[-3] if kernel.ndim > 2 else None
+    n_colours = n if n == wanted or (wanted is None and not as_large) else {2: 1, 4: 3}.get(n, n)
+    if wanted not in (None, n_colours):
         kinds = " x ".join(map(str, kernel.shape[:-2]))
         msg = f"got {kinds} kernels for an image of {n_colours} channel{'s'[: n_colours > 1]}, need one for each or one"
         raise BadCallError(f"{msg} in all; pick a channel of the image, or find the kernel with --channels separate")
-    kernels = [kernel] * n_colours if kernel.ndim == 2 else list(kernel)
-    made = [make(plane, one) for plane, one in zip(planes, kernels, strict=False)] + planes[n_colours:]
-    return made[0] if len(image.shape) == 2 else np.stack(made, axis=-1)
+    return image[..., :n_colours], image[..., n_colours:] if n_colours < n and as_large else None
 
 
-def _write_image(args: argparse.Namespace, kept: Path | None, made: Any, image: Any, how: str) -> int:
+def _white(kept: Path | None, colours: Any, alpha: Any, kernel: kernel_files.Array) -> int:
+    """Return what stands for white in the file that is to be written, or refuse it."""
+    made = kernel.shape[0] if kernel.ndim == 4 else 1 if colours.ndim == 2 else colours.shape[-1]
+    return 0 if kept is None else output.white_of(kept, colours, made + (alpha is not None))
+
+
+def _joined(made: Any, alpha: Any) -> Any:
+    """Return what was made with the alpha channel beside it; a single channel is a plane."""
+    made = made if alpha is None else np.concatenate([made, alpha], axis=-1)
+    return made[..., 0] if made.ndim == 3 and made.shape[-1] == 1 else made
+
+
+def _write_image(args: argparse.Namespace, kept: Path | None, made: Any, white: int, how: str) -> int:
     if kept is None:
         output.write_stdout(made)
         return cli.SOLVED
-    cut = output.write_image(kept, made, np.dtype(image.dtype), overwrite=args.force)
+    cut = output.write_image(kept, made, white, overwrite=args.force)
     note = f"; {cut} of {made.size} values beyond the file's range were cut off (.tif holds them)" if cut else ""
     print(f"{args.output}: {' x '.join(map(str, made.shape))} pixels, {how}{note}")
     return cli.SOLVED
@@ -325,9 +377,7 @@ def _draw(path: Path, planes: dict[str, kernel_files.KernelFile], overwrite: boo
             kernelfit.plot.error(fit, row[1])
             kernelfit.plot.cuts(fit, row[2])
             kernelfit.plot.frequency_response(fit, row[3])
-    output.write_whole(
-        path, lambda file: figure.savefig(file, format="png", dpi=130), "the picture", overwrite=overwrite
-    )
+    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=130), "the picture", overwrite=overwrite)
 
 
 def compare(args: argparse.Namespace) -> int:
@@ -357,7 +407,7 @@ def _difference(found: kernelfit.Difference) -> dict[str, Any]:
     fields = {"differ": found.differ, "relative": finite(found.relative), "largest": list(found.largest)}
     fields |= {"chi2": finite(found.chi2), "freedom": found.freedom, "p_value": finite(found.p_value)}
     fields |= {"difference": found.difference.tolist(), "stderr": finite(found.stderr.tolist())}
-    return {**fields, "origin": list(found.origin)}
+    return {**fields, "origin": list(found.origin), "exact": found.exact}
 
 
 def demo(args: argparse.Namespace) -> int:

@@ -48,7 +48,7 @@ def write_pair(folder: str, *, overwrite: bool = False) -> list[Path]:
     blurred = convolve2d(image, comet(), mode="same", boundary="symm")
     blurred += np.random.default_rng(0).normal(0.0, 0.01 * float(blurred.std()), blurred.shape)
     for path, pixels in zip(paths, (image.astype(float), blurred), strict=True):
-        output.write_image(path, pixels, np.dtype(np.uint8), overwrite=overwrite)
+        output.write_image(path, pixels, 255, overwrite=overwrite)
     return paths
 
 

@@ -44,7 +44,18 @@ ADVICE: dict[Verdict, tuple[str, tuple[str, ...]]] = {
         (
             "Take error bars that allow for it: errors='sandwich' (--errors sandwich).",
             "Ask for a larger kernel, in case the filter is wider than the shape asked for.",
+            "Fit an offset beside the kernel, in case something is added to the target: background=0 (--background 0).",
             "Check the declared boundary and origin; without a boundary nothing can be wrong there.",
+            "Leave out what was clipped, if that is below the ends of the type's range: saturated=(low, high).",
+        ),
+    ),
+    Verdict.UNEVEN_NOISE: (
+        "The noise is louder where the picture stands out than was declared, or in all. The kernel may be right, but "
+        "the error bars are not.",
+        (
+            "Declare noise that grows with the signal: noise='poisson' or (gain, read_noise) (--noise).",
+            "Or give each pixel its own weight, the inverse of its variance (weights, --weights).",
+            "A filter that is not linear (a median, a threshold, tone mapping) leaves such a residual, too.",
         ),
     ),
     Verdict.OUTLIERS_DECIDE: (
@@ -96,8 +107,10 @@ ADVICE: dict[Verdict, tuple[str, tuple[str, ...]]] = {
         "The best kernel explains less than half of the target: probably it is not this image, filtered by a kernel of "
         "this size.",
         (
+            "If the noise is as large as that, the errors tell how far to trust the kernel.",
             "Check that the two images are aligned to the pixel.",
             "Ask for a larger kernel.",
+            "Fit an offset beside the kernel: background=0 (--background 0).",
             "Check the declared boundary and origin; without a boundary nothing can be wrong there.",
             "A filter that is not linear (a median, a threshold, tone mapping) is described by no kernel.",
         ),

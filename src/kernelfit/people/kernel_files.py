@@ -17,7 +17,8 @@ from ..geometry import Convention, default_origin
 from ..io import ImageFileError, read_image, require
 from ..result import KernelFit
 from ..statistics import convention_from
-from . import output
+from ..storage import write_whole
+from ..verdict import Verdict
 
 Array = npt.NDArray[np.float64]
 
@@ -139,7 +140,8 @@ def write_kernel(path: Path, fit: KernelFit, *, overwrite: bool = False) -> None
         data = (json.dumps(as_dict(fit), indent=1, allow_nan=False) + "\n").encode()
     elif suffix in (".tif", ".tiff"):
         tifffile = require("tifffile", package="tifffile", extra="cli", purpose="writing TIFF")
-        note = json.dumps({"kind": "kernelfit kernel", "convention": dataclasses.asdict(fit.convention)})
+        fields = {"kind": "kernelfit kernel", "convention": dataclasses.asdict(fit.convention)}
+        note = json.dumps({**fields, "shape": kernel.shape})  # by which tifffile knows the axes of a stack of planes
         buffer = std_io.BytesIO()
         tifffile.imwrite(buffer, kernel, description=note, metadata=None, photometric="minisblack")
         data = buffer.getvalue()
@@ -149,7 +151,7 @@ def write_kernel(path: Path, fit: KernelFit, *, overwrite: bool = False) -> None
         buffer = std_io.BytesIO()
         np.save(buffer, kernel, allow_pickle=False)
         data = buffer.getvalue()
-    output.write_whole(path, lambda file: file.write(data), what, overwrite=overwrite)
+    write_whole(path, lambda file: file.write(data), what, overwrite=overwrite)
 
 
 def _fits_bytes(kernel: Array, fit: KernelFit) -> bytes:
@@ -261,7 +263,8 @@ def _from_fits(path: str) -> KernelFile:
         convention = Convention(origin=origin, stride=stride, offset=offset, **fields)
     if errors is not None and (errors.shape != kernel.shape or not np.isfinite(errors).all()):
         errors = None
-    return KernelFile(kernel, errors, convention, verdict=str(header.get("KFVERD", "")))
+    name = str(header.get("KFVERD", ""))
+    return KernelFile(kernel, errors, convention, verdict=Verdict[name].value if name in Verdict.__members__ else name)
 
 
 def _from_tiff(path: str) -> KernelFile:

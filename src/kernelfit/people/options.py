@@ -23,6 +23,7 @@ ROBUST = ("huber", "tukey", "clip")
 ERRORS = ("plain", "sandwich")
 CHANNELS = ("shared", "separate", "mixed")
 SYMMETRIES = ("point", "rows", "columns", "both")
+WORDS = {*MODES, *BOUNDARIES, *OPERATIONS, *METHODS, *SOLVERS, *ROBUST, *ERRORS, *CHANNELS, *SYMMETRIES}
 
 
 class BadCallError(Exception):
@@ -155,6 +156,20 @@ def noise(text: str) -> str | tuple[float, float]:
         msg = f"got {text!r}, need constant, poisson, or two numbers GAIN,READ_NOISE"
         raise argparse.ArgumentTypeError(msg) from None
     return gain, read
+
+
+def saturated(text: str) -> str | tuple[float | None, float | None] | None:
+    """Parse the values from which on a pixel is saturated."""
+    if text in ("auto", "none"):
+        return None if text == "none" else text
+    try:
+        low, high = (float(part) if part.strip() else None for part in text.split(","))
+    except ValueError:
+        low = high = None
+    if low is high is None or (low is not None and high is not None and not low < high):
+        msg = f"got {text!r}, need auto, none, or LOW,HIGH with LOW below HIGH, one of which may be left out"
+        raise argparse.ArgumentTypeError(msg)
+    return low, high
 
 
 def strength(text: str) -> float | str:

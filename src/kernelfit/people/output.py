@@ -1,11 +1,10 @@
-"""Files out: checked before any work, written whole or not at all, never over an existing file unasked."""
+"""Files out: checked before any work, and written in the format that their names say."""
 
 import io
 import os
-import secrets
 import stat
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,8 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..io import require
+from ..storage import exists, write_whole
+from . import png
 
 IMAGE_SUFFIXES = (".npy", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".fits")
+_PICTURES = {".png": (1, 2, 3, 4), ".jpg": (1, 3), ".jpeg": (1, 3)}  # how many channels they hold
 
 
 def check_output(
@@ -57,7 +59,7 @@ def check_output(
             msg = f"got {path} for {what}, which is no plain file; choose another name"
             raise ValueError(msg)
         if not overwrite:
-            raise FileExistsError(_exists(path, what))
+            raise FileExistsError(exists(path, what))
     if not path.parent.is_dir():
         msg = f"got {path} for {what}, but there is no folder {path.parent}; make it first"
         raise FileNotFoundError(msg)
@@ -65,45 +67,6 @@ def check_output(
         msg = f"got {path} for {what}, but the folder {path.parent} is not writable; choose another"
         raise PermissionError(msg)
     return path
-
-
-def write_whole(path: Path, write: Callable[[BinaryIO], object], what: str, *, overwrite: bool = False) -> None:
-    """Let `write` fill a new file beside `path`, which then takes its name in one step.
-
-    No reader sees half a file, and a failure leaves what was there before. Without `overwrite` an existing file is
-    refused, also one that appeared meanwhile.
-    """
-    path = Path(os.path.realpath(path))
-    if not overwrite and path.exists():
-        raise FileExistsError(_exists(path, what))
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        if overwrite:
-            os.replace(temporary, path)
-        else:
-            _take_free_name(temporary, path, what)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _take_free_name(temporary: Path, path: Path, what: str) -> None:
-    """Give `temporary` the name `path` unless that is taken, in one step where the file system has hard links."""
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        raise FileExistsError(_exists(path, what)) from None
-    except OSError:
-        if path.exists():
-            raise FileExistsError(_exists(path, what)) from None
-        os.replace(temporary, path)
-
-
-def _exists(path: Path, what: str) -> str:
-    return f"got {path} for {what}, which exists already; choose another name or pass --force (overwrite=True)"
 
 
 def write_stdout(array: NDArray[Any]) -> None:
@@ -123,11 +86,53 @@ def require_writer(path: str | os.PathLike[str]) -> None:
         require("astropy.io.fits", package="astropy", extra="io", purpose="writing FITS")
 
 
-def write_image(path: Path, image: NDArray[Any], like: np.dtype[Any], *, overwrite: bool = False) -> int:
+def white_of(path: Path, image: Any, n_channels: int) -> int:
+    """Say, before any work is done, what a file will hold for white; 0 for formats that hold numbers as they are.
+
+    Parameters
+    ----------
+    path : Path
+        The file, as `check_output` returns it.
+    image : array
+        The image that the pixels are to be made of: its type tells white, its values where the type is a wide one.
+    n_channels : int
+        How many channels are to be written.
+
+    Raises
+    ------
+    ValueError
+        The format cannot hold such pixels.
+    """
+    suffix, dtype = path.suffix.lower(), np.dtype(image.dtype)
+    if suffix not in _PICTURES:
+        return 0
+    if n_channels not in _PICTURES[suffix]:
+        others = ".png, .tif, .npy or .fits" if n_channels in _PICTURES[".png"] else ".tif, .npy or .fits"
+        msg = f"got {n_channels} channels for {path.name}, which cannot hold them (alpha among them); write {others}"
+        raise ValueError(msg)
+    if dtype.kind == "b" or dtype.itemsize == 1:
+        return 1 if dtype.kind == "b" else 255
+    white = peak = 65535.0
+    if dtype.kind == "f" or dtype.itemsize > 2:
+        pixels = np.asarray(image)
+        peak = float(np.abs(pixels[np.isfinite(pixels)]).max(initial=0))
+        white = 255 if peak <= 255 else 65535
+    if peak > white or (white > 255 and suffix != ".png") or (dtype.kind == "f" and peak <= 4.0):
+        more = "" if peak > 65535 or suffix == ".png" else ".png (16 bits), "
+        holds = f"whole numbers from 0 to {65535 if suffix == '.png' else 255}"
+        msg = (
+            f"got pixels of type {dtype} up to {peak:.3g} for {path.name}, which holds {holds}; write "
+            f"{more}.tif, .npy or .fits, which hold them as they are"
+        )
+        raise ValueError(msg)
+    return int(white)
+
+
+def write_image(path: Path, image: NDArray[Any], white: int = 0, *, overwrite: bool = False) -> int:
     """Write an image (rows, cols) or (rows, cols, channels) in the format that the name says.
 
-    PNG and JPEG hold whole numbers: the pixels are rounded to the type `like` (8 bits for JPEG, 8 or 16 for PNG) and
-    cut off at its ends. The other formats hold them as they are, in float32 (TIFF) or float64.
+    PNG and JPEG hold whole numbers: the pixels are rounded and cut off at zero and at white. The other formats hold
+    them as they are, in float32 (TIFF) or float64.
 
     Parameters
     ----------
@@ -135,8 +140,8 @@ def write_image(path: Path, image: NDArray[Any], like: np.dtype[Any], *, overwri
         The file, as `check_output` returns it.
     image : ndarray
         The pixels.
-    like : dtype
-        The type of the image that it was made of.
+    white : int, optional
+        What `white_of` says.
     overwrite : bool, optional
         Whether an existing file may be replaced.
 
@@ -146,25 +151,21 @@ def write_image(path: Path, image: NDArray[Any], like: np.dtype[Any], *, overwri
         How many pixels were cut off.
     """
     suffix, cut = path.suffix.lower(), 0
-    if suffix in (".png", ".jpg", ".jpeg"):
+    if white:
         pillow = require("PIL.Image", package="pillow", extra="cli", purpose="writing pictures")
-        wide = suffix == ".png" and like.kind in "ui" and like.itemsize == 2 and image.ndim == 2
-        top = 65535 if wide else 255
-        if like.kind == "b":
-            image = image * 255.0
-        elif like.kind == "f" and image.size and np.nanmax(np.abs(image)) <= 4.0:
-            msg = (
-                f"got pixels of type {like} up to {np.nanmax(np.abs(image)):.3g} for {path.name}, which holds whole "
-                "numbers from 0; write .tif, .npy or .fits, which hold them as they are"
-            )
-            raise ValueError(msg)
-        rounded = np.rint(image)
+        top = max(white, 255)
+        rounded = np.rint(image * 255.0 if white == 1 else image)
         cut = int(np.count_nonzero((rounded < 0) | (rounded > top)))
-        pixels = np.clip(rounded, 0, top).astype(np.uint16 if wide else np.uint8)
+        pixels = np.clip(rounded, 0, top).astype(np.uint16 if white > 255 else np.uint8)
         kind = "PNG" if suffix == ".png" else "JPEG"
-        write_whole(
-            path, lambda file: pillow.fromarray(pixels).save(file, kind, quality=95), "the image", overwrite=overwrite
-        )
+
+        def write(file: BinaryIO) -> None:
+            if white > 255 and pixels.ndim == 3:
+                png.write(file, pixels)
+            else:
+                pillow.fromarray(pixels).save(file, kind, quality=95)
+
+        write_whole(path, write, "the image", overwrite=overwrite)
     elif suffix in (".tif", ".tiff"):
         tifffile = require("tifffile", package="tifffile", extra="cli", purpose="writing TIFF")
         pixels = np.ascontiguousarray(image, dtype=np.float32)

@@ -25,6 +25,7 @@ class Bar:
         self.n_pixels = n_pixels
         self.stage = ""
         self.drawn = 0
+        self.first = 0.0  # how far it was when the stage began: what a checkpoint held takes no time
         self.born = self.start = self.last = time.monotonic()
         self.on = self.stream.isatty()
 
@@ -34,13 +35,14 @@ class Bar:
             return
         now = time.monotonic()
         if stage != self.stage:
-            self.stage, self.start = stage, now
+            self.stage, self.start, self.first = stage, now, done
         if now - self.born < _AFTER or (now - self.last < _EVERY and done < total):
             return
         self.last = now
-        self._draw(
-            line(stage, done, total, now - self.start, self.n_pixels) if done < total else f"{stage}: done; solving"
-        )
+        if done < total:
+            self._draw(line(stage, done, total, now - self.start, self.n_pixels, self.first))
+        else:
+            self._draw(f"{stage}: done; solving")
 
     def note(self, text: str) -> None:
         """Draw a line of words, on a terminal, until something else is drawn."""
@@ -64,12 +66,13 @@ class Bar:
             self.drawn = 0
 
 
-def line(stage: str, done: float, total: float, seconds: float, n_pixels: int) -> str:
-    """Return one line: the stage, a bar, the share done, the rate and the time left."""
+def line(stage: str, done: float, total: float, seconds: float, n_pixels: int, first: float = 0.0) -> str:
+    """Return one line: the stage, a bar, the share done, and since it was `first` the rate and the time left."""
     share = min(1.0, done / total) if total else 1.0
     full = int(share * _WIDTH)
     text = f"{stage:12s} [{'#' * full}{'.' * (_WIDTH - full)}] {share:4.0%}"
-    if seconds > 0 and share > 0:
-        left = seconds * (1 - share) / share
-        text += f"  {share * n_pixels / seconds / 1e6:.3g} Mpixel/s  {int(left) // 60}:{int(left) % 60:02d} left"
+    fresh = share - first / total if total else 0.0
+    if seconds > 0 and fresh > 0:
+        left = seconds * (1 - share) / fresh
+        text += f"  {fresh * n_pixels / seconds / 1e6:.3g} Mpixel/s  {int(left) // 60}:{int(left) % 60:02d} left"
     return text

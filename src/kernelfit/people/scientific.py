@@ -54,8 +54,12 @@ def read_hdf5(path: Path, choice: Choice) -> Any:
         if isinstance(item, h5py.Dataset) and item.ndim >= 2 and item.dtype.kind in "biufc":
             found[f"/{name}"] = item
 
-    file.visititems(visit)
-    return pick_plane(path, _chosen(path, found, choice.dataset), choice)
+    try:
+        file.visititems(visit)
+        return pick_plane(path, _chosen(path, found, choice.dataset), choice)
+    except BaseException:
+        file.close()
+        raise
 
 
 def read_zarr(path: Path, choice: Choice) -> Any:

@@ -65,7 +65,7 @@ def factor_of(gram: Array) -> Array:
     lower, info = scipy.linalg.lapack.dpotrf(gram, lower=1, clean=1)
     if info == 0 and float(np.diag(lower).min()) > 1e-6 * float(np.diag(lower).max()):
         return np.asarray(scipy.linalg.lapack.dtrtri(lower, lower=1)[0].T)
-    return eigen_factor(gram)[0]
+    return eigen_factor(gram).factor
 
 
 def _onto_total(inverse: Array, ones: Array) -> tuple[Array, Array]:

@@ -74,11 +74,11 @@ def _without_alarm(fit: KernelFit) -> KernelFit:
 
     Rounding errors are alike where the image is flat. No other cause is left to look for: no kernel could do better.
     """
-    coloured = [f for f in fit.findings if f.verdict is Verdict.COLOURED_NOISE]
-    if not coloured or not fit.noise_std < _ALONE * _rounding_of(fit):
+    told = [f for f in fit.findings if f.verdict in (Verdict.COLOURED_NOISE, Verdict.UNEVEN_NOISE)]
+    if not told or not fit.noise_std < _ALONE * _rounding_of(fit):
         return fit
-    note = f"the residual is that of rounding to integers, which is not quite white: {coloured[0].detail}"
-    findings = tuple(f for f in fit.findings if f not in coloured)
+    note = f"the residual is that of rounding to integers, which is not quite white: {told[0].detail}"
+    findings = tuple(f for f in fit.findings if f not in told)
     return dataclasses.replace(fit, findings=findings, notes=(*fit.notes, note))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import geometry
-from ..pair import Problem, Reader
+from ..pair import Problem, Reader, any_in_window
 from ..task import Task
 from .weighted_pass import Item, Weights
 
@@ -119,12 +119,15 @@ def _hull(index: Any, n: int) -> tuple[int, int, Any]:
 
 def unmasked(value: object) -> tuple[object, object]:
     """Return an array, or a list of arrays, without masks, and the masks in the same form; None if there is none."""
-    if isinstance(value, (list, tuple)) and any(isinstance(item, np.ma.MaskedArray) for item in value):
+    if isinstance(value, (list, tuple)) and any(hasattr(item, "mask") for item in value):
         data, found = zip(*(unmasked(item) for item in value), strict=True)
         return list(data), None if all(mask is None for mask in found) else list(found)
     if isinstance(value, np.ma.MaskedArray):
         mask = np.ma.getmask(value)
         return value.data, None if mask is np.ma.nomask else np.asarray(mask)
+    if not isinstance(value, np.ndarray) and all(hasattr(value, n) for n in ("data", "mask", "uncertainty")):
+        mask = value.mask  # type: ignore[attr-defined]
+        return np.asarray(value.data), None if mask is None else np.asarray(mask)  # type: ignore[attr-defined]
     return value, None
 
 
@@ -340,10 +343,7 @@ def touched(image_mask: Mask, problem: Problem) -> Mask:
         block = reader.block(row * down, 0, ((n_rows - 1) * down + n_y, plan.extended_shape[1]))
         if not block.any():
             continue
-        sums = np.zeros((block.shape[0] + 1, block.shape[1] + 1))  # of counts, so exact
-        sums[1:, 1:] = block.cumsum(axis=0).cumsum(axis=1)
-        inside = sums[n_y:, n_x:] - sums[:-n_y, n_x:] - sums[n_y:, :-n_x] + sums[:-n_y, :-n_x]
-        out[row : row + n_rows] = inside[::down, ::across] > 0
+        out[row : row + n_rows] = any_in_window(block != 0, (n_y, n_x))[::down, ::across]
     return out
 
 
@@ -355,6 +355,7 @@ def judge(
     weights: object = None,
     nan: str = "error",
     saturated: object = None,
+    part: bool = False,
 ) -> Judged | None:
     """Turn everything that excludes or weighs pixels of a pair into one weight for each target pixel that is used.
 
@@ -368,6 +369,8 @@ def judge(
         The same for each source.
     weights, nan, saturated
         As in `find_kernel`.
+    part : bool, optional
+        Whether it is a part of a larger pair, of which no pixel need count.
 
     Returns
     -------
@@ -409,7 +412,8 @@ def judge(
         exclude(not_finite(target), "NaN or infinite")
     ends = as_ends(saturated, target.dtype)
     if ends is not None:
-        what = f"saturated, at {ends[0]:g} or below or {ends[1]:g} or above"
+        told = zip(ends, ("below", "above"), strict=True)
+        what = "saturated, at " + " or ".join(f"{end:g} or {beyond}" for end, beyond in told if np.isfinite(end))
         count = _count_at_ends(target, place, ends)
         counted = plan.n_pixels - count
         if count and isinstance(saturated, str) and counted < max(0.05 * plan.n_pixels, 10 * plan.n_taps):
@@ -444,7 +448,7 @@ def judge(
         final: Weights = given[place]
     else:
         final = np.ones(plan.size, dtype=bool) if excluded is None else ~excluded[place]
-    if excluded is not None and not final.any():
+    if excluded is not None and not part and not final.any():
         msg = f"got a mask or weights{where} that leave none of {plan.n_pixels} target pixels; need some that count"
         raise ValueError(msg)
     return Judged(Item(dataclasses.replace(problem, sources=sources, targets=(result,)), final), tuple(notes))

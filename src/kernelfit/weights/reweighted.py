@@ -18,8 +18,10 @@ from .. import geometry
 from ..checks import noise as noise_check
 from ..checks.sandwich import with_scores
 from ..exact import joint, polyphase
-from ..exact.accumulation import Choice, Progress, residual_moments
+from ..exact.accumulation import residual_moments
 from ..exact.background import Elimination
+from ..exact.choice import Choice
+from ..exact.engines import Progress
 from ..pair import Array, Reader
 from ..result import KernelFit
 from ..solvers import solve
@@ -352,11 +354,13 @@ def fit(
     notes = [note for j in judged for note in j.notes]
     conv = items[0].problem.geometry.convention
     findings: list[Finding] = []
-    correction = 1.0
+    correction, most = 1.0, math.inf
     if not model.slope and robust is None:
         found = engine.solve(items)
     else:
-        found, items, correction, more, said = _reweighted(engine, items, model, robust)
+        found, seen, more, said = _reweighted(engine, items, model, robust)
+        items, correction = seen.items, seen.correction
+        most = math.inf if robust is None else TUNING[robust] * seen.scale
         findings += more
         notes += said
     stats = found.stats
@@ -392,7 +396,10 @@ def fit(
     )
     if errors == "sandwich":
         return result
-    return noise_check.look([item.problem for item in items], result, [item.weights for item in items])
+    weighed = [item.weights for item in items]
+    return noise_check.look(
+        [item.problem for item in items], result, weighed, most=most, declared=bool(model.slope) and robust is None
+    )
 
 
 def _with_errors(
@@ -431,7 +438,7 @@ def in_place(item: Item) -> Weights:
 
 def _reweighted(
     engine: Engine, items: Sequence[Item], model: Noise, robust: str | None
-) -> tuple[_Solved, list[Item], float, list[Finding], list[str]]:
+) -> "tuple[_Solved, _Seen, list[Finding], list[str]]":
     """Weigh, fit and weigh again until the kernel settles.
 
     Huber's criterion comes first, whatever is asked for: it is convex, so that its end does not depend on the start.
@@ -502,7 +509,7 @@ def _reweighted(
             details.append(f"{100 * lost:.0f} % of the image's detail lies under pixels taken for outliers")
         if details:
             findings.append(Finding(Verdict.OUTLIERS_DECIDE, ", and ".join(details)))
-    return found, list(seen.items), seen.correction, findings, notes
+    return found, seen, findings, notes
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,8 +25,10 @@ import numpy as np
 
 from .. import geometry, pair
 from ..exact import accumulation, polyphase
-from ..exact.accumulation import DIRECT_NS, Choice, Progress, in_order
 from ..exact.background import Elimination, without_rounding
+from ..exact.choice import DIRECT_NS, Choice
+from ..exact.engines import Progress, add
+from ..exact.threads import in_order
 from ..geometry import Shape
 from ..pair import Array, Problem
 from ..statistics import NormalStats
@@ -188,7 +190,7 @@ def target_sums(items: Sequence[Item], workers: int) -> TargetSums:
         return (np.array([energy, weighted.sum(), weights.sum()], dtype=np.float64),)
 
     work = [(item, row, height) for item in items for row, height in _strips(item.weights.shape)]
-    energy, total, weight = accumulation.add(in_order(work, lambda w: band(*w), workers))[0].tolist()
+    energy, total, weight = add(in_order(work, lambda w: band(*w), workers))[0].tolist()
     return TargetSums(energy, total, weight, sum(item.n_pixels for item in items))
 
 
@@ -364,6 +366,8 @@ def statistics(
     workers: int,
     regime: str = "auto",
     progress: Progress | None = None,
+    *,
+    part: bool = False,
 ) -> NormalStats:
     """Return the exact weighted statistics of pairs.
 
@@ -379,13 +383,16 @@ def statistics(
         The way; the default is the cheaper one.
     progress : callable, optional
         Told of each band of pixels.
+    part : bool, optional
+        Whether they are a part of larger pairs, and need not determine a kernel.
 
     Returns
     -------
     NormalStats
         With `weighting` saying which way it was.
     """
-    require_determined(items)
+    if not part:
+        require_determined(items)
     seen = survey(items)
     if regime == "auto":
         n = sum(item.problem.geometry.n_pixels for item in items)
@@ -402,7 +409,5 @@ def statistics(
 def described(regime: str, seen: Survey) -> str:
     """Say in words which way the weights were taken into account."""
     costs = seen.subtract if regime == "subtract" else seen.patches
-    counted = (
-        f"about {round(costs.alone + costs.within):d} patches, {round(costs.alone + costs.ends):d} multiplied whole"
-    )
-    return f"{regime} ({counted})"
+    n, whole = round(costs.alone + costs.within), round(costs.alone + costs.ends)
+    return f"{regime} ({f'about {n} patches, {whole} multiplied whole' if n else 'hardly any patches'})"

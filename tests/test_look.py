@@ -1,0 +1,188 @@
+"""The look at the residual that every fit ends with, whatever weighs its pixels or lies beside its kernel."""
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import scipy.signal
+
+import kernelfit
+from kernelfit import Verdict, find_kernel
+from kernelfit.checks import noise
+
+SHAPE = (5, 4)
+
+
+def scene(seed, coloured, size=(150, 171)):
+    rng = np.random.default_rng(seed)
+    image = rng.normal(size=size).cumsum(axis=0)
+    target = kernelfit.apply_kernel(image, rng.normal(size=SHAPE), mode="same", boundary="symm")
+    grain = rng.normal(size=size)
+    if coloured:
+        grain = 3 * scipy.ndimage.uniform_filter(grain, 3)
+    return rng, image, target, 0.05 * target.std() * grain
+
+
+def masked(rng, image, target, grain):
+    mask = rng.random(target.shape) < 0.2
+    return (image, np.where(mask, np.nan, target + grain)), {"mask": mask}
+
+
+def weighed(rng, image, target, grain):
+    weights = rng.gamma(3.0, 0.3, target.shape)
+    return (image, target + grain / np.sqrt(weights)), {"weights": weights}
+
+
+def saturated(rng, image, target, grain):
+    noisy = target + grain
+    return (image, noisy), {"saturated": (None, float(np.quantile(noisy, 0.97)))}
+
+
+def on_a_slope(rng, image, target, grain):
+    y, x = np.mgrid[-1 : 1 : target.shape[0] * 1j, -1 : 1 : target.shape[1] * 1j]
+    return (image, target + grain + target.std() * (3 + y - 2 * x + x * y)), {"background": 2}
+
+
+def with_outliers(robust):
+    def made(rng, image, target, grain):
+        noisy = target + grain
+        noisy[20:40, 50:60] += 5 * target.std()
+        noisy[rng.random(target.shape) < 0.01] = 1e4
+        return (image, noisy), {"robust": robust}
+
+    return made
+
+
+def two_pairs(rng, image, target, grain):
+    noisy = target + grain
+    parts = [slice(0, 70), slice(70, None)]
+    mask = np.zeros((70, target.shape[1]), dtype=bool)
+    mask[10:20] = True
+    return ([image[p] for p in parts], [noisy[p] for p in parts]), {"mask": [mask, None]}
+
+
+WAYS = {
+    "mask": masked,
+    "weights": weighed,
+    "saturated": saturated,
+    "background": on_a_slope,
+    "huber": with_outliers("huber"),
+    "tukey": with_outliers("tukey"),
+    "clip": with_outliers("clip"),
+    "pairs": two_pairs,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_correlated_noise_is_seen_and_white_noise_left_alone(way):
+    for seed in range(3):
+        for coloured in (False, True):
+            pair, keywords = WAYS[way](*scene(seed, coloured))
+            fit = find_kernel(*pair, SHAPE, boundary=None, **keywords)
+            assert (Verdict.COLOURED_NOISE in [f.verdict for f in fit.findings]) is coloured
+            assert coloured or fit.verdict is Verdict.SOLVED
+
+
+@pytest.mark.parametrize("channels", ["mixed", "shared", "separate"])
+def test_channels(channels):
+    for coloured in (False, True):
+        planes = [scene(seed, coloured) for seed in (1, 2)]
+        image = np.stack([image for _, image, _, _ in planes])
+        kernel = np.random.default_rng(3).normal(size=SHAPE)
+        target = np.stack([kernelfit.apply_kernel(one, kernel, mode="same", boundary="symm") for one in image])
+        if channels == "mixed":
+            target = target + 0.5 * target[::-1]
+        target += np.stack([grain for *_, grain in planes])
+        for background in (None, 0):
+            fit = find_kernel(image, target, SHAPE, channels=channels, channel_axis=0, background=background)
+            found = [Verdict.COLOURED_NOISE in [f.verdict for f in one.findings] for one in fit.parts or (fit,)]
+            assert set(found) == {coloured}
+
+
+def test_what_is_excluded_is_not_looked_at():
+    """The residual of pixels that count is the same, to rounding, whatever stands at the others."""
+    rng, image, target, grain = scene(5, False)
+    mask, bad = np.zeros((2, *target.shape), dtype=bool)
+    mask[30:60, 40:90] = True
+    bad[100:103, 20:150] = True
+    fits = []
+    for garbage in (0.0, 1e12):
+        one, other = np.where(bad, garbage, image), np.where(mask, garbage, target + grain)
+        fits.append(find_kernel(one, other, SHAPE, mask=mask, image_mask=bad))
+        assert fits[-1].verdict is Verdict.SOLVED
+    assert np.array_equal(fits[0].kernel, fits[1].kernel)
+
+
+@pytest.mark.parametrize("stride", [(1, 1), (2, 3)])
+def test_pixels_that_matter_are_those_in_a_footprint(stride):
+    known = np.random.default_rng(0).random((2, 7, 6)) < 0.15
+    halo = tuple(s * (n - 1) + k for s, n, k in zip(stride, known.shape[1:], SHAPE, strict=True))
+    expected = np.zeros((2, *halo), dtype=bool)
+    for tile, y, x in np.argwhere(known):
+        expected[tile, stride[0] * y : stride[0] * y + SHAPE[0], stride[1] * x : stride[1] * x + SHAPE[1]] = True
+    assert not expected.all()
+    assert np.array_equal(noise._needed(known, halo, stride), expected)
+
+
+# ---- noise that depends on the signal -------------------------------------------------------------------------------
+
+
+def field(seed):
+    """Stars on a sky, in photons."""
+    rng = np.random.default_rng(seed)
+    stars = np.zeros((230, 260))
+    stars[rng.integers(0, 230, 250), rng.integers(0, 260, 250)] = rng.pareto(1.5, 250) * 3000
+    image = scipy.ndimage.gaussian_filter(stars, 0.9) + 100
+    expected = scipy.ndimage.gaussian_filter(image, (1.2, 1.0), truncate=5)
+    return image, expected, rng.poisson(expected).astype(np.float64)
+
+
+def test_photon_noise_is_seen_if_it_is_not_declared():
+    for seed in range(4):
+        image, expected, target = field(seed)
+        plain = find_kernel(image, target, (9, 11))
+        assert [f.verdict for f in plain.findings] == [Verdict.UNEVEN_NOISE]
+        assert kernelfit.check_noise(image, target, plain).depends
+        told = find_kernel(image, target, (9, 11), weights=1 / expected)
+        assert Verdict.UNEVEN_NOISE not in [f.verdict for f in told.findings]
+        even = expected + np.random.default_rng(seed).normal(0.0, 10.0, expected.shape)
+        assert find_kernel(image, even, (9, 11)).verdict is Verdict.SOLVED
+
+
+def test_a_declared_level_is_held_against_the_residual():
+    rng = np.random.default_rng(0)
+    image = 100 + 1000 * rng.random((140, 150))
+    expected = scipy.ndimage.uniform_filter(image, (3, 5))
+    for gain, right in ((2.0, True), (0.5, False)):
+        target = rng.poisson(2.0 * expected) / 2.0
+        fit = find_kernel(image, target, (3, 5), noise=(gain, 0.0))
+        assert fit.noise_std == pytest.approx(1.0 if right else 0.5, rel=0.03)
+        assert [f.verdict for f in fit.findings] == ([] if right else [Verdict.UNEVEN_NOISE])
+        assert right or "times what was declared" in fit.findings[0].detail
+
+
+def test_unevenness_is_the_ratio_of_the_two_errors():
+    rng = np.random.default_rng(0)
+    model = rng.gamma(0.3, 1.0, 40_000)
+    away = (model - model.mean()) ** 2
+    assert noise._unevenness(rng.normal(size=model.size), model) == 1.0
+    std = np.sqrt(0.1 + model)
+    truth = np.sqrt((std**2 * away).mean() / (std**2).mean() / away.mean())
+    assert noise._unevenness(std * rng.normal(size=model.size), model) == pytest.approx(truth, rel=0.1)
+    assert truth > 1.5
+    assert noise._unevenness(np.zeros(10), np.ones(10)) == 1.0
+
+
+# ---- rounding -------------------------------------------------------------------------------------------------------
+
+
+def test_rounding_of_flat_parts_is_a_note_and_no_doubt():
+    y, x = np.mgrid[:120, :130]
+    image = np.uint8(np.round(100 + 60 * np.sin(x / 40) * np.cos(y / 50)) // 3 * 3)
+    target = np.uint8(np.round(scipy.signal.correlate2d(image, np.ones((2, 3)) / 6, mode="valid")))
+    fit = find_kernel(image, target, (2, 3), mode="valid", operation="correlation")
+    assert fit.noise_std == pytest.approx(np.sqrt(1 / 12), rel=1e-9)
+    assert fit.verdict is Verdict.SOLVED
+    assert any("that of rounding to integers, which is not quite white" in note for note in fit.notes)
+    loud = np.uint8(target + 20 * (scipy.ndimage.uniform_filter(np.random.default_rng(0).random(target.shape), 5)))
+    found = find_kernel(image, loud, (2, 3), mode="valid", operation="correlation", background=0)
+    assert Verdict.COLOURED_NOISE in [f.verdict for f in found.findings]
