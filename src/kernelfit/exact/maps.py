@@ -256,7 +256,7 @@ def kernel_map(
         operation=operation,
     )
     threads = pair.as_workers(workers)
-    strength = pair.as_fillvalue(smoothness) if not isinstance(smoothness, str) else -1.0
+    strength = pair.as_fillvalue(smoothness, "smoothness") if not isinstance(smoothness, str) else -1.0
     if not 0 <= strength <= 1e6:
         msg = f"got smoothness={smoothness!r}, need a number from 0 to 1e6, where all kernels are the same"
         raise ValueError(msg)

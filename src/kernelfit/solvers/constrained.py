@@ -318,10 +318,9 @@ class NonNegative:
         if self.strength == "discrepancy":
             msg = "got strength='discrepancy', need a number or 'gcv'; find it with Penalized and give the number"
             raise ValueError(msg)
-        if self.penalty is not None:
-            from .penalties import Penalized
+        from .penalties import Penalized
 
-            Penalized(self.penalty, self.strength)
+        Penalized("ridge" if self.penalty is None else self.penalty, self.strength)
 
     def __str__(self) -> str:
         """Say the settings in one line."""

@@ -89,6 +89,9 @@ class Penalized:
         if isinstance(self.penalty, str) and self.penalty not in PENALTIES:
             msg = f"got penalty={self.penalty!r}, need one of {', '.join(PENALTIES)}, a matrix or a function"
             raise ValueError(msg)
+        if not (isinstance(self.penalty, (str, np.ndarray)) or callable(self.penalty)):
+            msg = f"got penalty={self.penalty!r}, need one of {', '.join(PENALTIES)}, an array or a function"
+            raise TypeError(msg)
         if isinstance(self.strength, str):
             if self.strength not in ("gcv", "discrepancy"):
                 msg = f"got strength={self.strength!r}, need a number, 'gcv' or 'discrepancy'"
