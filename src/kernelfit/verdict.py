@@ -39,7 +39,8 @@ class Verdict(enum.Enum):
     )
     OUTLIERS_DECIDE = (
         "outliers stand where the image has most of its detail, so that which pixels are left out decides the kernel: "
-        "mask those that are known, use more pixels, or ask for a smaller shape"
+        "if the noise grows with the signal, say so (noise='poisson' or (gain, read_noise)), mask the outliers that "
+        "are known, use more pixels, or ask for a smaller shape"
     )
     WRONG_BOUNDARY = (
         "the target was not made with the boundary that is declared, which spoils the kernel: declare another one (or "
@@ -62,6 +63,11 @@ class Verdict(enum.Enum):
     NOT_CONVERGED = (
         "the iterations ended before the error was far below that of the noise: ask for a smaller shape, or "
         "a larger tolerance"
+    )
+    ROUGH_ERRORS = (
+        "the kernel is right, its standard errors are rough: the weights follow the image so closely that only exact "
+        "sums would tell, which take long for so many pixels and taps: use a part of the image, or ask for a smaller "
+        "shape"
     )
     APPROXIMATE = (
         "approximate: the data are not periodic; the exact method (method='auto') gives the kernel without the "

@@ -59,10 +59,11 @@ ADVICE: dict[Verdict, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     Verdict.OUTLIERS_DECIDE: (
-        "The outliers are too many, or stand where the image has most of its detail: two ways of holding them down "
-        "end at two kernels, and nothing in the images says which is right.",
+        "The outliers are too many, or stand where the image has most of its detail: which pixels are left out decides "
+        "the kernel.",
         (
-            "Mask the pixels that are known to be bad (mask, --mask).",
+            "If the noise grows with the signal, say so, or bright pixels look like outliers (noise, --noise).",
+            "Mask the pixels that are known to be bad (mask, --mask; image_mask for those of the image).",
             "Use more images, or a larger one.",
             "Ask for a smaller kernel.",
         ),
@@ -117,6 +118,11 @@ ADVICE: dict[Verdict, tuple[str, tuple[str, ...]]] = {
     Verdict.NOT_CONVERGED: (
         "The iterations ended before the solution was as good as the noise allows.",
         ("Ask for a smaller kernel.", "Allow a larger tolerance."),
+    ),
+    Verdict.ROUGH_ERRORS: (
+        "The kernel is right, its error bars are rough: the weights follow the image so closely that only exact sums "
+        "would tell them, and those would take long.",
+        ("Use a part of the image: then the exact way is taken.", "Ask for a smaller kernel."),
     ),
     Verdict.APPROXIMATE: (
         "This is a first look: division by frequency treats the images as if they repeated beyond their edges.",

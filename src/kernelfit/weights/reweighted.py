@@ -33,8 +33,12 @@ from .masks import Judged, Rules, Unsaturated
 from .outliers import ROBUST, TUNING, correction_of, enough, factor, least_absolute, slope
 from .weighted_pass import Item, Residual, Weights, residual, together
 
-#: The least variance that photon noise is given, relative to that of the mean prediction.
+#: The least prediction that photon noise is reckoned from, relative to the mean of the target.
 FLOOR = 0.01
+#: A prediction is believed, as far as noise goes, to so many of its standard deviations from what was observed; those
+#: are taken to be larger, up to so many times, if most residuals say so.
+_BELIEVED = 5.0
+_MOST_NOISE = 4.0
 _MOST_ROUNDS = 20
 _MOST_REFINEMENTS = 3
 #: A reweighted kernel has settled when it moves by no more than this many standard errors.
@@ -48,8 +52,20 @@ _MOST_STEPS = 6
 _NEAR = 0.3
 #: So many standard errors between its kernel and Huber's are more than the noise makes.
 _APART = 6.0
+#: Pixels so many standard deviations off are as outliers are; so much larger a share of the brightest ones than of all
+#: is not by chance (measured with true outliers: up to 0.03, in clumps 0.09). The brightest are one in a hundred, and
+#: at least so many.
+_FAR_OFF, _BRIGHT, _FEWEST = 4.0, 0.1, 50
 #: The last quick step moves by no more than so many.
 _QUICK = 0.05
+#: Residuals below so many times the relative error of a float, of the target's size, are rounding.
+_ROUNDING = 16.0
+#: Where the iteration is known to be off, the exact ways may cost so many nanoseconds on one core.
+EXACT_IS_BEARABLE = 2e10
+#: It is if the exact Gram matrix is so unlike the preconditioner along some direction, in the last fit and in those
+#: before, which give no more than new weights.
+_UNLIKE = 1.3
+_UNLIKE_ON_THE_WAY = 4.0
 
 
 @dataclass(frozen=True)
@@ -81,9 +97,18 @@ class Noise:
             raise ValueError(msg)
         return cls(1.0 / gain, (read_noise / gain) ** 2)
 
-    def variance(self, prediction: Array, floor: float) -> Array:
-        """Return the variance of pixels; `floor` is the least share of it that photons make."""
-        return self.slope * np.maximum(prediction, floor) + self.constant
+    def variance(self, prediction: Array, observed: Array, floor: float, apart: float) -> Array:
+        """Return the variance of pixels, that of their prediction.
+
+        A prediction further from what was `observed` than `apart` of its standard deviations p is none; then that
+        prediction counts which is so far from it: ``(observed - p)^2 = apart^2 (slope p + constant)``. So weights
+        cannot run away with a bad kernel, and reweighting ends where a convex criterion has its minimum. The least
+        prediction is `floor`.
+        """
+        half = 0.5 * apart**2 * self.slope
+        reach = np.sqrt(np.maximum(half * (half + 2 * observed) + apart**2 * self.constant, 0.0))
+        believed = np.clip(prediction, observed + half - reach, observed + half + reach)
+        return np.asarray(self.slope * np.maximum(believed, floor) + self.constant)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +121,7 @@ class _Solved:
     findings: tuple[Finding, ...] = ()
     iterations: int = 0
     refined: int = 0
+    unlike: float = 1.0
 
     @property
     def unknowns(self) -> Array:
@@ -144,34 +170,33 @@ class Engine:
         self._grams = tuple(gram for gram, _ in plain)
         return self._grams, together(items, [moment for _, moment in plain])
 
-    def solve(self, items: Sequence[Item], start: Array | None = None, *, even: bool = False) -> _Solved:
-        """Fit the pairs with their weights, which are known not to follow the images if they are `even`."""
+    def solve(
+        self, items: Sequence[Item], start: Array | None = None, *, last: bool = True, even: bool = False
+    ) -> _Solved:
+        """Fit the pairs with their weights.
+
+        `last` says whether the errors will be used, `even` that the weights are known not to follow the images.
+        """
         weighted.require_determined(items)
         seen = weighted.survey(items)
         regime = self.regime
         if regime in ("auto", "exact"):
             n = sum(item.problem.geometry.n_pixels for item in items)
-            costs = seen.subtract.nanoseconds, seen.patches.nanoseconds
-            shape = weighted.lines(items[0].problem)
+            costs = {"subtract": seen.subtract.nanoseconds, "patches": seen.patches.nanoseconds}
+            asked = n, weighted.lines(items[0].problem), costs["subtract"], costs["patches"]
             quick = 0.0 if even else weighted.EXACT_IS_QUICK
-            regime = weighted.choose_regime(n, shape, *costs, quick, exact=regime == "exact").method
+            exact = weighted.choose_regime(*asked, exact=True).method
+            regime = exact if regime == "exact" else weighted.choose_regime(*asked, quick).method
+            if regime == "iterate":
+                bearable = costs[exact] <= EXACT_IS_BEARABLE
+                found, good = self._iterated(items, start, patient=not bearable, even=even)
+                if not bearable or (good and found.unlike <= (_UNLIKE if last else _UNLIKE_ON_THE_WAY)):
+                    return found
+                self.regime, regime = "exact", exact  # for other weights of the kind as well
         if regime == "patches":
             return self._refined(items, *weighted.accumulated(items, self.workers), weighted.described(regime, seen))
         if regime == "iterate":
-            origin: Residual | None = None
-            if self._grams is None and start is None and all(i.n_pixels == i.problem.geometry.n_pixels for i in items):
-                grams, plain = self._plain(items)  # nothing is excluded: what they say is about as good
-                start = iterate.solution(together(items, grams), plain)
-            if self._grams is None:
-                known = weighted.unweighted(items, self.method, self.workers, self.progress)
-                self._grams, sums = known.grams, known.sums
-                origin = Residual(known.moment, sums.energy) if start is None else None
-            else:
-                sums = weighted.target_sums(items, self.workers)
-            settings = self.pass_method, self.workers, self.tolerance, start, self.progress, origin
-            found = iterate.solve(items, self._grams, sums, *settings, even=even)
-            solve.factor_ahead(found.stats)
-            return _Solved(found.stats, found.stats.solve(), found.eliminations, found.findings, found.iterations)
+            return self._iterated(items, start, patient=True, even=even)[0]
         moment = here = None
         if self._grams is None:
             known = weighted.unweighted(items, self.method, self.workers, self.progress)
@@ -184,6 +209,27 @@ class Engine:
             here = center, residual(items, center, self.pass_method, self.workers, self.progress)
             moment = gram @ center + here[1].moment
         return self._refined(items, gram, moment, sums, weighted.described(regime, seen), here)
+
+    def _iterated(
+        self, items: Sequence[Item], start: Array | None, *, patient: bool, even: bool
+    ) -> tuple[_Solved, bool]:
+        """Fit by conjugate gradients; also return whether they converged."""
+        origin: Residual | None = None
+        if self._grams is None and start is None and all(i.n_pixels == i.problem.geometry.n_pixels for i in items):
+            grams, plain = self._plain(items)  # nothing is excluded: what they say is about as good
+            start = iterate.solution(together(items, grams), plain)
+        if self._grams is None:
+            known = weighted.unweighted(items, self.method, self.workers, self.progress)
+            self._grams, sums = known.grams, known.sums
+            origin = Residual(known.moment, sums.energy) if start is None else None
+        else:
+            sums = weighted.target_sums(items, self.workers)
+        settings = self.pass_method, self.workers, self.tolerance, start, self.progress, origin
+        found = iterate.solve(items, self._grams, sums, *settings, patient=patient, even=even)
+        solve.factor_ahead(found.stats)
+        fit = found.stats.solve()
+        solved = _Solved(found.stats, fit, found.eliminations, found.findings, found.iterations, unlike=found.unlike)
+        return solved, found.converged
 
     def _refined(
         self,
@@ -399,37 +445,48 @@ def _reweighted(
     The others have minima at which pixels of much leverage are thrown out wrongly and never seen again; where there may
     be such pixels, as quick steps do not do, the criterion asked for is drawn in by halves.
     """
+    levels = _Levels.of(items, model, engine.workers)
     engine.prepare(items)
     left = [np.empty(item.weights.shape) for item in items]
     if robust is None:
-        at = engine.solve(items).unknowns
+        at = engine.solve(items, last=False).unknowns
     else:
         sample = iterate.draw(items, 2 * enough(items[0].n_taps))
         at = least_absolute(sample, iterate.Metric.whole(items, engine.grams(items)).inverse)
-    n_taps, rounds, scale, first = items[0].n_taps, 0, 0.0, None
+    begin, n_taps, rounds, scale, first, noisy = at, items[0].n_taps, 0, 0.0, None, 1.0
     stages = [(robust, 1.0)] if robust in (None, "huber") else [("huber", 1.0), (robust, 1.0)]
     while stages:
         (criterion, widened), *stages = stages
         near = _NEAR if stages else _SETTLED
-        moved, settled, tries, even = math.inf, False, 0, False
+        moved, settled, tries, stride, even = math.inf, False, 0, 1.0, False
         if criterion is not None and widened == 1.0 and not model.slope:
-            at, scale, steps, even = _approached(engine, items, criterion, at, left, scale)
+            at, scale, steps, even = _approached(engine, items, criterion, at, left, scale, levels.rounding)
             rounds += steps
             settled = even and bool(stages)
         if stages and not settled and criterion == "huber":
             stages = [(robust, 4.0), (robust, 2.0), (robust, 1.0)]
         while tries < _MOST_ROUNDS and not settled:
             residual(items, at, engine.pass_method, engine.workers, engine.progress, keep=left)
-            seen = _seen(items, left, model, criterion, widened)
-            found = engine.solve(seen.items, at, even=even)
+            seen = _seen(items, left, model, criterion, widened, levels, noisy)
+            noisy = min(max(seen.scale, 1.0), _MOST_NOISE)
+            found = engine.solve(seen.items, at, last=False, even=even)
             kernel, last_move = found.unknowns[:n_taps], moved
             moved = float(np.linalg.norm(kernel - at[:n_taps]))
-            at = found.unknowns
+            if model.slope and not moved < 0.9 * last_move:  # a step too far: less of it goes further
+                stride = max(0.5 * stride, 0.125)
+            at = at + stride * (found.unknowns - at)
             tries += 1
             ratio = min(max(moved / last_move, 0.5), 0.95) if last_move > 0 else 0.5
             rest = moved * ratio / (1 - ratio)  # were the moves to go on shrinking as the last; the first tells nothing
-            error = seen.correction * float(np.linalg.norm(found.fit.stderr))
-            settled = rest <= max(near * error, 1e-9 * float(np.linalg.norm(kernel)))
+            for final in (False, True):
+                error = seen.correction * float(np.linalg.norm(found.fit.stderr))
+                settled = rest <= max(near * error, 1e-9 * float(np.linalg.norm(kernel)))
+                at_end = not stages and (settled or tries == _MOST_ROUNDS)
+                if final or even or not at_end or not found.stats.weighting.startswith("iterate"):
+                    break
+                # from the solution itself nothing is learned of the errors
+                found = engine.solve(seen.items, begin)
+                kernel = found.unknowns[:n_taps]
         rounds += tries
         first = at[:n_taps] if first is None else first
     notes = [f"weights from the residual, {rounds} round{'' if rounds == 1 else 's'}"]
@@ -441,12 +498,19 @@ def _reweighted(
         notes.append(
             f"about {100 * share:.2g} % of the pixels {what}: residuals above {TUNING[robust]:g} times {seen.scale:.4g}"
         )
+        details = []
         apart = 0.0 if first is None else float(np.linalg.norm(kernel - first))
         if apart > max(_APART * error, 1e-6 * float(np.linalg.norm(kernel))):
-            detail = (
+            details.append(
                 f"{apart / max(error, 1e-300):.2g} standard errors lie between this kernel and that of robust='huber'"
             )
-            findings.append(Finding(Verdict.OUTLIERS_DECIDE, detail))
+        bright, every, chance = _far_off(seen, left)
+        if bright > every + max(_BRIGHT, 5 * chance):
+            details.append(
+                f"{100 * bright:.0f} % of the brightest pixels were taken for outliers, {100 * every:.2g} % of all"
+            )
+        if details:
+            findings.append(Finding(Verdict.OUTLIERS_DECIDE, ", and ".join(details)))
     return found, seen, findings, notes
 
 
@@ -458,6 +522,8 @@ class _Seen:
     ----------
     items : list of Item
         The pairs with their new weights.
+    all_in : list of Item
+        The same with no outlier held down, to which the sample belongs.
     standard : ndarray
         A sample of the residual, in units of a pixel of weight 1.
     scale : float
@@ -467,31 +533,40 @@ class _Seen:
     """
 
     items: list[Item]
+    all_in: list[Item]
     standard: Array
-    scale: float = math.nan
+    scale: float
     correction: float = 1.0
 
 
-def _seen(items: Sequence[Item], left: Sequence[Array], model: Noise, criterion: str | None, widened: float) -> _Seen:
+def _seen(
+    items: Sequence[Item],
+    left: Sequence[Array],
+    model: Noise,
+    criterion: str | None,
+    widened: float,
+    levels: "_Levels",
+    noisy: float,
+) -> _Seen:
     """Weigh pairs by their residual: by the noise of their prediction, and by a criterion of so wide a reach."""
     current = list(items)
     if model.slope:
-        floor = _floor(items, left)
-        current = [_with_noise(item, r, model, floor) for item, r in zip(items, left, strict=True)]
+        apart = noisy * _BELIEVED
+        current = [_with_noise(item, r, model, levels.floor, apart) for item, r in zip(items, left, strict=True)]
     standard = _standard(current, left)
+    scale = _scale(standard, levels.rounding)
     if criterion is None:
-        return _Seen(current, standard)
-    scale = _scale(standard)
+        return _Seen(current, current, standard, scale)
     reach = widened * TUNING[criterion] * scale
     held = [
         dataclasses.replace(item, weights=_held_down(r, item.weights, criterion, reach))
         for item, r in zip(current, left, strict=True)
     ]
-    return _Seen(held, standard, scale, correction_of(standard / (widened * scale), criterion))
+    return _Seen(held, current, standard, scale, correction_of(standard / (widened * scale), criterion))
 
 
 def _approached(
-    engine: Engine, items: Sequence[Item], robust: str, at: Array, left: list[Array], scale: float
+    engine: Engine, items: Sequence[Item], robust: str, at: Array, left: list[Array], scale: float, rounding: float
 ) -> tuple[Array, float, int, bool]:
     """Go near to where reweighting ends by quick steps; return the unknowns, scale, number of steps, and success.
 
@@ -504,14 +579,14 @@ def _approached(
     size, last, steps = math.inf, at, 0
     if not scale:
         residual(items, at, engine.pass_method, engine.workers, engine.progress, keep=left)
-        scale = _scale(_standard(items, left))
+        scale = _scale(_standard(items, left), rounding)
     while steps < _MOST_STEPS:
         # with the scale of the last residual, so that one pass does
         hold = functools.partial(_held_down, criterion=robust, reach=TUNING[robust] * scale)
         moment = residual(items, at, engine.pass_method, engine.workers, engine.progress, left, hold).moment
         standard = _standard(items, left)
         steep = float(np.mean(slope(np.abs(standard) / (TUNING[robust] * scale), robust)))
-        scale = _scale(standard)
+        scale = _scale(standard, rounding)
         if not steep > 0.1:
             break
         step = solve.times(inverse, solve.times(inverse.T, moment)) / steep
@@ -525,42 +600,68 @@ def _approached(
     return at, scale, steps, False
 
 
-def _scale(standard: Array) -> float:
-    """Return the standard deviation that most residuals have."""
+def _scale(standard: Array, rounding: float) -> float:
+    """Return the standard deviation that most residuals have, that of rounding at least."""
     size = np.abs(standard)
-    return max(1.4826 * float(np.median(size)), 1e-12 * float(size.max())) or 1.0
+    return max(1.4826 * float(np.median(size)), 1e-12 * float(size.max()), rounding) or 1.0
 
 
 def _bands(item: Item, left: Array) -> Iterator[tuple[slice, Array]]:
-    """Yield the rows of each band of a target, and its prediction there."""
+    """Yield the rows of each band of a target, and the target there."""
     for row, height in patches.bands(left.shape, item.problem.geometry.kernel_shape):
-        rows = slice(row, row + height)
-        yield rows, item.problem.targets[0].block(row, 0, (height, left.shape[1])) - left[rows]
+        yield slice(row, row + height), item.problem.targets[0].block(row, 0, (height, left.shape[1]))
 
 
-def _floor(items: Sequence[Item], left: Sequence[Array]) -> float:
-    """Return the least prediction that photon noise is reckoned from."""
-    total = n = 0.0
-    for item, r in zip(items, left, strict=True):
-        for rows, prediction in _bands(item, r):
-            used = item.weights[rows] > 0
-            total += float(np.sum(prediction, where=used))
-            n += float(np.count_nonzero(used))
-    mean = total / max(n, 1.0)
-    if not mean > 0:
-        msg = (
-            f"got a target with photon noise whose mean prediction is {mean:.4g}, need counts, with a mean above 0; "
-            "add the background that was subtracted, or leave noise='constant'"
-        )
-        raise ValueError(msg)
-    return FLOOR * mean
+@dataclass(frozen=True)
+class _Levels:
+    """The least prediction that photon noise is reckoned from, and what rounding makes of a residual of weight 1."""
+
+    floor: float
+    rounding: float
+
+    @classmethod
+    def of(cls, items: Sequence[Item], model: Noise, workers: int) -> "_Levels":
+        """Learn both from the targets."""
+        sums = weighted.target_sums(items, workers)
+        rounding = _ROUNDING * solve.EPS * math.sqrt(sums.energy / sums.n_pixels)
+        if not model.slope:
+            return cls(0.0, rounding)
+        mean = sums.total / sums.weight
+        if not mean > 0:
+            msg = (
+                f"got a target with photon noise whose mean is {mean:.4g}, need counts, with a mean above 0; "
+                "add the background that was subtracted, or leave noise='constant'"
+            )
+            raise ValueError(msg)
+        return cls(FLOOR * mean, rounding / math.sqrt(model.slope * mean + model.constant))
 
 
-def _with_noise(item: Item, left: Array, model: Noise, floor: float) -> Item:
+def _far_off(seen: _Seen, left: Sequence[Array]) -> tuple[float, float, float]:
+    """Return which share of the brightest pixels, and of all, lie as far from their prediction as outliers do.
+
+    Also returns the standard deviation of the first by chance. True outliers are as frequent in the one as in the
+    other; photon noise, or a kernel that cannot follow, is not. Brightest are those of the largest predictions.
+    """
+    parts = []
+    for item, r in zip(seen.all_in, left, strict=True):
+        step = max(1, math.isqrt(r.size // _MEDIAN_SAMPLE))
+        rows = (item.problem.targets[0].block(row, 0, (1, r.shape[1])) for row in range(0, len(r), step))
+        target = np.concatenate([row[:, ::step] for row in rows])
+        parts.append((target - r[::step, ::step])[item.weights[::step, ::step] > 0])
+    # in single precision, or where predictions are alike the rounding of large residuals would tell them apart
+    prediction = np.concatenate(parts).astype(np.float32)
+    n = min(len(prediction), max(_FEWEST, len(prediction) // 100))
+    far = np.abs(seen.standard) > _FAR_OFF * seen.scale
+    bright, every = far[prediction >= np.partition(prediction, -n)[-n]], float(np.mean(far))
+    return float(np.mean(bright)), every, math.sqrt(every / len(bright))
+
+
+def _with_noise(item: Item, left: Array, model: Noise, floor: float, apart: float) -> Item:
     """Return the pair with weights that are the inverse of the variance of the prediction."""
     weights = np.empty(left.shape)
-    for rows, prediction in _bands(item, left):
-        np.divide(item.weights[rows], model.variance(prediction, floor), out=weights[rows])
+    for rows, observed in _bands(item, left):
+        variance = model.variance(observed - left[rows], observed, floor, apart)
+        np.divide(item.weights[rows], variance, out=weights[rows])
     return dataclasses.replace(item, weights=weights)
 
 
