@@ -183,7 +183,7 @@ def scenes_to_doubt():
     yield "one in each", infinite, spoiled, {"nan": "mask", "boundary": "mirror"}, Verdict.WRONG_BOUNDARY
     yield "mask", image, blurred + np.where(some > 0.9, 9.0, coloured), {"mask": some > 0.9}, Verdict.COLOURED_NOISE
     where = {"image_mask": some > 0.99, "boundary": "wrap"}
-    yield "mask of the image", image + 1e6 * (some > 0.99), noisy, where, Verdict.SOLVED
+    yield "mask of the image", image + 1e18 * (some > 0.99), noisy, where, Verdict.SOLVED
     yield "weights", image, blurred + 0.1 * white / np.sqrt(some), {"weights": some}, Verdict.SOLVED
     where = {"weights": some, "boundary": "symm"}
     yield "weights, boundary", image, blurred + 0.01 * white / np.sqrt(some), where, Verdict.WRONG_BOUNDARY
