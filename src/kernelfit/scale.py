@@ -641,8 +641,8 @@ def find_kernel(
 ) -> KernelFit:
     """Find the kernel between two Dask arrays, wherever Dask computes.
 
-    The kernel is the one that `kernelfit.find_kernel` finds with the same keywords, from sums that are always exact, and
-    the verdict comes of the same looks at saturated pixels, noise, boundary and rounding.
+    The kernel is the one that `kernelfit.find_kernel` finds with the same keywords, from sums that are always exact,
+    and the verdict comes of the same looks at saturated pixels, noise, boundary and rounding.
 
     Parameters
     ----------
