@@ -42,12 +42,17 @@ def kernels(name):
     return {key: kernel / kernel.sum() for key, kernel in found.items()}
 
 
+def mean_misfit(equations, balance):
+    """Return the mean over all frequencies of the power of a balance's residual."""
+    return float(np.sum(equations.band.counts * equations.misfit(balance))) / equations.band.size
+
+
 def noise_floor(equations):
     """Return the largest balance whose residual is no larger than the target's power at the highest frequencies."""
     band = equations.band
     far = np.hypot(band.rows[:, None], band.cols) > 0.45
     floor = band.mean(band.target * far) / band.mean(far * 1.0) / equations.stats.n_blocks
-    return max((b for b in FINE if band.mean(equations.misfit(b)) <= floor), default=FINE[0])
+    return max((b for b in FINE if mean_misfit(equations, b) <= floor), default=FINE[0])
 
 
 def cross_validated(equations):
@@ -57,7 +62,7 @@ def cross_validated(equations):
     scores = []
     for balance in FINE:
         freedom = np.sum(equations.values * equations.inverses(balance))
-        scores.append(equations.band.mean(equations.misfit(balance)) / (1 - freedom / n) ** 2)
+        scores.append(mean_misfit(equations, balance) / (1 - freedom / n) ** 2)
     return FINE[int(np.argmin(scores))]
 
 
@@ -69,7 +74,7 @@ def most_evident(equations):
     for balance in FINE:
         kernel = equations.kernel(balance)
         held = balance * np.sum((equations.inverses(balance) * equations.moment) ** 2)  # k' balance m Q k
-        energy = stats.n_blocks * band.mean(equations.misfit(balance)) * band.size + held * band.size
+        energy = stats.n_blocks * mean_misfit(equations, balance) * band.size + held * band.size
         scores.append(n * np.log(max(energy, 1e-300)) + np.log1p(values / balance).sum() if kernel.any() else np.inf)
     return FINE[int(np.argmin(scores))]
 

@@ -4,7 +4,7 @@
     OPENBLAS_NUM_THREADS=1 python -m benchmarks.calibrate weights     those of the choice between ways to weigh
 
 Each is the median of passes over whole images, so that reading, converting and calling are in it. Only their ratios
-matter to the choice; change `accumulation.py` if one is off by a factor that differs from the others' by more than 1.5.
+matter to the choice; change `choice.py` if one is off by a factor that differs from the others' by more than 1.5.
 """
 
 import statistics
@@ -16,7 +16,7 @@ import numpy as np
 
 import kernelfit
 from kernelfit import pair
-from kernelfit.exact import accumulation
+from kernelfit.exact import choice, edges
 from kernelfit.weights import patches, weighted, weighted_pass
 
 from .common import image_like_a_photograph
@@ -100,11 +100,9 @@ def main(arguments: list[str]) -> None:
     direct = (large - small) / (9 * 26 - 3 * 8)
     read = small - 3 * 8 * direct
     strip = pair.Reader(image_like_a_photograph(20, 4096), (20, 4096))
-    edge = (
-        seconds(lambda: accumulation.strip_lags((strip,), 0, 20, 4096, 20, "direct")) / (20 * 21 / 2 * 41 * 4096) * 1e9
-    )
+    edge = seconds(lambda: edges.strip_lags((strip,), 0, 20, 4096, 20, "direct")) / (20 * 21 / 2 * 41 * 4096) * 1e9
     narrow, wide = (nanoseconds_per_pixel((rows, 15), "fft") for rows in (2, 14))
-    layout = accumulation.segment(2048 - 14, 14)
+    layout = choice.segment(2048 - 14, 14)
     waste = layout.length / layout.step * (1 + 28 / layout.length)
     spectral = (wide - narrow) / (4 * 12) / waste
     transform = (narrow / waste - 8 * spectral) / 2
@@ -130,7 +128,7 @@ def main(arguments: list[str]) -> None:
         ("DENSE_NS", dense),
         ("FFT_START_NS", start),
     ):
-        print(f"{name:13s} measured {value:10.3g}   in force {getattr(accumulation, name):.3g}")
+        print(f"{name:13s} measured {value:10.3g}   in force {getattr(choice, name):.3g}")
 
 
 if __name__ == "__main__":

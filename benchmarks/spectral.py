@@ -7,6 +7,8 @@ Run as ``python -m benchmarks.spectral [section ...] [--workers N] [--repeats N]
   threads of BLAS, which spin for a while after their last work, have gone to sleep.
 * memory: the peak beyond the arrays given, in MiB, at two sizes.
 * exact: the error of the kernel from periodic, noise-free data.
+* start: whether conjugate gradients on kernels of thousands of taps gain by starting from the kernel of the division,
+  of the whole image or of blocks: iterations to the same tolerance, and what division, pass and iteration take.
 
 How near the kernels come to the best balance prints `benchmarks.balance`, how well `deconvolve` restores
 `benchmarks.restoration`.
@@ -19,8 +21,13 @@ from collections.abc import Callable
 
 import numpy as np
 import scipy.fft
+import scipy.signal
+from skimage import data
 
 import kernelfit
+from kernelfit import pair
+from kernelfit.exact import large
+from kernelfit.exact.accumulation import Frame, pass_over
 
 from .common import image_like_a_photograph, kernel_of_shape, relative_error
 from .speed import run_apart
@@ -39,15 +46,13 @@ def periodic_pair(size: int, side: int, noise: float) -> tuple[np.ndarray, np.nd
 def ratio_to(yardstick: Callable[[], object], work: Callable[[], object], repeats: int) -> float:
     """Return the median ratio of the seconds of two works, each after a rest."""
 
-    def seconds(what: Callable[[], object]) -> float:
+    def rested(what: Callable[[], object]) -> float:
         time.sleep(0.1)
-        start = time.perf_counter()
-        what()
-        return time.perf_counter() - start
+        return seconds(what)
 
     work()
     yardstick()
-    pairs = [(seconds(yardstick), seconds(work)) for _ in range(repeats)]
+    pairs = [(rested(yardstick), rested(work)) for _ in range(repeats)]
     return statistics.median(ours / theirs for theirs, ours in pairs)
 
 
@@ -106,7 +111,62 @@ def exact(workers: int, repeats: int) -> None:
         print(f"error, periodic and noise-free, {size}x{size - 12}, {side}x{side}: {error:.1e}")
 
 
-SECTIONS: dict[str, Callable[[int, int], None]] = {"time": times, "memory": memory, "exact": exact}
+def seconds(work: Callable[[], object]) -> float:
+    """Time a work once."""
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def start(workers: int, repeats: int) -> None:
+    """Count the iterations from a start of zero and from that of the division."""
+    images = {
+        "camera": data.camera().astype(float),
+        "like a photograph": image_like_a_photograph(1024, 900),
+        "white": np.random.default_rng(0).normal(size=(512, 480)),
+    }
+    print("image, kernel, noise: iterations from 0, whole, blocks; ms: pass, iteration, whole, blocks")
+    for name, image in images.items():
+        for side in (63, 127):
+            kernel = kernel_of_shape(f"{side}x{side - 2}")
+            target = scipy.signal.fftconvolve(image, kernel, mode="valid")
+            for noise in (0.0, 0.01):
+                target += noise * target.std() * np.random.default_rng(1).normal(size=target.shape)
+                counts, times = starts(image, target, kernel.shape, workers, repeats)
+                print(
+                    f"{name}, {side}x{side - 2}, {noise:.0%}: {', '.join(map(str, counts))};",
+                    ", ".join(f"{1e3 * t:.1f}" for t in times),
+                    flush=True,
+                )
+
+
+def starts(
+    image: np.ndarray, target: np.ndarray, shape: tuple[int, int], workers: int, repeats: int
+) -> tuple[list[int], list[float]]:
+    """Return the iterations from each start, and the seconds of a pass, an iteration, and each division."""
+    words = dict(mode=None, boundary=None, fillvalue=0.0, origin=None, operation="convolution")
+    problem = pair.check(image, target, shape, **words)
+    frame = Frame.of(problem)
+    sums, _ = pass_over(problem, frame, "fft", workers, None, None)
+    moment, energy = sums.moment[0, 0], float(sums.energy[0])
+    operator = large.NormalOperator(frame, sums.lags[0, 0], workers)
+
+    def divide(block: str | None) -> np.ndarray:
+        stats = kernelfit.accumulate_spectra(image, target, shape, block=block, workers=workers)
+        return frame.from_user(stats.solve(workers=workers).kernel[None])[0]
+
+    counts = []
+    for first in (np.zeros_like(moment), divide(None), divide("auto")):
+        rest = moment - operator(first)
+        left = energy - float((first * (moment + rest)).sum())
+        rule = large.stop_rule(left, rest, problem.geometry.n_pixels, large.TOLERANCE)
+        counts.append(large.conjugate_gradients(operator, rest, rule, None)[1])
+    works = [lambda: pass_over(problem, frame, "fft", workers, None, None), lambda: operator(moment)]
+    works += [lambda: divide(None), lambda: divide("auto")]
+    return counts, [statistics.median(seconds(work) for _ in range(repeats)) for work in works]
+
+
+SECTIONS: dict[str, Callable[[int, int], None]] = {"time": times, "memory": memory, "exact": exact, "start": start}
 
 
 def main() -> None:

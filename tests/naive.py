@@ -311,3 +311,29 @@ def joint(pairs, shape, *, degree=None, weights=None, **convention):
         n_pixels=len(y),
         noise_std=np.sqrt(rss / (len(y) - matrix.shape[1])),
     )
+
+
+def restored(target, seen, kernel, origin, strength, operation, penalty):
+    """Return the image x on a torus that makes ``sum_seen (y - k * x)^2 + strength * |Q x|^2`` smallest, as a matrix.
+
+    Q is the five-point Laplacian over the root of its mean power 20, or the identity.
+    """
+    rows, cols = target.shape
+    sign = 1 if operation == "convolution" else -1
+    model, rough = np.zeros((rows * cols, rows * cols)), np.zeros((rows * cols, rows * cols))
+    for r in range(rows):
+        for c in range(cols):
+            at = r * cols + c
+            for i in range(kernel.shape[0]):
+                for j in range(kernel.shape[1]):
+                    source = (r - sign * (i - origin[0])) % rows, (c - sign * (j - origin[1])) % cols
+                    model[at, source[0] * cols + source[1]] += kernel[i, j]
+            if penalty == "identity":
+                rough[at, at] = 1.0
+                continue
+            rough[at, at] += 4 / 20**0.5
+            for down, across in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+                rough[at, (r + down) % rows * cols + (c + across) % cols] -= 1 / 20**0.5
+    some = model[seen.ravel()]
+    right = some.T @ target[seen]
+    return np.linalg.lstsq(some.T @ some + strength * rough.T @ rough, right, rcond=1e-12)[0].reshape(rows, cols)

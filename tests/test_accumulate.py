@@ -149,6 +149,35 @@ def test_sizes_around_the_blocks(image_shape, shape, boundary_name, smooth_image
         same_stats(accumulate(image, target, shape, method=method, **convention), expected)
 
 
+@pytest.mark.parametrize("boundary_name", [None, "wrap", "fill"])
+@pytest.mark.parametrize("operation", ["convolution", "correlation"])
+@pytest.mark.parametrize(
+    "image_shape, shape",
+    [
+        ((1, 40), (1, 7)),
+        ((1, 700), (1, 66)),
+        ((3, 161), (1, 33)),
+        ((4, 30), (1, 2)),
+        ((4, 30), (1, 1)),
+        ((5, 61), (1, 12)),  # a row more than there is a short way for
+        ((300, 2), (9, 1)),
+        ((150, 4), (64, 1)),
+        ((90, 5), (31, 1)),
+    ],
+    ids=str,
+)
+def test_signals(image_shape, shape, operation, boundary_name, same_stats):
+    """Kernels of one row or one column, and images of a few."""
+    rng = np.random.default_rng(20)
+    image, target = rng.normal(size=(2, *image_shape)) + 0.5
+    convention = {"mode": "same", "boundary": boundary_name, "operation": operation}
+    expected = naive.normal_stats_dense(image, target, shape, **convention)
+    for method in METHODS:
+        stats = accumulate(image, target, shape, method=method, **convention)
+        same_stats(stats, expected)
+        np.testing.assert_array_equal(stats.gram, stats.gram.T)
+
+
 @pytest.mark.parametrize("where", ["image", "target", "both"])
 def test_a_large_offset_costs_no_digits(where, method, same_stats):
     rng = np.random.default_rng(10)
@@ -509,10 +538,10 @@ def test_a_missing_file_is_missing(tmp_path):
 @pytest.mark.parametrize("shape", [(8, 9), (9, 8), (25, 23), (2, 7)], ids=str)
 def test_edges_by_transforms(shape, monkeypatch):
     """Strips along the edges are worth transforming for large kernels only; here they are always."""
-    from kernelfit.exact import accumulation
+    from kernelfit.exact import edges
 
-    monkeypatch.setattr(accumulation, "TRANSFORM_NS", 1e-3)
-    monkeypatch.setattr(accumulation, "SPECTRAL_NS", 1e-3)
+    monkeypatch.setattr(edges, "TRANSFORM_NS", 1e-3)
+    monkeypatch.setattr(edges, "SPECTRAL_NS", 1e-3)
     image, target = np.random.default_rng(3).random((2, 140, 150))
     stats = accumulate(image, target, shape, method="fft")
     inner = np.lib.stride_tricks.sliding_window_view(image, shape)[..., ::-1, ::-1]

@@ -433,6 +433,22 @@ def test_deconvolve_is_the_packages_own(folder, pixels, fit, capsys):
     np.testing.assert_array_equal(np.load("out.npy"), expected)
 
 
+def test_deconvolve_leaves_dead_pixels_out(folder, pixels, fit, capsys):
+    dead = np.zeros(pixels.shape, dtype=np.uint8)
+    dead[:, 5] = 255
+    Image.fromarray(dead).save("dead.png")
+    spoilt = np.where(dead, np.nan, pixels)
+    spoilt[3, 4] = np.nan
+    np.save("spoilt.npy", spoilt)
+    assert run(capsys, "deconvolve", "spoilt.npy", "fit.npz", *"--mask dead.png --nan mask -o out.npy".split())[0] == 0
+    words = {"operation": "correlation", "origin": fit.convention.origin}
+    expected = kernelfit.deconvolve(spoilt, fit.kernel, nan="mask", **words)
+    np.testing.assert_array_equal(np.load("out.npy"), expected)
+    np.save("spoilt.npy", np.where(dead, 5000.0, pixels))
+    code, _, err = run(capsys, "deconvolve", "spoilt.npy", "fit.npz", *"--edges fade -o out.npy --force".split())
+    assert code == 0 and "kernelfit: column 5 of the target is 5000 throughout" in err and "Warning" not in err
+
+
 @pytest.mark.parametrize("suffix", [".npz", ".npy", ".json", ".fits", ".tif"])
 def test_kernels_of_several_channels_are_used_one_by_one(suffix, folder, pixels, capsys):
     colour = np.dstack([pixels, pixels[::-1], pixels[:, ::-1]])

@@ -6,7 +6,7 @@ import scipy.signal
 
 import kernelfit
 from kernelfit import geometry, pair
-from kernelfit.exact import accumulation, large
+from kernelfit.exact import accumulation, engines, large
 
 
 def pair_of(image_shape, kernel_shape, noise, seed=0):
@@ -28,7 +28,7 @@ def test_operator_equals_the_gram_matrix(image_shape, kernel_shape, boundary, mo
     image, target, _ = pair_of(image_shape, kernel_shape, 0.1)
     settings = dict(mode=None, boundary=boundary, fillvalue=0.0, origin=None, operation="convolution")
     problem = pair.check(image, target, kernel_shape, **settings)
-    frame = accumulation.Frame.of(problem)
+    frame = engines.Frame.of(problem)
     sums, _ = accumulation.pass_over(problem, frame, "fft", 2, None, None)
     operator = large.NormalOperator(frame, sums.lags[0, 0], 2)
     taps = np.random.default_rng(1).normal(size=kernel_shape)

@@ -171,13 +171,15 @@ def test_workers_and_progress():
         ({"overlap": -1}, "got overlap=-1, need a number of pixels"),
         ({"smoothness": -0.5}, "got smoothness=-0.5, need a number from 0 to 1e6"),
         ({"smoothness": "auto"}, "got smoothness='auto', need a number"),
+        ({"smoothness": True}, "got smoothness=True, need one real number"),
+        ({"shape": True}, "got shape=True, need an int or a pair"),
         ({"smoothness": 1.0, "solver": GaussianProcess()}, "need one or the other"),
         ({"method": "wiener"}, "got method='wiener', need one of 'auto', 'direct', 'fft'"),
     ],
 )
 def test_what_is_refused(keywords, text):
     image, target = varying_pair()
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises((TypeError, ValueError), match=text):
         kernel_map(image, target, **{"shape": (2, 3), "tiles": (2, 2), **keywords})
 
 

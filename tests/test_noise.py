@@ -269,6 +269,11 @@ def test_the_weighted_sandwich_is_that_of_the_dense_problem(close, weighted, con
     c, roots = scipy.signal.convolve2d(h, h[::-1, ::-1]), np.sqrt(weights[used])
     y, x = np.nonzero(used)
     y, x = ((i - i.min()) for i in (y, x))
+    left, counted = np.zeros((2, y.max() + 1, x.max() + 1))
+    left[y, x] = np.nan_to_num(target[used] - matrix @ plain.kernel.ravel()) * roots
+    counted[y, x] = roots > 0
+    sums = [(a[1:, 2:] * a[:-1, :-2]).sum() for a in (left, counted)]
+    assert found.autocovariance[9, 10] == pytest.approx(sums[0] / sums[1], rel=1e-9)  # of pairs that both count
     dy, dx, far = np.subtract.outer(y, y), np.subtract.outer(x, x), len(c) // 2
     inside = (np.abs(dy) <= far) & (np.abs(dx) <= far)
     cov = np.where(inside, c[np.clip(dy, -far, far) + far, np.clip(dx, -far, far) + far], 0.0)

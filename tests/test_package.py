@@ -205,13 +205,21 @@ ROOMS_WITHOUT_PIXELS = [
 
 @pytest.mark.parametrize("room", ROOMS_WITHOUT_PIXELS)
 def test_rooms_that_never_see_a_pixel(room):
-    forbidden = {"pair", "accumulation", "blocks", "find", "forward", "_loops", "_fft"}
+    forbidden = {"pair", "accumulation", "engines", "edges", "blocks", "find", "forward", "_loops", "_fft"}
     assert not rooms_of(imports(ROOMS[room], top_level_only=True)) & forbidden
 
 
 def test_the_forward_operator_shares_nothing_with_the_engines():
     """It is the independent check."""
-    assert not rooms_of(imports(ROOMS["forward"])) & {"accumulation", "_fft", "find", "solve", "statistics"}
+    assert not rooms_of(imports(ROOMS["forward"])) & {
+        "accumulation",
+        "engines",
+        "edges",
+        "_fft",
+        "find",
+        "solve",
+        "statistics",
+    }
 
 
 def test_engines_import_nothing_above_them():
@@ -220,6 +228,8 @@ def test_engines_import_nothing_above_them():
         assert not inside & {
             "find",
             "accumulation",
+            "engines",
+            "edges",
             "pair",
             "statistics",
             "solve",

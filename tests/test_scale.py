@@ -484,7 +484,7 @@ def test_channels_in_chunks_of_their_own_keep_to_those(monkeypatch):
     data = np.random.default_rng(0).integers(0, 99, (2, 700, 500, 3)).astype("u1")
     stored = [Counting(a, (64, 128, 1)) for a in data]
     find_kernel(*stored, (5, 7), channel_axis=-1, channels="separate", method="direct")
-    assert max(store.decoded.mean() for store in stored) < 8  # 18 if each were read with the others
+    assert max(store.decoded.mean() for store in stored) < 10  # 18 and more if each were read with the others
 
 
 def test_chunks_of_many_channels_that_are_too_large_to_keep_are_read_a_slice_at_a_time(monkeypatch):

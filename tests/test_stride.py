@@ -38,7 +38,7 @@ from kernelfit import (
     report,
 )
 from kernelfit.checks import noise, residuals
-from kernelfit.exact.accumulation import Choice
+from kernelfit.exact.choice import Choice
 from kernelfit.people import kernel_files
 from kernelfit.solvers import image_noise
 from kernelfit.weights import masks, reweighted, weighted

@@ -16,7 +16,7 @@ from kernelfit import (
     apply_kernel,
     find_kernel,
 )
-from kernelfit.exact import accumulation
+from kernelfit.exact import accumulation, edges
 from kernelfit.solvers import solve
 
 BOUNDARIES = [(None, 0.0), ("fill", 2.75), ("wrap", 0.0), ("symm", 0.0), ("mirror", 0.0), ("nearest", 0.0)]
@@ -144,7 +144,8 @@ def test_the_order_of_the_work_changes_no_bit(method, monkeypatch):
     ((x, y),) = random_pairs(10, (5, 7), "same", 3, 1, sizes=[(60, 90)])
     settings = {"channel_axis": 0, "channels": "mixed", "method": method, "workers": 1}
     first = find_kernel(x, y, (5, 7), **settings)
-    monkeypatch.setattr(accumulation, "in_order", lambda work, do, workers: [do(w) for w in work[::-1]][::-1])
+    for room in (accumulation, edges):
+        monkeypatch.setattr(room, "in_order", lambda work, do, workers: [do(w) for w in work[::-1]][::-1])
     again = find_kernel(x, y, (5, 7), **settings)
     assert first.kernel.tobytes() == again.kernel.tobytes()
 

@@ -112,7 +112,7 @@ def test_factor_and_condition(n_taps, close):
         gram.copy(), x.sum(axis=0), 1.0, 1.0, len(x), ((1, n_taps),), problem_of((1, 1))[2].geometry.convention
     )
     solve.factor_ahead(stats)
-    factor, condition = stats._made["inverse"]
+    factor, condition, *_ = stats._made["inverse"]
     close(factor @ factor.T, np.linalg.inv(gram), 1e-10)
     exact = np.linalg.cond(gram, 1)
     assert 0.3 * exact <= condition <= 1.0001 * exact  # Hager's estimate is a lower bound, seldom off by three

@@ -11,9 +11,9 @@ import kernelfit
 import naive
 from conftest import SCENES
 from kernelfit import Verdict, accumulate, find_kernel, pair, task
-from kernelfit.exact.accumulation import Choice
 from kernelfit.exact.background import Background
-from kernelfit.weights import iterate, masks, patches, reweighted, weighted, weighted_pass
+from kernelfit.exact.choice import Choice
+from kernelfit.weights import _weighted_loops, iterate, masks, patches, reweighted, weighted, weighted_pass
 
 SOME = SCENES[::13]
 REGIMES = ("subtract", "patches", "iterate")
@@ -577,6 +577,18 @@ def test_runs_and_single_pixels_give_the_same_sums():
     assert patches.shortest_run((3, 9)) < 11  # so that long runs were among them
 
 
+def test_patches_are_gathered_wherever_they_are():
+    """Eight pixels at a time: neighbours along a row, and others whose first and last are as far apart."""
+    block, out = photo((20, 30)), np.zeros((12, 19))
+    rows, cols = (
+        np.array([5] * 8 + [7, 7, 2, 7, 3, 7, 7, 7] + [1, 16, 9]),
+        np.array([*range(3, 11), 4, 9, 1, 8, 0, 2, 7, 11, 5, 0, 26]),
+    )
+    _weighted_loops.gather(block, rows, cols, 3, 4, out)
+    expected = [block[r : r + 3, c : c + 4].ravel() for r, c in zip(rows, cols, strict=True)]
+    np.testing.assert_array_equal(out.T, expected)
+
+
 @pytest.mark.parametrize(
     ("n_pixels", "shape", "n_differ", "n_count", "regime"),
     [
@@ -612,6 +624,11 @@ def test_weights_that_follow_the_image_take_the_samples_metric():
     assert "patches;" in fit.weighting and fit.verdict is Verdict.SOLVED and fit.iterations < 30
     assert np.linalg.norm(fit.kernel - exact.kernel) <= 0.02 * np.linalg.norm(exact.stderr)
     close_to(fit.stderr, exact.stderr, 0.25)
+    # a start that leaves nothing to iterate tells nothing of the errors either: a sample of patches does
+    known = weighted.unweighted([judged.item], "fft", 2)
+    found = iterate.solve([judged.item], known.grams, known.sums, "fft", 2, start=exact.kernel.ravel())
+    assert found.iterations == 0 and "the Gram matrix of" in found.stats.weighting
+    close_to(found.stats.solve().stderr, exact.stderr, 0.4)
 
 
 def test_iterations_that_run_out_are_told(monkeypatch):

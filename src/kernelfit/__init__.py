@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from .checks.significance import Difference as Difference
     from .checks.significance import compare_kernels as compare_kernels
     from .exact._fft import set_fft as set_fft
-    from .exact.accumulation import Choice as Choice
     from .exact.accumulation import accumulate as accumulate
-    from .exact.accumulation import choose_method as choose_method
     from .exact.background import Background as Background
+    from .exact.choice import Choice as Choice
+    from .exact.choice import choose_method as choose_method
     from .exact.maps import KernelMap as KernelMap
     from .exact.maps import kernel_map as kernel_map
     from .exact.stream import accumulate_stream as accumulate_stream
@@ -54,12 +54,13 @@ if TYPE_CHECKING:
     from .verdict import Finding as Finding
     from .verdict import Verdict as Verdict
 
-__version__ = "0.10.0"
+__version__ = "0.11.0"
 
 _ROOMS = {
     "exact._fft": ("set_fft",),
-    "exact.accumulation": ("Choice", "accumulate", "choose_method"),
+    "exact.accumulation": ("accumulate",),
     "exact.background": ("Background",),
+    "exact.choice": ("Choice", "choose_method"),
     "spectral.blocks": ("accumulate_spectra",),
     "checks.boundary": ("BoundaryCheck", "BoundaryRow", "check_boundary"),
     "solvers.constrained": ("Constrained", "InBasis", "NonNegative"),

@@ -289,6 +289,7 @@ def _deconvolve(add: _Adder) -> None:
         kernelfit deconvolve after.png kernel.npz -o sharp.png
         kernelfit deconvolve after.png kernel.npz --balance 0.01 -o sharp.tif
         kernelfit deconvolve periodic.npy kernel.npy --boundary wrap -o restored.npy
+        kernelfit deconvolve after.tif kernel.npz --mask dead.png -o sharp.tif
         """,
     )
     deconvolve.add_argument("image", type=named, metavar="IMAGE", help="the blurred image, gray or colour")
@@ -300,6 +301,12 @@ def _deconvolve(add: _Adder) -> None:
                             help="none (default), or wrap for periodic images")  # fmt: skip
     deconvolve.add_argument("--penalty", type=one_of(("laplacian", "identity")), default="laplacian", metavar="P",
                             help="what is held small: laplacian (default) or identity")  # fmt: skip
+    deconvolve.add_argument("--edges", type=one_of(("auto", "fade", "solve")), default="auto", metavar="E",
+                            help="unknown edges: fade (quick), solve (no ringing), or auto (default)")  # fmt: skip
+    deconvolve.add_argument("--mask", type=named, metavar="FILE",
+                            help="an image, not zero where pixels are dead: restored from the others")  # fmt: skip
+    deconvolve.add_argument("--nan", type=one_of(("error", "mask")), default="error", metavar="N",
+                            help="pixels that are NaN: error (default), or mask to restore them, too")  # fmt: skip
     deconvolve.add_argument("--origin", type=pair(0), metavar="N|R,C", help="tap over the output pixel")
     deconvolve.add_argument(
         "--operation",

@@ -138,6 +138,8 @@ class Geometry:
 def as_pair(value: object, name: str) -> Shape:
     """Return an int or a pair of ints as a pair; refuse everything else."""
     try:
+        if isinstance(value, bool):
+            raise TypeError
         if isinstance(value, Sequence) or hasattr(value, "__len__"):
             items = [operator.index(v) for v in value]  # type: ignore[attr-defined]
         else:

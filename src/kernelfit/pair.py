@@ -178,18 +178,16 @@ def _as_array(value: object, name: str) -> Any:
     return array
 
 
-def as_fillvalue(value: object) -> float:
-    """Return the value beyond the edge as a float."""
+def as_fillvalue(value: object, name: str = "fillvalue") -> float:
+    """Return the value beyond the edge, or another one, as a float."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        msg = f"got fillvalue={value!r}, need one real number"
+        msg = f"got {name}={value!r}, need one real number"
         raise TypeError(msg)
     if not math.isfinite(value):
-        msg = (
-            f"got fillvalue={value!r}, need a finite number; if the pixels beyond the edge are unknown, "
-            "leave boundary=None"
-        )
+        beyond = "; if the pixels beyond the edge are unknown, leave boundary=None" if name == "fillvalue" else ""
+        msg = f"got {name}={value!r}, need a finite number{beyond}"
         raise ValueError(msg)
     return float(value)
 

@@ -19,7 +19,8 @@ from . import chunks, find, geometry, pair
 from .checks import boundary as boundary_check
 from .checks import noise as noise_check
 from .exact import accumulation, regions
-from .exact.accumulation import residual_moments, resolve, statistics
+from .exact.accumulation import residual_moments, statistics
+from .exact.choice import resolve
 from .geometry import Geometry, Shape
 from .pair import Array, Problem, Reader
 from .result import KernelFit

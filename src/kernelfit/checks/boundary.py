@@ -16,8 +16,8 @@ import scipy.special
 
 from .. import geometry, pair, task
 from ..exact import accumulation, joint
-from ..exact.accumulation import Choice
 from ..exact.background import Columns
+from ..exact.choice import Choice, resolve
 from ..geometry import Convention, Shape
 from ..pair import Array, Problem, Reader
 from ..result import KernelFit, require_fit
@@ -215,7 +215,7 @@ def check_boundary(
             fits = own
             squares += _squares(group, fits, threads)
         else:
-            method = accumulation.resolve(group[0], "auto").method
+            method = resolve(group[0], "auto").method
             fits = joint.fit(group, Choice("direct" if method == "direct" else "fft", ""), None, threads)
             squares += sum(one.rss for one in fits)
         n_inside += sum(p.geometry.n_pixels for p in group) * len(fits)
@@ -337,14 +337,14 @@ def _inner(item: Item, problem: Problem) -> Item:
 
 def _weighted_fit(items: Sequence[Item], workers: int) -> KernelFit:
     """Find the kernel of least squares."""
-    method = accumulation.resolve(items[0].problem, "auto").method
+    method = resolve(items[0].problem, "auto").method
     judged = [masks.Judged(item, ()) for item in items]
     return reweighted.fit(judged, Choice("direct" if method == "direct" else "fft", ""), None, workers)
 
 
 def _weighted_squares(items: Sequence[Item], fit: KernelFit, workers: int) -> float:
     """Return the weighted sum of squares of the residual of a given kernel."""
-    method = accumulation.resolve(items[0].problem, "auto").method
+    method = resolve(items[0].problem, "auto").method
     return residual(items, fit.kernel.ravel(), "direct" if method == "direct" else "fft", workers).energy
 
 
@@ -353,7 +353,7 @@ def _squares(group: Sequence[Problem], fits: Sequence[KernelFit], workers: int) 
     total = 0.0
     for problem in group:
         kernels = np.stack([f.kernel.reshape(-1, *problem.geometry.kernel_shape) for f in fits])
-        method = accumulation.resolve(problem, "auto").method
+        method = resolve(problem, "auto").method
         energies = accumulation.residual_moments(problem, kernels, "direct" if method == "direct" else "fft", workers)[
             1
         ]

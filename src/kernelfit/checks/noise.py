@@ -10,8 +10,9 @@ import numpy.typing as npt
 import scipy.fft
 
 from .. import pair
-from ..exact.accumulation import resolve, statistics
+from ..exact.accumulation import statistics
 from ..exact.background import Columns
+from ..exact.choice import resolve
 from ..geometry import Shape
 from ..pair import Problem
 from ..result import KernelFit, require_fit

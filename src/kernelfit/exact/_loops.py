@@ -6,7 +6,6 @@ Each array is C-contiguous float64 (complex where said), so each function is com
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -360,6 +359,50 @@ def assemble(lags, top, bottom, left, right, corners_a, corners_b, first, step, 
 
 
 @_jit_sum
+def assemble_line(line, ends_a, ends_b, gram, row, col, stride):
+    """Do the work of `assemble` for kernels of one row, and targets of a few.
+
+    ``line[n - 1 + v - u]`` holds the sums over everything. `ends_a` and `ends_b` (2, rows, n - 1) are the first and the
+    last columns of the extended images: from one tap to the next one column leaves the box, and one enters. `stride` is
+    1, or -1 to flip the kernel. Rows of the matrix follow from each other along the diagonals.
+    """
+    n, rows = (len(line) + 1) // 2, ends_a.shape[1]
+    last = n - 1
+    old, new, down = np.empty(n), np.empty(n), np.empty(n)
+    for lag in range(n):  # the first row, and the first column: less what lies right of their boxes
+        s = t = 0.0
+        for r in range(rows):
+            a, b = ends_a[1, r], ends_b[1, r]
+            for u in range(last - lag):
+                s += a[u] * b[u + lag]
+                t += a[u + lag] * b[u]
+        new[lag], down[lag] = line[last + lag] - s, line[last - lag] - t
+    for u in range(n):
+        if u > 0:
+            old, new = new, old
+            new[0] = down[u]
+            y = new[1:]
+            for v in range(last):
+                y[v] = old[v]
+            for r in range(rows):
+                leaves, enters, x, w = ends_a[0, r, u - 1], ends_a[1, r, u - 1], ends_b[0, r], ends_b[1, r]
+                for v in range(last):
+                    y[v] += enters * w[v] - leaves * x[v]
+        if stride > 0:
+            gram[row + u, col : col + n] = new
+        else:
+            gram[row - u, col - last : col + 1] = new[::-1]
+    top, left = (row, col) if stride > 0 else (row - last, col - last)
+    side = 32  # the transpose, a few lines of the cache at a time
+    for p in range(0, n, side):
+        for q in range(p if top == left else 0, n, side):
+            for v in range(q, min(q + side, n)):
+                y = gram[left + v]
+                for u in range(p, min(p + side, n, v) if top == left else min(p + side, n)):
+                    y[top + u] = gram[top + u, left + v]
+
+
+@_jit_sum
 def inverse_at_lags(real, imag, cosines, sines, out):
     """Transform summed spectra back at some lags: ``out[i, j] = sum_f real[f, i] cos[f, j] - imag[f, i] sin[f, j]``."""
     out[:] = 0.0
@@ -631,6 +674,24 @@ def ring_misfit(power, cross, target, transfer, rings, row_weights, col_weights,
 
 
 @_jit_sum
+def _combine(weights, lines, out):
+    """Set ``out = sum_i weights[i] * lines[i]``, three lines at a time."""
+    n, cols = lines.shape
+    first = n % 3
+    for j in range(cols):
+        out[j] = 0.0
+    for i in range(first):
+        x, line = weights[i], lines[i]
+        for j in range(cols):
+            out[j] += x * line[j]
+    for i in range(first, n, 3):
+        x, y, z = weights[i], weights[i + 1], weights[i + 2]
+        a, b, c = lines[i], lines[i + 1], lines[i + 2]
+        for j in range(cols):
+            out[j] += x * a[j] + y * b[j] + z * c[j]
+
+
+@_jit_sum
 def transform_columns(lines, cosines, sines, out):
     """Set ``out[f] = sum_i (cosines[f, i] - 1j * sines[f, i]) * lines[i]``; a row and its mirror image at a time.
 
@@ -640,21 +701,10 @@ def transform_columns(lines, cosines, sines, out):
     for f in range(n // 2 + 1):
         even = out[f]
         odd = out[(n - f) % n]
-        twice = f != 0 and 2 * f != n
-        for j in range(cols):
-            even[j] = cosines[f, 0] * lines[0, j]
-        for i in range(1, len(lines)):
-            x = cosines[f, i]
-            for j in range(cols):
-                even[j] += x * lines[i, j]
-        if not twice:
+        _combine(cosines[f], lines, even)
+        if f == 0 or 2 * f == n:
             continue
-        for j in range(cols):
-            odd[j] = sines[f, 0] * lines[0, j]
-        for i in range(1, len(lines)):
-            x = sines[f, i]
-            for j in range(cols):
-                odd[j] += x * lines[i, j]
+        _combine(sines[f], lines, odd)
         for j in range(0, cols, 2):
             a, b, c, d = even[j], even[j + 1], odd[j], odd[j + 1]
             even[j] = a + d
@@ -667,22 +717,25 @@ def transform_columns(lines, cosines, sines, out):
 def classes(spectrum, transfer, down, across, scale, step, even, sums, counts):
     """Add ``|Y|^2`` and the numbers of every `step`-th row's frequencies to classes of ``|K|^2 / (scale * q)``.
 
-    Classes of equal ratio from 1e-20 to 1e10; ``q = (down[r] + across[c])^2``. Frequency zero counts in the last class,
-    with no power. Of rows of even length, the last column counts once, as the first. `spectrum` may be complex64.
+    Four classes to an octave, from 2^-67 on: exponent and first digits of the float are the number of the class.
+    ``q = (down[r] + across[c])^2``. Frequency zero counts in the last class, with no power. Of rows of even length, the
+    last column counts once, as the first. `spectrum` may be complex64.
     """
     last = len(sums) - 1
+    ratios = np.empty(spectrum.shape[1])
+    digits = ratios.view(np.int64)
     for r in range(0, spectrum.shape[0], step):
         for c in range(spectrum.shape[1]):
-            y, k = spectrum[r, c], transfer[r, c]
-            weight = 1.0 if c == 0 or (even and c == spectrum.shape[1] - 1) else 2.0
-            if r == 0 and c == 0:
-                counts[last] += weight
-                continue
+            k = transfer[r, c]
             q = (down[r] + across[c]) ** 2
-            u = ((k.real * k.real + k.imag * k.imag) / scale + 1e-30) / (q + 1e-30)
-            place = (math.log10(u) + 20.0) * (len(sums) / 30.0)
-            i = int(min(max(place, 0.0), float(last)))
+            ratios[c] = ((k.real * k.real + k.imag * k.imag) / scale + 1e-30) / (q + 1e-30)
+        for c in range(spectrum.shape[1]):
+            y = spectrum[r, c]
+            weight = 1.0 if c == 0 or (even and c == spectrum.shape[1] - 1) else 2.0
+            i = min(max((digits[c] >> 50) - ((1023 - 67) << 2), 0), last)
             power = float(y.real) * float(y.real) + float(y.imag) * float(y.imag)
+            if r == 0 and c == 0:
+                i, power = last, 0.0
             sums[i] += weight * power
             counts[i] += weight
 
@@ -722,9 +775,10 @@ def _inverse_times(factor, x, out):
 
 @_jit_sum
 def inverse_norm(factor):
-    """Estimate the 1-norm of ``F F'``, F being upper triangular.
+    """Estimate the 1-norm of ``F F'``, F being upper triangular, from below.
 
-    Hager's method: Higham, "Accuracy and Stability", 2nd ed., algorithm 15.1.
+    Hager's method, and Higham's safeguard for matrices that it is blind to, whose large part is orthogonal to a vector
+    of ones: Higham, "Accuracy and Stability", 2nd ed., algorithm 15.1.
     """
     m = len(factor)
     x, y, z, best = np.full(m, 1.0 / m), np.empty(m), np.empty(m), 0.0
@@ -746,18 +800,23 @@ def inverse_norm(factor):
             break
         x[:] = 0.0
         x[largest] = 1.0
-    return best
+    for i in range(m):
+        x[i] = (1.0 if i % 2 == 0 else -1.0) * (1.0 + i / max(m - 1, 1))
+    _inverse_times(factor, x, y)
+    return max(best, 2.0 * np.abs(y).sum() / (3.0 * m))
 
 
-#: Sides of the blocks of `factorise` and `invert_rows`, and how many columns of them are multiplied at once.
-BLOCK, DEPTH = 32, 256
+#: Sides of the tiles of a factor that one thread makes at a time, and of the blocks they are made of; and how many
+#: columns of these are multiplied at once.
+TILE, BLOCK, DEPTH = 128, 32, 512
 
 
 @_jit_sum
 def _four_by_four(a, i, b, j, start, end, out):
     """Add the products of four rows with four rows: ``out[p, q] += sum_k a[i + p, k] * b[j + q, k]``.
 
-    The sums are those of `four_rows`; handed back by a function for both, they took four times as long.
+    The sums are those of `four_rows`; handed back by a function for both, they took four times as long, and added to
+    `out` by a loop a quarter more.
     """
     x0, x1, x2, x3 = a[i, start:end], a[i + 1, start:end], a[i + 2, start:end], a[i + 3, start:end]
     y0, y1, y2, y3 = b[j, start:end], b[j + 1, start:end], b[j + 2, start:end], b[j + 3, start:end]
@@ -781,10 +840,11 @@ def _four_by_four(a, i, b, j, start, end, out):
         d1 += v3 * w1
         d2 += v3 * w2
         d3 += v3 * w3
-    sums = ((a0, a1, a2, a3), (b0, b1, b2, b3), (c0, c1, c2, c3), (d0, d1, d2, d3))
-    for p in range(4):
-        for q in range(4):
-            out[p, q] += sums[p][q]
+    y0, y1, y2, y3 = out[0], out[1], out[2], out[3]
+    y0[0], y0[1], y0[2], y0[3] = y0[0] + a0, y0[1] + a1, y0[2] + a2, y0[3] + a3
+    y1[0], y1[1], y1[2], y1[3] = y1[0] + b0, y1[1] + b1, y1[2] + b2, y1[3] + b3
+    y2[0], y2[1], y2[2], y2[3] = y2[0] + c0, y2[1] + c1, y2[2] + c2, y2[3] + c3
+    y3[0], y3[1], y3[2], y3[3] = y3[0] + d0, y3[1] + d1, y3[2] + d2, y3[3] + d3
 
 
 @_jit_sum
@@ -832,64 +892,90 @@ def _eliminate(row, above, factors, first):
 
 
 @_jit_sum
-def factorise(gram, lower):
-    """Write the lower triangular L with ``gram = L L'`` to `lower`; return whether there is one.
+def factor_tile(gram, lower, top, left):
+    """Write a tile, from row `top` and column `left` on, of the lower triangular L with ``gram = L L'`` to `lower`.
 
-    `lower` must be zero, and have as many more rows as make their number a multiple of 4. A block of rows of L' at a
-    time: what the rows above take off it are products of rows of L, along the memory.
+    Of `gram` the upper triangle is read. `lower` must have as many more rows, of zeros, as make their number a multiple
+    of 4, and hold the tiles left of this one and those of rows `left` up to the diagonal. A block of rows of L' at a
+    time: what the rows above take off it are products of rows of L, along the memory. Returns whether there is an L.
     """
     m = len(gram)
-    products, panel, factors = np.empty((BLOCK, BLOCK)), np.empty((BLOCK, m)), np.empty(BLOCK)
-    for top in range(0, m, BLOCK):
-        rows, width = min(BLOCK, m - top), m - top
-        for left in range(top, m, BLOCK):
-            _products(lower, top, lower, left, 0, top, products)
+    end = min(top + TILE, m)
+    products, panel, factors = np.empty((BLOCK, BLOCK)), np.empty((BLOCK, TILE)), np.empty(BLOCK)
+    for col in range(left, min(left + TILE, m), BLOCK):
+        rows, first = min(BLOCK, m - col), max(top, col)
+        width = end - first
+        for row in range(first, end, BLOCK):
+            _products(lower, col, lower, row, 0, col, products)
             for p in range(rows):
-                y, x, z = panel[p, left - top :], gram[top + p, left:], products[p]
-                for q in range(min(BLOCK, m - left)):
+                y, x, z = panel[p, row - first :], gram[col + p, row:end], products[p]
+                for q in range(min(BLOCK, end - row)):
                     y[q] = x[q] - z[q]
         for i in range(rows):
+            y = panel[i, :width]
+            if first > col:
+                _eliminate(y, panel, lower[col + i, col : col + i], 0)
+                y *= 1.0 / lower[col + i, col + i]
+                continue
             for k in range(i):
                 factors[k] = panel[k, i]
-            y = panel[i, :width]
             _eliminate(y, panel, factors[:i], i)
             if not y[i] > 0:
                 return False
             y[i:] *= 1.0 / y[i] ** 0.5
         for j in range(width):
-            y = lower[top + j, top : top + rows]
-            for i in range(min(rows, j + 1)):
+            y = lower[first + j, col : col + rows]
+            for i in range(rows if first > col else min(rows, j + 1)):
                 y[i] = panel[i, j]
     return True
 
 
 @_jit_sum
-def invert_rows(lower, first, out):
-    """Write `BLOCK` rows, from `first` on, of the upper triangular F with ``F' = L^-1`` to `out`.
+def invert_tile(lower, first, left, out):
+    """Write a tile, from row `first` and column `left` on, of the upper triangular F with ``F' = L^-1`` to `out`.
 
-    `lower` as `factorise` leaves it; `out`, of its shape, must be zero. Rows do not depend on other rows.
+    `lower` as `factor_tile` leaves it, up to the tile's columns; `out`, of its shape, must be zero but for the tiles
+    left of this one, which must be there.
     """
     m = lower.shape[1]
-    part = np.empty((BLOCK, BLOCK))
-    for left in range(first, m, BLOCK):
-        cols = min(BLOCK, m - left)
-        _products(lower, left, out, first, first, left, part)
+    products, part = np.empty((BLOCK, BLOCK)), np.empty((BLOCK, TILE))
+    for col in range(left, min(left + TILE, m), BLOCK):
+        cols = min(BLOCK, m - col)
+        width = min(TILE, col + cols - first)
+        for row in range(first, first + width, BLOCK):
+            _products(lower, col, out, row, row, col, products)
+            for i in range(cols):
+                y, z = part[i, row - first :], products[i]
+                for j in range(min(BLOCK, first + width - row)):
+                    y[j] = 0.0 - z[j]
         for i in range(cols):
-            y, factors = part[i], lower[left + i, left : left + i]
-            y *= -1.0
-            if left == first:
-                y[i] += 1.0
-            _eliminate(y, part, factors, 0)
-            y *= 1.0 / lower[left + i, left + i]
-        for j in range(min(BLOCK, m - first)):
-            y = out[first + j, left : left + cols]
+            y = part[i, :width]
+            if first == left:
+                y[col - first + i] += 1.0
+            _eliminate(y, part, lower[col + i, col : col + i], 0)
+            y *= 1.0 / lower[col + i, col + i]
+        for j in range(width):
+            y = out[first + j, col : col + cols]
             for i in range(cols):
                 y[i] = part[i, j]
 
 
 @_jit_sum
-def condition(gram, factor):
-    """Estimate the condition number, in the 1-norm, of a matrix (its upper triangle is read) inverted by ``F F'``."""
+def factorise(gram, lower):
+    """Make all tiles of `factor_tile`; return whether there is an L."""
+    for left in range(0, len(gram), TILE):
+        for top in range(left, len(gram), TILE):
+            if not factor_tile(gram, lower, top, left):
+                return False
+    return True
+
+
+@_jit_sum
+def condition(gram, factor, spread):
+    """Estimate the condition number, in the 1-norm, of a matrix (its upper triangle is read) inverted by ``F F'``.
+
+    `spread` gets the diagonal of the inverse, no element of which is more than its norm.
+    """
     sums = np.zeros(len(gram))
     for i in range(len(gram)):
         row, total = gram[i, i:], 0.0
@@ -897,12 +983,16 @@ def condition(gram, factor):
             sums[i + j] += abs(row[j])
             total += abs(row[j])
         sums[i] += total + abs(row[0])
-    return sums.max() * inverse_norm(factor)
+        row, total = factor[i, i:], 0.0
+        for j in range(len(row)):
+            total += row[j] * row[j]
+        spread[i] = total
+    return sums.max() * max(inverse_norm(factor), spread.max())
 
 
 @_jit_sum
-def inverse_factor(gram, lower, out):
-    """Write the upper triangular F with ``F F' = G^-1`` to `out`; return G's condition number.
+def inverse_factor(gram, lower, out, spread):
+    """Write the upper triangular F with ``F F' = G^-1`` to `out`, its diagonal to `spread`; return G's condition.
 
     Of G the upper triangle is read. `lower` is scratch; both have as many more rows as make their number a multiple of
     4, and are zero, or what an earlier call with a matrix of the same size has left in them. The condition is infinite,
@@ -910,9 +1000,24 @@ def inverse_factor(gram, lower, out):
     """
     if not factorise(gram, lower):
         return np.inf
-    for first in range(0, len(gram), BLOCK):
-        invert_rows(lower, first, out)
-    return condition(gram, out[: len(gram)])
+    for left in range(0, len(gram), TILE):
+        for first in range(0, left + 1, TILE):
+            invert_tile(lower, first, left, out)
+    return condition(gram, out[: len(gram)], spread)
+
+
+@_jit_sum
+def step_to_minimum(gram, factor, moment, step, change):
+    """Set ``step = F F' moment`` and ``change = G step``, of F and the symmetric G the upper triangles being read."""
+    m = len(moment)
+    _inverse_times(factor, moment, step)
+    change[:] = 0.0
+    for i in range(m):
+        s, c, x, y, k = 0.0, step[i], gram[i, i:], change[i:], step[i:]
+        for j in range(1, m - i):
+            y[j] += x[j] * c
+            s += x[j] * k[j]
+        y[0] += s + x[0] * c
 
 
 @_jit_sum
@@ -923,7 +1028,7 @@ def _solve_tile(gram, moment, energy, total, factors, taps, spread):
     `spread`.
     """
     m = len(taps)
-    change = np.zeros(m)
+    change = np.empty(m)
     total[m, :m] += moment
     total[m + 1, :2] += energy
     for i in range(m):
@@ -932,21 +1037,10 @@ def _solve_tile(gram, moment, energy, total, factors, taps, spread):
             y[j] += x[j]
     if factors.shape[2] == 0:
         return np.inf, 0.0, 0.0, 0.0, 0.0
-    found = inverse_factor(gram, factors[0], factors[1])
+    found = inverse_factor(gram, factors[0], factors[1], spread)
     if not found < np.inf:
         return found, 0.0, 0.0, 0.0, 0.0
-    inverse = factors[1, :m]
-    _inverse_times(inverse, moment, taps)
-    for i in range(m):
-        s, x, y, k, row = 0.0, gram[i, i:], change[i:], taps[i:], inverse[i, i:]
-        for j in range(1, m - i):
-            y[j] += x[j] * k[0]
-            s += x[j] * k[j]
-        y[0] += s + x[0] * k[0]
-        s = 0.0
-        for j in range(m - i):
-            s += row[j] * row[j]
-        spread[i] = s
+    step_to_minimum(gram, factors[1, :m], moment, taps, change)
     rss = energy[0] - (taps * (2 * moment - change)).sum()
     return found, rss, (taps * taps).sum() ** 0.5, spread.min(), spread.sum()
 

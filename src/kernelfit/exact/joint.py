@@ -22,8 +22,9 @@ from ..solvers.image_noise import counts_of, finish, shared, take_off
 from ..statistics import NormalStats
 from ..verdict import Finding, Verdict
 from . import accumulation
-from .accumulation import Choice, Progress
 from .background import Background, Columns, Elimination, without_rounding
+from .choice import Choice
+from .engines import Progress, add
 
 _MOST_REFINEMENTS = 3
 _ROOM = 2**20  # target pixels read at once for their products with the background
@@ -107,7 +108,7 @@ def residual_moments(
         moments = moments.reshape(every.shape)
         own = moments[:, : kernels.shape[1]].reshape(n, -1)
         parts.append(elimination.recentered(taps, own, energies, moments[:, kernels.shape[1] :, *at]))
-    moments, energies = accumulation.add(parts)
+    moments, energies = add(parts)
     return moments, energies
 
 
@@ -127,25 +128,28 @@ def fit(
     the statistics is what any other solver works on.
     """
     known = statistics(problems, choice.method, workers, progress)
-    fits = _solved(known.stats, workers)
+    found = _solved(known.stats, workers)
     refined = 0
-    if any(_rounding_matters(known, t, f) for t, f in enumerate(fits)):
+    if any(_rounding_matters(known, t, f) for t, f in enumerate(found)):
         shape = (len(problems[0].sources), *problems[0].geometry.kernel_shape)
         while refined < _MOST_REFINEMENTS:
-            before = np.stack([f.kernel.reshape(shape) for f in fits])
+            before = np.stack([f.taps.reshape(shape) for f in found])
             moments, energies = residual_moments(problems, before, known.eliminations, choice.method, workers, progress)
             around = zip(known.stats, before, moments, energies, strict=True)
             known.stats = [s.centered(k.ravel(), moment, float(energy)) for s, k, moment, energy in around]
-            fits = _solved(known.stats, workers)
+            found = _solved(known.stats, workers)
             refined += 1
-            if all(_settled(f.kernel.reshape(shape), k) for f, k in zip(fits, before, strict=True)):
+            if all(_settled(f.taps, k.ravel()) for f, k in zip(found, before, strict=True)):
                 break
+    both = list(zip(known.stats, found, strict=True))
     if len(problems[0].sources) == 1 and problems[0].background is None:
-        for t, one in enumerate(known.stats):
+        fits = []
+        for t, (one, minimum) in enumerate(both):
             own = [of_target(p, t) for p in problems]
-            fits[t] = _with_errors(own, one, fits[t], solver, workers, image_noise, errors)
-    elif solver is not None:
-        fits = [solver.solve(one) for one in known.stats]
+            last = len(both) == 1  # of several that share a Gram matrix, the inverse is shared as well
+            fits.append(_with_errors(own, one, minimum, solver, workers, image_noise, errors, last))
+    else:
+        fits = [solve.found_fit(one, f) if solver is None else solver.solve(one) for one, f in both]
     fits = [dataclasses.replace(f, method=choice.method, method_reason=choice.reason, refined=refined) for f in fits]
     if problems[0].background is not None:
         n_pixels = sum(p.geometry.n_pixels for p in problems)
@@ -163,11 +167,12 @@ def of_target(problem: Problem, at: int) -> Problem:
 def _with_errors(
     problems: Sequence[Problem],
     stats: NormalStats,
-    fit: KernelFit,
+    found: solve.Minimum,
     solver: "solve.Solver | None",
     workers: int,
     image_noise: float,
     errors: str,
+    last: bool,
 ) -> KernelFit:
     """Return the solver's fit, with the image's noise taken off and the errors asked for."""
     observed, share, more = stats.gram, 1.0, None
@@ -175,6 +180,8 @@ def _with_errors(
         stats, share = take_off(stats, image_noise, np.sum([counts_of(p.geometry) for p in problems], axis=0))
     if image_noise or solver is not None:
         fit = solve.as_solver(solver).solve(stats)
+    else:
+        fit = solve.found_fit(stats, found, last=last)
     if image_noise:
         more = shared(fit, math.sqrt(share) * image_noise)
     if errors == "sandwich":
@@ -184,18 +191,18 @@ def _with_errors(
     return finish(fit, image_noise, share) if image_noise else fit
 
 
-def _solved(stats: list[NormalStats], workers: int) -> list[KernelFit]:
-    """Solve by least squares, with one factorisation for all targets."""
-    fits = []
+def _solved(stats: list[NormalStats], workers: int) -> list[solve.Minimum]:
+    """Minimise, with one factorisation for all targets."""
+    found = []
     for one in stats:
         if one.gram is stats[0].gram:
             one._made.update(stats[0]._made)
         solve.factor_ahead(one, workers)
-        fits.append(one.solve())
-    return fits
+        found.append(solve.least_squares(one))
+    return found
 
 
-def _rounding_matters(known: Known, target: int, found: KernelFit) -> bool:
+def _rounding_matters(known: Known, target: int, found: solve.Minimum) -> bool:
     """Say whether a pass over the pixels could improve a fit, judged by the sums before any elimination."""
     stats = known.stats[target]
     if known.eliminations[0] is None:

@@ -1,7 +1,7 @@
 """Kernels of thousands of taps: conjugate gradients on the structure of the Gram matrix, which is never formed.
 
 ``G[p, q]`` is the lag sum of the whole extended image less what lies above and below, and left and right, of a box that
-moves with p, plus the four corners, which were taken away twice (`accumulation`). The rows above and below are a table
+moves with p, plus the four corners, which were taken away twice (`edges`). The rows above and below are a table
 of pairs of rows and column lags, so this part of G is a convolution along the columns: for each frequency one small
 matrix over pairs of rows. So are, the other way round, the columns left and right; the corners are small
 transforms. To apply G costs a few megabytes of products, whatever the size of the image.
@@ -18,7 +18,10 @@ from ..pair import Array, Problem, Reader
 from ..result import KernelFit
 from ..solvers.solve import EPS, doubts
 from ..verdict import Finding, Verdict
-from .accumulation import Frame, Progress, in_order, pass_over, strip_lags
+from .accumulation import pass_over
+from .edges import strip_lags
+from .engines import Frame, Progress
+from .threads import in_order
 
 Complex = npt.NDArray[np.complex128]
 

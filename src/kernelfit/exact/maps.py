@@ -17,14 +17,17 @@ import scipy.special
 from .. import geometry, pair
 from ..geometry import Convention, Shape
 from ..pair import Problem
-from ..solvers import solve
+from ..solvers import cholesky, solve
 from ..statistics import NormalStats
 from ..verdict import Finding, Verdict
 from ..weights import masks, weighted_pass
 from ..weights.boxes import Boxed
 from . import regions
-from .accumulation import Progress, bands, in_order, residual_moments, resolve, statistics
+from .accumulation import residual_moments, statistics
+from .choice import resolve
+from .engines import Progress, bands
 from .regions import Box
+from .threads import in_order
 from .tiles import Buffers, Solved, TileReader
 
 Array = npt.NDArray[np.float64]
@@ -253,7 +256,7 @@ def kernel_map(
         operation=operation,
     )
     threads = pair.as_workers(workers)
-    strength = pair.as_fillvalue(smoothness) if not isinstance(smoothness, str) else -1.0
+    strength = pair.as_fillvalue(smoothness, "smoothness") if not isinstance(smoothness, str) else -1.0
     if not 0 <= strength <= 1e6:
         msg = f"got smoothness={smoothness!r}, need a number from 0 to 1e6, where all kernels are the same"
         raise ValueError(msg)
@@ -358,7 +361,7 @@ class _Reading:
         self.reader = TileReader(problem, boxes, method) if small else None
         # What needs no BLAS, which has threads of its own, is solved by the thread that has read it.
         plain = isinstance(solver, solve.LeastSquares)
-        self.at_once = plain and problem.geometry.n_taps <= solve.OWN_FACTOR
+        self.at_once = plain and problem.geometry.n_taps <= cholesky.OWN_FACTOR
         self._raw, self._n_read = regions.Tree[Array](operator.add), 0
         self._tree = regions.Tree[NormalStats](operator.add)
 
@@ -440,7 +443,7 @@ class _Reading:
         assert self.reader is not None
         n_pixels, m, rss = box.rows * box.cols, len(own.taps), found.rss
         energy, total = float(own.energy[0]), float(own.energy[1])
-        if not (found.condition * solve.RCOND_CHOLESKY < 1 and rss > 0 and n_pixels > m):
+        if not (found.condition * cholesky.RCOND_CHOLESKY < 1 and rss > 0 and n_pixels > m):
             return None
         noise_std = math.sqrt(rss / (n_pixels - m))
         variance = energy - total * total / n_pixels

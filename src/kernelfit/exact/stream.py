@@ -24,7 +24,9 @@ from ..statistics import NormalStats, convention_from
 from ..weights import masks
 from ..weights.boxes import Boxed
 from . import regions
-from .accumulation import Progress, resolve, statistics
+from .accumulation import statistics
+from .choice import resolve
+from .engines import Progress
 from .regions import Box, Tree
 
 #: Pixels, for each worker, from which on a block is worth the work of all of them.

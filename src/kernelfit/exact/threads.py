@@ -1,11 +1,49 @@
 """Work shared among threads, whose results come in order."""
 
 import _thread
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 Part = TypeVar("Part")
 Work = TypeVar("Work")
+
+_IDLE_SECONDS = 1.0
+_idle: "list[_Helper]" = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_idle.clear)  # no thread but the one that forked lives on
+
+
+class _Helper:
+    """A thread that sleeps between tasks, and ends when there has been none for a second.
+
+    A thread that is started while the one before is still ending, which happens where passes follow each other, is put
+    on the processor of the one that starts it, and waits for some 4 ms; one that is woken runs where it ran last.
+    """
+
+    def __init__(self) -> None:
+        self._task: Callable[[], None] | None = None
+        self._wake = _thread.allocate_lock()
+        self._wake.acquire()
+        _thread.start_new_thread(self._run, ())
+
+    def give(self, task: Callable[[], None]) -> None:
+        """Let the thread do something that raises nothing."""
+        self._task = task
+        self._wake.release()
+
+    def _run(self) -> None:
+        while True:
+            if not self._wake.acquire(timeout=_IDLE_SECONDS):
+                try:
+                    _idle.remove(self)
+                except ValueError:  # it has just been taken, or not been put back yet
+                    continue
+                return
+            task, self._task = self._task, None
+            assert task is not None
+            task()
+            del task  # what it holds may be large
 
 
 def in_order(work: Sequence[Work], do: Callable[[Work], Part], workers: int) -> Iterable[Part]:
@@ -20,6 +58,8 @@ def in_order(work: Sequence[Work], do: Callable[[Work], Part], workers: int) -> 
     left = iter(range(len(work)))  # next() of it is atomic
     parts: dict[int, Part] = {}
     failures: list[BaseException] = []
+    helpers: list[tuple[_Helper, _thread.LockType]] = []
+    n_done = 0
 
     def take(done: _thread.LockType) -> None:
         try:
@@ -30,14 +70,16 @@ def in_order(work: Sequence[Work], do: Callable[[Work], Part], workers: int) -> 
         finally:
             done.release()
 
-    helpers: list[_thread.LockType] = []
-    n_done = 0
     try:
         for _ in range(min(workers, len(work)) - 1):
             done = _thread.allocate_lock()
             done.acquire()
-            _thread.start_new_thread(take, (done,))
-            helpers.append(done)
+            try:
+                helper = _idle.pop()
+            except IndexError:
+                helper = _Helper()
+            helper.give(lambda done=done: take(done))  # type: ignore[misc]
+            helpers.append((helper, done))
         for i in left:
             parts[i] = do(work[i])
             if failures:
@@ -48,8 +90,9 @@ def in_order(work: Sequence[Work], do: Callable[[Work], Part], workers: int) -> 
     finally:
         for _ in left:  # nothing is begun any more, should this have been broken off
             pass
-        for done in helpers:
+        for helper, done in helpers:
             done.acquire()
+            _idle.append(helper)
     if failures:
         raise failures[0]
     for i in range(n_done, len(work)):

@@ -16,9 +16,9 @@ import scipy.fft
 
 from .. import pair
 from ..pair import Array, Problem
-from ..solvers import solve
+from ..solvers import cholesky
 from ..statistics import NormalStats
-from .accumulation import Frame
+from .engines import Frame
 from .regions import Box
 
 #: Most samples of a tile, padded, that are transformed at one go.
@@ -202,7 +202,7 @@ class Buffers:
         m = frame.kernel_rows * frame.kernel_cols
         self.back, self.energy = np.empty((2, frame.kernel_rows, 2 * x_halo + 1)), np.empty(2)
         self.gram, self.total = np.zeros((m, m)), np.zeros((m + 2, max(2, m)))
-        self.factors = np.zeros((2, -(-m // 4) * 4, m) if m <= solve.OWN_FACTOR else (2, 0, 0))
+        self.factors = np.zeros((2, -(-m // 4) * 4, m) if m <= cholesky.OWN_FACTOR else (2, 0, 0))
         self.taps, self.spread = np.zeros(m), np.zeros(m)
 
     def clear(self) -> None:

@@ -98,7 +98,7 @@ def maps(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
     found: dict[str, Any] = {}
     code: dict[str, str] = {}
     for name in ("mask", "image_mask", "weights"):
-        path = getattr(args, name)
+        path = getattr(args, name, None)
         if path is None:
             continue
         if path == "-":

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,9 @@ def deconvolve(args: argparse.Namespace) -> int:
         "balance": args.balance,
         "boundary": None if args.boundary == "none" else args.boundary,
         "penalty": args.penalty,
+        "edges": args.edges,
+        "nan": args.nan,
+        **arguments.maps(args)[0],
         **_laid(args, held, "same"),
     }
     if held.kernel.ndim == 4:
@@ -245,10 +249,14 @@ def deconvolve(args: argparse.Namespace) -> int:
     white = _white(kept, colours, alpha, held.kernel)
     planes = [colours] if colours.ndim == 2 else list(np.moveaxis(colours, -1, 0))
     kernels = [held.kernel] * len(planes) if held.kernel.ndim == 2 else list(held.kernel)
-    made = [
-        kernelfit.deconvolve(plane, kernel, workers=args.workers, **words)
-        for plane, kernel in zip(planes, kernels, strict=True)
-    ]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        made = [
+            kernelfit.deconvolve(plane, kernel, workers=args.workers, **words)
+            for plane, kernel in zip(planes, kernels, strict=True)
+        ]
+    for message in dict.fromkeys(str(one.message) for one in caught):
+        print("kernelfit:", message.replace("mask=", "--mask"), file=sys.stderr)
     restored = made[0] if colours.ndim == 2 else np.stack(made, axis=-1)
     return _write_image(args, kept, _joined(restored, alpha), white, f"balance {args.balance}")
 

@@ -17,10 +17,11 @@ def summary(fit: KernelFit) -> str:
     totals = [p.factor for p in fit.parts or (fit,)]
     total = float(fit.kernel.sum())
     total_error = math.hypot(*[math.nan if f is None else float(np.linalg.norm(f.sum(axis=0))) for f in totals])
+    doubt = f" +/- {total_error:.2g}" if math.isfinite(total_error) else ""
     many = "".join(f"{n} x " for n in fit.kernel.shape[:-2])
     share = f", expected relative error {error / size:.2g}" if size > 0 and math.isfinite(error) else ""
     lines = [
-        f"kernel      {many}{rows} x {cols}, sum {total:.6g} +/- {total_error:.2g}, "
+        f"kernel      {many}{rows} x {cols}, sum {total:.6g}{doubt}, "
         f"largest tap {fit.kernel[peak]:.6g} at {tuple(int(i) for i in peak)}{share}",
         f"convention  {fit.convention}",
         f"fit         {fit.n_pixels} pixels, rank {fit.rank} of {fit.kernel.size}, condition {fit.condition:.2g}",

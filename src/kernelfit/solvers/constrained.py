@@ -65,7 +65,7 @@ def factor_of(gram: Array) -> Array:
     lower, info = scipy.linalg.lapack.dpotrf(gram, lower=1, clean=1)
     if info == 0 and float(np.diag(lower).min()) > 1e-6 * float(np.diag(lower).max()):
         return np.asarray(scipy.linalg.lapack.dtrtri(lower, lower=1)[0].T)
-    return eigen_factor(gram)[0]
+    return eigen_factor(gram).factor
 
 
 def _onto_total(inverse: Array, ones: Array) -> tuple[Array, Array]:
@@ -318,10 +318,9 @@ class NonNegative:
         if self.strength == "discrepancy":
             msg = "got strength='discrepancy', need a number or 'gcv'; find it with Penalized and give the number"
             raise ValueError(msg)
-        if self.penalty is not None:
-            from .penalties import Penalized
+        from .penalties import Penalized
 
-            Penalized(self.penalty, self.strength)
+        Penalized("ridge" if self.penalty is None else self.penalty, self.strength)
 
     def __str__(self) -> str:
         """Say the settings in one line."""

@@ -225,7 +225,7 @@ def _beyond_a_prior(stats: NormalStats, start: Minimum) -> bool:
         return True
     if not start.full or spare <= 0:
         return False
-    error = math.sqrt(start.rss / spare * float(np.einsum("ij,ij->i", start.inverse, start.inverse).max()))
+    error = math.sqrt(start.rss / spare * float(start.spread.max()))
     return error < _NO_NOISE * largest
 
 

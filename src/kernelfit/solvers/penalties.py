@@ -14,7 +14,8 @@ from ..geometry import Shape
 from ..result import KernelFit, StrengthPath
 from ..statistics import NormalStats
 from ..verdict import Finding, Verdict
-from .solve import EPS, RCOND_CHOLESKY, condition_of, eigen_factor, judge, product, residual_at
+from .cholesky import RCOND_CHOLESKY
+from .solve import EPS, condition_of, eigen_factor, judge, product, residual_at
 
 Array = npt.NDArray[np.float64]
 Penalty = str | npt.NDArray[np.float64] | Callable[[Shape], npt.NDArray[np.float64]]
@@ -88,6 +89,9 @@ class Penalized:
         if isinstance(self.penalty, str) and self.penalty not in PENALTIES:
             msg = f"got penalty={self.penalty!r}, need one of {', '.join(PENALTIES)}, a matrix or a function"
             raise ValueError(msg)
+        if not (isinstance(self.penalty, (str, np.ndarray)) or callable(self.penalty)):
+            msg = f"got penalty={self.penalty!r}, need one of {', '.join(PENALTIES)}, an array or a function"
+            raise TypeError(msg)
         if isinstance(self.strength, str):
             if self.strength not in ("gcv", "discrepancy"):
                 msg = f"got strength={self.strength!r}, need a number, 'gcv' or 'discrepancy'"
@@ -275,7 +279,7 @@ class Spectrum:
             _, vectors = scipy.linalg.eigh(middle, driver="evd", overwrite_a=True, check_finite=False)
             self._basis = scipy.linalg.solve_triangular(lower, vectors, lower=True, trans="T", overwrite_b=True)
         else:
-            whiten, _ = eigen_factor(both)
+            whiten = eigen_factor(both).factor
             _, vectors = scipy.linalg.eigh(product(whiten.T, product(stats.gram, whiten)))
             self._basis = product(whiten, vectors)
         # each from its own matrix, so that the smaller of the two is known as well as the larger

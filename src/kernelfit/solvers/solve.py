@@ -9,18 +9,14 @@ import numpy.typing as npt
 import scipy.linalg
 
 from .. import result
-from ..exact.threads import in_order
 from ..result import KernelFit
 from ..statistics import NormalStats
 from ..verdict import Finding, Verdict
+from .cholesky import RCOND_CHOLESKY, Inverse, own_factor
 
 Array = npt.NDArray[np.float64]
 EPS = float(np.finfo(np.float64).eps)
 
-#: Below this reciprocal condition number of the Gram matrix Cholesky's factorisation is not trusted.
-RCOND_CHOLESKY = 1e-12
-#: Most taps that are factored by one thread, and most that are factored without LAPACK.
-OWN_FACTOR, MOST_OWN = 450, 2000
 #: From this condition number on a solution is called ill-conditioned, even if it has full rank.
 ILL_CONDITIONED = 1e13
 
@@ -55,21 +51,7 @@ class LeastSquares:
         KernelFit
             The kernel, with verdicts where the statistics leave something open.
         """
-        found = least_squares(stats)
-        freedom = stats.n_pixels - found.rank
-        noise_std = math.sqrt(found.rss / freedom) if freedom > 0 else math.nan
-        factor = found.inverse * noise_std
-        findings = judge(stats, found.taps, factor, found.rank, found.condition, found.rss)
-        return result.assemble(
-            stats,
-            found.taps,
-            factor,
-            rank=found.rank,
-            condition=found.condition,
-            rss=found.rss,
-            noise_std=noise_std,
-            findings=findings,
-        )
+        return found_fit(stats, least_squares(stats))
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,21 +64,32 @@ class Minimum:
         The kernel; of several the smallest.
     inverse : ndarray, shape (taps, rank)
         A factor F of the (pseudo-)inverse of G, ``F F'``.
+    spread : ndarray, shape (taps,)
+        The diagonal of ``F F'``.
     rank : int
     condition : float
     rss : float
+    noise_std : float
+        ``sqrt(rss / (n - rank))``, NaN if there are no more pixels than taps.
     """
 
     taps: Array
     inverse: Array
+    spread: Array
     rank: int
     condition: float
     rss: float
+    noise_std: float
 
     @property
     def full(self) -> bool:
         """Whether every tap is determined."""
         return self.rank == len(self.taps)
+
+    @property
+    def stderr(self) -> Array:
+        """Standard error of each tap."""
+        return np.asarray(self.noise_std * np.sqrt(self.spread))
 
 
 def least_squares(stats: NormalStats) -> Minimum:
@@ -104,17 +97,47 @@ def least_squares(stats: NormalStats) -> Minimum:
     center, moment, energy = stats.around()
     if "inverse" not in stats._made:
         stats._made["inverse"] = cholesky_factor(stats.gram) or eigen_factor(stats.gram)
-    inverse, condition = stats._made["inverse"]
-    rank = inverse.shape[1]
+    found: Inverse = stats._made["inverse"]
+    inverse, rank = found.factor, found.factor.shape[1]
     if rank < stats.n_taps:  # the solution of smallest norm holds nothing of what is not determined
         basis = scipy.linalg.orth(inverse) if rank else inverse
         shift = basis @ (basis.T @ center) - center
         moment = moment - stats.gram @ shift
         center = center + shift
-    step = times(inverse, times(inverse.T, moment))
-    rss = energy - float((step * (2 * moment - times(stats.gram, step))).sum())
+    if found.upper:
+        from ..exact import _loops
+
+        step, change = np.empty_like(center), np.empty_like(center)
+        _loops.step_to_minimum(np.ascontiguousarray(stats.gram), inverse, np.ascontiguousarray(moment), step, change)
+    else:
+        step = times(inverse, times(inverse.T, moment))
+        change = times(stats.gram, step)
+    rss = energy - float((step * (2 * moment - change)).sum())
     rss = max(rss, EPS**2 * stats.target_energy)  # no fit is known to be better than the target's own rounding
-    return Minimum(center + step, inverse, rank, condition, rss)
+    freedom = stats.n_pixels - rank
+    noise_std = math.sqrt(rss / freedom) if freedom > 0 else math.nan
+    return Minimum(center + step, inverse, found.spread, rank, found.condition, rss, noise_std)
+
+
+def found_fit(stats: NormalStats, found: Minimum, *, last: bool = False) -> KernelFit:
+    """Put the minimum together as a result, and judge it.
+
+    If it is the `last` that is asked of these statistics, the factor is scaled where it is: memory that has not been
+    touched yet costs more than the work.
+    """
+    findings = judge(stats, found.taps, found.stderr[:, None], found.rank, found.condition, found.rss)
+    if last:
+        stats._made.clear()
+    return result.assemble(
+        stats,
+        found.taps,
+        np.multiply(found.inverse, found.noise_std, out=found.inverse if last else None),
+        rank=found.rank,
+        condition=found.condition,
+        rss=found.rss,
+        noise_std=found.noise_std,
+        findings=findings,
+    )
 
 
 def residual_at(stats: NormalStats, taps: Array) -> tuple[Array, float]:
@@ -145,8 +168,8 @@ def as_solver(solver: "Solver | str | None") -> "Solver":
     return solver
 
 
-def cholesky_factor(gram: Array) -> tuple[Array, float] | None:
-    """Return a factor F of ``G^-1 = F F'`` and the condition number, or None if G is too near to singular."""
+def cholesky_factor(gram: Array) -> Inverse | None:
+    """Return a factor of the inverse, or None if G is too near to singular."""
     lapack = scipy.linalg.lapack
     lower, info = lapack.dpotrf(gram.T, lower=1, clean=1)  # .T: the same matrix in LAPACK's order, so copied once
     if info != 0:
@@ -155,7 +178,7 @@ def cholesky_factor(gram: Array) -> tuple[Array, float] | None:
     if not rcond > RCOND_CHOLESKY:
         return None
     inverse, _ = lapack.dtrtri(lower, lower=1, overwrite_c=1)
-    return inverse.T, 1.0 / float(rcond)
+    return Inverse(inverse.T, 1.0 / float(rcond), _row_norms(inverse.T))
 
 
 def factor_ahead(stats: NormalStats, workers: int = 1) -> None:
@@ -169,34 +192,13 @@ def factor_ahead(stats: NormalStats, workers: int = 1) -> None:
             stats._made["inverse"] = found
 
 
-def own_factor(gram: Array, workers: int = 1) -> tuple[Array, float] | None:
-    """Return what `cholesky_factor` does, found without BLAS; None too if the matrix is very large."""
-    m = len(gram)
-    if m > MOST_OWN:
-        return None
-    from ..exact import _loops
-
-    gram = np.ascontiguousarray(gram)
-    lower, inverse = (np.zeros((-(-m // 4) * 4, m)) for _ in range(2))  # not one array: the first is let go
-    if not _loops.factorise(gram, lower):
-        return None
-
-    def invert(first: int) -> None:
-        _loops.invert_rows(lower, first, inverse)
-
-    for _ in in_order(range(0, m, _loops.BLOCK), invert, workers if m > OWN_FACTOR else 1):
-        pass
-    condition = _loops.condition(gram, inverse[:m])
-    return (inverse[:m], condition) if condition * RCOND_CHOLESKY < 1 else None
-
-
 def scaled_factor(gram: Array) -> Array:
     """Return a factor F of the (pseudo-)inverse ``F F'`` of a Gram matrix whose columns may be of different units."""
     diagonal = np.diag(gram)
     scale = 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
     even = gram * np.multiply.outer(scale, scale)
     found = own_factor(even) or cholesky_factor(even) or eigen_factor(even)
-    return np.asarray(scale[:, None] * found[0])
+    return np.asarray(scale[:, None] * found.factor)
 
 
 def times(matrix: Array, vector: Array) -> Array:
@@ -232,19 +234,25 @@ def condition_of(gram: Array) -> tuple[int, float]:
     return rank, float(values[-1] / values[0]) if rank == len(gram) else math.inf
 
 
-def eigen_factor(gram: Array) -> tuple[Array, float]:
-    """Return a factor F of the pseudo-inverse ``F F'`` and the condition number."""
+def eigen_factor(gram: Array) -> Inverse:
+    """Return a factor of the pseudo-inverse."""
     values, vectors = scipy.linalg.eigh(gram)
     largest = max(float(values[-1]), 0.0)
     kept = values > max(len(values), 16) * EPS * largest
     if not kept.any():
-        return np.zeros((len(values), 0)), math.inf
+        return Inverse(np.zeros((len(values), 0)), math.inf, np.zeros(len(values)))
     condition = largest / float(values[0]) if kept.all() else math.inf
-    return vectors[:, kept] / np.sqrt(values[kept]), condition
+    factor = vectors[:, kept] / np.sqrt(values[kept])
+    return Inverse(factor, condition, _row_norms(factor))
+
+
+def _row_norms(factor: Array) -> Array:
+    """Return the diagonal of ``F F'``."""
+    return np.asarray(np.einsum("ij,ij->i", factor, factor))
 
 
 def rounding_matters(
-    stats: NormalStats, fit: KernelFit, trace: float | None = None, energy: float | None = None
+    stats: NormalStats, fit: KernelFit | Minimum, trace: float | None = None, energy: float | None = None
 ) -> bool:
     """Say whether a pass over the pixels could improve a fit found from uncentered statistics.
 
@@ -257,7 +265,8 @@ def rounding_matters(
     if not math.isfinite(fit.condition) or not math.isfinite(fit.noise_std):
         return True
     lost = 1.0 if trace is None else trace / max(float(np.trace(stats.gram)), 1e-300)
-    size, least = float(np.linalg.norm(fit.kernel)), float(fit.stderr.min())
+    taps = fit.taps if isinstance(fit, Minimum) else fit.kernel
+    size, least = float(np.linalg.norm(taps)), float(fit.stderr.min())
     return rounding_limits(
         fit.rss, stats.target_energy if energy is None else energy, fit.condition * lost, size, least
     )

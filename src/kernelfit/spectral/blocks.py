@@ -10,7 +10,8 @@ import numpy.typing as npt
 import scipy.fft
 
 from .. import geometry, pair
-from ..exact.accumulation import add, bands, in_order
+from ..exact.engines import add, bands
+from ..exact.threads import in_order
 from ..geometry import Geometry, Shape
 from ..pair import Problem, Reader
 from .spectra import Array, Complex, SpectralStats
@@ -60,7 +61,7 @@ def _period(plan: Geometry) -> Shape | None:
     return None
 
 
-def _tukey(n: int, share: float) -> Array:
+def tukey(n: int, share: float) -> Array:
     """Return a window of `n` points with a cosine ramp over ``share / 2`` of it at each end, none of them zero."""
     ramp = share * n / 2
     edge = np.minimum(np.arange(n), np.arange(n)[::-1]) + 0.5
@@ -98,7 +99,7 @@ def _lay_out(plan: Geometry, block: object, taper: object) -> _Layout:
     share = _as_taper(taper, 0.0 if periodic else TAPER)
     starts, owned, transform, windows, overlaps, squares = [], [], [], [], [], 1.0
     for axis, (n, side, k) in enumerate(zip(region, sides, plan.kernel_shape, strict=True)):
-        window = _tukey(side, share)
+        window = tukey(side, share)
         length = side
         if fixed:
             length = fixed[axis]  # so that smaller images add up with larger ones

@@ -53,7 +53,8 @@ class Lags(NamedTuple):
 def lag_sums(stats: SpectralStats, workers: int = 1) -> Lags:
     """Return the inverse transforms of the spectra at the lags that matter, in one pass over the spectra."""
     from ..exact import _loops
-    from ..exact.accumulation import add, bands, in_order
+    from ..exact.engines import add, bands
+    from ..exact.threads import in_order
 
     (n_rows, n_cols), (height, width) = stats.block, stats.shape
     cols, pairs = np.arange(n_cols // 2 + 1), (n_rows + 1) // 2  # a row and its mirror image: half the products

@@ -16,8 +16,8 @@ import numpy.typing as npt
 import scipy.linalg
 
 from ..exact import polyphase
-from ..exact.accumulation import Progress
 from ..exact.background import Elimination
+from ..exact.engines import Progress
 from ..pair import Array
 from ..solvers.solve import EPS, scaled_factor, times
 from ..statistics import NormalStats

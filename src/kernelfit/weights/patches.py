@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..exact import accumulation, polyphase
+from ..exact import engines, polyphase
 from ..exact.threads import in_order
 from ..geometry import Shape
 from ..pair import Array, Problem, Reader
@@ -217,7 +217,7 @@ def _jobs(problem: Problem, weights: npt.NDArray[np.generic], base: float) -> li
         if n:
             work[-1].append((row, height))
             count += n
-    return [[band for some in group for band in some] for group in accumulation.bands(work)] if work else []
+    return [[band for some in group for band in some] for group in engines.bands(work)] if work else []
 
 
 class _Part:

@@ -18,8 +18,9 @@ from .. import geometry
 from ..checks import noise as noise_check
 from ..checks.sandwich import with_scores
 from ..exact import joint
-from ..exact.accumulation import Choice, Progress
 from ..exact.background import Elimination
+from ..exact.choice import Choice
+from ..exact.engines import Progress
 from ..pair import Array
 from ..result import KernelFit
 from ..solvers import solve

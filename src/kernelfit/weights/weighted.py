@@ -25,8 +25,10 @@ import numpy as np
 
 from .. import geometry, pair
 from ..exact import accumulation, polyphase
-from ..exact.accumulation import DIRECT_NS, Choice, Progress, in_order
 from ..exact.background import Elimination, without_rounding
+from ..exact.choice import DIRECT_NS, Choice
+from ..exact.engines import Progress, add
+from ..exact.threads import in_order
 from ..geometry import Shape
 from ..pair import Array, Problem
 from ..statistics import NormalStats
@@ -188,7 +190,7 @@ def target_sums(items: Sequence[Item], workers: int) -> TargetSums:
         return (np.array([energy, weighted.sum(), weights.sum()], dtype=np.float64),)
 
     work = [(item, row, height) for item in items for row, height in _strips(item.weights.shape)]
-    energy, total, weight = accumulation.add(in_order(work, lambda w: band(*w), workers))[0].tolist()
+    energy, total, weight = add(in_order(work, lambda w: band(*w), workers))[0].tolist()
     return TargetSums(energy, total, weight, sum(item.n_pixels for item in items))
 
 

@@ -1,6 +1,6 @@
 """One pass over the pixels with a weight each: the weighted residual of a kernel and its products with the image.
 
-The work of `accumulation` with taps, engine by engine: correlate, subtract from the target, multiply by the weights,
+The work of `engines` with taps, one by one: correlate, subtract from the target, multiply by the weights,
 correlate back. It is the whole of an iteration of conjugate gradients on the weighted problem.
 
 The terms of a background are columns of the design matrix like the taps', of each pair its own. So the unknowns of a
@@ -17,8 +17,10 @@ import numpy.typing as npt
 import scipy.fft
 
 from .. import pair
-from ..exact.accumulation import Frame, Progress, add, bands, counted, grid, in_order, segment
 from ..exact.background import Columns
+from ..exact.choice import segment
+from ..exact.engines import Frame, Progress, add, bands, counted, grid
+from ..exact.threads import in_order
 from ..pair import Array, Problem
 
 Weights = npt.NDArray[np.float64] | npt.NDArray[np.bool_]

@@ -1,0 +1,293 @@
+"""The two engines: one reading of all pixels, tile by tile, for the lag sums and the moments.
+
+Both form ``sum_r A[r] B[r + i]`` for the lags of a kernel. "direct" forms the lag products of pixels. "fft" transforms
+segments of rows and forms the lag products, across rows, of their spectra: along a row the transform does all lags at
+once, down the columns the lags are few and each costs one multiply-add per frequency, with no zero padding and no halo
+to pay for.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+
+from ..geometry import Geometry, Shape
+from ..pair import Array, Problem, Reader
+from . import polyphase
+from .choice import good_length, segment
+from .threads import Part, Work
+
+#: At most so many partial sums; their number depends on the problem alone, so every number of workers gives the same
+# bits.
+N_BANDS = 32
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The problem as an engine sees it: without stride, and the longer side of the kernel lies along the columns."""
+
+    plan: Geometry
+    rows: int
+    cols: int
+    kernel_rows: int
+    kernel_cols: int
+    sources: tuple[Reader, ...]
+    targets: tuple[Reader, ...]
+    swapped: bool
+
+    @classmethod
+    def of(cls, problem: Problem) -> "Frame":
+        """Lay a problem the way that is cheaper."""
+        plan, part = problem.geometry, polyphase.split(problem)
+        (rows, cols), (kernel_rows, kernel_cols) = part.size, part.geometry.kernel_shape
+        if kernel_rows <= kernel_cols:
+            return cls(plan, rows, cols, kernel_rows, kernel_cols, part.sources, part.targets, swapped=False)
+        return cls(
+            plan,
+            cols,
+            rows,
+            kernel_cols,
+            kernel_rows,
+            tuple(r.transposed() for r in part.sources),
+            tuple(r.transposed() for r in part.targets),
+            swapped=True,
+        )
+
+    @property
+    def row_halo(self) -> int:
+        """Rows by which the extended image exceeds the target."""
+        return self.kernel_rows - 1
+
+    @property
+    def col_halo(self) -> int:
+        """Columns by which the extended image exceeds the target."""
+        return self.kernel_cols - 1
+
+    def to_user(self, taps: Array) -> Array:
+        """Turn arrays (..., sources, rows, cols) of the frame's taps into arrays of the user's kernels."""
+        return polyphase.to_user(np.swapaxes(taps, -1, -2) if self.swapped else taps, self.plan)
+
+    def from_user(self, taps: Array) -> Array:
+        """Undo `to_user`."""
+        taps = polyphase.from_user(taps, self.plan)
+        return np.ascontiguousarray(np.swapaxes(taps, -1, -2)) if self.swapped else taps
+
+
+class Pass(NamedTuple):
+    """One reading of all pixels: what threads do, band by band, and what is made of the sum of what they return."""
+
+    jobs: "Sequence[Callable[[], tuple[Array, ...]]]"
+    finish: "Callable[..., Sums]"
+
+
+@dataclass
+class Sums:
+    """What one pass over the pixels adds up, in the frame's tap order.
+
+    Attributes
+    ----------
+    lags : ndarray, shape (sources, sources, kernel_rows, 2 * kernel_cols - 1)
+        Lag products of the extended images, rows lags from 0, column lags from ``-(kernel_cols - 1)``.
+    moment : ndarray, shape (targets, sources, kernel_rows, kernel_cols)
+        Products of target, or residual, and image.
+    energy, total : ndarray, shape (targets,)
+        Sum of squares and sum of the target, or residual.
+    """
+
+    lags: Array
+    moment: Array
+    energy: Array
+    total: Array
+
+
+#: Called with the name of a stage, the number of steps done and their total.
+Progress = Callable[[str, int, int], object]
+
+
+def counted(parts: Iterable[Part], total: int, progress: Progress | None) -> Iterable[Part]:
+    """Pass parts on, and tell `progress` of each."""
+    for done, part in enumerate(parts, 1):
+        if progress is not None:
+            progress("reading pixels", done, total)
+        yield part
+
+
+def bands(tiles: list[Work]) -> list[list[Work]]:
+    """Split a list of tiles into at most N_BANDS runs of neighbours, by their number alone."""
+    per_band = math.ceil(len(tiles) / N_BANDS)
+    return [tiles[i : i + per_band] for i in range(0, len(tiles), per_band)]
+
+
+def grid(rows: int, cols: int, tile: Shape) -> list[tuple[int, int, int, int]]:
+    """Cut rows x cols into tiles (row, col, n_rows, n_cols)."""
+    return [
+        (r, c, min(tile[0], rows - r), min(tile[1], cols - c))
+        for c in range(0, cols, tile[1])
+        for r in range(0, rows, tile[0])
+    ]
+
+
+def add(parts: Iterable[tuple[Array, ...]]) -> list[Array]:
+    """Add up tuples of arrays in the order in which they come."""
+    sums: list[Array] = []
+    for part in parts:
+        if sums:
+            for s, p in zip(sums, part, strict=True):
+                s += p
+        else:
+            sums = [np.array(p) for p in part]
+    return sums
+
+
+# --- the direct engine ---
+
+
+def _direct_pass(frame: Frame, taps: Array | None) -> Pass:
+    """Add up the products of pixels; with `taps`, those of the residual of that kernel, without the lags."""
+    from . import _loops
+
+    y_halo, x_halo = frame.row_halo, frame.col_halo
+    n_sources, n_targets = len(frame.sources), len(frame.targets)
+    height, width = 64, 1024 if n_sources == 1 else 512
+
+    def band(tiles: list[tuple[int, int, int, int]]) -> tuple[Array, ...]:
+        lags = np.zeros((n_sources, n_sources, frame.kernel_rows, 2 * x_halo + 1))
+        moment = np.zeros((n_targets, n_sources, frame.kernel_rows, frame.kernel_cols))
+        moments = np.zeros((n_targets, 2))
+        images = np.zeros((n_sources, height + y_halo, width + 2 * x_halo + 3))  # the loops do four lags at a time
+        result, model = np.empty((height, width)), np.empty((height, width))
+        for row, col, n_rows, n_cols in tiles:
+            for image, reader in zip(images, frame.sources, strict=True):
+                reader.read(image[: n_rows + y_halo, : n_cols + 2 * x_halo], row, col - x_halo)
+            if taps is None:
+                for s in range(n_sources):
+                    for t in range(n_sources):
+                        _loops.lag_sums(images[s], x_halo, images[t], 0, n_rows, n_cols, lags[s, t])
+            used_rows, used_cols = min(n_rows, frame.rows - row), min(n_cols, frame.cols - col)
+            if used_rows < 1 or used_cols < 1:
+                continue
+            for t, reader in enumerate(frame.targets):
+                used = result[:used_rows, :used_cols]
+                reader.read(used, row, col)
+                if taps is not None:
+                    for s in range(n_sources):
+                        _loops.correlate(images[s], x_halo, taps[t, s], used_rows, used_cols, model)
+                        _loops.subtract(result, model, 0, used_rows, used_cols)
+                _loops.moments(result, used_rows, used_cols, moments[t])
+                for s in range(n_sources):
+                    _loops.lag_sums(result, 0, images[s], x_halo, used_rows, used_cols, moment[t, s])
+        return lags, moment, moments
+
+    def finish(lags: Array, moment: Array, moments: Array) -> Sums:
+        return Sums(lags, moment, moments[:, 0], moments[:, 1])
+
+    extended = (frame.rows + y_halo, frame.cols + x_halo)
+    tiles = grid(*(extended if taps is None else (frame.rows, frame.cols)), (height, width))
+    return Pass([partial(band, some) for some in bands(tiles)], finish)
+
+
+# --- the fft engine ---
+
+
+def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
+    """Do the work of `_direct_pass` on the spectra of segments of rows."""
+    from . import _fft, _loops
+
+    y_halo, x_halo = frame.row_halo, frame.col_halo
+    n_sources, n_targets = len(frame.sources), len(frame.targets)
+    layout = segment(frame.cols, x_halo, n_sources)
+    rows = frame.rows + (y_halo if taps is None else 0)
+    extended = frame.rows + y_halo  # for either kind of pass, so that both use the same transforms
+    height = math.ceil(extended / max(1, round(extended / max(128 if n_sources == 1 else 64, 8 * frame.kernel_rows))))
+    # Kernels of one row have no row lags, so the rows of several segments may stand in one tile, one below the other.
+    stacked = max(1, min(128, max(16, 2**17 // layout.length)) // rows) if y_halo == 0 else 1
+    depth = height * stacked + y_halo
+    n_taps = -(-frame.kernel_rows // 4) * 4  # the loops do four at a time, or one that is left over
+    n_lags = frame.kernel_rows if frame.kernel_rows % 4 == 1 else n_taps
+    starts = [(r, c) for c in range(0, frame.cols, layout.step) for r in range(0, rows, height)]
+    tiles = [starts[i : i + stacked] for i in range(0, len(starts), stacked)]
+    # What lies in two neighbouring segments is counted twice.
+    short = good_length(2 * x_halo) if taps is None and x_halo and frame.cols > layout.step else 0
+
+    if taps is not None:
+        more = [(0, 0), (0, 0), (0, n_taps - frame.kernel_rows), (0, 0)]
+        kernel = scipy.fft.rfft(np.pad(taps, more), n=layout.length, norm="forward", workers=1).swapaxes(-1, -2)
+        kernel_real, kernel_imag = np.ascontiguousarray(kernel.real), np.ascontiguousarray(kernel.imag)
+
+    def read(reader: Reader, out: Array, tile: list[Shape], n_rows: int, width: int) -> None:
+        (row, col), n = tile[0], len(tile)
+        if n == 1:
+            reader.read(out[:n_rows, :width], row, col)
+            return
+        line = reader.block(row, col, (n_rows, (n - 1) * layout.step + width))
+        side_by_side = np.lib.stride_tricks.sliding_window_view(line, width, axis=1)[:, :: layout.step]
+        out[: n * n_rows].reshape(n, n_rows, -1)[:, :, :width] = side_by_side.swapaxes(0, 1)
+
+    def band(tiles: list[list[Shape]]) -> tuple[Array, ...]:
+        # All calls that follow release the interpreter for a tenth of a millisecond or more, and are few.
+        transform = _fft.borrow(depth, layout.length, n_sources + n_targets, n_sources)
+        image, result, model, values = transform.image, transform.result, transform.model, transform.spectra
+        turned = np.empty(values.shape[-1])
+        sums = np.zeros((2, n_sources, n_sources + n_targets, layout.length // 2 + 1, n_lags))
+        twice = np.zeros((2, n_sources, n_sources, short // 2 + 1, n_lags))
+        moments = np.zeros((n_targets, 2))
+        transform.clear(layout.step + x_halo, layout.step)
+        if short:
+            overlap = _fft.borrow(depth, short, n_sources, n_sources)
+            overlap.clear(x_halo, 0)
+        for tile in tiles:
+            n_rows = min(height, rows - tile[0][0])
+            n = n_rows * len(tile)
+            again = [(i, col) for i, (_, col) in enumerate(tile) if col > 0] if short else []
+            for s, reader in enumerate(frame.sources):
+                read(reader, image, tile, n_rows + y_halo, layout.step + x_halo)
+                transform.forward(s)
+                if again:
+                    first = again[0][0]
+                    overlap.image[: n + y_halo, :x_halo] = image[: n + y_halo, :x_halo]
+                    overlap.image[: first * n_rows, :x_halo] = 0.0
+                    overlap.forward(s)
+            for t, reader in enumerate(frame.targets):
+                read(reader, result, tile, n_rows, layout.step)
+                if taps is not None:
+                    _loops.spectral_correlate(
+                        values, n_sources, n_sources + t, kernel_real[t], kernel_imag[t], n, turned
+                    )
+                    transform.backward(n_sources + t)
+                    for i, (_, col) in enumerate(tile):
+                        width = min(layout.step, frame.cols - col)
+                        _loops.subtract(result, model, i * n_rows, (i + 1) * n_rows, width)
+                _loops.moments(result, n, layout.step, moments[t])
+                transform.forward(n_sources + t)
+            for s in range(n_sources):
+                first = 0 if taps is None else n_sources
+                _loops.spectral_lag_sums(values, first, s, n, sums[0, s], sums[1, s], turned)
+                if again:
+                    _loops.spectral_lag_sums(overlap.spectra, 0, s, n, twice[0, s], twice[1, s], turned)
+        _fft.give_back(transform)
+        if short:
+            _fft.give_back(overlap)
+        return sums, twice, moments
+
+    def inverse(sums: Array, length: int, lags: npt.NDArray[np.intp]) -> Array:
+        """Turn summed cross-spectra (2, ..., frequencies, row lags) into lag sums (..., row lags, column lags)."""
+        result: Array = scipy.fft.irfft(sums[0] + 1j * sums[1], n=length, axis=-2, workers=1)
+        return np.swapaxes(result[..., lags % length, : frame.kernel_rows], -1, -2)
+
+    def finish(sums: Array, twice: Array, moments: Array) -> Sums:
+        both_ways = np.arange(-x_halo, x_halo + 1)
+        lags = inverse(sums[:, :, :n_sources], layout.length, both_ways)
+        moment = inverse(sums[:, :, n_sources:], layout.length, np.arange(frame.kernel_cols))
+        if short:
+            lags -= inverse(twice, short, both_ways)
+        return Sums(np.swapaxes(lags, 0, 1), np.swapaxes(moment, 0, 1), moments[:, 0], moments[:, 1])
+
+    return Pass([partial(band, some) for some in bands(tiles)], finish)
+
+
+PASSES = {"direct": _direct_pass, "fft": _fft_pass}
