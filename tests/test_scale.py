@@ -1,6 +1,7 @@
 """The same call on Dask arrays: any chunks, any scheduler, workers lost on the way."""
 
 import contextlib
+import inspect
 import os
 import signal
 import sys
@@ -11,10 +12,12 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
+import scipy.ndimage
+import scipy.signal
 
 import kernelfit
 import naive
-from kernelfit import accumulate, accumulate_stream, chunks, find_kernel, scale
+from kernelfit import Verdict, accumulate, accumulate_stream, chunks, find_kernel, scale
 
 
 def chunked(array, rows, cols):
@@ -132,6 +135,173 @@ def test_without_dask_the_error_names_the_extra(monkeypatch):
         scale.accumulate(np.ones((9, 9)), np.ones((9, 9)), 3)
 
 
+# ---- what does not count, and what there is to doubt ----------------------------------------------------------------
+
+
+def edge_pair():
+    """An image that a kernel sharpens beyond the ends of its type."""
+    rng = np.random.default_rng(5)
+    image = (60 + 25 * rng.random((241, 190)) * rng.integers(0, 4, (241, 190))).astype("u1")
+    kernel = np.array([[0, -1, 0, 0], [-1, 5, -1, 0], [0, -1, 0, 0]], dtype=float)
+    return image, scipy.signal.convolve2d(image.astype(float), kernel, "same", "symm"), kernel
+
+
+def parted(value):
+    return chunked(value, 70, 90) if isinstance(value, np.ndarray) else value
+
+
+def both_find(image, target, shape, **keywords):
+    lazy = {name: parted(value) for name, value in keywords.items()}
+    with dask.config.set(scheduler="synchronous"):
+        return scale.find_kernel(parted(image), parted(target), shape, block=110, **lazy), find_kernel(
+            image, target, shape, **keywords
+        )
+
+
+def scenes_to_doubt():
+    rng = np.random.default_rng(7)
+    sharp, sharpened, _ = edge_pair()
+    image = rng.random((203, 170))
+    blurred = scipy.signal.convolve2d(image, rng.random((3, 6)), "same", "wrap")
+    white = rng.normal(size=image.shape)
+    coloured = scipy.ndimage.uniform_filter(white, 3)
+    noisy = blurred + 0.01 * white
+    spoiled, infinite = noisy.copy(), image.copy()
+    spoiled[80, 100], infinite[1, 2] = np.nan, np.inf
+    some = rng.random(image.shape)
+    yield "clipped", sharp, np.clip(sharpened, 0, 255).astype("u1"), {}, Verdict.SOLVED
+    yield "clipped, an edge", sharp, np.clip(sharpened, 0, 255).astype("u1"), {"boundary": "symm"}, Verdict.SOLVED
+    yield "clipped, told", sharp, np.clip(sharpened, 10, 240), {"saturated": (10, None)}, Verdict.UNEVEN_NOISE
+    yield "black and white", sharp, np.where(sharpened > 128, 255, 0).astype("u1"), {}, Verdict.SOLVED
+    yield "wrapped round", sharp, (2.05 * sharp).astype("i4").astype("u1"), {}, Verdict.WRAPPED
+    yield "rounded", sharp, np.rint(sharpened / 4).astype("i2"), {}, Verdict.SOLVED
+    yield "coloured", image, blurred + coloured, {}, Verdict.COLOURED_NOISE
+    yield "true boundary", image, noisy, {"boundary": "wrap"}, Verdict.SOLVED
+    yield "wrong boundary", image, noisy, {"boundary": "mirror"}, Verdict.WRONG_BOUNDARY
+    yield "no noise", image, blurred, {"boundary": "wrap"}, Verdict.SOLVED
+    yield "one NaN", image, spoiled, {"nan": "mask"}, Verdict.SOLVED
+    yield "one in each", infinite, spoiled, {"nan": "mask", "boundary": "mirror"}, Verdict.WRONG_BOUNDARY
+    yield "mask", image, blurred + np.where(some > 0.9, 9.0, coloured), {"mask": some > 0.9}, Verdict.COLOURED_NOISE
+    where = {"image_mask": some > 0.99, "boundary": "wrap"}
+    yield "mask of the image", image + 1e18 * (some > 0.99), noisy, where, Verdict.SOLVED
+    yield "weights", image, blurred + 0.1 * white / np.sqrt(some), {"weights": some}, Verdict.SOLVED
+    where = {"weights": some, "boundary": "symm"}
+    yield "weights, boundary", image, blurred + 0.01 * white / np.sqrt(some), where, Verdict.WRONG_BOUNDARY
+
+
+@pytest.mark.parametrize("scene", list(scenes_to_doubt()), ids=lambda scene: scene[0])
+def test_what_is_doubted_in_memory_is_doubted(scene, close):
+    _, image, target, keywords, verdict = scene
+    fit, expected = both_find(image, target, (3, 4) if image.dtype == "u1" else (3, 6), **keywords)
+    close(fit.kernel, expected.kernel, 1e-13)
+    assert [f.verdict for f in fit.findings] == [f.verdict for f in expected.findings]
+    assert fit.verdict is expected.verdict
+    assert verdict in [f.verdict for f in fit.findings] or fit.verdict is verdict
+    close(fit.stderr, expected.stderr, 1e-9 if expected.rss > 1e-9 else 0.5)
+    assert fit.n_pixels == expected.n_pixels and fit.weights is None
+    assert bool(fit.notes) is bool(expected.notes)
+    if len(keywords) == 0:
+        assert fit.notes == expected.notes
+
+
+def test_saturated_pixels_are_left_out(close):
+    image, target, kernel = edge_pair()
+    clipped = np.clip(target, 0, 255)
+    assert 0.01 < np.mean(clipped != target) < 0.5
+    fit, _ = both_find(image, np.rint(clipped).astype("u1"), (3, 4))
+    close(fit.kernel, kernel, 1e-9)
+    kept, expected = both_find(image, np.rint(clipped).astype("u1"), (3, 4), saturated=None)
+    close(kept.kernel, expected.kernel, 1e-13)
+    assert kept.kernel[1, 1] < 4.9
+
+
+def everything_that_excludes():
+    rng = np.random.default_rng(3)
+    image, target, _ = big_pair()
+    image[100, 50], target[7, 250] = np.inf, np.nan
+    marks = {"mask": rng.random(image.shape) > 0.8, "image_mask": rng.random(image.shape) > 0.998}
+    return image, target, {**marks, "weights": rng.random(image.shape)}, {"nan": "mask", "saturated": (20, 300)}
+
+
+@pytest.mark.parametrize("names", [["mask"], ["image_mask", "weights"], ["mask", "image_mask", "weights"]], ids=str)
+@pytest.mark.parametrize("boundary", [None, "mirror", "fill"])
+def test_what_is_excluded_is_judged_where_the_block_is(names, boundary, same_bits, same_stats):
+    image, target, arrays, values = everything_that_excludes()
+    own = {name: arrays[name] for name in names}
+    how = {"boundary": boundary, "fillvalue": 3.0, **values}
+    pair = {"image": image, "target": target, **own}
+    expected = accumulate_stream([pair], (3, 6), block=(96, 110), workers=1, **how)
+    with dask.config.set(scheduler="synchronous"):
+        lazy = {name: parted(value) for name, value in own.items()}
+        stats = scale.accumulate(parted(image), parted(target), (3, 6), block=(96, 110), **lazy, **how)
+        same_bits(stats, expected)
+        same_bits(scale.accumulate(image, target, (3, 6), block=(96, 110), **own, **how), expected)
+    same_stats(stats, accumulate(image, target, (3, 6), **own, **how))
+
+
+def test_masked_chunks_bring_their_mask(same_bits):
+    image, target, _ = big_pair()
+    mask = np.random.default_rng(0).random(image.shape) > 0.9
+    spoiled = np.ma.array(np.where(mask, np.nan, target), mask=mask)
+    expected = accumulate_stream([(image, target, mask)], (3, 6), block=96)
+    for given in (da.from_array(spoiled, chunks=80), spoiled):
+        same_bits(scale.accumulate(chunked(image, 64, 64), given, (3, 6), block=96), expected)
+
+
+def test_nothing_saturated_changes_no_bit(same_bits):
+    image, target, _ = edge_pair()
+    lazy = chunked(image, 60, 70), chunked(np.clip(target / 3, 1, 254).astype("u1"), 64, 90)
+    same_bits(*(scale.accumulate(*lazy, (3, 4), block=90, saturated=how) for how in (None, "auto")))
+    fits = [scale.find_kernel(*lazy, (3, 4), block=90, saturated=how) for how in (None, "auto")]
+    assert fits[0].kernel.tobytes() == fits[1].kernel.tobytes() and fits[0].notes == fits[1].notes
+
+
+def test_a_look_brings_few_pixels():
+    class Far(Counted):
+        pixels = 0
+
+        def __getitem__(self, key):
+            part = super().__getitem__(key)
+            self.pixels += part.size
+            return part
+
+    rng = np.random.default_rng(0)
+    image = rng.random((1100, 900))
+    far = [Far(a) for a in (image, image + 0.1 * rng.normal(size=image.shape))]
+    convention = {"mode": None, "boundary": "wrap", "fillvalue": 0.0, "origin": None, "operation": "convolution"}
+    plan = scale._Plan(*far, (3, 5), "auto", None, convention)
+    stats, _ = plan.judged(automatic=True)
+    for one in far:
+        one.pixels = 0
+    plan.looked_at(stats.solve(), stats)
+    assert all(0 < one.pixels < 16 * 70 * 70 + 20 * 2000 for one in far)
+
+
+def test_what_is_not_offered_is_said():
+    image, target, _ = big_pair()
+    lazy = chunked(image, 64, 64), chunked(target, 64, 64)
+    for name, value in (("channel_axis", -1), ("robust", "tukey"), ("background", 0), ("errors", "sandwich")):
+        with pytest.raises(TypeError, match=f"got {name}=, which kernelfit.scale.find_kernel does not offer; leave it"):
+            scale.find_kernel(*lazy, (3, 6), **{name: value})
+    with pytest.raises(TypeError, match="got workers=, which kernelfit.scale.accumulate does not offer"):
+        scale.accumulate(*lazy, (3, 6), workers=2)
+    with pytest.raises(TypeError, match=r"scale.find_kernel\(\) got an unexpected keyword argument 'maks'"):
+        scale.find_kernel(*lazy, (3, 6), maks=None)
+    with pytest.raises(TypeError, match="got a list of arrays as image, need one; add up what"):
+        scale.find_kernel([lazy[0]], [lazy[1]], (3, 6))
+    with pytest.raises(ValueError, match="need 'auto', None or a pair"):
+        scale.find_kernel(*lazy, (3, 6), saturated="yes")
+    few = np.arange(target.size).reshape(target.shape) >= 3
+    with pytest.raises(ValueError, match="leave 3 target pixels, need at least 18"):
+        scale.accumulate(*lazy, (3, 6), boundary="wrap", mask=few)
+    every = inspect.signature(find_kernel).parameters
+    mine = inspect.signature(scale.find_kernel).parameters
+    told = scale.find_kernel.__doc__
+    assert all(name in mine or f"`{name}`" in told for name in every)
+    defaults = {name: p.default for name, p in every.items() if name not in mine}
+    assert scale.find_kernel(*lazy, (3, 6), **defaults).verdict.ok
+
+
 # ---- a cluster ------------------------------------------------------------------------------------------------------
 
 
@@ -177,6 +347,21 @@ def test_a_cluster_gives_the_same_bits(client, same_bits):
             [da.from_array(a, chunks=(200, 500)).persist() for a in (image, target)],
         ):
             same_bits(scale.accumulate(*lazy, (5, 7), block=100), expected)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_cluster_judges_and_looks(client):
+    image, target, _ = edge_pair()
+    spoiled = np.where(np.arange(190) == 30, np.nan, np.clip(target, 0, 255))
+    call = {"shape": (3, 4), "boundary": "symm", "block": 110, "nan": "mask", "saturated": (0, 255)}
+    with dask.config.set(scheduler="synchronous"):
+        expected = scale.find_kernel(chunked(image, 70, 90), chunked(spoiled, 64, 64), **call)
+    with client.as_current():
+        fit = scale.find_kernel(chunked(image, 70, 90), chunked(spoiled, 64, 64), **call)
+        kept = scale.find_kernel(*(chunked(a, 80, 80).persist() for a in (image, spoiled)), **call)
+    for other in (fit, kept):
+        assert other.kernel.tobytes() == expected.kernel.tobytes()
+        assert other.findings == expected.findings and other.notes == expected.notes
 
 
 @pytest.mark.filterwarnings("ignore")

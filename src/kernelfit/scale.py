@@ -1,19 +1,24 @@
 """The same calls on Dask arrays: blocks that read their own surroundings, added where they are, on any scheduler.
 
-What travels is statistics, never pixels, as long as the pixels come from a store or a computation: the part of the
-graph that makes a block goes into the task of the block, and is run there.
+What travels is statistics, as long as the pixels come from a store or a computation: the part of the graph that makes a
+block goes into the task of the block, and is run there. A fit also has a few of the pixels brought, to look at its
+residual.
 """
 
+import contextlib
 import dataclasses
+import inspect
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from . import chunks, geometry, pair
-from .exact import regions
+from . import chunks, find, geometry, pair
+from .checks import boundary as boundary_check
+from .checks import noise as noise_check
+from .exact import accumulation, regions
 from .exact.accumulation import residual_moments, statistics
 from .exact.choice import resolve
 from .geometry import Geometry, Shape
@@ -21,6 +26,10 @@ from .pair import Array, Problem, Reader
 from .result import KernelFit
 from .solvers import solve
 from .statistics import NormalStats
+from .weights import integers, masks
+from .weights.boxes import Boxed
+from .weights.masks import Rules
+from .weights.weighted_pass import Item, residual
 
 #: Data of more bytes than this are not sent along with each block that needs them.
 _LIGHT = 2**16
@@ -77,6 +86,17 @@ class _Stored:
         return self.array[self.key]
 
 
+class _Marks(NamedTuple):
+    """What excludes or weighs pixels of a block, whose further sources are masks of the image.
+
+    Of its further targets the first `n_masks` are masks, and one more, if there is one, holds the weights.
+    """
+
+    n_masks: int
+    nan: str
+    saturated: tuple[float, float] | None
+
+
 class _Block(NamedTuple):
     """One block of target pixels: all that is known of it without its pixels."""
 
@@ -85,6 +105,7 @@ class _Block(NamedTuple):
     fillvalue: float
     method: str
     at: Shape
+    marks: _Marks | None
 
 
 def _pixels(source: Any) -> npt.NDArray[Any]:
@@ -104,34 +125,74 @@ def _assembled(pieces: Sequence[_Piece], sources: Sequence[Any], shape: Shape, f
     return out
 
 
-def _problem(block: _Block, sources: Sequence[Sequence[Any]], targets: Sequence[Any]) -> Problem:
-    """Read the pixels of a block and return its problem."""
-    plan = block.plan
-    readers = [
-        Reader(_assembled(p, s, plan.extended_shape, block.fillvalue), plan.extended_shape)
-        for p, s in zip(block.pieces, sources, strict=True)
-    ]
-    return Problem(plan, tuple(readers), tuple(Reader(_pixels(t), plan.size) for t in targets))
+def _problem(block: _Block, sources: Sequence[Sequence[Any]], targets: Sequence[Any]) -> tuple[Problem, Boxed | None]:
+    """Read the pixels of a block and return its problem, and what excludes or weighs pixels of it."""
+    plan, marks = block.plan, block.marks
+    beyond = [block.fillvalue] + [0.0] * (len(sources) - 1)
+    images = tuple(
+        Reader(_assembled(p, s, plan.extended_shape, fill), plan.extended_shape)
+        for p, s, fill in zip(block.pieces, sources, beyond, strict=True)
+    )
+    results = tuple(Reader(_pixels(t), plan.size) for t in targets)
+    problem = Problem(plan, images[:1], results[:1])
+    if marks is None:
+        return problem, None
+    n = 1 + marks.n_masks
+    return problem, Boxed(regions.alone(problem), results[1:n], results[n:], images[1:], marks.nan, marks.saturated)
+
+
+def _item(boxed: Boxed | None) -> Item | None:
+    """Return a block with its weights, None if all of its pixels count the same."""
+    return None if boxed is None else boxed.item(regions.Box(0, 0, *boxed.problem.size), boxed.problem)
 
 
 def _block_statistics(block: _Block, sources: Any, targets: Any) -> NormalStats:
-    try:
-        return statistics(_problem(block, sources, targets), block.method, 1)[0]
-    except ValueError as error:
-        raise _placed(error, block) from error
+    with _placed(block):
+        problem, boxed = _problem(block, sources, targets)
+        item = _item(boxed)
+        if boxed is None or item is None:
+            return statistics(problem, block.method, 1)[0]
+        return boxed.statistics(item, block.method, 1)
 
 
 def _block_residual(block: _Block, sources: Any, targets: Any, kernel: Array) -> Array:
     """Return ``A'r`` and ``r'r`` in one array."""
+    with _placed(block):
+        problem, boxed = _problem(block, sources, targets)
+        item = _item(boxed)
+        if item is not None:
+            left = residual([item], kernel.ravel(), block.method, 1)
+            return np.append(left.moment, left.energy)
+        moments, energies = residual_moments(problem, kernel[None, None], block.method, 1)
+        return np.append(moments[0], energies[0])
+
+
+def _block_at_ends(block: _Block, sources: Any, targets: Any) -> int:
+    """Return how many target pixels stand at the ends of their type's range."""
+    assert block.marks is not None and block.marks.saturated is not None
+    found = masks.at_ends(_pixels(targets[0]), block.marks.saturated)
+    return 0 if found is None else int(np.count_nonzero(found))
+
+
+@contextlib.contextmanager
+def _placed(block: _Block) -> Iterator[None]:
+    """Say in which block an error was found."""
     try:
-        moments, energies = residual_moments(_problem(block, sources, targets), kernel[None, None], block.method, 1)
+        yield
     except ValueError as error:
-        raise _placed(error, block) from error
-    return np.append(moments[0], energies[0])
+        msg = f"in the block of target pixels that starts at {block.at}: {error}"
+        raise ValueError(msg) from error
 
 
-def _placed(error: ValueError, block: _Block) -> ValueError:
-    return ValueError(f"in the block of target pixels that starts at {block.at}: {error}")
+def _determined(stats: NormalStats) -> NormalStats:
+    """Refuse statistics of fewer pixels than taps."""
+    if stats.n_pixels < stats.n_taps:
+        msg = (
+            f"got a mask or weights that leave {stats.n_pixels} target pixels, need at least {stats.n_taps} for as "
+            "many taps; ask for a smaller shape, or exclude less"
+        )
+        raise ValueError(msg)
+    return stats
 
 
 def _each(work: Callable[..., Any], parts: list[tuple[_Block, Any, Any]], *more: Any) -> Any:
@@ -143,23 +204,61 @@ def _added(parts: list[Any]) -> Any:
     return regions.in_tree(parts, operator.add)
 
 
+_NO_RULES = Rules()
+
+
 class _Plan:
     """A pair of Dask arrays, or of anything else, cut into blocks."""
 
-    def __init__(self, image: Any, target: Any, shape: Any, method: str, block: Any, keywords: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        image: Any,
+        target: Any,
+        shape: Any,
+        method: str,
+        block: Any,
+        keywords: dict[str, Any],
+        rules: Rules = _NO_RULES,
+    ) -> None:
         self.dask = _dask()
         geometry.known(method, ("auto", "direct", "fft"), "method")
         sides = regions.as_block(block)
+        image, image_masked = self._unmasked(image, "image")
+        target, target_masked = self._unmasked(target, "target")
         problem = pair.check(image, target, shape, **keywords)
         self.choice = resolve(problem, method)
-        if self.choice.method == "cg":
+        self.large = self.choice.method == "cg"
+        if self.large:
             self.choice = self.choice._replace(method="fft", reason="only statistics can be added up")
+        rules = dataclasses.replace(rules, image_masked=image_masked, target_masked=target_masked)
+        self.problem, self.boxed = problem, Boxed.of(problem, rules)
+        marks, wide = None, problem
+        if self.boxed is not None:
+            own = self.boxed
+            marks = _Marks(len(own.masks), own.nan, own.saturated)
+            wide = dataclasses.replace(
+                problem,
+                sources=(*problem.sources, *own.image_masks),
+                targets=(*problem.targets, *own.masks, *own.weights),
+            )
         # A block's graph is cut out of that of the whole array, unless it only reads a store; what cannot be sent along
         # is left to the scheduler.
         self.stores: dict[str, Any] = {}
-        self.blocks = [self._block(problem, box) for box in regions.cut(problem, sides)]
+        self.blocks = [self._block(wide, box, marks) for box in regions.cut(problem, sides)]
 
-    def _block(self, problem: Problem, box: regions.Box) -> tuple[_Block, list[list[Any]], list[Any]]:
+    def _unmasked(self, value: Any, name: str) -> tuple[Any, Any]:
+        """Return an array without its mask, and the mask."""
+        if isinstance(value, (list, tuple)) and any(getattr(item, "ndim", 0) > 1 for item in value):
+            msg = f"got a list of arrays as {name}, need one; add up what kernelfit.scale.accumulate makes of each pair"
+            raise TypeError(msg)
+        if isinstance(getattr(value, "_meta", None), np.ma.MaskedArray):
+            masked = self.dask.array.ma
+            return masked.getdata(value), masked.getmaskarray(value)
+        return masks.unmasked(value)
+
+    def _block(
+        self, problem: Problem, box: regions.Box, marks: _Marks | None
+    ) -> tuple[_Block, list[list[Any]], list[Any]]:
         part = regions.sub_problem(problem, box)
         pieces, sources = [], []
         for reader in part.sources:
@@ -174,7 +273,8 @@ class _Plan:
         ]
         plan = part.geometry
         at = (plan.offset[0], plan.offset[1])
-        return _Block(plan, tuple(pieces), plan.convention.fillvalue, self.choice.method, at), sources, targets
+        found = _Block(plan, tuple(pieces), plan.convention.fillvalue, self.choice.method, at, marks)
+        return found, sources, targets
 
     def _slice(self, array: Any, piece: _Piece, row: int, col: int) -> Any:
         """Return the stored pixels of a piece: something to call, or a collection that the scheduler has to make."""
@@ -211,9 +311,170 @@ class _Plan:
             level = [delayed(_added, pure=False)(group) for group in regions.groups(level)]
         return level[0]
 
+    def statistics(self) -> Any:
+        """Return the statistics of all blocks, to be computed."""
+        found = self.total(_block_statistics)
+        return found if self.boxed is None else self.dask.delayed(_determined, pure=False)(found)
+
+    def judged(self, *, automatic: bool) -> tuple[NormalStats, list[str]]:
+        """Return the statistics, and what was excluded in words.
+
+        Saturated pixels count if they are told automatically, and nearly all of the target is.
+        """
+        n, taps, notes = self.problem.geometry.n_pixels, self.problem.geometry.n_taps, []
+        if automatic and self.large and not _more(self.boxed):
+            self._with_saturated()  # no reason to form products of thousands of taps
+        stats: NormalStats = self.total(_block_statistics).compute()
+        least = max(0.05 * n, 10 * taps)
+        if automatic and stats.n_pixels < least and self.boxed is not None and self.boxed.saturated is not None:
+            count = self.total(_block_at_ends).compute()
+            if n - count < least:
+                self._with_saturated()
+                stats = self.total(_block_statistics).compute()
+                ends = f"the ends of {self.problem.targets[0].array.dtype}'s range"
+                notes = [f"{count} of {n} target pixels stand at {ends}; they are used, being nearly all of it"]
+        return _determined(stats), notes + self._excluded(stats.n_pixels)
+
+    def _with_saturated(self) -> None:
+        """Let saturated pixels count."""
+        if self.boxed is not None:
+            self.boxed = dataclasses.replace(self.boxed, saturated=None)
+            self.blocks = [
+                (block._replace(marks=block.marks and block.marks._replace(saturated=None)), sources, targets)
+                for block, sources, targets in self.blocks
+            ]
+
+    def _excluded(self, n_pixels: int) -> list[str]:
+        """Say in words how many pixels do not count, and why."""
+        n = self.problem.geometry.n_pixels
+        if self.boxed is None or n_pixels == n:
+            return []
+        why = ["masked"] if self.boxed.masks else []
+        why += ["an excluded image pixel in their footprint"] if self.boxed.image_masks else []
+        why += ["NaN or infinite, or such an image pixel in their footprint"] if self.boxed.nan == "mask" else []
+        why += ["of weight zero"] if self.boxed.weights else []
+        if self.boxed.saturated is not None:
+            told = zip(self.boxed.saturated, ("below", "above"), strict=True)
+            ends = " or ".join(f"{end:g} or {beyond}" for end, beyond in told if np.isfinite(end))
+            why.append(f"saturated, at {ends}")
+        return [f"{n - n_pixels} of {n} target pixels excluded: {'; or '.join(why)}"]
+
+    def looked_at(self, fit: KernelFit, stats: NormalStats) -> KernelFit:
+        """Return the fit with what a few pixels say of its noise, its boundary, and an integer target."""
+        glimpses: dict[int, _Glimpse] = {}
+
+        def seen(readers: Sequence[Reader]) -> tuple[Reader, ...]:
+            return tuple(
+                dataclasses.replace(r, array=glimpses.setdefault(id(r.array), _Glimpse(r.array))) for r in readers
+            )
+
+        problem = dataclasses.replace(
+            self.problem, sources=seen(self.problem.sources), targets=seen(self.problem.targets)
+        )
+        weights: Any = None
+        if self.boxed is not None and (stats.n_pixels < problem.geometry.n_pixels or _more(self.boxed)):
+            own = self.boxed
+            boxed = dataclasses.replace(
+                own,
+                problem=problem,
+                masks=seen(own.masks),
+                weights=seen(own.weights),
+                image_masks=seen(own.image_masks),
+            )
+            weights = _Weights(boxed, stats.total_weight)
+            image = _Cleaned(problem.sources[0].array, [r.array for r in boxed.image_masks], boxed.nan == "mask")
+            problem = dataclasses.replace(problem, sources=(dataclasses.replace(problem.sources[0], array=image),))
+        fit = dataclasses.replace(fit, weights=weights)
+
+        def look() -> KernelFit:
+            found = noise_check.look([problem], fit, None if weights is None else [weights])
+            return boundary_check.doubt([problem], [found])[0]
+
+        look()  # at nothing: to know what has to be brought
+        asked = [(glimpse, place) for glimpse in glimpses.values() for place in glimpse.slices]
+        brought = self.dask.compute(*(glimpse.slices[place] for glimpse, place in asked))
+        for (glimpse, place), pixels in zip(asked, brought, strict=True):
+            glimpse.slices[place] = np.asarray(pixels)
+        for glimpse in glimpses.values():
+            glimpse.here = True
+        found = integers.judged(look(), [problem], 0, 1)
+        return dataclasses.replace(found, weights=None)
+
     def _own(self, sources: list[list[Any]], targets: list[Any]) -> bool:
         """Whether a block needs nothing that the scheduler has to bring."""
         return not any(self.dask.is_dask_collection(s) for s in [*(s for own in sources for s in own), *targets])
+
+
+def _more(boxed: Boxed | None) -> bool:
+    """Whether more than saturation may exclude or weigh pixels."""
+    return boxed is not None and bool(boxed.nan == "mask" or boxed.masks or boxed.weights or boxed.image_masks)
+
+
+class _Glimpse:
+    """An array of which a few slices are read on this side: noted while it reads as zero, and brought all at once."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array.array if isinstance(array, chunks.Chunked) else array
+        self.shape, self.dtype = array.shape, array.dtype
+        self.slices: dict[tuple[int, int, int, int], Any] = {}
+        self.here = False
+
+    def __getitem__(self, key: tuple[slice, slice]) -> npt.NDArray[Any]:
+        (top, bottom, _), (left, right, _) = (k.indices(n) for k, n in zip(key, self.shape, strict=True))
+        if self.here and (top, bottom, left, right) not in self.slices:
+            return np.asarray(self.array[key])
+        if not self.here:
+            self.slices[top, bottom, left, right] = self.array[top:bottom, left:right]
+            return np.zeros((max(0, bottom - top), max(0, right - left)), self.dtype)
+        return np.asarray(self.slices[top, bottom, left, right])
+
+
+class _Cleaned:
+    """An image that reads as zero where it is excluded."""
+
+    def __init__(self, image: _Glimpse, excluded: Sequence[_Glimpse], nan: bool) -> None:
+        self.image, self.excluded, self.nan = image, excluded, nan
+        self.shape, self.dtype = image.shape, image.dtype
+
+    def __getitem__(self, key: tuple[slice, slice]) -> Array:
+        pixels = np.array(self.image[key], dtype=np.float64)
+        for mask in self.excluded:
+            pixels[mask[key] != 0] = 0.0
+        if self.nan:
+            pixels[~np.isfinite(pixels)] = 0.0
+        return pixels
+
+
+class _Weights:
+    """Weights of the used part of a target, judged where they are looked at."""
+
+    def __init__(self, boxed: Boxed, total: float) -> None:
+        self.boxed, self.total = boxed, total
+        self.shape = boxed.problem.size
+
+    def __getitem__(self, key: tuple[slice, slice]) -> npt.NDArray[Any]:
+        (top, bottom, _), (left, right, _) = (k.indices(n) for k, n in zip(key, self.shape, strict=True))
+        item = self.boxed.item(regions.Box(top, left, bottom - top, right - left))
+        return np.ones((bottom - top, right - left), dtype=bool) if item is None else np.asarray(item.weights[:])
+
+    def sum(self) -> float:
+        return self.total
+
+
+def _offered(call: Callable[..., Any], others: dict[str, Any]) -> None:
+    """Refuse keywords of the namesake that there are none of here, unless they ask for nothing."""
+    known = inspect.signature(call).parameters
+    for name, value in others.items():
+        if name not in known:
+            msg = f"kernelfit.scale.{call.__name__}() got an unexpected keyword argument {name!r}"
+            raise TypeError(msg)
+        if value is None or (isinstance(value, (str, int, float)) and value == known[name].default):
+            continue
+        msg = (
+            f"got {name}=, which kernelfit.scale.{call.__name__} does not offer; leave it out, or call "
+            f"kernelfit.{call.__name__}, which reads Dask arrays too, block by block on this machine"
+        )
+        raise TypeError(msg)
 
 
 def _heavy(value: Any) -> bool:
@@ -272,11 +533,17 @@ def accumulate(
     operation: str = "convolution",
     stride: int | Shape = 1,
     offset: int | Shape = 0,
+    mask: Any = None,
+    image_mask: Any = None,
+    weights: Any = None,
+    nan: str = "error",
+    saturated: "str | tuple[float | None, float | None] | None" = None,
     method: str = "auto",
     block: int | Shape | None = None,
     compute: bool = True,
+    **others: Any,
 ) -> Any:
-    """Do what `kernelfit.accumulate` does, on Dask arrays, wherever Dask computes.
+    """Add up what least squares learns from a pair of Dask arrays, wherever Dask computes.
 
     The target is cut into blocks; each reads what it needs of the image around it, and the statistics of the blocks are
     added in a tree of fan-in 4. The sum depends on the blocks alone, so that it has the same bits on any scheduler and
@@ -291,6 +558,12 @@ def accumulate(
         Rows and columns of the kernel.
     mode, boundary, fillvalue, origin, operation, stride, offset
         As in `kernelfit.accumulate`.
+    mask, image_mask, weights : dask.array.Array or other array_like, optional
+        As in `kernelfit.accumulate`; an array of another kind than NumPy's has the shape of the target, or image.
+        Chunks that are masked arrays bring their own mask.
+    nan, saturated : optional
+        As in `kernelfit.accumulate`; but that "auto" leaves out the ends of an integer target's range even if nearly
+        all of it stands there. All of it is judged block by block, by the workers.
     method : {"auto", "direct", "fft"}, optional
         As in `kernelfit.accumulate`.
     block : int or (int, int), optional
@@ -299,6 +572,8 @@ def accumulate(
         target's chunks.
     compute : bool, optional
         Whether to compute the sum now (default) or return it as a `dask.delayed.Delayed`, to be computed with others.
+    **others
+        Of the keywords of `kernelfit.accumulate` there is no `workers`: the scheduler has them.
 
     Returns
     -------
@@ -310,7 +585,8 @@ def accumulate(
     ImportError
         If Dask is missing.
     TypeError, ValueError
-        As `kernelfit.accumulate`; where a pixel is NaN or infinite the error comes from the block that holds it.
+        As `kernelfit.accumulate`; where a pixel is NaN or infinite the error comes from the block that holds it. A
+        keyword that is not offered is a TypeError.
 
     Notes
     -----
@@ -327,6 +603,8 @@ def accumulate(
     >>> stats.n_pixels
     59004
     """
+    _offered(accumulation.accumulate, others)
+    rules = Rules(mask, image_mask, weights, nan, saturated)
     keywords = {
         "mode": mode,
         "boundary": boundary,
@@ -336,7 +614,7 @@ def accumulate(
         "stride": stride,
         "offset": offset,
     }
-    total = _Plan(image, target, shape, method, block, keywords).total(_block_statistics)
+    total = _Plan(image, target, shape, method, block, keywords, rules).statistics()
     return total.compute() if compute else total
 
 
@@ -352,11 +630,20 @@ def find_kernel(
     operation: str = "convolution",
     stride: int | Shape = 1,
     offset: int | Shape = 0,
+    mask: Any = None,
+    image_mask: Any = None,
+    weights: Any = None,
+    nan: str = "error",
+    saturated: "str | tuple[float | None, float | None] | None" = "auto",
     method: str = "auto",
     solver: "solve.Solver | str | None" = None,
     block: int | Shape | None = None,
+    **others: Any,
 ) -> KernelFit:
-    """Do what `kernelfit.find_kernel` does, on Dask arrays, wherever Dask computes.
+    """Find the kernel between two Dask arrays, wherever Dask computes.
+
+    The kernel is the one that `kernelfit.find_kernel` finds with the same keywords, from sums that are always exact,
+    and the verdict comes of the same looks at saturated pixels, noise, boundary and rounding.
 
     Parameters
     ----------
@@ -366,24 +653,39 @@ def find_kernel(
         Rows and columns of the kernel.
     mode, boundary, fillvalue, origin, operation, stride, offset
         As in `kernelfit.find_kernel`.
+    mask, image_mask, weights, nan : optional
+        As in `accumulate`.
+    saturated : {"auto", None} or (low, high), optional
+        As in `kernelfit.find_kernel`.
     method : {"auto", "direct", "fft"}, optional
         As in `kernelfit.accumulate`.
     solver : solver or "auto", optional
         As in `kernelfit.find_kernel`.
     block : int or (int, int), optional
         As in `accumulate`.
+    **others
+        What `kernelfit.find_kernel` has beyond that is not offered: lists of pairs, `channel_axis`, `channels`,
+        `background`, `noise`, `robust`, `image_noise`, `errors`, `balance`, `detrend`, `taper`, `workers`, `tolerance`,
+        `progress`, and the methods "cg" and "wiener".
 
     Returns
     -------
     KernelFit
-        The kernel, with errors and a verdict, refined against the pixels where rounding could matter.
+        The kernel, with errors and a verdict, refined against the pixels where rounding could matter. It does not keep
+        `KernelFit.weights`, which would be of the target's size; `KernelFit.notes` says how many pixels do not count.
 
     Raises
     ------
     ImportError
         If Dask is missing.
     TypeError, ValueError
-        As `kernelfit.find_kernel`.
+        As `kernelfit.find_kernel`. A keyword that is not offered is a TypeError.
+
+    Notes
+    -----
+    Brought to the caller, in one computation, are 16 tiles of 64 x 64 pixels at most and, if a boundary is declared,
+    the strips along the edges that depend on it. If the noise of a target of 8 or 16 bits is as large as that of values
+    that wrapped round, 16 bands of 32 rows, or some more, are read as well.
 
     Examples
     --------
@@ -395,7 +697,9 @@ def find_kernel(
            [0.5, 0. , 0. ],
            [0. , 0. , 0. ]])
     """
+    _offered(find.find_kernel, others)
     chosen = solve.as_solver(solver)
+    rules = Rules(mask, image_mask, weights, nan, saturated)
     keywords = {
         "mode": mode,
         "boundary": boundary,
@@ -405,8 +709,8 @@ def find_kernel(
         "stride": stride,
         "offset": offset,
     }
-    plan = _Plan(image, target, shape, method, block, keywords)
-    stats: NormalStats = plan.total(_block_statistics).compute()
+    plan = _Plan(image, target, shape, method, block, keywords, rules)
+    stats, notes = plan.judged(automatic=isinstance(saturated, str))
     fit = stats.solve()
     refined = 0
     if solve.rounding_matters(stats, fit):
@@ -420,4 +724,11 @@ def find_kernel(
                 break
     if solver is not None:
         fit = chosen.solve(stats)
-    return dataclasses.replace(fit, method=plan.choice.method, method_reason=plan.choice.reason, refined=refined)
+    fit = dataclasses.replace(
+        fit,
+        method=plan.choice.method,
+        method_reason=plan.choice.reason,
+        refined=refined,
+        notes=(*fit.notes, *notes),
+    )
+    return plan.looked_at(fit, stats)
