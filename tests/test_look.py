@@ -186,3 +186,10 @@ def test_rounding_of_flat_parts_is_a_note_and_no_doubt():
     loud = np.uint8(target + 20 * (scipy.ndimage.uniform_filter(np.random.default_rng(0).random(target.shape), 5)))
     found = find_kernel(image, loud, (2, 3), mode="valid", operation="correlation", background=0)
     assert Verdict.COLOURED_NOISE in [f.verdict for f in found.findings]
+
+
+def test_exact_data_are_not_held_against_a_declared_level():
+    image = 100 + 1000 * np.random.default_rng(0).random((60, 70))
+    target = scipy.signal.correlate2d(image, np.full((3, 5), 1 / 15), mode="valid")
+    fit = find_kernel(image, target, (3, 5), noise="poisson")
+    assert fit.noise_std < 1e-9 and fit.verdict is Verdict.SOLVED
