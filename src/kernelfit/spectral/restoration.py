@@ -26,6 +26,8 @@ _FEW = 16  # rows of a kernel up to which its transform along columns is made by
 _ROWS = 128  # rows of frequencies, at least, that cross-validation looks at
 _ROUNDS = 4
 _TAPER = 0.25
+#: Share g of robust cross-validation, and how many times the plain balance it may be where the noise is white.
+_ROBUST, _WHITE = 0.1, 30.0
 
 
 def deconvolve(
@@ -67,7 +69,8 @@ def deconvolve(
         edge fading into the opposite one. That is quick, and enough where the blur is narrow or the noise is not low;
         elsewhere the whole image rings. "solve" takes the pixels beyond the edges as missing ones (see `mask`), which
         takes 5 to 20 times as long, and up to 150 times where the noise is low. The default "auto" fades, looks whether
-        the frame of the result is rough or its contrast too high, and if so solves.
+        the frame of the result is rough or its contrast too high, and if so solves; not under the penalty "identity",
+        which pulls to zero what nobody saw.
     mask : array_like of bool, optional
         True where a target pixel is excluded, such as a dead one, of the target's shape or what broadcasts to it. The
         image is restored from the others, there too. Masked arrays bring their own.
@@ -175,7 +178,9 @@ def deconvolve(
         if size[1] != y.shape[1]:
             restored = _within(place, y.shape, dtype) if dtype == np.float64 else np.empty(y.shape, dtype=dtype)
             restored[...] = found[:, : y.shape[1]]
-        if boundary == "wrap" or edges == "fade" or given == 0 or not missing.rings(restored, y, side):
+        # under "identity" pixels that nobody saw are pulled to zero, which is worse than what fades
+        fades = edges == "fade" or penalty == "identity"
+        if boundary == "wrap" or fades or given == 0 or not missing.rings(restored, y, side):
             return restored
     place = np.empty((size[0], size[1] // 2 + 1), dtype=np.complex128)
     division = _Division(k, conv, size, penalty, place, threads)
@@ -215,7 +220,7 @@ def _solved(
     for _ in range(_ROUNDS):
         missing.fill(image, unknown, division.rest_of(balance))
         spectrum = _forward(image, division.threads)
-        if given is not None:
+        if given is not None or not division.smooths:
             break
         before, balance = balance, division.balance(spectrum)
         if 0.5 < balance / before < 2:
@@ -236,6 +241,7 @@ class _Division:
         place: npt.NDArray[np.complex128],
         threads: int,
     ) -> None:
+        self.smooths = penalty != "identity"  # else filled pixels tend to zero, and tell nothing of the balance
         self.size, self.threads, self.flipped = size, threads, conv.operation == "convolution"
         self.transfer, self.scale = _transform(kernel, conv.origin, size[1], place, threads)
         self.down, self.across = penalty_root(
@@ -366,18 +372,32 @@ def _validated(sums: npt.NDArray[np.float64], counts: npt.NDArray[np.float64]) -
     """Return the balance of least generalised cross-validation, ``mean((1 - passed)^2 |Y|^2) / mean(1 - passed)^2``.
 
     What is passed, ``u / (u + balance)``, depends on ``u = |K|^2 / (m q)`` alone, so that sums over classes of u serve.
-    The balance is sought by steps of a factor of three, then by small ones around the best of those.
+    Where the noise is not white, as after JPEG, that may fall towards no balance at all. So it is held against robust
+    cross-validation, the same times ``g + (1 - g) mean(passed^2)`` (M. Lukas, Inverse Problems 22 (2006) 1883, section
+    2, doi:10.1088/0266-5611/22/5/021), which comes to up to 25 times the balance for white noise and to thousands
+    of times for such.
     """
     total = float(sums.sum())
     if not total > 0:
         return 1.0
     some = np.flatnonzero(counts)
     u = 2.0 ** (some // 4 - 67.0) * (1 + (some % 4 + 0.5) / 4)
+    plain, robust = (_least(u, sums[some], counts[some], share) for share in (1.0, _ROBUST))
+    return robust if robust > _WHITE * plain else plain
+
+
+def _least(
+    u: npt.NDArray[np.float64], sums: npt.NDArray[np.float64], counts: npt.NDArray[np.float64], share: float
+) -> float:
+    """Return the balance of least (robust) cross-validation, by steps of a factor of three, then by small ones."""
     best = -6.0
     for powers in (np.arange(-16.0, 4.0, 0.5), np.arange(-0.5, 0.51, 0.125)):
         candidates = 10.0 ** (powers if len(powers) > 9 else best + powers)
         held = candidates[:, None] / (u + candidates[:, None])
-        left = np.einsum("ij,ij,j->i", held, held, sums[some]) + 1e-30 * total
-        score = left / np.einsum("ij,j->i", held, counts[some]) ** 2
+        left = np.einsum("ij,ij,j->i", held, held, sums) + 1e-30 * sums.sum()
+        score = left / np.einsum("ij,j->i", held, counts) ** 2
+        if share < 1.0:
+            passed = np.einsum("ij,ij,j->i", 1.0 - held, 1.0 - held, counts) / counts.sum()
+            score *= share + (1.0 - share) * passed
         best = float(np.log10(candidates[int(np.argmin(score))]))
     return float(10.0**best)
