@@ -193,3 +193,49 @@ def test_exact_data_are_not_held_against_a_declared_level():
     target = scipy.signal.correlate2d(image, np.full((3, 5), 1 / 15), mode="valid")
     fit = find_kernel(image, target, (3, 5), noise="poisson")
     assert fit.noise_std < 1e-9 and fit.verdict is Verdict.SOLVED
+
+
+# ---- where it is looked at ------------------------------------------------------------------------------------------
+
+
+def test_a_bright_object_in_the_middle_is_seen():
+    y, x = np.mgrid[-130:130, -150:150]
+    rng = np.random.default_rng(0)
+    image = 20 + 20000 * np.exp(-(x**2 + y**2) / 200) * rng.random(x.shape)
+    target = rng.poisson(kernelfit.apply_kernel(image, np.full(SHAPE, 0.05))).astype(np.float64)
+    assert Verdict.UNEVEN_NOISE in [f.verdict for f in find_kernel(image, target, SHAPE).findings]
+
+
+@pytest.mark.parametrize("corner", [(0, 120), (98, 118), (180, 10)])
+def test_tiles_lie_where_pixels_count(corner):
+    rng = np.random.default_rng(1)
+    image = rng.random((260, 300))
+    grain = scipy.ndimage.uniform_filter(rng.normal(size=image.shape), 3)
+    target = kernelfit.apply_kernel(image, np.full(SHAPE, 0.05)) + 0.3 * grain
+    mask = np.ones(image.shape, dtype=bool)
+    mask[corner[0] : corner[0] + 70, corner[1] : corner[1] + 80] = False
+    fit = find_kernel(image, target, SHAPE, mask=mask)
+    assert Verdict.COLOURED_NOISE in [f.verdict for f in fit.findings]
+    check = kernelfit.check_noise(image, target, fit)
+    assert check.coloured and check.n_pixels > 1500
+    nothing = noise.NoiseCheck(check.autocovariance, 0, 0, 1.0, 1.0)
+    assert str(nothing).startswith("not looked at")
+
+
+def test_small_images_raise_no_alarm_by_chance():
+    rng = np.random.default_rng(2)
+    for _ in range(60):
+        side = int(rng.integers(6, 12))
+        image = 50 + 100 * rng.random((side, side + 1))
+        expected = kernelfit.apply_kernel(image, np.full((2, 3), 1 / 6), boundary="wrap")
+        target = rng.poisson(expected) + rng.normal(0.0, 3.0, expected.shape)
+        fit = find_kernel(image, target, (2, 3), boundary="wrap", noise=(1.0, 3.0))
+        assert not {f.verdict for f in fit.findings} & {Verdict.UNEVEN_NOISE, Verdict.COLOURED_NOISE}
+
+
+def test_what_a_fit_of_many_taps_leaves_is_not_called_correlated():
+    rng = np.random.default_rng(3)
+    image, kernel = rng.random((30, 31)), rng.random((29, 28))
+    target = kernelfit.apply_kernel(image, kernel, boundary="wrap") + rng.normal(0.0, 0.5, image.shape)
+    fit = find_kernel(image, target, kernel.shape, boundary="wrap")
+    assert Verdict.COLOURED_NOISE not in [f.verdict for f in fit.findings]

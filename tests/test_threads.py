@@ -105,3 +105,15 @@ def test_a_forked_process_starts_threads_of_its_own():
     if child == 0:
         os._exit(0 if list(in_order(range(4), str, 3)) == ["0", "1", "2", "3"] else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_threads_that_nobody_waits_for_end():
+    """Who waits may be interrupted: what it gave is done, and the thread sleeps, or ends, by itself."""
+    helper = threads._Helper()
+    ran = []
+    done = helper.give(lambda: ran.append(1))
+    del done
+    deadline = time.monotonic() + 5.0
+    while helper not in threads._idle and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert ran == [1] and helper in threads._idle

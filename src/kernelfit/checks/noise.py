@@ -34,6 +34,8 @@ _SIGNIFICANT = 5.0
 _MATTERS = 1.25
 #: A residual below this share of the target's root mean square is rounding, not noise.
 _ROUNDING = 1e-9
+#: So many pixels far from the mean, and so many others, tell whether the noise differs.
+_FAR, _NEAR = 4, 400
 #: Below this it may be rounding to single precision, which grows with the signal.
 _SINGLE = 1e-6
 #: Up to so many pixels an image is filtered whole, beyond that in this number of square blocks of that side.
@@ -95,6 +97,8 @@ class NoiseCheck:
 
     def __str__(self) -> str:
         """Say the finding in one line."""
+        if self.n_pixels < 32:
+            return f"not looked at, there being {self.n_pixels} residuals in the places looked at"
         if self.reach == 0:
             signal = f", but {self.of_signal}" if self.depends else ""
             return f"white as far as {self.n_pixels} residuals tell{signal}"
@@ -245,7 +249,11 @@ def look(
         fit = sandwich.with_finding(fit, Finding(Verdict.COLOURED_NOISE, str(check)))
     if check.depends:
         fit = sandwich.with_finding(fit, Finding(Verdict.UNEVEN_NOISE, check.of_signal))
-    elif declared and fit.noise_std > _SINGLE and not 1 / _MATTERS <= fit.noise_std <= _MATTERS:
+    elif (
+        declared
+        and fit.noise_std > _SINGLE
+        and abs(math.log(fit.noise_std)) > max(math.log(_MATTERS), _SIGNIFICANT / math.sqrt(2 * max(1, fit.spare)))
+    ):
         detail = f"the noise is {fit.noise_std:.3g} times what was declared"
         fit = sandwich.with_finding(fit, Finding(Verdict.UNEVEN_NOISE, detail))
     return fit
@@ -304,7 +312,8 @@ def examine(
         return NoiseCheck(c, pixels, 0, 1.0, 1.0)
     # if independent, whatever their variances: a sum of products has the sum of their squares for its variance
     chance = np.sqrt(np.maximum(squares, 0.0)) / np.maximum(pairs, 1.0)
-    beyond = np.abs(c) > _SIGNIFICANT * chance
+    # and a fit of r taps to n pixels leaves correlations of up to r / n itself
+    beyond = np.abs(c) > _SIGNIFICANT * chance + variance * fit.rank / max(1, fit.n_pixels)
     beyond[_REACH, _REACH] = False
     lag = np.abs(np.arange(-_REACH, _REACH + 1))
     reach = int(np.max(np.maximum.outer(lag, lag)[beyond], initial=0))
@@ -330,7 +339,7 @@ def _unevenness(left: Array, model: Array) -> float:
         reach > float(np.einsum("i,i->", reach, reach)) / total
     )  # few pixels that hold about half of it, be they stars or a bright half
     n, rest = int(far.sum()), power[~far]
-    if not (n and rest.size):
+    if n < _FAR or rest.size < _NEAR:
         return 1.0
     usual = float(rest.mean())
     chance = math.sqrt(float(np.mean((rest - usual) ** 2)) / n)
@@ -346,16 +355,7 @@ def _sample(
 
     All are of one shape, at places fixed by the problem.
     """
-    rows, cols = problem.size
-    side = (min(rows, _SIDE), min(cols, _SIDE))
-    most = min(_TILES, max(4, problem.geometry.n_pixels // _PIXELS_PER_TILE))
-    down = max(1, min(rows // side[0], round(math.sqrt(most * rows / cols))))
-    across = max(1, min(cols // side[1], most // down))
-    starts = [
-        (int(rows * (i + 0.5) / down - side[0] / 2), int(cols * (j + 0.5) / across - side[1] / 2))
-        for i in range(down)
-        for j in range(across)
-    ]
+    side, starts = _places(problem, weights)
     step, pace = problem.geometry.stride
     whole = (step * (side[0] - 1) + 1, pace * (side[1] - 1) + 1)  # what the stride leaves of it are the tiles
     halo = (whole[0] + taps.shape[1] - 1, whole[1] + taps.shape[2] - 1)
@@ -381,6 +381,34 @@ def _sample(
         root = np.sqrt(own)
         left, targets = np.where(known, left * root, 0.0), targets * root
     return left, targets, known
+
+
+def _places(problem: Problem, weights: Weights | None) -> tuple[Shape, list[Shape]]:
+    """Return the shape of the tiles and where they begin: spread evenly, or where there are pixels that count."""
+    rows, cols = problem.size
+    side = (min(rows, _SIDE), min(cols, _SIDE))
+    most = min(_TILES, max(4, problem.geometry.n_pixels // _PIXELS_PER_TILE))
+    down = max(1, min(rows // side[0], round(math.sqrt(most * rows / cols))))
+    across = max(1, min(cols // side[1], most // down))
+    starts = [
+        (int(rows * (i + 0.5) / down - side[0] / 2), int(cols * (j + 0.5) / across - side[1] / 2))
+        for i in range(down)
+        for j in range(across)
+    ]
+    if down % 2 == 0 or across % 2 == 0:
+        starts.append(((rows - side[0]) // 2, (cols - side[1]) // 2))  # what matters often stands in the middle
+    if isinstance(weights, np.ndarray):
+        n_pixels = side[0] * side[1]
+        seen = [int(np.count_nonzero(weights[r : r + side[0], c : c + side[1]])) for r, c in starts]
+        if sum(seen) < 0.5 * n_pixels * len(starts):
+            cells = [
+                (r, c) for r in range(0, rows - side[0] + 1, side[0]) for c in range(0, cols - side[1] + 1, side[1])
+            ]
+            counts = [-int(np.count_nonzero(weights[r : r + side[0], c : c + side[1]])) for r, c in cells]
+            better = sorted(sorted(range(len(cells)), key=counts.__getitem__)[: len(starts)])
+            if -sum(counts[i] for i in better) > sum(seen):
+                starts = [cells[i] for i in better]
+    return side, starts
 
 
 def _needed(known: npt.NDArray[np.bool_], halo: Shape, stride: Shape) -> npt.NDArray[np.bool_]:

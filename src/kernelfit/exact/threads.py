@@ -22,28 +22,34 @@ class _Helper:
     """
 
     def __init__(self) -> None:
-        self._task: Callable[[], None] | None = None
+        self._given: tuple[Callable[[], None], _thread.LockType] | None = None
         self._wake = _thread.allocate_lock()
         self._wake.acquire()
         _thread.start_new_thread(self._run, ())
 
-    def give(self, task: Callable[[], None]) -> None:
-        """Let the thread do something that raises nothing."""
-        self._task = task
+    def give(self, task: Callable[[], None]) -> _thread.LockType:
+        """Let the thread do something that raises nothing; return what is held until it is done."""
+        done = _thread.allocate_lock()
+        done.acquire()
+        self._given = task, done
         self._wake.release()
+        return done
 
     def _run(self) -> None:
         while True:
             if not self._wake.acquire(timeout=_IDLE_SECONDS):
                 try:
                     _idle.remove(self)
-                except ValueError:  # it has just been taken, or not been put back yet
+                except ValueError:  # it has just been taken
                     continue
                 return
-            task, self._task = self._task, None
-            assert task is not None
+            given, self._given = self._given, None
+            assert given is not None
+            task, done = given
             task()
-            del task  # what it holds may be large
+            _idle.append(self)  # by itself, since who waits for it may be interrupted; and before that one goes on
+            done.release()
+            del given, task, done  # what they hold may be large
 
 
 def in_order(work: Sequence[Work], do: Callable[[Work], Part], workers: int) -> Iterable[Part]:
@@ -58,28 +64,23 @@ def in_order(work: Sequence[Work], do: Callable[[Work], Part], workers: int) -> 
     left = iter(range(len(work)))  # next() of it is atomic
     parts: dict[int, Part] = {}
     failures: list[BaseException] = []
-    helpers: list[tuple[_Helper, _thread.LockType]] = []
+    helpers: list[_thread.LockType] = []
     n_done = 0
 
-    def take(done: _thread.LockType) -> None:
+    def take() -> None:
         try:
             for i in left:
                 parts[i] = do(work[i])
         except BaseException as error:  # noqa: BLE001  # raised below, by the thread that asked
             failures.append(error)
-        finally:
-            done.release()
 
     try:
         for _ in range(min(workers, len(work)) - 1):
-            done = _thread.allocate_lock()
-            done.acquire()
             try:
                 helper = _idle.pop()
             except IndexError:
                 helper = _Helper()
-            helper.give(lambda done=done: take(done))  # type: ignore[misc]
-            helpers.append((helper, done))
+            helpers.append(helper.give(take))
         for i in left:
             parts[i] = do(work[i])
             if failures:
@@ -90,9 +91,8 @@ def in_order(work: Sequence[Work], do: Callable[[Work], Part], workers: int) -> 
     finally:
         for _ in left:  # nothing is begun any more, should this have been broken off
             pass
-        for helper, done in helpers:
+        for done in helpers:
             done.acquire()
-            _idle.append(helper)
     if failures:
         raise failures[0]
     for i in range(n_done, len(work)):
