@@ -170,6 +170,11 @@ def test_unevenness_is_the_ratio_of_the_two_errors():
     assert noise._unevenness(std * rng.normal(size=model.size), model) == pytest.approx(truth, rel=0.1)
     assert truth > 1.5
     assert noise._unevenness(np.zeros(10), np.ones(10)) == 1.0
+    for far, told in ((3, False), (4, True)):  # pixels that say how loud it is there
+        model = np.repeat([0.0, 100.0], [2000, far])
+        left = np.where(model > 0, 30.0, rng.normal(size=model.size))
+        assert (noise._unevenness(left, model) > 1) is told
+    assert noise._unevenness(left[-300:], model[-300:]) == 1.0
 
 
 # ---- rounding -------------------------------------------------------------------------------------------------------
