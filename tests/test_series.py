@@ -157,6 +157,13 @@ def test_one_mask_for_all_and_saturated_pixels(folder, capsys, close):
     close(np.load("k2.npy"), expected.kernel, 1e-10)
 
 
+def test_an_error_names_the_files(folder, capsys):
+    np.save("bad.npy", np.zeros((41, 37), dtype=np.uint8))
+    code, _, err = run(capsys, "find", "sharp", "blurred", "--shape", "2,3", "--mask", "bad.npy", "-o", "k.npy")
+    files = " ".join(os.path.join(f, n) for f, n in (("sharp", "b.png,"), ("blurred", "b.tif:")))
+    assert code == 2 and f"{files} got mask of shape (41, 37), need (43, 37)" in err
+
+
 def test_pairs_are_read_one_at_a_time(folder, capsys, monkeypatch):
     alive, most = set(), 0
     real = io.read_image
@@ -190,9 +197,9 @@ def test_pairs_are_read_one_at_a_time(folder, capsys, monkeypatch):
         ("--checkpoint sums.txt", "got sums.txt for the checkpoint, need a name that ends in .npz"),
         ("--checkpoint no/sums.npz", "no folder .*no; make it first"),
         ("--checkpoint k.npz", "got k.npz both as checkpoint and as output"),
-        ("--mask sharp/a.png", r"pair 1: got mask of shape \(41, 37\), need \(43, 37\)"),
+        ("--mask sharp/a.png", r"b.tif: got mask of shape \(41, 37\), need \(43, 37\)"),
         ("--mask -", "got - with --checkpoint or a series"),
-        ("--boundary wrap --origin 9", "pair 0: got --origin .9, 9."),
+        ("--boundary wrap --origin 9", "a.tif: got --origin .9, 9."),
     ],
 )
 def test_what_a_series_is_refused_for_is_one_line(more, text, folder, capsys):

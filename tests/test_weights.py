@@ -13,7 +13,17 @@ from conftest import SCENES
 from kernelfit import Verdict, accumulate, find_kernel, pair, task
 from kernelfit.exact.background import Background
 from kernelfit.exact.choice import Choice
-from kernelfit.weights import _weighted_loops, iterate, masks, patches, reweighted, weighted, weighted_pass
+from kernelfit.weights import (
+    _weighted_loops,
+    iterate,
+    masks,
+    noise_model,
+    patches,
+    refits,
+    reweighted,
+    weighted,
+    weighted_pass,
+)
 
 SOME = SCENES[::13]
 REGIMES = ("subtract", "patches", "iterate")
@@ -683,7 +693,7 @@ def test_where_the_iteration_is_off_the_exact_way_is_taken(shape, n, seed, monke
     assert "patches" in fit.weighting and "iterate" not in fit.weighting
     assert np.abs((fit.kernel - kernel) / errors).max() < 1e-5
     close_to(fit.stderr, errors, 1e-6)
-    monkeypatch.setattr(reweighted, "EXACT_IS_BEARABLE", 0.0)
+    monkeypatch.setattr(refits, "EXACT_IS_BEARABLE", 0.0)
     rough = find_kernel(image, target, (7, 9), weights=1 / mean)
     told = [float(f.detail.split()[-1]) for f in rough.findings if f.verdict is Verdict.ROUGH_ERRORS]
     assert np.abs(np.log(rough.stderr / errors)).max() < np.log(told[0])
@@ -744,7 +754,7 @@ def test_photon_noise_survives_cosmic_rays_in_both_images(background):
 
 
 def test_a_prediction_far_from_the_observed_is_not_believed():
-    model = reweighted.Noise(0.5, 9.0)
+    model = noise_model.Noise(0.5, 9.0)
     observed, floor = np.array([400.0, 400.0, 400.0, 0.0, -300.0]), 2.0
     variance = model.variance(np.array([410.0, -1e9, 1e9, 1e9, 5.0]), observed, floor, 5.0)
     close_to(variance[0], 0.5 * 410 + 9)
@@ -915,7 +925,7 @@ def test_outliers_need_few_passes_and_one_exact_round(robust, monkeypatch):
 
         monkeypatch.setattr(owner, name, counted)
 
-    count(reweighted.Engine, "solve")
+    count(refits.Engine, "solve")
     count(reweighted, "residual")
     fit = find_kernel(image, target, (5, 7), robust=robust)
     assert fit.verdict is Verdict.SOLVED

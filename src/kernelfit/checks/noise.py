@@ -335,15 +335,18 @@ def _unevenness(left: Array, model: Array) -> float:
     if not total > 0:
         return 1.0
     # sums of products without BLAS, whose threads would go on spinning into whatever comes next
-    far = (
-        reach > float(np.einsum("i,i->", reach, reach)) / total
-    )  # few pixels that hold about half of it, be they stars or a bright half
+    square = float(np.einsum("i,i->", reach, reach))
+    far = reach > square / total  # few pixels that hold about half of it, be they stars or a bright half
     n, rest = int(far.sum()), power[~far]
     if n < _FAR or rest.size < _NEAR:
         return 1.0
     usual = float(rest.mean())
-    chance = math.sqrt(float(np.mean((rest - usual) ** 2)) / n)
-    if not float(power[far].mean()) - usual > _SIGNIFICANT * chance:
+    if not usual > 0:
+        return 1.0
+    # the cube root of a mean of squares is nearly normal, of few as well (Wilson and Hilferty, PNAS 17 (1931) 684);
+    # where the residual has longer tails than normal noise, fewer count
+    few = 2.0 / 9.0 * float(np.mean((rest - usual) ** 2)) / (2.0 * usual**2 * n)
+    if not np.cbrt(float(power[far].mean()) / usual) > 1.0 - few + _SIGNIFICANT * math.sqrt(few):
         return 1.0
     return max(1.0, math.sqrt(float(np.einsum("i,i->", power, reach)) / (float(power.mean()) * total)))
 
@@ -395,8 +398,9 @@ def _places(problem: Problem, weights: Weights | None) -> tuple[Shape, list[Shap
         for i in range(down)
         for j in range(across)
     ]
-    if down % 2 == 0 or across % 2 == 0:
-        starts.append(((rows - side[0]) // 2, (cols - side[1]) // 2))  # what matters often stands in the middle
+    middle = ((rows - side[0]) // 2, (cols - side[1]) // 2)  # where often stands what matters
+    if all(abs(r - middle[0]) >= side[0] or abs(c - middle[1]) >= side[1] for r, c in starts):
+        starts.append(middle)
     if isinstance(weights, np.ndarray):
         n_pixels = side[0] * side[1]
         seen = [int(np.count_nonzero(weights[r : r + side[0], c : c + side[1]])) for r, c in starts]

@@ -174,6 +174,11 @@ class Pairs:
                 item[name] = values if name == "weights" else np.asarray(values) != 0
             yield item
 
+    def named(self, message: str) -> str:
+        """Return a message that names the files of a pair in the place of its number."""
+        found = re.match(r"pair (\d+): ", message)
+        return message if found is None else f"{', '.join(self.files[int(found[1])][:2])}: {message[found.end() :]}"
+
     def python(self, settings: dict[str, Any], solver: str) -> str:
         """Return Python that does the same."""
         names = ("image", "target", *self.kinds)
@@ -240,6 +245,8 @@ def find(args: argparse.Namespace, settings: dict[str, Any]) -> Found:
             if args.checkpoint is None:
                 raise
             raise KeyboardInterrupt(f"stopped; the same call goes on from {args.checkpoint}") from None
+        except (TypeError, ValueError) as error:
+            raise type(error)(pairs.named(str(error))) from error
         fit = stats.solve(solver)
     many = f"{stats.n_pixels} target pixels of {len(pairs)} pair{'s'[: len(pairs) > 1]}"
     return Found(fit, many, pairs.python(settings, code or "None"), time.perf_counter() - start)

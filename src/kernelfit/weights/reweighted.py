@@ -7,8 +7,7 @@ kernel settles.
 import dataclasses
 import functools
 import math
-import numbers
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,6 @@ from .. import geometry
 from ..checks import noise as noise_check
 from ..checks.sandwich import with_scores
 from ..exact import joint
-from ..exact.background import Elimination
 from ..exact.choice import Choice
 from ..exact.engines import Progress
 from ..pair import Array
@@ -28,19 +26,14 @@ from ..solvers.image_noise import counts_of, finish, pairs_of, shared, take_off
 from ..statistics import NormalStats
 from ..task import Task
 from ..verdict import Finding, Verdict
-from . import iterate, patches, weighted
+from . import iterate, weighted
 from .masks import Judged, Rules, Unsaturated
+from .noise_model import BELIEVED, MOST_NOISE, Levels, Noise, with_noise
 from .outliers import ROBUST, TUNING, correction_of, enough, factor, least_absolute, slope
-from .weighted_pass import Item, Residual, Weights, residual, together
+from .refits import Engine, Solved
+from .weighted_pass import Item, Weights, residual
 
-#: The least prediction that photon noise is reckoned from, relative to the mean of the target.
-FLOOR = 0.01
-#: A prediction is believed, as far as noise goes, to so many of its standard deviations from what was observed; those
-#: are taken to be larger, up to so many times, if most residuals say so.
-_BELIEVED = 5.0
-_MOST_NOISE = 4.0
 _MOST_ROUNDS = 20
-_MOST_REFINEMENTS = 3
 #: A reweighted kernel has settled when it moves by no more than this many standard errors.
 _SETTLED = 0.02
 _MEDIAN_SAMPLE = 2**16
@@ -58,205 +51,6 @@ _APART = 6.0
 _FAR_OFF, _BRIGHT, _FEWEST = 4.0, 0.1, 50
 #: The last quick step moves by no more than so many.
 _QUICK = 0.05
-#: Residuals below so many times the relative error of a float, of the target's size, are rounding.
-_ROUNDING = 16.0
-#: Where the iteration is known to be off, the exact ways may cost so many nanoseconds on one core.
-EXACT_IS_BEARABLE = 2e10
-#: It is if the exact Gram matrix is so unlike the preconditioner along some direction, in the last fit and in those
-#: before, which give no more than new weights.
-_UNLIKE = 1.3
-_UNLIKE_ON_THE_WAY = 4.0
-
-
-@dataclass(frozen=True)
-class Noise:
-    """How the variance of a target pixel depends on its prediction: ``slope * prediction + constant``.
-
-    Without a slope all pixels are equally noisy.
-    """
-
-    slope: float = 0.0
-    constant: float = 1.0
-
-    @classmethod
-    def of(cls, noise: object) -> "Noise":
-        """Return the model meant by what a user may write."""
-        if isinstance(noise, str):
-            geometry.known(noise, ("constant", "poisson"), "noise")
-            return cls() if noise == "constant" else cls(1.0, 0.0)
-        try:
-            gain, read_noise = noise  # type: ignore[misc]
-        except (TypeError, ValueError):
-            gain = read_noise = None
-        if not (isinstance(gain, numbers.Real) and isinstance(read_noise, numbers.Real)):
-            msg = f"got noise={noise!r}, need 'constant', 'poisson' or a pair of numbers (gain, read_noise)"
-            raise TypeError(msg)
-        gain, read_noise = float(gain), float(read_noise)
-        if not (0 < gain < math.inf and 0 <= read_noise < math.inf):
-            msg = f"got noise={noise!r}, need a gain above 0 (electrons per unit) and a read noise of at least 0"
-            raise ValueError(msg)
-        return cls(1.0 / gain, (read_noise / gain) ** 2)
-
-    def variance(self, prediction: Array, observed: Array, floor: float, apart: float) -> Array:
-        """Return the variance of pixels, that of their prediction.
-
-        A prediction further from what was `observed` than `apart` of its standard deviations p is none; then that
-        prediction counts which is so far from it: ``(observed - p)^2 = apart^2 (slope p + constant)``. So weights
-        cannot run away with a bad kernel, and reweighting ends where a convex criterion has its minimum. The least
-        prediction is `floor`.
-        """
-        half = 0.5 * apart**2 * self.slope
-        reach = np.sqrt(np.maximum(half * (half + 2 * observed) + apart**2 * self.constant, 0.0))
-        believed = np.clip(prediction, observed + half - reach, observed + half + reach)
-        return np.asarray(self.slope * np.maximum(believed, floor) + self.constant)
-
-
-@dataclass(frozen=True, eq=False)
-class _Solved:
-    """A weighted fit in the making: statistics, the least-squares fit, and what gives the backgrounds."""
-
-    stats: NormalStats
-    fit: KernelFit
-    eliminations: tuple[Elimination, ...] = ()
-    findings: tuple[Finding, ...] = ()
-    iterations: int = 0
-    refined: int = 0
-    unlike: float = 1.0
-
-    @property
-    def unknowns(self) -> Array:
-        """The kernel of least squares and the coefficients beside it."""
-        taps = self.fit.kernel.ravel()
-        return np.concatenate([taps, *(e.coefficients_at(taps[None])[0] for e in self.eliminations)])
-
-
-@dataclass
-class Engine:
-    """Weighted fits of the same pairs with one set of weights after another.
-
-    Parameters
-    ----------
-    method : str
-        The engine of the unweighted statistics.
-    pass_method : str
-        That of weighted passes.
-    workers : int
-    tolerance : float or None
-        As `iterate.solve` has it.
-    progress : callable or None
-    regime : str
-        One of `weighted.REGIMES`, or "exact" for the cheaper one of the two that are.
-    """
-
-    method: str
-    pass_method: str
-    workers: int
-    tolerance: float | None = None
-    progress: Progress | None = None
-    regime: str = "auto"
-    _grams: tuple[Array, ...] | None = None
-
-    def prepare(self, items: Sequence[Item]) -> None:
-        """Read the images once, for whatever weights come later."""
-        self._plain(items)
-
-    def grams(self, items: Sequence[Item]) -> tuple[Array, ...]:
-        """Return the unweighted Gram matrix of each pair, over its unknowns."""
-        return self._grams if self._grams is not None else self._plain(items)[0]
-
-    def _plain(self, items: Sequence[Item]) -> tuple[tuple[Array, ...], Array]:
-        """Read the pixels as if all counted the same; return the Gram matrix of each pair and the moment of all."""
-        plain = [weighted.alike(item, self.method, self.workers, self.progress) for item in items]
-        self._grams = tuple(gram for gram, _ in plain)
-        return self._grams, together(items, [moment for _, moment in plain])
-
-    def solve(
-        self, items: Sequence[Item], start: Array | None = None, *, last: bool = True, even: bool = False
-    ) -> _Solved:
-        """Fit the pairs with their weights.
-
-        `last` says whether the errors will be used, `even` that the weights are known not to follow the images.
-        """
-        weighted.require_determined(items)
-        seen = weighted.survey(items)
-        regime = self.regime
-        if regime in ("auto", "exact"):
-            n = sum(item.problem.geometry.n_pixels for item in items)
-            costs = {"subtract": seen.subtract.nanoseconds, "patches": seen.patches.nanoseconds}
-            asked = n, weighted.lines(items[0].problem), costs["subtract"], costs["patches"]
-            quick = 0.0 if even else weighted.EXACT_IS_QUICK
-            exact = weighted.choose_regime(*asked, exact=True).method
-            regime = exact if regime == "exact" else weighted.choose_regime(*asked, quick).method
-            if regime == "iterate":
-                bearable = costs[exact] <= EXACT_IS_BEARABLE
-                found, good = self._iterated(items, start, patient=not bearable, even=even)
-                if not bearable or (good and found.unlike <= (_UNLIKE if last else _UNLIKE_ON_THE_WAY)):
-                    return found
-                self.regime, regime = "exact", exact  # for other weights of the kind as well
-        if regime == "patches":
-            return self._refined(items, *weighted.accumulated(items, self.workers), weighted.described(regime, seen))
-        if regime == "iterate":
-            return self._iterated(items, start, patient=True, even=even)[0]
-        moment = here = None
-        if self._grams is None:
-            known = weighted.unweighted(items, self.method, self.workers, self.progress)
-            self._grams, moment, sums = known.grams, known.moment, known.sums
-        else:
-            sums = weighted.target_sums(items, self.workers)
-        gram = weighted.subtracted(items, self._grams, seen.usual, self.workers)
-        if moment is None:
-            center = np.zeros(len(gram)) if start is None else start
-            here = center, residual(items, center, self.pass_method, self.workers, self.progress)
-            moment = gram @ center + here[1].moment
-        return self._refined(items, gram, moment, sums, weighted.described(regime, seen), here)
-
-    def _iterated(
-        self, items: Sequence[Item], start: Array | None, *, patient: bool, even: bool
-    ) -> tuple[_Solved, bool]:
-        """Fit by conjugate gradients; also return whether they converged."""
-        origin: Residual | None = None
-        if self._grams is None and start is None and all(i.n_pixels == i.problem.geometry.n_pixels for i in items):
-            grams, plain = self._plain(items)  # nothing is excluded: what they say is about as good
-            start = iterate.solution(together(items, grams), plain)
-        if self._grams is None:
-            known = weighted.unweighted(items, self.method, self.workers, self.progress)
-            self._grams, sums = known.grams, known.sums
-            origin = Residual(known.moment, sums.energy) if start is None else None
-        else:
-            sums = weighted.target_sums(items, self.workers)
-        settings = self.pass_method, self.workers, self.tolerance, start, self.progress, origin
-        found = iterate.solve(items, self._grams, sums, *settings, patient=patient, even=even)
-        solve.factor_ahead(found.stats)
-        fit = found.stats.solve()
-        solved = _Solved(found.stats, fit, found.eliminations, found.findings, found.iterations, unlike=found.unlike)
-        return solved, found.converged
-
-    def _refined(
-        self,
-        items: Sequence[Item],
-        gram: Array,
-        moment: Array,
-        sums: weighted.TargetSums,
-        described: str,
-        here: tuple[Array, Residual] | None = None,
-    ) -> _Solved:
-        """Solve exact statistics, and refine the kernel against the pixels where rounding could matter."""
-        stats, eliminations = weighted.assembled(items, gram, moment, sums)
-        if here is not None:
-            stats = weighted.recentered(items, stats, eliminations, *here)
-        stats = dataclasses.replace(stats, weighting=described)
-        solve.factor_ahead(stats)
-        found = _Solved(stats, stats.solve(), eliminations)
-        trace = float(np.trace(gram[: items[0].n_taps, : items[0].n_taps])) if eliminations else None
-        if solve.rounding_matters(stats, found.fit, trace, sums.energy):
-            while found.refined < _MOST_REFINEMENTS:
-                before, at = found.fit.kernel, found.unknowns
-                left = residual(items, at, self.pass_method, self.workers, self.progress)
-                stats = weighted.recentered(items, stats, eliminations, at, left)
-                found = _Solved(stats, stats.solve(), eliminations, refined=found.refined + 1)
-                if np.linalg.norm(found.fit.kernel - before) <= 1e-6 * np.linalg.norm(found.fit.kernel):
-                    break
-        return found
 
 
 def wanted(rules: Rules, noise: object, robust: object) -> str | None:
@@ -438,14 +232,14 @@ def in_place(item: Item) -> Weights:
 
 def _reweighted(
     engine: Engine, items: Sequence[Item], model: Noise, robust: str | None
-) -> "tuple[_Solved, _Seen, list[Finding], list[str]]":
+) -> "tuple[Solved, _Seen, list[Finding], list[str]]":
     """Weigh, fit and weigh again until the kernel settles.
 
     Huber's criterion comes first, whatever is asked for: it is convex, so that its end does not depend on the start.
     The others have minima at which pixels of much leverage are thrown out wrongly and never seen again; where there may
     be such pixels, as quick steps do not do, the criterion asked for is drawn in by halves.
     """
-    levels = _Levels.of(items, model, engine.workers)
+    levels = Levels.of(items, model, engine.workers)
     engine.prepare(items)
     left = [np.empty(item.weights.shape) for item in items]
     if robust is None:
@@ -468,7 +262,7 @@ def _reweighted(
         while tries < _MOST_ROUNDS and not settled:
             residual(items, at, engine.pass_method, engine.workers, engine.progress, keep=left)
             seen = _seen(items, left, model, criterion, widened, levels, noisy)
-            noisy = min(max(seen.scale, 1.0), _MOST_NOISE)
+            noisy = min(max(seen.scale, 1.0), MOST_NOISE)
             found = engine.solve(seen.items, at, last=False, even=even)
             kernel, last_move = found.unknowns[:n_taps], moved
             moved = float(np.linalg.norm(kernel - at[:n_taps]))
@@ -545,14 +339,14 @@ def _seen(
     model: Noise,
     criterion: str | None,
     widened: float,
-    levels: "_Levels",
+    levels: Levels,
     noisy: float,
 ) -> _Seen:
     """Weigh pairs by their residual: by the noise of their prediction, and by a criterion of so wide a reach."""
     current = list(items)
     if model.slope:
-        apart = noisy * _BELIEVED
-        current = [_with_noise(item, r, model, levels.floor, apart) for item, r in zip(items, left, strict=True)]
+        apart = noisy * BELIEVED
+        current = [with_noise(item, r, model, levels.floor, apart) for item, r in zip(items, left, strict=True)]
     standard = _standard(current, left)
     scale = _scale(standard, levels.rounding)
     if criterion is None:
@@ -606,36 +400,6 @@ def _scale(standard: Array, rounding: float) -> float:
     return max(1.4826 * float(np.median(size)), 1e-12 * float(size.max()), rounding) or 1.0
 
 
-def _bands(item: Item, left: Array) -> Iterator[tuple[slice, Array]]:
-    """Yield the rows of each band of a target, and the target there."""
-    for row, height in patches.bands(left.shape, item.problem.geometry.kernel_shape):
-        yield slice(row, row + height), item.problem.targets[0].block(row, 0, (height, left.shape[1]))
-
-
-@dataclass(frozen=True)
-class _Levels:
-    """The least prediction that photon noise is reckoned from, and what rounding makes of a residual of weight 1."""
-
-    floor: float
-    rounding: float
-
-    @classmethod
-    def of(cls, items: Sequence[Item], model: Noise, workers: int) -> "_Levels":
-        """Learn both from the targets."""
-        sums = weighted.target_sums(items, workers)
-        rounding = _ROUNDING * solve.EPS * math.sqrt(sums.energy / sums.n_pixels)
-        if not model.slope:
-            return cls(0.0, rounding)
-        mean = sums.total / sums.weight
-        if not mean > 0:
-            msg = (
-                f"got a target with photon noise whose mean is {mean:.4g}, need counts, with a mean above 0; "
-                "add the background that was subtracted, or leave noise='constant'"
-            )
-            raise ValueError(msg)
-        return cls(FLOOR * mean, rounding / math.sqrt(model.slope * mean + model.constant))
-
-
 def _far_off(seen: _Seen, left: Sequence[Array]) -> tuple[float, float, float]:
     """Return which share of the brightest pixels, and of all, lie as far from their prediction as outliers do.
 
@@ -654,15 +418,6 @@ def _far_off(seen: _Seen, left: Sequence[Array]) -> tuple[float, float, float]:
     far = np.abs(seen.standard) > _FAR_OFF * seen.scale
     bright, every = far[prediction >= np.partition(prediction, -n)[-n]], float(np.mean(far))
     return float(np.mean(bright)), every, math.sqrt(every / len(bright))
-
-
-def _with_noise(item: Item, left: Array, model: Noise, floor: float, apart: float) -> Item:
-    """Return the pair with weights that are the inverse of the variance of the prediction."""
-    weights = np.empty(left.shape)
-    for rows, observed in _bands(item, left):
-        variance = model.variance(observed - left[rows], observed, floor, apart)
-        np.divide(item.weights[rows], variance, out=weights[rows])
-    return dataclasses.replace(item, weights=weights)
 
 
 def _standard(items: Sequence[Item], left: Sequence[Array]) -> Array:
