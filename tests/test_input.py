@@ -328,3 +328,13 @@ def test_choose_method_judges_too():
 def test_nothing_was_changed_by_all_this():
     np.testing.assert_array_equal(IMAGE, np.random.default_rng(1).normal(size=(20, 31)))
     np.testing.assert_array_equal(TARGET, np.random.default_rng(2).normal(size=(20, 31)))
+
+
+@pytest.mark.parametrize("call", [
+    lambda image, **words: kernelfit.find_kernel(image, image, 3, **words),
+    lambda image, **words: kernelfit.kernel_map(image, image, 3, 2, **words),
+    lambda image, **words: kernelfit.accumulate_stream([(image, image)], 3, **words),
+], ids=["find_kernel", "kernel_map", "accumulate_stream"])  # fmt: skip
+def test_progress_is_judged_before_any_work(call):
+    with pytest.raises(TypeError, match="got progress=1, need a function of"):
+        call(np.random.default_rng(0).random((20, 30)), progress=1)

@@ -244,3 +244,30 @@ def test_what_a_fit_of_many_taps_leaves_is_not_called_correlated():
     target = kernelfit.apply_kernel(image, kernel, boundary="wrap") + rng.normal(0.0, 0.5, image.shape)
     fit = find_kernel(image, target, kernel.shape, boundary="wrap")
     assert Verdict.COLOURED_NOISE not in [f.verdict for f in fit.findings]
+
+
+# ---- check_noise on fits of all kinds -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("coloured", [False, True])
+def test_a_background_and_several_pairs_are_looked_at_as_the_fit_was(coloured):
+    rng, image, target, grain = scene(7, coloured)
+    y, x = np.mgrid[-1 : 1 : target.shape[0] * 1j, -1 : 1 : target.shape[1] * 1j]
+    noisy = target + grain + target.std() * (2 + y - 3 * x * y)
+    fit = find_kernel(image, noisy, SHAPE, background=2)
+    assert kernelfit.check_noise(image, noisy, fit).coloured is coloured
+    parts = [slice(0, 70), slice(70, None)]
+    mask = rng.random((70, target.shape[1])) < 0.3
+    both = [image[p] for p in parts], [np.where(mask, np.nan, noisy[parts[0]]), noisy[parts[1]]]
+    for words in ({"mask": [mask, None], "background": 2}, {"mask": [mask, None]}):
+        fit = find_kernel(*both, SHAPE, **words)
+        found = kernelfit.check_noise(*both, fit)
+        told = Verdict.COLOURED_NOISE in [f.verdict for f in fit.findings]
+        assert found.coloured is told is (coloured or "background" not in words)
+        with pytest.raises(ValueError, match="got images and targets of 1 and 1 pairs, need 2 of either"):
+            kernelfit.check_noise(image, noisy, fit)
+    assert kernelfit.sandwich_errors(*both, fit).errors == "sandwich"
+    with pytest.raises(ValueError, match="got images and targets of 2 and 1 pairs"):
+        kernelfit.check_noise(both[0], both[1][:1], fit)
+    with pytest.raises(ValueError, match="got a fit with a background"):
+        kernelfit.sandwich_errors(image, noisy, find_kernel(image, noisy, SHAPE, background=0))

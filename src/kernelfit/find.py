@@ -255,6 +255,7 @@ def find_kernel(
         offset=offset,
     )
     threads = pair.as_workers(workers)
+    pair.require_progress(progress)
     if method == "wiener":
         as_balance(balance)
 

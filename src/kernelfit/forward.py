@@ -91,7 +91,7 @@ def apply_kernel(
         _sides(taps),
         mode=mode,
         boundary=boundary,
-        fillvalue=pair.as_fillvalue(fillvalue),
+        fillvalue=pair.as_number(fillvalue, "fillvalue"),
         origin=origin,
         operation=operation,
         stride=stride,
@@ -152,8 +152,7 @@ def _plane(source: object, kernel: Array, plan: Geometry, workers: int) -> Array
     if plan.size == plan.target_shape:
         return used
     out = np.full(plan.target_shape, np.nan)
-    (row, col), (n_rows, n_cols) = plan.offset, plan.size
-    out[row : row + n_rows, col : col + n_cols] = used
+    out[plan.used] = used
     return out
 
 

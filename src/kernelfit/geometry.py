@@ -108,6 +108,12 @@ class Geometry:
         return self.size[0] * self.size[1]
 
     @property
+    def used(self) -> tuple[slice, slice]:
+        """Rows and columns of the target that are used."""
+        (row, col), (rows, cols) = self.offset, self.size
+        return slice(row, row + rows), slice(col, col + cols)
+
+    @property
     def extended_shape(self) -> Shape:
         """Shape of the extended image."""
         rows, cols = (s * (n - 1) + k for s, n, k in zip(self.stride, self.size, self.kernel_shape, strict=True))

@@ -178,8 +178,8 @@ def _as_array(value: object, name: str) -> Any:
     return array
 
 
-def as_fillvalue(value: object, name: str = "fillvalue") -> float:
-    """Return the value beyond the edge, or another one, as a float."""
+def as_number(value: object, name: str) -> float:
+    """Return a finite real number as a float, or say that a keyword is none."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
@@ -205,6 +205,13 @@ def as_workers(workers: object) -> int:
         msg = f"got workers={workers!r}, need None or an int of at least 1"
         raise ValueError(msg)
     return count
+
+
+def require_progress(progress: object) -> None:
+    """Refuse what cannot be called to be told of progress."""
+    if progress is not None and not callable(progress):
+        msg = f"got progress={progress!r}, need a function of (stage, done, total), or None"
+        raise TypeError(msg)
 
 
 def check(
@@ -257,7 +264,7 @@ def lay_pair(
     kernel = geometry.kernel_shape(shape)
     geometry.known(boundary, geometry.BOUNDARIES, "boundary")
     geometry.known(operation, geometry.OPERATIONS, "operation")
-    fill = as_fillvalue(fillvalue)
+    fill = as_number(fillvalue, "fillvalue")
     lattice = geometry.lattice(stride, offset)
     mode = geometry.infer_mode(tuple(source.shape), tuple(result.shape), kernel, mode, *lattice)
     conv = geometry.convention(
@@ -315,7 +322,7 @@ def refuse_nonfinite(problem: Problem) -> NoReturn:
                 msg = (
                     f"got {name}{place} with {count} pixel{'s' if count > 1 else ''} that "
                     f"{'are' if count > 1 else 'is'} NaN or infinite, "
-                    f"the first at (row, column) {first}; need finite pixels; find_kernel and accumulate exclude them "
+                    f"the first at (row, column) {first}; need finite pixels; exclude them "
                     "with nan='mask'; or crop to a part without them"
                 )
                 raise ValueError(msg)

@@ -14,7 +14,7 @@ import scipy.special
 from . import storage
 from .exact.background import Background
 from .geometry import Convention
-from .verdict import Finding, Verdict
+from .verdict import Finding, Verdict, ranked
 
 if TYPE_CHECKING:
     from .checks.psf import PsfMeasurements
@@ -538,7 +538,7 @@ def assemble(
         r_squared=1.0 - rss / variance if known else math.nan,
         n_pixels=stats.n_pixels,
         convention=stats.convention,
-        findings=tuple(sorted(findings, key=lambda f: list(Verdict).index(f.verdict))),
+        findings=ranked(findings),
         **{"freedom": float(rank), "weighting": stats.weighting, **more},
     )
 
@@ -548,3 +548,8 @@ def require_fit(fit: object) -> None:
     if not isinstance(fit, KernelFit):
         msg = f"got fit={fit!r:.60}, need a KernelFit, what find_kernel or stats.solve returns"
         raise TypeError(msg)
+
+
+def with_finding(fit: KernelFit, finding: Finding | None) -> KernelFit:
+    """Return a fit with one more finding in its place, the worst first."""
+    return fit if finding is None else dataclasses.replace(fit, findings=ranked((*fit.findings, finding)))

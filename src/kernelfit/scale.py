@@ -354,9 +354,7 @@ class _Plan:
         why += ["NaN or infinite, or such an image pixel in their footprint"] if self.boxed.nan == "mask" else []
         why += ["of weight zero"] if self.boxed.weights else []
         if self.boxed.saturated is not None:
-            told = zip(self.boxed.saturated, ("below", "above"), strict=True)
-            ends = " or ".join(f"{end:g} or {beyond}" for end, beyond in told if np.isfinite(end))
-            why.append(f"saturated, at {ends}")
+            why.append(masks.ends_in_words(self.boxed.saturated))
         return [f"{n - n_pixels} of {n} target pixels excluded: {'; or '.join(why)}"]
 
     def looked_at(self, fit: KernelFit, stats: NormalStats) -> KernelFit:

@@ -1,6 +1,7 @@
 """What there is to say of a result: verdicts in words that help, and their particulars."""
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -103,3 +104,9 @@ class Finding:
     def __str__(self) -> str:
         """Return the particulars, then the message."""
         return f"{self.detail}; {self.verdict.value}"
+
+
+def ranked(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Return findings with the worst first, each once."""
+    order = list(Verdict)
+    return tuple(sorted(dict.fromkeys(findings), key=lambda finding: order.index(finding.verdict)))

@@ -17,10 +17,10 @@ import scipy.special
 from .. import geometry, pair, task
 from ..exact import accumulation, joint
 from ..exact.background import Columns
-from ..exact.choice import Choice, resolve
+from ..exact.choice import Choice, engine_of
 from ..geometry import Convention, Shape
 from ..pair import Array, Problem, Reader
-from ..result import KernelFit, require_fit
+from ..result import KernelFit, require_fit, with_finding
 from ..verdict import Finding, Verdict
 from ..weights import masks, reweighted
 from ..weights.weighted_pass import Item, Weights, residual
@@ -215,8 +215,7 @@ def check_boundary(
             fits = own
             squares += _squares(group, fits, threads)
         else:
-            method = resolve(group[0], "auto").method
-            fits = joint.fit(group, Choice("direct" if method == "direct" else "fft", ""), None, threads)
+            fits = joint.fit(group, Choice(engine_of(group[0]), ""), None, threads)
             squares += sum(one.rss for one in fits)
         n_inside += sum(p.geometry.n_pixels for p in group) * len(fits)
         spare -= sum(one.rank for one in fits)
@@ -257,9 +256,7 @@ def doubt(problems: Sequence[Problem], fits: Sequence[KernelFit]) -> list[Kernel
         detail = (
             f"with boundary {conv.boundary!r} the residual near the edges is {math.sqrt(ratio):.3g} times that inside"
         )
-        findings = [*fit.findings, Finding(Verdict.WRONG_BOUNDARY, detail)]
-        findings.sort(key=lambda f: list(Verdict).index(f.verdict))
-        out[-1] = dataclasses.replace(fit, findings=tuple(findings))
+        out[-1] = with_finding(fit, Finding(Verdict.WRONG_BOUNDARY, detail))
     return out
 
 
@@ -293,7 +290,7 @@ def _items(
             told |= judged is not None or own is not None
             if own is not None:
                 plan = problem.geometry if conv.boundary is None else whole.geometry
-                item = _with_weights(item, own, _place(plan), rules.weights is not None)
+                item = _with_weights(item, own, plan.used, rules.weights is not None)
             one.append(item)
         found.append(one)
     return found if told else None
@@ -313,12 +310,6 @@ def _with_weights(item: Item, own: Weights, used: tuple[slice, slice], known: bo
     return Item(dataclasses.replace(item.problem, targets=(kept,)), weights)
 
 
-def _place(plan: geometry.Geometry) -> tuple[slice, slice]:
-    """Return the rows and the columns of the target that are used."""
-    (row, col), (rows, cols) = plan.offset, plan.size
-    return slice(row, row + rows), slice(col, col + cols)
-
-
 def _laid(problem: Problem, arrays: Problem, conv: Convention) -> Problem:
     """Return a problem with the arrays of another one of a single target, under some convention."""
     shapes = problem.geometry
@@ -332,20 +323,18 @@ def _laid(problem: Problem, arrays: Problem, conv: Convention) -> Problem:
 def _inner(item: Item, problem: Problem) -> Item:
     """Return the part of a pair that depends on no boundary."""
     inner = _laid(problem, item.problem, dataclasses.replace(problem.geometry.convention, boundary=None))
-    return Item(inner, item.weights[_place(inner.geometry)])
+    return Item(inner, item.weights[inner.geometry.used])
 
 
 def _weighted_fit(items: Sequence[Item], workers: int) -> KernelFit:
     """Find the kernel of least squares."""
-    method = resolve(items[0].problem, "auto").method
     judged = [masks.Judged(item, ()) for item in items]
-    return reweighted.fit(judged, Choice("direct" if method == "direct" else "fft", ""), None, workers)
+    return reweighted.fit(judged, Choice(engine_of(items[0].problem), ""), None, workers)
 
 
 def _weighted_squares(items: Sequence[Item], fit: KernelFit, workers: int) -> float:
     """Return the weighted sum of squares of the residual of a given kernel."""
-    method = resolve(items[0].problem, "auto").method
-    return residual(items, fit.kernel.ravel(), "direct" if method == "direct" else "fft", workers).energy
+    return residual(items, fit.kernel.ravel(), engine_of(items[0].problem), workers).energy
 
 
 def _squares(group: Sequence[Problem], fits: Sequence[KernelFit], workers: int) -> float:
@@ -353,10 +342,7 @@ def _squares(group: Sequence[Problem], fits: Sequence[KernelFit], workers: int) 
     total = 0.0
     for problem in group:
         kernels = np.stack([f.kernel.reshape(-1, *problem.geometry.kernel_shape) for f in fits])
-        method = resolve(problem, "auto").method
-        energies = accumulation.residual_moments(problem, kernels, "direct" if method == "direct" else "fft", workers)[
-            1
-        ]
+        _, energies = accumulation.residual_moments(problem, kernels, engine_of(problem), workers)
         total += float(energies.sum())
     return total
 

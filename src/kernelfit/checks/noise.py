@@ -1,8 +1,9 @@
 """Whether the noise is white, from a sample of the residual, and error bars that hold if it is not."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +13,11 @@ import scipy.fft
 from .. import pair
 from ..exact.accumulation import statistics
 from ..exact.background import Columns
-from ..exact.choice import resolve
+from ..exact.choice import engine_of
 from ..geometry import Shape
 from ..pair import Problem
-from ..result import KernelFit, require_fit
+from ..result import KernelFit, require_fit, with_finding
+from ..task import as_list
 from ..verdict import Finding, Verdict
 from ..weights import masks, weighted
 from ..weights.weighted_pass import Item, Weights
@@ -123,8 +125,8 @@ def check_noise(image: npt.ArrayLike, target: npt.ArrayLike, fit: KernelFit) -> 
 
     Parameters
     ----------
-    image, target : array_like
-        The pair the kernel was found in.
+    image, target : array_like, or lists of them
+        The pair the kernel was found in, or the pairs.
     fit : KernelFit
         What was found; any solver's.
 
@@ -176,8 +178,8 @@ def sandwich_errors(
 
     Parameters
     ----------
-    image, target : array_like
-        The pair the kernel was found in.
+    image, target : array_like, or lists of them
+        The pair the kernel was found in, or the pairs.
     fit : KernelFit
         What was found. A posterior covariance C becomes ``C - C G C / s^2 + C M C / s^4``: the expected squared error
         under the same prior.
@@ -194,8 +196,8 @@ def sandwich_errors(
     TypeError
         If a dtype is not real.
     ValueError
-        If the pair does not go with the fit's convention, there are several source images, or the fit has no
-        covariance because it was found iteratively.
+        If the pair does not go with the fit's convention, there are several source images, or the fit has a background,
+        or no covariance because it was found iteratively.
 
     Notes
     -----
@@ -227,6 +229,9 @@ def sandwich_errors(
     True
     """
     problems, weights = _items_of(image, target, fit)
+    if fit.background is not None:
+        msg = "got a fit with a background, whose own uncertainty this leaves out; need one without"
+        raise ValueError(msg)
     return correct(problems, fit, examine(problems, fit, weights), pair.as_workers(workers), weights=weights)
 
 
@@ -246,30 +251,44 @@ def look(
         return fit  # what is left tells of the iterations, not of the noise
     check = examine(problems, fit, weights, most)
     if check.coloured:
-        fit = sandwich.with_finding(fit, Finding(Verdict.COLOURED_NOISE, str(check)))
+        fit = with_finding(fit, Finding(Verdict.COLOURED_NOISE, str(check)))
     if check.depends:
-        fit = sandwich.with_finding(fit, Finding(Verdict.UNEVEN_NOISE, check.of_signal))
+        fit = with_finding(fit, Finding(Verdict.UNEVEN_NOISE, check.of_signal))
     elif (
         declared
         and fit.noise_std > _SINGLE
         and abs(math.log(fit.noise_std)) > max(math.log(_MATTERS), _SIGNIFICANT / math.sqrt(2 * max(1, fit.spare)))
     ):
         detail = f"the noise is {fit.noise_std:.3g} times what was declared"
-        fit = sandwich.with_finding(fit, Finding(Verdict.UNEVEN_NOISE, detail))
+        fit = with_finding(fit, Finding(Verdict.UNEVEN_NOISE, detail))
     return fit
 
 
 def _items_of(image: object, target: object, fit: KernelFit) -> tuple[list[Problem], list[Weights] | None]:
-    """Return the pair under the fit's own convention, and its weights if it has any."""
+    """Return the pairs under the fit's own convention, and their weights if it has any."""
     require_fit(fit)
     if fit.kernel.ndim != 2:
         msg = f"got a kernel of shape {fit.kernel.shape} (several source images), need one of rows and columns"
         raise ValueError(msg)
-    problem = pair.check(image, target, fit.kernel.shape, **fit.convention.keywords())
+    images, targets = (as_list(one) or [one] for one in (image, target))
+    known = len(fit.weights) if isinstance(fit.weights, tuple) else None if fit.weights is None else 1
+    known = known if fit.background is None else len(fit.background.shapes)
+    if len(images) != len(targets) or known not in (None, len(images)):
+        need = "as many of either" if known is None else f"{known} of either, with weights or a background for each"
+        msg = f"got images and targets of {len(images)} and {len(targets)} pairs, need {need}; give lists of all"
+        raise ValueError(msg)
+    problems = [
+        pair.check(one, other, fit.kernel.shape, **fit.convention.keywords())
+        for one, other in zip(images, targets, strict=True)
+    ]
     if fit.weights is None:
-        return [problem], None
-    judged = masks.judge(problem, weights=fit.weights, nan="mask")
-    return ([problem], None) if judged is None else ([judged.item.problem], [judged.item.weights])
+        return problems, None
+    every = fit.weights if isinstance(fit.weights, tuple) else (fit.weights,)
+    items = []
+    for problem, weights in zip(problems, every, strict=True):
+        judged = masks.judge(problem, weights=weights, nan="mask")
+        items.append(Item(problem, np.broadcast_to(np.True_, problem.size)) if judged is None else judged.item)
+    return [item.problem for item in items], [item.weights for item in items]
 
 
 # ---- the residual's autocovariance ----------------------------------------------------------------------------------
@@ -289,8 +308,11 @@ def examine(
     sums, squares, pairs = (np.zeros((2 * _REACH + 1,) * 2) for _ in range(3))
     energy, pixels, seen = 0.0, 0, []
     for at, problem in enumerate(problems):
-        surface = None if fit.background is None else fit.background.coefficients.reshape(len(problems), -1)[at]
-        tiles, targets, known = _sample(problem, taps, surface, None if weights is None else weights[at])
+        beside = None
+        if fit.background is not None:
+            degree, table = fit.background.degree, fit.background.coefficients.reshape(len(problems), -1)
+            beside = functools.partial(Columns.of(problem.geometry, degree).surface, table[at])
+        tiles, targets, known = _sample(problem, taps, beside, None if weights is None else weights[at])
         if most < math.inf:
             known &= np.abs(tiles) <= most
             tiles[~known] = targets[~known] = 0.0
@@ -352,11 +374,11 @@ def _unevenness(left: Array, model: Array) -> float:
 
 
 def _sample(
-    problem: Problem, taps: Array, surface: Array | None, weights: Weights | None
+    problem: Problem, taps: Array, beside: Callable[[slice, slice], Array] | None, weights: Weights | None
 ) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
     """Return some tiles of the residual, of the target, and which of their pixels count.
 
-    All are of one shape, at places fixed by the problem.
+    All are of one shape, at places fixed by the problem; `beside` gives a block of what lies beside the kernel's share.
     """
     side, starts = _places(problem, weights)
     step, pace = problem.geometry.stride
@@ -376,9 +398,8 @@ def _sample(
     spectra = scipy.fft.rfft2(blocks, size, workers=1)
     spectra *= np.conj(scipy.fft.rfft2(taps, size, workers=1))[:, None]
     model = scipy.fft.irfft2(spectra.sum(axis=0), size, workers=1)[:, : whole[0] : step, : whole[1] : pace]
-    if surface is not None:
-        columns = Columns.of(problem.geometry, problem.background or 0)
-        model = model + np.stack([columns.surface(surface, *tile) for tile in tiles])
+    if beside is not None:
+        model = model + np.stack([beside(*tile) for tile in tiles])
     left = targets - model
     if weights is not None:
         root = np.sqrt(own)
@@ -487,8 +508,7 @@ def _weighted_gram(items: Sequence[Item], fit: KernelFit, workers: int) -> Array
     """Return the weighted Gram matrix if it matters to the covariance, which is so under a prior alone."""
     if fit.uncertainty != "posterior":
         return np.zeros((fit.kernel.size,) * 2)
-    method = resolve(items[0].problem, "auto").method
-    return weighted.statistics(items, "fft" if method == "cg" else method, workers).gram
+    return weighted.statistics(items, engine_of(items[0].problem), workers).gram
 
 
 def _scores(problems: Sequence[Problem], fit: KernelFit, check: NoiseCheck, workers: int) -> tuple[Array, Array, int]:
@@ -558,8 +578,7 @@ def _gram(block: Array, fit: KernelFit, workers: int) -> tuple[Array, int]:
         operation=fit.convention.operation,
         stride=stride,
     )
-    choice = resolve(problem, "auto").method
-    stats = statistics(problem, "fft" if choice == "cg" else choice, workers)[0]
+    stats = statistics(problem, engine_of(problem), workers)[0]
     return stats.gram, stats.n_pixels
 
 

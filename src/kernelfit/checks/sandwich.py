@@ -8,7 +8,6 @@ import numpy.typing as npt
 import scipy.linalg
 
 from ..result import KernelFit
-from ..verdict import Finding, Verdict
 
 Array = npt.NDArray[np.float64]
 
@@ -45,12 +44,3 @@ def with_scores(fit: KernelFit, gram: Array, scores: Array) -> KernelFit:
     values, vectors = scipy.linalg.eigh(0.5 * (middle + middle.T))
     changed = fit.factor[:, :settled] @ (vectors * np.sqrt(np.maximum(values, 0.0)))
     return dataclasses.replace(fit, factor=np.hstack([changed, rest]))
-
-
-def with_finding(fit: KernelFit, finding: Finding | None) -> KernelFit:
-    """Return a fit with one more finding in its place, the worst first."""
-    if finding is None:
-        return fit
-    order = list(Verdict)
-    findings = sorted([*fit.findings, finding], key=lambda f: order.index(f.verdict))
-    return dataclasses.replace(fit, findings=tuple(findings))

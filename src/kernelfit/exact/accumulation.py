@@ -19,7 +19,7 @@ from ..geometry import Shape
 from ..pair import Array, Problem
 from ..statistics import NormalStats
 from . import edges
-from .choice import resolve
+from .choice import engine_of
 from .engines import PASSES, Frame, Progress, Sums, add, counted
 from .threads import in_order
 
@@ -209,8 +209,7 @@ def accumulate(
     if method in ("cg", "wiener"):
         msg = f"got method={method!r}, which forms no statistics; need 'auto', 'direct' or 'fft' (find_kernel takes it)"
         raise ValueError(msg)
-    choice = resolve(problem, method).method
-    engine = "fft" if choice == "cg" else choice
+    engine = engine_of(problem, method)
     judged = rules.judge(problem)
     if judged is not None:
         return weighted.statistics([judged.item], engine, threads)

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..result import KernelFit
 from ..task import Task
-from ..verdict import Finding, Verdict
+from ..verdict import Finding, ranked
 
 
 def join(groups: list[list[KernelFit]], task: Task) -> KernelFit:
@@ -44,7 +44,7 @@ def join(groups: list[list[KernelFit]], task: Task) -> KernelFit:
         r_squared=min(fit.r_squared for fit in fits),
         n_pixels=sum(fit.n_pixels for fit in fits),
         convention=first.convention,
-        findings=tuple(sorted(findings, key=lambda f: list(Verdict).index(f.verdict))),
+        findings=ranked(findings),
         method=first.method,
         method_reason=first.method_reason,
         refined=max(fit.refined for fit in fits),

@@ -139,3 +139,8 @@ def resolve(problem: Problem, method: str) -> Choice:
         (rows, cols), (down, across) = problem.size, problem.geometry.stride
         return choose_method((rows * down, cols * across), problem.geometry.kernel_shape, (down, across))
     return Choice(method, "as asked")
+
+
+def engine_of(problem: Problem, method: str = "auto") -> str:
+    """Return the engine to form Gram matrices by, "direct" or "fft"."""
+    return "direct" if resolve(problem, method).method == "direct" else "fft"

@@ -18,9 +18,10 @@ from ..checks.sandwich import with_scores
 from ..pair import Array, Problem
 from ..result import KernelFit
 from ..solvers import solve
-from ..solvers.image_noise import counts_of, finish, shared, take_off
+from ..solvers.image_noise import counts_of, finish, pairs_of, shared, take_off
 from ..statistics import NormalStats
 from ..verdict import Finding, Verdict
+from ..weights.weighted_pass import Weights
 from . import accumulation
 from .background import Background, Columns, Elimination, without_rounding
 from .choice import Choice
@@ -147,7 +148,8 @@ def fit(
         for t, (one, minimum) in enumerate(both):
             own = [of_target(p, t) for p in problems]
             last = len(both) == 1  # of several that share a Gram matrix, the inverse is shared as well
-            fits.append(_with_errors(own, one, minimum, solver, workers, image_noise, errors, last))
+            asked = solver, workers, image_noise, errors
+            fits.append(with_errors(own, one, *asked, found=minimum, last=last))
     else:
         fits = [solve.found_fit(one, f) if solver is None else solver.solve(one) for one, f in both]
     fits = [dataclasses.replace(f, method=choice.method, method_reason=choice.reason, refined=refined) for f in fits]
@@ -164,28 +166,39 @@ def of_target(problem: Problem, at: int) -> Problem:
     return dataclasses.replace(problem, targets=(problem.targets[at],))
 
 
-def _with_errors(
+def with_errors(
     problems: Sequence[Problem],
     stats: NormalStats,
-    found: solve.Minimum,
     solver: "solve.Solver | None",
     workers: int,
     image_noise: float,
     errors: str,
-    last: bool,
+    *,
+    weights: Sequence[Weights] | None = None,
+    found: solve.Minimum | None = None,
+    last: bool = False,
 ) -> KernelFit:
-    """Return the solver's fit, with the image's noise taken off and the errors asked for."""
-    observed, share, more = stats.gram, 1.0, None
+    """Return the solver's fit, with the image's noise taken off and the errors asked for.
+
+    `found` is the minimum, if it is known, and `last` whether nothing else is asked of it. Beside the image's noise the
+    weights are those of a mask.
+    """
+    observed, share, more, pairs = stats.gram, 1.0, None, None
     if image_noise:
-        stats, share = take_off(stats, image_noise, np.sum([counts_of(p.geometry) for p in problems], axis=0))
-    if image_noise or solver is not None:
+        counted = [None if weights is None else np.asarray(weights[i][:], dtype=bool) for i in range(len(problems))]
+        both = [(p.geometry, some) for p, some in zip(problems, counted, strict=True)]
+        stats, share = take_off(stats, image_noise, np.sum([counts_of(plan, some) for plan, some in both], axis=0))
+        if weights is not None:
+            pairs = np.sum([pairs_of(some, plan) for plan, some in both if some is not None], axis=0)
+    if found is None or image_noise or solver is not None:
         fit = solve.as_solver(solver).solve(stats)
     else:
         fit = solve.found_fit(stats, found, last=last)
     if image_noise:
-        more = shared(fit, math.sqrt(share) * image_noise)
+        more = shared(fit, math.sqrt(share) * image_noise, pairs)
     if errors == "sandwich":
-        fit = noise.correct(problems, fit, noise.examine(problems, fit), workers, stats.gram, more)
+        check = noise.examine(problems, fit, weights)
+        fit = noise.correct(problems, fit, check, workers, stats.gram, more, weights)
     elif more is not None:
         fit = with_scores(fit, stats.gram, fit.noise_std**2 * observed + more)
     return finish(fit, image_noise, share) if image_noise else fit

@@ -19,12 +19,12 @@ from ..geometry import Convention, Shape
 from ..pair import Problem
 from ..solvers import cholesky, solve
 from ..statistics import NormalStats
-from ..verdict import Finding, Verdict
+from ..verdict import Finding, Verdict, ranked
 from ..weights import masks, weighted_pass
 from ..weights.boxes import Boxed
 from . import regions
 from .accumulation import residual_moments, statistics
-from .choice import resolve
+from .choice import engine_of
 from .engines import Progress, bands
 from .regions import Box
 from .threads import in_order
@@ -256,7 +256,8 @@ def kernel_map(
         operation=operation,
     )
     threads = pair.as_workers(workers)
-    strength = pair.as_fillvalue(smoothness, "smoothness") if not isinstance(smoothness, str) else -1.0
+    pair.require_progress(progress)
+    strength = pair.as_number(smoothness, "smoothness") if not isinstance(smoothness, str) else -1.0
     if not 0 <= strength <= 1e6:
         msg = f"got smoothness={smoothness!r}, need a number from 0 to 1e6, where all kernels are the same"
         raise ValueError(msg)
@@ -271,10 +272,9 @@ def kernel_map(
             "than 2 GiB together; ask for fewer tiles, a smaller shape, or no smoothness"
         )
         raise ValueError(msg)
-    choice = resolve(problem, method).method  # of the whole: all tiles share what it takes to start
+    engine = engine_of(problem, method)  # of the whole: all tiles share what it takes to start
     fits: list[_Tile] = []
     every: list[NormalStats] = []
-    engine = "fft" if choice == "cg" else choice
     reading = _Reading(problem, Boxed.of(problem, rules), boxes, engine, chosen, threads, progress, strength > 0)
     for band in reading:
         fits += band.fits
@@ -537,7 +537,7 @@ def _smoothed(every: list[NormalStats], fits: list[_Tile], grid: Shape, strength
             findings = (*(Finding(Verdict.PRIOR_DECIDES, f.detail) for f in fits[i].findings[:1]), *findings)
         if not converged:
             findings = (*findings, Finding(Verdict.NOT_CONVERGED, f"stopped after {_MOST_ITERATIONS} iterations"))
-        findings = tuple(sorted(findings, key=lambda f: list(Verdict).index(f.verdict)))
+        findings = ranked(findings)
         freedom = max(1, stats.n_pixels - fits[i].rank)
         std = math.sqrt(rss / freedom)
         out.append(_Tile(taps[i], stderr, std, rss, m, stats.n_pixels, findings))

@@ -25,7 +25,7 @@ from ..weights import masks
 from ..weights.boxes import Boxed
 from . import regions
 from .accumulation import statistics
-from .choice import resolve
+from .choice import engine_of
 from .engines import Progress
 from .regions import Box, Tree
 
@@ -238,7 +238,7 @@ def accumulate_stream(
     keywords = {
         "mode": mode,
         "boundary": boundary,
-        "fillvalue": pair.as_fillvalue(fillvalue),
+        "fillvalue": pair.as_number(fillvalue, "fillvalue"),
         "origin": None if origin is None else geometry.as_pair(origin, "origin"),
         "operation": operation,
     }
@@ -252,6 +252,7 @@ def accumulate_stream(
     geometry.known(method, ("auto", "direct", "fft"), "method")
     sides = regions.as_block(block)
     threads = pair.as_workers(workers)
+    pair.require_progress(progress)
     if not every >= 0:
         msg = f"got every={every!r}, need a number of seconds, at least 0"
         raise ValueError(msg)
@@ -326,8 +327,7 @@ class _Stream:
         for number, item in enumerate(self.pairs):
             with _naming(number):
                 problem, boxed = self._problem(item)
-                chosen = resolve(problem, self.method).method
-                chosen = "fft" if chosen == "cg" else chosen
+                chosen = engine_of(problem, self.method)
                 boxes = regions.cut(problem, self.block)
                 if self.state is not None:
                     digest = _digest(digest, problem, boxed, boxes, chosen)

@@ -10,9 +10,8 @@ import scipy.fft
 import scipy.linalg
 
 from .. import geometry
-from ..checks.sandwich import with_finding
 from ..geometry import Geometry
-from ..result import KernelFit
+from ..result import KernelFit, with_finding
 from ..statistics import NormalStats
 from ..verdict import Finding, Verdict
 from .solve import least_squares, residual_at

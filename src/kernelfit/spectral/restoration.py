@@ -58,7 +58,9 @@ def deconvolve(
         The kernel that made it, in mode "same"; odd or even.
     balance : float or "auto", optional
         How much the penalty counts against the data, without dimension, relative to m. The default "auto" takes that
-        of the least generalised cross-validation: the best prediction of pixels left out.
+        of the least generalised cross-validation: the best prediction of pixels left out. Where the noise is seen not
+        to be white, as after JPEG, it is that of robust cross-validation. Noise as smooth as the image, as after
+        resampling, cannot be told from detail: give a number.
     boundary : {None, "wrap"}, optional
         What lay beyond the edge when the target was made. The default None knows nothing; "wrap" is exact for periodic
         images.

@@ -105,7 +105,7 @@ def _laid(value: object, shape: tuple[int, int], name: str, kinds: str, need: st
         msg = f"got {name} of dtype {array.dtype}, need {need}"
         raise TypeError(msg)
     if isinstance(array, np.ndarray):
-        return masks._broadcast(array, shape, name)
+        return masks.broadcast(array, shape, name)
     if tuple(array.shape) != tuple(shape):
         msg = f"got {name} of shape {tuple(array.shape)}, need {tuple(shape)}"
         raise ValueError(msg)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..pair import Problem
-from ..result import KernelFit
+from ..result import KernelFit, with_finding
 from ..verdict import Finding, Verdict
 from .iterate import draw
 from .outliers import least_absolute
@@ -55,9 +55,8 @@ def judged(fit: KernelFit, problems: Sequence[Problem], target: int, workers: in
     share = wrapped_share(problems, target, extent)
     if share < _FEWEST:
         return fit
-    finding = Finding(Verdict.WRAPPED, f"about {100 * share:.2g} % of the target lies {extent:.0f} from its prediction")
-    findings = sorted((*fit.findings, finding), key=lambda f: list(Verdict).index(f.verdict))
-    return dataclasses.replace(fit, findings=tuple(findings))
+    detail = f"about {100 * share:.2g} % of the target lies {extent:.0f} from its prediction"
+    return with_finding(fit, Finding(Verdict.WRAPPED, detail))
 
 
 def _rounding_of(fit: KernelFit) -> float:

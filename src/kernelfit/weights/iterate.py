@@ -70,7 +70,7 @@ class Sample:
     def gram(self) -> Array:
         """The estimate of the weighted Gram matrix."""
         upper = scipy.linalg.blas.dsyrk(1.0, self.patches.T)
-        return np.asarray(np.triu(upper) + np.triu(upper, 1).T)
+        return patches.symmetric(upper)
 
 
 def draw(items: Sequence[Item], most: int = 2**62) -> Sample:

@@ -219,7 +219,7 @@ def as_mask(value: object, shape: tuple[int, ...], name: str) -> Mask | None:
     if mask.dtype.kind not in "biu":
         msg = f"got {name} of dtype {mask.dtype}, need bool (True where a pixel is excluded); write {name} != 0"
         raise TypeError(msg)
-    return _broadcast(mask if mask.dtype == np.bool_ else mask != 0, shape, name)
+    return broadcast(mask if mask.dtype == np.bool_ else mask != 0, shape, name)
 
 
 def as_weights(value: object, shape: tuple[int, ...], excluded: Mask | None) -> npt.NDArray[np.float64] | None:
@@ -232,7 +232,7 @@ def as_weights(value: object, shape: tuple[int, ...], excluded: Mask | None) -> 
     if given.dtype.kind not in "biuf":
         msg = f"got weights of dtype {given.dtype}, need real numbers: the inverse variance of each target pixel"
         raise TypeError(msg)
-    weights = np.asarray(_broadcast(given, shape, "weights"), dtype=np.float64)
+    weights = np.asarray(broadcast(given, shape, "weights"), dtype=np.float64)
     if excluded is not None:
         weights = np.where(excluded, 0.0, weights)
     if not (weights.size == 0 or (weights.min() >= 0 and weights.max() < np.inf)):  # a NaN compares false
@@ -247,7 +247,8 @@ def as_weights(value: object, shape: tuple[int, ...], excluded: Mask | None) -> 
     return weights
 
 
-def _broadcast(array: npt.NDArray[Any], shape: tuple[int, ...], name: str) -> npt.NDArray[Any]:
+def broadcast(array: npt.NDArray[Any], shape: tuple[int, ...], name: str) -> npt.NDArray[Any]:
+    """Return an array broadcast to a shape, or say that it cannot be."""
     try:
         return np.broadcast_to(array, shape)
     except ValueError:
@@ -293,6 +294,12 @@ def as_ends(saturated: object, dtype: Any) -> tuple[float, float] | None:
         msg = f"got saturated={saturated!r}, need low < high"
         raise ValueError(msg)
     return ends
+
+
+def ends_in_words(ends: tuple[float, float]) -> str:
+    """Say why pixels that reach one of two ends are excluded."""
+    told = zip(ends, ("below", "above"), strict=True)
+    return "saturated, at " + " or ".join(f"{end:g} or {beyond}" for end, beyond in told if np.isfinite(end))
 
 
 def at_ends(array: Any, ends: tuple[float, float]) -> Mask | None:
@@ -378,8 +385,7 @@ def judge(
         The pair whose excluded pixels read as zero, with its weights; None if every pixel counts the same.
     """
     plan, target = problem.geometry, problem.targets[0].array
-    (top, left), (n_rows, n_cols) = plan.offset, plan.size
-    place = slice(top, top + n_rows), slice(left, left + n_cols)
+    place = plan.used
     where = f" in {problem.where}" if problem.where else ""
     notes: list[str] = []
     excluded: Mask | None = None
@@ -412,8 +418,7 @@ def judge(
         exclude(not_finite(target), "NaN or infinite")
     ends = as_ends(saturated, target.dtype)
     if ends is not None:
-        told = zip(ends, ("below", "above"), strict=True)
-        what = "saturated, at " + " or ".join(f"{end:g} or {beyond}" for end, beyond in told if np.isfinite(end))
+        what = ends_in_words(ends)
         count = _count_at_ends(target, place, ends)
         counted = plan.n_pixels - count
         if count and isinstance(saturated, str) and counted < max(0.05 * plan.n_pixels, 10 * plan.n_taps):

@@ -188,9 +188,9 @@ def sums(
         for name, table in part.tables.items():
             total[name] = total[name] + table if name in total else table
     if "whole" in total:
-        gram += _symmetric(total["whole"][:taps, :taps])
+        gram += symmetric(total["whole"][:taps, :taps])
     if "column" in total:
-        gram += _unrolled(total["column"][:lines, :taps], _symmetric(total["ends"][:last, :last]), lines, n_x)
+        gram += _unrolled(total["column"][:lines, :taps], symmetric(total["ends"][:last, :last]), lines, n_x)
     if with_moment and "whole" in total:
         moment += total["whole"][:taps, taps : taps + n_targets].T
     if with_moment and "column" in total:
@@ -286,7 +286,7 @@ class _Part:
         _loops.add_weighted_products(values, rows, chosen, name != "column", self.tables[name])
 
 
-def _symmetric(upper: Array) -> Array:
+def symmetric(upper: Array) -> Array:
     """Return the symmetric matrix of which this is the upper triangle."""
     return np.asarray(np.triu(upper) + np.triu(upper, 1).T)
 

@@ -15,17 +15,14 @@ import numpy as np
 
 from .. import geometry
 from ..checks import noise as noise_check
-from ..checks.sandwich import with_scores
 from ..exact import joint
 from ..exact.choice import Choice
 from ..exact.engines import Progress
 from ..pair import Array
 from ..result import KernelFit
 from ..solvers import solve
-from ..solvers.image_noise import counts_of, finish, pairs_of, shared, take_off
-from ..statistics import NormalStats
 from ..task import Task
-from ..verdict import Finding, Verdict
+from ..verdict import Finding, Verdict, ranked
 from . import iterate, weighted
 from .masks import Judged, Rules, Unsaturated
 from .noise_model import BELIEVED, MOST_NOISE, Levels, Noise, with_noise
@@ -162,10 +159,8 @@ def fit(
         taps = found.fit.kernel.ravel()
         moment, energy = solve.residual_at(stats, taps)
         stats = stats.centered(taps, moment, correction**2 * energy)
-    result = _with_errors(items, stats, solver, workers, image_noise, errors)
-    findings = sorted(
-        dict.fromkeys((*result.findings, *found.findings, *findings)), key=lambda f: list(Verdict).index(f.verdict)
-    )
+    problems, weighed = [item.problem for item in items], [item.weights for item in items]
+    result = joint.with_errors(problems, stats, solver, workers, image_noise, errors, weights=weighed)
     large = sum(item.problem.geometry.n_pixels for item in items) > MOST_KEPT
     told = large and all(isinstance(item.weights, Unsaturated) for item in items)  # from the targets themselves
     weights = None if told else tuple(in_place(item) for item in items)
@@ -175,7 +170,7 @@ def fit(
     iterated = found.stats.weighting.startswith("iterate")
     if found.eliminations:
         n_pixels = sum(item.n_pixels for item in items)
-        (result,) = joint.with_background([result], [i.problem for i in items], found.eliminations, n_pixels)
+        (result,) = joint.with_background([result], problems, found.eliminations, n_pixels)
     result = dataclasses.replace(
         result,
         method=choice.method,
@@ -183,50 +178,22 @@ def fit(
         refined=found.refined,
         iterations=found.iterations,
         tolerance=(iterate.TOLERANCE if tolerance is None else tolerance) if iterated else 0.0,
-        findings=tuple(findings),
+        findings=ranked((*result.findings, *found.findings, *findings)),
         weighting=found.stats.weighting,
         notes=tuple(notes),
         weights=weights[0] if weights is not None and len(weights) == 1 else weights,
     )
     if errors == "sandwich":
         return result
-    weighed = [item.weights for item in items]
-    return noise_check.look(
-        [item.problem for item in items], result, weighed, most=most, declared=bool(model.slope) and robust is None
-    )
-
-
-def _with_errors(
-    items: Sequence[Item],
-    stats: NormalStats,
-    solver: "solve.Solver | None",
-    workers: int,
-    image_noise: float,
-    errors: str,
-) -> KernelFit:
-    """Return the solver's fit, with the image's noise taken off and the errors asked for."""
-    observed, share, more = stats.gram, 1.0, None
-    if image_noise:
-        masks = [(i.problem.geometry, np.asarray(i.weights[:], dtype=bool)) for i in items]
-        stats, share = take_off(stats, image_noise, np.sum([counts_of(p, m) for p, m in masks], axis=0))
-    fit = stats.solve(solver)
-    if image_noise:
-        more = shared(fit, math.sqrt(share) * image_noise, np.sum([pairs_of(m, p) for p, m in masks], axis=0))
-    if errors == "sandwich":
-        problems, weights = [i.problem for i in items], [i.weights for i in items]
-        check = noise_check.examine(problems, fit, weights)
-        fit = noise_check.correct(problems, fit, check, workers, stats.gram, more, weights)
-    elif more is not None:
-        fit = with_scores(fit, stats.gram, fit.noise_std**2 * observed + more)
-    return finish(fit, image_noise, share) if image_noise else fit
+    declared = bool(model.slope) and robust is None
+    return noise_check.look(problems, result, weighed, most=most, declared=declared)
 
 
 def in_place(item: Item) -> Weights:
     """Return the weights in an array of the target's shape, zero where no pixel is used."""
     plan = item.problem.geometry
     out: Weights = np.zeros(plan.target_shape, dtype=bool if item.weights.dtype == np.bool_ else np.float64)
-    (row, col), (rows, cols) = plan.offset, plan.size
-    out[row : row + rows, col : col + cols] = item.weights
+    out[plan.used] = item.weights
     return out
 
 
