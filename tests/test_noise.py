@@ -329,8 +329,8 @@ def test_large_images_are_sampled(monkeypatch, close):
     target = scipy.signal.convolve2d(image, KERNEL, mode="valid") + 0.3 * blurred_noise(rng, (297, 276))
     fit = kernelfit.find_kernel(image, target, KERNEL.shape)
     whole = kernelfit.sandwich_errors(image, target, fit)
-    monkeypatch.setattr(noise, "_WHOLE", 1000)
-    monkeypatch.setattr(noise, "_BLOCK", 64)
+    monkeypatch.setattr(scores, "_WHOLE", 1000)
+    monkeypatch.setattr(scores, "_BLOCK", 64)
     close(kernelfit.sandwich_errors(image, target, fit).covariance(), whole.covariance(), 0.1)
 
 

@@ -37,7 +37,7 @@ from kernelfit import (
     pair,
     report,
 )
-from kernelfit.checks import noise, residuals
+from kernelfit.checks import noise, residuals, scores
 from kernelfit.exact.choice import Choice
 from kernelfit.people import kernel_files
 from kernelfit.solvers import image_noise
@@ -478,14 +478,15 @@ def test_the_sandwich_filters_each_phase(monkeypatch, close):
     check = kernelfit.check_noise(image, target, fit)
     h = noise.shaping_filter(check)
     columns = [scipy.signal.convolve2d(c.reshape(used.shape), h, mode="valid").ravel() for c in matrix.T]
-    gram, scores, n = noise._scores([pair.check(image, target, (3, 4), **fit.convention.keywords())], fit, check, 1)
+    problem = pair.check(image, target, (3, 4), **fit.convention.keywords())
+    gram, found, n = scores.plain_scores([problem], fit, h, 1)
     close(gram, matrix.T @ matrix, 1e-12)
-    close(scores, np.array(columns) @ np.transpose(columns) * (used.size / len(columns[0])), 1e-10)
+    close(found, np.array(columns) @ np.transpose(columns) * (used.size / len(columns[0])), 1e-10)
     assert n == used.size and len(h) > 3
     better = kernelfit.sandwich_errors(image, target, fit)
     assert np.linalg.norm(better.covariance() - fit.covariance()) > 0.5 * np.linalg.norm(fit.covariance())
-    monkeypatch.setattr(noise, "_WHOLE", 1000)
-    monkeypatch.setattr(noise, "_BLOCK", 64)
+    monkeypatch.setattr(scores, "_WHOLE", 1000)
+    monkeypatch.setattr(scores, "_BLOCK", 64)
     close(kernelfit.sandwich_errors(image, target, fit).covariance(), better.covariance(), 0.2)
 
 

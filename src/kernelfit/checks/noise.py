@@ -1,6 +1,5 @@
 """Whether the noise is white, from a sample of the residual, and error bars that hold if it is not."""
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -11,17 +10,15 @@ import numpy.typing as npt
 import scipy.fft
 
 from .. import pair
-from ..exact.accumulation import statistics
 from ..exact.background import Columns
-from ..exact.choice import engine_of
 from ..geometry import Shape
 from ..pair import Problem
 from ..result import KernelFit, require_fit, with_finding
 from ..task import as_list
 from ..verdict import Finding, Verdict
-from ..weights import masks, weighted
+from ..weights import masks
 from ..weights.weighted_pass import Item, Weights
-from . import sandwich, scores
+from . import scores
 
 Array = npt.NDArray[np.float64]
 
@@ -40,9 +37,6 @@ _ROUNDING = 1e-9
 _FAR, _NEAR = 4, 400
 #: Below this it may be rounding to single precision, which grows with the signal.
 _SINGLE = 1e-6
-#: Up to so many pixels an image is filtered whole, beyond that in this number of square blocks of that side.
-_WHOLE = 2**22
-_BLOCKS, _BLOCK = 16, 512
 #: The correction's own filter is cut off where it has fallen to this share.
 _CUT = 1e-3
 
@@ -232,7 +226,8 @@ def sandwich_errors(
     if fit.background is not None:
         msg = "got a fit with a background, whose own uncertainty this leaves out; need one without"
         raise ValueError(msg)
-    return correct(problems, fit, examine(problems, fit, weights), pair.as_workers(workers), weights=weights)
+    shaping = shaping_filter(examine(problems, fit, weights))
+    return scores.correct(problems, fit, shaping, pair.as_workers(workers), weights=weights)
 
 
 def look(
@@ -469,117 +464,6 @@ def _spectrum(autocovariance: Array, reach: int, size: int = 64) -> Array:
     power = scipy.fft.fft2(np.roll(padded, (-_REACH, -_REACH), (0, 1))).real
     floor = 1e-3 * float(power.mean())
     return np.asarray(np.maximum(power, floor))
-
-
-# ---- the sandwich ---------------------------------------------------------------------------------------------------
-
-
-def correct(
-    problems: Sequence[Problem],
-    fit: KernelFit,
-    check: NoiseCheck,
-    workers: int,
-    gram: Array | None = None,
-    more: Array | None = None,
-    weights: Sequence[Weights] | None = None,
-) -> KernelFit:
-    """Return a fit with the covariance that the noise of `check` gives it.
-
-    If the solver was given another matrix than the pixels' own, that is `gram`; `more` is added to the covariance of
-    the moments.
-    """
-    fit._covariance_factor()
-    if not fit.noise_std > 0:
-        return fit
-    if weights is not None:
-        shaping, items = shaping_filter(check), [Item(p, w) for p, w in zip(problems, weights, strict=True)]
-        found = sum((scores.covariance(item, shaping, workers) for item in items), np.zeros((fit.kernel.size,) * 2))
-        gram = _weighted_gram(items, fit, workers) if gram is None else gram
-        fit = sandwich.with_scores(fit, gram, found + (0.0 if more is None else more))
-        return dataclasses.replace(fit, errors="sandwich")
-    own, found, n = _scores(problems, fit, check, workers)
-    scale = fit.n_pixels / n
-    gram = own * scale if gram is None else gram
-    fit = sandwich.with_scores(fit, gram, found * scale + (0.0 if more is None else more))
-    return dataclasses.replace(fit, errors="sandwich")
-
-
-def _weighted_gram(items: Sequence[Item], fit: KernelFit, workers: int) -> Array:
-    """Return the weighted Gram matrix if it matters to the covariance, which is so under a prior alone."""
-    if fit.uncertainty != "posterior":
-        return np.zeros((fit.kernel.size,) * 2)
-    return weighted.statistics(items, engine_of(items[0].problem), workers).gram
-
-
-def _scores(problems: Sequence[Problem], fit: KernelFit, check: NoiseCheck, workers: int) -> tuple[Array, Array, int]:
-    """Return G and M over the same blocks, and their number of pixels."""
-    shaping = shaping_filter(check)
-    gram = filtered = np.zeros((fit.kernel.size,) * 2)
-    n = 0
-    for problem in problems:
-        plan = problem.geometry
-        least = [2 * len(shaping) * s + k for s, k in zip(plan.stride, plan.kernel_shape, strict=True)]
-        blocks = _blocks(plan.extended_shape, (least[0], least[1]), plan.stride)
-        for row, col, height, width in blocks:
-            block = problem.sources[0].block(row, col, (height, width))
-            plain, count = _gram(block, fit, workers)
-            if len(shaping) == 1:
-                gram, filtered, n = gram + plain, filtered + plain * shaping[0, 0] ** 2, n + count
-                continue
-            import scipy.signal
-
-            own = _fitting(shaping, [-(-(n - k + 1) // s) for n, k, s in zip(
-                (height, width), plan.kernel_shape, plan.stride, strict=True)], fit.kernel.size)  # fmt: skip
-            # the noise lies on the target's pixels, so the filter reaches from phase to same phase
-            apart = np.zeros([s * (n - 1) + 1 for s, n in zip(plan.stride, own.shape, strict=True)])
-            apart[:: plan.stride[0], :: plan.stride[1]] = own
-            part, fewer = _gram(scipy.signal.fftconvolve(block, apart, mode="valid"), fit, workers)
-            gram, filtered, n = gram + plain, filtered + part * (count / fewer), n + count
-    return gram, filtered, n
-
-
-def _fitting(shaping: Array, spare: Sequence[int], n_taps: int) -> Array:
-    """Return h, cut off so that more pixels than taps stay of a block's; the noise's variance stays what it was."""
-    cut = shaping
-    while len(cut) > 1 and (
-        min(n - len(cut) for n in spare) < 0
-        or math.prod(n - len(cut) + 1 for n in spare) < min(2 * n_taps, math.prod(spare))
-    ):
-        cut = cut[1:-1, 1:-1]
-    return np.asarray(cut * math.sqrt(float(np.sum(shaping**2)) / float(np.sum(cut**2))))
-
-
-def _blocks(shape: Shape, least: Shape, stride: Shape) -> list[tuple[int, int, int, int]]:
-    """Cut blocks (row, col, height, width) out of an extended image: the whole, or some spread over it."""
-    if shape[0] * shape[1] <= _WHOLE:
-        return [(0, 0, *shape)]
-    side = [min(n, max(_BLOCK, k)) for n, k in zip(shape, least, strict=True)]
-    across = [max(1, min(n // s, round(math.sqrt(_BLOCKS)))) for n, s in zip(shape, side, strict=True)]
-    starts = [
-        [round((n - s) * (i + 0.5) / count) // step * step for i in range(count)]
-        for n, s, count, step in zip(shape, side, across, stride, strict=True)
-    ]
-    return [(r, c, side[0], side[1]) for r in starts[0] for c in starts[1]]
-
-
-def _gram(block: Array, fit: KernelFit, workers: int) -> tuple[Array, int]:
-    """Return the Gram matrix of a block of an extended image, and the number of pixels in it."""
-    shape, stride = fit.kernel.shape, fit.convention.stride
-    size = [-(-(n - k + 1) // s) for n, k, s in zip(block.shape, shape, stride, strict=True)]
-    nothing = np.broadcast_to(np.zeros(1), size)
-    problem = pair.check(
-        block,
-        nothing,
-        shape,
-        mode="valid",
-        boundary=None,
-        fillvalue=0.0,
-        origin=None,
-        operation=fit.convention.operation,
-        stride=stride,
-    )
-    stats = statistics(problem, engine_of(problem), workers)[0]
-    return stats.gram, stats.n_pixels
 
 
 def shaping_filter(check: NoiseCheck) -> Array:

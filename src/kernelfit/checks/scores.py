@@ -1,26 +1,146 @@
-"""The covariance of weighted moments under noise that is correlated from pixel to pixel.
+"""The covariance of the moments ``A'v`` under noise v that is correlated from pixel to pixel, from the pixels.
 
-With weights w the noise of a pixel is ``v[t] = u[t] / sqrt(w[t])``, u stationary with the autocovariance ``h * h``:
-where all weights are zero or one, noise of one kind everywhere. So the moments ``sum_t w[t] P[t] v[t]`` are
-``sum_z f_z e[z]`` with white e and ``f_z = sum_t h[t - z] sqrt(w[t]) P[t]``. Their covariance is ``sum_z f_z f_z'``.
+Without weights it is the Gram matrix of the image filtered as the noise is. With weights w the noise of a pixel is
+``v[t] = u[t] / sqrt(w[t])``, u stationary with the autocovariance ``h * h``: where all weights are zero or one, noise
+of one kind everywhere. So the moments ``sum_t w[t] P[t] v[t]`` are ``sum_z f_z e[z]`` with white e and
+``f_z = sum_t h[t - z] sqrt(w[t]) P[t]``. Their covariance is ``sum_z f_z f_z'``.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
 import numpy as np
 import scipy.fft
 
+from .. import pair
 from ..exact import polyphase
+from ..exact.accumulation import statistics
+from ..exact.choice import engine_of
 from ..exact.threads import in_order
-from ..pair import Array
-from ..weights.weighted_pass import Item
+from ..geometry import Shape
+from ..pair import Array, Problem
+from ..result import KernelFit
+from ..weights import weighted
+from ..weights.weighted_pass import Item, Weights
+from . import sandwich
 
 #: Side of the boxes of pixels that are filtered at a time, and the number of pixels up to which all are.
 _SIDE = 32
 _PIXELS = 2**18
 
+#: Up to so many pixels an image is filtered whole, beyond that in this number of square blocks of that side.
+_WHOLE = 2**22
+_BLOCKS, _BLOCK = 16, 512
+
 Box = tuple[int, int, int, int]
+
+
+def correct(
+    problems: Sequence[Problem],
+    fit: KernelFit,
+    shaping: Array,
+    workers: int,
+    gram: Array | None = None,
+    more: Array | None = None,
+    weights: Sequence[Weights] | None = None,
+) -> KernelFit:
+    """Return a fit with the covariance that noise of the autocovariance ``h * h`` gives it, h being `shaping`.
+
+    If the solver was given another matrix than the pixels' own, that is `gram`; `more` is added to the covariance of
+    the moments.
+    """
+    fit._covariance_factor()
+    if not fit.noise_std > 0:
+        return fit
+    if weights is not None:
+        items = [Item(p, w) for p, w in zip(problems, weights, strict=True)]
+        found = sum((covariance(item, shaping, workers) for item in items), np.zeros((fit.kernel.size,) * 2))
+        gram = _weighted_gram(items, fit, workers) if gram is None else gram
+        fit = sandwich.with_scores(fit, gram, found + (0.0 if more is None else more))
+        return dataclasses.replace(fit, errors="sandwich")
+    own, found, n = plain_scores(problems, fit, shaping, workers)
+    scale = fit.n_pixels / n
+    gram = own * scale if gram is None else gram
+    fit = sandwich.with_scores(fit, gram, found * scale + (0.0 if more is None else more))
+    return dataclasses.replace(fit, errors="sandwich")
+
+
+def _weighted_gram(items: Sequence[Item], fit: KernelFit, workers: int) -> Array:
+    """Return the weighted Gram matrix if it matters to the covariance, which is so under a prior alone."""
+    if fit.uncertainty != "posterior":
+        return np.zeros((fit.kernel.size,) * 2)
+    return weighted.statistics(items, engine_of(items[0].problem), workers).gram
+
+
+def plain_scores(problems: Sequence[Problem], fit: KernelFit, shaping: Array, workers: int) -> tuple[Array, Array, int]:
+    """Return G and M, without weights, over the same blocks, and their number of pixels."""
+    gram = filtered = np.zeros((fit.kernel.size,) * 2)
+    n = 0
+    for problem in problems:
+        plan = problem.geometry
+        least = [2 * len(shaping) * s + k for s, k in zip(plan.stride, plan.kernel_shape, strict=True)]
+        blocks = _blocks(plan.extended_shape, (least[0], least[1]), plan.stride)
+        for row, col, height, width in blocks:
+            block = problem.sources[0].block(row, col, (height, width))
+            plain, count = _gram(block, fit, workers)
+            if len(shaping) == 1:
+                gram, filtered, n = gram + plain, filtered + plain * shaping[0, 0] ** 2, n + count
+                continue
+            import scipy.signal
+
+            own = _fitting(shaping, [-(-(n - k + 1) // s) for n, k, s in zip(
+                (height, width), plan.kernel_shape, plan.stride, strict=True)], fit.kernel.size)  # fmt: skip
+            # the noise lies on the target's pixels, so the filter reaches from phase to same phase
+            apart = np.zeros([s * (n - 1) + 1 for s, n in zip(plan.stride, own.shape, strict=True)])
+            apart[:: plan.stride[0], :: plan.stride[1]] = own
+            part, fewer = _gram(scipy.signal.fftconvolve(block, apart, mode="valid"), fit, workers)
+            gram, filtered, n = gram + plain, filtered + part * (count / fewer), n + count
+    return gram, filtered, n
+
+
+def _fitting(shaping: Array, spare: Sequence[int], n_taps: int) -> Array:
+    """Return h, cut off so that more pixels than taps stay of a block's; the noise's variance stays what it was."""
+    cut = shaping
+    while len(cut) > 1 and (
+        min(n - len(cut) for n in spare) < 0
+        or math.prod(n - len(cut) + 1 for n in spare) < min(2 * n_taps, math.prod(spare))
+    ):
+        cut = cut[1:-1, 1:-1]
+    return np.asarray(cut * math.sqrt(float(np.sum(shaping**2)) / float(np.sum(cut**2))))
+
+
+def _blocks(shape: Shape, least: Shape, stride: Shape) -> list[tuple[int, int, int, int]]:
+    """Cut blocks (row, col, height, width) out of an extended image: the whole, or some spread over it."""
+    if shape[0] * shape[1] <= _WHOLE:
+        return [(0, 0, *shape)]
+    side = [min(n, max(_BLOCK, k)) for n, k in zip(shape, least, strict=True)]
+    across = [max(1, min(n // s, round(math.sqrt(_BLOCKS)))) for n, s in zip(shape, side, strict=True)]
+    starts = [
+        [round((n - s) * (i + 0.5) / count) // step * step for i in range(count)]
+        for n, s, count, step in zip(shape, side, across, stride, strict=True)
+    ]
+    return [(r, c, side[0], side[1]) for r in starts[0] for c in starts[1]]
+
+
+def _gram(block: Array, fit: KernelFit, workers: int) -> tuple[Array, int]:
+    """Return the Gram matrix of a block of an extended image, and the number of pixels in it."""
+    shape, stride = fit.kernel.shape, fit.convention.stride
+    size = [-(-(n - k + 1) // s) for n, k, s in zip(block.shape, shape, stride, strict=True)]
+    nothing = np.broadcast_to(np.zeros(1), size)
+    problem = pair.check(
+        block,
+        nothing,
+        shape,
+        mode="valid",
+        boundary=None,
+        fillvalue=0.0,
+        origin=None,
+        operation=fit.convention.operation,
+        stride=stride,
+    )
+    stats = statistics(problem, engine_of(problem), workers)[0]
+    return stats.gram, stats.n_pixels
 
 
 def covariance(item: Item, shaping: Array, workers: int) -> Array:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .. import pair
-from ..checks import noise
+from ..checks import noise, scores
 from ..checks.sandwich import with_scores
 from ..pair import Array, Problem
 from ..result import KernelFit
@@ -197,8 +197,8 @@ def with_errors(
     if image_noise:
         more = shared(fit, math.sqrt(share) * image_noise, pairs)
     if errors == "sandwich":
-        check = noise.examine(problems, fit, weights)
-        fit = noise.correct(problems, fit, check, workers, stats.gram, more, weights)
+        shaping = noise.shaping_filter(noise.examine(problems, fit, weights))
+        fit = scores.correct(problems, fit, shaping, workers, stats.gram, more, weights)
     elif more is not None:
         fit = with_scores(fit, stats.gram, fit.noise_std**2 * observed + more)
     return finish(fit, image_noise, share) if image_noise else fit
