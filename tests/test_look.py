@@ -104,12 +104,14 @@ def test_what_is_excluded_is_not_looked_at():
     mask, bad = np.zeros((2, *target.shape), dtype=bool)
     mask[30:60, 40:90] = True
     bad[100:103, 20:150] = True
-    fits = []
+    fits, checks = [], []
     for garbage in (0.0, 1e12):
         one, other = np.where(bad, garbage, image), np.where(mask, garbage, target + grain)
         fits.append(find_kernel(one, other, SHAPE, mask=mask, image_mask=bad))
         assert fits[-1].verdict is Verdict.SOLVED
+        checks.append(kernelfit.check_noise(one, other, fits[-1]))  # to which only the fit's weights are known
     assert np.array_equal(fits[0].kernel, fits[1].kernel)
+    assert np.array_equal(checks[0].autocovariance, checks[1].autocovariance)
 
 
 @pytest.mark.parametrize("stride", [(1, 1), (2, 3)])

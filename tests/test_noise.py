@@ -129,6 +129,8 @@ def test_noise_of_the_image_under_a_mask_is_that_of_the_dense_problem(close, con
             there = [fit.kernel[tuple(p)] if (p >= 0).all() and (p < (3, 4)).all() else 0.0 for p in taps - apart]
             expected += np.multiply.outer(here, there)
     close(image_noise.shared(fit, std, image_noise.pairs_of(whole, plan)), std**4 * expected, 1e-9)
+    scores = fit.noise_std**2 * own.T @ own + std**4 * expected
+    close(fit.covariance(), np.linalg.solve(gram, np.linalg.solve(gram, scores).T), 1e-8)
 
 
 def test_more_noise_than_there_is_image_is_said():
