@@ -30,7 +30,7 @@ def psnr(found, truth, margin=0):
 
 def scene(sigma, noise, seed=0, image=None, shape=(SIDE, SIDE)):
     """Return the image, the kernel and the target."""
-    image = data.camera()[:, :480] / 255.0 if image is None else image
+    image = data.camera() / 255.0 if image is None else image
     y, x = np.mgrid[: shape[0], : shape[1]]
     y, x = y - shape[0] // 2, x - shape[1] // 2
     kernel = np.exp(-(x**2 + y**2) / (2 * sigma**2))
