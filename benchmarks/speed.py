@@ -52,26 +52,41 @@ def square_scene(size: int, side: int, noise: float) -> tuple[np.ndarray, np.nda
     return image, target, kernel
 
 
+def cell(size: int, side: int, workers: int, repeats: int) -> None:
+    """Print F, find_kernel / F with 1 % noise and noise-free, both kernels' errors, their passes, and the engine."""
+    image, clean, kernel = square_scene(size, side, 0.0)
+    noisy = square_scene(size, side, 0.01)[1]
+    ours = [lambda t=t: kernelfit.find_kernel(image, t, side, workers=workers) for t in (noisy, clean)]
+    with scipy.fft.set_workers(workers):
+        times = in_turn(
+            [
+                lambda: scipy.signal.fftconvolve(image, kernel, mode="same"),
+                lambda: ours[0]().stderr,
+                lambda: ours[1]().stderr,
+            ],
+            repeats,
+        )
+    fits = [find() for find in ours]
+    errors = [relative_error(fit.kernel, kernel) for fit in fits]
+    print(*times, *errors, *(1 + fit.refined for fit in fits), ("direct", "fft").index(fits[0].method))
+
+
 def kernels(workers: int, repeats: int) -> None:
-    """Time the whole of find_kernel, standard errors included."""
+    """Time the whole of find_kernel, standard errors included.
+
+    Each pair in three processes of its own: F differs threefold with what a process has left of its memory, so that the
+    order of the sizes would decide.
+    """
     print("find_kernel / F         1 % noise           noise-free      (kernel error; passes)")
     for size in (1024, 2048, 4096):
         for side in SIDES:
-            image, clean, kernel = square_scene(size, side, 0.0)
-            noisy = square_scene(size, side, 0.01)[1]
-            seconds, with_noise, without = in_turn(
-                [
-                    lambda i=image, k=kernel: scipy.signal.fftconvolve(i, k, mode="same"),
-                    lambda i=image, t=noisy, s=side: kernelfit.find_kernel(i, t, s, workers=workers).stderr,
-                    lambda i=image, t=clean, s=side: kernelfit.find_kernel(i, t, s, workers=workers).stderr,
-                ],
-                repeats,
-            )
-            fits = [kernelfit.find_kernel(image, t, side, workers=workers) for t in (noisy, clean)]
-            errors = [f"{relative_error(fit.kernel, kernel):.1e}; {1 + fit.refined}" for fit in fits]
+            runs = [run_apart(f"cell({size}, {side}, {workers}, {repeats})") for _ in range(3)]
+            numbers = [statistics.median(column) for column in zip(*runs, strict=True)]
+            seconds, with_noise, without, *errors = numbers[:5]
+            parts = [f"({e:.1e}; {n:.0f})" for e, n in zip(errors, numbers[5:7], strict=True)]
             print(
-                f"{size:5d}^2 {side:2d}x{side:<2d} {fits[0].method:6s}"
-                f" {with_noise:6.3f} ({errors[0]})   {without:6.3f} ({errors[1]})   F = {seconds:.3f} s",
+                f"{size:5d}^2 {side:2d}x{side:<2d} {('direct', 'fft')[int(numbers[7])]:6s}"
+                f" {with_noise:6.3f} {parts[0]}   {without:6.3f} {parts[1]}   F = {seconds:.3f} s",
                 flush=True,
             )
 
@@ -213,13 +228,15 @@ print(peak - before)
 
 def growth(workers: int, repeats: int, figure: str | None = None) -> None:
     """Print the time per pixel against the size, and the time against the side of the kernel."""
-    rows = []
-    for size in (512, 1024, 2048, 4096, 8192):
-        image, target, _ = square_scene(size, 15, 0.01)
-        work = lambda i=image, t=target: kernelfit.accumulate(i, t, 15, workers=workers)  # noqa: E731
-        rows.append((size, in_turn([work], repeats)[0] / size**2 * 1e9))
-    least = min(ns for _, ns in rows)
-    print("ns per pixel at 15x15: " + ", ".join(f"{s}^2 {ns:.1f} ({ns / least:.2f})" for s, ns in rows), flush=True)
+    for threads in sorted({1, workers}):
+        rows = []
+        for size in (512, 1024, 2048, 4096, 8192):
+            image, target, _ = square_scene(size, 15, 0.01)
+            work = lambda i=image, t=target, n=threads: kernelfit.accumulate(i, t, 15, workers=n)  # noqa: E731
+            rows.append((size, in_turn([work], repeats)[0] / size**2 * 1e9))
+        least = min(ns for _, ns in rows)
+        told = ", ".join(f"{size}^2 {ns:.1f} ({ns / least:.2f})" for size, ns in rows)
+        print(f"ns per pixel at 15x15, threads: {threads}: {told}", flush=True)
     image = image_like_a_photograph(2048, 2048)
     times = []
     for side in (3, 5, 7, 9, 11, 15, 21, 31, 45, 63):

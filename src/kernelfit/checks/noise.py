@@ -237,12 +237,14 @@ def look(
     *,
     most: float = math.inf,
     declared: bool = False,
+    level: float = 0.0,
 ) -> KernelFit:
     """Return a fit with findings if its residual is not white, or not as even, enough for its error bars.
 
-    Residuals above `most` are outliers. If the weights are `declared` to be inverse variances the noise is 1.
+    Residuals above `most` are outliers. If the weights are `declared` to be inverse variances the noise is 1. With the
+    target's root mean square as `level` what is but rounding beside it is not looked at.
     """
-    if not fit.noise_std > 0 or any(f.verdict is Verdict.NOT_CONVERGED for f in fit.findings):
+    if not fit.noise_std > _ROUNDING * level or any(f.verdict is Verdict.NOT_CONVERGED for f in fit.findings):
         return fit  # what is left tells of the iterations, not of the noise
     check = examine(problems, fit, weights, most)
     if check.coloured:

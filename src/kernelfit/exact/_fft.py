@@ -71,9 +71,10 @@ class RowTransforms:
     ----------
     image, result, model : ndarray, shape (rows, length)
         The rows of a source to be transformed, those of a target, and those that `backward` makes.
-    spectra : ndarray, shape (arrays, frequencies, rows and a few more)
+    spectra : ndarray, shape (arrays, frequencies, 2 * rows and a few more)
         The spectra of the sources, then of the targets, real and imaginary parts in turn, one frequency of all rows
-        after the other: what follows works across rows, and FFTW writes them so at hardly any cost.
+        after the other: what follows works across rows, and FFTW writes them so at hardly any cost. For `lines`, each
+        of which stays by itself, row after row: (arrays, rows, 2 * frequencies and a few more).
     """
 
     image: npt.NDArray[np.float64]
@@ -81,14 +82,17 @@ class RowTransforms:
     model: npt.NDArray[np.float64]
     spectra: npt.NDArray[np.float64]
 
-    def __init__(self, rows: int, length: int, n_arrays: int, n_sources: int, backend: str, effort: str) -> None:
-        self.key = (type(self), rows, length, n_arrays, n_sources, backend, effort)
+    def __init__(
+        self, rows: int, length: int, n_arrays: int, n_sources: int, lines: bool, backend: str, effort: str
+    ) -> None:
+        self.key = (type(self), rows, length, n_arrays, n_sources, lines, backend, effort)
         self.n_sources = n_sources
         # Whole cache lines, room for three rows more, and an odd number of lines apart: else they crowd in the cache,
         # and the transform takes up to three times as long.
-        values = aligned((n_arrays, length // 2 + 1, 4 * (-(-rows // 4) + 1 | 1)))
+        outer, inner = (rows, length // 2 + 1) if lines else (length // 2 + 1, rows)
+        values = aligned((n_arrays, outer, 4 * (-(-inner // 4) + 1 | 1)))
         self.spectra = values.view(np.float64)
-        self._used = np.swapaxes(values, 1, 2)[:, :rows]
+        self._used = values[:, :, :inner] if lines else np.swapaxes(values[:, :, :inner], 1, 2)
         self._plans: list[Any] = []
         self._back: dict[int, Any] = {}
         self._effort = effort
@@ -196,9 +200,9 @@ def aligned(shape: tuple[int, ...]) -> npt.NDArray[np.complex128]:
     return raw[skip : skip + 16 * int(np.prod(shape))].view(np.complex128).reshape(shape)
 
 
-def borrow(rows: int, length: int, n_arrays: int, n_sources: int) -> RowTransforms:
+def borrow(rows: int, length: int, n_arrays: int, n_sources: int, *, lines: bool = False) -> RowTransforms:
     """Take transforms of rows from the shelf, or plan them."""
-    found: RowTransforms = _take(RowTransforms, rows, length, n_arrays, n_sources)
+    found: RowTransforms = _take(RowTransforms, rows, length, n_arrays, n_sources, lines)
     return found
 
 

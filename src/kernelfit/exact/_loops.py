@@ -244,19 +244,65 @@ def spectral_correlate(spectra, n_sources, target, real, imag, rows, turned):
 
 
 @_jit_sum
+def line_lag_sums(spectra, first, second, rows, real, imag, turned):
+    """Do the work of `spectral_lag_sums` for the row lag 0 alone, on `spectra` (arrays, rows, 2 * frequencies).
+
+    ``out[a, f, 0] += sum_r conj(S_a[r, f]) * S_second[r, f]``, a >= `first`, r < `rows`; `turned` is not needed.
+    """
+    n_arrays, n_f = real.shape[0], real.shape[1]
+    for a in range(first, n_arrays):
+        p, q = real[a].reshape(n_f), imag[a].reshape(n_f)
+        for r in range(rows):
+            x, y = spectra[a, r, : 2 * n_f], spectra[second, r, : 2 * n_f]
+            for f in range(n_f):
+                p[f] += x[2 * f] * y[2 * f] + x[2 * f + 1] * y[2 * f + 1]
+                q[f] += x[2 * f] * y[2 * f + 1] - x[2 * f + 1] * y[2 * f]
+
+
+@_jit_sum
+def line_correlate(spectra, n_sources, target, real, imag, rows, turned):
+    """Do the work of `spectral_correlate` for kernels of one row, on `spectra` (arrays, rows, 2 * frequencies).
+
+    Taps as `real` and `imag` (sources, frequencies, 1); `turned` is not needed.
+    """
+    n_f = real.shape[1]
+    for r in range(rows):
+        y = spectra[target, r, : 2 * n_f]
+        y[:] = 0.0
+        for a in range(n_sources):
+            x, c, d = spectra[a, r, : 2 * n_f], real[a].reshape(n_f), imag[a].reshape(n_f)
+            for f in range(n_f):
+                y[2 * f] += c[f] * x[2 * f] + d[f] * x[2 * f + 1]
+                y[2 * f + 1] += c[f] * x[2 * f + 1] - d[f] * x[2 * f]
+
+
+@_jit_sum
 def spectral_products(spectra, n, groups, sums, turned):
     """Add the products of all pairs of row spectra: ``sums[f, p, q] += sum_g conj(S_1[f, g n + p]) * S_0[f, g n + q]``.
 
-    p <= q < `n`, g < `groups`; complex numbers as in `spectral_lag_sums`.
+    p <= q < `n`, g < `groups`, and some p > q; complex numbers as in `spectral_lag_sums`. Four p at a time, so that
+    each load of S_0 feeds several multiply-adds.
     """
     for f in range(sums.shape[0]):
         for g in range(groups):
-            x = spectra[0, f, 2 * g * n : 2 * (g + 1) * n]
+            x, z = spectra[0, f, 2 * g * n : 2 * (g + 1) * n], spectra[1, f, 2 * g * n :]
             for q in range(n):
                 turned[2 * q] = x[2 * q + 1]
                 turned[2 * q + 1] = -x[2 * q]
-            for p in range(n):
-                c, d = spectra[1, f, 2 * (g * n + p)], spectra[1, f, 2 * (g * n + p) + 1]
+            for p in range(0, n - 3, 4):
+                c0, c1, c2, c3 = z[2 * p], z[2 * p + 2], z[2 * p + 4], z[2 * p + 6]
+                d0, d1, d2, d3 = z[2 * p + 1], z[2 * p + 3], z[2 * p + 5], z[2 * p + 7]
+                y0, y1 = sums[f, p, 2 * p : 2 * n], sums[f, p + 1, 2 * p : 2 * n]
+                y2, y3 = sums[f, p + 2, 2 * p : 2 * n], sums[f, p + 3, 2 * p : 2 * n]
+                v, w = x[2 * p :], turned[2 * p : 2 * n]
+                for q in range(2 * (n - p)):
+                    s, t = v[q], w[q]
+                    y0[q] += c0 * s + d0 * t
+                    y1[q] += c1 * s + d1 * t
+                    y2[q] += c2 * s + d2 * t
+                    y3[q] += c3 * s + d3 * t
+            for p in range(n - n % 4, n):
+                c, d = z[2 * p], z[2 * p + 1]
                 y = sums[f, p]
                 for q in range(2 * p, 2 * n):
                     y[q] += c * x[q] + d * turned[q]

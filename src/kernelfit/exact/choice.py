@@ -73,7 +73,7 @@ def choose_method(image_shape: object, kernel_shape: object, stride: object = 1)
         image, rows, cols = image[::-1], cols, rows
     n_pixels, n_phases = max(1, image[0] * image[1]), phases[0] * phases[1]
     direct = READ_NS + DIRECT_NS * rows * n_phases * (n_phases * (2 * cols - 1) + cols)
-    layout = segment(image[1], cols - 1, n_phases)
+    layout = segment(image[1], cols - 1, n_phases, lines=rows == 1)
     waste = layout.length / layout.step * (1 + (cols - 1) * 2 / layout.length)
     fft = (n_phases + 1) * (TRANSFORM_NS + 2 * n_phases * rows * SPECTRAL_NS) * waste + FFT_START_NS / n_pixels
     n_taps = kernel[0] * kernel[1]
@@ -103,18 +103,19 @@ class Segments(NamedTuple):
     step: int
 
 
-def segment(width: int, overlap: int, n_sources: int = 1) -> Segments:
+def segment(width: int, overlap: int, n_sources: int = 1, *, lines: bool = False) -> Segments:
     """Cut `width` positions, each with a halo of `overlap`, into equal segments of the cheapest length.
 
     A segment of B positions and its halo h has B + h samples; its lag products up to h are free of wrap-around if it is
     padded to L >= B + 2h. The work is L log2 L per segment and twice 2h log2 2h for the overlap of two neighbours,
     which both count. Lengths of 1, 3, 5 and 9 times 2^a up to 2048, or 12h, whichever is larger, are tried: unplanned
-    transforms of other lengths are up to twice as slow per sample, and longer ones leave the cache. Several sources,
-    each of which is transformed and multiplied by every other, share that room.
+    transforms of other lengths are up to twice as slow per sample, and longer ones leave the cache; of `lines`, whose
+    tiles are a few rows, 24h up to 2^15. Several sources, each of which is transformed and multiplied by every other,
+    share that room.
     """
     best, best_cost = Segments(1, 1), math.inf
     least = good_length(max(overlap, 1) + 2 * overlap)
-    longest = max(256, 2048 // n_sources, 12 * overlap, least)
+    longest = max(256, 2048 // n_sources, 12 * overlap, min(24 * overlap, 2**15) if lines else 0, least)
     lengths = {m << a for m in (1, 3, 5, 9) for a in range(longest.bit_length())}
     for length in sorted(n for n in lengths if least <= n <= longest):
         segments = math.ceil(width / (length - 2 * overlap))

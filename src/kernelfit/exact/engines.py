@@ -200,14 +200,17 @@ def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
 
     y_halo, x_halo = frame.row_halo, frame.col_halo
     n_sources, n_targets = len(frame.sources), len(frame.targets)
-    layout = segment(frame.cols, x_halo, n_sources)
+    lines = frame.kernel_rows == 1
+    layout = segment(frame.cols, x_halo, n_sources, lines=lines)
     rows = frame.rows + (y_halo if taps is None else 0)
     extended = frame.rows + y_halo  # for either kind of pass, so that both use the same transforms
     height = math.ceil(extended / max(1, round(extended / max(128 if n_sources == 1 else 64, 8 * frame.kernel_rows))))
+    correlate = _loops.line_correlate if lines else _loops.spectral_correlate
+    lag_sums = _loops.line_lag_sums if lines else _loops.spectral_lag_sums
     # Kernels of one row have no row lags, so the rows of several segments may stand in one tile, one below the other.
-    stacked = max(1, min(128, max(16, 2**17 // layout.length)) // rows) if y_halo == 0 else 1
+    stacked = max(1, min(128, max(8, 2**17 // layout.length)) // rows) if lines else 1
     depth = height * stacked + y_halo
-    n_taps = -(-frame.kernel_rows // 4) * 4  # the loops do four at a time, or one that is left over
+    n_taps = 1 if lines else -(-frame.kernel_rows // 4) * 4  # the loops do four at a time, or one that is left over
     n_lags = frame.kernel_rows if frame.kernel_rows % 4 == 1 else n_taps
     starts = [(r, c) for c in range(0, frame.cols, layout.step) for r in range(0, rows, height)]
     tiles = [starts[i : i + stacked] for i in range(0, len(starts), stacked)]
@@ -219,18 +222,20 @@ def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
         kernel = scipy.fft.rfft(np.pad(taps, more), n=layout.length, norm="forward", workers=1).swapaxes(-1, -2)
         kernel_real, kernel_imag = np.ascontiguousarray(kernel.real), np.ascontiguousarray(kernel.imag)
 
-    def read(reader: Reader, out: Array, tile: list[Shape], n_rows: int, width: int) -> None:
+    def read(reader: Reader, out: Array, tile: list[Shape], n_rows: int, width: int, scratch: Array) -> None:
         (row, col), n = tile[0], len(tile)
         if n == 1:
             reader.read(out[:n_rows, :width], row, col)
             return
-        line = reader.block(row, col, (n_rows, (n - 1) * layout.step + width))
+        total = (n - 1) * layout.step + width
+        line = scratch.ravel()[: n_rows * total].reshape(n_rows, total)
+        reader.read(line, row, col)
         side_by_side = np.lib.stride_tricks.sliding_window_view(line, width, axis=1)[:, :: layout.step]
         out[: n * n_rows].reshape(n, n_rows, -1)[:, :, :width] = side_by_side.swapaxes(0, 1)
 
     def band(tiles: list[list[Shape]]) -> tuple[Array, ...]:
         # All calls that follow release the interpreter for a tenth of a millisecond or more, and are few.
-        transform = _fft.borrow(depth, layout.length, n_sources + n_targets, n_sources)
+        transform = _fft.borrow(depth, layout.length, n_sources + n_targets, n_sources, lines=lines)
         image, result, model, values = transform.image, transform.result, transform.model, transform.spectra
         turned = np.empty(values.shape[-1])
         sums = np.zeros((2, n_sources, n_sources + n_targets, layout.length // 2 + 1, n_lags))
@@ -238,14 +243,14 @@ def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
         moments = np.zeros((n_targets, 2))
         transform.clear(layout.step + x_halo, layout.step)
         if short:
-            overlap = _fft.borrow(depth, short, n_sources, n_sources)
+            overlap = _fft.borrow(depth, short, n_sources, n_sources, lines=lines)
             overlap.clear(x_halo, 0)
         for tile in tiles:
             n_rows = min(height, rows - tile[0][0])
             n = n_rows * len(tile)
             again = [(i, col) for i, (_, col) in enumerate(tile) if col > 0] if short else []
             for s, reader in enumerate(frame.sources):
-                read(reader, image, tile, n_rows + y_halo, layout.step + x_halo)
+                read(reader, image, tile, n_rows + y_halo, layout.step + x_halo, model)
                 transform.forward(s)
                 if again:
                     first = again[0][0]
@@ -253,11 +258,9 @@ def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
                     overlap.image[: first * n_rows, :x_halo] = 0.0
                     overlap.forward(s)
             for t, reader in enumerate(frame.targets):
-                read(reader, result, tile, n_rows, layout.step)
+                read(reader, result, tile, n_rows, layout.step, model)
                 if taps is not None:
-                    _loops.spectral_correlate(
-                        values, n_sources, n_sources + t, kernel_real[t], kernel_imag[t], n, turned
-                    )
+                    correlate(values, n_sources, n_sources + t, kernel_real[t], kernel_imag[t], n, turned)
                     transform.backward(n_sources + t)
                     for i, (_, col) in enumerate(tile):
                         width = min(layout.step, frame.cols - col)
@@ -266,9 +269,9 @@ def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
                 transform.forward(n_sources + t)
             for s in range(n_sources):
                 first = 0 if taps is None else n_sources
-                _loops.spectral_lag_sums(values, first, s, n, sums[0, s], sums[1, s], turned)
+                lag_sums(values, first, s, n, sums[0, s], sums[1, s], turned)
                 if again:
-                    _loops.spectral_lag_sums(overlap.spectra, 0, s, n, twice[0, s], twice[1, s], turned)
+                    lag_sums(overlap.spectra, 0, s, n, twice[0, s], twice[1, s], turned)
         _fft.give_back(transform)
         if short:
             _fft.give_back(overlap)

@@ -157,7 +157,9 @@ def fit(
         n_pixels = sum(p.geometry.n_pixels for p in problems)
         fits = with_background(fits, problems, known.eliminations, n_pixels)
     if errors == "plain":
-        fits = [noise.look([of_target(p, t) for p in problems], f) for t, f in enumerate(fits)]
+        levels = [math.sqrt(one.target_energy / max(1, one.n_pixels)) for one in known.stats]
+        looked = enumerate(zip(fits, levels, strict=True))
+        fits = [noise.look([of_target(p, t) for p in problems], f, level=level) for t, (f, level) in looked]
     return fits
 
 
