@@ -218,29 +218,29 @@ def spectral_correlate(spectra, n_sources, target, real, imag, rows, turned):
     """Correlate row spectra with tap spectra: ``S_target[f, r] = sum_ai conj(taps[a, f, i]) * S_a[f, r + i]``.
 
     a < `n_sources`, r < `rows`; taps as `real` and `imag` (sources, frequencies, taps), taps a multiple of 4, the rest
-    as above.
+    as above. What the imaginary parts make is kept in `turned`, and multiplied by -i at the end.
     """
     n_f, n_i = real.shape[1], real.shape[2]
     n = 2 * rows
+    z = turned[:n]
     for f in range(n_f):
         y = spectra[target, f, :n]
         y[:] = 0.0
+        z[:] = 0.0
         for a in range(n_sources):
             line = spectra[a, f]
-            for r in range(rows + n_i - 1):
-                turned[2 * r] = line[2 * r + 1]
-                turned[2 * r + 1] = -line[2 * r]
             for i in range(0, n_i, 4):
                 c0, c1, c2, c3 = real[a, f, i], real[a, f, i + 1], real[a, f, i + 2], real[a, f, i + 3]
                 d0, d1, d2, d3 = imag[a, f, i], imag[a, f, i + 1], imag[a, f, i + 2], imag[a, f, i + 3]
-                x0, w0 = line[2 * i : 2 * i + n], turned[2 * i : 2 * i + n]
-                x1, w1 = line[2 * i + 2 : 2 * i + 2 + n], turned[2 * i + 2 : 2 * i + 2 + n]
-                x2, w2 = line[2 * i + 4 : 2 * i + 4 + n], turned[2 * i + 4 : 2 * i + 4 + n]
-                x3, w3 = line[2 * i + 6 : 2 * i + 6 + n], turned[2 * i + 6 : 2 * i + 6 + n]
+                x0, x1 = line[2 * i : 2 * i + n], line[2 * i + 2 : 2 * i + 2 + n]
+                x2, x3 = line[2 * i + 4 : 2 * i + 4 + n], line[2 * i + 6 : 2 * i + 6 + n]
                 for c in range(n):
-                    y[c] += c0 * x0[c] + d0 * w0[c] + c1 * x1[c] + d1 * w1[c]
-                for c in range(n):
-                    y[c] += c2 * x2[c] + d2 * w2[c] + c3 * x3[c] + d3 * w3[c]
+                    v0, v1, v2, v3 = x0[c], x1[c], x2[c], x3[c]
+                    y[c] += c0 * v0 + c1 * v1 + c2 * v2 + c3 * v3
+                    z[c] += d0 * v0 + d1 * v1 + d2 * v2 + d3 * v3
+        for r in range(rows):
+            y[2 * r] += z[2 * r + 1]
+            y[2 * r + 1] -= z[2 * r]
 
 
 @_jit_sum

@@ -134,7 +134,7 @@ def gram_matrix(frame: Frame, lags: Array, strips: Sequence[Array], workers: int
         _loops.assemble(lags[s, t], *tables, corners[s], corners[t], start, step, gram, *places)
 
     # Small ones are too little for threads, which would wait for each other.
-    step = min(n_y, 4) if m * n_x > 10**4 else 1
+    step = min(n_y, 4) if m * n_x > 9000 else 1
     for _ in in_order([(*st, i) for st in np.ndindex(n_sources, n_sources) for i in range(step)], place, workers):
         pass
     return polyphase.reordered(gram, frame.plan) if strided else gram

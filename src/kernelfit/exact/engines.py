@@ -204,7 +204,7 @@ def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
     layout = segment(frame.cols, x_halo, n_sources, lines=lines)
     rows = frame.rows + (y_halo if taps is None else 0)
     extended = frame.rows + y_halo  # for either kind of pass, so that both use the same transforms
-    height = math.ceil(extended / max(1, round(extended / max(128 if n_sources == 1 else 64, 8 * frame.kernel_rows))))
+    height = math.ceil(extended / max(1, round(extended / max(256 if n_sources == 1 else 64, 8 * frame.kernel_rows))))
     correlate = _loops.line_correlate if lines else _loops.spectral_correlate
     lag_sums = _loops.line_lag_sums if lines else _loops.spectral_lag_sums
     # Kernels of one row have no row lags, so the rows of several segments may stand in one tile, one below the other.

@@ -14,7 +14,7 @@ from ..exact.threads import in_order
 Array = npt.NDArray[np.float64]
 
 #: Most taps that are factored by one thread, and most that are factored without LAPACK.
-OWN_FACTOR, MOST_OWN = 450, 2000
+OWN_FACTOR, MOST_OWN = 400, 2000
 #: Below this reciprocal condition number of the Gram matrix Cholesky's factorisation is not trusted.
 RCOND_CHOLESKY = 1e-12
 
