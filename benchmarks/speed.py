@@ -233,7 +233,8 @@ def growth(workers: int, repeats: int, figure: str | None = None) -> None:
         for size in (512, 1024, 2048, 4096, 8192):
             image, target, _ = square_scene(size, 15, 0.01)
             work = lambda i=image, t=target, n=threads: kernelfit.accumulate(i, t, 15, workers=n)  # noqa: E731
-            rows.append((size, in_turn([work], repeats)[0] / size**2 * 1e9))
+            rounds = repeats * max(1, 2**22 // size**2)  # as many pixels of each, at least
+            rows.append((size, in_turn([work], rounds)[0] / size**2 * 1e9))
         least = min(ns for _, ns in rows)
         told = ", ".join(f"{size}^2 {ns:.1f} ({ns / least:.2f})" for size, ns in rows)
         print(f"ns per pixel at 15x15, threads: {threads}: {told}", flush=True)
