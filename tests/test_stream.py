@@ -61,7 +61,7 @@ def test_blocks_cover_every_pixel_once_and_end_where_chunks_end():
         seen = np.zeros(problem.size, int)
         for box in boxes:
             seen[box.row : box.row + box.rows, box.col : box.col + box.cols] += 1
-        assert (seen == 1).all() and len(boxes) > 4
+        assert (seen == 1).all() and len(boxes) >= 4
         top, left = problem.geometry.offset
         assert all(box.row == 0 or (box.row + top) % 300 == 0 for box in boxes)
         assert all(box.col == 0 or (box.col + left) % 700 == 0 for box in boxes)

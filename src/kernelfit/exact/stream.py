@@ -7,7 +7,6 @@ import hashlib
 import json
 import operator
 import os
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
@@ -29,7 +28,7 @@ from .choice import engine_of
 from .engines import Progress
 from .regions import Box, Tree
 
-#: Pixels, for each worker, from which on a block is worth the work of all of them.
+#: Pixels, for each worker, from which on a block is worth the work of all of them; for many workers as for four.
 _LARGE = 2**19
 #: What an item of a stream may hold: a pair and, by name, what excludes or weighs its pixels.
 _NAMES = ("image", "target", "mask", "image_mask", "weights")
@@ -393,12 +392,10 @@ def _statistics(item: _Work, asked: Problem, part: Problem, workers: int) -> Nor
         return item.boxed.statistics(weighed, item.method, workers)
 
 
-def _by_one_thread(item: _Work, own: threading.local) -> NormalStats:
-    """Read one block and return its statistics; `own` is the thread's."""
-    if not hasattr(own, "scratch"):
-        own.scratch = regions.Scratch()
+def _by_one_thread(item: _Work) -> NormalStats:
+    """Read one block and return its statistics."""
     asked = regions.sub_problem(item.problem, item.box)
-    return _statistics(item, asked, regions.loaded(asked, own.scratch), 1)
+    return _statistics(item, asked, regions.loaded(asked), 1)
 
 
 def _computed(work: Iterator[_Work], workers: int) -> Iterator[tuple[_Work, NormalStats]]:
@@ -407,31 +404,26 @@ def _computed(work: Iterator[_Work], workers: int) -> Iterator[tuple[_Work, Norm
     Small blocks are computed by one thread each, some blocks ahead. Large ones are computed one after the other by all
     threads together, which share a cache, while the pixels of the next one are read.
     """
-    own = threading.local()
     if workers == 1:
         for item in work:
-            yield item, _by_one_thread(item, own)
+            yield item, _by_one_thread(item)
         return
     n_threads = 2 * workers  # those that wait for a store do not compute
     ahead: collections.deque[tuple[_Work, Callable[[], NormalStats], list[Future[Any]]]] = collections.deque()
-    idle: list[regions.Scratch] = []
 
     def large(item: _Work) -> bool:
-        return item.box.rows * item.box.cols >= _LARGE * workers
+        return item.box.rows * item.box.cols >= _LARGE * min(workers, 4)
 
     def begin(item: _Work) -> None:
         if not large(item):
-            future = pool.submit(_by_one_thread, item, own)
+            future = pool.submit(_by_one_thread, item)
             ahead.append((item, future.result, [future]))
             return
-        asked, scratch = regions.sub_problem(item.problem, item.box), idle.pop() if idle else regions.Scratch()
-        readers = enumerate(asked.sources + asked.targets)
-        reads = [pool.submit(regions.in_memory, reader, place, scratch) for place, reader in readers]
+        asked = regions.sub_problem(item.problem, item.box)
+        reads = [pool.submit(regions.in_memory, reader) for reader in asked.sources + asked.targets]
 
         def finish() -> NormalStats:
-            stats = _statistics(item, asked, regions.reading(asked, [read.result() for read in reads]), workers)
-            idle.append(scratch)
-            return stats
+            return _statistics(item, asked, regions.reading(asked, [read.result() for read in reads]), workers)
 
         ahead.append((item, finish, list(reads)))
 
