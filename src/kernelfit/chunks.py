@@ -1,8 +1,10 @@
 """Arrays that are stored in chunks, read a few whole chunks at a time: the engines' tiles are narrower than those."""
 
+import itertools
 import math
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
 
@@ -111,6 +113,16 @@ class Cells:
                     self._bytes -= self._cells.pop(key).result().nbytes
 
 
+def _steps(ends: npt.NDArray[np.intp], start: int, length: int) -> list[tuple[int, slice, slice]]:
+    """Return the cells along one axis that hold pixels of a range: which, their share of it, and where they have that."""
+    first, last = (int(np.searchsorted(ends, p, "right")) - 1 for p in (start, start + length - 1))
+    found, known = [], ends[first : last + 2].tolist()
+    for i, (begin, end) in enumerate(itertools.pairwise(known), first):
+        a, b = max(start, begin), min(start + length, end)
+        found.append((i, slice(a - start, b - start), slice(a - begin, b - begin)))
+    return found
+
+
 class Chunked:
     """A 2-D array that is read in cells of whole chunks.
 
@@ -135,25 +147,33 @@ class Chunked:
     def __getitem__(self, key: tuple[slice, slice]) -> Pixels:
         """Return the pixels of two slices, not to be written to."""
         (top, bottom, _), (left, right, _) = (s.indices(n) for s, n in zip(key, self.shape, strict=True))
-        if not self.cells.kept:
-            return np.asarray(self.array[top:bottom, left:right])
-        shape, ends = (max(0, bottom - top), max(0, right - left)), self.cells.ends
+        shape = (max(0, bottom - top), max(0, right - left))
+        parts = self._parts(top, left, shape)
+        place, part = next(parts, (None, None))
+        if part is None or part.shape == shape:
+            return np.empty(shape, self.dtype) if part is None else part
+        out = recycled.empty(shape, self.dtype)
+        out[place] = part
+        for place, part in parts:
+            out[place] = part
+        return out
+
+    def copy_to(self, out: Pixels, top: int, left: int) -> None:
+        """Fill an array of any type with the pixels from (`top`, `left`) on."""
+        for place, part in self._parts(top, left, out.shape):
+            out[place] = part
+
+    def _parts(self, top: int, left: int, shape: Shape) -> Iterator[tuple[tuple[slice, slice], Pixels]]:
+        """Yield what the cells have of a rectangle, each part with its place there."""
         if 0 in shape:
-            return np.empty(shape, self.dtype)
-        rows, cols = (
-            range(int(np.searchsorted(e, a, "right")) - 1, int(np.searchsorted(e, b, "left")))
-            for e, a, b in zip(ends, (top, left), (bottom, right), strict=True)
-        )
-        out = None if len(rows) == len(cols) == 1 else recycled.empty(shape, self.dtype)
-        for i in rows:
-            y, y0, y1 = int(ends[0][i]), max(top, int(ends[0][i])), min(bottom, int(ends[0][i + 1]))
-            for j in cols:
-                x, x0, x1 = int(ends[1][j]), max(left, int(ends[1][j])), min(right, int(ends[1][j + 1]))
-                part = self.cells.cell(i, j)[y0 - y : y1 - y, x0 - x : x1 - x][self.pick]
-                if out is None:
-                    return part
-                out[y0 - top : y1 - top, x0 - left : x1 - left] = part
-        return np.asarray(out)
+            return
+        if not self.cells.kept:
+            yield np.s_[:, :], np.asarray(self.array[top : top + shape[0], left : left + shape[1]])
+            return
+        rows, cols = (_steps(e, a, n) for e, a, n in zip(self.cells.ends, (top, left), shape, strict=True))
+        for i, down, y in rows:
+            for j, across, x in cols:
+                yield (down, across), self.cells.cell(i, j)[y, x][self.pick]
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Pixels:
         """Return all pixels."""
