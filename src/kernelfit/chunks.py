@@ -114,7 +114,7 @@ class Cells:
 
 
 def _steps(ends: npt.NDArray[np.intp], start: int, length: int) -> list[tuple[int, slice, slice]]:
-    """Return the cells along one axis that hold pixels of a range: which, their share of it, and where they have that."""
+    """Return the cells along one axis that hold pixels of a range: which, their share of it, where they have it."""
     first, last = (int(np.searchsorted(ends, p, "right")) - 1 for p in (start, start + length - 1))
     found, known = [], ends[first : last + 2].tolist()
     for i, (begin, end) in enumerate(itertools.pairwise(known), first):
