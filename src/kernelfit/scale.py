@@ -244,7 +244,8 @@ class _Plan:
         # A block's graph is cut out of that of the whole array, unless it only reads a store; what cannot be sent along
         # is left to the scheduler.
         self.stores: dict[str, Any] = {}
-        self.blocks = [self._block(wide, box, marks) for box in regions.cut(problem, sides)]
+        boxes = regions.cut(problem, sides, 2 * regions.FAN)  # at least two tasks
+        self.blocks = [self._block(wide, box, marks) for box in boxes]
 
     def _unmasked(self, value: Any, name: str) -> tuple[Any, Any]:
         """Return an array without its mask, and the mask."""

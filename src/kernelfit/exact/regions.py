@@ -93,12 +93,13 @@ def as_block(block: object) -> Shape | None:
     return rows, cols
 
 
-def cut(problem: Problem, block: Shape | None = None) -> list[Box]:
+def cut(problem: Problem, block: Shape | None = None, least: int = 4) -> list[Box]:
     """Cut the target pixels into boxes, in stripes from left to right, each from top to bottom.
 
-    Without `block` the boxes are some 1024 rows by 8 KiB of the image, less in small ones so that there is work for
-    several threads, and end where chunks of the target (or else of the image) end, as far as possible. They depend on
-    the problem and how it is stored alone. In this order the chunks that two boxes of a stripe need are still at hand.
+    Without `block` the boxes are some 1024 rows by 8 KiB of the image, less in small ones so that a stripe has `least`
+    of them unless they would be tiny, and end where chunks of the target (or else of the image) end, as far as
+    possible. They depend on the problem and how it is stored alone. In this order the chunks that two boxes of a stripe
+    need are still at hand.
     """
     size = problem.size
     if block is not None:
@@ -107,7 +108,7 @@ def cut(problem: Problem, block: Shape | None = None) -> list[Box]:
     kernel, stride = problem.geometry.phase_shape, problem.geometry.stride
     largest = max(np.dtype(r.array.dtype).itemsize for r in (*problem.sources, *problem.targets))
     sides = [max(n // s, 16 * k) for n, s, k in zip((ROWS, ROW_BYTES // largest), stride, kernel, strict=True)]
-    sides[0] = min(sides[0], max(16 * kernel[0], 128, -(-size[0] // 4)))
+    sides[0] = min(sides[0], max(16 * kernel[0], 128, -(-size[0] // least)))
     ends = []
     reader = next((r for r in (*problem.targets, *problem.sources) if chunks.boundaries(r.array) is not None), None)
     found = None if reader is None else chunks.boundaries(reader.array)
