@@ -259,6 +259,26 @@ def test_an_error_in_a_pair_leaves_what_was_read_before(tmp_path, same_bits):
     same_bits(stats, accumulate_stream(pairs, (3, 4)))
 
 
+def test_a_call_that_is_refused_leaves_no_empty_checkpoint(tmp_path):
+    file = tmp_path / "sums.npz"
+
+    def stopped():
+        raise KeyboardInterrupt
+        yield
+
+    pairs = [(np.ones((9, 8)), np.ones((3, 4)))]
+    for refused, text in ((pairs, "pair 0: got"), ([], "got no pairs"), ([3], "pair 0: got an item of type int")):
+        with pytest.raises((TypeError, ValueError), match=text):
+            accumulate_stream(refused, (3, 4), checkpoint=file)
+        assert not file.exists()
+    with pytest.raises(KeyboardInterrupt):
+        accumulate_stream(stopped(), (3, 4), checkpoint=file)
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match="pair 0: got"):
+        accumulate_stream(pairs, (3, 4), checkpoint=file)
+    assert file.read_bytes() == before
+
+
 def test_a_foreign_checkpoint_is_refused_and_left_alone(tmp_path):
     pairs = list(frames(5))
     file = tmp_path / "sums.npz"

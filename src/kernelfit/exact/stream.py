@@ -68,7 +68,8 @@ class Checkpoint:
         self.digest = ""
         self.tree: Tree[NormalStats] = Tree(operator.add)
         self._broken = False
-        if self.path.exists():
+        self._new = not self.path.exists()
+        if not self._new:
             self._load()
         else:
             self.save()  # a place that cannot be written to is better known before the work than after
@@ -127,6 +128,12 @@ class Checkpoint:
             return False
         self._broken = False
         return True
+
+    def withdraw(self) -> None:
+        """Remove the file of a call that was refused before anything was in it, unless it was there before."""
+        if self._new and self.pairs == self.blocks == 0:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
 
     def mismatch(self, what: str) -> ValueError:
         """Return the error for a stream that is not the one that was read before."""
@@ -279,10 +286,12 @@ def accumulate_stream(
         if total is None:
             msg = "got no pairs, need at least one (image, target); was the generator used up before?"
             raise ValueError(msg)
-    except BaseException:
+    except BaseException as error:
         if state is not None and fresh:
             with contextlib.suppress(Warning):  # where warnings are errors, too, the first error is the one to tell
                 state.save_sometimes(now=True)
+        elif state is not None and isinstance(error, Exception):
+            state.withdraw()
         raise
     if state is not None and fresh:
         state.save_sometimes(now=True)
