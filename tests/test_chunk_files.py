@@ -272,10 +272,8 @@ def test_there_is_nothing_to_read_after_the_last_cell(monkeypatch):
 
 
 @pytest.fixture
-def shelf(monkeypatch):
-    monkeypatch.setattr(recycled, "_free", [])
-    recycled._returned.clear()
-    return recycled._free
+def shelf():
+    return recycled.Shelf()
 
 
 def address(array):
@@ -283,26 +281,26 @@ def address(array):
 
 
 def test_memory_comes_back_when_the_last_view_of_it_is_gone(shelf):
-    first = recycled.empty((300, 400), "f4")
+    first = shelf.empty((300, 400), "f4")
     assert first.shape == (300, 400) and first.dtype == "f4" and first.flags.c_contiguous and first.flags.writeable
     first[...] = 5
     where, view = address(first), np.moveaxis(first[10:, 3:].T[::2].view("i4"), 0, 1)
     del first
     gc.collect()
-    assert address(recycled.empty((300, 400), "f4")) != where
+    assert address(shelf.empty((300, 400), "f4")) != where
     assert np.all(view.view("f4") == 5)
     del view
-    assert address(recycled.empty((301, 399), "i4")) == where  # nearly as large will do
+    assert address(shelf.empty((301, 399), "i4")) == where  # nearly as large will do
 
 
 def test_no_more_is_kept_than_said(shelf, monkeypatch):
     monkeypatch.setattr(recycled, "KEPT", 2**21)
-    arrays = [recycled.empty((n * 2**16,), "u1") for n in (4, 8, 12, 16)]
+    arrays = [shelf.empty((n * 2**16,), "u1") for n in (4, 8, 12, 16)]
     sizes = [a.nbytes for a in arrays]
     while arrays:
         del arrays[0]
-    assert [len(memory) for memory in shelf] == sizes[2:]  # all four are more, and so are the last three
-    assert recycled.empty((2**22,), "u1").base is None and recycled.empty((9,), "u1").base is None
+    assert [len(memory) for memory in shelf.free] == sizes[2:]  # all four are more, and so are the last three
+    assert shelf.empty((2**22,), "u1").base is None and shelf.empty((9,), "u1").base is None
 
 
 def test_garbage_that_is_collected_in_the_midst_of_it_does_no_harm(shelf, monkeypatch):
@@ -311,13 +309,13 @@ def test_garbage_that_is_collected_in_the_midst_of_it_does_no_harm(shelf, monkey
             assert not blocking, "the thread that holds the lock would wait for itself"
             return False
 
-    array = recycled.empty((2**17,), "u1")
+    array = shelf.empty((2**17,), "u1")
     with monkeypatch.context() as patched:
-        patched.setattr(recycled, "_lock", Held())
+        patched.setattr(shelf, "lock", Held())
         del array
-    assert not shelf and recycled._returned
-    recycled.empty((2**17,), "u1")
-    assert not recycled._returned
+    assert not shelf.free and shelf.returned
+    shelf.empty((2**17,), "u1")
+    assert not shelf.returned
 
 
 def test_threads_do_not_share_memory(shelf):
@@ -325,7 +323,7 @@ def test_threads_do_not_share_memory(shelf):
         rng = np.random.default_rng(own)
         held = []
         for _ in range(300):
-            array = recycled.empty((int(rng.integers(1, 40)) * 2**13,), "u1")
+            array = shelf.empty((int(rng.integers(1, 40)) * 2**13,), "u1")
             array[:: 2**10] = own
             held.append(array[::2])
             if len(held) > 5:
