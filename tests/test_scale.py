@@ -17,7 +17,7 @@ import scipy.signal
 
 import kernelfit
 import naive
-from kernelfit import Verdict, accumulate, accumulate_stream, chunks, find_kernel, scale
+from kernelfit import Verdict, accumulate, accumulate_stream, chunks, find_kernel, glimpses, scale
 
 
 def chunked(array, rows, cols):
@@ -273,7 +273,7 @@ def test_a_look_brings_few_pixels():
     stats, _ = plan.judged(automatic=True)
     for one in far:
         one.pixels = 0
-    plan.looked_at(stats.solve(), stats)
+    glimpses.looked_at(plan.problem, plan.boxed, stats.solve(), stats, dask.compute)
     assert all(0 < one.pixels < 16 * 70 * 70 + 20 * 2000 for one in far)
 
 

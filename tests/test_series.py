@@ -198,6 +198,7 @@ def test_pairs_are_read_one_at_a_time(folder, capsys, monkeypatch):
         ("--checkpoint no/sums.npz", "no folder .*no; make it first"),
         ("--checkpoint k.npz", "got k.npz both as checkpoint and as output"),
         ("--mask sharp/a.png", r"b.tif: got mask of shape \(41, 37\), need \(43, 37\)"),
+        ("--mask sharp/a.png --checkpoint sums.npz", r"b.tif: got mask of shape \(41, 37\), need"),
         ("--mask -", "got - with --checkpoint or a series"),
         ("--boundary wrap --origin 9", "a.tif: got --origin .9, 9."),
     ],

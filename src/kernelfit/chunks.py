@@ -1,21 +1,26 @@
 """Arrays that are stored in chunks, read a few whole chunks at a time: the engines' tiles are narrower than those."""
 
+import itertools
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from . import recycled
+from .chunk_files import ChunkFiles, direct
 from .geometry import Shape
 
 #: Bytes of pixels that one array may keep.
 BUDGET = 2**25
-#: Pixels along each side that one read should have at least: a call to a store costs about as much as 10^5 pixels.
+#: Pixels along each side that one read should have at least: a call to a store costs about as much as 10^5 pixels ...
 LEAST = 1024
+#: ... and a file less.
+LEAST_OF_FILES = 256
 
 Pixels = npt.NDArray[Any]
 
@@ -57,7 +62,8 @@ class Cells:
         (n_rows, n_cols), bytes_each = array.shape[:2], np.dtype(array.dtype).itemsize * math.prod(array.shape[2:])
         ends = boundaries(array) or ([*range(0, n_rows, LEAST), n_rows], [*range(0, n_cols, LEAST), n_cols])
         most = math.isqrt(max(1, budget // 4 // bytes_each))
-        self.ends = tuple(np.array(merged(e, min(LEAST, most), 2 * LEAST)) for e in ends)
+        least = LEAST_OF_FILES if isinstance(array, ChunkFiles) else LEAST
+        self.ends = tuple(np.array(merged(e, min(least, most), 2 * least)) for e in ends)
         largest = math.prod(int(np.diff(e).max()) for e in self.ends) * bytes_each
         self.kept = largest <= budget // 4
         self._cells: OrderedDict[Shape, Future[Pixels]] = OrderedDict()
@@ -66,24 +72,38 @@ class Cells:
 
     def cell(self, row: int, col: int) -> Pixels:
         """Return a cell, from memory if it is there."""
+        cell, mine = self._claim(row, col)
+        if mine:
+            self._read(row, col, cell)
+        elif not cell.done():  # rather than wait, read what is most likely to be needed next
+            row, col = (row + 1, col) if row + 2 < len(self.ends[0]) else (0, col + 1)
+            if col + 1 < len(self.ends[1]):
+                after, mine = self._claim(row, col)
+                if mine:
+                    self._read(row, col, after)
+        return cell.result()
+
+    def _claim(self, row: int, col: int) -> "tuple[Future[Pixels], bool]":
+        """Return the future of a cell, and whether it is this thread that has to read it."""
+        new: Future[Pixels] = Future()
         with self._lock:
-            known = self._cells.get((row, col))
-            if known is None:
-                mine: Future[Pixels] = Future()
-                self._cells[row, col] = mine
-            else:
-                self._cells.move_to_end((row, col))
-        if known is not None:
-            return known.result()
+            cell = self._cells.setdefault((row, col), new)
+            self._cells.move_to_end((row, col))
+        return cell, cell is new
+
+    def _read(self, row: int, col: int, cell: "Future[Pixels]") -> None:
+        """Read a cell into its future, and forget those not used for longest; who asks for it is told of a failure."""
         (y0, y1), (x0, x1) = ((int(e[i]), int(e[i + 1])) for e, i in zip(self.ends, (row, col), strict=True))
         try:
             pixels = np.asarray(self.array[y0:y1, x0:x1])
         except BaseException as error:
             with self._lock:
                 del self._cells[row, col]
-            mine.set_exception(error)
-            raise
-        mine.set_result(pixels)
+            cell.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
+            return
+        cell.set_result(pixels)
         with self._lock:
             self._bytes += pixels.nbytes
             for key in list(self._cells):
@@ -91,7 +111,16 @@ class Cells:
                     break
                 if self._cells[key].done() and key != (row, col):
                     self._bytes -= self._cells.pop(key).result().nbytes
-        return pixels
+
+
+def _steps(ends: npt.NDArray[np.intp], start: int, length: int) -> list[tuple[int, slice, slice]]:
+    """Return the cells along one axis that hold pixels of a range: which, their share of it, where they have it."""
+    first, last = (int(np.searchsorted(ends, p, "right")) - 1 for p in (start, start + length - 1))
+    found, known = [], ends[first : last + 2].tolist()
+    for i, (begin, end) in enumerate(itertools.pairwise(known), first):
+        a, b = max(start, begin), min(start + length, end)
+        found.append((i, slice(a - start, b - start), slice(a - begin, b - begin)))
+    return found
 
 
 class Chunked:
@@ -117,34 +146,38 @@ class Chunked:
 
     def __getitem__(self, key: tuple[slice, slice]) -> Pixels:
         """Return the pixels of two slices, not to be written to."""
-        return self.read(key, np.empty)
+        (top, bottom, _), (left, right, _) = (s.indices(n) for s, n in zip(key, self.shape, strict=True))
+        shape = (max(0, bottom - top), max(0, right - left))
+        parts = self._parts(top, left, shape)
+        place, part = next(parts, (None, None))
+        if part is None or part.shape == shape:
+            return np.empty(shape, self.dtype) if part is None else part
+        out = recycled.empty(shape, self.dtype)
+        out[place] = part
+        for place, part in parts:
+            out[place] = part
+        return out
+
+    def copy_to(self, out: Pixels, top: int, left: int) -> None:
+        """Fill an array of any type with the pixels from (`top`, `left`) on."""
+        for place, part in self._parts(top, left, out.shape):
+            out[place] = part
+
+    def _parts(self, top: int, left: int, shape: Shape) -> Iterator[tuple[tuple[slice, slice], Pixels]]:
+        """Yield what the cells have of a rectangle, each part with its place there."""
+        if 0 in shape:
+            return
+        if not self.cells.kept:
+            yield np.s_[:, :], np.asarray(self.array[top : top + shape[0], left : left + shape[1]])
+            return
+        rows, cols = (_steps(e, a, n) for e, a, n in zip(self.cells.ends, (top, left), shape, strict=True))
+        for i, down, y in rows:
+            for j, across, x in cols:
+                yield (down, across), self.cells.cell(i, j)[y, x][self.pick]
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Pixels:
         """Return all pixels."""
         return np.asarray(self.array[:, :], dtype=dtype)
-
-    def read(self, key: tuple[slice, slice], empty: Callable[[Shape, np.dtype[Any]], Pixels]) -> Pixels:
-        """Return the pixels of two slices, in an array that `empty` makes where they have to be put together."""
-        (top, bottom, _), (left, right, _) = (s.indices(n) for s, n in zip(key, self.shape, strict=True))
-        if not self.cells.kept:
-            return np.asarray(self.array[top:bottom, left:right])
-        shape, ends = (max(0, bottom - top), max(0, right - left)), self.cells.ends
-        if 0 in shape:
-            return np.empty(shape, self.dtype)
-        rows, cols = (
-            range(int(np.searchsorted(e, a, "right")) - 1, int(np.searchsorted(e, b, "left")))
-            for e, a, b in zip(ends, (top, left), (bottom, right), strict=True)
-        )
-        out = None if len(rows) == len(cols) == 1 else empty(shape, self.dtype)
-        for i in rows:
-            y, y0, y1 = int(ends[0][i]), max(top, int(ends[0][i])), min(bottom, int(ends[0][i + 1]))
-            for j in cols:
-                x, x0, x1 = int(ends[1][j]), max(left, int(ends[1][j])), min(right, int(ends[1][j + 1]))
-                part = self.cells.cell(i, j)[y0 - y : y1 - y, x0 - x : x1 - x][self.pick]
-                if out is None:
-                    return part
-                out[y0 - top : y1 - top, x0 - left : x1 - left] = part
-        return np.asarray(out)
 
 
 class _Plane:
@@ -157,9 +190,9 @@ class _Plane:
             self.chunks = _but(axis, array.chunks)
 
     def __getitem__(self, key: tuple[slice, slice]) -> Pixels:
-        full: list[Any] = list(key)
-        full.insert(self.axis, self.index)
-        return np.asarray(self.array[tuple(full)])
+        full = list(key)
+        full.insert(self.axis, slice(self.index, self.index + 1))
+        return np.asarray(self.array[tuple(full)]).squeeze(self.axis)
 
 
 class _ChannelsLast:
@@ -171,7 +204,7 @@ class _ChannelsLast:
         self.chunks = None if array.chunks is None else (*_but(axis, array.chunks), array.chunks[axis])
 
     def __getitem__(self, key: tuple[slice, slice]) -> Pixels:
-        full: list[Any] = list(key)
+        full = list(key)
         full.insert(self.axis, slice(None))
         return np.moveaxis(np.asarray(self.array[tuple(full)]), self.axis, -1)
 
@@ -186,11 +219,12 @@ def sliceable(array: Any) -> Any:
     if isinstance(array, (np.ndarray, Chunked)) or not hasattr(array, "chunks"):
         return array
     _require_known(array)
-    return Chunked(array)
+    return Chunked(direct(array))
 
 
 def planes(array: Any, axis: int) -> list[Any]:
     """Return the channels of an array, each as `sliceable` does; those that share chunks share what is kept of them."""
+    array = direct(array)
     found: list[Any] = [_Plane(array, axis, i) for i in range(array.shape[axis])]
     if not hasattr(array, "chunks"):
         return found

@@ -38,7 +38,10 @@ class Reader:
         y, x = row * step - self.before[0], col * pace - self.before[1]
         inside = y + (height - 1) * step < n_rows and x + (width - 1) * pace < n_cols
         if min(row, col, y, x) >= 0 and inside and row + height <= self.shape[0] and col + width <= self.shape[1]:
-            out[...] = self.array[y : y + height * step, x : x + width * pace][::step, ::pace]  # all of it image
+            if isinstance(self.array, chunks.Chunked) and step == pace == 1:  # all of it image
+                self.array.copy_to(out, y, x)
+            else:
+                out[...] = self.array[y : y + height * step, x : x + width * pace][::step, ::pace]
             return
         top, left = max(row, 0), max(col, 0)
         bottom = max(top, min(row + out.shape[0], self.shape[0]))

@@ -15,9 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from . import chunks, find, geometry, pair
-from .checks import boundary as boundary_check
-from .checks import noise as noise_check
+from . import chunks, find, geometry, glimpses, pair
 from .exact import accumulation, regions
 from .exact.accumulation import residual_moments, statistics
 from .exact.choice import resolve
@@ -26,7 +24,7 @@ from .pair import Array, Problem, Reader
 from .result import KernelFit
 from .solvers import solve
 from .statistics import NormalStats
-from .weights import integers, masks
+from .weights import masks
 from .weights.boxes import Boxed
 from .weights.masks import Rules
 from .weights.weighted_pass import Item, residual
@@ -244,7 +242,8 @@ class _Plan:
         # A block's graph is cut out of that of the whole array, unless it only reads a store; what cannot be sent along
         # is left to the scheduler.
         self.stores: dict[str, Any] = {}
-        self.blocks = [self._block(wide, box, marks) for box in regions.cut(problem, sides)]
+        boxes = regions.cut(problem, sides, 2 * regions.FAN)  # at least two tasks
+        self.blocks = [self._block(wide, box, marks) for box in boxes]
 
     def _unmasked(self, value: Any, name: str) -> tuple[Any, Any]:
         """Return an array without its mask, and the mask."""
@@ -322,7 +321,7 @@ class _Plan:
         Saturated pixels count if they are told automatically, and nearly all of the target is.
         """
         n, taps, notes = self.problem.geometry.n_pixels, self.problem.geometry.n_taps, []
-        if automatic and self.large and not _more(self.boxed):
+        if automatic and self.large and not (self.boxed is not None and self.boxed.more):
             self._with_saturated()  # no reason to form products of thousands of taps
         stats: NormalStats = self.total(_block_statistics).compute()
         least = max(0.05 * n, 10 * taps)
@@ -357,106 +356,9 @@ class _Plan:
             why.append(masks.ends_in_words(self.boxed.saturated))
         return [f"{n - n_pixels} of {n} target pixels excluded: {'; or '.join(why)}"]
 
-    def looked_at(self, fit: KernelFit, stats: NormalStats) -> KernelFit:
-        """Return the fit with what a few pixels say of its noise, its boundary, and an integer target."""
-        glimpses: dict[int, _Glimpse] = {}
-
-        def seen(readers: Sequence[Reader]) -> tuple[Reader, ...]:
-            return tuple(
-                dataclasses.replace(r, array=glimpses.setdefault(id(r.array), _Glimpse(r.array))) for r in readers
-            )
-
-        problem = dataclasses.replace(
-            self.problem, sources=seen(self.problem.sources), targets=seen(self.problem.targets)
-        )
-        weights: Any = None
-        if self.boxed is not None and (stats.n_pixels < problem.geometry.n_pixels or _more(self.boxed)):
-            own = self.boxed
-            boxed = dataclasses.replace(
-                own,
-                problem=problem,
-                masks=seen(own.masks),
-                weights=seen(own.weights),
-                image_masks=seen(own.image_masks),
-            )
-            weights = _Weights(boxed, stats.total_weight)
-            image = _Cleaned(problem.sources[0].array, [r.array for r in boxed.image_masks], boxed.nan == "mask")
-            problem = dataclasses.replace(problem, sources=(dataclasses.replace(problem.sources[0], array=image),))
-        fit = dataclasses.replace(fit, weights=weights)
-
-        def look() -> KernelFit:
-            found = noise_check.look([problem], fit, None if weights is None else [weights])
-            return boundary_check.doubt([problem], [found])[0]
-
-        look()  # at nothing: to know what has to be brought
-        asked = [(glimpse, place) for glimpse in glimpses.values() for place in glimpse.slices]
-        brought = self.dask.compute(*(glimpse.slices[place] for glimpse, place in asked))
-        for (glimpse, place), pixels in zip(asked, brought, strict=True):
-            glimpse.slices[place] = np.asarray(pixels)
-        for glimpse in glimpses.values():
-            glimpse.here = True
-        found = integers.judged(look(), [problem], 0, 1)
-        return dataclasses.replace(found, weights=None)
-
     def _own(self, sources: list[list[Any]], targets: list[Any]) -> bool:
         """Whether a block needs nothing that the scheduler has to bring."""
         return not any(self.dask.is_dask_collection(s) for s in [*(s for own in sources for s in own), *targets])
-
-
-def _more(boxed: Boxed | None) -> bool:
-    """Whether more than saturation may exclude or weigh pixels."""
-    return boxed is not None and bool(boxed.nan == "mask" or boxed.masks or boxed.weights or boxed.image_masks)
-
-
-class _Glimpse:
-    """An array of which a few slices are read on this side: noted while it reads as zero, and brought all at once."""
-
-    def __init__(self, array: Any) -> None:
-        self.array = array.array if isinstance(array, chunks.Chunked) else array
-        self.shape, self.dtype = array.shape, array.dtype
-        self.slices: dict[tuple[int, int, int, int], Any] = {}
-        self.here = False
-
-    def __getitem__(self, key: tuple[slice, slice]) -> npt.NDArray[Any]:
-        (top, bottom, _), (left, right, _) = (k.indices(n) for k, n in zip(key, self.shape, strict=True))
-        if self.here and (top, bottom, left, right) not in self.slices:
-            return np.asarray(self.array[key])
-        if not self.here:
-            self.slices[top, bottom, left, right] = self.array[top:bottom, left:right]
-            return np.zeros((max(0, bottom - top), max(0, right - left)), self.dtype)
-        return np.asarray(self.slices[top, bottom, left, right])
-
-
-class _Cleaned:
-    """An image that reads as zero where it is excluded."""
-
-    def __init__(self, image: _Glimpse, excluded: Sequence[_Glimpse], nan: bool) -> None:
-        self.image, self.excluded, self.nan = image, excluded, nan
-        self.shape, self.dtype = image.shape, image.dtype
-
-    def __getitem__(self, key: tuple[slice, slice]) -> Array:
-        pixels = np.array(self.image[key], dtype=np.float64)
-        for mask in self.excluded:
-            pixels[mask[key] != 0] = 0.0
-        if self.nan:
-            pixels[~np.isfinite(pixels)] = 0.0
-        return pixels
-
-
-class _Weights:
-    """Weights of the used part of a target, judged where they are looked at."""
-
-    def __init__(self, boxed: Boxed, total: float) -> None:
-        self.boxed, self.total = boxed, total
-        self.shape = boxed.problem.size
-
-    def __getitem__(self, key: tuple[slice, slice]) -> npt.NDArray[Any]:
-        (top, bottom, _), (left, right, _) = (k.indices(n) for k, n in zip(key, self.shape, strict=True))
-        item = self.boxed.item(regions.Box(top, left, bottom - top, right - left))
-        return np.ones((bottom - top, right - left), dtype=bool) if item is None else np.asarray(item.weights[:])
-
-    def sum(self) -> float:
-        return self.total
 
 
 def _offered(call: Callable[..., Any], others: dict[str, Any]) -> None:
@@ -729,4 +631,4 @@ def find_kernel(
         refined=refined,
         notes=(*fit.notes, *notes),
     )
-    return plan.looked_at(fit, stats)
+    return glimpses.looked_at(plan.problem, plan.boxed, fit, stats, plan.dask.compute)

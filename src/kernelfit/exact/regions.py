@@ -6,8 +6,6 @@ mode and boundary, and the statistics of boxes that do not overlap add up to tho
 """
 
 import dataclasses
-import functools
-import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -95,12 +93,13 @@ def as_block(block: object) -> Shape | None:
     return rows, cols
 
 
-def cut(problem: Problem, block: Shape | None = None) -> list[Box]:
+def cut(problem: Problem, block: Shape | None = None, least: int = 4) -> list[Box]:
     """Cut the target pixels into boxes, in stripes from left to right, each from top to bottom.
 
-    Without `block` the boxes are some 1024 rows by 8 KiB of the image, less in small ones so that there is work for
-    several threads, and end where chunks of the target (or else of the image) end, as far as possible. They depend on
-    the problem and how it is stored alone. In this order the chunks that two boxes of a stripe need are still at hand.
+    Without `block` the boxes are some 1024 rows by 8 KiB of the image, less in small ones so that a stripe has `least`
+    of them unless they would be tiny, and end where chunks of the target (or else of the image) end, as far as
+    possible. They depend on the problem and how it is stored alone. In this order the chunks that two boxes of a stripe
+    need are still at hand.
     """
     size = problem.size
     if block is not None:
@@ -109,7 +108,7 @@ def cut(problem: Problem, block: Shape | None = None) -> list[Box]:
     kernel, stride = problem.geometry.phase_shape, problem.geometry.stride
     largest = max(np.dtype(r.array.dtype).itemsize for r in (*problem.sources, *problem.targets))
     sides = [max(n // s, 16 * k) for n, s, k in zip((ROWS, ROW_BYTES // largest), stride, kernel, strict=True)]
-    sides[0] = min(sides[0], max(16 * kernel[0], 128, -(-size[0] // 8)))
+    sides[0] = min(sides[0], max(16 * kernel[0], 128, -(-size[0] // least)))
     ends = []
     reader = next((r for r in (*problem.targets, *problem.sources) if chunks.boundaries(r.array) is not None), None)
     found = None if reader is None else chunks.boundaries(reader.array)
@@ -123,25 +122,9 @@ def cut(problem: Problem, block: Shape | None = None) -> list[Box]:
     return _boxes(ends)
 
 
-class Scratch:
-    """Memory that a thread uses for block after block: to get it anew costs as much as to read the pixels."""
-
-    def __init__(self) -> None:
-        self._kept: dict[int, npt.NDArray[np.uint8]] = {}
-
-    def empty(self, place: int, shape: Shape, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-        """Return an array, which is the caller's until the next one is asked for at the same place."""
-        size = math.prod(shape) * dtype.itemsize
-        if place not in self._kept or len(self._kept[place]) < size:
-            self._kept[place] = np.empty(size, np.uint8)
-        return self._kept[place][:size].view(dtype).reshape(shape)
-
-
-def loaded(problem: Problem, scratch: Scratch | None = None) -> Problem:
+def loaded(problem: Problem) -> Problem:
     """Return the problem with the pixels in memory that it would otherwise ask a store for, many times over."""
-    scratch = Scratch() if scratch is None else scratch
-    readers = enumerate(problem.sources + problem.targets)
-    return reading(problem, [in_memory(reader, place, scratch) for place, reader in readers])
+    return reading(problem, [in_memory(reader) for reader in problem.sources + problem.targets])
 
 
 def reading(problem: Problem, readers: list[Reader]) -> Problem:
@@ -150,13 +133,12 @@ def reading(problem: Problem, readers: list[Reader]) -> Problem:
     return dataclasses.replace(problem, sources=tuple(readers[:n]), targets=tuple(readers[n:]))
 
 
-def in_memory(reader: Reader, place: int, scratch: Scratch) -> Reader:
+def in_memory(reader: Reader) -> Reader:
     """Return a reader of the same pixels in memory: itself, unless it reads a store."""
     if not _inside(reader) or not isinstance(reader.array, chunks.Chunked):
         return reader
     (top, left), (height, width) = (-reader.before[0], -reader.before[1]), reader.shape
-    key = slice(top, top + height), slice(left, left + width)
-    return Reader(reader.array.read(key, functools.partial(scratch.empty, place)), reader.shape)
+    return Reader(reader.array[top : top + height, left : left + width], reader.shape)
 
 
 def _walk(n: int, side: int, stops: list[int]) -> list[int]:

@@ -7,7 +7,6 @@ import hashlib
 import json
 import operator
 import os
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
@@ -29,7 +28,7 @@ from .choice import engine_of
 from .engines import Progress
 from .regions import Box, Tree
 
-#: Pixels, for each worker, from which on a block is worth the work of all of them.
+#: Pixels, for each worker, from which on a block is worth the work of all of them; for many workers as for four.
 _LARGE = 2**19
 #: What an item of a stream may hold: a pair and, by name, what excludes or weighs its pixels.
 _NAMES = ("image", "target", "mask", "image_mask", "weights")
@@ -69,7 +68,8 @@ class Checkpoint:
         self.digest = ""
         self.tree: Tree[NormalStats] = Tree(operator.add)
         self._broken = False
-        if self.path.exists():
+        self._new = not self.path.exists()
+        if not self._new:
             self._load()
         else:
             self.save()  # a place that cannot be written to is better known before the work than after
@@ -128,6 +128,12 @@ class Checkpoint:
             return False
         self._broken = False
         return True
+
+    def withdraw(self) -> None:
+        """Remove the file of a call that was refused before anything was in it, unless it was there before."""
+        if self._new and self.pairs == self.blocks == 0:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
 
     def mismatch(self, what: str) -> ValueError:
         """Return the error for a stream that is not the one that was read before."""
@@ -280,10 +286,12 @@ def accumulate_stream(
         if total is None:
             msg = "got no pairs, need at least one (image, target); was the generator used up before?"
             raise ValueError(msg)
-    except BaseException:
+    except BaseException as error:
         if state is not None and fresh:
             with contextlib.suppress(Warning):  # where warnings are errors, too, the first error is the one to tell
                 state.save_sometimes(now=True)
+        elif state is not None and isinstance(error, Exception):
+            state.withdraw()
         raise
     if state is not None and fresh:
         state.save_sometimes(now=True)
@@ -393,12 +401,10 @@ def _statistics(item: _Work, asked: Problem, part: Problem, workers: int) -> Nor
         return item.boxed.statistics(weighed, item.method, workers)
 
 
-def _by_one_thread(item: _Work, own: threading.local) -> NormalStats:
-    """Read one block and return its statistics; `own` is the thread's."""
-    if not hasattr(own, "scratch"):
-        own.scratch = regions.Scratch()
+def _by_one_thread(item: _Work) -> NormalStats:
+    """Read one block and return its statistics."""
     asked = regions.sub_problem(item.problem, item.box)
-    return _statistics(item, asked, regions.loaded(asked, own.scratch), 1)
+    return _statistics(item, asked, regions.loaded(asked), 1)
 
 
 def _computed(work: Iterator[_Work], workers: int) -> Iterator[tuple[_Work, NormalStats]]:
@@ -407,31 +413,26 @@ def _computed(work: Iterator[_Work], workers: int) -> Iterator[tuple[_Work, Norm
     Small blocks are computed by one thread each, some blocks ahead. Large ones are computed one after the other by all
     threads together, which share a cache, while the pixels of the next one are read.
     """
-    own = threading.local()
     if workers == 1:
         for item in work:
-            yield item, _by_one_thread(item, own)
+            yield item, _by_one_thread(item)
         return
     n_threads = 2 * workers  # those that wait for a store do not compute
     ahead: collections.deque[tuple[_Work, Callable[[], NormalStats], list[Future[Any]]]] = collections.deque()
-    idle: list[regions.Scratch] = []
 
     def large(item: _Work) -> bool:
-        return item.box.rows * item.box.cols >= _LARGE * workers
+        return item.box.rows * item.box.cols >= _LARGE * min(workers, 4)
 
     def begin(item: _Work) -> None:
         if not large(item):
-            future = pool.submit(_by_one_thread, item, own)
+            future = pool.submit(_by_one_thread, item)
             ahead.append((item, future.result, [future]))
             return
-        asked, scratch = regions.sub_problem(item.problem, item.box), idle.pop() if idle else regions.Scratch()
-        readers = enumerate(asked.sources + asked.targets)
-        reads = [pool.submit(regions.in_memory, reader, place, scratch) for place, reader in readers]
+        asked = regions.sub_problem(item.problem, item.box)
+        reads = [pool.submit(regions.in_memory, reader) for reader in asked.sources + asked.targets]
 
         def finish() -> NormalStats:
-            stats = _statistics(item, asked, regions.reading(asked, [read.result() for read in reads]), workers)
-            idle.append(scratch)
-            return stats
+            return _statistics(item, asked, regions.reading(asked, [read.result() for read in reads]), workers)
 
         ahead.append((item, finish, list(reads)))
 

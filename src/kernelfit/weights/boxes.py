@@ -65,6 +65,11 @@ class Boxed:
         idle = rules.nan == "error" and found.saturated is None
         return None if idle and not (found.masks or found.weights or found.image_masks) else found
 
+    @property
+    def more(self) -> bool:
+        """Whether more than saturation may exclude or weigh pixels."""
+        return bool(self.nan == "mask" or self.masks or self.weights or self.image_masks)
+
     def item(self, box: Box, problem: Problem | None = None) -> Item | None:
         """Return a box with its weights, None if all of its pixels count the same.
 
