@@ -1,5 +1,6 @@
 """Pixels -> statistics: both engines against plain loops for every convention; inputs, bits, addition, files."""
 
+import dataclasses
 import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,8 @@ import pytest
 
 import kernelfit
 import naive
-from kernelfit import accumulate
+from kernelfit import accumulate, pair
+from kernelfit.exact import accumulation
 
 METHODS = ("direct", "fft")
 
@@ -147,6 +149,34 @@ def test_sizes_around_the_blocks(image_shape, shape, boundary_name, smooth_image
     expected = naive.normal_stats_dense(image, target, shape, **convention)
     for method in METHODS:
         same_stats(accumulate(image, target, shape, method=method, **convention), expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "image_shape, shape, operation",
+    [
+        ((1, 700), (1, 66), "convolution"),
+        ((4, 230), (1, 5), "correlation"),
+        ((260, 7), (9, 1), "convolution"),
+        ((70, 330), (5, 8), "convolution"),
+        ((290, 41), (6, 4), "correlation"),
+    ],
+    ids=str,
+)
+def test_the_residual_of_any_kernels_is_that_of_the_dense_problem(image_shape, shape, operation, method, close):
+    """Two sources and two targets, and kernels far from the solution."""
+    rng = np.random.default_rng(21)
+    images, targets = rng.normal(size=(2, 2, *image_shape)) + 0.5
+    kernels = rng.normal(size=(2, 2, *shape))
+    settings = {"mode": "same", "boundary": "symm", "fillvalue": 0.0, "origin": None, "operation": operation}
+    one, other = (pair.check(x, y, shape, **settings) for x, y in zip(images, targets, strict=True))
+    problem = dataclasses.replace(one, sources=one.sources + other.sources, targets=one.targets + other.targets)
+    moments, energies = accumulation.residual_moments(problem, kernels, method, 2)
+    convention = {"mode": "same", "boundary": "symm", "operation": operation}
+    matrix = np.concatenate([naive.design_dense(x, shape, **convention)[0] for x in images], axis=1)
+    left = targets.reshape(2, -1) - kernels.reshape(2, -1) @ matrix.T
+    close(moments, left @ matrix, 1e-12)
+    close(energies, (left**2).sum(axis=1), 1e-12)
 
 
 @pytest.mark.parametrize("boundary_name", [None, "wrap", "fill"])

@@ -343,3 +343,15 @@ def test_examples_run(owner, name, tmp_path, monkeypatch):
     for test in finder.find(owner, name, globs={"kernelfit": kernelfit, "np": np}):
         runner.run(test, out=report.append)
     assert runner.summarize(verbose=False).failed == 0, "".join(report)
+
+
+@pytest.mark.parametrize(
+    "room", ["accumulation", "cholesky", "edges", "engines", "noise", "polyphase", "threads", "tiles", "weighted_pass"]
+)
+def test_rooms_on_the_way_of_every_fit_leave_blas_asleep(room):
+    """Its threads would go on spinning into the next pass, and no test of a result would show it."""
+    names = {"dot", "vdot", "inner", "matmul", "tensordot", "multi_dot"}
+    for node in ast.walk(ast.parse(ROOMS[room].read_text(encoding="utf-8"))):
+        product = isinstance(node, (ast.BinOp, ast.AugAssign)) and isinstance(node.op, ast.MatMult)
+        called = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in names
+        assert not product and not called, f"{room}.py, line {node.lineno}: {ast.unparse(node)}"
