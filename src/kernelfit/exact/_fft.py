@@ -1,7 +1,7 @@
-"""Transforms of rows and of blocks: plans and buffers, the only importer of pyFFTW.
+"""Transforms of rows, of blocks and of whole images: plans and buffers, the only importer of pyFFTW.
 
-A plan writes to buffers of its own and serves one thread at a time; planning is done on scratch, under a
-lock, and finished plans go back to a shelf from which the next pass of the same size takes them.
+A plan writes to buffers of its own, or to what it is told, and serves one thread at a time; planning is done on
+scratch, under a lock, and finished plans go back to a shelf from which the next pass of the same size takes them.
 """
 
 import contextlib
@@ -36,9 +36,9 @@ def set_fft(*, backend: str | None = None, effort: str | None = None) -> dict[st
     Parameters
     ----------
     backend : {"pyfftw", "scipy"}, optional
-        Library used by ``method="fft"``, and by ``method="wiener"`` for blocks; images taken whole are always
-        transformed by SciPy. The default is "pyfftw"; "scipy" serves where pyFFTW cannot be imported. Nothing ever
-        changes it silently.
+        Library used by ``method="fft"``, by `deconvolve`, and by ``method="wiener"`` for blocks; images that it takes
+        whole are always transformed by SciPy. The default is "pyfftw"; "scipy" serves where pyFFTW cannot be imported.
+        Nothing ever changes it silently.
     effort : {"estimate", "measure", "patient"}, optional
         Planning effort of pyFFTW. The default "estimate" plans in milliseconds and always finds the same
         plan, so that results are the same to the last bit in every process; "measure" and "patient" time

@@ -96,9 +96,12 @@ def warn_of_dead_lines(target: npt.NDArray[np.generic], side: tuple[int, int]) -
     """Warn of columns or rows that are constant, thinner than the kernel, and unlike those beside them."""
     for name, image, width in (("column", target, side[1]), ("row", target.T, side[0])):
         few = image[:: max(1, len(image) // _LINES)]
-        flat = (few == few[0]).all(axis=0)
-        some = np.flatnonzero(flat)
-        flat[some] = (image[:, some] == image[0, some]).all(axis=0)
+        flat = few[0] == few[-1]
+        for lines in (few, image):  # hardly any columns are left for the second look
+            some = np.flatnonzero(flat)
+            flat[some] = (lines[:, some] == lines[0, some]).all(axis=0)
+        if not flat.any():
+            continue
         edges = np.flatnonzero(np.diff(flat, prepend=False, append=False))
         for first, stop in zip(edges[::2], edges[1::2], strict=True):
             beside = [at for at in (first - 1, stop) if 0 <= at < len(flat)]
