@@ -68,9 +68,9 @@ def deconvolve(
         What an unknown boundary is replaced by. "fade" continues the target beyond its edges by its mirror image, each
         edge fading into the opposite one. That is quick, and enough where the blur is narrow or the noise is not low;
         elsewhere the whole image rings. "solve" takes the pixels beyond the edges as missing ones (see `mask`), which
-        takes 10 to 35 times as long, and up to 150 times where the noise is low. The default "auto" fades, looks whether
-        the frame of the result is rough or its contrast too high, and if so solves; not under the penalty "identity",
-        which pulls to zero what nobody saw.
+        takes 10 to 35 times as long, and up to 150 times where the noise is low. The default "auto" fades, looks
+        whether the frame of the result is rough or its contrast too high, and if so solves; not under the penalty
+        "identity", which pulls to zero what nobody saw.
     mask : array_like of bool, optional
         True where a target pixel is excluded, such as a dead one, of the target's shape or what broadcasts to it. The
         image is restored from the others, there too. Masked arrays bring their own.
