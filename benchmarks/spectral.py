@@ -5,7 +5,7 @@ Run as ``python -m benchmarks.spectral [section ...] [--workers N] [--repeats N]
 * time: find_kernel and accumulate_spectra at 4096^2, float64, 15x15, 1 % noise, whole and by blocks. Each is the
   median of ratios to R, one `scipy.fft.rfft2` of the image by as many threads, run just before it. Each run waits until
   threads of BLAS, which spin for a while after their last work, have gone to sleep.
-* memory: the peak beyond the arrays given, in MiB, at two sizes.
+* memory: the peak beyond the arrays given, in MiB, of the process's own memory, mapped files left out.
 * exact: the error of the kernel from periodic, noise-free data.
 * start: whether conjugate gradients on kernels of thousands of taps gain by starting from the kernel of the division,
   of the whole image or of blocks: iterations to the same tolerance, and what division, pass and iteration take.
@@ -16,6 +16,7 @@ How near the kernels come to the best balance prints `benchmarks.balance`, how w
 
 import argparse
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 
@@ -76,28 +77,56 @@ def times(workers: int, repeats: int) -> None:
         print(f"{name} / R at {SIZE}^2, {SIDE}x{SIDE}: {ratio:.2f}", flush=True)
 
 
+WATCH = """
+import threading, time
+def peak_beyond(call):
+    \"\"\"Return by how many MiB a call raises the process's own memory, mapped files left out.\"\"\"
+    seen, done = [], threading.Event()
+    def watch():
+        while not done.wait(0.002):
+            seen.append(status("RssAnon"))
+    before, watcher = status("RssAnon"), threading.Thread(target=watch)
+    watcher.start()
+    call()
+    done.set()
+    watcher.join()
+    return max(seen, default=before) - before
+"""
+
+
 def memory(workers: int, repeats: int) -> None:
     """Measure the peak memory in fresh, warm processes."""
-    for name, keywords, sizes in (
-        ("periodic, whole", 'boundary="wrap"', (2048, 4096)),
-        ("by blocks", "", (4096, 8192)),
-    ):
-        for size in sizes:
-            code = f"""
-def call(image, target):
-    return kernelfit.find_kernel(image, target, {SIDE}, method="wiener", workers={workers}, {keywords})
-image = np.random.default_rng(0).random(({size}, {size}))
-target = np.roll(image, 1, axis=1)
-call(image[:300, :300], target[:300, :300])
-with open("/proc/self/clear_refs", "w") as file:
-    file.write("5")  # the peak starts anew
-before = status("VmHWM")
-call(image, target)
-print(status("VmHWM") - before)
+    words = f"side, workers={workers}"
+    find, accumulate = "kernelfit.find_kernel(image, target, {})", "kernelfit.accumulate_spectra(image, target, {})"
+    works = (
+        ("find_kernel, periodic, whole", find.format(f'{words}, method="wiener", boundary="wrap"'), (2048, 4096)),
+        ("find_kernel, by blocks", find.format(f'{words}, method="wiener"'), (4096, 8192, 16384)),
+        ("accumulate_spectra, by blocks", accumulate.format(f'{words}, block="auto"'), (4096, 8192, 16384)),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        for name, call, sizes in works:
+            for size in sizes:
+                mapped = size > 8192
+                code = f"""
+{WATCH}
+def make(name, shift):
+    file = np.lib.format.open_memmap({folder!r} + name, mode="w+", dtype=np.float32, shape=({size}, {size}))
+    for row in range(0, {size}, 512):
+        some = np.random.default_rng(row).random((512, {size}), dtype=np.float32)
+        file[row : row + 512] = np.roll(some, shift, axis=1)
+    return np.load({folder!r} + name, mmap_mode="r")
+if {mapped}:
+    image, target = make("/image.npy", 0), make("/target.npy", 1)
+else:
+    image = np.random.default_rng(0).random(({size}, {size}))
+    target = np.roll(image, 1, axis=1)
+def work(image, target, side):
+    {call}
+work(image[:1100, :1100], target[:1100, :1100], {2 * SIDE})  # other blocks: buffers are kept, and should count
+print(peak_beyond(lambda: work(image, target, {SIDE})))
 """
-            arrays = size**2 * 8 / 2**20
-            peak = run_apart(code)[0]
-            print(f"find_kernel, {name}, {size}^2: {peak:.0f} MiB ({peak / arrays:.2f} of the image)", flush=True)
+                peak, kind = run_apart(code)[0], "float32 from files" if mapped else "float64"
+                print(f"{name}, {size}^2 {kind}: {peak:.0f} MiB beyond the images", flush=True)
 
 
 def exact(workers: int, repeats: int) -> None:

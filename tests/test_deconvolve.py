@@ -2,6 +2,7 @@
 
 import io
 import warnings
+import weakref
 
 import dask.array as da
 import h5py
@@ -14,7 +15,8 @@ import zarr
 from PIL import Image
 
 import naive
-from kernelfit import apply_kernel, deconvolve
+from kernelfit import apply_kernel, deconvolve, set_fft
+from kernelfit.exact import _fft
 from kernelfit.spectral import missing, restoration
 
 CAMERA = skimage.data.camera()[:, :480] / 255.0
@@ -67,6 +69,54 @@ def test_division_is_the_plain_formula(penalty):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("origin", [None, (0, 30), (22, 3)])
+def test_a_kernel_larger_than_a_periodic_image_meets_itself(origin):
+    rng = np.random.default_rng(3)
+    target, kernel = rng.random((10, 13)), rng.random((23, 31))
+    row, col = origin or (11, 15)
+    folded = np.zeros(target.shape)
+    for at in np.ndindex(kernel.shape):
+        folded[(at[0] - row) % 10, (at[1] - col) % 13] += kernel[at]
+    transfer = np.fft.fft2(folded)
+    power = np.abs(transfer) ** 2
+    expected = np.fft.ifft2(transfer.conj() * np.fft.fft2(target) / (power + 0.3 * power.mean())).real
+    found = deconvolve(target, kernel, balance=0.3, boundary="wrap", penalty="identity", origin=origin)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "shape, words", [((97, 120), {}), ((95, 61), {"boundary": "wrap"}), ((40, 33), {"edges": "solve"})]
+)
+def test_parts_and_threads_and_libraries_give_the_same(shape, words, dtype, monkeypatch):
+    """Large images, whose memory is given back while their plans are kept, and small ones."""
+    target, kernel = CAMERA[200 : 200 + shape[0], 100 : 100 + shape[1]].astype(dtype), gaussian(5, 7, 1.2)
+    words = {"edges": "fade", "balance": 0.01} | words
+    previous = set_fft(backend="scipy")
+    try:
+        expected = deconvolve(target, kernel, **words)
+    finally:
+        set_fft(**previous)
+    monkeypatch.setattr(_fft, "_PART", 2**11)
+    for small in (2**20, 0):
+        monkeypatch.setattr(_fft, "SMALL", small)
+        _fft._shelf.clear()
+        first, *others = (deconvolve(target, kernel, workers=workers, **words) for workers in (1, 2, 3, 2))
+        assert first.dtype == dtype and all((other == first).all() for other in others)
+        np.testing.assert_allclose(first, expected, rtol=0, atol=1e-10 if dtype == np.float64 else 1e-3)
+    _fft._shelf.clear()
+
+
+def test_the_spectrum_of_a_large_image_is_not_kept(monkeypatch):
+    monkeypatch.setattr(_fft, "SMALL", 0)
+    plane = _fft.borrow_plane(64, 80, np.float64)
+    plane.forward(lambda row, out: out.fill(1.0), 2)
+    kept = weakref.ref(plane._lines.base)
+    _fft.give_back(plane)
+    assert kept() is None
+    _fft._shelf.clear()
+
+
 @pytest.mark.parametrize("sigma, noise", [(1.0, 0.01), (1.5, 0.01), (2.5, 0.05)])
 def test_the_balance_is_near_the_best(sigma, noise):
     kernel = gaussian(9, 9, sigma)
@@ -96,7 +146,7 @@ def test_the_room_beyond_the_image_is_enough(monkeypatch):
     kernel = gaussian(9, 7, 2.5)
     image, target = (a[:471, :473] for a in blurred(kernel))
     found = psnr(deconvolve(target, kernel), image)
-    monkeypatch.setattr(restoration, "_period", lambda image, _: (image[0] + 73, image[1] + 67))
+    monkeypatch.setattr(restoration, "_period", lambda image, *_, **__: (image[0] + 73, image[1] + 67))
     assert found > psnr(deconvolve(target, kernel), image) - 0.1
 
 
@@ -113,7 +163,7 @@ def test_missing_pixels_are_penalised_least_squares_of_the_others(boundary, pena
         kernel -= kernel.mean()  # which tells nothing of the image's mean
     mask = rng.random(target.shape) < 0.1
     mask[:, 4] = mask[0, 0] = mask[-1, 5] = True
-    size = target.shape if boundary == "wrap" else restoration._period(target.shape, kernel.shape)
+    size = target.shape if boundary == "wrap" else restoration._period(target.shape, kernel.shape, 2, 16)
     whole, seen = np.zeros(size), np.zeros(size, dtype=bool)
     whole[:13, :10], seen[:13, :10] = target, ~mask
     expected = naive.restored(whole, seen, kernel, origin, 0.2 * np.sum(kernel**2), operation, penalty)[:13, :10]
@@ -168,7 +218,7 @@ def test_edges_are_solved_where_they_would_ring(sigma, noise, gained):
 
 def test_a_rough_frame_and_too_much_contrast_are_seen():
     target = CAMERA[150:270, 120:220]
-    ripple = 0.2 * np.sin(np.arange(100) * 2.0) * np.ones((120, 1))
+    ripple = 0.12 * np.sin(np.arange(100) * 2.0) * np.ones((120, 1))
     inner, frame = ripple.copy(), ripple.copy()
     inner[:, :6] = inner[:, -6:] = 0.0
     frame[:, 6:-6] = 0.0

@@ -70,6 +70,20 @@ def power_of(penalty, shape):
     return q / q.mean()
 
 
+@pytest.mark.parametrize("rows, cols, gain", [(5, 4, False), (15, 13, True)])
+def test_a_balance_is_chosen_only_where_it_gains(rows, cols, gain):
+    """Where the data determine the kernel well, that of no balance, which is least squares, is kept."""
+    kernel = smooth_kernel(rows, cols)
+    clean, errors = apply_kernel(CAMERA, kernel, boundary="wrap"), np.zeros(2)
+    for seed in range(3):
+        target = clean + np.random.default_rng(seed).normal(0, 0.01 * clean.std(), clean.shape)
+        ways = {"method": "wiener"}, {}
+        fits = [find_kernel(CAMERA, target, kernel.shape, boundary="wrap", **words) for words in ways]
+        errors += [relative(fit.kernel, kernel) ** 2 for fit in fits]
+        assert (fits[0].spectrum.balance > 0) == gain
+    assert errors[0] < (0.3 if gain else 1 + 1e-6) * errors[1]
+
+
 @pytest.mark.parametrize("penalty", ["laplacian", "identity"])
 @pytest.mark.parametrize("balance", [1e-3, 10.0])
 def test_the_kernel_is_the_minimum_among_those_of_its_shape(penalty, balance):

@@ -155,8 +155,8 @@ def find_kernel(
     balance : float or "auto", optional
         For ``method="wiener"``: how much the penalty counts against the data, without dimension, relative to the
         mean over all frequencies of the image's power spectrum (its mean removed, unless the data are periodic).
-        The default "auto" takes the balance with the smallest estimated error of the kernel; `Spectrum.balance`
-        tells which.
+        The default "auto" takes the balance with the smallest estimated error of the kernel, none if that gains
+        less than 1 %; `Spectrum.balance` tells which.
     detrend, taper : optional
         For ``method="wiener"``: as in `accumulate_spectra`.
     workers : int, optional

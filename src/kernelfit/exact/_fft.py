@@ -1,16 +1,21 @@
-"""Transforms of rows and of blocks: plans and buffers, the only importer of pyFFTW.
+"""Transforms of rows, of blocks and of whole images: plans and buffers, the only importer of pyFFTW.
 
-A plan writes to buffers of its own and serves one thread at a time; planning is done on scratch, under a
-lock, and finished plans go back to a shelf from which the next pass of the same size takes them.
+A plan writes to buffers of its own, or to what it is told, and serves one thread at a time; planning is done on
+scratch, under a lock, and finished plans go back to a shelf from which the next pass of the same size takes them.
 """
 
+import contextlib
+import math
 import threading
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
+
+from .threads import in_order
 
 BACKENDS = ("pyfftw", "scipy")
 EFFORTS = ("estimate", "measure", "patient")
@@ -19,6 +24,9 @@ _lock = threading.Lock()
 _planning = threading.Lock()  # FFTW's wisdom is the whole process's
 _settings = {"backend": "pyfftw", "effort": "estimate"}
 _shelf: "OrderedDict[tuple[object, ...], list[Any]]" = OrderedDict()
+#: Pixels of an image up to which threads cost more than they bring, and its buffers are kept.
+SMALL = 2**20
+_PART = 2**15  # points, about, that are transformed at a time
 _SHELF_KINDS = 6  # sizes whose idle plans and buffers are kept
 
 
@@ -28,9 +36,9 @@ def set_fft(*, backend: str | None = None, effort: str | None = None) -> dict[st
     Parameters
     ----------
     backend : {"pyfftw", "scipy"}, optional
-        Library used by ``method="fft"``, and by ``method="wiener"`` for blocks; images taken whole are always
-        transformed by SciPy. The default is "pyfftw"; "scipy" serves where pyFFTW cannot be imported. Nothing ever
-        changes it silently.
+        Library used by ``method="fft"``, by `deconvolve`, and by ``method="wiener"`` for blocks; images that it takes
+        whole are always transformed by SciPy. The default is "pyfftw"; "scipy" serves where pyFFTW cannot be imported.
+        Nothing ever changes it silently.
     effort : {"estimate", "measure", "patient"}, optional
         Planning effort of pyFFTW. The default "estimate" plans in milliseconds and always finds the same
         plan, so that results are the same to the last bit in every process; "measure" and "patient" time
@@ -131,6 +139,148 @@ class RowTransforms:
         self._back[array].execute()
 
 
+class PlaneTransforms:
+    """Real transforms of an image along both axes, one thread or several, each a part at a time.
+
+    A part is as many rows, then as many columns of frequencies, as the cache holds.
+
+    Attributes
+    ----------
+    dtype : dtype
+        Of the image, float32 or float64.
+    small : bool
+        Whether threads would cost more than they bring.
+    spectrum : ndarray, shape (cols // 2 + 1, rows and a few more)
+        The frequencies of a column beside each other: so they are transformed along the memory, and FFTW writes the
+        spectra of rows across it at hardly any cost.
+    """
+
+    dtype: "np.dtype[Any]"
+    small: bool
+    spectrum: npt.NDArray[Any]
+    _lines: npt.NDArray[Any]
+
+    def __init__(self, rows: int, cols: int, dtype: str, backend: str, effort: str) -> None:
+        self.key = (type(self), rows, cols, dtype, backend, effort)
+        self.shape, self.dtype, half = (rows, cols), np.dtype(dtype), cols // 2 + 1
+        self.small = rows * cols <= SMALL
+        self._tile, lines = (16 * max(1, _PART // (16 * n)) for n in (cols, rows))  # whole cache lines
+        self._group = -(-half // -(-half // lines))  # so that none is but partly filled
+        kind = np.result_type(self.dtype, np.complex64)
+        line = 64 // kind.itemsize  # and an odd number of them apart, as in RowTransforms
+        room = (-(-rows // self._tile) * self._tile // line + 1 | 1) * line
+        self._room = (-(-half // self._group) * self._group, room), kind
+        self.claim()
+        self._pyfftw, self._effort = _library(backend), effort
+        self._idle: list[tuple[Any, ...]] = []
+
+    def claim(self) -> None:
+        """Take memory for the spectrum, unless it has been kept."""
+        if not hasattr(self, "_lines"):
+            self._lines = aligned(*self._room)
+            self.spectrum = self._lines[: self.shape[1] // 2 + 1]
+
+    def release(self) -> None:
+        """Give back the memory of a large spectrum, to which plans hold on until they have other arrays."""
+        if self.small:
+            return
+        del self._lines, self.spectrum
+        for _, *plans in self._idle if self._pyfftw else ():
+            for plan in plans:
+                plan.update_arrays(*map(_hollow, (plan.input_array, plan.output_array)))
+
+    def forward(self, load: Callable[[int, npt.NDArray[Any]], None], workers: int) -> None:
+        """Transform the image whose rows from some row on ``load(row, out)`` gives."""
+
+        def rows(first: int) -> None:
+            with self._own() as (block, transform, *_):
+                load(first, block[: self.shape[0] - first])
+                self._do(transform, block, self._across(first))
+
+        self._each(range(0, self.shape[0], self._tile), rows, workers)
+        self._along(3, None, workers)
+
+    def backward(
+        self,
+        change: Callable[[slice], None],
+        store: Callable[[int, npt.NDArray[Any]], None],
+        n_rows: int,
+        workers: int,
+    ) -> None:
+        """Transform the spectrum, which is used up, lines of which ``change(lines)`` has changed before.
+
+        ``store(row, rows)`` takes the rows from some row on, `n_rows` in all, times the number of pixels.
+        """
+        self._along(4, change, workers)
+
+        def rows(first: int) -> None:
+            with self._own() as (block, _, transform, *_):
+                self._do(transform, self._across(first), block)
+                store(first, block[: n_rows - first])
+
+        self._each(range(0, n_rows, self._tile), rows, workers)
+
+    def _along(self, which: int, change: Callable[[slice], None] | None, workers: int) -> None:
+        def lines(first: int) -> None:
+            if change is not None:
+                change(slice(first, min(first + self._group, len(self.spectrum))))
+            part = self._lines[first : first + self._group, : self.shape[0]]
+            with self._own() as plans:
+                self._do(plans[which], part, part)
+
+        self._each(range(0, len(self.spectrum), self._group), lines, workers)
+
+    def _across(self, first: int) -> npt.NDArray[Any]:
+        return self.spectrum[:, first : first + self._tile].T
+
+    @staticmethod
+    def _each(parts: range, do: Callable[[int], None], workers: int) -> None:
+        for _ in in_order(parts, do, workers):
+            pass
+
+    @contextlib.contextmanager
+    def _own(self) -> Iterator[tuple[Any, ...]]:
+        """Lend a buffer and plans that no other thread uses."""
+        try:
+            own = self._idle.pop()
+        except IndexError:
+            own = self._plans()
+        yield own
+        self._idle.append(own)
+
+    def _plans(self) -> tuple[Any, ...]:
+        cols, rows = self.shape[1], self.shape[0]
+        block = aligned((self._tile, cols), self.dtype)
+        if self._pyfftw is None:
+            return (
+                block,
+                lambda a: scipy.fft.rfft(a, axis=1, workers=1),
+                lambda a: scipy.fft.irfft(a, n=cols, axis=1, norm="forward", workers=1),
+                lambda a: scipy.fft.fft(a, axis=1, workers=1),
+                lambda a: scipy.fft.ifft(a, axis=1, norm="forward", workers=1),
+            )
+        scratch = aligned(self._lines.shape, self._lines.dtype)  # planned with effort, it is written to
+        across, lines = scratch[: len(self.spectrum), : self._tile].T, scratch[: self._group, :rows]
+        plans = [
+            _plan(self._pyfftw, self._effort, *arrays, *flags, axes=(1,), direction=f"FFTW_{direction}")
+            for arrays, direction, *flags in (
+                ((block, across), "FORWARD"),
+                ((across, block), "BACKWARD", "FFTW_DESTROY_INPUT"),
+                ((lines, lines), "FORWARD"),
+                ((lines, lines), "BACKWARD"),
+            )
+        ]
+        block[...] = 0.0
+        return block, *plans
+
+    def _do(self, transform: Any, source: npt.NDArray[Any], result: npt.NDArray[Any]) -> None:
+        if self._pyfftw is None:
+            result[...] = transform(source)
+        else:
+            transform.update_arrays(source, result)
+            transform.execute()
+
+
 class BlockTransforms:
     """Real transforms of the block of an image and of that of a target, from one buffer.
 
@@ -193,11 +343,17 @@ def _plan(pyfftw: Any, effort: str, source: Any, result: Any, *flags: str, **how
                 pyfftw.import_wisdom(known)
 
 
-def aligned(shape: tuple[int, ...]) -> npt.NDArray[np.complex128]:
+def aligned(shape: tuple[int, ...], dtype: npt.DTypeLike = np.complex128) -> npt.NDArray[Any]:
     """Return an array of zeros that starts a cache line."""
-    raw = np.zeros(16 * int(np.prod(shape)) + 64, dtype=np.uint8)
+    size = np.dtype(dtype).itemsize * math.prod(shape)
+    raw = np.zeros(size + 64, dtype=np.uint8)
     skip = -raw.ctypes.data % 64
-    return raw[skip : skip + 16 * int(np.prod(shape))].view(np.complex128).reshape(shape)
+    return raw[skip : skip + size].view(dtype).reshape(shape)
+
+
+def _hollow(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return what passes for an array of these strides, but is hardly any memory: not to be looked into."""
+    return np.lib.stride_tricks.as_strided(aligned((1,), array.dtype), array.shape, array.strides)
 
 
 def borrow(rows: int, length: int, n_arrays: int, n_sources: int, *, lines: bool = False) -> RowTransforms:
@@ -212,15 +368,24 @@ def borrow_block(rows: int, cols: int) -> BlockTransforms:
     return found
 
 
-def _take(kind: Any, *sides: int) -> Any:
+def borrow_plane(rows: int, cols: int, dtype: npt.DTypeLike) -> PlaneTransforms:
+    """Take transforms of an image from the shelf, or plan them; what is left in the spectra is anything."""
+    found: PlaneTransforms = _take(PlaneTransforms, rows, cols, np.dtype(dtype).name)
+    found.claim()
+    return found
+
+
+def _take(kind: Any, *sides: int | str) -> Any:
     with _lock:
         rest = *sides, _settings["backend"], _settings["effort"]
         idle = _shelf.get((kind, *rest))
         return idle.pop() if idle else kind(*rest)
 
 
-def give_back(transform: RowTransforms | BlockTransforms) -> None:
+def give_back(transform: RowTransforms | BlockTransforms | PlaneTransforms) -> None:
     """Put a transform back on the shelf."""
+    if isinstance(transform, PlaneTransforms):
+        transform.release()
     with _lock:
         _shelf.setdefault(transform.key, []).append(transform)
         _shelf.move_to_end(transform.key)

@@ -18,7 +18,7 @@ _MOST_ITERATIONS = 200
 _LINES = 8  # of so many lines of pixels, one is looked at
 _STEEPER = 2.4  # times as rough as the inside, compared with the target
 _UNLIKE = 4.0  # times the mean square of a step between neighbours
-_WIDER = 1.3  # times the contrast of the target
+_WIDER = 1.15  # times the contrast of the target
 
 
 def excluded(target: npt.NDArray[np.generic], mask: object, masked: object, nan: str) -> Mask | None:
@@ -84,24 +84,24 @@ def rings(restored: npt.NDArray[np.generic], target: npt.NDArray[np.generic], si
     """
     if min(n - 4 * k for n, k in zip(target.shape, side, strict=True)) < _LINES:
         return True
-    # of both images, along rows and along columns
-    frame, inside = np.zeros(2), np.zeros(2)
-    for i, image in enumerate((restored, target)):
-        for lines, k in ((image[::_LINES], side[1]), (image[:, ::_LINES].T, side[0])):
-            steep = np.square(np.diff(lines, axis=1))
-            frame[i] += float(steep[:, :k].mean() + steep[:, -k:].mean())
-            inside[i] += float(steep[:, k:-k].mean()) * 2
-    wide = float(restored[::_LINES].std()) > _WIDER * float(target[::_LINES].std())
-    return bool(frame[0] * inside[1] > _STEEPER * inside[0] * frame[1]) or wide
+    from ..exact import _loops
+
+    ours, theirs = np.empty(4), np.empty(4)
+    for image, found in ((restored, ours), (target, theirs)):
+        _loops.roughness(image, side[0], side[1], _LINES, found)
+    return bool(ours[0] * theirs[1] > _STEEPER * ours[1] * theirs[0] or ours[3] > _WIDER**2 * theirs[3])
 
 
 def warn_of_dead_lines(target: npt.NDArray[np.generic], side: tuple[int, int]) -> None:
     """Warn of columns or rows that are constant, thinner than the kernel, and unlike those beside them."""
     for name, image, width in (("column", target, side[1]), ("row", target.T, side[0])):
         few = image[:: max(1, len(image) // _LINES)]
-        flat = (few == few[0]).all(axis=0)
-        some = np.flatnonzero(flat)
-        flat[some] = (image[:, some] == image[0, some]).all(axis=0)
+        flat = few[0] == few[-1]
+        for lines in (few, image):  # hardly any columns are left for the second look
+            some = np.flatnonzero(flat)
+            flat[some] = (lines[:, some] == lines[0, some]).all(axis=0)
+        if not flat.any():
+            continue
         edges = np.flatnonzero(np.diff(flat, prepend=False, append=False))
         for first, stop in zip(edges[::2], edges[1::2], strict=True):
             beside = [at for at in (first - 1, stop) if 0 <= at < len(flat)]

@@ -1,7 +1,9 @@
 """Division with the roles swapped: a kernel and what it made of an image give the image back."""
 
+import contextlib
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,6 @@ import numpy.typing as npt
 import scipy.fft
 
 from .. import geometry, pair
-from ..exact.threads import in_order
 from ..geometry import Shape
 from ..weights import masks
 from . import missing
@@ -20,10 +21,7 @@ from .wiener import as_balance
 BOUNDARIES = (None, "wrap")
 EDGES = ("auto", "fade", "solve")
 _CLASSES = 400  # of frequencies, four to an octave from 2^-67 on
-_CHUNK = 32
-_SMALL = 2**20  # pixels up to which threads cost more than they bring
-_FEW = 16  # rows of a kernel up to which its transform along columns is made by sums
-_ROWS = 128  # rows of frequencies, at least, that cross-validation looks at
+_LINES = 64  # columns of frequencies, at least, that cross-validation looks at
 _ROUNDS = 4
 _TAPER = 0.25
 #: Share g of robust cross-validation, and how many times the plain balance it may be where the noise is white.
@@ -70,9 +68,9 @@ def deconvolve(
         What an unknown boundary is replaced by. "fade" continues the target beyond its edges by its mirror image, each
         edge fading into the opposite one. That is quick, and enough where the blur is narrow or the noise is not low;
         elsewhere the whole image rings. "solve" takes the pixels beyond the edges as missing ones (see `mask`), which
-        takes 5 to 20 times as long, and up to 150 times where the noise is low. The default "auto" fades, looks whether
-        the frame of the result is rough or its contrast too high, and if so solves; not under the penalty "identity",
-        which pulls to zero what nobody saw.
+        takes 10 to 35 times as long, and up to 150 times where the noise is low. The default "auto" fades, looks
+        whether the frame of the result is rough or its contrast too high, and if so solves; not under the penalty
+        "identity", which pulls to zero what nobody saw.
     mask : array_like of bool, optional
         True where a target pixel is excluded, such as a dead one, of the target's shape or what broadcasts to it. The
         image is restored from the others, there too. Masked arrays bring their own.
@@ -135,7 +133,7 @@ def deconvolve(
     )
     threads = pair.as_workers(workers)
     dtype = np.float32 if np.dtype(blurred.dtype) in (np.float32, np.float16) else np.float64
-    y, k = np.asarray(blurred, dtype=dtype), np.asarray(taps, dtype=np.float64)
+    y, k = np.require(blurred, dtype, ("C", "W")), np.asarray(taps, dtype=np.float64)
     if mask is None and masked is None and nan == "error":
         unseen = None
     else:
@@ -161,33 +159,23 @@ def deconvolve(
         msg = "got balance=0 with pixels that are missing, which any values would suit; need more than 0, or 'auto'"
         raise ValueError(msg)
     side = (k.shape[0], k.shape[1])
-    if unseen is None:
-        missing.warn_of_dead_lines(y, side)
     size = (y.shape[0], y.shape[1]) if boundary == "wrap" else _period(y.shape, k.shape)
-    if size[0] * size[1] <= _SMALL:
-        threads = 1
     solve = boundary is None and edges == "solve" and given != 0
-    if unseen is None and not solve:
-        # The continued target, the kernel's transform and the result one after the other in one place: on images that
-        # the cache holds, getting memory costs as much as a transform. It is as large as all that is needed, so that
-        # glibc keeps memory between calls.
-        place = np.empty((3, size[0], size[1] // 2 + 1), dtype=np.complex128)[0]
-        spectrum = _forward(y if boundary == "wrap" else _continued(y, _within(place, size, dtype)), threads)
-        division = _Division(k, conv, size, penalty, place, threads)
-        division.divide(spectrum, division.balance(spectrum) if given is None else given)
-        found = _backward(spectrum, size[1], y.shape[0], threads)
-        restored = found
-        if size[1] != y.shape[1]:
-            restored = _within(place, y.shape, dtype) if dtype == np.float64 else np.empty(y.shape, dtype=dtype)
-            restored[...] = found[:, : y.shape[1]]
+    if unseen is None:
+        if not solve:
+            with _Division.of(k, conv, size, penalty, dtype, threads) as division:
+                division.transform(y if boundary == "wrap" else _Continued(y, size))
+                restored = division.divided(division.balance() if given is None else given, y.shape)
+        missing.warn_of_dead_lines(y, side)
         # under "identity" pixels that nobody saw are pulled to zero, which is worse than what fades
-        fades = edges == "fade" or penalty == "identity"
-        if boundary == "wrap" or fades or given == 0 or not missing.rings(restored, y, side):
+        fades = boundary == "wrap" or edges == "fade" or penalty == "identity" or given == 0
+        if not solve and (fades or not missing.rings(restored, y, side)):
             return restored
-    place = np.empty((size[0], size[1] // 2 + 1), dtype=np.complex128)
-    division = _Division(k, conv, size, penalty, place, threads)
-    image = _solved(y.astype(np.float64), unseen, division, given, periodic=boundary == "wrap")
-    return np.ascontiguousarray(image[:, : y.shape[1]], dtype=dtype)
+    if boundary is None:
+        size = _period(y.shape, k.shape, room=2, unit=16)
+    with _Division.of(k, conv, size, penalty, np.float64, threads) as division:
+        image = _solved(y.astype(np.float64), unseen, division, given, periodic=boundary == "wrap")
+    return np.asarray(image, dtype=dtype)
 
 
 def _solved(
@@ -198,7 +186,7 @@ def _solved(
     *,
     periodic: bool,
 ) -> npt.NDArray[np.float64]:
-    """Return the restored rows, of which missing pixels, and those beyond the edges, are found together with it.
+    """Return the restored image, of which missing pixels, and those beyond the edges, are found together with it.
 
     Without a balance it is first chosen from the target with tapered edges, then from what was filled by that.
     """
@@ -207,7 +195,7 @@ def _solved(
     if periodic:
         image[...] = y
     else:
-        _continued(y, image)
+        _Continued(y, division.size)(0, image)
         unknown[...] = True
         unknown[:n, :m] = False
     if unseen is not None:
@@ -218,21 +206,50 @@ def _solved(
         if not periodic:
             tapered[...] = 0.0
             tapered[:n, :m] = (y - y.mean()) * tukey(n, _TAPER)[:, None] * tukey(m, _TAPER)
-        balance = division.balance(_forward(tapered, division.threads))
+        division.transform(tapered)
+        balance = division.balance()
     for _ in range(_ROUNDS):
         missing.fill(image, unknown, division.rest_of(balance))
-        spectrum = _forward(image, division.threads)
+        division.transform(image)
         if given is not None or not division.smooths:
             break
-        before, balance = balance, division.balance(spectrum)
-        if 0.5 < balance / before < 2:
+        before, balance = balance, division.balance()
+        if 0.8 < balance / before < 1.25:
             break
-    division.divide(spectrum, balance)
-    return _backward(spectrum, division.size[1], n, division.threads)
+    return division.divided(balance, (n, m))
+
+
+class _Continued:
+    """An image and what lies beyond its edges: its mirror image, each edge fading into the opposite one."""
+
+    def __init__(self, image: npt.NDArray[Any], size: Shape) -> None:
+        self.image, (n, m) = image, image.shape
+        after, before, fade = _bridge(n, size[0] - n)
+        last = image[after]
+        self.below = last + fade.astype(image.dtype)[:, None] * (image[before] - last)
+        self.across = _bridge(m, size[1] - m)
+
+    def __call__(self, first: int, out: npt.NDArray[Any]) -> None:
+        """Give the rows from some row on."""
+        from ..exact import _loops
+
+        n, m = self.image.shape
+        own = self.image[first : first + len(out)]
+        out[: len(own), :m] = own
+        out[len(own) :, :m] = self.below[max(0, first - n) :][: len(out) - len(own)]
+        _loops.bridge(out, *self.across)
+
+
+@functools.lru_cache(maxsize=8)
+def _bridge(n: int, gap: int) -> tuple[npt.NDArray[Any], ...]:
+    """Return, for the places between the end of n pixels and their start: two mirrored pixels, the second's share."""
+    i = np.arange(gap)
+    fold = np.concatenate([np.arange(n), np.arange(n)[::-1]])
+    return fold[(n + i) % (2 * n)], fold[(i - gap) % (2 * n)], 0.5 - 0.5 * np.cos(np.pi * (i + 0.5) / max(gap, 1))
 
 
 class _Division:
-    """What the division by a kernel needs of it, for images of one size."""
+    """The division by a kernel, of images of one size, with the transforms that it needs."""
 
     def __init__(
         self,
@@ -240,134 +257,140 @@ class _Division:
         conv: geometry.Convention,
         size: Shape,
         penalty: str,
-        place: npt.NDArray[np.complex128],
         threads: int,
+        plane: Any,
     ) -> None:
         self.smooths = penalty != "identity"  # else filled pixels tend to zero, and tell nothing of the balance
-        self.size, self.threads, self.flipped = size, threads, conv.operation == "convolution"
-        self.transfer, self.scale = _transform(kernel, conv.origin, size[1], place, threads)
-        self.down, self.across = penalty_root(
-            scipy.fft.fftfreq(size[0]), np.arange(size[1] // 2 + 1) / size[1], penalty
-        )
+        self.size, self.plane, self.flipped = size, plane, conv.operation == "convolution"
+        self.threads = 1 if plane.small else threads
+        self.spectrum = plane.spectrum
+        self.down, self.across, turns = _tables(size, penalty)
+        self.scale, plus, minus = _transform(kernel, conv.origin, size)
+        self.kernel = plus, minus, turns
 
-    def balance(self, spectrum: npt.NDArray[np.complexfloating]) -> float:
-        """Choose the balance for an image of this spectrum."""
+    @classmethod
+    @contextlib.contextmanager
+    def of(
+        cls,
+        kernel: npt.NDArray[np.float64],
+        conv: geometry.Convention,
+        size: Shape,
+        penalty: str,
+        dtype: npt.DTypeLike,
+        threads: int,
+    ) -> "Iterator[_Division]":
+        """Lend a division that nobody else uses."""
+        from ..exact import _fft
+
+        plane = _fft.borrow_plane(*size, dtype)
+        yield cls(kernel, conv, size, penalty, threads, plane)
+        _fft.give_back(plane)
+
+    def transform(self, image: "npt.NDArray[Any] | _Continued") -> None:
+        """Transform an image."""
+
+        def load(first: int, out: npt.NDArray[Any]) -> None:
+            if isinstance(image, _Continued):
+                image(first, out)
+            else:
+                out[...] = image[first : first + len(out)]
+
+        self.plane.forward(load, self.threads)
+
+    def balance(self) -> float:
+        """Choose the balance for the image that was transformed."""
         from ..exact import _loops
 
         sums, counts = np.zeros(_CLASSES), np.zeros(_CLASSES)
-        step, even = max(1, self.size[0] // _ROWS), self.size[1] % 2 == 0
-        _loops.classes(spectrum, self.transfer, self.down, self.across, self.scale, step, even, sums, counts)
+        step, even = max(1, len(self.across) // _LINES), self.size[1] % 2 == 0
+        _loops.classes(self.spectrum, *self.kernel, self.across, self.down, self.scale, step, even, sums, counts)
         return _validated(sums, counts)
 
-    def divide(self, spectrum: npt.NDArray[np.complexfloating], balance: float) -> None:
-        """Divide a spectrum, in place."""
+    def divided(self, balance: float, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        """Return the first rows and columns of the restored image; uses up the spectrum."""
         from ..exact import _loops
 
-        strength, least = balance * self.scale, ROUNDING * self.scale
+        strength, least, factor = balance * self.scale, ROUNDING * self.scale, 1.0 / math.prod(self.size)
 
-        def some(first: int) -> None:
-            part = slice(first, first + _CHUNK)
+        def divide(part: slice) -> None:
             _loops.divide_spectrum(
-                spectrum[part], self.transfer[part], self.down[part], self.across, strength, least, self.flipped
-            )
+                self.spectrum[part], part.start, *self.kernel, self.across, self.down, strength, least, factor,
+                self.flipped,
+            )  # fmt: skip
 
-        for _ in in_order(range(0, self.size[0], _CHUNK), some, self.threads):
-            pass
+        return self._image(divide, shape)
 
     def rest_of(self, balance: float) -> Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]:
         """Return what gives the part of an image that the division by a balance does not pass."""
-        power = np.square(self.transfer.real) + np.square(self.transfer.imag)
-        held = balance * self.scale * np.square(self.down[:, None] + self.across)
-        power += held
-        np.divide(held, power, out=held, where=power > ROUNDING * self.scale)
-        held[power <= ROUNDING * self.scale] = 1.0
+        from ..exact import _loops
+
+        held = np.empty((len(self.across), len(self.down)))
+        strength, least, factor = balance * self.scale, ROUNDING * self.scale, 1.0 / math.prod(self.size)
+        _loops.not_passed(*self.kernel, self.across, self.down, strength, least, factor, held)
+
+        def hold(part: slice) -> None:
+            self.spectrum[part, : held.shape[1]] *= held[part]
 
         def rest(image: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-            spectrum = _forward(image, self.threads)
-            spectrum *= held
-            return _backward(spectrum, self.size[1], self.size[0], self.threads)
+            self.transform(image)
+            return self._image(hold, self.size)
 
         return rest
 
+    def _image(self, change: Callable[[slice], None], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        out = np.empty(shape, dtype=self.plane.dtype)
 
-# Axis by axis: half the time of rfft2 and irfft2, which copy.
+        def store(first: int, rows: npt.NDArray[Any]) -> None:
+            out[first : first + len(rows)] = rows[:, : shape[1]]
 
-
-def _forward(image: npt.NDArray[Any], workers: int) -> npt.NDArray[Any]:
-    """Transform an image."""
-    lines = scipy.fft.rfft(image, axis=1, workers=workers)
-    return np.asarray(scipy.fft.fft(lines, axis=0, workers=workers, overwrite_x=True))
-
-
-def _backward(spectrum: npt.NDArray[Any], n_cols: int, n_rows: int, workers: int) -> npt.NDArray[Any]:
-    """Return the first rows of an image from its spectrum, which is used up; only they are transformed along rows."""
-    lines = scipy.fft.ifft(spectrum, axis=0, workers=workers, overwrite_x=True)[:n_rows]
-    return np.asarray(scipy.fft.irfft(lines, n=n_cols, axis=1, workers=workers))
+        self.plane.backward(change, store, shape[0], self.threads)
+        return out
 
 
-def _within(place: npt.NDArray[np.complex128], shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """Return an array in the memory of another."""
-    return np.asarray(place.reshape(-1).view(dtype)[: math.prod(shape)].reshape(shape))
+@functools.lru_cache(maxsize=8)
+def _tables(size: Shape, penalty: str) -> tuple[npt.NDArray[np.float64], ...]:
+    """Return the two parts of the penalty's root, and the cosines and sines of a turn of as many steps as columns."""
+    turns = np.arange(size[1]) * (2 * np.pi / size[1])
+    down, across = penalty_root(scipy.fft.fftfreq(size[0]), np.arange(size[1] // 2 + 1) / size[1], penalty)
+    return down, across, np.array([np.cos(turns), np.sin(turns)])
 
 
 def _transform(
-    kernel: npt.NDArray[np.float64], origin: Shape, n_cols: int, out: npt.NDArray[np.complex128], workers: int
-) -> tuple[npt.NDArray[np.complex128], float]:
-    """Return the transform of a kernel whose origin lies at lag zero, and the mean of its square over all frequencies.
+    kernel: npt.NDArray[np.float64], origin: Shape, size: Shape
+) -> tuple[float, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the mean square of a kernel's transform, its origin at lag zero, and what the loops make that of.
 
-    By transforms of the few rows, then of all columns: by sums for few rows, not by a product of matrices, which would
-    leave BLAS's threads spinning; by transforms for more.
+    That is the sums and differences of the transforms of columns equally far from the origin.
     """
-    size = (len(out), n_cols)
-    rows, cols = (np.arange(k) - o for k, o in zip(kernel.shape, origin, strict=True))
-    height, width = min(len(rows), size[0]), min(len(cols), size[1])
-    folded = np.zeros((height, width))  # a kernel larger than the image meets itself
-    np.add.at(folded, np.ix_(np.arange(len(rows)) % size[0], np.arange(len(cols)) % size[1]), kernel)
-    placed = np.zeros((height, size[1]))
-    placed[:, cols[:width] % size[1]] = folded
-    lines, scale = scipy.fft.rfft(placed, axis=1), float(np.sum(placed**2))
-    if height <= _FEW:
-        from ..exact import _loops
-
-        turns = np.outer(np.arange(size[0] // 2 + 1), rows[:height]) % size[0] * (2 * np.pi / size[0])
-        _loops.transform_columns(lines.view(np.float64), np.cos(turns), np.sin(turns), out.view(np.float64))
-        return out, scale
-    out[...] = 0.0
-    out[rows[:height] % size[0]] = lines
-    return scipy.fft.fft(out, axis=0, workers=workers, overwrite_x=True), scale
+    (n, m), (height, width) = size, kernel.shape
+    reach = max(origin[1], width - 1 - origin[1])
+    placed = np.zeros((2 * reach + 1, n))
+    columns = placed[reach - origin[1] :][:width]
+    np.add.at(columns, np.ix_(np.arange(width), (np.arange(height) - origin[0]) % n), kernel.T)  # may meet itself
+    lines = scipy.fft.rfft(placed, axis=1)
+    plus, minus = np.zeros((2, -(-(reach + 1) // 3) * 3, 2 * lines.shape[1]))
+    for part, half in ((lines.real, np.s_[: lines.shape[1]]), (lines.imag, np.s_[lines.shape[1] :])):
+        ahead, behind = part[reach:], part[reach::-1]
+        np.add(ahead, behind, out=plus[: reach + 1, half])
+        np.subtract(ahead, behind, out=minus[: reach + 1, half])
+    plus[0] *= 0.5
+    if width > m:
+        columns = np.array([columns[i::m].sum(axis=0) for i in range(m)])
+    return float(np.sum(columns**2)), plus, minus
 
 
-def _period(image: tuple[int, ...], kernel: tuple[int, ...]) -> Shape:
-    """Return the sides of a period that leaves three kernels' room beyond the image.
+def _period(image: tuple[int, ...], kernel: tuple[int, ...], room: float = 2.5, unit: int = 64) -> Shape:
+    """Return the sides of a period that leaves some kernels' room beyond the image.
 
-    One is needed; with no more the fading is so steep that the edges ring, which costs 1 to 2 dB where the
-    kernel is wide.
-    Multiples of four: 540 takes a third less time than 525. The transforms of rows are real, those of columns are not.
+    One is needed; with no more the fading is so steep that the edges ring, which costs 1 to 2 dB where the kernel is
+    wide. Pixels to be solved for need no fading, and the fewer they are, the better. Columns of a multiple of 16 and
+    rows of one of 64 pixels: 528 by 576 take seven tenths of the time of 540 by 540.
     """
     rows, cols = (
-        4 * scipy.fft.next_fast_len(math.ceil((a + 3 * b) / 4), real=real)
-        for a, b, real in zip(image, kernel, (False, True), strict=True)
+        n * scipy.fft.next_fast_len(math.ceil((a + room * b) / n), real=False)
+        for a, b, n in zip(image, kernel, (16, unit), strict=True)
     )
     return rows, cols
-
-
-def _continued(image: npt.NDArray[Any], out: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Continue an image to a period of its own: beyond each edge its mirror image, fading into that of the other."""
-    n, m = image.shape
-    out[:n, :m] = image
-    _bridge(out[:n], m)
-    _bridge(out.T, n)
-    return out
-
-
-def _bridge(lines: npt.NDArray[Any], n: int) -> None:
-    """Fill the columns from `n` on: the mirror image of what is before, fading into that of the start."""
-    gap = lines.shape[1] - n
-    i = np.arange(gap)
-    fold = np.concatenate([np.arange(n), np.arange(n)[::-1]])
-    after, before = lines[:, fold[(n + i) % (2 * n)]], lines[:, fold[(i - gap) % (2 * n)]]
-    fade = (0.5 - 0.5 * np.cos(np.pi * (i + 0.5) / gap)).astype(lines.dtype)
-    lines[:, n:] = after + fade * (before - after)
 
 
 def _validated(sums: npt.NDArray[np.float64], counts: npt.NDArray[np.float64]) -> float:
@@ -379,27 +402,11 @@ def _validated(sums: npt.NDArray[np.float64], counts: npt.NDArray[np.float64]) -
     2, doi:10.1088/0266-5611/22/5/021), which comes to up to 25 times the balance for white noise and to thousands
     of times for such.
     """
-    total = float(sums.sum())
-    if not total > 0:
+    from ..exact import _loops
+
+    if not sums.sum() > 0:
         return 1.0
     some = np.flatnonzero(counts)
     u = 2.0 ** (some // 4 - 67.0) * (1 + (some % 4 + 0.5) / 4)
-    plain, robust = (_least(u, sums[some], counts[some], share) for share in (1.0, _ROBUST))
-    return robust if robust > _WHITE * plain else plain
-
-
-def _least(
-    u: npt.NDArray[np.float64], sums: npt.NDArray[np.float64], counts: npt.NDArray[np.float64], share: float
-) -> float:
-    """Return the balance of least (robust) cross-validation, by steps of a factor of three, then by small ones."""
-    best = -6.0
-    for powers in (np.arange(-16.0, 4.0, 0.5), np.arange(-0.5, 0.51, 0.125)):
-        candidates = 10.0 ** (powers if len(powers) > 9 else best + powers)
-        held = candidates[:, None] / (u + candidates[:, None])
-        left = np.einsum("ij,ij,j->i", held, held, sums) + 1e-30 * sums.sum()
-        score = left / np.einsum("ij,j->i", held, counts) ** 2
-        if share < 1.0:
-            passed = np.einsum("ij,ij,j->i", 1.0 - held, 1.0 - held, counts) / counts.sum()
-            score *= share + (1.0 - share) * passed
-        best = float(np.log10(candidates[int(np.argmin(score))]))
-    return float(10.0**best)
+    plain, robust = (_loops.least_validated(u, sums[some], counts[some], share) for share in (1.0, _ROBUST))
+    return float(robust if robust > _WHITE * plain else plain)

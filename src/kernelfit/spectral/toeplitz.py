@@ -25,6 +25,7 @@ _LEAST_OVERLAP = 0.1
 _FINER = 100.0
 _PILOT = 1e-6
 _WORSE = 0.01  # mean log power of the residual by which a fit is clearly worse than another
+_GAIN = 0.98  # of the square error of no balance: less is no evidence for one, and loses as often as it wins
 _BALANCES = np.concatenate([[0.0], 10.0 ** np.arange(-15.0, 4.1, 0.25)])
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -280,8 +281,10 @@ def _choose(equations: Equations) -> float:
     chosen = _PILOT
     for _ in range(2):
         variance, loss, _ = equations.squared_errors(_BALANCES, chosen)
-        chosen = float(_BALANCES[int(np.argmin(np.where(allowed, variance + loss, np.inf)))])
-    return chosen
+        errors = np.where(allowed, variance + loss, np.inf)
+        chosen = float(_BALANCES[int(np.argmin(errors))])
+    plain = equations.values.all() and errors.min() > _GAIN * errors[0]
+    return 0.0 if plain else chosen
 
 
 def _root(covariance: Array) -> Array:
