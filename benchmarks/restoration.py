@@ -1,12 +1,12 @@
 """Print how well and how fast `deconvolve` restores, beside scikit-image's two Wiener filters on the same inputs.
 
-Run as ``python -m benchmarks.restoration [edges | time]``. The image is scikit-image's ``camera()`` scaled to 0..1. Its target
-is a crop of the blurred image, so that the pixels beyond its edge are unknown; noise 0.01 is 1% of its deviation.
-PSNR is taken over the whole frame and away from its edges. The time is the median of ratios to scikit-image's
-``wiener``, run in turn; that takes once or twice as long, depending on whether the C library keeps freed memory. With
-``time``: the ratio for blur 1.5 and noise 0.01, one thread on either side, in processes that do and do not. With ``edges``: a table of the PSNR
-on six photographs with edges faded and solved for, what "auto" does, and with 1 % of the pixels, a column and a spot
-dead and masked; times are relative to fading.
+Run as ``python -m benchmarks.restoration [edges | time]``. The image is scikit-image's ``camera()`` scaled to 0..1. Its
+target is a crop of the blurred image, so that the pixels beyond its edge are unknown; noise 0.01 is 1% of its
+deviation. PSNR is taken over the whole frame and away from its edges. The time is the median of ratios to
+scikit-image's ``wiener``, run in turn; that takes once or twice as long, depending on whether the C library keeps freed
+memory. With ``time``: the ratio for blur 1.5 and noise 0.01, one thread on either side, in processes that do and do
+not. With ``edges``: a table of the PSNR on six photographs with edges faded and solved for, what "auto" does, and with
+1 % of the pixels, a column and a spot dead and masked; times are relative to fading.
 """
 
 import os
