@@ -315,6 +315,21 @@ def test_a_channel_of_one_file_and_a_gray_other(folder, pixels, capsys):
     np.testing.assert_allclose(json.loads(out)["kernel"], expected[None], atol=1e-9)
 
 
+@pytest.mark.parametrize("between", [" ", "="])
+def test_a_value_may_begin_with_a_minus(folder, capsys, between):
+    rng = np.random.default_rng(12)
+    image = rng.normal(size=(50, 61))
+    after = np.clip(convolve2d(image, np.array([[0.5, 0.2, -0.1]]), mode="same"), -0.7, 0.8)
+    np.save("image.npy", image)
+    np.save("after.npy", after)
+    call = f"find image.npy after.npy --shape 1,3 --json --saturated{between}-0.7,0.8"
+    _, out, err = run(capsys, *call.split())
+    fields = json.loads(out)
+    inside = after[:, 1:-1]  # no boundary was declared
+    assert err == "" and fields["n_pixels"] == np.count_nonzero((inside > -0.7) & (inside < 0.8))
+    np.testing.assert_allclose(fields["kernel"], [[0.5, 0.2, -0.1]], atol=1e-12)
+
+
 def test_luma_leaves_out_what_is_saturated_in_any_colour(folder, capsys):
     colour = np.random.default_rng(8).integers(0, 256, (60, 71, 3), dtype=np.uint8)
     taps = np.array([[0.0, -1.0, 0.0], [0.3, 2.0, -0.3]])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 solved, 1 solved with a doubtful verdict, 2 bad call or bad input (said in one line on stderr), 130 stopped.
     """
     try:
-        args = _parser().parse_args(argv)
+        args = _parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
         if args.command is None:
             raise BadCallError(f"got no command, need one of {', '.join(COMMANDS)}; see kernelfit --help")
         from .people import commands
@@ -93,6 +94,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print("kernelfit:", *(stop.args or ("stopped, nothing half done is left behind",)), file=sys.stderr)
         return STOPPED
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    """Join values such as -100,100 to their option: argparse would take them for an option themselves."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1].startswith("--") and re.match(r"-[\d.].*,", word):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _parser() -> argparse.ArgumentParser:
