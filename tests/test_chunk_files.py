@@ -2,6 +2,8 @@
 
 import gc
 import pickle
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -261,11 +263,28 @@ def test_there_is_nothing_to_read_after_the_last_cell(monkeypatch):
     monkeypatch.setattr(chunks, "LEAST", 1)
     view = chunks.Chunked(Slow(0))
     cells = view.cells
-    cell, mine = cells._claim(1, 1)
-    assert mine
-    threading.Timer(0.05, cells._read, (1, 1, cell)).start()
+    cell = cells._cells[1, 1] = chunks._Cell()
+    threading.Timer(0.05, lambda: (cells._read(1, 1, cell), cell.reading.release())).start()
     np.testing.assert_array_equal(view[20:40, 30:60], view.array.array[20:40, 30:60])
     assert view.array.read == [(1, 1)]
+
+
+@pytest.mark.parametrize("step", ["before", "after"])
+def test_nobody_waits_for_a_cell_whose_reading_was_interrupted(monkeypatch, step):
+    monkeypatch.setattr(chunks, "LEAST", 1)
+    view, read = chunks.Chunked(Slow(0)), chunks.Cells._read
+
+    def interrupted(self, row, col, cell):
+        if step == "after":
+            read(self, row, col, cell)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(chunks.Cells, "_read", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            view[22:30, 2:9]
+    assert not view.cells._cells  # otherwise the next one would wait for ever
+    np.testing.assert_array_equal(view[22:30, 2:9], view.array.array[22:30, 2:9])
 
 
 # ---- memory that is used again --------------------------------------------------------------------------------------
@@ -294,28 +313,44 @@ def test_memory_comes_back_when_the_last_view_of_it_is_gone(shelf):
 
 
 def test_no_more_is_kept_than_said(shelf, monkeypatch):
-    monkeypatch.setattr(recycled, "KEPT", 2**21)
-    arrays = [shelf.empty((n * 2**16,), "u1") for n in (4, 8, 12, 16)]
+    monkeypatch.setattr(recycled, "KEPT", 2**22)
+    arrays = [shelf.empty((n * 2**17,), "u1") for n in (4, 6, 8, 8, 8)]
+    assert arrays[-1].base is None  # all five are more, and this one is not used again
     sizes = [a.nbytes for a in arrays]
     while arrays:
         del arrays[0]
-    assert [len(memory) for memory in shelf.free] == sizes[2:]  # all four are more, and so are the last three
+    assert shelf.n_bytes == sum(sizes[:4]) <= 2**22
+    again = shelf.empty((7 * 2**17,), "u1")
+    assert again.base is not None and [len(memory) for memory in shelf.free] == sizes[1:4]  # the first made room
     assert shelf.empty((2**22,), "u1").base is None and shelf.empty((9,), "u1").base is None
 
 
-def test_garbage_that_is_collected_in_the_midst_of_it_does_no_harm(shelf, monkeypatch):
-    class Held:
-        def acquire(self, blocking=True, timeout=-1):
-            assert not blocking, "the thread that holds the lock would wait for itself"
-            return False
-
+def test_garbage_that_is_collected_in_the_midst_of_it_does_no_harm(shelf):
     array = shelf.empty((2**17,), "u1")
-    with monkeypatch.context() as patched:
-        patched.setattr(shelf, "lock", Held())
+    with shelf.lock:  # the thread that holds it would wait for itself
         del array
     assert not shelf.free and shelf.returned
-    shelf.empty((2**17,), "u1")
-    assert not shelf.returned
+    again = shelf.empty((2**17,), "u1")
+    assert again.base is not None and not shelf.returned
+
+
+def test_no_code_runs_when_memory_comes_back(shelf):
+    """A Ctrl-C that came in the midst of it would be lost."""
+    array, seen = shelf.empty((2**17,), "u1"), []
+    sys.setprofile(lambda frame, event, arg: seen.append(event))
+    del array
+    sys.setprofile(None)
+    assert len(shelf.returned) == 1 and "call" not in seen
+
+
+def test_memory_is_not_taken_back_from_what_still_runs_at_the_end():
+    held = "held = [recycled.empty((2**18,), 'u1')]"
+    late = "print(np.shares_memory(held[0], recycled.empty((2**18,), 'u1')))"
+    script = (
+        f"import atexit\natexit.register(lambda: {late})\nimport numpy as np\nfrom kernelfit import recycled\n{held}"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
 
 
 def test_threads_do_not_share_memory(shelf):

@@ -5,7 +5,6 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -51,6 +50,24 @@ def merged(ends: list[int], least: int, most: int) -> list[int]:
     return kept
 
 
+class _Cell:
+    """Pixels that one thread reads, and others wait for: by a bare lock, since a Ctrl-C may leave others locked."""
+
+    def __init__(self) -> None:
+        self.found: Pixels | BaseException | None = None
+        self.reading = threading.Lock()
+        self.reading.acquire()
+
+    def result(self) -> Pixels:
+        """Wait for the pixels and return them, or raise what came in their stead."""
+        with self.reading:
+            pass
+        if isinstance(self.found, BaseException):
+            raise self.found
+        assert self.found is not None
+        return self.found
+
+
 class Cells:
     """The cells of whole chunks of an array (rows, cols, ...), the last used of which are kept.
 
@@ -66,51 +83,53 @@ class Cells:
         self.ends = tuple(np.array(merged(e, min(least, most), 2 * least)) for e in ends)
         largest = math.prod(int(np.diff(e).max()) for e in self.ends) * bytes_each
         self.kept = largest <= budget // 4
-        self._cells: OrderedDict[Shape, Future[Pixels]] = OrderedDict()
+        self._cells: OrderedDict[Shape, _Cell] = OrderedDict()
         self._lock = threading.Lock()
         self._bytes = 0
 
     def cell(self, row: int, col: int) -> Pixels:
         """Return a cell, from memory if it is there."""
-        cell, mine = self._claim(row, col)
-        if mine:
-            self._read(row, col, cell)
-        elif not cell.done():  # rather than wait, read what is most likely to be needed next
+        cell = self._brought(row, col)
+        if cell.found is None:  # rather than wait, read what is most likely to be needed next
             row, col = (row + 1, col) if row + 2 < len(self.ends[0]) else (0, col + 1)
             if col + 1 < len(self.ends[1]):
-                after, mine = self._claim(row, col)
-                if mine:
-                    self._read(row, col, after)
+                self._brought(row, col)
         return cell.result()
 
-    def _claim(self, row: int, col: int) -> "tuple[Future[Pixels], bool]":
-        """Return the future of a cell, and whether it is this thread that has to read it."""
-        new: Future[Pixels] = Future()
-        with self._lock:
-            cell = self._cells.setdefault((row, col), new)
-            self._cells.move_to_end((row, col))
-        return cell, cell is new
-
-    def _read(self, row: int, col: int, cell: "Future[Pixels]") -> None:
-        """Read a cell into its future, and forget those not used for longest; who asks for it is told of a failure."""
-        (y0, y1), (x0, x1) = ((int(e[i]), int(e[i + 1])) for e, i in zip(self.ends, (row, col), strict=True))
+    def _brought(self, row: int, col: int) -> _Cell:
+        """Return a cell, read unless another thread does that; who asks for its pixels is told of a failure."""
+        cell = mine = _Cell()
         try:
-            pixels = np.asarray(self.array[y0:y1, x0:x1])
-        except BaseException as error:
             with self._lock:
-                del self._cells[row, col]
-            cell.set_exception(error)
+                cell = self._cells.setdefault((row, col), mine)
+                self._cells.move_to_end((row, col))
+            if cell is mine:
+                self._read(row, col, mine)
+        except BaseException as error:  # an interruption may come anywhere here, and others may wait
+            if mine.found is None:
+                mine.found = error
+            with self._lock:
+                if self._cells.get((row, col)) is mine:
+                    del self._cells[row, col]
             if not isinstance(error, Exception):
                 raise
-            return
-        cell.set_result(pixels)
+        finally:
+            mine.reading.release()
+        return cell
+
+    def _read(self, row: int, col: int, cell: _Cell) -> None:
+        """Read a cell, and forget those not used for longest."""
+        (y0, y1), (x0, x1) = ((int(e[i]), int(e[i + 1])) for e, i in zip(self.ends, (row, col), strict=True))
+        pixels = np.asarray(self.array[y0:y1, x0:x1])
         with self._lock:
             self._bytes += pixels.nbytes
-            for key in list(self._cells):
+            cell.found = pixels
+            for key, other in list(self._cells.items()):
                 if self._bytes <= self.budget:
                     break
-                if self._cells[key].done() and key != (row, col):
-                    self._bytes -= self._cells.pop(key).result().nbytes
+                if isinstance(other.found, np.ndarray) and other is not cell:
+                    self._bytes -= other.found.nbytes
+                    del self._cells[key]
 
 
 def _steps(ends: npt.NDArray[np.intp], start: int, length: int) -> list[tuple[int, slice, slice]]:
