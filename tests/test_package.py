@@ -136,7 +136,7 @@ def importers_of(package):
 
 
 def test_each_engine_has_one_importer():
-    assert importers_of("numba") == {"_loops.py", "_weighted_loops.py"}
+    assert importers_of("numba") == {"jit.py"}
     assert importers_of("pyfftw") == {"_fft.py"}
     assert importers_of("dask") == {"scale.py"}
 
@@ -205,7 +205,18 @@ ROOMS_WITHOUT_PIXELS = [
 
 @pytest.mark.parametrize("room", ROOMS_WITHOUT_PIXELS)
 def test_rooms_that_never_see_a_pixel(room):
-    forbidden = {"pair", "accumulation", "engines", "edges", "blocks", "find", "forward", "_loops", "_fft"}
+    forbidden = {
+        "pair",
+        "accumulation",
+        "engines",
+        "edges",
+        "blocks",
+        "find",
+        "forward",
+        "_loops",
+        "_spectral_loops",
+        "_fft",
+    }
     assert not rooms_of(imports(ROOMS[room], top_level_only=True)) & forbidden
 
 
@@ -223,7 +234,7 @@ def test_the_forward_operator_shares_nothing_with_the_engines():
 
 
 def test_engines_import_nothing_above_them():
-    for room in ("_loops", "_weighted_loops", "_fft", "geometry"):
+    for room in ("_loops", "_weighted_loops", "_spectral_loops", "jit", "_fft", "geometry"):
         inside = rooms_of(imports(ROOMS[room]))
         assert not inside & {
             "find",

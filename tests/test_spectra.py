@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from kernelfit import SpectralStats, accumulate_spectra, set_fft
-from kernelfit.exact import _loops
-from kernelfit.spectral import toeplitz
+from kernelfit.spectral import _spectral_loops, toeplitz
 
 NAMES = ("image_power", "target_power", "cross")
 
@@ -191,7 +190,7 @@ def test_lag_sums_are_inverse_transforms(sides, close):
 
 def test_compiled_loops_are_compiled_once(pair_of_images):
     """Of two layouts Numba makes two versions, and two processes that fill its cache at once may confuse them."""
-    if not hasattr(_loops.ring_misfit, "signatures"):
+    if not hasattr(_spectral_loops.ring_misfit, "signatures"):
         pytest.skip("nothing is compiled")
     image, target = pair_of_images
     stats = [accumulate_spectra(image, target, (4, 5), block=block) for block in (None, 32, "auto")]
@@ -199,4 +198,4 @@ def test_compiled_loops_are_compiled_once(pair_of_images):
     for some in stats:
         some.solve()
     for name in ("taper", "cross_spectra", "cross_spectra_in_place", "ring_misfit", "add_products"):
-        assert len(getattr(_loops, name).signatures) == 1, name
+        assert len(getattr(_spectral_loops, name).signatures) == 1, name

@@ -1,33 +1,15 @@
-"""The compiled loops: with `_weighted_loops`, the only importers of Numba.
+"""The compiled loops of the exact methods: sums of products, tiles, factors.
 
-They stand in one file because Numba's cache looks at the caller's file alone. None validates, allocates
-in an inner loop, or raises; all are serial and release the GIL, so that a thread pool can run them.
+None validates, allocates in an inner loop, or raises; all are serial and release the GIL, so that threads can run them.
 Each array is C-contiguous float64 (complex where said), so each function is compiled once.
 """
 
-import functools
-from collections.abc import Callable
-from typing import Any
-
-import numba
 import numpy as np
 
-# Without nnan and ninf: a NaN must stay visible.
-FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
+from .jit import jit, jit_sum
 
 
-def _jit(function: Callable[..., Any], fastmath: set[str] | bool = False) -> Any:
-    compiled = functools.partial(numba.njit, nogil=True, error_model="numpy", fastmath=fastmath)
-    try:
-        return compiled(cache=True)(function)
-    except RuntimeError:  # no directory to write the cache to
-        return compiled()(function)
-
-
-_jit_sum = functools.partial(_jit, fastmath=FASTMATH)
-
-
-@_jit_sum
+@jit_sum
 def lag_sums(a, a_col, b, b_col, rows, cols, out):
     """Add the lag products of two blocks: ``out[i, j] += sum_rc a[r, a_col + c] * b[r + i, b_col + c + j]``.
 
@@ -48,7 +30,7 @@ def lag_sums(a, a_col, b, b_col, rows, cols, out):
             four_rows(x0, x1, x2, x3, line, out[i : i + 4])
 
 
-@_jit_sum
+@jit_sum
 def four_rows(x0, x1, x2, x3, line, out):
     """Add the lag products of up to four rows with one line: ``out[r, j] += sum_k x_r[k] * line[k + j]``.
 
@@ -97,7 +79,7 @@ def four_rows(x0, x1, x2, x3, line, out):
             out[r, j] += single[r]
 
 
-@_jit_sum
+@jit_sum
 def strip_lag_sums(wide, cols, lag, out):
     """Add the lag products of the rows of a narrow strip: ``out[p, q, l] += sum_c wide[p, lag + c] * wide[q, c + l]``.
 
@@ -110,7 +92,7 @@ def strip_lag_sums(wide, cols, lag, out):
             four_rows(x0[lag:end], x1[lag:end], x2[lag:end], x3[lag:end], wide[q], out[p : p + 4, q, : 2 * lag + 1])
 
 
-@_jit_sum
+@jit_sum
 def correlate(b, b_col, taps, rows, cols, out):
     """Correlate a block with taps: ``out[r, c] = sum_ij taps[i, j] * b[r + i, b_col + c + j]``."""
     n_i, n_j = taps.shape
@@ -134,7 +116,7 @@ def correlate(b, b_col, taps, rows, cols, out):
                     y[c] += k0 * x0[c]
 
 
-@_jit_sum
+@jit_sum
 def moments(rows, n_rows, n_cols, out):
     """Add the sum of the squares of a block, and its sum; BLAS would wake its own threads, to fight with ours."""
     squares = total = 0.0
@@ -150,7 +132,7 @@ def moments(rows, n_rows, n_cols, out):
     out[1] += total
 
 
-@_jit
+@jit
 def subtract(rows, model, start, stop, n_cols):
     """Subtract a block of `model` from the same block of `rows`."""
     for r in range(start, stop):
@@ -158,7 +140,7 @@ def subtract(rows, model, start, stop, n_cols):
             rows[r, c] -= model[r, c]
 
 
-@_jit_sum
+@jit_sum
 def spectral_lag_sums(spectra, first, second, rows, real, imag, turned):
     """Add the lag products, across rows, of row spectra.
 
@@ -213,7 +195,7 @@ def spectral_lag_sums(spectra, first, second, rows, real, imag, turned):
                 imag[a, f, i] += q0
 
 
-@_jit_sum
+@jit_sum
 def spectral_correlate(spectra, n_sources, target, real, imag, rows, turned):
     """Correlate row spectra with tap spectra: ``S_target[f, r] = sum_ai conj(taps[a, f, i]) * S_a[f, r + i]``.
 
@@ -243,7 +225,7 @@ def spectral_correlate(spectra, n_sources, target, real, imag, rows, turned):
             y[2 * r + 1] -= z[2 * r]
 
 
-@_jit_sum
+@jit_sum
 def line_lag_sums(spectra, first, second, rows, real, imag, turned):
     """Do the work of `spectral_lag_sums` for the row lag 0 alone, on `spectra` (arrays, rows, 2 * frequencies).
 
@@ -259,7 +241,7 @@ def line_lag_sums(spectra, first, second, rows, real, imag, turned):
                 q[f] += x[2 * f] * y[2 * f + 1] - x[2 * f + 1] * y[2 * f]
 
 
-@_jit_sum
+@jit_sum
 def line_correlate(spectra, n_sources, target, real, imag, rows, turned):
     """Do the work of `spectral_correlate` for kernels of one row, on `spectra` (arrays, rows, 2 * frequencies).
 
@@ -276,7 +258,7 @@ def line_correlate(spectra, n_sources, target, real, imag, rows, turned):
                 y[2 * f + 1] += c[f] * x[2 * f + 1] - d[f] * x[2 * f]
 
 
-@_jit_sum
+@jit_sum
 def spectral_products(spectra, n, groups, sums, turned):
     """Add the products of all pairs of row spectra: ``sums[f, p, q] += sum_g conj(S_1[f, g n + p]) * S_0[f, g n + q]``.
 
@@ -308,7 +290,7 @@ def spectral_products(spectra, n, groups, sums, turned):
                     y[q] += c * x[q] + d * turned[q]
 
 
-@_jit
+@jit
 def _place(table, gram, p, q, stride):
     """Copy a block and its transpose into the matrix; a block on the diagonal becomes symmetric to the bit.
 
@@ -341,7 +323,7 @@ def _place(table, gram, p, q, stride):
                 y[p + stride * u] = x[u]
 
 
-@_jit_sum
+@jit_sum
 def assemble(lags, top, bottom, left, right, corners_a, corners_b, first, step, gram, row, col, stride_y, stride_x):
     """Box sums of every `step`-th row lag from the sums over everything, less what lies outside each box.
 
@@ -404,7 +386,7 @@ def assemble(lags, top, bottom, left, right, corners_a, corners_b, first, step, 
             _place(table, gram, row + stride_y * y, col + stride_y * (y + i), stride_x)
 
 
-@_jit_sum
+@jit_sum
 def assemble_line(line, ends_a, ends_b, gram, row, col, stride):
     """Do the work of `assemble` for kernels of one row, and targets of a few.
 
@@ -448,7 +430,7 @@ def assemble_line(line, ends_a, ends_b, gram, row, col, stride):
                     y[top + u] = gram[top + u, left + v]
 
 
-@_jit_sum
+@jit_sum
 def inverse_at_lags(real, imag, cosines, sines, out):
     """Transform summed spectra back at some lags: ``out[i, j] = sum_f real[f, i] cos[f, j] - imag[f, i] sin[f, j]``."""
     out[:] = 0.0
@@ -461,7 +443,7 @@ def inverse_at_lags(real, imag, cosines, sines, out):
                 y[j] += a * c[j] - b * s[j]
 
 
-@_jit_sum
+@jit_sum
 def _pair_sums(a, a_col, b, cols, symmetric, out):
     """Set ``out[p, q, j] = sum_c a[p, a_col + c] * b[q, c + j]``, c < `cols`, the number of j a multiple of 4.
 
@@ -493,7 +475,7 @@ def _pair_sums(a, a_col, b, cols, symmetric, out):
                 first[j], first[j + 1], first[j + 2], first[j + 3] = s0, s1, s2, s3
 
 
-@_jit_sum
+@jit_sum
 def _column_strips(block, col, n_rows, n_cols, y_halo, out):
     """Lag sums over the target's rows of the columns left and right of it.
 
@@ -510,7 +492,7 @@ def _column_strips(block, col, n_rows, n_cols, y_halo, out):
         _pair_sums(a, 0, b, whole, False, out[k])
 
 
-@_jit_sum
+@jit_sum
 def _row_strips(block, col, n_rows, n_cols, corners, out):
     """Lag sums of the rows above and below the target, and their ends, each followed by a zero.
 
@@ -528,7 +510,7 @@ def _row_strips(block, col, n_rows, n_cols, corners, out):
         _pair_sums(wide, n, wide, whole, True, out[k])
 
 
-@_jit
+@jit
 def _first_rows(down, lags, gram):
     """Cut what lies left and right of each box off the lag sums: the rows of the Gram matrix of the first taps.
 
@@ -556,7 +538,7 @@ def _first_rows(down, lags, gram):
                 z[v] -= new[v]
 
 
-@_jit
+@jit
 def _next_rows(y, across, corners, gram):
     """Make the rows of the Gram matrix of the taps of row y + 1 from those of row y, a whole row at a time.
 
@@ -597,7 +579,7 @@ def _next_rows(y, across, corners, gram):
             z[k] -= new[k]
 
 
-@_jit
+@jit
 def gram_of_block(block, col, n_rows, n_cols, lags, gram):
     """Make the upper triangle of the Gram matrix of a block that is in memory, tap (y, u) in row ``y * n_x + u``.
 
@@ -616,325 +598,7 @@ def gram_of_block(block, col, n_rows, n_cols, lags, gram):
             _next_rows(y, across, corners, gram)
 
 
-@_jit_sum
-def taper(block, mean, down, across, n_rows, n_cols, sums):
-    """Replace a block's values v by ``(v - mean) * down[r] * across[c]``, as far as these reach.
-
-    To `sums` are added the sum of v, and of its square, over the first `n_rows` rows and `n_cols` columns.
-    """
-    total = 0.0
-    energy = 0.0
-    for r in range(len(down)):
-        line = block[r]
-        if r < n_rows:
-            for c in range(n_cols):
-                total += line[c]
-                energy += line[c] * line[c]
-        weight = down[r]
-        for c in range(len(across)):
-            line[c] = (line[c] - mean) * (weight * across[c])
-    sums[0] += total
-    sums[1] += energy
-
-
-@_jit
-def cross_spectra(image, target, image_power, target_power, cross):
-    """Add a pair of spectra (complex128): ``|X|^2``, ``|Y|^2`` and ``conj(X) Y``, as many columns as these have."""
-    n_rows, n_cols = cross.shape
-    for r in range(n_rows):
-        for c in range(n_cols):
-            x = image[r, c]
-            y = target[r, c]
-            image_power[r, c] += x.real * x.real + x.imag * x.imag
-            target_power[r, c] += y.real * y.real + y.imag * y.imag
-            cross[r, c] += complex(x.real * y.real + x.imag * y.imag, x.real * y.imag - x.imag * y.real)
-
-
-@_jit
-def cross_spectra_in_place(image, target, even, sums):
-    """Replace Y by ``conj(X) Y``, and X by ``|X|^2``, then ``|Y|^2``, in the first and second half of each row.
-
-    Complex numbers as pairs of floats: memory that has not been touched yet costs more than the work. To `sums` are
-    added the sums of both powers over the whole band, so that `even` says whether the transform has an even number of
-    columns, the last of which counts once, as the first.
-    """
-    n_cols = image.shape[1] // 2
-    second = np.empty(n_cols)
-    for r in range(image.shape[0]):
-        x, y = image[r], target[r]
-        for c in range(n_cols):
-            a, b, u, v = x[2 * c], x[2 * c + 1], y[2 * c], y[2 * c + 1]
-            x[c] = a * a + b * b  # of what is there, 2 * c and more are still to be read
-            second[c] = u * u + v * v
-            y[2 * c] = a * u + b * v
-            y[2 * c + 1] = a * v - b * u
-        x[n_cols:] = second
-        for half in range(2):
-            line = x[half * n_cols : (half + 1) * n_cols]
-            once = line[0] + line[n_cols - 1] if even else line[0]
-            sums[half] += 2.0 * _sum(line) - once
-
-
-@_jit_sum
-def _sum(values):
-    total = 0.0
-    for value in values:
-        total += value
-    return total
-
-
-@_jit_sum
-def add_products(factors, rows, out):
-    """Add ``factors.T @ rows`` to `out`: a few hundred columns at a time, four of the `rows` at once.
-
-    Slices, so that indices start from 0: those that might be negative keep a loop from being vectorised.
-    """
-    n_rows, n_cols = rows.shape
-    for first in range(0, n_cols, 512):
-        last = min(first + 512, n_cols)
-        for f in range(0, n_rows - 3, 4):
-            a, b, c, d = rows[f, first:last], rows[f + 1, first:last], rows[f + 2, first:last], rows[f + 3, first:last]
-            for y in range(factors.shape[1]):
-                line = out[y, first:last]
-                s, t, u, v = factors[f, y], factors[f + 1, y], factors[f + 2, y], factors[f + 3, y]
-                for j in range(len(line)):
-                    line[j] += s * a[j] + t * b[j] + u * c[j] + v * d[j]
-        for f in range(n_rows - n_rows % 4, n_rows):
-            a = rows[f, first:last]
-            for y in range(factors.shape[1]):
-                line, s = out[y, first:last], factors[f, y]
-                for j in range(len(line)):
-                    line[j] += s * a[j]
-
-
-@_jit
-def ring_misfit(power, cross, target, transfer, rings, row_weights, col_weights, out):
-    """Add the weighted power of the residual, ``|Y - H X|^2`` but zero where it is rounding, to its ring."""
-    for r in range(power.shape[0]):
-        for c in range(power.shape[1]):
-            h, z = transfer[r, c], cross[r, c]
-            both = target[r, c] + (h.real * h.real + h.imag * h.imag) * power[r, c]
-            left = both - 2.0 * (z.real * h.real + z.imag * h.imag)
-            if left > 1e-14 * both or left != left:
-                out[rings[r, c]] += left * row_weights[r] * col_weights[c]
-
-
-@_jit_sum
-def _combine(weights, lines, out):
-    """Set ``out = sum_i weights[i] * lines[i]``, three lines at a time."""
-    n, cols = lines.shape
-    first = n % 3
-    for j in range(cols):
-        out[j] = 0.0
-    for i in range(first):
-        x, line = weights[i], lines[i]
-        for j in range(cols):
-            out[j] += x * line[j]
-    for i in range(first, n, 3):
-        x, y, z = weights[i], weights[i + 1], weights[i + 2]
-        a, b, c = lines[i], lines[i + 1], lines[i + 2]
-        for j in range(cols):
-            out[j] += x * a[j] + y * b[j] + z * c[j]
-
-
-@_jit_sum
-def transform_columns(lines, cosines, sines, out):
-    """Set ``out[f] = sum_i (cosines[f, i] - 1j * sines[f, i]) * lines[i]``; a row and its mirror image at a time.
-
-    `lines` and `out` are complex numbers as pairs of floats; `cosines` and `sines` end with half the rows of `out`.
-    """
-    n, cols = out.shape
-    for f in range(n // 2 + 1):
-        even = out[f]
-        odd = out[(n - f) % n]
-        _combine(cosines[f], lines, even)
-        if f == 0 or 2 * f == n:
-            continue
-        _combine(sines[f], lines, odd)
-        for j in range(0, cols, 2):
-            a, b, c, d = even[j], even[j + 1], odd[j], odd[j + 1]
-            even[j] = a + d
-            even[j + 1] = b - c
-            odd[j] = a - d
-            odd[j + 1] = b + c
-
-
-@_jit_sum
-def _transfer(sums, differences, turns, at, both, re, im):
-    """Set ``re + 1j * im = sum_d cos(k turn) sums[d] - 1j * sin(k turn) differences[d]``, ``k = at * d``.
-
-    That is a line of a transform of two dimensions: sums and differences are those of the transforms of n real numbers
-    each, d places before and behind the origin. Of each, the real and then the imaginary parts are given, up to half
-    the length; there are a multiple of three of them. `turns` are the cosines and sines of a whole turn. `both` is
-    scratch.
-    """
-    n_lines, double = sums.shape
-    half, m = double // 2, turns.shape[1]
-    even, odd = both[0], both[1]
-    for j in range(double):
-        even[j] = odd[j] = 0.0
-    for i in range(0, n_lines, 3):
-        a, b, c, x, y, z = sums[i], sums[i + 1], sums[i + 2], differences[i], differences[i + 1], differences[i + 2]
-        p, q, r = at * i % m, at * (i + 1) % m, at * (i + 2) % m
-        d, e, f, s, t, u = turns[0, p], turns[0, q], turns[0, r], turns[1, p], turns[1, q], turns[1, r]
-        for j in range(double):
-            even[j] += d * a[j] + e * b[j] + f * c[j]
-            odd[j] += s * x[j] + t * y[j] + u * z[j]
-    even_im, odd_im = even[half:], odd[half:]
-    for j in range(half):
-        re[j] = even[j] + odd_im[j]
-        im[j] = even_im[j] - odd[j]
-    n = np.uintp(len(re))  # of no sign, so that n - j keeps no loop from being vectorised
-    for j in range(np.uintp(1), n - np.uintp(half - 1)):
-        re[n - j] = even[j] - odd_im[j]
-        im[n - j] = -even_im[j] - odd[j]
-
-
-@_jit
-def bridge(lines, after, before, shares):
-    """Fill the last ``len(shares)`` columns: between what columns `after` and `before` hold, the shares of the second.
-
-    The lines may be float32.
-    """
-    n = lines.shape[1] - len(shares)
-    for r in range(lines.shape[0]):
-        line = lines[r]
-        for i in range(len(shares)):
-            last, first = line[after[i]], line[before[i]]
-            line[n + i] = last + shares[i] * (first - last)
-
-
-@_jit_sum
-def roughness(image, rows, cols, skip, sums):
-    """Set the mean squares of steps between neighbours: at the edges, within `rows` and `cols` of them, and inside.
-
-    Steps down, then steps along the rows, twice the mean for the inside as there are two edges; then the sum and the
-    sum of squares of pixels. But near the edges one row of `skip` is looked at. The image may be float32.
-    """
-    n, m = image.shape
-    sums[:] = 0.0
-    counts = np.zeros(2)
-    for r in range(n - 1):
-        edge = r < rows or r >= n - 1 - rows
-        if not edge and (r - rows) % skip:
-            continue
-        a, b, total = image[r], image[r + 1], 0.0
-        for c in range(m):
-            step = b[c] - a[c]
-            total += step * step
-        sums[0 if edge else 1] += total
-        counts[0 if edge else 1] += m
-    sums[0] *= 2.0 / counts[0]
-    sums[1] *= 2.0 / counts[1]
-    n_lines = 0
-    left = inside = 0.0
-    for r in range(0, n, skip):
-        a = image[r]
-        for c in range(m):
-            sums[2] += a[c]
-            sums[3] += a[c] * a[c]
-        for c in range(m - 1):
-            step = a[c + 1] - a[c]
-            inside += step * step
-        for c in range(cols):
-            step, other = a[c + 1] - a[c], a[m - 1 - c] - a[m - 2 - c]
-            left += step * step + other * other
-        n_lines += 1
-    sums[0] += left / (cols * n_lines)
-    sums[1] += 2.0 * (inside - left) / ((m - 1 - 2 * cols) * n_lines)
-    sums[2] /= n_lines * m
-    sums[3] = sums[3] / (n_lines * m) - sums[2] * sums[2]
-
-
-@_jit
-def classes(spectrum, plus, minus, turns, across, down, scale, step, even, sums, counts):
-    """Add ``|Y|^2`` and the numbers of every `step`-th line's frequencies to classes of ``|K|^2 / (scale * q)``.
-
-    Four classes to an octave, from 2^-67 on: exponent and first digits of the float are the number of the class.
-    ``q = (across[at] + down[f])^2``. Frequency zero counts in the last class, with no power. Line 0 counts once, the
-    others stand for their mirror images too, but for the last one if their whole number is `even`. `spectrum` may be
-    complex64.
-    """
-    n, last = len(down), len(sums) - 1
-    re, im, both = np.empty(n), np.empty(n), np.empty((2, plus.shape[1]))
-    ratios = np.empty(n)
-    digits = ratios.view(np.int64)
-    for at in range(0, spectrum.shape[0], step):
-        weight = 1.0 if at == 0 or (even and at == spectrum.shape[0] - 1) else 2.0
-        _transfer(plus, minus, turns, at, both, re, im)
-        for f in range(n):
-            q = (across[at] + down[f]) ** 2
-            ratios[f] = ((re[f] * re[f] + im[f] * im[f]) / scale + 1e-30) / (q + 1e-30)
-        for f in range(n):
-            y = spectrum[at, f]
-            i = min(max((digits[f] >> 50) - ((1023 - 67) << 2), 0), last)
-            power = float(y.real) * float(y.real) + float(y.imag) * float(y.imag)
-            if at == 0 and f == 0:
-                i, power = last, 0.0
-            sums[i] += weight * power
-            counts[i] += weight
-
-
-@_jit_sum
-def least_validated(ratios, sums, counts, share):
-    """Return the balance of least (robust) cross-validation, by steps of a factor of three, then by small ones.
-
-    With ``passed = u / (u + balance)``, u the `ratios`, the score is ``sum((1 - passed)^2 sums) / sum((1 - passed)
-    counts)^2`` times ``share + (1 - share) mean(passed^2)``.
-    """
-    best, total, number = -6.0, sums.sum(), counts.sum()
-    for first, step, n in ((-16.0, 0.5, 40), (-0.5, 0.125, 9)):
-        start, least = first if n > 9 else best + first, np.inf
-        for i in range(n):
-            balance = 10.0 ** (start + i * step)
-            left = held = passed = 0.0
-            for j in range(len(ratios)):
-                kept = balance / (ratios[j] + balance)
-                left += kept * kept * sums[j]
-                held += kept * counts[j]
-                passed += (1.0 - kept) * (1.0 - kept) * counts[j]
-            score = (left + 1e-30 * total) / (held * held) * (share + (1.0 - share) * passed / number)
-            if score < least:
-                best, least = start + i * step, score
-    return 10.0**best
-
-
-@_jit
-def divide_spectrum(spectrum, first, plus, minus, turns, across, down, strength, least, factor, flipped):
-    """Multiply by ``factor * conj(K) / (|K|^2 + strength * q)``, 0 for next to nothing; K as it is unless `flipped`.
-
-    The spectrum's lines from `first` on. ``q = (across[at] + down[f])^2``. A divisor of at most `least` is next to
-    nothing. `spectrum` may be complex64.
-    """
-    n = len(down)
-    re, im, both = np.empty(n), np.empty(n), np.empty((2, plus.shape[1]))
-    for i in range(spectrum.shape[0]):
-        at, line = first + i, spectrum[i]
-        _transfer(plus, minus, turns, at, both, re, im)
-        for f in range(n):
-            root = across[at] + down[f]
-            divisor = re[f] * re[f] + im[f] * im[f] + strength * (root * root)
-            gain = factor / divisor if divisor > least else 0.0
-            a, b = re[f] * gain, (-im[f] if flipped else im[f]) * gain
-            y = line[f]
-            line[f] = complex(y.real * a - y.imag * b, y.real * b + y.imag * a)
-
-
-@_jit
-def not_passed(plus, minus, turns, across, down, strength, least, factor, out):
-    """Set what a division leaves, ``factor * strength * q / (|K|^2 + strength * q)``, `factor` for next to nothing."""
-    n = len(down)
-    re, im, both = np.empty(n), np.empty(n), np.empty((2, plus.shape[1]))
-    for at in range(out.shape[0]):
-        _transfer(plus, minus, turns, at, both, re, im)
-        for f in range(n):
-            root = across[at] + down[f]
-            held = strength * (root * root)
-            divisor = re[f] * re[f] + im[f] * im[f] + held
-            out[at, f] = factor * held / divisor if divisor > least else factor
-
-
-@_jit_sum
+@jit_sum
 def _inverse_times(factor, x, out):
     """Multiply ``F F'`` by a vector, F being upper triangular."""
     m = len(x)
@@ -950,7 +614,7 @@ def _inverse_times(factor, x, out):
         out[i] = s
 
 
-@_jit_sum
+@jit_sum
 def inverse_norm(factor):
     """Estimate the 1-norm of ``F F'``, F being upper triangular, from below.
 
@@ -988,7 +652,7 @@ def inverse_norm(factor):
 TILE, BLOCK, DEPTH = 128, 32, 512
 
 
-@_jit_sum
+@jit_sum
 def _four_by_four(a, i, b, j, start, end, out):
     """Add the products of four rows with four rows: ``out[p, q] += sum_k a[i + p, k] * b[j + q, k]``.
 
@@ -1024,7 +688,7 @@ def _four_by_four(a, i, b, j, start, end, out):
     y3[0], y3[1], y3[2], y3[3] = y3[0] + d0, y3[1] + d1, y3[2] + d2, y3[3] + d3
 
 
-@_jit_sum
+@jit_sum
 def _products(a, i, b, j, first, last, out):
     """Set ``out[p, q] = sum_k a[i + p, k] * b[j + q, k]``, `first` <= k < `last`, for as many rows as a and b have."""
     out[:] = 0.0
@@ -1035,7 +699,7 @@ def _products(a, i, b, j, first, last, out):
                 _four_by_four(a, i + p, b, j + q, start, end, out[p : p + 4, q : q + 4])
 
 
-@_jit_sum
+@jit_sum
 def add_weighted_products(values, rows, chosen, symmetric, out):
     """Add products of rows with weights: ``out[p, q] += sum_i values[i] * rows[chosen[p], i] * rows[q, i]``.
 
@@ -1053,7 +717,7 @@ def add_weighted_products(values, rows, chosen, symmetric, out):
             _four_by_four(panel, 0, rows, q, 0, n, out[p : p + 4, q : q + 4])
 
 
-@_jit_sum
+@jit_sum
 def _eliminate(row, above, factors, first):
     """Take the `above` rows, times `factors`, off a row, from column `first` on; four at a time."""
     n, end, y = len(factors), len(row), row[first:]
@@ -1068,7 +732,7 @@ def _eliminate(row, above, factors, first):
             y[j] -= c0 * x0[j]
 
 
-@_jit_sum
+@jit_sum
 def factor_tile(gram, lower, top, left):
     """Write a tile, from row `top` and column `left` on, of the lower triangular L with ``gram = L L'`` to `lower`.
 
@@ -1107,7 +771,7 @@ def factor_tile(gram, lower, top, left):
     return True
 
 
-@_jit_sum
+@jit_sum
 def invert_tile(lower, first, left, out):
     """Write a tile, from row `first` and column `left` on, of the upper triangular F with ``F' = L^-1`` to `out`.
 
@@ -1137,7 +801,7 @@ def invert_tile(lower, first, left, out):
                 y[i] = part[i, j]
 
 
-@_jit_sum
+@jit_sum
 def factorise(gram, lower):
     """Make all tiles of `factor_tile`; return whether there is an L."""
     for left in range(0, len(gram), TILE):
@@ -1147,7 +811,7 @@ def factorise(gram, lower):
     return True
 
 
-@_jit_sum
+@jit_sum
 def condition(gram, factor, spread):
     """Estimate the condition number, in the 1-norm, of a matrix (its upper triangle is read) inverted by ``F F'``.
 
@@ -1167,7 +831,7 @@ def condition(gram, factor, spread):
     return sums.max() * max(inverse_norm(factor), spread.max())
 
 
-@_jit_sum
+@jit_sum
 def inverse_factor(gram, lower, out, spread):
     """Write the upper triangular F with ``F F' = G^-1`` to `out`, its diagonal to `spread`; return G's condition.
 
@@ -1183,7 +847,7 @@ def inverse_factor(gram, lower, out, spread):
     return condition(gram, out[: len(gram)], spread)
 
 
-@_jit_sum
+@jit_sum
 def step_to_minimum(gram, factor, moment, step, change):
     """Set ``step = F F' moment`` and ``change = G step``, of F and the symmetric G the upper triangles being read."""
     m = len(moment)
@@ -1197,7 +861,7 @@ def step_to_minimum(gram, factor, moment, step, change):
         y[0] += s + x[0] * c
 
 
-@_jit_sum
+@jit_sum
 def _solve_tile(gram, moment, energy, total, factors, taps, spread):
     """Add the statistics to `total`; solve for the `taps`, `spread` being the diagonal of the inverse Gram matrix.
 
@@ -1222,7 +886,7 @@ def _solve_tile(gram, moment, energy, total, factors, taps, spread):
     return found, rss, (taps * taps).sum() ** 0.5, spread.min(), spread.sum()
 
 
-@_jit_sum
+@jit_sum
 def tile_from_spectra(spectra, turned, cosines, sines, image, result, n_rows, n_cols, back, energy, gram, total,
                       factors, taps, spread):  # fmt: skip
     """Make all of a tile's statistics in one call, since threads that ask for the interpreter wait for each other.
@@ -1244,7 +908,7 @@ def tile_from_spectra(spectra, turned, cosines, sines, image, result, n_rows, n_
     return _solve_tile(gram, moment, energy, total, factors, taps, spread)
 
 
-@_jit_sum
+@jit_sum
 def tile_from_pixels(image, col, result, n_rows, n_cols, back, energy, gram, total, factors, taps, spread):
     """Do the work of `tile_from_spectra` with the pixels themselves; the image starts at column `col`."""
     back[:] = 0.0

@@ -119,13 +119,13 @@ class Band:
 
     def spread(self, taps: Array) -> Complex:
         """Return the transform of a kernel."""
-        from ..exact import _loops
+        from . import _spectral_loops
 
         half = self.to_rows[:, : len(self.rows) // 2 + 1].T  # the other rows are their mirror images
         lines = np.ascontiguousarray(taps @ self.to_cols.conj().T).view(np.float64)
         out = np.empty((len(self.rows), len(self.cols)), dtype=np.complex128)
         cosines, sines = np.ascontiguousarray(half.real), np.ascontiguousarray(half.imag)
-        _loops.transform_columns(lines, cosines, sines, out.view(np.float64))
+        _spectral_loops.transform_columns(lines, cosines, sines, out.view(np.float64))
         return out
 
     def in_rings(self, values: Array) -> Array:
@@ -148,11 +148,11 @@ class Band:
 
     def ring_misfit(self, transfer: Complex) -> Array:
         """Return the mean over each ring of `misfit`."""
-        from ..exact import _loops
+        from . import _spectral_loops
 
         out = np.zeros(_RINGS)
         weights = self.row_weights, self.col_weights
-        _loops.ring_misfit(self.power, self.cross, self.target, transfer, self.rings, *weights, out)
+        _spectral_loops.ring_misfit(self.power, self.cross, self.target, transfer, self.rings, *weights, out)
         return np.asarray(out / np.maximum(self.counts, 1e-300))
 
 
@@ -183,10 +183,10 @@ def product(a: Array, b: Array) -> Array:
     """
     if len(a) * b.size > _MOST_OWN:
         return np.asarray(scipy.linalg.blas.dgemm(1.0, b.T, a.T).T)
-    from ..exact import _loops
+    from . import _spectral_loops
 
     out = np.zeros((len(a), b.shape[1]))
-    _loops.add_products(np.ascontiguousarray(a.T), np.ascontiguousarray(b), out)
+    _spectral_loops.add_products(np.ascontiguousarray(a.T), np.ascontiguousarray(b), out)
     return out
 
 

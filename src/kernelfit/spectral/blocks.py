@@ -191,7 +191,7 @@ def _whole(problem: Problem, layout: _Layout, means: tuple[float, float] | None,
     By SciPy: at 4096^2 FFTW takes longer, planned without timing, and 20 s to plan with it. Image and target
     go one after the other through the same scratch, if any, and are multiplied in place.
     """
-    from ..exact import _loops
+    from . import _spectral_loops
 
     rows, cols = layout.transform
     (n_rows, n_cols), (down, across) = layout.size, layout.tapers
@@ -213,7 +213,7 @@ def _whole(problem: Problem, layout: _Layout, means: tuple[float, float] | None,
                     reader.read(block[first : first + n, :n_cols], at[0] + first, at[1])
                     if not plain:
                         part, ramp = block[first : first + n], np.ascontiguousarray(down[first : first + n])
-                        _loops.taper(part, mean, ramp, across, n, n_cols, found)
+                        _spectral_loops.taper(part, mean, ramp, across, n, n_cols, found)
                 return found
 
             sums[:] = np.sum(list(in_order(strips, strip, workers)), axis=0)
@@ -227,7 +227,7 @@ def _whole(problem: Problem, layout: _Layout, means: tuple[float, float] | None,
 
     def multiply(r: int) -> Array:
         found, part = np.zeros(2), slice(r, r + _ROWS)
-        _loops.cross_spectra_in_place(image[part], cross[part].view(np.float64), cols % 2 == 0, found)
+        _spectral_loops.cross_spectra_in_place(image[part], cross[part].view(np.float64), cols % 2 == 0, found)
         return found
 
     powers = np.sum(list(in_order(strips, multiply, workers)), axis=0)
@@ -238,7 +238,8 @@ def _whole(problem: Problem, layout: _Layout, means: tuple[float, float] | None,
 
 def _by_blocks(problem: Problem, layout: _Layout, means: tuple[float, float] | None, workers: int) -> _Spectra:
     """Add up the spectra of all blocks, bands of blocks fixed by the problem."""
-    from ..exact import _fft, _loops
+    from ..exact import _fft
+    from . import _spectral_loops
 
     rows, cols = layout.transform
     shape = (rows, cols // 2 + 1)
@@ -256,9 +257,9 @@ def _by_blocks(problem: Problem, layout: _Layout, means: tuple[float, float] | N
         for (row, col), owned in some:
             for i, (reader, shift, mean) in enumerate(readers):
                 reader.read(block[:height, :width], row + shift[0], col + shift[1])
-                _loops.taper(block, mean, down, across, *owned, sums[i])
+                _spectral_loops.taper(block, mean, down, across, *owned, sums[i])
                 transform.forward(i)
-            _loops.cross_spectra(spectra[0], spectra[1], *powers, cross)
+            _spectral_loops.cross_spectra(spectra[0], spectra[1], *powers, cross)
         _fft.give_back(transform)
         return (*powers, cross, sums[1])  # type: ignore[return-value]
 

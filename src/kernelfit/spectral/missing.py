@@ -84,11 +84,11 @@ def rings(restored: npt.NDArray[np.generic], target: npt.NDArray[np.generic], si
     """
     if min(n - 4 * k for n, k in zip(target.shape, side, strict=True)) < _LINES:
         return True
-    from ..exact import _loops
+    from . import _spectral_loops
 
     ours, theirs = np.empty(4), np.empty(4)
     for image, found in ((restored, ours), (target, theirs)):
-        _loops.roughness(image, side[0], side[1], _LINES, found)
+        _spectral_loops.roughness(image, side[0], side[1], _LINES, found)
     return bool(ours[0] * theirs[1] > _STEEPER * ours[1] * theirs[0] or ours[3] > _WIDER**2 * theirs[3])
 
 

@@ -231,13 +231,13 @@ class _Continued:
 
     def __call__(self, first: int, out: npt.NDArray[Any]) -> None:
         """Give the rows from some row on."""
-        from ..exact import _loops
+        from . import _spectral_loops
 
         n, m = self.image.shape
         own = self.image[first : first + len(out)]
         out[: len(own), :m] = own
         out[len(own) :, :m] = self.below[max(0, first - n) :][: len(out) - len(own)]
-        _loops.bridge(out, *self.across)
+        _spectral_loops.bridge(out, *self.across)
 
 
 @functools.lru_cache(maxsize=8)
@@ -299,21 +299,23 @@ class _Division:
 
     def balance(self) -> float:
         """Choose the balance for the image that was transformed."""
-        from ..exact import _loops
+        from . import _spectral_loops
 
         sums, counts = np.zeros(_CLASSES), np.zeros(_CLASSES)
         step, even = max(1, len(self.across) // _LINES), self.size[1] % 2 == 0
-        _loops.classes(self.spectrum, *self.kernel, self.across, self.down, self.scale, step, even, sums, counts)
+        _spectral_loops.classes(
+            self.spectrum, *self.kernel, self.across, self.down, self.scale, step, even, sums, counts
+        )
         return _validated(sums, counts)
 
     def divided(self, balance: float, shape: tuple[int, ...]) -> npt.NDArray[Any]:
         """Return the first rows and columns of the restored image; uses up the spectrum."""
-        from ..exact import _loops
+        from . import _spectral_loops
 
         strength, least, factor = balance * self.scale, ROUNDING * self.scale, 1.0 / math.prod(self.size)
 
         def divide(part: slice) -> None:
-            _loops.divide_spectrum(
+            _spectral_loops.divide_spectrum(
                 self.spectrum[part], part.start, *self.kernel, self.across, self.down, strength, least, factor,
                 self.flipped,
             )  # fmt: skip
@@ -322,11 +324,11 @@ class _Division:
 
     def rest_of(self, balance: float) -> Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]:
         """Return what gives the part of an image that the division by a balance does not pass."""
-        from ..exact import _loops
+        from . import _spectral_loops
 
         held = np.empty((len(self.across), len(self.down)))
         strength, least, factor = balance * self.scale, ROUNDING * self.scale, 1.0 / math.prod(self.size)
-        _loops.not_passed(*self.kernel, self.across, self.down, strength, least, factor, held)
+        _spectral_loops.not_passed(*self.kernel, self.across, self.down, strength, least, factor, held)
 
         def hold(part: slice) -> None:
             self.spectrum[part, : held.shape[1]] *= held[part]
@@ -402,11 +404,11 @@ def _validated(sums: npt.NDArray[np.float64], counts: npt.NDArray[np.float64]) -
     2, doi:10.1088/0266-5611/22/5/021), which comes to up to 25 times the balance for white noise and to thousands
     of times for such.
     """
-    from ..exact import _loops
+    from . import _spectral_loops
 
     if not sums.sum() > 0:
         return 1.0
     some = np.flatnonzero(counts)
     u = 2.0 ** (some // 4 - 67.0) * (1 + (some % 4 + 0.5) / 4)
-    plain, robust = (_loops.least_validated(u, sums[some], counts[some], share) for share in (1.0, _ROBUST))
+    plain, robust = (_spectral_loops.least_validated(u, sums[some], counts[some], share) for share in (1.0, _ROBUST))
     return float(robust if robust > _WHITE * plain else plain)

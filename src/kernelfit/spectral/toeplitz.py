@@ -53,9 +53,9 @@ class Lags(NamedTuple):
 
 def lag_sums(stats: SpectralStats, workers: int = 1) -> Lags:
     """Return the inverse transforms of the spectra at the lags that matter, in one pass over the spectra."""
-    from ..exact import _loops
     from ..exact.engines import add, bands
     from ..exact.threads import in_order
+    from . import _spectral_loops
 
     (n_rows, n_cols), (height, width) = stats.block, stats.shape
     cols, pairs = np.arange(n_cols // 2 + 1), (n_rows + 1) // 2  # a row and its mirror image: half the products
@@ -74,7 +74,7 @@ def lag_sums(stats: SpectralStats, workers: int = 1) -> Lags:
                 both = place[: here.size].reshape(here.shape)
                 for combine, factor, out in zip((np.add, np.subtract), factors[i], sums[2 * i :], strict=False):
                     combine(here, there, out=both)
-                    _loops.add_products(factor[first:last], both, out)
+                    _spectral_loops.add_products(factor[first:last], both, out)
         return tuple(sums)
 
     strips = list(range(1, pairs, _STRIP))

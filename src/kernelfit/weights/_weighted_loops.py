@@ -1,31 +1,13 @@
 """The compiled loops of weighted statistics: patches gathered, and residuals weighed.
 
-They stand apart from `_loops` because they call nothing there: Numba's cache looks at one file alone. They validate
-nothing, allocate nothing, are serial and release the GIL.
+They stand apart from `exact._loops` because they call nothing there, and like those validate nothing, allocate nothing,
+are serial and release the GIL.
 """
 
-import functools
-from collections.abc import Callable
-from typing import Any
-
-import numba
-
-# Without nnan and ninf: a NaN must stay visible.
-FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
+from ..exact.jit import jit, jit_sum
 
 
-def _jit(function: Callable[..., Any], fastmath: set[str] | bool = False) -> Any:
-    compiled = functools.partial(numba.njit, nogil=True, error_model="numpy", fastmath=fastmath)
-    try:
-        return compiled(cache=True)(function)
-    except RuntimeError:  # no directory to write the cache to
-        return compiled()(function)
-
-
-_jit_sum = functools.partial(_jit, fastmath=FASTMATH)
-
-
-@_jit
+@jit
 def gather(block, rows, cols, n_y, n_x, out):
     """Copy patches, a tap to a row: ``out[n_x * y + x, i] = block[rows[i] + y, cols[i] + x]``.
 
@@ -55,7 +37,7 @@ def gather(block, rows, cols, n_y, n_x, out):
                 out[n_x * y + x, i] = block[rows[i] + y, cols[i] + x]
 
 
-@_jit_sum
+@jit_sum
 def weigh(result, model, weights):
     """Turn a target into its weighted residual: ``result = weights * (result - model)``.
 
@@ -75,7 +57,7 @@ def weigh(result, model, weights):
     return energy
 
 
-@_jit_sum
+@jit_sum
 def normal_product(patches, factors, taps, out):
     """Multiply by a Gram matrix that is not formed: ``out = sum_i factors[i] * patches[i] * (patches[i] . taps)``."""
     n, m = patches.shape
