@@ -28,14 +28,13 @@ def gram_of(m, condition=1e3, seed=0):
 def test_the_factors_are_those_of_numpy(m, workers):
     gram = gram_of(m)
     given = gram.copy()
-    lower, inverse = (np.full((-(-m // 4) * 4, m), fill) for fill in (0.0, 0.0))
-    assert cholesky._made(gram, lower, inverse, workers)
+    panels, inverse = np.full(cholesky.panels_for(m), np.nan), np.zeros((m, m))  # whatever was there
+    assert cholesky._made(gram, panels, inverse, workers)
     expected = np.linalg.cholesky(gram)
-    assert np.abs(lower[:m] - expected).max() <= 1e-12 * np.abs(expected).max()
+    assert np.abs(cholesky.upper_of(panels) - expected.T).max() <= 1e-12 * np.abs(expected).max()
     upper = np.linalg.inv(expected).T
-    assert np.abs(inverse[:m] - upper).max() <= 1e-11 * np.abs(upper).max()
-    assert not np.tril(inverse[:m], -1).any() and not np.triu(lower[:m], 1).any()
-    assert not lower[m:].any() and not inverse[m:].any()
+    assert np.abs(inverse - upper).max() <= 1e-11 * np.abs(upper).max()
+    assert not np.tril(inverse, -1).any()
     assert (gram == given).all()
 
 
@@ -84,10 +83,10 @@ def test_singular_matrices_are_refused(m, workers):
 def test_an_error_in_one_thread_ends_all(monkeypatch):
     plain = _loops.factor_tile
 
-    def failing(gram, lower, top, left):
-        if (top, left) == (2 * TILE, TILE):
+    def failing(gram, panels, left, top):
+        if (left, top) == (2 * TILE, TILE):
             raise MemoryError
-        return plain(gram, lower, top, left)
+        return plain(gram, panels, left, top)
 
     monkeypatch.setattr(_loops, "factor_tile", failing)
     for workers in (1, 2, 3):
@@ -103,12 +102,12 @@ def test_tiles_come_after_what_they_need(n):
     assert sorted(tiles) == sorted([(False, i, j) for i, j in triangle] + [(True, j, i) for i, j in triangle])
     there = {}
     for tile in tiles:
-        inverted, row, col = tile
+        inverted, left, top = tile
         there[tile] = set().union(*(there[need] | {need} for need in cholesky.needs(tile)))
         if inverted:
-            used = {(True, row, k) for k in range(row, col)} | {(False, col, k) for k in range(row, col + 1)}
+            used = {(True, left, k) for k in range(left, top)} | {(False, top, k) for k in range(left, top + 1)}
         else:
-            used = {(False, i, k) for i in (row, col) for k in range(col)} | ({(False, col, col)} - {tile})
+            used = {(False, i, k) for i in (left, top) for k in range(top)} | ({(False, top, top)} - {tile})
         assert used <= there[tile]
 
 
@@ -116,11 +115,11 @@ def test_tiles_come_after_what_they_need(n):
 def test_one_call_does_the_same(m):
     """For matrices so small that threads do not pay: bits and all."""
     gram = gram_of(m)
-    lower, inverse = np.zeros((2, -(-m // 4) * 4, m))
+    panels, inverse = np.zeros(cholesky.panels_for(m)), np.zeros((m, m))
     spread, step, change = np.empty((3, m))
-    told = _loops.inverse_factor(np.triu(gram), lower, inverse, spread)
+    told = _loops.inverse_factor(np.triu(gram), panels, inverse, spread)
     factor, condition, expected, _ = cholesky.own_factor(gram)
-    assert inverse[:m].tobytes() == factor.tobytes() and told == condition
+    assert inverse.tobytes() == factor.tobytes() and told == condition
     assert spread.tobytes() == expected.tobytes()
     moment = np.random.default_rng(m).normal(size=m)
     _loops.step_to_minimum(np.triu(gram), inverse, moment, step, change)

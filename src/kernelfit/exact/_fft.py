@@ -27,6 +27,8 @@ _shelf: "OrderedDict[tuple[object, ...], list[Any]]" = OrderedDict()
 #: Pixels of an image up to which threads cost more than they bring, and its buffers are kept.
 SMALL = 2**20
 _PART = 2**15  # points, about, that are transformed at a time
+#: Rows that loops over spectra may read and write beyond the last.
+MORE_ROWS = 7
 _SHELF_KINDS = 6  # sizes whose idle plans and buffers are kept
 
 
@@ -79,10 +81,10 @@ class RowTransforms:
     ----------
     image, result, model : ndarray, shape (rows, length)
         The rows of a source to be transformed, those of a target, and those that `backward` makes.
-    spectra : ndarray, shape (arrays, frequencies, 2 * rows and a few more)
-        The spectra of the sources, then of the targets, real and imaginary parts in turn, one frequency of all rows
-        after the other: what follows works across rows, and FFTW writes them so at hardly any cost. For `lines`, each
-        of which stays by itself, row after row: (arrays, rows, 2 * frequencies and a few more).
+    spectra : ndarray, shape (arrays, rows and a few more, 2 * frequencies and a few more)
+        The spectra of the sources, then of the targets, real and imaginary parts in turn; or if they are to be
+        `across`, one frequency of all rows after the other: (arrays, frequencies, 2 * rows and a few more), which FFTW
+        writes at hardly any cost.
     """
 
     image: npt.NDArray[np.float64]
@@ -91,16 +93,17 @@ class RowTransforms:
     spectra: npt.NDArray[np.float64]
 
     def __init__(
-        self, rows: int, length: int, n_arrays: int, n_sources: int, lines: bool, backend: str, effort: str
+        self, rows: int, length: int, n_arrays: int, n_sources: int, across: bool, backend: str, effort: str
     ) -> None:
-        self.key = (type(self), rows, length, n_arrays, n_sources, lines, backend, effort)
+        self.key = (type(self), rows, length, n_arrays, n_sources, across, backend, effort)
         self.n_sources = n_sources
-        # Whole cache lines, room for three rows more, and an odd number of lines apart: else they crowd in the cache,
-        # and the transform takes up to three times as long.
-        outer, inner = (rows, length // 2 + 1) if lines else (length // 2 + 1, rows)
-        values = aligned((n_arrays, outer, 4 * (-(-inner // 4) + 1 | 1)))
+        # Whole cache lines, an odd number of them apart: else they crowd in the cache, and the transform takes up to
+        # three times as long.
+        outer, inner = (length // 2 + 1, rows) if across else (rows, length // 2 + 1)
+        values = aligned((n_arrays, outer + (0 if across else MORE_ROWS), 4 * (-(-inner // 4) | 1)))
         self.spectra = values.view(np.float64)
-        self._used = values[:, :, :inner] if lines else np.swapaxes(values[:, :, :inner], 1, 2)
+        used = values[:, :outer, :inner]
+        self._used = np.swapaxes(used, 1, 2) if across else used
         self._plans: list[Any] = []
         self._back: dict[int, Any] = {}
         self._effort = effort
@@ -356,9 +359,9 @@ def _hollow(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.lib.stride_tricks.as_strided(aligned((1,), array.dtype), array.shape, array.strides)
 
 
-def borrow(rows: int, length: int, n_arrays: int, n_sources: int, *, lines: bool = False) -> RowTransforms:
+def borrow(rows: int, length: int, n_arrays: int, n_sources: int, *, across: bool = False) -> RowTransforms:
     """Take transforms of rows from the shelf, or plan them."""
-    found: RowTransforms = _take(RowTransforms, rows, length, n_arrays, n_sources, lines)
+    found: RowTransforms = _take(RowTransforms, rows, length, n_arrays, n_sources, across)
     return found
 
 

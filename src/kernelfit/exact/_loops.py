@@ -6,7 +6,7 @@ Each array is C-contiguous float64 (complex where said), so each function is com
 
 import numpy as np
 
-from .jit import jit, jit_sum
+from .jit import LANES, conjugate_products, jit, jit_sum, load, repeated, store, swapped, zeros
 
 
 @jit_sum
@@ -141,129 +141,165 @@ def subtract(rows, model, start, stop, n_cols):
 
 
 @jit_sum
-def spectral_lag_sums(spectra, first, second, rows, real, imag, turned):
-    """Add the lag products, across rows, of row spectra.
+def _eight_lags(factors, a, step_a, spectra, b, step, n, sums, p, q):
+    """Add lag products of columns, a vector of them: ``p[i] += sum_r v[r] * x[r + i]``, and of swapped v to ``q[i]``.
 
-    ``out[a, f, i] += sum_r conj(S_a[f, r]) * S_second[f, r + i]``
-
-    a >= `first`, r < `rows`; `spectra` (arrays, frequencies, 2 * rows and more) holds real and imaginary parts in turn;
-    `real` and `imag` (arrays, frequencies, lags): four at a time, so that each load feeds several multiply-adds.
-    `turned` holds i times a row of S_a, with which the imaginary part is a plain sum of products too.
+    i < 8, r < `n`; all arrays are flat, v and x start at `a` and `b`, their rows `step_a` and `step` apart.
     """
-    n_arrays, n_f, n_i = real.shape
-    n = 2 * rows
-    w = turned[:n]
-    for f in range(n_f):
-        line = spectra[second, f]
-        for a in range(first, n_arrays):
-            v = spectra[a, f, :n]
-            for r in range(rows):
-                w[2 * r] = -v[2 * r + 1]
-                w[2 * r + 1] = v[2 * r]
-            for i in range(0, n_i - 3, 4):
-                x0 = line[2 * i : 2 * i + n]
-                x1 = line[2 * i + 2 : 2 * i + 2 + n]
-                x2 = line[2 * i + 4 : 2 * i + 4 + n]
-                x3 = line[2 * i + 6 : 2 * i + 6 + n]
-                p0 = p1 = p2 = p3 = 0.0
-                q0 = q1 = q2 = q3 = 0.0
-                for c in range(n):
-                    s, t = v[c], w[c]
-                    p0 += s * x0[c]
-                    q0 += t * x0[c]
-                    p1 += s * x1[c]
-                    q1 += t * x1[c]
-                    p2 += s * x2[c]
-                    q2 += t * x2[c]
-                    p3 += s * x3[c]
-                    q3 += t * x3[c]
-                real[a, f, i] += p0
-                imag[a, f, i] += q0
-                real[a, f, i + 1] += p1
-                imag[a, f, i + 1] += q1
-                real[a, f, i + 2] += p2
-                imag[a, f, i + 2] += q2
-                real[a, f, i + 3] += p3
-                imag[a, f, i + 3] += q3
-            for i in range(n_i - n_i % 4, n_i):
-                x0 = line[2 * i : 2 * i + n]
-                p0 = q0 = 0.0
-                for c in range(n):
-                    p0 += v[c] * x0[c]
-                    q0 += w[c] * x0[c]
-                real[a, f, i] += p0
-                imag[a, f, i] += q0
+    p0, p1, p2, p3 = load(sums, p), load(sums, p + LANES), load(sums, p + 2 * LANES), load(sums, p + 3 * LANES)
+    p4, p5, p6, p7 = (
+        load(sums, p + 4 * LANES),
+        load(sums, p + 5 * LANES),
+        load(sums, p + 6 * LANES),
+        load(sums, p + 7 * LANES),
+    )
+    q0, q1, q2, q3 = load(sums, q), load(sums, q + LANES), load(sums, q + 2 * LANES), load(sums, q + 3 * LANES)
+    q4, q5, q6, q7 = (
+        load(sums, q + 4 * LANES),
+        load(sums, q + 5 * LANES),
+        load(sums, q + 6 * LANES),
+        load(sums, q + 7 * LANES),
+    )
+    for _ in range(n):
+        v = load(factors, a)
+        w = swapped(v)
+        x = load(spectra, b)
+        p0, q0 = p0 + v * x, q0 + w * x
+        x = load(spectra, b + step)
+        p1, q1 = p1 + v * x, q1 + w * x
+        x = load(spectra, b + 2 * step)
+        p2, q2 = p2 + v * x, q2 + w * x
+        x = load(spectra, b + 3 * step)
+        p3, q3 = p3 + v * x, q3 + w * x
+        x = load(spectra, b + 4 * step)
+        p4, q4 = p4 + v * x, q4 + w * x
+        x = load(spectra, b + 5 * step)
+        p5, q5 = p5 + v * x, q5 + w * x
+        x = load(spectra, b + 6 * step)
+        p6, q6 = p6 + v * x, q6 + w * x
+        x = load(spectra, b + 7 * step)
+        p7, q7 = p7 + v * x, q7 + w * x
+        a += step_a
+        b += step
+    store(sums, p, p0)
+    store(sums, p + LANES, p1)
+    store(sums, p + 2 * LANES, p2)
+    store(sums, p + 3 * LANES, p3)
+    store(sums, p + 4 * LANES, p4)
+    store(sums, p + 5 * LANES, p5)
+    store(sums, p + 6 * LANES, p6)
+    store(sums, p + 7 * LANES, p7)
+    store(sums, q, q0)
+    store(sums, q + LANES, q1)
+    store(sums, q + 2 * LANES, q2)
+    store(sums, q + 3 * LANES, q3)
+    store(sums, q + 4 * LANES, q4)
+    store(sums, q + 5 * LANES, q5)
+    store(sums, q + 6 * LANES, q6)
+    store(sums, q + 7 * LANES, q7)
 
 
 @jit_sum
-def spectral_correlate(spectra, n_sources, target, real, imag, rows, turned):
-    """Correlate row spectra with tap spectra: ``S_target[f, r] = sum_ai conj(taps[a, f, i]) * S_a[f, r + i]``.
-
-    a < `n_sources`, r < `rows`; taps as `real` and `imag` (sources, frequencies, taps), taps a multiple of 4, the rest
-    as above. What the imaginary parts make is kept in `turned`, and multiplied by -i at the end.
-    """
-    n_f, n_i = real.shape[1], real.shape[2]
-    n = 2 * rows
-    z = turned[:n]
-    for f in range(n_f):
-        y = spectra[target, f, :n]
-        y[:] = 0.0
-        z[:] = 0.0
-        for a in range(n_sources):
-            line = spectra[a, f]
-            for i in range(0, n_i, 4):
-                c0, c1, c2, c3 = real[a, f, i], real[a, f, i + 1], real[a, f, i + 2], real[a, f, i + 3]
-                d0, d1, d2, d3 = imag[a, f, i], imag[a, f, i + 1], imag[a, f, i + 2], imag[a, f, i + 3]
-                x0, x1 = line[2 * i : 2 * i + n], line[2 * i + 2 : 2 * i + 2 + n]
-                x2, x3 = line[2 * i + 4 : 2 * i + 4 + n], line[2 * i + 6 : 2 * i + 6 + n]
-                for c in range(n):
-                    v0, v1, v2, v3 = x0[c], x1[c], x2[c], x3[c]
-                    y[c] += c0 * v0 + c1 * v1 + c2 * v2 + c3 * v3
-                    z[c] += d0 * v0 + d1 * v1 + d2 * v2 + d3 * v3
-        for r in range(rows):
-            y[2 * r] += z[2 * r + 1]
-            y[2 * r + 1] -= z[2 * r]
+def _four_lags(factors, a, step_a, spectra, b, step, n, sums, p, q):
+    """Do the work of `_eight_lags` for four of them."""
+    p0, p1, p2, p3 = load(sums, p), load(sums, p + LANES), load(sums, p + 2 * LANES), load(sums, p + 3 * LANES)
+    q0, q1, q2, q3 = load(sums, q), load(sums, q + LANES), load(sums, q + 2 * LANES), load(sums, q + 3 * LANES)
+    for _ in range(n):
+        v = load(factors, a)
+        w = swapped(v)
+        x = load(spectra, b)
+        p0, q0 = p0 + v * x, q0 + w * x
+        x = load(spectra, b + step)
+        p1, q1 = p1 + v * x, q1 + w * x
+        x = load(spectra, b + 2 * step)
+        p2, q2 = p2 + v * x, q2 + w * x
+        x = load(spectra, b + 3 * step)
+        p3, q3 = p3 + v * x, q3 + w * x
+        a += step_a
+        b += step
+    store(sums, p, p0)
+    store(sums, p + LANES, p1)
+    store(sums, p + 2 * LANES, p2)
+    store(sums, p + 3 * LANES, p3)
+    store(sums, q, q0)
+    store(sums, q + LANES, q1)
+    store(sums, q + 2 * LANES, q2)
+    store(sums, q + 3 * LANES, q3)
 
 
 @jit_sum
-def line_lag_sums(spectra, first, second, rows, real, imag, turned):
-    """Do the work of `spectral_lag_sums` for the row lag 0 alone, on `spectra` (arrays, rows, 2 * frequencies).
+def spectral_lag_sums(spectra, first, second, rows, sums):
+    """Add the lag products, across rows, of row spectra: of ``conj(S_a[r, f]) * S_second[r + i, f]``, r < `rows`.
 
-    ``out[a, f, 0] += sum_r conj(S_a[r, f]) * S_second[r, f]``, a >= `first`, r < `rows`; `turned` is not needed.
+    a >= `first`; `spectra` (arrays, rows, 2 * frequencies and more) holds real and imaginary parts in turn. What is
+    added to `sums` (arrays, 2, vectors of frequencies, lags, LANES) is for `complex_sums` to put together. Lags are 1,
+    or a multiple of 4, beyond whose last there must be 4 rows more.
     """
-    n_arrays, n_f = real.shape[0], real.shape[1]
+    n_arrays, _, n_vectors, n_i, _ = sums.shape
+    flat, out, step, plane = spectra.ravel(), sums.ravel(), spectra.shape[2], spectra.shape[1] * spectra.shape[2]
     for a in range(first, n_arrays):
-        p, q = real[a].reshape(n_f), imag[a].reshape(n_f)
-        for r in range(rows):
-            x, y = spectra[a, r, : 2 * n_f], spectra[second, r, : 2 * n_f]
-            for f in range(n_f):
-                p[f] += x[2 * f] * y[2 * f] + x[2 * f + 1] * y[2 * f + 1]
-                q[f] += x[2 * f] * y[2 * f + 1] - x[2 * f + 1] * y[2 * f]
+        x, y, p = a * plane, second * plane, 2 * a * n_vectors * n_i * LANES
+        crossed = n_vectors * n_i * LANES
+        if n_i == 1:
+            for r in range(rows):
+                for f in range(0, crossed, LANES):
+                    v, w = load(flat, x + r * step + f), load(flat, y + r * step + f)
+                    store(out, p + f, load(out, p + f) + v * w)
+                    store(out, p + crossed + f, load(out, p + crossed + f) + swapped(v) * w)
+            continue
+        for _ in range(n_vectors):
+            for i in range(0, n_i, 8):
+                if n_i - i > 4:
+                    _eight_lags(flat, x, step, flat, y + i * step, step, rows, out, p, p + crossed)
+                    p += 8 * LANES
+                else:
+                    _four_lags(flat, x, step, flat, y + i * step, step, rows, out, p, p + crossed)
+                    p += 4 * LANES
+            x += LANES
+            y += LANES
 
 
 @jit_sum
-def line_correlate(spectra, n_sources, target, real, imag, rows, turned):
-    """Do the work of `spectral_correlate` for kernels of one row, on `spectra` (arrays, rows, 2 * frequencies).
+def complex_sums(sums, out):
+    """Put together what `spectral_lag_sums` has summed: `out` (arrays, lags, 2 * frequencies and more)."""
+    n_arrays, _, n_vectors, n_i, _ = sums.shape
+    flat, line = sums.ravel(), out.ravel()
+    crossed = n_vectors * n_i * LANES
+    for a in range(n_arrays):
+        for f in range(n_vectors):
+            for i in range(n_i):
+                p = (2 * a * n_vectors * n_i + f * n_i + i) * LANES
+                place = (a * out.shape[1] + i) * out.shape[2] + f * LANES
+                store(line, place, conjugate_products(load(flat, p), load(flat, p + crossed)))
 
-    Taps as `real` and `imag` (sources, frequencies, 1); `turned` is not needed.
+
+@jit_sum
+def spectral_correlate(spectra, n_sources, target, taps, rows):
+    """Correlate row spectra with tap spectra: ``S_target[r, f] = sum_ai conj(taps[a, i, f]) * S_a[r + i, f]``.
+
+    a < `n_sources`, r < `rows`, and up to seven rows more, which must be there; all as in `spectral_lag_sums`.
     """
-    n_f = real.shape[1]
-    for r in range(rows):
-        y = spectra[target, r, : 2 * n_f]
-        y[:] = 0.0
-        for a in range(n_sources):
-            x, c, d = spectra[a, r, : 2 * n_f], real[a].reshape(n_f), imag[a].reshape(n_f)
-            for f in range(n_f):
-                y[2 * f] += c[f] * x[2 * f] + d[f] * x[2 * f + 1]
-                y[2 * f + 1] += c[f] * x[2 * f + 1] - d[f] * x[2 * f]
+    n_i, width, step = taps.shape[1], taps.shape[2], spectra.shape[2]
+    flat, factors, sums = spectra.ravel(), taps.ravel(), np.empty(16 * LANES)
+    for f in range(0, width, LANES):
+        for r in range(0, rows, 8):
+            for p in range(0, 16 * LANES, LANES):
+                store(sums, p, zeros())
+            for a in range(n_sources):
+                x = (a * spectra.shape[1] + r) * step + f
+                _eight_lags(factors, a * n_i * width + f, width, flat, x, step, n_i, sums, 0, 8 * LANES)
+            y = (target * spectra.shape[1] + r) * step + f
+            for i in range(8):
+                found = conjugate_products(load(sums, i * LANES), load(sums, (i + 8) * LANES))
+                store(flat, y + i * step, found)
 
 
 @jit_sum
 def spectral_products(spectra, n, groups, sums, turned):
     """Add the products of all pairs of row spectra: ``sums[f, p, q] += sum_g conj(S_1[f, g n + p]) * S_0[f, g n + q]``.
 
-    p <= q < `n`, g < `groups`, and some p > q; complex numbers as in `spectral_lag_sums`. Four p at a time, so that
-    each load of S_0 feeds several multiply-adds.
+    p <= q < `n`, g < `groups`, and some p > q; `spectra` (2, frequencies, 2 * rows) holds real and imaginary parts in
+    turn. Four p at a time, so that each load of S_0 feeds several multiply-adds.
     """
     for f in range(sums.shape[0]):
         for g in range(groups):
@@ -431,14 +467,17 @@ def assemble_line(line, ends_a, ends_b, gram, row, col, stride):
 
 
 @jit_sum
-def inverse_at_lags(real, imag, cosines, sines, out):
-    """Transform summed spectra back at some lags: ``out[i, j] = sum_f real[f, i] cos[f, j] - imag[f, i] sin[f, j]``."""
+def inverse_at_lags(sums, cosines, sines, out):
+    """Transform summed spectra back at some lags: ``out[i, j] = sum_f re(sums[i, f]) cos[f, j] - im(...) sin[f, j]``.
+
+    `sums` (rows, 2 * frequencies and more) holds real and imaginary parts in turn.
+    """
     out[:] = 0.0
     n_i, n_j = out.shape
     for f in range(len(cosines)):
         c, s = cosines[f], sines[f]
         for i in range(n_i):
-            y, a, b = out[i], real[f, i], imag[f, i]
+            y, a, b = out[i], sums[i, 2 * f], sums[i, 2 * f + 1]
             for j in range(n_j):
                 y[j] += a * c[j] - b * s[j]
 
@@ -648,8 +687,8 @@ def inverse_norm(factor):
 
 
 #: Sides of the tiles of a factor that one thread makes at a time, and of the blocks they are made of; and how many
-#: columns of these are multiplied at once.
-TILE, BLOCK, DEPTH = 128, 32, 512
+#: rows of products are added up at once.
+TILE, BLOCK, DEPTH = 128, 32, 128
 
 
 @jit_sum
@@ -689,17 +728,6 @@ def _four_by_four(a, i, b, j, start, end, out):
 
 
 @jit_sum
-def _products(a, i, b, j, first, last, out):
-    """Set ``out[p, q] = sum_k a[i + p, k] * b[j + q, k]``, `first` <= k < `last`, for as many rows as a and b have."""
-    out[:] = 0.0
-    for start in range(first, last, DEPTH):
-        end = min(start + DEPTH, last)
-        for p in range(0, min(BLOCK, len(a) - i), 4):
-            for q in range(0, min(BLOCK, len(b) - j), 4):
-                _four_by_four(a, i + p, b, j + q, start, end, out[p : p + 4, q : q + 4])
-
-
-@jit_sum
 def add_weighted_products(values, rows, chosen, symmetric, out):
     """Add products of rows with weights: ``out[p, q] += sum_i values[i] * rows[chosen[p], i] * rows[q, i]``.
 
@@ -718,95 +746,149 @@ def add_weighted_products(values, rows, chosen, symmetric, out):
 
 
 @jit_sum
-def _eliminate(row, above, factors, first):
-    """Take the `above` rows, times `factors`, off a row, from column `first` on; four at a time."""
-    n, end, y = len(factors), len(row), row[first:]
-    for k in range(0, n - 3, 4):
-        c0, c1, c2, c3 = factors[k], factors[k + 1], factors[k + 2], factors[k + 3]
-        x0, x1, x2, x3 = above[k, first:end], above[k + 1, first:end], above[k + 2, first:end], above[k + 3, first:end]
-        for j in range(len(y)):
-            y[j] -= c0 * x0[j] + c1 * x1[j] + c2 * x2[j] + c3 * x3[j]
-    for k in range(n - n % 4, n):
-        c0, x0 = factors[k], above[k, first:end]
-        for j in range(len(y)):
-            y[j] -= c0 * x0[j]
+def _four_rows_of_products(panels, x, y, n, out, o):
+    """Add up products of columns: ``out[o + i, j] += sum_k panels[x + k, i] * panels[y + k, j]``.
+
+    i < 4, j < ``4 * LANES``, k < `n`; all are flat, in rows of BLOCK numbers.
+    """
+    o1, o2, o3 = o + BLOCK, o + 2 * BLOCK, o + 3 * BLOCK
+    a0, a1, a2, a3 = load(out, o), load(out, o + LANES), load(out, o + 2 * LANES), load(out, o + 3 * LANES)
+    b0, b1, b2, b3 = load(out, o1), load(out, o1 + LANES), load(out, o1 + 2 * LANES), load(out, o1 + 3 * LANES)
+    c0, c1, c2, c3 = load(out, o2), load(out, o2 + LANES), load(out, o2 + 2 * LANES), load(out, o2 + 3 * LANES)
+    d0, d1, d2, d3 = load(out, o3), load(out, o3 + LANES), load(out, o3 + 2 * LANES), load(out, o3 + 3 * LANES)
+    for _ in range(n):
+        v, w = load(panels, y), load(panels, y + LANES)
+        z, t = load(panels, y + 2 * LANES), load(panels, y + 3 * LANES)
+        s = repeated(panels, x)
+        a0, a1, a2, a3 = a0 + s * v, a1 + s * w, a2 + s * z, a3 + s * t
+        s = repeated(panels, x + 1)
+        b0, b1, b2, b3 = b0 + s * v, b1 + s * w, b2 + s * z, b3 + s * t
+        s = repeated(panels, x + 2)
+        c0, c1, c2, c3 = c0 + s * v, c1 + s * w, c2 + s * z, c3 + s * t
+        s = repeated(panels, x + 3)
+        d0, d1, d2, d3 = d0 + s * v, d1 + s * w, d2 + s * z, d3 + s * t
+        x += BLOCK
+        y += BLOCK
+    store(out, o, a0)
+    store(out, o + LANES, a1)
+    store(out, o + 2 * LANES, a2)
+    store(out, o + 3 * LANES, a3)
+    store(out, o1, b0)
+    store(out, o1 + LANES, b1)
+    store(out, o1 + 2 * LANES, b2)
+    store(out, o1 + 3 * LANES, b3)
+    store(out, o2, c0)
+    store(out, o2 + LANES, c1)
+    store(out, o2 + 2 * LANES, c2)
+    store(out, o2 + 3 * LANES, c3)
+    store(out, o3, d0)
+    store(out, o3 + LANES, d1)
+    store(out, o3 + 2 * LANES, d2)
+    store(out, o3 + 3 * LANES, d3)
 
 
 @jit_sum
-def factor_tile(gram, lower, top, left):
-    """Write a tile, from row `top` and column `left` on, of the lower triangular L with ``gram = L L'`` to `lower`.
+def _block_of_products(panels, x, y, n, out):
+    """Set ``out[i, j] = sum_k panels[x + k, i] * panels[y + k, j]``, k < `n`, as above."""
+    out[:] = 0.0
+    for first in range(0, n * BLOCK, DEPTH * BLOCK):
+        depth = min(DEPTH, n - first // BLOCK)
+        for j in range(0, BLOCK, 4 * LANES):
+            for i in range(0, BLOCK, 4):
+                _four_rows_of_products(panels, x + first + i, y + first + j, depth, out, i * BLOCK + j)
 
-    Of `gram` the upper triangle is read. `lower` must have as many more rows, of zeros, as make their number a multiple
-    of 4, and hold the tiles left of this one and those of rows `left` up to the diagonal. A block of rows of L' at a
-    time: what the rows above take off it are products of rows of L, along the memory. Returns whether there is an L.
+
+@jit_sum
+def _divide(panels, u, y, rows, scratch):
+    """Solve ``U'X = Y`` where Y stands, `rows` rows of it, U being upper triangular; all as above.
+
+    If they are the same, what stands there is a matrix, and becomes U with ``U'U`` that matrix. Returns whether there
+    is one.
     """
-    m = len(gram)
-    end = min(top + TILE, m)
-    products, panel, factors = np.empty((BLOCK, BLOCK)), np.empty((BLOCK, TILE)), np.empty(BLOCK)
-    for col in range(left, min(left + TILE, m), BLOCK):
-        rows, first = min(BLOCK, m - col), max(top, col)
-        width = end - first
-        for row in range(first, end, BLOCK):
-            _products(lower, col, lower, row, 0, col, products)
-            for p in range(rows):
-                y, x, z = panel[p, row - first :], gram[col + p, row:end], products[p]
-                for q in range(min(BLOCK, end - row)):
-                    y[q] = x[q] - z[q]
-        for i in range(rows):
-            y = panel[i, :width]
-            if first > col:
-                _eliminate(y, panel, lower[col + i, col : col + i], 0)
-                y *= 1.0 / lower[col + i, col + i]
-                continue
-            for k in range(i):
-                factors[k] = panel[k, i]
-            _eliminate(y, panel, factors[:i], i)
-            if not y[i] > 0:
-                return False
-            y[i:] *= 1.0 / y[i] ** 0.5
-        for j in range(width):
-            y = lower[first + j, col : col + rows]
-            for i in range(rows if first > col else min(rows, j + 1)):
-                y[i] = panel[i, j]
+    for i in range(0, rows, 4):  # what the rows above take off four rows, then what these take off each other
+        for j in range(0, 4 * BLOCK, LANES):
+            store(scratch, j, zeros())
+        for j in range(0, BLOCK, 4 * LANES):
+            _four_rows_of_products(panels, u + i, y + j, i, scratch, j)
+        for p in range(min(4, rows - i)):
+            at, column = y + (i + p) * BLOCK, u + i * BLOCK + i + p
+            for j in range(0, BLOCK, LANES):
+                v = load(panels, at + j) - load(scratch, p * BLOCK + j)
+                for q in range(p):
+                    v = v - repeated(panels, column + q * BLOCK) * load(panels, y + (i + q) * BLOCK + j)
+                store(panels, at + j, v)
+            pivot = panels[column + p * BLOCK]
+            if u == y:
+                if not pivot > 0:
+                    return False
+                pivot = pivot**0.5
+            scratch[0] = 1.0 / pivot
+            for j in range(0, BLOCK, LANES):
+                store(panels, at + j, load(panels, at + j) * repeated(scratch, 0))
     return True
 
 
 @jit_sum
-def invert_tile(lower, first, left, out):
-    """Write a tile, from row `first` and column `left` on, of the upper triangular F with ``F' = L^-1`` to `out`.
+def factor_tile(gram, panels, left, top):
+    """Make a tile, from row `top` and column `left` on, of the upper triangular U with ``gram = U'U``.
 
-    `lower` as `factor_tile` leaves it, up to the tile's columns; `out`, of its shape, must be zero but for the tiles
-    left of this one, which must be there.
+    Of `gram` the upper triangle is read. `panels` (columns / BLOCK, rows + BLOCK, BLOCK) hold the columns of U, BLOCK
+    by BLOCK, so that all products run along the memory; the tiles above this one, and those of columns `top` down to
+    the diagonal, must be there. Returns whether there is a U.
     """
-    m = lower.shape[1]
-    products, part = np.empty((BLOCK, BLOCK)), np.empty((BLOCK, TILE))
-    for col in range(left, min(left + TILE, m), BLOCK):
-        cols = min(BLOCK, m - col)
-        width = min(TILE, col + cols - first)
-        for row in range(first, first + width, BLOCK):
-            _products(lower, col, out, row, row, col, products)
-            for i in range(cols):
-                y, z = part[i, row - first :], products[i]
-                for j in range(min(BLOCK, first + width - row)):
-                    y[j] = 0.0 - z[j]
-        for i in range(cols):
-            y = part[i, :width]
-            if first == left:
-                y[col - first + i] += 1.0
-            _eliminate(y, part, lower[col + i, col : col + i], 0)
-            y *= 1.0 / lower[col + i, col + i]
-        for j in range(width):
-            y = out[first + j, col : col + cols]
-            for i in range(cols):
-                y[i] = part[i, j]
+    m, depth, flat = len(gram), panels.shape[1] * BLOCK, panels.ravel()
+    products = np.empty(BLOCK * BLOCK)
+    for row in range(top, min(top + TILE, m), BLOCK):
+        rows, x = min(BLOCK, m - row), row // BLOCK * depth
+        for col in range(max(left, row), min(left + TILE, m), BLOCK):
+            cols, y = min(BLOCK, m - col), col // BLOCK * depth
+            _block_of_products(flat, x, y, row, products)
+            for p in range(rows):
+                here, given, taken = (
+                    panels[col // BLOCK, row + p],
+                    gram[row + p, col : col + cols],
+                    products[p * BLOCK :],
+                )
+                for q in range(cols):
+                    here[q] = given[q] - taken[q]
+            if not _divide(flat, x + row * BLOCK, y + row * BLOCK, rows, products):
+                return False
+    return True
 
 
 @jit_sum
-def factorise(gram, lower):
-    """Make all tiles of `factor_tile`; return whether there is an L."""
-    for left in range(0, len(gram), TILE):
-        for top in range(left, len(gram), TILE):
-            if not factor_tile(gram, lower, top, left):
+def invert_tile(panels, left, top, out):
+    """Make a tile, from row `top` and column `left` on, of the lower triangular V with ``V' = U^-1``; V' goes to `out`.
+
+    `panels` as `factor_tile` leaves them, up to the columns from `top` on; row k of V is kept there in row k + BLOCK,
+    below what is kept of U, and must be there above this tile. `out` must be zero below its diagonal.
+    """
+    m, depth, flat = len(out), panels.shape[1] * BLOCK, panels.ravel()
+    products = np.empty(BLOCK * BLOCK)
+    for row in range(top, min(top + TILE, m), BLOCK):
+        rows, x = min(BLOCK, m - row), row // BLOCK * depth
+        for col in range(left, min(left + TILE, row + rows), BLOCK):
+            cols, y = min(BLOCK, m - col), col // BLOCK * depth + BLOCK * BLOCK
+            _block_of_products(flat, x + col * BLOCK, y + col * BLOCK, row - col, products)
+            for p in range(rows):
+                here, taken = panels[col // BLOCK, row + BLOCK + p], products[p * BLOCK :]
+                for q in range(BLOCK):
+                    here[q] = 0.0 - taken[q]
+                if row == col:
+                    here[p] = 1.0
+            _divide(flat, x + row * BLOCK, y + row * BLOCK, rows, products)
+            for q in range(cols):
+                here = out[col + q, row : row + rows]
+                for p in range(q if row == col else 0, rows):
+                    here[p] = panels[col // BLOCK, row + BLOCK + p, q]
+
+
+@jit_sum
+def factorise(gram, panels):
+    """Make all tiles of `factor_tile`; return whether there is a U."""
+    for top in range(0, len(gram), TILE):
+        for left in range(top, len(gram), TILE):
+            if not factor_tile(gram, panels, left, top):
                 return False
     return True
 
@@ -832,19 +914,18 @@ def condition(gram, factor, spread):
 
 
 @jit_sum
-def inverse_factor(gram, lower, out, spread):
+def inverse_factor(gram, panels, out, spread):
     """Write the upper triangular F with ``F F' = G^-1`` to `out`, its diagonal to `spread`; return G's condition.
 
-    Of G the upper triangle is read. `lower` is scratch; both have as many more rows as make their number a multiple of
-    4, and are zero, or what an earlier call with a matrix of the same size has left in them. The condition is infinite,
-    and `out` of no use, if G is not positive definite.
+    Of G the upper triangle is read. `panels` is scratch, as `factor_tile` needs it; `out` must be zero below its
+    diagonal. The condition is infinite, and `out` of no use, if G is not positive definite.
     """
-    if not factorise(gram, lower):
+    if not factorise(gram, panels):
         return np.inf
-    for left in range(0, len(gram), TILE):
-        for first in range(0, left + 1, TILE):
-            invert_tile(lower, first, left, out)
-    return condition(gram, out[: len(gram)], spread)
+    for top in range(0, len(gram), TILE):
+        for left in range(0, top + 1, TILE):
+            invert_tile(panels, left, top, out)
+    return condition(gram, out, spread)
 
 
 @jit_sum
@@ -862,7 +943,7 @@ def step_to_minimum(gram, factor, moment, step, change):
 
 
 @jit_sum
-def _solve_tile(gram, moment, energy, total, factors, taps, spread):
+def _solve_tile(gram, moment, energy, total, panels, inverse, taps, spread):
     """Add the statistics to `total`; solve for the `taps`, `spread` being the diagonal of the inverse Gram matrix.
 
     Returns the condition number, the residual sum of squares, the norm of the taps, and the least and the sum of
@@ -876,40 +957,41 @@ def _solve_tile(gram, moment, energy, total, factors, taps, spread):
         y, x = total[i, i:m], gram[i, i:]
         for j in range(m - i):
             y[j] += x[j]
-    if factors.shape[2] == 0:
+    if len(inverse) == 0:
         return np.inf, 0.0, 0.0, 0.0, 0.0
-    found = inverse_factor(gram, factors[0], factors[1], spread)
+    found = inverse_factor(gram, panels, inverse, spread)
     if not found < np.inf:
         return found, 0.0, 0.0, 0.0, 0.0
-    step_to_minimum(gram, factors[1, :m], moment, taps, change)
+    step_to_minimum(gram, inverse, moment, taps, change)
     rss = energy[0] - (taps * (2 * moment - change)).sum()
     return found, rss, (taps * taps).sum() ** 0.5, spread.min(), spread.sum()
 
 
 @jit_sum
-def tile_from_spectra(spectra, turned, cosines, sines, image, result, n_rows, n_cols, back, energy, gram, total,
-                      factors, taps, spread):  # fmt: skip
+def tile_from_spectra(spectra, cosines, sines, image, result, n_rows, n_cols, back, energy, gram, total, panels,
+                      inverse, taps, spread):  # fmt: skip
     """Make all of a tile's statistics in one call, since threads that ask for the interpreter wait for each other.
 
     `back` (2, lags, lags) gets the lag sums of the image and of target and image, `energy` the target's sums, `gram`
     the upper triangle of the Gram matrix as in `gram_of_block`; to `total` the statistics are added: the matrix, a row
-    for the moment, and one for `energy`. Then the tile is solved, unless `factors` is empty, for `taps` and the
+    for the moment, and one for `energy`. Then the tile is solved, unless `inverse` is empty, for `taps` and the
     diagonal of ``G^-1``. Returns what `_solve_tile` does.
     """
-    n_lags = -(-back.shape[1] // 4) * 4
-    sums = np.zeros((2, 2, len(cosines), n_lags))
-    spectral_lag_sums(spectra, 0, 0, n_rows, sums[0], sums[1], turned)
+    n_lags, n_vectors = -(-back.shape[1] // 4) * 4, -(-2 * len(cosines) // LANES)
+    sums, together = np.zeros((2, 2, n_vectors, n_lags, LANES)), np.empty((2, n_lags, n_vectors * LANES))
+    spectral_lag_sums(spectra, 0, 0, n_rows, sums)
+    complex_sums(sums, together)
     for a in range(2):
-        inverse_at_lags(sums[0, a], sums[1, a], cosines, sines, back[a])
+        inverse_at_lags(together[a], cosines, sines, back[a])
     energy[:] = 0.0
     moments(result, n_rows, n_cols, energy)
     gram_of_block(image, 0, n_rows, n_cols, back[0], gram)
     moment = back[1, :, back.shape[2] // 2 :].copy().ravel()
-    return _solve_tile(gram, moment, energy, total, factors, taps, spread)
+    return _solve_tile(gram, moment, energy, total, panels, inverse, taps, spread)
 
 
 @jit_sum
-def tile_from_pixels(image, col, result, n_rows, n_cols, back, energy, gram, total, factors, taps, spread):
+def tile_from_pixels(image, col, result, n_rows, n_cols, back, energy, gram, total, panels, inverse, taps, spread):
     """Do the work of `tile_from_spectra` with the pixels themselves; the image starts at column `col`."""
     back[:] = 0.0
     lag_sums(image, col, image, 0, n_rows, n_cols + col, back[0])
@@ -918,4 +1000,4 @@ def tile_from_pixels(image, col, result, n_rows, n_cols, back, energy, gram, tot
     moments(result, n_rows, n_cols, energy)
     gram_of_block(image, col, n_rows, n_cols, back[0], gram)
     moment = back[1, :, col:].copy().ravel()
-    return _solve_tile(gram, moment, energy, total, factors, taps, spread)
+    return _solve_tile(gram, moment, energy, total, panels, inverse, taps, spread)

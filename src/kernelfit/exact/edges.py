@@ -51,7 +51,7 @@ def strip_lags(readers: Sequence[Reader], row: int, n_rows: int, extent: int, la
         step = length - 2 * lag
         starts = range(0, extent, step)
         at_once = min(len(starts), max(1, 2**16 // (n * length)))
-        transform = _fft.borrow(at_once * n, length, 2, 1)
+        transform = _fft.borrow(at_once * n, length, 2, 1, across=True)
         transform.clear(length, step)
         sums, turned = np.zeros((length // 2 + 1, n, 2 * n)), np.empty(2 * n)
         for first in range(0, len(starts), at_once):

@@ -194,6 +194,32 @@ def _direct_pass(frame: Frame, taps: Array | None) -> Pass:
 # --- the fft engine ---
 
 
+def spectral_sums(n_sources: int, n_arrays: int, length: int, n_lags: int) -> Array:
+    """Return zeros to which `_loops.spectral_lag_sums` adds, for each source as the second factor."""
+    from .jit import LANES
+
+    return np.zeros((n_sources, n_arrays, 2, -(-(length // 2 + 1) * 2 // LANES), n_lags, LANES))
+
+
+def complex_spectra(sums: Array) -> Array:
+    """Return the same as numbers (sources, arrays, row lags, 2 * frequencies and more)."""
+    from . import _loops
+
+    out = np.empty((*sums.shape[:2], sums.shape[4], sums.shape[3] * sums.shape[5]))
+    for some, whole in zip(sums, out, strict=True):
+        _loops.complex_sums(some, whole)
+    return out
+
+
+def padded(spectra: npt.NDArray[np.complex128]) -> Array:
+    """Return spectra (..., frequencies) as whole vectors of real and imaginary parts in turn."""
+    from .jit import LANES
+
+    out = np.zeros((*spectra.shape[:-1], -(-2 * spectra.shape[-1] // LANES) * LANES))
+    out.view(np.complex128)[..., : spectra.shape[-1]] = spectra
+    return out
+
+
 def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
     """Do the work of `_direct_pass` on the spectra of segments of rows."""
     from . import _fft, _loops
@@ -205,22 +231,17 @@ def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
     rows = frame.rows + (y_halo if taps is None else 0)
     extended = frame.rows + y_halo  # for either kind of pass, so that both use the same transforms
     height = math.ceil(extended / max(1, round(extended / max(256 if n_sources == 1 else 64, 8 * frame.kernel_rows))))
-    correlate = _loops.line_correlate if lines else _loops.spectral_correlate
-    lag_sums = _loops.line_lag_sums if lines else _loops.spectral_lag_sums
     # Kernels of one row have no row lags, so the rows of several segments may stand in one tile, one below the other.
     stacked = max(1, min(128, max(8, 2**17 // layout.length)) // rows) if lines else 1
     depth = height * stacked + y_halo
-    n_taps = 1 if lines else -(-frame.kernel_rows // 4) * 4  # the loops do four at a time, or one that is left over
-    n_lags = frame.kernel_rows if frame.kernel_rows % 4 == 1 else n_taps
+    n_lags = 1 if lines else -(-frame.kernel_rows // 4) * 4  # the loops do four at a time
     starts = [(r, c) for c in range(0, frame.cols, layout.step) for r in range(0, rows, height)]
     tiles = [starts[i : i + stacked] for i in range(0, len(starts), stacked)]
     # What lies in two neighbouring segments is counted twice.
     short = good_length(2 * x_halo) if taps is None and x_halo and frame.cols > layout.step else 0
 
     if taps is not None:
-        more = [(0, 0), (0, 0), (0, n_taps - frame.kernel_rows), (0, 0)]
-        kernel = scipy.fft.rfft(np.pad(taps, more), n=layout.length, norm="forward", workers=1).swapaxes(-1, -2)
-        kernel_real, kernel_imag = np.ascontiguousarray(kernel.real), np.ascontiguousarray(kernel.imag)
+        kernel = padded(scipy.fft.rfft(taps, n=layout.length, norm="forward", workers=1))
 
     def read(reader: Reader, out: Array, tile: list[Shape], n_rows: int, width: int, scratch: Array) -> None:
         (row, col), n = tile[0], len(tile)
@@ -235,15 +256,14 @@ def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
 
     def band(tiles: list[list[Shape]]) -> tuple[Array, ...]:
         # All calls that follow release the interpreter for a tenth of a millisecond or more, and are few.
-        transform = _fft.borrow(depth, layout.length, n_sources + n_targets, n_sources, lines=lines)
+        transform = _fft.borrow(depth, layout.length, n_sources + n_targets, n_sources)
         image, result, model, values = transform.image, transform.result, transform.model, transform.spectra
-        turned = np.empty(values.shape[-1])
-        sums = np.zeros((2, n_sources, n_sources + n_targets, layout.length // 2 + 1, n_lags))
-        twice = np.zeros((2, n_sources, n_sources, short // 2 + 1, n_lags))
+        sums = spectral_sums(n_sources, n_sources + n_targets, layout.length, n_lags)
+        twice = spectral_sums(n_sources, n_sources, short, n_lags)
         moments = np.zeros((n_targets, 2))
         transform.clear(layout.step + x_halo, layout.step)
         if short:
-            overlap = _fft.borrow(depth, short, n_sources, n_sources, lines=lines)
+            overlap = _fft.borrow(depth, short, n_sources, n_sources)
             overlap.clear(x_halo, 0)
         for tile in tiles:
             n_rows = min(height, rows - tile[0][0])
@@ -260,7 +280,7 @@ def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
             for t, reader in enumerate(frame.targets):
                 read(reader, result, tile, n_rows, layout.step, model)
                 if taps is not None:
-                    correlate(values, n_sources, n_sources + t, kernel_real[t], kernel_imag[t], n, turned)
+                    _loops.spectral_correlate(values, n_sources, n_sources + t, kernel[t], n)
                     transform.backward(n_sources + t)
                     for i, (_, col) in enumerate(tile):
                         width = min(layout.step, frame.cols - col)
@@ -269,23 +289,24 @@ def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
                 transform.forward(n_sources + t)
             for s in range(n_sources):
                 first = 0 if taps is None else n_sources
-                lag_sums(values, first, s, n, sums[0, s], sums[1, s], turned)
+                _loops.spectral_lag_sums(values, first, s, n, sums[s])
                 if again:
-                    lag_sums(overlap.spectra, 0, s, n, twice[0, s], twice[1, s], turned)
+                    _loops.spectral_lag_sums(overlap.spectra, 0, s, n, twice[s])
         _fft.give_back(transform)
         if short:
             _fft.give_back(overlap)
-        return sums, twice, moments
+        return complex_spectra(sums), complex_spectra(twice), moments
 
     def inverse(sums: Array, length: int, lags: npt.NDArray[np.intp]) -> Array:
-        """Turn summed cross-spectra (2, ..., frequencies, row lags) into lag sums (..., row lags, column lags)."""
-        result: Array = scipy.fft.irfft(sums[0] + 1j * sums[1], n=length, axis=-2, workers=1)
-        return np.swapaxes(result[..., lags % length, : frame.kernel_rows], -1, -2)
+        """Turn summed cross-spectra, real and imaginary parts in turn, into lag sums (..., row lags, column lags)."""
+        spectra = sums[:, :, : frame.kernel_rows].view(np.complex128)[..., : length // 2 + 1]
+        result: Array = scipy.fft.irfft(spectra, n=length, workers=1)
+        return result[..., lags % length]
 
     def finish(sums: Array, twice: Array, moments: Array) -> Sums:
         both_ways = np.arange(-x_halo, x_halo + 1)
-        lags = inverse(sums[:, :, :n_sources], layout.length, both_ways)
-        moment = inverse(sums[:, :, n_sources:], layout.length, np.arange(frame.kernel_cols))
+        lags = inverse(sums[:, :n_sources], layout.length, both_ways)
+        moment = inverse(sums[:, n_sources:], layout.length, np.arange(frame.kernel_cols))
         if short:
             lags -= inverse(twice, short, both_ways)
         return Sums(np.swapaxes(lags, 0, 1), np.swapaxes(moment, 0, 1), moments[:, 0], moments[:, 1])

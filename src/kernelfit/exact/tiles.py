@@ -120,11 +120,11 @@ class TileReader:
 
         row, col, n_rows, n_cols = (box.col, box.row, box.cols, box.rows) if self.frame.swapped else box
         own.fill(self.frame, row, col, n_rows, n_cols)
-        out = (own.back, own.energy, own.gram, own.total, own.factors, own.taps, own.spread)
+        out = (own.back, own.energy, own.gram, own.total, own.panels, own.inverse, own.taps, own.spread)
         pixels = own.result, n_rows, n_cols
         if own.transform is not None:
             spectra = own.transform.spectra
-            found = _loops.tile_from_spectra(spectra, own.turned, self._cosines, self._sines, own.image, *pixels, *out)
+            found = _loops.tile_from_spectra(spectra, self._cosines, self._sines, own.image, *pixels, *out)
         else:
             found = _loops.tile_from_pixels(own.image, own.start, *pixels, *out)
         solved = Solved(*found)
@@ -179,8 +179,9 @@ class Buffers:
         The upper triangle of the Gram matrix of the last tile, in the frame's order of taps, as all that follows.
     back, energy : ndarray
         Its lag sums and those with the target; the target's sum of squares and sum.
-    factors, taps, spread : ndarray
-        Those of `gram` and of its inverse, the kernel of least squares, and the diagonal of the inverse.
+    panels, inverse, taps, spread : ndarray
+        Scratch for the factor of `gram`, that of its inverse, the kernel of least squares, and the diagonal of the
+        inverse.
     total : ndarray, shape (taps + 2, taps)
         The sums of all tiles: `gram`, the moment, and `energy`.
     """
@@ -189,12 +190,11 @@ class Buffers:
         from . import _fft
 
         y_halo, x_halo = frame.row_halo, frame.col_halo
-        self.start, self.turned = 0, np.empty(0)
+        self.start = 0
         self.transform: _fft.RowTransforms | None = None
         if method == "fft":
             self.transform = _fft.borrow(layout.rows + y_halo, layout.length, 2, 1)
             self.image, self.result = self.transform.image, self.transform.result
-            self.turned = np.empty(self.transform.spectra.shape[-1])
         else:
             self.start = x_halo
             self.image = np.zeros((layout.rows + y_halo, layout.cols + 3 * x_halo))
@@ -202,7 +202,9 @@ class Buffers:
         m = frame.kernel_rows * frame.kernel_cols
         self.back, self.energy = np.empty((2, frame.kernel_rows, 2 * x_halo + 1)), np.empty(2)
         self.gram, self.total = np.zeros((m, m)), np.zeros((m + 2, max(2, m)))
-        self.factors = np.zeros((2, -(-m // 4) * 4, m) if m <= cholesky.OWN_FACTOR else (2, 0, 0))
+        small = m <= cholesky.OWN_FACTOR
+        self.panels = np.zeros(cholesky.panels_for(m) if small else (0, 0, 0))
+        self.inverse = np.zeros((m, m) if small else (0, 0))
         self.taps, self.spread = np.zeros(m), np.zeros(m)
 
     def clear(self) -> None:

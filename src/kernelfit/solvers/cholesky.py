@@ -4,6 +4,7 @@ After LAPACK's, BLAS's threads go on spinning for some 50 ms: a core less for th
 """
 
 import _thread
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ RCOND_CHOLESKY = 1e-12
 _KEPT_BYTES = 2**23
 _kept: list[Array] = []  # the scratch memory of the last factorisation, if it is no more than that
 
-#: A tile of L (False) or of its inverse (True): its rows and its columns.
+#: A tile of U (False) or of its transposed inverse (True): its columns and its rows.
 Tile = tuple[bool, int, int]
 
 
@@ -52,33 +53,56 @@ def own_factor(gram: Array, workers: int = 1) -> Inverse | None:
         return None
     from ..exact import _loops
 
-    gram, rows = np.ascontiguousarray(gram), -(-m // 4) * 4
-    lower, inverse, spread = _scratch(rows, m), np.empty((rows, m)), np.empty(m)
+    gram = np.ascontiguousarray(gram)
+    panels, inverse, spread = _scratch(m), np.empty((m, m)), np.empty(m)
     # Memory that is new is touched in one go: two threads that come upon its pages in turn take five times as long.
-    lower[m:], inverse[:] = 0.0, 0.0
-    made = _made(gram, lower, inverse, workers if m > OWN_FACTOR else 1)
-    if lower.nbytes <= _KEPT_BYTES and not _kept:
-        _kept.append(lower)
+    inverse[:] = 0.0
+    made = _made(gram, panels, inverse, workers if m > OWN_FACTOR else 1)
+    if panels.nbytes <= _KEPT_BYTES and not _kept:
+        _kept.append(panels)
     if not made:
         return None
-    condition = _loops.condition(gram, inverse[:m], spread)
-    return Inverse(inverse[:m], condition, spread, upper=True) if condition * RCOND_CHOLESKY < 1 else None
+    condition = _loops.condition(gram, inverse, spread)
+    return Inverse(inverse, condition, spread, upper=True) if condition * RCOND_CHOLESKY < 1 else None
 
 
-def _scratch(rows: int, cols: int) -> Array:
-    """Return a matrix with anything in it, if possible in the memory of the last one."""
+def panels_for(m: int) -> tuple[int, int, int]:
+    """Return the shape of the panels that the factor of m x m is made in."""
+    from ..exact import _loops
+
+    return -(-m // _loops.BLOCK), m + _loops.BLOCK, _loops.BLOCK
+
+
+def upper_of(panels: Array) -> Array:
+    """Return U that stands in panels, as a matrix."""
+    m = panels.shape[1] - panels.shape[2]
+    columns = np.swapaxes(panels[:, :m], 0, 1).reshape(m, -1)[:, :m]
+    return np.triu(columns)
+
+
+def root(matrix: Array) -> Array | None:
+    """Return L with ``L L'`` the matrix, or None if it is not positive definite."""
+    from ..exact import _loops
+
+    panels = np.zeros(panels_for(len(matrix)))
+    return upper_of(panels).T if _loops.factorise(matrix, panels) else None
+
+
+def _scratch(m: int) -> Array:
+    """Return the panels with anything in them, if possible in the memory of the last ones."""
     try:
         old = _kept.pop().ravel()
     except IndexError:
         old = np.empty(0)
-    flat = old if old.size >= rows * cols else np.empty(rows * cols)
+    shape = panels_for(m)
+    flat = old if old.size >= math.prod(shape) else np.empty(math.prod(shape))
     if flat is not old:
         flat.fill(0.0)
-    return flat[: rows * cols].reshape(rows, cols)
+    return flat[: math.prod(shape)].reshape(shape)
 
 
-def _made(gram: Array, lower: Array, inverse: Array, workers: int) -> bool:
-    """Write L with ``G = L L'`` and F with ``F' = L^-1`` to two arrays, F's of zeros; return whether there are any.
+def _made(gram: Array, panels: Array, inverse: Array, workers: int) -> bool:
+    """Make U with ``G = U'U`` and write ``U^-1`` to an array of zeros; return whether there is one.
 
     Threads take the tiles in an order in which each comes after those that it needs, which are being made at least.
     """
@@ -92,7 +116,7 @@ def _made(gram: Array, lower: Array, inverse: Array, workers: int) -> bool:
         lock.acquire()
 
     def make(tile: Tile) -> None:
-        inverted, row, col = tile
+        inverted, left, top = tile
         try:
             for other in needs(tile):
                 with locks[other]:
@@ -100,8 +124,8 @@ def _made(gram: Array, lower: Array, inverse: Array, workers: int) -> bool:
             if failed:
                 return
             if inverted:
-                _loops.invert_tile(lower, row * side, col * side, inverse)
-            elif not _loops.factor_tile(gram, lower, row * side, col * side):
+                _loops.invert_tile(panels, left * side, top * side, inverse)
+            elif not _loops.factor_tile(gram, panels, left * side, top * side):
                 failed.append(tile)
         finally:  # whatever happens: others may be waiting
             locks[tile].release()
@@ -114,19 +138,19 @@ def _made(gram: Array, lower: Array, inverse: Array, workers: int) -> bool:
 def in_turn(n: int) -> list[Tile]:
     """List the tiles of an n x n matrix of them in the order in which they are begun.
 
-    Column by column, but the diagonal tile of the next column, for which all its tiles wait, soon after what it needs.
+    Row by row, but the diagonal tile of the next row, for which all its tiles wait, soon after what it needs.
     """
     tiles = [(False, 0, 0)]
-    for col in range(n):
-        column = [(False, row, col) for row in range(col + 1, n)] + [(True, row, col) for row in range(col + 1)]
-        if col + 1 < n:
-            column.insert(2, (False, col + 1, col + 1))
-        tiles += column
+    for top in range(n):
+        row = [(False, left, top) for left in range(top + 1, n)] + [(True, left, top) for left in range(top + 1)]
+        if top + 1 < n:
+            row.insert(2, (False, top + 1, top + 1))
+        tiles += row
     return tiles
 
 
 def needs(tile: Tile) -> list[Tile]:
     """List the tiles that one needs; what these needed is there as well."""
-    inverted, row, col = tile
-    before = [(inverted, row, col - 1)] if col > (row if inverted else 0) else []
-    return before if row == col and not inverted else [*before, (False, col, col)]
+    inverted, left, top = tile
+    before = [(inverted, left, top - 1)] if top > (left if inverted else 0) else []
+    return before if left == top and not inverted else [*before, (False, top, top)]

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
+from ..solvers import cholesky
 from .band import Band, phases, product, real_product
 from .spectra import Array, SpectralStats
 
@@ -289,14 +290,12 @@ def _choose(equations: Equations) -> float:
 
 def _root(covariance: Array) -> Array:
     """Return F with ``F F'`` the covariance."""
-    from ..exact import _loops
-
     top = float(np.diag(covariance).max())
     if not top > 0:
         return np.zeros((len(covariance), 1))
     covariance[np.diag_indices_from(covariance)] += 1e-12 * top
-    lower = np.zeros((-(-len(covariance) // 4) * 4, len(covariance)))
-    if _loops.factorise(covariance, lower):
-        return lower[: len(covariance)]
+    found = cholesky.root(covariance)
+    if found is not None:
+        return found
     values, vectors = scipy.linalg.eigh(covariance)
     return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))

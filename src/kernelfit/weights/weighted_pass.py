@@ -19,7 +19,7 @@ import scipy.fft
 from .. import pair
 from ..exact.background import Columns
 from ..exact.choice import segment
-from ..exact.engines import Frame, Progress, add, bands, counted, grid
+from ..exact.engines import Frame, Progress, add, bands, complex_spectra, counted, grid, padded, spectral_sums
 from ..exact.threads import in_order
 from ..pair import Array, Problem
 
@@ -238,15 +238,12 @@ class _Pass:
         height = math.ceil(frame.rows / max(1, round(frame.rows / max(128, 8 * frame.kernel_rows))))
         tiles = [(r, c) for c in range(0, frame.cols, step) for r in range(0, frame.rows, height)]
         n_lags = -(-frame.kernel_rows // 4) * 4  # the loops do four at a time
-        more = [(0, 0), (0, n_lags - frame.kernel_rows), (0, 0)]
-        kernel = scipy.fft.rfft(np.pad(self.taps, more), n=length, axis=-1, norm="forward").swapaxes(-1, -2)
-        kernel_real, kernel_imag = np.ascontiguousarray(kernel.real), np.ascontiguousarray(kernel.imag)
+        kernel = padded(scipy.fft.rfft(self.taps, n=length, axis=-1, norm="forward"))
 
         def band(tiles: list[tuple[int, int]]) -> tuple[Array, ...]:
             transform = _fft.borrow(height + y_halo, length, n_sources + 1, n_sources)
             image, result, model, values = transform.image, transform.result, transform.model, transform.spectra
-            turned = np.empty(values.shape[-1])
-            sums = np.zeros((2, n_sources, n_sources + 1, length // 2 + 1, n_lags))
+            sums = spectral_sums(n_sources, n_sources + 1, length, n_lags)
             energy, beside = np.zeros(1), np.zeros(len(self.coefficients))
             transform.clear(step + x_halo, step)
             for row, col in tiles:
@@ -255,7 +252,7 @@ class _Pass:
                     reader.read(image[: n_rows + y_halo, : step + x_halo], row, col)
                     transform.forward(s)
                 self.read(result[:n_rows, :step], row, col)
-                _loops.spectral_correlate(values, n_sources, n_sources, kernel_real, kernel_imag, n_rows, turned)
+                _loops.spectral_correlate(values, n_sources, n_sources, kernel, n_rows)
                 transform.backward(n_sources)
                 used = result[:n_rows, :n_cols]
                 if self.keep is None and self.hold is None:
@@ -269,12 +266,12 @@ class _Pass:
                 result[:n_rows, n_cols:step] = 0.0
                 transform.forward(n_sources)
                 for s in range(n_sources):
-                    _loops.spectral_lag_sums(values, n_sources, s, n_rows, sums[0, s], sums[1, s], turned)
+                    _loops.spectral_lag_sums(values, n_sources, s, n_rows, sums[s])
             _fft.give_back(transform)
-            return sums[:, :, n_sources, :, : frame.kernel_rows], beside, energy
+            return complex_spectra(sums[:, n_sources:])[:, 0, : frame.kernel_rows], beside, energy
 
         work = bands(tiles)
         sums, beside, energy = add(counted(in_order(work, band, workers), len(work), progress))
-        moment: Array = scipy.fft.irfft(sums[0] + 1j * sums[1], n=length, axis=-2)
-        moment = np.swapaxes(moment[..., : frame.kernel_cols, : frame.kernel_rows], -1, -2)
+        spectra = sums.view(np.complex128)[..., : length // 2 + 1]
+        moment: Array = scipy.fft.irfft(spectra, n=length)[..., : frame.kernel_cols]
         return moment, beside, float(energy[0])
