@@ -11,7 +11,8 @@ import pytest
 import kernelfit
 import naive
 from kernelfit import accumulate, pair
-from kernelfit.exact import accumulation
+from kernelfit.exact import accumulation, engines
+from kernelfit.exact.choice import Segments
 
 METHODS = ("direct", "fft")
 
@@ -611,3 +612,25 @@ def test_measured_plans_change_no_bit_of_estimated_ones():
     finally:
         pyfftw.forget_wisdom()
         pyfftw.import_wisdom(kept)
+
+
+@pytest.mark.parametrize("kernel", [(5, 4), (8, 9), (7, 3), (1, 6)])
+@pytest.mark.parametrize("n_bands", [1, 3])
+def test_tiles_below_each_other_share_what_they_know(kernel, n_bands, monkeypatch, same_stats):
+    """In bands of many low tiles, which begin in the middle of the image, and go on at the top of the next columns."""
+    monkeypatch.setattr(engines, "N_BANDS", n_bands)
+    monkeypatch.setattr(engines, "_HEIGHT", 11)
+    monkeypatch.setattr(engines, "segment", lambda *_, **__: Segments(64, 29))
+    rng = np.random.default_rng(kernel)
+    image, target = rng.normal(size=(97, 83)), rng.normal(size=(97, 83))
+    for boundary in ("symm", None):
+        keywords = {"mode": "same", "boundary": boundary}
+        expected = accumulate(image, target, kernel, method="direct", **keywords)
+        found = accumulate(image, target, kernel, method="fft", workers=2, **keywords)
+        same_stats(found, expected)
+        more = {"fillvalue": 0.0, "origin": None, "operation": "convolution"}
+        problem = pair.check(image, target, kernel, **keywords, **more)
+        taps = rng.normal(size=(1, 1, *kernel))
+        moments = [accumulation.residual_moments(problem, taps, method, 2) for method in ("direct", "fft")]
+        for one, other in zip(*moments, strict=True):
+            np.testing.assert_allclose(other, one, rtol=0, atol=1e-11 * np.abs(one).max())

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from .verdict import Finding as Finding
     from .verdict import Verdict as Verdict
 
-__version__ = "0.12.0"
+__version__ = "0.13.0"
 
 _ROOMS = {
     "exact._fft": ("set_fft",),

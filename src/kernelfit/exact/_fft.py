@@ -79,9 +79,11 @@ class RowTransforms:
 
     Attributes
     ----------
-    image, result, model : ndarray, shape (rows, length)
-        The rows of a source to be transformed, those of a target, and those that `backward` makes.
-    spectra : ndarray, shape (arrays, rows and a few more, 2 * frequencies and a few more)
+    image : ndarray, shape (halo + rows, length)
+        The rows of a source to be transformed.
+    result, model : ndarray, shape (rows, length)
+        Those of a target, and those that `backward` makes.
+    spectra : ndarray, shape (arrays, halo + rows and a few more, 2 * frequencies and a few more)
         The spectra of the sources, then of the targets, real and imaginary parts in turn; or if they are to be
         `across`, one frequency of all rows after the other: (arrays, frequencies, 2 * rows and a few more), which FFTW
         writes at hardly any cost.
@@ -93,52 +95,67 @@ class RowTransforms:
     spectra: npt.NDArray[np.float64]
 
     def __init__(
-        self, rows: int, length: int, n_arrays: int, n_sources: int, across: bool, backend: str, effort: str
+        self, rows: int, length: int, n_arrays: int, n_sources: int, halo: int, across: bool, backend: str, effort: str
     ) -> None:
-        self.key = (type(self), rows, length, n_arrays, n_sources, across, backend, effort)
-        self.n_sources = n_sources
+        self.key = (type(self), rows, length, n_arrays, n_sources, halo, across, backend, effort)
+        self.n_sources, self.halo = n_sources, halo
         # Whole cache lines, an odd number of them apart: else they crowd in the cache, and the transform takes up to
         # three times as long.
         outer, inner = (length // 2 + 1, rows) if across else (rows, length // 2 + 1)
-        values = aligned((n_arrays, outer + (0 if across else MORE_ROWS), 4 * (-(-inner // 4) | 1)))
+        values = aligned((n_arrays, halo + outer + (0 if across else MORE_ROWS), 4 * (-(-inner // 4) | 1)))
         self.spectra = values.view(np.float64)
-        used = values[:, :outer, :inner]
+        used = values[:, : halo + outer, :inner]
         self._used = np.swapaxes(used, 1, 2) if across else used
-        self._plans: list[Any] = []
+        self._plans: list[tuple[Any, ...]] = []
         self._back: dict[int, Any] = {}
         self._effort = effort
         self._pyfftw = _library(backend)
-        count = 3 if n_arrays > n_sources else 1
-        buffers = aligned((count, rows * length)).view(np.float64)[:, : rows * length].reshape(count, rows, length)
-        self.image, self.result, self.model = buffers[0], buffers[-1], buffers[count // 2]
-        for i, used in enumerate(self._used if self._pyfftw else ()):
-            rows_in = self.image if i < n_sources else self.result
-            self._plans.append(_plan(self._pyfftw, effort, rows_in, used, axes=(1,)))
+        heights = (halo + rows, rows, rows) if n_arrays > n_sources else (halo + rows,)
+        buffers = [aligned((n * length // 2 + 1,)).view(np.float64)[: n * length].reshape(n, -1) for n in heights]
+        self.image, self.result, self.model = buffers[0], buffers[-1], buffers[len(buffers) // 2]
+        for i, values in enumerate(self._used if self._pyfftw else ()):
+            parts = [(self.image[halo:], values[halo:]), (self.image[:halo], values[:halo])]
+            parts = parts[: 1 + bool(halo)] if i < n_sources else [(self.result, values[:rows])]
+            self._plans.append(tuple(_plan(self._pyfftw, effort, *part, axes=(1,)) for part in parts))
 
     def clear(self, image_cols: int, result_cols: int) -> None:
         """Set everything beyond these columns to zero, and what planning may have left behind."""
         self.image[:, image_cols:] = 0.0
         self.result[:, result_cols:] = 0.0
 
-    def forward(self, array: int) -> None:
-        """Transform `image`, or for a target `result`, into the spectra of one array."""
+    def forward(self, array: int, *, below: bool = False) -> None:
+        """Transform `image`, or for a target `result`, into the spectra of one array.
+
+        If the rows are those `below` the last ones, the spectra of the halo are there (`go_below`).
+        """
         if self._plans:
-            self._plans[array].execute()
-        else:
-            self._used[array] = scipy.fft.rfft(self.image if array < self.n_sources else self.result, axis=1)
+            for plan in self._plans[array][: 1 if below else None]:
+                plan.execute()
+            return
+        source = array < self.n_sources
+        first = self.halo if source and below else 0
+        rows = self.image[first:] if source else self.result
+        self._used[array, first : first + len(rows)] = scipy.fft.rfft(rows, axis=1)
+
+    def go_below(self, rows: int) -> None:
+        """Keep what follows so many rows of the sources as the halo of what lies below."""
+        for spectra in self.spectra[: self.n_sources]:
+            spectra[: self.halo] = spectra[rows : rows + self.halo]
 
     def backward(self, array: int) -> None:
         """Transform the spectra of one array, which may be used up, into `model`, times the length."""
         if self._pyfftw is None:
-            self.model[...] = scipy.fft.irfft(self._used[array], n=self.model.shape[1], axis=1, norm="forward")
+            spectra = self._used[array, : len(self.model)]
+            self.model[...] = scipy.fft.irfft(spectra, n=self.model.shape[1], axis=1, norm="forward")
             return
         if array not in self._back:  # planned with effort, it would destroy the spectra
-            kept = self._used[array].copy()
+            spectra = self._used[array, : len(self.model)]
+            kept = spectra.copy()
             self._back[array] = _plan(
-                self._pyfftw, self._effort, self._used[array], self.model, "FFTW_DESTROY_INPUT",
+                self._pyfftw, self._effort, spectra, self.model, "FFTW_DESTROY_INPUT",
                 axes=(1,), direction="FFTW_BACKWARD",
             )  # fmt: skip
-            self._used[array] = kept
+            spectra[...] = kept
         self._back[array].execute()
 
 
@@ -359,9 +376,11 @@ def _hollow(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.lib.stride_tricks.as_strided(aligned((1,), array.dtype), array.shape, array.strides)
 
 
-def borrow(rows: int, length: int, n_arrays: int, n_sources: int, *, across: bool = False) -> RowTransforms:
+def borrow(
+    rows: int, length: int, n_arrays: int, n_sources: int, *, halo: int = 0, across: bool = False
+) -> RowTransforms:
     """Take transforms of rows from the shelf, or plan them."""
-    found: RowTransforms = _take(RowTransforms, rows, length, n_arrays, n_sources, across)
+    found: RowTransforms = _take(RowTransforms, rows, length, n_arrays, n_sources, halo, across)
     return found
 
 

@@ -25,6 +25,8 @@ from .threads import Part, Work
 #: At most so many partial sums; their number depends on the problem alone, so every number of workers gives the same
 # bits.
 N_BANDS = 32
+#: Rows of a tile, about: two threads' tiles stay in the cache.
+_HEIGHT = 128
 
 
 @dataclass(frozen=True)
@@ -117,9 +119,9 @@ def counted(parts: Iterable[Part], total: int, progress: Progress | None) -> Ite
         yield part
 
 
-def bands(tiles: list[Work]) -> list[list[Work]]:
-    """Split a list of tiles into at most N_BANDS runs of neighbours, by their number alone."""
-    per_band = math.ceil(len(tiles) / N_BANDS)
+def bands(tiles: list[Work], least: int = 1) -> list[list[Work]]:
+    """Split a list of tiles into at most N_BANDS runs of at `least` so many neighbours, by their number alone."""
+    per_band = max(least, math.ceil(len(tiles) / N_BANDS))
     return [tiles[i : i + per_band] for i in range(0, len(tiles), per_band)]
 
 
@@ -230,10 +232,11 @@ def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
     layout = segment(frame.cols, x_halo, n_sources, lines=lines)
     rows = frame.rows + (y_halo if taps is None else 0)
     extended = frame.rows + y_halo  # for either kind of pass, so that both use the same transforms
-    height = math.ceil(extended / max(1, round(extended / max(256 if n_sources == 1 else 64, 8 * frame.kernel_rows))))
+    # A tile is so low that the cache holds it; the tiles of a band that lie below each other share their halos.
+    height = math.ceil(extended / max(1, round(extended / max(_HEIGHT, frame.kernel_rows))))
+    per_band = max(256 if n_sources == 1 else 64, 8 * frame.kernel_rows) // height
     # Kernels of one row have no row lags, so the rows of several segments may stand in one tile, one below the other.
-    stacked = max(1, min(128, max(8, 2**17 // layout.length)) // rows) if lines else 1
-    depth = height * stacked + y_halo
+    stacked = max(1, min(_HEIGHT, max(8, 2**17 // layout.length)) // rows) if lines else 1
     n_lags = 1 if lines else -(-frame.kernel_rows // 4) * 4  # the loops do four at a time
     starts = [(r, c) for c in range(0, frame.cols, layout.step) for r in range(0, rows, height)]
     tiles = [starts[i : i + stacked] for i in range(0, len(starts), stacked)]
@@ -243,10 +246,10 @@ def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
     if taps is not None:
         kernel = padded(scipy.fft.rfft(taps, n=layout.length, norm="forward", workers=1))
 
-    def read(reader: Reader, out: Array, tile: list[Shape], n_rows: int, width: int, scratch: Array) -> None:
+    def read(reader: Reader, out: Array, tile: list[Shape], n_rows: int, new: int, width: int, scratch: Array) -> None:
         (row, col), n = tile[0], len(tile)
         if n == 1:
-            reader.read(out[:n_rows, :width], row, col)
+            reader.read(out[:n_rows, :width], row + new, col)
             return
         total = (n - 1) * layout.step + width
         line = scratch.ravel()[: n_rows * total].reshape(n_rows, total)
@@ -256,29 +259,37 @@ def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
 
     def band(tiles: list[list[Shape]]) -> tuple[Array, ...]:
         # All calls that follow release the interpreter for a tenth of a millisecond or more, and are few.
-        transform = _fft.borrow(depth, layout.length, n_sources + n_targets, n_sources)
+        depth = height * stacked
+        transform = _fft.borrow(depth, layout.length, n_sources + n_targets, n_sources, halo=y_halo)
         image, result, model, values = transform.image, transform.result, transform.model, transform.spectra
         sums = spectral_sums(n_sources, n_sources + n_targets, layout.length, n_lags)
         twice = spectral_sums(n_sources, n_sources, short, n_lags)
         moments = np.zeros((n_targets, 2))
         transform.clear(layout.step + x_halo, layout.step)
         if short:
-            overlap = _fft.borrow(depth, short, n_sources, n_sources)
+            overlap = _fft.borrow(depth, short, n_sources, n_sources, halo=y_halo)
             overlap.clear(x_halo, 0)
+        above: Shape | None = None
         for tile in tiles:
             n_rows = min(height, rows - tile[0][0])
             n = n_rows * len(tile)
             again = [(i, col) for i, (_, col) in enumerate(tile) if col > 0] if short else []
+            below = y_halo > 0 and above == (tile[0][0] - height, tile[0][1])
+            new = y_halo if below else 0  # the first row that is not known from the tile above
+            if below:
+                transform.go_below(height)
+                if again:
+                    overlap.go_below(height)
             for s, reader in enumerate(frame.sources):
-                read(reader, image, tile, n_rows + y_halo, layout.step + x_halo, model)
-                transform.forward(s)
+                read(reader, image[new:], tile, n_rows + y_halo - new, new, layout.step + x_halo, model)
+                transform.forward(s, below=below)
                 if again:
                     first = again[0][0]
-                    overlap.image[: n + y_halo, :x_halo] = image[: n + y_halo, :x_halo]
+                    overlap.image[new : n + y_halo, :x_halo] = image[new : n + y_halo, :x_halo]
                     overlap.image[: first * n_rows, :x_halo] = 0.0
-                    overlap.forward(s)
+                    overlap.forward(s, below=below)
             for t, reader in enumerate(frame.targets):
-                read(reader, result, tile, n_rows, layout.step, model)
+                read(reader, result, tile, n_rows, 0, layout.step, model)
                 if taps is not None:
                     _loops.spectral_correlate(values, n_sources, n_sources + t, kernel[t], n)
                     transform.backward(n_sources + t)
@@ -292,6 +303,7 @@ def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
                 _loops.spectral_lag_sums(values, first, s, n, sums[s])
                 if again:
                     _loops.spectral_lag_sums(overlap.spectra, 0, s, n, twice[s])
+            above = tile[0]
         _fft.give_back(transform)
         if short:
             _fft.give_back(overlap)
@@ -311,7 +323,7 @@ def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
             lags -= inverse(twice, short, both_ways)
         return Sums(np.swapaxes(lags, 0, 1), np.swapaxes(moment, 0, 1), moments[:, 0], moments[:, 1])
 
-    return Pass([partial(band, some) for some in bands(tiles)], finish)
+    return Pass([partial(band, some) for some in bands(tiles, max(1, per_band))], finish)
 
 
 PASSES = {"direct": _direct_pass, "fft": _fft_pass}

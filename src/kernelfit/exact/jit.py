@@ -38,10 +38,16 @@ jit_sum = functools.partial(jit, fastmath=FASTMATH)
 WIDE = bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
 LANES = 8 if WIDE else 4
 
+
+def _emitted(function: Callable[..., Any]) -> Any:
+    """Let loops call what writes instructions, without the context of their types."""
+    return intrinsic(function)
+
+
 _LANES = ir.VectorType(ir.DoubleType(), LANES)
 
 
-class Vector(types.Type):  # type: ignore[misc]
+class Vector(types.Type):
     """As many numbers as are worked on at once."""
 
     def __init__(self) -> None:
@@ -52,23 +58,23 @@ _vector = Vector()
 
 
 @register_model(Vector)
-class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _LANES)
+        super().__init__(manager, kind, _LANES)  # type: ignore[no-untyped-call]
 
 
 def _arithmetic(symbol: Callable[..., Any], instruction: str) -> None:
     """Let Numba know an operator of two vectors; a product that is added to something becomes one instruction."""
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @_emitted
     def compute(_context: Any, a: Any, b: Any) -> Any:
         def emit(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
             return getattr(builder, instruction)(*args, flags=("contract",))
 
         return _vector(a, b), emit
 
-    @overload(symbol)  # type: ignore[untyped-decorator]
-    def operate(a, b):  # type: ignore[no-untyped-def]  # Numba compares the signatures
+    @overload(symbol)
+    def operate(a, b):  # Numba compares the signatures
         both = isinstance(a, Vector) and isinstance(b, Vector)
         return (lambda a, b: compute(a, b)) if both else None
 
@@ -82,7 +88,7 @@ def _place(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any
     return builder.bitcast(start, _LANES.as_pointer())
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_emitted
 def load(_context: Any, array: Any, index: Any) -> Any:
     """Return the vector that starts at an index of an array of one axis, which is not checked."""
 
@@ -92,7 +98,7 @@ def load(_context: Any, array: Any, index: Any) -> Any:
     return _vector(array, types.intp), emit
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_emitted
 def repeated(_context: Any, array: Any, index: Any) -> Any:
     """Return a vector that holds one number of an array of one axis over and over."""
 
@@ -106,7 +112,7 @@ def repeated(_context: Any, array: Any, index: Any) -> Any:
     return _vector(array, types.intp), emit
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_emitted
 def store(_context: Any, array: Any, index: Any, vector: Any) -> Any:
     """Write a vector to an array of one axis, from an index on that is not checked."""
 
@@ -117,7 +123,7 @@ def store(_context: Any, array: Any, index: Any, vector: Any) -> Any:
     return types.void(array, types.intp, vector), emit
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_emitted
 def zeros(_context: Any) -> Any:
     """Return a vector of zeros."""
     return _vector(), lambda *_: ir.Constant(_LANES, None)
@@ -128,7 +134,7 @@ def _shuffled(builder: Any, a: Any, b: Any, order: list[int]) -> Any:
     return builder.shuffle_vector(a, b, mask)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_emitted
 def swapped(_context: Any, vector: Any) -> Any:
     """Return a vector with the two numbers of each pair exchanged: of complex ones, real and imaginary part."""
 
@@ -138,7 +144,7 @@ def swapped(_context: Any, vector: Any) -> Any:
     return _vector(vector), emit
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_emitted
 def conjugate_products(_context: Any, plain: Any, crossed: Any) -> Any:
     """Return the sums of ``conj(a) * b`` from those of the numbers of ``a * b`` and of ``swapped(a) * b``."""
 
