@@ -241,11 +241,13 @@ def spectral_lag_sums(spectra, first, second, rows, sums):
         x, y, p = a * plane, second * plane, 2 * a * n_vectors * n_i * LANES
         crossed = n_vectors * n_i * LANES
         if n_i == 1:
-            for r in range(rows):
-                for f in range(0, crossed, LANES):
+            for f in range(0, crossed, LANES):
+                plain, across = load(out, p + f), load(out, p + crossed + f)
+                for r in range(rows):
                     v, w = load(flat, x + r * step + f), load(flat, y + r * step + f)
-                    store(out, p + f, load(out, p + f) + v * w)
-                    store(out, p + crossed + f, load(out, p + crossed + f) + swapped(v) * w)
+                    plain, across = plain + v * w, across + swapped(v) * w
+                store(out, p + f, plain)
+                store(out, p + crossed + f, across)
             continue
         for _ in range(n_vectors):
             for i in range(0, n_i, 8):
@@ -282,7 +284,13 @@ def spectral_correlate(spectra, n_sources, target, taps, rows):
     n_i, width, step = taps.shape[1], taps.shape[2], spectra.shape[2]
     flat, factors, sums = spectra.ravel(), taps.ravel(), np.empty(16 * LANES)
     for f in range(0, width, LANES):
-        for r in range(0, rows, 8):
+        for r in range(rows if n_i == 1 else 0):
+            plain = across = zeros()
+            for a in range(n_sources):
+                v, x = load(factors, a * width + f), load(flat, (a * spectra.shape[1] + r) * step + f)
+                plain, across = plain + v * x, across + swapped(v) * x
+            store(flat, (target * spectra.shape[1] + r) * step + f, conjugate_products(plain, across))
+        for r in range(0, 0 if n_i == 1 else rows, 8):
             for p in range(0, 16 * LANES, LANES):
                 store(sums, p, zeros())
             for a in range(n_sources):

@@ -234,7 +234,7 @@ def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
     extended = frame.rows + y_halo  # for either kind of pass, so that both use the same transforms
     # A tile is so low that the cache holds it; the tiles of a band that lie below each other share their halos.
     height = math.ceil(extended / max(1, round(extended / max(_HEIGHT, frame.kernel_rows))))
-    per_band = max(256 if n_sources == 1 else 64, 8 * frame.kernel_rows) // height
+    per_band = min(max(256 if n_sources == 1 else 64, 8 * frame.kernel_rows) // height, math.ceil(rows / height))
     # Kernels of one row have no row lags, so the rows of several segments may stand in one tile, one below the other.
     stacked = max(1, min(_HEIGHT, max(8, 2**17 // layout.length)) // rows) if lines else 1
     n_lags = 1 if lines else -(-frame.kernel_rows // 4) * 4  # the loops do four at a time

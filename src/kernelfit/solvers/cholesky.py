@@ -19,7 +19,7 @@ OWN_FACTOR, MOST_OWN = 400, 2000
 #: Below this reciprocal condition number of the Gram matrix Cholesky's factorisation is not trusted.
 RCOND_CHOLESKY = 1e-12
 
-_KEPT_BYTES = 2**23
+_KEPT_BYTES = 9 * 2**20
 _kept: list[Array] = []  # the scratch memory of the last factorisation, if it is no more than that
 
 #: A tile of U (False) or of its transposed inverse (True): its columns and its rows.
