@@ -11,8 +11,9 @@ import pytest
 import kernelfit
 import naive
 from kernelfit import accumulate, pair
-from kernelfit.exact import accumulation, engines
+from kernelfit.exact import _loops, accumulation, engines
 from kernelfit.exact.choice import Segments
+from kernelfit.exact.jit import LANES
 
 METHODS = ("direct", "fft")
 
@@ -634,3 +635,38 @@ def test_tiles_below_each_other_share_what_they_know(kernel, n_bands, monkeypatc
         moments = [accumulation.residual_moments(problem, taps, method, 2) for method in ("direct", "fft")]
         for one, other in zip(*moments, strict=True):
             np.testing.assert_allclose(other, one, rtol=0, atol=1e-11 * np.abs(one).max())
+
+
+@pytest.mark.parametrize("kernel_rows", [1, 3, 4, 5, 9, 12, 17])
+@pytest.mark.parametrize("frequencies", [1, 4, 11])
+def test_products_of_spectra_are_those_of_numpy(kernel_rows, frequencies):
+    """Whatever share of a vector, or of eight lags and of eight rows, is left over."""
+    rng = np.random.default_rng([kernel_rows, frequencies])
+    length, rows = 2 * frequencies - 1, 21
+    width = engines.n_vectors(length) * LANES
+    spectra = rng.normal(size=(3, rows + kernel_rows - 1 + 7, width + 8))
+    one, other, target = (s.view(complex)[:, :frequencies] for s in spectra)
+    sums = engines.spectral_sums(1, 3, length, kernel_rows)
+    for _ in range(2):
+        _loops.spectral_lag_sums(spectra, 1, 0, rows, sums[0])
+    found = engines.complex_spectra(sums)[0].view(complex)[..., :frequencies]
+    assert not found[0].any()
+    for i in range(kernel_rows):
+        for array, factor in ((1, other), (2, target)):
+            expected = 2 * (factor[:rows].conj() * one[i : i + rows]).sum(axis=0)
+            np.testing.assert_allclose(found[array, i], expected, rtol=0, atol=1e-12)
+    taps = rng.normal(size=(2, kernel_rows, 3))
+    kernel = engines.tap_spectra(taps, length)
+    by_numpy = np.fft.rfft(taps, n=length, norm="forward").conj()
+    expected = sum(
+        by_numpy[0, i] * one[i : i + rows] + by_numpy[1, i] * other[i : i + rows] for i in range(kernel_rows)
+    )
+    _loops.spectral_correlate(spectra, 2, 2, kernel, rows)
+    np.testing.assert_allclose(target[:rows], expected, rtol=0, atol=1e-12)
+    n, groups = rows // 3, 3
+    products = np.zeros((n, -(-n // 8) * 8, width))
+    _loops.spectral_products(spectra[1::-1].copy(), n, groups, products)
+    for p in range(n):
+        for q in range(p, n):
+            expected = (one[p : n * groups : n].conj() * other[q : n * groups : n]).sum(axis=0)
+            np.testing.assert_allclose(products.view(complex)[p, q - p, :frequencies], expected, rtol=0, atol=1e-12)

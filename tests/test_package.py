@@ -214,6 +214,7 @@ def test_rooms_that_never_see_a_pixel(room):
         "find",
         "forward",
         "_loops",
+        "_gram_loops",
         "_spectral_loops",
         "_fft",
     }
@@ -234,7 +235,7 @@ def test_the_forward_operator_shares_nothing_with_the_engines():
 
 
 def test_engines_import_nothing_above_them():
-    for room in ("_loops", "_weighted_loops", "_spectral_loops", "jit", "_fft", "geometry"):
+    for room in ("_loops", "_gram_loops", "_weighted_loops", "_spectral_loops", "jit", "_fft", "geometry"):
         inside = rooms_of(imports(ROOMS[room]))
         assert not inside & {
             "find",

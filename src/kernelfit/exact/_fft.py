@@ -84,9 +84,7 @@ class RowTransforms:
     result, model : ndarray, shape (rows, length)
         Those of a target, and those that `backward` makes.
     spectra : ndarray, shape (arrays, halo + rows and a few more, 2 * frequencies and a few more)
-        The spectra of the sources, then of the targets, real and imaginary parts in turn; or if they are to be
-        `across`, one frequency of all rows after the other: (arrays, frequencies, 2 * rows and a few more), which FFTW
-        writes at hardly any cost.
+        The spectra of the sources, then of the targets, real and imaginary parts in turn.
     """
 
     image: npt.NDArray[np.float64]
@@ -95,17 +93,16 @@ class RowTransforms:
     spectra: npt.NDArray[np.float64]
 
     def __init__(
-        self, rows: int, length: int, n_arrays: int, n_sources: int, halo: int, across: bool, backend: str, effort: str
+        self, rows: int, length: int, n_arrays: int, n_sources: int, halo: int, backend: str, effort: str
     ) -> None:
-        self.key = (type(self), rows, length, n_arrays, n_sources, halo, across, backend, effort)
+        self.key = (type(self), rows, length, n_arrays, n_sources, halo, backend, effort)
         self.n_sources, self.halo = n_sources, halo
         # Whole cache lines, an odd number of them apart: else they crowd in the cache, and the transform takes up to
         # three times as long.
-        outer, inner = (length // 2 + 1, rows) if across else (rows, length // 2 + 1)
-        values = aligned((n_arrays, halo + outer + (0 if across else MORE_ROWS), 4 * (-(-inner // 4) | 1)))
+        half = length // 2 + 1
+        values = aligned((n_arrays, halo + rows + MORE_ROWS, 4 * (-(-half // 4) | 1)))
         self.spectra = values.view(np.float64)
-        used = values[:, : halo + outer, :inner]
-        self._used = np.swapaxes(used, 1, 2) if across else used
+        self._used = values[:, : halo + rows, :half]
         self._plans: list[tuple[Any, ...]] = []
         self._back: dict[int, Any] = {}
         self._effort = effort
@@ -376,11 +373,9 @@ def _hollow(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.lib.stride_tricks.as_strided(aligned((1,), array.dtype), array.shape, array.strides)
 
 
-def borrow(
-    rows: int, length: int, n_arrays: int, n_sources: int, *, halo: int = 0, across: bool = False
-) -> RowTransforms:
+def borrow(rows: int, length: int, n_arrays: int, n_sources: int, *, halo: int = 0) -> RowTransforms:
     """Take transforms of rows from the shelf, or plan them."""
-    found: RowTransforms = _take(RowTransforms, rows, length, n_arrays, n_sources, halo, across)
+    found: RowTransforms = _take(RowTransforms, rows, length, n_arrays, n_sources, halo)
     return found
 
 

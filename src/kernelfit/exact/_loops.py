@@ -1,7 +1,7 @@
 """The compiled loops of the exact methods: sums of products, tiles, factors.
 
 None validates, allocates in an inner loop, or raises; all are serial and release the GIL, so that threads can run them.
-Each array is C-contiguous float64 (complex where said), so each function is compiled once.
+Each array is C-contiguous float64, so each function is compiled once.
 """
 
 import numpy as np
@@ -141,90 +141,78 @@ def subtract(rows, model, start, stop, n_cols):
 
 
 @jit_sum
-def _eight_lags(factors, a, step_a, spectra, b, step, n, sums, p, q):
-    """Add lag products of columns, a vector of them: ``p[i] += sum_r v[r] * x[r + i]``, and of swapped v to ``q[i]``.
-
-    i < 8, r < `n`; all arrays are flat, v and x start at `a` and `b`, their rows `step_a` and `step` apart.
-    """
-    p0, p1, p2, p3 = load(sums, p), load(sums, p + LANES), load(sums, p + 2 * LANES), load(sums, p + 3 * LANES)
-    p4, p5, p6, p7 = (
-        load(sums, p + 4 * LANES),
-        load(sums, p + 5 * LANES),
-        load(sums, p + 6 * LANES),
-        load(sums, p + 7 * LANES),
-    )
-    q0, q1, q2, q3 = load(sums, q), load(sums, q + LANES), load(sums, q + 2 * LANES), load(sums, q + 3 * LANES)
-    q4, q5, q6, q7 = (
-        load(sums, q + 4 * LANES),
-        load(sums, q + 5 * LANES),
-        load(sums, q + 6 * LANES),
-        load(sums, q + 7 * LANES),
-    )
-    for _ in range(n):
-        v = load(factors, a)
-        w = swapped(v)
-        x = load(spectra, b)
-        p0, q0 = p0 + v * x, q0 + w * x
-        x = load(spectra, b + step)
-        p1, q1 = p1 + v * x, q1 + w * x
-        x = load(spectra, b + 2 * step)
-        p2, q2 = p2 + v * x, q2 + w * x
-        x = load(spectra, b + 3 * step)
-        p3, q3 = p3 + v * x, q3 + w * x
-        x = load(spectra, b + 4 * step)
-        p4, q4 = p4 + v * x, q4 + w * x
-        x = load(spectra, b + 5 * step)
-        p5, q5 = p5 + v * x, q5 + w * x
-        x = load(spectra, b + 6 * step)
-        p6, q6 = p6 + v * x, q6 + w * x
-        x = load(spectra, b + 7 * step)
-        p7, q7 = p7 + v * x, q7 + w * x
-        a += step_a
-        b += step
-    store(sums, p, p0)
-    store(sums, p + LANES, p1)
-    store(sums, p + 2 * LANES, p2)
-    store(sums, p + 3 * LANES, p3)
-    store(sums, p + 4 * LANES, p4)
-    store(sums, p + 5 * LANES, p5)
-    store(sums, p + 6 * LANES, p6)
-    store(sums, p + 7 * LANES, p7)
-    store(sums, q, q0)
-    store(sums, q + LANES, q1)
-    store(sums, q + 2 * LANES, q2)
-    store(sums, q + 3 * LANES, q3)
-    store(sums, q + 4 * LANES, q4)
-    store(sums, q + 5 * LANES, q5)
-    store(sums, q + 6 * LANES, q6)
-    store(sums, q + 7 * LANES, q7)
+def _four(array, at):
+    """Load four vectors that follow each other."""
+    return load(array, at), load(array, at + LANES), load(array, at + 2 * LANES), load(array, at + 3 * LANES)
 
 
 @jit_sum
-def _four_lags(factors, a, step_a, spectra, b, step, n, sums, p, q):
-    """Do the work of `_eight_lags` for four of them."""
-    p0, p1, p2, p3 = load(sums, p), load(sums, p + LANES), load(sums, p + 2 * LANES), load(sums, p + 3 * LANES)
-    q0, q1, q2, q3 = load(sums, q), load(sums, q + LANES), load(sums, q + 2 * LANES), load(sums, q + 3 * LANES)
+def _put_four(array, at, v, w, x, y):
+    """Store four vectors one after the other."""
+    store(array, at, v)
+    store(array, at + LANES, w)
+    store(array, at + 2 * LANES, x)
+    store(array, at + 3 * LANES, y)
+
+
+@jit_sum
+def _eight_lags(factors, a, step_a, spectra, b, step_b, lag, n, sums, p, q):
+    """Add lag products of columns, a vector of them: ``p[i] += sum_r v[r] * x[r, i]``, and of swapped v to ``q[i]``.
+
+    i < 8, r < `n`; all arrays are flat, v and x start at `a` and `b`, their r are `step_a` and `step_b` apart, the lags
+    of x `lag`.
+    """
+    p0, p1, p2, p3 = _four(sums, p)
+    p4, p5, p6, p7 = _four(sums, p + 4 * LANES)
+    q0, q1, q2, q3 = _four(sums, q)
+    q4, q5, q6, q7 = _four(sums, q + 4 * LANES)
     for _ in range(n):
         v = load(factors, a)
         w = swapped(v)
         x = load(spectra, b)
         p0, q0 = p0 + v * x, q0 + w * x
-        x = load(spectra, b + step)
+        x = load(spectra, b + lag)
         p1, q1 = p1 + v * x, q1 + w * x
-        x = load(spectra, b + 2 * step)
+        x = load(spectra, b + 2 * lag)
         p2, q2 = p2 + v * x, q2 + w * x
-        x = load(spectra, b + 3 * step)
+        x = load(spectra, b + 3 * lag)
+        p3, q3 = p3 + v * x, q3 + w * x
+        x = load(spectra, b + 4 * lag)
+        p4, q4 = p4 + v * x, q4 + w * x
+        x = load(spectra, b + 5 * lag)
+        p5, q5 = p5 + v * x, q5 + w * x
+        x = load(spectra, b + 6 * lag)
+        p6, q6 = p6 + v * x, q6 + w * x
+        x = load(spectra, b + 7 * lag)
+        p7, q7 = p7 + v * x, q7 + w * x
+        a += step_a
+        b += step_b
+    _put_four(sums, p, p0, p1, p2, p3)
+    _put_four(sums, p + 4 * LANES, p4, p5, p6, p7)
+    _put_four(sums, q, q0, q1, q2, q3)
+    _put_four(sums, q + 4 * LANES, q4, q5, q6, q7)
+
+
+@jit_sum
+def _four_lags(factors, a, step_a, spectra, b, step_b, lag, n, sums, p, q):
+    """Do the work of `_eight_lags` for four of them."""
+    p0, p1, p2, p3 = _four(sums, p)
+    q0, q1, q2, q3 = _four(sums, q)
+    for _ in range(n):
+        v = load(factors, a)
+        w = swapped(v)
+        x = load(spectra, b)
+        p0, q0 = p0 + v * x, q0 + w * x
+        x = load(spectra, b + lag)
+        p1, q1 = p1 + v * x, q1 + w * x
+        x = load(spectra, b + 2 * lag)
+        p2, q2 = p2 + v * x, q2 + w * x
+        x = load(spectra, b + 3 * lag)
         p3, q3 = p3 + v * x, q3 + w * x
         a += step_a
-        b += step
-    store(sums, p, p0)
-    store(sums, p + LANES, p1)
-    store(sums, p + 2 * LANES, p2)
-    store(sums, p + 3 * LANES, p3)
-    store(sums, q, q0)
-    store(sums, q + LANES, q1)
-    store(sums, q + 2 * LANES, q2)
-    store(sums, q + 3 * LANES, q3)
+        b += step_b
+    _put_four(sums, p, p0, p1, p2, p3)
+    _put_four(sums, q, q0, q1, q2, q3)
 
 
 @jit_sum
@@ -233,7 +221,7 @@ def spectral_lag_sums(spectra, first, second, rows, sums):
 
     a >= `first`; `spectra` (arrays, rows, 2 * frequencies and more) holds real and imaginary parts in turn. What is
     added to `sums` (arrays, 2, vectors of frequencies, lags, LANES) is for `complex_sums` to put together. Lags are 1,
-    or a multiple of 4, beyond whose last there must be 4 rows more.
+    or a multiple of 4, for all of which there must be rows.
     """
     n_arrays, _, n_vectors, n_i, _ = sums.shape
     flat, out, step, plane = spectra.ravel(), sums.ravel(), spectra.shape[2], spectra.shape[1] * spectra.shape[2]
@@ -252,10 +240,10 @@ def spectral_lag_sums(spectra, first, second, rows, sums):
         for _ in range(n_vectors):
             for i in range(0, n_i, 8):
                 if n_i - i > 4:
-                    _eight_lags(flat, x, step, flat, y + i * step, step, rows, out, p, p + crossed)
+                    _eight_lags(flat, x, step, flat, y + i * step, step, step, rows, out, p, p + crossed)
                     p += 8 * LANES
                 else:
-                    _four_lags(flat, x, step, flat, y + i * step, step, rows, out, p, p + crossed)
+                    _four_lags(flat, x, step, flat, y + i * step, step, step, rows, out, p, p + crossed)
                     p += 4 * LANES
             x += LANES
             y += LANES
@@ -295,7 +283,7 @@ def spectral_correlate(spectra, n_sources, target, taps, rows):
                 store(sums, p, zeros())
             for a in range(n_sources):
                 x = (a * spectra.shape[1] + r) * step + f
-                _eight_lags(factors, a * n_i * width + f, width, flat, x, step, n_i, sums, 0, 8 * LANES)
+                _eight_lags(factors, a * n_i * width + f, width, flat, x, step, step, n_i, sums, 0, 8 * LANES)
             y = (target * spectra.shape[1] + r) * step + f
             for i in range(8):
                 found = conjugate_products(load(sums, i * LANES), load(sums, (i + 8) * LANES))
@@ -303,175 +291,25 @@ def spectral_correlate(spectra, n_sources, target, taps, rows):
 
 
 @jit_sum
-def spectral_products(spectra, n, groups, sums, turned):
-    """Add the products of all pairs of row spectra: ``sums[f, p, q] += sum_g conj(S_1[f, g n + p]) * S_0[f, g n + q]``.
+def spectral_products(spectra, n, groups, out):
+    """Add the products of pairs of row spectra: ``out[p, i] += sum_g conj(S_1[g n + p]) * S_0[g n + p + i]``.
 
-    p <= q < `n`, g < `groups`, and some p > q; `spectra` (2, frequencies, 2 * rows) holds real and imaginary parts in
-    turn. Four p at a time, so that each load of S_0 feeds several multiply-adds.
+    p + i < `n`, and up to seven i more, for which there must be rows; g < `groups`. `out` (n, lags, 2 * frequencies and
+    more), whole vectors of them.
     """
-    for f in range(sums.shape[0]):
-        for g in range(groups):
-            x, z = spectra[0, f, 2 * g * n : 2 * (g + 1) * n], spectra[1, f, 2 * g * n :]
-            for q in range(n):
-                turned[2 * q] = x[2 * q + 1]
-                turned[2 * q + 1] = -x[2 * q]
-            for p in range(0, n - 3, 4):
-                c0, c1, c2, c3 = z[2 * p], z[2 * p + 2], z[2 * p + 4], z[2 * p + 6]
-                d0, d1, d2, d3 = z[2 * p + 1], z[2 * p + 3], z[2 * p + 5], z[2 * p + 7]
-                y0, y1 = sums[f, p, 2 * p : 2 * n], sums[f, p + 1, 2 * p : 2 * n]
-                y2, y3 = sums[f, p + 2, 2 * p : 2 * n], sums[f, p + 3, 2 * p : 2 * n]
-                v, w = x[2 * p :], turned[2 * p : 2 * n]
-                for q in range(2 * (n - p)):
-                    s, t = v[q], w[q]
-                    y0[q] += c0 * s + d0 * t
-                    y1[q] += c1 * s + d1 * t
-                    y2[q] += c2 * s + d2 * t
-                    y3[q] += c3 * s + d3 * t
-            for p in range(n - n % 4, n):
-                c, d = z[2 * p], z[2 * p + 1]
-                y = sums[f, p]
-                for q in range(2 * p, 2 * n):
-                    y[q] += c * x[q] + d * turned[q]
-
-
-@jit
-def _place(table, gram, p, q, stride):
-    """Copy a block and its transpose into the matrix; a block on the diagonal becomes symmetric to the bit.
-
-    Element (u, v) goes to row ``p + stride * u`` and column ``q + stride * v``.
-    """
-    n = len(table)
-    last = n - 1
-    for u in range(n):
-        x, first = table[u], u if p == q else 0
-        if stride == 1:
-            y = gram[p + u, q : q + n]
-            for v in range(first, n):
-                y[v] = x[v]
-        elif stride == -1:
-            y = gram[p - u, q - last : q + 1]
-            for v in range(n - first):
-                y[v] = x[last - v]
-        else:
-            y = gram[p + stride * u]
-            for v in range(first, n):
-                y[q + stride * v] = x[v]
-    for v in range(n):
-        y, x, end = gram[q + stride * v], table[:, v], v if p == q else n
-        if stride == 1:
-            y = y[p : p + n]
-            for u in range(end):
-                y[u] = x[u]
-        else:
-            for u in range(end):
-                y[p + stride * u] = x[u]
-
-
-@jit_sum
-def assemble(lags, top, bottom, left, right, corners_a, corners_b, first, step, gram, row, col, stride_y, stride_x):
-    """Box sums of every `step`-th row lag from the sums over everything, less what lies outside each box.
-
-    For taps p = (y, u) and q = (y + i, v) the box sum is ``sum_t A[t + p] B[t + q]`` over the H x W target pixels.
-    ``lags[i, v - u]`` holds it over every place where both factors lie in the extended image. `top` and `bottom` (row
-    of A, row of B, column lag) hold the same for the rows above and below the boxes, `left` and `right` (column of A,
-    column of B, row lag) for the columns beside them, `corners_a` and `corners_b` the 2 x 2 corner blocks of the
-    extended images. From the box of one row of taps to that of the next, a row of pixels enters and one leaves; so do
-    columns from (u, v) to (u + 1, v + 1).
-
-    Tap (y, u) of the first source is row ``row + stride_y * y + stride_x * u`` of `gram`, that of the second
-    column ``col + ...``; negative strides flip the kernel, exchanged ones transpose it.
-    """
-    n_y, n = len(lags), (lags.shape[1] + 1) // 2
-    y_halo, last = n_y - 1, n - 1
-    table, line, beyond = np.empty((n, n)), np.empty(2 * n - 1), np.empty(2 * n - 1)
-    enters, gains = np.empty((last, last)), np.empty((last, last))  # on the right; and less what leaves on the left
-    for i in range(first, n_y, step):
-        line[:] = lags[i]
-        for y in range(y_halo - i):
-            line -= bottom[y, y + i]
-        for u in range(last):
-            for v in range(last):
-                enters[u, v] = right[u, v, y_halo + i]
-                gains[u, v] = right[u, v, y_halo + i] - left[u, v, y_halo + i]
-        for y in range(y_halo - i):  # the columns of the first box end with it
-            b10, b11 = corners_b[1, 0, y + i], corners_b[1, 1, y + i]
-            for u in range(last):
-                a10, a11, z, w = corners_a[1, 0, y, u], corners_a[1, 1, y, u], enters[u], gains[u]
-                for v in range(last):
-                    z[v] -= a11 * b11[v]
-                for v in range(last):
-                    w[v] += a10 * b10[v] - a11 * b11[v]
-        for y in range(n_y - i):
-            if y > 0:
-                line += bottom[y - 1, y - 1 + i]
-                line -= top[y - 1, y - 1 + i]
-                b00, b01 = corners_b[0, 0, y - 1 + i], corners_b[0, 1, y - 1 + i]
-                b10, b11 = corners_b[1, 0, y - 1 + i], corners_b[1, 1, y - 1 + i]
-                for u in range(last):
-                    a00, a01 = corners_a[0, 0, y - 1, u], corners_a[0, 1, y - 1, u]
-                    a10, a11 = corners_a[1, 0, y - 1, u], corners_a[1, 1, y - 1, u]
-                    z, w = enters[u], gains[u]
-                    for v in range(last):
-                        z[v] += a11 * b11[v] - a01 * b01[v]
-                    for v in range(last):
-                        w[v] += a11 * b11[v] - a01 * b01[v] - a10 * b10[v] + a00 * b00[v]
-            beyond[:] = 0.0  # what lies right of the boxes with u = 0 or v = 0: the sums down the diagonals
-            for u in range(last):
-                z, w = beyond[last - u : 2 * last - u], enters[u]
-                for v in range(last):
-                    z[v] += w[v]
-            for v in range(n):
-                table[0, v] = line[last + v] - beyond[last + v]
-                table[v, 0] = line[last - v] - beyond[last - v]
-            for u in range(last):
-                z, w, x = table[u + 1, 1:], table[u, :last], gains[u]
-                for v in range(last):
-                    z[v] = w[v] + x[v]
-            _place(table, gram, row + stride_y * y, col + stride_y * (y + i), stride_x)
-
-
-@jit_sum
-def assemble_line(line, ends_a, ends_b, gram, row, col, stride):
-    """Do the work of `assemble` for kernels of one row, and targets of a few.
-
-    ``line[n - 1 + v - u]`` holds the sums over everything. `ends_a` and `ends_b` (2, rows, n - 1) are the first and the
-    last columns of the extended images: from one tap to the next one column leaves the box, and one enters. `stride` is
-    1, or -1 to flip the kernel. Rows of the matrix follow from each other along the diagonals.
-    """
-    n, rows = (len(line) + 1) // 2, ends_a.shape[1]
-    last = n - 1
-    old, new, down = np.empty(n), np.empty(n), np.empty(n)
-    for lag in range(n):  # the first row, and the first column: less what lies right of their boxes
-        s = t = 0.0
-        for r in range(rows):
-            a, b = ends_a[1, r], ends_b[1, r]
-            for u in range(last - lag):
-                s += a[u] * b[u + lag]
-                t += a[u + lag] * b[u]
-        new[lag], down[lag] = line[last + lag] - s, line[last - lag] - t
-    for u in range(n):
-        if u > 0:
-            old, new = new, old
-            new[0] = down[u]
-            y = new[1:]
-            for v in range(last):
-                y[v] = old[v]
-            for r in range(rows):
-                leaves, enters, x, w = ends_a[0, r, u - 1], ends_a[1, r, u - 1], ends_b[0, r], ends_b[1, r]
-                for v in range(last):
-                    y[v] += enters * w[v] - leaves * x[v]
-        if stride > 0:
-            gram[row + u, col : col + n] = new
-        else:
-            gram[row - u, col - last : col + 1] = new[::-1]
-    top, left = (row, col) if stride > 0 else (row - last, col - last)
-    side = 32  # the transpose, a few lines of the cache at a time
-    for p in range(0, n, side):
-        for q in range(p if top == left else 0, n, side):
-            for v in range(q, min(q + side, n)):
-                y = gram[left + v]
-                for u in range(p, min(p + side, n, v) if top == left else min(p + side, n)):
-                    y[top + u] = gram[top + u, left + v]
+    n_i, width, step = out.shape[1], out.shape[2], spectra.shape[2]
+    flat, line, plane, sums = spectra.ravel(), out.ravel(), spectra.shape[1] * spectra.shape[2], np.empty(16 * LANES)
+    for f in range(0, width, LANES):
+        for p in range(n):
+            for i in range(0, n - p, 8):
+                for k in range(0, 16 * LANES, LANES):
+                    store(sums, k, zeros())
+                x, y = p * step + f, (p + i) * step + f
+                _eight_lags(flat, plane + x, n * step, flat, y, n * step, step, groups, sums, 0, 8 * LANES)
+                for k in range(8):
+                    at = (p * n_i + i + k) * width + f
+                    found = conjugate_products(load(sums, k * LANES), load(sums, (k + 8) * LANES))
+                    store(line, at, load(line, at) + found)
 
 
 @jit_sum
@@ -700,73 +538,17 @@ TILE, BLOCK, DEPTH = 128, 32, 128
 
 
 @jit_sum
-def _four_by_four(a, i, b, j, start, end, out):
-    """Add the products of four rows with four rows: ``out[p, q] += sum_k a[i + p, k] * b[j + q, k]``.
-
-    The sums are those of `four_rows`; handed back by a function for both, they took four times as long, and added to
-    `out` by a loop a quarter more.
-    """
-    x0, x1, x2, x3 = a[i, start:end], a[i + 1, start:end], a[i + 2, start:end], a[i + 3, start:end]
-    y0, y1, y2, y3 = b[j, start:end], b[j + 1, start:end], b[j + 2, start:end], b[j + 3, start:end]
-    a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = c0 = c1 = c2 = c3 = d0 = d1 = d2 = d3 = 0.0
-    for k in range(end - start):
-        v0, v1, v2, v3 = x0[k], x1[k], x2[k], x3[k]
-        w0, w1, w2, w3 = y0[k], y1[k], y2[k], y3[k]
-        a0 += v0 * w0
-        a1 += v0 * w1
-        a2 += v0 * w2
-        a3 += v0 * w3
-        b0 += v1 * w0
-        b1 += v1 * w1
-        b2 += v1 * w2
-        b3 += v1 * w3
-        c0 += v2 * w0
-        c1 += v2 * w1
-        c2 += v2 * w2
-        c3 += v2 * w3
-        d0 += v3 * w0
-        d1 += v3 * w1
-        d2 += v3 * w2
-        d3 += v3 * w3
-    y0, y1, y2, y3 = out[0], out[1], out[2], out[3]
-    y0[0], y0[1], y0[2], y0[3] = y0[0] + a0, y0[1] + a1, y0[2] + a2, y0[3] + a3
-    y1[0], y1[1], y1[2], y1[3] = y1[0] + b0, y1[1] + b1, y1[2] + b2, y1[3] + b3
-    y2[0], y2[1], y2[2], y2[3] = y2[0] + c0, y2[1] + c1, y2[2] + c2, y2[3] + c3
-    y3[0], y3[1], y3[2], y3[3] = y3[0] + d0, y3[1] + d1, y3[2] + d2, y3[3] + d3
-
-
-@jit_sum
-def add_weighted_products(values, rows, chosen, symmetric, out):
-    """Add products of rows with weights: ``out[p, q] += sum_i values[i] * rows[chosen[p], i] * rows[q, i]``.
-
-    i < ``len(values)``, which `rows` may exceed; if `symmetric`, in blocks of 4 x 4 on and above the diagonal only.
-    The numbers of `rows` and of those `chosen` are multiples of 4.
-    """
-    n = len(values)
-    panel = np.empty((4, n))
-    for p in range(0, len(chosen), 4):
-        for k in range(4):
-            x, y = rows[chosen[p + k]], panel[k]
-            for i in range(n):
-                y[i] = values[i] * x[i]
-        for q in range(p if symmetric else 0, len(rows), 4):
-            _four_by_four(panel, 0, rows, q, 0, n, out[p : p + 4, q : q + 4])
-
-
-@jit_sum
 def _four_rows_of_products(panels, x, y, n, out, o):
     """Add up products of columns: ``out[o + i, j] += sum_k panels[x + k, i] * panels[y + k, j]``.
 
     i < 4, j < ``4 * LANES``, k < `n`; all are flat, in rows of BLOCK numbers.
     """
-    o1, o2, o3 = o + BLOCK, o + 2 * BLOCK, o + 3 * BLOCK
-    a0, a1, a2, a3 = load(out, o), load(out, o + LANES), load(out, o + 2 * LANES), load(out, o + 3 * LANES)
-    b0, b1, b2, b3 = load(out, o1), load(out, o1 + LANES), load(out, o1 + 2 * LANES), load(out, o1 + 3 * LANES)
-    c0, c1, c2, c3 = load(out, o2), load(out, o2 + LANES), load(out, o2 + 2 * LANES), load(out, o2 + 3 * LANES)
-    d0, d1, d2, d3 = load(out, o3), load(out, o3 + LANES), load(out, o3 + 2 * LANES), load(out, o3 + 3 * LANES)
+    a0, a1, a2, a3 = _four(out, o)
+    b0, b1, b2, b3 = _four(out, o + BLOCK)
+    c0, c1, c2, c3 = _four(out, o + 2 * BLOCK)
+    d0, d1, d2, d3 = _four(out, o + 3 * BLOCK)
     for _ in range(n):
-        v, w = load(panels, y), load(panels, y + LANES)
-        z, t = load(panels, y + 2 * LANES), load(panels, y + 3 * LANES)
+        v, w, z, t = _four(panels, y)
         s = repeated(panels, x)
         a0, a1, a2, a3 = a0 + s * v, a1 + s * w, a2 + s * z, a3 + s * t
         s = repeated(panels, x + 1)
@@ -777,22 +559,10 @@ def _four_rows_of_products(panels, x, y, n, out, o):
         d0, d1, d2, d3 = d0 + s * v, d1 + s * w, d2 + s * z, d3 + s * t
         x += BLOCK
         y += BLOCK
-    store(out, o, a0)
-    store(out, o + LANES, a1)
-    store(out, o + 2 * LANES, a2)
-    store(out, o + 3 * LANES, a3)
-    store(out, o1, b0)
-    store(out, o1 + LANES, b1)
-    store(out, o1 + 2 * LANES, b2)
-    store(out, o1 + 3 * LANES, b3)
-    store(out, o2, c0)
-    store(out, o2 + LANES, c1)
-    store(out, o2 + 2 * LANES, c2)
-    store(out, o2 + 3 * LANES, c3)
-    store(out, o3, d0)
-    store(out, o3 + LANES, d1)
-    store(out, o3 + 2 * LANES, d2)
-    store(out, o3 + 3 * LANES, d3)
+    _put_four(out, o, a0, a1, a2, a3)
+    _put_four(out, o + BLOCK, b0, b1, b2, b3)
+    _put_four(out, o + 2 * BLOCK, c0, c1, c2, c3)
+    _put_four(out, o + 3 * BLOCK, d0, d1, d2, d3)
 
 
 @jit_sum

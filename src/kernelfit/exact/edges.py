@@ -13,7 +13,7 @@ import scipy.fft
 from ..pair import Array, Reader
 from . import polyphase
 from .choice import SPECTRAL_NS, STRIP_NS, TRANSFORM_NS, good_length
-from .engines import Frame
+from .engines import Frame, n_vectors
 from .threads import in_order
 
 
@@ -23,6 +23,7 @@ def strip_lags(readers: Sequence[Reader], row: int, n_rows: int, extent: int, la
     ``out[s*n + r, t*n + q, lag + l] = sum_x A_s[row + r, x] A_t[row + q, x + l]`` over x < `extent`, for sources A.
     """
     from . import _fft, _loops
+    from .jit import LANES
 
     n = len(readers) * n_rows
     out, length = np.zeros((n, n, 2 * lag + 1)), 0
@@ -51,9 +52,9 @@ def strip_lags(readers: Sequence[Reader], row: int, n_rows: int, extent: int, la
         step = length - 2 * lag
         starts = range(0, extent, step)
         at_once = min(len(starts), max(1, 2**16 // (n * length)))
-        transform = _fft.borrow(at_once * n, length, 2, 1, across=True)
+        transform = _fft.borrow(at_once * n, length, 2, 1)
         transform.clear(length, step)
-        sums, turned = np.zeros((length // 2 + 1, n, 2 * n)), np.empty(2 * n)
+        sums = np.zeros((n, -(-n // 8) * 8, n_vectors(length) * LANES))
         for first in range(0, len(starts), at_once):
             group = starts[first : first + at_once]
             for i, start in enumerate(group):
@@ -64,10 +65,10 @@ def strip_lags(readers: Sequence[Reader], row: int, n_rows: int, extent: int, la
             transform.result[:, :step] = transform.image[:, lag : lag + step]
             transform.forward(0)
             transform.forward(1)
-            _loops.spectral_products(transform.spectra, n, len(group), sums, turned)
+            _loops.spectral_products(transform.spectra, n, len(group), sums)
         _fft.give_back(transform)
         pairs = np.triu_indices(n)
-        products = np.ascontiguousarray(sums.view(np.complex128)[:, pairs[0], pairs[1]].T)
+        products = sums.view(np.complex128)[pairs[0], pairs[1] - pairs[0], : length // 2 + 1]
         out[pairs] = scipy.fft.irfft(products, n=length, axis=1, overwrite_x=True, workers=1)[:, : 2 * lag + 1]
     below = np.tril_indices(n, -1)
     out[below] = out[below[1], below[0], ::-1]
@@ -96,7 +97,7 @@ def _lines(frame: Frame) -> bool:
 
 def gram_matrix(frame: Frame, lags: Array, strips: Sequence[Array], workers: int) -> Array:
     """Turn lag sums, and those of the strips, into the exact Gram matrix, in the user's tap order."""
-    from . import _loops
+    from . import _gram_loops
 
     y_halo, x_halo = frame.row_halo, frame.col_halo
     n_y, n_x, n_sources = frame.kernel_rows, frame.kernel_cols, len(frame.sources)
@@ -113,7 +114,7 @@ def gram_matrix(frame: Frame, lags: Array, strips: Sequence[Array], workers: int
         for s in range(n_sources):
             for t in range(s, n_sources):
                 line = np.ascontiguousarray(lags[s, t, 0])
-                _loops.assemble_line(line, ends[s], ends[t], gram, s * m + first, t * m + first, stride_x)
+                _gram_loops.assemble_line(line, ends[s], ends[t], gram, s * m + first, t * m + first, stride_x)
         return polyphase.reordered(gram, frame.plan) if strided else gram
 
     corners = np.empty((n_sources, 2, 2, y_halo, x_halo))
@@ -131,7 +132,7 @@ def gram_matrix(frame: Frame, lags: Array, strips: Sequence[Array], workers: int
         places = (s * m + first, t * m + first, stride_y, stride_x)
         if s > t and start == 0:  # taps of the same row stand in the block of (t, s) too: one thread writes each place
             start = step
-        _loops.assemble(lags[s, t], *tables, corners[s], corners[t], start, step, gram, *places)
+        _gram_loops.assemble(lags[s, t], *tables, corners[s], corners[t], start, step, gram, *places)
 
     # Small ones are too little for threads, which would wait for each other.
     step = min(n_y, 4) if m * n_x > 9000 else 1

@@ -120,8 +120,8 @@ def counted(parts: Iterable[Part], total: int, progress: Progress | None) -> Ite
 
 
 def bands(tiles: list[Work], least: int = 1) -> list[list[Work]]:
-    """Split a list of tiles into at most N_BANDS runs of at `least` so many neighbours, by their number alone."""
-    per_band = max(least, math.ceil(len(tiles) / N_BANDS))
+    """Split tiles into at most N_BANDS runs of neighbours, of at `least` so many each, by their number alone."""
+    per_band = max(1, least, math.ceil(len(tiles) / N_BANDS))
     return [tiles[i : i + per_band] for i in range(0, len(tiles), per_band)]
 
 
@@ -196,11 +196,19 @@ def _direct_pass(frame: Frame, taps: Array | None) -> Pass:
 # --- the fft engine ---
 
 
-def spectral_sums(n_sources: int, n_arrays: int, length: int, n_lags: int) -> Array:
+def n_vectors(length: int) -> int:
+    """Return how many vectors hold the real and imaginary parts of the spectrum of so many samples."""
+    from .jit import LANES
+
+    return -(-2 * (length // 2 + 1) // LANES)
+
+
+def spectral_sums(n_sources: int, n_arrays: int, length: int, kernel_rows: int) -> Array:
     """Return zeros to which `_loops.spectral_lag_sums` adds, for each source as the second factor."""
     from .jit import LANES
 
-    return np.zeros((n_sources, n_arrays, 2, -(-(length // 2 + 1) * 2 // LANES), n_lags, LANES))
+    n_lags = 1 if kernel_rows == 1 else -(-kernel_rows // 4) * 4
+    return np.zeros((n_sources, n_arrays, 2, n_vectors(length), n_lags, LANES))
 
 
 def complex_spectra(sums: Array) -> Array:
@@ -213,12 +221,12 @@ def complex_spectra(sums: Array) -> Array:
     return out
 
 
-def padded(spectra: npt.NDArray[np.complex128]) -> Array:
-    """Return spectra (..., frequencies) as whole vectors of real and imaginary parts in turn."""
+def tap_spectra(taps: Array, length: int) -> Array:
+    """Transform rows of taps (..., columns) for `_loops.spectral_correlate`, divided by the length."""
     from .jit import LANES
 
-    out = np.zeros((*spectra.shape[:-1], -(-2 * spectra.shape[-1] // LANES) * LANES))
-    out.view(np.complex128)[..., : spectra.shape[-1]] = spectra
+    out = np.zeros((*taps.shape[:-1], n_vectors(length) * LANES))
+    out.view(np.complex128)[..., : length // 2 + 1] = scipy.fft.rfft(taps, n=length, norm="forward", workers=1)
     return out
 
 
@@ -237,14 +245,13 @@ def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
     per_band = min(max(256 if n_sources == 1 else 64, 8 * frame.kernel_rows) // height, math.ceil(rows / height))
     # Kernels of one row have no row lags, so the rows of several segments may stand in one tile, one below the other.
     stacked = max(1, min(_HEIGHT, max(8, 2**17 // layout.length)) // rows) if lines else 1
-    n_lags = 1 if lines else -(-frame.kernel_rows // 4) * 4  # the loops do four at a time
     starts = [(r, c) for c in range(0, frame.cols, layout.step) for r in range(0, rows, height)]
     tiles = [starts[i : i + stacked] for i in range(0, len(starts), stacked)]
     # What lies in two neighbouring segments is counted twice.
     short = good_length(2 * x_halo) if taps is None and x_halo and frame.cols > layout.step else 0
 
     if taps is not None:
-        kernel = padded(scipy.fft.rfft(taps, n=layout.length, norm="forward", workers=1))
+        kernel = tap_spectra(taps, layout.length)
 
     def read(reader: Reader, out: Array, tile: list[Shape], n_rows: int, new: int, width: int, scratch: Array) -> None:
         (row, col), n = tile[0], len(tile)
@@ -262,8 +269,8 @@ def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
         depth = height * stacked
         transform = _fft.borrow(depth, layout.length, n_sources + n_targets, n_sources, halo=y_halo)
         image, result, model, values = transform.image, transform.result, transform.model, transform.spectra
-        sums = spectral_sums(n_sources, n_sources + n_targets, layout.length, n_lags)
-        twice = spectral_sums(n_sources, n_sources, short, n_lags)
+        sums = spectral_sums(n_sources, n_sources + n_targets, layout.length, frame.kernel_rows)
+        twice = spectral_sums(n_sources, n_sources, short, frame.kernel_rows)
         moments = np.zeros((n_targets, 2))
         transform.clear(layout.step + x_halo, layout.step)
         if short:
@@ -323,7 +330,7 @@ def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
             lags -= inverse(twice, short, both_ways)
         return Sums(np.swapaxes(lags, 0, 1), np.swapaxes(moment, 0, 1), moments[:, 0], moments[:, 1])
 
-    return Pass([partial(band, some) for some in bands(tiles, max(1, per_band))], finish)
+    return Pass([partial(band, some) for some in bands(tiles, per_band)], finish)
 
 
 PASSES = {"direct": _direct_pass, "fft": _fft_pass}

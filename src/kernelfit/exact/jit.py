@@ -1,6 +1,7 @@
 """How loops are compiled, and vectors for those that the compiler does not find by itself: the only importer of Numba.
 
-Numba's cache looks at the file of a function alone, so what one loop calls of another stands in the same file.
+Numba's cache looks at the file of a function alone, so what one loop calls of another stands in the same file; whoever
+changes a vector here must delete the caches of the loops.
 
 A `Vector` is `LANES` numbers of an array, side by side, in one register or two: ``load(a, i)``, arithmetic as with
 plain numbers, ``store(a, i, v)``; a loop over many of them keeps its sums in registers, which no loop over numbers
@@ -34,9 +35,8 @@ def jit(function: Callable[..., Any], fastmath: set[str] | bool = False) -> Any:
 #: The same for loops whose sums may be taken in any order.
 jit_sum = functools.partial(jit, fastmath=FASTMATH)
 
-#: Whether there are 32 registers of 512 bits; else there may be no more than 16, of 256.
-WIDE = bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
-LANES = 8 if WIDE else 4
+#: Numbers in a register of 512 bits, or of 256 where there are none so wide; always whole complex numbers.
+LANES = 8 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 4
 
 
 def _emitted(function: Callable[..., Any]) -> Any:

@@ -277,13 +277,13 @@ class _Part:
 
     def _multiply(self, name: str, values: Array) -> None:
         """Add the products of the rows as they stand."""
-        from ..exact import _loops
+        from . import _weighted_loops
 
         rows = self.narrow if name == "ends" else self.rows
         chosen = self.first if name == "column" else np.arange(len(rows))
         if name not in self.tables:
             self.tables[name] = np.zeros((len(chosen), len(rows)))
-        _loops.add_weighted_products(values, rows, chosen, name != "column", self.tables[name])
+        _weighted_loops.add_weighted_products(values, rows, chosen, name != "column", self.tables[name])
 
 
 def symmetric(upper: Array) -> Array:

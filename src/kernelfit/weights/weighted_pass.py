@@ -19,7 +19,7 @@ import scipy.fft
 from .. import pair
 from ..exact.background import Columns
 from ..exact.choice import segment
-from ..exact.engines import Frame, Progress, add, bands, complex_spectra, counted, grid, padded, spectral_sums
+from ..exact.engines import Frame, Progress, add, bands, complex_spectra, counted, grid, spectral_sums, tap_spectra
 from ..exact.threads import in_order
 from ..pair import Array, Problem
 
@@ -237,13 +237,12 @@ class _Pass:
         step = min(frame.cols, length - x_halo)
         height = math.ceil(frame.rows / max(1, round(frame.rows / max(128, 8 * frame.kernel_rows))))
         tiles = [(r, c) for c in range(0, frame.cols, step) for r in range(0, frame.rows, height)]
-        n_lags = -(-frame.kernel_rows // 4) * 4  # the loops do four at a time
-        kernel = padded(scipy.fft.rfft(self.taps, n=length, axis=-1, norm="forward"))
+        kernel = tap_spectra(self.taps, length)
 
         def band(tiles: list[tuple[int, int]]) -> tuple[Array, ...]:
             transform = _fft.borrow(height + y_halo, length, n_sources + 1, n_sources)
             image, result, model, values = transform.image, transform.result, transform.model, transform.spectra
-            sums = spectral_sums(n_sources, n_sources + 1, length, n_lags)
+            sums = spectral_sums(n_sources, n_sources + 1, length, frame.kernel_rows)
             energy, beside = np.zeros(1), np.zeros(len(self.coefficients))
             transform.clear(step + x_halo, step)
             for row, col in tiles:
