@@ -276,12 +276,12 @@ def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
         if short:
             overlap = _fft.borrow(depth, short, n_sources, n_sources, halo=y_halo)
             overlap.clear(x_halo, 0)
-        above: Shape | None = None
+        column = -1
         for tile in tiles:
             n_rows = min(height, rows - tile[0][0])
             n = n_rows * len(tile)
             again = [(i, col) for i, (_, col) in enumerate(tile) if col > 0] if short else []
-            below = y_halo > 0 and above == (tile[0][0] - height, tile[0][1])
+            below = y_halo > 0 and tile[0][1] == column
             new = y_halo if below else 0  # the first row that is not known from the tile above
             if below:
                 transform.go_below(height)
@@ -310,7 +310,7 @@ def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
                 _loops.spectral_lag_sums(values, first, s, n, sums[s])
                 if again:
                     _loops.spectral_lag_sums(overlap.spectra, 0, s, n, twice[s])
-            above = tile[0]
+            column = tile[0][1]
         _fft.give_back(transform)
         if short:
             _fft.give_back(overlap)
