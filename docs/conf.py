@@ -2,7 +2,6 @@
 
 import base64
 import io
-import os
 import sys
 from html import escape
 from pathlib import Path
@@ -12,7 +11,6 @@ from docutils import nodes
 from matplotlib import font_manager, mathtext
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
-os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 matplotlib.use("Agg")
 
 import kernelfit  # noqa: E402

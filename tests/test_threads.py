@@ -6,8 +6,11 @@ import threading
 import time
 import weakref
 
+import numpy as np
 import pytest
+import threadpoolctl
 
+import kernelfit
 from kernelfit.exact import threads
 from kernelfit.exact.threads import in_order
 
@@ -117,3 +120,75 @@ def test_threads_that_nobody_waits_for_end():
     while helper not in threads._idle and time.monotonic() < deadline:
         time.sleep(0.01)
     assert ran == [1] and helper in threads._idle
+
+
+def n_blas_threads():
+    return [lib["num_threads"] for lib in threadpoolctl.threadpool_info() if lib["user_api"] == "blas"]
+
+
+def set_blas_threads(n):
+    def limit():
+        threadpoolctl.ThreadpoolController().limit(limits=n, user_api="blas")
+
+    thread = threading.Thread(target=limit)  # a thread that sets them keeps others from it while it lives
+    thread.start()
+    thread.join()
+
+
+@pytest.fixture
+def two_blas_threads():
+    before = n_blas_threads()[0]
+    set_blas_threads(2)
+    yield
+    set_blas_threads(before)
+
+
+class _Watching:
+    """A solver that notes how many threads BLAS has while it solves."""
+
+    def __init__(self, meet=None, last=None):
+        self.meet, self.last, self.seen = meet, last, []
+
+    def solve(self, stats):
+        if self.meet is not None:
+            self.meet.wait(timeout=30)
+            if threading.current_thread().name == self.last:
+                time.sleep(0.3)
+        self.seen += n_blas_threads()
+        return kernelfit.LeastSquares().solve(stats)
+
+
+def test_blas_has_one_thread_inside_a_fit_and_its_own_number_afterwards(two_blas_threads):
+    rng = np.random.default_rng(0)
+    image, target = rng.random((2, 40, 50))
+    solver = _Watching()
+    kernelfit.find_kernel(image, target, (3, 5), solver=solver)
+    assert solver.seen and set(solver.seen) == {1}
+    assert set(n_blas_threads()) == {2}
+
+
+@pytest.mark.parametrize("last", ["fit 0", "fit 1", "fit 2"])
+def test_blas_has_its_own_number_after_fits_that_overlapped(two_blas_threads, last):
+    rng = np.random.default_rng(0)
+    stats = kernelfit.accumulate(*rng.random((2, 40, 50)), (3, 5))
+    solver = _Watching(threading.Barrier(3), last)
+    threads = [threading.Thread(target=stats.solve, args=(solver,), name=f"fit {i}") for i in range(3)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.05)
+    for thread in threads:
+        thread.join()
+    assert len(solver.seen) >= 3 and set(solver.seen) == {1}
+    assert set(n_blas_threads()) == {2}
+
+
+def test_blas_threads_can_be_set_by_others_after_a_fit(two_blas_threads):
+    kernelfit.find_kernel(*np.random.default_rng(0).random((2, 40, 50)), (3, 5))
+    set_blas_threads(1)
+    assert set(n_blas_threads()) == {1}
+
+
+def test_blas_has_its_own_number_after_a_call_that_failed(two_blas_threads):
+    with pytest.raises(ValueError, match="a target that fits"):
+        kernelfit.find_kernel(np.ones((5, 6)), np.ones((50, 60)), (3, 5))
+    assert set(n_blas_threads()) == {2}

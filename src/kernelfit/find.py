@@ -10,6 +10,7 @@ from . import pair, task
 from .checks import boundary as boundary_check
 from .checks import noise as noise_check
 from .exact import joint, large
+from .exact.blas import one_blas_thread
 from .exact.channels import join
 from .exact.choice import Choice, resolve
 from .exact.engines import Progress
@@ -23,6 +24,7 @@ from .weights import integers, masks, reweighted
 _WHOLE = 2**20  # pixels up to which data that are not periodic are transformed whole
 
 
+@one_blas_thread
 def find_kernel(
     image: npt.ArrayLike,
     target: npt.ArrayLike,

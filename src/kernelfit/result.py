@@ -13,6 +13,7 @@ import scipy.special
 
 from . import storage
 from .exact.background import Background
+from .exact.blas import one_blas_thread
 from .geometry import Convention
 from .verdict import Finding, Verdict, ranked
 
@@ -264,6 +265,7 @@ class KernelFit:
         variance = np.einsum("ij,ij->i", self.factor, self.factor)
         return np.asarray(np.sqrt(variance).reshape(self.kernel.shape))
 
+    @one_blas_thread
     def covariance(self) -> Array:
         """Return the covariance of the taps.
 
@@ -328,6 +330,7 @@ class KernelFit:
             reach = float(scipy.special.ndtri(tail))
         return self.kernel - reach * self.stderr, self.kernel + reach * self.stderr
 
+    @one_blas_thread
     def sample(self, n: int, rng: np.random.Generator | int | None = None) -> Array:
         """Draw kernels from the uncertainty, to push it through whatever is computed next.
 

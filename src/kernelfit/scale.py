@@ -18,6 +18,7 @@ import numpy.typing as npt
 from . import chunks, find, geometry, glimpses, pair
 from .exact import accumulation, regions
 from .exact.accumulation import residual_moments, statistics
+from .exact.blas import one_blas_thread
 from .exact.choice import resolve
 from .geometry import Geometry, Shape
 from .pair import Array, Problem, Reader
@@ -144,6 +145,7 @@ def _item(boxed: Boxed | None) -> Item | None:
     return None if boxed is None else boxed.item(regions.Box(0, 0, *boxed.problem.size), boxed.problem)
 
 
+@one_blas_thread
 def _block_statistics(block: _Block, sources: Any, targets: Any) -> NormalStats:
     with _placed(block):
         problem, boxed = _problem(block, sources, targets)
@@ -153,6 +155,7 @@ def _block_statistics(block: _Block, sources: Any, targets: Any) -> NormalStats:
         return boxed.statistics(item, block.method, 1)
 
 
+@one_blas_thread
 def _block_residual(block: _Block, sources: Any, targets: Any, kernel: Array) -> Array:
     """Return ``A'r`` and ``r'r`` in one array."""
     with _placed(block):
@@ -193,6 +196,7 @@ def _determined(stats: NormalStats) -> NormalStats:
     return stats
 
 
+@one_blas_thread
 def _each(work: Callable[..., Any], parts: list[tuple[_Block, Any, Any]], *more: Any) -> Any:
     """Do the work of several blocks, one after the other, and add it up."""
     return regions.in_tree((work(*part, *more) for part in parts), operator.add)
@@ -518,6 +522,7 @@ def accumulate(
     return total.compute() if compute else total
 
 
+@one_blas_thread
 def find_kernel(
     image: Any,
     target: Any,

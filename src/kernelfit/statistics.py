@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import storage
+from .exact.blas import one_blas_thread
 from .geometry import Convention, Shape, in_mode, kernel_shape
 
 if TYPE_CHECKING:
@@ -239,6 +240,7 @@ class NormalStats:
             fields |= {"center": center[kept], "center_moment": moment[kept], "center_energy": energy}
         return dataclasses.replace(self, **fields)
 
+    @one_blas_thread
     def without_image_noise(self, std: float | Sequence[float]) -> tuple["NormalStats", float]:
         """Return the statistics as they would be, on average, if the image had no noise of its own.
 
@@ -304,6 +306,7 @@ class NormalStats:
         stats._made.update(self._made)
         return stats
 
+    @one_blas_thread
     def solve(self, solver: "Solver | str | None" = None) -> "KernelFit":
         """Return a kernel, with its errors and a verdict.
 

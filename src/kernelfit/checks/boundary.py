@@ -17,6 +17,7 @@ import scipy.special
 from .. import geometry, pair, task
 from ..exact import accumulation, joint
 from ..exact.background import Columns
+from ..exact.blas import one_blas_thread
 from ..exact.choice import Choice, engine_of
 from ..geometry import Convention, Shape
 from ..pair import Array, Problem, Reader
@@ -124,6 +125,7 @@ class _Plane:
     weights: Weights | None
 
 
+@one_blas_thread
 def check_boundary(
     image: npt.ArrayLike,
     target: npt.ArrayLike,

@@ -11,6 +11,7 @@ import scipy.fft
 
 from .. import pair
 from ..exact.background import Columns
+from ..exact.blas import one_blas_thread
 from ..geometry import Shape
 from ..pair import Problem
 from ..result import KernelFit, require_fit, with_finding
@@ -110,6 +111,7 @@ class NoiseCheck:
         )
 
 
+@one_blas_thread
 def check_noise(image: npt.ArrayLike, target: npt.ArrayLike, fit: KernelFit) -> NoiseCheck:
     """Look whether the residual of a fit is white, which plain error bars take for granted.
 
@@ -161,6 +163,7 @@ def check_noise(image: npt.ArrayLike, target: npt.ArrayLike, fit: KernelFit) -> 
     return examine(problems, fit, weights)
 
 
+@one_blas_thread
 def sandwich_errors(
     image: npt.ArrayLike, target: npt.ArrayLike, fit: KernelFit, *, workers: int | None = None
 ) -> KernelFit:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import geometry
+from ..exact.blas import one_blas_thread
 from ..geometry import Shape
 from ..result import KernelFit
 from ..verdict import Verdict
@@ -129,6 +130,7 @@ class PsfMeasurements:
         return {**found, "notes": list(self.notes)}
 
 
+@one_blas_thread
 def measure_psf(
     kernel: KernelFit | npt.ArrayLike,
     *,

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import geometry
+from ..exact.blas import one_blas_thread
 from ..result import KernelFit
 from ..verdict import Verdict
 
@@ -96,6 +97,7 @@ class Difference:
         return "\n".join(lines)
 
 
+@one_blas_thread
 def compare_kernels(
     first: KernelFit | npt.ArrayLike,
     second: KernelFit | npt.ArrayLike,

@@ -19,6 +19,7 @@ from ..geometry import Shape
 from ..pair import Array, Problem
 from ..statistics import NormalStats
 from . import edges
+from .blas import one_blas_thread
 from .choice import engine_of
 from .engines import PASSES, Frame, Progress, Sums, add, counted
 from .threads import in_order
@@ -97,6 +98,7 @@ def residual_moments(
     return frame.to_user(sums.moment).reshape(len(frame.targets), -1), sums.energy
 
 
+@one_blas_thread
 def accumulate(
     image: npt.ArrayLike,
     target: npt.ArrayLike,

@@ -24,6 +24,7 @@ from ..weights import masks, weighted_pass
 from ..weights.boxes import Boxed
 from . import regions
 from .accumulation import residual_moments, statistics
+from .blas import one_blas_thread
 from .choice import engine_of
 from .engines import Progress, bands
 from .regions import Box
@@ -152,6 +153,7 @@ class _Band(NamedTuple):
     every: list[NormalStats]
 
 
+@one_blas_thread
 def kernel_map(
     image: npt.ArrayLike,
     target: npt.ArrayLike,

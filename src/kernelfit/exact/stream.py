@@ -24,6 +24,7 @@ from ..weights import masks
 from ..weights.boxes import Boxed
 from . import regions
 from .accumulation import statistics
+from .blas import one_blas_thread
 from .choice import engine_of
 from .engines import Progress
 from .regions import Box, Tree
@@ -143,6 +144,7 @@ class Checkpoint:
         )
 
 
+@one_blas_thread
 def accumulate_stream(
     pairs: Iterable[Any],
     shape: int | Shape,

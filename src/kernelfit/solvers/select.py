@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.special
 
+from ..exact.blas import one_blas_thread
 from ..geometry import Shape
 from ..result import KernelFit
 from ..statistics import NormalStats
@@ -147,6 +148,7 @@ class Comparison:
         return "\n".join([*lines, f"the best first, by {self.ranked_by}"])
 
 
+@one_blas_thread
 def compare(
     stats: NormalStats,
     solvers: Sequence[Solver | str],
@@ -261,6 +263,7 @@ class Support:
     p_value: float
 
 
+@one_blas_thread
 def choose_support(stats: NormalStats, *, level: float = 1e-4) -> Support:
     """Return the smallest rectangle of taps that the data do not reject.
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import scipy.fft
 
 from .. import geometry, pair
+from ..exact.blas import one_blas_thread
 from ..geometry import Shape
 from ..weights import masks
 from . import missing
@@ -28,6 +29,7 @@ _TAPER = 0.25
 _ROBUST, _WHITE = 0.1, 30.0
 
 
+@one_blas_thread
 def deconvolve(
     target: npt.ArrayLike,
     kernel: npt.ArrayLike,

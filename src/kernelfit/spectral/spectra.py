@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import storage
+from ..exact.blas import one_blas_thread
 from ..geometry import Convention, Shape
 from ..statistics import convention_from
 
@@ -119,6 +120,7 @@ class SpectralStats:
         sums = {name: getattr(self, name) + getattr(other, name) for name in _SUMS}
         return dataclasses.replace(self, **sums, periodic=self.periodic and other.periodic)
 
+    @one_blas_thread
     def solve(
         self, balance: float | str = "auto", penalty: str = "laplacian", *, workers: int | None = None
     ) -> "KernelFit":
