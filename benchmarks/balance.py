@@ -20,8 +20,8 @@ import scipy.signal
 from skimage import data, restoration
 
 from kernelfit import accumulate_spectra, apply_kernel, find_kernel
-from kernelfit.spectral.band import SAMPLES, Band
-from kernelfit.spectral.toeplitz import Equations
+from kernelfit.solvers.block_toeplitz import Equations
+from kernelfit.solvers.spectral_band import SAMPLES, Band
 
 from .common import kernel_of_shape, relative_error
 

@@ -15,9 +15,9 @@ from collections.abc import Callable
 import numpy as np
 
 import kernelfit
-from kernelfit import pair
-from kernelfit.exact import choice, edges
-from kernelfit.weights import patches, weighted, weighted_pass
+from kernelfit.data.observation import as_observation
+from kernelfit.data.reader import Reader
+from kernelfit.engines import cost_model, edge_correction, patches, weighted, weighted_pass
 
 from .common import image_like_a_photograph
 
@@ -44,8 +44,8 @@ def nanoseconds_per_pixel(shape: tuple[int, int], method: str, size: int = 2048)
 def weighted_pass_ns(shape: tuple[int, int], method: str, size: int = 2048) -> float:
     """Return the time per pixel of a pass with weights."""
     image = image_like_a_photograph(size, size)
-    problem = pair.check(image, image, shape, **CONVENTION)
-    item = weighted_pass.Item(problem, np.random.default_rng(0).random(problem.size))
+    observation = as_observation(image, image, shape, **CONVENTION)
+    item = observation.WeightedObservation(observation, np.random.default_rng(0).random(observation.size))
     taps = np.ones(shape[0] * shape[1])
     return seconds(lambda: weighted_pass.residual([item], taps, method, 1)) / size**2 * 1e9
 
@@ -53,14 +53,14 @@ def weighted_pass_ns(shape: tuple[int, int], method: str, size: int = 2048) -> f
 def patches_ns(shape: tuple[int, int], size: int = 512) -> float:
     """Return the time per pixel of sums over the patches of pixels whose weights all differ."""
     image = image_like_a_photograph(size, size)
-    problem = pair.check(image, image, shape, **CONVENTION)
-    weights = np.random.default_rng(0).random(problem.size)
-    return seconds(lambda: patches.sums(problem, weights), 3) / weights.size * 1e9
+    observation = as_observation(image, image, shape, **CONVENTION)
+    weights = np.random.default_rng(0).random(observation.size)
+    return seconds(lambda: patches.sums(observation, weights), 3) / weights.size * 1e9
 
 
 def reading_ns(n: int = 1000, size: int = 2048) -> float:
     """Return the time to read a patch by itself."""
-    reader = pair.Reader(image_like_a_photograph(size, size), (size, size))
+    reader = Reader(image_like_a_photograph(size, size), (size, size))
     rows, cols = np.random.default_rng(0).integers(0, size - 15, (2, n))
     return seconds(lambda: patches.read_one_by_one((reader,), rows, cols, (15, 15))) / n * 1e9
 
@@ -99,10 +99,14 @@ def main(arguments: list[str]) -> None:
     small, large = (nanoseconds_per_pixel((n, n), "direct") for n in (3, 9))
     direct = (large - small) / (9 * 26 - 3 * 8)
     read = small - 3 * 8 * direct
-    strip = pair.Reader(image_like_a_photograph(20, 4096), (20, 4096))
-    edge = seconds(lambda: edges.strip_lags((strip,), 0, 20, 4096, 20, "direct")) / (20 * 21 / 2 * 41 * 4096) * 1e9
+    strip = Reader(image_like_a_photograph(20, 4096), (20, 4096))
+    edge = (
+        seconds(lambda: edge_correction.strip_lags((strip,), 0, 20, 4096, 20, "direct"))
+        / (20 * 21 / 2 * 41 * 4096)
+        * 1e9
+    )
     narrow, wide = (nanoseconds_per_pixel((rows, 15), "fft") for rows in (2, 14))
-    layout = choice.segment(2048 - 14, 14)
+    layout = cost_model.segment(2048 - 14, 14)
     waste = layout.length / layout.step * (1 + 28 / layout.length)
     spectral = (wide - narrow) / (4 * 12) / waste
     transform = (narrow / waste - 8 * spectral) / 2
@@ -128,7 +132,7 @@ def main(arguments: list[str]) -> None:
         ("DENSE_NS", dense),
         ("FFT_START_NS", start),
     ):
-        print(f"{name:13s} measured {value:10.3g}   in force {getattr(choice, name):.3g}")
+        print(f"{name:13s} measured {value:10.3g}   in force {getattr(cost_model, name):.3g}")
 
 
 if __name__ == "__main__":

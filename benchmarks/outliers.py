@@ -15,13 +15,13 @@ import sys
 import numpy as np
 import scipy.ndimage
 import scipy.signal
+from kernelfit.weighted import ratio, scene
 from numpy.typing import NDArray
 from skimage import data
 
 from kernelfit import find_kernel
 
 from .common import kernel_of_shape
-from .weighted import ratio, scene
 
 Array = NDArray[np.float64]
 SIZE = (256, 300)

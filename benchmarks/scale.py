@@ -113,7 +113,7 @@ def decoded(names: list[str]) -> None:
     files = [
         os.path.join(at, file) for name in names for at, _, own in os.walk(os.path.join(name, "c")) for file in own
     ]
-    n = kernelfit.pair.as_workers(None)
+    n = kernelfit.data.observation.as_workers(None)
 
     def decode(first: int) -> None:
         out = np.empty(2 * 1024**2, np.uint8)

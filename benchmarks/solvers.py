@@ -17,11 +17,9 @@ import scipy.linalg
 import scipy.signal
 
 import kernelfit
-from kernelfit import GaussianProcess, Penalized
+from kernelfit import GaussianProcess, Penalized, zoo
 from kernelfit.solvers.evidence import ENVELOPES, FAMILIES
 from kernelfit.solvers.penalties import Spectrum, penalty_matrix
-
-from . import zoo
 
 
 def draw_from_prior(prior, shape, rng):

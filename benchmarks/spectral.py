@@ -23,15 +23,16 @@ from collections.abc import Callable
 import numpy as np
 import scipy.fft
 import scipy.signal
+from kernelfit.speed import run_apart
 from skimage import data
 
 import kernelfit
-from kernelfit import pair
-from kernelfit.exact import large
-from kernelfit.exact.accumulation import Frame, pass_over
+from kernelfit.data.observation import as_observation
+from kernelfit.engines import implicit_gram
+from kernelfit.engines.accumulation import Frame, pass_over
+from kernelfit.solvers import conjugate_gradient
 
 from .common import image_like_a_photograph, kernel_of_shape, relative_error
-from .speed import run_apart
 
 SIZE, SIDE = 4096, 15
 
@@ -174,11 +175,11 @@ def starts(
 ) -> tuple[list[int], list[float]]:
     """Return the iterations from each start, and the seconds of a pass, an iteration, and each division."""
     words = dict(mode=None, boundary=None, fillvalue=0.0, origin=None, operation="convolution")
-    problem = pair.check(image, target, shape, **words)
-    frame = Frame.of(problem)
-    sums, _ = pass_over(problem, frame, "fft", workers, None, None)
+    observation = as_observation(image, target, shape, **words)
+    frame = Frame.of(observation)
+    sums, _ = pass_over(observation, frame, "fft", workers, None, None)
     moment, energy = sums.moment[0, 0], float(sums.energy[0])
-    operator = large.NormalOperator(frame, sums.lags[0, 0], workers)
+    operator = implicit_gram.NormalOperator(frame, sums.lags[0, 0], workers)
 
     def divide(block: str | None) -> np.ndarray:
         stats = kernelfit.accumulate_spectra(image, target, shape, block=block, workers=workers)
@@ -188,9 +189,9 @@ def starts(
     for first in (np.zeros_like(moment), divide(None), divide("auto")):
         rest = moment - operator(first)
         left = energy - float((first * (moment + rest)).sum())
-        rule = large.stop_rule(left, rest, problem.geometry.n_pixels, large.TOLERANCE)
-        counts.append(large.conjugate_gradients(operator, rest, rule, None)[1])
-    works = [lambda: pass_over(problem, frame, "fft", workers, None, None), lambda: operator(moment)]
+        rule = conjugate_gradient.stop_rule(left, rest, observation.geometry.n_pixels, conjugate_gradient.TOLERANCE)
+        counts.append(conjugate_gradient.conjugate_gradients(operator, rest, rule, None)[1])
+    works = [lambda: pass_over(observation, frame, "fft", workers, None, None), lambda: operator(moment)]
     works += [lambda: divide(None), lambda: divide("auto")]
     return counts, [statistics.median(seconds(work) for _ in range(repeats)) for work in works]
 

@@ -18,9 +18,9 @@ import scipy.special
 
 import kernelfit
 from kernelfit import GaussianProcess, LeastSquares, NonNegative, Penalized, Sparse
+from kernelfit.solvers.auto import Auto
 from kernelfit.solvers.gaussian_process import most_probable
 from kernelfit.solvers.penalties import PENALTIES, Spectrum, penalty_matrix
-from kernelfit.solvers.select import Auto
 
 SHAPES = ("15x15", "21x19", "31x27")
 #: Kernels whose error under "auto" should be at most a third of that of least squares.

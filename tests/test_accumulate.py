@@ -10,10 +10,12 @@ import pytest
 
 import kernelfit
 import naive
-from kernelfit import accumulate, pair
-from kernelfit.exact import _loops, accumulation, engines
-from kernelfit.exact.choice import Segments
-from kernelfit.exact.jit import LANES
+from kernelfit import accumulate
+from kernelfit.compiled import spectral_products
+from kernelfit.compiled.jit import LANES
+from kernelfit.data.observation import as_observation
+from kernelfit.engines import accumulation, passes
+from kernelfit.engines.cost_model import Segments
 
 METHODS = ("direct", "fft")
 
@@ -171,9 +173,9 @@ def test_the_residual_of_any_kernels_is_that_of_the_dense_problem(image_shape, s
     images, targets = rng.normal(size=(2, 2, *image_shape)) + 0.5
     kernels = rng.normal(size=(2, 2, *shape))
     settings = {"mode": "same", "boundary": "symm", "fillvalue": 0.0, "origin": None, "operation": operation}
-    one, other = (pair.check(x, y, shape, **settings) for x, y in zip(images, targets, strict=True))
-    problem = dataclasses.replace(one, sources=one.sources + other.sources, targets=one.targets + other.targets)
-    moments, energies = accumulation.residual_moments(problem, kernels, method, 2)
+    one, other = (as_observation(x, y, shape, **settings) for x, y in zip(images, targets, strict=True))
+    observation = dataclasses.replace(one, sources=one.sources + other.sources, targets=one.targets + other.targets)
+    moments, energies = accumulation.residual_moments(observation, kernels, method, 2)
     convention = {"mode": "same", "boundary": "symm", "operation": operation}
     matrix = np.concatenate([naive.design_dense(x, shape, **convention)[0] for x in images], axis=1)
     left = targets.reshape(2, -1) - kernels.reshape(2, -1) @ matrix.T
@@ -358,22 +360,22 @@ def test_any_number_of_workers_gives_the_same_kernel(smooth_image):
 
 
 def test_eight_threads_at_once(smooth_image, same_bits):
-    problems = []
+    observations = []
     for i, (method, name) in enumerate(itertools.product(METHODS, (None, "fill", "wrap", "symm"))):
         size, shape = (150 + 10 * i, 260 - 7 * i), (3 + i % 3, 5 - i % 4)
-        problems.append(
+        observations.append(
             (
                 (smooth_image(*size, seed=i), smooth_image(*size, seed=50 + i), shape),
                 {"method": method, "boundary": name},
             )
         )
-    alone = [accumulate(*pair, **keywords) for pair, keywords in problems]
+    alone = [accumulate(*pair, **keywords) for pair, keywords in observations]
     start = threading.Barrier(8)
 
     def work(first):
         start.wait(timeout=60)
-        order = [(first + step) % len(problems) for step in range(len(problems))]
-        return [(i, accumulate(*problems[i][0], workers=1 + i % 2, **problems[i][1])) for i in order]
+        order = [(first + step) % len(observations) for step in range(len(observations))]
+        return [(i, accumulate(*observations[i][0], workers=1 + i % 2, **observations[i][1])) for i in order]
 
     with ThreadPoolExecutor(8) as pool:
         for results in pool.map(work, range(8)):
@@ -570,10 +572,10 @@ def test_a_missing_file_is_missing(tmp_path):
 @pytest.mark.parametrize("shape", [(8, 9), (9, 8), (25, 23), (2, 7)], ids=str)
 def test_edges_by_transforms(shape, monkeypatch):
     """Strips along the edges are worth transforming for large kernels only; here they are always."""
-    from kernelfit.exact import edges
+    from kernelfit.engines import edge_correction
 
-    monkeypatch.setattr(edges, "TRANSFORM_NS", 1e-3)
-    monkeypatch.setattr(edges, "SPECTRAL_NS", 1e-3)
+    monkeypatch.setattr(edge_correction, "TRANSFORM_NS", 1e-3)
+    monkeypatch.setattr(edge_correction, "SPECTRAL_NS", 1e-3)
     image, target = np.random.default_rng(3).random((2, 140, 150))
     stats = accumulate(image, target, shape, method="fft")
     inner = np.lib.stride_tricks.sliding_window_view(image, shape)[..., ::-1, ::-1]
@@ -586,13 +588,13 @@ def test_measured_plans_change_no_bit_of_estimated_ones():
     """FFTW takes what it has measured for plans that are to be estimated, too; and what it knows is the user's."""
     import pyfftw
 
-    from kernelfit.exact import _fft
+    from kernelfit.compiled import fft
 
     image, target = np.random.default_rng(4).normal(size=(2, 150, 700))
     shapes = [(3, 5), (2, 9), (7, 16), (1, 40), (5, 64)]
 
     def grams():
-        _fft._shelf.clear()  # plan anew
+        fft._shelf.clear()  # plan anew
         return [accumulate(image, target, shape, method="fft").gram for shape in shapes]
 
     kept = pyfftw.export_wisdom()
@@ -619,9 +621,9 @@ def test_measured_plans_change_no_bit_of_estimated_ones():
 @pytest.mark.parametrize("n_bands", [1, 3])
 def test_tiles_below_each_other_share_what_they_know(kernel, n_bands, monkeypatch, same_stats):
     """In bands of many low tiles, which begin in the middle of the image, and go on at the top of the next columns."""
-    monkeypatch.setattr(engines, "N_BANDS", n_bands)
-    monkeypatch.setattr(engines, "_HEIGHT", 11)
-    monkeypatch.setattr(engines, "segment", lambda *_, **__: Segments(64, 29))
+    monkeypatch.setattr(passes, "N_BANDS", n_bands)
+    monkeypatch.setattr(passes, "_HEIGHT", 11)
+    monkeypatch.setattr(passes, "segment", lambda *_, **__: Segments(64, 29))
     rng = np.random.default_rng(kernel)
     image, target = rng.normal(size=(97, 83)), rng.normal(size=(97, 83))
     for boundary in ("symm", None):
@@ -630,9 +632,9 @@ def test_tiles_below_each_other_share_what_they_know(kernel, n_bands, monkeypatc
         found = accumulate(image, target, kernel, method="fft", workers=2, **keywords)
         same_stats(found, expected)
         more = {"fillvalue": 0.0, "origin": None, "operation": "convolution"}
-        problem = pair.check(image, target, kernel, **keywords, **more)
+        observation = as_observation(image, target, kernel, **keywords, **more)
         taps = rng.normal(size=(1, 1, *kernel))
-        moments = [accumulation.residual_moments(problem, taps, method, 2) for method in ("direct", "fft")]
+        moments = [accumulation.residual_moments(observation, taps, method, 2) for method in ("direct", "fft")]
         for one, other in zip(*moments, strict=True):
             np.testing.assert_allclose(other, one, rtol=0, atol=1e-11 * np.abs(one).max())
 
@@ -643,30 +645,30 @@ def test_products_of_spectra_are_those_of_numpy(kernel_rows, frequencies):
     """Whatever share of a vector, or of eight lags and of eight rows, is left over."""
     rng = np.random.default_rng([kernel_rows, frequencies])
     length, rows = 2 * frequencies - 1, 21
-    width = engines.n_vectors(length) * LANES
+    width = passes.n_vectors(length) * LANES
     spectra = rng.normal(size=(3, rows + kernel_rows - 1 + 7, width + 8))
     one, other, target = (s.view(complex)[:, :frequencies] for s in spectra)
-    sums = engines.spectral_sums(1, 3, length, kernel_rows)
+    sums = passes.spectral_sums(1, 3, length, kernel_rows)
     for _ in range(2):
-        _loops.spectral_lag_sums(spectra, 1, 0, rows, sums[0])
-    found = engines.complex_spectra(sums)[0].view(complex)[..., :frequencies]
+        spectral_products.spectral_lag_sums(spectra, 1, 0, rows, sums[0])
+    found = passes.complex_spectra(sums)[0].view(complex)[..., :frequencies]
     assert not found[0].any()
     for i in range(kernel_rows):
         for array, factor in ((1, other), (2, target)):
             expected = 2 * (factor[:rows].conj() * one[i : i + rows]).sum(axis=0)
             np.testing.assert_allclose(found[array, i], expected, rtol=0, atol=1e-12)
     taps = rng.normal(size=(2, kernel_rows, 3))
-    kernel = engines.tap_spectra(taps, length)
+    kernel = passes.tap_spectra(taps, length)
     by_numpy = np.fft.rfft(taps, n=length, norm="forward").conj()
     expected = sum(
         by_numpy[0, i] * one[i : i + rows] + by_numpy[1, i] * other[i : i + rows] for i in range(kernel_rows)
     )
-    _loops.spectral_correlate(spectra, 2, 2, kernel, rows)
+    spectral_products.spectral_correlate(spectra, 2, 2, kernel, rows)
     np.testing.assert_allclose(target[:rows], expected, rtol=0, atol=1e-12)
     n, groups = rows // 3, 3
     products = np.zeros((n, -(-n // 8) * 8, width))
     for _ in range(2):
-        _loops.spectral_products(spectra[1::-1].copy(), n, groups, products)
+        spectral_products.spectral_products(spectra[1::-1].copy(), n, groups, products)
     for p in range(n):
         for q in range(p, n):
             expected = 2 * (one[p : n * groups : n].conj() * other[q : n * groups : n]).sum(axis=0)

@@ -5,7 +5,7 @@ import pytest
 
 import naive
 from kernelfit import GaussianProcess, NonNegative, Penalized, Verdict, apply_kernel, check_boundary, find_kernel
-from kernelfit.checks.boundary import BOUNDARIES
+from kernelfit.diagnostics.boundary import BOUNDARIES
 
 MARGIN = 12
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from kernelfit.exact import _loops
-from kernelfit.solvers import cholesky, solve
+from kernelfit.compiled import dense
+from kernelfit.solvers import cholesky, least_squares
 
-TILE, BLOCK = _loops.TILE, _loops.BLOCK
+TILE, BLOCK = dense.TILE, dense.BLOCK
 SIZES = sorted(
     {1, 2, 3, 4, 5}
     | {BLOCK + d for d in (-1, 0, 1, 3)}
@@ -47,7 +47,7 @@ def test_it_is_the_inverse(m, condition):
     assert np.abs(factor.T @ gram @ factor - np.eye(m)).max() <= 1e-15 * m * condition + 1e-13
     true = np.linalg.cond(gram, 1)
     assert 0.3 * true <= told <= 1.001 * true + 1e-4 * condition
-    lapack, theirs, lapack_spread, _ = solve.cholesky_factor(gram)
+    lapack, theirs, lapack_spread, _ = least_squares.cholesky_factor(gram)
     np.testing.assert_allclose(spread, lapack_spread, rtol=1e-14 * m * condition)
     assert np.abs(factor - lapack).max() <= 1e-15 * m * condition * np.abs(lapack).max()
     assert 0.3 * theirs <= told <= 3 * theirs
@@ -81,14 +81,14 @@ def test_singular_matrices_are_refused(m, workers):
 
 
 def test_an_error_in_one_thread_ends_all(monkeypatch):
-    plain = _loops.factor_tile
+    plain = dense.factor_tile
 
     def failing(gram, panels, left, top):
         if (left, top) == (2 * TILE, TILE):
             raise MemoryError
         return plain(gram, panels, left, top)
 
-    monkeypatch.setattr(_loops, "factor_tile", failing)
+    monkeypatch.setattr(dense, "factor_tile", failing)
     for workers in (1, 2, 3):
         with pytest.raises(MemoryError):
             cholesky.own_factor(gram_of(4 * TILE + 1), workers)
@@ -117,12 +117,12 @@ def test_one_call_does_the_same(m):
     gram = gram_of(m)
     panels, inverse = np.zeros(cholesky.panels_for(m)), np.zeros((m, m))
     spread, step, change = np.empty((3, m))
-    told = _loops.inverse_factor(np.triu(gram), panels, inverse, spread)
+    told = dense.inverse_factor(np.triu(gram), panels, inverse, spread)
     factor, condition, expected, _ = cholesky.own_factor(gram)
     assert inverse.tobytes() == factor.tobytes() and told == condition
     assert spread.tobytes() == expected.tobytes()
     moment = np.random.default_rng(m).normal(size=m)
-    _loops.step_to_minimum(np.triu(gram), inverse, moment, step, change)
+    dense.step_to_minimum(np.triu(gram), inverse, moment, step, change)
     np.testing.assert_allclose(step, factor @ (factor.T @ moment), atol=1e-12 * np.abs(step).max())
     np.testing.assert_allclose(change, gram @ step, atol=1e-12 * np.abs(change).max())
 
@@ -133,5 +133,5 @@ def test_the_norm_of_an_inverse_that_is_orthogonal_to_ones():
         gram = np.eye(7)
         gram[first, last] = gram[last, first] = 1 - 1e-9
         factor = np.linalg.inv(np.linalg.cholesky(gram)).T.copy()
-        assert _loops.inverse_norm(factor) >= 1e7
-        assert _loops.condition(gram, factor, np.empty(7)) >= 0.3e9
+        assert dense.inverse_norm(factor) >= 1e7
+        assert dense.condition(gram, factor, np.empty(7)) >= 0.3e9

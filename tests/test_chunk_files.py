@@ -13,8 +13,10 @@ import pytest
 import zarr
 import zarr.codecs
 
-from kernelfit import accumulate, accumulate_stream, chunk_files, chunks, find_kernel, recycled, scale
-from kernelfit.chunk_files import ChunkFiles, direct
+from kernelfit import accumulate, accumulate_stream, find_kernel
+from kernelfit.api import dask
+from kernelfit.data import buffer_pool, chunked, zarr_local
+from kernelfit.data.zarr_local import ChunkFiles, direct
 
 SHAPE, SIDES = (97, 131), (40, 50)  # chunks stick out at both edges
 KINDS = {
@@ -73,14 +75,14 @@ def forbidden(monkeypatch):
 @pytest.mark.parametrize("least", [1, 60, 256])
 @pytest.mark.parametrize("kind", KINDS)
 def test_known_kinds_are_read_without_zarr(tmp_path, monkeypatch, kind, least, forbidden, same_bits):
-    monkeypatch.setattr(chunks, "LEAST_OF_FILES", least)
+    monkeypatch.setattr(chunked, "LEAST_OF_FILES", least)
     pair, arrays = pair_of(tmp_path, KINDS[kind])
     expected = accumulate(*pair, (3, 6), boundary="wrap")
     streamed = accumulate_stream([pair], (3, 6), boundary="wrap", block=(33, 90))
     forbidden()
     same_bits(accumulate(*arrays, (3, 6), boundary="wrap"), expected)
     same_bits(accumulate_stream([arrays], (3, 6), boundary="wrap", block=(33, 90)), streamed)
-    same_bits(scale.accumulate(*arrays, (3, 6), boundary="wrap", block=(33, 90)), streamed)
+    same_bits(dask.accumulate(*arrays, (3, 6), boundary="wrap", block=(33, 90)), streamed)
     view = direct(arrays[0])
     assert isinstance(view, ChunkFiles) and isinstance(direct(view), ChunkFiles)
     assert view[:, :].dtype == pair[0].dtype
@@ -162,7 +164,7 @@ def test_a_frame_of_unknown_size_is_left_to_zarr(tmp_path):
     raw = np.arange(40 * 50, dtype="i4").tobytes()
     frame = b"\x28\xb5\x2f\xfd\x00\x58" + (1 + (len(raw) << 3)).to_bytes(3, "little") + raw  # one block, not compressed
     (tmp_path / "a.zarr" / array.metadata.encode_chunk_key((1, 1))).write_bytes(frame)
-    assert chunk_files._zstd_size(memoryview(frame)) == -1
+    assert zarr_local._zstd_size(memoryview(frame)) == -1
     assert direct(array)[40:80, 50:100].tobytes() == raw
 
 
@@ -206,8 +208,8 @@ def test_colours(tmp_path, axis, thickness, codec, forbidden):
 def test_of_a_plain_chunk_only_the_rows_needed_are_read(tmp_path, monkeypatch):
     data = np.arange(900 * 1000, dtype="i4").reshape(900, 1000)
     view = direct(stored(tmp_path / "a.zarr", data, compressors=None, chunks=(900, 1000)))
-    sizes, empty = [], recycled.empty
-    monkeypatch.setattr(recycled, "empty", lambda shape, dtype: sizes.append(shape) or empty(shape, dtype))
+    sizes, empty = [], buffer_pool.empty
+    monkeypatch.setattr(buffer_pool, "empty", lambda shape, dtype: sizes.append(shape) or empty(shape, dtype))
     np.testing.assert_array_equal(view[500:510, 30:80], data[500:510, 30:80])
     assert sizes[0] == (10 * 1000 * 4,)
 
@@ -245,9 +247,9 @@ class Slow:
 
 @pytest.mark.parametrize("broken", [(), [(1, 0)]])
 def test_who_waits_for_a_cell_reads_another(monkeypatch, broken):
-    monkeypatch.setattr(chunks, "LEAST", 1)
+    monkeypatch.setattr(chunked, "LEAST", 1)
     store = Slow(1, broken)
-    view = chunks.Chunked(store)
+    view = chunked.Chunked(store)
     with ThreadPoolExecutor(2) as pool:
         for got in list(pool.map(lambda n: view[n:19, 2:9], (0, 1))):
             assert got[0, 0] in (2.0, 62.0)
@@ -260,10 +262,10 @@ def test_who_waits_for_a_cell_reads_another(monkeypatch, broken):
 
 
 def test_there_is_nothing_to_read_after_the_last_cell(monkeypatch):
-    monkeypatch.setattr(chunks, "LEAST", 1)
-    view = chunks.Chunked(Slow(0))
+    monkeypatch.setattr(chunked, "LEAST", 1)
+    view = chunked.Chunked(Slow(0))
     cells = view.cells
-    cell = cells._cells[1, 1] = chunks._Cell()
+    cell = cells._cells[1, 1] = chunked._Cell()
     threading.Timer(0.05, lambda: (cells._read(1, 1, cell), cell.reading.release())).start()
     np.testing.assert_array_equal(view[20:40, 30:60], view.array.array[20:40, 30:60])
     assert view.array.read == [(1, 1)]
@@ -271,8 +273,8 @@ def test_there_is_nothing_to_read_after_the_last_cell(monkeypatch):
 
 @pytest.mark.parametrize("step", ["before", "after"])
 def test_nobody_waits_for_a_cell_whose_reading_was_interrupted(monkeypatch, step):
-    monkeypatch.setattr(chunks, "LEAST", 1)
-    view, read = chunks.Chunked(Slow(0)), chunks.Cells._read
+    monkeypatch.setattr(chunked, "LEAST", 1)
+    view, read = chunked.Chunked(Slow(0)), chunked.Cells._read
 
     def interrupted(self, row, col, cell):
         if step == "after":
@@ -280,7 +282,7 @@ def test_nobody_waits_for_a_cell_whose_reading_was_interrupted(monkeypatch, step
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(chunks.Cells, "_read", interrupted)
+        patched.setattr(chunked.Cells, "_read", interrupted)
         with pytest.raises(KeyboardInterrupt):
             view[22:30, 2:9]
     assert not view.cells._cells  # otherwise the next one would wait for ever
@@ -292,7 +294,7 @@ def test_nobody_waits_for_a_cell_whose_reading_was_interrupted(monkeypatch, step
 
 @pytest.fixture
 def shelf():
-    return recycled.Shelf()
+    return buffer_pool.Shelf()
 
 
 def address(array):
@@ -313,7 +315,7 @@ def test_memory_comes_back_when_the_last_view_of_it_is_gone(shelf):
 
 
 def test_no_more_is_kept_than_said(shelf, monkeypatch):
-    monkeypatch.setattr(recycled, "KEPT", 2**22)
+    monkeypatch.setattr(buffer_pool, "KEPT", 2**22)
     arrays = [shelf.empty((n * 2**17,), "u1") for n in (4, 6, 8, 8, 8)]
     assert arrays[-1].base is None  # all five are more, and this one is not used again
     sizes = [a.nbytes for a in arrays]
@@ -372,4 +374,4 @@ def test_threads_do_not_share_memory(shelf):
 def test_the_frames_of_zstandard_tell_their_size():
     for n in (1, 200, 256, 257, 66000, 2**17):
         packed = numcodecs.Zstd().encode(np.arange(n, dtype="u1" if n < 257 else "u4"))
-        assert chunk_files._zstd_size(memoryview(packed)) == n * (1 if n < 257 else 4)
+        assert zarr_local._zstd_size(memoryview(packed)) == n * (1 if n < 257 else 4)

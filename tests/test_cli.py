@@ -18,8 +18,10 @@ from PIL import Image
 from scipy.signal import convolve2d
 
 import kernelfit
-from kernelfit import cli, io, storage
-from kernelfit.people import options, output
+from kernelfit.cli import options, parser
+from kernelfit.core import npz
+from kernelfit.imageio import read
+from kernelfit.imageio.write import check_output, write_image
 
 KERNEL = np.array([[1.0, 2.0, 0.0], [0.0, 5.0, 8.0]]) / 16
 
@@ -45,7 +47,7 @@ def snapshot(folder):
 
 
 def run(capsys, *argv):
-    code = cli.main([str(arg) for arg in argv])
+    code = parser.main([str(arg) for arg in argv])
     out, err = capsys.readouterr()
     return code, out, err
 
@@ -529,30 +531,30 @@ def test_demo_finds_both_kernels(capsys):
     assert "0.169" in photograph  # the largest tap of the comet, 12/71
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("command", parser.COMMANDS)
 def test_help_has_examples_that_parse(command, capsys):
     with pytest.raises(SystemExit) as caught:
-        cli.main([command, "--help"])
+        parser.main([command, "--help"])
     assert caught.value.code == 0
     examples = capsys.readouterr().out.split("examples:\n")[1]
     calls = re.findall(rf"kernelfit {command}\b[^|>\n]*", examples)
     assert len(calls) >= 2
     for call in calls:
-        args = cli._parser().parse_args(call.split("     ")[0].split()[1:])
+        args = parser._parser().parse_args(call.split("     ")[0].split()[1:])
         assert args.command == command
 
 
 def test_help_of_the_whole_names_every_command(capsys):
     with pytest.raises(SystemExit) as caught:
-        cli.main(["--help"])
+        parser.main(["--help"])
     out = capsys.readouterr().out
     assert caught.value.code == 0
-    assert all(f"    {command} " in out for command in cli.COMMANDS) and "exit codes" in out
+    assert all(f"    {command} " in out for command in parser.COMMANDS) and "exit codes" in out
 
 
 def test_version(capsys):
     with pytest.raises(SystemExit) as caught:
-        cli.main(["--version"])
+        parser.main(["--version"])
     assert caught.value.code == 0
     assert capsys.readouterr().out == f"kernelfit {kernelfit.__version__}\n"
 
@@ -587,7 +589,7 @@ def test_reader_that_hangs_up_gets_no_traceback():
 def test_tiff_comes_back_as_stored(dtype, tmp_path, pixels):
     stored = pixels.astype(dtype) * (3 if dtype != "u1" else 1)
     tifffile.imwrite(tmp_path / "image.tif", stored)
-    image = io.read_image(tmp_path / "image.tif")
+    image = read.read_image(tmp_path / "image.tif")
     assert (image.dtype.kind, image.dtype.itemsize) == (stored.dtype.kind, stored.dtype.itemsize)
     np.testing.assert_array_equal(image, stored)
 
@@ -596,40 +598,40 @@ def test_tiff_comes_back_as_stored(dtype, tmp_path, pixels):
 @pytest.mark.parametrize("dtype", ["u1", "u2", "f4"])
 def test_compressed_tiff(dtype, compression, tmp_path, pixels):
     Image.fromarray(pixels.astype(dtype)).save(tmp_path / "image.tif", compression=compression)
-    np.testing.assert_array_equal(io.read_image(tmp_path / "image.tif"), pixels)
+    np.testing.assert_array_equal(read.read_image(tmp_path / "image.tif"), pixels)
 
 
 @pytest.mark.parametrize("scale", [1, 257])
 def test_png_of_8_and_16_bits(scale, tmp_path, pixels):
     stored = pixels if scale == 1 else pixels.astype(np.uint16) * 257
     Image.fromarray(stored).save(tmp_path / "image.png")
-    np.testing.assert_array_equal(io.read_image(tmp_path / "image.png"), stored)
+    np.testing.assert_array_equal(read.read_image(tmp_path / "image.png"), stored)
 
 
 def test_black_and_white_png_is_boolean(tmp_path, pixels):
     Image.fromarray(pixels > 100).save(tmp_path / "image.png")
-    np.testing.assert_array_equal(io.read_image(tmp_path / "image.png"), pixels > 100)
+    np.testing.assert_array_equal(read.read_image(tmp_path / "image.png"), pixels > 100)
 
 
 def test_format_goes_by_content_not_by_name(tmp_path, pixels):
     Image.fromarray(pixels).save(tmp_path / "image.tif", format="png")
-    np.testing.assert_array_equal(io.read_image(tmp_path / "image.tif"), pixels)
+    np.testing.assert_array_equal(read.read_image(tmp_path / "image.tif"), pixels)
 
 
 def test_npy_is_mapped_not_read(tmp_path, pixels):
     np.save(tmp_path / "image.npy", np.asfortranarray(pixels))
-    image = io.read_image(tmp_path / "image.npy")
+    image = read.read_image(tmp_path / "image.npy")
     assert isinstance(image, np.memmap) and not image.flags.writeable
     np.testing.assert_array_equal(image, pixels)
 
 
 def write_npy(path, array, overwrite=False):
-    output.check_output(path, (".npy",), "the kernel", overwrite=overwrite)
-    output.write_image(path, array, overwrite=overwrite)
+    check_output(path, (".npy",), "the kernel", overwrite=overwrite)
+    write_image(path, array, overwrite=overwrite)
 
 
 def write_npz(path, array, overwrite=False):
-    storage.save(path, "KernelFit", {}, {"kernel": array}, overwrite=overwrite)
+    npz.save(path, "KernelFit", {}, {"kernel": array}, overwrite=overwrite)
 
 
 WRITERS = pytest.mark.parametrize("write, name", [(write_npy, "save"), (write_npz, "savez")])

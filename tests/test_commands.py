@@ -24,10 +24,11 @@ from PIL import Image, ImageOps
 from scipy.signal import convolve2d
 
 import kernelfit
-from kernelfit import cli
-from kernelfit.io import ImageFileError, read_image
-from kernelfit.people import kernel_files, output
-from kernelfit.people.options import CHANNELS
+from kernelfit.cli import parser
+from kernelfit.cli.options import CHANNELS
+from kernelfit.imageio import write
+from kernelfit.imageio.kernels import SUFFIXES, read_kernel, write_kernel
+from kernelfit.imageio.read import ImageFileError, read_image
 
 KERNEL = np.array([[1.0, 2.0, 0.0, 0.0], [0.0, 5.0, 8.0, 1.0], [0.0, 0.0, 1.0, 0.0]]) / 18
 
@@ -59,7 +60,7 @@ def folder(tmp_path, monkeypatch, pixels, fit):
 
 
 def run(capsys, *argv):
-    code = cli.main([str(arg) for arg in argv])
+    code = parser.main([str(arg) for arg in argv])
     out, err = capsys.readouterr()
     return code, out, err
 
@@ -67,11 +68,11 @@ def run(capsys, *argv):
 # ---- files of kernels ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("suffix", kernel_files.SUFFIXES)
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_kernel_comes_back_to_the_bit(suffix, fit, tmp_path):
     path = tmp_path / f"kernel{suffix}"
-    kernel_files.write_kernel(path, fit)
-    held = kernel_files.read_kernel(str(path))
+    write_kernel(path, fit)
+    held = read_kernel(str(path))
     assert held.kernel.dtype == float and held.kernel.tobytes() == np.ascontiguousarray(fit.kernel).tobytes()
     if suffix in (".json", ".fits", ".tif", ".tiff", ".npz"):
         assert held.convention == fit.convention
@@ -83,8 +84,8 @@ def test_kernel_comes_back_to_the_bit(suffix, fit, tmp_path):
     else:
         assert held.stderr is None
     with pytest.raises(FileExistsError):
-        kernel_files.write_kernel(path, fit)
-    kernel_files.write_kernel(path, fit, overwrite=True)
+        write_kernel(path, fit)
+    write_kernel(path, fit, overwrite=True)
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -93,14 +94,14 @@ def test_kernel_comes_back_to_the_bit(suffix, fit, tmp_path):
 def test_kernels_of_channels_keep_their_axes(suffix, channels, shape, fit, tmp_path):
     taps = np.random.default_rng(0).normal(size=shape)
     several = dataclasses.replace(fit, kernel=taps, factor=None, channels=channels, channel_axis=-1)
-    kernel_files.write_kernel(tmp_path / f"k{suffix}", several)
-    np.testing.assert_array_equal(kernel_files.read_kernel(str(tmp_path / f"k{suffix}")).kernel, taps)
+    write_kernel(tmp_path / f"k{suffix}", several)
+    np.testing.assert_array_equal(read_kernel(str(tmp_path / f"k{suffix}")).kernel, taps)
 
 
 def test_other_programs_read_the_kernel(fit, tmp_path):
     """Not through our own reader: what NumPy, json, astropy and tifffile make of the files."""
     for suffix in (".csv", ".txt", ".json", ".fits", ".tif"):
-        kernel_files.write_kernel(tmp_path / f"k{suffix}", fit)
+        write_kernel(tmp_path / f"k{suffix}", fit)
     np.testing.assert_array_equal(np.loadtxt(tmp_path / "k.csv", delimiter=","), fit.kernel)
     np.testing.assert_array_equal(np.loadtxt(tmp_path / "k.txt"), fit.kernel)
     fields = json.loads((tmp_path / "k.json").read_text())
@@ -116,7 +117,7 @@ def test_other_programs_read_the_kernel(fit, tmp_path):
 def test_json_has_no_word_for_infinity(tmp_path):
     flat = np.full((9, 9), 2.0)
     fit = kernelfit.find_kernel(flat, flat, 3)
-    kernel_files.write_kernel(tmp_path / "k.json", fit)
+    write_kernel(tmp_path / "k.json", fit)
     fields = json.loads((tmp_path / "k.json").read_text(), parse_constant=lambda name: pytest.fail(name))
     assert fields["condition"] is None
 
@@ -124,7 +125,7 @@ def test_json_has_no_word_for_infinity(tmp_path):
 def test_a_pickled_kernel_is_refused(tmp_path):
     np.save(tmp_path / "k.npy", np.array([[1.0, None]], dtype=object))
     with pytest.raises(ImageFileError, match="allow_pickle"):
-        kernel_files.read_kernel(str(tmp_path / "k.npy"))
+        read_kernel(str(tmp_path / "k.npy"))
 
 
 # ---- images of every format ----------------------------------------------------------------------------------------
@@ -365,7 +366,7 @@ def test_luma_leaves_out_what_is_saturated_in_any_colour(folder, capsys):
 # ---- apply and deconvolve --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("suffix", output.IMAGE_SUFFIXES)
+@pytest.mark.parametrize("suffix", write.IMAGE_SUFFIXES)
 def test_apply_writes_each_format(suffix, folder, pixels, capsys):
     code, out, err = run(capsys, "apply", "image.png", "kernel.csv", "--boundary", "mirror", "-o", f"out{suffix}")
     assert (code, err) == (0, "") and "39 x 47 pixels, boundary mirror" in out
@@ -479,7 +480,7 @@ def test_kernels_of_several_channels_are_used_one_by_one(suffix, folder, pixels,
     assert run(capsys, "apply", "colour.npy", f"k{suffix}", "--boundary", "symm", "-o", "again.npy")[0] == 0
     np.testing.assert_allclose(np.load("again.npy"), after, atol=0.5)
     assert run(capsys, "deconvolve", "after.npy", f"k{suffix}", "-o", "sharp.npy")[0] == 0
-    kernel = kernel_files.read_kernel(f"k{suffix}")
+    kernel = read_kernel(f"k{suffix}")
     words = {} if kernel.convention is None else {"origin": kernel.convention.origin}
     expected = kernelfit.deconvolve(np.load("after.npy")[..., 1], kernel.kernel[1], **words)
     np.testing.assert_array_equal(np.load("sharp.npy")[..., 1], expected)
@@ -546,7 +547,7 @@ def test_compare_says_whether_two_kernels_differ(folder, fit, capsys):
     np.savetxt("other.csv", KERNEL + 0.01, delimiter=",")
     code, out, _ = run(capsys, "compare", "kernel.csv", "other.csv")
     assert code == 1 and "differ by more than rounding" in out
-    kernel_files.write_kernel(folder / "fit.json", fit)
+    write_kernel(folder / "fit.json", fit)
     code, out, _ = run(capsys, "compare", "fit.json", "other.csv", "--json")
     fields = json.loads(out)
     assert code == 1 and fields["differ"] and fields["p_value"] < 1e-3 and fields["freedom"] > 0
@@ -674,7 +675,7 @@ def test_demo_writes_a_pair_that_can_be_solved(folder, capsys):
     code, _, _ = run(
         capsys, "find", "before.png", "after.png", "--shape", "7,9", "--solver", "least-squares", "-o", "k.npy"
     )
-    from kernelfit.people.demo import comet
+    from kernelfit.cli.demo import comet
 
     assert code == 0
     np.testing.assert_allclose(np.load("k.npy")[1:-1, 1:-1], comet(), atol=0.005)
@@ -720,6 +721,6 @@ def test_control_c_ends_cleanly(when, folder):
         "import os, signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in a background job
     )
     done = subprocess.run([sys.executable, "-c", start + script], capture_output=True, text=True, env=ENVIRONMENT)
-    assert done.returncode == cli.STOPPED == 128 + signal.SIGINT
+    assert done.returncode == parser.STOPPED == 128 + signal.SIGINT
     assert done.stderr == "kernelfit: stopped, nothing half done is left behind\n"
     assert sorted(os.listdir(folder)) == before

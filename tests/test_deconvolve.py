@@ -16,8 +16,8 @@ from PIL import Image
 
 import naive
 from kernelfit import apply_kernel, deconvolve, set_fft
-from kernelfit.exact import _fft
-from kernelfit.spectral import missing, restoration
+from kernelfit.compiled import fft
+from kernelfit.restoration import deconvolution, inpainting
 
 CAMERA = skimage.data.camera()[:, :480] / 255.0
 
@@ -97,24 +97,24 @@ def test_parts_and_threads_and_libraries_give_the_same(shape, words, dtype, monk
         expected = deconvolve(target, kernel, **words)
     finally:
         set_fft(**previous)
-    monkeypatch.setattr(_fft, "_PART", 2**11)
+    monkeypatch.setattr(fft, "_PART", 2**11)
     for small in (2**20, 0):
-        monkeypatch.setattr(_fft, "SMALL", small)
-        _fft._shelf.clear()
+        monkeypatch.setattr(fft, "SMALL", small)
+        fft._shelf.clear()
         first, *others = (deconvolve(target, kernel, workers=workers, **words) for workers in (1, 2, 3, 2))
         assert first.dtype == dtype and all((other == first).all() for other in others)
         np.testing.assert_allclose(first, expected, rtol=0, atol=1e-10 if dtype == np.float64 else 1e-3)
-    _fft._shelf.clear()
+    fft._shelf.clear()
 
 
 def test_the_spectrum_of_a_large_image_is_not_kept(monkeypatch):
-    monkeypatch.setattr(_fft, "SMALL", 0)
-    plane = _fft.borrow_plane(64, 80, np.float64)
+    monkeypatch.setattr(fft, "SMALL", 0)
+    plane = fft.borrow_plane(64, 80, np.float64)
     plane.forward(lambda row, out: out.fill(1.0), 2)
     kept = weakref.ref(plane._lines.base)
-    _fft.give_back(plane)
+    fft.give_back(plane)
     assert kept() is None
-    _fft._shelf.clear()
+    fft._shelf.clear()
 
 
 @pytest.mark.parametrize("sigma, noise", [(1.0, 0.01), (1.5, 0.01), (2.5, 0.05)])
@@ -146,7 +146,7 @@ def test_the_room_beyond_the_image_is_enough(monkeypatch):
     kernel = gaussian(9, 7, 2.5)
     image, target = (a[:471, :473] for a in blurred(kernel))
     found = psnr(deconvolve(target, kernel), image)
-    monkeypatch.setattr(restoration, "_period", lambda image, *_, **__: (image[0] + 73, image[1] + 67))
+    monkeypatch.setattr(deconvolution, "_period", lambda image, *_, **__: (image[0] + 73, image[1] + 67))
     assert found > psnr(deconvolve(target, kernel), image) - 0.1
 
 
@@ -155,15 +155,15 @@ def test_the_room_beyond_the_image_is_enough(monkeypatch):
 @pytest.mark.parametrize("boundary", [None, "wrap"])
 def test_missing_pixels_are_penalised_least_squares_of_the_others(boundary, penalty, operation, monkeypatch):
     """Against the matrix; with an unknown boundary all pixels beyond the edges are missing ones, too."""
-    monkeypatch.setattr(missing, "_TOLERANCE", 1e-12)
-    monkeypatch.setattr(missing, "_MOST_ITERATIONS", 5000)
+    monkeypatch.setattr(inpainting, "_TOLERANCE", 1e-12)
+    monkeypatch.setattr(inpainting, "_MOST_ITERATIONS", 5000)
     rng = np.random.default_rng(2)
     target, kernel, origin = rng.random((13, 10)), rng.random((2, 3)), (1, 0)
     if operation == "correlation":
         kernel -= kernel.mean()  # which tells nothing of the image's mean
     mask = rng.random(target.shape) < 0.1
     mask[:, 4] = mask[0, 0] = mask[-1, 5] = True
-    size = target.shape if boundary == "wrap" else restoration._period(target.shape, kernel.shape, 2, 16)
+    size = target.shape if boundary == "wrap" else deconvolution._period(target.shape, kernel.shape, 2, 16)
     whole, seen = np.zeros(size), np.zeros(size, dtype=bool)
     whole[:13, :10], seen[:13, :10] = target, ~mask
     expected = naive.restored(whole, seen, kernel, origin, 0.2 * np.sum(kernel**2), operation, penalty)[:13, :10]
@@ -222,9 +222,9 @@ def test_a_rough_frame_and_too_much_contrast_are_seen():
     inner, frame = ripple.copy(), ripple.copy()
     inner[:, :6] = inner[:, -6:] = 0.0
     frame[:, 6:-6] = 0.0
-    assert missing.rings(target + frame, target, (9, 6)) and missing.rings(2 * target, target, (9, 6))
-    assert missing.rings((target + frame).T, target.T, (6, 9))
-    assert not missing.rings(target + inner, target, (9, 6)) and not missing.rings(target, target, (9, 6))
+    assert inpainting.rings(target + frame, target, (9, 6)) and inpainting.rings(2 * target, target, (9, 6))
+    assert inpainting.rings((target + frame).T, target.T, (6, 9))
+    assert not inpainting.rings(target + inner, target, (9, 6)) and not inpainting.rings(target, target, (9, 6))
 
 
 def test_dtypes_and_inputs():

@@ -5,8 +5,10 @@ import pytest
 import scipy.signal
 
 import kernelfit
-from kernelfit import geometry, pair
-from kernelfit.exact import accumulation, engines, large
+from kernelfit.core import geometry
+from kernelfit.data.observation import as_observation
+from kernelfit.engines import accumulation, implicit_gram, passes
+from kernelfit.solvers import conjugate_gradient
 
 
 def pair_of(image_shape, kernel_shape, noise, seed=0):
@@ -22,15 +24,15 @@ def pair_of(image_shape, kernel_shape, noise, seed=0):
     ("image_shape", "kernel_shape"),
     [((70, 90), (5, 8)), ((90, 70), (8, 5)), ((150, 120), (21, 9)), ((40, 300), (1, 33)), ((200, 31), (17, 2))],
 )
-@pytest.mark.parametrize("most_products", [0, large.MOST_PRODUCTS])
+@pytest.mark.parametrize("most_products", [0, implicit_gram.MOST_PRODUCTS])
 def test_operator_equals_the_gram_matrix(image_shape, kernel_shape, boundary, most_products, monkeypatch):
-    monkeypatch.setattr(large, "MOST_PRODUCTS", most_products)
+    monkeypatch.setattr(implicit_gram, "MOST_PRODUCTS", most_products)
     image, target, _ = pair_of(image_shape, kernel_shape, 0.1)
     settings = dict(mode=None, boundary=boundary, fillvalue=0.0, origin=None, operation="convolution")
-    problem = pair.check(image, target, kernel_shape, **settings)
-    frame = engines.Frame.of(problem)
-    sums, _ = accumulation.pass_over(problem, frame, "fft", 2, None, None)
-    operator = large.NormalOperator(frame, sums.lags[0, 0], 2)
+    observation = as_observation(image, target, kernel_shape, **settings)
+    frame = passes.Frame.of(observation)
+    sums, _ = accumulation.pass_over(observation, frame, "fft", 2, None, None)
+    operator = implicit_gram.NormalOperator(frame, sums.lags[0, 0], 2)
     taps = np.random.default_rng(1).normal(size=kernel_shape)
     found = frame.to_user(operator(frame.from_user(taps[None])[0])[None])
     expected = kernelfit.accumulate(image, target, kernel_shape, boundary=boundary).gram @ taps.ravel()
@@ -43,13 +45,13 @@ def test_same_kernel_as_by_cholesky(shape, operation):
     image, target, _ = pair_of((120, 150), shape, 0.3)
     dense = kernelfit.find_kernel(image, target, shape, boundary="wrap", operation=operation, method="fft")
     fit = kernelfit.find_kernel(image, target, shape, boundary="wrap", operation=operation, method="cg")
-    assert fit.method == "cg" and fit.iterations > 0 and fit.tolerance == large.TOLERANCE
+    assert fit.method == "cg" and fit.iterations > 0 and fit.tolerance == conjugate_gradient.TOLERANCE
     assert fit.verdict is dense.verdict
     # The solver's own error is about the tolerance times that of the noise, in the norm of the Gram matrix (which the
     # preconditioner stands for when it is time to stop, hence the factor).
     gram = kernelfit.accumulate(image, target, shape, boundary="wrap", operation=operation).gram
     step = (fit.kernel - dense.kernel).ravel()
-    assert 0 < step @ gram @ step <= 9 * (large.TOLERANCE * dense.noise_std) ** 2 * step.size
+    assert 0 < step @ gram @ step <= 9 * (conjugate_gradient.TOLERANCE * dense.noise_std) ** 2 * step.size
     np.testing.assert_allclose(fit.rss, dense.rss, rtol=1e-3)
     np.testing.assert_allclose(fit.noise_std, dense.noise_std, rtol=1e-3)
     np.testing.assert_allclose(fit.stderr.mean(), dense.stderr.mean(), rtol=0.33)

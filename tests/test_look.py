@@ -7,7 +7,7 @@ import scipy.signal
 
 import kernelfit
 from kernelfit import Verdict, find_kernel
-from kernelfit.checks import noise
+from kernelfit.diagnostics import whiteness
 
 SHAPE = (5, 4)
 
@@ -122,7 +122,7 @@ def test_pixels_that_matter_are_those_in_a_footprint(stride):
     for tile, y, x in np.argwhere(known):
         expected[tile, stride[0] * y : stride[0] * y + SHAPE[0], stride[1] * x : stride[1] * x + SHAPE[1]] = True
     assert not expected.all()
-    assert np.array_equal(noise._needed(known, halo, stride), expected)
+    assert np.array_equal(whiteness._needed(known, halo, stride), expected)
 
 
 # ---- noise that depends on the signal -------------------------------------------------------------------------------
@@ -166,17 +166,17 @@ def test_unevenness_is_the_ratio_of_the_two_errors():
     rng = np.random.default_rng(0)
     model = rng.gamma(0.3, 1.0, 40_000)
     away = (model - model.mean()) ** 2
-    assert noise._unevenness(rng.normal(size=model.size), model) == 1.0
+    assert whiteness._unevenness(rng.normal(size=model.size), model) == 1.0
     std = np.sqrt(0.1 + model)
     truth = np.sqrt((std**2 * away).mean() / (std**2).mean() / away.mean())
-    assert noise._unevenness(std * rng.normal(size=model.size), model) == pytest.approx(truth, rel=0.1)
+    assert whiteness._unevenness(std * rng.normal(size=model.size), model) == pytest.approx(truth, rel=0.1)
     assert truth > 1.5
-    assert noise._unevenness(np.zeros(10), np.ones(10)) == 1.0
+    assert whiteness._unevenness(np.zeros(10), np.ones(10)) == 1.0
     for far, told in ((3, False), (4, True)):  # pixels that say how loud it is there
         model = np.repeat([0.0, 100.0], [2000, far])
         left = np.where(model > 0, 30.0, rng.normal(size=model.size))
-        assert (noise._unevenness(left, model) > 1) is told
-    assert noise._unevenness(left[-300:], model[-300:]) == 1.0
+        assert (whiteness._unevenness(left, model) > 1) is told
+    assert whiteness._unevenness(left[-300:], model[-300:]) == 1.0
 
 
 # ---- rounding -------------------------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def test_tiles_lie_where_pixels_count(corner):
     assert Verdict.COLOURED_NOISE in [f.verdict for f in fit.findings]
     check = kernelfit.check_noise(image, target, fit)
     assert check.coloured and check.n_pixels > 1500
-    nothing = noise.NoiseCheck(check.autocovariance, 0, 0, 1.0, 1.0)
+    nothing = whiteness.NoiseCheck(check.autocovariance, 0, 0, 1.0, 1.0)
     assert str(nothing).startswith("not looked at")
 
 

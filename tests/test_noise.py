@@ -8,9 +8,9 @@ import scipy.signal
 import kernelfit
 import naive
 from kernelfit import Constrained, GaussianProcess, Penalized, Verdict
-from kernelfit.checks import noise, sandwich, scores
-from kernelfit.pair import check
-from kernelfit.solvers import image_noise
+from kernelfit.data.observation import as_observation
+from kernelfit.diagnostics import score_covariance, whiteness
+from kernelfit.solvers import errors_in_variables, sandwich
 
 KERNEL = np.outer([0.2, 1.0, 0.7, 0.0], [0.1, 0.5, 1.0, 0.4, -0.3])
 
@@ -50,11 +50,11 @@ def test_noisy_products_are_counted_pixel_by_pixel(close, mode, boundary, operat
     image_shape, shape = (7, 9), (4, 3)
     convention = {"mode": mode, "boundary": boundary, "operation": operation}
     target = np.zeros(naive.target_shape(image_shape, shape, mode))
-    plan = check(np.zeros(image_shape), target, shape, fillvalue=0.0, origin=None, **convention).geometry
-    close(image_noise.counts_of(plan), noise_gram(image_shape, shape, **convention), 1e-14)
+    plan = as_observation(np.zeros(image_shape), target, shape, fillvalue=0.0, origin=None, **convention).geometry
+    close(errors_in_variables.counts_of(plan), noise_gram(image_shape, shape, **convention), 1e-14)
     counted = np.random.default_rng(0).random(plan.size) < 0.7
     expected = noise_gram(image_shape, shape, counted.ravel(), **convention)
-    close(image_noise.counts_of(plan, counted), expected, 1e-14)
+    close(errors_in_variables.counts_of(plan, counted), expected, 1e-14)
 
 
 def attenuated(rng, boundary, std=0.5):
@@ -117,7 +117,7 @@ def test_noise_of_the_image_under_a_mask_is_that_of_the_dense_problem(close, con
     gram = own.T @ own - std**2 * noise_gram(image.shape, (3, 4), counted, **convention)
     close(fit.kernel.ravel(), np.linalg.solve(gram, own.T @ values), 1e-9)
     # what two target pixels that share their noise add: each pair by itself
-    plan = check(image, np.zeros(target.shape), (3, 4), fillvalue=0.0, origin=None, **{
+    plan = as_observation(image, np.zeros(target.shape), (3, 4), fillvalue=0.0, origin=None, **{
         "operation": "convolution", "stride": 1, "offset": 0, **convention}).geometry  # fmt: skip
     whole = np.zeros(plan.size, dtype=bool)
     whole[:] = ~mask[plan.offset[0] :, plan.offset[1] :][: plan.size[0], : plan.size[1]]
@@ -128,7 +128,7 @@ def test_noise_of_the_image_under_a_mask_is_that_of_the_dense_problem(close, con
             here = [fit.kernel[tuple(p)] if (p >= 0).all() and (p < (3, 4)).all() else 0.0 for p in taps + apart]
             there = [fit.kernel[tuple(p)] if (p >= 0).all() and (p < (3, 4)).all() else 0.0 for p in taps - apart]
             expected += np.multiply.outer(here, there)
-    close(image_noise.shared(fit, std, image_noise.pairs_of(whole, plan)), std**4 * expected, 1e-9)
+    close(errors_in_variables.shared(fit, std, errors_in_variables.pairs_of(whole, plan)), std**4 * expected, 1e-9)
     scores = fit.noise_std**2 * own.T @ own + std**4 * expected
     close(fit.covariance(), np.linalg.solve(gram, np.linalg.solve(gram, scores).T), 1e-8)
 
@@ -214,7 +214,7 @@ def test_the_shaping_filter_makes_the_noise(close):
     image = smooth(rng, (400, 420))
     target = scipy.signal.convolve2d(image, KERNEL, mode="valid") + 0.2 * blurred_noise(rng, (397, 416), (3, 2))
     fit = kernelfit.find_kernel(image, target, KERNEL.shape)
-    h = noise.shaping_filter(kernelfit.check_noise(image, target, fit))
+    h = whiteness.shaping_filter(kernelfit.check_noise(image, target, fit))
     made = scipy.signal.convolve2d(h, h[::-1, ::-1])
     middle = len(made) // 2
     near = made[middle - 3 : middle + 4, middle - 3 : middle + 4]
@@ -231,7 +231,7 @@ def test_the_sandwich_is_that_of_the_dense_problem(close):
     target = target + 0.3 * blurred_noise(rng, target.shape)
     fit = kernelfit.find_kernel(image, target, (3, 4))
     better = kernelfit.sandwich_errors(image, target, fit)
-    h = noise.shaping_filter(kernelfit.check_noise(image, target, fit))
+    h = whiteness.shaping_filter(kernelfit.check_noise(image, target, fit))
     y, x = np.divmod(np.arange(used.size), used.shape[1])
     c = scipy.signal.convolve2d(h, h[::-1, ::-1])
     dy, dx = np.subtract.outer(y, y), np.subtract.outer(x, x)
@@ -267,7 +267,7 @@ def test_the_weighted_sandwich_is_that_of_the_dense_problem(close, weighted, con
     found = kernelfit.check_noise(image, target, plain)
     assert found.reach >= 2 and found.n_pixels <= np.count_nonzero(~mask[used])
     fit = kernelfit.find_kernel(image, target, (3, 4), **keywords, **convention, errors="sandwich")
-    h = noise.shaping_filter(found)
+    h = whiteness.shaping_filter(found)
     c, roots = scipy.signal.convolve2d(h, h[::-1, ::-1]), np.sqrt(weights[used])
     y, x = np.nonzero(used)
     y, x = ((i - i.min()) for i in (y, x))
@@ -284,8 +284,8 @@ def test_the_weighted_sandwich_is_that_of_the_dense_problem(close, weighted, con
     truth = bread @ scaled.T @ cov @ scaled @ bread
     close(fit.covariance(), truth, 1e-9)
     close(kernelfit.sandwich_errors(image, target, plain).covariance(), truth, 1e-9)
-    monkeypatch.setattr(scores, "_PIXELS", 1200)
-    monkeypatch.setattr(scores, "_SIDE", 12)
+    monkeypatch.setattr(score_covariance, "_PIXELS", 1200)
+    monkeypatch.setattr(score_covariance, "_SIDE", 12)
     close(kernelfit.sandwich_errors(image, target, plain).covariance(), truth, 0.4)  # from some of the boxes
 
 
@@ -331,8 +331,8 @@ def test_large_images_are_sampled(monkeypatch, close):
     target = scipy.signal.convolve2d(image, KERNEL, mode="valid") + 0.3 * blurred_noise(rng, (297, 276))
     fit = kernelfit.find_kernel(image, target, KERNEL.shape)
     whole = kernelfit.sandwich_errors(image, target, fit)
-    monkeypatch.setattr(scores, "_WHOLE", 1000)
-    monkeypatch.setattr(scores, "_BLOCK", 64)
+    monkeypatch.setattr(score_covariance, "_WHOLE", 1000)
+    monkeypatch.setattr(score_covariance, "_BLOCK", 64)
     close(kernelfit.sandwich_errors(image, target, fit).covariance(), whole.covariance(), 0.1)
 
 

@@ -180,7 +180,7 @@ def test_rooms_that_know_results_only(room):
 
 def test_the_parser_imports_argparse_alone():
     seen = imports(ROOMS["cli"], top_level_only=True) | imports(ROOMS["options"])
-    assert all(f"{name}.".startswith("kernelfit.people.options.") for name in seen if name.startswith("kernelfit."))
+    assert all(f"{name}.".startswith("kernelfit.cli.options.") for name in seen if name.startswith("kernelfit."))
     assert not seen & {"numpy", "scipy"}
 
 

@@ -17,7 +17,10 @@ import scipy.signal
 
 import kernelfit
 import naive
-from kernelfit import Verdict, accumulate, accumulate_stream, chunks, find_kernel, glimpses, scale
+from kernelfit import Verdict, accumulate, accumulate_stream, find_kernel
+from kernelfit.api import dask as scale
+from kernelfit.data import chunked as chunks
+from kernelfit.fitting import dask_blocks, deferred_reads
 
 
 def chunked(array, rows, cols):
@@ -102,7 +105,7 @@ def test_pixels_in_memory_are_not_sent_with_every_block():
         ((da.random.default_rng(0).random((301, 257), chunks=250),) * 2, True),
         ((chunked(image, 40, 40), chunked(target, 40, 40)), True),
     ):
-        plan = scale._Plan(*lazy, (3, 6), "auto", 200, keywords)
+        plan = dask_blocks._Plan(*lazy, (3, 6), "auto", 200, keywords)
         assert [plan._own(s, t) for _, s, t in plan.blocks][0] is own
 
 
@@ -269,11 +272,11 @@ def test_a_look_brings_few_pixels():
     image = rng.random((1100, 900))
     far = [Far(a) for a in (image, image + 0.1 * rng.normal(size=image.shape))]
     convention = {"mode": None, "boundary": "wrap", "fillvalue": 0.0, "origin": None, "operation": "convolution"}
-    plan = scale._Plan(*far, (3, 5), "auto", None, convention)
+    plan = dask_blocks._Plan(*far, (3, 5), "auto", None, convention)
     stats, _ = plan.judged(automatic=True)
     for one in far:
         one.pixels = 0
-    glimpses.looked_at(plan.problem, plan.boxed, stats.solve(), stats, dask.compute)
+    deferred_reads.looked_at(plan.observation, plan.boxed, stats.solve(), stats, dask.compute)
     assert all(0 < one.pixels < 16 * 70 * 70 + 20 * 2000 for one in far)
 
 
@@ -550,7 +553,7 @@ def test_what_only_reads_a_store_is_read_where_it_is_needed(same_bits):
     expected = accumulate_stream([(image, target)], (3, 6), block=(64, 80))
     with dask.config.set(scheduler="synchronous"):
         same_bits(scale.accumulate(*stores, (3, 6), block=(64, 80)), expected)
-        assert all(scale._store(array) is not None for array in stores)
+        assert all(dask_blocks._store(array) is not None for array in stores)
         for other in (
             da.from_array(Counted(image), chunks=40, lock=True),  # what must not be read by two at a time
             da.from_array(image, chunks=40),  # pixels in memory
@@ -558,5 +561,5 @@ def test_what_only_reads_a_store_is_read_where_it_is_needed(same_bits):
             da.from_array(Counted(image), chunks=40)[::-1][::-1],
             da.concatenate([da.from_array(Counted(half), chunks=40) for half in (image[:150], image[150:])]),
         ):
-            assert scale._store(other) is None
+            assert dask_blocks._store(other) is None
             same_bits(scale.accumulate(other, stores[1], (3, 6), block=(64, 80)), expected)

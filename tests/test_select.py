@@ -7,7 +7,7 @@ import scipy.signal
 import kernelfit
 import naive
 from kernelfit import Constrained, GaussianProcess, LeastSquares, Penalized, Sparse
-from kernelfit.solvers import select
+from kernelfit.solvers import auto
 
 IMAGE, SHAPE = (24, 31), (7, 6)
 
@@ -220,6 +220,6 @@ def test_auto_gives_few_taps_up_for_what_they_can_have_lost_only(own, claimed, p
     assert stats.solve("auto").solver.startswith("auto: Sparse")
     errors = {"Sparse": own, "NonNegative": claimed}
     monkeypatch.setattr(
-        select, "_expected_error", lambda _, fit, freedom=None: errors.get(fit.solver.split("(")[0], 99.0)
+        auto, "_expected_error", lambda _, fit, freedom=None: errors.get(fit.solver.split("(")[0], 99.0)
     )
     assert stats.solve("auto").solver.startswith(f"auto: {picked}")

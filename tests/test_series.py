@@ -16,9 +16,9 @@ from PIL import Image
 
 import kernelfit
 import naive
-from kernelfit import cli, io
-from kernelfit.people import progress, series
-from kernelfit.people.series import pair_files
+from kernelfit.cli import parser, progress, series
+from kernelfit.cli.series import pair_files
+from kernelfit.imageio import read as io
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(kernelfit.__file__).parents[1])}  # for processes of our own
 KERNEL = np.array([[0.1, 0.3, 0.0], [0.2, 0.3, 0.1]])
@@ -44,7 +44,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def run(capsys, *argv):
-    code = cli.main([str(arg) for arg in argv])
+    code = parser.main([str(arg) for arg in argv])
     out, err = capsys.readouterr()
     return code, out, err
 
@@ -231,7 +231,7 @@ def test_a_run_that_is_stopped_goes_on_from_its_checkpoint(folder, capsys):
         import os, signal, sys
         signal.signal(signal.SIGINT, signal.default_int_handler)
         from kernelfit import cli
-        from kernelfit.people import progress
+        from kernelfit.cli import progress
         class Bar(progress.Bar):
             def __call__(self, stage, done, total):
                 if done == 3:
@@ -240,7 +240,7 @@ def test_a_run_that_is_stopped_goes_on_from_its_checkpoint(folder, capsys):
         sys.exit(cli.main(sys.argv[1:]))
     """)
     done = subprocess.run([sys.executable, "-c", script, *CALL], capture_output=True, text=True, env=ENVIRONMENT)
-    assert (done.returncode, done.stdout) == (cli.STOPPED, "")
+    assert (done.returncode, done.stdout) == (parser.STOPPED, "")
     assert done.stderr == "kernelfit: stopped; the same call goes on from sums.npz\n"
     told = []
     with pytest.MonkeyPatch.context() as patch:
@@ -294,7 +294,7 @@ def test_a_full_disk_is_a_line_and_the_run_goes_on(folder):
     script = textwrap.dedent("""
         import resource, sys
         from kernelfit import cli
-        from kernelfit.exact import stream
+        from kernelfit.fitting import stream
         real = stream.Checkpoint.save_sometimes
         def full(self, *, now=False):
             resource.setrlimit(resource.RLIMIT_FSIZE, (300, resource.RLIM_INFINITY))

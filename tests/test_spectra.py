@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from kernelfit import SpectralStats, accumulate_spectra, set_fft
-from kernelfit.spectral import _spectral_loops, toeplitz
+from kernelfit.compiled import spectra
+from kernelfit.solvers import block_toeplitz
 
 NAMES = ("image_power", "target_power", "cross")
 
@@ -181,7 +182,7 @@ def test_lag_sums_are_inverse_transforms(sides, close):
     shape = (min(sides[0], 6), min(sides[1], 3))
     stats = accumulate_spectra(image, target, shape, boundary="wrap")
     for workers in (1, 3):
-        lags = toeplitz.lag_sums(stats, workers)
+        lags = block_toeplitz.lag_sums(stats, workers)
         power, cross = (np.fft.irfft2(s, sides) for s in (stats.image_power, stats.cross))
         rows, cols = np.arange(shape[0])[:, None], np.arange(1 - shape[1], shape[1])
         close(lags.power, power[rows, cols], 1e-13, "power")
@@ -190,7 +191,7 @@ def test_lag_sums_are_inverse_transforms(sides, close):
 
 def test_compiled_loops_are_compiled_once(pair_of_images):
     """Of two layouts Numba makes two versions, and two processes that fill its cache at once may confuse them."""
-    if not hasattr(_spectral_loops.ring_misfit, "signatures"):
+    if not hasattr(spectra.ring_misfit, "signatures"):
         pytest.skip("nothing is compiled")
     image, target = pair_of_images
     stats = [accumulate_spectra(image, target, (4, 5), block=block) for block in (None, 32, "auto")]
@@ -198,4 +199,4 @@ def test_compiled_loops_are_compiled_once(pair_of_images):
     for some in stats:
         some.solve()
     for name in ("taper", "cross_spectra", "cross_spectra_in_place", "ring_misfit", "add_products"):
-        assert len(getattr(_spectral_loops, name).signatures) == 1, name
+        assert len(getattr(spectra, name).signatures) == 1, name

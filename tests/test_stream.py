@@ -15,9 +15,11 @@ import pytest
 
 import kernelfit
 import naive
-from kernelfit import accumulate, accumulate_stream, chunks, pair
-from kernelfit.exact import regions, stream
-from kernelfit.exact.regions import Box, Tree
+from kernelfit import accumulate, accumulate_stream
+from kernelfit.data import blocks, chunked
+from kernelfit.data.blocks import Box, Tree
+from kernelfit.data.observation import as_observation
+from kernelfit.fitting import stream
 
 ROOT = Path(kernelfit.__file__).parent
 
@@ -56,13 +58,13 @@ def test_blocks_cover_every_pixel_once_and_end_where_chunks_end():
 
     keywords = {"mode": None, "boundary": None, "fillvalue": 0.0, "origin": None, "operation": "convolution"}
     for kernel in ((5, 7), (40, 3)):
-        problem = pair.check(Stored(), Stored(), kernel, **keywords)
-        boxes = regions.cut(problem)
-        seen = np.zeros(problem.size, int)
+        observation = as_observation(Stored(), Stored(), kernel, **keywords)
+        boxes = blocks.cut(observation)
+        seen = np.zeros(observation.size, int)
         for box in boxes:
             seen[box.row : box.row + box.rows, box.col : box.col + box.cols] += 1
         assert (seen == 1).all() and len(boxes) >= 4
-        top, left = problem.geometry.offset
+        top, left = observation.geometry.offset
         assert all(box.row == 0 or (box.row + top) % 300 == 0 for box in boxes)
         assert all(box.col == 0 or (box.col + left) % 700 == 0 for box in boxes)
 
@@ -72,21 +74,21 @@ def test_the_tree_adds_as_nested_groups_do(n):
     parts = list(np.random.default_rng(n).normal(size=n) * 10.0 ** np.arange(n % 5, n % 5 + n).clip(0, 9))
     level = parts
     while len(level) > 1:
-        groups = [level[i : i + regions.FAN] for i in range(0, len(level), regions.FAN)]
+        groups = [level[i : i + blocks.FAN] for i in range(0, len(level), blocks.FAN)]
         level = [sum(group[1:], group[0]) for group in groups]
-    assert regions.in_tree(parts, lambda a, b: a + b) == level[0]
+    assert blocks.in_tree(parts, lambda a, b: a + b) == level[0]
     tree = Tree(lambda a, b: a + b)
     for part in parts:
         tree.push(part)
-    assert len(tree.levels) <= 1 + np.log(n) / np.log(regions.FAN) + 1e-9
+    assert len(tree.levels) <= 1 + np.log(n) / np.log(blocks.FAN) + 1e-9
 
 
 def test_a_box_is_a_problem_of_its_own():
     image, target = small_pair()
-    problem = pair.check(
+    observation = as_observation(
         image, target, (4, 3), mode="same", boundary="wrap", fillvalue=0.0, origin=(3, 0), operation="correlation"
     )
-    part = regions.sub_problem(problem, Box(50, 40, 11, 7))
+    part = blocks.sub_observation(observation, Box(50, 40, 11, 7))
     assert part.geometry.n_pixels == 77 and part.size == (11, 7)
     extended = naive.extend(image, (3, 0), (0, 2), "wrap")
     np.testing.assert_array_equal(part.sources[0].block(0, 0, (14, 9)), extended[50:64, 40:49])
@@ -188,7 +190,7 @@ def test_memory_does_not_grow_with_the_pair(monkeypatch):
     """Pixels are made as they are asked for: 84 MB of each array, of which a part is alive at a time."""
     import tracemalloc
 
-    monkeypatch.setattr(chunks, "BUDGET", 2**22)
+    monkeypatch.setattr(chunked, "BUDGET", 2**22)
 
     class Stored:
         chunks, dtype, ndim = (512, 512), np.dtype("u2"), 2
@@ -345,7 +347,7 @@ def test_a_full_disk_does_not_stop_the_run(tmp_path, same_bits, limit):
 def test_a_disk_with_room_again_is_written_to(tmp_path, monkeypatch, same_bits):
     pairs = list(frames(8))
     file = tmp_path / "sums.npz"
-    real, calls = kernelfit.storage.save, []
+    real, calls = kernelfit.core.npz.save, []
 
     def full(*args, **keywords):
         calls.append(args)
@@ -353,7 +355,7 @@ def test_a_disk_with_room_again_is_written_to(tmp_path, monkeypatch, same_bits):
             raise OSError(28, "No space left on device")
         return real(*args, **keywords)
 
-    monkeypatch.setattr(kernelfit.storage, "save", full)
+    monkeypatch.setattr(kernelfit.core.npz, "save", full)
     with pytest.warns(RuntimeWarning, match="No space left on device") as caught:
         stats = accumulate_stream(pairs, (3, 4), checkpoint=file, every=0)
     assert len(caught) == 1 and len(calls) == 9
@@ -373,10 +375,10 @@ stats.save(checkpoint + ".done")
 def test_killed_at_any_moment(tmp_path, same_bits):
     """kill -9 after a random time, until the run ends by itself."""
     data = np.random.default_rng(5).normal(size=(2, 700, 900))
-    np.save(tmp_path / "pair.npy", data)
+    np.save(tmp_path / "npy", data)
     expected = accumulate_stream([(data[0], data[1])], (5, 7), block=(64, 96))
     file = str(tmp_path / "sums.npz")
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "pair.npy"), file]
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "npy"), file]
     env = {**os.environ, "PYTHONPATH": str(ROOT.parent)}
     rng = np.random.default_rng()
     kills = 0
@@ -397,7 +399,7 @@ def test_killed_at_any_moment(tmp_path, same_bits):
 
 
 def test_blocks_that_are_put_together_from_chunks_do_not_overwrite_each_other(monkeypatch, same_bits):
-    monkeypatch.setattr(chunks, "LEAST", 8)
+    monkeypatch.setattr(chunked, "LEAST", 8)
     rng = np.random.default_rng(4)
     image, target = rng.normal(size=(83, 61)), rng.normal(size=(83, 61))
 

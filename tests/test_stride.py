@@ -31,17 +31,21 @@ from kernelfit import (
     check_boundary,
     choose_method,
     choose_support,
-    cli,
     find_kernel,
-    geometry,
-    pair,
-    report,
 )
-from kernelfit.checks import noise, residuals, scores
-from kernelfit.exact.choice import Choice
-from kernelfit.people import kernel_files
-from kernelfit.solvers import image_noise
-from kernelfit.weights import masks, reweighted, weighted
+from kernelfit.analysis import residuals
+from kernelfit.cli import parser
+from kernelfit.core import geometry
+from kernelfit.data import masking
+from kernelfit.data.observation import as_observation
+from kernelfit.data.reader import Reader
+from kernelfit.diagnostics import score_covariance, whiteness
+from kernelfit.engines import weighted
+from kernelfit.engines.cost_model import Choice
+from kernelfit.fitting import reweighting
+from kernelfit.imageio import kernels
+from kernelfit.plotting import report
+from kernelfit.solvers import errors_in_variables
 
 # (image, kernel, stride, offset)
 SHAPES = (
@@ -145,7 +149,7 @@ def test_a_reader_takes_steps(boundary):
     whole[np.isnan(whole)] = 0.0  # where nothing is assumed
     for step, pace in itertools.product((1, 2, 3, 4, 8), (1, 3, 5)):
         kept = whole[::step, ::pace]
-        plain = pair.Reader(image, kept.shape, before, *boundary, stride=(step, pace))
+        plain = Reader(image, kept.shape, before, *boundary, stride=(step, pace))
         for reader, expected in ((plain, kept), (plain.transposed(), kept.T)):
             for row, col in itertools.product(range(-2, expected.shape[0]), range(-1, expected.shape[1], 2)):
                 block = reader.block(row, col, (4, 3))
@@ -313,8 +317,8 @@ def test_weighted_statistics(case, kind):
     expected = naive.weighted_stats(clean, values, case[1], weights, **case[2])
     if expected.n_pixels < matrix.shape[1]:
         pytest.skip("too few are left")
-    judged = masks.Rules(**{"mask": None, "image_mask": None, **keywords}).judge(
-        pair.check(image, target, case[1], **case[2])
+    judged = masking.Rules(**{"mask": None, "image_mask": None, **keywords}).judge(
+        as_observation(image, target, case[1], **case[2])
     )
     found = [accumulate(image, target, case[1], **case[2], **keywords)]
     found += [weighted.statistics([judged.item], m, 2, r) for m in ("direct", "fft") for r in ("subtract", "patches")]
@@ -335,10 +339,10 @@ def test_weighted_fits(case, regime, close):
     target[used] += matrix @ rng.normal(size=shape[0] * shape[1])
     weights = rng.gamma(2.0, size=used.shape)
     kernel, stderr, rss = naive.weighted_fit(image, target, shape, weights, **convention)
-    rules = masks.Rules(mask=None, image_mask=None, weights=weights)
-    judged = rules.judge(pair.check(image, target, shape, **convention))
+    rules = masking.Rules(mask=None, image_mask=None, weights=weights)
+    judged = rules.judge(as_observation(image, target, shape, **convention))
     for engine in ("direct", "fft"):
-        fit = reweighted.fit([judged], Choice(engine, "as asked"), None, 2, tolerance=1e-4, regime=regime)
+        fit = reweighting.fit([judged], Choice(engine, "as asked"), None, 2, tolerance=1e-4, regime=regime)
         close(fit.kernel, kernel, 1e-5 if regime == "iterate" else 1e-10)
         close(fit.stderr, stderr, 0.1 if regime == "iterate" else 1e-8)
         assert fit.rss == pytest.approx(rss, rel=1e-6)
@@ -422,8 +426,8 @@ def noise_gram(image_shape, shape, convention):
 def test_noise_of_the_image_is_counted(case, close):
     _, shape, convention = case
     rows, cols = naive.design_dense(np.zeros((9, 11)), shape, **convention)[1].shape
-    plan = pair.check(np.zeros((9, 11)), np.zeros((rows, cols)), shape, determined=False, **convention).geometry
-    close(image_noise.counts_of(plan), noise_gram((9, 11), shape, convention), 1e-14)
+    plan = as_observation(np.zeros((9, 11)), np.zeros((rows, cols)), shape, determined=False, **convention).geometry
+    close(errors_in_variables.counts_of(plan), noise_gram((9, 11), shape, convention), 1e-14)
 
 
 @pytest.mark.parametrize("shape, stride", [((5, 6), (2, 3)), ((4, 3), (5, 1)), ((3, 5), (1, 1))])
@@ -438,7 +442,7 @@ def test_noise_of_the_image_in_both_factors(shape, stride, close):
         at = [a + b for a, b in zip(p, step, strict=True)] + [a - b for a, b in zip(q, step, strict=True)]
         if all(0 <= i < n for i, n in zip(at, shape + shape, strict=True)):
             expected[p + q] += kernel[at[0], at[1]] * kernel[at[2], at[3]]
-    close(image_noise.shared(fit, 0.5), fit.n_pixels / 16 * expected.reshape(kernel.size, -1), 1e-9)
+    close(errors_in_variables.shared(fit, 0.5), fit.n_pixels / 16 * expected.reshape(kernel.size, -1), 1e-9)
 
 
 def coloured(rng, shape, size=(1, 4)):
@@ -476,17 +480,17 @@ def test_the_sandwich_filters_each_phase(monkeypatch, close):
     target = (matrix @ rng.normal(size=12)).reshape(used.shape) + 0.3 * coloured(rng, used.shape)
     fit = find_kernel(image, target, (3, 4), **convention)
     check = kernelfit.check_noise(image, target, fit)
-    h = noise.shaping_filter(check)
+    h = whiteness.shaping_filter(check)
     columns = [scipy.signal.convolve2d(c.reshape(used.shape), h, mode="valid").ravel() for c in matrix.T]
-    problem = pair.check(image, target, (3, 4), **fit.convention.keywords())
-    gram, found, n = scores.plain_scores([problem], fit, h, 1)
+    observation = as_observation(image, target, (3, 4), **fit.convention.keywords())
+    gram, found, n = score_covariance.plain_scores([observation], fit, h, 1)
     close(gram, matrix.T @ matrix, 1e-12)
     close(found, np.array(columns) @ np.transpose(columns) * (used.size / len(columns[0])), 1e-10)
     assert n == used.size and len(h) > 3
     better = kernelfit.sandwich_errors(image, target, fit)
     assert np.linalg.norm(better.covariance() - fit.covariance()) > 0.5 * np.linalg.norm(fit.covariance())
-    monkeypatch.setattr(scores, "_WHOLE", 1000)
-    monkeypatch.setattr(scores, "_BLOCK", 64)
+    monkeypatch.setattr(score_covariance, "_WHOLE", 1000)
+    monkeypatch.setattr(score_covariance, "_BLOCK", 64)
     close(kernelfit.sandwich_errors(image, target, fit).covariance(), better.covariance(), 0.2)
 
 
@@ -673,8 +677,8 @@ def test_a_saved_fit_and_its_pictures(tmp_path):
     again = kernelfit.KernelFit.load(tmp_path / "fit.npz")
     np.testing.assert_array_equal(again.predict(image), fit.predict(image))
     for suffix in (".json", ".fits", ".tif"):
-        kernel_files.write_kernel(tmp_path / f"kernel{suffix}", fit)
-        assert kernel_files.read_kernel(str(tmp_path / f"kernel{suffix}")).convention == fit.convention
+        kernels.write_kernel(tmp_path / f"kernel{suffix}", fit)
+        assert kernels.read_kernel(str(tmp_path / f"kernel{suffix}")).convention == fit.convention
     window = residuals.window(fit, image, target)
     inside = fit.residual(image, target)
     np.testing.assert_allclose(window, inside[~np.isnan(inside)].reshape(window.shape), atol=1e-12)
@@ -694,20 +698,20 @@ def test_the_command_line(tmp_path, capsys, monkeypatch):
     kernel = pillow_kernel("BILINEAR", (2, 3))
     np.save("small.npy", apply_kernel(image, kernel, boundary="symm", stride=(2, 3), offset=(1, 2)))
     options = "--stride 2,3 --offset 1,2"
-    assert cli.main(f"find large.png small.npy --shape 4,7 {options} -o k.json --report r.html".split()) == 0
+    assert parser.main(f"find large.png small.npy --shape 4,7 {options} -o k.json --report r.html".split()) == 0
     assert "stride (2, 3) from pixel (1, 2)" in capsys.readouterr().out
-    found = kernel_files.read_kernel("k.json")
+    found = kernels.read_kernel("k.json")
     np.testing.assert_allclose(found.kernel, kernel, atol=1e-3)
-    assert cli.main("apply large.png k.json -o again.npy".split()) == 0
+    assert parser.main("apply large.png k.json -o again.npy".split()) == 0
     np.testing.assert_allclose(np.load("again.npy"), np.load("small.npy"), atol=0.5)
-    assert cli.main("apply large.png k.json --stride 1 -o blurred.npy".split()) == 0
+    assert parser.main("apply large.png k.json --stride 1 -o blurred.npy".split()) == 0
     np.testing.assert_allclose(np.load("blurred.npy")[1::2, 2::3], np.load("again.npy"), atol=1e-10)
-    assert cli.main("apply large.png k.json --mode full --boundary symm -o full.npy".split()) == 0
+    assert parser.main("apply large.png k.json --mode full --boundary symm -o full.npy".split()) == 0
     whole, again = np.load("full.npy"), np.load("again.npy")
     np.testing.assert_allclose(whole[1:][: len(again), 1 : 1 + again.shape[1]], again, atol=1e-10)
     capsys.readouterr()
-    assert cli.main("apply large.png k.json --offset 0 -o other.npy --force".split()) == 0
-    assert cli.main("find large.png small.npy --shape 4,7 --json --stride 2,3 --offset 1,2".split()) == 0
+    assert parser.main("apply large.png k.json --offset 0 -o other.npy --force".split()) == 0
+    assert parser.main("find large.png small.npy --shape 4,7 --json --stride 2,3 --offset 1,2".split()) == 0
     out = capsys.readouterr().out
     assert json.loads(out[out.index("{") :])["convention"]["stride"] == [2, 3]
     np.savetxt("k.csv", kernel, delimiter=",")
@@ -717,7 +721,7 @@ def test_the_command_line(tmp_path, capsys, monkeypatch):
         "find large.png small.npy --shape 4,7 --stride 2": "same 151x151",
         "find large.png small.npy --shape 4,7 --stride 0": "got '0', need one whole number of at least 1",
     }.items():
-        assert cli.main(call.split()) == 2
+        assert parser.main(call.split()) == 2
         assert words in capsys.readouterr().err
 
 

@@ -16,8 +16,8 @@ from kernelfit import (
     apply_kernel,
     find_kernel,
 )
-from kernelfit.exact import accumulation, edges
-from kernelfit.solvers import solve
+from kernelfit.engines import accumulation, edge_correction
+from kernelfit.solvers import least_squares
 
 BOUNDARIES = [(None, 0.0), ("fill", 2.75), ("wrap", 0.0), ("symm", 0.0), ("mirror", 0.0), ("nearest", 0.0)]
 CONVENTIONS = [
@@ -91,7 +91,7 @@ def test_pairs_are_the_sum_of_their_statistics(same_bits):
     total = stats[0] + stats[1] + stats[2]
     fit = find_kernel([x[0] for x, _ in pairs], [y[0] for _, y in pairs], (3, 5), method="direct")
     assert fit.refined == 0
-    solve.factor_ahead(total)
+    least_squares.factor_ahead(total)
     assert fit.kernel.tobytes() == total.solve().kernel.tobytes()
 
 
@@ -113,22 +113,22 @@ def test_a_list_of_one_pair_is_the_pair_itself(noise, kind, method):
 @pytest.mark.parametrize("noise", [0.0, 1.0])
 def test_one_pair_goes_the_way_it_always_went(noise, method):
     """Statistics, solve, and the residual taken from the pixels: the same bits as those rooms called one by one."""
-    from kernelfit import pair
-    from kernelfit.exact import accumulation
+    from kernelfit.data.observation import as_observation
+    from kernelfit.engines import accumulation
 
     image = np.random.default_rng(7).normal(size=(60, 51))
     target = apply_kernel(image, np.ones((5, 4)), boundary="symm") + noise * np.random.default_rng(8).normal(
         size=image.shape
     )
     settings = {"mode": None, "boundary": "symm", "fillvalue": 0.0, "origin": None, "operation": "convolution"}
-    problem = pair.check(image, target, (5, 4), **settings)
-    stats = accumulation.statistics(problem, method, 2)[0]
-    solve.factor_ahead(stats)
+    observation = as_observation(image, target, (5, 4), **settings)
+    stats = accumulation.statistics(observation, method, 2)[0]
+    least_squares.factor_ahead(stats)
     fit, refined = stats.solve(), 0
-    if solve.rounding_matters(stats, fit):
+    if least_squares.rounding_matters(stats, fit):
         while refined < 3:
             before = fit.kernel
-            moments, energies = accumulation.residual_moments(problem, before[None, None], method, 2)
+            moments, energies = accumulation.residual_moments(observation, before[None, None], method, 2)
             stats = stats.centered(before.ravel(), moments[0], float(energies[0]))
             fit, refined = stats.solve(), refined + 1
             if np.linalg.norm(fit.kernel - before) <= 1e-6 * np.linalg.norm(fit.kernel):
@@ -144,7 +144,7 @@ def test_the_order_of_the_work_changes_no_bit(method, monkeypatch):
     ((x, y),) = random_pairs(10, (5, 7), "same", 3, 1, sizes=[(60, 90)])
     settings = {"channel_axis": 0, "channels": "mixed", "method": method, "workers": 1}
     first = find_kernel(x, y, (5, 7), **settings)
-    for room in (accumulation, edges):
+    for room in (accumulation, edge_correction):
         monkeypatch.setattr(room, "in_order", lambda work, do, workers: [do(w) for w in work[::-1]][::-1])
     again = find_kernel(x, y, (5, 7), **settings)
     assert first.kernel.tobytes() == again.kernel.tobytes()

@@ -11,8 +11,8 @@ import pytest
 import threadpoolctl
 
 import kernelfit
-from kernelfit.exact import threads
-from kernelfit.exact.threads import in_order
+from kernelfit.compiled import threads
+from kernelfit.compiled.threads import in_order
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5, 40])

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 import naive
-from kernelfit import kernel_map, pair
-from kernelfit.exact.regions import Box
-from kernelfit.exact.tiles import TileReader
-from kernelfit.solvers import solve
-from kernelfit.statistics import NormalStats
+from kernelfit import kernel_map
+from kernelfit.core.normal_equations import NormalStats
+from kernelfit.data.blocks import Box
+from kernelfit.data.observation import as_observation
+from kernelfit.engines.small_tiles import TileReader
+from kernelfit.solvers import least_squares
 
 BOXES = [Box(0, 0, 17, 23), Box(17, 0, 16, 23), Box(5, 23, 16, 22), Box(9, 4, 17, 30)]
 
@@ -20,7 +21,7 @@ def problem_of(shape, **keywords):
     image = rng.normal(0.5, 1.0, (47, 61))
     target = rng.normal(0.2, 1.0, naive.target_shape(image.shape, shape, "same"))
     settings = {"mode": None, "boundary": None, "fillvalue": 0.7, "origin": None, "operation": "convolution"}
-    return image, target, pair.check(image, target, shape, **{**settings, **keywords})
+    return image, target, as_observation(image, target, shape, **{**settings, **keywords})
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 4), (5, 1), (3, 2), (4, 7)])
@@ -28,13 +29,13 @@ def problem_of(shape, **keywords):
 @pytest.mark.parametrize("operation", ["convolution", "correlation"])
 @pytest.mark.parametrize("method", ["direct", "fft"])
 def test_the_statistics_are_those_of_the_rows_of_the_design_matrix(shape, boundary, operation, method, close):
-    image, target, problem = problem_of(shape, boundary=boundary, operation=operation)
+    image, target, observation = problem_of(shape, boundary=boundary, operation=operation)
     matrix, used = naive.design_dense(image, shape, mode="same", boundary=boundary, fillvalue=0.7, operation=operation)
     rows, cols = np.flatnonzero(used.any(axis=1)), np.flatnonzero(used.any(axis=0))
     where = np.full(used.shape, -1)
     where[used] = np.arange(used.sum())
-    assert TileReader.fits(problem, BOXES)
-    reader, stack = TileReader(problem, BOXES, method), contextlib.ExitStack()
+    assert TileReader.fits(observation, BOXES)
+    reader, stack = TileReader(observation, BOXES, method), contextlib.ExitStack()
     own = stack.enter_context(reader.buffers())
     total, n_pixels = 0.0, 0
     for box in BOXES:  # of several sizes, so that a buffer holds remains of the one before
@@ -67,10 +68,10 @@ def test_the_statistics_are_those_of_the_rows_of_the_design_matrix(shape, bounda
 def test_large_tiles_are_left_to_the_pass_for_images():
     image = np.zeros((1100, 900))
     settings = {"mode": None, "boundary": None, "fillvalue": 0.0, "origin": None, "operation": "convolution"}
-    problem = pair.check(image, image, (3, 4), **settings)
-    assert not TileReader.fits(problem, [Box(0, 0, 600, 700)])
+    observation = as_observation(image, image, (3, 4), **settings)
+    assert not TileReader.fits(observation, [Box(0, 0, 600, 700)])
     with pytest.raises(ValueError, match="got tiles too large"):
-        TileReader(problem, [Box(0, 0, 600, 700)], "fft")
+        TileReader(observation, [Box(0, 0, 600, 700)], "fft")
 
 
 @pytest.mark.parametrize("method", ["direct", "fft"])
@@ -111,12 +112,12 @@ def test_factor_and_condition(n_taps, close):
     stats = NormalStats(
         gram.copy(), x.sum(axis=0), 1.0, 1.0, len(x), ((1, n_taps),), problem_of((1, 1))[2].geometry.convention
     )
-    solve.factor_ahead(stats)
+    least_squares.factor_ahead(stats)
     factor, condition, *_ = stats._made["inverse"]
     close(factor @ factor.T, np.linalg.inv(gram), 1e-10)
     exact = np.linalg.cond(gram, 1)
     assert 0.3 * exact <= condition <= 1.0001 * exact  # Hager's estimate is a lower bound, seldom off by three
     singular = np.outer(np.arange(1.0, 6.0), np.arange(1.0, 6.0))
     spoiled = NormalStats(singular, np.ones(5), 1.0, 1.0, 9, ((1, 5),), problem_of((1, 1))[2].geometry.convention)
-    solve.factor_ahead(spoiled)
+    least_squares.factor_ahead(spoiled)
     assert "inverse" not in spoiled._made

@@ -10,20 +10,15 @@ import scipy.signal
 import kernelfit
 import naive
 from conftest import SCENES
-from kernelfit import Verdict, accumulate, find_kernel, pair, task
-from kernelfit.exact.background import Background
-from kernelfit.exact.choice import Choice
-from kernelfit.weights import (
-    _weighted_loops,
-    iterate,
-    masks,
-    noise_model,
-    patches,
-    refits,
-    reweighted,
-    weighted,
-    weighted_pass,
-)
+from kernelfit import Verdict, accumulate, find_kernel
+from kernelfit.compiled import patch_sums
+from kernelfit.core.background import Background
+from kernelfit.data import masking, observation
+from kernelfit.data.observation import as_observation
+from kernelfit.data.plan import make_plan
+from kernelfit.engines import patches, sampling, weighted, weighted_iteration, weighted_pass
+from kernelfit.engines.cost_model import Choice
+from kernelfit.fitting import noise_model, reweighting, weighted_fitter
 
 SOME = SCENES[::13]
 REGIMES = ("subtract", "patches", "iterate")
@@ -59,8 +54,8 @@ def some_weights(kind, scene):
 
 def items_of(image, target, shape, convention, **keywords):
     mask, image_mask = keywords.pop("mask", None), keywords.pop("image_mask", None)
-    rules = masks.Rules(mask=mask, image_mask=image_mask, **keywords)
-    return rules.judge(pair.check(image, target, shape, **convention))
+    rules = masking.Rules(mask=mask, image_mask=image_mask, **keywords)
+    return rules.judge(as_observation(image, target, shape, **convention))
 
 
 @pytest.mark.parametrize("kind", ["mask", "weights", "levels", "image mask"])
@@ -128,7 +123,7 @@ def test_the_three_regimes_agree_with_the_dense_fit(image_shape, shape, conventi
     for regime in REGIMES:
         for method in ("direct", "fft"):
             choice = Choice(method, "as asked")
-            fit = reweighted.fit([judged], choice, None, 2, regime=regime, tolerance=1e-8)
+            fit = reweighting.fit([judged], choice, None, 2, regime=regime, tolerance=1e-8)
             assert fit.weighting.startswith(regime)
             close_to(fit.kernel, kernel, 1e-9)
             assert fit.rss == pytest.approx(rss, rel=1e-9)
@@ -154,7 +149,7 @@ def test_backgrounds_beside_weights(image_shape, shape, convention, kind):
         pairs.append(([image], target))
         weights.append(w)
     truth = naive.joint(pairs, shape, degree=degree, weights=weights, **convention)
-    asked = task.check(
+    asked = make_plan(
         [x[0] for x, _ in pairs],
         [y for _, y in pairs],
         shape,
@@ -164,10 +159,10 @@ def test_backgrounds_beside_weights(image_shape, shape, convention, kind):
         **convention,
     )
     given = {"mask": [w == 0 for w in weights]} if kind == "mask" else {"weights": weights}
-    (judged,) = reweighted.judge(asked, 0, masks.Rules(**given), "constant", None)
+    (judged,) = reweighting.judge(asked, 0, masking.Rules(**given), "constant", None)
     for regime in REGIMES:
         for method in ("direct", "fft"):
-            fit = reweighted.fit(judged, Choice(method, "as asked"), None, 2, regime=regime, tolerance=1e-9)
+            fit = reweighting.fit(judged, Choice(method, "as asked"), None, 2, regime=regime, tolerance=1e-9)
             assert fit.weighting.startswith(regime)
             close_to(fit.kernel, truth.kernel[0], 1e-9)
             close_to(fit.background.coefficients, truth.background, 1e-9)
@@ -261,7 +256,7 @@ def test_any_number_of_workers_gives_the_same_bits():
     target = blurred(image, blob((7, 5))) + rng.normal(size=image.shape)
     judged = items_of(image, target, (7, 5), CONVENTION, weights=rng.gamma(1.0, size=target.shape))
     for regime in REGIMES:
-        fits = [reweighted.fit([judged], Choice("fft", ""), None, n, regime=regime) for n in (1, 2, 3)]
+        fits = [reweighting.fit([judged], Choice("fft", ""), None, n, regime=regime) for n in (1, 2, 3)]
         assert len({fit.kernel.tobytes() for fit in fits}) == 1
         assert len({fit.stderr.tobytes() for fit in fits}) == 1
 
@@ -271,11 +266,11 @@ def test_a_background_needs_no_order_of_threads(regime):
     image = photo((90, 118))
     rng = np.random.default_rng(0)
     target = blurred(image, blob((7, 5))) + rng.normal(size=image.shape)
-    asked = task.check(
+    asked = make_plan(
         image, target, (7, 5), channel_axis=None, channels="shared", background=1, **{**CONVENTION, "boundary": "symm"}
     )
-    (judged,) = reweighted.judge(asked, 0, masks.Rules(weights=rng.gamma(1.0, size=target.shape)), "constant", None)
-    fits = [reweighted.fit(judged, Choice("fft", ""), None, n, regime=regime) for n in (1, 2, 3)]
+    (judged,) = reweighting.judge(asked, 0, masking.Rules(weights=rng.gamma(1.0, size=target.shape)), "constant", None)
+    fits = [reweighting.fit(judged, Choice("fft", ""), None, n, regime=regime) for n in (1, 2, 3)]
     assert len({fit.kernel.tobytes() for fit in fits}) == 1
     assert len({fit.background.coefficients.tobytes() for fit in fits}) == 1
 
@@ -328,9 +323,12 @@ def test_a_sample_holds_patches_and_surface_as_the_pixels_do(operation):
         for i, s in zip(images, surfaces, strict=True)
     ]
     convention = {**CONVENTION, "boundary": "wrap", "operation": operation}
-    asked = task.check(images, targets, (4, 5), channel_axis=None, channels="shared", background=1, **convention)
-    items = [weighted_pass.Item(p, rng.gamma(1.0, size=t.shape)) for p, t in zip(asked.groups[0], targets, strict=True)]
-    sample = iterate.draw(items)
+    asked = make_plan(images, targets, (4, 5), channel_axis=None, channels="shared", background=1, **convention)
+    items = [
+        observation.WeightedObservation(p, rng.gamma(1.0, size=t.shape))
+        for p, t in zip(asked.groups[0], targets, strict=True)
+    ]
+    sample = sampling.draw(items)
     unknowns = np.concatenate([kernel.ravel(), *(s.coefficients.ravel() for s in surfaces)])
     assert sample.share < 0.1 and sample.patches.shape[1] == 26
     close_to(sample.patches @ unknowns, sample.values, 1e-12)
@@ -560,23 +558,23 @@ def test_values_that_wrapped_round_are_reported():
 
 def test_runs_and_single_pixels_give_the_same_sums():
     rng = np.random.default_rng(0)
-    problem = pair.check(photo((40, 61)), photo((40, 61), 1), (3, 9), **CONVENTION)
-    extended = problem.sources[0].block(0, 0, problem.geometry.extended_shape)
+    observation = as_observation(photo((40, 61)), photo((40, 61), 1), (3, 9), **CONVENTION)
+    extended = observation.sources[0].block(0, 0, observation.geometry.extended_shape)
     matrix = np.lib.stride_tricks.sliding_window_view(extended, (3, 9)).reshape(-1, 27)[:, ::-1]
-    values = problem.targets[0].block(0, 0, problem.size).ravel()
+    values = observation.targets[0].block(0, 0, observation.size).ravel()
     runs = np.repeat(rng.integers(-1, 2, (38, 5)), 11, axis=1)[:, :53].astype(float)
     for weights in (runs, rng.normal(size=(38, 53)), np.ones((38, 53), dtype=bool), runs > 0):
-        found = patches.sums(problem, weights, with_moment=True)
+        found = patches.sums(observation, weights, with_moment=True)
         flat = np.asarray(weights, dtype=float).ravel()
         assert np.abs(found.gram - (matrix * flat[:, None]).T @ matrix).max() < 1e-12 * np.trace(matrix.T @ matrix)
         close_to(found.moment[0], matrix.T @ (flat * values), 1e-11)
-        less = patches.sums(problem, weights, 0.5)
+        less = patches.sums(observation, weights, 0.5)
         assert np.abs(less.gram - (matrix * (flat - 0.5)[:, None]).T @ matrix).max() < 1e-12 * np.trace(
             matrix.T @ matrix
         )
     for few, base in ((np.arange(38 * 53).reshape(38, 53) != 777, 1.0), (np.arange(38 * 53).reshape(38, 53) == 5, 0.0)):
         flat = few.ravel() - base  # read one by one
-        found = patches.sums(problem, few, base, with_moment=True)
+        found = patches.sums(observation, few, base, with_moment=True)
         close_to(found.gram, (matrix * flat[:, None]).T @ matrix, 1e-11)
         close_to(found.moment[0], matrix.T @ (flat * values), 1e-11)
     found = patches.Runs.of(runs)
@@ -594,7 +592,7 @@ def test_patches_are_gathered_wherever_they_are():
         np.array([5] * 8 + [7, 7, 2, 7, 3, 7, 7, 7] + [1, 16, 9]),
         np.array([*range(3, 11), 4, 9, 1, 8, 0, 2, 7, 11, 5, 0, 26]),
     )
-    _weighted_loops.gather(block, rows, cols, 3, 4, out)
+    patch_sums.gather(block, rows, cols, 3, 4, out)
     expected = [block[r : r + 3, c : c + 4].ravel() for r, c in zip(rows, cols, strict=True)]
     np.testing.assert_array_equal(out.T, expected)
 
@@ -629,14 +627,14 @@ def test_weights_that_follow_the_image_take_the_samples_metric():
     target = mean + rng.normal(size=mean.shape) / np.sqrt(weights)
     judged = items_of(image, target, (9, 7), CONVENTION, weights=weights)
     exact, fit = (
-        reweighted.fit([judged], Choice("fft", ""), None, 2, regime=regime) for regime in ("patches", "iterate")
+        reweighting.fit([judged], Choice("fft", ""), None, 2, regime=regime) for regime in ("patches", "iterate")
     )
     assert "patches;" in fit.weighting and fit.verdict is Verdict.ROUGH_ERRORS and fit.iterations < 30
     assert np.linalg.norm(fit.kernel - exact.kernel) <= 0.02 * np.linalg.norm(exact.stderr)
     close_to(fit.stderr, exact.stderr, 0.25)
     # a start that leaves nothing to iterate tells nothing of the errors either: a sample of patches does
     known = weighted.unweighted([judged.item], "fft", 2)
-    found = iterate.solve([judged.item], known.grams, known.sums, "fft", 2, start=exact.kernel.ravel())
+    found = weighted_iteration.solve([judged.item], known.grams, known.sums, "fft", 2, start=exact.kernel.ravel())
     assert found.iterations == 0 and "the Gram matrix of" in found.stats.weighting
     close_to(found.stats.solve().stderr, exact.stderr, 0.4)
 
@@ -646,8 +644,8 @@ def test_iterations_that_run_out_are_told(monkeypatch):
     image = photo((80, 91))
     target = blurred(image, blob((5, 7))) + rng.normal(size=image.shape)
     judged = items_of(image, target, (5, 7), CONVENTION, weights=rng.gamma(1.0, size=target.shape))
-    monkeypatch.setattr(iterate, "MOST_ITERATIONS", 1)
-    fit = reweighted.fit([judged], Choice("fft", ""), None, 2, regime="iterate", tolerance=1e-8)
+    monkeypatch.setattr(weighted_iteration, "MOST_ITERATIONS", 1)
+    fit = reweighting.fit([judged], Choice("fft", ""), None, 2, regime="iterate", tolerance=1e-8)
     assert fit.verdict is Verdict.NOT_CONVERGED
 
 
@@ -693,7 +691,7 @@ def test_where_the_iteration_is_off_the_exact_way_is_taken(shape, n, seed, monke
     assert "patches" in fit.weighting and "iterate" not in fit.weighting
     assert np.abs((fit.kernel - kernel) / errors).max() < 1e-5
     close_to(fit.stderr, errors, 1e-6)
-    monkeypatch.setattr(refits, "EXACT_IS_BEARABLE", 0.0)
+    monkeypatch.setattr(weighted_fitter, "EXACT_IS_BEARABLE", 0.0)
     rough = find_kernel(image, target, (7, 9), weights=1 / mean)
     told = [float(f.detail.split()[-1]) for f in rough.findings if f.verdict is Verdict.ROUGH_ERRORS]
     assert np.abs(np.log(rough.stderr / errors)).max() < np.log(told[0])
@@ -925,8 +923,8 @@ def test_outliers_need_few_passes_and_one_exact_round(robust, monkeypatch):
 
         monkeypatch.setattr(owner, name, counted)
 
-    count(refits.Engine, "solve")
-    count(reweighted, "residual")
+    count(weighted_fitter.Engine, "solve")
+    count(reweighting, "residual")
     fit = find_kernel(image, target, (5, 7), robust=robust)
     assert fit.verdict is Verdict.SOLVED
     assert calls["solve"] <= 2 and 3 <= calls["residual"] <= 12
@@ -945,8 +943,8 @@ def saturated_pair(shape=(61, 83), kernel=(4, 7), dtype=np.uint8):
 
 def lazy_weights(target, image, **keywords):
     keywords = {"mode": None, "fillvalue": 0.0, "origin": None, "operation": "convolution", "boundary": None} | keywords
-    judged = masks.judge(pair.check(image, target, (4, 7), **keywords), saturated="auto")
-    assert isinstance(judged.item.weights, masks.Unsaturated)
+    judged = masking.judge(as_observation(image, target, (4, 7), **keywords), saturated="auto")
+    assert isinstance(judged.item.weights, masking.Unsaturated)
     return judged.item
 
 
@@ -954,7 +952,7 @@ def lazy_weights(target, image, **keywords):
 def test_weights_of_saturated_pixels_are_those_of_a_mask(boundary):
     image, target = saturated_pair()
     item = lazy_weights(target, image, boundary=boundary)
-    lazy, plan = item.weights, item.problem.geometry
+    lazy, plan = item.weights, item.observation.geometry
     place = tuple(slice(o, o + n) for o, n in zip(plan.offset, plan.size, strict=True))
     dense = ((target > 0) & (target < 255))[place]
     assert 0.02 < 1 - dense.mean() < 0.9
@@ -964,7 +962,7 @@ def test_weights_of_saturated_pixels_are_those_of_a_mask(boundary):
         np.testing.assert_array_equal(lazy[key], dense[key])
     np.testing.assert_array_equal(lazy.T[5:30, 2:9], dense.T[5:30, 2:9])
     np.testing.assert_array_equal(np.asarray(lazy), dense)
-    read = item.problem.targets[0].block(0, 0, dense.shape)
+    read = item.observation.targets[0].block(0, 0, dense.shape)
     np.testing.assert_array_equal(read, np.where(dense, target[place].astype(float), 0.0))
 
 
@@ -979,7 +977,7 @@ def test_saturation_and_its_mask_give_the_same_bits(shape, method, monkeypatch):
         np.testing.assert_array_equal(fit.kernel, by_mask.kernel)
         np.testing.assert_array_equal(fit.stderr, by_mask.stderr)
         np.testing.assert_array_equal(fit.weights, by_mask.weights)
-    monkeypatch.setattr(reweighted, "MOST_KEPT", 0)
+    monkeypatch.setattr(reweighting, "MOST_KEPT", 0)
     fit = kernelfit.find_kernel(image, target, shape, method=method)
     assert fit.weights is None and any("saturated" in note for note in fit.notes)
 

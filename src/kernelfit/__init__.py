@@ -9,80 +9,122 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .checks.boundary import BoundaryCheck as BoundaryCheck
-    from .checks.boundary import BoundaryRow as BoundaryRow
-    from .checks.boundary import check_boundary as check_boundary
-    from .checks.noise import NoiseCheck as NoiseCheck
-    from .checks.noise import check_noise as check_noise
-    from .checks.noise import sandwich_errors as sandwich_errors
-    from .checks.parts import split_channels as split_channels
-    from .checks.psf import Measured as Measured
-    from .checks.psf import PsfMeasurements as PsfMeasurements
-    from .checks.psf import measure_psf as measure_psf
-    from .checks.significance import Difference as Difference
-    from .checks.significance import compare_kernels as compare_kernels
-    from .exact._fft import set_fft as set_fft
-    from .exact.accumulation import accumulate as accumulate
-    from .exact.background import Background as Background
-    from .exact.choice import Choice as Choice
-    from .exact.choice import choose_method as choose_method
-    from .exact.maps import KernelMap as KernelMap
-    from .exact.maps import kernel_map as kernel_map
-    from .exact.stream import accumulate_stream as accumulate_stream
-    from .find import find_kernel as find_kernel
-    from .forward import apply_kernel as apply_kernel
-    from .geometry import Convention as Convention
-    from .result import KernelFit as KernelFit
-    from .result import Prior as Prior
-    from .result import Spectrum as Spectrum
-    from .result import StrengthPath as StrengthPath
+    from .analysis.channel_split import split_channels as split_channels
+    from .analysis.comparison import Difference as Difference
+    from .analysis.comparison import compare_kernels as compare_kernels
+    from .analysis.psf import Measured as Measured
+    from .analysis.psf import PsfMeasurements as PsfMeasurements
+    from .analysis.psf import measure_psf as measure_psf
+    from .analysis.selection import Comparison as Comparison
+    from .analysis.selection import Support as Support
+    from .analysis.selection import choose_support as choose_support
+    from .analysis.selection import compare as compare
+    from .api.accumulate import accumulate as accumulate
+    from .api.accumulate import accumulate_spectra as accumulate_spectra
+    from .api.check_boundary import check_boundary as check_boundary
+    from .api.check_noise import check_noise as check_noise
+    from .api.check_noise import sandwich_errors as sandwich_errors
+    from .api.find import find_kernel as find_kernel
+    from .api.kernel_map import KernelMap as KernelMap
+    from .api.kernel_map import kernel_map as kernel_map
+    from .api.results import KernelFit as KernelFit
+    from .api.results import NormalStats as NormalStats
+    from .api.results import SpectralStats as SpectralStats
+    from .api.stream import accumulate_stream as accumulate_stream
+    from .compiled.fft import set_fft as set_fft
+    from .core.background import Background as Background
+    from .core.estimate import Prior as Prior
+    from .core.estimate import Spectrum as Spectrum
+    from .core.estimate import StrengthPath as StrengthPath
+    from .core.findings import Finding as Finding
+    from .core.findings import Verdict as Verdict
+    from .core.geometry import Convention as Convention
+    from .diagnostics.boundary import BoundaryCheck as BoundaryCheck
+    from .diagnostics.boundary import BoundaryRow as BoundaryRow
+    from .diagnostics.whiteness import NoiseCheck as NoiseCheck
+    from .engines.cost_model import Choice as Choice
+    from .engines.cost_model import choose_method as choose_method
+    from .engines.forward import apply_kernel as apply_kernel
+    from .restoration.deconvolution import deconvolve as deconvolve
     from .solvers.constrained import Constrained as Constrained
     from .solvers.constrained import InBasis as InBasis
     from .solvers.constrained import NonNegative as NonNegative
     from .solvers.gaussian_process import GaussianProcess as GaussianProcess
+    from .solvers.least_squares import LeastSquares as LeastSquares
     from .solvers.penalties import Penalized as Penalized
-    from .solvers.select import Comparison as Comparison
-    from .solvers.select import Support as Support
-    from .solvers.select import choose_support as choose_support
-    from .solvers.select import compare as compare
-    from .solvers.solve import LeastSquares as LeastSquares
     from .solvers.sparse import Sparse as Sparse
-    from .spectral.blocks import accumulate_spectra as accumulate_spectra
-    from .spectral.restoration import deconvolve as deconvolve
-    from .spectral.spectra import SpectralStats as SpectralStats
-    from .statistics import NormalStats as NormalStats
-    from .verdict import Finding as Finding
-    from .verdict import Verdict as Verdict
 
-__version__ = "0.13.0"
+__version__ = "0.14.0"
 
 _ROOMS = {
-    "exact._fft": ("set_fft",),
-    "exact.accumulation": ("accumulate",),
-    "exact.background": ("Background",),
-    "exact.choice": ("Choice", "choose_method"),
-    "spectral.blocks": ("accumulate_spectra",),
-    "checks.boundary": ("BoundaryCheck", "BoundaryRow", "check_boundary"),
-    "solvers.constrained": ("Constrained", "InBasis", "NonNegative"),
-    "find": ("find_kernel",),
-    "forward": ("apply_kernel",),
+    "analysis.channel_split": ("split_channels",),
+    "analysis.comparison": (
+        "Difference",
+        "compare_kernels",
+    ),
+    "analysis.psf": (
+        "Measured",
+        "PsfMeasurements",
+        "measure_psf",
+    ),
+    "analysis.selection": (
+        "Comparison",
+        "Support",
+        "choose_support",
+        "compare",
+    ),
+    "api.accumulate": (
+        "accumulate",
+        "accumulate_spectra",
+    ),
+    "api.check_boundary": ("check_boundary",),
+    "api.check_noise": (
+        "check_noise",
+        "sandwich_errors",
+    ),
+    "api.find": ("find_kernel",),
+    "api.kernel_map": (
+        "KernelMap",
+        "kernel_map",
+    ),
+    "api.results": (
+        "KernelFit",
+        "NormalStats",
+        "SpectralStats",
+    ),
+    "api.stream": ("accumulate_stream",),
+    "compiled.fft": ("set_fft",),
+    "core.background": ("Background",),
+    "core.estimate": (
+        "Prior",
+        "Spectrum",
+        "StrengthPath",
+    ),
+    "core.findings": (
+        "Finding",
+        "Verdict",
+    ),
+    "core.geometry": ("Convention",),
+    "diagnostics.boundary": (
+        "BoundaryCheck",
+        "BoundaryRow",
+    ),
+    "diagnostics.whiteness": ("NoiseCheck",),
+    "engines.cost_model": (
+        "Choice",
+        "choose_method",
+    ),
+    "engines.forward": ("apply_kernel",),
+    "restoration.deconvolution": ("deconvolve",),
+    "solvers.constrained": (
+        "Constrained",
+        "InBasis",
+        "NonNegative",
+    ),
     "solvers.gaussian_process": ("GaussianProcess",),
-    "geometry": ("Convention",),
-    "exact.maps": ("KernelMap", "kernel_map"),
-    "checks.noise": ("NoiseCheck", "check_noise", "sandwich_errors"),
-    "checks.parts": ("split_channels",),
+    "solvers.least_squares": ("LeastSquares",),
     "solvers.penalties": ("Penalized",),
-    "checks.psf": ("Measured", "PsfMeasurements", "measure_psf"),
-    "spectral.restoration": ("deconvolve",),
-    "result": ("KernelFit", "Prior", "Spectrum", "StrengthPath"),
-    "verdict": ("Finding", "Verdict"),
-    "solvers.select": ("Comparison", "Support", "choose_support", "compare"),
-    "checks.significance": ("Difference", "compare_kernels"),
-    "solvers.solve": ("LeastSquares",),
     "solvers.sparse": ("Sparse",),
-    "spectral.spectra": ("SpectralStats",),
-    "statistics": ("NormalStats",),
-    "exact.stream": ("accumulate_stream",),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 _MODULES = ("io", "plot", "report", "scale")  # reached as kernelfit.plot and so on, without an import of their own

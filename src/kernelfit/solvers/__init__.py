@@ -1,1 +1,1 @@
-"""Statistics to a kernel, without a pixel: least squares, penalties, constraints, priors, and the choice among them."""
+"""From sums to a kernel: no pixel is seen here."""

@@ -10,18 +10,15 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..exact.threads import in_order
+from ..compiled.threads import in_order
 
 Array = npt.NDArray[np.float64]
-
 #: Most taps that are factored by one thread, and most that are factored without LAPACK.
 OWN_FACTOR, MOST_OWN = 400, 2000
 #: Below this reciprocal condition number of the Gram matrix Cholesky's factorisation is not trusted.
 RCOND_CHOLESKY = 1e-12
-
 _KEPT_BYTES = 9 * 2**20
 _kept: list[Array] = []  # the scratch memory of the last factorisation, if it is no more than that
-
 #: A tile of U (False) or of its transposed inverse (True): its columns and its rows.
 Tile = tuple[bool, int, int]
 
@@ -51,7 +48,7 @@ def own_factor(gram: Array, workers: int = 1) -> Inverse | None:
     m = len(gram)
     if m > MOST_OWN:
         return None
-    from ..exact import _loops
+    from ..compiled import dense
 
     gram = np.ascontiguousarray(gram)
     panels, inverse, spread = _scratch(m), np.empty((m, m)), np.empty(m)
@@ -62,15 +59,15 @@ def own_factor(gram: Array, workers: int = 1) -> Inverse | None:
         _kept.append(panels)
     if not made:
         return None
-    condition = _loops.condition(gram, inverse, spread)
+    condition = dense.condition(gram, inverse, spread)
     return Inverse(inverse, condition, spread, upper=True) if condition * RCOND_CHOLESKY < 1 else None
 
 
 def panels_for(m: int) -> tuple[int, int, int]:
     """Return the shape of the panels that the factor of m x m is made in."""
-    from ..exact import _loops
+    from ..compiled import dense
 
-    return -(-m // _loops.BLOCK), m + _loops.BLOCK, _loops.BLOCK
+    return -(-m // dense.BLOCK), m + dense.BLOCK, dense.BLOCK
 
 
 def upper_of(panels: Array) -> Array:
@@ -82,10 +79,10 @@ def upper_of(panels: Array) -> Array:
 
 def root(matrix: Array) -> Array | None:
     """Return L with ``L L'`` the matrix, or None if it is not positive definite."""
-    from ..exact import _loops
+    from ..compiled import dense
 
     panels = np.zeros(panels_for(len(matrix)))
-    return upper_of(panels).T if _loops.factorise(matrix, panels) else None
+    return upper_of(panels).T if dense.factorise(matrix, panels) else None
 
 
 def _scratch(m: int) -> Array:
@@ -106,9 +103,9 @@ def _made(gram: Array, panels: Array, inverse: Array, workers: int) -> bool:
 
     Threads take the tiles in an order in which each comes after those that it needs, which are being made at least.
     """
-    from ..exact import _loops
+    from ..compiled import dense
 
-    side = _loops.TILE
+    side = dense.TILE
     failed: list[Tile] = []
     tiles = in_turn(-(-len(gram) // side))
     locks = {tile: _thread.allocate_lock() for tile in tiles}  # held until the tile is there
@@ -124,8 +121,8 @@ def _made(gram: Array, panels: Array, inverse: Array, workers: int) -> bool:
             if failed:
                 return
             if inverted:
-                _loops.invert_tile(panels, left * side, top * side, inverse)
-            elif not _loops.factor_tile(gram, panels, left * side, top * side):
+                dense.invert_tile(panels, left * side, top * side, inverse)
+            elif not dense.factor_tile(gram, panels, left * side, top * side):
                 failed.append(tile)
         finally:  # whatever happens: others may be waiting
             locks[tile].release()

@@ -7,19 +7,18 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
-from .. import result
-from ..result import KernelFit, StrengthPath
-from ..statistics import NormalStats
+from ..core import estimate
+from ..core.estimate import Estimate, StrengthPath
+from ..core.normal_equations import NormalEquations
+from .least_squares import EPS, condition_of, eigen_factor, judge, least_squares, residual_at
 from .penalties import Penalty, choose_strength
-from .solve import EPS, condition_of, eigen_factor, judge, least_squares, residual_at
 
 Array = npt.NDArray[np.float64]
-
 SYMMETRIES = ("point", "rows", "columns", "both")
 
 
 def finish(
-    stats: NormalStats,
+    stats: NormalEquations,
     taps: Array,
     inverse: Array,
     text: str,
@@ -29,7 +28,7 @@ def finish(
     freedom: float | None = None,
     path: StrengthPath | None = None,
     prior: bool = True,
-) -> KernelFit:
+) -> Estimate:
     """Assemble a result from a kernel and a factor of the inverse that its covariance is s^2 times."""
     _, rss = residual_at(stats, taps)
     df = float(n_free) if freedom is None else freedom
@@ -37,7 +36,7 @@ def finish(
     noise_std = math.sqrt(rss / spare) if spare > EPS * stats.n_pixels else math.nan
     rank, condition = condition_of(stats.gram)
     factor = inverse * noise_std
-    return result.assemble(
+    return estimate.assemble(
         stats,
         taps,
         factor,
@@ -128,7 +127,7 @@ class InBasis:
         basis = np.asarray(self.basis)
         return f"InBasis({basis.shape[0] if basis.ndim == 3 else basis.shape[1]} coefficients)"
 
-    def solve(self, stats: NormalStats) -> KernelFit:
+    def solve(self, stats: NormalEquations) -> Estimate:
         """Return the best kernel in the basis.
 
         Parameters
@@ -151,14 +150,14 @@ class InBasis:
         return finish(stats, taps, inverse, str(self), n_free=inverse.shape[1])
 
 
-def in_basis(stats: NormalStats, basis: Array) -> tuple[Array, Array]:
+def in_basis(stats: NormalEquations, basis: Array) -> tuple[Array, Array]:
     """Minimise over ``k = B c``, and return k and a factor of the covariance of k in units of s^2."""
     basis, _ = np.linalg.qr(basis) if basis.shape[1] <= basis.shape[0] else (scipy.linalg.orth(basis), None)
     inverse = basis @ factor_of(basis.T @ stats.gram @ basis)
     return refined(stats, basis @ (basis.T @ stats.around()[0]), inverse), inverse
 
 
-def refined(stats: NormalStats, taps: Array, inverse: Array) -> Array:
+def refined(stats: NormalEquations, taps: Array, inverse: Array) -> Array:
     """Return the minimum over the columns of a factor of its covariance, from a kernel among what they span."""
     for _ in range(2):
         taps = taps + inverse @ (inverse.T @ residual_at(stats, taps)[0])
@@ -220,7 +219,7 @@ class Constrained:
         """Say the settings in one line."""
         return f"Constrained(total={self.total}, symmetric={self.symmetric})"
 
-    def solve(self, stats: NormalStats) -> KernelFit:
+    def solve(self, stats: NormalEquations) -> Estimate:
         """Return the best kernel that meets the constraints.
 
         Parameters
@@ -248,7 +247,7 @@ class Constrained:
         return finish(stats, taps, inverse, str(self), n_free=n_free)
 
 
-def _symmetric_basis(stats: NormalStats, symmetric: str | None) -> Array:
+def _symmetric_basis(stats: NormalEquations, symmetric: str | None) -> Array:
     """Return the basis of the kernels of a symmetry: one column for each set of equal taps."""
     blocks = []
     for shape in stats.terms:
@@ -327,7 +326,7 @@ class NonNegative:
         penalty = self.penalty if isinstance(self.penalty, str) or self.penalty is None else "given penalty"
         return f"NonNegative(total={self.total}, penalty={penalty})"
 
-    def solve(self, stats: NormalStats) -> KernelFit:
+    def solve(self, stats: NormalEquations) -> Estimate:
         """Return the best kernel without negative taps.
 
         Parameters
@@ -355,7 +354,9 @@ class NonNegative:
         return finish(stats, taps, inverse, str(self), n_free=int(free.sum()), freedom=freedom, strength=strength)
 
 
-def _active_set(stats: NormalStats, penalty: Array | None, total: float | None) -> tuple[Array, npt.NDArray[np.bool_]]:
+def _active_set(
+    stats: NormalEquations, penalty: Array | None, total: float | None
+) -> tuple[Array, npt.NDArray[np.bool_]]:
     """Minimise ``|y - A k|^2 + k'Qk`` over ``k >= 0`` (and ``sum k = total``); return k and which taps are free."""
     m = stats.n_taps
     center, moment, _ = stats.around()

@@ -11,12 +11,11 @@ import numpy.typing as npt
 import scipy.fft
 import scipy.linalg
 
-from ..geometry import Shape
-from ..statistics import NormalStats
-from .solve import Minimum, product
+from ..core.geometry import Shape
+from ..core.normal_equations import NormalEquations
+from .least_squares import LeastSquaresSolution, product
 
 Array = npt.NDArray[np.float64]
-
 FAMILIES = ("squared-exponential", "matern52", "matern32", "exponential")
 ENVELOPES = ("gaussian", "power")
 SYMMETRIES = ("point", "both", "square")
@@ -48,9 +47,6 @@ def images_of(shape: Shape, symmetric: str | None) -> list[npt.NDArray[np.intp]]
     if symmetric == "square":
         found += [image.T for image in found]
     return [image.ravel() for image in found]
-
-
-# ---- the prior ------------------------------------------------------------------------------------------------------
 
 
 class Grid:
@@ -180,9 +176,6 @@ def root_of(covariance: Array) -> Array:
     return root
 
 
-# ---- the evidence ---------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, eq=False)
 class Projection:
     """What the evidence needs of the data: ``z = W'k + s g`` with g standard normal, and the residual beside it.
@@ -208,7 +201,7 @@ class Projection:
     _folded: "dict[str | None, Projection]" = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
-    def whole(cls, stats: NormalStats, start: Minimum) -> "Projection":
+    def whole(cls, stats: NormalEquations, start: LeastSquaresSolution) -> "Projection":
         """Return all the data."""
         weights = None
         if start.full:
@@ -222,7 +215,7 @@ class Projection:
         return cls(grids, weights, weights.T @ start.taps, start.rss, stats.n_pixels)
 
     @classmethod
-    def part(cls, stats: NormalStats, start: Minimum, most: int) -> "Projection":
+    def part(cls, stats: NormalEquations, start: LeastSquaresSolution, most: int) -> "Projection":
         """Return the combinations of the data that hold most of the image's energy, nearly."""
         r = min(most, start.rank)
         basis = np.random.default_rng(0).standard_normal((stats.n_taps, r))
@@ -301,9 +294,6 @@ def evidence(data: Projection, kind: Kind, theta: Array, *, slope: bool = False)
             2 * float(along @ b.by_center[1]),
         )
     return value, gradient.ravel()
-
-
-# ---- the same by spectra, for large supports -----------------------------------------------------------------------
 
 
 def spectral_evidence(data: Projection, kind: Kind, theta: Array, *, slope: bool = False) -> tuple[float, Array]:

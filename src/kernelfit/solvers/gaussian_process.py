@@ -9,16 +9,14 @@ import numpy.typing as npt
 import scipy.linalg
 import scipy.optimize
 
-from .. import result
-from ..result import KernelFit, Prior
-from ..statistics import NormalStats
+from ..core import estimate
+from ..core.estimate import Estimate, Prior
+from ..core.normal_equations import NormalEquations
 from .evidence import ENVELOPES, FAMILIES, SYMMETRIES, Kind, Projection, all_taps, covariance_of, root_of
 from .hyperparameters import COMBINATIONS, DIRECT, search, unsettled
-from .solve import LeastSquares, Minimum, judge, least_squares, product, residual_at, times
+from .least_squares import LeastSquares, LeastSquaresSolution, judge, least_squares, product, residual_at, times
 
 Array = npt.NDArray[np.float64]
-
-
 #: Smallest standard error, relative to the largest tap, at which a prior can matter beside rounding.
 _NO_NOISE = 1e-9
 
@@ -123,7 +121,7 @@ class GaussianProcess:
         settings += ["non_negative=True"] if self.non_negative else []
         return f"GaussianProcess({', '.join(settings)})"
 
-    def solve(self, stats: NormalStats) -> KernelFit:
+    def solve(self, stats: NormalEquations) -> Estimate:
         """Return the posterior mean.
 
         Parameters
@@ -155,13 +153,13 @@ class GaussianProcess:
 
     def _posterior(
         self,
-        stats: NormalStats,
-        start: Minimum,
+        stats: NormalEquations,
+        start: LeastSquaresSolution,
         few: Projection,
         kind: Kind,
         theta: Array,
         relative: dict[Kind, float],
-    ) -> KernelFit:
+    ) -> Estimate:
         grids = few.under(kind.symmetric).grids
         root = all_taps(grids, root_of(covariance_of(grids, kind, theta)))
         inner = product(root.T, product(stats.gram, root))
@@ -187,7 +185,7 @@ class GaussianProcess:
         findings = judge(stats, taps, factor, start.rank, start.condition, rss, prior=True)
         evidences = {str(other): log_evidence + difference for other, difference in relative.items()}
         chosen = f"{self}: {kind} by evidence" if "auto" in (self.family, self.envelope, self.symmetric) else str(self)
-        return result.assemble(
+        return estimate.assemble(
             stats,
             taps,
             factor,
@@ -217,7 +215,7 @@ class GaussianProcess:
         )
 
 
-def _beyond_a_prior(stats: NormalStats, start: Minimum) -> bool:
+def _beyond_a_prior(stats: NormalEquations, start: LeastSquaresSolution) -> bool:
     """Whether there is no noise, or no signal, that a prior could be weighed against."""
     largest = float(np.abs(start.taps).max(initial=0.0))
     spare = stats.n_pixels - start.rank
@@ -229,7 +227,7 @@ def _beyond_a_prior(stats: NormalStats, start: Minimum) -> bool:
     return error < _NO_NOISE * largest
 
 
-def most_probable(stats: NormalStats, fit: KernelFit) -> tuple[KernelFit, float, int]:
+def most_probable(stats: NormalEquations, fit: Estimate) -> tuple[Estimate, float, int]:
     """Return the kernel without negative taps that a posterior holds for the most probable.
 
     It minimises ``(k - m)' C^-1 (k - m)`` over ``k >= 0``, m and C being mean and covariance of the posterior. Its dual

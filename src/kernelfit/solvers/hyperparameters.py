@@ -8,7 +8,7 @@ import numpy.typing as npt
 import scipy.linalg
 import scipy.optimize
 
-from ..statistics import NormalStats
+from ..core.normal_equations import NormalEquations
 from .evidence import (
     FAMILIES,
     SYMMETRIES,
@@ -20,12 +20,11 @@ from .evidence import (
     evidence,
     spectral_evidence,
 )
-from .solve import product
+from .least_squares import product
 
 Array = npt.NDArray[np.float64]
 #: The kinds of prior that were tried, with minus twice the log evidence, less a constant, and the hyperparameters.
 Found = dict[Kind, tuple[float, Array]]
-
 #: Above this many taps the search begins on few combinations of the data, so many of them.
 DIRECT = 256
 COMBINATIONS = 80
@@ -207,7 +206,7 @@ def _descend(data: Projection, kind: Kind, theta: Array, steps: int) -> tuple[fl
     return float(found.fun), np.asarray(found.x)
 
 
-def unsettled(stats: NormalStats, few: Projection, kind: Kind, theta: Array, factor: Array, pull: Array) -> Array:
+def unsettled(stats: NormalEquations, few: Projection, kind: Kind, theta: Array, factor: Array, pull: Array) -> Array:
     """Return a factor of what the uncertainty of the hyperparameters adds to the covariance, in units of s^2.
 
     Laplace's approximation: they are normal about their best values, with the inverse of half the value's second

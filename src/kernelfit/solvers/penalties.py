@@ -9,17 +9,16 @@ import numpy.typing as npt
 import scipy.linalg
 import scipy.optimize
 
-from .. import result
-from ..geometry import Shape
-from ..result import KernelFit, StrengthPath
-from ..statistics import NormalStats
-from ..verdict import Finding, Verdict
+from ..core import estimate
+from ..core.estimate import Estimate, StrengthPath
+from ..core.findings import Finding, Verdict
+from ..core.geometry import Shape
+from ..core.normal_equations import NormalEquations
 from .cholesky import RCOND_CHOLESKY
-from .solve import EPS, condition_of, eigen_factor, judge, product, residual_at
+from .least_squares import EPS, condition_of, eigen_factor, judge, product, residual_at
 
 Array = npt.NDArray[np.float64]
 Penalty = str | npt.NDArray[np.float64] | Callable[[Shape], npt.NDArray[np.float64]]
-
 PENALTIES = ("ridge", "gradient", "laplacian", "biharmonic")
 #: Strengths of a path: 16 to a decade.
 _PATH = np.logspace(-14, 6, 321)
@@ -114,7 +113,7 @@ class Penalized:
         penalty = self.penalty if isinstance(self.penalty, str) else "given penalty"
         return f"Penalized({penalty}, {self.strength if isinstance(self.strength, str) else f'{self.strength:.3g}'})"
 
-    def solve(self, stats: NormalStats) -> KernelFit:
+    def solve(self, stats: NormalEquations) -> Estimate:
         """Return the penalised kernel.
 
         Parameters
@@ -138,7 +137,7 @@ class Penalized:
         factor = spectrum.factor(strength) * noise_std
         rank, condition = condition_of(stats.gram)
         findings += judge(stats, taps, factor, rank, condition, rss, prior=strength > 0)
-        return result.assemble(
+        return estimate.assemble(
             stats,
             taps,
             factor,
@@ -203,9 +202,6 @@ def gcv(n: int, freedom: Array, rss: Array) -> Array:
     return score
 
 
-# ---- penalties ------------------------------------------------------------------------------------------------------
-
-
 def laplacian(shape: Shape) -> Array:
     """Return the five-point Laplacian, its sign turned, of a kernel that is zero beyond its support: (taps, taps)."""
     sides = [2.0 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1) for n in shape]
@@ -221,7 +217,7 @@ def _of_support(penalty: str, shape: Shape) -> Array:
     return np.asarray(np.linalg.matrix_power(laplacian(shape), power))
 
 
-def penalty_matrix(penalty: Penalty, stats: NormalStats) -> Array:
+def penalty_matrix(penalty: Penalty, stats: NormalEquations) -> Array:
     """Return ``t Q``, so that a strength of 1 means that the average tap feels the penalty as much as the data."""
     m = stats.n_taps
     whole = np.zeros((m, m))
@@ -264,7 +260,7 @@ class Spectrum:
     either: the image holds what is smooth, the penalty what is rough. What neither determines is left at zero.
     """
 
-    def __init__(self, stats: NormalStats, penalty: Array) -> None:
+    def __init__(self, stats: NormalEquations, penalty: Array) -> None:
         """Decompose."""
         self.n_pixels = stats.n_pixels
         self._gram, self._penalty = stats.gram, penalty
@@ -291,7 +287,7 @@ class Spectrum:
         self.rank = int(np.count_nonzero(self._g))
         self.take(stats)
 
-    def take(self, stats: NormalStats) -> None:
+    def take(self, stats: NormalEquations) -> None:
         """Go on with the target of other statistics, of the same image."""
         center, moment, self._energy = stats.around()
         # of a kernel that no penalty shrinks, its remainder beyond what the basis spans plays no part
@@ -330,7 +326,7 @@ class Spectrum:
         return np.asarray(self._basis * np.sqrt(self._weight(np.array([strength]))[0]))
 
 
-def choose_strength(stats: NormalStats, penalty: Penalty, strength: float | str) -> tuple[Array, float]:
+def choose_strength(stats: NormalEquations, penalty: Penalty, strength: float | str) -> tuple[Array, float]:
     """Return ``strength t Q`` for solvers that add a penalty to something else, and the strength."""
     solver = Penalized(penalty, strength)
     matrix = penalty_matrix(penalty, stats)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..result import KernelFit, StrengthPath
-from ..statistics import NormalStats
+from ..core.estimate import Estimate, StrengthPath
+from ..core.normal_equations import NormalEquations
 from .constrained import factor_of, finish, refined
-from .solve import EPS, least_squares, residual_at
+from .least_squares import EPS, least_squares, residual_at
 
 Array = npt.NDArray[np.float64]
 
@@ -75,7 +75,7 @@ class Sparse:
         """Say the settings in one line."""
         return f"Sparse({self.criterion if self.n_taps is None else self.n_taps})"
 
-    def solve(self, stats: NormalStats) -> KernelFit:
+    def solve(self, stats: NormalEquations) -> Estimate:
         """Return the sparse kernel.
 
         Parameters
@@ -105,7 +105,7 @@ class Sparse:
         text = f"{self}: {len(chosen)} taps of {stats.n_taps}"
         return finish(stats, taps, inverse, text, n_free=len(chosen), path=path)
 
-    def _forward(self, stats: NormalStats) -> tuple[list[int], Array, Array]:
+    def _forward(self, stats: NormalEquations) -> tuple[list[int], Array, Array]:
         """Choose taps one by one; return their order, and the residual sum of squares and the score after each."""
         m = stats.n_taps
         center, moment, _ = stats.around()
@@ -145,7 +145,7 @@ class Sparse:
             score = [self._score(stats, 1, rss[0])]
         return order, np.array(rss), np.array(score)
 
-    def _score(self, stats: NormalStats, t: int, rss: float) -> float:
+    def _score(self, stats: NormalEquations, t: int, rss: float) -> float:
         n = stats.n_pixels
         floor = EPS * max(stats.target_energy, np.finfo(float).tiny)
         fit = n * math.log(max(rss, floor) / n)
@@ -159,7 +159,7 @@ def _log_choices(m: int, t: int) -> float:
     return math.lgamma(m + 1) - math.lgamma(t + 1) - math.lgamma(m - t + 1)
 
 
-def _on(stats: NormalStats, chosen: list[int]) -> tuple[Array, Array]:
+def _on(stats: NormalEquations, chosen: list[int]) -> tuple[Array, Array]:
     """Return least squares on some taps, and a factor of its covariance in units of s^2."""
     part = factor_of(stats.gram[np.ix_(chosen, chosen)])
     inverse = np.zeros((stats.n_taps, part.shape[1]))

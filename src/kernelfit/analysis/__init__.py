@@ -1,0 +1,1 @@
+"""What a kernel is like: widths, comparisons, supports, channels."""

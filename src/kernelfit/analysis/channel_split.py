@@ -1,0 +1,171 @@
+"""A result taken apart: each kernel by itself, and each target channel with the planes it was found in."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.estimate import Estimate, require_fit
+from ..core.validation import as_list
+from ..data.observation import as_planes
+
+Array = npt.NDArray[np.float64]
+
+
+def split_channels(fit: Estimate, names: Sequence[str] | None = None) -> dict[str, Estimate]:
+    """Take a result of several channels apart: for each kernel of rows and columns a result with its own errors.
+
+    What is measured, drawn or compared one kernel at a time (`measure_psf`, `compare_kernels`, `kernelfit.plot`) takes
+    these. Figures of the fit, such as its noise, are those of the target channel that the kernel belongs to.
+
+    Parameters
+    ----------
+    fit : KernelFit
+        Any result; one of a single kernel comes back as it is.
+    names : sequence of str, optional
+        A name for each channel; the default is "channel 0" and so on.
+
+    Returns
+    -------
+    dict of str to KernelFit
+        In the order of `kernel`: the target's channels and, if they are mixed, the image's channels of each, as in
+        "channel 1 from channel 0". The name of a single kernel is "".
+
+    Raises
+    ------
+    TypeError
+        If `fit` is no result.
+    ValueError
+        If there are fewer names than channels, or a kernel is not of rows and columns.
+
+    Examples
+    --------
+    >>> import numpy as np, kernelfit
+    >>> image = np.random.default_rng(0).random((40, 50, 2))
+    >>> fit = kernelfit.find_kernel(image, image * [1.0, 0.5], (1, 3), channels="separate", channel_axis=-1)
+    >>> {name: (one.kernel.round(9) + 0.0).tolist() for name, one in kernelfit.split_channels(fit, ["H", "K"]).items()}
+    {'H': [[0.0, 1.0, 0.0]], 'K': [[0.0, 0.5, 0.0]]}
+    """
+    require_fit(fit)
+    found = {}
+    for name, part in split_targets(fit, names).items():
+        for source, plane in enumerate(_planes(part)):
+            mixed = part.kernel.ndim == 3
+            found[f"{name} from {_name(names, source)}".strip() if mixed else name] = plane
+    return found
+
+
+def split_targets(fit: Estimate, names: Sequence[str] | None = None) -> dict[str, Estimate]:
+    """Return the fit of each target channel by its name; a result that has one fit only is called ""."""
+    if not fit.parts:
+        return {"": fit}
+    return {_name(names, channel): part for channel, part in enumerate(fit.parts)}
+
+
+def _name(names: Sequence[str] | None, channel: int) -> str:
+    if names is None:
+        return f"channel {channel}"
+    if channel >= len(names):
+        msg = f"got {len(names)} names of channels ({', '.join(names)}), need one for each channel"
+        raise ValueError(msg)
+    return names[channel]
+
+
+def _planes(part: Estimate) -> list[Estimate]:
+    """Return a fit for each source of one target."""
+    kernel = part.kernel
+    if kernel.ndim == 2:
+        return [part if part.channel_axis is None else dataclasses.replace(part, channels=None, channel_axis=None)]
+    if kernel.ndim != 3:
+        msg = f"got a kernel of shape {kernel.shape}, need rows and columns, or several such kernels"
+        raise ValueError(msg)
+    size = kernel[0].size
+    factors = [None] * len(kernel) if part.factor is None else np.split(part.factor, len(kernel))
+    rank = max(0, size - (kernel.size - part.rank))  # at least that many are determined
+    return [
+        dataclasses.replace(
+            part,
+            kernel=plane,
+            factor=factor,
+            rank=rank,
+            priors=part.priors[at : at + 1],
+            channels=None,
+            channel_axis=None,
+        )
+        for at, (plane, factor) in enumerate(zip(kernel, factors, strict=True))
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class Planes:
+    """The planes of one pair, and one of its channels, that a target's kernels were found in.
+
+    Attributes
+    ----------
+    sources : list
+        One image for each kernel.
+    target : array_like
+    surface : ndarray or None
+        The background that lies in the target.
+    weights : ndarray or None
+        Of the target's pixels.
+    """
+
+    sources: list[Any]
+    target: Any
+    surface: Array | None
+    weights: Any
+
+
+def planes_of(fit: Estimate, image: Any, target: Any) -> list[list[Planes]]:
+    """Return, for each target channel that has a fit of its own, the planes of all the pairs it was found in.
+
+    `image` and `target` are what `find_kernel` got: arrays, or lists of arrays. (A result with channels "shared" has
+    one fit, which all channels of all pairs belong to.)
+    """
+    images, targets = as_list(image), as_list(target)
+    if (images is None) != (targets is None) or len(images or ()) != len(targets or ()):
+        msg = "got a different number of images and targets, need the pairs that the kernel was found in"
+        raise ValueError(msg)
+    fits = fit.parts or (fit,)
+    found: list[list[Planes]] = [[] for _ in fits]
+    for i, (one, other) in enumerate(zip(images or [image], targets or [target], strict=True)):
+        sources = as_planes(one, "image", fit.channel_axis)
+        results = as_planes(other, "target", fit.channel_axis)
+        n_sources = fit.kernel.shape[-3] if fit.kernel.ndim > 2 else len(results)
+        n_results = fit.kernel.shape[0] if fit.kernel.ndim > 2 else len(sources)
+        if (len(sources), len(results)) != (n_sources, n_results):
+            msg = (
+                f"got an image of {len(sources)} channels and a target of {len(results)}, need {n_sources} and "
+                f"{n_results}, as the fit has"
+            )
+            raise ValueError(msg)
+        surfaces = [_surface(part, i, len(images or [image])) for part in fits]
+        for channel, result in enumerate(results):
+            at = channel if fit.parts else 0
+            all_of = sources if fit.channels == "mixed" else [sources[channel]]
+            surface = surfaces[at]
+            if surface is not None and surface.ndim == 3:
+                surface = np.moveaxis(surface, fit.channel_axis or 0, 0)[channel]
+            weights = fits[at].weights
+            if isinstance(weights, tuple):
+                weights = weights[len(found[at])] if len(found[at]) < len(weights) else None
+            known = isinstance(weights, np.ndarray) and weights.shape == tuple(result.shape)
+            found[at].append(Planes(all_of, result, surface, weights if known else None))
+    return found
+
+
+def _surface(part: Estimate, pair_at: int, n_pairs: int) -> Array | None:
+    """Return the background of a pair's target."""
+    if part.background is None:
+        return None
+    if len(part.background.shapes) != n_pairs:
+        msg = (
+            f"got {n_pairs} pair{'s'[: n_pairs > 1]} for a fit of {len(part.background.shapes)} with backgrounds of "
+            "their own, need the lists of images and targets that the kernel was found in"
+        )
+        raise ValueError(msg)
+    return part.background.image(pair_at)

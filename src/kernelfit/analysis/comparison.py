@@ -1,0 +1,240 @@
+"""Two kernels compared: their difference, and whether it is more than their errors explain."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..compiled.blas import one_blas_thread
+from ..core import geometry
+from ..core.estimate import Estimate
+from ..core.findings import Verdict
+
+Array = npt.NDArray[np.float64]
+#: Supports of more taps than this are tested tap by tap: the covariance of all would cost too much.
+_MOST_TAPS = 2500
+
+
+@dataclass(frozen=True, eq=False)
+class Difference:
+    """The first of two kernels less the second; made by `compare_kernels`.
+
+    Attributes
+    ----------
+    difference : ndarray, shape (rows, cols)
+        On the smallest support that holds both, laid origin on origin, as a convolution.
+    stderr : ndarray, shape (rows, cols)
+        Standard error of each tap of it; NaN where neither kernel has errors.
+    origin : (int, int)
+        The tap of it over the output pixel.
+    relative : float
+        Norm of the difference over that of the first kernel.
+    largest : (int, int)
+        The tap that differs most, in units of its error if there is one.
+    chi2 : float
+        ``d' C^-1 d`` with C the sum of the two covariances, over the combinations of taps that have an error (see the
+        notes); NaN without errors.
+    freedom : int
+        Their number.
+    p_value : float
+        The probability of a `chi2` as large by chance if the two kernels were the same; NaN without errors.
+    exact : bool
+        Whether one of the two has no errors, and so counts as exact.
+
+    Notes
+    -----
+    Where a choice holds a tap (a zero of `Sparse`, a prior, the shape) or a combination of taps (their sum), its error
+    says nothing of the data. It is then taken to be the largest error of all, if the two kernels differ there.
+    """
+
+    difference: Array
+    stderr: Array
+    origin: tuple[int, int]
+    relative: float
+    largest: tuple[int, int]
+    chi2: float
+    freedom: int
+    p_value: float
+    exact: bool = False
+
+    @property
+    def differ(self) -> bool:
+        """Whether they differ: by more than chance at the level 0.001, or by more than rounding without errors."""
+        if math.isnan(self.p_value):
+            return self.relative > 1e-9
+        return self.p_value < 1e-3
+
+    def __str__(self) -> str:
+        """Say the difference in a few lines."""
+        value, error = float(self.difference[self.largest]), float(self.stderr[self.largest])
+        lines = [f"difference   {self.relative:.3g} of the first kernel's norm"]
+        if math.isnan(self.p_value):
+            lines += [
+                f"largest      {value:.4g} at {self.largest}",
+                "verdict      " + ("they differ by more than rounding" if self.differ else "the same kernel"),
+                "             neither has errors, so whether noise explains it cannot be told (save fits as .npz)",
+            ]
+            return "\n".join(lines[:3] if not self.differ else lines)
+        most = float(self.stderr.max())
+        sigma = f"{abs(value) / error:.1f} times its error" if error > 0 else "where there is no error at all"
+        if held(self.stderr)[self.largest] and most > 0:
+            sigma = f"{abs(value) / most:.1f} times the largest error, being held there by a choice, not by the pixels"
+        lines += [
+            f"largest      {value:.4g} at {self.largest}, {sigma}",
+            f"chi squared  {self.chi2:.4g} for {self.freedom} degrees of freedom, p = {self.p_value:.2g}",
+            "verdict      "
+            + (
+                "they differ: noise alone would hardly do that"
+                if self.differ
+                else "no difference that the noise could not have made"
+            ),
+        ]
+        if self.exact:
+            what = "only one has errors: the other counts as exact, which a kernel found of noisy images is not (save"
+            lines.append(f"             {what} fits as .npz)")
+        return "\n".join(lines)
+
+
+@one_blas_thread
+def compare_kernels(
+    first: Estimate | npt.ArrayLike,
+    second: Estimate | npt.ArrayLike,
+    *,
+    stderr: tuple[npt.ArrayLike | None, npt.ArrayLike | None] = (None, None),
+) -> Difference:
+    """Compare two kernels tap by tap, and all taps at once.
+
+    Parameters
+    ----------
+    first, second : KernelFit or array_like, shape (rows, cols)
+        The kernels. Fits are laid origin on origin, those of ``operation="correlation"`` turned by 180 degrees first;
+        arrays are convolution kernels with SciPy signal's centre. Beyond its support a kernel is zero, without error.
+        The noise of the two is taken to be independent: two fits of the same pair are more alike than that.
+    stderr : (array_like or None, array_like or None), optional
+        Standard errors of the taps of kernels that are arrays, if there are any; taken as independent.
+
+    Returns
+    -------
+    Difference
+        The difference with its significance; ``print`` it for a few lines.
+
+    Raises
+    ------
+    ValueError
+        If a kernel is not 2-D or not finite, or errors do not have the kernel's shape.
+
+    Examples
+    --------
+    >>> import numpy as np, kernelfit
+    >>> rng = np.random.default_rng(0)
+    >>> image = rng.random((60, 70))
+    >>> pairs = [0.5 * image + rng.normal(0, 0.01, image.shape) for _ in range(2)]
+    >>> a, b = (kernelfit.find_kernel(image, target, (1, 3)) for target in pairs)
+    >>> kernelfit.compare_kernels(a, b).differ
+    False
+    >>> kernelfit.compare_kernels(a, [[0.0, 0.51, 0.0]]).differ
+    True
+    """
+    one, other = (_laid_out(kernel, error) for kernel, error in zip((first, second), stderr, strict=True))
+    origin = tuple(max(a, b) for a, b in zip(one[1], other[1], strict=True))
+    shape = tuple(o + max(one[0].shape[i] - one[1][i], other[0].shape[i] - other[1][i]) for i, o in enumerate(origin))
+    places = [
+        np.ix_(*(o - at + np.arange(n) for o, at, n in zip(origin, start, taps.shape, strict=True)))
+        for taps, start, _ in (one, other)
+    ]
+    difference, variance = np.zeros(shape), np.zeros(shape)
+    factors: list[Array] = []
+    given = sum(factor is not None for _, _, factor in (one, other))
+    known = given > 0
+    for (taps, _, factor), place, sign in zip((one, other), places, (1.0, -1.0), strict=True):
+        difference[place] += sign * taps
+        if factor is not None:
+            variance[place] += np.einsum("ij,ij->i", factor, factor).reshape(taps.shape)
+            whole = np.zeros((*shape, factor.shape[1]))
+            whole[place] = factor.reshape(*taps.shape, -1)
+            factors.append(whole.reshape(difference.size, -1))
+    error = np.sqrt(variance) if known else np.full(shape, math.nan)
+    size = float(np.linalg.norm(one[0]))
+    norm = float(np.linalg.norm(difference))
+    relative = norm / size if size > 0 else (math.inf if norm > 0 else 0.0)
+    chi2, freedom, p_value = math.nan, 0, math.nan
+    score = np.abs(difference)
+    if known:
+        fits = [kernel for kernel in (first, second) if isinstance(kernel, Estimate)]
+        open_ended = any(finding.verdict is Verdict.RANK_DEFICIENT for fit in fits for finding in fit.findings)
+        chi2, freedom, p_value = _test(difference, error, factors, math.inf if open_ended else max(size, norm))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            spread = np.where(held(error), error.max(), error)
+            score = np.where(spread > 0, score / spread, np.where(score > 1e-12 * size, math.inf, 0.0))
+    largest = np.unravel_index(int(np.argmax(score)), shape)
+    return Difference(
+        difference,
+        error,
+        (origin[0], origin[1]),
+        relative,
+        (int(largest[0]), int(largest[1])),
+        chi2,
+        freedom,
+        p_value,
+        exact=given == 1,
+    )
+
+
+def _laid_out(
+    kernel: Estimate | npt.ArrayLike, stderr: npt.ArrayLike | None
+) -> tuple[Array, tuple[int, int], Array | None]:
+    """Return a kernel as a convolution, its origin, and a factor of the covariance of its taps."""
+    fit = kernel if isinstance(kernel, Estimate) else None
+    taps = np.asarray(fit.kernel if fit is not None else kernel, dtype=np.float64)
+    if taps.ndim != 2 or 0 in taps.shape:
+        msg = f"got a kernel of shape {taps.shape}, need rows and columns; compare one plane of it at a time"
+        raise ValueError(msg)
+    if not np.isfinite(taps).all():
+        msg = "got a kernel with NaN or infinite taps, need finite ones"
+        raise ValueError(msg)
+    shape = (taps.shape[0], taps.shape[1])
+    if fit is None:
+        factor = None
+        if stderr is not None:
+            errors = np.asarray(stderr, dtype=np.float64)
+            if errors.shape != taps.shape:
+                msg = f"got errors of shape {errors.shape}, need the kernel's {taps.shape}"
+                raise ValueError(msg)
+            factor = np.diag(errors.ravel()) if np.isfinite(errors).all() else None
+        return taps, geometry.default_origin(shape), factor
+    factor = fit.factor
+    if factor is None and np.isfinite(fit.stderr).all():
+        factor = np.diag(fit.stderr.ravel())
+    origin = fit.convention.origin
+    if fit.convention.operation == "correlation":
+        origin = (shape[0] - 1 - origin[0], shape[1] - 1 - origin[1])
+        return taps[::-1, ::-1], origin, None if factor is None else factor[::-1]
+    return taps, origin, factor
+
+
+def _test(difference: Array, error: Array, factors: list[Array], size: float) -> tuple[float, int, float]:
+    """Return chi squared, its degrees of freedom and its p-value; differences of 1e-9 `size` are those of rounding."""
+    import scipy.linalg
+    import scipy.special
+
+    d, most = difference.ravel(), float(error.max())
+    own = ~held(error).ravel()
+    if d.size > _MOST_TAPS:
+        chi2, freedom, rest = float(np.sum((d[own] / error.ravel()[own]) ** 2)), int(own.sum()), d[~own]
+    else:
+        values, vectors = scipy.linalg.eigh(sum(factor[own] @ factor[own].T for factor in factors))
+        some = values > 1e-12 * values.max(initial=0.0)
+        along = vectors.T @ d[own]
+        chi2, freedom = float(np.sum(along[some] ** 2 / values[some])), int(some.sum())
+        rest = np.concatenate([d[~own], along[~some]])
+    rest = rest[np.abs(rest) > 1e-9 * size]
+    if rest.size:
+        chi2 = chi2 + float(np.sum((rest / most) ** 2)) if most > 0 else math.inf
+        freedom += rest.size
+    return chi2, freedom, float(scipy.special.chdtrc(freedom, chi2)) if freedom else 1.0
+
+
+def held(error: Array) -> npt.NDArray[np.bool_]:
+    """Return which taps are held by a choice, of a shape, a prior or zeros: the pixels make the errors of all alike."""
+    return np.asarray(error <= 1e-3 * error.max())

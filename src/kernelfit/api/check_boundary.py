@@ -1,0 +1,201 @@
+"""The verb that compares boundaries."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ..compiled.blas import one_blas_thread
+from ..core import geometry
+from ..core.estimate import Estimate, require_fit
+from ..core.geometry import Convention
+from ..core.validation import as_workers
+from ..data import masking
+from ..data.observation import Observation, WeightedObservation, Weights, source_reader, target_reader
+from ..data.plan import FitPlan, make_plan
+from ..diagnostics.boundary import BoundaryCheck, _compare, _Plane, _planes
+from ..engines import accumulation
+from ..engines.cost_model import Choice, engine_of
+from ..engines.weighted_pass import residual
+from ..fitting import joint, reweighting
+from .results import KernelFit
+
+
+@one_blas_thread
+def check_boundary(
+    image: npt.ArrayLike,
+    target: npt.ArrayLike,
+    fit: KernelFit,
+    *,
+    mask: "npt.ArrayLike | None" = None,
+    weights: "npt.ArrayLike | None" = None,
+    workers: int | None = None,
+) -> BoundaryCheck:
+    """Find out which boundary a target was made with.
+
+    The kernel is taken from the interior, where no boundary matters: it is the fit's own if that assumes none, else it
+    is found anew there by least squares. For each boundary the target pixels that depend on it are predicted. A
+    boundary fits if the mean square of their residual is no larger than that inside allows (Fisher's F, at a
+    probability of 0.001); among those that fit the one with the smallest is the best.
+
+    Parameters
+    ----------
+    image, target : array_like
+        A pair, such as the one the kernel was found in.
+    fit : KernelFit
+        The kernel with its convention, of mode "same" or "full". Of its weights all hold that tell anything: where it
+        assumes no boundary it has none near the edges.
+    mask, weights : array_like, optional
+        Which target pixels do not count, and how much the others do, as in `find_kernel`; needed near the edges where
+        the fit assumes no boundary. NaN and infinite pixels do not count if the fit has weights.
+    workers : int, optional
+        Number of threads; the default is every processor this process may use.
+
+    Returns
+    -------
+    BoundaryCheck
+        The best boundary, and a table of all; print it to read it.
+
+    Raises
+    ------
+    ValueError
+        If the fit is of mode "valid", where no pixel depends on the boundary, the shapes do not fit, or the interior
+        pixels are too few for the taps.
+
+    Examples
+    --------
+    >>> import numpy as np, scipy.ndimage, kernelfit
+    >>> rng = np.random.default_rng(0)
+    >>> image = rng.random((80, 90))
+    >>> target = scipy.ndimage.uniform_filter(image, 5, mode="mirror") + rng.normal(0, 0.001, image.shape)
+    >>> fit = kernelfit.find_kernel(image, target, 5)
+    >>> kernelfit.check_boundary(image, target, fit).best
+    'mirror'
+    """
+    require_fit(fit)
+    conv = fit.convention
+    if conv.mode == "valid":
+        msg = "got a fit of mode 'valid', in which no target pixel depends on the boundary; need 'same' or 'full'"
+        raise ValueError(msg)
+    threads = as_workers(workers)
+    images, _ = masking.unmasked(image)
+    targets, target_masked = masking.unmasked(target)
+    given = list(fit.parts or (fit,))
+    nan = "error" if all(one.weights is None for one in given) else "mask"
+    rules = masking.Rules(mask=mask, weights=weights, nan=nan, target_masked=target_masked)
+    asked = make_plan(
+        images,
+        targets,
+        fit.kernel.shape[-2:],
+        channel_axis=fit.channel_axis,
+        channels=fit.channels or "shared",
+        background=None if fit.background is None else fit.background.degree,
+        **{**conv.keywords(), "boundary": None},
+    )
+    planes: list[_Plane] = []
+    squares, spare, n_inside = 0.0, 0, 0
+    for g, group in enumerate(asked.groups):
+        own = given if asked.channels == "mixed" else given[g : g + 1]
+        known = conv.boundary is None and fit.background is None
+        items = _items(asked, g, own, rules, conv)
+        if items is not None:
+            inner = [[_inner(item, p) for item, p in zip(one, group, strict=True)] for one in items]
+            fits = own if known else [_weighted_fit(one, threads) for one in inner]
+            for found, one in zip(fits, inner, strict=True):
+                squares += _weighted_squares(one, found, threads) if known else found.rss
+                n_inside += sum(item.n_pixels for item in one)
+                spare -= found.rank
+            for t, one in enumerate(items):
+                observations, every = [item.observation for item in one], [item.weights for item in one]
+                planes += _planes(observations, fits[t : t + 1], every)
+            continue
+        if known:
+            fits = own
+            squares += _squares(group, fits, threads)
+        else:
+            fits = joint.fit(group, Choice(engine_of(group[0]), ""), None, threads)
+            squares += sum(one.rss for one in fits)
+        n_inside += sum(p.geometry.n_pixels for p in group) * len(fits)
+        spare -= sum(one.rank for one in fits)
+        planes += list(_planes(group, fits))
+    spare += n_inside
+    if spare < 1:
+        msg = "got no more interior pixels than taps, need some to spare for the noise; use a fit of a smaller shape"
+        raise ValueError(msg)
+    return _compare(planes, conv, squares / spare, spare, n_inside / spare)
+
+
+def _items(
+    asked: FitPlan, group: int, fits: Sequence[Estimate], rules: masking.Rules, conv: Convention
+) -> list[list[WeightedObservation]] | None:
+    """Return the problems of a group with weights for the whole target, for each target; None if all count the same."""
+    observations, found, told = asked.groups[group], [], False
+    for t, fit in enumerate(fits):
+        one = []
+        for i, observation in enumerate(observations):
+            single = dataclasses.replace(observation, targets=(observation.targets[t],))
+            whole = _laid(single, single, dataclasses.replace(conv, boundary="fill", fillvalue=0.0))
+            judged = rules.judge(whole, asked, *asked.place(group, t, i))
+            item = WeightedObservation(whole, np.broadcast_to(np.True_, whole.size)) if judged is None else judged.item
+            own = fit.weights[i] if isinstance(fit.weights, tuple) else fit.weights
+            told |= judged is not None or own is not None
+            if own is not None:
+                plan = observation.geometry if conv.boundary is None else whole.geometry
+                item = _with_weights(item, own, plan.used, rules.weights is not None)
+            one.append(item)
+        found.append(one)
+    return found if told else None
+
+
+def _with_weights(
+    item: WeightedObservation, own: Weights, used: tuple[slice, slice], known: bool
+) -> WeightedObservation:
+    """Let the weights count that a fit gave the pixels it used; if weights are `known`, only where they are zero."""
+    weights, inside = np.array(item.weights, dtype=np.float64), own[used].astype(np.float64)
+    if known:
+        weights[used][inside == 0] = 0.0
+    else:
+        usual = float(np.median(inside[inside > 0])) if inside.any() else 1.0
+        every = np.full(weights.shape, usual)  # of the others it tells nothing
+        every[used] = inside
+        weights *= every
+    kept = masking.zeroed(item.observation.targets[0], weights == 0)
+    return WeightedObservation(dataclasses.replace(item.observation, targets=(kept,)), weights)
+
+
+def _laid(observation: Observation, arrays: Observation, conv: Convention) -> Observation:
+    """Return a problem with the arrays of another one of a single target, under some convention."""
+    shapes = observation.geometry
+    plan = geometry.lay_out(shapes.image_shape, shapes.kernel_shape, conv)
+    sources = tuple(source_reader(s.array, plan) for s in arrays.sources)
+    return dataclasses.replace(
+        observation, geometry=plan, sources=sources, targets=(target_reader(arrays.targets[0].array, plan),)
+    )
+
+
+def _inner(item: WeightedObservation, observation: Observation) -> WeightedObservation:
+    """Return the part of a pair that depends on no boundary."""
+    inner = _laid(observation, item.observation, dataclasses.replace(observation.geometry.convention, boundary=None))
+    return WeightedObservation(inner, item.weights[inner.geometry.used])
+
+
+def _weighted_fit(items: Sequence[WeightedObservation], workers: int) -> Estimate:
+    """Find the kernel of least squares."""
+    judged = [masking.Judged(item, ()) for item in items]
+    return reweighting.fit(judged, Choice(engine_of(items[0].observation), ""), None, workers)
+
+
+def _weighted_squares(items: Sequence[WeightedObservation], fit: Estimate, workers: int) -> float:
+    """Return the weighted sum of squares of the residual of a given kernel."""
+    return residual(items, fit.kernel.ravel(), engine_of(items[0].observation), workers).energy
+
+
+def _squares(group: Sequence[Observation], fits: Sequence[Estimate], workers: int) -> float:
+    """Return the sum of squares of the residual of given kernels inside."""
+    total = 0.0
+    for observation in group:
+        kernels = np.stack([f.kernel.reshape(-1, *observation.geometry.kernel_shape) for f in fits])
+        _, energies = accumulation.residual_moments(observation, kernels, engine_of(observation), workers)
+        total += float(energies.sum())
+    return total

@@ -1,0 +1,374 @@
+"""The records that users hold: estimates and statistics with their methods."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from ..analysis.psf import PsfMeasurements, measure_psf
+from ..compiled.blas import one_blas_thread
+from ..core import npz
+from ..core.cross_spectra import CrossSpectra
+from ..core.estimate import Estimate
+from ..core.geometry import convention_from
+from ..core.normal_equations import NormalEquations, packed, unpacked
+from ..core.serialization import load_estimate, save_estimate
+from ..core.validation import Array, as_workers
+from ..engines.forward import predict
+from ..plotting.text import summary
+from ..solvers.auto import as_solver
+from ..solvers.errors_in_variables import take_off
+from ..solvers.least_squares import Solver
+from ..solvers.wiener import divide
+
+_SPECTRA = ("image_power", "target_power", "cross", "overlap")
+
+
+def _fields(record: Any) -> dict[str, Any]:
+    """Return the fields of a record, as they are."""
+    return {field.name: getattr(record, field.name) for field in dataclasses.fields(record) if field.init}
+
+
+@dataclass(frozen=True, eq=False)
+class KernelFit(Estimate):
+    """A kernel found in a pair of images."""
+
+    @classmethod
+    def of(cls, estimate: Estimate) -> Self:
+        """Return an estimate, and those of its parts, with the methods of this class."""
+        return cls(**{**_fields(estimate), "parts": tuple(cls.of(part) for part in estimate.parts)})
+
+    def predict(self, image: npt.ArrayLike, pair: int | None = None) -> Array:
+        """Apply the kernel to an image under the fit's own convention, and add the background.
+
+        Parameters
+        ----------
+        image : array_like, shape (rows, cols)
+            Any image at least as large as the kernel, with the channels along `channel_axis`. With a background of
+            degree 1 or more it must be of the shape of the pair's.
+        pair : int, optional
+            Which pair's background, needed where there are several.
+
+        Returns
+        -------
+        ndarray
+            What the target would be; NaN where it depends on pixels beyond the edge and nothing is assumed of those.
+
+        Raises
+        ------
+        ValueError
+            If the image does not fit the kernel or the background.
+        """
+        model = predict(image, self.kernel, self.convention, self.channel_axis)
+        if self.background is None:
+            return model
+        background = self.background
+        if background.degree == 0:  # the same everywhere, so that any image will do
+            rows, cols = model.shape if self.channel_axis is None else np.delete(model.shape, self.channel_axis)
+            background = dataclasses.replace(background, shapes=((int(rows), int(cols)),) * len(background.shapes))
+        surface = background.image(pair)
+        if surface.shape != model.shape:
+            msg = (
+                f"got an image whose target has the shape {model.shape}, need {surface.shape}, for which the "
+                "background was found; apply_kernel(image, fit.kernel, ...) gives the kernel's share alone"
+            )
+            raise ValueError(msg)
+        return np.asarray(model + surface)
+
+    def residual(self, image: npt.ArrayLike, target: npt.ArrayLike, pair: int | None = None) -> Array:
+        """Return the target less the prediction.
+
+        Parameters
+        ----------
+        image, target : array_like
+            A pair, such as the one the kernel was found in.
+        pair : int, optional
+            Which pair's background is taken off, needed where there are several.
+
+        Returns
+        -------
+        ndarray, of the target's shape
+            The residual; NaN where nothing is predicted.
+        """
+        model = self.predict(image, pair)
+        result = np.asarray(target)
+        if result.shape != model.shape:
+            msg = (
+                f"got a target of shape {result.shape}, need {model.shape} for this image and the fit's "
+                f"{self.convention}"
+            )
+            raise ValueError(msg)
+        return np.asarray(result - model)
+
+    def psf(self) -> "PsfMeasurements":
+        """Measure the kernel as a point spread function: sum, shift, widths, shape, encircled energy, MTF50.
+
+        Returns
+        -------
+        PsfMeasurements
+            The numbers with their errors, as `measure_psf` gives them.
+        """
+        return measure_psf(self)
+
+    def plot(
+        self, image: npt.ArrayLike | None = None, target: npt.ArrayLike | None = None, *, figure: Any = None
+    ) -> Any:
+        """Draw the one figure that answers "may I believe this?"; needs matplotlib, the extra "plot".
+
+        Parameters
+        ----------
+        image, target : array_like, optional
+            The pair the kernel was found in; with it the figure shows the residual, too.
+        figure : matplotlib.figure.Figure, optional
+            Where to draw; the default is a new figure.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            The verdict, the kernel and its errors, cuts and frequency response, and what the kernel leaves unexplained.
+        """
+        from ..plotting.overview import overview
+
+        return overview(self, image, target, figure=figure)
+
+    def _repr_html_(self) -> str:
+        """Return the result for a notebook: the verdict, the kernel as a picture, and the figures."""
+        from ..plotting.html import fit_html
+
+        return fit_html(self)
+
+    def summary(self) -> str:
+        """Return the result in words and figures, a screen long at most."""
+        return summary(self)
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the result to an NPZ file, in one step.
+
+        Parameters
+        ----------
+        path : path-like
+            Name of the file, used as it stands.
+        overwrite : bool, optional
+            Whether an existing file may be replaced; the default is not.
+
+        Raises
+        ------
+        FileExistsError
+            If the file exists and `overwrite` is false.
+        """
+        save_estimate(self, path, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "KernelFit":
+        """Read a result written by `save`.
+
+        Parameters
+        ----------
+        path : path-like
+            Name of the file.
+
+        Returns
+        -------
+        KernelFit
+            The result, equal to the bit.
+
+        Raises
+        ------
+        ValueError
+            If the file is not a complete file of a result.
+        """
+        return cls.of(load_estimate(path))
+
+
+@dataclass(frozen=True, eq=False)
+class NormalStats(NormalEquations):
+    """Sums over target pixels from which kernels are solved."""
+
+    @classmethod
+    def of(cls, equations: NormalEquations) -> Self:
+        """Return sums with the methods of this class."""
+        return cls(**_fields(equations))
+
+    @one_blas_thread
+    def without_image_noise(self, std: float | Sequence[float]) -> tuple["NormalStats", float]:
+        """Return the statistics as they would be, on average, if the image had no noise of its own.
+
+        White noise of standard deviation s in the image, independent of that of the target, adds ``n s^2`` to the
+        diagonal of ``A'A`` and makes the least-squares kernel too small (attenuation). This takes it off again, but no
+        more than leaves, in every direction, a tenth of what there was, or ``4 sqrt(taps / n)`` of it where that is
+        more. Where pixels beyond the edge are assumed (boundary "fill", "symm", "mirror" or "nearest") the noise of
+        the outermost ones adds up otherwise; ``find_kernel(image_noise=)`` counts them.
+
+        The residual sum of squares stays what the pixels have at the new kernel: the noise of an equation is then
+        ``sqrt(e^2 + s^2 |k|^2)``, e that of a target pixel.
+
+        Parameters
+        ----------
+        std : float or sequence of float
+            Standard deviation of the noise of an image pixel, for all terms or for each.
+
+        Returns
+        -------
+        stats : NormalStats
+            The corrected statistics.
+        taken : float
+            The share of ``n s^2`` that could be taken off, 1 unless `std` is more than the image can hold; 0 if the
+            image does not determine every tap.
+
+        Raises
+        ------
+        ValueError
+            If `std` is negative or not finite, or not one number or one for each term.
+
+        References
+        ----------
+        W. Fuller, "Measurement Error Models" (1987), sections 1.2 and 2.5.3, doi:10.1002/9780470316665.
+        """
+        stats, share = take_off(self, std)
+        return self.of(stats), share
+
+    @one_blas_thread
+    def solve(self, solver: Solver | str | None = None) -> "KernelFit":
+        """Return a kernel, with its errors and a verdict.
+
+        Parameters
+        ----------
+        solver : solver or "auto", optional
+            What to make of the statistics; the default is `LeastSquares()`.
+
+        Returns
+        -------
+        KernelFit
+            The result; `KernelFit.findings` says what is doubtful about it.
+        """
+        return KernelFit.of(as_solver(solver).solve(self))
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the statistics to an NPZ file, in one step.
+
+        Parameters
+        ----------
+        path : path-like
+            Name of the file, used as it stands.
+        overwrite : bool, optional
+            Whether an existing file may be replaced; the default is not.
+
+        Raises
+        ------
+        FileExistsError
+            If the file exists and `overwrite` is false.
+        """
+        npz.save(path, "NormalStats", *packed(self), overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "NormalStats":
+        """Read statistics written by `save`.
+
+        Parameters
+        ----------
+        path : path-like
+            Name of the file.
+
+        Returns
+        -------
+        NormalStats
+            The statistics, equal to the bit.
+
+        Raises
+        ------
+        ValueError
+            If the file is not a complete file of statistics.
+        """
+        return cls(**unpacked(*npz.load(path, "NormalStats")))
+
+
+@dataclass(frozen=True, eq=False)
+class SpectralStats(CrossSpectra):
+    """Sums of spectra from which kernels are divided."""
+
+    @classmethod
+    def of(cls, spectra: CrossSpectra) -> Self:
+        """Return spectra with the methods of this class."""
+        return cls(**_fields(spectra))
+
+    @one_blas_thread
+    def solve(
+        self, balance: float | str = "auto", penalty: str = "laplacian", *, workers: int | None = None
+    ) -> "KernelFit":
+        """Divide the spectra and return the kernel.
+
+        Parameters
+        ----------
+        balance : float or "auto", optional
+            The balance; see `find_kernel`. The default is chosen from the data.
+        penalty : {"laplacian", "identity"}, optional
+            What is held small: the kernel's second derivatives (default) or its taps.
+        workers : int, optional
+            Number of threads; the default is every processor this process may use.
+
+        Returns
+        -------
+        KernelFit
+            The kernel, with its spectrum.
+        """
+        return KernelFit.of(divide(self, balance, penalty, as_workers(workers)))
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the statistics to an NPZ file, in one step.
+
+        Parameters
+        ----------
+        path : path-like
+            Name of the file, used as it stands.
+        overwrite : bool, optional
+            Whether an existing file may be replaced; the default is not.
+
+        Raises
+        ------
+        FileExistsError
+            If the file exists and `overwrite` is false.
+        """
+        header = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in _SPECTRA}
+        header["convention"] = dataclasses.asdict(self.convention)
+        npz.save(path, "SpectralStats", header, {n: getattr(self, n) for n in _SPECTRA}, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "SpectralStats":
+        """Read statistics written by `save`.
+
+        Parameters
+        ----------
+        path : path-like
+            Name of the file.
+
+        Returns
+        -------
+        SpectralStats
+            The statistics, equal to the bit.
+
+        Raises
+        ------
+        ValueError
+            If the file is not a complete file of spectra.
+        """
+        header, arrays = npz.load(path, "SpectralStats")
+        for name in ("kernelfit", "kind"):
+            del header[name]
+        if missing := [name for name in _SPECTRA if name not in arrays]:
+            msg = (
+                f"got spectra without {', '.join(missing)} in {path}, need those of this version; accumulate them anew"
+            )
+            raise ValueError(msg)
+        for name in ("block", "shape", "shift"):
+            header[name] = tuple(header[name])
+        header["convention"] = convention_from(header["convention"])
+        header.update({name: arrays[name] for name in _SPECTRA})
+        return cls(**header)
+
+
+for _record in (KernelFit, NormalStats, SpectralStats):
+    _record.__doc__ = _record.__base__.__doc__

@@ -1,1 +1,0 @@
-"""Questions put to a kernel that was found: its noise, its boundary, its width, another kernel."""

@@ -1,0 +1,208 @@
+"""What the arguments of a call amount to: planes of files, a solver, files to be written, and the same in Python."""
+
+import argparse
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import kernelfit
+
+from ..data import masking
+from ..imageio import read, write
+from ..imageio.planes import NoChannelsError
+from .options import BadCallError
+
+_PENALTIES = ("ridge", "gradient", "laplacian", "biharmonic")
+
+
+def check_outputs(args: argparse.Namespace, *wanted: tuple[str | None, str, tuple[str, ...]]) -> list[Path | None]:
+    """Judge every file that is to be written before any work is done; return where each is to go.
+
+    `wanted` holds for each its name, what it is to hold, and the endings it may have; None stands for the standard
+    output, and for what is not wanted.
+    """
+    sources = [getattr(args, key, None) for key in ("image", "target", "kernel", "mask", "image_mask", "weights")]
+    paths: list[Path | None] = []
+    for name, what, suffixes in wanted:
+        if name is None:
+            paths.append(None)
+            continue
+        for source in sources:
+            if source is not None and os.path.exists(source) and os.path.exists(name):
+                if os.path.samefile(source, name):
+                    msg = f"got {name} both as input and as output, need two files; choose another name"
+                    raise BadCallError(msg)
+        path = write.check_output(name, suffixes, what, overwrite=args.force)
+        if path is not None:
+            write.require_writer(path)
+        paths.append(path)
+    return paths
+
+
+def choice_of(args: argparse.Namespace, at: int) -> dict[str, Any]:
+    """Return which plane of a file is meant: the option's only value, or the one for this file."""
+    found = {}
+    for name in ("page", "hdu", "dataset", "channel"):
+        values = getattr(args, name)
+        files = 2 if args.command == "find" else 1
+        if values is None:
+            continue
+        if len(values) > files:
+            need = "once or twice (IMAGE, TARGET)" if files > 1 else "once"
+            msg = f"got --{name} {len(values)} times, need it {need}"
+            raise BadCallError(msg)
+        found[name] = values[min(at, len(values) - 1)]
+    return found
+
+
+def read_pair(args: argparse.Namespace) -> tuple[list[Any], list[str]]:
+    """Return image and target, and the Python that reads them."""
+    images, choices = read_planes(args, args.image, args.target)
+    code: list[str] = []
+    for at, (name, path) in enumerate((("image", args.image), ("target", args.target))):
+        cut = ""
+        if args.channels is not None:
+            images[at], cut = _colours(images[at], path, args.channels == "mixed" and name == "target")
+        words = [repr(path), *(f"{k}={v!r}" for k, v in choices[at].items())]
+        code.append(f"{name} = read_image({', '.join(words)}){cut}")
+    return images, code
+
+
+def read_planes(args: argparse.Namespace, *paths: str) -> tuple[list[Any], list[dict[str, Any]]]:
+    """Read image and target; one --channel is for the file that has channels. Return also what was chosen of each."""
+    images: list[Any] = []
+    choices = []
+    gray = []
+    for at, path in enumerate(paths):
+        choice = choice_of(args, at)
+        if args.channels is not None:
+            choice["colours"] = True
+        try:
+            image = read.read_image(path, **choice)
+        except NoChannelsError:
+            gray.append(path)
+            if len(args.channel) > 1 or len(gray) > 1:
+                raise
+            del choice["channel"]
+            image = read.read_image(path, **choice)
+        images.append(image)
+        choices.append(choice)
+    return images, choices
+
+
+def maps(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
+    """Read the masks and weights that are given as files; return them, and the Python that does."""
+    found: dict[str, Any] = {}
+    code: dict[str, str] = {}
+    for name in ("mask", "image_mask", "weights"):
+        path = getattr(args, name, None)
+        if path is None:
+            continue
+        if path == "-":
+            msg = f"got - for --{name.replace('_', '-')}, need a file: the standard input is for images"
+            raise BadCallError(msg)
+        try:
+            values = np.asarray(read.read_image(path))
+        except read.ImageFileError as error:  # whose remedies are for IMAGE and TARGET
+            msg = f"{str(error).partition(';')[0]}; save --{name.replace('_', '-')} as one gray plane"
+            raise BadCallError(msg) from error
+        found[name] = values if name == "weights" else values != 0
+        code[name] = f"read_image({path!r})" + ("" if name == "weights" else " != 0")
+    return found, code
+
+
+def saturated_colours(args: argparse.Namespace, reading: list[str]) -> tuple[Any, str]:
+    """Return where a colour of the target is saturated whose luma is taken, which no longer tells; and a note.
+
+    None where there are none, or where so little would be left that `find_kernel`, too, would use them.
+    """
+    choice = choice_of(args, 1)
+    if choice.get("channel") != "luma" or "channel='luma'" not in reading[1]:
+        return None, ""
+    colours = read.read_image(args.target, **{**choice, "channel": None, "colours": True})
+    ends = masking.as_ends(args.saturated, colours.dtype) if colours.shape[-1] > 2 else None
+    if ends is None:
+        return None, ""
+    hit = masking.at_ends(np.asarray(colours)[..., :3], ends)
+    if hit is None:
+        return None, ""
+    found = hit.any(axis=-1)
+    count = f"{np.count_nonzero(found)} of {found.size} pixels of the target's luma are of a saturated colour"
+    if args.saturated == "auto" and np.count_nonzero(~found) < 0.05 * found.size:
+        return None, f"{count}; they are used, being nearly all of it"
+    code = reading[1].removeprefix("target = ").replace("channel='luma'", "colours=True")
+    low, high = (f"float('{end}')" if math.isinf(end) else repr(end) for end in ends)
+    reading.append(f"colours = {code}[..., :3]\nsaturated = ((colours <= {low}) | (colours >= {high})).any(axis=-1)")
+    return found, f"{count}, and so masked"
+
+
+def _colours(image: Any, path: str, gray_will_do: bool) -> tuple[Any, str]:
+    """Return the colours of an image without its alpha channel, and the Python that leaves it out."""
+    if len(image.shape) != 3:
+        if gray_will_do:
+            return np.asarray(image)[..., None], "[..., None]"
+        msg = f"{path}: got an image of one plane with --channels, need colours; leave --channels out"
+        raise BadCallError(msg)
+    count = {2: 1, 4: 3}.get(image.shape[-1], image.shape[-1])
+    return (image, "") if count == image.shape[-1] else (image[..., :count], f"[..., :{count}]")
+
+
+def solver(args: argparse.Namespace, image: Any) -> tuple[Any, str]:
+    """Return the solver that the options describe for an image, or a series, and the Python that makes it."""
+    name, strength, total, symmetric = args.solver, args.strength, args.total, args.symmetric
+    if args.method in ("wiener", "cg"):
+        for option in ("solver", "strength", "total", "symmetric"):
+            if getattr(args, option) is not None:
+                msg = f"got --{option} with --method {args.method}, which is a solver of its own; leave one of them out"
+                raise BadCallError(msg)
+        return None, ""
+    if strength is not None and name not in (*_PENALTIES, None):
+        msg = f"got --strength with --solver {name}, need one of {', '.join(_PENALTIES)}"
+        raise BadCallError(msg)
+    if symmetric is not None and name is not None:
+        msg = f"got --symmetric with --solver {name}, need one or the other"
+        raise BadCallError(msg)
+    if total is not None and name not in (None, "non-negative"):
+        msg = f"got --total with --solver {name}, need --solver non-negative or none"
+        raise BadCallError(msg)
+    if name is None and (total is not None or symmetric is not None):
+        if strength is not None:
+            msg = "got --strength with --total or --symmetric, need one or the other"
+            raise BadCallError(msg)
+        words = [f"{key}={value!r}" for key, value in (("total", total), ("symmetric", symmetric)) if value is not None]
+        return kernelfit.Constrained(total=total, symmetric=symmetric), f"kernelfit.Constrained({', '.join(words)})"
+    if name is None and strength is not None:
+        name = "biharmonic"
+    if name in _PENALTIES:
+        given = "gcv" if strength is None else strength
+        code = f"kernelfit.Penalized({name!r}{'' if given == 'gcv' else f', {given!r}'})"
+        return kernelfit.Penalized(name, given), code
+    if name == "non-negative":
+        return kernelfit.NonNegative(
+            total=total
+        ), f"kernelfit.NonNegative({'' if total is None else f'total={total!r}'})"
+    if name == "gaussian-process":
+        return kernelfit.GaussianProcess(), "kernelfit.GaussianProcess()"
+    if name == "sparse":
+        return kernelfit.Sparse(), "kernelfit.Sparse()"
+    if name == "least-squares":
+        return None, ""
+    if name is None and args.method == "auto" and image is not None and len(image.shape) == 2 and min(image.shape) > 0:
+        sides = args.shape if isinstance(args.shape, tuple) else (args.shape, args.shape)
+        fits = min(np.subtract(image.shape, sides)) >= 0
+        if fits and kernelfit.choose_method(image.shape, sides, args.stride or 1).method == "cg":
+            return None, ""  # thousands of taps: conjugate gradients are a solver of their own
+    return "auto", "'auto'"
+
+
+def python(args: argparse.Namespace, reading: list[str], settings: dict[str, Any], how: dict[str, str]) -> str:
+    """Return Python that does the same; `how` holds the code of arguments that is not their repr."""
+    words = [f"{name}={value!r}" for name, value in settings.items() if name != "workers"]
+    words += [f"{name}={code}" for name, code in how.items() if code]
+    call = f"fit = kernelfit.find_kernel({', '.join(['image', 'target', repr(args.shape), *words])})"
+    return "\n".join(
+        ["import kernelfit", "from kernelfit.io import read_image", "", *reading, call, "print(fit.summary())"]
+    )

@@ -1,0 +1,418 @@
+"""What the commands of the command line do: files in, the package's own functions, files and words out."""
+
+import argparse
+import dataclasses
+import errno
+import json
+import re
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import kernelfit
+
+from ..core.geometry import in_mode
+from ..core.npz import write_whole
+from ..imageio import kernels, read, write
+from ..imageio.planes import COLOURS
+from ..plotting.text import summary
+from . import arguments, series
+from .options import DOUBTFUL, SOLVED, WORDS, BadCallError
+from .progress import Bar
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run a command and return its exit code; every mistake of the caller becomes a `BadCallError`."""
+    try:
+        return {
+            "find": find,
+            "apply": apply,
+            "deconvolve": deconvolve,
+            "inspect": inspect,
+            "compare": compare,
+            "demo": demo,
+        }[args.command](args)
+    except BrokenPipeError:
+        raise
+    except (ValueError, TypeError, OSError, MemoryError, read.MissingExtraError) as error:
+        raise BadCallError(_in_options(_one_line(error), args)) from error
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror is not None:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return f"{error.strerror}; make room there, or write somewhere else"
+        return f"{error.filename}: {error.strerror}; check the name" if error.filename else error.strerror
+    if isinstance(error, OSError) and "requested and" in str(error):  # NumPy's words for a file that was cut short
+        return f"the file could not be written whole ({error}); make room there, or write somewhere else"
+    if isinstance(error, MemoryError):
+        return f"got images too large for this machine's memory ({error}); save them as NPY, which is read in blocks"
+    return str(error) or type(error).__name__
+
+
+def _in_options(text: str, args: argparse.Namespace) -> str:
+    """Say the keywords of a message, such as boundary='fill', as the options that they are here."""
+    value = r"('[^']*'|None|[-+.\w]+)?"
+    for name in sorted(vars(args), key=len, reverse=True):
+        option = f"--{name.replace('_', '-')}"
+        if option in text:  # said both ways
+            text = re.sub(rf",? \(?{name}={value}(?=[,)])", "", text)
+
+        def words(found: re.Match[str], option: str = option) -> str:
+            said = (found[1] or "").strip("'").replace("None", "none")
+            return f"{option} {said}" if said or found.string[found.end() :][:1] in ("(", "[") else option
+
+        text = re.sub(rf"\b(?<!-){name}={value}", words, text)
+        if "_" in name:  # no word of plain speech, nor part of a file's name
+            text = re.sub(rf"(?<![^ (]){name}(?=[ ,;)])", option, text)
+    text = re.sub(rf"'({'|'.join(sorted(WORDS))})'", r"\1", text)
+    return text.replace("overwrite=True", "--force")
+
+
+def find(args: argparse.Namespace) -> int:
+    """Find a kernel, say how well it is known, and keep it."""
+    if args.fillvalue is not None and args.boundary != "fill":
+        msg = f"got --fillvalue with --boundary {args.boundary}, need --boundary fill; declare that"
+        raise BadCallError(msg)
+    if args.image == args.target == "-":
+        msg = "got - for both images, need a file for one of them: the standard input can be read once"
+        raise BadCallError(msg)
+    if args.json and args.output == "-":
+        msg = "got --json and -o -, need one of them: both write to the standard output"
+        raise BadCallError(msg)
+    if args.channels in ("separate", "mixed") and (args.output or "").endswith((".csv", ".txt")):
+        msg = f"got {args.output} for kernels of several channels, need .npy, .npz, .json, .fits or .tif"
+        raise BadCallError(msg)
+    kept, page = arguments.check_outputs(
+        args, (args.output, "the kernel", kernels.SUFFIXES), (args.report, "the report", HTML)
+    )
+    if args.report is not None:
+        read.require("matplotlib.figure", package="matplotlib", extra="plot", purpose="the report")
+    streamed = series.wanted(args)
+    fit, pixels, call, seconds, names = series.find(args, _settings(args)) if streamed else _find_pair(args, page)
+    if kept is not None:
+        kernels.write_kernel(kept, fit, overwrite=args.force)
+    if args.output == "-":
+        write.write_stdout(np.ascontiguousarray(fit.kernel))
+    if args.json:
+        more = {"image": args.image, "target": args.target, "output": args.output, "report": args.report}
+        psfs = {
+            name: kernelfit.measure_psf(one).to_dict() for name, one in kernelfit.split_channels(fit, names).items()
+        }
+        psf = psfs[""] if "" in psfs else psfs
+        _print_json({**kernels.as_dict(fit), "psf": psf, **more, "seconds": seconds, "python": call})
+    else:
+        say = sys.stderr if args.output == "-" else sys.stdout
+        print(summary(fit), file=say)
+        notes = [f"kernel written to {args.output}"] if kept is not None else []
+        notes += [f"report written to {args.report}"] if page is not None else []
+        notes += [f"sums kept in {args.checkpoint}"] if args.checkpoint is not None else []
+        if args.output is None:
+            notes.append("-o kernel.npz would keep the kernel")
+        print(f"\n{'; '.join([f'{_duration(seconds)} for {pixels}', *notes])}", file=say)
+    return SOLVED if fit.verdict.ok else DOUBTFUL
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the keywords that options stand for, but for those left as they are."""
+    settings: dict[str, Any] = {
+        "mode": args.mode,
+        "boundary": None if args.boundary == "none" else args.boundary,
+        "fillvalue": args.fillvalue,
+        "origin": args.origin,
+        "operation": args.operation,
+        "stride": args.stride,
+        "offset": args.offset,
+        "method": args.method,
+        "balance": args.balance,
+        "tolerance": args.tolerance,
+        "background": args.background,
+        "channels": args.channels,
+        "channel_axis": None if args.channels is None else -1,
+        "nan": args.nan,
+        "noise": args.noise,
+        "robust": args.robust,
+        "image_noise": args.image_noise,
+        "errors": args.errors,
+        "workers": args.workers,
+    }
+    defaults = {"operation": "convolution", "method": "auto"}
+    settings = {name: value for name, value in settings.items() if value is not None and defaults.get(name) != value}
+    if args.saturated != "auto":
+        settings["saturated"] = args.saturated
+    return settings
+
+
+def _find_pair(args: argparse.Namespace, page: Path | None) -> series.Found:
+    """Find the kernel of one pair, and draw the report."""
+    (image, target), reading = arguments.read_pair(args)
+    solver, solver_code = arguments.solver(args, image)
+    settings = _settings(args)
+    maps, map_code = arguments.maps(args)
+    spoiled, note = arguments.saturated_colours(args, reading)
+    if spoiled is not None:
+        given = "mask" in maps
+        map_code["mask"] = f"saturated | ({map_code['mask']})" if given else "saturated"
+        maps["mask"] = spoiled | maps["mask"] if given else spoiled
+    start = time.perf_counter()
+    with Bar(int(np.prod(target.shape))) as bar:
+        bar.note("starting (the very first run compiles, once)")
+        fit = kernelfit.find_kernel(image, target, args.shape, solver=solver, progress=bar, **settings, **maps)
+        fit = dataclasses.replace(fit, notes=(*fit.notes, note)) if note else fit
+        seconds = time.perf_counter() - start
+        call = arguments.python(args, reading, settings, {**map_code, "solver": solver_code})
+        names = COLOURS if args.channels is not None and target.shape[-1] == 3 else None
+        if page is not None:
+            bar.note("drawing the report")
+            title = f"From {_name(args.image)} to {_name(args.target)}"
+            kernelfit.report.write_report(
+                page, fit, image, target, title=title, call=call, names=names, overwrite=args.force
+            )
+    return series.Found(fit, f"{image.shape[0]} x {image.shape[1]} pixels", call, seconds, names)
+
+
+HTML = (".html", ".htm")
+
+
+def _name(path: str) -> str:
+    return "standard input" if path == "-" else Path(path).name
+
+
+def _print_json(fields: dict[str, Any]) -> None:
+    print(json.dumps(fields, indent=1, allow_nan=False))
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+
+
+def apply(args: argparse.Namespace) -> int:
+    """Lay a kernel on an image."""
+    image, held, kept = _image_and_kernel(args)
+    conv = held.convention
+    boundary = args.boundary or (conv.boundary if conv is not None else None) or "symm"
+    if args.fillvalue is not None and boundary != "fill":
+        msg = f"got --fillvalue with --boundary {boundary}, need --boundary fill; declare that"
+        raise BadCallError(msg)
+    fill = args.fillvalue if args.fillvalue is not None else conv.fillvalue if conv is not None else 0.0
+    mode = args.mode or "same"
+    words: dict[str, Any] = {"mode": mode, "boundary": boundary, "fillvalue": fill if boundary == "fill" else 0.0}
+    words |= _laid(args, held, mode)
+    if args.stride is not None:
+        words |= {"stride": args.stride, "offset": args.offset or 0}
+    elif conv is not None and conv.strided:
+        first = in_mode(conv, (held.kernel.shape[-2], held.kernel.shape[-1]), mode).offset
+        words |= {"stride": conv.stride, "offset": first if args.offset is None else args.offset}
+    elif args.offset is not None:
+        msg = "got --offset without a stride, need --stride N"
+        raise BadCallError(msg)
+    as_large = mode == "same" and words.get("stride", 1) in (1, (1, 1))
+    colours, alpha = _split(image, held.kernel, as_large)
+    white = _white(kept, colours, alpha, held.kernel)
+    axis = None if colours.ndim == 2 else -1
+    made = kernelfit.apply_kernel(colours, held.kernel, channel_axis=axis, workers=args.workers, **words)
+    edge = f"boundary {boundary}" if mode != "valid" else "no boundary needed"
+    return _write_image(args, kept, _joined(made, alpha), white, edge)
+
+
+def deconvolve(args: argparse.Namespace) -> int:
+    """Restore what an image was before a kernel blurred it."""
+    image, held, kept = _image_and_kernel(args)
+    if held.convention is not None and held.convention.strided:
+        msg = (
+            f"{args.kernel}: got a kernel of stride {held.convention.stride}, need one of an image that keeps its size"
+        )
+        raise BadCallError(msg)
+    sides = held.kernel.shape[-2:]
+    if min(np.subtract(image.shape[:2], sides)) < 0:
+        msg = f"got a kernel of {sides[0]} x {sides[1]} taps for an image of {image.shape[0]} x {image.shape[1]} pixels"
+        raise BadCallError(f"{msg}, need one that is no larger; is it the right file?")
+    words = {
+        "balance": args.balance,
+        "boundary": None if args.boundary == "none" else args.boundary,
+        "penalty": args.penalty,
+        "edges": args.edges,
+        "nan": args.nan,
+        **arguments.maps(args)[0],
+        **_laid(args, held, "same"),
+    }
+    if held.kernel.ndim == 4:
+        msg = f"{args.kernel}: got kernels of each channel from each, need one, or one for each channel"
+        raise BadCallError(f"{msg}; find the kernel with --channels separate or shared")
+    colours, alpha = _split(image, held.kernel, as_large=True)
+    white = _white(kept, colours, alpha, held.kernel)
+    planes = [colours] if colours.ndim == 2 else list(np.moveaxis(colours, -1, 0))
+    kernels = [held.kernel] * len(planes) if held.kernel.ndim == 2 else list(held.kernel)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        made = [
+            kernelfit.deconvolve(plane, kernel, workers=args.workers, **words)
+            for plane, kernel in zip(planes, kernels, strict=True)
+        ]
+    for message in dict.fromkeys(str(one.message) for one in caught):
+        print("kernelfit:", message.replace("mask=", "--mask"), file=sys.stderr)
+    restored = made[0] if colours.ndim == 2 else np.stack(made, axis=-1)
+    return _write_image(args, kept, _joined(restored, alpha), white, f"balance {args.balance}")
+
+
+def _image_and_kernel(args: argparse.Namespace) -> tuple[Any, kernels.KernelFile, Path | None]:
+    if args.image == args.kernel == "-":
+        msg = "got - for both image and kernel, need a file for one of them: the standard input can be read once"
+        raise BadCallError(msg)
+    (kept,) = arguments.check_outputs(args, (args.output, "the image", write.IMAGE_SUFFIXES))
+    image = read.read_image(args.image, colours=True, **arguments.choice_of(args, 0))
+    return image, kernels.read_kernel(args.kernel), kept
+
+
+def _laid(args: argparse.Namespace, held: kernels.KernelFile, mode: str) -> dict[str, Any]:
+    """Return origin and operation: those of the options, else those of the file."""
+    found: dict[str, Any] = {}
+    if args.operation is not None:
+        found["operation"] = args.operation
+    elif held.convention is not None:
+        found["operation"] = held.convention.operation
+    if args.origin is not None:
+        found["origin"] = args.origin
+    elif held.convention is not None and mode == "same":
+        found["origin"] = held.convention.origin
+    return found
+
+
+def _split(image: Any, kernel: kernels.Array, as_large: bool) -> tuple[Any, Any]:
+    """Return the channels that kernels are laid on, and an alpha channel that stays as it is, None without.
+
+    Alpha is a channel like the others where there is a kernel for it, and where one kernel changes the size of all.
+    """
+    if len(image.shape) == 2 and kernel.ndim == 2:
+        return image, None
+    image = np.asarray(image) if len(image.shape) == 3 else np.asarray(image)[..., None]
+    n, wanted = image.shape[-1], kernel.shape[-3] if kernel.ndim > 2 else None
+    n_colours = n if n == wanted or (wanted is None and not as_large) else {2: 1, 4: 3}.get(n, n)
+    if wanted not in (None, n_colours):
+        kinds = " x ".join(map(str, kernel.shape[:-2]))
+        msg = f"got {kinds} kernels for an image of {n_colours} channel{'s'[: n_colours > 1]}, need one for each or one"
+        raise BadCallError(f"{msg} in all; pick a channel of the image, or find the kernel with --channels separate")
+    return image[..., :n_colours], image[..., n_colours:] if n_colours < n and as_large else None
+
+
+def _white(kept: Path | None, colours: Any, alpha: Any, kernel: kernels.Array) -> int:
+    """Return what stands for white in the file that is to be written, or refuse it."""
+    made = kernel.shape[0] if kernel.ndim == 4 else 1 if colours.ndim == 2 else colours.shape[-1]
+    return 0 if kept is None else write.white_of(kept, colours, made + (alpha is not None))
+
+
+def _joined(made: Any, alpha: Any) -> Any:
+    """Return what was made with the alpha channel beside it; a single channel is a plane."""
+    made = made if alpha is None else np.concatenate([made, alpha], axis=-1)
+    return made[..., 0] if made.ndim == 3 and made.shape[-1] == 1 else made
+
+
+def _write_image(args: argparse.Namespace, kept: Path | None, made: Any, white: int, how: str) -> int:
+    if kept is None:
+        write.write_stdout(made)
+        return SOLVED
+    cut = write.write_image(kept, made, white, overwrite=args.force)
+    note = f"; {cut} of {made.size} values beyond the file's range were cut off (.tif holds them)" if cut else ""
+    print(f"{args.output}: {' x '.join(map(str, made.shape))} pixels, {how}{note}")
+    return SOLVED
+
+
+def inspect(args: argparse.Namespace) -> int:
+    """Say what a kernel's file holds."""
+    (picture,) = arguments.check_outputs(args, (args.plot, "the picture", (".png",)))
+    if args.plot is not None:
+        read.require("matplotlib.figure", package="matplotlib", extra="plot", purpose="--plot")
+    held = kernels.read_kernel(args.kernel)
+    planes = held.planes()
+    psfs = {name: kernelfit.measure_psf(one.as_fit()) for name, one in planes.items()}
+    if picture is not None:
+        _draw(picture, planes, args.force)
+    if args.json:
+        conv = None if held.convention is None else dataclasses.asdict(held.convention)
+        shape = list(held.kernel.shape)
+        fields = {"file": args.kernel, "shape": shape, "kernel": held.kernel.tolist(), "convention": conv}
+        errors = None if held.stderr is None else kernels.finite(held.stderr.tolist())
+        measured = {name: psf.to_dict() for name, psf in psfs.items()}
+        _print_json({**fields, "stderr": errors, "verdict": held.verdict or None, "psf": measured.get("", measured)})
+        return SOLVED
+    if held.fit is not None:
+        print(summary(held.fit))
+    else:
+        *many, rows, cols = held.kernel.shape
+        peak = np.unravel_index(int(np.argmax(np.abs(held.kernel))), held.kernel.shape)
+        place = tuple(int(at) for at in peak)
+        sides = " x ".join(map(str, held.kernel.shape))
+        print(f"kernel      {sides}, largest tap {held.kernel[peak]:.6g} at {place}")
+        unknown = "not in the file: taken as a convolution with SciPy's centre"
+        print(f"convention  {held.convention if held.convention is not None else unknown}")
+        print(f"errors      {'yes, of each tap' if held.stderr is not None else 'none in the file'}")
+        if held.verdict:
+            print(f"verdict     {held.verdict}")
+        if max(rows, cols) <= 11 and not many:
+            print("\n" + np.array2string(held.kernel, precision=4, suppress_small=True, max_line_width=120))
+    for name, psf in psfs.items():
+        print(f"\n{f'{name}:' if name else ''}\n{psf}".replace("\n\n", "\n"))
+    return SOLVED
+
+
+def _draw(path: Path, planes: dict[str, kernels.KernelFile], overwrite: bool) -> None:
+    """Draw each kernel and, where there are errors, how well it is known."""
+    figure_of = read.require("matplotlib.figure", package="matplotlib", extra="plot", purpose="--plot")
+    known = all(each.stderr is not None for each in planes.values())
+    figure = figure_of.Figure(figsize=(15.5 if known else 5.2, 3.9 * len(planes)), layout="constrained")
+    axes = figure.subplots(len(planes), 4 if known else 1, squeeze=False)
+    for row, (name, each) in zip(axes, planes.items(), strict=True):
+        fit = each.as_fit()
+        kernelfit.plot.kernel(fit, row[0], title=name or None)
+        if known:
+            kernelfit.plot.error(fit, row[1])
+            kernelfit.plot.cuts(fit, row[2])
+            kernelfit.plot.frequency_response(fit, row[3])
+    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=130), "the picture", overwrite=overwrite)
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Say whether two kernels differ."""
+    if args.first == args.second == "-":
+        msg = "got - for both kernels, need a file for one of them: the standard input can be read once"
+        raise BadCallError(msg)
+    one, other = (kernels.read_kernel(path).planes() for path in (args.first, args.second))
+    if len(one) != len(other):
+        msg = f"got {len(one)} kernel{'s'[: len(one) > 1]} and {len(other)}, need as many in both files"
+        raise BadCallError(msg)
+    pairs = zip(one.items(), other.values(), strict=True)
+    found = {name: kernelfit.compare_kernels(a.as_fit(), b.as_fit()) for (name, a), b in pairs}
+    differ = any(each.differ for each in found.values())
+    if args.json:
+        fields = {name: _difference(each) for name, each in found.items()}
+        some = fields[""] if "" in fields else {"differ": differ, "channels": fields}
+        _print_json({"first": args.first, "second": args.second, **some})
+    else:
+        print("\n\n".join(f"{name}:\n{each}".removeprefix(":\n") for name, each in found.items()))
+    return 1 if differ else 0
+
+
+def _difference(found: kernelfit.Difference) -> dict[str, Any]:
+    """Return a difference as plain types for JSON."""
+    finite = kernels.finite
+    fields = {"differ": found.differ, "relative": finite(found.relative), "largest": list(found.largest)}
+    fields |= {"chi2": finite(found.chi2), "freedom": found.freedom, "p_value": finite(found.p_value)}
+    fields |= {"difference": found.difference.tolist(), "stderr": finite(found.stderr.tolist())}
+    return {**fields, "origin": list(found.origin), "exact": found.exact}
+
+
+def demo(args: argparse.Namespace) -> int:
+    """Find two known kernels, or write a pair of pictures to try it on."""
+    from . import demo
+
+    if args.write is None:
+        return demo.run(print)
+    paths = demo.write_pair(args.write, overwrite=args.force)
+    names = " ".join(str(path) for path in paths)
+    print(f"wrote {names}: a photograph, and what a 5 x 7 kernel and some noise made of it. Find that kernel:")
+    print(f"  kernelfit find {names} --shape 9 -o kernel.npz --report report.html")
+    return SOLVED

@@ -1,0 +1,178 @@
+"""The options that several commands share, and the words and numbers that options take; argparse alone."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any
+
+SOLVED, DOUBTFUL, BAD_CALL, STOPPED = 0, 1, 2, 130  # exit codes
+MODES = ("same", "valid", "full")
+BOUNDARIES = ("none", "fill", "wrap", "symm", "mirror", "nearest")
+OPERATIONS = ("convolution", "correlation")
+METHODS = ("auto", "direct", "fft", "cg", "wiener")
+SOLVERS = (
+    "auto",
+    "least-squares",
+    "gaussian-process",
+    "ridge",
+    "gradient",
+    "laplacian",
+    "biharmonic",
+    "non-negative",
+    "sparse",
+)
+ROBUST = ("huber", "tukey", "clip")
+ERRORS = ("plain", "sandwich")
+CHANNELS = ("shared", "separate", "mixed")
+SYMMETRIES = ("point", "rows", "columns", "both")
+WORDS = {*MODES, *BOUNDARIES, *OPERATIONS, *METHODS, *SOLVERS, *ROBUST, *ERRORS, *CHANNELS, *SYMMETRIES}
+
+
+class BadCallError(Exception):
+    """The caller's mistake, in one line."""
+
+
+def which(parser: Any, files: int) -> None:
+    """Add the options that pick a plane; given twice they are for the first and the second file."""
+    group = parser.add_argument_group("which plane of a file" + (", twice for IMAGE and TARGET" if files > 1 else ""))
+    group.add_argument("--page", action="append", type=index, metavar="N", help="page of a TIFF or stack, from 0")
+    group.add_argument("--hdu", action="append", type=number_or_name, metavar="N|NAME", help="HDU of a FITS file")
+    group.add_argument("--dataset", action="append", metavar="NAME", help="array of an HDF5 or Zarr file")
+    group.add_argument("--channel", action="append", type=number_or_name, metavar="C",
+                       help="of a colour image: red, green, blue, luma (gray), or from 0")  # fmt: skip
+
+
+def edge(parser: Any, text: str, default: str | None = None) -> None:
+    """Add what lies beyond the edge."""
+    known = BOUNDARIES if default == "none" else BOUNDARIES[1:]
+    parser.add_argument("--boundary", type=one_of(known), default=default, metavar="B", help=text)
+    parser.add_argument("--fillvalue", type=number, metavar="V", help="value beyond the edge, with --boundary fill (0)")
+
+
+def lattice(parser: Any, text: str, first: str) -> None:
+    """Add which pixels there are of what the kernel makes."""
+    parser.add_argument("--stride", type=pair(1), metavar="N|R,C", help=text)
+    parser.add_argument("--offset", type=pair(0), metavar="N|R,C", help=f"the pixel to begin with (default: {first})")
+
+
+def workers(parser: Any) -> None:
+    """Add the number of threads."""
+    parser.add_argument("--workers", type=count, metavar="N", help="number of threads (default: all cores)")
+
+
+def machines(parser: Any) -> None:
+    """Add the choice of JSON."""
+    parser.add_argument("--json", action="store_true", help="print JSON for machines instead of words")
+
+
+def force(parser: Any) -> None:
+    """Add the leave to replace files."""
+    parser.add_argument("--force", action="store_true", help="replace files that exist")
+
+
+def choices(known: Sequence[str], default: str) -> str:
+    """Say what can be chosen, and what is by default."""
+    return f"{', '.join(known)} (default: {default})"
+
+
+def one_of(known: Sequence[str]) -> Callable[[str], str]:
+    """Parse one of the words."""
+
+    def parse(text: str) -> str:
+        if text not in known:
+            raise argparse.ArgumentTypeError(f"got {text!r}, need one of {', '.join(known)}")
+        return text
+
+    return parse
+
+
+def pair(least: int) -> Callable[[str], int | tuple[int, int]]:
+    """Parse ``5`` or ``5,7``, whole numbers of at least `least`."""
+
+    def parse(text: str) -> int | tuple[int, int]:
+        try:
+            numbers = tuple(int(part) for part in text.split(","))
+        except ValueError:
+            numbers = ()
+        if len(numbers) not in (1, 2) or min(numbers) < least:
+            need = f"one whole number of at least {least}, or two with a comma between"
+            raise argparse.ArgumentTypeError(f"got {text!r}, need {need}")
+        return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
+
+    return parse
+
+
+def named(text: str) -> str:
+    """Parse the name of a file."""
+    if not text:
+        raise argparse.ArgumentTypeError("got '', need a file's name")
+    return text
+
+
+def whole(text: str, least: int) -> int:
+    """Parse a whole number of at least `least`."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"got {text!r}, need a whole number of at least {least}")
+    return number
+
+
+def count(text: str) -> int:
+    """Parse a whole number from 1."""
+    return whole(text, 1)
+
+
+def index(text: str) -> int:
+    """Parse a whole number from 0."""
+    return whole(text, 0)
+
+
+def number_or_name(text: str) -> int | str:
+    """Parse a number, or take the word as a name."""
+    return int(text) if text.isdecimal() else text
+
+
+def number(text: str) -> float:
+    """Parse a number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"got {text!r}, need a number") from None
+
+
+def auto_or_number(text: str) -> float | str:
+    """Parse a number or the word auto."""
+    return text if text == "auto" else number(text)
+
+
+def noise(text: str) -> str | tuple[float, float]:
+    """Parse a model of the noise."""
+    if text in ("constant", "poisson"):
+        return text
+    try:
+        gain, read = (float(part) for part in text.split(","))
+    except ValueError:
+        msg = f"got {text!r}, need constant, poisson, or two numbers GAIN,READ_NOISE"
+        raise argparse.ArgumentTypeError(msg) from None
+    return gain, read
+
+
+def saturated(text: str) -> str | tuple[float | None, float | None] | None:
+    """Parse the values from which on a pixel is saturated."""
+    if text in ("auto", "none"):
+        return None if text == "none" else text
+    try:
+        low, high = (float(part) if part.strip() else None for part in text.split(","))
+    except ValueError:
+        low = high = None
+    if low is high is None or (low is not None and high is not None and not low < high):
+        msg = f"got {text!r}, need auto, none, or LOW,HIGH with LOW below HIGH, one of which may be left out"
+        raise argparse.ArgumentTypeError(msg)
+    return low, high
+
+
+def strength(text: str) -> float | str:
+    """Parse a number or the word gcv."""
+    return text if text == "gcv" else number(text)

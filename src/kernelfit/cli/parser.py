@@ -1,0 +1,393 @@
+"""The command line: ``kernelfit find IMAGE TARGET --shape 5`` and its sisters.
+
+Only the parser is here, and only argparse is imported until a command runs, so that ``--help`` is quick; what the
+commands do is in `commands`. A bad call is one line on stderr and exit code 2, before anything is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from .options import (
+    BAD_CALL,
+    BOUNDARIES,
+    CHANNELS,
+    ERRORS,
+    METHODS,
+    MODES,
+    OPERATIONS,
+    ROBUST,
+    SOLVERS,
+    STOPPED,
+    SYMMETRIES,
+    BadCallError,
+    auto_or_number,
+    choices,
+    edge,
+    force,
+    index,
+    lattice,
+    machines,
+    named,
+    noise,
+    number,
+    one_of,
+    pair,
+    saturated,
+    strength,
+    which,
+    workers,
+)
+
+__all__ = ["main"]
+COMMANDS = ("find", "apply", "deconvolve", "inspect", "compare", "demo")
+_KERNELS = "KERNEL: .npy, .csv, .txt (numbers); .json, .fits, .tif (with conventions); .npz (the whole result)"
+_IMAGES = "images: PNG, JPEG, TIFF, NPY, FITS, HDF5, Zarr; - is NPY on the standard input"
+_SERIES = "many pairs that share a kernel: two folders, or patterns in quotes ('sharp/*.png'), paired by name"
+_CODES = "exit codes: 0 solved, 1 solved with a doubtful verdict, 2 bad input, 130 stopped by Ctrl-C"
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose complaint is one line and never ends the process by itself."""
+
+    def error(self, message: str) -> NoReturn:
+        if "unrecognized arguments: " in message and " -" not in message:
+            message += " (a pattern of files needs quotes: 'folder/*.png')"
+        raise BadCallError(f"{message}; see {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments without the program's name; those of the process when omitted.
+
+    Returns
+    -------
+    int
+        0 solved, 1 solved with a doubtful verdict, 2 bad call or bad input (said in one line on stderr), 130 stopped.
+    """
+    try:
+        args = _parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
+        if args.command is None:
+            raise BadCallError(f"got no command, need one of {', '.join(COMMANDS)}; see kernelfit --help")
+        from . import commands
+
+        code = int(commands.run(args))
+        sys.stdout.flush()
+        return code
+    except BadCallError as error:
+        print("kernelfit:", " ".join(str(error).split()), file=sys.stderr)
+        return BAD_CALL
+    except BrokenPipeError:  # `kernelfit demo | head`: whoever reads has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt as stop:
+        print("kernelfit:", *(stop.args or ("stopped, nothing half done is left behind",)), file=sys.stderr)
+        return STOPPED
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    """Join values such as -100,100 to their option: argparse would take them for an option themselves."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1].startswith("--") and re.match(r"-[\d.].*,", word):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="kernelfit",
+        description="Find the convolution kernel between two images, see whether to believe it, and use it.",
+        epilog=f"first steps:\n"
+        "  kernelfit demo --write .                    a pair of pictures to try it on: before.png, after.png\n"
+        "  kernelfit find before.png after.png --shape 9 -o kernel.npz --report report.html\n"
+        "  kernelfit deconvolve after.png kernel.npz -o sharp.png\n\n"
+        f"kernelfit COMMAND --help tells more, with examples.\n{_CODES}",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action=_Version, help="print the version and exit")
+    parser.set_defaults(command=None)
+    commands = parser.add_subparsers(title="commands", metavar="{" + ",".join(COMMANDS) + "}")
+    for name, add in (
+        ("find", _find),
+        ("apply", _apply),
+        ("deconvolve", _deconvolve),
+        ("inspect", _inspect),
+        ("compare", _compare),
+        ("demo", _demo),
+    ):
+        add(lambda name=name, **words: _command(commands, name, **words))
+    return parser
+
+
+def _command(commands: Any, name: str, *, help: str, description: str, examples: str) -> _Parser:  # noqa: A002
+    lines = "\n".join(f"  {line.strip()}" for line in examples.strip().splitlines())
+    made: _Parser = commands.add_parser(
+        name,
+        help=help,
+        description=description,
+        epilog=f"examples:\n{lines}",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.set_defaults(command=name)
+    return made
+
+
+_Adder = Callable[..., _Parser]
+
+
+def _find(add: _Adder) -> None:
+    find = add(
+        help="find the kernel between two image files",
+        description="Find the kernel that turns IMAGE into TARGET, with its errors.\n"
+        f"{_IMAGES}\n{_SERIES}\n{_KERNELS}\n{_CODES}",
+        examples="""
+        kernelfit find before.png after.png --shape 7
+        kernelfit find before.png after.png --shape 9 -o kernel.npz --report report.html
+        kernelfit find a.tif b.tif --shape 5,7 --boundary symm --solver least-squares -o kernel.csv
+        kernelfit find photo.jpg filtered.jpg --shape 7 --channel green
+        kernelfit find colour.jpg gray.jpg --shape 7 --channel luma
+        kernelfit find large.png small.png --shape 12 --stride 2 --offset 1 -o kernel.npz
+        kernelfit find photo.png filtered.png --shape 7 --channels separate --background 0 -o kernels.npz
+        kernelfit find before.tif after.tif --shape 9 --mask bad.png --robust huber --noise 1.8,5
+        kernelfit find night.fits night.fits --hdu 1 --hdu 2 --shape 21 -o psf.fits
+        kernelfit find data.h5 data.h5 --dataset /before --dataset /after --shape 11 --json
+        kernelfit find 'sharp/*.png' 'blurred/*.png' --shape 15 -o kernel.npz
+        kernelfit find huge.zarr target.zarr --shape 15 --checkpoint sums.npz -o kernel.npz
+        cat before.npy | kernelfit find - after.npy --shape 5 -o - > kernel.npy
+        """,
+    )
+    find.add_argument("image", type=named, metavar="IMAGE", help="what went in")
+    find.add_argument("target", type=named, metavar="TARGET", help="what came out")
+    find.add_argument("--shape", required=True, type=pair(1), metavar="N|R,C", help="sides of the kernel: 5 or 5,7")
+    which(find, 2)
+    lie = find.add_argument_group("how the kernel lies on the image")
+    lie.add_argument(
+        "--mode",
+        type=one_of(MODES),
+        metavar="MODE",
+        help=choices(MODES, "from the shapes"),
+    )
+    inside = "none, only the interior is used"
+    edge(lie, "what lay beyond the edge: " + choices(BOUNDARIES, inside), default="none")
+    lie.add_argument("--origin", type=pair(0), metavar="N|R,C", help="tap over the output pixel (default: SciPy's)")
+    lie.add_argument("--operation", type=one_of(OPERATIONS), default="convolution", metavar="OP",
+                     help=choices(OPERATIONS, "convolution"))  # fmt: skip
+    lattice(lie, "TARGET holds one in N pixels of what the kernel makes, as after downsampling (default: 1)", "0")
+    how = find.add_argument_group("how it is found")
+    how.add_argument("--solver", type=one_of(SOLVERS), metavar="S",
+                     help=choices(SOLVERS, "auto; ridge to biharmonic are penalties"))  # fmt: skip
+    how.add_argument("--strength", type=strength, metavar="X", help="strength of the penalty, or gcv (default)")
+    how.add_argument("--total", type=number, metavar="T", help="what the taps add up to, such as 1")
+    how.add_argument(
+        "--symmetric",
+        type=one_of(SYMMETRIES),
+        metavar="SYM",
+        help=choices(SYMMETRIES, "none"),
+    )
+    how.add_argument("--background", type=index, metavar="DEGREE",
+                     help="fit a polynomial surface, too: 0 a constant, 1 a plane (default: none)")  # fmt: skip
+    how.add_argument("--channels", type=one_of(CHANNELS), metavar="C",
+                     help="of colour images (not alpha): shared (one kernel), separate or mixed")  # fmt: skip
+    how.add_argument(
+        "--method",
+        type=one_of(METHODS),
+        default="auto",
+        metavar="M",
+        help=choices(METHODS, "auto"),
+    )
+    how.add_argument("--balance", type=auto_or_number, metavar="B", help="of --method wiener: a number (default: auto)")
+    how.add_argument("--tolerance", type=number, metavar="T", help="of --method cg: when to stop (default: 0.01)")
+    workers(how)
+    how.add_argument("--checkpoint", type=named, metavar="FILE.npz",
+                     help="stream the pixels and keep the sums here; the same call goes on from there")  # fmt: skip
+    pixels = find.add_argument_group("which pixels count, and how much")
+    pixels.add_argument(
+        "--mask",
+        type=named,
+        metavar="FILE",
+        help="an image that is not zero where a target pixel is to be left out",
+    )
+    pixels.add_argument("--image-mask", type=named, metavar="FILE", help="the same for bad pixels of IMAGE")
+    pixels.add_argument("--weights", type=named, metavar="FILE", help="inverse variance of each target pixel")
+    pixels.add_argument("--nan", type=one_of(("error", "mask")), metavar="N",
+                        help="pixels that are NaN: error (default), or mask to leave them out")  # fmt: skip
+    pixels.add_argument("--noise", type=noise, metavar="N",
+                        help="constant (default), poisson, or GAIN,READ_NOISE in electrons")  # fmt: skip
+    pixels.add_argument("--image-noise", type=number, metavar="S",
+                        help="noise of IMAGE itself (standard deviation), to be taken off (default: 0)")  # fmt: skip
+    pixels.add_argument("--errors", type=one_of(ERRORS), metavar="E",
+                        help=choices(ERRORS, "plain") + ": error bars for noise that is correlated")  # fmt: skip
+    pixels.add_argument(
+        "--robust",
+        type=one_of(ROBUST),
+        metavar="R",
+        help=choices(ROBUST, "none") + ": outliers",
+    )
+    pixels.add_argument("--saturated", type=saturated, default="auto", metavar="S",
+                        help="target pixels to leave out: LOW,HIGH (at or beyond them), none, or auto (default), "
+                        "the ends of an integer type's range")  # fmt: skip
+    out = find.add_argument_group("what comes out")
+    out.add_argument(
+        "-o",
+        "--output",
+        type=named,
+        metavar="KERNEL",
+        help="write the kernel here; - is NPY on the standard output",
+    )
+    out.add_argument("--report", type=named, metavar="PAGE.html", help="write a page of pictures and numbers here")
+    machines(out)
+    force(out)
+
+
+def _apply(add: _Adder) -> None:
+    apply = add(
+        help="lay a kernel on an image",
+        description="Lay KERNEL on IMAGE and write the result. The kernel's file says how it lies (.json, .npz, .fits, "
+        f".tif) unless options do.\n{_IMAGES}\n{_KERNELS}\n"
+        "PNG and JPEG hold whole numbers, so the result is rounded; .tif, .npy and .fits hold it as it is.",
+        examples="""
+        kernelfit apply photo.png kernel.npz -o filtered.png
+        kernelfit apply photo.png kernel.csv --boundary symm -o filtered.tif
+        kernelfit apply photo.png kernel.csv --stride 2 --offset 1 -o half.png
+        kernelfit apply stack.tif kernel.json --page 3 -o - > filtered.npy
+        """,
+    )
+    apply.add_argument("image", type=named, metavar="IMAGE", help="the image, gray or colour")
+    apply.add_argument("kernel", type=named, metavar="KERNEL", help="the kernel's file")
+    which(apply, 1)
+    apply.add_argument("--mode", type=one_of(MODES), metavar="MODE", help=choices(MODES, "same"))
+    edge(apply, "what lies beyond the edge: " + choices(BOUNDARIES[1:], "as the file says, else symm"))
+    apply.add_argument("--origin", type=pair(0), metavar="N|R,C", help="tap over the output pixel")
+    apply.add_argument(
+        "--operation",
+        type=one_of(OPERATIONS),
+        metavar="OP",
+        help=choices(OPERATIONS, "convolution"),
+    )
+    lattice(apply, "keep one in N pixels (default: as the file says, else 1)", "as the file says, else 0")
+    workers(apply)
+    apply.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        type=named,
+        metavar="FILE",
+        help="the result; - is NPY on standard output",
+    )
+    force(apply)
+
+
+def _deconvolve(add: _Adder) -> None:
+    deconvolve = add(
+        help="take a kernel's blur out of an image",
+        description=f"Restore what IMAGE was before KERNEL blurred it.\n{_IMAGES}\n{_KERNELS}",
+        examples="""
+        kernelfit deconvolve after.png kernel.npz -o sharp.png
+        kernelfit deconvolve after.png kernel.npz --balance 0.01 -o sharp.tif
+        kernelfit deconvolve periodic.npy kernel.npy --boundary wrap -o restored.npy
+        kernelfit deconvolve after.tif kernel.npz --mask dead.png -o sharp.tif
+        """,
+    )
+    deconvolve.add_argument("image", type=named, metavar="IMAGE", help="the blurred image, gray or colour")
+    deconvolve.add_argument("kernel", type=named, metavar="KERNEL", help="the kernel's file")
+    which(deconvolve, 1)
+    deconvolve.add_argument("--balance", type=auto_or_number, default="auto", metavar="B",
+                            help="how much smoothness counts: a number, or auto (default)")  # fmt: skip
+    deconvolve.add_argument("--boundary", type=one_of(("none", "wrap")), default="none", metavar="B",
+                            help="none (default), or wrap for periodic images")  # fmt: skip
+    deconvolve.add_argument("--penalty", type=one_of(("laplacian", "identity")), default="laplacian", metavar="P",
+                            help="what is held small: laplacian (default) or identity")  # fmt: skip
+    deconvolve.add_argument("--edges", type=one_of(("auto", "fade", "solve")), default="auto", metavar="E",
+                            help="unknown edges: fade (quick), solve (no ringing), or auto (default)")  # fmt: skip
+    deconvolve.add_argument("--mask", type=named, metavar="FILE",
+                            help="an image, not zero where pixels are dead: restored from the others")  # fmt: skip
+    deconvolve.add_argument("--nan", type=one_of(("error", "mask")), default="error", metavar="N",
+                            help="pixels that are NaN: error (default), or mask to restore them, too")  # fmt: skip
+    deconvolve.add_argument("--origin", type=pair(0), metavar="N|R,C", help="tap over the output pixel")
+    deconvolve.add_argument(
+        "--operation",
+        type=one_of(OPERATIONS),
+        metavar="OP",
+        help=choices(OPERATIONS, "convolution"),
+    )
+    workers(deconvolve)
+    deconvolve.add_argument(
+        "-o", "--output", required=True, type=named, metavar="FILE", help="the result; - is NPY on stdout"
+    )
+    force(deconvolve)
+
+
+def _inspect(add: _Adder) -> None:
+    inspect = add(
+        help="say what is in a kernel's file",
+        description="Say what KERNEL holds: taps, conventions, and what it is as a point spread function (sum, shift,\n"
+        f"widths, shape, MTF50), with errors where the file has them.\n{_KERNELS}",
+        examples="""
+        kernelfit inspect kernel.npz
+        kernelfit inspect kernel.csv --json
+        kernelfit inspect kernel.npz --plot kernel.png
+        """,
+    )
+    inspect.add_argument("kernel", type=named, metavar="KERNEL", help="the kernel's file")
+    inspect.add_argument("--plot", type=named, metavar="FILE.png", help="draw the kernel here")
+    machines(inspect)
+    force(inspect)
+
+
+def _compare(add: _Adder) -> None:
+    compare = add(
+        help="say whether two kernels differ",
+        description="Compare two kernels: their difference, and whether it is more than their errors explain.\n"
+        f"{_KERNELS}\nexit codes: 0 no difference, 1 they differ, 2 bad input",
+        examples="""
+        kernelfit compare monday.npz tuesday.npz
+        kernelfit compare measured.npz theory.csv --json
+        """,
+    )
+    compare.add_argument("first", type=named, metavar="FIRST", help="a kernel's file")
+    compare.add_argument("second", type=named, metavar="SECOND", help="another")
+    machines(compare)
+
+
+def _demo(add: _Adder) -> None:
+    demo = add(
+        help="find two known kernels and show how well it went",
+        description="Find the kernel between two 6 x 6 matrices, and between a photograph and a noisy blur of it.",
+        examples="""
+        kernelfit demo
+        kernelfit demo --write .     a pair of pictures to try it on: before.png and after.png
+        """,
+    )
+    demo.add_argument("--write", type=named, metavar="FOLDER", help="write before.png and after.png there instead")
+    force(demo)
+
+
+class _Version(argparse.Action):
+    """Print the version; looked up only when asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:  # noqa: A002
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from .. import __version__
+
+        print(f"kernelfit {__version__}")
+        parser.exit()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

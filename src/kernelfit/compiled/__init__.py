@@ -1,0 +1,1 @@
+"""Loops, transforms and threads: the only importers of Numba and pyFFTW."""

@@ -1,0 +1,409 @@
+"""Transforms of rows, of blocks and of whole images: plans and buffers, the only importer of pyFFTW.
+
+A plan writes to buffers of its own, or to what it is told, and serves one thread at a time; planning is done on
+scratch, under a lock, and finished plans go back to a shelf from which the next pass of the same size takes them.
+"""
+
+import contextlib
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+
+from .threads import in_order
+
+BACKENDS = ("pyfftw", "scipy")
+EFFORTS = ("estimate", "measure", "patient")
+_lock = threading.Lock()
+_planning = threading.Lock()  # FFTW's wisdom is the whole process's
+_settings = {"backend": "pyfftw", "effort": "estimate"}
+_shelf: "OrderedDict[tuple[object, ...], list[Any]]" = OrderedDict()
+#: Pixels of an image up to which threads cost more than they bring, and its buffers are kept.
+SMALL = 2**20
+_PART = 2**15  # points, about, that are transformed at a time
+#: Rows that loops over spectra may read and write beyond the last.
+MORE_ROWS = 7
+_SHELF_KINDS = 6  # sizes whose idle plans and buffers are kept
+
+
+def set_fft(*, backend: str | None = None, effort: str | None = None) -> dict[str, str]:
+    """Choose the library that transforms rows and blocks, and how hard it plans.
+
+    Parameters
+    ----------
+    backend : {"pyfftw", "scipy"}, optional
+        Library used by ``method="fft"``, by `deconvolve`, and by ``method="wiener"`` for blocks; images that it takes
+        whole are always transformed by SciPy. The default is "pyfftw"; "scipy" serves where pyFFTW cannot be imported.
+        Nothing ever changes it silently.
+    effort : {"estimate", "measure", "patient"}, optional
+        Planning effort of pyFFTW. The default "estimate" plans in milliseconds and always finds the same
+        plan, so that results are the same to the last bit in every process; "measure" and "patient" time
+        candidates first (0.1 s to minutes for each new size), may gain a little speed and may differ in the last
+        bits from run to run.
+
+    Returns
+    -------
+    dict
+        The settings that were in force before, to be given back with ``set_fft(**previous)``.
+
+    Raises
+    ------
+    ValueError
+        If a name is not one of those listed.
+
+    Examples
+    --------
+    >>> import kernelfit
+    >>> previous = kernelfit.set_fft(backend="scipy")
+    >>> kernelfit.set_fft(**previous)["backend"]
+    'scipy'
+    """
+    for keyword, value, names in (("backend", backend, BACKENDS), ("effort", effort, EFFORTS)):
+        if value is not None and value not in names:
+            msg = f"got {keyword}={value!r}, need one of {', '.join(map(repr, names))}"
+            raise ValueError(msg)
+    with _lock:
+        previous = dict(_settings)
+        _settings.update({k: v for k, v in (("backend", backend), ("effort", effort)) if v is not None})
+    return previous
+
+
+class RowTransforms:
+    """Real transforms of the rows of images and targets, all between buffers of its own.
+
+    Attributes
+    ----------
+    image : ndarray, shape (halo + rows, length)
+        The rows of a source to be transformed.
+    result, model : ndarray, shape (rows, length)
+        Those of a target, and those that `backward` makes.
+    spectra : ndarray, shape (arrays, halo + rows and a few more, 2 * frequencies and a few more)
+        The spectra of the sources, then of the targets, real and imaginary parts in turn.
+    """
+
+    image: npt.NDArray[np.float64]
+    result: npt.NDArray[np.float64]
+    model: npt.NDArray[np.float64]
+    spectra: npt.NDArray[np.float64]
+
+    def __init__(
+        self, rows: int, length: int, n_arrays: int, n_sources: int, halo: int, backend: str, effort: str
+    ) -> None:
+        self.key = (type(self), rows, length, n_arrays, n_sources, halo, backend, effort)
+        self.n_sources, self.halo = n_sources, halo
+        # Whole cache lines, an odd number of them apart: else they crowd in the cache, and the transform takes up to
+        # three times as long.
+        half = length // 2 + 1
+        values = aligned((n_arrays, halo + rows + MORE_ROWS, 4 * (-(-half // 4) | 1)))
+        self.spectra = values.view(np.float64)
+        self._used = values[:, : halo + rows, :half]
+        self._plans: list[tuple[Any, ...]] = []
+        self._back: dict[int, Any] = {}
+        self._effort = effort
+        self._pyfftw = _library(backend)
+        heights = (halo + rows, rows, rows) if n_arrays > n_sources else (halo + rows,)
+        buffers = [aligned((n * length // 2 + 1,)).view(np.float64)[: n * length].reshape(n, -1) for n in heights]
+        self.image, self.result, self.model = buffers[0], buffers[-1], buffers[len(buffers) // 2]
+        for i, values in enumerate(self._used if self._pyfftw else ()):
+            parts = [(self.image[halo:], values[halo:]), (self.image[:halo], values[:halo])]
+            parts = parts[: 1 + bool(halo)] if i < n_sources else [(self.result, values[:rows])]
+            self._plans.append(tuple(_plan(self._pyfftw, effort, *part, axes=(1,)) for part in parts))
+
+    def clear(self, image_cols: int, result_cols: int) -> None:
+        """Set everything beyond these columns to zero, and what planning may have left behind."""
+        self.image[:, image_cols:] = 0.0
+        self.result[:, result_cols:] = 0.0
+
+    def forward(self, array: int, *, below: bool = False) -> None:
+        """Transform `image`, or for a target `result`, into the spectra of one array.
+
+        If the rows are those `below` the last ones, the spectra of the halo are there (`go_below`).
+        """
+        if self._plans:
+            for plan in self._plans[array][: 1 if below else None]:
+                plan.execute()
+            return
+        source = array < self.n_sources
+        first = self.halo if source and below else 0
+        rows = self.image[first:] if source else self.result
+        self._used[array, first : first + len(rows)] = scipy.fft.rfft(rows, axis=1)
+
+    def go_below(self, rows: int) -> None:
+        """Keep what follows so many rows of the sources as the halo of what lies below."""
+        for spectra in self.spectra[: self.n_sources]:
+            spectra[: self.halo] = spectra[rows : rows + self.halo]
+
+    def backward(self, array: int) -> None:
+        """Transform the spectra of one array, which may be used up, into `model`, times the length."""
+        if self._pyfftw is None:
+            spectra = self._used[array, : len(self.model)]
+            self.model[...] = scipy.fft.irfft(spectra, n=self.model.shape[1], axis=1, norm="forward")
+            return
+        if array not in self._back:  # planned with effort, it would destroy the spectra
+            spectra = self._used[array, : len(self.model)]
+            kept = spectra.copy()
+            self._back[array] = _plan(
+                self._pyfftw, self._effort, spectra, self.model, "FFTW_DESTROY_INPUT",
+                axes=(1,), direction="FFTW_BACKWARD",
+            )  # fmt: skip
+            spectra[...] = kept
+        self._back[array].execute()
+
+
+class PlaneTransforms:
+    """Real transforms of an image along both axes, one thread or several, each a part at a time.
+
+    A part is as many rows, then as many columns of frequencies, as the cache holds.
+
+    Attributes
+    ----------
+    dtype : dtype
+        Of the image, float32 or float64.
+    small : bool
+        Whether threads would cost more than they bring.
+    spectrum : ndarray, shape (cols // 2 + 1, rows and a few more)
+        The frequencies of a column beside each other: so they are transformed along the memory, and FFTW writes the
+        spectra of rows across it at hardly any cost.
+    """
+
+    dtype: "np.dtype[Any]"
+    small: bool
+    spectrum: npt.NDArray[Any]
+    _lines: npt.NDArray[Any]
+
+    def __init__(self, rows: int, cols: int, dtype: str, backend: str, effort: str) -> None:
+        self.key = (type(self), rows, cols, dtype, backend, effort)
+        self.shape, self.dtype, half = (rows, cols), np.dtype(dtype), cols // 2 + 1
+        self.small = rows * cols <= SMALL
+        self._tile, lines = (16 * max(1, _PART // (16 * n)) for n in (cols, rows))  # whole cache lines
+        self._group = -(-half // -(-half // lines))  # so that none is but partly filled
+        kind = np.result_type(self.dtype, np.complex64)
+        line = 64 // kind.itemsize  # and an odd number of them apart, as in RowTransforms
+        room = (-(-rows // self._tile) * self._tile // line + 1 | 1) * line
+        self._room = (-(-half // self._group) * self._group, room), kind
+        self.claim()
+        self._pyfftw, self._effort = _library(backend), effort
+        self._idle: list[tuple[Any, ...]] = []
+
+    def claim(self) -> None:
+        """Take memory for the spectrum, unless it has been kept."""
+        if not hasattr(self, "_lines"):
+            self._lines = aligned(*self._room)
+            self.spectrum = self._lines[: self.shape[1] // 2 + 1]
+
+    def release(self) -> None:
+        """Give back the memory of a large spectrum, to which plans hold on until they have other arrays."""
+        if self.small:
+            return
+        del self._lines, self.spectrum
+        for _, *plans in self._idle if self._pyfftw else ():
+            for plan in plans:
+                plan.update_arrays(*map(_hollow, (plan.input_array, plan.output_array)))
+
+    def forward(self, load: Callable[[int, npt.NDArray[Any]], None], workers: int) -> None:
+        """Transform the image whose rows from some row on ``load(row, out)`` gives."""
+
+        def rows(first: int) -> None:
+            with self._own() as (block, transform, *_):
+                load(first, block[: self.shape[0] - first])
+                self._do(transform, block, self._across(first))
+
+        self._each(range(0, self.shape[0], self._tile), rows, workers)
+        self._along(3, None, workers)
+
+    def backward(
+        self,
+        change: Callable[[slice], None],
+        store: Callable[[int, npt.NDArray[Any]], None],
+        n_rows: int,
+        workers: int,
+    ) -> None:
+        """Transform the spectrum, which is used up, lines of which ``change(lines)`` has changed before.
+
+        ``store(row, rows)`` takes the rows from some row on, `n_rows` in all, times the number of pixels.
+        """
+        self._along(4, change, workers)
+
+        def rows(first: int) -> None:
+            with self._own() as (block, _, transform, *_):
+                self._do(transform, self._across(first), block)
+                store(first, block[: n_rows - first])
+
+        self._each(range(0, n_rows, self._tile), rows, workers)
+
+    def _along(self, which: int, change: Callable[[slice], None] | None, workers: int) -> None:
+        def lines(first: int) -> None:
+            if change is not None:
+                change(slice(first, min(first + self._group, len(self.spectrum))))
+            part = self._lines[first : first + self._group, : self.shape[0]]
+            with self._own() as plans:
+                self._do(plans[which], part, part)
+
+        self._each(range(0, len(self.spectrum), self._group), lines, workers)
+
+    def _across(self, first: int) -> npt.NDArray[Any]:
+        return self.spectrum[:, first : first + self._tile].T
+
+    @staticmethod
+    def _each(parts: range, do: Callable[[int], None], workers: int) -> None:
+        for _ in in_order(parts, do, workers):
+            pass
+
+    @contextlib.contextmanager
+    def _own(self) -> Iterator[tuple[Any, ...]]:
+        """Lend a buffer and plans that no other thread uses."""
+        try:
+            own = self._idle.pop()
+        except IndexError:
+            own = self._plans()
+        yield own
+        self._idle.append(own)
+
+    def _plans(self) -> tuple[Any, ...]:
+        cols, rows = self.shape[1], self.shape[0]
+        block = aligned((self._tile, cols), self.dtype)
+        if self._pyfftw is None:
+            return (
+                block,
+                lambda a: scipy.fft.rfft(a, axis=1, workers=1),
+                lambda a: scipy.fft.irfft(a, n=cols, axis=1, norm="forward", workers=1),
+                lambda a: scipy.fft.fft(a, axis=1, workers=1),
+                lambda a: scipy.fft.ifft(a, axis=1, norm="forward", workers=1),
+            )
+        scratch = aligned(self._lines.shape, self._lines.dtype)  # planned with effort, it is written to
+        across, lines = scratch[: len(self.spectrum), : self._tile].T, scratch[: self._group, :rows]
+        plans = [
+            _plan(self._pyfftw, self._effort, *arrays, *flags, axes=(1,), direction=f"FFTW_{direction}")
+            for arrays, direction, *flags in (
+                ((block, across), "FORWARD"),
+                ((across, block), "BACKWARD", "FFTW_DESTROY_INPUT"),
+                ((lines, lines), "FORWARD"),
+                ((lines, lines), "BACKWARD"),
+            )
+        ]
+        block[...] = 0.0
+        return block, *plans
+
+    def _do(self, transform: Any, source: npt.NDArray[Any], result: npt.NDArray[Any]) -> None:
+        if self._pyfftw is None:
+            result[...] = transform(source)
+        else:
+            transform.update_arrays(source, result)
+            transform.execute()
+
+
+class BlockTransforms:
+    """Real transforms of the block of an image and of that of a target, from one buffer.
+
+    Attributes
+    ----------
+    block : ndarray, shape (rows, cols)
+        What is to be transformed; kept.
+    spectra : ndarray, shape (2, rows, cols // 2 + 1 and up to three more)
+        The transform of the image's block, and of the target's.
+    """
+
+    def __init__(self, rows: int, cols: int, backend: str, effort: str) -> None:
+        self.key = (type(self), rows, cols, backend, effort)
+        self.block = aligned((rows * cols // 2 + 1,)).view(np.float64)[: rows * cols].reshape(rows, cols)
+        # Whole cache lines, and not a power of two apart.
+        self.spectra = aligned((2, rows, -(-(cols // 2 + 1) // 4) * 4))
+        self._used = self.spectra[:, :, : cols // 2 + 1]
+        self._plans: list[Any] = []
+        pyfftw = _library(backend)
+        if pyfftw is not None:
+            self._plans = [_plan(pyfftw, effort, self.block, values, axes=(0, 1)) for values in self._used]
+
+    def forward(self, array: int) -> None:
+        """Transform `block` into one of the spectra."""
+        if self._plans:
+            self._plans[array].execute()
+        else:
+            self._used[array] = scipy.fft.rfft2(self.block, workers=1)
+
+
+def _library(backend: str) -> Any:
+    """Return pyFFTW, None for SciPy."""
+    if backend == "scipy":
+        return None
+    try:
+        import pyfftw
+    except ImportError as error:
+        msg = (
+            f"pyFFTW cannot be imported ({error}); reinstall pyfftw, "
+            "or choose SciPy's transforms with kernelfit.set_fft(backend='scipy')"
+        )
+        raise ImportError(msg) from error
+    return pyfftw
+
+
+def _plan(pyfftw: Any, effort: str, source: Any, result: Any, *flags: str, **how: Any) -> Any:
+    """Plan a transform; with "estimate" as in a fresh process, whatever was planned in this one before.
+
+    FFTW would take what it has measured for a plan that is to be estimated, and so other bits would come out.
+    """
+    with _planning:
+        known = pyfftw.export_wisdom()
+        if effort == "estimate":
+            pyfftw.forget_wisdom()
+        try:
+            return pyfftw.FFTW(source, result, flags=(f"FFTW_{effort.upper()}", *flags), **how)
+        finally:
+            if effort == "estimate":
+                pyfftw.forget_wisdom()
+                pyfftw.import_wisdom(known)
+
+
+def aligned(shape: tuple[int, ...], dtype: npt.DTypeLike = np.complex128) -> npt.NDArray[Any]:
+    """Return an array of zeros that starts a cache line."""
+    size = np.dtype(dtype).itemsize * math.prod(shape)
+    raw = np.zeros(size + 64, dtype=np.uint8)
+    skip = -raw.ctypes.data % 64
+    return raw[skip : skip + size].view(dtype).reshape(shape)
+
+
+def _hollow(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return what passes for an array of these strides, but is hardly any memory: not to be looked into."""
+    return np.lib.stride_tricks.as_strided(aligned((1,), array.dtype), array.shape, array.strides)
+
+
+def borrow(rows: int, length: int, n_arrays: int, n_sources: int, *, halo: int = 0) -> RowTransforms:
+    """Take transforms of rows from the shelf, or plan them."""
+    found: RowTransforms = _take(RowTransforms, rows, length, n_arrays, n_sources, halo)
+    return found
+
+
+def borrow_block(rows: int, cols: int) -> BlockTransforms:
+    """Take transforms of blocks from the shelf, or plan them; what is left in the buffer is anything."""
+    found: BlockTransforms = _take(BlockTransforms, rows, cols)
+    return found
+
+
+def borrow_plane(rows: int, cols: int, dtype: npt.DTypeLike) -> PlaneTransforms:
+    """Take transforms of an image from the shelf, or plan them; what is left in the spectra is anything."""
+    found: PlaneTransforms = _take(PlaneTransforms, rows, cols, np.dtype(dtype).name)
+    found.claim()
+    return found
+
+
+def _take(kind: Any, *sides: int | str) -> Any:
+    with _lock:
+        rest = *sides, _settings["backend"], _settings["effort"]
+        idle = _shelf.get((kind, *rest))
+        return idle.pop() if idle else kind(*rest)
+
+
+def give_back(transform: RowTransforms | BlockTransforms | PlaneTransforms) -> None:
+    """Put a transform back on the shelf."""
+    if isinstance(transform, PlaneTransforms):
+        transform.release()
+    with _lock:
+        _shelf.setdefault(transform.key, []).append(transform)
+        _shelf.move_to_end(transform.key)
+        while len(_shelf) > _SHELF_KINDS:
+            _shelf.popitem(last=False)

@@ -1,0 +1,193 @@
+"""Loops over spectra of rows: products at row lags, and their inverse at few lags."""
+
+import numpy as np
+
+from .jit import LANES, conjugate_products, jit_sum, load, store, swapped, zeros
+
+
+@jit_sum
+def _four(array, at):
+    """Load four vectors that follow each other."""
+    return load(array, at), load(array, at + LANES), load(array, at + 2 * LANES), load(array, at + 3 * LANES)
+
+
+@jit_sum
+def _put_four(array, at, v, w, x, y):
+    """Store four vectors one after the other."""
+    store(array, at, v)
+    store(array, at + LANES, w)
+    store(array, at + 2 * LANES, x)
+    store(array, at + 3 * LANES, y)
+
+
+@jit_sum
+def _eight_lags(factors, a, step_a, spectra, b, step_b, lag, n, sums, p, q):
+    """Add lag products of columns, a vector of them: ``p[i] += sum_r v[r] * x[r, i]``, and of swapped v to ``q[i]``.
+
+    i < 8, r < `n`; all arrays are flat, v and x start at `a` and `b`, their r are `step_a` and `step_b` apart, the lags
+    of x `lag`.
+    """
+    p0, p1, p2, p3 = _four(sums, p)
+    p4, p5, p6, p7 = _four(sums, p + 4 * LANES)
+    q0, q1, q2, q3 = _four(sums, q)
+    q4, q5, q6, q7 = _four(sums, q + 4 * LANES)
+    for _ in range(n):
+        v = load(factors, a)
+        w = swapped(v)
+        x = load(spectra, b)
+        p0, q0 = p0 + v * x, q0 + w * x
+        x = load(spectra, b + lag)
+        p1, q1 = p1 + v * x, q1 + w * x
+        x = load(spectra, b + 2 * lag)
+        p2, q2 = p2 + v * x, q2 + w * x
+        x = load(spectra, b + 3 * lag)
+        p3, q3 = p3 + v * x, q3 + w * x
+        x = load(spectra, b + 4 * lag)
+        p4, q4 = p4 + v * x, q4 + w * x
+        x = load(spectra, b + 5 * lag)
+        p5, q5 = p5 + v * x, q5 + w * x
+        x = load(spectra, b + 6 * lag)
+        p6, q6 = p6 + v * x, q6 + w * x
+        x = load(spectra, b + 7 * lag)
+        p7, q7 = p7 + v * x, q7 + w * x
+        a += step_a
+        b += step_b
+    _put_four(sums, p, p0, p1, p2, p3)
+    _put_four(sums, p + 4 * LANES, p4, p5, p6, p7)
+    _put_four(sums, q, q0, q1, q2, q3)
+    _put_four(sums, q + 4 * LANES, q4, q5, q6, q7)
+
+
+@jit_sum
+def _four_lags(factors, a, step_a, spectra, b, step_b, lag, n, sums, p, q):
+    """Do the work of `_eight_lags` for four of them."""
+    p0, p1, p2, p3 = _four(sums, p)
+    q0, q1, q2, q3 = _four(sums, q)
+    for _ in range(n):
+        v = load(factors, a)
+        w = swapped(v)
+        x = load(spectra, b)
+        p0, q0 = p0 + v * x, q0 + w * x
+        x = load(spectra, b + lag)
+        p1, q1 = p1 + v * x, q1 + w * x
+        x = load(spectra, b + 2 * lag)
+        p2, q2 = p2 + v * x, q2 + w * x
+        x = load(spectra, b + 3 * lag)
+        p3, q3 = p3 + v * x, q3 + w * x
+        a += step_a
+        b += step_b
+    _put_four(sums, p, p0, p1, p2, p3)
+    _put_four(sums, q, q0, q1, q2, q3)
+
+
+@jit_sum
+def spectral_lag_sums(spectra, first, second, rows, sums):
+    """Add the lag products, across rows, of row spectra: of ``conj(S_a[r, f]) * S_second[r + i, f]``, r < `rows`.
+
+    a >= `first`; `spectra` (arrays, rows, 2 * frequencies and more) holds real and imaginary parts in turn. What is
+    added to `sums` (arrays, 2, vectors of frequencies, lags, LANES) is for `complex_sums` to put together. Lags are 1,
+    or a multiple of 4, for all of which there must be rows.
+    """
+    n_arrays, _, n_vectors, n_i, _ = sums.shape
+    flat, out, step, plane = spectra.ravel(), sums.ravel(), spectra.shape[2], spectra.shape[1] * spectra.shape[2]
+    for a in range(first, n_arrays):
+        x, y, p = a * plane, second * plane, 2 * a * n_vectors * n_i * LANES
+        crossed = n_vectors * n_i * LANES
+        if n_i == 1:
+            for f in range(0, crossed, LANES):
+                plain, across = load(out, p + f), load(out, p + crossed + f)
+                for r in range(rows):
+                    v, w = load(flat, x + r * step + f), load(flat, y + r * step + f)
+                    plain, across = plain + v * w, across + swapped(v) * w
+                store(out, p + f, plain)
+                store(out, p + crossed + f, across)
+            continue
+        for _ in range(n_vectors):
+            for i in range(0, n_i, 8):
+                if n_i - i > 4:
+                    _eight_lags(flat, x, step, flat, y + i * step, step, step, rows, out, p, p + crossed)
+                    p += 8 * LANES
+                else:
+                    _four_lags(flat, x, step, flat, y + i * step, step, step, rows, out, p, p + crossed)
+                    p += 4 * LANES
+            x += LANES
+            y += LANES
+
+
+@jit_sum
+def complex_sums(sums, out):
+    """Put together what `spectral_lag_sums` has summed: `out` (arrays, lags, 2 * frequencies and more)."""
+    n_arrays, _, n_vectors, n_i, _ = sums.shape
+    flat, line = sums.ravel(), out.ravel()
+    crossed = n_vectors * n_i * LANES
+    for a in range(n_arrays):
+        for f in range(n_vectors):
+            for i in range(n_i):
+                p = (2 * a * n_vectors * n_i + f * n_i + i) * LANES
+                place = (a * out.shape[1] + i) * out.shape[2] + f * LANES
+                store(line, place, conjugate_products(load(flat, p), load(flat, p + crossed)))
+
+
+@jit_sum
+def spectral_correlate(spectra, n_sources, target, taps, rows):
+    """Correlate row spectra with tap spectra: ``S_target[r, f] = sum_ai conj(taps[a, i, f]) * S_a[r + i, f]``.
+
+    a < `n_sources`, r < `rows`, and up to seven rows more, which must be there; all as in `spectral_lag_sums`.
+    """
+    n_i, width, step = taps.shape[1], taps.shape[2], spectra.shape[2]
+    flat, factors, sums = spectra.ravel(), taps.ravel(), np.empty(16 * LANES)
+    for f in range(0, width, LANES):
+        for r in range(rows if n_i == 1 else 0):
+            plain = across = zeros()
+            for a in range(n_sources):
+                v, x = load(factors, a * width + f), load(flat, (a * spectra.shape[1] + r) * step + f)
+                plain, across = plain + v * x, across + swapped(v) * x
+            store(flat, (target * spectra.shape[1] + r) * step + f, conjugate_products(plain, across))
+        for r in range(0, 0 if n_i == 1 else rows, 8):
+            for p in range(0, 16 * LANES, LANES):
+                store(sums, p, zeros())
+            for a in range(n_sources):
+                x = (a * spectra.shape[1] + r) * step + f
+                _eight_lags(factors, a * n_i * width + f, width, flat, x, step, step, n_i, sums, 0, 8 * LANES)
+            y = (target * spectra.shape[1] + r) * step + f
+            for i in range(8):
+                found = conjugate_products(load(sums, i * LANES), load(sums, (i + 8) * LANES))
+                store(flat, y + i * step, found)
+
+
+@jit_sum
+def spectral_products(spectra, n, groups, out):
+    """Add the products of pairs of row spectra: ``out[p, i] += sum_g conj(S_1[g n + p]) * S_0[g n + p + i]``.
+
+    p + i < `n`, and up to seven i more, for which there must be rows; g < `groups`. `out` (n, lags, 2 * frequencies and
+    more), whole vectors of them.
+    """
+    n_i, width, step = out.shape[1], out.shape[2], spectra.shape[2]
+    flat, line, plane, sums = spectra.ravel(), out.ravel(), spectra.shape[1] * spectra.shape[2], np.empty(16 * LANES)
+    for f in range(0, width, LANES):
+        for p in range(n):
+            for i in range(0, n - p, 8):
+                for k in range(0, 16 * LANES, LANES):
+                    store(sums, k, zeros())
+                x, y = p * step + f, (p + i) * step + f
+                _eight_lags(flat, plane + x, n * step, flat, y, n * step, step, groups, sums, 0, 8 * LANES)
+                for k in range(8):
+                    at = (p * n_i + i + k) * width + f
+                    found = conjugate_products(load(sums, k * LANES), load(sums, (k + 8) * LANES))
+                    store(line, at, load(line, at) + found)
+
+
+@jit_sum
+def inverse_at_lags(sums, cosines, sines, out):
+    """Transform summed spectra back at some lags: ``out[i, j] = sum_f re(sums[i, f]) cos[f, j] - im(...) sin[f, j]``.
+
+    `sums` (rows, 2 * frequencies and more) holds real and imaginary parts in turn.
+    """
+    out[:] = 0.0
+    n_i, n_j = out.shape
+    for f in range(len(cosines)):
+        c, s = cosines[f], sines[f]
+        for i in range(n_i):
+            y, a, b = out[i], sums[i, 2 * f], sums[i, 2 * f + 1]
+            for j in range(n_j):
+                y[j] += a * c[j] - b * s[j]

@@ -1,0 +1,1 @@
+"""Value objects, integer geometry, statistics and estimates; no pixel is read here."""

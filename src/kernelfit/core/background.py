@@ -1,0 +1,322 @@
+"""A polynomial surface that lies in the target beside what the kernel makes, fitted together with it.
+
+The surface's coefficients enter linearly, so that they can be eliminated exactly (Frisch and Waugh, Econometrica 1
+(1933) 387, doi:10.2307/1907330): with the design matrix Phi of the surface and ``M = 1 - Phi (Phi'Phi)^-1 Phi'``, the
+kernel is that of ``M A`` and ``M y``, whose statistics follow from ``A'Phi``, ``Phi'Phi`` and ``Phi'y``. Every solver
+then sees statistics of the kernel alone, in which the surface is never penalised; its coefficients follow afterwards.
+"""
+
+import dataclasses
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+
+from .geometry import Geometry, Shape
+from .normal_equations import NormalEquations
+
+Array = npt.NDArray[np.float64]
+_EPS = float(np.finfo(np.float64).eps)
+_ROOM = 2**20  # pixels of weights converted at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Background:
+    """The polynomial surface found beside the kernel, ``sum_ij c_ij P_i(u) P_j(v)`` over ``i + j <= degree``.
+
+    P are Legendre polynomials, u and v the row and the column of the target, scaled so that -1 is the centre of the
+    first pixel and 1 that of the last.
+
+    Attributes
+    ----------
+    degree : int
+        Largest total degree; 0 is a constant.
+    coefficients : ndarray, shape ([pairs,] [channels,] terms)
+        In the target's units, in the order of `powers`. The axis of the pairs is there if the pairs came as lists, that
+        of the target's channels if there were channels.
+    stderr : ndarray, of the same shape
+        Their standard errors.
+    shapes : tuple of (int, int)
+        Rows and columns of the target of each pair.
+    channel_axis : int or None
+        The axis of the targets that holds the channels.
+
+    Examples
+    --------
+    >>> import numpy as np, kernelfit
+    >>> image = np.random.default_rng(0).random((50, 60))
+    >>> fit = kernelfit.find_kernel(image, 3 * image + 7, 1, background=0)
+    >>> fit.kernel.round(9), fit.background.coefficients.round(9)
+    (array([[3.]]), array([7.]))
+    """
+
+    degree: int
+    coefficients: Array
+    stderr: Array
+    shapes: tuple[Shape, ...]
+    channel_axis: int | None = None
+
+    @property
+    def powers(self) -> list[tuple[int, int]]:
+        """(i, j) of each coefficient: the degrees along the rows' index and the columns'."""
+        return powers(self.degree)
+
+    def image(self, pair: int | None = None) -> Array:
+        """Return the surface as an image.
+
+        Parameters
+        ----------
+        pair : int, optional
+            Which pair's, needed where there is more than one.
+
+        Returns
+        -------
+        ndarray
+            Of that target's shape, channels included.
+
+        Raises
+        ------
+        ValueError
+            If there are several pairs and none, or one that does not exist, is named.
+        """
+        if pair is None and len(self.shapes) > 1 or not -len(self.shapes) <= (pair or 0) < len(self.shapes):
+            msg = f"got pair={pair}, need one of 0 to {len(self.shapes) - 1}: each pair has a background of its own"
+            raise ValueError(msg)
+        table = self.coefficients.reshape(len(self.shapes), -1, n_terms(self.degree))[pair or 0]
+        planes = []
+        for row in table:
+            square = np.zeros((self.degree + 1, self.degree + 1))
+            for c, (i, j) in zip(row, self.powers, strict=True):
+                square[i, j] = c
+            down, across = (legendre(n, self.degree) for n in self.shapes[pair or 0])
+            planes.append(down @ square @ across.T)
+        return planes[0] if self.channel_axis is None else np.stack(planes, axis=self.channel_axis)
+
+
+def powers(degree: int) -> list[tuple[int, int]]:
+    """Return the degrees (i, j) of the terms, i + j <= degree, the lowest first."""
+    return [(i, total - i) for total in range(degree + 1) for i in range(total + 1)]
+
+
+def n_terms(degree: int) -> int:
+    """Return the number of terms."""
+    return (degree + 1) * (degree + 2) // 2
+
+
+def legendre(n: int, degree: int) -> Array:
+    """Return the Legendre polynomials up to `degree` at the n pixels of an axis, shape (n, degree + 1)."""
+    at = np.linspace(-1.0, 1.0, n) if n > 1 else np.zeros(1)
+    return np.asarray(np.polynomial.legendre.legvander(at, degree))
+
+
+def require_room(size: Shape, degree: int, where: str) -> None:
+    """Refuse a target whose used pixels cannot tell the terms apart."""
+    if min(size) <= degree:
+        msg = (
+            f"got background={degree} with {size[0]}x{size[1]} target pixels that are used"
+            f"{f' of {where}' if where else ''}, need more than {degree} rows and columns; ask for a lower degree"
+        )
+        raise ValueError(msg)
+
+
+class Surface:
+    """One term as something that can be sliced like an image, each pixel `stride` times; never held whole."""
+
+    dtype = np.dtype(np.float64)
+
+    def __init__(self, shape: Shape, degree: int, power: tuple[int, int], stride: Shape = (1, 1)) -> None:
+        self._down = np.repeat(legendre(shape[0], degree)[:, power[0]], stride[0])
+        self._across = np.repeat(legendre(shape[1], degree)[:, power[1]], stride[1])
+        self.shape = (len(self._down), len(self._across))
+
+    def __getitem__(self, key: Any) -> Array:
+        """Return a block."""
+        return np.asarray(self._down[key[0], None] * self._across[key[1]])
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """The terms on the used pixels of a target: the columns Phi of the design matrix, never held whole.
+
+    Attributes
+    ----------
+    down, across : ndarray, shapes (rows, degree + 1) and (cols, degree + 1)
+        The polynomials along either axis.
+    powers : ndarray of int, shape (terms, 2)
+        Which of them each term is the product of.
+    """
+
+    down: Array
+    across: Array
+    powers: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, plan: Geometry, degree: int) -> "Columns":
+        """Lay the terms on the used pixels of a geometry."""
+        down, across = (
+            legendre(n, degree)[first : first + size]
+            for n, first, size in zip(plan.target_shape, plan.offset, plan.size, strict=True)
+        )
+        return cls(down, across, np.array(powers(degree)))
+
+    @property
+    def n(self) -> int:
+        """Number of terms."""
+        return len(self.powers)
+
+    def transposed(self) -> "Columns":
+        """Return those of the transposed target."""
+        return Columns(self.across, self.down, self.powers[:, ::-1])
+
+    def surface(self, coefficients: Array, rows: slice, cols: slice) -> Array:
+        """Return a block of the surface, ``Phi c``."""
+        square = np.zeros((self.down.shape[1], self.across.shape[1]))
+        np.add.at(square, tuple(self.powers.T), coefficients)
+        # no BLAS, whose threads would go on spinning into the next pass
+        return np.asarray(np.einsum("ri,ci->rc", np.einsum("ri,ij->rj", self.down[rows], square), self.across[cols]))
+
+    def products(self, block: Array, row: int, col: int) -> Array:
+        """Return ``Phi'r`` of a block of a residual r that starts at a pixel."""
+        down, across = self.down[row : row + block.shape[0]], self.across[col : col + block.shape[1]]
+        table = np.einsum("ri,rj->ij", down, np.einsum("rc,cj->rj", block, across))
+        return np.asarray(table[tuple(self.powers.T)])
+
+    def at(self, rows: npt.NDArray[np.int64], cols: npt.NDArray[np.int64]) -> Array:
+        """Return the terms at some pixels, shape (pixels, terms)."""
+        return np.asarray(self.down[rows][:, self.powers[:, 0]] * self.across[cols][:, self.powers[:, 1]])
+
+    def gram(self, weights: npt.NDArray[np.generic] | None = None) -> Array:
+        """Return ``Phi'W Phi``, shape (terms, terms); without weights every pixel counts once."""
+        i, j = self.powers.T
+        if weights is None:
+            down, across = self.down.T @ self.down, self.across.T @ self.across
+            return np.asarray(down[np.ix_(i, i)] * across[np.ix_(j, j)])
+        n, m = self.down.shape[1], self.across.shape[1]
+        both = (self.across[:, :, None] * self.across[:, None]).reshape(-1, m * m)
+        table = np.zeros((n * n, m * m))
+        step = max(1, _ROOM // weights.shape[1])
+        for row in range(0, len(weights), step):
+            down = self.down[row : row + step]
+            pairs = (down[:, :, None] * down[:, None]).reshape(-1, n * n)
+            table += pairs.T @ (weights[row : row + step].astype(np.float64) @ both)
+        table = table.reshape(n, n, m, m)
+        return np.asarray(table[i[:, None], i, j[:, None], j])
+
+
+@dataclass
+class Elimination:
+    """What takes the surface of one problem out of the statistics of its targets, and finds it afterwards.
+
+    Attributes
+    ----------
+    half : ndarray, shape (taps, rank)
+        ``A'Phi R``.
+    root : ndarray, shape (terms, rank)
+        R, with ``R R'`` the (pseudo-)inverse of ``Phi'Phi``.
+    taps : ndarray, shape (targets, taps)
+        A kernel for each target.
+    coefficients : ndarray, shape (targets, terms)
+        Those that fit best beside that kernel.
+    """
+
+    half: Array
+    root: Array
+    taps: Array
+    coefficients: Array
+
+    @classmethod
+    def of(cls, cross: Array, gram: Array, products: Array) -> "Elimination":
+        """Build it from ``A'Phi`` (taps, terms), ``Phi'Phi`` (terms, terms) and ``Phi'y`` (targets, terms)."""
+        values, vectors = scipy.linalg.eigh(gram)
+        kept = values > len(values) * _EPS * values[-1]
+        root = vectors[:, kept] / np.sqrt(values[kept])
+        return cls(cross @ root, root, np.zeros((len(products), len(cross))), products @ root @ root.T)
+
+    @property
+    def rank(self) -> int:
+        """Number of degrees of freedom that the surface takes."""
+        return int(self.root.shape[1])
+
+    def reduced(self, stats: list[NormalEquations], products: Array) -> list[NormalEquations]:
+        """Return the statistics of what is left of image and targets beside the surface."""
+        gram = stats[0].gram - self.half @ self.half.T
+        out = []
+        for one, product in zip(stats, products @ self.root, strict=True):
+            energy = one.target_energy - float(product @ product)
+            blank = not energy > 1e-14 * one.target_energy  # rounding alone is left
+            fields: dict[str, Any] = {
+                "gram": gram,
+                "moment": np.zeros(one.n_taps) if blank else one.moment - self.half @ product,
+                "target_energy": 0.0 if blank else energy,
+                "target_sum": 0.0,
+                "n_pixels": one.n_pixels - self.rank,
+            }
+            out.append(dataclasses.replace(one, **fields))
+        return out
+
+    def recentered(self, taps: Array, moments: Array, energies: Array, products: Array) -> tuple[Array, Array]:
+        """Take over what the pixels say of the residual r of kernels and their surfaces; return its reduced sums.
+
+        Parameters
+        ----------
+        taps : ndarray, shape (targets, taps)
+            The kernels, whose surfaces were those of `coefficients_at`.
+        moments, energies, products : ndarray, shapes (targets, taps), (targets,) and (targets, terms)
+            ``A'r``, ``r'r`` and ``Phi'r``.
+        """
+        beside = self.coefficients_at(taps)
+        seen = products @ self.root
+        self.taps, self.coefficients = taps, beside + seen @ self.root.T
+        return moments - seen @ self.half.T, np.maximum(0.0, energies - np.einsum("ij,ij->i", seen, seen))
+
+    def coefficients_at(self, taps: Array) -> Array:
+        """Return the coefficients that fit best beside other kernels, shape (targets, terms)."""
+        return np.asarray(self.coefficients + (self.taps - taps) @ self.half @ self.root.T)
+
+    def stderr(self, noise_std: float, factor: Array | None) -> Array:
+        """Return the standard errors of the coefficients of a target, given the factor of its kernel's covariance."""
+        if factor is None:
+            return np.full(len(self.root), np.nan)
+        through = self.root @ (self.half.T @ factor)
+        variance = noise_std**2 * np.einsum("ij,ij->i", self.root, self.root) + np.einsum("ij,ij->i", through, through)
+        return np.asarray(np.sqrt(variance))
+
+
+def without_rounding(stats: list[NormalEquations], trace: float) -> list[NormalEquations]:
+    """Set to zero what the elimination left of combinations of taps that the surface takes up whole.
+
+    Rounding leaves of them about eps times `trace`, that of the Gram matrix before, which no solver could tell from
+    small but true eigenvalues.
+    """
+    gram = stats[0].gram
+    lower, info = scipy.linalg.lapack.dpotrf(gram, lower=1)
+    if info == 0:
+        norm = float(np.abs(gram).sum(axis=0).max())
+        rcond, _ = scipy.linalg.lapack.dpocon(lower, norm, uplo="L")
+        if rcond * norm > 1e-12 * trace:
+            return stats
+    values, vectors = scipy.linalg.eigh(gram)
+    kept = values > 4 * max(len(values), 16) * _EPS * trace
+    if kept.all():
+        return stats
+    rest = vectors[:, kept] * np.sqrt(values[kept])
+    gram, span = rest @ rest.T, vectors[:, kept] @ vectors[:, kept].T
+    return [dataclasses.replace(one, gram=gram, moment=span @ one.moment) for one in stats]
+
+
+def as_degree(value: object) -> int:
+    """Return the degree of a background."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        degree = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        msg = f"got background={value!r}, need None or the degree of a polynomial: 0, 1, 2, ..."
+        raise TypeError(msg) from None
+    if degree < 0:
+        msg = f"got background={degree}, need None or a degree of at least 0"
+        raise ValueError(msg)
+    return degree

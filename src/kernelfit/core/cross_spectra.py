@@ -1,0 +1,113 @@
+"""Summed spectra: what division by frequency needs to know of a pair, and nothing more; no pixel is seen here."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .geometry import Convention, Shape
+
+Array = npt.NDArray[np.float64]
+Complex = npt.NDArray[np.complex128]
+_ARRAYS = ("image_power", "target_power", "cross", "overlap")
+_SUMS = (*_ARRAYS, "n_blocks", "weight_square", "n_pixels", "target_energy", "target_sum")
+
+
+@dataclass(frozen=True, eq=False)
+class CrossSpectra:
+    """Sums over blocks of a pair's spectra, from which kernels are divided; those of several pairs add with ``+``.
+
+    With X and Y the transforms of a block of the image and of the block of the target that lies `shift` pixels
+    before it in the extended image, both tapered alike, and scaled so that white noise of variance s^2 has power s^2:
+    sums over blocks, frequencies laid out as by `scipy.fft.rfft2`.
+
+    Parameters
+    ----------
+    image_power : ndarray, shape (rows, cols // 2 + 1)
+        Sum of ``|X|^2``.
+    target_power : ndarray, of the same shape
+        Sum of ``|Y|^2``.
+    cross : ndarray of complex128, of the same shape
+        Sum of ``conj(X) Y``.
+    block : (int, int)
+        Rows and columns of a transform.
+    n_blocks : int
+        Number of blocks.
+    weight_square : float
+        Sum over target pixels of the square of the weight with which each was counted; tapers and overlaps make
+        it larger than the sum of the weights, ``n_blocks * rows * cols``, and the noise of the kernel with it.
+    overlap : ndarray, shape (kernel_rows, kernel_cols)
+        Sum over blocks of ``sum_t w(t) w(t + d) / sum_t w(t)^2`` with the tapers w, for lags d of 0, 1, ... rows and
+        columns: the share of a block's pixels that still meet another when one of the pair is moved by d.
+    n_pixels : int
+        Number of target pixels used.
+    target_energy, target_sum : float
+        Sum of squares and sum of the target's pixels.
+    shape : (int, int)
+        Rows and columns of the kernel.
+    shift : (int, int)
+        Which tap of the valid problem lies at lag zero.
+    periodic : bool
+        Whether each block is one period of periodic data, so that division is exact.
+    convention : Convention
+        How the kernel lies on the image.
+
+    Examples
+    --------
+    >>> import numpy as np, kernelfit
+    >>> rng = np.random.default_rng(0)
+    >>> pairs = [(image, np.roll(image, 1, axis=1)) for image in rng.random((2, 32, 40))]
+    >>> first, second = (kernelfit.accumulate_spectra(*pair, 3, boundary="wrap") for pair in pairs)
+    >>> both = first + second
+    >>> np.round(both.solve().kernel, 9) + 0.0
+    array([[0., 0., 0.],
+           [0., 0., 1.],
+           [0., 0., 0.]])
+    """
+
+    image_power: Array
+    target_power: Array
+    cross: Complex
+    block: Shape
+    n_blocks: int
+    weight_square: float
+    overlap: Array
+    n_pixels: int
+    target_energy: float
+    target_sum: float
+    shape: Shape
+    shift: Shape
+    periodic: bool
+    convention: Convention
+
+    def __post_init__(self) -> None:
+        """Check the shapes, and make the arrays read-only."""
+        shape = (self.block[0], self.block[1] // 2 + 1)
+        for name in _ARRAYS:
+            value, need = getattr(self, name), self.shape if name == "overlap" else shape
+            if value.shape != need:
+                msg = f"got {name} of shape {value.shape}, need {need} for blocks of {self.block}"
+                raise ValueError(msg)
+            value.setflags(write=False)
+
+    def __add__(self, other: "CrossSpectra") -> "CrossSpectra":
+        """Return the statistics of the blocks of both."""
+        if not isinstance(other, CrossSpectra):
+            return NotImplemented
+        for name in ("block", "shape", "shift"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                msg = (
+                    f"got spectra that differ in their {name}, {mine} and {theirs}; only those of the same kernel "
+                    "shape, origin and block add up: accumulate both with the same block=(rows, cols)"
+                )
+                raise ValueError(msg)
+        if self.convention.operation != other.convention.operation:
+            msg = (
+                f"got spectra for {self.convention.operation} and for {other.convention.operation}; "
+                "only those of one operation add up"
+            )
+            raise ValueError(msg)
+        sums = {name: getattr(self, name) + getattr(other, name) for name in _SUMS}
+        return dataclasses.replace(self, **sums, periodic=self.periodic and other.periodic)

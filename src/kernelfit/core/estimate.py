@@ -1,0 +1,399 @@
+"""The answer: a kernel, how far to trust it, and why."""
+
+import dataclasses
+import functools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.special
+
+from ..compiled.blas import one_blas_thread
+from .background import Background
+from .findings import Finding, Verdict, ranked
+from .geometry import Convention
+
+if TYPE_CHECKING:
+    from .normal_equations import NormalEquations
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class StrengthPath:
+    """How the fit depends on the strength of a penalty, or on the number of taps.
+
+    Parameters
+    ----------
+    strength : ndarray, shape (n,)
+        The strengths, relative and without dimension as the solver defines them; for `Sparse` the number of taps.
+    freedom : ndarray, shape (n,)
+        Effective degrees of freedom, the trace of the matrix that takes the target to its prediction.
+    rss : ndarray, shape (n,)
+        Residual sum of squares.
+    score : ndarray, shape (n,)
+        The criterion at each strength; for those that minimise it the lowest is the best.
+    criterion : str
+        What the score is.
+    """
+
+    strength: Array
+    freedom: Array
+    rss: Array
+    score: Array
+    criterion: str
+
+
+@dataclass(frozen=True)
+class Prior:
+    """A Gaussian-process prior on the taps of one term, ``a^2 e(p) e(q) rho(|p - q| / l)``.
+
+    Parameters
+    ----------
+    family : str
+        The correlation rho.
+    amplitude : float
+        a, in units of the kernel.
+    length : float
+        l, in pixels.
+    radius : float
+        r of the envelope, in pixels.
+    center : (float, float)
+        c, (row, column) in the kernel's own index.
+    envelope : {"gaussian", "power"}
+        e(p): ``exp(-|p - c|^2 / (2 r^2))`` or ``(1 + |p - c|^2 / (6 r^2))^-3``.
+    symmetric : {None, "point", "both", "square"}
+        The symmetry about the middle of the support, see `GaussianProcess`.
+    """
+
+    family: str
+    amplitude: float
+    length: float
+    radius: float
+    center: tuple[float, float]
+    envelope: str = "gaussian"
+    symmetric: str | None = None
+
+    def __str__(self) -> str:
+        """Say the prior in one line."""
+        return (
+            f"{self.family}, amplitude {self.amplitude:.3g}, length {self.length:.3g}, radius {self.radius:.3g}, "
+            f"centre ({self.center[0]:.2f}, {self.center[1]:.2f})"
+            f"{'' if self.envelope == 'gaussian' else f', {self.envelope} envelope'}"
+            f"{'' if self.symmetric is None else f', symmetric ({self.symmetric})'}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """What the data can know of the kernel, frequency by frequency.
+
+    Attributes
+    ----------
+    frequencies : ndarray, shape (bins,)
+        Mean spatial frequency of each ring of frequencies, in cycles per pixel.
+    coherence : ndarray, shape (bins,)
+        Share of the target's power at that frequency which the kernel explains, from 0 to 1. Where it is low, the
+        target holds noise, or something that no kernel of this shape makes of the image.
+    passed : ndarray, shape (bins,)
+        Mean of ``|X|^2 / (|X|^2 + balance * m * q)``, from 0 to 1: how much of the kernel's spectrum at that
+        frequency comes from the data; the penalty fills in the rest.
+    determined : float
+        Fraction of the band, all frequencies up to Nyquist's, where more comes from the data than from the penalty.
+    balance : float
+        The balance used; relative to the mean power m of the divisor's spectrum, without dimension.
+    """
+
+    frequencies: Array
+    coherence: Array
+    passed: Array
+    determined: float
+    balance: float
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """A kernel found in a pair of images.
+
+    Attributes
+    ----------
+    kernel : ndarray, shape (rows, cols)
+        The kernel, to be handed to `scipy.signal.convolve2d` (or the operation named in `convention`). For several
+        channels also (channels, rows, cols) or (target's channels, image's channels, rows, cols).
+    noise_std : float
+        Estimated standard deviation of the noise of one target pixel, ``sqrt(rss / (n_pixels - rank))``; NaN if there
+        are no more pixels than taps. With weights that of a pixel of weight 1: near 1 if they are inverse variances.
+    rank : int
+        Number of combinations of taps that the image determines.
+    condition : float
+        Condition number of the Gram matrix, infinite if the rank is deficient. (In the 1-norm, estimated, where
+        Cholesky's factorisation serves; else the ratio of the largest to the smallest eigenvalue.)
+    rss : float
+        Residual sum of squares, weighted if there are weights.
+    r_squared : float
+        Share of the target's variance that the kernel explains; NaN for a constant target.
+    n_pixels : int
+        Number of target pixels used, that is of those with a weight.
+    convention : Convention
+        How the kernel lies on the image.
+    method, method_reason : str
+        The engine that read the pixels, and why it was chosen.
+    refined : int
+        Number of passes over the pixels after the first, made because rounding could have mattered.
+    findings : tuple of Finding
+        All that is doubtful, the worst first; empty if nothing is.
+    factor : ndarray, shape (taps, rank), or None
+        A factor F of the covariance of the taps, ``F F'``; None for a kernel of so many taps that it was found
+        iteratively.
+    typical_stderr : float
+        About the standard error of every tap where `factor` is None: within a third of the true one.
+    iterations : int
+        Number of iterations of conjugate gradients, 0 for a direct solution.
+    tolerance : float
+        Error at which the iterations stopped, in units of the standard error that the noise causes; 0 for a direct
+        solution.
+    solver : str
+        The solver and, if it made a choice, what it chose and why.
+    uncertainty : {"sampling", "posterior"}
+        What the covariance is: that of the estimate from one sample of the noise to the next (no bias), or that of
+        the kernel given the data and the prior (under a penalty or prior, where the first would leave out the bias).
+    unsettled : int
+        Number of columns of `factor`, the last ones, that stand for what the data leave open of a prior's
+        hyperparameters.
+    errors : {"plain", "sandwich"}
+        What noise the covariance is for: white noise, or noise correlated from pixel to pixel as the residual is.
+    image_noise : float
+        Standard deviation of the noise of an image pixel whose effect was taken off; 0 if none was given.
+    freedom : float
+        Effective degrees of freedom of the fit; the number of free taps where there is no penalty.
+    strength : float
+        Strength of the penalty, relative, as its solver defines it; NaN without one.
+    path : StrengthPath or None
+        What the strength was chosen from.
+    priors : tuple of Prior
+        The prior of each term, with the hyperparameters that maximise the evidence; empty without one.
+    log_evidence : float
+        Logarithm of the probability of the target under the prior; NaN without one.
+    alternatives : dict of str to float
+        Log evidences of the other choices, where there were any.
+    spectrum : Spectrum or None
+        What the data can know frequency by frequency, from the spectral method; None from the others.
+    weighting : str
+        How weights were taken into account, and whether exactly; empty if every pixel counted the same.
+    notes : tuple of str
+        Pixels that were excluded and why, and other things that are not doubtful but good to know.
+    weights : ndarray, tuple of ndarray, or None
+        The weights finally used, of the target's shape (of several pairs a tuple, one for each), zero where a pixel is
+        excluded or not used; bool where every pixel counts once or not at all. They take as much memory as the target,
+        8 bytes per pixel where they are not bool. None if every pixel counted the same, and where of more than 2^24
+        pixels saturated ones alone were left out, which the target itself tells (`notes` says how many).
+    background : Background or None
+        The polynomial surface fitted beside the kernel; None without one.
+    channels : {None, "shared", "separate", "mixed"}
+        How channels were taken together; None for images of one plane.
+    channel_axis : int or None
+        The axis of image and target that holds them.
+    parts : tuple of KernelFit
+        With channels "separate" and "mixed" the fit of each target channel, with the figures of its own. This one's are
+        then: rank, rss, n_pixels, freedom and iterations the sum, condition and refined the largest, r_squared
+        the smallest, noise_std the root mean square; findings those of all.
+    """
+
+    kernel: Array
+    factor: Array | None = dataclasses.field(repr=False)
+    noise_std: float
+    rank: int
+    condition: float
+    rss: float
+    r_squared: float
+    n_pixels: int
+    convention: Convention
+    findings: tuple[Finding, ...] = ()
+    method: str = "statistics"
+    method_reason: str = ""
+    refined: int = 0
+    typical_stderr: float = math.nan
+    iterations: int = 0
+    tolerance: float = 0.0
+    solver: str = "LeastSquares()"
+    uncertainty: str = "sampling"
+    unsettled: int = 0
+    errors: str = "plain"
+    image_noise: float = 0.0
+    freedom: float = math.nan
+    strength: float = math.nan
+    path: StrengthPath | None = dataclasses.field(default=None, repr=False)
+    priors: tuple[Prior, ...] = ()
+    log_evidence: float = math.nan
+    alternatives: dict[str, float] = dataclasses.field(default_factory=dict)
+    spectrum: Spectrum | None = None
+    weighting: str = ""
+    notes: tuple[str, ...] = ()
+    weights: "npt.NDArray[Any] | tuple[npt.NDArray[Any], ...] | None" = dataclasses.field(default=None, repr=False)
+    background: Background | None = None
+    channels: str | None = None
+    channel_axis: int | None = None
+    parts: "tuple[Estimate, ...]" = dataclasses.field(default=(), repr=False)
+
+    @property
+    def prior(self) -> Prior | None:
+        """The prior of the first term, None without one."""
+        return self.priors[0] if self.priors else None
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst finding, or `Verdict.SOLVED`."""
+        return self.findings[0].verdict if self.findings else Verdict.SOLVED
+
+    @property
+    def spare(self) -> int:
+        """Degrees of freedom of the residual: pixels less what is determined of the taps and of the background."""
+        return self.n_pixels - self.rank - (self.background.coefficients.size if self.background else 0)
+
+    @functools.cached_property
+    def stderr(self) -> Array:
+        """Standard error of each tap, of the kernel's shape."""
+        if self.parts:
+            return np.stack([part.stderr for part in self.parts]).reshape(self.kernel.shape)
+        if self.factor is None:
+            return np.full(self.kernel.shape, self.typical_stderr)
+        variance = np.einsum("ij,ij->i", self.factor, self.factor)
+        return np.asarray(np.sqrt(variance).reshape(self.kernel.shape))
+
+    @one_blas_thread
+    def covariance(self) -> Array:
+        """Return the covariance of the taps.
+
+        Returns
+        -------
+        ndarray, shape (taps, taps)
+            ``noise_std^2 G^-1``, in row-major order of the kernel; if the rank is deficient, the pseudo-inverse: the
+            part of the kernel that the image does not determine counts as zero. Where there are `parts`, one
+            for each, shape (parts, taps, taps): the noise of one channel counts as independent of that of the others.
+
+        Raises
+        ------
+        ValueError
+            If the kernel was found iteratively, where the covariance is not computed.
+        """
+        if self.parts:
+            return np.stack([part.covariance() for part in self.parts])
+        factor = self._covariance_factor()
+        return np.asarray(factor @ factor.T)
+
+    def _covariance_factor(self) -> Array:
+        """Return `factor`, or say that there is none."""
+        if self.factor is None:
+            msg = (
+                f"got a kernel of {self.kernel.size} taps that was found iteratively, without a covariance; "
+                "ask for a smaller shape, or for method='fft' if there is memory for it"
+            )
+            raise ValueError(msg)
+        return self.factor
+
+    def confidence(self, level: float = 0.95) -> tuple[Array, Array]:
+        """Return the interval that holds each tap with probability `level`, tap by tap.
+
+        Under a prior or penalty it is the central interval of the posterior; else the confidence interval of Student's
+        t with `spare` degrees of freedom.
+
+        Parameters
+        ----------
+        level : float, optional
+            Between 0 and 1, default 0.95.
+
+        Returns
+        -------
+        low, high : ndarray, of the kernel's shape
+            ``kernel -+ t stderr``.
+
+        Raises
+        ------
+        ValueError
+            If the level does not lie between 0 and 1.
+        """
+        if not 0 < level < 1:
+            msg = f"got level={level!r}, need a number between 0 and 1 such as 0.95"
+            raise ValueError(msg)
+        if self.parts:
+            both = np.stack([part.confidence(level) for part in self.parts], axis=1)
+            return both[0].reshape(self.kernel.shape), both[1].reshape(self.kernel.shape)
+        tail = 0.5 + 0.5 * level
+        if self.uncertainty == "sampling" and self.spare > 0:
+            reach = float(scipy.special.stdtrit(self.spare, tail))
+        else:
+            reach = float(scipy.special.ndtri(tail))
+        return self.kernel - reach * self.stderr, self.kernel + reach * self.stderr
+
+    @one_blas_thread
+    def sample(self, n: int, rng: np.random.Generator | int | None = None) -> Array:
+        """Draw kernels from the uncertainty, to push it through whatever is computed next.
+
+        Parameters
+        ----------
+        n : int
+            How many.
+        rng : numpy.random.Generator or int, optional
+            Generator or seed; the default is a fresh generator.
+
+        Returns
+        -------
+        ndarray, shape (n, *kernel.shape)
+            ``kernel + F g``, g standard normal.
+        """
+        if self.parts:
+            rng = np.random.default_rng(rng)
+            draws = np.stack([part.sample(n, rng) for part in self.parts], axis=1)
+            return np.asarray(draws.reshape(n, *self.kernel.shape))
+        factor = self._covariance_factor()
+        draws = np.random.default_rng(rng).standard_normal((n, factor.shape[1]))
+        return np.asarray(self.kernel + (draws @ factor.T).reshape(n, *self.kernel.shape))
+
+
+def assemble(
+    stats: "NormalEquations",
+    taps: Array,
+    factor: Array,
+    *,
+    rank: int,
+    condition: float,
+    rss: float,
+    noise_std: float,
+    findings: tuple[Finding, ...],
+    **more: Any,
+) -> Estimate:
+    """Put a solver's figures together as a result; `more` holds further fields of it."""
+    shapes = set(stats.terms)
+    if len(shapes) == 1:
+        rows, cols = stats.terms[0]
+        kernel = taps.reshape((rows, cols) if len(stats.terms) == 1 else (len(stats.terms), rows, cols))
+    else:
+        kernel = taps
+    variance = stats.target_energy - stats.target_sum * (stats.target_sum / (stats.total_weight or 1.0))
+    known = variance > 1e-14 * stats.target_energy
+    return Estimate(
+        kernel=kernel,
+        factor=factor,
+        noise_std=noise_std,
+        rank=rank,
+        condition=condition,
+        rss=rss,
+        r_squared=1.0 - rss / variance if known else math.nan,
+        n_pixels=stats.n_pixels,
+        convention=stats.convention,
+        findings=ranked(findings),
+        **{"freedom": float(rank), "weighting": stats.weighting, **more},
+    )
+
+
+def require_fit(fit: object) -> None:
+    """Refuse anything but a result."""
+    if not isinstance(fit, Estimate):
+        msg = f"got fit={fit!r:.60}, need a KernelFit, what find_kernel or stats.solve returns"
+        raise TypeError(msg)
+
+
+def with_finding(fit: Estimate, finding: Finding | None) -> Estimate:
+    """Return a fit with one more finding in its place, the worst first."""
+    return fit if finding is None else dataclasses.replace(fit, findings=ranked((*fit.findings, finding)))

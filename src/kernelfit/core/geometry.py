@@ -1,0 +1,415 @@
+"""The conventions of the problem, in integers only: what lies where, before any pixel is read.
+
+Every mode, boundary and operation is reduced here to one problem, the *valid* correlation of an
+extended image ``P`` with taps ``c``::
+
+    target[offset + t] = sum_u c[u] * P[stride * t + u],    0 <= t < size,    0 <= u < side
+
+``P`` starts ``before`` pixels ahead of the image and has ``stride * (size - 1) + side`` pixels along each axis.
+Nothing past this door knows about modes, and nothing past `polyphase` about strides.
+"""
+
+import dataclasses
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .validation import known
+
+MODES = ("same", "valid", "full")
+BOUNDARIES = (None, "fill", "wrap", "symm", "mirror", "nearest")
+OPERATIONS = ("convolution", "correlation")
+Shape = tuple[int, int]
+#: (first element of the destination, first element of the image or None beyond it, length, step)
+Run = tuple[int, int | None, int, int]
+
+
+@dataclass(frozen=True)
+class Convention:
+    """How a kernel was, or is to be, laid on an image.
+
+    Parameters
+    ----------
+    mode : {"same", "valid", "full"}
+        Size of the target relative to the image, as in `scipy.signal.convolve2d`.
+    boundary : {None, "fill", "wrap", "symm", "mirror", "nearest"}
+        What lies beyond the edge of the image; None assumes nothing.
+    fillvalue : float
+        The value beyond the edge when `boundary` is "fill".
+    origin : tuple of int
+        (row, column) of the tap that multiplies the pixel under the output pixel.
+    operation : {"convolution", "correlation"}
+        Whether the kernel is laid on the image flipped (convolution) or as it is.
+    stride, offset : tuple of int
+        Which pixels of that make the target: ``[offset[0]::stride[0], offset[1]::stride[1]]``.
+    """
+
+    mode: str = "same"
+    boundary: str | None = None
+    fillvalue: float = 0.0
+    origin: Shape = (0, 0)
+    operation: str = "convolution"
+    stride: Shape = (1, 1)
+    offset: Shape = (0, 0)
+
+    @property
+    def strided(self) -> bool:
+        """Whether the target holds not every pixel."""
+        return self.stride != (1, 1)
+
+    def keywords(self) -> dict[str, Any]:
+        """Return the convention as keywords of `find_kernel`."""
+        fields = {name: getattr(self, name) for name in ("mode", "boundary", "fillvalue", "operation")}
+        origin = self.origin if self.mode == "same" else None
+        return {**fields, "origin": origin, "stride": self.stride, "offset": self.offset}
+
+    def __str__(self) -> str:
+        """Say the convention in one line."""
+        edge = "nothing assumed beyond the edge" if self.boundary is None else f"boundary {self.boundary!r}"
+        if self.boundary == "fill":
+            edge += f" with {self.fillvalue:g}"
+        lattice = f", stride {self.stride} from pixel {self.offset}" if self.strided else ""
+        return f"{self.operation}, mode {self.mode!r}, {edge}, origin {self.origin}{lattice}"
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """One pair of shapes reduced to the valid problem; made by `lay_out`.
+
+    Attributes
+    ----------
+    image_shape, target_shape, kernel_shape : tuple of int
+        As the user gave them.
+    convention : Convention
+    before : tuple of int
+        Pixels by which the extended image starts ahead of the image.
+    offset : tuple of int
+        First target pixel used.
+    size : tuple of int
+        Rows and columns of target pixels used.
+    """
+
+    image_shape: Shape
+    target_shape: Shape
+    kernel_shape: Shape
+    convention: Convention
+    before: Shape
+    offset: Shape
+    size: Shape
+
+    @property
+    def n_taps(self) -> int:
+        """Number of unknowns of one source image."""
+        return self.kernel_shape[0] * self.kernel_shape[1]
+
+    @property
+    def n_pixels(self) -> int:
+        """Number of target pixels used, that is of equations."""
+        return self.size[0] * self.size[1]
+
+    @property
+    def used(self) -> tuple[slice, slice]:
+        """Rows and columns of the target that are used."""
+        (row, col), (rows, cols) = self.offset, self.size
+        return slice(row, row + rows), slice(col, col + cols)
+
+    @property
+    def extended_shape(self) -> Shape:
+        """Shape of the extended image."""
+        rows, cols = (s * (n - 1) + k for s, n, k in zip(self.stride, self.size, self.kernel_shape, strict=True))
+        return rows, cols
+
+    @property
+    def stride(self) -> Shape:
+        """Pixels of the image from one pixel of the target to the next."""
+        return self.convention.stride
+
+    @property
+    def phases(self) -> Shape:
+        """Phases of the image along each axis that taps fall on: tap u falls on phase ``u % phases``."""
+        return min(self.stride[0], self.kernel_shape[0]), min(self.stride[1], self.kernel_shape[1])
+
+    @property
+    def phase_shape(self) -> Shape:
+        """Rows and columns of taps on each phase, for the last ones with taps that do not exist."""
+        (rows, cols), (down, across) = self.kernel_shape, self.phases
+        return -(-rows // down), -(-cols // across)
+
+    @property
+    def flipped(self) -> bool:
+        """Whether the kernel is the valid problem's taps reversed along both axes."""
+        return self.convention.operation == "convolution"
+
+
+def as_pair(value: object, name: str) -> Shape:
+    """Return an int or a pair of ints as a pair; refuse everything else."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        if isinstance(value, Sequence) or hasattr(value, "__len__"):
+            items = [operator.index(v) for v in value]  # type: ignore[attr-defined]
+        else:
+            items = [operator.index(value)] * 2  # type: ignore[arg-type]
+    except TypeError:
+        msg = f"got {name}={value!r}, need an int or a pair of ints (rows, columns)"
+        raise TypeError(msg) from None
+    if len(items) != 2:
+        msg = f"got {name}={value!r} of length {len(items)}, need an int or a pair of ints (rows, columns)"
+        raise ValueError(msg)
+    return items[0], items[1]
+
+
+def kernel_shape(shape: object) -> Shape:
+    """Return the kernel's shape as a pair of positive ints."""
+    rows, cols = as_pair(shape, "shape")
+    if rows < 1 or cols < 1:
+        msg = f"got shape={shape!r}, need at least one row and one column of taps"
+        raise ValueError(msg)
+    return rows, cols
+
+
+def default_origin(shape: Shape) -> Shape:
+    """Return the centre that `scipy.signal.convolve2d` and `correlate2d` give a kernel in mode "same"."""
+    return (shape[0] - 1) // 2, (shape[1] - 1) // 2
+
+
+def lattice(stride: object, offset: object) -> tuple[Shape, Shape]:
+    """Check which pixels are kept, and return stride and offset as pairs."""
+    steps, first = as_pair(stride, "stride"), as_pair(offset, "offset")
+    if min(steps) < 1:
+        msg = f"got stride={stride!r}, need at least 1 along each axis"
+        raise ValueError(msg)
+    if not all(0 <= o < s for o, s in zip(first, steps, strict=True)):
+        msg = f"got offset={offset!r} with stride={stride!r}, need 0 <= offset < stride along each axis"
+        raise ValueError(msg)
+    return steps, first
+
+
+def convention(
+    shape: Shape,
+    *,
+    mode: str,
+    boundary: str | None,
+    fillvalue: float,
+    origin: object,
+    operation: str,
+    stride: object = 1,
+    offset: object = 0,
+) -> Convention:
+    """Check the keywords that describe a convention and return it."""
+    known(mode, MODES, "mode")
+    known(boundary, BOUNDARIES, "boundary")
+    known(operation, OPERATIONS, "operation")
+    centre = default_origin(shape)
+    if origin is not None:
+        given = as_pair(origin, "origin")
+        if mode != "same" and given != centre:
+            msg = (
+                f"got origin={origin!r} with mode={mode!r}, where the shapes alone fix the alignment; "
+                "leave origin out, or use mode='same'"
+            )
+            raise ValueError(msg)
+        if not all(0 <= o < k for o, k in zip(given, shape, strict=True)):
+            msg = f"got origin={origin!r}, need a tap of the {shape[0]}x{shape[1]} kernel: 0 <= origin < side"
+            raise ValueError(msg)
+        centre = given
+    return Convention(mode, boundary, fillvalue, centre, operation, *lattice(stride, offset))
+
+
+def whole_length(mode: str, n: int, side: int) -> int:
+    """Return the length along an axis of what a kernel makes of an image, before any pixel is left out."""
+    return {"same": n, "valid": n - side + 1, "full": n + side - 1}[mode]
+
+
+def kept_length(whole: int, stride: int, offset: int) -> int:
+    """Return the length of ``[offset::stride]``."""
+    return -(-(whole - offset) // stride)
+
+
+def infer_mode(
+    image: Shape, target: Shape, kernel: Shape, mode: str | None, stride: Shape = (1, 1), offset: Shape = (0, 0)
+) -> str:
+    """Return the first mode that the shapes allow, or refuse shapes that fit none (or not the one declared)."""
+    axes = list(zip(image, kernel, stride, offset, strict=True))
+    fits = {name: tuple(kept_length(whole_length(name, n, k), s, o) for n, k, s, o in axes) for name in MODES}
+    if mode is not None:
+        known(mode, MODES, "mode")
+        candidates = [mode]
+    else:
+        candidates = list(fits)
+    for name in candidates:
+        if fits[name] == target:
+            return name
+    wanted = ", ".join(
+        f"{name!r} {s[0]}x{s[1]}" if min(s) > 0 else f"{name!r} impossible (kernel larger than the image)"
+        for name, s in fits.items()
+    )
+    crops = []  # where a remainder that the stride does not reach was left out
+    for name in candidates:
+        sides = tuple(
+            min(n, o + s * t + n - whole_length(name, n, k)) for (n, k, s, o), t in zip(axes, target, strict=True)
+        )
+        made = tuple(kept_length(whole_length(name, n, k), s, o) for n, (_, k, s, o) in zip(sides, axes, strict=True))
+        if made == target and all(n - side < s for side, (n, _, s, _) in zip(sides, axes, strict=True)):
+            crops.append(f"image[:{sides[0]}, :{sides[1]}] for {name!r}")
+    wanted += f"; or crop the image: {', '.join(crops)}" if crops else ""
+    given = [] if mode is None else [f"mode={mode!r}"]
+    given += [] if stride == (1, 1) else [f"stride={stride}", f"offset={offset}"]
+    msg = (
+        f"got image {image[0]}x{image[1]}, target {target[0]}x{target[1]} and kernel {kernel[0]}x{kernel[1]}"
+        f"{' with ' if given else ''}{', '.join(given)}; a target that fits this image and kernel is: {wanted}"
+    )
+    raise ValueError(msg)
+
+
+def leading(conv: Convention, side: int, origin: int) -> int:
+    """Return by how many pixels the footprint of the first pixel starts ahead of the image, before any is left out."""
+    tap = side - 1 - origin if conv.operation == "convolution" else origin  # the origin among the valid problem's taps
+    return {"same": tap, "valid": 0, "full": side - 1}[conv.mode]
+
+
+def in_mode(conv: Convention, kernel: Shape, mode: str) -> Convention:
+    """Return the convention of another mode whose target's pixels stand on the same pixels of the image.
+
+    Of "same" the target is another part of the plane, and so with a stride it may begin with another pixel.
+    """
+    other = dataclasses.replace(conv, mode=mode)
+    axes = zip(kernel, conv.origin, conv.stride, conv.offset, strict=True)
+    rows, cols = ((f + leading(other, k, o) - leading(conv, k, o)) % s for k, o, s, f in axes)
+    return dataclasses.replace(other, offset=(rows, cols))
+
+
+def lay_out(image: Shape, kernel: Shape, conv: Convention) -> Geometry:
+    """Reduce shapes and a convention to the valid problem."""
+    target = []
+    before = []
+    offset = []
+    size = []
+    for n, k, o, step, kept in zip(image, kernel, conv.origin, conv.stride, conv.offset, strict=True):
+        whole, lead = whole_length(conv.mode, n, k), leading(conv, k, o)
+        # the pixels that can be used of all there are, and the first of them that the stride leaves
+        low, high = (lead, lead + n - k + 1) if conv.boundary is None else (0, whole)
+        first = max(0, kept_length(low, step, kept))
+        target.append(kept_length(whole, step, kept))
+        before.append(lead - kept - step * first)
+        offset.append(first)
+        size.append(kept_length(high, step, kept) - first)
+        if whole - kept < 1 and whole > 0:
+            msg = f"got offset={conv.offset} where there are {whole} pixels along an axis, need a smaller one"
+            raise ValueError(msg)
+        if conv.mode == "valid" and whole < 1:
+            msg = (
+                f"got a kernel of {kernel[0]}x{kernel[1]}, larger than the image of {image[0]}x{image[1]}; "
+                "ask for a smaller shape"
+            )
+            raise ValueError(msg)
+        if conv.mode != "valid" and conv.boundary not in (None, "fill") and k > n:
+            msg = (
+                f"got a kernel of {kernel[0]}x{kernel[1]}, larger than the image of {image[0]}x{image[1]}, "
+                f"with boundary={conv.boundary!r}, which repeats the image only once; ask for a smaller shape"
+            )
+            raise ValueError(msg)
+    return Geometry(
+        image,
+        (target[0], target[1]),
+        kernel,
+        conv,
+        (before[0], before[1]),
+        (offset[0], offset[1]),
+        (max(size[0], 0), max(size[1], 0)),
+    )
+
+
+def require_pixels(geometry: Geometry, where: str) -> None:
+    """Refuse a pair of which no target pixel can be used."""
+    if geometry.n_pixels:
+        return
+    (rows, cols), (n_rows, n_cols) = geometry.kernel_shape, geometry.image_shape
+    msg = (
+        f"got {where} with an image of {n_rows}x{n_cols}, inside which no {rows}x{cols} footprint lies; leave it out, "
+        "declare a boundary, or ask for a smaller shape"
+    )
+    raise ValueError(msg)
+
+
+def require_determined(geometries: Sequence[Geometry], n_sources: int = 1, n_more: int = 0) -> None:
+    """Refuse pairs that together have fewer target pixels than there are unknowns.
+
+    The unknowns are the taps of the kernel that the pairs share, one kernel for each source, and `n_more` others, those
+    of the background.
+    """
+    geometry = geometries[0]
+    n, m = sum(g.n_pixels for g in geometries), n_sources * geometry.n_taps
+    if n >= m + n_more:
+        return
+    rows, cols = geometry.kernel_shape
+    beside = f" and {n_more} coefficients of the background" if n_more else ""
+    if geometry.convention.boundary is None and geometry.convention.mode != "valid":
+        msg = (
+            f"{n} interior pixels cannot determine {m} taps{beside}: with boundary=None only target pixels whose whole "
+            f"{rows}x{cols} footprint lies inside the image count. Declare what lay beyond the edge when the target "
+            "was made (boundary='fill', 'wrap', 'symm', 'mirror' or 'nearest'), or ask for a smaller shape"
+        )
+    else:
+        many = f"{n_sources} {rows}x{cols} kernels" if n_sources > 1 else f"a {rows}x{cols} kernel"
+        msg = f"{n} target pixels cannot determine the {m} taps of {many}{beside}; ask for a smaller shape"
+    raise ValueError(msg)
+
+
+def axis_runs(start: int, stop: int, n: int, boundary: str | None, every: int = 1) -> list[Run]:
+    """Split the extended positions ``start..stop`` of an axis of `n` pixels into runs that can be sliced.
+
+    Of the positions only ``start, start + every, ...`` are wanted.
+
+    Returns
+    -------
+    list of (dst, src, length, step)
+        ``extended[start + every * (dst + i)] == image[src + step * i]`` for ``0 <= i < length``; `src` is None
+        where the fill value stands.
+    """
+    runs: list[Run] = []
+    position = start
+    while position < stop:
+        if boundary in (None, "fill"):
+            if position < 0 or position >= n:
+                end = min(stop, 0) if position < 0 else stop
+                src, step = None, 0
+            else:
+                end, src, step = min(stop, n), position, 1
+        elif boundary == "nearest":
+            if position < 0:
+                end, src, step = min(stop, 0), 0, 0
+            elif position >= n:
+                end, src, step = stop, n - 1, 0
+            else:
+                end, src, step = min(stop, n), position, 1
+        elif boundary == "mirror" and n > 1:
+            period = 2 * n - 2
+            phase = position % period
+            if phase < n - 1:
+                end, src, step = min(stop, position + n - 1 - phase), phase, 1
+            else:
+                end, src, step = min(stop, position + period - phase), period - phase, -1
+        elif boundary == "symm":
+            phase = position % (2 * n)
+            if phase < n:
+                end, src, step = min(stop, position + n - phase), phase, 1
+            else:
+                end, src, step = min(stop, position + 2 * n - phase), 2 * n - 1 - phase, -1
+        else:  # wrap, and mirror of a single pixel
+            phase = position % n
+            end, src, step = min(stop, position + n - phase), phase, 1
+        skip = (start - position) % every
+        if position + skip < end:
+            length = -(-(end - position - skip) // every)
+            first = None if src is None else src + step * skip
+            runs.append(((position + skip - start) // every, first, length, step * every))
+        position = end
+    return runs
+
+
+def convention_from(fields: dict[str, Any]) -> Convention:
+    """Rebuild a convention from its stored fields."""
+    pairs: dict[str, Any] = {name: tuple(fields[name]) for name in ("origin", "stride", "offset") if name in fields}
+    return Convention(**{**fields, **pairs})

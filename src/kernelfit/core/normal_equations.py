@@ -1,0 +1,280 @@
+"""What the pixels have to say, as a small sum: solving never sees a pixel again."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from .geometry import Convention, Shape, convention_from, in_mode, kernel_shape
+
+Array = npt.NDArray[np.float64]
+_ARRAYS = ("gram", "moment", "center", "center_moment")
+
+
+@dataclass(frozen=True, eq=False)
+class NormalEquations:
+    """Sums over target pixels from which kernels are solved; disjoint sets of pixels add with ``+``.
+
+    The model is ``y = A k + noise``: one row of A for each target pixel that is used, one column for each tap. The
+    taps of all terms (source images with their supports) stand one after the other, each in row-major order of the
+    kernel that comes back.
+
+    Parameters
+    ----------
+    gram : ndarray, shape (taps, taps)
+        ``A'A``.
+    moment : ndarray, shape (taps,)
+        ``A'y``.
+    target_energy : float
+        ``y'y``.
+    target_sum : float
+        Sum of y.
+    n_pixels : int
+        Number of target pixels, that is of rows of A.
+    terms : tuple of (int, int)
+        Rows and columns of each term's support.
+    convention : Convention
+        How the kernel lies on the image.
+    center : ndarray, shape (taps,), optional
+        A kernel c near the solution, for which the next two were taken from the pixels themselves. Solvers look for the
+        difference to it: ``A'y`` resolves only what rounding leaves of a difference of large numbers, ``A'(y - A c)``
+        all of it.
+    center_moment : ndarray, shape (taps,), optional
+        ``A'(y - A c)``.
+    center_energy : float, optional
+        ``|y - A c|^2``.
+    weight_sum : float, optional
+        With weights w every sum above is a weighted one, ``A'WA``, ``A'Wy``, ``y'Wy`` and so on, and this is the sum
+        of the weights of the `n_pixels` pixels that have one. None if every pixel counts once.
+    weighting : str, optional
+        How the weights were taken into account, in words; empty without weights.
+
+    Examples
+    --------
+    >>> import numpy as np, kernelfit
+    >>> image = np.random.default_rng(0).random((60, 50))
+    >>> target = image[1:-1, 1:-1]
+    >>> north = kernelfit.accumulate(image[:32], target[:30], 3)
+    >>> south = kernelfit.accumulate(image[30:], target[30:], 3)
+    >>> both = north + south
+    >>> both.n_pixels == target.size
+    True
+    >>> np.round(both.solve().kernel, 9) + 0.0
+    array([[0., 0., 0.],
+           [0., 1., 0.],
+           [0., 0., 0.]])
+    """
+
+    gram: Array
+    moment: Array
+    target_energy: float
+    target_sum: float
+    n_pixels: int
+    terms: tuple[Shape, ...]
+    convention: Convention
+    center: Array | None = None
+    center_moment: Array | None = None
+    center_energy: float = 0.0
+    weight_sum: float | None = None
+    weighting: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the shapes, and make the arrays read-only."""
+        m = sum(rows * cols for rows, cols in self.terms)
+        for name in _ARRAYS:
+            value = getattr(self, name)
+            if value is None:
+                continue
+            shape = (m, m) if name == "gram" else (m,)
+            if value.shape != shape:
+                msg = f"got {name} of shape {value.shape}, need {shape} for terms {self.terms}"
+                raise ValueError(msg)
+            value.setflags(write=False)
+
+    @property
+    def n_taps(self) -> int:
+        """Number of unknowns."""
+        return len(self.moment)
+
+    @property
+    def total_weight(self) -> float:
+        """Sum of the weights of all pixels: their number where none was given."""
+        return float(self.n_pixels) if self.weight_sum is None else self.weight_sum
+
+    def __add__(self, other: "NormalEquations") -> Self:
+        """Return the statistics of the pixels of both."""
+        if not isinstance(other, NormalEquations):
+            return NotImplemented
+        mine, theirs = self.convention, other.convention
+        alike = all(getattr(mine, name) == getattr(theirs, name) for name in ("operation", "origin", "stride"))
+        if self.terms != other.terms or not alike:
+            msg = (
+                f"got statistics of different kernels ({self.terms}, {mine} and {other.terms}, {theirs}); "
+                "only those of the "
+                "same supports, operation, origin and stride add up"
+            )
+            raise ValueError(msg)
+        sums: dict[str, Any] = {
+            name: getattr(self, name) + getattr(other, name)
+            for name in ("gram", "moment", "target_energy", "target_sum", "n_pixels")
+        }
+        if self.weight_sum is not None or other.weight_sum is not None:
+            sums["weight_sum"] = self.total_weight + other.total_weight
+        sums["weighting"] = "; ".join(dict.fromkeys(w for w in (self.weighting, other.weighting) if w))
+        if self.center is not None or other.center is not None:
+            center = self.center if self.center is not None else other.center
+            assert center is not None
+            a, b = self._centered(center), other._centered(center)
+            sums |= {"center": center, "center_moment": a[0] + b[0], "center_energy": a[1] + b[1]}
+        return type(self)(**sums, terms=self.terms, convention=mine)
+
+    def _centered(self, center: Array) -> tuple[Array, float]:
+        """Return ``A'(y - A c)`` and ``|y - A c|^2`` for another center c."""
+        old, moment, energy = self.around()
+        step = center - old
+        change = self.gram @ step
+        return moment - change, max(0.0, energy - float(step @ (2 * moment - change)))
+
+    def __sub__(self, other: "NormalEquations") -> Self:
+        """Return the statistics of the pixels of this one that are not in `other`, a part of it."""
+        if not isinstance(other, NormalEquations):
+            return NotImplemented
+        if other.n_pixels > self.n_pixels:
+            msg = f"got {other.n_pixels} pixels to take from {self.n_pixels}; take a part from the whole"
+            raise ValueError(msg)
+        minus = dataclasses.replace(
+            other,
+            gram=-other.gram,
+            moment=-other.moment,
+            target_energy=-other.target_energy,
+            target_sum=-other.target_sum,
+            n_pixels=-other.n_pixels,
+            weight_sum=None if other.weight_sum is None else -other.weight_sum,
+            center=None,
+            center_moment=None,
+            center_energy=0.0,
+        )
+        mine = self if self.center is None else dataclasses.replace(self, center=None, center_moment=None)
+        rest = mine + minus
+        if self.center is None:
+            return rest
+        moment, energy = other._centered(self.center)
+        at, own_moment, own_energy = self.around()
+        return rest.centered(at, own_moment - moment, max(0.0, own_energy - energy))
+
+    def crop(self, shape: int | Shape, corner: Shape | None = None) -> Self:
+        """Return the statistics of a smaller support, exactly, without reading a pixel.
+
+        They are a sub-block: the target pixels are the same, the taps beyond the smaller support are held at zero.
+
+        Parameters
+        ----------
+        shape : int or (int, int)
+            Rows and columns of the smaller support.
+        corner : (int, int), optional
+            The tap (row, column) of this support that becomes tap (0, 0). By default the new support's centre,
+            ``(side - 1) // 2``, falls on this one's origin.
+
+        Returns
+        -------
+        NormalStats
+            The statistics. The convention says mode "same", with the origin moved along: a kernel that is smaller than
+            the one that a "valid" or "full" target was made for does not give a target of that shape.
+
+        Raises
+        ------
+        ValueError
+            If there is more than one term, or the smaller support does not lie inside this one or misses its origin.
+
+        Examples
+        --------
+        >>> import numpy as np, kernelfit
+        >>> image, target = np.random.default_rng(0).random((2, 40, 50))
+        >>> stats = kernelfit.accumulate(image, target, (9, 7))
+        >>> stats.crop((3, 5)).terms
+        ((3, 5),)
+        """
+        if len(self.terms) != 1:
+            msg = f"got statistics of {len(self.terms)} terms, need one; crop the supports before adding terms"
+            raise ValueError(msg)
+        (rows, cols), origin = self.terms[0], self.convention.origin
+        small = kernel_shape(shape)
+        row, col = ((o - (n - 1) // 2) for o, n in zip(origin, small, strict=True)) if corner is None else corner
+        if row < 0 or col < 0 or row + small[0] > rows or col + small[1] > cols:
+            msg = (
+                f"got a support of {small[0]}x{small[1]} at {(row, col)}, need one inside {rows}x{cols}; "
+                "give another shape or corner"
+            )
+            raise ValueError(msg)
+        if not (0 <= origin[0] - row < small[0] and 0 <= origin[1] - col < small[1]):
+            msg = (
+                f"got a support of {small[0]}x{small[1]} at {(row, col)}, need one that holds the origin {origin}; "
+                "give another shape or corner"
+            )
+            raise ValueError(msg)
+        index = np.arange(rows * cols).reshape(rows, cols)
+        kept = index[row : row + small[0], col : col + small[1]].ravel()
+        same = in_mode(self.convention, (rows, cols), "same")
+        convention = dataclasses.replace(same, origin=(origin[0] - row, origin[1] - col))
+        fields: dict[str, Any] = {
+            "gram": self.gram[np.ix_(kept, kept)],
+            "moment": self.moment[kept],
+            "terms": (small,),
+            "convention": convention,
+        }
+        if self.center is not None:
+            center = np.zeros(rows * cols)
+            center[kept] = self.center[kept]
+            moment, energy = self._centered(center)
+            fields |= {"center": center[kept], "center_moment": moment[kept], "center_energy": energy}
+        return dataclasses.replace(self, **fields)
+
+    def around(self) -> tuple[Array, Array, float]:
+        """Return the center c, ``A'(y - A c)`` and ``|y - A c|^2``; the center is zero if none was set."""
+        if self.center is None or self.center_moment is None:
+            return np.zeros(self.n_taps), self.moment, self.target_energy
+        return self.center, self.center_moment, self.center_energy
+
+    def centered(self, center: Array, moment: Array, energy: float) -> Self:
+        """Return the same statistics with what the pixels say of the residual of `center`.
+
+        Parameters
+        ----------
+        center : ndarray, shape (taps,)
+            A kernel c.
+        moment : ndarray, shape (taps,)
+            ``A'(y - A c)``, from the pixels.
+        energy : float
+            ``|y - A c|^2``, from the pixels.
+
+        Returns
+        -------
+        NormalStats
+            The statistics, from which every solver gets a more accurate kernel.
+        """
+        return dataclasses.replace(self, center=np.array(center), center_moment=np.array(moment), center_energy=energy)
+
+
+def packed(stats: NormalEquations) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Return statistics as a header of plain values, and the arrays."""
+    header: dict[str, Any] = {}
+    arrays: dict[str, Array] = {}
+    for field in dataclasses.fields(stats):
+        value = getattr(stats, field.name)
+        if isinstance(value, np.ndarray):
+            arrays[field.name] = value
+        elif field.name not in _ARRAYS:
+            header[field.name] = value
+    header["convention"] = dataclasses.asdict(stats.convention)
+    return header, arrays
+
+
+def unpacked(header: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]:
+    """Return the fields of statistics from what `packed` made of them."""
+    names = {field.name for field in dataclasses.fields(NormalEquations)}
+    fields = {name: value for name, value in header.items() if name in names}
+    fields["terms"] = tuple((rows, cols) for rows, cols in header["terms"])
+    fields["convention"] = convention_from(header["convention"])
+    return {**fields, **{name: arrays[name] for name in _ARRAYS if name in arrays}}

@@ -1,0 +1,104 @@
+"""A result as a header of plain values and arrays, as files hold it, and back."""
+
+import dataclasses
+import os
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import npz
+from .background import Background
+from .estimate import Estimate, Prior, Spectrum, StrengthPath
+from .findings import Finding, Verdict
+from .geometry import convention_from
+
+Array = npt.NDArray[np.float64]
+#: Fields of a fit that a file holds in a form of their own.
+_APART = (
+    "kernel",
+    "factor",
+    "convention",
+    "findings",
+    "path",
+    "priors",
+    "spectrum",
+    "background",
+    "parts",
+    "weights",
+)
+
+
+def packed(fit: Estimate) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Return what is stored of a result: a header of plain values, and the arrays."""
+    header = {f.name: getattr(fit, f.name) for f in dataclasses.fields(fit) if f.name not in _APART}
+    header["convention"] = dataclasses.asdict(fit.convention)
+    header["findings"] = [[f.verdict.name, f.detail] for f in fit.findings]
+    arrays = {"kernel": fit.kernel} | ({} if fit.factor is None else {"factor": fit.factor})
+    header["priors"] = [dataclasses.asdict(prior) for prior in fit.priors]
+    if fit.path is not None:
+        header["criterion"] = fit.path.criterion
+        for name in ("strength", "freedom", "rss", "score"):
+            arrays[f"path_{name}"] = getattr(fit.path, name)
+    if fit.spectrum is not None:
+        fields = dataclasses.asdict(fit.spectrum)
+        header["spectrum"] = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in fields.items()}
+    if fit.weights is not None:
+        several = isinstance(fit.weights, tuple)
+        header["weights"] = len(fit.weights) if several else 0
+        arrays |= {f"weights_{i}": w for i, w in enumerate(fit.weights if several else (fit.weights,))}
+    if fit.background is not None:
+        fields = {name: getattr(fit.background, name) for name in ("degree", "shapes", "channel_axis")}
+        header["background"] = fields
+        arrays |= {f"background_{name}": getattr(fit.background, name) for name in ("coefficients", "stderr")}
+    header["parts"] = []
+    for i, part in enumerate(fit.parts):
+        fields, more = packed(part)
+        header["parts"].append(fields)
+        arrays |= {f"part{i}_{name}": array for name, array in more.items()}
+    return header, arrays
+
+
+def unpacked(header: dict[str, Any], arrays: dict[str, Array]) -> Estimate:
+    """Undo `packed`."""
+    header["convention"] = convention_from(header["convention"])
+    header["findings"] = tuple(Finding(Verdict[name], detail) for name, detail in header["findings"])
+    header["priors"] = tuple(
+        Prior(**{**prior, "center": (prior["center"][0], prior["center"][1])}) for prior in header.pop("priors", ())
+    )
+    criterion = header.pop("criterion", None)
+    if criterion is not None:
+        names = ("strength", "freedom", "rss", "score")
+        header["path"] = StrengthPath(**{name: arrays[f"path_{name}"] for name in names}, criterion=criterion)
+    header["notes"] = tuple(header.get("notes", ()))
+    count = header.pop("weights", None)
+    if count is not None:
+        header["weights"] = tuple(arrays[f"weights_{i}"] for i in range(count)) if count else arrays["weights_0"]
+    spectrum = header.pop("spectrum", None)
+    if spectrum is not None:
+        arrays_of = {k: np.array(v, dtype=np.float64) for k, v in spectrum.items() if isinstance(v, list)}
+        spectrum = Spectrum(**{**spectrum, **arrays_of})
+    background = header.pop("background", None)
+    if background is not None:
+        background["shapes"] = tuple((rows, cols) for rows, cols in background["shapes"])
+        for name in ("coefficients", "stderr"):
+            background[name] = arrays[f"background_{name}"]
+        header["background"] = Background(**background)
+    header["parts"] = tuple(
+        unpacked(part, {k.removeprefix(f"part{i}_"): v for k, v in arrays.items() if k.startswith(f"part{i}_")})
+        for i, part in enumerate(header.pop("parts", ()))
+    )
+    return Estimate(kernel=arrays["kernel"], factor=arrays.get("factor"), spectrum=spectrum, **header)
+
+
+def save_estimate(fit: Estimate, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Write an estimate to an NPZ file, in one step."""
+    npz.save(path, "KernelFit", *packed(fit), overwrite=overwrite)
+
+
+def load_estimate(path: str | os.PathLike[str]) -> Estimate:
+    """Read what `save_estimate` wrote."""
+    header, arrays = npz.load(path, "KernelFit")
+    for name in ("kernelfit", "kind"):
+        del header[name]
+    return unpacked(header, arrays)

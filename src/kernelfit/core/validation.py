@@ -1,0 +1,69 @@
+"""What may come in: numbers, counts, names and lists."""
+
+import math
+import numbers
+import operator
+import os
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+def known(value: object, names: tuple[str | None, ...], keyword: str) -> str | None:
+    """Return `value` if it is one of `names`; list them if it is not."""
+    if value is not None and not isinstance(value, str):
+        msg = f"got {keyword}={value!r}, need one of {', '.join(map(repr, names))}"
+        raise TypeError(msg)
+    if value not in names:
+        msg = f"got {keyword}={value!r}, need one of {', '.join(map(repr, names))}"
+        raise ValueError(msg)
+    return value
+
+
+Array = npt.NDArray[np.float64]
+
+
+def as_number(value: object, name: str) -> float:
+    """Return a finite real number as a float, or say that a keyword is none."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        msg = f"got {name}={value!r}, need one real number"
+        raise TypeError(msg)
+    if not math.isfinite(value):
+        beyond = "; if the pixels beyond the edge are unknown, leave boundary=None" if name == "fillvalue" else ""
+        msg = f"got {name}={value!r}, need a finite number{beyond}"
+        raise ValueError(msg)
+    return float(value)
+
+
+def as_workers(workers: object) -> int:
+    """Return the number of threads to use; None means every processor this process may run on."""
+    if workers is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        count = operator.index(workers)  # type: ignore[arg-type]
+    except TypeError:
+        msg = f"got workers={workers!r}, need None or an int of at least 1"
+        raise TypeError(msg) from None
+    if count < 1:
+        msg = f"got workers={workers!r}, need None or an int of at least 1"
+        raise ValueError(msg)
+    return count
+
+
+def require_progress(progress: object) -> None:
+    """Refuse what cannot be called to be told of progress."""
+    if progress is not None and not callable(progress):
+        msg = f"got progress={progress!r}, need a function of (stage, done, total), or None"
+        raise TypeError(msg)
+
+
+def as_list(value: object) -> list[Any] | None:
+    """Return the items of a list or tuple of arrays of at least two dimensions; None for everything else."""
+    if not isinstance(value, (list, tuple)):
+        return None
+    if len(value) > 0 and all(hasattr(item, "dtype") and len(getattr(item, "shape", ())) >= 2 for item in value):
+        return list(value)
+    return None

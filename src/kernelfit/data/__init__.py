@@ -1,0 +1,1 @@
+"""Pixels: readers, observations, blocks, masks, and arrays that are stored in chunks."""

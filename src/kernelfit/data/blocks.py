@@ -1,0 +1,224 @@
+"""Boxes of target pixels: each is a problem of its own that reads its own halo, and their statistics add up.
+
+With the extended image P of `geometry`, the target pixels of a box ``[r, r + rows) x [c, c + cols)`` need P in
+``[r, r + rows + side - 1) x ...`` and nothing else. So the box is the problem with its readers moved, whatever the
+mode and boundary, and the statistics of boxes that do not overlap add up to those of the whole, exactly.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.geometry import Shape, as_pair
+from . import chunked
+from .observation import Observation
+from .reader import Reader
+
+#: Rows of a block, and bytes of one of its rows, unless the image is small.
+ROWS, ROW_BYTES = 1024, 2**13
+#: Up to so many sums are added one after the other before their sum is passed on up the tree.
+FAN = 4
+Part = TypeVar("Part")
+
+
+class Box(NamedTuple):
+    """A rectangle of the target pixels that are used."""
+
+    row: int
+    col: int
+    rows: int
+    cols: int
+
+
+def moved(reader: Reader, row: int, col: int, shape: Shape) -> Reader:
+    """Return the reader whose first pixel is (`row`, `col`) of another one."""
+    return dataclasses.replace(reader, shape=shape, before=(reader.before[0] - row, reader.before[1] - col))
+
+
+def sub_observation(observation: Observation, box: Box) -> Observation:
+    """Return the problem of one box of the target pixels that are used."""
+    plan = observation.geometry
+    row, col = box.row * plan.stride[0], box.col * plan.stride[1]
+    part = dataclasses.replace(
+        plan,
+        before=(plan.before[0] - row, plan.before[1] - col),
+        offset=(plan.offset[0] + box.row, plan.offset[1] + box.col),
+        size=(box.rows, box.cols),
+    )
+    return dataclasses.replace(
+        observation,
+        geometry=part,
+        sources=tuple(moved(r, row, col, part.extended_shape) for r in observation.sources),
+        targets=tuple(moved(r, box.row, box.col, part.size) for r in observation.targets),
+    )
+
+
+def alone(observation: Observation) -> Observation:
+    """Return the problem of a box on arrays that hold its own pixels and no others, in their own type if they can."""
+    plan = observation.geometry
+    own = dataclasses.replace(
+        plan, image_shape=plan.extended_shape, target_shape=plan.size, before=(0, 0), offset=(0, 0)
+    )
+    sources, targets = (
+        tuple(Reader(_own(r), r.shape) for r in some) for some in (observation.sources, observation.targets)
+    )
+    return dataclasses.replace(observation, geometry=own, sources=sources, targets=targets)
+
+
+def _own(reader: Reader) -> npt.NDArray[Any]:
+    (top, left), (height, width) = (-reader.before[0], -reader.before[1]), reader.shape
+    if _inside(reader):
+        return np.asarray(reader.array[top : top + height, left : left + width])
+    return reader.block(0, 0, reader.shape)
+
+
+def _inside(reader: Reader) -> bool:
+    """Say whether all that is read of an array lies in it."""
+    (top, left), (height, width) = (-reader.before[0], -reader.before[1]), reader.shape
+    rows, cols = reader.array.shape
+    return min(top, left) >= 0 and top + height <= rows and left + width <= cols
+
+
+def as_block(block: object) -> Shape | None:
+    """Return the sides of a block as a user may give them."""
+    if block is None:
+        return None
+    rows, cols = as_pair(block, "block")
+    if rows < 1 or cols < 1:
+        msg = (
+            f"got block={block!r}, need at least one row and one column of target pixels; leave it out for the default"
+        )
+        raise ValueError(msg)
+    return rows, cols
+
+
+def cut(observation: Observation, block: Shape | None = None, least: int = 4) -> list[Box]:
+    """Cut the target pixels into boxes, in stripes from left to right, each from top to bottom.
+
+    Without `block` the boxes are some 1024 rows by 8 KiB of the image, less in small ones so that a stripe has `least`
+    of them unless they would be tiny, and end where chunks of the target (or else of the image) end, as far as
+    possible. They depend on the problem and how it is stored alone. In this order the chunks that two boxes of a stripe
+    need are still at hand.
+    """
+    size = observation.size
+    if block is not None:
+        ends = [[*range(0, n, side), n] for n, side in zip(size, block, strict=True)]
+        return _boxes(ends)
+    kernel, stride = observation.geometry.phase_shape, observation.geometry.stride
+    largest = max(np.dtype(r.array.dtype).itemsize for r in (*observation.sources, *observation.targets))
+    sides = [max(n // s, 16 * k) for n, s, k in zip((ROWS, ROW_BYTES // largest), stride, kernel, strict=True)]
+    sides[0] = min(sides[0], max(16 * kernel[0], 128, -(-size[0] // least)))
+    ends = []
+    reader = next(
+        (r for r in (*observation.targets, *observation.sources) if chunked.boundaries(r.array) is not None), None
+    )
+    found = None if reader is None else chunked.boundaries(reader.array)
+    for axis in range(2):
+        n, side = size[axis], sides[axis]
+        stops: list[int] = []
+        if reader is not None and found is not None:
+            step = 1 if any(reader is target for target in observation.targets) else stride[axis]
+            stops = [p for p in ((e + reader.before[axis]) // step for e in found[axis]) if 0 < p < n]
+        ends.append(_walk(n, side, stops))
+    return _boxes(ends)
+
+
+def loaded(observation: Observation) -> Observation:
+    """Return the problem with the pixels in memory that it would otherwise ask a store for, many times over."""
+    return reading(observation, [in_memory(reader) for reader in observation.sources + observation.targets])
+
+
+def reading(observation: Observation, readers: list[Reader]) -> Observation:
+    """Return the problem with other readers of its sources and targets."""
+    n = len(observation.sources)
+    return dataclasses.replace(observation, sources=tuple(readers[:n]), targets=tuple(readers[n:]))
+
+
+def in_memory(reader: Reader) -> Reader:
+    """Return a reader of the same pixels in memory: itself, unless it reads a store."""
+    if not _inside(reader) or not isinstance(reader.array, chunked.Chunked):
+        return reader
+    (top, left), (height, width) = (-reader.before[0], -reader.before[1]), reader.shape
+    return Reader(reader.array[top : top + height, left : left + width], reader.shape)
+
+
+def _walk(n: int, side: int, stops: list[int]) -> list[int]:
+    """Cut n positions into steps of about `side` that end at `stops` where those are not too far away."""
+    ends = [0]
+    while ends[-1] < n:
+        here = ends[-1]
+        near = [p for p in stops if side // 2 <= p - here <= side + side // 4]
+        end = min(near, key=lambda p: abs(p - here - side)) if near else here + side
+        ends.append(n if n - here <= side + side // 4 else end)
+    return ends
+
+
+def _boxes(ends: list[list[int]]) -> list[Box]:
+    rows, cols = (list(zip(e[:-1], e[1:], strict=True)) for e in ends)
+    return [Box(a, c, b - a, d - c) for c, d in cols for a, b in rows]
+
+
+class Tree(Generic[Part]):
+    """Sums of sums, each of up to `FAN` parts: the order of the additions depends on the number of parts alone.
+
+    So the same blocks give the same bits whether they are added one by one as they come or where they lie, and
+    only a few sums are alive at any time, one for each level.
+
+    Parameters
+    ----------
+    add : callable
+        Adds two parts, in either order to the same bits.
+    """
+
+    def __init__(self, add: Callable[[Part, Part], Part]) -> None:
+        self.add = add
+        #: For each level the sum so far, if any, and of how many it is.
+        self.levels: list[tuple[Part | None, int]] = []
+
+    def push(self, part: Part) -> None:
+        """Add one more part."""
+        for i, (total, count) in enumerate(self.levels):
+            part = part if total is None else self.add(total, part)
+            if count + 1 < FAN:
+                self.levels[i] = (part, count + 1)
+                return
+            self.levels[i] = (None, 0)
+        self.levels.append((part, 1))
+
+    def total(self) -> Part | None:
+        """Return the sum of all parts."""
+        result: Part | None = None
+        for total, _ in self.levels:
+            if total is not None:
+                result = total if result is None else self.add(total, result)
+        return result
+
+
+def in_tree(parts: Iterable[Part], add: Callable[[Part, Part], Part]) -> Part:
+    """Add up parts in the order of `Tree`."""
+    tree = Tree(add)
+    for part in parts:
+        tree.push(part)
+    total = tree.total()
+    assert total is not None
+    return total
+
+
+def groups(items: list[Any]) -> Iterator[list[Any]]:
+    """Yield runs of `FAN` items: what one sum of the lowest level is made of."""
+    for first in range(0, len(items), FAN):
+        yield items[first : first + FAN]
+
+
+def spots(readers: Iterable[Reader]) -> bytes:
+    """Return a few spots of each, as bytes that depend on the values of their pixels alone."""
+    parts = []
+    for reader in readers:
+        for share in (0.0, 0.5, 1.0):
+            corner = [int(share * max(0, n - 16)) for n in reader.shape]
+            shape = (min(16, reader.shape[0]), min(16, reader.shape[1]))
+            parts.append(np.ascontiguousarray(reader.block(corner[0], corner[1], shape)).astype("<f8").tobytes())
+    return b"".join(parts)

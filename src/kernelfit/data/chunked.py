@@ -1,0 +1,283 @@
+"""Arrays that are stored in chunks, read a few whole chunks at a time: the engines' tiles are narrower than those."""
+
+import itertools
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.geometry import Shape
+from . import buffer_pool
+from .zarr_local import ChunkFiles, direct
+
+#: Bytes of pixels that one array may keep.
+BUDGET = 2**25
+#: Pixels along each side that one read should have at least: a call to a store costs about as much as 10^5 pixels ...
+LEAST = 1024
+#: ... and a file less.
+LEAST_OF_FILES = 256
+Pixels = npt.NDArray[Any]
+
+
+def boundaries(array: Any) -> tuple[list[int], list[int]] | None:
+    """Return where the chunks of an array begin and end along rows and columns; None if it is not stored in chunks."""
+    if isinstance(array, Chunked):
+        return boundaries(array.array)
+    chunks = getattr(array, "chunks", None)
+    if chunks is None:
+        return None
+    found = []
+    for n, sides in zip(array.shape[:2], chunks[:2], strict=True):
+        if isinstance(sides, tuple):  # one length for each chunk: Dask, xarray
+            ends = np.cumsum([0, *sides]).tolist()
+        else:
+            ends = [*range(0, n, sides), n]
+        found.append(sorted(set(ends)))
+    return found[0], found[1]
+
+
+def merged(ends: list[int], least: int, most: int) -> list[int]:
+    """Leave out boundaries so that steps are at least `least` long, if that keeps them below `most`."""
+    kept = [ends[0]]
+    for end, following in zip(ends[1:], [*ends[2:], math.inf], strict=True):
+        if end - kept[-1] >= least or following - kept[-1] > most or following == math.inf:
+            kept.append(end)
+    return kept
+
+
+class _Cell:
+    """Pixels that one thread reads, and others wait for: by a bare lock, since a Ctrl-C may leave others locked."""
+
+    def __init__(self) -> None:
+        self.found: Pixels | BaseException | None = None
+        self.reading = threading.Lock()
+        self.reading.acquire()
+
+    def result(self) -> Pixels:
+        """Wait for the pixels and return them, or raise what came in their stead."""
+        with self.reading:
+            pass
+        if isinstance(self.found, BaseException):
+            raise self.found
+        assert self.found is not None
+        return self.found
+
+
+class Cells:
+    """The cells of whole chunks of an array (rows, cols, ...), the last used of which are kept.
+
+    Threads share them; of several that need the same one, one reads it and the others wait.
+    """
+
+    def __init__(self, array: Any, budget: int) -> None:
+        self.array, self.budget = array, budget
+        (n_rows, n_cols), bytes_each = array.shape[:2], np.dtype(array.dtype).itemsize * math.prod(array.shape[2:])
+        ends = boundaries(array) or ([*range(0, n_rows, LEAST), n_rows], [*range(0, n_cols, LEAST), n_cols])
+        most = math.isqrt(max(1, budget // 4 // bytes_each))
+        least = LEAST_OF_FILES if isinstance(array, ChunkFiles) else LEAST
+        self.ends = tuple(np.array(merged(e, min(least, most), 2 * least)) for e in ends)
+        largest = math.prod(int(np.diff(e).max()) for e in self.ends) * bytes_each
+        self.kept = largest <= budget // 4
+        self._cells: OrderedDict[Shape, _Cell] = OrderedDict()
+        self._lock = threading.Lock()
+        self._bytes = 0
+
+    def cell(self, row: int, col: int) -> Pixels:
+        """Return a cell, from memory if it is there."""
+        cell = self._brought(row, col)
+        if cell.found is None:  # rather than wait, read what is most likely to be needed next
+            row, col = (row + 1, col) if row + 2 < len(self.ends[0]) else (0, col + 1)
+            if col + 1 < len(self.ends[1]):
+                self._brought(row, col)
+        return cell.result()
+
+    def _brought(self, row: int, col: int) -> _Cell:
+        """Return a cell, read unless another thread does that; who asks for its pixels is told of a failure."""
+        cell = mine = _Cell()
+        try:
+            with self._lock:
+                cell = self._cells.setdefault((row, col), mine)
+                self._cells.move_to_end((row, col))
+            if cell is mine:
+                self._read(row, col, mine)
+        except BaseException as error:  # an interruption may come anywhere here, and others may wait
+            if mine.found is None:
+                mine.found = error
+            with self._lock:
+                if self._cells.get((row, col)) is mine:
+                    del self._cells[row, col]
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            mine.reading.release()
+        return cell
+
+    def _read(self, row: int, col: int, cell: _Cell) -> None:
+        """Read a cell, and forget those not used for longest."""
+        (y0, y1), (x0, x1) = ((int(e[i]), int(e[i + 1])) for e, i in zip(self.ends, (row, col), strict=True))
+        pixels = np.asarray(self.array[y0:y1, x0:x1])
+        with self._lock:
+            self._bytes += pixels.nbytes
+            cell.found = pixels
+            for key, other in list(self._cells.items()):
+                if self._bytes <= self.budget:
+                    break
+                if isinstance(other.found, np.ndarray) and other is not cell:
+                    self._bytes -= other.found.nbytes
+                    del self._cells[key]
+
+
+def _steps(ends: npt.NDArray[np.intp], start: int, length: int) -> list[tuple[int, slice, slice]]:
+    """Return the cells along one axis that hold pixels of a range: which, their share of it, where they have it."""
+    first, last = (int(np.searchsorted(ends, p, "right")) - 1 for p in (start, start + length - 1))
+    found, known = [], ends[first : last + 2].tolist()
+    for i, (begin, end) in enumerate(itertools.pairwise(known), first):
+        a, b = max(start, begin), min(start + length, end)
+        found.append((i, slice(a - start, b - start), slice(a - begin, b - begin)))
+    return found
+
+
+class Chunked:
+    """A 2-D array that is read in cells of whole chunks.
+
+    Parameters
+    ----------
+    array : array_like
+        Anything 2-D with a shape, a dtype and slices.
+    cells : Cells, optional
+        Where the pixels are kept; by default 32 MiB of cells of its own. Where a cell would take more than a quarter of
+        that nothing is kept, and slices are read as they are asked for.
+    channel : int, optional
+        Which channel (last axis) of the cells it is; by default they have none.
+    """
+
+    def __init__(self, array: Any, cells: Cells | None = None, channel: int | None = None) -> None:
+        self.array = array
+        self.shape: Shape = (int(array.shape[0]), int(array.shape[1]))
+        self.dtype = np.dtype(array.dtype)
+        self.cells = Cells(array, BUDGET) if cells is None else cells
+        self.pick = ... if channel is None else (..., channel)
+
+    def __getitem__(self, key: tuple[slice, slice]) -> Pixels:
+        """Return the pixels of two slices, not to be written to."""
+        (top, bottom, _), (left, right, _) = (s.indices(n) for s, n in zip(key, self.shape, strict=True))
+        shape = (max(0, bottom - top), max(0, right - left))
+        parts = self._parts(top, left, shape)
+        place, part = next(parts, (None, None))
+        if part is None or part.shape == shape:
+            return np.empty(shape, self.dtype) if part is None else part
+        out = buffer_pool.empty(shape, self.dtype)
+        out[place] = part
+        for place, part in parts:
+            out[place] = part
+        return out
+
+    def copy_to(self, out: Pixels, top: int, left: int) -> None:
+        """Fill an array of any type with the pixels from (`top`, `left`) on."""
+        for place, part in self._parts(top, left, out.shape):
+            out[place] = part
+
+    def _parts(self, top: int, left: int, shape: Shape) -> Iterator[tuple[tuple[slice, slice], Pixels]]:
+        """Yield what the cells have of a rectangle, each part with its place there."""
+        if 0 in shape:
+            return
+        if not self.cells.kept:
+            yield np.s_[:, :], np.asarray(self.array[top : top + shape[0], left : left + shape[1]])
+            return
+        rows, cols = (_steps(e, a, n) for e, a, n in zip(self.cells.ends, (top, left), shape, strict=True))
+        for i, down, y in rows:
+            for j, across, x in cols:
+                yield (down, across), self.cells.cell(i, j)[y, x][self.pick]
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Pixels:
+        """Return all pixels."""
+        return np.asarray(self.array[:, :], dtype=dtype)
+
+
+class _Plane:
+    """One channel of anything that can be sliced."""
+
+    def __init__(self, array: Any, axis: int, index: int) -> None:
+        self.array, self.axis, self.index = array, axis, index
+        self.shape, self.dtype = _but(axis, array.shape), array.dtype
+        if getattr(array, "chunks", None) is not None:
+            self.chunks = _but(axis, array.chunks)
+
+    def __getitem__(self, key: tuple[slice, slice]) -> Pixels:
+        full = list(key)
+        full.insert(self.axis, slice(self.index, self.index + 1))
+        return np.asarray(self.array[tuple(full)]).squeeze(self.axis)
+
+
+class _ChannelsLast:
+    """An array of three axes, that of the channels behind the others."""
+
+    def __init__(self, array: Any, axis: int) -> None:
+        self.array, self.axis, self.dtype = array, axis, array.dtype
+        self.shape = (*_but(axis, array.shape), array.shape[axis])
+        self.chunks = None if array.chunks is None else (*_but(axis, array.chunks), array.chunks[axis])
+
+    def __getitem__(self, key: tuple[slice, slice]) -> Pixels:
+        full = list(key)
+        full.insert(self.axis, slice(None))
+        return np.moveaxis(np.asarray(self.array[tuple(full)]), self.axis, -1)
+
+
+def _but(axis: int, values: Any) -> tuple[Any, ...]:
+    """Return what is said of three axes without that of the channels."""
+    return tuple(value for i, value in enumerate(values) if i != axis)
+
+
+def sliceable(array: Any) -> Any:
+    """Return an array as the engines should read it: as it is, or by whole chunks if it is stored in chunks."""
+    if isinstance(array, (np.ndarray, Chunked)) or not hasattr(array, "chunks"):
+        return array
+    _require_known(array)
+    return Chunked(direct(array))
+
+
+def planes(array: Any, axis: int) -> list[Any]:
+    """Return the channels of an array, each as `sliceable` does; those that share chunks share what is kept of them."""
+    array = direct(array)
+    found: list[Any] = [_Plane(array, axis, i) for i in range(array.shape[axis])]
+    if not hasattr(array, "chunks"):
+        return found
+    _require_known(array)
+    whole = _ChannelsLast(array, axis)
+    thickness = None if whole.chunks is None else whole.chunks[2]
+    if thickness in (1, (1,) * len(found)):
+        return [Chunked(plane) for plane in found]
+    cells = Cells(whole, BUDGET * min(len(found), 4))
+    return [Chunked(plane, cells, i) for i, plane in enumerate(found)]
+
+
+def _require_known(array: Any) -> None:
+    if any(n != n for n in array.shape):
+        msg = f"got an array of unknown shape {array.shape}, need a known one; call its compute_chunk_sizes() first"
+        raise ValueError(msg)
+
+
+def require_same_axes(image: object, target: object) -> None:
+    """Refuse labelled arrays (xarray) whose axes do not mean the same; their coordinates are used for nothing else."""
+    mine, theirs = (getattr(a, "dims", None) for a in (image, target))
+    if not isinstance(mine, tuple) or not isinstance(theirs, tuple) or len(mine) != 2 or len(theirs) != 2:
+        return
+    if set(mine) == set(theirs) and mine != theirs:
+        msg = f"got an image with axes {mine} and a target with axes {theirs}; transpose one of them"
+        raise ValueError(msg)
+    for dim in mine:
+        indexes = [getattr(a, "indexes", {}).get(dim) for a in (image, target)]
+        if any(index is None for index in indexes) or dim not in theirs:
+            continue
+        a, b = (np.asarray(index) for index in indexes)
+        if len(a) == len(b) and not np.array_equal(a, b):
+            msg = (
+                f"got an image and a target whose coordinates along {dim!r} differ (from {a[0]} to {a[-1]}, and from "
+                f"{b[0]} to {b[-1]}); pixels are matched by position alone: align the two, or drop the coordinates "
+                "with drop_vars if the positions are right"
+            )
+            raise ValueError(msg)

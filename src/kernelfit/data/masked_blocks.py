@@ -1,0 +1,109 @@
+"""Masks and weights of a pair that is read box by box: judged a box at a time, never held at the target's size.
+
+A box reads its own extended image, target, masks and weights into arrays of its own, which `masks` judges as it does
+a whole pair. Its statistics are the exact weighted ones; those of boxes that do not overlap add up.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import blocks, chunked, masking
+from .blocks import Box
+from .masking import Rules
+from .observation import Observation, WeightedObservation
+from .reader import Reader
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedBlocks:
+    """What excludes or weighs pixels of a pair.
+
+    Attributes
+    ----------
+    problem : Observation
+        The whole pair.
+    masks, weights : tuple of Reader
+        Of the used part of the target; those of the weights, none or one.
+    image_masks : tuple of Reader
+        Of the extended image: where it is mirrored, so are they.
+    nan : str
+    saturated : (float, float) or None
+        As in `find_kernel`, but for the ends of the type's range being said.
+    """
+
+    observation: Observation
+    masks: tuple[Reader, ...]
+    weights: tuple[Reader, ...]
+    image_masks: tuple[Reader, ...]
+    nan: str
+    saturated: tuple[float, float] | None
+
+    @classmethod
+    def of(cls, observation: Observation, rules: Rules) -> "MaskedBlocks | None":
+        """Judge what a user gives for one pair, but for its values; None if that excludes nothing."""
+        source, target = observation.sources[0], observation.targets[0]
+
+        def readers(like: Reader, name: str, kinds: str, need: str, *values: object) -> tuple[Reader, ...]:
+            arrays = [_laid(v, like.array.shape, name, kinds, need) for v in values if v is not None]
+            return tuple(dataclasses.replace(like, array=a, fillvalue=0.0) for a in arrays)
+
+        marks = "biu", "bool (True where a pixel is excluded)"
+        found = cls(
+            observation,
+            readers(target, "mask", *marks, rules.mask, rules.target_masked),
+            readers(target, "weights", "biuf", "real numbers: the inverse variance", rules.weights),
+            readers(source, "image_mask", *marks, rules.image_mask, rules.image_masked),
+            rules.nan,
+            masking.as_ends(rules.saturated, target.array.dtype),
+        )
+        idle = rules.nan == "error" and found.saturated is None
+        return None if idle and not (found.masks or found.weights or found.image_masks) else found
+
+    @property
+    def more(self) -> bool:
+        """Whether more than saturation may exclude or weigh pixels."""
+        return bool(self.nan == "mask" or self.masks or self.weights or self.image_masks)
+
+    def item(self, box: Box, observation: Observation | None = None) -> WeightedObservation | None:
+        """Return a box with its weights, None if all of its pixels count the same.
+
+        `problem` is that of the box `alone`, if it is at hand.
+        """
+        own = blocks.alone(blocks.sub_observation(self.observation, box)) if observation is None else observation
+        row, col = (n * step for n, step in zip(box[:2], own.geometry.stride, strict=True))
+        weights = [reader.block(box.row, box.col, own.size) for reader in self.weights]
+        judged = masking.judge(
+            own,
+            masks=[reader.block(box.row, box.col, own.size) != 0 for reader in self.masks],
+            image_masks=[[reader.block(row, col, own.geometry.extended_shape) != 0 for reader in self.image_masks]],
+            weights=weights[0] if weights else None,
+            nan=self.nan,
+            saturated=self.saturated,
+            part=True,
+        )
+        return None if judged is None else judged.item
+
+    def spots(self) -> bytes:
+        """Return a few spots of all that is laid on the pair, to know it by."""
+        return blocks.spots((*self.masks, *self.weights, *self.image_masks))
+
+
+def _laid(value: object, shape: tuple[int, int], name: str, kinds: str, need: str) -> Any:
+    """Return a mask, or weights, as something that can be sliced, or say why it is none."""
+    array: Any = value
+    if not (hasattr(value, "shape") and hasattr(value, "dtype") and hasattr(value, "__getitem__")):
+        array = np.asarray(value)
+    if isinstance(array, np.ma.MaskedArray):
+        array = array.filled(0)
+    if np.dtype(array.dtype).kind not in kinds:
+        msg = f"got {name} of dtype {array.dtype}, need {need}"
+        raise TypeError(msg)
+    if isinstance(array, np.ndarray):
+        return masking.broadcast(array, shape, name)
+    if tuple(array.shape) != tuple(shape):
+        msg = f"got {name} of shape {tuple(array.shape)}, need {tuple(shape)}"
+        raise ValueError(msg)
+    return chunked.sliceable(array)

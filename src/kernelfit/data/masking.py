@@ -1,0 +1,496 @@
+"""The judge of masks and weights: what may exclude pixels, how many are left, and readers that never see the rest.
+
+All of it becomes one non-negative weight for each target pixel that is used; a mask is a weight of zero. Pixels that
+are excluded read as zero from here on, so that whatever stands there changes no bit of any result.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core import validation
+from .observation import Observation, WeightedObservation, Weights
+from .plan import FitPlan
+from .reader import Reader, any_in_window
+
+Mask = npt.NDArray[np.bool_]
+NAN = ("error", "mask")
+#: Pixels looked at a time.
+_BLOCK = 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """A pair with its weights, and what was excluded in words."""
+
+    item: WeightedObservation
+    notes: tuple[str, ...]
+
+
+class _Kept:
+    """An array that reads as zero where it is excluded."""
+
+    def __init__(self, array: Any, excluded: Mask) -> None:
+        self.array, self.excluded = array, excluded
+        self.shape, self.dtype = array.shape, array.dtype
+
+    def __getitem__(self, key: Any) -> Any:
+        block = np.array(self.array[key], dtype=np.float64)
+        block[self.excluded[key]] = 0.0
+        return block
+
+
+class _Below:
+    """An array that reads as zero where it stands at one of two ends."""
+
+    def __init__(self, array: Any, ends: tuple[float, float]) -> None:
+        self.array, self.ends = array, ends
+        self.shape, self.dtype = array.shape, array.dtype
+
+    def __getitem__(self, key: Any) -> Any:
+        own = np.asarray(self.array[key])
+        block = np.array(own, dtype=np.float64)
+        block[_hit(own, self.ends)] = 0.0
+        return block
+
+
+class Unsaturated:
+    """Stands in for the weights of a target of which saturated pixels alone do not count.
+
+    They are told from the target itself, block by block, so that nothing of its size is ever held.
+
+    Attributes
+    ----------
+    shape : (int, int)
+        Of the used part of the target.
+    n_nonzero : int
+        Number of pixels that count.
+    """
+
+    dtype = np.dtype(bool)
+
+    def __init__(self, array: Any, place: tuple[slice, slice], ends: tuple[float, float], n_nonzero: int) -> None:
+        self._array, self._ends, self._first = array, ends, (place[0].start, place[1].start)
+        self.shape = (place[0].stop - place[0].start, place[1].stop - place[1].start)
+        self.n_nonzero = n_nonzero
+        self._of: Unsaturated | None = None
+
+    @property
+    def T(self) -> "Unsaturated":  # noqa: N802  as NumPy calls it
+        """The transpose."""
+        turned = object.__new__(Unsaturated)
+        turned._of, turned.shape, turned.n_nonzero = self, self.shape[::-1], self.n_nonzero
+        return turned
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return int(self.shape[0])
+
+    def __getitem__(self, key: Any) -> Mask:
+        """Return a block, some whole rows, or single pixels."""
+        rows, cols = key if isinstance(key, tuple) else (key, slice(None))
+        if self._of is not None:
+            return np.asarray(self._of[cols, rows].T)
+        if isinstance(cols, slice) and not isinstance(rows, slice):  # a sample of whole rows
+            return np.concatenate([self[r : r + 1, cols] for r in rows])
+        (top, bottom, y), (left, right, x) = (_hull(k, n) for k, n in zip((rows, cols), self.shape, strict=True))
+        row, col = self._first
+        return np.asarray(
+            ~_hit(np.asarray(self._array[row + top : row + bottom, col + left : col + right]), self._ends)[y, x]
+        )
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        """Return all of them as an array, where one of the target's size is wanted after all."""
+        return np.asarray(self[:, :], dtype)
+
+
+def _hull(index: Any, n: int) -> tuple[int, int, Any]:
+    """Return the part of an axis that an index asks for, and the index in it."""
+    if isinstance(index, slice):
+        start, stop, step = index.indices(n)
+        return start, max(start, stop), slice(None, None, step)
+    first = int(index.min()) if index.size else 0
+    return first, int(index.max()) + 1 if index.size else 0, index - first
+
+
+def unmasked(value: object) -> tuple[object, object]:
+    """Return an array, or a list of arrays, without masks, and the masks in the same form; None if there is none."""
+    if isinstance(value, (list, tuple)) and any(hasattr(item, "mask") for item in value):
+        data, found = zip(*(unmasked(item) for item in value), strict=True)
+        return list(data), None if all(mask is None for mask in found) else list(found)
+    if isinstance(value, np.ma.MaskedArray):
+        mask = np.ma.getmask(value)
+        return value.data, None if mask is np.ma.nomask else np.asarray(mask)
+    if not isinstance(value, np.ndarray) and all(hasattr(value, n) for n in ("data", "mask", "uncertainty")):
+        mask = value.mask  # type: ignore[attr-defined]
+        return np.asarray(value.data), None if mask is None else np.asarray(mask)  # type: ignore[attr-defined]
+    return value, None
+
+
+@dataclass(frozen=True, eq=False)
+class Rules:
+    """What a user says of pixels that do not count, or not as much as others; for several pairs each a list.
+
+    Attributes
+    ----------
+    mask, image_mask, weights, nan, saturated
+        As in `find_kernel`.
+    target_masked, image_masked
+        The masks of masked arrays.
+    """
+
+    mask: object = None
+    image_mask: object = None
+    weights: object = None
+    nan: str = "error"
+    saturated: object = None
+    target_masked: object = None
+    image_masked: object = None
+
+    def __post_init__(self) -> None:
+        """Refuse unknown names."""
+        if self.nan is None or validation.known(self.nan, NAN, "nan") is None:
+            msg = "got nan=None, need 'error' or 'mask'"
+            raise ValueError(msg)
+        as_ends(self.saturated, np.uint8)
+
+    def given(self) -> str | None:
+        """Name what the user has given, None if nothing."""
+        for name in ("mask", "image_mask", "weights"):
+            if getattr(self, name) is not None:
+                return f"{name}="
+        if self.nan == "mask":
+            return "nan='mask'"
+        if self.target_masked is not None or self.image_masked is not None:
+            return "masked arrays"
+        return None if self.saturated is None or isinstance(self.saturated, str) else "saturated="
+
+    def judge(
+        self, observation: Observation, task: FitPlan | None = None, pair: int = 0, channel: int | None = None
+    ) -> Judged | None:
+        """Turn them into the weights of one problem, of one target; without a task it is the only one."""
+
+        def plane(value: object, name: str, at: int | None) -> object:
+            return value if task is None else _plane(value, name, task, pair, at)
+
+        sources = [channel] if len(observation.sources) == 1 else range(len(observation.sources))
+        return judge(
+            observation,
+            masks=[plane(self.mask, "mask", channel), plane(self.target_masked, "mask", channel)],
+            image_masks=[
+                [plane(self.image_mask, "image_mask", s), plane(self.image_masked, "image_mask", s)] for s in sources
+            ],
+            weights=plane(self.weights, "weights", channel),
+            nan=self.nan,
+            saturated=self.saturated,
+        )
+
+
+def _plane(value: object, name: str, task: FitPlan, pair: int, channel: int | None) -> object:
+    """Return the part of a mask, or of weights, that belongs to a pair and a channel."""
+    if value is None:
+        return None
+    if task.listed:
+        if not isinstance(value, (list, tuple)) or len(value) != task.n_pairs:
+            got = f"a list of {len(value)}" if isinstance(value, (list, tuple)) else "one value"
+            msg = f"got {got} as {name} for {task.n_pairs} pairs, need a list, one for each pair (None for none)"
+            raise ValueError(msg)
+        value = value[pair]
+        if value is None:
+            return None
+    if task.channel_axis is None or channel is None:
+        return value
+    array = np.asanyarray(value)
+    if array.ndim != 3:
+        return array
+    at = range(3)[task.channel_axis]
+    return array.take(channel if array.shape[at] > 1 else 0, axis=at)
+
+
+def as_mask(value: object, shape: tuple[int, ...], name: str) -> Mask | None:
+    """Return a mask of a shape, or say why it is none."""
+    if value is None:
+        return None
+    mask = np.asarray(value)
+    if mask.dtype.kind not in "biu":
+        msg = f"got {name} of dtype {mask.dtype}, need bool (True where a pixel is excluded); write {name} != 0"
+        raise TypeError(msg)
+    return broadcast(mask if mask.dtype == np.bool_ else mask != 0, shape, name)
+
+
+def as_weights(value: object, shape: tuple[int, ...], excluded: Mask | None) -> npt.NDArray[np.float64] | None:
+    """Return weights of a shape, zero where excluded, or say why they are none."""
+    if value is None:
+        return None
+    if isinstance(value, np.ma.MaskedArray):
+        value = value.filled(0)
+    given = np.asarray(value)
+    if given.dtype.kind not in "biuf":
+        msg = f"got weights of dtype {given.dtype}, need real numbers: the inverse variance of each target pixel"
+        raise TypeError(msg)
+    weights = np.asarray(broadcast(given, shape, "weights"), dtype=np.float64)
+    if excluded is not None:
+        weights = np.where(excluded, 0.0, weights)
+    if not (weights.size == 0 or (weights.min() >= 0 and weights.max() < np.inf)):  # a NaN compares false
+        bad = ~(np.isfinite(weights) & (weights >= 0))
+        where = tuple(int(i) for i in np.argwhere(bad)[0])
+        msg = (
+            f"got weights with {int(bad.sum())} of them negative, NaN or infinite, the first "
+            f"{weights[where]} at {where}; "
+            "need inverse variances of at least 0, with 0 for a pixel that does not count"
+        )
+        raise ValueError(msg)
+    return weights
+
+
+def broadcast(array: npt.NDArray[Any], shape: tuple[int, ...], name: str) -> npt.NDArray[Any]:
+    """Return an array broadcast to a shape, or say that it cannot be."""
+    try:
+        return np.broadcast_to(array, shape)
+    except ValueError:
+        msg = f"got {name} of shape {array.shape}, need {shape} or what broadcasts to it"
+        raise ValueError(msg) from None
+
+
+def not_finite(array: Any) -> Mask | None:
+    """Return where an array is NaN or infinite, None if nowhere."""
+    if np.dtype(array.dtype).kind != "f":
+        return None
+    found: Mask | None = None
+    step = max(1, _BLOCK // max(1, array.shape[1]))
+    for start in range(0, array.shape[0], step):
+        bad = ~np.isfinite(np.asarray(array[start : start + step, :]))
+        if bad.any():
+            if found is None:
+                found = np.zeros(array.shape, dtype=bool)
+            found[start : start + step] = bad
+    return found
+
+
+def as_ends(saturated: object, dtype: Any) -> tuple[float, float] | None:
+    """Return the values from which on a target pixel counts as saturated, (low, high), or None."""
+    if saturated is None:
+        return None
+    if isinstance(saturated, str):
+        if saturated != "auto":
+            msg = f"got saturated={saturated!r}, need 'auto', None or a pair (low, high)"
+            raise ValueError(msg)
+        if np.dtype(dtype).kind not in "iu":
+            return None
+        info = np.iinfo(dtype)
+        return float(info.min), float(info.max)
+    try:
+        pair: Any = saturated
+        low, high = pair
+        ends = (-np.inf if low is None else float(low), np.inf if high is None else float(high))
+    except (TypeError, ValueError):
+        msg = f"got saturated={saturated!r}, need 'auto', None or a pair (low, high), either of which may be None"
+        raise TypeError(msg) from None
+    if not ends[0] < ends[1]:
+        msg = f"got saturated={saturated!r}, need low < high"
+        raise ValueError(msg)
+    return ends
+
+
+def ends_in_words(ends: tuple[float, float]) -> str:
+    """Say why pixels that reach one of two ends are excluded."""
+    told = zip(ends, ("below", "above"), strict=True)
+    return "saturated, at " + " or ".join(f"{end:g} or {beyond}" for end, beyond in told if np.isfinite(end))
+
+
+def at_ends(array: Any, ends: tuple[float, float]) -> Mask | None:
+    """Return where an array reaches one of two ends, None if nowhere."""
+    found: Mask | None = None
+    step = max(1, _BLOCK // max(1, array.shape[1]))
+    for start in range(0, array.shape[0], step):
+        hit = _hit(np.asarray(array[start : start + step, :]), ends)
+        if hit.any():
+            if found is None:
+                found = np.zeros(array.shape, dtype=bool)
+            found[start : start + step] = hit
+    return found
+
+
+def _hit(block: npt.NDArray[Any], ends: tuple[float, float]) -> Mask:
+    """Return where a block reaches one of two ends."""
+    low, high = _own(ends[0], block.dtype), _own(ends[1], block.dtype)
+    return np.asarray((block <= low) | (block >= high))
+
+
+def _count_at_ends(array: Any, place: tuple[slice, slice], ends: tuple[float, float]) -> int:
+    """Return how many pixels of a part of an array reach one of two ends."""
+    rows, cols = place
+    step = max(1, _BLOCK // max(1, array.shape[1]))
+    starts = range(rows.start, rows.stop, step)
+    return sum(int(np.count_nonzero(_hit(np.asarray(array[r : min(r + step, rows.stop), cols]), ends))) for r in starts)
+
+
+def _own(value: float, dtype: Any) -> Any:
+    """Return a number in the array's own type where it fits, so that comparing converts nothing."""
+    dtype = np.dtype(dtype)
+    if dtype.kind in "iu" and np.isfinite(value) and value == int(value):
+        info = np.iinfo(dtype)
+        return dtype.type(min(max(int(value), info.min), info.max)) if info.min <= value <= info.max else value
+    return value
+
+
+def touched(image_mask: Mask, observation: Observation) -> Mask:
+    """Return which of the used target pixels have an excluded image pixel in their footprint."""
+    plan, (rows, cols) = observation.geometry, observation.size
+    (n_y, n_x), (down, across) = plan.kernel_shape, plan.stride
+    reader = dataclasses.replace(observation.sources[0], array=image_mask, fillvalue=0.0)
+    out = np.zeros((rows, cols), dtype=bool)
+    height = -(-max(n_y, _BLOCK // plan.extended_shape[1]) // down)
+    for row in range(0, rows, height):
+        n_rows = min(height, rows - row)
+        block = reader.block(row * down, 0, ((n_rows - 1) * down + n_y, plan.extended_shape[1]))
+        if not block.any():
+            continue
+        out[row : row + n_rows] = any_in_window(block != 0, (n_y, n_x))[::down, ::across]
+    return out
+
+
+def judge(
+    observation: Observation,
+    *,
+    masks: Sequence[object] = (),
+    image_masks: Sequence[Sequence[object]] = (),
+    weights: object = None,
+    nan: str = "error",
+    saturated: object = None,
+    part: bool = False,
+) -> Judged | None:
+    """Turn everything that excludes or weighs pixels of a pair into one weight for each target pixel that is used.
+
+    Parameters
+    ----------
+    problem : Observation
+        The pair as it is, of one target.
+    masks : sequence
+        Masks of the target, all of which exclude.
+    image_masks : sequence of sequences
+        The same for each source.
+    weights, nan, saturated
+        As in `find_kernel`.
+    part : bool, optional
+        Whether it is a part of a larger pair, of which no pixel need count.
+
+    Returns
+    -------
+    Judged or None
+        The pair whose excluded pixels read as zero, with its weights; None if every pixel counts the same.
+    """
+    plan, target = observation.geometry, observation.targets[0].array
+    place = plan.used
+    where = f" in {observation.where}" if observation.where else ""
+    notes: list[str] = []
+    excluded: Mask | None = None
+
+    def exclude(more: Mask | None, what: str) -> None:
+        nonlocal excluded
+        if more is None or not more[place].any():
+            return
+        used = more[place]
+        fresh = int(np.count_nonzero(used if excluded is None else used & ~excluded[place]))
+        excluded = more if excluded is None else excluded | more
+        if fresh:
+            notes.append(f"{fresh} of {plan.n_pixels} target pixels excluded{where}: {what}")
+
+    for mask in masks:
+        exclude(as_mask(mask, target.shape, "mask"), "masked")
+    bad_images: list[Mask | None] = []
+    for i, reader in enumerate(observation.sources):
+        bad: Mask | None = None
+        more = [as_mask(mask, reader.array.shape, "image_mask") for mask in (image_masks[i] if image_masks else ())]
+        for found in (*more, not_finite(reader.array) if nan == "mask" else None):
+            bad = found if bad is None else bad if found is None else bad | found
+        bad_images.append(bad)
+        if bad is not None and bad.any():
+            one = dataclasses.replace(observation, sources=(observation.sources[i],))
+            whole = np.zeros(target.shape, dtype=bool)
+            whole[place] = touched(bad, one)
+            exclude(whole, "an excluded image pixel in their footprint")
+    if nan == "mask":
+        exclude(not_finite(target), "NaN or infinite")
+    ends = as_ends(saturated, target.dtype)
+    if ends is not None:
+        what = ends_in_words(ends)
+        count = _count_at_ends(target, place, ends)
+        counted = plan.n_pixels - count
+        if count and isinstance(saturated, str) and counted < max(0.05 * plan.n_pixels, 10 * plan.n_taps):
+            notes.append(
+                f"{count} of {plan.n_pixels} target pixels{where} stand at the ends of {target.dtype}'s range; "
+                "they are used, being nearly all of it"
+            )
+        elif count and counted and weights is None and excluded is None and all(bad is None for bad in bad_images):
+            notes.append(f"{count} of {plan.n_pixels} target pixels excluded{where}: {what}")
+            result = dataclasses.replace(observation.targets[0], array=_Below(target, ends))
+            lazy: Any = Unsaturated(target, place, ends, counted)
+            return Judged(WeightedObservation(dataclasses.replace(observation, targets=(result,)), lazy), tuple(notes))
+        elif count:
+            exclude(at_ends(target, ends), what)
+    given = as_weights(weights, target.shape, excluded)
+    if given is not None:
+        inside = given[place]
+        if inside.min() == 0:
+            exclude(given == 0, "of weight zero")
+        if inside[0, 0] == 1 and np.all(inside == 1):
+            given = None
+    if excluded is not None and not excluded[place].any():
+        excluded = None
+    if given is None and excluded is None and not any(bad is not None and bad.any() for bad in bad_images):
+        return (
+            Judged(WeightedObservation(observation, np.broadcast_to(np.True_, plan.size)), tuple(notes))
+            if notes
+            else None
+        )
+    sources = tuple(
+        reader if bad is None else dataclasses.replace(reader, array=_Kept(reader.array, bad))
+        for reader, bad in zip(observation.sources, bad_images, strict=True)
+    )
+    result = observation.targets[0] if excluded is None else zeroed(observation.targets[0], excluded)
+    if given is not None:
+        final: Weights = given[place]
+    else:
+        final = np.ones(plan.size, dtype=bool) if excluded is None else ~excluded[place]
+    if excluded is not None and not part and not final.any():
+        msg = f"got a mask or weights{where} that leave none of {plan.n_pixels} target pixels; need some that count"
+        raise ValueError(msg)
+    return Judged(
+        WeightedObservation(dataclasses.replace(observation, sources=sources, targets=(result,)), final), tuple(notes)
+    )
+
+
+def zeroed(reader: Reader, excluded: Mask) -> Reader:
+    """Return a reader of an array that reads as zero where it is excluded."""
+    return dataclasses.replace(reader, array=_Kept(reader.array, excluded))
+
+
+def times_weights(item: WeightedObservation) -> Observation:
+    """Return the problem whose target is multiplied by its weights."""
+    if item.weights.dtype == np.bool_:
+        return item.observation  # excluded pixels read as zero already
+    return dataclasses.replace(item.observation, targets=weighed(item.observation.targets, item.weights))
+
+
+def weighed(readers: Sequence[Reader], weights: Weights) -> tuple[Reader, ...]:
+    """Return readers of the used part of targets times their weights."""
+    return tuple(Reader(_Framed(reader, weights), reader.shape) for reader in readers)
+
+
+class _Framed:
+    """The used part of a target times its weights, as an array of its own."""
+
+    def __init__(self, reader: Reader, weights: Weights) -> None:
+        self.reader, self.weights = reader, weights
+        self.shape, self.dtype = reader.shape, np.dtype(np.float64)
+
+    def __getitem__(self, key: tuple[slice, slice]) -> Any:
+        (top, bottom, _), (left, right, _) = (k.indices(n) for k, n in zip(key, self.shape, strict=True))
+        block = self.reader.block(top, left, (bottom - top, right - left))
+        block *= self.weights[key]
+        return block

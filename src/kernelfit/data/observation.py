@@ -1,0 +1,279 @@
+"""The one judge of input: what may be an image and a target, and how their pixels are read, a block at a time."""
+
+import functools
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core import geometry, validation
+from ..core.background import Columns, Surface, powers
+from ..core.geometry import Geometry, Shape
+from ..core.validation import Array, as_number
+from . import chunked
+from .reader import Reader
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Everything accumulation needs: the geometry, and the readers of the source and target planes.
+
+    `where` names the pair and channel in messages; `background` is the degree of the polynomial surface that each
+    target holds beside what the kernel makes, None without one.
+    """
+
+    geometry: Geometry
+    sources: tuple[Reader, ...]
+    targets: tuple[Reader, ...]
+    where: str = ""
+    background: int | None = None
+
+    @property
+    def size(self) -> Shape:
+        """Rows and columns of target pixels used."""
+        return self.geometry.size
+
+
+def as_image(value: object, name: str) -> Any:
+    """Return `value` as something 2-D, real and sliceable, or say why it is none."""
+    array = _as_array(value, name)
+    shape = tuple(array.shape)
+    if len(shape) != 2:
+        remedy = "say which axis holds the channels (channel_axis), or pass one plane at a time"
+        msg = (
+            f"got {name} with {len(shape)} dimensions (shape {shape}), need 2; "
+            f"{remedy if len(shape) == 3 else 'reshape it to rows and columns'}"
+        )
+        raise ValueError(msg)
+    if 0 in shape:
+        msg = f"got an empty {name} (shape {shape}), need at least one pixel"
+        raise ValueError(msg)
+    if isinstance(array, np.ndarray):
+        return array if isinstance(array, np.memmap) else np.asarray(array)
+    return chunked.sliceable(array)
+
+
+def as_planes(value: object, name: str, axis: int | None) -> list[Any]:
+    """Return the channels of an image along an axis, each as `as_image` does; None for an image of one plane."""
+    if axis is None:
+        return [as_image(value, name)]
+    array = _as_array(value, name)
+    shape = tuple(array.shape)
+    if len(shape) != 3:
+        msg = (
+            f"got {name} with {len(shape)} dimensions (shape {shape}) and channel_axis={axis}, need 3: rows, columns "
+            "and channels; leave channel_axis out for a single plane, or add an axis to it"
+        )
+        raise ValueError(msg)
+    try:
+        at = range(3)[operator.index(axis)]
+    except TypeError:
+        msg = f"got channel_axis={axis!r}, need an int, or None for images of one plane"
+        raise TypeError(msg) from None
+    except IndexError:
+        msg = f"got channel_axis={axis}, need one of -3 to 2 for arrays of 3 dimensions"
+        raise ValueError(msg) from None
+    if 0 in shape:
+        msg = f"got an empty {name} (shape {shape}), need at least one pixel and one channel"
+        raise ValueError(msg)
+    if isinstance(array, np.ndarray):
+        planes: list[Any] = list(np.moveaxis(array, at, 0))
+        return [plane if isinstance(array, np.memmap) else np.asarray(plane) for plane in planes]
+    return chunked.planes(array, at)
+
+
+def _as_array(value: object, name: str) -> Any:
+    """Return `value` as something real and sliceable, or say why it is none."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        msg = f"got a masked {name}; need plain numbers here: find_kernel and accumulate take masks"
+        raise ValueError(msg)
+    if not (hasattr(value, "shape") and hasattr(value, "dtype") and hasattr(value, "__getitem__")):
+        try:
+            value = np.asarray(value)
+        except ValueError as error:
+            msg = f"got {name} that is no rectangular array ({error}); need a 2-D array of numbers"
+            raise ValueError(msg) from None
+    array: Any = value
+    dtype = np.dtype(array.dtype)
+    if dtype.kind not in "biuf":
+        remedy = "pass its real part or its magnitude" if dtype.kind == "c" else "convert it to numbers first"
+        msg = f"got {name} of dtype {dtype}, need real numbers (integers or floats); {remedy}"
+        raise TypeError(msg)
+    return array
+
+
+def as_observation(
+    image: object,
+    target: object,
+    shape: object,
+    *,
+    mode: str | None,
+    boundary: str | None,
+    fillvalue: object,
+    origin: object,
+    operation: str,
+    stride: object = 1,
+    offset: object = 0,
+    determined: bool = True,
+) -> Observation:
+    """Judge one pair and its convention; return the problem to be solved, unless told otherwise a determined one."""
+    chunked.require_same_axes(image, target)
+    observation = lay_pair(
+        as_image(image, "image"),
+        as_image(target, "target"),
+        shape,
+        mode=mode,
+        boundary=boundary,
+        fillvalue=fillvalue,
+        origin=origin,
+        operation=operation,
+        stride=stride,
+        offset=offset,
+    )
+    if determined or observation.geometry.n_pixels == 0:
+        geometry.require_determined([observation.geometry])
+    return observation
+
+
+def lay_pair(
+    source: Any,
+    result: Any,
+    shape: object,
+    *,
+    mode: str | None,
+    boundary: str | None,
+    fillvalue: object,
+    origin: object,
+    operation: str,
+    stride: object = 1,
+    offset: object = 0,
+) -> Observation:
+    """Lay the plane of an image on that of a target."""
+    kernel = geometry.kernel_shape(shape)
+    validation.known(boundary, geometry.BOUNDARIES, "boundary")
+    validation.known(operation, geometry.OPERATIONS, "operation")
+    fill = as_number(fillvalue, "fillvalue")
+    lattice = geometry.lattice(stride, offset)
+    mode = geometry.infer_mode(tuple(source.shape), tuple(result.shape), kernel, mode, *lattice)
+    conv = geometry.convention(
+        kernel,
+        mode=mode,
+        boundary=boundary,
+        fillvalue=fill,
+        origin=origin,
+        operation=operation,
+        stride=stride,
+        offset=offset,
+    )
+    plan = geometry.lay_out(tuple(source.shape), kernel, conv)
+    return Observation(plan, (source_reader(source, plan),), (target_reader(result, plan),))
+
+
+def source_reader(array: Any, plan: Geometry) -> Reader:
+    """Return the reader of the extended image."""
+    conv = plan.convention
+    return Reader(array, plan.extended_shape, plan.before, conv.boundary, conv.fillvalue)
+
+
+def target_reader(array: Any, plan: Geometry) -> Reader:
+    """Return the reader of the target pixels that are used."""
+    return Reader(array, plan.size, (-plan.offset[0], -plan.offset[1]))
+
+
+def surface_readers(observation: Observation, stride: Shape = (1, 1)) -> tuple[Reader, ...]:
+    """Return readers of the terms of a problem's background, laid like its targets, or with its stride its sources."""
+    degree, plan = observation.background, observation.geometry
+    if degree is None:
+        return ()
+    down, across = stride
+    shape = (down * plan.size[0], across * plan.size[1])
+    before = (-down * plan.offset[0], -across * plan.offset[1])
+    return tuple(Reader(Surface(plan.target_shape, degree, p, stride), shape, before) for p in powers(degree))
+
+
+def refuse_nonfinite(observation: Observation) -> NoReturn:
+    """Say which pixels made the sums overflow or turn into NaN."""
+    for name, readers in (("image", observation.sources), ("target", observation.targets)):
+        for channel, reader in enumerate(readers):
+            array = reader.array
+            count, first = 0, (0, 0)
+            step = max(1, 2**20 // max(1, array.shape[1]))
+            for start in range(0, array.shape[0], step):
+                bad = ~np.isfinite(np.asarray(array[start : start + step, :], dtype=np.float64))
+                if not count and bad.any():
+                    row, col = np.argwhere(bad)[0]
+                    first = (start + int(row), int(col))
+                count += int(bad.sum())
+            if count:
+                places = [observation.where, f"channel {channel}" if len(observation.sources) > 1 else ""]
+                place = f" of {', '.join(filter(None, places))}" if any(places) else ""
+                msg = (
+                    f"got {name}{place} with {count} pixel{'s' if count > 1 else ''} that "
+                    f"{'are' if count > 1 else 'is'} NaN or infinite, "
+                    f"the first at (row, column) {first}; need finite pixels; exclude them "
+                    "with nan='mask'; or crop to a part without them"
+                )
+                raise ValueError(msg)
+    msg = "got pixels so large that the sums of their products overflow; divide the image and the target by a constant"
+    raise ValueError(msg)
+
+
+Weights = npt.NDArray[np.float64] | npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class WeightedObservation:
+    """A pair with a weight for each target pixel that is used.
+
+    Attributes
+    ----------
+    problem : Observation
+        The pair; what must not be read, reads as zero.
+    weights : ndarray of float or bool, shape (rows, cols) of the used target
+        Not negative; or what stands in for such an array, and is made block by block.
+    """
+
+    observation: Observation
+    weights: Weights
+
+    @functools.cached_property
+    def n_pixels(self) -> int:
+        """Number of pixels with a weight."""
+        known = getattr(self.weights, "n_nonzero", None)
+        if known is None and self.weights.dtype != np.bool_ and self.weights.min() > 0:  # quicker than to count them
+            known = self.weights.size
+        return int(np.count_nonzero(self.weights)) if known is None else int(known)
+
+    @property
+    def n_taps(self) -> int:
+        """Number of taps, of all sources."""
+        return len(self.observation.sources) * self.observation.geometry.n_taps
+
+    @functools.cached_property
+    def columns(self) -> Columns | None:
+        """The terms of the background, None without one."""
+        degree = self.observation.background
+        return None if degree is None else Columns.of(self.observation.geometry, degree)
+
+    @property
+    def n_terms(self) -> int:
+        """Number of terms of the background."""
+        return 0 if self.columns is None else self.columns.n
+
+
+def own_unknowns(items: Sequence[WeightedObservation], i: int) -> npt.NDArray[np.int64]:
+    """Return which of the unknowns concern a pair: the taps and its own coefficients."""
+    taps, terms = items[0].n_taps, items[0].n_terms
+    return np.asarray(np.r_[:taps, taps + i * terms : taps + (i + 1) * terms])
+
+
+def together(items: Sequence[WeightedObservation], parts: Sequence[Array]) -> Array:
+    """Add up vectors, or matrices, over the unknowns of each pair to those over all."""
+    size = items[0].n_taps + len(items) * items[0].n_terms
+    total = np.zeros((size,) * parts[0].ndim)
+    for i, part in enumerate(parts):
+        total[np.ix_(*[own_unknowns(items, i)] * part.ndim)] += part
+    return total

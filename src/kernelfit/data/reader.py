@@ -1,0 +1,99 @@
+"""Readers of blocks of an extended image."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core import geometry
+from ..core.geometry import Shape
+from ..core.validation import Array
+from . import chunked
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads blocks of an (extended) image as float64; the image itself is never copied whole, nor changed.
+
+    Position (0, 0) of the reader is pixel ``(-before[0], -before[1])`` of the array, and positions are `stride` pixels
+    apart; `shape` is the extent that counts, in positions, and everything outside it reads as zero.
+    """
+
+    array: Any
+    shape: Shape
+    before: Shape = (0, 0)
+    boundary: str | None = None
+    fillvalue: float = 0.0
+    stride: Shape = (1, 1)
+
+    def read(self, out: Array, row: int, col: int) -> None:
+        """Fill `out` with the block whose first pixel stands at (`row`, `col`)."""
+        (n_rows, n_cols), (step, pace), (height, width) = self.array.shape, self.stride, out.shape
+        y, x = row * step - self.before[0], col * pace - self.before[1]
+        inside = y + (height - 1) * step < n_rows and x + (width - 1) * pace < n_cols
+        if min(row, col, y, x) >= 0 and inside and row + height <= self.shape[0] and col + width <= self.shape[1]:
+            if isinstance(self.array, chunked.Chunked) and step == pace == 1:  # all of it image
+                self.array.copy_to(out, y, x)
+            else:
+                out[...] = self.array[y : y + height * step, x : x + width * pace][::step, ::pace]
+            return
+        top, left = max(row, 0), max(col, 0)
+        bottom = max(top, min(row + out.shape[0], self.shape[0]))
+        right = max(left, min(col + out.shape[1], self.shape[1]))
+        if bottom - top < out.shape[0] or right - left < out.shape[1]:
+            out[...] = 0.0
+            out = out[top - row : bottom - row, left - col : right - col]
+        if out.size == 0:
+            return
+        start, end = top * step - self.before[0], (bottom - 1) * step + 1 - self.before[0]
+        rows = geometry.axis_runs(start, end, n_rows, self.boundary, step)
+        start, end = left * pace - self.before[1], (right - 1) * pace + 1 - self.before[1]
+        cols = geometry.axis_runs(start, end, n_cols, self.boundary, pace)
+        for to_row, from_row, height, down in rows:
+            for to_col, from_col, width, across in cols:
+                block = out[to_row : to_row + height, to_col : to_col + width]
+                if from_row is None or from_col is None:
+                    block[...] = self.fillvalue
+                    continue
+                part = self.array[_slice(from_row, height, down), _slice(from_col, width, across)]
+                block[...] = part[:: down or 1, :: across or 1]
+
+    def block(self, row: int, col: int, shape: Shape) -> Array:
+        """Return a new array with the block of `shape` that starts at (`row`, `col`)."""
+        out = np.empty(shape)
+        self.read(out, row, col)
+        return out
+
+    def transposed(self) -> "Reader":
+        """Return the reader of the transposed image."""
+        turned = self.shape[::-1], self.before[::-1], self.boundary, self.fillvalue, self.stride[::-1]
+        return Reader(_Transposed(self.array), *turned)
+
+
+class _Transposed:
+    """A transposed view of anything that can be sliced."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+        self.shape = array.shape[::-1]
+
+    def __getitem__(self, key: tuple[slice, slice]) -> Any:
+        return np.asarray(self.array[key[1], key[0]]).T
+
+
+def _slice(start: int, length: int, step: int) -> slice:
+    """Return the forward slice of every pixel that holds a run; the reader takes its steps, and turns it round."""
+    last = start + (length - 1) * step
+    return slice(min(start, last), max(start, last) + 1)
+
+
+def any_in_window(marks: npt.NDArray[np.bool_], window: Shape) -> npt.NDArray[np.bool_]:
+    """Return whether any pixel is marked, for each window that lies whole in the last two axes."""
+    counts = marks.astype(np.int32)
+    for axis, n in ((-2, window[0]), (-1, window[1])):  # differences of a running sum, of either axis
+        total = np.moveaxis(counts.cumsum(axis=axis, dtype=np.int32), axis, 0)
+        within = total[n - 1 :].copy()
+        within[1:] -= total[:-n]
+        counts = np.moveaxis(within, 0, axis)
+    return np.asarray(counts > 0)

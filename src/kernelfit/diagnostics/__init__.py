@@ -1,0 +1,1 @@
+"""What the residual says of a fit."""

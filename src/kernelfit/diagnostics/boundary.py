@@ -1,0 +1,305 @@
+"""Which boundary a target was made with: the residual near its edges under each, against the residual inside.
+
+Only target pixels whose footprint leaves the image depend on the boundary. If the kernel is known, their residual has
+the variance of the noise under the true boundary and more under every other one, unless both extend the image alike.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+import scipy.special
+
+from ..core import geometry
+from ..core.background import Columns
+from ..core.estimate import Estimate, with_finding
+from ..core.findings import Finding, Verdict
+from ..core.geometry import Convention, Shape
+from ..core.validation import Array
+from ..data.observation import Observation, Weights, source_reader
+from ..data.reader import Reader
+
+BOUNDARIES = ("fill", "wrap", "symm", "mirror", "nearest")
+#: Probability at which the residual at the edges counts as larger than that inside although the boundary is true.
+_LEVEL = 1e-3
+#: How much more likely the best boundary must be than another one, in units of half a chi-square, to rule it out.
+_APART = 9.0
+#: Residuals below this share of the target are those of rounding, or of a penalty, not of a boundary.
+_EXACT = 1e-8
+#: A variance near the edges this many times that inside is worth a verdict.
+_WORTH = 2.0
+
+
+@dataclass(frozen=True)
+class BoundaryRow:
+    """How one boundary fits.
+
+    Attributes
+    ----------
+    boundary : str
+    fillvalue : float
+        The value beyond the edge for "fill": that of the fit if the data allow it, else the one that fits best; NaN for
+        the others.
+    rms : float
+        Root mean square residual of the target pixels that depend on the boundary, in the target's units.
+    ratio : float
+        The same over that of the interior pixels; about 1 for the true boundary.
+    fits : bool
+        Whether the noise explains it.
+    distance : float
+        Distance of its prediction from that of the best boundary, in standard deviations of the noise.
+    """
+
+    boundary: str
+    fillvalue: float
+    rms: float
+    ratio: float
+    fits: bool
+    distance: float
+
+
+@dataclass(frozen=True)
+class BoundaryCheck:
+    """What the edges say of the boundary; its string is a table.
+
+    Attributes
+    ----------
+    best : str or None
+        The boundary that fits best; None if none does, so that what lay beyond the edge is unknown.
+    equal : tuple of str
+        All that predict the same as the best one to rounding, that one included: "symm" and "nearest" are one and the
+        same for a kernel that reaches one pixel beyond the edge.
+    possible : tuple of str
+        All that these data do not rule out, the best one first.
+    declared : str or None
+        The boundary of the fit.
+    n_pixels : int
+        Number of target pixels that depend on the boundary.
+    interior : float
+        Root mean square residual of the others, in the target's units.
+    rows : tuple of BoundaryRow
+        One for each boundary, the best first.
+    """
+
+    best: str | None
+    equal: tuple[str, ...]
+    possible: tuple[str, ...]
+    declared: str | None
+    n_pixels: int
+    interior: float
+    rows: tuple[BoundaryRow, ...]
+
+    def __str__(self) -> str:
+        """Return the table."""
+        lines = [
+            f"{self.n_pixels} pixels depend on the boundary; the rms residual of the others is {self.interior:.4g}"
+        ]
+        for row in self.rows:
+            name = row.boundary + (f" {row.fillvalue:.4g}" if row.boundary == "fill" else "")
+            fits = "fits" if row.fits else ""
+            lines.append(f"{name:16} rms {row.rms:<10.4g} {row.ratio:<8.3g} times that inside  {fits}".rstrip())
+        others = [name for name in self.possible if name not in self.equal]
+        if self.best is None:
+            lines.append("none fits: what lay beyond the edge is unknown, declare nothing (boundary=None)")
+        else:
+            lines.append(
+                f"best: {' or '.join(self.equal)}" + (f"; not ruled out: {', '.join(others)}" if others else "")
+            )
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """One target plane with its model: the kernel of each source, the coefficients of its background, its weights."""
+
+    observation: Observation
+    kernels: Array
+    surface: Array | None
+    weights: Weights | None
+
+
+def doubt(observations: Sequence[Observation], fits: Sequence[Estimate]) -> list[Estimate]:
+    """Return the fits of a group with a finding where the declared boundary contradicts the residual.
+
+    Only the edges are read. The fit's own kernel serves, which a wrong boundary has spoilt; it is the smaller residual
+    inside that tells, by more than a factor and more than chance.
+    """
+    conv = observations[0].geometry.convention
+    if conv.boundary is None or conv.mode == "valid":
+        return list(fits)
+    out = []
+    for t, fit in enumerate(fits):
+        weights = None if fit.weights is None else fit.weights if isinstance(fit.weights, tuple) else (fit.weights,)
+        planes = [plane for i, plane in enumerate(_planes(observations, fits, weights)) if i % len(fits) == t]
+        out.append(fit)
+        if not fit.rss > 0:
+            continue
+        left, scale = _residual(planes, conv)
+        n_edge = len(left)
+        n_inside = fit.n_pixels - n_edge
+        if n_edge == 0 or n_inside < 2 * fit.rank + 2:
+            continue
+        squares = float(np.sum(left * left))  # no BLAS, whose threads would go on spinning
+        inside = max((fit.rss - squares) / n_inside, (_EXACT * scale) ** 2)
+        ratio = squares / n_edge / inside
+        if not ratio > max(_WORTH, _limit(n_edge, n_inside, 1e-6)):
+            continue
+        detail = (
+            f"with boundary {conv.boundary!r} the residual near the edges is {math.sqrt(ratio):.3g} times that inside"
+        )
+        out[-1] = with_finding(fit, Finding(Verdict.WRONG_BOUNDARY, detail))
+    return out
+
+
+def _planes(
+    group: Sequence[Observation], fits: Sequence[Estimate], weights: Sequence[Weights] | None = None
+) -> Iterator[_Plane]:
+    """Yield the planes of a group of problems, target by target of each; weights are those of the problems."""
+    for i, observation in enumerate(group):
+        for reader, fit in zip(observation.targets, fits, strict=True):
+            kernels = fit.kernel.reshape(-1, *observation.geometry.kernel_shape)
+            surface = None
+            if fit.background is not None:
+                surface = fit.background.coefficients.reshape(len(group), -1)[i]
+            own = None if weights is None else weights[i]
+            yield _Plane(dataclasses.replace(observation, targets=(reader,)), kernels, surface, own)
+
+
+def _limit(n_edge: int, spare: int, level: float) -> float:
+    """Return the ratio of mean squares that chance exceeds with a probability of `level`."""
+    return float(scipy.special.fdtri(n_edge, spare, 1.0 - level))
+
+
+def _compare(
+    planes: Sequence[_Plane], conv: Convention, variance: float, spare: int, inflation: float
+) -> BoundaryCheck:
+    """Compare all boundaries, given the variance of the noise and by how much the kernel's own error raises it."""
+    residuals, fillvalues, scale = {}, {}, 0.0
+    for name in BOUNDARIES:
+        residuals[name], scale = _residual(planes, dataclasses.replace(conv, boundary=name, fillvalue=0.0))
+        fillvalues[name] = math.nan
+    noise = max(variance, (_EXACT * scale) ** 2)  # without noise, rounding must not tell
+    # residual and response are linear in the value beyond the edge
+    empty, response = residuals["fill"], _response(planes, conv)
+    declared = empty - conv.fillvalue * response
+    weight = float(response @ response)
+    value = float(empty @ response) / weight if weight > 0 else conv.fillvalue
+    fitted = empty - value * response
+    keep = float(declared @ declared - fitted @ fitted) <= _APART * noise
+    residuals["fill"], fillvalues["fill"] = (declared, conv.fillvalue) if keep else (fitted, value)
+    n = len(empty)
+    squares = {name: float(r @ r) for name, r in residuals.items()}
+    order = sorted(BOUNDARIES, key=lambda name: squares[name])
+    allowed = _limit(n, spare, _LEVEL) * inflation * noise * n if n else math.inf
+    first = residuals[order[0]]
+    rows, equal = [], []
+    for name in order:
+        rms = math.sqrt(squares[name] / max(1, n))
+        apart = float(np.linalg.norm(residuals[name] - first))
+        ratio = rms / math.sqrt(variance) if variance > 0 else math.inf if rms > 0 else 1.0
+        distance = apart / math.sqrt(noise) if noise > 0 else 0.0
+        rows.append(BoundaryRow(name, fillvalues[name], rms, ratio, squares[name] <= allowed, distance))
+        if apart <= 1e-9 * scale * math.sqrt(max(1, n)):
+            equal.append(name)
+    near = [r.boundary for r in rows if r.fits and squares[r.boundary] - squares[order[0]] <= _APART * noise]
+    return BoundaryCheck(
+        best=order[0] if rows[0].fits else None,
+        equal=tuple(equal) if rows[0].fits else (),
+        possible=tuple(near),
+        declared=conv.boundary,
+        n_pixels=n,
+        interior=math.sqrt(variance),
+        rows=tuple(rows),
+    )
+
+
+def _inside(observation: Observation) -> tuple[Shape, Shape]:
+    """Return the first target pixel that depends on no boundary, and the rows and columns of those."""
+    plan = observation.geometry
+    free = geometry.lay_out(plan.image_shape, plan.kernel_shape, dataclasses.replace(plan.convention, boundary=None))
+    return free.offset, free.size
+
+
+def _strips(observation: Observation) -> list[tuple[Shape, Shape]]:
+    """Return the parts (first pixel, rows and columns) of the target that depend on the boundary."""
+    (row, col), (rows, cols) = _inside(observation)
+    n_rows, n_cols = observation.geometry.target_shape
+    if not rows or not cols:
+        return [((0, 0), (n_rows, n_cols))]
+    parts = [
+        ((0, 0), (row, n_cols)),
+        ((row + rows, 0), (n_rows - row - rows, n_cols)),
+        ((row, 0), (rows, col)),
+        ((row, col + cols), (rows, n_cols - col - cols)),
+    ]
+    return [part for part in parts if min(part[1])]
+
+
+def _residual(planes: Sequence[_Plane], conv: Convention) -> tuple[Array, float]:
+    """Return the residual of all target pixels that depend on the boundary, and the rms of the target there.
+
+    With weights those of pixels of weight 1, of the pixels that have a weight.
+    """
+    parts, energy = [np.zeros(0)], 0.0
+    for plane in planes:
+        result = Reader(plane.observation.targets[0].array, plane.observation.geometry.target_shape)
+        arrays = [source.array for source in plane.observation.sources]
+        for (at, size), model in zip(_strips(plane.observation), _model(plane, arrays, conv), strict=True):
+            values = result.block(*at, size)
+            left = values - model if plane.surface is None else values - _surface(plane, at, size) - model
+            parts.append(_weighed(plane, left, at))
+            energy += float(np.sum(_weighed(plane, values, at) ** 2))
+    every = np.concatenate(parts)
+    return every, math.sqrt(energy / max(1, len(every)))
+
+
+def _response(planes: Sequence[_Plane], conv: Convention) -> Array:
+    """Return what the kernels make, near the edges, of ones beyond the edge and zeros inside."""
+    ones = dataclasses.replace(conv, boundary="fill", fillvalue=1.0)
+    parts = [np.zeros(0)]
+    for plane in planes:
+        blank = np.broadcast_to(np.zeros(1), plane.observation.geometry.image_shape)
+        models = _model(plane, [blank] * len(plane.kernels), ones)
+        parts += [_weighed(plane, model, at) for (at, _), model in zip(_strips(plane.observation), models, strict=True)]
+    return np.concatenate(parts)
+
+
+def _weighed(plane: _Plane, values: Array, at: Shape) -> Array:
+    """Return those of a block's values that count, times the roots of their weights."""
+    if plane.weights is None:
+        return values.ravel()
+    weights = plane.weights[at[0] : at[0] + values.shape[0], at[1] : at[1] + values.shape[1]]
+    counted = weights > 0
+    return np.asarray(values[counted] * np.sqrt(weights[counted]))
+
+
+def _model(plane: _Plane, arrays: Sequence[npt.NDArray[np.generic]], conv: Convention) -> Iterator[Array]:
+    """Yield what the kernels make of the arrays in each of the strips, under a boundary."""
+    shapes = plane.observation.geometry
+    plan = geometry.lay_out(shapes.image_shape, shapes.kernel_shape, conv)
+    readers = [source_reader(array, plan) for array in arrays]
+    taps = plane.kernels[:, ::-1, ::-1] if plan.flipped else plane.kernels
+    down, across = plan.stride
+    for at, size in _strips(plane.observation):
+        model = np.zeros(size)
+        rows, cols = down * (size[0] - 1) + 1, across * (size[1] - 1) + 1
+        block = (rows + plan.kernel_shape[0] - 1, cols + plan.kernel_shape[1] - 1)
+        length = tuple(scipy.fft.next_fast_len(n, real=True) for n in block)
+        for reader, kernel in zip(readers, taps, strict=True):
+            spectrum = scipy.fft.rfft2(reader.block(down * at[0], across * at[1], block), length)
+            spectrum *= np.conj(scipy.fft.rfft2(kernel, length))
+            model += scipy.fft.irfft2(spectrum, length)[:rows:down, :cols:across]
+        yield model
+
+
+def _surface(plane: _Plane, at: Shape, size: Shape) -> Array:
+    """Return a part of a plane's background."""
+    assert plane.surface is not None
+    plan = dataclasses.replace(plane.observation.geometry, offset=(0, 0), size=plane.observation.geometry.target_shape)
+    columns = Columns.of(plan, plane.observation.background or 0)
+    rows, cols = (slice(first, first + n) for first, n in zip(at, size, strict=True))
+    return columns.surface(plane.surface, rows, cols)

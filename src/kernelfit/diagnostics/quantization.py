@@ -1,0 +1,118 @@
+"""Targets of an integer type: the noise that rounding adds, and values that ran over the end of the type."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..core.estimate import Estimate, with_finding
+from ..core.findings import Finding, Verdict
+from ..data.observation import Observation, WeightedObservation
+from ..engines.sampling import draw
+from ..solvers.robust import least_absolute
+
+#: Variance of the error of rounding to integers, which is uniform between -1/2 and 1/2.
+ROUNDING = 1 / 12
+#: Noise up to so many times that of rounding is nothing else.
+_ALONE = 1.1
+#: Types of so many bytes are suspected to wrap round if the noise is more than this share of their range.
+_BYTES = 2
+_SUSPICIOUS = 1 / 40
+#: Share of the pixels that must lie a whole range away, and of the large residuals that must.
+_FEWEST = 0.002
+_MOST_OF = 0.7
+
+
+def judged(fit: Estimate, observations: Sequence[Observation], target: int, workers: int) -> Estimate:
+    """Let the rounding of an integer target into the errors, and say if its values seem to have wrapped round.
+
+    Parameters
+    ----------
+    fit : KernelFit
+        The fit of one target of the problems.
+    problems : sequence of Observation
+        The pairs.
+    target : int
+        Which target.
+    workers : int
+        Number of threads.
+
+    Returns
+    -------
+    KernelFit
+        The same, with a noise of at least that of rounding, and a finding more if the values wrapped round.
+    """
+    types = {np.dtype(p.targets[target].array.dtype) for p in observations}
+    if not all(dtype.kind in "iu" for dtype in types):
+        return fit
+    fit = _with_rounding(_without_alarm(fit))
+    dtype = next(iter(types))
+    extent = 2.0 ** (8 * dtype.itemsize)
+    if len(types) > 1 or dtype.itemsize > _BYTES or not fit.rss > (_SUSPICIOUS * extent) ** 2 * fit.n_pixels:
+        return fit
+    share = wrapped_share(observations, target, extent)
+    if share < _FEWEST:
+        return fit
+    detail = f"about {100 * share:.2g} % of the target lies {extent:.0f} from its prediction"
+    return with_finding(fit, Finding(Verdict.WRAPPED, detail))
+
+
+def _rounding_of(fit: Estimate) -> float:
+    """Return the noise that rounding alone makes, of a pixel of weight 1."""
+    mean = 1.0
+    if fit.weights is not None:
+        every = fit.weights if isinstance(fit.weights, tuple) else (fit.weights,)
+        mean = sum(float(w.sum()) for w in every) / max(1, fit.n_pixels)
+    return math.sqrt(ROUNDING * mean)
+
+
+def _without_alarm(fit: Estimate) -> Estimate:
+    """Make a note of noise that is not white where it is no more than that of rounding.
+
+    Rounding errors are alike where the image is flat. No other cause is left to look for: no kernel could do better.
+    """
+    told = [f for f in fit.findings if f.verdict in (Verdict.COLOURED_NOISE, Verdict.UNEVEN_NOISE)]
+    if not told or not fit.noise_std < _ALONE * _rounding_of(fit):
+        return fit
+    note = f"the residual is that of rounding to integers, which is not quite white: {told[0].detail}"
+    findings = tuple(f for f in fit.findings if f not in told)
+    return dataclasses.replace(fit, findings=findings, notes=(*fit.notes, note))
+
+
+def _with_rounding(fit: Estimate) -> Estimate:
+    """Raise the noise, and the errors with it, to what rounding alone makes."""
+    least = _rounding_of(fit)
+    if not 0 < fit.noise_std < least or fit.uncertainty != "sampling":  # NaN stays NaN
+        return fit
+    raised = least / fit.noise_std
+    return dataclasses.replace(
+        fit,
+        noise_std=least,
+        factor=None if fit.factor is None else fit.factor * raised,
+        typical_stderr=fit.typical_stderr * raised,
+        notes=(*fit.notes, "noise and standard errors are those of rounding to integers, the residual being smaller"),
+    )
+
+
+def wrapped_share(observations: Sequence[Observation], target: int, extent: float) -> float:
+    """Return the share of target pixels that seem to have wrapped round, zero if the large residuals tell otherwise.
+
+    The kernel is that of the smallest sum of absolute residuals over a sample of patches, which they hardly move.
+    """
+    items = [
+        WeightedObservation(dataclasses.replace(p, targets=(p.targets[target],)), np.broadcast_to(np.True_, p.size))
+        for p in observations
+    ]
+    sample = draw(items)
+    if not len(sample.values) > 2 * sample.patches.shape[1]:
+        return 0.0
+    taps = least_absolute(sample)
+    left = (sample.values - sample.patches @ taps) / sample.roots
+    whole = np.rint(left / extent)
+    large = np.abs(left) > 0.3 * extent
+    near = (whole != 0) & (np.abs(left - extent * whole) < 0.1 * extent)
+    counts = 1.0 * sample.roots**2  # so many pixels each stands for
+    if not large.any() or counts[near].sum() < _MOST_OF * counts[large].sum():
+        return 0.0
+    return float(counts[near].sum() / counts.sum())

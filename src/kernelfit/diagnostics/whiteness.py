@@ -1,0 +1,328 @@
+"""Whether the noise is white, from a sample of the residual, and error bars that hold if it is not."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+
+from ..core.background import Columns
+from ..core.estimate import Estimate, with_finding
+from ..core.findings import Finding, Verdict
+from ..core.geometry import Shape
+from ..data.observation import Observation, Weights, refuse_nonfinite
+from ..data.reader import any_in_window
+
+Array = npt.NDArray[np.float64]
+#: The residual is looked at in so many square tiles at most, of such a side; a pair of few pixels gets fewer.
+_TILES, _SIDE = 16, 64
+_PIXELS_PER_TILE = 2**18
+#: Lags looked at.
+_REACH = 8
+#: An autocorrelation counts from so many times what white noise would show; ...
+_SIGNIFICANT = 5.0
+#: ... it matters where a standard error is wrong by such a factor.
+_MATTERS = 1.25
+#: A residual below this share of the target's root mean square is rounding, not noise.
+_ROUNDING = 1e-9
+#: So many pixels far from the mean, and so many others, tell whether the noise differs.
+_FAR, _NEAR = 4, 400
+#: Below this it may be rounding to single precision, which grows with the signal.
+_SINGLE = 1e-6
+#: The correction's own filter is cut off where it has fallen to this share.
+_CUT = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseCheck:
+    """What a sample of the residual says of the noise.
+
+    Parameters
+    ----------
+    autocovariance : ndarray, shape (2 * lags + 1, 2 * lags + 1)
+        Mean product of two residuals at lags (rows, columns) from ``-lags`` to ``lags``, lag 0 in the middle.
+    n_pixels : int
+        Number of residuals looked at.
+    reach : int
+        Largest lag, along rows or columns, at which the residual is correlated beyond five times chance; 0 for white
+        noise.
+    low, high : float
+        The noise's amplitude relative to white noise of the same variance, at the frequency where it is the least and
+        where it is the greatest: the plain standard error of what the kernel does to such a frequency is to be
+        multiplied by it. Both are 1 for white noise.
+    uneven : float
+        The noise's amplitude where the prediction is far from its mean, relative to that of all pixels: by about this
+        factor plain standard errors are off on that account. It is 1 where it is no louder than by chance.
+    """
+
+    autocovariance: Array
+    n_pixels: int
+    reach: int
+    low: float
+    high: float
+    uneven: float = 1.0
+
+    @property
+    def autocorrelation(self) -> Array:
+        """The autocovariance divided by its value at lag 0."""
+        variance = self.autocovariance[tuple(n // 2 for n in self.autocovariance.shape)]
+        return np.asarray(self.autocovariance / variance if variance > 0 else self.autocovariance)
+
+    @property
+    def of_signal(self) -> str:
+        """How the noise depends on the signal, in words."""
+        return f"where the prediction is far from its mean the noise is {self.uneven:.2g} times that of all pixels"
+
+    @property
+    def coloured(self) -> bool:
+        """Whether plain error bars are off by a factor of 1.25 or more somewhere, for a correlated residual."""
+        return self.high > _MATTERS or self.low < 1 / _MATTERS
+
+    @property
+    def depends(self) -> bool:
+        """Whether they are off by as much because the noise depends on the signal."""
+        return self.uneven > _MATTERS
+
+    def __str__(self) -> str:
+        """Say the finding in one line."""
+        if self.n_pixels < 32:
+            return f"not looked at, there being {self.n_pixels} residuals in the places looked at"
+        if self.reach == 0:
+            signal = f", but {self.of_signal}" if self.depends else ""
+            return f"white as far as {self.n_pixels} residuals tell{signal}"
+        found = self.autocorrelation.copy()
+        middle = len(found) // 2
+        found[middle, middle] = 0.0
+        at = np.unravel_index(int(np.argmax(np.abs(found))), found.shape)
+        lag = tuple(abs(int(i) - middle) if at[0] == middle else int(i) - middle for i in at)
+        further = "or further" if self.reach == middle else "at most"
+        return (
+            f"the residual's autocorrelation is {found[at]:.2g} at lag {lag} and reaches {self.reach} pixels "
+            f"{further}; plain standard errors are off by factors of {self.low:.2g} to {self.high:.2g}"
+        )
+
+
+def look(
+    observations: Sequence[Observation],
+    fit: Estimate,
+    weights: Sequence[Weights] | None = None,
+    *,
+    most: float = math.inf,
+    declared: bool = False,
+    level: float = 0.0,
+) -> Estimate:
+    """Return a fit with findings if its residual is not white, or not as even, enough for its error bars.
+
+    Residuals above `most` are outliers. If the weights are `declared` to be inverse variances the noise is 1. With the
+    target's root mean square as `level` what is but rounding beside it is not looked at.
+    """
+    if not fit.noise_std > _ROUNDING * level or any(f.verdict is Verdict.NOT_CONVERGED for f in fit.findings):
+        return fit  # what is left tells of the iterations, not of the noise
+    check = examine(observations, fit, weights, most)
+    if check.coloured:
+        fit = with_finding(fit, Finding(Verdict.COLOURED_NOISE, str(check)))
+    if check.depends:
+        fit = with_finding(fit, Finding(Verdict.UNEVEN_NOISE, check.of_signal))
+    elif (
+        declared
+        and fit.noise_std > _SINGLE
+        and abs(math.log(fit.noise_std)) > max(math.log(_MATTERS), _SIGNIFICANT / math.sqrt(2 * max(1, fit.spare)))
+    ):
+        detail = f"the noise is {fit.noise_std:.3g} times what was declared"
+        fit = with_finding(fit, Finding(Verdict.UNEVEN_NOISE, detail))
+    return fit
+
+
+def examine(
+    observations: Sequence[Observation], fit: Estimate, weights: Sequence[Weights] | None = None, most: float = math.inf
+) -> NoiseCheck:
+    """Return what a sample of the residual of some pairs that share a kernel says of the noise.
+
+    With weights, one array for the used part of each target, it is the residual times their square root; where a weight
+    is zero there is none.
+    """
+    plan = observations[0].geometry
+    taps = fit.kernel.reshape(-1, *plan.kernel_shape)
+    taps = taps[:, ::-1, ::-1] if plan.flipped else taps
+    sums, squares, pairs = (np.zeros((2 * _REACH + 1,) * 2) for _ in range(3))
+    energy, pixels, seen = 0.0, 0, []
+    for at, observation in enumerate(observations):
+        beside = None
+        if fit.background is not None:
+            degree, table = fit.background.degree, fit.background.coefficients.reshape(len(observations), -1)
+            beside = functools.partial(Columns.of(observation.geometry, degree).surface, table[at])
+        tiles, targets, known = _sample(observation, taps, beside, None if weights is None else weights[at])
+        if most < math.inf:
+            known &= np.abs(tiles) <= most
+            tiles[~known] = targets[~known] = 0.0
+        seen.append((tiles[known], (targets - tiles)[known]))
+        pixels += int(known.sum())
+        energy += float(np.sum(targets**2))
+        sums += _products(tiles)
+        squares += _products(tiles**2)
+        if weights is None and most == math.inf:
+            lags = np.abs(np.arange(-_REACH, _REACH + 1))
+            pairs += len(tiles) * np.multiply.outer(*(np.maximum(0, n - lags) for n in tiles.shape[1:]))
+        else:
+            pairs += _products(known.astype(np.float64)).round()
+    if not math.isfinite(energy) or not np.isfinite(sums).all():
+        refuse_nonfinite(observations[0])
+    c = np.divide(sums, pairs, out=np.zeros_like(sums), where=pairs > 0)
+    variance = float(c[_REACH, _REACH])
+    if not variance > _ROUNDING**2 * energy / max(1, pixels):
+        return NoiseCheck(c, pixels, 0, 1.0, 1.0)
+    # if independent, whatever their variances: a sum of products has the sum of their squares for its variance
+    chance = np.sqrt(np.maximum(squares, 0.0)) / np.maximum(pairs, 1.0)
+    # and a fit of r taps to n pixels leaves correlations of up to r / n itself
+    beyond = np.abs(c) > _SIGNIFICANT * chance + variance * fit.rank / max(1, fit.n_pixels)
+    beyond[_REACH, _REACH] = False
+    lag = np.abs(np.arange(-_REACH, _REACH + 1))
+    reach = int(np.max(np.maximum.outer(lag, lag)[beyond], initial=0))
+    spectrum = _spectrum(c, reach) / variance
+    uneven = 1.0
+    if variance > _SINGLE**2 * energy / pixels:
+        uneven = _unevenness(*(np.concatenate(parts) for parts in zip(*seen, strict=True)))
+    return NoiseCheck(c, pixels, reach, float(np.sqrt(spectrum.min())), float(np.sqrt(spectrum.max())), uneven)
+
+
+def _unevenness(left: Array, model: Array) -> float:
+    """Return the noise where the prediction m is far from its mean, relative to all; 1 if no louder, or by chance.
+
+    The covariance of least squares is ``G^-1 (sum of r^2 a a') G^-1`` for residuals r of any variance (White, see
+    `sandwich_errors`), a being a pixel's row of the design; ``(m - mean)^2`` stands for ``a a'``.
+    """
+    power, reach = left**2, (model - model.mean()) ** 2
+    total = float(reach.sum())
+    if not total > 0:
+        return 1.0
+    # sums of products without BLAS, whose threads would go on spinning into whatever comes next
+    square = float(np.einsum("i,i->", reach, reach))
+    far = reach > square / total  # few pixels that hold about half of it, be they stars or a bright half
+    n, rest = int(far.sum()), power[~far]
+    if n < _FAR or rest.size < _NEAR:
+        return 1.0
+    usual = float(rest.mean())
+    if not usual > 0:
+        return 1.0
+    # the cube root of a mean of squares is nearly normal, of few as well (Wilson and Hilferty, PNAS 17 (1931) 684);
+    # where the residual has longer tails than normal noise, fewer count
+    few = 2.0 / 9.0 * float(np.mean((rest - usual) ** 2)) / (2.0 * usual**2 * n)
+    if not np.cbrt(float(power[far].mean()) / usual) > 1.0 - few + _SIGNIFICANT * math.sqrt(few):
+        return 1.0
+    return max(1.0, math.sqrt(float(np.einsum("i,i->", power, reach)) / (float(power.mean()) * total)))
+
+
+def _sample(
+    observation: Observation, taps: Array, beside: Callable[[slice, slice], Array] | None, weights: Weights | None
+) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
+    """Return some tiles of the residual, of the target, and which of their pixels count.
+
+    All are of one shape, at places fixed by the problem; `beside` gives a block of what lies beside the kernel's share.
+    """
+    side, starts = _places(observation, weights)
+    step, pace = observation.geometry.stride
+    whole = (step * (side[0] - 1) + 1, pace * (side[1] - 1) + 1)  # what the stride leaves of it are the tiles
+    halo = (whole[0] + taps.shape[1] - 1, whole[1] + taps.shape[2] - 1)
+    tiles = [(slice(r, r + side[0]), slice(c, c + side[1])) for r, c in starts]
+    targets = np.stack([observation.targets[0].block(*start, side) for start in starts])
+    blocks = np.stack([[s.block(step * r, pace * c, halo) for r, c in starts] for s in observation.sources])
+    known = np.ones(targets.shape, dtype=bool)
+    if weights is not None:
+        own = np.stack([weights[tile] for tile in tiles]).astype(np.float64)
+        known = own > 0
+        targets[~known] = 0.0
+        blocks[:, ~_needed(known, halo, (step, pace))] = 0.0
+    size = [scipy.fft.next_fast_len(n, real=True) for n in halo]
+    # One thread: others would have to be woken up for less than a millisecond's work.
+    spectra = scipy.fft.rfft2(blocks, size, workers=1)
+    spectra *= np.conj(scipy.fft.rfft2(taps, size, workers=1))[:, None]
+    model = scipy.fft.irfft2(spectra.sum(axis=0), size, workers=1)[:, : whole[0] : step, : whole[1] : pace]
+    if beside is not None:
+        model = model + np.stack([beside(*tile) for tile in tiles])
+    left = targets - model
+    if weights is not None:
+        root = np.sqrt(own)
+        left, targets = np.where(known, left * root, 0.0), targets * root
+    return left, targets, known
+
+
+def _places(observation: Observation, weights: Weights | None) -> tuple[Shape, list[Shape]]:
+    """Return the shape of the tiles and where they begin: spread evenly, or where there are pixels that count."""
+    rows, cols = observation.size
+    side = (min(rows, _SIDE), min(cols, _SIDE))
+    most = min(_TILES, max(4, observation.geometry.n_pixels // _PIXELS_PER_TILE))
+    down = max(1, min(rows // side[0], round(math.sqrt(most * rows / cols))))
+    across = max(1, min(cols // side[1], most // down))
+    starts = [
+        (int(rows * (i + 0.5) / down - side[0] / 2), int(cols * (j + 0.5) / across - side[1] / 2))
+        for i in range(down)
+        for j in range(across)
+    ]
+    middle = ((rows - side[0]) // 2, (cols - side[1]) // 2)  # where often stands what matters
+    if all(abs(r - middle[0]) >= side[0] or abs(c - middle[1]) >= side[1] for r, c in starts):
+        starts.append(middle)
+    if isinstance(weights, np.ndarray):
+        n_pixels = side[0] * side[1]
+        seen = [int(np.count_nonzero(weights[r : r + side[0], c : c + side[1]])) for r, c in starts]
+        if sum(seen) < 0.5 * n_pixels * len(starts):
+            cells = [
+                (r, c) for r in range(0, rows - side[0] + 1, side[0]) for c in range(0, cols - side[1] + 1, side[1])
+            ]
+            counts = [-int(np.count_nonzero(weights[r : r + side[0], c : c + side[1]])) for r, c in cells]
+            better = sorted(sorted(range(len(cells)), key=counts.__getitem__)[: len(starts)])
+            if -sum(counts[i] for i in better) > sum(seen):
+                starts = [cells[i] for i in better]
+    return side, starts
+
+
+def _needed(known: npt.NDArray[np.bool_], halo: Shape, stride: Shape) -> npt.NDArray[np.bool_]:
+    """Return which pixels of a block some pixel of its tile that counts depends on."""
+    taps = [n - s * (m - 1) for n, m, s in zip(halo, known.shape[1:], stride, strict=True)]
+    marks = np.zeros((len(known), *(n + k - 1 for n, k in zip(halo, taps, strict=True))), dtype=bool)
+    marks[:, taps[0] - 1 : halo[0] : stride[0], taps[1] - 1 : halo[1] : stride[1]] = known
+    return any_in_window(marks, (taps[0], taps[1]))
+
+
+def _products(tiles: Array) -> Array:
+    """Return the sums of ``r[t] r[t + d]`` over each tile, for lags up to `_REACH`."""
+    size = [scipy.fft.next_fast_len(n + _REACH, real=True) for n in tiles.shape[1:]]
+    spectra = scipy.fft.rfft2(tiles, size, workers=1)
+    power = (spectra.real**2 + spectra.imag**2).sum(axis=0)
+    near = np.roll(scipy.fft.irfft2(power, size, workers=1), (_REACH, _REACH), (0, 1))
+    found = np.zeros((2 * _REACH + 1,) * 2)
+    part = near[: 2 * _REACH + 1, : 2 * _REACH + 1]
+    found[: part.shape[0], : part.shape[1]] = part
+    return found
+
+
+def _spectrum(autocovariance: Array, reach: int, size: int = 64) -> Array:
+    """Return the power of the noise by frequency: the autocovariance under a window flat as far as it reaches."""
+    lag = np.abs(np.arange(-_REACH, _REACH + 1))
+    if reach == 0:
+        return np.full((size, size), float(autocovariance[_REACH, _REACH]))
+    width = min(2 * reach, _REACH + 1)
+    flat = min(reach, width - 1)
+    window = np.clip((width - lag) / (width - flat), 0.0, 1.0)
+    padded = np.zeros((size, size))
+    padded[: 2 * _REACH + 1, : 2 * _REACH + 1] = autocovariance * np.multiply.outer(window, window)
+    power = scipy.fft.fft2(np.roll(padded, (-_REACH, -_REACH), (0, 1))).real
+    floor = 1e-3 * float(power.mean())
+    return np.asarray(np.maximum(power, floor))
+
+
+def shaping_filter(check: NoiseCheck) -> Array:
+    """Return h, odd-sided and symmetric, with which white noise of variance 1 becomes noise of this autocovariance."""
+    power = _spectrum(check.autocovariance, check.reach)
+    if check.reach == 0:
+        return np.sqrt(power[:1, :1])
+    whole = np.fft.fftshift(scipy.fft.ifft2(np.sqrt(power)).real)
+    middle = len(whole) // 2
+    size = np.abs(whole)
+    far = np.maximum.outer(np.abs(np.arange(len(whole)) - middle), np.abs(np.arange(len(whole)) - middle))
+    reach = min(int(far[size > _CUT * size.max()].max()), 2 * check.reach)
+    cut = whole[middle - reach : middle + reach + 1, middle - reach : middle + reach + 1]
+    variance = float(check.autocovariance[_REACH, _REACH])
+    return np.asarray(cut * math.sqrt(variance / float(np.sum(cut**2))))

@@ -1,0 +1,98 @@
+"""Pixels to statistics.
+
+With the valid problem of `geometry`, ``G[p, q] = sum_t P[t + p] P[t + q]``. It depends on the lag ``q - p`` but for
+what lies along the edges, so it is built in three steps:
+
+1. the lag sums of the whole extended image, and ``b[p] = sum_t Y[t] P[t + p]``, in one pass over tiles (`engines`);
+2. the lag sums of the strips ``side - 1`` pixels wide along each of the four edges (`edges`);
+3. for each pair of taps, the lag sum less what lies outside the pair's box of target pixels (`edges`).
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ..compiled.threads import Progress, add, counted, in_order
+from ..core.normal_equations import NormalEquations
+from ..core.validation import Array
+from ..data.observation import Observation, refuse_nonfinite
+from . import edge_correction
+from .passes import PASSES, Frame, Sums
+
+
+def pass_over(
+    observation: Observation,
+    frame: Frame,
+    method: str,
+    workers: int,
+    taps: Array | None,
+    progress: Progress | None,
+    also: "Sequence[Callable[[], tuple[Array, ...]]]" = (),
+) -> tuple[Sums, list[Array]]:
+    """Read all pixels once, for the sums of the pair or, with `taps`, of the residual; refuse NaN and overflow.
+
+    The threads do the jobs of `also` as well, and what these return is returned in their order.
+    """
+    with np.errstate(all="ignore"):
+        jobs, finish = PASSES[method](frame, taps)
+        parts = iter(in_order([*jobs, *also], lambda job: job(), workers))
+        sums = finish(*add(counted(itertools.islice(parts, len(jobs)), len(jobs), progress)))
+        others = [part for more in parts for part in more]
+        if not all(np.isfinite(a).all() for a in (sums.lags, sums.moment, sums.energy)):
+            refuse_nonfinite(observation)
+    return sums, others
+
+
+def statistics(
+    observation: Observation, method: str, workers: int, progress: Progress | None = None
+) -> list[NormalEquations]:
+    """Return the statistics of a problem, one for each target."""
+    plan = observation.geometry
+    frame = Frame.of(observation)
+    sums, strips = pass_over(
+        observation, frame, method, workers, None, progress, edge_correction.strip_jobs(frame, method)
+    )
+    with np.errstate(all="ignore"):
+        gram = edge_correction.gram_matrix(frame, sums.lags, strips, workers)
+    moments = frame.to_user(sums.moment).reshape(len(frame.targets), -1)
+    return [
+        NormalEquations(
+            gram=gram,
+            moment=moments[t],
+            target_energy=float(sums.energy[t]),
+            target_sum=float(sums.total[t]),
+            n_pixels=plan.n_pixels,
+            terms=(plan.kernel_shape,) * len(observation.sources),
+            convention=plan.convention,
+        )
+        for t in range(len(frame.targets))
+    ]
+
+
+def residual_moments(
+    observation: Observation, kernels: Array, method: str, workers: int, progress: Progress | None = None
+) -> tuple[Array, Array]:
+    """Return ``A'r`` and ``r'r`` of the residual ``r = y - A k`` taken from the pixels.
+
+    Parameters
+    ----------
+    problem : Observation
+        The pair.
+    kernels : ndarray, shape (targets, sources, rows, cols)
+        The kernel of each target and source.
+    method : {"direct", "fft"}
+        The engine.
+    workers : int
+        Number of threads.
+    progress : callable, optional
+        Told of each band of pixels.
+
+    Returns
+    -------
+    moments : ndarray, shape (targets, taps)
+    energies : ndarray, shape (targets,)
+    """
+    frame = Frame.of(observation)
+    sums, _ = pass_over(observation, frame, method, workers, frame.from_user(kernels), progress)
+    return frame.to_user(sums.moment).reshape(len(frame.targets), -1), sums.energy

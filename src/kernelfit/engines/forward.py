@@ -1,0 +1,188 @@
+"""Apply a kernel: the independent check. It shares nothing with accumulation but the conventions."""
+
+import functools
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core import geometry, validation
+from ..core.geometry import Convention, Geometry, Shape
+from ..core.validation import Array, as_number, as_workers
+from ..data.observation import as_image, as_planes, source_reader
+from ..data.reader import any_in_window
+
+_TILE = 1024
+
+
+def apply_kernel(
+    image: npt.ArrayLike,
+    kernel: npt.ArrayLike,
+    *,
+    mode: str = "same",
+    boundary: str = "fill",
+    fillvalue: float = 0.0,
+    origin: int | Shape | None = None,
+    operation: str = "convolution",
+    stride: int | Shape = 1,
+    offset: int | Shape = 0,
+    channel_axis: int | None = None,
+    workers: int | None = None,
+) -> Array:
+    """Lay a kernel on an image under any convention.
+
+    ``result[t] = sum_p kernel[p] * image[t - (p - origin)]``, or ``image[t + (p - origin)]`` for correlation: what
+    `scipy.signal.convolve2d` does for the boundaries "fill", "wrap" and "symm", and `scipy.ndimage.convolve` for
+    "mirror" and "nearest" (and "reflect", which is "symm"). With a stride ``[offset::stride]`` of it along each axis.
+
+    Parameters
+    ----------
+    image : array_like, shape (rows, cols)
+        Any real dtype; never changed. Three dimensions with `channel_axis`.
+    kernel : array_like, shape (rows, cols)
+        The kernel, odd or even. With `channel_axis` also one for each channel, shape (channels, rows, cols), or one for
+        each pair of channels, shape (result's channels, image's channels, rows, cols).
+    mode : {"same", "valid", "full"}, optional
+        Size of the result, default "same".
+    boundary : {"fill", "wrap", "symm", "mirror", "nearest"}, optional
+        What lies beyond the edge, default "fill".
+    fillvalue : float, optional
+        The value beyond the edge for ``boundary="fill"``, default 0.
+    origin : int or (int, int), optional
+        The tap that multiplies the pixel under the output pixel, for mode "same". The default is SciPy signal's
+        centre, ``(side - 1) // 2``.
+    operation : {"convolution", "correlation"}, optional
+        Whether the kernel is laid on the image flipped (default) or as it is.
+    stride, offset : int or (int, int), optional
+        Every how many pixels one is kept, along rows and columns, and which one first; all by default.
+    channel_axis : int, optional
+        The axis of the image that holds the channels, which is that of the result as well. The default None is for an
+        image of one plane.
+    workers : int, optional
+        Number of threads; the default is every processor this process may use.
+
+    Returns
+    -------
+    ndarray of float64
+        The result, equal to that of the functions named above to rounding; NaN where a pixel under the kernel is NaN or
+        infinite.
+
+    Raises
+    ------
+    TypeError
+        If a dtype is not real, or a keyword is of the wrong type.
+    ValueError
+        If an array is empty or not 2-D, a keyword's value is unknown, or the kernel is larger than the image allows.
+
+    Examples
+    --------
+    >>> import numpy as np, kernelfit
+    >>> kernelfit.apply_kernel(np.eye(3), np.ones((1, 2)))
+    array([[1., 1., 0.],
+           [0., 1., 1.],
+           [0., 0., 1.]])
+    """
+    taps = as_kernel(kernel, channel_axis)
+    validation.known(mode, geometry.MODES, "mode")
+    if boundary is None and mode != "valid":
+        msg = (
+            "got boundary=None, need 'fill', 'wrap', 'symm', 'mirror' or 'nearest' (or mode='valid', which needs none)"
+        )
+        raise ValueError(msg)
+    conv = geometry.convention(
+        _sides(taps),
+        mode=mode,
+        boundary=boundary,
+        fillvalue=as_number(fillvalue, "fillvalue"),
+        origin=origin,
+        operation=operation,
+        stride=stride,
+        offset=offset,
+    )
+    return predict(image, taps, conv, channel_axis, workers)
+
+
+def as_kernel(kernel: npt.ArrayLike, channel_axis: int | None) -> Array:
+    """Return a kernel, or the kernels of channels, as float64; refuse anything else."""
+    ndim = np.ndim(kernel) if isinstance(kernel, np.ndarray) else len(np.shape(kernel))
+    if channel_axis is None or ndim not in (3, 4):
+        return np.asarray(as_image(kernel, "kernel"), dtype=np.float64)
+    array = np.asarray(kernel)
+    flat = as_image(array.reshape(-1, array.shape[-1]) if array.size else array[..., 0], "kernel")
+    return np.asarray(flat, dtype=np.float64).reshape(array.shape)
+
+
+def predict(
+    image: npt.ArrayLike,
+    kernel: Array,
+    conv: Convention,
+    channel_axis: int | None = None,
+    workers: int | None = None,
+) -> Array:
+    """Apply a kernel, or the kernels of channels, as `conv` says.
+
+    NaN where the target would depend on what nothing is assumed of.
+    """
+    sources, threads = as_planes(image, "image", channel_axis), as_workers(workers)
+    n_sources = kernel.shape[-3] if kernel.ndim > 2 else len(sources)
+    if len(sources) != n_sources:
+        need = f"{n_sources} channels" + ("; say which axis holds them (channel_axis)" if channel_axis is None else "")
+        msg = (
+            f"got an image of {len(sources)} channel{'s'[: len(sources) > 1]} and kernels for {n_sources}, need {need}"
+        )
+        raise ValueError(msg)
+    plan = geometry.lay_out(tuple(sources[0].shape), _sides(kernel), conv)
+    if kernel.ndim == 4:
+        planes = [
+            functools.reduce(np.add, [_plane(s, k, plan, threads) for s, k in zip(sources, row, strict=True)])
+            for row in kernel
+        ]
+    else:
+        each = [kernel] * n_sources if kernel.ndim == 2 else kernel
+        planes = [_plane(s, k, plan, threads) for s, k in zip(sources, each, strict=True)]
+    return planes[0] if channel_axis is None else np.stack(planes, axis=channel_axis)
+
+
+def _sides(kernel: Array) -> Shape:
+    """Return the rows and columns of a kernel."""
+    return kernel.shape[-2], kernel.shape[-1]
+
+
+def _plane(source: object, kernel: Array, plan: Geometry, workers: int) -> Array:
+    """Return what a kernel makes of one plane, of the target's shape."""
+    used = _apply(source, kernel, plan, workers)
+    if plan.size == plan.target_shape:
+        return used
+    out = np.full(plan.target_shape, np.nan)
+    out[plan.used] = used
+    return out
+
+
+def _apply(source: object, kernel: Array, plan: Geometry, workers: int) -> Array:
+    """Return the used target pixels, tile by tile."""
+    import scipy.signal  # a second of importing that only this needs
+
+    reader = source_reader(source, plan)
+    taps = kernel[::-1, ::-1] if plan.flipped else kernel
+    method = "direct" if taps.size <= 49 else "fft"
+    out = np.empty(plan.size)
+    (down, across), (rows, cols) = plan.stride, taps.shape
+    height, width = max(1, _TILE // down), max(1, _TILE // across)
+
+    def tile(start: Shape) -> None:
+        row, col = start
+        part = out[row : row + height, col : col + width]
+        shape = (down * (part.shape[0] - 1) + rows, across * (part.shape[1] - 1) + cols)
+        block = reader.block(down * row, across * col, shape)
+        known = np.isfinite(block)
+        if not known.all():  # a transform would spread one bad pixel over the whole block
+            block = np.where(known, block, 0.0)
+        part[...] = scipy.signal.correlate(block, taps, mode="valid", method=method)[::down, ::across]
+        if not known.all():
+            part[any_in_window(~known, taps.shape)[::down, ::across]] = np.nan
+
+    starts = [(r, c) for r in range(0, plan.size[0], height) for c in range(0, plan.size[1], width)]
+    with ThreadPoolExecutor(workers, thread_name_prefix="kernelfit") as pool:
+        for _ in pool.map(tile, starts):
+            pass
+    return out

@@ -1,0 +1,203 @@
+"""Kernels of thousands of taps: conjugate gradients on the structure of the Gram matrix, which is never formed.
+
+``G[p, q]`` is the lag sum of the whole extended image less what lies above and below, and left and right, of a box that
+moves with p, plus the four corners, which were taken away twice (`edges`). The rows above and below are a table
+of pairs of rows and column lags, so this part of G is a convolution along the columns: for each frequency one small
+matrix over pairs of rows. So are, the other way round, the columns left and right; the corners are small
+transforms. To apply G costs a few megabytes of products, whatever the size of the image.
+"""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+
+from ..compiled.threads import in_order
+from ..core.validation import Array
+from ..data.reader import Reader
+from .edge_correction import strip_lags
+from .passes import Frame
+
+Complex = npt.NDArray[np.complex128]
+#: Most complex numbers that the matrices per frequency may have.
+MOST_PRODUCTS = 2**23
+
+
+def _box_spectra(total: Array, before: Array, after: Array) -> Complex:
+    """Return, per frequency, the matrix of the sums over a moving box that is left after the strips are taken away.
+
+    The sum for rows y and ``y + i`` and lag j is ``total[i, j] - sum_{r < y} before[r, r + i, j]
+    - sum_{r >= y} after[r, r + i, j]``; its transform over the lags is element (f, y, y + i), conjugated.
+    """
+    n, n_lags = total.shape
+    length = scipy.fft.next_fast_len(n_lags, real=True)
+    places = np.arange(-(n_lags // 2), n_lags // 2 + 1) % length
+    spectra = np.empty((length // 2 + 1, n, n), dtype=np.complex128)
+    for i in range(n):
+        r = np.arange(n - 1 - i)
+        below, above = after[r, r + i], before[r, r + i]
+        sums = np.zeros((n - i, length))
+        sums[0, places] = total[i] - below.sum(axis=0)
+        sums[1:, places] = below - above
+        np.cumsum(sums, axis=0, out=sums)
+        of_pair = np.conj(scipy.fft.rfft(sums, axis=1).T)
+        y = np.arange(n - i)
+        spectra[:, y, y + i] = of_pair
+        spectra[:, y + i, y] = np.conj(of_pair)
+    return spectra
+
+
+def _products(spectra: Complex, taps: Array, workers: int) -> Array:
+    """Apply the matrices of `_box_spectra`, one frequency after another, to taps (rows, columns)."""
+    length = scipy.fft.next_fast_len(2 * taps.shape[1] - 1, real=True)
+    of_taps = np.ascontiguousarray(scipy.fft.rfft(taps, n=length, axis=1, workers=1).T)
+    out = np.empty_like(of_taps)
+
+    def some(f: slice) -> None:  # not BLAS: its threads would come on top of ours
+        np.einsum("fyz,fz->fy", spectra[f], of_taps[f], out=out[f])
+
+    step = math.ceil(len(spectra) / (8 if spectra.size > 10**6 else 1))
+    for _ in in_order([slice(f, f + step) for f in range(0, len(spectra), step)], some, workers):
+        pass
+    result: Array = scipy.fft.irfft(out.T, n=length, axis=1, workers=1)[:, : taps.shape[1]]
+    return result
+
+
+class _Strip:
+    """The design matrix of the target pixels beyond one edge of the used ones, as transforms of segments.
+
+    For long, narrow kernels, whose matrices per frequency would take too much memory.
+
+    Rows t' = t - row of the strip with -halo <= t' < 0 (`before`) or 0 <= t' < halo, columns start <= x < stop.
+    """
+
+    def __init__(self, reader: Reader, row: int, kernel: tuple[int, int], start: int, stop: int, before: bool) -> None:
+        halo, side = kernel[0] - 1, kernel[1]
+        self.shape = (
+            scipy.fft.next_fast_len(2 * halo, real=True),
+            scipy.fft.next_fast_len(max(4 * side, min(stop - start, 64) + side - 1), real=True),
+        )
+        self.before, self.halo = before, halo
+        self.step = self.shape[1] - side + 1
+        starts = range(start, stop, self.step)
+        blocks = np.zeros((len(starts), *self.shape))
+        for block, x in zip(blocks, starts, strict=True):
+            reader.read(block[:halo, : self.step + side - 1], row, x)
+        self.last = stop - starts[-1]
+        self.spectra = scipy.fft.rfft2(blocks)
+
+    def gram(self, taps: Array, workers: int) -> Array:
+        """Return ``E'E`` times the taps."""
+        model = scipy.fft.irfft2(
+            np.conj(scipy.fft.rfft2(taps, self.shape)) * self.spectra, self.shape, workers=workers, overwrite_x=True
+        )
+        model[:, :, self.step :] = 0.0
+        model[-1, :, self.last :] = 0.0
+        if self.before:
+            model[:, : self.shape[0] - self.halo] = 0.0
+        else:
+            model[:, self.halo :] = 0.0
+        products = np.conj(scipy.fft.rfft2(model, workers=workers, overwrite_x=True))
+        products *= self.spectra
+        out: Array = scipy.fft.irfft2(products.sum(axis=0), self.shape)
+        return out[: taps.shape[0], : taps.shape[1]]
+
+
+class NormalOperator:
+    """The exact Gram matrix of one source image as an operator, with a preconditioner.
+
+    Parameters
+    ----------
+    frame : Frame
+        The problem.
+    lags : ndarray, shape (kernel_rows, 2 * kernel_cols - 1)
+        Lag sums of the extended image, from the pass over its pixels.
+    workers : int
+        Number of threads.
+    """
+
+    def __init__(self, frame: Frame, lags: Array, workers: int) -> None:
+        rows, cols = frame.kernel_rows, frame.kernel_cols
+        y_halo, x_halo = frame.row_halo, frame.col_halo
+        self.taps = (rows, cols)
+        self.workers = workers
+        # Twice the kernel exactly: on any other torus Hann's window would spread the image's mean over the spectrum.
+        self._torus = (2 * rows, 2 * cols)
+        both = np.concatenate([lags[:0:-1, ::-1], lags])
+        # The lag sums tapered by Hann's window: a smoothed, and so positive, spectrum of the image.
+        taper = [0.5 + 0.5 * np.cos(np.pi * np.arange(-(n - 1), n) / n) for n in (rows, cols)]
+        spectrum = self._spectrum(both, taper[0][:, None], taper[1])
+        self._inverse = 1.0 / np.maximum(spectrum, 1e-9 * spectrum.max())
+        sources = frame.sources[:1]
+        turned = tuple(s.transposed() for s in sources)
+        strips = [(sources, row, y_halo, frame.cols + x_halo, x_halo) for row in (0, frame.rows)]
+        self._strips = []
+        if rows * cols**2 > MOST_PRODUCTS:
+            for col in (0, frame.cols):
+                self._strips.append(_Strip(turned[0], col, (cols, rows), 0, frame.rows, col == 0))
+        else:
+            strips += [(turned, col, x_halo, frame.rows + y_halo, y_halo) for col in (0, frame.cols)]
+        top, bottom, *beside = in_order(strips, lambda s: strip_lags(*s, "fft"), workers)
+        self._rows = _box_spectra(lags, top, bottom)
+        if self._strips:
+            return
+        self._cols = _box_spectra(np.zeros((cols, 2 * rows - 1)), *beside)
+        corners = np.zeros((2, 2, *self._torus))
+        for i, row in enumerate((0, frame.rows)):
+            for j, col in enumerate((0, frame.cols)):
+                corners[i, j, :y_halo, :x_halo] = sources[0].block(row, col, (y_halo, x_halo))
+        self._corners = scipy.fft.rfft2(corners)
+
+    def __call__(self, taps: Array) -> Array:
+        """Return the Gram matrix times the taps, an array (kernel_rows, kernel_cols)."""
+        out = _products(self._rows, taps, self.workers)
+        if self._strips:  # the corners are in the rows above and below only
+            for strip in self._strips:
+                out -= strip.gram(np.ascontiguousarray(taps.T), self.workers).T
+            return out
+        out += _products(self._cols, np.ascontiguousarray(taps.T), self.workers).T
+        spectrum = np.conj(scipy.fft.rfft2(taps, self._torus, workers=1))
+        model = scipy.fft.irfft2(spectrum * self._corners, self._torus, workers=1)
+        # The target pixels beyond two edges: before the first pixel of the block on the one side (at the torus's far
+        # end), from the first pixel of it on, on the other.
+        (rows, cols), (y_halo, x_halo) = self._torus, (n - 1 for n in self.taps)
+        for side, line in enumerate(model):
+            for end, block in enumerate(line):
+                block[: rows - y_halo if side == 0 else 0] = 0.0
+                block[y_halo if side == 1 else rows :] = 0.0
+                block[:, : cols - x_halo if end == 0 else 0] = 0.0
+                block[:, x_halo if end == 1 else cols :] = 0.0
+        spectrum = (np.conj(scipy.fft.rfft2(model, workers=1)) * self._corners).sum(axis=(0, 1))
+        out += scipy.fft.irfft2(spectrum, self._torus, workers=1)[: self.taps[0], : self.taps[1]]
+        return out
+
+    def _spectrum(self, lags: Array, down: Array | float, across: Array | float) -> Array:
+        """Return the spectrum of a symmetric table of lags on a torus on which it does not overlap itself."""
+        rows, cols = self.taps
+        torus = np.zeros(self._torus)
+        places = [np.arange(-(n - 1), n) % (2 * n) for n in (rows, cols)]
+        torus[np.ix_(*places)] = lags * down * across
+        return np.ascontiguousarray(scipy.fft.rfft2(torus).real)
+
+    def _filter(self, taps: Array, spectrum: Array) -> Array:
+        """Lay taps on the torus, multiply by a spectrum there, and return the part on the support."""
+        spectrum = spectrum * scipy.fft.rfft2(taps, self._torus, workers=1)
+        out: Array = scipy.fft.irfft2(spectrum, self._torus, workers=1)
+        return out[: self.taps[0], : self.taps[1]]
+
+    def precondition(self, taps: Array) -> Array:
+        """Return about the inverse of the Gram matrix times the taps."""
+        return self._filter(taps, self._inverse)
+
+    def condition(self) -> float:
+        """Return about the condition number of the Gram matrix: the preconditioner's."""
+        return float(self._inverse.max() / self._inverse.min())
+
+    def typical_variance(self) -> float:
+        """Return about the mean of the diagonal of the inverse Gram matrix.
+
+        It is the preconditioner's, the same for each tap; against the true diagonal it was within 12 % in the middle
+        and 30 % at the corners of kernels from 21 to 31 taps wide on photographs and 1/f noise.
+        """
+        return float(scipy.fft.irfft2(self._inverse, self._torus)[0, 0])

@@ -1,0 +1,432 @@
+"""Weighted least squares: statistics with a weight for each target pixel, by the cheapest of three ways.
+
+``G_w = sum_t w[t] P_t P_t'`` has lost the structure that makes the unweighted Gram matrix cheap. So:
+
+"subtract"
+    where nearly all weights are the same, c: the unweighted Gram matrix times c, plus the products of the few
+    patches whose weight differs, times the difference;
+"patches"
+    where few pixels count, or the kernel is small: the products of all patches that have a weight;
+"iterate"
+    otherwise: conjugate gradients on the weighted problem, preconditioned by the unweighted Gram matrix (`iterate`).
+
+The first two are exact. The third gives the kernel to a small part of its standard error, and approximate errors.
+
+The sums are those over all unknowns, the coefficients of backgrounds among them (`weighted_pass`); a background is
+eliminated last, so that statistics are those of the kernel alone, for any solver.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from ..compiled.threads import Progress, add, in_order
+from ..core import geometry
+from ..core.background import Elimination, without_rounding
+from ..core.geometry import Shape
+from ..core.normal_equations import NormalEquations
+from ..core.validation import Array
+from ..data import observation as pair
+from ..data import polyphase
+from ..data.masking import times_weights, weighed
+from ..data.observation import Observation, WeightedObservation, Weights, own_unknowns, together
+from . import accumulation, patches
+from .cost_model import DIRECT_NS, Choice
+from .weighted_pass import Residual
+
+REGIMES = ("auto", "subtract", "patches", "iterate")
+#: The exact ways are taken if they cost at most so many times the iteration, or so many nanoseconds.
+EXACT_IS_WORTH = 1.3
+EXACT_IS_QUICK = 1.5e8
+#: Passes over the pixels that conjugate gradients need.
+N_PASSES = 4
+# Nanoseconds per pixel on one core, from benchmarks/calibrate.py: of a weighted pass and of the plain statistics by
+# "fft", and for each row of taps; and for each tap of a weighted pass by "direct".
+PASS_NS = 5.5
+PASS_ROW_NS = 0.15
+PASS_TAP_NS = 0.127
+PLAIN_NS = 3.6
+PLAIN_ROW_NS = 0.17
+#: Patches in the sample from which they start, per tap; at most so many multiply-adds per pixel of the image.
+SAMPLE = 40
+SAMPLE_WORK = 500.0
+#: Rows of the weights looked at to estimate a cost.
+_ROWS = 96
+
+
+def choose_regime(
+    n_pixels: int,
+    kernel_shape: object,
+    subtract_ns: float,
+    patches_ns: float,
+    quick: float = EXACT_IS_QUICK,
+    *,
+    exact: bool = False,
+) -> Choice:
+    """Say which way weighted statistics are found.
+
+    Parameters
+    ----------
+    n_pixels : int
+        Target pixels used, whatever their weight.
+    kernel_shape : int or tuple of int
+        Rows and columns of the kernel.
+    subtract_ns, patches_ns : float
+        Estimated nanoseconds, on one core, for the products of the patches whose weight differs from most, and of all
+        that have a weight.
+    quick : float, optional
+        An exact way that takes no more is taken, default 0.15 s.
+    exact : bool, optional
+        Whether to leave out "iterate".
+
+    Returns
+    -------
+    Choice
+        "subtract", "patches" or "iterate", and the costs that were compared.
+
+    Notes
+    -----
+    Counted per pixel, for a kernel of R x C taps with C >= R: the unweighted statistics, and four passes by the cheaper
+    engine. The exact ways give exact errors of the taps too, so they are taken if they cost up to 1.3 times as much, or
+    less than 0.15 s.
+    """
+    rows, cols = sorted(geometry.kernel_shape(kernel_shape))
+    whole = min(DIRECT_NS * rows * (3 * cols - 1), PLAIN_NS + PLAIN_ROW_NS * rows) * n_pixels
+    estimates = {
+        "subtract": whole + subtract_ns,
+        "patches": patches_ns + 2.0 * n_pixels,
+        "iterate": whole + N_PASSES * min(pass_ns((rows, cols)).values()) * n_pixels,
+    }
+    name = "patches" if estimates["patches"] <= 1.2 * estimates["subtract"] else "subtract"
+    if not exact and estimates[name] > max(quick, EXACT_IS_WORTH * estimates["iterate"]):
+        name = "iterate"
+    costs = ", ".join(f"{value / 1e9:.2g} s {name}" for name, value in estimates.items())
+    return Choice(name, f"estimated on one core: {costs}")
+
+
+def pass_ns(kernel: Shape) -> dict[str, float]:
+    """Return the nanoseconds per pixel of a weighted pass, for each engine."""
+    rows, cols = sorted(kernel)
+    return {"direct": rows * cols * PASS_TAP_NS, "fft": PASS_NS + PASS_ROW_NS * rows}
+
+
+def lines(observation: Observation) -> Shape:
+    """Return the rows of taps of all sources, phases by themselves, as if they were one, and the columns."""
+    part = polyphase.split(observation)
+    rows, cols = part.geometry.kernel_shape
+    return len(part.sources) * rows, cols
+
+
+def sample_size(n_pixels: int, n_taps: int) -> int:
+    """Return the number of patches in a sample that tells a first kernel."""
+    affordable = SAMPLE_WORK * n_pixels / n_taps**2
+    return int(min(n_pixels, max(4 * n_taps, min(SAMPLE * n_taps, affordable))))
+
+
+class Survey(NamedTuple):
+    """What the weights of some pairs look like.
+
+    Attributes
+    ----------
+    usual : tuple of float
+        For each pair the weight that most of its pixels have.
+    subtract, patches : Costs
+        Costs of the two exact ways.
+    """
+
+    usual: tuple[float, ...]
+    subtract: patches.Costs
+    patches: patches.Costs
+
+
+def survey(items: Sequence[WeightedObservation]) -> Survey:
+    """Look at a sample of rows of the weights."""
+    usual = []
+    total: dict[str, list[patches.Costs]] = {"subtract": [], "patches": []}
+    for item in items:
+        n_rows = item.weights.shape[0]
+        rows = np.unique(np.linspace(0, n_rows - 1, min(n_rows, _ROWS)).astype(int))
+        some = item.weights[rows]
+        common = 1.0 if some.dtype == np.bool_ else _most_common(some)
+        usual.append(common)
+        part = polyphase.split(item.observation)
+        for name, base in (("subtract", common), ("patches", 0.0)):
+            values = some.astype(np.float64) - base
+            # where nearly every weight differs there are no runs worth finding
+            dense = np.count_nonzero(values[:, 1:] != values[:, :-1]) > 0.5 * values.size
+            lengths = np.ones(np.count_nonzero(values), dtype=np.int64) if dense else patches.Runs.of(values).lengths
+            found = patches.costs([lengths], part.geometry.kernel_shape, len(part.sources))
+            total[name].append(patches.Costs(*(f * n_rows / len(rows) for f in found)))
+    sums = {name: patches.Costs(*(sum(f) for f in zip(*found, strict=True))) for name, found in total.items()}
+    return Survey(tuple(usual), sums["subtract"], sums["patches"])
+
+
+def _most_common(weights: Array) -> float:
+    """Return the weight that most pixels have that have one; the median of them, if it is one at all."""
+    positive = weights[weights > 0]
+    return float(np.sort(positive)[len(positive) // 2]) if positive.size else 1.0
+
+
+@dataclass(frozen=True)
+class TargetSums:
+    """``y'Wy``, the weighted sum of y, the sum of the weights, and the number of pixels that have one."""
+
+    energy: float
+    total: float
+    weight: float
+    n_pixels: int
+
+
+def target_sums(items: Sequence[WeightedObservation], workers: int) -> TargetSums:
+    """Add up the target's pixels and their weights."""
+
+    def band(item: WeightedObservation, row: int, height: int) -> tuple[Array, ...]:
+        y = item.observation.targets[0].block(row, 0, (height, item.weights.shape[1]))
+        weights = item.weights[row : row + height]
+        weighted = y * weights
+        energy = float(np.einsum("ij,ij->", weighted, y))
+        return (np.array([energy, weighted.sum(), weights.sum()], dtype=np.float64),)
+
+    work = [(item, row, height) for item in items for row, height in _strips(item.weights.shape)]
+    energy, total, weight = add(in_order(work, lambda w: band(*w), workers))[0].tolist()
+    return TargetSums(energy, total, weight, sum(item.n_pixels for item in items))
+
+
+def _strips(shape: Shape) -> Iterator[tuple[int, int]]:
+    """Cut rows into strips that stay in the cache: first row, number of rows."""
+    height = max(1, 2**16 // shape[1])
+    for row in range(0, shape[0], height):
+        yield row, min(height, shape[0] - row)
+
+
+def require_determined(items: Sequence[WeightedObservation]) -> int:
+    """Refuse weights that leave fewer pixels than taps; return the number of pixels left."""
+    n = sum(item.n_pixels for item in items)
+    plan = items[0].observation.geometry
+    taps, terms = items[0].n_taps, len(items) * items[0].n_terms
+    if n < taps + terms:
+        whole = sum(item.observation.geometry.n_pixels for item in items)
+        beside = f" and {terms} coefficients of the background" if terms else ""
+        msg = (
+            f"got a mask or weights that leave {n} of {whole} target pixels, need at least {taps + terms} for the "
+            f"{plan.kernel_shape[0]}x{plan.kernel_shape[1]} kernel{beside}; ask for a smaller shape, or exclude less"
+        )
+        raise ValueError(msg)
+    return n
+
+
+@dataclass(frozen=True, eq=False)
+class Unweighted:
+    """The statistics of pairs as if every pixel counted the same, but for the moment.
+
+    Attributes
+    ----------
+    grams : tuple of ndarray
+        For each pair the Gram matrix over its unknowns, excluded pixels of the images read as zero.
+    moment : ndarray
+        ``A'Wy`` of all pairs.
+    sums : TargetSums
+        Weighted.
+    """
+
+    grams: tuple[Array, ...]
+    moment: Array
+    sums: TargetSums
+
+
+def unweighted(
+    items: Sequence[WeightedObservation], method: str, workers: int, progress: Progress | None = None
+) -> Unweighted:
+    """Read the pixels once, for the unweighted Gram matrices and the weighted moment."""
+    grams, moments, found = [], [], []
+    for item in items:
+        scaled = times_weights(item)
+        every = accumulation.statistics(_with_terms(scaled), method, workers, progress)
+        grams.append(_bordered(item, every[0].gram, [one.moment for one in every[1:]]))
+        moments.append(np.concatenate([every[0].moment, _products(item, scaled)]))
+        found.append(every[0])
+    if all(item.weights.dtype == np.bool_ for item in items):
+        n = sum(item.n_pixels for item in items)
+        energy, total = sum(s.target_energy for s in found), sum(s.target_sum for s in found)
+        sums = TargetSums(energy, total, float(n), n)
+    else:
+        sums = target_sums(items, workers)
+    return Unweighted(tuple(grams), together(items, moments), sums)
+
+
+def alike(
+    item: WeightedObservation, method: str, workers: int, progress: Progress | None = None
+) -> tuple[Array, Array]:
+    """Return the Gram matrix and the moment of a pair over its unknowns as if every pixel counted the same."""
+    every = accumulation.statistics(_with_terms(item.observation), method, workers, progress)
+    gram = _bordered(item, every[0].gram, [one.moment for one in every[1:]])
+    return gram, np.concatenate([every[0].moment, _products(item, item.observation)])
+
+
+def subtracted(
+    items: Sequence[WeightedObservation], grams: Sequence[Array], usual: Sequence[float], workers: int
+) -> Array:
+    """Return the exact weighted Gram matrix, from the unweighted ones and the patches whose weight differs."""
+    parts = []
+    for item, whole, weight in zip(items, grams, usual, strict=True):
+        terms = dataclasses.replace(item.observation, targets=pair.surface_readers(item.observation))
+        found = patches.sums(terms, item.weights, weight, with_moment=item.n_terms > 0, workers=workers)
+        border = _bordered(item, found.gram, list(found.moment), item.weights)
+        taps = item.n_taps
+        border[:taps] += weight * whole[:taps]  # that of the terms alone is known without a difference
+        border[taps:, :taps] += weight * whole[taps:, :taps]
+        parts.append(border)
+    return together(items, parts)
+
+
+def accumulated(items: Sequence[WeightedObservation], workers: int) -> tuple[Array, Array, TargetSums]:
+    """Return the exact Gram matrix, moment and sums, from the patches of all pixels that have a weight."""
+    sums = target_sums(items, workers)
+    grams, moments = [], []
+    for item in items:
+        found = patches.sums(_with_terms(item.observation), item.weights, with_moment=True, workers=workers)
+        grams.append(_bordered(item, found.gram, list(found.moment[1:]), item.weights))
+        moments.append(np.concatenate([found.moment[0], _products(item, times_weights(item))]))
+    return together(items, grams), together(items, moments), sums
+
+
+def border(items: Sequence[WeightedObservation], workers: int) -> Array:
+    """Return the exact weighted Gram matrix over all unknowns, but zeros for that of the taps alone."""
+    parts = []
+    for item in items:
+        terms = dataclasses.replace(
+            item.observation, targets=weighed(pair.surface_readers(item.observation), item.weights)
+        )
+        costs = pass_ns(terms.geometry.kernel_shape)
+        nothing = np.zeros((item.n_terms, len(terms.sources), *terms.geometry.kernel_shape))
+        moments, _ = accumulation.residual_moments(terms, nothing, min(costs, key=lambda name: costs[name]), workers)
+        parts.append(_bordered(item, np.zeros((item.n_taps,) * 2), list(moments), item.weights))
+    return together(items, parts)
+
+
+def _with_terms(observation: pair.Observation) -> pair.Observation:
+    """Return a problem whose targets are followed by the terms of the background."""
+    return dataclasses.replace(observation, targets=observation.targets + pair.surface_readers(observation))
+
+
+def _bordered(item: WeightedObservation, gram: Array, cross: Sequence[Array], weights: Weights | None = None) -> Array:
+    """Return the Gram matrix over a pair's unknowns, given that of the taps and the moments of the terms."""
+    if item.columns is None:
+        return gram
+    beside = np.stack(cross, axis=1)
+    return np.block([[gram, beside], [beside.T, item.columns.gram(weights)]])
+
+
+def _products(item: WeightedObservation, scaled: pair.Observation) -> Array:
+    """Return the products of the target, times its weights, with the background's terms."""
+    if item.columns is None:
+        return np.zeros(0)
+    cols, total = item.observation.size[1], np.zeros(item.columns.n)
+    for row, height in _strips(item.observation.size):
+        total += item.columns.products(scaled.targets[0].block(row, 0, (height, cols)), row, 0)
+    return total
+
+
+def assembled(
+    items: Sequence[WeightedObservation], gram: Array, moment: Array, sums: TargetSums
+) -> tuple[NormalEquations, tuple[Elimination, ...]]:
+    """Put sums together as statistics of the kernel; return them, and what gives the background of each pair."""
+    plan, taps = items[0].observation.geometry, items[0].n_taps
+    equal = sums.weight == sums.n_pixels
+    stats = NormalEquations(
+        gram=np.ascontiguousarray(gram[:taps, :taps]),
+        moment=np.ascontiguousarray(moment[:taps]),
+        target_energy=sums.energy,
+        target_sum=sums.total,
+        n_pixels=sums.n_pixels,
+        terms=(plan.kernel_shape,) * len(items[0].observation.sources),
+        convention=plan.convention,
+        weight_sum=None if equal else sums.weight,
+    )
+    if not items[0].n_terms:
+        return stats, ()
+    trace, eliminations = float(np.trace(stats.gram)), []
+    for i in range(len(items)):
+        own = own_unknowns(items, i)[taps:]
+        eliminations.append(Elimination.of(gram[:taps, own], gram[np.ix_(own, own)], moment[None, own]))
+        stats = eliminations[-1].reduced([stats], moment[None, own])[0]
+    return without_rounding([stats], trace)[0], tuple(eliminations)
+
+
+def recentered(
+    items: Sequence[WeightedObservation],
+    stats: NormalEquations,
+    eliminations: Sequence[Elimination],
+    at: Array,
+    here: Residual,
+) -> NormalEquations:
+    """Return statistics with what the pixels say of the residual of unknowns; eliminations take it over."""
+    n_taps = items[0].n_taps
+    taps, moment, energy = at[None, :n_taps], here.moment[None, :n_taps], np.array([here.energy])
+    for i, elimination in enumerate(eliminations):
+        own = own_unknowns(items, i)[n_taps:]
+        elimination.taps, elimination.coefficients = taps, at[None, own]
+        moment, energy = elimination.recentered(taps, moment, energy, here.moment[None, own])
+    return stats.centered(taps[0], moment[0], float(energy[0]))
+
+
+def statistics(
+    items: Sequence[WeightedObservation],
+    method: str,
+    workers: int,
+    regime: str = "auto",
+    progress: Progress | None = None,
+    *,
+    part: bool = False,
+) -> NormalEquations:
+    """Return the exact weighted statistics of pairs.
+
+    Parameters
+    ----------
+    items : sequence of WeightedObservation
+        The pairs with their weights, of one target each.
+    method : {"direct", "fft"}
+        The engine of the unweighted statistics.
+    workers : int
+        Number of threads.
+    regime : {"auto", "subtract", "patches"}, optional
+        The way; the default is the cheaper one.
+    progress : callable, optional
+        Told of each band of pixels.
+    part : bool, optional
+        Whether they are a part of larger pairs, and need not determine a kernel.
+
+    Returns
+    -------
+    NormalStats
+        With `weighting` saying which way it was.
+    """
+    if not part:
+        require_determined(items)
+    seen = survey(items)
+    if regime == "auto":
+        n = sum(item.observation.geometry.n_pixels for item in items)
+        costs = seen.subtract.nanoseconds, seen.patches.nanoseconds
+        regime = choose_regime(n, lines(items[0].observation), *costs, exact=True).method
+    if regime == "subtract":
+        known = unweighted(items, method, workers, progress)
+        stats, _ = assembled(items, subtracted(items, known.grams, seen.usual, workers), known.moment, known.sums)
+    else:
+        stats, _ = assembled(items, *accumulated(items, workers))
+    return dataclasses.replace(stats, weighting=described(regime, seen))
+
+
+def described(regime: str, seen: Survey) -> str:
+    """Say in words which way the weights were taken into account."""
+    costs = seen.subtract if regime == "subtract" else seen.patches
+    n, whole = round(costs.alone + costs.within), round(costs.alone + costs.ends)
+    return f"{regime} ({f'about {n} patches, {whole} multiplied whole' if n else 'hardly any patches'})"
+
+
+def block_statistics(item: WeightedObservation, method: str, workers: int) -> NormalEquations:
+    """Return the statistics of a block, one of many."""
+    stats = statistics([item], method, workers, part=True)
+    return dataclasses.replace(stats, weighting=stats.weighting.partition(" ")[0])

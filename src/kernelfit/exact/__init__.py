@@ -1,1 +1,0 @@
-"""Pixels to exact statistics and their kernel: the engines, pairs and channels, kernels of thousands of taps, scale."""

@@ -1,0 +1,1 @@
+"""The pipeline: from arguments to observations, equations, estimates and their diagnosis."""

@@ -1,0 +1,425 @@
+"""Fits with weights, and fits whose weights come from the fit: noise that grows with the signal, and outliers.
+
+Both are iteratively reweighted least squares: weights from the residual of the last kernel, a weighted fit, until the
+kernel settles.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..compiled.threads import Progress
+from ..core import validation
+from ..core.estimate import Estimate
+from ..core.findings import Finding, Verdict, ranked
+from ..core.validation import Array
+from ..data.masking import Judged, Rules, Unsaturated
+from ..data.observation import WeightedObservation, Weights
+from ..data.plan import FitPlan
+from ..diagnostics import whiteness
+from ..engines import sampling, weighted, weighted_iteration
+from ..engines.cost_model import Choice
+from ..engines.weighted_pass import residual
+from ..solvers import least_squares
+from ..solvers.robust import ROBUST, TUNING, correction_of, enough, factor, least_absolute, slope
+from . import joint
+from .noise_model import BELIEVED, MOST_NOISE, Levels, Noise, with_noise
+from .weighted_fitter import Engine, Solved
+
+_MOST_ROUNDS = 20
+#: A reweighted kernel has settled when it moves by no more than this many standard errors.
+_SETTLED = 0.02
+_MEDIAN_SAMPLE = 2**16
+#: Pixels up to which a result keeps the weights where saturated pixels alone were left out.
+MOST_KEPT = 2**24
+#: Quick steps before the exact rounds.
+_MOST_STEPS = 6
+#: So many standard errors from the end of Huber's criterion the next one may begin.
+_NEAR = 0.3
+#: So many standard errors between its kernel and Huber's are more than the noise makes.
+_APART = 6.0
+#: Pixels so many standard deviations off are as outliers are; so much larger a share of the brightest ones than of all
+#: is not by chance (measured with true outliers: up to 0.03, in clumps 0.09). The brightest are one in a hundred, and
+#: at least so many.
+_FAR_OFF, _BRIGHT, _FEWEST = 4.0, 0.1, 50
+#: The last quick step moves by no more than so many.
+_QUICK = 0.05
+
+
+def wanted(rules: Rules, noise: object, robust: object) -> str | None:
+    """Name what makes a fit a weighted one, None if nothing does; refuse unknown names."""
+    model = Noise.of(noise)
+    validation.known(robust, ROBUST, "robust")
+    if model.slope and rules.weights is not None:
+        msg = f"got weights= and noise={noise!r}, need one or the other: both say how noisy each pixel is"
+        raise ValueError(msg)
+    return rules.given() or ("noise=" if model.slope else None) or ("robust=" if robust is not None else None)
+
+
+def uneven(rules: Rules, noise: object, robust: object) -> str | None:
+    """Name what lets some pixels count more than others that count as well, None if nothing does."""
+    if robust is not None:
+        return "robust="
+    return "noise=" if Noise.of(noise).slope else "weights=" if rules.weights is not None else None
+
+
+def judge(task: FitPlan, group: int, rules: Rules, noise: object, robust: object) -> list[list[Judged]] | None:
+    """Return the weights of the problems of a group, for each target; None if every pixel counts the same, and will."""
+    observations = task.groups[group]
+    found: list[list[Judged | None]] = []
+    for t in range(len(observations[0].targets)):
+        one = []
+        for i, observation in enumerate(observations):
+            single = dataclasses.replace(observation, targets=(observation.targets[t],))
+            one.append(rules.judge(single, task, *task.place(group, t, i)))
+        found.append(one)
+    if robust is None and not Noise.of(noise).slope and all(j is None for one in found for j in one):
+        return None
+    return [
+        [
+            j
+            or Judged(
+                WeightedObservation(dataclasses.replace(p, targets=(p.targets[t],)), np.ones(p.size, dtype=bool)), ()
+            )
+            for j, p in zip(one, observations, strict=True)
+        ]
+        for t, one in enumerate(found)
+    ]
+
+
+def fits(
+    judged: Sequence[Sequence[Judged]],
+    choice: Choice,
+    solver: "least_squares.Solver | None",
+    workers: int,
+    **settings: Any,
+) -> list[Estimate]:
+    """Return the kernel of each target, as `fit` does."""
+    return [fit(one, choice, solver, workers, **settings) for one in judged]
+
+
+def fit(
+    judged: Sequence[Judged],
+    choice: Choice,
+    solver: "least_squares.Solver | None",
+    workers: int,
+    *,
+    noise: object = "constant",
+    robust: str | None = None,
+    tolerance: float | None = None,
+    progress: Progress | None = None,
+    regime: str = "auto",
+    image_noise: float = 0.0,
+    errors: str = "plain",
+) -> Estimate:
+    """Return the kernel that pairs share, each with its weights.
+
+    Parameters
+    ----------
+    judged : sequence of Judged
+        The pairs.
+    choice : Choice
+        The engine of the unweighted statistics.
+    solver : solver or None
+        What makes the kernel of the last statistics; None for least squares.
+    workers : int
+        Number of threads.
+    noise, robust, tolerance, progress, image_noise, errors
+        As in `find_kernel`; with `image_noise` the weights are those of a mask.
+    regime : {"auto", "subtract", "patches", "iterate"}, optional
+        How the weights are taken into account; the default is what `weighted.choose_regime` says.
+
+    Returns
+    -------
+    KernelFit
+    """
+    model = Noise.of(noise)
+    validation.known(regime, weighted.REGIMES, "regime")
+    items = [j.item for j in judged]
+    costs = weighted.pass_ns(weighted.lines(items[0].observation))
+    pass_method = choice.method if choice.reason == "as asked" else min(costs, key=lambda name: costs[name])
+    # the image's noise changes the kernel through the Gram matrix, which then must be exact
+    regime = "exact" if image_noise and regime == "auto" else regime
+    engine = Engine(choice.method, pass_method, workers, tolerance, progress, regime)
+    notes = [note for j in judged for note in j.notes]
+    conv = items[0].observation.geometry.convention
+    findings: list[Finding] = []
+    correction, most = 1.0, math.inf
+    if not model.slope and robust is None:
+        found = engine.solve(items)
+    else:
+        found, seen, more, said = _reweighted(engine, items, model, robust)
+        items, correction = seen.items, seen.correction
+        most = math.inf if robust is None else TUNING[robust] * seen.scale
+        findings += more
+        notes += said
+    stats = found.stats
+    if correction != 1.0:  # the residual that has the variance of the criterion, outliers and all
+        taps = found.fit.kernel.ravel()
+        moment, energy = least_squares.residual_at(stats, taps)
+        stats = stats.centered(taps, moment, correction**2 * energy)
+    observations, weighed = [item.observation for item in items], [item.weights for item in items]
+    minimum = least_squares.least_squares(stats, found.factorisation)
+    result = joint.with_errors(
+        observations, stats, solver, workers, image_noise, errors, weights=weighed, found=minimum
+    )
+    large = sum(item.observation.geometry.n_pixels for item in items) > MOST_KEPT
+    told = large and all(isinstance(item.weights, Unsaturated) for item in items)  # from the targets themselves
+    weights = None if told else tuple(in_place(item) for item in items)
+    if conv.boundary is not None and conv.mode != "valid" and (told or robust is not None):
+        why = "their weights not being kept" if told else "their outliers being held down"
+        notes.append(f"the declared boundary was not held against the edges, {why}")
+    iterated = found.stats.weighting.startswith("iterate")
+    if found.eliminations:
+        n_pixels = sum(item.n_pixels for item in items)
+        (result,) = joint.with_background([result], observations, found.eliminations, n_pixels)
+    result = dataclasses.replace(
+        result,
+        method=choice.method,
+        method_reason=choice.reason,
+        refined=found.refined,
+        iterations=found.iterations,
+        tolerance=(weighted_iteration.TOLERANCE if tolerance is None else tolerance) if iterated else 0.0,
+        findings=ranked((*result.findings, *found.findings, *findings)),
+        weighting=found.stats.weighting,
+        notes=tuple(notes),
+        weights=weights[0] if weights is not None and len(weights) == 1 else weights,
+    )
+    if errors == "sandwich":
+        return result
+    declared = bool(model.slope) and robust is None
+    return whiteness.look(observations, result, weighed, most=most, declared=declared)
+
+
+def in_place(item: WeightedObservation) -> Weights:
+    """Return the weights in an array of the target's shape, zero where no pixel is used."""
+    plan = item.observation.geometry
+    out: Weights = np.zeros(plan.target_shape, dtype=bool if item.weights.dtype == np.bool_ else np.float64)
+    out[plan.used] = item.weights
+    return out
+
+
+def _reweighted(
+    engine: Engine, items: Sequence[WeightedObservation], model: Noise, robust: str | None
+) -> "tuple[Solved, _Seen, list[Finding], list[str]]":
+    """Weigh, fit and weigh again until the kernel settles.
+
+    Huber's criterion comes first, whatever is asked for: it is convex, so that its end does not depend on the start.
+    The others have minima at which pixels of much leverage are thrown out wrongly and never seen again; where there may
+    be such pixels, as quick steps do not do, the criterion asked for is drawn in by halves.
+    """
+    levels = Levels.of(items, model, engine.workers)
+    engine.prepare(items)
+    left = [np.empty(item.weights.shape) for item in items]
+    if robust is None:
+        at = engine.solve(items, last=False).unknowns
+    else:
+        sample = sampling.draw(items, 2 * enough(items[0].n_taps))
+        at = least_absolute(sample, weighted_iteration.Metric.whole(items, engine.grams(items)).inverse)
+    begin, n_taps, rounds, scale, first, noisy = at, items[0].n_taps, 0, 0.0, None, 1.0
+    stages = [(robust, 1.0)] if robust in (None, "huber") else [("huber", 1.0), (robust, 1.0)]
+    while stages:
+        (criterion, widened), *stages = stages
+        near = _NEAR if stages else _SETTLED
+        moved, settled, tries, stride, even = math.inf, False, 0, 1.0, False
+        if criterion is not None and widened == 1.0 and not model.slope:
+            at, scale, steps, even = _approached(engine, items, criterion, at, left, scale, levels.rounding)
+            rounds += steps
+            settled = even and bool(stages)
+        if stages and not settled and criterion == "huber":
+            stages = [(robust, 4.0), (robust, 2.0), (robust, 1.0)]
+        while tries < _MOST_ROUNDS and not settled:
+            residual(items, at, engine.pass_method, engine.workers, engine.progress, keep=left)
+            seen = _seen(items, left, model, criterion, widened, levels, noisy)
+            noisy = min(max(seen.scale, 1.0), MOST_NOISE)
+            found = engine.solve(seen.items, at, last=False, even=even)
+            kernel, last_move = found.unknowns[:n_taps], moved
+            moved = float(np.linalg.norm(kernel - at[:n_taps]))
+            if model.slope and not moved < 0.9 * last_move:  # a step too far: less of it goes further
+                stride = max(0.5 * stride, 0.125)
+            at = at + stride * (found.unknowns - at)
+            tries += 1
+            ratio = min(max(moved / last_move, 0.5), 0.95) if last_move > 0 else 0.5
+            rest = moved * ratio / (1 - ratio)  # were the moves to go on shrinking as the last; the first tells nothing
+            for final in (False, True):
+                error = seen.correction * float(np.linalg.norm(found.fit.stderr))
+                settled = rest <= max(near * error, 1e-9 * float(np.linalg.norm(kernel)))
+                at_end = not stages and (settled or tries == _MOST_ROUNDS)
+                if final or even or not at_end or not found.stats.weighting.startswith("iterate"):
+                    break
+                # from the solution itself nothing is learned of the errors
+                found = engine.solve(seen.items, begin)
+                kernel = found.unknowns[:n_taps]
+        rounds += tries
+        first = at[:n_taps] if first is None else first
+    notes = [f"weights from the residual, {rounds} round{'' if rounds == 1 else 's'}"]
+    findings = [] if settled else [Finding(Verdict.NOT_CONVERGED, f"the weights had not settled after {rounds} rounds")]
+    if robust is not None:
+        reach = TUNING[robust] * seen.scale
+        share = float(np.mean(np.abs(seen.standard) > reach))
+        what = "held down" if robust == "huber" else "excluded"
+        notes.append(
+            f"about {100 * share:.2g} % of the pixels {what}: residuals above {TUNING[robust]:g} times {seen.scale:.4g}"
+        )
+        details = []
+        apart = 0.0 if first is None else float(np.linalg.norm(kernel - first))
+        if apart > max(_APART * error, 1e-6 * float(np.linalg.norm(kernel))):
+            details.append(
+                f"{apart / max(error, 1e-300):.2g} standard errors lie between this kernel and that of robust='huber'"
+            )
+        bright, every, chance = _far_off(seen, left)
+        if bright > every + max(_BRIGHT, 5 * chance):
+            details.append(
+                f"{100 * bright:.0f} % of the brightest pixels were taken for outliers, {100 * every:.2g} % of all"
+            )
+        if details:
+            findings.append(Finding(Verdict.OUTLIERS_DECIDE, ", and ".join(details)))
+    return found, seen, findings, notes
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What a residual makes of the weights.
+
+    Attributes
+    ----------
+    items : list of WeightedObservation
+        The pairs with their new weights.
+    all_in : list of WeightedObservation
+        The same with no outlier held down, to which the sample belongs.
+    standard : ndarray
+        A sample of the residual, in units of a pixel of weight 1.
+    scale : float
+        Its standard deviation, outliers left aside.
+    correction : float
+        As `outliers.correction_of`; 1 without a criterion.
+    """
+
+    items: list[WeightedObservation]
+    all_in: list[WeightedObservation]
+    standard: Array
+    scale: float
+    correction: float = 1.0
+
+
+def _seen(
+    items: Sequence[WeightedObservation],
+    left: Sequence[Array],
+    model: Noise,
+    criterion: str | None,
+    widened: float,
+    levels: Levels,
+    noisy: float,
+) -> _Seen:
+    """Weigh pairs by their residual: by the noise of their prediction, and by a criterion of so wide a reach."""
+    current = list(items)
+    if model.slope:
+        apart = noisy * BELIEVED
+        current = [with_noise(item, r, model, levels.floor, apart) for item, r in zip(items, left, strict=True)]
+    standard = _standard(current, left)
+    scale = _scale(standard, levels.rounding)
+    if criterion is None:
+        return _Seen(current, current, standard, scale)
+    reach = widened * TUNING[criterion] * scale
+    held = [
+        dataclasses.replace(item, weights=_held_down(r, item.weights, criterion, reach))
+        for item, r in zip(current, left, strict=True)
+    ]
+    return _Seen(held, current, standard, scale, correction_of(standard / (widened * scale), criterion))
+
+
+def _approached(
+    engine: Engine,
+    items: Sequence[WeightedObservation],
+    robust: str,
+    at: Array,
+    left: list[Array],
+    scale: float,
+    rounding: float,
+) -> tuple[Array, float, int, bool]:
+    """Go near to where reweighting ends by quick steps; return the unknowns, scale, number of steps, and success.
+
+    A step solves ``s A'A step = A'psi(r)``, where psi(r) is the residual as held down and s the mean of its derivative:
+    Newton's method, were the outliers anywhere in the image alike (P. Huber and E. Ronchetti, "Robust Statistics",
+    2nd ed., 2009, section 7.8). So all steps share one factor of the unweighted Gram matrix, and their error shrinks by
+    about the root of taps over pixels each. Where it does not shrink, the rounds with exact weights go on.
+    """
+    inverse = weighted_iteration.Metric.whole(items, engine.grams(items)).inverse
+    size, last, steps = math.inf, at, 0
+    if not scale:
+        residual(items, at, engine.pass_method, engine.workers, engine.progress, keep=left)
+        scale = _scale(_standard(items, left), rounding)
+    while steps < _MOST_STEPS:
+        # with the scale of the last residual, so that one pass does
+        hold = functools.partial(_held_down, criterion=robust, reach=TUNING[robust] * scale)
+        moment = residual(items, at, engine.pass_method, engine.workers, engine.progress, left, hold).moment
+        standard = _standard(items, left)
+        steep = float(np.mean(slope(np.abs(standard) / (TUNING[robust] * scale), robust)))
+        scale = _scale(standard, rounding)
+        if not steep > 0.1:
+            break
+        step = least_squares.times(inverse, least_squares.times(inverse.T, moment)) / steep
+        before, size = size, float(step @ moment)
+        if not size < 0.25 * before:
+            return (at if size < before else last), scale, steps, False
+        last, at = at, at + step
+        steps += 1
+        if size <= _QUICK**2 * steep * scale**2 * len(at):
+            return at, scale, steps, True
+    return at, scale, steps, False
+
+
+def _scale(standard: Array, rounding: float) -> float:
+    """Return the standard deviation that most residuals have, that of rounding at least."""
+    size = np.abs(standard)
+    return max(1.4826 * float(np.median(size)), 1e-12 * float(size.max()), rounding) or 1.0
+
+
+def _far_off(seen: _Seen, left: Sequence[Array]) -> tuple[float, float, float]:
+    """Return which share of the brightest pixels, and of all, lie as far from their prediction as outliers do.
+
+    Also returns the standard deviation of the first by chance. True outliers are as frequent in the one as in the
+    other; photon noise, or a kernel that cannot follow, is not. Brightest are those of the largest predictions.
+    """
+    parts = []
+    for item, r in zip(seen.all_in, left, strict=True):
+        step = max(1, math.isqrt(r.size // _MEDIAN_SAMPLE))
+        rows = (item.observation.targets[0].block(row, 0, (1, r.shape[1])) for row in range(0, len(r), step))
+        target = np.concatenate([row[:, ::step] for row in rows])
+        parts.append((target - r[::step, ::step])[item.weights[::step, ::step] > 0])
+    # in single precision, or where predictions are alike the rounding of large residuals would tell them apart
+    prediction = np.concatenate(parts).astype(np.float32)
+    n = min(len(prediction), max(_FEWEST, len(prediction) // 100))
+    far = np.abs(seen.standard) > _FAR_OFF * seen.scale
+    bright, every = far[prediction >= np.partition(prediction, -n)[-n]], float(np.mean(far))
+    return float(np.mean(bright)), every, math.sqrt(every / len(bright))
+
+
+def _standard(items: Sequence[WeightedObservation], left: Sequence[Array]) -> Array:
+    """Return residuals in units of a pixel of weight 1, of a sample of the pixels that have a weight."""
+    parts = []
+    for item, r in zip(items, left, strict=True):
+        step = max(1, math.isqrt(r.size // _MEDIAN_SAMPLE))
+        weights, values = item.weights[::step, ::step], r[::step, ::step]
+        used = weights > 0
+        parts.append(values[used] * np.sqrt(weights[used]))
+    return np.concatenate(parts)
+
+
+def _held_down(left: Array, weights: Weights, criterion: str, reach: float) -> Weights:
+    """Return weights with those of outliers taken down, residuals above a reach."""
+    held: Weights = np.empty(left.shape, dtype=bool if criterion == "clip" and weights.dtype == np.bool_ else float)
+    step = max(1, 2**16 // left.shape[1])  # rows that stay in the cache
+    for row in range(0, len(left), step):
+        rows = slice(row, row + step)
+        ratio = np.abs(left[rows])
+        if weights.dtype != np.bool_:
+            ratio *= np.sqrt(weights[rows])
+        ratio /= reach
+        held[rows] = weights[rows] * factor(ratio, criterion)
+    return held

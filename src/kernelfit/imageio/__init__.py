@@ -1,0 +1,1 @@
+"""Files: images, kernels, pictures."""

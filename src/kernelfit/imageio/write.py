@@ -1,0 +1,183 @@
+"""Files out: checked before any work, and written in the format that their names say."""
+
+import io
+import os
+import stat
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.npz import exists, write_whole
+from . import png
+from .read import require
+
+IMAGE_SUFFIXES = (".npy", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".fits")
+_PICTURES = {".png": (1, 2, 3, 4), ".jpg": (1, 3), ".jpeg": (1, 3)}  # how many channels they hold
+
+
+def check_output(
+    path: str | os.PathLike[str], suffixes: Sequence[str], what: str, *, overwrite: bool = False
+) -> Path | None:
+    """Say, before any work is done, whether a file could be written; return its path, None for the standard output.
+
+    Parameters
+    ----------
+    path : path-like
+        The file, or "-" for the standard output.
+    suffixes : sequence of str
+        The endings that a name may have.
+    what : str
+        What is to be written, for the message: "the kernel".
+    overwrite : bool, optional
+        Whether an existing file may be replaced.
+
+    Raises
+    ------
+    ValueError
+        The name has another ending, or something other than a plain file has it, or the standard output is a terminal.
+    FileExistsError
+        The file exists and `overwrite` is false.
+    OSError
+        Its folder does not exist or cannot be written to.
+    """
+    if str(path) == "-" and ".npy" in suffixes:
+        if sys.stdout.isatty():
+            msg = f"got - for {what}, which would fill the terminal with bytes; need a pipe, as in | program"
+            raise ValueError(msg)
+        return None
+    path = Path(path)
+    if path.suffix.lower() not in suffixes:
+        msg = f"got {path} for {what}, need a name that ends in {', '.join(suffixes[:-1])} or {suffixes[-1]}; rename it"
+        raise ValueError(msg.replace("in  or ", "in "))
+    path = Path(os.path.realpath(path))  # a link is written through, not replaced
+    if path.exists():
+        if not stat.S_ISREG(path.stat().st_mode):
+            msg = f"got {path} for {what}, which is no plain file; choose another name"
+            raise ValueError(msg)
+        if not overwrite:
+            raise FileExistsError(exists(path, what))
+    if not path.parent.is_dir():
+        msg = f"got {path} for {what}, but there is no folder {path.parent}; make it first"
+        raise FileNotFoundError(msg)
+    if not os.access(path.parent, os.W_OK):
+        msg = f"got {path} for {what}, but the folder {path.parent} is not writable; choose another"
+        raise PermissionError(msg)
+    return path
+
+
+def write_stdout(array: NDArray[Any]) -> None:
+    """Write an array as NPY to the standard output."""
+    np.save(sys.stdout.buffer, array, allow_pickle=False)
+    sys.stdout.buffer.flush()
+
+
+def require_writer(path: str | os.PathLike[str]) -> None:
+    """Import what writes a file of this name, or say which extra brings it, before any work."""
+    suffix = Path(path).suffix.lower()
+    if suffix in (".png", ".jpg", ".jpeg"):
+        require("PIL.Image", package="pillow", extra="cli", purpose="writing pictures")
+    elif suffix in (".tif", ".tiff"):
+        require("tifffile", package="tifffile", extra="cli", purpose="writing TIFF")
+    elif suffix == ".fits":
+        require("astropy.io.fits", package="astropy", extra="io", purpose="writing FITS")
+
+
+def white_of(path: Path, image: Any, n_channels: int) -> int:
+    """Say, before any work is done, what a file will hold for white; 0 for formats that hold numbers as they are.
+
+    Parameters
+    ----------
+    path : Path
+        The file, as `check_output` returns it.
+    image : array
+        The image that the pixels are to be made of: its type tells white, its values where the type is a wide one.
+    n_channels : int
+        How many channels are to be written.
+
+    Raises
+    ------
+    ValueError
+        The format cannot hold such pixels.
+    """
+    suffix, dtype = path.suffix.lower(), np.dtype(image.dtype)
+    if suffix not in _PICTURES:
+        return 0
+    if n_channels not in _PICTURES[suffix]:
+        others = ".png, .tif, .npy or .fits" if n_channels in _PICTURES[".png"] else ".tif, .npy or .fits"
+        msg = f"got {n_channels} channels for {path.name}, which cannot hold them (alpha among them); write {others}"
+        raise ValueError(msg)
+    if dtype.kind == "b" or dtype.itemsize == 1:
+        return 1 if dtype.kind == "b" else 255
+    white = peak = 65535.0
+    if dtype.kind == "f" or dtype.itemsize > 2:
+        pixels = np.asarray(image)
+        peak = float(np.abs(pixels[np.isfinite(pixels)]).max(initial=0))
+        white = 255 if peak <= 255 else 65535
+    if peak > white or (white > 255 and suffix != ".png") or (dtype.kind == "f" and peak <= 4.0):
+        more = "" if peak > 65535 or suffix == ".png" else ".png (16 bits), "
+        holds = f"whole numbers from 0 to {65535 if suffix == '.png' else 255}"
+        msg = (
+            f"got pixels of type {dtype} up to {peak:.3g} for {path.name}, which holds {holds}; write "
+            f"{more}.tif, .npy or .fits, which hold them as they are"
+        )
+        raise ValueError(msg)
+    return int(white)
+
+
+def write_image(path: Path, image: NDArray[Any], white: int = 0, *, overwrite: bool = False) -> int:
+    """Write an image (rows, cols) or (rows, cols, channels) in the format that the name says.
+
+    PNG and JPEG hold whole numbers: the pixels are rounded and cut off at zero and at white. The other formats hold
+    them as they are, in float32 (TIFF) or float64.
+
+    Parameters
+    ----------
+    path : Path
+        The file, as `check_output` returns it.
+    image : ndarray
+        The pixels.
+    white : int, optional
+        What `white_of` says.
+    overwrite : bool, optional
+        Whether an existing file may be replaced.
+
+    Returns
+    -------
+    int
+        How many pixels were cut off.
+    """
+    suffix, cut = path.suffix.lower(), 0
+    if white:
+        pillow = require("PIL.Image", package="pillow", extra="cli", purpose="writing pictures")
+        top = max(white, 255)
+        rounded = np.rint(image * 255.0 if white == 1 else image)
+        cut = int(np.count_nonzero((rounded < 0) | (rounded > top)))
+        pixels = np.clip(rounded, 0, top).astype(np.uint16 if white > 255 else np.uint8)
+        kind = "PNG" if suffix == ".png" else "JPEG"
+
+        def write(file: BinaryIO) -> None:
+            if white > 255 and pixels.ndim == 3:
+                png.write(file, pixels)
+            else:
+                pillow.fromarray(pixels).save(file, kind, quality=95)
+
+        write_whole(path, write, "the image", overwrite=overwrite)
+    elif suffix in (".tif", ".tiff"):
+        tifffile = require("tifffile", package="tifffile", extra="cli", purpose="writing TIFF")
+        pixels = np.ascontiguousarray(image, dtype=np.float32)
+        photometric = "rgb" if image.ndim == 3 and image.shape[-1] in (3, 4) else "minisblack"
+        write_whole(
+            path, lambda file: tifffile.imwrite(file, pixels, photometric=photometric), "the image", overwrite=overwrite
+        )
+    elif suffix == ".fits":
+        fits = require("astropy.io.fits", package="astropy", extra="io", purpose="writing FITS")
+        data = io.BytesIO()  # astropy asks for a mode of the file that ours has not
+        fits.PrimaryHDU(np.asarray(image)).writeto(data)
+        write_whole(path, lambda file: file.write(data.getvalue()), "the image", overwrite=overwrite)
+    else:
+        write_whole(path, lambda file: np.save(file, image, allow_pickle=False), "the image", overwrite=overwrite)
+    return cut

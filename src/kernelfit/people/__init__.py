@@ -1,1 +1,0 @@
-"""What people meet: the commands, files, pictures and pages."""

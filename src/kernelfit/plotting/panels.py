@@ -1,0 +1,382 @@
+"""Pictures of a kernel and of how well it is known, each drawn on matplotlib Axes; `plot` is the door to them."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.estimate import Estimate, require_fit
+from ..core.findings import Verdict
+from ..imageio.planes import require
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+Array = npt.NDArray[np.float64]
+BLUE, ORANGE, GRAY = "#1f5fa8", "#c4560b", "#6b7280"
+_MOST_NUMBERS = 7  # rows or columns of a kernel whose taps are written into the picture
+_FRAME = 0.46 * np.array([[-1, 1, 1, -1, -1], [-1, -1, 1, 1, -1]])  # around a tap
+_STRIP = 4  # longer shapes are not drawn to scale
+_BELIEVED = 0.1  # error of the response, relative to its maximum, up to which a frequency counts as determined
+
+
+def new_axes(ax: "Axes | None") -> "Axes":
+    """Return the Axes to draw on: those given, or a new figure's."""
+    if ax is not None:
+        return ax
+    pyplot = require("matplotlib.pyplot", package="matplotlib", extra="plot", purpose="drawing")
+    new: Axes = pyplot.subplots(layout="constrained", figsize=(5.2, 4.2))[1]
+    return new
+
+
+def _plane(fit: Estimate) -> Array:
+    require_fit(fit)
+    if fit.kernel.ndim != 2:
+        msg = (
+            f"got kernels of shape {fit.kernel.shape}, need rows and columns; fit.plot() draws them all, "
+            "split_channels(fit) takes them apart"
+        )
+        raise ValueError(msg)
+    return fit.kernel
+
+
+def kernel(fit: Estimate, ax: "Axes | None" = None, *, title: str | None = None, numbers: bool = True) -> "Axes":
+    """Draw the taps: a diverging map about zero if some are clearly negative, else a sequential one from zero.
+
+    Parameters
+    ----------
+    fit : KernelFit
+        The result.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; the default is a new figure.
+    title : str, optional
+        Instead of the shape.
+    numbers : bool, optional
+        Whether the taps of a kernel of up to 7 x 7 are written into the picture; default True.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The Axes; a cross or a frame marks the origin, the tap over the output pixel.
+    """
+    ax = new_axes(ax)
+    taps = _plane(fit)
+    high = float(np.abs(taps).max()) or 1.0
+    errors = np.where(np.isfinite(fit.stderr), fit.stderr, 0.0)
+    negative = (taps < -np.maximum(3 * errors, 0.01 * high)).any() or taps.min() < -0.25 * high
+    scale: dict[str, Any] = {"cmap": "RdBu_r", "vmin": -high, "vmax": high}
+    if not negative:
+        scale = {"cmap": "magma", "vmin": min(0.0, float(taps.min())), "vmax": high}
+    picture = ax.imshow(taps, interpolation="nearest", **scale)
+    _bar(ax, picture, "tap (target units per image unit)")
+    _grid(ax, taps.shape)
+    row, col = fit.convention.origin
+    framed = max(taps.shape) <= _MOST_NUMBERS
+    if framed and numbers:
+        _numbers(ax, taps, picture)
+    x, y = ([col], [row]) if not framed else (col + _FRAME[0], row + _FRAME[1])
+    for color, width in (("white", 3.0), ("black", 1.2)):
+        ax.plot(x, y, "-" if framed else "+", color=color, linewidth=width, markersize=11, markeredgewidth=width)
+    rows, cols = taps.shape
+    ax.set_title(title if title is not None else f"kernel {rows} x {cols}   ({'□' if framed else '+'} origin)")
+    return ax
+
+
+def error(fit: Estimate, ax: "Axes | None" = None, *, numbers: bool = True) -> "Axes":
+    """Draw the standard error of each tap.
+
+    Parameters
+    ----------
+    fit : KernelFit
+        The result.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; the default is a new figure.
+    numbers : bool, optional
+        Whether the errors of a kernel of up to 7 x 7 are written into the picture; default True.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The Axes; the title says how large the errors are beside the largest tap.
+    """
+    ax = new_axes(ax)
+    taps, errors = _plane(fit), fit.stderr
+    _grid(ax, taps.shape)
+    if not np.isfinite(errors).all():
+        ax.set(xlim=(-0.5, taps.shape[1] - 0.5), ylim=(taps.shape[0] - 0.5, -0.5), aspect="equal", facecolor="#ececee")
+        ax.text(0.5, 0.5, "not known", transform=ax.transAxes, ha="center", va="center", color=GRAY)
+        ax.set_title("standard errors")
+        return ax
+    top, high = float(errors.max()), float(np.abs(taps).max())
+    limit = top if fit.factor is not None else 2 * top  # one typical error for all: in the middle of the scale
+    picture = ax.imshow(errors, cmap="viridis", vmin=0.0, vmax=limit or 1.0, interpolation="nearest")
+    _bar(ax, picture, "standard error of a tap")
+    _grid(ax, taps.shape)
+    if max(taps.shape) <= _MOST_NUMBERS and numbers:
+        _numbers(ax, errors, picture)
+    name = "error" if fit.uncertainty == "sampling" else "error (with the prior)"
+    size = "up to" if fit.factor is not None else "about"
+    of = " of what is known" if _open(fit) else f", {size} {_percent(top / high)} of the peak" if high > 0 else ""
+    ax.set_title(name + of)
+    return ax
+
+
+def _open(fit: Estimate) -> bool:
+    """Say whether part of the kernel was set to zero, without any error, because the image leaves it open."""
+    return any(finding.verdict is Verdict.RANK_DEFICIENT for finding in fit.findings)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %" if share >= 1e-5 else f"{share:.0e}"
+
+
+def kernel_and_error(fit: Estimate, axes: "tuple[Axes, Axes] | None" = None) -> "tuple[Axes, Axes]":
+    """Draw the kernel and its standard errors side by side.
+
+    Parameters
+    ----------
+    fit : KernelFit
+        The result.
+    axes : (Axes, Axes), optional
+        Where to draw; the default is a new figure.
+
+    Returns
+    -------
+    (Axes, Axes)
+        Those of `kernel` and of `error`.
+    """
+    if axes is None:
+        pyplot = require("matplotlib.pyplot", package="matplotlib", extra="plot", purpose="drawing")
+        made = pyplot.subplots(1, 2, layout="constrained", figsize=(9.6, 4.2))[1]
+        axes = (made[0], made[1])
+    return kernel(fit, axes[0]), error(fit, axes[1])
+
+
+def _bar(ax: "Axes", picture: Any, label: str) -> None:
+    bar = ax.figure.colorbar(picture, ax=ax, shrink=0.82, pad=0.02)
+    bar.set_label(label)
+    formatter: Any = bar.formatter
+    formatter.set_powerlimits((-2, 3))
+
+
+def _grid(ax: "Axes", shape: tuple[int, ...]) -> None:
+    """Label rows and columns by whole numbers only."""
+    for axis, n in ((ax.yaxis, shape[0]), (ax.xaxis, shape[1])):
+        step = max(1, math.ceil(n / 8))
+        axis.set_ticks(range(0, n, step))
+    if max(shape) > _STRIP * min(shape):  # a strip that can be seen
+        ax.set_aspect("auto")
+        ax.set_box_aspect(1 / _STRIP if shape[1] > shape[0] else _STRIP)
+    ax.set_xlabel("column")
+    ax.set_ylabel("row")
+
+
+def _numbers(ax: "Axes", values: Array, picture: Any) -> None:
+    """Write each value into its square, dark on light and light on dark."""
+    top = float(np.abs(values).max())
+    digits = max(0, min(6, 2 - math.floor(math.log10(top)))) if top > 0 else 0
+    digits = digits if max(values.shape) <= 5 else min(digits, 3)
+    small = top > 0 and top < 1e-3
+    for (row, col), value in np.ndenumerate(values):
+        red, green, blue, _ = picture.cmap(picture.norm(value))
+        text = f"{value:.1e}" if small else f"{value:.{digits}f}"
+        if not small and float(text) == 0:
+            text = "0"
+        color = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
+        ax.text(col, row, text, ha="center", va="center", color=color, fontsize=8 if max(values.shape) <= 5 else 6.5)
+
+
+def cuts(fit: Estimate, ax: "Axes | None" = None) -> "Axes":
+    """Draw the row and the column of taps through the largest one, with their 95 % intervals.
+
+    Parameters
+    ----------
+    fit : KernelFit
+        The result.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; the default is a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The Axes; positions are pixels from the origin.
+    """
+    ax = new_axes(ax)
+    taps = _plane(fit)
+    at = np.unravel_index(int(np.argmax(np.abs(taps))), taps.shape)
+    low, high = fit.confidence(0.95) if np.isfinite(fit.stderr).all() else (taps, taps)
+    ax.axhline(0.0, color=GRAY, linewidth=0.8)
+    lines = (
+        (f"row {at[0]}", (at[0], slice(None)), 1, BLUE, "o"),
+        (f"column {at[1]}", (slice(None), at[1]), 0, ORANGE, "s"),
+    )
+    for label, where, axis, color, mark in lines:
+        if taps.shape[axis] == 1 < taps.size:  # nothing to be seen along it
+            continue
+        x = np.arange(taps.shape[axis]) - fit.convention.origin[axis]
+        ax.fill_between(x, low[where], high[where], color=color, alpha=0.22, linewidth=0)
+        ax.plot(x, taps[where], mark + "-", color=color, markersize=3.5, linewidth=1.2, label=label)
+    ax.set_xlabel("pixels from the origin")
+    ax.set_ylabel("tap")
+    ax.legend(frameon=False, fontsize=8, loc="best")
+    sure = "95 % intervals" + (" of what is known" if _open(fit) else "")
+    ax.set_title(f"cuts through the peak, {sure if np.isfinite(fit.stderr).all() else 'errors not known'}")
+    return ax
+
+
+def frequency_response(fit: Estimate, ax: "Axes | None" = None) -> "Axes":
+    """Draw the size of the kernel's transform along rows and columns, and the band that the data determine.
+
+    A frequency counts as determined where the standard error of the transform is below a tenth of the maximum, and the
+    image does not leave it open; for the spectral method where more comes from the data than from the penalty, as
+    `Spectrum` says.
+
+    Parameters
+    ----------
+    fit : KernelFit
+        The result.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; the default is a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The Axes; frequencies are in cycles per pixel.
+    """
+    ax = new_axes(ax)
+    taps = _plane(fit)
+    frequencies = np.linspace(0.0, 0.5, 101)
+    y, x = np.mgrid[: taps.shape[0], : taps.shape[1]]
+    factor = fit.factor if np.isfinite(fit.stderr).all() else None
+    lost = np.zeros(len(frequencies), dtype=bool)
+    sizes, spreads = [], []
+    for label, place, color, side in (("horizontal", x, BLUE, 1), ("vertical", y, ORANGE, 0)):
+        if taps.shape[side] == 1 < taps.size:  # the same at all frequencies
+            continue
+        waves = np.exp(-2j * math.pi * np.outer(frequencies, place.ravel()))
+        size = np.abs(waves @ taps.ravel())
+        ax.plot(frequencies, size, color=color, linewidth=1.5, label=label)
+        sizes.append(size)
+        if factor is not None:
+            spread = np.sqrt(np.sum(np.abs(waves @ factor) ** 2, axis=1))
+            low, high = np.maximum(size - spread, 0), size + spread
+            ax.fill_between(frequencies, low, high, color=color, alpha=0.22, linewidth=0)
+            spreads.append(spread)
+            if _open(fit):
+                # what the image leaves open was set to zero, without any error: it is not known all the same
+                basis = np.linalg.qr(factor)[0]
+                lost |= np.sum(np.abs(waves @ basis) ** 2, axis=1) < (1 - _BELIEVED) * taps.size
+    top = max(float(size.max()) for size in sizes)
+    title = "frequency response"
+    if fit.spectrum is not None:
+        title += f"; {fit.spectrum.determined:.0%} determined"
+        if len(fit.spectrum.frequencies):
+            ring = fit.spectrum.frequencies
+            ax.fill_between(ring, 0, 1, where=list(fit.spectrum.passed < 0.5), transform=ax.get_xaxis_transform(),
+                            color=GRAY, alpha=0.18, linewidth=0, label="not determined")  # fmt: skip
+    elif factor is not None:
+        size, spread = np.max(sizes, axis=0), np.max(spreads, axis=0)
+        sound = size[~lost & (spread < 0.5 * size)]
+        peak = float(sound.max()) if len(sound) else top
+        lost |= spread > _BELIEVED * peak
+        top = min(top, 4 * peak)
+        title += f"; {1 - float(lost.mean()):.0%} determined" if lost.any() else "; all of it determined"
+        if lost.any():
+            ax.fill_between(frequencies, 0, 1, where=list(lost), transform=ax.get_xaxis_transform(), color=GRAY,
+                            alpha=0.18, linewidth=0, label="not known to 10 % of the peak")  # fmt: skip
+    else:
+        title += ", errors not known"
+    ax.set_title(title)
+    ax.set_ylim(0, 1.25 * top if top > 0 else 1.0)
+    ax.set_xlim(0, 0.5)
+    ax.set_xlabel("frequency, cycles per pixel")
+    ax.set_ylabel("|K|, factor on a wave's height")
+    ax.legend(frameon=False, fontsize=8, loc="best")
+    return ax
+
+
+def spectrum(fit: Estimate, ax: "Axes | None" = None) -> "Axes":
+    """Draw what division by frequency can know: the coherence, and the share that comes from the data.
+
+    Parameters
+    ----------
+    fit : KernelFit
+        A result of ``method="wiener"``.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; the default is a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The Axes; frequencies are in cycles per pixel, up to 0.71 along the diagonal.
+
+    Raises
+    ------
+    ValueError
+        If the fit has no spectrum.
+    """
+    require_fit(fit)
+    if fit.spectrum is None:
+        msg = f"got a fit by method {fit.method!r}, which has no spectrum; need one by method='wiener'"
+        raise ValueError(msg)
+    ax = new_axes(ax)
+    seen = fit.spectrum
+    ax.plot(seen.frequencies, seen.coherence, color=BLUE, linewidth=1.5, label="coherence: explained by the kernel")
+    ax.plot(seen.frequencies, seen.passed, color=ORANGE, linewidth=1.5, label="from the data, not the penalty")
+    ax.axhline(0.5, color=GRAY, linewidth=0.8, linestyle="--")
+    ax.set_ylim(-0.02, 1.3)
+    ax.set_yticks([0.0, 0.25, 0.5, 0.75, 1.0])
+    ax.set_xlim(left=0.0)
+    ax.set_xlabel("frequency, cycles per pixel")
+    ax.set_ylabel("share, from 0 to 1")
+    ax.legend(frameon=False, fontsize=8, loc="upper right")
+    ax.set_title(f"spectrum; balance {seen.balance:.2g}, {seen.determined:.0%} determined")
+    return ax
+
+
+def strength_path(fit: Estimate, ax: "Axes | None" = None) -> "Axes":
+    """Draw the criterion that the strength of a penalty was chosen by, and the degrees of freedom.
+
+    Parameters
+    ----------
+    fit : KernelFit
+        A result of `Penalized`, `Sparse` or another solver that keeps its path.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; the default is a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The Axes of the criterion; those of the degrees of freedom are its twin.
+
+    Raises
+    ------
+    ValueError
+        If the fit has no path.
+    """
+    if fit.path is None:
+        msg = (
+            f"got a fit of {fit.solver}, which has no path; need one of Penalized(), Sparse() or NonNegative(penalty=)"
+        )
+        raise ValueError(msg)
+    ax = new_axes(ax)
+    path = fit.path
+    kept = np.isfinite(path.score)
+    counts = bool(np.all(path.strength == np.round(path.strength)) and path.strength.max() > 1)
+    least = float(path.score[kept].min())
+    above = path.score[kept] - least
+    seen = above > 1e-9 * max(1e-300, float(above.max()))
+    ax.plot(path.strength[kept][seen], above[seen], color=BLUE, linewidth=1.5)
+    ax.set_yscale("log")
+    if not counts:
+        ax.set_xscale("log")
+    chosen = fit.strength if math.isfinite(fit.strength) else float(path.strength[kept][np.argmin(path.score[kept])])
+    ax.axvline(chosen, color=GRAY, linestyle="--", linewidth=1)
+    ax.set_xlabel("number of taps" if counts else "strength (relative)")
+    ax.set_ylabel(f"{path.criterion}, above its minimum", color=BLUE)
+    if not counts:
+        twin = ax.twinx()
+        twin.plot(path.strength, path.freedom, color=ORANGE, linewidth=1.2)
+        twin.set_ylabel("degrees of freedom", color=ORANGE)
+    ax.set_title(f"chosen: {chosen:.3g}, {fit.freedom:.3g} degrees of freedom of {fit.kernel.size}")
+    return ax

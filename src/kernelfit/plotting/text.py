@@ -1,0 +1,57 @@
+"""A result in words and figures."""
+
+import math
+
+import numpy as np
+
+from ..core.background import Background
+from ..core.estimate import Estimate
+
+
+def summary(fit: Estimate) -> str:
+    """Return the result in words and figures, a screen long at most."""
+    rows, cols = fit.kernel.shape[-2:]
+    size = math.sqrt(float(np.sum(fit.kernel**2)))
+    error = math.sqrt(float(np.sum(fit.stderr**2)))
+    peak = np.unravel_index(int(np.argmax(np.abs(fit.kernel))), fit.kernel.shape)
+    totals = [p.factor for p in fit.parts or (fit,)]
+    total = float(fit.kernel.sum())
+    total_error = math.hypot(*[math.nan if f is None else float(np.linalg.norm(f.sum(axis=0))) for f in totals])
+    doubt = f" +/- {total_error:.2g}" if math.isfinite(total_error) else ""
+    many = "".join(f"{n} x " for n in fit.kernel.shape[:-2])
+    share = f", expected relative error {error / size:.2g}" if size > 0 and math.isfinite(error) else ""
+    lines = [
+        f"kernel      {many}{rows} x {cols}, sum {total:.6g}{doubt}, "
+        f"largest tap {fit.kernel[peak]:.6g} at {tuple(int(i) for i in peak)}{share}",
+        f"convention  {fit.convention}",
+        f"fit         {fit.n_pixels} pixels, rank {fit.rank} of {fit.kernel.size}, condition {fit.condition:.2g}",
+        f"residual    noise {fit.noise_std:.4g} per pixel, R squared {fit.r_squared:.8g}, rss {fit.rss:.4g}",
+        f"method      {fit.method}{f' ({fit.method_reason})' if fit.method_reason else ''}, "
+        f"refined {fit.refined} time{'' if fit.refined == 1 else 's'}"
+        + (f", {fit.iterations} iterations to {fit.tolerance:g} of the noise's error" if fit.iterations else ""),
+        *([f"image noise {fit.image_noise:.4g} per pixel, its effect taken off"] if fit.image_noise else []),
+        *(["errors      for noise correlated as the residual is (sandwich)"] if fit.errors == "sandwich" else []),
+        *([f"solver      {fit.solver}"] if fit.solver != "LeastSquares()" else []),
+        *[f"prior       {prior}" for prior in fit.priors],
+        *([f"weights     {fit.weighting}"] if fit.weighting else []),
+        *[f"note        {note}" for note in fit.notes],
+        *([] if fit.background is None else [f"background  {_in_words(fit.background)}"]),
+        *([f"channels    {fit.channels}, along axis {fit.channel_axis}"] if fit.channels else []),
+        *[
+            f"            {c}: noise {p.noise_std:.4g}, R squared {p.r_squared:.8g}, {p.verdict.name.lower()}"
+            for c, p in enumerate(fit.parts)
+        ],
+        f"verdict     {fit.verdict.value if not fit.findings else fit.findings[0]}",
+    ]
+    lines += [f"            also: {finding}" for finding in fit.findings[1:]]
+    if fit.kernel.ndim == 2 and rows <= 11 and cols <= 11:
+        lines += ["", np.array2string(fit.kernel, precision=4, suppress_small=True, max_line_width=120)]
+    return "\n".join(lines)
+
+
+def _in_words(background: Background) -> str:
+    """Say a background in one line."""
+    table = background.coefficients.reshape(-1, background.coefficients.shape[-1])
+    first = f"mean {table[0, 0]:.6g} +/- {background.stderr.ravel()[0]:.2g}"
+    more = f", the first of {len(table)}" if len(table) > 1 else ""
+    return f"polynomial of degree {background.degree}, {first}{more}"

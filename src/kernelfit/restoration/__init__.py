@@ -1,0 +1,1 @@
+"""The way back: an image from its blurred version and the kernel."""

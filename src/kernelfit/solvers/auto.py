@@ -1,0 +1,128 @@
+"""The solver that chooses a solver, and what a user may write for one."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..core.estimate import Estimate
+from ..core.normal_equations import NormalEquations
+from .constrained import NonNegative
+from .gaussian_process import GaussianProcess, most_probable
+from .least_squares import LeastSquares, Solver, least_squares
+from .sparse import Sparse
+
+#: Difference in the expected error of prediction, in units of s^2, that counts.
+_CLEARLY = 4.0
+#: Standard deviations by which negative taps may be less likely than chance if a kernel is to have none.
+_UNLIKELY = 3.0
+
+
+@dataclass(frozen=True)
+class Auto:
+    """What ``solver="auto"`` means: the Gaussian process, few taps, or no negative taps, whichever the data prefer.
+
+    The Gaussian process comes first; if the negative taps of its mean are no more than chance, in the metric of its
+    covariance, its most probable kernel without any. A sparse kernel (where its evidence, ``-(n log(2 pi) + n + ebic) /
+    2``, is the larger) or `NonNegative` takes its place where Mallows' estimate of the error of prediction, ``rss / s^2
+    - n + 2 df``, is clearly lower; for few taps df counts their choice, too. Few taps whose estimate shows no bias,
+    being at most df, are not given up for one lower by more than df: that much error they do not have.
+    Least squares is returned where there is no noise to weigh against: the Gaussian process with a long radius and no
+    correlation comes to the same when the kernel is all detail.
+    """
+
+    def __str__(self) -> str:
+        """Say the settings in one line."""
+        return "auto"
+
+    def solve(self, stats: NormalEquations) -> Estimate:
+        """Return the kernel of the more probable solver.
+
+        Parameters
+        ----------
+        stats : NormalStats
+            The statistics.
+
+        Returns
+        -------
+        KernelFit
+            The kernel; `KernelFit.solver` says what was picked, and why.
+        """
+        return self.pick(stats, GaussianProcess().solve(stats))
+
+    def pick(self, stats: NormalEquations, smooth: Estimate) -> Estimate:
+        """Return what `solve` does, given the Gaussian process's kernel."""
+        if math.isnan(smooth.log_evidence):
+            return dataclasses.replace(
+                smooth, solver="auto: LeastSquares(), the noise being too small for a prior to matter"
+            )
+        evidence = {"GaussianProcess": smooth.log_evidence}
+        best, reason = smooth, f"log evidence {smooth.log_evidence:.1f}"
+        if stats.n_pixels > 2 * stats.n_taps:
+            positive, distance, held = most_probable(stats, smooth)
+            if 0 < held and distance < held + _UNLIKELY * math.sqrt(2 * held):
+                best = positive
+            few = Sparse().solve(stats)
+            evidence["Sparse"] = sparse_evidence(stats, few)
+            reason += f", of few taps {evidence['Sparse']:.1f}"
+            choices = [(fit, _expected_error(stats, fit)) for fit in (best, NonNegative().solve(stats))]
+            own_error = math.inf
+            if evidence["Sparse"] > smooth.log_evidence:  # then the others have to be clearly better
+                freedom = _with_choice(stats, few)
+                choices.insert(0, (few, _expected_error(stats, few, freedom)))
+                own_error = freedom if choices[0][1] <= freedom else math.inf  # of few taps that show no bias
+            least = min(choices, key=lambda choice: choice[1])
+            best, own = choices[0]
+            if _CLEARLY < own - least[1] <= own_error:  # who claims to save more than there is owes it to chance
+                reason = f"expected error of prediction {least[1]:.1f} s^2, of {best.solver} {own:.1f} s^2"
+                best = least[0]
+        return dataclasses.replace(
+            best, solver=f"auto: {best.solver} ({reason})", alternatives={**smooth.alternatives, **evidence}
+        )
+
+
+def _expected_error(stats: NormalEquations, fit: Estimate, freedom: float | None = None) -> float:
+    """Return Mallows' estimate of ``|A (k - truth)|^2 / s^2``, with the noise s of least squares."""
+    least = least_squares(stats)
+    variance = least.rss / (stats.n_pixels - least.rank)
+    return fit.rss / variance - stats.n_pixels + 2 * (fit.freedom if freedom is None else freedom)
+
+
+def _with_choice(stats: NormalEquations, fit: Estimate) -> float:
+    """Return the degrees of freedom of a sparse fit, the choice of its taps included.
+
+    Keeping what exceeds a threshold c (in standard errors) has ``t + c sum_j phi(c - |z_j|)`` of them by Stein's lemma:
+    taps near the threshold come and go with the noise. Those kept stand for those just missed, hence the 2.
+    """
+    t = int(fit.freedom)
+    kept = fit.stderr > 0
+    z = np.abs(fit.kernel[kept]) / fit.stderr[kept]
+    c = math.sqrt(math.log(stats.n_pixels) + 2 * math.log(max(1.0, (stats.n_taps - t) / (t + 1))))
+    return t + 2 * c * float(np.sum(np.exp(-0.5 * (c - z) ** 2))) / math.sqrt(2 * math.pi)
+
+
+def sparse_evidence(stats: NormalEquations, fit: Estimate) -> float:
+    """Return the approximate log evidence of a sparse fit."""
+    n = stats.n_pixels
+    return -0.5 * (n * (1 + math.log(2 * math.pi)) + Sparse()._score(stats, int(fit.freedom), fit.rss))
+
+
+def as_solver(solver: "Solver | str | None") -> "Solver":
+    """Return the solver meant by what a user may write."""
+    if solver is None:
+        return LeastSquares()
+    if isinstance(solver, str):
+        if solver == "auto":
+            pass
+
+            return Auto()
+        msg = f"got solver={solver!r}, need 'auto' or a solver such as LeastSquares(), Penalized() or GaussianProcess()"
+        raise ValueError(msg)
+    if isinstance(solver, type) or not callable(getattr(solver, "solve", None)):
+        msg = (
+            f"got solver={solver!r}, need an object with a method solve(stats), such as LeastSquares(); "
+            "write the parentheses"
+        )
+        raise TypeError(msg)
+    return solver

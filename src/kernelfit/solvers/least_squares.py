@@ -1,0 +1,320 @@
+"""Statistics to a kernel: no pixel is seen here."""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+
+from ..core import estimate
+from ..core.estimate import Estimate
+from ..core.findings import Finding, Verdict
+from ..core.normal_equations import NormalEquations
+from .cholesky import RCOND_CHOLESKY, Inverse, own_factor
+
+Array = npt.NDArray[np.float64]
+EPS = float(np.finfo(np.float64).eps)
+#: From this condition number on a solution is called ill-conditioned, even if it has full rank.
+ILL_CONDITIONED = 1e13
+
+
+class Solver(Protocol):
+    """Anything that makes a kernel of statistics: frozen settings, and this one method."""
+
+    def solve(self, stats: NormalEquations) -> Estimate:
+        """Return a kernel."""
+        ...
+
+
+@dataclass(frozen=True)
+class LeastSquares:
+    """Ordinary least squares: the kernel with the smallest residual, without any bias.
+
+    ``G k = b`` is solved by Cholesky's factorisation where the reciprocal condition number of G is above 1e-12, else by
+    the symmetric eigendecomposition, where eigenvalues below ``max(taps, 16) * eps`` times the largest count as zero
+    and the solution of smallest norm is returned. The covariance is ``s^2 G^-1`` with ``s^2 = rss / (n - rank)``.
+    """
+
+    def solve(self, stats: NormalEquations) -> Estimate:
+        """Return the kernel of least squares.
+
+        Parameters
+        ----------
+        stats : NormalStats
+            The statistics.
+
+        Returns
+        -------
+        KernelFit
+            The kernel, with verdicts where the statistics leave something open.
+        """
+        return estimate_of(stats, least_squares(stats))
+
+
+@dataclass(frozen=True, eq=False)
+class LeastSquaresSolution:
+    """The minimum of ``|y - A k|^2``: what every other solver starts from.
+
+    Attributes
+    ----------
+    taps : ndarray, shape (taps,)
+        The kernel; of several the smallest.
+    inverse : ndarray, shape (taps, rank)
+        A factor F of the (pseudo-)inverse of G, ``F F'``.
+    spread : ndarray, shape (taps,)
+        The diagonal of ``F F'``.
+    rank : int
+    condition : float
+    rss : float
+    noise_std : float
+        ``sqrt(rss / (n - rank))``, NaN if there are no more pixels than taps.
+    """
+
+    taps: Array
+    inverse: Array
+    spread: Array
+    rank: int
+    condition: float
+    rss: float
+    noise_std: float
+
+    @property
+    def full(self) -> bool:
+        """Whether every tap is determined."""
+        return self.rank == len(self.taps)
+
+    @property
+    def stderr(self) -> Array:
+        """Standard error of each tap."""
+        return np.asarray(self.noise_std * np.sqrt(self.spread))
+
+
+def factorise(gram: Array, workers: int | None = None) -> Inverse:
+    """Return a factor of the (pseudo-)inverse; with `workers` by compiled loops of our own where those serve."""
+    own = None if workers is None else own_factor(gram, workers)
+    return own or cholesky_factor(gram) or eigen_factor(gram)
+
+
+def least_squares(stats: NormalEquations, factorisation: Inverse | None = None) -> LeastSquaresSolution:
+    """Minimise ``|y - A k|^2``; the factorisation is made by LAPACK unless it is given."""
+    center, moment, energy = stats.around()
+    found = factorise(stats.gram) if factorisation is None else factorisation
+    inverse, rank = found.factor, found.factor.shape[1]
+    if rank < stats.n_taps:  # the solution of smallest norm holds nothing of what is not determined
+        basis = scipy.linalg.orth(inverse) if rank else inverse
+        shift = basis @ (basis.T @ center) - center
+        moment = moment - stats.gram @ shift
+        center = center + shift
+    if found.upper:
+        from ..compiled import dense
+
+        step, change = np.empty_like(center), np.empty_like(center)
+        dense.step_to_minimum(np.ascontiguousarray(stats.gram), inverse, np.ascontiguousarray(moment), step, change)
+    else:
+        step = times(inverse, times(inverse.T, moment))
+        change = times(stats.gram, step)
+    rss = energy - float((step * (2 * moment - change)).sum())
+    rss = max(rss, EPS**2 * stats.target_energy)  # no fit is known to be better than the target's own rounding
+    freedom = stats.n_pixels - rank
+    noise_std = math.sqrt(rss / freedom) if freedom > 0 else math.nan
+    return LeastSquaresSolution(center + step, inverse, found.spread, rank, found.condition, rss, noise_std)
+
+
+def estimate_of(stats: NormalEquations, found: LeastSquaresSolution, *, last: bool = False) -> Estimate:
+    """Put the minimum together as a result, and judge it.
+
+    If it is the `last` that is asked of this factorisation, it is scaled where it is: memory that has not been touched
+    yet costs more than the work.
+    """
+    findings = judge(stats, found.taps, found.stderr[:, None], found.rank, found.condition, found.rss)
+    return estimate.assemble(
+        stats,
+        found.taps,
+        np.multiply(found.inverse, found.noise_std, out=found.inverse if last else None),
+        rank=found.rank,
+        condition=found.condition,
+        rss=found.rss,
+        noise_std=found.noise_std,
+        findings=findings,
+    )
+
+
+def residual_at(stats: NormalEquations, taps: Array) -> tuple[Array, float]:
+    """Return ``A'(y - A k)`` and ``|y - A k|^2`` of a kernel k."""
+    center, moment, energy = stats.around()
+    step = taps - center
+    change = times(stats.gram, step)
+    return moment - change, max(0.0, energy - float(step @ (2 * moment - change)))
+
+
+def cholesky_factor(gram: Array) -> Inverse | None:
+    """Return a factor of the inverse, or None if G is too near to singular."""
+    lapack = scipy.linalg.lapack
+    lower, info = lapack.dpotrf(gram.T, lower=1, clean=1)  # .T: the same matrix in LAPACK's order, so copied once
+    if info != 0:
+        return None
+    rcond, _ = lapack.dpocon(lower, lapack.dlange("1", gram.T), uplo="L")
+    if not rcond > RCOND_CHOLESKY:
+        return None
+    inverse, _ = lapack.dtrtri(lower, lower=1, overwrite_c=1)
+    return Inverse(inverse.T, 1.0 / float(rcond), _row_norms(inverse.T))
+
+
+def scaled_factor(gram: Array) -> Array:
+    """Return a factor F of the (pseudo-)inverse ``F F'`` of a Gram matrix whose columns may be of different units."""
+    diagonal = np.diag(gram)
+    scale = 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+    even = gram * np.multiply.outer(scale, scale)
+    found = own_factor(even) or cholesky_factor(even) or eigen_factor(even)
+    return np.asarray(scale[:, None] * found.factor)
+
+
+def times(matrix: Array, vector: Array) -> Array:
+    """Return a matrix times a vector without BLAS."""
+    product: Array = np.einsum("ij,j->i", matrix, vector)
+    return product
+
+
+def product(a: Array, b: Array) -> Array:
+    """Return ``a @ b`` by the BLAS that SciPy brings along.
+
+    NumPy's wheel has another one, with threads of its own. After a product the threads of either go on spinning for a
+    moment, and work that called the two in turn would wait for a free core ten times as long as it computes.
+    """
+    blas = scipy.linalg.blas
+    turned = [not m.flags.f_contiguous for m in (a, b)]
+    a, b = (m.T if turn else m for m, turn in zip((a, b), turned, strict=True))
+    if b.ndim == 1:
+        return np.asarray(blas.dgemv(1.0, a, b, trans=turned[0]))
+    return np.asarray(blas.dgemm(1.0, a, b, trans_a=turned[0], trans_b=turned[1]))
+
+
+def condition_of(gram: Array) -> tuple[int, float]:
+    """Return the rank of the Gram matrix and its condition number, as `LeastSquares` finds them."""
+    lapack = scipy.linalg.lapack
+    lower, info = lapack.dpotrf(gram.T, lower=1)
+    if info == 0:
+        rcond, _ = lapack.dpocon(lower, float(np.abs(gram).sum(axis=0).max()), uplo="L")
+        if rcond > RCOND_CHOLESKY:
+            return len(gram), 1.0 / float(rcond)
+    values = scipy.linalg.eigvalsh(gram)
+    rank = int(np.count_nonzero(values > max(len(values), 16) * EPS * max(float(values[-1]), 0.0)))
+    return rank, float(values[-1] / values[0]) if rank == len(gram) else math.inf
+
+
+def eigen_factor(gram: Array) -> Inverse:
+    """Return a factor of the pseudo-inverse."""
+    values, vectors = scipy.linalg.eigh(gram)
+    largest = max(float(values[-1]), 0.0)
+    kept = values > max(len(values), 16) * EPS * largest
+    if not kept.any():
+        return Inverse(np.zeros((len(values), 0)), math.inf, np.zeros(len(values)))
+    condition = largest / float(values[0]) if kept.all() else math.inf
+    factor = vectors[:, kept] / np.sqrt(values[kept])
+    return Inverse(factor, condition, _row_norms(factor))
+
+
+def _row_norms(factor: Array) -> Array:
+    """Return the diagonal of ``F F'``."""
+    return np.asarray(np.einsum("ij,ij->i", factor, factor))
+
+
+def rounding_matters(
+    stats: NormalEquations,
+    fit: Estimate | LeastSquaresSolution,
+    trace: float | None = None,
+    energy: float | None = None,
+) -> bool:
+    """Say whether a pass over the pixels could improve a fit found from uncentered statistics.
+
+    Of statistics from which a background was eliminated, `trace` is that of the Gram matrix before, `energy` that of
+    the target.
+
+    Rounding moves the taps by about ``eps * condition * |k|`` and the residual sum of squares by about ``eps * y'y``; a
+    pass is not worth while only if the first is far below every tap's own error and the second far below the rss.
+    """
+    if not math.isfinite(fit.condition) or not math.isfinite(fit.noise_std):
+        return True
+    lost = 1.0 if trace is None else trace / max(float(np.trace(stats.gram)), 1e-300)
+    taps = fit.taps if isinstance(fit, LeastSquaresSolution) else fit.kernel
+    size, least = float(np.linalg.norm(taps)), float(fit.stderr.min())
+    return rounding_limits(
+        fit.rss, stats.target_energy if energy is None else energy, fit.condition * lost, size, least
+    )
+
+
+def rounding_limits(rss: float, energy: float, condition: float, size: float, least: float) -> bool:
+    """Say what `rounding_matters` does of a kernel of norm `size` with standard errors of at least `least`."""
+    return not (rss > 1e4 * EPS * energy and 10 * EPS * condition * size < 1e-3 * least)
+
+
+def judge(
+    stats: NormalEquations, taps: Array, factor: Array, rank: int, condition: float, rss: float, *, prior: bool = False
+) -> tuple[Finding, ...]:
+    """List what is doubtful about a fit; with a prior or penalty what the image leaves open is not set to zero."""
+    findings = []
+    m = stats.n_taps
+    mean = stats.target_sum / (stats.total_weight or 1.0)
+    variance = stats.target_energy - stats.target_sum * mean
+    if stats.n_pixels > 1 and not variance > 1e-14 * stats.target_energy:
+        findings.append(Finding(Verdict.NO_SIGNAL, f"every target pixel is {mean:.6g}"))
+    if rank < m:
+        doubt = Verdict.PRIOR_DECIDES if prior else Verdict.RANK_DEFICIENT
+        findings.append(Finding(doubt, f"rank {rank} of {m}, because {_cause(stats)}"))
+    elif condition > ILL_CONDITIONED and not prior:
+        findings.append(Finding(Verdict.ILL_CONDITIONED, f"condition {condition:.1e}"))
+    if stats.n_pixels <= rank and not prior:
+        findings.append(Finding(Verdict.NO_REDUNDANCY, f"{stats.n_pixels} pixels, rank {rank}"))
+    else:
+        error = math.sqrt(float(np.einsum("ij,ij->", factor, factor)))
+        findings += doubts(float(np.linalg.norm(taps)), error, rss, variance, stats.target_energy)
+    return tuple(findings)
+
+
+def doubts(size: float, error: float, rss: float, variance: float, energy: float) -> list[Finding]:
+    """List what the noise leaves doubtful, given norm and expected error of the taps and the target's squares."""
+    findings: list[Finding] = []
+    if not variance > 1e-14 * energy:
+        return findings
+    if error > 0.5 * size:
+        detail = f"the kernel's norm is {size:.3g}, its expected error {error:.3g}"
+        findings.append(Finding(Verdict.NOISE_DOMINATES, detail))
+    if rss > 0.5 * variance:
+        worse = ", worse than a constant: something seems to be added to the target (background=0)"
+        findings.append(Finding(Verdict.POOR_FIT, f"R squared is {1 - rss / variance:.2g}{worse * (rss > variance)}"))
+    return findings
+
+
+def _cause(stats: NormalEquations) -> str:
+    """Say in words why the rank is deficient, as far as the Gram matrix tells."""
+    diagonal = np.diag(stats.gram)
+    scale = float(diagonal.max())
+    if scale == 0:
+        return "the image is zero everywhere"
+    if stats.n_pixels < stats.n_taps:
+        return f"{stats.n_pixels} pixels cannot determine {stats.n_taps} taps"
+    if len(stats.terms) != 1:
+        return "the source images depend on each other linearly"
+    rows, cols = stats.terms[0]
+    gram = stats.gram.reshape(rows, cols, rows, cols)
+    own = diagonal.reshape(rows, cols)
+    periods = []
+    for i in range(rows):
+        for j in range(-(cols - 1) if i else 1, cols):
+            y, x = np.mgrid[: rows - i, max(0, -j) : cols - max(0, j)]
+            # sum of squares of the difference between the image and the image moved by (i, j)
+            difference = own[y, x] + own[y + i, x + j] - 2 * gram[y, x, y + i, x + j]
+            if difference.max() <= 1e-12 * scale:
+                periods.append((i, j))
+    if (0, 1) in periods and (1, 0) in periods:
+        return "the image is constant, or varies so little about its mean that this should be taken off both images"
+    if (0, 1) in periods:
+        return "the image does not vary along its rows"
+    if (1, 0) in periods:
+        return "the image does not vary along its columns"
+    if periods:
+        shortest = min(periods, key=lambda p: (math.hypot(*p), p))
+        return f"the image repeats itself every {shortest} (rows, columns), which is less than the kernel's shape"
+    return "the image holds no detail at some of the frequencies that a kernel of this shape can have"

@@ -1,0 +1,125 @@
+"""Outliers in the target: how far each criterion holds them down, and a kernel that they hardly move to start from."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.validation import Array
+from . import least_squares
+
+if TYPE_CHECKING:
+    from ..engines.sampling import Sample
+
+ROBUST = (None, "huber", "tukey", "clip")
+#: Residuals, in standard deviations, from which each criterion holds them down: 95 % efficient for Gaussian noise
+# (P. Huber and E. Ronchetti, "Robust Statistics", 2nd ed., 2009, sections 4.6 and 4.8), and for "clip" nearly 100 %.
+TUNING = {"huber": 1.345, "tukey": 4.685, "clip": 4.0}
+#: Patches per tap from which the first kernel is found, and in all, at least.
+_PER_TAP = 12
+_LEAST = 2000
+#: Steps of conjugate gradients between two sets of weights: at most so many, or until the squared error is such a part.
+_MOST_DESCENTS = 30
+_ENOUGH = 1e-3
+
+
+def factor(ratio: Array, robust: str) -> npt.NDArray[Any]:
+    """Return by how much the weight of a residual is taken down that is so many times the tuning constant."""
+    if robust == "clip":
+        return ratio <= 1.0
+    if robust == "huber":
+        return 1.0 / np.maximum(ratio, 1.0)
+    return np.square(np.maximum(0.0, 1.0 - ratio**2))
+
+
+def slope(ratio: Array, robust: str) -> Array:
+    """Return the derivative of the residual as held down, at such a ratio of the residual to the tuning constant."""
+    if robust == "tukey":
+        return np.where(ratio < 1.0, (1 - ratio**2) * (1 - 5 * ratio**2), 0.0)
+    return (ratio <= 1.0).astype(np.float64)
+
+
+def correction_of(standard: Array, robust: str) -> float:
+    """Return the standard error of the robust fit over what weighted least squares with its weights would say.
+
+    The asymptotic variance is ``mean(psi^2) / mean(psi')^2`` (Huber and Ronchetti, section 7.6), that of weighted least
+    squares with weights ``psi(r) / r`` is ``mean(psi r) / mean(psi / r)``, the first over pixels that have a weight.
+    """
+    c = TUNING[robust]
+    ratio = np.abs(standard) / c
+    held = factor(ratio, robust)
+    psi = held * standard
+    some = held > 0
+    naive = float(np.mean(psi[some] * standard[some])) / float(np.mean(held))
+    own = float(np.mean(psi**2)) / float(np.mean(slope(ratio, robust))) ** 2
+    return math.sqrt(own / naive) if naive > 0 and own > 0 else 1.0
+
+
+def enough(n_taps: int) -> int:
+    """Return the number of patches from which a first kernel is found."""
+    return max(_LEAST, _PER_TAP * n_taps)
+
+
+def least_absolute(sample: "Sample", inverse: Array | None = None, rounds: int = 15) -> Array:
+    """Return the kernel with about the smallest sum of absolute residuals over a sample, by reweighting.
+
+    Outliers in the target hardly move it, however large they are and whatever they hold.
+
+    Parameters
+    ----------
+    sample : Sample
+        Patches; of many a part is used, enough for a kernel to start from.
+    inverse : ndarray, shape (taps, rank), optional
+        A factor of the inverse of about a multiple of the sample's Gram matrix, which is the default; the metric of the
+        conjugate gradients.
+    rounds : int, optional
+        Times that weights are found, at most, default 15.
+
+    Returns
+    -------
+    ndarray, shape (taps,)
+    """
+    n, m = sample.patches.shape
+    part = slice(None, None, max(1, n // enough(m)))
+    patches, values = np.ascontiguousarray(sample.patches[part]), sample.values[part]
+    inverse = least_squares.scaled_factor(sample.gram) if inverse is None else inverse
+    size = np.sqrt(sample.weights[part]) / sample.roots[part]  # undoes the factors
+    factors = np.ones(len(values))
+    taps = np.zeros(m)
+    middle = math.inf
+    for _ in range(rounds):
+        _descend(patches, values, factors, inverse, taps)
+        before = middle
+        left = np.abs(values - least_squares.times(patches, taps)) * size
+        middle = float(np.median(left))
+        if not 0 < middle < 0.995 * before:  # settled, or exact
+            break
+        factors = 1.0 / np.maximum(left, 0.01 * middle)
+    return taps
+
+
+def _descend(patches: Array, values: Array, factors: Array, inverse: Array, taps: Array) -> None:
+    """Move the taps to about the weighted least squares of a sample, by preconditioned conjugate gradients.
+
+    Without BLAS, whose threads would go on spinning into the passes over the pixels.
+    """
+    from ..compiled import patch_sums
+
+    image, direction = np.empty(len(taps)), np.zeros(len(taps))
+    gradient = least_squares.times(patches.T, factors * (values - least_squares.times(patches, taps)))
+    first, before = 0.0, math.inf
+    for _ in range(_MOST_DESCENTS):
+        step = least_squares.times(inverse, least_squares.times(inverse.T, gradient))
+        size = float((step * gradient).sum())
+        first = first or size
+        if not size > _ENOUGH * first:
+            break
+        direction = step + (size / before) * direction
+        before = size
+        patch_sums.normal_product(patches, factors, direction, image)
+        curvature = float((direction * image).sum())
+        if not curvature > 0:
+            break
+        taps += (size / curvature) * direction
+        gradient -= (size / curvature) * image

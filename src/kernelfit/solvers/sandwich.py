@@ -1,0 +1,46 @@
+"""The covariance of a kernel when the noise is not what the solver took it for: algebra, no pixels."""
+
+import dataclasses
+import math
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+
+from ..core.estimate import Estimate
+
+Array = npt.NDArray[np.float64]
+
+
+def with_scores(fit: Estimate, gram: Array, scores: Array) -> Estimate:
+    """Return a fit with the covariance it has if that of the moments ``A'v`` is not ``s^2 A'A``.
+
+    A solver's covariance C belongs to white noise of variance s^2. The estimate is ``k = C A'y / s^2``, so that, for
+    moments of covariance M, its own is ``C M C / s^4``; under a prior what the prior adds to it, ``C - C G C / s^2``,
+    stays.
+
+    Parameters
+    ----------
+    fit : KernelFit
+        The fit as its solver returned it, with a factor F of ``C = F F'``.
+    gram : ndarray, shape (taps, taps)
+        G, the Gram matrix that the solver was given.
+    scores : ndarray, shape (taps, taps)
+        M.
+
+    Returns
+    -------
+    KernelFit
+        The same kernel with another covariance.
+    """
+    s = fit.noise_std
+    if fit.factor is None or fit.factor.shape[1] == 0 or not (math.isfinite(s) and s > 0):
+        return fit
+    settled = fit.factor.shape[1] - fit.unsettled
+    f, rest = fit.factor[:, :settled] / s, fit.factor[:, settled:]
+    middle = f.T @ (scores / s**2) @ f
+    if fit.uncertainty == "posterior":
+        middle += np.eye(settled) - f.T @ gram @ f
+    values, vectors = scipy.linalg.eigh(0.5 * (middle + middle.T))
+    changed = fit.factor[:, :settled] @ (vectors * np.sqrt(np.maximum(values, 0.0)))
+    return dataclasses.replace(fit, factor=np.hstack([changed, rest]))

@@ -1,0 +1,153 @@
+"""Summed spectra to a kernel and to what is to be doubted about it; no pixel is seen here."""
+
+import math
+import numbers
+from collections.abc import Callable
+
+import numpy as np
+
+from ..core import validation
+from ..core.cross_spectra import Array, CrossSpectra
+from ..core.estimate import Estimate, Spectrum
+from ..core.findings import Finding, Verdict
+from . import block_toeplitz, spectral_crop
+from .spectral_band import PENALTIES, ROUNDING, SAMPLES, Band
+
+#: Kernels of more taps than this are cropped from the division frequency by frequency: the matrix would cost more than
+#: all the rest. They come without errors.
+MOST_TAPS = 1024
+
+
+def as_balance(balance: object) -> float | None:
+    """Return the balance as a float, None for "auto"."""
+    if isinstance(balance, str) and balance == "auto":
+        return None
+    if isinstance(balance, bool) or not isinstance(balance, numbers.Real):
+        msg = f"got balance={balance!r}, need 'auto' or a number of at least 0"
+        raise (ValueError if isinstance(balance, str) else TypeError)(msg)
+    value = float(balance)
+    if not (math.isfinite(value) and value >= 0):
+        msg = f"got balance={balance!r}, need 'auto' or a finite number of at least 0"
+        raise ValueError(msg)
+    return value
+
+
+def divide(stats: CrossSpectra, balance: object, penalty: str, workers: int = 1) -> Estimate:
+    """Divide spectra; see `SpectralStats.solve`."""
+    validation.known(penalty, PENALTIES, "penalty")
+    given = as_balance(balance)
+    n_taps = math.prod(stats.shape)
+    with np.errstate(all="ignore"):
+        variance = stats.target_energy - stats.target_sum**2 / max(1, stats.n_pixels)
+        signal = variance > 1e-14 * stats.target_energy
+        band = Band.of(stats, penalty, SAMPLES)
+        detail = _detail(band)
+        if not (detail and band.target.any()):
+            return _nothing(stats, given, detail, signal)
+        found = (block_toeplitz if n_taps <= MOST_TAPS else spectral_crop).estimate(stats, band, given, workers)
+        divisor = band.power + found.balance * found.level * band.penalty
+        kept = np.divide(band.power, divisor, out=np.zeros_like(divisor), where=divisor > ROUNDING * found.level)
+        misfit = band.misfit(band.spread(found.taps))
+        rss = band.mean(misfit) / stats.n_blocks * stats.n_pixels
+        freedom = max(1.0, stats.n_pixels - found.rank * band.mean(kept))
+        factor = np.full((n_taps, 1), np.nan) if found.factor is None else found.factor
+        findings = _judge(stats, found.taps, factor, found.rank, rss, variance, signal)
+        condition = float(divisor.max() / divisor.min()) if divisor.min() > 0 else math.inf
+        spectrum = _spectrum(band, misfit, kept, found.balance)
+    origin = "" if given is not None else " chosen from the data"
+    order: Callable[[Array], Array] = (lambda a: a[::-1]) if _flipped(stats) else (lambda a: a)
+    return Estimate(
+        kernel=np.ascontiguousarray(order(found.taps.ravel()).reshape(stats.shape)),
+        factor=np.ascontiguousarray(order(factor)),
+        noise_std=math.sqrt(rss / freedom),
+        rank=found.rank,
+        condition=condition,
+        rss=rss,
+        r_squared=1.0 - rss / variance if signal else math.nan,
+        n_pixels=stats.n_pixels,
+        convention=stats.convention,
+        findings=findings,
+        method="wiener",
+        method_reason=f"balance {found.balance:.3g}{origin}, {penalty} penalty",
+        spectrum=spectrum,
+    )
+
+
+def _detail(band: Band) -> bool:
+    """Say whether the image holds more than a constant."""
+    rest = band.power.copy()
+    rest[0, 0] = 0.0
+    return bool(band.mean(rest) > 1e-20 * band.mean(band.power))
+
+
+def _flipped(stats: CrossSpectra) -> bool:
+    return stats.convention.operation == "convolution"
+
+
+def _spectrum(band: Band, misfit: Array, kept: Array, balance: float) -> Spectrum:
+    """Return what the data know, ring by ring; empty rings are left out."""
+    counts = band.per_ring(np.ones_like(misfit))
+    some = counts > 0
+    total = band.per_ring(band.target)[some]
+    left = band.per_ring(misfit)[some]
+    coherence = 1 - np.divide(left, total, out=np.ones_like(total), where=total > 0)
+    radius = np.hypot(band.rows[:, None], band.cols)
+    return Spectrum(
+        frequencies=band.per_ring(radius)[some] / counts[some],
+        coherence=np.clip(coherence, 0.0, 1.0),
+        passed=band.per_ring(kept)[some] / counts[some],
+        determined=band.mean((kept > 0.5).astype(np.float64)),
+        balance=balance,
+    )
+
+
+def _judge(
+    stats: CrossSpectra, taps: Array, factor: Array, rank: int, rss: float, variance: float, signal: bool
+) -> tuple[Finding, ...]:
+    """List what is doubtful about a divided kernel, the worst first."""
+    findings = []
+    if not signal:
+        mean = stats.target_sum / max(1, stats.n_pixels)
+        findings.append(Finding(Verdict.NO_SIGNAL, f"every target pixel is {mean:.6g}"))
+    else:
+        size, error = math.sqrt(np.square(taps).sum()), math.sqrt(np.square(factor).sum())
+        if error > 0.5 * size:
+            detail = f"the kernel's norm is {size:.3g}, its expected error {error:.3g}"
+            findings.append(Finding(Verdict.NOISE_DOMINATES, detail))
+        if rss > 0.5 * variance:
+            findings.append(Finding(Verdict.POOR_FIT, f"R squared is {1 - rss / variance:.2g}"))
+    if rank < taps.size:
+        findings.insert(
+            0, Finding(Verdict.PRIOR_DECIDES, f"the image determines {rank} of {taps.size} combinations of taps")
+        )
+    if not stats.periodic:
+        edges = "tapered blocks" if stats.n_blocks > 1 else "an image tapered at its edges"
+        findings.append(Finding(Verdict.APPROXIMATE, f"divided by frequency over {edges}"))
+    return tuple(findings)
+
+
+def _nothing(stats: CrossSpectra, balance: float | None, detail: bool, signal: bool) -> Estimate:
+    """Return the result where there is nothing to divide: a kernel of zeros, errors unknown, and the cause."""
+    variance = max(0.0, stats.target_energy - stats.target_sum**2 / max(1, stats.n_pixels))
+    findings = []
+    if not detail:
+        findings.append(Finding(Verdict.RANK_DEFICIENT, "rank 0, because the image is the same everywhere"))
+    if not signal:
+        mean = stats.target_sum / max(1, stats.n_pixels)
+        findings.append(Finding(Verdict.NO_SIGNAL, f"every target pixel is {mean:.6g}"))
+    empty: Array = np.zeros(0)
+    return Estimate(
+        kernel=np.zeros(stats.shape),
+        factor=np.zeros((math.prod(stats.shape), 0)),
+        noise_std=math.sqrt(variance / max(1, stats.n_pixels)),
+        rank=0,
+        condition=math.inf,
+        rss=variance,
+        r_squared=math.nan if not signal else 0.0,
+        n_pixels=stats.n_pixels,
+        convention=stats.convention,
+        findings=tuple(findings),
+        method="wiener",
+        method_reason="nothing to divide",
+        spectrum=Spectrum(empty, empty, empty, 0.0, balance or 0.0),
+    )

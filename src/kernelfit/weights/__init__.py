@@ -1,1 +1,0 @@
-"""Pixels that do not count, or not as much as others: masks, weights, noise that grows, outliers."""
