@@ -17,8 +17,8 @@ from PIL import Image
 import kernelfit
 import naive
 from kernelfit.cli import parser, progress, series
-from kernelfit.cli.series import pair_files
 from kernelfit.imageio import read as io
+from kernelfit.io import pair_files
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(kernelfit.__file__).parents[1])}  # for processes of our own
 KERNEL = np.array([[0.1, 0.3, 0.0], [0.2, 0.3, 0.1]])

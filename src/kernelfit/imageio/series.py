@@ -5,7 +5,7 @@ import os
 import re
 from pathlib import Path
 
-from .series import is_series, pair_files
+from .read import is_zarr
 
 
 def pair_files(images: str, targets: str, *more: str) -> list[tuple[str, ...]]:
@@ -64,7 +64,7 @@ def pair_files(images: str, targets: str, *more: str) -> list[tuple[str, ...]]:
 def is_series(name: str) -> bool:
     """Say whether a name stands for several files: a folder that is no Zarr array, or a pattern."""
     if os.path.isdir(name):
-        return not read.is_zarr(Path(name))
+        return not is_zarr(Path(name))
     return glob.has_magic(name) and not os.path.exists(name)
 
 
@@ -80,7 +80,7 @@ def _files(name: str) -> dict[tuple[str, ...], str]:
         matches = [wanted.fullmatch(path) for path in paths]
         keys = [(path,) if match is None else match.groups() for match, path in zip(matches, paths, strict=True)]
     for key, path in zip(keys, paths, strict=True):
-        if os.path.isdir(path) and not read.is_zarr(Path(path)):
+        if os.path.isdir(path) and not is_zarr(Path(path)):
             continue
         if key in found:
             msg = f"got {found[key]} and {path}, which are called the same but for the ending, need one of them"
