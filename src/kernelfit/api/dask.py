@@ -10,7 +10,8 @@ import numpy as np
 from ..compiled.blas import one_blas_thread
 from ..core.estimate import Estimate
 from ..core.geometry import Shape
-from ..data.masking import Rules
+from ..core.model import Model, Selection
+from ..data.masking import PlaneSelection
 from ..fitting import deferred_reads
 from ..fitting.dask_blocks import _MOST_REFINEMENTS, _block_residual, _Plan
 from ..solvers import auto, least_squares
@@ -118,17 +119,19 @@ def accumulate(
     59004
     """
     _offered(accumulation.accumulate, others)
-    rules = Rules(mask, image_mask, weights, nan, saturated)
-    keywords = {
-        "mode": mode,
-        "boundary": boundary,
-        "fillvalue": fillvalue,
-        "origin": origin,
-        "operation": operation,
-        "stride": stride,
-        "offset": offset,
-    }
-    plan = _Plan(image, target, shape, method, block, keywords, rules)
+    given = Selection(nan=nan, saturated=saturated)
+    selection = PlaneSelection((mask,), ((image_mask,),), weights, given.nan, given.saturated)
+    model = Model(
+        shape,
+        mode=mode,
+        boundary=boundary,
+        fillvalue=fillvalue,
+        origin=origin,
+        operation=operation,
+        stride=stride,
+        offset=offset,
+    )
+    plan = _Plan(image, target, model, method, block, selection)
     total = plan.dask.delayed(NormalStats.of, pure=False)(plan.statistics())
     return total.compute() if compute else total
 
@@ -215,17 +218,19 @@ def find_kernel(
     """
     _offered(find.find_kernel, others)
     chosen = auto.as_solver(solver)
-    rules = Rules(mask, image_mask, weights, nan, saturated)
-    keywords = {
-        "mode": mode,
-        "boundary": boundary,
-        "fillvalue": fillvalue,
-        "origin": origin,
-        "operation": operation,
-        "stride": stride,
-        "offset": offset,
-    }
-    plan = _Plan(image, target, shape, method, block, keywords, rules)
+    given = Selection(nan=nan, saturated=saturated)
+    selection = PlaneSelection((mask,), ((image_mask,),), weights, given.nan, given.saturated)
+    model = Model(
+        shape,
+        mode=mode,
+        boundary=boundary,
+        fillvalue=fillvalue,
+        origin=origin,
+        operation=operation,
+        stride=stride,
+        offset=offset,
+    )
+    plan = _Plan(image, target, model, method, block, selection)
     stats, notes = plan.judged(automatic=isinstance(saturated, str))
     fit: Estimate = least_squares.LeastSquares().solve(stats)
     refined = 0

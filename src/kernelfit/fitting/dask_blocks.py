@@ -17,12 +17,13 @@ import numpy.typing as npt
 from ..compiled.blas import one_blas_thread
 from ..core import geometry, validation
 from ..core.geometry import Geometry, Shape
+from ..core.model import Model
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
 from ..data import blocks, chunked, masking
 from ..data import reader as pair
 from ..data.masked_blocks import MaskedBlocks
-from ..data.masking import Rules
+from ..data.masking import PlaneSelection
 from ..data.observation import Observation, WeightedObservation, as_observation
 from ..data.reader import Reader
 from ..engines import weighted
@@ -140,7 +141,7 @@ def _problem(
         return observation, None
     n = 1 + marks.n_masks
     return observation, MaskedBlocks(
-        blocks.alone(observation), results[1:n], results[n:], images[1:], marks.nan, marks.saturated
+        blocks.alone(observation), results[1:n], results[n:], (images[1:],), marks.nan, marks.saturated
     )
 
 
@@ -210,7 +211,7 @@ def _added(parts: list[Any]) -> Any:
     return blocks.in_tree(parts, operator.add)
 
 
-_NO_RULES = Rules()
+_ALL = PlaneSelection()
 
 
 class _Plan:
@@ -220,31 +221,34 @@ class _Plan:
         self,
         image: Any,
         target: Any,
-        shape: Any,
+        model: Model,
         method: str,
         block: Any,
-        keywords: dict[str, Any],
-        rules: Rules = _NO_RULES,
+        selection: PlaneSelection = _ALL,
     ) -> None:
         self.dask = _dask()
         validation.known(method, ("auto", "direct", "fft"), "method")
         sides = blocks.as_block(block)
         image, image_masked = self._unmasked(image, "image")
         target, target_masked = self._unmasked(target, "target")
-        observation = as_observation(image, target, shape, **keywords)
+        observation = as_observation(image, target, model)
         self.choice = resolve(observation, method)
         self.large = self.choice.method == "cg"
         if self.large:
             self.choice = self.choice._replace(method="fft", reason="only statistics can be added up")
-        rules = dataclasses.replace(rules, image_masked=image_masked, target_masked=target_masked)
-        self.observation, self.boxed = observation, MaskedBlocks.of(observation, rules)
+        selection = dataclasses.replace(
+            selection,
+            masks=(*selection.masks, target_masked),
+            image_masks=((*(selection.image_masks[0] if selection.image_masks else ()), image_masked),),
+        )
+        self.observation, self.boxed = observation, MaskedBlocks.of(observation, selection)
         marks, wide = None, observation
         if self.boxed is not None:
             own = self.boxed
             marks = _Marks(len(own.masks), own.nan, own.saturated)
             wide = dataclasses.replace(
                 observation,
-                sources=(*observation.sources, *own.image_masks),
+                sources=(*observation.sources, *own.image_masks[0]),
                 targets=(*observation.targets, *own.masks, *own.weights),
             )
         # A block's graph is cut out of that of the whole array, unless it only reads a store; what cannot be sent along
@@ -357,7 +361,7 @@ class _Plan:
         if self.boxed is None or n_pixels == n:
             return []
         why = ["masked"] if self.boxed.masks else []
-        why += ["an excluded image pixel in their footprint"] if self.boxed.image_masks else []
+        why += ["an excluded image pixel in their footprint"] if any(self.boxed.image_masks) else []
         why += ["NaN or infinite, or such an image pixel in their footprint"] if self.boxed.nan == "mask" else []
         why += ["of weight zero"] if self.boxed.weights else []
         if self.boxed.saturated is not None:

@@ -41,10 +41,10 @@ def looked_at(
             observation=observation,
             masks=seen(boxed.masks),
             weights=seen(boxed.weights),
-            image_masks=seen(boxed.image_masks),
+            image_masks=tuple(seen(masks) for masks in boxed.image_masks),
         )
         weights = _Weights(boxed, stats.total_weight)
-        image = _Cleaned(observation.sources[0].array, [r.array for r in boxed.image_masks], boxed.nan == "mask")
+        image = _Cleaned(observation.sources[0].array, [r.array for r in boxed.image_masks[0]], boxed.nan == "mask")
         observation = dataclasses.replace(
             observation, sources=(dataclasses.replace(observation.sources[0], array=image),)
         )
