@@ -25,7 +25,8 @@ class Observation:
     """Everything accumulation needs: the geometry, and the readers of the source and target planes.
 
     `where` names the pair and channel in messages; `background` is the degree of the polynomial surface that each
-    target holds beside what the kernel makes, None without one.
+    target holds beside what the kernel makes, None without one. `frame` tells the shape of the whole target and the
+    place of the first used pixel in it, on which the surface is laid, where the geometry does not.
     """
 
     geometry: Geometry
@@ -33,11 +34,22 @@ class Observation:
     targets: tuple[Reader, ...]
     where: str = ""
     background: int | None = None
+    frame: tuple[Shape, Shape] | None = None
 
     @property
     def size(self) -> Shape:
         """Rows and columns of target pixels used."""
         return self.geometry.size
+
+    @property
+    def surface_frame(self) -> tuple[Shape, Shape]:
+        """Shape of the whole target, and the place of the first used pixel in it."""
+        return self.frame or (self.geometry.target_shape, self.geometry.offset)
+
+    @property
+    def columns(self) -> Columns:
+        """The terms of the background on the used pixels."""
+        return Columns.of(*self.surface_frame, self.size, self.background or 0)
 
 
 def of_target(observation: Observation, at: int) -> Observation:
@@ -151,8 +163,9 @@ def surface_readers(observation: Observation, stride: Shape = (1, 1)) -> tuple[R
         return ()
     down, across = stride
     shape = (down * plan.size[0], across * plan.size[1])
-    before = (-down * plan.offset[0], -across * plan.offset[1])
-    return tuple(Reader(Surface(plan.target_shape, degree, p, stride), shape, before) for p in powers(degree))
+    whole, (row, col) = observation.surface_frame
+    before = (-down * row, -across * col)
+    return tuple(Reader(Surface(whole, degree, p, stride), shape, before) for p in powers(degree))
 
 
 def refuse_nonfinite(observation: Observation) -> NoReturn:
@@ -217,7 +230,7 @@ class WeightedObservation:
     def columns(self) -> Columns | None:
         """The terms of the background, None without one."""
         degree = self.observation.background
-        return None if degree is None else Columns.of(self.observation.geometry, degree)
+        return None if degree is None else self.observation.columns
 
     @property
     def n_terms(self) -> int:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..compiled.threads import Progress, add
-from ..core.background import Columns, Elimination, without_rounding
-from ..core.normal_equations import NormalEquations
+from ..core.background import Elimination, without_rounding
+from ..core.normal_equations import NormalEquations, SurfaceSums
 from ..core.validation import Array
-from ..data.observation import Observation, surface_readers
-from ..engines import accumulation
+from ..data.observation import Observation, WeightedObservation, surface_readers
+from ..engines import accumulation, weighted
 from ..solvers.cholesky import Inverse
 from ..solvers.least_squares import LeastSquaresSolution, factorise, least_squares, rounding_matters
 from .refinement import refine
@@ -107,6 +107,45 @@ def statistics(
     return known
 
 
+def block_equations(
+    observation: Observation, items: Sequence[WeightedObservation | None], method: str, workers: int
+) -> list[NormalEquations]:
+    """Return the equations of a block of one observation, for each target, the background not eliminated.
+
+    Parameters
+    ----------
+    observation : Observation
+        The block.
+    items : sequence of WeightedObservation or None
+        For each target the block with its weights, None where all of its pixels count alike.
+    method : {"direct", "fft"}
+        The engine.
+    workers : int
+        Number of threads.
+
+    Returns
+    -------
+    list of NormalEquations
+        Those of all blocks of an observation add; `core.background.eliminated` takes the background out of the sum, and
+        the results for several observations add again.
+    """
+    plain: list[NormalEquations] = []
+    if any(item is None for item in items):
+        wide = dataclasses.replace(observation, targets=observation.targets + surface_readers(observation))
+        every = accumulation.statistics(wide, method, workers)
+        plain, terms = every[: len(observation.targets)], every[len(observation.targets) :]
+        if terms:
+            gram, products = _surface_products(observation)
+            cross, whole = np.stack([term.moment for term in terms], axis=1), observation.surface_frame[0]
+            plain = [
+                dataclasses.replace(one, surface=SurfaceSums(cross, gram, own, whole))
+                for one, own in zip(plain, products, strict=True)
+            ]
+    return [
+        plain[t] if item is None else weighted.block_statistics(item, method, workers) for t, item in enumerate(items)
+    ]
+
+
 def residual_moments(
     observations: Sequence[Observation],
     kernels: Array,
@@ -143,7 +182,7 @@ def residual_moments(
 
 def _surface_products(observation: Observation) -> tuple[Array, Array]:
     """Return ``Phi'Phi`` (terms, terms) and ``Phi'y`` (targets, terms) of an observation's background."""
-    columns = Columns.of(observation.geometry, observation.background or 0)
+    columns = observation.columns
     products = np.zeros((len(observation.targets), columns.n))
     (rows, cols), step = observation.size, max(1, _ROOM // observation.size[1])
     for row in range(0, rows, step):

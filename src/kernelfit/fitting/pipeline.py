@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..core.background import Background, Elimination
+from ..core.background import Background, Elimination, degree_of, eliminations_of, settled
 from ..core.estimate import Estimate
 from ..core.findings import Finding, Verdict, ranked
+from ..core.geometry import Shape
 from ..core.model import Execution, Noise
 from ..core.normal_equations import NormalEquations
 from ..data.masking import Judged, Unsaturated
@@ -269,10 +270,28 @@ def with_background(
     estimates: list[Estimate], observations: Sequence[Observation], eliminations: Sequence[Elimination], n_pixels: int
 ) -> list[Estimate]:
     """Add the backgrounds to estimates, the observations along the first axis of the coefficients."""
-    degree = observations[0].background or 0
+    shapes = tuple(p.geometry.target_shape for p in observations)
+    return with_surfaces(estimates, shapes, eliminations, n_pixels)
+
+
+def solved(stats: NormalEquations, solver: Solver) -> Estimate:
+    """Return what a solver makes of statistics alone, their backgrounds included."""
+    stats = settled(stats)
+    estimate = solver.solve(stats)
+    if not stats.backgrounds:
+        return estimate
+    n_pixels = stats.n_pixels + sum(one.root.shape[1] for one in stats.backgrounds)
+    shapes = tuple(one.shape for one in stats.backgrounds)
+    return with_surfaces([estimate], shapes, eliminations_of(stats), n_pixels)[0]
+
+
+def with_surfaces(
+    estimates: list[Estimate], shapes: tuple[Shape, ...], eliminations: Sequence[Elimination], n_pixels: int
+) -> list[Estimate]:
+    """Add surfaces of some shapes to estimates."""
+    degree = degree_of(len(eliminations[0].root))
     taps = np.stack([one.kernel.ravel() for one in estimates])
     coefficients = np.stack([e.coefficients_at(taps) for e in eliminations], axis=1)
-    shapes = tuple(p.geometry.target_shape for p in observations)
     out = []
     for one, table in zip(estimates, coefficients, strict=True):
         stderr = np.stack([e.stderr(one.noise_std, one.factor) for e in eliminations])
