@@ -129,7 +129,7 @@ def _alike(observations: Sequence[Observation], choice: Choice, settings: Settin
     else:
         found = plain_fit(observations, choice.method, execution.threads, execution.progress)
         estimates = [
-            _with_errors(
+            with_errors(
                 [of_target(p, t) for p in observations],
                 stats,
                 settings,
@@ -183,7 +183,7 @@ def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, s
         stats = stats.centered(found.solution.taps, moment, correction**2 * energy)
     observations, weights = [item.observation for item in items], [item.weights for item in items]
     solution = least_squares.least_squares(stats, found.factorisation)
-    estimate = _with_errors(observations, stats, settings, solution, weights)
+    estimate = with_errors(observations, stats, settings, solution, weights)
     if found.eliminations:
         n_pixels = sum(item.n_pixels for item in items)
         (estimate,) = with_background([estimate], observations, found.eliminations, n_pixels)
@@ -230,7 +230,7 @@ def in_place(item: WeightedObservation) -> Weights:
 # ---- from equations to an estimate ----------------------------------------------------------------------------------
 
 
-def _with_errors(
+def with_errors(
     observations: Sequence[Observation],
     stats: NormalEquations,
     settings: Settings,
@@ -322,14 +322,16 @@ def diagnosed(
     declared: bool = False,
     level: float = 0.0,
     edges: bool = True,
+    integers: bool = True,
 ) -> Estimate:
     """Return the estimate of one target with all that its residual says.
 
     Everything here sees the pixels that count, and no others. Residuals above `most` are outliers; `declared` says that
-    weights are inverse variances, `level` is the target's root mean square, and `edges` whether they are looked at.
+    weights are inverse variances, `level` is the target's root mean square, and `edges` and `integers` whether the
+    edges and the target's type are looked at.
     """
     if noise.covariance == "plain":
         estimate = whiteness.look(observations, estimate, weights, most=most, declared=declared, level=level)
     if edges:
         (estimate,) = boundary.doubt(observations, [estimate])
-    return quantization.judged(estimate, observations, 0, workers, weights)
+    return quantization.judged(estimate, observations, 0, workers, weights) if integers else estimate
