@@ -21,7 +21,8 @@ CHANNELS = ("shared", "separate", "mixed")
 NAN = ("error", "mask")
 LOSSES = (None, "huber", "tukey", "clip")
 COVARIANCES = ("plain", "sandwich")
-ENGINES = ("auto", "direct", "fft")
+#: What may read the pixels; engines add their names when they are registered.
+ENGINES = ["auto", "direct", "fft"]
 
 
 @dataclass(frozen=True)
@@ -253,7 +254,7 @@ class Execution:
 
     def __post_init__(self) -> None:
         """Judge each field."""
-        known(self.engine, ENGINES, "method")
+        known(self.engine, tuple(ENGINES), "method")
         as_workers(self.workers)
         require_progress(self.progress)
         if self.tolerance is None:
