@@ -170,9 +170,10 @@ def takes_keywords(*without: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     def decorate(verb: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(verb)
         def called(*args: P.args, **kwargs: P.kwargs) -> R:
-            if refused := [name for name in without if name in kwargs]:
-                msg = f"{verb.__name__}() got an unexpected keyword argument {refused[0]!r}"
-                raise TypeError(msg)
+            for name in without:
+                if name in kwargs and kwargs.pop(name) != default(name):
+                    msg = f"got {name}=, for which {verb.__module__.rpartition('.')[2]}.{verb.__name__} has no use; "
+                    raise TypeError(msg + "leave it out")
             return verb(*args, **kwargs)
 
         names = [name for name in FIELDS if name not in without]

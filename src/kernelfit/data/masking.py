@@ -95,7 +95,7 @@ class Unsaturated:
             return np.asarray(self._of[cols, rows].T)
         if isinstance(cols, slice) and not isinstance(rows, slice):  # a sample of whole rows
             return np.concatenate([self[r : r + 1, cols] for r in rows])
-        (top, bottom, y), (left, right, x) = (_hull(k, n) for k, n in zip((rows, cols), self.shape, strict=True))
+        (top, bottom, y), (left, right, x) = (hull(k, n) for k, n in zip((rows, cols), self.shape, strict=True))
         row, col = self._first
         return np.asarray(
             ~_hit(np.asarray(self._array[row + top : row + bottom, col + left : col + right]), self._ends)[y, x]
@@ -106,7 +106,7 @@ class Unsaturated:
         return np.asarray(self[:, :], dtype)
 
 
-def _hull(index: Any, n: int) -> tuple[int, int, Any]:
+def hull(index: Any, n: int) -> tuple[int, int, Any]:
     """Return the part of an axis that an index asks for, and the index in it."""
     if isinstance(index, slice):
         start, stop, step = index.indices(n)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from ..core.validation import Array
 from ..data import blocks
 from ..data.masked_blocks import MaskedBlocks
+from ..data.masking import hull
 from ..data.observation import Observation
 from ..data.reader import Reader
 
@@ -120,9 +121,13 @@ class _Weights:
 
     def __getitem__(self, key: Any) -> npt.NDArray[Any]:
         both = key if isinstance(key, tuple) else (key, slice(None))
-        (top, bottom, _), (left, right, _) = (k.indices(n) for k, n in zip(both, self.shape, strict=True))
+        (top, bottom, y), (left, right, x) = (hull(k, n) for k, n in zip(both, self.shape, strict=True))
         item = self.boxed.item(blocks.Box(top, left, bottom - top, right - left))
-        return np.ones((bottom - top, right - left), dtype=bool) if item is None else np.asarray(item.weights[:])
+        whole = np.ones((bottom - top, right - left), dtype=bool) if item is None else item.weights[:]
+        return np.asarray(np.asarray(whole)[y, x])
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
 
     def sum(self) -> float:
         return self.total

@@ -56,6 +56,10 @@ RULES = (
         for name in ("mixed channels", "several planes")
     ),
     *(
+        _rule("statistics alone", name, "no pixel is read again", "need find_kernel")
+        for name in ("Wiener", "ConjugateGradient", "sandwich errors")
+    ),
+    *(
         _rule(name, other, "only an iteration has one", "leave it out")
         for name, other in (("tolerance", "Wiener"), ("tolerance", "given engine"))
     ),
