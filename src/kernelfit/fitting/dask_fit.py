@@ -80,9 +80,9 @@ def fit_group(plan: FitPlan, group: int, settings: Settings, sides: Shape | None
             )
             return dataclasses.replace(estimate, weights=None)
 
-        share = one.total_weight / max(1, sum(p.geometry.n_pixels for p in each))
-        totals = [share * p.geometry.n_pixels for p in each]
-        estimates.append(with_deferred_reads(each, masked, totals, (own.dask.compute, own.source), work))
+        n = max(1, sum(p.geometry.n_pixels for p in each))
+        totals = [one.total_weight / n * p.geometry.n_pixels for p in each]
+        estimates.append(with_deferred_reads(each, masked, totals, counted / n, (own.dask.compute, own.source), work))
     return estimates
 
 

@@ -19,6 +19,7 @@ def with_deferred_reads(
     observations: Sequence[Observation],
     masked: Sequence[MaskedBlocks | None],
     totals: Sequence[float],
+    share: float,
     dask: tuple[Callable[..., Sequence[Any]], Callable[[Any], Any]],
     work: Callable[[Sequence[Observation], Sequence[Any] | None, bool], Any],
 ) -> Any:
@@ -33,6 +34,8 @@ def with_deferred_reads(
         The observations, and what excludes or weighs pixels of each.
     totals : sequence of float
         For each the sum of its weights, or the number of its pixels that count.
+    share : float
+        How many of the pixels count.
     dask : (callable, callable)
         What returns the pixels of any number of slices, and what returns the Dask array behind an array.
     work : callable
@@ -59,7 +62,7 @@ def with_deferred_reads(
                 weights=seen(boxed.weights),
                 image_masks=tuple(seen(masks) for masks in boxed.image_masks),
             )
-            weights.append(_Weights(boxed, total))
+            weights.append(_Weights(boxed, total, share))
             sources = tuple(
                 dataclasses.replace(s, array=_Cleaned(s.array, [m.array for m in masks], boxed.nan == "mask"))
                 for s, masks in zip(one.sources, boxed.image_masks, strict=True)
@@ -115,8 +118,11 @@ class _Cleaned:
 class _Weights:
     """Weights of the used part of a target, judged where they are looked at."""
 
-    def __init__(self, boxed: MaskedBlocks, total: float) -> None:
+    dtype = np.dtype(np.float64)
+
+    def __init__(self, boxed: MaskedBlocks, total: float, share: float) -> None:
         self.boxed, self.total = boxed, total
+        self.n_nonzero = round(share * boxed.observation.geometry.n_pixels)
         self.shape = boxed.observation.size
 
     def __getitem__(self, key: Any) -> npt.NDArray[Any]:
