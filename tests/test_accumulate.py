@@ -11,7 +11,7 @@ import pytest
 import kernelfit
 import naive
 from kernelfit import accumulate
-from kernelfit.compiled import spectral_products
+from kernelfit.compiled import spectral_products, threads
 from kernelfit.compiled.jit import LANES
 from kernelfit.data.observation import as_observation
 from kernelfit.engines import accumulation, passes
@@ -621,7 +621,7 @@ def test_measured_plans_change_no_bit_of_estimated_ones():
 @pytest.mark.parametrize("n_bands", [1, 3])
 def test_tiles_below_each_other_share_what_they_know(kernel, n_bands, monkeypatch, same_stats):
     """In bands of many low tiles, which begin in the middle of the image, and go on at the top of the next columns."""
-    monkeypatch.setattr(passes, "N_BANDS", n_bands)
+    monkeypatch.setattr(threads, "N_BANDS", n_bands)
     monkeypatch.setattr(passes, "_HEIGHT", 11)
     monkeypatch.setattr(passes, "segment", lambda *_, **__: Segments(64, 29))
     rng = np.random.default_rng(kernel)

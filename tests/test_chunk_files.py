@@ -346,11 +346,10 @@ def test_no_code_runs_when_memory_comes_back(shelf):
 
 
 def test_memory_is_not_taken_back_from_what_still_runs_at_the_end():
-    held = "held = [recycled.empty((2**18,), 'u1')]"
-    late = "print(np.shares_memory(held[0], recycled.empty((2**18,), 'u1')))"
-    script = (
-        f"import atexit\natexit.register(lambda: {late})\nimport numpy as np\nfrom kernelfit import recycled\n{held}"
-    )
+    held = "held = [buffer_pool.empty((2**18,), 'u1')]"
+    late = "print(np.shares_memory(held[0], buffer_pool.empty((2**18,), 'u1')))"
+    load = "import numpy as np\nfrom kernelfit.data import buffer_pool"
+    script = f"import atexit\natexit.register(lambda: {late})\n{load}\n{held}"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 import kernelfit
 from kernelfit import find_kernel, split_channels
 from kernelfit.analysis import residuals
-from kernelfit.plotting import overview
+from kernelfit.plotting import overview, panels
 from kernelfit.plotting.report import report_html
 
 matplotlib.use("Agg")
@@ -170,27 +170,27 @@ def test_kernels_along_one_axis(line):
     fit = find_kernel(image, target, (1, 9))
     page = report_html(fit, image, target)
     assert "Row" in page
-    assert [one.get_label() for one in overview.frequency_response(fit).lines] == ["horizontal"]
-    assert [one.get_label() for one in overview.cuts(fit).lines][1:] == ["row 0"]
+    assert [one.get_label() for one in panels.frequency_response(fit).lines] == ["horizontal"]
+    assert [one.get_label() for one in panels.cuts(fit).lines][1:] == ["row 0"]
     assert overview.residual(fit, image, target).get_ylabel() == "standard deviations"
     psf = fit.psf()
     assert np.isfinite(psf.sum.stderr)
     fit = find_kernel(image.T, target.T, (9, 1))
-    assert [one.get_label() for one in overview.frequency_response(fit).lines] == ["vertical"]
+    assert [one.get_label() for one in panels.frequency_response(fit).lines] == ["vertical"]
 
 
 def test_division_by_frequency_shows_its_spectrum(scene):
     image, kernels, rng = scene
     target = kernelfit.apply_kernel(image[..., 0], kernels[0, 0], boundary="wrap") + rng.normal(0, 5, (31, 40))
     fit = find_kernel(image[..., 0], target, (2, 3), method="wiener", boundary="wrap")
-    ax = overview.spectrum(fit)
+    ax = panels.spectrum(fit)
     coherence, passed = (one.get_ydata() for one in ax.lines[:2])
     np.testing.assert_array_equal(coherence, fit.spectrum.coherence)
     np.testing.assert_array_equal(passed, fit.spectrum.passed)
     assert f"{fit.spectrum.determined:.0%} determined" in ax.get_title()
     assert 'alt="Spectrum"' in report_html(fit, image[..., 0], target)
     with pytest.raises(ValueError, match="method='wiener'"):
-        overview.spectrum(find_kernel(image[..., 0], target, (2, 3)))
+        panels.spectrum(find_kernel(image[..., 0], target, (2, 3)))
 
 
 def test_iterative_fits_without_a_covariance(scene):
@@ -198,18 +198,18 @@ def test_iterative_fits_without_a_covariance(scene):
     target = kernelfit.apply_kernel(image[..., 0], kernels[0, 0]) + rng.normal(0, 5, (31, 40))
     fit = find_kernel(image[..., 0], target, (2, 3), method="cg")
     assert fit.factor is None
-    assert "about" in overview.error(fit).get_title() and "not known" in overview.frequency_response(fit).get_title()
+    assert "about" in panels.error(fit).get_title() and "not known" in panels.frequency_response(fit).get_title()
     page = report_html(fit, image[..., 0], target)
     assert "of a typical tap" in page and "conjugate gradients" in page
     blind = dataclasses.replace(fit, typical_stderr=np.nan)
-    assert not overview.error(blind).images and "errors not known" in overview.cuts(blind).get_title()
+    assert not panels.error(blind).images and "errors not known" in panels.cuts(blind).get_title()
 
 
 def test_errors_of_what_the_image_leaves_open_are_not_called_small():
     flat = np.full((20, 24), 3.0)
     fit = find_kernel(flat, flat, (3, 2))
-    assert overview.error(fit).get_title() == "error of what is known"
-    assert "of what is known" in overview.cuts(fit).get_title()
+    assert panels.error(fit).get_title() == "error of what is known"
+    assert "of what is known" in panels.cuts(fit).get_title()
 
 
 def test_fitted_taps_leave_room_for_chance(scene):

@@ -16,7 +16,7 @@ import kernelfit
 from kernelfit import find_kernel
 from kernelfit.analysis import residuals
 from kernelfit.cli import progress
-from kernelfit.plotting import overview, report
+from kernelfit.plotting import overview, panels, report
 from kernelfit.plotting.html import ADVICE, advice
 from kernelfit.plotting.report import report_html, write_report
 
@@ -50,30 +50,30 @@ def closed():
 
 def test_map_and_scale_fit_the_kernel(noisy, closed):
     _, _, fit = noisy
-    picture = overview.kernel(fit).images[0]
+    picture = panels.kernel(fit).images[0]
     np.testing.assert_array_equal(picture.get_array(), fit.kernel)
     assert picture.get_cmap().name == "magma" and picture.norm.vmax == fit.kernel.max()
     signed = dataclasses.replace(fit, kernel=fit.kernel - 0.2)
-    picture = overview.kernel(signed).images[0]
+    picture = panels.kernel(signed).images[0]
     assert picture.get_cmap().name == "RdBu_r" and picture.norm.vmin == -picture.norm.vmax
 
 
 def test_origin_is_marked_where_it_is(noisy, closed):
     image, target, _ = noisy
     fit = find_kernel(image, target, (9, 12), origin=(3, 7))
-    ax = overview.kernel(fit)
+    ax = panels.kernel(fit)
     assert {(line.get_xdata()[0], line.get_ydata()[0]) for line in ax.lines} == {(7, 3)}
 
 
 def test_small_kernels_carry_their_numbers(noisy, closed):
     _, _, fit = noisy
-    texts = [float(text.get_text()) for text in overview.kernel(fit).texts]
+    texts = [float(text.get_text()) for text in panels.kernel(fit).texts]
     np.testing.assert_allclose(texts, fit.kernel.ravel(), atol=0.006)
 
 
 def test_error_and_kernel_side_by_side(noisy, closed):
     _, _, fit = noisy
-    left, right = overview.kernel_and_error(fit)
+    left, right = panels.kernel_and_error(fit)
     assert left.figure is right.figure and left is not right
     np.testing.assert_array_equal(right.images[0].get_array(), fit.stderr)
     share = 100 * fit.stderr.max() / fit.kernel.max()
@@ -82,7 +82,7 @@ def test_error_and_kernel_side_by_side(noisy, closed):
 
 def test_cuts_go_through_the_largest_tap(noisy, closed):
     _, _, fit = noisy
-    lines = {line.get_label(): line for line in overview.cuts(fit).lines}
+    lines = {line.get_label(): line for line in panels.cuts(fit).lines}
     np.testing.assert_array_equal(lines["row 1"].get_ydata(), fit.kernel[1])
     np.testing.assert_array_equal(lines["column 0"].get_ydata(), fit.kernel[:, 0])
     np.testing.assert_array_equal(lines["row 1"].get_xdata(), np.arange(3) - fit.convention.origin[1])
@@ -90,21 +90,21 @@ def test_cuts_go_through_the_largest_tap(noisy, closed):
 
 def test_frequency_response(noisy, smooth, closed):
     _, _, fit = noisy
-    ax = overview.frequency_response(fit)
+    ax = panels.frequency_response(fit)
     line = next(line for line in ax.lines if line.get_label() == "horizontal")
     at = np.array(line.get_xdata())
     expected = np.abs(np.exp(-2j * np.pi * np.outer(at, np.arange(3))) @ fit.kernel.sum(axis=0))
     np.testing.assert_allclose(line.get_ydata(), expected, atol=1e-12)
     assert "all of it determined" in ax.get_title()
     _, _, fit = smooth
-    share = int(re.search(r"(\d+)% determined", overview.frequency_response(fit).get_title())[1])
+    share = int(re.search(r"(\d+)% determined", panels.frequency_response(fit).get_title())[1])
     assert share < 60
 
 
 def test_spectral_band_is_the_fits_own(noisy, closed):
     image, target, _ = noisy
     fit = find_kernel(image, target, (2, 3), method="wiener")
-    assert f"{fit.spectrum.determined:.0%} determined" in overview.frequency_response(fit).get_title()
+    assert f"{fit.spectrum.determined:.0%} determined" in panels.frequency_response(fit).get_title()
 
 
 @pytest.mark.parametrize("mode", ["same", "valid", "full"])
@@ -164,13 +164,13 @@ def test_histogram_counts_outliers(noisy, closed):
 def test_strength_path(noisy, closed):
     image, target, plain = noisy
     fit = find_kernel(image, target, (7, 9), solver=kernelfit.Penalized())
-    ax = overview.strength_path(fit)
+    ax = panels.strength_path(fit)
     dashed = next(line for line in ax.lines if line.get_linestyle() == "--")
     assert dashed.get_xdata()[0] == fit.strength and ax.get_xscale() == "log"
     sparse = find_kernel(image, target, (5, 7), solver=kernelfit.Sparse())
-    assert overview.strength_path(sparse).get_xlabel() == "number of taps"
+    assert panels.strength_path(sparse).get_xlabel() == "number of taps"
     with pytest.raises(ValueError, match="no path"):
-        overview.strength_path(plain)
+        panels.strength_path(plain)
 
 
 def test_one_figure_says_whether_to_believe(noisy, smooth, closed):
@@ -193,7 +193,7 @@ def test_pictures_of_fits_without_errors_or_signal(noisy, closed):
     zero = np.zeros_like(target)
     find_kernel(zero, zero, (2, 3)).plot(zero, zero)
     with pytest.raises(ValueError, match="takes them apart"):
-        overview.kernel(dataclasses.replace(fit, kernel=np.zeros((2, 3, 3))))
+        panels.kernel(dataclasses.replace(fit, kernel=np.zeros((2, 3, 3))))
 
 
 # ---- the report ------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import scipy.signal
 
 import kernelfit
 import naive
-from kernelfit import Verdict, accumulate, accumulate_stream, find_kernel
+from kernelfit import LeastSquares, Verdict, accumulate, accumulate_stream, find_kernel
 from kernelfit.api import dask as scale
 from kernelfit.data import chunked as chunks
 from kernelfit.fitting import dask_blocks, deferred_reads
@@ -276,7 +276,7 @@ def test_a_look_brings_few_pixels():
     stats, _ = plan.judged(automatic=True)
     for one in far:
         one.pixels = 0
-    deferred_reads.looked_at(plan.observation, plan.boxed, stats.solve(), stats, dask.compute)
+    deferred_reads.looked_at(plan.observation, plan.boxed, LeastSquares().solve(stats), stats, dask.compute)
     assert all(0 < one.pixels < 16 * 70 * 70 + 20 * 2000 for one in far)
 
 

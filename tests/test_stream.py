@@ -375,10 +375,10 @@ stats.save(checkpoint + ".done")
 def test_killed_at_any_moment(tmp_path, same_bits):
     """kill -9 after a random time, until the run ends by itself."""
     data = np.random.default_rng(5).normal(size=(2, 700, 900))
-    np.save(tmp_path / "npy", data)
+    np.save(tmp_path / "pair.npy", data)
     expected = accumulate_stream([(data[0], data[1])], (5, 7), block=(64, 96))
     file = str(tmp_path / "sums.npz")
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "npy"), file]
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "pair.npy"), file]
     env = {**os.environ, "PYTHONPATH": str(ROOT.parent)}
     rng = np.random.default_rng()
     kills = 0
