@@ -4,18 +4,18 @@ import pytest
 from hypothesis import settings
 
 pytest.register_assert_rewrite("helpers")
-from helpers import BOUNDARIES, LARGEST_INSIDE, SCENES  # noqa: E402
+from helpers import BOUNDARIES, LARGEST_INSIDE, SCENES, mostly_slow  # noqa: E402
 
 settings.register_profile("kernelfit", deadline=None, derandomize=True, max_examples=25, database=None)
 settings.load_profile("kernelfit")
 
 
-@pytest.fixture(params=SCENES, ids=str)
+@pytest.fixture(params=mostly_slow(SCENES, 4), ids=str)
 def scene(request):
     return request.param
 
 
-@pytest.fixture(params=[s for s in SCENES if s.mode == "same" and s.boundary == "mirror"], ids=str)
+@pytest.fixture(params=mostly_slow([s for s in SCENES if s.mode == "same" and s.boundary == "mirror"], 3), ids=str)
 def few_scenes(request):
     """A cheaper list for laws that do not depend on the boundary."""
     return request.param

@@ -143,6 +143,18 @@ def make_scenes():
 SCENES = sorted(make_scenes(), key=str)
 
 
+def mostly_slow(values, every, *, single=True):
+    """Mark all parameters but every so-manieth slow."""
+    marks = pytest.mark.slow
+    packed = [(value,) if single else value for value in values]
+    return [pytest.param(*value, marks=marks if i % every else ()) for i, value in enumerate(packed)]
+
+
+def grid(names, values, every, **more):
+    """Parametrize a test, all of the values but every so-manieth marked slow."""
+    return pytest.mark.parametrize(names, mostly_slow(values, every, single="," not in names), **more)
+
+
 def smooth_image(rows, cols, seed=0):
     """Return an image with structure at several scales, as a photograph has."""
     rng = np.random.default_rng(seed)

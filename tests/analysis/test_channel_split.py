@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import kernelfit
+from helpers import grid
 from kernelfit import find_kernel, split_channels
 from kernelfit.analysis import residuals
 from kernelfit.plotting import overview, panels
@@ -131,6 +132,7 @@ def test_wrong_planes_are_refused(colours):
             split_channels(fit, ["a", "b"])
 
 
+@grid("colours", ["shared", "separate", "mixed"], 3, indirect=True)
 def test_one_figure_for_all_channels(colours):
     fit, image, target = colours
     figure = fit.plot(image, target, figure=Figure(layout="constrained"))
@@ -143,6 +145,7 @@ def test_one_figure_for_all_channels(colours):
     assert n_parts == 1 or above[1].startswith("channel 1: ")
 
 
+@grid("colours", ["shared", "separate", "mixed"], 3, indirect=True)
 def test_report_shows_each_channel(colours):
     fit, image, target = colours
     few = dataclasses.replace(fit, parts=fit.parts[:])

@@ -15,7 +15,7 @@ import scipy.signal
 
 import kernelfit
 import naive
-from helpers import SCENES, assert_close, assert_same_bits, assert_same_stats
+from helpers import SCENES, assert_close, assert_same_bits, assert_same_stats, grid
 from kernelfit import LeastSquares, Verdict, accumulate, accumulate_stream, find_kernel
 from kernelfit.api import dask as scale
 from kernelfit.data import chunked as chunks
@@ -39,7 +39,7 @@ CHUNKS = [
 ]
 
 
-@pytest.mark.parametrize("of_image, of_target", CHUNKS, ids=str)
+@grid("of_image, of_target", CHUNKS, 2, ids=str)
 def test_any_chunks_give_the_sums_of_the_loops(of_image, of_target):
     rng = np.random.default_rng(3)
     image = rng.normal(0.5, 1.0, (61, 90))
@@ -194,7 +194,7 @@ def scenes_to_doubt():
     yield "weights, boundary", image, blurred + 0.01 * white / np.sqrt(some), where, Verdict.WRONG_BOUNDARY
 
 
-@pytest.mark.parametrize("scene", list(scenes_to_doubt()), ids=lambda scene: scene[0])
+@grid("scene", list(scenes_to_doubt()), 3, ids=lambda scene: scene[0])
 def test_what_is_doubted_in_memory_is_doubted(scene):
     _, image, target, keywords, verdict = scene
     fit, expected = both_find(image, target, (3, 4) if image.dtype == "u1" else (3, 6), **keywords)
@@ -228,7 +228,7 @@ def everything_that_excludes():
     return image, target, {**marks, "weights": rng.random(image.shape)}, {"nan": "mask", "saturated": (20, 300)}
 
 
-@pytest.mark.parametrize("names", [["mask"], ["image_mask", "weights"], ["mask", "image_mask", "weights"]], ids=str)
+@grid("names", [["mask", "image_mask", "weights"], ["mask"], ["image_mask", "weights"]], 3, ids=str)
 @pytest.mark.parametrize("boundary", [None, "mirror", "fill"])
 def test_what_is_excluded_is_judged_where_the_block_is(names, boundary):
     image, target, arrays, values = everything_that_excludes()

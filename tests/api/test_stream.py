@@ -14,7 +14,7 @@ import pytest
 
 import kernelfit
 import naive
-from helpers import ENVIRONMENT, SCENES, assert_close, assert_same_bits, assert_same_stats
+from helpers import ENVIRONMENT, SCENES, assert_close, assert_same_bits, assert_same_stats, grid
 from kernelfit import accumulate, accumulate_stream
 from kernelfit.data import blocks, chunked
 from kernelfit.data.blocks import Box, Tree
@@ -230,7 +230,7 @@ def broken_off(pairs, after, **keywords):
         accumulate_stream(pairs, (3, 4), progress=progress, **keywords)
 
 
-@pytest.mark.parametrize("after, every", [(1, 3600), (6, 0), (24, 3600), (65, 0)])
+@grid("after, every", [(6, 0), (1, 3600), (24, 3600), (65, 0)], 4)
 def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, after, every):
     pairs = list(frames(11))
     settings = {"block": (16, 20), "workers": 2}

@@ -25,6 +25,7 @@ from helpers import (
     assert_same_bits,
     assert_same_stats,
     camera,
+    grid,
     smooth_image,
 )
 from kernelfit import (
@@ -82,8 +83,8 @@ def named(case):
     return f"{short}-{image}-{shape}-{conv['stride']}".replace(" ", "")
 
 
-all_of_them = pytest.mark.parametrize("case", ALL, ids=named)
-some_of_them = pytest.mark.parametrize("case", SOME, ids=named)
+all_of_them = grid("case", ALL, 4, ids=named)
+some_of_them = grid("case", SOME, 3, ids=named)
 
 
 def drawn(case, seed=0, std=0.3):
