@@ -4,7 +4,7 @@
     OPENBLAS_NUM_THREADS=1 python -m benchmarks.calibrate weights     those of the choice between ways to weigh
 
 Each is the median of passes over whole images, so that reading, converting and calling are in it. Only their ratios
-matter to the choice; change `choice.py` if one is off by a factor that differs from the others' by more than 1.5.
+matter to the choice; change `cost_model.py` if one is off by a factor that differs from the others' by more than 1.5.
 """
 
 import statistics
@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 
 import kernelfit
-from kernelfit.data.observation import as_observation
+from kernelfit.data.observation import WeightedObservation, as_observation
 from kernelfit.data.reader import Reader
 from kernelfit.engines import cost_model, edge_correction, patches, weighted, weighted_pass
 
@@ -45,7 +45,7 @@ def weighted_pass_ns(shape: tuple[int, int], method: str, size: int = 2048) -> f
     """Return the time per pixel of a pass with weights."""
     image = image_like_a_photograph(size, size)
     observation = as_observation(image, image, shape, **CONVENTION)
-    item = observation.WeightedObservation(observation, np.random.default_rng(0).random(observation.size))
+    item = WeightedObservation(observation, np.random.default_rng(0).random(observation.size))
     taps = np.ones(shape[0] * shape[1])
     return seconds(lambda: weighted_pass.residual([item], taps, method, 1)) / size**2 * 1e9
 

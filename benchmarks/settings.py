@@ -5,7 +5,7 @@
     python -m benchmarks.settings find map          some of the doors
 
 The doors: find (`find_kernel`), stream (`accumulate_stream` and its `solve`), map (`kernel_map`) and dask
-(`kernelfit.scale.find_kernel`). The oracle is `tests/dense.py`, which knows nothing of kernelfit. Hyperparameters,
+(`kernelfit.scale.find_kernel`). The oracle is `tests/dense_fit.py`, which knows nothing of kernelfit. Hyperparameters,
 strengths and supports are those that the fit reports. Weights that come from the residual are found once more, to
 0.02 standard errors; those that the fit reports must give its kernel exactly.
 """
@@ -150,9 +150,9 @@ DOORS = {"find": find, "stream": stream, "map": tiles, "dask": dask}
 def oracle() -> Any:
     """Return the module of dense least squares."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-    import dense
+    import dense_fit
 
-    return dense
+    return dense_fit
 
 
 class NoOracle(Exception):

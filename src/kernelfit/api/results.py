@@ -40,7 +40,13 @@ class KernelFit(Estimate):
 
     @classmethod
     def of(cls, estimate: Estimate) -> Self:
-        """Return an estimate, and those of its parts, with the methods of this class."""
+        """Return an estimate, and those of its parts, with the methods of this class.
+
+        Parameters
+        ----------
+        estimate : Estimate
+            What a solver returned.
+        """
         return cls(**{**_fields(estimate), "parts": tuple(cls.of(part) for part in estimate.parts)})
 
     def predict(self, image: npt.ArrayLike, pair: int | None = None) -> Array:
@@ -191,7 +197,13 @@ class NormalStats(NormalEquations):
 
     @classmethod
     def of(cls, equations: NormalEquations) -> Self:
-        """Return sums with the methods of this class."""
+        """Return sums with the methods of this class.
+
+        Parameters
+        ----------
+        equations : NormalEquations
+            The sums.
+        """
         return cls(**_fields(equations))
 
     @one_blas_thread
@@ -293,7 +305,13 @@ class SpectralStats(CrossSpectra):
 
     @classmethod
     def of(cls, spectra: CrossSpectra) -> Self:
-        """Return spectra with the methods of this class."""
+        """Return spectra with the methods of this class.
+
+        Parameters
+        ----------
+        spectra : CrossSpectra
+            The spectra.
+        """
         return cls(**_fields(spectra))
 
     @one_blas_thread

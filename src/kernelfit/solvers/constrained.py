@@ -12,7 +12,7 @@ from ..core import estimate
 from ..core.estimate import Estimate, StrengthPath
 from ..core.normal_equations import NormalEquations
 from .least_squares import EPS, condition_of, eigen_factor, judge, least_squares, residual_at
-from .penalties import Penalty, choose_strength
+from .penalties import Penalized, Penalty, choose_strength
 
 Array = npt.NDArray[np.float64]
 SYMMETRIES = ("point", "rows", "columns", "both")
@@ -324,8 +324,6 @@ class NonNegative:
         if self.strength == "discrepancy":
             msg = "got strength='discrepancy', need a number or 'gcv'; find it with Penalized and give the number"
             raise ValueError(msg)
-        from .penalties import Penalized
-
         Penalized("ridge" if self.penalty is None else self.penalty, self.strength)
 
     def __str__(self) -> str:

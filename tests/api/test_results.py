@@ -1,0 +1,114 @@
+"""A result as a thing: saved, read again, frozen, put into words."""
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+import kernelfit
+from kernelfit import Finding, KernelFit, Verdict, find_kernel
+
+
+@pytest.fixture(params=["plain", "deficient", "valid"])
+def fit(request):
+    rng = np.random.default_rng(18)
+    image = rng.normal(size=(26, 33))
+    if request.param == "deficient":
+        image = np.repeat(image[:, :1], 33, axis=1)
+    if request.param == "valid":
+        return find_kernel(image, rng.normal(size=(24, 30)), (3, 4))
+    return find_kernel(
+        image, rng.normal(size=(26, 33)), (3, 4), boundary="fill", fillvalue=0.5, origin=(2, 3), operation="correlation"
+    )
+
+
+@pytest.mark.parametrize("kind", [str, lambda path: path], ids=["str", "Path"])
+def test_a_saved_fit_comes_back(fit, kind, tmp_path):
+    path = tmp_path / "fit.npz"
+    fit.save(kind(path))
+    back = KernelFit.load(kind(path))
+    for field in fields(KernelFit):
+        got, want = getattr(back, field.name), getattr(fit, field.name)
+        assert type(got) is type(want), field.name
+        if isinstance(want, np.ndarray):
+            assert got.dtype == want.dtype and got.tobytes() == want.tobytes(), field.name
+        else:
+            assert got == want or (got != got and want != want), field.name
+    for name in ("kernel", "stderr"):
+        assert getattr(back, name).tobytes() == getattr(fit, name).tobytes()
+    names = "rank condition rss r_squared noise_std n_pixels method method_reason convention findings verdict refined"
+    for name in names.split():
+        got, want = getattr(back, name), getattr(fit, name)
+        assert type(got) is type(want) and (got == want or (got != got and want != want)), name  # NaN comes back as NaN
+    assert back.covariance().tobytes() == fit.covariance().tobytes()
+    assert back.summary() == fit.summary()
+    image = np.random.default_rng(19).normal(size=(26, 33))
+    np.testing.assert_array_equal(back.predict(image), fit.predict(image))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["fit.npz"]
+
+
+def test_a_saved_fit_is_not_overwritten_unasked(fit, tmp_path):
+    path = tmp_path / "fit.npz"
+    path.write_bytes(b"precious")
+    with pytest.raises(FileExistsError, match="fit.npz"):
+        fit.save(path)
+    assert path.read_bytes() == b"precious"
+    fit.save(path, overwrite=True)
+    assert KernelFit.load(path).kernel.tobytes() == fit.kernel.tobytes()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["fit.npz"]
+
+
+@pytest.mark.parametrize(
+    "content", ["text", "empty", "other npz", "object npz", "half", "all but the end", "statistics"]
+)
+def test_a_file_that_is_no_fit_is_refused(content, fit, tmp_path):
+    path = tmp_path / "file.npz"
+    fit.save(path)
+    whole = path.read_bytes()
+    path.unlink()
+    if content == "text":
+        path.write_text("kernel\n1 2 3\n")
+    elif content == "empty":
+        path.write_bytes(b"")
+    elif content == "other npz":
+        np.savez(path, kernel=np.eye(3))
+    elif content == "object npz":
+        np.savez(path, kernel=np.array([{}, None], dtype=object))
+    elif content == "half":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif content == "all but the end":
+        path.write_bytes(whole[:-30])
+    elif content == "statistics":
+        rng = np.random.default_rng(20)
+        kernelfit.accumulate(*rng.normal(size=(2, 20, 31)), (3, 4)).save(path)
+    with pytest.raises(ValueError, match="file.npz"):
+        KernelFit.load(path)
+
+
+def test_a_missing_file_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        KernelFit.load(tmp_path / "nothing.npz")
+
+
+def test_a_fit_is_frozen(fit):
+    with pytest.raises(AttributeError):
+        fit.rank = 1
+
+
+def test_findings_are_findings(fit):
+    assert isinstance(fit.findings, tuple)
+    for finding in fit.findings:
+        assert isinstance(finding, Finding) and isinstance(finding.verdict, Verdict) and finding.detail
+    assert fit.verdict in [finding.verdict for finding in fit.findings] or (
+        fit.verdict is Verdict.SOLVED and not fit.findings
+    )
+
+
+def test_a_summary_is_worth_reading(fit):
+    text = fit.summary()
+    assert "\n" in text and len(text) < 4000
+    assert "3x4" in text or "3 x 4" in text
+    for needed in (str(fit.n_pixels), str(fit.rank), fit.method, fit.convention.operation, fit.convention.mode):
+        assert needed in text, needed
+    for finding in fit.findings:
+        assert finding.detail in text

@@ -1,0 +1,245 @@
+"""The Gaussian-process prior: against a dense implementation in pixels, its gradients, and its coverage."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import scipy.signal
+import scipy.spatial.distance
+
+import kernelfit
+import naive
+from dense import dense_prior
+from helpers import assert_close
+from kernelfit import GaussianProcess
+from kernelfit.solvers import evidence, gaussian_process, hyperparameters
+from kernelfit.solvers.evidence import Kind
+
+SHAPE = (5, 4)
+
+
+@pytest.fixture(scope="module")
+def scene():
+    rng = np.random.default_rng(1)
+    image = scipy.signal.convolve2d(rng.normal(size=(17, 22)), np.ones((3, 2)), mode="same")
+    kernel = np.outer([0.1, 0.6, 1.0, 0.5, 0.1], [0.2, 1.0, 0.8, 0.1])
+    target = scipy.signal.convolve2d(image, kernel, mode="valid")
+    target += rng.normal(0.0, 0.3, target.shape)
+    matrix, _ = naive.design(image, SHAPE, mode="valid", boundary=None)
+    return matrix, target.ravel(), kernelfit.accumulate(image, target, SHAPE)
+
+
+@pytest.fixture(scope="module")
+def square_scene():
+    rng = np.random.default_rng(2)
+    image = scipy.signal.convolve2d(rng.normal(size=(17, 22)), np.ones((3, 2)), mode="same")
+    target = scipy.signal.convolve2d(image, np.outer([0.1, 0.6, 1.0, 0.5], [0.2, 1.0, 0.8, 0.1]), mode="valid")
+    target += rng.normal(0.0, 0.3, target.shape)
+    matrix, _ = naive.design(image, (4, 4), mode="valid", boundary=None)
+    return matrix, target.ravel(), kernelfit.accumulate(image, target, (4, 4))
+
+
+@pytest.mark.parametrize("symmetric", [None, "point", "both", "square"])
+@pytest.mark.parametrize("envelope", evidence.ENVELOPES)
+@pytest.mark.parametrize("family", evidence.FAMILIES)
+def test_against_a_dense_process_in_pixels(scene, square_scene, family, envelope, symmetric):
+    a, y, stats = square_scene if symmetric == "square" else scene
+    fit = stats.solve(GaussianProcess(family, envelope, symmetric))
+    assert (fit.prior.family, fit.prior.envelope, fit.prior.symmetric) == (family, envelope, symmetric)
+    p = dense_prior(fit.prior, stats.terms[0])
+    s2 = fit.noise_std**2
+    k = a @ p @ a.T + s2 * np.eye(len(y))
+    assert_close(fit.kernel.ravel(), p @ a.T @ np.linalg.solve(k, y), 1e-7, "posterior mean")
+    # the posterior covariance and, by differences, how far the uncertain hyperparameters move the mean
+    posterior = p - p @ a.T @ np.linalg.solve(k, a @ p)
+    more = fit.covariance() - posterior
+    assert (
+        np.linalg.eigvalsh(more)[0] > -1e-7 * np.trace(posterior)
+        and np.linalg.matrix_rank(more, 1e-9 * np.trace(posterior)) <= 5
+    )
+    expected = -0.5 * (y @ np.linalg.solve(k, y) + np.linalg.slogdet(k)[1] + len(y) * np.log(2 * np.pi))
+    assert fit.log_evidence == pytest.approx(expected, rel=1e-8)
+    assert fit.freedom == pytest.approx(np.trace(a @ p @ a.T @ np.linalg.inv(k)), rel=1e-6)
+    assert fit.uncertainty == "posterior"
+
+
+@pytest.mark.parametrize(
+    "kind", [Kind("matern52"), Kind("squared-exponential", "power"), Kind("matern32", symmetric="both")]
+)
+def test_uncertain_hyperparameters_move_the_mean(scene, kind):
+    """The added covariance against differences of dense posterior means and of the evidence."""
+    a, y, stats = scene
+    fit = stats.solve(GaussianProcess(*kind))
+    prior, s = fit.prior, fit.noise_std
+    theta = np.array([np.log(prior.amplitude / s), np.log(prior.length), np.log(prior.radius), *prior.center])
+    data = evidence.Projection.whole(stats, gaussian_process.least_squares(stats))
+    under = data.under(kind.symmetric)
+    free = range(5) if kind.symmetric is None else range(3)
+
+    def theta_of(at):
+        a, length, radius = np.exp(at[:3])
+        return kernelfit.Prior(kind.family, a, length, radius, tuple(at[3:]), kind.envelope, kind.symmetric)
+
+    def mean(at):
+        p = dense_prior(theta_of(at), SHAPE)
+        return p @ a.T @ np.linalg.solve(a @ p @ a.T + np.eye(len(y)), y)
+
+    def slope(at):
+        return evidence.evidence(under, kind, at, slope=True)[1][list(free)]
+
+    unit = np.eye(5)
+    moves = np.array([(mean(theta + 1e-4 * unit[i]) - mean(theta - 1e-4 * unit[i])) / 2e-4 for i in free]).T
+    half = np.array([(slope(theta + 0.05 * unit[i]) - slope(theta)) / 0.1 for i in free])
+    values, vectors = np.linalg.eigh(0.5 * (half + half.T))
+    truth = moves @ (vectors / np.maximum(values, 1.0)) @ vectors.T @ moves.T
+    p = dense_prior(prior, SHAPE)
+    posterior = p - p @ a.T @ np.linalg.solve(a @ p @ a.T + s**2 * np.eye(len(y)), a @ p)
+    assert_close(fit.covariance(), posterior + truth, 1e-5)
+
+
+@pytest.mark.parametrize("family", evidence.FAMILIES)
+@pytest.mark.parametrize("envelope", evidence.ENVELOPES)
+@pytest.mark.parametrize("reduced", [False, True])
+@pytest.mark.parametrize("symmetric", [None, "point", "both", "square"])
+def test_gradients_are_the_differences(scene, square_scene, family, envelope, reduced, symmetric):
+    _, _, stats = square_scene if symmetric == "square" else scene
+    start = gaussian_process.least_squares(stats)
+    data = evidence.Projection.part(stats, start, 7) if reduced else evidence.Projection.whole(stats, start)
+    kind = Kind(family, envelope, symmetric)
+    data = data.under(symmetric)
+    middle = [1.7, 2.1] if symmetric is None else [0.5 * (n - 1) for n in data.grids[0].shape]
+    theta = np.array([1.2, 0.4, 0.6, *middle])
+    value, slope = evidence.evidence(data, kind, theta, slope=True)
+    for at in range(5 if symmetric is None else 3):
+        step = 1e-5 * np.eye(5)[at]
+        ends = [evidence.evidence(data, kind, theta + sign * step)[0] for sign in (1, -1)]
+        assert slope[at] == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-5, abs=1e-4)
+    if symmetric is not None:
+        return
+    other, by_spectra = evidence.spectral_evidence(data, kind, theta, slope=True)
+    assert other == pytest.approx(value, rel=1e-11)
+    assert_close(by_spectra, slope, 1e-8)
+
+
+def test_the_hyperparameters_maximise_the_evidence(scene):
+    _, _, stats = scene
+    fit = stats.solve(GaussianProcess())
+    assert fit.log_evidence == max(fit.alternatives.values())
+    data = evidence.Projection.whole(stats, gaussian_process.least_squares(stats))
+    prior = fit.prior
+    kind = Kind(prior.family, prior.envelope, prior.symmetric)
+    assert fit.alternatives[str(kind)] == fit.log_evidence
+    theta = np.array(
+        [np.log(prior.amplitude / fit.noise_std), np.log(prior.length), np.log(prior.radius), *prior.center]
+    )
+    data = data.under(kind.symmetric)
+    here = evidence.evidence(data, kind, theta)[0]
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        near = theta + rng.normal(0.0, 0.2, 5) * ([1, 1, 1, 0, 0] if kind.symmetric else 1)
+        assert evidence.evidence(data, kind, near)[0] > here - 0.1
+
+
+@pytest.mark.parametrize("symmetric, shape", [(None, (8, 9)), ("point", (8, 9)), ("both", (9, 8)), ("square", (9, 9))])
+def test_the_symmetry_is_found(symmetric, shape):
+    rng = np.random.default_rng(8)
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    y, x = y - 0.5 * (shape[0] - 1), x - 0.5 * (shape[1] - 1)
+    tilt = {None: x * y + x, "point": x * y, "both": x**2, "square": 0 * x}[symmetric]
+    kernel = np.exp(-0.1 * (x**2 + y**2) - 0.06 * tilt) * np.cos(1.7 * np.hypot(x, y))
+    image = scipy.signal.convolve2d(rng.normal(size=(80, 91)), np.ones((3, 3)), mode="same")
+    target = scipy.signal.convolve2d(image, kernel, mode="valid")
+    target += rng.normal(0.0, 0.02 * target.std(), target.shape)
+    stats = kernelfit.accumulate(image, target, shape)
+    fit, free = stats.solve(GaussianProcess()), stats.solve(GaussianProcess(symmetric=None))
+    assert fit.prior.symmetric == symmetric and free.prior.symmetric is None
+    assert np.linalg.norm(fit.kernel - kernel) < (1.01 if symmetric is None else 0.92) * np.linalg.norm(
+        free.kernel - kernel
+    )
+    if symmetric is not None:
+        assert np.allclose(fit.kernel, fit.kernel[::-1, ::-1], rtol=0, atol=1e-9)
+
+
+def test_long_tails_get_the_power_envelope():
+    rng = np.random.default_rng(8)
+    y, x = np.mgrid[-5:6, -6:7]
+    kernel = (1 + ((y - 0.4) ** 2 + (x + 0.3) ** 2) / 3) ** -2.5
+    image = scipy.signal.convolve2d(rng.normal(size=(100, 111)), np.ones((3, 3)), mode="same")
+    target = scipy.signal.convolve2d(image, kernel, mode="valid")
+    target += rng.normal(0.0, 0.005 * target.std(), target.shape)
+    stats = kernelfit.accumulate(image, target, kernel.shape)
+    fit, other = stats.solve(GaussianProcess()), stats.solve(GaussianProcess(envelope="gaussian"))
+    assert fit.prior.envelope == "power" and "power envelope" in str(fit.prior)
+    assert np.linalg.norm(fit.kernel - kernel) < 0.7 * np.linalg.norm(other.kernel - kernel)
+
+
+def test_no_negative_taps_is_the_most_probable_such_kernel(scene):
+    """Kuhn and Tucker's conditions of ``(k - m)' C^-1 (k - m)`` over k >= 0."""
+    a, y, stats = scene
+    y = y - 2 * a[:, 3] - a[:, 17]
+    stats = dataclasses.replace(stats, moment=a.T @ y, target_energy=float(y @ y), target_sum=float(y.sum()))
+    free = stats.solve(GaussianProcess("exponential", symmetric=None))
+    fit = stats.solve(GaussianProcess("exponential", symmetric=None, non_negative=True))
+    assert free.kernel.min() < -0.5 and fit.kernel.min() == 0 and "no negative taps" in fit.solver
+    kernel = fit.kernel.ravel()
+    slope = np.linalg.solve(free.covariance(), kernel - free.kernel.ravel())
+    scale = np.abs(slope).max()
+    assert (slope > -1e-6 * scale).all() and np.abs(slope[kernel > 0]).max() < 1e-6 * scale
+    p = dense_prior(free.prior, SHAPE)
+    held = kernel == 0
+    part = p[np.ix_(~held, ~held)] - p[np.ix_(~held, held)] @ np.linalg.solve(
+        p[np.ix_(held, held)], p[np.ix_(held, ~held)]
+    )
+    assert fit.rss == pytest.approx(np.sum((y - a @ kernel) ** 2), rel=1e-9) and 0 < fit.freedom < free.freedom
+    inside = a[:, ~held]
+    hat = inside @ part @ inside.T @ np.linalg.inv(inside @ part @ inside.T + free.noise_std**2 * np.eye(len(y)))
+    assert fit.freedom == pytest.approx(np.trace(hat), rel=0.1)  # but for what the hyperparameters add
+
+
+@pytest.mark.parametrize("easy", [30, 300])
+def test_a_search_that_begins_on_part_of_the_data_ends_near_one_on_all(monkeypatch, easy):
+    rng = np.random.default_rng(3)
+    image = scipy.signal.convolve2d(rng.normal(size=(80, 91)), np.ones((3, 3)), mode="same")
+    y, x = np.mgrid[-5:6, -4:5]
+    kernel = np.exp(-(y**2) / 6 - (x - 1) ** 2 / 4)
+    target = scipy.signal.convolve2d(image, kernel, mode="valid")
+    target += rng.normal(0.0, 0.05 * target.std(), target.shape)
+    stats = kernelfit.accumulate(image, target, kernel.shape)
+    whole = stats.solve(GaussianProcess())
+    monkeypatch.setattr(gaussian_process, "COMBINATIONS", 10)
+    monkeypatch.setattr(gaussian_process, "DIRECT", 50)
+    monkeypatch.setattr(hyperparameters, "EASY", easy)
+    part = stats.solve(GaussianProcess())
+    assert part.log_evidence > whole.log_evidence - 1.0
+    assert np.linalg.norm(part.kernel - whole.kernel) < 0.5 * np.linalg.norm(whole.stderr)
+    assert np.linalg.norm(part.kernel - kernel) < 0.3 * np.linalg.norm(stats.solve().kernel - kernel)
+
+
+def test_coverage_on_kernels_of_its_own_prior():
+    """95 % intervals over kernels drawn from the prior, hyperparameters and family found each time."""
+    rng = np.random.default_rng(5)
+    shape = (7, 6)
+    image = scipy.signal.convolve2d(rng.normal(size=(40, 51)), np.ones((3, 3)), mode="same")
+    base = kernelfit.accumulate(image, np.zeros((34, 46)), shape)
+    matrix, _ = naive.design_dense(image, shape, mode="valid", boundary=None)
+    covered, draws = 0.0, 40
+    for at in range(draws):
+        family = evidence.FAMILIES[at % 4]
+        prior = kernelfit.Prior(family, 1.0, 2.5, 2.5, (3.0, 2.5))
+        root = np.linalg.cholesky(dense_prior(prior, shape) + 1e-12 * np.eye(42))
+        kernel = root @ rng.normal(size=42)
+        y = matrix @ kernel
+        y = y + rng.normal(0.0, 0.1 * y.std(), y.shape)
+        stats = dataclasses.replace(base, moment=matrix.T @ y, target_energy=float(y @ y), target_sum=float(y.sum()))
+        low, high = stats.solve(GaussianProcess()).confidence(0.95)
+        covered += np.mean((low.ravel() <= kernel) & (kernel <= high.ravel()))
+    assert 0.92 <= covered / draws <= 0.98
+
+
+def test_no_noise_gives_least_squares():
+    rng = np.random.default_rng(3)
+    image, kernel = rng.normal(size=(30, 41)), rng.normal(size=(3, 5))
+    target = scipy.signal.convolve2d(image, kernel, mode="valid")
+    fit = kernelfit.find_kernel(image, target, (3, 5), solver=GaussianProcess())
+    assert_close(fit.kernel, kernel, 1e-12)
+    assert "least squares" in fit.solver and fit.prior is None
