@@ -27,6 +27,7 @@ from kernelfit.speed import run_apart
 from skimage import data
 
 import kernelfit
+from kernelfit import Model
 from kernelfit.data.observation import as_observation
 from kernelfit.engines import implicit_gram
 from kernelfit.engines.accumulation import Frame, pass_over
@@ -175,7 +176,7 @@ def starts(
 ) -> tuple[list[int], list[float]]:
     """Return the iterations from each start, and the seconds of a pass, an iteration, and each division."""
     words = dict(mode=None, boundary=None, fillvalue=0.0, origin=None, operation="convolution")
-    observation = as_observation(image, target, shape, **words)
+    observation = as_observation(image, target, Model(shape, **words))
     frame = Frame.of(observation)
     sums, _ = pass_over(observation, frame, "fft", workers, None, None)
     moment, energy = sums.moment[0, 0], float(sums.energy[0])
