@@ -3,6 +3,7 @@
 Every public verb takes these objects or, for the same thing, their fields as flat keywords.
 """
 
+import dataclasses
 import math
 import numbers
 import operator
@@ -299,6 +300,10 @@ class PixelVariance:
             msg = f"got noise={variance!r}, need a gain above 0 (electrons per unit) and a read noise of at least 0"
             raise ValueError(msg)
         return cls(1.0 / gain, (read_noise / gain) ** 2)
+
+    def beside(self, variance: float) -> "PixelVariance":
+        """Return the model with a variance added that all pixels have."""
+        return dataclasses.replace(self, constant=self.constant + variance) if variance else self
 
     def at(self, prediction: Array, observed: Array, floor: float, apart: float) -> Array:
         """Return the variance of pixels, that of their prediction.

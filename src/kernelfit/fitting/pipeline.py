@@ -25,7 +25,7 @@ from ..engines import weighted, weighted_iteration
 from ..engines.cost_model import Choice, resolve
 from ..engines.welch import spectral_statistics
 from ..solvers import least_squares
-from ..solvers.errors_in_variables import counts_of, finish, pairs_of, shared, take_off
+from ..solvers.errors_in_variables import at_the_pixels, finish, shared, take_off
 from ..solvers.least_squares import LeastSquares, LeastSquaresSolution, Solver
 from ..solvers.robust import TUNING
 from ..solvers.sandwich import with_scores
@@ -33,8 +33,9 @@ from ..solvers.wiener import Wiener, divide
 from . import implicit, requirements
 from .channels import join
 from .equations import plain_fit
+from .image_noise import ImageNoise
 from .reweighting import reweighted
-from .weighted_fitter import WeightedFitter
+from .weighted_fitter import Solved, WeightedFitter
 
 #: Pixels up to which data that are not periodic are transformed whole.
 _WHOLE = 2**20
@@ -133,14 +134,15 @@ def _alike(observations: Sequence[Observation], choice: Choice, settings: Settin
                 stats,
                 settings,
                 solution,
+                eliminations=[
+                    dataclasses.replace(e, taps=e.taps[t : t + 1], coefficients=e.coefficients[t : t + 1])
+                    for e in found.eliminations
+                ],
                 last=len(found.stats) == 1,  # of several that share a Gram matrix, the inverse is shared as well
             )
             for t, (stats, solution) in enumerate(zip(found.stats, found.solutions, strict=True))
         ]
         estimates = [dataclasses.replace(one, refined=found.refined) for one in estimates]
-        if observations[0].background is not None:
-            n_pixels = sum(p.geometry.n_pixels for p in observations)
-            estimates = with_background(estimates, observations, found.eliminations, n_pixels)
         levels = [math.sqrt(one.target_energy / max(1, one.n_pixels)) for one in found.stats]
     estimates = [dataclasses.replace(one, method=choice.method, method_reason=choice.reason) for one in estimates]
     return [
@@ -164,7 +166,7 @@ def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, s
     pass_method = choice.method if choice.reason == "as asked" else min(costs, key=lambda name: costs[name])
     # the image's noise changes the kernel through the Gram matrix, which then must be exact
     strategy = "exact" if noise.image_std and strategy == "auto" else strategy
-    fitter = WeightedFitter(choice.method, pass_method, threads, execution.tolerance, execution.progress, strategy)
+    fitter = WeightedFitter(choice.method, pass_method, threads, execution.tolerance, execution.progress, strategy, noise.image_std)
     notes = [note for j in judged for note in j.notes]
     findings: list[Finding] = []
     correction, most = 1.0, math.inf
@@ -182,10 +184,7 @@ def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, s
         stats = stats.centered(found.solution.taps, moment, correction**2 * energy)
     observations, weights = [item.observation for item in items], [item.weights for item in items]
     solution = least_squares.least_squares(stats, found.factorisation)
-    estimate = _with_errors(observations, stats, settings, solution, weights)
-    if found.eliminations:
-        n_pixels = sum(item.n_pixels for item in items)
-        (estimate,) = with_background([estimate], observations, found.eliminations, n_pixels)
+    estimate = _with_errors(observations, stats, settings, solution, weights, found)
     large = sum(item.observation.geometry.n_pixels for item in items) > MOST_KEPT
     told = large and all(isinstance(item.weights, Unsaturated) for item in items)  # from the targets themselves
     kept = None if told else tuple(in_place(item) for item in items)
@@ -235,34 +234,42 @@ def _with_errors(
     settings: Settings,
     solution: LeastSquaresSolution,
     weights: Sequence[Weights] | None = None,
+    weighted_fit: Solved | None = None,
     *,
+    eliminations: Sequence[Elimination] = (),
     last: bool = False,
 ) -> Estimate:
-    """Return the solver's estimate, with the image's noise taken off and the errors asked for.
+    """Return the solver's estimate, with the image's noise taken off, the backgrounds and the errors asked for.
 
     `solution` is that of least squares, and `last` whether nothing else is asked of its factor.
     """
     solver, noise, threads = settings.solver, settings.noise, settings.execution.threads
     plain = isinstance(solver, LeastSquares)
-    observed, share, more, pairs = stats.gram, 1.0, None, None
+    observed, share, more, pairs = stats, 1.0, None, None
+    eliminations = eliminations if weighted_fit is None else weighted_fit.eliminations
     if noise.image_std:
-        counted = [None if weights is None else np.asarray(weights[i][:], dtype=bool) for i in range(len(observations))]
-        both = [(p.geometry, some) for p, some in zip(observations, counted, strict=True)]
-        stats, share = take_off(stats, noise.image_std, np.sum([counts_of(plan, some) for plan, some in both], axis=0))
-        if weights is not None:
-            pairs = np.sum([pairs_of(some, plan) for plan, some in both if some is not None], axis=0)
+        known = None if weighted_fit is None else weighted_fit.image_noise
+        known = known or ImageNoise.of(observations, weights, eliminations)
+        shift = None if weighted_fit is None else weighted_fit.shift
+        stats, share = take_off(stats, noise.image_std, known.counts, shift)
+        pairs = known.pairs
     if noise.image_std or not plain:
         estimate = solver.solve(stats)
     else:
         estimate = least_squares.estimate_of(stats, solution, last=last)
     if noise.image_std:
+        estimate = at_the_pixels(estimate, observed)
         more = shared(estimate, math.sqrt(share) * noise.image_std, pairs)
+        if noise.covariance == "plain":
+            estimate = with_scores(estimate, stats.gram, estimate.noise_std**2 * observed.gram + more)
+        estimate = finish(estimate, noise.image_std, share)
+    if eliminations:
+        n_pixels = stats.n_pixels + sum(one.rank for one in eliminations)
+        (estimate,) = with_background([estimate], observations, eliminations, n_pixels)
     if noise.covariance == "sandwich":
         shaping = whiteness.shaping_filter(whiteness.examine(observations, estimate, weights))
         estimate = score_covariance.correct(observations, estimate, shaping, threads, stats.gram, more, weights)
-    elif more is not None:
-        estimate = with_scores(estimate, stats.gram, estimate.noise_std**2 * observed + more)
-    return finish(estimate, noise.image_std, share) if noise.image_std else estimate
+    return estimate
 
 
 def with_background(

@@ -34,13 +34,6 @@ RULES = (
         "its criterion holds back part of the noise that is to be looked at",
         "need the weights of a robust fit given to another one, as weights=fit.weights",
     ),
-    _rule(
-        "image noise",
-        "uneven weights",
-        "the image's noise reaches all target pixels alike, so weights that do not know of it are not those of least "
-        "error",
-        "need a mask at most, such as mask=fit.weights == 0",
-    ),
     *(_rule("Wiener", name, _EVERY_PIXEL, _EXACT) for name in ("selection", "photon noise", "robust")),
     *(_rule("Wiener", name, _NO_PIXEL, _EXACT) for name in ("image noise", "sandwich errors")),
     *(
@@ -59,14 +52,6 @@ RULES = (
         _rule(name, other, "only an iteration has one", "leave it out")
         for name, other in (("tolerance", "Wiener"), ("tolerance", "given engine"))
     ),
-    *(
-        _rule("image noise", name, "it is known for one source without a background only", "leave one of them out")
-        for name in ("background", "mixed channels")
-    ),
-    *(
-        _rule("sandwich errors", name, "it is known for one source without a background only", "leave one of them out")
-        for name in ("background", "mixed channels")
-    ),
 )
 #: How a feature is told in messages.
 _WORDS = {
@@ -75,7 +60,6 @@ _WORDS = {
     "sandwich errors": "errors='sandwich'",
     "robust": "robust=",
     "image noise": "image_noise=",
-    "uneven weights": "weights that differ",
     "selection": "pixels that do not count alike",
     "background": "background=",
     "stride": "stride=",
@@ -100,7 +84,6 @@ def features_of(plan: FitPlan, noise: Noise, solver: Solver, execution: Executio
         "sandwich errors": noise.covariance == "sandwich",
         "robust": noise.loss is not None,
         "image noise": noise.image_std > 0,
-        "uneven weights": noise.loss is not None or photons or plan.selection.weights is not None,
         "selection": selects is not None,
         "background": model.background is not None,
         "stride": model.strided,
