@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.fft
 
 from ..core.background import Background, Elimination
 from ..core.estimate import Estimate
 from ..core.findings import Finding, Verdict, ranked
+from ..core.geometry import Shape
 from ..core.model import Execution, Noise
 from ..core.normal_equations import NormalEquations
 from ..data.masking import Judged, Unsaturated
@@ -106,18 +108,42 @@ def _whole(observation: Observation) -> Judged:
 
 
 def _divided(observations: Sequence[Observation], settings: Settings) -> list[Estimate]:
-    """Return the kernel of divided spectra."""
-    solver, threads = settings.solver, settings.execution.threads
+    """Return the kernel of divided spectra of each target."""
+    solver, threads, estimates = settings.solver, settings.execution.threads, []
     assert isinstance(solver, Wiener)
-    sums = [spectral_statistics(p, _block(p), solver.detrend, solver.taper, threads) for p in observations]
-    estimate = divide(functools.reduce(lambda a, b: a + b, sums), solver.balance, "laplacian", threads)
-    return [quantization.judged(estimate, observations, 0, threads)]
+    block = _block(observations)
+    for t in range(len(observations[0].targets)):
+        own = [of_target(p, t) for p in observations]
+        sums = [spectral_statistics(p, block, solver.detrend, solver.taper, threads) for p in own]
+        if isinstance(block, tuple):  # of which a smaller image fills a part
+            sums = [one.scaled(one.n_pixels / (one.n_blocks * math.prod(block))) for one in sums]
+        estimate = divide(functools.reduce(lambda a, b: a + b, sums), solver.balance, "laplacian", threads)
+        if own[0].background is not None:
+            n_pixels = sum(p.geometry.n_pixels for p in own)
+            (estimate,) = with_background([estimate], own, [_constant(p, threads) for p in own], n_pixels)
+        estimates.append(quantization.judged(estimate, own, 0, threads))
+    return estimates
 
 
-def _block(observation: Observation) -> str | None:
-    """Say how data that are not periodic are cut for spectra: whole up to a size, then in blocks."""
-    many = observation.geometry.n_pixels > _WHOLE and observation.geometry.convention.boundary is None
-    return "auto" if many else None
+def _block(observations: Sequence[Observation]) -> str | Shape | None:
+    """Say how data are cut for spectra: whole up to a size if they are not periodic, else in blocks alike for all."""
+    largest = max(observations, key=lambda p: p.geometry.n_pixels).geometry
+    many = largest.n_pixels > _WHOLE and largest.convention.boundary is None
+    if many or len({p.geometry.size for p in observations}) == 1:
+        return "auto" if many else None
+    sides = zip(*(p.geometry.size for p in observations), largest.kernel_shape, strict=True)
+    rows, cols = (scipy.fft.next_fast_len(max(*n, k) + k, real=True) for *n, k in sides)  # no period of any
+    return rows, cols
+
+
+def _constant(observation: Observation, threads: int) -> Elimination:
+    """Return what gives the constant that is best beside a kernel."""
+    item = WeightedObservation(observation, np.broadcast_to(np.True_, observation.size))
+    sums, n_taps, total = weighted.border([item], threads), item.n_taps, 0.0
+    (rows, cols), step = observation.size, max(1, _WHOLE // observation.size[1])
+    for row in range(0, rows, step):
+        total += float(observation.targets[0].block(row, 0, (min(step, rows - row), cols)).sum())
+    return Elimination.of(sums[:n_taps, n_taps:], sums[n_taps:, n_taps:], np.array([[total]]))
 
 
 def _alike(observations: Sequence[Observation], choice: Choice, settings: Settings) -> list[Estimate]:

@@ -36,9 +36,11 @@ RULES = (
     ),
     *(_rule("Wiener", name, _EVERY_PIXEL, _EXACT) for name in ("selection", "photon noise", "robust")),
     *(_rule("Wiener", name, _NO_PIXEL, _EXACT) for name in ("image noise", "sandwich errors")),
-    *(
-        _rule("Wiener", name, "it divides one spectrum by another", _EXACT)
-        for name in ("background", "stride", "mixed channels")
+    _rule(
+        "Wiener",
+        "surface",
+        "a constant is all of it at frequency zero, a surface of a higher degree has a part in every frequency",
+        "need background=0, or solver=LeastSquares()",
     ),
     *(
         _rule("ConjugateGradient", name, _GRAM, _EXACT)
@@ -62,6 +64,7 @@ _WORDS = {
     "image noise": "image_noise=",
     "selection": "pixels that do not count alike",
     "background": "background=",
+    "surface": "background= of 1 or more",
     "stride": "stride=",
     "mixed channels": "channels='mixed'",
     "several planes": "several planes that share a kernel",
@@ -86,6 +89,7 @@ def features_of(plan: FitPlan, noise: Noise, solver: Solver, execution: Executio
         "image noise": noise.image_std > 0,
         "selection": selects is not None,
         "background": model.background is not None,
+        "surface": bool(model.background),
         "stride": model.strided,
         "mixed channels": plan.channels == "mixed",
         "several planes": several,

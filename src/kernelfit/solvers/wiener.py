@@ -97,7 +97,8 @@ def divide(stats: CrossSpectra, balance: object, penalty: str, workers: int = 1)
     """Divide spectra; see `SpectralStats.solve`."""
     validation.known(penalty, PENALTIES, "penalty")
     given = as_balance(balance)
-    n_taps = math.prod(stats.shape)
+    shape = stats.shape if stats.order is None else stats.order.shape
+    n_taps = math.prod(shape)
     with np.errstate(all="ignore"):
         variance = stats.target_energy - stats.target_sum**2 / max(1, stats.n_pixels)
         signal = variance > 1e-14 * stats.target_energy
@@ -105,7 +106,8 @@ def divide(stats: CrossSpectra, balance: object, penalty: str, workers: int = 1)
         detail = _detail(band)
         if not (detail and band.target.any()):
             return _nothing(stats, given, detail, signal)
-        found = (block_toeplitz if n_taps <= MOST_TAPS else spectral_crop).estimate(stats, band, given, workers)
+        crop = n_taps > MOST_TAPS and stats.order is None
+        found = (spectral_crop if crop else block_toeplitz).estimate(stats, band, given, workers)
         divisor = band.power + found.balance * found.level * band.penalty
         kept = np.divide(band.power, divisor, out=np.zeros_like(divisor), where=divisor > ROUNDING * found.level)
         misfit = band.misfit(band.spread(found.taps))
@@ -116,9 +118,10 @@ def divide(stats: CrossSpectra, balance: object, penalty: str, workers: int = 1)
         condition = float(divisor.max() / divisor.min()) if divisor.min() > 0 else math.inf
         spectrum = _spectrum(band, misfit, kept, found.balance)
     origin = "" if given is not None else " chosen from the data"
-    order: Callable[[Array], Array] = (lambda a: a[::-1]) if _flipped(stats) else (lambda a: a)
+    turned = _flipped(stats) and stats.order is None
+    order: Callable[[Array], Array] = (lambda a: a[::-1]) if turned else (lambda a: a)
     return Estimate(
-        kernel=np.ascontiguousarray(order(found.taps.ravel()).reshape(stats.shape)),
+        kernel=np.ascontiguousarray(order(found.taps.ravel()).reshape(shape[-2:] if shape[0] == 1 < len(shape) - 1 else shape)),
         factor=np.ascontiguousarray(order(factor)),
         noise_std=math.sqrt(rss / freedom),
         rank=found.rank,
