@@ -1,6 +1,7 @@
 """Settings taken together, each against a dense twin: a row for each target pixel, a column for each tap."""
 
 import itertools
+import zlib
 
 import numpy as np
 import pytest
@@ -228,7 +229,9 @@ def test_residual_of_another_solver_beside_noise_of_the_image(solver):
 
 
 @pytest.mark.parametrize("uneven", [False, True])
-@pytest.mark.parametrize("n_sources, degree, stride", [(1, 1, (1, 1)), (2, None, (1, 1)), (2, 0, (1, 1)), (1, 1, (2, 1))])
+@pytest.mark.parametrize(
+    "n_sources, degree, stride", [(1, 1, (1, 1)), (2, None, (1, 1)), (2, 0, (1, 1)), (1, 1, (2, 1))]
+)
 def test_the_sandwich(close, monkeypatch, n_sources, degree, stride, uneven):
     """With the noise's filter given: every score, and what they make of the taps and of the surface."""
     rng = np.random.default_rng(2)
@@ -349,3 +352,59 @@ def test_division_with_a_surface_is_refused():
     image, target = np.random.default_rng(0).random((2, 30, 41))
     with pytest.raises(ValueError, match="frequency zero.*need background=0"):
         kernelfit.find_kernel(image, target, (3, 4), solver=kernelfit.Wiener(), background=1)
+
+
+# ---- coverage -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("errors", ["plain", "sandwich"])
+@pytest.mark.parametrize(
+    "kind", ["background", "mixed", "weights", "photons", "photons and background", "huber", "tukey", "stride"]
+)
+def test_error_bars_beside_noise_of_the_image(kind, errors):
+    """Of 100 pairs: how often the interval of 95 % holds the taps, and the coefficients of the background."""
+    if kind in ("huber", "tukey") and errors == "sandwich":
+        return
+    rng = np.random.default_rng(zlib.crc32(kind.encode()))
+    n_sources = 2 if kind == "mixed" else 1
+    kernels = rng.random((n_sources, 3, 4)) / 4
+    std, gain = 0.5, 8.0
+    keywords = {"boundary": "symm", "image_noise": std, "errors": errors}
+    inside, beside, off = [], [], []
+    for _ in range(100):
+        clean = 10 + 2 * rng.normal(size=(n_sources, 58, 71))
+        made = [kernelfit.apply_kernel(i, k, boundary="symm") for i, k in zip(clean, kernels, strict=True)]
+        target = np.sum(made, axis=0)
+        sigma = np.full(target.shape, 0.5)
+        if kind == "weights":
+            sigma = 0.3 + 0.6 * rng.random(target.shape)
+            keywords["weights"] = 1 / (sigma**2 + std**2 * np.sum(kernels**2))
+        elif "photons" in kind:
+            sigma = np.sqrt(target / gain)
+            keywords["noise"] = (gain, 0.0)
+        elif kind in TUNING:
+            keywords["robust"] = kind
+        target = target + sigma * rng.normal(size=target.shape)
+        if kind in TUNING:
+            target[rng.random(target.shape) < 0.03] += 15
+        if "background" in kind:
+            keywords["background"] = 1
+            target += 3.0
+        if kind == "stride":
+            keywords["stride"], target = (2, 1), target[::2]
+        image, result, more = given(list(clean + std * rng.normal(size=clean.shape)), target)
+        fit = kernelfit.find_kernel(image, result, (3, 4), **keywords, **more)
+        low, high = fit.confidence(0.95)
+        truth = kernels.reshape(fit.kernel.shape)
+        inside.append(np.mean((low <= truth) & (truth <= high)))
+        off.append((fit.kernel - truth).ravel())
+        if fit.background is not None:
+            distance = np.abs(fit.background.coefficients - [3.0, 0.0, 0.0])
+            beside.append(np.mean(distance < 1.96 * fit.background.stderr))
+    print(kind, errors, np.mean(inside), np.mean(beside) if beside else "")
+    assert 0.93 <= np.mean(inside) <= 0.97
+    assert not beside or 0.90 <= np.mean(beside) <= 0.99
+    if kind not in TUNING:  # which see the outliers lean to one side
+        bias, error = np.mean(off, axis=0), np.std(off, axis=0) / 10
+        assert np.abs(bias / error).max() < 4

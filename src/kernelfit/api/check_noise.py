@@ -153,7 +153,7 @@ def _items_of(
     require_fit(fit)
     shown = fit.parts or (fit,)
     if shown[0].kernel.ndim > 2 and not fit.parts:
-        msg = f"got a kernel of shape {fit.kernel.shape} without the target's channels; need the fit that has it as part"
+        msg = f"got a kernel of shape {fit.kernel.shape} of several sources; need the fit that has it as a part"
         raise ValueError(msg)
     images, targets = (as_list(one) or [one] for one in (image, target))
     known = len(fit.weights) if isinstance(fit.weights, tuple) else None if fit.weights is None else 1

@@ -274,9 +274,7 @@ def _by_blocks(observation: Observation, layout: _Layout, means: tuple[float, ..
     return _Spectra(image, target, both, sums[0], sums[1], check)  # type: ignore[arg-type]
 
 
-def _of_several(
-    observation: Observation, layout: _Layout, means: tuple[float, ...] | None, workers: int
-) -> _Spectra:
+def _of_several(observation: Observation, layout: _Layout, means: tuple[float, ...] | None, workers: int) -> _Spectra:
     """Add up the spectra of several sources, each multiplied with each."""
     (rows, cols), (height, width), m = layout.transform, layout.size, len(observation.sources)
     power: Complex = np.zeros((m, m, rows, cols // 2 + 1), dtype=np.complex128)

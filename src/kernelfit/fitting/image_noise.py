@@ -41,22 +41,22 @@ class ImageNoise:
     ) -> "ImageNoise":
         """Add up over observations; `slopes` are psi' where the weights come from the residual."""
         given = [None if weights is None else np.asarray(weights[i][:]) for i in range(len(observations))]
-        counts, pairs, excess = 0.0, None, None
+        counts, pairs, excess = [], [], []
         for i, (observation, own) in enumerate(zip(observations, given, strict=True)):
             plan = observation.geometry
             found = counts_of(plan, own)
             if own is not None:
-                more = pairs_of(own, plan)
-                pairs = more if pairs is None else pairs + more
+                pairs.append(pairs_of(own, plan))
             if slopes is not None:
-                beyond = found - counts_of(plan, slopes[i])
-                excess = beyond if excess is None else excess + beyond
+                excess.append(found - counts_of(plan, slopes[i]))
             if eliminations:
                 columns = Columns.of(plan, observation.background or 0)
                 found = found - projected_of(plan, columns, eliminations[i].root, own)
-            counts = counts + found
+            counts.append(found)
         each = np.eye(len(observations[0].sources))  # the noise of one image has nothing of another's
-        return cls(np.kron(each, counts), pairs, None if excess is None else np.kron(each, excess))
+        whole, beyond = (np.asarray(np.kron(each, sum(one))) if one else None for one in (counts, excess))
+        assert whole is not None
+        return cls(whole, np.asarray(sum(pairs)) if pairs else None, beyond)
 
     def shift(self, std: float, taps: Array | None) -> Array | None:
         """Return what the moments of weights from the residual of a kernel lack, None without any."""

@@ -27,7 +27,7 @@ from ..engines import weighted, weighted_iteration
 from ..engines.cost_model import Choice, resolve
 from ..engines.welch import spectral_statistics
 from ..solvers import least_squares
-from ..solvers.errors_in_variables import at_the_pixels, finish, shared, take_off
+from ..solvers.errors_in_variables import at_the_pixels, finish, shared, slow_variance, take_off
 from ..solvers.least_squares import LeastSquares, LeastSquaresSolution, Solver
 from ..solvers.robust import TUNING
 from ..solvers.sandwich import with_scores
@@ -109,7 +109,8 @@ def _whole(observation: Observation) -> Judged:
 
 def _divided(observations: Sequence[Observation], settings: Settings) -> list[Estimate]:
     """Return the kernel of divided spectra of each target."""
-    solver, threads, estimates = settings.solver, settings.execution.threads, []
+    solver, threads = settings.solver, settings.execution.threads
+    estimates: list[Estimate] = []
     assert isinstance(solver, Wiener)
     block = _block(observations)
     for t in range(len(observations[0].targets)):
@@ -192,7 +193,9 @@ def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, s
     pass_method = choice.method if choice.reason == "as asked" else min(costs, key=lambda name: costs[name])
     # the image's noise changes the kernel through the Gram matrix, which then must be exact
     strategy = "exact" if noise.image_std and strategy == "auto" else strategy
-    fitter = WeightedFitter(choice.method, pass_method, threads, execution.tolerance, execution.progress, strategy, noise.image_std)
+    fitter = WeightedFitter(
+        choice.method, pass_method, threads, execution.tolerance, execution.progress, strategy, noise.image_std
+    )
     notes = [note for j in judged for note in j.notes]
     findings: list[Finding] = []
     correction, most = 1.0, math.inf
@@ -291,7 +294,11 @@ def _with_errors(
         estimate = finish(estimate, noise.image_std, share)
     if eliminations:
         n_pixels = stats.n_pixels + sum(one.rank for one in eliminations)
-        (estimate,) = with_background([estimate], observations, eliminations, n_pixels)
+        slow = 0.0
+        if noise.image_std:
+            even = 1.0 if pairs is None else float(pairs[tuple(n // 2 for n in pairs.shape)]) / observed.total_weight
+            slow = share * noise.image_std**2 * even * slow_variance(estimate)
+        (estimate,) = with_background([estimate], observations, eliminations, n_pixels, slow)
     if noise.covariance == "sandwich":
         shaping = whiteness.shaping_filter(whiteness.examine(observations, estimate, weights))
         estimate = score_covariance.correct(observations, estimate, shaping, threads, stats.gram, more, weights)
@@ -299,16 +306,23 @@ def _with_errors(
 
 
 def with_background(
-    estimates: list[Estimate], observations: Sequence[Observation], eliminations: Sequence[Elimination], n_pixels: int
+    estimates: list[Estimate],
+    observations: Sequence[Observation],
+    eliminations: Sequence[Elimination],
+    n_pixels: int,
+    slow: float = 0.0,
 ) -> list[Estimate]:
-    """Add the backgrounds to estimates, the observations along the first axis of the coefficients."""
+    """Add the backgrounds to estimates, the observations along the first axis of the coefficients.
+
+    By `slow` the noise's power at the frequencies of a surface is larger than its variance.
+    """
     degree = observations[0].background or 0
     taps = np.stack([one.kernel.ravel() for one in estimates])
     coefficients = np.stack([e.coefficients_at(taps) for e in eliminations], axis=1)
     shapes = tuple(p.geometry.target_shape for p in observations)
     out = []
     for one, table in zip(estimates, coefficients, strict=True):
-        stderr = np.stack([e.stderr(one.noise_std, one.factor) for e in eliminations])
+        stderr = np.stack([e.stderr(math.sqrt(max(0.0, one.noise_std**2 + slow)), one.factor) for e in eliminations])
         findings = []
         for finding in one.findings:
             detail = finding.detail

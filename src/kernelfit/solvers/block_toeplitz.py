@@ -197,9 +197,8 @@ class Equations:
             right = lags.cross.ravel() / at_taps
         else:
             gram, right = _several(stats)
-            order, n_taps = stats.order.ravel() % math.prod(shape), math.prod(stats.order.shape[1:])
-            penalty = matrix(penalty_lags(stats.order.shape[1:], band.name), stats.order.shape[1:])
-            penalty = np.kron(np.eye(len(stats.order)), penalty)
+            order, own = stats.order.ravel() % math.prod(shape), stats.order.shape[1:]
+            penalty = np.asarray(np.kron(np.eye(len(stats.order)), matrix(penalty_lags(own, band.name), own)))
             level = float(np.trace(gram)) / len(gram)
             y, x = np.divmod(order, shape[1])
             gram = gram / overlap[np.abs(y - y[:, None]), np.abs(x - x[:, None])]

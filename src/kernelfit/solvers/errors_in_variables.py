@@ -165,8 +165,9 @@ def take_off(
 ) -> tuple[NormalEquations, float]:
     """Return the statistics less what the noise of the image adds to the Gram matrix, and the share of it taken off.
 
-    The same share of `shift` is added to the moments. The statistics come back centred at their own solution, with the residual that the pixels have there: the noise
-    that a solver then sees is that of an equation, ``e - (image noise) * kernel``.
+    The same share of `shift` is added to the moments. The statistics come back centred at their own solution, with the
+    residual that the pixels have there: the noise that a solver then sees is that of an equation,
+    ``e - (image noise) * kernel``.
     """
     stds = np.asarray(std, dtype=np.float64)
     if stds.shape not in ((), (len(stats.terms),)) or not (np.isfinite(stds).all() and (stds >= 0).all()):
@@ -209,6 +210,16 @@ def at_the_pixels(fit: Estimate, observed: NormalEquations) -> Estimate:
         noise_std=fit.noise_std * larger,
         factor=None if fit.factor is None else fit.factor * larger,
     )
+
+
+def slow_variance(fit: Estimate) -> float:
+    """Return by how much the power that image noise of variance 1 has behind a kernel is larger at frequency zero.
+
+    Larger than its variance, which is the kernel's sum of squares: at each phase of the stride the taps add up.
+    """
+    kernels, (down, across) = fit.kernel.reshape(-1, *fit.kernel.shape[-2:]), fit.convention.stride
+    sums = [kernels[:, a::down, b::across].sum(axis=(1, 2)) for a in range(down) for b in range(across)]
+    return float(np.sum(np.square(sums)) - np.sum(kernels**2))
 
 
 def finish(fit: Estimate, std: float, share: float) -> Estimate:

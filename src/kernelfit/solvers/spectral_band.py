@@ -74,9 +74,10 @@ class Band:
         row_weights = np.concatenate([np.where(mirror, half_weight / 2, half_weight), half_weight[mirror][::-1] / 2])
         all_of_them = len(pick) == n_rows and len(j) == top + 1
         at = (slice(None), slice(None)) if all_of_them else np.ix_(pick, j)
-        power, between = stats.image_power, None
+        power: Array = stats.image_power
+        between: Complex | None = None
         if stats.order is not None:
-            between = np.array(stats.image_power[(..., *at)])
+            between = np.asarray(stats.image_power[(..., *at)], dtype=np.complex128)
             power = np.einsum("aarc->rc", stats.image_power).real / len(stats.image_power)
         rows, cols = np.where(pick > n_rows // 2, pick - n_rows, pick) / n_rows, j / n_cols
         return cls(
@@ -176,7 +177,6 @@ class Band:
         weights = self.row_weights, self.col_weights
         spectra.ring_misfit(self.power, self.cross, self.target, transfer, self.rings, *weights, out)
         return np.asarray(out / np.maximum(self.counts, 1e-300))
-
 
     def covariance(self, density: Array) -> Array:
         """Return ``N sum_f S_ab density exp(2 pi i f (q - p))`` over the user's taps of several sources.

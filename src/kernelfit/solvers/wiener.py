@@ -53,6 +53,12 @@ class Wiener:
     were up to 14 times too small. Kernels of more than 1024 taps have none (NaN): cropping makes an error of its own
     that the spectra do not tell.
 
+    With a stride each phase of the image is a source of its own, and so is each channel of mixed ones; the taps on all
+    of them are found together, from the spectra of each with each, whatever their number. With "wrap" the stride must
+    divide the image's sides, or nothing is periodic. What `Spectrum` tells is then of the sources' mean power, and with
+    a stride of the frequencies of the target. Pairs of unlike sizes are laid in blocks of one size, as if not periodic.
+    A background of degree 0 takes the means off, and is what the kernel leaves of them.
+
     Parameters
     ----------
     balance : float or "auto", optional
@@ -118,10 +124,11 @@ def divide(stats: CrossSpectra, balance: object, penalty: str, workers: int = 1)
         condition = float(divisor.max() / divisor.min()) if divisor.min() > 0 else math.inf
         spectrum = _spectrum(band, misfit, kept, found.balance)
     origin = "" if given is not None else " chosen from the data"
+    shown = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
     turned = _flipped(stats) and stats.order is None
     order: Callable[[Array], Array] = (lambda a: a[::-1]) if turned else (lambda a: a)
     return Estimate(
-        kernel=np.ascontiguousarray(order(found.taps.ravel()).reshape(shape[-2:] if shape[0] == 1 < len(shape) - 1 else shape)),
+        kernel=np.ascontiguousarray(order(found.taps.ravel()).reshape(shown)),
         factor=np.ascontiguousarray(order(factor)),
         noise_std=math.sqrt(rss / freedom),
         rank=found.rank,
