@@ -169,7 +169,8 @@ def _items_of(
         background=None if fit.background is None else fit.background.degree,
         **fit.convention.keywords(),
     )
-    plan = make_plan(images, targets, model, Selection(saturated=None))
+    # masks that arrays bring along are refused: which pixels count, the fit's weights say
+    plan = make_plan(images, targets, model, Selection(saturated=None), unmask=lambda value: (value, None))
     found = []
     for c, one in enumerate(shown):
         group, at = (plan.groups[0], c) if plan.channels == "mixed" else (plan.groups[c], 0)

@@ -191,9 +191,10 @@ class Noise:
     image_std : float, optional
         Standard deviation of the noise of an image pixel, if the image has noise of its own (another exposure, not the
         very array the target was made from): white, and independent of that of the target. It makes the kernel of
-        least squares too small; what it adds to the Gram matrix is taken off, as far as the image's detail allows, and photon noise is taken
-        together with what it adds to a pixel's variance. (Weights that follow the prediction know its noise: the
-        kernel's sum is off by up to ``1 / gain`` relative to the target's mean. Weights given as numbers stay.)
+        least squares too small; what it adds to the Gram matrix is taken off, as far as the image's detail allows.
+        Photon noise is taken together with what it adds to a pixel's variance (weights that follow the prediction see
+        its noise as well: the kernel's sum is off by up to ``1 / gain`` relative to the target's mean); weights given
+        as numbers stay as they are.
         Default 0. As a flat keyword: `image_noise`.
     covariance : {"plain", "sandwich"}, optional
         What noise the error bars are for: white noise (the default), or noise correlated from pixel to pixel as
