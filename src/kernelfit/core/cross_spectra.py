@@ -32,8 +32,8 @@ class CrossSpectra:
         Sum of ``conj(X) Y``.
     block : (int, int)
         Rows and columns of a transform.
-    n_blocks : int
-        Number of blocks.
+    n_blocks : float
+        Number of blocks; a smaller image in a block counts for its share.
     weight_square : float
         Sum over target pixels of the square of the weight with which each was counted; tapers and overlaps make
         it larger than the sum of the weights, ``n_blocks * rows * cols``, and the noise of the kernel with it.
@@ -52,6 +52,11 @@ class CrossSpectra:
         Whether each block is one period of periodic data, so that division is exact.
     convention : Convention
         How the kernel lies on the image.
+    order : ndarray of int, shape (sources, rows, cols), optional
+        Of several sources, which may be the phases that a stride makes of an image: which of their taps, one source
+        after the other, each tap of the user's kernels is. Then `shape` is that of the taps on each source,
+        `image_power` the sum of ``conj(X_a) X_b``, complex, of shape (sources, sources, rows, cols // 2 + 1), and
+        `cross` has an axis of the sources first.
 
     Examples
     --------
@@ -70,7 +75,7 @@ class CrossSpectra:
     target_power: Array
     cross: Complex
     block: Shape
-    n_blocks: int
+    n_blocks: float
     weight_square: float
     overlap: Array
     n_pixels: int
@@ -80,16 +85,24 @@ class CrossSpectra:
     shift: Shape
     periodic: bool
     convention: Convention
+    order: npt.NDArray[np.intp] | None = None
 
     def __post_init__(self) -> None:
         """Check the shapes, and make the arrays read-only."""
         shape = (self.block[0], self.block[1] // 2 + 1)
         for name in _ARRAYS:
             value, need = getattr(self, name), self.shape if name == "overlap" else shape
-            if value.shape != need:
+            several = self.order is not None and name in ("image_power", "cross")
+            if value.shape[-2 if several else 0 :] != need:
                 msg = f"got {name} of shape {value.shape}, need {need} for blocks of {self.block}"
                 raise ValueError(msg)
             value.setflags(write=False)
+
+    def scaled(self, share: float) -> "CrossSpectra":
+        """Return the spectra as if each pixel counted for a share."""
+        names = ("image_power", "target_power", "cross", "overlap", "n_blocks")
+        sums = {name: getattr(self, name) * share for name in names}
+        return dataclasses.replace(self, **sums, weight_square=self.weight_square * share**2)
 
     def __add__(self, other: "CrossSpectra") -> "CrossSpectra":
         """Return the statistics of the blocks of both."""

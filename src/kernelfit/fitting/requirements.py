@@ -34,18 +34,13 @@ RULES = (
         "its criterion holds back part of the noise that is to be looked at",
         "need the weights of a robust fit given to another one, as weights=fit.weights",
     ),
-    _rule(
-        "image noise",
-        "uneven weights",
-        "the image's noise reaches all target pixels alike, so weights that do not know of it are not those of least "
-        "error",
-        "need a mask at most, such as mask=fit.weights == 0",
-    ),
     *(_rule("Wiener", name, _EVERY_PIXEL, _EXACT) for name in ("selection", "photon noise", "robust")),
     *(_rule("Wiener", name, _NO_PIXEL, _EXACT) for name in ("image noise", "sandwich errors")),
-    *(
-        _rule("Wiener", name, "it divides one spectrum by another", _EXACT)
-        for name in ("background", "stride", "mixed channels")
+    _rule(
+        "Wiener",
+        "surface",
+        "a constant is all of it at frequency zero, a surface of a higher degree has a part in every frequency",
+        "need background=0, or solver=LeastSquares()",
     ),
     *(
         _rule("ConjugateGradient", name, _GRAM, _EXACT)
@@ -63,14 +58,6 @@ RULES = (
         _rule(name, other, "only an iteration has one", "leave it out")
         for name, other in (("tolerance", "Wiener"), ("tolerance", "given engine"))
     ),
-    *(
-        _rule("image noise", name, "it is known for one source without a background only", "leave one of them out")
-        for name in ("background", "mixed channels")
-    ),
-    *(
-        _rule("sandwich errors", name, "it is known for one source without a background only", "leave one of them out")
-        for name in ("background", "mixed channels")
-    ),
 )
 #: How a feature is told in messages.
 _WORDS = {
@@ -79,9 +66,9 @@ _WORDS = {
     "sandwich errors": "errors='sandwich'",
     "robust": "robust=",
     "image noise": "image_noise=",
-    "uneven weights": "weights that differ",
     "selection": "pixels that do not count alike",
     "background": "background=",
+    "surface": "background= of 1 or more",
     "stride": "stride=",
     "mixed channels": "channels='mixed'",
     "several planes": "several planes that share a kernel",
@@ -104,9 +91,9 @@ def features_of(plan: FitPlan, noise: Noise, solver: Solver, execution: Executio
         "sandwich errors": noise.covariance == "sandwich",
         "robust": noise.loss is not None,
         "image noise": noise.image_std > 0,
-        "uneven weights": noise.loss is not None or photons or plan.selection.weights is not None,
         "selection": selects is not None,
         "background": model.background is not None,
+        "surface": bool(model.background),
         "stride": model.strided,
         "mixed channels": plan.channels == "mixed",
         "several planes": several,
