@@ -7,7 +7,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from .geometry import Convention, Shape, convention_from, in_mode, kernel_shape
+from .geometry import Convention, Shape, convention_from, in_mode, kernel_shape, require_origin
+from .validation import require_fields
 
 Array = npt.NDArray[np.float64]
 _ARRAYS = ("gram", "moment", "center", "center_moment")
@@ -272,9 +273,25 @@ def packed(stats: NormalEquations) -> tuple[dict[str, Any], dict[str, Array]]:
 
 
 def unpacked(header: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]:
-    """Return the fields of statistics from what `packed` made of them."""
+    """Return the fields of statistics from what `packed` made of them; refuse values that no sums can have."""
     names = {field.name for field in dataclasses.fields(NormalEquations)}
     fields = {name: value for name, value in header.items() if name in names}
-    fields["terms"] = tuple((rows, cols) for rows, cols in header["terms"])
+    require_fields(NormalEquations, fields, finite=True)
+    fields["terms"] = tuple(kernel_shape(list(term)) for term in header["terms"])
     fields["convention"] = convention_from(header["convention"])
-    return {**fields, **{name: arrays[name] for name in _ARRAYS if name in arrays}}
+    require_origin(fields["convention"], (max(r for r, _ in fields["terms"]), max(c for _, c in fields["terms"])))
+    fields |= {name: arrays[name] for name in _ARRAYS if name in arrays}
+    gram = fields["gram"]
+    if any(
+        fields[name].dtype != np.float64 or not np.isfinite(fields[name]).all() for name in _ARRAYS if name in fields
+    ):
+        msg = "sums that are not finite"
+        raise ValueError(msg)
+    scale = float(np.abs(np.diagonal(gram)).max(initial=0))
+    rows = (slice(i, i + 256) for i in range(0, len(gram), 256))
+    if np.diagonal(gram).min(initial=0) < -1e-9 * scale or any(
+        np.abs(gram[part] - gram[:, part].T).max() > 1e-9 * scale for part in rows
+    ):
+        msg = "a Gram matrix that is not symmetric, or negative on its diagonal"
+        raise ValueError(msg)
+    return fields
