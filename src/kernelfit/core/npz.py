@@ -167,7 +167,7 @@ def load(
 ) -> _Record:
     """Read what `save` wrote and `build` a record of header and arrays; an `ImageFileError` refuses anything else."""
     require_plain(path)
-    with reading(path, "what is no complete file saved by kernelfit", f"a {kind}; save it anew", memory=True):
+    with reading(path, "no complete file saved by kernelfit", f"a {kind}; save it anew", memory=True):
         members = _members(path)
         checksum = members.pop("checksum", None)  # which files of versions before 0.14 do not have
         header = json.loads(str(members["header"]))

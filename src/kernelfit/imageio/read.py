@@ -193,11 +193,11 @@ def _read_with_pillow(path: Path, choice: Choice, kind: str) -> Any:
             limits.require_possible(path, picture.width * picture.height * n_bytes, path.stat().st_size)
             if choice.channel is None and n_bands > 1:
                 judge_planes(path, (*picture.size[::-1], n_bands), choice.colours)
-            tags = picture.tag_v2 if kind == "TIFF" else picture.getexif()
             if mode == "P":
                 array = _without_palette(picture)
             else:
                 array = png.read(path) if kind == "PNG" and png.is_deep(path) else np.array(picture)
+            tags = picture.tag_v2 if kind == "TIFF" else picture.getexif()
             array = upright(array, tags.get(_ORIENTATION, 1))
             return pick_plane(path, array, Choice(channel=choice.channel))
     except pillow.DecompressionBombError as error:
@@ -288,7 +288,7 @@ def tiff_pixels(path: Path, tiff: Any, one: Any) -> NDArray[Any]:
     """Return the pixels of a page or a series of pages, none of whose strips unpacks to more than it should."""
     length = path.stat().st_size
     limits.require_possible(path, one.nbytes, length)
-    for page in [one] if hasattr(one, "keyframe") else one.pages:
+    for page in [one] if hasattr(one, "dataoffsets") else one.pages:
         if page is not None and page.keyframe.compression in _DEFLATE_TIFF:
             key = page.keyframe
             limit = (math.prod(key.chunks) * key.bitspersample + 7) // 8 + 1024
