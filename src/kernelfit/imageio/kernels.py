@@ -243,8 +243,8 @@ def _from_fits(path: Path) -> KernelFile:
         if first is None:
             msg = f"{path}: got unreadable FITS data, need a whole file with an image"
             raise ImageFileError(msg)
-        kernel, header = np.array(fits_pixels(path, first)), first.header
-        errors = np.array(fits_pixels(path, hdus["ERROR"]), dtype=np.float64) if "ERROR" in hdus else None
+        kernel, header = np.array(fits_pixels(path, hdus, first)), first.header
+        errors = np.array(fits_pixels(path, hdus, hdus["ERROR"]), dtype=np.float64) if "ERROR" in hdus else None
     convention = None
     if "KFMODE" in header:
         fields = {name: header[key] for name, key in _FITS_KEYS.items()}

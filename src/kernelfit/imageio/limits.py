@@ -14,6 +14,8 @@ from ..data.zarr_local import zstd_size
 
 #: Bytes that may be unpacked of any file.
 FREE = 2**26
+#: How often the size of its ZIP or gzip archive a file may be: pixels have noise.
+TIGHTEST = 30
 DEFLATE = 1100  # by how much deflate packs at most, and a little more
 
 
@@ -39,11 +41,13 @@ def require_bounded(path: object, packed: Any, limit: int, codec: str = "zlib") 
 
 def unpacked(path: str | os.PathLike[str]) -> io.BytesIO:
     """Return what a gzipped file holds; refuse what is packed more tightly than pixels ever are."""
-    limit = max(FREE, 100 * os.path.getsize(path))
+    limit = max(FREE, TIGHTEST * os.path.getsize(path))
     with gzip.open(path) as file:
         data = io.BytesIO(file.read(limit + 1))
     if data.getbuffer().nbytes > limit:
-        msg = f"{path}: got a file that unpacks to more than 100 times its size; unpack it (gunzip) and read that"
+        msg = (
+            f"{path}: got a file that unpacks to more than {TIGHTEST} times its size; unpack it (gunzip) and read that"
+        )
         raise ImageFileError(msg)
     return data
 

@@ -196,7 +196,8 @@ def _read_with_pillow(path: Path, choice: Choice, kind: str) -> Any:
             if mode == "P":
                 array = _without_palette(picture)
             else:
-                array = png.read(path) if kind == "PNG" and png.is_deep(path) else np.array(picture)
+                with _silent(kind == "TIFF"):
+                    array = png.read(path) if kind == "PNG" and png.is_deep(path) else np.array(picture)
             tags = picture.tag_v2 if kind == "TIFF" else picture.getexif()
             array = upright(array, tags.get(_ORIENTATION, 1))
             return pick_plane(path, array, Choice(channel=choice.channel))
@@ -311,6 +312,22 @@ _PLAIN_TIFF = (1, *_DEFLATE_TIFF)  # uncompressed, and the two names of deflate:
 
 def _has_codecs() -> bool:
     return importlib.util.find_spec("imagecodecs") is not None
+
+
+@contextlib.contextmanager
+def _silent(wanted: bool) -> Iterator[None]:
+    """Keep libtiff from writing to the process's standard error, past Python."""
+    if not wanted:
+        yield
+        return
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 _LAST_RESORT = logging.lastResort

@@ -1,5 +1,6 @@
 """One gray plane out of FITS, HDF5 and Zarr, whose files hold several arrays by number or by name."""
 
+import contextlib
 import itertools
 import math
 import os
@@ -18,26 +19,32 @@ from .planes import Choice, pick_plane, require
 _MOST_NAMES = 8  # of what is in a file, in a message
 
 
-def open_fits(path: Path, *, memmap: bool = False) -> Any:
+@contextlib.contextmanager
+def open_fits(path: Path, **words: Any) -> Iterator[Any]:
     """Open a FITS file, gzipped or not."""
     fits = require("astropy.io.fits", package="astropy", extra="io", purpose="reading FITS")
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
-    return fits.open(limits.unpacked(path) if packed else path, memmap=memmap and not packed)
+        file.seek(0)
+        words |= {"memmap": words.get("memmap", False) and not packed}
+        with fits.open(limits.unpacked(path) if packed else file, **words) as hdus:
+            yield hdus
 
 
-def fits_pixels(path: Path, hdu: Any) -> Any:
+def fits_pixels(path: Path, hdus: Any, hdu: Any) -> Any:
     """Return the pixels of an image HDU, whose header promises no more than the file holds."""
     if min(hdu.shape) < 1 or any(hdu.header.get(f"NAXIS{axis}", 1) < 0 for axis in range(1, len(hdu.shape) + 1)):
         msg = f"{path}: got an image of shape {hdu.shape}, need pixels; save it anew"
         raise ImageFileError(msg)
     depth = abs(int(hdu.header["BITPIX"])) // 8
     limits.require_possible(path, math.prod(hdu.shape) * depth, path.stat().st_size)
-    if hasattr(hdu, "compression_type") and "GZIP" in str(hdu.compression_type):
-        limit = 2 * math.prod(hdu.tile_shape) * 8 + 1024
-        for name in ("COMPRESSED_DATA", "GZIP_COMPRESSED_DATA", "UNCOMPRESSED_DATA"):
-            for tile in hdu.compressed_data[name] if name in hdu.compressed_data.names else ():
-                limits.require_bounded(path, np.ascontiguousarray(tile).view(np.uint8), limit, "gzip")
+    if "GZIP" in str(getattr(hdu, "compression_type", "")):
+        with open_fits(path, disable_image_compression=True) as tables:
+            table = tables[[one is hdu for one in hdus].index(True)].data
+            for name in {"COMPRESSED_DATA", "GZIP_COMPRESSED_DATA"} & set(table.names):
+                for tile in table[name]:
+                    limit = 8 * math.prod(hdu.tile_shape) + 1024
+                    limits.require_bounded(path, np.ascontiguousarray(tile).view(np.uint8), limit, "gzip")
     return hdu.data
 
 
@@ -65,7 +72,7 @@ def read_fits(path: Path, choice: Choice) -> Any:
                 msg = f"{path}: got hdu={choice.hdu!r}, need one that holds an image: {_list(names) or 'there is none'}"
                 raise ImageFileError(msg)
         try:
-            data = fits_pixels(path, hdu)
+            data = fits_pixels(path, hdus, hdu)
         except ImageFileError:
             raise
         except ValueError:  # numbers that are stored scaled cannot be mapped
@@ -233,9 +240,9 @@ def _bounded_store(zarr: Any, path: Path, choice: Choice) -> Any:
     if path.is_file():
         with zipfile.ZipFile(path) as archive:
             size = sum(info.file_size for info in archive.infolist())
-        if size > max(limits.FREE, 100 * path.stat().st_size):
-            msg = f"{path}: got a ZIP file that unpacks to more than 100 times its size; unpack it and read the folder"
-            raise ImageFileError(msg)
+        if size > max(limits.FREE, limits.TIGHTEST * path.stat().st_size):
+            msg = f"{path}: got a ZIP file that unpacks to more than {limits.TIGHTEST} times its size"
+            raise ImageFileError(f"{msg}; unpack it and read the folder")
         store = zarr.storage.ZipStore(path, mode="r")
     else:
         root = os.path.realpath(path)
