@@ -216,7 +216,7 @@ def apply(args: argparse.Namespace) -> int:
     axis = None if colours.ndim == 2 else -1
     made = kernelfit.apply_kernel(colours, held.kernel, channel_axis=axis, workers=args.workers, **words)
     edge = f"boundary {boundary}" if mode != "valid" else "no boundary needed"
-    return _write_image(args, kept, _joined(made, alpha), white, edge)
+    return _write_image(args, kept, colours, _joined(made, alpha), white, edge)
 
 
 def deconvolve(args: argparse.Namespace) -> int:
@@ -256,7 +256,7 @@ def deconvolve(args: argparse.Namespace) -> int:
     for message in dict.fromkeys(str(one.message) for one in caught):
         say("kernelfit:", message.replace("mask=", "--mask"), to="stderr")
     restored = made[0] if colours.ndim == 2 else np.stack(made, axis=-1)
-    return _write_image(args, kept, _joined(restored, alpha), white, f"balance {args.balance}")
+    return _write_image(args, kept, colours, _joined(restored, alpha), white, f"balance {args.balance}")
 
 
 def _image_and_kernel(args: argparse.Namespace) -> tuple[Any, kernels.KernelFile, Path | None]:
@@ -311,8 +311,9 @@ def _joined(made: Any, alpha: Any) -> Any:
     return made[..., 0] if made.ndim == 3 and made.shape[-1] == 1 else made
 
 
-def _write_image(args: argparse.Namespace, kept: Path | None, made: Any, white: int, how: str) -> int:
-    made = write.representable(kept, made, white, args.nan if isinstance(args.nan, float) else None)
+def _write_image(args: argparse.Namespace, kept: Path | None, image: Any, made: Any, white: int, how: str) -> int:
+    nan = args.nan if isinstance(args.nan, float) else None
+    made = write.representable(kept, made, white, holes=bool(np.isnan(image).any()), nan=nan)
     if kept is None:
         write.write_stdout(made)
         return SOLVED

@@ -65,7 +65,7 @@ def zstd_size(frame: memoryview) -> int:
     return size + 256 * (n_bytes == 2) if n_bytes else -1
 
 
-def _blosc_size(block: memoryview) -> int:
+def blosc_size(block: memoryview) -> int:
     """Return the number of bytes that a Blosc buffer says it holds, -1 if more follows it."""
     n_bytes = int.from_bytes(block[12:16], "little") if len(block) >= 16 else 16
     if n_bytes > len(block):  # not left to Zarr: the decoder would read on behind the end, and may crash
@@ -80,7 +80,7 @@ def _without_waiting(path: str, flags: int) -> int:
 
 
 #: The codecs that decode into given memory, and the size of what they would write there.
-_SIZES = {"zstd": zstd_size, "blosc": _blosc_size}
+_SIZES = {"zstd": zstd_size, "blosc": blosc_size}
 
 
 class ChunkFiles:

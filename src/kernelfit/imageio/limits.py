@@ -10,7 +10,7 @@ import zlib
 from typing import Any
 
 from ..core.npz import ImageFileError
-from ..data.zarr_local import zstd_size
+from ..data.zarr_local import DamagedChunkError, blosc_size, zstd_size
 
 #: Bytes that may be unpacked of any file.
 FREE = 2**26
@@ -31,7 +31,12 @@ def require_possible(path: object, promised: int, length: int) -> None:
 
 def require_bounded(path: object, packed: Any, limit: int, codec: str = "zlib") -> None:
     """Refuse packed bytes that unpack to more than the `limit` that the header sets."""
-    if _unpacks_to_more(memoryview(packed), limit, codec):
+    try:
+        more = _unpacks_to_more(memoryview(packed), limit, codec)
+    except DamagedChunkError as error:
+        msg = f"{path}: {error}; write it anew"
+        raise ImageFileError(msg) from None
+    if more:
         msg = (
             f"{path}: got packed pixels that unpack to more than the {limit} bytes that the header promises; the file "
             "is damaged or made to fill the memory: save it anew"
@@ -54,8 +59,7 @@ def unpacked(path: str | os.PathLike[str]) -> io.BytesIO:
 
 def _unpacks_to_more(packed: Any, limit: int, codec: str) -> bool:
     if codec in ("blosc", "lz4"):
-        size = packed[4:8] if codec == "blosc" else packed[:4]
-        return len(packed) >= 16 and int.from_bytes(size, "little") > limit
+        return (blosc_size(packed) if codec == "blosc" else int.from_bytes(packed[:4], "little")) > limit
     if codec == "zstd":
         return _zstd_most(packed) > limit
     if codec in ("zlib", "gzip") and len(packed) * DEFLATE <= FREE:

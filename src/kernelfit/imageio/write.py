@@ -129,7 +129,9 @@ def white_of(path: Path, image: Any, n_channels: int) -> int:
     return int(white)
 
 
-def representable(path: Path | None, image: NDArray[Any], white: int, nan: float | None = None) -> NDArray[Any]:
+def representable(
+    path: Path | None, image: NDArray[Any], white: int, *, holes: bool, nan: float | None = None
+) -> NDArray[Any]:
     """Return the pixels with the value `nan` for NaN, and refuse what the file has no value for.
 
     Parameters
@@ -140,6 +142,8 @@ def representable(path: Path | None, image: NDArray[Any], white: int, nan: float
         The pixels.
     white : int
         What `white_of` says.
+    holes : bool
+        Whether what they were made of has NaN; if not, NaN is an overflow.
     nan : float, optional
         What to write for NaN; by default it stays, where the format has it.
 
@@ -149,20 +153,18 @@ def representable(path: Path | None, image: NDArray[Any], white: int, nan: float
         Pixels are NaN in a format of whole numbers, infinite, or too large for the format.
     """
     missing, name = np.isnan(image), "-" if path is None else path.name
+    single = path is not None and path.suffix.lower() in (".tif", ".tiff")
+    most = float(np.finfo(np.float32 if single else np.float64).max)
+    beyond = ~(np.abs(image) <= most) & ~(missing & holes)
+    if beyond.any():
+        need = "write .npy or .fits, which hold 64 bits" if single else "need an image and a kernel of smaller numbers"
+        msg = f"got {np.count_nonzero(beyond)} pixels that are infinite or larger than {most:.3g} for {name}; {need}"
+        raise ValueError(msg)
     if nan is not None and missing.any():
         image, missing = np.where(missing, nan, image), np.isnan([nan])
     if white and missing.any():
         msg = f"got {np.count_nonzero(missing)} pixels that are NaN for {name}, which has no value for them"
         raise ValueError(f"{msg}; say what to write there (--nan VALUE), or write .tif, .npy or .fits")
-    single = path is not None and path.suffix.lower() in (".tif", ".tiff")
-    most, need = (np.finfo(np.float32).max, ".npy or .fits, which hold 64 bits") if single else (
-        np.finfo(np.float64).max, "pixels that are finite")  # fmt: skip
-    if not white and (count := np.count_nonzero(np.abs(image) > most)):
-        msg = f"got {count} pixels that are infinite or larger than {most:.3g}, the most that {name} holds; need {need}"
-        raise ValueError(msg)
-    if white and np.isinf(image).any():
-        msg = f"got {np.count_nonzero(np.isinf(image))} infinite pixels for {name}; write .npy or .fits, and look why"
-        raise ValueError(msg)
     return image
 
 
