@@ -571,7 +571,7 @@ def test_help_and_bad_calls_load_nothing_heavy():
 
 def test_reader_that_hangs_up_gets_no_traceback():
     process = subprocess.Popen(
-        [sys.executable, "-m", "kernelfit.cli", "demo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "kernelfit", "demo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     process.stdout.close()
     err = process.stderr.read()

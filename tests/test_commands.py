@@ -646,7 +646,7 @@ def test_masks_weights_noise_and_outliers_by_name(folder, pixels, capsys):
 
 
 def test_npy_through_pipes(folder, fit, capsys):
-    call = [sys.executable, "-m", "kernelfit.cli"]
+    call = [sys.executable, "-m", "kernelfit"]
     data = Path("image.npy").read_bytes()
     found = subprocess.run([*call, "find", "-", "target.npy", "--shape", "3,4", "--solver", "least-squares", "-o", "-"],
                            input=data, capture_output=True, env=ENVIRONMENT)  # fmt: skip
