@@ -304,7 +304,7 @@ def test_a_foreign_checkpoint_is_refused_and_left_alone(tmp_path):
     refused("it had at least 3 pairs, this one has 2", pairs[:2])
     for content in (before[: len(before) // 2], before[:-1], b"", b"my thesis"):
         file.write_bytes(content)
-        with pytest.raises(ValueError, match="is no complete file saved by kernelfit"):
+        with pytest.raises(ValueError, match="got no complete file saved by kernelfit"):
             accumulate_stream(pairs, (3, 4), **again)
         assert file.read_bytes() == content
     file.unlink()

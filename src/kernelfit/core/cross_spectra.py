@@ -2,11 +2,13 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .geometry import Convention, Shape
+from .geometry import Convention, Shape, as_pair, convention_from, kernel_shape, require_origin
+from .validation import require_fields
 
 Array = npt.NDArray[np.float64]
 Complex = npt.NDArray[np.complex128]
@@ -124,3 +126,30 @@ class CrossSpectra:
             raise ValueError(msg)
         sums = {name: getattr(self, name) + getattr(other, name) for name in _SUMS}
         return dataclasses.replace(self, **sums, periodic=self.periodic and other.periodic)
+
+
+def packed_spectra(spectra: CrossSpectra) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+    """Return spectra as a header of plain values, and the arrays."""
+    header = {f.name: getattr(spectra, f.name) for f in dataclasses.fields(spectra) if f.name not in _ARRAYS}
+    header["convention"] = dataclasses.asdict(spectra.convention)
+    return header, {name: getattr(spectra, name) for name in _ARRAYS}
+
+
+def unpacked_spectra(header: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
+    """Return the fields of spectra from what `packed_spectra` made of them; refuse values that no spectra can have."""
+    require_fields(CrossSpectra, header, finite=True)
+    if missing := [name for name in _ARRAYS if name not in arrays]:
+        msg = f"spectra without {', '.join(missing)}, accumulate them anew with this version"
+        raise ValueError(msg)
+    pairs = {name: as_pair(list(header[name]), name) for name in ("block", "shape", "shift")}
+    convention = convention_from(header["convention"])
+    require_origin(convention, kernel_shape(pairs["shape"]))
+    for name in _ARRAYS:
+        kind = "c" if name == "cross" else "f"
+        if arrays[name].dtype.kind != kind or not np.isfinite(arrays[name]).all():
+            msg = "spectra that are not finite"
+            raise ValueError(msg)
+        if name.endswith("power") and arrays[name].min(initial=0) < 0:
+            msg = "powers that are negative"
+            raise ValueError(msg)
+    return {**header, **pairs, "convention": convention, **{name: arrays[name] for name in _ARRAYS}}
