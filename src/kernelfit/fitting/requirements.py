@@ -67,6 +67,14 @@ RULES = (
         _rule("sandwich errors", name, "it is known for one source without a background only", "leave one of them out")
         for name in ("background", "mixed channels")
     ),
+    *(
+        _rule("smoothness", name, "both are penalties", "need one or the other")
+        for name in ("another solver", "ConjugateGradient", "Wiener")
+    ),
+    *(
+        _rule("smoothness", name, "it joins tiles whose weights are known, for white noise", "leave one of them out")
+        for name in ("photon noise", "robust", "image noise", "sandwich errors")
+    ),
 )
 #: How a feature is told in messages.
 _WORDS = {
