@@ -7,7 +7,8 @@ import pytest
 
 import naive
 from kernelfit import kernel_map
-from kernelfit.core.normal_equations import NormalStats
+from kernelfit.core.model import Model
+from kernelfit.core.normal_equations import NormalEquations
 from kernelfit.data.blocks import Box
 from kernelfit.data.observation import as_observation
 from kernelfit.engines.small_tiles import TileReader
@@ -20,8 +21,7 @@ def problem_of(shape, **keywords):
     rng = np.random.default_rng(1)
     image = rng.normal(0.5, 1.0, (47, 61))
     target = rng.normal(0.2, 1.0, naive.target_shape(image.shape, shape, "same"))
-    settings = {"mode": None, "boundary": None, "fillvalue": 0.7, "origin": None, "operation": "convolution"}
-    return image, target, as_observation(image, target, shape, **{**settings, **keywords})
+    return image, target, as_observation(image, target, Model(shape, **{"fillvalue": 0.7, **keywords}))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 4), (5, 1), (3, 2), (4, 7)])
@@ -67,8 +67,7 @@ def test_the_statistics_are_those_of_the_rows_of_the_design_matrix(shape, bounda
 
 def test_large_tiles_are_left_to_the_pass_for_images():
     image = np.zeros((1100, 900))
-    settings = {"mode": None, "boundary": None, "fillvalue": 0.0, "origin": None, "operation": "convolution"}
-    observation = as_observation(image, image, (3, 4), **settings)
+    observation = as_observation(image, image, Model((3, 4)))
     assert not TileReader.fits(observation, [Box(0, 0, 600, 700)])
     with pytest.raises(ValueError, match="got tiles too large"):
         TileReader(observation, [Box(0, 0, 600, 700)], "fft")
@@ -109,7 +108,7 @@ def test_factor_and_condition(n_taps, close):
     rng = np.random.default_rng(n_taps)
     x = rng.normal(size=(3 * n_taps + 5, n_taps)) * np.geomspace(1, 30, n_taps)
     gram = x.T @ x
-    stats = NormalStats(
+    stats = NormalEquations(
         gram.copy(), x.sum(axis=0), 1.0, 1.0, len(x), ((1, n_taps),), problem_of((1, 1))[2].geometry.convention
     )
     least_squares.factor_ahead(stats)
@@ -118,6 +117,6 @@ def test_factor_and_condition(n_taps, close):
     exact = np.linalg.cond(gram, 1)
     assert 0.3 * exact <= condition <= 1.0001 * exact  # Hager's estimate is a lower bound, seldom off by three
     singular = np.outer(np.arange(1.0, 6.0), np.arange(1.0, 6.0))
-    spoiled = NormalStats(singular, np.ones(5), 1.0, 1.0, 9, ((1, 5),), problem_of((1, 1))[2].geometry.convention)
+    spoiled = NormalEquations(singular, np.ones(5), 1.0, 1.0, 9, ((1, 5),), problem_of((1, 1))[2].geometry.convention)
     least_squares.factor_ahead(spoiled)
     assert "inverse" not in spoiled._made

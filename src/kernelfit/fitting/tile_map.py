@@ -381,7 +381,9 @@ def _undetermined(items: Sequence[WeightedObservation], method: str) -> Fitted:
 def _kernel_of(fit: Estimate) -> TileKernel:
     """Keep of an estimate what a map holds."""
     surface = None if fit.background is None else fit.background.coefficients
-    return TileKernel(fit.kernel.ravel(), fit.stderr.ravel(), fit.noise_std, fit.rss, fit.rank, fit.findings, surface)
+    # of no pixel at all, a kernel of zeros is not known to be one
+    stderr = np.full(fit.kernel.size, np.nan) if fit.rank == 0 and math.isnan(fit.noise_std) else fit.stderr.ravel()
+    return TileKernel(fit.kernel.ravel(), stderr, fit.noise_std, fit.rss, fit.rank, fit.findings, surface)
 
 
 # ---- plain least squares over one plane -----------------------------------------------------------------------------
