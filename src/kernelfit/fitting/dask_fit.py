@@ -44,7 +44,7 @@ def fit_group(plan: FitPlan, group: int, settings: Settings, sides: Shape | None
     """
     observations = plan.groups[group]
     if settings.solver.needs != "normal equations" or settings.noise.reweighted:
-        return pipeline.fit_group(plan, group, settings)
+        return pipeline.fit_of_group(plan, group, settings)
     choice = chosen(observations, settings)
     own = BlockGroup(plan, group, choice.method, sides)
     automatic = isinstance(plan.selection.saturated, str)

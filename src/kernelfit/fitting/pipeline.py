@@ -9,6 +9,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import scipy.fft
@@ -54,28 +55,60 @@ class Settings:
     noise : Noise
     solver : Solver
     execution : Execution
+    edges : bool
+        Whether a declared boundary is held against the residual at the edges.
     """
 
     noise: Noise = dataclasses.field(default_factory=Noise)
     solver: Solver = dataclasses.field(default_factory=LeastSquares)
     execution: Execution = dataclasses.field(default_factory=Execution)
+    edges: bool = True
+
+
+class Fitted(NamedTuple):
+    """The estimate of one target, and what it was found from.
+
+    `stats` are the equations of its pixels, None where none were formed; `eliminations`, one for each observation, give
+    the background of the target number `target` among theirs.
+    """
+
+    estimate: Estimate
+    stats: NormalEquations | None = None
+    eliminations: Sequence[Elimination] = ()
+    target: int = 0
 
 
 def fit(plan: FitPlan, settings: Settings) -> Estimate:
     """Find the kernels of a plan."""
     requirements.require(requirements.features_of(plan, settings.noise, settings.solver, settings.execution))
-    return join([fit_group(plan, group, settings) for group in range(len(plan.groups))], plan)
+    return join([fit_of_group(plan, group, settings) for group in range(len(plan.groups))], plan)
 
 
-def fit_group(plan: FitPlan, group: int, settings: Settings) -> list[Estimate]:
-    """Return the estimate of each target of a group, diagnosed."""
+def fit_of_group(plan: FitPlan, group: int, settings: Settings) -> list[Estimate]:
+    """Return the estimate of each target of a group of a plan."""
     observations = plan.groups[group]
-    if settings.solver.needs == "spectra":
-        return _divided(observations, settings)
-    choice = _chosen(observations, plan, settings)
+    features = requirements.features_of(plan, settings.noise, settings.solver, settings.execution)
+    choice = chosen(observations, features, settings)
+    judged = judged_of(plan, group, choice.method, settings)
+    return [one.estimate for one in fit_group(observations, judged, choice, settings)]
+
+
+def judged_of(plan: FitPlan, group: int, method: str, settings: Settings) -> list[list[Judged | None]] | None:
+    """Return the weights of a group, None where they are not asked for."""
     # saturation alone is no reason to form a Gram matrix of thousands of taps
-    alike = choice.method == "cg" and plan.selects is None and not settings.noise.reweighted
-    judged = None if alike else plan.judged(group)
+    alike = settings.solver.needs == "spectra" or method == "cg"
+    return None if alike and plan.selects is None and not settings.noise.reweighted else plan.judged(group)
+
+
+def fit_group(
+    observations: Sequence[Observation],
+    judged: Sequence[Sequence[Judged | None]] | None,
+    choice: Choice,
+    settings: Settings,
+) -> list[Fitted]:
+    """Return the estimate of each target of observations that share their kernels, diagnosed."""
+    if settings.solver.needs == "spectra":
+        return [Fitted(one) for one in _divided(observations, settings)]
     if judged is None or (not settings.noise.reweighted and all(j is None for one in judged for j in one)):
         return _alike(observations, choice, settings)
     if choice.method == "cg":
@@ -86,17 +119,13 @@ def fit_group(plan: FitPlan, group: int, settings: Settings) -> list[Estimate]:
     return [fit_weighted(one, choice, settings) for one in every]
 
 
-def _chosen(observations: Sequence[Observation], plan: FitPlan, settings: Settings) -> Choice:
+def chosen(observations: Sequence[Observation], features: dict[str, str], settings: Settings) -> Choice:
     """Return what reads the pixels: as asked, or the cheapest that can do it."""
     if settings.solver.needs == "operator":
         return Choice("cg", "as asked")
     choice = resolve(max(observations, key=lambda p: p.geometry.n_pixels), settings.execution.engine)
-    if choice.method == "cg":
-        features = requirements.features_of(plan, settings.noise, settings.solver, settings.execution)
-        reason = requirements.why_gram(features)
-        if reason is not None:
-            return Choice("fft", f"the Gram matrix is needed for {reason}")
-    return choice
+    reason = requirements.why_gram(features) if choice.method == "cg" else None
+    return choice if reason is None else Choice("fft", f"the Gram matrix is needed for {reason}")
 
 
 def _whole(observation: Observation) -> Judged:
@@ -147,9 +176,11 @@ def _constant(observation: Observation, threads: int) -> Elimination:
     return Elimination.of(sums[:n_taps, n_taps:], sums[n_taps:, n_taps:], np.array([[total]]))
 
 
-def _alike(observations: Sequence[Observation], choice: Choice, settings: Settings) -> list[Estimate]:
+def _alike(observations: Sequence[Observation], choice: Choice, settings: Settings) -> list[Fitted]:
     """Return the estimates of observations without weights."""
     execution, noise = settings.execution, settings.noise
+    equations: Sequence[NormalEquations | None] = (None,)
+    eliminations: Sequence[Elimination] = ()
     if choice.method == "cg":
         fitted = implicit.find(observations[0], execution.threads, execution.tolerance, execution.progress)
         estimates, levels = [fitted], [0.0]
@@ -170,18 +201,21 @@ def _alike(observations: Sequence[Observation], choice: Choice, settings: Settin
             for t, (stats, solution) in enumerate(zip(found.stats, found.solutions, strict=True))
         ]
         estimates = [dataclasses.replace(one, refined=found.refined) for one in estimates]
+        equations, eliminations = found.stats, found.eliminations
         levels = [math.sqrt(one.target_energy / max(1, one.n_pixels)) for one in found.stats]
     estimates = [dataclasses.replace(one, method=choice.method, method_reason=choice.reason) for one in estimates]
-    return [
-        diagnosed([of_target(p, t) for p in observations], one, None, execution.threads, noise, level=level)
-        for t, (one, level) in enumerate(zip(estimates, levels, strict=True))
-    ]
+    threads, edges = execution.threads, settings.edges
+    out = []
+    for t, (one, stats, level) in enumerate(zip(estimates, equations, levels, strict=True)):
+        own = [of_target(p, t) for p in observations]
+        out.append(Fitted(diagnosed(own, one, None, threads, noise, level=level, edges=edges), stats, eliminations, t))
+    return out
 
 
 # ---- weights --------------------------------------------------------------------------------------------------------
 
 
-def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, strategy: str = "auto") -> Estimate:
+def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, strategy: str = "auto") -> Fitted:
     """Return the estimate of observations of one target, each with its weights.
 
     `strategy` says how the weights are taken into account, one of `weighted.REGIMES`; the default is the cheapest.
@@ -234,7 +268,7 @@ def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, s
         notes=tuple(notes),
         weights=kept[0] if kept is not None and len(kept) == 1 else kept,
     )
-    return diagnosed(
+    estimate = diagnosed(
         observations,
         estimate,
         weights,
@@ -242,8 +276,9 @@ def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, s
         noise,
         most=most,
         declared=bool(model.slope) and loss is None,
-        edges=not told and loss is None,
+        edges=settings.edges and not told and loss is None,
     )
+    return Fitted(estimate, found.stats, found.eliminations)
 
 
 def in_place(item: WeightedObservation) -> Weights:

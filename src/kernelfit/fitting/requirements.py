@@ -58,6 +58,14 @@ RULES = (
         _rule(name, other, "only an iteration has one", "leave it out")
         for name, other in (("tolerance", "Wiener"), ("tolerance", "given engine"))
     ),
+    *(
+        _rule("smoothness", name, "both are penalties", "need one or the other")
+        for name in ("another solver", "ConjugateGradient", "Wiener")
+    ),
+    *(
+        _rule("smoothness", name, "it joins tiles whose weights are known, for white noise", "leave one of them out")
+        for name in ("photon noise", "robust", "image noise", "sandwich errors")
+    ),
 )
 #: How a feature is told in messages.
 _WORDS = {
