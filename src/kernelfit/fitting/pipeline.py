@@ -25,6 +25,7 @@ from ..engines import weighted, weighted_iteration
 from ..engines.cost_model import Choice, resolve
 from ..engines.welch import spectral_statistics
 from ..solvers import least_squares
+from ..solvers.conjugate_gradient import ConjugateGradient
 from ..solvers.errors_in_variables import counts_of, finish, pairs_of, shared, take_off
 from ..solvers.least_squares import LeastSquares, LeastSquaresSolution, Solver
 from ..solvers.robust import TUNING
@@ -69,14 +70,9 @@ def fit_group(plan: FitPlan, group: int, settings: Settings) -> list[Estimate]:
     observations = plan.groups[group]
     if settings.solver.needs == "spectra":
         return _divided(observations, settings)
-    choice = _chosen(observations, plan, settings)
-    # saturation alone is no reason to form a Gram matrix of thousands of taps
-    alike = choice.method == "cg" and plan.selects is None and not settings.noise.reweighted
-    judged = None if alike else plan.judged(group)
-    if judged is None or (not settings.noise.reweighted and all(j is None for one in judged for j in one)):
+    choice, judged = _chosen(observations, plan, settings), plan.judged(group)
+    if not settings.noise.reweighted and all(j is None for one in judged for j in one):
         return _alike(observations, choice, settings)
-    if choice.method == "cg":
-        choice = Choice("fft", "the Gram matrix is needed for the weights")
     every = [
         [j or _whole(of_target(p, t)) for j, p in zip(one, observations, strict=True)] for t, one in enumerate(judged)
     ]
@@ -98,7 +94,7 @@ def _chosen(observations: Sequence[Observation], plan: FitPlan, settings: Settin
 
 def _whole(observation: Observation) -> Judged:
     """Return an observation whose pixels all count once."""
-    return Judged(WeightedObservation(observation, np.ones(observation.size, dtype=bool)), ())
+    return Judged(WeightedObservation(observation, np.broadcast_to(np.True_, observation.size)), ())
 
 
 # ---- every pixel counts alike ---------------------------------------------------------------------------------------
@@ -123,8 +119,9 @@ def _alike(observations: Sequence[Observation], choice: Choice, settings: Settin
     """Return the estimates of observations without weights."""
     execution, noise = settings.execution, settings.noise
     if choice.method == "cg":
-        fitted = implicit.find(observations[0], execution.threads, execution.tolerance, execution.progress)
-        estimates, levels = [fitted], [0.0]
+        n_targets = len(observations[0].targets)
+        estimates = [_iterated(observations, t, settings) for t in range(n_targets)]
+        levels = [0.0] * n_targets
     else:
         found = plain_fit(observations, choice.method, execution.threads, execution.progress)
         estimates = [
@@ -149,6 +146,30 @@ def _alike(observations: Sequence[Observation], choice: Choice, settings: Settin
     ]
 
 
+def _iterated(observations: Sequence[Observation], target: int, settings: Settings) -> Estimate:
+    """Return the estimate of a target by conjugate gradients."""
+    items = [_whole(of_target(p, target)).item for p in observations]
+    found = _implicit(items, settings).solve(items)
+    estimate = found.estimate()
+    if not found.eliminations:
+        return estimate
+    n_pixels = sum(item.n_pixels for item in items)
+    return with_background([estimate], observations, found.eliminations, n_pixels)[0]
+
+
+def _implicit(items: Sequence[WeightedObservation], settings: Settings) -> implicit.ImplicitFitter:
+    """Return what fits by conjugate gradients."""
+    solver, execution = settings.solver, settings.execution
+    costs = weighted.pass_ns(weighted.lines(items[0].observation))
+    return implicit.ImplicitFitter(
+        solver if isinstance(solver, ConjugateGradient) else ConjugateGradient(),
+        min(costs, key=lambda name: costs[name]),
+        execution.threads,
+        execution.tolerance,
+        execution.progress,
+    )
+
+
 # ---- weights --------------------------------------------------------------------------------------------------------
 
 
@@ -164,7 +185,11 @@ def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, s
     pass_method = choice.method if choice.reason == "as asked" else min(costs, key=lambda name: costs[name])
     # the image's noise changes the kernel through the Gram matrix, which then must be exact
     strategy = "exact" if noise.image_std and strategy == "auto" else strategy
-    fitter = WeightedFitter(choice.method, pass_method, threads, execution.tolerance, execution.progress, strategy)
+    fitter: WeightedFitter | implicit.ImplicitFitter
+    if choice.method == "cg":
+        fitter = _implicit(items, settings)
+    else:
+        fitter = WeightedFitter(choice.method, pass_method, threads, execution.tolerance, execution.progress, strategy)
     notes = [note for j in judged for note in j.notes]
     findings: list[Finding] = []
     correction, most = 1.0, math.inf
@@ -176,13 +201,18 @@ def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, s
         most = math.inf if loss is None else TUNING[loss] * seen.scale
         findings += more
         notes += said
-    stats = found.stats
-    if correction != 1.0:  # the residual that has the variance of the criterion, outliers and all
-        moment, energy = least_squares.residual_at(stats, found.solution.taps)
-        stats = stats.centered(found.solution.taps, moment, correction**2 * energy)
     observations, weights = [item.observation for item in items], [item.weights for item in items]
-    solution = least_squares.least_squares(stats, found.factorisation)
-    estimate = _with_errors(observations, stats, settings, solution, weights)
+    if isinstance(found, implicit.ImplicitlySolved):
+        if noise.reweighted and isinstance(fitter, implicit.ImplicitFitter) and not fitter.solver.plain:
+            found = fitter.solve(items)
+        estimate = found.estimate(correction)
+    else:
+        stats = found.stats
+        if correction != 1.0:  # the residual that has the variance of the criterion, outliers and all
+            moment, energy = least_squares.residual_at(stats, found.solution.taps)
+            stats = stats.centered(found.solution.taps, moment, correction**2 * energy)
+        solution = least_squares.least_squares(stats, found.factorisation)
+        estimate = _with_errors(observations, stats, settings, solution, weights)
     if found.eliminations:
         n_pixels = sum(item.n_pixels for item in items)
         (estimate,) = with_background([estimate], observations, found.eliminations, n_pixels)
@@ -200,7 +230,7 @@ def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, s
         method_reason=choice.reason,
         refined=found.refined,
         iterations=found.iterations,
-        tolerance=limit if found.strategy == "iterate" else 0.0,
+        tolerance=limit if found.strategy in ("iterate", "cg") else 0.0,
         findings=ranked((*estimate.findings, *found.findings, *findings)),
         weighting=found.stats.weighting,
         notes=tuple(notes),

@@ -24,7 +24,6 @@ def _rule(first: str, second: str, reason: str, remedy: str) -> Rule:
 _EVERY_PIXEL = "a division by frequency needs every pixel, each counting alike"
 _NO_PIXEL = "a division by frequency never sees a residual"
 _EXACT = "need solver=LeastSquares()"
-_GRAM = "it works on the Gram matrix, which conjugate gradients never form"
 #: All that is refused, in the order in which it is looked for.
 RULES = (
     _rule("weights", "photon noise", "both say how noisy each pixel is", "need one or the other"),
@@ -47,13 +46,17 @@ RULES = (
         _rule("Wiener", name, "it divides one spectrum by another", _EXACT)
         for name in ("background", "stride", "mixed channels")
     ),
-    *(
-        _rule("ConjugateGradient", name, _GRAM, _EXACT)
-        for name in ("selection", "photon noise", "robust", "image noise", "sandwich errors", "background", "stride")
+    _rule(
+        "ConjugateGradient",
+        "image noise",
+        "how much of it may be taken off is an eigenvalue of the Gram matrix, which conjugate gradients never form",
+        _EXACT,
     ),
-    *(
-        _rule("ConjugateGradient", name, "its operator is that of one plane", _EXACT)
-        for name in ("mixed channels", "several planes")
+    _rule(
+        "ConjugateGradient",
+        "sandwich errors",
+        "they are made of the inverse Gram matrix, which conjugate gradients never form",
+        _EXACT,
     ),
     *(
         _rule(name, other, "only an iteration has one", "leave it out")
@@ -80,7 +83,6 @@ _WORDS = {
     "background": "background=",
     "stride": "stride=",
     "mixed channels": "channels='mixed'",
-    "several planes": "several planes that share a kernel",
     "tolerance": "tolerance=",
     "given engine": "a given method that does not iterate",
     "Wiener": "Wiener()",
@@ -92,7 +94,6 @@ def features_of(plan: FitPlan, noise: Noise, solver: Solver, execution: Executio
     """Return the features of a call, each with how the call spells it."""
     model, selects = plan.model, plan.selects
     photons = bool(noise.pixel_variance.slope)
-    several = len(plan.groups[0]) > 1
     name = {"spectra": "Wiener", "operator": "ConjugateGradient"}.get(solver.needs, "another solver")
     present = {
         "weights": plan.selection.weights is not None,
@@ -105,7 +106,6 @@ def features_of(plan: FitPlan, noise: Noise, solver: Solver, execution: Executio
         "background": model.background is not None,
         "stride": model.strided,
         "mixed channels": plan.channels == "mixed",
-        "several planes": several,
         "tolerance": execution.tolerance is not None,
         "given engine": execution.engine != "auto" and selects is None and not noise.reweighted,
         name: not isinstance(solver, LeastSquares),
