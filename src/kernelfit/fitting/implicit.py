@@ -38,7 +38,7 @@ from ..solvers.least_squares import EPS, doubts, few_spare
 from .refinement import refine
 
 #: The trace of the inverse is probed until its standard error is such a part of it, or so many times at most, ...
-_ROUGH, _FEWEST_PROBES, _MOST_PROBES = 0.08, 3, 16
+_ROUGH, _FEWEST_PROBES, _MOST_PROBES = 0.06, 3, 32
 #: ... each to such a part of its own value.
 _PROBE = 0.02
 
@@ -235,16 +235,18 @@ class ImplicitlySolved:
         if not self.solution.converged:
             return known / max(1 - m / n, 1 / n), float(m)
         rng = np.random.default_rng(0)
+        fewest = max(_FEWEST_PROBES, math.ceil(2 / (m * _ROUGH**2)))  # their variance, were all eigenvalues alike
+        exact = m <= _MOST_PROBES  # tap by tap
         values: list[float] = []
         beside: list[float] = []
-        while len(values) < _MOST_PROBES:
-            signs = rng.choice([-1.0, 1.0], m)
+        for i in range(m if exact else _MOST_PROBES):
+            signs = math.sqrt(m) * np.eye(1, m, i)[0] if exact else rng.choice([-1.0, 1.0], m)
             found = _iterate(stats, problem, signs, _near(signs))
             control = float(signs @ problem.precondition(signs)) / m if known else 0.0
             values.append(float(signs @ found.taps) / m - control)
             beside.append(float(signs @ problem.held(found.taps, found.dual)))
             doubt = float(np.std(values)) / math.sqrt(max(1, len(values) - 1))
-            if len(values) >= _FEWEST_PROBES and doubt <= _ROUGH * abs(known + float(np.mean(values))):
+            if not exact and len(values) >= fewest and doubt <= _ROUGH * abs(known + float(np.mean(values))):
                 break
         return max(known + float(np.mean(values)), 0.0), min(max(m - float(np.mean(beside)), 0.0), float(m))
 

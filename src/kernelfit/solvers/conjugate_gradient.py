@@ -10,8 +10,9 @@ import scipy.fft
 import scipy.linalg
 
 from ..compiled.threads import Progress
-from ..core.estimate import Prior
+from ..core.estimate import Estimate, Prior
 from ..core.geometry import Shape
+from ..core.normal_equations import NormalEquations
 from ..core.validation import Array, known
 from .evidence import correlation, envelope_at, images_of
 from .least_squares import EPS
@@ -74,6 +75,14 @@ class ConjugateGradient:
         if self.noise_std is not None and not (self.prior is not None and 0 < self.noise_std < math.inf):
             msg = f"got noise_std={self.noise_std!r}, need a finite number above 0, and a prior beside it"
             raise ValueError(msg)
+
+    def solve(self, stats: NormalEquations) -> Estimate:
+        """Refuse statistics: what has a Gram matrix is solved exactly, with all errors."""
+        msg = (
+            f"got solver={self} for statistics of {stats.n_taps} taps, whose Gram matrix it would not use; "
+            "need LeastSquares(), Penalized() or GaussianProcess(), or the pixels: find_kernel"
+        )
+        raise ValueError(msg)
 
     @property
     def priors(self) -> tuple[Prior, ...]:
