@@ -155,8 +155,8 @@ class Selection:
     saturated : {"auto", None} or (low, high), optional
         Which target pixels are saturated, and so excluded: those at `low` or below and at `high` or above, either of
         which may be None. The default "auto" means the two ends of the range of an integer target's type, unless nearly
-        all of the target stands there, and nothing for other targets, for kernels of thousands of taps, or for
-        `ConjugateGradient` and `Wiener`. Clipping is not linear. `KernelFit.notes` says how many.
+        all of the target stands there, and nothing for other targets, or for `Wiener`. Clipping is not linear.
+        `KernelFit.notes` says how many.
     """
 
     mask: Any = None

@@ -28,6 +28,7 @@ from ..engines import weighted, weighted_iteration
 from ..engines.cost_model import Choice, resolve
 from ..engines.welch import spectral_statistics
 from ..solvers import least_squares
+from ..solvers.conjugate_gradient import ConjugateGradient
 from ..solvers.errors_in_variables import at_the_pixels, finish, shared, slow_variance, take_off
 from ..solvers.least_squares import LeastSquares, LeastSquaresSolution, Solver
 from ..solvers.robust import TUNING
@@ -89,15 +90,12 @@ def fit_of_group(plan: FitPlan, group: int, settings: Settings) -> list[Estimate
     observations = plan.groups[group]
     features = requirements.features_of(plan, settings.noise, settings.solver, settings.execution)
     choice = chosen(observations, features, settings)
-    judged = judged_of(plan, group, choice.method, settings)
-    return [one.estimate for one in fit_group(observations, judged, choice, settings)]
+    return [one.estimate for one in fit_group(observations, judged_of(plan, group, settings), choice, settings)]
 
 
-def judged_of(plan: FitPlan, group: int, method: str, settings: Settings) -> list[list[Judged | None]] | None:
+def judged_of(plan: FitPlan, group: int, settings: Settings) -> list[list[Judged | None]] | None:
     """Return the weights of a group, None where they are not asked for."""
-    # saturation alone is no reason to form a Gram matrix of thousands of taps
-    alike = settings.solver.needs == "spectra" or method == "cg"
-    return None if alike and plan.selects is None and not settings.noise.reweighted else plan.judged(group)
+    return None if settings.solver.needs == "spectra" else plan.judged(group)
 
 
 def fit_group(
@@ -111,8 +109,6 @@ def fit_group(
         return [Fitted(one) for one in _divided(observations, settings)]
     if judged is None or (not settings.noise.reweighted and all(j is None for one in judged for j in one)):
         return _alike(observations, choice, settings)
-    if choice.method == "cg":
-        choice = Choice("fft", "the Gram matrix is needed for the weights")
     every = [
         [j or _whole(of_target(p, t)) for j, p in zip(one, observations, strict=True)] for t, one in enumerate(judged)
     ]
@@ -130,7 +126,7 @@ def chosen(observations: Sequence[Observation], features: dict[str, str], settin
 
 def _whole(observation: Observation) -> Judged:
     """Return an observation whose pixels all count once."""
-    return Judged(WeightedObservation(observation, np.ones(observation.size, dtype=bool)), ())
+    return Judged(WeightedObservation(observation, np.broadcast_to(np.True_, observation.size)), ())
 
 
 # ---- every pixel counts alike ---------------------------------------------------------------------------------------
@@ -182,8 +178,9 @@ def _alike(observations: Sequence[Observation], choice: Choice, settings: Settin
     equations: Sequence[NormalEquations | None] = (None,)
     eliminations: Sequence[Elimination] = ()
     if choice.method == "cg":
-        fitted = implicit.find(observations[0], execution.threads, execution.tolerance, execution.progress)
-        estimates, levels = [fitted], [0.0]
+        n_targets = len(observations[0].targets)
+        estimates = [_iterated(observations, t, settings) for t in range(n_targets)]
+        levels = [0.0] * n_targets
     else:
         found = plain_fit(observations, choice.method, execution.threads, execution.progress)
         estimates = [
@@ -212,6 +209,30 @@ def _alike(observations: Sequence[Observation], choice: Choice, settings: Settin
     return out
 
 
+def _iterated(observations: Sequence[Observation], target: int, settings: Settings) -> Estimate:
+    """Return the estimate of a target by conjugate gradients."""
+    items = [_whole(of_target(p, target)).item for p in observations]
+    found = _implicit(items, settings).solve(items)
+    estimate = found.estimate()
+    if not found.eliminations:
+        return estimate
+    n_pixels = sum(item.n_pixels for item in items)
+    return with_background([estimate], observations, found.eliminations, n_pixels)[0]
+
+
+def _implicit(items: Sequence[WeightedObservation], settings: Settings) -> implicit.ImplicitFitter:
+    """Return what fits by conjugate gradients."""
+    solver, execution = settings.solver, settings.execution
+    costs = weighted.pass_ns(weighted.lines(items[0].observation))
+    return implicit.ImplicitFitter(
+        solver if isinstance(solver, ConjugateGradient) else ConjugateGradient(),
+        min(costs, key=lambda name: costs[name]),
+        execution.threads,
+        execution.tolerance,
+        execution.progress,
+    )
+
+
 # ---- weights --------------------------------------------------------------------------------------------------------
 
 
@@ -227,9 +248,13 @@ def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, s
     pass_method = choice.method if choice.reason == "as asked" else min(costs, key=lambda name: costs[name])
     # the image's noise changes the kernel through the Gram matrix, which then must be exact
     strategy = "exact" if noise.image_std and strategy == "auto" else strategy
-    fitter = WeightedFitter(
-        choice.method, pass_method, threads, execution.tolerance, execution.progress, strategy, noise.image_std
-    )
+    fitter: WeightedFitter | implicit.ImplicitFitter
+    if choice.method == "cg":
+        fitter = _implicit(items, settings)
+    else:
+        fitter = WeightedFitter(
+            choice.method, pass_method, threads, execution.tolerance, execution.progress, strategy, noise.image_std
+        )
     notes = [note for j in judged for note in j.notes]
     findings: list[Finding] = []
     correction, most = 1.0, math.inf
@@ -241,13 +266,22 @@ def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, s
         most = math.inf if loss is None else TUNING[loss] * seen.scale
         findings += more
         notes += said
-    stats = found.stats
-    if correction != 1.0:  # the residual that has the variance of the criterion, outliers and all
-        moment, energy = least_squares.residual_at(stats, found.solution.taps)
-        stats = stats.centered(found.solution.taps, moment, correction**2 * energy)
     observations, weights = [item.observation for item in items], [item.weights for item in items]
-    solution = least_squares.least_squares(stats, found.factorisation)
-    estimate = with_errors(observations, stats, settings, solution, weights, found)
+    stats: NormalEquations | None = None
+    if isinstance(found, implicit.ImplicitlySolved):
+        if noise.reweighted and isinstance(fitter, implicit.ImplicitFitter) and not fitter.solver.plain:
+            found = fitter.solve(items)
+        estimate = found.estimate(correction)
+        if found.eliminations:
+            n_pixels = sum(item.n_pixels for item in items)
+            (estimate,) = with_background([estimate], observations, found.eliminations, n_pixels)
+    else:
+        stats = found.stats
+        if correction != 1.0:  # the residual that has the variance of the criterion, outliers and all
+            moment, energy = least_squares.residual_at(stats, found.solution.taps)
+            stats = stats.centered(found.solution.taps, moment, correction**2 * energy)
+        solution = least_squares.least_squares(stats, found.factorisation)
+        estimate = with_errors(observations, stats, settings, solution, weights, found)
     large = sum(item.observation.geometry.n_pixels for item in items) > MOST_KEPT
     told = large and all(isinstance(item.weights, Unsaturated) for item in items)  # from the targets themselves
     kept = None if told else tuple(in_place(item) for item in items)
@@ -262,7 +296,7 @@ def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, s
         method_reason=choice.reason,
         refined=found.refined,
         iterations=found.iterations,
-        tolerance=limit if found.strategy == "iterate" else 0.0,
+        tolerance=limit if found.strategy in ("iterate", "cg") else 0.0,
         findings=ranked((*estimate.findings, *found.findings, *findings)),
         weighting=found.stats.weighting,
         notes=tuple(notes),
@@ -278,7 +312,7 @@ def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, s
         declared=bool(model.slope) and loss is None,
         edges=settings.edges and not told and loss is None,
     )
-    return Fitted(estimate, found.stats, found.eliminations)
+    return Fitted(estimate, stats, found.eliminations)
 
 
 def in_place(item: WeightedObservation) -> Weights:

@@ -24,7 +24,6 @@ def _rule(first: str, second: str, reason: str, remedy: str) -> Rule:
 _EVERY_PIXEL = "a division by frequency needs every pixel, each counting alike"
 _NO_PIXEL = "a division by frequency never sees a residual"
 _EXACT = "need solver=LeastSquares()"
-_GRAM = "it works on the Gram matrix, which conjugate gradients never form"
 #: All that is refused, in the order in which it is looked for.
 RULES = (
     _rule("weights", "photon noise", "both say how noisy each pixel is", "need one or the other"),
@@ -42,13 +41,17 @@ RULES = (
         "a constant is all of it at frequency zero, a surface of a higher degree has a part in every frequency",
         "need background=0, or solver=LeastSquares()",
     ),
-    *(
-        _rule("ConjugateGradient", name, _GRAM, _EXACT)
-        for name in ("selection", "photon noise", "robust", "image noise", "sandwich errors", "background", "stride")
+    _rule(
+        "ConjugateGradient",
+        "image noise",
+        "how much of it may be taken off is an eigenvalue of the Gram matrix, which conjugate gradients never form",
+        _EXACT,
     ),
-    *(
-        _rule("ConjugateGradient", name, "its operator is that of one plane", _EXACT)
-        for name in ("mixed channels", "several planes")
+    _rule(
+        "ConjugateGradient",
+        "sandwich errors",
+        "they are made of the inverse Gram matrix, which conjugate gradients never form",
+        _EXACT,
     ),
     *(
         _rule("statistics alone", name, "no pixel is read again", "need find_kernel")
@@ -79,7 +82,6 @@ _WORDS = {
     "surface": "background= of 1 or more",
     "stride": "stride=",
     "mixed channels": "channels='mixed'",
-    "several planes": "several planes that share a kernel",
     "tolerance": "tolerance=",
     "given engine": "a given method that does not iterate",
     "Wiener": "Wiener()",
@@ -91,7 +93,6 @@ def features_of(plan: FitPlan, noise: Noise, solver: Solver, execution: Executio
     """Return the features of a call, each with how the call spells it."""
     model, selects = plan.model, plan.selects
     photons = bool(noise.pixel_variance.slope)
-    several = len(plan.groups[0]) > 1
     name = {"spectra": "Wiener", "operator": "ConjugateGradient"}.get(solver.needs, "another solver")
     present = {
         "weights": plan.selection.weights is not None,
@@ -104,7 +105,6 @@ def features_of(plan: FitPlan, noise: Noise, solver: Solver, execution: Executio
         "surface": bool(model.background),
         "stride": model.strided,
         "mixed channels": plan.channels == "mixed",
-        "several planes": several,
         "tolerance": execution.tolerance is not None,
         "given engine": execution.engine != "auto" and selects is None and not noise.reweighted,
         name: not isinstance(solver, LeastSquares),

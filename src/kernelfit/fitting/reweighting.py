@@ -20,6 +20,7 @@ from ..engines import sampling, weighted_iteration
 from ..engines.weighted_pass import residual
 from ..solvers import least_squares
 from ..solvers.robust import TUNING, correction_of, enough, factor, least_absolute, slope
+from .implicit import ImplicitFitter, ImplicitlySolved
 from .noise_model import BELIEVED, MOST_NOISE, Levels, with_noise
 from .weighted_fitter import Solved, WeightedFitter
 
@@ -44,8 +45,11 @@ _QUICK = 0.05
 
 
 def reweighted(
-    fitter: WeightedFitter, items: Sequence[WeightedObservation], model: PixelVariance, robust: str | None
-) -> "tuple[Solved, _Seen, list[Finding], list[str]]":
+    fitter: WeightedFitter | ImplicitFitter,
+    items: Sequence[WeightedObservation],
+    model: PixelVariance,
+    robust: str | None,
+) -> "tuple[Solved | ImplicitlySolved, _Seen, list[Finding], list[str]]":
     """Weigh, fit and weigh again until the kernel settles.
 
     Huber's criterion comes first, whatever is asked for: it is convex, so that its end does not depend on the start.
@@ -56,7 +60,7 @@ def reweighted(
     variance = 0.0  # of a prediction, for the noise of the image
     fitter.prepare(items)
     left = [np.empty(item.weights.shape) for item in items]
-    if robust is None:
+    if robust is None or isinstance(fitter, ImplicitFitter):
         begun = fitter.solve(items, last=False)
         at, variance = begun.unknowns, begun.image_variance
     else:
@@ -68,7 +72,8 @@ def reweighted(
         (criterion, widened), *stages = stages
         near = _NEAR if stages else _SETTLED
         moved, settled, tries, stride, even = math.inf, False, 0, 1.0, False
-        if criterion is not None and widened == 1.0 and not model.slope and not fitter.image_std:
+        quick = criterion is not None and widened == 1.0 and not model.slope and not fitter.image_std
+        if quick and criterion is not None and isinstance(fitter, WeightedFitter):
             at, scale, steps, even = _approached(fitter, items, criterion, at, left, scale, levels.rounding)
             rounds += steps
             settled = even and bool(stages)

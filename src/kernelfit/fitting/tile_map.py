@@ -254,7 +254,7 @@ class _Reading:
         alone = dataclasses.replace(settings.execution, workers=1, progress=None)
         # where the edges are, the tiles do not know
         self.settings = dataclasses.replace(settings, execution=alone, edges=False)
-        self.judged = [pipeline.judged_of(plan, g, choice.method, settings) for g in range(len(plan.groups))]
+        self.judged = [pipeline.judged_of(plan, g, settings) for g in range(len(plan.groups))]
         self.shared = [_Shared() for group in plan.groups for _ in group[0].targets]
 
     def __iter__(self) -> Iterator[tuple[list[tuple[TileKernel, ...]], list[tuple[_Equations, ...]]]]:
