@@ -12,7 +12,7 @@ import kernelfit
 import naive
 from kernelfit import Constrained, GaussianProcess, InBasis, LeastSquares, NonNegative, NormalStats, Penalized, Sparse
 from test_gaussian_process import dense_prior
-from test_solvers import dense_penalty
+from test_solvers import dense_penalty, detail
 
 TERMS = ((4, 3), (2, 5))
 SIZES = [12, 10]
@@ -54,7 +54,7 @@ def test_penalties_are_of_each_term_by_itself(two, close, penalty):
     blocks, start = [], 0
     for shape, size in zip(TERMS, SIZES, strict=True):
         own, q = a[:, start : start + size], dense_penalty(penalty, shape)
-        blocks.append(q * np.sum(own**2) / np.trace(q))
+        blocks.append(q * detail(own) / np.trace(q))
         start += size
     q = 0.03 * scipy.linalg.block_diag(*blocks)
     fit = stats.solve(Penalized(penalty, 0.03))

@@ -32,6 +32,8 @@ class Auto:
     correlation comes to the same when the kernel is all detail.
     """
 
+    needs = "normal equations"
+
     def __str__(self) -> str:
         """Say the settings in one line."""
         return "auto"
@@ -114,8 +116,6 @@ def as_solver(solver: "Solver | str | None") -> "Solver":
         return LeastSquares()
     if isinstance(solver, str):
         if solver == "auto":
-            pass
-
             return Auto()
         msg = f"got solver={solver!r}, need 'auto' or a solver such as LeastSquares(), Penalized() or GaussianProcess()"
         raise ValueError(msg)
