@@ -10,7 +10,7 @@ import scipy.spatial.distance
 import kernelfit
 import naive
 from kernelfit import GaussianProcess
-from kernelfit.solvers import evidence, hyperparameters, least_squares
+from kernelfit.solvers import evidence, gaussian_process, hyperparameters, least_squares
 from kernelfit.solvers.evidence import Kind
 
 SHAPE = (5, 4)
