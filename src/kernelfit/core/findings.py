@@ -18,7 +18,7 @@ class Verdict(enum.Enum):
         "ask for a smaller shape, or use an image with more fine detail"
     )
     NO_REDUNDANCY = (
-        "there are no more equations than taps, so the fit is exact whatever the data, and the noise cannot be told: "
+        "there are no more equations than taps, or hardly more, so that a fit as good as this proves nothing: "
         "ask for a smaller shape, or use more pixels"
     )
     PRIOR_DECIDES = (

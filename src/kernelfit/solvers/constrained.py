@@ -431,6 +431,7 @@ def _active_set(
         if total is None:
             return k, 0.0
         direction = inverse @ (inverse.T @ np.ones(len(at)))
+        direction = direction if direction.any() else np.ones(len(at))
         change = (total - float(k.sum())) / float(direction.sum())
         k[at] += change * direction
         return k, -change

@@ -1,6 +1,7 @@
 """A Gaussian-process prior on the kernel whose hyperparameters and family the data choose."""
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 
@@ -132,7 +133,7 @@ class GaussianProcess:
         settings += ["non_negative=True"] if self.non_negative else []
         return f"GaussianProcess({', '.join(settings)})"
 
-    @rescaled
+    @functools.partial(rescaled, far=0)  # the search ends where steps are small by bits that depend on the scale
     def solve(self, stats: NormalEquations) -> Estimate:
         """Return the posterior mean.
 

@@ -25,6 +25,8 @@ S = TypeVar("S")
 EPS = float(np.finfo(np.float64).eps)
 #: From this condition number on a solution is called ill-conditioned, even if it has full rank.
 ILL_CONDITIONED = 1e13
+#: A mean square below which products of pixels lose digits, being denormal.
+LEAST_SQUARE = 2.0**-1010
 #: Powers of two beyond which a sum of squares is scaled before it is squared again.
 _FAR = 400
 #: With fewer pixels for each unknown than this a fit has to be better than chance makes it, ...
@@ -44,6 +46,59 @@ class Solver(Protocol):
         ...
 
 
+def _exponent(energy: float, far: int = _FAR) -> int:
+    """Return the even power of two nearest to a sum of squares, 0 if it is not so far from 1 that this matters."""
+    power = math.frexp(energy)[1] if energy > 0 else 0
+    return 2 * (power // 2) if abs(power) > far else 0
+
+
+def rescaled(
+    solve: Callable[[S, NormalEquations], Estimate], far: int = _FAR
+) -> Callable[[S, NormalEquations], Estimate]:
+    """Make a solver see equations of images that are of about size 1, where theirs are further from it.
+
+    The factors are powers of two, so that the result has the same bits at any scale.
+    """
+
+    @functools.wraps(solve)
+    def wrapper(self: S, stats: NormalEquations) -> Estimate:
+        image = _exponent(float(stats.gram.diagonal().max(initial=0.0)), far) // 2
+        target = _exponent(stats.target_energy, far) // 2
+        if image == target == 0:
+            return solve(self, stats)
+        powers = {"gram": 2 * image, "moment": image + target, "target_energy": 2 * target, "target_sum": target}
+        if stats.center is not None:
+            powers |= {"center": target - image, "center_moment": image + target, "center_energy": 2 * target}
+        even = dataclasses.replace(stats, **{name: _times_two(getattr(stats, name), -n) for name, n in powers.items()})
+        given = {"total": image - target, "noise_std": -target}  # settings that have a unit
+        settings = {name: _times_two(value, n) for name, n in given.items() if (value := getattr(self, name, None))}
+        fit = solve(dataclasses.replace(self, **settings) if settings else self, even)  # type: ignore[type-var]
+        back = {"kernel": target - image, "factor": target - image, "noise_std": target, "rss": 2 * target}
+        changed: dict[str, Any] = {name: _times_two(getattr(fit, name), n) for name, n in back.items()}
+        if fit.path is not None:
+            changed["path"] = dataclasses.replace(fit.path, rss=_times_two(fit.path.rss, 2 * target))
+        changed["priors"] = tuple(
+            dataclasses.replace(prior, amplitude=_times_two(prior.amplitude, target - image)) for prior in fit.priors
+        )
+        unit = stats.n_pixels * target * math.log(2.0)  # of a density of the target's pixels
+        changed["log_evidence"] = fit.log_evidence - unit
+        changed["alternatives"] = {name: value - unit for name, value in fit.alternatives.items()}
+        changed["findings"] = tuple(
+            no_signal(stats) if finding.verdict is Verdict.NO_SIGNAL else finding for finding in fit.findings
+        )
+        return dataclasses.replace(fit, **changed)
+
+    return wrapper
+
+
+def _times_two(value: Any, power: int) -> Any:
+    """Return a number or an array times a power of two."""
+    if isinstance(value, (list, tuple)):
+        return tuple(None if one is None else _times_two(one, power) for one in value)
+    found = np.ldexp(value, power)
+    return float(found) if np.ndim(value) == 0 else found
+
+
 @dataclass(frozen=True)
 class LeastSquares:
     """Ordinary least squares: the kernel with the smallest residual, without any bias.
@@ -55,6 +110,7 @@ class LeastSquares:
 
     needs = "normal equations"
 
+    @rescaled
     def solve(self, stats: NormalEquations) -> Estimate:
         """Return the kernel of least squares.
 
@@ -117,50 +173,6 @@ def factorise(gram: Array, workers: int | None = None) -> Inverse:
         return found._replace(factor=np.ldexp(found.factor, -power), spread=np.ldexp(found.spread, -2 * power))
     own = None if workers is None else own_factor(gram, workers)
     return own or cholesky_factor(gram) or eigen_factor(gram)
-
-
-def _exponent(energy: float) -> int:
-    """Return the even power of two nearest to a sum of squares that is so far from 1 that its square may not exist."""
-    power = math.frexp(energy)[1] if energy > 0 else 0
-    return 2 * (power // 2) if abs(power) > _FAR else 0
-
-
-def rescaled(solve: Callable[[S, NormalEquations], Estimate]) -> Callable[[S, NormalEquations], Estimate]:
-    """Make a solver see equations of images that are of about size 1, where theirs are very far from it.
-
-    The factors are powers of two, so that the result has the same bits at any scale.
-    """
-
-    @functools.wraps(solve)
-    def wrapper(self: S, stats: NormalEquations) -> Estimate:
-        image = _exponent(float(stats.gram.diagonal().max(initial=0.0))) // 2
-        target = _exponent(stats.target_energy) // 2
-        if image == target == 0:
-            return solve(self, stats)
-        powers = {"gram": 2 * image, "moment": image + target, "target_energy": 2 * target, "target_sum": target}
-        if stats.center is not None:
-            powers |= {"center": target - image, "center_moment": image + target, "center_energy": 2 * target}
-        even = dataclasses.replace(stats, **{name: _times_two(getattr(stats, name), -n) for name, n in powers.items()})
-        fit = solve(self, even)
-        back = {"kernel": target - image, "factor": target - image, "noise_std": target, "rss": 2 * target}
-        changed: dict[str, Any] = {name: _times_two(getattr(fit, name), n) for name, n in back.items()}
-        if fit.path is not None:
-            changed["path"] = dataclasses.replace(fit.path, rss=_times_two(fit.path.rss, 2 * target))
-        changed["priors"] = tuple(
-            dataclasses.replace(prior, amplitude=_times_two(prior.amplitude, target - image)) for prior in fit.priors
-        )
-        unit = stats.n_pixels * target * math.log(2.0)  # of a density of the target's pixels
-        changed["log_evidence"] = fit.log_evidence - unit
-        changed["alternatives"] = {name: value - unit for name, value in fit.alternatives.items()}
-        return dataclasses.replace(fit, **changed)
-
-    return wrapper
-
-
-def _times_two(value: Any, power: int) -> Any:
-    """Return a number or an array times a power of two."""
-    found = np.ldexp(value, power)
-    return float(found) if np.ndim(value) == 0 else found
 
 
 def least_squares(stats: NormalEquations, factorisation: Inverse | None = None) -> LeastSquaresSolution:
@@ -355,15 +367,17 @@ def judge(
     """
     findings = []
     m = stats.n_taps
-    mean = stats.target_sum / (stats.total_weight or 1.0)
-    variance = stats.target_energy - stats.target_sum * mean
+    variance = stats.target_energy - stats.target_sum * (stats.target_sum / (stats.total_weight or 1.0))
     if stats.n_pixels > 1 and not variance > 1e-14 * stats.target_energy:
-        findings.append(Finding(Verdict.NO_SIGNAL, f"every target pixel is {mean:.6g}"))
+        findings.append(no_signal(stats))
     if rank < m:
         doubt = Verdict.PRIOR_DECIDES if prior else Verdict.RANK_DEFICIENT
         findings.append(Finding(doubt, f"rank {rank} of {m}, because {_cause(stats)}"))
     elif condition > ILL_CONDITIONED and not prior:
         findings.append(Finding(Verdict.ILL_CONDITIONED, f"condition {condition:.1e}"))
+    if 0 < float(stats.gram.diagonal().max(initial=0.0)) < stats.n_pixels * LEAST_SQUARE:
+        detail = "the squares of the image's pixels are too small for double precision: multiply both images by 2^600"
+        findings.append(Finding(Verdict.ILL_CONDITIONED, detail))
     if detail := little_redundancy(stats.n_pixels, *(least or (rank, rss)), variance):
         findings.append(Finding(Verdict.NO_REDUNDANCY, detail))
     if stats.n_pixels > rank or prior:
@@ -372,6 +386,11 @@ def judge(
             float(scipy.linalg.norm(taps, check_finite=False)), error, rss, variance, stats.target_energy
         )
     return tuple(findings)
+
+
+def no_signal(stats: NormalEquations) -> Finding:
+    """Say what every target pixel is."""
+    return Finding(Verdict.NO_SIGNAL, f"every target pixel is {stats.target_sum / (stats.total_weight or 1.0):.6g}")
 
 
 def little_redundancy(n: int, rank: int, rss: float, variance: float) -> str:
@@ -401,7 +420,7 @@ def doubts(size: float, error: float, rss: float, variance: float, energy: float
     if not variance > 1e-14 * energy:
         return findings
     if error > 0.5 * size:
-        detail = f"the kernel's norm is {size:.3g}, its expected error {error:.3g}"
+        detail = f"the expected error of the kernel is {error / size if size else math.inf:.3g} of its norm"
         findings.append(Finding(Verdict.NOISE_DOMINATES, detail))
     if rss > 0.5 * variance:
         worse = ", worse than a constant: something seems to be added to the target (background=0)"
