@@ -34,7 +34,7 @@ from ..solvers.wiener import Wiener, divide
 from . import implicit, requirements
 from .channels import join
 from .equations import plain_fit
-from .reweighting import reweighted
+from .reweighting import InMemory, corrected, reweighted
 from .weighted_fitter import WeightedFitter
 
 #: Pixels up to which data that are not periodic are transformed whole.
@@ -168,19 +168,16 @@ def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, s
     fitter = WeightedFitter(choice.method, pass_method, threads, execution.tolerance, execution.progress, strategy)
     notes = [note for j in judged for note in j.notes]
     findings: list[Finding] = []
-    correction, most = 1.0, math.inf
+    most = math.inf
     if not noise.reweighted:
         found = fitter.solve(items)
+        stats = found.stats
     else:
-        found, seen, more, said = reweighted(fitter, items, model, loss)
-        items, correction = seen.items, seen.correction
+        found, seen, more, said = reweighted(InMemory(fitter), items, model, loss)
+        items, stats = seen.items, corrected(found, seen.correction)
         most = math.inf if loss is None else TUNING[loss] * seen.scale
         findings += more
         notes += said
-    stats = found.stats
-    if correction != 1.0:  # the residual that has the variance of the criterion, outliers and all
-        moment, energy = least_squares.residual_at(stats, found.solution.taps)
-        stats = stats.centered(found.solution.taps, moment, correction**2 * energy)
     observations, weights = [item.observation for item in items], [item.weights for item in items]
     solution = least_squares.least_squares(stats, found.factorisation)
     estimate = _with_errors(observations, stats, settings, solution, weights)

@@ -10,7 +10,7 @@ from ..solvers.least_squares import LeastSquares, Solver
 
 @dataclass(frozen=True)
 class Rule:
-    """Two features that exclude each other, why, and what to do."""
+    """Features that exclude each other, why, and what to do."""
 
     features: frozenset[str]
     reason: str
@@ -25,6 +25,8 @@ _EVERY_PIXEL = "a division by frequency needs every pixel, each counting alike"
 _NO_PIXEL = "a division by frequency never sees a residual"
 _EXACT = "need solver=LeastSquares()"
 _GRAM = "it works on the Gram matrix, which conjugate gradients never form"
+_PIXELS = "need find_kernel, which has the pixels"
+_AGAIN = "need a list of pairs, or a function that opens the stream anew"
 #: All that is refused, in the order in which it is looked for.
 RULES = (
     _rule("weights", "photon noise", "both say how noisy each pixel is", "need one or the other"),
@@ -67,6 +69,18 @@ RULES = (
         _rule("sandwich errors", name, "it is known for one source without a background only", "leave one of them out")
         for name in ("background", "mixed channels")
     ),
+    _rule("statistics alone", "sandwich errors", "they come of the residual, which sums do not hold", _PIXELS),
+    _rule("statistics alone", "ConjugateGradient", "conjugate gradients never form these sums", _PIXELS),
+    _rule("statistics alone", "Wiener", "a division by frequency has other sums", "need accumulate_spectra"),
+    _rule("statistics alone", "tolerance", "only an iteration has one, and sums are exact", "leave it out"),
+    *(
+        Rule(frozenset({"statistics alone", "image noise", name}), "sums know it for pixels that count alike", _PIXELS)
+        for name in ("uneven weights", "background", "mixed channels")
+    ),
+    *(
+        _rule("one-shot stream", name, "weights from the residual need the pixels again", _AGAIN)
+        for name in ("photon noise", "robust")
+    ),
 )
 #: How a feature is told in messages.
 _WORDS = {
@@ -82,14 +96,18 @@ _WORDS = {
     "mixed channels": "channels='mixed'",
     "several planes": "several planes that share a kernel",
     "tolerance": "tolerance=",
+    "statistics alone": "statistics alone",
+    "one-shot stream": "an iterator of pairs, which is read once",
     "given engine": "a given method that does not iterate",
     "Wiener": "Wiener()",
     "ConjugateGradient": "ConjugateGradient()",
 }
 
 
-def features_of(plan: FitPlan, noise: Noise, solver: Solver, execution: Execution) -> dict[str, str]:
-    """Return the features of a call, each with how the call spells it."""
+def features_of(
+    plan: FitPlan, noise: Noise, solver: Solver, execution: Execution, *more: str
+) -> dict[str, str]:
+    """Return the features of a call, those of `more` among them, each with how the call spells it."""
     model, selects = plan.model, plan.selects
     photons = bool(noise.pixel_variance.slope)
     several = len(plan.groups[0]) > 1
@@ -111,6 +129,7 @@ def features_of(plan: FitPlan, noise: Noise, solver: Solver, execution: Executio
         name: not isinstance(solver, LeastSquares),
     }
     spelled = {**_WORDS, "selection": selects or "", "another solver": f"solver={solver!s}"}
+    present |= dict.fromkeys(more, True)
     return {feature: spelled[feature] for feature, there in present.items() if there}
 
 
@@ -124,8 +143,8 @@ def require(features: dict[str, str]) -> None:
     """Refuse features that exclude each other, with the reason."""
     rule = refused(features)
     if rule is not None:
-        first, second = (text for name, text in features.items() if name in rule.features)
-        msg = f"got {first} with {second}: {rule.reason}; {rule.remedy}"
+        first, *others = (text for name, text in features.items() if name in rule.features)
+        msg = f"got {first} with {' and '.join(others)}: {rule.reason}; {rule.remedy}"
         raise ValueError(msg)
 
 
