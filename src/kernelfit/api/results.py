@@ -216,7 +216,7 @@ class NormalStats(NormalEquations):
         if mine is None and theirs is None:
             return self.of(sums)
         sign = 1.0 if operation is NormalEquations.__add__ else -1.0
-        known = [context and context.noise for context in (mine, theirs)]
+        known = [None if context is None else context.noise for context in (mine, theirs)]
         context = (mine or Context()) + (theirs or Context())
         if sign < 0:
             context = dataclasses.replace(mine or Context(), tiles=(), noise=None)

@@ -78,8 +78,8 @@ class Tile:
         key, at, ((rows, cols), (row, col)), degree = values
         sources = [arrays[f"source{i}"] for i in range(sum(name.startswith("source") for name in arrays))]
         extended, size = sources[0].shape, arrays["target"].shape
-        plan = Geometry(extended, size, shape, convention, (0, 0), (0, 0), size)  # type: ignore[arg-type]
-        readers = tuple(Reader(array, extended) for array in sources)  # type: ignore[arg-type]
+        plan = Geometry(extended, size, shape, convention, (0, 0), (0, 0), size)
+        readers = tuple(Reader(array, extended) for array in sources)
         target = Reader(arrays["target"], plan.size)
         frame = (rows, cols), (row, col)
         return cls(
@@ -89,13 +89,20 @@ class Tile:
 
 def kept(tiles: Iterable[Tile]) -> tuple[Tile, ...]:
     """Return the tiles of the smallest keys that there is room for: the same ones in whatever order they came."""
-    pixels, found = 0, []
+    pixels = 0
+    found: list[Tile] = []
     for tile in sorted(tiles, key=lambda one: one.key):
         if pixels >= _MOST_PIXELS or len(found) == _MOST_TILES:
             break
         found.append(tile)
         pixels += tile.observation.geometry.n_pixels
     return tuple(found)
+
+
+def wanted(tiles: Sequence[Tile], key: int) -> bool:
+    """Say whether a tile of this key would be kept beside these, which are."""
+    full = len(tiles) == _MOST_TILES or sum(t.observation.geometry.n_pixels for t in tiles) >= _MOST_PIXELS
+    return not full or key < tiles[-1].key
 
 
 def key_of(*names: object) -> int:
@@ -117,7 +124,8 @@ def tiles_of(
     side, starts = whiteness.places(observation, weights)
     found = []
     for row, col in starts:
-        key, own = key_of(name, row, col), None
+        key = key_of(name, row, col)
+        own: Any = None
         if not wanted(key):
             continue
         if weights is not None:
@@ -250,7 +258,8 @@ class Context:
         }
         header["findings"] = [(one.verdict.name, one.detail) for one in self.findings]
         header["outlier"] = None if math.isinf(self.outlier) else self.outlier
-        header["tiles"], arrays = [], {}
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        header["tiles"] = []
         for i, tile in enumerate(self.tiles):
             values, own = tile.packed()
             header["tiles"].append(values)
@@ -320,9 +329,7 @@ def _looked_at(estimate: Estimate, stats: NormalEquations, context: Context) -> 
         table = estimate.background.coefficients
         own = table.reshape(-1, table.shape[-1])[[tile.at for tile in tiles]]
         seen = dataclasses.replace(seen, background=dataclasses.replace(estimate.background, coefficients=own))
-    seen = whiteness.look(
-        observations, seen, weights, most=context.outlier, declared=context.declared, level=level
-    )
+    seen = whiteness.look(observations, seen, weights, most=context.outlier, declared=context.declared, level=level)
     seen = quantization.judged(seen, observations, 0, 1, weights)
     notes = seen.notes
     if stats.convention.boundary is not None and stats.convention.mode != "valid":

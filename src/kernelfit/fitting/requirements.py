@@ -104,9 +104,7 @@ _WORDS = {
 }
 
 
-def features_of(
-    plan: FitPlan, noise: Noise, solver: Solver, execution: Execution, *more: str
-) -> dict[str, str]:
+def features_of(plan: FitPlan, noise: Noise, solver: Solver, execution: Execution, *more: str) -> dict[str, str]:
     """Return the features of a call, those of `more` among them, each with how the call spells it."""
     model, selects = plan.model, plan.selects
     photons = bool(noise.pixel_variance.slope)

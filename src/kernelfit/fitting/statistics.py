@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..core.background import Elimination, eliminated
-from ..core.geometry import Shape
+from ..core.geometry import Geometry, Shape
 from ..core.model import Execution, Noise
 from ..core.normal_equations import EliminatedSurface, NormalEquations
 from ..core.validation import Array
@@ -21,7 +21,7 @@ from ..solvers.errors_in_variables import counts_of, pairs_of
 from ..solvers.least_squares import LeastSquares, Solver
 from ..solvers.robust import TUNING
 from . import requirements
-from .context import Context, ImageNoise, Tile, key_of, kept, tiles_of
+from .context import Context, ImageNoise, Tile, kept, key_of, tiles_of
 from .equations import block_equations
 from .reweighting import InMemory, Seen, corrected, reweighted
 from .weighted_fitter import Solved, WeightedFitter
@@ -61,7 +61,7 @@ def _group(plan: FitPlan, group: int, noise: Noise, execution: Execution) -> lis
         weights = [j.item.weights if j else None for j in one]
         own_context = dataclasses.replace(noted(context, one), tiles=_tiles(parts, weights))
         if noise.image_std:
-            both = [image_noise(p, w, noise.image_std) for p, w in zip(parts, weights, strict=True)]
+            both = [image_noise(p.geometry, w, noise.image_std) for p, w in zip(parts, weights, strict=True)]
             pairs = None if all(w is None for w in weights) else added_pairs(both, parts)
             known = ImageNoise(noise.image_std, np.sum([gram for gram, _ in both], axis=0), pairs)
             stats, known = known.taken_off(stats)
@@ -84,9 +84,7 @@ def noted(context: Context, judged: Sequence[Judged | None]) -> Context:
 
 def context_of(plan: FitPlan, group: int, method: str) -> Context:
     """Return what is known before any pixel is read."""
-    return Context(
-        plan.channels, plan.channel_axis, plan.n_pairs, plan.listed, len(plan.groups[group]), method
-    )
+    return Context(plan.channels, plan.channel_axis, plan.n_pairs, plan.listed, len(plan.groups[group]), method)
 
 
 def _tiles(observations: Sequence[Observation], weights: Sequence[Weights | None]) -> tuple[Tile, ...]:
@@ -97,24 +95,20 @@ def _tiles(observations: Sequence[Observation], weights: Sequence[Weights | None
     return kept(found)
 
 
-def image_noise(observation: Observation, weights: Weights | None, std: float) -> tuple[Array, Array | None]:
+def image_noise(plan: Geometry, weights: Weights | None, std: float) -> tuple[Array, Array | None]:
     """Return what the image's noise adds to the Gram matrix, and pairs of pixels that count, None if all do."""
     counted = None if weights is None else np.asarray(weights[:], dtype=bool)
-    counts = std**2 * counts_of(observation.geometry, counted)
-    return counts, None if counted is None else pairs_of(counted, observation.geometry)
+    counts = std**2 * counts_of(plan, counted)
+    return counts, None if counted is None else pairs_of(counted, plan)
 
 
-def added_pairs(
-    both: Sequence[tuple[Array, Array | None]], observations: Sequence[Observation]
-) -> Array | None:
+def added_pairs(both: Sequence[tuple[Array, Array | None]], observations: Sequence[Observation]) -> Array | None:
     """Return the sum of pairs of pixels of observations, all of a pair's where None says so."""
     known = next((pairs for _, pairs in both if pairs is not None), None)
     if known is None:
         return None
     full = [np.full(known.shape, float(p.geometry.n_pixels)) for p in observations]
-    return np.asarray(
-        np.sum([f if pairs is None else pairs for f, (_, pairs) in zip(full, both, strict=True)], axis=0)
-    )
+    return np.asarray(np.sum([f if pairs is None else pairs for f, (_, pairs) in zip(full, both, strict=True)], axis=0))
 
 
 def _reweighted(
@@ -145,10 +139,11 @@ def reweighed(context: Context, noise: Noise, seen: Seen) -> Context:
 def with_surfaces_of(found: Solved, seen: Seen, shapes: Sequence[Shape]) -> NormalEquations:
     """Return the statistics of a reweighted fit, with what gives the backgrounds of targets of such shapes."""
     stats = corrected(found, seen.correction)
-    surfaces = tuple(_surface(e, shape) for e, shape in zip(found.eliminations, shapes, strict=False))
+    surfaces = tuple(surface_of(e, shape) for e, shape in zip(found.eliminations, shapes, strict=False))
     return dataclasses.replace(stats, backgrounds=surfaces)
 
 
-def _surface(elimination: Elimination, shape: Shape) -> EliminatedSurface:
+def surface_of(elimination: Elimination, shape: Shape) -> EliminatedSurface:
+    """Return what gives the background of a target of some shape beside any kernel."""
     nothing = np.zeros((1, len(elimination.half)))
     return EliminatedSurface(elimination.half, elimination.root, elimination.coefficients_at(nothing)[0], shape)
