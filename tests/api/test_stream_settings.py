@@ -95,7 +95,7 @@ def test_outliers_are_held_down(loss, more, close):
     pairs = []
     for i, (image, target) in enumerate(PAIRS):
         spoiled = target.copy()
-        spoiled[np.random.default_rng(i).random(target.shape) < 0.02] += 3.0
+        spoiled[np.random.default_rng([9, i]).random(target.shape) < 0.02] += 3.0
         pairs.append((image, spoiled))
     expected = find_kernel(*lists(pairs), SHAPE, robust=loss, **more)
     fit = accumulate_stream(pairs, SHAPE, robust=loss, block=(64, 64), **more).solve()
@@ -182,8 +182,8 @@ def test_an_interrupted_run_ends_with_the_same_bits(settings, after, tmp_path):
     assert again.solve().findings == whole.solve().findings
     if whole.solve().background is not None:
         assert again.solve().background.coefficients.tobytes() == whole.solve().background.coefficients.tobytes()
-    with pytest.raises(ValueError, match="and a call with background=3"):
-        accumulate_stream(pairs, SHAPE, checkpoint=file, **{**settings, "background": 3})
+    with pytest.raises(ValueError, match="and a call with operation='correlation'"):
+        accumulate_stream(pairs, SHAPE, checkpoint=file, operation="correlation", **settings)
 
 
 def test_an_old_checkpoint_is_refused_and_left_alone(tmp_path):
