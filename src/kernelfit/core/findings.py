@@ -78,6 +78,10 @@ class Verdict(enum.Enum):
         "the target's values seem to have run over the end of their integer type and started again at the other: "
         "compute the target in a wider type, or clip it, and say robust='clip' meanwhile"
     )
+    RESIDUAL_UNCHECKED = (
+        "the residual was not checked, the pixels being gone, so that the verdict and the error bars rest on the sums "
+        "alone: hold the kernel against some of the pixels with check_noise, or find it with find_kernel"
+    )
     SOLVED = "solved"
 
     @property

@@ -128,6 +128,10 @@ ADVICE: dict[Verdict, tuple[str, tuple[str, ...]]] = {
         "This is a first look: division by frequency treats the images as if they repeated beyond their edges.",
         ("Use the exact method for the final kernel: method='auto'.",),
     ),
+    Verdict.RESIDUAL_UNCHECKED: (
+        "The kernel comes of sums alone; whether what it leaves unexplained is plain noise could not be looked at.",
+        ("Hold the kernel against some of the pixels: check_noise.", "Or find it from the pixels: find_kernel."),
+    ),
     Verdict.SOLVED: (
         "The images determine every tap, the kernel explains the target, and the errors are small beside it.",
         ("Look at the residual: if structure of the image is left in it, the filter did more than a kernel can.",),
