@@ -20,7 +20,7 @@ _FINE = 2.0  # pixels of width below which the spline between the taps tells: 4 
 _SYMMETRY = "by symmetry"
 _ROUND, _WIDER = 2.45, 1.25  # a length of two normal numbers, and 1.96 times this, that 95 % of such lengths stay below
 _ANY = 45.9  # degrees: 1.96 times this are all directions
-_MOST_TURN = 0.6  # radians, an error of the axes beyond which they have none
+_LOOSE = 0.2  # radians: for a round kernel, whose axes the noise picks, what makes the widths' intervals right
 _NONE = 1e-6  # an error so much smaller than those of the taps is none: the solver left no freedom
 _DOUBTS = {
     Verdict.RANK_DEFICIENT: "the image leaves part of this kernel open, so that its numbers have no errors",
@@ -261,11 +261,10 @@ def measure_psf(
         angle = Measured(angle.value, min(math.degrees(swing * tangential), _ANY) if known else _ANY)
         if none(turn, tangential):
             angle = Measured(round(angle.value / 45) * 45.0, math.nan, _SYMMETRY)
-            tangential = 0.0
             if none(longer, radial):
                 ellipticity = Measured(0.0, math.nan, _SYMMETRY)
                 angle = Measured(math.nan)
-        swing = min(swing, _MOST_TURN / tangential) if tangential > 0 else 0.0
+        swing = swing if known or not tangential else min(swing, _LOOSE / tangential)
         moves = np.vstack([centers, swing * turn])
         size = 1e-3
         every = []
