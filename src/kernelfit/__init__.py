@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from .core.findings import Finding as Finding
     from .core.findings import Verdict as Verdict
     from .core.geometry import Convention as Convention
+    from .core.model import Execution as Execution
+    from .core.model import Model as Model
+    from .core.model import Noise as Noise
+    from .core.model import Selection as Selection
     from .diagnostics.boundary import BoundaryCheck as BoundaryCheck
     from .diagnostics.boundary import BoundaryRow as BoundaryRow
     from .diagnostics.whiteness import NoiseCheck as NoiseCheck
@@ -46,6 +50,7 @@ if TYPE_CHECKING:
     from .engines.cost_model import choose_method as choose_method
     from .engines.forward import apply_kernel as apply_kernel
     from .restoration.deconvolution import deconvolve as deconvolve
+    from .solvers.conjugate_gradient import ConjugateGradient as ConjugateGradient
     from .solvers.constrained import Constrained as Constrained
     from .solvers.constrained import InBasis as InBasis
     from .solvers.constrained import NonNegative as NonNegative
@@ -53,6 +58,7 @@ if TYPE_CHECKING:
     from .solvers.least_squares import LeastSquares as LeastSquares
     from .solvers.penalties import Penalized as Penalized
     from .solvers.sparse import Sparse as Sparse
+    from .solvers.wiener import Wiener as Wiener
 
 __version__ = "0.14.0"
 
@@ -105,6 +111,7 @@ _ROOMS = {
         "Verdict",
     ),
     "core.geometry": ("Convention",),
+    "core.model": ("Execution", "Model", "Noise", "Selection"),
     "diagnostics.boundary": (
         "BoundaryCheck",
         "BoundaryRow",
@@ -116,6 +123,7 @@ _ROOMS = {
     ),
     "engines.forward": ("apply_kernel",),
     "restoration.deconvolution": ("deconvolve",),
+    "solvers.conjugate_gradient": ("ConjugateGradient",),
     "solvers.constrained": (
         "Constrained",
         "InBasis",
@@ -125,6 +133,7 @@ _ROOMS = {
     "solvers.least_squares": ("LeastSquares",),
     "solvers.penalties": ("Penalized",),
     "solvers.sparse": ("Sparse",),
+    "solvers.wiener": ("Wiener",),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 _MODULES = ("io", "plot", "report", "scale")  # reached as kernelfit.plot and so on, without an import of their own

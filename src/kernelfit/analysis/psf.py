@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..compiled.blas import one_blas_thread
-from ..core import geometry
 from ..core.estimate import Estimate
 from ..core.findings import Verdict
 from ..core.geometry import Shape
+from ..core.model import Model
 from .psf_shape import ANGLE, ENCIRCLED, MTF, PeakShape
 
 Array = npt.NDArray[np.float64]
@@ -198,9 +198,7 @@ def measure_psf(
     if fit is not None:
         conv = fit.convention
     else:
-        conv = geometry.convention(
-            shape, mode="same", boundary=None, fillvalue=0.0, origin=origin, operation=operation or "convolution"
-        )
+        conv = Model(shape, origin=origin, operation=operation or "convolution").convention("same")
     turned = conv.operation == "correlation"
     at = tuple(k - 1 - o if turned else o for k, o in zip(shape, conv.origin, strict=True))
     doubts = [] if fit is None else [_DOUBTS[f.verdict] for f in fit.findings if f.verdict in _DOUBTS]

@@ -4,7 +4,9 @@ import numpy.typing as npt
 
 from ..compiled.blas import one_blas_thread
 from ..core.geometry import Shape
+from ..core.model import Model, Selection
 from ..core.validation import as_workers
+from ..data.masking import PlaneSelection
 from ..data.observation import as_observation
 from ..engines.accumulation import statistics
 from ..engines.cost_model import engine_of
@@ -109,10 +111,7 @@ def accumulate(
 
     plain_image, image_masked = masking.unmasked(image)
     plain_target, target_masked = masking.unmasked(target)
-    rules = masking.Rules(mask, image_mask, weights, nan, saturated, target_masked, image_masked)
-    observation = as_observation(
-        plain_image,
-        plain_target,
+    model = Model(
         shape,
         mode=mode,
         boundary=boundary,
@@ -122,12 +121,20 @@ def accumulate(
         stride=stride,
         offset=offset,
     )
+    observation = as_observation(plain_image, plain_target, model)
+    selection = PlaneSelection(
+        (mask, target_masked),
+        ((image_mask, image_masked),),
+        weights,
+        Selection(nan=nan, saturated=saturated).nan,
+        saturated,
+    )
     threads = as_workers(workers)
     if method in ("cg", "wiener"):
         msg = f"got method={method!r}, which forms no statistics; need 'auto', 'direct' or 'fft' (find_kernel takes it)"
         raise ValueError(msg)
     engine = engine_of(observation, method)
-    judged = rules.judge(observation)
+    judged = selection.judge(observation)
     if judged is not None:
         return NormalStats.of(weighted.statistics([judged.item], engine, threads))
     return NormalStats.of(statistics(observation, engine, threads)[0])
@@ -222,9 +229,7 @@ def accumulate_spectra(
            [0., 1., 0.],
            [0., 0., 0.]])
     """
-    observation = as_observation(
-        image,
-        target,
+    model = Model(
         shape,
         mode=mode,
         boundary=boundary,
@@ -232,4 +237,5 @@ def accumulate_spectra(
         origin=origin,
         operation=operation,
     )
+    observation = as_observation(image, target, model)
     return SpectralStats.of(spectral_statistics(observation, block, detrend, taper, as_workers(workers)))

@@ -10,6 +10,7 @@ from ..compiled.blas import one_blas_thread
 from ..core import geometry
 from ..core.estimate import Estimate, require_fit
 from ..core.geometry import Convention
+from ..core.model import Execution, Model, Selection
 from ..core.validation import as_workers
 from ..data import masking
 from ..data.observation import Observation, WeightedObservation, Weights, source_reader, target_reader
@@ -18,7 +19,9 @@ from ..diagnostics.boundary import BoundaryCheck, _compare, _Plane, _planes
 from ..engines import accumulation
 from ..engines.cost_model import Choice, engine_of
 from ..engines.weighted_pass import residual
-from ..fitting import joint, reweighting
+from ..fitting import pipeline
+from ..fitting.equations import plain_fit
+from ..solvers.least_squares import estimate_of
 from .results import KernelFit
 
 
@@ -79,33 +82,29 @@ def check_boundary(
         msg = "got a fit of mode 'valid', in which no target pixel depends on the boundary; need 'same' or 'full'"
         raise ValueError(msg)
     threads = as_workers(workers)
-    images, _ = masking.unmasked(image)
-    targets, target_masked = masking.unmasked(target)
     given = list(fit.parts or (fit,))
-    nan = "error" if all(one.weights is None for one in given) else "mask"
-    rules = masking.Rules(mask=mask, weights=weights, nan=nan, target_masked=target_masked)
-    asked = make_plan(
-        images,
-        targets,
+    model = Model(
         fit.kernel.shape[-2:],
         channel_axis=fit.channel_axis,
         channels=fit.channels or "shared",
         background=None if fit.background is None else fit.background.degree,
         **{**conv.keywords(), "boundary": None},
     )
+    nan = "error" if all(one.weights is None for one in given) else "mask"
+    asked = make_plan(image, target, model, Selection(mask=mask, weights=weights, nan=nan, saturated=None))
     planes: list[_Plane] = []
     squares, spare, n_inside = 0.0, 0, 0
     for g, group in enumerate(asked.groups):
         own = given if asked.channels == "mixed" else given[g : g + 1]
         known = conv.boundary is None and fit.background is None
-        items = _items(asked, g, own, rules, conv)
+        items = _items(asked, g, own, conv)
         if items is not None:
             inner = [[_inner(item, p) for item, p in zip(one, group, strict=True)] for one in items]
             fits = own if known else [_weighted_fit(one, threads) for one in inner]
-            for found, one in zip(fits, inner, strict=True):
-                squares += _weighted_squares(one, found, threads) if known else found.rss
+            for fitted, one in zip(fits, inner, strict=True):
+                squares += _weighted_squares(one, fitted, threads) if known else fitted.rss
                 n_inside += sum(item.n_pixels for item in one)
-                spare -= found.rank
+                spare -= fitted.rank
             for t, one in enumerate(items):
                 observations, every = [item.observation for item in one], [item.weights for item in one]
                 planes += _planes(observations, fits[t : t + 1], every)
@@ -114,7 +113,12 @@ def check_boundary(
             fits = own
             squares += _squares(group, fits, threads)
         else:
-            fits = joint.fit(group, Choice(engine_of(group[0]), ""), None, threads)
+            found = plain_fit(group, engine_of(group[0]), threads)
+            fits = [estimate_of(*both) for both in zip(found.stats, found.solutions, strict=True)]
+            if found.eliminations:
+                fits = pipeline.with_background(
+                    fits, group, found.eliminations, sum(p.geometry.n_pixels for p in group)
+                )
             squares += sum(one.rss for one in fits)
         n_inside += sum(p.geometry.n_pixels for p in group) * len(fits)
         spare -= sum(one.rank for one in fits)
@@ -127,7 +131,7 @@ def check_boundary(
 
 
 def _items(
-    asked: FitPlan, group: int, fits: Sequence[Estimate], rules: masking.Rules, conv: Convention
+    asked: FitPlan, group: int, fits: Sequence[Estimate], conv: Convention
 ) -> list[list[WeightedObservation]] | None:
     """Return the problems of a group with weights for the whole target, for each target; None if all count the same."""
     observations, found, told = asked.groups[group], [], False
@@ -136,13 +140,13 @@ def _items(
         for i, observation in enumerate(observations):
             single = dataclasses.replace(observation, targets=(observation.targets[t],))
             whole = _laid(single, single, dataclasses.replace(conv, boundary="fill", fillvalue=0.0))
-            judged = rules.judge(whole, asked, *asked.place(group, t, i))
+            judged = asked.selection_of(group, t, i).judge(whole)
             item = WeightedObservation(whole, np.broadcast_to(np.True_, whole.size)) if judged is None else judged.item
             own = fit.weights[i] if isinstance(fit.weights, tuple) else fit.weights
             told |= judged is not None or own is not None
             if own is not None:
                 plan = observation.geometry if conv.boundary is None else whole.geometry
-                item = _with_weights(item, own, plan.used, rules.weights is not None)
+                item = _with_weights(item, own, plan.used, asked.selection.weights is not None)
             one.append(item)
         found.append(one)
     return found if told else None
@@ -183,7 +187,8 @@ def _inner(item: WeightedObservation, observation: Observation) -> WeightedObser
 def _weighted_fit(items: Sequence[WeightedObservation], workers: int) -> Estimate:
     """Find the kernel of least squares."""
     judged = [masking.Judged(item, ()) for item in items]
-    return reweighting.fit(judged, Choice(engine_of(items[0].observation), ""), None, workers)
+    settings = pipeline.Settings(execution=Execution(workers=workers))
+    return pipeline.fit_weighted(judged, Choice(engine_of(items[0].observation), ""), settings)
 
 
 def _weighted_squares(items: Sequence[WeightedObservation], fit: Estimate, workers: int) -> float:

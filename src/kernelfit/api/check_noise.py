@@ -5,6 +5,7 @@ import numpy.typing as npt
 
 from ..compiled.blas import one_blas_thread
 from ..core.estimate import require_fit
+from ..core.model import Model
 from ..core.validation import as_list, as_workers
 from ..data import masking
 from ..data.observation import Observation, WeightedObservation, Weights, as_observation
@@ -149,7 +150,7 @@ def _items_of(image: object, target: object, fit: KernelFit) -> tuple[list[Obser
         msg = f"got images and targets of {len(images)} and {len(targets)} pairs, need {need}; give lists of all"
         raise ValueError(msg)
     observations = [
-        as_observation(one, other, fit.kernel.shape, **fit.convention.keywords())
+        as_observation(one, other, Model(fit.kernel.shape, **fit.convention.keywords()))
         for one, other in zip(images, targets, strict=True)
     ]
     if fit.weights is None:

@@ -14,10 +14,12 @@ from ..compiled.threads import Progress
 from ..core import geometry, validation
 from ..core.findings import Finding, Verdict
 from ..core.geometry import Convention, Shape
+from ..core.model import Model, Selection
 from ..core.normal_equations import NormalEquations
 from ..core.validation import as_number, as_workers, require_progress
 from ..data import masking
 from ..data.masked_blocks import MaskedBlocks
+from ..data.masking import PlaneSelection
 from ..data.observation import as_observation
 from ..engines.cost_model import engine_of
 from ..fitting.tile_map import _MOST, Array, _Reading, _smoothed, _Tile, _tiles
@@ -204,16 +206,21 @@ def kernel_map(
     chosen = auto.as_solver(solver)
     validation.known(method, ("auto", "direct", "fft"), "method")
     (plain_image, image_masked), (plain_target, target_masked) = masking.unmasked(image), masking.unmasked(target)
-    rules = masking.Rules(mask, image_mask, weights, nan, saturated, target_masked, image_masked)
-    observation = as_observation(
-        plain_image,
-        plain_target,
+    model = Model(
         shape,
         mode=mode,
         boundary=boundary,
         fillvalue=fillvalue,
         origin=origin,
         operation=operation,
+    )
+    observation = as_observation(plain_image, plain_target, model)
+    selection = PlaneSelection(
+        (mask, target_masked),
+        ((image_mask, image_masked),),
+        weights,
+        Selection(nan=nan, saturated=saturated).nan,
+        saturated,
     )
     threads = as_workers(workers)
     require_progress(progress)
@@ -236,7 +243,7 @@ def kernel_map(
     fits: list[_Tile] = []
     every: list[NormalEquations] = []
     reading = _Reading(
-        observation, MaskedBlocks.of(observation, rules), boxes, engine, chosen, threads, progress, strength > 0
+        observation, MaskedBlocks.of(observation, selection), boxes, engine, chosen, threads, progress, strength > 0
     )
     for band in reading:
         fits += band.fits

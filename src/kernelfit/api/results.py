@@ -19,6 +19,7 @@ from ..core.normal_equations import NormalEquations, packed, unpacked
 from ..core.serialization import load_estimate, save_estimate
 from ..core.validation import Array, as_workers
 from ..engines.forward import predict
+from ..fitting.pipeline import solved
 from ..plotting.text import summary
 from ..solvers.auto import as_solver
 from ..solvers.errors_in_variables import take_off
@@ -257,7 +258,7 @@ class NormalStats(NormalEquations):
         KernelFit
             The result; `KernelFit.findings` says what is doubtful about it.
         """
-        return KernelFit.of(as_solver(solver).solve(self))
+        return KernelFit.of(solved(self, as_solver(solver)))
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the statistics to an NPZ file, in one step.

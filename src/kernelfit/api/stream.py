@@ -8,11 +8,12 @@ from typing import Any
 
 from ..compiled.blas import one_blas_thread
 from ..compiled.threads import Progress
-from ..core import geometry, validation
+from ..core import validation
 from ..core.geometry import Shape
+from ..core.model import Model, Selection
 from ..core.normal_equations import NormalEquations
-from ..core.validation import as_number, as_workers, require_progress
-from ..data import blocks, masking
+from ..core.validation import as_workers, require_progress
+from ..data import blocks
 from ..data.blocks import Tree
 from ..fitting.stream import Checkpoint, _computed, _Stream
 from .results import NormalStats
@@ -116,21 +117,21 @@ def accumulate_stream(
            [0. , 0.5, 0. ],
            [0. , 0. , 0. ]])
     """
-    kernel = geometry.kernel_shape(shape)
-    keywords = {
-        "mode": mode,
-        "boundary": boundary,
-        "fillvalue": as_number(fillvalue, "fillvalue"),
-        "origin": None if origin is None else geometry.as_pair(origin, "origin"),
-        "operation": operation,
-    }
-    lattice = geometry.lattice(stride, offset)
-    if lattice[0] != (1, 1):
-        keywords |= {"stride": lattice[0], "offset": lattice[1]}
-    masking.Rules(None, None, None, nan, saturated)
-    validation.known(mode, (None, *geometry.MODES), "mode")
-    validation.known(boundary, geometry.BOUNDARIES, "boundary")
-    validation.known(operation, geometry.OPERATIONS, "operation")
+    model = Model(
+        shape,
+        mode=mode,
+        boundary=boundary,
+        fillvalue=fillvalue,
+        origin=origin,
+        operation=operation,
+        stride=stride,
+        offset=offset,
+    )
+    kernel = model.kernel_shape
+    keywords = {name: getattr(model, name) for name in ("mode", "boundary", "fillvalue", "origin", "operation")}
+    if model.strided:
+        keywords |= {"stride": model.stride, "offset": model.offset}
+    Selection(nan=nan, saturated=saturated)
     validation.known(method, ("auto", "direct", "fft"), "method")
     sides = blocks.as_block(block)
     threads = as_workers(workers)
@@ -146,7 +147,7 @@ def accumulate_stream(
         call |= {"nan": nan, "saturated": saturated}
     state = None if checkpoint is None else Checkpoint(checkpoint, call, every)
     tree = Tree[NormalEquations](operator.add) if state is None else state.tree
-    stream = _Stream(pairs, kernel, keywords, (nan, saturated), method, sides, state)
+    stream = _Stream(pairs, model, (nan, saturated), method, sides, state)
     fresh = False
     try:
         for item, part in _computed(stream.work(), threads):

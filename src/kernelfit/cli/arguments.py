@@ -10,6 +10,7 @@ import numpy as np
 
 import kernelfit
 
+from ..core.model import as_ends
 from ..data import masking
 from ..imageio import read, write
 from ..imageio.planes import NoChannelsError
@@ -123,7 +124,7 @@ def saturated_colours(args: argparse.Namespace, reading: list[str]) -> tuple[Any
     if choice.get("channel") != "luma" or "channel='luma'" not in reading[1]:
         return None, ""
     colours = read.read_image(args.target, **{**choice, "channel": None, "colours": True})
-    ends = masking.as_ends(args.saturated, colours.dtype) if colours.shape[-1] > 2 else None
+    ends = as_ends(args.saturated, colours.dtype) if colours.shape[-1] > 2 else None
     if ends is None:
         return None, ""
     hit = masking.at_ends(np.asarray(colours)[..., :3], ends)

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
-from .geometry import Geometry, Shape
-from .normal_equations import NormalEquations
+from .geometry import Shape
+from .normal_equations import EliminatedSurface, NormalEquations
 
 Array = npt.NDArray[np.float64]
 _EPS = float(np.finfo(np.float64).eps)
@@ -154,11 +154,10 @@ class Columns:
     powers: npt.NDArray[np.int64]
 
     @classmethod
-    def of(cls, plan: Geometry, degree: int) -> "Columns":
-        """Lay the terms on the used pixels of a geometry."""
+    def of(cls, whole: Shape, corner: Shape, size: Shape, degree: int) -> "Columns":
+        """Lay the terms on a part of a target: its corner and its size."""
         down, across = (
-            legendre(n, degree)[first : first + size]
-            for n, first, size in zip(plan.target_shape, plan.offset, plan.size, strict=True)
+            legendre(n, degree)[first : first + used] for n, first, used in zip(whole, corner, size, strict=True)
         )
         return cls(down, across, np.array(powers(degree)))
 
@@ -320,3 +319,33 @@ def as_degree(value: object) -> int:
         msg = f"got background={degree}, need None or a degree of at least 0"
         raise ValueError(msg)
     return degree
+
+
+def eliminated(stats: NormalEquations) -> NormalEquations:
+    """Return equations of one target without its background, which they can still tell."""
+    sums = stats.surface
+    if sums is None:
+        return stats
+    elimination = Elimination.of(sums.cross, sums.gram, sums.products[None])
+    (reduced,) = elimination.reduced([stats], sums.products[None])
+    surface = EliminatedSurface(elimination.half, elimination.root, elimination.coefficients[0], sums.shape)
+    before = float(np.trace(stats.gram)), stats.target_energy
+    return dataclasses.replace(reduced, surface=None, backgrounds=(surface,), unreduced=before)
+
+
+def settled(stats: NormalEquations) -> NormalEquations:
+    """Return sums of such equations without what rounding left of combinations that the surfaces take up whole."""
+    return stats if stats.unreduced is None else without_rounding([stats], stats.unreduced[0])[0]
+
+
+def eliminations_of(stats: NormalEquations) -> list[Elimination]:
+    """Return what gives the backgrounds of equations beside a kernel."""
+    return [
+        Elimination(one.half, one.root, np.zeros((1, len(one.half))), one.first[None].copy())
+        for one in stats.backgrounds
+    ]
+
+
+def degree_of(n: int) -> int:
+    """Return the degree of a surface of so many terms."""
+    return next(degree for degree in range(n) if n_terms(degree) == n)

@@ -192,29 +192,25 @@ def convention(
     mode: str,
     boundary: str | None,
     fillvalue: float,
-    origin: object,
+    origin: Shape | None,
     operation: str,
-    stride: object = 1,
-    offset: object = 0,
+    stride: Shape = (1, 1),
+    offset: Shape = (0, 0),
 ) -> Convention:
-    """Check the keywords that describe a convention and return it."""
-    known(mode, MODES, "mode")
-    known(boundary, BOUNDARIES, "boundary")
-    known(operation, OPERATIONS, "operation")
+    """Return the convention of values that were judged one by one; refuse an origin that does not fit the others."""
     centre = default_origin(shape)
     if origin is not None:
-        given = as_pair(origin, "origin")
-        if mode != "same" and given != centre:
+        if mode != "same" and origin != centre:
             msg = (
                 f"got origin={origin!r} with mode={mode!r}, where the shapes alone fix the alignment; "
                 "leave origin out, or use mode='same'"
             )
             raise ValueError(msg)
-        if not all(0 <= o < k for o, k in zip(given, shape, strict=True)):
+        if not all(0 <= o < k for o, k in zip(origin, shape, strict=True)):
             msg = f"got origin={origin!r}, need a tap of the {shape[0]}x{shape[1]} kernel: 0 <= origin < side"
             raise ValueError(msg)
-        centre = given
-    return Convention(mode, boundary, fillvalue, centre, operation, *lattice(stride, offset))
+        centre = origin
+    return Convention(mode, boundary, fillvalue, centre, operation, stride, offset)
 
 
 def whole_length(mode: str, n: int, side: int) -> int:

@@ -14,6 +14,54 @@ _ARRAYS = ("gram", "moment", "center", "center_moment")
 
 
 @dataclass(frozen=True, eq=False)
+class SurfaceSums:
+    """Sums over pixels of one target with the terms Phi of its background, as long as that is not eliminated.
+
+    Attributes
+    ----------
+    cross : ndarray, shape (taps, terms)
+        ``A'W Phi``.
+    gram : ndarray, shape (terms, terms)
+        ``Phi'W Phi``.
+    products : ndarray, shape (terms,)
+        ``Phi'W y``.
+    shape : (int, int)
+        Rows and columns of the whole target.
+    """
+
+    cross: Array
+    gram: Array
+    products: Array
+    shape: Shape
+
+    def __add__(self, other: "SurfaceSums") -> "SurfaceSums":
+        """Return the sums over the pixels of both parts of a target."""
+        return SurfaceSums(self.cross + other.cross, self.gram + other.gram, self.products + other.products, self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class EliminatedSurface:
+    """What gives the coefficients of an eliminated background beside any kernel: ``first - gain k``.
+
+    Attributes
+    ----------
+    half : ndarray, shape (taps, rank)
+        ``A'W Phi R``.
+    root : ndarray, shape (terms, rank)
+        R, with ``R R'`` the (pseudo-)inverse of ``Phi'W Phi``.
+    first : ndarray, shape (terms,)
+        The coefficients beside a kernel of zeros.
+    shape : (int, int)
+        Rows and columns of the whole target.
+    """
+
+    half: Array
+    root: Array
+    first: Array
+    shape: Shape
+
+
+@dataclass(frozen=True, eq=False)
 class NormalEquations:
     """Sums over target pixels from which kernels are solved; disjoint sets of pixels add with ``+``.
 
@@ -50,6 +98,12 @@ class NormalEquations:
         of the weights of the `n_pixels` pixels that have one. None if every pixel counts once.
     weighting : str, optional
         How the weights were taken into account, in words; empty without weights.
+    surface : SurfaceSums, optional
+        The sums with the background of the one target of which these are a part; solvers need it eliminated.
+    backgrounds : tuple of EliminatedSurface, optional
+        Those of the targets whose background is eliminated; `n_pixels` is less by their degrees of freedom.
+    unreduced : (float, float), optional
+        Trace of the Gram matrix and ``y'y`` before that.
 
     Examples
     --------
@@ -79,6 +133,9 @@ class NormalEquations:
     center_energy: float = 0.0
     weight_sum: float | None = None
     weighting: str = ""
+    surface: SurfaceSums | None = None
+    backgrounds: tuple[EliminatedSurface, ...] = ()
+    unreduced: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         """Check the shapes, and make the arrays read-only."""
@@ -122,6 +179,12 @@ class NormalEquations:
         }
         if self.weight_sum is not None or other.weight_sum is not None:
             sums["weight_sum"] = self.total_weight + other.total_weight
+        if self.surface is not None and other.surface is not None:
+            sums["surface"] = self.surface + other.surface
+        sums["backgrounds"] = self.backgrounds + other.backgrounds
+        if self.unreduced is not None and other.unreduced is not None:
+            mine_before, theirs_before = self.unreduced, other.unreduced
+            sums["unreduced"] = (mine_before[0] + theirs_before[0], mine_before[1] + theirs_before[1])
         sums["weighting"] = "; ".join(dict.fromkeys(w for w in (self.weighting, other.weighting) if w))
         if self.center is not None or other.center is not None:
             center = self.center if self.center is not None else other.center
@@ -265,16 +328,35 @@ def packed(stats: NormalEquations) -> tuple[dict[str, Any], dict[str, Array]]:
         value = getattr(stats, field.name)
         if isinstance(value, np.ndarray):
             arrays[field.name] = value
-        elif field.name not in _ARRAYS:
+        elif field.name not in (*_ARRAYS, "surface", "backgrounds"):
             header[field.name] = value
     header["convention"] = dataclasses.asdict(stats.convention)
+    header["backgrounds"] = [one.shape for one in stats.backgrounds]
+    parts: list[tuple[str, Any]] = [(f"background{i}_", one) for i, one in enumerate(stats.backgrounds)]
+    if stats.surface is not None:
+        header["surface"] = stats.surface.shape
+        parts.append(("surface_", stats.surface))
+    for prefix, part in parts:
+        values = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+        arrays |= {prefix + name: value for name, value in values.items() if isinstance(value, np.ndarray)}
     return header, arrays
 
 
 def unpacked(header: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]:
     """Return the fields of statistics from what `packed` made of them."""
+
+    def part(kind: type, prefix: str, shape: list[int]) -> Any:
+        names = [field.name for field in dataclasses.fields(kind) if field.name != "shape"]
+        return kind(**{name: arrays[prefix + name] for name in names}, shape=(shape[0], shape[1]))
+
     names = {field.name for field in dataclasses.fields(NormalEquations)}
     fields = {name: value for name, value in header.items() if name in names}
     fields["terms"] = tuple((rows, cols) for rows, cols in header["terms"])
     fields["convention"] = convention_from(header["convention"])
+    if header.get("surface") is not None:
+        fields["surface"] = part(SurfaceSums, "surface_", header["surface"])
+    shapes = header.get("backgrounds", ())
+    fields["backgrounds"] = tuple(part(EliminatedSurface, f"background{i}_", s) for i, s in enumerate(shapes))
+    if header.get("unreduced") is not None:
+        fields["unreduced"] = tuple(header["unreduced"])
     return {**fields, **{name: arrays[name] for name in _ARRAYS if name in arrays}}

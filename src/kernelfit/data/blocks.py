@@ -53,7 +53,12 @@ def sub_observation(observation: Observation, box: Box) -> Observation:
         geometry=part,
         sources=tuple(moved(r, row, col, part.extended_shape) for r in observation.sources),
         targets=tuple(moved(r, box.row, box.col, part.size) for r in observation.targets),
+        frame=None if observation.frame is None else (observation.frame[0], _moved_corner(observation.frame[1], box)),
     )
+
+
+def _moved_corner(corner: Shape, box: Box) -> Shape:
+    return corner[0] + box.row, corner[1] + box.col
 
 
 def alone(observation: Observation) -> Observation:
@@ -65,7 +70,8 @@ def alone(observation: Observation) -> Observation:
     sources, targets = (
         tuple(Reader(_own(r), r.shape) for r in some) for some in (observation.sources, observation.targets)
     )
-    return dataclasses.replace(observation, geometry=own, sources=sources, targets=targets)
+    frame = observation.surface_frame
+    return dataclasses.replace(observation, geometry=own, sources=sources, targets=targets, frame=frame)
 
 
 def _own(reader: Reader) -> npt.NDArray[Any]:

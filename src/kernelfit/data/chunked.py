@@ -198,7 +198,7 @@ class Chunked:
         return np.asarray(self.array[:, :], dtype=dtype)
 
 
-class _Plane:
+class Plane:
     """One channel of anything that can be sliced."""
 
     def __init__(self, array: Any, axis: int, index: int) -> None:
@@ -208,6 +208,7 @@ class _Plane:
             self.chunks = _but(axis, array.chunks)
 
     def __getitem__(self, key: tuple[slice, slice]) -> Pixels:
+        """Return the pixels of two slices."""
         full = list(key)
         full.insert(self.axis, slice(self.index, self.index + 1))
         return np.asarray(self.array[tuple(full)]).squeeze(self.axis)
@@ -243,7 +244,7 @@ def sliceable(array: Any) -> Any:
 def planes(array: Any, axis: int) -> list[Any]:
     """Return the channels of an array, each as `sliceable` does; those that share chunks share what is kept of them."""
     array = direct(array)
-    found: list[Any] = [_Plane(array, axis, i) for i in range(array.shape[axis])]
+    found: list[Any] = [Plane(array, axis, i) for i in range(array.shape[axis])]
     if not hasattr(array, "chunks"):
         return found
     _require_known(array)

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from ..core.model import as_ends
 from . import blocks, chunked, masking
 from .blocks import Box
-from .masking import Rules
+from .masking import PlaneSelection
 from .observation import Observation, WeightedObservation
 from .reader import Reader
 
@@ -27,8 +28,8 @@ class MaskedBlocks:
         The whole pair.
     masks, weights : tuple of Reader
         Of the used part of the target; those of the weights, none or one.
-    image_masks : tuple of Reader
-        Of the extended image: where it is mirrored, so are they.
+    image_masks : tuple of tuple of Reader
+        Of each extended image: where it is mirrored, so are they.
     nan : str
     saturated : (float, float) or None
         As in `find_kernel`, but for the ends of the type's range being said.
@@ -37,35 +38,39 @@ class MaskedBlocks:
     observation: Observation
     masks: tuple[Reader, ...]
     weights: tuple[Reader, ...]
-    image_masks: tuple[Reader, ...]
+    image_masks: tuple[tuple[Reader, ...], ...]
     nan: str
     saturated: tuple[float, float] | None
 
     @classmethod
-    def of(cls, observation: Observation, rules: Rules) -> "MaskedBlocks | None":
-        """Judge what a user gives for one pair, but for its values; None if that excludes nothing."""
-        source, target = observation.sources[0], observation.targets[0]
+    def of(cls, observation: Observation, selection: PlaneSelection) -> "MaskedBlocks | None":
+        """Judge what a user gives for one target, but for its values; None if that excludes nothing."""
+        target = observation.targets[0]
 
         def readers(like: Reader, name: str, kinds: str, need: str, *values: object) -> tuple[Reader, ...]:
             arrays = [_laid(v, like.array.shape, name, kinds, need) for v in values if v is not None]
             return tuple(dataclasses.replace(like, array=a, fillvalue=0.0) for a in arrays)
 
         marks = "biu", "bool (True where a pixel is excluded)"
+        given = selection.image_masks or ((),) * len(observation.sources)
         found = cls(
             observation,
-            readers(target, "mask", *marks, rules.mask, rules.target_masked),
-            readers(target, "weights", "biuf", "real numbers: the inverse variance", rules.weights),
-            readers(source, "image_mask", *marks, rules.image_mask, rules.image_masked),
-            rules.nan,
-            masking.as_ends(rules.saturated, target.array.dtype),
+            readers(target, "mask", *marks, *selection.masks),
+            readers(target, "weights", "biuf", "real numbers: the inverse variance", selection.weights),
+            tuple(
+                readers(source, "image_mask", *marks, *own)
+                for source, own in zip(observation.sources, given, strict=True)
+            ),
+            selection.nan,
+            as_ends(selection.saturated, target.array.dtype),
         )
-        idle = rules.nan == "error" and found.saturated is None
-        return None if idle and not (found.masks or found.weights or found.image_masks) else found
+        idle = selection.nan == "error" and found.saturated is None
+        return None if idle and not (found.masks or found.weights or any(found.image_masks)) else found
 
     @property
     def more(self) -> bool:
         """Whether more than saturation may exclude or weigh pixels."""
-        return bool(self.nan == "mask" or self.masks or self.weights or self.image_masks)
+        return bool(self.nan == "mask" or self.masks or self.weights or any(self.image_masks))
 
     def item(self, box: Box, observation: Observation | None = None) -> WeightedObservation | None:
         """Return a box with its weights, None if all of its pixels count the same.
@@ -78,7 +83,10 @@ class MaskedBlocks:
         judged = masking.judge(
             own,
             masks=[reader.block(box.row, box.col, own.size) != 0 for reader in self.masks],
-            image_masks=[[reader.block(row, col, own.geometry.extended_shape) != 0 for reader in self.image_masks]],
+            image_masks=[
+                [reader.block(row, col, own.geometry.extended_shape) != 0 for reader in masks]
+                for masks in self.image_masks
+            ],
             weights=weights[0] if weights else None,
             nan=self.nan,
             saturated=self.saturated,
@@ -88,7 +96,7 @@ class MaskedBlocks:
 
     def spots(self) -> bytes:
         """Return a few spots of all that is laid on the pair, to know it by."""
-        return blocks.spots((*self.masks, *self.weights, *self.image_masks))
+        return blocks.spots((*self.masks, *self.weights, *(reader for masks in self.image_masks for reader in masks)))
 
 
 def _laid(value: object, shape: tuple[int, int], name: str, kinds: str, need: str) -> Any:

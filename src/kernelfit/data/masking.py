@@ -12,13 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..core import validation
+from ..core.model import as_ends
 from .observation import Observation, WeightedObservation, Weights
-from .plan import FitPlan
 from .reader import Reader, any_in_window
 
 Mask = npt.NDArray[np.bool_]
-NAN = ("error", "mask")
 #: Pixels looked at a time.
 _BLOCK = 2**20
 
@@ -97,7 +95,7 @@ class Unsaturated:
             return np.asarray(self._of[cols, rows].T)
         if isinstance(cols, slice) and not isinstance(rows, slice):  # a sample of whole rows
             return np.concatenate([self[r : r + 1, cols] for r in rows])
-        (top, bottom, y), (left, right, x) = (_hull(k, n) for k, n in zip((rows, cols), self.shape, strict=True))
+        (top, bottom, y), (left, right, x) = (hull(k, n) for k, n in zip((rows, cols), self.shape, strict=True))
         row, col = self._first
         return np.asarray(
             ~_hit(np.asarray(self._array[row + top : row + bottom, col + left : col + right]), self._ends)[y, x]
@@ -108,7 +106,7 @@ class Unsaturated:
         return np.asarray(self[:, :], dtype)
 
 
-def _hull(index: Any, n: int) -> tuple[int, int, Any]:
+def hull(index: Any, n: int) -> tuple[int, int, Any]:
     """Return the part of an axis that an index asks for, and the index in it."""
     if isinstance(index, slice):
         start, stop, step = index.indices(n)
@@ -132,83 +130,36 @@ def unmasked(value: object) -> tuple[object, object]:
 
 
 @dataclass(frozen=True, eq=False)
-class Rules:
-    """What a user says of pixels that do not count, or not as much as others; for several pairs each a list.
+class PlaneSelection:
+    """What a user says of the pixels of one target plane that do not count, or not as much as others.
 
     Attributes
     ----------
-    mask, image_mask, weights, nan, saturated
-        As in `find_kernel`.
-    target_masked, image_masked
-        The masks of masked arrays.
+    masks : tuple
+        Masks of the target, all of which exclude; None for none.
+    image_masks : tuple of tuple
+        The same for each source.
+    weights, nan, saturated
+        As in `Selection`.
     """
 
-    mask: object = None
-    image_mask: object = None
+    masks: tuple[object, ...] = ()
+    image_masks: tuple[tuple[object, ...], ...] = ()
     weights: object = None
     nan: str = "error"
     saturated: object = None
-    target_masked: object = None
-    image_masked: object = None
 
-    def __post_init__(self) -> None:
-        """Refuse unknown names."""
-        if self.nan is None or validation.known(self.nan, NAN, "nan") is None:
-            msg = "got nan=None, need 'error' or 'mask'"
-            raise ValueError(msg)
-        as_ends(self.saturated, np.uint8)
-
-    def given(self) -> str | None:
-        """Name what the user has given, None if nothing."""
-        for name in ("mask", "image_mask", "weights"):
-            if getattr(self, name) is not None:
-                return f"{name}="
-        if self.nan == "mask":
-            return "nan='mask'"
-        if self.target_masked is not None or self.image_masked is not None:
-            return "masked arrays"
-        return None if self.saturated is None or isinstance(self.saturated, str) else "saturated="
-
-    def judge(
-        self, observation: Observation, task: FitPlan | None = None, pair: int = 0, channel: int | None = None
-    ) -> Judged | None:
-        """Turn them into the weights of one problem, of one target; without a task it is the only one."""
-
-        def plane(value: object, name: str, at: int | None) -> object:
-            return value if task is None else _plane(value, name, task, pair, at)
-
-        sources = [channel] if len(observation.sources) == 1 else range(len(observation.sources))
+    def judge(self, observation: Observation, *, part: bool = False) -> Judged | None:
+        """Turn it into the weights of an observation of one target."""
         return judge(
             observation,
-            masks=[plane(self.mask, "mask", channel), plane(self.target_masked, "mask", channel)],
-            image_masks=[
-                [plane(self.image_mask, "image_mask", s), plane(self.image_masked, "image_mask", s)] for s in sources
-            ],
-            weights=plane(self.weights, "weights", channel),
+            masks=self.masks,
+            image_masks=self.image_masks,
+            weights=self.weights,
             nan=self.nan,
             saturated=self.saturated,
+            part=part,
         )
-
-
-def _plane(value: object, name: str, task: FitPlan, pair: int, channel: int | None) -> object:
-    """Return the part of a mask, or of weights, that belongs to a pair and a channel."""
-    if value is None:
-        return None
-    if task.listed:
-        if not isinstance(value, (list, tuple)) or len(value) != task.n_pairs:
-            got = f"a list of {len(value)}" if isinstance(value, (list, tuple)) else "one value"
-            msg = f"got {got} as {name} for {task.n_pairs} pairs, need a list, one for each pair (None for none)"
-            raise ValueError(msg)
-        value = value[pair]
-        if value is None:
-            return None
-    if task.channel_axis is None or channel is None:
-        return value
-    array = np.asanyarray(value)
-    if array.ndim != 3:
-        return array
-    at = range(3)[task.channel_axis]
-    return array.take(channel if array.shape[at] > 1 else 0, axis=at)
 
 
 def as_mask(value: object, shape: tuple[int, ...], name: str) -> Mask | None:
@@ -269,31 +220,6 @@ def not_finite(array: Any) -> Mask | None:
                 found = np.zeros(array.shape, dtype=bool)
             found[start : start + step] = bad
     return found
-
-
-def as_ends(saturated: object, dtype: Any) -> tuple[float, float] | None:
-    """Return the values from which on a target pixel counts as saturated, (low, high), or None."""
-    if saturated is None:
-        return None
-    if isinstance(saturated, str):
-        if saturated != "auto":
-            msg = f"got saturated={saturated!r}, need 'auto', None or a pair (low, high)"
-            raise ValueError(msg)
-        if np.dtype(dtype).kind not in "iu":
-            return None
-        info = np.iinfo(dtype)
-        return float(info.min), float(info.max)
-    try:
-        pair: Any = saturated
-        low, high = pair
-        ends = (-np.inf if low is None else float(low), np.inf if high is None else float(high))
-    except (TypeError, ValueError):
-        msg = f"got saturated={saturated!r}, need 'auto', None or a pair (low, high), either of which may be None"
-        raise TypeError(msg) from None
-    if not ends[0] < ends[1]:
-        msg = f"got saturated={saturated!r}, need low < high"
-        raise ValueError(msg)
-    return ends
 
 
 def ends_in_words(ends: tuple[float, float]) -> str:

@@ -1,5 +1,6 @@
 """The one judge of input: what may be an image and a target, and how their pixels are read, a block at a time."""
 
+import dataclasses
 import functools
 import operator
 from collections.abc import Sequence
@@ -9,11 +10,13 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from ..core import geometry, validation
+from ..core import geometry
 from ..core.background import Columns, Surface, powers
 from ..core.geometry import Geometry, Shape
-from ..core.validation import Array, as_number
+from ..core.model import Model
+from ..core.validation import Array
 from . import chunked
+from .chunked import require_same_axes
 from .reader import Reader
 
 
@@ -22,7 +25,8 @@ class Observation:
     """Everything accumulation needs: the geometry, and the readers of the source and target planes.
 
     `where` names the pair and channel in messages; `background` is the degree of the polynomial surface that each
-    target holds beside what the kernel makes, None without one.
+    target holds beside what the kernel makes, None without one. `frame` tells the shape of the whole target and the
+    place of the first used pixel in it, on which the surface is laid, where the geometry does not.
     """
 
     geometry: Geometry
@@ -30,11 +34,27 @@ class Observation:
     targets: tuple[Reader, ...]
     where: str = ""
     background: int | None = None
+    frame: tuple[Shape, Shape] | None = None
 
     @property
     def size(self) -> Shape:
         """Rows and columns of target pixels used."""
         return self.geometry.size
+
+    @property
+    def surface_frame(self) -> tuple[Shape, Shape]:
+        """Shape of the whole target, and the place of the first used pixel in it."""
+        return self.frame or (self.geometry.target_shape, self.geometry.offset)
+
+    @property
+    def columns(self) -> Columns:
+        """The terms of the background on the used pixels."""
+        return Columns.of(*self.surface_frame, self.size, self.background or 0)
+
+
+def of_target(observation: Observation, at: int) -> Observation:
+    """Return the observation of one of its targets."""
+    return dataclasses.replace(observation, targets=(observation.targets[at],))
 
 
 def as_image(value: object, name: str) -> Any:
@@ -105,71 +125,24 @@ def _as_array(value: object, name: str) -> Any:
     return array
 
 
-def as_observation(
-    image: object,
-    target: object,
-    shape: object,
-    *,
-    mode: str | None,
-    boundary: str | None,
-    fillvalue: object,
-    origin: object,
-    operation: str,
-    stride: object = 1,
-    offset: object = 0,
-    determined: bool = True,
-) -> Observation:
-    """Judge one pair and its convention; return the problem to be solved, unless told otherwise a determined one."""
-    chunked.require_same_axes(image, target)
-    observation = lay_pair(
-        as_image(image, "image"),
-        as_image(target, "target"),
-        shape,
-        mode=mode,
-        boundary=boundary,
-        fillvalue=fillvalue,
-        origin=origin,
-        operation=operation,
-        stride=stride,
-        offset=offset,
-    )
+def as_observation(image: object, target: object, model: Model, *, determined: bool = True) -> Observation:
+    """Judge one pair of planes; return what is to be solved, unless told otherwise a determined one."""
+    require_same_axes(image, target)
+    observation = lay_pair(as_image(image, "image"), as_image(target, "target"), model)
     if determined or observation.geometry.n_pixels == 0:
         geometry.require_determined([observation.geometry])
     return observation
 
 
-def lay_pair(
-    source: Any,
-    result: Any,
-    shape: object,
-    *,
-    mode: str | None,
-    boundary: str | None,
-    fillvalue: object,
-    origin: object,
-    operation: str,
-    stride: object = 1,
-    offset: object = 0,
-) -> Observation:
+def lay_pair(source: Any, result: Any, model: Model) -> Observation:
     """Lay the plane of an image on that of a target."""
-    kernel = geometry.kernel_shape(shape)
-    validation.known(boundary, geometry.BOUNDARIES, "boundary")
-    validation.known(operation, geometry.OPERATIONS, "operation")
-    fill = as_number(fillvalue, "fillvalue")
-    lattice = geometry.lattice(stride, offset)
-    mode = geometry.infer_mode(tuple(source.shape), tuple(result.shape), kernel, mode, *lattice)
-    conv = geometry.convention(
-        kernel,
-        mode=mode,
-        boundary=boundary,
-        fillvalue=fill,
-        origin=origin,
-        operation=operation,
-        stride=stride,
-        offset=offset,
-    )
+    kernel = model.kernel_shape
+    mode = geometry.infer_mode(tuple(source.shape), tuple(result.shape), kernel, model.mode, *model.lattice)
+    conv = model.convention(mode)
     plan = geometry.lay_out(tuple(source.shape), kernel, conv)
-    return Observation(plan, (source_reader(source, plan),), (target_reader(result, plan),))
+    return Observation(
+        plan, (source_reader(source, plan),), (target_reader(result, plan),), background=model.background
+    )
 
 
 def source_reader(array: Any, plan: Geometry) -> Reader:
@@ -190,8 +163,9 @@ def surface_readers(observation: Observation, stride: Shape = (1, 1)) -> tuple[R
         return ()
     down, across = stride
     shape = (down * plan.size[0], across * plan.size[1])
-    before = (-down * plan.offset[0], -across * plan.offset[1])
-    return tuple(Reader(Surface(plan.target_shape, degree, p, stride), shape, before) for p in powers(degree))
+    whole, (row, col) = observation.surface_frame
+    before = (-down * row, -across * col)
+    return tuple(Reader(Surface(whole, degree, p, stride), shape, before) for p in powers(degree))
 
 
 def refuse_nonfinite(observation: Observation) -> NoReturn:
@@ -256,7 +230,7 @@ class WeightedObservation:
     def columns(self) -> Columns | None:
         """The terms of the background, None without one."""
         degree = self.observation.background
-        return None if degree is None else Columns.of(self.observation.geometry, degree)
+        return None if degree is None else self.observation.columns
 
     @property
     def n_terms(self) -> int:

@@ -1,33 +1,37 @@
-"""What the arguments of `find_kernel` amount to: pairs and channels sorted into problems that share their kernels."""
+"""What the arguments of a verb amount to: pairs and channels sorted into observations that share their kernels."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..core import geometry, validation
-from ..core.background import as_degree, n_terms, require_room
+import numpy as np
+
+from ..core import geometry
+from ..core.background import n_terms, require_room
 from ..core.geometry import Shape
+from ..core.model import Model, Selection
 from ..core.validation import as_list
-from .chunked import require_same_axes
-from .observation import Observation, as_planes, lay_pair, source_reader, target_reader
+from .chunked import planes, require_same_axes
+from .masking import Judged, PlaneSelection, unmasked
+from .observation import Observation, as_planes, lay_pair, of_target, source_reader, target_reader
 
-CHANNELS = ("shared", "separate", "mixed")
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FitPlan:
-    """Groups of problems; each group is solved by itself, and gives one kernel for each target of its problems.
+    """Groups of observations; each group is solved by itself, and gives one kernel for each target of its observations.
 
     Attributes
     ----------
     groups : tuple of tuple of Observation
-        With channels "separate" a group for each channel, else one. The problems of a group are its pairs, with
+        With channels "separate" a group for each channel, else one. The observations of a group are its pairs, with
         channels "shared" each channel of each pair.
-    channels : str or None
-        How the channels are taken together; None for images of one plane.
-    channel_axis : int or None
-        The axis that holds them.
+    model : Model
+        What was asked for.
+    selection : Selection
+        Which pixels count.
+    masked : (object, object)
+        The masks that came with the images and with the targets.
     n_pairs : int
         Number of pairs.
     listed : bool
@@ -35,39 +39,101 @@ class FitPlan:
     """
 
     groups: tuple[tuple[Observation, ...], ...]
-    channels: str | None
-    channel_axis: int | None
+    model: Model
+    selection: Selection
+    masked: tuple[object, object]
     n_pairs: int
     listed: bool
 
     @property
+    def channels(self) -> str | None:
+        """How the channels are taken together; None for images of one plane."""
+        return None if self.model.channel_axis is None else self.model.channels
+
+    @property
+    def channel_axis(self) -> int | None:
+        """The axis that holds the channels."""
+        return self.model.channel_axis
+
+    @property
     def shape(self) -> Shape:
         """Rows and columns of each kernel."""
-        return self.groups[0][0].geometry.kernel_shape
+        return self.model.kernel_shape
 
-    def place(self, group: int, target: int, observation: int) -> tuple[int, int | None]:
-        """Return the pair, and the channel if there are any, of a target of a problem of a group."""
+    @property
+    def selects(self) -> str | None:
+        """Name what the user has said of pixels that do not count alike, None if nothing."""
+        for name in ("mask", "image_mask", "weights"):
+            if getattr(self.selection, name) is not None:
+                return f"{name}="
+        if self.selection.nan == "mask":
+            return "nan='mask'"
+        if any(mask is not None for mask in self.masked):
+            return "masked arrays"
+        saturated = self.selection.saturated
+        return None if saturated is None or isinstance(saturated, str) else "saturated="
+
+    def selection_of(self, group: int, target: int, index: int) -> PlaneSelection:
+        """Return what concerns one target of one observation of a group."""
+        observation = self.groups[group][index]
         n_channels = len(self.groups[group]) // self.n_pairs
-        channel = {None: None, "shared": observation % n_channels, "separate": group, "mixed": target}[self.channels]
-        return observation // n_channels, channel
+        channel = {None: None, "shared": index % n_channels, "separate": group, "mixed": target}[self.channels]
+
+        def plane(value: object, name: str, at: int | None) -> object:
+            return self._plane(value, name, index // n_channels, at)
+
+        given, (image_masked, target_masked) = self.selection, self.masked
+        sources = [channel] if len(observation.sources) == 1 else range(len(observation.sources))
+        return PlaneSelection(
+            masks=(plane(given.mask, "mask", channel), plane(target_masked, "mask", channel)),
+            image_masks=tuple(
+                (plane(given.image_mask, "image_mask", s), plane(image_masked, "image_mask", s)) for s in sources
+            ),
+            weights=plane(given.weights, "weights", channel),
+            nan=given.nan,
+            saturated=given.saturated,
+        )
+
+    def _plane(self, value: Any, name: str, pair: int, channel: int | None) -> object:
+        """Return the part of a mask, or of weights, that belongs to a pair and a channel."""
+        if value is not None and self.listed:
+            if not isinstance(value, (list, tuple)) or len(value) != self.n_pairs:
+                got = f"a list of {len(value)}" if isinstance(value, (list, tuple)) else "one value"
+                msg = f"got {got} as {name} for {self.n_pairs} pairs, need a list, one for each pair (None for none)"
+                raise ValueError(msg)
+            value = value[pair]
+        if value is None or self.channel_axis is None or channel is None:
+            return value
+        array = value if hasattr(value, "ndim") and hasattr(value, "shape") else np.asanyarray(value)
+        if array.ndim != 3:
+            return array
+        at = range(3)[self.channel_axis]
+        channel = channel if array.shape[at] > 1 else 0
+        return array.take(channel, axis=at) if isinstance(array, np.ndarray) else planes(array, at)[channel]
+
+    def judged(self, group: int) -> list[list[Judged | None]]:
+        """Return the weights of the observations of a group, for each target; None where every pixel counts alike."""
+        observations = self.groups[group]
+        return [
+            [self.selection_of(group, t, i).judge(of_target(one, t)) for i, one in enumerate(observations)]
+            for t in range(len(observations[0].targets))
+        ]
 
 
 def make_plan(
     image: object,
     target: object,
-    shape: object,
+    model: Model,
+    selection: Selection,
     *,
-    channel_axis: int | None,
-    channels: str,
-    background: object,
-    **convention: Any,
+    unmask: Callable[[object], tuple[object, object]] = unmasked,
+    determined: bool = True,
 ) -> FitPlan:
-    """Judge a pair, or lists of images and of targets, and say what is to be solved."""
-    validation.known(channels, CHANNELS, "channels")
-    if channel_axis is None and channels != "shared":
-        msg = f"got channels={channels!r} without channel_axis, need the axis that holds them, such as channel_axis=-1"
-        raise ValueError(msg)
-    degree = None if background is None else as_degree(background)
+    """Judge a pair, or lists of images and of targets, and say what is to be solved.
+
+    `unmask` parts arrays from the masks they bring; a plan that is not `determined` may have too few pixels.
+    """
+    (image, image_masked), (target, target_masked) = unmask(image), unmask(target)
     images, targets = as_list(image), as_list(target)
     if (images is None) != (targets is None) or len(images or ()) != len(targets or ()):
         counts = ["one array" if found is None else f"a list of {len(found)}" for found in (images, targets)]
@@ -76,45 +142,46 @@ def make_plan(
         )
         raise ValueError(msg)
     listed = images is not None
-    # pairs x (problems that share kernels) x (problems that do not)
+    # pairs x (observations that share kernels) x (observations that do not)
     pairs: list[list[Observation]] = []
     for i, (one, other) in enumerate(zip(images or [image], targets or [target], strict=True)):
         names = (f"image[{i}]", f"target[{i}]") if listed else ("image", "target")
         require_same_axes(one, other)
         sources, results = (
-            as_planes(value, name, channel_axis) for value, name in zip((one, other), names, strict=True)
+            as_planes(value, name, model.channel_axis) for value, name in zip((one, other), names, strict=True)
         )
-        if channels != "mixed" and len(sources) != len(results):
+        if model.channels != "mixed" and len(sources) != len(results):
             msg = (
                 f"got {names[0]} of {len(sources)} channels and {names[1]} of {len(results)} with "
-                f"channels={channels!r}, need as many; or channels='mixed'"
+                f"channels={model.channels!r}, need as many; or channels='mixed'"
             )
             raise ValueError(msg)
-        first = lay_pair(sources[0], results[0], shape, **convention)
+        first = lay_pair(sources[0], results[0], model)
         place = f"pair {i}" if listed else ""
         plan = first.geometry
         if listed:
             geometry.require_pixels(plan, place)
         readers = [source_reader(s, plan) for s in sources], [target_reader(t, plan) for t in results]
-        if channels == "mixed":
+        if model.channels == "mixed":
             parts = [dataclasses.replace(first, sources=tuple(readers[0]), targets=tuple(readers[1]), where=place)]
         else:
             parts = [
                 dataclasses.replace(first, sources=(s,), targets=(t,), where=_where(place, c, len(sources)))
                 for c, (s, t) in enumerate(zip(*readers, strict=True))
             ]
-        pairs.append([dataclasses.replace(p, background=degree) for p in parts])
+        pairs.append(parts)
     _alike(pairs)
     by_channel = list(zip(*pairs, strict=True))
-    groups = [tuple(p for parts in pairs for p in parts)] if channels == "shared" else by_channel
+    groups = [tuple(p for parts in pairs for p in parts)] if model.channels == "shared" else by_channel
     for group in groups:
         n_more = 0
         for observation in group:
-            if degree is not None:
-                require_room(observation.geometry.size, degree, observation.where)
-                n_more += n_terms(degree)
-        geometry.require_determined([p.geometry for p in group], len(group[0].sources), n_more)
-    return FitPlan(tuple(groups), None if channel_axis is None else channels, channel_axis, len(pairs), listed)
+            if model.background is not None:
+                require_room(observation.geometry.size, model.background, observation.where)
+                n_more += n_terms(model.background)
+        if determined or all(observation.geometry.n_pixels == 0 for observation in group):
+            geometry.require_determined([p.geometry for p in group], len(group[0].sources), n_more)
+    return FitPlan(tuple(groups), model, selection, (image_masked, target_masked), len(pairs), listed)
 
 
 def _where(place: str, channel: int, n_channels: int) -> str:

@@ -56,7 +56,7 @@ class Reader:
                 if from_row is None or from_col is None:
                     block[...] = self.fillvalue
                     continue
-                part = self.array[_slice(from_row, height, down), _slice(from_col, width, across)]
+                part = self.array[whole_slice(from_row, height, down), whole_slice(from_col, width, across)]
                 block[...] = part[:: down or 1, :: across or 1]
 
     def block(self, row: int, col: int, shape: Shape) -> Array:
@@ -82,7 +82,7 @@ class _Transposed:
         return np.asarray(self.array[key[1], key[0]]).T
 
 
-def _slice(start: int, length: int, step: int) -> slice:
+def whole_slice(start: int, length: int, step: int) -> slice:
     """Return the forward slice of every pixel that holds a run; the reader takes its steps, and turns it round."""
     last = start + (length - 1) * step
     return slice(min(start, last), max(start, last) + 1)

@@ -299,7 +299,7 @@ def _model(plane: _Plane, arrays: Sequence[npt.NDArray[np.generic]], conv: Conve
 def _surface(plane: _Plane, at: Shape, size: Shape) -> Array:
     """Return a part of a plane's background."""
     assert plane.surface is not None
-    plan = dataclasses.replace(plane.observation.geometry, offset=(0, 0), size=plane.observation.geometry.target_shape)
-    columns = Columns.of(plan, plane.observation.background or 0)
+    whole = plane.observation.geometry.target_shape
+    columns = Columns.of(whole, (0, 0), whole, plane.observation.background or 0)
     rows, cols = (slice(first, first + n) for first, n in zip(at, size, strict=True))
     return columns.surface(plane.surface, rows, cols)

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..core.estimate import Estimate, with_finding
 from ..core.findings import Finding, Verdict
-from ..data.observation import Observation, WeightedObservation
+from ..data.observation import Observation, WeightedObservation, Weights, of_target
 from ..engines.sampling import draw
 from ..solvers.robust import least_absolute
 
@@ -24,7 +24,13 @@ _FEWEST = 0.002
 _MOST_OF = 0.7
 
 
-def judged(fit: Estimate, observations: Sequence[Observation], target: int, workers: int) -> Estimate:
+def judged(
+    fit: Estimate,
+    observations: Sequence[Observation],
+    target: int,
+    workers: int,
+    weights: Sequence[Weights] | None = None,
+) -> Estimate:
     """Let the rounding of an integer target into the errors, and say if its values seem to have wrapped round.
 
     Parameters
@@ -37,6 +43,8 @@ def judged(fit: Estimate, observations: Sequence[Observation], target: int, work
         Which target.
     workers : int
         Number of threads.
+    weights : sequence, optional
+        Those of the pixels of each pair.
 
     Returns
     -------
@@ -51,7 +59,7 @@ def judged(fit: Estimate, observations: Sequence[Observation], target: int, work
     extent = 2.0 ** (8 * dtype.itemsize)
     if len(types) > 1 or dtype.itemsize > _BYTES or not fit.rss > (_SUSPICIOUS * extent) ** 2 * fit.n_pixels:
         return fit
-    share = wrapped_share(observations, target, extent)
+    share = wrapped_share(observations, target, extent, weights)
     if share < _FEWEST:
         return fit
     detail = f"about {100 * share:.2g} % of the target lies {extent:.0f} from its prediction"
@@ -95,15 +103,15 @@ def _with_rounding(fit: Estimate) -> Estimate:
     )
 
 
-def wrapped_share(observations: Sequence[Observation], target: int, extent: float) -> float:
+def wrapped_share(
+    observations: Sequence[Observation], target: int, extent: float, weights: Sequence[Weights] | None = None
+) -> float:
     """Return the share of target pixels that seem to have wrapped round, zero if the large residuals tell otherwise.
 
     The kernel is that of the smallest sum of absolute residuals over a sample of patches, which they hardly move.
     """
-    items = [
-        WeightedObservation(dataclasses.replace(p, targets=(p.targets[target],)), np.broadcast_to(np.True_, p.size))
-        for p in observations
-    ]
+    every = [np.broadcast_to(np.True_, p.size) for p in observations] if weights is None else weights
+    items = [WeightedObservation(of_target(p, target), w) for p, w in zip(observations, every, strict=True)]
     sample = draw(items)
     if not len(sample.values) > 2 * sample.patches.shape[1]:
         return 0.0

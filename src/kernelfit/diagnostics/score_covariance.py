@@ -16,6 +16,7 @@ import scipy.fft
 from ..compiled.threads import in_order
 from ..core.estimate import Estimate
 from ..core.geometry import Shape
+from ..core.model import Model
 from ..core.validation import Array
 from ..data import polyphase
 from ..data.observation import Observation, WeightedObservation, Weights, as_observation
@@ -127,17 +128,8 @@ def _gram(block: Array, fit: Estimate, workers: int) -> tuple[Array, int]:
     shape, stride = fit.kernel.shape, fit.convention.stride
     size = [-(-(n - k + 1) // s) for n, k, s in zip(block.shape, shape, stride, strict=True)]
     nothing = np.broadcast_to(np.zeros(1), size)
-    observation = as_observation(
-        block,
-        nothing,
-        shape,
-        mode="valid",
-        boundary=None,
-        fillvalue=0.0,
-        origin=None,
-        operation=fit.convention.operation,
-        stride=stride,
-    )
+    model = Model(shape, mode="valid", operation=fit.convention.operation, stride=stride)
+    observation = as_observation(block, nothing, model)
     stats = statistics(observation, engine_of(observation), workers)[0]
     return stats.gram, stats.n_pixels
 

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
-from ..core.background import Columns
 from ..core.estimate import Estimate, with_finding
 from ..core.findings import Finding, Verdict
 from ..core.geometry import Shape
@@ -152,8 +151,8 @@ def examine(
     for at, observation in enumerate(observations):
         beside = None
         if fit.background is not None:
-            degree, table = fit.background.degree, fit.background.coefficients.reshape(len(observations), -1)
-            beside = functools.partial(Columns.of(observation.geometry, degree).surface, table[at])
+            table = fit.background.coefficients.reshape(len(observations), -1)
+            beside = functools.partial(observation.columns.surface, table[at])
         tiles, targets, known = _sample(observation, taps, beside, None if weights is None else weights[at])
         if most < math.inf:
             known &= np.abs(tiles) <= most

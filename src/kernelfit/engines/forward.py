@@ -6,9 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
-from ..core import geometry, validation
+from ..core import geometry
 from ..core.geometry import Convention, Geometry, Shape
-from ..core.validation import Array, as_number, as_workers
+from ..core.model import Model
+from ..core.validation import Array, as_workers
 from ..data.observation import as_image, as_planes, source_reader
 from ..data.reader import any_in_window
 
@@ -83,23 +84,22 @@ def apply_kernel(
            [0., 0., 1.]])
     """
     taps = as_kernel(kernel, channel_axis)
-    validation.known(mode, geometry.MODES, "mode")
-    if boundary is None and mode != "valid":
-        msg = (
-            "got boundary=None, need 'fill', 'wrap', 'symm', 'mirror' or 'nearest' (or mode='valid', which needs none)"
-        )
-        raise ValueError(msg)
-    conv = geometry.convention(
+    model = Model(
         _sides(taps),
         mode=mode,
         boundary=boundary,
-        fillvalue=as_number(fillvalue, "fillvalue"),
+        fillvalue=fillvalue,
         origin=origin,
         operation=operation,
         stride=stride,
         offset=offset,
     )
-    return predict(image, taps, conv, channel_axis, workers)
+    if boundary is None and mode != "valid":
+        msg = (
+            "got boundary=None, need 'fill', 'wrap', 'symm', 'mirror' or 'nearest' (or mode='valid', which needs none)"
+        )
+        raise ValueError(msg)
+    return predict(image, taps, model.convention(mode), channel_axis, workers)
 
 
 def as_kernel(kernel: npt.ArrayLike, channel_axis: int | None) -> Array:

@@ -18,6 +18,7 @@ import scipy.fft
 
 from ..compiled.threads import bands
 from ..core.geometry import Geometry, Shape
+from ..core.model import ENGINES
 from ..core.validation import Array
 from ..data import polyphase
 from ..data.observation import Observation
@@ -296,4 +297,18 @@ def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
     return Pass([partial(band, some) for some in bands(tiles, per_band)], finish)
 
 
-PASSES = {"direct": _direct_pass, "fft": _fft_pass}
+#: An engine lays out one reading of all pixels of a frame: for all sums or, with taps, for those of a residual.
+Engine = Callable[[Frame, Array | None], Pass]
+PASSES: dict[str, Engine] = {"direct": _direct_pass, "fft": _fft_pass}
+
+
+def register(name: str) -> Callable[[Engine], Engine]:
+    """Make an engine known by a name, which `Execution` then takes."""
+
+    def add_engine(engine: Engine) -> Engine:
+        PASSES[name] = engine
+        if name not in ENGINES:
+            ENGINES.append(name)
+        return engine
+
+    return add_engine

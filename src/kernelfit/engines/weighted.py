@@ -27,12 +27,11 @@ from ..compiled.threads import Progress, add, in_order
 from ..core import geometry
 from ..core.background import Elimination, without_rounding
 from ..core.geometry import Shape
-from ..core.normal_equations import NormalEquations
+from ..core.normal_equations import NormalEquations, SurfaceSums
 from ..core.validation import Array
-from ..data import observation as pair
 from ..data import polyphase
 from ..data.masking import times_weights, weighed
-from ..data.observation import Observation, WeightedObservation, Weights, own_unknowns, together
+from ..data.observation import Observation, WeightedObservation, Weights, own_unknowns, surface_readers, together
 from . import accumulation, patches
 from .cost_model import DIRECT_NS, Choice
 from .weighted_pass import Residual
@@ -272,7 +271,7 @@ def subtracted(
     """Return the exact weighted Gram matrix, from the unweighted ones and the patches whose weight differs."""
     parts = []
     for item, whole, weight in zip(items, grams, usual, strict=True):
-        terms = dataclasses.replace(item.observation, targets=pair.surface_readers(item.observation))
+        terms = dataclasses.replace(item.observation, targets=surface_readers(item.observation))
         found = patches.sums(terms, item.weights, weight, with_moment=item.n_terms > 0, workers=workers)
         border = _bordered(item, found.gram, list(found.moment), item.weights)
         taps = item.n_taps
@@ -297,9 +296,7 @@ def border(items: Sequence[WeightedObservation], workers: int) -> Array:
     """Return the exact weighted Gram matrix over all unknowns, but zeros for that of the taps alone."""
     parts = []
     for item in items:
-        terms = dataclasses.replace(
-            item.observation, targets=weighed(pair.surface_readers(item.observation), item.weights)
-        )
+        terms = dataclasses.replace(item.observation, targets=weighed(surface_readers(item.observation), item.weights))
         costs = pass_ns(terms.geometry.kernel_shape)
         nothing = np.zeros((item.n_terms, len(terms.sources), *terms.geometry.kernel_shape))
         moments, _ = accumulation.residual_moments(terms, nothing, min(costs, key=lambda name: costs[name]), workers)
@@ -307,9 +304,9 @@ def border(items: Sequence[WeightedObservation], workers: int) -> Array:
     return together(items, parts)
 
 
-def _with_terms(observation: pair.Observation) -> pair.Observation:
+def _with_terms(observation: Observation) -> Observation:
     """Return a problem whose targets are followed by the terms of the background."""
-    return dataclasses.replace(observation, targets=observation.targets + pair.surface_readers(observation))
+    return dataclasses.replace(observation, targets=observation.targets + surface_readers(observation))
 
 
 def _bordered(item: WeightedObservation, gram: Array, cross: Sequence[Array], weights: Weights | None = None) -> Array:
@@ -320,7 +317,7 @@ def _bordered(item: WeightedObservation, gram: Array, cross: Sequence[Array], we
     return np.block([[gram, beside], [beside.T, item.columns.gram(weights)]])
 
 
-def _products(item: WeightedObservation, scaled: pair.Observation) -> Array:
+def _products(item: WeightedObservation, scaled: Observation) -> Array:
     """Return the products of the target, times its weights, with the background's terms."""
     if item.columns is None:
         return np.zeros(0)
@@ -406,6 +403,18 @@ def statistics(
     """
     if not part:
         require_determined(items)
+    gram, moment, sums, said = exact_sums(items, method, workers, regime, progress)
+    return dataclasses.replace(assembled(items, gram, moment, sums)[0], weighting=said)
+
+
+def exact_sums(
+    items: Sequence[WeightedObservation],
+    method: str,
+    workers: int,
+    regime: str = "auto",
+    progress: Progress | None = None,
+) -> tuple[Array, Array, TargetSums, str]:
+    """Return Gram matrix and moment over all unknowns, the target's sums, and in words which way it was."""
     seen = survey(items)
     if regime == "auto":
         n = sum(item.observation.geometry.n_pixels for item in items)
@@ -413,10 +422,9 @@ def statistics(
         regime = choose_regime(n, lines(items[0].observation), *costs, exact=True).method
     if regime == "subtract":
         known = unweighted(items, method, workers, progress)
-        stats, _ = assembled(items, subtracted(items, known.grams, seen.usual, workers), known.moment, known.sums)
-    else:
-        stats, _ = assembled(items, *accumulated(items, workers))
-    return dataclasses.replace(stats, weighting=described(regime, seen))
+        gram = subtracted(items, known.grams, seen.usual, workers)
+        return gram, known.moment, known.sums, described(regime, seen)
+    return *accumulated(items, workers), described(regime, seen)
 
 
 def described(regime: str, seen: Survey) -> str:
@@ -427,6 +435,22 @@ def described(regime: str, seen: Survey) -> str:
 
 
 def block_statistics(item: WeightedObservation, method: str, workers: int) -> NormalEquations:
-    """Return the statistics of a block, one of many."""
-    stats = statistics([item], method, workers, part=True)
-    return dataclasses.replace(stats, weighting=stats.weighting.partition(" ")[0])
+    """Return the statistics of a block, one of many, the background not eliminated."""
+    gram, moment, sums, said = exact_sums([item], method, workers)
+    taps, plan = item.n_taps, item.observation.geometry
+    surface = None
+    if item.n_terms:
+        whole = item.observation.surface_frame[0]
+        surface = SurfaceSums(gram[:taps, taps:].copy(), gram[taps:, taps:].copy(), moment[taps:].copy(), whole)
+    return NormalEquations(
+        gram=np.ascontiguousarray(gram[:taps, :taps]),
+        moment=np.ascontiguousarray(moment[:taps]),
+        target_energy=sums.energy,
+        target_sum=sums.total,
+        n_pixels=sums.n_pixels,
+        terms=(plan.kernel_shape,) * len(item.observation.sources),
+        convention=plan.convention,
+        weight_sum=None if sums.weight == sums.n_pixels else sums.weight,
+        weighting=said.partition(" ")[0],
+        surface=surface,
+    )

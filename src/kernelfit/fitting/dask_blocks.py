@@ -7,6 +7,8 @@ residual.
 
 import contextlib
 import dataclasses
+import functools
+import itertools
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -15,27 +17,26 @@ import numpy as np
 import numpy.typing as npt
 
 from ..compiled.blas import one_blas_thread
-from ..core import geometry, validation
+from ..core import geometry
+from ..core.background import Elimination, eliminated, settled
 from ..core.geometry import Geometry, Shape
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
 from ..data import blocks, chunked, masking
-from ..data import reader as pair
 from ..data.masked_blocks import MaskedBlocks
-from ..data.masking import Rules
-from ..data.observation import Observation, WeightedObservation, as_observation
-from ..data.reader import Reader
-from ..engines import weighted
-from ..engines.accumulation import residual_moments, statistics
-from ..engines.cost_model import resolve
+from ..data.observation import Observation, WeightedObservation, of_target
+from ..data.plan import FitPlan
+from ..data.reader import Reader, whole_slice
+from ..engines.accumulation import residual_moments
 from ..engines.weighted_pass import residual
+from ..solvers.errors_in_variables import counts_of
+from .equations import block_equations
 
 #: Data of more bytes than this are not sent along with each block that needs them.
 _LIGHT = 2**16
-_MOST_REFINEMENTS = 3
 
 
-def _dask() -> Any:
+def import_dask() -> Any:
     """Import Dask, or say how to get it."""
     try:
         import dask
@@ -86,14 +87,24 @@ class _Stored:
 
 
 class _Marks(NamedTuple):
-    """What excludes or weighs pixels of a block, whose further sources are masks of the image.
+    """What excludes or weighs pixels of a block: how its further readers are to be understood.
 
-    Of its further targets the first `n_masks` are masks, and one more, if there is one, holds the weights.
+    Attributes
+    ----------
+    image_masks : tuple of int
+        Number of masks of each source, which follow the sources.
+    masks, weights : tuple of int
+        Number of masks and of weights of each target, which follow the targets.
+    nan : str
+    saturated : tuple
+        For each target the two ends, or None.
     """
 
-    n_masks: int
+    image_masks: tuple[int, ...]
+    masks: tuple[int, ...]
+    weights: tuple[int, ...]
     nan: str
-    saturated: tuple[float, float] | None
+    saturated: tuple[tuple[float, float] | None, ...]
 
 
 class _Block(NamedTuple):
@@ -103,8 +114,18 @@ class _Block(NamedTuple):
     pieces: tuple[tuple[_Piece, ...], ...]
     fillvalue: float
     method: str
-    at: Shape
+    background: int | None
+    n_sources: int
+    n_targets: int
     marks: _Marks | None
+
+
+class Sums(tuple[Any, ...]):
+    """Several sums that are taken together, each with ``+``."""
+
+    def __add__(self, other: Any) -> "Sums":
+        """Return the sums, each for itself."""
+        return Sums(a + b for a, b in zip(self, other, strict=True))
 
 
 def _pixels(source: Any) -> npt.NDArray[Any]:
@@ -124,59 +145,78 @@ def _assembled(pieces: Sequence[_Piece], sources: Sequence[Any], shape: Shape, f
     return out
 
 
-def _problem(
-    block: _Block, sources: Sequence[Sequence[Any]], targets: Sequence[Any]
-) -> tuple[Observation, MaskedBlocks | None]:
-    """Read the pixels of a block and return its problem, and what excludes or weighs pixels of it."""
+def _read(block: _Block, sources: Sequence[Sequence[Any]], targets: Sequence[Any]) -> tuple[Observation, list[Any]]:
+    """Read the pixels of a block; return it, and for each target its weights, None if all pixels count alike."""
     plan, marks = block.plan, block.marks
-    beyond = [block.fillvalue] + [0.0] * (len(sources) - 1)
+    beyond = [block.fillvalue] * block.n_sources + [0.0] * (len(sources) - block.n_sources)
     images = tuple(
         Reader(_assembled(p, s, plan.extended_shape, fill), plan.extended_shape)
         for p, s, fill in zip(block.pieces, sources, beyond, strict=True)
     )
     results = tuple(Reader(_pixels(t), plan.size) for t in targets)
-    observation = Observation(plan, images[:1], results[:1])
+    observation = Observation(plan, images[: block.n_sources], results[: block.n_targets], background=block.background)
     if marks is None:
-        return observation, None
-    n = 1 + marks.n_masks
-    return observation, MaskedBlocks(
-        blocks.alone(observation), results[1:n], results[n:], images[1:], marks.nan, marks.saturated
-    )
-
-
-def _item(boxed: MaskedBlocks | None) -> WeightedObservation | None:
-    """Return a block with its weights, None if all of its pixels count the same."""
-    return None if boxed is None else boxed.item(blocks.Box(0, 0, *boxed.observation.size), boxed.observation)
-
-
-@one_blas_thread
-def _block_statistics(block: _Block, sources: Any, targets: Any) -> NormalEquations:
-    with _placed(block):
-        observation, boxed = _problem(block, sources, targets)
-        item = _item(boxed)
-        if boxed is None or item is None:
-            return statistics(observation, block.method, 1)[0]
-        return weighted.block_statistics(item, block.method, 1)
+        return observation, [None] * block.n_targets
+    alone = blocks.alone(observation)
+    more = iter(images[block.n_sources :])
+    image_masks = tuple(tuple(itertools.islice(more, n)) for n in marks.image_masks)
+    rest = iter(results[block.n_targets :])
+    items = []
+    for t, (n_masks, n_weights) in enumerate(zip(marks.masks, marks.weights, strict=True)):
+        masks, weights = tuple(itertools.islice(rest, n_masks)), tuple(itertools.islice(rest, n_weights))
+        one = of_target(alone, t)
+        boxed = MaskedBlocks(one, masks, weights, image_masks, marks.nan, marks.saturated[t])
+        items.append(boxed.item(blocks.Box(0, 0, *plan.size), one))
+    return observation, items
 
 
 @one_blas_thread
-def _block_residual(block: _Block, sources: Any, targets: Any, kernel: Array) -> Array:
-    """Return ``A'r`` and ``r'r`` in one array."""
+def _equations(block: _Block, sources: Any, targets: Any) -> Sums:
+    """Return the equations of each target, the background not eliminated."""
     with _placed(block):
-        observation, boxed = _problem(block, sources, targets)
-        item = _item(boxed)
-        if item is not None:
-            left = residual([item], kernel.ravel(), block.method, 1)
-            return np.append(left.moment, left.energy)
-        moments, energies = residual_moments(observation, kernel[None, None], block.method, 1)
-        return np.append(moments[0], energies[0])
+        observation, items = _read(block, sources, targets)
+        return Sums(block_equations(observation, items, block.method, 1))
 
 
-def _block_at_ends(block: _Block, sources: Any, targets: Any) -> int:
-    """Return how many target pixels stand at the ends of their type's range."""
-    assert block.marks is not None and block.marks.saturated is not None
-    found = masking.at_ends(_pixels(targets[0]), block.marks.saturated)
-    return 0 if found is None else int(np.count_nonzero(found))
+@one_blas_thread
+def _residuals(block: _Block, sources: Any, targets: Any, unknowns: Array) -> Sums:
+    """Return ``A'Wr`` and ``r'Wr`` of each target in one array; A holds the columns of the background, too."""
+    with _placed(block):
+        observation, items = _read(block, sources, targets)
+        if block.background is None and all(item is None for item in items):
+            kernels = unknowns.reshape(block.n_targets, block.n_sources, *block.plan.kernel_shape)
+            moments, energies = residual_moments(observation, kernels, block.method, 1)
+            return Sums(np.append(moment, energy) for moment, energy in zip(moments, energies, strict=True))
+        out = []
+        for t, item in enumerate(items):
+            one = item or _whole(of_target(observation, t))
+            left = residual([one], unknowns[t], block.method, 1)
+            out.append(np.append(left.moment, left.energy))
+        return Sums(out)
+
+
+def _whole(observation: Observation) -> WeightedObservation:
+    """Return an observation whose pixels all count once."""
+    return WeightedObservation(observation, np.ones(observation.size, dtype=bool))
+
+
+def _at_ends(block: _Block, sources: Any, targets: Any) -> npt.NDArray[np.int64]:
+    """Return how many pixels of each target stand at the ends of their type's range."""
+    assert block.marks is not None
+    counts = []
+    for target, ends in zip(targets[: block.n_targets], block.marks.saturated, strict=True):
+        found = None if ends is None else masking.at_ends(_pixels(target), ends)
+        counts.append(0 if found is None else int(np.count_nonzero(found)))
+    return np.array(counts)
+
+
+@one_blas_thread
+def _noise_counts(block: _Block, sources: Any, targets: Any) -> Sums:
+    """Return for each target what white noise of the image of variance 1 adds to the Gram matrix of one source."""
+    with _placed(block):
+        _, items = _read(block, sources, targets)
+        some = [None if item is None else np.asarray(item.weights[:], dtype=bool) for item in items]
+        return Sums(counts_of(block.plan, one) for one in some)
 
 
 @contextlib.contextmanager
@@ -185,19 +225,8 @@ def _placed(block: _Block) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        msg = f"in the block of target pixels that starts at {block.at}: {error}"
+        msg = f"in the block of target pixels that starts at {block.plan.offset}: {error}"
         raise ValueError(msg) from error
-
-
-def _determined(stats: NormalEquations) -> NormalEquations:
-    """Refuse statistics of fewer pixels than taps."""
-    if stats.n_pixels < stats.n_taps:
-        msg = (
-            f"got a mask or weights that leave {stats.n_pixels} target pixels, need at least {stats.n_taps} for as "
-            "many taps; ask for a smaller shape, or exclude less"
-        )
-        raise ValueError(msg)
-    return stats
 
 
 @one_blas_thread
@@ -210,63 +239,59 @@ def _added(parts: list[Any]) -> Any:
     return blocks.in_tree(parts, operator.add)
 
 
-_NO_RULES = Rules()
+class BlockGroup:
+    """The observations of a group on Dask arrays, or on anything else, cut into blocks."""
 
+    def __init__(self, plan: FitPlan, group: int, method: str, sides: Shape | None) -> None:
+        self.dask = import_dask()
+        self.plan, self.group, self.method = plan, group, method
+        self.observations = plan.groups[group]
+        self.n_targets = len(self.observations[0].targets)
+        #: For each observation and target what excludes or weighs pixels, None if nothing does.
+        self.masked: list[list[MaskedBlocks | None]] = [
+            [MaskedBlocks.of(of_target(one, t), plan.selection_of(group, t, i)) for t in range(self.n_targets)]
+            for i, one in enumerate(self.observations)
+        ]
+        self.sides = sides
+        self._stores: dict[str, Any] = {}
+        self._planes: dict[int, Any] = {}
+        self._cut()
 
-class _Plan:
-    """A pair of Dask arrays, or of anything else, cut into blocks."""
+    def _cut(self) -> None:
+        """Cut all observations into blocks."""
+        self.blocks = [self._blocks(i, one) for i, one in enumerate(self.observations)]
 
-    def __init__(
-        self,
-        image: Any,
-        target: Any,
-        shape: Any,
-        method: str,
-        block: Any,
-        keywords: dict[str, Any],
-        rules: Rules = _NO_RULES,
-    ) -> None:
-        self.dask = _dask()
-        validation.known(method, ("auto", "direct", "fft"), "method")
-        sides = blocks.as_block(block)
-        image, image_masked = self._unmasked(image, "image")
-        target, target_masked = self._unmasked(target, "target")
-        observation = as_observation(image, target, shape, **keywords)
-        self.choice = resolve(observation, method)
-        self.large = self.choice.method == "cg"
-        if self.large:
-            self.choice = self.choice._replace(method="fft", reason="only statistics can be added up")
-        rules = dataclasses.replace(rules, image_masked=image_masked, target_masked=target_masked)
-        self.observation, self.boxed = observation, MaskedBlocks.of(observation, rules)
-        marks, wide = None, observation
-        if self.boxed is not None:
-            own = self.boxed
-            marks = _Marks(len(own.masks), own.nan, own.saturated)
+    def _blocks(self, index: int, observation: Observation) -> list[tuple[_Block, list[list[Any]], list[Any]]]:
+        """Cut an observation into blocks.
+
+        A block's graph is cut out of that of the whole array, unless it only reads a store; what cannot be sent along
+        is left to the scheduler.
+        """
+        own, marks, wide = self.masked[index], None, observation
+        boxes = blocks.cut(observation, self.sides, 2 * blocks.FAN)  # at least two tasks
+        if any(one is not None for one in own):
+            first = next(one for one in own if one is not None)
+            marks = _Marks(
+                tuple(len(masks) for masks in first.image_masks),
+                tuple(0 if one is None else len(one.masks) for one in own),
+                tuple(0 if one is None else len(one.weights) for one in own),
+                first.nan,
+                tuple(None if one is None else one.saturated for one in own),
+            )
             wide = dataclasses.replace(
                 observation,
-                sources=(*observation.sources, *own.image_masks),
-                targets=(*observation.targets, *own.masks, *own.weights),
+                sources=(*observation.sources, *(mask for masks in first.image_masks for mask in masks)),
+                targets=(
+                    *observation.targets,
+                    *(reader for one in own if one is not None for reader in (*one.masks, *one.weights)),
+                ),
             )
-        # A block's graph is cut out of that of the whole array, unless it only reads a store; what cannot be sent along
-        # is left to the scheduler.
-        self.stores: dict[str, Any] = {}
-        boxes = blocks.cut(observation, sides, 2 * blocks.FAN)  # at least two tasks
-        self.blocks = [self._block(wide, box, marks) for box in boxes]
-
-    def _unmasked(self, value: Any, name: str) -> tuple[Any, Any]:
-        """Return an array without its mask, and the mask."""
-        if isinstance(value, (list, tuple)) and any(getattr(item, "ndim", 0) > 1 for item in value):
-            msg = f"got a list of arrays as {name}, need one; add up what kernelfit.scale.accumulate makes of each pair"
-            raise TypeError(msg)
-        if isinstance(getattr(value, "_meta", None), np.ma.MaskedArray):
-            masked = self.dask.array.ma
-            return masked.getdata(value), masked.getmaskarray(value)
-        return masking.unmasked(value)
+        return [self._block(wide, observation, box, marks) for box in boxes]
 
     def _block(
-        self, observation: Observation, box: blocks.Box, marks: _Marks | None
+        self, wide: Observation, observation: Observation, box: blocks.Box, marks: _Marks | None
     ) -> tuple[_Block, list[list[Any]], list[Any]]:
-        part = blocks.sub_observation(observation, box)
+        part = blocks.sub_observation(wide, box)
         pieces, sources = [], []
         for reader in part.sources:
             (top, left), (height, width) = (-reader.before[0], -reader.before[1]), reader.shape
@@ -278,37 +303,52 @@ class _Plan:
         targets = [
             self._slice(r.array, _Piece(0, 0, r.shape, (1, 1)), -r.before[0], -r.before[1]) for r in part.targets
         ]
-        plan = part.geometry
-        at = (plan.offset[0], plan.offset[1])
-        found = _Block(plan, tuple(pieces), plan.convention.fillvalue, self.choice.method, at, marks)
+        counts = len(observation.sources), len(observation.targets)
+        conv = part.geometry.convention
+        found = _Block(
+            part.geometry, tuple(pieces), conv.fillvalue, self.method, observation.background, *counts, marks
+        )
         return found, sources, targets
 
     def _slice(self, array: Any, piece: _Piece, row: int, col: int) -> Any:
         """Return the stored pixels of a piece: something to call, or a collection that the scheduler has to make."""
-        if isinstance(array, chunked.Chunked):
-            array = array.array
-        key = (pair._slice(row, piece.shape[0], piece.steps[0]), pair._slice(col, piece.shape[1], piece.steps[1]))
-        if hasattr(array, "dims") and self.dask.is_dask_collection(array):  # xarray
-            array = array.data
+        array = self.source(array)
+        key = (whole_slice(row, piece.shape[0], piece.steps[0]), whole_slice(col, piece.shape[1], piece.steps[1]))
         if not self.dask.is_dask_collection(array):
             if not isinstance(array, np.ndarray):
                 return _Stored(array, key)
             view = np.asarray(array[key])
             return view if view.nbytes <= _LIGHT else self.dask.delayed(view, pure=False)
-        if array.name not in self.stores:
-            self.stores[array.name] = _store(array)
-        if self.stores[array.name] is not None:
-            return _Stored(self.stores[array.name], key)
+        if array.name not in self._stores:
+            self._stores[array.name] = _store(array)
+        if self._stores[array.name] is not None:
+            return _Stored(self._stores[array.name], key)
         (part,) = self.dask.optimize(array[key])
         lazy = _Lazy(part)
         return lazy if lazy.complete() and not _heavy(lazy.graph) else array[key]
 
-    def total(self, work: Callable[..., Any], *more: Any) -> Any:
-        """Return the sum over all blocks of what `work` makes of them, to be computed."""
+    def source(self, array: Any) -> Any:
+        """Return what holds the pixels of a plane: a Dask array of two axes if it is one."""
+        array = array.array if isinstance(array, chunked.Chunked) else array
+        plane = array if isinstance(array, chunked.Plane) else None
+        whole = array if plane is None else plane.array
+        if not self.dask.is_dask_collection(whole):
+            return array
+        whole = whole.data if hasattr(whole, "dims") else whole  # xarray
+        if plane is None:
+            return whole
+        if id(plane) not in self._planes:
+            at: list[Any] = [slice(None)] * 3
+            at[plane.axis] = plane.index
+            self._planes[id(plane)] = whole[tuple(at)]
+        return self._planes[id(plane)]
+
+    def total(self, index: int, work: Callable[..., Any], *more: Any) -> Any:
+        """Return the sum over the blocks of an observation of what `work` makes of them, to be computed."""
         delayed = self.dask.delayed
         kept = [delayed(m) if isinstance(m, np.ndarray) else m for m in more]
         level: list[Any] = []
-        for group in blocks.groups(self.blocks):
+        for group in blocks.groups(self.blocks[index]):
             if all(self._own(sources, targets) for _, sources, targets in group):
                 level.append(delayed(_each, pure=False)(work, group, *kept))
             else:
@@ -318,55 +358,128 @@ class _Plan:
             level = [delayed(_added, pure=False)(group) for group in blocks.groups(level)]
         return level[0]
 
-    def statistics(self) -> Any:
-        """Return the statistics of all blocks, to be computed."""
-        found = self.total(_block_statistics)
-        return found if self.boxed is None else self.dask.delayed(_determined, pure=False)(found)
-
-    def judged(self, *, automatic: bool) -> tuple[NormalEquations, list[str]]:
-        """Return the statistics, and what was excluded in words.
-
-        Saturated pixels count if they are told automatically, and nearly all of the target is.
-        """
-        n, taps, notes = self.observation.geometry.n_pixels, self.observation.geometry.n_taps, []
-        if automatic and self.large and not (self.boxed is not None and self.boxed.more):
-            self._with_saturated()  # no reason to form products of thousands of taps
-        stats: NormalEquations = self.total(_block_statistics).compute()
-        least = max(0.05 * n, 10 * taps)
-        if automatic and stats.n_pixels < least and self.boxed is not None and self.boxed.saturated is not None:
-            count = self.total(_block_at_ends).compute()
-            if n - count < least:
-                self._with_saturated()
-                stats = self.total(_block_statistics).compute()
-                ends = f"the ends of {self.observation.targets[0].array.dtype}'s range"
-                notes = [f"{count} of {n} target pixels stand at {ends}; they are used, being nearly all of it"]
-        return _determined(stats), notes + self._excluded(stats.n_pixels)
-
-    def _with_saturated(self) -> None:
-        """Let saturated pixels count."""
-        if self.boxed is not None:
-            self.boxed = dataclasses.replace(self.boxed, saturated=None)
-            self.blocks = [
-                (block._replace(marks=block.marks and block.marks._replace(saturated=None)), sources, targets)
-                for block, sources, targets in self.blocks
-            ]
-
-    def _excluded(self, n_pixels: int) -> list[str]:
-        """Say in words how many pixels do not count, and why."""
-        n = self.observation.geometry.n_pixels
-        if self.boxed is None or n_pixels == n:
-            return []
-        why = ["masked"] if self.boxed.masks else []
-        why += ["an excluded image pixel in their footprint"] if self.boxed.image_masks else []
-        why += ["NaN or infinite, or such an image pixel in their footprint"] if self.boxed.nan == "mask" else []
-        why += ["of weight zero"] if self.boxed.weights else []
-        if self.boxed.saturated is not None:
-            why.append(masking.ends_in_words(self.boxed.saturated))
-        return [f"{n - n_pixels} of {n} target pixels excluded: {'; or '.join(why)}"]
+    def totals(self, work: Callable[..., Any], *more: Sequence[Any]) -> list[Any]:
+        """Compute the sums of all observations at once; `more` holds arguments for each of them."""
+        every = range(len(self.observations))
+        return list(self.dask.compute(*(self.total(i, work, *(m[i] for m in more)) for i in every)))
 
     def _own(self, sources: list[list[Any]], targets: list[Any]) -> bool:
         """Whether a block needs nothing that the scheduler has to bring."""
         return not any(self.dask.is_dask_collection(s) for s in [*(s for own in sources for s in own), *targets])
+
+    def equations(self) -> Any:
+        """Return the equations of each target, of all observations, to be computed."""
+        sums = [self.total(i, _equations) for i in range(len(self.observations))]
+        return self.dask.delayed(_together, pure=False)(sums)
+
+    def counted_equations(self, *, automatic: bool) -> tuple[list[NormalEquations], list[str]]:
+        """Compute the equations of each target; also return in words what was excluded.
+
+        Saturated pixels count if they are told automatically, and nearly all of a target is.
+        """
+        found, notes = self.equations().compute(), []
+        n_taps = found[0].n_taps
+        for i, one in enumerate(self.observations):
+            n = one.geometry.n_pixels
+            least = max(0.05 * n, 10 * n_taps)
+            doubtful = any(stats.n_pixels < least for stats in found) or len(self.observations) > 1
+            if not (automatic and doubtful and any(m is not None and m.saturated for m in self.masked[i])):
+                continue
+            counts = self.total(i, _at_ends).compute()
+            for t, count in enumerate(counts.tolist()):
+                if n - count < least and self.masked[i][t] is not None:
+                    notes.append(
+                        f"{count} of {n} target pixels{_in(one)} stand at the ends of "
+                        f"{one.targets[t].array.dtype}'s range; they are used, being nearly all of it"
+                    )
+                    self.use_saturated(i, t)
+        if notes:
+            self._cut()
+            found = self.equations().compute()
+        return [determined(stats) for stats in found], notes + self._excluded(found[0])
+
+    def use_saturated(self, index: int, target: int) -> None:
+        """Let the saturated pixels of a target count; the blocks are to be cut anew."""
+        own = self.masked[index][target]
+        if own is not None:
+            self.masked[index][target] = dataclasses.replace(own, saturated=None)
+
+    def use_all_saturated(self) -> None:
+        """Let saturated pixels count everywhere."""
+        for i in range(len(self.observations)):
+            for t in range(self.n_targets):
+                self.use_saturated(i, t)
+        self._cut()
+
+    @property
+    def selects(self) -> bool:
+        """Whether more than saturation may exclude or weigh pixels."""
+        return any(one is not None and one.more for own in self.masked for one in own)
+
+    def _excluded(self, stats: NormalEquations) -> list[str]:
+        """Say in words how many pixels do not count, and why."""
+        n = sum(one.geometry.n_pixels for one in self.observations)
+        n_counted = stats.n_pixels + sum(one.root.shape[1] for one in stats.backgrounds)
+        known = [one for own in self.masked for one in own if one is not None]
+        if not known or n_counted == n:
+            return []
+        why = ["masked"] if any(one.masks for one in known) else []
+        why += ["an excluded image pixel in their footprint"] if any(any(one.image_masks) for one in known) else []
+        nan = "NaN or infinite, or such an image pixel in their footprint"
+        why += [nan] if known[0].nan == "mask" else []
+        why += ["of weight zero"] if any(one.weights for one in known) else []
+        why += list(dict.fromkeys(masking.ends_in_words(one.saturated) for one in known if one.saturated is not None))
+        return [f"{n - n_counted} of {n} target pixels excluded: {'; or '.join(why)}"]
+
+    def residuals(self, taps: Array, eliminations: Sequence[Sequence[Elimination]]) -> list[list[Array]]:
+        """Return for each observation and target the sums of the residual of kernels and the best surfaces beside them.
+
+        `taps` has the shape (targets, taps), `eliminations` holds those of each target.
+        """
+        unknowns = []
+        for i in range(len(self.observations)):
+            beside = [
+                own[i].coefficients_at(one[None])[0] if own else np.zeros(0)
+                for own, one in zip(eliminations, taps, strict=True)
+            ]
+            unknowns.append(np.stack([np.concatenate(both) for both in zip(taps, beside, strict=True)]))
+        return [list(sums) for sums in self.totals(_residuals, unknowns)]
+
+    def noise_counts(self) -> list[Array]:
+        """Return for each target what `errors_in_variables.counts_of` does of all observations."""
+        found = self.totals(_noise_counts)
+        return [np.sum([sums[t] for sums in found], axis=0) for t in range(self.n_targets)]
+
+
+def _in(observation: Observation) -> str:
+    return f" in {observation.where}" if observation.where else ""
+
+
+def _together(sums: list[Sums]) -> list[NormalEquations]:
+    """Return the equations of each target from the sums of the observations, their backgrounds eliminated."""
+    return [settled(functools.reduce(operator.add, [eliminated(own[t]) for own in sums])) for t in range(len(sums[0]))]
+
+
+def determined(stats: NormalEquations) -> NormalEquations:
+    """Refuse statistics of fewer pixels than taps."""
+    if stats.n_pixels < stats.n_taps:
+        msg = (
+            f"got a mask or weights that leave {stats.n_pixels} target pixels, need at least {stats.n_taps} for as "
+            "many taps; ask for a smaller shape, or exclude less"
+        )
+        raise ValueError(msg)
+    return stats
+
+
+def unmasked(value: Any) -> tuple[Any, Any]:
+    """Return an array, or a list of them, without masks, and the masks; Dask's masked arrays included."""
+    if isinstance(value, (list, tuple)) and any(getattr(item, "ndim", 0) > 1 for item in value):
+        data, found = zip(*(unmasked(item) for item in value), strict=True)
+        return list(data), None if all(mask is None for mask in found) else list(found)
+    if isinstance(getattr(value, "_meta", None), np.ma.MaskedArray):
+        masked = import_dask().array.ma
+        return masked.getdata(value), masked.getmaskarray(value)
+    return masking.unmasked(value)
 
 
 def _heavy(value: Any) -> bool:

@@ -7,69 +7,84 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..core.estimate import Estimate
-from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
-from ..data import blocks, chunked
+from ..data import blocks
 from ..data.masked_blocks import MaskedBlocks
+from ..data.masking import hull
 from ..data.observation import Observation
 from ..data.reader import Reader
-from ..diagnostics import boundary, quantization, whiteness
 
 
-def looked_at(
-    observation: Observation,
-    boxed: MaskedBlocks | None,
-    fit: Estimate,
-    stats: NormalEquations,
-    compute: Callable[..., Sequence[Any]],
-) -> Estimate:
-    """Return the fit with what a few pixels say of its noise, its boundary, and an integer target.
+def with_deferred_reads(
+    observations: Sequence[Observation],
+    masked: Sequence[MaskedBlocks | None],
+    totals: Sequence[float],
+    share: float,
+    dask: tuple[Callable[..., Sequence[Any]], Callable[[Any], Any]],
+    work: Callable[[Sequence[Observation], Sequence[Any] | None, bool], Any],
+) -> Any:
+    """Return what `work` makes of observations of one target whose pixels are elsewhere.
 
-    `compute` is Dask's: it returns the pixels of any number of slices.
+    It is called twice, with the observations, their weights (None if all pixels count alike), and whether the pixels
+    are here: the first time they read as zero, which tells what has to be brought, all of it at once.
+
+    Parameters
+    ----------
+    observations, masked : sequence
+        The observations, and what excludes or weighs pixels of each.
+    totals : sequence of float
+        For each the sum of its weights, or the number of its pixels that count.
+    share : float
+        How many of the pixels count.
+    dask : (callable, callable)
+        What returns the pixels of any number of slices, and what returns the Dask array behind an array.
+    work : callable
     """
-    glimpses: dict[int, _Glimpse] = {}
+    reads: dict[int, _Deferred] = {}
+    compute, source = dask
 
     def seen(readers: Sequence[Reader]) -> tuple[Reader, ...]:
-        return tuple(dataclasses.replace(r, array=glimpses.setdefault(id(r.array), _Glimpse(r.array))) for r in readers)
-
-    observation = dataclasses.replace(observation, sources=seen(observation.sources), targets=seen(observation.targets))
-    weights: Any = None
-    if boxed is not None and (stats.n_pixels < observation.geometry.n_pixels or boxed.more):
-        boxed = dataclasses.replace(
-            boxed,
-            observation=observation,
-            masks=seen(boxed.masks),
-            weights=seen(boxed.weights),
-            image_masks=seen(boxed.image_masks),
+        return tuple(
+            dataclasses.replace(r, array=reads.setdefault(id(r.array), _Deferred(source(r.array)))) for r in readers
         )
-        weights = _Weights(boxed, stats.total_weight)
-        image = _Cleaned(observation.sources[0].array, [r.array for r in boxed.image_masks], boxed.nan == "mask")
-        observation = dataclasses.replace(
-            observation, sources=(dataclasses.replace(observation.sources[0], array=image),)
-        )
-    fit = dataclasses.replace(fit, weights=weights)
 
-    def look() -> Estimate:
-        found = whiteness.look([observation], fit, None if weights is None else [weights])
-        return boundary.doubt([observation], [found])[0]
+    own: list[Observation] = []
+    weights: list[Any] = []
+    for observation, boxed, total in zip(observations, masked, totals, strict=True):
+        one = dataclasses.replace(observation, sources=seen(observation.sources), targets=seen(observation.targets))
+        if boxed is None:
+            weights.append(np.broadcast_to(np.True_, one.size))
+        else:
+            boxed = dataclasses.replace(
+                boxed,
+                observation=one,
+                masks=seen(boxed.masks),
+                weights=seen(boxed.weights),
+                image_masks=tuple(seen(masks) for masks in boxed.image_masks),
+            )
+            weights.append(_Weights(boxed, total, share))
+            sources = tuple(
+                dataclasses.replace(s, array=_Cleaned(s.array, [m.array for m in masks], boxed.nan == "mask"))
+                for s, masks in zip(one.sources, boxed.image_masks, strict=True)
+            )
+            one = dataclasses.replace(one, sources=sources)
+        own.append(one)
+    given = weights if any(boxed is not None for boxed in masked) else None
+    work(own, given, False)
+    asked = [(read, place) for read in reads.values() for place in read.slices]
+    brought = compute(*(read.slices[place] for read, place in asked))
+    for (read, place), pixels in zip(asked, brought, strict=True):
+        read.slices[place] = np.asarray(pixels)
+    for read in reads.values():
+        read.here = True
+    return work(own, given, True)
 
-    look()  # at nothing: to know what has to be brought
-    asked = [(glimpse, place) for glimpse in glimpses.values() for place in glimpse.slices]
-    brought = compute(*(glimpse.slices[place] for glimpse, place in asked))
-    for (glimpse, place), pixels in zip(asked, brought, strict=True):
-        glimpse.slices[place] = np.asarray(pixels)
-    for glimpse in glimpses.values():
-        glimpse.here = True
-    found = quantization.judged(look(), [observation], 0, 1)
-    return dataclasses.replace(found, weights=None)
 
-
-class _Glimpse:
+class _Deferred:
     """An array of which a few slices are read on this side: noted while it reads as zero, and brought all at once."""
 
     def __init__(self, array: Any) -> None:
-        self.array = array.array if isinstance(array, chunked.Chunked) else array
+        self.array = array
         self.shape, self.dtype = array.shape, array.dtype
         self.slices: dict[tuple[int, int, int, int], Any] = {}
         self.here = False
@@ -87,7 +102,7 @@ class _Glimpse:
 class _Cleaned:
     """An image that reads as zero where it is excluded."""
 
-    def __init__(self, image: _Glimpse, excluded: Sequence[_Glimpse], nan: bool) -> None:
+    def __init__(self, image: _Deferred, excluded: Sequence[_Deferred], nan: bool) -> None:
         self.image, self.excluded, self.nan = image, excluded, nan
         self.shape, self.dtype = image.shape, image.dtype
 
@@ -103,14 +118,22 @@ class _Cleaned:
 class _Weights:
     """Weights of the used part of a target, judged where they are looked at."""
 
-    def __init__(self, boxed: MaskedBlocks, total: float) -> None:
+    dtype = np.dtype(np.float64)
+
+    def __init__(self, boxed: MaskedBlocks, total: float, share: float) -> None:
         self.boxed, self.total = boxed, total
+        self.n_nonzero = round(share * boxed.observation.geometry.n_pixels)
         self.shape = boxed.observation.size
 
-    def __getitem__(self, key: tuple[slice, slice]) -> npt.NDArray[Any]:
-        (top, bottom, _), (left, right, _) = (k.indices(n) for k, n in zip(key, self.shape, strict=True))
+    def __getitem__(self, key: Any) -> npt.NDArray[Any]:
+        both = key if isinstance(key, tuple) else (key, slice(None))
+        (top, bottom, y), (left, right, x) = (hull(k, n) for k, n in zip(both, self.shape, strict=True))
         item = self.boxed.item(blocks.Box(top, left, bottom - top, right - left))
-        return np.ones((bottom - top, right - left), dtype=bool) if item is None else np.asarray(item.weights[:])
+        whole = np.ones((bottom - top, right - left), dtype=bool) if item is None else item.weights[:]
+        return np.asarray(np.asarray(whole)[y, x])
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
 
     def sum(self) -> float:
         return self.total

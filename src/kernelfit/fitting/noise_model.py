@@ -2,13 +2,12 @@
 
 import dataclasses
 import math
-import numbers
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..core import validation
+from ..core.model import PixelVariance
 from ..core.validation import Array
 from ..data.observation import WeightedObservation
 from ..engines import patches, weighted
@@ -24,49 +23,6 @@ _ROUNDING = 16.0
 
 
 @dataclass(frozen=True)
-class Noise:
-    """How the variance of a target pixel depends on its prediction: ``slope * prediction + constant``.
-
-    Without a slope all pixels are equally noisy.
-    """
-
-    slope: float = 0.0
-    constant: float = 1.0
-
-    @classmethod
-    def of(cls, noise: object) -> "Noise":
-        """Return the model meant by what a user may write."""
-        if isinstance(noise, str):
-            validation.known(noise, ("constant", "poisson"), "noise")
-            return cls() if noise == "constant" else cls(1.0, 0.0)
-        try:
-            gain, read_noise = noise  # type: ignore[misc]
-        except (TypeError, ValueError):
-            gain = read_noise = None
-        if not (isinstance(gain, numbers.Real) and isinstance(read_noise, numbers.Real)):
-            msg = f"got noise={noise!r}, need 'constant', 'poisson' or a pair of numbers (gain, read_noise)"
-            raise TypeError(msg)
-        gain, read_noise = float(gain), float(read_noise)
-        if not (0 < gain < math.inf and 0 <= read_noise < math.inf):
-            msg = f"got noise={noise!r}, need a gain above 0 (electrons per unit) and a read noise of at least 0"
-            raise ValueError(msg)
-        return cls(1.0 / gain, (read_noise / gain) ** 2)
-
-    def variance(self, prediction: Array, observed: Array, floor: float, apart: float) -> Array:
-        """Return the variance of pixels, that of their prediction.
-
-        A prediction further from what was `observed` than `apart` of its standard deviations p is none; then that
-        prediction counts which is so far from it: ``(observed - p)^2 = apart^2 (slope p + constant)``. So weights
-        cannot run away with a bad kernel, and reweighting ends where a convex criterion has its minimum. The least
-        prediction is `floor`.
-        """
-        half = 0.5 * apart**2 * self.slope
-        reach = np.sqrt(np.maximum(half * (half + 2 * observed) + apart**2 * self.constant, 0.0))
-        believed = np.clip(prediction, observed + half - reach, observed + half + reach)
-        return np.asarray(self.slope * np.maximum(believed, floor) + self.constant)
-
-
-@dataclass(frozen=True)
 class Levels:
     """The least prediction that photon noise is reckoned from, and what rounding makes of a residual of weight 1."""
 
@@ -74,7 +30,7 @@ class Levels:
     rounding: float
 
     @classmethod
-    def of(cls, items: Sequence[WeightedObservation], model: Noise, workers: int) -> "Levels":
+    def of(cls, items: Sequence[WeightedObservation], model: PixelVariance, workers: int) -> "Levels":
         """Learn both from the targets."""
         sums = weighted.target_sums(items, workers)
         rounding = _ROUNDING * least_squares.EPS * math.sqrt(sums.energy / sums.n_pixels)
@@ -90,11 +46,13 @@ class Levels:
         return cls(FLOOR * mean, rounding / math.sqrt(model.slope * mean + model.constant))
 
 
-def with_noise(item: WeightedObservation, left: Array, model: Noise, floor: float, apart: float) -> WeightedObservation:
+def with_noise(
+    item: WeightedObservation, left: Array, model: PixelVariance, floor: float, apart: float
+) -> WeightedObservation:
     """Return the pair with weights that are the inverse of the variance of the prediction."""
     weights = np.empty(left.shape)
     for rows, observed in _bands(item, left):
-        variance = model.variance(observed - left[rows], observed, floor, apart)
+        variance = model.at(observed - left[rows], observed, floor, apart)
         np.divide(item.weights[rows], variance, out=weights[rows])
     return dataclasses.replace(item, weights=weights)
 

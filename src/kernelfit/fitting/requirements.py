@@ -1,97 +1,142 @@
-"""What goes with what."""
+"""What goes with what: features of a call, and the pairs of them that exclude each other, each with its reason."""
 
-import math
-import numbers
-from collections.abc import Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-from ..core import geometry, validation
-
-
-def check_errors(
-    image_noise: object, errors: str, method: str, channels: str, background: object, uneven: str | None
-) -> None:
-    """Refuse settings of the errors that are wrong, or that cannot be combined.
-
-    `uneven` names what makes pixels count more or less than others, None if nothing does.
-    """
-    validation.known(errors, ("plain", "sandwich"), "errors")
-    if isinstance(image_noise, bool) or not isinstance(image_noise, numbers.Real):
-        msg = f"got image_noise={image_noise!r}, need a standard deviation of at least 0, in units of the image"
-        raise TypeError(msg)
-    if not 0 <= float(image_noise) < math.inf:
-        msg = f"got image_noise={image_noise!r}, need a standard deviation of at least 0, in units of the image"
-        raise ValueError(msg)
-    if not image_noise and errors == "plain":
-        return
-    others = [f"method={method!r}"] if method in ("cg", "wiener") else []
-    others += ["channels='mixed'"] if channels == "mixed" else []
-    others += [] if background is None else [f"background={background!r}"]
-    if others:
-        msg = (
-            f"got image_noise or errors='sandwich' with {others[0]}, need method='auto', 'direct' or 'fft', one "
-            "source, and no background"
-        )
-        raise ValueError(msg)
-    if uneven == "robust=" and errors == "sandwich":
-        msg = (
-            "got errors='sandwich' with robust=, whose criterion holds back part of the noise that is to be looked at; "
-            "need the weights of a robust fit given to another one, as weights=fit.weights"
-        )
-        raise ValueError(msg)
-    if uneven is not None and image_noise:
-        msg = (
-            f"got image_noise with {uneven}; the image's noise reaches all target pixels alike, so weights that do not "
-            "know of it are not those of least error; need a mask at most, such as mask=fit.weights == 0"
-        )
-        raise ValueError(msg)
+from ..core.model import Execution, Noise
+from ..data.plan import FitPlan
+from ..solvers.least_squares import LeastSquares, Solver
 
 
-def check_stride(method: str, stride: object, offset: object) -> None:
-    """Refuse a stride beside methods that have none."""
-    if geometry.lattice(stride, offset)[0] != (1, 1) and method in ("cg", "wiener"):
-        msg = f"got stride={stride!r} with method={method!r}, which has none; need 'auto', 'direct' or 'fft'"
+@dataclass(frozen=True)
+class Rule:
+    """Two features that exclude each other, why, and what to do."""
+
+    features: frozenset[str]
+    reason: str
+    remedy: str
+
+
+def _rule(first: str, second: str, reason: str, remedy: str) -> Rule:
+    return Rule(frozenset({first, second}), reason, remedy)
+
+
+_EVERY_PIXEL = "a division by frequency needs every pixel, each counting alike"
+_NO_PIXEL = "a division by frequency never sees a residual"
+_EXACT = "need solver=LeastSquares()"
+_GRAM = "it works on the Gram matrix, which conjugate gradients never form"
+#: All that is refused, in the order in which it is looked for.
+RULES = (
+    _rule("weights", "photon noise", "both say how noisy each pixel is", "need one or the other"),
+    _rule(
+        "sandwich errors",
+        "robust",
+        "its criterion holds back part of the noise that is to be looked at",
+        "need the weights of a robust fit given to another one, as weights=fit.weights",
+    ),
+    _rule(
+        "image noise",
+        "uneven weights",
+        "the image's noise reaches all target pixels alike, so weights that do not know of it are not those of least "
+        "error",
+        "need a mask at most, such as mask=fit.weights == 0",
+    ),
+    *(_rule("Wiener", name, _EVERY_PIXEL, _EXACT) for name in ("selection", "photon noise", "robust")),
+    *(_rule("Wiener", name, _NO_PIXEL, _EXACT) for name in ("image noise", "sandwich errors")),
+    *(
+        _rule("Wiener", name, "it divides one spectrum by another", _EXACT)
+        for name in ("background", "stride", "mixed channels")
+    ),
+    *(
+        _rule("ConjugateGradient", name, _GRAM, _EXACT)
+        for name in ("selection", "photon noise", "robust", "image noise", "sandwich errors", "background", "stride")
+    ),
+    *(
+        _rule("ConjugateGradient", name, "its operator is that of one plane", _EXACT)
+        for name in ("mixed channels", "several planes")
+    ),
+    *(
+        _rule("statistics alone", name, "no pixel is read again", "need find_kernel")
+        for name in ("Wiener", "ConjugateGradient", "sandwich errors")
+    ),
+    *(
+        _rule(name, other, "only an iteration has one", "leave it out")
+        for name, other in (("tolerance", "Wiener"), ("tolerance", "given engine"))
+    ),
+    *(
+        _rule("image noise", name, "it is known for one source without a background only", "leave one of them out")
+        for name in ("background", "mixed channels")
+    ),
+    *(
+        _rule("sandwich errors", name, "it is known for one source without a background only", "leave one of them out")
+        for name in ("background", "mixed channels")
+    ),
+)
+#: How a feature is told in messages.
+_WORDS = {
+    "weights": "weights=",
+    "photon noise": "noise=",
+    "sandwich errors": "errors='sandwich'",
+    "robust": "robust=",
+    "image noise": "image_noise=",
+    "uneven weights": "weights that differ",
+    "selection": "pixels that do not count alike",
+    "background": "background=",
+    "stride": "stride=",
+    "mixed channels": "channels='mixed'",
+    "several planes": "several planes that share a kernel",
+    "tolerance": "tolerance=",
+    "given engine": "a given method that does not iterate",
+    "Wiener": "Wiener()",
+    "ConjugateGradient": "ConjugateGradient()",
+}
+
+
+def features_of(plan: FitPlan, noise: Noise, solver: Solver, execution: Execution) -> dict[str, str]:
+    """Return the features of a call, each with how the call spells it."""
+    model, selects = plan.model, plan.selects
+    photons = bool(noise.pixel_variance.slope)
+    several = len(plan.groups[0]) > 1
+    name = {"spectra": "Wiener", "operator": "ConjugateGradient"}.get(solver.needs, "another solver")
+    present = {
+        "weights": plan.selection.weights is not None,
+        "photon noise": photons,
+        "sandwich errors": noise.covariance == "sandwich",
+        "robust": noise.loss is not None,
+        "image noise": noise.image_std > 0,
+        "uneven weights": noise.loss is not None or photons or plan.selection.weights is not None,
+        "selection": selects is not None,
+        "background": model.background is not None,
+        "stride": model.strided,
+        "mixed channels": plan.channels == "mixed",
+        "several planes": several,
+        "tolerance": execution.tolerance is not None,
+        "given engine": execution.engine != "auto" and selects is None and not noise.reweighted,
+        name: not isinstance(solver, LeastSquares),
+    }
+    spelled = {**_WORDS, "selection": selects or "", "another solver": f"solver={solver!s}"}
+    return {feature: spelled[feature] for feature, there in present.items() if there}
+
+
+def refused(features: Iterable[str]) -> Rule | None:
+    """Return the first rule that forbids these features together."""
+    there = set(features)
+    return next((rule for rule in RULES if rule.features <= there), None)
+
+
+def require(features: dict[str, str]) -> None:
+    """Refuse features that exclude each other, with the reason."""
+    rule = refused(features)
+    if rule is not None:
+        first, second = (text for name, text in features.items() if name in rule.features)
+        msg = f"got {first} with {second}: {rule.reason}; {rule.remedy}"
         raise ValueError(msg)
 
 
-def check_settings(
-    method: str,
-    solver: object,
-    tolerance: float | None,
-    spectral: Sequence[object],
-    channels: str = "shared",
-    background: object = None,
-    weighted: str | None = None,
-) -> None:
-    """Refuse settings that the method has no use for.
-
-    `spectral` are those of "wiener", all "auto" by default; `weighted` names what makes the fit a weighted one.
-    """
-    if weighted is not None and method in ("cg", "wiener"):
-        msg = f"got {weighted} with method={method!r}, which knows no weights; need 'auto', 'direct' or 'fft'"
-        raise ValueError(msg)
-    if method != "wiener" and not all(isinstance(v, str) and v == "auto" for v in spectral):
-        msg = f"got balance, detrend or taper with method={method!r}, which has no use for them; need method='wiener'"
-        raise ValueError(msg)
-    if method in ("cg", "wiener") and background is not None:
-        msg = f"got background={background!r} with method={method!r}, which has none; need 'auto', 'direct' or 'fft'"
-        raise ValueError(msg)
-    if method in ("cg", "wiener") and channels == "mixed":
-        msg = f"got channels='mixed' with method={method!r}, which has one source; need 'auto', 'direct' or 'fft'"
-        raise ValueError(msg)
-    if method == "wiener" and solver is not None:
-        msg = f"got method='wiener' with solver={solver!r}, need one or the other: 'wiener' is a solver of its own"
-        raise ValueError(msg)
-    if method == "cg" and solver is not None:
-        msg = (
-            f"got method='cg' with solver={solver!r}, need the default solver; or method='fft', if there is "
-            "memory for it"
-        )
-        raise ValueError(msg)
-    if tolerance is None:
-        return
-    if method in ("direct", "fft", "wiener") and weighted is None:
-        msg = f"got a tolerance with method={method!r}, which does not iterate; need method='cg' or 'auto'"
-        raise ValueError(msg)
-    if not 0 < tolerance < 1:
-        msg = f"got tolerance={tolerance!r}, need a number between 0 and 1"
-        raise ValueError(msg)
+def why_gram(features: dict[str, str]) -> str | None:
+    """Say what conjugate gradients cannot do, None if they can."""
+    if "another solver" in features:
+        return "the solver"
+    there = {*features, "ConjugateGradient"}
+    rule = next((r for r in RULES if "ConjugateGradient" in r.features and r.features <= there), None)
+    return None if rule is None else _WORDS[next(iter(rule.features - {"ConjugateGradient"}))]

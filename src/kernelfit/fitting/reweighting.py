@@ -9,27 +9,19 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from ..compiled.threads import Progress
-from ..core import validation
-from ..core.estimate import Estimate
-from ..core.findings import Finding, Verdict, ranked
+from ..core.findings import Finding, Verdict
+from ..core.model import PixelVariance
 from ..core.validation import Array
-from ..data.masking import Judged, Rules, Unsaturated
 from ..data.observation import WeightedObservation, Weights
-from ..data.plan import FitPlan
-from ..diagnostics import whiteness
-from ..engines import sampling, weighted, weighted_iteration
-from ..engines.cost_model import Choice
+from ..engines import sampling, weighted_iteration
 from ..engines.weighted_pass import residual
 from ..solvers import least_squares
-from ..solvers.robust import ROBUST, TUNING, correction_of, enough, factor, least_absolute, slope
-from . import joint
-from .noise_model import BELIEVED, MOST_NOISE, Levels, Noise, with_noise
-from .weighted_fitter import Engine, Solved
+from ..solvers.robust import TUNING, correction_of, enough, factor, least_absolute, slope
+from .noise_model import BELIEVED, MOST_NOISE, Levels, with_noise
+from .weighted_fitter import Solved, WeightedFitter
 
 _MOST_ROUNDS = 20
 #: A reweighted kernel has settled when it moves by no more than this many standard errors.
@@ -51,161 +43,8 @@ _FAR_OFF, _BRIGHT, _FEWEST = 4.0, 0.1, 50
 _QUICK = 0.05
 
 
-def wanted(rules: Rules, noise: object, robust: object) -> str | None:
-    """Name what makes a fit a weighted one, None if nothing does; refuse unknown names."""
-    model = Noise.of(noise)
-    validation.known(robust, ROBUST, "robust")
-    if model.slope and rules.weights is not None:
-        msg = f"got weights= and noise={noise!r}, need one or the other: both say how noisy each pixel is"
-        raise ValueError(msg)
-    return rules.given() or ("noise=" if model.slope else None) or ("robust=" if robust is not None else None)
-
-
-def uneven(rules: Rules, noise: object, robust: object) -> str | None:
-    """Name what lets some pixels count more than others that count as well, None if nothing does."""
-    if robust is not None:
-        return "robust="
-    return "noise=" if Noise.of(noise).slope else "weights=" if rules.weights is not None else None
-
-
-def judge(task: FitPlan, group: int, rules: Rules, noise: object, robust: object) -> list[list[Judged]] | None:
-    """Return the weights of the problems of a group, for each target; None if every pixel counts the same, and will."""
-    observations = task.groups[group]
-    found: list[list[Judged | None]] = []
-    for t in range(len(observations[0].targets)):
-        one = []
-        for i, observation in enumerate(observations):
-            single = dataclasses.replace(observation, targets=(observation.targets[t],))
-            one.append(rules.judge(single, task, *task.place(group, t, i)))
-        found.append(one)
-    if robust is None and not Noise.of(noise).slope and all(j is None for one in found for j in one):
-        return None
-    return [
-        [
-            j
-            or Judged(
-                WeightedObservation(dataclasses.replace(p, targets=(p.targets[t],)), np.ones(p.size, dtype=bool)), ()
-            )
-            for j, p in zip(one, observations, strict=True)
-        ]
-        for t, one in enumerate(found)
-    ]
-
-
-def fits(
-    judged: Sequence[Sequence[Judged]],
-    choice: Choice,
-    solver: "least_squares.Solver | None",
-    workers: int,
-    **settings: Any,
-) -> list[Estimate]:
-    """Return the kernel of each target, as `fit` does."""
-    return [fit(one, choice, solver, workers, **settings) for one in judged]
-
-
-def fit(
-    judged: Sequence[Judged],
-    choice: Choice,
-    solver: "least_squares.Solver | None",
-    workers: int,
-    *,
-    noise: object = "constant",
-    robust: str | None = None,
-    tolerance: float | None = None,
-    progress: Progress | None = None,
-    regime: str = "auto",
-    image_noise: float = 0.0,
-    errors: str = "plain",
-) -> Estimate:
-    """Return the kernel that pairs share, each with its weights.
-
-    Parameters
-    ----------
-    judged : sequence of Judged
-        The pairs.
-    choice : Choice
-        The engine of the unweighted statistics.
-    solver : solver or None
-        What makes the kernel of the last statistics; None for least squares.
-    workers : int
-        Number of threads.
-    noise, robust, tolerance, progress, image_noise, errors
-        As in `find_kernel`; with `image_noise` the weights are those of a mask.
-    regime : {"auto", "subtract", "patches", "iterate"}, optional
-        How the weights are taken into account; the default is what `weighted.choose_regime` says.
-
-    Returns
-    -------
-    KernelFit
-    """
-    model = Noise.of(noise)
-    validation.known(regime, weighted.REGIMES, "regime")
-    items = [j.item for j in judged]
-    costs = weighted.pass_ns(weighted.lines(items[0].observation))
-    pass_method = choice.method if choice.reason == "as asked" else min(costs, key=lambda name: costs[name])
-    # the image's noise changes the kernel through the Gram matrix, which then must be exact
-    regime = "exact" if image_noise and regime == "auto" else regime
-    engine = Engine(choice.method, pass_method, workers, tolerance, progress, regime)
-    notes = [note for j in judged for note in j.notes]
-    conv = items[0].observation.geometry.convention
-    findings: list[Finding] = []
-    correction, most = 1.0, math.inf
-    if not model.slope and robust is None:
-        found = engine.solve(items)
-    else:
-        found, seen, more, said = _reweighted(engine, items, model, robust)
-        items, correction = seen.items, seen.correction
-        most = math.inf if robust is None else TUNING[robust] * seen.scale
-        findings += more
-        notes += said
-    stats = found.stats
-    if correction != 1.0:  # the residual that has the variance of the criterion, outliers and all
-        taps = found.fit.kernel.ravel()
-        moment, energy = least_squares.residual_at(stats, taps)
-        stats = stats.centered(taps, moment, correction**2 * energy)
-    observations, weighed = [item.observation for item in items], [item.weights for item in items]
-    minimum = least_squares.least_squares(stats, found.factorisation)
-    result = joint.with_errors(
-        observations, stats, solver, workers, image_noise, errors, weights=weighed, found=minimum
-    )
-    large = sum(item.observation.geometry.n_pixels for item in items) > MOST_KEPT
-    told = large and all(isinstance(item.weights, Unsaturated) for item in items)  # from the targets themselves
-    weights = None if told else tuple(in_place(item) for item in items)
-    if conv.boundary is not None and conv.mode != "valid" and (told or robust is not None):
-        why = "their weights not being kept" if told else "their outliers being held down"
-        notes.append(f"the declared boundary was not held against the edges, {why}")
-    iterated = found.stats.weighting.startswith("iterate")
-    if found.eliminations:
-        n_pixels = sum(item.n_pixels for item in items)
-        (result,) = joint.with_background([result], observations, found.eliminations, n_pixels)
-    result = dataclasses.replace(
-        result,
-        method=choice.method,
-        method_reason=choice.reason,
-        refined=found.refined,
-        iterations=found.iterations,
-        tolerance=(weighted_iteration.TOLERANCE if tolerance is None else tolerance) if iterated else 0.0,
-        findings=ranked((*result.findings, *found.findings, *findings)),
-        weighting=found.stats.weighting,
-        notes=tuple(notes),
-        weights=weights[0] if weights is not None and len(weights) == 1 else weights,
-    )
-    if errors == "sandwich":
-        return result
-    declared = bool(model.slope) and robust is None
-    return whiteness.look(observations, result, weighed, most=most, declared=declared)
-
-
-def in_place(item: WeightedObservation) -> Weights:
-    """Return the weights in an array of the target's shape, zero where no pixel is used."""
-    plan = item.observation.geometry
-    out: Weights = np.zeros(plan.target_shape, dtype=bool if item.weights.dtype == np.bool_ else np.float64)
-    out[plan.used] = item.weights
-    return out
-
-
-def _reweighted(
-    engine: Engine, items: Sequence[WeightedObservation], model: Noise, robust: str | None
+def reweighted(
+    fitter: WeightedFitter, items: Sequence[WeightedObservation], model: PixelVariance, robust: str | None
 ) -> "tuple[Solved, _Seen, list[Finding], list[str]]":
     """Weigh, fit and weigh again until the kernel settles.
 
@@ -213,14 +52,14 @@ def _reweighted(
     The others have minima at which pixels of much leverage are thrown out wrongly and never seen again; where there may
     be such pixels, as quick steps do not do, the criterion asked for is drawn in by halves.
     """
-    levels = Levels.of(items, model, engine.workers)
-    engine.prepare(items)
+    levels = Levels.of(items, model, fitter.workers)
+    fitter.prepare(items)
     left = [np.empty(item.weights.shape) for item in items]
     if robust is None:
-        at = engine.solve(items, last=False).unknowns
+        at = fitter.solve(items, last=False).unknowns
     else:
         sample = sampling.draw(items, 2 * enough(items[0].n_taps))
-        at = least_absolute(sample, weighted_iteration.Metric.whole(items, engine.grams(items)).inverse)
+        at = least_absolute(sample, weighted_iteration.Metric.whole(items, fitter.grams(items)).inverse)
     begin, n_taps, rounds, scale, first, noisy = at, items[0].n_taps, 0, 0.0, None, 1.0
     stages = [(robust, 1.0)] if robust in (None, "huber") else [("huber", 1.0), (robust, 1.0)]
     while stages:
@@ -228,16 +67,16 @@ def _reweighted(
         near = _NEAR if stages else _SETTLED
         moved, settled, tries, stride, even = math.inf, False, 0, 1.0, False
         if criterion is not None and widened == 1.0 and not model.slope:
-            at, scale, steps, even = _approached(engine, items, criterion, at, left, scale, levels.rounding)
+            at, scale, steps, even = _approached(fitter, items, criterion, at, left, scale, levels.rounding)
             rounds += steps
             settled = even and bool(stages)
         if stages and not settled and criterion == "huber":
             stages = [(robust, 4.0), (robust, 2.0), (robust, 1.0)]
         while tries < _MOST_ROUNDS and not settled:
-            residual(items, at, engine.pass_method, engine.workers, engine.progress, keep=left)
+            residual(items, at, fitter.pass_method, fitter.workers, fitter.progress, keep=left)
             seen = _seen(items, left, model, criterion, widened, levels, noisy)
             noisy = min(max(seen.scale, 1.0), MOST_NOISE)
-            found = engine.solve(seen.items, at, last=False, even=even)
+            found = fitter.solve(seen.items, at, last=False, even=even)
             kernel, last_move = found.unknowns[:n_taps], moved
             moved = float(np.linalg.norm(kernel - at[:n_taps]))
             if model.slope and not moved < 0.9 * last_move:  # a step too far: less of it goes further
@@ -247,13 +86,13 @@ def _reweighted(
             ratio = min(max(moved / last_move, 0.5), 0.95) if last_move > 0 else 0.5
             rest = moved * ratio / (1 - ratio)  # were the moves to go on shrinking as the last; the first tells nothing
             for final in (False, True):
-                error = seen.correction * float(np.linalg.norm(found.fit.stderr))
+                error = seen.correction * float(np.linalg.norm(found.solution.stderr))
                 settled = rest <= max(near * error, 1e-9 * float(np.linalg.norm(kernel)))
                 at_end = not stages and (settled or tries == _MOST_ROUNDS)
-                if final or even or not at_end or not found.stats.weighting.startswith("iterate"):
+                if final or even or not at_end or not found.strategy == "iterate":
                     break
                 # from the solution itself nothing is learned of the errors
-                found = engine.solve(seen.items, begin)
+                found = fitter.solve(seen.items, begin)
                 kernel = found.unknowns[:n_taps]
         rounds += tries
         first = at[:n_taps] if first is None else first
@@ -310,7 +149,7 @@ class _Seen:
 def _seen(
     items: Sequence[WeightedObservation],
     left: Sequence[Array],
-    model: Noise,
+    model: PixelVariance,
     criterion: str | None,
     widened: float,
     levels: Levels,
@@ -334,7 +173,7 @@ def _seen(
 
 
 def _approached(
-    engine: Engine,
+    fitter: WeightedFitter,
     items: Sequence[WeightedObservation],
     robust: str,
     at: Array,
@@ -349,15 +188,15 @@ def _approached(
     2nd ed., 2009, section 7.8). So all steps share one factor of the unweighted Gram matrix, and their error shrinks by
     about the root of taps over pixels each. Where it does not shrink, the rounds with exact weights go on.
     """
-    inverse = weighted_iteration.Metric.whole(items, engine.grams(items)).inverse
+    inverse = weighted_iteration.Metric.whole(items, fitter.grams(items)).inverse
     size, last, steps = math.inf, at, 0
     if not scale:
-        residual(items, at, engine.pass_method, engine.workers, engine.progress, keep=left)
+        residual(items, at, fitter.pass_method, fitter.workers, fitter.progress, keep=left)
         scale = _scale(_standard(items, left), rounding)
     while steps < _MOST_STEPS:
         # with the scale of the last residual, so that one pass does
         hold = functools.partial(_held_down, criterion=robust, reach=TUNING[robust] * scale)
-        moment = residual(items, at, engine.pass_method, engine.workers, engine.progress, left, hold).moment
+        moment = residual(items, at, fitter.pass_method, fitter.workers, fitter.progress, left, hold).moment
         standard = _standard(items, left)
         steep = float(np.mean(slope(np.abs(standard) / (TUNING[robust] * scale), robust)))
         scale = _scale(standard, rounding)

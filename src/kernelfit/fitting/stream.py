@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from ..core import npz
 from ..core.geometry import Shape
+from ..core.model import Model
 from ..core.normal_equations import NormalEquations, packed, unpacked
 from ..data import blocks, masking
 from ..data.blocks import Box, Tree
@@ -145,14 +146,13 @@ class _Stream:
     def __init__(
         self,
         pairs: Iterable[Any],
-        kernel: Shape,
-        keywords: dict[str, Any],
+        model: Model,
         values: tuple[str, Any],
         method: str,
         block: Shape | None,
         state: Checkpoint | None,
     ) -> None:
-        self.pairs, self.kernel, self.keywords, self.method, self.block = pairs, kernel, keywords, method, block
+        self.pairs, self.model, self.method, self.block = pairs, model, method, block
         self.values, self.state = values, state
         self.start = (0, 0) if state is None else (state.pairs, state.blocks)
         self.expected = "" if state is None else state.digest
@@ -197,10 +197,10 @@ class _Stream:
             msg = f"got a pair with {', '.join(unknown)}, need no keys but {', '.join(_NAMES)}"
             raise ValueError(msg)
         (image, image_masked), (target, target_masked) = (masking.unmasked(item[name]) for name in _NAMES[:2])
-        observation = as_observation(image, target, self.kernel, **self.keywords, determined=False)
+        observation = as_observation(image, target, self.model, determined=False)
         mask, image_mask, weights = (item.get(name) for name in _NAMES[2:])
-        rules = masking.Rules(mask, image_mask, weights, *self.values, target_masked, image_masked)
-        return observation, MaskedBlocks.of(observation, rules)
+        selection = masking.PlaneSelection((mask, target_masked), ((image_mask, image_masked),), weights, *self.values)
+        return observation, MaskedBlocks.of(observation, selection)
 
 
 @contextlib.contextmanager

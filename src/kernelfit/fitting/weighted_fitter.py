@@ -8,7 +8,6 @@ import numpy as np
 
 from ..compiled.threads import Progress
 from ..core.background import Elimination
-from ..core.estimate import Estimate
 from ..core.findings import Finding
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
@@ -17,8 +16,9 @@ from ..engines import weighted, weighted_iteration
 from ..engines.weighted_pass import Residual, residual
 from ..solvers import least_squares
 from ..solvers.cholesky import Inverse
+from ..solvers.least_squares import LeastSquaresSolution
+from .refinement import refine
 
-_MOST_REFINEMENTS = 3
 #: Where the iteration is known to be off, the exact ways may cost so many nanoseconds on one core.
 EXACT_IS_BEARABLE = 2e10
 #: It is if the exact Gram matrix is so unlike the preconditioner along some direction, in the last fit and in those
@@ -29,11 +29,12 @@ _UNLIKE_ON_THE_WAY = 4.0
 
 @dataclass(frozen=True, eq=False)
 class Solved:
-    """A weighted fit in the making: statistics, the least-squares fit, and what gives the backgrounds."""
+    """A weighted fit in the making: statistics, the least-squares solution, and what gives the backgrounds."""
 
     stats: NormalEquations
-    fit: Estimate
+    solution: LeastSquaresSolution
     factorisation: Inverse
+    strategy: str
     eliminations: tuple[Elimination, ...] = ()
     findings: tuple[Finding, ...] = ()
     iterations: int = 0
@@ -43,12 +44,11 @@ class Solved:
     @property
     def unknowns(self) -> Array:
         """The kernel of least squares and the coefficients beside it."""
-        taps = self.fit.kernel.ravel()
-        return np.concatenate([taps, *(e.coefficients_at(taps[None])[0] for e in self.eliminations)])
+        return _unknowns(self.solution.taps, self.eliminations)
 
 
 @dataclass
-class Engine:
+class WeightedFitter:
     """Weighted fits of the same pairs with one set of weights after another.
 
     Parameters
@@ -61,7 +61,7 @@ class Engine:
     tolerance : float or None
         As `iterate.solve` has it.
     progress : callable or None
-    regime : str
+    strategy : str
         One of `weighted.REGIMES`, or "exact" for the cheaper one of the two that are.
     """
 
@@ -70,7 +70,7 @@ class Engine:
     workers: int
     tolerance: float | None = None
     progress: Progress | None = None
-    regime: str = "auto"
+    strategy: str = "auto"
     _grams: tuple[Array, ...] | None = None
 
     def prepare(self, items: Sequence[WeightedObservation]) -> None:
@@ -96,23 +96,23 @@ class Engine:
         """
         weighted.require_determined(items)
         seen = weighted.survey(items)
-        regime = self.regime
-        if regime in ("auto", "exact"):
+        strategy = self.strategy
+        if strategy in ("auto", "exact"):
             n = sum(item.observation.geometry.n_pixels for item in items)
             costs = {"subtract": seen.subtract.nanoseconds, "patches": seen.patches.nanoseconds}
             asked = n, weighted.lines(items[0].observation), costs["subtract"], costs["patches"]
             quick = 0.0 if even else weighted.EXACT_IS_QUICK
             exact = weighted.choose_regime(*asked, exact=True).method
-            regime = exact if regime == "exact" else weighted.choose_regime(*asked, quick).method
-            if regime == "iterate":
+            strategy = exact if strategy == "exact" else weighted.choose_regime(*asked, quick).method
+            if strategy == "iterate":
                 bearable = costs[exact] <= EXACT_IS_BEARABLE
                 found, good = self._iterated(items, start, patient=not bearable, even=even)
                 if not bearable or (good and found.unlike <= (_UNLIKE if last else _UNLIKE_ON_THE_WAY)):
                     return found
-                self.regime, regime = "exact", exact  # for other weights of the kind as well
-        if regime == "patches":
-            return self._refined(items, *weighted.accumulated(items, self.workers), weighted.described(regime, seen))
-        if regime == "iterate":
+                self.strategy, strategy = "exact", exact  # for other weights of the kind as well
+        if strategy == "patches":
+            return self._refined(items, *weighted.accumulated(items, self.workers), strategy, seen)
+        if strategy == "iterate":
             return self._iterated(items, start, patient=True, even=even)[0]
         moment = here = None
         if self._grams is None:
@@ -125,7 +125,7 @@ class Engine:
             center = np.zeros(len(gram)) if start is None else start
             here = center, residual(items, center, self.pass_method, self.workers, self.progress)
             moment = gram @ center + here[1].moment
-        return self._refined(items, gram, moment, sums, weighted.described(regime, seen), here)
+        return self._refined(items, gram, moment, sums, strategy, seen, here)
 
     def _iterated(
         self, items: Sequence[WeightedObservation], start: Array | None, *, patient: bool, even: bool
@@ -144,9 +144,16 @@ class Engine:
         settings = self.pass_method, self.workers, self.tolerance, start, self.progress, origin
         found = weighted_iteration.solve(items, self._grams, sums, *settings, patient=patient, even=even)
         factorisation = least_squares.factorise(found.stats.gram, 1)
-        fit = _estimate(found.stats, factorisation)
+        solution = least_squares.least_squares(found.stats, factorisation)
         solved = Solved(
-            found.stats, fit, factorisation, found.eliminations, found.findings, found.iterations, unlike=found.unlike
+            found.stats,
+            solution,
+            factorisation,
+            "iterate",
+            found.eliminations,
+            found.findings,
+            found.iterations,
+            unlike=found.unlike,
         )
         return solved, found.converged
 
@@ -156,29 +163,35 @@ class Engine:
         gram: Array,
         moment: Array,
         sums: weighted.TargetSums,
-        described: str,
+        strategy: str,
+        seen: weighted.Survey,
         here: tuple[Array, Residual] | None = None,
     ) -> Solved:
         """Solve exact statistics, and refine the kernel against the pixels where rounding could matter."""
         stats, eliminations = weighted.assembled(items, gram, moment, sums)
         if here is not None:
             stats = weighted.recentered(items, stats, eliminations, *here)
-        stats = dataclasses.replace(stats, weighting=described)
+        stats = dataclasses.replace(stats, weighting=weighted.described(strategy, seen))
         factorisation = least_squares.factorise(stats.gram, 1)
-        found = Solved(stats, _estimate(stats, factorisation), factorisation, eliminations)
         trace = float(np.trace(gram[: items[0].n_taps, : items[0].n_taps])) if eliminations else None
-        if least_squares.rounding_matters(stats, found.fit, trace, sums.energy):
-            while found.refined < _MOST_REFINEMENTS:
-                before, at = found.fit.kernel, found.unknowns
-                left = residual(items, at, self.pass_method, self.workers, self.progress)
-                stats = weighted.recentered(items, stats, eliminations, at, left)
-                fit = _estimate(stats, factorisation)
-                found = Solved(stats, fit, factorisation, eliminations, refined=found.refined + 1)
-                if np.linalg.norm(found.fit.kernel - before) <= 1e-6 * np.linalg.norm(found.fit.kernel):
-                    break
-        return found
+
+        def solve(stats: NormalEquations) -> LeastSquaresSolution:
+            return least_squares.least_squares(stats, factorisation)
+
+        def recenter(
+            stats: Sequence[NormalEquations], found: Sequence[LeastSquaresSolution]
+        ) -> Sequence[NormalEquations]:
+            at = _unknowns(found[0].taps, eliminations)
+            left = residual(items, at, self.pass_method, self.workers, self.progress)
+            return [weighted.recentered(items, stats[0], eliminations, at, left)]
+
+        def matters(_: int, stats: NormalEquations, found: LeastSquaresSolution) -> bool:
+            return least_squares.rounding_matters(stats, found, trace, sums.energy)
+
+        (stats,), (solution,), refined = refine([stats], solve, recenter, matters)
+        return Solved(stats, solution, factorisation, strategy, eliminations, refined=refined)
 
 
-def _estimate(stats: NormalEquations, factorisation: Inverse) -> Estimate:
-    """Return the estimate of least squares."""
-    return least_squares.estimate_of(stats, least_squares.least_squares(stats, factorisation))
+def _unknowns(taps: Array, eliminations: Sequence[Elimination]) -> Array:
+    """Return a kernel and the coefficients that fit best beside it."""
+    return np.concatenate([taps, *(e.coefficients_at(taps[None])[0] for e in eliminations)])

@@ -13,6 +13,7 @@ import scipy.fft
 from ..compiled.blas import one_blas_thread
 from ..core import geometry, validation
 from ..core.geometry import Shape
+from ..core.model import Model
 from ..core.validation import as_workers
 from ..data import masking
 from ..data.observation import as_image
@@ -132,9 +133,7 @@ def deconvolve(
     validation.known(boundary, BOUNDARIES, "boundary")
     validation.known(penalty, PENALTIES, "penalty")
     validation.known(edges, EDGES, "edges")
-    conv = geometry.convention(
-        tuple(taps.shape), mode="same", boundary=boundary, fillvalue=0.0, origin=origin, operation=operation
-    )
+    conv = Model(tuple(taps.shape), boundary=boundary, origin=origin, operation=operation).convention("same")
     threads = as_workers(workers)
     dtype = np.float32 if np.dtype(blurred.dtype) in (np.float32, np.float16) else np.float64
     y, k = np.require(blurred, dtype, ("C", "W")), np.asarray(taps, dtype=np.float64)

@@ -9,8 +9,9 @@ import numpy.typing as npt
 import scipy.ndimage
 
 from ..core import validation
+from ..core.model import NAN
 from ..data import masking
-from ..data.masking import NAN, Mask
+from ..data.masking import Mask
 
 Array = npt.NDArray[np.float64]
 _TOLERANCE = 0.03  # of the residual's deviation: twice as much costs up to 3 dB where noise is low

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -31,6 +32,8 @@ class Auto:
     Least squares is returned where there is no noise to weigh against: the Gaussian process with a long radius and no
     correlation comes to the same when the kernel is all detail.
     """
+
+    needs: ClassVar[str] = "normal equations"
 
     def __str__(self) -> str:
         """Say the settings in one line."""

@@ -1,7 +1,8 @@
 """Conjugate gradients with a preconditioner."""
 
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -24,6 +25,18 @@ class Preconditioned(Protocol):
     def precondition(self, taps: Array) -> Array:
         """Return about its inverse times the taps."""
         ...
+
+
+@dataclass(frozen=True)
+class ConjugateGradient:
+    """Least squares by conjugate gradients, for kernels of thousands of taps: no Gram matrix is ever formed.
+
+    The standard errors are approximate, and there is no covariance. The error at which the iterations stop is the
+    `tolerance` of `Execution`.
+    """
+
+    #: What it is given.
+    needs: ClassVar[str] = "operator"
 
 
 def _dot(a: Array, b: Array) -> float:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -112,6 +113,8 @@ class InBasis:
 
     basis: npt.ArrayLike
 
+    needs: ClassVar[str] = "normal equations"
+
     def __post_init__(self) -> None:
         """Check the settings."""
         basis = np.asarray(self.basis, dtype=np.float64)
@@ -204,6 +207,8 @@ class Constrained:
 
     total: float | None = None
     symmetric: str | None = None
+
+    needs: ClassVar[str] = "normal equations"
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -307,6 +312,8 @@ class NonNegative:
     total: float | None = None
     penalty: Penalty | None = None
     strength: float | str = "gcv"
+
+    needs: ClassVar[str] = "normal equations"
 
     def __post_init__(self) -> None:
         """Check the settings."""

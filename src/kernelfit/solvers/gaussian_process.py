@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -100,6 +101,8 @@ class GaussianProcess:
     envelope: str = "auto"
     symmetric: str | None = "auto"
     non_negative: bool = False
+
+    needs: ClassVar[str] = "normal equations"
 
     def __post_init__(self) -> None:
         """Check the settings."""

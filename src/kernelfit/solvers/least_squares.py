@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,12 @@ ILL_CONDITIONED = 1e13
 
 
 class Solver(Protocol):
-    """Anything that makes a kernel of statistics: frozen settings, and this one method."""
+    """Anything that makes a kernel of statistics: frozen settings, and this one method.
+
+    `needs` names what it is given: "normal equations", "operator" or "spectra".
+    """
+
+    needs: ClassVar[str]
 
     def solve(self, stats: NormalEquations) -> Estimate:
         """Return a kernel."""
@@ -36,6 +41,9 @@ class LeastSquares:
     the symmetric eigendecomposition, where eigenvalues below ``max(taps, 16) * eps`` times the largest count as zero
     and the solution of smallest norm is returned. The covariance is ``s^2 G^-1`` with ``s^2 = rss / (n - rank)``.
     """
+
+    #: What it is given.
+    needs: ClassVar[str] = "normal equations"
 
     def solve(self, stats: NormalEquations) -> Estimate:
         """Return the kernel of least squares.

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -82,6 +83,8 @@ class Penalized:
     penalty: Penalty = "biharmonic"
     strength: float | str = "gcv"
     noise_std: float | None = None
+
+    needs: ClassVar[str] = "normal equations"
 
     def __post_init__(self) -> None:
         """Check the settings."""

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +62,8 @@ class Sparse:
 
     criterion: str = "ebic"
     n_taps: int | None = None
+
+    needs: ClassVar[str] = "normal equations"
 
     def __post_init__(self) -> None:
         """Check the settings."""

@@ -3,6 +3,8 @@
 import math
 import numbers
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -30,6 +32,65 @@ def as_balance(balance: object) -> float | None:
         msg = f"got balance={balance!r}, need 'auto' or a finite number of at least 0"
         raise ValueError(msg)
     return value
+
+
+@dataclass(frozen=True)
+class Wiener:
+    """Division by frequency with a balance: quick, and approximate where the data are not periodic.
+
+    The kernel minimises ``sum_f |Y - K X|^2 + balance * m * q |K|^2``, X, Y and K the transforms of image, target and
+    kernel, m the mean of ``|X|^2``, q the power of the Laplacian over its mean.
+    Among kernels as large as the image that is Wiener's division ``conj(X) Y / (|X|^2 + balance * m * q)`` (A. K.
+    Jain, "Fundamentals of Digital Image Processing", 1989, section 8.3). Up to 1024 taps the minimum is taken among
+    kernels of the shape asked for, from equations that the same spectra give; larger ones are cropped from the
+    division, which is less accurate. For periodic data, which are boundary "wrap" and mode "full" with boundary
+    "fill", nothing is approximate, and the balance makes the error smaller than that of least squares. In every
+    other case the edges make an error, which tapers and the overlap of the tapers keep small and the verdict
+    "approximate" tells. Pairs of more than 2^20 pixels that are not periodic are divided by blocks. The errors of
+    the taps are root mean square ones, from noise and misfit, frequency by frequency, plus what the balance holds
+    back: within a factor of two of the truth in simulations with 1 % noise and kernels of 5 to 31 taps a side. With
+    less noise the edges make most of the error, of which symmetric kernels hide their part: there the errors told
+    were up to 14 times too small. Kernels of more than 1024 taps have none (NaN): cropping makes an error of its own
+    that the spectra do not tell.
+
+    Parameters
+    ----------
+    balance : float or "auto", optional
+        For Wiener's division: how much the penalty counts against the data, without dimension, relative to the
+        mean over all frequencies of the image's power spectrum (its mean removed, unless the data are periodic).
+        The default "auto" takes the balance with the smallest estimated error of the kernel, none if that gains
+        less than 1 %; `Spectrum.balance` tells which.
+    detrend : {"auto", "constant", None}, optional
+        For Wiener's division: whether the mean is taken off, as in `accumulate_spectra`.
+    taper : float or "auto", optional
+        For Wiener's division: share of a block that is tapered, as in `accumulate_spectra`.
+    """
+
+    balance: float | str = "auto"
+    detrend: str | None = "auto"
+    taper: float | str = "auto"
+
+    #: What it is given.
+    needs: ClassVar[str] = "spectra"
+
+    def __post_init__(self) -> None:
+        """Refuse what is no balance."""
+        as_balance(self.balance)
+
+    def solve(self, stats: CrossSpectra) -> Estimate:
+        """Return the kernel.
+
+        Parameters
+        ----------
+        stats : SpectralStats
+            The spectra.
+
+        Returns
+        -------
+        KernelFit
+            The kernel, with its spectrum.
+        """
+        return divide(stats, self.balance, "laplacian")
 
 
 def divide(stats: CrossSpectra, balance: object, penalty: str, workers: int = 1) -> Estimate:

@@ -1,0 +1,354 @@
+"""What a fit is asked for: the model, the pixels that count, the noise, how to run. Each field is judged here, once.
+
+Every public verb takes these objects or, for the same thing, their fields as flat keywords.
+"""
+
+import math
+import numbers
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..compiled.threads import Progress
+from . import geometry
+from .background import as_degree
+from .geometry import Convention, Shape
+from .validation import Array, as_number, as_workers, known, require_progress
+
+CHANNELS = ("shared", "separate", "mixed")
+NAN = ("error", "mask")
+LOSSES = (None, "huber", "tukey", "clip")
+COVARIANCES = ("plain", "sandwich")
+#: What may read the pixels; engines add their names when they are registered.
+ENGINES = ["auto", "direct", "fft"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """How the target came from the image: a kernel of some shape, laid on the image in some way.
+
+    Parameters
+    ----------
+    shape : int or (int, int)
+        Rows and columns of the kernel, odd or even.
+    mode : {"same", "valid", "full"}, optional
+        How the two lie on each other. The default is the first of them that the shapes allow; with a stride it may be
+        more than one.
+    boundary : {None, "fill", "wrap", "symm", "mirror", "nearest"}, optional
+        What lay beyond the edge when the target was made: `fillvalue`, the opposite edge, the image mirrored about its
+        border ("symm", edge pixel repeated, or "mirror", not repeated), or the nearest pixel. The default None assumes
+        nothing and uses only target pixels whose whole footprint lies inside the image. Declare a boundary only if you
+        are sure.
+    fillvalue : float, optional
+        The value beyond the edge for ``boundary="fill"``, default 0.
+    origin : int or (int, int), optional
+        The tap that multiplies the pixel under the output pixel, for mode "same". The default is SciPy signal's
+        centre, ``(side - 1) // 2``.
+    operation : {"convolution", "correlation"}, optional
+        Whether the kernel is laid on the image flipped (default) or as it is, as `scipy.ndimage.correlate`, OpenCV's
+        ``filter2D`` and a deep-learning ``conv2d`` do.
+    stride : int or (int, int), optional
+        The target is every stride-th pixel of the filtered image, along rows and columns:
+        ``[offset[0]::stride[0], offset[1]::stride[1]]``. Default 1. The kernel's taps are pixels of the image.
+    offset : int or (int, int), optional
+        Which pixel the target starts with, ``0 <= offset < stride``, default 0.
+    channel_axis : int, optional
+        The axis of image and target that holds the channels (colours, bands), such as -1. The default None is for
+        images of one plane.
+    channels : {"shared", "separate", "mixed"}, optional
+        With `channel_axis`: one kernel for all channels (default), one for each, of shape (channels, rows, cols), or
+        one from each channel of the image to each of the target, of shape (target's channels, image's channels, rows,
+        cols).
+    background : int, optional
+        Degree of a polynomial surface, for each target and channel its own, that is fitted together with the kernel and
+        never penalised: 0 for a constant, 1 for a plane. It is found on `KernelFit.background`. The default is
+        none. `KernelFit.r_squared` is then the share of what the surface leaves.
+
+    Examples
+    --------
+    >>> import numpy as np, kernelfit
+    >>> image = np.random.default_rng(0).random((50, 60))
+    >>> model = kernelfit.Model((1, 3), boundary="wrap")
+    >>> kernelfit.find_kernel(image, np.roll(image, 1, axis=1), model).kernel.round(9) + 0.0
+    array([[0., 0., 1.]])
+    """
+
+    shape: int | Shape
+    mode: str | None = None
+    boundary: str | None = None
+    fillvalue: float = 0.0
+    origin: int | Shape | None = None
+    operation: str = "convolution"
+    stride: int | Shape = 1
+    offset: int | Shape = 0
+    channel_axis: int | None = None
+    channels: str = "shared"
+    background: int | None = None
+
+    def __post_init__(self) -> None:
+        """Judge each field, and bring it into one form."""
+        stride, offset = geometry.lattice(self.stride, self.offset)
+        known(self.mode, (None, *geometry.MODES), "mode")
+        known(self.boundary, geometry.BOUNDARIES, "boundary")
+        known(self.operation, geometry.OPERATIONS, "operation")
+        known(self.channels, CHANNELS, "channels")
+        if self.channel_axis is None and self.channels != "shared":
+            msg = f"got channels={self.channels!r} without channel_axis, need the axis of the channels: channel_axis=-1"
+            raise ValueError(msg)
+        _settle(
+            self,
+            shape=geometry.kernel_shape(self.shape),
+            fillvalue=as_number(self.fillvalue, "fillvalue"),
+            origin=None if self.origin is None else geometry.as_pair(self.origin, "origin"),
+            stride=stride,
+            offset=offset,
+            channel_axis=None if self.channel_axis is None else _as_axis(self.channel_axis),
+            background=None if self.background is None else as_degree(self.background),
+        )
+
+    @property
+    def kernel_shape(self) -> Shape:
+        """Rows and columns of the kernel."""
+        return self.shape  # type: ignore[return-value]
+
+    def convention(self, mode: str) -> Convention:
+        """Return how the kernel lies on an image in a mode."""
+        fields: dict[str, Any] = {
+            name: getattr(self, name) for name in ("boundary", "fillvalue", "origin", "operation")
+        }
+        return geometry.convention(
+            self.kernel_shape, mode=mode, **fields, stride=self.lattice[0], offset=self.lattice[1]
+        )
+
+    @property
+    def lattice(self) -> tuple[Shape, Shape]:
+        """Stride and offset."""
+        return self.stride, self.offset  # type: ignore[return-value]
+
+    @property
+    def strided(self) -> bool:
+        """Whether the target skips pixels."""
+        return self.stride != (1, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Which target pixels count, and how much. Masked values never affect the result.
+
+    For several pairs each field is a list; for channels a plane for all of them, or one for each.
+
+    Parameters
+    ----------
+    mask : array_like of bool, optional
+        True where a target pixel is excluded, as in `numpy.ma`; of the target's shape, or what broadcasts to it.
+        Masked arrays bring their own.
+    image_mask : array_like of bool, optional
+        True where an image pixel is bad: every target pixel whose footprint touches it is excluded.
+    weights : array_like, optional
+        Inverse variance of each target pixel, at least 0, in any unit: only ratios matter to the kernel, and
+        `KernelFit.noise_std` is that of a pixel of weight 1. A mask is a weight of zero.
+    nan : {"error", "mask"}, optional
+        What to do with pixels that are NaN or infinite and not masked: refuse them (default), or mask them.
+    saturated : {"auto", None} or (low, high), optional
+        Which target pixels are saturated, and so excluded: those at `low` or below and at `high` or above, either of
+        which may be None. The default "auto" means the two ends of the range of an integer target's type, unless nearly
+        all of the target stands there, and nothing for other targets, for kernels of thousands of taps, or for
+        `ConjugateGradient` and `Wiener`. Clipping is not linear. `KernelFit.notes` says how many.
+    """
+
+    mask: Any = None
+    image_mask: Any = None
+    weights: Any = None
+    nan: str = "error"
+    saturated: "str | tuple[float | None, float | None] | None" = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse unknown names."""
+        if self.nan is None or known(self.nan, NAN, "nan") is None:
+            msg = "got nan=None, need 'error' or 'mask'"
+            raise ValueError(msg)
+        as_ends(self.saturated, np.uint8)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What noise the target has, and the image; which criterion and which error bars follow.
+
+    Parameters
+    ----------
+    variance : {"constant", "poisson"} or (gain, read_noise), optional
+        How noisy the target's pixels are: all alike (default), or with the variance of photon noise,
+        ``prediction / gain + (read_noise / gain)^2``, for a gain in electrons per unit of the target and a read noise
+        in electrons; "poisson" is a gain of 1 without read noise. The weights come from the fit's own
+        prediction, iteratively; predictions below 1 % of their mean count as that. As a flat keyword: `noise`.
+    loss : {None, "huber", "tukey", "clip"}, optional
+        Hold outliers in the target down: in proportion to their distance ("huber"), smoothly to nothing ("tukey"), or
+        at once, beyond 4 standard deviations ("clip", the best of them for outliers far out). The scale is the median
+        absolute residual, times 1.4826. The verdict says so if the image's detail is in so few pixels that which of
+        them count decides the kernel. `KernelFit.weights` are the weights finally used. As a flat keyword: `robust`.
+    image_std : float, optional
+        Standard deviation of the noise of an image pixel, if the image has noise of its own (another exposure, not the
+        very array the target was made from): white, and independent of that of the target. It makes the kernel of
+        least squares too small; what it adds to the Gram matrix is taken off, as far as the image's detail allows.
+        Default 0. As a flat keyword: `image_noise`.
+    covariance : {"plain", "sandwich"}, optional
+        What noise the error bars are for: white noise (the default), or noise correlated from pixel to pixel as
+        the residual is, which takes about two more passes, with a mask or weights some more (see `sandwich_errors`).
+        With "plain" a sample of the residual is looked at, and the verdict says so if the error bars cannot be trusted.
+        As a flat keyword: `errors`.
+    """
+
+    variance: "str | tuple[float, float]" = "constant"
+    loss: str | None = None
+    image_std: float = 0.0
+    covariance: str = "plain"
+
+    def __post_init__(self) -> None:
+        """Judge each field."""
+        PixelVariance.of(self.variance)
+        known(self.loss, LOSSES, "robust")
+        known(self.covariance, COVARIANCES, "errors")
+        std = self.image_std
+        if isinstance(std, bool) or not isinstance(std, numbers.Real):
+            msg = f"got image_noise={std!r}, need a standard deviation of at least 0, in units of the image"
+            raise TypeError(msg)
+        if not 0 <= float(std) < math.inf:
+            msg = f"got image_noise={std!r}, need a standard deviation of at least 0, in units of the image"
+            raise ValueError(msg)
+
+    @property
+    def pixel_variance(self) -> "PixelVariance":
+        """How the variance depends on the prediction."""
+        return PixelVariance.of(self.variance)
+
+    @property
+    def reweighted(self) -> bool:
+        """Whether weights come from the fit itself."""
+        return self.loss is not None or bool(self.pixel_variance.slope)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How to run: what reads the pixels, with how many threads, how exactly, and who is told.
+
+    Parameters
+    ----------
+    engine : {"auto", "direct", "fft"}, optional
+        What reads the pixels; both give the same sums to rounding. The default is `choose_method`'s verdict. As a flat
+        keyword: `method`, which also takes "cg" for ``solver=ConjugateGradient()`` and "wiener" for
+        ``solver=Wiener()``.
+    workers : int, optional
+        Number of threads; the default is every processor this process may use. Any number gives the same bits.
+    tolerance : float, optional
+        For iterations: the error at which to stop, in units of the standard error that the noise causes, default 0.01.
+    progress : callable, optional
+        Called as ``progress(stage, done, total)`` now and then, with the name of what is being done and how far it is.
+    """
+
+    engine: str = "auto"
+    workers: int | None = None
+    tolerance: float | None = None
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        """Judge each field."""
+        known(self.engine, tuple(ENGINES), "method")
+        as_workers(self.workers)
+        require_progress(self.progress)
+        if self.tolerance is None:
+            return
+        if isinstance(self.tolerance, bool) or not isinstance(self.tolerance, numbers.Real):
+            msg = f"got tolerance={self.tolerance!r}, need a number between 0 and 1"
+            raise TypeError(msg)
+        if not 0 < self.tolerance < 1:
+            msg = f"got tolerance={self.tolerance!r}, need a number between 0 and 1"
+            raise ValueError(msg)
+
+    @property
+    def threads(self) -> int:
+        """Number of threads."""
+        return as_workers(self.workers)
+
+
+@dataclass(frozen=True)
+class PixelVariance:
+    """How the variance of a target pixel depends on its prediction: ``slope * prediction + constant``.
+
+    Without a slope all pixels are equally noisy.
+    """
+
+    slope: float = 0.0
+    constant: float = 1.0
+
+    @classmethod
+    def of(cls, variance: object) -> "PixelVariance":
+        """Return the model meant by what a user may write."""
+        if isinstance(variance, str):
+            known(variance, ("constant", "poisson"), "noise")
+            return cls() if variance == "constant" else cls(1.0, 0.0)
+        try:
+            gain, read_noise = variance  # type: ignore[misc]
+        except (TypeError, ValueError):
+            gain = read_noise = None
+        if not (isinstance(gain, numbers.Real) and isinstance(read_noise, numbers.Real)):
+            msg = f"got noise={variance!r}, need 'constant', 'poisson' or a pair of numbers (gain, read_noise)"
+            raise TypeError(msg)
+        gain, read_noise = float(gain), float(read_noise)
+        if not (0 < gain < math.inf and 0 <= read_noise < math.inf):
+            msg = f"got noise={variance!r}, need a gain above 0 (electrons per unit) and a read noise of at least 0"
+            raise ValueError(msg)
+        return cls(1.0 / gain, (read_noise / gain) ** 2)
+
+    def at(self, prediction: Array, observed: Array, floor: float, apart: float) -> Array:
+        """Return the variance of pixels, that of their prediction.
+
+        A prediction further from what was `observed` than `apart` of its standard deviations p is none; then that
+        prediction counts which is so far from it: ``(observed - p)^2 = apart^2 (slope p + constant)``. So weights
+        cannot run away with a bad kernel, and reweighting ends where a convex criterion has its minimum. The least
+        prediction is `floor`.
+        """
+        half = 0.5 * apart**2 * self.slope
+        reach = np.sqrt(np.maximum(half * (half + 2 * observed) + apart**2 * self.constant, 0.0))
+        believed = np.clip(prediction, observed + half - reach, observed + half + reach)
+        return np.asarray(self.slope * np.maximum(believed, floor) + self.constant)
+
+
+def as_ends(saturated: object, dtype: Any) -> tuple[float, float] | None:
+    """Return the values from which on a target pixel counts as saturated, (low, high), or None."""
+    if saturated is None:
+        return None
+    if isinstance(saturated, str):
+        if saturated != "auto":
+            msg = f"got saturated={saturated!r}, need 'auto', None or a pair (low, high)"
+            raise ValueError(msg)
+        if np.dtype(dtype).kind not in "iu":
+            return None
+        info = np.iinfo(dtype)
+        return float(info.min), float(info.max)
+    try:
+        pair: Any = saturated
+        low, high = pair
+        ends = (-np.inf if low is None else float(low), np.inf if high is None else float(high))
+    except (TypeError, ValueError):
+        msg = f"got saturated={saturated!r}, need 'auto', None or a pair (low, high), either of which may be None"
+        raise TypeError(msg) from None
+    if not ends[0] < ends[1]:
+        msg = f"got saturated={saturated!r}, need low < high"
+        raise ValueError(msg)
+    return ends
+
+
+def _as_axis(axis: object) -> int:
+    try:
+        return operator.index(axis)  # type: ignore[arg-type]
+    except TypeError:
+        msg = f"got channel_axis={axis!r}, need an int, or None for images of one plane"
+        raise TypeError(msg) from None
+
+
+def _settle(record: Any, **fields: Any) -> None:
+    """Set fields of a frozen record while it is made."""
+    for name, value in fields.items():
+        object.__setattr__(record, name, value)

@@ -1,0 +1,162 @@
+"""The pipeline on Dask arrays: the same steps, with sums over blocks wherever Dask computes."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..core.background import Elimination, eliminations_of
+from ..core.estimate import Estimate
+from ..core.geometry import Shape
+from ..core.normal_equations import NormalEquations
+from ..core.validation import Array
+from ..data.observation import Observation, of_target
+from ..data.plan import FitPlan
+from ..engines.cost_model import Choice, resolve
+from ..solvers.least_squares import LeastSquares, LeastSquaresSolution, factorise, least_squares, rounding_matters
+from . import pipeline, requirements
+from .channels import join
+from .dask_blocks import BlockGroup
+from .deferred_reads import with_deferred_reads
+from .pipeline import Settings
+from .refinement import refine
+
+#: Taps up to which the Gram matrix serves where conjugate gradients are asked for.
+_MOST_TAPS = 8000
+
+
+def fit(plan: FitPlan, settings: Settings, sides: Shape | None) -> Estimate:
+    """Find the kernels of a plan."""
+    n_taps = math.prod(plan.model.kernel_shape) * len(plan.groups[0][0].sources)
+    if settings.solver.needs == "operator" and n_taps <= _MOST_TAPS:
+        settings = dataclasses.replace(settings, solver=LeastSquares())  # the exact statistics are at hand
+    requirements.require(requirements.features_of(plan, settings.noise, settings.solver, settings.execution))
+    return join([fit_group(plan, group, settings, sides) for group in range(len(plan.groups))], plan)
+
+
+def fit_group(plan: FitPlan, group: int, settings: Settings, sides: Shape | None) -> list[Estimate]:
+    """Return the estimate of each target of a group.
+
+    What needs all pixels side by side (spectra, weights from the residual) is read block by block on this machine.
+    """
+    observations = plan.groups[group]
+    if settings.solver.needs != "normal equations" or settings.noise.reweighted:
+        return pipeline.fit_group(plan, group, settings)
+    choice = chosen(observations, settings)
+    own = BlockGroup(plan, group, choice.method, sides)
+    automatic = isinstance(plan.selection.saturated, str)
+    if automatic and resolve(observations[0], settings.execution.engine).method == "cg" and not own.selects:
+        own.use_all_saturated()  # no reason to form products of thousands of taps
+    stats, notes = own.counted_equations(automatic=automatic)
+    eliminations = [eliminations_of(one) for one in stats]
+    stats, solutions, refined = _refined(own, stats, eliminations)
+    estimates = []
+    for t, (one, solution) in enumerate(zip(stats, solutions, strict=True)):
+        masked = [masks[t] for masks in own.masked]
+        each = [of_target(p, t) for p in observations]
+        counted = sum(e.rank for e in eliminations[t]) + one.n_pixels
+        masked = masked if _matters(masked, counted, each) else [None] * len(each)
+        first = None
+        if not settings.noise.image_std and settings.noise.covariance == "plain":  # no pixel is needed for it
+            first = pipeline.with_errors(each, one, settings, solution)
+        after = functools.partial(_finished, one, eliminations[t], counted, choice, refined, notes)
+
+        def work(
+            observations: Sequence[Observation],
+            weights: Sequence[Any] | None,
+            here: bool,
+            asked: tuple[Any, ...] = (one, solution, first, after),
+        ) -> Estimate:
+            stats, minimum, estimate, finish = asked
+            if estimate is None:
+                estimate = pipeline.with_errors(observations, stats, settings, minimum, weights)
+            estimate = finish(observations, weights, estimate)
+            level = 0.0 if weights is not None else math.sqrt(stats.target_energy / max(1, stats.n_pixels))
+            estimate = pipeline.diagnosed(
+                observations, estimate, weights, 1, settings.noise, level=level, integers=here
+            )
+            return dataclasses.replace(estimate, weights=None)
+
+        n = max(1, sum(p.geometry.n_pixels for p in each))
+        totals = [one.total_weight / n * p.geometry.n_pixels for p in each]
+        estimates.append(with_deferred_reads(each, masked, totals, counted / n, (own.dask.compute, own.source), work))
+    return estimates
+
+
+def chosen(observations: Sequence[Observation], settings: Settings) -> Choice:
+    """Return the engine of the statistics."""
+    choice = resolve(max(observations, key=lambda p: p.geometry.n_pixels), settings.execution.engine)
+    if choice.method == "cg":
+        return Choice("fft", "only statistics can be added up")
+    return choice
+
+
+def _matters(masked: Sequence[Any], counted: int, observations: Sequence[Observation]) -> bool:
+    """Say whether anything excludes or weighs pixels."""
+    return counted < sum(p.geometry.n_pixels for p in observations) or any(m is not None and m.more for m in masked)
+
+
+def _refined(
+    own: BlockGroup, stats: list[NormalEquations], eliminations: Sequence[list[Elimination]]
+) -> tuple[list[NormalEquations], list[LeastSquaresSolution], int]:
+    """Solve, and refine against the pixels where rounding could matter."""
+    factorisations: dict[int, Any] = {}
+
+    def solve(one: NormalEquations) -> LeastSquaresSolution:
+        if id(one.gram) not in factorisations:
+            factorisations[id(one.gram)] = factorise(one.gram)
+        return least_squares(one, factorisations[id(one.gram)])
+
+    def recenter(stats: Sequence[NormalEquations], found: Sequence[LeastSquaresSolution]) -> Sequence[NormalEquations]:
+        taps = np.stack([one.taps for one in found])
+        sums = own.residuals(taps, eliminations)
+        out = []
+        for t, one in enumerate(stats):
+            parts = [_reduced(sums[i][t], taps[t], eliminations[t][i : i + 1]) for i in range(len(sums))]
+            moment, energy = parts[0]
+            for more, extra in parts[1:]:
+                moment, energy = moment + more, energy + extra
+            out.append(one.centered(taps[t], moment, energy))
+        return out
+
+    def matters(_: int, one: NormalEquations, found: LeastSquaresSolution) -> bool:
+        return rounding_matters(one, found, *(one.unreduced or ()))
+
+    return refine(stats, solve, recenter, matters)
+
+
+def _reduced(sums: Array, taps: Array, elimination: list[Elimination]) -> tuple[Array, float]:
+    """Return moment and energy of a residual without what the surface takes up of it."""
+    m = len(taps)
+    if not elimination:
+        return sums[:m], float(sums[-1])
+    moment, energy = elimination[0].recentered(taps[None], sums[None, :m], sums[-1:], sums[None, m:-1])
+    return moment[0], float(energy[0])
+
+
+def _finished(
+    stats: NormalEquations,
+    eliminations: Sequence[Elimination],
+    counted: int,
+    choice: Choice,
+    refined: int,
+    notes: list[str],
+    observations: Sequence[Observation],
+    weights: Sequence[Any] | None,
+    estimate: Estimate,
+) -> Estimate:
+    """Return an estimate with its background, and with how it was found."""
+    if eliminations:
+        (estimate,) = pipeline.with_background([estimate], observations, eliminations, counted)
+    kept: Any = None if weights is None else tuple(weights) if len(weights) > 1 else weights[0]
+    return dataclasses.replace(
+        estimate,
+        method=choice.method,
+        method_reason=choice.reason,
+        refined=refined,
+        weights=kept,
+        notes=(*estimate.notes, *notes),
+    )

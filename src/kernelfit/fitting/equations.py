@@ -1,0 +1,191 @@
+"""Equations of observations whose pixels all count alike, solved and refined; one set for each target.
+
+Each observation yields the statistics of each of its targets; those of the same target of every observation add. A
+background is eliminated observation by observation (each has its own), before the statistics add: its terms are further
+targets of the first pass, and further sources, of one tap, of those that take the residual.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..compiled.threads import Progress, add
+from ..core.background import Elimination, without_rounding
+from ..core.normal_equations import NormalEquations, SurfaceSums
+from ..core.validation import Array
+from ..data.observation import Observation, WeightedObservation, surface_readers
+from ..engines import accumulation, weighted
+from ..solvers.cholesky import Inverse
+from ..solvers.least_squares import LeastSquaresSolution, factorise, least_squares, rounding_matters
+from .refinement import refine
+
+_ROOM = 2**20  # target pixels read at once for their products with the background
+
+
+@dataclass
+class GroupEquations:
+    """What the pixels say of a group of observations.
+
+    Attributes
+    ----------
+    stats : list of NormalEquations
+        For each target the sum over the observations, the background eliminated.
+    eliminations : list of Elimination
+        For each observation what gives its background; empty without one.
+    trace : float
+        Trace of the Gram matrix before the elimination.
+    energies : list of float
+        ``y'y`` of each target before it.
+    solutions : list of LeastSquaresSolution
+        Of each target.
+    refined : int
+        Number of passes over the pixels after the first.
+    """
+
+    stats: list[NormalEquations]
+    eliminations: list[Elimination]
+    trace: float
+    energies: list[float]
+    solutions: list[LeastSquaresSolution] = dataclasses.field(default_factory=list)
+    refined: int = 0
+
+
+def plain_fit(
+    observations: Sequence[Observation], method: str, workers: int, progress: Progress | None = None
+) -> GroupEquations:
+    """Return the equations of a group, solved by least squares and refined where rounding could matter."""
+    known = statistics(observations, method, workers, progress)
+    shape = (len(observations[0].sources), *observations[0].geometry.kernel_shape)
+    factorisations: dict[int, Inverse] = {}  # one for each Gram matrix, by its identity
+
+    def solve(stats: NormalEquations) -> LeastSquaresSolution:
+        if id(stats.gram) not in factorisations:
+            factorisations[id(stats.gram)] = factorise(stats.gram, workers)
+        return least_squares(stats, factorisations[id(stats.gram)])
+
+    def recenter(stats: Sequence[NormalEquations], found: Sequence[LeastSquaresSolution]) -> Sequence[NormalEquations]:
+        kernels = np.stack([one.taps.reshape(shape) for one in found])
+        moments, energies = residual_moments(observations, kernels, known.eliminations, method, workers, progress)
+        around = zip(stats, kernels, moments, energies, strict=True)
+        return [one.centered(k.ravel(), moment, float(energy)) for one, k, moment, energy in around]
+
+    def matters(target: int, stats: NormalEquations, found: LeastSquaresSolution) -> bool:
+        if not known.eliminations:
+            return rounding_matters(stats, found)
+        return rounding_matters(stats, found, known.trace, known.energies[target])
+
+    stats, solutions, refined = refine(known.stats, solve, recenter, matters)
+    return dataclasses.replace(known, stats=stats, solutions=solutions, refined=refined)
+
+
+def statistics(
+    observations: Sequence[Observation], method: str, workers: int, progress: Progress | None = None
+) -> GroupEquations:
+    """Return the statistics of all observations, one for each target."""
+    known = GroupEquations([], [], 0.0, [])
+    for observation in observations:
+        wide = dataclasses.replace(observation, targets=observation.targets + surface_readers(observation))
+        every = accumulation.statistics(wide, method, workers, progress)
+        stats, terms = every[: len(observation.targets)], every[len(observation.targets) :]
+        known.trace += float(np.trace(stats[0].gram))
+        energies = [one.target_energy for one in stats]
+        known.energies = [a + b for a, b in zip(known.energies, energies, strict=True)] if known.energies else energies
+        if terms:
+            gram, products = _surface_products(observation)
+            elimination = Elimination.of(np.stack([term.moment for term in terms], axis=1), gram, products)
+            stats = elimination.reduced(stats, products)
+            known.eliminations.append(elimination)
+        known.stats = [a + b for a, b in zip(known.stats, stats, strict=True)] if known.stats else stats
+    if known.eliminations:
+        known.stats = without_rounding(known.stats, known.trace)
+    gram = known.stats[0].gram  # one array for all targets, where it is the same, so that it is factorised once
+    known.stats[1:] = [
+        dataclasses.replace(s, gram=gram) if np.array_equal(s.gram, gram) else s for s in known.stats[1:]
+    ]
+    return known
+
+
+def block_equations(
+    observation: Observation, items: Sequence[WeightedObservation | None], method: str, workers: int
+) -> list[NormalEquations]:
+    """Return the equations of a block of one observation, for each target, the background not eliminated.
+
+    Parameters
+    ----------
+    observation : Observation
+        The block.
+    items : sequence of WeightedObservation or None
+        For each target the block with its weights, None where all of its pixels count alike.
+    method : {"direct", "fft"}
+        The engine.
+    workers : int
+        Number of threads.
+
+    Returns
+    -------
+    list of NormalEquations
+        Those of all blocks of an observation add; `core.background.eliminated` takes the background out of the sum, and
+        the results for several observations add again.
+    """
+    plain: list[NormalEquations] = []
+    if any(item is None for item in items):
+        wide = dataclasses.replace(observation, targets=observation.targets + surface_readers(observation))
+        every = accumulation.statistics(wide, method, workers)
+        plain, terms = every[: len(observation.targets)], every[len(observation.targets) :]
+        if terms:
+            gram, products = _surface_products(observation)
+            cross, whole = np.stack([term.moment for term in terms], axis=1), observation.surface_frame[0]
+            plain = [
+                dataclasses.replace(one, surface=SurfaceSums(cross, gram, own, whole))
+                for one, own in zip(plain, products, strict=True)
+            ]
+    return [
+        plain[t] if item is None else weighted.block_statistics(item, method, workers) for t, item in enumerate(items)
+    ]
+
+
+def residual_moments(
+    observations: Sequence[Observation],
+    kernels: Array,
+    eliminations: Sequence[Elimination],
+    method: str,
+    workers: int,
+    progress: Progress | None = None,
+) -> tuple[Array, Array]:
+    """Return ``A'r`` and ``r'r`` of the residual ``r = y - A k`` of all observations, taken from the pixels.
+
+    Shapes as in `accumulation.residual_moments`: kernels (targets, sources, rows, cols), moments (targets, taps) and
+    energies (targets,); of a background, which r lacks too, the reduced ones.
+    """
+    n, taps = len(kernels), kernels.reshape(len(kernels), -1)
+    parts = []
+    for i, observation in enumerate(observations):
+        if not eliminations:
+            parts.append(accumulation.residual_moments(observation, kernels, method, workers, progress))
+            continue
+        plan, elimination = observation.geometry, eliminations[i]
+        wide = dataclasses.replace(observation, sources=observation.sources + surface_readers(observation, plan.stride))
+        # the tap over the first pixel of the footprint: a term is not extended beyond the target
+        at = (-1, -1) if plan.flipped else (0, 0)
+        surface = np.zeros((n, len(elimination.root), *plan.kernel_shape))
+        surface[..., *at] = elimination.coefficients_at(taps)
+        every = np.concatenate([kernels, surface], axis=1)
+        moments, energies = accumulation.residual_moments(wide, every, method, workers, progress)
+        moments = moments.reshape(every.shape)
+        own = moments[:, : kernels.shape[1]].reshape(n, -1)
+        parts.append(elimination.recentered(taps, own, energies, moments[:, kernels.shape[1] :, *at]))
+    moments, energies = add(parts)
+    return moments, energies
+
+
+def _surface_products(observation: Observation) -> tuple[Array, Array]:
+    """Return ``Phi'Phi`` (terms, terms) and ``Phi'y`` (targets, terms) of an observation's background."""
+    columns = observation.columns
+    products = np.zeros((len(observation.targets), columns.n))
+    (rows, cols), step = observation.size, max(1, _ROOM // observation.size[1])
+    for row in range(0, rows, step):
+        for own, reader in zip(products, observation.targets, strict=True):
+            own += columns.products(reader.block(row, 0, (min(step, rows - row), cols)), row, 0)
+    return columns.gram(), products
