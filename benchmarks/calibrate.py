@@ -15,6 +15,7 @@ from collections.abc import Callable
 import numpy as np
 
 import kernelfit
+from kernelfit import Model
 from kernelfit.data.observation import WeightedObservation, as_observation
 from kernelfit.data.reader import Reader
 from kernelfit.engines import cost_model, edge_correction, patches, weighted, weighted_pass
@@ -44,7 +45,7 @@ def nanoseconds_per_pixel(shape: tuple[int, int], method: str, size: int = 2048)
 def weighted_pass_ns(shape: tuple[int, int], method: str, size: int = 2048) -> float:
     """Return the time per pixel of a pass with weights."""
     image = image_like_a_photograph(size, size)
-    observation = as_observation(image, image, shape, **CONVENTION)
+    observation = as_observation(image, image, Model(shape, **CONVENTION))
     item = WeightedObservation(observation, np.random.default_rng(0).random(observation.size))
     taps = np.ones(shape[0] * shape[1])
     return seconds(lambda: weighted_pass.residual([item], taps, method, 1)) / size**2 * 1e9
@@ -53,7 +54,7 @@ def weighted_pass_ns(shape: tuple[int, int], method: str, size: int = 2048) -> f
 def patches_ns(shape: tuple[int, int], size: int = 512) -> float:
     """Return the time per pixel of sums over the patches of pixels whose weights all differ."""
     image = image_like_a_photograph(size, size)
-    observation = as_observation(image, image, shape, **CONVENTION)
+    observation = as_observation(image, image, Model(shape, **CONVENTION))
     weights = np.random.default_rng(0).random(observation.size)
     return seconds(lambda: patches.sums(observation, weights), 3) / weights.size * 1e9
 

@@ -27,6 +27,7 @@ from kernelfit.speed import run_apart
 from skimage import data
 
 import kernelfit
+from kernelfit import Model
 from kernelfit.data.observation import as_observation
 from kernelfit.engines import implicit_gram
 from kernelfit.engines.accumulation import Frame, pass_over
@@ -175,11 +176,15 @@ def starts(
 ) -> tuple[list[int], list[float]]:
     """Return the iterations from each start, and the seconds of a pass, an iteration, and each division."""
     words = dict(mode=None, boundary=None, fillvalue=0.0, origin=None, operation="convolution")
-    observation = as_observation(image, target, shape, **words)
+    observation = as_observation(image, target, Model(shape, **words))
     frame = Frame.of(observation)
     sums, _ = pass_over(observation, frame, "fft", workers, None, None)
     moment, energy = sums.moment[0, 0], float(sums.energy[0])
     operator = implicit_gram.NormalOperator(frame, sums.lags[0, 0], workers)
+    inverse = implicit_gram.TorusInverse(sums.lags)
+
+    def about(taps: np.ndarray) -> np.ndarray:
+        return inverse(taps[None])[0]
 
     def divide(block: str | None) -> np.ndarray:
         stats = kernelfit.accumulate_spectra(image, target, shape, block=block, workers=workers)
@@ -190,7 +195,7 @@ def starts(
         rest = moment - operator(first)
         left = energy - float((first * (moment + rest)).sum())
         rule = conjugate_gradient.stop_rule(left, rest, observation.geometry.n_pixels, conjugate_gradient.TOLERANCE)
-        counts.append(conjugate_gradient.conjugate_gradients(operator, rest, rule, None)[1])
+        counts.append(conjugate_gradient.conjugate_gradients(lambda k, _: operator(k), about, rest, rule).count)
     works = [lambda: pass_over(observation, frame, "fft", workers, None, None), lambda: operator(moment)]
     works += [lambda: divide(None), lambda: divide("auto")]
     return counts, [statistics.median(seconds(work) for _ in range(repeats)) for work in works]

@@ -13,6 +13,10 @@ import scipy.signal
 
 import kernelfit
 import naive
+from kernelfit.data.masking import PlaneSelection
+from kernelfit.data.observation import as_observation
+from kernelfit.data.plan import make_plan
+from kernelfit.fitting import pipeline
 
 #: For processes that a test starts.
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(kernelfit.__file__).parents[1])}
@@ -219,3 +223,31 @@ def assert_same_bits(actual, expected):
     for name in STATISTICS:
         got, want = np.asarray(getattr(actual, name)), np.asarray(getattr(expected, name))
         assert got.dtype == want.dtype and got.tobytes() == want.tobytes(), f"{name} differs in its bits"
+
+
+# ---- what the layers below the verbs are given -----------------------------------------------------------------------
+
+
+def observe(image, target, shape, *, determined=True, **convention):
+    """One pair as the engines see it."""
+    return as_observation(image, target, kernelfit.Model(shape, **convention), determined=determined)
+
+
+def selected(
+    image, target, shape, convention, *, saturated=None, mask=None, image_mask=None, weights=None, nan="error"
+):
+    """The pair with its weights, None if every pixel counts alike."""
+    selection = PlaneSelection((mask,), ((image_mask,),), weights, nan, saturated)
+    return selection.judge(observe(image, target, shape, **convention))
+
+
+def planned(images, targets, shape, *, selection=None, **model):
+    """Plan of pairs that share a kernel."""
+    chosen = kernelfit.Selection(saturated=None) if selection is None else selection
+    return make_plan(images, targets, kernelfit.Model(shape, **model), chosen)
+
+
+def weighted_fit(judged, choice, workers=2, *, regime="auto", tolerance=None):
+    """The estimate of pairs with their weights, in one of the ways to take them into account."""
+    settings = pipeline.Settings(execution=kernelfit.Execution(workers=workers, tolerance=tolerance))
+    return pipeline.fit_weighted(judged, choice, settings, regime)

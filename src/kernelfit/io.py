@@ -1,6 +1,7 @@
 """Reading images from files, by its public names."""
 
-from .imageio.planes import ImageFileError, MissingExtraError, require
+from .core.npz import ImageFileError
+from .imageio.planes import MissingExtraError, require
 from .imageio.read import read_image
 from .imageio.series import pair_files
 

@@ -14,11 +14,10 @@ import pytest
 
 import kernelfit
 import naive
-from helpers import ENVIRONMENT, SCENES, assert_close, assert_same_bits, assert_same_stats, grid
+from helpers import ENVIRONMENT, SCENES, assert_close, assert_same_bits, assert_same_stats, grid, observe
 from kernelfit import accumulate, accumulate_stream
 from kernelfit.data import blocks, chunked
 from kernelfit.data.blocks import Box, Tree
-from kernelfit.data.observation import as_observation
 from kernelfit.fitting import stream
 
 
@@ -56,7 +55,7 @@ def test_blocks_cover_every_pixel_once_and_end_where_chunks_end():
 
     keywords = {"mode": None, "boundary": None, "fillvalue": 0.0, "origin": None, "operation": "convolution"}
     for kernel in ((5, 7), (40, 3)):
-        observation = as_observation(Stored(), Stored(), kernel, **keywords)
+        observation = observe(Stored(), Stored(), kernel, **keywords)
         boxes = blocks.cut(observation)
         seen = np.zeros(observation.size, int)
         for box in boxes:
@@ -83,7 +82,7 @@ def test_the_tree_adds_as_nested_groups_do(n):
 
 def test_a_box_is_a_problem_of_its_own():
     image, target = small_pair()
-    observation = as_observation(
+    observation = observe(
         image, target, (4, 3), mode="same", boundary="wrap", fillvalue=0.0, origin=(3, 0), operation="correlation"
     )
     part = blocks.sub_observation(observation, Box(50, 40, 11, 7))
@@ -305,7 +304,7 @@ def test_a_foreign_checkpoint_is_refused_and_left_alone(tmp_path):
     refused("it had at least 3 pairs, this one has 2", pairs[:2])
     for content in (before[: len(before) // 2], before[:-1], b"", b"my thesis"):
         file.write_bytes(content)
-        with pytest.raises(ValueError, match="is no complete file saved by kernelfit"):
+        with pytest.raises(ValueError, match="got no complete file saved by kernelfit"):
             accumulate_stream(pairs, (3, 4), **again)
         assert file.read_bytes() == content
     file.unlink()

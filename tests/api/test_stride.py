@@ -26,7 +26,10 @@ from helpers import (
     assert_same_stats,
     camera,
     grid,
+    observe,
+    selected,
     smooth_image,
+    weighted_fit,
 )
 from kernelfit import (
     Verdict,
@@ -41,13 +44,10 @@ from kernelfit import (
 from kernelfit.analysis import residuals
 from kernelfit.cli import parser
 from kernelfit.core import geometry
-from kernelfit.data import masking
-from kernelfit.data.observation import as_observation
 from kernelfit.data.reader import Reader
 from kernelfit.diagnostics import score_covariance, whiteness
 from kernelfit.engines import weighted
 from kernelfit.engines.cost_model import Choice
-from kernelfit.fitting import reweighting
 from kernelfit.imageio import kernels
 from kernelfit.plotting import report
 from kernelfit.solvers import errors_in_variables
@@ -326,9 +326,7 @@ def test_weighted_statistics(case, kind):
     expected = naive.weighted_stats(clean, values, case[1], weights, **case[2])
     if expected.n_pixels < matrix.shape[1]:
         pytest.skip("too few are left")
-    judged = masking.Rules(**{"mask": None, "image_mask": None, **keywords}).judge(
-        as_observation(image, target, case[1], **case[2])
-    )
+    judged = selected(image, target, case[1], case[2], **keywords)
     found = [accumulate(image, target, case[1], **case[2], **keywords)]
     found += [weighted.statistics([judged.item], m, 2, r) for m in ("direct", "fft") for r in ("subtract", "patches")]
     for stats in found:
@@ -348,10 +346,9 @@ def test_weighted_fits(case, regime):
     target[used] += matrix @ rng.normal(size=shape[0] * shape[1])
     weights = rng.gamma(2.0, size=used.shape)
     kernel, stderr, rss = naive.weighted_fit(image, target, shape, weights, **convention)
-    rules = masking.Rules(mask=None, image_mask=None, weights=weights)
-    judged = rules.judge(as_observation(image, target, shape, **convention))
+    judged = selected(image, target, shape, convention, weights=weights)
     for engine in ("direct", "fft"):
-        fit = reweighting.fit([judged], Choice(engine, "as asked"), None, 2, tolerance=1e-4, regime=regime)
+        fit = weighted_fit([judged], Choice(engine, "as asked"), 2, tolerance=1e-4, regime=regime)
         assert_close(fit.kernel, kernel, 1e-5 if regime == "iterate" else 1e-10)
         assert_close(fit.stderr, stderr, 0.1 if regime == "iterate" else 1e-8)
         assert fit.rss == pytest.approx(rss, rel=1e-6)
@@ -435,7 +432,7 @@ def noise_gram(image_shape, shape, convention):
 def test_noise_of_the_image_is_counted(case):
     _, shape, convention = case
     rows, cols = naive.design_dense(np.zeros((9, 11)), shape, **convention)[1].shape
-    plan = as_observation(np.zeros((9, 11)), np.zeros((rows, cols)), shape, determined=False, **convention).geometry
+    plan = observe(np.zeros((9, 11)), np.zeros((rows, cols)), shape, determined=False, **convention).geometry
     assert_close(errors_in_variables.counts_of(plan), noise_gram((9, 11), shape, convention), 1e-14)
 
 
@@ -491,7 +488,7 @@ def test_the_sandwich_filters_each_phase(monkeypatch):
     check = kernelfit.check_noise(image, target, fit)
     h = whiteness.shaping_filter(check)
     columns = [scipy.signal.convolve2d(c.reshape(used.shape), h, mode="valid").ravel() for c in matrix.T]
-    observation = as_observation(image, target, (3, 4), **fit.convention.keywords())
+    observation = observe(image, target, (3, 4), **fit.convention.keywords())
     gram, found, n = score_covariance.plain_scores([observation], fit, h, 1)
     assert_close(gram, matrix.T @ matrix, 1e-12)
     assert_close(found, np.array(columns) @ np.transpose(columns) * (used.size / len(columns[0])), 1e-10)

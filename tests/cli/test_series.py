@@ -218,7 +218,7 @@ def test_a_checkpoint_of_something_else_is_refused_and_left_alone(folder, capsys
     assert (folder / "sums.npz").read_bytes() == before
     for content in (before[:-1], before[:999], b"", b"my thesis"):
         (folder / "sums.npz").write_bytes(content)
-        refused("sums.npz is no complete file saved by kernelfit", *CALL)
+        refused("sums.npz: got no complete file saved by kernelfit", *CALL)
         assert (folder / "sums.npz").read_bytes() == content
 
 

@@ -161,7 +161,7 @@ def test_a_frame_of_unknown_size_is_left_to_zarr(tmp_path):
     raw = np.arange(40 * 50, dtype="i4").tobytes()
     frame = b"\x28\xb5\x2f\xfd\x00\x58" + (1 + (len(raw) << 3)).to_bytes(3, "little") + raw  # one block, not compressed
     (tmp_path / "a.zarr" / array.metadata.encode_chunk_key((1, 1))).write_bytes(frame)
-    assert zarr_local._zstd_size(memoryview(frame)) == -1
+    assert zarr_local.zstd_size(memoryview(frame)) == -1
     assert direct(array)[40:80, 50:100].tobytes() == raw
 
 
@@ -222,4 +222,4 @@ def test_a_part_of_a_chunk_does_not_keep_all_of_it(tmp_path):
 def test_the_frames_of_zstandard_tell_their_size():
     for n in (1, 200, 256, 257, 66000, 2**17):
         packed = numcodecs.Zstd().encode(np.arange(n, dtype="u1" if n < 257 else "u4"))
-        assert zarr_local._zstd_size(memoryview(packed)) == n * (1 if n < 257 else 4)
+        assert zarr_local.zstd_size(memoryview(packed)) == n * (1 if n < 257 else 4)

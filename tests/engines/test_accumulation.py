@@ -10,11 +10,10 @@ import pytest
 
 import kernelfit
 import naive
-from helpers import assert_close, assert_same_bits, assert_same_stats, grid, smooth_image
+from helpers import assert_close, assert_same_bits, assert_same_stats, grid, observe, smooth_image
 from kernelfit import accumulate
 from kernelfit.compiled import spectral_products, threads
 from kernelfit.compiled.jit import LANES
-from kernelfit.data.observation import as_observation
 from kernelfit.engines import accumulation, passes
 from kernelfit.engines.cost_model import Segments
 
@@ -138,7 +137,7 @@ def test_the_residual_of_any_kernels_is_that_of_the_dense_problem(image_shape, s
     images, targets = rng.normal(size=(2, 2, *image_shape)) + 0.5
     kernels = rng.normal(size=(2, 2, *shape))
     settings = {"mode": "same", "boundary": "symm", "fillvalue": 0.0, "origin": None, "operation": operation}
-    one, other = (as_observation(x, y, shape, **settings) for x, y in zip(images, targets, strict=True))
+    one, other = (observe(x, y, shape, **settings) for x, y in zip(images, targets, strict=True))
     observation = dataclasses.replace(one, sources=one.sources + other.sources, targets=one.targets + other.targets)
     moments, energies = accumulation.residual_moments(observation, kernels, method, 2)
     convention = {"mode": "same", "boundary": "symm", "operation": operation}
@@ -445,7 +444,7 @@ def test_tiles_below_each_other_share_what_they_know(kernel, n_bands, monkeypatc
         found = accumulate(image, target, kernel, method="fft", workers=2, **keywords)
         assert_same_stats(found, expected)
         more = {"fillvalue": 0.0, "origin": None, "operation": "convolution"}
-        observation = as_observation(image, target, kernel, **keywords, **more)
+        observation = observe(image, target, kernel, **keywords, **more)
         taps = rng.normal(size=(1, 1, *kernel))
         moments = [accumulation.residual_moments(observation, taps, method, 2) for method in ("direct", "fft")]
         for one, other in zip(*moments, strict=True):

@@ -5,8 +5,8 @@ import pytest
 import scipy.signal
 
 import kernelfit
+from helpers import observe
 from kernelfit.core import geometry
-from kernelfit.data.observation import as_observation
 from kernelfit.engines import accumulation, implicit_gram, passes
 from kernelfit.solvers import conjugate_gradient
 
@@ -29,7 +29,7 @@ def test_operator_equals_the_gram_matrix(image_shape, kernel_shape, boundary, mo
     monkeypatch.setattr(implicit_gram, "MOST_PRODUCTS", most_products)
     image, target, _ = pair_of(image_shape, kernel_shape, 0.1)
     settings = dict(mode=None, boundary=boundary, fillvalue=0.0, origin=None, operation="convolution")
-    observation = as_observation(image, target, kernel_shape, **settings)
+    observation = observe(image, target, kernel_shape, **settings)
     frame = passes.Frame.of(observation)
     sums, _ = accumulation.pass_over(observation, frame, "fft", 2, None, None)
     operator = implicit_gram.NormalOperator(frame, sums.lags[0, 0], 2)

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 import naive
-from helpers import assert_close
+from helpers import assert_close, observe
 from kernelfit import kernel_map
 from kernelfit.data.blocks import Box
-from kernelfit.data.observation import as_observation
 from kernelfit.engines.small_tiles import TileReader
 
 BOXES = [Box(0, 0, 17, 23), Box(17, 0, 16, 23), Box(5, 23, 16, 22), Box(9, 4, 17, 30)]
@@ -20,7 +19,7 @@ def problem_of(shape, **keywords):
     image = rng.normal(0.5, 1.0, (47, 61))
     target = rng.normal(0.2, 1.0, naive.target_shape(image.shape, shape, "same"))
     settings = {"mode": None, "boundary": None, "fillvalue": 0.7, "origin": None, "operation": "convolution"}
-    return image, target, as_observation(image, target, shape, **{**settings, **keywords})
+    return image, target, observe(image, target, shape, **{**settings, **keywords})
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 4), (5, 1), (3, 2), (4, 7)])
@@ -67,7 +66,7 @@ def test_the_statistics_are_those_of_the_rows_of_the_design_matrix(shape, bounda
 def test_large_tiles_are_left_to_the_pass_for_images():
     image = np.zeros((1100, 900))
     settings = {"mode": None, "boundary": None, "fillvalue": 0.0, "origin": None, "operation": "convolution"}
-    observation = as_observation(image, image, (3, 4), **settings)
+    observation = observe(image, image, (3, 4), **settings)
     assert not TileReader.fits(observation, [Box(0, 0, 600, 700)])
     with pytest.raises(ValueError, match="got tiles too large"):
         TileReader(observation, [Box(0, 0, 600, 700)], "fft")

@@ -5,7 +5,7 @@ import pytest
 
 import kernelfit
 import naive
-from helpers import assert_close, mostly_slow, smooth_image
+from helpers import assert_close, mostly_slow, observe, smooth_image
 from kernelfit import (
     Background,
     GaussianProcess,
@@ -119,7 +119,6 @@ def test_a_list_of_one_pair_is_the_pair_itself(noise, kind, method):
 @pytest.mark.parametrize("noise", [0.0, 1.0])
 def test_one_pair_goes_the_way_it_always_went(noise, method):
     """Statistics, solve, and the residual taken from the pixels: the same bits as those rooms called one by one."""
-    from kernelfit.data.observation import as_observation
     from kernelfit.engines import accumulation
 
     image = np.random.default_rng(7).normal(size=(60, 51))
@@ -127,7 +126,7 @@ def test_one_pair_goes_the_way_it_always_went(noise, method):
         size=image.shape
     )
     settings = {"mode": None, "boundary": "symm", "fillvalue": 0.0, "origin": None, "operation": "convolution"}
-    observation = as_observation(image, target, (5, 4), **settings)
+    observation = observe(image, target, (5, 4), **settings)
     stats = accumulation.statistics(observation, method, 2)[0]
     fit, refined = solved(stats), 0
     if least_squares.rounding_matters(stats, fit):

@@ -9,13 +9,11 @@ import scipy.signal
 
 import kernelfit
 import naive
-from helpers import SCENES, assert_close, grid
+from helpers import SCENES, assert_close, grid, observe, planned, selected, weighted_fit
 from kernelfit import NormalStats, Verdict, accumulate, find_kernel
 from kernelfit.compiled import patch_sums
 from kernelfit.core.background import Background
 from kernelfit.data import masking, observation
-from kernelfit.data.observation import as_observation
-from kernelfit.data.plan import make_plan
 from kernelfit.engines import patches, sampling, weighted, weighted_iteration, weighted_pass
 from kernelfit.engines.cost_model import Choice
 from kernelfit.fitting import noise_model, reweighting, weighted_fitter
@@ -47,9 +45,7 @@ def some_weights(kind, scene):
 
 
 def items_of(image, target, shape, convention, **keywords):
-    mask, image_mask = keywords.pop("mask", None), keywords.pop("image_mask", None)
-    rules = masking.Rules(mask=mask, image_mask=image_mask, **keywords)
-    return rules.judge(as_observation(image, target, shape, **convention))
+    return selected(image, target, shape, convention, **keywords)
 
 
 @pytest.mark.parametrize("kind", ["mask", "weights", "levels", "image mask"])
@@ -117,7 +113,7 @@ def test_the_three_regimes_agree_with_the_dense_fit(image_shape, shape, conventi
     for regime in REGIMES:
         for method in ("direct", "fft"):
             choice = Choice(method, "as asked")
-            fit = reweighting.fit([judged], choice, None, 2, regime=regime, tolerance=1e-8)
+            fit = weighted_fit([judged], choice, 2, regime=regime, tolerance=1e-8)
             assert fit.weighting.startswith(regime)
             assert_close(fit.kernel, kernel, 1e-9)
             assert fit.rss == pytest.approx(rss, rel=1e-9)
@@ -143,20 +139,20 @@ def test_backgrounds_beside_weights(image_shape, shape, convention, kind):
         pairs.append(([image], target))
         weights.append(w)
     truth = naive.joint(pairs, shape, degree=degree, weights=weights, **convention)
-    asked = make_plan(
+    given = {"mask": [w == 0 for w in weights]} if kind == "mask" else {"weights": weights}
+    selection = kernelfit.Selection(**given, saturated=None)
+    asked = planned(
         [x[0] for x, _ in pairs],
         [y for _, y in pairs],
         shape,
-        channel_axis=None,
-        channels="shared",
+        selection=selection,
         background=degree,
         **convention,
     )
-    given = {"mask": [w == 0 for w in weights]} if kind == "mask" else {"weights": weights}
-    (judged,) = reweighting.judge(asked, 0, masking.Rules(**given), "constant", None)
+    (judged,) = asked.judged(0)
     for regime in REGIMES:
         for method in ("direct", "fft"):
-            fit = reweighting.fit(judged, Choice(method, "as asked"), None, 2, regime=regime, tolerance=1e-9)
+            fit = weighted_fit(judged, Choice(method, "as asked"), 2, regime=regime, tolerance=1e-9)
             assert fit.weighting.startswith(regime)
             assert_close(fit.kernel, truth.kernel[0], 1e-9)
             assert_close(fit.background.coefficients, truth.background, 1e-9)
@@ -250,7 +246,7 @@ def test_any_number_of_workers_gives_the_same_bits():
     target = blurred(image, blob((7, 5))) + rng.normal(size=image.shape)
     judged = items_of(image, target, (7, 5), CONVENTION, weights=rng.gamma(1.0, size=target.shape))
     for regime in REGIMES:
-        fits = [reweighting.fit([judged], Choice("fft", ""), None, n, regime=regime) for n in (1, 2, 3)]
+        fits = [weighted_fit([judged], Choice("fft", ""), n, regime=regime) for n in (1, 2, 3)]
         assert len({fit.kernel.tobytes() for fit in fits}) == 1
         assert len({fit.stderr.tobytes() for fit in fits}) == 1
 
@@ -260,11 +256,10 @@ def test_a_background_needs_no_order_of_threads(regime):
     image = photo((90, 118))
     rng = np.random.default_rng(0)
     target = blurred(image, blob((7, 5))) + rng.normal(size=image.shape)
-    asked = make_plan(
-        image, target, (7, 5), channel_axis=None, channels="shared", background=1, **{**CONVENTION, "boundary": "symm"}
-    )
-    (judged,) = reweighting.judge(asked, 0, masking.Rules(weights=rng.gamma(1.0, size=target.shape)), "constant", None)
-    fits = [reweighting.fit(judged, Choice("fft", ""), None, n, regime=regime) for n in (1, 2, 3)]
+    selection = kernelfit.Selection(weights=rng.gamma(1.0, size=target.shape), saturated=None)
+    asked = planned(image, target, (7, 5), selection=selection, background=1, **{**CONVENTION, "boundary": "symm"})
+    (judged,) = asked.judged(0)
+    fits = [weighted_fit(judged, Choice("fft", ""), n, regime=regime) for n in (1, 2, 3)]
     assert len({fit.kernel.tobytes() for fit in fits}) == 1
     assert len({fit.background.coefficients.tobytes() for fit in fits}) == 1
 
@@ -317,7 +312,7 @@ def test_a_sample_holds_patches_and_surface_as_the_pixels_do(operation):
         for i, s in zip(images, surfaces, strict=True)
     ]
     convention = {**CONVENTION, "boundary": "wrap", "operation": operation}
-    asked = make_plan(images, targets, (4, 5), channel_axis=None, channels="shared", background=1, **convention)
+    asked = planned(images, targets, (4, 5), background=1, **convention)
     items = [
         observation.WeightedObservation(p, rng.gamma(1.0, size=t.shape))
         for p, t in zip(asked.groups[0], targets, strict=True)
@@ -552,7 +547,7 @@ def test_values_that_wrapped_round_are_reported():
 
 def test_runs_and_single_pixels_give_the_same_sums():
     rng = np.random.default_rng(0)
-    observation = as_observation(photo((40, 61)), photo((40, 61), 1), (3, 9), **CONVENTION)
+    observation = observe(photo((40, 61)), photo((40, 61), 1), (3, 9), **CONVENTION)
     extended = observation.sources[0].block(0, 0, observation.geometry.extended_shape)
     matrix = np.lib.stride_tricks.sliding_window_view(extended, (3, 9)).reshape(-1, 27)[:, ::-1]
     values = observation.targets[0].block(0, 0, observation.size).ravel()
@@ -620,9 +615,7 @@ def test_weights_that_follow_the_image_take_the_samples_metric():
     weights = 1.0 / mean.clip(5.0)
     target = mean + rng.normal(size=mean.shape) / np.sqrt(weights)
     judged = items_of(image, target, (9, 7), CONVENTION, weights=weights)
-    exact, fit = (
-        reweighting.fit([judged], Choice("fft", ""), None, 2, regime=regime) for regime in ("patches", "iterate")
-    )
+    exact, fit = (weighted_fit([judged], Choice("fft", ""), 2, regime=regime) for regime in ("patches", "iterate"))
     assert "patches;" in fit.weighting and fit.verdict is Verdict.ROUGH_ERRORS and fit.iterations < 30
     assert np.linalg.norm(fit.kernel - exact.kernel) <= 0.02 * np.linalg.norm(exact.stderr)
     assert_close(fit.stderr, exact.stderr, 0.25)
@@ -639,7 +632,7 @@ def test_iterations_that_run_out_are_told(monkeypatch):
     target = blurred(image, blob((5, 7))) + rng.normal(size=image.shape)
     judged = items_of(image, target, (5, 7), CONVENTION, weights=rng.gamma(1.0, size=target.shape))
     monkeypatch.setattr(weighted_iteration, "MOST_ITERATIONS", 1)
-    fit = reweighting.fit([judged], Choice("fft", ""), None, 2, regime="iterate", tolerance=1e-8)
+    fit = weighted_fit([judged], Choice("fft", ""), 2, regime="iterate", tolerance=1e-8)
     assert fit.verdict is Verdict.NOT_CONVERGED
 
 
@@ -917,7 +910,7 @@ def test_outliers_need_few_passes_and_one_exact_round(robust, monkeypatch):
 
         monkeypatch.setattr(owner, name, counted)
 
-    count(weighted_fitter.Engine, "solve")
+    count(weighted_fitter.WeightedFitter, "solve")
     count(reweighting, "residual")
     fit = find_kernel(image, target, (5, 7), robust=robust)
     assert fit.verdict is Verdict.SOLVED
@@ -937,7 +930,7 @@ def saturated_pair(shape=(61, 83), kernel=(4, 7), dtype=np.uint8):
 
 def lazy_weights(target, image, **keywords):
     keywords = {"mode": None, "fillvalue": 0.0, "origin": None, "operation": "convolution", "boundary": None} | keywords
-    judged = masking.judge(as_observation(image, target, (4, 7), **keywords), saturated="auto")
+    judged = masking.judge(observe(image, target, (4, 7), **keywords), saturated="auto")
     assert isinstance(judged.item.weights, masking.Unsaturated)
     return judged.item
 

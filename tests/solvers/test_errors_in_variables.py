@@ -7,9 +7,8 @@ import scipy.signal
 
 import kernelfit
 import naive
-from helpers import assert_close
+from helpers import assert_close, observe
 from kernelfit import Verdict
-from kernelfit.data.observation import as_observation
 from kernelfit.solvers import errors_in_variables
 
 KERNEL = np.outer([0.2, 1.0, 0.7, 0.0], [0.1, 0.5, 1.0, 0.4, -0.3])
@@ -43,7 +42,7 @@ def test_noisy_products_are_counted_pixel_by_pixel(mode, boundary, operation):
     image_shape, shape = (7, 9), (4, 3)
     convention = {"mode": mode, "boundary": boundary, "operation": operation}
     target = np.zeros(naive.target_shape(image_shape, shape, mode))
-    plan = as_observation(np.zeros(image_shape), target, shape, fillvalue=0.0, origin=None, **convention).geometry
+    plan = observe(np.zeros(image_shape), target, shape, fillvalue=0.0, origin=None, **convention).geometry
     assert_close(errors_in_variables.counts_of(plan), noise_gram(image_shape, shape, **convention), 1e-14)
     counted = np.random.default_rng(0).random(plan.size) < 0.7
     expected = noise_gram(image_shape, shape, counted.ravel(), **convention)
@@ -110,7 +109,7 @@ def test_noise_of_the_image_under_a_mask_is_that_of_the_dense_problem(convention
     gram = own.T @ own - std**2 * noise_gram(image.shape, (3, 4), counted, **convention)
     assert_close(fit.kernel.ravel(), np.linalg.solve(gram, own.T @ values), 1e-9)
     # what two target pixels that share their noise add: each pair by itself
-    plan = as_observation(image, np.zeros(target.shape), (3, 4), fillvalue=0.0, origin=None, **{
+    plan = observe(image, np.zeros(target.shape), (3, 4), fillvalue=0.0, origin=None, **{
         "operation": "convolution", "stride": 1, "offset": 0, **convention}).geometry  # fmt: skip
     whole = np.zeros(plan.size, dtype=bool)
     whole[:] = ~mask[plan.offset[0] :, plan.offset[1] :][: plan.size[0], : plan.size[1]]

@@ -188,7 +188,7 @@ def _weighted_fit(items: Sequence[WeightedObservation], workers: int) -> Estimat
     """Find the kernel of least squares."""
     judged = [masking.Judged(item, ()) for item in items]
     settings = pipeline.Settings(execution=Execution(workers=workers))
-    return pipeline.fit_weighted(judged, Choice(engine_of(items[0].observation), ""), settings)
+    return pipeline.fit_weighted(judged, Choice(engine_of(items[0].observation), ""), settings).estimate
 
 
 def _weighted_squares(items: Sequence[WeightedObservation], fit: Estimate, workers: int) -> float:

@@ -1,21 +1,24 @@
 """The verbs that look at the noise of a fit."""
 
+import dataclasses
+
 import numpy as np
 import numpy.typing as npt
 
 from ..compiled.blas import one_blas_thread
-from ..core.estimate import require_fit
-from ..core.model import Model
+from ..core.estimate import Estimate, require_fit
+from ..core.model import Model, Selection
 from ..core.validation import as_list, as_workers
 from ..data import masking
-from ..data.observation import Observation, WeightedObservation, Weights, as_observation
+from ..data.observation import Observation, WeightedObservation, Weights, of_target
+from ..data.plan import make_plan
 from ..diagnostics import score_covariance
 from ..diagnostics.whiteness import NoiseCheck, examine, shaping_filter
 from .results import KernelFit
 
 
 @one_blas_thread
-def check_noise(image: npt.ArrayLike, target: npt.ArrayLike, fit: KernelFit) -> NoiseCheck:
+def check_noise(image: npt.ArrayLike, target: npt.ArrayLike, fit: KernelFit) -> NoiseCheck | tuple[NoiseCheck, ...]:
     """Look whether the residual of a fit is white, which plain error bars take for granted.
 
     A few tiles of the residual r are taken from the pixels, at places fixed by the shapes. Their autocovariance, the
@@ -32,14 +35,14 @@ def check_noise(image: npt.ArrayLike, target: npt.ArrayLike, fit: KernelFit) -> 
     Returns
     -------
     NoiseCheck
-        The autocovariance, how far it reaches and how much it matters.
+        The autocovariance, how far it reaches and how much it matters; of a fit with `parts` a tuple, one for each.
 
     Raises
     ------
     TypeError
         If a dtype is not real.
     ValueError
-        If the pair does not go with the fit's convention, or there are several source images.
+        If the pair does not go with the fit's convention.
 
     Notes
     -----
@@ -62,8 +65,8 @@ def check_noise(image: npt.ArrayLike, target: npt.ArrayLike, fit: KernelFit) -> 
     >>> check.coloured, check.autocorrelation[8, 9].round(1)  # neighbours along a row
     (True, np.float64(0.7))
     """
-    observations, weights = _items_of(image, target, fit)
-    return examine(observations, fit, weights)
+    checks = [examine(observations, one, weights) for one, observations, weights in _items_of(image, target, fit)]
+    return checks[0] if len(checks) == 1 else tuple(checks)
 
 
 @one_blas_thread
@@ -96,8 +99,8 @@ def sandwich_errors(
     TypeError
         If a dtype is not real.
     ValueError
-        If the pair does not go with the fit's convention, there are several source images, or the fit has a background,
-        or no covariance because it was found iteratively.
+        If the pair does not go with the fit's convention, or the fit has no covariance because it was found
+        iteratively.
 
     Notes
     -----
@@ -107,7 +110,8 @@ def sandwich_errors(
 
     With weights w, which are the fit's own, the noise is taken to be stationary after multiplication by ``sqrt(w)``:
     with a mask noise of one kind everywhere, of which some pixels are not seen. Then M holds to the edges, but costs
-    taps^2 multiply-adds for each pixel, of a sample of them beyond 2^18.
+    taps^2 multiply-adds for each pixel, of a sample of them beyond 2^18. So it is with several source images, and
+    beside a background, whose coefficients have error bars for the same noise.
 
     References
     ----------
@@ -128,40 +132,56 @@ def sandwich_errors(
     >>> bool(total(better) > 2 * total(plain))
     True
     """
-    observations, weights = _items_of(image, target, fit)
-    if fit.background is not None:
-        msg = "got a fit with a background, whose own uncertainty this leaves out; need one without"
-        raise ValueError(msg)
-    shaping = shaping_filter(examine(observations, fit, weights))
-    return KernelFit.of(score_covariance.correct(observations, fit, shaping, as_workers(workers), weights=weights))
+    threads, parts = as_workers(workers), []
+    for one, observations, weights in _items_of(image, target, fit):
+        shaping = shaping_filter(examine(observations, one, weights))
+        parts.append(score_covariance.correct(observations, one, shaping, threads, weights=weights))
+    if not fit.parts:
+        return KernelFit.of(parts[0])
+    background = fit.background
+    if background is not None:
+        tables = [one.background.stderr for one in parts if one.background is not None]
+        background = dataclasses.replace(background, stderr=np.stack(tables, axis=-2))
+    changed = dataclasses.replace(fit, parts=tuple(parts), errors="sandwich", background=background)
+    return KernelFit.of(changed)
 
 
-def _items_of(image: object, target: object, fit: KernelFit) -> tuple[list[Observation], list[Weights] | None]:
-    """Return the pairs under the fit's own convention, and their weights if it has any."""
+def _items_of(
+    image: object, target: object, fit: Estimate
+) -> list[tuple[Estimate, list[Observation], list[Weights] | None]]:
+    """Return the observations under the fit's own convention, and their weights if any, for it or each of its parts."""
     require_fit(fit)
-    if fit.kernel.ndim != 2:
-        msg = f"got a kernel of shape {fit.kernel.shape} (several source images), need one of rows and columns"
+    shown = fit.parts or (fit,)
+    if shown[0].kernel.ndim > 2 and not fit.parts:
+        msg = f"got a kernel of shape {fit.kernel.shape} of several sources; need the fit that has it as a part"
         raise ValueError(msg)
     images, targets = (as_list(one) or [one] for one in (image, target))
     known = len(fit.weights) if isinstance(fit.weights, tuple) else None if fit.weights is None else 1
     known = known if fit.background is None else len(fit.background.shapes)
-    if len(images) != len(targets) or known not in (None, len(images)):
+    if len(images) != len(targets) or (fit.channel_axis is None and known not in (None, len(images))):
         need = "as many of either" if known is None else f"{known} of either, with weights or a background for each"
         msg = f"got images and targets of {len(images)} and {len(targets)} pairs, need {need}; give lists of all"
         raise ValueError(msg)
-    observations = [
-        as_observation(one, other, Model(fit.kernel.shape, **fit.convention.keywords()))
-        for one, other in zip(images, targets, strict=True)
-    ]
-    if fit.weights is None:
-        return observations, None
-    every = fit.weights if isinstance(fit.weights, tuple) else (fit.weights,)
-    items = []
-    for observation, weights in zip(observations, every, strict=True):
-        judged = masking.judge(observation, weights=weights, nan="mask")
-        items.append(
-            WeightedObservation(observation, np.broadcast_to(np.True_, observation.size))
-            if judged is None
-            else judged.item
-        )
-    return [item.observation for item in items], [item.weights for item in items]
+    model = Model(
+        fit.kernel.shape[-2:],
+        channel_axis=fit.channel_axis,
+        channels=fit.channels or "shared",
+        background=None if fit.background is None else fit.background.degree,
+        **fit.convention.keywords(),
+    )
+    # masks that arrays bring along are refused: which pixels count, the fit's weights say
+    plan = make_plan(images, targets, model, Selection(saturated=None), unmask=lambda value: (value, None))
+    found = []
+    for c, one in enumerate(shown):
+        group, at = (plan.groups[0], c) if plan.channels == "mixed" else (plan.groups[c], 0)
+        observations, weights = [of_target(p, at) for p in group], None
+        if one.weights is not None:
+            every = one.weights if isinstance(one.weights, tuple) else (one.weights,)
+            items = []
+            for observation, own in zip(observations, every, strict=True):
+                judged = masking.judge(observation, weights=own, nan="mask")
+                whole = WeightedObservation(observation, np.broadcast_to(np.True_, observation.size))
+                items.append(whole if judged is None else judged.item)
+            observations, weights = [item.observation for item in items], [item.weights for item in items]
+        found.append((one, observations, weights))
+    return found

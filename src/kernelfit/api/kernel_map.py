@@ -3,27 +3,21 @@
 import math
 from collections import Counter
 from dataclasses import dataclass
+from typing import Unpack
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
-import scipy.special
 
 from ..compiled.blas import one_blas_thread
-from ..compiled.threads import Progress
-from ..core import geometry, validation
-from ..core.findings import Finding, Verdict
+from ..core.findings import Finding, Verdict, ranked
 from ..core.geometry import Convention, Shape
-from ..core.model import Model, Selection
-from ..core.normal_equations import NormalEquations
-from ..core.validation import as_number, as_workers, require_progress
-from ..data import masking
-from ..data.masked_blocks import MaskedBlocks
-from ..data.masking import PlaneSelection
-from ..data.observation import as_observation
-from ..engines.cost_model import engine_of
-from ..fitting.tile_map import _MOST, Array, _Reading, _smoothed, _Tile, _tiles
-from ..solvers import auto, least_squares
+from ..core.model import Execution, Model, Selection
+from ..core.validation import Array, as_number
+from ..data.plan import FitPlan, make_plan
+from ..fitting.pipeline import Settings
+from ..fitting.tile_map import TileFits, fit_tiles
+from ..solvers.least_squares import Solver
+from .keywords import Keywords, call_of, takes_keywords
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +27,13 @@ class KernelMap:
     Parameters
     ----------
     kernels : ndarray, shape (rows, cols, kernel_rows, kernel_cols)
-        The kernel of each tile.
+        The kernel of each tile. For several channels (rows, cols, channels, kernel_rows, kernel_cols) or (rows, cols,
+        target's channels, image's channels, kernel_rows, kernel_cols).
     stderr : ndarray, of the same shape
         The standard error of each tap.
-    noise_std : ndarray, shape (rows, cols)
-        Estimated standard deviation of the noise of a target pixel in each tile.
+    noise_std : ndarray, shape (rows, cols) or (rows, cols, channels)
+        Estimated standard deviation of the noise of a target pixel in each tile, as `KernelFit.noise_std`; for channels
+        "separate" and "mixed" in each of the target's channels.
     boxes : ndarray of int, shape (rows, cols, 4)
         First row, first column, rows and columns of each tile's pixels in the target.
     findings : tuple of tuple of tuple of Finding
@@ -46,13 +42,21 @@ class KernelMap:
         How the kernels lie on the image.
     smoothness : float
         Strength of the penalty across neighbouring tiles; 0 without one.
-    common : ndarray, shape (kernel_rows, kernel_cols)
-        The one kernel for all tiles together.
+    common : ndarray, of a kernel's shape
+        The one kernel for all tiles together: that of `find_kernel` with the same settings.
     variation : float
-        How much the residual sum of squares rises if all tiles share that kernel, in units of what noise alone would
-        raise it: the F-statistic, about 1 if the kernel is the same everywhere. NaN for overlapping tiles.
+        How much the residual sum of squares rises if all tiles share their kernels, in units of what noise alone would
+        raise it: the F-statistic, about 1 if the kernels are the same everywhere. Backgrounds stay those of the tiles,
+        and of photon noise the weights are those of `common` in either sum. Channels "separate" and "mixed" count each
+        in units of its own noise. NaN where the statistic means nothing: for overlapping tiles, under a solver other
+        than `LeastSquares`, and for `robust`, `image_noise` and ``errors="sandwich"``.
     p_value : float
-        The probability of a variation at least as large if the kernel is the same everywhere.
+        The probability of a variation at least as large if the kernels are the same everywhere.
+    background : ndarray, shape (rows, cols, [pairs,] [channels,] terms), or None
+        Coefficients of the surface of each tile, with axes and terms as in `Background`, laid on the tile alone: -1 is
+        its first row or column, 1 its last. None without a background.
+    channels : {None, "shared", "separate", "mixed"}
+        How channels were taken together; None for images of one plane.
     """
 
     kernels: Array
@@ -65,11 +69,13 @@ class KernelMap:
     common: Array
     variation: float
     p_value: float
+    background: Array | None = None
+    channels: str | None = None
 
     @property
     def verdicts(self) -> npt.NDArray[np.object_]:
         """The worst verdict of each tile, shape (rows, cols)."""
-        out = np.empty(self.noise_std.shape, dtype=object)
+        out = np.empty(self.boxes.shape[:2], dtype=object)
         for at, _ in np.ndenumerate(out):
             found = self.findings[at[0]][at[1]]
             out[at] = found[0].verdict if found else Verdict.SOLVED
@@ -82,11 +88,11 @@ class KernelMap:
 
     def summary(self) -> str:
         """Return the result in words and figures, a screen long at most."""
-        rows, cols, kernel_rows, kernel_cols = self.kernels.shape
-        sums = self.kernels.sum(axis=(2, 3))
+        rows, cols, *several, kernel_rows, kernel_cols = self.kernels.shape
+        sums = self.kernels.sum(axis=(-2, -1))
         y, x = np.mgrid[:kernel_rows, :kernel_cols]
         with np.errstate(all="ignore"):
-            centroids = [(self.kernels * axis).sum(axis=(2, 3)) / sums for axis in (y, x)]
+            centroids = [(self.kernels * axis).sum(axis=(-2, -1)) / sums for axis in (y, x)]
         low, high = self.boxes[..., 2:].min(axis=(0, 1)), self.boxes[..., 2:].max(axis=(0, 1))
         counts = Counter(self.verdicts.ravel().tolist())
         size = math.sqrt(float(np.mean(self.kernels**2)))
@@ -94,7 +100,7 @@ class KernelMap:
         same = f"F = {self.variation:.4g}, p = {self.p_value:.2g}" if math.isfinite(self.variation) else "not tested"
         lines = [
             f"map         {rows} x {cols} tiles of {_span(low[0], high[0])} x {_span(low[1], high[1])} pixels, kernels "
-            f"{kernel_rows} x {kernel_cols}",
+            f"{' x '.join(map(str, (*several, kernel_rows, kernel_cols)))}",
             f"convention  {self.convention}",
             f"kernels     sum {sums.min():.6g} to {sums.max():.6g}, centroid row {centroids[0].min():.4g} to "
             f"{centroids[0].max():.4g}, column {centroids[1].min():.4g} to {centroids[1].max():.4g}",
@@ -113,29 +119,20 @@ def _span(low: int, high: int) -> str:
     return f"{low}" if low == high else f"{low} to {high}"
 
 
+@takes_keywords()
 @one_blas_thread
 def kernel_map(
     image: npt.ArrayLike,
     target: npt.ArrayLike,
-    shape: int | Shape,
+    shape: int | Shape | Model,
     tiles: int | Shape,
     *,
     overlap: int | Shape = 0,
     smoothness: float = 0.0,
-    mode: str | None = None,
-    boundary: str | None = None,
-    fillvalue: float = 0.0,
-    origin: int | Shape | None = None,
-    operation: str = "convolution",
-    mask: "npt.ArrayLike | None" = None,
-    image_mask: "npt.ArrayLike | None" = None,
-    weights: "npt.ArrayLike | None" = None,
-    nan: str = "error",
-    saturated: "str | tuple[float | None, float | None] | None" = None,
-    method: str = "auto",
-    solver: "least_squares.Solver | str | None" = None,
-    workers: int | None = None,
-    progress: Progress | None = None,
+    selection: Selection | None = None,
+    execution: Execution | None = None,
+    solver: Solver | str | None = None,
+    **keywords: Unpack[Keywords],
 ) -> KernelMap:
     """Find a kernel for each tile of a grid, to see how it varies over the field.
 
@@ -143,34 +140,25 @@ def kernel_map(
     image around it as far as the kernel reaches. The kernel k_i of tile i minimises
     ``sum_i |y_i - A_i k_i|^2 + smoothness * g * sum_(i, j) |k_i - k_j|^2``
     with the second sum over tiles that share a side, and g the mean of the diagonals of the Gram matrices ``A_i'A_i``.
+    Whatever else is asked for, each tile is the fit that `find_kernel` would make of its pixels.
 
     Parameters
     ----------
-    image, target : array_like
-        As in `find_kernel`.
-    shape : int or (int, int)
-        Rows and columns of each kernel.
+    image, target : array_like, or lists of arrays
+        As in `find_kernel`. Several pairs, of one shape, share the kernel of each tile.
+    shape : int, (int, int) or Model
+        Rows and columns of each kernel; or the whole `Model`.
     tiles : int or (int, int)
         Rows and columns of the grid.
     overlap : int or (int, int), optional
-        Pixels by which each tile extends beyond its place in the grid, on each side; default 0. Neighbouring
-        kernels then share pixels, and their errors are not independent.
+        Pixels of the target by which each tile extends beyond its place in the grid, on each side; default 0.
+        Neighbouring kernels then share pixels, and their errors are not independent.
     smoothness : float, optional
         Strength of the penalty on the difference of neighbouring kernels, relative to the data, default 0: none. At 1
-        a difference costs about as much as the same misfit at every pixel of a tile.
-    mode, boundary, fillvalue, origin, operation
-        As in `find_kernel`.
-    mask, image_mask, weights, nan, saturated : optional
-        Which target pixels count, and how much, as in `accumulate_stream`. A tile that they leave too few pixels says
-        so by its verdict.
-    method : {"auto", "direct", "fft"}, optional
-        The engine.
-    solver : solver or "auto", optional
-        What makes a kernel of each tile's statistics, as in `find_kernel`; not together with a penalty across tiles.
-    workers : int, optional
-        Number of threads; the default is every processor this process may use. Any number gives the same bits.
-    progress : callable, optional
-        Called as ``progress("reading tiles", done, total)``.
+        a difference costs about as much as the same misfit at every pixel of a tile. For least squares with or without
+        weights and backgrounds.
+    selection, execution, solver, **keywords
+        As in `find_kernel`. A tile that has too few pixels left says so by its verdict.
 
     Returns
     -------
@@ -189,6 +177,9 @@ def kernel_map(
     draws of all kernels, to 4 % or so (Siden, Lindgren, Bolin and Villani, "Efficient covariance approximations for
     large sparse precision matrices", J. Comput. Graph. Stat. 27 (2018), doi:10.1080/10618600.2018.1473782).
 
+    Plain least squares over one plane judges a tile by its equations; every other fit looks at its residual as well. A
+    declared boundary is not held against the edges: `check_boundary` does that.
+
     Examples
     --------
     >>> import numpy as np, kernelfit
@@ -203,80 +194,49 @@ def kernel_map(
     array([[1.1, 1.4, 1.6, 1.9],
            [1.1, 1.4, 1.6, 1.9]])
     """
-    chosen = auto.as_solver(solver)
-    validation.known(method, ("auto", "direct", "fft"), "method")
-    (plain_image, image_masked), (plain_target, target_masked) = masking.unmasked(image), masking.unmasked(target)
-    model = Model(
-        shape,
-        mode=mode,
-        boundary=boundary,
-        fillvalue=fillvalue,
-        origin=origin,
-        operation=operation,
-    )
-    observation = as_observation(plain_image, plain_target, model)
-    selection = PlaneSelection(
-        (mask, target_masked),
-        ((image_mask, image_masked),),
-        weights,
-        Selection(nan=nan, saturated=saturated).nan,
-        saturated,
-    )
-    threads = as_workers(workers)
-    require_progress(progress)
+    call = call_of(shape, keywords, verb="kernel_map", selection=selection, execution=execution, solver=solver)
     strength = as_number(smoothness, "smoothness") if not isinstance(smoothness, str) else -1.0
     if not 0 <= strength <= 1e6:
         msg = f"got smoothness={smoothness!r}, need a number from 0 to 1e6, where all kernels are the same"
         raise ValueError(msg)
-    if strength > 0 and solver is not None:
-        msg = f"got smoothness={smoothness!r} with solver={solver!r}, need one or the other: both are penalties"
-        raise ValueError(msg)
-    grid, boxes = _tiles(observation, tiles, overlap)
-    n_taps = observation.geometry.n_taps
-    if strength > 0 and len(boxes) * 8 * n_taps**2 > _MOST:
-        msg = (
-            f"got smoothness={smoothness!r} for {len(boxes)} kernels of {n_taps} taps, whose Gram matrices take more "
-            "than 2 GiB together; ask for fewer tiles, a smaller shape, or no smoothness"
-        )
-        raise ValueError(msg)
-    engine = engine_of(observation, method)  # of the whole: all tiles share what it takes to start
-    fits: list[_Tile] = []
-    every: list[NormalEquations] = []
-    reading = _Reading(
-        observation, MaskedBlocks.of(observation, selection), boxes, engine, chosen, threads, progress, strength > 0
-    )
-    for band in reading:
-        fits += band.fits
-        every += band.every
-    total = reading.total()
-    if total.n_pixels < n_taps:
-        msg = (
-            f"got a mask or weights that leave {total.n_pixels} target pixels in all tiles together, need at least "
-            f"{n_taps} for the taps; ask for a smaller shape, or exclude less"
-        )
-        raise ValueError(msg)
-    common = least_squares.least_squares(total, least_squares.factorise(total.gram, 1))
-    variation = p_value = math.nan
-    rss, spare = sum(f.rss for f in fits), sum(f.n_pixels - f.rank for f in fits)
-    extra = sum(f.rank for f in fits) - common.rank
-    if not any(geometry.as_pair(overlap, "overlap")) and solver is None and spare > 0 and extra > 0 and rss > 0:
-        variation = max(0.0, common.rss - rss) / extra / (rss / spare)
-        p_value = float(scipy.special.fdtrc(extra, spare, variation))
-    if strength > 0:
-        fits = _smoothed(every, fits, grid, strength, math.sqrt(rss / spare) if spare > 0 else math.nan)
-    kernel = observation.geometry.kernel_shape
-    top, left = observation.geometry.offset
-    places = np.array([(b.row + top, b.col + left, b.rows, b.cols) for b in boxes], dtype=np.int64)
-    findings = [f.findings for f in fits]
+    plan = make_plan(image, target, call.model, call.selection)
+    settings = Settings(call.noise, call.solver, call.execution)
+    return _map_of(plan, fit_tiles(plan, settings, tiles, overlap, strength), strength)
+
+
+def _map_of(plan: FitPlan, found: TileFits, smoothness: float) -> KernelMap:
+    """Lay the kernels of tiles on their grid."""
+    grid, plane = found.grid, plan.groups[0][0]
+    several = (len(found.fits[0]),) if plan.channels in ("separate", "mixed") else ()
+    sources = (len(plane.sources),) if plan.channels == "mixed" else ()
+    shape = (*grid, *several, *sources, *plan.shape)
+    top, left = plane.geometry.offset
+    places = np.array([(b.row + top, b.col + left, b.rows, b.cols) for b in found.boxes], dtype=np.int64)
+    findings = [_findings_of([one.findings for one in fits], bool(several)) for fits in found.fits]
+    background = None
+    if all(one.surface is not None for fits in found.fits for one in fits):
+        table = np.array([[one.surface for one in fits] for fits in found.fits])  # tiles, kernels, observations, terms
+        table = table.swapaxes(1, 2).reshape(*grid, plan.n_pairs, -1, table.shape[-1])
+        table = table if plan.channels is not None else table[..., 0, :]
+        background = table if plan.listed else table[:, :, 0]
     return KernelMap(
-        kernels=np.stack([f.taps for f in fits]).reshape(*grid, *kernel),
-        stderr=np.stack([f.stderr for f in fits]).reshape(*grid, *kernel),
-        noise_std=np.array([f.noise_std for f in fits]).reshape(grid),
+        kernels=np.array([[one.taps for one in fits] for fits in found.fits]).reshape(shape),
+        stderr=np.array([[one.stderr for one in fits] for fits in found.fits]).reshape(shape),
+        noise_std=np.array([[one.noise_std for one in fits] for fits in found.fits]).reshape(*grid, *several),
         boxes=places.reshape(*grid, 4),
         findings=tuple(tuple(findings[r * grid[1] : (r + 1) * grid[1]]) for r in range(grid[0])),
-        convention=observation.geometry.convention,
-        smoothness=strength,
-        common=common.taps.reshape(kernel),
-        variation=variation,
-        p_value=p_value,
+        convention=plane.geometry.convention,
+        smoothness=smoothness,
+        common=found.common,
+        variation=found.variation,
+        p_value=found.p_value,
+        background=background,
+        channels=plan.channels,
     )
+
+
+def _findings_of(every: list[tuple[Finding, ...]], several: bool) -> tuple[Finding, ...]:
+    """Return what is doubtful about the kernels of a tile."""
+    if not several:
+        return every[0]
+    return ranked([Finding(f.verdict, f"channel {c}: {f.detail}") for c, own in enumerate(every) for f in own])

@@ -12,9 +12,8 @@ import numpy.typing as npt
 from ..analysis.psf import PsfMeasurements, measure_psf
 from ..compiled.blas import one_blas_thread
 from ..core import npz
-from ..core.cross_spectra import CrossSpectra
+from ..core.cross_spectra import CrossSpectra, packed_spectra, unpacked_spectra
 from ..core.estimate import Estimate
-from ..core.geometry import convention_from
 from ..core.normal_equations import NormalEquations, packed, unpacked
 from ..core.serialization import load_estimate, save_estimate
 from ..core.validation import Array, as_workers
@@ -25,8 +24,6 @@ from ..solvers.auto import as_solver
 from ..solvers.errors_in_variables import take_off
 from ..solvers.least_squares import Solver
 from ..solvers.wiener import divide
-
-_SPECTRA = ("image_power", "target_power", "cross", "overlap")
 
 
 def _fields(record: Any) -> dict[str, Any]:
@@ -296,7 +293,7 @@ class NormalStats(NormalEquations):
         ValueError
             If the file is not a complete file of statistics.
         """
-        return cls(**unpacked(*npz.load(path, "NormalStats")))
+        return npz.load(path, "NormalStats", lambda header, arrays: cls(**unpacked(header, arrays)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -351,9 +348,7 @@ class SpectralStats(CrossSpectra):
         FileExistsError
             If the file exists and `overwrite` is false.
         """
-        header = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in _SPECTRA}
-        header["convention"] = dataclasses.asdict(self.convention)
-        npz.save(path, "SpectralStats", header, {n: getattr(self, n) for n in _SPECTRA}, overwrite=overwrite)
+        npz.save(path, "SpectralStats", *packed_spectra(self), overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "SpectralStats":
@@ -374,19 +369,7 @@ class SpectralStats(CrossSpectra):
         ValueError
             If the file is not a complete file of spectra.
         """
-        header, arrays = npz.load(path, "SpectralStats")
-        for name in ("kernelfit", "kind"):
-            del header[name]
-        if missing := [name for name in _SPECTRA if name not in arrays]:
-            msg = (
-                f"got spectra without {', '.join(missing)} in {path}, need those of this version; accumulate them anew"
-            )
-            raise ValueError(msg)
-        for name in ("block", "shape", "shift"):
-            header[name] = tuple(header[name])
-        header["convention"] = convention_from(header["convention"])
-        header.update({name: arrays[name] for name in _SPECTRA})
-        return cls(**header)
+        return npz.load(path, "SpectralStats", lambda header, arrays: cls(**unpacked_spectra(header, arrays)))
 
 
 for _record in (KernelFit, NormalStats, SpectralStats):

@@ -45,7 +45,7 @@ def check_outputs(args: argparse.Namespace, *wanted: tuple[str | None, str, tupl
 
 def choice_of(args: argparse.Namespace, at: int) -> dict[str, Any]:
     """Return which plane of a file is meant: the option's only value, or the one for this file."""
-    found = {}
+    found: dict[str, Any] = {"allow_external": True} if args.allow_external else {}
     for name in ("page", "hdu", "dataset", "channel"):
         values = getattr(args, name)
         files = 2 if args.command == "find" else 1
@@ -106,7 +106,7 @@ def maps(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
             msg = f"got - for --{name.replace('_', '-')}, need a file: the standard input is for images"
             raise BadCallError(msg)
         try:
-            values = np.asarray(read.read_image(path))
+            values = np.asarray(read.read_image(path, allow_external=args.allow_external))
         except read.ImageFileError as error:  # whose remedies are for IMAGE and TARGET
             msg = f"{str(error).partition(';')[0]}; save --{name.replace('_', '-')} as one gray plane"
             raise BadCallError(msg) from error

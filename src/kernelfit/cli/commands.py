@@ -5,7 +5,6 @@ import dataclasses
 import errno
 import json
 import re
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -16,12 +15,12 @@ import numpy as np
 import kernelfit
 
 from ..core.geometry import in_mode
-from ..core.npz import write_whole
+from ..core.npz import write_together, write_whole
 from ..imageio import kernels, read, write
 from ..imageio.planes import COLOURS
 from ..plotting.text import summary
 from . import arguments, series
-from .options import DOUBTFUL, SOLVED, WORDS, BadCallError
+from .options import DOUBTFUL, SOLVED, WORDS, BadCallError, printable, say
 from .progress import Bar
 
 
@@ -93,9 +92,11 @@ def find(args: argparse.Namespace) -> int:
     if args.report is not None:
         read.require("matplotlib.figure", package="matplotlib", extra="plot", purpose="the report")
     streamed = series.wanted(args)
-    fit, pixels, call, seconds, names = series.find(args, _settings(args)) if streamed else _find_pair(args, page)
-    if kept is not None:
-        kernels.write_kernel(kept, fit, overwrite=args.force)
+    made = series.find(args, _settings(args)) if streamed else _find_pair(args)
+    fit, pixels, call, seconds, names, _ = made
+    outputs = [] if kept is None else [(kept, kernels.kernel_writer(kept, fit), "the kernel")]
+    outputs += [] if page is None else [(page, lambda file: file.write(made.report.encode()), "the report")]
+    write_together(outputs, overwrite=args.force)
     if args.output == "-":
         write.write_stdout(np.ascontiguousarray(fit.kernel))
     if args.json:
@@ -106,14 +107,14 @@ def find(args: argparse.Namespace) -> int:
         psf = psfs[""] if "" in psfs else psfs
         _print_json({**kernels.as_dict(fit), "psf": psf, **more, "seconds": seconds, "python": call})
     else:
-        say = sys.stderr if args.output == "-" else sys.stdout
-        print(summary(fit), file=say)
+        stream = "stderr" if args.output == "-" else "stdout"
+        say(summary(fit), to=stream)
         notes = [f"kernel written to {args.output}"] if kept is not None else []
         notes += [f"report written to {args.report}"] if page is not None else []
         notes += [f"sums kept in {args.checkpoint}"] if args.checkpoint is not None else []
         if args.output is None:
             notes.append("-o kernel.npz would keep the kernel")
-        print(f"\n{'; '.join([f'{_duration(seconds)} for {pixels}', *notes])}", file=say)
+        say(f"\n{'; '.join([f'{_duration(seconds)} for {pixels}', *notes])}", to=stream)
     return SOLVED if fit.verdict.ok else DOUBTFUL
 
 
@@ -147,8 +148,8 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
     return settings
 
 
-def _find_pair(args: argparse.Namespace, page: Path | None) -> series.Found:
-    """Find the kernel of one pair, and draw the report."""
+def _find_pair(args: argparse.Namespace) -> series.Found:
+    """Find the kernel of one pair, and draw the report that is asked for."""
     (image, target), reading = arguments.read_pair(args)
     solver, solver_code = arguments.solver(args, image)
     settings = _settings(args)
@@ -166,13 +167,12 @@ def _find_pair(args: argparse.Namespace, page: Path | None) -> series.Found:
         seconds = time.perf_counter() - start
         call = arguments.python(args, reading, settings, {**map_code, "solver": solver_code})
         names = COLOURS if args.channels is not None and target.shape[-1] == 3 else None
-        if page is not None:
+        page = ""
+        if args.report is not None:
             bar.note("drawing the report")
-            title = f"From {_name(args.image)} to {_name(args.target)}"
-            kernelfit.report.write_report(
-                page, fit, image, target, title=title, call=call, names=names, overwrite=args.force
-            )
-    return series.Found(fit, f"{image.shape[0]} x {image.shape[1]} pixels", call, seconds, names)
+            title = printable(f"From {_name(args.image)} to {_name(args.target)}")
+            page = kernelfit.report.report_html(fit, image, target, title=title, call=call, names=names)
+    return series.Found(fit, f"{image.shape[0]} x {image.shape[1]} pixels", call, seconds, names, page)
 
 
 HTML = (".html", ".htm")
@@ -183,7 +183,7 @@ def _name(path: str) -> str:
 
 
 def _print_json(fields: dict[str, Any]) -> None:
-    print(json.dumps(fields, indent=1, allow_nan=False))
+    say(json.dumps(fields, indent=1, allow_nan=False).replace("\x7f", "\\u007f"))
 
 
 def _duration(seconds: float) -> str:
@@ -216,7 +216,7 @@ def apply(args: argparse.Namespace) -> int:
     axis = None if colours.ndim == 2 else -1
     made = kernelfit.apply_kernel(colours, held.kernel, channel_axis=axis, workers=args.workers, **words)
     edge = f"boundary {boundary}" if mode != "valid" else "no boundary needed"
-    return _write_image(args, kept, _joined(made, alpha), white, edge)
+    return _write_image(args, kept, colours, _joined(made, alpha), white, edge)
 
 
 def deconvolve(args: argparse.Namespace) -> int:
@@ -254,9 +254,9 @@ def deconvolve(args: argparse.Namespace) -> int:
             for plane, kernel in zip(planes, kernels, strict=True)
         ]
     for message in dict.fromkeys(str(one.message) for one in caught):
-        print("kernelfit:", message.replace("mask=", "--mask"), file=sys.stderr)
+        say("kernelfit:", message.replace("mask=", "--mask"), to="stderr")
     restored = made[0] if colours.ndim == 2 else np.stack(made, axis=-1)
-    return _write_image(args, kept, _joined(restored, alpha), white, f"balance {args.balance}")
+    return _write_image(args, kept, colours, _joined(restored, alpha), white, f"balance {args.balance}")
 
 
 def _image_and_kernel(args: argparse.Namespace) -> tuple[Any, kernels.KernelFile, Path | None]:
@@ -311,13 +311,15 @@ def _joined(made: Any, alpha: Any) -> Any:
     return made[..., 0] if made.ndim == 3 and made.shape[-1] == 1 else made
 
 
-def _write_image(args: argparse.Namespace, kept: Path | None, made: Any, white: int, how: str) -> int:
+def _write_image(args: argparse.Namespace, kept: Path | None, image: Any, made: Any, white: int, how: str) -> int:
+    nan = args.nan if isinstance(args.nan, float) else None
+    made = write.representable(kept, made, white, holes=bool(np.isnan(image).any()), nan=nan)
     if kept is None:
         write.write_stdout(made)
         return SOLVED
     cut = write.write_image(kept, made, white, overwrite=args.force)
     note = f"; {cut} of {made.size} values beyond the file's range were cut off (.tif holds them)" if cut else ""
-    print(f"{args.output}: {' x '.join(map(str, made.shape))} pixels, {how}{note}")
+    say(f"{args.output}: {' x '.join(map(str, made.shape))} pixels, {how}{note}")
     return SOLVED
 
 
@@ -340,22 +342,22 @@ def inspect(args: argparse.Namespace) -> int:
         _print_json({**fields, "stderr": errors, "verdict": held.verdict or None, "psf": measured.get("", measured)})
         return SOLVED
     if held.fit is not None:
-        print(summary(held.fit))
+        say(summary(held.fit))
     else:
         *many, rows, cols = held.kernel.shape
         peak = np.unravel_index(int(np.argmax(np.abs(held.kernel))), held.kernel.shape)
         place = tuple(int(at) for at in peak)
         sides = " x ".join(map(str, held.kernel.shape))
-        print(f"kernel      {sides}, largest tap {held.kernel[peak]:.6g} at {place}")
+        say(f"kernel      {sides}, largest tap {held.kernel[peak]:.6g} at {place}")
         unknown = "not in the file: taken as a convolution with SciPy's centre"
-        print(f"convention  {held.convention if held.convention is not None else unknown}")
-        print(f"errors      {'yes, of each tap' if held.stderr is not None else 'none in the file'}")
+        say(f"convention  {held.convention if held.convention is not None else unknown}")
+        say(f"errors      {'yes, of each tap' if held.stderr is not None else 'none in the file'}")
         if held.verdict:
-            print(f"verdict     {held.verdict}")
+            say(f"verdict     {held.verdict}")
         if max(rows, cols) <= 11 and not many:
-            print("\n" + np.array2string(held.kernel, precision=4, suppress_small=True, max_line_width=120))
+            say("\n" + np.array2string(held.kernel, precision=4, suppress_small=True, max_line_width=120))
     for name, psf in psfs.items():
-        print(f"\n{f'{name}:' if name else ''}\n{psf}".replace("\n\n", "\n"))
+        say(f"\n{f'{name}:' if name else ''}\n{psf}".replace("\n\n", "\n"))
     return SOLVED
 
 
@@ -392,7 +394,7 @@ def compare(args: argparse.Namespace) -> int:
         some = fields[""] if "" in fields else {"differ": differ, "channels": fields}
         _print_json({"first": args.first, "second": args.second, **some})
     else:
-        print("\n\n".join(f"{name}:\n{each}".removeprefix(":\n") for name, each in found.items()))
+        say("\n\n".join(f"{name}:\n{each}".removeprefix(":\n") for name, each in found.items()))
     return 1 if differ else 0
 
 
@@ -410,9 +412,9 @@ def demo(args: argparse.Namespace) -> int:
     from . import demo
 
     if args.write is None:
-        return demo.run(print)
+        return demo.run(say)
     paths = demo.write_pair(args.write, overwrite=args.force)
     names = " ".join(str(path) for path in paths)
-    print(f"wrote {names}: a photograph, and what a 5 x 7 kernel and some noise made of it. Find that kernel:")
-    print(f"  kernelfit find {names} --shape 9 -o kernel.npz --report report.html")
+    say(f"wrote {names}: a photograph, and what a 5 x 7 kernel and some noise made of it. Find that kernel:")
+    say(f"  kernelfit find {names} --shape 9 -o kernel.npz --report report.html")
     return SOLVED

@@ -1,6 +1,7 @@
 """The options that several commands share, and the words and numbers that options take; argparse alone."""
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,6 +32,19 @@ class BadCallError(Exception):
     """The caller's mistake, in one line."""
 
 
+def printable(text: str) -> str:
+    """Return a text in which control characters, and bytes that are no text, are escaped: files hold any."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def say(*words: object, to: str = "stdout") -> None:
+    """Print words on the standard output or "stderr", in characters that it has; nothing where it is closed."""
+    stream = getattr(sys, to)
+    if stream is not None:
+        text, encoding = printable(" ".join(map(str, words))), getattr(stream, "encoding", None) or "utf-8"
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+
+
 def which(parser: Any, files: int) -> None:
     """Add the options that pick a plane; given twice they are for the first and the second file."""
     group = parser.add_argument_group("which plane of a file" + (", twice for IMAGE and TARGET" if files > 1 else ""))
@@ -39,6 +53,7 @@ def which(parser: Any, files: int) -> None:
     group.add_argument("--dataset", action="append", metavar="NAME", help="array of an HDF5 or Zarr file")
     group.add_argument("--channel", action="append", type=number_or_name, metavar="C",
                        help="of a colour image: red, green, blue, luma (gray), or from 0")  # fmt: skip
+    group.add_argument("--allow-external", action="store_true", help="read pixels in other files that a file names")
 
 
 def edge(parser: Any, text: str, default: str | None = None) -> None:
@@ -85,12 +100,19 @@ def one_of(known: Sequence[str]) -> Callable[[str], str]:
     return parse
 
 
+def _plain(text: str) -> str:
+    """Refuse the underscores that Python takes in numbers."""
+    if "_" in text:
+        raise ValueError
+    return text
+
+
 def pair(least: int) -> Callable[[str], int | tuple[int, int]]:
     """Parse ``5`` or ``5,7``, whole numbers of at least `least`."""
 
     def parse(text: str) -> int | tuple[int, int]:
         try:
-            numbers = tuple(int(part) for part in text.split(","))
+            numbers = tuple(int(_plain(part)) for part in text.split(","))
         except ValueError:
             numbers = ()
         if len(numbers) not in (1, 2) or min(numbers) < least:
@@ -111,7 +133,7 @@ def named(text: str) -> str:
 def whole(text: str, least: int) -> int:
     """Parse a whole number of at least `least`."""
     try:
-        number = int(text)
+        number = int(_plain(text))
     except ValueError:
         number = least - 1
     if number < least:
@@ -137,7 +159,7 @@ def number_or_name(text: str) -> int | str:
 def number(text: str) -> float:
     """Parse a number."""
     try:
-        return float(text)
+        return float(_plain(text))
     except ValueError:
         raise argparse.ArgumentTypeError(f"got {text!r}, need a number") from None
 
@@ -152,7 +174,7 @@ def noise(text: str) -> str | tuple[float, float]:
     if text in ("constant", "poisson"):
         return text
     try:
-        gain, read = (float(part) for part in text.split(","))
+        gain, read = (float(_plain(part)) for part in text.split(","))
     except ValueError:
         msg = f"got {text!r}, need constant, poisson, or two numbers GAIN,READ_NOISE"
         raise argparse.ArgumentTypeError(msg) from None
@@ -164,7 +186,7 @@ def saturated(text: str) -> str | tuple[float | None, float | None] | None:
     if text in ("auto", "none"):
         return None if text == "none" else text
     try:
-        low, high = (float(part) if part.strip() else None for part in text.split(","))
+        low, high = (float(_plain(part)) if part.strip() else None for part in text.split(","))
     except ValueError:
         low = high = None
     if low is high is None or (low is not None and high is not None and not low < high):

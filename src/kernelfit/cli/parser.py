@@ -22,6 +22,7 @@ from .options import (
     MODES,
     OPERATIONS,
     ROBUST,
+    SOLVED,
     SOLVERS,
     STOPPED,
     SYMMETRIES,
@@ -39,6 +40,7 @@ from .options import (
     one_of,
     pair,
     saturated,
+    say,
     strength,
     which,
     workers,
@@ -47,7 +49,7 @@ from .options import (
 __all__ = ["main"]
 COMMANDS = ("find", "apply", "deconvolve", "inspect", "compare", "demo")
 _KERNELS = "KERNEL: .npy, .csv, .txt (numbers); .json, .fits, .tif (with conventions); .npz (the whole result)"
-_IMAGES = "images: PNG, JPEG, TIFF, NPY, FITS, HDF5, Zarr; - is NPY on the standard input"
+_IMAGES = "images: PNG, JPEG, BMP, WebP, TIFF, NPY, FITS, HDF5, Zarr, CSV, TXT; - is NPY on the standard input"
 _SERIES = "many pairs that share a kernel: two folders, or patterns in quotes ('sharp/*.png'), paired by name"
 _CODES = "exit codes: 0 solved, 1 solved with a doubtful verdict, 2 bad input, 130 stopped by Ctrl-C"
 
@@ -74,23 +76,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         0 solved, 1 solved with a doubtful verdict, 2 bad call or bad input (said in one line on stderr), 130 stopped.
     """
+    if None in (sys.stdin, sys.stdout, sys.stderr):  # closed: no file that is opened later may take their place
+        while os.open(os.devnull, os.O_RDWR) < 2:
+            pass
+    code = SOLVED
+    try:
+        code = _run(argv)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `kernelfit demo | head`: whoever reads has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if code != BAD_CALL:
+            say(f"kernelfit: got a standard output that cannot be written to ({error.strerror})", to="stderr")
+        return BAD_CALL
+
+
+def _run(argv: Sequence[str] | None) -> int:
     try:
         args = _parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
         if args.command is None:
             raise BadCallError(f"got no command, need one of {', '.join(COMMANDS)}; see kernelfit --help")
         from . import commands
 
-        code = int(commands.run(args))
-        sys.stdout.flush()
-        return code
+        return int(commands.run(args))
     except BadCallError as error:
-        print("kernelfit:", " ".join(str(error).split()), file=sys.stderr)
+        say("kernelfit:", " ".join(str(error).split()), to="stderr")
         return BAD_CALL
-    except BrokenPipeError:  # `kernelfit demo | head`: whoever reads has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except KeyboardInterrupt as stop:
-        print("kernelfit:", *(stop.args or ("stopped, nothing half done is left behind",)), file=sys.stderr)
+        say("kernelfit:", *(stop.args or ("stopped, nothing half done is left behind",)), to="stderr")
         return STOPPED
 
 
@@ -278,6 +295,7 @@ def _apply(add: _Adder) -> None:
         metavar="OP",
         help=choices(OPERATIONS, "convolution"),
     )
+    apply.add_argument("--nan", type=number, metavar="VALUE", help="what to write for pixels that are NaN")
     lattice(apply, "keep one in N pixels (default: as the file says, else 1)", "as the file says, else 0")
     workers(apply)
     apply.add_argument(

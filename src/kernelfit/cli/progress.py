@@ -27,7 +27,7 @@ class Bar:
         self.drawn = 0
         self.first = 0.0  # how far it was when the stage began: what a checkpoint held takes no time
         self.born = self.start = self.last = time.monotonic()
-        self.on = self.stream.isatty()
+        self.on = self.stream is not None and self.stream.isatty()
 
     def __call__(self, stage: str, done: float, total: float) -> None:
         """Draw how far the stage is, if it is time to."""

@@ -3,7 +3,6 @@
 import argparse
 import os
 import re
-import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from ..core.estimate import Estimate
 from ..imageio import read, write
 from ..imageio.series import is_series, pair_files
 from . import arguments
-from .options import BadCallError
+from .options import BadCallError, say
 from .progress import Bar
 
 #: Options of `find` that need all pixels at once, or more than one pass over them.
@@ -59,7 +58,7 @@ class Pairs:
             self.bar.n_pixels = pixels * len(self.files) // number
             item = {"image": planes[0], "target": planes[1]}
             for name, path in zip(self.kinds, more, strict=True):
-                values = read.read_image(path)
+                values = read.read_image(path, allow_external=self.args.allow_external)
                 item[name] = values if name == "weights" else np.asarray(values) != 0
             yield item
 
@@ -92,13 +91,14 @@ class Pairs:
 
 
 class Found(NamedTuple):
-    """What became of a call of `find`: the fit, its pixels in words, the same in Python, and names of channels."""
+    """What became of a call of `find`: the fit, its pixels in words, the same in Python, channels, a report."""
 
     fit: Estimate
     pixels: str
     python: str
     seconds: float
     names: tuple[str, ...] | None = None
+    report: str = ""
 
 
 def find(args: argparse.Namespace, settings: dict[str, Any]) -> Found:
@@ -142,4 +142,4 @@ def find(args: argparse.Namespace, settings: dict[str, Any]) -> Found:
 
 
 def _say(message: Warning | str, *_: object, **__: object) -> None:
-    sys.stderr.write(f"kernelfit: {message}\n")
+    say(f"kernelfit: {message}", to="stderr")

@@ -2,11 +2,13 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .geometry import Convention, Shape
+from .geometry import Convention, Shape, as_pair, convention_from, kernel_shape, require_origin
+from .validation import require_fields
 
 Array = npt.NDArray[np.float64]
 Complex = npt.NDArray[np.complex128]
@@ -32,8 +34,8 @@ class CrossSpectra:
         Sum of ``conj(X) Y``.
     block : (int, int)
         Rows and columns of a transform.
-    n_blocks : int
-        Number of blocks.
+    n_blocks : float
+        Number of blocks; a smaller image in a block counts for its share.
     weight_square : float
         Sum over target pixels of the square of the weight with which each was counted; tapers and overlaps make
         it larger than the sum of the weights, ``n_blocks * rows * cols``, and the noise of the kernel with it.
@@ -52,6 +54,11 @@ class CrossSpectra:
         Whether each block is one period of periodic data, so that division is exact.
     convention : Convention
         How the kernel lies on the image.
+    order : ndarray of int, shape (sources, rows, cols), optional
+        Of several sources, which may be the phases that a stride makes of an image: which of their taps, one source
+        after the other, each tap of the user's kernels is. Then `shape` is that of the taps on each source,
+        `image_power` the sum of ``conj(X_a) X_b``, complex, of shape (sources, sources, rows, cols // 2 + 1), and
+        `cross` has an axis of the sources first.
 
     Examples
     --------
@@ -70,7 +77,7 @@ class CrossSpectra:
     target_power: Array
     cross: Complex
     block: Shape
-    n_blocks: int
+    n_blocks: float
     weight_square: float
     overlap: Array
     n_pixels: int
@@ -80,16 +87,24 @@ class CrossSpectra:
     shift: Shape
     periodic: bool
     convention: Convention
+    order: npt.NDArray[np.intp] | None = None
 
     def __post_init__(self) -> None:
         """Check the shapes, and make the arrays read-only."""
         shape = (self.block[0], self.block[1] // 2 + 1)
         for name in _ARRAYS:
             value, need = getattr(self, name), self.shape if name == "overlap" else shape
-            if value.shape != need:
+            several = self.order is not None and name in ("image_power", "cross")
+            if value.shape[-2 if several else 0 :] != need:
                 msg = f"got {name} of shape {value.shape}, need {need} for blocks of {self.block}"
                 raise ValueError(msg)
             value.setflags(write=False)
+
+    def scaled(self, share: float) -> "CrossSpectra":
+        """Return the spectra as if each pixel counted for a share."""
+        names = ("image_power", "target_power", "cross", "overlap", "n_blocks")
+        sums = {name: getattr(self, name) * share for name in names}
+        return dataclasses.replace(self, **sums, weight_square=self.weight_square * share**2)
 
     def __add__(self, other: "CrossSpectra") -> "CrossSpectra":
         """Return the statistics of the blocks of both."""
@@ -111,3 +126,30 @@ class CrossSpectra:
             raise ValueError(msg)
         sums = {name: getattr(self, name) + getattr(other, name) for name in _SUMS}
         return dataclasses.replace(self, **sums, periodic=self.periodic and other.periodic)
+
+
+def packed_spectra(spectra: CrossSpectra) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+    """Return spectra as a header of plain values, and the arrays."""
+    header = {f.name: getattr(spectra, f.name) for f in dataclasses.fields(spectra) if f.name not in _ARRAYS}
+    header["convention"] = dataclasses.asdict(spectra.convention)
+    return header, {name: getattr(spectra, name) for name in _ARRAYS}
+
+
+def unpacked_spectra(header: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
+    """Return the fields of spectra from what `packed_spectra` made of them; refuse values that no spectra can have."""
+    require_fields(CrossSpectra, header, finite=True)
+    if missing := [name for name in _ARRAYS if name not in arrays]:
+        msg = f"spectra without {', '.join(missing)}, accumulate them anew with this version"
+        raise ValueError(msg)
+    pairs = {name: as_pair(list(header[name]), name) for name in ("block", "shape", "shift")}
+    convention = convention_from(header["convention"])
+    require_origin(convention, kernel_shape(pairs["shape"]))
+    for name in _ARRAYS:
+        kind = "c" if name == "cross" else "f"
+        if arrays[name].dtype.kind != kind or not np.isfinite(arrays[name]).all():
+            msg = "spectra that are not finite"
+            raise ValueError(msg)
+        if name.endswith("power") and arrays[name].min(initial=0) < 0:
+            msg = "powers that are negative"
+            raise ValueError(msg)
+    return {**header, **pairs, "convention": convention, **{name: arrays[name] for name in _ARRAYS}}

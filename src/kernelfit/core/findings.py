@@ -18,8 +18,8 @@ class Verdict(enum.Enum):
         "ask for a smaller shape, or use an image with more fine detail"
     )
     NO_REDUNDANCY = (
-        "there are no more equations than taps, so the fit is exact whatever the data, and the noise cannot be told: "
-        "ask for a smaller shape, or use more pixels"
+        "there are no more equations than taps, or hardly more, so the fit is exact whatever the data, or nearly, and "
+        "proves little: ask for a smaller shape, or use more pixels"
     )
     PRIOR_DECIDES = (
         "the image does not determine every tap; the penalty or prior, not the data, fills in what it leaves open: ask "

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .validation import known
+from .validation import as_number, known
 
 MODES = ("same", "valid", "full")
 BOUNDARIES = (None, "fill", "wrap", "symm", "mirror", "nearest")
@@ -206,11 +206,10 @@ def convention(
                 "leave origin out, or use mode='same'"
             )
             raise ValueError(msg)
-        if not all(0 <= o < k for o, k in zip(origin, shape, strict=True)):
-            msg = f"got origin={origin!r}, need a tap of the {shape[0]}x{shape[1]} kernel: 0 <= origin < side"
-            raise ValueError(msg)
         centre = origin
-    return Convention(mode, boundary, fillvalue, centre, operation, stride, offset)
+    made = Convention(mode, boundary, fillvalue, centre, operation, stride, offset)
+    require_origin(made, shape)
+    return made
 
 
 def whole_length(mode: str, n: int, side: int) -> int:
@@ -406,6 +405,20 @@ def axis_runs(start: int, stop: int, n: int, boundary: str | None, every: int = 
 
 
 def convention_from(fields: dict[str, Any]) -> Convention:
-    """Rebuild a convention from its stored fields."""
-    pairs: dict[str, Any] = {name: tuple(fields[name]) for name in ("origin", "stride", "offset") if name in fields}
-    return Convention(**{**fields, **pairs})
+    """Rebuild a convention from its stored fields, and check them."""
+    names = ("origin", "stride", "offset")
+    pairs: dict[str, Any] = {name: as_pair(list(fields[name]), name) for name in names if name in fields}
+    found = Convention(**{**fields, **pairs})
+    known(found.mode, MODES, "mode")
+    known(found.boundary, BOUNDARIES, "boundary")
+    known(found.operation, OPERATIONS, "operation")
+    as_number(found.fillvalue, "fillvalue")
+    lattice(found.stride, found.offset)
+    return found
+
+
+def require_origin(conv: Convention, shape: Shape) -> None:
+    """Refuse a stored convention whose origin is no tap of the kernel."""
+    if not all(0 <= o < k for o, k in zip(conv.origin, shape, strict=True)):
+        msg = f"got origin={conv.origin}, need a tap of the {shape[0]}x{shape[1]} kernel: 0 <= origin < side"
+        raise ValueError(msg)

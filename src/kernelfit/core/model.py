@@ -3,6 +3,7 @@
 Every public verb takes these objects or, for the same thing, their fields as flat keywords.
 """
 
+import dataclasses
 import math
 import numbers
 import operator
@@ -154,8 +155,8 @@ class Selection:
     saturated : {"auto", None} or (low, high), optional
         Which target pixels are saturated, and so excluded: those at `low` or below and at `high` or above, either of
         which may be None. The default "auto" means the two ends of the range of an integer target's type, unless nearly
-        all of the target stands there, and nothing for other targets, for kernels of thousands of taps, or for
-        `ConjugateGradient` and `Wiener`. Clipping is not linear. `KernelFit.notes` says how many.
+        all of the target stands there, and nothing for other targets, or for `Wiener`. Clipping is not linear.
+        `KernelFit.notes` says how many.
     """
 
     mask: Any = None
@@ -192,6 +193,9 @@ class Noise:
         Standard deviation of the noise of an image pixel, if the image has noise of its own (another exposure, not the
         very array the target was made from): white, and independent of that of the target. It makes the kernel of
         least squares too small; what it adds to the Gram matrix is taken off, as far as the image's detail allows.
+        Photon noise is taken together with what it adds to a pixel's variance (weights that follow the prediction see
+        its noise as well: the kernel's sum is off by up to ``1 / gain`` relative to the target's mean); weights given
+        as numbers stay as they are.
         Default 0. As a flat keyword: `image_noise`.
     covariance : {"plain", "sandwich"}, optional
         What noise the error bars are for: white noise (the default), or noise correlated from pixel to pixel as
@@ -300,6 +304,10 @@ class PixelVariance:
             msg = f"got noise={variance!r}, need a gain above 0 (electrons per unit) and a read noise of at least 0"
             raise ValueError(msg)
         return cls(1.0 / gain, (read_noise / gain) ** 2)
+
+    def beside(self, variance: float) -> "PixelVariance":
+        """Return the model with a variance added that all pixels have."""
+        return dataclasses.replace(self, constant=self.constant + variance) if variance else self
 
     def at(self, prediction: Array, observed: Array, floor: float, apart: float) -> Array:
         """Return the variance of pixels, that of their prediction.

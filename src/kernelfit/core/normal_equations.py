@@ -7,7 +7,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from .geometry import Convention, Shape, convention_from, in_mode, kernel_shape
+from .geometry import Convention, Shape, convention_from, in_mode, kernel_shape, require_origin
+from .validation import require_fields
 
 Array = npt.NDArray[np.float64]
 _ARRAYS = ("gram", "moment", "center", "center_moment")
@@ -343,20 +344,35 @@ def packed(stats: NormalEquations) -> tuple[dict[str, Any], dict[str, Array]]:
 
 
 def unpacked(header: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]:
-    """Return the fields of statistics from what `packed` made of them."""
+    """Return the fields of statistics from what `packed` made of them; refuse values that no sums can have."""
 
     def part(kind: type, prefix: str, shape: list[int]) -> Any:
         names = [field.name for field in dataclasses.fields(kind) if field.name != "shape"]
         return kind(**{name: arrays[prefix + name] for name in names}, shape=(shape[0], shape[1]))
 
-    names = {field.name for field in dataclasses.fields(NormalEquations)}
+    surfaces = ("surface", "backgrounds", "unreduced")
+    names = {field.name for field in dataclasses.fields(NormalEquations)}.difference(surfaces)
     fields = {name: value for name, value in header.items() if name in names}
-    fields["terms"] = tuple((rows, cols) for rows, cols in header["terms"])
+    require_fields(NormalEquations, fields, finite=True)
+    fields["terms"] = tuple(kernel_shape(list(term)) for term in header["terms"])
     fields["convention"] = convention_from(header["convention"])
+    require_origin(fields["convention"], (max(r for r, _ in fields["terms"]), max(c for _, c in fields["terms"])))
+    fields |= {name: arrays[name] for name in _ARRAYS if name in arrays}
     if header.get("surface") is not None:
         fields["surface"] = part(SurfaceSums, "surface_", header["surface"])
     shapes = header.get("backgrounds", ())
     fields["backgrounds"] = tuple(part(EliminatedSurface, f"background{i}_", s) for i, s in enumerate(shapes))
     if header.get("unreduced") is not None:
-        fields["unreduced"] = tuple(header["unreduced"])
-    return {**fields, **{name: arrays[name] for name in _ARRAYS if name in arrays}}
+        fields["unreduced"] = (float(header["unreduced"][0]), float(header["unreduced"][1]))
+    gram = fields["gram"]
+    if not all(array.dtype == np.float64 and np.isfinite(array).all() for array in arrays.values()):
+        msg = "sums that are not finite"
+        raise ValueError(msg)
+    scale = float(np.abs(np.diagonal(gram)).max(initial=0))
+    rows = (slice(i, i + 256) for i in range(0, len(gram), 256))
+    if np.diagonal(gram).min(initial=0) < -1e-9 * scale or any(
+        np.abs(gram[part] - gram[:, part].T).max() > 1e-9 * scale for part in rows
+    ):
+        msg = "a Gram matrix that is not symmetric, or negative on its diagonal"
+        raise ValueError(msg)
+    return fields

@@ -1,45 +1,96 @@
-"""Files written whole or not at all, never over an existing one unasked; results as NPZ without pickle."""
+"""Files written whole or not at all, never over an existing one; their errors; results as NPZ without pickle."""
 
+import contextlib
+import hashlib
 import json
+import math
 import os
 import secrets
+import stat
+import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 FORMAT = 1
+Writer = Callable[[BinaryIO], object]
+_Record = TypeVar("_Record")
+_NEWEST_NPY = (3, 0)
 
 
-def write_whole(
-    path: str | os.PathLike[str], write: Callable[[BinaryIO], object], what: str, *, overwrite: bool = False
-) -> None:
+class ImageFileError(ValueError):
+    """A file is damaged, of another format, or not what was asked for; the message names it and says what to do."""
+
+
+@contextlib.contextmanager
+def reading(path: object, what: str, need: str, *, memory: bool = False) -> Iterator[None]:
+    """Turn what decoders raise over the contents of a file, which is nearly anything, into an `ImageFileError`.
+
+    With `memory` a lack of memory is the file's fault, too: what it promises is no more than it holds.
+    """
+    try:
+        yield
+    except (ImageFileError, ImportError):
+        raise
+    except Exception as error:
+        named = isinstance(error, OSError) and error.errno is not None and error.filename is not None
+        if named or (isinstance(error, MemoryError) and not memory):
+            raise
+        cause = str(error) or type(error).__name__
+        msg = f"{path}: got {what} ({cause[:300]}), need {need}"
+        raise ImageFileError(msg) from error
+
+
+def require_plain(path: str | os.PathLike[str]) -> None:
+    """Refuse what is no plain file: to open a pipe would wait until somebody writes to it."""
+    if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):
+        msg = f"{path}: got a pipe or a device, need a file; or - for NPY on the standard input"
+        raise ImageFileError(msg)
+
+
+def write_whole(path: str | os.PathLike[str], write: Writer, what: str, *, overwrite: bool = False) -> None:
     """Let `write` fill a new file beside `path`, which then takes its name in one step.
 
     No reader sees half a file, and a failure leaves what was there before. A link is written through. Without
     `overwrite` an existing file is refused, also one that appeared meanwhile; `what` names the contents in messages.
     """
-    path = Path(os.path.realpath(path))
-    if not overwrite and path.exists():
-        raise FileExistsError(exists(path, what))
-    if not path.parent.is_dir():
-        msg = f"got {path} for {what}, but there is no folder {path.parent}; make it first"
-        raise FileNotFoundError(msg)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    write_together([(path, write, what)], overwrite=overwrite)
+
+
+def write_together(files: Sequence[tuple[str | os.PathLike[str], Writer, str]], *, overwrite: bool = False) -> None:
+    """Write several files as `write_whole` does one; none takes its name before all are written."""
+    made: list[tuple[Path, Path, str]] = []
+    placed: list[Path] = []
     try:
-        with temporary.open("xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        if overwrite:
-            os.replace(temporary, path)
-        else:
-            _take_free_name(temporary, path, what)
+        for name, write, what in files:
+            path = Path(os.path.realpath(name))
+            if not overwrite and path.exists():
+                raise FileExistsError(exists(path, what))
+            if not path.parent.is_dir():
+                msg = f"got {path} for {what}, but there is no folder {path.parent}; make it first"
+                raise FileNotFoundError(msg)
+            made.append((path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}.tmp"), path, what))
+            with made[-1][0].open("xb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+        for temporary, path, what in made:
+            if overwrite:
+                os.replace(temporary, path)
+            else:
+                _take_free_name(temporary, path, what)
+                placed.append(path)
+    except BaseException:
+        for path in placed:
+            path.unlink(missing_ok=True)
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        for temporary, _, _ in made:
+            temporary.unlink(missing_ok=True)
 
 
 def _take_free_name(temporary: Path, path: Path, what: str) -> None:
@@ -59,6 +110,37 @@ def exists(path: Path, what: str) -> str:
     return f"got {path} for {what}, which exists already; choose another name or pass overwrite=True"
 
 
+def npy_length(file: BinaryIO) -> int:
+    """Read the header of an NPY file, and return how many bytes it promises; refuse objects and what is no NPY."""
+    version = np.lib.format.read_magic(file)
+    if version > _NEWEST_NPY:
+        msg = f"format version {version}, need one up to {_NEWEST_NPY}"
+        raise ValueError(msg)
+    old = version == (1, 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of headers that Python 2 wrote
+        read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+    if dtype.hasobject or min(shape, default=0) < 0:
+        msg = "Python objects (allow_pickle=False)" if dtype.hasobject else f"a shape of {shape}"
+        raise ValueError(msg)
+    return file.tell() + math.prod(shape) * dtype.itemsize
+
+
+def require_length(file: BinaryIO, length: int) -> None:
+    """Refuse an NPY file that is shorter than its header says, before memory is taken for it."""
+    if (need := npy_length(file)) > length:
+        msg = f"{length} bytes of {need}, the file was cut short"
+        raise ValueError(msg)
+    file.seek(0)
+
+
+def writer(kind: str, header: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Writer:
+    """Return what writes arrays and a JSON header, with a checksum of both, as an NPZ file of the given kind."""
+    members = {"header": np.array(json.dumps({"kernelfit": FORMAT, "kind": kind, **header})), **arrays}
+    return lambda file: np.savez(file, allow_pickle=False, checksum=np.array(_checksum(members)), **members)
+
+
 def save(
     path: str | os.PathLike[str],
     kind: str,
@@ -68,31 +150,49 @@ def save(
     overwrite: bool,
 ) -> None:
     """Write arrays and a JSON header as an NPZ file of the given kind."""
-    text = json.dumps({"kernelfit": FORMAT, "kind": kind, **header})
-
-    def write(file: BinaryIO) -> None:
-        np.savez(file, allow_pickle=False, header=np.array(text), **arrays)
-
-    write_whole(path, write, f"a {kind}", overwrite=overwrite)
+    write_whole(path, writer(kind, header, arrays), f"a {kind}", overwrite=overwrite)
 
 
-def load(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
-    """Read what `save` wrote; refuse anything else."""
-    try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            header = json.loads(str(file["header"]))
-            if not isinstance(header, dict) or header.get("kind") != kind or header.get("kernelfit") != FORMAT:
-                msg = (
-                    f"{path} holds {header.get('kind', 'something else')!r}, need a {kind!r} saved by this "
-                    "version of kernelfit"
-                )
-                raise ValueError(msg)
-            return header, {name: file[name] for name in file.files if name != "header"}
-    except (KeyError, zipfile.BadZipFile, EOFError, json.JSONDecodeError, AttributeError, TypeError) as error:
-        msg = f"{path} is no complete file saved by kernelfit ({type(error).__name__}: {error})"
-        raise ValueError(msg) from error
-    except ValueError as error:
-        if str(path) in str(error):
-            raise
-        msg = f"{path} is no complete file saved by kernelfit ({error})"
-        raise ValueError(msg) from error
+def _checksum(members: Mapping[str, npt.NDArray[Any]]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(members):
+        array = np.ascontiguousarray(members[name])
+        digest.update(f"{name} {array.dtype.str} {members[name].shape}\n".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def load(
+    path: str | os.PathLike[str], kind: str, build: Callable[[dict[str, Any], dict[str, npt.NDArray[Any]]], _Record]
+) -> _Record:
+    """Read what `save` wrote and `build` a record of header and arrays; an `ImageFileError` refuses anything else."""
+    require_plain(path)
+    with reading(path, "no complete file saved by kernelfit", f"a {kind}; save it anew", memory=True):
+        members = _members(path)
+        checksum = members.pop("checksum", None)  # which files of versions before 0.14 do not have
+        header = json.loads(str(members["header"]))
+        if not isinstance(header, dict) or header.get("kind") != kind or header.get("kernelfit") != FORMAT:
+            held = header.get("kind", "something else") if isinstance(header, dict) else "something else"
+            msg = f"{path} holds {held!r}, need a {kind!r} saved by this version of kernelfit"
+            raise ImageFileError(msg)
+        if checksum is not None and str(checksum) != _checksum(members):
+            msg = f"{path}: got contents that were changed after they were saved (the checksum differs); save them anew"
+            raise ImageFileError(msg)
+        fields = {name: value for name, value in header.items() if name not in ("kernelfit", "kind")}
+        return build(fields, {name: array for name, array in members.items() if name != "header"})
+
+
+def _members(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays of an NPZ file of plain members: what is not packed cannot be more than the file."""
+    with open(path, "rb") as raw, zipfile.ZipFile(raw) as archive:
+        infos, length = archive.infolist(), os.fstat(raw.fileno()).st_size
+        plain = all(info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1 for info in infos)
+        if not plain or sum(info.file_size for info in infos) > length:
+            msg = "its members are packed, encrypted or overlap"
+            raise ValueError(msg)
+        found = {}
+        for info in infos:
+            with archive.open(info) as file:
+                require_length(file, info.file_size)  # type: ignore[arg-type]
+                found[info.filename.removesuffix(".npy")] = np.lib.format.read_array(file, allow_pickle=False)
+        return found

@@ -11,7 +11,8 @@ from . import npz
 from .background import Background
 from .estimate import Estimate, Prior, Spectrum, StrengthPath
 from .findings import Finding, Verdict
-from .geometry import convention_from
+from .geometry import Convention, convention_from, require_origin
+from .validation import require_fields
 
 Array = npt.NDArray[np.float64]
 #: Fields of a fit that a file holds in a form of their own.
@@ -60,7 +61,8 @@ def packed(fit: Estimate) -> tuple[dict[str, Any], dict[str, Array]]:
 
 
 def unpacked(header: dict[str, Any], arrays: dict[str, Array]) -> Estimate:
-    """Undo `packed`."""
+    """Undo `packed`; refuse values that no result can have."""
+    require_fields(Estimate, header)
     header["convention"] = convention_from(header["convention"])
     header["findings"] = tuple(Finding(Verdict[name], detail) for name, detail in header["findings"])
     header["priors"] = tuple(
@@ -88,17 +90,36 @@ def unpacked(header: dict[str, Any], arrays: dict[str, Array]) -> Estimate:
         unpacked(part, {k.removeprefix(f"part{i}_"): v for k, v in arrays.items() if k.startswith(f"part{i}_")})
         for i, part in enumerate(header.pop("parts", ()))
     )
-    return Estimate(kernel=arrays["kernel"], factor=arrays.get("factor"), spectrum=spectrum, **header)
+    fit = Estimate(kernel=arrays["kernel"], factor=arrays.get("factor"), spectrum=spectrum, **header)
+    require_kernel(fit.kernel, None if fit.factor is None else fit.stderr, fit.convention)
+    if fit.uncertainty not in ("sampling", "posterior") or fit.channels not in (None, "shared", "separate", "mixed"):
+        msg = f"uncertainty={fit.uncertainty!r} and channels={fit.channels!r}"
+        raise ValueError(msg)
+    return fit
+
+
+def require_kernel(kernel: Array, stderr: Array | None, convention: Convention | None) -> None:
+    """Refuse a kernel from a file that is not finite, errors that are none, and an origin beside the kernel."""
+    if kernel.dtype.kind not in "biuf" or not kernel.size or not np.isfinite(kernel).all():
+        msg = "taps that are not all finite real numbers"
+        raise ValueError(msg)
+    if stderr is not None and (stderr.shape != kernel.shape or not (np.isfinite(stderr) & (stderr >= 0)).all()):
+        msg = "errors of the taps that are not one finite number of at least 0 for each"
+        raise ValueError(msg)
+    if convention is not None and kernel.ndim > 1:
+        require_origin(convention, (kernel.shape[-2], kernel.shape[-1]))
 
 
 def save_estimate(fit: Estimate, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Write an estimate to an NPZ file, in one step."""
-    npz.save(path, "KernelFit", *packed(fit), overwrite=overwrite)
+    npz.write_whole(path, estimate_writer(fit), "a KernelFit", overwrite=overwrite)
+
+
+def estimate_writer(fit: Estimate) -> npz.Writer:
+    """Return what writes an estimate as an NPZ file."""
+    return npz.writer("KernelFit", *packed(fit))
 
 
 def load_estimate(path: str | os.PathLike[str]) -> Estimate:
     """Read what `save_estimate` wrote."""
-    header, arrays = npz.load(path, "KernelFit")
-    for name in ("kernelfit", "kind"):
-        del header[name]
-    return unpacked(header, arrays)
+    return npz.load(path, "KernelFit", unpacked)

@@ -1,5 +1,6 @@
 """What may come in: numbers, counts, names and lists."""
 
+import dataclasses
 import math
 import numbers
 import operator
@@ -36,6 +37,29 @@ def as_number(value: object, name: str) -> float:
         msg = f"got {name}={value!r}, need a finite number{beyond}"
         raise ValueError(msg)
     return float(value)
+
+
+_PLAIN: dict[Any, type] = {kind: kind for kind in (int, float, str, bool)}
+_PLAIN |= {int | None: int, float | None: float, str | None: str}
+_SIGNED = ("channel_axis", "r_squared", "log_evidence", "target_sum", "strength")
+
+
+def require_fields(record: type[Any], fields: dict[str, Any], *, finite: bool = False) -> None:
+    """Refuse stored fields of a dataclass that are not of their type, or negative where nothing can be.
+
+    NaN and infinity are refused where `finite`; fields of other types than plain ones are judged elsewhere.
+    """
+    for field in dataclasses.fields(record):
+        kind = _PLAIN.get(field.type)
+        if field.name not in fields or kind is None:
+            continue
+        value, kinds = fields[field.name], (int, float) if kind is float else (kind,)
+        if value is None and kind is not field.type:
+            continue
+        good = type(value) in kinds and (field.name in _SIGNED or kind is str or not value < 0)
+        if not good or (finite and kind is float and not math.isfinite(value)):
+            msg = f"got {field.name}={value!r:.60}, need a value that a {record.__name__} can have"
+            raise ValueError(msg)
 
 
 def as_workers(workers: object) -> int:

@@ -9,18 +9,20 @@ import importlib
 import itertools
 import math
 import os
+import stat
 import sys
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..core.npz import ImageFileError
 from . import buffer_pool
 
 Pixels = npt.NDArray[Any]
 
 
-class DamagedChunkError(ValueError):
+class DamagedChunkError(ImageFileError):
     """The file of a chunk is incomplete."""
 
 
@@ -28,11 +30,14 @@ def direct(array: Any) -> Any:
     """Return a reader of the files of a Zarr array, if it is of a kind that is known here; otherwise the array."""
     zarr = sys.modules.get("zarr")
     try:
-        if zarr is None or type(array) is not zarr.Array or type(array.store) is not zarr.storage.LocalStore:
+        stored = getattr(array, "stored", array)  # what `read_image` returns has a store behind one that judges
+        store = stored.store if stored is array else stored.store._store
+        if zarr is None or type(stored) is not zarr.Array or type(store) is not zarr.storage.LocalStore:
             return array
-        known = _codec(array.metadata.to_dict())
+        known = _codec(stored.metadata.to_dict())
         plain = array.dtype.kind in "biuf" and array.dtype.isnative
-        return ChunkFiles(array, *known) if plain and known is not None else array
+        root = os.path.join(store.root, stored.store_path.path)
+        return ChunkFiles(array, root, *known) if plain and known is not None else array
     except Exception:  # a Zarr of another version, say: it is still an array
         return array
 
@@ -51,7 +56,7 @@ def _codec(facts: dict[str, Any]) -> tuple[str | None] | None:
     return (name,) if known and name in (None, *_SIZES) else None
 
 
-def _zstd_size(frame: memoryview) -> int:
+def zstd_size(frame: memoryview) -> int:
     """Return the number of bytes that a Zstandard frame says it holds, -1 if it does not say (RFC 8878, 3.1.1.1)."""
     flags = frame[4]
     alone = flags >> 5 & 1
@@ -60,7 +65,7 @@ def _zstd_size(frame: memoryview) -> int:
     return size + 256 * (n_bytes == 2) if n_bytes else -1
 
 
-def _blosc_size(block: memoryview) -> int:
+def blosc_size(block: memoryview) -> int:
     """Return the number of bytes that a Blosc buffer says it holds, -1 if more follows it."""
     n_bytes = int.from_bytes(block[12:16], "little") if len(block) >= 16 else 16
     if n_bytes > len(block):  # not left to Zarr: the decoder would read on behind the end, and may crash
@@ -69,8 +74,13 @@ def _blosc_size(block: memoryview) -> int:
     return int.from_bytes(block[4:8], "little") if n_bytes == len(block) else -1
 
 
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; one that is a pipe at once, too, and not when somebody comes to write."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 #: The codecs that decode into given memory, and the size of what they would write there.
-_SIZES = {"zstd": _zstd_size, "blosc": _blosc_size}
+_SIZES = {"zstd": zstd_size, "blosc": blosc_size}
 
 
 class ChunkFiles:
@@ -80,14 +90,15 @@ class ChunkFiles:
     ----------
     array : zarr.Array
         The array, whose chunks are stored in C order, in native bytes, and may be compressed.
+    root : str
+        The folder of its chunks.
     codec : str, optional
         With what they are compressed, one of those of `_SIZES`.
     """
 
-    def __init__(self, array: Any, codec: str | None) -> None:
-        self.array = array
+    def __init__(self, array: Any, root: str, codec: str | None) -> None:
+        self.array, self.root = array, root
         self.shape, self.dtype, self.chunks = array.shape, array.dtype, array.chunks
-        self.root = os.path.join(array.store.root, array.store_path.path)
         self.n_bytes = math.prod(self.chunks) * self.dtype.itemsize
         self.decode = self.size = None
         if codec is not None:
@@ -131,8 +142,12 @@ class ChunkFiles:
         pixels = buffer_pool.empty((n_bytes,), np.uint8)
         path = os.path.join(self.root, self.array.metadata.encode_chunk_key(place))
         try:
-            with open(path, "rb", buffering=0) as file:
-                size = os.fstat(file.fileno()).st_size
+            with open(path, "rb", buffering=0, opener=_without_waiting) as file:
+                facts = os.fstat(file.fileno())
+                if not stat.S_ISREG(facts.st_mode):
+                    msg = "got a pipe or a device, need a file"
+                    raise DamagedChunkError(msg)
+                size = facts.st_size
                 if self.decode is None or self.size is None:
                     file.seek(n_bytes // n_rows * skipped)
                     complete = size == self.n_bytes and file.readinto(pixels.data) == n_bytes

@@ -14,6 +14,7 @@ import numpy as np
 import scipy.fft
 
 from ..compiled.threads import in_order
+from ..core.background import Elimination
 from ..core.estimate import Estimate
 from ..core.geometry import Shape
 from ..core.model import Model
@@ -51,17 +52,40 @@ def correct(
     fit._covariance_factor()
     if not fit.noise_std > 0:
         return fit
-    if weights is not None:
-        items = [WeightedObservation(p, w) for p, w in zip(observations, weights, strict=True)]
-        found = sum((covariance(item, shaping, workers) for item in items), np.zeros((fit.kernel.size,) * 2))
-        gram = _weighted_gram(items, fit, workers) if gram is None else gram
-        fit = sandwich.with_scores(fit, gram, found + (0.0 if more is None else more))
+    more = np.zeros((fit.kernel.size,) * 2) if more is None else more
+    if weights is None and fit.background is None and len(observations[0].sources) == 1:
+        own, found, n = plain_scores(observations, fit, shaping, workers)
+        scale = fit.n_pixels / n
+        fit = sandwich.with_scores(fit, own * scale if gram is None else gram, found * scale + more)
         return dataclasses.replace(fit, errors="sandwich")
-    own, found, n = plain_scores(observations, fit, shaping, workers)
-    scale = fit.n_pixels / n
-    gram = own * scale if gram is None else gram
-    fit = sandwich.with_scores(fit, gram, found * scale + (0.0 if more is None else more))
-    return dataclasses.replace(fit, errors="sandwich")
+    every = [np.broadcast_to(np.True_, p.size) for p in observations] if weights is None else weights
+    items = [WeightedObservation(p, w) for p, w in zip(observations, every, strict=True)]
+    eliminations = [_elimination(item, workers) for item in items]
+    joint = [covariance(item, shaping, workers, e) for item, e in zip(items, eliminations, strict=True)]
+    n_taps = fit.kernel.size
+    gram = _weighted_gram(items, fit, workers) if gram is None else gram
+    changed = sandwich.with_scores(fit, gram, np.sum([one[:n_taps, :n_taps] for one in joint], axis=0) + more)
+    if fit.background is not None:
+        # c - c0 = R (R'Phi'W v - half' (k - k0)), and k - k0 = C m / s^2 of the moments m
+        stderr = []
+        for one, elimination in zip(joint, eliminations, strict=True):
+            assert elimination is not None
+            half, root = elimination.half, elimination.root
+            through = sandwich.inverse_of(fit) @ one[:n_taps, n_taps:]
+            kernel = half.T @ changed.covariance() @ half
+            middle = one[n_taps:, n_taps:] - half.T @ through - through.T @ half + kernel
+            stderr.append(np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", root, middle, root), 0.0)))
+        table = np.reshape(stderr, fit.background.stderr.shape)
+        changed = dataclasses.replace(changed, background=dataclasses.replace(fit.background, stderr=table))
+    return dataclasses.replace(changed, errors="sandwich")
+
+
+def _elimination(item: WeightedObservation, workers: int) -> Elimination | None:
+    """Return what eliminates the background of a pair, None without one."""
+    if item.columns is None:
+        return None
+    sums, n_taps = weighted.border([item], workers), item.n_taps
+    return Elimination.of(sums[:n_taps, n_taps:], sums[n_taps:, n_taps:], np.zeros((1, item.n_terms)))
 
 
 def _weighted_gram(items: Sequence[WeightedObservation], fit: Estimate, workers: int) -> Array:
@@ -134,17 +158,23 @@ def _gram(block: Array, fit: Estimate, workers: int) -> tuple[Array, int]:
     return stats.gram, stats.n_pixels
 
 
-def covariance(item: WeightedObservation, shaping: Array, workers: int) -> Array:
+def covariance(
+    item: WeightedObservation, shaping: Array, workers: int, elimination: Elimination | None = None
+) -> Array:
     """Return ``sum_z f_z f_z'`` of a pair, h being `shaping`, in the order of the user's taps.
 
+    With a background the taps are without their part in it, and the columns ``Phi R`` of its `elimination` follow them.
     Of more than 2^18 pixels it is estimated, without bias, from some boxes of them, those of much structure likelier.
     """
     plan, observation = item.observation.geometry, polyphase.split(item.observation)
     (n_y, n_x), (n_rows, n_cols), reach = observation.geometry.kernel_shape, observation.size, len(shaping) // 2
     taps = len(observation.sources) * n_y * n_x
+    order = polyphase.order(plan, len(item.observation.sources))
+    rank = 0 if elimination is None else elimination.rank
+    size = len(order) + rank
 
     def part(work: Sequence[tuple[Box, float]]) -> Array:
-        total = np.zeros((taps, taps))
+        total = np.zeros((size, size))
         for (row, col, height, width), chance in work:
             top, left = max(0, row - reach), max(0, col - reach)
             bottom, right = min(n_rows, row + height + reach), min(n_cols, col + width + reach)
@@ -154,21 +184,25 @@ def covariance(item: WeightedObservation, shaping: Array, workers: int) -> Array
             shape = bottom - top + n_y - 1, right - left + n_x - 1
             blocks = np.stack([s.block(top, left, shape) for s in observation.sources])
             rows = np.lib.stride_tricks.sliding_window_view(blocks, roots.shape, (1, 2)).reshape(taps, *roots.shape)
-            size = [scipy.fft.next_fast_len(n + 2 * reach, real=True) for n in roots.shape]
-            spectra = scipy.fft.rfft2(rows * roots, size, workers=1)
-            spectra *= scipy.fft.rfft2(shaping, size, workers=1)
-            filtered = scipy.fft.irfft2(spectra, size, workers=1)
+            if elimination is not None and item.columns is not None:
+                place = slice(top, bottom), slice(left, right)
+                surfaces = np.stack([item.columns.surface(one, *place) for one in elimination.root.T])
+                rows = rows[order] - np.tensordot(elimination.half, surfaces, 1)
+                rows = np.concatenate([rows, surfaces])
+            else:
+                rows = rows[order]
+            whole = [scipy.fft.next_fast_len(n + 2 * reach, real=True) for n in roots.shape]
+            spectra = scipy.fft.rfft2(rows * roots, whole, workers=1)
+            spectra *= scipy.fft.rfft2(shaping, whole, workers=1)
+            filtered = scipy.fft.irfft2(spectra, whole, workers=1)
             first = row - top + reach, col - left + reach
-            found = filtered[:, first[0] : first[0] + height, first[1] : first[1] + width].reshape(taps, -1)
+            found = filtered[:, first[0] : first[0] + height, first[1] : first[1] + width].reshape(size, -1)
             total += (found @ found.T) / chance
         return total
 
     boxes = _boxes(item, reach)
     step = max(1, math.ceil(len(boxes) / 32))
-    total = np.zeros((taps, taps))
-    for one in in_order([boxes[i : i + step] for i in range(0, len(boxes), step)], part, workers):
-        total += one
-    return polyphase.reordered(total, plan)
+    return np.asarray(sum(in_order([boxes[i : i + step] for i in range(0, len(boxes), step)], part, workers)))
 
 
 def _boxes(item: WeightedObservation, reach: int) -> list[tuple[Box, float]]:

@@ -41,13 +41,13 @@ def choose_method(image_shape: object, kernel_shape: object, stride: object = 1)
 
     With a stride of S x T the image is S T sources, each of which has R x C of the taps, the sides divided by the
     stride: (S T)^2 times the work for the lag sums, S T times that for the moment, and S T + 1 transforms. Conjugate
-    gradients do not know of it.
+    gradients then make a pass over the pixels for each iteration.
 
     Then, for m = R C taps, once: the Cholesky factor and its inverse take 2/3 m^3 multiply-adds. Conjugate gradients
     ("cg") need neither, nor the m x m matrix, but about 40 iterations, each of which multiplies a matrix of R x R for
     each of C frequencies, one of C x C for each of R, and makes about ten transforms of 2R x 2C; and before, the lag
-    sums of all pairs of rows in the strips along the four edges. They give no covariance, so they are used for more
-    than 2000 taps only, where they take less than half the time, or the matrix and its factor more than 1 GiB.
+    sums of all pairs of rows in the strips along the four edges. They give no covariance, so they are used only where
+    the factor would take more than 5 s, or the matrix and its factor more than 1 GiB.
 
     The constants, nanoseconds per multiply-add and per transformed sample, come from ``benchmarks/calibrate.py``;
     only their ratios matter.
@@ -78,7 +78,7 @@ def choose_method(image_shape: object, kernel_shape: object, stride: object = 1)
     dense = 2 / 3 * n_taps**3 * DENSE_NS
     strips = 2 * 2 * 4 * (rows**2 * image[1] + cols**2 * image[0]) / 2 * SPECTRAL_NS
     iterative = strips + 40 * n_taps * (4 * (rows + cols) * SPECTRAL_NS + 10 * 4 * TRANSFORM_NS)
-    if steps == (1, 1) and (16 * n_taps**2 > 2**30 or (n_taps > 2000 and 2 * iterative < dense)):
+    if 16 * n_taps**2 > MOST_BYTES or dense > MOST_DENSE_NS:
         return Choice("cg", f"estimated {iterative / 1e9:.2g} s to iterate, {dense / 1e9:.2g} s to factorise")
     method = "direct" if direct <= fft else "fft"
     return Choice(method, f"estimated {direct:.1f} ns per pixel direct, {fft:.1f} ns by fft")
@@ -92,6 +92,8 @@ SPECTRAL_NS = 0.063
 TRANSFORM_NS = 4.1
 DENSE_NS = 0.063
 FFT_START_NS = 9e5
+#: What a Gram matrix and its factor may take before conjugate gradients, which give no covariance, are chosen unasked.
+MOST_DENSE_NS, MOST_BYTES = 5e9, 2**30
 
 
 class Segments(NamedTuple):

@@ -104,8 +104,56 @@ class _Strip:
         return out[: taps.shape[0], : taps.shape[1]]
 
 
+class TorusInverse:
+    """About the inverse of a Gram matrix, from lag sums: one small matrix over the sources for each frequency.
+
+    On a torus twice the kernel (on any other Hann's window would spread the image's mean over the spectrum) lag sums
+    tapered by Hann's window are a smoothed, and so nearly positive, spectrum of the image.
+
+    Parameters
+    ----------
+    lags : ndarray, shape (sources, sources, kernel_rows, 2 * kernel_cols - 1)
+        Lag sums of the extended images, or weighted sums of them over several pairs.
+    more : ndarray, shape (sources, 2 * kernel_rows, kernel_cols + 1), optional
+        What is added to the spectrum of each source: a penalty's.
+    """
+
+    def __init__(self, lags: Array, more: Array | None = None) -> None:
+        self.lags = lags
+        self.taps = rows, cols = lags.shape[2], (lags.shape[3] + 1) // 2
+        self._torus = (2 * rows, 2 * cols)
+        both = np.concatenate([lags.swapaxes(0, 1)[:, :, :0:-1, ::-1], lags], axis=2)
+        taper = [0.5 + 0.5 * np.cos(np.pi * np.arange(-(n - 1), n) / n) for n in (rows, cols)]
+        torus = np.zeros((*lags.shape[:2], *self._torus))
+        places = np.ix_(*(np.arange(-(n - 1), n) % (2 * n) for n in (rows, cols)))
+        torus[:, :, *places] = both * taper[0][:, None] * taper[1]
+        matrices = np.conj(np.moveaxis(scipy.fft.rfft2(torus), (0, 1), (2, 3)))
+        if more is not None:
+            i = np.arange(len(more))
+            matrices[:, :, i, i] += np.moveaxis(more, 0, 2)
+        values, vectors = np.linalg.eigh(matrices)
+        values = np.maximum(values, max(1e-9 * float(values.max()), 1e-300))
+        self.condition = float(values.max() / values.min())
+        self._inverse = np.einsum("yxsk,yxk,yxtk->yxst", vectors, 1.0 / values, np.conj(vectors))
+
+    def __call__(self, taps: Array) -> Array:
+        """Return about the inverse of the Gram matrix times the taps, an array (sources, kernel_rows, kernel_cols)."""
+        spectra = scipy.fft.rfft2(taps, self._torus, workers=1)
+        out: Array = scipy.fft.irfft2(np.einsum("yxst,tyx->syx", self._inverse, spectra), self._torus, workers=1)
+        return out[:, : self.taps[0], : self.taps[1]]
+
+    def beside(self, more: Array) -> "TorusInverse":
+        """Return about the inverse of the sum with what has such a spectrum for each source."""
+        return TorusInverse(self.lags, more)
+
+    def diagonal(self) -> Array:
+        """Return the diagonal of the inverse, an array (sources, kernel_rows, kernel_cols)."""
+        every = [scipy.fft.irfft2(self._inverse[:, :, s, s], self._torus)[0, 0] for s in range(self._inverse.shape[2])]
+        return np.broadcast_to(np.array(every)[:, None, None], (len(every), *self.taps))
+
+
 class NormalOperator:
-    """The exact Gram matrix of one source image as an operator, with a preconditioner.
+    """The exact Gram matrix of one source image as an operator.
 
     Parameters
     ----------
@@ -122,13 +170,7 @@ class NormalOperator:
         y_halo, x_halo = frame.row_halo, frame.col_halo
         self.taps = (rows, cols)
         self.workers = workers
-        # Twice the kernel exactly: on any other torus Hann's window would spread the image's mean over the spectrum.
         self._torus = (2 * rows, 2 * cols)
-        both = np.concatenate([lags[:0:-1, ::-1], lags])
-        # The lag sums tapered by Hann's window: a smoothed, and so positive, spectrum of the image.
-        taper = [0.5 + 0.5 * np.cos(np.pi * np.arange(-(n - 1), n) / n) for n in (rows, cols)]
-        spectrum = self._spectrum(both, taper[0][:, None], taper[1])
-        self._inverse = 1.0 / np.maximum(spectrum, 1e-9 * spectrum.max())
         sources = frame.sources[:1]
         turned = tuple(s.transposed() for s in sources)
         strips = [(sources, row, y_halo, frame.cols + x_halo, x_halo) for row in (0, frame.rows)]
@@ -171,33 +213,3 @@ class NormalOperator:
         spectrum = (np.conj(scipy.fft.rfft2(model, workers=1)) * self._corners).sum(axis=(0, 1))
         out += scipy.fft.irfft2(spectrum, self._torus, workers=1)[: self.taps[0], : self.taps[1]]
         return out
-
-    def _spectrum(self, lags: Array, down: Array | float, across: Array | float) -> Array:
-        """Return the spectrum of a symmetric table of lags on a torus on which it does not overlap itself."""
-        rows, cols = self.taps
-        torus = np.zeros(self._torus)
-        places = [np.arange(-(n - 1), n) % (2 * n) for n in (rows, cols)]
-        torus[np.ix_(*places)] = lags * down * across
-        return np.ascontiguousarray(scipy.fft.rfft2(torus).real)
-
-    def _filter(self, taps: Array, spectrum: Array) -> Array:
-        """Lay taps on the torus, multiply by a spectrum there, and return the part on the support."""
-        spectrum = spectrum * scipy.fft.rfft2(taps, self._torus, workers=1)
-        out: Array = scipy.fft.irfft2(spectrum, self._torus, workers=1)
-        return out[: self.taps[0], : self.taps[1]]
-
-    def precondition(self, taps: Array) -> Array:
-        """Return about the inverse of the Gram matrix times the taps."""
-        return self._filter(taps, self._inverse)
-
-    def condition(self) -> float:
-        """Return about the condition number of the Gram matrix: the preconditioner's."""
-        return float(self._inverse.max() / self._inverse.min())
-
-    def typical_variance(self) -> float:
-        """Return about the mean of the diagonal of the inverse Gram matrix.
-
-        It is the preconditioner's, the same for each tap; against the true diagonal it was within 12 % in the middle
-        and 30 % at the corners of kernels from 21 to 31 taps wide on photographs and 1/f noise.
-        """
-        return float(scipy.fft.irfft2(self._inverse, self._torus)[0, 0])

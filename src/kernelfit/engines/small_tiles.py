@@ -99,8 +99,8 @@ class TileReader:
 
     @staticmethod
     def fits(observation: Observation, boxes: list[Box]) -> bool:
-        """Say whether the tiles are small enough."""
-        one = len(observation.sources) == len(observation.targets) == 1
+        """Say whether the tiles are small enough, of one plane each and without a stride."""
+        one = len(observation.sources) == len(observation.targets) == 1 and observation.geometry.stride == (1, 1)
         return one and Layout.of(Frame.of(observation), boxes) is not None
 
     @contextlib.contextmanager

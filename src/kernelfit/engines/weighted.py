@@ -19,7 +19,7 @@ eliminated last, so that statistics are those of the kernel alone, for any solve
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -353,13 +353,24 @@ def assembled(
     return without_rounding([stats], trace)[0], tuple(eliminations)
 
 
+class _Equations(Protocol):
+    """Statistics that may be centred."""
+
+    def centered(self, center: Array, moment: Array, energy: float) -> Self:
+        """Return the same with what the pixels say of the residual of a kernel."""
+        ...
+
+
+Equations = TypeVar("Equations", bound=_Equations)
+
+
 def recentered(
     items: Sequence[WeightedObservation],
-    stats: NormalEquations,
+    stats: Equations,
     eliminations: Sequence[Elimination],
     at: Array,
     here: Residual,
-) -> NormalEquations:
+) -> Equations:
     """Return statistics with what the pixels say of the residual of unknowns; eliminations take it over."""
     n_taps = items[0].n_taps
     taps, moment, energy = at[None, :n_taps], here.moment[None, :n_taps], np.array([here.energy])

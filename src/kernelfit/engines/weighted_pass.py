@@ -7,9 +7,11 @@ The terms of a background are columns of the design matrix like the taps', of ea
 weighted problem, and sums over them, hold the taps first and then the coefficients of each pair.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.fft
@@ -18,6 +20,7 @@ from ..compiled.threads import Progress, add, bands, counted, in_order
 from ..core.background import Columns
 from ..core.validation import Array
 from ..data.observation import WeightedObservation, Weights, own_unknowns, refuse_nonfinite, together
+from ..data.reader import Reader
 from .cost_model import segment
 from .passes import Frame, complex_spectra, grid, spectral_sums, tap_spectra
 
@@ -91,6 +94,52 @@ def residual(
         parts.append(np.concatenate([frame.to_user(moment).ravel(), beside]))
         energy += squares
     return Residual(together(items, parts), energy)
+
+
+class WeightedGram:
+    """The weighted Gram matrix of pairs as an operator on the taps, a pass over the pixels each time: ``A'WA``."""
+
+    def __init__(self, items: Sequence[WeightedObservation], method: str, workers: int) -> None:
+        self.items = [_of_planes(item, item.observation.sources, 0.0) for item in items]
+        self.method, self.workers = method, workers
+
+    def __call__(self, taps: Array) -> Array:
+        """Return the Gram matrix times the taps, as a vector."""
+        return -residual(self.items, taps, self.method, self.workers).moment
+
+    def diagonal(self) -> Array:
+        """Return the diagonal: the moment of a target of ones with the squared image."""
+        squares = [
+            _of_planes(item, [mapped(source, np.square) for source in item.observation.sources], 1.0)
+            for item in self.items
+        ]
+        return residual(squares, np.zeros(squares[0].n_taps), self.method, self.workers).moment
+
+
+def _of_planes(item: WeightedObservation, sources: Sequence[Reader], value: float) -> WeightedObservation:
+    """Return a pair of other sources, with a target of one value and without a background."""
+    (target,) = item.observation.targets
+    target = dataclasses.replace(target, array=np.broadcast_to(np.float64(value), target.array.shape))
+    return dataclasses.replace(
+        item,
+        observation=dataclasses.replace(item.observation, sources=tuple(sources), targets=(target,), background=None),
+    )
+
+
+class _Mapped:
+    """An array of which each pixel is made something else when it is read."""
+
+    def __init__(self, array: Any, function: Callable[[Array], Array]) -> None:
+        self.array, self.function, self.shape = array, function, array.shape
+
+    def __getitem__(self, key: Any) -> Array:
+        return self.function(np.asarray(self.array[key], dtype=np.float64))
+
+
+def mapped(reader: Reader, function: Callable[[Any], Any]) -> Reader:
+    """Return the reader of a function of each pixel, that of the value beyond the edge included."""
+    array = _Mapped(reader.array, function)
+    return dataclasses.replace(reader, array=array, fillvalue=float(function(reader.fillvalue)))
 
 
 class _Pass:

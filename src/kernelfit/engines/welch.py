@@ -1,5 +1,6 @@
 """Pixels to summed spectra: an image cut into blocks, each tapered and transformed (Welch's method), or taken whole."""
 
+import dataclasses
 import math
 import numbers
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from ..compiled.threads import add, bands, in_order
 from ..core import geometry
 from ..core.cross_spectra import Array, Complex, CrossSpectra
 from ..core.geometry import Geometry, Shape
+from ..data import polyphase
 from ..data.observation import Observation, refuse_nonfinite
 from ..data.reader import Reader
 
@@ -54,7 +56,9 @@ def _period(plan: Geometry) -> Shape | None:
     """Return the period of the extended image and of the target, or None if they have none."""
     conv = plan.convention
     if conv.boundary == "wrap" and conv.mode != "valid":
-        return plan.image_shape
+        if any(n % s for n, s in zip(plan.image_shape, plan.stride, strict=True)):
+            return None
+        return plan.image_shape[0] // plan.stride[0], plan.image_shape[1] // plan.stride[1]
     if (conv.boundary == "fill" and conv.mode == "full") or plan.kernel_shape == (1, 1):
         return plan.size
     return None
@@ -73,9 +77,8 @@ def _lagged(window: Array, n_lags: int) -> Array:
     return np.array(lagged) / lagged[0]
 
 
-def _lay_out(plan: Geometry, block: object, taper: object) -> _Layout:
-    """Cut a problem into blocks."""
-    period = _period(plan)
+def _lay_out(plan: Geometry, block: object, taper: object, period: Shape | None) -> _Layout:
+    """Cut a problem, of this period if any, into blocks."""
     region = period or plan.size
     sides = list(region)
     if isinstance(block, str):
@@ -150,25 +153,29 @@ def _as_detrend(detrend: object, periodic: bool) -> bool:
     return not periodic if detrend == "auto" else detrend == "mean"
 
 
-def _means(observation: Observation, layout: _Layout) -> tuple[float, float]:
-    """Return about the means of image and target: those of every eighth row, if there are many.
+def _means(observation: Observation, layout: _Layout, *, exact: bool) -> tuple[float, ...]:
+    """Return about the means of the images and the target: those of every eighth row, if there are many.
 
-    What is taken off, and kept from leaking, is a constant near the mean; that it be the mean itself gains nothing.
+    What is taken off, and kept from leaking, is a constant near the mean; that it be the mean itself gains nothing,
+    unless a constant beside the kernel is to be eliminated.
     """
     n_rows, n_cols = layout.n_rows, layout.n_cols
-    tiles = [(r, min(_ROWS if n_rows <= 8 * _ROWS else _SAMPLE, n_rows - r)) for r in range(0, n_rows, _ROWS)]
-    sums = []
-    for reader, (down, across) in ((observation.sources[0], layout.shift), (observation.targets[0], (0, 0))):
-        sums.append(sum(float(_view(reader, r + down, across, (n, n_cols)).sum()) for r, n in tiles))
-    n = n_cols * sum(n for _, n in tiles)
-    return sums[0] / n, sums[1] / n
+    few = n_rows <= 8 * _ROWS or exact
+    tiles = [(r, min(_ROWS if few else _SAMPLE, n_rows - r)) for r in range(0, n_rows, _ROWS)]
+    n, sums = n_cols * sum(n for _, n in tiles), []
+    for reader, (down, across) in (
+        *((source, layout.shift) for source in observation.sources),
+        (observation.targets[0], (0, 0)),
+    ):
+        sums.append(sum(float(_view(reader, r + down, across, (n, n_cols)).sum()) for r, n in tiles) / n)
+    return tuple(sums)
 
 
 def _view(reader: Reader, row: int, col: int, shape: Shape) -> Array:
     """Return a block as float64, without a copy where the image holds it as such; not to be written to."""
     array, top, left = reader.array, row - reader.before[0], col - reader.before[1]
     inside = top >= 0 and left >= 0 and top + shape[0] <= array.shape[0] and left + shape[1] <= array.shape[1]
-    if inside and isinstance(array, np.ndarray) and array.dtype == np.float64:
+    if inside and reader.stride == (1, 1) and isinstance(array, np.ndarray) and array.dtype == np.float64:
         return np.asarray(array[top : top + shape[0], left : left + shape[1]])
     return reader.block(row, col, shape)
 
@@ -184,7 +191,7 @@ class _Spectra(NamedTuple):
     check: float
 
 
-def _whole(observation: Observation, layout: _Layout, means: tuple[float, float] | None, workers: int) -> _Spectra:
+def _whole(observation: Observation, layout: _Layout, means: tuple[float, ...] | None, workers: int) -> _Spectra:
     """Transform both as they are, less their means if given.
 
     By SciPy: at 4096^2 FFTW takes longer, planned without timing, and 20 s to plan with it. Image and target
@@ -235,7 +242,7 @@ def _whole(observation: Observation, layout: _Layout, means: tuple[float, float]
     return _Spectra(image[:, :half], image[:, half:], cross, sums[0], sums[1], float(np.sum(powers)))
 
 
-def _by_blocks(observation: Observation, layout: _Layout, means: tuple[float, float] | None, workers: int) -> _Spectra:
+def _by_blocks(observation: Observation, layout: _Layout, means: tuple[float, ...] | None, workers: int) -> _Spectra:
     """Add up the spectra of all blocks, bands of blocks fixed by the problem."""
     from ..compiled import fft
     from ..compiled import spectra as _spectral_loops
@@ -267,19 +274,56 @@ def _by_blocks(observation: Observation, layout: _Layout, means: tuple[float, fl
     return _Spectra(image, target, both, sums[0], sums[1], check)  # type: ignore[arg-type]
 
 
+def _of_several(observation: Observation, layout: _Layout, means: tuple[float, ...] | None, workers: int) -> _Spectra:
+    """Add up the spectra of several sources, each multiplied with each."""
+    (rows, cols), (height, width), m = layout.transform, layout.size, len(observation.sources)
+    power: Complex = np.zeros((m, m, rows, cols // 2 + 1), dtype=np.complex128)
+    cross, target = np.zeros_like(power[0]), np.zeros(power.shape[2:])
+    taper, (*own, last) = np.multiply.outer(*layout.tapers), means or (0.0,) * (m + 1)
+    total = energy = 0.0
+    for (row, col), (n_rows, n_cols) in zip(layout.starts, layout.owned, strict=True):
+        at = row + layout.shift[0], col + layout.shift[1]
+        blocks = np.stack([
+            *((s.block(*at, layout.size) - mean) * taper for s, mean in zip(observation.sources, own, strict=True)),
+            np.zeros(layout.size),
+        ])  # fmt: skip
+        values = observation.targets[0].block(row, col, (height, width)) - last
+        blocks[-1] = values * taper
+        total += float(values[:n_rows, :n_cols].sum())
+        energy += float(np.square(values[:n_rows, :n_cols]).sum())
+        *spectra, y = scipy.fft.rfft2(blocks, layout.transform, norm="ortho", workers=workers)
+        target += y.real**2 + y.imag**2
+        for a, x in enumerate(spectra):
+            cross[a] += np.conj(x) * y
+            for b in range(a, m):
+                power[a, b] += np.conj(x) * spectra[b]
+    for a in range(m):
+        power[a + 1 :, a] = np.conj(power[a, a + 1 :])
+    check = float(np.sum(np.einsum("aarc->", power).real) + target.sum())
+    return _Spectra(power, target, cross, total, energy, check)  # type: ignore[arg-type]
+
+
 def spectral_statistics(
     observation: Observation, block: object, detrend: object, taper: object, workers: int
 ) -> CrossSpectra:
-    """Return the spectra of a problem."""
+    """Return the spectra of a problem; with a background the means are taken off."""
+    user, period, order = observation.geometry, _period(observation.geometry), None
+    exact = observation.background is not None
+    if user.convention.strided or len(observation.sources) > 1:
+        order = polyphase.order(user, len(observation.sources)).reshape(-1, *user.kernel_shape)
+        observation = polyphase.split(observation)
     plan = observation.geometry
-    layout = _lay_out(plan, block, taper)
-    remove = _as_detrend(detrend, layout.periodic)
+    layout = _lay_out(plan, block, taper, period)
+    if user.convention.strided and layout.periodic:
+        layout = dataclasses.replace(layout, shift=(0, 0))  # in which any will do
+    remove = exact or _as_detrend(detrend, layout.periodic)
     with np.errstate(all="ignore"):  # what is not finite shows in the sums
-        means = _means(observation, layout) if remove else None
-        found = (_whole if len(layout.starts) == 1 else _by_blocks)(observation, layout, means, workers)
+        means = _means(observation, layout, exact=exact) if remove else None
+        single = _whole if len(layout.starts) == 1 else _by_blocks
+        found = (single if order is None else _of_several)(observation, layout, means, workers)
         if not math.isfinite(found.check + found.energy):
             refuse_nonfinite(observation)
-        if means and float(np.mean(found.image_power)) <= 1e-26 * len(layout.starts) * means[0] ** 2:
+        if means and float(np.mean(np.abs(found.image_power))) <= 1e-26 * len(layout.starts) * means[0] ** 2:
             found.image_power[...], found.cross[...] = 0.0, 0.0  # a constant less its mean is rounding
     return CrossSpectra(
         image_power=found.image_power,
@@ -295,5 +339,6 @@ def spectral_statistics(
         shape=plan.kernel_shape,
         shift=layout.shift,
         periodic=layout.periodic,
-        convention=plan.convention,
+        convention=user.convention,
+        order=order,
     )

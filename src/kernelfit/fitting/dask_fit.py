@@ -44,7 +44,7 @@ def fit_group(plan: FitPlan, group: int, settings: Settings, sides: Shape | None
     """
     observations = plan.groups[group]
     if settings.solver.needs != "normal equations" or settings.noise.reweighted:
-        return pipeline.fit_group(plan, group, settings)
+        return pipeline.fit_of_group(plan, group, settings)
     choice = chosen(observations, settings)
     own = BlockGroup(plan, group, choice.method, sides)
     automatic = isinstance(plan.selection.saturated, str)
@@ -61,19 +61,19 @@ def fit_group(plan: FitPlan, group: int, settings: Settings, sides: Shape | None
         masked = masked if _matters(masked, counted, each) else [None] * len(each)
         first = None
         if not settings.noise.image_std and settings.noise.covariance == "plain":  # no pixel is needed for it
-            first = pipeline.with_errors(each, one, settings, solution)
-        after = functools.partial(_finished, one, eliminations[t], counted, choice, refined, notes)
+            first = pipeline.with_errors(each, one, settings, solution, eliminations=eliminations[t])
+        after = functools.partial(_finished, choice, refined, notes)
 
         def work(
             observations: Sequence[Observation],
             weights: Sequence[Any] | None,
             here: bool,
-            asked: tuple[Any, ...] = (one, solution, first, after),
+            asked: tuple[Any, ...] = (one, solution, first, after, eliminations[t]),
         ) -> Estimate:
-            stats, minimum, estimate, finish = asked
+            stats, minimum, estimate, finish, beside = asked
             if estimate is None:
-                estimate = pipeline.with_errors(observations, stats, settings, minimum, weights)
-            estimate = finish(observations, weights, estimate)
+                estimate = pipeline.with_errors(observations, stats, settings, minimum, weights, eliminations=beside)
+            estimate = finish(weights, estimate)
             level = 0.0 if weights is not None else math.sqrt(stats.target_energy / max(1, stats.n_pixels))
             estimate = pipeline.diagnosed(
                 observations, estimate, weights, 1, settings.noise, level=level, integers=here
@@ -138,19 +138,9 @@ def _reduced(sums: Array, taps: Array, elimination: list[Elimination]) -> tuple[
 
 
 def _finished(
-    stats: NormalEquations,
-    eliminations: Sequence[Elimination],
-    counted: int,
-    choice: Choice,
-    refined: int,
-    notes: list[str],
-    observations: Sequence[Observation],
-    weights: Sequence[Any] | None,
-    estimate: Estimate,
+    choice: Choice, refined: int, notes: list[str], weights: Sequence[Any] | None, estimate: Estimate
 ) -> Estimate:
-    """Return an estimate with its background, and with how it was found."""
-    if eliminations:
-        (estimate,) = pipeline.with_background([estimate], observations, eliminations, counted)
+    """Return an estimate with how it was found."""
     kept: Any = None if weights is None else tuple(weights) if len(weights) > 1 else weights[0]
     return dataclasses.replace(
         estimate,

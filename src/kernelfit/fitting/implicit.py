@@ -1,76 +1,477 @@
-"""Least squares by conjugate gradients, refined against the pixels."""
+"""Fits by conjugate gradients: equations whose Gram matrix is an operator, never an array.
 
+Of one source image and pixels that all count once the operator is a product of spectra. With weights, a background,
+several sources or a stride it is a pass over the pixels.
+"""
+
+import dataclasses
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
 from ..compiled.threads import Progress
+from ..core.background import Elimination
 from ..core.estimate import Estimate
-from ..core.findings import Finding, Verdict
-from ..data.observation import Observation
-from ..engines.accumulation import pass_over
-from ..engines.implicit_gram import NormalOperator
+from ..core.findings import Finding, Verdict, ranked
+from ..core.geometry import Convention
+from ..core.validation import Array
+from ..data.masking import weighed
+from ..data.observation import WeightedObservation, surface_readers
+from ..data.reader import Reader
+from ..engines import accumulation, weighted
+from ..engines.implicit_gram import NormalOperator, TorusInverse
 from ..engines.passes import Frame
-from ..solvers.conjugate_gradient import TOLERANCE, _dot, conjugate_gradients, stop_rule
-from ..solvers.least_squares import EPS, doubts
+from ..engines.weighted_pass import WeightedGram, mapped, residual
+from ..solvers.conjugate_gradient import (
+    TOLERANCE,
+    ConjugateGradient,
+    Iterations,
+    PenaltyOperator,
+    PriorOperator,
+    conjugate_gradients,
+    stop_rule,
+)
+from ..solvers.least_squares import EPS, doubts, few_spare
+from .refinement import refine
 
-MOST_REFINEMENTS = 3
+#: The trace of the inverse is probed until its standard error is such a part of it, or so many times at most, ...
+_ROUGH, _FEWEST_PROBES, _MOST_PROBES = 0.06, 3, 32
+#: ... each to such a part of its own value.
+_PROBE = 0.02
 
 
-def find(
-    observation: Observation, workers: int, tolerance: float | None = None, progress: Progress | None = None
-) -> Estimate:
-    """Return the least-squares kernel of a problem of one source, found iteratively.
+@dataclass(frozen=True, eq=False)
+class ImplicitEquations:
+    """The normal equations of one target, the Gram matrix an operator; a background is eliminated.
 
-    The pixels are read once for the lag sums, and again, for the residual of the solution, as often as that changes the
-    solution by more than the tolerance allows.
+    Attributes
+    ----------
+    gram : callable
+        The Gram matrix G times a vector.
+    inverse : TorusInverse
+        About its inverse.
+    frame : Frame
+        Of the first observation, in which `inverse` works.
+    shape : (int, int, int)
+        Sources, rows and columns.
+    convention : Convention
+    target_energy, variance : float
+        ``y'Wy``, and the same about the mean.
+    n_pixels : int
+        Number of equations, less what the background takes.
+    center, moment, energy
+        A kernel c, ``A'W(y - A c)`` and the energy of its residual, as in `NormalEquations`.
+    weighting : str
     """
-    plan = observation.geometry
-    frame = Frame.of(observation)
-    limit = TOLERANCE if tolerance is None else tolerance
-    sums, _ = pass_over(observation, frame, "fft", workers, None, progress)
-    operator = NormalOperator(frame, sums.lags[0, 0], workers)
-    moment, energy = sums.moment[0, 0], float(sums.energy[0])
-    taps = np.zeros_like(moment)
-    iterations = refined = 0
-    rss = energy
-    while True:
-        step, count, converged = conjugate_gradients(
-            operator, moment, stop_rule(energy, moment, plan.n_pixels, limit), progress
+
+    gram: Callable[[Array], Array]
+    inverse: TorusInverse
+    frame: Frame
+    shape: tuple[int, int, int]
+    convention: Convention
+    target_energy: float
+    variance: float
+    n_pixels: int
+    center: Array
+    moment: Array
+    energy: float
+    weighting: str = ""
+
+    @property
+    def n_taps(self) -> int:
+        """Number of unknowns."""
+        return len(self.moment)
+
+    @property
+    def spread(self) -> float:
+        """About the mean of the diagonal of the inverse, were there many more pixels than taps."""
+        return float(self.frame.to_user(self.inverse.diagonal()).mean())
+
+    def precondition(self, taps: Array) -> Array:
+        """Return about the inverse of the Gram matrix times the taps."""
+        return np.asarray(self.frame.to_user(self.inverse(self.frame.from_user(taps.reshape(self.shape)))).ravel())
+
+    def around(self) -> tuple[Array, Array, float]:
+        """Return the center c, ``A'W(y - A c)`` and the residual's energy there."""
+        return self.center, self.moment, self.energy
+
+    def centered(self, center: Array, moment: Array, energy: float) -> Self:
+        """Return the same equations with what the pixels say of the residual of `center`."""
+        return dataclasses.replace(self, center=np.array(center), moment=np.array(moment), energy=energy)
+
+
+@dataclass(frozen=True, eq=False)
+class _Problem:
+    """``(G + H) k = b``: H is zero, a penalty, or the noise's variance times the inverse of a prior's covariance.
+
+    `held` gives H k from k and, of a prior, from the inverse of its covariance times k. `spread` is the mean diagonal
+    of what preconditions if that stands for the inverse of G + H, else zero.
+    """
+
+    held: Callable[[Array, Array], Array]
+    precondition: Callable[[Array], Array]
+    spread: float
+    prior: bool = False
+
+    @classmethod
+    def of(cls, equations: ImplicitEquations, solver: ConjugateGradient, diagonal: Array | None, std: float) -> Self:
+        """Return what a solver makes of equations, given the diagonal of G or the noise."""
+        shape = equations.shape
+        if solver.prior is not None:
+            n = shape[0]
+            priors = solver.priors * n if len(solver.priors) == 1 else solver.priors
+            operators = [PriorOperator(one, shape[1:]) for one in priors]
+
+            def covariance(taps: Array) -> Array:
+                planes = zip(operators, taps.reshape(shape), strict=True)
+                return np.stack([p(plane) for p, plane in planes]).ravel() / std**2
+
+            return cls(lambda _, dual: dual, covariance, 0.0, prior=True)
+        if diagonal is None or solver.penalty is None:
+            return cls(lambda k, _: np.zeros_like(k), equations.precondition, equations.spread)
+        operator = PenaltyOperator(solver.penalty, shape[1:])
+        scale = solver.strength * diagonal.reshape(shape[0], -1).sum(axis=1) / operator.trace
+        frame = equations.frame
+        if len(frame.sources) == shape[0]:  # the phases of a stride share what is penalised
+            spectrum = operator.spectrum((2 * frame.kernel_rows, 2 * frame.kernel_cols))
+            inverse = equations.inverse.beside(scale[:, None, None] * spectrum)
+            equations = dataclasses.replace(equations, inverse=inverse)
+        return cls(
+            lambda k, _: (scale[:, None, None] * operator(k.reshape(shape))).ravel(),
+            equations.precondition,
+            equations.spread,
         )
-        taps += step
-        iterations += count
-        rss = energy - _dot(step, 2 * moment - operator(step))
-        if refined and np.linalg.norm(step) <= 1e-6 * np.linalg.norm(taps):
-            break
-        if rss > 1e4 * EPS * float(sums.energy[0]) or refined == MOST_REFINEMENTS:
-            break
-        residual, _ = pass_over(observation, frame, "fft", workers, taps[None, None], progress)
-        moment, energy = residual.moment[0, 0], float(residual.energy[0])
-        refined += 1
-    m = moment.size
-    rss = max(rss, 0.0)
-    noise_std = math.sqrt(rss / (plan.n_pixels - m)) if plan.n_pixels > m else math.nan
-    error = noise_std * math.sqrt(operator.typical_variance())
-    variance = float(sums.energy[0] - sums.total[0] ** 2 / plan.n_pixels)
-    findings = []
-    if not converged:
-        detail = f"stopped after {iterations} iterations"
-        findings.append(Finding(Verdict.NOT_CONVERGED, detail))
-    findings += doubts(float(np.linalg.norm(taps)), error * math.sqrt(m), rss, variance, float(sums.energy[0]))
-    return Estimate(
-        kernel=frame.to_user(taps[None])[0],
-        factor=None,
-        typical_stderr=error,
-        noise_std=noise_std,
-        rank=m,
-        condition=operator.condition(),
-        rss=rss,
-        r_squared=1.0 - rss / variance if variance > 1e-14 * sums.energy[0] else math.nan,
-        n_pixels=plan.n_pixels,
-        convention=plan.convention,
-        findings=tuple(findings),
-        refined=refined,
-        iterations=iterations,
-        tolerance=limit,
-    )
+
+
+@dataclass(frozen=True, eq=False)
+class ImplicitSolution:
+    """Where conjugate gradients ended.
+
+    `stderr` is that of every tap, from the preconditioner and the number of pixels alone.
+    """
+
+    taps: Array
+    rss: float
+    noise_std: float
+    stderr: Array
+    converged: bool
+
+
+@dataclass(frozen=True, eq=False)
+class ImplicitlySolved:
+    """A fit by conjugate gradients in the making."""
+
+    fitter: "ImplicitFitter"
+    stats: ImplicitEquations
+    solution: ImplicitSolution
+    problem: _Problem
+    eliminations: tuple[Elimination, ...]
+    iterations: int
+    refined: int
+    strategy: str = "cg"
+    image_variance: float = 0.0
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def unknowns(self) -> Array:
+        """The kernel and the coefficients beside it."""
+        return _unknowns(self.solution.taps, self.eliminations)
+
+    def estimate(self, correction: float = 1.0) -> Estimate:
+        """Return the estimate, its errors probed; `correction` is that of a robust criterion."""
+        stats, solution, solver = self.stats, self.solution, self.fitter.solver
+        n, m = stats.n_pixels, stats.n_taps
+        spread, freedom = self._probed()
+        rss = correction**2 * solution.rss
+        noise_std = math.sqrt(rss / (n - freedom)) if n > freedom + EPS * n else math.nan
+        if self.problem.prior:
+            noise_std = correction * self.fitter.noise_of(self.solution)
+        error = noise_std * math.sqrt(spread)
+        energy, variance = stats.target_energy, stats.variance
+        findings = [] if solver.prior is not None or solver.penalty is not None else few_spare(n, m)
+        if n > 1 and not variance > 1e-14 * energy:
+            findings.append(Finding(Verdict.NO_SIGNAL, "every target pixel is the same"))
+        if not solution.converged:
+            findings.append(Finding(Verdict.NOT_CONVERGED, f"stopped after {self.iterations} iterations"))
+        findings += doubts(float(np.linalg.norm(solution.taps)), error * math.sqrt(m), rss, variance, energy)
+        return Estimate(
+            kernel=solution.taps.reshape(stats.shape if stats.shape[0] > 1 else stats.shape[1:]),
+            factor=None,
+            typical_stderr=error,
+            noise_std=noise_std,
+            rank=m,
+            condition=stats.inverse.condition,
+            rss=rss,
+            r_squared=1.0 - rss / variance if variance > 1e-14 * energy else math.nan,
+            n_pixels=n,
+            convention=stats.convention,
+            findings=ranked(findings),
+            refined=self.refined,
+            iterations=self.iterations,
+            tolerance=self.fitter.limit,
+            freedom=freedom,
+            strength=solver.strength,
+            weighting=stats.weighting,
+            solver="LeastSquares()" if solver.plain else str(solver),
+            uncertainty="sampling" if solver.plain else "posterior",
+            priors=solver.priors,
+        )
+
+    def _probed(self) -> tuple[float, float]:
+        """Return the mean of the diagonal of ``(G + H)^-1``, and the degrees of freedom ``trace(G (G + H)^-1)``.
+
+        With signs v drawn at random ``E v'B^-1 v = trace(B^-1)`` (M. Hutchinson, "A stochastic estimator of the trace
+        of the influence matrix", Commun. Statist. Simul. Comput. 19 (1990) 433). What the preconditioner M says of the
+        same signs is taken off, and its own trace, which is known, added: little is left to chance where they are near.
+        Where pixels are few they are not: of n normal pixels with m taps the mean of the inverse is
+        ``M / (1 - m / n)`` (but for 1 / n; W. James and C. Stein's lemma on the inverse Wishart matrix: R. Muirhead,
+        "Aspects of Multivariate Statistical Theory", 1982, section 3.2), as all that is known without probes.
+        """
+        stats, problem = self.stats, self.problem
+        m, n = stats.n_taps, stats.n_pixels
+        known = problem.spread
+        if not self.solution.converged:
+            return known / max(1 - m / n, 1 / n), float(m)
+        rng = np.random.default_rng(0)
+        fewest = max(_FEWEST_PROBES, math.ceil(2 / (m * _ROUGH**2)))  # their variance, were all eigenvalues alike
+        exact = m <= _MOST_PROBES  # tap by tap
+        values: list[float] = []
+        beside: list[float] = []
+        for i in range(m if exact else _MOST_PROBES):
+            signs = math.sqrt(m) * np.eye(1, m, i)[0] if exact else rng.choice([-1.0, 1.0], m)
+            found = _iterate(stats, problem, signs, _near(signs))
+            control = float(signs @ problem.precondition(signs)) / m if known else 0.0
+            values.append(float(signs @ found.taps) / m - control)
+            beside.append(float(signs @ problem.held(found.taps, found.dual)))
+            doubt = float(np.std(values)) / math.sqrt(max(1, len(values) - 1))
+            if not exact and len(values) >= fewest and doubt <= _ROUGH * abs(known + float(np.mean(values))):
+                break
+        return max(known + float(np.mean(values)), 0.0), min(max(m - float(np.mean(beside)), 0.0), float(m))
+
+
+def _near(signs: Array) -> Callable[[Array, Array], float]:
+    """Return the rule by which to stop where ``v'B^-1 v`` is known well enough."""
+    return lambda taps, residual: _PROBE * float(taps @ (signs + residual))
+
+
+def _iterate(
+    equations: ImplicitEquations,
+    problem: _Problem,
+    moment: Array,
+    enough: Callable[[Array, Array], float],
+    progress: Progress | None = None,
+) -> Iterations:
+    """Solve ``(G + H) k = moment``."""
+
+    def operator(taps: Array, dual: Array) -> Array:
+        return equations.gram(taps) + problem.held(taps, dual)
+
+    return conjugate_gradients(operator, problem.precondition, moment, enough, progress)
+
+
+@dataclass
+class ImplicitFitter:
+    """Fits of the same pairs by conjugate gradients, with one set of weights after another; counts all iterations."""
+
+    solver: ConjugateGradient
+    pass_method: str
+    workers: int
+    tolerance: float | None = None
+    progress: Progress | None = None
+    iterations: int = 0
+    image_std: float = 0.0
+    _lags: tuple[Array, ...] | None = None
+
+    @property
+    def limit(self) -> float:
+        """The error at which to stop, in units of that which noise causes."""
+        return TOLERANCE if self.tolerance is None else self.tolerance
+
+    def prepare(self, items: Sequence[WeightedObservation]) -> None:
+        """Do nothing: what is read once is read with the first fit."""
+
+    def noise_of(self, solution: ImplicitSolution) -> float:
+        """Return the noise beside which a prior is weighed."""
+        return solution.noise_std if self.solver.noise_std is None else self.solver.noise_std
+
+    def solve(
+        self,
+        items: Sequence[WeightedObservation],
+        start: Array | None = None,
+        *,
+        last: bool = True,
+        even: bool = False,
+        slopes: Sequence[Array] | None = None,
+    ) -> ImplicitlySolved:
+        """Fit the pairs with their weights: by least squares, and if it is the `last` fit as the solver has it."""
+        weighted.require_determined(items)
+        known, eliminations = self._equations(items)
+        own = last and not self.solver.plain
+        plain = ConjugateGradient()
+        problem = _Problem.of(known, plain, None, 0.0)
+        std = 0.0
+
+        def solve(equations: ImplicitEquations) -> ImplicitSolution:
+            center, moment, energy = equations.around()
+            pulled = moment if problem.prior else moment - problem.held(center, center)
+            rule = stop_rule(energy, pulled, equations.n_pixels, self.limit)
+            found = _iterate(equations, problem, pulled, rule, self.progress)
+            self.iterations += found.count
+            step = found.taps
+            change = pulled - found.residual - problem.held(step, found.dual)
+            rss = max(energy - float(step @ (2 * moment - change)), EPS**2 * equations.target_energy)
+            n, m = equations.n_pixels, equations.n_taps
+            noise_std = std if problem.prior else math.sqrt(rss / (n - m)) if n > m else math.nan
+            error = noise_std * math.sqrt(equations.spread / max(1 - m / n, 1 / n))
+            return ImplicitSolution(center + step, rss, noise_std, np.full(m, error), found.converged)
+
+        def recenter(
+            equations: Sequence[ImplicitEquations], found: Sequence[ImplicitSolution]
+        ) -> Sequence[ImplicitEquations]:
+            return [self._recentered(items, equations[0], eliminations, _unknowns(found[0].taps, eliminations))]
+
+        def matters(_: int, equations: ImplicitEquations, found: ImplicitSolution) -> bool:
+            return not (problem.prior or found.rss > 1e4 * EPS * equations.target_energy)
+
+        if own and self.solver.prior is not None:
+            std = solve(known).noise_std if self.solver.noise_std is None else self.solver.noise_std
+            problem = _Problem.of(known, self.solver, None, std)
+        elif own:
+            diagonal = WeightedGram(items, self.pass_method, self.workers).diagonal()
+            diagonal -= sum((np.sum(e.half**2, axis=1) for e in eliminations), np.zeros(known.n_taps))
+            problem = _Problem.of(known, self.solver, diagonal, 0.0)
+        if start is not None and not problem.prior:
+            known = self._recentered(items, known, eliminations, start)
+        (stats,), (solution,), refined = refine([known], solve, recenter, matters)
+        return ImplicitlySolved(self, stats, solution, problem, eliminations, self.iterations, refined)
+
+    def _recentered(
+        self,
+        items: Sequence[WeightedObservation],
+        equations: ImplicitEquations,
+        eliminations: Sequence[Elimination],
+        at: Array,
+    ) -> ImplicitEquations:
+        """Return equations with the residual of unknowns, from the pixels."""
+        left = residual(items, at, self.pass_method, self.workers, self.progress)
+        return weighted.recentered(items, equations, eliminations, at, left)
+
+    def _equations(self, items: Sequence[WeightedObservation]) -> tuple[ImplicitEquations, tuple[Elimination, ...]]:
+        """Read the pixels; return the equations, centred at zero, and what gives the backgrounds."""
+        first = items[0].observation
+        plan, frame = first.geometry, Frame.of(first)
+        shape = (len(first.sources), *plan.kernel_shape)
+        n_pixels = sum(item.n_pixels for item in items)
+        even = all(_even(item) for item in items)
+        if even and shape[0] == 1 and not plan.convention.strided and not items[0].n_terms:
+            sums = [
+                accumulation.pass_over(o, Frame.of(o), "fft", self.workers, None, self.progress)[0]
+                for o in (item.observation for item in items)
+            ]
+            operators = [
+                NormalOperator(Frame.of(item.observation), s.lags[0, 0], self.workers)
+                for item, s in zip(items, sums, strict=True)
+            ]
+
+            def products(taps: Array) -> Array:
+                (own,) = frame.from_user(taps.reshape(shape))
+                return np.asarray(frame.to_user(np.sum([g(own) for g in operators], axis=0)[None]).ravel())
+
+            moment = frame.to_user(np.sum([s.moment[0] for s in sums], axis=0)).ravel()
+            energy, total = (float(sum(getattr(s, name)[0] for s in sums)) for name in ("energy", "total"))
+            inverse = TorusInverse(np.sum([s.lags for s in sums], axis=0))
+            known = ImplicitEquations(
+                products,
+                inverse,
+                frame,
+                shape,
+                plan.convention,
+                energy,
+                energy - total**2 / n_pixels,
+                n_pixels,
+                np.zeros_like(moment),
+                moment,
+                energy,
+            )
+            return known, ()
+        eliminations = self._eliminations(items)
+        if self._lags is None:
+            self._lags = tuple(self._lags_of(item, eliminations[i : i + 1]) for i, item in enumerate(items))
+        lags = sum(_mean(item) * one for item, one in zip(items, self._lags, strict=True))
+        whole = WeightedGram(items, self.pass_method, self.workers)
+
+        def reduced(taps: Array) -> Array:
+            out = whole(taps)
+            for e in eliminations:
+                out -= e.half @ (e.half.T @ taps)
+            return out
+
+        seen = weighted.target_sums(items, self.workers)
+        zero = np.zeros(items[0].n_taps)
+        known = ImplicitEquations(
+            reduced,
+            TorusInverse(np.asarray(lags)),
+            frame,
+            shape,
+            plan.convention,
+            seen.energy,
+            seen.energy - seen.total**2 / seen.weight,
+            n_pixels - sum(e.rank for e in eliminations),
+            zero,
+            zero,
+            seen.energy,
+            "" if even else "cg (exact, a pass over the pixels for each iteration)",
+        )
+        known = self._recentered(items, known, eliminations, np.zeros(len(zero) + len(items) * items[0].n_terms))
+        if eliminations:
+            blank = not known.energy > 1e-14 * seen.energy  # rounding alone is left
+            energy = 0.0 if blank else known.energy
+            known = dataclasses.replace(known, target_energy=energy, variance=energy, energy=energy)
+        return known, eliminations
+
+    def _eliminations(self, items: Sequence[WeightedObservation]) -> tuple[Elimination, ...]:
+        """Return what takes the background of each pair out, a pass over the pixels."""
+        found = []
+        for item in items if items[0].n_terms else ():
+            assert item.columns is not None
+            terms = dataclasses.replace(
+                item.observation, targets=weighed(surface_readers(item.observation), item.weights)
+            )
+            nothing = np.zeros((item.n_terms, len(terms.sources), *terms.geometry.kernel_shape))
+            cross, _ = accumulation.residual_moments(terms, nothing, self.pass_method, self.workers, self.progress)
+            found.append(Elimination.of(cross.T, item.columns.gram(item.weights), np.zeros((1, item.n_terms))))
+        return tuple(found)
+
+    def _lags_of(self, item: WeightedObservation, eliminated: Sequence[Elimination]) -> Array:
+        """Return the lag sums of a pair's sources, about their means if a background takes these up."""
+        observation = item.observation
+        if eliminated:
+            observation = dataclasses.replace(observation, sources=tuple(_about_mean(s) for s in observation.sources))
+        frame = Frame.of(observation)
+        return accumulation.pass_over(observation, frame, "fft", self.workers, None, self.progress)[0].lags
+
+
+def _about_mean(reader: Reader) -> Reader:
+    """Return the reader of an image less its mean, that of some rows."""
+    n_rows = reader.array.shape[0]
+    mean = float(np.mean([np.mean(reader.array[r : r + 1, :]) for r in range(0, n_rows, max(1, n_rows // 256))]))
+    return mapped(reader, lambda values: values - mean)
+
+
+def _even(item: WeightedObservation) -> bool:
+    """Say whether every pixel counts once."""
+    return item.weights.dtype == np.bool_ and item.n_pixels == item.observation.geometry.n_pixels
+
+
+def _mean(item: WeightedObservation) -> float:
+    """Return the mean weight."""
+    size = item.observation.geometry.n_pixels
+    return item.n_pixels / size if item.weights.dtype == np.bool_ else float(np.sum(item.weights)) / size
+
+
+def _unknowns(taps: Array, eliminations: Sequence[Elimination]) -> Array:
+    """Return a kernel and the coefficients that fit best beside it."""
+    return np.concatenate([taps, *(e.coefficients_at(taps[None])[0] for e in eliminations)])

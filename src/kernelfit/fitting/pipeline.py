@@ -9,8 +9,10 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+import scipy.fft
 
 from ..core.background import Background, Elimination, degree_of, eliminations_of, settled
 from ..core.estimate import Estimate
@@ -26,7 +28,8 @@ from ..engines import weighted, weighted_iteration
 from ..engines.cost_model import Choice, resolve
 from ..engines.welch import spectral_statistics
 from ..solvers import least_squares
-from ..solvers.errors_in_variables import counts_of, finish, pairs_of, shared, take_off
+from ..solvers.conjugate_gradient import ConjugateGradient
+from ..solvers.errors_in_variables import at_the_pixels, finish, shared, slow_variance, take_off
 from ..solvers.least_squares import LeastSquares, LeastSquaresSolution, Solver
 from ..solvers.robust import TUNING
 from ..solvers.sandwich import with_scores
@@ -34,8 +37,9 @@ from ..solvers.wiener import Wiener, divide
 from . import implicit, requirements
 from .channels import join
 from .equations import plain_fit
+from .image_noise import ImageNoise
 from .reweighting import reweighted
-from .weighted_fitter import WeightedFitter
+from .weighted_fitter import Solved, WeightedFitter
 
 #: Pixels up to which data that are not periodic are transformed whole.
 _WHOLE = 2**20
@@ -52,80 +56,131 @@ class Settings:
     noise : Noise
     solver : Solver
     execution : Execution
+    edges : bool
+        Whether a declared boundary is held against the residual at the edges.
     """
 
     noise: Noise = dataclasses.field(default_factory=Noise)
     solver: Solver = dataclasses.field(default_factory=LeastSquares)
     execution: Execution = dataclasses.field(default_factory=Execution)
+    edges: bool = True
+
+
+class Fitted(NamedTuple):
+    """The estimate of one target, and what it was found from.
+
+    `stats` are the equations of its pixels, None where none were formed; `eliminations`, one for each observation, give
+    the background of the target number `target` among theirs.
+    """
+
+    estimate: Estimate
+    stats: NormalEquations | None = None
+    eliminations: Sequence[Elimination] = ()
+    target: int = 0
 
 
 def fit(plan: FitPlan, settings: Settings) -> Estimate:
     """Find the kernels of a plan."""
     requirements.require(requirements.features_of(plan, settings.noise, settings.solver, settings.execution))
-    return join([fit_group(plan, group, settings) for group in range(len(plan.groups))], plan)
+    return join([fit_of_group(plan, group, settings) for group in range(len(plan.groups))], plan)
 
 
-def fit_group(plan: FitPlan, group: int, settings: Settings) -> list[Estimate]:
-    """Return the estimate of each target of a group, diagnosed."""
+def fit_of_group(plan: FitPlan, group: int, settings: Settings) -> list[Estimate]:
+    """Return the estimate of each target of a group of a plan."""
     observations = plan.groups[group]
+    features = requirements.features_of(plan, settings.noise, settings.solver, settings.execution)
+    choice = chosen(observations, features, settings)
+    return [one.estimate for one in fit_group(observations, judged_of(plan, group, settings), choice, settings)]
+
+
+def judged_of(plan: FitPlan, group: int, settings: Settings) -> list[list[Judged | None]] | None:
+    """Return the weights of a group, None where they are not asked for."""
+    return None if settings.solver.needs == "spectra" else plan.judged(group)
+
+
+def fit_group(
+    observations: Sequence[Observation],
+    judged: Sequence[Sequence[Judged | None]] | None,
+    choice: Choice,
+    settings: Settings,
+) -> list[Fitted]:
+    """Return the estimate of each target of observations that share their kernels, diagnosed."""
     if settings.solver.needs == "spectra":
-        return _divided(observations, settings)
-    choice = _chosen(observations, plan, settings)
-    # saturation alone is no reason to form a Gram matrix of thousands of taps
-    alike = choice.method == "cg" and plan.selects is None and not settings.noise.reweighted
-    judged = None if alike else plan.judged(group)
+        return [Fitted(one) for one in _divided(observations, settings)]
     if judged is None or (not settings.noise.reweighted and all(j is None for one in judged for j in one)):
         return _alike(observations, choice, settings)
-    if choice.method == "cg":
-        choice = Choice("fft", "the Gram matrix is needed for the weights")
     every = [
         [j or _whole(of_target(p, t)) for j, p in zip(one, observations, strict=True)] for t, one in enumerate(judged)
     ]
     return [fit_weighted(one, choice, settings) for one in every]
 
 
-def _chosen(observations: Sequence[Observation], plan: FitPlan, settings: Settings) -> Choice:
+def chosen(observations: Sequence[Observation], features: dict[str, str], settings: Settings) -> Choice:
     """Return what reads the pixels: as asked, or the cheapest that can do it."""
     if settings.solver.needs == "operator":
         return Choice("cg", "as asked")
     choice = resolve(max(observations, key=lambda p: p.geometry.n_pixels), settings.execution.engine)
-    if choice.method == "cg":
-        features = requirements.features_of(plan, settings.noise, settings.solver, settings.execution)
-        reason = requirements.why_gram(features)
-        if reason is not None:
-            return Choice("fft", f"the Gram matrix is needed for {reason}")
-    return choice
+    reason = requirements.why_gram(features) if choice.method == "cg" else None
+    return choice if reason is None else Choice("fft", f"the Gram matrix is needed for {reason}")
 
 
 def _whole(observation: Observation) -> Judged:
     """Return an observation whose pixels all count once."""
-    return Judged(WeightedObservation(observation, np.ones(observation.size, dtype=bool)), ())
+    return Judged(WeightedObservation(observation, np.broadcast_to(np.True_, observation.size)), ())
 
 
 # ---- every pixel counts alike ---------------------------------------------------------------------------------------
 
 
 def _divided(observations: Sequence[Observation], settings: Settings) -> list[Estimate]:
-    """Return the kernel of divided spectra."""
+    """Return the kernel of divided spectra of each target."""
     solver, threads = settings.solver, settings.execution.threads
+    estimates: list[Estimate] = []
     assert isinstance(solver, Wiener)
-    sums = [spectral_statistics(p, _block(p), solver.detrend, solver.taper, threads) for p in observations]
-    estimate = divide(functools.reduce(lambda a, b: a + b, sums), solver.balance, "laplacian", threads)
-    return [quantization.judged(estimate, observations, 0, threads)]
+    block = _block(observations)
+    for t in range(len(observations[0].targets)):
+        own = [of_target(p, t) for p in observations]
+        sums = [spectral_statistics(p, block, solver.detrend, solver.taper, threads) for p in own]
+        if isinstance(block, tuple):  # of which a smaller image fills a part
+            sums = [one.scaled(one.n_pixels / (one.n_blocks * math.prod(block))) for one in sums]
+        estimate = divide(functools.reduce(lambda a, b: a + b, sums), solver.balance, "laplacian", threads)
+        if own[0].background is not None:
+            n_pixels = sum(p.geometry.n_pixels for p in own)
+            (estimate,) = with_background([estimate], own, [_constant(p, threads) for p in own], n_pixels)
+        estimates.append(quantization.judged(estimate, own, 0, threads))
+    return estimates
 
 
-def _block(observation: Observation) -> str | None:
-    """Say how data that are not periodic are cut for spectra: whole up to a size, then in blocks."""
-    many = observation.geometry.n_pixels > _WHOLE and observation.geometry.convention.boundary is None
-    return "auto" if many else None
+def _block(observations: Sequence[Observation]) -> str | Shape | None:
+    """Say how data are cut for spectra: whole up to a size if they are not periodic, else in blocks alike for all."""
+    largest = max(observations, key=lambda p: p.geometry.n_pixels).geometry
+    many = largest.n_pixels > _WHOLE and largest.convention.boundary is None
+    if many or len({p.geometry.size for p in observations}) == 1:
+        return "auto" if many else None
+    sides = zip(*(p.geometry.size for p in observations), largest.kernel_shape, strict=True)
+    rows, cols = (scipy.fft.next_fast_len(max(*n, k) + k, real=True) for *n, k in sides)  # no period of any
+    return rows, cols
 
 
-def _alike(observations: Sequence[Observation], choice: Choice, settings: Settings) -> list[Estimate]:
+def _constant(observation: Observation, threads: int) -> Elimination:
+    """Return what gives the constant that is best beside a kernel."""
+    item = WeightedObservation(observation, np.broadcast_to(np.True_, observation.size))
+    sums, n_taps, total = weighted.border([item], threads), item.n_taps, 0.0
+    (rows, cols), step = observation.size, max(1, _WHOLE // observation.size[1])
+    for row in range(0, rows, step):
+        total += float(observation.targets[0].block(row, 0, (min(step, rows - row), cols)).sum())
+    return Elimination.of(sums[:n_taps, n_taps:], sums[n_taps:, n_taps:], np.array([[total]]))
+
+
+def _alike(observations: Sequence[Observation], choice: Choice, settings: Settings) -> list[Fitted]:
     """Return the estimates of observations without weights."""
     execution, noise = settings.execution, settings.noise
+    equations: Sequence[NormalEquations | None] = (None,)
+    eliminations: Sequence[Elimination] = ()
     if choice.method == "cg":
-        fitted = implicit.find(observations[0], execution.threads, execution.tolerance, execution.progress)
-        estimates, levels = [fitted], [0.0]
+        n_targets = len(observations[0].targets)
+        estimates = [_iterated(observations, t, settings) for t in range(n_targets)]
+        levels = [0.0] * n_targets
     else:
         found = plain_fit(observations, choice.method, execution.threads, execution.progress)
         estimates = [
@@ -134,26 +189,54 @@ def _alike(observations: Sequence[Observation], choice: Choice, settings: Settin
                 stats,
                 settings,
                 solution,
+                eliminations=[
+                    dataclasses.replace(e, taps=e.taps[t : t + 1], coefficients=e.coefficients[t : t + 1])
+                    for e in found.eliminations
+                ],
                 last=len(found.stats) == 1,  # of several that share a Gram matrix, the inverse is shared as well
             )
             for t, (stats, solution) in enumerate(zip(found.stats, found.solutions, strict=True))
         ]
         estimates = [dataclasses.replace(one, refined=found.refined) for one in estimates]
-        if observations[0].background is not None:
-            n_pixels = sum(p.geometry.n_pixels for p in observations)
-            estimates = with_background(estimates, observations, found.eliminations, n_pixels)
+        equations, eliminations = found.stats, found.eliminations
         levels = [math.sqrt(one.target_energy / max(1, one.n_pixels)) for one in found.stats]
     estimates = [dataclasses.replace(one, method=choice.method, method_reason=choice.reason) for one in estimates]
-    return [
-        diagnosed([of_target(p, t) for p in observations], one, None, execution.threads, noise, level=level)
-        for t, (one, level) in enumerate(zip(estimates, levels, strict=True))
-    ]
+    threads, edges = execution.threads, settings.edges
+    out = []
+    for t, (one, stats, level) in enumerate(zip(estimates, equations, levels, strict=True)):
+        own = [of_target(p, t) for p in observations]
+        out.append(Fitted(diagnosed(own, one, None, threads, noise, level=level, edges=edges), stats, eliminations, t))
+    return out
+
+
+def _iterated(observations: Sequence[Observation], target: int, settings: Settings) -> Estimate:
+    """Return the estimate of a target by conjugate gradients."""
+    items = [_whole(of_target(p, target)).item for p in observations]
+    found = _implicit(items, settings).solve(items)
+    estimate = found.estimate()
+    if not found.eliminations:
+        return estimate
+    n_pixels = sum(item.n_pixels for item in items)
+    return with_background([estimate], observations, found.eliminations, n_pixels)[0]
+
+
+def _implicit(items: Sequence[WeightedObservation], settings: Settings) -> implicit.ImplicitFitter:
+    """Return what fits by conjugate gradients."""
+    solver, execution = settings.solver, settings.execution
+    costs = weighted.pass_ns(weighted.lines(items[0].observation))
+    return implicit.ImplicitFitter(
+        solver if isinstance(solver, ConjugateGradient) else ConjugateGradient(),
+        min(costs, key=lambda name: costs[name]),
+        execution.threads,
+        execution.tolerance,
+        execution.progress,
+    )
 
 
 # ---- weights --------------------------------------------------------------------------------------------------------
 
 
-def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, strategy: str = "auto") -> Estimate:
+def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, strategy: str = "auto") -> Fitted:
     """Return the estimate of observations of one target, each with its weights.
 
     `strategy` says how the weights are taken into account, one of `weighted.REGIMES`; the default is the cheapest.
@@ -165,7 +248,13 @@ def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, s
     pass_method = choice.method if choice.reason == "as asked" else min(costs, key=lambda name: costs[name])
     # the image's noise changes the kernel through the Gram matrix, which then must be exact
     strategy = "exact" if noise.image_std and strategy == "auto" else strategy
-    fitter = WeightedFitter(choice.method, pass_method, threads, execution.tolerance, execution.progress, strategy)
+    fitter: WeightedFitter | implicit.ImplicitFitter
+    if choice.method == "cg":
+        fitter = _implicit(items, settings)
+    else:
+        fitter = WeightedFitter(
+            choice.method, pass_method, threads, execution.tolerance, execution.progress, strategy, noise.image_std
+        )
     notes = [note for j in judged for note in j.notes]
     findings: list[Finding] = []
     correction, most = 1.0, math.inf
@@ -177,16 +266,22 @@ def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, s
         most = math.inf if loss is None else TUNING[loss] * seen.scale
         findings += more
         notes += said
-    stats = found.stats
-    if correction != 1.0:  # the residual that has the variance of the criterion, outliers and all
-        moment, energy = least_squares.residual_at(stats, found.solution.taps)
-        stats = stats.centered(found.solution.taps, moment, correction**2 * energy)
     observations, weights = [item.observation for item in items], [item.weights for item in items]
-    solution = least_squares.least_squares(stats, found.factorisation)
-    estimate = with_errors(observations, stats, settings, solution, weights)
-    if found.eliminations:
-        n_pixels = sum(item.n_pixels for item in items)
-        (estimate,) = with_background([estimate], observations, found.eliminations, n_pixels)
+    stats: NormalEquations | None = None
+    if isinstance(found, implicit.ImplicitlySolved):
+        if noise.reweighted and isinstance(fitter, implicit.ImplicitFitter) and not fitter.solver.plain:
+            found = fitter.solve(items)
+        estimate = found.estimate(correction)
+        if found.eliminations:
+            n_pixels = sum(item.n_pixels for item in items)
+            (estimate,) = with_background([estimate], observations, found.eliminations, n_pixels)
+    else:
+        stats = found.stats
+        if correction != 1.0:  # the residual that has the variance of the criterion, outliers and all
+            moment, energy = least_squares.residual_at(stats, found.solution.taps)
+            stats = stats.centered(found.solution.taps, moment, correction**2 * energy)
+        solution = least_squares.least_squares(stats, found.factorisation)
+        estimate = with_errors(observations, stats, settings, solution, weights, found)
     large = sum(item.observation.geometry.n_pixels for item in items) > MOST_KEPT
     told = large and all(isinstance(item.weights, Unsaturated) for item in items)  # from the targets themselves
     kept = None if told else tuple(in_place(item) for item in items)
@@ -201,13 +296,13 @@ def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, s
         method_reason=choice.reason,
         refined=found.refined,
         iterations=found.iterations,
-        tolerance=limit if found.strategy == "iterate" else 0.0,
+        tolerance=limit if found.strategy in ("iterate", "cg") else 0.0,
         findings=ranked((*estimate.findings, *found.findings, *findings)),
         weighting=found.stats.weighting,
         notes=tuple(notes),
         weights=kept[0] if kept is not None and len(kept) == 1 else kept,
     )
-    return diagnosed(
+    estimate = diagnosed(
         observations,
         estimate,
         weights,
@@ -215,8 +310,9 @@ def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, s
         noise,
         most=most,
         declared=bool(model.slope) and loss is None,
-        edges=not told and loss is None,
+        edges=settings.edges and not told and loss is None,
     )
+    return Fitted(estimate, stats, found.eliminations)
 
 
 def in_place(item: WeightedObservation) -> Weights:
@@ -236,42 +332,61 @@ def with_errors(
     settings: Settings,
     solution: LeastSquaresSolution,
     weights: Sequence[Weights] | None = None,
+    weighted_fit: Solved | None = None,
     *,
+    eliminations: Sequence[Elimination] = (),
     last: bool = False,
 ) -> Estimate:
-    """Return the solver's estimate, with the image's noise taken off and the errors asked for.
+    """Return the solver's estimate, with the image's noise taken off, the backgrounds and the errors asked for.
 
     `solution` is that of least squares, and `last` whether nothing else is asked of its factor.
     """
     solver, noise, threads = settings.solver, settings.noise, settings.execution.threads
     plain = isinstance(solver, LeastSquares)
-    observed, share, more, pairs = stats.gram, 1.0, None, None
+    observed, share, more, pairs = stats, 1.0, None, None
+    eliminations = eliminations if weighted_fit is None else weighted_fit.eliminations
     if noise.image_std:
-        counted = [None if weights is None else np.asarray(weights[i][:], dtype=bool) for i in range(len(observations))]
-        both = [(p.geometry, some) for p, some in zip(observations, counted, strict=True)]
-        stats, share = take_off(stats, noise.image_std, np.sum([counts_of(plan, some) for plan, some in both], axis=0))
-        if weights is not None:
-            pairs = np.sum([pairs_of(some, plan) for plan, some in both if some is not None], axis=0)
+        known = None if weighted_fit is None else weighted_fit.image_noise
+        known = known or ImageNoise.of(observations, weights, eliminations)
+        shift = None if weighted_fit is None else weighted_fit.shift
+        stats, share = take_off(stats, noise.image_std, known.counts, shift)
+        pairs = known.pairs
     if noise.image_std or not plain:
         estimate = solver.solve(stats)
     else:
         estimate = least_squares.estimate_of(stats, solution, last=last)
     if noise.image_std:
+        estimate = at_the_pixels(estimate, observed)
         more = shared(estimate, math.sqrt(share) * noise.image_std, pairs)
+        if noise.covariance == "plain":
+            estimate = with_scores(estimate, stats.gram, estimate.noise_std**2 * observed.gram + more)
+        estimate = finish(estimate, noise.image_std, share)
+    if eliminations:
+        n_pixels = stats.n_pixels + sum(one.rank for one in eliminations)
+        slow = 0.0
+        if noise.image_std:
+            even = 1.0 if pairs is None else float(pairs[tuple(n // 2 for n in pairs.shape)]) / observed.total_weight
+            slow = share * noise.image_std**2 * even * slow_variance(estimate)
+        (estimate,) = with_background([estimate], observations, eliminations, n_pixels, slow)
     if noise.covariance == "sandwich":
         shaping = whiteness.shaping_filter(whiteness.examine(observations, estimate, weights))
         estimate = score_covariance.correct(observations, estimate, shaping, threads, stats.gram, more, weights)
-    elif more is not None:
-        estimate = with_scores(estimate, stats.gram, estimate.noise_std**2 * observed + more)
-    return finish(estimate, noise.image_std, share) if noise.image_std else estimate
+    return estimate
 
 
 def with_background(
-    estimates: list[Estimate], observations: Sequence[Observation], eliminations: Sequence[Elimination], n_pixels: int
+    estimates: list[Estimate],
+    observations: Sequence[Observation],
+    eliminations: Sequence[Elimination],
+    n_pixels: int,
+    slow: float = 0.0,
 ) -> list[Estimate]:
-    """Add the backgrounds to estimates, the observations along the first axis of the coefficients."""
+    """Add the backgrounds to estimates, the observations along the first axis of the coefficients.
+
+    By `slow` the noise's power at the frequencies of a surface is larger than its variance.
+    """
     shapes = tuple(p.geometry.target_shape for p in observations)
-    return with_surfaces(estimates, shapes, eliminations, n_pixels)
+    return with_surfaces(estimates, shapes, eliminations, n_pixels, slow)
 
 
 def solved(stats: NormalEquations, solver: Solver) -> Estimate:
@@ -286,15 +401,19 @@ def solved(stats: NormalEquations, solver: Solver) -> Estimate:
 
 
 def with_surfaces(
-    estimates: list[Estimate], shapes: tuple[Shape, ...], eliminations: Sequence[Elimination], n_pixels: int
+    estimates: list[Estimate],
+    shapes: tuple[Shape, ...],
+    eliminations: Sequence[Elimination],
+    n_pixels: int,
+    slow: float = 0.0,
 ) -> list[Estimate]:
-    """Add surfaces of some shapes to estimates."""
+    """Add surfaces of some shapes to estimates; see `with_background`."""
     degree = degree_of(len(eliminations[0].root))
     taps = np.stack([one.kernel.ravel() for one in estimates])
     coefficients = np.stack([e.coefficients_at(taps) for e in eliminations], axis=1)
     out = []
     for one, table in zip(estimates, coefficients, strict=True):
-        stderr = np.stack([e.stderr(one.noise_std, one.factor) for e in eliminations])
+        stderr = np.stack([e.stderr(math.sqrt(max(0.0, one.noise_std**2 + slow)), one.factor) for e in eliminations])
         findings = []
         for finding in one.findings:
             detail = finding.detail

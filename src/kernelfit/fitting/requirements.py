@@ -24,7 +24,6 @@ def _rule(first: str, second: str, reason: str, remedy: str) -> Rule:
 _EVERY_PIXEL = "a division by frequency needs every pixel, each counting alike"
 _NO_PIXEL = "a division by frequency never sees a residual"
 _EXACT = "need solver=LeastSquares()"
-_GRAM = "it works on the Gram matrix, which conjugate gradients never form"
 #: All that is refused, in the order in which it is looked for.
 RULES = (
     _rule("weights", "photon noise", "both say how noisy each pixel is", "need one or the other"),
@@ -34,26 +33,25 @@ RULES = (
         "its criterion holds back part of the noise that is to be looked at",
         "need the weights of a robust fit given to another one, as weights=fit.weights",
     ),
-    _rule(
-        "image noise",
-        "uneven weights",
-        "the image's noise reaches all target pixels alike, so weights that do not know of it are not those of least "
-        "error",
-        "need a mask at most, such as mask=fit.weights == 0",
-    ),
     *(_rule("Wiener", name, _EVERY_PIXEL, _EXACT) for name in ("selection", "photon noise", "robust")),
     *(_rule("Wiener", name, _NO_PIXEL, _EXACT) for name in ("image noise", "sandwich errors")),
-    *(
-        _rule("Wiener", name, "it divides one spectrum by another", _EXACT)
-        for name in ("background", "stride", "mixed channels")
+    _rule(
+        "Wiener",
+        "surface",
+        "a constant is all of it at frequency zero, a surface of a higher degree has a part in every frequency",
+        "need background=0, or solver=LeastSquares()",
     ),
-    *(
-        _rule("ConjugateGradient", name, _GRAM, _EXACT)
-        for name in ("selection", "photon noise", "robust", "image noise", "sandwich errors", "background", "stride")
+    _rule(
+        "ConjugateGradient",
+        "image noise",
+        "how much of it may be taken off is an eigenvalue of the Gram matrix, which conjugate gradients never form",
+        _EXACT,
     ),
-    *(
-        _rule("ConjugateGradient", name, "its operator is that of one plane", _EXACT)
-        for name in ("mixed channels", "several planes")
+    _rule(
+        "ConjugateGradient",
+        "sandwich errors",
+        "they are made of the inverse Gram matrix, which conjugate gradients never form",
+        _EXACT,
     ),
     *(
         _rule("statistics alone", name, "no pixel is read again", "need find_kernel")
@@ -64,12 +62,12 @@ RULES = (
         for name, other in (("tolerance", "Wiener"), ("tolerance", "given engine"))
     ),
     *(
-        _rule("image noise", name, "it is known for one source without a background only", "leave one of them out")
-        for name in ("background", "mixed channels")
+        _rule("smoothness", name, "both are penalties", "need one or the other")
+        for name in ("another solver", "ConjugateGradient", "Wiener")
     ),
     *(
-        _rule("sandwich errors", name, "it is known for one source without a background only", "leave one of them out")
-        for name in ("background", "mixed channels")
+        _rule("smoothness", name, "it joins tiles whose weights are known, for white noise", "leave one of them out")
+        for name in ("photon noise", "robust", "image noise", "sandwich errors")
     ),
 )
 #: How a feature is told in messages.
@@ -79,12 +77,11 @@ _WORDS = {
     "sandwich errors": "errors='sandwich'",
     "robust": "robust=",
     "image noise": "image_noise=",
-    "uneven weights": "weights that differ",
     "selection": "pixels that do not count alike",
     "background": "background=",
+    "surface": "background= of 1 or more",
     "stride": "stride=",
     "mixed channels": "channels='mixed'",
-    "several planes": "several planes that share a kernel",
     "tolerance": "tolerance=",
     "given engine": "a given method that does not iterate",
     "Wiener": "Wiener()",
@@ -96,7 +93,6 @@ def features_of(plan: FitPlan, noise: Noise, solver: Solver, execution: Executio
     """Return the features of a call, each with how the call spells it."""
     model, selects = plan.model, plan.selects
     photons = bool(noise.pixel_variance.slope)
-    several = len(plan.groups[0]) > 1
     name = {"spectra": "Wiener", "operator": "ConjugateGradient"}.get(solver.needs, "another solver")
     present = {
         "weights": plan.selection.weights is not None,
@@ -104,12 +100,11 @@ def features_of(plan: FitPlan, noise: Noise, solver: Solver, execution: Executio
         "sandwich errors": noise.covariance == "sandwich",
         "robust": noise.loss is not None,
         "image noise": noise.image_std > 0,
-        "uneven weights": noise.loss is not None or photons or plan.selection.weights is not None,
         "selection": selects is not None,
         "background": model.background is not None,
+        "surface": bool(model.background),
         "stride": model.strided,
         "mixed channels": plan.channels == "mixed",
-        "several planes": several,
         "tolerance": execution.tolerance is not None,
         "given engine": execution.engine != "auto" and selects is None and not noise.reweighted,
         name: not isinstance(solver, LeastSquares),

@@ -20,6 +20,7 @@ from ..engines import sampling, weighted_iteration
 from ..engines.weighted_pass import residual
 from ..solvers import least_squares
 from ..solvers.robust import TUNING, correction_of, enough, factor, least_absolute, slope
+from .implicit import ImplicitFitter, ImplicitlySolved
 from .noise_model import BELIEVED, MOST_NOISE, Levels, with_noise
 from .weighted_fitter import Solved, WeightedFitter
 
@@ -44,8 +45,11 @@ _QUICK = 0.05
 
 
 def reweighted(
-    fitter: WeightedFitter, items: Sequence[WeightedObservation], model: PixelVariance, robust: str | None
-) -> "tuple[Solved, _Seen, list[Finding], list[str]]":
+    fitter: WeightedFitter | ImplicitFitter,
+    items: Sequence[WeightedObservation],
+    model: PixelVariance,
+    robust: str | None,
+) -> "tuple[Solved | ImplicitlySolved, _Seen, list[Finding], list[str]]":
     """Weigh, fit and weigh again until the kernel settles.
 
     Huber's criterion comes first, whatever is asked for: it is convex, so that its end does not depend on the start.
@@ -53,10 +57,12 @@ def reweighted(
     be such pixels, as quick steps do not do, the criterion asked for is drawn in by halves.
     """
     levels = Levels.of(items, model, fitter.workers)
+    variance = 0.0  # of a prediction, for the noise of the image
     fitter.prepare(items)
     left = [np.empty(item.weights.shape) for item in items]
-    if robust is None:
-        at = fitter.solve(items, last=False).unknowns
+    if robust is None or isinstance(fitter, ImplicitFitter):
+        begun = fitter.solve(items, last=False)
+        at, variance = begun.unknowns, begun.image_variance
     else:
         sample = sampling.draw(items, 2 * enough(items[0].n_taps))
         at = least_absolute(sample, weighted_iteration.Metric.whole(items, fitter.grams(items)).inverse)
@@ -66,7 +72,8 @@ def reweighted(
         (criterion, widened), *stages = stages
         near = _NEAR if stages else _SETTLED
         moved, settled, tries, stride, even = math.inf, False, 0, 1.0, False
-        if criterion is not None and widened == 1.0 and not model.slope:
+        quick = criterion is not None and widened == 1.0 and not model.slope and not fitter.image_std
+        if quick and criterion is not None and isinstance(fitter, WeightedFitter):
             at, scale, steps, even = _approached(fitter, items, criterion, at, left, scale, levels.rounding)
             rounds += steps
             settled = even and bool(stages)
@@ -74,9 +81,11 @@ def reweighted(
             stages = [(robust, 4.0), (robust, 2.0), (robust, 1.0)]
         while tries < _MOST_ROUNDS and not settled:
             residual(items, at, fitter.pass_method, fitter.workers, fitter.progress, keep=left)
-            seen = _seen(items, left, model, criterion, widened, levels, noisy)
+            seen = _seen(items, left, model.beside(variance), criterion, widened, levels, noisy)
             noisy = min(max(seen.scale, 1.0), MOST_NOISE)
-            found = fitter.solve(seen.items, at, last=False, even=even)
+            slopes = _slopes(seen, left, criterion) if fitter.image_std and criterion is not None else None
+            found = fitter.solve(seen.items, at, last=False, even=even, slopes=slopes)
+            variance = found.image_variance
             kernel, last_move = found.unknowns[:n_taps], moved
             moved = float(np.linalg.norm(kernel - at[:n_taps]))
             if model.slope and not moved < 0.9 * last_move:  # a step too far: less of it goes further
@@ -137,6 +146,8 @@ class _Seen:
         Its standard deviation, outliers left aside.
     correction : float
         As `outliers.correction_of`; 1 without a criterion.
+    reach : float
+        From which on residuals are held down.
     """
 
     items: list[WeightedObservation]
@@ -144,6 +155,7 @@ class _Seen:
     standard: Array
     scale: float
     correction: float = 1.0
+    reach: float = math.inf
 
 
 def _seen(
@@ -169,7 +181,15 @@ def _seen(
         dataclasses.replace(item, weights=_held_down(r, item.weights, criterion, reach))
         for item, r in zip(current, left, strict=True)
     ]
-    return _Seen(held, current, standard, scale, correction_of(standard / (widened * scale), criterion))
+    return _Seen(held, current, standard, scale, correction_of(standard / (widened * scale), criterion), reach)
+
+
+def _slopes(seen: _Seen, left: Sequence[Array], criterion: str) -> list[Array]:
+    """Return the derivative of the residual as weighed and held down."""
+    return [
+        item.weights * slope(np.abs(r) * np.sqrt(item.weights) / seen.reach, criterion)
+        for item, r in zip(seen.all_in, left, strict=True)
+    ]
 
 
 def _approached(

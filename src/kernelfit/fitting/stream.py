@@ -73,7 +73,17 @@ class Checkpoint:
         self._saved = time.monotonic()
 
     def _load(self) -> None:
-        header, arrays = npz.load(self.path, "Checkpoint")
+        def build(header: dict[str, Any], arrays: dict[str, Any]) -> dict[str, Any]:
+            counts = [header["pairs"], header["blocks"], *(count for _, count in header["levels"])]
+            if any(type(count) is not int or count < 0 for count in counts) or not isinstance(header["call"], dict):
+                msg = "numbers of pairs or blocks that are none"
+                raise ValueError(msg)
+            for i, (fields, count) in enumerate(header["levels"]):
+                mine = {name.partition("/")[2]: a for name, a in arrays.items() if name.partition("/")[0] == str(i)}
+                self.tree.levels.append((None if fields is None else NormalEquations(**unpacked(fields, mine)), count))
+            return header
+
+        header = npz.load(self.path, "Checkpoint", build)
         theirs = header["call"]
         for name in sorted({*theirs, *self.call}):
             if theirs.get(name) != self.call.get(name):
@@ -82,10 +92,7 @@ class Checkpoint:
                     f"call with {name}={self.call.get(name)!r}; repeat the call that wrote it, or choose another name"
                 )
                 raise ValueError(msg)
-        self.pairs, self.blocks, self.digest = header["pairs"], header["blocks"], header["digest"]
-        for i, (fields, count) in enumerate(header["levels"]):
-            mine = {name.partition("/")[2]: a for name, a in arrays.items() if name.partition("/")[0] == str(i)}
-            self.tree.levels.append((None if fields is None else NormalEquations(**unpacked(fields, mine)), count))
+        self.pairs, self.blocks, self.digest = header["pairs"], header["blocks"], str(header["digest"])
 
     def save(self) -> None:
         """Write the file anew, in one step."""

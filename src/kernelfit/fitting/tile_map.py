@@ -1,179 +1,473 @@
-"""A kernel for each tile of a grid: how it varies over the field, from the statistics of the tiles."""
+"""A kernel for each tile of a grid: how it varies over the field.
+
+A tile is a problem of its own: the observations of its box, with the part of the weights that lies there, go through
+the pipeline as those of the whole do. Plain least squares over a single plane takes a quick way to the same numbers:
+tiles are read, summed and solved by one thread at one go.
+"""
 
 import contextlib
+import dataclasses
 import functools
 import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
-import scipy.linalg
 import scipy.special
 
-from ..compiled.threads import Progress, bands, in_order
+from ..compiled.threads import bands, in_order
 from ..core import geometry
+from ..core.background import Elimination, n_terms, require_room
+from ..core.estimate import Estimate
 from ..core.findings import Finding, Verdict, ranked
 from ..core.geometry import Shape
 from ..core.normal_equations import NormalEquations
+from ..core.validation import Array
 from ..data import blocks
 from ..data.blocks import Box
-from ..data.masked_blocks import MaskedBlocks
-from ..data.observation import Observation
+from ..data.masking import Judged
+from ..data.observation import Observation, WeightedObservation, of_target
+from ..data.plan import FitPlan
 from ..engines import weighted, weighted_pass
 from ..engines.accumulation import residual_moments, statistics
+from ..engines.cost_model import Choice, engine_of
 from ..engines.small_tiles import Buffers, Solved, TileReader
 from ..solvers import cholesky, least_squares
+from ..solvers.least_squares import LeastSquares, LeastSquaresSolution
+from ..solvers.neighbours import smoothed
+from . import pipeline, requirements
+from .pipeline import Fitted, Settings
+from .refinement import refine
 
-Array = npt.NDArray[np.float64]
 #: Bytes of Gram matrices that are alive at a time, without and with a penalty across tiles.
 _BATCH = 2**26
 _MOST = 2**31
-_MOST_ITERATIONS = 2000
-#: Draws of all kernels, at a time and how often.
-_DRAWS, _BATCHES = 64, 4
+#: Of a group, for each target, the weights of each observation; None where every pixel counts alike.
+Weighed = list[list[Judged | None]]
 
 
-class _Tile(NamedTuple):
-    """What is kept of a tile's fit."""
+class TileKernel(NamedTuple):
+    """What is kept of one kernel of a tile; `surface` holds the coefficients of its background."""
 
     taps: Array
     stderr: Array
     noise_std: float
     rss: float
     rank: int
-    n_pixels: int
     findings: tuple[Finding, ...]
+    surface: Array | None = None
 
 
-class _Band(NamedTuple):
-    """A run of tiles: the sums of their statistics, their fits, and each one's statistics where they are needed.
+class _Equations(NamedTuple):
+    """What the pixels of a tile say of one of its kernels, and what gives the background beside it."""
 
-    Of `n_read` pixels the sum is left as the reader of small tiles has it, `raw`; of other tiles it is `total`.
+    stats: NormalEquations
+    eliminations: Sequence[Elimination] = ()
+    target: int = 0
+
+    def surface(self, taps: Array) -> Array | None:
+        """Return the coefficients beside a kernel, a row for each observation."""
+        if not self.eliminations:
+            return None
+        rows = []
+        for one in self.eliminations:
+            rows.append(one.coefficients_at(np.broadcast_to(taps, (len(one.coefficients), len(taps))))[self.target])
+        return np.stack(rows)
+
+
+@dataclass(frozen=True, eq=False)
+class TileFits:
+    """Kernels of the tiles of a grid.
+
+    Attributes
+    ----------
+    grid : (int, int)
+    boxes : list of Box
+        The tiles, row by row, in the target's pixels that are used.
+    fits : list of tuple of TileKernel
+        For each tile its kernels, one for each target of each group.
+    common : ndarray
+        The kernel of all tiles together.
+    variation, p_value : float
+        The F-statistic of one kernel for all tiles, and its probability.
     """
 
-    raw: Array | None
-    n_read: int
-    total: NormalEquations | None
-    fits: list[_Tile]
-    every: list[NormalEquations]
+    grid: Shape
+    boxes: list[Box]
+    fits: list[tuple[TileKernel, ...]]
+    common: Array
+    variation: float
+    p_value: float
 
 
-def _tiles(observation: Observation, tiles: object, overlap: object) -> tuple[Shape, list[Box]]:
-    """Cut the target pixels into a grid of tiles."""
-    grid, more = geometry.as_pair(tiles, "tiles"), geometry.as_pair(overlap, "overlap")
-    if min(grid) < 1 or any(n > size for n, size in zip(grid, observation.size, strict=True)):
+def fit_tiles(plan: FitPlan, settings: Settings, tiles: object, overlap: object, strength: float) -> TileFits:
+    """Find the kernels of the tiles of a grid, with a penalty on the differences of neighbours of some strength."""
+    noise, execution = settings.noise, settings.execution
+    features = requirements.features_of(plan, noise, settings.solver, execution)
+    features |= {"smoothness": f"smoothness={strength:g}"} if strength > 0 else {}
+    requirements.require(features)
+    grid, boxes = _tiles(plan, tiles, overlap)
+    observation = plan.groups[0][0]
+    n_taps = len(observation.sources) * observation.geometry.n_taps
+    n_kernels = len(boxes) * sum(len(group[0].targets) for group in plan.groups)
+    if strength > 0 and n_kernels * 8 * n_taps**2 > _MOST:
         msg = (
-            f"got tiles={tiles!r}, need at least 1 x 1 and no more than the {observation.size} target pixels that are "
-            "used"
+            f"got smoothness={strength:g} for {n_kernels} kernels of {n_taps} taps, whose Gram matrices take more "
+            "than 2 GiB together; ask for fewer tiles, a smaller shape, or no smoothness"
         )
+        raise ValueError(msg)
+    plain = isinstance(settings.solver, LeastSquares) and noise.covariance == "plain" and not noise.image_std
+    tested = plain and noise.loss is None and not any(geometry.as_pair(overlap, "overlap"))
+    engine = engine_of(observation, execution.engine)  # of the whole: all tiles share what it takes to start
+    single = len(plan.groups) == len(plan.groups[0]) == len(observation.sources) == len(observation.targets) == 1
+    reading: _QuickReading | _Reading
+    if plain and single and observation.background is None and not noise.reweighted:
+        reading = _QuickReading(observation, plan.judged(0)[0][0], boxes, engine, execution.threads, strength > 0)
+    else:
+        method = "cg" if settings.solver.needs == "operator" else engine
+        reading = _Reading(plan, boxes, Choice(method, "as asked"), settings, tested, strength > 0)
+    fits: list[tuple[TileKernel, ...]] = []
+    every: list[tuple[_Equations, ...]] = []
+    for more, equations in reading:
+        fits += more
+        every += equations
+        if execution.progress is not None:
+            execution.progress("reading tiles", len(fits), len(boxes))
+    variation, p_value = _variation(reading.shared) if tested else (math.nan, math.nan)
+    if strength > 0:
+        fits = _smoothed(every, fits, grid, strength, reading.shared)
+    return TileFits(grid, boxes, fits, reading.common(), variation, p_value)
+
+
+def _tiles(plan: FitPlan, tiles: object, overlap: object) -> tuple[Shape, list[Box]]:
+    """Cut the target pixels into a grid of tiles."""
+    group = plan.groups[0]
+    laid = {(one.geometry.offset, one.size) for one in group}
+    if len(laid) > 1:
+        sizes = sorted({one.geometry.target_shape for one in group})
+        msg = f"got targets of shapes {sizes}, need pairs of one shape: a tile is the same place in each of them"
+        raise ValueError(msg)
+    grid, more, size = geometry.as_pair(tiles, "tiles"), geometry.as_pair(overlap, "overlap"), group[0].size
+    if min(grid) < 1 or any(n > side for n, side in zip(grid, size, strict=True)):
+        msg = f"got tiles={tiles!r}, need at least 1 x 1 and no more than the {size} target pixels that are used"
         raise ValueError(msg)
     if min(more) < 0:
         msg = f"got overlap={overlap!r}, need a number of pixels, at least 0"
         raise ValueError(msg)
     spans = []
-    for n, size, extra in zip(grid, observation.size, more, strict=True):
-        ends = [i * size // n for i in range(n + 1)]
-        spans.append([(max(0, a - extra), min(size, b + extra)) for a, b in zip(ends[:-1], ends[1:], strict=True)])
+    for n, side, extra in zip(grid, size, more, strict=True):
+        ends = [i * side // n for i in range(n + 1)]
+        spans.append([(max(0, a - extra), min(side, b + extra)) for a, b in zip(ends[:-1], ends[1:], strict=True)])
     boxes = [Box(a, c, b - a, d - c) for a, b in spans[0] for c, d in spans[1]]
     smallest = min(boxes, key=lambda b: b.rows * b.cols)
-    n_taps = observation.geometry.n_taps
-    if smallest.rows * smallest.cols < n_taps:
+    degree, n_taps = group[0].background, len(group[0].sources) * group[0].geometry.n_taps
+    terms = 0 if degree is None else len(group) * n_terms(degree)
+    if len(group) * smallest.rows * smallest.cols < n_taps + terms:
+        beside = f" and {terms} coefficients of the background" if terms else ""
         msg = (
             f"got tiles={tiles!r}, the smallest of which has {smallest.rows}x{smallest.cols} pixels, too few for "
-            f"{n_taps} taps; ask for fewer tiles, a larger overlap, or a smaller shape"
+            f"{n_taps} taps{beside}; ask for fewer tiles, a larger overlap, or a smaller shape"
         )
         raise ValueError(msg)
+    if degree is not None:
+        require_room((min(b.rows for b in boxes), min(b.cols for b in boxes)), degree, "the smallest tile")
     return grid, boxes
 
 
+# ---- one kernel for all tiles ---------------------------------------------------------------------------------------
+
+
+class _Shared:
+    """The sums over all tiles from which it follows what one kernel for all of them would leave."""
+
+    def __init__(self) -> None:
+        self.tree = blocks.Tree[NormalEquations](operator.add)
+        self.rss, self.rank, self.spare = 0.0, 0, 0
+        #: Equations beside those in the tree.
+        self.read: NormalEquations | None = None
+
+    def push(self, rss: float, rank: int, spare: int) -> None:
+        """Add a tile's residual sum of squares, rank and degrees of freedom."""
+        self.rss, self.rank, self.spare = self.rss + rss, self.rank + rank, self.spare + spare
+
+    @functools.cached_property
+    def solution(self) -> LeastSquaresSolution:
+        """The kernel that all tiles share."""
+        read, total = self.read, self.tree.total()
+        total = read + total if read is not None and total is not None else total or read
+        assert total is not None
+        return least_squares.least_squares(total, least_squares.factorise(total.gram, 1))
+
+
+def _variation(every: Sequence[_Shared]) -> tuple[float, float]:
+    """Return the F-statistic of shared kernels, each kernel with a noise of its own, and its probability."""
+    rise, extra, spare = 0.0, 0, 0
+    for one in every:
+        if not (one.spare > 0 and one.rss > 0):
+            return math.nan, math.nan
+        rise += max(0.0, one.solution.rss - one.rss) / (one.rss / one.spare)
+        extra, spare = extra + one.rank - one.solution.rank, spare + one.spare
+    return (rise / extra, float(scipy.special.fdtrc(extra, spare, rise / extra))) if extra > 0 else (math.nan, math.nan)
+
+
+def _smoothed(
+    every: list[tuple[_Equations, ...]],
+    fits: list[tuple[TileKernel, ...]],
+    grid: Shape,
+    strength: float,
+    shared: Sequence[_Shared],
+) -> list[tuple[TileKernel, ...]]:
+    """Solve for the kernels of all tiles at once, with the penalty on the differences of neighbours."""
+    columns = []
+    for own, alone, sums in zip(zip(*every, strict=True), zip(*fits, strict=True), shared, strict=True):
+        noise = math.sqrt(sums.rss / sums.spare) if sums.spare > 0 else math.nan
+        found = smoothed([e.stats for e in own], [f.taps for f in alone], grid, strength, noise)
+        if found is None:
+            columns.append(alone)
+            continue
+        column = []
+        for equations, before, after in zip(own, alone, found, strict=True):
+            findings, stats = after.findings, equations.stats
+            if before.rank < len(before.taps):
+                open_ = [Finding(Verdict.PRIOR_DECIDES, f.detail) for f in before.findings[:1]]
+                findings = ranked((*open_, *findings))
+            std = math.sqrt(after.rss / max(1, stats.n_pixels - before.rank))
+            surface = equations.surface(after.taps)
+            column.append(TileKernel(after.taps, after.stderr, std, after.rss, len(after.taps), findings, surface))
+        columns.append(tuple(column))
+    return list(zip(*columns, strict=True))
+
+
+# ---- any fit --------------------------------------------------------------------------------------------------------
+
+
 class _Reading:
-    """The pass over the tiles."""
+    """The fits of the tiles by the pipeline, several at a time."""
 
     def __init__(
-        self,
-        observation: Observation,
-        boxed: MaskedBlocks | None,
-        boxes: list[Box],
-        method: str,
-        solver: least_squares.Solver,
-        workers: int,
-        progress: Progress | None,
-        keep: bool,
+        self, plan: FitPlan, boxes: list[Box], choice: Choice, settings: Settings, tested: bool, keep: bool
     ) -> None:
-        self.observation, self.boxes, self.method, self.workers, self.progress = (
-            observation,
-            boxes,
-            method,
-            workers,
-            progress,
-        )
-        self.boxed, self.solver, self.keep = boxed, solver, keep
-        small = TileReader.fits(observation, boxes)
-        self.reader = TileReader(observation, boxes, method) if small else None
-        # What needs no BLAS, which has threads of its own, is solved by the thread that has read it.
-        plain = isinstance(solver, least_squares.LeastSquares)
-        self.at_once = plain and observation.geometry.n_taps <= cholesky.OWN_FACTOR
-        self._raw, self._n_read = blocks.Tree[Array](operator.add), 0
-        self._tree = blocks.Tree[NormalEquations](operator.add)
+        self.plan, self.boxes, self.choice, self.tested, self.keep = plan, boxes, choice, tested, keep
+        self.workers, self.whole = settings.execution.threads, settings
+        alone = dataclasses.replace(settings.execution, workers=1, progress=None)
+        # where the edges are, the tiles do not know
+        self.settings = dataclasses.replace(settings, execution=alone, edges=False)
+        self.judged = [pipeline.judged_of(plan, g, settings) for g in range(len(plan.groups))]
+        self.shared = [_Shared() for group in plan.groups for _ in group[0].targets]
 
-    def __iter__(self) -> Iterator["_Band"]:
+    def __iter__(self) -> Iterator[tuple[list[tuple[TileKernel, ...]], list[tuple[_Equations, ...]]]]:
+        """Yield the tiles, in order."""
+        common = self._common
+        fixed = self._fixed(common) if self.settings.noise.pixel_variance.slope and self.tested else None
+        for fits, equations, tests in in_order(self.boxes, functools.partial(self._fit, fixed), self.workers):
+            for sums, test in zip(self.shared, tests, strict=False):
+                if test is not None:
+                    sums.tree.push(test[0])
+                    sums.push(*test[1:])
+            yield [fits], [equations] if self.keep else []
+
+    @functools.cached_property
+    def _common(self) -> Estimate:
+        return pipeline.fit(self.plan, self.whole)
+
+    def common(self) -> Array:
+        """Return the kernel of the whole."""
+        return self._common.kernel
+
+    def _fixed(self, common: Estimate) -> list[Weighed]:
+        """Return the weights of the fit of the whole, which do not differ between the kernels to be compared."""
+        parts = iter(common.parts or (common,))
+        out: list[Weighed] = []
+        for group in self.plan.groups:
+            out.append([])
+            for t in range(len(group[0].targets)):
+                weights = next(parts).weights
+                every = weights if isinstance(weights, tuple) else (weights,)
+                items = zip(group, every, strict=True)
+                own = [
+                    WeightedObservation(of_target(one, t), w[one.geometry.used]) for one, w in items if w is not None
+                ]
+                out[-1].append([Judged(item, ()) for item in own])
+        return out
+
+    def _fit(self, fixed: list[Weighed] | None, box: Box) -> tuple[Any, Any, list[Any]]:
+        """Return the kernels of a tile, their equations, and what the test of one kernel for all tiles needs."""
+        found: list[Fitted] = []
+        for group, judged in zip(self.plan.groups, self.judged, strict=True):
+            found += self._group(group, judged, box)
+        equations = tuple(_Equations(f.stats, f.eliminations, f.target) for f in found if f.stats is not None)
+        tests: list[Any] = []
+        if fixed is not None:
+            tests = [self._fixed_test(_in_box(one, box)) for weighed in fixed for one in weighed]
+        elif self.tested or self.keep:
+            tests = [
+                (f.stats, f.estimate.rss, f.estimate.rank, f.stats.n_pixels - f.estimate.rank)
+                for f in found
+                if f.stats is not None
+            ]
+        return tuple(_kernel_of(f.estimate) for f in found), equations, tests
+
+    def _group(self, group: Sequence[Observation], judged: Weighed | None, box: Box) -> list[Fitted]:
+        """Fit a group in a tile."""
+        parts = [self._part(one, box) for one in group]
+        some = None if judged is None else [_in_box(one, box) for one in judged]
+        if some is None or (not self.settings.noise.reweighted and all(j is None for one in some for j in one)):
+            return pipeline.fit_group(parts, None, self.choice, self.settings)
+        out = []
+        for t, weighed in enumerate(some):
+            own = [of_target(part, t) for part in parts]
+            items = [
+                j.item if j else WeightedObservation(p, np.ones(p.size, bool))
+                for p, j in zip(own, weighed, strict=True)
+            ]
+            if sum(item.n_pixels for item in items) < items[0].n_taps + sum(item.n_terms for item in items):
+                out.append(_undetermined(items, self.choice.method))
+            else:
+                out += pipeline.fit_group(own, [weighed], self.choice, self.settings)
+        return out
+
+    def _part(self, observation: Observation, box: Box) -> Observation:
+        """Return the observation of a tile."""
+        part = _part(observation, box)
+        if self.settings.solver.needs != "spectra":
+            return part
+        open_ = dataclasses.replace(part.geometry.convention, boundary=None)  # a tile is not periodic
+        return dataclasses.replace(part, geometry=dataclasses.replace(part.geometry, convention=open_))
+
+    def _fixed_test(self, weighed: Sequence[Judged | None]) -> tuple[NormalEquations, float, int, int]:
+        """Return what the test needs of a tile with the weights of the whole."""
+        stats, _ = _exact([j.item for j in weighed if j is not None], self.choice.method)
+        found = least_squares.least_squares(stats)
+        return stats, found.rss, found.rank, stats.n_pixels - found.rank
+
+
+def _part(observation: Observation, box: Box) -> Observation:
+    """Return the observation of a tile, on which its background is laid."""
+    part = blocks.sub_observation(observation, box)
+    own = dataclasses.replace(part.geometry, target_shape=part.size, offset=(0, 0))
+    return blocks.loaded(dataclasses.replace(part, geometry=own))
+
+
+def _in_box(every: Sequence[Judged | None], box: Box) -> list[Judged | None]:
+    """Return the part of the weights of some observations that lies in a tile; None where its pixels count alike."""
+    out: list[Judged | None] = []
+    for one in every:
+        item = None
+        if one is not None:
+            weights = one.item.weights[box.row : box.row + box.rows, box.col : box.col + box.cols]
+            item = None if np.all(weights == 1) else WeightedObservation(_part(one.item.observation, box), weights)
+        out.append(None if item is None else Judged(item, ()))
+    return out
+
+
+def _exact(items: Sequence[WeightedObservation], method: str) -> tuple[NormalEquations, tuple[Elimination, ...]]:
+    """Return equations with given weights, however few pixels count, and what gives the backgrounds."""
+    gram, moment, sums, _ = weighted.exact_sums(items, method, 1)
+    return weighted.assembled(items, gram, moment, sums)
+
+
+def _undetermined(items: Sequence[WeightedObservation], method: str) -> Fitted:
+    """Return the smallest kernel of a tile whose pixels are too few for any other answer."""
+    stats, eliminations = _exact(items, "direct" if method == "cg" else method)
+    estimate = least_squares.estimate_of(stats, least_squares.least_squares(stats))
+    if eliminations:
+        observations, n_pixels = [item.observation for item in items], sum(item.n_pixels for item in items)
+        (estimate,) = pipeline.with_background([estimate], observations, eliminations, n_pixels)
+    return Fitted(estimate, stats, eliminations)
+
+
+def _kernel_of(fit: Estimate) -> TileKernel:
+    """Keep of an estimate what a map holds."""
+    surface = None if fit.background is None else fit.background.coefficients
+    # of no pixel at all, a kernel of zeros is not known to be one
+    stderr = np.full(fit.kernel.size, np.nan) if fit.rank == 0 and math.isnan(fit.noise_std) else fit.stderr.ravel()
+    return TileKernel(fit.kernel.ravel(), stderr, fit.noise_std, fit.rss, fit.rank, fit.findings, surface)
+
+
+# ---- plain least squares over one plane -----------------------------------------------------------------------------
+
+
+@dataclass
+class _Band:
+    """A run of tiles: their fits, numbers of pixels, statistics where they are needed, and the sums of these.
+
+    Of `n_read` pixels the sum is left as the reader of small tiles has it, `raw`; of other tiles it is `total`.
+    """
+
+    fits: list[TileKernel]
+    n_pixels: list[int]
+    every: list[NormalEquations]
+    raw: Array | None = None
+    n_read: int = 0
+    total: NormalEquations | None = None
+
+
+class _QuickReading:
+    """The pass over the tiles of one plane for least squares, its weights given if any."""
+
+    def __init__(
+        self, observation: Observation, judged: Judged | None, boxes: list[Box], method: str, workers: int, keep: bool
+    ) -> None:
+        self.observation, self.boxes, self.method, self.workers = observation, boxes, method, workers
+        self.judged, self.keep = judged, keep
+        if judged is not None:
+            weighted.require_determined([judged.item])
+        self.reader = TileReader(observation, boxes, method) if TileReader.fits(observation, boxes) else None
+        # What needs no BLAS is solved by the thread that has read it.
+        self.at_once = observation.geometry.n_taps <= cholesky.OWN_FACTOR
+        self._raw, self._n_read = blocks.Tree[Array](operator.add), 0
+        self.shared = [_Shared()]
+
+    def common(self) -> Array:
+        """Return the kernel of all tiles together."""
+        return self.shared[0].solution.taps.reshape(self.observation.geometry.kernel_shape)
+
+    def __iter__(self) -> Iterator[tuple[list[tuple[TileKernel, ...]], list[tuple[_Equations, ...]]]]:
         """Yield the tiles, in order, a few at a time."""
-        work, done = bands(self.boxes), 0
-        at_once = len(work)
+        work, at_once, sums = bands(self.boxes), len(self.boxes), self.shared[0]
         if not self.at_once:
-            largest = 8 * self.observation.geometry.n_taps**2 * len(work[0])
-            at_once = max(self.workers, _BATCH // largest)
+            at_once = max(self.workers, _BATCH // (8 * self.observation.geometry.n_taps**2 * len(work[0])))
         for first in range(0, len(work), at_once):
             some = work[first : first + at_once]
             read = in_order(some, self._read, self.workers)
             for boxes, band in zip(some, read if self.at_once else list(read), strict=True):
-                self._add(band)
-                done += len(boxes)
-                if self.progress is not None:
-                    self.progress("reading tiles", done, len(self.boxes))
+                if band.raw is not None:
+                    self._raw.push(band.raw)
+                    self._n_read += band.n_read
+                if band.total is not None:
+                    sums.tree.push(band.total)
                 if not self.at_once:
                     for box, stats in zip(boxes, band.every, strict=True):
-                        band.fits.append(self._solve(box, stats, self.workers))
-                    if not self.keep:
-                        band.every.clear()
-                yield band
+                        band.fits.append(self._solve(box, self._item(box), stats, self.workers))
+                for fit, n_pixels in zip(band.fits, band.n_pixels, strict=True):
+                    sums.push(fit.rss, fit.rank, n_pixels - fit.rank)
+                yield [(fit,) for fit in band.fits], [(_Equations(one),) for one in band.every if self.keep]
+        raw = self._raw.total()
         if self.reader is not None:
+            if raw is not None:
+                sums.read = self.reader.total(raw, self._n_read)
             self.reader.close()
 
-    def _add(self, band: "_Band") -> None:
-        """Add the sums of the next tiles."""
-        if band.raw is not None:
-            self._raw.push(band.raw)
-            self._n_read += band.n_read
-        if band.total is not None:
-            self._tree.push(band.total)
+    def _item(self, box: Box) -> WeightedObservation | None:
+        """Return a tile with its weights, None if its pixels count alike."""
+        (judged,) = _in_box([self.judged], box)
+        return None if judged is None else judged.item
 
-    def total(self) -> NormalEquations:
-        """Return the statistics of all tiles that were read."""
-        raw, total = self._raw.total(), self._tree.total()
-        if self.reader is None or raw is None:
-            assert total is not None
-            return total
-        read = self.reader.total(raw, self._n_read)
-        return read if total is None else read + total
-
-    def _read(self, boxes: list[Box]) -> "_Band":
+    def _read(self, boxes: list[Box]) -> _Band:
         """Read a run of tiles and solve each, unless that is left for later."""
-        fits, every, totals, n_read = [], [], [], 0
+        band, totals = _Band([], [], []), []
         with contextlib.nullcontext() if self.reader is None else self.reader.buffers() as own:
             for box in boxes:
-                item = None if self.boxed is None else self.boxed.item(box)
-                fit = stats = None
-                if self.boxed is not None and item is not None:
+                item, fit, stats = self._item(box), None, None
+                if item is not None:
                     stats = weighted.block_statistics(item, self.method, 1)
                 elif self.reader is None or own is None:
-                    part = blocks.loaded(blocks.sub_observation(self.observation, box))
-                    stats = statistics(part, self.method, 1)[0]
+                    stats = statistics(_part(self.observation, box), self.method, 1)[0]
                 else:
                     solved = self.reader.read(box, own)
-                    n_read += box.rows * box.cols
+                    band.n_read += box.rows * box.cols
                     fit = self._plain(box, own, solved) if self.at_once else None
                 if stats is not None:
                     totals.append(stats)
@@ -181,15 +475,17 @@ class _Reading:
                     stats = self.reader.statistics(box, own)
                 if self.at_once and fit is None:
                     assert stats is not None
-                    fit = self._solve(box, stats, 1, least_squares.factorise(stats.gram, 1))
+                    fit = self._solve(box, item, stats, 1, least_squares.factorise(stats.gram, 1))
                 if fit is not None:
-                    fits.append(fit)
+                    band.fits.append(fit)
                 if stats is not None and (self.keep or not self.at_once):
-                    every.append(stats)
-            raw = own.total.copy() if own is not None else None
-        return _Band(raw, n_read, functools.reduce(operator.add, totals) if totals else None, fits, every)
+                    band.every.append(stats)
+                band.n_pixels.append(box.rows * box.cols if item is None else item.n_pixels)
+            band.raw = own.total.copy() if own is not None else None
+        band.total = functools.reduce(operator.add, totals) if totals else None
+        return band
 
-    def _plain(self, box: Box, own: Buffers, found: Solved) -> "_Tile | None":
+    def _plain(self, box: Box, own: Buffers, found: Solved) -> TileKernel | None:
         """Return the fit of a tile of which nothing is doubtful, and None for the others: `_solve` is their judge."""
         assert self.reader is not None
         n_pixels, m, rss = box.rows * box.cols, len(own.taps), found.rss
@@ -207,124 +503,32 @@ class _Reading:
         if least_squares.doubts(found.size, error, rss, variance, energy):
             return None
         taps, stderr = self.reader.to_user(own.taps), noise_std * self.reader.to_user(np.sqrt(own.spread))
-        return _Tile(taps, stderr, noise_std, rss, m, n_pixels, ())
+        return TileKernel(taps, stderr, noise_std, rss, m, ())
 
     def _solve(
-        self, box: Box, stats: NormalEquations, workers: int, factorisation: cholesky.Inverse | None = None
-    ) -> "_Tile":
+        self,
+        box: Box,
+        item: WeightedObservation | None,
+        stats: NormalEquations,
+        workers: int,
+        factorisation: cholesky.Inverse | None = None,
+    ) -> TileKernel:
         """Solve a tile, with its pixels read once more where rounding could matter."""
-        fit = least_squares.estimate_of(stats, least_squares.least_squares(stats, factorisation))
-        if least_squares.rounding_matters(stats, fit):
-            part = blocks.loaded(blocks.sub_observation(self.observation, box))
-            item = None if self.boxed is None else self.boxed.item(box)
-            for _ in range(2):
-                before = fit.kernel
-                if item is None:
-                    moments, energies = residual_moments(part, before[None, None], self.method, workers)
-                    stats = stats.centered(before.ravel(), moments[0], float(energies[0]))
-                else:
-                    found = weighted_pass.residual([item], before.ravel(), self.method, workers)
-                    stats = stats.centered(before.ravel(), found.moment, found.energy)
-                fit = least_squares.estimate_of(stats, least_squares.least_squares(stats, factorisation))
-                if np.linalg.norm(fit.kernel - before) <= 1e-6 * np.linalg.norm(fit.kernel):
-                    break
-        if not isinstance(self.solver, least_squares.LeastSquares):
-            fit = self.solver.solve(stats)
-        taps, stderr = fit.kernel.ravel(), fit.stderr.ravel()
-        return _Tile(taps, stderr, fit.noise_std, fit.rss, fit.rank, stats.n_pixels, fit.findings)
 
+        def solve(stats: NormalEquations) -> LeastSquaresSolution:
+            return least_squares.least_squares(stats, factorisation)
 
-def _neighbours(grid: Shape) -> npt.NDArray[np.intp]:
-    """Return the pairs of tiles that share a side, shape (pairs, 2)."""
-    at = np.arange(grid[0] * grid[1]).reshape(grid)
-    down = np.stack([at[:-1].ravel(), at[1:].ravel()], axis=1)
-    across = np.stack([at[:, :-1].ravel(), at[:, 1:].ravel()], axis=1)
-    return np.concatenate([down, across])
+        def recenter(stats: Sequence[NormalEquations], found: Sequence[LeastSquaresSolution]) -> list[NormalEquations]:
+            taps = found[0].taps
+            if item is not None:
+                left = weighted_pass.residual([item], taps, self.method, workers)
+                return [stats[0].centered(taps, left.moment, left.energy)]
+            kernels = taps.reshape(1, 1, *self.observation.geometry.kernel_shape)
+            moments, energies = residual_moments(_part(self.observation, box), kernels, self.method, workers)
+            return [stats[0].centered(taps, moments[0], float(energies[0]))]
 
+        def matters(_: int, stats: NormalEquations, found: LeastSquaresSolution) -> bool:
+            return least_squares.rounding_matters(stats, found)
 
-def _smoothed(
-    every: list[NormalEquations], fits: list[_Tile], grid: Shape, strength: float, noise: float
-) -> list[_Tile]:
-    """Solve for all kernels at once, with the penalty on the differences of neighbours."""
-    grams = np.stack([stats.gram for stats in every])
-    m = grams.shape[1]
-    pairs = _neighbours(grid)
-    weight = strength * float(np.trace(grams, axis1=1, axis2=2).mean()) / m
-    if weight == 0 or len(pairs) == 0:
-        return fits
-    degree = np.bincount(pairs.ravel(), minlength=len(every)).astype(float)
-    own = np.stack([np.linalg.inv(g + weight * d * np.eye(m)) for g, d in zip(grams, degree, strict=True)])
-
-    def around(x: Array) -> Array:
-        """Return for each tile the sum over its neighbours."""
-        out = np.zeros_like(x)
-        np.add.at(out, pairs[:, 0], x[pairs[:, 1]])
-        np.add.at(out, pairs[:, 1], x[pairs[:, 0]])
-        return out
-
-    def apply(x: Array) -> Array:
-        return np.asarray(grams @ x + weight * (degree[:, None, None] * x - around(x)))
-
-    # The unknown is the step from the kernels without a penalty, where the data have nothing left to say.
-    plain = np.stack([f.taps for f in fits])[:, :, None]
-    residual = np.stack([least_squares.residual_at(s, f.taps)[0] for s, f in zip(every, fits, strict=True)])[:, :, None]
-    right = residual - weight * (degree[:, None, None] * plain - around(plain))
-    step, converged = _conjugate_gradients(apply, own, right, 1e-24)
-    taps = plain[:, :, 0] + step[:, :, 0]
-    rng = np.random.default_rng(0)
-    roots = np.stack([_root(g) for g in grams])
-    borrowed = np.zeros_like(taps)
-    for _ in range(_BATCHES):
-        draws = roots @ rng.standard_normal((len(every), m, _DRAWS))
-        edges = math.sqrt(weight) * rng.standard_normal((len(pairs), m, _DRAWS))
-        np.add.at(draws, pairs[:, 0], edges)
-        np.add.at(draws, pairs[:, 1], -edges)
-        drawn, enough = _conjugate_gradients(apply, own, draws, 1e-8)
-        converged = converged and enough
-        borrowed += np.mean((weight * (own @ around(drawn))) ** 2, axis=2) / _BATCHES
-    variance = np.diagonal(own, axis1=1, axis2=2) + borrowed
-    out = []
-    for i, stats in enumerate(every):
-        stderr = noise * np.sqrt(variance[i])
-        rss = least_squares.residual_at(stats, taps[i])[1]
-        findings = least_squares.judge(stats, taps[i], stderr[:, None], m, 1.0, rss, prior=True)
-        if fits[i].rank < m:
-            findings = (*(Finding(Verdict.PRIOR_DECIDES, f.detail) for f in fits[i].findings[:1]), *findings)
-        if not converged:
-            findings = (*findings, Finding(Verdict.NOT_CONVERGED, f"stopped after {_MOST_ITERATIONS} iterations"))
-        findings = ranked(findings)
-        freedom = max(1, stats.n_pixels - fits[i].rank)
-        std = math.sqrt(rss / freedom)
-        out.append(_Tile(taps[i], stderr, std, rss, m, stats.n_pixels, findings))
-    return out
-
-
-def _root(gram: Array) -> Array:
-    """Return R with ``R R' = gram``."""
-    try:
-        return np.asarray(np.linalg.cholesky(gram))
-    except np.linalg.LinAlgError:
-        values, vectors = scipy.linalg.eigh(gram)
-        return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
-
-
-def _conjugate_gradients(apply: Any, own: Array, right: Array, tolerance: float) -> tuple[Array, bool]:
-    """Solve for several right-hand sides (tiles, taps, sides) at once, preconditioned tile by tile."""
-    x = np.zeros_like(right)
-    residual = right.copy()
-    better = own @ residual
-    direction = better.copy()
-    size = np.einsum("tms,tms->s", residual, better)
-    enough = tolerance * size
-    for _ in range(_MOST_ITERATIONS):
-        if not np.any(size > enough):
-            return x, True
-        image = apply(direction)
-        curvature = np.einsum("tms,tms->s", direction, image)
-        step = np.divide(size, curvature, out=np.zeros_like(size), where=curvature > 0)
-        x += step * direction
-        residual -= step * image
-        better = own @ residual
-        previous, size = size, np.einsum("tms,tms->s", residual, better)
-        direction = better + np.divide(size, previous, out=np.zeros_like(size), where=previous > 0) * direction
-    return x, False
+        (stats,), (found,), _ = refine([stats], solve, recenter, matters)
+        return _kernel_of(least_squares.estimate_of(stats, found))

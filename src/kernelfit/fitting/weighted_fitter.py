@@ -16,7 +16,9 @@ from ..engines import weighted, weighted_iteration
 from ..engines.weighted_pass import Residual, residual
 from ..solvers import least_squares
 from ..solvers.cholesky import Inverse
+from ..solvers.errors_in_variables import take_off
 from ..solvers.least_squares import LeastSquaresSolution
+from .image_noise import ImageNoise
 from .refinement import refine
 
 #: Where the iteration is known to be off, the exact ways may cost so many nanoseconds on one core.
@@ -29,7 +31,11 @@ _UNLIKE_ON_THE_WAY = 4.0
 
 @dataclass(frozen=True, eq=False)
 class Solved:
-    """A weighted fit in the making: statistics, the least-squares solution, and what gives the backgrounds."""
+    """A weighted fit in the making: statistics, the least-squares solution, and what gives the backgrounds.
+
+    With noise of the image the solution is without what it adds, of which `image_noise` are the sums, `shift` what the
+    moments lack and `image_variance` what it adds to a pixel's variance; the statistics are the pixels' own.
+    """
 
     stats: NormalEquations
     solution: LeastSquaresSolution
@@ -40,6 +46,9 @@ class Solved:
     iterations: int = 0
     refined: int = 0
     unlike: float = 1.0
+    image_noise: ImageNoise | None = None
+    shift: Array | None = None
+    image_variance: float = 0.0
 
     @property
     def unknowns(self) -> Array:
@@ -63,6 +72,8 @@ class WeightedFitter:
     progress : callable or None
     strategy : str
         One of `weighted.REGIMES`, or "exact" for the cheaper one of the two that are.
+    image_std : float
+        Standard deviation of the noise of an image pixel, which needs an exact strategy.
     """
 
     method: str
@@ -71,6 +82,7 @@ class WeightedFitter:
     tolerance: float | None = None
     progress: Progress | None = None
     strategy: str = "auto"
+    image_std: float = 0.0
     _grams: tuple[Array, ...] | None = None
 
     def prepare(self, items: Sequence[WeightedObservation]) -> None:
@@ -88,12 +100,37 @@ class WeightedFitter:
         return self._grams, together(items, [moment for _, moment in plain])
 
     def solve(
-        self, items: Sequence[WeightedObservation], start: Array | None = None, *, last: bool = True, even: bool = False
+        self,
+        items: Sequence[WeightedObservation],
+        start: Array | None = None,
+        *,
+        last: bool = True,
+        even: bool = False,
+        slopes: Sequence[Array] | None = None,
     ) -> Solved:
         """Fit the pairs with their weights.
 
-        `last` says whether the errors will be used, `even` that the weights are known not to follow the images.
+        `last` says whether the errors will be used, `even` that the weights are known not to follow the images;
+        `slopes` are those of the residual of `start` as weighed, where the weights come from it.
         """
+        found = self._solved(items, start, last=last, even=even)
+        if not self.image_std:
+            return found
+        observations, weights = [item.observation for item in items], [item.weights for item in items]
+        known = ImageNoise.of(observations, weights, found.eliminations, slopes)
+        shift = known.shift(self.image_std, None if start is None else start[: items[0].n_taps])
+        stats, share = take_off(found.stats, self.image_std, known.counts, shift)
+        solution = least_squares.least_squares(stats)
+        return dataclasses.replace(
+            found,
+            solution=solution,
+            image_noise=known,
+            shift=shift,
+            image_variance=share * self.image_std**2 * float(np.sum(solution.taps**2)),
+        )
+
+    def _solved(self, items: Sequence[WeightedObservation], start: Array | None, *, last: bool, even: bool) -> Solved:
+        """Fit the pairs with their weights, image noise and all."""
         weighted.require_determined(items)
         seen = weighted.survey(items)
         strategy = self.strategy

@@ -4,7 +4,7 @@ import dataclasses
 import io as std_io
 import json
 import math
-import warnings
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,17 @@ from ..analysis.channel_split import split_channels
 from ..core.estimate import Estimate
 from ..core.findings import Verdict
 from ..core.geometry import Convention, convention_from, default_origin
-from ..core.npz import write_whole
-from ..core.serialization import load_estimate, save_estimate
-from .read import ImageFileError, read_image, require
+from ..core.npz import ImageFileError, Writer, reading, require_length, require_plain, write_whole
+from ..core.serialization import estimate_writer, load_estimate, require_kernel
+from .planes import Choice, require
+from .read import open_tiff, quiet, read_image, read_table, tiff_pixels
+from .scientific import fits_pixels, open_fits
 
 Array = npt.NDArray[np.float64]
 SUFFIXES = (".npy", ".csv", ".txt", ".tif", ".tiff", ".fits", ".json", ".npz")
 _FITS_KEYS = {"mode": "KFMODE", "boundary": "KFBOUND", "fillvalue": "KFFILL", "operation": "KFOPER"}
-_FITS_PAIRS = (("KFSTRD", 1), ("KFOFFS", 0))
+_FITS_PAIRS = {"origin": ("KFORIG", None), "stride": ("KFSTRD", 1), "offset": ("KFOFFS", 0)}
+_MOST_TEXT = 2**28
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,11 +124,15 @@ def finite(value: Any) -> Any:
 
 def write_kernel(path: Path, fit: Estimate, *, overwrite: bool = False) -> None:
     """Write a kernel in the format that the name says, whole or not at all."""
-    suffix, what = path.suffix.lower(), "the kernel"
+    write_whole(path, kernel_writer(path, fit), "the kernel", overwrite=overwrite)
+
+
+def kernel_writer(path: Path, fit: Estimate) -> Writer:
+    """Return what writes a kernel in the format that the name says."""
+    suffix = path.suffix.lower()
     kernel = np.ascontiguousarray(fit.kernel)
     if suffix == ".npz":
-        save_estimate(fit, path, overwrite=overwrite)
-        return
+        return estimate_writer(fit)
     if suffix in (".csv", ".txt"):
         if kernel.ndim != 2:
             msg = f"got a kernel of shape {kernel.shape} for {path.name}, need rows and columns; write .npy or .json"
@@ -146,10 +153,8 @@ def write_kernel(path: Path, fit: Estimate, *, overwrite: bool = False) -> None:
     elif suffix == ".fits":
         data = _fits_bytes(kernel, fit)
     else:
-        buffer = std_io.BytesIO()
-        np.save(buffer, kernel, allow_pickle=False)
-        data = buffer.getvalue()
-    write_whole(path, lambda file: file.write(data), what, overwrite=overwrite)
+        return lambda file: np.save(file, kernel, allow_pickle=False)
+    return lambda file: file.write(data)
 
 
 def _fits_bytes(kernel: Array, fit: Estimate) -> bytes:
@@ -159,9 +164,7 @@ def _fits_bytes(kernel: Array, fit: Estimate) -> bytes:
     for name, key in _FITS_KEYS.items():
         value = getattr(fit.convention, name)
         first.header[key] = ("none" if value is None else value, f"convention: {name}")
-    first.header["KFORIG0"] = (fit.convention.origin[0], "tap over the output pixel: row")
-    first.header["KFORIG1"] = (fit.convention.origin[1], "tap over the output pixel: column")
-    for name, (key, _) in zip(("stride", "offset"), _FITS_PAIRS, strict=True):
+    for name, (key, _) in _FITS_PAIRS.items():
         for axis in range(2):
             first.header[f"{key}{axis}"] = (getattr(fit.convention, name)[axis], f"convention: {name}")
     first.header["KFVERD"] = (fit.verdict.name, "verdict of kernelfit")
@@ -182,98 +185,88 @@ def read_kernel(path: str) -> KernelFile:
     ImageFileError
         It is damaged, of another format, or holds no kernel of finite numbers.
     """
+    head = b""
     if path != "-":
+        require_plain(path)
         with open(path, "rb") as file:
             head = file.read(16)
-    else:
-        head = b""
-    suffix = Path(path).suffix.lower()
-    try:
+    need = f"one of {', '.join(SUFFIXES)}"
+    with reading(path, "no kernel that can be read", need, memory=True), quiet():
+        if head.startswith((b"\x89PNG", b"\xff\xd8\xff", b"BM", b"RIFF")):
+            msg = f"{path}: got a picture, need a kernel's numbers: {', '.join(SUFFIXES)}"
+            raise ImageFileError(msg)
         if head.lstrip()[:1] == b"{":
-            found = _from_json(Path(path).read_text(encoding="utf-8"))
+            found = _from_json(Path(path))
         elif head.startswith(b"PK"):
             fit = load_estimate(path)
             found = KernelFile(fit.kernel, fit.stderr, fit.convention, fit, fit.verdict.value)
-        elif suffix in (".csv", ".txt") and head:
-            found = KernelFile(_from_text(path, "," if suffix == ".csv" else None))
-        elif head.startswith((b"\x89PNG", b"\xff\xd8\xff")):
-            msg = f"{path}: got a picture, need a kernel's numbers: {', '.join(SUFFIXES)}"
-            raise ImageFileError(msg)
+        elif Path(path).suffix.lower() in (".csv", ".txt") and head:
+            found = KernelFile(read_table(path))
         elif head.startswith(b"SIMPLE  ="):
-            found = _from_fits(path)
+            found = _from_fits(Path(path))
         elif head.startswith(b"\x93NUMPY"):
-            found = KernelFile(np.load(path, allow_pickle=False))
+            with open(path, "rb") as file:
+                require_length(file, os.fstat(file.fileno()).st_size)
+                found = KernelFile(np.load(file, allow_pickle=False))
         elif head[:2] in (b"II", b"MM"):
-            found = _from_tiff(path)
+            found = _from_tiff(Path(path))
         else:
             found = KernelFile(np.asarray(read_image(path)))
-    except ImageFileError:
-        raise
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
-        msg = f"{path}: got no kernel that can be read ({error}), need one of {', '.join(SUFFIXES)}"
-        raise ImageFileError(msg) from error
-    kernel = found.kernel
-    if kernel.dtype.kind not in "biuf" or not kernel.size or not np.isfinite(kernel).all():
-        msg = f"{path}: got taps that are not all finite real numbers, need a kernel of numbers"
-        raise ImageFileError(msg)
-    if kernel.ndim not in (2, 3, 4):
-        msg = f"{path}: got an array of shape {kernel.shape}, need rows and columns, after axes of channels if any"
-        raise ImageFileError(msg)
-    return dataclasses.replace(found, kernel=np.asarray(found.kernel, dtype=np.float64))
+        kernel = found.kernel
+        if kernel.ndim not in (2, 3, 4):
+            msg = f"{path}: got an array of shape {kernel.shape}, need rows and columns, after axes of channels if any"
+            raise ImageFileError(msg)
+        require_kernel(kernel, None if found.fit is not None else found.stderr, found.convention)
+    return dataclasses.replace(found, kernel=np.asarray(kernel, dtype=np.float64))
 
 
-def _from_json(text: str) -> KernelFile:
-    fields = json.loads(text)
-    kernel = np.array(fields["kernel"], dtype=np.float64)
-    errors = fields.get("stderr")
+def _from_json(path: Path) -> KernelFile:
+    if path.stat().st_size > _MOST_TEXT:
+        msg = (
+            f"{path}: got a JSON text of {path.stat().st_size} bytes, need at most {_MOST_TEXT}; save the kernel as NPZ"
+        )
+        raise ImageFileError(msg)
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    errors, convention, verdict = (fields.get(name) for name in ("stderr", "convention", "verdict"))
     stderr = None if errors is None else np.array(errors, dtype=np.float64)
-    convention = fields.get("convention")
     return KernelFile(
-        kernel,
+        np.array(fields["kernel"], dtype=np.float64),
         None if stderr is None or not np.isfinite(stderr).all() else stderr,
         None if convention is None else convention_from(convention),
-        verdict=str((fields.get("verdict") or {}).get("text", "")),
+        verdict=str(verdict.get("text", "") if isinstance(verdict, dict) else verdict or ""),
     )
 
 
-def _from_text(path: str, delimiter: str | None) -> Array:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a file without any numbers
-        return np.loadtxt(path, delimiter=delimiter, ndmin=2, dtype=np.float64)
-
-
-def _from_fits(path: str) -> KernelFile:
-    fits = require("astropy.io.fits", package="astropy", extra="io", purpose="reading FITS")
-    try:
-        with fits.open(path, memmap=False) as hdus:
-            first = next(hdu for hdu in hdus if getattr(hdu, "is_image", False) and hdu.shape)
-            kernel, header = np.array(first.data), first.header
-            errors = np.array(hdus["ERROR"].data, dtype=np.float64) if "ERROR" in hdus else None
-    except (OSError, StopIteration, TypeError) as error:
-        msg = f"{path}: got unreadable FITS data ({error}), need a whole file with an image"
-        raise ImageFileError(msg) from error
+def _from_fits(path: Path) -> KernelFile:
+    with open_fits(path) as hdus:
+        first = next((hdu for hdu in hdus if getattr(hdu, "is_image", False) and hdu.shape), None)
+        if first is None:
+            msg = f"{path}: got unreadable FITS data, need a whole file with an image"
+            raise ImageFileError(msg)
+        kernel, header = np.array(fits_pixels(path, hdus, first)), first.header
+        errors = np.array(fits_pixels(path, hdus, hdus["ERROR"]), dtype=np.float64) if "ERROR" in hdus else None
     convention = None
     if "KFMODE" in header:
         fields = {name: header[key] for name, key in _FITS_KEYS.items()}
         fields["boundary"] = None if fields["boundary"] == "none" else fields["boundary"]
-        stride, offset = ((header.get(f"{key}0", n), header.get(f"{key}1", n)) for key, n in _FITS_PAIRS)
-        origin = (header["KFORIG0"], header["KFORIG1"])
-        convention = Convention(origin=origin, stride=stride, offset=offset, **fields)
+        for name, (key, default) in _FITS_PAIRS.items():
+            fields[name] = [header.get(f"{key}{axis}", default) for axis in range(2)]
+        convention = convention_from(fields)
     if errors is not None and (errors.shape != kernel.shape or not np.isfinite(errors).all()):
         errors = None
     name = str(header.get("KFVERD", ""))
     return KernelFile(kernel, errors, convention, verdict=Verdict[name].value if name in Verdict.__members__ else name)
 
 
-def _from_tiff(path: str) -> KernelFile:
+def _from_tiff(path: Path) -> KernelFile:
     """Read a TIFF file, and the convention that one of ours carries in its description."""
-    tifffile = require("tifffile", package="tifffile", extra="cli", purpose="reading TIFF")
-    with tifffile.TiffFile(path) as file:
-        kernel, note = np.asarray(file.asarray()), file.pages.first.description
+    with open_tiff(path, Choice()) as file:
+        kernel, note = tiff_pixels(path, file, file.series[0]), file.pages.first.description
     try:
-        return KernelFile(kernel, convention=convention_from(json.loads(note)["convention"]))
-    except (ValueError, KeyError, TypeError):
+        fields = json.loads(note)["convention"]
+    except (ValueError, KeyError, TypeError, RecursionError):  # somebody else's
         if kernel.ndim != 2:
             msg = f"{path}: got an image of shape {kernel.shape}, need a kernel's rows and columns"
             raise ImageFileError(msg) from None
         return KernelFile(kernel)
+    return KernelFile(kernel, convention=convention_from(fields))

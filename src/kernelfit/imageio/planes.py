@@ -7,9 +7,7 @@ from typing import Any
 
 import numpy as np
 
-
-class ImageFileError(ValueError):
-    """A file is damaged, of another format, or not one gray plane; the message says which and what to do."""
+from ..core.npz import ImageFileError
 
 
 class NoChannelsError(ImageFileError):
@@ -57,6 +55,8 @@ class Choice:
         Channel of a colour image: from 0, or "red", "green", "blue", "alpha" or "luma".
     colours : bool, optional
         Whether a colour image (rows, cols, channels) will do.
+    allow_external : bool, optional
+        Whether what the file names outside itself may be read.
     """
 
     page: int | None = None
@@ -64,6 +64,16 @@ class Choice:
     dataset: str | None = None
     channel: int | str | None = None
     colours: bool = False
+    allow_external: bool = False
+
+    def refuse_external(self, path: object, what: str) -> None:
+        """Refuse pixels that are not in the file itself, unless they are allowed."""
+        if not self.allow_external:
+            msg = (
+                f"{path}: got {what}, which lie outside the file; need pixels inside it, or, if you trust the file, "
+                "leave to read what it names (--allow-external, allow_external=True)"
+            )
+            raise ImageFileError(msg)
 
     def refuse_unused(self, path: object, kind: str, **used: bool) -> None:
         """Refuse a choice that this kind of file has no use for, rather than ignore it."""

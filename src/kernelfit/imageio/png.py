@@ -36,7 +36,12 @@ def read(path: Path) -> npt.NDArray[np.uint16]:
         msg = "its colours of 16 bits are interlaced, which is not read"
         raise ValueError(msg)
     n_bytes = 2 * _CHANNELS[colour]
-    lines = np.frombuffer(zlib.decompress(b"".join(packed)), np.uint8).reshape(n_rows, 1 + n_cols * n_bytes)
+    size = n_rows * (1 + n_cols * n_bytes)
+    data = zlib.decompressobj().decompress(b"".join(packed), size + 1)
+    if len(data) != size:
+        msg = f"its pixels unpack to {'more' if len(data) > size else 'less'} than the {size} bytes of its header"
+        raise ValueError(msg)
+    lines = np.frombuffer(data, np.uint8).reshape(n_rows, 1 + n_cols * n_bytes)
     pixels = np.zeros((1 + n_rows, 1 + n_cols, n_bytes), np.uint8)  # zero above the first row, and left of it
     pixels[1:, 1:] = lines[:, 1:].reshape(n_rows, n_cols, n_bytes)
     _undo(pixels, lines[:, 0])

@@ -1,4 +1,4 @@
-"""Image files in: PNG, JPEG, TIFF, NPY, FITS, HDF5 and Zarr, one gray plane of each.
+"""Image files in: PNG, JPEG, BMP, WebP, TIFF, NPY, FITS, HDF5, Zarr and tables of numbers, one gray plane of each.
 
 Files are told apart by their first bytes, never by their names. Reading raises `ImageFileError` for a file that is not
 a single gray plane, ``OSError`` for one that cannot be reached, and `MissingExtraError` when the package that reads its
@@ -8,28 +8,25 @@ rather than averaged, unless a channel is asked for. Pictures that say how the c
 
 import contextlib
 import errno
-import importlib
+import functools
 import importlib.util
 import io
 import logging
+import math
 import os
+import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .planes import (
-    Choice,
-    ImageFileError,
-    MissingExtraError,
-    judge_planes,
-    pick_plane,
-    require,
-)
+from ..core.npz import ImageFileError, reading, require_length, require_plain
+from . import limits, png, scientific
+from .planes import Choice, MissingExtraError, judge_planes, pick_plane, require
 
 __all__ = ["ImageFileError", "MissingExtraError", "read_image", "require"]
 _SIGNATURES = {
@@ -44,7 +41,10 @@ _SIGNATURES = {
     b"\x1f\x8b": "FITS",  # by gzip: astropy sees to it
     b"\x89HDF\r\n\x1a\n": "HDF5",
     b"PK\x03\x04": "ZIP",
+    b"BM": "BMP",
 }
+_FORMATS = "PNG, JPEG, BMP, WebP, TIFF, NPY, FITS, HDF5, Zarr or a table of numbers"
+_TABLE = re.compile(rb"(\xef\xbb\xbf)?(\s*#[^\n]*\n)*\s*([-+.\d]|nan|inf)[\t\n\r\x20-\x7e]*", re.IGNORECASE)
 _GRAY_MODES = {"1", "L", "F"}  # Pillow's names for one gray plane; 16- and 32-bit integers start with "I"
 
 
@@ -56,14 +56,16 @@ def read_image(
     dataset: str | None = None,
     channel: int | str | None = None,
     colours: bool = False,
+    allow_external: bool = False,
 ) -> Any:
     """Read one gray plane from an image file, in the type it is stored in.
 
     Parameters
     ----------
     path : path-like
-        The file: PNG, JPEG, TIFF, NPY, FITS (gzipped or not), HDF5, or the folder of a Zarr array or group. Its first
-        bytes decide the format. ``"-"`` reads NPY from the standard input.
+        The file: PNG, JPEG, BMP, WebP, TIFF, NPY, FITS (gzipped or not), HDF5, the folder of a Zarr array or group, or
+        a text of numbers (CSV, TXT), a row in each line. Its first bytes decide the format. ``"-"`` reads NPY from the
+        standard input.
     page : int, optional
         Which page of a TIFF file, or plane of a stack (first axis), from 0.
     hdu : int or str, optional
@@ -76,6 +78,9 @@ def read_image(
         of colours is of floats, which no longer tell whether a colour was saturated: give `find_kernel` a mask of that.
     colours : bool, optional
         Whether a colour image is returned whole, (rows, cols, 2 to 4 channels), rather than refused; default False.
+    allow_external : bool, optional
+        Whether pixels that lie in other files, which this one names, are read: external storage and virtual datasets of
+        HDF5, companions of an OME-TIFF, links inside a Zarr folder that lead outside. The default refuses them.
 
     Returns
     -------
@@ -88,38 +93,18 @@ def read_image(
     OSError
         The file cannot be opened.
     ImageFileError
-        It is empty, damaged, of another format, or holds colours, a palette, several planes or Python objects, and no
-        choice says which plane is meant.
+        It is empty, damaged, of another format, would unpack to more than its header promises, or holds colours,
+        several planes or Python objects, and no choice says which plane is meant. Damage of what is read when it is
+        used comes out then.
     MissingExtraError
         The package that reads this format is not installed.
     """
-    choice = Choice(page, hdu, dataset, channel, colours)
+    choice = Choice(page, hdu, dataset, channel, colours, allow_external)
     path = Path(path)
-    if str(path) == "-":
-        name, kind, source = "<stdin>", "NPY", sys.stdin.buffer.read()
-    else:
-        name, source = str(path), b""
-        kind = kind_of(path)
-    from . import scientific
-
-    try:
-        with warnings.catch_warnings(), _quiet("tifffile", "PIL", "astropy"):
-            warnings.simplefilter("ignore")
-            if kind == "NPY":
-                image = _read_npy(path, choice) if name != "<stdin>" else _from_stdin(source, choice)
-            elif kind in _READERS:
-                image = _READERS[kind](path, choice)
-            else:
-                image = {"FITS": scientific.read_fits, "HDF5": scientific.read_hdf5, "Zarr": scientific.read_zarr}[
-                    kind
-                ](path, choice)
-    except (ImageFileError, MissingExtraError, MemoryError):
-        raise
-    except Exception as error:  # decoders raise nearly anything over a damaged file
-        if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
-            raise
-        msg = f"{name}: got unreadable {kind} data ({error}), need a whole file of plain numbers; save it anew"
-        raise ImageFileError(msg) from error
+    stdin = str(path) == "-"
+    name, kind = ("<stdin>", "NPY") if stdin else (str(path), kind_of(path))
+    with reading(name, f"unreadable {kind} data", "a whole file of plain numbers; save it anew"), quiet():
+        image = _from_stdin(sys.stdin.buffer.read(), choice) if stdin else _READERS[kind](path, choice)
     judge_planes(name, tuple(image.shape), colours)
     return image
 
@@ -130,17 +115,19 @@ def kind_of(path: Path) -> str:
         if is_zarr(path):
             return "Zarr"
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if path.is_fifo():
-        msg = f"{path}: got a pipe, need a file; or - for NPY on the standard input"
-        raise ImageFileError(msg)
+    require_plain(path)
     with path.open("rb") as file:
         head = file.read(512)
     kind = next((kind for signature, kind in _SIGNATURES.items() if head.startswith(signature)), None)
     if kind == "ZIP" and path.name.lower().endswith(".zarr.zip"):
         return "Zarr"
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "WEBP"
+    if kind is None and _TABLE.fullmatch(head):
+        return "table"
     if kind is None or kind == "ZIP":
         what = "an empty file" if not head else "a NumPy archive" if kind == "ZIP" else "a file of another format"
-        msg = f"{path}: got {what}, need PNG, JPEG, TIFF, NPY, FITS, HDF5 or Zarr; convert it without loss first"
+        msg = f"{path}: got {what}, need {_FORMATS}; convert it without loss first"
         raise ImageFileError(msg)
     return kind
 
@@ -155,6 +142,8 @@ _ORIENTATION = 274  # the tag of EXIF and TIFF
 
 def _read_npy(path: Path, choice: Choice) -> Any:
     choice.refuse_unused(path, "NPY", page=True, channel=True)
+    with path.open("rb") as file:
+        require_length(file, os.fstat(file.fileno()).st_size)
     array: NDArray[Any]
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -168,45 +157,63 @@ def _from_stdin(data: bytes, choice: Choice) -> Any:
         msg = f"<stdin>: got {'nothing' if not data else 'a file of another format'}, need NPY on the standard input"
         raise ImageFileError(msg)
     choice.refuse_unused("<stdin>", "NPY", page=True, channel=True)
-    return pick_plane("<stdin>", np.load(io.BytesIO(data), allow_pickle=False), choice)
+    require_length(file := io.BytesIO(data), len(data))
+    return pick_plane("<stdin>", np.load(file, allow_pickle=False), choice)
 
 
-def _read_png(path: Path, choice: Choice) -> Any:
-    return _read_with_pillow(path, "PNG", choice)
+def read_table(path: str | Path) -> NDArray[np.float64]:
+    """Read a text of numbers, a row in each line; commas, semicolons (with decimal commas), tabs or blanks between."""
+    text = Path(path).read_text(encoding="utf-8-sig")
+    first = next((line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")), "")
+    delimiter = next((mark for mark in ";,\t" if mark in first), None)
+    text = text.replace(",", ".") if delimiter == ";" else text
+    return np.loadtxt(io.StringIO(text), delimiter=delimiter, ndmin=2, dtype=np.float64)
 
 
-def _read_jpeg(path: Path, choice: Choice) -> Any:
-    return _read_with_pillow(path, "JPEG", choice)
+def _read_table(path: Path, choice: Choice) -> Any:
+    choice.refuse_unused(path, "a table of numbers")
+    return read_table(path)
 
 
-def _read_with_pillow(path: Path, kind: str, choice: Choice) -> Any:
-    from . import png
-
+def _read_with_pillow(path: Path, choice: Choice, kind: str) -> Any:
     choice.refuse_unused(path, kind, page=kind == "TIFF", channel=True)
     pillow = require("PIL.Image", package="pillow", extra="cli", purpose=f"reading {kind}")
     try:
         with pillow.open(path, formats=[kind]) as picture:
             if choice.page is not None:
                 picture.seek(choice.page)
-            if kind == "PNG" and getattr(picture, "n_frames", 1) > 1:
+            if kind in ("PNG", "WEBP") and getattr(picture, "n_frames", 1) > 1:
                 msg = f"{path}: got an animation of {picture.n_frames} frames, need one image; save a frame by itself"
                 raise ImageFileError(msg)
-            mode = str(picture.mode)
-            if mode == "P":
-                msg = f"{path}: got palette colours, need one gray plane; convert the image to gray first"
-                raise ImageFileError(msg)
-            if mode not in ("RGB", "RGBA", "LA") and mode not in _GRAY_MODES and not mode.startswith("I"):
+            mode, n_bands = str(picture.mode), len(picture.getbands())
+            if mode not in ("P", "RGB", "RGBA", "LA") and mode not in _GRAY_MODES and not mode.startswith("I"):
                 msg = f"{path}: got colours of the kind {mode}, need gray or RGB; convert the image first"
                 raise ImageFileError(msg)
-            if choice.channel is None and len(picture.getbands()) > 1:
-                judge_planes(path, (*picture.size[::-1], len(picture.getbands())), choice.colours)
-            array = png.read(path) if kind == "PNG" and png.is_deep(path) else np.array(picture)
+            n_bytes = n_bands * (4 if mode[0] in "IF" else 1)
+            limits.require_possible(path, picture.width * picture.height * n_bytes, path.stat().st_size)
+            if choice.channel is None and n_bands > 1:
+                judge_planes(path, (*picture.size[::-1], n_bands), choice.colours)
+            if mode == "P":
+                array = _without_palette(picture)
+            else:
+                with _silent(kind == "TIFF"):
+                    array = png.read(path) if kind == "PNG" and png.is_deep(path) else np.array(picture)
             tags = picture.tag_v2 if kind == "TIFF" else picture.getexif()
             array = upright(array, tags.get(_ORIENTATION, 1))
             return pick_plane(path, array, Choice(channel=choice.channel))
     except pillow.DecompressionBombError as error:
         msg = f"{path}: got an image too large for Pillow ({error}); save it as NPY, which has no limit"
         raise ImageFileError(msg) from error
+
+
+def _without_palette(picture: Any) -> NDArray[Any]:
+    """Return the colours that a palette stands for; gray where all of them are."""
+    pixels = np.array(picture.convert("RGBA" if "transparency" in picture.info else "RGB"))
+    gray = (pixels[..., :3] == pixels[..., :1]).all()
+    opaque = pixels.shape[-1] == 3 or (pixels[..., 3] == 255).all()
+    if gray:
+        return pixels[..., 0] if opaque else pixels[..., [0, 3]]
+    return pixels[..., :3] if opaque else pixels
 
 
 def upright(array: NDArray[Any], orientation: int) -> NDArray[Any]:
@@ -220,8 +227,7 @@ def upright(array: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 def _read_tiff(path: Path, choice: Choice) -> Any:
     choice.refuse_unused(path, "TIFF", page=True, channel=True)
-    tifffile = require("tifffile", package="tifffile", extra="cli", purpose="reading TIFF")
-    with tifffile.TiffFile(path) as tiff:
+    with open_tiff(path, choice) as tiff:
         at = choice.page or 0
         if not 0 <= at < len(tiff.pages):
             msg = f"{path}: got page={at}, need 0 to {len(tiff.pages) - 1}"
@@ -241,12 +247,12 @@ def _read_tiff(path: Path, choice: Choice) -> Any:
             one = tiff.series[0]
         colours = page.samplesperpixel > 1
         shape = one.shape
-        if colours and len(shape) == 3 and page.planarconfig == tifffile.PLANARCONFIG.SEPARATE:
+        if colours and len(shape) == 3 and getattr(page.planarconfig, "name", "") == "SEPARATE":
             shape = (*shape[1:], shape[0])
         if choice.channel is None:
             judge_planes(path, shape, choice.colours)
         if page.compression in _PLAIN_TIFF or _has_codecs():
-            array = one.asarray()
+            array = tiff_pixels(path, tiff, one)
             if shape != one.shape:
                 array = np.moveaxis(array, 0, -1)
             if array.ndim == 2 or colours:
@@ -259,17 +265,49 @@ def _read_tiff(path: Path, choice: Choice) -> Any:
                 "by deflate or not at all; convert the file, or pip install imagecodecs"
             )
             raise ImageFileError(msg)
-    return _read_with_pillow(path, "TIFF", choice)
+    return _read_with_pillow(path, choice, "TIFF")
 
 
-_READERS = {"PNG": _read_png, "JPEG": _read_jpeg, "TIFF": _read_tiff}
+@contextlib.contextmanager
+def open_tiff(path: Path, choice: Choice) -> Iterator[Any]:
+    """Open a TIFF file, and nothing beside it unless that is allowed."""
+    tifffile = require("tifffile", package="tifffile", extra="cli", purpose="reading TIFF")
+    alone: dict[str, Any] = {} if choice.allow_external else {"is_mmstack": False, "is_ndtiff": False}
+    with tifffile.TiffFile(path, _multifile=choice.allow_external, **alone) as tiff:
+        if not len(tiff.pages):
+            msg = f"{path}: got a TIFF file without an image, need one with a page"
+            raise ImageFileError(msg)
+        text = tiff.ome_metadata or "" if choice.page is None else ""
+        own = set(re.findall(r"<(?:\w+:)?OME\b[^>]*\bUUID=[\"']([^\"']+)", text))
+        files = set(re.findall(r"<(?:\w+:)?UUID\b[^>]*\bFileName=[^>]*>\s*([^<\s]+)", text)) - own
+        if len(files) > (not own) or "BinaryOnly" in text:
+            choice.refuse_external(path, "planes of an OME-TIFF in other files")
+        yield tiff
+
+
+def tiff_pixels(path: Path, tiff: Any, one: Any) -> NDArray[Any]:
+    """Return the pixels of a page or a series of pages, none of whose strips unpacks to more than it should."""
+    length = path.stat().st_size
+    limits.require_possible(path, one.nbytes, length)
+    for page in [one] if hasattr(one, "dataoffsets") else one.pages:
+        if page is not None and page.keyframe.compression in _DEFLATE_TIFF:
+            key = page.keyframe
+            limit = (math.prod(key.chunks) * key.bitspersample + 7) // 8 + 1024
+            for start, size in zip(page.dataoffsets, page.databytecounts, strict=False):
+                if start < length:
+                    tiff.filehandle.seek(start)
+                    limits.require_bounded(path, tiff.filehandle.read(min(size, length - start)), limit)
+    return np.asarray(one.asarray())
+
+
 _OTHER_TIFF = {  # what the numbers of a TIFF file may be beside gray and RGB
     "PALETTE": "palette colours",
     "MINISWHITE": "zero for white",
     "SEPARATED": "colours of the kind CMYK",
     **dict.fromkeys(("YCBCR", "CIELAB", "ICCLAB", "ITULAB", "LOGL", "LOGLUV"), "luma and chroma"),
 }
-_PLAIN_TIFF = (1, 8, 32946)  # uncompressed, and the two names of deflate: what tifffile decodes on its own
+_DEFLATE_TIFF = (8, 32946)
+_PLAIN_TIFF = (1, *_DEFLATE_TIFF)  # uncompressed, and the two names of deflate: what tifffile decodes on its own
 
 
 def _has_codecs() -> bool:
@@ -277,17 +315,42 @@ def _has_codecs() -> bool:
 
 
 @contextlib.contextmanager
-def _quiet(*names: str) -> Iterator[None]:
-    """Keep the named loggers from writing to stderr, those that exist: what matters is raised.
-
-    (To ask for one would make it, and astropy, imported later, could then not make its own.)
-    """
-    loggers = [each for name in names if isinstance(each := logging.root.manager.loggerDict.get(name), logging.Logger)]
-    before = [logger.disabled for logger in loggers]
+def _silent(wanted: bool) -> Iterator[None]:
+    """Keep libtiff from writing to the process's standard error, past Python."""
+    if not wanted:
+        yield
+        return
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
-        for logger in loggers:
-            logger.disabled = True
+        os.dup2(nothing, 2)
         yield
     finally:
-        for logger, disabled in zip(loggers, before, strict=True):
-            logger.disabled = disabled
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
+
+
+_LAST_RESORT = logging.lastResort
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep decoders from warning on stderr: what matters is raised."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            logging.lastResort = logging.NullHandler()
+            yield
+        finally:
+            logging.lastResort = _LAST_RESORT
+
+
+_READERS: dict[str, Callable[[Path, Choice], Any]] = {
+    **{kind: functools.partial(_read_with_pillow, kind=kind) for kind in ("PNG", "JPEG", "BMP", "WEBP")},
+    "TIFF": _read_tiff,
+    "NPY": _read_npy,
+    "table": _read_table,
+    "FITS": scientific.read_fits,
+    "HDF5": scientific.read_hdf5,
+    "Zarr": scientific.read_zarr,
+}

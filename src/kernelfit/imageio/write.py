@@ -45,8 +45,9 @@ def check_output(
         Its folder does not exist or cannot be written to.
     """
     if str(path) == "-" and ".npy" in suffixes:
-        if sys.stdout.isatty():
-            msg = f"got - for {what}, which would fill the terminal with bytes; need a pipe, as in | program"
+        if sys.stdout is None or sys.stdout.isatty():
+            where = "a standard output that is closed" if sys.stdout is None else "a terminal, which bytes would fill"
+            msg = f"got - for {what} on {where}; need a pipe, as in | program"
             raise ValueError(msg)
         return None
     path = Path(path)
@@ -126,6 +127,45 @@ def white_of(path: Path, image: Any, n_channels: int) -> int:
         )
         raise ValueError(msg)
     return int(white)
+
+
+def representable(
+    path: Path | None, image: NDArray[Any], white: int, *, holes: bool, nan: float | None = None
+) -> NDArray[Any]:
+    """Return the pixels with the value `nan` for NaN, and refuse what the file has no value for.
+
+    Parameters
+    ----------
+    path : Path or None
+        The file, None for NPY on the standard output.
+    image : ndarray
+        The pixels.
+    white : int
+        What `white_of` says.
+    holes : bool
+        Whether what they were made of has NaN; if not, NaN is an overflow.
+    nan : float, optional
+        What to write for NaN; by default it stays, where the format has it.
+
+    Raises
+    ------
+    ValueError
+        Pixels are NaN in a format of whole numbers, infinite, or too large for the format.
+    """
+    missing, name = np.isnan(image), "-" if path is None else path.name
+    single = path is not None and path.suffix.lower() in (".tif", ".tiff")
+    most = float(np.finfo(np.float32 if single else np.float64).max)
+    beyond = ~(np.abs(image) <= most) & ~(missing & holes)
+    if beyond.any():
+        need = "write .npy or .fits, which hold 64 bits" if single else "need an image and a kernel of smaller numbers"
+        msg = f"got {np.count_nonzero(beyond)} pixels that are infinite or larger than {most:.3g} for {name}; {need}"
+        raise ValueError(msg)
+    if nan is not None and missing.any():
+        image, missing = np.where(missing, nan, image), np.isnan([nan])
+    if white and missing.any():
+        msg = f"got {np.count_nonzero(missing)} pixels that are NaN for {name}, which has no value for them"
+        raise ValueError(f"{msg}; say what to write there (--nan VALUE), or write .tif, .npy or .fits")
+    return image
 
 
 def write_image(path: Path, image: NDArray[Any], white: int = 0, *, overwrite: bool = False) -> int:

@@ -88,7 +88,7 @@ ADVICE: dict[Verdict, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     Verdict.NO_REDUNDANCY: (
-        "There are no more pixels than taps. Such a fit is exact whatever the images are, so it proves nothing.",
+        "There are hardly more pixels than taps. Such a fit is nearly exact whatever they are: it proves little.",
         ("Ask for a smaller kernel.", "Use larger images.", "Declare the boundary if you know it: more pixels count."),
     ),
     Verdict.PRIOR_DECIDES: (

@@ -117,12 +117,10 @@ def as_solver(solver: "Solver | str | None") -> "Solver":
         return LeastSquares()
     if isinstance(solver, str):
         if solver == "auto":
-            pass
-
             return Auto()
         msg = f"got solver={solver!r}, need 'auto' or a solver such as LeastSquares(), Penalized() or GaussianProcess()"
         raise ValueError(msg)
-    if isinstance(solver, type) or not callable(getattr(solver, "solve", None)):
+    if isinstance(solver, type) or not (callable(getattr(solver, "solve", None)) or hasattr(solver, "needs")):
         msg = (
             f"got solver={solver!r}, need an object with a method solve(stats), such as LeastSquares(); "
             "write the parentheses"

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import scipy.fft
 import scipy.linalg
 
 from ..core.cross_spectra import Array, CrossSpectra
@@ -98,6 +99,31 @@ def lag_sums(stats: CrossSpectra, workers: int = 1) -> Lags:
     )
 
 
+def _taps_of(stats: CrossSpectra) -> tuple[int, ...]:
+    """Return the shape of the unknown taps."""
+    return stats.shape if stats.order is None else stats.order.shape
+
+
+def _several(stats: CrossSpectra) -> tuple[Array, Array]:
+    """Return Gram matrix and moment of several sources over the user's taps, as means over a block."""
+    assert stats.order is not None
+    (height, width), order = stats.shape, stats.order.ravel()
+    source, tap = np.divmod(order, height * width)
+    y, x = np.divmod(tap, width)
+    n = len(order)
+    gram, right = np.empty((n, n)), np.empty(n)
+    for a in range(len(stats.image_power)):
+        here = np.flatnonzero(source == a)
+        lags = scipy.fft.irfft2(stats.cross[a], stats.block)
+        right[here] = lags[stats.shift[0] - y[here], stats.shift[1] - x[here]]
+        for b in range(len(stats.image_power)):
+            there = np.flatnonzero(source == b)
+            lags = scipy.fft.irfft2(stats.image_power[a, b], stats.block)
+            at = y[there] - y[here, None], x[there] - x[here, None]
+            gram[np.ix_(here, there)] = lags[at[0], at[1]]
+    return gram, right
+
+
 def matrix(lags: Array, shape: tuple[int, int]) -> Array:
     """Return the block-Toeplitz matrix of lag sums that are the same for d and -d."""
     height, width = shape
@@ -160,14 +186,25 @@ class Equations:
     def of(cls, stats: CrossSpectra, band: Band, workers: int = 1) -> "Equations":
         """Set the equations up."""
         shape, n = stats.shape, math.prod(stats.block)
-        lags = lag_sums(stats, workers)
         overlap = np.maximum(stats.overlap / stats.n_blocks, _LEAST_OVERLAP)
         mirrored = np.concatenate([overlap[:, :0:-1], overlap], axis=1)
         reach = [np.minimum(np.abs(np.arange(k) - s), k - 1) for k, s in zip(shape, stats.shift, strict=True)]
         at_taps = overlap[np.ix_(*reach)].ravel()
-        level = float(lags.power[0, shape[1] - 1])
-        gram, penalty = matrix(lags.power / mirrored, shape), matrix(penalty_lags(shape, band.name) * level, shape)
-        right = lags.cross.ravel() / at_taps
+        if stats.order is None:
+            lags = lag_sums(stats, workers)
+            level = float(lags.power[0, shape[1] - 1])
+            gram, penalty = matrix(lags.power / mirrored, shape), matrix(penalty_lags(shape, band.name), shape)
+            right = lags.cross.ravel() / at_taps
+        else:
+            gram, right = _several(stats)
+            order, own = stats.order.ravel() % math.prod(shape), stats.order.shape[1:]
+            penalty = np.asarray(np.kron(np.eye(len(stats.order)), matrix(penalty_lags(own, band.name), own)))
+            level = float(np.trace(gram)) / len(gram)
+            y, x = np.divmod(order, shape[1])
+            gram = gram / overlap[np.abs(y - y[:, None]), np.abs(x - x[:, None])]
+            at_taps = at_taps[order]
+            right = right / at_taps
+        penalty = penalty * level
         values, vectors = scipy.linalg.eigh(gram, penalty)
         usable = values > max(16, len(values)) * _EPS * values[-1]
         return cls(
@@ -190,7 +227,7 @@ class Equations:
 
     def kernel(self, balance: float) -> Array:
         """Return the kernel."""
-        return self.combine(self.inverses(balance) * self.moment).reshape(self.stats.shape)
+        return self.combine(self.inverses(balance) * self.moment).reshape(_taps_of(self.stats))
 
     def refined(self, balance: float) -> Array:
         """Return the kernel, corrected once by its own residual: Q's condition costs the eigenvectors digits."""
@@ -210,6 +247,8 @@ class Equations:
 
     def moment_covariance(self, balance: float) -> Array:
         """Return the covariance N of c, if the noise is what the kernel of a balance leaves."""
+        if self.band.between is not None:
+            return self.band.covariance(self.misfit(balance)[self.band.rings]) * self.covariance_scale
         density = self.band.power * self.misfit(balance)[self.band.rings]
         return matrix(self.band.lags(density, self.stats.shape), self.stats.shape) * self.covariance_scale
 
@@ -277,7 +316,7 @@ def estimate(stats: CrossSpectra, band: Band, given: float | None, workers: int 
 
 def _choose(equations: Equations) -> float:
     stats = equations.stats
-    allowed = equations.unlikely(_BALANCES) <= _WORSE + 2 * math.prod(stats.shape) / stats.n_pixels
+    allowed = equations.unlikely(_BALANCES) <= _WORSE + 2 * len(equations.right) / stats.n_pixels
     chosen = _PILOT
     for _ in range(2):
         variance, loss, _ = equations.squared_errors(_BALANCES, chosen)

@@ -1,98 +1,242 @@
-"""Conjugate gradients with a preconditioner."""
+"""Conjugate gradients with a preconditioner, and what they are asked for."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import numpy as np
+import scipy.fft
+import scipy.linalg
 
 from ..compiled.threads import Progress
-from ..core.validation import Array
+from ..core.estimate import Estimate, Prior
+from ..core.geometry import Shape
+from ..core.normal_equations import NormalEquations
+from ..core.validation import Array, known
+from .evidence import correlation, envelope_at, images_of
 from .least_squares import EPS
 
 #: The default of `tolerance`: the solver's own error, in units of the standard error that the noise causes.
 TOLERANCE = 0.01
 MOST_ITERATIONS = 1000
-
-
-class Preconditioned(Protocol):
-    """A symmetric positive operator on taps, and about its inverse."""
-
-    def __call__(self, taps: Array) -> Array:
-        """Return the operator times the taps."""
-        ...
-
-    def precondition(self, taps: Array) -> Array:
-        """Return about its inverse times the taps."""
-        ...
+PENALTIES = ("identity", "gradient", "laplacian", "biharmonic")
+#: The solver's own error never exceeds this share of the residual sum of squares, from which the noise is told.
+_MOST_SHARE = 0.01
 
 
 @dataclass(frozen=True)
 class ConjugateGradient:
     """Least squares by conjugate gradients, for kernels of thousands of taps: no Gram matrix is ever formed.
 
-    The standard errors are approximate, and there is no covariance. The error at which the iterations stop is the
-    `tolerance` of `Execution`.
+    With a penalty or a prior, whose strength is given, it is the posterior mean. The standard errors are those of a
+    typical tap, and there is no covariance. The error at which the iterations stop is the `tolerance` of `Execution`.
+
+    Parameters
+    ----------
+    penalty : {None, "identity", "gradient", "laplacian", "biharmonic"}, optional
+        ``k'Qk`` as `Penalized` has it, which calls the first one "ridge"; default none.
+    strength : float, optional
+        The strength, relative, as `Penalized` defines it. Needed with a penalty.
+    prior : Prior or tuple of Prior, optional
+        A Gaussian-process prior of known hyperparameters (such as `KernelFit.prior`, found on a part of the image), for
+        every term or one for each.
+    noise_std : float, optional
+        Standard deviation of the noise of a target pixel, beside which the prior is weighed (with weights that of a
+        pixel of weight 1). The default is that of the residual of least squares.
+
+    Raises
+    ------
+    ValueError
+        If the penalty is unknown, the strength missing or superfluous, or there are both a penalty and a prior.
     """
+
+    penalty: str | None = None
+    strength: float = math.nan
+    prior: Prior | tuple[Prior, ...] | None = None
+    noise_std: float | None = None
 
     #: What it is given.
     needs: ClassVar[str] = "operator"
 
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        known(self.penalty, (None, *PENALTIES), "penalty")
+        valid = math.isfinite(self.strength) and self.strength >= 0
+        if valid == (self.penalty is None):
+            msg = (
+                f"got penalty={self.penalty!r} with strength={self.strength!r}, need a finite strength of at least 0 "
+                "with a penalty, and none without"
+            )
+            raise ValueError(msg)
+        if self.prior is not None and self.penalty is not None:
+            msg = "got a penalty and a prior, need one or the other"
+            raise ValueError(msg)
+        if self.noise_std is not None and not (self.prior is not None and 0 < self.noise_std < math.inf):
+            msg = f"got noise_std={self.noise_std!r}, need a finite number above 0, and a prior beside it"
+            raise ValueError(msg)
 
-def _dot(a: Array, b: Array) -> float:
-    return float((a * b).sum())
+    def solve(self, stats: NormalEquations) -> Estimate:
+        """Refuse statistics: what has a Gram matrix is solved exactly, with all errors."""
+        msg = (
+            f"got solver={self} for statistics of {stats.n_taps} taps, whose Gram matrix it would not use; "
+            "need LeastSquares(), Penalized() or GaussianProcess(), or the pixels: find_kernel"
+        )
+        raise ValueError(msg)
+
+    @property
+    def priors(self) -> tuple[Prior, ...]:
+        """The priors, as a tuple."""
+        return () if self.prior is None else (self.prior,) if isinstance(self.prior, Prior) else tuple(self.prior)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is least squares."""
+        return self.penalty is None and self.prior is None
+
+    def __str__(self) -> str:
+        """Say the settings in one line."""
+        if self.penalty is not None:
+            return f"ConjugateGradient({self.penalty}, {self.strength:.3g})"
+        return f"ConjugateGradient({'; '.join(str(one) for one in self.priors)})"
+
+
+@dataclass(frozen=True, eq=False)
+class Iterations:
+    """Where conjugate gradients ended.
+
+    Attributes
+    ----------
+    taps : ndarray
+        The solution x.
+    dual : ndarray
+        The preconditioner's inverse, ``M^-1``, times the solution.
+    residual : ndarray
+        ``b - B x``.
+    count : int
+        Number of iterations.
+    converged : bool
+    """
+
+    taps: Array
+    dual: Array
+    residual: Array
+    count: int
+    converged: bool
 
 
 def conjugate_gradients(
-    operator: Preconditioned,
+    operator: Callable[[Array, Array], Array],
+    precondition: Callable[[Array], Array],
     moment: Array,
     enough: Callable[[Array, Array], float],
-    progress: Progress | None,
-) -> tuple[Array, int, bool]:
-    """Solve ``G k = moment`` by preconditioned conjugate gradients (Saad, "Iterative Methods", 2nd ed., algorithm 9.1).
+    progress: Progress | None = None,
+) -> Iterations:
+    """Solve ``B x = moment`` by preconditioned conjugate gradients (Saad, "Iterative Methods", 2nd ed., algorithm 9.1).
 
-    `enough` gives, for a solution and its residual, the square of the error in G's norm with which one may stop.
-
-    Returns
-    -------
-    taps : ndarray
-    iterations : int
-    converged : bool
+    The operator is given x and ``M^-1 x``, where `precondition` is M: one that holds the inverse of M (a prior's) needs
+    no solution. `enough` gives, for a solution and its residual, the square of the error in B's norm with which one may
+    stop. That error is at most ``r'M r`` over the smallest eigenvalue of M B, for which the smallest Ritz value stands,
+    that of the tridiagonal matrix that the iteration makes (G. Golub and G. Meurant, "Matrices, Moments and Quadrature
+    with Applications", 2010, chapter 12).
     """
-    taps = np.zeros_like(moment)
+    taps, dual = np.zeros_like(moment), np.zeros_like(moment)
     residual = moment.copy()
-    preconditioned = operator.precondition(residual)
-    direction = preconditioned.copy()
-    size = _dot(residual, preconditioned)
+    preconditioned = precondition(residual)
+    direction, beside = preconditioned.copy(), residual.copy()
+    size = float(residual.ravel() @ preconditioned.ravel())
     floor = 1e-26 * size
+    diagonal: list[float] = []
+    across: list[float] = []
+    share, ratio = 0.0, 0.0
     for iteration in range(MOST_ITERATIONS):
-        if not size > max(floor, enough(taps, residual)):
-            return taps, iteration, True
-        image = operator(direction)
-        curvature = _dot(direction, image)
+        limit = enough(taps, residual)
+        if not size > limit and diagonal:  # else there is no need to know
+            limit *= min(1.0, float(scipy.linalg.eigvalsh_tridiagonal(diagonal, across[:-1], "i", (0, 0))[0]))
+        if not size > max(floor, limit):
+            return Iterations(taps, dual, residual, iteration, converged=True)
+        image = operator(direction, beside)
+        curvature = float(direction.ravel() @ image.ravel())
         if not curvature > 0:  # rounding, or an image without detail: nothing more to gain in this direction
-            return taps, iteration, False
-        taps += (size / curvature) * direction
-        residual -= (size / curvature) * image
-        preconditioned = operator.precondition(residual)
-        previous, size = size, _dot(residual, preconditioned)
-        direction *= size / previous
-        direction += preconditioned
+            return Iterations(taps, dual, residual, iteration, converged=False)
+        step = size / curvature
+        diagonal.append(1 / step + ratio * share)
+        taps += step * direction
+        dual += step * beside
+        residual -= step * image
+        preconditioned = precondition(residual)
+        previous, size = size, float(residual.ravel() @ preconditioned.ravel())
+        ratio, share = size / previous, 1 / step
+        across.append(math.sqrt(max(ratio, 0.0)) * share)
+        for vector, new in ((direction, preconditioned), (beside, residual)):
+            vector *= ratio
+            vector += new
         if progress is not None:
             progress("iterating", iteration + 1, MOST_ITERATIONS)
-    return taps, MOST_ITERATIONS, False
+    return Iterations(taps, dual, residual, MOST_ITERATIONS, converged=False)
 
 
 def stop_rule(energy: float, moment: Array, n_pixels: int, tolerance: float) -> Callable[[Array, Array], float]:
     """Return the rule by which to stop: the error that noise causes, times the tolerance.
 
     Noise of variance s^2 moves the solution by an error e with ``E e'Ge = s^2 m``. With x = k and r = b - G k,
-    ``|y - A k|^2 = y'y - k'(b + r)``, which gives s^2.
+    ``|y - A k|^2 = y'y - k'(b + r)``, which gives s^2. Where few pixels are spare that is little of a large number, so
+    the residual itself has to have settled.
     """
-    m = moment.size
+    share = min(tolerance**2 * moment.size / max(1, n_pixels - moment.size), _MOST_SHARE)
 
     def enough(taps: Array, residual: Array) -> float:
-        rss = max(energy - _dot(taps, moment + residual), EPS * energy)
-        return tolerance**2 * rss / max(1, n_pixels - m) * m
+        return share * max(energy - float(taps.ravel() @ (moment + residual).ravel()), EPS * energy)
 
     return enough
+
+
+# ---- penalties and priors as operators ------------------------------------------------------------------------------
+
+
+class PenaltyOperator:
+    """Q of a penalty on kernels that are zero beyond their support, for arrays (terms, rows, cols)."""
+
+    def __init__(self, penalty: str, shape: Shape) -> None:
+        self.power = {"identity": 0, "gradient": 1, "laplacian": 2, "biharmonic": 4}[penalty]
+        own = [2 - 2 * np.cos(np.pi * np.arange(1, n + 1) / (n + 1)) for n in shape]
+        #: of one term
+        self.trace = float(np.sum(np.add.outer(*own) ** self.power))
+
+    def __call__(self, taps: Array) -> Array:
+        """Return Q times the taps."""
+        for _ in range(self.power):  # the five-point Laplacian, its sign turned
+            image = 4.0 * taps
+            image[:, 1:] -= taps[:, :-1]
+            image[:, :-1] -= taps[:, 1:]
+            image[:, :, 1:] -= taps[:, :, :-1]
+            image[:, :, :-1] -= taps[:, :, 1:]
+            taps = image
+        return taps
+
+    def spectrum(self, torus: Shape) -> Array:
+        """Return its spectrum on a torus, of half the frequencies along the columns."""
+        down = 2 - 2 * np.cos(2 * np.pi * np.arange(torus[0]) / torus[0])
+        across = 2 - 2 * np.cos(2 * np.pi * np.arange(torus[1] // 2 + 1) / torus[1])
+        return np.asarray(np.add.outer(down, across) ** self.power)
+
+
+class PriorOperator:
+    """The covariance of a Gaussian-process prior: envelope, a stationary part by transforms on a torus, envelope."""
+
+    def __init__(self, prior: Prior, shape: Shape) -> None:
+        self.shape = shape
+        rows, cols = np.indices(shape)
+        apart = ((rows - prior.center[0]) ** 2 + (cols - prior.center[1]) ** 2) / prior.radius**2
+        self.envelope = prior.amplitude * envelope_at(prior.envelope, apart)
+        self._torus = [scipy.fft.next_fast_len(2 * n - 1, real=True) for n in shape]
+        lags = np.hypot.outer(*(np.minimum(np.arange(n), n - np.arange(n)) for n in self._torus))
+        self._spectrum = scipy.fft.rfft2(correlation(prior.family, lags / prior.length)[0]).real
+        self._images = images_of(shape, prior.symmetric)
+
+    def __call__(self, taps: Array) -> Array:
+        """Return the covariance times the taps (rows, cols)."""
+        pulled = (self.envelope * taps).ravel()
+        folded = np.sum([pulled[image] for image in self._images], axis=0).reshape(self.shape)
+        spread = scipy.fft.irfft2(self._spectrum * scipy.fft.rfft2(folded, self._torus), self._torus)
+        return np.asarray(self.envelope * spread[: self.shape[0], : self.shape[1]])

@@ -1,8 +1,10 @@
 """Noise in the image itself: how much of it is in the Gram matrix, and taking it off again."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +12,7 @@ import scipy.fft
 import scipy.linalg
 
 from ..core import geometry
+from ..core.background import Columns
 from ..core.estimate import Estimate, with_finding
 from ..core.findings import Finding, Verdict
 from ..core.geometry import Geometry
@@ -21,9 +24,11 @@ Array = npt.NDArray[np.float64]
 _LEAST = 0.1
 #: ... or this many times the spread of the eigenvalues of a Gram matrix of nothing but noise, sqrt(taps / pixels).
 _SPREAD = 4.0
+#: Numbers held at a time where the edges are folded back.
+_ROOM = 2**22
 
 
-def counts_of(plan: Geometry, counted: npt.NDArray[np.bool_] | None = None) -> Array:
+def counts_of(plan: Geometry, weights: npt.NDArray[Any] | None = None) -> Array:
     """Return how often two taps multiply the same noisy pixel: the Gram matrix of white noise of variance 1.
 
     It is n on the diagonal where the taps of one footprint lie on different pixels of the image. Beyond the edge they
@@ -33,40 +38,136 @@ def counts_of(plan: Geometry, counted: npt.NDArray[np.bool_] | None = None) -> A
     ----------
     plan : Geometry
         The geometry of one source image.
-    counted : ndarray of bool, shape (rows, cols) of the used target, optional
-        Which target pixels count, by default all.
+    weights : ndarray, shape (rows, cols) of the used target, optional
+        How much each target pixel counts, by default once.
 
     Returns
     -------
     ndarray, shape (taps, taps)
-        In the order of the user's taps. If all pixels count, a Kronecker product, since a pixel is a row and a column.
+        In the order of the user's taps. If all pixels count once, a Kronecker product, since a pixel is a row and a
+        column.
     """
     axes = []  # for each the pairs of taps and the target's rows, or columns, in which they multiply the same one
-    along = zip(plan.image_shape, plan.extended_shape, plan.kernel_shape, plan.before, plan.stride, strict=True)
-    for n, extent, side, before, every in along:
-        at = np.full(extent, -1)
-        for to, start, length, step in geometry.axis_runs(-before, extent - before, n, plan.convention.boundary):
-            if start is not None:
-                at[to : to + length] = start + step * np.arange(length)
-        seen = np.lib.stride_tricks.sliding_window_view(at, extent - side + 1)[:, ::every]  # (taps, pixels)
+    for seen in _pixels_of(plan):
         seen = seen[::-1] if plan.flipped else seen
         axes.append((seen[:, None] == seen) & (seen >= 0))
-    if counted is None:
+    if weights is None:
         return np.kron(*(axis.sum(axis=2, dtype=np.float64) for axis in axes))
     (n_y, n_x), (rows, cols) = plan.kernel_shape, axes
     table = np.zeros((n_y, n_y, n_x, n_x))
     some = rows.any(axis=2)
-    table[some] = np.tensordot(rows[some].astype(np.float64) @ counted, cols.astype(np.float64), (1, 2))
+    table[some] = np.tensordot(rows[some].astype(np.float64) @ weights, cols.astype(np.float64), (1, 2))
     return np.ascontiguousarray(table.swapaxes(1, 2)).reshape(n_y * n_x, -1)
 
 
+def _places(plan: Geometry) -> list[npt.NDArray[np.int64]]:
+    """Return for each axis the row, or column, of the image at each extended position, -1 for a fill value."""
+    places = []
+    for n, extent, before in zip(plan.image_shape, plan.extended_shape, plan.before, strict=True):
+        at = np.full(extent, -1)
+        for to, start, length, step in geometry.axis_runs(-before, extent - before, n, plan.convention.boundary):
+            if start is not None:
+                at[to : to + length] = start + step * np.arange(length)
+        places.append(at)
+    return places
+
+
+def _pixels_of(plan: Geometry) -> list[npt.NDArray[np.int64]]:
+    """Return for each axis which row, or column, each tap of the valid problem multiplies: shape (taps, pixels)."""
+    axes = zip(_places(plan), plan.kernel_shape, plan.stride, strict=True)
+    view = np.lib.stride_tricks.sliding_window_view
+    return [view(at, len(at) - side + 1)[:, ::every] for at, side, every in axes]
+
+
+def projected_of(plan: Geometry, columns: Columns, root: Array, weights: npt.NDArray[Any] | None = None) -> Array:
+    """Return what `counts_of` loses with a background: the share of the noise that looks like the surface.
+
+    Of white noise N of variance 1 the elimination leaves ``N'WN - N'H N`` with ``H = W Phi (Phi'W Phi)^-1 Phi'W``.
+    The expectation of the last sums, over pairs of target pixels t and t' in which the taps p and q multiply the same
+    pixel of the image, ``H[t, t']``: for each column u of ``W Phi R`` the product of two images, u laid back on the
+    image by either tap.
+
+    Parameters
+    ----------
+    plan : Geometry
+    columns : Columns
+        Phi.
+    root : ndarray, shape (terms, rank)
+        R, with ``R R'`` the inverse of ``Phi'W Phi``.
+    weights : ndarray, shape (rows, cols) of the used target, optional
+
+    Returns
+    -------
+    ndarray, shape (taps, taps)
+    """
+    n_taps = plan.n_taps
+    total = np.zeros((n_taps, n_taps))
+    if weights is None:  # all is a product of rows and columns
+        tables = []
+        for seen, n, basis in zip(_pixels_of(plan), plan.image_shape, (columns.down, columns.across), strict=True):
+            laid = np.zeros((basis.shape[1], len(seen), n))
+            for p, at in enumerate(seen):
+                for i, values in enumerate(basis[at >= 0].T):
+                    laid[i, p] = np.bincount(at[at >= 0], values, n)
+            tables.append(np.einsum("ipz,jqz->ijpq", laid, laid, optimize=True))
+        for (i, j), one in zip(columns.powers, root @ root.T, strict=True):
+            for (k, m), share in zip(columns.powers, one, strict=True):
+                total += share * np.kron(tables[0][i, k], tables[1][j, m])
+    else:
+        for mixture in root.T:
+            image = columns.surface(mixture, slice(None), slice(None)) * weights
+            total += _toeplitz(image, plan) + _folded(image, plan)
+    return total[::-1, ::-1] if plan.flipped else total
+
+
+def _toeplitz(image: Array, plan: Geometry) -> Array:
+    """Return the products of an image, laid back by each tap, as if no two extended positions were the same pixel."""
+    (n_y, n_x), (down, across) = plan.kernel_shape, plan.stride
+    lags, pairs = np.zeros((2 * n_y - 1, 2 * n_x - 1)), pairs_of(image, plan)
+    first = [k - 1 - s * ((k - 1) // s) for k, s in zip(plan.kernel_shape, plan.stride, strict=True)]
+    lags[first[0] :: down, first[1] :: across][: pairs.shape[0], : pairs.shape[1]] = pairs
+    y, x = np.divmod(np.arange(n_y * n_x), n_x)
+    return np.asarray(lags[y - y[:, None] + n_y - 1, x - x[:, None] + n_x - 1])
+
+
+def _folded(image: Array, plan: Geometry) -> Array:
+    """Return what is to be added to `_toeplitz` for positions that are the same pixel, or none."""
+    places, (n_y, n_x), total = _places(plan), plan.kernel_shape, np.zeros((plan.n_taps,) * 2)
+    single = []
+    for at, n in zip(places, plan.image_shape, strict=True):
+        counts = np.bincount(at[at >= 0], minlength=n)
+        single.append((at >= 0) & (counts[at] == 1))
+    rows, cols = np.nonzero(~np.logical_and.outer(*single))
+    if not len(rows):
+        return total
+    beyond = (places[0][rows] < 0) | (places[1][cols] < 0)
+    pixel = np.where(beyond, -1, places[0][rows] * plan.image_shape[1] + places[1][cols])
+    order = np.argsort(pixel, kind="stable")
+    rows, cols, pixel = rows[order], cols[order], pixel[order]
+    (height, width), (down, across) = image.shape, plan.stride
+    wide = np.zeros((down * (height - 1) + 2 * n_y - 1, across * (width - 1) + 2 * n_x - 1))
+    wide[n_y - 1 : wide.shape[0] - n_y + 1 : down, n_x - 1 : wide.shape[1] - n_x + 1 : across] = image
+    y, x = np.divmod(np.arange(plan.n_taps), n_x)
+    starts = np.flatnonzero((np.diff(pixel, prepend=-2) != 0) | (pixel < 0))  # the positions of each pixel
+    step = max(1, _ROOM // plan.n_taps)
+    cuts = np.append(starts[np.unique(np.searchsorted(starts, np.arange(0, starts[-1] + 1, step)))], len(pixel))
+    for first, last in itertools.pairwise(cuts):
+        laid = wide[rows[first:last] - y[:, None] + n_y - 1, cols[first:last] - x[:, None] + n_x - 1]
+        total -= laid @ laid.T
+        own = starts[(starts >= first) & (starts < last)]
+        sums = np.add.reduceat(laid, own - first, axis=1)[:, pixel[own] >= 0]
+        total += sums @ sums.T
+    return total
+
+
 def take_off(
-    stats: NormalEquations, std: float | Sequence[float], counts: Array | None = None
+    stats: NormalEquations, std: float | Sequence[float], counts: Array | None = None, shift: Array | None = None
 ) -> tuple[NormalEquations, float]:
     """Return the statistics less what the noise of the image adds to the Gram matrix, and the share of it taken off.
 
-    The statistics come back centred at their own solution, with the residual that the pixels have there: the noise
-    that a solver then sees is that of an equation, ``e - (image noise) * kernel``.
+    The same share of `shift` is added to the moments. The statistics come back centred at their own solution, with the
+    residual that the pixels have there: the noise that a solver then sees is that of an equation,
+    ``e - (image noise) * kernel``.
     """
     stds = np.asarray(std, dtype=np.float64)
     if stds.shape not in ((), (len(stats.terms),)) or not (np.isfinite(stds).all() and (stds >= 0).all()):
@@ -87,10 +188,38 @@ def take_off(
         return stats, share
     center, moment, _ = stats.around()
     gram = stats.gram - share * noise
-    moment = moment + share * (noise @ center)
+    moment = moment + share * (noise @ center + (0.0 if shift is None else shift))
     step = scipy.linalg.cho_solve(scipy.linalg.cho_factor(gram, lower=True), moment)
     changed = dataclasses.replace(stats, gram=gram)
     return changed.centered(center + step, moment - gram @ step, residual_at(stats, center + step)[1]), share
+
+
+def at_the_pixels(fit: Estimate, observed: NormalEquations) -> Estimate:
+    """Return a fit of corrected statistics with the residual that its kernel leaves of the pixels, the `observed`.
+
+    The noise that an evidence is the largest for is a prior's parameter, and stays.
+    """
+    rss = residual_at(observed, fit.kernel.ravel())[1]
+    if not (rss > 0 and fit.rss > 0):
+        return fit
+    larger = 1.0 if fit.priors else math.sqrt(rss / fit.rss)
+    return dataclasses.replace(
+        fit,
+        rss=rss,
+        r_squared=1.0 - (1.0 - fit.r_squared) * rss / fit.rss,
+        noise_std=fit.noise_std * larger,
+        factor=None if fit.factor is None else fit.factor * larger,
+    )
+
+
+def slow_variance(fit: Estimate) -> float:
+    """Return by how much the power that image noise of variance 1 has behind a kernel is larger at frequency zero.
+
+    Larger than its variance, which is the kernel's sum of squares: at each phase of the stride the taps add up.
+    """
+    kernels, (down, across) = fit.kernel.reshape(-1, *fit.kernel.shape[-2:]), fit.convention.stride
+    sums = [kernels[:, a::down, b::across].sum(axis=(1, 2)) for a in range(down) for b in range(across)]
+    return float(np.sum(np.square(sums)) - np.sum(kernels**2))
 
 
 def finish(fit: Estimate, std: float, share: float) -> Estimate:
@@ -102,13 +231,17 @@ def finish(fit: Estimate, std: float, share: float) -> Estimate:
     return dataclasses.replace(with_finding(fit, finding), image_noise=math.sqrt(share) * std)
 
 
-def pairs_of(counted: npt.NDArray[np.bool_], plan: Geometry) -> Array:
-    """Return how many pairs of target pixels that count lie (i, j) apart, (0, 0) in the middle, as taps may."""
+def pairs_of(weights: npt.NDArray[Any], plan: Geometry) -> Array:
+    """Return the sums of products of two weights that lie (i, j) apart, (0, 0) in the middle, as taps may.
+
+    Of a mask these are the numbers of pairs of pixels that count.
+    """
     reach = [(k - 1) // s for k, s in zip(plan.kernel_shape, plan.stride, strict=True)]
-    size = [scipy.fft.next_fast_len(n + r, real=True) for n, r in zip(counted.shape, reach, strict=True)]
-    found = scipy.fft.rfft2(counted.astype(np.float64), size)
+    size = [scipy.fft.next_fast_len(n + r, real=True) for n, r in zip(weights.shape, reach, strict=True)]
+    found = scipy.fft.rfft2(weights.astype(np.float64), size)
     both = scipy.fft.irfft2(found * np.conj(found), size)
-    return np.asarray(np.rint(both[np.ix_(*(np.arange(-r, r + 1) for r in reach))]))
+    near = np.asarray(both[np.ix_(*(np.arange(-r, r + 1) for r in reach))])
+    return np.rint(near) if weights.dtype == np.bool_ else near
 
 
 def shared(fit: Estimate, std: float, pairs: Array | None = None) -> Array:
@@ -117,16 +250,18 @@ def shared(fit: Estimate, std: float, pairs: Array | None = None) -> Array:
     With image noise N and ``v = e - N k`` the moments ``(A + N)'v + n s^2 k`` have, for normal noise, the covariance
     ``A' cov(v) A + n s^2 var(v)`` plus ``s^4 sum_d n(d) k[p + d] k[q - d]`` over d that are whole strides, which is
     this: products of two noises of the image. Of pairs of target pixels that far apart there are n(d), which are
-    `pairs`, or all of them nearly as many as there are pixels.
+    `pairs`, or all of them nearly as many as there are pixels. Of several images p and q may be of any two.
     """
-    kernel, found = fit.kernel, np.zeros((*fit.kernel.shape, *fit.kernel.shape))
-    reach = [(n - 1) // s for n, s in zip(kernel.shape, fit.convention.stride, strict=True)]
+    kernels = fit.kernel.reshape(-1, *fit.kernel.shape[-2:])
+    found = np.zeros((*kernels.shape, *kernels.shape))
+    reach = [(n - 1) // s for n, s in zip(kernels.shape[1:], fit.convention.stride, strict=True)]
     for i in range(-reach[0], reach[0] + 1):
         for j in range(-reach[1], reach[1] + 1):
             n = fit.n_pixels if pairs is None else pairs[reach[0] + i, reach[1] + j]
             apart = [d * s for d, s in zip((i, j), fit.convention.stride, strict=True)]
             # p + d, and q - d, must be taps
-            here = tuple(slice(max(0, -d), side - max(0, d)) for d, side in zip(apart, kernel.shape, strict=True))
-            there = tuple(slice(max(0, d), side + min(0, d)) for d, side in zip(apart, kernel.shape, strict=True))
-            found[here + there] += np.multiply.outer(n * kernel[there], kernel[here])
-    return std**4 * found.reshape(kernel.size, -1)
+            every, sides = (slice(None),), list(zip(apart, kernels.shape[1:], strict=True))
+            here = every + tuple(slice(max(0, -d), side - max(0, d)) for d, side in sides)
+            there = every + tuple(slice(max(0, d), side + min(0, d)) for d, side in sides)
+            found[here + there] += np.multiply.outer(n * kernels[there], kernels[here])
+    return std**4 * found.reshape(kernels.size, -1)

@@ -99,7 +99,7 @@ class Blocks(NamedTuple):
     by_center: tuple[Array, Array]  # of log e(p), by the row and the column of c
 
 
-def _correlation(family: str, t: Array) -> tuple[Array, Array]:
+def correlation(family: str, t: Array) -> tuple[Array, Array]:
     """Return ``rho(t)`` and ``-t rho'(t)``."""
     if family == "squared-exponential":
         rho = np.exp(-0.5 * t**2)
@@ -129,6 +129,11 @@ def _over_lags(values: Array, lag: npt.NDArray[np.intp]) -> Array:
     return found
 
 
+def envelope_at(envelope: str, u: Array) -> Array:
+    """Return the envelope at ``u = |p - c|^2 / r^2``."""
+    return np.asarray(np.exp(-0.5 * u) if envelope == "gaussian" else (1.0 + u / (2 * _POWER)) ** -_POWER)
+
+
 def envelope_of(grid: Grid, envelope: str, theta: Array) -> tuple[Array, Array, tuple[Array, Array]]:
     """Return ``a e(p)`` and the derivatives of ``log e(p)`` by log r and by the row and the column of c."""
     log_a, _, log_r, c_y, c_x = theta
@@ -145,7 +150,7 @@ def blocks_of(grids: Sequence[Grid], kind: Kind, theta: Array) -> list[Blocks]:
     """Return each term's prior covariance at the given hyperparameters; under a symmetry summed over images."""
     found, start = [], 0
     for grid, at in zip(grids, theta.reshape(-1, 5), strict=True):
-        rho, slope = map(_tail_cut, _correlation(kind.family, grid.distance / math.exp(at[1])))
+        rho, slope = map(_tail_cut, correlation(kind.family, grid.distance / math.exp(at[1])))
         envelope, by_radius, by_center = envelope_of(grid, kind.envelope, at)
         outer = np.multiply.outer(envelope, envelope)
         where = slice(start, start + len(grid.y))
@@ -314,7 +319,7 @@ def spectral_evidence(data: Projection, kind: Kind, theta: Array, *, slope: bool
         envelope, by_radius, by_center = envelope_of(grid, kind.envelope, at_theta)
         rho, steep = (
             scipy.fft.rfft2(_tail_cut(part)).real * twice / (size[0] * size[1])
-            for part in _correlation(kind.family, distance / math.exp(at_theta[1]))
+            for part in correlation(kind.family, distance / math.exp(at_theta[1]))
         )
         spectra = scipy.fft.rfft2((w[where] * envelope[:, None]).T.reshape(r, *grid.shape), s=size).reshape(r, -1)
         parts = np.hstack([spectra.real, spectra.imag])

@@ -18,6 +18,8 @@ Array = npt.NDArray[np.float64]
 EPS = float(np.finfo(np.float64).eps)
 #: From this condition number on a solution is called ill-conditioned, even if it has full rank.
 ILL_CONDITIONED = 1e13
+#: Spare pixels for each tap below which a fit has hardly any redundancy.
+_SPARE = 0.25
 
 
 class Solver(Protocol):
@@ -273,12 +275,25 @@ def judge(
         findings.append(Finding(doubt, f"rank {rank} of {m}, because {_cause(stats)}"))
     elif condition > ILL_CONDITIONED and not prior:
         findings.append(Finding(Verdict.ILL_CONDITIONED, f"condition {condition:.1e}"))
-    if stats.n_pixels <= rank and not prior:
-        findings.append(Finding(Verdict.NO_REDUNDANCY, f"{stats.n_pixels} pixels, rank {rank}"))
-    else:
+    findings += [] if prior else few_spare(stats.n_pixels, rank)
+    if stats.n_pixels > rank or prior:
         error = math.sqrt(float(np.einsum("ij,ij->", factor, factor)))
         findings += doubts(float(np.linalg.norm(taps)), error, rss, variance, stats.target_energy)
     return tuple(findings)
+
+
+def few_spare(n_pixels: int, rank: int) -> list[Finding]:
+    """Say if hardly more pixels than taps are left, beside which a fit proves little.
+
+    Of generic images noise moves the taps by ``1 / sqrt(1 - rank / n)`` times what it does where n is large.
+    """
+    if n_pixels <= rank:
+        return [Finding(Verdict.NO_REDUNDANCY, f"{n_pixels} pixels, rank {rank}")]
+    if n_pixels - rank >= _SPARE * rank:
+        return []
+    times = 1 / math.sqrt(1 - rank / n_pixels)
+    detail = f"{n_pixels} pixels, rank {rank}, so that errors are about {times:.2g} times those of many pixels"
+    return [Finding(Verdict.NO_REDUNDANCY, detail)]
 
 
 def doubts(size: float, error: float, rss: float, variance: float, energy: float) -> list[Finding]:

@@ -12,6 +12,13 @@ from ..core.estimate import Estimate
 Array = npt.NDArray[np.float64]
 
 
+def inverse_of(fit: Estimate) -> Array:
+    """Return ``C / s^2`` of a fit as its solver returned it: what makes the kernel of the moments."""
+    assert fit.factor is not None
+    factor = fit.factor[:, : fit.factor.shape[1] - fit.unsettled] / fit.noise_std
+    return np.asarray(factor @ factor.T)
+
+
 def with_scores(fit: Estimate, gram: Array, scores: Array) -> Estimate:
     """Return a fit with the covariance it has if that of the moments ``A'v`` is not ``s^2 A'A``.
 

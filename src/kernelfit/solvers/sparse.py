@@ -150,7 +150,7 @@ class Sparse:
 
     def _score(self, stats: NormalEquations, t: int, rss: float) -> float:
         n = stats.n_pixels
-        floor = EPS * max(stats.target_energy, np.finfo(float).tiny)
+        floor = max(EPS * stats.target_energy, float(np.finfo(float).tiny))
         fit = n * math.log(max(rss, floor) / n)
         if self.criterion == "aic":
             return fit + 2 * t

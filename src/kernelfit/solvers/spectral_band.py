@@ -57,6 +57,9 @@ class Band:
     name: str
     to_rows: Complex
     to_cols: Complex
+    #: Of several sources: their spectra with each other, and where each of the user's taps lies; see `CrossSpectra`.
+    between: Complex | None = None
+    order: npt.NDArray[np.intp] | None = None
 
     @classmethod
     def of(cls, stats: CrossSpectra, penalty: str, least: int | None) -> "Band":
@@ -69,20 +72,28 @@ class Band:
         mirror = (i > 0) & (i < nyquist)
         pick = np.concatenate([i, n_rows - i[mirror][::-1]])
         row_weights = np.concatenate([np.where(mirror, half_weight / 2, half_weight), half_weight[mirror][::-1] / 2])
-        at = (slice(None), slice(None)) if len(pick) == n_rows and len(j) == top + 1 else np.ix_(pick, j)
+        all_of_them = len(pick) == n_rows and len(j) == top + 1
+        at = (slice(None), slice(None)) if all_of_them else np.ix_(pick, j)
+        power: Array = stats.image_power
+        between: Complex | None = None
+        if stats.order is not None:
+            between = np.asarray(stats.image_power[(..., *at)], dtype=np.complex128)
+            power = np.einsum("aarc->rc", stats.image_power).real / len(stats.image_power)
         rows, cols = np.where(pick > n_rows // 2, pick - n_rows, pick) / n_rows, j / n_cols
         return cls(
             rows=rows,
             cols=cols,
             row_weights=row_weights,
             col_weights=col_weights,
-            power=np.array(stats.image_power[at], order="C"),
-            cross=np.array(stats.cross[at], order="C"),
+            power=np.array(power[at], order="C"),
+            cross=np.array(stats.cross[at if stats.order is None else (..., *at)], order="C"),
             target=np.array(stats.target_power[at], order="C"),
             penalty=penalty_spectrum(rows, cols, penalty),
             name=penalty,
             to_rows=phases(np.arange(height) - stats.shift[0], rows),
             to_cols=phases(np.arange(width) - stats.shift[1], cols).T,
+            between=between,
+            order=stats.order,
         )
 
     @property
@@ -118,9 +129,15 @@ class Band:
         return real_product(part, self.to_cols * self.col_weights[:, None]) / self.size
 
     def spread(self, taps: Array) -> Complex:
-        """Return the transform of a kernel."""
+        """Return the transform of a kernel, of several sources one for each."""
         from ..compiled import spectra
 
+        if self.between is not None and self.order is not None:
+            height, width = self.to_rows.shape[0], self.to_cols.shape[1]
+            laid = np.zeros(len(self.between) * height * width)
+            laid[self.order.ravel()] = taps.ravel()
+            laid = laid.reshape(-1, height, width)
+            return np.asarray(self.to_rows.conj().T @ laid @ self.to_cols.conj().T)
         half = self.to_rows[:, : len(self.rows) // 2 + 1].T  # the other rows are their mirror images
         lines = np.ascontiguousarray(taps @ self.to_cols.conj().T).view(np.float64)
         out = np.empty((len(self.rows), len(self.cols)), dtype=np.complex128)
@@ -141,6 +158,10 @@ class Band:
 
     def misfit(self, transfer: Complex) -> Array:
         """Return the power of the residual, ``|Y - H X|^2`` summed over blocks; zero where it is but rounding."""
+        if self.between is not None:
+            cross = np.sum(self.cross.real * transfer.real + self.cross.imag * transfer.imag, axis=0)
+            both = self.target + np.einsum("arc,abrc,brc->rc", transfer.conj(), self.between, transfer).real
+            return np.asarray(np.where(both - 2 * cross > 1e-14 * both, both - 2 * cross, 0.0))
         cross = self.cross.real * transfer.real + self.cross.imag * transfer.imag
         both = self.target + (transfer.real**2 + transfer.imag**2) * self.power
         misfit = both - 2 * cross
@@ -150,10 +171,27 @@ class Band:
         """Return the mean over each ring of `misfit`."""
         from ..compiled import spectra
 
+        if self.between is not None:
+            return np.asarray(self.per_ring(self.misfit(transfer)) / np.maximum(self.counts, 1e-300))
         out = np.zeros(_RINGS)
         weights = self.row_weights, self.col_weights
         spectra.ring_misfit(self.power, self.cross, self.target, transfer, self.rings, *weights, out)
         return np.asarray(out / np.maximum(self.counts, 1e-300))
+
+    def covariance(self, density: Array) -> Array:
+        """Return ``N sum_f S_ab density exp(2 pi i f (q - p))`` over the user's taps of several sources.
+
+        Without a density that of the spectra: each tap's products with each other.
+        """
+        assert self.between is not None and self.order is not None
+        m, (height, width) = len(self.between), (self.to_rows.shape[0], self.to_cols.shape[1])
+        down = np.conj(phases(np.arange(1 - height, height), self.rows)) * self.row_weights
+        across = np.conj(phases(np.arange(1 - width, width), self.cols)).T * self.col_weights[:, None]
+        lags = (down @ (self.between * density) @ across).real
+        source, tap = np.divmod(self.order.ravel(), height * width)
+        y, x = np.divmod(tap, width)
+        at = y - y[:, None] + height - 1, x - x[:, None] + width - 1
+        return np.asarray(lags[source[:, None] % m, source % m, at[0], at[1]])
 
 
 def _sample(top: int, even: bool, least: int) -> tuple[npt.NDArray[np.intp], Array]:

@@ -53,6 +53,12 @@ class Wiener:
     were up to 14 times too small. Kernels of more than 1024 taps have none (NaN): cropping makes an error of its own
     that the spectra do not tell.
 
+    With a stride each phase of the image is a source of its own, and so is each channel of mixed ones; the taps on all
+    of them are found together, from the spectra of each with each, whatever their number. With "wrap" the stride must
+    divide the image's sides, or nothing is periodic. What `Spectrum` tells is then of the sources' mean power, and with
+    a stride of the frequencies of the target. Pairs of unlike sizes are laid in blocks of one size, as if not periodic.
+    A background of degree 0 takes the means off, and is what the kernel leaves of them.
+
     Parameters
     ----------
     balance : float or "auto", optional
@@ -97,7 +103,8 @@ def divide(stats: CrossSpectra, balance: object, penalty: str, workers: int = 1)
     """Divide spectra; see `SpectralStats.solve`."""
     validation.known(penalty, PENALTIES, "penalty")
     given = as_balance(balance)
-    n_taps = math.prod(stats.shape)
+    shape = stats.shape if stats.order is None else stats.order.shape
+    n_taps = math.prod(shape)
     with np.errstate(all="ignore"):
         variance = stats.target_energy - stats.target_sum**2 / max(1, stats.n_pixels)
         signal = variance > 1e-14 * stats.target_energy
@@ -105,7 +112,8 @@ def divide(stats: CrossSpectra, balance: object, penalty: str, workers: int = 1)
         detail = _detail(band)
         if not (detail and band.target.any()):
             return _nothing(stats, given, detail, signal)
-        found = (block_toeplitz if n_taps <= MOST_TAPS else spectral_crop).estimate(stats, band, given, workers)
+        crop = n_taps > MOST_TAPS and stats.order is None
+        found = (spectral_crop if crop else block_toeplitz).estimate(stats, band, given, workers)
         divisor = band.power + found.balance * found.level * band.penalty
         kept = np.divide(band.power, divisor, out=np.zeros_like(divisor), where=divisor > ROUNDING * found.level)
         misfit = band.misfit(band.spread(found.taps))
@@ -116,9 +124,11 @@ def divide(stats: CrossSpectra, balance: object, penalty: str, workers: int = 1)
         condition = float(divisor.max() / divisor.min()) if divisor.min() > 0 else math.inf
         spectrum = _spectrum(band, misfit, kept, found.balance)
     origin = "" if given is not None else " chosen from the data"
-    order: Callable[[Array], Array] = (lambda a: a[::-1]) if _flipped(stats) else (lambda a: a)
+    shown = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
+    turned = _flipped(stats) and stats.order is None
+    order: Callable[[Array], Array] = (lambda a: a[::-1]) if turned else (lambda a: a)
     return Estimate(
-        kernel=np.ascontiguousarray(order(found.taps.ravel()).reshape(stats.shape)),
+        kernel=np.ascontiguousarray(order(found.taps.ravel()).reshape(shown)),
         factor=np.ascontiguousarray(order(factor)),
         noise_std=math.sqrt(rss / freedom),
         rank=found.rank,
