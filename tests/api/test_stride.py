@@ -133,8 +133,8 @@ def test_apply_and_the_whole_fit(case):
         assert_close(apply_kernel(image, kernel, **case[2]), (matrix @ kernel.ravel()).reshape(used.shape), 1e-12)
 
 
-@pytest.mark.parametrize("boundary", [None, "mirror"])
-@pytest.mark.parametrize("shape, stride, offset", [((7, 9), (2, 3), (1, 0)), ((9, 4), (4, 2), (3, 1))])
+@grid("boundary", ["mirror", None], 2)
+@grid("shape, stride, offset", [((9, 4), (4, 2), (3, 1)), ((7, 9), (2, 3), (1, 0))], 2)
 def test_many_tiles(shape, stride, offset, boundary, method):
     image = smooth_image(301, 2503).astype(">f4")[:, ::-1]
     convention = {"mode": "same", "boundary": boundary, "stride": stride, "offset": offset, "operation": "correlation"}

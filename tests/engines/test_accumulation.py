@@ -10,7 +10,7 @@ import pytest
 
 import kernelfit
 import naive
-from helpers import assert_close, assert_same_bits, assert_same_stats, observe, smooth_image
+from helpers import assert_close, assert_same_bits, assert_same_stats, grid, observe, smooth_image
 from kernelfit import accumulate
 from kernelfit.compiled import spectral_products, threads
 from kernelfit.compiled.jit import LANES
@@ -80,9 +80,7 @@ def test_what_the_statistics_carry():
 # ---- sizes that cross every block, band and segment edge ------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "mode, operation", [("same", "convolution"), ("full", "correlation"), ("valid", "convolution")]
-)
+@grid("mode, operation", [("same", "convolution"), ("full", "correlation"), ("valid", "convolution")], 3)
 def test_wide_image(mode, operation, boundary):
     if mode == "valid" and boundary["boundary"] is not None:
         pytest.skip("valid looks at no boundary: one is enough at this size")
@@ -94,7 +92,7 @@ def test_wide_image(mode, operation, boundary):
         assert_same_stats(accumulate(image, target, (7, 4), method=method, **convention), expected)
 
 
-@pytest.mark.parametrize(
+@grid(
     "image_shape, shape, boundary_name",
     [
         ((300, 1100), (7, 4), "wrap"),
@@ -110,6 +108,7 @@ def test_wide_image(mode, operation, boundary):
         ((5, 2100), (5, 4), None),
         ((2100, 5), (4, 5), "wrap"),
     ],
+    3,
     ids=str,
 )
 def test_sizes_around_the_blocks(image_shape, shape, boundary_name):

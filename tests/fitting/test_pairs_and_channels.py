@@ -5,7 +5,7 @@ import pytest
 
 import kernelfit
 import naive
-from helpers import assert_close, observe, smooth_image
+from helpers import assert_close, mostly_slow, observe, smooth_image
 from kernelfit import (
     Background,
     GaussianProcess,
@@ -35,7 +35,7 @@ CONVENTIONS = [
 SIZES = [(23, 31), (19, 40), (37, 18)]
 
 
-@pytest.fixture(params=CONVENTIONS, ids=lambda c: f"{c['mode']}-{c['boundary']}-{c['operation'][:4]}")
+@pytest.fixture(params=mostly_slow(CONVENTIONS, 3), ids=lambda c: f"{c['mode']}-{c['boundary']}-{c['operation'][:4]}")
 def convention(request):
     return request.param
 

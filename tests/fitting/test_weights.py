@@ -9,7 +9,7 @@ import scipy.signal
 
 import kernelfit
 import naive
-from helpers import SCENES, assert_close, observe, planned, selected, weighted_fit
+from helpers import SCENES, assert_close, grid, observe, planned, selected, weighted_fit
 from kernelfit import NormalStats, Verdict, accumulate, find_kernel
 from kernelfit.compiled import patch_sums
 from kernelfit.core.background import Background
@@ -49,7 +49,7 @@ def items_of(image, target, shape, convention, **keywords):
 
 
 @pytest.mark.parametrize("kind", ["mask", "weights", "levels", "image mask"])
-@pytest.mark.parametrize("scene", SOME, ids=str)
+@grid("scene", SOME, 3, ids=str)
 def test_statistics_equal_the_dense_ones(scene, kind):
     keywords, weights = some_weights(kind, scene)
     expected = naive.weighted_stats(scene.image, scene.target, scene.shape, weights, **scene.convention)
@@ -92,7 +92,7 @@ def bigger_scenes():
         )
 
 
-@pytest.mark.parametrize(("image_shape", "shape", "convention"), list(bigger_scenes()), ids=str)
+@grid("image_shape, shape, convention", list(bigger_scenes()), 3, ids=str)
 @pytest.mark.parametrize("kind", ["mask", "weights"])
 def test_the_three_regimes_agree_with_the_dense_fit(image_shape, shape, convention, kind):
     rng = np.random.default_rng(1)
@@ -121,7 +121,7 @@ def test_the_three_regimes_agree_with_the_dense_fit(image_shape, shape, conventi
     np.testing.assert_array_equal(np.asarray(fit.weights, dtype=float)[used], weights[used])
 
 
-@pytest.mark.parametrize(("image_shape", "shape", "convention"), list(bigger_scenes()), ids=str)
+@grid("image_shape, shape, convention", list(bigger_scenes()), 3, ids=str)
 @pytest.mark.parametrize("kind", ["mask", "weights"])
 def test_backgrounds_beside_weights(image_shape, shape, convention, kind):
     """Two pairs, each with a surface and weights of its own, in every regime and with both engines."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from helpers import assert_close
+from helpers import assert_close, grid
 from kernelfit.compiled import dense
 from kernelfit.solvers import cholesky, least_squares
 
@@ -24,7 +24,7 @@ def gram_of(m, condition=1e3, seed=0):
     return (gram + gram.T) * 50
 
 
-@pytest.mark.parametrize("m", SIZES)
+@grid("m", SIZES, 3)
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_factors_are_those_of_numpy(m, workers):
     gram = gram_of(m)
@@ -39,7 +39,7 @@ def test_the_factors_are_those_of_numpy(m, workers):
     assert (gram == given).all()
 
 
-@pytest.mark.parametrize("m", [3, 33, TILE + 1, 451, 4 * TILE + 1])
+@grid("m", [TILE + 1, 3, 33, 451, 4 * TILE + 1], 2)
 @pytest.mark.parametrize("condition", [1.0, 1e6, 1e9])
 def test_it_is_the_inverse(m, condition):
     gram = gram_of(m, condition)
@@ -54,7 +54,7 @@ def test_it_is_the_inverse(m, condition):
     assert 0.3 * theirs <= told <= 3 * theirs
 
 
-@pytest.mark.parametrize("m", [451, 4 * TILE, 5 * TILE + 33])
+@grid("m", [451, 4 * TILE, 5 * TILE + 33], 3)
 def test_any_number_of_workers_gives_the_same_bits(m):
     gram = gram_of(m, 1e6)
     one, *others = (cholesky.own_factor(gram, workers) for workers in (1, 2, 3, 7))
@@ -63,7 +63,7 @@ def test_any_number_of_workers_gives_the_same_bits(m):
         assert other.spread.tobytes() == one.spread.tobytes()
 
 
-@pytest.mark.parametrize("m", [2, 40, 200, 500, 700])
+@grid("m", [2, 40, 500, 200, 700], 2)
 @pytest.mark.parametrize("workers", [1, 3])
 def test_singular_matrices_are_refused(m, workers):
     """Whatever threads wait for the tile that fails, or for those after it."""
