@@ -35,6 +35,8 @@ Part = tuple[Observation, whiteness.Sample]
 _PIXELS_PER_TILE, _FEWEST, _MOST, _PAIRS, _SIDE, _LEAST = 2**17, 9, 64, 16, 64, 16
 #: Pixels up to which a pair is small, and its tiles.
 _SMALL = 2**18, 16
+#: Rows and columns of a tile that it takes to have derivatives.
+_NARROW = 8
 #: Side of the cells, in pixels of the target, that count as independent.
 _CELL = 16
 #: A misfit is told where chance would make as much of it in so few cases; ...
@@ -147,12 +149,14 @@ def _hotelling(scores: Array, gram: Array, energy: float) -> tuple[float, float,
 
 def _prepared(part: whiteness.Sample) -> tuple[Single, float, float]:
     """Return the prediction less its mean, over its standard deviation, and quantiles of 5 and 95 %."""
-    m = part.model - float(part.model[part.known].mean())
-    seen = m[:, ::3, ::3][part.known[:, ::3, ::3]]
-    m = (m / (float(seen.std()) or 1.0)).astype(np.float32)
+    around = part.model - float(part.model[part.known].mean())
+    known = part.known[:, ::3, ::3] if part.known[:, ::3, ::3].any() else part.known
+    step = 1 if known is part.known else 3
+    seen = around[:, ::step, ::step][known]
+    m: Single = (around / (float(seen.std()) or 1.0)).astype(np.float32)
     if part.root is not None:
         m[~part.known] = 0.0
-    low, high = np.quantile(m[:, ::3, ::3][part.known[:, ::3, ::3]], [0.05, 0.95])
+    low, high = np.quantile(m[:, ::step, ::step][known], [0.05, 0.95])
     return m, float(low), float(high)
 
 
@@ -294,12 +298,12 @@ def _lags(parts: list[Part], source: int) -> _Lags:
         # the variance by lag if the noise is independent, of whatever variance: smooth, every other lag is enough
         coarse = (_halved(left**2), _halved(white**2))
         half = [n // 2 for n in size]
-        found = _correlation(coarse[0], scipy.fft.rfft2(coarse[1], workers=1), half) / 4.0
-        squares = squares + found.repeat(2, axis=0).repeat(2, axis=1)
+        apart = _correlation(coarse[0], scipy.fft.rfft2(coarse[1], workers=1), half) / 4.0
+        squares = squares + apart.repeat(2, axis=0).repeat(2, axis=1)
         count += int(part.known.sum())
     score = products / np.sqrt(np.maximum(squares, 1e-6 * max(float(squares.max()), 1e-300)))
-    found = _Lags(score, 1.0, count, plan.kernel_shape)
-    beyond = found.beyond()
+    lags = _Lags(score, 1.0, count, plan.kernel_shape)
+    beyond = lags.beyond()
     far = beyond > min(0.5 * beyond.max(), _FAR)
     spread = max(1.0, math.sqrt(float(np.mean(score[far] ** 2)))) if far.any() else 1.0
     return _Lags(score, spread, count, plan.kernel_shape)
@@ -353,17 +357,18 @@ class _Design:
     def of(cls, parts: list[Part], more: Sequence[tuple[int, int]] = ((0, 0), (0, 0))) -> "_Design":
         """Lay out the support and so many taps more ahead of it and beyond it, along rows and columns."""
         plan = parts[0][0].geometry
-        size = [scipy.fft.next_fast_len(max(p.blocks.shape[k] for _, p in parts), real=True) for k in (2, 3)]
+        size = [scipy.fft.next_fast_len(max(int(p.blocks.shape[k]) for _, p in parts), real=True) for k in (2, 3)]
         level = max(float(np.abs(p.blocks).max()) for _, p in parts) or 1.0
         kept, spectra, power = [], [], np.zeros((size[0], size[1] // 2 + 1))
         for _, part in parts:
             blocks = part.blocks / level
             spectra.append(scipy.fft.rfft2(blocks, size, workers=1))
-            level_out = blocks - blocks.mean(axis=(2, 3), keepdims=True)
-            power += (np.abs(scipy.fft.rfft2(level_out, size, workers=1)) ** 2).sum(axis=(0, 1))
+            around = blocks - blocks.mean(axis=(2, 3), keepdims=True)
+            power += (np.abs(scipy.fft.rfft2(around, size, workers=1)) ** 2).sum(axis=(0, 1))
             inside = np.zeros(part.left.shape[1:], dtype=bool)
-            rims = [[-(-m // step) for m in both] for both, step in zip(more, plan.stride, strict=True)]
-            (top, bottom), (left, right) = rims
+            (top, bottom), (left, right) = (
+                (-(-lo // step), -(-hi // step)) for (lo, hi), step in zip(more, plan.stride, strict=True)
+            )
             inside[top : inside.shape[0] - bottom, left : inside.shape[1] - right] = True
             kept.append(part.known & inside)
         taps = np.zeros(size, dtype=bool)
@@ -452,22 +457,25 @@ def misfits(
     weights : sequence of arrays, optional
         One for the used part of each target, zero where a pixel does not count; read in blocks.
     workers : int
-        Number of threads.
+        Number of threads; one does it all, the sample being small.
 
     Returns
     -------
     list of Finding
     """
-    if not estimate.noise_std > 0 or any(f.verdict is Verdict.NOT_CONVERGED for f in estimate.findings):
-        return []
+    if (
+        not estimate.noise_std > 0
+        or estimate.image_noise > 0
+        or any(f.verdict is Verdict.NOT_CONVERGED for f in estimate.findings)
+    ):
+        return []  # what is left tells of the iterations, or of the image's noise
     if estimate.spare < max(_SPARE, estimate.rank):
         return []  # the fit may have taken any misfit in
-    parts = [(o, _trimmed(o, p, weights is not None)) for o, p in read(observations, estimate, weights)]
-    parts = [(o, p) for o, p in parts if p.known.any()]
+    parts = _read(observations, estimate, weights)
     energy = _energy([p.left for _, p in parts])
     if not energy > _ROUNDING_SHARE**2 * _energy([p.targets for _, p in parts]):
         return []
-    biased = estimate.solver != "LeastSquares()" or estimate.method == "wiener" or estimate.image_noise > 0
+    biased = estimate.solver != "LeastSquares()" or estimate.method == "wiener"
     count = sum(int(p.known.sum()) for _, p in parts)
     if biased:  # what a prior holds back of the kernel is no misfit
         if 4 * estimate.kernel.size > count:
@@ -476,15 +484,34 @@ def misfits(
         parts = _with(parts, inside.without([p.left for _, p in parts]), inside.kept)
     integer = all(np.dtype(o.targets[0].array.dtype).kind in "iu" for o in observations)
     rounding = integer and weights is None and estimate.noise_std < ALONE * math.sqrt(ROUNDING)
+    if any(min(p.left.shape[1:]) < _NARROW for _, p in parts):  # of signals the lags alone are looked at
+        some = {} if rounding else _outside(parts)
+        return [Finding(v, t.detail) for v, t in some.items()]
     cells = _cells(parts)
     found = _tests(cells, estimate)
-    if estimate.image_noise > 0:
-        found = {v: t for v, t in found.items() if v is Verdict.VARYING}
-    elif not rounding:
+    if not rounding:
         found |= _outside(parts)
     if rounding:  # rounding errors are alike where the image is flat: no kernel could do better
         found = {v: t for v, t in found.items() if v is Verdict.OFFSET}
     return _explained(parts, found, cells, integer, rounding, estimate) if found else []
+
+
+def _read(observations: Sequence[Observation], estimate: Estimate, weights: Sequence[Weights] | None) -> list[Part]:
+    """Read some tiles of the pairs, or of some of them."""
+    n = len(observations)
+    chosen = range(n) if n <= _PAIRS else [int((i + 0.5) * n / _PAIRS) for i in range(_PAIRS)]
+    parts = []
+    for at in chosen:
+        observation = observations[at]
+        own = None if weights is None else weights[at]
+        side = [max(_LEAST, _SIDE // s) for s in observation.geometry.stride]
+        n_pixels = observation.geometry.n_pixels
+        most = _SMALL[1] if n_pixels <= _SMALL[0] else min(_MOST, max(_FEWEST, n_pixels // _PIXELS_PER_TILE))
+        sides, starts = whiteness.places(observation, own, max(1, most // len(chosen)), (side[0], side[1]))
+        starts = [(row // 2 * 2, col // 2 * 2) for row, col in starts]  # so that even rows are even ones in all
+        part = whiteness.sample(observation, estimate, (at, n), own, sides, starts)
+        parts.append((observation, _trimmed(observation, part, weights is not None)))
+    return [(o, p) for o, p in parts if p.known.any()]
 
 
 def _trimmed(observation: Observation, part: whiteness.Sample, weighted: bool) -> whiteness.Sample:
@@ -556,7 +583,8 @@ def _outside(parts: list[Part]) -> dict[Verdict, _Test]:
             excess = max(excess, (float((ring**2).mean()) - 1.0) * math.sqrt(len(ring) / 2) if ring.size else 0.0)
         if peak > _LAG or excess > _RING:
             plan = parts[0][0].geometry
-            signed = [int(u) if u < (n + k) / 2 else int(u) - n for u, n, k in zip(at, score.shape, plan.kernel_shape)]
+            axes = zip(at, score.shape, plan.kernel_shape, strict=True)
+            signed = [int(u) if u < (n + k) / 2 else int(u) - n for u, n, k in axes]
             tap = [k - 1 - u if plan.flipped else u for u, k in zip(signed, plan.kernel_shape, strict=True)]
             near = (beyond > 0) & (beyond <= _MARGIN)
             share = float((lags.score[near] ** 2).sum() - lags.spread**2 * near.sum()) / max(1, lags.count)
@@ -587,8 +615,14 @@ def _explained(
             still = _remaining(still, _energy(rest) / _energy(tiles), found)
             if not still.keys() - {Verdict.OFFSET}:
                 found = {Verdict.OFFSET: constant}
-            elif Verdict.NONLINEAR in found and Verdict.NONLINEAR in still:
-                del found[Verdict.OFFSET]  # a straight line comes nearer to a curve if it need not meet zero
+            else:
+                # a straight line comes nearer to a curve, or to what another place makes, if it need not meet zero
+                for verdict in (Verdict.NONLINEAR, Verdict.SHAPE_TOO_SMALL):
+                    if verdict in still:
+                        share = still[verdict].share + constant.share
+                        found[verdict] = dataclasses.replace(still[verdict], share=share)
+                        found.pop(Verdict.OFFSET, None)
+            found = {**{v: t for v, t in still.items() if v is not Verdict.OFFSET}, **found}
     if not found.keys() <= {Verdict.NONLINEAR, Verdict.OFFSET} and cells.displaced():
         moved = _moved(parts)
         if moved is not None:
@@ -607,6 +641,7 @@ def _explained(
             found = {Verdict.SHAPE_TOO_SMALL: shape} | {
                 v: dataclasses.replace(t, share=t.share + shape.share * (v is Verdict.NONLINEAR))
                 for v, t in still.items()
+                if v in found
             }
     most = max(t.share for t in found.values()) if found else 0.0
     kept = {v: t for v, t in found.items() if t.share >= _BESIDE * most}
@@ -620,8 +655,8 @@ def _explained(
 
 def _remaining(found: dict[Verdict, _Test], rest: float, before: dict[Verdict, _Test]) -> dict[Verdict, _Test]:
     """Return what is left of misfits once another is taken off, with its shares of the whole residual."""
-    shares = {v: dataclasses.replace(t, share=max(0.0, rest) * t.share) for v, t in found.items() if v in before}
-    return {v: t for v, t in shares.items() if t.share > _TRACE * before[v].share}
+    shares = {v: dataclasses.replace(t, share=max(0.0, rest) * t.share) for v, t in found.items()}
+    return {v: t for v, t in shares.items() if v not in before or t.share > _TRACE * before[v].share}
 
 
 def _margins(parts: list[Part], peak: tuple[int, int]) -> list[tuple[int, int]]:
@@ -672,9 +707,7 @@ def _curve(parts: list[Part], cells: _Cells) -> str:
         if np.mean(targets == end) > _CLIPPED and len(np.unique(targets[:: max(1, len(targets) // 4096)])) > 16:
             return f"{_percent(float(np.mean(targets == end)))} of the target stand at {end:.6g} with nothing {name}"
     local = [0, *_LOCAL]
-    shares = [
-        _hotelling(*cells.alone(which, local), cells.energy)[1] for which in ([7, 8], [9, 10, 11, 12])
-    ]
+    shares = [_hotelling(*cells.alone(which, local), cells.energy)[1] for which in ([7, 8], [9, 10, 11, 12])]
     if shares[0] > shares[1]:
         return "the residual stands along the edges in the image, as after a median, or a blur of gamma-encoded values"
     order = np.argsort(values)
@@ -757,18 +790,3 @@ def _displacement(model: Array, target: Array) -> tuple[Array, float] | None:
         if np.array_equal(np.rint(whole), before):
             break
     return whole, float((dy**2).sum() + (dx**2).sum())
-
-
-def read(observations, estimate, weights):
-    n = len(observations)
-    chosen = range(n) if n <= _PAIRS else [int((i + 0.5) * n / _PAIRS) for i in range(_PAIRS)]
-    parts = []
-    for at in chosen:
-        observation = observations[at]
-        own = None if weights is None else weights[at]
-        side = [max(_LEAST, _SIDE // s) for s in observation.geometry.stride]
-        n_pixels = observation.geometry.n_pixels
-        most = _SMALL[1] if n_pixels <= _SMALL[0] else min(_MOST, max(_FEWEST, n_pixels // _PIXELS_PER_TILE))
-        sides, starts = whiteness.places(observation, own, max(1, most // len(chosen)), (side[0], side[1]))
-        parts.append((observation, whiteness.sample(observation, estimate, (at, n), own, sides, starts)))
-    return parts

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,12 +113,16 @@ def look(
     most: float = math.inf,
     declared: bool = False,
     level: float = 0.0,
+    misfits: Sequence[Finding] = (),
 ) -> Estimate:
     """Return a fit with findings if its residual is not white, or not as even, enough for its error bars.
 
     Residuals above `most` are outliers. If the weights are `declared` to be inverse variances the noise is 1. With the
-    target's root mean square as `level` what is but rounding beside it is not looked at.
+    target's root mean square as `level` what is but rounding beside it is not looked at. Where there are `misfits`, it
+    is they that are told: a model that does not hold leaves a residual that is neither white nor even.
     """
+    if misfits:
+        return functools.reduce(with_finding, misfits, fit)
     if not fit.noise_std > _ROUNDING * level or any(f.verdict is Verdict.NOT_CONVERGED for f in fit.findings):
         return fit  # what is left tells of the iterations, not of the noise
     check = examine(observations, fit, weights, most)
