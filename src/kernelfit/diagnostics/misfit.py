@@ -365,11 +365,12 @@ class _Design:
             spectra.append(scipy.fft.rfft2(blocks, size, workers=1))
             around = blocks - blocks.mean(axis=(2, 3), keepdims=True)
             power += (np.abs(scipy.fft.rfft2(around, size, workers=1)) ** 2).sum(axis=(0, 1))
-            inside = np.zeros(part.left.shape[1:], dtype=bool)
+            _, rows, cols = part.left.shape
+            inside = np.zeros((rows, cols), dtype=bool)
             (top, bottom), (left, right) = (
                 (-(-lo // step), -(-hi // step)) for (lo, hi), step in zip(more, plan.stride, strict=True)
             )
-            inside[top : inside.shape[0] - bottom, left : inside.shape[1] - right] = True
+            inside[top : rows - bottom, left : cols - right] = True
             kept.append(part.known & inside)
         taps = np.zeros(size, dtype=bool)
         sides = zip(plan.kernel_shape, size, more, strict=True)
