@@ -152,8 +152,8 @@ def examine(
     energy, pixels, seen = 0.0, 0, []
     for at, observation in enumerate(observations):
         own = None if weights is None else weights[at]
-        most = min(_TILES, max(4, observation.geometry.n_pixels // _PIXELS_PER_TILE))
-        part = sample(observation, fit, (at, len(observations)), own, *places(observation, own, most))
+        n_tiles = min(_TILES, max(4, observation.geometry.n_pixels // _PIXELS_PER_TILE))
+        part = sample(observation, fit, (at, len(observations)), own, *places(observation, own, n_tiles))
         tiles, targets, known = part.left, part.targets, part.known
         if most < math.inf:
             known &= np.abs(tiles) <= most
