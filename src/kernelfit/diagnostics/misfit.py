@@ -39,6 +39,8 @@ _SMALL = 2**18, 16
 _NARROW = 8
 #: Side of the cells, in pixels of the target, that count as independent.
 _CELL = 16
+#: A standard deviation of the prediction, relative to its largest value, that is rounding.
+_FLAT = 1e-9
 #: A misfit is told where chance would make as much of it in so few cases; ...
 _CHANCE = 3e-5
 #: ... a correlation outside the support from so many standard deviations on, and that near the support in sum.
@@ -153,7 +155,10 @@ def _prepared(part: whiteness.Sample) -> tuple[Single, float, float]:
     known = part.known[:, ::3, ::3] if part.known[:, ::3, ::3].any() else part.known
     step = 1 if known is part.known else 3
     seen = around[:, ::step, ::step][known]
-    m: Single = (around / (float(seen.std()) or 1.0)).astype(np.float32)
+    spread = float(seen.std())
+    if not spread > _FLAT * float(np.abs(part.model).max(initial=0.0)):
+        spread = math.inf  # a prediction that varies by rounding alone tells of nothing
+    m: Single = (around / spread).astype(np.float32)
     if part.root is not None:
         m[~part.known] = 0.0
     low, high = np.quantile(m[:, ::step, ::step][known], [0.05, 0.95])
