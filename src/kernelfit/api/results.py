@@ -123,7 +123,7 @@ class KernelFit(Estimate):
     def plot(
         self, image: npt.ArrayLike | None = None, target: npt.ArrayLike | None = None, *, figure: Any = None
     ) -> Any:
-        """Draw the one figure that answers "may I believe this?"; needs matplotlib, the extra "plot".
+        """Draw the one figure that answers "can I trust this result?"; needs matplotlib, the extra "plot".
 
         Parameters
         ----------
