@@ -273,12 +273,16 @@ def differences(shape: Shape) -> Array:
 
 
 def penalty_rows(matrix: Array, shapes: list[Shape], penalty: str, strength: float) -> Array:
-    """Return D such that ``|D k|^2 = strength * t k'Qk``, with t the ratio of the traces of each term's G and Q."""
+    """Return D such that ``|D k|^2 = strength * t k'Qk``.
+
+    Of each term t is the ratio of two traces: that of the Gram matrix of its taps less their mean, and that of Q.
+    """
     blocks, start = [], 0
     for shape in shapes:
         taps = shape[0] * shape[1]
         rows = np.eye(taps) if penalty == "ridge" else differences(shape)
-        ratio = np.sum(matrix[:, start : start + taps] ** 2) / np.sum(rows**2)
+        own = matrix[:, start : start + taps]
+        ratio = np.sum((own - own.mean(axis=1, keepdims=True)) ** 2) / np.sum(rows**2)
         blocks.append(np.sqrt(strength * ratio) * rows)
         start += taps
     return np.asarray(scipy.linalg.block_diag(*blocks))
