@@ -121,8 +121,9 @@ def find(image: Any, target: Any, keywords: dict[str, Any]) -> Any:
 def stream(image: Any, target: Any, keywords: dict[str, Any]) -> Any:
     """Through `accumulate_stream`."""
     others = {name: value for name, value in keywords.items() if name != "solver"}
-    pairs = zip(image, target, strict=True) if isinstance(image, list) else [(image, target)]
-    stats = kf.accumulate_stream(iter(pairs), SHAPE, **others)
+    pairs = list(zip(image, target, strict=True)) if isinstance(image, list) else [(image, target)]
+    again = keywords.keys() & {"noise", "robust"}  # weights from the residual: the stream is read more than once
+    stats = kf.accumulate_stream(pairs if again else iter(pairs), SHAPE, **others)
     return stats.solve(keywords["solver"]) if "solver" in keywords else stats.solve()
 
 
