@@ -176,10 +176,10 @@ def _constant(observation: Observation, threads: int) -> Elimination:
 def _alike(observations: Sequence[Observation], choice: Choice, settings: Settings) -> list[Fitted]:
     """Return the estimates of observations without weights."""
     execution, noise = settings.execution, settings.noise
-    equations: Sequence[NormalEquations | None] = (None,)
+    n_targets = len(observations[0].targets)
+    equations: Sequence[NormalEquations | None] = (None,) * n_targets
     eliminations: Sequence[Elimination] = ()
     if choice.method == "cg":
-        n_targets = len(observations[0].targets)
         estimates = [_iterated(observations, t, settings) for t in range(n_targets)]
         levels = [0.0] * n_targets
     else:
