@@ -542,7 +542,7 @@ def uses() -> Iterator[Scene]:
 
     def measured(**keywords: Any) -> Any:
         rows = kernelfit.measure_psf(fit(picture((60, 73)), blurred(), shape, **keywords)).rows()
-        return {"numbers": [number for _, numbers, _ in rows for number in numbers]}
+        return {"numbers": [number for _, numbers, _ in rows for number in numbers if not isinstance(number, str)]}
 
     yield Scene("choose_support", False, supported)
     yield Scene("measure_psf", False, measured)
@@ -610,7 +610,12 @@ def digest(scene: Scene) -> dict[str, Any]:
     except Exception as error:  # also what a broken change raises; the other scenes still count
         return record | {"error": f"{type(error).__name__}: {error}"}
     record["verdicts"] = found.pop("verdicts", [])
-    values = {name: np.ascontiguousarray(value, dtype=np.float64) for name, value in found.items()}
+    values = {
+        name: np.ascontiguousarray(
+            [v for v in value if not isinstance(v, str)] if isinstance(value, tuple) else value, dtype=np.float64
+        )
+        for name, value in found.items()
+    }
     if scene.plain:
         record["sha256"] = {n: hashlib.sha256(v.tobytes()).hexdigest() for n, v in values.items() if n in EXACT}
     return record | {"arrays": {name: value.tolist() for name, value in values.items()}}

@@ -66,3 +66,8 @@ def dense_prior(prior, shape):
         for image in images
     )
     return prior.amplitude**2 * envelope(points)[:, None] * rho
+
+
+def detail(a):
+    """Energy of the taps less their mean, which a constant added to the image leaves as it is."""
+    return np.sum((a - a.mean(axis=1, keepdims=True)) ** 2)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .api.find import find_kernel as find_kernel
     from .api.kernel_map import KernelMap as KernelMap
     from .api.kernel_map import kernel_map as kernel_map
+    from .api.results import ChannelStats as ChannelStats
     from .api.results import KernelFit as KernelFit
     from .api.results import NormalStats as NormalStats
     from .api.results import SpectralStats as SpectralStats
@@ -94,6 +95,7 @@ _ROOMS = {
         "kernel_map",
     ),
     "api.results": (
+        "ChannelStats",
         "KernelFit",
         "NormalStats",
         "SpectralStats",

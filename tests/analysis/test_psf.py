@@ -112,7 +112,7 @@ def test_errors_cover_the_truth():
     names = ("sum", "shift_rows", "shift_cols", "fwhm_along", "fwhm_across", "ellipticity", "angle", "mtf50_along")
     scores = []
     for _ in range(20):
-        found = measure_psf(find_kernel(image, clean + rng.normal(0, 0.03, clean.shape), (11, 13)), draws=40)
+        found = measure_psf(find_kernel(image, clean + rng.normal(0, 0.03, clean.shape), (11, 13)))
         pairs = [(getattr(found, name), getattr(truth, name)) for name in names]
         pairs += [(found.radii[0.5], truth.radii[0.5])]
         scores.append([(a.value - b.value) / a.stderr for a, b in pairs])
@@ -120,12 +120,11 @@ def test_errors_cover_the_truth():
     assert (spread > 0.5).all() and (spread < 1.7).all(), spread
 
 
-def test_same_seed_same_errors_and_json():
+def test_same_errors_every_time_and_json():
     rng = np.random.default_rng(1)
     image = rng.normal(size=(30, 40))
     fit = find_kernel(image, 0.5 * image + rng.normal(0, 0.1, image.shape), (5, 7))
     assert fit.psf() == measure_psf(fit) and fit.psf().to_dict()["sum"]["stderr"] > 0
-    assert math.isnan(measure_psf(fit, draws=0).fwhm_along.stderr)
 
 
 @pytest.mark.parametrize(

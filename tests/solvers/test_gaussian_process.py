@@ -12,7 +12,7 @@ import naive
 from dense import dense_prior
 from helpers import assert_close
 from kernelfit import GaussianProcess
-from kernelfit.solvers import evidence, gaussian_process, hyperparameters
+from kernelfit.solvers import evidence, gaussian_process, hyperparameters, least_squares
 from kernelfit.solvers.evidence import Kind
 
 SHAPE = (5, 4)
@@ -72,7 +72,7 @@ def test_uncertain_hyperparameters_move_the_mean(scene, kind):
     fit = stats.solve(GaussianProcess(*kind))
     prior, s = fit.prior, fit.noise_std
     theta = np.array([np.log(prior.amplitude / s), np.log(prior.length), np.log(prior.radius), *prior.center])
-    data = evidence.Projection.whole(stats, gaussian_process.least_squares(stats))
+    data = evidence.Projection.whole(stats, least_squares.least_squares(stats))
     under = data.under(kind.symmetric)
     free = range(5) if kind.symmetric is None else range(3)
 
@@ -103,7 +103,7 @@ def test_uncertain_hyperparameters_move_the_mean(scene, kind):
 @pytest.mark.parametrize("symmetric", [None, "point", "both", "square"])
 def test_gradients_are_the_differences(scene, square_scene, family, envelope, reduced, symmetric):
     _, _, stats = square_scene if symmetric == "square" else scene
-    start = gaussian_process.least_squares(stats)
+    start = least_squares.least_squares(stats)
     data = evidence.Projection.part(stats, start, 7) if reduced else evidence.Projection.whole(stats, start)
     kind = Kind(family, envelope, symmetric)
     data = data.under(symmetric)
@@ -125,7 +125,7 @@ def test_the_hyperparameters_maximise_the_evidence(scene):
     _, _, stats = scene
     fit = stats.solve(GaussianProcess())
     assert fit.log_evidence == max(fit.alternatives.values())
-    data = evidence.Projection.whole(stats, gaussian_process.least_squares(stats))
+    data = evidence.Projection.whole(stats, least_squares.least_squares(stats))
     prior = fit.prior
     kind = Kind(prior.family, prior.envelope, prior.symmetric)
     assert fit.alternatives[str(kind)] == fit.log_evidence

@@ -10,7 +10,7 @@ import scipy.signal
 
 import kernelfit
 import naive
-from dense import dense_penalty, dense_prior
+from dense import dense_penalty, dense_prior, detail
 from helpers import assert_close
 from kernelfit import Constrained, GaussianProcess, InBasis, LeastSquares, NonNegative, NormalStats, Penalized, Sparse
 
@@ -54,7 +54,7 @@ def test_penalties_are_of_each_term_by_itself(two, penalty):
     blocks, start = [], 0
     for shape, size in zip(TERMS, SIZES, strict=True):
         own, q = a[:, start : start + size], dense_penalty(penalty, shape)
-        blocks.append(q * np.sum(own**2) / np.trace(q))
+        blocks.append(q * detail(own) / np.trace(q))
         start += size
     q = 0.03 * scipy.linalg.block_diag(*blocks)
     fit = stats.solve(Penalized(penalty, 0.03))

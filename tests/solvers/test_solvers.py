@@ -8,7 +8,7 @@ import scipy.signal
 
 import kernelfit
 import naive
-from dense import dense_penalty
+from dense import dense_penalty, detail
 from helpers import assert_close
 from kernelfit import Constrained, GaussianProcess, InBasis, LeastSquares, NonNegative, Penalized, Sparse, Verdict
 
@@ -56,7 +56,7 @@ def name(solver):
 def test_penalised_against_stacked_least_squares(dense, penalty, strength):
     a, y, stats = dense
     q = dense_penalty(penalty, SHAPE)
-    weight = strength * np.trace(a.T @ a) / np.trace(q)
+    weight = strength * detail(a) / np.trace(q)
     root = np.linalg.cholesky(q).T
     stacked = np.vstack([a, np.sqrt(weight) * root])
     truth = np.linalg.lstsq(stacked, np.concatenate([y, np.zeros(len(q))]), rcond=None)[0]
@@ -88,7 +88,7 @@ def test_ridge_against_scikit_learn(dense):
     linear = pytest.importorskip("sklearn.linear_model")
 
     a, y, stats = dense
-    scale = np.trace(a.T @ a) / a.shape[1]
+    scale = detail(a) / a.shape[1]
     for strength in (1e-4, 0.1, 3.0):
         truth = linear.Ridge(alpha=strength * scale, fit_intercept=False, solver="svd").fit(a, y)
         assert_close(stats.solve(Penalized("ridge", strength)).kernel.ravel(), truth.coef_, 1e-8)
@@ -120,7 +120,7 @@ def test_a_penalty_that_leaves_some_kernels_free(dense):
     a, y, stats = dense
     d = np.diff(np.eye(stats.n_taps), axis=0)
     q = d.T @ d
-    weight = 0.3 * np.trace(a.T @ a) / np.trace(q)
+    weight = 0.3 * detail(a) / np.trace(q)
     assert_close(stats.solve(Penalized(q, 0.3)).kernel.ravel(), np.linalg.solve(a.T @ a + weight * q, a.T @ y), 1e-8)
 
 
@@ -185,7 +185,7 @@ def test_non_negative_and_penalised(dense):
     a, y, stats = dense
     fit = stats.solve(NonNegative(penalty="gradient", strength=0.05))
     q = dense_penalty("gradient", SHAPE)
-    weight = 0.05 * np.trace(a.T @ a) / np.trace(q)
+    weight = 0.05 * detail(a) / np.trace(q)
     stacked = np.vstack([a, np.sqrt(weight) * np.linalg.cholesky(q).T])
     truth, _ = scipy.optimize.nnls(stacked, np.concatenate([y, np.zeros(len(q))]))
     assert_close(fit.kernel.ravel(), truth, 1e-8)

@@ -13,11 +13,14 @@ from ..core.estimate import Estimate
 from ..core.findings import Verdict
 from ..core.geometry import Shape
 from ..core.model import Model
-from .psf_shape import ANGLE, ENCIRCLED, MTF, PeakShape
+from .psf_shape import ENCIRCLED, PeakShape
 
 Array = npt.NDArray[np.float64]
-_DRAWS = 100
 _FINE = 2.0  # pixels of width below which the spline between the taps tells: 4 % at a Gaussian's 1.6, 2 % at 2.4
+_SYMMETRY = "by symmetry"
+_ROUND, _WIDER = 2.45, 1.25  # a length of two normal numbers, and 1.96 times this, that 95 % of such lengths stay below
+_ANY = 45.9  # degrees: 1.96 times this are all directions
+_LOOSE = 0.2  # radians: for a round kernel, whose axes the noise picks, what makes the widths' intervals right
 _NONE = 1e-6  # an error so much smaller than those of the taps is none: the solver left no freedom
 _DOUBTS = {
     Verdict.RANK_DEFICIENT: "the image leaves part of this kernel open, so that its numbers have no errors",
@@ -26,15 +29,18 @@ _DOUBTS = {
 
 
 class Measured(NamedTuple):
-    """A number and its standard error; NaN where there is none."""
+    """A number and its standard error, NaN where there is none; and what fixes the number if the data do not."""
 
     value: float
     stderr: float = math.nan
+    fixed: str = ""
 
     def __str__(self) -> str:
         """Write the number to the digits that its error leaves."""
         if not math.isfinite(self.value):
             return "not defined"
+        if self.fixed:
+            return f"{self.value:.4g} {self.fixed}"
         if not (math.isfinite(self.stderr) and self.stderr > 0):
             return f"{self.value:.4g}"
         digits = 1 - math.floor(math.log10(self.stderr))
@@ -121,7 +127,7 @@ class PsfMeasurements:
         """
 
         def plain(number: Measured) -> dict[str, float | None]:
-            return {k: v if math.isfinite(v) else None for k, v in number._asdict().items()}
+            return {k: v if math.isfinite(v) else None for k, v in zip(number._fields, number[:2], strict=False)}
 
         names = [f.name for f in dataclasses.fields(self) if f.name not in ("radii", "notes")]
         found: dict[str, object] = {name: plain(getattr(self, name)) for name in names}
@@ -135,14 +141,13 @@ def measure_psf(
     *,
     origin: int | Shape | None = None,
     operation: str | None = None,
-    draws: int = _DRAWS,
-    rng: np.random.Generator | int | None = 0,
 ) -> PsfMeasurements:
     """Measure a kernel as a point spread function: sum, shift, widths, shape, encircled energy, MTF50.
 
-    The errors of the sum and the shift are those of the delta method, ``g' C g`` with the gradient g and the
-    covariance C of the taps; those of the other numbers are the scatter over kernels drawn from that covariance
-    (`KernelFit.sample`), half of the range that holds 68.3 %.
+    The errors are those of the delta method, ``g' C g`` with the derivatives g of a number by the taps and their
+    covariance C, the move of centre and axes included, so that ``value -+ 1.96 stderr`` holds the truth in 95 of 100
+    cases. Near a round kernel, where that fails, the errors of ellipticity and angle are widened to do so: an angle of
+    +/- 46 degrees means any. What the solver ruled out is told "by symmetry", without an error.
 
     Parameters
     ----------
@@ -152,10 +157,6 @@ def measure_psf(
         The tap over the output pixel, for an array; the default is SciPy signal's centre, ``(side - 1) // 2``.
     operation : {"convolution", "correlation"}, optional
         How the kernel is laid on the image, for an array; the default is convolution.
-    draws : int, optional
-        Number of kernels drawn for the errors, default 100; 0 for none.
-    rng : numpy.random.Generator or int, optional
-        Generator or seed of the draws; the default 0 gives the same errors every time.
 
     Returns
     -------
@@ -165,7 +166,7 @@ def measure_psf(
     Raises
     ------
     TypeError
-        If the kernel is not real, or `draws` no int.
+        If the kernel is not real.
     ValueError
         If the kernel is not 2-D or not finite, or an origin or operation is given beside a `KernelFit`, which has
         its own.
@@ -204,11 +205,8 @@ def measure_psf(
     doubts = [] if fit is None else [_DOUBTS[f.verdict] for f in fit.findings if f.verdict in _DOUBTS]
     unknown = fit is not None and any(f.verdict is Verdict.RANK_DEFICIENT for f in fit.findings)
     factor = None if fit is None or unknown else fit.factor
-    samples = np.empty((0, *shape))
-    if fit is not None and factor is not None and draws:
-        samples = fit.sample(draws, rng)
     if turned:
-        taps, samples = taps[::-1, ::-1], samples[:, ::-1, ::-1]
+        taps = taps[::-1, ::-1]
         factor = None if factor is None else factor[::-1]
 
     def linear(gradient: Array) -> float:
@@ -225,49 +223,86 @@ def measure_psf(
             "the sum of the taps is small beside their size or its error, so that there is no centre and no width: a "
             "derivative filter, a kernel that the image does not determine, or one that sharpens strongly",
         )
+
+    def none(gradient: Array, error: float) -> bool:
+        """Say whether nothing could have moved a number: it has no error, though its taps have."""
+        return factor is not None and error < _NONE * float(np.linalg.norm(gradient.ravel()[:, None] * factor))
+
+    alike = factor is None and np.allclose(taps, taps[::-1, ::-1], rtol=0.0, atol=1e-12 * gross)
     y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float64)
-    shifts, given = [], False
+    shifts = []
     for place, start in ((y, at[0]), (x, at[1])):
         centroid = float((taps * place).sum()) / total.value
         gradient = (place - centroid) / total.value
         error = linear(gradient)
-        if factor is not None and error < _NONE * float(np.linalg.norm(gradient.ravel()[:, None] * factor)):
-            error, given = math.nan, True
-        shifts.append(Measured(centroid - start, error))
-    if given:
+        if alike or none(gradient, error):
+            shifts.append(Measured(round(2 * (centroid - start)) / 2, math.nan, _SYMMETRY))
+        else:
+            shifts.append(Measured(centroid - start, error))
+    if fit is not None and any(shift.fixed for shift in shifts):
         doubts.append("the kernel was taken to be symmetric about the middle of its support: its shift is not measured")
-    found = PeakShape.of(np.sign(total.value) * taps, None)
+    found = PeakShape.of(np.sign(total.value) * taps)
     if found is None:
         note = "the taps near the centre do not form one peak that has a width (negative or scattered taps)"
         return dataclasses.replace(_without_shape(total, *doubts, note), shift_rows=shifts[0], shift_cols=shifts[1])
-    others = [PeakShape.of(np.sign(total.value) * sample, found) for sample in samples]
-    numbers = found.numbers()
-    columns = np.array([np.full(len(numbers), math.nan) if o is None else o.numbers() for o in others])
-    measured = [Measured(value, _scatter(columns[:, i] if len(columns) else columns, value, i == ANGLE))
-                for i, value in enumerate(numbers)]  # fmt: skip
+    numbers = found.numbers(found.center, found.angle, slopes=factor is not None)
+    along, across, mtf_along, mtf_across, *radii = (Measured(number.value) for number in numbers)
+    ratio = math.sqrt((1 - found.distortion) / (1 + found.distortion))
+    angle = Measured((math.degrees(found.angle) + 90) % 180 - 90)
+    ellipticity = Measured(1 - ratio)
+    if factor is not None:
+        centers, (longer, turn) = found.place_by_taps()
+        radial, tangential = linear(longer), linear(turn)
+        about = math.hypot(radial, tangential) / math.sqrt(2)
+        known = found.distortion > _ROUND * about
+        slope = 1 / (ratio * (1 + found.distortion) ** 2)
+        ellipticity = Measured(1 - ratio, slope * (radial if known else _WIDER * about))
+        swing = 0.5 / max(found.distortion, 1e-12)  # radians by distortion across
+        angle = Measured(angle.value, min(math.degrees(swing * tangential), _ANY) if known else _ANY)
+        if none(turn, tangential):
+            angle = Measured(round(angle.value / 45) * 45.0, math.nan, _SYMMETRY)
+            if none(longer, radial):
+                ellipticity = Measured(0.0, math.nan, _SYMMETRY)
+                angle = Measured(math.nan)
+        swing = swing if known or not tangential else min(swing, _LOOSE / tangential)
+        moves = np.vstack([centers, swing * turn])
+        size = 1e-3
+        every = []
+        for number in range(3):
+            step = size * np.eye(3)[number]
+            both = [
+                np.array([n.value for n in found.numbers(found.center + sign * step[:2], found.angle + sign * step[2])])
+                for sign in (1, -1)
+            ]
+            every.append((both[0] - both[1]) / (2 * size))
+        slopes = np.array(every).T @ moves
+        along, across, mtf_along, mtf_across, *radii = (
+            Measured(n.value, math.nan if n.gradient is None else linear(n.gradient + by))
+            for n, by in zip(numbers, slopes, strict=True)
+        )
     notes = doubts
     edge = np.concatenate([taps[0], taps[-1], taps[1:-1, 0], taps[1:-1, -1]]) if min(shape) > 2 else np.zeros(1)
     level = 0.0 if fit is None or factor is None else 4 * float(np.max(fit.stderr))
     lobes = np.sign(total.value) * taps < -max(level, 0.01 * float(np.abs(taps).max()))
     if np.abs(taps[lobes]).sum() > 0.02 * gross:
         notes.append("some taps are negative, so that a circle may hold more than the sum: a radius is the first one")
-    if measured[1].value < _FINE:
+    if across.value < _FINE:
         notes.append("narrower than 2 pixels: what is taken for the kernel between its taps tells in the widths")
     if np.abs(edge).max() > max(0.1 * np.abs(taps).max(), level):
         notes.append("the kernel reaches the edge of its support, so that widths and radii are cut off: ask for more")
-    if not math.isfinite(numbers[MTF]) or not math.isfinite(numbers[MTF + 1]):
+    if not math.isfinite(mtf_along.value) or not math.isfinite(mtf_across.value):
         notes.append("the response stays above one half up to the highest frequency, so that there is no MTF50")
     return PsfMeasurements(
         total,
         shift_rows=shifts[0],
         shift_cols=shifts[1],
-        fwhm_along=measured[0],
-        fwhm_across=measured[1],
-        ellipticity=measured[2],
-        angle=measured[3],
-        radii=dict(zip(ENCIRCLED, measured[MTF + 2 :], strict=True)),
-        mtf50_along=measured[MTF],
-        mtf50_across=measured[MTF + 1],
+        fwhm_along=along,
+        fwhm_across=across,
+        ellipticity=ellipticity,
+        angle=angle,
+        radii=dict(zip(ENCIRCLED, radii, strict=True)),
+        mtf50_along=mtf_along,
+        mtf50_across=mtf_across,
         notes=tuple(notes),
     )
 
@@ -275,14 +310,3 @@ def measure_psf(
 def _without_shape(total: Measured, *notes: str) -> PsfMeasurements:
     none = Measured(math.nan)
     return PsfMeasurements(total, none, none, none, none, none, none, dict.fromkeys(ENCIRCLED, none), none, none, notes)
-
-
-def _scatter(values: Array, center: float, angle: bool) -> float:
-    """Return half of the range that holds the middle 68.3 % of the values; NaN if one in ten is missing."""
-    kept = values[np.isfinite(values)]
-    if len(kept) < max(2, 0.9 * len(values)) or not math.isfinite(center):
-        return math.nan
-    if angle:
-        kept = (kept - center + 90) % 180 - 90
-    low, high = np.quantile(kept, [0.1587, 0.8413])
-    return float(high - low) / 2

@@ -1,4 +1,4 @@
-"""The shape of the peak in a kernel: centre, moments, widths, encircled energy, response; numbers without errors.
+"""The shape of the peak in a kernel: centre, moments, widths, encircled energy, response; their derivatives by taps.
 
 Between its taps a kernel is taken for the cubic spline through them, with zeros beyond its support. The centre and the
 shape come from moments under an elliptical Gaussian weight that is matched to the kernel itself, so that the noise of
@@ -9,6 +9,7 @@ section 3, doi:10.1086/338085. For a Gaussian they are its own centre and covari
 import functools
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,6 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 Complex = npt.NDArray[np.complex128]
 ENCIRCLED = (0.5, 0.8, 0.9)  # fractions of the sum
-ANGLE, MTF = 3, 4  # places in `PeakShape.numbers`
 _PAD = 2  # rows and columns of zeros around the support, so that the spline may end there
 _POINTS = 10_000  # on which the spline's surface is sampled, about
 _STEP = 0.05  # pixels between the points of a cut
@@ -24,84 +24,121 @@ _RING = 0.02  # pixels
 _FREQUENCIES = np.linspace(0.0, 0.5, 101)  # a response is smooth: between them a straight line is enough
 
 
+class Functional(NamedTuple):
+    """A number, and what it gains for each tap at a fixed centre and fixed axes; None where it is not asked for."""
+
+    value: float
+    gradient: Array | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class PeakShape:
-    """Centre and covariance of a kernel, and the axes along which it and its samples are measured."""
+    """A kernel with the centre and the covariance of its peak."""
 
     taps: Array
     center: Array
     moments: Array
-    axes: Array  # rows: unit vectors (row, column) along and across
     surface: Array
     places: tuple[Array, Array]
-    fixed: "PeakShape"
-
-    @functools.cached_property
-    def rings(self) -> npt.NDArray[np.intp]:
-        """Return which narrow ring about the centre each point of the surface lies in."""
-        radius = np.hypot(self.places[0][:, None] - self.center[0], self.places[1] - self.center[1]).ravel()
-        return np.asarray(radius / _RING, dtype=np.intp)
-
-    @functools.cached_property
-    def waves(self) -> list[Complex]:
-        """Return the transform of all taps at the frequencies along each axis."""
-        y, x = np.mgrid[: self.taps.shape[0], : self.taps.shape[1]]
-        places = [(y * axis[0] + x * axis[1]).ravel() for axis in self.axes]
-        return [np.exp(-2j * math.pi * np.outer(_FREQUENCIES, along)) for along in places]
 
     @classmethod
-    def of(cls, taps: Array, fixed: "PeakShape | None") -> "PeakShape | None":
-        """Find centre and moments; a sample starts from those of the kernel itself and is measured on its axes."""
+    def of(cls, taps: Array) -> "PeakShape | None":
+        """Find centre and moments."""
         surface, places = _surface(taps)
-        y, x = places[0][:, None], places[1][None, :]
-        if fixed is None:
-            peak = np.unravel_index(int(np.argmax(surface)), surface.shape)
-            center = np.array([places[0][peak[0]], places[1][peak[1]]])
-            area = np.count_nonzero(surface > surface.max() / 2) * (places[0][1] - places[0][0]) ** 2
-            moments = np.eye(2) * max(0.1, area / (2 * math.pi * math.log(2)))
-            steps = 60
-        else:
-            center, moments, steps = fixed.center, fixed.moments, 7  # the error halves in each
-        for _ in range(steps):
-            inverse = np.linalg.inv(moments)
-            dy, dx = y - center[0], x - center[1]
-            weight = np.exp(-0.5 * (inverse[0, 0] * dy**2 + 2 * inverse[0, 1] * dy * dx + inverse[1, 1] * dx**2))
-            weight *= surface
-            total = float(weight.sum())
-            if not total > 0:
+        peak = np.unravel_index(int(np.argmax(surface)), surface.shape)
+        center = np.array([places[0][peak[0]], places[1][peak[1]]])
+        area = np.count_nonzero(surface > surface.max() / 2) * (places[0][1] - places[0][0]) ** 2
+        moments = np.eye(2) * max(0.1, area / (2 * math.pi * math.log(2)))
+        for _ in range(60):
+            shape = cls(taps, center, moments, surface, places)
+            found = shape._next()
+            if found is None or not np.linalg.eigvalsh(found[1])[0] > 2e-3:
                 return None
-            rows, cols = weight.sum(axis=1), weight.sum(axis=0)
-            step = np.array([rows @ dy[:, 0], cols @ dx[0]]) / total
-            both = float(dy[:, 0] @ weight @ dx[0]) / total
-            found = np.array([[rows @ dy[:, 0] ** 2, 0.0], [0.0, cols @ dx[0] ** 2]]) / total
-            found[0, 1] = found[1, 0] = both
-            found -= np.outer(step, step)
-            if not np.linalg.eigvalsh(found)[0] > 1e-3:
-                return None
-            change = float(np.abs(2 * found - moments).max() + np.abs(step).max())
-            center, moments = center + 2 * step, 2 * found
+            change = float(np.abs(found[1] - moments).max() + np.abs(found[0] - center).max())
+            center, moments = found
             if not (-1 <= center[0] <= taps.shape[0] and -1 <= center[1] <= taps.shape[1]):
                 return None
             if np.linalg.eigvalsh(moments)[1] > 4 * max(taps.shape) ** 2:  # wider than the support: no peak at all
                 return None
             if change < 1e-7:
                 break
-        axes = np.linalg.eigh(moments)[1].T[::-1] if fixed is None else fixed.axes
-        shape = cls(taps, center, moments, axes, surface, places, None)  # type: ignore[arg-type]
-        object.__setattr__(shape, "fixed", shape if fixed is None else fixed)
-        return shape
+        return cls(taps, center, moments, surface, places)
 
-    def numbers(self) -> list[float]:
-        """Return FWHM along and across, ellipticity, angle, MTF50 along and across, and the radii."""
-        values, vectors = np.linalg.eigh(self.moments)
-        down, right = vectors[:, 1]
-        angle = (math.degrees(math.atan2(-down, right)) + 90) % 180 - 90
+    def _weighted(self) -> tuple[Array, Array, Array]:
+        """Return the weight, and the rows and columns of all points about the centre."""
+        inverse = np.linalg.inv(self.moments)
+        dy, dx = self.places[0][:, None] - self.center[0], self.places[1][None, :] - self.center[1]
+        return np.exp(-0.5 * (inverse[0, 0] * dy**2 + 2 * inverse[0, 1] * dy * dx + inverse[1, 1] * dx**2)), dy, dx
+
+    def _next(self) -> tuple[Array, Array] | None:
+        """Return centre and covariance as the weight of these makes them: twice what it finds, half being its own."""
+        weight, dy, dx = self._weighted()
+        weight *= self.surface
+        total = float(weight.sum())
+        if not total > 0:
+            return None
+        rows, cols = weight.sum(axis=1), weight.sum(axis=0)
+        step = np.array([rows @ dy[:, 0], cols @ dx[0]]) / total
+        both = float(dy[:, 0] @ weight @ dx[0]) / total
+        found = np.array([[rows @ dy[:, 0] ** 2 / total, both], [both, cols @ dx[0] ** 2 / total]])
+        return self.center + 2 * step, 2 * (found - np.outer(step, step))
+
+    @property
+    def angle(self) -> float:
+        """Direction of the long axis in radians, from the columns towards the top."""
+        return 0.5 * math.atan2(-2 * self.moments[0, 1], self.moments[1, 1] - self.moments[0, 0])
+
+    @property
+    def distortion(self) -> float:
+        """``(a^2 - b^2) / (a^2 + b^2)`` of the long axis a and the short axis b."""
+        low, high = np.linalg.eigvalsh(self.moments)
+        return float((high - low) / (high + low))
+
+    def place_by_taps(self) -> tuple[Array, Array]:
+        """Return the derivatives by taps of the centre (2, taps), and of the distortion along and across itself.
+
+        Centre and covariance are where one more step leaves them: what a tap adds to that step goes on through all
+        further ones.
+        """
+        weight, dy, dx = self._weighted()
+        total = float((weight * self.surface).sum())
+        m = self.moments / 2
+        fields = [dy, dx, dy**2 - m[0, 0], dy * dx - m[0, 1], dx**2 - m[1, 1]]
+        own = np.stack([self.by_taps(2 * weight * field / total) for field in fields])
+        size, slope = 1e-4 * math.sqrt(float(np.trace(self.moments))), np.zeros((5, 5))
+        for at in range(5):
+            both = []
+            for sign in (size, -size):
+                change = np.zeros(5)
+                change[at] = sign
+                moved = PeakShape(
+                    self.taps, self.center + change[:2], self.moments + change[[2, 3, 3, 4]].reshape(2, 2),
+                    self.surface, self.places,
+                )  # fmt: skip
+                center, moments = moved._next() or (self.center, self.moments)
+                both.append(np.concatenate([center, moments[np.triu_indices(2)]]))
+            slope[:, at] = (both[0] - both[1]) / (2 * size)
+        every = np.linalg.solve(np.eye(5) - slope, own)
+        trace = float(np.trace(self.moments))
+        size_of = (every[2] + every[4]) / trace
+        plus = (every[4] - every[2]) / trace - (self.moments[1, 1] - self.moments[0, 0]) / trace * size_of
+        cross = -2 * every[3] / trace + 2 * self.moments[0, 1] / trace * size_of
+        c, s = math.cos(2 * self.angle), math.sin(2 * self.angle)
+        return np.asarray(every[:2]), np.asarray([c * plus + s * cross, c * cross - s * plus])
+
+    def by_taps(self, field: Array) -> Array:
+        """Return what a weighted sum over the surface owes to each tap."""
+        finer = round(1 / (self.places[0][1] - self.places[0][0]))
+        (_, down), (_, across) = (_finer(n, finer) for n in self.taps.shape)
+        return np.asarray(down.T @ field @ across).ravel()
+
+    def numbers(self, center: Array, angle: float, *, slopes: bool = False) -> list[Functional]:
+        """Return FWHM along and across, MTF50 along and across, and the radii, at a centre and an angle of the axes."""
+        axes = np.array([[-math.sin(angle), math.cos(angle)], [math.cos(angle), math.sin(angle)]])
         return [
-            *(_width(self, axis) for axis in self.axes),
-            1.0 - math.sqrt(values[0] / values[1]),
-            angle,
-            *(_mtf50(self.taps, waves) for waves in self.fixed.waves),
-            *_radii(self),
+            *(_width(self, center, axis, slopes) for axis in axes),
+            *(_mtf50(self.taps, axis, slopes) for axis in axes),
+            *_radii(self, center, slopes),
         ]
 
 
@@ -123,7 +160,7 @@ def _surface(taps: Array) -> tuple[Array, tuple[Array, Array]]:
     return np.asarray(down @ taps @ across.T), (y, x)
 
 
-def _width(shape: PeakShape, axis: Array) -> float:
+def _width(shape: PeakShape, center: Array, axis: Array, slopes: bool) -> Functional:
     """Return the full width at half maximum on the cut through the centre, or the peak if that lies elsewhere."""
     import scipy.ndimage
 
@@ -135,44 +172,82 @@ def _width(shape: PeakShape, axis: Array) -> float:
         points = [center[i] + t * axis[i] + _PAD for i in (0, 1)]
         return np.asarray(scipy.ndimage.map_coordinates(padded, points, order=3, mode="constant"))
 
-    line = cut(shape.center)
-    highest = float(shape.surface.max())
-    if line.max() < 0.8 * highest:
+    line = cut(center)
+    if line.max() < 0.8 * float(shape.surface.max()):
         peak = np.unravel_index(int(np.argmax(shape.surface)), shape.surface.shape)
-        line = cut(np.array([shape.places[0][peak[0]], shape.places[1][peak[1]]]))
+        center = np.array([shape.places[0][peak[0]], shape.places[1][peak[1]]])
+        line = cut(center)
     top = int(np.argmax(line))
     half = line[top] / 2
-    ends = []
-    for side in (line[top:], line[top::-1]):
+    width, gradient = 0.0, np.zeros(shape.taps.size)
+
+    def at(place: float) -> Array:
+        """Return what the spline on the cut owes to each tap."""
+        point = center + place * axis
+        down, across = (_basis(n, float(x)) for n, x in zip(shape.taps.shape, point, strict=True))
+        return np.outer(down, across).ravel()
+
+    for side, sign in ((line[top:], 1), (line[top::-1], -1)):
         below = np.flatnonzero(side < half)
         if not len(below):
-            return math.nan
+            return Functional(math.nan)
         i = int(below[0])
-        ends.append(i - 1 + (side[i - 1] - half) / (side[i - 1] - side[i]))
-    return float(sum(ends)) * _STEP
+        fall = float(side[i - 1] - side[i])
+        end = i - 1 + float(side[i - 1] - half) / fall
+        width += end * _STEP
+        if slopes:
+            gradient += (at(t[top] + sign * end * _STEP) - 0.5 * at(float(t[top]))) * _STEP / fall
+    return Functional(width, gradient if slopes else None)
 
 
-def _mtf50(taps: Array, waves: Complex) -> float:
+def _basis(n: int, x: float) -> Array:
+    """Return the spline through one tap of height 1 at a place, for each of n taps."""
+    import scipy.ndimage
+
+    rows = np.pad(np.eye(n), ((0, 0), (_PAD, _PAD)))
+    return np.array([scipy.ndimage.map_coordinates(row, [[x + _PAD]], order=3, mode="constant")[0] for row in rows])
+
+
+def _mtf50(taps: Array, axis: Array, slopes: bool) -> Functional:
     """Return the lowest frequency at which the response falls to half of that at zero; NaN if there is none."""
-    response = np.abs(waves @ taps.ravel()) / abs(float(taps.sum()))
+    y, x = np.mgrid[: taps.shape[0], : taps.shape[1]]
+    waves: Complex = np.exp(-2j * math.pi * np.outer(_FREQUENCIES, (y * axis[0] + x * axis[1]).ravel()))
+    total = float(taps.sum())
+    sums = waves @ taps.ravel() / total
+    response = np.abs(sums)
     below = np.flatnonzero(response < 0.5)
     if not len(below):
-        return math.nan
+        return Functional(math.nan)
     i = int(below[0])
-    part = (response[i - 1] - 0.5) / (response[i - 1] - response[i])
-    return float(_FREQUENCIES[i - 1] + part * (_FREQUENCIES[i] - _FREQUENCIES[i - 1]))
+    fall = float(response[i - 1] - response[i]) / (_FREQUENCIES[i] - _FREQUENCIES[i - 1])
+    found = float(_FREQUENCIES[i - 1] + (response[i - 1] - 0.5) / fall)
+    if not slopes:
+        return Functional(found)
+    return Functional(found, (np.real(np.conj(sums[i]) * waves[i]) / response[i] - response[i]) / (total * fall))
 
 
-def _radii(shape: PeakShape) -> list[float]:
+def _radii(shape: PeakShape, center: Array, slopes: bool) -> list[Functional]:
     """Return the radii about the centre that hold the fractions of the sum."""
-    # A point stands for a little square: its share of a circle whose edge cuts it grows evenly over one side.
+    radius = np.hypot(shape.places[0][:, None] - center[0], shape.places[1] - center[1])
+    rings = (radius / _RING).astype(np.intp)
+    # A point stands for a soft blot: its share of a circle whose edge cuts it grows evenly, without the steps that
+    # points of a grid would make.
     side = max(1, round((shape.places[0][1] - shape.places[0][0]) / _RING))
-    inside = np.bincount(shape.fixed.rings, shape.surface.ravel())
-    inside = np.cumsum(np.convolve(inside, np.full(side, 1.0 / side)))
-    inside = inside / inside[-1]
+    blot = np.full(side, 1.0 / side)
+    blot = np.convolve(np.convolve(blot, blot), blot)
+    inside = np.cumsum(np.convolve(np.bincount(rings.ravel(), shape.surface.ravel()), blot))
+    total = float(inside[-1])
+    inside = inside / total
     found = []
     for share in ENCIRCLED:
         i = int(np.argmax(inside >= share))
         below = inside[i - 1] if i else 0.0
-        found.append(max(0.0, (i + (share - below) / (inside[i] - below) - (side - 1) / 2) * _RING))
+        value = max(0.0, (i + (share - below) / (inside[i] - below) - (len(blot) - 1) / 2) * _RING)
+        gradient = None
+        if slopes:
+            held = np.cumsum(blot)[np.clip(i - rings, 0, len(blot) - 1)] * (rings <= i)
+            wide = slice(max(0, i - 5), i + 5)  # the slope itself is rough from ring to ring
+            slope = total * float(inside[wide][-1] - inside[wide][0]) / ((len(inside[wide]) - 1) * _RING)
+            gradient = shape.by_taps(share - held) / slope
+        found.append(Functional(value, gradient))
     return found

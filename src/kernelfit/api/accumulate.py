@@ -1,40 +1,32 @@
 """Statistics and spectra of a pair, by their verbs."""
 
+from typing import Unpack
+
 import numpy.typing as npt
 
 from ..compiled.blas import one_blas_thread
 from ..core.geometry import Shape
-from ..core.model import Model, Selection
+from ..core.model import Execution, Model, Selection
 from ..core.validation import as_workers
-from ..data.masking import PlaneSelection
 from ..data.observation import as_observation
-from ..engines.accumulation import statistics
-from ..engines.cost_model import engine_of
+from ..data.plan import make_plan
 from ..engines.welch import spectral_statistics
-from .results import NormalStats, SpectralStats
+from ..fitting.statistics import gather
+from .keywords import Keywords, call_of, takes_keywords
+from .results import ChannelStats, NormalStats, SpectralStats, stats_of
 
 
+@takes_keywords()
 @one_blas_thread
 def accumulate(
     image: npt.ArrayLike,
     target: npt.ArrayLike,
-    shape: int | Shape,
+    shape: int | Shape | Model,
     *,
-    mode: str | None = None,
-    boundary: str | None = None,
-    fillvalue: float = 0.0,
-    origin: int | Shape | None = None,
-    operation: str = "convolution",
-    stride: int | Shape = 1,
-    offset: int | Shape = 0,
-    mask: "npt.ArrayLike | None" = None,
-    image_mask: "npt.ArrayLike | None" = None,
-    weights: "npt.ArrayLike | None" = None,
-    nan: str = "error",
-    saturated: "str | tuple[float | None, float | None] | None" = None,
-    method: str = "auto",
-    workers: int | None = None,
-) -> NormalStats:
+    selection: Selection | None = None,
+    execution: Execution | None = None,
+    **keywords: Unpack[Keywords],
+) -> NormalStats | ChannelStats:
     """Read the pixels of a pair once and return everything least squares can learn from them.
 
     With the design matrix A, one row for each target pixel t that is used and one column for each tap p,
@@ -43,45 +35,35 @@ def accumulate(
     formed: the work grows with the number of pixels times the shorter side of the kernel at most, the memory not
     with the image at all. With a stride there is a row for every stride-th pixel only.
 
+    Beside the sums stand a few tiles of the pixels, so that `NormalStats.solve` judges the residual as `find_kernel`
+    does, and what it takes to find the background.
+
     Parameters
     ----------
-    image : array_like, shape (rows, cols)
-        The image before. Any real dtype and memory layout, memory-mapped files included; it is read in blocks,
-        converted to float64 one block at a time, and never changed.
-    target : array_like
-        What became of it; its shape is the image's (`mode` "same"), smaller by side - 1 ("valid") or larger by
-        side - 1 ("full") along each axis; with a stride of them, that many rounded up.
-    shape : int or (int, int)
-        Rows and columns of the kernel, odd or even.
-    mode : {"same", "valid", "full"}, optional
-        How the two lie on each other. The default is the first of them that the shapes allow.
-    boundary : {None, "fill", "wrap", "symm", "mirror", "nearest"}, optional
-        What lay beyond the edge when the target was made: `fillvalue`, the opposite edge, the image mirrored about its
-        border ("symm", edge pixel repeated, or "mirror", not repeated), or the nearest pixel. The default None assumes
-        nothing and uses only target pixels whose whole footprint lies inside the image.
-    fillvalue : float, optional
-        The value beyond the edge for ``boundary="fill"``, default 0.
-    origin : int or (int, int), optional
-        The tap that multiplies the pixel under the output pixel, for mode "same". The default is SciPy signal's
-        centre, ``(side - 1) // 2``.
-    operation : {"convolution", "correlation"}, optional
-        Whether the kernel is laid on the image flipped (default) or as it is.
-    stride, offset : int or (int, int), optional
-        Every how many pixels of what the kernel makes the target holds one, and which one first, as in `find_kernel`;
-        all by default.
-    mask, image_mask, weights, nan, saturated : optional
-        Which target pixels count, and how much, as in `find_kernel`, but that `saturated` is None by default. The
-        statistics are exact whatever they are, which may take long for weights that differ from pixel to pixel and
-        kernels of hundreds of taps; `find_kernel` has a quicker way.
-    method : {"auto", "direct", "fft"}, optional
-        The engine; both give the same sums to rounding. The default is `choose_method`'s verdict.
-    workers : int, optional
-        Number of threads; the default is every processor this process may use. Any number gives the same bits.
+    image : array_like, shape (rows, cols), or list of arrays
+        The image before, as in `find_kernel`; it is read in blocks, converted to float64 one block at a time, and never
+        changed.
+    target : array_like, or list of arrays
+        What became of it.
+    shape : int, (int, int) or Model
+        Rows and columns of the kernel, odd or even; or the whole `Model`, beside which its fields are not given again.
+    selection : Selection, optional
+        Which target pixels count, instead of its fields one by one. The statistics are exact whatever they are, which
+        may take long for weights that differ from pixel to pixel and kernels of hundreds of taps; `find_kernel` has a
+        quicker way.
+    execution : Execution, optional
+        How to run, instead of its fields one by one.
+    **keywords
+        The fields of `Model`, `Selection`, `Noise` and `Execution`, flat. With `noise` or `robust` the statistics are
+        those with the weights of the last residual. What the noise of the image adds is taken off, as
+        `NormalStats.without_image_noise` does. There are no statistics for ``errors="sandwich"``, and none for the
+        methods "cg" and "wiener".
 
     Returns
     -------
-    NormalStats
-        The statistics; those of other pairs that share the kernel can be added with ``+``.
+    NormalStats or ChannelStats
+        The statistics; those of other pairs that share the kernel can be added with ``+``. With channels "separate" and
+        "mixed" there are several kernels, and a `ChannelStats` with the statistics of each.
 
     Raises
     ------
@@ -106,38 +88,9 @@ def accumulate(
     >>> np.round(stats.solve().kernel, 6) + 0.0
     array([[0. , 0. , 0.5]])
     """
-    from ..data import masking
-    from ..engines import weighted
-
-    plain_image, image_masked = masking.unmasked(image)
-    plain_target, target_masked = masking.unmasked(target)
-    model = Model(
-        shape,
-        mode=mode,
-        boundary=boundary,
-        fillvalue=fillvalue,
-        origin=origin,
-        operation=operation,
-        stride=stride,
-        offset=offset,
-    )
-    observation = as_observation(plain_image, plain_target, model)
-    selection = PlaneSelection(
-        (mask, target_masked),
-        ((image_mask, image_masked),),
-        weights,
-        Selection(nan=nan, saturated=saturated).nan,
-        saturated,
-    )
-    threads = as_workers(workers)
-    if method in ("cg", "wiener"):
-        msg = f"got method={method!r}, which forms no statistics; need 'auto', 'direct' or 'fft' (find_kernel takes it)"
-        raise ValueError(msg)
-    engine = engine_of(observation, method)
-    judged = selection.judge(observation)
-    if judged is not None:
-        return NormalStats.of(weighted.statistics([judged.item], engine, threads))
-    return NormalStats.of(statistics(observation, engine, threads)[0])
+    call = call_of(shape, keywords, verb="accumulate", selection=selection, execution=execution)
+    plan = make_plan(image, target, call.model, call.selection)
+    return stats_of(gather(plan, call.noise, call.execution, call.solver))
 
 
 def accumulate_spectra(

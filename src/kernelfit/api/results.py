@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -14,11 +14,13 @@ from ..compiled.blas import one_blas_thread
 from ..core import npz
 from ..core.cross_spectra import CrossSpectra, packed_spectra, unpacked_spectra
 from ..core.estimate import Estimate
+from ..core.geometry import Shape
 from ..core.normal_equations import NormalEquations, packed, unpacked
 from ..core.serialization import load_estimate, save_estimate
 from ..core.validation import Array, as_workers
 from ..engines.forward import predict
-from ..fitting.pipeline import solved
+from ..fitting.channels import in_shape, join
+from ..fitting.context import Context, estimated, together
 from ..plotting.text import summary
 from ..solvers.auto import as_solver
 from ..solvers.errors_in_variables import take_off
@@ -192,16 +194,59 @@ class KernelFit(Estimate):
 class NormalStats(NormalEquations):
     """Sums over target pixels from which kernels are solved."""
 
+    context: Context | None = None
+
     @classmethod
-    def of(cls, equations: NormalEquations) -> Self:
+    def of(cls, equations: NormalEquations, context: Context | None = None) -> Self:
         """Return sums with the methods of this class.
 
         Parameters
         ----------
         equations : NormalEquations
             The sums.
+        context : Context, optional
+            What is known beside them.
         """
-        return cls(**_fields(equations))
+        return cls(**{**_fields(equations), **({} if context is None else {"context": context})})
+
+    def __add__(self, other: NormalEquations) -> Self:
+        """Return the statistics of the pixels of both; they have a sample of pixels if both have."""
+        if not isinstance(other, NormalEquations):
+            return NotImplemented
+        return self._beside(other, NormalEquations.__add__)
+
+    def __sub__(self, other: NormalEquations) -> Self:
+        """Return the statistics of the pixels of this one that are not in `other`, a part of it, without a sample."""
+        if not isinstance(other, NormalEquations):
+            return NotImplemented
+        return self._beside(other, NormalEquations.__sub__)
+
+    def _beside(self, other: NormalEquations, operation: Callable[..., Any]) -> Self:
+        """Add or subtract, the image's noise being in both sums meanwhile."""
+        mine, theirs = self.context, getattr(other, "context", None)
+        sums = operation(_observed(self), _observed(other))
+        if mine is None and theirs is None:
+            return self.of(sums)
+        sign = 1.0 if operation is NormalEquations.__add__ else -1.0
+        known = [None if context is None else context.noise for context in (mine, theirs)]
+        context = (mine or Context()) + (theirs or Context())
+        if sign < 0:
+            context = dataclasses.replace(mine or Context(), tiles=(), noise=None)
+        if any(known):
+            noise = together((self.n_pixels, known[0]), (int(sign) * other.n_pixels, known[1]))
+            sums, noise = noise.taken_off(sums)
+            context = dataclasses.replace(context, noise=noise)
+        return self.of(sums, context)
+
+    def crop(self, shape: int | Shape, corner: Shape | None = None) -> Self:
+        """Return the statistics of a smaller support, exactly, without reading a pixel, and without a sample."""
+        context = self.context
+        if context is not None:
+            if context.noise is not None:
+                msg = "got statistics less the image's noise, need those with it: crop them first, then take it off"
+                raise ValueError(msg)
+            context = dataclasses.replace(context, tiles=())
+        return dataclasses.replace(NormalEquations.crop(self, shape, corner), context=context)
 
     @one_blas_thread
     def without_image_noise(self, std: float | Sequence[float]) -> tuple["NormalStats", float]:
@@ -255,7 +300,11 @@ class NormalStats(NormalEquations):
         KernelFit
             The result; `KernelFit.findings` says what is doubtful about it.
         """
-        return KernelFit.of(solved(self, as_solver(solver)))
+        context = self.context or Context()
+        estimate = estimated(self, context, as_solver(solver))
+        if context.channels in ("separate", "mixed"):
+            return KernelFit.of(in_shape(estimate, context))
+        return KernelFit.of(join([[estimate]], context))
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the statistics to an NPZ file, in one step.
@@ -272,7 +321,7 @@ class NormalStats(NormalEquations):
         FileExistsError
             If the file exists and `overwrite` is false.
         """
-        npz.save(path, "NormalStats", *packed(self), overwrite=overwrite)
+        npz.save(path, "NormalStats", *_packed(self), overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "NormalStats":
@@ -293,7 +342,142 @@ class NormalStats(NormalEquations):
         ValueError
             If the file is not a complete file of statistics.
         """
-        return npz.load(path, "NormalStats", lambda header, arrays: cls(**unpacked(header, arrays)))
+        return cls.of(*npz.load(path, "NormalStats", _unpacked))
+
+
+def _observed(stats: NormalEquations) -> NormalEquations:
+    """Return statistics with the image's noise in them."""
+    context = getattr(stats, "context", None)
+    plain = NormalEquations(**{field.name: getattr(stats, field.name) for field in dataclasses.fields(NormalEquations)})
+    return plain if context is None or context.noise is None else context.noise.restored(plain)
+
+
+def _packed(stats: NormalStats) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return statistics and what is beside them as a header of plain values, and the arrays."""
+    header, arrays = packed(stats)
+    context = header.pop("context")
+    if context is not None:
+        header["context"], own = context.packed()
+        arrays = {**arrays, **{f"context_{name}": array for name, array in own.items()}}
+    return header, arrays
+
+
+def _unpacked(header: dict[str, Any], arrays: dict[str, Any]) -> tuple[NormalEquations, Context | None]:
+    """Return the statistics that `_packed` took apart."""
+    stats = NormalEquations(**unpacked(header, arrays))
+    if header.get("context") is None:
+        return stats, None
+    own = {name.removeprefix("context_"): array for name, array in arrays.items() if name.startswith("context_")}
+    return stats, Context.unpacked(header["context"], own, stats)
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelStats:
+    """Statistics of several kernels, one for each channel of the target: with channels "separate" and "mixed".
+
+    Those of other pairs with as many channels can be added with ``+``.
+
+    Attributes
+    ----------
+    parts : tuple of NormalStats
+        The statistics of each channel.
+
+    Examples
+    --------
+    >>> import numpy as np, kernelfit
+    >>> image = np.random.default_rng(0).random((40, 50, 3))
+    >>> stats = kernelfit.accumulate(image, image * [1, 2, 3], 1, channel_axis=-1, channels="separate")
+    >>> stats.solve().kernel.ravel().round(9)
+    array([1., 2., 3.])
+    """
+
+    parts: tuple[NormalStats, ...]
+
+    @property
+    def n_pixels(self) -> int:
+        """Number of target pixels of all channels."""
+        return sum(part.n_pixels for part in self.parts)
+
+    def __add__(self, other: "ChannelStats") -> "ChannelStats":
+        """Return the statistics of the pixels of both."""
+        if not isinstance(other, ChannelStats):
+            return NotImplemented
+        if len(self.parts) != len(other.parts):
+            msg = f"got statistics of {len(self.parts)} and of {len(other.parts)} channels, need as many in both"
+            raise ValueError(msg)
+        return ChannelStats(tuple(a + b for a, b in zip(self.parts, other.parts, strict=True)))
+
+    @one_blas_thread
+    def solve(self, solver: Solver | str | None = None) -> "KernelFit":
+        """Return the kernels, with their errors and a verdict.
+
+        Parameters
+        ----------
+        solver : solver or "auto", optional
+            What to make of the statistics; the default is `LeastSquares()`.
+
+        Returns
+        -------
+        KernelFit
+            The result, with those of the channels as its `parts`.
+        """
+        chosen, context = as_solver(solver), self.parts[0].context or Context()
+        fits = [estimated(part, part.context or Context(), chosen) for part in self.parts]
+        return KernelFit.of(join([fits], context))
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the statistics to an NPZ file, in one step.
+
+        Parameters
+        ----------
+        path : path-like
+            Name of the file, used as it stands.
+        overwrite : bool, optional
+            Whether an existing file may be replaced; the default is not.
+
+        Raises
+        ------
+        FileExistsError
+            If the file exists and `overwrite` is false.
+        """
+        every = [_packed(part) for part in self.parts]
+        arrays = {f"{i}/{name}": array for i, (_, own) in enumerate(every) for name, array in own.items()}
+        npz.save(path, "ChannelStats", {"parts": [header for header, _ in every]}, arrays, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "ChannelStats":
+        """Read statistics written by `save`.
+
+        Parameters
+        ----------
+        path : path-like
+            Name of the file.
+
+        Returns
+        -------
+        ChannelStats
+            The statistics, equal to the bit.
+
+        Raises
+        ------
+        ValueError
+            If the file is not a complete file of statistics.
+        """
+
+        def build(header: dict[str, Any], arrays: dict[str, Any]) -> "ChannelStats":
+            parts = []
+            for i, one in enumerate(header["parts"]):
+                own = {name.partition("/")[2]: a for name, a in arrays.items() if name.partition("/")[0] == str(i)}
+                parts.append(NormalStats.of(*_unpacked(one, own)))
+            return cls(tuple(parts))
+
+        return npz.load(path, "ChannelStats", build)
+
+
+def stats_of(found: Sequence[tuple[NormalEquations, Context]]) -> "NormalStats | ChannelStats":
+    """Return the statistics of a call: those of its kernel, or of the kernel of each channel."""
+    parts = tuple(NormalStats.of(*one) for one in found)
+    return parts[0] if found[0][1].channels in (None, "shared") else ChannelStats(parts)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,45 +1,37 @@
 """Statistics of a stream of pairs: the verb."""
 
 import contextlib
-import operator
 import os
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, Unpack
 
 from ..compiled.blas import one_blas_thread
-from ..compiled.threads import Progress
-from ..core import validation
 from ..core.geometry import Shape
-from ..core.model import Model, Selection
+from ..core.model import Execution, Model, Selection
 from ..core.normal_equations import NormalEquations
-from ..core.validation import as_workers, require_progress
 from ..data import blocks
-from ..data.blocks import Tree
-from ..fitting.stream import Checkpoint, _computed, _Stream
-from .results import NormalStats
+from ..fitting.checkpoint import Checkpoint, KernelSums, Sums
+from ..fitting.context import Context, ImageNoise
+from ..fitting.rereading import StreamFitter, reweighted_stream
+from ..fitting.stream import Stream, summed
+from .keywords import Call, Keywords, call_of, takes_keywords
+from .results import ChannelStats, NormalStats, stats_of
 
 
+@takes_keywords()
 @one_blas_thread
 def accumulate_stream(
-    pairs: Iterable[Any],
-    shape: int | Shape,
+    pairs: Iterable[Any] | Callable[[], Iterable[Any]],
+    shape: int | Shape | Model,
     *,
-    mode: str | None = None,
-    boundary: str | None = None,
-    fillvalue: float = 0.0,
-    origin: int | Shape | None = None,
-    operation: str = "convolution",
-    stride: int | Shape = 1,
-    offset: int | Shape = 0,
-    nan: str = "error",
-    saturated: "str | tuple[float | None, float | None] | None" = None,
-    method: str = "auto",
-    workers: int | None = None,
+    selection: Selection | None = None,
+    execution: Execution | None = None,
     block: int | Shape | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     every: float = 30.0,
-    progress: Progress | None = None,
-) -> NormalStats:
+    **keywords: Unpack[Keywords],
+) -> NormalStats | ChannelStats:
     """Read a stream of pairs that share a kernel, or one pair of any size, and return the sum of their statistics.
 
     Each pair is cut into blocks of target pixels, which read their own surroundings. The statistics of the blocks are
@@ -48,44 +40,47 @@ def accumulate_stream(
 
     Parameters
     ----------
-    pairs : iterable of (image, target) or (image, target, mask), or of dict
+    pairs : iterable of (image, target) or (image, target, mask), or of dict; or a function that returns one
         Each as in `accumulate`: arrays, memory-mapped files, or anything else that can be sliced (h5py, Zarr,
         tifffile's Zarr view, Dask), which is never loaded whole. Tiles of one large image are pairs whose image is
         larger than the target by ``side - 1`` (mode "valid"). A generator is asked for few pairs more than there are
         threads ahead of time. For one large pair give ``[(image, target)]``. The mask is True where a pixel of the
         target is excluded; None is no mask. A dict has the keys "image" and "target" and, if need be, "mask",
         "image_mask" and "weights", which are what they are in `find_kernel` and may be arrays that are sliced, too.
-    shape : int or (int, int)
-        Rows and columns of the kernel.
-    mode, boundary, fillvalue, origin, operation, stride, offset
-        As in `accumulate`, for all pairs; a mode that is left out is inferred for each.
-    nan, saturated : optional
-        As in `accumulate`, for all pairs; but that "auto" leaves out the ends of an integer target's range even if
-        nearly all of it stands there.
-    method : {"auto", "direct", "fft"}, optional
-        As in `accumulate`.
-    workers : int, optional
-        Number of processors to keep busy; the default is all that this process may use. Unless it is 1 there are twice
-        as many threads, since some of them wait for their pixels.
+
+        What is no iterator (a list, a function that opens the stream anew) is read again where that is needed: for
+        `noise` and `robust`, with all pixels once for each round, and where rounding could matter beside the noise. An
+        iterator, such as a generator, is read once.
+    shape : int, (int, int) or Model
+        Rows and columns of the kernel; or the whole `Model`, beside which its fields are not given again.
+    selection : Selection, optional
+        Which target pixels count, instead of its fields one by one. Masks and weights are for all pairs, or lists with
+        those of each; a pair may bring its own instead.
+    execution : Execution, optional
+        How to run, instead of its fields one by one. Unless `workers` is 1 there are twice as many threads, since some
+        of them wait for their pixels. `progress` is called as ``progress("reading pixels", done, total)`` after each
+        block; total counts the blocks of the pairs seen so far, and as many for each pair to come if `pairs` has a
+        length.
     block : int or (int, int), optional
         Rows and columns of a block of target pixels. The default is some 1024 rows of 8 KiB, less for small images,
         and follows the chunks in which the target is stored.
     checkpoint : path-like, optional
         A file to which the sums, and what is in them, are written now and then, in one step. If it exists, the run
         goes on from there: the same call with the same pairs ends with the same bits as if it had never been
-        interrupted, and the call after the last one returns at once. The pairs read before are asked for again, but
-        only a few of their pixels are read, to see that they are the same. An interrupted run (by ctrl-C or an error
-        in a pair) writes once more before it ends.
+        interrupted. Of pairs that are in it only a few pixels are read, to see that they are the same; but what needs
+        all pixels again, after the first sums, begins anew. An interrupted run (by ctrl-C or an error in a pair) writes
+        once more before it ends.
     every : float, optional
         Seconds between two checkpoints, default 30; 0 writes after each block.
-    progress : callable, optional
-        Called as ``progress("reading pixels", done, total)`` after each block; total counts the blocks of
-        the pairs seen so far, and as many for each pair to come if `pairs` has a length.
+    **keywords
+        The fields of `Model`, `Selection`, `Noise` and `Execution`, flat, as in `accumulate`. A mode that is left out
+        is inferred for each pair. Each pair has a background of its own.
 
     Returns
     -------
-    NormalStats
-        The statistics; ``.solve()`` makes a kernel of them. The convention is that of the first pair.
+    NormalStats or ChannelStats
+        The statistics, as those of `accumulate`; ``.solve()`` makes a kernel of them. The convention is that of the
+        first pair.
 
     Raises
     ------
@@ -117,50 +112,29 @@ def accumulate_stream(
            [0. , 0.5, 0. ],
            [0. , 0. , 0. ]])
     """
-    model = Model(
-        shape,
-        mode=mode,
-        boundary=boundary,
-        fillvalue=fillvalue,
-        origin=origin,
-        operation=operation,
-        stride=stride,
-        offset=offset,
-    )
-    kernel = model.kernel_shape
-    keywords = {name: getattr(model, name) for name in ("mode", "boundary", "fillvalue", "origin", "operation")}
-    if model.strided:
-        keywords |= {"stride": model.stride, "offset": model.offset}
-    Selection(nan=nan, saturated=saturated)
-    validation.known(method, ("auto", "direct", "fft"), "method")
-    sides = blocks.as_block(block)
-    threads = as_workers(workers)
-    require_progress(progress)
+    call = call_of(shape, keywords, verb="accumulate_stream", selection=selection, execution=execution)
+    sides, threads, progress = blocks.as_block(block), call.execution.threads, call.execution.progress
     if not every >= 0:
         msg = f"got every={every!r}, need a number of seconds, at least 0"
         raise ValueError(msg)
-    if isinstance(pairs, tuple) and len(pairs) == 2 and all(getattr(a, "ndim", 0) == 2 for a in pairs):
+    if isinstance(pairs, tuple) and len(pairs) == 2 and all(getattr(a, "ndim", 0) >= 2 for a in pairs):
         msg = "got one pair of images, need an iterable of pairs; write [(image, target)]"
         raise TypeError(msg)
-    call: dict[str, Any] = {"shape": kernel, **keywords, "method": method, "block": sides}
-    if nan != "error" or saturated is not None:
-        call |= {"nan": nan, "saturated": saturated}
-    state = None if checkpoint is None else Checkpoint(checkpoint, call, every)
-    tree = Tree[NormalEquations](operator.add) if state is None else state.tree
-    stream = _Stream(pairs, model, (nan, saturated), method, sides, state)
+    stream = Stream(pairs, call.model, call.selection, call.noise, call.execution, sides)
+    stream.require(call.solver)
+    state = None if checkpoint is None else Checkpoint(checkpoint, _settings(call, sides), every)
+    sums = Sums() if state is None else state.sums
     fresh = False
     try:
-        for item, part in _computed(stream.work(), threads):
-            tree.push(part)
+        for work in summed(stream, state, sums, threads):
             stream.n_done += 1
             if state is not None:
-                state.pairs, state.blocks = (item.pair + 1, 0) if item.last else (item.pair, item.block + 1)
-                state.digest, fresh = item.digest, True
+                state.pairs, state.blocks = (work.pair + 1, 0) if work.last else (work.pair, work.block + 1)
+                state.digest, fresh = work.digest, True
                 fresh = not state.save_sometimes()
             if progress is not None:
                 progress("reading pixels", stream.n_done, stream.total())
-        total = tree.total()
-        if total is None:
+        if not sums:
             msg = "got no pairs, need at least one (image, target); was the generator used up before?"
             raise ValueError(msg)
     except BaseException as error:
@@ -172,10 +146,44 @@ def accumulate_stream(
         raise
     if state is not None and fresh:
         state.save_sometimes(now=True)
-    if total.n_pixels < total.n_taps:
+    return stats_of([_finished(stream, call, *place, sums[place]) for place in sorted(sums)])
+
+
+def _settings(call: Call, block: Shape | None) -> dict[str, Any]:
+    """Return what the sums of a checkpoint depend on, beside the pairs."""
+    model = {name: getattr(call.model, name) for name in Model.__dataclass_fields__}
+    given = {"nan": call.selection.nan, "saturated": call.selection.saturated}
+    return {**model, **given, "method": call.execution.engine, "block": block, "image_noise": call.noise.image_std}
+
+
+def _finished(stream: Stream, call: Call, group: int, target: int, sums: KernelSums) -> tuple[NormalEquations, Context]:
+    """Return the statistics of one kernel, refined or reweighted if that takes the pixels again."""
+    stats, model = sums.whole.total(), call.model
+    assert stats is not None
+    if stats.n_pixels < stats.n_taps:
+        rows, cols = model.kernel_shape
         msg = (
-            f"{total.n_pixels} target pixels of {stream.n_pairs} pairs cannot determine the {total.n_taps} taps of a "
-            f"{kernel[0]}x{kernel[1]} kernel; ask for a smaller shape, give more pairs, or exclude less"
+            f"{stats.n_pixels} target pixels of {stream.n_pairs} pairs cannot determine the {stats.n_taps} taps of a "
+            f"{rows}x{cols} kernel; ask for a smaller shape, give more pairs, or exclude less"
         )
         raise ValueError(msg)
-    return NormalStats.of(total)
+    context = Context(
+        None if model.channel_axis is None else model.channels,
+        model.channel_axis,
+        stream.n_pairs,
+        listed=True,
+        n_observations=stream.n_pairs * stream.group_sizes[group],
+        method=sums.method,
+        notes=sums.notes(stats),
+        tiles=sums.tiles,
+    )
+    fitter = StreamFitter(stream, group, target, stats, sums.tiles, call.execution.threads, call.execution.progress)
+    if call.noise.reweighted:
+        return reweighted_stream(fitter, call.noise, context)
+    if stream.again:
+        stats, refined = fitter.refined()
+        context = replace(context, refined=refined)
+    if sums.noise is not None:
+        stats, noise = ImageNoise(call.noise.image_std, sums.noise, sums.pairs).taken_off(stats)
+        context = replace(context, noise=noise)
+    return stats, context

@@ -18,8 +18,8 @@ class Verdict(enum.Enum):
         "ask for a smaller shape, or use an image with more fine detail"
     )
     NO_REDUNDANCY = (
-        "there are no more equations than taps, or hardly more, so the fit is exact whatever the data, or nearly, and "
-        "proves little: ask for a smaller shape, or use more pixels"
+        "there are no more equations than taps, or hardly more, so that a fit as good as this proves nothing: "
+        "ask for a smaller shape, or use more pixels"
     )
     PRIOR_DECIDES = (
         "the image does not determine every tap; the penalty or prior, not the data, fills in what it leaves open: ask "
@@ -77,6 +77,10 @@ class Verdict(enum.Enum):
     WRAPPED = (
         "the target's values seem to have run over the end of their integer type and started again at the other: "
         "compute the target in a wider type, or clip it, and say robust='clip' meanwhile"
+    )
+    RESIDUAL_UNCHECKED = (
+        "the residual was not checked, the pixels being gone, so that the verdict and the error bars rest on the sums "
+        "alone: hold the kernel against some of the pixels with check_noise, or find it with find_kernel"
     )
     SOLVED = "solved"
 

@@ -72,6 +72,21 @@ class MaskedBlocks:
         """Whether more than saturation may exclude or weigh pixels."""
         return bool(self.nan == "mask" or self.masks or self.weights or any(self.image_masks))
 
+    def counting(self) -> "MaskedBlocks":
+        """Return it without saturation where nearly all of the target stands at the ends of its type's range.
+
+        A few spots of the target tell where it is worth the while to count.
+        """
+        target, plan = self.observation.targets[0], self.observation.geometry
+        if self.saturated is None:
+            return self
+        seen = np.frombuffer(blocks.spots([target]), "<f8")
+        if np.count_nonzero((seen <= self.saturated[0]) | (seen >= self.saturated[1])) < 0.5 * seen.size:
+            return self
+        found = masking.count_at_ends(target.array, plan.used, self.saturated)
+        few = plan.n_pixels - found < max(0.05 * plan.n_pixels, 10 * plan.n_taps)
+        return dataclasses.replace(self, saturated=None) if few else self
+
     def item(self, box: Box, observation: Observation | None = None) -> WeightedObservation | None:
         """Return a box with its weights, None if all of its pixels count the same.
 

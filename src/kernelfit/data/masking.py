@@ -247,7 +247,7 @@ def _hit(block: npt.NDArray[Any], ends: tuple[float, float]) -> Mask:
     return np.asarray((block <= low) | (block >= high))
 
 
-def _count_at_ends(array: Any, place: tuple[slice, slice], ends: tuple[float, float]) -> int:
+def count_at_ends(array: Any, place: tuple[slice, slice], ends: tuple[float, float]) -> int:
     """Return how many pixels of a part of an array reach one of two ends."""
     rows, cols = place
     step = max(1, _BLOCK // max(1, array.shape[1]))
@@ -345,7 +345,7 @@ def judge(
     ends = as_ends(saturated, target.dtype)
     if ends is not None:
         what = ends_in_words(ends)
-        count = _count_at_ends(target, place, ends)
+        count = count_at_ends(target, place, ends)
         counted = plan.n_pixels - count
         if count and isinstance(saturated, str) and counted < max(0.05 * plan.n_pixels, 10 * plan.n_taps):
             notes.append(

@@ -195,6 +195,22 @@ def refuse_nonfinite(observation: Observation) -> NoReturn:
     raise ValueError(msg)
 
 
+def refuse_tiny(observation: Observation) -> None:
+    """Refuse an image or a target that is not zero although the sum of its squares nearly is."""
+    for name, readers in (("image", observation.sources), ("target", observation.targets)):
+        largest = 0.0
+        for reader in readers:
+            step = max(1, 2**20 // max(1, reader.array.shape[1]))
+            for start in range(0, reader.array.shape[0], step):
+                largest = max(largest, float(np.abs(np.asarray(reader.array[start : start + step, :], float)).max()))
+        if 0 < largest < 2.0**-505:
+            msg = (
+                f"got {name} pixels of {largest:.2g} at most, so small that their squares underflow; "
+                "multiply the image and the target by a constant"
+            )
+            raise ValueError(msg)
+
+
 Weights = npt.NDArray[np.float64] | npt.NDArray[np.bool_]
 
 

@@ -221,7 +221,7 @@ def _sample(
 
     All are of one shape, at places fixed by the problem; `beside` gives a block of what lies beside the kernel's share.
     """
-    side, starts = _places(observation, weights)
+    side, starts = places(observation, weights)
     step, pace = observation.geometry.stride
     whole = (step * (side[0] - 1) + 1, pace * (side[1] - 1) + 1)  # what the stride leaves of it are the tiles
     halo = (whole[0] + taps.shape[1] - 1, whole[1] + taps.shape[2] - 1)
@@ -248,7 +248,7 @@ def _sample(
     return left, targets, known
 
 
-def _places(observation: Observation, weights: Weights | None) -> tuple[Shape, list[Shape]]:
+def places(observation: Observation, weights: Weights | None) -> tuple[Shape, list[Shape]]:
     """Return the shape of the tiles and where they begin: spread evenly, or where there are pixels that count."""
     rows, cols = observation.size
     side = (min(rows, _SIDE), min(cols, _SIDE))

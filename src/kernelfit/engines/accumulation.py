@@ -16,7 +16,7 @@ import numpy as np
 from ..compiled.threads import Progress, add, counted, in_order
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
-from ..data.observation import Observation, refuse_nonfinite
+from ..data.observation import Observation, refuse_nonfinite, refuse_tiny
 from . import edge_correction
 from .passes import PASSES, Frame, Sums
 
@@ -30,7 +30,7 @@ def pass_over(
     progress: Progress | None,
     also: "Sequence[Callable[[], tuple[Array, ...]]]" = (),
 ) -> tuple[Sums, list[Array]]:
-    """Read all pixels once, for the sums of the pair or, with `taps`, of the residual; refuse NaN and overflow.
+    """Read all pixels once, for the sums of the pair or, with `taps`, of the residual; refuse NaN, over- and underflow.
 
     The threads do the jobs of `also` as well, and what these return is returned in their order.
     """
@@ -41,6 +41,9 @@ def pass_over(
         others = [part for more in parts for part in more]
         if not all(np.isfinite(a).all() for a in (sums.lags, sums.moment, sums.energy)):
             refuse_nonfinite(observation)
+        least = observation.geometry.n_pixels * 2.0**-1010
+        if taps is None and (np.abs(sums.lags).max(initial=0.0) < least or sums.energy.min(initial=1.0) < least):
+            refuse_tiny(observation)
     return sums, others
 
 

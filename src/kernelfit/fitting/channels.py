@@ -2,22 +2,45 @@
 
 import dataclasses
 import math
+from typing import Protocol
 
 import numpy as np
 
 from ..core.estimate import Estimate
 from ..core.findings import Finding, ranked
-from ..data.plan import FitPlan
 
 
-def join(groups: list[list[Estimate]], task: FitPlan) -> Estimate:
+class Layout(Protocol):
+    """How pairs and channels came, and how the kernels of channels are taken together; a `FitPlan` says so."""
+
+    @property
+    def channels(self) -> str | None:
+        """None for images of one plane."""
+        ...
+
+    @property
+    def channel_axis(self) -> int | None:
+        """The axis that holds the channels."""
+        ...
+
+    @property
+    def n_pairs(self) -> int:
+        """Number of pairs."""
+        ...
+
+    @property
+    def listed(self) -> bool:
+        """Whether the pairs came as lists."""
+        ...
+
+
+def join(groups: list[list[Estimate]], task: Layout) -> Estimate:
     """Return one result for the fits of each group's targets; the single fits are its `parts`."""
-    fits = [_in_shape(fit, task) for group in groups for fit in group]
+    fits = [in_shape(fit, task) for group in groups for fit in group]
     if task.channels in (None, "shared"):
         return dataclasses.replace(fits[0], channels=task.channels, channel_axis=task.channel_axis)
     if task.channels == "mixed":
-        n_sources = len(task.groups[0][0].sources)
-        kernel = np.stack([fit.kernel.reshape(n_sources, *task.shape) for fit in fits])
+        kernel = np.stack([fit.kernel.reshape(-1, *fit.kernel.shape[-2:]) for fit in fits])
     else:
         kernel = np.stack([fit.kernel for fit in fits])
     first = fits[0]
@@ -62,7 +85,7 @@ def join(groups: list[list[Estimate]], task: FitPlan) -> Estimate:
     )
 
 
-def _in_shape(fit: Estimate, task: FitPlan) -> Estimate:
+def in_shape(fit: Estimate, task: Layout) -> Estimate:
     """Give the background's coefficients, one row for each problem of the group, the axes of pairs and channels."""
     if fit.background is None:
         return fit

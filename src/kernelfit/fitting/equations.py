@@ -108,7 +108,11 @@ def statistics(
 
 
 def block_equations(
-    observation: Observation, items: Sequence[WeightedObservation | None], method: str, workers: int
+    observation: Observation,
+    items: Sequence[WeightedObservation | None],
+    method: str,
+    workers: int,
+    progress: Progress | None = None,
 ) -> list[NormalEquations]:
     """Return the equations of a block of one observation, for each target, the background not eliminated.
 
@@ -122,6 +126,8 @@ def block_equations(
         The engine.
     workers : int
         Number of threads.
+    progress : callable, optional
+        Told of each band of pixels, where all count alike.
 
     Returns
     -------
@@ -132,7 +138,7 @@ def block_equations(
     plain: list[NormalEquations] = []
     if any(item is None for item in items):
         wide = dataclasses.replace(observation, targets=observation.targets + surface_readers(observation))
-        every = accumulation.statistics(wide, method, workers)
+        every = accumulation.statistics(wide, method, workers, progress)
         plain, terms = every[: len(observation.targets)], every[len(observation.targets) :]
         if terms:
             gram, products = _surface_products(observation)

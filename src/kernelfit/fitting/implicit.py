@@ -34,7 +34,7 @@ from ..solvers.conjugate_gradient import (
     conjugate_gradients,
     stop_rule,
 )
-from ..solvers.least_squares import EPS, doubts, few_spare
+from ..solvers.least_squares import EPS, doubts, little_redundancy
 from .refinement import refine
 
 #: The trace of the inverse is probed until its standard error is such a part of it, or so many times at most, ...
@@ -191,7 +191,9 @@ class ImplicitlySolved:
             noise_std = correction * self.fitter.noise_of(self.solution)
         error = noise_std * math.sqrt(spread)
         energy, variance = stats.target_energy, stats.variance
-        findings = [] if solver.prior is not None or solver.penalty is not None else few_spare(n, m)
+        findings = []
+        if detail := little_redundancy(n, m, rss, variance):
+            findings.append(Finding(Verdict.NO_REDUNDANCY, detail))
         if n > 1 and not variance > 1e-14 * energy:
             findings.append(Finding(Verdict.NO_SIGNAL, "every target pixel is the same"))
         if not solution.converged:

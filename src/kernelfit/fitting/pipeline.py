@@ -38,7 +38,7 @@ from . import implicit, requirements
 from .channels import join
 from .equations import plain_fit
 from .image_noise import ImageNoise
-from .reweighting import reweighted
+from .reweighting import InMemory, corrected, reweighted
 from .weighted_fitter import Solved, WeightedFitter
 
 #: Pixels up to which data that are not periodic are transformed whole.
@@ -258,10 +258,11 @@ def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, s
     notes = [note for j in judged for note in j.notes]
     findings: list[Finding] = []
     correction, most = 1.0, math.inf
+    found: Solved | implicit.ImplicitlySolved
     if not noise.reweighted:
         found = fitter.solve(items)
     else:
-        found, seen, more, said = reweighted(fitter, items, model, loss)
+        found, seen, more, said = reweighted(InMemory(fitter), items, model, loss)
         items, correction = seen.items, seen.correction
         most = math.inf if loss is None else TUNING[loss] * seen.scale
         findings += more
@@ -276,10 +277,7 @@ def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, s
             n_pixels = sum(item.n_pixels for item in items)
             (estimate,) = with_background([estimate], observations, found.eliminations, n_pixels)
     else:
-        stats = found.stats
-        if correction != 1.0:  # the residual that has the variance of the criterion, outliers and all
-            moment, energy = least_squares.residual_at(stats, found.solution.taps)
-            stats = stats.centered(found.solution.taps, moment, correction**2 * energy)
+        stats = corrected(found, correction)
         solution = least_squares.least_squares(stats, found.factorisation)
         estimate = with_errors(observations, stats, settings, solution, weights, found)
     large = sum(item.observation.geometry.n_pixels for item in items) > MOST_KEPT

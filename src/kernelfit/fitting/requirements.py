@@ -10,7 +10,7 @@ from ..solvers.least_squares import LeastSquares, Solver
 
 @dataclass(frozen=True)
 class Rule:
-    """Two features that exclude each other, why, and what to do."""
+    """Features that exclude each other, why, and what to do."""
 
     features: frozenset[str]
     reason: str
@@ -24,6 +24,8 @@ def _rule(first: str, second: str, reason: str, remedy: str) -> Rule:
 _EVERY_PIXEL = "a division by frequency needs every pixel, each counting alike"
 _NO_PIXEL = "a division by frequency never sees a residual"
 _EXACT = "need solver=LeastSquares()"
+_PIXELS = "need find_kernel, which has the pixels"
+_AGAIN = "need a list of pairs, or a function that opens the stream anew"
 #: All that is refused, in the order in which it is looked for.
 RULES = (
     _rule("weights", "photon noise", "both say how noisy each pixel is", "need one or the other"),
@@ -54,10 +56,6 @@ RULES = (
         _EXACT,
     ),
     *(
-        _rule("statistics alone", name, "no pixel is read again", "need find_kernel")
-        for name in ("Wiener", "ConjugateGradient", "sandwich errors")
-    ),
-    *(
         _rule(name, other, "only an iteration has one", "leave it out")
         for name, other in (("tolerance", "Wiener"), ("tolerance", "given engine"))
     ),
@@ -68,6 +66,18 @@ RULES = (
     *(
         _rule("smoothness", name, "it joins tiles whose weights are known, for white noise", "leave one of them out")
         for name in ("photon noise", "robust", "image noise", "sandwich errors")
+    ),
+    _rule("statistics alone", "sandwich errors", "they come of the residual, which sums do not hold", _PIXELS),
+    _rule("statistics alone", "ConjugateGradient", "conjugate gradients never form these sums", _PIXELS),
+    _rule("statistics alone", "Wiener", "a division by frequency has other sums", "need accumulate_spectra"),
+    _rule("statistics alone", "tolerance", "only an iteration has one, and sums are exact", "leave it out"),
+    *(
+        Rule(frozenset({"statistics alone", "image noise", name}), "sums know it for pixels that count alike", _PIXELS)
+        for name in ("uneven weights", "background", "mixed channels")
+    ),
+    *(
+        _rule("one-shot stream", name, "weights from the residual need the pixels again", _AGAIN)
+        for name in ("photon noise", "robust")
     ),
 )
 #: How a feature is told in messages.
@@ -83,14 +93,16 @@ _WORDS = {
     "stride": "stride=",
     "mixed channels": "channels='mixed'",
     "tolerance": "tolerance=",
+    "statistics alone": "statistics alone",
+    "one-shot stream": "an iterator of pairs, which is read once",
     "given engine": "a given method that does not iterate",
     "Wiener": "Wiener()",
     "ConjugateGradient": "ConjugateGradient()",
 }
 
 
-def features_of(plan: FitPlan, noise: Noise, solver: Solver, execution: Execution) -> dict[str, str]:
-    """Return the features of a call, each with how the call spells it."""
+def features_of(plan: FitPlan, noise: Noise, solver: Solver, execution: Execution, *more: str) -> dict[str, str]:
+    """Return the features of a call, those of `more` among them, each with how the call spells it."""
     model, selects = plan.model, plan.selects
     photons = bool(noise.pixel_variance.slope)
     name = {"spectra": "Wiener", "operator": "ConjugateGradient"}.get(solver.needs, "another solver")
@@ -110,6 +122,7 @@ def features_of(plan: FitPlan, noise: Noise, solver: Solver, execution: Executio
         name: not isinstance(solver, LeastSquares),
     }
     spelled = {**_WORDS, "selection": selects or "", "another solver": f"solver={solver!s}"}
+    present |= dict.fromkeys(more, True)
     return {feature: spelled[feature] for feature, there in present.items() if there}
 
 
@@ -123,8 +136,8 @@ def require(features: dict[str, str]) -> None:
     """Refuse features that exclude each other, with the reason."""
     rule = refused(features)
     if rule is not None:
-        first, second = (text for name, text in features.items() if name in rule.features)
-        msg = f"got {first} with {second}: {rule.reason}; {rule.remedy}"
+        first, *others = (text for name, text in features.items() if name in rule.features)
+        msg = f"got {first} with {' and '.join(others)}: {rule.reason}; {rule.remedy}"
         raise ValueError(msg)
 
 

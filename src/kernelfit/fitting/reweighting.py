@@ -9,11 +9,13 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from ..core.findings import Finding, Verdict
 from ..core.model import PixelVariance
+from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
 from ..data.observation import WeightedObservation, Weights
 from ..engines import sampling, weighted_iteration
@@ -44,12 +46,88 @@ _FAR_OFF, _BRIGHT, _FEWEST = 4.0, 0.1, 50
 _QUICK = 0.05
 
 
+class Fitter(Protocol):
+    """Fits pairs with one set of weights after another, of whose pixels the loop sees some, or all.
+
+    `InMemory` has them all; of others, `items` is a sample in memory.
+    """
+
+    @property
+    def workers(self) -> int:
+        """Number of threads."""
+        ...
+
+    @property
+    def image_std(self) -> float:
+        """Standard deviation of the noise of the image."""
+        ...
+
+    def begin(self, items: Sequence[WeightedObservation], *, robust: bool) -> tuple[Array, float]:
+        """Return unknowns to begin with, and what the noise of the image adds to a pixel's variance there."""
+        ...
+
+    def residual(self, items: Sequence[WeightedObservation], at: Array, left: Sequence[Array]) -> None:
+        """Put the residual at some unknowns into the arrays `left`."""
+        ...
+
+    def fit(
+        self,
+        seen: "Seen",
+        start: Array,
+        *,
+        last: bool = True,
+        even: bool = False,
+        slopes: Sequence[Array] | None = None,
+    ) -> Solved | ImplicitlySolved:
+        """Fit with the weights of what was seen; as `WeightedFitter.solve`."""
+        ...
+
+
+@dataclass
+class InMemory:
+    """A fitter of pairs whose pixels are all in memory, and all of which the loop sees."""
+
+    fitter: WeightedFitter | ImplicitFitter
+
+    @property
+    def workers(self) -> int:
+        """Number of threads."""
+        return self.fitter.workers
+
+    @property
+    def image_std(self) -> float:
+        """Standard deviation of the noise of the image."""
+        return self.fitter.image_std
+
+    def begin(self, items: Sequence[WeightedObservation], *, robust: bool) -> tuple[Array, float]:
+        """Return unknowns to begin with: of least squares, or of the least absolute residuals of a sample."""
+        self.fitter.prepare(items)
+        if not robust or isinstance(self.fitter, ImplicitFitter):
+            begun = self.fitter.solve(items, last=False)
+            return begun.unknowns, begun.image_variance
+        sample = sampling.draw(items, 2 * enough(items[0].n_taps))
+        return least_absolute(sample, weighted_iteration.Metric.whole(items, self.fitter.grams(items)).inverse), 0.0
+
+    def residual(self, items: Sequence[WeightedObservation], at: Array, left: Sequence[Array]) -> None:
+        """Put the residual at some unknowns into the arrays `left`."""
+        residual(items, at, self.fitter.pass_method, self.workers, self.fitter.progress, keep=left)
+
+    def fit(
+        self,
+        seen: "Seen",
+        start: Array,
+        *,
+        last: bool = True,
+        even: bool = False,
+        slopes: Sequence[Array] | None = None,
+    ) -> Solved | ImplicitlySolved:
+        """Fit with the weights of what was seen."""
+        return self.fitter.solve(seen.items, start, last=last, even=even, slopes=slopes)
+
+
 def reweighted(
-    fitter: WeightedFitter | ImplicitFitter,
-    items: Sequence[WeightedObservation],
-    model: PixelVariance,
-    robust: str | None,
-) -> "tuple[Solved | ImplicitlySolved, _Seen, list[Finding], list[str]]":
+    fitter: Fitter, items: Sequence[WeightedObservation], model: PixelVariance, robust: str | None
+) -> "tuple[Solved | ImplicitlySolved, Seen, list[Finding], list[str]]":
     """Weigh, fit and weigh again until the kernel settles.
 
     Huber's criterion comes first, whatever is asked for: it is convex, so that its end does not depend on the start.
@@ -57,15 +135,8 @@ def reweighted(
     be such pixels, as quick steps do not do, the criterion asked for is drawn in by halves.
     """
     levels = Levels.of(items, model, fitter.workers)
-    variance = 0.0  # of a prediction, for the noise of the image
-    fitter.prepare(items)
     left = [np.empty(item.weights.shape) for item in items]
-    if robust is None or isinstance(fitter, ImplicitFitter):
-        begun = fitter.solve(items, last=False)
-        at, variance = begun.unknowns, begun.image_variance
-    else:
-        sample = sampling.draw(items, 2 * enough(items[0].n_taps))
-        at = least_absolute(sample, weighted_iteration.Metric.whole(items, fitter.grams(items)).inverse)
+    at, variance = fitter.begin(items, robust=robust is not None)  # the latter of a prediction, for the image's noise
     begin, n_taps, rounds, scale, first, noisy = at, items[0].n_taps, 0, 0.0, None, 1.0
     stages = [(robust, 1.0)] if robust in (None, "huber") else [("huber", 1.0), (robust, 1.0)]
     while stages:
@@ -73,18 +144,19 @@ def reweighted(
         near = _NEAR if stages else _SETTLED
         moved, settled, tries, stride, even = math.inf, False, 0, 1.0, False
         quick = criterion is not None and widened == 1.0 and not model.slope and not fitter.image_std
-        if quick and criterion is not None and isinstance(fitter, WeightedFitter):
-            at, scale, steps, even = _approached(fitter, items, criterion, at, left, scale, levels.rounding)
+        inner = fitter.fitter if isinstance(fitter, InMemory) else None
+        if quick and criterion is not None and isinstance(inner, WeightedFitter):
+            at, scale, steps, even = _approached(inner, items, criterion, at, left, scale, levels.rounding)
             rounds += steps
             settled = even and bool(stages)
         if stages and not settled and criterion == "huber":
             stages = [(robust, 4.0), (robust, 2.0), (robust, 1.0)]
         while tries < _MOST_ROUNDS and not settled:
-            residual(items, at, fitter.pass_method, fitter.workers, fitter.progress, keep=left)
+            fitter.residual(items, at, left)
             seen = _seen(items, left, model.beside(variance), criterion, widened, levels, noisy)
             noisy = min(max(seen.scale, 1.0), MOST_NOISE)
             slopes = _slopes(seen, left, criterion) if fitter.image_std and criterion is not None else None
-            found = fitter.solve(seen.items, at, last=False, even=even, slopes=slopes)
+            found = fitter.fit(seen, at, last=False, even=even, slopes=slopes)
             variance = found.image_variance
             kernel, last_move = found.unknowns[:n_taps], moved
             moved = float(np.linalg.norm(kernel - at[:n_taps]))
@@ -101,7 +173,7 @@ def reweighted(
                 if final or even or not at_end or not found.strategy == "iterate":
                     break
                 # from the solution itself nothing is learned of the errors
-                found = fitter.solve(seen.items, begin)
+                found = fitter.fit(seen, begin)
                 kernel = found.unknowns[:n_taps]
         rounds += tries
         first = at[:n_taps] if first is None else first
@@ -130,8 +202,37 @@ def reweighted(
     return found, seen, findings, notes
 
 
+def corrected(found: Solved, correction: float) -> NormalEquations:
+    """Return the equations of a robust fit with a residual that has the variance of its criterion, outliers and all."""
+    if correction == 1.0:
+        return found.stats
+    moment, energy = least_squares.residual_at(found.stats, found.solution.taps)
+    return found.stats.centered(found.solution.taps, moment, correction**2 * energy)
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """How a residual weighs a pixel: by the noise of its prediction, and by a criterion of some reach."""
+
+    model: PixelVariance
+    floor: float
+    apart: float
+    criterion: str | None = None
+    reach: float = math.inf
+
+    def by_noise(self, item: WeightedObservation, left: Array) -> WeightedObservation:
+        """Return a pair with the weights of its noise, no outlier held down."""
+        return with_noise(item, left, self.model, self.floor, self.apart) if self.model.slope else item
+
+    def held(self, item: WeightedObservation, left: Array) -> WeightedObservation:
+        """Return such a pair with its outliers held down."""
+        if self.criterion is None:
+            return item
+        return dataclasses.replace(item, weights=_held_down(left, item.weights, self.criterion, self.reach))
+
+
 @dataclass(frozen=True, eq=False)
-class _Seen:
+class Seen:
     """What a residual makes of the weights.
 
     Attributes
@@ -144,6 +245,8 @@ class _Seen:
         A sample of the residual, in units of a pixel of weight 1.
     scale : float
         Its standard deviation, outliers left aside.
+    weighting : Weighting
+        How the weights follow from the residual, for other pixels too.
     correction : float
         As `outliers.correction_of`; 1 without a criterion.
     reach : float
@@ -154,6 +257,7 @@ class _Seen:
     all_in: list[WeightedObservation]
     standard: Array
     scale: float
+    weighting: Weighting
     correction: float = 1.0
     reach: float = math.inf
 
@@ -166,28 +270,23 @@ def _seen(
     widened: float,
     levels: Levels,
     noisy: float,
-) -> _Seen:
+) -> Seen:
     """Weigh pairs by their residual: by the noise of their prediction, and by a criterion of so wide a reach."""
-    current = list(items)
-    if model.slope:
-        apart = noisy * BELIEVED
-        current = [with_noise(item, r, model, levels.floor, apart) for item, r in zip(items, left, strict=True)]
+    weighting = Weighting(model, levels.floor, noisy * BELIEVED)
+    current = [weighting.by_noise(item, r) for item, r in zip(items, left, strict=True)]
     standard = _standard(current, left)
     scale = _scale(standard, levels.rounding)
     if criterion is None:
-        return _Seen(current, current, standard, scale)
-    reach = widened * TUNING[criterion] * scale
-    held = [
-        dataclasses.replace(item, weights=_held_down(r, item.weights, criterion, reach))
-        for item, r in zip(current, left, strict=True)
-    ]
-    return _Seen(held, current, standard, scale, correction_of(standard / (widened * scale), criterion), reach)
+        return Seen(current, current, standard, scale, weighting)
+    weighting = dataclasses.replace(weighting, criterion=criterion, reach=widened * TUNING[criterion] * scale)
+    held = [weighting.held(item, r) for item, r in zip(current, left, strict=True)]
+    return Seen(held, current, standard, scale, weighting, correction_of(standard / (widened * scale), criterion))
 
 
-def _slopes(seen: _Seen, left: Sequence[Array], criterion: str) -> list[Array]:
+def _slopes(seen: Seen, left: Sequence[Array], criterion: str) -> list[Array]:
     """Return the derivative of the residual as weighed and held down."""
     return [
-        item.weights * slope(np.abs(r) * np.sqrt(item.weights) / seen.reach, criterion)
+        item.weights * slope(np.abs(r) * np.sqrt(item.weights) / seen.weighting.reach, criterion)
         for item, r in zip(seen.all_in, left, strict=True)
     ]
 
@@ -239,7 +338,7 @@ def _scale(standard: Array, rounding: float) -> float:
     return max(1.4826 * float(np.median(size)), 1e-12 * float(size.max()), rounding) or 1.0
 
 
-def _far_off(seen: _Seen, left: Sequence[Array]) -> tuple[float, float, float]:
+def _far_off(seen: Seen, left: Sequence[Array]) -> tuple[float, float, float]:
     """Return which share of the brightest pixels, and of all, lie as far from their prediction as outliers do.
 
     Also returns the standard deviation of the first by chance. True outliers are as frequent in the one as in the

@@ -1,29 +1,32 @@
-"""Streams of pairs, and pairs of any size, block by block, with checkpoints from which a killed run goes on."""
+"""Streams of pairs, and pairs of any size, block by block."""
 
 import collections
 import contextlib
+import functools
 import hashlib
 import json
-import operator
-import os
-import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from ..core import npz
+import numpy as np
+
 from ..core.geometry import Shape
-from ..core.model import Model
-from ..core.normal_equations import NormalEquations, packed, unpacked
-from ..data import blocks, masking
-from ..data.blocks import Box, Tree
+from ..core.model import Execution, Model, Noise, Selection
+from ..core.normal_equations import NormalEquations
+from ..core.validation import Array
+from ..data import blocks
+from ..data.blocks import Box
 from ..data.masked_blocks import MaskedBlocks
-from ..data.observation import Observation, as_observation
-from ..engines import weighted
-from ..engines.accumulation import statistics
+from ..data.observation import Observation, WeightedObservation, of_target
+from ..data.plan import FitPlan, make_plan
 from ..engines.cost_model import engine_of
+from ..solvers.least_squares import LeastSquares, Solver
+from . import requirements
+from .checkpoint import Checkpoint, Sums
+from .context import Tile, tiles_of, wanted
+from .equations import block_equations
+from .statistics import image_noise
 
 #: Pixels, for each worker, from which on a block is worth the work of all of them; for many workers as for four.
 _LARGE = 2**19
@@ -31,167 +34,150 @@ _LARGE = 2**19
 _NAMES = ("image", "target", "mask", "image_mask", "weights")
 
 
-class _Work(NamedTuple):
-    """One block of one pair, and where that stands in the stream."""
+class Work(NamedTuple):
+    """One block of one observation, and where that stands in the stream.
+
+    `block` counts those of the pair, `last` is the last of them, and `ends` the last of its observation; `number`
+    counts the observations of a group.
+    """
 
     pair: int
     block: int
     last: bool
+    ends: bool
+    group: int
+    number: int
     observation: Observation
-    boxed: MaskedBlocks | None
+    marks: tuple[MaskedBlocks | None, ...]
     box: Box
     method: str
     digest: str
 
 
-class Checkpoint:
-    """What a stream has read so far, in a file.
+class Found(NamedTuple):
+    """What a block says: equations and tiles for each target, what the image's noise adds, and pairs of pixels."""
+
+    equations: list[NormalEquations]
+    tiles: list[list[Tile]]
+    noise: list[tuple[Array, Array]]
+
+
+Part = TypeVar("Part")
+#: Makes something of a block: with its pixels in memory, for each target with its weights, by so many threads.
+Task = Callable[[Work, Observation, "Sequence[WeightedObservation | None]", int], Part]
+
+
+class Stream:
+    """The pairs of a stream as blocks.
 
     Parameters
     ----------
-    path : path-like
-        Name of the file.
-    call : dict
-        What must be the same for a run to go on from it: the keywords of the call.
-    every : float
-        Seconds between two writings.
+    pairs : iterable, or callable that returns one
+        Read again and again if it is no iterator.
+    model, selection, noise, execution
+        What is asked for.
+    block : (int, int) or None
+        Sides of a block.
     """
-
-    def __init__(self, path: str | os.PathLike[str], call: dict[str, Any], every: float) -> None:
-        self.path, self.every = Path(path), every
-        self.call: dict[str, Any] = json.loads(json.dumps(call))
-        #: Blocks of pair number `pairs` that are in the sums, besides all of the pairs before it.
-        self.pairs = self.blocks = 0
-        self.digest = ""
-        self.tree: Tree[NormalEquations] = Tree(operator.add)
-        self._broken = False
-        self._new = not self.path.exists()
-        if not self._new:
-            self._load()
-        else:
-            self.save()  # a place that cannot be written to is better known before the work than after
-        self._saved = time.monotonic()
-
-    def _load(self) -> None:
-        def build(header: dict[str, Any], arrays: dict[str, Any]) -> dict[str, Any]:
-            counts = [header["pairs"], header["blocks"], *(count for _, count in header["levels"])]
-            if any(type(count) is not int or count < 0 for count in counts) or not isinstance(header["call"], dict):
-                msg = "numbers of pairs or blocks that are none"
-                raise ValueError(msg)
-            for i, (fields, count) in enumerate(header["levels"]):
-                mine = {name.partition("/")[2]: a for name, a in arrays.items() if name.partition("/")[0] == str(i)}
-                self.tree.levels.append((None if fields is None else NormalEquations(**unpacked(fields, mine)), count))
-            return header
-
-        header = npz.load(self.path, "Checkpoint", build)
-        theirs = header["call"]
-        for name in sorted({*theirs, *self.call}):
-            if theirs.get(name) != self.call.get(name):
-                msg = (
-                    f"got checkpoint={str(self.path)!r}, which was written with {name}={theirs.get(name)!r}, and a "
-                    f"call with {name}={self.call.get(name)!r}; repeat the call that wrote it, or choose another name"
-                )
-                raise ValueError(msg)
-        self.pairs, self.blocks, self.digest = header["pairs"], header["blocks"], str(header["digest"])
-
-    def save(self) -> None:
-        """Write the file anew, in one step."""
-        arrays: dict[str, Any] = {}
-        levels = []
-        for i, (total, count) in enumerate(self.tree.levels):
-            fields = None
-            if total is not None:
-                fields, own = packed(total)
-                arrays |= {f"{i}/{name}": value for name, value in own.items()}
-            levels.append((fields, count))
-        header = {
-            "call": self.call,
-            "pairs": self.pairs,
-            "blocks": self.blocks,
-            "digest": self.digest,
-            "levels": levels,
-        }
-        npz.save(self.path, "Checkpoint", header, arrays, overwrite=True)
-        self._saved = time.monotonic()
-
-    def save_sometimes(self, *, now: bool = False) -> bool:
-        """Write the file if it is time to, and return whether it was; if it cannot be, say so once and go on."""
-        if not now and time.monotonic() - self._saved < self.every:
-            return False
-        try:
-            self.save()
-        except OSError as error:
-            self._saved = time.monotonic()
-            if not self._broken:
-                self._broken = True
-                msg = (
-                    f"the checkpoint {self.path} cannot be written ({error}); the run goes on and will try again, and "
-                    "what was written before stands"
-                )
-                warnings.warn(msg, RuntimeWarning, stacklevel=3)
-            return False
-        self._broken = False
-        return True
-
-    def withdraw(self) -> None:
-        """Remove the file of a call that was refused before anything was in it, unless it was there before."""
-        if self._new and self.pairs == self.blocks == 0:
-            with contextlib.suppress(OSError):
-                self.path.unlink()
-
-    def mismatch(self, what: str) -> ValueError:
-        """Return the error for a stream that is not the one that was read before."""
-        return ValueError(
-            f"got checkpoint={str(self.path)!r}, which was written for another stream: {what}; give the same pairs in "
-            "the same order, or choose another name"
-        )
-
-
-class _Stream:
-    """The blocks of a stream that are still to be read."""
 
     def __init__(
         self,
-        pairs: Iterable[Any],
+        pairs: Iterable[Any] | Callable[[], Iterable[Any]],
         model: Model,
-        values: tuple[str, Any],
-        method: str,
+        selection: Selection,
+        noise: Noise,
+        execution: Execution,
         block: Shape | None,
-        state: Checkpoint | None,
     ) -> None:
-        self.pairs, self.model, self.method, self.block = pairs, model, method, block
-        self.values, self.state = values, state
-        self.start = (0, 0) if state is None else (state.pairs, state.blocks)
-        self.expected = "" if state is None else state.digest
+        self.model, self.selection, self.noise, self.execution, self.block = model, selection, noise, execution, block
+        self.open: Callable[[], Iterable[Any]]
+        if callable(pairs) and not hasattr(pairs, "__iter__"):
+            self.open, self.again = pairs, True
+        else:
+            self.open, self.again = lambda: pairs, iter(pairs) is not pairs
         self.length = len(pairs) if isinstance(pairs, Sized) else 0
         self.n_pairs = self.n_blocks = self.n_done = 0
+        self.group_sizes: list[int] = []
+
+    def require(self, solver: Solver) -> None:
+        """Refuse what does not go together, before any pair is asked for."""
+        alone = FitPlan(((),), self.model, self.selection, (None, None), 1, listed=False)
+        self._require(alone, solver, *(() if self.again else ("one-shot stream",)))
+
+    def _require(self, plan: FitPlan, solver: Solver, *more: str) -> None:
+        features = requirements.features_of(plan, self.noise, solver, self.execution, "statistics alone", *more)
+        requirements.require(features)
 
     def total(self) -> int:
         """Return the number of blocks, as far as it is known."""
-        return max(self.n_blocks, round(self.n_blocks / self.n_pairs * self.length))
+        return max(self.n_blocks, round(self.n_blocks / max(1, self.n_pairs) * self.length))
 
-    def work(self) -> Iterator[_Work]:
+    def work(self, state: Checkpoint | None = None) -> Iterator[Work]:
         """Yield the blocks, in order, that are not yet in the checkpoint."""
         digest = ""
-        n_begun = self.start[0] + (self.start[1] > 0)
-        for number, item in enumerate(self.pairs):
+        start = (0, 0) if state is None else (state.pairs, state.blocks)
+        expected = "" if state is None else state.digest
+        n_begun = start[0] + (start[1] > 0)
+        for number, item in enumerate(self.open()):
             with _naming(number):
-                observation, boxed = self._problem(item)
-                chosen = engine_of(observation, self.method)
-                boxes = blocks.cut(observation, self.block)
-                if self.state is not None:
-                    digest = _digest(digest, observation, boxed, boxes, chosen)
-            self.n_pairs, self.n_blocks = number + 1, self.n_blocks + len(boxes)
-            skip = len(boxes) if number < self.start[0] else self.start[1] if number == self.start[0] else 0
+                parts = list(self._cut(number, self._plan(number, item)))
+                if state is not None:
+                    for part in parts:
+                        digest = _digest(digest, *part[2:])
+            n_blocks = sum(len(part[4]) for part in parts)
+            self.n_pairs, self.n_blocks = number + 1, self.n_blocks + n_blocks
+            skip = n_blocks if number < start[0] else start[1] if number == start[0] else 0
             self.n_done += skip
-            if self.state is not None and number + 1 == n_begun and digest != self.expected:
-                raise self.state.mismatch(f"one of its first {n_begun} pairs is not the same")
-            for i in range(skip, len(boxes)):
-                yield _Work(number, i, i + 1 == len(boxes), observation, boxed, boxes[i], chosen, digest)
-        if self.state is not None and self.n_pairs < n_begun:
-            raise self.state.mismatch(f"it had at least {n_begun} pairs, this one has {self.n_pairs}")
+            if state is not None and number + 1 == n_begun and digest != expected:
+                raise state.mismatch(f"one of its first {n_begun} pairs is not the same")
+            i = 0
+            for group, at, observation, marks, boxes, chosen in parts:
+                for k, box in enumerate(boxes):
+                    i += 1
+                    if i > skip:
+                        last, ends = i == n_blocks, k + 1 == len(boxes)
+                        yield Work(number, i - 1, last, ends, group, at, observation, marks, box, chosen, digest)
+        if state is not None and self.n_pairs < n_begun:
+            raise state.mismatch(f"it had at least {n_begun} pairs, this one has {self.n_pairs}")
+        for name in _NAMES[2:]:
+            listed = _listed(getattr(self.selection, name))
+            if listed is not None and len(listed) != self.n_pairs:
+                raise ValueError(_miscounted(name, listed, str(self.n_pairs)))
 
-    def _problem(self, item: object) -> tuple[Observation, MaskedBlocks | None]:
+    def reread(self, group: int) -> Iterator[Work]:
+        """Yield all blocks of a group once more."""
+        seen = Stream(self.open, self.model, self.selection, self.noise, self.execution, self.block)
+        seen.group_sizes = self.group_sizes
+        for work in seen.work():
+            if work.group == group:
+                yield work
+        if (seen.n_pairs, seen.n_blocks) != (self.n_pairs, self.n_blocks):
+            msg = (
+                f"got {seen.n_pairs} pairs of {seen.n_blocks} blocks when the stream was read again, need "
+                f"{self.n_pairs} of {self.n_blocks} as before; give an iterator if it can be read once only"
+            )
+            raise ValueError(msg)
+
+    def _cut(self, number: int, plan: FitPlan) -> Iterator[tuple[int, int, Observation, Any, list[Box], str]]:
+        """Yield group, number, masks, boxes and engine of each observation of a pair."""
+        sizes = [len(group) for group in plan.groups]
+        targets = [len(group[0].targets) for group in plan.groups]
+        self.group_sizes = self.group_sizes or [*sizes, *targets]
+        if self.group_sizes != [*sizes, *targets]:
+            msg = "got another number of channels than in the pairs before, need the same in all"
+            raise ValueError(msg)
+        automatic = isinstance(self.selection.saturated, str)
+        for g, group in enumerate(plan.groups):
+            for i, observation in enumerate(group):
+                marks = []
+                for t in range(len(observation.targets)):
+                    found = MaskedBlocks.of(of_target(observation, t), plan.selection_of(g, t, i))
+                    marks.append(found.counting() if automatic and found is not None else found)
+                boxes = blocks.cut(observation, self.block)
+                engine = engine_of(observation, self.execution.engine)
+                yield g, number * len(group) + i, observation, tuple(marks), boxes, engine
+
+    def _plan(self, number: int, item: object) -> FitPlan:
         if isinstance(item, (tuple, list)) and 2 <= len(item) <= 3:
             item = dict(zip(_NAMES, item, strict=False))
         if not isinstance(item, Mapping):
@@ -203,11 +189,33 @@ class _Stream:
         if unknown := [repr(name) for name in item if name not in _NAMES]:
             msg = f"got a pair with {', '.join(unknown)}, need no keys but {', '.join(_NAMES)}"
             raise ValueError(msg)
-        (image, image_masked), (target, target_masked) = (masking.unmasked(item[name]) for name in _NAMES[:2])
-        observation = as_observation(image, target, self.model, determined=False)
-        mask, image_mask, weights = (item.get(name) for name in _NAMES[2:])
-        selection = masking.PlaneSelection((mask, target_masked), ((image_mask, image_masked),), weights, *self.values)
-        return observation, MaskedBlocks.of(observation, selection)
+        given, own = self.selection, {}
+        for name in _NAMES[2:]:
+            value = getattr(given, name)
+            listed = _listed(value)
+            if listed is not None:
+                if number >= len(listed):
+                    raise ValueError(_miscounted(name, listed, "more"))
+                value = listed[number]
+            if value is not None and item.get(name) is not None:
+                msg = f"got {name}= beside a pair with its own, need one or the other"
+                raise ValueError(msg)
+            own[name] = item.get(name) if value is None else value
+        selection = Selection(**own, nan=given.nan, saturated=given.saturated)
+        plan = make_plan(item["image"], item["target"], self.model, selection, determined=False)
+        self._require(plan, LeastSquares())
+        return plan
+
+
+def _listed(value: object) -> Sequence[Any] | None:
+    """Return what there is for each pair, None if there is one thing for all."""
+    if isinstance(value, (list, tuple)) and all(v is None or getattr(v, "ndim", 0) >= 2 for v in value):
+        return value
+    return None
+
+
+def _miscounted(name: str, listed: Sequence[Any], pairs: str) -> str:
+    return f"got a list of {len(listed)} as {name} for {pairs} pairs, need a list, one for each pair (None for none)"
 
 
 @contextlib.contextmanager
@@ -221,60 +229,101 @@ def _naming(number: int, block: Shape | None = None) -> Iterator[None]:
         raise type(error)(msg) from error
 
 
-def _digest(before: str, observation: Observation, boxed: MaskedBlocks | None, boxes: list[Box], method: str) -> str:
-    """Return a digest of a pair and all pairs before it."""
+def _digest(
+    before: str, observation: Observation, marks: Sequence[MaskedBlocks | None], boxes: list[Box], method: str
+) -> str:
+    """Return a digest of an observation and all before it."""
     plan = observation.geometry
     facts = json.dumps([before, plan.image_shape, plan.target_shape, str(plan.convention), method, boxes])
-    seen = blocks.spots((*observation.sources, *observation.targets)) + (b"" if boxed is None else boxed.spots())
+    seen = blocks.spots((*observation.sources, *observation.targets))
+    seen += b"".join(b"" if one is None else one.spots() for one in marks)
     return hashlib.sha256(facts.encode() + seen).hexdigest()
 
 
-def _statistics(item: _Work, asked: Observation, part: Observation, workers: int) -> NormalEquations:
-    """Return the statistics of a block, `part` being what it asks for with the pixels in memory."""
+def summed(stream: Stream, state: Checkpoint | None, sums: Sums, threads: int) -> Iterator[Work]:
+    """Add up a stream, and yield what is in the sums, block by block."""
+    image_std = stream.noise.image_std
+
+    def task(work: Work, part: Observation, items: Sequence[WeightedObservation | None], workers: int) -> Found:
+        tiles: list[list[Tile]] = []
+        noise: list[tuple[Array, Array]] = []
+        for t, item in enumerate(items):
+            observation, weights = (of_target(part, t), None) if item is None else (item.observation, item.weights)
+            fits = functools.partial(wanted, sums.at(work.group, t).tiles)
+            tiles.append(tiles_of(observation, weights, work.number, (work.pair, work.number, work.block), fits))
+            if image_std:
+                plan = blocks.sub_observation(work.observation, work.box).geometry
+                gram, pairs = image_noise(plan, weights, image_std)
+                if pairs is None:
+                    reach = [2 * ((n - 1) // step) + 1 for n, step in zip(plan.kernel_shape, plan.stride, strict=True)]
+                    pairs = np.full(reach, float(plan.n_pixels))
+                noise.append((gram, pairs))
+        return Found(block_equations(part, items, work.method, workers), tiles, noise)
+
+    for work, found in computed(stream.work(state), task, threads):
+        for t, equations in enumerate(found.equations):
+            known = sums.at(work.group, t)
+            known.method, known.n_pixels = known.method or work.method, known.n_pixels + work.box.rows * work.box.cols
+            known.add(equations, last=work.ends)
+            known.count(found.noise[t] if found.noise else None, found.tiles[t])
+        yield work
+
+
+def whole(item: WeightedObservation | None, observation: Observation, target: int) -> WeightedObservation:
+    """Return a block of one target with its weights."""
+    if item is not None:
+        return item
+    one = of_target(observation, target)
+    return WeightedObservation(one, np.ones(one.size, dtype=bool))
+
+
+def _done(item: Work, asked: Observation, part: Observation, task: Task[Part], workers: int) -> Part:
+    """Return what a task makes of a block, `part` being what it asks for with the pixels in memory."""
     readers = zip(part.sources + part.targets, asked.sources + asked.targets, strict=True)
-    copied = item.boxed is not None or any(mine is not given for mine, given in readers)
+    marked = any(one is not None for one in item.marks)
+    copied = marked or any(mine is not given for mine, given in readers)
     with _naming(item.pair, asked.geometry.offset if copied else None):  # where a copy begins, errors cannot know
-        if item.boxed is None:
-            return statistics(part, item.method, workers)[0]
-        part = blocks.alone(part)
-        weighed = item.boxed.item(item.box, part)
-        if weighed is None:
-            return statistics(part, item.method, workers)[0]
-        return weighted.block_statistics(weighed, item.method, workers)
+        weighed: list[WeightedObservation | None] = [None] * len(item.marks)
+        if marked:
+            part = blocks.alone(part)
+            weighed = [
+                None if one is None else one.item(item.box, of_target(part, t)) for t, one in enumerate(item.marks)
+            ]
+        return task(item, part, weighed, workers)
 
 
-def _by_one_thread(item: _Work) -> NormalEquations:
-    """Read one block and return its statistics."""
+def _by_one_thread(item: Work, task: Task[Part]) -> Part:
+    """Read one block and return what a task makes of it."""
     asked = blocks.sub_observation(item.observation, item.box)
-    return _statistics(item, asked, blocks.loaded(asked), 1)
+    return _done(item, asked, blocks.loaded(asked), task, 1)
 
 
-def _computed(work: Iterator[_Work], workers: int) -> Iterator[tuple[_Work, NormalEquations]]:
-    """Yield the statistics of blocks in order.
+def computed(work: Iterator[Work], task: Task[Part], workers: int) -> Iterator[tuple[Work, Part]]:
+    """Yield what a task makes of blocks, in order.
 
     Small blocks are computed by one thread each, some blocks ahead. Large ones are computed one after the other by all
     threads together, which share a cache, while the pixels of the next one are read.
     """
     if workers == 1:
         for item in work:
-            yield item, _by_one_thread(item)
+            yield item, _by_one_thread(item, task)
         return
     n_threads = 2 * workers  # those that wait for a store do not compute
-    ahead: collections.deque[tuple[_Work, Callable[[], NormalEquations], list[Future[Any]]]] = collections.deque()
+    ahead: collections.deque[tuple[Work, Callable[[], Part], list[Future[Any]]]] = collections.deque()
 
-    def large(item: _Work) -> bool:
+    def large(item: Work) -> bool:
         return item.box.rows * item.box.cols >= _LARGE * min(workers, 4)
 
-    def begin(item: _Work) -> None:
+    def begin(item: Work) -> None:
         if not large(item):
-            future = pool.submit(_by_one_thread, item)
+            future = pool.submit(_by_one_thread, item, task)
             ahead.append((item, future.result, [future]))
             return
         asked = blocks.sub_observation(item.observation, item.box)
         reads = [pool.submit(blocks.in_memory, reader) for reader in asked.sources + asked.targets]
 
-        def finish() -> NormalEquations:
-            return _statistics(item, asked, blocks.reading(asked, [read.result() for read in reads]), workers)
+        def finish() -> Part:
+            return _done(item, asked, blocks.reading(asked, [read.result() for read in reads]), task, workers)
 
         ahead.append((item, finish, list(reads)))
 

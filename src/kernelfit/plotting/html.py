@@ -88,7 +88,7 @@ ADVICE: dict[Verdict, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     Verdict.NO_REDUNDANCY: (
-        "There are hardly more pixels than taps. Such a fit is nearly exact whatever they are: it proves little.",
+        "There are no more pixels than taps, or hardly more. Unrelated images fit as well, so this proves nothing.",
         ("Ask for a smaller kernel.", "Use larger images.", "Declare the boundary if you know it: more pixels count."),
     ),
     Verdict.PRIOR_DECIDES: (
@@ -127,6 +127,10 @@ ADVICE: dict[Verdict, tuple[str, tuple[str, ...]]] = {
     Verdict.APPROXIMATE: (
         "This is a first look: division by frequency treats the images as if they repeated beyond their edges.",
         ("Use the exact method for the final kernel: method='auto'.",),
+    ),
+    Verdict.RESIDUAL_UNCHECKED: (
+        "The kernel comes of sums alone; whether what it leaves unexplained is plain noise could not be looked at.",
+        ("Hold the kernel against some of the pixels: check_noise.", "Or find it from the pixels: find_kernel."),
     ),
     Verdict.SOLVED: (
         "The images determine every tap, the kernel explains the target, and the errors are small beside it.",

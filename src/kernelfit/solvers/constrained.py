@@ -1,6 +1,7 @@
 """Kernels held to what is known of them: non-negative, of given sum, symmetric, or in a basis."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,8 +11,19 @@ import scipy.linalg
 
 from ..core import estimate
 from ..core.estimate import Estimate, StrengthPath
+from ..core.findings import Finding
 from ..core.normal_equations import NormalEquations
-from .least_squares import EPS, condition_of, eigen_factor, judge, least_squares, residual_at
+from .least_squares import (
+    EPS,
+    LeastSquaresSolution,
+    at_minimum,
+    blocks,
+    detail_of,
+    eigen_factor,
+    judge,
+    rescaled,
+    residual_at,
+)
 from .penalties import Penalized, Penalty, choose_strength
 
 Array = npt.NDArray[np.float64]
@@ -24,28 +36,36 @@ def finish(
     inverse: Array,
     text: str,
     *,
+    least: LeastSquaresSolution,
     n_free: int,
+    form: bool = False,
     strength: float = math.nan,
     freedom: float | None = None,
     path: StrengthPath | None = None,
-    prior: bool = True,
+    findings: Sequence[Finding] = (),
 ) -> Estimate:
-    """Assemble a result from a kernel and a factor of the inverse that its covariance is s^2 times."""
+    """Assemble a result from a kernel and a factor of the inverse that its covariance is s^2 times.
+
+    Whether the data prove anything the `least` squares of all taps tell; or, where the kernels are held to a linear
+    `form`, these are the least squares.
+    """
     _, rss = residual_at(stats, taps)
     df = float(n_free) if freedom is None else freedom
     spare = stats.n_pixels - df
     noise_std = math.sqrt(rss / spare) if spare > EPS * stats.n_pixels else math.nan
-    rank, condition = condition_of(stats.gram)
     factor = inverse * noise_std
+    known = least.rank, least.condition
+    fitted = (n_free, rss) if form else (least.rank, least.rss)
+    found = judge(stats, taps, factor, *known, rss, prior=True, least=fitted)
     return estimate.assemble(
         stats,
         taps,
         factor,
-        rank=rank,
-        condition=condition,
+        rank=least.rank,
+        condition=least.condition,
         rss=rss,
         noise_std=noise_std,
-        findings=judge(stats, taps, factor, rank, condition, rss, prior=prior),
+        findings=(*findings, *found),
         solver=text,
         uncertainty="sampling" if math.isnan(strength) else "posterior",
         freedom=df,
@@ -87,7 +107,8 @@ class InBasis:
     Parameters
     ----------
     basis : array_like, shape (taps, coefficients) or (coefficients, rows, cols)
-        B, one column, or one kernel, for each coefficient.
+        B, one column, or one kernel, for each coefficient. Kernels of one source's support serve every source of that
+        shape, each with coefficients of its own.
 
     Raises
     ------
@@ -130,6 +151,7 @@ class InBasis:
         basis = np.asarray(self.basis)
         return f"InBasis({basis.shape[0] if basis.ndim == 3 else basis.shape[1]} coefficients)"
 
+    @rescaled
     def solve(self, stats: NormalEquations) -> Estimate:
         """Return the best kernel in the basis.
 
@@ -146,16 +168,19 @@ class InBasis:
         basis = np.asarray(self.basis, dtype=np.float64)
         if basis.ndim == 3:
             basis = basis.reshape(len(basis), -1).T
+        if len(stats.terms) > 1 and all(len(basis) == rows * cols for rows, cols in stats.terms):
+            basis = np.asarray(np.kron(np.eye(len(stats.terms)), basis), dtype=np.float64)
         if len(basis) != stats.n_taps:
             msg = f"got a basis for {len(basis)} taps, need {stats.n_taps} for supports of {stats.terms}"
             raise ValueError(msg)
+        least, stats = at_minimum(stats)
         taps, inverse = in_basis(stats, basis)
-        return finish(stats, taps, inverse, str(self), n_free=inverse.shape[1])
+        return finish(stats, taps, inverse, str(self), least=least, n_free=inverse.shape[1], form=True)
 
 
 def in_basis(stats: NormalEquations, basis: Array) -> tuple[Array, Array]:
     """Minimise over ``k = B c``, and return k and a factor of the covariance of k in units of s^2."""
-    basis, _ = np.linalg.qr(basis) if basis.shape[1] <= basis.shape[0] else (scipy.linalg.orth(basis), None)
+    basis = scipy.linalg.orth(basis)
     inverse = basis @ factor_of(basis.T @ stats.gram @ basis)
     return refined(stats, basis @ (basis.T @ stats.around()[0]), inverse), inverse
 
@@ -176,8 +201,9 @@ class Constrained:
 
     Parameters
     ----------
-    total : float, optional
-        What the taps of each term add up to; the default None leaves it free.
+    total : float or sequence of (float or None), optional
+        What the taps of each source add up to; of several sources one number for all, or one for each, None where a sum
+        is free. The default None leaves all free.
     symmetric : {None, "point", "rows", "columns", "both"}, optional
         What leaves the kernel as it is: turning it by 180 degrees, reversing the order of its rows, of its columns, or
         of either. About the middle of the support. The default None asks for none.
@@ -205,14 +231,15 @@ class Constrained:
     True
     """
 
-    total: float | None = None
+    total: float | Sequence[float | None] | None = None
     symmetric: str | None = None
 
     needs: ClassVar[str] = "normal equations"
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        _total(self.total)
+        for one in _each(self.total):
+            _total(one)
         if self.symmetric not in (None, *SYMMETRIES):
             msg = f"got symmetric={self.symmetric!r}, need None or one of {', '.join(SYMMETRIES)}"
             raise ValueError(msg)
@@ -224,6 +251,7 @@ class Constrained:
         """Say the settings in one line."""
         return f"Constrained(total={self.total}, symmetric={self.symmetric})"
 
+    @rescaled
     def solve(self, stats: NormalEquations) -> Estimate:
         """Return the best kernel that meets the constraints.
 
@@ -237,19 +265,27 @@ class Constrained:
         KernelFit
             The kernel.
         """
+        totals = _each(self.total)
+        if len(totals) not in (1, len(stats.terms)):
+            msg = f"got {len(totals)} totals, need one, or one for each of {len(stats.terms)} sources (None: free)"
+            raise ValueError(msg)
+        least, stats = at_minimum(stats)
         taps, inverse = in_basis(stats, _symmetric_basis(stats, self.symmetric))
-        n_free = inverse.shape[1]
-        if self.total is not None:
-            start = 0
-            for rows, cols in stats.terms:
-                ones = np.zeros(stats.n_taps)
-                ones[start : start + rows * cols] = 1.0
-                start += rows * cols
-                direction, inverse = _onto_total(inverse, ones)
-                for _ in range(2):
-                    taps = taps + direction * (self.total - float(ones @ taps))
-                n_free -= 1
-        return finish(stats, taps, inverse, str(self), n_free=n_free)
+        held = 0
+        for where, total in zip(blocks(stats.terms), totals * (len(stats.terms) // len(totals)), strict=True):
+            if total is None:
+                continue
+            ones = np.zeros(stats.n_taps)
+            ones[where] = 1.0
+            direction, inverse = _onto_total(inverse, ones)
+            for _ in range(2):
+                taps = taps + direction * (total - float(ones @ taps))
+            held += 1
+        return finish(stats, taps, inverse, str(self), least=least, n_free=inverse.shape[1] - held, form=True)
+
+
+def _each(total: float | Sequence[float | None] | None) -> tuple[float | None, ...]:
+    return (total,) if total is None or isinstance(total, (int, float)) else tuple(total)
 
 
 def _symmetric_basis(stats: NormalEquations, symmetric: str | None) -> Array:
@@ -331,6 +367,7 @@ class NonNegative:
         penalty = self.penalty if isinstance(self.penalty, str) or self.penalty is None else "given penalty"
         return f"NonNegative(total={self.total}, penalty={penalty})"
 
+    @rescaled
     def solve(self, stats: NormalEquations) -> Estimate:
         """Return the best kernel without negative taps.
 
@@ -344,9 +381,11 @@ class NonNegative:
         KernelFit
             The kernel.
         """
+        least, stats = at_minimum(stats)
         penalty, strength = None, math.nan
+        findings: list[Finding] = []
         if self.penalty is not None:
-            penalty, strength = choose_strength(stats, self.penalty, self.strength)
+            penalty, strength = choose_strength(stats, self.penalty, self.strength, findings)
         taps, free = _active_set(stats, penalty, self.total)
         gram = stats.gram if penalty is None else stats.gram + penalty
         part = factor_of(gram[np.ix_(free, free)]) if free.any() else np.zeros((0, 0))
@@ -356,7 +395,17 @@ class NonNegative:
         if self.total is not None:
             _, inverse = _onto_total(inverse, free.astype(np.float64))
             freedom = max(0.0, freedom - 1.0)
-        return finish(stats, taps, inverse, str(self), n_free=int(free.sum()), freedom=freedom, strength=strength)
+        return finish(
+            stats,
+            taps,
+            inverse,
+            str(self),
+            least=least,
+            n_free=int(free.sum()),
+            freedom=freedom,
+            strength=strength,
+            findings=findings,
+        )
 
 
 def _active_set(
@@ -364,39 +413,49 @@ def _active_set(
 ) -> tuple[Array, npt.NDArray[np.bool_]]:
     """Minimise ``|y - A k|^2 + k'Qk`` over ``k >= 0`` (and ``sum k = total``); return k and which taps are free."""
     m = stats.n_taps
-    center, moment, _ = stats.around()
-    gram = stats.gram if penalty is None else stats.gram + penalty
-    moment = moment if penalty is None else moment - penalty @ center
+    gram, lowest = stats.gram, stats.around()[0]  # where nothing holds the taps
+    if penalty is not None:
+        gram = gram + penalty
+        inverse = factor_of(gram)
+        lowest = lowest - inverse @ (inverse.T @ (penalty @ lowest))
+    size = np.abs(gram)
     scale = np.sqrt(np.maximum(np.diag(gram), np.finfo(float).tiny))
+    detail = float(detail_of(gram, stats.terms).max()) * float(np.abs(lowest).sum())
+    weight = scale / float(scale.max())
 
     def best(free: npt.NDArray[np.bool_]) -> tuple[Array, float]:
         """Return the minimum with the other taps at zero, and the multiplier of the sum."""
-        k = np.zeros(m)
+        k = np.where(free, lowest, 0.0)
         at = np.flatnonzero(free)
         inverse = factor_of(gram[np.ix_(at, at)])
-        rest = (moment + gram @ center)[at]
-        for _ in range(2):
-            k[at] += inverse @ (inverse.T @ rest)
-            rest = (moment - gram @ (k - center))[at]
+        for _ in range(3):
+            k[at] -= inverse @ (inverse.T @ (gram[at] @ (k - lowest)))
         if total is None:
             return k, 0.0
         direction = inverse @ (inverse.T @ np.ones(len(at)))
+        direction = direction if direction.any() else np.ones(len(at))
         change = (total - float(k.sum())) / float(direction.sum())
         k[at] += change * direction
         return k, -change
 
-    def gain(k: Array, multiplier: float) -> Array:
-        """Return how much more of each tap would lower what is minimised, half of it."""
-        return np.asarray(moment - gram @ (k - center) - multiplier)
+    def gain(k: Array, multiplier: float, free: npt.NDArray[np.bool_]) -> tuple[Array, Array]:
+        """Return how much more of each tap would lower what is minimised, half of it, and what rounding makes of it.
 
-    tolerance = 1e3 * EPS * float(np.linalg.norm(moment + gram @ center)) * scale / float(scale.max())
-    k = least_squares(stats).taps if penalty is None else _penalized(gram, moment, center)
+        It is zero on average over free taps: what it is beside that, rounding has made of the mean of the image.
+        """
+        found = -(gram @ (k - lowest)) - multiplier
+        for where in blocks(stats.terms):
+            if free[where].any():
+                found[where] -= found[where][free[where]].mean()
+        return found, 1e3 * EPS * (0.1 * (size @ np.abs(k - lowest)) + detail) * weight
+
+    k = lowest
     # Many taps change sides at a time (block principal pivoting), which may go round in circles, but comes near in a
     # few factorisations; from there the active-set method, which cannot, has few steps left.
     free, fewest, patience = k > 0, m + 1, 3
     while free.any() and patience:
         k, multiplier = best(free)
-        wrong = np.where(free, k <= 0, gain(k, multiplier) > tolerance)
+        wrong = np.where(free, k <= 0, np.greater(*gain(k, multiplier, free)))
         patience = 3 if wrong.sum() < fewest else patience - 1
         fewest = min(fewest, int(wrong.sum()))
         if not wrong.any():
@@ -404,7 +463,7 @@ def _active_set(
         free = free ^ wrong
     k = np.maximum(k, 0.0)
     if not k.any():
-        k[int(np.argmax(moment / scale))] = total or 0.0
+        k[int(np.argmax(gram @ lowest / scale))] = total or 0.0
     if total is not None:
         k *= total / float(k.sum())
     free = k > 0
@@ -423,14 +482,9 @@ def _active_set(
             k[~free] = 0.0
         else:
             multiplier = 0.0
-        pull = np.where(free, -math.inf, gain(k, multiplier) / scale)
-        enter = int(np.argmax(pull))
-        if free.all() or not pull[enter] * scale[enter] > tolerance[enter]:
+        pull, tolerance = gain(k, multiplier, free)
+        enter = int(np.argmax(np.where(free, -math.inf, pull / scale)))
+        if free.all() or not pull[enter] > tolerance[enter]:
             break
         free[enter] = True
     return k, free
-
-
-def _penalized(gram: Array, moment: Array, center: Array) -> Array:
-    inverse = factor_of(gram)
-    return np.asarray(center + inverse @ (inverse.T @ moment))

@@ -13,7 +13,7 @@ import scipy.linalg
 
 from ..core.geometry import Shape
 from ..core.normal_equations import NormalEquations
-from .least_squares import LeastSquaresSolution, product
+from .least_squares import LeastSquaresSolution, gram_root, product
 
 Array = npt.NDArray[np.float64]
 FAMILIES = ("squared-exponential", "matern52", "matern32", "exponential")
@@ -208,14 +208,7 @@ class Projection:
     @classmethod
     def whole(cls, stats: NormalEquations, start: LeastSquaresSolution) -> "Projection":
         """Return all the data."""
-        weights = None
-        if start.full:
-            lower, info = scipy.linalg.lapack.dpotrf(stats.gram.T, lower=1, clean=1)
-            weights = lower if info == 0 else None
-        if weights is None:
-            values, vectors = scipy.linalg.eigh(stats.gram)
-            kept = slice(len(values) - start.rank, None)
-            weights = vectors[:, kept] * np.sqrt(values[kept])
+        weights = gram_root(stats.gram, start)
         grids = tuple(Grid(shape) for shape in stats.terms)
         return cls(grids, weights, weights.T @ start.taps, start.rss, stats.n_pixels)
 

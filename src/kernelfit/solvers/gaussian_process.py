@@ -1,6 +1,7 @@
 """A Gaussian-process prior on the kernel whose hyperparameters and family the data choose."""
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,7 +16,17 @@ from ..core.estimate import Estimate, Prior
 from ..core.normal_equations import NormalEquations
 from .evidence import ENVELOPES, FAMILIES, SYMMETRIES, Kind, Projection, all_taps, covariance_of, root_of
 from .hyperparameters import COMBINATIONS, DIRECT, search, unsettled
-from .least_squares import LeastSquares, LeastSquaresSolution, judge, least_squares, product, residual_at, times
+from .least_squares import (
+    LeastSquaresSolution,
+    at_minimum,
+    blocks,
+    estimate_of,
+    judge,
+    product,
+    rescaled,
+    residual_at,
+    times,
+)
 
 Array = npt.NDArray[np.float64]
 #: Smallest standard error, relative to the largest tap, at which a prior can matter beside rounding.
@@ -124,6 +135,7 @@ class GaussianProcess:
         settings += ["non_negative=True"] if self.non_negative else []
         return f"GaussianProcess({', '.join(settings)})"
 
+    @functools.partial(rescaled, far=0)  # the search ends where steps are small by bits that depend on the scale
     def solve(self, stats: NormalEquations) -> Estimate:
         """Return the posterior mean.
 
@@ -137,9 +149,9 @@ class GaussianProcess:
         KernelFit
             The kernel with its posterior covariance, the hyperparameters and the evidence.
         """
-        start = least_squares(stats)
+        start, stats = at_minimum(stats)
         if _beyond_a_prior(stats, start):
-            fit = LeastSquares().solve(stats)
+            fit = estimate_of(stats, start)
             reason = "least squares, the noise being too small for a prior to matter"
             return dataclasses.replace(fit, solver=f"{self}: {reason}")
         if self.symmetric == "square" and any(rows != cols for rows, cols in stats.terms):
@@ -165,6 +177,11 @@ class GaussianProcess:
     ) -> Estimate:
         grids = few.under(kind.symmetric).grids
         root = all_taps(grids, root_of(covariance_of(grids, kind, theta)))
+        # What a large mean of the image tells, the sums, in columns of its own: it would drown the rest in its rounding
+        ones = np.zeros((stats.n_taps, len(grids)))
+        for at, where in enumerate(blocks(stats.terms)):
+            ones[where, at] = 1.0
+        root = root @ scipy.linalg.qr(root.T @ ones)[0]
         inner = product(root.T, product(stats.gram, root))
         inner[np.diag_indices_from(inner)] += 1.0
         lower = scipy.linalg.cholesky(inner, lower=True)
@@ -178,6 +195,8 @@ class GaussianProcess:
             x = x + scipy.linalg.cho_solve((lower, True), root.T @ rest - x)
         taps = root @ x
         rest, rss = residual_at(stats, taps)
+        held = root[:, : len(grids)]  # P^-1 k by what the sums should be, too: the pixels tell it to rounding only
+        rest = rest + ones @ scipy.linalg.lstsq(held.T @ ones, x[: len(grids)] - held.T @ rest)[0]
         noise_std = math.sqrt((rss + float(x @ x)) / stats.n_pixels)
         freedom = float(root.shape[1] - np.sum(inverse**2))
         n = stats.n_pixels
@@ -185,7 +204,9 @@ class GaussianProcess:
         log_evidence = -0.5 * (value + n * (1 + math.log(2 * math.pi) - math.log(n)))
         more = unsettled(stats, few, kind, theta, factor, rest / noise_std)
         factor = np.hstack([factor, more]) * noise_std
-        findings = judge(stats, taps, factor, start.rank, start.condition, rss, prior=True)
+        findings = judge(
+            stats, taps, factor, start.rank, start.condition, rss, prior=True, least=(start.rank, start.rss)
+        )
         evidences = {str(other): log_evidence + difference for other, difference in relative.items()}
         chosen = f"{self}: {kind} by evidence" if "auto" in (self.family, self.envelope, self.symmetric) else str(self)
         return estimate.assemble(

@@ -133,11 +133,15 @@ def _value(found: tuple[float, Array]) -> float:
 def _bounds(data: Projection) -> list[tuple[float, float]]:
     """Return how far the search may go: beyond, nothing changes any more, or rounding takes over."""
     brightest = float(np.einsum("ij,ij->i", data.weights, data.weights).max())
-    found = []
+    found, start = [], 0
     for grid in data.grids:
         side = float(max(grid.shape))
+        own = data.weights[start : start + len(grid.y)] / grid.counts[:, None]
+        start += len(grid.y)
+        own = own - grid.counts @ own / grid.counts.sum()  # without the mean of the image
+        detail = max(float(np.einsum("ij,ij->i", own, own).max()), 1e-14 * brightest)
         found += [
-            (0.5 * math.log(1e-6 / brightest), 0.5 * math.log(1e13 / brightest)),
+            (0.5 * math.log(1e-6 / brightest), 0.5 * math.log(1e13 / detail)),
             (math.log(0.25), math.log(8 * side)),
             (math.log(0.4), math.log(8 * side)),
             (-0.25 * grid.shape[0], 1.25 * grid.shape[0] - 1),

@@ -1,25 +1,40 @@
 """Statistics to a kernel: no pixel is seen here."""
 
+import dataclasses
+import functools
+import itertools
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import scipy.linalg
+import scipy.special
 
 from ..core import estimate
 from ..core.estimate import Estimate
 from ..core.findings import Finding, Verdict
+from ..core.geometry import Shape
 from ..core.normal_equations import NormalEquations
 from .cholesky import RCOND_CHOLESKY, Inverse, own_factor
 
 Array = npt.NDArray[np.float64]
+S = TypeVar("S")
 EPS = float(np.finfo(np.float64).eps)
 #: From this condition number on a solution is called ill-conditioned, even if it has full rank.
 ILL_CONDITIONED = 1e13
 #: Spare pixels for each tap below which a fit has hardly any redundancy.
 _SPARE = 0.25
+#: A mean square below which products of pixels lose digits, being denormal.
+LEAST_SQUARE = 2.0**-1010
+#: Powers of two beyond which a sum of squares is scaled before it is squared again.
+_FAR = 400
+#: With fewer pixels for each unknown than this a fit has to be better than chance makes it, ...
+_AMPLE = 6
+#: ... which is taken for as good with this probability.
+_BY_CHANCE = 2e-3
 
 
 class Solver(Protocol):
@@ -35,6 +50,59 @@ class Solver(Protocol):
         ...
 
 
+def _exponent(energy: float, far: int = _FAR) -> int:
+    """Return the even power of two nearest to a sum of squares, 0 if it is not so far from 1 that this matters."""
+    power = math.frexp(energy)[1] if energy > 0 else 0
+    return 2 * (power // 2) if abs(power) > far else 0
+
+
+def rescaled(
+    solve: Callable[[S, NormalEquations], Estimate], far: int = _FAR
+) -> Callable[[S, NormalEquations], Estimate]:
+    """Make a solver see equations of images that are of about size 1, where theirs are further from it.
+
+    The factors are powers of two, so that the result has the same bits at any scale.
+    """
+
+    @functools.wraps(solve)
+    def wrapper(self: S, stats: NormalEquations) -> Estimate:
+        image = _exponent(float(stats.gram.diagonal().max(initial=0.0)), far) // 2
+        target = _exponent(stats.target_energy, far) // 2
+        if image == target == 0:
+            return solve(self, stats)
+        powers = {"gram": 2 * image, "moment": image + target, "target_energy": 2 * target, "target_sum": target}
+        if stats.center is not None:
+            powers |= {"center": target - image, "center_moment": image + target, "center_energy": 2 * target}
+        even = dataclasses.replace(stats, **{name: _times_two(getattr(stats, name), -n) for name, n in powers.items()})
+        given = {"total": image - target, "noise_std": -target}  # settings that have a unit
+        settings = {name: _times_two(value, n) for name, n in given.items() if (value := getattr(self, name, None))}
+        fit = solve(dataclasses.replace(self, **settings) if settings else self, even)  # type: ignore[type-var]
+        back = {"kernel": target - image, "factor": target - image, "noise_std": target, "rss": 2 * target}
+        changed: dict[str, Any] = {name: _times_two(getattr(fit, name), n) for name, n in back.items()}
+        if fit.path is not None:
+            changed["path"] = dataclasses.replace(fit.path, rss=_times_two(fit.path.rss, 2 * target))
+        changed["priors"] = tuple(
+            dataclasses.replace(prior, amplitude=_times_two(prior.amplitude, target - image)) for prior in fit.priors
+        )
+        unit = stats.n_pixels * target * math.log(2.0)  # of a density of the target's pixels
+        changed["log_evidence"] = fit.log_evidence - unit
+        changed["alternatives"] = {name: value - unit for name, value in fit.alternatives.items()}
+        changed["findings"] = tuple(
+            no_signal(stats) if finding.verdict is Verdict.NO_SIGNAL else finding for finding in fit.findings
+        )
+        return dataclasses.replace(fit, **changed)
+
+    return wrapper
+
+
+def _times_two(value: Any, power: int) -> Any:
+    """Return a number or an array times a power of two."""
+    if isinstance(value, (list, tuple)):
+        return tuple(None if one is None else _times_two(one, power) for one in value)
+    found = np.ldexp(value, power)
+    return float(found) if np.ndim(value) == 0 else found
+
+
 @dataclass(frozen=True)
 class LeastSquares:
     """Ordinary least squares: the kernel with the smallest residual, without any bias.
@@ -47,6 +115,7 @@ class LeastSquares:
     #: What it is given.
     needs: ClassVar[str] = "normal equations"
 
+    @rescaled
     def solve(self, stats: NormalEquations) -> Estimate:
         """Return the kernel of least squares.
 
@@ -103,6 +172,10 @@ class LeastSquaresSolution:
 
 def factorise(gram: Array, workers: int | None = None) -> Inverse:
     """Return a factor of the (pseudo-)inverse; with `workers` by compiled loops of our own where those serve."""
+    power = _exponent(float(gram.diagonal().max(initial=0.0))) // 2
+    if power:  # far from 1 LAPACK would over- or underflow
+        found = factorise(np.ldexp(gram, -2 * power), workers)
+        return found._replace(factor=np.ldexp(found.factor, -power), spread=np.ldexp(found.spread, -2 * power))
     own = None if workers is None else own_factor(gram, workers)
     return own or cholesky_factor(gram) or eigen_factor(gram)
 
@@ -149,6 +222,40 @@ def estimate_of(stats: NormalEquations, found: LeastSquaresSolution, *, last: bo
         noise_std=found.noise_std,
         findings=findings,
     )
+
+
+def at_minimum(stats: NormalEquations) -> tuple[LeastSquaresSolution, NormalEquations]:
+    """Return the minimum, and the same equations about it: what a large mean of the image hides cancels there."""
+    found = least_squares(stats)
+    return found, stats.centered(found.taps, np.zeros(stats.n_taps), found.rss)
+
+
+def gram_root(gram: Array, found: LeastSquaresSolution) -> Array:
+    """Return W of as many columns as the rank, ``WW' = G``."""
+    if found.full:
+        lower, info = scipy.linalg.lapack.dpotrf(gram.T, lower=1, clean=1)
+        if info == 0:
+            return np.asarray(lower)
+    values, vectors = scipy.linalg.eigh(gram)
+    kept = slice(len(values) - found.rank, None)
+    return np.asarray(vectors[:, kept] * np.sqrt(values[kept]))
+
+
+def detail_of(gram: Array, terms: Sequence[Shape]) -> Array:
+    """Return the energies of the taps less their mean in each term, which do not depend on the mean of the image."""
+    found = np.array(gram.diagonal())
+    for where in blocks(terms):
+        own = gram[where, where]
+        if len(own) > 1:
+            least = EPS * float(found[where].max())
+            found[where] = np.maximum(found[where] - 2 * own.mean(axis=0) + own.mean(), least)
+    return found
+
+
+def blocks(terms: Sequence[Shape]) -> list[slice]:
+    """Return where the taps of each term stand."""
+    ends = np.cumsum([0, *(rows * cols for rows, cols in terms)])
+    return [slice(int(start), int(stop)) for start, stop in itertools.pairwise(ends)]
 
 
 def residual_at(stats: NormalEquations, taps: Array) -> tuple[Array, float]:
@@ -201,19 +308,6 @@ def product(a: Array, b: Array) -> Array:
     return np.asarray(blas.dgemm(1.0, a, b, trans_a=turned[0], trans_b=turned[1]))
 
 
-def condition_of(gram: Array) -> tuple[int, float]:
-    """Return the rank of the Gram matrix and its condition number, as `LeastSquares` finds them."""
-    lapack = scipy.linalg.lapack
-    lower, info = lapack.dpotrf(gram.T, lower=1)
-    if info == 0:
-        rcond, _ = lapack.dpocon(lower, float(np.abs(gram).sum(axis=0).max()), uplo="L")
-        if rcond > RCOND_CHOLESKY:
-            return len(gram), 1.0 / float(rcond)
-    values = scipy.linalg.eigvalsh(gram)
-    rank = int(np.count_nonzero(values > max(len(values), 16) * EPS * max(float(values[-1]), 0.0)))
-    return rank, float(values[-1] / values[0]) if rank == len(gram) else math.inf
-
-
 def eigen_factor(gram: Array) -> Inverse:
     """Return a factor of the pseudo-inverse."""
     values, vectors = scipy.linalg.eigh(gram)
@@ -247,7 +341,7 @@ def rounding_matters(
     """
     if not math.isfinite(fit.condition) or not math.isfinite(fit.noise_std):
         return True
-    lost = 1.0 if trace is None else trace / max(float(np.trace(stats.gram)), 1e-300)
+    lost = 1.0 if trace is None else trace / max(float(np.trace(stats.gram)), float(np.finfo(np.float64).tiny))
     taps = fit.taps if isinstance(fit, LeastSquaresSolution) else fit.kernel
     size, least = float(np.linalg.norm(taps)), float(fit.stderr.min())
     return rounding_limits(
@@ -261,39 +355,71 @@ def rounding_limits(rss: float, energy: float, condition: float, size: float, le
 
 
 def judge(
-    stats: NormalEquations, taps: Array, factor: Array, rank: int, condition: float, rss: float, *, prior: bool = False
+    stats: NormalEquations,
+    taps: Array,
+    factor: Array,
+    rank: int,
+    condition: float,
+    rss: float,
+    *,
+    prior: bool = False,
+    least: tuple[int, float] | None = None,
 ) -> tuple[Finding, ...]:
-    """List what is doubtful about a fit; with a prior or penalty what the image leaves open is not set to zero."""
+    """List what is doubtful about a fit; with a prior or penalty what the image leaves open is not set to zero.
+
+    What the data alone decide comes from the equations, whatever the solver makes of them: their `rank`, and whether
+    least squares prove anything, of which `least` is the rank and the residual sum of squares (by default the fit's).
+    """
     findings = []
     m = stats.n_taps
-    mean = stats.target_sum / (stats.total_weight or 1.0)
-    variance = stats.target_energy - stats.target_sum * mean
+    variance = stats.target_energy - stats.target_sum * (stats.target_sum / (stats.total_weight or 1.0))
     if stats.n_pixels > 1 and not variance > 1e-14 * stats.target_energy:
-        findings.append(Finding(Verdict.NO_SIGNAL, f"every target pixel is {mean:.6g}"))
+        findings.append(no_signal(stats))
     if rank < m:
         doubt = Verdict.PRIOR_DECIDES if prior else Verdict.RANK_DEFICIENT
         findings.append(Finding(doubt, f"rank {rank} of {m}, because {_cause(stats)}"))
     elif condition > ILL_CONDITIONED and not prior:
         findings.append(Finding(Verdict.ILL_CONDITIONED, f"condition {condition:.1e}"))
-    findings += [] if prior else few_spare(stats.n_pixels, rank)
+    if 0 < float(stats.gram.diagonal().max(initial=0.0)) < stats.n_pixels * LEAST_SQUARE:
+        detail = "the squares of the image's pixels are too small for double precision: multiply both images by 2^600"
+        findings.append(Finding(Verdict.ILL_CONDITIONED, detail))
+    if detail := little_redundancy(stats.n_pixels, *(least or (rank, rss)), variance):
+        findings.append(Finding(Verdict.NO_REDUNDANCY, detail))
     if stats.n_pixels > rank or prior:
-        error = math.sqrt(float(np.einsum("ij,ij->", factor, factor)))
-        findings += doubts(float(np.linalg.norm(taps)), error, rss, variance, stats.target_energy)
+        error = float(scipy.linalg.norm(factor, check_finite=False))  # safe from overflow, as NumPy's is not
+        findings += doubts(
+            float(scipy.linalg.norm(taps, check_finite=False)), error, rss, variance, stats.target_energy
+        )
     return tuple(findings)
 
 
-def few_spare(n_pixels: int, rank: int) -> list[Finding]:
-    """Say if hardly more pixels than taps are left, beside which a fit proves little.
+def no_signal(stats: NormalEquations) -> Finding:
+    """Say what every target pixel is."""
+    return Finding(Verdict.NO_SIGNAL, f"every target pixel is {stats.target_sum / (stats.total_weight or 1.0):.6g}")
 
-    Of generic images noise moves the taps by ``1 / sqrt(1 - rank / n)`` times what it does where n is large.
+
+def little_redundancy(n: int, rank: int, rss: float, variance: float) -> str:
+    """Say in figures that so few of n pixels are to spare that the fit proves little; "" where that is not so.
+
+    With few to spare, noise alone fits well: how often as well as this is the tail of F for the share of the variance
+    that a kernel explains. Unrelated images pass with that chance, whatever solver looks at them afterwards.
     """
-    if n_pixels <= rank:
-        return [Finding(Verdict.NO_REDUNDANCY, f"{n_pixels} pixels, rank {rank}")]
-    if n_pixels - rank >= _SPARE * rank:
-        return []
-    times = 1 / math.sqrt(1 - rank / n_pixels)
-    detail = f"{n_pixels} pixels, rank {rank}, so that errors are about {times:.2g} times those of many pixels"
-    return [Finding(Verdict.NO_REDUNDANCY, detail)]
+    spare = n - rank
+    if spare <= 0:
+        return f"{n} pixels, rank {rank}"
+    if spare < _SPARE * rank:  # of generic images noise moves the taps by so much more than many pixels would show
+        times = 1 / math.sqrt(1 - rank / n)
+        return f"{n} pixels, rank {rank}, so that errors are about {times:.2g} times those of many pixels"
+    if n >= _AMPLE * rank or not 0 <= rss < variance:
+        return ""
+    terms = max(1, rank - 1)  # one tells the mean
+    chance = float(scipy.special.fdtrc(terms, spare, (variance / max(rss, 1e-30 * variance) - 1) * spare / terms))
+    if chance < _BY_CHANCE:
+        return ""
+    return (
+        f"{n} pixels, rank {rank}: {n / rank:.2f} pixels for each unknown, of unrelated images {chance:.2g} fit as "
+        f"well, and the errors themselves are known to {1 / math.sqrt(2 * spare):.0%}"
+    )
 
 
 def doubts(size: float, error: float, rss: float, variance: float, energy: float) -> list[Finding]:
@@ -302,7 +428,7 @@ def doubts(size: float, error: float, rss: float, variance: float, energy: float
     if not variance > 1e-14 * energy:
         return findings
     if error > 0.5 * size:
-        detail = f"the kernel's norm is {size:.3g}, its expected error {error:.3g}"
+        detail = f"the expected error of the kernel is {error / size if size else math.inf:.3g} of its norm"
         findings.append(Finding(Verdict.NOISE_DOMINATES, detail))
     if rss > 0.5 * variance:
         worse = ", worse than a constant: something seems to be added to the target (background=0)"
@@ -315,7 +441,7 @@ def _cause(stats: NormalEquations) -> str:
     diagonal = np.diag(stats.gram)
     scale = float(diagonal.max())
     if scale == 0:
-        return "the image is zero everywhere"
+        return "the image is zero everywhere, or so small that its squares are"
     if stats.n_pixels < stats.n_taps:
         return f"{stats.n_pixels} pixels cannot determine {stats.n_taps} taps"
     if len(stats.terms) != 1:

@@ -16,7 +16,7 @@ from ..core.findings import Finding, Verdict
 from ..core.geometry import Shape
 from ..core.normal_equations import NormalEquations
 from .cholesky import RCOND_CHOLESKY
-from .least_squares import EPS, condition_of, eigen_factor, judge, product, residual_at
+from .least_squares import EPS, at_minimum, blocks, detail_of, eigen_factor, judge, product, rescaled, residual_at
 
 Array = npt.NDArray[np.float64]
 Penalty = str | npt.NDArray[np.float64] | Callable[[Shape], npt.NDArray[np.float64]]
@@ -29,10 +29,10 @@ _PATH = np.logspace(-14, 6, 321)
 class Penalized:
     """Penalised least squares: the kernel that minimises ``|y - A k|^2 + strength * t * k'Qk``.
 
-    The factor ``t = trace(G) / trace(Q)`` (term by term, where there are several source images) makes the strength
-    relative and without dimension: at strength 1 an average tap feels the penalty as much as the data. Scaling the
-    image, the target or the penalty leaves it as it is, and doubling the number of pixels at the same strength leaves
-    the kernel as it is.
+    The factor ``t = trace(D) / trace(Q)`` with D the Gram matrix of the taps less their mean (term by term, where there
+    are several source images) makes the strength relative and without dimension: at strength 1 an average tap feels the
+    penalty as much as the data. Scaling the image, the target or the penalty leaves it as it is, and so does a constant
+    added to the image; doubling the number of pixels at the same strength leaves the kernel as it is.
 
     One eigendecomposition of ``R^-1 G R^-T`` with ``G + t Q = R R'`` gives the kernel, its residual and its effective
     degrees of freedom ``df = trace(G (G + strength t Q)^-1)`` for every strength, kept in `KernelFit.path`. The
@@ -116,6 +116,7 @@ class Penalized:
         penalty = self.penalty if isinstance(self.penalty, str) else "given penalty"
         return f"Penalized({penalty}, {self.strength if isinstance(self.strength, str) else f'{self.strength:.3g}'})"
 
+    @rescaled
     def solve(self, stats: NormalEquations) -> Estimate:
         """Return the penalised kernel.
 
@@ -129,6 +130,7 @@ class Penalized:
         KernelFit
             The kernel, with the path of strengths and verdicts where the statistics leave something open.
         """
+        least, stats = at_minimum(stats)
         spectrum = Spectrum(stats, penalty_matrix(self.penalty, stats))
         findings: list[Finding] = []
         strength, path = self._choose(spectrum, findings)
@@ -138,14 +140,14 @@ class Penalized:
         spare = stats.n_pixels - freedom
         noise_std = math.sqrt(rss / spare) if spare > EPS * stats.n_pixels else math.nan
         factor = spectrum.factor(strength) * noise_std
-        rank, condition = condition_of(stats.gram)
-        findings += judge(stats, taps, factor, rank, condition, rss, prior=strength > 0)
+        figures = least.rank, least.condition
+        findings += judge(stats, taps, factor, *figures, rss, prior=strength > 0, least=(least.rank, least.rss))
         return estimate.assemble(
             stats,
             taps,
             factor,
-            rank=rank,
-            condition=condition,
+            rank=least.rank,
+            condition=least.condition,
             rss=rss,
             noise_std=noise_std,
             findings=tuple(findings),
@@ -178,9 +180,11 @@ class Penalized:
             return float(self.strength), path
         best = int(np.argmin(path.score))
         if best in (0, len(grid) - 1) or not np.isfinite(path.score[best - 1 : best + 2]).all():
-            if n <= spectrum.rank:
-                detail = f"{n} pixels, rank {spectrum.rank}"
-                findings.append(Finding(Verdict.NO_MINIMUM, detail))
+            none = np.zeros(1)
+            if n > spectrum.rank == len(spectrum._gram) and best == 0:
+                if gcv(n, spectrum.freedom(none), spectrum.rss(none))[0] <= path.score[0] * (1 + 1e-3):
+                    return 0.0, path  # no penalty at all is the best
+            findings.append(Finding(Verdict.NO_MINIMUM, f"{n} pixels, rank {spectrum.rank}, strength {grid[best]:.1e}"))
             return float(grid[best]), path
 
         def score(s: float) -> float:
@@ -223,19 +227,21 @@ def _of_support(penalty: str, shape: Shape) -> Array:
 def penalty_matrix(penalty: Penalty, stats: NormalEquations) -> Array:
     """Return ``t Q``, so that a strength of 1 means that the average tap feels the penalty as much as the data."""
     m = stats.n_taps
+    detail = detail_of(stats.gram, stats.terms)
     whole = np.zeros((m, m))
-    blocks: list[tuple[slice, Array]] = []
+    of_terms = blocks(stats.terms)
     if isinstance(penalty, np.ndarray):
-        blocks.append((slice(0, m), _checked(penalty, m)))
+        parts = [(slice(0, m), _checked(penalty, m))]
     else:
-        start = 0
-        for shape in stats.terms:
-            taps = shape[0] * shape[1]
-            q = _of_support(penalty, shape) if isinstance(penalty, str) else _checked(penalty(shape), taps)
-            blocks.append((slice(start, start + taps), q))
-            start += taps
-    for where, q in blocks:
-        data, own = float(np.trace(stats.gram[where, where])), float(np.trace(q))
+        parts = [
+            (
+                where,
+                _of_support(penalty, shape) if isinstance(penalty, str) else _checked(penalty(shape), math.prod(shape)),
+            )
+            for where, shape in zip(of_terms, stats.terms, strict=True)
+        ]
+    for where, q in parts:
+        data, own = float(detail[where].sum()), float(np.trace(q))
         whole[where, where] = q * ((data if data > 0 else 1.0) / own)
     return whole
 
@@ -329,9 +335,11 @@ class Spectrum:
         return np.asarray(self._basis * np.sqrt(self._weight(np.array([strength]))[0]))
 
 
-def choose_strength(stats: NormalEquations, penalty: Penalty, strength: float | str) -> tuple[Array, float]:
+def choose_strength(
+    stats: NormalEquations, penalty: Penalty, strength: float | str, findings: list[Finding]
+) -> tuple[Array, float]:
     """Return ``strength t Q`` for solvers that add a penalty to something else, and the strength."""
     solver = Penalized(penalty, strength)
     matrix = penalty_matrix(penalty, stats)
-    value = solver._choose(Spectrum(stats, matrix), [])[0] if isinstance(strength, str) else float(strength)
+    value = solver._choose(Spectrum(stats, matrix), findings)[0] if isinstance(strength, str) else float(strength)
     return value * matrix, value

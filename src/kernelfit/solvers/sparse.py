@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ..core.estimate import Estimate, StrengthPath
 from ..core.normal_equations import NormalEquations
 from .constrained import factor_of, finish, refined
-from .least_squares import EPS, least_squares, residual_at
+from .least_squares import EPS, LeastSquaresSolution, at_minimum, gram_root, rescaled, residual_at
 
 Array = npt.NDArray[np.float64]
 
@@ -78,6 +78,7 @@ class Sparse:
         """Say the settings in one line."""
         return f"Sparse({self.criterion if self.n_taps is None else self.n_taps})"
 
+    @rescaled
     def solve(self, stats: NormalEquations) -> Estimate:
         """Return the sparse kernel.
 
@@ -91,7 +92,8 @@ class Sparse:
         KernelFit
             The kernel; `KernelFit.path` has one entry for each number of taps tried.
         """
-        order, rss, score = self._forward(stats)
+        least, stats = at_minimum(stats)
+        order, rss, score = self._forward(stats, least)
         count = np.arange(1, len(order) + 1)
         path = StrengthPath(count.astype(np.float64), count.astype(np.float64), rss, score, self.criterion)
         chosen = list(order[: int(np.argmin(score)) + 1] if self.n_taps is None else order)
@@ -106,42 +108,39 @@ class Sparse:
             del chosen[weakest]
             taps, inverse = _on(stats, chosen)
         text = f"{self}: {len(chosen)} taps of {stats.n_taps}"
-        return finish(stats, taps, inverse, text, n_free=len(chosen), path=path)
+        return finish(stats, taps, inverse, text, least=least, n_free=len(chosen), path=path)
 
-    def _forward(self, stats: NormalEquations) -> tuple[list[int], Array, Array]:
-        """Choose taps one by one; return their order, and the residual sum of squares and the score after each."""
-        m = stats.n_taps
-        center, moment, _ = stats.around()
-        moment = moment + stats.gram @ center
-        energy = residual_at(stats, np.zeros(m))[1]
-        least = least_squares(stats)
-        most = min(m, least.rank) if self.n_taps is None else min(self.n_taps, m)
+    def _forward(self, stats: NormalEquations, least: LeastSquaresSolution) -> tuple[list[int], Array, Array]:
+        """Choose taps one by one; return their order, and the residual sum of squares and the score after each.
+
+        Without squares: the taps are the rows of W with ``WW' = G``, and what they are to add up to is ``W'k`` of the
+        kernel of least squares.
+        """
+        most = min(least.rank, self.n_taps or stats.n_taps)
         # no more taps can score lower than they would with the residual of all of them
         possible = np.array([self._score(stats, t, least.rss) for t in range(1, most + 1)])
         possible = np.minimum.accumulate(possible[::-1])[::-1]
-        # a partial Cholesky factorisation, the pivot being the tap that lowers the residual most
-        left, pull = np.diag(stats.gram).copy(), moment.copy()
-        columns = np.zeros((m, most))
-        floor = 1e-10 * float(left.max(initial=0.0))
+        rows = np.array(gram_root(stats.gram, least))
+        left = least.taps @ rows
+        whole = np.einsum("ij,ij->i", rows, rows)
         order: list[int] = []
         rss: list[float] = []
         score: list[float] = []
         for step in range(most):
             if self.n_taps is None and min(score, default=math.inf) <= possible[step]:
                 break
-            gain = np.where(left > floor, pull**2 / np.maximum(left, floor or 1.0), -1.0)
+            energy = np.einsum("ij,ij->i", rows, rows)
+            known = energy > 1e-20 * whole
+            gain = np.where(known, (rows @ left) ** 2 / np.where(known, energy, 1.0), -1.0)
             gain[order] = -1.0
             best = int(np.argmax(gain))
             if gain[best] < 0:
                 break
-            column = (stats.gram[:, best] - columns[:, :step] @ columns[best, :step]) / math.sqrt(left[best])
-            columns[:, step] = column
-            share = pull[best] / math.sqrt(left[best])
-            pull = pull - share * column
-            left = left - column**2
-            energy -= share**2
+            direction = rows[best] / math.sqrt(energy[best])
+            left = left - direction * float(direction @ left)
+            rows -= np.multiply.outer(rows @ direction, direction)
             order.append(best)
-            rss.append(max(energy, least.rss))
+            rss.append(least.rss + float(left @ left))
             score.append(self._score(stats, len(order), rss[-1]))
         if not order:
             order, rss = [0], [stats.target_energy]
@@ -150,7 +149,7 @@ class Sparse:
 
     def _score(self, stats: NormalEquations, t: int, rss: float) -> float:
         n = stats.n_pixels
-        floor = max(EPS * stats.target_energy, float(np.finfo(float).tiny))
+        floor = max(EPS * stats.target_energy, np.finfo(float).tiny)
         fit = n * math.log(max(rss, floor) / n)
         if self.criterion == "aic":
             return fit + 2 * t

@@ -1,0 +1,237 @@
+"""What a stream has added up, and the file from which a killed run goes on."""
+
+import contextlib
+import dataclasses
+import json
+import operator
+import os
+import time
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from ..core import npz
+from ..core.background import eliminated
+from ..core.geometry import convention_from
+from ..core.normal_equations import NormalEquations, packed, unpacked
+from ..core.validation import Array
+from ..data.blocks import Tree
+from .context import Tile, kept
+
+#: Of what is in the file; 2 came with sums for each kernel, backgrounds and a sample of the pixels.
+_VERSION = 2
+Equations = Tree[NormalEquations]
+
+
+def _tree() -> Equations:
+    return Tree(operator.add)
+
+
+@dataclass
+class KernelSums:
+    """The sums of one kernel.
+
+    Attributes
+    ----------
+    whole : Tree
+        Of the observations that are read, their backgrounds eliminated.
+    part : Tree
+        Of the blocks of the one that is being read.
+    noise, pairs : ndarray or None
+        As `ImageNoise` has them.
+    tiles : tuple of Tile
+        The sample of pixels.
+    method : str
+        The engine of the first block.
+    n_pixels : int
+        Number of target pixels used, whether they count or not.
+    """
+
+    whole: Equations = field(default_factory=_tree)
+    part: Equations = field(default_factory=_tree)
+    noise: Array | None = None
+    pairs: Array | None = None
+    tiles: tuple[Tile, ...] = ()
+    method: str = ""
+    n_pixels: int = 0
+
+    def notes(self, stats: NormalEquations) -> tuple[str, ...]:
+        """Say how many pixels were excluded."""
+        n = self.n_pixels - stats.n_pixels - sum(one.root.shape[1] for one in stats.backgrounds)
+        why = "masked, of weight zero, saturated, or not finite"
+        return (f"{n} of {self.n_pixels} target pixels excluded: {why}",) if n else ()
+
+    def add(self, equations: NormalEquations, *, last: bool) -> None:
+        """Add a block, the last one of its observation perhaps."""
+        self.part.push(equations)
+        if last:
+            total = self.part.total()
+            assert total is not None
+            self.whole.push(eliminated(total))
+            self.part = _tree()
+
+    def count(self, noise: tuple[Array, Array] | None, tiles: list[Tile]) -> None:
+        """Add what a block says of the image's noise, and the tiles in it."""
+        if noise is not None:
+            self.noise = noise[0] if self.noise is None else self.noise + noise[0]
+            self.pairs = noise[1] if self.pairs is None else self.pairs + noise[1]
+        if tiles:
+            self.tiles = kept([*self.tiles, *tiles])
+
+
+class Sums(dict[tuple[int, int], KernelSums]):
+    """The sums of each kernel of a stream, by its group and target."""
+
+    def at(self, group: int, target: int) -> KernelSums:
+        """Return those of a kernel."""
+        return self.setdefault((group, target), KernelSums())
+
+    def packed(self) -> tuple[list[Any], dict[str, npt.NDArray[Any]]]:
+        """Return plain values, and the arrays."""
+        header: list[Any] = []
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        for i, (place, sums) in enumerate(self.items()):
+            one: dict[str, Any] = {"place": place, "whole": [], "part": [], "tiles": []}
+            one |= {"method": sums.method, "n_pixels": sums.n_pixels}
+            for name, tree in (("whole", sums.whole), ("part", sums.part)):
+                for level, (total, count) in enumerate(tree.levels):
+                    fields = None
+                    if total is not None:
+                        fields, own = packed(total)
+                        arrays |= {f"{i}/{name}{level}/{key}": value for key, value in own.items()}
+                    one[name].append((fields, count))
+            for t, tile in enumerate(sums.tiles):
+                values, pixels = tile.packed()
+                one["tiles"].append((values, dataclasses.asdict(tile.observation.geometry.convention)))
+                arrays |= {f"{i}/tile{t}/{key}": value for key, value in pixels.items()}
+            one["kernel"] = next((tile.observation.geometry.kernel_shape for tile in sums.tiles), None)
+            arrays |= {f"{i}/{n}": getattr(sums, n) for n in ("noise", "pairs") if getattr(sums, n) is not None}
+            header.append(one)
+        return header, arrays
+
+    @classmethod
+    def unpacked(cls, header: list[Any], arrays: dict[str, npt.NDArray[Any]]) -> "Sums":
+        """Return what `packed` took apart."""
+
+        def under(prefix: str) -> dict[str, npt.NDArray[Any]]:
+            return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+
+        sums = cls()
+        for i, one in enumerate(header):
+            found = sums.at(*one["place"])
+            for name, tree in (("whole", found.whole), ("part", found.part)):
+                for level, (fields, count) in enumerate(one[name]):
+                    own = under(f"{i}/{name}{level}/")
+                    tree.levels.append((None if fields is None else NormalEquations(**unpacked(fields, own)), count))
+            found.tiles = tuple(
+                Tile.unpacked(values, under(f"{i}/tile{t}/"), tuple(one["kernel"]), convention_from(convention))
+                for t, (values, convention) in enumerate(one["tiles"])
+            )
+            found.method, found.n_pixels = one["method"], one["n_pixels"]
+            found.noise, found.pairs = arrays.get(f"{i}/noise"), arrays.get(f"{i}/pairs")
+        return sums
+
+
+class Checkpoint:
+    """What a stream has read so far, in a file.
+
+    Parameters
+    ----------
+    path : path-like
+        Name of the file.
+    call : dict
+        What must be the same for a run to go on from it: the keywords of the call.
+    every : float
+        Seconds between two writings.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], call: dict[str, Any], every: float) -> None:
+        self.path, self.every = Path(path), every
+        self.call: dict[str, Any] = json.loads(json.dumps(call))
+        #: Blocks of pair number `pairs` that are in the sums, besides all of the pairs before it.
+        self.pairs = self.blocks = 0
+        self.digest = ""
+        self.sums = Sums()
+        self._broken = False
+        self._new = not self.path.exists()
+        if not self._new:
+            self._load()
+        else:
+            self.save()  # a place that cannot be written to is better known before the work than after
+        self._saved = time.monotonic()
+
+    def _load(self) -> None:
+        def build(header: dict[str, Any], arrays: dict[str, Any]) -> dict[str, Any]:
+            if header.get("version") == _VERSION:
+                counts = header["pairs"], header["blocks"]
+                if any(type(count) is not int or count < 0 for count in counts) or not isinstance(header["call"], dict):
+                    msg = "numbers of pairs or blocks that are none"
+                    raise ValueError(msg)
+                self.sums = Sums.unpacked(header["sums"], arrays)
+            return header
+
+        header = npz.load(self.path, "Checkpoint", build)
+        if header.get("version") != _VERSION:
+            msg = (
+                f"got checkpoint={str(self.path)!r}, which another version of kernelfit wrote and keeps other sums; "
+                "choose another name, and read the stream anew"
+            )
+            raise ValueError(msg)
+        theirs = header["call"]
+        for name in sorted({*theirs, *self.call}):
+            if theirs.get(name) != self.call.get(name):
+                msg = (
+                    f"got checkpoint={str(self.path)!r}, which was written with {name}={theirs.get(name)!r}, and a "
+                    f"call with {name}={self.call.get(name)!r}; repeat the call that wrote it, or choose another name"
+                )
+                raise ValueError(msg)
+        self.pairs, self.blocks, self.digest = header["pairs"], header["blocks"], str(header["digest"])
+
+    def save(self) -> None:
+        """Write the file anew, in one step."""
+        sums, arrays = self.sums.packed()
+        header = {
+            "version": _VERSION,
+            "call": self.call,
+            "pairs": self.pairs,
+            "blocks": self.blocks,
+            "digest": self.digest,
+            "sums": sums,
+        }
+        npz.save(self.path, "Checkpoint", header, arrays, overwrite=True)
+        self._saved = time.monotonic()
+
+    def save_sometimes(self, *, now: bool = False) -> bool:
+        """Write the file if it is time to, and return whether it was; if it cannot be, say so once and go on."""
+        if not now and time.monotonic() - self._saved < self.every:
+            return False
+        try:
+            self.save()
+        except OSError as error:
+            self._saved = time.monotonic()
+            if not self._broken:
+                self._broken = True
+                msg = (
+                    f"the checkpoint {self.path} cannot be written ({error}); the run goes on and will try again, and "
+                    "what was written before stands"
+                )
+                warnings.warn(msg, RuntimeWarning, stacklevel=3)
+            return False
+        self._broken = False
+        return True
+
+    def withdraw(self) -> None:
+        """Remove the file of a call that was refused before anything was in it, unless it was there before."""
+        if self._new and self.pairs == self.blocks == 0:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+
+    def mismatch(self, what: str) -> ValueError:
+        """Return the error for a stream that is not the one that was read before."""
+        return ValueError(
+            f"got checkpoint={str(self.path)!r}, which was written for another stream: {what}; give the same pairs in "
+            "the same order, or choose another name"
+        )

@@ -1,0 +1,337 @@
+"""What statistics keep beside their sums, so that a kernel solved from them is judged as one found from the pixels.
+
+A few tiles of pixels, at places that are spread by chance but the same every time, tell of the residual; what was found
+on the way, excluded pixels and the noise of the image are kept as they are.
+"""
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.estimate import Estimate, with_finding
+from ..core.findings import Finding, Verdict, ranked
+from ..core.geometry import Convention, Geometry, Shape
+from ..core.normal_equations import NormalEquations
+from ..core.validation import Array
+from ..data import blocks
+from ..data.blocks import Box
+from ..data.observation import Observation, WeightedObservation, Weights
+from ..data.reader import Reader
+from ..diagnostics import quantization, whiteness
+from ..solvers.errors_in_variables import finish, shared, take_off
+from ..solvers.least_squares import Solver
+from ..solvers.sandwich import with_scores
+from .pipeline import solved
+
+#: Tiles are kept up to about so many pixels of the target, and up to so many tiles.
+_MOST_PIXELS, _MOST_TILES = 2**16, 64
+
+
+@dataclass(frozen=True, eq=False)
+class Tile:
+    """A few pixels of one target and of the images around them.
+
+    Attributes
+    ----------
+    key : int
+        Those of the smallest keys are kept.
+    at : int
+        The number of the observation that it is of.
+    observation : Observation
+        On arrays of its own.
+    weights : ndarray or None
+        None where all pixels count alike.
+    """
+
+    key: int
+    at: int
+    observation: Observation
+    weights: Weights | None
+
+    @property
+    def item(self) -> WeightedObservation:
+        """The pixels with a weight each."""
+        even: Any = np.ones(self.observation.size, dtype=bool)
+        return WeightedObservation(self.observation, even if self.weights is None else self.weights)
+
+    def packed(self) -> tuple[list[Any], dict[str, npt.NDArray[Any]]]:
+        """Return plain values, and the arrays."""
+        one = self.observation
+        arrays = {f"source{i}": reader.array for i, reader in enumerate(one.sources)}
+        arrays["target"] = one.targets[0].array
+        if self.weights is not None:
+            arrays["weights"] = self.weights
+        return [self.key, self.at, one.surface_frame, one.background], arrays
+
+    @classmethod
+    def unpacked(
+        cls, values: Sequence[Any], arrays: Mapping[str, npt.NDArray[Any]], shape: Shape, convention: Convention
+    ) -> "Tile":
+        """Return the tile that `packed` took apart, of a kernel of some shape."""
+        key, at, ((rows, cols), (row, col)), degree = values
+        sources = [arrays[f"source{i}"] for i in range(sum(name.startswith("source") for name in arrays))]
+        extended, size = sources[0].shape, arrays["target"].shape
+        plan = Geometry(extended, size, shape, convention, (0, 0), (0, 0), size)
+        readers = tuple(Reader(array, extended) for array in sources)
+        target = Reader(arrays["target"], plan.size)
+        frame = (rows, cols), (row, col)
+        return cls(
+            key, at, Observation(plan, readers, (target,), background=degree, frame=frame), arrays.get("weights")
+        )
+
+
+def kept(tiles: Iterable[Tile]) -> tuple[Tile, ...]:
+    """Return the tiles of the smallest keys that there is room for: the same ones in whatever order they came."""
+    pixels = 0
+    found: list[Tile] = []
+    for tile in sorted(tiles, key=lambda one: one.key):
+        if pixels >= _MOST_PIXELS or len(found) == _MOST_TILES:
+            break
+        found.append(tile)
+        pixels += tile.observation.geometry.n_pixels
+    return tuple(found)
+
+
+def wanted(tiles: Sequence[Tile], key: int) -> bool:
+    """Say whether a tile of this key would be kept beside these, which are."""
+    full = len(tiles) == _MOST_TILES or sum(t.observation.geometry.n_pixels for t in tiles) >= _MOST_PIXELS
+    return not full or key < tiles[-1].key
+
+
+def key_of(*names: object) -> int:
+    """Return a number that looks like chance, the same for the same names."""
+    return int.from_bytes(hashlib.blake2b(repr(names).encode(), digest_size=7).digest(), "big")
+
+
+def tiles_of(
+    observation: Observation,
+    weights: Weights | None,
+    at: int,
+    name: object,
+    wanted: Callable[[int], bool] = lambda _: True,
+) -> list[Tile]:
+    """Cut tiles out of an observation of one target, or a block of it, that has such a name.
+
+    Those whose key is not `wanted` are left out, and those of which no pixel counts.
+    """
+    side, starts = whiteness.places(observation, weights)
+    found = []
+    for row, col in starts:
+        key = key_of(name, row, col)
+        own: Any = None
+        if not wanted(key):
+            continue
+        if weights is not None:
+            own = np.array(weights[row : row + side[0], col : col + side[1]])
+            if not own.any():
+                continue
+        part = blocks.alone(blocks.sub_observation(observation, Box(row, col, *side)))
+        sources, targets = (
+            tuple(dataclasses.replace(reader, array=np.array(reader.array)) for reader in readers)
+            for readers in (part.sources, part.targets)
+        )
+        found.append(Tile(key, at, dataclasses.replace(part, sources=sources, targets=targets, where=""), own))
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class ImageNoise:
+    """What the noise of the image adds to the Gram matrix.
+
+    Attributes
+    ----------
+    std : float
+        Standard deviation of an image pixel's.
+    gram : ndarray, shape (taps, taps)
+        What it adds.
+    pairs : ndarray or None
+        As `errors_in_variables.shared` has them; in blocks only those whose two pixels lie in one block.
+    share : float
+        How much of it was taken off.
+    """
+
+    std: float
+    gram: Array
+    pairs: Array | None
+    share: float = 1.0
+
+    def restored(self, stats: NormalEquations) -> NormalEquations:
+        """Return statistics as they were with that noise in them."""
+        more = self.share * self.gram
+        fields: dict[str, Any] = {"gram": stats.gram + more}
+        if stats.center is not None and stats.center_moment is not None:
+            fields["center_moment"] = stats.center_moment - more @ stats.center
+        return dataclasses.replace(stats, **fields)
+
+    def taken_off(self, stats: NormalEquations) -> "tuple[NormalEquations, ImageNoise]":
+        """Return statistics without it, and what was taken off."""
+        changed, share = take_off(stats, 1.0, self.gram)
+        return changed, dataclasses.replace(self, share=share)
+
+
+def together(mine: tuple[int, ImageNoise | None], theirs: tuple[int, ImageNoise | None]) -> ImageNoise:
+    """Return the noise that is in the sum of two statistics, each with its number of pixels, negative if subtracted."""
+    some: ImageNoise = mine[1] or theirs[1]  # type: ignore[assignment]
+    shape = next((one.pairs.shape for _, one in (mine, theirs) if one is not None and one.pairs is not None), None)
+    gram, pairs, power = np.zeros_like(some.gram), None if shape is None else np.zeros(shape), 0.0
+    for n, one in (mine, theirs):
+        if one is not None:
+            gram = gram + math.copysign(1.0, n) * one.gram
+            power += n * one.std**2
+        if pairs is not None:
+            pairs = pairs + (n if one is None or one.pairs is None else math.copysign(1.0, n) * one.pairs)
+    return ImageNoise(math.sqrt(max(0.0, power) / max(1, mine[0] + theirs[0])), gram, pairs)
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What the statistics of one kernel keep beside their sums.
+
+    Attributes
+    ----------
+    channels, channel_axis, n_pairs, listed
+        How pairs and channels came, as in `FitPlan`.
+    n_observations : int
+        Number of targets, with channels "shared" each channel of each pair.
+    method : str
+        The engine.
+    notes : tuple of str
+        Pixels that were excluded, and why.
+    findings : tuple of Finding
+        What was doubtful before any solver.
+    tiles : tuple of Tile
+        A sample of the pixels. That of a sum is of both parts, and there is none if one part has none.
+    noise : ImageNoise or None
+        What was taken off the Gram matrix.
+    outlier : float
+        Residuals above this are outliers.
+    declared : bool
+        Whether the weights are inverse variances.
+    refined : int
+        Passes over the pixels after the first.
+    """
+
+    channels: str | None = None
+    channel_axis: int | None = None
+    n_pairs: int = 1
+    listed: bool = False
+    n_observations: int = 1
+    method: str = ""
+    notes: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    tiles: tuple[Tile, ...] = ()
+    noise: ImageNoise | None = None
+    outlier: float = math.inf
+    declared: bool = False
+    refined: int = 0
+
+    def __add__(self, other: "Context") -> "Context":
+        """Return that of the pixels of both, but for the image's noise."""
+        moved = [dataclasses.replace(tile, at=tile.at + self.n_observations) for tile in other.tiles]
+        return dataclasses.replace(
+            self,
+            n_pairs=self.n_pairs + other.n_pairs,
+            listed=True,
+            n_observations=self.n_observations + other.n_observations,
+            notes=tuple(dict.fromkeys(self.notes + other.notes)),
+            findings=ranked(self.findings + other.findings),
+            tiles=kept([*self.tiles, *moved]) if self.tiles and other.tiles else (),
+            noise=None,
+            outlier=max(self.outlier, other.outlier),
+            declared=self.declared and other.declared,
+            refined=max(self.refined, other.refined),
+        )
+
+    def packed(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+        """Return it as a header of plain values, and the arrays."""
+        header: dict[str, Any] = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in ("tiles", "noise")
+        }
+        header["findings"] = [(one.verdict.name, one.detail) for one in self.findings]
+        header["outlier"] = None if math.isinf(self.outlier) else self.outlier
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        header["tiles"] = []
+        for i, tile in enumerate(self.tiles):
+            values, own = tile.packed()
+            header["tiles"].append(values)
+            arrays |= {f"tile{i}_{name}": array for name, array in own.items()}
+        if self.noise is not None:
+            header["noise"] = self.noise.std, self.noise.share
+            arrays["noise_gram"] = self.noise.gram
+            if self.noise.pairs is not None:
+                arrays["noise_pairs"] = self.noise.pairs
+        return header, arrays
+
+    @classmethod
+    def unpacked(
+        cls, header: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]], stats: NormalEquations
+    ) -> "Context":
+        """Return what `packed` took apart, of such statistics."""
+        fields = dict(header)
+        fields["findings"] = tuple(Finding(Verdict[name], detail) for name, detail in header["findings"])
+        fields["outlier"] = math.inf if header["outlier"] is None else header["outlier"]
+        fields["notes"] = tuple(header["notes"])
+        tiles = [(values, _with_prefix(arrays, f"tile{i}_")) for i, values in enumerate(header["tiles"])]
+        fields["tiles"] = tuple(Tile.unpacked(*both, stats.terms[0], stats.convention) for both in tiles)
+        if "noise" in header:
+            std, share = header["noise"]
+            fields["noise"] = ImageNoise(std, arrays["noise_gram"], arrays.get("noise_pairs"), share)
+        return cls(**fields)
+
+
+def _with_prefix(arrays: Mapping[str, npt.NDArray[Any]], prefix: str) -> dict[str, npt.NDArray[Any]]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def estimated(stats: NormalEquations, context: Context, solver: Solver) -> Estimate:
+    """Return what a solver makes of statistics, with all that is known beside them."""
+    estimate = solved(stats, solver)
+    noise = context.noise
+    if noise is not None:
+        more = shared(estimate, math.sqrt(noise.share) * noise.std, noise.pairs)
+        observed = stats.gram + noise.share * noise.gram
+        estimate = with_scores(estimate, stats.gram, estimate.noise_std**2 * observed + more)
+        estimate = finish(estimate, noise.std, noise.share)
+    estimate = dataclasses.replace(
+        estimate,
+        method=context.method or estimate.method,
+        notes=(*context.notes, *estimate.notes),
+        findings=ranked((*context.findings, *estimate.findings)),
+        refined=context.refined,
+    )
+    return _looked_at(estimate, stats, context)
+
+
+def _looked_at(estimate: Estimate, stats: NormalEquations, context: Context) -> Estimate:
+    """Return an estimate with what the residual of the tiles says, or that none was looked at."""
+    tiles = context.tiles
+    if not tiles:
+        detail = f"no pixels are kept beside the sums over {stats.n_pixels} of them"
+        return with_finding(estimate, Finding(Verdict.RESIDUAL_UNCHECKED, detail))
+    observations, level = [tile.observation for tile in tiles], 0.0
+    weights: list[Weights] | None = [tile.item.weights for tile in tiles]
+    seen = estimate
+    if all(tile.weights is None for tile in tiles):
+        weights, level = None, math.sqrt(stats.target_energy / max(1.0, stats.total_weight))
+    else:
+        total: Any = SimpleNamespace(sum=lambda: stats.total_weight)  # all that is asked of the weights of all pixels
+        seen = dataclasses.replace(seen, weights=total)
+    if estimate.background is not None:
+        table = estimate.background.coefficients
+        own = table.reshape(-1, table.shape[-1])[[tile.at for tile in tiles]]
+        seen = dataclasses.replace(seen, background=dataclasses.replace(estimate.background, coefficients=own))
+    seen = whiteness.look(observations, seen, weights, most=context.outlier, declared=context.declared, level=level)
+    seen = quantization.judged(seen, observations, 0, 1, weights)
+    notes = seen.notes
+    if stats.convention.boundary is not None and stats.convention.mode != "valid":
+        notes = (*notes, "the declared boundary was not held against the edges, whose pixels are not kept")
+    return dataclasses.replace(seen, weights=estimate.weights, background=estimate.background, notes=notes)
