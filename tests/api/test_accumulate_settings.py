@@ -5,6 +5,7 @@ import pytest
 
 import kernelfit
 import naive
+from helpers import assert_close, assert_same_bits
 from kernelfit import Verdict, accumulate, find_kernel
 
 SHAPE = (3, 5)
@@ -52,9 +53,9 @@ def scene(settings, pairs):
     return [image for image, _ in pairs], [target[::down, ::across] for _, target in pairs]
 
 
-def same_fit(close, actual, expected, tolerance=1e-9):
-    close(actual.kernel, expected.kernel, tolerance, "kernel")
-    close(actual.stderr, expected.stderr, tolerance, "stderr")
+def same_fit(assert_close, actual, expected, tolerance=1e-9):
+    assert_close(actual.kernel, expected.kernel, tolerance, "kernel")
+    assert_close(actual.stderr, expected.stderr, tolerance, "stderr")
     assert actual.noise_std == pytest.approx(expected.noise_std, rel=tolerance)
     assert actual.n_pixels == expected.n_pixels
     assert actual.image_noise == pytest.approx(expected.image_noise)
@@ -62,14 +63,14 @@ def same_fit(close, actual, expected, tolerance=1e-9):
     assert len(actual.parts) == len(expected.parts)
     assert (actual.background is None) == (expected.background is None)
     if expected.background is not None:
-        close(actual.background.coefficients, expected.background.coefficients, tolerance, "background")
-        close(actual.background.stderr, expected.background.stderr, tolerance, "background's stderr")
+        assert_close(actual.background.coefficients, expected.background.coefficients, tolerance, "background")
+        assert_close(actual.background.stderr, expected.background.stderr, tolerance, "background's stderr")
         assert actual.background.shapes == expected.background.shapes
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("several", [False, True])
-def test_solving_gives_the_fit(name, several, close):
+def test_solving_gives_the_fit(name, several):
     settings = dict(SETTINGS[name])
     images, targets = scene(settings, PAIRS)
     if not several:
@@ -77,7 +78,7 @@ def test_solving_gives_the_fit(name, several, close):
         settings |= {n: settings[n][0] for n in ("mask", "image_mask", "weights") if n in settings}
     expected = find_kernel(images, targets, SHAPE, **settings)
     stats = accumulate(images, targets, SHAPE, **settings)
-    same_fit(close, stats.solve(), expected)
+    same_fit(assert_close, stats.solve(), expected)
     if "robust" not in settings and "boundary" not in settings:
         assert stats.solve().verdict is expected.verdict
         assert stats.solve().notes == expected.notes
@@ -85,28 +86,28 @@ def test_solving_gives_the_fit(name, several, close):
 
 @pytest.mark.parametrize("channels", ["shared", "separate", "mixed"])
 @pytest.mark.parametrize("more", [{}, {"background": 1}, {"mask": MASKS}, {"solver": kernelfit.NonNegative()}], ids=str)
-def test_channels(channels, more, close, tmp_path):
+def test_channels(channels, more, tmp_path):
     settings = {"channel_axis": -1, "channels": channels, **more}
     solver = settings.pop("solver", None)
     images, targets = scene(settings, COLOUR)
     expected = find_kernel(images, targets, SHAPE, **settings, **({} if solver is None else {"solver": solver}))
     stats = accumulate(images, targets, SHAPE, **settings)
     assert isinstance(stats, kernelfit.NormalStats if channels == "shared" else kernelfit.ChannelStats)
-    same_fit(close, stats.solve(solver), expected)
+    same_fit(assert_close, stats.solve(solver), expected)
     # those of the pairs add up to those of all, and are what they were when they come back from a file
     singles = [
         accumulate(i, t, SHAPE, **{**settings, **({"mask": m} if "mask" in settings else {})})
         for i, t, m in zip(images, targets, MASKS, strict=True)
     ]
     both = singles[0] + singles[1]
-    same_fit(close, both.solve(solver), expected)
+    same_fit(assert_close, both.solve(solver), expected)
     both.save(tmp_path / "sums.npz")
     again = type(both).load(tmp_path / "sums.npz").solve(solver)
     assert np.array_equal(again.kernel, both.solve(solver).kernel)
     assert again.findings == both.solve(solver).findings and again.notes == both.solve(solver).notes
 
 
-def test_a_background_is_that_of_dense_least_squares(close):
+def test_a_background_is_that_of_dense_least_squares():
     """Two pairs, each with a plane of its own beside one kernel, as one dense system."""
     degree, rows, values = 1, [], []
     for number, (image, target) in enumerate(PAIRS):
@@ -120,8 +121,8 @@ def test_a_background_is_that_of_dense_least_squares(close):
         values.append(target[used])
     unknowns = np.linalg.lstsq(np.concatenate(rows), np.concatenate(values), rcond=None)[0]
     fit = sum_of([accumulate(*pair, SHAPE, background=degree) for pair in PAIRS]).solve()
-    close(fit.kernel.ravel(), unknowns[:-6], 1e-10)
-    close(fit.background.coefficients, unknowns[-6:].reshape(2, 3), 1e-9)
+    assert_close(fit.kernel.ravel(), unknowns[:-6], 1e-10)
+    assert_close(fit.background.coefficients, unknowns[-6:].reshape(2, 3), 1e-9)
 
 
 def sum_of(stats):
@@ -131,18 +132,18 @@ def sum_of(stats):
     return total
 
 
-def test_the_noise_of_the_image_is_taken_off_once(close):
+def test_the_noise_of_the_image_is_taken_off_once():
     """The sums are those of `without_image_noise`, and adding two of them takes off what is in both."""
     image, target = PAIRS[0]
     stats = accumulate(image, target, SHAPE, image_noise=0.03)
     less, share = accumulate(image, target, SHAPE).without_image_noise(0.03)
     assert share == 1.0
-    close(stats.gram, less.gram, 1e-14)
+    assert_close(stats.gram, less.gram, 1e-14)
     expected = find_kernel([p[0] for p in PAIRS], [p[1] for p in PAIRS], SHAPE, image_noise=0.03)
     both = sum_of([accumulate(*pair, SHAPE, image_noise=0.03) for pair in PAIRS])
-    same_fit(close, both.solve(), expected)
+    same_fit(assert_close, both.solve(), expected)
     rest = both - accumulate(*PAIRS[1], SHAPE, image_noise=0.03)
-    close(rest.gram, stats.gram, 1e-11)
+    assert_close(rest.gram, stats.gram, 1e-11)
     # where not all of it can be taken off, the share is that of all pixels, and is said
     large = sum_of([accumulate(*pair, SHAPE, image_noise=0.4) for pair in PAIRS]).solve()
     expected = find_kernel([p[0] for p in PAIRS], [p[1] for p in PAIRS], SHAPE, image_noise=0.4)
@@ -168,13 +169,13 @@ def test_what_is_refused(settings, text):
         accumulate(*PAIRS[0], SHAPE, **settings)
 
 
-def test_value_objects_are_the_same_as_keywords(same_bits):
+def test_value_objects_are_the_same_as_keywords():
     image, target = PAIRS[0]
     model = kernelfit.Model(SHAPE, boundary="wrap", background=0)
     selection, execution = kernelfit.Selection(mask=MASKS[0]), kernelfit.Execution(engine="direct", workers=1)
     whole = accumulate(image, target, model, selection=selection, execution=execution, noise=kernelfit.Noise())
     flat = accumulate(image, target, SHAPE, boundary="wrap", background=0, mask=MASKS[0], method="direct", workers=1)
-    same_bits(whole, flat)
+    assert_same_bits(whole, flat)
 
 
 def test_saturated_pixels_are_left_out_by_default():

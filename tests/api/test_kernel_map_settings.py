@@ -6,6 +6,7 @@ import scipy.linalg
 import scipy.optimize
 
 import naive
+from helpers import assert_close
 from kernelfit import (
     ConjugateGradient,
     GaussianProcess,
@@ -93,7 +94,7 @@ SELECTS = {
         ({"channel_axis": 2, "channels": "mixed", "stride": 2, "boundary": "fill"}, 1, ("weights",)),
     ],
 )
-def test_a_tile_is_dense_least_squares_over_its_pixels(keywords, pairs, selects, close):
+def test_a_tile_is_dense_least_squares_over_its_pixels(keywords, pairs, selects):
     images, targets = scene(pairs, 2 if "channel_axis" in keywords else None)
     down, across = np.broadcast_to(keywords.get("stride", 1), 2)
     top, left = np.broadcast_to(keywords.get("offset", 0), 2)
@@ -114,8 +115,8 @@ def test_a_tile_is_dense_least_squares_over_its_pixels(keywords, pairs, selects,
             here = (*at, c) if several else at
             box = found.boxes[at]
             expected = twin(group, box, keywords, selects)
-            close(found.kernels[here].reshape(expected.kernel.shape), expected.kernel, 1e-10)
-            close(found.stderr[here].ravel(), np.sqrt(np.diag(expected.covariance)), 1e-8)
+            assert_close(found.kernels[here].reshape(expected.kernel.shape), expected.kernel, 1e-10)
+            assert_close(found.stderr[here].ravel(), np.sqrt(np.diag(expected.covariance)), 1e-8)
             assert found.noise_std[here] == pytest.approx(expected.noise_std, rel=1e-8)
             for beside, (_, target, (pair, channel)) in zip(expected.background, group, strict=True):
                 if found.background is None:
@@ -124,7 +125,7 @@ def test_a_tile_is_dense_least_squares_over_its_pixels(keywords, pairs, selects,
                 degree, (row, col, rows, cols) = keywords["background"], box
                 whole = naive.surface_columns(np.ones(target.shape, bool), degree) @ beside
                 own = naive.surface_columns(np.ones((rows, cols), bool), degree) @ found.background[index]
-                close(own, whole.reshape(target.shape)[row : row + rows, col : col + cols].ravel(), 1e-8)
+                assert_close(own, whole.reshape(target.shape)[row : row + rows, col : col + cols].ravel(), 1e-8)
     assert (found.background is None) == ("background" not in keywords)
     assert found.kernels.shape[:2] == found.verdicts.shape == GRID and "tiles" in found.summary()
 
@@ -145,7 +146,7 @@ def test_a_tile_is_dense_least_squares_over_its_pixels(keywords, pairs, selects,
         {"solver": Sparse()},
     ],
 )
-def test_a_tile_is_the_fit_of_the_images_cut_out(keywords, close):
+def test_a_tile_is_the_fit_of_the_images_cut_out(keywords):
     (image,), (target,) = scene()
     found = kernel_map(image, target, SHAPE, GRID, **keywords)
     for at in np.ndindex(GRID):
@@ -153,14 +154,14 @@ def test_a_tile_is_the_fit_of_the_images_cut_out(keywords, close):
         # the footprint of a pixel: one row before it and one after, one column before
         inner = image[row - 1 : row + rows + 1, col - 1 : col + cols]
         alone = find_kernel(inner, target[row : row + rows, col : col + cols], SHAPE, mode="valid", **keywords)
-        close(found.kernels[at], alone.kernel, 1e-6)
-        close(found.stderr[at], alone.stderr, 1e-6)
+        assert_close(found.kernels[at], alone.kernel, 1e-6)
+        assert_close(found.stderr[at], alone.stderr, 1e-6)
         assert [f.verdict for f in found.findings[at[0]][at[1]]] == [f.verdict for f in alone.findings]
-    close(found.common, find_kernel(image, target, SHAPE, **keywords).kernel, 1e-12)
+    assert_close(found.common, find_kernel(image, target, SHAPE, **keywords).kernel, 1e-12)
     assert np.isnan(found.variation) and np.isnan(found.p_value)
 
 
-def test_no_tap_is_negative_and_the_result_is_that_of_nnls(close):
+def test_no_tap_is_negative_and_the_result_is_that_of_nnls():
     (image,), (target,) = scene()
     found = kernel_map(image, target, SHAPE, GRID, boundary="fill", solver=NonNegative())
     matrix, _ = naive.design_dense(image, SHAPE, mode="same", boundary="fill")
@@ -168,7 +169,7 @@ def test_no_tap_is_negative_and_the_result_is_that_of_nnls(close):
         row, col, rows, cols = found.boxes[at]
         inside = np.zeros(target.shape, bool)
         inside[row : row + rows, col : col + cols] = True
-        close(
+        assert_close(
             found.kernels[at].ravel(),
             scipy.optimize.nnls(matrix[inside.ravel()], target.ravel()[inside.ravel()])[0],
             1e-9,
@@ -248,7 +249,7 @@ def test_channels_of_uneven_noise_count_each_in_units_of_its_own():
     np.testing.assert_allclose(found.noise_std, np.stack([one.noise_std for one in alone], axis=-1), rtol=1e-9)
 
 
-def test_smoothness_beside_backgrounds_is_the_dense_system(close):
+def test_smoothness_beside_backgrounds_is_the_dense_system():
     (image,), (target,) = scene(noise=0.5)
     found = kernel_map(image, target, SHAPE, GRID, boundary="wrap", background=1, smoothness=0.3)
     parts = reduced(found, image, target, 1)
@@ -260,12 +261,12 @@ def test_smoothness_beside_backgrounds_is_the_dense_system(close):
         e[i], e[j] = 1, -1
         big += weight * np.kron(np.outer(e, e), np.eye(6))
     taps = np.linalg.solve(big, np.concatenate([a.T @ y for a, y in parts])).reshape(-1, 6)
-    close(found.kernels.reshape(-1, 6), taps, 1e-9)
+    assert_close(found.kernels.reshape(-1, 6), taps, 1e-9)
     matrix, _ = naive.design_dense(image, SHAPE, mode="same", boundary="wrap")
     for at, part, own in zip(np.ndindex(GRID), tiles_of(found, SIZE), taps, strict=True):
         columns = naive.surface_columns(np.ones(found.boxes[at][2:], bool), 1)
         beside = np.linalg.lstsq(columns, target.ravel()[part] - matrix[part] @ own, rcond=None)[0]
-        close(found.background[at], beside, 1e-8)
+        assert_close(found.background[at], beside, 1e-8)
 
 
 @pytest.mark.parametrize(
@@ -310,14 +311,14 @@ def test_the_bits_do_not_depend_on_the_workers_and_progress_is_told(keywords):
     assert (target == before).all()
 
 
-def test_saturated_pixels_are_left_out_unless_all_are(close):
+def test_saturated_pixels_are_left_out_unless_all_are():
     (image,), (target,) = scene()
     target = np.clip(60 * target + 40, 0, 255).astype(np.uint8)
     found = kernel_map(image, target, SHAPE, GRID, boundary="fill")
     mask = (target == 0) | (target == 255)
     assert 10 < mask.sum() < 400
     expected = kernel_map(image, target, SHAPE, GRID, boundary="fill", mask=mask, saturated=None)
-    close(found.kernels, expected.kernels, 1e-12)
+    assert_close(found.kernels, expected.kernels, 1e-12)
     binary = np.where(target > 128, 255, 0).astype(np.uint8)
     plain = kernel_map(image, binary, SHAPE, GRID, saturated=None)
     assert kernel_map(image, binary, SHAPE, GRID).kernels.tobytes() == plain.kernels.tobytes()

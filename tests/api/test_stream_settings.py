@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import naive
+from helpers import assert_close
 from kernelfit import Verdict, accumulate_stream, find_kernel
 from kernelfit.core import npz
 
@@ -52,35 +53,35 @@ def lists(pairs):
     return [image for image, _ in pairs], [target for _, target in pairs]
 
 
-def same_fit(close, actual, expected, tolerance=1e-9):
-    close(actual.kernel, expected.kernel, tolerance, "kernel")
-    close(actual.stderr, expected.stderr, tolerance, "stderr")
+def same_fit(assert_close, actual, expected, tolerance=1e-9):
+    assert_close(actual.kernel, expected.kernel, tolerance, "kernel")
+    assert_close(actual.stderr, expected.stderr, tolerance, "stderr")
     assert actual.noise_std == pytest.approx(expected.noise_std, rel=tolerance)
     assert actual.n_pixels == expected.n_pixels and actual.verdict is expected.verdict
     assert (actual.channels, actual.channel_axis) == (expected.channels, expected.channel_axis)
     assert (actual.background is None) == (expected.background is None)
     if expected.background is not None:
-        close(actual.background.coefficients, expected.background.coefficients, tolerance, "background")
-        close(actual.background.stderr, expected.background.stderr, tolerance, "background's stderr")
+        assert_close(actual.background.coefficients, expected.background.coefficients, tolerance, "background")
+        assert_close(actual.background.stderr, expected.background.stderr, tolerance, "background's stderr")
 
 
 @pytest.mark.parametrize("settings", [*SETTINGS.values(), *CHANNELS], ids=lambda s: " ".join(s))
-def test_a_stream_is_the_fit(settings, close):
+def test_a_stream_is_the_fit(settings):
     pairs = COLOUR if "channel_axis" in settings else PAIRS
     expected = find_kernel(*lists(pairs), SHAPE, **settings)
     for block, workers in ((None, 1), ((17, 20), 2)):
         stats = accumulate_stream(pairs, SHAPE, block=block, workers=workers, **settings)
-        same_fit(close, stats.solve(), expected)
+        same_fit(assert_close, stats.solve(), expected)
 
 
-def test_masks_of_all_pairs_or_of_each(close):
+def test_masks_of_all_pairs_or_of_each():
     pairs = [pair_of(40, 57, seed=i) for i in (1, 2)]
     expected = find_kernel(*lists(pairs), SHAPE, mask=[MASKS[1]] * 2)
-    same_fit(close, accumulate_stream(iter(pairs), SHAPE, mask=MASKS[1]).solve(), expected)
+    same_fit(assert_close, accumulate_stream(iter(pairs), SHAPE, mask=MASKS[1]).solve(), expected)
     items = [(*pair, MASKS[1]) for pair in pairs]
-    same_fit(close, accumulate_stream(iter(items), SHAPE).solve(), expected)
+    same_fit(assert_close, accumulate_stream(iter(items), SHAPE).solve(), expected)
     expected = find_kernel(*lists(pairs), SHAPE, mask=[None, MASKS[1]])
-    same_fit(close, accumulate_stream(pairs, SHAPE, mask=[None, MASKS[1]]).solve(), expected)
+    same_fit(assert_close, accumulate_stream(pairs, SHAPE, mask=[None, MASKS[1]]).solve(), expected)
     for masks, text in (([MASKS[1]], "pair 1: got a list of 1 as mask"), ([None] * 3, "got a list of 3 as mask for 2")):
         with pytest.raises(ValueError, match=text):
             accumulate_stream(pairs, SHAPE, mask=masks)
@@ -90,7 +91,7 @@ def test_masks_of_all_pairs_or_of_each(close):
 
 @pytest.mark.parametrize("loss", ["huber", "tukey", "clip"])
 @pytest.mark.parametrize("more", [{}, {"background": 1}, {"mask": MASKS}], ids=str)
-def test_outliers_are_held_down(loss, more, close):
+def test_outliers_are_held_down(loss, more):
     """Blocks, with a scale from the sample: here that is of all pixels, so that the kernels agree as weights settle."""
     pairs = []
     for i, (image, target) in enumerate(PAIRS):
@@ -101,7 +102,7 @@ def test_outliers_are_held_down(loss, more, close):
     fit = accumulate_stream(pairs, SHAPE, robust=loss, block=(64, 64), **more).solve()
     error = np.linalg.norm(expected.stderr)
     assert np.linalg.norm(fit.kernel - expected.kernel) < 0.05 * error
-    close(fit.stderr, expected.stderr, 0.02)
+    assert_close(fit.stderr, expected.stderr, 0.02)
     assert Verdict.NOT_CONVERGED not in [f.verdict for f in fit.findings]
     plain = find_kernel(*lists(pairs), SHAPE, **more)
     assert np.linalg.norm(plain.kernel - expected.kernel) > error  # they matter
@@ -130,13 +131,13 @@ def test_what_must_be_read_again_takes_no_iterator():
 
 
 @pytest.mark.parametrize("background", [None, 1])
-def test_refined_where_the_source_can_be_read_again(background, close):
+def test_refined_where_the_source_can_be_read_again(background):
     pairs = [pair_of(*size, noise=0.0, offset=3e3) for size in SIZES]
     keywords = {"background": background, "block": (17, 20)}
     again = accumulate_stream(pairs, SHAPE, **keywords).solve()
     once = accumulate_stream(iter(pairs), SHAPE, **keywords).solve()
     assert again.refined >= 1 and once.refined == 0
-    close(again.kernel, TAPS, 1e-11)
+    assert_close(again.kernel, TAPS, 1e-11)
     assert np.linalg.norm(once.kernel - TAPS) > 10 * np.linalg.norm(again.kernel - TAPS)
     if background is not None:
         assert np.abs(again.background.coefficients).max() < np.abs(once.background.coefficients).max()
@@ -221,13 +222,13 @@ def test_the_sample_does_not_depend_on_workers_and_is_bounded():
     assert len(one.context.tiles) <= 64 and len({t.at for t in one.context.tiles}) > 8
 
 
-def test_nearly_all_saturated_is_used_as_in_memory(close):
+def test_nearly_all_saturated_is_used_as_in_memory():
     rng = np.random.default_rng(0)
     image = rng.random((70, 61))
     target = np.where(rng.random((68, 59)) < 0.5, 0, 255).astype(np.uint8)
     expected = find_kernel(image, target, 3)
     stats = accumulate_stream([(image, target)], 3)
     assert stats.n_pixels == expected.n_pixels == target.size
-    close(stats.solve().kernel, expected.kernel, 1e-9)
+    assert_close(stats.solve().kernel, expected.kernel, 1e-9)
     clipped = np.clip(300 * image[1:-1, 1:-1], 0, 255).astype(np.uint8)
     assert accumulate_stream([(image, clipped)], 3).n_pixels == find_kernel(image, clipped, 3).n_pixels < clipped.size

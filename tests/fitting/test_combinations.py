@@ -10,6 +10,7 @@ import scipy.ndimage
 
 import kernelfit
 import naive
+from helpers import assert_close
 
 IMAGE, SHAPE = (23, 31), (3, 4)
 TUNING = {"huber": 1.345, "tukey": 4.685, "clip": 4.0}
@@ -111,7 +112,7 @@ def given(images, target):
     ],
     ids=str,
 )
-def test_noise_of_the_image(close, n_sources, convention, degree, uneven):
+def test_noise_of_the_image(n_sources, convention, degree, uneven):
     rng = np.random.default_rng(5)
     std = 0.2
     images, target, _ = scene(rng, n_sources, convention.items(), std)
@@ -130,19 +131,19 @@ def test_noise_of_the_image(close, n_sources, convention, degree, uneven):
     one = fit.parts[0] if fit.parts else fit
     assert one.image_noise == pytest.approx(std)  # all of it
     kernel = twin.solve(twin.gram - std**2 * twin.noise(twin.middle))
-    close(fit.kernel.ravel(), kernel, 1e-9)
+    assert_close(fit.kernel.ravel(), kernel, 1e-9)
     left = twin.left(kernel)
     rss = np.sum(twin.weights * left**2)
     assert one.rss == pytest.approx(rss, rel=1e-9)
     assert one.noise_std == pytest.approx(np.sqrt(rss / (twin.spare - kernel.size)), rel=1e-9)
     assert one.n_pixels == np.count_nonzero(twin.weights)
     if degree is not None:
-        close(fit.background.coefficients.ravel(), twin.coefficients(kernel), 1e-9)
+        assert_close(fit.background.coefficients.ravel(), twin.coefficients(kernel), 1e-9)
 
 
 @pytest.mark.parametrize("n_sources", [1, 2])
 @pytest.mark.parametrize("uneven", [False, True])
-def test_errors_beside_noise_of_the_image(close, n_sources, uneven):
+def test_errors_beside_noise_of_the_image(n_sources, uneven):
     """White noise v, and the products of two noises of the image, pair of target pixels by pair."""
     rng = np.random.default_rng(7)
     std = 0.2
@@ -155,7 +156,7 @@ def test_errors_beside_noise_of_the_image(close, n_sources, uneven):
     gram = twin.gram - std**2 * twin.noise(twin.middle)
     scores = one.noise_std**2 * twin.gram + std**4 * twin.both(fit.kernel)
     # without weights all pairs of pixels count, at the edges as well
-    close(one.covariance(), np.linalg.solve(gram, np.linalg.solve(gram, scores).T), 1e-8 if uneven else 0.02)
+    assert_close(one.covariance(), np.linalg.solve(gram, np.linalg.solve(gram, scores).T), 1e-8 if uneven else 0.02)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +233,7 @@ def test_residual_of_another_solver_beside_noise_of_the_image(solver):
 @pytest.mark.parametrize(
     "n_sources, degree, stride", [(1, 1, (1, 1)), (2, None, (1, 1)), (2, 0, (1, 1)), (1, 1, (2, 1))]
 )
-def test_the_sandwich(close, monkeypatch, n_sources, degree, stride, uneven):
+def test_the_sandwich(monkeypatch, n_sources, degree, stride, uneven):
     """With the noise's filter given: every score, and what they make of the taps and of the surface."""
     rng = np.random.default_rng(2)
     shaping = np.outer([0.2, 1.0, 0.2], [0.3, 1.0, 0.3])
@@ -260,14 +261,14 @@ def test_the_sandwich(close, monkeypatch, n_sources, degree, stride, uneven):
     covariance = inverse @ every.T @ noise @ every @ inverse
     n = fit.kernel.size
     one = fit.parts[0] if fit.parts else fit
-    close(one.covariance(), covariance[:n, :n], 1e-8)
+    assert_close(one.covariance(), covariance[:n, :n], 1e-8)
     if degree is not None:
-        close(fit.background.stderr.ravel(), np.sqrt(np.diag(covariance)[n:]), 1e-8)
+        assert_close(fit.background.stderr.ravel(), np.sqrt(np.diag(covariance)[n:]), 1e-8)
     plain = kernelfit.find_kernel(image, result, SHAPE, **keywords)
     later = kernelfit.sandwich_errors(image, result, plain)
-    close(later.stderr, fit.stderr, 1e-10)
+    assert_close(later.stderr, fit.stderr, 1e-10)
     if degree is not None:
-        close(later.background.stderr, fit.background.stderr, 1e-10)
+        assert_close(later.background.stderr, fit.background.stderr, 1e-10)
     assert kernelfit.check_noise(image, result, plain) is not None
 
 
@@ -299,7 +300,7 @@ def laplacian(shape):
     ],
     ids=str,
 )
-def test_division_of_periodic_data(close, n_sources, convention, balance, degree):
+def test_division_of_periodic_data(n_sources, convention, balance, degree):
     """It minimises what the pixels say, and the Laplacian."""
     rng = np.random.default_rng(4)
     images, target, _ = scene(rng, n_sources, convention.items(), image_std=0.0, size=(24, 30), shape=(3, 5))
@@ -313,15 +314,15 @@ def test_division_of_periodic_data(close, n_sources, convention, balance, degree
     level = np.trace(every) / len(every) if level is None else level
     penalty = balance * level * np.kron(np.eye(n_sources), laplacian((3, 5)))
     kernel = twin.solve(every + penalty)
-    close(fit.kernel.ravel(), kernel, 1e-8)
+    assert_close(fit.kernel.ravel(), kernel, 1e-8)
     left = twin.left(kernel)
     one = fit.parts[0] if fit.parts else fit
     assert one.rss == pytest.approx(left @ left, rel=1e-6)
     if degree is not None:
-        close(fit.background.coefficients.ravel(), twin.coefficients(kernel), 1e-8)
+        assert_close(fit.background.coefficients.ravel(), twin.coefficients(kernel), 1e-8)
     if balance == 0.0:
         least = kernelfit.find_kernel(image, result, (3, 5), background=degree, **convention, **more)
-        close(fit.stderr, least.stderr, 0.25)
+        assert_close(fit.stderr, least.stderr, 0.25)
 
 
 @pytest.mark.parametrize("n_sources, stride", [(1, (1, 1)), (2, (1, 1)), (1, (2, 3)), (2, (2, 1))])
