@@ -239,7 +239,15 @@ class NormalStats(NormalEquations):
         return self.of(sums, context)
 
     def crop(self, shape: int | Shape, corner: Shape | None = None) -> Self:
-        """Return the statistics of a smaller support, exactly, without reading a pixel, and without a sample."""
+        """Return the statistics of a smaller support, exactly, without reading a pixel, and without a sample.
+
+        Parameters
+        ----------
+        shape : int or (int, int)
+            Rows and columns of the smaller support.
+        corner : (int, int), optional
+            The tap of this support that becomes tap (0, 0); by default the centre falls on the origin.
+        """
         context = self.context
         if context is not None:
             if context.noise is not None:
@@ -558,3 +566,5 @@ class SpectralStats(CrossSpectra):
 
 for _record in (KernelFit, NormalStats, SpectralStats):
     _record.__doc__ = _record.__base__.__doc__
+_CONTEXT = "    context : Context, optional\n        A sample of the pixels, by which fits are judged.\n\n    Examples\n"
+NormalStats.__doc__ = (NormalStats.__doc__ or "").replace("    Examples\n", _CONTEXT, 1)

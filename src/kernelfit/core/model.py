@@ -115,7 +115,13 @@ class Model:
         return self.shape  # type: ignore[return-value]
 
     def convention(self, mode: str) -> Convention:
-        """Return how the kernel lies on an image in a mode."""
+        """Return how the kernel lies on an image.
+
+        Parameters
+        ----------
+        mode : {"same", "valid", "full"}
+            How the target's shape follows from the image's.
+        """
         fields: dict[str, Any] = {
             name: getattr(self, name) for name in ("boundary", "fillvalue", "origin", "operation")
         }

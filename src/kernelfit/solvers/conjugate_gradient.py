@@ -77,7 +77,13 @@ class ConjugateGradient:
             raise ValueError(msg)
 
     def solve(self, stats: NormalEquations) -> Estimate:
-        """Refuse statistics: what has a Gram matrix is solved exactly, with all errors."""
+        """Refuse statistics: what has a Gram matrix is solved exactly, with all errors.
+
+        Parameters
+        ----------
+        stats : NormalStats
+            The statistics.
+        """
         msg = (
             f"got solver={self} for statistics of {stats.n_taps} taps, whose Gram matrix it would not use; "
             "need LeastSquares(), Penalized() or GaussianProcess(), or the pixels: find_kernel"
