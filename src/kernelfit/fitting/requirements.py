@@ -77,6 +77,10 @@ RULES = (
         for name in ("uneven weights", "background", "mixed channels")
     ),
     *(
+        _rule("statistics of blocks", name, "it takes a second reading, for which find_kernel is there", _PIXELS)
+        for name in ("photon noise", "robust", "image noise")
+    ),
+    *(
         _rule("one-shot stream", name, "weights from the residual need the pixels again", _AGAIN)
         for name in ("photon noise", "robust")
     ),
@@ -95,6 +99,7 @@ _WORDS = {
     "mixed channels": "channels='mixed'",
     "tolerance": "tolerance=",
     "statistics alone": "statistics alone",
+    "statistics of blocks": "statistics of blocks alone",
     "one-shot stream": "an iterator of pairs, which is read once",
     "given engine": "a given method that does not iterate",
     "Wiener": "Wiener()",
