@@ -566,5 +566,5 @@ class SpectralStats(CrossSpectra):
 
 for _record in (KernelFit, NormalStats, SpectralStats):
     _record.__doc__ = _record.__base__.__doc__
-_CONTEXT = "    context : Context, optional\n        A sample of the pixels, by which fits are judged.\n\n    Examples\n"
+_CONTEXT = "    context : Context, optional\n        A sample of the pixels, to judge fits by.\n\n    Examples\n"
 NormalStats.__doc__ = (NormalStats.__doc__ or "").replace("    Examples\n", _CONTEXT, 1)
