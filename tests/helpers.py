@@ -250,4 +250,4 @@ def planned(images, targets, shape, *, selection=None, **model):
 def weighted_fit(judged, choice, workers=2, *, regime="auto", tolerance=None):
     """The estimate of pairs with their weights, in one of the ways to take them into account."""
     settings = pipeline.Settings(execution=kernelfit.Execution(workers=workers, tolerance=tolerance))
-    return pipeline.fit_weighted(judged, choice, settings, regime)
+    return pipeline.fit_weighted(judged, choice, settings, regime).estimate
