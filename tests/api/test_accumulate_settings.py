@@ -132,6 +132,13 @@ def sum_of(stats):
     return total
 
 
+@pytest.mark.parametrize("solver", [kernelfit.Penalized("gradient", 0.1), kernelfit.NonNegative()])
+def test_beside_the_noise_of_the_image_the_residual_is_that_of_the_kernel_returned(solver):
+    image, target = PAIRS[0]
+    expected = find_kernel(image, target, SHAPE, image_noise=0.03, solver=solver)
+    same_fit(assert_close, accumulate(image, target, SHAPE, image_noise=0.03).solve(solver), expected)
+
+
 def test_the_noise_of_the_image_is_taken_off_once():
     """The sums are those of `without_image_noise`, and adding two of them takes off what is in both."""
     image, target = PAIRS[0]
