@@ -85,7 +85,11 @@ def test_solving_gives_the_fit(name, several):
 
 
 @pytest.mark.parametrize("channels", ["shared", "separate", "mixed"])
-@pytest.mark.parametrize("more", [{}, {"background": 1}, {"mask": MASKS}, {"solver": kernelfit.NonNegative()}], ids=str)
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"background": 1}, {"mask": MASKS}, {"solver": kernelfit.NonNegative()}],
+    ids=["plain", "background", "mask", "non-negative"],
+)
 def test_channels(channels, more, tmp_path):
     settings = {"channel_axis": -1, "channels": channels, **more}
     solver = settings.pop("solver", None)

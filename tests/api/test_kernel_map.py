@@ -272,7 +272,7 @@ def test_a_tile_without_pixels_that_count_says_so_and_neighbours_fill_it():
     assert again.kernels.tobytes() == plain.kernels.tobytes() and again.common.tobytes() == plain.common.tobytes()
     assert_close(plain.common, find_kernel(image, target, (2, 3), boundary="wrap", mask=mask).kernel, 1e-10)
     smooth = kernel_map(image, target, (2, 3), (4, 5), boundary="wrap", mask=mask, smoothness=0.01)
-    assert smooth.verdicts[1, 1] is Verdict.PRIOR_DECIDES and np.linalg.norm(smooth.kernels[1, 1]) > 0.1
+    assert smooth.verdicts[1, 1] is Verdict.NO_REDUNDANCY and np.linalg.norm(smooth.kernels[1, 1]) > 0.1
     assert "tiles" in smooth.summary()
 
 

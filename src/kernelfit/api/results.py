@@ -372,10 +372,11 @@ def _packed(stats: NormalStats) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _unpacked(header: dict[str, Any], arrays: dict[str, Any]) -> tuple[NormalEquations, Context | None]:
     """Return the statistics that `_packed` took apart."""
-    stats = NormalEquations(**unpacked(header, arrays))
+    sums = {name: array for name, array in arrays.items() if not name.startswith("context_")}
+    stats = NormalEquations(**unpacked(header, sums))
     if header.get("context") is None:
         return stats, None
-    own = {name.removeprefix("context_"): array for name, array in arrays.items() if name.startswith("context_")}
+    own = {name.removeprefix("context_"): arrays[name] for name in arrays.keys() - sums.keys()}
     return stats, Context.unpacked(header["context"], own, stats)
 
 

@@ -489,7 +489,8 @@ def misfits(
         inside = _Design.of(parts)
         parts = _with(parts, inside.without([p.left for _, p in parts]), inside.kept)
     integer = all(np.dtype(o.targets[0].array.dtype).kind in "iu" for o in observations)
-    rounding = integer and weights is None and estimate.noise_std < ALONE * math.sqrt(ROUNDING)
+    alike = all(p.root is None or bool((p.root[p.known] == 1).all()) for _, p in parts)  # in units of the pixels
+    rounding = integer and alike and estimate.noise_std < ALONE * math.sqrt(ROUNDING)
     if any(min(p.left.shape[1:]) < _NARROW for _, p in parts):  # of signals the lags alone are looked at
         some = {} if rounding else _outside(parts)
         return [Finding(v, t.detail) for v, t in some.items()]
