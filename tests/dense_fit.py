@@ -172,7 +172,9 @@ def _system(scene: Scene, images: list[Any], targets: list[Any], group: list[tup
             bad = bad | _plane(scene.image_mask, pair, source, image.shape, scene, False).astype(bool)
             used = used & ~patches(bad, scene, False, scene.boundary).any(axis=-1)
             columns.append(patches(np.where(np.isfinite(image), image, 0.0), scene, scene.fillvalue, scene.boundary))
-            numbers = np.arange(image.size).reshape(image.shape)
+            # No two planes of all the images share a pixel, so none shares its number.
+            first = (pair * len(images[pair]) + source) * max(one.size for planes in images for one in planes)
+            numbers = first + np.arange(image.size).reshape(image.shape)
             labels.append(patches(numbers, scene, -1, scene.boundary))
         used = used & ~_plane(scene.mask, pair, channel, target.shape, scene, False).astype(bool)
         weights = _plane(scene.weights, pair, channel, target.shape, scene, 1.0)
@@ -228,11 +230,23 @@ def spare(system: System) -> int:
 def without_image_noise(system: System, variance: float) -> tuple[Array, Array]:
     """Return a matrix and right-hand side whose normal equations lack what the noise of the image adds to them.
 
-    Two taps of one pixel that multiply the same image pixel multiply the same noise.
+    Two taps of one pixel that multiply the same image pixel multiply the same noise. Of each image pixel's part in the
+    matrix, weighted, the backgrounds take what they have in common with it.
     """
     matrix, values = reduced(system)
-    labels, taps = system.labels, range(system.labels.shape[1])
-    counts = np.array([[np.sum((labels[:, p] == labels[:, q]) & (labels[:, p] >= 0)) for q in taps] for p in taps])
+    labels, root = system.labels, np.sqrt(system.weights)
+    taps = range(labels.shape[1])
+    basis = scipy.linalg.orth(system.surface * root[:, None]) if system.surface.shape[1] else np.zeros((len(labels), 0))
+    taken = []
+    for p in taps:
+        sums, known = np.zeros((labels.max() + 1, basis.shape[1])), labels[:, p] >= 0
+        np.add.at(sums, labels[known, p], (basis * root[:, None])[known])
+        taken.append(sums)
+    counts = np.zeros((len(taps), len(taps)))
+    for p in taps:
+        for q in taps:
+            same = (labels[:, p] == labels[:, q]) & (labels[:, p] >= 0)
+            counts[p, q] = np.sum(system.weights[same]) - np.sum(taken[p] * taken[q])
     lower = np.linalg.cholesky(matrix.T @ matrix - variance * counts)
     return lower.T, np.linalg.solve(lower, matrix.T @ values)
 
@@ -259,12 +273,16 @@ def differences(shape: Shape) -> Array:
 
 
 def penalty_rows(matrix: Array, shapes: list[Shape], penalty: str, strength: float) -> Array:
-    """Return D such that ``|D k|^2 = strength * t k'Qk``, with t the ratio of the traces of each term's G and Q."""
+    """Return D such that ``|D k|^2 = strength * t k'Qk``.
+
+    Of each term t is the ratio of two traces: that of the Gram matrix of its taps less their mean, and that of Q.
+    """
     blocks, start = [], 0
     for shape in shapes:
         taps = shape[0] * shape[1]
         rows = np.eye(taps) if penalty == "ridge" else differences(shape)
-        ratio = np.sum(matrix[:, start : start + taps] ** 2) / np.sum(rows**2)
+        own = matrix[:, start : start + taps]
+        ratio = np.sum((own - own.mean(axis=1, keepdims=True)) ** 2) / np.sum(rows**2)
         blocks.append(np.sqrt(strength * ratio) * rows)
         start += taps
     return np.asarray(scipy.linalg.block_diag(*blocks))

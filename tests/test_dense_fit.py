@@ -90,3 +90,22 @@ def test_a_kernel_comes_back_through_everything_that_excludes():
     counted = ~touched & ~mask
     counted[4, 5] = counted[7, 8] = False
     assert len(system.values) == counted.sum()
+
+
+@pytest.mark.parametrize("channels", ["shared", "mixed"])
+def test_what_noise_of_the_image_adds_is_the_sum_over_its_pixels(channels):
+    rng = np.random.default_rng(7)
+    images, targets = rng.random((2, 9, 12, 2)), rng.random((2, 9, 12, 2))
+    settings = {"weights": list(rng.random((2, 9, 12)) + 0.5), "background": 1, "boundary": "symm"}
+    scene = dense.Scene(list(images), list(targets), (2, 3), channel_axis=-1, channels=channels, **settings)
+    system = dense.systems(scene)[0]
+    root = np.sqrt(system.weights)[:, None]
+    basis = np.linalg.qr(system.surface * root)[0]
+    expected = 0.0
+    for label in np.unique(system.labels):
+        one = (system.labels == label) * root
+        one = one - basis @ (basis.T @ one)
+        expected = expected + one.T @ one
+    whole = dense.reduced(system)[0]
+    rest = dense.without_image_noise(system, 1e-3)[0]
+    np.testing.assert_allclose(whole.T @ whole - rest.T @ rest, 1e-3 * expected, rtol=1e-8, atol=1e-10)

@@ -104,3 +104,12 @@ def test_squares_that_underflow_are_refused(factor):
     assert fine.verdict.ok and abs(fine.kernel[1, 1] - 1) < 1e-12
     zero = kernelfit.find_kernel(image * 0, target / factor, (3, 4))
     assert zero.verdict is Verdict.RANK_DEFICIENT
+
+
+@pytest.mark.parametrize("mean", [1e7, 1e8])
+def test_a_mean_that_drowns_all_detail_is_no_exception(mean):
+    rng = np.random.default_rng(0)
+    image = rng.standard_normal((60, 71)) + mean
+    target = image[:, ::-1] + 0.05 * rng.standard_normal(image.shape)
+    for solver in ("auto", kernelfit.GaussianProcess()):
+        assert not kernelfit.find_kernel(image, target, (3, 5), solver=solver).verdict.ok

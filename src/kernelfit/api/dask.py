@@ -5,14 +5,17 @@ from typing import Any, Unpack
 from ..compiled.blas import one_blas_thread
 from ..core.geometry import Shape
 from ..core.model import Execution, Model, Selection
+from ..core.normal_equations import NormalEquations
 from ..data.blocks import as_block
 from ..data.plan import make_plan
 from ..fitting import dask_fit, requirements
+from ..fitting.context import Context
 from ..fitting.dask_blocks import BlockGroup, determined, import_dask, unmasked
 from ..fitting.pipeline import Settings
+from ..fitting.statistics import context_of
 from ..solvers.least_squares import Solver
 from .keywords import Keywords, call_of, takes_keywords
-from .results import KernelFit, NormalStats
+from .results import ChannelStats, KernelFit, NormalStats, stats_of
 
 
 @takes_keywords("workers", "tolerance", "progress", "balance", "detrend", "taper")
@@ -58,8 +61,8 @@ def accumulate(
 
     Returns
     -------
-    NormalStats or Delayed
-        The statistics.
+    NormalStats, ChannelStats or Delayed
+        The statistics; `ChannelStats` with channels "separate" and "mixed".
 
     Raises
     ------
@@ -88,16 +91,19 @@ def accumulate(
     call = call_of(shape, keywords, verb="accumulate", selection=selection, execution=execution)
     plan = make_plan(image, target, call.model, call.selection, unmask=unmasked)
     settings = Settings(call.noise, call.solver, call.execution)
-    features = requirements.features_of(plan, settings.noise, settings.solver, settings.execution)
-    requirements.require({**features, "statistics alone": "statistics"})
+    more = "statistics alone", "statistics of blocks"
+    features = requirements.features_of(plan, settings.noise, settings.solver, settings.execution, *more)
+    requirements.require(features)
     engine = dask_fit.chosen(plan.groups[0], settings).method
+    contexts = [context_of(plan, group, engine) for group in range(len(plan.groups))]
     found = [BlockGroup(plan, group, engine, sides).equations() for group in range(len(plan.groups))]
-    total = dask.delayed(_statistics, pure=False)(found)
+    total = dask.delayed(_statistics, pure=False)(found, contexts)
     return total.compute() if compute else total
 
 
-def _statistics(groups: list[Any]) -> NormalStats:
-    return NormalStats.of(determined(groups[0][0]))
+def _statistics(groups: list[list[NormalEquations]], contexts: list[Context]) -> NormalStats | ChannelStats:
+    both = zip(groups, contexts, strict=True)
+    return stats_of([(determined(one), context) for group, context in both for one in group])
 
 
 @takes_keywords("workers")

@@ -123,7 +123,7 @@ class KernelFit(Estimate):
     def plot(
         self, image: npt.ArrayLike | None = None, target: npt.ArrayLike | None = None, *, figure: Any = None
     ) -> Any:
-        """Draw the one figure that answers "may I believe this?"; needs matplotlib, the extra "plot".
+        """Draw the one figure that answers "can I trust this result?"; needs matplotlib, the extra "plot".
 
         Parameters
         ----------
@@ -566,5 +566,7 @@ class SpectralStats(CrossSpectra):
 
 for _record in (KernelFit, NormalStats, SpectralStats):
     _record.__doc__ = _record.__base__.__doc__
-_CONTEXT = "    context : Context, optional\n        A sample of the pixels, to judge fits by.\n\n    Examples\n"
+_CONTEXT = (
+    "    context : Context, optional\n        A sample of the pixels, by which fits are judged.\n\n    Examples\n"
+)
 NormalStats.__doc__ = (NormalStats.__doc__ or "").replace("    Examples\n", _CONTEXT, 1)

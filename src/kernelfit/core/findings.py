@@ -51,10 +51,30 @@ class Verdict(enum.Enum):
         "the noise of the image is about as large as its finest detail, or more, so that the kernel "
         "stays too small (attenuated): check image_noise, use an image with less noise, or ask for a smaller shape"
     )
+    MISALIGNED = (
+        "the target is turned, scaled or distorted against the image, which no one kernel can do, and the kernel is "
+        "smeared by it: bring one of the two onto the other first, or take a part so small that it does not matter"
+    )
+    VARYING = (
+        "no one kernel made the whole target, and the one found is a mean of several: fit parts of the field on their "
+        "own (kernel_map), or take the rows or columns of one kind alone (stride=2) where these differ"
+    )
+    NONLINEAR = (
+        "the target is not linear in the image, so that the kernel is wrong where that matters: undo a gamma or tone "
+        "curve in both images first, leave out what is clipped (saturated=(low, high)); a median, a threshold or a "
+        "compressor is no kernel at all"
+    )
+    SHAPE_TOO_SMALL = (
+        "the target depends on pixels outside the shape asked for, which spoils the taps inside: ask for a larger "
+        "shape, or another origin if the two images are shifted against each other"
+    )
+    OFFSET = (
+        "something lies in the target beside what the kernel makes, which spoils the kernel: fit it as well "
+        "(background=0); rounding down to integers makes a constant of -0.5"
+    )
     COLOURED_NOISE = (
-        "the plain error bars are wrong: (a) the noise is correlated from pixel to pixel: take errors='sandwich'; "
-        "(b) the kernel is wider than the shape asked for, (c) something is added to the target, as background=0 "
-        "allows for, (d) the boundary is not the one declared, or (e) the filter is not linear, or its result clipped"
+        "the noise is correlated from pixel to pixel, so that the plain error bars are wrong; the kernel is not: take "
+        "errors='sandwich'"
     )
     UNEVEN_NOISE = (
         "the noise is not as declared (alike everywhere, unless noise or weights say otherwise), so that the error "

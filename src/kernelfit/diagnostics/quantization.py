@@ -15,7 +15,7 @@ from ..solvers.robust import least_absolute
 #: Variance of the error of rounding to integers, which is uniform between -1/2 and 1/2.
 ROUNDING = 1 / 12
 #: Noise up to so many times that of rounding is nothing else.
-_ALONE = 1.1
+ALONE = 1.1
 #: Types of so many bytes are suspected to wrap round if the noise is more than this share of their range.
 _BYTES = 2
 _SUSPICIOUS = 1 / 40
@@ -81,7 +81,7 @@ def _without_alarm(fit: Estimate) -> Estimate:
     Rounding errors are alike where the image is flat. No other cause is left to look for: no kernel could do better.
     """
     told = [f for f in fit.findings if f.verdict in (Verdict.COLOURED_NOISE, Verdict.UNEVEN_NOISE)]
-    if not told or not fit.noise_std < _ALONE * _rounding_of(fit):
+    if not told or not fit.noise_std < ALONE * _rounding_of(fit):
         return fit
     note = f"the residual is that of rounding to integers, which is not quite white: {told[0].detail}"
     findings = tuple(f for f in fit.findings if f not in told)

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,12 +112,16 @@ def look(
     most: float = math.inf,
     declared: bool = False,
     level: float = 0.0,
+    misfits: Sequence[Finding] = (),
 ) -> Estimate:
     """Return a fit with findings if its residual is not white, or not as even, enough for its error bars.
 
     Residuals above `most` are outliers. If the weights are `declared` to be inverse variances the noise is 1. With the
-    target's root mean square as `level` what is but rounding beside it is not looked at.
+    target's root mean square as `level` what is but rounding beside it is not looked at. Where there are `misfits`, it
+    is they that are told: a model that does not hold leaves a residual that is neither white nor even.
     """
+    if misfits:
+        return functools.reduce(with_finding, misfits, fit)
     if not fit.noise_std > _ROUNDING * level or any(f.verdict is Verdict.NOT_CONVERGED for f in fit.findings):
         return fit  # what is left tells of the iterations, not of the noise
     check = examine(observations, fit, weights, most)
@@ -143,17 +147,12 @@ def examine(
     With weights, one array for the used part of each target, it is the residual times their square root; where a weight
     is zero there is none.
     """
-    plan = observations[0].geometry
-    taps = fit.kernel.reshape(-1, *plan.kernel_shape)
-    taps = taps[:, ::-1, ::-1] if plan.flipped else taps
     sums, squares, pairs = (np.zeros((2 * _REACH + 1,) * 2) for _ in range(3))
     energy, pixels, seen = 0.0, 0, []
     for at, observation in enumerate(observations):
-        beside = None
-        if fit.background is not None:
-            table = fit.background.coefficients.reshape(len(observations), -1)
-            beside = functools.partial(observation.columns.surface, table[at])
-        tiles, targets, known = _sample(observation, taps, beside, None if weights is None else weights[at])
+        own = None if weights is None else weights[at]
+        part = sample(observation, fit, (at, len(observations)), own, *places(observation, own))
+        tiles, targets, known = part.left, part.targets, part.known
         if most < math.inf:
             known &= np.abs(tiles) <= most
             tiles[~known] = targets[~known] = 0.0
@@ -214,24 +213,56 @@ def _unevenness(left: Array, model: Array) -> float:
     return max(1.0, math.sqrt(float(np.einsum("i,i->", power, reach)) / (float(power.mean()) * total)))
 
 
-def _sample(
-    observation: Observation, taps: Array, beside: Callable[[slice, slice], Array] | None, weights: Weights | None
-) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
-    """Return some tiles of the residual, of the target, and which of their pixels count.
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Tiles of a pair, all of one shape.
 
-    All are of one shape, at places fixed by the problem; `beside` gives a block of what lies beside the kernel's share.
+    Attributes
+    ----------
+    starts : list of (int, int)
+        The first of the used target pixels of each.
+    left, targets, model : ndarray, shape (tiles, rows, cols)
+        The residual, the target and what the kernel makes, a background left out; the first two times the root of the
+        weights, zero where a pixel does not count.
+    known : ndarray of bool
+        Which pixels count.
+    root : ndarray or None
+        The root of the weights.
+    blocks : ndarray, shape (sources, tiles, rows, cols)
+        The pixels of the images under the kernel.
     """
-    side, starts = places(observation, weights)
-    step, pace = observation.geometry.stride
+
+    starts: list[Shape]
+    left: Array
+    targets: Array
+    model: Array
+    known: npt.NDArray[np.bool_]
+    root: Array | None
+    blocks: Array
+
+
+def sample(
+    observation: Observation,
+    fit: Estimate,
+    place: tuple[int, int],
+    weights: Weights | None,
+    side: Shape,
+    starts: list[Shape],
+) -> Sample:
+    """Read some tiles of a pair, which is the first number of `place` of so many that share the fit."""
+    plan = observation.geometry
+    taps = fit.kernel.reshape(-1, *plan.kernel_shape)
+    taps = taps[:, ::-1, ::-1] if plan.flipped else taps
+    step, pace = plan.stride
     whole = (step * (side[0] - 1) + 1, pace * (side[1] - 1) + 1)  # what the stride leaves of it are the tiles
     halo = (whole[0] + taps.shape[1] - 1, whole[1] + taps.shape[2] - 1)
     tiles = [(slice(r, r + side[0]), slice(c, c + side[1])) for r, c in starts]
     targets = np.stack([observation.targets[0].block(*start, side) for start in starts])
     blocks = np.stack([[s.block(step * r, pace * c, halo) for r, c in starts] for s in observation.sources])
-    known = np.ones(targets.shape, dtype=bool)
+    known, root = np.ones(targets.shape, dtype=bool), None
     if weights is not None:
         own = np.stack([weights[tile] for tile in tiles]).astype(np.float64)
-        known = own > 0
+        known, root = own > 0, np.sqrt(own)
         targets[~known] = 0.0
         blocks[:, ~_needed(known, halo, (step, pace))] = 0.0
     size = [scipy.fft.next_fast_len(n, real=True) for n in halo]
@@ -239,20 +270,23 @@ def _sample(
     spectra = scipy.fft.rfft2(blocks, size, workers=1)
     spectra *= np.conj(scipy.fft.rfft2(taps, size, workers=1))[:, None]
     model = scipy.fft.irfft2(spectra.sum(axis=0), size, workers=1)[:, : whole[0] : step, : whole[1] : pace]
-    if beside is not None:
-        model = model + np.stack([beside(*tile) for tile in tiles])
     left = targets - model
-    if weights is not None:
-        root = np.sqrt(own)
+    if fit.background is not None:
+        table, surface = fit.background.coefficients.reshape(place[1], -1), observation.columns.surface
+        left -= np.stack([surface(table[place[0]], *tile) for tile in tiles])
+    if root is not None:
         left, targets = np.where(known, left * root, 0.0), targets * root
-    return left, targets, known
+    return Sample(starts, left, targets, model, known, root, blocks)
 
 
-def places(observation: Observation, weights: Weights | None) -> tuple[Shape, list[Shape]]:
+def places(
+    observation: Observation, weights: Weights | None, most: int | None = None, largest: Shape = (_SIDE, _SIDE)
+) -> tuple[Shape, list[Shape]]:
     """Return the shape of the tiles and where they begin: spread evenly, or where there are pixels that count."""
     rows, cols = observation.size
-    side = (min(rows, _SIDE), min(cols, _SIDE))
-    most = min(_TILES, max(4, observation.geometry.n_pixels // _PIXELS_PER_TILE))
+    side = (min(rows, largest[0]), min(cols, largest[1]))
+    if most is None:
+        most = min(_TILES, max(4, observation.geometry.n_pixels // _PIXELS_PER_TILE))
     down = max(1, min(rows // side[0], round(math.sqrt(most * rows / cols))))
     across = max(1, min(cols // side[1], most // down))
     starts = [

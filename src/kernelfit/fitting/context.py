@@ -25,7 +25,7 @@ from ..data.blocks import Box
 from ..data.observation import Observation, WeightedObservation, Weights
 from ..data.reader import Reader
 from ..diagnostics import quantization, whiteness
-from ..solvers.errors_in_variables import finish, shared, take_off
+from ..solvers.errors_in_variables import at_the_pixels, finish, shared, take_off
 from ..solvers.least_squares import Solver
 from ..solvers.sandwich import with_scores
 from .pipeline import solved
@@ -297,9 +297,10 @@ def estimated(stats: NormalEquations, context: Context, solver: Solver) -> Estim
     estimate = solved(stats, solver)
     noise = context.noise
     if noise is not None:
+        observed = noise.restored(stats)
+        estimate = at_the_pixels(estimate, observed)
         more = shared(estimate, math.sqrt(noise.share) * noise.std, noise.pairs)
-        observed = stats.gram + noise.share * noise.gram
-        estimate = with_scores(estimate, stats.gram, estimate.noise_std**2 * observed + more)
+        estimate = with_scores(estimate, stats.gram, estimate.noise_std**2 * observed.gram + more)
         estimate = finish(estimate, noise.std, noise.share)
     estimate = dataclasses.replace(
         estimate,

@@ -16,6 +16,7 @@ from ..core.validation import Array
 from ..data.observation import Observation, of_target
 from ..data.plan import FitPlan
 from ..engines.cost_model import Choice, resolve
+from ..solvers.conjugate_gradient import ConjugateGradient
 from ..solvers.least_squares import LeastSquares, LeastSquaresSolution, factorise, least_squares, rounding_matters
 from . import pipeline, requirements
 from .channels import join
@@ -31,7 +32,8 @@ _MOST_TAPS = 8000
 def fit(plan: FitPlan, settings: Settings, sides: Shape | None) -> Estimate:
     """Find the kernels of a plan."""
     n_taps = math.prod(plan.model.kernel_shape) * len(plan.groups[0][0].sources)
-    if settings.solver.needs == "operator" and n_taps <= _MOST_TAPS:
+    plain = isinstance(settings.solver, ConjugateGradient) and settings.solver.plain
+    if plain and n_taps <= _MOST_TAPS:
         settings = dataclasses.replace(settings, solver=LeastSquares())  # the exact statistics are at hand
     requirements.require(requirements.features_of(plan, settings.noise, settings.solver, settings.execution))
     return join([fit_group(plan, group, settings, sides) for group in range(len(plan.groups))], plan)

@@ -24,6 +24,7 @@ from ..data.masking import Judged, Unsaturated
 from ..data.observation import Observation, WeightedObservation, Weights, of_target
 from ..data.plan import FitPlan
 from ..diagnostics import boundary, quantization, score_covariance, whiteness
+from ..diagnostics.misfit import misfits
 from ..engines import weighted, weighted_iteration
 from ..engines.cost_model import Choice, resolve
 from ..engines.welch import spectral_statistics
@@ -175,10 +176,10 @@ def _constant(observation: Observation, threads: int) -> Elimination:
 def _alike(observations: Sequence[Observation], choice: Choice, settings: Settings) -> list[Fitted]:
     """Return the estimates of observations without weights."""
     execution, noise = settings.execution, settings.noise
-    equations: Sequence[NormalEquations | None] = (None,)
+    n_targets = len(observations[0].targets)
+    equations: Sequence[NormalEquations | None] = (None,) * n_targets
     eliminations: Sequence[Elimination] = ()
     if choice.method == "cg":
-        n_targets = len(observations[0].targets)
         estimates = [_iterated(observations, t, settings) for t in range(n_targets)]
         levels = [0.0] * n_targets
     else:
@@ -447,8 +448,11 @@ def diagnosed(
     weights are inverse variances, `level` is the target's root mean square, and `edges` and `integers` whether the
     edges and the target's type are looked at.
     """
-    if noise.covariance == "plain":
-        estimate = whiteness.look(observations, estimate, weights, most=most, declared=declared, level=level)
+    wrong = misfits(observations, estimate, weights, workers)
+    if noise.covariance == "plain" or wrong:  # sandwich errors clear correlated noise, and nothing else
+        estimate = whiteness.look(
+            observations, estimate, weights, most=most, declared=declared, level=level, misfits=wrong
+        )
     if edges:
         (estimate,) = boundary.doubt(observations, [estimate])
     return quantization.judged(estimate, observations, 0, workers, weights) if integers else estimate

@@ -1,5 +1,6 @@
 """What goes with what: features of a call, and the pairs of them that exclude each other, each with its reason."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -76,6 +77,10 @@ RULES = (
         for name in ("uneven weights", "background", "mixed channels")
     ),
     *(
+        _rule("statistics of blocks", name, "it takes a second reading, for which find_kernel is there", _PIXELS)
+        for name in ("photon noise", "robust", "image noise")
+    ),
+    *(
         _rule("one-shot stream", name, "weights from the residual need the pixels again", _AGAIN)
         for name in ("photon noise", "robust")
     ),
@@ -94,10 +99,14 @@ _WORDS = {
     "mixed channels": "channels='mixed'",
     "tolerance": "tolerance=",
     "statistics alone": "statistics alone",
+    "statistics of blocks": "statistics of blocks alone",
     "one-shot stream": "an iterator of pairs, which is read once",
     "given engine": "a given method that does not iterate",
     "Wiener": "Wiener()",
     "ConjugateGradient": "ConjugateGradient()",
+    "another solver": "a solver other than LeastSquares()",
+    "smoothness": "smoothness=",
+    "uneven weights": "weights that differ",
 }
 
 
@@ -148,3 +157,19 @@ def why_gram(features: dict[str, str]) -> str | None:
     there = {*features, "ConjugateGradient"}
     rule = next((r for r in RULES if "ConjugateGradient" in r.features and r.features <= there), None)
     return None if rule is None else _WORDS[next(iter(rule.features - {"ConjugateGradient"}))]
+
+
+def table() -> str:
+    """Return the rules as a table in Markdown, those of one reason in one row."""
+    alike: dict[tuple[str, str], list[frozenset[str]]] = {}
+    for rule in RULES:
+        alike.setdefault((rule.reason, rule.remedy), []).append(rule.features)
+    rows = ["| this | does not go with | because | what to do |", "|---|---|---|---|"]
+    for (reason, remedy), sets in alike.items():
+        alone = {max(sets[0], key=list(_WORDS).index)}
+        first = frozenset.intersection(*sets) if len(sets) > 1 else alone
+        others = [name for features in sets for name in sorted(features - first)]
+        cells = (" with ".join(_WORDS[name] for name in sorted(first)), ", ".join(_WORDS[name] for name in others))
+        text = " | ".join((*cells, reason, remedy.replace("need ", "use ")))
+        rows.append("| " + re.sub(r"[a-z_]+=[^ ,;]*|[A-Z][A-Za-z]+[(][)]", r"`\g<0>`", text) + " |")
+    return "\n".join(rows)

@@ -38,16 +38,45 @@ ADVICE: dict[Verdict, tuple[str, tuple[str, ...]]] = {
             "Ask for a smaller kernel.",
         ),
     ),
-    Verdict.COLOURED_NOISE: (
-        "What the kernel leaves unexplained is correlated from pixel to pixel. The kernel may be right, but the plain "
-        "error bars are not.",
+    Verdict.MISALIGNED: (
+        "Parts of the target are displaced against the image, the more the further out. No kernel turns or stretches a "
+        "picture; the one found is smeared by it.",
         (
-            "Take error bars that allow for it: errors='sandwich' (--errors sandwich).",
-            "Ask for a larger kernel, in case the filter is wider than the shape asked for.",
-            "Fit an offset beside the kernel, in case something is added to the target: background=0 (--background 0).",
-            "Check the declared boundary and origin; without a boundary nothing can be wrong there.",
-            "Leave out what was clipped, if that is below the ends of the type's range: saturated=(low, high).",
+            "Bring one of the two images onto the other first: turn it back, scale it back.",
+            "Or take a part so small that the displacement is below a tenth of a pixel.",
         ),
+    ),
+    Verdict.VARYING: (
+        "Parts of the target were made with different kernels. The one found is a mean of them.",
+        (
+            "Let kernel_map find a kernel for each tile of a grid.",
+            "Or fit a part of the field where the kernel is one.",
+            "Where even and odd rows or columns differ, take those of one kind alone: stride=2 with an offset.",
+        ),
+    ),
+    Verdict.NONLINEAR: (
+        "The target follows the image in a way that no kernel has: along a curve, at its ends, or along edges.",
+        (
+            "Undo a gamma or a tone curve in both images first: convolution is linear in light, not in pixel values.",
+            "Leave out what was clipped, if that is inside the type's range: saturated=(low, high).",
+            "A median, a threshold or a maximum is no kernel; none will come out right.",
+        ),
+    ),
+    Verdict.SHAPE_TOO_SMALL: (
+        "The target depends on pixels that the kernel does not reach. The taps inside make up for them and are wrong.",
+        (
+            "Ask for a larger kernel.",
+            "If the two images are shifted against each other, crop them so that they are not, or give the origin.",
+        ),
+    ),
+    Verdict.OFFSET: (
+        "Something lies in the target beside what the kernel makes: a pedestal, a sky, or half a step of integers that "
+        "were rounded down.",
+        ("Fit it as well: background=0 (--background 0), or 1 or 2 for a slope.",),
+    ),
+    Verdict.COLOURED_NOISE: (
+        "The noise is correlated from pixel to pixel. The kernel is right, but the plain error bars are not.",
+        ("Take error bars that allow for it: errors='sandwich' (--errors sandwich).",),
     ),
     Verdict.UNEVEN_NOISE: (
         "The noise is louder where the picture stands out than was declared, or in all. The kernel may be right, but "

@@ -184,13 +184,16 @@ class GaussianProcess:
         root = root @ scipy.linalg.qr(root.T @ ones)[0]
         inner = product(root.T, product(stats.gram, root))
         inner[np.diag_indices_from(inner)] += 1.0
-        lower = scipy.linalg.cholesky(inner, lower=True)
+        lower, info = scipy.linalg.lapack.dpotrf(inner, lower=1, clean=1)
+        if info != 0:  # rounding of a Gram matrix that a large mean drowns: no eigenvalue is less than one
+            values, vectors = scipy.linalg.eigh(inner)
+            lower = scipy.linalg.cholesky((vectors * np.maximum(values, 1.0)) @ vectors.T, lower=True)
         inverse = scipy.linalg.lapack.dtrtri(lower, lower=1)[0]
         factor = product(root, inverse.T)  # F F' = (P^-1 + G)^-1, in units of s^2
         # from the center, then one step of refinement; x are the coordinates k = U x
         moment = stats.around()[1] + times(stats.gram, stats.around()[0])
         x = scipy.linalg.cho_solve((lower, True), root.T @ moment)
-        for _ in range(2):
+        for _ in range(2 if info == 0 else 0):
             rest, rss = residual_at(stats, root @ x)
             x = x + scipy.linalg.cho_solve((lower, True), root.T @ rest - x)
         taps = root @ x

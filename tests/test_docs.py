@@ -1,0 +1,75 @@
+"""The pages agree with the package: public names, verdicts, what goes with what, links."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import kernelfit
+from kernelfit.fitting import requirements
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+def read(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def section(page, heading):
+    """Return the text below a heading, up to the next."""
+    return re.split(r"^#+ ", page.partition(f"## {heading}\n")[2], maxsplit=1, flags=re.M)[0]
+
+
+def anchors(page):
+    """Return what links may name of a page: its headings, as MyST and GitHub spell them."""
+    headings = re.findall(r"^#+ (.*)$", page, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_page_has_the_table_of_what_goes_with_what():
+    table = requirements.table()
+    assert f"\n\n{table}\n\n" in section(read("docs/choosing.md"), "What goes with what"), f"paste this:\n{table}"
+
+
+def test_table_has_every_rule():
+    table = requirements.table()
+    assert len({(rule.reason, rule.remedy) for rule in requirements.RULES}) == len(table.splitlines()) - 2
+    cells = table.replace("`", "")
+    for rule in requirements.RULES:
+        rows = [row for row in cells.splitlines() if f"| {rule.reason} |" in row]
+        assert any(all(requirements._WORDS[name] in row for name in rule.features) for row in rows), rule
+
+
+def test_every_verdict_has_a_row():
+    rows = section(read("docs/choosing.md"), "What to do about a verdict")
+    names = re.findall(r"^\| `(\w+)` \| \S.* \|$", rows, re.M)
+    assert len(set(names)) == len(names)
+    assert not {verdict.name for verdict in kernelfit.Verdict} - set(names)
+
+
+def test_every_public_name_is_in_the_reference():
+    listed = re.findall(r"^    ([\w.]+)$", read("docs/reference.md"), re.M)
+    assert len(set(listed)) == len(listed)
+    assert not set(kernelfit.__all__) - set(listed)
+    for name in listed:
+        found = kernelfit
+        for part in name.split("."):
+            found = getattr(found, part)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+        name, _, anchor = target.partition("#")
+        if "://" in target or name.startswith("gallery/"):  # the gallery is made with the pages
+            continue
+        page = path.parent / name if name else path
+        assert page.exists(), target
+        assert not anchor or anchor in anchors(page.read_text(encoding="utf-8")), target
+
+
+def test_commands_of_the_readme_stand_on_lines_of_their_own():
+    lines = read("README.md").splitlines()
+    assert "pip install '.[cli]' && kernelfit demo" in lines
+    assert "pip install -e '.[test]' && pytest" in lines
