@@ -245,11 +245,6 @@ BAD_CALLS = {
     "weights negative": ("find image.npy target.npy --shape 3 --weights minus.npy", "weights"),
     "mask in colour": ("find image.npy target.npy --shape 3 --mask colour.png", "channels.*; save --mask as one gray"),
     "image mask of pages": ("find image.npy target.npy --shape 3 --image-mask stack.tif", "save --image-mask as one"),
-    "two keywords": (
-        "find image.npy image.npy --shape 3 --image-noise 1 --background 0",
-        "got --image-noise or --errors sandwich with --background 0, need --method auto, direct or fft",
-    ),
-    "words in a row": ("find image.npy target.npy --shape 3 --method cg --robust huber", "need auto, direct or fft"),
     "saturated a word": ("find image.npy target.npy --shape 3 --saturated some", "need auto, none, or LOW,HIGH"),
     "saturated backwards": ("find image.npy target.npy --shape 3 --saturated 9,3", "got '9,3', need.*LOW below HIGH"),
     "saturated nowhere": ("find image.npy target.npy --shape 3 --saturated ,", "got ',', need.*LOW,HIGH"),
@@ -348,7 +343,7 @@ BAD_CALLS = {
     "noise negative": ("find image.npy target.npy --shape 3 --noise=-1,2", "got --noise \\(-1.0, 2.0\\), need a gain"),
     "sandwich and robust": (
         "find image.npy target.npy --shape 3 --errors sandwich --robust clip",
-        "--errors sandwich with --robust, .* as --weights",
+        "--errors sandwich with --robust: .* as --weights",
     ),
     "background too high": ("find image.npy target.npy --shape 3 --background 90", "need more than 90 rows"),
     "overflow": ("find big.npy big.npy --shape 3", "divide the image and the target"),

@@ -10,8 +10,9 @@ from typing import Any, ParamSpec, TypedDict, TypeVar
 
 from ..compiled.threads import Progress
 from ..core.geometry import Shape
-from ..core.model import Execution, Model, Noise, Selection
+from ..core.model import ENGINES, Execution, Model, Noise, Selection
 from ..core.normal_equations import NormalEquations
+from ..core.validation import known
 from ..solvers.auto import as_solver
 from ..solvers.conjugate_gradient import ConjugateGradient
 from ..solvers.least_squares import LeastSquares, Solver
@@ -139,7 +140,8 @@ def call_of(
         given[owner][field] = value
     engine = given[Execution].get("engine", "auto")
     chosen: Any = None if solver is None else as_solver(solver)  # type: ignore[arg-type]
-    if isinstance(engine, str) and engine in _SOLVERS:
+    known(engine, (*ENGINES, *_SOLVERS), "method")
+    if engine in _SOLVERS:
         if chosen is not None:
             msg = (
                 f"got method={engine!r} with solver={solver!r}, need one or the other: method={engine!r} is a short "
@@ -149,7 +151,7 @@ def call_of(
         chosen = Wiener(**given[Wiener]) if engine == "wiener" else ConjugateGradient()
         given[Execution]["engine"] = "auto"
     elif used := [name for name in given[Wiener] if given[Wiener][name] != default(name)]:
-        msg = f"got {used[0]}= without Wiener's division; need solver=Wiener({used[0]}={given[Wiener][used[0]]!r})"
+        msg = f"got {used[0]}= without a division by frequency; need method='wiener', or a solver=Wiener()"
         raise ValueError(msg)
     if chosen is not None and not type(chosen).__module__.startswith(__name__.partition(".")[0] + "."):
         chosen = _Adapted(chosen)

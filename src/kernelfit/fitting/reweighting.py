@@ -30,8 +30,6 @@ _MOST_ROUNDS = 20
 #: A reweighted kernel has settled when it moves by no more than this many standard errors.
 _SETTLED = 0.02
 _MEDIAN_SAMPLE = 2**16
-#: Pixels up to which a result keeps the weights where saturated pixels alone were left out.
-MOST_KEPT = 2**24
 #: Quick steps before the exact rounds.
 _MOST_STEPS = 6
 #: So many standard errors from the end of Huber's criterion the next one may begin.
