@@ -203,7 +203,7 @@ def test_memory_does_not_grow_with_the_pair(monkeypatch):
 
     tracemalloc.start()
     try:
-        stats = accumulate_stream([(Stored(14000, 31), Stored(14000, 77))], (3, 4), workers=2)
+        stats = accumulate_stream([(Stored(14000, 31), Stored(14000, 77))], (3, 4), saturated=None, workers=2)
         peak = tracemalloc.get_traced_memory()[1] / 2**20
     finally:
         tracemalloc.stop()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from kernelfit import Penalized, Verdict, apply_kernel, find_kernel
+from kernelfit import Model, Penalized, Verdict, apply_kernel, find_kernel
 from kernelfit.core.findings import Finding
 from kernelfit.data.masking import judge
 from kernelfit.data.observation import as_observation
@@ -30,9 +30,9 @@ def scene(seed=0, shape=SHAPE):
 
 def found(image, target, shape=SHAPE, weights=None, lay=None, **keywords):
     """The findings of a fit, without a boundary."""
-    lay = {"mode": None, "operation": "convolution", "stride": 1, **(lay or {})}
+    lay = lay or {}
     fit = find_kernel(image, target, shape, **lay, **keywords)
-    pair = as_observation(image, target, shape, boundary=None, fillvalue=0.0, origin=None, **lay)
+    pair = as_observation(image, target, Model(shape, **lay))
     return misfit.misfits([pair], fit, weights, 1)
 
 
@@ -145,9 +145,7 @@ def test_what_is_excluded_plays_no_part():
     for garbage in (0.0, 1e9):
         target = np.where(mask, garbage, made + grain)
         fit = find_kernel(image, target, SHAPE, mask=mask)
-        pair = as_observation(
-            image, target, SHAPE, mode=None, boundary=None, fillvalue=0.0, origin=None, operation="convolution"
-        )
+        pair = as_observation(image, target, Model(SHAPE))
         item = judge(pair, masks=[mask]).item
         fits.append(misfit.misfits([item.observation], fit, [item.weights], 1))
     assert fits == [[], []]
@@ -159,9 +157,7 @@ def test_saturation_by_chance_is_no_curve():
     noisy = made + 20 * grain
     end = float(np.quantile(noisy, 0.9))
     fit = find_kernel(image, noisy, SHAPE, saturated=(None, end))
-    pair = as_observation(
-        image, noisy, SHAPE, mode=None, boundary=None, fillvalue=0.0, origin=None, operation="convolution"
-    )
+    pair = as_observation(image, noisy, Model(SHAPE))
     weights = [(noisy < end)[pair.geometry.used]]
     assert misfit.misfits([pair], fit, weights, 1) == []
 
@@ -194,8 +190,6 @@ def test_a_misfit_takes_the_place_of_coloured_noise():
     target = np.roll(made, (14, -3), (0, 1)) + grain
     fit = find_kernel(image, target, SHAPE)
     told = Finding(Verdict.SHAPE_TOO_SMALL, "why")
-    pair = as_observation(
-        image, target, SHAPE, mode=None, boundary=None, fillvalue=0.0, origin=None, operation="convolution"
-    )
+    pair = as_observation(image, target, Model(SHAPE))
     looked = whiteness.look([pair], fit, misfits=[told])
     assert told in looked.findings

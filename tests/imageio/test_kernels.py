@@ -24,7 +24,7 @@ def pixels():
 
 @pytest.fixture(scope="module")
 def fit(pixels):
-    target = convolve2d(pixels, KERNEL, mode="same") + np.random.default_rng(4).normal(0, 0.5, pixels.shape)
+    target = kernelfit.apply_kernel(pixels, KERNEL, operation="correlation") + np.random.default_rng(4).normal(0, 0.5, pixels.shape)
     return kernelfit.find_kernel(pixels, target, (3, 4), operation="correlation")
 
 

@@ -300,11 +300,8 @@ def _lags(parts: list[Part], source: int) -> _Lags:
         values = part.left if part.root is None else part.left * part.root
         left[:, : step * rows : step, : pace * cols : pace] = values / scale
         products = products + _correlation(left, spectra, size)
-        # the variance by lag if the noise is independent, of whatever variance: smooth, every other lag is enough
-        coarse = (_halved(left**2), _halved(white**2))
-        half = [n // 2 for n in size]
-        apart = _correlation(coarse[0], scipy.fft.rfft2(coarse[1], workers=1), half) / 4.0
-        squares = squares + apart.repeat(2, axis=0).repeat(2, axis=1)
+        # the variance by lag if the noise is independent, of whatever variance
+        squares = squares + _correlation(left**2, scipy.fft.rfft2(white**2, workers=1), size)
         count += int(part.known.sum())
     score = products / np.sqrt(np.maximum(squares, 1e-6 * max(float(squares.max()), 1e-300)))
     lags = _Lags(score, 1.0, count, plan.kernel_shape)
@@ -318,12 +315,6 @@ def _correlation(left: Single, spectra: npt.NDArray[np.complex64], size: Sequenc
     """Return the sum over tiles of ``r[t] f[t + u]`` by lag u."""
     product = (np.conj(scipy.fft.rfft2(left, workers=1)) * spectra).sum(axis=0)
     return np.asarray(scipy.fft.irfft2(product, size, workers=1), dtype=np.float64)
-
-
-def _halved(values: Single) -> Single:
-    """Return the sums over squares of two by two."""
-    rows = values[:, ::2] + values[:, 1::2]
-    return np.asarray(rows[:, :, ::2] + rows[:, :, 1::2])
 
 
 def _taper(n: int) -> Array:
@@ -563,7 +554,9 @@ def _tests(cells: _Cells, estimate: Estimate) -> dict[Verdict, _Test]:
         add(Verdict.VARYING, _hotelling(scores, gram, cells.energy), f"{what} have kernels of their own, {{}}")
     total, n = cells.scores.sum(axis=(1, 2)), int(cells.tile.max()) + 1
     for f in local:
-        own = total[f] - total[f].sum() / max(float(cells.energies[f].sum()), 1e-300) * cells.energies[f]
+        z, spread, energies = (np.bincount(cells.tile, v, n) for v in (total[f], total[f] ** 2, cells.energies[f]))
+        worth = energies / np.maximum(spread, 1e-300)  # of a tile: the kernel's error, that of the loud ones, is common
+        own = total[f] - float(z @ worth) / max(float(energies @ worth), 1e-300) * cells.energies[f]
         z, spread, energies = (np.bincount(cells.tile, v, n) for v in (own, own**2, cells.energies[f]))
         z, spread, energies = z[spread > 0], spread[spread > 0], energies[spread > 0]
         excess = float((z**2 / spread).sum() - len(z)) / math.sqrt(2 * max(1, len(z)))
