@@ -102,6 +102,7 @@ def test_a_kernel_cut_off_says_so():
     assert measure_psf(-gaussian((15, 17), (7, 8), 2, 1, 10)).fwhm_along.value == pytest.approx(FWHM * 2, rel=0.02)
 
 
+@pytest.mark.slow
 def test_errors_cover_the_truth():
     """Over many noises the numbers scatter about the truth by as much as their errors say."""
     rng = np.random.default_rng(5)

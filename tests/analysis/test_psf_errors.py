@@ -7,6 +7,7 @@ import pytest
 import scipy.signal
 
 import kernelfit
+from helpers import grid
 from kernelfit import Constrained, GaussianProcess, measure_psf
 from kernelfit.analysis.psf_shape import PeakShape
 
@@ -41,9 +42,10 @@ def test_derivatives_are_the_differences(kernel):
         assert np.allclose([n.gradient @ change.ravel() for n in numbers], expected, rtol=0.1, atol=0.05)
 
 
-@pytest.mark.parametrize(
+@grid(
     "kernel",
     [gaussian((13, 17), 2.2, 1.3, 30), gaussian((13, 15), 1.6, 1.6, 0), gaussian((15, 17), 1.5, 1.2, 20, 0.35)],
+    3,
 )
 def test_intervals_hold_the_truth(kernel):
     """Of 100 draws some 95; benchmarks/coverage.py draws 400."""

@@ -228,6 +228,7 @@ def test_the_residual_is_judged_and_where_it_is_not_that_is_said(tmp_path):
     assert kernelfit.NormalStats.load(tmp_path / "sums.npz").solve().findings == stats.solve().findings
 
 
+@pytest.mark.slow
 def test_the_sample_of_many_sums_is_bounded_and_of_all_of_them():
     pairs = [pair_of(80, 70, seed=i) for i in range(20)]
     total = sum_of([accumulate(*pair, SHAPE) for pair in pairs])

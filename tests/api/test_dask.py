@@ -75,7 +75,7 @@ def big_pair(noise=1.0, dtype=float):
     return image, whole + noise * rng.normal(size=whole.shape), kernel
 
 
-@pytest.mark.parametrize("noise", [1.0, 0.0])
+@grid("noise", [1.0, 0.0], 2)
 def test_the_kernel_is_the_one_found_in_memory(noise):
     image, target, kernel = big_pair(noise)
     lazy = chunked(image, 50, 70), chunked(target, 64, 64)
@@ -90,7 +90,7 @@ def test_the_kernel_is_the_one_found_in_memory(noise):
     assert prior.kernel.min() >= 0 and prior.solver.startswith("NonNegative")
 
 
-@pytest.mark.parametrize("scheduler", ["synchronous", "threads", "processes"])
+@grid("scheduler", ["synchronous", "threads", "processes"], 3)
 def test_schedulers_give_the_same_bits(scheduler):
     image, target, _ = big_pair()
     lazy = chunked(image, 150, 70), chunked(target, 300, 64)
@@ -352,6 +352,7 @@ def test_a_cluster_gives_the_same_bits(client):
             assert_same_bits(scale.accumulate(*lazy, (5, 7), block=100), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_cluster_judges_and_looks(client):
     image, target, _ = edge_pair()
@@ -367,6 +368,7 @@ def test_a_cluster_judges_and_looks(client):
         assert other.findings == expected.findings and other.notes == expected.notes
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_worker_killed_on_the_way_changes_nothing(client):
     image, target = np.random.default_rng(9).normal(size=(2, 700, 500))
@@ -469,7 +471,7 @@ def test_whole_chunks_are_read_about_once(monkeypatch, budget):
         assert store.largest * store.dtype.itemsize <= budget // 4
 
 
-@pytest.mark.parametrize("axis, thickness", [(-1, 3), (0, 3), (1, 2), (-1, 1)])
+@grid("axis, thickness", [(-1, 3), (0, 3), (1, 2), (-1, 1)], 4)
 @pytest.mark.parametrize("channels", ["shared", "separate", "mixed"])
 def test_chunks_of_colours_are_read_once(channels, axis, thickness):
     data = np.random.default_rng(0).integers(0, 99, (2, 700, 500, 3)).astype("u1")
@@ -548,6 +550,7 @@ class Counted:
         return self.array[key]
 
 
+@pytest.mark.slow
 def test_what_only_reads_a_store_is_read_where_it_is_needed():
     image, target, _ = big_pair()
     stores = [da.from_array(Counted(a), chunks=c, asarray=False) for a, c in ((image, (40, 257)), (target, (90, 70)))]

@@ -172,6 +172,7 @@ def test_no_less_accurate_than_lstsq(side, rows, cols, exact, method):
 # ---- statistics -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_error_bars_cover_the_truth():
     """Over 500 draws each tap's 95% interval holds the truth 93 to 97% of the time, and stderr is the real scatter."""
     rng = np.random.default_rng(7)

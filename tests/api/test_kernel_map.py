@@ -218,9 +218,7 @@ def spoilt_pair():
     return image, target, mask, image_mask, weights
 
 
-@pytest.mark.parametrize(
-    "boundary, overlap, solver", [(None, 0, None), ("wrap", (4, 2), None), ("symm", 0, Penalized("ridge", 0.1))]
-)
+@grid("boundary, overlap, solver", [(None, 0, None), ("wrap", (4, 2), None), ("symm", 0, Penalized("ridge", 0.1))], 3)
 @grid("given", ["both", "mask", "weights", "masked array", "nan"], 2)
 def test_a_map_with_masks_is_the_fit_of_each_tile_with_its_masks(given, boundary, overlap, solver):
     image, target, mask, image_mask, weights = spoilt_pair()

@@ -6,7 +6,7 @@ import scipy.linalg
 import scipy.optimize
 
 import naive
-from helpers import assert_close
+from helpers import assert_close, grid
 from kernelfit import (
     ConjugateGradient,
     GaussianProcess,
@@ -76,7 +76,7 @@ SELECTS = {
 }
 
 
-@pytest.mark.parametrize(
+@grid(
     "keywords, pairs, selects",
     [
         ({"stride": (2, 1), "offset": (1, 0)}, 1, ()),
@@ -93,6 +93,7 @@ SELECTS = {
         ({"channel_axis": 2, "channels": "mixed", "background": 1}, 2, ("mask",)),
         ({"channel_axis": 2, "channels": "mixed", "stride": 2, "boundary": "fill"}, 1, ("weights",)),
     ],
+    3,
 )
 def test_a_tile_is_dense_least_squares_over_its_pixels(keywords, pairs, selects):
     images, targets = scene(pairs, 2 if "channel_axis" in keywords else None)
@@ -130,7 +131,7 @@ def test_a_tile_is_dense_least_squares_over_its_pixels(keywords, pairs, selects)
     assert found.kernels.shape[:2] == found.verdicts.shape == GRID and "tiles" in found.summary()
 
 
-@pytest.mark.parametrize(
+@grid(
     "keywords",
     [
         {"errors": "sandwich"},
@@ -145,6 +146,7 @@ def test_a_tile_is_dense_least_squares_over_its_pixels(keywords, pairs, selects)
         {"solver": Penalized("ridge", 0.01), "background": 0},
         {"solver": Sparse()},
     ],
+    3,
 )
 def test_a_tile_is_the_fit_of_the_images_cut_out(keywords):
     (image,), (target,) = scene()

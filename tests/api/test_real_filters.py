@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
+from helpers import grid
 from kernelfit import Verdict, check_boundary, find_kernel
 
 cv2 = pytest.importorskip("cv2")
@@ -68,7 +69,7 @@ def truth_of(chosen):
     return np.array(values, dtype=float).reshape(rows, cols)[::-1] / scale, offset
 
 
-@pytest.mark.parametrize("name", PILLOW)
+@grid("name", PILLOW, 3)
 def test_pillow(name):
     chosen = getattr(ImageFilter, name)
     kernel, offset = truth_of(chosen)
@@ -89,7 +90,7 @@ def test_pillow(name):
     assert fit.verdict is Verdict.SOLVED
 
 
-@pytest.mark.parametrize("channels", ["shared", "separate", "mixed"])
+@grid("channels", ["shared", "separate", "mixed"], 3)
 def test_pillow_in_colour(channels):
     chosen = ImageFilter.Kernel((5, 5), [0, 1, 0, 2, 0, 3, 0, 5, 1, 0, 0, 7, 20, 4, 0, 1, 0, 3, 0, 1, 0, 0, 2, 0, 0])
     kernel, _ = truth_of(chosen)
@@ -115,7 +116,7 @@ SHAPES = {"gaussian": (9, 11), "uniform": (3, 7), "gaussian_laplace": (7, 7)}
 MODES = {"constant": "fill", "wrap": "wrap", "reflect": "symm", "mirror": "mirror", "nearest": "nearest"}
 
 
-@pytest.mark.parametrize("mode", MODES)
+@grid("mode", MODES, 3)
 @pytest.mark.parametrize("name", NDIMAGE)
 def test_ndimage(name, mode):
     """The kernel is the filter's answer to a single bright pixel; with its boundary every pixel is made again."""

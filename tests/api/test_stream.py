@@ -185,6 +185,7 @@ def test_what_is_refused():
             accumulate_stream(good, (3, 4), **keywords)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_pair(monkeypatch):
     """Pixels are made as they are asked for: 84 MB of each array, of which a part is alive at a time."""
     import tracemalloc
@@ -373,6 +374,7 @@ stats.save(checkpoint + ".done")
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment(tmp_path):
     """kill -9 after a random time, until the run ends by itself."""
     data = np.random.default_rng(5).normal(size=(2, 700, 900))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import naive
-from helpers import assert_close
+from helpers import assert_close, grid
 from kernelfit import Verdict, accumulate_stream, find_kernel
 from kernelfit.core import npz
 
@@ -65,7 +65,7 @@ def same_fit(assert_close, actual, expected, tolerance=1e-9):
         assert_close(actual.background.stderr, expected.background.stderr, tolerance, "background's stderr")
 
 
-@pytest.mark.parametrize("settings", [*SETTINGS.values(), *CHANNELS], ids=lambda s: " ".join(s))
+@grid("settings", [*SETTINGS.values(), *CHANNELS], 3, ids=lambda s: " ".join(s))
 def test_a_stream_is_the_fit(settings):
     pairs = COLOUR if "channel_axis" in settings else PAIRS
     expected = find_kernel(*lists(pairs), SHAPE, **settings)
@@ -89,7 +89,7 @@ def test_masks_of_all_pairs_or_of_each():
         accumulate_stream(items, SHAPE, mask=MASKS[1])
 
 
-@pytest.mark.parametrize("loss", ["huber", "tukey", "clip"])
+@grid("loss", ["huber", "tukey", "clip"], 4)
 @pytest.mark.parametrize("more", [{}, {"background": 1}, {"mask": MASKS}], ids=str)
 def test_outliers_are_held_down(loss, more):
     """Blocks, with a scale from the sample: here that is of all pixels, so that the kernels agree as weights settle."""
@@ -150,7 +150,7 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize(
+@grid(
     "settings",
     [
         {"background": 1, "mask": MASKS},
@@ -159,6 +159,7 @@ class Stop(Exception):
         {"image_noise": 0.02},
         {"noise": (50.0, 1.0)},
     ],
+    4,
     ids=str,
 )
 @pytest.mark.parametrize("after", [2, 11])
@@ -214,6 +215,7 @@ def test_the_residual_of_a_stream_is_judged():
     assert accumulate_stream(frames(0.05), SHAPE).solve().verdict is Verdict.COLOURED_NOISE
 
 
+@pytest.mark.slow
 def test_the_sample_does_not_depend_on_workers_and_is_bounded():
     pairs = [pair_of(90, 101, seed=i) for i in range(12)]
     one = accumulate_stream(pairs, SHAPE, block=(30, 40), workers=1)

@@ -354,6 +354,7 @@ def test_weighted_fits(case, regime):
         assert fit.rss == pytest.approx(rss, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_long_runs_and_outliers():
     """A blob that is masked, whose runs are taken by their ends, and pixels struck by something else."""
     image, rng = smooth_image(400, 520), np.random.default_rng(0)
@@ -371,7 +372,7 @@ def test_long_runs_and_outliers():
     assert np.isfinite(noisy.stderr).all()
 
 
-@pytest.mark.parametrize("degree", [None, 2])
+@grid("degree", [None, 2], 3)
 @pytest.mark.parametrize("case", [c for c in ALL if c[0] in ((23, 32), (25, 18))][::6], ids=named)
 def test_pairs_channels_and_backgrounds(case, degree, method):
     (_, shape, convention), rng = case, np.random.default_rng(4)
@@ -604,6 +605,7 @@ def test_streams_and_dask(tmp_path):
     assert_close(kernelfit.scale.find_kernel(*lazy, (6, 5), **keywords).kernel, kernel, 1e-11)
 
 
+@pytest.mark.slow
 def test_the_image_is_never_copied():
     image = np.random.default_rng(0).integers(0, 256, (2000, 3000), dtype=np.uint8)
     target = apply_kernel(image, np.full((4, 6), 1 / 24), stride=4).astype(np.float32)

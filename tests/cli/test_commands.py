@@ -16,7 +16,7 @@ import pytest
 from scipy.signal import convolve2d
 
 import kernelfit
-from helpers import ENVIRONMENT
+from helpers import ENVIRONMENT, grid
 from kernelfit.cli import parser
 from kernelfit.cli.options import CHANNELS
 from kernelfit.imageio import write
@@ -228,7 +228,7 @@ def test_deconvolve_leaves_dead_pixels_out(folder, pixels, fit, capsys):
     assert code == 0 and "kernelfit: column 5 of the target is 5000 throughout" in err and "Warning" not in err
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".npy", ".json", ".fits", ".tif"])
+@grid("suffix", [".npz", ".npy", ".json", ".fits", ".tif"], 3)
 def test_kernels_of_several_channels_are_used_one_by_one(suffix, folder, pixels, capsys):
     colour = np.dstack([pixels, pixels[::-1], pixels[:, ::-1]])
     after = np.dstack([convolve2d(colour[..., c], KERNEL * (c + 1), mode="same", boundary="symm") for c in range(3)])
@@ -346,7 +346,7 @@ def test_code_of_the_report_reproduces_the_kernel(folder, pixels, capsys):
     assert names["fit"].kernel.tobytes() == np.load("kernel.npy").tobytes()
 
 
-@pytest.mark.parametrize("channels", CHANNELS)
+@grid("channels", CHANNELS, 3)
 def test_colours_and_background(channels, folder, pixels, capsys):
     colour = np.dstack([pixels, np.roll(pixels, 7, axis=0), pixels[::-1, ::-1], np.full_like(pixels, 255)])
     Image.fromarray(colour).save("colour.png")
@@ -457,7 +457,7 @@ def test_a_full_disk_is_one_line(folder):
 # ---- Ctrl-C --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("when", ["while pixels are read", "while the kernel is written"])
+@grid("when", ["while pixels are read", "while the kernel is written"], 2)
 def test_control_c_ends_cleanly(when, folder):
     """A real signal in the middle of real work."""
     hook = {

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from helpers import assert_same_bits
+from helpers import assert_same_bits, grid
 from kernelfit import accumulate, accumulate_stream, find_kernel
 from kernelfit.api import dask
 from kernelfit.data import buffer_pool, chunked, zarr_local
@@ -69,7 +69,7 @@ def forbidden(monkeypatch):
     return lambda: monkeypatch.setattr(zarr.Array, "__getitem__", refuse)
 
 
-@pytest.mark.parametrize("least", [1, 60, 256])
+@grid("least", [1, 60, 256], 3)
 @pytest.mark.parametrize("kind", KINDS)
 def test_known_kinds_are_read_without_zarr(tmp_path, monkeypatch, kind, least, forbidden):
     monkeypatch.setattr(chunked, "LEAST_OF_FILES", least)
@@ -187,7 +187,7 @@ def test_a_zarr_that_is_not_known_is_still_an_array(tmp_path, monkeypatch):
     assert direct(array) is array
 
 
-@pytest.mark.parametrize("axis, thickness", [(-1, 3), (0, 3), (1, 2), (-1, 1)])
+@grid("axis, thickness", [(-1, 3), (0, 3), (1, 2), (-1, 1)], 3)
 @pytest.mark.parametrize("codec", ["plain", "zstd"])
 def test_colours(tmp_path, axis, thickness, codec, forbidden):
     data = np.random.default_rng(0).integers(0, 99, (2, 70, 90, 3)).astype("u1")

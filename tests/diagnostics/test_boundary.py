@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import naive
-from helpers import smooth_image
+from helpers import grid, smooth_image
 from kernelfit import GaussianProcess, NonNegative, Penalized, Verdict, apply_kernel, check_boundary, find_kernel
 from kernelfit.diagnostics.boundary import BOUNDARIES
 
@@ -25,7 +25,7 @@ def scene(truth, seed, shape, size=(70, 91), noise=0.01, **settings):
     return image, target + noise * target.std() * rng.normal(size=target.shape)
 
 
-@pytest.mark.parametrize("declared", [None, *BOUNDARIES])
+@grid("declared", [None, *BOUNDARIES], 3)
 @pytest.mark.parametrize("truth", [*BOUNDARIES, "unknown"])
 @pytest.mark.parametrize("shape", [(4, 7), (9, 2)], ids=str)
 def test_the_true_boundary_is_named(truth, declared, shape):

@@ -7,7 +7,7 @@ import scipy.signal
 
 import kernelfit
 import naive
-from helpers import assert_close
+from helpers import assert_close, grid
 from kernelfit import Constrained, GaussianProcess, Penalized, Verdict
 from kernelfit.diagnostics import score_covariance, whiteness
 from kernelfit.solvers import sandwich
@@ -166,7 +166,7 @@ def test_white_scores_leave_the_errors_as_they_are(solver):
     assert (twice.stderr >= same.stderr * (1 - 1e-6)).all() and (twice.stderr <= 2 * same.stderr * (1 + 1e-6)).all()
 
 
-@pytest.mark.parametrize("size", [(3, 3), (1, 5)])
+@grid("size", [(3, 3), (1, 5)], 2)
 def test_coverage_under_coloured_noise(size):
     """The sum of the taps, and the taps: plain intervals miss the one too often and the others too seldom."""
     rng = np.random.default_rng(9)

@@ -6,6 +6,7 @@ import scipy.ndimage
 import scipy.signal
 
 import kernelfit
+from helpers import grid
 from kernelfit import Verdict, find_kernel
 from kernelfit.diagnostics import whiteness
 
@@ -72,7 +73,7 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@grid("way", WAYS, 2)
 def test_correlated_noise_is_seen_and_white_noise_left_alone(way):
     for seed in range(3):
         for coloured in (False, True):

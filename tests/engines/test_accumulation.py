@@ -119,7 +119,7 @@ def test_sizes_around_the_blocks(image_shape, shape, boundary_name):
         assert_same_stats(accumulate(image, target, shape, method=method, **convention), expected)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@grid("method", METHODS, 2)
 @pytest.mark.parametrize(
     "image_shape, shape, operation",
     [
@@ -382,7 +382,7 @@ def test_auto_is_one_of_the_two(shape):
     assert kernelfit.find_kernel(image, target, shape, boundary="symm").method == chosen
 
 
-@pytest.mark.parametrize("shape", [(8, 9), (9, 8), (25, 23), (2, 7)], ids=str)
+@grid("shape", [(8, 9), (9, 8), (25, 23), (2, 7)], 4, ids=str)
 def test_edges_by_transforms(shape, monkeypatch):
     """Strips along the edges are worth transforming for large kernels only; here they are always."""
     from kernelfit.engines import edge_correction

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import naive
-from helpers import assert_close, observe
+from helpers import assert_close, grid, observe
 from kernelfit import kernel_map
 from kernelfit.data.blocks import Box
 from kernelfit.engines.small_tiles import TileReader
@@ -22,7 +22,7 @@ def problem_of(shape, **keywords):
     return image, target, observe(image, target, shape, **{**settings, **keywords})
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 4), (5, 1), (3, 2), (4, 7)])
+@grid("shape", [(1, 1), (1, 4), (5, 1), (3, 2), (4, 7)], 2)
 @pytest.mark.parametrize("boundary", [None, "fill", "wrap", "symm"])
 @pytest.mark.parametrize("operation", ["convolution", "correlation"])
 @pytest.mark.parametrize("method", ["direct", "fft"])

@@ -10,7 +10,7 @@ import scipy.ndimage
 
 import kernelfit
 import naive
-from helpers import assert_close
+from helpers import assert_close, grid
 
 IMAGE, SHAPE = (23, 31), (3, 4)
 TUNING = {"huber": 1.345, "tukey": 4.685, "clip": 4.0}
@@ -97,7 +97,7 @@ def given(images, target):
 # ---- noise of the image ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("uneven", [None, "mask", "weights"])
+@grid("uneven", [None, "mask", "weights"], 3)
 @pytest.mark.parametrize("degree", [None, 0, 1])
 @pytest.mark.parametrize(
     "n_sources, convention",
@@ -159,9 +159,10 @@ def test_errors_beside_noise_of_the_image(n_sources, uneven):
     assert_close(one.covariance(), np.linalg.solve(gram, np.linalg.solve(gram, scores).T), 1e-8 if uneven else 0.02)
 
 
-@pytest.mark.parametrize(
+@grid(
     "robust, photons, degree",
     [(None, True, None), ("huber", False, None), ("tukey", False, 0), ("clip", True, 0), ("huber", True, None)],
+    3,
 )
 def test_weights_from_the_residual_beside_noise_of_the_image(robust, photons, degree):
     """Where reweighting ends: each noisy product counts as the derivative of the weighed residual."""
@@ -229,7 +230,7 @@ def test_residual_of_another_solver_beside_noise_of_the_image(solver):
 # ---- the sandwich ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("uneven", [False, True])
+@grid("uneven", [False, True], 2)
 @pytest.mark.parametrize(
     "n_sources, degree, stride", [(1, 1, (1, 1)), (2, None, (1, 1)), (2, 0, (1, 1)), (1, 1, (2, 1))]
 )
@@ -285,7 +286,7 @@ def laplacian(shape):
     return np.array(rows) @ np.array(rows).T / 20
 
 
-@pytest.mark.parametrize("degree", [None, 0])
+@grid("degree", [None, 0], 3)
 @pytest.mark.parametrize("balance", [0.0, 1e-2])
 @pytest.mark.parametrize(
     "n_sources, convention",

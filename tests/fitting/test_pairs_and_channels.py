@@ -5,7 +5,7 @@ import pytest
 
 import kernelfit
 import naive
-from helpers import assert_close, mostly_slow, observe, smooth_image
+from helpers import assert_close, grid, mostly_slow, observe, smooth_image
 from kernelfit import (
     Background,
     GaussianProcess,
@@ -179,7 +179,7 @@ def along(stack, axis):
     return np.moveaxis(stack, 0, axis)
 
 
-@pytest.mark.parametrize("axis", [0, 1, -1])
+@grid("axis", [0, 1, -1], 3)
 def test_shared(axis, convention, method):
     """One kernel for all channels of all pairs."""
     shape = (3, 4)
@@ -192,7 +192,7 @@ def test_shared(axis, convention, method):
     round_trip(fit, images[0], convention)
 
 
-@pytest.mark.parametrize("axis", [0, 2])
+@grid("axis", [0, 2], 2)
 def test_separate(axis, convention, method):
     """One kernel for each channel, each with its own figures."""
     shape = (4, 3)
@@ -383,7 +383,7 @@ def test_each_pair_has_its_background(convention, method):
     assert rss == pytest.approx(truth.rss, rel=1e-9)
 
 
-@pytest.mark.parametrize("channels", ["shared", "separate", "mixed"])
+@grid("channels", ["shared", "separate", "mixed"], 3)
 def test_each_channel_has_its_background(channels, convention, method):
     shape = (3, 2)
     n_targets = 2 if channels == "mixed" else 3
@@ -455,6 +455,7 @@ def test_a_background_that_is_declared_takes_the_bias_away():
     assert np.all(np.abs(at.coefficients - expected) < 4.5 * at.stderr)
 
 
+@pytest.mark.slow
 def test_error_bars_of_a_background_cover_the_truth():
     rng = np.random.default_rng(27)
     image = rng.normal(1.0, 1.0, size=(18, 25))

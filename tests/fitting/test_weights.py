@@ -94,7 +94,7 @@ def bigger_scenes():
 
 
 @grid("image_shape, shape, convention", list(bigger_scenes()), 3, ids=str)
-@pytest.mark.parametrize("kind", ["mask", "weights"])
+@grid("kind", ["mask", "weights"], 2)
 def test_the_three_regimes_agree_with_the_dense_fit(image_shape, shape, convention, kind):
     rng = np.random.default_rng(1)
     image = scipy.ndimage.gaussian_filter(rng.normal(1.0, 3.0, image_shape), 0.6)
@@ -123,7 +123,7 @@ def test_the_three_regimes_agree_with_the_dense_fit(image_shape, shape, conventi
 
 
 @grid("image_shape, shape, convention", list(bigger_scenes()), 3, ids=str)
-@pytest.mark.parametrize("kind", ["mask", "weights"])
+@grid("kind", ["mask", "weights"], 2)
 def test_backgrounds_beside_weights(image_shape, shape, convention, kind):
     """Two pairs, each with a surface and weights of its own, in every regime and with both engines."""
     rng = np.random.default_rng(11)
@@ -388,6 +388,7 @@ def test_several_pairs_and_channels_have_masks_each():
     assert plane.n_pixels == 3 * int((~holes[2:-1, 2:-2, 0]).sum())
 
 
+@pytest.mark.slow
 def test_photon_noise_intervals_cover_what_they_say():
     """With noise="poisson" 95 % intervals cover as often; with all pixels taken alike they do not."""
     rng = np.random.default_rng(7)
@@ -606,6 +607,7 @@ def test_the_cheapest_regime_is_chosen(n_pixels, shape, n_differ, n_count, regim
     assert choice.method == regime and regime in choice.reason
 
 
+@pytest.mark.slow
 def test_weights_that_follow_the_image_take_the_samples_metric():
     """A few stars with photon noise: the unweighted Gram matrix is far off, and the iteration still gets there."""
     rng = np.random.default_rng(0)
@@ -670,7 +672,7 @@ def iteration_preferred(monkeypatch):
     )
 
 
-@pytest.mark.parametrize(("shape", "n", "seed"), [((101, 120), 60, 1), ((101, 120), 500, 2), ((200, 190), 120, 3)])
+@grid("shape, n, seed", [((101, 120), 60, 1), ((101, 120), 500, 2), ((200, 190), 120, 3)], 3)
 def test_where_the_iteration_is_off_the_exact_way_is_taken(shape, n, seed, monkeypatch):
     image, mean, target = stars_on_a_sky(shape, n, seed)
     kernel, errors, _, _ = dense_fit(image, target, (7, 9), 1 / mean)
@@ -695,7 +697,7 @@ def test_where_the_iteration_is_good_it_stays(monkeypatch):
     assert fit.weighting.startswith("iterate") and fit.verdict is Verdict.SOLVED
 
 
-@pytest.mark.parametrize("preferred", ["cheapest", "iterate"])
+@grid("preferred", ["cheapest", "iterate"], 2)
 def test_photon_noise_ends_where_the_prediction_makes_the_weights(preferred, monkeypatch):
     if preferred == "iterate":
         iteration_preferred(monkeypatch)
@@ -719,7 +721,7 @@ def with_cosmic_rays(counts, n, rng):
     return hit
 
 
-@pytest.mark.parametrize("background", [None, 0])
+@grid("background", [None, 0], 2)
 def test_photon_noise_survives_cosmic_rays_in_both_images(background):
     """Nothing can be right here; but weights stay within reason, and nothing runs away or is blamed."""
     for seed in range(4):

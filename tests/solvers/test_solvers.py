@@ -349,6 +349,7 @@ def test_fewer_pixels_than_taps(dense):
 # ---- uncertainty ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_coverage_and_efficiency_of_least_squares(dense):
     a, _, stats = dense
     rng = np.random.default_rng(0)
