@@ -296,8 +296,8 @@ SPECTRA = [
     {"n_blocks": -2}, {"block": [0]}, {"convention__mode": "foo"}, {"shape": [9, 9]}, {"weight_square": float("inf")},
 ]  # fmt: skip
 CHECKPOINTS = [
-    {"pairs": -1}, {"blocks": -1}, {"pairs": 0.5}, {"levels__0__1": -1}, {"levels__0__0__n_pixels": -5}, {"call": []},
-    {"name": "0/gram", "value": at((0, 0), -1.0)}, {"levels": 3},
+    {"pairs": -1}, {"blocks": -1}, {"pairs": 0.5}, {"sums__0__place": -1}, {"sums__0__whole__0__0__n_pixels": -5},
+    {"call": []}, {"name": "0/whole0/gram", "value": at((0, 0), -1.0)}, {"sums": 3}, {"sums__0__whole": [[1]]},
 ]  # fmt: skip
 KINDS = {"KernelFit": FITS, "NormalStats": STATISTICS, "SpectralStats": SPECTRA, "Checkpoint": CHECKPOINTS}
 
