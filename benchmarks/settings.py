@@ -268,7 +268,7 @@ def of_weights(
     background = getattr(fit, "background", None)
     surface = dense.background(system, taps)
     if keywords.get("method") == "cg":  # which stops by the norm of the kernel's error in the Gram matrix
-        noise_std = dense.noise_of(matrix, values, taps, len(values))
+        noise_std = dense.noise_of(*pixels, taps, len(pixels[1]))
         error = np.linalg.norm(matrix @ (fit.kernel.ravel() - taps)) / (noise_std * np.sqrt(len(taps)))
         yield "kernel, by conjugate gradients", error, CG
         if background is not None:

@@ -165,7 +165,8 @@ def test_penalties(name, settings):
         target = target + 2
     values = target.ravel() - ("background" in settings) * target.mean()
     gram, q = matrix.T @ matrix, penalty_of(name, SHAPE)
-    both = gram + 0.03 * np.trace(gram) / np.trace(q) * q
+    detail = np.trace(gram) - gram.sum() / len(gram)  # of the taps less their mean
+    both = gram + 0.03 * detail / np.trace(q) * q
     kernel = np.linalg.solve(both, matrix.T @ values)
     freedom = np.trace(np.linalg.solve(both, gram))
     spare = len(values) - ("background" in settings) - freedom

@@ -133,7 +133,10 @@ class _Problem:
         if diagonal is None or solver.penalty is None:
             return cls(lambda k, _: np.zeros_like(k), equations.precondition, equations.spread)
         operator = PenaltyOperator(solver.penalty, shape[1:])
-        scale = solver.strength * diagonal.reshape(shape[0], -1).sum(axis=1) / operator.trace
+        level = np.repeat(np.eye(shape[0]), math.prod(shape[1:]), axis=1)  # what the mean of a source multiplies
+        means = np.array([one @ equations.gram(one) for one in level]) / math.prod(shape[1:])
+        total = diagonal.reshape(shape[0], -1).sum(axis=1)
+        scale = solver.strength * np.maximum(total - means, EPS * total) / operator.trace
         frame = equations.frame
         if len(frame.sources) == shape[0]:  # the phases of a stride share what is penalised
             spectrum = operator.spectrum((2 * frame.kernel_rows, 2 * frame.kernel_cols))
