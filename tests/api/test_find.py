@@ -373,7 +373,7 @@ def test_verdicts_say_what_to_do():
 )
 def test_settings_of_another_method_are_refused(settings):
     image = np.random.default_rng(3).normal(size=(20, 31))
-    with pytest.raises(ValueError, match="need solver=|only an iteration has one"):
+    with pytest.raises(ValueError, match="need (solver|method)=|only an iteration has one"):
         find_kernel(image, image, (3, 4), **settings)
 
 
