@@ -5,7 +5,6 @@ import json
 
 import numpy as np
 import pytest
-from scipy.signal import convolve2d
 
 import kernelfit
 from kernelfit.imageio.kernels import SUFFIXES, read_kernel, write_kernel
@@ -24,7 +23,8 @@ def pixels():
 
 @pytest.fixture(scope="module")
 def fit(pixels):
-    target = kernelfit.apply_kernel(pixels, KERNEL, operation="correlation") + np.random.default_rng(4).normal(0, 0.5, pixels.shape)
+    noise = np.random.default_rng(4).normal(0, 0.5, pixels.shape)
+    target = kernelfit.apply_kernel(pixels, KERNEL, operation="correlation") + noise
     return kernelfit.find_kernel(pixels, target, (3, 4), operation="correlation")
 
 
