@@ -42,6 +42,7 @@ def test_derivatives_are_the_differences(kernel):
         assert np.allclose([n.gradient @ change.ravel() for n in numbers], expected, rtol=0.1, atol=0.05)
 
 
+@pytest.mark.slow
 @grid(
     "kernel",
     [gaussian((13, 17), 2.2, 1.3, 30), gaussian((13, 15), 1.6, 1.6, 0), gaussian((15, 17), 1.5, 1.2, 20, 0.35)],

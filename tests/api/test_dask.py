@@ -336,6 +336,7 @@ def slowly(block):
     return block
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_cluster_gives_the_same_bits(client):
     image, target = np.random.default_rng(8).normal(size=(2, 700, 500))

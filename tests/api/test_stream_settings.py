@@ -201,6 +201,7 @@ def test_an_old_checkpoint_is_refused_and_left_alone(tmp_path):
 # ---- the sample of pixels -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_residual_of_a_stream_is_judged():
     rng = np.random.default_rng(0)
 

@@ -144,7 +144,7 @@ def test_many_tiles(shape, stride, offset, boundary, method):
     assert_same_stats(stats, naive.products(matrix, target, used))
 
 
-@pytest.mark.parametrize("boundary", BOUNDARIES, ids=str)
+@grid("boundary", BOUNDARIES, 3, ids=str)
 def test_a_reader_takes_steps(boundary):
     """Blocks anywhere, beyond the edges too, of whatever can be sliced."""
     rng = np.random.default_rng(2)
@@ -250,7 +250,7 @@ def pillow_kernel(name, stride):
     return np.outer(*axes)
 
 
-@pytest.mark.parametrize("stride", [(2, 3), (4, 2)])
+@grid("stride", [(2, 3), (4, 2)], 2)
 @pytest.mark.parametrize("name", PILLOW)
 def test_pillow(name, stride):
     Image = pytest.importorskip("PIL.Image")

@@ -457,6 +457,7 @@ def test_a_full_disk_is_one_line(folder):
 # ---- Ctrl-C --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @grid("when", ["while pixels are read", "while the kernel is written"], 2)
 def test_control_c_ends_cleanly(when, folder):
     """A real signal in the middle of real work."""

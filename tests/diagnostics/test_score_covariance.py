@@ -108,8 +108,8 @@ def test_the_sandwich_is_that_of_the_dense_problem():
     assert_close(again.covariance(), better.covariance(), 1e-8)
 
 
-@pytest.mark.parametrize("convention", [{}, {"boundary": "symm", "operation": "correlation"}, {
-    "boundary": "wrap", "stride": (1, 2), "offset": (0, 1)}], ids=str)  # fmt: skip
+@grid("convention", [{}, {"boundary": "symm", "operation": "correlation"}, {
+    "boundary": "wrap", "stride": (1, 2), "offset": (0, 1)}], 2, ids=str)  # fmt: skip
 @pytest.mark.parametrize("weighted", [False, True])
 def test_the_weighted_sandwich_is_that_of_the_dense_problem(weighted, convention, monkeypatch):
     """The same of ``G_w^-1 A'W C W A G_w^-1``, exactly, edges and all, for a mask and for weights."""

@@ -80,6 +80,7 @@ def test_what_the_statistics_carry():
 # ---- sizes that cross every block, band and segment edge ------------------------------------------------------------
 
 
+@pytest.mark.slow
 @grid("mode, operation", [("same", "convolution"), ("full", "correlation"), ("valid", "convolution")], 3)
 def test_wide_image(mode, operation, boundary):
     if mode == "valid" and boundary["boundary"] is not None:

@@ -35,7 +35,7 @@ CONVENTIONS = [
 SIZES = [(23, 31), (19, 40), (37, 18)]
 
 
-@pytest.fixture(params=mostly_slow(CONVENTIONS, 3), ids=lambda c: f"{c['mode']}-{c['boundary']}-{c['operation'][:4]}")
+@pytest.fixture(params=mostly_slow(CONVENTIONS, 6), ids=lambda c: f"{c['mode']}-{c['boundary']}-{c['operation'][:4]}")
 def convention(request):
     return request.param
 

@@ -460,7 +460,7 @@ def flat_graphic(shape, seed):
     return image
 
 
-@pytest.mark.parametrize("kind", ["stars", "graphic"])
+@grid("kind", ["stars", "graphic"], 2)
 @pytest.mark.parametrize("blobs", [False, True])
 def test_outliers_where_few_pixels_tell_the_kernel(kind, blobs):
     """Pixels of much leverage are neither lost nor, if they are garbage, believed; beside a background, too."""
@@ -763,7 +763,7 @@ def test_rounding_is_no_outlier(keywords):
         assert all("about 0 %" in note for note in fit.notes if note.startswith("about"))
 
 
-@pytest.mark.parametrize("robust", ["huber", "tukey", "clip"])
+@grid("robust", ["huber", "tukey", "clip"], 3)
 def test_bright_pixels_taken_for_outliers_are_told(robust):
     """Photon noise of bright stars is no outlier, though it looks like one beside that of the sky."""
     for seed in range(3):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import kernelfit
+from helpers import grid
 from kernelfit.cli.options import printable
 from kernelfit.cli.parser import main
 from kernelfit.core import npz
@@ -159,6 +160,7 @@ def test_no_escape_sequence_of_a_file_reaches_the_terminal(folder, pixels, capsy
         assert out + err
 
 
+@pytest.mark.slow
 def test_a_name_that_is_no_utf_8_works(folder, pixels):
     name = b"bild-\xff.npy"
     os.rename("image.npy", name)
@@ -170,7 +172,7 @@ def test_a_name_that_is_no_utf_8_works(folder, pixels):
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@grid("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"], 4)
 def test_closed_streams_get_no_traceback(closed, folder):
     call = f"{sys.executable} -m kernelfit find image.npy target.npy --shape 2,3 -o k.npz {closed}"
     done = subprocess.run(["sh", "-c", call], capture_output=True, env=ENVIRONMENT)

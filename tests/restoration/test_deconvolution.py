@@ -9,7 +9,7 @@ import pytest
 import scipy.signal
 
 import naive
-from helpers import camera
+from helpers import camera, grid
 from kernelfit import apply_kernel, deconvolve, set_fft
 from kernelfit.compiled import fft
 from kernelfit.restoration import deconvolution, inpainting
@@ -114,7 +114,7 @@ def test_the_spectrum_of_a_large_image_is_not_kept(monkeypatch):
     fft._shelf.clear()
 
 
-@pytest.mark.parametrize("sigma, noise", [(1.0, 0.01), (1.5, 0.01), (2.5, 0.05)])
+@grid("sigma, noise", [(1.0, 0.01), (1.5, 0.01), (2.5, 0.05)], 3)
 def test_the_balance_is_near_the_best(sigma, noise):
     kernel = gaussian(9, 9, sigma)
     image, target = blurred(kernel, noise)
@@ -148,7 +148,7 @@ def test_the_room_beyond_the_image_is_enough(monkeypatch):
     assert found > psnr(deconvolve(target, kernel), image) - 0.1
 
 
-@pytest.mark.parametrize("operation", ["convolution", "correlation"])
+@grid("operation", ["convolution", "correlation"], 3)
 @pytest.mark.parametrize("penalty", ["laplacian", "identity"])
 @pytest.mark.parametrize("boundary", [None, "wrap"])
 def test_missing_pixels_are_penalised_least_squares_of_the_others(boundary, penalty, operation, monkeypatch):
@@ -203,7 +203,7 @@ def test_thick_bars_and_flat_images_are_not_called_dead():
         deconvolve(target[:200], kernel)
 
 
-@pytest.mark.parametrize("sigma, noise, gained", [(1.5, 0.05, -0.1), (2.5, 0.001, 2.0), (2.5, 1e-4, 5.0)])
+@grid("sigma, noise, gained", [(1.5, 0.05, -0.1), (2.5, 0.001, 2.0), (2.5, 1e-4, 5.0)], 3)
 def test_edges_are_solved_where_they_would_ring(sigma, noise, gained):
     kernel = gaussian(9, 7, sigma)
     image, target = (a[150:350, 120:310] for a in blurred(kernel, noise))
@@ -301,7 +301,7 @@ def test_stored_images_and_kernels_are_read_like_others(tmp_path):
                 np.testing.assert_array_equal(call(target, taps), expected)
 
 
-@pytest.mark.parametrize("quality", [75, 95])
+@grid("quality", [75, 95], 2)
 @pytest.mark.parametrize("width", [1.5, 3.0])
 def test_compression_is_not_taken_for_detail(quality, width):
     """Its errors are not white, and plain cross-validation finds none of them: 10 to 50 dB worse than no restoring."""

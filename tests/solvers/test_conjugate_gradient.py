@@ -9,6 +9,7 @@ import scipy.signal
 
 import kernelfit
 import naive
+from helpers import grid
 from kernelfit import ConjugateGradient, Prior
 from kernelfit.core.findings import Verdict
 from kernelfit.solvers import conjugate_gradient
@@ -49,7 +50,7 @@ def close(fit, matrix, values, part=0.01, taps=None):
     np.testing.assert_allclose(fit.typical_stderr, error / math.sqrt(taps), rtol=0.1)
 
 
-@pytest.mark.parametrize("boundary", ["wrap", "symm", "mirror", "nearest", "fill", None])
+@grid("boundary", ["wrap", "symm", "mirror", "nearest", "fill", None], 3)
 @pytest.mark.parametrize("operation", ["convolution", "correlation"])
 def test_every_boundary(boundary, operation):
     image, target = pair_of((30, 41))
@@ -153,7 +154,7 @@ def penalty_of(name, shape):
     return np.linalg.matrix_power(once, power)
 
 
-@pytest.mark.parametrize("name", conjugate_gradient.PENALTIES)
+@grid("name", conjugate_gradient.PENALTIES, 3)
 @pytest.mark.parametrize("settings", [{}, {"stride": 2, "background": 0}])
 def test_penalties(name, settings):
     image, target = pair_of((50, 61), noise=0.3)
@@ -217,7 +218,7 @@ PRIORS = [
 ]
 
 
-@pytest.mark.parametrize("prior", PRIORS)
+@grid("prior", PRIORS, 3)
 @pytest.mark.parametrize("noise_std", [None, 0.5])
 def test_priors(prior, noise_std):
     image, target = pair_of((30, 41), noise=0.5)
