@@ -275,9 +275,22 @@ class _Lags:
             apart.append(np.where(lag < k, 0, np.minimum(lag - k + 1, n - lag)))
         return np.asarray(np.maximum.outer(*apart))
 
+    def peak(self) -> tuple[int, ...]:
+        """Return the lag outside the support whose score is largest."""
+        found = np.unravel_index(int(np.argmax(np.where(self.beyond() > 0, np.abs(self.score), 0.0))), self.score.shape)
+        return tuple(int(at) for at in found)
 
-def _lags(parts: list[Part], source: int) -> _Lags:
-    """Correlate the residual with one of the images, whitened, at all lags."""
+    def seen(self) -> bool:
+        """Return whether a lag outside the support, or those of a ring about it together, exceed what chance makes."""
+        beyond, score = self.beyond(), self.score / self.spread
+        if abs(float(score[self.peak()])) > _LAG:
+            return True
+        rings = [score[(beyond > 0) & (beyond <= width)] for width in _RINGS]
+        return any(r.size and (float((r**2).mean()) - 1.0) * math.sqrt(len(r) / 2) > _RING for r in rings)
+
+
+def _lags(parts: list[Part], source: int, exact: bool) -> _Lags:
+    """Correlate the residual with one of the images, whitened, at all lags; the variances are by every second one."""
     plan = parts[0][0].geometry
     size = [2 * scipy.fft.next_fast_len(-(-max(p.blocks.shape[k] for _, p in parts) // 2), real=True) for k in (2, 3)]
     products = squares = np.zeros(size)
@@ -300,8 +313,14 @@ def _lags(parts: list[Part], source: int) -> _Lags:
         values = part.left if part.root is None else part.left * part.root
         left[:, : step * rows : step, : pace * cols : pace] = values / scale
         products = products + _correlation(left, spectra, size)
-        # the variance by lag if the noise is independent, of whatever variance
-        squares = squares + _correlation(left**2, scipy.fft.rfft2(white**2, workers=1), size)
+        # the variance by lag if the noise is independent, of whatever variance: smooth, save where a few pixels make it
+        energies = left**2, white**2
+        if exact:
+            squares = squares + _correlation(energies[0], scipy.fft.rfft2(energies[1], workers=1), size)
+        else:
+            coarse = [_halved(values) for values in energies]
+            apart = _correlation(coarse[0], scipy.fft.rfft2(coarse[1], workers=1), [n // 2 for n in size]) / 4.0
+            squares = squares + apart.repeat(2, axis=0).repeat(2, axis=1)
         count += int(part.known.sum())
     score = products / np.sqrt(np.maximum(squares, 1e-6 * max(float(squares.max()), 1e-300)))
     lags = _Lags(score, 1.0, count, plan.kernel_shape)
@@ -315,6 +334,12 @@ def _correlation(left: Single, spectra: npt.NDArray[np.complex64], size: Sequenc
     """Return the sum over tiles of ``r[t] f[t + u]`` by lag u."""
     product = (np.conj(scipy.fft.rfft2(left, workers=1)) * spectra).sum(axis=0)
     return np.asarray(scipy.fft.irfft2(product, size, workers=1), dtype=np.float64)
+
+
+def _halved(values: Single) -> Single:
+    """Return the sums over squares of two by two."""
+    rows = values[:, ::2] + values[:, 1::2]
+    return np.asarray(rows[:, :, ::2] + rows[:, :, 1::2])
 
 
 def _taper(n: int) -> Array:
@@ -574,16 +599,13 @@ def _outside(parts: list[Part]) -> dict[Verdict, _Test]:
     """Return whether the residual is correlated with an image at lags outside the support."""
     found = []
     for source in range(parts[0][1].blocks.shape[0]):
-        lags = _lags(parts, source)
-        beyond, score = lags.beyond(), lags.score / lags.spread
-        at = np.unravel_index(int(np.argmax(np.where(beyond > 0, np.abs(score), 0.0))), score.shape)
-        peak, excess = abs(float(score[at])), 0.0
-        for width in _RINGS:
-            ring = score[(beyond > 0) & (beyond <= width)]
-            excess = max(excess, (float((ring**2).mean()) - 1.0) * math.sqrt(len(ring) / 2) if ring.size else 0.0)
-        if peak > _LAG or excess > _RING:
+        lags = _lags(parts, source, exact=False)
+        if lags.seen():
+            lags = _lags(parts, source, exact=True)
+        if lags.seen():
+            beyond, at = lags.beyond(), lags.peak()
             plan = parts[0][0].geometry
-            axes = zip(at, score.shape, plan.kernel_shape, strict=True)
+            axes = zip(at, lags.score.shape, plan.kernel_shape, strict=True)
             signed = [int(u) if u < (n + k) / 2 else int(u) - n for u, n, k in axes]
             tap = [k - 1 - u if plan.flipped else u for u, k in zip(signed, plan.kernel_shape, strict=True)]
             near = (beyond > 0) & (beyond <= _MARGIN)
