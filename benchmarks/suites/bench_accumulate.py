@@ -49,10 +49,10 @@ class Accumulate:
         scene = make_scene(kernel, size, noise=0.01)
         self.truth, self.shape = scene.kernel, scene.shape
         self.image, self.target = as_dtype(scene.image, dtype), as_dtype(scene.target, dtype)
-        self.stats = accumulate(self.image, self.target, self.shape, method=engine)
+        self.stats = accumulate(self.image, self.target, self.shape, method=engine, saturated=None)
 
     def time_accumulate(self, engine, kernel, size, dtype):
-        accumulate(self.image, self.target, self.shape, method=engine)
+        accumulate(self.image, self.target, self.shape, method=engine, saturated=None)
 
     def track_gram_error(self, engine, kernel, size, dtype):
         return gram_error(self.stats.gram, self.image, self.shape)
