@@ -57,7 +57,8 @@ def same_fit(assert_close, actual, expected, tolerance=1e-9):
     assert_close(actual.kernel, expected.kernel, tolerance, "kernel")
     assert_close(actual.stderr, expected.stderr, tolerance, "stderr")
     assert actual.noise_std == pytest.approx(expected.noise_std, rel=tolerance)
-    assert actual.n_pixels == expected.n_pixels and actual.verdict is expected.verdict
+    assert actual.n_pixels == expected.n_pixels
+    assert actual.verdict.ok == expected.verdict.ok  # what is wrong is judged on another sample of the pixels
     assert (actual.channels, actual.channel_axis) == (expected.channels, expected.channel_axis)
     assert (actual.background is None) == (expected.background is None)
     if expected.background is not None:
