@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
+from helpers import observe
 from kernelfit import Penalized, Verdict, apply_kernel, find_kernel
 from kernelfit.core.findings import Finding
 from kernelfit.data.masking import judge
-from kernelfit.data.observation import as_observation
 from kernelfit.diagnostics import misfit, whiteness
 
 SHAPE = (6, 9)
@@ -32,7 +32,7 @@ def found(image, target, shape=SHAPE, weights=None, lay=None, **keywords):
     """The findings of a fit, without a boundary."""
     lay = {"mode": None, "operation": "convolution", "stride": 1, **(lay or {})}
     fit = find_kernel(image, target, shape, **lay, **keywords)
-    pair = as_observation(image, target, shape, boundary=None, fillvalue=0.0, origin=None, **lay)
+    pair = observe(image, target, shape, boundary=None, fillvalue=0.0, origin=None, **lay)
     return misfit.misfits([pair], fit, weights, 1)
 
 
@@ -145,7 +145,7 @@ def test_what_is_excluded_plays_no_part():
     for garbage in (0.0, 1e9):
         target = np.where(mask, garbage, made + grain)
         fit = find_kernel(image, target, SHAPE, mask=mask)
-        pair = as_observation(
+        pair = observe(
             image, target, SHAPE, mode=None, boundary=None, fillvalue=0.0, origin=None, operation="convolution"
         )
         item = judge(pair, masks=[mask]).item
@@ -159,9 +159,7 @@ def test_saturation_by_chance_is_no_curve():
     noisy = made + 20 * grain
     end = float(np.quantile(noisy, 0.9))
     fit = find_kernel(image, noisy, SHAPE, saturated=(None, end))
-    pair = as_observation(
-        image, noisy, SHAPE, mode=None, boundary=None, fillvalue=0.0, origin=None, operation="convolution"
-    )
+    pair = observe(image, noisy, SHAPE, mode=None, boundary=None, fillvalue=0.0, origin=None, operation="convolution")
     weights = [(noisy < end)[pair.geometry.used]]
     assert misfit.misfits([pair], fit, weights, 1) == []
 
@@ -194,8 +192,6 @@ def test_a_misfit_takes_the_place_of_coloured_noise():
     target = np.roll(made, (14, -3), (0, 1)) + grain
     fit = find_kernel(image, target, SHAPE)
     told = Finding(Verdict.SHAPE_TOO_SMALL, "why")
-    pair = as_observation(
-        image, target, SHAPE, mode=None, boundary=None, fillvalue=0.0, origin=None, operation="convolution"
-    )
+    pair = observe(image, target, SHAPE, mode=None, boundary=None, fillvalue=0.0, origin=None, operation="convolution")
     looked = whiteness.look([pair], fit, misfits=[told])
     assert told in looked.findings
