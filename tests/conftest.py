@@ -10,7 +10,7 @@ settings.register_profile("kernelfit", deadline=None, derandomize=True, max_exam
 settings.load_profile("kernelfit")
 
 
-@pytest.fixture(params=mostly_slow(SCENES, 4), ids=str)
+@pytest.fixture(params=mostly_slow(SCENES, 7), ids=str)
 def scene(request):
     return request.param
 

@@ -12,6 +12,7 @@ import pytest
 from scipy.signal import convolve2d
 
 import kernelfit
+from helpers import grid
 from kernelfit.cli import options, parser
 
 cv2 = pytest.importorskip("cv2")
@@ -466,7 +467,7 @@ def bad_files(pair, pixels):
     return pair
 
 
-@pytest.mark.parametrize("call, says", BAD_CALLS.values(), ids=BAD_CALLS.keys())
+@grid("call, says", BAD_CALLS.values(), 3, ids=BAD_CALLS.keys())
 def test_bad_call(call, says, bad_files, capsys):
     before = snapshot(bad_files)
     argv = call.split() if isinstance(call, str) else list(call)

@@ -23,7 +23,7 @@ def problem_of(shape, **keywords):
 
 
 @grid("shape", [(1, 1), (1, 4), (5, 1), (3, 2), (4, 7)], 2)
-@pytest.mark.parametrize("boundary", [None, "fill", "wrap", "symm"])
+@grid("boundary", [None, "fill", "wrap", "symm"], 2)
 @pytest.mark.parametrize("operation", ["convolution", "correlation"])
 @pytest.mark.parametrize("method", ["direct", "fft"])
 def test_the_statistics_are_those_of_the_rows_of_the_design_matrix(shape, boundary, operation, method):

@@ -275,6 +275,7 @@ def narrow(ratio, side, seed):
     return image, target, kernel
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ratio", [1.1, 1.5, 3.0])
 def test_errors_are_honest_however_few_pixels(ratio):
     told, true, covered, scenes = [], [], [], 24

@@ -7,7 +7,7 @@ import scipy.signal
 
 import kernelfit
 import naive
-from helpers import assert_close, observe
+from helpers import assert_close, grid, observe
 from kernelfit import Verdict
 from kernelfit.solvers import errors_in_variables
 
@@ -92,8 +92,8 @@ def test_the_correction_survives_refinement():
     assert share == 1.0
 
 
-@pytest.mark.parametrize("convention", [{"boundary": "mirror"}, {"boundary": None, "operation": "correlation"}, {
-    "boundary": "symm", "stride": (2, 1), "offset": (1, 0)}], ids=str)  # fmt: skip
+@grid("convention", [{"boundary": "mirror"}, {"boundary": None, "operation": "correlation"}, {
+    "boundary": "symm", "stride": (2, 1), "offset": (1, 0)}], 3, ids=str)  # fmt: skip
 def test_noise_of_the_image_under_a_mask_is_that_of_the_dense_problem(convention):
     rng = np.random.default_rng(3)
     image, std = smooth(rng, (31, 27)) + rng.normal(size=(31, 27)), 0.3

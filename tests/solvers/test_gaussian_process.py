@@ -10,7 +10,7 @@ import scipy.spatial.distance
 import kernelfit
 import naive
 from dense import dense_prior
-from helpers import assert_close
+from helpers import assert_close, grid
 from kernelfit import GaussianProcess
 from kernelfit.solvers import evidence, gaussian_process, hyperparameters, least_squares
 from kernelfit.solvers.evidence import Kind
@@ -39,9 +39,9 @@ def square_scene():
     return matrix, target.ravel(), kernelfit.accumulate(image, target, (4, 4))
 
 
-@pytest.mark.parametrize("symmetric", [None, "point", "both", "square"])
+@grid("symmetric", [None, "point", "both", "square"], 3)
 @pytest.mark.parametrize("envelope", evidence.ENVELOPES)
-@pytest.mark.parametrize("family", evidence.FAMILIES)
+@grid("family", evidence.FAMILIES, 2)
 def test_against_a_dense_process_in_pixels(scene, square_scene, family, envelope, symmetric):
     a, y, stats = square_scene if symmetric == "square" else scene
     fit = stats.solve(GaussianProcess(family, envelope, symmetric))
@@ -215,6 +215,7 @@ def test_a_search_that_begins_on_part_of_the_data_ends_near_one_on_all(monkeypat
     assert np.linalg.norm(part.kernel - kernel) < 0.3 * np.linalg.norm(stats.solve().kernel - kernel)
 
 
+@pytest.mark.slow
 def test_coverage_on_kernels_of_its_own_prior():
     """95 % intervals over kernels drawn from the prior, hyperparameters and family found each time."""
     rng = np.random.default_rng(5)

@@ -5,6 +5,7 @@ import pytest
 import scipy.signal
 
 import kernelfit
+from helpers import grid
 from kernelfit import (
     Constrained,
     GaussianProcess,
@@ -34,9 +35,10 @@ def solvers(taps):
     }
 
 
-@pytest.mark.parametrize(
+@grid(
     "size, shape, n",
     [((5, 5), (3, 3), 30), ((5, 6), (3, 3), 20), ((6, 5), (2, 3), 20), ((8, 7), (3, 5), 20), ((9, 10), (5, 5), 10)],
+    3,
 )
 def test_unrelated_noise_is_solved_by_no_solver(size, shape, n):
     rng = np.random.default_rng(0)

@@ -9,7 +9,7 @@ import scipy.signal
 import kernelfit
 import naive
 from dense import dense_penalty, detail
-from helpers import assert_close
+from helpers import assert_close, grid
 from kernelfit import Constrained, GaussianProcess, InBasis, LeastSquares, NonNegative, Penalized, Sparse, Verdict
 
 IMAGE, SHAPE = (19, 26), (4, 5)
@@ -51,7 +51,7 @@ def name(solver):
 # ---- against textbooks ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("penalty", ["ridge", "gradient", "laplacian", "biharmonic"])
+@grid("penalty", ["ridge", "gradient", "laplacian", "biharmonic"], 2)
 @pytest.mark.parametrize("strength", [1e-9, 1e-3, 0.5, 30.0])
 def test_penalised_against_stacked_least_squares(dense, penalty, strength):
     a, y, stats = dense
