@@ -122,6 +122,15 @@ def test_the_lag_outside_the_support_is_told_in_the_kernels_own_index():
         assert f"tap ({1 + sign * 9}, {1})" in finding.detail
 
 
+def test_a_lag_so_far_out_that_no_pixel_of_the_tiles_is_left(monkeypatch):
+    """Then the wider support cannot be compared, and the correlation alone tells."""
+    image, _, made, grain = scene(0)
+    target = made + grain + 0.3 * np.roll(image, (14, -3), (0, 1))
+    far = found(image, target)
+    monkeypatch.setattr(misfit, "_margins", lambda parts, peak: [(0, 70), (70, 0)])
+    assert verdicts(found(image, target)) == verdicts(far) == [Verdict.SHAPE_TOO_SMALL]
+
+
 def test_a_shift_of_a_smooth_image_is_found():
     """By lag, or as a constant, which is the best that taps and a mean can do with it."""
     for seed in range(3):

@@ -391,7 +391,7 @@ class _Design:
             (top, bottom), (left, right) = (
                 (-(-lo // step), -(-hi // step)) for (lo, hi), step in zip(more, plan.stride, strict=True)
             )
-            inside[top : rows - bottom, left : cols - right] = True
+            inside[top : max(0, rows - bottom), left : max(0, cols - right)] = True
             kept.append(part.known & inside)
         taps = np.zeros(size, dtype=bool)
         sides = zip(plan.kernel_shape, size, more, strict=True)
@@ -504,6 +504,8 @@ def misfits(
             return []
         inside = _Design.of(parts)
         parts = _with(parts, inside.without([p.left for _, p in parts]), inside.kept)
+        if not _energy([p.left for _, p in parts]) > 0:
+            return []
     integer = all(np.dtype(o.targets[0].array.dtype).kind in "iu" for o in observations)
     alike = all(p.root is None or bool((p.root[p.known] == 1).all()) for _, p in parts)  # in units of the pixels
     rounding = integer and alike and estimate.noise_std < ALONE * math.sqrt(ROUNDING)
@@ -655,9 +657,11 @@ def _explained(
         before = [np.where(k, t, 0.0) for k, t in zip(wide.kept, tiles, strict=True)]
         after = wide.without(tiles)
         count, n_taps = sum(int(k.sum()) for k in wide.kept), int(wide.taps.sum()) * parts[0][1].blocks.shape[0]
-        share = 1.0 - _energy(after) / _energy(before) * count / max(1, count - n_taps)
+        whole, share = _energy(before), 0.0  # the margins of a far lag may leave no pixel to compare by
+        if whole > 0 and count > n_taps:
+            share = 1.0 - _energy(after) / whole * count / (count - n_taps)
         found[Verdict.SHAPE_TOO_SMALL] = shape = dataclasses.replace(shape, share=max(share, shape.share))
-        if all(shape.share >= t.share for t in found.values()):
+        if whole > 0 and all(shape.share >= t.share for t in found.values()):
             still = _remaining(_tests(_cells(_with(parts, after, wide.kept)), estimate), 1.0 - share, found)
             # to a wider kernel a curve is as much of a misfit
             found = {Verdict.SHAPE_TOO_SMALL: shape} | {
