@@ -111,6 +111,18 @@ def test_channels(channels, more, tmp_path):
     assert again.findings == both.solve(solver).findings and again.notes == both.solve(solver).notes
 
 
+def test_sum_adds_statistics_of_any_kind():
+    each = [accumulate(image, target, SHAPE) for image, target in PAIRS]
+    assert_same_bits(sum(each), each[0] + each[1])
+    colour = [accumulate(*pair, SHAPE, channel_axis=-1, channels="separate") for pair in COLOUR]
+    for got, expected in zip(sum(colour).parts, (colour[0] + colour[1]).parts, strict=True):
+        assert_same_bits(got, expected)
+    spectra = [kernelfit.accumulate_spectra(*PAIRS[0], SHAPE, block=32)] * 2
+    assert np.array_equal(sum(spectra).cross, 2 * spectra[0].cross)
+    with pytest.raises(TypeError, match="unsupported operand"):
+        sum(each, 1)
+
+
 def test_a_background_is_that_of_dense_least_squares():
     """Two pairs, each with a plane of its own beside one kernel, as one dense system."""
     degree, rows, values = 1, [], []

@@ -174,6 +174,8 @@ def test_workers_and_progress():
         ({"smoothness": "auto"}, "got smoothness='auto', need a number"),
         ({"smoothness": True}, "got smoothness=True, need one real number"),
         ({"shape": True}, "got shape=True, need an int or a pair"),
+        ({"shape": {3, 5}}, "got shape={3, 5}, need an int or a pair"),
+        ({"shape": {3: 5}}, "got shape={3: 5}, need an int or a pair"),
         ({"smoothness": 1.0, "solver": GaussianProcess()}, "need one or the other"),
         ({"method": "wiener", "smoothness": 1.0}, r"got Wiener\(\) with smoothness=1: both are penalties"),
     ],

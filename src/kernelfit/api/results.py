@@ -215,6 +215,10 @@ class NormalStats(NormalEquations):
             return NotImplemented
         return self._beside(other, NormalEquations.__add__)
 
+    def __radd__(self, other: object) -> Self:
+        """Return these statistics, which `sum` adds to the number 0 first."""
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
     def __sub__(self, other: NormalEquations) -> Self:
         """Return the statistics of the pixels of this one that are not in `other`, a part of it, without a sample."""
         if not isinstance(other, NormalEquations):
@@ -415,6 +419,10 @@ class ChannelStats:
             msg = f"got statistics of {len(self.parts)} and of {len(other.parts)} channels, need as many in both"
             raise ValueError(msg)
         return ChannelStats(tuple(a + b for a, b in zip(self.parts, other.parts, strict=True)))
+
+    def __radd__(self, other: object) -> "ChannelStats":
+        """Return these statistics, which `sum` adds to the number 0 first."""
+        return self if isinstance(other, int) and other == 0 else NotImplemented
 
     @one_blas_thread
     def solve(self, solver: Solver | str | None = None) -> "KernelFit":

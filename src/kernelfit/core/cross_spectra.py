@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -105,6 +105,10 @@ class CrossSpectra:
         names = ("image_power", "target_power", "cross", "overlap", "n_blocks")
         sums = {name: getattr(self, name) * share for name in names}
         return dataclasses.replace(self, **sums, weight_square=self.weight_square * share**2)
+
+    def __radd__(self, other: object) -> Self:
+        """Return these statistics, which `sum` adds to the number 0 first."""
+        return self if isinstance(other, int) and other == 0 else NotImplemented
 
     def __add__(self, other: "CrossSpectra") -> "CrossSpectra":
         """Return the statistics of the blocks of both."""

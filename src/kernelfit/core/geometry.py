@@ -11,7 +11,7 @@ Nothing past this door knows about modes, and nothing past `polyphase` about str
 
 import dataclasses
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,7 +145,7 @@ class Geometry:
 def as_pair(value: object, name: str) -> Shape:
     """Return an int or a pair of ints as a pair; refuse everything else."""
     try:
-        if isinstance(value, bool):
+        if isinstance(value, bool | Set | Mapping):  # a set has no order: rows could pass for columns
             raise TypeError
         if isinstance(value, Sequence) or hasattr(value, "__len__"):
             items = [operator.index(v) for v in value]  # type: ignore[attr-defined]
