@@ -61,8 +61,8 @@ def cross_validated(equations):
     n = (stats.n_blocks * np.prod(stats.block)) ** 2 / stats.weight_square
     scores = []
     for balance in FINE:
-        freedom = np.sum(equations.values * equations.inverses(balance))
-        scores.append(mean_misfit(equations, balance) / (1 - freedom / n) ** 2)
+        df_model = np.sum(equations.values * equations.inverses(balance))
+        scores.append(mean_misfit(equations, balance) / (1 - df_model / n) ** 2)
     return FINE[int(np.argmin(scores))]
 
 

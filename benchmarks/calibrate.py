@@ -117,7 +117,7 @@ def main(arguments: list[str]) -> None:
     root = np.eye(taps) + 0.1 * np.random.default_rng(0).random((taps, taps))
     gram = root @ root.T
     stats = kernelfit.accumulate(tiny, tiny, (30, 30))
-    fields = {name: getattr(stats, name) for name in ("target_energy", "target_sum", "terms", "convention")}
+    fields = {name: getattr(stats, name) for name in ("target_energy", "target_sum", "supports", "convention")}
 
     def solve() -> object:
         fresh = kernelfit.NormalStats(gram=gram, moment=stats.moment, n_pixels=10**6, **fields)

@@ -247,7 +247,7 @@ def planned(images, targets, shape, *, selection=None, **model):
     return make_plan(images, targets, kernelfit.Model(shape, **model), chosen)
 
 
-def weighted_fit(judged, choice, workers=2, *, regime="auto", tolerance=None):
+def weighted_fit(judged, choice, workers=2, *, strategy="auto", tolerance=None):
     """The estimate of pairs with their weights, in one of the ways to take them into account."""
     settings = pipeline.Settings(execution=kernelfit.Execution(workers=workers, tolerance=tolerance))
-    return pipeline.fit_weighted(judged, choice, settings, regime).estimate
+    return pipeline.fit_weighted(judged, choice, settings, strategy).estimate

@@ -199,7 +199,7 @@ def test_correlation_is_turned_before_it_is_compared():
 def test_errors_of_arrays_and_bad_calls():
     kernel = np.ones((2, 3))
     found = compare_kernels(kernel, kernel + 0.1, stderr=(np.full((2, 3), 0.1), None))
-    assert found.chi2 == pytest.approx(6) and found.freedom == 6 and found.exact and "counts as exact" in str(found)
+    assert found.chi2 == pytest.approx(6) and found.dof == 6 and found.exact and "counts as exact" in str(found)
     both = compare_kernels(kernel, kernel + 0.1, stderr=(np.full((2, 3), 0.1), np.full((2, 3), 0.1)))
     assert both.chi2 == pytest.approx(3) and not both.exact and "counts as exact" not in str(both)
     with pytest.raises(ValueError, match="errors of shape"):
@@ -222,8 +222,8 @@ def test_taps_held_at_zero_have_no_error_that_could_tell():
     none = sparse.kernel == 0
     assert none.sum() >= 8 and np.all(sparse.stderr[none] == 0) and np.all(plain.kernel[none] != 0)
     found = compare_kernels(sparse, plain.kernel)
-    assert not found.differ and 0.01 < found.p_value and found.freedom == 15
-    assert compare_kernels(sparse, kernel).freedom == np.count_nonzero(~none)
+    assert not found.differ and 0.01 < found.p_value and found.dof == 15
+    assert compare_kernels(sparse, kernel).dof == np.count_nonzero(~none)
     for row, col in ((0, 4), (1, 1)):
         wrong = kernel.copy()
         wrong[row, col] += 0.05
@@ -232,7 +232,7 @@ def test_taps_held_at_zero_have_no_error_that_could_tell():
     assert "held there by a choice" in str(compare_kernels(sparse, kernel + 0.05 * (np.indices((3, 5))[1] == 4)))
     small = find_kernel(image, target, (3, 3))
     wide = np.pad(small.kernel, ((0, 0), (1, 1)))
-    assert compare_kernels(small, wide).freedom == 9
+    assert compare_kernels(small, wide).dof == 9
     total = find_kernel(image, target, (3, 5), solver=Constrained(total=1.0))
     assert compare_kernels(total, plain.kernel).p_value > 0.01 and compare_kernels(total, plain.kernel + 0.02).differ
 

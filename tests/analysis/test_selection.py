@@ -50,7 +50,7 @@ def test_compare_by_each_score():
         values = [v for v in found.scores[by] if not np.isnan(v)]
         assert values == sorted(values, reverse=by == "evidence")
         for fit, gcv in zip(found.fits, found.scores["gcv"], strict=True):
-            assert gcv == pytest.approx(n * fit.rss / (n - fit.freedom) ** 2)
+            assert gcv == pytest.approx(n * fit.rss / (n - fit.df_model) ** 2)
     with pytest.raises(ValueError, match="prediction needs tiles"):
         kernelfit.compare(stats, solvers, by="prediction")
     with pytest.raises(ValueError, match="need at least one"):
@@ -75,7 +75,7 @@ def test_the_right_support_is_found():
         stats = kernelfit.accumulate(image, target, (15, 17))
         found = kernelfit.choose_support(stats)
         assert found.shape[0] >= shape[0] and found.shape[1] >= shape[1]
-        assert found.stats.terms == (found.shape,) and 0 <= found.p_value <= 1
+        assert found.stats.supports == (found.shape,) and 0 <= found.p_value <= 1
         right += found.shape == shape and found.corner == ((15 - shape[0]) // 2, (17 - shape[1]) // 2)
     assert right >= 0.95 * scenes
 

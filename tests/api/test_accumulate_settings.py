@@ -231,7 +231,7 @@ def test_the_residual_is_judged_and_where_it_is_not_that_is_said(tmp_path):
     assert (stats + accumulate(*correlated((90, 121), 2), SHAPE)).solve().verdict is Verdict.COLOURED_NOISE
     rest = (white + white) - white
     assert [f.verdict for f in rest.solve().findings] == [Verdict.RESIDUAL_UNCHECKED]
-    sums = ("gram", "moment", "target_energy", "target_sum", "n_pixels", "terms", "convention")
+    sums = ("gram", "moment", "target_energy", "target_sum", "n_pixels", "supports", "convention")
     bare = kernelfit.NormalStats(**{name: getattr(white, name) for name in sums})
     for unchecked in (bare, white + bare, bare + white, white.crop((1, 5))):
         assert Verdict.RESIDUAL_UNCHECKED in [f.verdict for f in unchecked.solve().findings]

@@ -185,7 +185,7 @@ def test_both_engines_agree(pair):
     direct, fft = (accumulate(image, target, **{**keywords, "method": method}) for method in METHODS)
     agree(fft.gram, direct.gram, 1e-13)
     assert np.linalg.norm(fft.moment - direct.moment) <= 1e-13 * np.sqrt(np.trace(direct.gram) * direct.target_energy)
-    assert (fft.n_pixels, fft.terms, fft.convention) == (direct.n_pixels, direct.terms, direct.convention)
+    assert (fft.n_pixels, fft.supports, fft.convention) == (direct.n_pixels, direct.supports, direct.convention)
 
 
 @given(pairs())

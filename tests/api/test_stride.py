@@ -113,7 +113,7 @@ def test_statistics(case, method):
     image, _, target, matrix, used = drawn(case)
     stats = accumulate(image, target, case[1], method=method, **case[2])
     assert_same_stats(stats, naive.products(matrix, target, used))
-    assert stats.terms == (case[1],)
+    assert stats.supports == (case[1],)
 
 
 @all_of_them
@@ -336,9 +336,9 @@ def test_weighted_statistics(case, kind):
         assert stats.total_weight == pytest.approx(expected.total_weight, rel=1e-12)
 
 
-@pytest.mark.parametrize("regime", ["subtract", "patches", "iterate"])
+@pytest.mark.parametrize("strategy", ["subtract", "patches", "iterate"])
 @pytest.mark.parametrize("case", [c for c in ALL if c[0] == (25, 18)][::5], ids=named)
-def test_weighted_fits(case, regime):
+def test_weighted_fits(case, strategy):
     (_, shape, convention), rng = case, np.random.default_rng(3)
     image = rng.normal(0.5, 1.0, (75, 62))
     matrix, used = naive.design_dense(image, shape, **convention)
@@ -348,9 +348,9 @@ def test_weighted_fits(case, regime):
     kernel, stderr, rss = naive.weighted_fit(image, target, shape, weights, **convention)
     judged = selected(image, target, shape, convention, weights=weights)
     for engine in ("direct", "fft"):
-        fit = weighted_fit([judged], Choice(engine, "as asked"), 2, tolerance=1e-4, regime=regime)
-        assert_close(fit.kernel, kernel, 1e-5 if regime == "iterate" else 1e-10)
-        assert_close(fit.stderr, stderr, 0.1 if regime == "iterate" else 1e-8)
+        fit = weighted_fit([judged], Choice(engine, "as asked"), 2, tolerance=1e-4, strategy=strategy)
+        assert_close(fit.kernel, kernel, 1e-5 if strategy == "iterate" else 1e-10)
+        assert_close(fit.stderr, stderr, 0.1 if strategy == "iterate" else 1e-8)
         assert fit.rss == pytest.approx(rss, rel=1e-6)
 
 
@@ -540,7 +540,7 @@ def test_a_smaller_support_means_the_same_kernel(mode, operation):
     ]
     assert min(found) < 1e-6
     chosen = choose_support(accumulate(image, target + rng.normal(0, 0.01, target.shape), (7, 8), **keywords))
-    assert chosen.stats.terms == ((3, 2),)
+    assert chosen.stats.supports == ((3, 2),)
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_saved_statistics_come_back(stats, kind, tmp_path):
     stats.save(kind(path))
     back = kernelfit.NormalStats.load(kind(path))
     assert_same_bits(back, stats)
-    assert back.convention == stats.convention and back.terms == stats.terms
+    assert back.convention == stats.convention and back.supports == stats.supports
     assert type(back.n_pixels) is int and type(back.target_energy) is float
     assert_same_bits(back + stats, stats + stats)
     assert back.solve().kernel.tobytes() == stats.solve().kernel.tobytes()

@@ -12,56 +12,56 @@ from kernelfit.data import buffer_pool
 
 
 @pytest.fixture
-def shelf():
-    return buffer_pool.Shelf()
+def pool():
+    return buffer_pool.BufferPool()
 
 
 def address(array):
     return array.__array_interface__["data"][0]
 
 
-def test_memory_comes_back_when_the_last_view_of_it_is_gone(shelf):
-    first = shelf.empty((300, 400), "f4")
+def test_memory_comes_back_when_the_last_view_of_it_is_gone(pool):
+    first = pool.empty((300, 400), "f4")
     assert first.shape == (300, 400) and first.dtype == "f4" and first.flags.c_contiguous and first.flags.writeable
     first[...] = 5
     where, view = address(first), np.moveaxis(first[10:, 3:].T[::2].view("i4"), 0, 1)
     del first
     gc.collect()
-    assert address(shelf.empty((300, 400), "f4")) != where
+    assert address(pool.empty((300, 400), "f4")) != where
     assert np.all(view.view("f4") == 5)
     del view
-    assert address(shelf.empty((301, 399), "i4")) == where  # nearly as large will do
+    assert address(pool.empty((301, 399), "i4")) == where  # nearly as large will do
 
 
-def test_no_more_is_kept_than_said(shelf, monkeypatch):
+def test_no_more_is_kept_than_said(pool, monkeypatch):
     monkeypatch.setattr(buffer_pool, "KEPT", 2**22)
-    arrays = [shelf.empty((n * 2**17,), "u1") for n in (4, 6, 8, 8, 8)]
+    arrays = [pool.empty((n * 2**17,), "u1") for n in (4, 6, 8, 8, 8)]
     assert arrays[-1].base is None  # all five are more, and this one is not used again
     sizes = [a.nbytes for a in arrays]
     while arrays:
         del arrays[0]
-    assert shelf.n_bytes == sum(sizes[:4]) <= 2**22
-    again = shelf.empty((7 * 2**17,), "u1")
-    assert again.base is not None and [len(memory) for memory in shelf.free] == sizes[1:4]  # the first made room
-    assert shelf.empty((2**22,), "u1").base is None and shelf.empty((9,), "u1").base is None
+    assert pool.n_bytes == sum(sizes[:4]) <= 2**22
+    again = pool.empty((7 * 2**17,), "u1")
+    assert again.base is not None and [len(memory) for memory in pool.free] == sizes[1:4]  # the first made room
+    assert pool.empty((2**22,), "u1").base is None and pool.empty((9,), "u1").base is None
 
 
-def test_garbage_that_is_collected_in_the_midst_of_it_does_no_harm(shelf):
-    array = shelf.empty((2**17,), "u1")
-    with shelf.lock:  # the thread that holds it would wait for itself
+def test_garbage_that_is_collected_in_the_midst_of_it_does_no_harm(pool):
+    array = pool.empty((2**17,), "u1")
+    with pool.lock:  # the thread that holds it would wait for itself
         del array
-    assert not shelf.free and shelf.returned
-    again = shelf.empty((2**17,), "u1")
-    assert again.base is not None and not shelf.returned
+    assert not pool.free and pool.returned
+    again = pool.empty((2**17,), "u1")
+    assert again.base is not None and not pool.returned
 
 
-def test_no_code_runs_when_memory_comes_back(shelf):
+def test_no_code_runs_when_memory_comes_back(pool):
     """A Ctrl-C that came in the midst of it would be lost."""
-    array, seen = shelf.empty((2**17,), "u1"), []
+    array, seen = pool.empty((2**17,), "u1"), []
     sys.setprofile(lambda frame, event, arg: seen.append(event))
     del array
     sys.setprofile(None)
-    assert len(shelf.returned) == 1 and "call" not in seen
+    assert len(pool.returned) == 1 and "call" not in seen
 
 
 def test_memory_is_not_taken_back_from_what_still_runs_at_the_end():
@@ -73,12 +73,12 @@ def test_memory_is_not_taken_back_from_what_still_runs_at_the_end():
     assert run.stdout.strip() == "False"
 
 
-def test_threads_do_not_share_memory(shelf):
+def test_threads_do_not_share_memory(pool):
     def work(own):
         rng = np.random.default_rng(own)
         held = []
         for _ in range(300):
-            array = shelf.empty((int(rng.integers(1, 40)) * 2**13,), "u1")
+            array = pool.empty((int(rng.integers(1, 40)) * 2**13,), "u1")
             array[:: 2**10] = own
             held.append(array[::2])
             if len(held) > 5:

@@ -68,7 +68,7 @@ def test_what_the_statistics_carry():
     rng = np.random.default_rng(5)
     image, target = rng.normal(size=(2, 14, 11))
     stats = accumulate(image, target, (4, 3), boundary="fill", fillvalue=1.5, operation="correlation", origin=(3, 0))
-    assert stats.terms == ((4, 3),)
+    assert stats.supports == ((4, 3),)
     assert stats.gram.shape == (12, 12) and stats.gram.dtype == np.float64
     assert stats.moment.shape == (12,) and stats.moment.dtype == np.float64
     np.testing.assert_array_equal(stats.gram, stats.gram.T)
@@ -408,7 +408,7 @@ def test_measured_plans_change_no_bit_of_estimated_ones():
     shapes = [(3, 5), (2, 9), (7, 16), (1, 40), (5, 64)]
 
     def grams():
-        fft._shelf.clear()  # plan anew
+        fft._pool.clear()  # plan anew
         return [accumulate(image, target, shape, method="fft").gram for shape in shapes]
 
     kept = pyfftw.export_wisdom()

@@ -46,7 +46,7 @@ def test_the_statistics_are_those_of_the_rows_of_the_design_matrix(shape, bounda
         assert_close(stats.moment, x.T @ y, 1e-12)
         assert stats.target_energy == pytest.approx(y @ y, rel=1e-12)
         assert stats.target_sum == pytest.approx(y.sum(), rel=1e-9, abs=1e-9)
-        assert stats.n_pixels == y.size and stats.terms == (shape,)
+        assert stats.n_pixels == y.size and stats.supports == (shape,)
         np.testing.assert_array_equal(stats.gram, stats.gram.T)
         total, n_pixels = total + x.T @ x, n_pixels + y.size
         taps, (expected,), *_ = np.linalg.lstsq(x, y, rcond=None)

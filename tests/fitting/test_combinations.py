@@ -222,7 +222,7 @@ def test_residual_of_another_solver_beside_noise_of_the_image(solver):
     twin = Twin(images, target, None, 0)
     left = twin.left(fit.kernel)
     assert fit.rss == pytest.approx(left @ left, rel=1e-9)
-    assert fit.noise_std == pytest.approx(np.sqrt(left @ left / (twin.spare - fit.freedom)), rel=1e-9)
+    assert fit.noise_std == pytest.approx(np.sqrt(left @ left / (twin.spare - fit.df_model)), rel=1e-9)
     beside = twin.left(0 * fit.kernel)
     assert fit.r_squared == pytest.approx(1 - left @ left / (beside @ beside), rel=1e-9)
 

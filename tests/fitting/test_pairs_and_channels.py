@@ -366,7 +366,7 @@ def test_background(degree, convention, method):
     assert_close(fit.background.image(), surface.reshape(y[0].shape), 1e-9, "image")
     residual = fit.residual(x[0], y[0])
     assert np.nansum(residual**2) == pytest.approx(truth.rss, rel=1e-9)
-    assert fit.spare == truth.n_pixels - truth.kernel.size - truth.background.size
+    assert fit.df_resid == truth.n_pixels - truth.kernel.size - truth.background.size
 
 
 def test_each_pair_has_its_background(convention, method):

@@ -20,7 +20,7 @@ from kernelfit.engines.cost_model import Choice
 from kernelfit.fitting import pipeline, reweighting, weighted_fitter
 
 SOME = SCENES[::13]
-REGIMES = ("subtract", "patches", "iterate")
+STRATEGIES = ("subtract", "patches", "iterate")
 CONVENTION = {"mode": None, "boundary": None, "fillvalue": 0.0, "origin": None, "operation": "convolution"}
 
 
@@ -61,7 +61,7 @@ def test_statistics_equal_the_dense_ones(scene, kind):
         return
     judged = items_of(scene.image, scene.target, scene.shape, convention, **keywords)
     found = [accumulate(scene.image, scene.target, scene.shape, **convention, **keywords)]
-    found += [weighted.statistics([judged.item], m, 2, r) for m in ("direct", "fft") for r in REGIMES[:2]]
+    found += [weighted.statistics([judged.item], m, 2, r) for m in ("direct", "fft") for r in STRATEGIES[:2]]
     for stats in found:
         scale = np.trace(expected.gram)
         assert np.abs(stats.gram - expected.gram).max() <= 1e-12 * scale
@@ -95,7 +95,7 @@ def bigger_scenes():
 
 @grid("image_shape, shape, convention", list(bigger_scenes()), 3, ids=str)
 @grid("kind", ["mask", "weights"], 2)
-def test_the_three_regimes_agree_with_the_dense_fit(image_shape, shape, convention, kind):
+def test_the_three_strategies_agree_with_the_dense_fit(image_shape, shape, convention, kind):
     rng = np.random.default_rng(1)
     image = scipy.ndimage.gaussian_filter(rng.normal(1.0, 3.0, image_shape), 0.6)
     size = naive.target_shape(image_shape, shape, convention["mode"])
@@ -111,21 +111,21 @@ def test_the_three_regimes_agree_with_the_dense_fit(image_shape, shape, conventi
         keywords = {"weights": weights}
     kernel, stderr, rss = naive.weighted_fit(image, target, shape, weights, **convention)
     judged = items_of(image, target, shape, convention, **keywords)
-    for regime in REGIMES:
+    for strategy in STRATEGIES:
         for method in ("direct", "fft"):
             choice = Choice(method, "as asked")
-            fit = weighted_fit([judged], choice, 2, regime=regime, tolerance=1e-8)
-            assert fit.weighting.startswith(regime)
+            fit = weighted_fit([judged], choice, 2, strategy=strategy, tolerance=1e-8)
+            assert fit.weighting.startswith(strategy)
             assert_close(fit.kernel, kernel, 1e-9)
             assert fit.rss == pytest.approx(rss, rel=1e-9)
-            assert_close(fit.stderr, stderr, 0.06 if regime == "iterate" else 1e-9)
+            assert_close(fit.stderr, stderr, 0.06 if strategy == "iterate" else 1e-9)
     np.testing.assert_array_equal(np.asarray(fit.weights, dtype=float)[used], weights[used])
 
 
 @grid("image_shape, shape, convention", list(bigger_scenes()), 3, ids=str)
 @grid("kind", ["mask", "weights"], 2)
 def test_backgrounds_beside_weights(image_shape, shape, convention, kind):
-    """Two pairs, each with a surface and weights of its own, in every regime and with both engines."""
+    """Two pairs, each with a surface and weights of its own, in every strategy and with both engines."""
     rng = np.random.default_rng(11)
     degree = {"mask": 1, "weights": 2}[kind]
     pairs, weights = [], []
@@ -151,18 +151,18 @@ def test_backgrounds_beside_weights(image_shape, shape, convention, kind):
         **convention,
     )
     (judged,) = asked.judged(0)
-    for regime in REGIMES:
+    for strategy in STRATEGIES:
         for method in ("direct", "fft"):
-            fit = weighted_fit(judged, Choice(method, "as asked"), 2, regime=regime, tolerance=1e-9)
-            assert fit.weighting.startswith(regime)
+            fit = weighted_fit(judged, Choice(method, "as asked"), 2, strategy=strategy, tolerance=1e-9)
+            assert fit.weighting.startswith(strategy)
             assert_close(fit.kernel, truth.kernel[0], 1e-9)
             assert_close(fit.background.coefficients, truth.background, 1e-9)
             assert fit.rss == pytest.approx(truth.rss, rel=1e-9)
-            assert (fit.n_pixels, fit.spare) == (
+            assert (fit.n_pixels, fit.df_resid) == (
                 truth.n_pixels,
                 truth.n_pixels - truth.kernel.size - truth.background.size,
             )
-            loose = regime == "iterate"
+            loose = strategy == "iterate"
             assert_close(fit.stderr, np.sqrt(np.diag(truth.covariance)).reshape(shape), 0.1 if loose else 1e-9)
             assert_close(fit.background.stderr, truth.background_stderr, 0.05 if loose else 1e-9)
 
@@ -246,21 +246,21 @@ def test_any_number_of_workers_gives_the_same_bits():
     rng = np.random.default_rng(0)
     target = blurred(image, blob((7, 5))) + rng.normal(size=image.shape)
     judged = items_of(image, target, (7, 5), CONVENTION, weights=rng.gamma(1.0, size=target.shape))
-    for regime in REGIMES:
-        fits = [weighted_fit([judged], Choice("fft", ""), n, regime=regime) for n in (1, 2, 3)]
+    for strategy in STRATEGIES:
+        fits = [weighted_fit([judged], Choice("fft", ""), n, strategy=strategy) for n in (1, 2, 3)]
         assert len({fit.kernel.tobytes() for fit in fits}) == 1
         assert len({fit.stderr.tobytes() for fit in fits}) == 1
 
 
-@pytest.mark.parametrize("regime", REGIMES)
-def test_a_background_needs_no_order_of_threads(regime):
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_background_needs_no_order_of_threads(strategy):
     image = photo((90, 118))
     rng = np.random.default_rng(0)
     target = blurred(image, blob((7, 5))) + rng.normal(size=image.shape)
     selection = kernelfit.Selection(weights=rng.gamma(1.0, size=target.shape), saturated=None)
     asked = planned(image, target, (7, 5), selection=selection, background=1, **{**CONVENTION, "boundary": "symm"})
     (judged,) = asked.judged(0)
-    fits = [weighted_fit(judged, Choice("fft", ""), n, regime=regime) for n in (1, 2, 3)]
+    fits = [weighted_fit(judged, Choice("fft", ""), n, strategy=strategy) for n in (1, 2, 3)]
     assert len({fit.kernel.tobytes() for fit in fits}) == 1
     assert len({fit.background.coefficients.tobytes() for fit in fits}) == 1
 
@@ -589,7 +589,7 @@ def test_patches_are_gathered_wherever_they_are():
 
 
 @pytest.mark.parametrize(
-    ("n_pixels", "shape", "n_differ", "n_count", "regime"),
+    ("n_pixels", "shape", "n_differ", "n_count", "strategy"),
     [
         (2048**2, 15, 1000, 2048**2, "subtract"),
         (2048**2, 31, 1000, 2048**2, "subtract"),
@@ -600,11 +600,11 @@ def test_patches_are_gathered_wherever_they_are():
         (100**2, 9, 100**2, 100**2, "patches"),
     ],
 )
-def test_the_cheapest_regime_is_chosen(n_pixels, shape, n_differ, n_count, regime):
+def test_the_cheapest_strategy_is_chosen(n_pixels, shape, n_differ, n_count, strategy):
     kernel = (shape, shape) if isinstance(shape, int) else shape
     costs = [patches.costs_of_pixels(n, kernel) for n in (n_differ, n_count)]
-    choice = weighted.choose_regime(n_pixels, shape, *costs)
-    assert choice.method == regime and regime in choice.reason
+    choice = weighted.choose_strategy(n_pixels, shape, *costs)
+    assert choice.method == strategy and strategy in choice.reason
 
 
 @pytest.mark.slow
@@ -618,7 +618,9 @@ def test_weights_that_follow_the_image_take_the_samples_metric():
     weights = 1.0 / mean.clip(5.0)
     target = mean + rng.normal(size=mean.shape) / np.sqrt(weights)
     judged = items_of(image, target, (9, 7), CONVENTION, weights=weights)
-    exact, fit = (weighted_fit([judged], Choice("fft", ""), 2, regime=regime) for regime in ("patches", "iterate"))
+    exact, fit = (
+        weighted_fit([judged], Choice("fft", ""), 2, strategy=strategy) for strategy in ("patches", "iterate")
+    )
     assert "patches;" in fit.weighting and fit.verdict is Verdict.ROUGH_ERRORS and fit.iterations < 30
     assert np.linalg.norm(fit.kernel - exact.kernel) <= 0.02 * np.linalg.norm(exact.stderr)
     assert_close(fit.stderr, exact.stderr, 0.25)
@@ -635,7 +637,7 @@ def test_iterations_that_run_out_are_told(monkeypatch):
     target = blurred(image, blob((5, 7))) + rng.normal(size=image.shape)
     judged = items_of(image, target, (5, 7), CONVENTION, weights=rng.gamma(1.0, size=target.shape))
     monkeypatch.setattr(weighted_iteration, "MOST_ITERATIONS", 1)
-    fit = weighted_fit([judged], Choice("fft", ""), 2, regime="iterate", tolerance=1e-8)
+    fit = weighted_fit([judged], Choice("fft", ""), 2, strategy="iterate", tolerance=1e-8)
     assert fit.verdict is Verdict.NOT_CONVERGED
 
 
@@ -666,9 +668,9 @@ def dense_fit(image, target, shape, weights, **more):
 
 def iteration_preferred(monkeypatch):
     """Let the iteration seem the cheapest way, as it is for larger images."""
-    own = weighted.choose_regime
+    own = weighted.choose_strategy
     monkeypatch.setattr(
-        weighted, "choose_regime", lambda *a, exact=False: own(*a, exact=True) if exact else Choice("iterate", "")
+        weighted, "choose_strategy", lambda *a, exact=False: own(*a, exact=True) if exact else Choice("iterate", "")
     )
 
 

@@ -288,7 +288,7 @@ STATISTICS = [
     {"name": "gram", "value": at((1, 2), np.nan)}, {"name": "gram", "value": at((1, 2), 1e9)},
     {"name": "gram", "value": at((2, 2), -1.0)}, {"name": "moment", "value": at(0, np.inf)},
     {"name": "gram", "value": lambda a: a[:-1]}, {"n_pixels": -1}, {"n_pixels": "many"}, {"target_energy": -1.0},
-    {"terms": [[0, 6]]}, {"terms": [[2, 3, 4]]}, {"convention__origin": [5, 5]}, {"convention__stride": [0, 1]},
+    {"supports": [[0, 6]]}, {"supports": [[2, 3, 4]]}, {"convention__origin": [5, 5]}, {"convention__stride": [0, 1]},
     {"weight_sum": "x"}, {"target_sum": float("nan")},
 ]  # fmt: skip
 SPECTRA = [

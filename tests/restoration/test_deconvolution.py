@@ -97,11 +97,11 @@ def test_parts_and_threads_and_libraries_give_the_same(shape, words, dtype, monk
     monkeypatch.setattr(fft, "_PART", 2**11)
     for small in (2**20, 0):
         monkeypatch.setattr(fft, "SMALL", small)
-        fft._shelf.clear()
+        fft._pool.clear()
         first, *others = (deconvolve(target, kernel, workers=workers, **words) for workers in (1, 2, 3, 2))
         assert first.dtype == dtype and all((other == first).all() for other in others)
         np.testing.assert_allclose(first, expected, rtol=0, atol=1e-10 if dtype == np.float64 else 1e-3)
-    fft._shelf.clear()
+    fft._pool.clear()
 
 
 def test_the_spectrum_of_a_large_image_is_not_kept(monkeypatch):
@@ -111,7 +111,7 @@ def test_the_spectrum_of_a_large_image_is_not_kept(monkeypatch):
     kept = weakref.ref(plane._lines.base)
     fft.give_back(plane)
     assert kept() is None
-    fft._shelf.clear()
+    fft._pool.clear()
 
 
 @grid("sigma, noise", [(1.0, 0.01), (1.5, 0.01), (2.5, 0.05)], 3)

@@ -70,6 +70,6 @@ def test_auto_gives_few_taps_up_for_what_they_can_have_lost_only(own, claimed, p
     assert stats.solve("auto").solver.startswith("auto: Sparse")
     errors = {"Sparse": own, "NonNegative": claimed}
     monkeypatch.setattr(
-        auto, "_expected_error", lambda _, fit, freedom=None: errors.get(fit.solver.split("(")[0], 99.0)
+        auto, "_expected_error", lambda _, fit, df_model=None: errors.get(fit.solver.split("(")[0], 99.0)
     )
     assert stats.solve("auto").solver.startswith(f"auto: {picked}")

@@ -169,8 +169,8 @@ def test_penalties(name, settings):
     detail = np.trace(gram) - gram.sum() / len(gram)  # of the taps less their mean
     both = gram + 0.03 * detail / np.trace(q) * q
     kernel = np.linalg.solve(both, matrix.T @ values)
-    freedom = np.trace(np.linalg.solve(both, gram))
-    spare = len(values) - ("background" in settings) - freedom
+    df_model = np.trace(np.linalg.solve(both, gram))
+    spare = len(values) - ("background" in settings) - df_model
     noise = math.sqrt(np.sum((values - matrix @ kernel) ** 2) / spare)
     error = noise * math.sqrt(np.trace(np.linalg.inv(both)))
     solver = ConjugateGradient(name, 0.03)
@@ -178,7 +178,7 @@ def test_penalties(name, settings):
     assert np.linalg.norm(fit.kernel.ravel() - kernel) <= 0.01 * error
     np.testing.assert_allclose(fit.noise_std, noise, rtol=3e-3)
     np.testing.assert_allclose(fit.typical_stderr * math.sqrt(len(kernel)), error, rtol=0.1)
-    np.testing.assert_allclose(fit.freedom, freedom, atol=2)
+    np.testing.assert_allclose(fit.df_model, df_model, atol=2)
     assert fit.uncertainty == "posterior" and fit.strength == 0.03 and name in fit.solver
     known = "ridge" if name == "identity" else name
     same = kernelfit.find_kernel(

@@ -46,7 +46,7 @@ def test_against_a_dense_process_in_pixels(scene, square_scene, family, envelope
     a, y, stats = square_scene if symmetric == "square" else scene
     fit = stats.solve(GaussianProcess(family, envelope, symmetric))
     assert (fit.prior.family, fit.prior.envelope, fit.prior.symmetric) == (family, envelope, symmetric)
-    p = dense_prior(fit.prior, stats.terms[0])
+    p = dense_prior(fit.prior, stats.supports[0])
     s2 = fit.noise_std**2
     k = a @ p @ a.T + s2 * np.eye(len(y))
     assert_close(fit.kernel.ravel(), p @ a.T @ np.linalg.solve(k, y), 1e-7, "posterior mean")
@@ -59,7 +59,7 @@ def test_against_a_dense_process_in_pixels(scene, square_scene, family, envelope
     )
     expected = -0.5 * (y @ np.linalg.solve(k, y) + np.linalg.slogdet(k)[1] + len(y) * np.log(2 * np.pi))
     assert fit.log_evidence == pytest.approx(expected, rel=1e-8)
-    assert fit.freedom == pytest.approx(np.trace(a @ p @ a.T @ np.linalg.inv(k)), rel=1e-6)
+    assert fit.df_model == pytest.approx(np.trace(a @ p @ a.T @ np.linalg.inv(k)), rel=1e-6)
     assert fit.uncertainty == "posterior"
 
 
@@ -190,10 +190,10 @@ def test_no_negative_taps_is_the_most_probable_such_kernel(scene):
     part = p[np.ix_(~held, ~held)] - p[np.ix_(~held, held)] @ np.linalg.solve(
         p[np.ix_(held, held)], p[np.ix_(held, ~held)]
     )
-    assert fit.rss == pytest.approx(np.sum((y - a @ kernel) ** 2), rel=1e-9) and 0 < fit.freedom < free.freedom
+    assert fit.rss == pytest.approx(np.sum((y - a @ kernel) ** 2), rel=1e-9) and 0 < fit.df_model < free.df_model
     inside = a[:, ~held]
     hat = inside @ part @ inside.T @ np.linalg.inv(inside @ part @ inside.T + free.noise_std**2 * np.eye(len(y)))
-    assert fit.freedom == pytest.approx(np.trace(hat), rel=0.1)  # but for what the hyperparameters add
+    assert fit.df_model == pytest.approx(np.trace(hat), rel=0.1)  # but for what the hyperparameters add
 
 
 @pytest.mark.parametrize("easy", [30, 300])

@@ -59,7 +59,7 @@ def test_penalties_are_of_each_term_by_itself(two, penalty):
     q = 0.03 * scipy.linalg.block_diag(*blocks)
     fit = stats.solve(Penalized(penalty, 0.03))
     assert_close(taps(fit), np.linalg.solve(a.T @ a + q, a.T @ y), 1e-9)
-    assert fit.freedom == pytest.approx(np.trace(a @ np.linalg.solve(a.T @ a + q, a.T)), rel=1e-9)
+    assert fit.df_model == pytest.approx(np.trace(a @ np.linalg.solve(a.T @ a + q, a.T)), rel=1e-9)
     made = stats.solve(Penalized(lambda shape: dense_penalty(penalty, shape), 0.03))
     assert_close(taps(made), taps(fit), 1e-10)
     truth, _ = scipy.optimize.nnls(np.vstack([a, np.linalg.cholesky(q).T]), np.concatenate([y, np.zeros(22)]))
@@ -123,7 +123,7 @@ def test_auto_and_image_noise(two):
 def test_equal_supports_give_a_stack_of_kernels(two, solver):
     a, y, stats = two
     a = a[:, : 2 * 10]
-    stats = dataclasses.replace(stats, gram=a.T @ a, moment=a.T @ y, terms=((2, 5), (2, 5)))
+    stats = dataclasses.replace(stats, gram=a.T @ a, moment=a.T @ y, supports=((2, 5), (2, 5)))
     fit = stats.solve(solver)
     assert fit.kernel.shape == (2, 2, 5) and fit.stderr.shape == (2, 2, 5)
     assert fit.summary()

@@ -63,24 +63,24 @@ def test_penalised_against_stacked_least_squares(dense, penalty, strength):
     fit = stats.solve(Penalized(penalty, strength))
     assert_close(fit.kernel.ravel(), truth, 1e-8, "kernel")
     hat = a @ np.linalg.solve(a.T @ a + weight * q, a.T)
-    rss, freedom = np.sum((y - hat @ y) ** 2), np.trace(hat)
-    assert fit.freedom == pytest.approx(freedom, rel=1e-8)
+    rss, df_model = np.sum((y - hat @ y) ** 2), np.trace(hat)
+    assert fit.df_model == pytest.approx(df_model, rel=1e-8)
     assert fit.rss == pytest.approx(rss, rel=1e-8)
-    assert_close(fit.covariance(), rss / (len(y) - freedom) * np.linalg.inv(a.T @ a + weight * q), 1e-8, "covariance")
+    assert_close(fit.covariance(), rss / (len(y) - df_model) * np.linalg.inv(a.T @ a + weight * q), 1e-8, "covariance")
     at = int(np.argmin(np.abs(np.log(fit.path.strength / strength))))
     grid = fit.path.strength[at] * weight / strength
     hat = a @ np.linalg.solve(a.T @ a + grid * q, a.T)
-    rss, freedom = np.sum((y - hat @ y) ** 2), np.trace(hat)
-    assert fit.path.freedom[at] == pytest.approx(freedom, rel=1e-8)
+    rss, df_model = np.sum((y - hat @ y) ** 2), np.trace(hat)
+    assert fit.path.df_model[at] == pytest.approx(df_model, rel=1e-8)
     assert fit.path.rss[at] == pytest.approx(rss, rel=1e-8)
-    assert fit.path.score[at] == pytest.approx(len(y) * rss / (len(y) - freedom) ** 2, rel=1e-8)
+    assert fit.path.score[at] == pytest.approx(len(y) * rss / (len(y) - df_model) ** 2, rel=1e-8)
 
 
 def test_gcv_is_the_minimum_of_the_path(dense):
     _, _, stats = dense
     fit = stats.solve(Penalized("laplacian"))
     better = stats.solve(Penalized("laplacian", fit.strength))
-    score = stats.n_pixels * better.rss / (stats.n_pixels - better.freedom) ** 2
+    score = stats.n_pixels * better.rss / (stats.n_pixels - better.df_model) ** 2
     assert 0 < fit.strength and score <= fit.path.score.min() * (1 + 1e-9)
 
 

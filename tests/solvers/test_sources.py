@@ -24,7 +24,7 @@ def mixed():
 def test_a_basis_serves_every_source(mixed, background):
     image, target, basis, kernels = mixed
     fit = kernelfit.find_kernel(image, target, (3, 5), solver=InBasis(basis), background=background, **MIXED)
-    assert np.allclose(fit.kernel[0], kernels, atol=2e-3) and fit.parts[0].freedom == 4
+    assert np.allclose(fit.kernel[0], kernels, atol=2e-3) and fit.parts[0].df_model == 4
     whole = np.kron(np.eye(2), basis.reshape(2, -1).T)
     other = kernelfit.find_kernel(image, target, (3, 5), solver=InBasis(whole), background=background, **MIXED)
     assert np.allclose(fit.kernel, other.kernel, atol=1e-12)
@@ -36,7 +36,7 @@ def test_a_basis_with_a_column_twice(mixed):
     image, target, basis, kernels = mixed
     twice = InBasis(np.stack([basis[0], basis[1], basis[0] + basis[1]]))
     fit = kernelfit.find_kernel(image, target, (3, 5), solver=twice, **MIXED)
-    assert fit.parts[0].freedom == 4 and np.allclose(fit.kernel[0], kernels, atol=2e-3)
+    assert fit.parts[0].df_model == 4 and np.allclose(fit.kernel[0], kernels, atol=2e-3)
 
 
 def test_totals_of_each_source(mixed):

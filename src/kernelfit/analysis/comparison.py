@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from ..compiled.blas import one_blas_thread
 from ..core import geometry
+from ..core.deprecated import renamed
 from ..core.estimate import Estimate
 from ..core.findings import Verdict
 
@@ -35,7 +36,7 @@ class Difference:
     chi2 : float
         ``d' C^-1 d`` with C the sum of the two covariances, over the combinations of taps that have an error (see the
         notes); NaN without errors.
-    freedom : int
+    dof : int
         Their number.
     p_value : float
         The probability of a `chi2` as large by chance if the two kernels were the same; NaN without errors.
@@ -54,9 +55,11 @@ class Difference:
     relative: float
     largest: tuple[int, int]
     chi2: float
-    freedom: int
+    dof: int
     p_value: float
     exact: bool = False
+
+    freedom = renamed("freedom", "dof")
 
     @property
     def differ(self) -> bool:
@@ -82,7 +85,7 @@ class Difference:
             sigma = f"{abs(value) / most:.1f} times the largest error, being held there by a choice, not by the pixels"
         lines += [
             f"largest      {value:.4g} at {self.largest}, {sigma}",
-            f"chi squared  {self.chi2:.4g} for {self.freedom} degrees of freedom, p = {self.p_value:.2g}",
+            f"chi squared  {self.chi2:.4g} for {self.dof} degrees of freedom, p = {self.p_value:.2g}",
             "verdict      "
             + (
                 "they differ: noise alone would hardly do that"
@@ -158,12 +161,12 @@ def compare_kernels(
     size = float(np.linalg.norm(one[0]))
     norm = float(np.linalg.norm(difference))
     relative = norm / size if size > 0 else (math.inf if norm > 0 else 0.0)
-    chi2, freedom, p_value = math.nan, 0, math.nan
+    chi2, dof, p_value = math.nan, 0, math.nan
     score = np.abs(difference)
     if known:
         fits = [kernel for kernel in (first, second) if isinstance(kernel, Estimate)]
         open_ended = any(finding.verdict is Verdict.RANK_DEFICIENT for fit in fits for finding in fit.findings)
-        chi2, freedom, p_value = _test(difference, error, factors, math.inf if open_ended else max(size, norm))
+        chi2, dof, p_value = _test(difference, error, factors, math.inf if open_ended else max(size, norm))
         with np.errstate(divide="ignore", invalid="ignore"):
             spread = np.where(held(error), error.max(), error)
             score = np.where(spread > 0, score / spread, np.where(score > 1e-12 * size, math.inf, 0.0))
@@ -175,7 +178,7 @@ def compare_kernels(
         relative,
         (int(largest[0]), int(largest[1])),
         chi2,
-        freedom,
+        dof,
         p_value,
         exact=given == 1,
     )
@@ -221,18 +224,18 @@ def _test(difference: Array, error: Array, factors: list[Array], size: float) ->
     d, most = difference.ravel(), float(error.max())
     own = ~held(error).ravel()
     if d.size > _MOST_TAPS:
-        chi2, freedom, rest = float(np.sum((d[own] / error.ravel()[own]) ** 2)), int(own.sum()), d[~own]
+        chi2, dof, rest = float(np.sum((d[own] / error.ravel()[own]) ** 2)), int(own.sum()), d[~own]
     else:
         values, vectors = scipy.linalg.eigh(sum(factor[own] @ factor[own].T for factor in factors))
         some = values > 1e-12 * values.max(initial=0.0)
         along = vectors.T @ d[own]
-        chi2, freedom = float(np.sum(along[some] ** 2 / values[some])), int(some.sum())
+        chi2, dof = float(np.sum(along[some] ** 2 / values[some])), int(some.sum())
         rest = np.concatenate([d[~own], along[~some]])
     rest = rest[np.abs(rest) > 1e-9 * size]
     if rest.size:
         chi2 = chi2 + float(np.sum((rest / most) ** 2)) if most > 0 else math.inf
-        freedom += rest.size
-    return chi2, freedom, float(scipy.special.chdtrc(freedom, chi2)) if freedom else 1.0
+        dof += rest.size
+    return chi2, dof, float(scipy.special.chdtrc(dof, chi2)) if dof else 1.0
 
 
 def held(error: Array) -> npt.NDArray[np.bool_]:

@@ -45,7 +45,7 @@ class Comparison:
         for at, fit in enumerate(self.fits):
             text = fit.solver if len(fit.solver) <= 44 else f"{fit.solver[:41]}..."
             values = [f"{self.scores[name][at]:14.8g}" for name in names]
-            lines.append(" ".join([f"{text:44s}", f"{fit.freedom:8.1f}", *values]))
+            lines.append(" ".join([f"{text:44s}", f"{fit.df_model:8.1f}", *values]))
         return "\n".join([*lines, f"the best first, by {self.ranked_by}"])
 
 
@@ -107,11 +107,11 @@ def compare(
     n = stats.n_pixels
     scores: dict[str, list[float]] = {name: [] for name in ("gcv", "aic", "bic", "evidence")}
     for fit in fits:
-        spare = n - fit.freedom
+        df_resid = n - fit.df_model
         log_rss = n * math.log(fit.rss / n) if fit.rss > 0 else -math.inf
-        scores["gcv"].append(n * fit.rss / spare**2 if spare > 0 else math.inf)
-        scores["aic"].append(log_rss + 2 * fit.freedom)
-        scores["bic"].append(log_rss + fit.freedom * math.log(n))
+        scores["gcv"].append(n * fit.rss / df_resid**2 if df_resid > 0 else math.inf)
+        scores["aic"].append(log_rss + 2 * fit.df_model)
+        scores["bic"].append(log_rss + fit.df_model * math.log(n))
         scores["evidence"].append(fit.log_evidence)
     if tiles is not None:
         if len(tiles) < 2 or sum(tile.n_pixels for tile in tiles) != n:
@@ -202,8 +202,8 @@ def choose_support(stats: NormalEquations, *, level: float = 1e-4) -> Support:
     >>> kernelfit.choose_support(kernelfit.accumulate(image, target, (11, 13))).shape
     (3, 5)
     """
-    if len(stats.terms) != 1:
-        msg = f"got statistics of {len(stats.terms)} terms, need one; choose the support of each source by itself"
+    if len(stats.supports) != 1:
+        msg = f"got statistics of {len(stats.supports)} terms, need one; choose the support of each source by itself"
         raise ValueError(msg)
     if not 0 < level < 1:
         msg = f"got level={level!r}, need a number between 0 and 1 such as 1e-4"
@@ -215,14 +215,14 @@ def choose_support(stats: NormalEquations, *, level: float = 1e-4) -> Support:
             "pixels to spare; start from a smaller shape"
         )
         raise ValueError(msg)
-    (rows, cols), origin = stats.terms[0], stats.convention.origin
+    (rows, cols), origin = stats.supports[0], stats.convention.origin
     box = [0, rows, 0, cols]
     dropped: list[int] = []
     settled: set[int] = set()
     while len(settled) < 4:
         part = stats.crop((box[1] - box[0], box[3] - box[2]), (box[0], box[2]))
         found = least_squares(part)
-        spare = part.n_pixels - part.n_taps
+        df_resid = part.n_pixels - part.n_taps
         rounding = EPS * found.condition * float(np.linalg.norm(found.taps))
         again: list[int] = []
         for side in range(4):
@@ -231,9 +231,9 @@ def choose_support(stats: NormalEquations, *, level: float = 1e-4) -> Support:
                 settled.add(side)
                 continue
             k, rows_of = found.taps[taps], found.inverse[taps]
-            c = rows_of @ rows_of.T * (found.rss / spare)
+            c = rows_of @ rows_of.T * (found.rss / df_resid)
             c[np.diag_indices_from(c)] += rounding**2
-            if not np.any(k) or _tail(float(k @ np.linalg.solve(c, k)), len(k), spare) > level:
+            if not np.any(k) or _tail(float(k @ np.linalg.solve(c, k)), len(k), df_resid) > level:
                 again.append(side)
             else:
                 settled.add(side)
@@ -248,9 +248,9 @@ def choose_support(stats: NormalEquations, *, level: float = 1e-4) -> Support:
         shape, corner = (box[1] - box[0], box[3] - box[2]), (box[0], box[2])
         part = stats.crop(shape, corner)
         count = stats.n_taps - part.n_taps
-        spare = stats.n_pixels - stats.n_taps
+        df_resid = stats.n_pixels - stats.n_taps
         excess = max(0.0, least_squares(part).rss - whole.rss)
-        p_value = _tail(excess / (whole.rss / spare), count, spare) if count and whole.rss > 0 else 1.0
+        p_value = _tail(excess / (whole.rss / df_resid), count, df_resid) if count and whole.rss > 0 else 1.0
         if p_value > level or not dropped or excess <= 1e-12 * stats.target_energy:
             return Support(shape, corner, part, p_value)
         side = dropped.pop()
@@ -267,6 +267,6 @@ def _edge(box: list[int], side: int, origin: Shape) -> npt.NDArray[np.intp] | No
     return (index[0], index[-1], index[:, 0], index[:, -1])[side]
 
 
-def _tail(chi2: float, count: int, spare: int) -> float:
+def _tail(chi2: float, count: int, df_resid: int) -> float:
     """Return the probability that F exceeds ``chi2 / count``."""
-    return float(scipy.special.fdtrc(count, spare, chi2 / count))
+    return float(scipy.special.fdtrc(count, df_resid, chi2 / count))

@@ -93,7 +93,7 @@ def check_boundary(
     nan = "error" if all(one.weights is None for one in given) else "mask"
     asked = make_plan(image, target, model, Selection(mask=mask, weights=weights, nan=nan, saturated=None))
     planes: list[_Plane] = []
-    squares, spare, n_inside = 0.0, 0, 0
+    squares, df_resid, n_inside = 0.0, 0, 0
     for g, group in enumerate(asked.groups):
         own = given if asked.channels == "mixed" else given[g : g + 1]
         known = conv.boundary is None and fit.background is None
@@ -104,7 +104,7 @@ def check_boundary(
             for fitted, one in zip(fits, inner, strict=True):
                 squares += _weighted_squares(one, fitted, threads) if known else fitted.rss
                 n_inside += sum(item.n_pixels for item in one)
-                spare -= fitted.rank
+                df_resid -= fitted.rank
             for t, one in enumerate(items):
                 observations, every = [item.observation for item in one], [item.weights for item in one]
                 planes += _planes(observations, fits[t : t + 1], every)
@@ -121,13 +121,13 @@ def check_boundary(
                 )
             squares += sum(one.rss for one in fits)
         n_inside += sum(p.geometry.n_pixels for p in group) * len(fits)
-        spare -= sum(one.rank for one in fits)
+        df_resid -= sum(one.rank for one in fits)
         planes += list(_planes(group, fits))
-    spare += n_inside
-    if spare < 1:
+    df_resid += n_inside
+    if df_resid < 1:
         msg = "got no more interior pixels than taps, need some to spare for the noise; use a fit of a smaller shape"
         raise ValueError(msg)
-    return _compare(planes, conv, squares / spare, spare, n_inside / spare)
+    return _compare(planes, conv, squares / df_resid, df_resid, n_inside / df_resid)
 
 
 def _items(

@@ -402,7 +402,7 @@ def _difference(found: kernelfit.Difference) -> dict[str, Any]:
     """Return a difference as plain types for JSON."""
     finite = kernels.finite
     fields = {"differ": found.differ, "relative": finite(found.relative), "largest": list(found.largest)}
-    fields |= {"chi2": finite(found.chi2), "freedom": found.freedom, "p_value": finite(found.p_value)}
+    fields |= {"chi2": finite(found.chi2), "freedom": found.dof, "p_value": finite(found.p_value)}
     fields |= {"difference": found.difference.tolist(), "stderr": finite(found.stderr.tolist())}
     return {**fields, "origin": list(found.origin), "exact": found.exact}
 

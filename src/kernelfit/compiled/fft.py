@@ -1,7 +1,7 @@
 """Transforms of rows, of blocks and of whole images: plans and buffers, the only importer of pyFFTW.
 
 A plan writes to buffers of its own, or to what it is told, and serves one thread at a time; planning is done on
-scratch, under a lock, and finished plans go back to a shelf from which the next pass of the same size takes them.
+scratch, under a lock, and finished plans go back to a pool from which the next pass of the same size takes them.
 """
 
 import contextlib
@@ -22,13 +22,13 @@ EFFORTS = ("estimate", "measure", "patient")
 _lock = threading.Lock()
 _planning = threading.Lock()  # FFTW's wisdom is the whole process's
 _settings = {"backend": "pyfftw", "effort": "estimate"}
-_shelf: "OrderedDict[tuple[object, ...], list[Any]]" = OrderedDict()
+_pool: "OrderedDict[tuple[object, ...], list[Any]]" = OrderedDict()
 #: Pixels of an image up to which threads cost more than they bring, and its buffers are kept.
 SMALL = 2**20
 _PART = 2**15  # points, about, that are transformed at a time
 #: Rows that loops over spectra may read and write beyond the last.
 MORE_ROWS = 7
-_SHELF_KINDS = 6  # sizes whose idle plans and buffers are kept
+_POOL_KINDS = 6  # sizes whose idle plans and buffers are kept
 
 
 def set_fft(*, backend: str | None = None, effort: str | None = None) -> dict[str, str]:
@@ -373,19 +373,19 @@ def _hollow(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def borrow(rows: int, length: int, n_arrays: int, n_sources: int, *, halo: int = 0) -> RowTransforms:
-    """Take transforms of rows from the shelf, or plan them."""
+    """Take transforms of rows from the pool, or plan them."""
     found: RowTransforms = _take(RowTransforms, rows, length, n_arrays, n_sources, halo)
     return found
 
 
 def borrow_block(rows: int, cols: int) -> BlockTransforms:
-    """Take transforms of blocks from the shelf, or plan them; what is left in the buffer is anything."""
+    """Take transforms of blocks from the pool, or plan them; what is left in the buffer is anything."""
     found: BlockTransforms = _take(BlockTransforms, rows, cols)
     return found
 
 
 def borrow_plane(rows: int, cols: int, dtype: npt.DTypeLike) -> PlaneTransforms:
-    """Take transforms of an image from the shelf, or plan them; what is left in the spectra is anything."""
+    """Take transforms of an image from the pool, or plan them; what is left in the spectra is anything."""
     found: PlaneTransforms = _take(PlaneTransforms, rows, cols, np.dtype(dtype).name)
     found.claim()
     return found
@@ -394,16 +394,16 @@ def borrow_plane(rows: int, cols: int, dtype: npt.DTypeLike) -> PlaneTransforms:
 def _take(kind: Any, *sides: int | str) -> Any:
     with _lock:
         rest = *sides, _settings["backend"], _settings["effort"]
-        idle = _shelf.get((kind, *rest))
+        idle = _pool.get((kind, *rest))
         return idle.pop() if idle else kind(*rest)
 
 
 def give_back(transform: RowTransforms | BlockTransforms | PlaneTransforms) -> None:
-    """Put a transform back on the shelf."""
+    """Put a transform back into the pool."""
     if isinstance(transform, PlaneTransforms):
         transform.release()
     with _lock:
-        _shelf.setdefault(transform.key, []).append(transform)
-        _shelf.move_to_end(transform.key)
-        while len(_shelf) > _SHELF_KINDS:
-            _shelf.popitem(last=False)
+        _pool.setdefault(transform.key, []).append(transform)
+        _pool.move_to_end(transform.key)
+        while len(_pool) > _POOL_KINDS:
+            _pool.popitem(last=False)

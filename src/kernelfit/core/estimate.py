@@ -12,6 +12,7 @@ import scipy.special
 
 from ..compiled.blas import one_blas_thread
 from .background import Background
+from .deprecated import renamed
 from .findings import Finding, Verdict, ranked
 from .geometry import Convention
 
@@ -28,7 +29,7 @@ class StrengthPath:
     ----------
     strength : ndarray, shape (n,)
         The strengths, relative and without dimension as the solver defines them; for `Sparse` the number of taps.
-    freedom : ndarray, shape (n,)
+    df_model : ndarray, shape (n,)
         Effective degrees of freedom, the trace of the matrix that takes the target to its prediction.
     rss : ndarray, shape (n,)
         Residual sum of squares.
@@ -39,10 +40,12 @@ class StrengthPath:
     """
 
     strength: Array
-    freedom: Array
+    df_model: Array
     rss: Array
     score: Array
     criterion: str
+
+    freedom = renamed("freedom", "df_model")
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,7 @@ class Estimate:
         What noise the covariance is for: white noise, or noise correlated from pixel to pixel as the residual is.
     image_noise : float
         Standard deviation of the noise of an image pixel whose effect was taken off; 0 if none was given.
-    freedom : float
+    df_model : float
         Effective degrees of freedom of the fit; the number of free taps where there is no penalty.
     strength : float
         Strength of the penalty, relative, as its solver defines it; NaN without one.
@@ -196,7 +199,7 @@ class Estimate:
         The axis of image and target that holds them.
     parts : tuple of KernelFit
         With channels "separate" and "mixed" the fit of each target channel, with the figures of its own. This one's are
-        then: rank, rss, n_pixels, freedom and iterations the sum, condition and refined the largest, r_squared
+        then: rank, rss, n_pixels, df_model and iterations the sum, condition and refined the largest, r_squared
         the smallest, noise_std the root mean square; findings those of all.
     """
 
@@ -221,7 +224,7 @@ class Estimate:
     unsettled: int = 0
     errors: str = "plain"
     image_noise: float = 0.0
-    freedom: float = math.nan
+    df_model: float = math.nan
     strength: float = math.nan
     path: StrengthPath | None = dataclasses.field(default=None, repr=False)
     priors: tuple[Prior, ...] = ()
@@ -236,6 +239,8 @@ class Estimate:
     channel_axis: int | None = None
     parts: "tuple[Estimate, ...]" = dataclasses.field(default=(), repr=False)
 
+    freedom, spare = renamed("freedom", "df_model"), renamed("spare", "df_resid")
+
     @property
     def prior(self) -> Prior | None:
         """The prior of the first term, None without one."""
@@ -247,7 +252,7 @@ class Estimate:
         return self.findings[0].verdict if self.findings else Verdict.SOLVED
 
     @property
-    def spare(self) -> int:
+    def df_resid(self) -> int:
         """Degrees of freedom of the residual: pixels less what is determined of the taps and of the background."""
         return self.n_pixels - self.rank - (self.background.coefficients.size if self.background else 0)
 
@@ -296,7 +301,7 @@ class Estimate:
         """Return the interval that holds each tap with probability `level`, tap by tap.
 
         Under a prior or penalty it is the central interval of the posterior; else the confidence interval of Student's
-        t with `spare` degrees of freedom.
+        t with `df_resid` degrees of freedom.
 
         Parameters
         ----------
@@ -320,8 +325,8 @@ class Estimate:
             both = np.stack([part.confidence(level) for part in self.parts], axis=1)
             return both[0].reshape(self.kernel.shape), both[1].reshape(self.kernel.shape)
         tail = 0.5 + 0.5 * level
-        if self.uncertainty == "sampling" and self.spare > 0:
-            reach = float(scipy.special.stdtrit(self.spare, tail))
+        if self.uncertainty == "sampling" and self.df_resid > 0:
+            reach = float(scipy.special.stdtrit(self.df_resid, tail))
         else:
             reach = float(scipy.special.ndtri(tail))
         return self.kernel - reach * self.stderr, self.kernel + reach * self.stderr
@@ -364,10 +369,10 @@ def assemble(
     **more: Any,
 ) -> Estimate:
     """Put a solver's figures together as a result; `more` holds further fields of it."""
-    shapes = set(stats.terms)
+    shapes = set(stats.supports)
     if len(shapes) == 1:
-        rows, cols = stats.terms[0]
-        kernel = taps.reshape((rows, cols) if len(stats.terms) == 1 else (len(stats.terms), rows, cols))
+        rows, cols = stats.supports[0]
+        kernel = taps.reshape((rows, cols) if len(stats.supports) == 1 else (len(stats.supports), rows, cols))
     else:
         kernel = taps
     variance = stats.target_energy - stats.target_sum * (stats.target_sum / (stats.total_weight or 1.0))
@@ -383,7 +388,7 @@ def assemble(
         n_pixels=stats.n_pixels,
         convention=stats.convention,
         findings=ranked(findings),
-        **{"freedom": float(rank), "weighting": stats.weighting, **more},
+        **{"df_model": float(rank), "weighting": stats.weighting, **more},
     )
 
 

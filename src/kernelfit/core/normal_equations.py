@@ -7,6 +7,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from .deprecated import renamed
 from .geometry import Convention, Shape, convention_from, in_mode, kernel_shape, require_origin
 from .validation import require_fields
 
@@ -82,7 +83,7 @@ class NormalEquations:
         Sum of y.
     n_pixels : int
         Number of target pixels, that is of rows of A.
-    terms : tuple of (int, int)
+    supports : tuple of (int, int)
         Rows and columns of each term's support.
     convention : Convention
         How the kernel lies on the image.
@@ -127,7 +128,7 @@ class NormalEquations:
     target_energy: float
     target_sum: float
     n_pixels: int
-    terms: tuple[Shape, ...]
+    supports: tuple[Shape, ...]
     convention: Convention
     center: Array | None = None
     center_moment: Array | None = None
@@ -138,16 +139,18 @@ class NormalEquations:
     backgrounds: tuple[EliminatedSurface, ...] = ()
     unreduced: tuple[float, float] | None = None
 
+    terms = renamed("terms", "supports")
+
     def __post_init__(self) -> None:
         """Check the shapes, and make the arrays read-only."""
-        m = sum(rows * cols for rows, cols in self.terms)
+        m = sum(rows * cols for rows, cols in self.supports)
         for name in _ARRAYS:
             value = getattr(self, name)
             if value is None:
                 continue
             shape = (m, m) if name == "gram" else (m,)
             if value.shape != shape:
-                msg = f"got {name} of shape {value.shape}, need {shape} for terms {self.terms}"
+                msg = f"got {name} of shape {value.shape}, need {shape} for terms {self.supports}"
                 raise ValueError(msg)
             value.setflags(write=False)
 
@@ -167,9 +170,9 @@ class NormalEquations:
             return NotImplemented
         mine, theirs = self.convention, other.convention
         alike = all(getattr(mine, name) == getattr(theirs, name) for name in ("operation", "origin", "stride"))
-        if self.terms != other.terms or not alike:
+        if self.supports != other.supports or not alike:
             msg = (
-                f"got statistics of different kernels ({self.terms}, {mine} and {other.terms}, {theirs}); "
+                f"got statistics of different kernels ({self.supports}, {mine} and {other.supports}, {theirs}); "
                 "only those of the "
                 "same supports, operation, origin and stride add up"
             )
@@ -192,7 +195,7 @@ class NormalEquations:
             assert center is not None
             a, b = self._centered(center), other._centered(center)
             sums |= {"center": center, "center_moment": a[0] + b[0], "center_energy": a[1] + b[1]}
-        return type(self)(**sums, terms=self.terms, convention=mine)
+        return type(self)(**sums, supports=self.supports, convention=mine)
 
     def _centered(self, center: Array) -> tuple[Array, float]:
         """Return ``A'(y - A c)`` and ``|y - A c|^2`` for another center c."""
@@ -257,13 +260,13 @@ class NormalEquations:
         >>> import numpy as np, kernelfit
         >>> image, target = np.random.default_rng(0).random((2, 40, 50))
         >>> stats = kernelfit.accumulate(image, target, (9, 7))
-        >>> stats.crop((3, 5)).terms
+        >>> stats.crop((3, 5)).supports
         ((3, 5),)
         """
-        if len(self.terms) != 1:
-            msg = f"got statistics of {len(self.terms)} terms, need one; crop the supports before adding terms"
+        if len(self.supports) != 1:
+            msg = f"got statistics of {len(self.supports)} terms, need one; crop the supports before adding terms"
             raise ValueError(msg)
-        (rows, cols), origin = self.terms[0], self.convention.origin
+        (rows, cols), origin = self.supports[0], self.convention.origin
         small = kernel_shape(shape)
         row, col = ((o - (n - 1) // 2) for o, n in zip(origin, small, strict=True)) if corner is None else corner
         if row < 0 or col < 0 or row + small[0] > rows or col + small[1] > cols:
@@ -285,7 +288,7 @@ class NormalEquations:
         fields: dict[str, Any] = {
             "gram": self.gram[np.ix_(kept, kept)],
             "moment": self.moment[kept],
-            "terms": (small,),
+            "supports": (small,),
             "convention": convention,
         }
         if self.center is not None:
@@ -350,13 +353,14 @@ def unpacked(header: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]
         names = [field.name for field in dataclasses.fields(kind) if field.name != "shape"]
         return kind(**{name: arrays[prefix + name] for name in names}, shape=(shape[0], shape[1]))
 
+    header = {"supports" if name == "terms" else name: value for name, value in header.items()}  # until 0.13
     surfaces = ("surface", "backgrounds", "unreduced")
     names = {field.name for field in dataclasses.fields(NormalEquations)}.difference(surfaces)
     fields = {name: value for name, value in header.items() if name in names}
     require_fields(NormalEquations, fields, finite=True)
-    fields["terms"] = tuple(kernel_shape(list(term)) for term in header["terms"])
+    fields["supports"] = tuple(kernel_shape(list(shape)) for shape in header["supports"])
     fields["convention"] = convention_from(header["convention"])
-    require_origin(fields["convention"], (max(r for r, _ in fields["terms"]), max(c for _, c in fields["terms"])))
+    require_origin(fields["convention"], (max(r for r, _ in fields["supports"]), max(c for _, c in fields["supports"])))
     fields |= {name: arrays[name] for name in _ARRAYS if name in arrays}
     if header.get("surface") is not None:
         fields["surface"] = part(SurfaceSums, "surface_", header["surface"])

@@ -39,7 +39,7 @@ def packed(fit: Estimate) -> tuple[dict[str, Any], dict[str, Array]]:
     header["priors"] = [dataclasses.asdict(prior) for prior in fit.priors]
     if fit.path is not None:
         header["criterion"] = fit.path.criterion
-        for name in ("strength", "freedom", "rss", "score"):
+        for name in ("strength", "df_model", "rss", "score"):
             arrays[f"path_{name}"] = getattr(fit.path, name)
     if fit.spectrum is not None:
         fields = dataclasses.asdict(fit.spectrum)
@@ -62,6 +62,10 @@ def packed(fit: Estimate) -> tuple[dict[str, Any], dict[str, Array]]:
 
 def unpacked(header: dict[str, Any], arrays: dict[str, Array]) -> Estimate:
     """Undo `packed`; refuse values that no result can have."""
+    if "freedom" in header:  # until 0.13
+        header["df_model"] = header.pop("freedom")
+    if "path_freedom" in arrays:
+        arrays = {**arrays, "path_df_model": arrays["path_freedom"]}
     require_fields(Estimate, header)
     header["convention"] = convention_from(header["convention"])
     header["findings"] = tuple(Finding(Verdict[name], detail) for name, detail in header["findings"])
@@ -70,7 +74,7 @@ def unpacked(header: dict[str, Any], arrays: dict[str, Array]) -> Estimate:
     )
     criterion = header.pop("criterion", None)
     if criterion is not None:
-        names = ("strength", "freedom", "rss", "score")
+        names = ("strength", "df_model", "rss", "score")
         header["path"] = StrengthPath(**{name: arrays[f"path_{name}"] for name in names}, criterion=criterion)
     header["notes"] = tuple(header.get("notes", ()))
     count = header.pop("weights", None)

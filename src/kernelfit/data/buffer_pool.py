@@ -22,7 +22,7 @@ class _Lent(weakref.ref["npt.NDArray[Any]"]):
     memory: memoryview
 
 
-class Shelf:
+class BufferPool:
     """Where memory waits for its next use."""
 
     def __init__(self) -> None:
@@ -69,5 +69,5 @@ class Shelf:
         return memory
 
 
-_shelf = Shelf()
-empty = _shelf.empty
+_pool = BufferPool()
+empty = _pool.empty

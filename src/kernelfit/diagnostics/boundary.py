@@ -169,13 +169,13 @@ def _planes(
             yield _Plane(dataclasses.replace(observation, targets=(reader,)), kernels, surface, own)
 
 
-def _limit(n_edge: int, spare: int, level: float) -> float:
+def _limit(n_edge: int, df_resid: int, level: float) -> float:
     """Return the ratio of mean squares that chance exceeds with a probability of `level`."""
-    return float(scipy.special.fdtri(n_edge, spare, 1.0 - level))
+    return float(scipy.special.fdtri(n_edge, df_resid, 1.0 - level))
 
 
 def _compare(
-    planes: Sequence[_Plane], conv: Convention, variance: float, spare: int, inflation: float
+    planes: Sequence[_Plane], conv: Convention, variance: float, df_resid: int, inflation: float
 ) -> BoundaryCheck:
     """Compare all boundaries, given the variance of the noise and by how much the kernel's own error raises it."""
     residuals, fillvalues, scale = {}, {}, 0.0
@@ -194,7 +194,7 @@ def _compare(
     n = len(empty)
     squares = {name: float(r @ r) for name, r in residuals.items()}
     order = sorted(BOUNDARIES, key=lambda name: squares[name])
-    allowed = _limit(n, spare, _LEVEL) * inflation * noise * n if n else math.inf
+    allowed = _limit(n, df_resid, _LEVEL) * inflation * noise * n if n else math.inf
     first = residuals[order[0]]
     rows, equal = [], []
     for name in order:

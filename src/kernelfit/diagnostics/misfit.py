@@ -491,7 +491,7 @@ def misfits(
         or any(f.verdict is Verdict.NOT_CONVERGED for f in estimate.findings)
     ):
         return []  # what is left tells of the iterations, or of the image's noise
-    if estimate.spare < max(_SPARE, estimate.rank):
+    if estimate.df_resid < max(_SPARE, estimate.rank):
         return []  # the fit may have taken any misfit in
     parts = _read(observations, estimate, weights)
     energy = _energy([p.left for _, p in parts])

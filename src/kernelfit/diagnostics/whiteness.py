@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
+from ..core.deprecated import renamed
 from ..core.estimate import Estimate, with_finding
 from ..core.findings import Finding, Verdict
 from ..core.geometry import Shape
@@ -52,7 +53,7 @@ class NoiseCheck:
         The noise's amplitude relative to white noise of the same variance, at the frequency where it is the least and
         where it is the greatest: the plain standard error of what the kernel does to such a frequency is to be
         multiplied by it. Both are 1 for white noise.
-    uneven : float
+    heteroscedasticity : float
         The noise's amplitude where the prediction is far from its mean, relative to that of all pixels: by about this
         factor plain standard errors are off on that account. It is 1 where it is no louder than by chance.
     """
@@ -62,7 +63,9 @@ class NoiseCheck:
     reach: int
     low: float
     high: float
-    uneven: float = 1.0
+    heteroscedasticity: float = 1.0
+
+    uneven = renamed("uneven", "heteroscedasticity")
 
     @property
     def autocorrelation(self) -> Array:
@@ -73,7 +76,8 @@ class NoiseCheck:
     @property
     def of_signal(self) -> str:
         """How the noise depends on the signal, in words."""
-        return f"where the prediction is far from its mean the noise is {self.uneven:.2g} times that of all pixels"
+        factor = f"{self.heteroscedasticity:.2g}"
+        return f"where the prediction is far from its mean the noise is {factor} times that of all pixels"
 
     @property
     def coloured(self) -> bool:
@@ -83,7 +87,7 @@ class NoiseCheck:
     @property
     def depends(self) -> bool:
         """Whether they are off by as much because the noise depends on the signal."""
-        return self.uneven > _MATTERS
+        return self.heteroscedasticity > _MATTERS
 
     def __str__(self) -> str:
         """Say the finding in one line."""
@@ -132,7 +136,7 @@ def look(
     elif (
         declared
         and fit.noise_std > _SINGLE
-        and abs(math.log(fit.noise_std)) > max(math.log(_MATTERS), _SIGNIFICANT / math.sqrt(2 * max(1, fit.spare)))
+        and abs(math.log(fit.noise_std)) > max(math.log(_MATTERS), _SIGNIFICANT / math.sqrt(2 * max(1, fit.df_resid)))
     ):
         detail = f"the noise is {fit.noise_std:.3g} times what was declared"
         fit = with_finding(fit, Finding(Verdict.UNEVEN_NOISE, detail))
@@ -180,10 +184,10 @@ def examine(
     lag = np.abs(np.arange(-_REACH, _REACH + 1))
     reach = int(np.max(np.maximum.outer(lag, lag)[beyond], initial=0))
     spectrum = _spectrum(c, reach) / variance
-    uneven = 1.0
+    growth = 1.0
     if variance > _SINGLE**2 * energy / pixels:
-        uneven = _unevenness(*(np.concatenate(parts) for parts in zip(*seen, strict=True)))
-    return NoiseCheck(c, pixels, reach, float(np.sqrt(spectrum.min())), float(np.sqrt(spectrum.max())), uneven)
+        growth = _unevenness(*(np.concatenate(parts) for parts in zip(*seen, strict=True)))
+    return NoiseCheck(c, pixels, reach, float(np.sqrt(spectrum.min())), float(np.sqrt(spectrum.max())), growth)
 
 
 def _unevenness(left: Array, model: Array) -> float:

@@ -66,7 +66,7 @@ def statistics(
             target_energy=float(sums.energy[t]),
             target_sum=float(sums.total[t]),
             n_pixels=plan.n_pixels,
-            terms=(plan.kernel_shape,) * len(observation.sources),
+            supports=(plan.kernel_shape,) * len(observation.sources),
             convention=plan.convention,
         )
         for t in range(len(frame.targets))

@@ -156,12 +156,12 @@ class TileReader:
             target_energy=float(energy[0]),
             target_sum=float(energy[1]),
             n_pixels=n_pixels,
-            terms=(plan.kernel_shape,),
+            supports=(plan.kernel_shape,),
             convention=plan.convention,
         )
 
     def close(self) -> None:
-        """Put the transforms back on the shelf."""
+        """Put the transforms back into the pool."""
         from ..compiled import fft
 
         while self._idle:

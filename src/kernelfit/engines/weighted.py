@@ -36,7 +36,7 @@ from . import accumulation, patches
 from .cost_model import DIRECT_NS, Choice
 from .weighted_pass import Residual
 
-REGIMES = ("auto", "subtract", "patches", "iterate")
+STRATEGIES = ("auto", "subtract", "patches", "iterate")
 #: The exact ways are taken if they cost at most so many times the iteration, or so many nanoseconds.
 EXACT_IS_WORTH = 1.3
 EXACT_IS_QUICK = 1.5e8
@@ -56,7 +56,7 @@ SAMPLE_WORK = 500.0
 _ROWS = 96
 
 
-def choose_regime(
+def choose_strategy(
     n_pixels: int,
     kernel_shape: object,
     subtract_ns: float,
@@ -339,7 +339,7 @@ def assembled(
         target_energy=sums.energy,
         target_sum=sums.total,
         n_pixels=sums.n_pixels,
-        terms=(plan.kernel_shape,) * len(items[0].observation.sources),
+        supports=(plan.kernel_shape,) * len(items[0].observation.sources),
         convention=plan.convention,
         weight_sum=None if equal else sums.weight,
     )
@@ -385,7 +385,7 @@ def statistics(
     items: Sequence[WeightedObservation],
     method: str,
     workers: int,
-    regime: str = "auto",
+    strategy: str = "auto",
     progress: Progress | None = None,
     *,
     part: bool = False,
@@ -400,7 +400,7 @@ def statistics(
         The engine of the unweighted statistics.
     workers : int
         Number of threads.
-    regime : {"auto", "subtract", "patches"}, optional
+    strategy : {"auto", "subtract", "patches"}, optional
         The way; the default is the cheaper one.
     progress : callable, optional
         Told of each band of pixels.
@@ -414,7 +414,7 @@ def statistics(
     """
     if not part:
         require_determined(items)
-    gram, moment, sums, said = exact_sums(items, method, workers, regime, progress)
+    gram, moment, sums, said = exact_sums(items, method, workers, strategy, progress)
     return dataclasses.replace(assembled(items, gram, moment, sums)[0], weighting=said)
 
 
@@ -422,27 +422,27 @@ def exact_sums(
     items: Sequence[WeightedObservation],
     method: str,
     workers: int,
-    regime: str = "auto",
+    strategy: str = "auto",
     progress: Progress | None = None,
 ) -> tuple[Array, Array, TargetSums, str]:
     """Return Gram matrix and moment over all unknowns, the target's sums, and in words which way it was."""
     seen = survey(items)
-    if regime == "auto":
+    if strategy == "auto":
         n = sum(item.observation.geometry.n_pixels for item in items)
         costs = seen.subtract.nanoseconds, seen.patches.nanoseconds
-        regime = choose_regime(n, lines(items[0].observation), *costs, exact=True).method
-    if regime == "subtract":
+        strategy = choose_strategy(n, lines(items[0].observation), *costs, exact=True).method
+    if strategy == "subtract":
         known = unweighted(items, method, workers, progress)
         gram = subtracted(items, known.grams, seen.usual, workers)
-        return gram, known.moment, known.sums, described(regime, seen)
-    return *accumulated(items, workers), described(regime, seen)
+        return gram, known.moment, known.sums, described(strategy, seen)
+    return *accumulated(items, workers), described(strategy, seen)
 
 
-def described(regime: str, seen: Survey) -> str:
+def described(strategy: str, seen: Survey) -> str:
     """Say in words which way the weights were taken into account."""
-    costs = seen.subtract if regime == "subtract" else seen.patches
+    costs = seen.subtract if strategy == "subtract" else seen.patches
     n, whole = round(costs.alone + costs.within), round(costs.alone + costs.ends)
-    return f"{regime} ({f'about {n} patches, {whole} multiplied whole' if n else 'hardly any patches'})"
+    return f"{strategy} ({f'about {n} patches, {whole} multiplied whole' if n else 'hardly any patches'})"
 
 
 def block_statistics(item: WeightedObservation, method: str, workers: int) -> NormalEquations:
@@ -459,7 +459,7 @@ def block_statistics(item: WeightedObservation, method: str, workers: int) -> No
         target_energy=sums.energy,
         target_sum=sums.total,
         n_pixels=sums.n_pixels,
-        terms=(plan.kernel_shape,) * len(item.observation.sources),
+        supports=(plan.kernel_shape,) * len(item.observation.sources),
         convention=plan.convention,
         weight_sum=None if sums.weight == sums.n_pixels else sums.weight,
         weighting=said.partition(" ")[0],

@@ -44,8 +44,8 @@ def join(groups: list[list[Estimate]], task: Layout) -> Estimate:
     else:
         kernel = np.stack([fit.kernel for fit in fits])
     first = fits[0]
-    spare = [fit.spare for fit in fits]
-    noisy = sum(n * fit.noise_std**2 for n, fit in zip(spare, fits, strict=True))
+    df_resid = [fit.df_resid for fit in fits]
+    noisy = sum(n * fit.noise_std**2 for n, fit in zip(df_resid, fits, strict=True))
     findings = [Finding(f.verdict, f"channel {c}: {f.detail}") for c, fit in enumerate(fits) for f in fit.findings]
     solvers = dict.fromkeys(fit.solver for fit in fits)
     background = None
@@ -60,7 +60,7 @@ def join(groups: list[list[Estimate]], task: Layout) -> Estimate:
     return Estimate(
         kernel=kernel,
         factor=None,
-        noise_std=math.sqrt(noisy / sum(spare)) if sum(spare) > 0 else math.nan,
+        noise_std=math.sqrt(noisy / sum(df_resid)) if sum(df_resid) > 0 else math.nan,
         rank=sum(fit.rank for fit in fits),
         condition=max(fit.condition for fit in fits),
         rss=sum(fit.rss for fit in fits),
@@ -75,7 +75,7 @@ def join(groups: list[list[Estimate]], task: Layout) -> Estimate:
         tolerance=first.tolerance,
         solver="; ".join(solvers),
         uncertainty=first.uncertainty,
-        freedom=sum(fit.freedom for fit in fits),
+        df_model=sum(fit.df_model for fit in fits),
         parts=tuple(fits),
         channels=task.channels,
         channel_axis=task.channel_axis,

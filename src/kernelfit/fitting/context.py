@@ -281,7 +281,7 @@ class Context:
         fields["outlier"] = math.inf if header["outlier"] is None else header["outlier"]
         fields["notes"] = tuple(header["notes"])
         tiles = [(values, _with_prefix(arrays, f"tile{i}_")) for i, values in enumerate(header["tiles"])]
-        fields["tiles"] = tuple(Tile.unpacked(*both, stats.terms[0], stats.convention) for both in tiles)
+        fields["tiles"] = tuple(Tile.unpacked(*both, stats.supports[0], stats.convention) for both in tiles)
         if "noise" in header:
             std, share = header["noise"]
             fields["noise"] = ImageNoise(std, arrays["noise_gram"], arrays.get("noise_pairs"), share)

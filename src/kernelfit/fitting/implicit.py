@@ -187,9 +187,9 @@ class ImplicitlySolved:
         """Return the estimate, its errors probed; `correction` is that of a robust criterion."""
         stats, solution, solver = self.stats, self.solution, self.fitter.solver
         n, m = stats.n_pixels, stats.n_taps
-        spread, freedom = self._probed()
+        spread, df_model = self._probed()
         rss = correction**2 * solution.rss
-        noise_std = math.sqrt(rss / (n - freedom)) if n > freedom + EPS * n else math.nan
+        noise_std = math.sqrt(rss / (n - df_model)) if n > df_model + EPS * n else math.nan
         if self.problem.prior:
             noise_std = correction * self.fitter.noise_of(self.solution)
         error = noise_std * math.sqrt(spread)
@@ -217,7 +217,7 @@ class ImplicitlySolved:
             refined=self.refined,
             iterations=self.iterations,
             tolerance=self.fitter.limit,
-            freedom=freedom,
+            df_model=df_model,
             strength=solver.strength,
             weighting=stats.weighting,
             solver="LeastSquares()" if solver.plain else str(solver),

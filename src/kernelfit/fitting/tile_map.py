@@ -184,13 +184,13 @@ class _Shared:
 
     def __init__(self) -> None:
         self.tree = blocks.Tree[NormalEquations](operator.add)
-        self.rss, self.rank, self.spare = 0.0, 0, 0
+        self.rss, self.rank, self.df_resid = 0.0, 0, 0
         #: Equations beside those in the tree.
         self.read: NormalEquations | None = None
 
-    def push(self, rss: float, rank: int, spare: int) -> None:
+    def push(self, rss: float, rank: int, df_resid: int) -> None:
         """Add a tile's residual sum of squares, rank and degrees of freedom."""
-        self.rss, self.rank, self.spare = self.rss + rss, self.rank + rank, self.spare + spare
+        self.rss, self.rank, self.df_resid = self.rss + rss, self.rank + rank, self.df_resid + df_resid
 
     @functools.cached_property
     def solution(self) -> LeastSquaresSolution:
@@ -203,13 +203,15 @@ class _Shared:
 
 def _variation(every: Sequence[_Shared]) -> tuple[float, float]:
     """Return the F-statistic of shared kernels, each kernel with a noise of its own, and its probability."""
-    rise, extra, spare = 0.0, 0, 0
+    rise, extra, df_resid = 0.0, 0, 0
     for one in every:
-        if not (one.spare > 0 and one.rss > 0):
+        if not (one.df_resid > 0 and one.rss > 0):
             return math.nan, math.nan
-        rise += max(0.0, one.solution.rss - one.rss) / (one.rss / one.spare)
-        extra, spare = extra + one.rank - one.solution.rank, spare + one.spare
-    return (rise / extra, float(scipy.special.fdtrc(extra, spare, rise / extra))) if extra > 0 else (math.nan, math.nan)
+        rise += max(0.0, one.solution.rss - one.rss) / (one.rss / one.df_resid)
+        extra, df_resid = extra + one.rank - one.solution.rank, df_resid + one.df_resid
+    return (
+        (rise / extra, float(scipy.special.fdtrc(extra, df_resid, rise / extra))) if extra > 0 else (math.nan, math.nan)
+    )
 
 
 def _smoothed(
@@ -222,7 +224,7 @@ def _smoothed(
     """Solve for the kernels of all tiles at once, with the penalty on the differences of neighbours."""
     columns = []
     for own, alone, sums in zip(zip(*every, strict=True), zip(*fits, strict=True), shared, strict=True):
-        noise = math.sqrt(sums.rss / sums.spare) if sums.spare > 0 else math.nan
+        noise = math.sqrt(sums.rss / sums.df_resid) if sums.df_resid > 0 else math.nan
         found = smoothed([e.stats for e in own], [f.taps for f in alone], grid, strength, noise)
         if found is None:
             columns.append(alone)

@@ -71,7 +71,7 @@ class WeightedFitter:
         As `iterate.solve` has it.
     progress : callable or None
     strategy : str
-        One of `weighted.REGIMES`, or "exact" for the cheaper one of the two that are.
+        One of `weighted.STRATEGIES`, or "exact" for the cheaper one of the two that are.
     image_std : float
         Standard deviation of the noise of an image pixel, which needs an exact strategy.
     """
@@ -139,8 +139,8 @@ class WeightedFitter:
             costs = {"subtract": seen.subtract.nanoseconds, "patches": seen.patches.nanoseconds}
             asked = n, weighted.lines(items[0].observation), costs["subtract"], costs["patches"]
             quick = 0.0 if even else weighted.EXACT_IS_QUICK
-            exact = weighted.choose_regime(*asked, exact=True).method
-            strategy = exact if strategy == "exact" else weighted.choose_regime(*asked, quick).method
+            exact = weighted.choose_strategy(*asked, exact=True).method
+            strategy = exact if strategy == "exact" else weighted.choose_strategy(*asked, quick).method
             if strategy == "iterate":
                 bearable = costs[exact] <= EXACT_IS_BEARABLE
                 found, good = self._iterated(items, start, patient=not bearable, even=even)

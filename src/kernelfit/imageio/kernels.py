@@ -92,7 +92,7 @@ def as_dict(fit: Estimate) -> dict[str, Any]:
     """Return a result as plain types for JSON, with None for what is not finite."""
     plain = (
         "noise_std rank condition rss r_squared n_pixels method method_reason refined iterations solver uncertainty "
-        "freedom strength log_evidence"
+        "df_model strength log_evidence"
     ).split()
     return {
         "kind": "kernelfit kernel",
@@ -109,6 +109,7 @@ def as_dict(fit: Estimate) -> dict[str, Any]:
             "coefficients": fit.background.coefficients.tolist(),
             "stderr": finite(fit.background.stderr.tolist()),
         },
+        "freedom": finite(fit.df_model),  # its name until 0.13
         **{name: finite(getattr(fit, name)) for name in plain},
     }
 

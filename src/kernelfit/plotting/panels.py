@@ -376,7 +376,7 @@ def strength_path(fit: Estimate, ax: "Axes | None" = None) -> "Axes":
     ax.set_ylabel(f"{path.criterion}, above its minimum", color=BLUE)
     if not counts:
         twin = ax.twinx()
-        twin.plot(path.strength, path.freedom, color=ORANGE, linewidth=1.2)
+        twin.plot(path.strength, path.df_model, color=ORANGE, linewidth=1.2)
         twin.set_ylabel("degrees of freedom", color=ORANGE)
-    ax.set_title(f"chosen: {chosen:.3g}, {fit.freedom:.3g} degrees of freedom of {fit.kernel.size}")
+    ax.set_title(f"chosen: {chosen:.3g}, {fit.df_model:.3g} degrees of freedom of {fit.kernel.size}")
     return ax

@@ -72,9 +72,9 @@ class Auto:
             choices = [(fit, _expected_error(stats, fit)) for fit in (best, NonNegative().solve(stats))]
             own_error = math.inf
             if evidence["Sparse"] > smooth.log_evidence:  # then the others have to be clearly better
-                freedom = _with_choice(stats, few)
-                choices.insert(0, (few, _expected_error(stats, few, freedom)))
-                own_error = freedom if choices[0][1] <= freedom else math.inf  # of few taps that show no bias
+                df_model = _with_choice(stats, few)
+                choices.insert(0, (few, _expected_error(stats, few, df_model)))
+                own_error = df_model if choices[0][1] <= df_model else math.inf  # of few taps that show no bias
             least = min(choices, key=lambda choice: choice[1])
             best, own = choices[0]
             if _CLEARLY < own - least[1] <= own_error:  # who claims to save more than there is owes it to chance
@@ -85,11 +85,11 @@ class Auto:
         )
 
 
-def _expected_error(stats: NormalEquations, fit: Estimate, freedom: float | None = None) -> float:
+def _expected_error(stats: NormalEquations, fit: Estimate, df_model: float | None = None) -> float:
     """Return Mallows' estimate of ``|A (k - truth)|^2 / s^2``, with the noise s of least squares."""
     least = least_squares(stats)
     variance = least.rss / (stats.n_pixels - least.rank)
-    return fit.rss / variance - stats.n_pixels + 2 * (fit.freedom if freedom is None else freedom)
+    return fit.rss / variance - stats.n_pixels + 2 * (fit.df_model if df_model is None else df_model)
 
 
 def _with_choice(stats: NormalEquations, fit: Estimate) -> float:
@@ -98,7 +98,7 @@ def _with_choice(stats: NormalEquations, fit: Estimate) -> float:
     Keeping what exceeds a threshold c (in standard errors) has ``t + c sum_j phi(c - |z_j|)`` of them by Stein's lemma:
     taps near the threshold come and go with the noise. Those kept stand for those just missed, hence the 2.
     """
-    t = int(fit.freedom)
+    t = int(fit.df_model)
     kept = fit.stderr > 0
     z = np.abs(fit.kernel[kept]) / fit.stderr[kept]
     c = math.sqrt(math.log(stats.n_pixels) + 2 * math.log(max(1.0, (stats.n_taps - t) / (t + 1))))
@@ -108,7 +108,7 @@ def _with_choice(stats: NormalEquations, fit: Estimate) -> float:
 def sparse_evidence(stats: NormalEquations, fit: Estimate) -> float:
     """Return the approximate log evidence of a sparse fit."""
     n = stats.n_pixels
-    return -0.5 * (n * (1 + math.log(2 * math.pi)) + Sparse()._score(stats, int(fit.freedom), fit.rss))
+    return -0.5 * (n * (1 + math.log(2 * math.pi)) + Sparse()._score(stats, int(fit.df_model), fit.rss))
 
 
 def as_solver(solver: "Solver | str | None") -> "Solver":

@@ -40,7 +40,7 @@ def finish(
     n_free: int,
     form: bool = False,
     strength: float = math.nan,
-    freedom: float | None = None,
+    df_model: float | None = None,
     path: StrengthPath | None = None,
     findings: Sequence[Finding] = (),
 ) -> Estimate:
@@ -50,9 +50,9 @@ def finish(
     `form`, these are the least squares.
     """
     _, rss = residual_at(stats, taps)
-    df = float(n_free) if freedom is None else freedom
-    spare = stats.n_pixels - df
-    noise_std = math.sqrt(rss / spare) if spare > EPS * stats.n_pixels else math.nan
+    df = float(n_free) if df_model is None else df_model
+    df_resid = stats.n_pixels - df
+    noise_std = math.sqrt(rss / df_resid) if df_resid > EPS * stats.n_pixels else math.nan
     factor = inverse * noise_std
     known = least.rank, least.condition
     fitted = (n_free, rss) if form else (least.rank, least.rss)
@@ -68,7 +68,7 @@ def finish(
         findings=(*findings, *found),
         solver=text,
         uncertainty="sampling" if math.isnan(strength) else "posterior",
-        freedom=df,
+        df_model=df,
         strength=strength,
         path=path,
     )
@@ -168,10 +168,10 @@ class InBasis:
         basis = np.asarray(self.basis, dtype=np.float64)
         if basis.ndim == 3:
             basis = basis.reshape(len(basis), -1).T
-        if len(stats.terms) > 1 and all(len(basis) == rows * cols for rows, cols in stats.terms):
-            basis = np.asarray(np.kron(np.eye(len(stats.terms)), basis), dtype=np.float64)
+        if len(stats.supports) > 1 and all(len(basis) == rows * cols for rows, cols in stats.supports):
+            basis = np.asarray(np.kron(np.eye(len(stats.supports)), basis), dtype=np.float64)
         if len(basis) != stats.n_taps:
-            msg = f"got a basis for {len(basis)} taps, need {stats.n_taps} for supports of {stats.terms}"
+            msg = f"got a basis for {len(basis)} taps, need {stats.n_taps} for supports of {stats.supports}"
             raise ValueError(msg)
         least, stats = at_minimum(stats)
         taps, inverse = in_basis(stats, basis)
@@ -266,13 +266,13 @@ class Constrained:
             The kernel.
         """
         totals = _each(self.total)
-        if len(totals) not in (1, len(stats.terms)):
-            msg = f"got {len(totals)} totals, need one, or one for each of {len(stats.terms)} sources (None: free)"
+        if len(totals) not in (1, len(stats.supports)):
+            msg = f"got {len(totals)} totals, need one, or one for each of {len(stats.supports)} sources (None: free)"
             raise ValueError(msg)
         least, stats = at_minimum(stats)
         taps, inverse = in_basis(stats, _symmetric_basis(stats, self.symmetric))
         held = 0
-        for where, total in zip(blocks(stats.terms), totals * (len(stats.terms) // len(totals)), strict=True):
+        for where, total in zip(blocks(stats.supports), totals * (len(stats.supports) // len(totals)), strict=True):
             if total is None:
                 continue
             ones = np.zeros(stats.n_taps)
@@ -291,7 +291,7 @@ def _each(total: float | Sequence[float | None] | None) -> tuple[float | None, .
 def _symmetric_basis(stats: NormalEquations, symmetric: str | None) -> Array:
     """Return the basis of the kernels of a symmetry: one column for each set of equal taps."""
     blocks = []
-    for shape in stats.terms:
+    for shape in stats.supports:
         index = np.arange(shape[0] * shape[1]).reshape(shape)
         same = [index]
         if symmetric in ("rows", "both"):
@@ -391,10 +391,10 @@ class NonNegative:
         part = factor_of(gram[np.ix_(free, free)]) if free.any() else np.zeros((0, 0))
         inverse = np.zeros((stats.n_taps, part.shape[1]))
         inverse[free] = part
-        freedom = float(np.einsum("ij,ij->", inverse, stats.gram @ inverse))
+        df_model = float(np.einsum("ij,ij->", inverse, stats.gram @ inverse))
         if self.total is not None:
             _, inverse = _onto_total(inverse, free.astype(np.float64))
-            freedom = max(0.0, freedom - 1.0)
+            df_model = max(0.0, df_model - 1.0)
         return finish(
             stats,
             taps,
@@ -402,7 +402,7 @@ class NonNegative:
             str(self),
             least=least,
             n_free=int(free.sum()),
-            freedom=freedom,
+            df_model=df_model,
             strength=strength,
             findings=findings,
         )
@@ -420,7 +420,7 @@ def _active_set(
         lowest = lowest - inverse @ (inverse.T @ (penalty @ lowest))
     size = np.abs(gram)
     scale = np.sqrt(np.maximum(np.diag(gram), np.finfo(float).tiny))
-    detail = float(detail_of(gram, stats.terms).max()) * float(np.abs(lowest).sum())
+    detail = float(detail_of(gram, stats.supports).max()) * float(np.abs(lowest).sum())
     weight = scale / float(scale.max())
 
     def best(free: npt.NDArray[np.bool_]) -> tuple[Array, float]:
@@ -444,7 +444,7 @@ def _active_set(
         It is zero on average over free taps: what it is beside that, rounding has made of the mean of the image.
         """
         found = -(gram @ (k - lowest)) - multiplier
-        for where in blocks(stats.terms):
+        for where in blocks(stats.supports):
             if free[where].any():
                 found[where] -= found[where][free[where]].mean()
         return found, 1e3 * EPS * (0.1 * (size @ np.abs(k - lowest)) + detail) * weight

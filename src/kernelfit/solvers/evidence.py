@@ -209,7 +209,7 @@ class Projection:
     def whole(cls, stats: NormalEquations, start: LeastSquaresSolution) -> "Projection":
         """Return all the data."""
         weights = gram_root(stats.gram, start)
-        grids = tuple(Grid(shape) for shape in stats.terms)
+        grids = tuple(Grid(shape) for shape in stats.supports)
         return cls(grids, weights, weights.T @ start.taps, start.rss, stats.n_pixels)
 
     @classmethod
@@ -222,7 +222,7 @@ class Projection:
         image = product(stats.gram, basis)
         lower = scipy.linalg.cholesky(product(basis.T, image), lower=True)
         weights = scipy.linalg.blas.dtrsm(1.0, lower, image, side=1, lower=1, trans_a=1)
-        grids = tuple(Grid(shape) for shape in stats.terms)
+        grids = tuple(Grid(shape) for shape in stats.supports)
         return cls(grids, weights, weights.T @ start.taps, start.rss, stats.n_pixels - start.rank + r)
 
     def under(self, symmetric: str | None) -> "Projection":

@@ -154,8 +154,8 @@ class GaussianProcess:
             fit = estimate_of(stats, start)
             reason = "least squares, the noise being too small for a prior to matter"
             return dataclasses.replace(fit, solver=f"{self}: {reason}")
-        if self.symmetric == "square" and any(rows != cols for rows, cols in stats.terms):
-            msg = f"got symmetric='square' for supports of {stats.terms}, need as many rows as columns; or give 'both'"
+        if self.symmetric == "square" and any(rows != cols for rows, cols in stats.supports):
+            msg = f"got symmetric='square' for supports of {stats.supports}, need as many rows as columns, or 'both'"
             raise ValueError(msg)
         few = whole = Projection.whole(stats, start)
         if stats.n_taps > DIRECT:
@@ -179,7 +179,7 @@ class GaussianProcess:
         root = all_taps(grids, root_of(covariance_of(grids, kind, theta)))
         # What a large mean of the image tells, the sums, in columns of its own: it would drown the rest in its rounding
         ones = np.zeros((stats.n_taps, len(grids)))
-        for at, where in enumerate(blocks(stats.terms)):
+        for at, where in enumerate(blocks(stats.supports)):
             ones[where, at] = 1.0
         root = root @ scipy.linalg.qr(root.T @ ones)[0]
         inner = product(root.T, product(stats.gram, root))
@@ -201,7 +201,7 @@ class GaussianProcess:
         held = root[:, : len(grids)]  # P^-1 k by what the sums should be, too: the pixels tell it to rounding only
         rest = rest + ones @ scipy.linalg.lstsq(held.T @ ones, x[: len(grids)] - held.T @ rest)[0]
         noise_std = math.sqrt((rss + float(x @ x)) / stats.n_pixels)
-        freedom = float(root.shape[1] - np.sum(inverse**2))
+        df_model = float(root.shape[1] - np.sum(inverse**2))
         n = stats.n_pixels
         value = n * math.log(rss + float(x @ x)) + 2 * float(np.log(np.diag(lower)).sum())
         log_evidence = -0.5 * (value + n * (1 + math.log(2 * math.pi) - math.log(n)))
@@ -224,7 +224,7 @@ class GaussianProcess:
             solver=chosen,
             uncertainty="posterior",
             unsettled=more.shape[1],
-            freedom=freedom,
+            df_model=df_model,
             priors=tuple(
                 Prior(
                     kind.family,
@@ -245,12 +245,12 @@ class GaussianProcess:
 def _beyond_a_prior(stats: NormalEquations, start: LeastSquaresSolution) -> bool:
     """Whether there is no noise, or no signal, that a prior could be weighed against."""
     largest = float(np.abs(start.taps).max(initial=0.0))
-    spare = stats.n_pixels - start.rank
+    df_resid = stats.n_pixels - start.rank
     if start.rank == 0 or largest == 0.0:
         return True
-    if not start.full or spare <= 0:
+    if not start.full or df_resid <= 0:
         return False
-    error = math.sqrt(start.rss / spare * float(start.spread.max()))
+    error = math.sqrt(start.rss / df_resid * float(start.spread.max()))
     return error < _NO_NOISE * largest
 
 
@@ -286,8 +286,8 @@ def most_probable(stats: NormalEquations, fit: Estimate) -> tuple[Estimate, floa
     settled = factor[:, : factor.shape[1] - fit.unsettled]
     across, _ = np.linalg.qr(settled[held].T)
     free = settled - (settled @ across) @ across.T  # of the covariance given that those taps are zero
-    freedom = float(np.einsum("ij,ij->", free, stats.gram @ free)) / fit.noise_std**2
+    df_model = float(np.einsum("ij,ij->", free, stats.gram @ free)) / fit.noise_std**2
     changed = dataclasses.replace(
-        fit, kernel=taps.reshape(fit.kernel.shape), rss=rss, freedom=freedom, solver=f"{fit.solver}, no negative taps"
+        fit, kernel=taps.reshape(fit.kernel.shape), rss=rss, df_model=df_model, solver=f"{fit.solver}, no negative taps"
     )
     return changed, float(step @ step), int(np.count_nonzero(held))

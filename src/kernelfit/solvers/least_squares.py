@@ -200,8 +200,8 @@ def least_squares(stats: NormalEquations, factorisation: Inverse | None = None) 
         change = times(stats.gram, step)
     rss = energy - float((step * (2 * moment - change)).sum())
     rss = max(rss, EPS**2 * stats.target_energy)  # no fit is known to be better than the target's own rounding
-    freedom = stats.n_pixels - rank
-    noise_std = math.sqrt(rss / freedom) if freedom > 0 else math.nan
+    df_resid = stats.n_pixels - rank
+    noise_std = math.sqrt(rss / df_resid) if df_resid > 0 else math.nan
     return LeastSquaresSolution(center + step, inverse, found.spread, rank, found.condition, rss, noise_std)
 
 
@@ -241,10 +241,10 @@ def gram_root(gram: Array, found: LeastSquaresSolution) -> Array:
     return np.asarray(vectors[:, kept] * np.sqrt(values[kept]))
 
 
-def detail_of(gram: Array, terms: Sequence[Shape]) -> Array:
+def detail_of(gram: Array, supports: Sequence[Shape]) -> Array:
     """Return the energies of the taps less their mean in each term, which do not depend on the mean of the image."""
     found = np.array(gram.diagonal())
-    for where in blocks(terms):
+    for where in blocks(supports):
         own = gram[where, where]
         if len(own) > 1:
             least = EPS * float(found[where].max())
@@ -252,9 +252,9 @@ def detail_of(gram: Array, terms: Sequence[Shape]) -> Array:
     return found
 
 
-def blocks(terms: Sequence[Shape]) -> list[slice]:
+def blocks(supports: Sequence[Shape]) -> list[slice]:
     """Return where the taps of each term stand."""
-    ends = np.cumsum([0, *(rows * cols for rows, cols in terms)])
+    ends = np.cumsum([0, *(rows * cols for rows, cols in supports)])
     return [slice(int(start), int(stop)) for start, stop in itertools.pairwise(ends)]
 
 
@@ -404,21 +404,21 @@ def little_redundancy(n: int, rank: int, rss: float, variance: float) -> str:
     With few to spare, noise alone fits well: how often as well as this is the tail of F for the share of the variance
     that a kernel explains. Unrelated images pass with that chance, whatever solver looks at them afterwards.
     """
-    spare = n - rank
-    if spare <= 0:
+    df_resid = n - rank
+    if df_resid <= 0:
         return f"{n} pixels, rank {rank}"
-    if spare < _SPARE * rank:  # of generic images noise moves the taps by so much more than many pixels would show
+    if df_resid < _SPARE * rank:  # of generic images noise moves the taps by so much more than many pixels would show
         times = 1 / math.sqrt(1 - rank / n)
         return f"{n} pixels, rank {rank}, so that errors are about {times:.2g} times those of many pixels"
     if n >= _AMPLE * rank or not 0 <= rss < variance:
         return ""
     terms = max(1, rank - 1)  # one tells the mean
-    chance = float(scipy.special.fdtrc(terms, spare, (variance / max(rss, 1e-30 * variance) - 1) * spare / terms))
+    chance = float(scipy.special.fdtrc(terms, df_resid, (variance / max(rss, 1e-30 * variance) - 1) * df_resid / terms))
     if chance < _BY_CHANCE:
         return ""
     return (
         f"{n} pixels, rank {rank}: {n / rank:.2f} pixels for each unknown, of unrelated images {chance:.2g} fit as "
-        f"well, and the errors themselves are known to {1 / math.sqrt(2 * spare):.0%}"
+        f"well, and the errors themselves are known to {1 / math.sqrt(2 * df_resid):.0%}"
     )
 
 
@@ -444,9 +444,9 @@ def _cause(stats: NormalEquations) -> str:
         return "the image is zero everywhere, or so small that its squares are"
     if stats.n_pixels < stats.n_taps:
         return f"{stats.n_pixels} pixels cannot determine {stats.n_taps} taps"
-    if len(stats.terms) != 1:
+    if len(stats.supports) != 1:
         return "the source images depend on each other linearly"
-    rows, cols = stats.terms[0]
+    rows, cols = stats.supports[0]
     gram = stats.gram.reshape(rows, cols, rows, cols)
     own = diagonal.reshape(rows, cols)
     periods = []

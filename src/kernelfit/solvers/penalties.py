@@ -136,9 +136,9 @@ class Penalized:
         strength, path = self._choose(spectrum, findings)
         taps = spectrum.taps(strength)
         _, rss = residual_at(stats, taps)
-        freedom = float(spectrum.freedom(np.array([strength]))[0])
-        spare = stats.n_pixels - freedom
-        noise_std = math.sqrt(rss / spare) if spare > EPS * stats.n_pixels else math.nan
+        df_model = float(spectrum.df_model(np.array([strength]))[0])
+        df_resid = stats.n_pixels - df_model
+        noise_std = math.sqrt(rss / df_resid) if df_resid > EPS * stats.n_pixels else math.nan
         factor = spectrum.factor(strength) * noise_std
         figures = least.rank, least.condition
         findings += judge(stats, taps, factor, *figures, rss, prior=strength > 0, least=(least.rank, least.rss))
@@ -153,7 +153,7 @@ class Penalized:
             findings=tuple(findings),
             solver=str(self),
             uncertainty="posterior",
-            freedom=freedom,
+            df_model=df_model,
             strength=strength,
             path=path,
         )
@@ -162,11 +162,11 @@ class Penalized:
         """Return the strength and the path it was chosen from."""
         n = spectrum.n_pixels
         grid = _PATH
-        freedom, rss = spectrum.freedom(grid), spectrum.rss(grid)
+        df_model, rss = spectrum.df_model(grid), spectrum.rss(grid)
         if self.strength == "discrepancy":
             assert self.noise_std is not None
             goal = n * self.noise_std**2
-            path = StrengthPath(grid, freedom, rss, rss - goal, f"rss - n noise_std^2, noise_std {self.noise_std:g}")
+            path = StrengthPath(grid, df_model, rss, rss - goal, f"rss - n noise_std^2, noise_std {self.noise_std:g}")
             if rss[0] >= goal or rss[-1] <= goal:
                 end = 0.0 if rss[0] >= goal else float(grid[-1])
                 detail = f"rss lies between {rss[0]:.4g} and {rss[-1]:.4g}, {goal:.4g} was asked for"
@@ -175,21 +175,21 @@ class Penalized:
             low, high = _bracket(grid, int(np.searchsorted(rss, goal)))
             found = scipy.optimize.brentq(lambda s: spectrum.rss(np.exp([s]))[0] - goal, low, high, xtol=1e-10)
             return float(np.exp(found)), path
-        path = StrengthPath(grid, freedom, rss, gcv(n, freedom, rss), "generalised cross-validation")
+        path = StrengthPath(grid, df_model, rss, gcv(n, df_model, rss), "generalised cross-validation")
         if not isinstance(self.strength, str):
             return float(self.strength), path
         best = int(np.argmin(path.score))
         if best in (0, len(grid) - 1) or not np.isfinite(path.score[best - 1 : best + 2]).all():
             none = np.zeros(1)
             if n > spectrum.rank == len(spectrum._gram) and best == 0:
-                if gcv(n, spectrum.freedom(none), spectrum.rss(none))[0] <= path.score[0] * (1 + 1e-3):
+                if gcv(n, spectrum.df_model(none), spectrum.rss(none))[0] <= path.score[0] * (1 + 1e-3):
                     return 0.0, path  # no penalty at all is the best
             findings.append(Finding(Verdict.NO_MINIMUM, f"{n} pixels, rank {spectrum.rank}, strength {grid[best]:.1e}"))
             return float(grid[best]), path
 
         def score(s: float) -> float:
             at = np.exp([s])
-            return float(gcv(n, spectrum.freedom(at), spectrum.rss(at))[0])
+            return float(gcv(n, spectrum.df_model(at), spectrum.rss(at))[0])
 
         found = scipy.optimize.minimize_scalar(
             score, bounds=(math.log(grid[best - 1]), math.log(grid[best + 1])), method="bounded"
@@ -201,11 +201,11 @@ def _bracket(grid: Array, at: int) -> tuple[float, float]:
     return math.log(grid[at - 1]), math.log(grid[at])
 
 
-def gcv(n: int, freedom: Array, rss: Array) -> Array:
+def gcv(n: int, df_model: Array, rss: Array) -> Array:
     """Return ``n rss / (n - df)^2``, infinite where nothing is left to validate with."""
-    spare = n - freedom
+    df_resid = n - df_model
     score = np.full(len(rss), math.inf)
-    np.divide(n * rss, spare**2, out=score, where=spare > 1e-9 * n)
+    np.divide(n * rss, df_resid**2, out=score, where=df_resid > 1e-9 * n)
     return score
 
 
@@ -227,9 +227,9 @@ def _of_support(penalty: str, shape: Shape) -> Array:
 def penalty_matrix(penalty: Penalty, stats: NormalEquations) -> Array:
     """Return ``t Q``, so that a strength of 1 means that the average tap feels the penalty as much as the data."""
     m = stats.n_taps
-    detail = detail_of(stats.gram, stats.terms)
+    detail = detail_of(stats.gram, stats.supports)
     whole = np.zeros((m, m))
-    of_terms = blocks(stats.terms)
+    of_terms = blocks(stats.supports)
     if isinstance(penalty, np.ndarray):
         parts = [(slice(0, m), _checked(penalty, m))]
     else:
@@ -238,7 +238,7 @@ def penalty_matrix(penalty: Penalty, stats: NormalEquations) -> Array:
                 where,
                 _of_support(penalty, shape) if isinstance(penalty, str) else _checked(penalty(shape), math.prod(shape)),
             )
-            for where, shape in zip(of_terms, stats.terms, strict=True)
+            for where, shape in zip(of_terms, stats.supports, strict=True)
         ]
     for where, q in parts:
         data, own = float(detail[where].sum()), float(np.trace(q))
@@ -310,7 +310,7 @@ class Spectrum:
         total = self._g + strength[:, None] * self._q
         return np.asarray(np.divide(1.0, total, out=np.zeros_like(total), where=total > 0))
 
-    def freedom(self, strength: Array) -> Array:
+    def df_model(self, strength: Array) -> Array:
         """Return the effective degrees of freedom."""
         return np.asarray(self._weight(strength) @ self._g)
 

@@ -118,7 +118,7 @@ def divide(stats: CrossSpectra, balance: object, penalty: str, workers: int = 1)
         kept = np.divide(band.power, divisor, out=np.zeros_like(divisor), where=divisor > ROUNDING * found.level)
         misfit = band.misfit(band.spread(found.taps))
         rss = band.mean(misfit) / stats.n_blocks * stats.n_pixels
-        freedom = max(1.0, stats.n_pixels - found.rank * band.mean(kept))
+        df_resid = max(1.0, stats.n_pixels - found.rank * band.mean(kept))
         factor = np.full((n_taps, 1), np.nan) if found.factor is None else found.factor
         findings = _judge(stats, found.taps, factor, found.rank, rss, variance, signal)
         condition = float(divisor.max() / divisor.min()) if divisor.min() > 0 else math.inf
@@ -130,7 +130,7 @@ def divide(stats: CrossSpectra, balance: object, penalty: str, workers: int = 1)
     return Estimate(
         kernel=np.ascontiguousarray(order(found.taps.ravel()).reshape(shown)),
         factor=np.ascontiguousarray(order(factor)),
-        noise_std=math.sqrt(rss / freedom),
+        noise_std=math.sqrt(rss / df_resid),
         rank=found.rank,
         condition=condition,
         rss=rss,
