@@ -85,5 +85,5 @@ def test_threads_do_not_share_memory(pool):
                 assert (held.pop(int(rng.integers(5)))[:: 2**9] == own).all()
         return own
 
-    with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(work, range(8))) == list(range(8))
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(work, range(8))) == list(range(8))
