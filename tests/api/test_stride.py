@@ -44,6 +44,7 @@ from kernelfit import (
 from kernelfit.analysis import residuals
 from kernelfit.cli import parser
 from kernelfit.core import geometry
+from kernelfit.core.mode import infer_mode
 from kernelfit.data.reader import Reader
 from kernelfit.diagnostics import score_covariance, whiteness
 from kernelfit.engines import weighted
@@ -664,7 +665,7 @@ def test_the_first_mode_that_fits_is_taken():
     """With a stride several may; "same" is the one in which pixel t stands on pixel stride * t of the image."""
     image = np.random.default_rng(0).random((21, 26))
     fit = find_kernel(image, image[::5, ::5], 3, stride=5)
-    assert fit.convention.mode == "same" and geometry.infer_mode((21, 26), (4, 5), (3, 3), None, (5, 5)) == "valid"
+    assert fit.convention.mode == "same" and infer_mode((21, 26), (4, 5), (3, 3), None, (5, 5)) == "valid"
     np.testing.assert_allclose(fit.kernel, np.pad([[1.0]], 1), atol=1e-12)
 
 

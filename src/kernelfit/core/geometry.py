@@ -222,42 +222,6 @@ def kept_length(whole: int, stride: int, offset: int) -> int:
     return -(-(whole - offset) // stride)
 
 
-def infer_mode(
-    image: Shape, target: Shape, kernel: Shape, mode: str | None, stride: Shape = (1, 1), offset: Shape = (0, 0)
-) -> str:
-    """Return the first mode that the shapes allow, or refuse shapes that fit none (or not the one declared)."""
-    axes = list(zip(image, kernel, stride, offset, strict=True))
-    fits = {name: tuple(kept_length(whole_length(name, n, k), s, o) for n, k, s, o in axes) for name in MODES}
-    if mode is not None:
-        known(mode, MODES, "mode")
-        candidates = [mode]
-    else:
-        candidates = list(fits)
-    for name in candidates:
-        if fits[name] == target:
-            return name
-    wanted = ", ".join(
-        f"{name!r} {s[0]}x{s[1]}" if min(s) > 0 else f"{name!r} impossible (kernel larger than the image)"
-        for name, s in fits.items()
-    )
-    crops = []  # where a remainder that the stride does not reach was left out
-    for name in candidates:
-        sides = tuple(
-            min(n, o + s * t + n - whole_length(name, n, k)) for (n, k, s, o), t in zip(axes, target, strict=True)
-        )
-        made = tuple(kept_length(whole_length(name, n, k), s, o) for n, (_, k, s, o) in zip(sides, axes, strict=True))
-        if made == target and all(n - side < s for side, (n, _, s, _) in zip(sides, axes, strict=True)):
-            crops.append(f"image[:{sides[0]}, :{sides[1]}] for {name!r}")
-    wanted += f"; or crop the image: {', '.join(crops)}" if crops else ""
-    given = [] if mode is None else [f"mode={mode!r}"]
-    given += [] if stride == (1, 1) else [f"stride={stride}", f"offset={offset}"]
-    msg = (
-        f"got image {image[0]}x{image[1]}, target {target[0]}x{target[1]} and kernel {kernel[0]}x{kernel[1]}"
-        f"{' with ' if given else ''}{', '.join(given)}; a target that fits this image and kernel is: {wanted}"
-    )
-    raise ValueError(msg)
-
-
 def leading(conv: Convention, side: int, origin: int) -> int:
     """Return by how many pixels the footprint of the first pixel starts ahead of the image, before any is left out."""
     tap = side - 1 - origin if conv.operation == "convolution" else origin  # the origin among the valid problem's taps

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ..core import geometry
 from ..core.background import Columns, Surface, powers
 from ..core.geometry import Geometry, Shape
+from ..core.mode import infer_mode
 from ..core.model import Model
 from ..core.validation import Array
 from . import chunked
@@ -137,7 +138,7 @@ def as_observation(image: object, target: object, model: Model, *, determined: b
 def lay_pair(source: Any, result: Any, model: Model) -> Observation:
     """Lay the plane of an image on that of a target."""
     kernel = model.kernel_shape
-    mode = geometry.infer_mode(tuple(source.shape), tuple(result.shape), kernel, model.mode, *model.lattice)
+    mode = infer_mode(tuple(source.shape), tuple(result.shape), kernel, model.mode, *model.lattice)
     conv = model.convention(mode)
     plan = geometry.lay_out(tuple(source.shape), kernel, conv)
     return Observation(
