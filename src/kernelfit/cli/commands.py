@@ -55,14 +55,14 @@ def _one_line(error: BaseException) -> str:
 
 def _in_options(text: str, args: argparse.Namespace) -> str:
     """Say the keywords of a message, such as boundary='fill', as the options that they are here."""
-    value = r"('[^']*'|None|[-+.\w]+)?"
+    value = r"('[^']*'|None|\(\d+, \d+\)|[-+.\w]+)?"
     for name in sorted(vars(args), key=len, reverse=True):
         option = f"--{name.replace('_', '-')}"
         if option in text:  # said both ways
             text = re.sub(rf",? \(?{name}={value}(?=[,)])", "", text)
 
         def words(found: re.Match[str], option: str = option) -> str:
-            said = (found[1] or "").strip("'").replace("None", "none")
+            said = (found[1] or "").strip("'()").replace("None", "none").replace(", ", ",")
             return f"{option} {said}" if said or found.string[found.end() :][:1] in ("(", "[") else option
 
         text = re.sub(rf"\b(?<!-){name}={value}", words, text)
