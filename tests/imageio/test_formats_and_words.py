@@ -72,6 +72,27 @@ def test_bmp_webp_and_palettes_are_read(tmp_path, pixels):
     assert found.shape == (29, 42, 2) and (found[..., 1] == 0).any()
 
 
+@pytest.mark.parametrize("packing", [None, "tiff_lzw", "tiff_adobe_deflate"])
+def test_palettes_of_tiff_are_read(tmp_path, pixels, packing):
+    few = Image.fromarray(np.stack([pixels, pixels[::-1], pixels // 2], axis=-1)).quantize(50)
+    few.save(tmp_path / "few.tif", compression=packing)
+    shown = np.array(few.convert("RGB"))
+    np.testing.assert_array_equal(read_image(tmp_path / "few.tif", colours=True), shown)
+    np.testing.assert_array_equal(read_image(tmp_path / "few.tif", channel="blue"), shown[..., 2])
+    with pytest.raises(ImageFileError, match="few.tif: got a colour image"):
+        read_image(tmp_path / "few.tif")
+    Image.fromarray(pixels).convert("P").save(tmp_path / "gray.tif", compression=packing)
+    np.testing.assert_array_equal(read_image(tmp_path / "gray.tif"), pixels)
+
+
+def test_a_palette_of_16_bits_keeps_them(tmp_path, pixels):
+    table = np.random.default_rng(0).integers(0, 65536, (3, 256)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "deep.tif", pixels, photometric="palette", colormap=table)
+    found = read_image(tmp_path / "deep.tif", colours=True)
+    np.testing.assert_array_equal(found, np.moveaxis(table[:, pixels], 0, -1))
+    assert found.dtype == np.uint16
+
+
 @pytest.mark.parametrize("text", [
     "1,2,3\n4,5,6.5\n", "1 2 3\n4 5 6.5\n", "1\t2\t3\n4\t5\t6.5\n", "1;2;3\n4;5;6,5\n", "# rows\n\n1, 2, 3\n4, 5, 6.5",
     "\ufeff1,2,3\r\n4,5,6.5\r\n", "+1 2e0 .3e1\n4 5 6.5\n",

@@ -16,7 +16,7 @@ from ..core.geometry import Geometry, Shape
 from ..core.mode import infer_mode
 from ..core.model import Model
 from ..core.validation import Array
-from . import chunked
+from . import chunked, mapped
 from .chunked import require_same_axes
 from .reader import Reader
 
@@ -73,7 +73,7 @@ def as_image(value: object, name: str) -> Any:
         msg = f"got an empty {name} (shape {shape}), need at least one pixel"
         raise ValueError(msg)
     if isinstance(array, np.ndarray):
-        return array if isinstance(array, np.memmap) else np.asarray(array)
+        return mapped.plain(array)
     return chunked.sliceable(array)
 
 
@@ -102,7 +102,7 @@ def as_planes(value: object, name: str, axis: int | None) -> list[Any]:
         raise ValueError(msg)
     if isinstance(array, np.ndarray):
         planes: list[Any] = list(np.moveaxis(array, at, 0))
-        return [plane if isinstance(array, np.memmap) else np.asarray(plane) for plane in planes]
+        return [mapped.plain(plane) for plane in planes]
     return chunked.planes(array, at)
 
 

@@ -208,7 +208,10 @@ def _read_with_pillow(path: Path, choice: Choice, kind: str) -> Any:
 
 def _without_palette(picture: Any) -> NDArray[Any]:
     """Return the colours that a palette stands for; gray where all of them are."""
-    pixels = np.array(picture.convert("RGBA" if "transparency" in picture.info else "RGB"))
+    return _gray_if_possible(np.array(picture.convert("RGBA" if "transparency" in picture.info else "RGB")))
+
+
+def _gray_if_possible(pixels: NDArray[Any]) -> NDArray[Any]:
     gray = (pixels[..., :3] == pixels[..., :1]).all()
     opaque = pixels.shape[-1] == 3 or (pixels[..., 3] == 255).all()
     if gray:
@@ -255,6 +258,10 @@ def _read_tiff(path: Path, choice: Choice) -> Any:
             array = tiff_pixels(path, tiff, one)
             if shape != one.shape:
                 array = np.moveaxis(array, 0, -1)
+            if kind == "PALETTE" and page.colormap is not None:
+                array = _gray_if_possible(np.moveaxis(_palette_of(page)[:, array], 0, -1))
+                colours = array.ndim == 3
+                judge_planes(path, array.shape, choice.colours or choice.channel is not None)
             if array.ndim == 2 or colours:
                 tag = page.tags.get(_ORIENTATION)
                 array = upright(array, 1 if tag is None else int(tag.value))
@@ -266,6 +273,15 @@ def _read_tiff(path: Path, choice: Choice) -> Any:
             )
             raise ImageFileError(msg)
     return _read_with_pillow(path, choice, "TIFF")
+
+
+def _palette_of(page: Any) -> NDArray[Any]:
+    """Return the colours of a TIFF's palette, in 8 bits if it holds no more."""
+    table = np.asarray(page.colormap)
+    for step in (257, 256):
+        if not (table % step).any():
+            return (table // step).astype(np.uint8)
+    return table
 
 
 @contextlib.contextmanager
@@ -301,7 +317,6 @@ def tiff_pixels(path: Path, tiff: Any, one: Any) -> NDArray[Any]:
 
 
 _OTHER_TIFF = {  # what the numbers of a TIFF file may be beside gray and RGB
-    "PALETTE": "palette colours",
     "MINISWHITE": "zero for white",
     "SEPARATED": "colours of the kind CMYK",
     **dict.fromkeys(("YCBCR", "CIELAB", "ICCLAB", "ITULAB", "LOGL", "LOGLUV"), "luma and chroma"),
