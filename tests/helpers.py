@@ -139,9 +139,10 @@ def make_scenes():
                     yield scene
                     if mode == "same" and (image_shape, shape) in EVERYWHERE[:4]:
                         centre = naive.default_origin(shape)
-                        for origin in {(shape[0] // 2, shape[1] // 2), (0, shape[1] - 1), (shape[0] - 1, 0)}:
-                            if origin != centre:
-                                yield replace(scene, origin=origin)
+                        inside = {(shape[0] // 2, shape[1] // 2), (0, shape[1] - 1), (shape[0] - 1, 0)} - {centre}
+                        outside = {(-2, shape[1] + 1), (shape[0], -1)} if shape in ((3, 5), (4, 2)) else set()
+                        for origin in inside | outside:
+                            yield replace(scene, origin=origin)
 
 
 SCENES = sorted(make_scenes(), key=str)

@@ -240,12 +240,6 @@ def test_fillvalue_of_any_real_type(value):
     assert type(stats.convention.fillvalue) is float and stats.convention.fillvalue == 2.0
 
 
-@pytest.mark.parametrize("origin", [(4, 0), (0, 3), (-1, 0), (0, -1), 4, -1], ids=str)
-def test_origin_outside_the_kernel(door, origin):
-    with refused(ValueError, "origin", "4x3"):
-        door(IMAGE, TARGET, (4, 3), boundary="fill", origin=origin)
-
-
 @pytest.mark.parametrize("origin", [(1,), (1, 1, 1), 1.0, (0.5, 1), "1"], ids=repr)
 def test_origin_that_is_no_tap(door, origin):
     with refused((TypeError, ValueError), "origin"):

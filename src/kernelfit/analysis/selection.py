@@ -181,7 +181,7 @@ def choose_support(stats: NormalEquations, *, level: float = 1e-4) -> Support:
     Returns
     -------
     Support
-        The rectangle, which holds the origin, and its statistics.
+        The rectangle, which holds the origin if the support does, and its statistics.
 
     Raises
     ------
@@ -258,10 +258,10 @@ def choose_support(stats: NormalEquations, *, level: float = 1e-4) -> Support:
 
 
 def _edge(box: list[int], side: int, origin: Shape) -> npt.NDArray[np.intp] | None:
-    """Return which taps of the box lie on a side; None if the side holds the origin."""
+    """Return which taps of the box lie on a side; None if the side holds the origin, or all that is left."""
     rows, cols = box[1] - box[0], box[3] - box[2]
     at = box[side] - (side % 2)
-    if at == origin[side // 2]:
+    if at == origin[side // 2] or (rows, cols)[side // 2] == 1:
         return None
     index = np.arange(rows * cols).reshape(rows, cols)
     return (index[0], index[-1], index[:, 0], index[:, -1])[side]

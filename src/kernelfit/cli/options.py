@@ -107,16 +107,17 @@ def _plain(text: str) -> str:
     return text
 
 
-def pair(least: int) -> Callable[[str], int | tuple[int, int]]:
-    """Parse ``5`` or ``5,7``, whole numbers of at least `least`."""
+def pair(least: int | None) -> Callable[[str], int | tuple[int, int]]:
+    """Parse ``5`` or ``5,7``, whole numbers of at least `least`, or any."""
 
     def parse(text: str) -> int | tuple[int, int]:
         try:
             numbers = tuple(int(_plain(part)) for part in text.split(","))
         except ValueError:
             numbers = ()
-        if len(numbers) not in (1, 2) or min(numbers) < least:
-            need = f"one whole number of at least {least}, or two with a comma between"
+        if len(numbers) not in (1, 2) or (least is not None and min(numbers) < least):
+            bound = "" if least is None else f" of at least {least}"
+            need = f"one whole number{bound}, or two with a comma between"
             raise argparse.ArgumentTypeError(f"got {text!r}, need {need}")
         return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
 

@@ -200,7 +200,7 @@ def _find(add: _Adder) -> None:
     )
     inside = "none, only the interior is used"
     edge(lie, "what lay beyond the edge: " + choices(BOUNDARIES, inside), default="none")
-    lie.add_argument("--origin", type=pair(0), metavar="N|R,C", help="tap over the output pixel (default: SciPy's)")
+    lie.add_argument("--origin", type=pair(None), metavar="N|R,C", help="tap over the output pixel (default: SciPy's)")
     lie.add_argument("--operation", type=one_of(OPERATIONS), default="convolution", metavar="OP",
                      help=choices(OPERATIONS, "convolution"))  # fmt: skip
     lattice(lie, "TARGET holds one in N pixels of what the kernel makes, as after downsampling (default: 1)", "0")
@@ -288,7 +288,7 @@ def _apply(add: _Adder) -> None:
     which(apply, 1)
     apply.add_argument("--mode", type=one_of(MODES), metavar="MODE", help=choices(MODES, "same"))
     edge(apply, "what lies beyond the edge: " + choices(BOUNDARIES[1:], "as the file says, else symm"))
-    apply.add_argument("--origin", type=pair(0), metavar="N|R,C", help="tap over the output pixel")
+    apply.add_argument("--origin", type=pair(None), metavar="N|R,C", help="tap over the output pixel")
     apply.add_argument(
         "--operation",
         type=one_of(OPERATIONS),
@@ -335,7 +335,7 @@ def _deconvolve(add: _Adder) -> None:
                             help="an image, not zero where pixels are dead: restored from the others")  # fmt: skip
     deconvolve.add_argument("--nan", type=one_of(("error", "mask")), default="error", metavar="N",
                             help="pixels that are NaN: error (default), or mask to restore them, too")  # fmt: skip
-    deconvolve.add_argument("--origin", type=pair(0), metavar="N|R,C", help="tap over the output pixel")
+    deconvolve.add_argument("--origin", type=pair(None), metavar="N|R,C", help="tap over the output pixel")
     deconvolve.add_argument(
         "--operation",
         type=one_of(OPERATIONS),

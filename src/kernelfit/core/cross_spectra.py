@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from .geometry import Convention, Shape, as_pair, convention_from, kernel_shape, require_origin
+from .geometry import Convention, Shape, as_pair, convention_from, kernel_shape
 from .validation import require_fields
 
 Array = npt.NDArray[np.float64]
@@ -147,7 +147,7 @@ def unpacked_spectra(header: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]
         raise ValueError(msg)
     pairs = {name: as_pair(list(header[name]), name) for name in ("block", "shape", "shift")}
     convention = convention_from(header["convention"])
-    require_origin(convention, kernel_shape(pairs["shape"]))
+    kernel_shape(pairs["shape"])
     for name in _ARRAYS:
         kind = "c" if name == "cross" else "f"
         if arrays[name].dtype.kind != kind or not np.isfinite(arrays[name]).all():

@@ -14,7 +14,7 @@ from ..compiled.blas import one_blas_thread
 from .background import Background
 from .deprecated import renamed
 from .findings import Finding, Verdict, ranked
-from .geometry import Convention
+from .geometry import Convention, axis_lag
 
 if TYPE_CHECKING:
     from .normal_equations import NormalEquations
@@ -265,6 +265,17 @@ class Estimate:
             return np.full(self.kernel.shape, self.typical_stderr)
         variance = np.einsum("ij,ij->i", self.factor, self.factor)
         return np.asarray(np.sqrt(variance).reshape(self.kernel.shape))
+
+    @property
+    def lags(self) -> tuple[npt.NDArray[np.int64], ...]:
+        """How far back each tap looks, in pixels along rows and along columns: arrays of the kernel's sides.
+
+        ``target[t] = sum_p kernel[p] image[stride t + offset - (lags[0][p[0]], lags[1][p[1]])]``, t, p and the
+        pixels counted in the arrays as they were given.
+        """
+        conv, shape = self.convention, self.kernel.shape[-2:]
+        both = zip(shape, conv.origin, strict=True)
+        return tuple(np.array([axis_lag(conv, side, origin, p) for p in range(side)]) for side, origin in both)
 
     @one_blas_thread
     def covariance(self) -> Array:

@@ -38,7 +38,8 @@ class Convention:
     fillvalue : float
         The value beyond the edge when `boundary` is "fill".
     origin : tuple of int
-        (row, column) of the tap that multiplies the pixel under the output pixel.
+        (row, column) of the tap that multiplies the pixel under the output pixel; outside the kernel for a window of
+        lags that does not hold 0.
     operation : {"convolution", "correlation"}
         Whether the kernel is laid on the image flipped (convolution) or as it is.
     stride, offset : tuple of int
@@ -207,9 +208,7 @@ def convention(
             )
             raise ValueError(msg)
         centre = origin
-    made = Convention(mode, boundary, fillvalue, centre, operation, stride, offset)
-    require_origin(made, shape)
-    return made
+    return Convention(mode, boundary, fillvalue, centre, operation, stride, offset)
 
 
 def whole_length(mode: str, n: int, side: int) -> int:
@@ -226,6 +225,12 @@ def leading(conv: Convention, side: int, origin: int) -> int:
     """Return by how many pixels the footprint of the first pixel starts ahead of the image, before any is left out."""
     tap = side - 1 - origin if conv.operation == "convolution" else origin  # the origin among the valid problem's taps
     return {"same": tap, "valid": 0, "full": side - 1}[conv.mode]
+
+
+def axis_lag(conv: Convention, side: int, origin: int, tap: int) -> int:
+    """Return the lag of a tap along an axis: it multiplies ``image[stride t + offset - lag]`` in ``target[t]``."""
+    lead = leading(conv, side, origin)
+    return tap + lead - (side - 1) if conv.operation == "convolution" else lead - tap
 
 
 def in_mode(conv: Convention, kernel: Shape, mode: str) -> Convention:
@@ -248,7 +253,7 @@ def lay_out(image: Shape, kernel: Shape, conv: Convention) -> Geometry:
     for n, k, o, step, kept in zip(image, kernel, conv.origin, conv.stride, conv.offset, strict=True):
         whole, lead = whole_length(conv.mode, n, k), leading(conv, k, o)
         # the pixels that can be used of all there are, and the first of them that the stride leaves
-        low, high = (lead, lead + n - k + 1) if conv.boundary is None else (0, whole)
+        low, high = (max(lead, 0), min(lead + n - k + 1, whole)) if conv.boundary is None else (0, whole)
         first = max(0, kept_length(low, step, kept))
         target.append(kept_length(whole, step, kept))
         before.append(lead - kept - step * first)
@@ -379,10 +384,3 @@ def convention_from(fields: dict[str, Any]) -> Convention:
     as_number(found.fillvalue, "fillvalue")
     lattice(found.stride, found.offset)
     return found
-
-
-def require_origin(conv: Convention, shape: Shape) -> None:
-    """Refuse a stored convention whose origin is no tap of the kernel."""
-    if not all(0 <= o < k for o, k in zip(conv.origin, shape, strict=True)):
-        msg = f"got origin={conv.origin}, need a tap of the {shape[0]}x{shape[1]} kernel: 0 <= origin < side"
-        raise ValueError(msg)

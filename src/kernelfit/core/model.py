@@ -46,7 +46,7 @@ class Model:
         The value beyond the edge for ``boundary="fill"``, default 0.
     origin : int or (int, int), optional
         The tap that multiplies the pixel under the output pixel, for mode "same". The default is SciPy signal's
-        centre, ``(side - 1) // 2``.
+        centre, ``(side - 1) // 2``. Outside the kernel for a window of lags that does not hold 0.
     operation : {"convolution", "correlation"}, optional
         Whether the kernel is laid on the image flipped (default) or as it is, as `scipy.ndimage.correlate`, OpenCV's
         ``filter2D`` and a deep-learning ``conv2d`` do.

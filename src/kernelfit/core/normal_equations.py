@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .deprecated import renamed
-from .geometry import Convention, Shape, convention_from, in_mode, kernel_shape, require_origin
+from .geometry import Convention, Shape, convention_from, in_mode, kernel_shape
 from .validation import require_fields
 
 Array = npt.NDArray[np.float64]
@@ -253,7 +253,7 @@ class NormalEquations:
         Raises
         ------
         ValueError
-            If there is more than one term, or the smaller support does not lie inside this one or misses its origin.
+            If there is more than one term, or the smaller support does not lie inside this one.
 
         Examples
         --------
@@ -272,12 +272,6 @@ class NormalEquations:
         if row < 0 or col < 0 or row + small[0] > rows or col + small[1] > cols:
             msg = (
                 f"got a support of {small[0]}x{small[1]} at {(row, col)}, need one inside {rows}x{cols}; "
-                "give another shape or corner"
-            )
-            raise ValueError(msg)
-        if not (0 <= origin[0] - row < small[0] and 0 <= origin[1] - col < small[1]):
-            msg = (
-                f"got a support of {small[0]}x{small[1]} at {(row, col)}, need one that holds the origin {origin}; "
                 "give another shape or corner"
             )
             raise ValueError(msg)
@@ -360,7 +354,6 @@ def unpacked(header: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]
     require_fields(NormalEquations, fields, finite=True)
     fields["supports"] = tuple(kernel_shape(list(shape)) for shape in header["supports"])
     fields["convention"] = convention_from(header["convention"])
-    require_origin(fields["convention"], (max(r for r, _ in fields["supports"]), max(c for _, c in fields["supports"])))
     fields |= {name: arrays[name] for name in _ARRAYS if name in arrays}
     if header.get("surface") is not None:
         fields["surface"] = part(SurfaceSums, "surface_", header["surface"])

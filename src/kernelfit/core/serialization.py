@@ -11,7 +11,7 @@ from . import npz
 from .background import Background
 from .estimate import Estimate, Prior, Spectrum, StrengthPath
 from .findings import Finding, Verdict
-from .geometry import Convention, convention_from, require_origin
+from .geometry import convention_from
 from .validation import require_fields
 
 Array = npt.NDArray[np.float64]
@@ -95,23 +95,21 @@ def unpacked(header: dict[str, Any], arrays: dict[str, Array]) -> Estimate:
         for i, part in enumerate(header.pop("parts", ()))
     )
     fit = Estimate(kernel=arrays["kernel"], factor=arrays.get("factor"), spectrum=spectrum, **header)
-    require_kernel(fit.kernel, None if fit.factor is None else fit.stderr, fit.convention)
+    require_kernel(fit.kernel, None if fit.factor is None else fit.stderr)
     if fit.uncertainty not in ("sampling", "posterior") or fit.channels not in (None, "shared", "separate", "mixed"):
         msg = f"uncertainty={fit.uncertainty!r} and channels={fit.channels!r}"
         raise ValueError(msg)
     return fit
 
 
-def require_kernel(kernel: Array, stderr: Array | None, convention: Convention | None) -> None:
-    """Refuse a kernel from a file that is not finite, errors that are none, and an origin beside the kernel."""
+def require_kernel(kernel: Array, stderr: Array | None) -> None:
+    """Refuse a kernel from a file that is not finite, and errors that are none."""
     if kernel.dtype.kind not in "biuf" or not kernel.size or not np.isfinite(kernel).all():
         msg = "taps that are not all finite real numbers"
         raise ValueError(msg)
     if stderr is not None and (stderr.shape != kernel.shape or not (np.isfinite(stderr) & (stderr >= 0)).all()):
         msg = "errors of the taps that are not one finite number of at least 0 for each"
         raise ValueError(msg)
-    if convention is not None and kernel.ndim > 1:
-        require_origin(convention, (kernel.shape[-2], kernel.shape[-1]))
 
 
 def save_estimate(fit: Estimate, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:

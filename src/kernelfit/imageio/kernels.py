@@ -217,7 +217,7 @@ def read_kernel(path: str) -> KernelFile:
         if kernel.ndim not in (2, 3, 4):
             msg = f"{path}: got an array of shape {kernel.shape}, need rows and columns, after axes of channels if any"
             raise ImageFileError(msg)
-        require_kernel(kernel, None if found.fit is not None else found.stderr, found.convention)
+        require_kernel(kernel, None if found.fit is not None else found.stderr)
     return dataclasses.replace(found, kernel=np.asarray(kernel, dtype=np.float64))
 
 

@@ -210,10 +210,11 @@ def kernel_svg(fit: Estimate) -> str:
                 f'fill="{color(value, high, diverging)}"><title>{tip}</title></rect>'
             )
     row, col = fit.convention.origin
-    squares.append(
-        f'<rect x="{col * side + 1}" y="{row * side + 1}" width="{side - 2}" height="{side - 2}" fill="none" '
-        'stroke="#16a34a" stroke-width="2"><title>origin: the tap over the output pixel</title></rect>'
-    )
+    if 0 <= row < rows and 0 <= col < cols:
+        squares.append(
+            f'<rect x="{col * side + 1}" y="{row * side + 1}" width="{side - 2}" height="{side - 2}" fill="none" '
+            'stroke="#16a34a" stroke-width="2"><title>origin: the tap over the output pixel</title></rect>'
+        )
     width, height = cols * side, rows * side
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '

@@ -57,7 +57,7 @@ def kernel(fit: Estimate, ax: "Axes | None" = None, *, title: str | None = None,
     Returns
     -------
     matplotlib.axes.Axes
-        The Axes; a cross or a frame marks the origin, the tap over the output pixel.
+        The Axes; a cross or a frame marks the origin, the tap over the output pixel, if it is a tap.
     """
     ax = new_axes(ax)
     taps = _plane(fit)
@@ -75,10 +75,12 @@ def kernel(fit: Estimate, ax: "Axes | None" = None, *, title: str | None = None,
     if framed and numbers:
         _numbers(ax, taps, picture)
     x, y = ([col], [row]) if not framed else (col + _FRAME[0], row + _FRAME[1])
-    for color, width in (("white", 3.0), ("black", 1.2)):
-        ax.plot(x, y, "-" if framed else "+", color=color, linewidth=width, markersize=11, markeredgewidth=width)
     rows, cols = taps.shape
-    ax.set_title(title if title is not None else f"kernel {rows} x {cols}   ({'□' if framed else '+'} origin)")
+    outside = not (0 <= row < rows and 0 <= col < cols)
+    for color, width in (("white", 3.0), ("black", 1.2)) if not outside else ():
+        ax.plot(x, y, "-" if framed else "+", color=color, linewidth=width, markersize=11, markeredgewidth=width)
+    mark = f"origin at {fit.convention.origin}" if outside else f"{'□' if framed else '+'} origin"
+    ax.set_title(title if title is not None else f"kernel {rows} x {cols}   ({mark})")
     return ax
 
 

@@ -162,7 +162,8 @@ def deconvolve(
         msg = "got balance=0 with pixels that are missing, which any values would suit; need more than 0, or 'auto'"
         raise ValueError(msg)
     side = (k.shape[0], k.shape[1])
-    size = (y.shape[0], y.shape[1]) if boundary == "wrap" else _period(y.shape, k.shape)
+    reach = tuple(max(n - 1, o) - min(0, o) + 1 for n, o in zip(side, conv.origin, strict=True))
+    size = (y.shape[0], y.shape[1]) if boundary == "wrap" else _period(y.shape, reach)
     solve = boundary is None and edges == "solve" and given != 0
     if unseen is None:
         if not solve:
@@ -175,7 +176,7 @@ def deconvolve(
         if not solve and (fades or not inpainting.rings(restored, y, side)):
             return restored
     if boundary is None:
-        size = _period(y.shape, k.shape, room=2, unit=16)
+        size = _period(y.shape, reach, room=2, unit=16)
     with _Division.of(k, conv, size, penalty, np.float64, threads) as division:
         image = _solved(y.astype(np.float64), unseen, division, given, periodic=boundary == "wrap")
     return np.asarray(image, dtype=dtype)
