@@ -43,7 +43,7 @@ LAYERS = (
 PUBLIC = set(kernelfit.__all__)
 FUNCTIONS = sorted(name for name in PUBLIC if inspect.isfunction(getattr(kernelfit, name)))
 CLASSES = sorted(name for name in PUBLIC if inspect.isclass(getattr(kernelfit, name)))
-#: Functions of more than 14 parameters: the public doors, and one loop that is nothing but its arrays.
+#: Functions of more than 14 parameters: the public doors.
 WIDE = {
     "kernelfit.api.accumulate.accumulate",
     "kernelfit.api.dask.accumulate",
@@ -51,7 +51,6 @@ WIDE = {
     "kernelfit.api.find.find_kernel",
     "kernelfit.api.kernel_map.kernel_map",
     "kernelfit.api.stream.accumulate_stream",
-    "kernelfit.compiled.dense.tile_from_spectra",
 }
 
 

@@ -1,169 +1,11 @@
-"""The compiled loops of the exact methods: sums of products, tiles, factors.
-
-None validates, allocates in an inner loop, or raises; all are serial and release the GIL, so that threads can run them.
-Each array is C-contiguous float64, so each function is compiled once.
-"""
+"""The compiled loops of dense matrices: factors, and all that is done with a tile."""
 
 import numpy as np
 
-from .jit import LANES, jit, jit_sum, load, repeated, store, zeros
+from .gram import gram_of_block
+from .jit import LANES, jit_sum, load, repeated, store, zeros
 from .lag_sums import lag_sums, moments
 from .spectral_products import _four, _put_four, complex_sums, inverse_at_lags, spectral_lag_sums
-
-
-@jit_sum
-def _pair_sums(a, a_col, b, cols, symmetric, out):
-    """Set ``out[p, q, j] = sum_c a[p, a_col + c] * b[q, c + j]``, c < `cols`, the number of j a multiple of 4.
-
-    If `symmetric`, for q >= p only. Two rows of a and four lags at a time, so that six loads feed eight multiply-adds.
-    """
-    n = len(out)
-    for p in range(0, n, 2):
-        n_rows = min(2, n - p)
-        x, z = a[p, a_col : a_col + cols], a[p + n_rows - 1, a_col : a_col + cols]
-        for q in range(p if symmetric else 0, n):
-            line = b[q]
-            for j in range(0, out.shape[2], 4):
-                y0, y1 = line[j : j + cols], line[j + 1 : j + 1 + cols]
-                y2, y3 = line[j + 2 : j + 2 + cols], line[j + 3 : j + 3 + cols]
-                s0 = s1 = s2 = s3 = t0 = t1 = t2 = t3 = 0.0
-                for c in range(cols):
-                    v, w = x[c], z[c]
-                    s0 += v * y0[c]
-                    s1 += v * y1[c]
-                    s2 += v * y2[c]
-                    s3 += v * y3[c]
-                    t0 += w * y0[c]
-                    t1 += w * y1[c]
-                    t2 += w * y2[c]
-                    t3 += w * y3[c]
-                last = out[p + n_rows - 1, q]
-                last[j], last[j + 1], last[j + 2], last[j + 3] = t0, t1, t2, t3
-                first = out[p, q]
-                first[j], first[j + 1], first[j + 2], first[j + 3] = s0, s1, s2, s3
-
-
-@jit_sum
-def _column_strips(block, col, n_rows, n_cols, y_halo, out):
-    """Lag sums over the target's rows of the columns left and right of it.
-
-    ``out[k, p, q, i] = sum_r x[r, p] * x[r + i, q]``, x being what lies `n_cols` times k to the right.
-    """
-    n = out.shape[1]
-    whole = -(-n_rows // 32) * 32  # no odd ends; beyond the pixels there are zeros
-    a, b = np.zeros((n, whole)), np.zeros((n, whole + y_halo + 4))
-    for k in range(2):
-        for p in range(n):
-            for r in range(n_rows + y_halo):
-                b[p, r] = block[r, col + k * n_cols + p]
-        a[:, :n_rows] = b[:, :n_rows]
-        _pair_sums(a, 0, b, whole, False, out[k])
-
-
-@jit_sum
-def _row_strips(block, col, n_rows, n_cols, corners, out):
-    """Lag sums of the rows above and below the target, and their ends, each followed by a zero.
-
-    ``out[k, p, q, j] = sum_c x[p, c] * x[q, c + j - n]``, x being what lies `n_rows` times k further down; q >= p.
-    """
-    n_strip, n = out.shape[1], corners.shape[2] // out.shape[1] - 1
-    whole = -(-(n_cols + n) // 32) * 32
-    wide = np.zeros((n_strip, n + whole + n + 4))
-    for k in range(2):
-        for p in range(n_strip):
-            line = block[k * n_rows + p, col : col + n_cols + n]
-            wide[p, n : n + n_cols + n] = line
-            corners[k, 0, p * (n + 1) : p * (n + 1) + n] = line[:n]
-            corners[k, 1, p * (n + 1) : p * (n + 1) + n] = line[n_cols:]
-        _pair_sums(wide, n, wide, whole, True, out[k])
-
-
-@jit
-def _first_rows(down, lags, gram):
-    """Cut what lies left and right of each box off the lag sums: the rows of the Gram matrix of the first taps.
-
-    Both are sums down a diagonal, ``cut[u, v] = cut[u - 1, v - 1] + ...``, so that each row follows from its neighbour.
-    """
-    n_y, n_x = len(lags), (lags.shape[1] + 1) // 2
-    last = n_x - 1
-    cut = np.zeros((2, n_x))
-    for i in range(n_y):
-        here = slice(i * n_x, (i + 1) * n_x)
-        cut[0] = 0.0
-        for u in range(n_x):
-            new, old, z, y = cut[u % 2], cut[1 - u % 2], gram[u, here], lags[i, last - u : last - u + n_x]
-            new[0] = 0.0
-            for v in range(1, n_x if u else 1):
-                new[v] = old[v - 1] + down[0, u - 1, v - 1, i]
-            for v in range(n_x):
-                z[v] = y[v] - new[v]
-        cut[last % 2] = 0.0
-        for u in range(last - 1, -1, -1):
-            new, old, z = cut[u % 2], cut[1 - u % 2], gram[u, here]
-            new[last] = 0.0
-            for v in range(last):
-                new[v] = old[v + 1] + down[1, u, v, i]
-                z[v] -= new[v]
-
-
-@jit
-def _next_rows(y, across, corners, gram):
-    """Make the rows of the Gram matrix of the taps of row y + 1 from those of row y, a whole row at a time.
-
-    Each box of pixels loses its top row and gains one below it, but for what lies left and right of the box.
-    """
-    y_halo = across.shape[1]
-    n_x = corners.shape[2] // y_halo
-    depth, last = y_halo - y, n_x - 1
-    width = depth * n_x
-    change = across[1, y, y:] - across[0, y, y:]
-    cut = np.zeros((2, width))
-    old_rows, new_rows = slice(y * n_x, y * n_x + width), slice((y + 1) * n_x, (y + 1) * n_x + width)
-    for u in range(n_x):
-        x, z = gram[y * n_x + u, old_rows], gram[(y + 1) * n_x + u, new_rows]
-        for i in range(depth):
-            for v in range(n_x):
-                z[i * n_x + v] = x[i * n_x + v] + change[i, last - u + v]
-    lost, gained = corners[0, 0, y * n_x :], corners[1, 0, y * n_x :]
-    for u in range(1, n_x):
-        new, old, z = cut[u % 2, 1:], cut[1 - u % 2], gram[(y + 1) * n_x + u, new_rows][1:]
-        s, t = lost[u - 1], gained[u - 1]
-        for k in range(width - 1):
-            new[k] = old[k] + t * gained[k] - s * lost[k]
-        for i in range(depth):
-            cut[u % 2, i * n_x] = 0.0
-        for k in range(width - 1):
-            z[k] -= new[k]
-    lost, gained = corners[0, 1, y * n_x :], corners[1, 1, y * n_x :]
-    cut[last % 2] = 0.0
-    for u in range(last - 1, -1, -1):
-        new, old, z = cut[u % 2], cut[1 - u % 2, 1:], gram[(y + 1) * n_x + u, new_rows]
-        s, t = lost[u], gained[u]
-        for k in range(width - 1):
-            new[k] = old[k] + t * gained[k] - s * lost[k]
-        for i in range(depth):
-            cut[u % 2, i * n_x + last] = 0.0
-        for k in range(width - 1):
-            z[k] -= new[k]
-
-
-@jit
-def gram_of_block(block, col, n_rows, n_cols, lags, gram):
-    """Make the upper triangle of the Gram matrix of a block that is in memory, tap (y, u) in row ``y * n_x + u``.
-
-    The extended image of ``n_rows x n_cols`` target pixels starts at column `col` of `block`. `lags` holds its lag sums
-    over the rows of the target, ``lags[i, n + j] = sum_rc block[r, c] block[r + i, c + j]``, r < `n_rows`, |j| <= n.
-    """
-    n_y, n_x = len(lags), (lags.shape[1] + 1) // 2
-    down = np.empty((2, n_x - 1, n_x - 1, -(-n_y // 4) * 4))
-    _column_strips(block, col, n_rows, n_cols, n_y - 1, down)
-    _first_rows(down, lags, gram)
-    if n_y > 1:
-        across = np.empty((2, n_y - 1, n_y - 1, -(-lags.shape[1] // 4) * 4))
-        corners = np.zeros((2, 2, (n_y - 1) * n_x))
-        _row_strips(block, col, n_rows, n_cols, corners, across)
-        for y in range(n_y - 1):
-            _next_rows(y, across, corners, gram)
 
 
 @jit_sum
@@ -184,7 +26,7 @@ def _inverse_times(factor, x, out):
 
 @jit_sum
 def inverse_norm(factor):
-    """KernelFit the 1-norm of ``F F'``, F being upper triangular, from below.
+    """Estimate the 1-norm of ``F F'``, F being upper triangular, from below.
 
     Hager's method, and Higham's safeguard for matrices that it is blind to, whose large part is orthogonal to a vector
     of ones: Higham, "Accuracy and Stability", 2nd ed., algorithm 15.1.
@@ -305,11 +147,8 @@ def factor_tile(gram, panels, left, top):
             cols, y = min(BLOCK, m - col), col // BLOCK * depth
             _block_of_products(flat, x, y, row, products)
             for p in range(rows):
-                here, given, taken = (
-                    panels[col // BLOCK, row + p],
-                    gram[row + p, col : col + cols],
-                    products[p * BLOCK :],
-                )
+                here, given = panels[col // BLOCK, row + p], gram[row + p, col : col + cols]
+                taken = products[p * BLOCK :]
                 for q in range(cols):
                     here[q] = given[q] - taken[q]
             if not _divide(flat, x + row * BLOCK, y + row * BLOCK, rows, products):
@@ -356,7 +195,7 @@ def factorise(gram, panels):
 
 @jit_sum
 def condition(gram, factor, spread):
-    """KernelFit the condition number, in the 1-norm, of a matrix (its upper triangle is read) inverted by ``F F'``.
+    """Estimate the condition number, in the 1-norm, of a matrix (its upper triangle is read) inverted by ``F F'``.
 
     `spread` gets the diagonal of the inverse, no element of which is more than its norm.
     """
@@ -429,21 +268,23 @@ def _solve_tile(gram, moment, energy, total, panels, inverse, taps, spread):
 
 
 @jit_sum
-def tile_from_spectra(spectra, cosines, sines, image, result, n_rows, n_cols, back, energy, gram, total, panels,
-                      inverse, taps, spread):  # fmt: skip
+def tile_from_spectra(
+    spectra, turns, image, result, n_rows, n_cols, back, energy, gram, total, panels, inverse, taps, spread
+):
     """Make all of a tile's statistics in one call, since threads that ask for the interpreter wait for each other.
 
-    `back` (2, lags, lags) gets the lag sums of the image and of target and image, `energy` the target's sums, `gram`
-    the upper triangle of the Gram matrix as in `gram_of_block`; to `total` the statistics are added: the matrix, a row
-    for the moment, and one for `energy`. Then the tile is solved, unless `inverse` is empty, for `taps` and the
-    diagonal of ``G^-1``. Returns what `_solve_tile` does.
+    `turns` (2, frequencies, lags) are the cosines and sines of `inverse_at_lags`. `back` (2, lags, lags) gets the lag
+    sums of the image and of target and image, `energy` the target's sums, `gram` the upper triangle of the Gram matrix
+    as in `gram_of_block`; to `total` the statistics are added: the matrix, a row for the moment, and one for `energy`.
+    Then the tile is solved, unless `inverse` is empty, for `taps` and the diagonal of ``G^-1``. Returns what
+    `_solve_tile` does.
     """
-    n_lags, n_vectors = -(-back.shape[1] // 4) * 4, -(-2 * len(cosines) // LANES)
+    n_lags, n_vectors = -(-back.shape[1] // 4) * 4, -(-2 * turns.shape[1] // LANES)
     sums, together = np.zeros((2, 2, n_vectors, n_lags, LANES)), np.empty((2, n_lags, n_vectors * LANES))
     spectral_lag_sums(spectra, 0, 0, n_rows, sums)
     complex_sums(sums, together)
     for a in range(2):
-        inverse_at_lags(together[a], cosines, sines, back[a])
+        inverse_at_lags(together[a], turns[0], turns[1], back[a])
     energy[:] = 0.0
     moments(result, n_rows, n_cols, energy)
     gram_of_block(image, 0, n_rows, n_cols, back[0], gram)

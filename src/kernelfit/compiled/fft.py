@@ -9,7 +9,7 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from .threads import in_order
 
 BACKENDS = ("pyfftw", "scipy")
 EFFORTS = ("estimate", "measure", "patient")
+Transforms = TypeVar("Transforms")
 _lock = threading.Lock()
 _planning = threading.Lock()  # FFTW's wisdom is the whole process's
 _settings = {"backend": "pyfftw", "effort": "estimate"}
@@ -65,8 +66,7 @@ def set_fft(*, backend: str | None = None, effort: str | None = None) -> dict[st
     """
     for keyword, value, names in (("backend", backend, BACKENDS), ("effort", effort, EFFORTS)):
         if value is not None and value not in names:
-            msg = f"got {keyword}={value!r}, need one of {', '.join(map(repr, names))}"
-            raise ValueError(msg)
+            raise ValueError(f"got {keyword}={value!r}, need one of {', '.join(map(repr, names))}")
     with _lock:
         previous = dict(_settings)
         _settings.update({k: v for k, v in (("backend", backend), ("effort", effort)) if v is not None})
@@ -74,21 +74,13 @@ def set_fft(*, backend: str | None = None, effort: str | None = None) -> dict[st
 
 
 class RowTransforms:
-    """Real transforms of the rows of images and targets, all between buffers of its own.
+    """Real transforms of the rows of images and targets, all between buffers of its own."""
 
-    Attributes
-    ----------
-    image : ndarray, shape (halo + rows, length)
-        The rows of a source to be transformed.
-    result, model : ndarray, shape (rows, length)
-        Those of a target, and those that `backward` makes.
-    spectra : ndarray, shape (arrays, halo + rows and a few more, 2 * frequencies and a few more)
-        The spectra of the sources, then of the targets, real and imaginary parts in turn.
-    """
-
-    image: npt.NDArray[np.float64]
-    result: npt.NDArray[np.float64]
-    model: npt.NDArray[np.float64]
+    image: npt.NDArray[np.float64]  # (halo + rows, length): the rows of a source to be transformed
+    result: npt.NDArray[np.float64]  # (rows, length): those of a target
+    model: npt.NDArray[np.float64]  # those that `backward` makes
+    #: (arrays, halo + rows and a few more, 2 * frequencies and a few more): of the sources, then of the targets, real
+    #: and imaginary parts in turn
     spectra: npt.NDArray[np.float64]
 
     def __init__(
@@ -147,10 +139,8 @@ class RowTransforms:
         if array not in self._back:  # planned with effort, it would destroy the spectra
             spectra = self._used[array, : len(self.model)]
             kept = spectra.copy()
-            self._back[array] = _plan(
-                self._pyfftw, self._effort, spectra, self.model, "FFTW_DESTROY_INPUT",
-                axes=(1,), direction="FFTW_BACKWARD",
-            )  # fmt: skip
+            way = self._pyfftw, self._effort, spectra, self.model, "FFTW_DESTROY_INPUT"
+            self._back[array] = _plan(*way, axes=(1,), direction="FFTW_BACKWARD")
             spectra[...] = kept
         self._back[array].execute()
 
@@ -159,20 +149,12 @@ class PlaneTransforms:
     """Real transforms of an image along both axes, one thread or several, each a part at a time.
 
     A part is as many rows, then as many columns of frequencies, as the cache holds.
-
-    Attributes
-    ----------
-    dtype : dtype
-        Of the image, float32 or float64.
-    small : bool
-        Whether threads would cost more than they bring.
-    spectrum : ndarray, shape (cols // 2 + 1, rows and a few more)
-        The frequencies of a column beside each other: so they are transformed along the memory, and FFTW writes the
-        spectra of rows across it at hardly any cost.
     """
 
-    dtype: "np.dtype[Any]"
-    small: bool
+    dtype: "np.dtype[Any]"  # of the image, float32 or float64
+    small: bool  # whether threads would cost more than they bring
+    #: (cols // 2 + 1, rows and a few more): the frequencies of a column beside each other, so that they are transformed
+    #: along the memory, and FFTW writes the spectra of rows across it at hardly any cost
     spectrum: npt.NDArray[Any]
     _lines: npt.NDArray[Any]
 
@@ -217,11 +199,7 @@ class PlaneTransforms:
         self._along(3, None, workers)
 
     def backward(
-        self,
-        change: Callable[[slice], None],
-        store: Callable[[int, npt.NDArray[Any]], None],
-        n_rows: int,
-        workers: int,
+        self, change: Callable[[slice], None], store: Callable[[int, npt.NDArray[Any]], None], n_rows: int, workers: int
     ) -> None:
         """Transform the spectrum, which is used up, lines of which ``change(lines)`` has changed before.
 
@@ -298,20 +276,12 @@ class PlaneTransforms:
 
 
 class BlockTransforms:
-    """Real transforms of the block of an image and of that of a target, from one buffer.
-
-    Attributes
-    ----------
-    block : ndarray, shape (rows, cols)
-        What is to be transformed; kept.
-    spectra : ndarray, shape (2, rows, cols // 2 + 1 and up to three more)
-        The transform of the image's block, and of the target's.
-    """
+    """Real transforms of the block of an image and of that of a target, from one buffer, `block`, which is kept."""
 
     def __init__(self, rows: int, cols: int, backend: str, effort: str) -> None:
         self.key = (type(self), rows, cols, backend, effort)
         self.block = aligned((rows * cols // 2 + 1,)).view(np.float64)[: rows * cols].reshape(rows, cols)
-        # Whole cache lines, and not a power of two apart.
+        # (2, rows, cols // 2 + 1 and more): whole cache lines, and not a power of two apart
         self.spectra = aligned((2, rows, -(-(cols // 2 + 1) // 4) * 4))
         self._used = self.spectra[:, :, : cols // 2 + 1]
         self._plans: list[Any] = []
@@ -334,11 +304,10 @@ def _library(backend: str) -> Any:
     try:
         import pyfftw
     except ImportError as error:
-        msg = (
+        raise ImportError(
             f"pyFFTW cannot be imported ({error}); reinstall pyfftw, "
             "or choose SciPy's transforms with kernelfit.set_fft(backend='scipy')"
-        )
-        raise ImportError(msg) from error
+        ) from error
     return pyfftw
 
 
@@ -374,19 +343,17 @@ def _hollow(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def borrow(rows: int, length: int, n_arrays: int, n_sources: int, *, halo: int = 0) -> RowTransforms:
     """Take transforms of rows from the pool, or plan them."""
-    found: RowTransforms = _take(RowTransforms, rows, length, n_arrays, n_sources, halo)
-    return found
+    return _take(RowTransforms, rows, length, n_arrays, n_sources, halo)
 
 
 def borrow_block(rows: int, cols: int) -> BlockTransforms:
     """Take transforms of blocks from the pool, or plan them; what is left in the buffer is anything."""
-    found: BlockTransforms = _take(BlockTransforms, rows, cols)
-    return found
+    return _take(BlockTransforms, rows, cols)
 
 
 def borrow_plane(rows: int, cols: int, dtype: npt.DTypeLike) -> PlaneTransforms:
     """Take transforms of an image from the pool, or plan them; what is left in the spectra is anything."""
-    found: PlaneTransforms = _take(PlaneTransforms, rows, cols, np.dtype(dtype).name)
+    found = _take(PlaneTransforms, rows, cols, np.dtype(dtype).name)
     found.claim()
     return found
 

@@ -6,6 +6,9 @@ changes a vector here must delete the caches of the loops.
 A `Vector` is `LANES` numbers of an array, side by side, in one register or two: ``load(a, i)``, arithmetic as with
 plain numbers, ``store(a, i, v)``; a loop over many of them keeps its sums in registers, which no loop over numbers
 made the compiler do.
+
+Loops never validate, raise or allocate in an inner loop; they are serial and release the GIL, so that threads can run
+them. Their arrays are C-contiguous float64 unless they say otherwise, so that each is compiled once.
 """
 
 import functools

@@ -1,8 +1,4 @@
-"""The compiled loops of weighted statistics: patches gathered, and residuals weighed.
-
-They stand apart from `exact._loops` because they call nothing there, and like those validate nothing, allocate nothing,
-are serial and release the GIL.
-"""
+"""The compiled loops of weighted statistics: patches gathered, and residuals weighed."""
 
 import numpy as np
 

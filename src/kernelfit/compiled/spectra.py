@@ -1,8 +1,4 @@
-"""The compiled loops of spectra: blocks tapered and multiplied, frequencies sorted and divided.
-
-They stand apart from `exact._loops` because they call nothing there, and like those validate nothing, never raise, are
-serial and release the GIL.
-"""
+"""The compiled loops of spectra: blocks tapered and multiplied, frequencies sorted and divided."""
 
 import numpy as np
 
@@ -15,8 +11,7 @@ def taper(block, mean, down, across, n_rows, n_cols, sums):
 
     To `sums` are added the sum of v, and of its square, over the first `n_rows` rows and `n_cols` columns.
     """
-    total = 0.0
-    energy = 0.0
+    total = energy = 0.0
     for r in range(len(down)):
         line = block[r]
         if r < n_rows:

@@ -44,21 +44,13 @@ class Layout:
 
 
 class Solved(NamedTuple):
-    """What is known of the kernel of a tile; none of it is to be trusted if the condition number is large.
+    """What is known of the kernel of a tile; none of it is to be trusted if the condition number is large."""
 
-    Attributes
-    ----------
-    condition, rss : float
-        Of the Gram matrix, and the residual sum of squares.
-    size : float
-        Norm of the taps.
-    least, spread : float
-        Least and sum of the diagonal of the inverse Gram matrix.
-    """
-
+    #: condition, rss: of the Gram matrix, and the residual sum of squares
     condition: float
     rss: float
-    size: float
+    size: float  # norm of the taps
+    #: least, spread: least and sum of the diagonal of the inverse Gram matrix
     least: float
     spread: float
 
@@ -66,33 +58,21 @@ class Solved(NamedTuple):
 class TileReader:
     """Makes the statistics of one tile after the other, from any number of threads, each with `Buffers` of its own.
 
-    Parameters
-    ----------
-    problem : Observation
-        One image and one target.
-    boxes : list of Box
-        The tiles that will be asked for.
-    method : {"direct", "fft"}
-        The engine.
-
-    Raises
-    ------
-    ValueError
-        If the tiles are too large (`fits`).
+    `problem`: one image and one target. `boxes`: the tiles that will be asked for. `method` {"direct", "fft"}: the
+    engine. Raises ValueError: if the tiles are too large (`fits`).
     """
 
     def __init__(self, observation: Observation, boxes: list[Box], method: str) -> None:
         self.observation, self.method, self.frame = observation, method, Frame.of(observation)
         layout = Layout.of(self.frame, boxes)
         if layout is None:
-            msg = "got tiles too large to be read at one go; use accumulation.statistics for each"
-            raise ValueError(msg)
+            raise ValueError("got tiles too large to be read at one go; use accumulation.statistics for each")
         self.layout = layout
         frequencies = np.arange(layout.length // 2 + 1)
         lags = np.arange(-self.frame.col_halo, self.frame.col_halo + 1)
         turns = np.outer(frequencies, lags) % layout.length * (2 * math.pi / layout.length)  # exact, then rounded
         weights = np.where(2 * frequencies % layout.length == 0, 1.0, 2.0) / layout.length
-        self._cosines, self._sines = np.cos(turns) * weights[:, None], np.sin(turns) * weights[:, None]
+        self._turns = np.stack([np.cos(turns), np.sin(turns)]) * weights[:, None]
         taps = np.arange(float(observation.geometry.n_taps)).reshape(1, self.frame.kernel_rows, self.frame.kernel_cols)
         self._order = self.frame.to_user(taps).ravel().astype(np.intp)  # of the user's taps in the frame
         self._idle: list[Buffers] = []
@@ -124,7 +104,7 @@ class TileReader:
         pixels = own.result, n_rows, n_cols
         if own.transform is not None:
             spectra = own.transform.spectra
-            found = dense.tile_from_spectra(spectra, self._cosines, self._sines, own.image, *pixels, *out)
+            found = dense.tile_from_spectra(spectra, self._turns, own.image, *pixels, *out)
         else:
             found = dense.tile_from_pixels(own.image, own.start, *pixels, *out)
         solved = Solved(*found)
@@ -173,17 +153,11 @@ class TileReader:
 class Buffers:
     """What one thread needs: a tile's extended image, from column `start`, and target, with zeros beside them.
 
-    Attributes
-    ----------
-    gram : ndarray, shape (taps, taps)
-        The upper triangle of the Gram matrix of the last tile, in the frame's order of taps, as all that follows.
-    back, energy : ndarray
-        Its lag sums and those with the target; the target's sum of squares and sum.
-    panels, inverse, taps, spread : ndarray
-        Scratch for the factor of `gram`, that of its inverse, the kernel of least squares, and the diagonal of the
-        inverse.
-    total : ndarray, shape (taps + 2, taps)
-        The sums of all tiles: `gram`, the moment, and `energy`.
+    `gram` (taps, taps): the upper triangle of the Gram matrix of the last tile, in the frame's order of taps, as all
+    that follows. `back`, `energy`: its lag sums and those with the target; the target's sum of squares and sum.
+    `panels`, `inverse`, `taps`, `spread`: scratch for the factor of `gram`, that of its inverse, the kernel of least
+    squares, and the diagonal of the inverse. `total` (taps + 2, taps): the sums of all tiles: `gram`, the moment, and
+    `energy`.
     """
 
     def __init__(self, layout: Layout, frame: Frame, method: str) -> None:
