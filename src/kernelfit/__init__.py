@@ -65,72 +65,29 @@ __version__ = "0.14.0"
 
 _ROOMS = {
     "analysis.channel_split": ("split_channels",),
-    "analysis.comparison": (
-        "Difference",
-        "compare_kernels",
-    ),
-    "analysis.psf": (
-        "Measured",
-        "PsfMeasurements",
-        "measure_psf",
-    ),
-    "analysis.selection": (
-        "Comparison",
-        "Support",
-        "choose_support",
-        "compare",
-    ),
-    "api.accumulate": (
-        "accumulate",
-        "accumulate_spectra",
-    ),
+    "analysis.comparison": ("Difference", "compare_kernels"),
+    "analysis.psf": ("Measured", "PsfMeasurements", "measure_psf"),
+    "analysis.selection": ("Comparison", "Support", "choose_support", "compare"),
+    "api.accumulate": ("accumulate", "accumulate_spectra"),
     "api.check_boundary": ("check_boundary",),
-    "api.check_noise": (
-        "check_noise",
-        "sandwich_errors",
-    ),
+    "api.check_noise": ("check_noise", "sandwich_errors"),
     "api.find": ("find_kernel",),
-    "api.kernel_map": (
-        "KernelMap",
-        "kernel_map",
-    ),
-    "api.results": (
-        "ChannelStats",
-        "KernelFit",
-        "NormalStats",
-        "SpectralStats",
-    ),
+    "api.kernel_map": ("KernelMap", "kernel_map"),
+    "api.results": ("ChannelStats", "KernelFit", "NormalStats", "SpectralStats"),
     "api.stream": ("accumulate_stream",),
     "compiled.fft": ("set_fft",),
     "core.background": ("Background",),
-    "core.estimate": (
-        "Prior",
-        "Spectrum",
-        "StrengthPath",
-    ),
-    "core.findings": (
-        "Finding",
-        "Verdict",
-    ),
+    "core.estimate": ("Prior", "Spectrum", "StrengthPath"),
+    "core.findings": ("Finding", "Verdict"),
     "core.geometry": ("Convention",),
     "core.model": ("Execution", "Model", "Noise", "Selection"),
-    "diagnostics.boundary": (
-        "BoundaryCheck",
-        "BoundaryRow",
-    ),
+    "diagnostics.boundary": ("BoundaryCheck", "BoundaryRow"),
     "diagnostics.whiteness": ("NoiseCheck",),
-    "engines.cost_model": (
-        "Choice",
-        "choose_method",
-    ),
+    "engines.cost_model": ("Choice", "choose_method"),
     "engines.forward": ("apply_kernel",),
     "restoration.deconvolution": ("deconvolve",),
     "solvers.conjugate_gradient": ("ConjugateGradient",),
-    "solvers.constrained": (
-        "Constrained",
-        "InBasis",
-        "NonNegative",
-    ),
+    "solvers.constrained": ("Constrained", "InBasis", "NonNegative"),
     "solvers.gaussian_process": ("GaussianProcess",),
     "solvers.least_squares": ("LeastSquares",),
     "solvers.penalties": ("Penalized",),
@@ -150,8 +107,7 @@ def __getattr__(name: str) -> Any:
     elif name in _MODULES:
         value = importlib.import_module(f"{__name__}.{name}")
     else:
-        msg = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(msg)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
     return value
 

@@ -69,8 +69,7 @@ def _name(names: Sequence[str] | None, channel: int) -> str:
     if names is None:
         return f"channel {channel}"
     if channel >= len(names):
-        msg = f"got {len(names)} names of channels ({', '.join(names)}), need one for each channel"
-        raise ValueError(msg)
+        raise ValueError(f"got {len(names)} names of channels ({', '.join(names)}), need one for each channel")
     return names[channel]
 
 
@@ -80,8 +79,7 @@ def _planes(part: Estimate) -> list[Estimate]:
     if kernel.ndim == 2:
         return [part if part.channel_axis is None else dataclasses.replace(part, channels=None, channel_axis=None)]
     if kernel.ndim != 3:
-        msg = f"got a kernel of shape {kernel.shape}, need rows and columns, or several such kernels"
-        raise ValueError(msg)
+        raise ValueError(f"got a kernel of shape {kernel.shape}, need rows and columns, or several such kernels")
     size = kernel[0].size
     factors = [None] * len(kernel) if part.factor is None else np.split(part.factor, len(kernel))
     rank = max(0, size - (kernel.size - part.rank))  # at least that many are determined
@@ -101,23 +99,12 @@ def _planes(part: Estimate) -> list[Estimate]:
 
 @dataclass(frozen=True, eq=False)
 class Planes:
-    """The planes of one pair, and one of its channels, that a target's kernels were found in.
+    """The planes of one pair, and one of its channels, that a target's kernels were found in."""
 
-    Attributes
-    ----------
-    sources : list
-        One image for each kernel.
-    target : array_like
-    surface : ndarray or None
-        The background that lies in the target.
-    weights : ndarray or None
-        Of the target's pixels.
-    """
-
-    sources: list[Any]
+    sources: list[Any]  # one image for each kernel
     target: Any
-    surface: Array | None
-    weights: Any
+    surface: Array | None  # the background that lies in the target
+    weights: Any  # of the target's pixels
 
 
 def planes_of(fit: Estimate, image: Any, target: Any) -> list[list[Planes]]:
@@ -128,8 +115,7 @@ def planes_of(fit: Estimate, image: Any, target: Any) -> list[list[Planes]]:
     """
     images, targets = as_list(image), as_list(target)
     if (images is None) != (targets is None) or len(images or ()) != len(targets or ()):
-        msg = "got a different number of images and targets, need the pairs that the kernel was found in"
-        raise ValueError(msg)
+        raise ValueError("got a different number of images and targets, need the pairs that the kernel was found in")
     fits = fit.parts or (fit,)
     found: list[list[Planes]] = [[] for _ in fits]
     for i, (one, other) in enumerate(zip(images or [image], targets or [target], strict=True)):
@@ -138,11 +124,10 @@ def planes_of(fit: Estimate, image: Any, target: Any) -> list[list[Planes]]:
         n_sources = fit.kernel.shape[-3] if fit.kernel.ndim > 2 else len(results)
         n_results = fit.kernel.shape[0] if fit.kernel.ndim > 2 else len(sources)
         if (len(sources), len(results)) != (n_sources, n_results):
-            msg = (
+            raise ValueError(
                 f"got an image of {len(sources)} channels and a target of {len(results)}, need {n_sources} and "
                 f"{n_results}, as the fit has"
             )
-            raise ValueError(msg)
         surfaces = [_surface(part, i, len(images or [image])) for part in fits]
         for channel, result in enumerate(results):
             at = channel if fit.parts else 0
@@ -163,9 +148,8 @@ def _surface(part: Estimate, pair_at: int, n_pairs: int) -> Array | None:
     if part.background is None:
         return None
     if len(part.background.shapes) != n_pairs:
-        msg = (
+        raise ValueError(
             f"got {n_pairs} pair{'s'[: n_pairs > 1]} for a fit of {len(part.background.shapes)} with backgrounds of "
             "their own, need the lists of images and targets that the kernel was found in"
         )
-        raise ValueError(msg)
     return part.background.image(pair_at)

@@ -194,16 +194,14 @@ def _laid_out(
         msg = f"got a kernel of shape {taps.shape}, need rows and columns; compare one plane of it at a time"
         raise ValueError(msg)
     if not np.isfinite(taps).all():
-        msg = "got a kernel with NaN or infinite taps, need finite ones"
-        raise ValueError(msg)
+        raise ValueError("got a kernel with NaN or infinite taps, need finite ones")
     shape = (taps.shape[0], taps.shape[1])
     if fit is None:
         factor = None
         if stderr is not None:
             errors = np.asarray(stderr, dtype=np.float64)
             if errors.shape != taps.shape:
-                msg = f"got errors of shape {errors.shape}, need the kernel's {taps.shape}"
-                raise ValueError(msg)
+                raise ValueError(f"got errors of shape {errors.shape}, need the kernel's {taps.shape}")
             factor = np.diag(errors.ravel()) if np.isfinite(errors).all() else None
         return taps, geometry.default_origin(shape), factor
     factor = fit.factor

@@ -137,10 +137,7 @@ class PsfMeasurements:
 
 @one_blas_thread
 def measure_psf(
-    kernel: Estimate | npt.ArrayLike,
-    *,
-    origin: int | Shape | None = None,
-    operation: str | None = None,
+    kernel: Estimate | npt.ArrayLike, *, origin: int | Shape | None = None, operation: str | None = None
 ) -> PsfMeasurements:
     """Measure a kernel as a point spread function: sum, shift, widths, shape, encircled energy, MTF50.
 
@@ -186,15 +183,12 @@ def measure_psf(
         raise ValueError(msg)
     taps = np.asarray(fit.kernel if fit is not None else kernel)
     if taps.dtype.kind not in "biuf":
-        msg = f"got a kernel of dtype {taps.dtype}, need real numbers"
-        raise TypeError(msg)
+        raise TypeError(f"got a kernel of dtype {taps.dtype}, need real numbers")
     if taps.ndim != 2 or 0 in taps.shape:
-        msg = f"got a kernel of shape {taps.shape}, need rows and columns; pass one plane of it"
-        raise ValueError(msg)
+        raise ValueError(f"got a kernel of shape {taps.shape}, need rows and columns; pass one plane of it")
     taps = taps.astype(np.float64)
     if not np.isfinite(taps).all():
-        msg = "got a kernel with NaN or infinite taps, need finite ones"
-        raise ValueError(msg)
+        raise ValueError("got a kernel with NaN or infinite taps, need finite ones")
     shape = (taps.shape[0], taps.shape[1])
     if fit is not None:
         conv = fit.convention

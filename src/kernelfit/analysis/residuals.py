@@ -23,25 +23,10 @@ def window(fit: Estimate, image: npt.ArrayLike, target: npt.ArrayLike, side: int
 
     Of several channels or pairs the windows lie beside each other, smaller ones, with NaN between them.
 
-    Parameters
-    ----------
-    fit : KernelFit
-        The result.
-    image, target : array_like, or lists of them
-        What `find_kernel` got; only the windows are read.
-    side : int, optional
-        The most rows and columns of all of them together, about; default 1024.
-
-    Returns
-    -------
-    ndarray
-        ``target - prediction``, times the square root of the weights if there are any; NaN where a pixel was left out.
-        On a pair without such pixels: all that the fit used.
-
-    Raises
-    ------
-    ValueError
-        If the shapes are not those of a pair for this fit.
+    `fit`: the result. `image`, `target`: what `find_kernel` got; only the windows are read. `side`: the most rows and
+    columns of all of them together, about; default 1024. Returns ``target - prediction``, times the square root of the
+    weights if there are any; NaN where a pixel was left out. On a pair without such pixels: all that the fit used.
+    Raises ValueError: if the shapes are not those of a pair for this fit.
     """
     return tiled([left for part in windows(fit, image, target, side) for left in part])
 

@@ -101,8 +101,7 @@ def compare(
     """
     made = [as_solver(solver) for solver in solvers]
     if not made:
-        msg = "got no solvers, need at least one; give [LeastSquares(), GaussianProcess()] or the like"
-        raise ValueError(msg)
+        raise ValueError("got no solvers, need at least one; give [LeastSquares(), GaussianProcess()] or the like")
     fits = [solver.solve(stats) for solver in made]
     n = stats.n_pixels
     scores: dict[str, list[float]] = {name: [] for name in ("gcv", "aic", "bic", "evidence")}
@@ -115,11 +114,10 @@ def compare(
         scores["evidence"].append(fit.log_evidence)
     if tiles is not None:
         if len(tiles) < 2 or sum(tile.n_pixels for tile in tiles) != n:
-            msg = (
+            raise ValueError(
                 f"got {len(tiles)} tiles of {sum(tile.n_pixels for tile in tiles)} pixels in all, need at least two "
                 f"that add up to the {n} pixels of the statistics; accumulate each part by itself, and add them up"
             )
-            raise ValueError(msg)
         scores["prediction"] = [0.0] * len(made)
         for tile in tiles:
             rest = stats - tile
@@ -206,15 +204,13 @@ def choose_support(stats: NormalEquations, *, level: float = 1e-4) -> Support:
         msg = f"got statistics of {len(stats.supports)} terms, need one; choose the support of each source by itself"
         raise ValueError(msg)
     if not 0 < level < 1:
-        msg = f"got level={level!r}, need a number between 0 and 1 such as 1e-4"
-        raise ValueError(msg)
+        raise ValueError(f"got level={level!r}, need a number between 0 and 1 such as 1e-4")
     whole = least_squares(stats)
     if not whole.full or stats.n_pixels <= stats.n_taps:
-        msg = (
+        raise ValueError(
             f"got {stats.n_pixels} pixels that determine {whole.rank} of {stats.n_taps} taps, need all of them and "
             "pixels to spare; start from a smaller shape"
         )
-        raise ValueError(msg)
     (rows, cols), origin = stats.supports[0], stats.convention.origin
     box = [0, rows, 0, cols]
     dropped: list[int] = []

@@ -182,13 +182,6 @@ def accumulate_spectra(
            [0., 1., 0.],
            [0., 0., 0.]])
     """
-    model = Model(
-        shape,
-        mode=mode,
-        boundary=boundary,
-        fillvalue=fillvalue,
-        origin=origin,
-        operation=operation,
-    )
+    model = Model(shape, mode=mode, boundary=boundary, fillvalue=fillvalue, origin=origin, operation=operation)
     observation = as_observation(image, target, model)
     return SpectralStats.of(spectral_statistics(observation, block, detrend, taper, as_workers(workers)))

@@ -197,8 +197,7 @@ def kernel_map(
     call = call_of(shape, keywords, verb="kernel_map", selection=selection, execution=execution, solver=solver)
     strength = as_number(smoothness, "smoothness") if not isinstance(smoothness, str) else -1.0
     if not 0 <= strength <= 1e6:
-        msg = f"got smoothness={smoothness!r}, need a number from 0 to 1e6, where all kernels are the same"
-        raise ValueError(msg)
+        raise ValueError(f"got smoothness={smoothness!r}, need a number from 0 to 1e6, where all kernels are the same")
     plan = make_plan(image, target, call.model, call.selection)
     settings = Settings(call.noise, call.solver, call.execution)
     return _map_of(plan, fit_tiles(plan, settings, tiles, overlap, strength), strength)

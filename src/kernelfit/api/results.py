@@ -78,11 +78,10 @@ class KernelFit(Estimate):
             background = dataclasses.replace(background, shapes=((int(rows), int(cols)),) * len(background.shapes))
         surface = background.image(pair)
         if surface.shape != model.shape:
-            msg = (
+            raise ValueError(
                 f"got an image whose target has the shape {model.shape}, need {surface.shape}, for which the "
                 "background was found; apply_kernel(image, fit.kernel, ...) gives the kernel's share alone"
             )
-            raise ValueError(msg)
         return np.asarray(model + surface)
 
     def residual(self, image: npt.ArrayLike, target: npt.ArrayLike, pair: int | None = None) -> Array:
@@ -103,11 +102,10 @@ class KernelFit(Estimate):
         model = self.predict(image, pair)
         result = np.asarray(target)
         if result.shape != model.shape:
-            msg = (
+            raise ValueError(
                 f"got a target of shape {result.shape}, need {model.shape} for this image and the fit's "
                 f"{self.convention}"
             )
-            raise ValueError(msg)
         return np.asarray(result - model)
 
     def psf(self) -> "PsfMeasurements":

@@ -115,11 +115,9 @@ def accumulate_stream(
     call = call_of(shape, keywords, verb="accumulate_stream", selection=selection, execution=execution)
     sides, threads, progress = blocks.as_block(block), call.execution.threads, call.execution.progress
     if not every >= 0:
-        msg = f"got every={every!r}, need a number of seconds, at least 0"
-        raise ValueError(msg)
+        raise ValueError(f"got every={every!r}, need a number of seconds, at least 0")
     if isinstance(pairs, tuple) and len(pairs) == 2 and all(getattr(a, "ndim", 0) >= 2 for a in pairs):
-        msg = "got one pair of images, need an iterable of pairs; write [(image, target)]"
-        raise TypeError(msg)
+        raise TypeError("got one pair of images, need an iterable of pairs; write [(image, target)]")
     stream = Stream(pairs, call.model, call.selection, call.noise, call.execution, sides)
     stream.require(call.solver)
     state = None if checkpoint is None else Checkpoint(checkpoint, _settings(call, sides), every)
@@ -135,8 +133,7 @@ def accumulate_stream(
             if progress is not None:
                 progress("reading pixels", stream.n_done, stream.total())
         if not sums:
-            msg = "got no pairs, need at least one (image, target); was the generator used up before?"
-            raise ValueError(msg)
+            raise ValueError("got no pairs, need at least one (image, target); was the generator used up before?")
     except BaseException as error:
         if state is not None and fresh:
             with contextlib.suppress(Warning):  # where warnings are errors, too, the first error is the one to tell
@@ -162,11 +159,10 @@ def _finished(stream: Stream, call: Call, group: int, target: int, sums: KernelS
     assert stats is not None
     if stats.n_pixels < stats.n_taps:
         rows, cols = model.kernel_shape
-        msg = (
+        raise ValueError(
             f"{stats.n_pixels} target pixels of {stream.n_pairs} pairs cannot determine the {stats.n_taps} taps of a "
             f"{rows}x{cols} kernel; ask for a smaller shape, give more pairs, or exclude less"
         )
-        raise ValueError(msg)
     context = Context(
         None if model.channel_axis is None else model.channels,
         model.channel_axis,

@@ -34,8 +34,7 @@ def check_outputs(args: argparse.Namespace, *wanted: tuple[str | None, str, tupl
         for source in sources:
             if source is not None and os.path.exists(source) and os.path.exists(name):
                 if os.path.samefile(source, name):
-                    msg = f"got {name} both as input and as output, need two files; choose another name"
-                    raise BadCallError(msg)
+                    raise BadCallError(f"got {name} both as input and as output, need two files; choose another name")
         path = write.check_output(name, suffixes, what, overwrite=args.force)
         if path is not None:
             write.require_writer(path)
@@ -53,8 +52,7 @@ def choice_of(args: argparse.Namespace, at: int) -> dict[str, Any]:
             continue
         if len(values) > files:
             need = "once or twice (IMAGE, TARGET)" if files > 1 else "once"
-            msg = f"got --{name} {len(values)} times, need it {need}"
-            raise BadCallError(msg)
+            raise BadCallError(f"got --{name} {len(values)} times, need it {need}")
         found[name] = values[min(at, len(values) - 1)]
     return found
 
@@ -103,8 +101,7 @@ def maps(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
         if path is None:
             continue
         if path == "-":
-            msg = f"got - for --{name.replace('_', '-')}, need a file: the standard input is for images"
-            raise BadCallError(msg)
+            raise BadCallError(f"got - for --{name.replace('_', '-')}, need a file: the standard input is for images")
         try:
             values = np.asarray(read.read_image(path, allow_external=args.allow_external))
         except read.ImageFileError as error:  # whose remedies are for IMAGE and TARGET
@@ -145,8 +142,7 @@ def _colours(image: Any, path: str, gray_will_do: bool) -> tuple[Any, str]:
     if len(image.shape) != 3:
         if gray_will_do:
             return np.asarray(image)[..., None], "[..., None]"
-        msg = f"{path}: got an image of one plane with --channels, need colours; leave --channels out"
-        raise BadCallError(msg)
+        raise BadCallError(f"{path}: got an image of one plane with --channels, need colours; leave --channels out")
     count = {2: 1, 4: 3}.get(image.shape[-1], image.shape[-1])
     return (image, "") if count == image.shape[-1] else (image[..., :count], f"[..., :{count}]")
 
@@ -161,18 +157,14 @@ def solver(args: argparse.Namespace, image: Any) -> tuple[Any, str]:
                 raise BadCallError(msg)
         return None, ""
     if strength is not None and name not in (*_PENALTIES, None):
-        msg = f"got --strength with --solver {name}, need one of {', '.join(_PENALTIES)}"
-        raise BadCallError(msg)
+        raise BadCallError(f"got --strength with --solver {name}, need one of {', '.join(_PENALTIES)}")
     if symmetric is not None and name is not None:
-        msg = f"got --symmetric with --solver {name}, need one or the other"
-        raise BadCallError(msg)
+        raise BadCallError(f"got --symmetric with --solver {name}, need one or the other")
     if total is not None and name not in (None, "non-negative"):
-        msg = f"got --total with --solver {name}, need --solver non-negative or none"
-        raise BadCallError(msg)
+        raise BadCallError(f"got --total with --solver {name}, need --solver non-negative or none")
     if name is None and (total is not None or symmetric is not None):
         if strength is not None:
-            msg = "got --strength with --total or --symmetric, need one or the other"
-            raise BadCallError(msg)
+            raise BadCallError("got --strength with --total or --symmetric, need one or the other")
         words = [f"{key}={value!r}" for key, value in (("total", total), ("symmetric", symmetric)) if value is not None]
         return kernelfit.Constrained(total=total, symmetric=symmetric), f"kernelfit.Constrained({', '.join(words)})"
     if name is None and strength is not None:

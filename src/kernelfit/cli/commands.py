@@ -75,17 +75,13 @@ def _in_options(text: str, args: argparse.Namespace) -> str:
 def find(args: argparse.Namespace) -> int:
     """Find a kernel, say how well it is known, and keep it."""
     if args.fillvalue is not None and args.boundary != "fill":
-        msg = f"got --fillvalue with --boundary {args.boundary}, need --boundary fill; declare that"
-        raise BadCallError(msg)
+        raise BadCallError(f"got --fillvalue with --boundary {args.boundary}, need --boundary fill; declare that")
     if args.image == args.target == "-":
-        msg = "got - for both images, need a file for one of them: the standard input can be read once"
-        raise BadCallError(msg)
+        raise BadCallError("got - for both images, need a file for one of them: the standard input can be read once")
     if args.json and args.output == "-":
-        msg = "got --json and -o -, need one of them: both write to the standard output"
-        raise BadCallError(msg)
+        raise BadCallError("got --json and -o -, need one of them: both write to the standard output")
     if args.channels in ("separate", "mixed") and (args.output or "").endswith((".csv", ".txt")):
-        msg = f"got {args.output} for kernels of several channels, need .npy, .npz, .json, .fits or .tif"
-        raise BadCallError(msg)
+        raise BadCallError(f"got {args.output} for kernels of several channels, need .npy, .npz, .json, .fits or .tif")
     kept, page = arguments.check_outputs(
         args, (args.output, "the kernel", kernels.SUFFIXES), (args.report, "the report", HTML)
     )
@@ -196,8 +192,7 @@ def apply(args: argparse.Namespace) -> int:
     conv = held.convention
     boundary = args.boundary or (conv.boundary if conv is not None else None) or "symm"
     if args.fillvalue is not None and boundary != "fill":
-        msg = f"got --fillvalue with --boundary {boundary}, need --boundary fill; declare that"
-        raise BadCallError(msg)
+        raise BadCallError(f"got --fillvalue with --boundary {boundary}, need --boundary fill; declare that")
     fill = args.fillvalue if args.fillvalue is not None else conv.fillvalue if conv is not None else 0.0
     mode = args.mode or "same"
     words: dict[str, Any] = {"mode": mode, "boundary": boundary, "fillvalue": fill if boundary == "fill" else 0.0}
@@ -208,8 +203,7 @@ def apply(args: argparse.Namespace) -> int:
         first = in_mode(conv, (held.kernel.shape[-2], held.kernel.shape[-1]), mode).offset
         words |= {"stride": conv.stride, "offset": first if args.offset is None else args.offset}
     elif args.offset is not None:
-        msg = "got --offset without a stride, need --stride N"
-        raise BadCallError(msg)
+        raise BadCallError("got --offset without a stride, need --stride N")
     as_large = mode == "same" and words.get("stride", 1) in (1, (1, 1))
     colours, alpha = _split(image, held.kernel, as_large)
     white = _white(kept, colours, alpha, held.kernel)
@@ -223,10 +217,9 @@ def deconvolve(args: argparse.Namespace) -> int:
     """Restore what an image was before a kernel blurred it."""
     image, held, kept = _image_and_kernel(args)
     if held.convention is not None and held.convention.strided:
-        msg = (
+        raise BadCallError(
             f"{args.kernel}: got a kernel of stride {held.convention.stride}, need one of an image that keeps its size"
         )
-        raise BadCallError(msg)
     sides = held.kernel.shape[-2:]
     if min(np.subtract(image.shape[:2], sides)) < 0:
         msg = f"got a kernel of {sides[0]} x {sides[1]} taps for an image of {image.shape[0]} x {image.shape[1]} pixels"
@@ -380,12 +373,10 @@ def _draw(path: Path, planes: dict[str, kernels.KernelFile], overwrite: bool) ->
 def compare(args: argparse.Namespace) -> int:
     """Say whether two kernels differ."""
     if args.first == args.second == "-":
-        msg = "got - for both kernels, need a file for one of them: the standard input can be read once"
-        raise BadCallError(msg)
+        raise BadCallError("got - for both kernels, need a file for one of them: the standard input can be read once")
     one, other = (kernels.read_kernel(path).planes() for path in (args.first, args.second))
     if len(one) != len(other):
-        msg = f"got {len(one)} kernel{'s'[: len(one) > 1]} and {len(other)}, need as many in both files"
-        raise BadCallError(msg)
+        raise BadCallError(f"got {len(one)} kernel{'s'[: len(one) > 1]} and {len(other)}, need as many in both files")
     pairs = zip(one.items(), other.values(), strict=True)
     found = {name: kernelfit.compare_kernels(a.as_fit(), b.as_fit()) for (name, a), b in pairs}
     differ = any(each.differ for each in found.values())

@@ -12,12 +12,8 @@ _WIDTH = 24
 class Bar:
     """A progress callback ``bar(stage, done, total)`` that draws one line and wipes it away at the end.
 
-    Parameters
-    ----------
-    n_pixels : int
-        Pixels of a whole stage, for the rate.
-    stream : file, optional
-        Where to draw, by default the standard error; nothing is drawn if it is no terminal.
+    `n_pixels`: pixels of a whole stage, for the rate. `stream`: where to draw, by default the standard error; nothing
+    is drawn if it is no terminal.
     """
 
     def __init__(self, n_pixels: int, stream: TextIO | None = None) -> None:

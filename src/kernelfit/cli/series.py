@@ -105,11 +105,10 @@ def find(args: argparse.Namespace, settings: dict[str, Any]) -> Found:
     """Find the kernel that a series of pairs shares."""
     for name in _WHOLE:
         if getattr(args, name) is not None:
-            msg = (
+            raise BadCallError(
                 f"got --{name.replace('_', '-')} with --checkpoint or a series of pairs, whose pixels are read once; "
                 "leave one of them out"
             )
-            raise BadCallError(msg)
     if args.method in ("cg", "wiener"):
         msg = f"got --method {args.method} with --checkpoint or a series of pairs, need auto, direct or fft"
         raise BadCallError(msg)

@@ -115,11 +115,10 @@ def legendre(n: int, degree: int) -> Array:
 def require_room(size: Shape, degree: int, where: str) -> None:
     """Refuse a target whose used pixels cannot tell the terms apart."""
     if min(size) <= degree:
-        msg = (
+        raise ValueError(
             f"got background={degree} with {size[0]}x{size[1]} target pixels that are used"
             f"{f' of {where}' if where else ''}, need more than {degree} rows and columns; ask for a lower degree"
         )
-        raise ValueError(msg)
 
 
 class Surface:
@@ -139,19 +138,12 @@ class Surface:
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """The terms on the used pixels of a target: the columns Phi of the design matrix, never held whole.
+    """The terms on the used pixels of a target: the columns Phi of the design matrix, never held whole."""
 
-    Attributes
-    ----------
-    down, across : ndarray, shapes (rows, degree + 1) and (cols, degree + 1)
-        The polynomials along either axis.
-    powers : ndarray of int, shape (terms, 2)
-        Which of them each term is the product of.
-    """
-
+    #: down, across: the polynomials along either axis
     down: Array
     across: Array
-    powers: npt.NDArray[np.int64]
+    powers: npt.NDArray[np.int64]  # (terms, 2); which of them each term is the product of
 
     @classmethod
     def of(cls, whole: Shape, corner: Shape, size: Shape, degree: int) -> "Columns":
@@ -207,24 +199,12 @@ class Columns:
 
 @dataclass
 class Elimination:
-    """What takes the surface of one problem out of the statistics of its targets, and finds it afterwards.
+    """What takes the surface of one problem out of the statistics of its targets, and finds it afterwards."""
 
-    Attributes
-    ----------
-    half : ndarray, shape (taps, rank)
-        ``A'Phi R``.
-    root : ndarray, shape (terms, rank)
-        R, with ``R R'`` the (pseudo-)inverse of ``Phi'Phi``.
-    taps : ndarray, shape (targets, taps)
-        A kernel for each target.
-    coefficients : ndarray, shape (targets, terms)
-        Those that fit best beside that kernel.
-    """
-
-    half: Array
-    root: Array
-    taps: Array
-    coefficients: Array
+    half: Array  # (taps, rank); ``A'Phi R``
+    root: Array  # (terms, rank); R, with ``R R'`` the (pseudo-)inverse of ``Phi'Phi``
+    taps: Array  # (targets, taps); a kernel for each target
+    coefficients: Array  # (targets, terms); those that fit best beside that kernel
 
     @classmethod
     def of(cls, cross: Array, gram: Array, products: Array) -> "Elimination":
@@ -259,12 +239,8 @@ class Elimination:
     def recentered(self, taps: Array, moments: Array, energies: Array, products: Array) -> tuple[Array, Array]:
         """Take over what the pixels say of the residual r of kernels and their surfaces; return its reduced sums.
 
-        Parameters
-        ----------
-        taps : ndarray, shape (targets, taps)
-            The kernels, whose surfaces were those of `coefficients_at`.
-        moments, energies, products : ndarray, shapes (targets, taps), (targets,) and (targets, terms)
-            ``A'r``, ``r'r`` and ``Phi'r``.
+        `taps` (targets, taps): the kernels, whose surfaces were those of `coefficients_at`. `moments`, `energies`,
+        `products`: ``A'r``, ``r'r`` and ``Phi'r``.
         """
         beside = self.coefficients_at(taps)
         seen = products @ self.root
@@ -313,11 +289,9 @@ def as_degree(value: object) -> int:
             raise TypeError
         degree = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        msg = f"got background={value!r}, need None or the degree of a polynomial: 0, 1, 2, ..."
-        raise TypeError(msg) from None
+        raise TypeError(f"got background={value!r}, need None or the degree of a polynomial: 0, 1, 2, ...") from None
     if degree < 0:
-        msg = f"got background={degree}, need None or a degree of at least 0"
-        raise ValueError(msg)
+        raise ValueError(f"got background={degree}, need None or a degree of at least 0")
     return degree
 
 

@@ -96,8 +96,7 @@ class CrossSpectra:
             value, need = getattr(self, name), self.shape if name == "overlap" else shape
             several = self.order is not None and name in ("image_power", "cross")
             if value.shape[-2 if several else 0 :] != need:
-                msg = f"got {name} of shape {value.shape}, need {need} for blocks of {self.block}"
-                raise ValueError(msg)
+                raise ValueError(f"got {name} of shape {value.shape}, need {need} for blocks of {self.block}")
             value.setflags(write=False)
 
     def scaled(self, share: float) -> "CrossSpectra":
@@ -117,17 +116,15 @@ class CrossSpectra:
         for name in ("block", "shape", "shift"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
-                msg = (
+                raise ValueError(
                     f"got spectra that differ in their {name}, {mine} and {theirs}; only those of the same kernel "
                     "shape, origin and block add up: accumulate both with the same block=(rows, cols)"
                 )
-                raise ValueError(msg)
         if self.convention.operation != other.convention.operation:
-            msg = (
+            raise ValueError(
                 f"got spectra for {self.convention.operation} and for {other.convention.operation}; "
                 "only those of one operation add up"
             )
-            raise ValueError(msg)
         sums = {name: getattr(self, name) + getattr(other, name) for name in _SUMS}
         return dataclasses.replace(self, **sums, periodic=self.periodic and other.periodic)
 
@@ -143,17 +140,14 @@ def unpacked_spectra(header: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]
     """Return the fields of spectra from what `packed_spectra` made of them; refuse values that no spectra can have."""
     require_fields(CrossSpectra, header, finite=True)
     if missing := [name for name in _ARRAYS if name not in arrays]:
-        msg = f"spectra without {', '.join(missing)}, accumulate them anew with this version"
-        raise ValueError(msg)
+        raise ValueError(f"spectra without {', '.join(missing)}, accumulate them anew with this version")
     pairs = {name: as_pair(list(header[name]), name) for name in ("block", "shape", "shift")}
     convention = convention_from(header["convention"])
     kernel_shape(pairs["shape"])
     for name in _ARRAYS:
         kind = "c" if name == "cross" else "f"
         if arrays[name].dtype.kind != kind or not np.isfinite(arrays[name]).all():
-            msg = "spectra that are not finite"
-            raise ValueError(msg)
+            raise ValueError("spectra that are not finite")
         if name.endswith("power") and arrays[name].min(initial=0) < 0:
-            msg = "powers that are negative"
-            raise ValueError(msg)
+            raise ValueError("powers that are negative")
     return {**header, **pairs, "convention": convention, **{name: arrays[name] for name in _ARRAYS}}

@@ -301,11 +301,10 @@ class Estimate:
     def _covariance_factor(self) -> Array:
         """Return `factor`, or say that there is none."""
         if self.factor is None:
-            msg = (
+            raise ValueError(
                 f"got a kernel of {self.kernel.size} taps that was found iteratively, without a covariance; "
                 "ask for a smaller shape, or for method='fft' if there is memory for it"
             )
-            raise ValueError(msg)
         return self.factor
 
     def confidence(self, level: float = 0.95) -> tuple[Array, Array]:
@@ -330,8 +329,7 @@ class Estimate:
             If the level does not lie between 0 and 1.
         """
         if not 0 < level < 1:
-            msg = f"got level={level!r}, need a number between 0 and 1 such as 0.95"
-            raise ValueError(msg)
+            raise ValueError(f"got level={level!r}, need a number between 0 and 1 such as 0.95")
         if self.parts:
             both = np.stack([part.confidence(level) for part in self.parts], axis=1)
             return both[0].reshape(self.kernel.shape), both[1].reshape(self.kernel.shape)
@@ -406,8 +404,7 @@ def assemble(
 def require_fit(fit: object) -> None:
     """Refuse anything but a result."""
     if not isinstance(fit, Estimate):
-        msg = f"got fit={fit!r:.60}, need a KernelFit, what find_kernel or stats.solve returns"
-        raise TypeError(msg)
+        raise TypeError(f"got fit={fit!r:.60}, need a KernelFit, what find_kernel or stats.solve returns")
 
 
 def with_finding(fit: Estimate, finding: Finding | None) -> Estimate:

@@ -41,15 +41,13 @@ def reading(path: object, what: str, need: str, *, memory: bool = False) -> Iter
         if named or (isinstance(error, MemoryError) and not memory):
             raise
         cause = str(error) or type(error).__name__
-        msg = f"{path}: got {what} ({cause[:300]}), need {need}"
-        raise ImageFileError(msg) from error
+        raise ImageFileError(f"{path}: got {what} ({cause[:300]}), need {need}") from error
 
 
 def require_plain(path: str | os.PathLike[str]) -> None:
     """Refuse what is no plain file: to open a pipe would wait until somebody writes to it."""
     if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):
-        msg = f"{path}: got a pipe or a device, need a file; or - for NPY on the standard input"
-        raise ImageFileError(msg)
+        raise ImageFileError(f"{path}: got a pipe or a device, need a file; or - for NPY on the standard input")
 
 
 def write_whole(path: str | os.PathLike[str], write: Writer, what: str, *, overwrite: bool = False) -> None:
@@ -71,8 +69,7 @@ def write_together(files: Sequence[tuple[str | os.PathLike[str], Writer, str]], 
             if not overwrite and path.exists():
                 raise FileExistsError(exists(path, what))
             if not path.parent.is_dir():
-                msg = f"got {path} for {what}, but there is no folder {path.parent}; make it first"
-                raise FileNotFoundError(msg)
+                raise FileNotFoundError(f"got {path} for {what}, but there is no folder {path.parent}; make it first")
             made.append((path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}.tmp"), path, what))
             with made[-1][0].open("xb") as file:
                 write(file)
@@ -114,24 +111,21 @@ def npy_length(file: BinaryIO) -> int:
     """Read the header of an NPY file, and return how many bytes it promises; refuse objects and what is no NPY."""
     version = np.lib.format.read_magic(file)
     if version > _NEWEST_NPY:
-        msg = f"format version {version}, need one up to {_NEWEST_NPY}"
-        raise ValueError(msg)
+        raise ValueError(f"format version {version}, need one up to {_NEWEST_NPY}")
     old = version == (1, 0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of headers that Python 2 wrote
         read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(file)
     if dtype.hasobject or min(shape, default=0) < 0:
-        msg = "Python objects (allow_pickle=False)" if dtype.hasobject else f"a shape of {shape}"
-        raise ValueError(msg)
+        raise ValueError("Python objects (allow_pickle=False)" if dtype.hasobject else f"a shape of {shape}")
     return file.tell() + math.prod(shape) * dtype.itemsize
 
 
 def require_length(file: BinaryIO, length: int) -> None:
     """Refuse an NPY file that is shorter than its header says, before memory is taken for it."""
     if (need := npy_length(file)) > length:
-        msg = f"{length} bytes of {need}, the file was cut short"
-        raise ValueError(msg)
+        raise ValueError(f"{length} bytes of {need}, the file was cut short")
     file.seek(0)
 
 
@@ -173,8 +167,7 @@ def load(
         header = json.loads(str(members["header"]))
         if not isinstance(header, dict) or header.get("kind") != kind or header.get("kernelfit") != FORMAT:
             held = header.get("kind", "something else") if isinstance(header, dict) else "something else"
-            msg = f"{path} holds {held!r}, need a {kind!r} saved by this version of kernelfit"
-            raise ImageFileError(msg)
+            raise ImageFileError(f"{path} holds {held!r}, need a {kind!r} saved by this version of kernelfit")
         if checksum is not None and str(checksum) != _checksum(members):
             msg = f"{path}: got contents that were changed after they were saved (the checksum differs); save them anew"
             raise ImageFileError(msg)
@@ -188,8 +181,7 @@ def _members(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
         infos, length = archive.infolist(), os.fstat(raw.fileno()).st_size
         plain = all(info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1 for info in infos)
         if not plain or sum(info.file_size for info in infos) > length:
-            msg = "its members are packed, encrypted or overlap"
-            raise ValueError(msg)
+            raise ValueError("its members are packed, encrypted or overlap")
         found = {}
         for info in infos:
             with archive.open(info) as file:

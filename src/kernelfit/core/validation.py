@@ -14,11 +14,9 @@ import numpy.typing as npt
 def known(value: object, names: tuple[str | None, ...], keyword: str) -> str | None:
     """Return `value` if it is one of `names`; list them if it is not."""
     if value is not None and not isinstance(value, str):
-        msg = f"got {keyword}={value!r}, need one of {', '.join(map(repr, names))}"
-        raise TypeError(msg)
+        raise TypeError(f"got {keyword}={value!r}, need one of {', '.join(map(repr, names))}")
     if value not in names:
-        msg = f"got {keyword}={value!r}, need one of {', '.join(map(repr, names))}"
-        raise ValueError(msg)
+        raise ValueError(f"got {keyword}={value!r}, need one of {', '.join(map(repr, names))}")
     return value
 
 
@@ -30,12 +28,10 @@ def as_number(value: object, name: str) -> float:
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        msg = f"got {name}={value!r}, need one real number"
-        raise TypeError(msg)
+        raise TypeError(f"got {name}={value!r}, need one real number")
     if not math.isfinite(value):
         beyond = "; if the pixels beyond the edge are unknown, leave boundary=None" if name == "fillvalue" else ""
-        msg = f"got {name}={value!r}, need a finite number{beyond}"
-        raise ValueError(msg)
+        raise ValueError(f"got {name}={value!r}, need a finite number{beyond}")
     return float(value)
 
 
@@ -58,8 +54,7 @@ def require_fields(record: type[Any], fields: dict[str, Any], *, finite: bool = 
             continue
         good = type(value) in kinds and (field.name in _SIGNED or kind is str or not value < 0)
         if not good or (finite and kind is float and not math.isfinite(value)):
-            msg = f"got {field.name}={value!r:.60}, need a value that a {record.__name__} can have"
-            raise ValueError(msg)
+            raise ValueError(f"got {field.name}={value!r:.60}, need a value that a {record.__name__} can have")
 
 
 def as_workers(workers: object) -> int:
@@ -69,19 +64,16 @@ def as_workers(workers: object) -> int:
     try:
         count = operator.index(workers)  # type: ignore[arg-type]
     except TypeError:
-        msg = f"got workers={workers!r}, need None or an int of at least 1"
-        raise TypeError(msg) from None
+        raise TypeError(f"got workers={workers!r}, need None or an int of at least 1") from None
     if count < 1:
-        msg = f"got workers={workers!r}, need None or an int of at least 1"
-        raise ValueError(msg)
+        raise ValueError(f"got workers={workers!r}, need None or an int of at least 1")
     return count
 
 
 def require_progress(progress: object) -> None:
     """Refuse what cannot be called to be told of progress."""
     if progress is not None and not callable(progress):
-        msg = f"got progress={progress!r}, need a function of (stage, done, total), or None"
-        raise TypeError(msg)
+        raise TypeError(f"got progress={progress!r}, need a function of (stage, done, total), or None")
 
 
 def as_list(value: object) -> list[Any] | None:

@@ -94,10 +94,9 @@ def as_block(block: object) -> Shape | None:
         return None
     rows, cols = as_pair(block, "block")
     if rows < 1 or cols < 1:
-        msg = (
+        raise ValueError(
             f"got block={block!r}, need at least one row and one column of target pixels; leave it out for the default"
         )
-        raise ValueError(msg)
     return rows, cols
 
 
@@ -173,10 +172,7 @@ class Tree(Generic[Part]):
     So the same blocks give the same bits whether they are added one by one as they come or where they lie, and
     only a few sums are alive at any time, one for each level.
 
-    Parameters
-    ----------
-    add : callable
-        Adds two parts, in either order to the same bits.
+    `add`: adds two parts, in either order to the same bits.
     """
 
     def __init__(self, add: Callable[[Part, Part], Part]) -> None:

@@ -144,15 +144,9 @@ def _steps(ends: npt.NDArray[np.intp], start: int, length: int) -> list[tuple[in
 class Chunked:
     """A 2-D array that is read in cells of whole chunks.
 
-    Parameters
-    ----------
-    array : array_like
-        Anything 2-D with a shape, a dtype and slices.
-    cells : Cells, optional
-        Where the pixels are kept; by default 32 MiB of cells of its own. Where a cell would take more than a quarter of
-        that nothing is kept, and slices are read as they are asked for.
-    channel : int, optional
-        Which channel (last axis) of the cells it is; by default they have none.
+    `array`: anything 2-D with a shape, a dtype and slices. `cells`: where the pixels are kept; by default 32 MiB of
+    cells of its own. Where a cell would take more than a quarter of that nothing is kept, and slices are read as they
+    are asked for. `channel`: which channel (last axis) of the cells it is; by default they have none.
     """
 
     def __init__(self, array: Any, cells: Cells | None = None, channel: int | None = None) -> None:
@@ -268,17 +262,15 @@ def require_same_axes(image: object, target: object) -> None:
     if not isinstance(mine, tuple) or not isinstance(theirs, tuple) or len(mine) != 2 or len(theirs) != 2:
         return
     if set(mine) == set(theirs) and mine != theirs:
-        msg = f"got an image with axes {mine} and a target with axes {theirs}; transpose one of them"
-        raise ValueError(msg)
+        raise ValueError(f"got an image with axes {mine} and a target with axes {theirs}; transpose one of them")
     for dim in mine:
         indexes = [getattr(a, "indexes", {}).get(dim) for a in (image, target)]
         if any(index is None for index in indexes) or dim not in theirs:
             continue
         a, b = (np.asarray(index) for index in indexes)
         if len(a) == len(b) and not np.array_equal(a, b):
-            msg = (
+            raise ValueError(
                 f"got an image and a target whose coordinates along {dim!r} differ (from {a[0]} to {a[-1]}, and from "
                 f"{b[0]} to {b[-1]}); pixels are matched by position alone: align the two, or drop the coordinates "
                 "with drop_vars if the positions are right"
             )
-            raise ValueError(msg)

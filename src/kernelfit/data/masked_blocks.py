@@ -22,25 +22,16 @@ from .reader import Reader
 class MaskedBlocks:
     """What excludes or weighs pixels of a pair.
 
-    Attributes
-    ----------
-    problem : Observation
-        The whole pair.
-    masks, weights : tuple of Reader
-        Of the used part of the target; those of the weights, none or one.
-    image_masks : tuple of tuple of Reader
-        Of each extended image: where it is mirrored, so are they.
-    nan : str
-    saturated : (float, float) or None
-        As in `find_kernel`, but for the ends of the type's range being said.
+    `problem`: the whole pair.
     """
 
     observation: Observation
+    #: masks, weights: of the used part of the target; those of the weights, none or one
     masks: tuple[Reader, ...]
     weights: tuple[Reader, ...]
-    image_masks: tuple[tuple[Reader, ...], ...]
+    image_masks: tuple[tuple[Reader, ...], ...]  # of each extended image: where it is mirrored, so are they
     nan: str
-    saturated: tuple[float, float] | None
+    saturated: tuple[float, float] | None  # as in `find_kernel`, but for the ends of the type's range being said
 
     @classmethod
     def of(cls, observation: Observation, selection: PlaneSelection) -> "MaskedBlocks | None":
@@ -122,11 +113,9 @@ def _laid(value: object, shape: tuple[int, int], name: str, kinds: str, need: st
     if isinstance(array, np.ma.MaskedArray):
         array = array.filled(0)
     if np.dtype(array.dtype).kind not in kinds:
-        msg = f"got {name} of dtype {array.dtype}, need {need}"
-        raise TypeError(msg)
+        raise TypeError(f"got {name} of dtype {array.dtype}, need {need}")
     if isinstance(array, np.ndarray):
         return masking.broadcast(array, shape, name)
     if tuple(array.shape) != tuple(shape):
-        msg = f"got {name} of shape {tuple(array.shape)}, need {tuple(shape)}"
-        raise ValueError(msg)
+        raise ValueError(f"got {name} of shape {tuple(array.shape)}, need {tuple(shape)}")
     return chunked.sliceable(array)

@@ -61,12 +61,7 @@ class Unsaturated:
 
     They are told from the target itself, block by block, so that nothing of its size is ever held.
 
-    Attributes
-    ----------
-    shape : (int, int)
-        Of the used part of the target.
-    n_nonzero : int
-        Number of pixels that count.
+    `shape`: of the used part of the target. `n_nonzero`: number of pixels that count.
     """
 
     dtype = np.dtype(bool)
@@ -131,20 +126,11 @@ def unmasked(value: object) -> tuple[object, object]:
 
 @dataclass(frozen=True, eq=False)
 class PlaneSelection:
-    """What a user says of the pixels of one target plane that do not count, or not as much as others.
+    """What a user says of the pixels of one target plane that do not count, or not as much as others."""
 
-    Attributes
-    ----------
-    masks : tuple
-        Masks of the target, all of which exclude; None for none.
-    image_masks : tuple of tuple
-        The same for each source.
-    weights, nan, saturated
-        As in `Selection`.
-    """
-
-    masks: tuple[object, ...] = ()
-    image_masks: tuple[tuple[object, ...], ...] = ()
+    masks: tuple[object, ...] = ()  # masks of the target, all of which exclude; None for none
+    image_masks: tuple[tuple[object, ...], ...] = ()  # the same for each source
+    #: weights, nan, saturated: as in `Selection`
     weights: object = None
     nan: str = "error"
     saturated: object = None
@@ -189,12 +175,11 @@ def as_weights(value: object, shape: tuple[int, ...], excluded: Mask | None) -> 
     if not (weights.size == 0 or (weights.min() >= 0 and weights.max() < np.inf)):  # a NaN compares false
         bad = ~(np.isfinite(weights) & (weights >= 0))
         where = tuple(int(i) for i in np.argwhere(bad)[0])
-        msg = (
+        raise ValueError(
             f"got weights with {int(bad.sum())} of them negative, NaN or infinite, the first "
             f"{weights[where]} at {where}; "
             "need inverse variances of at least 0, with 0 for a pixel that does not count"
         )
-        raise ValueError(msg)
     return weights
 
 
@@ -203,8 +188,7 @@ def broadcast(array: npt.NDArray[Any], shape: tuple[int, ...], name: str) -> npt
     try:
         return np.broadcast_to(array, shape)
     except ValueError:
-        msg = f"got {name} of shape {array.shape}, need {shape} or what broadcasts to it"
-        raise ValueError(msg) from None
+        raise ValueError(f"got {name} of shape {array.shape}, need {shape} or what broadcasts to it") from None
 
 
 def not_finite(array: Any) -> Mask | None:
@@ -292,23 +276,10 @@ def judge(
 ) -> Judged | None:
     """Turn everything that excludes or weighs pixels of a pair into one weight for each target pixel that is used.
 
-    Parameters
-    ----------
-    problem : Observation
-        The pair as it is, of one target.
-    masks : sequence
-        Masks of the target, all of which exclude.
-    image_masks : sequence of sequences
-        The same for each source.
-    weights, nan, saturated
-        As in `find_kernel`.
-    part : bool, optional
-        Whether it is a part of a larger pair, of which no pixel need count.
-
-    Returns
-    -------
-    Judged or None
-        The pair whose excluded pixels read as zero, with its weights; None if every pixel counts the same.
+    `problem`: the pair as it is, of one target. `masks`: masks of the target, all of which exclude. `image_masks`: the
+    same for each source. `weights`, `nan`, `saturated`: as in `find_kernel`. `part`: whether it is a part of a larger
+    pair, of which no pixel need count. Returns the pair whose excluded pixels read as zero, with its weights; None if
+    every pixel counts the same.
     """
     plan, target = observation.geometry, observation.targets[0].array
     place = plan.used

@@ -64,14 +64,12 @@ def as_image(value: object, name: str) -> Any:
     shape = tuple(array.shape)
     if len(shape) != 2:
         remedy = "say which axis holds the channels (channel_axis), or pass one plane at a time"
-        msg = (
+        raise ValueError(
             f"got {name} with {len(shape)} dimensions (shape {shape}), need 2; "
             f"{remedy if len(shape) == 3 else 'reshape it to rows and columns'}"
         )
-        raise ValueError(msg)
     if 0 in shape:
-        msg = f"got an empty {name} (shape {shape}), need at least one pixel"
-        raise ValueError(msg)
+        raise ValueError(f"got an empty {name} (shape {shape}), need at least one pixel")
     if isinstance(array, np.ndarray):
         return mapped.plain(array)
     return chunked.sliceable(array)
@@ -84,22 +82,18 @@ def as_planes(value: object, name: str, axis: int | None) -> list[Any]:
     array = _as_array(value, name)
     shape = tuple(array.shape)
     if len(shape) != 3:
-        msg = (
+        raise ValueError(
             f"got {name} with {len(shape)} dimensions (shape {shape}) and channel_axis={axis}, need 3: rows, columns "
             "and channels; leave channel_axis out for a single plane, or add an axis to it"
         )
-        raise ValueError(msg)
     try:
         at = range(3)[operator.index(axis)]
     except TypeError:
-        msg = f"got channel_axis={axis!r}, need an int, or None for images of one plane"
-        raise TypeError(msg) from None
+        raise TypeError(f"got channel_axis={axis!r}, need an int, or None for images of one plane") from None
     except IndexError:
-        msg = f"got channel_axis={axis}, need one of -3 to 2 for arrays of 3 dimensions"
-        raise ValueError(msg) from None
+        raise ValueError(f"got channel_axis={axis}, need one of -3 to 2 for arrays of 3 dimensions") from None
     if 0 in shape:
-        msg = f"got an empty {name} (shape {shape}), need at least one pixel and one channel"
-        raise ValueError(msg)
+        raise ValueError(f"got an empty {name} (shape {shape}), need at least one pixel and one channel")
     if isinstance(array, np.ndarray):
         planes: list[Any] = list(np.moveaxis(array, at, 0))
         return [mapped.plain(plane) for plane in planes]
@@ -109,8 +103,7 @@ def as_planes(value: object, name: str, axis: int | None) -> list[Any]:
 def _as_array(value: object, name: str) -> Any:
     """Return `value` as something real and sliceable, or say why it is none."""
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
-        msg = f"got a masked {name}; need plain numbers here: find_kernel and accumulate take masks"
-        raise ValueError(msg)
+        raise ValueError(f"got a masked {name}; need plain numbers here: find_kernel and accumulate take masks")
     if not (hasattr(value, "shape") and hasattr(value, "dtype") and hasattr(value, "__getitem__")):
         try:
             value = np.asarray(value)
@@ -121,8 +114,7 @@ def _as_array(value: object, name: str) -> Any:
     dtype = np.dtype(array.dtype)
     if dtype.kind not in "biuf":
         remedy = "pass its real part or its magnitude" if dtype.kind == "c" else "convert it to numbers first"
-        msg = f"got {name} of dtype {dtype}, need real numbers (integers or floats); {remedy}"
-        raise TypeError(msg)
+        raise TypeError(f"got {name} of dtype {dtype}, need real numbers (integers or floats); {remedy}")
     return array
 
 
@@ -185,13 +177,12 @@ def refuse_nonfinite(observation: Observation) -> NoReturn:
             if count:
                 places = [observation.where, f"channel {channel}" if len(observation.sources) > 1 else ""]
                 place = f" of {', '.join(filter(None, places))}" if any(places) else ""
-                msg = (
+                raise ValueError(
                     f"got {name}{place} with {count} pixel{'s' if count > 1 else ''} that "
                     f"{'are' if count > 1 else 'is'} NaN or infinite, "
                     f"the first at (row, column) {first}; need finite pixels; exclude them "
                     "with nan='mask'; or crop to a part without them"
                 )
-                raise ValueError(msg)
     msg = "got pixels so large that the sums of their products overflow; divide the image and the target by a constant"
     raise ValueError(msg)
 
@@ -205,11 +196,10 @@ def refuse_tiny(observation: Observation) -> None:
             for start in range(0, reader.array.shape[0], step):
                 largest = max(largest, float(np.abs(np.asarray(reader.array[start : start + step, :], float)).max()))
         if 0 < largest < 2.0**-505:
-            msg = (
+            raise ValueError(
                 f"got {name} pixels of {largest:.2g} at most, so small that their squares underflow; "
                 "multiply the image and the target by a constant"
             )
-            raise ValueError(msg)
 
 
 Weights = npt.NDArray[np.float64] | npt.NDArray[np.bool_]
@@ -219,15 +209,11 @@ Weights = npt.NDArray[np.float64] | npt.NDArray[np.bool_]
 class WeightedObservation:
     """A pair with a weight for each target pixel that is used.
 
-    Attributes
-    ----------
-    problem : Observation
-        The pair; what must not be read, reads as zero.
-    weights : ndarray of float or bool, shape (rows, cols) of the used target
-        Not negative; or what stands in for such an array, and is made block by block.
+    `problem`: the pair; what must not be read, reads as zero.
     """
 
     observation: Observation
+    #: (rows, cols) of the used target; not negative; or what stands in for such an array, and is made block by block
     weights: Weights
 
     @functools.cached_property

@@ -137,10 +137,9 @@ def make_plan(
     images, targets = as_list(image), as_list(target)
     if (images is None) != (targets is None) or len(images or ()) != len(targets or ()):
         counts = ["one array" if found is None else f"a list of {len(found)}" for found in (images, targets)]
-        msg = (
+        raise ValueError(
             f"got {counts[0]} as image and {counts[1]} as target, need as many images as targets; pair them one by one"
         )
-        raise ValueError(msg)
     listed = images is not None
     # pairs x (observations that share kernels) x (observations that do not)
     pairs: list[list[Observation]] = []
@@ -151,11 +150,10 @@ def make_plan(
             as_planes(value, name, model.channel_axis) for value, name in zip((one, other), names, strict=True)
         )
         if model.channels != "mixed" and len(sources) != len(results):
-            msg = (
+            raise ValueError(
                 f"got {names[0]} of {len(sources)} channels and {names[1]} of {len(results)} with "
                 f"channels={model.channels!r}, need as many; or channels='mixed'"
             )
-            raise ValueError(msg)
         first = lay_pair(sources[0], results[0], model)
         place = f"pair {i}" if listed else ""
         plan = first.geometry
@@ -195,12 +193,10 @@ def _alike(pairs: Sequence[Sequence[Observation]]) -> None:
     for i, parts in enumerate(pairs):
         mode, wanted = parts[0].geometry.convention.mode, first.geometry.convention.mode
         if mode != wanted:
-            msg = (
+            raise ValueError(
                 f"got pairs of different modes ({wanted!r} for pair 0, {mode!r} for pair {i}), need one mode; "
                 "crop the targets to that of one mode"
             )
-            raise ValueError(msg)
         counts = [(len(q), len(q[0].sources), len(q[0].targets)) for q in (pairs[0], parts)]
         if counts[0] != counts[1]:
-            msg = f"got pairs of different numbers of channels (pair 0 and pair {i}), need the same in all"
-            raise ValueError(msg)
+            raise ValueError(f"got pairs of different numbers of channels (pair 0 and pair {i}), need the same in all")

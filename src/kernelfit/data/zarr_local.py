@@ -69,8 +69,7 @@ def blosc_size(block: memoryview) -> int:
     """Return the number of bytes that a Blosc buffer says it holds, -1 if more follows it."""
     n_bytes = int.from_bytes(block[12:16], "little") if len(block) >= 16 else 16
     if n_bytes > len(block):  # not left to Zarr: the decoder would read on behind the end, and may crash
-        msg = f"got a chunk of {len(block)} bytes, need the {n_bytes} that its header tells of"
-        raise DamagedChunkError(msg)
+        raise DamagedChunkError(f"got a chunk of {len(block)} bytes, need the {n_bytes} that its header tells of")
     return int.from_bytes(block[4:8], "little") if n_bytes == len(block) else -1
 
 
@@ -86,14 +85,8 @@ _SIZES = {"zstd": zstd_size, "blosc": blosc_size}
 class ChunkFiles:
     """A Zarr array, read from its files.
 
-    Parameters
-    ----------
-    array : zarr.Array
-        The array, whose chunks are stored in C order, in native bytes, and may be compressed.
-    root : str
-        The folder of its chunks.
-    codec : str, optional
-        With what they are compressed, one of those of `_SIZES`.
+    `array`: the array, whose chunks are stored in C order, in native bytes, and may be compressed. `root`: the folder
+    of its chunks. `codec`: with what they are compressed, one of those of `_SIZES`.
     """
 
     def __init__(self, array: Any, root: str, codec: str | None) -> None:
@@ -145,8 +138,7 @@ class ChunkFiles:
             with open(path, "rb", buffering=0, opener=_without_waiting) as file:
                 facts = os.fstat(file.fileno())
                 if not stat.S_ISREG(facts.st_mode):
-                    msg = "got a pipe or a device, need a file"
-                    raise DamagedChunkError(msg)
+                    raise DamagedChunkError("got a pipe or a device, need a file")
                 size = facts.st_size
                 if self.decode is None or self.size is None:
                     file.seek(n_bytes // n_rows * skipped)
@@ -157,8 +149,7 @@ class ChunkFiles:
                     if complete:
                         self.decode(packed, pixels)
         except DamagedChunkError as error:
-            msg = f"{path}: {error}; write it anew"
-            raise DamagedChunkError(msg) from None
+            raise DamagedChunkError(f"{path}: {error}; write it anew") from None
         except Exception:  # Zarr will meet it again
             complete = False
         return pixels.view(self.dtype).reshape(n_rows, *self.chunks[1:])[key] if complete else None

@@ -33,23 +33,9 @@ def judged(
 ) -> Estimate:
     """Let the rounding of an integer target into the errors, and say if its values seem to have wrapped round.
 
-    Parameters
-    ----------
-    fit : KernelFit
-        The fit of one target of the problems.
-    problems : sequence of Observation
-        The pairs.
-    target : int
-        Which target.
-    workers : int
-        Number of threads.
-    weights : sequence, optional
-        Those of the pixels of each pair.
-
-    Returns
-    -------
-    KernelFit
-        The same, with a noise of at least that of rounding, and a finding more if the values wrapped round.
+    `fit`: the fit of one target of the problems. `problems`: the pairs. `target`: which target. `workers`: number of
+    threads. `weights`: those of the pixels of each pair. Returns the same, with a noise of at least that of rounding,
+    and a finding more if the values wrapped round.
     """
     types = {np.dtype(p.targets[target].array.dtype) for p in observations}
     if not all(dtype.kind in "iu" for dtype in types):

@@ -219,30 +219,17 @@ def _unevenness(left: Array, model: Array) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Tiles of a pair, all of one shape.
+    """Tiles of a pair, all of one shape."""
 
-    Attributes
-    ----------
-    starts : list of (int, int)
-        The first of the used target pixels of each.
-    left, targets, model : ndarray, shape (tiles, rows, cols)
-        The residual, the target and what the kernel makes, a background left out; the first two times the root of the
-        weights, zero where a pixel does not count.
-    known : ndarray of bool
-        Which pixels count.
-    root : ndarray or None
-        The root of the weights.
-    blocks : ndarray, shape (sources, tiles, rows, cols)
-        The pixels of the images under the kernel.
-    """
-
-    starts: list[Shape]
+    starts: list[Shape]  # the first of the used target pixels of each
+    #: left, targets, model: (tiles, rows, cols); the residual, the target and what the kernel makes, a background left
+    #: out; the first two times the root of the weights, zero where a pixel does not count
     left: Array
     targets: Array
     model: Array
-    known: npt.NDArray[np.bool_]
-    root: Array | None
-    blocks: Array
+    known: npt.NDArray[np.bool_]  # which pixels count
+    root: Array | None  # the root of the weights
+    blocks: Array  # (sources, tiles, rows, cols); the pixels of the images under the kernel
 
 
 def sample(

@@ -78,23 +78,9 @@ def residual_moments(
 ) -> tuple[Array, Array]:
     """Return ``A'r`` and ``r'r`` of the residual ``r = y - A k`` taken from the pixels.
 
-    Parameters
-    ----------
-    problem : Observation
-        The pair.
-    kernels : ndarray, shape (targets, sources, rows, cols)
-        The kernel of each target and source.
-    method : {"direct", "fft"}
-        The engine.
-    workers : int
-        Number of threads.
-    progress : callable, optional
-        Told of each band of pixels.
-
-    Returns
-    -------
-    moments : ndarray, shape (targets, taps)
-    energies : ndarray, shape (targets,)
+    `problem`: the pair. `kernels` (targets, sources, rows, cols): the kernel of each target and source. `method`
+    {"direct", "fft"}: the engine. `workers`: number of threads. `progress`: told of each band of pixels. Returns
+    `moments` (targets, taps); `energies` (targets,).
     """
     frame = Frame.of(observation)
     sums, _ = pass_over(observation, frame, method, workers, frame.from_user(kernels), progress)

@@ -95,10 +95,9 @@ def apply_kernel(
         offset=offset,
     )
     if boundary is None and mode != "valid":
-        msg = (
+        raise ValueError(
             "got boundary=None, need 'fill', 'wrap', 'symm', 'mirror' or 'nearest' (or mode='valid', which needs none)"
         )
-        raise ValueError(msg)
     return predict(image, taps, model.convention(mode), channel_axis, workers)
 
 
@@ -113,11 +112,7 @@ def as_kernel(kernel: npt.ArrayLike, channel_axis: int | None) -> Array:
 
 
 def predict(
-    image: npt.ArrayLike,
-    kernel: Array,
-    conv: Convention,
-    channel_axis: int | None = None,
-    workers: int | None = None,
+    image: npt.ArrayLike, kernel: Array, conv: Convention, channel_axis: int | None = None, workers: int | None = None
 ) -> Array:
     """Apply a kernel, or the kernels of channels, as `conv` says.
 
@@ -127,10 +122,9 @@ def predict(
     n_sources = kernel.shape[-3] if kernel.ndim > 2 else len(sources)
     if len(sources) != n_sources:
         need = f"{n_sources} channels" + ("; say which axis holds them (channel_axis)" if channel_axis is None else "")
-        msg = (
+        raise ValueError(
             f"got an image of {len(sources)} channel{'s'[: len(sources) > 1]} and kernels for {n_sources}, need {need}"
         )
-        raise ValueError(msg)
     plan = geometry.lay_out(tuple(sources[0].shape), _sides(kernel), conv)
     if kernel.ndim == 4:
         planes = [

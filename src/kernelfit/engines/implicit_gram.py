@@ -110,12 +110,9 @@ class TorusInverse:
     On a torus twice the kernel (on any other Hann's window would spread the image's mean over the spectrum) lag sums
     tapered by Hann's window are a smoothed, and so nearly positive, spectrum of the image.
 
-    Parameters
-    ----------
-    lags : ndarray, shape (sources, sources, kernel_rows, 2 * kernel_cols - 1)
-        Lag sums of the extended images, or weighted sums of them over several pairs.
-    more : ndarray, shape (sources, 2 * kernel_rows, kernel_cols + 1), optional
-        What is added to the spectrum of each source: a penalty's.
+    `lags` (sources, sources, kernel_rows, 2 * kernel_cols - 1): lag sums of the extended images, or weighted sums of
+    them over several pairs. `more` (sources, 2 * kernel_rows, kernel_cols + 1): what is added to the spectrum of each
+    source: a penalty's.
     """
 
     def __init__(self, lags: Array, more: Array | None = None) -> None:
@@ -155,14 +152,8 @@ class TorusInverse:
 class NormalOperator:
     """The exact Gram matrix of one source image as an operator.
 
-    Parameters
-    ----------
-    frame : Frame
-        The problem.
-    lags : ndarray, shape (kernel_rows, 2 * kernel_cols - 1)
-        Lag sums of the extended image, from the pass over its pixels.
-    workers : int
-        Number of threads.
+    `frame`: the problem. `lags` (kernel_rows, 2 * kernel_cols - 1): lag sums of the extended image, from the pass over
+    its pixels. `workers`: number of threads.
     """
 
     def __init__(self, frame: Frame, lags: Array, workers: int) -> None:

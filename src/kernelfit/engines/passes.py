@@ -89,20 +89,13 @@ class Pass(NamedTuple):
 
 @dataclass
 class Sums:
-    """What one pass over the pixels adds up, in the frame's tap order.
+    """What one pass over the pixels adds up, in the frame's tap order."""
 
-    Attributes
-    ----------
-    lags : ndarray, shape (sources, sources, kernel_rows, 2 * kernel_cols - 1)
-        Lag products of the extended images, rows lags from 0, column lags from ``-(kernel_cols - 1)``.
-    moment : ndarray, shape (targets, sources, kernel_rows, kernel_cols)
-        Products of target, or residual, and image.
-    energy, total : ndarray, shape (targets,)
-        Sum of squares and sum of the target, or residual.
-    """
-
+    #: (sources, sources, kernel_rows, 2 * kernel_cols - 1); lag products of the extended images, rows lags from 0,
+    #: column lags from ``-(kernel_cols - 1)``
     lags: Array
-    moment: Array
+    moment: Array  # (targets, sources, kernel_rows, kernel_cols); products of target, or residual, and image
+    #: energy, total: (targets,); sum of squares and sum of the target, or residual
     energy: Array
     total: Array
 

@@ -71,18 +71,10 @@ class Runs(NamedTuple):
 
 
 class Costs(NamedTuple):
-    """What the sums over a set of weights cost on one core.
+    """What the sums over a set of weights cost on one core."""
 
-    Attributes
-    ----------
-    alone : float
-        Pixels multiplied one by one.
-    ends, within : float
-        Ends of long runs, and pixels of long runs.
-    nanoseconds : float
-    """
-
-    alone: float
+    alone: float  # pixels multiplied one by one
+    #: ends, within: ends of long runs, and pixels of long runs
     ends: float
     within: float
     nanoseconds: float
@@ -125,18 +117,10 @@ def costs(lengths: Sequence[Index], kernel: Shape, n_sources: int = 1) -> Costs:
 
 @dataclass
 class PatchSums:
-    """Sums over weighted pixels, in the order of the user's taps.
+    """Sums over weighted pixels, in the order of the user's taps."""
 
-    Attributes
-    ----------
-    gram : ndarray, shape (taps, taps)
-        ``sum_t v[t] P_t P_t'``.
-    moment : ndarray, shape (targets, taps)
-        ``sum_t v[t] Y[t] P_t``.
-    """
-
-    gram: Array
-    moment: Array
+    gram: Array  # (taps, taps); ``sum_t v[t] P_t P_t'``
+    moment: Array  # (targets, taps); ``sum_t v[t] Y[t] P_t``
 
 
 def bands(shape: Shape, kernel: Shape) -> Iterator[tuple[int, int]]:
@@ -156,23 +140,10 @@ def sums(
 ) -> PatchSums:
     """Add up the products of the patches of all pixels whose weight differs from `base`, times the difference.
 
-    Parameters
-    ----------
-    problem : Observation
-        The pair; the pixels under a weight of zero are read but not used.
-    weights : ndarray, shape (rows, cols) of the used target
-        Weights.
-    base : float, optional
-        What is taken from every weight, default 0.
-    with_moment : bool, optional
-        Whether the moment is wanted too.
-    workers : int, optional
-        Number of threads, default 1; any number gives the same bits.
-
-    Returns
-    -------
-    PatchSums
-        The sums; the moment is zero if it is not wanted.
+    `problem`: the pair; the pixels under a weight of zero are read but not used. `weights` (rows, cols) of the used
+    target: weights. `base`: what is taken from every weight, default 0. `with_moment`: whether the moment is wanted
+    too. `workers`: number of threads, default 1; any number gives the same bits. Returns the sums; the moment is zero
+    if it is not wanted.
     """
     plan, observation = observation.geometry, polyphase.split(observation)
     (n_y, n_x), n_targets = observation.geometry.kernel_shape, len(observation.targets)

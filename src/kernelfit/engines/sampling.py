@@ -16,28 +16,15 @@ from .weighted import sample_size
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sample:
-    """A sample of weighted patches, drawn so that weighted sums over all pixels are estimated without bias.
+    """A sample of weighted patches, drawn so that weighted sums over all pixels are estimated without bias."""
 
-    Attributes
-    ----------
-    patches : ndarray, shape (n, unknowns)
-        In the order of the user's kernel, with the terms of the background, times the root of the weight over the
-        probability of being drawn.
-    values : ndarray, shape (n,)
-        The target's pixels, times the same.
-    roots : ndarray, shape (n,)
-        Those roots.
-    weights : ndarray, shape (n,)
-        The weights.
-    share : float
-        How many of the pixels were drawn.
-    """
-
+    #: (n, unknowns); in the order of the user's kernel, with the terms of the background, times the root of the weight
+    #: over the probability of being drawn
     patches: Array
-    values: Array
-    roots: Array
-    weights: Array
-    share: float
+    values: Array  # (n,); the target's pixels, times the same
+    roots: Array  # (n,); those roots
+    weights: Array  # (n,); the weights
+    share: float  # how many of the pixels were drawn
 
     @property
     def gram(self) -> Array:

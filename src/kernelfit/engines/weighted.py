@@ -126,17 +126,10 @@ def sample_size(n_pixels: int, n_taps: int) -> int:
 
 
 class Survey(NamedTuple):
-    """What the weights of some pairs look like.
+    """What the weights of some pairs look like."""
 
-    Attributes
-    ----------
-    usual : tuple of float
-        For each pair the weight that most of its pixels have.
-    subtract, patches : Costs
-        Costs of the two exact ways.
-    """
-
-    usual: tuple[float, ...]
+    usual: tuple[float, ...]  # for each pair the weight that most of its pixels have
+    #: subtract, patches: costs of the two exact ways
     subtract: patches.Costs
     patches: patches.Costs
 
@@ -209,31 +202,21 @@ def require_determined(items: Sequence[WeightedObservation]) -> int:
     if n < taps + terms:
         whole = sum(item.observation.geometry.n_pixels for item in items)
         beside = f" and {terms} coefficients of the background" if terms else ""
-        msg = (
+        raise ValueError(
             f"got a mask or weights that leave {n} of {whole} target pixels, need at least {taps + terms} for the "
             f"{plan.kernel_shape[0]}x{plan.kernel_shape[1]} kernel{beside}; ask for a smaller shape, or exclude less"
         )
-        raise ValueError(msg)
     return n
 
 
 @dataclass(frozen=True, eq=False)
 class Unweighted:
-    """The statistics of pairs as if every pixel counted the same, but for the moment.
+    """The statistics of pairs as if every pixel counted the same, but for the moment."""
 
-    Attributes
-    ----------
-    grams : tuple of ndarray
-        For each pair the Gram matrix over its unknowns, excluded pixels of the images read as zero.
-    moment : ndarray
-        ``A'Wy`` of all pairs.
-    sums : TargetSums
-        Weighted.
-    """
-
+    #: for each pair the Gram matrix over its unknowns, excluded pixels of the images read as zero
     grams: tuple[Array, ...]
-    moment: Array
-    sums: TargetSums
+    moment: Array  # ``A'Wy`` of all pairs
+    sums: TargetSums  # weighted
 
 
 def unweighted(
@@ -392,25 +375,10 @@ def statistics(
 ) -> NormalEquations:
     """Return the exact weighted statistics of pairs.
 
-    Parameters
-    ----------
-    items : sequence of WeightedObservation
-        The pairs with their weights, of one target each.
-    method : {"direct", "fft"}
-        The engine of the unweighted statistics.
-    workers : int
-        Number of threads.
-    strategy : {"auto", "subtract", "patches"}, optional
-        The way; the default is the cheaper one.
-    progress : callable, optional
-        Told of each band of pixels.
-    part : bool, optional
-        Whether they are a part of larger pairs, and need not determine a kernel.
-
-    Returns
-    -------
-    NormalStats
-        With `weighting` saying which way it was.
+    `items`: the pairs with their weights, of one target each. `method` {"direct", "fft"}: the engine of the unweighted
+    statistics. `workers`: number of threads. `strategy` {"auto", "subtract", "patches"}: the way; the default is the
+    cheaper one. `progress`: told of each band of pixels. `part`: whether they are a part of larger pairs, and need not
+    determine a kernel. Returns with `weighting` saying which way it was.
     """
     if not part:
         require_determined(items)

@@ -42,21 +42,11 @@ _WHOLE = "the unweighted Gram matrix, scaled"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Metric:
-    """An approximation B of the weighted Gram matrix.
+    """An approximation B of the weighted Gram matrix."""
 
-    Attributes
-    ----------
-    gram : ndarray
-        B.
-    inverse : ndarray, shape (taps, rank)
-        A factor F of its (pseudo-)inverse, ``F F'``.
-    source : str
-        What it was made of.
-    """
-
-    gram: Array
-    inverse: Array
-    source: str
+    gram: Array  # B
+    inverse: Array  # (taps, rank); a factor F of its (pseudo-)inverse, ``F F'``
+    source: str  # what it was made of
 
     @classmethod
     def whole(cls, items: Sequence[WeightedObservation], grams: Sequence[Array]) -> "Metric":
@@ -137,39 +127,16 @@ def solve(
 ) -> Iterated:
     """Solve the weighted problem by preconditioned conjugate gradients.
 
-    Parameters
-    ----------
-    items : sequence of WeightedObservation
-        The pairs with their weights.
-    grams : sequence of ndarray
-        The unweighted Gram matrix of each, over its unknowns.
-    sums : TargetSums
-        Their weighted sums.
-    method : {"direct", "fft"}
-        The engine of the passes.
-    workers : int
-        Number of threads.
-    tolerance : float, optional
-        Error at which to stop, in units of the standard error that the noise causes, default 0.01.
-    start : ndarray, shape (unknowns,), optional
-        Where to start, default zero; best a kernel that differs from the solution by noise alone.
-    progress : callable, optional
-        Told of each band of pixels.
-    here : Residual, optional
-        That of the start, if it is known.
-    patient : bool, optional
-        Whether to go on where the iteration is slow, default True.
-    even : bool, optional
-        Whether the weights are known not to follow the images.
-    metric : Metric, optional
-        The preconditioner, default the unweighted Gram matrix, or a sample's where that is seen to be far off.
-
-    Returns
-    -------
-    Iterated
-        Statistics whose center is the solution. Their Gram matrix is approximate: that of the preconditioner, corrected
-        along all directions in which the weighted one has been measured (the block update of quasi-Newton methods:
-        Nocedal and Wright, "Numerical Optimization", 2nd ed., section 6.1).
+    `items`: the pairs with their weights. `grams`: the unweighted Gram matrix of each, over its unknowns. `sums`: their
+    weighted sums. `method` {"direct", "fft"}: the engine of the passes. `workers`: number of threads. `tolerance`:
+    error at which to stop, in units of the standard error that the noise causes, default 0.01. `start` (unknowns,):
+    where to start, default zero; best a kernel that differs from the solution by noise alone. `progress`: told of each
+    band of pixels. `here`: that of the start, if it is known. `patient`: whether to go on where the iteration is slow,
+    default True. `even`: whether the weights are known not to follow the images. `metric`: the preconditioner, default
+    the unweighted Gram matrix, or a sample's where that is seen to be far off. Returns statistics whose center is the
+    solution. Their Gram matrix is approximate: that of the preconditioner, corrected along all directions in which the
+    weighted one has been measured (the block update of quasi-Newton methods: Nocedal and Wright, "Numerical
+    Optimization", 2nd ed., section 6.1).
     """
     limit = TOLERANCE if tolerance is None else tolerance
     whole = Metric.whole(items, grams)

@@ -29,18 +29,10 @@ Hold = Callable[[Array, Weights], Weights]
 
 @dataclass(frozen=True, eq=False)
 class Residual:
-    """What a pass adds up, for weights W.
+    """What a pass adds up, for weights W."""
 
-    Attributes
-    ----------
-    moment : ndarray, shape (unknowns,)
-        ``A'W (y - A k)``, A with the columns of a background, k with its coefficients.
-    energy : float
-        ``(y - A k)' W (y - A k)``.
-    """
-
-    moment: Array
-    energy: float
+    moment: Array  # (unknowns,); ``A'W (y - A k)``, A with the columns of a background, k with its coefficients
+    energy: float  # ``(y - A k)' W (y - A k)``
 
 
 def residual(

@@ -83,18 +83,16 @@ def _lay_out(plan: Geometry, block: object, taper: object, period: Shape | None)
     sides = list(region)
     if isinstance(block, str):
         if block != "auto":
-            msg = f"got block={block!r}, need None (the whole image), 'auto', an int or a pair of ints"
-            raise ValueError(msg)
+            raise ValueError(f"got block={block!r}, need None (the whole image), 'auto', an int or a pair of ints")
         wanted = [max(64, 1 << math.ceil(math.log2(16 * k))) for k in plan.kernel_shape]
         sides = [b if n >= 2 * b else n for b, n in zip(wanted, region, strict=True)]
     elif block is not None:
         wanted = list(geometry.as_pair(block, "block"))
         if any(b < 2 * k for b, k in zip(wanted, plan.kernel_shape, strict=True)):
             rows, cols = plan.kernel_shape
-            msg = (
+            raise ValueError(
                 f"got block={block!r}, need sides of at least twice those of the {rows}x{cols} kernel, better 16 times"
             )
-            raise ValueError(msg)
         sides = [min(b, n) for b, n in zip(wanted, region, strict=True)]
     fixed = None if block is None or isinstance(block, str) else geometry.as_pair(block, "block")
     periodic = period is not None and tuple(sides) == tuple(region) and fixed in (None, tuple(sides))

@@ -32,31 +32,16 @@ def _tree() -> Equations:
 
 @dataclass
 class KernelSums:
-    """The sums of one kernel.
+    """The sums of one kernel."""
 
-    Attributes
-    ----------
-    whole : Tree
-        Of the observations that are read, their backgrounds eliminated.
-    part : Tree
-        Of the blocks of the one that is being read.
-    noise, pairs : ndarray or None
-        As `ImageNoise` has them.
-    tiles : tuple of Tile
-        The sample of pixels.
-    method : str
-        The engine of the first block.
-    n_pixels : int
-        Number of target pixels used, whether they count or not.
-    """
-
-    whole: Equations = field(default_factory=_tree)
-    part: Equations = field(default_factory=_tree)
+    whole: Equations = field(default_factory=_tree)  # of the observations that are read, their backgrounds eliminated
+    part: Equations = field(default_factory=_tree)  # of the blocks of the one that is being read
+    #: noise, pairs: as `ImageNoise` has them
     noise: Array | None = None
     pairs: Array | None = None
-    tiles: tuple[Tile, ...] = ()
-    method: str = ""
-    n_pixels: int = 0
+    tiles: tuple[Tile, ...] = ()  # the sample of pixels
+    method: str = ""  # the engine of the first block
+    n_pixels: int = 0  # number of target pixels used, whether they count or not
 
     def notes(self, stats: NormalEquations) -> tuple[str, ...]:
         """Say how many pixels were excluded."""
@@ -138,14 +123,8 @@ class Sums(dict[tuple[int, int], KernelSums]):
 class Checkpoint:
     """What a stream has read so far, in a file.
 
-    Parameters
-    ----------
-    path : path-like
-        Name of the file.
-    call : dict
-        What must be the same for a run to go on from it: the keywords of the call.
-    every : float
-        Seconds between two writings.
+    `path`: name of the file. `call`: what must be the same for a run to go on from it: the keywords of the call.
+    `every`: seconds between two writings.
     """
 
     def __init__(self, path: str | os.PathLike[str], call: dict[str, Any], every: float) -> None:
@@ -168,26 +147,23 @@ class Checkpoint:
             if header.get("version") == _VERSION:
                 counts = header["pairs"], header["blocks"]
                 if any(type(count) is not int or count < 0 for count in counts) or not isinstance(header["call"], dict):
-                    msg = "numbers of pairs or blocks that are none"
-                    raise ValueError(msg)
+                    raise ValueError("numbers of pairs or blocks that are none")
                 self.sums = Sums.unpacked(header["sums"], arrays)
             return header
 
         header = npz.load(self.path, "Checkpoint", build)
         if header.get("version") != _VERSION:
-            msg = (
+            raise ValueError(
                 f"got checkpoint={str(self.path)!r}, which another version of kernelfit wrote and keeps other sums; "
                 "choose another name, and read the stream anew"
             )
-            raise ValueError(msg)
         theirs = header["call"]
         for name in sorted({*theirs, *self.call}):
             if theirs.get(name) != self.call.get(name):
-                msg = (
+                raise ValueError(
                     f"got checkpoint={str(self.path)!r}, which was written with {name}={theirs.get(name)!r}, and a "
                     f"call with {name}={self.call.get(name)!r}; repeat the call that wrote it, or choose another name"
                 )
-                raise ValueError(msg)
         self.pairs, self.blocks, self.digest = header["pairs"], header["blocks"], str(header["digest"])
 
     def save(self) -> None:

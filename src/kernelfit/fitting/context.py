@@ -36,24 +36,12 @@ _MOST_PIXELS, _MOST_TILES = 2**16, 64
 
 @dataclass(frozen=True, eq=False)
 class Tile:
-    """A few pixels of one target and of the images around them.
+    """A few pixels of one target and of the images around them."""
 
-    Attributes
-    ----------
-    key : int
-        Those of the smallest keys are kept.
-    at : int
-        The number of the observation that it is of.
-    observation : Observation
-        On arrays of its own.
-    weights : ndarray or None
-        None where all pixels count alike.
-    """
-
-    key: int
-    at: int
-    observation: Observation
-    weights: Weights | None
+    key: int  # those of the smallest keys are kept
+    at: int  # the number of the observation that it is of
+    observation: Observation  # on arrays of its own
+    weights: Weights | None  # None where all pixels count alike
 
     @property
     def item(self) -> WeightedObservation:
@@ -143,24 +131,13 @@ def tiles_of(
 
 @dataclass(frozen=True, eq=False)
 class ImageNoise:
-    """What the noise of the image adds to the Gram matrix.
+    """What the noise of the image adds to the Gram matrix."""
 
-    Attributes
-    ----------
-    std : float
-        Standard deviation of an image pixel's.
-    gram : ndarray, shape (taps, taps)
-        What it adds.
-    pairs : ndarray or None
-        As `errors_in_variables.shared` has them; in blocks only those whose two pixels lie in one block.
-    share : float
-        How much of it was taken off.
-    """
-
-    std: float
-    gram: Array
+    std: float  # standard deviation of an image pixel's
+    gram: Array  # (taps, taps); what it adds
+    #: as `errors_in_variables.shared` has them; in blocks only those whose two pixels lie in one block
     pairs: Array | None
-    share: float = 1.0
+    share: float = 1.0  # how much of it was taken off
 
     def restored(self, stats: NormalEquations) -> NormalEquations:
         """Return statistics as they were with that noise in them."""
@@ -192,45 +169,23 @@ def together(mine: tuple[int, ImageNoise | None], theirs: tuple[int, ImageNoise 
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """What the statistics of one kernel keep beside their sums.
+    """What the statistics of one kernel keep beside their sums."""
 
-    Attributes
-    ----------
-    channels, channel_axis, n_pairs, listed
-        How pairs and channels came, as in `FitPlan`.
-    n_observations : int
-        Number of targets, with channels "shared" each channel of each pair.
-    method : str
-        The engine.
-    notes : tuple of str
-        Pixels that were excluded, and why.
-    findings : tuple of Finding
-        What was doubtful before any solver.
-    tiles : tuple of Tile
-        A sample of the pixels. That of a sum is of both parts, and there is none if one part has none.
-    noise : ImageNoise or None
-        What was taken off the Gram matrix.
-    outlier : float
-        Residuals above this are outliers.
-    declared : bool
-        Whether the weights are inverse variances.
-    refined : int
-        Passes over the pixels after the first.
-    """
-
+    #: channels, channel_axis, n_pairs, listed: how pairs and channels came, as in `FitPlan`
     channels: str | None = None
     channel_axis: int | None = None
     n_pairs: int = 1
     listed: bool = False
-    n_observations: int = 1
-    method: str = ""
-    notes: tuple[str, ...] = ()
-    findings: tuple[Finding, ...] = ()
+    n_observations: int = 1  # number of targets, with channels "shared" each channel of each pair
+    method: str = ""  # the engine
+    notes: tuple[str, ...] = ()  # pixels that were excluded, and why
+    findings: tuple[Finding, ...] = ()  # what was doubtful before any solver
+    #: a sample of the pixels. That of a sum is of both parts, and there is none if one part has none
     tiles: tuple[Tile, ...] = ()
-    noise: ImageNoise | None = None
-    outlier: float = math.inf
-    declared: bool = False
-    refined: int = 0
+    noise: ImageNoise | None = None  # what was taken off the Gram matrix
+    outlier: float = math.inf  # residuals above this are outliers
+    declared: bool = False  # whether the weights are inverse variances
+    refined: int = 0  # passes over the pixels after the first
 
     def __add__(self, other: "Context") -> "Context":
         """Return that of the pixels of both, but for the image's noise."""

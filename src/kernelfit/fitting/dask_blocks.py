@@ -87,24 +87,14 @@ class _Stored:
 
 
 class _Marks(NamedTuple):
-    """What excludes or weighs pixels of a block: how its further readers are to be understood.
+    """What excludes or weighs pixels of a block: how its further readers are to be understood."""
 
-    Attributes
-    ----------
-    image_masks : tuple of int
-        Number of masks of each source, which follow the sources.
-    masks, weights : tuple of int
-        Number of masks and of weights of each target, which follow the targets.
-    nan : str
-    saturated : tuple
-        For each target the two ends, or None.
-    """
-
-    image_masks: tuple[int, ...]
+    image_masks: tuple[int, ...]  # number of masks of each source, which follow the sources
+    #: masks, weights: number of masks and of weights of each target, which follow the targets
     masks: tuple[int, ...]
     weights: tuple[int, ...]
     nan: str
-    saturated: tuple[tuple[float, float] | None, ...]
+    saturated: tuple[tuple[float, float] | None, ...]  # for each target the two ends, or None
 
 
 class _Block(NamedTuple):
@@ -225,8 +215,7 @@ def _placed(block: _Block) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        msg = f"in the block of target pixels that starts at {block.plan.offset}: {error}"
-        raise ValueError(msg) from error
+        raise ValueError(f"in the block of target pixels that starts at {block.plan.offset}: {error}") from error
 
 
 @one_blas_thread
@@ -463,11 +452,10 @@ def _together(sums: list[Sums]) -> list[NormalEquations]:
 def determined(stats: NormalEquations) -> NormalEquations:
     """Refuse statistics of fewer pixels than taps."""
     if stats.n_pixels < stats.n_taps:
-        msg = (
+        raise ValueError(
             f"got a mask or weights that leave {stats.n_pixels} target pixels, need at least {stats.n_taps} for as "
             "many taps; ask for a smaller shape, or exclude less"
         )
-        raise ValueError(msg)
     return stats
 
 

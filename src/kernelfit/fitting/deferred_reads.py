@@ -28,17 +28,9 @@ def with_deferred_reads(
     It is called twice, with the observations, their weights (None if all pixels count alike), and whether the pixels
     are here: the first time they read as zero, which tells what has to be brought, all of it at once.
 
-    Parameters
-    ----------
-    observations, masked : sequence
-        The observations, and what excludes or weighs pixels of each.
-    totals : sequence of float
-        For each the sum of its weights, or the number of its pixels that count.
-    share : float
-        How many of the pixels count.
-    dask : (callable, callable)
-        What returns the pixels of any number of slices, and what returns the Dask array behind an array.
-    work : callable
+    `observations`, `masked`: the observations, and what excludes or weighs pixels of each. `totals`: for each the sum
+    of its weights, or the number of its pixels that count. `share`: how many of the pixels count. `dask`: what returns
+    the pixels of any number of slices, and what returns the Dask array behind an array.
     """
     reads: dict[int, _Deferred] = {}
     compute, source = dask

@@ -26,30 +26,14 @@ _ROOM = 2**20  # target pixels read at once for their products with the backgrou
 
 @dataclass
 class GroupEquations:
-    """What the pixels say of a group of observations.
+    """What the pixels say of a group of observations."""
 
-    Attributes
-    ----------
-    stats : list of NormalEquations
-        For each target the sum over the observations, the background eliminated.
-    eliminations : list of Elimination
-        For each observation what gives its background; empty without one.
-    trace : float
-        Trace of the Gram matrix before the elimination.
-    energies : list of float
-        ``y'y`` of each target before it.
-    solutions : list of LeastSquaresSolution
-        Of each target.
-    refined : int
-        Number of passes over the pixels after the first.
-    """
-
-    stats: list[NormalEquations]
-    eliminations: list[Elimination]
-    trace: float
-    energies: list[float]
-    solutions: list[LeastSquaresSolution] = dataclasses.field(default_factory=list)
-    refined: int = 0
+    stats: list[NormalEquations]  # for each target the sum over the observations, the background eliminated
+    eliminations: list[Elimination]  # for each observation what gives its background; empty without one
+    trace: float  # trace of the Gram matrix before the elimination
+    energies: list[float]  # ``y'y`` of each target before it
+    solutions: list[LeastSquaresSolution] = dataclasses.field(default_factory=list)  # of each target
+    refined: int = 0  # number of passes over the pixels after the first
 
 
 def plain_fit(
@@ -116,24 +100,10 @@ def block_equations(
 ) -> list[NormalEquations]:
     """Return the equations of a block of one observation, for each target, the background not eliminated.
 
-    Parameters
-    ----------
-    observation : Observation
-        The block.
-    items : sequence of WeightedObservation or None
-        For each target the block with its weights, None where all of its pixels count alike.
-    method : {"direct", "fft"}
-        The engine.
-    workers : int
-        Number of threads.
-    progress : callable, optional
-        Told of each band of pixels, where all count alike.
-
-    Returns
-    -------
-    list of NormalEquations
-        Those of all blocks of an observation add; `core.background.eliminated` takes the background out of the sum, and
-        the results for several observations add again.
+    `observation`: the block. `items`: for each target the block with its weights, None where all of its pixels count
+    alike. `method` {"direct", "fft"}: the engine. `workers`: number of threads. `progress`: told of each band of
+    pixels, where all count alike. Returns those of all blocks of an observation add; `core.background.eliminated` takes
+    the background out of the sum, and the results for several observations add again.
     """
     plain: list[NormalEquations] = []
     if any(item is None for item in items):

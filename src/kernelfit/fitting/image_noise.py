@@ -13,22 +13,13 @@ from ..solvers.errors_in_variables import counts_of, pairs_of, projected_of
 
 @dataclass(frozen=True, eq=False)
 class ImageNoise:
-    """The sums of image noise of variance 1.
+    """The sums of image noise of variance 1."""
 
-    Attributes
-    ----------
-    counts : ndarray, shape (taps, taps)
-        Its Gram matrix, the background eliminated.
-    pairs : ndarray or None
-        As `pairs_of` returns them; None where all pixels count once.
-    excess : ndarray, shape (taps, taps), or None
-        By how much `counts` is too large because the weights w come from the residual r. The moments are
-        ``A'psi(r)`` with ``psi = w r``, and normal noise N of variance s^2 in A makes of them
-        ``E N'psi(r) = -s^2 k E psi'(r)``: a pixel counts psi', not w.
-    """
-
-    counts: Array
-    pairs: Array | None = None
+    counts: Array  # (taps, taps); its Gram matrix, the background eliminated
+    pairs: Array | None = None  # as `pairs_of` returns them; None where all pixels count once
+    #: (taps, taps); by how much `counts` is too large because the weights w come from the residual r. The moments are
+    #: ``A'psi(r)`` with ``psi = w r``, and normal noise N of variance s^2 in A makes of them ``E N'psi(r) = -s^2 k E
+    #: psi'(r)``: a pixel counts psi', not w
     excess: Array | None = None
 
     @classmethod

@@ -45,36 +45,18 @@ _PROBE = 0.02
 
 @dataclass(frozen=True, eq=False)
 class ImplicitEquations:
-    """The normal equations of one target, the Gram matrix an operator; a background is eliminated.
+    """The normal equations of one target, the Gram matrix an operator; a background is eliminated."""
 
-    Attributes
-    ----------
-    gram : callable
-        The Gram matrix G times a vector.
-    inverse : TorusInverse
-        About its inverse.
-    frame : Frame
-        Of the first observation, in which `inverse` works.
-    shape : (int, int, int)
-        Sources, rows and columns.
-    convention : Convention
-    target_energy, variance : float
-        ``y'Wy``, and the same about the mean.
-    n_pixels : int
-        Number of equations, less what the background takes.
-    center, moment, energy
-        A kernel c, ``A'W(y - A c)`` and the energy of its residual, as in `NormalEquations`.
-    weighting : str
-    """
-
-    gram: Callable[[Array], Array]
-    inverse: TorusInverse
-    frame: Frame
-    shape: tuple[int, int, int]
+    gram: Callable[[Array], Array]  # the Gram matrix G times a vector
+    inverse: TorusInverse  # about its inverse
+    frame: Frame  # of the first observation, in which `inverse` works
+    shape: tuple[int, int, int]  # sources, rows and columns
     convention: Convention
+    #: target_energy, variance: ``y'Wy``, and the same about the mean
     target_energy: float
     variance: float
-    n_pixels: int
+    n_pixels: int  # number of equations, less what the background takes
+    #: center, moment, energy: a kernel c, ``A'W(y - A c)`` and the energy of its residual, as in `NormalEquations`
     center: Array
     moment: Array
     energy: float

@@ -38,11 +38,10 @@ class Levels:
             return cls(0.0, rounding)
         mean = sums.total / sums.weight
         if not mean > 0:
-            msg = (
+            raise ValueError(
                 f"got a target with photon noise whose mean is {mean:.4g}, need counts, with a mean above 0; "
                 "add the background that was subtracted, or leave noise='constant'"
             )
-            raise ValueError(msg)
         return cls(FLOOR * mean, rounding / math.sqrt(model.slope * mean + model.constant))
 
 

@@ -32,23 +32,10 @@ def refine(
 ) -> tuple[list[Equations], list[Found], int]:
     """Solve the equations of some targets and, where rounding could matter to one of them, correct all.
 
-    Parameters
-    ----------
-    equations : sequence
-        Those of each target.
-    solve : callable
-        Returns the solution of one.
-    recenter : callable
-        Returns the equations with the residual of solutions, which takes a pass over the pixels.
-    matters : callable
-        Says, of a target's number, equations and solution, whether rounding could matter beside the noise.
-
-    Returns
-    -------
-    equations, solutions : list
-        The last ones.
-    refined : int
-        Number of passes.
+    `equations`: those of each target. `solve`: returns the solution of one. `recenter`: returns the equations with the
+    residual of solutions, which takes a pass over the pixels. `matters`: says, of a target's number, equations and
+    solution, whether rounding could matter beside the noise. Returns `equations, solutions`: the last ones; `refined`:
+    number of passes.
     """
     found = [solve(one) for one in equations]
     refined = 0

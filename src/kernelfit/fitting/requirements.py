@@ -146,8 +146,7 @@ def require(features: dict[str, str]) -> None:
     rule = refused(features)
     if rule is not None:
         first, *others = (text for name, text in features.items() if name in rule.features)
-        msg = f"got {first} with {' and '.join(others)}: {rule.reason}; {rule.remedy}"
-        raise ValueError(msg)
+        raise ValueError(f"got {first} with {' and '.join(others)}: {rule.reason}; {rule.remedy}")
 
 
 def why_gram(features: dict[str, str]) -> str | None:

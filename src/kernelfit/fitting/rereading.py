@@ -30,18 +30,8 @@ from .weighted_fitter import Solved
 class StreamFitter:
     """Fits of one kernel of a stream, each of which reads all of it.
 
-    Parameters
-    ----------
-    stream : Stream
-        One that can be read again.
-    group, target : int
-        Which kernel.
-    first : NormalEquations
-        Its statistics, every pixel with its own weight.
-    tiles : sequence of Tile
-        A sample of its pixels, which are the items of the loop.
-    workers : int
-    progress : callable or None
+    `stream`: one that can be read again. `group`, `target`: which kernel. `first`: its statistics, every pixel with its
+    own weight. `tiles`: a sample of its pixels, which are the items of the loop.
     """
 
     stream: Stream

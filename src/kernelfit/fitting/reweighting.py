@@ -231,33 +231,15 @@ class Weighting:
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What a residual makes of the weights.
+    """What a residual makes of the weights."""
 
-    Attributes
-    ----------
-    items : list of WeightedObservation
-        The pairs with their new weights.
-    all_in : list of WeightedObservation
-        The same with no outlier held down, to which the sample belongs.
-    standard : ndarray
-        A sample of the residual, in units of a pixel of weight 1.
-    scale : float
-        Its standard deviation, outliers left aside.
-    weighting : Weighting
-        How the weights follow from the residual, for other pixels too.
-    correction : float
-        As `outliers.correction_of`; 1 without a criterion.
-    reach : float
-        From which on residuals are held down.
-    """
-
-    items: list[WeightedObservation]
-    all_in: list[WeightedObservation]
-    standard: Array
-    scale: float
-    weighting: Weighting
-    correction: float = 1.0
-    reach: float = math.inf
+    items: list[WeightedObservation]  # the pairs with their new weights
+    all_in: list[WeightedObservation]  # the same with no outlier held down, to which the sample belongs
+    standard: Array  # a sample of the residual, in units of a pixel of weight 1
+    scale: float  # its standard deviation, outliers left aside
+    weighting: Weighting  # how the weights follow from the residual, for other pixels too
+    correction: float = 1.0  # as `outliers.correction_of`; 1 without a criterion
+    reach: float = math.inf  # from which on residuals are held down
 
 
 def _seen(

@@ -70,14 +70,8 @@ Task = Callable[[Work, Observation, "Sequence[WeightedObservation | None]", int]
 class Stream:
     """The pairs of a stream as blocks.
 
-    Parameters
-    ----------
-    pairs : iterable, or callable that returns one
-        Read again and again if it is no iterator.
-    model, selection, noise, execution
-        What is asked for.
-    block : (int, int) or None
-        Sides of a block.
+    `pairs`: read again and again if it is no iterator. `model`, `selection`, `noise`, `execution`: what is asked for.
+    `block`: sides of a block.
     """
 
     def __init__(
@@ -152,11 +146,10 @@ class Stream:
             if work.group == group:
                 yield work
         if (seen.n_pairs, seen.n_blocks) != (self.n_pairs, self.n_blocks):
-            msg = (
+            raise ValueError(
                 f"got {seen.n_pairs} pairs of {seen.n_blocks} blocks when the stream was read again, need "
                 f"{self.n_pairs} of {self.n_blocks} as before; give an iterator if it can be read once only"
             )
-            raise ValueError(msg)
 
     def _cut(self, number: int, plan: FitPlan) -> Iterator[tuple[int, int, Observation, Any, list[Box], str]]:
         """Yield group, number, masks, boxes and engine of each observation of a pair."""
@@ -164,8 +157,7 @@ class Stream:
         targets = [len(group[0].targets) for group in plan.groups]
         self.group_sizes = self.group_sizes or [*sizes, *targets]
         if self.group_sizes != [*sizes, *targets]:
-            msg = "got another number of channels than in the pairs before, need the same in all"
-            raise ValueError(msg)
+            raise ValueError("got another number of channels than in the pairs before, need the same in all")
         automatic = isinstance(self.selection.saturated, str)
         for g, group in enumerate(plan.groups):
             for i, observation in enumerate(group):
@@ -184,11 +176,9 @@ class Stream:
             msg = f"got an item of type {type(item).__name__}, need a pair (image, target), with its mask, or a dict"
             raise TypeError(msg)
         if missing := [name for name in _NAMES[:2] if item.get(name) is None]:
-            msg = f"got a pair without {' and '.join(missing)}, need both image and target"
-            raise ValueError(msg)
+            raise ValueError(f"got a pair without {' and '.join(missing)}, need both image and target")
         if unknown := [repr(name) for name in item if name not in _NAMES]:
-            msg = f"got a pair with {', '.join(unknown)}, need no keys but {', '.join(_NAMES)}"
-            raise ValueError(msg)
+            raise ValueError(f"got a pair with {', '.join(unknown)}, need no keys but {', '.join(_NAMES)}")
         given, own = self.selection, {}
         for name in _NAMES[2:]:
             value = getattr(given, name)
@@ -198,8 +188,7 @@ class Stream:
                     raise ValueError(_miscounted(name, listed, "more"))
                 value = listed[number]
             if value is not None and item.get(name) is not None:
-                msg = f"got {name}= beside a pair with its own, need one or the other"
-                raise ValueError(msg)
+                raise ValueError(f"got {name}= beside a pair with its own, need one or the other")
             own[name] = item.get(name) if value is None else value
         selection = Selection(**own, nan=given.nan, saturated=given.saturated)
         plan = make_plan(item["image"], item["target"], self.model, selection, determined=False)

@@ -79,25 +79,13 @@ class _Equations(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class TileFits:
-    """Kernels of the tiles of a grid.
-
-    Attributes
-    ----------
-    grid : (int, int)
-    boxes : list of Box
-        The tiles, row by row, in the target's pixels that are used.
-    fits : list of tuple of TileKernel
-        For each tile its kernels, one for each target of each group.
-    common : ndarray
-        The kernel of all tiles together.
-    variation, p_value : float
-        The F-statistic of one kernel for all tiles, and its probability.
-    """
+    """Kernels of the tiles of a grid."""
 
     grid: Shape
-    boxes: list[Box]
-    fits: list[tuple[TileKernel, ...]]
-    common: Array
+    boxes: list[Box]  # the tiles, row by row, in the target's pixels that are used
+    fits: list[tuple[TileKernel, ...]]  # for each tile its kernels, one for each target of each group
+    common: Array  # the kernel of all tiles together
+    #: variation, p_value: the F-statistic of one kernel for all tiles, and its probability
     variation: float
     p_value: float
 
@@ -113,11 +101,10 @@ def fit_tiles(plan: FitPlan, settings: Settings, tiles: object, overlap: object,
     n_taps = len(observation.sources) * observation.geometry.n_taps
     n_kernels = len(boxes) * sum(len(group[0].targets) for group in plan.groups)
     if strength > 0 and n_kernels * 8 * n_taps**2 > _MOST:
-        msg = (
+        raise ValueError(
             f"got smoothness={strength:g} for {n_kernels} kernels of {n_taps} taps, whose Gram matrices take more "
             "than 2 GiB together; ask for fewer tiles, a smaller shape, or no smoothness"
         )
-        raise ValueError(msg)
     plain = isinstance(settings.solver, LeastSquares) and noise.covariance == "plain" and not noise.image_std
     tested = plain and noise.loss is None and not any(geometry.as_pair(overlap, "overlap"))
     engine = engine_of(observation, execution.engine)  # of the whole: all tiles share what it takes to start
@@ -154,8 +141,7 @@ def _tiles(plan: FitPlan, tiles: object, overlap: object) -> tuple[Shape, list[B
         msg = f"got tiles={tiles!r}, need at least 1 x 1 and no more than the {size} target pixels that are used"
         raise ValueError(msg)
     if min(more) < 0:
-        msg = f"got overlap={overlap!r}, need a number of pixels, at least 0"
-        raise ValueError(msg)
+        raise ValueError(f"got overlap={overlap!r}, need a number of pixels, at least 0")
     spans = []
     for n, side, extra in zip(grid, size, more, strict=True):
         ends = [i * side // n for i in range(n + 1)]
@@ -166,11 +152,10 @@ def _tiles(plan: FitPlan, tiles: object, overlap: object) -> tuple[Shape, list[B
     terms = 0 if degree is None else len(group) * n_terms(degree)
     if len(group) * smallest.rows * smallest.cols < n_taps + terms:
         beside = f" and {terms} coefficients of the background" if terms else ""
-        msg = (
+        raise ValueError(
             f"got tiles={tiles!r}, the smallest of which has {smallest.rows}x{smallest.cols} pixels, too few for "
             f"{n_taps} taps{beside}; ask for fewer tiles, a larger overlap, or a smaller shape"
         )
-        raise ValueError(msg)
     if degree is not None:
         require_room((min(b.rows for b in boxes), min(b.cols for b in boxes)), degree, "the smallest tile")
     return grid, boxes

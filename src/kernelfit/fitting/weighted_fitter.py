@@ -60,20 +60,9 @@ class Solved:
 class WeightedFitter:
     """Weighted fits of the same pairs with one set of weights after another.
 
-    Parameters
-    ----------
-    method : str
-        The engine of the unweighted statistics.
-    pass_method : str
-        That of weighted passes.
-    workers : int
-    tolerance : float or None
-        As `iterate.solve` has it.
-    progress : callable or None
-    strategy : str
-        One of `weighted.STRATEGIES`, or "exact" for the cheaper one of the two that are.
-    image_std : float
-        Standard deviation of the noise of an image pixel, which needs an exact strategy.
+    `method`: the engine of the unweighted statistics. `pass_method`: that of weighted passes. `tolerance`: as
+    `iterate.solve` has it. `strategy`: one of `weighted.STRATEGIES`, or "exact" for the cheaper one of the two that
+    are. `image_std`: standard deviation of the noise of an image pixel, which needs an exact strategy.
     """
 
     method: str

@@ -31,26 +31,13 @@ _MOST_TEXT = 2**28
 
 @dataclass(frozen=True, eq=False)
 class KernelFile:
-    """What a kernel file holds.
-
-    Attributes
-    ----------
-    kernel : ndarray
-    stderr : ndarray or None
-        The errors of the taps, where the file has them.
-    convention : Convention or None
-        How the kernel lies on an image, where the file says so.
-    fit : KernelFit or None
-        The whole result, from NPZ.
-    verdict : str
-        The verdict when it was found, empty if unknown.
-    """
+    """What a kernel file holds."""
 
     kernel: Array
-    stderr: Array | None = None
-    convention: Convention | None = None
-    fit: Estimate | None = None
-    verdict: str = ""
+    stderr: Array | None = None  # the errors of the taps, where the file has them
+    convention: Convention | None = None  # how the kernel lies on an image, where the file says so
+    fit: Estimate | None = None  # the whole result, from NPZ
+    verdict: str = ""  # the verdict when it was found, empty if unknown
 
     def as_fit(self) -> Estimate:
         """Return the whole result if the file has it, or one made of what there is, with the taps' own errors."""
@@ -179,12 +166,8 @@ def _fits_bytes(kernel: Array, fit: Estimate) -> bytes:
 def read_kernel(path: str) -> KernelFile:
     """Read a kernel file that `write_kernel` wrote, or a bare array in NPY, CSV, TXT, TIFF or FITS.
 
-    Raises
-    ------
-    OSError
-        The file cannot be opened.
-    ImageFileError
-        It is damaged, of another format, or holds no kernel of finite numbers.
+    Raises OSError: the file cannot be opened. Raises ImageFileError: it is damaged, of another format, or holds no
+    kernel of finite numbers.
     """
     head = b""
     if path != "-":
@@ -194,8 +177,7 @@ def read_kernel(path: str) -> KernelFile:
     need = f"one of {', '.join(SUFFIXES)}"
     with reading(path, "no kernel that can be read", need, memory=True), quiet():
         if head.startswith((b"\x89PNG", b"\xff\xd8\xff", b"BM", b"RIFF")):
-            msg = f"{path}: got a picture, need a kernel's numbers: {', '.join(SUFFIXES)}"
-            raise ImageFileError(msg)
+            raise ImageFileError(f"{path}: got a picture, need a kernel's numbers: {', '.join(SUFFIXES)}")
         if head.lstrip()[:1] == b"{":
             found = _from_json(Path(path))
         elif head.startswith(b"PK"):
@@ -223,10 +205,9 @@ def read_kernel(path: str) -> KernelFile:
 
 def _from_json(path: Path) -> KernelFile:
     if path.stat().st_size > _MOST_TEXT:
-        msg = (
+        raise ImageFileError(
             f"{path}: got a JSON text of {path.stat().st_size} bytes, need at most {_MOST_TEXT}; save the kernel as NPZ"
         )
-        raise ImageFileError(msg)
     fields = json.loads(path.read_text(encoding="utf-8"))
     errors, convention, verdict = (fields.get(name) for name in ("stderr", "convention", "verdict"))
     stderr = None if errors is None else np.array(errors, dtype=np.float64)
@@ -242,8 +223,7 @@ def _from_fits(path: Path) -> KernelFile:
     with open_fits(path) as hdus:
         first = next((hdu for hdu in hdus if getattr(hdu, "is_image", False) and hdu.shape), None)
         if first is None:
-            msg = f"{path}: got unreadable FITS data, need a whole file with an image"
-            raise ImageFileError(msg)
+            raise ImageFileError(f"{path}: got unreadable FITS data, need a whole file with an image")
         kernel, header = np.array(fits_pixels(path, hdus, first)), first.header
         errors = np.array(fits_pixels(path, hdus, hdus["ERROR"]), dtype=np.float64) if "ERROR" in hdus else None
     convention = None

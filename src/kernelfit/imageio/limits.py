@@ -22,11 +22,10 @@ DEFLATE = 1100  # by how much deflate packs at most, and a little more
 def require_possible(path: object, promised: int, length: int) -> None:
     """Refuse a header that promises more bytes of pixels than a file of this length can hold in any packing."""
     if promised > FREE + 2 * DEFLATE * length:
-        msg = (
+        raise ImageFileError(
             f"{path}: got a header that promises {promised} bytes of pixels in a file of {length} bytes, which cannot "
             "hold them; need a whole file, save it anew"
         )
-        raise ImageFileError(msg)
 
 
 def require_bounded(path: object, packed: Any, limit: int, codec: str = "zlib") -> None:
@@ -34,14 +33,12 @@ def require_bounded(path: object, packed: Any, limit: int, codec: str = "zlib") 
     try:
         more = _unpacks_to_more(memoryview(packed), limit, codec)
     except DamagedChunkError as error:
-        msg = f"{path}: {error}; write it anew"
-        raise ImageFileError(msg) from None
+        raise ImageFileError(f"{path}: {error}; write it anew") from None
     if more:
-        msg = (
+        raise ImageFileError(
             f"{path}: got packed pixels that unpack to more than the {limit} bytes that the header promises; the file "
             "is damaged or made to fill the memory: save it anew"
         )
-        raise ImageFileError(msg)
 
 
 def unpacked(path: str | os.PathLike[str]) -> io.BytesIO:
@@ -50,10 +47,9 @@ def unpacked(path: str | os.PathLike[str]) -> io.BytesIO:
     with gzip.open(path) as file:
         data = io.BytesIO(file.read(limit + 1))
     if data.getbuffer().nbytes > limit:
-        msg = (
+        raise ImageFileError(
             f"{path}: got a file that unpacks to more than {TIGHTEST} times its size; unpack it (gunzip) and read that"
         )
-        raise ImageFileError(msg)
     return data
 
 

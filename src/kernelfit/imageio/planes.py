@@ -69,11 +69,10 @@ class Choice:
     def refuse_external(self, path: object, what: str) -> None:
         """Refuse pixels that are not in the file itself, unless they are allowed."""
         if not self.allow_external:
-            msg = (
+            raise ImageFileError(
                 f"{path}: got {what}, which lie outside the file; need pixels inside it, or, if you trust the file, "
                 "leave to read what it names (--allow-external, allow_external=True)"
             )
-            raise ImageFileError(msg)
 
     def refuse_unused(self, path: object, kind: str, **used: bool) -> None:
         """Refuse a choice that this kind of file has no use for, rather than ignore it."""
@@ -88,8 +87,7 @@ def pick_plane(name: object, array: Any, choice: Choice) -> Any:
     shape = tuple(array.shape)
     if choice.channel is not None:
         if len(shape) < 3:
-            msg = f"{name}: got channel={choice.channel!r} for an image without channels; leave it out"
-            raise NoChannelsError(msg)
+            raise NoChannelsError(f"{name}: got channel={choice.channel!r} for an image without channels; leave it out")
         names = {2: ("luma", "alpha"), 3: COLOURS, 4: (*COLOURS, "alpha")}.get(shape[-1], ())
         at = names.index(choice.channel) if choice.channel in names else choice.channel
         if at == "luma" and shape[-1] in (3, 4):
@@ -99,16 +97,13 @@ def pick_plane(name: object, array: Any, choice: Choice) -> Any:
         else:
             luma = ["luma"] if shape[-1] in (3, 4) else []
             known = ", ".join([*names, *luma, f"0 to {shape[-1] - 1}"])
-            msg = f"{name}: got channel={choice.channel!r}, need one of {known}"
-            raise ImageFileError(msg)
+            raise ImageFileError(f"{name}: got channel={choice.channel!r}, need one of {known}")
         shape = tuple(array.shape)
     if choice.page is not None:
         if len(shape) < 3:
-            msg = f"{name}: got page={choice.page} for a single plane; leave it out"
-            raise ImageFileError(msg)
+            raise ImageFileError(f"{name}: got page={choice.page} for a single plane; leave it out")
         if not 0 <= choice.page < shape[0]:
-            msg = f"{name}: got page={choice.page}, need 0 to {shape[0] - 1}"
-            raise ImageFileError(msg)
+            raise ImageFileError(f"{name}: got page={choice.page}, need 0 to {shape[0] - 1}")
         array = array[choice.page]
     return array
 

@@ -27,14 +27,12 @@ def read(path: Path) -> npt.NDArray[np.uint16]:
         length, kind = struct.unpack_from(">I4s", data, at)
         body = data[at + 8 : at + 8 + length]
         if zlib.crc32(kind + body) != struct.unpack_from(">I", data, at + 8 + length)[0]:
-            msg = f"the chunk {kind!r} is damaged"
-            raise ValueError(msg)
+            raise ValueError(f"the chunk {kind!r} is damaged")
         packed += [body] if kind == b"IDAT" else []
         at += 12 + length
     n_cols, n_rows, _, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
     if interlaced:
-        msg = "its colours of 16 bits are interlaced, which is not read"
-        raise ValueError(msg)
+        raise ValueError("its colours of 16 bits are interlaced, which is not read")
     n_bytes = 2 * _CHANNELS[colour]
     size = n_rows * (1 + n_cols * n_bytes)
     data = zlib.decompressobj().decompress(b"".join(packed), size + 1)

@@ -127,8 +127,7 @@ def kind_of(path: Path) -> str:
         return "table"
     if kind is None or kind == "ZIP":
         what = "an empty file" if not head else "a NumPy archive" if kind == "ZIP" else "a file of another format"
-        msg = f"{path}: got {what}, need {_FORMATS}; convert it without loss first"
-        raise ImageFileError(msg)
+        raise ImageFileError(f"{path}: got {what}, need {_FORMATS}; convert it without loss first")
     return kind
 
 
@@ -233,20 +232,17 @@ def _read_tiff(path: Path, choice: Choice) -> Any:
     with open_tiff(path, choice) as tiff:
         at = choice.page or 0
         if not 0 <= at < len(tiff.pages):
-            msg = f"{path}: got page={at}, need 0 to {len(tiff.pages) - 1}"
-            raise ImageFileError(msg)
+            raise ImageFileError(f"{path}: got page={at}, need 0 to {len(tiff.pages) - 1}")
         page = tiff.pages[at].aspage()
         kind = getattr(page.photometric, "name", "")
         if kind in _OTHER_TIFF and not (kind == "YCBCR" and page.compression in (6, 7)):  # JPEG comes out as RGB
             need = "RGB, or gray that grows with brightness"
-            msg = f"{path}: got {_OTHER_TIFF[kind]}, need {need}; convert the image first"
-            raise ImageFileError(msg)
+            raise ImageFileError(f"{path}: got {_OTHER_TIFF[kind]}, need {need}; convert the image first")
         one = page
         if choice.page is None:
             if len(tiff.series) > 1:
                 sizes = f"{len(tiff.series)} images in one file"
-                msg = f"{path}: got {sizes}, need one gray plane; choose a page (--page 0, page=0)"
-                raise ImageFileError(msg)
+                raise ImageFileError(f"{path}: got {sizes}, need one gray plane; choose a page (--page 0, page=0)")
             one = tiff.series[0]
         colours = page.samplesperpixel > 1
         shape = one.shape
@@ -267,11 +263,10 @@ def _read_tiff(path: Path, choice: Choice) -> Any:
                 array = upright(array, 1 if tag is None else int(tag.value))
             return pick_plane(path, array, Choice(channel=choice.channel))
         if colours and page.bitspersample > 8:
-            msg = (
+            raise ImageFileError(
                 f"{path}: got colours of {page.bitspersample} bits packed by {page.compression.name}, need them packed "
                 "by deflate or not at all; convert the file, or pip install imagecodecs"
             )
-            raise ImageFileError(msg)
     return _read_with_pillow(path, choice, "TIFF")
 
 
@@ -291,8 +286,7 @@ def open_tiff(path: Path, choice: Choice) -> Iterator[Any]:
     alone: dict[str, Any] = {} if choice.allow_external else {"is_mmstack": False, "is_ndtiff": False}
     with tifffile.TiffFile(path, _multifile=choice.allow_external, **alone) as tiff:
         if not len(tiff.pages):
-            msg = f"{path}: got a TIFF file without an image, need one with a page"
-            raise ImageFileError(msg)
+            raise ImageFileError(f"{path}: got a TIFF file without an image, need one with a page")
         text = tiff.ome_metadata or "" if choice.page is None else ""
         own = set(re.findall(r"<(?:\w+:)?OME\b[^>]*\bUUID=[\"']([^\"']+)", text))
         files = set(re.findall(r"<(?:\w+:)?UUID\b[^>]*\bFileName=[^>]*>\s*([^<\s]+)", text)) - own

@@ -34,8 +34,7 @@ def open_fits(path: Path, **words: Any) -> Iterator[Any]:
 def fits_pixels(path: Path, hdus: Any, hdu: Any) -> Any:
     """Return the pixels of an image HDU, whose header promises no more than the file holds."""
     if min(hdu.shape) < 1 or any(hdu.header.get(f"NAXIS{axis}", 1) < 0 for axis in range(1, len(hdu.shape) + 1)):
-        msg = f"{path}: got an image of shape {hdu.shape}, need pixels; save it anew"
-        raise ImageFileError(msg)
+        raise ImageFileError(f"{path}: got an image of shape {hdu.shape}, need pixels; save it anew")
     depth = abs(int(hdu.header["BITPIX"])) // 8
     limits.require_possible(path, math.prod(hdu.shape) * depth, path.stat().st_size)
     if "GZIP" in str(getattr(hdu, "compression_type", "")):
@@ -56,8 +55,7 @@ def read_fits(path: Path, choice: Choice) -> Any:
         names = [f"{at} {hdu.name} {' x '.join(map(str, hdu.shape))}".replace("  ", " ") for at, hdu in images.items()]
         if choice.hdu is None:
             if not images:
-                msg = f"{path}: got a FITS file without an image, need one with an image HDU"
-                raise ImageFileError(msg)
+                raise ImageFileError(f"{path}: got a FITS file without an image, need one with an image HDU")
             if len(images) > 1:
                 listed = _list(names)
                 msg = f"{path}: got {len(images)} images ({listed}), need one; choose it (--hdu {next(iter(images))})"
@@ -115,8 +113,7 @@ def _hdf5_judge(path: Path, dataset: Any) -> Callable[[Any], None] | None:
     plist = dataset.id.get_create_plist()
     filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
     if filters.count(1) > 1:
-        msg = f"{path}: got chunks that are packed twice, need them packed once; save it anew"
-        raise ImageFileError(msg)
+        raise ImageFileError(f"{path}: got chunks that are packed twice, need them packed once; save it anew")
     limit = math.prod(dataset.chunks) * dataset.dtype.itemsize + 1024
 
     def judge(key: Any) -> None:
@@ -153,14 +150,7 @@ def _require_chunks(path: Path, array: Any, chunks: tuple[int, ...]) -> None:
 class StoredArray:
     """An array of an HDF5 or Zarr file, read when it is used; what is damaged is an error that names the file.
 
-    Parameters
-    ----------
-    path : Path
-        The file.
-    stored : h5py.Dataset or zarr.Array
-        The array.
-    judge : callable, optional
-        What is asked for leave to read a key.
+    `path`: the file. `stored`: the array. `judge`: what is asked for leave to read a key.
     """
 
     def __init__(self, path: Path, stored: Any, judge: Callable[[Any], None] | None = None) -> None:
@@ -200,8 +190,7 @@ def read_zarr(path: Path, choice: Choice) -> Any:
         found = {name: item for name, item in found.items() if item.ndim >= 2 and item.dtype.kind in "biufc"}
         array = _chosen(path, found, choice.dataset)
     if array.dtype.kind not in "biufc":
-        msg = f"{path}: got an array of {array.dtype}, need numbers"
-        raise ImageFileError(msg)
+        raise ImageFileError(f"{path}: got an array of {array.dtype}, need numbers")
     store.limit, store.codec = _zarr_packing(path, array)
     return pick_plane(path, StoredArray(path, array), choice)
 
@@ -222,8 +211,7 @@ def _zarr_packing(path: Path, array: Any) -> tuple[int, str]:
     packers = [name for name in names if name in _PACKERS]
     if len(packers) > 1 or (other := [name for name in names if name not in _PACKERS + _CODECS]):
         what = "more than one codec" if len(packers) > 1 else f"{other[0]!r}"
-        msg = f"{path}: got chunks packed by {what}, need one of {', '.join(_PACKERS)}; save it anew"
-        raise ImageFileError(msg)
+        raise ImageFileError(f"{path}: got chunks packed by {what}, need one of {', '.join(_PACKERS)}; save it anew")
     return math.prod(chunks) * max(array.dtype.itemsize, 8) + 1024, (*packers, "")[0]
 
 
@@ -273,12 +261,10 @@ def _chosen(path: Path, found: dict[str, Any], name: str | None) -> Any:
         if len(found) == 1:
             return next(iter(found.values()))
         what = f"{len(found)} arrays ({listed})" if found else "no array of numbers"
-        msg = f"{path}: got {what}, need one; choose it (--dataset {next(iter(found), '/name')})"
-        raise ImageFileError(msg)
+        raise ImageFileError(f"{path}: got {what}, need one; choose it (--dataset {next(iter(found), '/name')})")
     key = "/" + name.strip("/")
     if key not in found:
-        msg = f"{path}: got dataset={name!r}, need one of: {listed or 'there is none'}"
-        raise ImageFileError(msg)
+        raise ImageFileError(f"{path}: got dataset={name!r}, need one of: {listed or 'there is none'}")
     return found[key]
 
 

@@ -46,8 +46,7 @@ def pair_files(images: str, targets: str, *more: str) -> list[tuple[str, ...]]:
     if not many[0]:
         for name, several in zip(more, many[2:], strict=True):
             if several:
-                msg = f"got the several files of {name!r} for a single pair, need one file"
-                raise ValueError(msg)
+                raise ValueError(f"got the several files of {name!r} for a single pair, need one file")
         return [names]
     found = [_files(name) if several else None for name, several in zip(names, many, strict=True)]
     first = found[0]
@@ -88,8 +87,7 @@ def _files(name: str) -> dict[tuple[str, ...], str]:
         found[key] = path
     if not found:
         what = f"an empty folder {name}" if os.path.isdir(name) else f"a pattern {name!r} that no file matches"
-        msg = f"got {what}, need at least one image file"
-        raise ValueError(msg)
+        raise ValueError(f"got {what}, need at least one image file")
     return found
 
 

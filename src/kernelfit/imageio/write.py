@@ -24,31 +24,16 @@ def check_output(
 ) -> Path | None:
     """Say, before any work is done, whether a file could be written; return its path, None for the standard output.
 
-    Parameters
-    ----------
-    path : path-like
-        The file, or "-" for the standard output.
-    suffixes : sequence of str
-        The endings that a name may have.
-    what : str
-        What is to be written, for the message: "the kernel".
-    overwrite : bool, optional
-        Whether an existing file may be replaced.
-
-    Raises
-    ------
-    ValueError
-        The name has another ending, or something other than a plain file has it, or the standard output is a terminal.
-    FileExistsError
-        The file exists and `overwrite` is false.
-    OSError
-        Its folder does not exist or cannot be written to.
+    `path`: the file, or "-" for the standard output. `suffixes`: the endings that a name may have. `what`: what is to
+    be written, for the message: "the kernel". `overwrite`: whether an existing file may be replaced. Raises ValueError:
+    the name has another ending, or something other than a plain file has it, or the standard output is a terminal.
+    Raises FileExistsError: the file exists and `overwrite` is false. Raises OSError: its folder does not exist or
+    cannot be written to.
     """
     if str(path) == "-" and ".npy" in suffixes:
         if sys.stdout is None or sys.stdout.isatty():
             where = "a standard output that is closed" if sys.stdout is None else "a terminal, which bytes would fill"
-            msg = f"got - for {what} on {where}; need a pipe, as in | program"
-            raise ValueError(msg)
+            raise ValueError(f"got - for {what} on {where}; need a pipe, as in | program")
         return None
     path = Path(path)
     if path.suffix.lower() not in suffixes:
@@ -57,16 +42,13 @@ def check_output(
     path = Path(os.path.realpath(path))  # a link is written through, not replaced
     if path.exists():
         if not stat.S_ISREG(path.stat().st_mode):
-            msg = f"got {path} for {what}, which is no plain file; choose another name"
-            raise ValueError(msg)
+            raise ValueError(f"got {path} for {what}, which is no plain file; choose another name")
         if not overwrite:
             raise FileExistsError(exists(path, what))
     if not path.parent.is_dir():
-        msg = f"got {path} for {what}, but there is no folder {path.parent}; make it first"
-        raise FileNotFoundError(msg)
+        raise FileNotFoundError(f"got {path} for {what}, but there is no folder {path.parent}; make it first")
     if not os.access(path.parent, os.W_OK):
-        msg = f"got {path} for {what}, but the folder {path.parent} is not writable; choose another"
-        raise PermissionError(msg)
+        raise PermissionError(f"got {path} for {what}, but the folder {path.parent} is not writable; choose another")
     return path
 
 
@@ -90,19 +72,9 @@ def require_writer(path: str | os.PathLike[str]) -> None:
 def white_of(path: Path, image: Any, n_channels: int) -> int:
     """Say, before any work is done, what a file will hold for white; 0 for formats that hold numbers as they are.
 
-    Parameters
-    ----------
-    path : Path
-        The file, as `check_output` returns it.
-    image : array
-        The image that the pixels are to be made of: its type tells white, its values where the type is a wide one.
-    n_channels : int
-        How many channels are to be written.
-
-    Raises
-    ------
-    ValueError
-        The format cannot hold such pixels.
+    `path`: the file, as `check_output` returns it. `image`: the image that the pixels are to be made of: its type tells
+    white, its values where the type is a wide one. `n_channels`: how many channels are to be written. Raises
+    ValueError: the format cannot hold such pixels.
     """
     suffix, dtype = path.suffix.lower(), np.dtype(image.dtype)
     if suffix not in _PICTURES:
@@ -121,11 +93,10 @@ def white_of(path: Path, image: Any, n_channels: int) -> int:
     if peak > white or (white > 255 and suffix != ".png") or (dtype.kind == "f" and peak <= 4.0):
         more = "" if peak > 65535 or suffix == ".png" else ".png (16 bits), "
         holds = f"whole numbers from 0 to {65535 if suffix == '.png' else 255}"
-        msg = (
+        raise ValueError(
             f"got pixels of type {dtype} up to {peak:.3g} for {path.name}, which holds {holds}; write "
             f"{more}.tif, .npy or .fits, which hold them as they are"
         )
-        raise ValueError(msg)
     return int(white)
 
 
@@ -134,23 +105,10 @@ def representable(
 ) -> NDArray[Any]:
     """Return the pixels with the value `nan` for NaN, and refuse what the file has no value for.
 
-    Parameters
-    ----------
-    path : Path or None
-        The file, None for NPY on the standard output.
-    image : ndarray
-        The pixels.
-    white : int
-        What `white_of` says.
-    holes : bool
-        Whether what they were made of has NaN; if not, NaN is an overflow.
-    nan : float, optional
-        What to write for NaN; by default it stays, where the format has it.
-
-    Raises
-    ------
-    ValueError
-        Pixels are NaN in a format of whole numbers, infinite, or too large for the format.
+    `path`: the file, None for NPY on the standard output. `image`: the pixels. `white`: what `white_of` says. `holes`:
+    whether what they were made of has NaN; if not, NaN is an overflow. `nan`: what to write for NaN; by default it
+    stays, where the format has it. Raises ValueError: pixels are NaN in a format of whole numbers, infinite, or too
+    large for the format.
     """
     missing, name = np.isnan(image), "-" if path is None else path.name
     single = path is not None and path.suffix.lower() in (".tif", ".tiff")
@@ -174,21 +132,8 @@ def write_image(path: Path, image: NDArray[Any], white: int = 0, *, overwrite: b
     PNG and JPEG hold whole numbers: the pixels are rounded and cut off at zero and at white. The other formats hold
     them as they are, in float32 (TIFF) or float64.
 
-    Parameters
-    ----------
-    path : Path
-        The file, as `check_output` returns it.
-    image : ndarray
-        The pixels.
-    white : int, optional
-        What `white_of` says.
-    overwrite : bool, optional
-        Whether an existing file may be replaced.
-
-    Returns
-    -------
-    int
-        How many pixels were cut off.
+    `path`: the file, as `check_output` returns it. `image`: the pixels. `white`: what `white_of` says. `overwrite`:
+    whether an existing file may be replaced. Returns how many pixels were cut off.
     """
     suffix, cut = path.suffix.lower(), 0
     if white:

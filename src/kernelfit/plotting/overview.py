@@ -15,16 +15,7 @@ from ..analysis import residuals
 from ..analysis.channel_split import split_channels, split_targets
 from ..core.estimate import Estimate
 from ..imageio.planes import require
-from .panels import (
-    BLUE,
-    GRAY,
-    ORANGE,
-    cuts,
-    error,
-    frequency_response,
-    kernel,
-    new_axes,
-)
+from .panels import BLUE, GRAY, ORANGE, cuts, error, frequency_response, kernel, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -208,8 +199,7 @@ def overview(
         If only one of the pair is given.
     """
     if (image is None) != (target is None):
-        msg = "got one of image and target, need both for the residual, or neither"
-        raise ValueError(msg)
+        raise ValueError("got one of image and target, need both for the residual, or neither")
     parts, lefts = split_targets(fit), None
     if image is not None and target is not None:
         lefts = [residuals.tiled(part) for part in residuals.windows(fit, image, target)]

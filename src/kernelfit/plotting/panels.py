@@ -32,11 +32,10 @@ def new_axes(ax: "Axes | None") -> "Axes":
 def _plane(fit: Estimate) -> Array:
     require_fit(fit)
     if fit.kernel.ndim != 2:
-        msg = (
+        raise ValueError(
             f"got kernels of shape {fit.kernel.shape}, need rows and columns; fit.plot() draws them all, "
             "split_channels(fit) takes them apart"
         )
-        raise ValueError(msg)
     return fit.kernel
 
 
@@ -319,8 +318,7 @@ def spectrum(fit: Estimate, ax: "Axes | None" = None) -> "Axes":
     """
     require_fit(fit)
     if fit.spectrum is None:
-        msg = f"got a fit by method {fit.method!r}, which has no spectrum; need one by method='wiener'"
-        raise ValueError(msg)
+        raise ValueError(f"got a fit by method {fit.method!r}, which has no spectrum; need one by method='wiener'")
     ax = new_axes(ax)
     seen = fit.spectrum
     ax.plot(seen.frequencies, seen.coherence, color=BLUE, linewidth=1.5, label="coherence: explained by the kernel")
@@ -357,10 +355,9 @@ def strength_path(fit: Estimate, ax: "Axes | None" = None) -> "Axes":
         If the fit has no path.
     """
     if fit.path is None:
-        msg = (
+        raise ValueError(
             f"got a fit of {fit.solver}, which has no path; need one of Penalized(), Sparse() or NonNegative(penalty=)"
         )
-        raise ValueError(msg)
     ax = new_axes(ax)
     path = fit.path
     kept = np.isfinite(path.score)

@@ -148,16 +148,14 @@ def deconvolve(
             bad = ~np.isfinite(values)
             row, col = np.argwhere(bad)[0]
             cure = "exclude them with nan='mask'" if name == "target" else "fill them"
-            msg = (
+            raise ValueError(
                 f"got {name} with {int(bad.sum())} NaN or infinite values, the first at (row, column) "
                 f"({row}, {col}); need finite ones: {cure}, or crop to a part without them"
             )
-            raise ValueError(msg)
     if not k.any():
-        msg = (
+        raise ValueError(
             "got a kernel that is zero everywhere, from which nothing can be restored; need one with a tap that is not"
         )
-        raise ValueError(msg)
     if given == 0 and unseen is not None:
         msg = "got balance=0 with pixels that are missing, which any values would suit; need more than 0, or 'auto'"
         raise ValueError(msg)

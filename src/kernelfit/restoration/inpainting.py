@@ -33,8 +33,7 @@ def excluded(target: npt.NDArray[np.generic], mask: object, masked: object, nan:
     if nan == "mask":
         found |= ~np.isfinite(target)
     if found.all():
-        msg = "got a target of which every pixel is masked, need some that count"
-        raise ValueError(msg)
+        raise ValueError("got a target of which every pixel is masked, need some that count")
     return found if found.any() else None
 
 

@@ -40,18 +40,7 @@ class Auto:
         return "auto"
 
     def solve(self, stats: NormalEquations) -> Estimate:
-        """Return the kernel of the more probable solver.
-
-        Parameters
-        ----------
-        stats : NormalStats
-            The statistics.
-
-        Returns
-        -------
-        KernelFit
-            The kernel; `KernelFit.solver` says what was picked, and why.
-        """
+        """Return the kernel of the more probable solver; its `solver` says what was picked, and why."""
         return self.pick(stats, GaussianProcess().solve(stats))
 
     def pick(self, stats: NormalEquations, smooth: Estimate) -> Estimate:
@@ -121,9 +110,8 @@ def as_solver(solver: "Solver | str | None") -> "Solver":
         msg = f"got solver={solver!r}, need 'auto' or a solver such as LeastSquares(), Penalized() or GaussianProcess()"
         raise ValueError(msg)
     if isinstance(solver, type) or not (callable(getattr(solver, "solve", None)) or hasattr(solver, "needs")):
-        msg = (
+        raise TypeError(
             f"got solver={solver!r}, need an object with a method solve(stats), such as LeastSquares(); "
             "write the parentheses"
         )
-        raise TypeError(msg)
     return solver

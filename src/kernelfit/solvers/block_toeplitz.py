@@ -94,8 +94,7 @@ def lag_sums(stats: CrossSpectra, workers: int = 1) -> Lags:
     at_taps = phases(np.arange(width) - stats.shift[1], cols / n_cols).T * weights[:, None]
     power, (even, odd) = lines[0], (line.view(np.complex128) for line in lines[1])
     return Lags(
-        power=real_product(power[0] - 1j * power[1], across) / size,
-        cross=real_product(even - 1j * odd, at_taps) / size,
+        power=real_product(power[0] - 1j * power[1], across) / size, cross=real_product(even - 1j * odd, at_taps) / size
     )
 
 
@@ -149,38 +148,21 @@ def penalty_lags(shape: tuple[int, int], penalty: str) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Equations:
-    """``T V = m Q V diag(values)`` with ``V' m Q V = 1``: every balance costs one product.
-
-    Attributes
-    ----------
-    band : Band
-        A sample of the frequencies.
-    values, vectors : ndarray
-        Generalised eigenvalues, zero where they hold rounding or less than nothing, and eigenvectors.
-    moment : ndarray
-        ``V'c``, zero where the values are.
-    gram, penalty, right : ndarray
-        T, ``m Q`` and c.
-    level : float
-        m, the mean power of the image.
-    covariance_scale : ndarray, shape (taps, taps)
-        What makes the lags of ``power * noise`` the covariance of c.
-    stats : SpectralStats
-    noises : dict
-        What `noise` has found.
-    """
+    """``T V = m Q V diag(values)`` with ``V' m Q V = 1``: every balance costs one product."""
 
     stats: CrossSpectra
-    band: Band
+    band: Band  # a sample of the frequencies
+    #: values, vectors: generalised eigenvalues, zero where they hold rounding or less than nothing, and eigenvectors
     values: Array
     vectors: Array
-    moment: Array
+    moment: Array  # ``V'c``, zero where the values are
+    #: gram, penalty, right: T, ``m Q`` and c
     gram: Array
     penalty: Array
     right: Array
-    level: float
-    covariance_scale: Array
-    noises: dict[float, Array] = field(default_factory=dict)
+    level: float  # m, the mean power of the image
+    covariance_scale: Array  # (taps, taps); what makes the lags of ``power * noise`` the covariance of c
+    noises: dict[float, Array] = field(default_factory=dict)  # what `noise` has found
 
     @classmethod
     def of(cls, stats: CrossSpectra, band: Band, workers: int = 1) -> "Equations":

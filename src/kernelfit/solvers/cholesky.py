@@ -24,23 +24,12 @@ Tile = tuple[bool, int, int]
 
 
 class Inverse(NamedTuple):
-    """A factor F of the (pseudo-)inverse ``F F'`` of a matrix.
+    """A factor F of the (pseudo-)inverse ``F F'`` of a matrix."""
 
-    Attributes
-    ----------
-    factor : ndarray, shape (taps, rank)
-    condition : float
-        The condition number of the matrix, infinite if the rank is deficient.
-    spread : ndarray, shape (taps,)
-        The diagonal of ``F F'``.
-    upper : bool
-        Whether F is square and upper triangular, and row by row in memory.
-    """
-
-    factor: Array
-    condition: float
-    spread: Array
-    upper: bool = False
+    factor: Array  # (taps, rank)
+    condition: float  # the condition number of the matrix, infinite if the rank is deficient
+    spread: Array  # (taps,); the diagonal of ``F F'``
+    upper: bool = False  # whether F is square and upper triangular, and row by row in memory
 
 
 def own_factor(gram: Array, workers: int = 1) -> Inverse | None:

@@ -64,17 +64,14 @@ class ConjugateGradient:
         known(self.penalty, (None, *PENALTIES), "penalty")
         valid = math.isfinite(self.strength) and self.strength >= 0
         if valid == (self.penalty is None):
-            msg = (
+            raise ValueError(
                 f"got penalty={self.penalty!r} with strength={self.strength!r}, need a finite strength of at least 0 "
                 "with a penalty, and none without"
             )
-            raise ValueError(msg)
         if self.prior is not None and self.penalty is not None:
-            msg = "got a penalty and a prior, need one or the other"
-            raise ValueError(msg)
+            raise ValueError("got a penalty and a prior, need one or the other")
         if self.noise_std is not None and not (self.prior is not None and 0 < self.noise_std < math.inf):
-            msg = f"got noise_std={self.noise_std!r}, need a finite number above 0, and a prior beside it"
-            raise ValueError(msg)
+            raise ValueError(f"got noise_std={self.noise_std!r}, need a finite number above 0, and a prior beside it")
 
     def solve(self, stats: NormalEquations) -> Estimate:
         """Refuse statistics: what has a Gram matrix is solved exactly, with all errors.
@@ -84,11 +81,10 @@ class ConjugateGradient:
         stats : NormalStats
             The statistics.
         """
-        msg = (
+        raise ValueError(
             f"got solver={self} for statistics of {stats.n_taps} taps, whose Gram matrix it would not use; "
             "need LeastSquares(), Penalized() or GaussianProcess(), or the pixels: find_kernel"
         )
-        raise ValueError(msg)
 
     @property
     def priors(self) -> tuple[Prior, ...]:
@@ -109,25 +105,12 @@ class ConjugateGradient:
 
 @dataclass(frozen=True, eq=False)
 class Iterations:
-    """Where conjugate gradients ended.
+    """Where conjugate gradients ended."""
 
-    Attributes
-    ----------
-    taps : ndarray
-        The solution x.
-    dual : ndarray
-        The preconditioner's inverse, ``M^-1``, times the solution.
-    residual : ndarray
-        ``b - B x``.
-    count : int
-        Number of iterations.
-    converged : bool
-    """
-
-    taps: Array
-    dual: Array
-    residual: Array
-    count: int
+    taps: Array  # the solution x
+    dual: Array  # the preconditioner's inverse, ``M^-1``, times the solution
+    residual: Array  # ``b - B x``
+    count: int  # number of iterations
     converged: bool
 
 

@@ -140,11 +140,10 @@ class InBasis:
         """Check the settings."""
         basis = np.asarray(self.basis, dtype=np.float64)
         if basis.ndim not in (2, 3) or basis.size == 0 or not np.isfinite(basis).all():
-            msg = (
+            raise ValueError(
                 f"got a basis of shape {basis.shape}, need (taps, coefficients) or (coefficients, rows, cols), "
                 "all finite"
             )
-            raise ValueError(msg)
 
     def __str__(self) -> str:
         """Say the settings in one line."""
@@ -171,8 +170,7 @@ class InBasis:
         if len(stats.supports) > 1 and all(len(basis) == rows * cols for rows, cols in stats.supports):
             basis = np.asarray(np.kron(np.eye(len(stats.supports)), basis), dtype=np.float64)
         if len(basis) != stats.n_taps:
-            msg = f"got a basis for {len(basis)} taps, need {stats.n_taps} for supports of {stats.supports}"
-            raise ValueError(msg)
+            raise ValueError(f"got a basis for {len(basis)} taps, need {stats.n_taps} for supports of {stats.supports}")
         least, stats = at_minimum(stats)
         taps, inverse = in_basis(stats, basis)
         return finish(stats, taps, inverse, str(self), least=least, n_free=inverse.shape[1], form=True)
@@ -241,11 +239,9 @@ class Constrained:
         for one in _each(self.total):
             _total(one)
         if self.symmetric not in (None, *SYMMETRIES):
-            msg = f"got symmetric={self.symmetric!r}, need None or one of {', '.join(SYMMETRIES)}"
-            raise ValueError(msg)
+            raise ValueError(f"got symmetric={self.symmetric!r}, need None or one of {', '.join(SYMMETRIES)}")
         if self.total is None and self.symmetric is None:
-            msg = "got no constraint, need total, symmetric or both; use LeastSquares() for none"
-            raise ValueError(msg)
+            raise ValueError("got no constraint, need total, symmetric or both; use LeastSquares() for none")
 
     def __str__(self) -> str:
         """Say the settings in one line."""
@@ -355,8 +351,7 @@ class NonNegative:
         """Check the settings."""
         _total(self.total)
         if self.total is not None and self.total <= 0:
-            msg = f"got total={self.total!r}, need a sum above 0 for a kernel without negative taps"
-            raise ValueError(msg)
+            raise ValueError(f"got total={self.total!r}, need a sum above 0 for a kernel without negative taps")
         if self.strength == "discrepancy":
             msg = "got strength='discrepancy', need a number or 'gcv'; find it with Penalized and give the number"
             raise ValueError(msg)

@@ -34,18 +34,9 @@ def counts_of(plan: Geometry, weights: npt.NDArray[Any] | None = None) -> Array:
     It is n on the diagonal where the taps of one footprint lie on different pixels of the image. Beyond the edge they
     may not: a mirrored or repeated pixel brings its noise along, a fill value has none.
 
-    Parameters
-    ----------
-    plan : Geometry
-        The geometry of one source image.
-    weights : ndarray, shape (rows, cols) of the used target, optional
-        How much each target pixel counts, by default once.
-
-    Returns
-    -------
-    ndarray, shape (taps, taps)
-        In the order of the user's taps. If all pixels count once, a Kronecker product, since a pixel is a row and a
-        column.
+    `plan`: the geometry of one source image. `weights` (rows, cols) of the used target: how much each target pixel
+    counts, by default once. Returns shape (taps, taps), in the order of the user's taps. If all pixels count once, a
+    Kronecker product, since a pixel is a row and a column.
     """
     axes = []  # for each the pairs of taps and the target's rows, or columns, in which they multiply the same one
     for seen in _pixels_of(plan):
@@ -87,18 +78,8 @@ def projected_of(plan: Geometry, columns: Columns, root: Array, weights: npt.NDA
     pixel of the image, ``H[t, t']``: for each column u of ``W Phi R`` the product of two images, u laid back on the
     image by either tap.
 
-    Parameters
-    ----------
-    plan : Geometry
-    columns : Columns
-        Phi.
-    root : ndarray, shape (terms, rank)
-        R, with ``R R'`` the inverse of ``Phi'W Phi``.
-    weights : ndarray, shape (rows, cols) of the used target, optional
-
-    Returns
-    -------
-    ndarray, shape (taps, taps)
+    `columns`: Phi. `root` (terms, rank): R, with ``R R'`` the inverse of ``Phi'W Phi``. `weights` (rows, cols) of the
+    used target. Returns shape (taps, taps).
     """
     n_taps = plan.n_taps
     total = np.zeros((n_taps, n_taps))

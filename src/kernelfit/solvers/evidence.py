@@ -183,26 +183,13 @@ def root_of(covariance: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """What the evidence needs of the data: ``z = W'k + s g`` with g standard normal, and the residual beside it.
+    """What the evidence needs of the data: ``z = W'k + s g`` with g standard normal, and the residual beside it."""
 
-    Attributes
-    ----------
-    grids : tuple of Grid
-        The supports.
-    weights : ndarray, shape (taps, combinations)
-        W; all the data if ``WW' = G``, part of them if ``WW' <= G``.
-    data : ndarray, shape (combinations,)
-        z.
-    rss : float
-    n : int
-        Number of pixels, less those combinations of the data that are left out.
-    """
-
-    grids: tuple[Grid, ...]
-    weights: Array
-    data: Array
+    grids: tuple[Grid, ...]  # the supports
+    weights: Array  # (taps, combinations); W; all the data if ``WW' = G``, part of them if ``WW' <= G``
+    data: Array  # (combinations,); z
     rss: float
-    n: int
+    n: int  # number of pixels, less those combinations of the data that are left out
     _folded: "dict[str | None, Projection]" = field(default_factory=dict, init=False, repr=False)
 
     @classmethod

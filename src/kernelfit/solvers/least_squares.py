@@ -134,30 +134,15 @@ class LeastSquares:
 
 @dataclass(frozen=True, eq=False)
 class LeastSquaresSolution:
-    """The minimum of ``|y - A k|^2``: what every other solver starts from.
+    """The minimum of ``|y - A k|^2``: what every other solver starts from."""
 
-    Attributes
-    ----------
-    taps : ndarray, shape (taps,)
-        The kernel; of several the smallest.
-    inverse : ndarray, shape (taps, rank)
-        A factor F of the (pseudo-)inverse of G, ``F F'``.
-    spread : ndarray, shape (taps,)
-        The diagonal of ``F F'``.
-    rank : int
-    condition : float
-    rss : float
-    noise_std : float
-        ``sqrt(rss / (n - rank))``, NaN if there are no more pixels than taps.
-    """
-
-    taps: Array
-    inverse: Array
-    spread: Array
+    taps: Array  # (taps,); the kernel; of several the smallest
+    inverse: Array  # (taps, rank); a factor F of the (pseudo-)inverse of G, ``F F'``
+    spread: Array  # (taps,); the diagonal of ``F F'``
     rank: int
     condition: float
     rss: float
-    noise_std: float
+    noise_std: float  # ``sqrt(rss / (n - rank))``, NaN if there are no more pixels than taps
 
     @property
     def full(self) -> bool:

@@ -92,24 +92,19 @@ class Penalized:
             msg = f"got penalty={self.penalty!r}, need one of {', '.join(PENALTIES)}, a matrix or a function"
             raise ValueError(msg)
         if not (isinstance(self.penalty, (str, np.ndarray)) or callable(self.penalty)):
-            msg = f"got penalty={self.penalty!r}, need one of {', '.join(PENALTIES)}, an array or a function"
-            raise TypeError(msg)
+            raise TypeError(f"got penalty={self.penalty!r}, need one of {', '.join(PENALTIES)}, an array or a function")
         if isinstance(self.strength, str):
             if self.strength not in ("gcv", "discrepancy"):
-                msg = f"got strength={self.strength!r}, need a number, 'gcv' or 'discrepancy'"
-                raise ValueError(msg)
+                raise ValueError(f"got strength={self.strength!r}, need a number, 'gcv' or 'discrepancy'")
         elif not (math.isfinite(self.strength) and self.strength >= 0):
-            msg = f"got strength={self.strength!r}, need a finite number of at least 0"
-            raise ValueError(msg)
+            raise ValueError(f"got strength={self.strength!r}, need a finite number of at least 0")
         if (self.noise_std is None) == (self.strength == "discrepancy"):
-            msg = (
+            raise ValueError(
                 f"got strength={self.strength!r} and noise_std={self.noise_std!r}; give noise_std with "
                 "strength='discrepancy', and only with it"
             )
-            raise ValueError(msg)
         if self.noise_std is not None and not (math.isfinite(self.noise_std) and self.noise_std >= 0):
-            msg = f"got noise_std={self.noise_std!r}, need a finite number of at least 0"
-            raise ValueError(msg)
+            raise ValueError(f"got noise_std={self.noise_std!r}, need a finite number of at least 0")
 
     def __str__(self) -> str:
         """Say the settings in one line."""
@@ -249,15 +244,12 @@ def penalty_matrix(penalty: Penalty, stats: NormalEquations) -> Array:
 def _checked(penalty: npt.ArrayLike, taps: int) -> Array:
     q = np.asarray(penalty, dtype=np.float64)
     if q.shape != (taps, taps):
-        msg = f"got a penalty of shape {q.shape}, need ({taps}, {taps}), one row for each tap"
-        raise ValueError(msg)
+        raise ValueError(f"got a penalty of shape {q.shape}, need ({taps}, {taps}), one row for each tap")
     scale = float(np.abs(q).max(initial=0.0))
     if not (np.isfinite(scale) and scale > 0 and np.abs(q - q.T).max() <= 1e-10 * scale):
-        msg = "got a penalty that is not symmetric, finite and unlike zero; need k'Qk, such as Q = D.T @ D"
-        raise ValueError(msg)
+        raise ValueError("got a penalty that is not symmetric, finite and unlike zero; need k'Qk, such as Q = D.T @ D")
     if float(scipy.linalg.eigvalsh(q, subset_by_index=[0, 0])[0]) < -1e-10 * scale * taps:
-        msg = "got a penalty with a negative eigenvalue, need k'Qk >= 0 for every k, such as Q = D.T @ D"
-        raise ValueError(msg)
+        raise ValueError("got a penalty with a negative eigenvalue, need k'Qk >= 0 for every k, such as Q = D.T @ D")
     return 0.5 * (q + q.T)
 
 

@@ -66,19 +66,9 @@ def least_absolute(sample: "Sample", inverse: Array | None = None, rounds: int =
 
     Outliers in the target hardly move it, however large they are and whatever they hold.
 
-    Parameters
-    ----------
-    sample : Sample
-        Patches; of many a part is used, enough for a kernel to start from.
-    inverse : ndarray, shape (taps, rank), optional
-        A factor of the inverse of about a multiple of the sample's Gram matrix, which is the default; the metric of the
-        conjugate gradients.
-    rounds : int, optional
-        Times that weights are found, at most, default 15.
-
-    Returns
-    -------
-    ndarray, shape (taps,)
+    `sample`: patches; of many a part is used, enough for a kernel to start from. `inverse` (taps, rank): a factor of
+    the inverse of about a multiple of the sample's Gram matrix, which is the default; the metric of the conjugate
+    gradients. `rounds`: times that weights are found, at most, default 15. Returns shape (taps,).
     """
     n, m = sample.patches.shape
     part = slice(None, None, max(1, n // enough(m)))

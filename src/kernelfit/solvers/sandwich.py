@@ -26,19 +26,8 @@ def with_scores(fit: Estimate, gram: Array, scores: Array) -> Estimate:
     moments of covariance M, its own is ``C M C / s^4``; under a prior what the prior adds to it, ``C - C G C / s^2``,
     stays.
 
-    Parameters
-    ----------
-    fit : KernelFit
-        The fit as its solver returned it, with a factor F of ``C = F F'``.
-    gram : ndarray, shape (taps, taps)
-        G, the Gram matrix that the solver was given.
-    scores : ndarray, shape (taps, taps)
-        M.
-
-    Returns
-    -------
-    KernelFit
-        The same kernel with another covariance.
+    `fit`: the fit as its solver returned it, with a factor F of ``C = F F'``. `gram` (taps, taps): G, the Gram matrix
+    that the solver was given. `scores` (taps, taps): M. Returns the same kernel with another covariance.
     """
     s = fit.noise_std
     if fit.factor is None or fit.factor.shape[1] == 0 or not (math.isfinite(s) and s > 0):

@@ -68,11 +68,9 @@ class Sparse:
     def __post_init__(self) -> None:
         """Check the settings."""
         if self.criterion not in ("ebic", "bic", "aic"):
-            msg = f"got criterion={self.criterion!r}, need 'ebic', 'bic' or 'aic'"
-            raise ValueError(msg)
+            raise ValueError(f"got criterion={self.criterion!r}, need 'ebic', 'bic' or 'aic'")
         if self.n_taps is not None and self.n_taps < 1:
-            msg = f"got n_taps={self.n_taps!r}, need a whole number of at least 1"
-            raise ValueError(msg)
+            raise ValueError(f"got n_taps={self.n_taps!r}, need a whole number of at least 1")
 
     def __str__(self) -> str:
         """Say the settings in one line."""

@@ -29,8 +29,7 @@ def as_balance(balance: object) -> float | None:
         raise (ValueError if isinstance(balance, str) else TypeError)(msg)
     value = float(balance)
     if not (math.isfinite(value) and value >= 0):
-        msg = f"got balance={balance!r}, need 'auto' or a finite number of at least 0"
-        raise ValueError(msg)
+        raise ValueError(f"got balance={balance!r}, need 'auto' or a finite number of at least 0")
     return value
 
 
