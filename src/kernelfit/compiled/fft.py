@@ -358,9 +358,9 @@ def borrow_plane(rows: int, cols: int, dtype: npt.DTypeLike) -> PlaneTransforms:
     return found
 
 
-def _take(kind: Any, *sides: int | str) -> Any:
+def _take(kind: type[Transforms], *sides: int | str) -> Transforms:
     with _lock:
-        rest = *sides, _settings["backend"], _settings["effort"]
+        rest: tuple[Any, ...] = *sides, _settings["backend"], _settings["effort"]
         idle = _pool.get((kind, *rest))
         return idle.pop() if idle else kind(*rest)
 
