@@ -66,15 +66,8 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        The arguments without the program's name; those of the process when omitted.
-
-    Returns
-    -------
-    int
-        0 solved, 1 solved with a doubtful verdict, 2 bad call or bad input (said in one line on stderr), 130 stopped.
+    `argv`: the arguments without the program's name; those of the process when omitted. Returns 0 solved, 1 solved with
+    a doubtful verdict, 2 bad call or bad input (said in one line on stderr), 130 stopped.
     """
     if None in (sys.stdin, sys.stdout, sys.stderr):  # closed: no file that is opened later may take their place
         while os.open(os.devnull, os.O_RDWR) < 2:
@@ -192,12 +185,7 @@ def _find(add: _Adder) -> None:
     find.add_argument("--shape", required=True, type=pair(1), metavar="N|R,C", help="sides of the kernel: 5 or 5,7")
     which(find, 2)
     lie = find.add_argument_group("how the kernel lies on the image")
-    lie.add_argument(
-        "--mode",
-        type=one_of(MODES),
-        metavar="MODE",
-        help=choices(MODES, "from the shapes"),
-    )
+    lie.add_argument("--mode", type=one_of(MODES), metavar="MODE", help=choices(MODES, "from the shapes"))
     inside = "none, only the interior is used"
     edge(lie, "what lay beyond the edge: " + choices(BOUNDARIES, inside), default="none")
     lie.add_argument("--origin", type=pair(None), metavar="N|R,C", help="tap over the output pixel (default: SciPy's)")
@@ -209,23 +197,12 @@ def _find(add: _Adder) -> None:
                      help=choices(SOLVERS, "auto; ridge to biharmonic are penalties"))  # fmt: skip
     how.add_argument("--strength", type=strength, metavar="X", help="strength of the penalty, or gcv (default)")
     how.add_argument("--total", type=number, metavar="T", help="what the taps add up to, such as 1")
-    how.add_argument(
-        "--symmetric",
-        type=one_of(SYMMETRIES),
-        metavar="SYM",
-        help=choices(SYMMETRIES, "none"),
-    )
+    how.add_argument("--symmetric", type=one_of(SYMMETRIES), metavar="SYM", help=choices(SYMMETRIES, "none"))
     how.add_argument("--background", type=index, metavar="DEGREE",
                      help="fit a polynomial surface, too: 0 a constant, 1 a plane (default: none)")  # fmt: skip
     how.add_argument("--channels", type=one_of(CHANNELS), metavar="C",
                      help="of colour images (not alpha): shared (one kernel), separate or mixed")  # fmt: skip
-    how.add_argument(
-        "--method",
-        type=one_of(METHODS),
-        default="auto",
-        metavar="M",
-        help=choices(METHODS, "auto"),
-    )
+    how.add_argument("--method", type=one_of(METHODS), default="auto", metavar="M", help=choices(METHODS, "auto"))
     how.add_argument("--balance", type=auto_or_number, metavar="B", help="of --method wiener: a number (default: auto)")
     how.add_argument("--tolerance", type=number, metavar="T", help="of --method cg: when to stop (default: 0.01)")
     workers(how)
@@ -233,10 +210,7 @@ def _find(add: _Adder) -> None:
                      help="stream the pixels and keep the sums here; the same call goes on from there")  # fmt: skip
     pixels = find.add_argument_group("which pixels count, and how much")
     pixels.add_argument(
-        "--mask",
-        type=named,
-        metavar="FILE",
-        help="an image that is not zero where a target pixel is to be left out",
+        "--mask", type=named, metavar="FILE", help="an image that is not zero where a target pixel is to be left out"
     )
     pixels.add_argument("--image-mask", type=named, metavar="FILE", help="the same for bad pixels of IMAGE")
     pixels.add_argument("--weights", type=named, metavar="FILE", help="inverse variance of each target pixel")
@@ -248,22 +222,13 @@ def _find(add: _Adder) -> None:
                         help="noise of IMAGE itself (standard deviation), to be taken off (default: 0)")  # fmt: skip
     pixels.add_argument("--errors", type=one_of(ERRORS), metavar="E",
                         help=choices(ERRORS, "plain") + ": error bars for noise that is correlated")  # fmt: skip
-    pixels.add_argument(
-        "--robust",
-        type=one_of(ROBUST),
-        metavar="R",
-        help=choices(ROBUST, "none") + ": outliers",
-    )
+    pixels.add_argument("--robust", type=one_of(ROBUST), metavar="R", help=choices(ROBUST, "none") + ": outliers")
     pixels.add_argument("--saturated", type=saturated, default="auto", metavar="S",
                         help="target pixels to leave out: LOW,HIGH (at or beyond them), none, or auto (default), "
                         "the ends of an integer type's range")  # fmt: skip
     out = find.add_argument_group("what comes out")
     out.add_argument(
-        "-o",
-        "--output",
-        type=named,
-        metavar="KERNEL",
-        help="write the kernel here; - is NPY on the standard output",
+        "-o", "--output", type=named, metavar="KERNEL", help="write the kernel here; - is NPY on the standard output"
     )
     out.add_argument("--report", type=named, metavar="PAGE.html", help="write a page of pictures and numbers here")
     machines(out)
@@ -289,22 +254,12 @@ def _apply(add: _Adder) -> None:
     apply.add_argument("--mode", type=one_of(MODES), metavar="MODE", help=choices(MODES, "same"))
     edge(apply, "what lies beyond the edge: " + choices(BOUNDARIES[1:], "as the file says, else symm"))
     apply.add_argument("--origin", type=pair(None), metavar="N|R,C", help="tap over the output pixel")
-    apply.add_argument(
-        "--operation",
-        type=one_of(OPERATIONS),
-        metavar="OP",
-        help=choices(OPERATIONS, "convolution"),
-    )
+    apply.add_argument("--operation", type=one_of(OPERATIONS), metavar="OP", help=choices(OPERATIONS, "convolution"))
     apply.add_argument("--nan", type=number, metavar="VALUE", help="what to write for pixels that are NaN")
     lattice(apply, "keep one in N pixels (default: as the file says, else 1)", "as the file says, else 0")
     workers(apply)
     apply.add_argument(
-        "-o",
-        "--output",
-        required=True,
-        type=named,
-        metavar="FILE",
-        help="the result; - is NPY on standard output",
+        "-o", "--output", required=True, type=named, metavar="FILE", help="the result; - is NPY on standard output"
     )
     force(apply)
 
@@ -337,10 +292,7 @@ def _deconvolve(add: _Adder) -> None:
                             help="pixels that are NaN: error (default), or mask to restore them, too")  # fmt: skip
     deconvolve.add_argument("--origin", type=pair(None), metavar="N|R,C", help="tap over the output pixel")
     deconvolve.add_argument(
-        "--operation",
-        type=one_of(OPERATIONS),
-        metavar="OP",
-        help=choices(OPERATIONS, "convolution"),
+        "--operation", type=one_of(OPERATIONS), metavar="OP", help=choices(OPERATIONS, "convolution")
     )
     workers(deconvolve)
     deconvolve.add_argument(

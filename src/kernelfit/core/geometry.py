@@ -76,28 +76,16 @@ class Convention:
 
 @dataclass(frozen=True)
 class Geometry:
-    """One pair of shapes reduced to the valid problem; made by `lay_out`.
+    """One pair of shapes reduced to the valid problem; made by `lay_out`."""
 
-    Attributes
-    ----------
-    image_shape, target_shape, kernel_shape : tuple of int
-        As the user gave them.
-    convention : Convention
-    before : tuple of int
-        Pixels by which the extended image starts ahead of the image.
-    offset : tuple of int
-        First target pixel used.
-    size : tuple of int
-        Rows and columns of target pixels used.
-    """
-
+    #: image_shape, target_shape, kernel_shape: as the user gave them
     image_shape: Shape
     target_shape: Shape
     kernel_shape: Shape
     convention: Convention
-    before: Shape
-    offset: Shape
-    size: Shape
+    before: Shape  # pixels by which the extended image starts ahead of the image
+    offset: Shape  # first target pixel used
+    size: Shape  # rows and columns of target pixels used
 
     @property
     def n_taps(self) -> int:
@@ -153,11 +141,9 @@ def as_pair(value: object, name: str) -> Shape:
         else:
             items = [operator.index(value)] * 2  # type: ignore[arg-type]
     except TypeError:
-        msg = f"got {name}={value!r}, need an int or a pair of ints (rows, columns)"
-        raise TypeError(msg) from None
+        raise TypeError(f"got {name}={value!r}, need an int or a pair of ints (rows, columns)") from None
     if len(items) != 2:
-        msg = f"got {name}={value!r} of length {len(items)}, need an int or a pair of ints (rows, columns)"
-        raise ValueError(msg)
+        raise ValueError(f"got {name}={value!r} of length {len(items)}, need an int or a pair of ints (rows, columns)")
     return items[0], items[1]
 
 
@@ -165,8 +151,7 @@ def kernel_shape(shape: object) -> Shape:
     """Return the kernel's shape as a pair of positive ints."""
     rows, cols = as_pair(shape, "shape")
     if rows < 1 or cols < 1:
-        msg = f"got shape={shape!r}, need at least one row and one column of taps"
-        raise ValueError(msg)
+        raise ValueError(f"got shape={shape!r}, need at least one row and one column of taps")
     return rows, cols
 
 
@@ -179,11 +164,9 @@ def lattice(stride: object, offset: object) -> tuple[Shape, Shape]:
     """Check which pixels are kept, and return stride and offset as pairs."""
     steps, first = as_pair(stride, "stride"), as_pair(offset, "offset")
     if min(steps) < 1:
-        msg = f"got stride={stride!r}, need at least 1 along each axis"
-        raise ValueError(msg)
+        raise ValueError(f"got stride={stride!r}, need at least 1 along each axis")
     if not all(0 <= o < s for o, s in zip(first, steps, strict=True)):
-        msg = f"got offset={offset!r} with stride={stride!r}, need 0 <= offset < stride along each axis"
-        raise ValueError(msg)
+        raise ValueError(f"got offset={offset!r} with stride={stride!r}, need 0 <= offset < stride along each axis")
     return steps, first
 
 
@@ -202,11 +185,10 @@ def convention(
     centre = default_origin(shape)
     if origin is not None:
         if mode != "same" and origin != centre:
-            msg = (
+            raise ValueError(
                 f"got origin={origin!r} with mode={mode!r}, where the shapes alone fix the alignment; "
                 "leave origin out, or use mode='same'"
             )
-            raise ValueError(msg)
         centre = origin
     return Convention(mode, boundary, fillvalue, centre, operation, stride, offset)
 
@@ -263,17 +245,15 @@ def lay_out(image: Shape, kernel: Shape, conv: Convention) -> Geometry:
             msg = f"got offset={conv.offset} where there are {whole} pixels along an axis, need a smaller one"
             raise ValueError(msg)
         if conv.mode == "valid" and whole < 1:
-            msg = (
+            raise ValueError(
                 f"got a kernel of {kernel[0]}x{kernel[1]}, larger than the image of {image[0]}x{image[1]}; "
                 "ask for a smaller shape"
             )
-            raise ValueError(msg)
         if conv.mode != "valid" and conv.boundary not in (None, "fill") and k > n:
-            msg = (
+            raise ValueError(
                 f"got a kernel of {kernel[0]}x{kernel[1]}, larger than the image of {image[0]}x{image[1]}, "
                 f"with boundary={conv.boundary!r}, which repeats the image only once; ask for a smaller shape"
             )
-            raise ValueError(msg)
     return Geometry(
         image,
         (target[0], target[1]),
@@ -290,11 +270,10 @@ def require_pixels(geometry: Geometry, where: str) -> None:
     if geometry.n_pixels:
         return
     (rows, cols), (n_rows, n_cols) = geometry.kernel_shape, geometry.image_shape
-    msg = (
+    raise ValueError(
         f"got {where} with an image of {n_rows}x{n_cols}, inside which no {rows}x{cols} footprint lies; leave it out, "
         "declare a boundary, or ask for a smaller shape"
     )
-    raise ValueError(msg)
 
 
 def require_determined(geometries: Sequence[Geometry], n_sources: int = 1, n_more: int = 0) -> None:
@@ -326,11 +305,8 @@ def axis_runs(start: int, stop: int, n: int, boundary: str | None, every: int = 
 
     Of the positions only ``start, start + every, ...`` are wanted.
 
-    Returns
-    -------
-    list of (dst, src, length, step)
-        ``extended[start + every * (dst + i)] == image[src + step * i]`` for ``0 <= i < length``; `src` is None
-        where the fill value stands.
+    Returns ``extended[start + every * (dst + i)] == image[src + step * i]`` for ``0 <= i < length``; `src` is None
+    where the fill value stands.
     """
     runs: list[Run] = []
     position = start

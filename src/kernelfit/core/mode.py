@@ -22,12 +22,11 @@ def infer_mode(
     )
     given = [] if mode is None else [f"mode={mode!r}"]
     given += [] if stride == (1, 1) else [f"stride={stride}", f"offset={offset}"]
-    msg = (
+    raise ValueError(
         f"got image {image[0]}x{image[1]}, target {target[0]}x{target[1]} and kernel {kernel[0]}x{kernel[1]}"
         f"{' with ' if given else ''}{', '.join(given)}; a target that fits this image and kernel is: {wanted}; "
         f"{_advice(image, target, {name: whole[name] for name in candidates}, stride, offset)}"
     )
-    raise ValueError(msg)
 
 
 def _kept(sides: list[int], stride: Shape, offset: Shape) -> Shape:

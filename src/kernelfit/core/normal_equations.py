@@ -17,24 +17,12 @@ _ARRAYS = ("gram", "moment", "center", "center_moment")
 
 @dataclass(frozen=True, eq=False)
 class SurfaceSums:
-    """Sums over pixels of one target with the terms Phi of its background, as long as that is not eliminated.
+    """Sums over pixels of one target with the terms Phi of its background, as long as that is not eliminated."""
 
-    Attributes
-    ----------
-    cross : ndarray, shape (taps, terms)
-        ``A'W Phi``.
-    gram : ndarray, shape (terms, terms)
-        ``Phi'W Phi``.
-    products : ndarray, shape (terms,)
-        ``Phi'W y``.
-    shape : (int, int)
-        Rows and columns of the whole target.
-    """
-
-    cross: Array
-    gram: Array
-    products: Array
-    shape: Shape
+    cross: Array  # (taps, terms); ``A'W Phi``
+    gram: Array  # (terms, terms); ``Phi'W Phi``
+    products: Array  # (terms,); ``Phi'W y``
+    shape: Shape  # rows and columns of the whole target
 
     def __add__(self, other: "SurfaceSums") -> "SurfaceSums":
         """Return the sums over the pixels of both parts of a target."""
@@ -43,24 +31,12 @@ class SurfaceSums:
 
 @dataclass(frozen=True, eq=False)
 class EliminatedSurface:
-    """What gives the coefficients of an eliminated background beside any kernel: ``first - gain k``.
+    """What gives the coefficients of an eliminated background beside any kernel: ``first - gain k``."""
 
-    Attributes
-    ----------
-    half : ndarray, shape (taps, rank)
-        ``A'W Phi R``.
-    root : ndarray, shape (terms, rank)
-        R, with ``R R'`` the (pseudo-)inverse of ``Phi'W Phi``.
-    first : ndarray, shape (terms,)
-        The coefficients beside a kernel of zeros.
-    shape : (int, int)
-        Rows and columns of the whole target.
-    """
-
-    half: Array
-    root: Array
-    first: Array
-    shape: Shape
+    half: Array  # (taps, rank); ``A'W Phi R``
+    root: Array  # (terms, rank); R, with ``R R'`` the (pseudo-)inverse of ``Phi'W Phi``
+    first: Array  # (terms,); the coefficients beside a kernel of zeros
+    shape: Shape  # rows and columns of the whole target
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,8 +126,7 @@ class NormalEquations:
                 continue
             shape = (m, m) if name == "gram" else (m,)
             if value.shape != shape:
-                msg = f"got {name} of shape {value.shape}, need {shape} for terms {self.supports}"
-                raise ValueError(msg)
+                raise ValueError(f"got {name} of shape {value.shape}, need {shape} for terms {self.supports}")
             value.setflags(write=False)
 
     @property
@@ -171,12 +146,11 @@ class NormalEquations:
         mine, theirs = self.convention, other.convention
         alike = all(getattr(mine, name) == getattr(theirs, name) for name in ("operation", "origin", "stride"))
         if self.supports != other.supports or not alike:
-            msg = (
+            raise ValueError(
                 f"got statistics of different kernels ({self.supports}, {mine} and {other.supports}, {theirs}); "
                 "only those of the "
                 "same supports, operation, origin and stride add up"
             )
-            raise ValueError(msg)
         sums: dict[str, Any] = {
             name: getattr(self, name) + getattr(other, name)
             for name in ("gram", "moment", "target_energy", "target_sum", "n_pixels")
@@ -209,8 +183,7 @@ class NormalEquations:
         if not isinstance(other, NormalEquations):
             return NotImplemented
         if other.n_pixels > self.n_pixels:
-            msg = f"got {other.n_pixels} pixels to take from {self.n_pixels}; take a part from the whole"
-            raise ValueError(msg)
+            raise ValueError(f"got {other.n_pixels} pixels to take from {self.n_pixels}; take a part from the whole")
         minus = dataclasses.replace(
             other,
             gram=-other.gram,
@@ -270,11 +243,10 @@ class NormalEquations:
         small = kernel_shape(shape)
         row, col = ((o - (n - 1) // 2) for o, n in zip(origin, small, strict=True)) if corner is None else corner
         if row < 0 or col < 0 or row + small[0] > rows or col + small[1] > cols:
-            msg = (
+            raise ValueError(
                 f"got a support of {small[0]}x{small[1]} at {(row, col)}, need one inside {rows}x{cols}; "
                 "give another shape or corner"
             )
-            raise ValueError(msg)
         index = np.arange(rows * cols).reshape(rows, cols)
         kept = index[row : row + small[0], col : col + small[1]].ravel()
         same = in_mode(self.convention, (rows, cols), "same")
@@ -363,13 +335,11 @@ def unpacked(header: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]
         fields["unreduced"] = (float(header["unreduced"][0]), float(header["unreduced"][1]))
     gram = fields["gram"]
     if not all(array.dtype == np.float64 and np.isfinite(array).all() for array in arrays.values()):
-        msg = "sums that are not finite"
-        raise ValueError(msg)
+        raise ValueError("sums that are not finite")
     scale = float(np.abs(np.diagonal(gram)).max(initial=0))
     rows = (slice(i, i + 256) for i in range(0, len(gram), 256))
     if np.diagonal(gram).min(initial=0) < -1e-9 * scale or any(
         np.abs(gram[part] - gram[:, part].T).max() > 1e-9 * scale for part in rows
     ):
-        msg = "a Gram matrix that is not symmetric, or negative on its diagonal"
-        raise ValueError(msg)
+        raise ValueError("a Gram matrix that is not symmetric, or negative on its diagonal")
     return fields

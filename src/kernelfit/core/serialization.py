@@ -16,18 +16,7 @@ from .validation import require_fields
 
 Array = npt.NDArray[np.float64]
 #: Fields of a fit that a file holds in a form of their own.
-_APART = (
-    "kernel",
-    "factor",
-    "convention",
-    "findings",
-    "path",
-    "priors",
-    "spectrum",
-    "background",
-    "parts",
-    "weights",
-)
+_APART = ("kernel", "factor", "convention", "findings", "path", "priors", "spectrum", "background", "parts", "weights")
 
 
 def packed(fit: Estimate) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -97,19 +86,16 @@ def unpacked(header: dict[str, Any], arrays: dict[str, Array]) -> Estimate:
     fit = Estimate(kernel=arrays["kernel"], factor=arrays.get("factor"), spectrum=spectrum, **header)
     require_kernel(fit.kernel, None if fit.factor is None else fit.stderr)
     if fit.uncertainty not in ("sampling", "posterior") or fit.channels not in (None, "shared", "separate", "mixed"):
-        msg = f"uncertainty={fit.uncertainty!r} and channels={fit.channels!r}"
-        raise ValueError(msg)
+        raise ValueError(f"uncertainty={fit.uncertainty!r} and channels={fit.channels!r}")
     return fit
 
 
 def require_kernel(kernel: Array, stderr: Array | None) -> None:
     """Refuse a kernel from a file that is not finite, and errors that are none."""
     if kernel.dtype.kind not in "biuf" or not kernel.size or not np.isfinite(kernel).all():
-        msg = "taps that are not all finite real numbers"
-        raise ValueError(msg)
+        raise ValueError("taps that are not all finite real numbers")
     if stderr is not None and (stderr.shape != kernel.shape or not (np.isfinite(stderr) & (stderr >= 0)).all()):
-        msg = "errors of the taps that are not one finite number of at least 0 for each"
-        raise ValueError(msg)
+        raise ValueError("errors of the taps that are not one finite number of at least 0 for each")
 
 
 def save_estimate(fit: Estimate, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
