@@ -15,7 +15,7 @@ from ..analysis import residuals
 from ..analysis.channel_split import split_channels, split_targets
 from ..core.estimate import Estimate
 from ..imageio.planes import require
-from .panels import BLUE, GRAY, ORANGE, cuts, error, frequency_response, kernel, new_axes
+from .panels import BLUE, GRAY, ORANGE, colorbar, cuts, error, frequency_response, kernel, new_axes, picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,23 +24,9 @@ Array = npt.NDArray[np.float64]
 GOOD, DOUBTFUL = "#1a7f37", "#b3541e"
 
 
+@picture("")
 def residual(fit: Estimate, image: npt.ArrayLike, target: npt.ArrayLike, ax: "Axes | None" = None) -> "Axes":
-    """Draw what the kernel leaves unexplained, in units of the noise; pure noise has no structure.
-
-    Parameters
-    ----------
-    fit : KernelFit
-        The result.
-    image, target : array_like, or lists of them
-        What `find_kernel` got.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; the default is a new figure.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        The Axes.
-    """
+    """Draw what the kernel leaves unexplained, in units of the noise; pure noise has no structure."""
     return _draw_residual(fit, residuals.window(fit, image, target), new_axes(ax))
 
 
@@ -52,35 +38,17 @@ def _draw_residual(fit: Estimate, left: Array, ax: "Axes") -> "Axes":
     ax.set_title(f"residual, {size}: " + ("rounding only" if exact(fit) else f"std {found:.3g}"))
     if min(left.shape) == 1:
         ax.plot(left.ravel() / spread, color=BLUE, linewidth=0.7)
-        ax.set_ylabel("standard deviations")
-        ax.set_xlabel("pixel")
+        ax.set(xlabel="pixel", ylabel="standard deviations")
         return ax
-    picture = ax.imshow(left / spread, cmap="RdBu_r", vmin=-4, vmax=4, interpolation="nearest")
-    bar = ax.figure.colorbar(picture, ax=ax, shrink=0.82, pad=0.02)
-    bar.set_label("standard deviations")
-    ax.set_xticks([])
-    ax.set_yticks([])
-    ax.set_facecolor("#d4d4d8")  # what was left out
+    shown = ax.imshow(left / spread, cmap="RdBu_r", vmin=-4, vmax=4, interpolation="nearest")
+    colorbar(ax, shown, "standard deviations")
+    ax.set(xticks=[], yticks=[], facecolor="#d4d4d8")  # that of what was left out
     return ax
 
 
+@picture(", on a logarithmic scale, where outliers show")
 def residual_histogram(fit: Estimate, image: npt.ArrayLike, target: npt.ArrayLike, ax: "Axes | None" = None) -> "Axes":
-    """Draw how often each size of residual occurs, beside a Gaussian of the noise that was found.
-
-    Parameters
-    ----------
-    fit : KernelFit
-        The result.
-    image, target : array_like, or lists of them
-        What `find_kernel` got.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; the default is a new figure.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        The Axes, on a logarithmic scale, where outliers show.
-    """
+    """Draw how often each size of residual occurs, beside a Gaussian of the noise that was found."""
     return _draw_histogram(fit, residuals.window(fit, image, target), new_axes(ax))
 
 
@@ -93,35 +61,19 @@ def _draw_histogram(fit: Estimate, left: Array, ax: "Axes") -> "Axes":
     ax.bar(middle, counts, width=edges[1] - edges[0], color=BLUE, alpha=0.75, label="residual")
     expected = left.size * (edges[1] - edges[0]) * np.exp(-(middle**2) / 2) / math.sqrt(2 * math.pi)
     ax.plot(middle, expected, color=ORANGE, linewidth=1.5, label=f"Gaussian, std {spread:.3g}")
-    ax.set_yscale("log")
-    ax.set_ylim(0.5, 3 * max(float(counts.max()), float(expected.max()), 1.0))
+    ax.set(yscale="log", ylim=(0.5, 3 * max(float(counts.max()), float(expected.max()), 1.0)))
     far = int(np.count_nonzero(np.abs(left) > 5 * spread))
-    ax.set_xlabel("residual, in units of the noise")
-    ax.set_ylabel("pixels")
+    ax.set(xlabel="residual, in units of the noise", ylabel="pixels")
     ax.set_title(f"{far} of {left.size} pixels beyond 5 sigma")
     ax.legend(frameon=False, fontsize=8, loc="upper right")
     return ax
 
 
+@picture("; the title says whether the error bars can be right")
 def residual_autocorrelation(
     fit: Estimate, image: npt.ArrayLike, target: npt.ArrayLike, ax: "Axes | None" = None
 ) -> "Axes":
-    """Draw how like itself the residual is after a shift: nothing but the middle stands out of white noise.
-
-    Parameters
-    ----------
-    fit : KernelFit
-        The result.
-    image, target : array_like, or lists of them
-        What `find_kernel` got.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; the default is a new figure.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        The Axes; the title says whether the error bars can be right.
-    """
+    """Draw how like itself the residual is after a shift: nothing but the middle stands out of white noise."""
     return _draw_autocorrelation(fit, residuals.window(fit, image, target), new_axes(ax))
 
 
@@ -142,23 +94,14 @@ def _draw_autocorrelation(fit: Estimate, left: Array, ax: "Axes") -> "Axes":
     if min(table.shape) == 1:
         ax.axhspan(-chance, chance, color=GRAY, alpha=0.18, linewidth=0, label="chance")
         ax.plot(np.arange(-max(reach), max(reach) + 1), shown.ravel(), "o", color=BLUE, markersize=4)
-        ax.set_xlabel("shift in pixels")
-        ax.set_ylabel("correlation")
+        ax.set(xlabel="shift in pixels", ylabel="correlation")
         ax.legend(frameon=False, fontsize=8, loc="upper right")
         return ax
     top = min(1.0, max(float(np.nanmax(np.abs(shown), initial=0.0)), 2 * chance))
-    color = ax.imshow(
-        shown,
-        cmap="RdBu_r",
-        vmin=-top,
-        vmax=top,
-        interpolation="nearest",
-        extent=(-reach[1] - 0.5, reach[1] + 0.5, reach[0] + 0.5, -reach[0] - 0.5),
-    )
-    bar = ax.figure.colorbar(color, ax=ax, shrink=0.82, pad=0.02)
-    bar.set_label("correlation")
-    ax.set_xlabel("shift in columns")
-    ax.set_ylabel("shift in rows")
+    extent = (-reach[1] - 0.5, reach[1] + 0.5, reach[0] + 0.5, -reach[0] - 0.5)
+    color = ax.imshow(shown, cmap="RdBu_r", vmin=-top, vmax=top, interpolation="nearest", extent=extent)
+    colorbar(ax, color, "correlation")
+    ax.set(xlabel="shift in columns", ylabel="shift in rows")
     for axis, lags in ((ax.yaxis, reach[0]), (ax.xaxis, reach[1])):
         axis.set_ticks(sorted({-lags, -(lags // 2), 0, lags // 2, lags}))
     return ax

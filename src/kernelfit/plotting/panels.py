@@ -1,7 +1,9 @@
 """Pictures of a kernel and of how well it is known, each drawn on matplotlib Axes; `plot` is the door to them."""
 
+import inspect
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +15,35 @@ from ..imageio.planes import require
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 Array = npt.NDArray[np.float64]
+Draw = TypeVar("Draw", bound=Callable[..., Any])
 BLUE, ORANGE, GRAY = "#1f5fa8", "#c4560b", "#6b7280"
 _MOST_NUMBERS = 7  # rows or columns of a kernel whose taps are written into the picture
 _FRAME = 0.46 * np.array([[-1, 1, 1, -1, -1], [-1, -1, 1, 1, -1]])  # around a tap
 _STRIP = 4  # longer shapes are not drawn to scale
 _BELIEVED = 0.1  # error of the response, relative to its maximum, up to which a frequency counts as determined
+
+
+_PARAMETERS = {
+    "fit": "KernelFit\n    The result.",
+    "image": "array_like, or list of them\n    What `find_kernel` got.",
+    "target": "array_like, or list of them\n    What `find_kernel` got.",
+    "ax": "matplotlib.axes.Axes, optional\n    Where to draw; the default is a new figure.",
+    "title": "str, optional\n    Instead of the shape.",
+    "numbers": "bool, optional\n    Whether the values are written into the picture, up to 7 x 7 of them; default True.",
+}
+
+
+def picture(told: str) -> Callable[[Draw], Draw]:
+    """Give a drawing the sections of its docstring that all have: its parameters, and the Axes that it returns."""
+
+    def documented(draw: Draw) -> Draw:
+        text, raises, errors = inspect.cleandoc(draw.__doc__ or "").partition("\n\nRaises\n")
+        taken = "\n".join(f"{name} : {_PARAMETERS[name]}" for name in inspect.signature(draw).parameters)
+        returned = f"matplotlib.axes.Axes\n    The Axes{told}."
+        draw.__doc__ = f"{text}\n\nParameters\n----------\n{taken}\n\nReturns\n-------\n{returned}{raises}{errors}\n"
+        return draw
+
+    return documented
 
 
 def new_axes(ax: "Axes | None") -> "Axes":
@@ -39,25 +65,9 @@ def _plane(fit: Estimate) -> Array:
     return fit.kernel
 
 
+@picture("; a cross or a frame marks the origin, the tap over the output pixel, if it is a tap")
 def kernel(fit: Estimate, ax: "Axes | None" = None, *, title: str | None = None, numbers: bool = True) -> "Axes":
-    """Draw the taps: a diverging map about zero if some are clearly negative, else a sequential one from zero.
-
-    Parameters
-    ----------
-    fit : KernelFit
-        The result.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; the default is a new figure.
-    title : str, optional
-        Instead of the shape.
-    numbers : bool, optional
-        Whether the taps of a kernel of up to 7 x 7 are written into the picture; default True.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        The Axes; a cross or a frame marks the origin, the tap over the output pixel, if it is a tap.
-    """
+    """Draw the taps: a diverging map about zero if some are clearly negative, else a sequential one from zero."""
     ax = new_axes(ax)
     taps = _plane(fit)
     high = float(np.abs(taps).max()) or 1.0
@@ -66,13 +76,13 @@ def kernel(fit: Estimate, ax: "Axes | None" = None, *, title: str | None = None,
     scale: dict[str, Any] = {"cmap": "RdBu_r", "vmin": -high, "vmax": high}
     if not negative:
         scale = {"cmap": "magma", "vmin": min(0.0, float(taps.min())), "vmax": high}
-    picture = ax.imshow(taps, interpolation="nearest", **scale)
-    _bar(ax, picture, "tap (target units per image unit)")
+    shown = ax.imshow(taps, interpolation="nearest", **scale)
+    _taps_bar(ax, shown, "tap (target units per image unit)")
     _grid(ax, taps.shape)
     row, col = fit.convention.origin
     framed = max(taps.shape) <= _MOST_NUMBERS
     if framed and numbers:
-        _numbers(ax, taps, picture)
+        _numbers(ax, taps, shown)
     x, y = ([col], [row]) if not framed else (col + _FRAME[0], row + _FRAME[1])
     rows, cols = taps.shape
     outside = not (0 <= row < rows and 0 <= col < cols)
@@ -83,23 +93,9 @@ def kernel(fit: Estimate, ax: "Axes | None" = None, *, title: str | None = None,
     return ax
 
 
+@picture("; the title says how large the errors are beside the largest tap")
 def error(fit: Estimate, ax: "Axes | None" = None, *, numbers: bool = True) -> "Axes":
-    """Draw the standard error of each tap.
-
-    Parameters
-    ----------
-    fit : KernelFit
-        The result.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; the default is a new figure.
-    numbers : bool, optional
-        Whether the errors of a kernel of up to 7 x 7 are written into the picture; default True.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        The Axes; the title says how large the errors are beside the largest tap.
-    """
+    """Draw the standard error of each tap."""
     ax = new_axes(ax)
     taps, errors = _plane(fit), fit.stderr
     _grid(ax, taps.shape)
@@ -110,11 +106,11 @@ def error(fit: Estimate, ax: "Axes | None" = None, *, numbers: bool = True) -> "
         return ax
     top, high = float(errors.max()), float(np.abs(taps).max())
     limit = top if fit.factor is not None else 2 * top  # one typical error for all: in the middle of the scale
-    picture = ax.imshow(errors, cmap="viridis", vmin=0.0, vmax=limit or 1.0, interpolation="nearest")
-    _bar(ax, picture, "standard error of a tap")
+    shown = ax.imshow(errors, cmap="viridis", vmin=0.0, vmax=limit or 1.0, interpolation="nearest")
+    _taps_bar(ax, shown, "standard error of a tap")
     _grid(ax, taps.shape)
     if max(taps.shape) <= _MOST_NUMBERS and numbers:
-        _numbers(ax, errors, picture)
+        _numbers(ax, errors, shown)
     name = "error" if fit.uncertainty == "sampling" else "error (with the prior)"
     size = "up to" if fit.factor is not None else "about"
     of = " of what is known" if _open(fit) else f", {size} {_percent(top / high)} of the peak" if high > 0 else ""
@@ -153,33 +149,35 @@ def kernel_and_error(fit: Estimate, axes: "tuple[Axes, Axes] | None" = None) -> 
     return kernel(fit, axes[0]), error(fit, axes[1])
 
 
-def _bar(ax: "Axes", picture: Any, label: str) -> None:
-    bar = ax.figure.colorbar(picture, ax=ax, shrink=0.82, pad=0.02)
+def colorbar(ax: "Axes", shown: Any, label: str) -> Any:
+    """Draw the scale of a picture beside it."""
+    bar = ax.figure.colorbar(shown, ax=ax, shrink=0.82, pad=0.02)
     bar.set_label(label)
-    formatter: Any = bar.formatter
-    formatter.set_powerlimits((-2, 3))
+    return bar
+
+
+def _taps_bar(ax: "Axes", shown: Any, label: str) -> None:
+    colorbar(ax, shown, label).formatter.set_powerlimits((-2, 3))
 
 
 def _grid(ax: "Axes", shape: tuple[int, ...]) -> None:
     """Label rows and columns by whole numbers only."""
     for axis, n in ((ax.yaxis, shape[0]), (ax.xaxis, shape[1])):
-        step = max(1, math.ceil(n / 8))
-        axis.set_ticks(range(0, n, step))
+        axis.set_ticks(range(0, n, max(1, math.ceil(n / 8))))
     if max(shape) > _STRIP * min(shape):  # a strip that can be seen
         ax.set_aspect("auto")
         ax.set_box_aspect(1 / _STRIP if shape[1] > shape[0] else _STRIP)
-    ax.set_xlabel("column")
-    ax.set_ylabel("row")
+    ax.set(xlabel="column", ylabel="row")
 
 
-def _numbers(ax: "Axes", values: Array, picture: Any) -> None:
+def _numbers(ax: "Axes", values: Array, shown: Any) -> None:
     """Write each value into its square, dark on light and light on dark."""
     top = float(np.abs(values).max())
     digits = max(0, min(6, 2 - math.floor(math.log10(top)))) if top > 0 else 0
     digits = digits if max(values.shape) <= 5 else min(digits, 3)
     small = top > 0 and top < 1e-3
     for (row, col), value in np.ndenumerate(values):
-        red, green, blue, _ = picture.cmap(picture.norm(value))
+        red, green, blue, _ = shown.cmap(shown.norm(value))
         text = f"{value:.1e}" if small else f"{value:.{digits}f}"
         if not small and float(text) == 0:
             text = "0"
@@ -187,21 +185,9 @@ def _numbers(ax: "Axes", values: Array, picture: Any) -> None:
         ax.text(col, row, text, ha="center", va="center", color=color, fontsize=8 if max(values.shape) <= 5 else 6.5)
 
 
+@picture("; positions are pixels from the origin")
 def cuts(fit: Estimate, ax: "Axes | None" = None) -> "Axes":
-    """Draw the row and the column of taps through the largest one, with their 95 % intervals.
-
-    Parameters
-    ----------
-    fit : KernelFit
-        The result.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; the default is a new figure.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        The Axes; positions are pixels from the origin.
-    """
+    """Draw the row and the column of taps through the largest one, with their 95 % intervals."""
     ax = new_axes(ax)
     taps = _plane(fit)
     at = np.unravel_index(int(np.argmax(np.abs(taps))), taps.shape)
@@ -217,32 +203,20 @@ def cuts(fit: Estimate, ax: "Axes | None" = None) -> "Axes":
         x = np.arange(taps.shape[axis]) - fit.convention.origin[axis]
         ax.fill_between(x, low[where], high[where], color=color, alpha=0.22, linewidth=0)
         ax.plot(x, taps[where], mark + "-", color=color, markersize=3.5, linewidth=1.2, label=label)
-    ax.set_xlabel("pixels from the origin")
-    ax.set_ylabel("tap")
+    ax.set(xlabel="pixels from the origin", ylabel="tap")
     ax.legend(frameon=False, fontsize=8, loc="best")
     sure = "95 % intervals" + (" of what is known" if _open(fit) else "")
     ax.set_title(f"cuts through the peak, {sure if np.isfinite(fit.stderr).all() else 'errors not known'}")
     return ax
 
 
+@picture("; frequencies are in cycles per pixel")
 def frequency_response(fit: Estimate, ax: "Axes | None" = None) -> "Axes":
     """Draw the size of the kernel's transform along rows and columns, and the band that the data determine.
 
     A frequency counts as determined where the standard error of the transform is below a tenth of the maximum, and the
     image does not leave it open; for the spectral method where more comes from the data than from the penalty, as
     `Spectrum` says.
-
-    Parameters
-    ----------
-    fit : KernelFit
-        The result.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; the default is a new figure.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        The Axes; frequencies are in cycles per pixel.
     """
     ax = new_axes(ax)
     taps = _plane(fit)
@@ -273,8 +247,7 @@ def frequency_response(fit: Estimate, ax: "Axes | None" = None) -> "Axes":
         title += f"; {fit.spectrum.determined:.0%} determined"
         if len(fit.spectrum.frequencies):
             ring = fit.spectrum.frequencies
-            ax.fill_between(ring, 0, 1, where=list(fit.spectrum.passed < 0.5), transform=ax.get_xaxis_transform(),
-                            color=GRAY, alpha=0.18, linewidth=0, label="not determined")  # fmt: skip
+            _shade(ax, ring, fit.spectrum.passed < 0.5, "not determined")
     elif factor is not None:
         size, spread = np.max(sizes, axis=0), np.max(spreads, axis=0)
         sound = size[~lost & (spread < 0.5 * size)]
@@ -283,33 +256,23 @@ def frequency_response(fit: Estimate, ax: "Axes | None" = None) -> "Axes":
         top = min(top, 4 * peak)
         title += f"; {1 - float(lost.mean()):.0%} determined" if lost.any() else "; all of it determined"
         if lost.any():
-            ax.fill_between(frequencies, 0, 1, where=list(lost), transform=ax.get_xaxis_transform(), color=GRAY,
-                            alpha=0.18, linewidth=0, label="not known to 10 % of the peak")  # fmt: skip
+            _shade(ax, frequencies, lost, "not known to 10 % of the peak")
     else:
         title += ", errors not known"
-    ax.set_title(title)
-    ax.set_ylim(0, 1.25 * top if top > 0 else 1.0)
-    ax.set_xlim(0, 0.5)
-    ax.set_xlabel("frequency, cycles per pixel")
-    ax.set_ylabel("|K|, factor on a wave's height")
+    ax.set(title=title, xlim=(0, 0.5), ylim=(0, 1.25 * top if top > 0 else 1.0))
+    ax.set(xlabel="frequency, cycles per pixel", ylabel="|K|, factor on a wave's height")
     ax.legend(frameon=False, fontsize=8, loc="best")
     return ax
 
 
+def _shade(ax: "Axes", x: Array, where: npt.NDArray[np.bool_], label: str) -> None:
+    look: dict[str, Any] = {"color": GRAY, "alpha": 0.18, "linewidth": 0, "label": label}
+    ax.fill_between(x, 0, 1, where=list(where), transform=ax.get_xaxis_transform(), **look)
+
+
+@picture("; frequencies are in cycles per pixel, up to 0.71 along the diagonal")
 def spectrum(fit: Estimate, ax: "Axes | None" = None) -> "Axes":
-    """Draw what division by frequency can know: the coherence, and the share that comes from the data.
-
-    Parameters
-    ----------
-    fit : KernelFit
-        A result of ``method="wiener"``.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; the default is a new figure.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        The Axes; frequencies are in cycles per pixel, up to 0.71 along the diagonal.
+    """Draw what division by frequency (``method="wiener"``) can know: the coherence, and the share that the data give.
 
     Raises
     ------
@@ -324,30 +287,17 @@ def spectrum(fit: Estimate, ax: "Axes | None" = None) -> "Axes":
     ax.plot(seen.frequencies, seen.coherence, color=BLUE, linewidth=1.5, label="coherence: explained by the kernel")
     ax.plot(seen.frequencies, seen.passed, color=ORANGE, linewidth=1.5, label="from the data, not the penalty")
     ax.axhline(0.5, color=GRAY, linewidth=0.8, linestyle="--")
-    ax.set_ylim(-0.02, 1.3)
-    ax.set_yticks([0.0, 0.25, 0.5, 0.75, 1.0])
+    ax.set(ylim=(-0.02, 1.3), yticks=[0.0, 0.25, 0.5, 0.75, 1.0])
     ax.set_xlim(left=0.0)
-    ax.set_xlabel("frequency, cycles per pixel")
-    ax.set_ylabel("share, from 0 to 1")
+    ax.set(xlabel="frequency, cycles per pixel", ylabel="share, from 0 to 1")
     ax.legend(frameon=False, fontsize=8, loc="upper right")
     ax.set_title(f"spectrum; balance {seen.balance:.2g}, {seen.determined:.0%} determined")
     return ax
 
 
+@picture(" of the criterion; those of the degrees of freedom are its twin")
 def strength_path(fit: Estimate, ax: "Axes | None" = None) -> "Axes":
     """Draw the criterion that the strength of a penalty was chosen by, and the degrees of freedom.
-
-    Parameters
-    ----------
-    fit : KernelFit
-        A result of `Penalized`, `Sparse` or another solver that keeps its path.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; the default is a new figure.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        The Axes of the criterion; those of the degrees of freedom are its twin.
 
     Raises
     ------

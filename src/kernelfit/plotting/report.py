@@ -190,20 +190,14 @@ def _verdicts(parts: dict[str, Estimate], lefts: list[Array]) -> list[str]:
                 f"correlation of {worst:.2g}, where chance gives {residuals.chance(left, part):.1g} at most"
             )
     if details:
-        cards.append(
-            _card(
-                "The residual is not white",
-                "The errors take the noise for independent from pixel to pixel, so they are too small here.",
-                details,
-                (
-                    "If structure of the image is seen in the residual: a larger kernel may help, or the filter is no "
-                    "plain kernel.",
-                    "If not: the noise itself is correlated, as after compression, demosaicing or resampling. The "
-                    "kernel is right; errors='sandwich' (--errors sandwich) gives errors that allow for it.",
-                ),
-                False,
-            )
+        meaning = "The errors take the noise for independent from pixel to pixel, so they are too small here."
+        steps = (
+            "If structure of the image is seen in the residual: a larger kernel may help, or the filter is no plain "
+            "kernel.",
+            "If not: the noise itself is correlated, as after compression, demosaicing or resampling. The kernel is "
+            "right; errors='sandwich' (--errors sandwich) gives errors that allow for it.",
         )
+        cards.append(_card("The residual is not white", meaning, details, steps, False))
     return cards
 
 
@@ -273,53 +267,51 @@ def _thumbnail(image: Any, axis: int | None, ax: Any) -> None:
 def _of_kernel(fit: Estimate, label: str, cut: bool) -> list[str]:
     """Return the pictures of one kernel."""
     out = [
-        _figure(panels.kernel, fit, name="Kernel",
-                caption=f"{label}The taps. The mark shows the origin, the tap over the output pixel."),
-        _figure(panels.error, fit, name="Errors", caption=f"{label}Standard error of each tap."),
-    ]  # fmt: skip
-    if cut:
-        out.append(
-            _figure(
-                panels.cuts, fit, name="Cuts",
-                caption=f"{label}Row and column through the largest tap. The bands hold the true value in 95 of 100 "
-                "cases.",
-            )
-        )  # fmt: skip
-    out.append(
-        _figure(
-            panels.frequency_response, fit, name="Frequency response",
-            caption=f"{label}What the kernel does to waves, from broad (left) to fine (right). Shaded: not known from "
-            "these images.",
-        )
-    )  # fmt: skip
-    return out
+        (panels.kernel, "Kernel", "The taps. The mark shows the origin, the tap over the output pixel."),
+        (panels.error, "Errors", "Standard error of each tap."),
+        (
+            panels.cuts,
+            "Cuts",
+            "Row and column through the largest tap. The bands hold the true value in 95 of 100 cases.",
+        ),
+        (
+            panels.frequency_response,
+            "Frequency response",
+            "What the kernel does to waves, from broad (left) to fine (right). Shaded: not known from these images.",
+        ),
+    ]
+    return [
+        _figure(how, fit, name=name, caption=label + told) for how, name, told in out if cut or how is not panels.cuts
+    ]
 
 
 def _of_residual(fit: Estimate, left: Array) -> list[str]:
     """Return the pictures of what the kernel leaves unexplained, and of how it was chosen."""
-    out = [
-        _figure(
-            overview._draw_residual, fit, left, name="Residual",
-            caption="What the kernel leaves unexplained, about the middle of the image. Nothing of the image should be "
-            "seen. Gray: left out.",
+    told = (
+        (
+            overview._draw_residual,
+            "Residual",
+            "What the kernel leaves unexplained, about the middle of the image. Nothing of the image should be seen. "
+            "Gray: left out.",
         ),
-        _figure(overview._draw_histogram, fit, left, name="Histogram of the residual",
-                caption="Beside a Gaussian of the noise found. Bars far out are outliers."),
-        _figure(overview._draw_autocorrelation, fit, left, name="Autocorrelation of the residual",
-                caption="How like itself the residual is after a shift. White noise shows no pattern."),
-    ]  # fmt: skip
+        (
+            overview._draw_histogram,
+            "Histogram of the residual",
+            "Beside a Gaussian of the noise found. Bars far out are outliers.",
+        ),
+        (
+            overview._draw_autocorrelation,
+            "Autocorrelation of the residual",
+            "How like itself the residual is after a shift. White noise shows no pattern.",
+        ),
+    )
+    out = [_figure(how, fit, left, name=name, caption=caption) for how, name, caption in told]
     if fit.spectrum is not None and len(fit.spectrum.frequencies):
-        out.append(
-            _figure(
-                panels.spectrum, fit, name="Spectrum",
-                caption="What division by frequency can know. Below one half the penalty, not the data, decides.",
-            )
-        )  # fmt: skip
+        caption = "What division by frequency can know. Below one half the penalty, not the data, decides."
+        out.append(_figure(panels.spectrum, fit, name="Spectrum", caption=caption))
     if fit.path is not None:
-        out.append(
-            _figure(panels.strength_path, fit, name="Strength",
-                    caption="How the strength of the penalty, or the number of taps, was chosen.")
-        )  # fmt: skip
+        caption = "How the strength of the penalty, or the number of taps, was chosen."
+        out.append(_figure(panels.strength_path, fit, name="Strength", caption=caption))
     return out
 
 
@@ -340,9 +332,8 @@ def _figures(fit: Estimate) -> list[tuple[str, ...]]:
     rows += [("prior", str(prior)) for prior in fit.priors]
     if fit.background is not None:
         table = zip(fit.background.coefficients.ravel(), fit.background.stderr.ravel(), strict=True)
-        rows.append(
-            (f"background of degree {fit.background.degree}", ", ".join(f"{c:.5g} ± {e:.1g}" for c, e in table))
-        )
+        told = ", ".join(f"{c:.5g} ± {e:.1g}" for c, e in table)
+        rows.append((f"background of degree {fit.background.degree}", told))
     rows += [("weights", fit.weighting)] if fit.weighting else []
     rows += [("note", note) for note in fit.notes]
     return rows
