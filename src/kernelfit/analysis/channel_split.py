@@ -6,13 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..core.estimate import Estimate, require_fit
-from ..core.validation import as_list
+from ..core.validation import Array, as_list
 from ..data.observation import as_planes
-
-Array = npt.NDArray[np.float64]
 
 
 def split_channels(fit: Estimate, names: Sequence[str] | None = None) -> dict[str, Estimate]:

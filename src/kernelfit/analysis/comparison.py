@@ -11,8 +11,8 @@ from ..core import geometry
 from ..core.deprecated import renamed
 from ..core.estimate import Estimate
 from ..core.findings import Verdict
+from ..core.validation import Array
 
-Array = npt.NDArray[np.float64]
 #: Supports of more taps than this are tested tap by tap: the covariance of all would cost too much.
 _MOST_TAPS = 2500
 

@@ -13,9 +13,9 @@ from ..core.estimate import Estimate
 from ..core.findings import Verdict
 from ..core.geometry import Shape
 from ..core.model import Model
+from ..core.validation import Array
 from .psf_shape import ENCIRCLED, PeakShape
 
-Array = npt.NDArray[np.float64]
 _FINE = 2.0  # pixels of width below which the spline between the taps tells: 4 % at a Gaussian's 1.6, 2 % at 2.4
 _SYMMETRY = "by symmetry"
 _ROUND, _WIDER = 2.45, 1.25  # a length of two normal numbers, and 1.96 times this, that 95 % of such lengths stay below

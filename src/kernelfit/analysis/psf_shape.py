@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from ..core.validation import Array
+
 Complex = npt.NDArray[np.complex128]
 ENCIRCLED = (0.5, 0.8, 0.9)  # fractions of the sum
 _PAD = 2  # rows and columns of zeros around the support, so that the spline may end there

@@ -8,10 +8,10 @@ import numpy.typing as npt
 
 from ..core import geometry
 from ..core.estimate import Estimate
+from ..core.validation import Array
 from ..engines.forward import predict
 from .channel_split import Planes, planes_of
 
-Array = npt.NDArray[np.float64]
 _SIDE = 1024
 _LAGS = 10
 _MOST = 16  # pairs and channels that share a kernel of which a window is looked at

@@ -15,8 +15,6 @@ from ..core.normal_equations import NormalEquations
 from ..solvers.auto import as_solver
 from ..solvers.least_squares import EPS, Solver, least_squares, residual_at
 
-Array = npt.NDArray[np.float64]
-
 
 @dataclass(frozen=True, eq=False)
 class Comparison:

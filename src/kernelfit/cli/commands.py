@@ -16,6 +16,7 @@ import kernelfit
 
 from ..core.geometry import in_mode
 from ..core.npz import write_together, write_whole
+from ..core.validation import Array
 from ..imageio import kernels, read, write
 from ..imageio.planes import COLOURS
 from ..plotting.text import summary
@@ -275,7 +276,7 @@ def _laid(args: argparse.Namespace, held: kernels.KernelFile, mode: str) -> dict
     return found
 
 
-def _split(image: Any, kernel: kernels.Array, as_large: bool) -> tuple[Any, Any]:
+def _split(image: Any, kernel: Array, as_large: bool) -> tuple[Any, Any]:
     """Return the channels that kernels are laid on, and an alpha channel that stays as it is, None without.
 
     Alpha is a channel like the others where there is a kernel for it, and where one kernel changes the size of all.
@@ -292,7 +293,7 @@ def _split(image: Any, kernel: kernels.Array, as_large: bool) -> tuple[Any, Any]
     return image[..., :n_colours], image[..., n_colours:] if n_colours < n and as_large else None
 
 
-def _white(kept: Path | None, colours: Any, alpha: Any, kernel: kernels.Array) -> int:
+def _white(kept: Path | None, colours: Any, alpha: Any, kernel: Array) -> int:
     """Return what stands for white in the file that is to be written, or refuse it."""
     made = kernel.shape[0] if kernel.ndim == 4 else 1 if colours.ndim == 2 else colours.shape[-1]
     return 0 if kept is None else write.white_of(kept, colours, made + (alpha is not None))

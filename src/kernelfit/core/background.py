@@ -17,8 +17,8 @@ import scipy.linalg
 
 from .geometry import Shape
 from .normal_equations import EliminatedSurface, NormalEquations
+from .validation import Array
 
-Array = npt.NDArray[np.float64]
 _EPS = float(np.finfo(np.float64).eps)
 _ROOM = 2**20  # pixels of weights converted at a time
 

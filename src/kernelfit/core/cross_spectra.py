@@ -8,9 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .geometry import Convention, Shape, as_pair, convention_from, kernel_shape
-from .validation import require_fields
+from .validation import Array, require_fields
 
-Array = npt.NDArray[np.float64]
 Complex = npt.NDArray[np.complex128]
 _ARRAYS = ("image_power", "target_power", "cross", "overlap")
 _SUMS = (*_ARRAYS, "n_blocks", "weight_square", "n_pixels", "target_energy", "target_sum")

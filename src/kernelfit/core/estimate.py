@@ -15,10 +15,10 @@ from .background import Background
 from .deprecated import renamed
 from .findings import Finding, Verdict, ranked
 from .geometry import Convention, axis_lag
+from .validation import Array
 
 if TYPE_CHECKING:
     from .normal_equations import NormalEquations
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

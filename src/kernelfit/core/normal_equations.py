@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from .deprecated import renamed
 from .geometry import Convention, Shape, convention_from, in_mode, kernel_shape
-from .validation import require_fields
+from .validation import Array, require_fields
 
-Array = npt.NDArray[np.float64]
 _ARRAYS = ("gram", "moment", "center", "center_moment")
 
 

@@ -5,16 +5,14 @@ import os
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from . import npz
 from .background import Background
 from .estimate import Estimate, Prior, Spectrum, StrengthPath
 from .findings import Finding, Verdict
 from .geometry import convention_from
-from .validation import require_fields
+from .validation import Array, require_fields
 
-Array = npt.NDArray[np.float64]
 #: Fields of a fit that a file holds in a form of their own.
 _APART = ("kernel", "factor", "convention", "findings", "path", "priors", "spectrum", "background", "parts", "weights")
 

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.geometry import Geometry
+from ..core.validation import Array
 from .observation import Observation
 
-Array = npt.NDArray[np.float64]
 Number = TypeVar("Number", np.float64, np.intp)
 
 

@@ -13,10 +13,10 @@ from ..core.deprecated import renamed
 from ..core.estimate import Estimate, with_finding
 from ..core.findings import Finding, Verdict
 from ..core.geometry import Shape
+from ..core.validation import Array
 from ..data.observation import Observation, Weights, refuse_nonfinite
 from ..data.reader import any_in_window
 
-Array = npt.NDArray[np.float64]
 #: The residual is looked at in so many square tiles at most, of such a side; a pair of few pixels gets fewer.
 _TILES, _SIDE = 16, 64
 _PIXELS_PER_TILE = 2**18

@@ -11,8 +11,9 @@ import scipy.fft
 
 from ..compiled.threads import add, bands, in_order
 from ..core import geometry
-from ..core.cross_spectra import Array, Complex, CrossSpectra
+from ..core.cross_spectra import Complex, CrossSpectra
 from ..core.geometry import Geometry, Shape
+from ..core.validation import Array
 from ..data import polyphase
 from ..data.observation import Observation, refuse_nonfinite
 from ..data.reader import Reader

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..analysis.channel_split import split_channels
 from ..core.estimate import Estimate
@@ -18,11 +17,11 @@ from ..core.findings import Verdict
 from ..core.geometry import Convention, convention_from, default_origin
 from ..core.npz import ImageFileError, Writer, reading, require_length, require_plain, write_whole
 from ..core.serialization import estimate_writer, load_estimate, require_kernel
+from ..core.validation import Array
 from .planes import Choice, require
 from .read import open_tiff, quiet, read_image, read_table, tiff_pixels
 from .scientific import fits_pixels, open_fits
 
-Array = npt.NDArray[np.float64]
 SUFFIXES = (".npy", ".csv", ".txt", ".tif", ".tiff", ".fits", ".json", ".npz")
 _FITS_KEYS = {"mode": "KFMODE", "boundary": "KFBOUND", "fillvalue": "KFFILL", "operation": "KFOPER"}
 _FITS_PAIRS = {"origin": ("KFORIG", None), "stride": ("KFSTRD", 1), "offset": ("KFOFFS", 0)}

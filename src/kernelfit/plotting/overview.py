@@ -14,13 +14,13 @@ import numpy.typing as npt
 from ..analysis import residuals
 from ..analysis.channel_split import split_channels, split_targets
 from ..core.estimate import Estimate
+from ..core.validation import Array
 from ..imageio.planes import require
 from .panels import BLUE, GRAY, ORANGE, colorbar, cuts, error, frequency_response, kernel, new_axes, picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-Array = npt.NDArray[np.float64]
 GOOD, DOUBTFUL = "#1a7f37", "#b3541e"
 
 

@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 from ..core.estimate import Estimate, require_fit
 from ..core.findings import Verdict
+from ..core.validation import Array
 from ..imageio.planes import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-Array = npt.NDArray[np.float64]
 Draw = TypeVar("Draw", bound=Callable[..., Any])
 BLUE, ORANGE, GRAY = "#1f5fa8", "#c4560b", "#6b7280"
 _MOST_NUMBERS = 7  # rows or columns of a kernel whose taps are written into the picture
@@ -29,7 +29,7 @@ _PARAMETERS = {
     "target": "array_like, or list of them\n    What `find_kernel` got.",
     "ax": "matplotlib.axes.Axes, optional\n    Where to draw; the default is a new figure.",
     "title": "str, optional\n    Instead of the shape.",
-    "numbers": "bool, optional\n    Whether the values are written into the picture, up to 7 x 7 of them; default True.",
+    "numbers": "bool, optional\n    Whether values are written into the picture, up to 7 x 7 of them; default True.",
 }
 
 

@@ -18,7 +18,7 @@ from ..analysis.psf import measure_psf
 from ..core.estimate import Estimate
 from ..core.findings import Finding, Verdict
 from ..core.npz import write_whole
-from ..core.validation import as_list
+from ..core.validation import Array, as_list
 from ..data.observation import as_planes
 from ..imageio import write
 from ..imageio.planes import require
@@ -27,7 +27,6 @@ from .html import advice
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-Array = npt.NDArray[np.float64]
 __all__ = ["report_html", "write_report"]
 _MOST_TABLE = 15  # rows and columns of a kernel that is printed in full
 _STYLE = """

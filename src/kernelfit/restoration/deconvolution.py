@@ -14,7 +14,7 @@ from ..compiled.blas import one_blas_thread
 from ..core import geometry, validation
 from ..core.geometry import Shape
 from ..core.model import Model
-from ..core.validation import as_workers
+from ..core.validation import Array, as_workers
 from ..data import masking
 from ..data.observation import as_image
 from ..engines.welch import tukey
@@ -181,13 +181,8 @@ def deconvolve(
 
 
 def _solved(
-    y: npt.NDArray[np.float64],
-    unseen: npt.NDArray[np.bool_] | None,
-    division: "_Division",
-    given: float | None,
-    *,
-    periodic: bool,
-) -> npt.NDArray[np.float64]:
+    y: Array, unseen: npt.NDArray[np.bool_] | None, division: "_Division", given: float | None, *, periodic: bool
+) -> Array:
     """Return the restored image, of which missing pixels, and those beyond the edges, are found together with it.
 
     Without a balance it is first chosen from the target with tapered edges, then from what was filled by that.
@@ -254,13 +249,7 @@ class _Division:
     """The division by a kernel, of images of one size, with the transforms that it needs."""
 
     def __init__(
-        self,
-        kernel: npt.NDArray[np.float64],
-        conv: geometry.Convention,
-        size: Shape,
-        penalty: str,
-        threads: int,
-        plane: Any,
+        self, kernel: Array, conv: geometry.Convention, size: Shape, penalty: str, threads: int, plane: Any
     ) -> None:
         self.smooths = penalty != "identity"  # else filled pixels tend to zero, and tell nothing of the balance
         self.size, self.plane, self.flipped = size, plane, conv.operation == "convolution"
@@ -273,13 +262,7 @@ class _Division:
     @classmethod
     @contextlib.contextmanager
     def of(
-        cls,
-        kernel: npt.NDArray[np.float64],
-        conv: geometry.Convention,
-        size: Shape,
-        penalty: str,
-        dtype: npt.DTypeLike,
-        threads: int,
+        cls, kernel: Array, conv: geometry.Convention, size: Shape, penalty: str, dtype: npt.DTypeLike, threads: int
     ) -> "Iterator[_Division]":
         """Lend a division that nobody else uses."""
         from ..compiled import fft
@@ -322,7 +305,7 @@ class _Division:
 
         return self._image(divide, shape)
 
-    def rest_of(self, balance: float) -> Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]:
+    def rest_of(self, balance: float) -> Callable[[Array], Array]:
         """Return what gives the part of an image that the division by a balance does not pass."""
         from ..compiled import spectra
 
@@ -333,7 +316,7 @@ class _Division:
         def hold(part: slice) -> None:
             self.spectrum[part, : held.shape[1]] *= held[part]
 
-        def rest(image: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        def rest(image: Array) -> Array:
             self.transform(image)
             return self._image(hold, self.size)
 
@@ -350,16 +333,14 @@ class _Division:
 
 
 @functools.lru_cache(maxsize=8)
-def _tables(size: Shape, penalty: str) -> tuple[npt.NDArray[np.float64], ...]:
+def _tables(size: Shape, penalty: str) -> tuple[Array, ...]:
     """Return the two parts of the penalty's root, and the cosines and sines of a turn of as many steps as columns."""
     turns = np.arange(size[1]) * (2 * np.pi / size[1])
     down, across = penalty_root(scipy.fft.fftfreq(size[0]), np.arange(size[1] // 2 + 1) / size[1], penalty)
     return down, across, np.array([np.cos(turns), np.sin(turns)])
 
 
-def _transform(
-    kernel: npt.NDArray[np.float64], origin: Shape, size: Shape
-) -> tuple[float, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _transform(kernel: Array, origin: Shape, size: Shape) -> tuple[float, Array, Array]:
     """Return the mean square of a kernel's transform, its origin at lag zero, and what the loops make that of.
 
     That is the sums and differences of the transforms of columns equally far from the origin.
@@ -395,7 +376,7 @@ def _period(image: tuple[int, ...], kernel: tuple[int, ...], room: float = 2.5, 
     return rows, cols
 
 
-def _validated(sums: npt.NDArray[np.float64], counts: npt.NDArray[np.float64]) -> float:
+def _validated(sums: Array, counts: Array) -> float:
     """Return the balance of least generalised cross-validation, ``mean((1 - passed)^2 |Y|^2) / mean(1 - passed)^2``.
 
     What is passed, ``u / (u + balance)``, depends on ``u = |K|^2 / (m q)`` alone, so that sums over classes of u serve.

@@ -10,10 +10,10 @@ import scipy.ndimage
 
 from ..core import validation
 from ..core.model import NAN
+from ..core.validation import Array
 from ..data import masking
 from ..data.masking import Mask
 
-Array = npt.NDArray[np.float64]
 _TOLERANCE = 0.03  # of the residual's deviation: twice as much costs up to 3 dB where noise is low
 _MOST_ITERATIONS = 200
 _LINES = 8  # of so many lines of pixels, one is looked at

@@ -18,7 +18,8 @@ import numpy.typing as npt
 import scipy.fft
 import scipy.linalg
 
-from ..core.cross_spectra import Array, CrossSpectra
+from ..core.cross_spectra import CrossSpectra
+from ..core.validation import Array
 from . import cholesky
 from .spectral_band import Band, phases, product, real_product
 

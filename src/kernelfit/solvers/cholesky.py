@@ -8,11 +8,10 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from ..compiled.threads import in_order
+from ..core.validation import Array
 
-Array = npt.NDArray[np.float64]
 #: Most taps that are factored by one thread, and most that are factored without LAPACK.
 OWN_FACTOR, MOST_OWN = 400, 2000
 #: Below this reciprocal condition number of the Gram matrix Cholesky's factorisation is not trusted.

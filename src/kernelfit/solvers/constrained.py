@@ -13,6 +13,7 @@ from ..core import estimate
 from ..core.estimate import Estimate, StrengthPath
 from ..core.findings import Finding
 from ..core.normal_equations import NormalEquations
+from ..core.validation import Array
 from .least_squares import (
     EPS,
     LeastSquaresSolution,
@@ -26,7 +27,6 @@ from .least_squares import (
 )
 from .penalties import Penalized, Penalty, choose_strength
 
-Array = npt.NDArray[np.float64]
 SYMMETRIES = ("point", "rows", "columns", "both")
 
 

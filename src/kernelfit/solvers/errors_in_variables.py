@@ -17,9 +17,9 @@ from ..core.estimate import Estimate, with_finding
 from ..core.findings import Finding, Verdict
 from ..core.geometry import Geometry
 from ..core.normal_equations import NormalEquations
+from ..core.validation import Array
 from .least_squares import least_squares, residual_at
 
-Array = npt.NDArray[np.float64]
 #: However much noise there is said to be, this share of the Gram matrix stays in every direction, ...
 _LEAST = 0.1
 #: ... or this many times the spread of the eigenvalues of a Gram matrix of nothing but noise, sqrt(taps / pixels).

@@ -13,9 +13,9 @@ import scipy.linalg
 
 from ..core.geometry import Shape
 from ..core.normal_equations import NormalEquations
+from ..core.validation import Array
 from .least_squares import LeastSquaresSolution, gram_root, product
 
-Array = npt.NDArray[np.float64]
 FAMILIES = ("squared-exponential", "matern52", "matern32", "exponential")
 ENVELOPES = ("gaussian", "power")
 SYMMETRIES = ("point", "both", "square")

@@ -4,11 +4,11 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 import scipy.linalg
 import scipy.optimize
 
 from ..core.normal_equations import NormalEquations
+from ..core.validation import Array
 from .evidence import (
     FAMILIES,
     SYMMETRIES,
@@ -22,7 +22,6 @@ from .evidence import (
 )
 from .least_squares import product
 
-Array = npt.NDArray[np.float64]
 #: The kinds of prior that were tried, with minus twice the log evidence, less a constant, and the hyperparameters.
 Found = dict[Kind, tuple[float, Array]]
 #: Above this many taps the search begins on few combinations of the data, so many of them.

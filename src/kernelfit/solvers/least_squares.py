@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import scipy.linalg
 import scipy.special
 
@@ -18,9 +17,9 @@ from ..core.estimate import Estimate
 from ..core.findings import Finding, Verdict
 from ..core.geometry import Shape
 from ..core.normal_equations import NormalEquations
+from ..core.validation import Array
 from .cholesky import RCOND_CHOLESKY, Inverse, own_factor
 
-Array = npt.NDArray[np.float64]
 S = TypeVar("S")
 EPS = float(np.finfo(np.float64).eps)
 #: From this condition number on a solution is called ill-conditioned, even if it has full rank.

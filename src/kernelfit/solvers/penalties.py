@@ -15,11 +15,11 @@ from ..core.estimate import Estimate, StrengthPath
 from ..core.findings import Finding, Verdict
 from ..core.geometry import Shape
 from ..core.normal_equations import NormalEquations
+from ..core.validation import Array
 from .cholesky import RCOND_CHOLESKY
 from .least_squares import EPS, at_minimum, blocks, detail_of, eigen_factor, judge, product, rescaled, residual_at
 
-Array = npt.NDArray[np.float64]
-Penalty = str | npt.NDArray[np.float64] | Callable[[Shape], npt.NDArray[np.float64]]
+Penalty = str | Array | Callable[[Shape], Array]
 PENALTIES = ("ridge", "gradient", "laplacian", "biharmonic")
 #: Strengths of a path: 16 to a decade.
 _PATH = np.logspace(-14, 6, 321)

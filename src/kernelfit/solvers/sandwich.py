@@ -4,12 +4,10 @@ import dataclasses
 import math
 
 import numpy as np
-import numpy.typing as npt
 import scipy.linalg
 
 from ..core.estimate import Estimate
-
-Array = npt.NDArray[np.float64]
+from ..core.validation import Array
 
 
 def inverse_of(fit: Estimate) -> Array:

@@ -5,14 +5,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from ..core.estimate import Estimate, StrengthPath
 from ..core.normal_equations import NormalEquations
+from ..core.validation import Array
 from .constrained import factor_of, finish, refined
 from .least_squares import EPS, LeastSquaresSolution, at_minimum, gram_root, rescaled, residual_at
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

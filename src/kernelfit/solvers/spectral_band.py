@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg.blas
 
-from ..core.cross_spectra import Array, Complex, CrossSpectra
+from ..core.cross_spectra import Complex, CrossSpectra
+from ..core.validation import Array
 
 PENALTIES = ("laplacian", "identity")
 #: Power below this share of the mean power is rounding, and nothing is divided by it.

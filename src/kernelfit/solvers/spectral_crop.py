@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
-from ..core.cross_spectra import Array, Complex, CrossSpectra
+from ..core.cross_spectra import Complex, CrossSpectra
+from ..core.validation import Array
 from .block_toeplitz import Estimate
 from .spectral_band import ROUNDING, Band, penalty_spectrum, phases
 

@@ -9,9 +9,10 @@ from typing import ClassVar
 import numpy as np
 
 from ..core import validation
-from ..core.cross_spectra import Array, CrossSpectra
+from ..core.cross_spectra import CrossSpectra
 from ..core.estimate import Estimate, Spectrum
 from ..core.findings import Finding, Verdict
+from ..core.validation import Array
 from . import block_toeplitz, spectral_crop
 from .spectral_band import PENALTIES, ROUNDING, SAMPLES, Band
 
