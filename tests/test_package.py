@@ -402,7 +402,9 @@ def public_methods():
 @pytest.mark.parametrize("function", list(public_methods()))
 def test_documented_parameters_of_methods_are_the_real_ones(function):
     assert function.__doc__ and function.__doc__.strip()
-    if parameters(function):
+    if parameters(function) == ["stats"]:  # a solver's, whose settings its class describes
+        assert function.__name__ == "solve"
+    elif parameters(function):
         assert documented(sections(function.__doc__).get("Parameters", "")) == parameters(function)
 
 

@@ -18,7 +18,7 @@ from kernelfit import (
     find_kernel,
 )
 from kernelfit.engines import accumulation, edge_correction
-from kernelfit.solvers import least_squares
+from kernelfit.solvers import cholesky, least_squares
 
 BOUNDARIES = [(None, 0.0), ("fill", 2.75), ("wrap", 0.0), ("symm", 0.0), ("mirror", 0.0), ("nearest", 0.0)]
 CONVENTIONS = [
@@ -88,7 +88,7 @@ def test_several_pairs_without_noise_are_refined(method):
 
 def solved(stats):
     """Least squares by the factorisation that a fit of pixels uses."""
-    factorisation = least_squares.factorise(stats.gram, workers=2)
+    factorisation = cholesky.factorise(stats.gram, workers=2)
     return least_squares.estimate_of(stats, least_squares.least_squares(stats, factorisation))
 
 

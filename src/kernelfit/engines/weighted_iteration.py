@@ -20,7 +20,8 @@ from ..core.findings import Finding, Verdict
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
 from ..data.observation import WeightedObservation, together
-from ..solvers.least_squares import EPS, scaled_factor, times
+from ..solvers.cholesky import scaled_factor, times
+from ..solvers.least_squares import EPS
 from .sampling import Sample, draw
 from .weighted import TargetSums, assembled, recentered
 from .weighted import border as exact_border

@@ -16,8 +16,9 @@ from ..core.validation import Array
 from ..data.observation import Observation, of_target
 from ..data.plan import FitPlan
 from ..engines.cost_model import Choice, resolve
+from ..solvers.cholesky import factorise
 from ..solvers.conjugate_gradient import ConjugateGradient
-from ..solvers.least_squares import LeastSquares, LeastSquaresSolution, factorise, least_squares, rounding_matters
+from ..solvers.least_squares import LeastSquares, LeastSquaresSolution, least_squares, rounding_matters
 from . import pipeline, requirements
 from .channels import join
 from .dask_blocks import BlockGroup

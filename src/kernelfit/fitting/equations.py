@@ -17,8 +17,8 @@ from ..core.normal_equations import NormalEquations, SurfaceSums
 from ..core.validation import Array
 from ..data.observation import Observation, WeightedObservation, surface_readers
 from ..engines import accumulation, weighted
-from ..solvers.cholesky import Inverse
-from ..solvers.least_squares import LeastSquaresSolution, factorise, least_squares, rounding_matters
+from ..solvers.cholesky import Inverse, factorise
+from ..solvers.least_squares import LeastSquaresSolution, least_squares, rounding_matters
 from .refinement import refine
 
 _ROOM = 2**20  # target pixels read at once for their products with the background

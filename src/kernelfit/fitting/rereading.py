@@ -15,7 +15,7 @@ from ..core.validation import Array
 from ..data.blocks import Tree
 from ..data.observation import Observation, WeightedObservation
 from ..engines import weighted_pass
-from ..solvers import least_squares
+from ..solvers import cholesky, least_squares
 from .checkpoint import KernelSums
 from .context import Context, Tile
 from .equations import block_equations
@@ -87,7 +87,7 @@ class StreamFitter:
     def refined(self) -> tuple[NormalEquations, int]:
         """Return the first statistics with the residual of their solution, and the number of passes that it took."""
         first = settled(self.first)
-        factorisation = least_squares.factorise(first.gram, self.workers)
+        factorisation = cholesky.factorise(first.gram, self.workers)
         eliminations, n_taps = eliminations_of(first), first.n_taps
 
         def recenter(
@@ -151,7 +151,7 @@ class StreamFitter:
 
 def solved(stats: NormalEquations) -> Solved:
     """Return the least-squares solution of equations."""
-    factorisation = least_squares.factorise(stats.gram, 1)
+    factorisation = cholesky.factorise(stats.gram, 1)
     found = least_squares.least_squares(stats, factorisation)
     return Solved(stats, found, factorisation, "exact", tuple(eliminations_of(stats)))
 

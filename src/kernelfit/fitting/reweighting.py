@@ -20,7 +20,7 @@ from ..core.validation import Array
 from ..data.observation import WeightedObservation, Weights
 from ..engines import sampling, weighted_iteration
 from ..engines.weighted_pass import residual
-from ..solvers import least_squares
+from ..solvers import cholesky, least_squares
 from ..solvers.robust import TUNING, correction_of, enough, factor, least_absolute, slope
 from .implicit import ImplicitFitter, ImplicitlySolved
 from .noise_model import BELIEVED, MOST_NOISE, Levels, with_noise
@@ -301,7 +301,7 @@ def _approached(
         scale = _scale(standard, rounding)
         if not steep > 0.1:
             break
-        step = least_squares.times(inverse, least_squares.times(inverse.T, moment)) / steep
+        step = cholesky.times(inverse, cholesky.times(inverse.T, moment)) / steep
         before, size = size, float(step @ moment)
         if not size < 0.25 * before:
             return (at if size < before else last), scale, steps, False

@@ -183,7 +183,7 @@ class _Shared:
         read, total = self.read, self.tree.total()
         total = read + total if read is not None and total is not None else total or read
         assert total is not None
-        return least_squares.least_squares(total, least_squares.factorise(total.gram, 1))
+        return least_squares.least_squares(total, cholesky.factorise(total.gram, 1))
 
 
 def _variation(every: Sequence[_Shared]) -> tuple[float, float]:
@@ -462,7 +462,7 @@ class _QuickReading:
                     stats = self.reader.statistics(box, own)
                 if self.at_once and fit is None:
                     assert stats is not None
-                    fit = self._solve(box, item, stats, 1, least_squares.factorise(stats.gram, 1))
+                    fit = self._solve(box, item, stats, 1, cholesky.factorise(stats.gram, 1))
                 if fit is not None:
                     band.fits.append(fit)
                 if stats is not None and (self.keep or not self.at_once):

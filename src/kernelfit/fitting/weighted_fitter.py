@@ -14,7 +14,7 @@ from ..core.validation import Array
 from ..data.observation import WeightedObservation, together
 from ..engines import weighted, weighted_iteration
 from ..engines.weighted_pass import Residual, residual
-from ..solvers import least_squares
+from ..solvers import cholesky, least_squares
 from ..solvers.cholesky import Inverse
 from ..solvers.errors_in_variables import take_off
 from ..solvers.least_squares import LeastSquaresSolution
@@ -169,7 +169,7 @@ class WeightedFitter:
             sums = weighted.target_sums(items, self.workers)
         settings = self.pass_method, self.workers, self.tolerance, start, self.progress, origin
         found = weighted_iteration.solve(items, self._grams, sums, *settings, patient=patient, even=even)
-        factorisation = least_squares.factorise(found.stats.gram, 1)
+        factorisation = cholesky.factorise(found.stats.gram, 1)
         solution = least_squares.least_squares(found.stats, factorisation)
         solved = Solved(
             found.stats,
@@ -198,7 +198,7 @@ class WeightedFitter:
         if here is not None:
             stats = weighted.recentered(items, stats, eliminations, *here)
         stats = dataclasses.replace(stats, weighting=weighted.described(strategy, seen))
-        factorisation = least_squares.factorise(stats.gram, 1)
+        factorisation = cholesky.factorise(stats.gram, 1)
         trace = float(np.trace(gram[: items[0].n_taps, : items[0].n_taps])) if eliminations else None
 
         def solve(stats: NormalEquations) -> LeastSquaresSolution:

@@ -1,4 +1,4 @@
-"""Cholesky's factor of a Gram matrix and its inverse, by compiled loops and threads of our own.
+"""Factors of a Gram matrix's inverse: by compiled loops and threads of our own, by LAPACK, or by eigenvectors.
 
 After LAPACK's, BLAS's threads go on spinning for some 50 ms: a core less for the next pass over the pixels.
 """
@@ -8,12 +8,15 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+import scipy.linalg
 
 from ..compiled.threads import in_order
 from ..core.validation import Array
 
 #: Most taps that are factored by one thread, and most that are factored without LAPACK.
 OWN_FACTOR, MOST_OWN = 400, 2000
+#: Powers of two beyond which a sum of squares is scaled before it is squared again.
+FAR = 400
 #: Below this reciprocal condition number of the Gram matrix Cholesky's factorisation is not trusted.
 RCOND_CHOLESKY = 1e-12
 _KEPT_BYTES = 9 * 2**20
@@ -29,6 +32,22 @@ class Inverse(NamedTuple):
     condition: float  # the condition number of the matrix, infinite if the rank is deficient
     spread: Array  # (taps,); the diagonal of ``F F'``
     upper: bool = False  # whether F is square and upper triangular, and row by row in memory
+
+
+def exponent(energy: float, far: int = FAR) -> int:
+    """Return the even power of two nearest to a sum of squares, 0 if it is not so far from 1 that this matters."""
+    power = math.frexp(energy)[1] if energy > 0 else 0
+    return 2 * (power // 2) if abs(power) > far else 0
+
+
+def factorise(gram: Array, workers: int | None = None) -> Inverse:
+    """Return a factor of the (pseudo-)inverse; with `workers` by compiled loops of our own where those serve."""
+    power = exponent(float(gram.diagonal().max(initial=0.0))) // 2
+    if power:  # far from 1 LAPACK would over- or underflow
+        found = factorise(np.ldexp(gram, -2 * power), workers)
+        return found._replace(factor=np.ldexp(found.factor, -power), spread=np.ldexp(found.spread, -2 * power))
+    own = None if workers is None else own_factor(gram, workers)
+    return own or cholesky_factor(gram) or eigen_factor(gram)
 
 
 def own_factor(gram: Array, workers: int = 1) -> Inverse | None:
@@ -139,3 +158,62 @@ def needs(tile: Tile) -> list[Tile]:
     inverted, left, top = tile
     before = [(inverted, left, top - 1)] if top > (left if inverted else 0) else []
     return before if left == top and not inverted else [*before, (False, top, top)]
+
+
+def cholesky_factor(gram: Array) -> Inverse | None:
+    """Return a factor of the inverse, or None if G is too near to singular."""
+    lapack = scipy.linalg.lapack
+    lower, info = lapack.dpotrf(gram.T, lower=1, clean=1)  # .T: the same matrix in LAPACK's order, so copied once
+    if info != 0:
+        return None
+    rcond, _ = lapack.dpocon(lower, lapack.dlange("1", gram.T), uplo="L")
+    if not rcond > RCOND_CHOLESKY:
+        return None
+    inverse, _ = lapack.dtrtri(lower, lower=1, overwrite_c=1)
+    return Inverse(inverse.T, 1.0 / float(rcond), _row_norms(inverse.T))
+
+
+def scaled_factor(gram: Array) -> Array:
+    """Return a factor F of the (pseudo-)inverse ``F F'`` of a Gram matrix whose columns may be of different units."""
+    diagonal = np.diag(gram)
+    scale = 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+    even = gram * np.multiply.outer(scale, scale)
+    found = own_factor(even) or cholesky_factor(even) or eigen_factor(even)
+    return np.asarray(scale[:, None] * found.factor)
+
+
+def eigen_factor(gram: Array) -> Inverse:
+    """Return a factor of the pseudo-inverse."""
+    values, vectors = scipy.linalg.eigh(gram)
+    largest = max(float(values[-1]), 0.0)
+    kept = values > max(len(values), 16) * float(np.finfo(np.float64).eps) * largest
+    if not kept.any():
+        return Inverse(np.zeros((len(values), 0)), math.inf, np.zeros(len(values)))
+    condition = largest / float(values[0]) if kept.all() else math.inf
+    factor = vectors[:, kept] / np.sqrt(values[kept])
+    return Inverse(factor, condition, _row_norms(factor))
+
+
+def _row_norms(factor: Array) -> Array:
+    """Return the diagonal of ``F F'``."""
+    return np.asarray(np.einsum("ij,ij->i", factor, factor))
+
+
+def times(matrix: Array, vector: Array) -> Array:
+    """Return a matrix times a vector without BLAS."""
+    product: Array = np.einsum("ij,j->i", matrix, vector)
+    return product
+
+
+def product(a: Array, b: Array) -> Array:
+    """Return ``a @ b`` by the BLAS that SciPy brings along.
+
+    NumPy's wheel has another one, with threads of its own. After a product the threads of either go on spinning for a
+    moment, and work that called the two in turn would wait for a free core ten times as long as it computes.
+    """
+    blas = scipy.linalg.blas
+    turned = [not m.flags.f_contiguous for m in (a, b)]
+    a, b = (m.T if turn else m for m, turn in zip((a, b), turned, strict=True))
+    if b.ndim == 1:
+        return np.asarray(blas.dgemv(1.0, a, b, trans=turned[0]))
+    return np.asarray(blas.dgemm(1.0, a, b, trans_a=turned[0], trans_b=turned[1]))

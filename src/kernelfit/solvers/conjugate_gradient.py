@@ -74,13 +74,7 @@ class ConjugateGradient:
             raise ValueError(f"got noise_std={self.noise_std!r}, need a finite number above 0, and a prior beside it")
 
     def solve(self, stats: NormalEquations) -> Estimate:
-        """Refuse statistics: what has a Gram matrix is solved exactly, with all errors.
-
-        Parameters
-        ----------
-        stats : NormalStats
-            The statistics.
-        """
+        """Refuse statistics: what has a Gram matrix is solved exactly, with all errors."""
         raise ValueError(
             f"got solver={self} for statistics of {stats.n_taps} taps, whose Gram matrix it would not use; "
             "need LeastSquares(), Penalized() or GaussianProcess(), or the pixels: find_kernel"

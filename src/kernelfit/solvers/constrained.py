@@ -3,75 +3,23 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
-from ..core import estimate
-from ..core.estimate import Estimate, StrengthPath
+from ..core.estimate import Estimate
 from ..core.findings import Finding
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
-from .least_squares import (
-    EPS,
-    LeastSquaresSolution,
-    at_minimum,
-    blocks,
-    detail_of,
-    eigen_factor,
-    judge,
-    rescaled,
-    residual_at,
-)
+from .cholesky import eigen_factor
+from .evidence import images_of
+from .least_squares import EPS, at_minimum, blocks, detail_of, finish, rescaled, residual_at
 from .penalties import Penalized, Penalty, choose_strength
 
+Mask = npt.NDArray[np.bool_]
 SYMMETRIES = ("point", "rows", "columns", "both")
-
-
-def finish(
-    stats: NormalEquations,
-    taps: Array,
-    inverse: Array,
-    text: str,
-    *,
-    least: LeastSquaresSolution,
-    n_free: int,
-    form: bool = False,
-    strength: float = math.nan,
-    df_model: float | None = None,
-    path: StrengthPath | None = None,
-    findings: Sequence[Finding] = (),
-) -> Estimate:
-    """Assemble a result from a kernel and a factor of the inverse that its covariance is s^2 times.
-
-    Whether the data prove anything the `least` squares of all taps tell; or, where the kernels are held to a linear
-    `form`, these are the least squares.
-    """
-    _, rss = residual_at(stats, taps)
-    df = float(n_free) if df_model is None else df_model
-    df_resid = stats.n_pixels - df
-    noise_std = math.sqrt(rss / df_resid) if df_resid > EPS * stats.n_pixels else math.nan
-    factor = inverse * noise_std
-    known = least.rank, least.condition
-    fitted = (n_free, rss) if form else (least.rank, least.rss)
-    found = judge(stats, taps, factor, *known, rss, prior=True, least=fitted)
-    return estimate.assemble(
-        stats,
-        taps,
-        factor,
-        rank=least.rank,
-        condition=least.condition,
-        rss=rss,
-        noise_std=noise_std,
-        findings=(*findings, *found),
-        solver=text,
-        uncertainty="sampling" if math.isnan(strength) else "posterior",
-        df_model=df,
-        strength=strength,
-        path=path,
-    )
 
 
 def _total(value: float | None) -> None:
@@ -152,18 +100,7 @@ class InBasis:
 
     @rescaled
     def solve(self, stats: NormalEquations) -> Estimate:
-        """Return the best kernel in the basis.
-
-        Parameters
-        ----------
-        stats : NormalStats
-            The statistics.
-
-        Returns
-        -------
-        KernelFit
-            The kernel, of the support's shape.
-        """
+        """Return the best kernel in the basis, of the support's shape."""
         basis = np.asarray(self.basis, dtype=np.float64)
         if basis.ndim == 3:
             basis = basis.reshape(len(basis), -1).T
@@ -249,18 +186,7 @@ class Constrained:
 
     @rescaled
     def solve(self, stats: NormalEquations) -> Estimate:
-        """Return the best kernel that meets the constraints.
-
-        Parameters
-        ----------
-        stats : NormalStats
-            The statistics.
-
-        Returns
-        -------
-        KernelFit
-            The kernel.
-        """
+        """Return the best kernel that meets the constraints."""
         totals = _each(self.total)
         if len(totals) not in (1, len(stats.supports)):
             msg = f"got {len(totals)} totals, need one, or one for each of {len(stats.supports)} sources (None: free)"
@@ -288,16 +214,7 @@ def _symmetric_basis(stats: NormalEquations, symmetric: str | None) -> Array:
     """Return the basis of the kernels of a symmetry: one column for each set of equal taps."""
     blocks = []
     for shape in stats.supports:
-        index = np.arange(shape[0] * shape[1]).reshape(shape)
-        same = [index]
-        if symmetric in ("rows", "both"):
-            same.append(index[::-1])
-        if symmetric in ("columns", "both"):
-            same.append(index[:, ::-1])
-        if symmetric in ("point", "both"):
-            same.append(index[::-1, ::-1])
-        label = np.min(same, axis=0).ravel()
-        _, column = np.unique(label, return_inverse=True)
+        _, column = np.unique(np.min(images_of(shape, symmetric), axis=0), return_inverse=True)
         blocks.append(np.eye(int(column.max()) + 1)[column])
     return np.asarray(scipy.linalg.block_diag(*blocks))
 
@@ -364,18 +281,7 @@ class NonNegative:
 
     @rescaled
     def solve(self, stats: NormalEquations) -> Estimate:
-        """Return the best kernel without negative taps.
-
-        Parameters
-        ----------
-        stats : NormalStats
-            The statistics.
-
-        Returns
-        -------
-        KernelFit
-            The kernel.
-        """
+        """Return the best kernel without negative taps."""
         least, stats = at_minimum(stats)
         penalty, strength = None, math.nan
         findings: list[Finding] = []
@@ -390,22 +296,11 @@ class NonNegative:
         if self.total is not None:
             _, inverse = _onto_total(inverse, free.astype(np.float64))
             df_model = max(0.0, df_model - 1.0)
-        return finish(
-            stats,
-            taps,
-            inverse,
-            str(self),
-            least=least,
-            n_free=int(free.sum()),
-            df_model=df_model,
-            strength=strength,
-            findings=findings,
-        )
+        figures: dict[str, Any] = {"df_model": df_model, "strength": strength, "findings": findings}
+        return finish(stats, taps, inverse, str(self), least=least, n_free=int(free.sum()), **figures)
 
 
-def _active_set(
-    stats: NormalEquations, penalty: Array | None, total: float | None
-) -> tuple[Array, npt.NDArray[np.bool_]]:
+def _active_set(stats: NormalEquations, penalty: Array | None, total: float | None) -> tuple[Array, Mask]:
     """Minimise ``|y - A k|^2 + k'Qk`` over ``k >= 0`` (and ``sum k = total``); return k and which taps are free."""
     m = stats.n_taps
     gram, lowest = stats.gram, stats.around()[0]  # where nothing holds the taps
@@ -418,7 +313,7 @@ def _active_set(
     detail = float(detail_of(gram, stats.supports).max()) * float(np.abs(lowest).sum())
     weight = scale / float(scale.max())
 
-    def best(free: npt.NDArray[np.bool_]) -> tuple[Array, float]:
+    def best(free: Mask) -> tuple[Array, float]:
         """Return the minimum with the other taps at zero, and the multiplier of the sum."""
         k = np.where(free, lowest, 0.0)
         at = np.flatnonzero(free)
@@ -433,7 +328,7 @@ def _active_set(
         k[at] += change * direction
         return k, -change
 
-    def gain(k: Array, multiplier: float, free: npt.NDArray[np.bool_]) -> tuple[Array, Array]:
+    def gain(k: Array, multiplier: float, free: Mask) -> tuple[Array, Array]:
         """Return how much more of each tap would lower what is minimised, half of it, and what rounding makes of it.
 
         It is zero on average over free taps: what it is beside that, rounding has made of the mean of the image.

@@ -14,7 +14,8 @@ import scipy.linalg
 from ..core.geometry import Shape
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
-from .least_squares import LeastSquaresSolution, gram_root, product
+from .cholesky import product
+from .least_squares import LeastSquaresSolution, gram_root
 
 FAMILIES = ("squared-exponential", "matern52", "matern32", "exponential")
 ENVELOPES = ("gaussian", "power")
@@ -40,10 +41,12 @@ def images_of(shape: Shape, symmetric: str | None) -> list[npt.NDArray[np.intp]]
     """Return where each tap goes under every motion that leaves a kernel of that symmetry as it is."""
     index = np.arange(shape[0] * shape[1]).reshape(shape)
     found = [index]
-    if symmetric is not None:
+    if symmetric in ("point", "both", "square"):
         found.append(index[::-1, ::-1])
-    if symmetric in ("both", "square"):
-        found += [index[::-1], index[:, ::-1]]
+    if symmetric in ("rows", "both", "square"):
+        found.append(index[::-1])
+    if symmetric in ("columns", "both", "square"):
+        found.append(index[:, ::-1])
     if symmetric == "square":
         found += [image.T for image in found]
     return [image.ravel() for image in found]
@@ -241,6 +244,16 @@ class Projection:
         return -0.5 * (value + self.n * (1 + math.log(2 * math.pi) - math.log(self.n)))
 
 
+def _value(data: Projection, middle: Array) -> tuple[float, Array, Array, float]:
+    """Return the value of `evidence`, infinite if S is not positive definite; L of ``S = L L'``, ``L^-1 z``, s^-2."""
+    lower, info = scipy.linalg.lapack.dpotrf(middle, lower=1, clean=1)
+    if info != 0:
+        return math.inf, lower, data.data, math.nan
+    half = scipy.linalg.solve_triangular(lower, data.data, lower=True, check_finite=False)
+    total = data.rss + float(half @ half)
+    return data.n * math.log(total) + 2 * float(np.log(np.diag(lower)).sum()), lower, half, data.n / total
+
+
 def evidence(data: Projection, kind: Kind, theta: Array, *, slope: bool = False) -> tuple[float, Array]:
     """Return ``n log(rss + q) + log det S`` and, if asked for, its derivatives by the hyperparameters.
 
@@ -252,15 +265,9 @@ def evidence(data: Projection, kind: Kind, theta: Array, *, slope: bool = False)
     middle = np.eye(w.shape[1], order="F")
     for b in blocks:
         middle += product(w[b.where].T, product(b.covariance, w[b.where]))
-    lower, info = scipy.linalg.lapack.dpotrf(middle, lower=1, clean=1)
-    if info != 0:
-        return math.inf, np.zeros(len(theta))
-    half = scipy.linalg.solve_triangular(lower, data.data, lower=True, check_finite=False)
-    quadratic = float(half @ half)
-    value = data.n * math.log(data.rss + quadratic) + 2 * float(np.log(np.diag(lower)).sum())
-    if not slope:
+    value, lower, half, scale = _value(data, middle)
+    if not slope or value == math.inf:
         return value, np.zeros(len(theta))
-    scale = data.n / (data.rss + quadratic)
     # X, XX' = W S^-1 W'; a triangular solve would wake BLAS's threads for matrices of any size
     inverse = product(w, scipy.linalg.lapack.dtrtri(lower, lower=1)[0].T)
     pull = product(inverse, half)  # W S^-1 z
@@ -306,15 +313,9 @@ def spectral_evidence(data: Projection, kind: Kind, theta: Array, *, slope: bool
         weight = np.tile(rho.ravel(), 2)
         middle += product(parts * weight, parts.T)
         kept.append((where, envelope, parts, weight, np.tile(steep.ravel(), 2), by_radius, by_center))
-    lower, info = scipy.linalg.lapack.dpotrf(middle, lower=1, clean=1)
-    if info != 0:
-        return math.inf, np.zeros(len(theta))
-    half = scipy.linalg.solve_triangular(lower, data.data, lower=True, check_finite=False)
-    quadratic = float(half @ half)
-    value = data.n * math.log(data.rss + quadratic) + 2 * float(np.log(np.diag(lower)).sum())
-    if not slope:
+    value, lower, half, scale = _value(data, middle)
+    if not slope or value == math.inf:
         return value, np.zeros(len(theta))
-    scale = data.n / (data.rss + quadratic)
     inverse = scipy.linalg.lapack.dtrtri(lower, lower=1)[0]
     # H = X'X - scale b b' with X = L^-1 W' and b = X' half: a sum of r + 1 squares, the last one negative
     mix = np.vstack([inverse, math.sqrt(scale) * product(inverse.T, half)])

@@ -14,19 +14,10 @@ import scipy.optimize
 from ..core import estimate
 from ..core.estimate import Estimate, Prior
 from ..core.normal_equations import NormalEquations
+from .cholesky import product, times
 from .evidence import ENVELOPES, FAMILIES, SYMMETRIES, Kind, Projection, all_taps, covariance_of, root_of
 from .hyperparameters import COMBINATIONS, DIRECT, search, unsettled
-from .least_squares import (
-    LeastSquaresSolution,
-    at_minimum,
-    blocks,
-    estimate_of,
-    judge,
-    product,
-    rescaled,
-    residual_at,
-    times,
-)
+from .least_squares import LeastSquaresSolution, at_minimum, blocks, estimate_of, judge, rescaled, residual_at
 
 Array = npt.NDArray[np.float64]
 #: Smallest standard error, relative to the largest tap, at which a prior can matter beside rounding.

@@ -9,6 +9,7 @@ import scipy.optimize
 
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
+from .cholesky import product
 from .evidence import (
     FAMILIES,
     SYMMETRIES,
@@ -20,7 +21,6 @@ from .evidence import (
     evidence,
     spectral_evidence,
 )
-from .least_squares import product
 
 #: The kinds of prior that were tried, with minus twice the log evidence, less a constant, and the hyperparameters.
 Found = dict[Kind, tuple[float, Array]]

@@ -6,21 +6,21 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import scipy.linalg
 import scipy.special
 
 from ..core import estimate
-from ..core.estimate import Estimate
+from ..core.estimate import Estimate, StrengthPath
 from ..core.findings import Finding, Verdict
 from ..core.geometry import Shape
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
-from .cholesky import RCOND_CHOLESKY, Inverse, own_factor
+from .cholesky import FAR, Inverse, exponent, factorise, times
 
-S = TypeVar("S")
+Solve = Callable[[Any, NormalEquations], Estimate]
 EPS = float(np.finfo(np.float64).eps)
 #: From this condition number on a solution is called ill-conditioned, even if it has full rank.
 ILL_CONDITIONED = 1e13
@@ -28,8 +28,6 @@ ILL_CONDITIONED = 1e13
 _SPARE = 0.25
 #: A mean square below which products of pixels lose digits, being denormal.
 LEAST_SQUARE = 2.0**-1010
-#: Powers of two beyond which a sum of squares is scaled before it is squared again.
-_FAR = 400
 #: With fewer pixels for each unknown than this a fit has to be better than chance makes it, ...
 _AMPLE = 6
 #: ... which is taken for as good with this probability.
@@ -45,28 +43,20 @@ class Solver(Protocol):
     needs: ClassVar[str]
 
     def solve(self, stats: NormalEquations) -> Estimate:
-        """Return a kernel."""
+        """Return the kernel that `stats` (a `NormalStats`, or `SpectralStats`) determine."""
         ...
 
 
-def _exponent(energy: float, far: int = _FAR) -> int:
-    """Return the even power of two nearest to a sum of squares, 0 if it is not so far from 1 that this matters."""
-    power = math.frexp(energy)[1] if energy > 0 else 0
-    return 2 * (power // 2) if abs(power) > far else 0
-
-
-def rescaled(
-    solve: Callable[[S, NormalEquations], Estimate], far: int = _FAR
-) -> Callable[[S, NormalEquations], Estimate]:
+def rescaled(solve: Solve, far: int = FAR) -> Solve:
     """Make a solver see equations of images that are of about size 1, where theirs are further from it.
 
     The factors are powers of two, so that the result has the same bits at any scale.
     """
 
     @functools.wraps(solve)
-    def wrapper(self: S, stats: NormalEquations) -> Estimate:
-        image = _exponent(float(stats.gram.diagonal().max(initial=0.0)), far) // 2
-        target = _exponent(stats.target_energy, far) // 2
+    def wrapper(self: Any, stats: NormalEquations) -> Estimate:
+        image = exponent(float(stats.gram.diagonal().max(initial=0.0)), far) // 2
+        target = exponent(stats.target_energy, far) // 2
         if image == target == 0:
             return solve(self, stats)
         powers = {"gram": 2 * image, "moment": image + target, "target_energy": 2 * target, "target_sum": target}
@@ -75,20 +65,17 @@ def rescaled(
         even = dataclasses.replace(stats, **{name: _times_two(getattr(stats, name), -n) for name, n in powers.items()})
         given = {"total": image - target, "noise_std": -target}  # settings that have a unit
         settings = {name: _times_two(value, n) for name, n in given.items() if (value := getattr(self, name, None))}
-        fit = solve(dataclasses.replace(self, **settings) if settings else self, even)  # type: ignore[type-var]
-        back = {"kernel": target - image, "factor": target - image, "noise_std": target, "rss": 2 * target}
+        fit = solve(dataclasses.replace(self, **settings) if settings else self, even)
+        tap = target - image
+        back = {"kernel": tap, "factor": tap, "noise_std": target, "rss": 2 * target}
         changed: dict[str, Any] = {name: _times_two(getattr(fit, name), n) for name, n in back.items()}
         if fit.path is not None:
             changed["path"] = dataclasses.replace(fit.path, rss=_times_two(fit.path.rss, 2 * target))
-        changed["priors"] = tuple(
-            dataclasses.replace(prior, amplitude=_times_two(prior.amplitude, target - image)) for prior in fit.priors
-        )
+        changed["priors"] = tuple(dataclasses.replace(p, amplitude=_times_two(p.amplitude, tap)) for p in fit.priors)
         unit = stats.n_pixels * target * math.log(2.0)  # of a density of the target's pixels
         changed["log_evidence"] = fit.log_evidence - unit
         changed["alternatives"] = {name: value - unit for name, value in fit.alternatives.items()}
-        changed["findings"] = tuple(
-            no_signal(stats) if finding.verdict is Verdict.NO_SIGNAL else finding for finding in fit.findings
-        )
+        changed["findings"] = tuple(no_signal(stats) if f.verdict is Verdict.NO_SIGNAL else f for f in fit.findings)
         return dataclasses.replace(fit, **changed)
 
     return wrapper
@@ -116,18 +103,7 @@ class LeastSquares:
 
     @rescaled
     def solve(self, stats: NormalEquations) -> Estimate:
-        """Return the kernel of least squares.
-
-        Parameters
-        ----------
-        stats : NormalStats
-            The statistics.
-
-        Returns
-        -------
-        KernelFit
-            The kernel, with verdicts where the statistics leave something open.
-        """
+        """Return the kernel of least squares, with verdicts where the statistics leave something open."""
         return estimate_of(stats, least_squares(stats))
 
 
@@ -152,16 +128,6 @@ class LeastSquaresSolution:
     def stderr(self) -> Array:
         """Standard error of each tap."""
         return np.asarray(self.noise_std * np.sqrt(self.spread))
-
-
-def factorise(gram: Array, workers: int | None = None) -> Inverse:
-    """Return a factor of the (pseudo-)inverse; with `workers` by compiled loops of our own where those serve."""
-    power = _exponent(float(gram.diagonal().max(initial=0.0))) // 2
-    if power:  # far from 1 LAPACK would over- or underflow
-        found = factorise(np.ldexp(gram, -2 * power), workers)
-        return found._replace(factor=np.ldexp(found.factor, -power), spread=np.ldexp(found.spread, -2 * power))
-    own = None if workers is None else own_factor(gram, workers)
-    return own or cholesky_factor(gram) or eigen_factor(gram)
 
 
 def least_squares(stats: NormalEquations, factorisation: Inverse | None = None) -> LeastSquaresSolution:
@@ -196,15 +162,53 @@ def estimate_of(stats: NormalEquations, found: LeastSquaresSolution, *, last: bo
     yet costs more than the work.
     """
     findings = judge(stats, found.taps, found.stderr[:, None], found.rank, found.condition, found.rss)
+    factor = np.multiply(found.inverse, found.noise_std, out=found.inverse if last else None)
+    figures = {"condition": found.condition, "rss": found.rss, "noise_std": found.noise_std}
+    return estimate.assemble(stats, found.taps, factor, rank=found.rank, findings=findings, **figures)
+
+
+def finish(
+    stats: NormalEquations,
+    taps: Array,
+    inverse: Array,
+    text: str,
+    *,
+    least: LeastSquaresSolution,
+    n_free: int = 0,
+    form: bool = False,
+    prior: bool = True,
+    strength: float = math.nan,
+    df_model: float | None = None,
+    path: StrengthPath | None = None,
+    findings: Sequence[Finding] = (),
+) -> Estimate:
+    """Assemble a result from a kernel and a factor of the inverse that its covariance is s^2 times.
+
+    The degrees of freedom are `n_free` unless `df_model` says otherwise. Whether the data prove anything the `least`
+    squares of all taps tell; or, where the kernels are held to a linear `form`, these are the least squares.
+    """
+    _, rss = residual_at(stats, taps)
+    df = float(n_free) if df_model is None else df_model
+    df_resid = stats.n_pixels - df
+    noise_std = math.sqrt(rss / df_resid) if df_resid > EPS * stats.n_pixels else math.nan
+    factor = inverse * noise_std
+    known = least.rank, least.condition
+    fitted = (n_free, rss) if form else (least.rank, least.rss)
+    found = judge(stats, taps, factor, *known, rss, prior=prior, least=fitted)
     return estimate.assemble(
         stats,
-        found.taps,
-        np.multiply(found.inverse, found.noise_std, out=found.inverse if last else None),
-        rank=found.rank,
-        condition=found.condition,
-        rss=found.rss,
-        noise_std=found.noise_std,
-        findings=findings,
+        taps,
+        factor,
+        rank=least.rank,
+        condition=least.condition,
+        rss=rss,
+        noise_std=noise_std,
+        findings=(*findings, *found),
+        solver=text,
+        uncertainty="sampling" if math.isnan(strength) else "posterior",
+        df_model=df,
+        strength=strength,
+        path=path,
     )
 
 
@@ -250,65 +254,6 @@ def residual_at(stats: NormalEquations, taps: Array) -> tuple[Array, float]:
     return moment - change, max(0.0, energy - float(step @ (2 * moment - change)))
 
 
-def cholesky_factor(gram: Array) -> Inverse | None:
-    """Return a factor of the inverse, or None if G is too near to singular."""
-    lapack = scipy.linalg.lapack
-    lower, info = lapack.dpotrf(gram.T, lower=1, clean=1)  # .T: the same matrix in LAPACK's order, so copied once
-    if info != 0:
-        return None
-    rcond, _ = lapack.dpocon(lower, lapack.dlange("1", gram.T), uplo="L")
-    if not rcond > RCOND_CHOLESKY:
-        return None
-    inverse, _ = lapack.dtrtri(lower, lower=1, overwrite_c=1)
-    return Inverse(inverse.T, 1.0 / float(rcond), _row_norms(inverse.T))
-
-
-def scaled_factor(gram: Array) -> Array:
-    """Return a factor F of the (pseudo-)inverse ``F F'`` of a Gram matrix whose columns may be of different units."""
-    diagonal = np.diag(gram)
-    scale = 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
-    even = gram * np.multiply.outer(scale, scale)
-    found = own_factor(even) or cholesky_factor(even) or eigen_factor(even)
-    return np.asarray(scale[:, None] * found.factor)
-
-
-def times(matrix: Array, vector: Array) -> Array:
-    """Return a matrix times a vector without BLAS."""
-    product: Array = np.einsum("ij,j->i", matrix, vector)
-    return product
-
-
-def product(a: Array, b: Array) -> Array:
-    """Return ``a @ b`` by the BLAS that SciPy brings along.
-
-    NumPy's wheel has another one, with threads of its own. After a product the threads of either go on spinning for a
-    moment, and work that called the two in turn would wait for a free core ten times as long as it computes.
-    """
-    blas = scipy.linalg.blas
-    turned = [not m.flags.f_contiguous for m in (a, b)]
-    a, b = (m.T if turn else m for m, turn in zip((a, b), turned, strict=True))
-    if b.ndim == 1:
-        return np.asarray(blas.dgemv(1.0, a, b, trans=turned[0]))
-    return np.asarray(blas.dgemm(1.0, a, b, trans_a=turned[0], trans_b=turned[1]))
-
-
-def eigen_factor(gram: Array) -> Inverse:
-    """Return a factor of the pseudo-inverse."""
-    values, vectors = scipy.linalg.eigh(gram)
-    largest = max(float(values[-1]), 0.0)
-    kept = values > max(len(values), 16) * EPS * largest
-    if not kept.any():
-        return Inverse(np.zeros((len(values), 0)), math.inf, np.zeros(len(values)))
-    condition = largest / float(values[0]) if kept.all() else math.inf
-    factor = vectors[:, kept] / np.sqrt(values[kept])
-    return Inverse(factor, condition, _row_norms(factor))
-
-
-def _row_norms(factor: Array) -> Array:
-    """Return the diagonal of ``F F'``."""
-    return np.asarray(np.einsum("ij,ij->i", factor, factor))
-
-
 def rounding_matters(
     stats: NormalEquations,
     fit: Estimate | LeastSquaresSolution,
@@ -318,19 +263,17 @@ def rounding_matters(
     """Say whether a pass over the pixels could improve a fit found from uncentered statistics.
 
     Of statistics from which a background was eliminated, `trace` is that of the Gram matrix before, `energy` that of
-    the target.
-
-    Rounding moves the taps by about ``eps * condition * |k|`` and the residual sum of squares by about ``eps * y'y``; a
-    pass is not worth while only if the first is far below every tap's own error and the second far below the rss.
+    the target. Rounding moves the taps by about ``eps * condition * |k|`` and the residual sum of squares by about
+    ``eps * y'y``; a pass is not worth while only if the first is far below every tap's own error and the second far
+    below the rss.
     """
     if not math.isfinite(fit.condition) or not math.isfinite(fit.noise_std):
         return True
     lost = 1.0 if trace is None else trace / max(float(np.trace(stats.gram)), float(np.finfo(np.float64).tiny))
     taps = fit.taps if isinstance(fit, LeastSquaresSolution) else fit.kernel
     size, least = float(np.linalg.norm(taps)), float(fit.stderr.min())
-    return rounding_limits(
-        fit.rss, stats.target_energy if energy is None else energy, fit.condition * lost, size, least
-    )
+    energy = stats.target_energy if energy is None else energy
+    return rounding_limits(fit.rss, energy, fit.condition * lost, size, least)
 
 
 def rounding_limits(rss: float, energy: float, condition: float, size: float, least: float) -> bool:
@@ -370,10 +313,9 @@ def judge(
     if detail := little_redundancy(stats.n_pixels, *(least or (rank, rss)), variance):
         findings.append(Finding(Verdict.NO_REDUNDANCY, detail))
     if stats.n_pixels > rank or prior:
-        error = float(scipy.linalg.norm(factor, check_finite=False))  # safe from overflow, as NumPy's is not
-        findings += doubts(
-            float(scipy.linalg.norm(taps, check_finite=False)), error, rss, variance, stats.target_energy
-        )
+        norm = scipy.linalg.norm  # safe from overflow, as NumPy's is not
+        size, error = (float(norm(part, check_finite=False)) for part in (taps, factor))
+        findings += doubts(size, error, rss, variance, stats.target_energy)
     return tuple(findings)
 
 

@@ -3,21 +3,20 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 import scipy.optimize
 
-from ..core import estimate
 from ..core.estimate import Estimate, StrengthPath
 from ..core.findings import Finding, Verdict
 from ..core.geometry import Shape
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
-from .cholesky import RCOND_CHOLESKY
-from .least_squares import EPS, at_minimum, blocks, detail_of, eigen_factor, judge, product, rescaled, residual_at
+from .cholesky import RCOND_CHOLESKY, eigen_factor, product
+from .least_squares import EPS, at_minimum, blocks, detail_of, finish, rescaled
 
 Penalty = str | Array | Callable[[Shape], Array]
 PENALTIES = ("ridge", "gradient", "laplacian", "biharmonic")
@@ -113,45 +112,15 @@ class Penalized:
 
     @rescaled
     def solve(self, stats: NormalEquations) -> Estimate:
-        """Return the penalised kernel.
-
-        Parameters
-        ----------
-        stats : NormalStats
-            The statistics.
-
-        Returns
-        -------
-        KernelFit
-            The kernel, with the path of strengths and verdicts where the statistics leave something open.
-        """
+        """Return the penalised kernel, with the path of strengths, and verdicts where something is left open."""
         least, stats = at_minimum(stats)
         spectrum = Spectrum(stats, penalty_matrix(self.penalty, stats))
         findings: list[Finding] = []
         strength, path = self._choose(spectrum, findings)
-        taps = spectrum.taps(strength)
-        _, rss = residual_at(stats, taps)
+        taps, inverse = spectrum.taps(strength), spectrum.factor(strength)
         df_model = float(spectrum.df_model(np.array([strength]))[0])
-        df_resid = stats.n_pixels - df_model
-        noise_std = math.sqrt(rss / df_resid) if df_resid > EPS * stats.n_pixels else math.nan
-        factor = spectrum.factor(strength) * noise_std
-        figures = least.rank, least.condition
-        findings += judge(stats, taps, factor, *figures, rss, prior=strength > 0, least=(least.rank, least.rss))
-        return estimate.assemble(
-            stats,
-            taps,
-            factor,
-            rank=least.rank,
-            condition=least.condition,
-            rss=rss,
-            noise_std=noise_std,
-            findings=tuple(findings),
-            solver=str(self),
-            uncertainty="posterior",
-            df_model=df_model,
-            strength=strength,
-            path=path,
-        )
+        figures: dict[str, Any] = {"df_model": df_model, "strength": strength, "path": path, "findings": findings}
+        return finish(stats, taps, inverse, str(self), least=least, prior=strength > 0, **figures)
 
     def _choose(self, spectrum: "Spectrum", findings: list[Finding]) -> tuple[float, StrengthPath]:
         """Return the strength and the path it was chosen from."""
@@ -167,7 +136,8 @@ class Penalized:
                 detail = f"rss lies between {rss[0]:.4g} and {rss[-1]:.4g}, {goal:.4g} was asked for"
                 findings.append(Finding(Verdict.NO_MINIMUM, detail))
                 return end, path
-            low, high = _bracket(grid, int(np.searchsorted(rss, goal)))
+            at = int(np.searchsorted(rss, goal))
+            low, high = math.log(grid[at - 1]), math.log(grid[at])
             found = scipy.optimize.brentq(lambda s: spectrum.rss(np.exp([s]))[0] - goal, low, high, xtol=1e-10)
             return float(np.exp(found)), path
         path = StrengthPath(grid, df_model, rss, gcv(n, df_model, rss), "generalised cross-validation")
@@ -186,14 +156,9 @@ class Penalized:
             at = np.exp([s])
             return float(gcv(n, spectrum.df_model(at), spectrum.rss(at))[0])
 
-        found = scipy.optimize.minimize_scalar(
-            score, bounds=(math.log(grid[best - 1]), math.log(grid[best + 1])), method="bounded"
-        )
+        bounds = math.log(grid[best - 1]), math.log(grid[best + 1])
+        found = scipy.optimize.minimize_scalar(score, bounds=bounds, method="bounded")
         return float(np.exp(found.x)), path
-
-
-def _bracket(grid: Array, at: int) -> tuple[float, float]:
-    return math.log(grid[at - 1]), math.log(grid[at])
 
 
 def gcv(n: int, df_model: Array, rss: Array) -> Array:
@@ -267,9 +232,8 @@ class Spectrum:
         self._gram, self._penalty = stats.gram, penalty
         both = stats.gram + penalty
         lower, info = scipy.linalg.lapack.dpotrf(both, lower=1, clean=1)
-        rcond = (
-            scipy.linalg.lapack.dpocon(lower, float(np.abs(both).sum(axis=0).max()), uplo="L")[0] if info == 0 else 0
-        )
+        norm = float(np.abs(both).sum(axis=0).max())
+        rcond = scipy.linalg.lapack.dpocon(lower, norm, uplo="L")[0] if info == 0 else 0
         if rcond > RCOND_CHOLESKY:
             middle = scipy.linalg.solve_triangular(lower, stats.gram, lower=True)
             middle = scipy.linalg.solve_triangular(lower, middle.T, lower=True)

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.validation import Array
-from . import least_squares
+from . import cholesky
 
 if TYPE_CHECKING:
     from ..engines.sampling import Sample
@@ -73,7 +73,7 @@ def least_absolute(sample: "Sample", inverse: Array | None = None, rounds: int =
     n, m = sample.patches.shape
     part = slice(None, None, max(1, n // enough(m)))
     patches, values = np.ascontiguousarray(sample.patches[part]), sample.values[part]
-    inverse = least_squares.scaled_factor(sample.gram) if inverse is None else inverse
+    inverse = cholesky.scaled_factor(sample.gram) if inverse is None else inverse
     size = np.sqrt(sample.weights[part]) / sample.roots[part]  # undoes the factors
     factors = np.ones(len(values))
     taps = np.zeros(m)
@@ -81,7 +81,7 @@ def least_absolute(sample: "Sample", inverse: Array | None = None, rounds: int =
     for _ in range(rounds):
         _descend(patches, values, factors, inverse, taps)
         before = middle
-        left = np.abs(values - least_squares.times(patches, taps)) * size
+        left = np.abs(values - cholesky.times(patches, taps)) * size
         middle = float(np.median(left))
         if not 0 < middle < 0.995 * before:  # settled, or exact
             break
@@ -97,10 +97,10 @@ def _descend(patches: Array, values: Array, factors: Array, inverse: Array, taps
     from ..compiled import patch_sums
 
     image, direction = np.empty(len(taps)), np.zeros(len(taps))
-    gradient = least_squares.times(patches.T, factors * (values - least_squares.times(patches, taps)))
+    gradient = cholesky.times(patches.T, factors * (values - cholesky.times(patches, taps)))
     first, before = 0.0, math.inf
     for _ in range(_MOST_DESCENTS):
-        step = least_squares.times(inverse, least_squares.times(inverse.T, gradient))
+        step = cholesky.times(inverse, cholesky.times(inverse.T, gradient))
         size = float((step * gradient).sum())
         first = first or size
         if not size > _ENOUGH * first:

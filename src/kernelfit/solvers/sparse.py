@@ -9,8 +9,8 @@ import numpy as np
 from ..core.estimate import Estimate, StrengthPath
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
-from .constrained import factor_of, finish, refined
-from .least_squares import EPS, LeastSquaresSolution, at_minimum, gram_root, rescaled, residual_at
+from .constrained import factor_of, refined
+from .least_squares import EPS, LeastSquaresSolution, at_minimum, finish, gram_root, rescaled, residual_at
 
 
 @dataclass(frozen=True)
@@ -76,18 +76,7 @@ class Sparse:
 
     @rescaled
     def solve(self, stats: NormalEquations) -> Estimate:
-        """Return the sparse kernel.
-
-        Parameters
-        ----------
-        stats : NormalStats
-            The statistics.
-
-        Returns
-        -------
-        KernelFit
-            The kernel; `KernelFit.path` has one entry for each number of taps tried.
-        """
+        """Return the sparse kernel; its `path` has one entry for each number of taps tried."""
         least, stats = at_minimum(stats)
         order, rss, score = self._forward(stats, least)
         count = np.arange(1, len(order) + 1)

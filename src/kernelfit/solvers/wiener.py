@@ -84,18 +84,7 @@ class Wiener:
         as_balance(self.balance)
 
     def solve(self, stats: CrossSpectra) -> Estimate:
-        """Return the kernel.
-
-        Parameters
-        ----------
-        stats : SpectralStats
-            The spectra.
-
-        Returns
-        -------
-        KernelFit
-            The kernel, with its spectrum.
-        """
+        """Return the kernel, with its spectrum."""
         return divide(stats, self.balance, "laplacian")
 
 
