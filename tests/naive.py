@@ -66,7 +66,9 @@ def default_origin(shape):
     return (shape[0] - 1) // 2, (shape[1] - 1) // 2
 
 
-def target_shape(image_shape, shape, mode):
+def target_shape(image_shape, shape, mode, stride=(1, 1), offset=(0, 0), size=None):
+    if mode == "crop":  # as far as the last pixel of the target
+        return tuple(o + s * (n - 1) + 1 for s, o, n in zip(stride, offset, size, strict=True))
     grow = {"same": 0, "valid": -1, "full": 1}[mode]
     return tuple(n + grow * (k - 1) for n, k in zip(image_shape, shape, strict=True))
 
@@ -92,7 +94,7 @@ def first_coordinate(side, mode, operation):
 
 def placement(shape, mode, origin, operation):
     """(coordinate of target pixel (0, 0), origin), each (row, col)."""
-    if mode == "same":
+    if mode in ("same", "crop"):
         return (0, 0), default_origin(shape) if origin is None else origin
     assert origin is None
     return tuple(first_coordinate(side, mode, operation) for side in shape), (0, 0)
@@ -104,12 +106,22 @@ def footprint(t, p, origin, operation):
 
 
 def design(
-    image, shape, *, mode, boundary, fillvalue=0.0, origin=None, operation="convolution", stride=(1, 1), offset=(0, 0)
+    image,
+    shape,
+    *,
+    mode,
+    boundary,
+    fillvalue=0.0,
+    origin=None,
+    operation="convolution",
+    stride=(1, 1),
+    offset=(0, 0),
+    size=None,
 ):
     """(A, used): a row per used target pixel, a column per tap in ravel order, and which target pixels are used."""
     image = np.asarray(image, dtype=float)
     first, centre = placement(shape, mode, origin, operation)
-    whole = target_shape(image.shape, shape, mode)
+    whole = target_shape(image.shape, shape, mode, stride, offset, size)
     rows, cols = (lattice(n, s, o) for n, s, o in zip(whole, stride, offset, strict=True))
     used = np.zeros((len(rows), len(cols)), dtype=bool)
     equations = []
@@ -128,12 +140,22 @@ def design(
 
 
 def design_dense(
-    image, shape, *, mode, boundary, fillvalue=0.0, origin=None, operation="convolution", stride=(1, 1), offset=(0, 0)
+    image,
+    shape,
+    *,
+    mode,
+    boundary,
+    fillvalue=0.0,
+    origin=None,
+    operation="convolution",
+    stride=(1, 1),
+    offset=(0, 0),
+    size=None,
 ):
     """The same as design, a tap at a time."""
     image = np.asarray(image, dtype=float)
     first, centre = placement(shape, mode, origin, operation)
-    whole = target_shape(image.shape, shape, mode)
+    whole = target_shape(image.shape, shape, mode, stride, offset, size)
     kept = [lattice(n, s, o) for n, s, o in zip(whole, stride, offset, strict=True)]
 
     def sources(axis, p):

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from .analysis.psf import PsfMeasurements as PsfMeasurements
     from .analysis.psf import measure_psf as measure_psf
     from .analysis.selection import Comparison as Comparison
-    from .analysis.selection import Support as Support
-    from .analysis.selection import choose_support as choose_support
     from .analysis.selection import compare as compare
+    from .analysis.support import Support as Support
+    from .analysis.support import choose_support as choose_support
     from .api.accumulate import accumulate as accumulate
     from .api.accumulate import accumulate_spectra as accumulate_spectra
     from .api.check_boundary import check_boundary as check_boundary
@@ -67,7 +67,8 @@ _ROOMS = {
     "analysis.channel_split": ("split_channels",),
     "analysis.comparison": ("Difference", "compare_kernels"),
     "analysis.psf": ("Measured", "PsfMeasurements", "measure_psf"),
-    "analysis.selection": ("Comparison", "Support", "choose_support", "compare"),
+    "analysis.selection": ("Comparison", "compare"),
+    "analysis.support": ("Support", "choose_support"),
     "api.accumulate": ("accumulate", "accumulate_spectra"),
     "api.check_boundary": ("check_boundary",),
     "api.check_noise": ("check_noise", "sandwich_errors"),

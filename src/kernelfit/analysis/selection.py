@@ -1,19 +1,14 @@
-"""Which solver, and which support: chosen by what the statistics can say of each."""
+"""Which solver: chosen by what the statistics can say of each."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-import scipy.special
-
 from ..compiled.blas import one_blas_thread
 from ..core.estimate import Estimate
-from ..core.geometry import Shape
 from ..core.normal_equations import NormalEquations
 from ..solvers.auto import as_solver
-from ..solvers.least_squares import EPS, Solver, least_squares, residual_at
+from ..solvers.least_squares import Solver, residual_at
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,134 +128,3 @@ def compare(
         {name: tuple(values[at] for at in order) for name, values in scores.items()},
         ranked_by,
     )
-
-
-@dataclass(frozen=True, eq=False)
-class Support:
-    """The smallest support that the data do not reject.
-
-    Parameters
-    ----------
-    shape : (int, int)
-        Its rows and columns.
-    corner : (int, int)
-        The tap of the larger support that is its tap (0, 0).
-    stats : NormalStats
-        The statistics of it: ``support.stats.solve()``.
-    p_value : float
-        Of the test of all that was left out against the larger support.
-    """
-
-    shape: Shape
-    corner: Shape
-    stats: NormalEquations
-    p_value: float
-
-
-@one_blas_thread
-def choose_support(stats: NormalEquations, *, level: float = 1e-4) -> Support:
-    """Return the smallest rectangle of taps that the data do not reject.
-
-    From the support asked for, the outermost row or column of each side is left out as long as its taps, all others in
-    the rectangle being free, do not differ from zero at `level` in the F-test ``k_e' (C_ee)^-1 k_e / |e|`` with
-    ``|e|`` and ``n - taps`` degrees of freedom, C being their covariance. What was left out is then tested as a whole;
-    if that is rejected, the sides are put back in the reverse order until it is not. A row is kept if it holds
-    anything that the noise cannot explain; one that is missing holds no more than the noise can hide.
-
-    Parameters
-    ----------
-    stats : NormalStats
-        Statistics of one term, for a support at least as large as the kernel.
-    level : float, optional
-        Probability at which a single empty row or column is taken for one that is not, default 1e-4.
-
-    Returns
-    -------
-    Support
-        The rectangle, which holds the origin if the support does, and its statistics.
-
-    Raises
-    ------
-    ValueError
-        If there is more than one term, no more pixels than taps, the image does not determine every tap, or the level
-        does not lie between 0 and 1.
-
-    References
-    ----------
-    G. Seber and A. Lee, "Linear Regression Analysis", 2nd ed. (2003), section 4.3.1, doi:10.1002/9780471722199.
-
-    Examples
-    --------
-    >>> import numpy as np, scipy.signal, kernelfit
-    >>> rng = np.random.default_rng(0)
-    >>> image = rng.random((60, 70))
-    >>> target = scipy.signal.convolve2d(image, rng.random((3, 5)), mode="same") + rng.normal(0.0, 0.01, image.shape)
-    >>> kernelfit.choose_support(kernelfit.accumulate(image, target, (11, 13))).shape
-    (3, 5)
-    """
-    if len(stats.supports) != 1:
-        msg = f"got statistics of {len(stats.supports)} terms, need one; choose the support of each source by itself"
-        raise ValueError(msg)
-    if not 0 < level < 1:
-        raise ValueError(f"got level={level!r}, need a number between 0 and 1 such as 1e-4")
-    whole = least_squares(stats)
-    if not whole.full or stats.n_pixels <= stats.n_taps:
-        raise ValueError(
-            f"got {stats.n_pixels} pixels that determine {whole.rank} of {stats.n_taps} taps, need all of them and "
-            "pixels to spare; start from a smaller shape"
-        )
-    (rows, cols), origin = stats.supports[0], stats.convention.origin
-    box = [0, rows, 0, cols]
-    dropped: list[int] = []
-    settled: set[int] = set()
-    while len(settled) < 4:
-        part = stats.crop((box[1] - box[0], box[3] - box[2]), (box[0], box[2]))
-        found = least_squares(part)
-        df_resid = part.n_pixels - part.n_taps
-        rounding = EPS * found.condition * float(np.linalg.norm(found.taps))
-        again: list[int] = []
-        for side in range(4):
-            taps = _edge(box, side, origin)
-            if taps is None:
-                settled.add(side)
-                continue
-            k, rows_of = found.taps[taps], found.inverse[taps]
-            c = rows_of @ rows_of.T * (found.rss / df_resid)
-            c[np.diag_indices_from(c)] += rounding**2
-            if not np.any(k) or _tail(float(k @ np.linalg.solve(c, k)), len(k), df_resid) > level:
-                again.append(side)
-            else:
-                settled.add(side)
-        for side in again:
-            if _edge(box, side, origin) is not None:
-                box[side] += 1 if side in (0, 2) else -1
-                dropped.append(side)
-        settled = settled - set(again) if again else settled
-        if not again:
-            break
-    while True:
-        shape, corner = (box[1] - box[0], box[3] - box[2]), (box[0], box[2])
-        part = stats.crop(shape, corner)
-        count = stats.n_taps - part.n_taps
-        df_resid = stats.n_pixels - stats.n_taps
-        excess = max(0.0, least_squares(part).rss - whole.rss)
-        p_value = _tail(excess / (whole.rss / df_resid), count, df_resid) if count and whole.rss > 0 else 1.0
-        if p_value > level or not dropped or excess <= 1e-12 * stats.target_energy:
-            return Support(shape, corner, part, p_value)
-        side = dropped.pop()
-        box[side] += -1 if side in (0, 2) else 1
-
-
-def _edge(box: list[int], side: int, origin: Shape) -> npt.NDArray[np.intp] | None:
-    """Return which taps of the box lie on a side; None if the side holds the origin, or all that is left."""
-    rows, cols = box[1] - box[0], box[3] - box[2]
-    at = box[side] - (side % 2)
-    if at == origin[side // 2] or (rows, cols)[side // 2] == 1:
-        return None
-    index = np.arange(rows * cols).reshape(rows, cols)
-    return (index[0], index[-1], index[:, 0], index[:, -1])[side]
-
-
-def _tail(chi2: float, count: int, df_resid: int) -> float:
-    """Return the probability that F exceeds ``chi2 / count``."""
-    return float(scipy.special.fdtrc(count, df_resid, chi2 / count))

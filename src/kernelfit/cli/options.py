@@ -25,7 +25,7 @@ ROBUST = ("huber", "tukey", "clip")
 ERRORS = ("plain", "sandwich")
 CHANNELS = ("shared", "separate", "mixed")
 SYMMETRIES = ("point", "rows", "columns", "both")
-WORDS = {*MODES, *BOUNDARIES, *OPERATIONS, *METHODS, *SOLVERS, *ROBUST, *ERRORS, *CHANNELS, *SYMMETRIES}
+WORDS = {*MODES, "crop", *BOUNDARIES, *OPERATIONS, *METHODS, *SOLVERS, *ROBUST, *ERRORS, *CHANNELS, *SYMMETRIES}
 
 
 class BadCallError(Exception):

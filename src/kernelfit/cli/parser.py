@@ -185,7 +185,8 @@ def _find(add: _Adder) -> None:
     find.add_argument("--shape", required=True, type=pair(1), metavar="N|R,C", help="sides of the kernel: 5 or 5,7")
     which(find, 2)
     lie = find.add_argument_group("how the kernel lies on the image")
-    lie.add_argument("--mode", type=one_of(MODES), metavar="MODE", help=choices(MODES, "from the shapes"))
+    lie.add_argument("--mode", type=one_of((*MODES, "crop")), metavar="MODE",
+                     help=choices((*MODES, "crop"), "from the shapes"))  # fmt: skip
     inside = "none, only the interior is used"
     edge(lie, "what lay beyond the edge: " + choices(BOUNDARIES, inside), default="none")
     lie.add_argument("--origin", type=pair(None), metavar="N|R,C", help="tap over the output pixel (default: SciPy's)")

@@ -17,6 +17,7 @@ from typing import Any
 
 from .validation import as_number, known
 
+#: The modes whose size the shapes tell; a "crop" has a size of its own.
 MODES = ("same", "valid", "full")
 BOUNDARIES = (None, "fill", "wrap", "symm", "mirror", "nearest")
 OPERATIONS = ("convolution", "correlation")
@@ -31,8 +32,9 @@ class Convention:
 
     Parameters
     ----------
-    mode : {"same", "valid", "full"}
-        Size of the target relative to the image, as in `scipy.signal.convolve2d`.
+    mode : {"same", "valid", "full", "crop"}
+        Size of the target relative to the image, as in `scipy.signal.convolve2d`; "crop" for one of a size of its own,
+        which `origin` lays anywhere.
     boundary : {None, "fill", "wrap", "symm", "mirror", "nearest"}
         What lies beyond the edge of the image; None assumes nothing.
     fillvalue : float
@@ -44,6 +46,8 @@ class Convention:
         Whether the kernel is laid on the image flipped (convolution) or as it is.
     stride, offset : tuple of int
         Which pixels of that make the target: ``[offset[0]::stride[0], offset[1]::stride[1]]``.
+    size : tuple of int or None
+        Rows and columns of the target in mode "crop".
     """
 
     mode: str = "same"
@@ -53,6 +57,7 @@ class Convention:
     operation: str = "convolution"
     stride: Shape = (1, 1)
     offset: Shape = (0, 0)
+    size: Shape | None = None
 
     @property
     def strided(self) -> bool:
@@ -62,7 +67,7 @@ class Convention:
     def keywords(self) -> dict[str, Any]:
         """Return the convention as keywords of `find_kernel`."""
         fields = {name: getattr(self, name) for name in ("mode", "boundary", "fillvalue", "operation")}
-        origin = self.origin if self.mode == "same" else None
+        origin = self.origin if self.mode in ("same", "crop") else None
         return {**fields, "origin": origin, "stride": self.stride, "offset": self.offset}
 
     def __str__(self) -> str:
@@ -71,7 +76,8 @@ class Convention:
         if self.boundary == "fill":
             edge += f" with {self.fillvalue:g}"
         lattice = f", stride {self.stride} from pixel {self.offset}" if self.strided else ""
-        return f"{self.operation}, mode {self.mode!r}, {edge}, origin {self.origin}{lattice}"
+        size = "" if self.size is None else f" of {self.size[0]}x{self.size[1]}"
+        return f"{self.operation}, mode {self.mode!r}{size}, {edge}, origin {self.origin}{lattice}"
 
 
 @dataclass(frozen=True)
@@ -184,7 +190,7 @@ def convention(
     """Return the convention of values that were judged one by one; refuse an origin that does not fit the others."""
     centre = default_origin(shape)
     if origin is not None:
-        if mode != "same" and origin != centre:
+        if mode not in ("same", "crop") and origin != centre:
             raise ValueError(
                 f"got origin={origin!r} with mode={mode!r}, where the shapes alone fix the alignment; "
                 "leave origin out, or use mode='same'"
@@ -206,7 +212,7 @@ def kept_length(whole: int, stride: int, offset: int) -> int:
 def leading(conv: Convention, side: int, origin: int) -> int:
     """Return by how many pixels the footprint of the first pixel starts ahead of the image, before any is left out."""
     tap = side - 1 - origin if conv.operation == "convolution" else origin  # the origin among the valid problem's taps
-    return {"same": tap, "valid": 0, "full": side - 1}[conv.mode]
+    return {"valid": 0, "full": side - 1}.get(conv.mode, tap)
 
 
 def axis_lag(conv: Convention, side: int, origin: int, tap: int) -> int:
@@ -220,7 +226,7 @@ def in_mode(conv: Convention, kernel: Shape, mode: str) -> Convention:
 
     Of "same" the target is another part of the plane, and so with a stride it may begin with another pixel.
     """
-    other = dataclasses.replace(conv, mode=mode)
+    other = dataclasses.replace(conv, mode=mode, size=None)
     axes = zip(kernel, conv.origin, conv.stride, conv.offset, strict=True)
     rows, cols = ((f + leading(other, k, o) - leading(conv, k, o)) % s for k, o, s, f in axes)
     return dataclasses.replace(other, offset=(rows, cols))
@@ -232,8 +238,10 @@ def lay_out(image: Shape, kernel: Shape, conv: Convention) -> Geometry:
     before = []
     offset = []
     size = []
-    for n, k, o, step, kept in zip(image, kernel, conv.origin, conv.stride, conv.offset, strict=True):
-        whole, lead = whole_length(conv.mode, n, k), leading(conv, k, o)
+    own = conv.size or (0, 0)
+    for n, k, o, step, kept, count in zip(image, kernel, conv.origin, conv.stride, conv.offset, own, strict=True):
+        whole = kept + step * (count - 1) + 1 if conv.mode == "crop" else whole_length(conv.mode, n, k)
+        lead = leading(conv, k, o)
         # the pixels that can be used of all there are, and the first of them that the stride leaves
         low, high = (max(lead, 0), min(lead + n - k + 1, whole)) if conv.boundary is None else (0, whole)
         first = max(0, kept_length(low, step, kept))
@@ -353,8 +361,11 @@ def convention_from(fields: dict[str, Any]) -> Convention:
     """Rebuild a convention from its stored fields, and check them."""
     names = ("origin", "stride", "offset")
     pairs: dict[str, Any] = {name: as_pair(list(fields[name]), name) for name in names if name in fields}
-    found = Convention(**{**fields, **pairs})
-    known(found.mode, MODES, "mode")
+    size = fields.get("size")
+    found = Convention(**{**fields, **pairs, "size": None if size is None else kernel_shape(list(size))})
+    known(found.mode, (*MODES, "crop"), "mode")
+    if (found.mode == "crop") != (found.size is not None):
+        raise ValueError(f"got mode={found.mode!r} with size={found.size}, need a size for 'crop' and for no other")
     known(found.boundary, BOUNDARIES, "boundary")
     known(found.operation, OPERATIONS, "operation")
     as_number(found.fillvalue, "fillvalue")

@@ -34,9 +34,10 @@ class Model:
     ----------
     shape : int or (int, int)
         Rows and columns of the kernel, odd or even.
-    mode : {"same", "valid", "full"}, optional
-        How the two lie on each other. The default is the first of them that the shapes allow; with a stride it may be
-        more than one.
+    mode : {"same", "valid", "full", "crop"}, optional
+        How the two lie on each other. The default is the first of "same", "valid" and "full" that the shapes allow;
+        with a stride it may be more than one. "crop" is for a target of any size, cut from anywhere of what the kernel
+        makes, or larger than that: `origin` tells its place.
     boundary : {None, "fill", "wrap", "symm", "mirror", "nearest"}, optional
         What lay beyond the edge when the target was made: `fillvalue`, the opposite edge, the image mirrored about its
         border ("symm", edge pixel repeated, or "mirror", not repeated), or the nearest pixel. The default None assumes
@@ -45,8 +46,8 @@ class Model:
     fillvalue : float, optional
         The value beyond the edge for ``boundary="fill"``, default 0.
     origin : int or (int, int), optional
-        The tap that multiplies the pixel under the output pixel, for mode "same". The default is SciPy signal's
-        centre, ``(side - 1) // 2``. Outside the kernel for a window of lags that does not hold 0.
+        The tap that multiplies the pixel under the output pixel, for the modes "same" and "crop". The default is SciPy
+        signal's centre, ``(side - 1) // 2``. Outside the kernel for a window of lags that does not hold 0.
     operation : {"convolution", "correlation"}, optional
         Whether the kernel is laid on the image flipped (default) or as it is, as `scipy.ndimage.correlate`, OpenCV's
         ``filter2D`` and a deep-learning ``conv2d`` do.
@@ -91,7 +92,7 @@ class Model:
     def __post_init__(self) -> None:
         """Judge each field, and bring it into one form."""
         stride, offset = geometry.lattice(self.stride, self.offset)
-        known(self.mode, (None, *geometry.MODES), "mode")
+        known(self.mode, (None, *geometry.MODES, "crop"), "mode")
         known(self.boundary, geometry.BOUNDARIES, "boundary")
         known(self.operation, geometry.OPERATIONS, "operation")
         known(self.channels, CHANNELS, "channels")
@@ -114,20 +115,22 @@ class Model:
         """Rows and columns of the kernel."""
         return self.shape  # type: ignore[return-value]
 
-    def convention(self, mode: str) -> Convention:
+    def convention(self, mode: str, size: Shape | None = None) -> Convention:
         """Return how the kernel lies on an image.
 
         Parameters
         ----------
-        mode : {"same", "valid", "full"}
+        mode : {"same", "valid", "full", "crop"}
             How the target's shape follows from the image's.
+        size : (int, int), optional
+            The target's shape, for mode "crop".
         """
         fields: dict[str, Any] = {
             name: getattr(self, name) for name in ("boundary", "fillvalue", "origin", "operation")
         }
-        return geometry.convention(
-            self.kernel_shape, mode=mode, **fields, stride=self.lattice[0], offset=self.lattice[1]
-        )
+        lattice = {"stride": self.lattice[0], "offset": self.lattice[1]}
+        made = geometry.convention(self.kernel_shape, mode=mode, **fields, **lattice)
+        return dataclasses.replace(made, size=size if mode == "crop" else None)
 
     @property
     def lattice(self) -> tuple[Shape, Shape]:

@@ -130,8 +130,11 @@ def as_observation(image: object, target: object, model: Model, *, determined: b
 def lay_pair(source: Any, result: Any, model: Model) -> Observation:
     """Lay the plane of an image on that of a target."""
     kernel = model.kernel_shape
-    mode = infer_mode(tuple(source.shape), tuple(result.shape), kernel, model.mode, *model.lattice)
-    conv = model.convention(mode)
+    size = tuple(result.shape)
+    mode = model.mode
+    if mode != "crop":
+        mode = infer_mode(tuple(source.shape), size, kernel, mode, *model.lattice)
+    conv = model.convention(mode, size)
     plan = geometry.lay_out(tuple(source.shape), kernel, conv)
     return Observation(
         plan, (source_reader(source, plan),), (target_reader(result, plan),), background=model.background

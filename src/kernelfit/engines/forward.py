@@ -27,6 +27,7 @@ def apply_kernel(
     operation: str = "convolution",
     stride: int | Shape = 1,
     offset: int | Shape = 0,
+    size: Shape | None = None,
     channel_axis: int | None = None,
     workers: int | None = None,
 ) -> Array:
@@ -43,19 +44,21 @@ def apply_kernel(
     kernel : array_like, shape (rows, cols)
         The kernel, odd or even. With `channel_axis` also one for each channel, shape (channels, rows, cols), or one for
         each pair of channels, shape (result's channels, image's channels, rows, cols).
-    mode : {"same", "valid", "full"}, optional
-        Size of the result, default "same".
+    mode : {"same", "valid", "full", "crop"}, optional
+        Size of the result, default "same"; "crop" for that of `size`.
     boundary : {"fill", "wrap", "symm", "mirror", "nearest"}, optional
         What lies beyond the edge, default "fill".
     fillvalue : float, optional
         The value beyond the edge for ``boundary="fill"``, default 0.
     origin : int or (int, int), optional
-        The tap that multiplies the pixel under the output pixel, for mode "same". The default is SciPy signal's
-        centre, ``(side - 1) // 2``.
+        The tap that multiplies the pixel under the output pixel, for the modes "same" and "crop". The default is SciPy
+        signal's centre, ``(side - 1) // 2``.
     operation : {"convolution", "correlation"}, optional
         Whether the kernel is laid on the image flipped (default) or as it is.
     stride, offset : int or (int, int), optional
         Every how many pixels one is kept, along rows and columns, and which one first; all by default.
+    size : (int, int), optional
+        Rows and columns of the result, for mode "crop".
     channel_axis : int, optional
         The axis of the image that holds the channels, which is that of the result as well. The default None is for an
         image of one plane.
@@ -98,7 +101,10 @@ def apply_kernel(
         raise ValueError(
             "got boundary=None, need 'fill', 'wrap', 'symm', 'mirror' or 'nearest' (or mode='valid', which needs none)"
         )
-    return predict(image, taps, model.convention(mode), channel_axis, workers)
+    if (mode == "crop") != (size is not None):
+        raise ValueError(f"got mode={mode!r} with size={size!r}, need a size for mode='crop' and for no other")
+    size = None if size is None else geometry.kernel_shape(size)
+    return predict(image, taps, model.convention(mode, size), channel_axis, workers)
 
 
 def as_kernel(kernel: npt.ArrayLike, channel_axis: int | None) -> Array:

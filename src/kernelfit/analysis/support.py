@@ -1,0 +1,222 @@
+"""Which taps a kernel needs: the smallest rectangle that the data do not reject."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+import scipy.special
+
+from ..compiled.blas import one_blas_thread
+from ..core.geometry import Shape
+from ..core.normal_equations import NormalEquations
+from ..solvers.least_squares import EPS, LeastSquaresSolution, least_squares, times
+
+Array = npt.NDArray[np.float64]
+#: The sides of a rectangle: first row, last row, first column, last column.
+SIDES = (0, 1, 2, 3)
+
+
+@dataclass(frozen=True, eq=False)
+class Support:
+    """The smallest support that the data do not reject.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Its rows and columns.
+    corner : (int, int)
+        The tap of the larger support that is its tap (0, 0).
+    stats : NormalStats
+        The statistics of it: ``support.stats.solve()``.
+    p_value : float
+        Of the test of all that was left out against the larger support.
+    """
+
+    shape: Shape
+    corner: Shape
+    stats: NormalEquations
+    p_value: float
+
+
+@one_blas_thread
+def choose_support(stats: NormalEquations, *, level: float = 1e-4) -> Support:
+    """Return the smallest rectangle of taps that the data do not reject.
+
+    From the support asked for, the outermost row or column of each side is left out as long as its taps, all others in
+    the rectangle being free, do not differ from zero at `level` in the F-test ``k_e' (C_ee)^-1 k_e / |e|`` with
+    ``|e|`` and ``n - taps`` degrees of freedom, C being their covariance. What was left out is then tested as a whole;
+    if that is rejected, the sides are put back in the reverse order until it is not. A row is kept if it holds
+    anything that the noise cannot explain; one that is missing holds no more than the noise can hide.
+
+    Parameters
+    ----------
+    stats : NormalStats
+        Statistics of one term, for a support at least as large as the kernel.
+    level : float, optional
+        Probability at which a single empty row or column is taken for one that is not, default 1e-4.
+
+    Returns
+    -------
+    Support
+        The rectangle, which holds the origin if the support does, and its statistics.
+
+    Raises
+    ------
+    ValueError
+        If there is more than one term, no more pixels than taps, the image does not determine every tap, or the level
+        does not lie between 0 and 1.
+
+    References
+    ----------
+    G. Seber and A. Lee, "Linear Regression Analysis", 2nd ed. (2003), section 4.3.1, doi:10.1002/9780471722199.
+
+    Examples
+    --------
+    >>> import numpy as np, scipy.signal, kernelfit
+    >>> rng = np.random.default_rng(0)
+    >>> image = rng.random((60, 70))
+    >>> target = scipy.signal.convolve2d(image, rng.random((3, 5)), mode="same") + rng.normal(0.0, 0.01, image.shape)
+    >>> kernelfit.choose_support(kernelfit.accumulate(image, target, (11, 13))).shape
+    (3, 5)
+    """
+    if len(stats.supports) != 1:
+        msg = f"got statistics of {len(stats.supports)} terms, need one; choose the support of each source by itself"
+        raise ValueError(msg)
+    if not 0 < level < 1:
+        raise ValueError(f"got level={level!r}, need a number between 0 and 1 such as 1e-4")
+    whole = least_squares(stats)
+    if not whole.full or stats.n_pixels <= stats.n_taps:
+        raise ValueError(
+            f"got {stats.n_pixels} pixels that determine {whole.rank} of {stats.n_taps} taps, need all of them and "
+            "pixels to spare; start from a smaller shape"
+        )
+    rectangle = Rectangle(stats, whole, stats.convention.origin)
+    rectangle.shrink(level)
+    part = stats.crop(rectangle.shape, rectangle.corner)
+    return Support(rectangle.shape, rectangle.corner, part, rectangle.p_value())
+
+
+class Rectangle:
+    """A support, what the data say of its taps, and of those that were left out one row or column at a time.
+
+    With F the factor of the covariance, ``F F' = G^-1``, the kernel is ``k = F u``. Taps e are held at zero by taking
+    the part of u along the rows ``F_e`` away, the square of which is what the residual grows by; all rows that were
+    left out so far are kept as an orthonormal basis Q.
+
+    Parameters
+    ----------
+    stats : NormalEquations
+        Statistics of one term.
+    whole : LeastSquaresSolution
+        Their solution.
+    kept : (int, int), optional
+        A tap that is never left out.
+    """
+
+    def __init__(self, stats: NormalEquations, whole: LeastSquaresSolution, kept: Shape | None = None) -> None:
+        self.factor, self.kept, self.floor = whole.inverse, kept, 1e-12 * stats.target_energy
+        self._lines: dict[tuple[bool, int], tuple[int, Array]] = {}
+        rows, cols = stats.supports[0]
+        self.box = [0, rows, 0, cols]
+        self._index = np.arange(rows * cols).reshape(rows, cols)
+        if not np.any(np.tril(self.factor, -1)) and whole.full:
+            self._u = np.asarray(scipy.linalg.solve_triangular(self.factor, whole.taps))
+        else:
+            self._u = times(self.factor.T, times(stats.gram, whole.taps))
+        self._vectors, self._rank = np.empty_like(self.factor.T), 0  # the basis, a vector in each row
+        self._dropped: list[tuple[int, int]] = []
+        self._rss, self._df_resid = whole.rss, stats.n_pixels - whole.rank
+        self._rounding = EPS * whole.condition * float(np.linalg.norm(whole.taps))
+
+    @property
+    def shape(self) -> Shape:
+        """Rows and columns."""
+        return self.box[1] - self.box[0], self.box[3] - self.box[2]
+
+    @property
+    def _basis(self) -> Array:
+        """Q' of what was left out."""
+        return self._vectors[: self._rank]
+
+    @property
+    def corner(self) -> Shape:
+        """The first tap."""
+        return self.box[0], self.box[2]
+
+    def edge_p_value(self, side: int) -> float:
+        """Return how probable it is that a side holds nothing: the p-value of its F-test."""
+        rows = self._edge(side)
+        return 1.0 if rows is None else self._test(rows)
+
+    def shrink(self, level: float) -> None:
+        """Leave out sides that hold nothing at a level, until none is left, or all of them together hold something."""
+        settled: set[int] = set()
+        while len(settled) < 4:
+            empty = []
+            for side in SIDES:
+                rows = self._edge(side)
+                if rows is not None and self._test(rows) > level:
+                    empty.append(side)
+                else:
+                    settled.add(side)
+            settled -= set(empty)
+            if not empty:
+                break
+            for side in empty:
+                self._leave_out(side)
+        while self._dropped and self._excess() > self.floor and self.p_value() <= level:
+            self._put_back()
+
+    def p_value(self) -> float:
+        """Return the p-value of all that was left out."""
+        count, excess = self._rank, self._excess()
+        return _tail(excess / (self._rss / self._df_resid), count, self._df_resid) if count and self._rss > 0 else 1.0
+
+    def _excess(self) -> float:
+        return float(np.sum((self._basis @ self._u) ** 2))
+
+    def _edge(self, side: int) -> Array | None:
+        """Return the rows of the factor of a side's taps, less what was left out; None for one that has to stay."""
+        first, last, left, right = self.box
+        at = self.box[side] - (side % 2)
+        if self.shape[side // 2] == 1 or (self.kept is not None and at == self.kept[side // 2]):
+            return None
+        across = side < 2
+        known, line = self._lines.get((across, at), (0, self.factor[self._index[at] if across else self._index[:, at]]))
+        if known < self._rank:  # what was left out since
+            new = self._basis[known:]
+            line = line - (line @ new.T) @ new
+        self._lines[across, at] = self._rank, line
+        return line[left:right] if across else line[first:last]
+
+    def _test(self, rows: Array) -> float:
+        k = times(rows, self._u)
+        excess = self._excess()
+        df_resid = self._df_resid + self._rank
+        c = (rows @ rows.T) * ((self._rss + excess) / df_resid)
+        c[np.diag_indices_from(c)] += self._rounding**2
+        return _tail(float(k @ np.linalg.solve(c, k)), len(k), df_resid) if np.any(k) else 1.0
+
+    def _leave_out(self, side: int) -> None:
+        rows = self._edge(side)
+        if rows is None:
+            return
+        q, r = np.linalg.qr(rows.T)
+        scale = np.abs(np.diag(r))
+        q = q[:, scale > 1e-10 * max(scale.max(initial=0.0), 1e-300)]
+        q -= self._basis.T @ (self._basis @ q)  # again, or it is not quite orthogonal
+        self._vectors[self._rank : self._rank + q.shape[1]] = q.T
+        self._rank += q.shape[1]
+        self._dropped.append((side, q.shape[1]))
+        self.box[side] += -1 if side % 2 else 1
+
+    def _put_back(self) -> None:
+        side, count = self._dropped.pop()
+        self._rank -= count
+        self.box[side] -= -1 if side % 2 else 1
+
+
+def _tail(chi2: float, count: int, df_resid: int) -> float:
+    """Return the probability that F exceeds ``chi2 / count``."""
+    return float(scipy.special.fdtrc(count, df_resid, chi2 / count))
