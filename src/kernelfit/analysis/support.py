@@ -188,7 +188,7 @@ class Rectangle:
             new = self._basis[known:]
             line = line - (line @ new.T) @ new
         self._lines[across, at] = self._rank, line
-        return line[left:right] if across else line[first:last]
+        return np.asarray(line[left:right] if across else line[first:last])
 
     def _test(self, rows: Array) -> float:
         k = times(rows, self._u)

@@ -128,7 +128,7 @@ class Model:
         fields: dict[str, Any] = {
             name: getattr(self, name) for name in ("boundary", "fillvalue", "origin", "operation")
         }
-        lattice = {"stride": self.lattice[0], "offset": self.lattice[1]}
+        lattice: dict[str, Any] = {"stride": self.lattice[0], "offset": self.lattice[1]}
         made = geometry.convention(self.kernel_shape, mode=mode, **fields, **lattice)
         return dataclasses.replace(made, size=size if mode == "crop" else None)
 
