@@ -10,7 +10,8 @@ import scipy.special
 from ..compiled.blas import one_blas_thread
 from ..core.geometry import Shape
 from ..core.normal_equations import NormalEquations
-from ..solvers.least_squares import EPS, LeastSquaresSolution, least_squares, times
+from ..solvers.cholesky import times
+from ..solvers.least_squares import EPS, LeastSquaresSolution, least_squares
 
 Array = npt.NDArray[np.float64]
 #: The sides of a rectangle: first row, last row, first column, last column.
