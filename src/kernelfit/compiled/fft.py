@@ -5,8 +5,11 @@ scratch, under a lock, and finished plans go back to a pool from which the next 
 """
 
 import contextlib
+import functools
 import math
+import sys
 import threading
+import types
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -302,12 +305,37 @@ def _library(backend: str) -> Any:
     if backend == "scipy":
         return None
     try:
-        import pyfftw
+        return _pyfftw()
     except ImportError as error:
         raise ImportError(
             f"pyFFTW cannot be imported ({error}); reinstall pyfftw, "
             "or choose SciPy's transforms with kernelfit.set_fft(backend='scipy')"
         ) from error
+
+
+@functools.cache
+def _pyfftw() -> Any:
+    """Return pyFFTW; its interfaces, which import SciPy's and Dask's, wait until they are asked for."""
+    name = "pyfftw.interfaces"
+    if "pyfftw" in sys.modules or name in sys.modules:
+        import pyfftw
+
+        return pyfftw
+    sys.modules[name] = types.ModuleType(name)
+    try:
+        import pyfftw
+    finally:
+        del sys.modules[name]
+
+    def attribute(of: str) -> Any:
+        if of != "interfaces":
+            raise AttributeError(f"module 'pyfftw' has no attribute {of!r}")
+        import pyfftw.interfaces
+
+        return pyfftw.interfaces
+
+    vars(pyfftw).pop("interfaces", None)
+    vars(pyfftw)["__getattr__"] = attribute
     return pyfftw
 
 

@@ -1,6 +1,6 @@
 """Factors of a Gram matrix's inverse: by compiled loops and threads of our own, by LAPACK, or by eigenvectors.
 
-After LAPACK's, BLAS's threads go on spinning for some 50 ms: a core less for the next pass over the pixels.
+LAPACK's on one thread is as quick with few taps; of many, two threads make it in half the time.
 """
 
 import _thread
@@ -13,7 +13,7 @@ import scipy.linalg
 from ..compiled.threads import in_order
 from ..core.validation import Array
 
-#: Most taps that are factored by one thread, and most that are factored without LAPACK.
+#: Most taps that are factored by LAPACK, and most that are factored without it.
 OWN_FACTOR, MOST_OWN = 400, 2000
 #: Powers of two beyond which a sum of squares is scaled before it is squared again.
 FAR = 400
@@ -46,7 +46,8 @@ def factorise(gram: Array, workers: int | None = None) -> Inverse:
     if power:  # far from 1 LAPACK would over- or underflow
         found = factorise(np.ldexp(gram, -2 * power), workers)
         return found._replace(factor=np.ldexp(found.factor, -power), spread=np.ldexp(found.spread, -2 * power))
-    own = None if workers is None else own_factor(gram, workers)
+    # Of few taps LAPACK's factor is as quick, and compiling ours takes seconds.
+    own = own_factor(gram, workers) if workers is not None and len(gram) > OWN_FACTOR else None
     return own or cholesky_factor(gram) or eigen_factor(gram)
 
 
@@ -178,7 +179,7 @@ def scaled_factor(gram: Array) -> Array:
     diagonal = np.diag(gram)
     scale = 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
     even = gram * np.multiply.outer(scale, scale)
-    found = own_factor(even) or cholesky_factor(even) or eigen_factor(even)
+    found = cholesky_factor(even) or eigen_factor(even)
     return np.asarray(scale[:, None] * found.factor)
 
 

@@ -8,8 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
-import scipy.optimize
+import scipy.linalg  # scipy.optimize is imported when first used
 
 from ..core import estimate
 from ..core.estimate import Estimate, Prior

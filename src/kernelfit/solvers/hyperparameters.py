@@ -4,8 +4,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-import scipy.linalg
-import scipy.optimize
+import scipy.linalg  # scipy.optimize is imported when first used
 
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array

@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
-import scipy.optimize
+import scipy.linalg  # scipy.optimize is imported when first used
 
 from ..core.estimate import Estimate, StrengthPath
 from ..core.findings import Finding, Verdict
