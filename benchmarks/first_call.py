@@ -52,12 +52,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", default="9x9", help="rows x columns of the kernel")
     parser.add_argument("--side", type=int, default=512, help="rows of the image")
-    parser.add_argument("--solver", default="auto")
+    parser.add_argument("--solver", choices=["auto", "none"], default="auto", help="none: least squares")
     given = parser.parse_args()
     rows, columns = map(int, given.shape.split("x"))
     with tempfile.TemporaryDirectory() as cache:
         environment = {**os.environ, "NUMBA_CACHE_DIR": cache, "PYTHONPATH": os.pathsep.join(sys.path)}
-        request = json.dumps([rows, columns, given.side, given.solver])
+        request = json.dumps([rows, columns, given.side, {"none": None}.get(given.solver, given.solver)])
         done = subprocess.run(
             [sys.executable, "-c", WORK, request], check=True, env=environment, stdout=subprocess.PIPE, text=True
         )

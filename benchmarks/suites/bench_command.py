@@ -51,7 +51,7 @@ class Command:
         self.made.cleanup()
 
     def track_ratio_to_imports(self, kind):
-        """The median over rounds, both sides in turn, each after one run that is not counted."""
+        """Return the median over rounds, both sides in turn, each after one run that is not counted."""
         command = ["-m", "kernelfit", "find", "before.npy", "after.npy", *KINDS[kind]]
         ratios = []
         for i in range(2 if SMALL else 4):

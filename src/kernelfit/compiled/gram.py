@@ -57,9 +57,12 @@ def assemble(lags, top, bottom, left, right, corners_a, corners_b, first, step, 
     table, line, beyond = np.empty((n, n)), np.empty(2 * n - 1), np.empty(2 * n - 1)
     enters, gains = np.empty((last, last)), np.empty((last, last))  # on the right; and less what leaves on the left
     for i in range(first, n_y, step):
-        line[:] = lags[i]
+        for k in range(2 * n - 1):
+            line[k] = lags[i, k]
         for y in range(y_halo - i):
-            line -= bottom[y, y + i]
+            z = bottom[y, y + i]
+            for k in range(2 * n - 1):
+                line[k] -= z[k]
         for u in range(last):
             for v in range(last):
                 enters[u, v] = right[u, v, y_halo + i]
@@ -74,8 +77,9 @@ def assemble(lags, top, bottom, left, right, corners_a, corners_b, first, step, 
                     w[v] += a10 * b10[v] - a11 * b11[v]
         for y in range(n_y - i):
             if y > 0:
-                line += bottom[y - 1, y - 1 + i]
-                line -= top[y - 1, y - 1 + i]
+                z, w = bottom[y - 1, y - 1 + i], top[y - 1, y - 1 + i]
+                for k in range(2 * n - 1):
+                    line[k] = line[k] + z[k] - w[k]
                 b00, b01 = corners_b[0, 0, y - 1 + i], corners_b[0, 1, y - 1 + i]
                 b10, b11 = corners_b[1, 0, y - 1 + i], corners_b[1, 1, y - 1 + i]
                 for u in range(last):
@@ -86,7 +90,8 @@ def assemble(lags, top, bottom, left, right, corners_a, corners_b, first, step, 
                         z[v] += a11 * b11[v] - a01 * b01[v]
                     for v in range(last):
                         w[v] += a11 * b11[v] - a01 * b01[v] - a10 * b10[v] + a00 * b00[v]
-            beyond[:] = 0.0  # what lies right of the boxes with u = 0 or v = 0: the sums down the diagonals
+            for k in range(2 * n - 1):
+                beyond[k] = 0.0  # what lies right of the boxes with u = 0 or v = 0: the sums down the diagonals
             for u in range(last):
                 z, w = beyond[last - u : 2 * last - u], enters[u]
                 for v in range(last):

@@ -23,7 +23,7 @@ def lag_sums(a, a_col, b, b_col, rows, cols, out):
             x1 = a[r1, a_col : a_col + cols] if 0 <= r1 < rows else nothing
             x2 = a[r2, a_col : a_col + cols] if 0 <= r2 < rows else nothing
             x3 = a[r3, a_col : a_col + cols] if 0 <= r3 else nothing
-            four_rows(x0, x1, x2, x3, line, out[i : i + 4])
+            four_rows(x0, x1, x2, x3, line, out[i : i + 4, :n_j])  # like those of strips: compiled once
 
 
 @jit_sum
