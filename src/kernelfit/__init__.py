@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from .api.find import find_kernel as find_kernel
     from .api.kernel_map import KernelMap as KernelMap
     from .api.kernel_map import kernel_map as kernel_map
-    from .api.results import ChannelStats as ChannelStats
     from .api.results import KernelFit as KernelFit
-    from .api.results import NormalStats as NormalStats
-    from .api.results import SpectralStats as SpectralStats
+    from .api.statistics import ChannelStats as ChannelStats
+    from .api.statistics import NormalStats as NormalStats
+    from .api.statistics import SpectralStats as SpectralStats
     from .api.stream import accumulate_stream as accumulate_stream
     from .compiled.fft import set_fft as set_fft
     from .core.background import Background as Background
@@ -74,7 +74,8 @@ _ROOMS = {
     "api.check_noise": ("check_noise", "sandwich_errors"),
     "api.find": ("find_kernel",),
     "api.kernel_map": ("KernelMap", "kernel_map"),
-    "api.results": ("ChannelStats", "KernelFit", "NormalStats", "SpectralStats"),
+    "api.results": ("KernelFit",),
+    "api.statistics": ("ChannelStats", "NormalStats", "SpectralStats"),
     "api.stream": ("accumulate_stream",),
     "compiled.fft": ("set_fft",),
     "core.background": ("Background",),

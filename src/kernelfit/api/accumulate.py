@@ -13,7 +13,7 @@ from ..data.plan import make_plan
 from ..engines.welch import spectral_statistics
 from ..fitting.statistics import gather
 from .keywords import Keywords, call_of, takes_keywords
-from .results import ChannelStats, NormalStats, SpectralStats, stats_of
+from .statistics import ChannelStats, NormalStats, SpectralStats, stats_of
 
 
 @takes_keywords()

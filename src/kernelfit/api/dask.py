@@ -15,7 +15,8 @@ from ..fitting.pipeline import Settings
 from ..fitting.statistics import context_of
 from ..solvers.least_squares import Solver
 from .keywords import Keywords, call_of, takes_keywords
-from .results import ChannelStats, KernelFit, NormalStats, stats_of
+from .results import KernelFit
+from .statistics import ChannelStats, NormalStats, stats_of
 
 
 @takes_keywords("workers", "tolerance", "progress", "balance", "detrend", "taper")

@@ -17,7 +17,7 @@ from ..solvers.auto import as_solver
 from ..solvers.conjugate_gradient import ConjugateGradient
 from ..solvers.least_squares import LeastSquares, Solver
 from ..solvers.wiener import Wiener
-from .results import NormalStats
+from .statistics import NormalStats
 
 P = ParamSpec("P")
 R = TypeVar("R")

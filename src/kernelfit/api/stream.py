@@ -16,7 +16,7 @@ from ..fitting.context import Context, ImageNoise
 from ..fitting.rereading import StreamFitter, reweighted_stream
 from ..fitting.stream import Stream, summed
 from .keywords import Call, Keywords, call_of, takes_keywords
-from .results import ChannelStats, NormalStats, stats_of
+from .statistics import ChannelStats, NormalStats, stats_of
 
 
 @takes_keywords()

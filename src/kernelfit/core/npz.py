@@ -18,6 +18,8 @@ import numpy.typing as npt
 
 FORMAT = 1
 Writer = Callable[[BinaryIO], object]
+#: A header of plain values, and arrays.
+Packed = tuple[dict[str, Any], dict[str, Any]]
 _Record = TypeVar("_Record")
 _NEWEST_NPY = (3, 0)
 

@@ -96,16 +96,11 @@ def require_kernel(kernel: Array, stderr: Array | None) -> None:
         raise ValueError("errors of the taps that are not one finite number of at least 0 for each")
 
 
-def save_estimate(fit: Estimate, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Write an estimate to an NPZ file, in one step."""
-    npz.write_whole(path, estimate_writer(fit), "a KernelFit", overwrite=overwrite)
-
-
 def estimate_writer(fit: Estimate) -> npz.Writer:
     """Return what writes an estimate as an NPZ file."""
     return npz.writer("KernelFit", *packed(fit))
 
 
 def load_estimate(path: str | os.PathLike[str]) -> Estimate:
-    """Read what `save_estimate` wrote."""
+    """Read a saved result."""
     return npz.load(path, "KernelFit", unpacked)
