@@ -79,3 +79,9 @@ def test_noise_of_the_image_is_taken_off():
     assert taken < 0.1 and np.linalg.eigvalsh(changed.gram)[0] > 0
     moved = stats.centered(kernel.ravel(), *stats._centered(kernel.ravel())).without_image_noise(0.3)[0]
     assert np.allclose(moved.solve().kernel, stats.without_image_noise(0.3)[0].solve().kernel, atol=1e-9)
+
+
+def test_statistics_of_no_channel_are_refused():
+    for parts in ((), (1, 2), ("a",)):
+        with pytest.raises(ValueError, match="need the NormalStats of at least one channel"):
+            kernelfit.ChannelStats(parts)

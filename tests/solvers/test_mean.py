@@ -113,3 +113,13 @@ def test_a_mean_that_drowns_all_detail_is_no_exception(mean):
     target = image[:, ::-1] + 0.05 * rng.standard_normal(image.shape)
     for solver in ("auto", kernelfit.GaussianProcess()):
         assert not kernelfit.find_kernel(image, target, (3, 5), solver=solver).verdict.ok
+
+
+@pytest.mark.parametrize("solver", [kernelfit.GaussianProcess(), kernelfit.Sparse(), "auto", kernelfit.Penalized()])
+def test_a_mean_that_drowns_the_target_gives_no_large_kernel(solver):
+    """Where the target varies by rounding alone, no solver makes a kernel out of that."""
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(41, 52))
+    for mean in (1e8, 3e9):
+        fit = kernelfit.find_kernel(image + mean, 0.01 * image + 3 * mean, (3, 4), solver=solver)
+        assert not fit.verdict.ok and np.abs(fit.kernel).max() < 10

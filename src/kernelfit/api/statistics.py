@@ -195,6 +195,11 @@ class ChannelStats(Saved):
 
     parts: tuple[NormalStats, ...]
 
+    def __post_init__(self) -> None:
+        """Refuse what are no statistics."""
+        if not self.parts or not all(isinstance(part, NormalEquations) for part in self.parts):
+            raise ValueError(f"got parts={self.parts!r:.60}, need the NormalStats of at least one channel")
+
     @property
     def n_pixels(self) -> int:
         """Number of target pixels of all channels."""

@@ -20,6 +20,10 @@ from .normal_equations import EliminatedSurface, NormalEquations
 from .validation import Array
 
 _EPS = float(np.finfo(np.float64).eps)
+#: Eigenvalues of ``Phi'Phi`` that are rounding of sums over many pixels, relative to the largest.
+_RANK = 1e-13
+#: A coefficient is open if combinations that are have such a part in it, squared.
+_OPEN = 1e-6
 _ROOM = 2**20  # pixels of weights converted at a time
 
 
@@ -205,12 +209,13 @@ class Elimination:
     root: Array  # (terms, rank); R, with ``R R'`` the (pseudo-)inverse of ``Phi'Phi``
     taps: Array  # (targets, taps); a kernel for each target
     coefficients: Array  # (targets, terms); those that fit best beside that kernel
+    solved: Array | None = None  # (taps, rank); ``G^-1 A'Phi R``, where the covariance of the taps has no factor
 
     @classmethod
     def of(cls, cross: Array, gram: Array, products: Array) -> "Elimination":
         """Build it from ``A'Phi`` (taps, terms), ``Phi'Phi`` (terms, terms) and ``Phi'y`` (targets, terms)."""
         values, vectors = scipy.linalg.eigh(gram)
-        kept = values > len(values) * _EPS * values[-1]
+        kept = values > _RANK * values[-1]
         root = vectors[:, kept] / np.sqrt(values[kept])
         return cls(cross @ root, root, np.zeros((len(products), len(cross))), products @ root @ root.T)
 
@@ -253,11 +258,21 @@ class Elimination:
 
     def stderr(self, noise_std: float, factor: Array | None) -> Array:
         """Return the standard errors of the coefficients of a target, given the factor of its kernel's covariance."""
-        if factor is None:
+        own = np.einsum("ij,ij->i", self.root, self.root)
+        if factor is not None:
+            through = self.root @ (self.half.T @ factor)
+            variance = noise_std**2 * own + np.einsum("ij,ij->i", through, through)
+        elif self.solved is not None:
+            variance = noise_std**2 * (own + np.einsum("ij,jk,ik->i", self.root, self.half.T @ self.solved, self.root))
+        else:
             return np.full(len(self.root), np.nan)
-        through = self.root @ (self.half.T @ factor)
-        variance = noise_std**2 * np.einsum("ij,ij->i", self.root, self.root) + np.einsum("ij,ij->i", through, through)
-        return np.asarray(np.sqrt(variance))
+        return np.where(self.undetermined, np.inf, np.sqrt(np.maximum(variance, 0.0)))
+
+    @property
+    def undetermined(self) -> npt.NDArray[np.bool_]:
+        """Which coefficients the pixels that count leave open, shape (terms,)."""
+        basis = scipy.linalg.orth(self.root) if self.rank < len(self.root) else np.eye(len(self.root))
+        return np.asarray(np.einsum("ij,ij->i", basis, basis) < 1 - _OPEN)
 
 
 def without_rounding(stats: list[NormalEquations], trace: float) -> list[NormalEquations]:

@@ -13,7 +13,7 @@ import scipy.special
 from ..compiled.blas import one_blas_thread
 from .background import Background
 from .deprecated import renamed
-from .findings import Finding, Verdict, ranked
+from .findings import Finding, Verdict, ranked, with_edges
 from .geometry import Convention, axis_lag
 from .validation import Array
 
@@ -384,8 +384,6 @@ def assemble(
         kernel = taps.reshape((rows, cols) if len(stats.supports) == 1 else (len(stats.supports), rows, cols))
     else:
         kernel = taps
-    variance = stats.target_energy - stats.target_sum * (stats.target_sum / (stats.total_weight or 1.0))
-    known = variance > 1e-14 * stats.target_energy
     return Estimate(
         kernel=kernel,
         factor=factor,
@@ -393,10 +391,10 @@ def assemble(
         rank=rank,
         condition=condition,
         rss=rss,
-        r_squared=1.0 - rss / variance if known else math.nan,
+        r_squared=1.0 - rss / stats.variance if stats.varies else math.nan,
         n_pixels=stats.n_pixels,
         convention=stats.convention,
-        findings=ranked(findings),
+        findings=ranked(with_edges(findings, stats.convention, stats.n_pixels, len(taps))),
         **{"df_model": float(rank), "weighting": stats.weighting, **more},
     )
 

@@ -4,6 +4,11 @@ import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from .geometry import Convention
+
+#: What helps where pixels near the edges are left out, and up to how many pixels for each tap it is said.
+EDGES, _FEW = ", the pixels near the edges being left out: declare the boundary, if it is known", 2
+
 
 class Verdict(enum.Enum):
     """What there is to say of a result; each value is the message, the worst come first."""
@@ -72,6 +77,11 @@ class Verdict(enum.Enum):
         "something lies in the target beside what the kernel makes, which spoils the kernel: fit it as well "
         "(background=0); rounding down to integers makes a constant of -0.5"
     )
+    BACKGROUND_UNDETERMINED = (
+        "the pixels that count do not determine the background: of all surfaces that fit equally well this is the "
+        "smallest one, and it means nothing where no pixel counts; the kernel is not touched by it. Ask for a lower "
+        "degree, or let other rows and columns count"
+    )
     COLOURED_NOISE = (
         "the noise is correlated from pixel to pixel, so that the plain error bars are wrong; the kernel is not: take "
         "errors='sandwich'"
@@ -134,3 +144,11 @@ def ranked(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """Return findings with the worst first, each once."""
     order = list(Verdict)
     return tuple(sorted(dict.fromkeys(findings), key=lambda finding: order.index(finding.verdict)))
+
+
+def with_edges(findings: Iterable[Finding], conv: Convention, n_pixels: int, n_taps: int) -> tuple[Finding, ...]:
+    """Return findings of too few pixels with what a declared boundary would do, where none is."""
+    if conv.boundary is not None or conv.mode == "valid" or n_pixels > _FEW * n_taps:
+        return tuple(findings)
+    few = (Verdict.RANK_DEFICIENT, Verdict.NO_REDUNDANCY, Verdict.PRIOR_DECIDES)
+    return tuple(Finding(f.verdict, f.detail + EDGES) if f.verdict in few else f for f in findings)

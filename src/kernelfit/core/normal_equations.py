@@ -133,6 +133,16 @@ class NormalEquations:
         return len(self.moment)
 
     @property
+    def variance(self) -> float:
+        """The energy of the target about its mean."""
+        return self.target_energy - self.target_sum * (self.target_sum / (self.total_weight or 1.0))
+
+    @property
+    def varies(self) -> bool:
+        """Whether the target is more than a constant and rounding."""
+        return self.variance > 1e-14 * self.target_energy
+
+    @property
     def total_weight(self) -> float:
         """Sum of the weights of all pixels: their number where none was given."""
         return float(self.n_pixels) if self.weight_sum is None else self.weight_sum

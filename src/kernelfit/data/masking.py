@@ -135,6 +135,14 @@ class PlaneSelection:
     nan: str = "error"
     saturated: object = None
 
+    def exchanged(self, name: str) -> "PlaneSelection":
+        """Return the selection with what the user's mask, or his weights, exclude and leave exchanged."""
+        if name == "weights":
+            return dataclasses.replace(self, weights=None if self.weights is None else np.asarray(self.weights) == 0)
+        if name == "mask":
+            return dataclasses.replace(self, masks=(_not(self.masks[0]), *self.masks[1:]))
+        return dataclasses.replace(self, image_masks=tuple((_not(own[0]), *own[1:]) for own in self.image_masks))
+
     def judge(self, observation: Observation, *, part: bool = False) -> Judged | None:
         """Turn it into the weights of an observation of one target."""
         return judge(
@@ -146,6 +154,10 @@ class PlaneSelection:
             saturated=self.saturated,
             part=part,
         )
+
+
+def _not(mask: object) -> object:
+    return None if mask is None else np.asarray(mask) == 0
 
 
 def as_mask(value: object, shape: tuple[int, ...], name: str) -> Mask | None:

@@ -1,7 +1,7 @@
 """What the arguments of a verb amount to: pairs and channels sorted into observations that share their kernels."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,6 +110,18 @@ class FitPlan:
         at = range(3)[self.channel_axis]
         channel = channel if array.shape[at] > 1 else 0
         return array.take(channel, axis=at) if isinstance(array, np.ndarray) else planes(array, at)[channel]
+
+    def exchanged(self, group: int, target: int) -> Iterator[tuple[list[Judged], str]]:
+        """Yield the observations of a group as a mask, or weights, of the opposite meaning would have them."""
+        observations = [of_target(one, target) for one in self.groups[group]]
+        for name in ("mask", "image_mask", "weights"):
+            if getattr(self.selection, name) is not None:
+                selections = [self.selection_of(group, target, i).exchanged(name) for i in range(len(observations))]
+                pairs = zip(selections, observations, strict=True)
+                found = [one.judge(observation, part=True) for one, observation in pairs]
+                judged = [j for j in found if j is not None]
+                if len(judged) == len(found):
+                    yield judged, f"{name}="
 
     def judged(self, group: int) -> list[list[Judged | None]]:
         """Return the weights of the observations of a group, for each target; None where every pixel counts alike."""

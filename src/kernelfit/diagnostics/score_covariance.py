@@ -75,7 +75,8 @@ def correct(
             kernel = half.T @ changed.covariance() @ half
             middle = one[n_taps:, n_taps:] - half.T @ through - through.T @ half + kernel
             stderr.append(np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", root, middle, root), 0.0)))
-        table = np.reshape(stderr, fit.background.stderr.shape)
+        before = fit.background.stderr
+        table = np.where(np.isinf(before), before, np.reshape(stderr, before.shape))
         changed = dataclasses.replace(changed, background=dataclasses.replace(fit.background, stderr=table))
     return dataclasses.replace(changed, errors="sandwich")
 

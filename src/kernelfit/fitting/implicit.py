@@ -15,7 +15,7 @@ import numpy as np
 from ..compiled.threads import Progress
 from ..core.background import Elimination
 from ..core.estimate import Estimate
-from ..core.findings import Finding, Verdict, ranked
+from ..core.findings import Finding, Verdict, ranked, with_edges
 from ..core.geometry import Convention
 from ..core.validation import Array
 from ..data.masking import weighed
@@ -195,7 +195,7 @@ class ImplicitlySolved:
             r_squared=1.0 - rss / variance if variance > 1e-14 * energy else math.nan,
             n_pixels=n,
             convention=stats.convention,
-            findings=ranked(findings),
+            findings=ranked(with_edges(findings, stats.convention, n, m)),
             refined=self.refined,
             iterations=self.iterations,
             tolerance=self.fitter.limit,
@@ -206,6 +206,24 @@ class ImplicitlySolved:
             uncertainty="sampling" if solver.plain else "posterior",
             priors=solver.priors,
         )
+
+    def surfaces(self) -> list[Elimination]:
+        """Return what gives the backgrounds, with ``(G + H)^-1 A'Phi R`` for their errors.
+
+        Of more columns than are solved for, that is what preconditions instead.
+        """
+        stats, out, left = self.stats, [], _MOST_PROBES
+        inflation = max(1 - stats.n_taps / stats.n_pixels, 1 / stats.n_pixels)
+        for one in self.eliminations:
+            solved = np.empty_like(one.half)
+            for j, column in enumerate(one.half.T):
+                if left > 0 and self.solution.converged and column.any():
+                    solved[:, j] = _iterate(stats, self.problem, column, _near(column)).taps
+                else:
+                    solved[:, j] = stats.precondition(column) / inflation
+                left -= 1
+            out.append(dataclasses.replace(one, solved=solved))
+        return out
 
     def _probed(self) -> tuple[float, float]:
         """Return the mean of the diagonal of ``(G + H)^-1``, and the degrees of freedom ``trace(G (G + H)^-1)``.

@@ -16,7 +16,7 @@ import scipy.fft
 
 from ..core.background import Background, Elimination, degree_of, eliminations_of, settled
 from ..core.estimate import Estimate
-from ..core.findings import Finding, Verdict, ranked
+from ..core.findings import EDGES, Finding, Verdict, ranked
 from ..core.geometry import Shape
 from ..core.model import Execution, Noise
 from ..core.normal_equations import NormalEquations
@@ -38,6 +38,7 @@ from ..solvers.wiener import Wiener, divide
 from . import implicit, requirements
 from .channels import join
 from .equations import plain_fit
+from .exchanged_mask import against_the_excluded
 from .image_noise import ImageNoise
 from .reweighting import InMemory, corrected, reweighted
 from .weighted_fitter import Solved, WeightedFitter
@@ -91,7 +92,14 @@ def fit_of_group(plan: FitPlan, group: int, settings: Settings) -> list[Estimate
     observations = plan.groups[group]
     features = requirements.features_of(plan, settings.noise, settings.solver, settings.execution)
     choice = chosen(observations, features, settings)
-    return [one.estimate for one in fit_group(observations, judged_of(plan, group, settings), choice, settings)]
+    fits = [one.estimate for one in fit_group(observations, judged_of(plan, group, settings), choice, settings)]
+    if choice.method == "cg":
+        return fits
+    plain = Settings(edges=False)
+    return [
+        against_the_excluded(plan, group, t, one, lambda judged: fit_weighted(judged, choice, plain).estimate)
+        for t, one in enumerate(fits)
+    ]
 
 
 def judged_of(plan: FitPlan, group: int, settings: Settings) -> list[list[Judged | None]] | None:
@@ -218,7 +226,7 @@ def _iterated(observations: Sequence[Observation], target: int, settings: Settin
     if not found.eliminations:
         return estimate
     n_pixels = sum(item.n_pixels for item in items)
-    return with_background([estimate], observations, found.eliminations, n_pixels)[0]
+    return with_background([estimate], observations, found.surfaces(), n_pixels)[0]
 
 
 def _implicit(items: Sequence[WeightedObservation], settings: Settings) -> implicit.ImplicitFitter:
@@ -276,7 +284,7 @@ def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, s
         estimate = found.estimate(correction)
         if found.eliminations:
             n_pixels = sum(item.n_pixels for item in items)
-            (estimate,) = with_background([estimate], observations, found.eliminations, n_pixels)
+            (estimate,) = with_background([estimate], observations, found.surfaces(), n_pixels)
     else:
         stats = corrected(found, correction)
         solution = least_squares.least_squares(stats, found.factorisation)
@@ -414,15 +422,20 @@ def with_surfaces(
     for one, table in zip(estimates, coefficients, strict=True):
         stderr = np.stack([e.stderr(math.sqrt(max(0.0, one.noise_std**2 + slow)), one.factor) for e in eliminations])
         findings = []
+        for e in eliminations:
+            if count := int(e.undetermined.sum()):
+                detail = f"rank {e.rank} of {len(e.root)}, which leaves {count} coefficients of degree {degree} open"
+                findings.append(Finding(Verdict.BACKGROUND_UNDETERMINED, detail))
         for finding in one.findings:
             detail = finding.detail
             if finding.verdict in (Verdict.RANK_DEFICIENT, Verdict.PRIOR_DECIDES):
-                detail = f"rank {one.rank} of {one.kernel.size} beside a background of degree {degree}"
+                more = EDGES if detail.endswith(EDGES) else ""
+                detail = f"rank {one.rank} of {one.kernel.size} beside a background of degree {degree}{more}"
             elif finding.verdict is Verdict.NO_SIGNAL:
                 detail = f"a background of degree {degree} is all that the target holds"
             findings.append(Finding(finding.verdict, detail))
         background = Background(degree, table, stderr, shapes)
-        out.append(dataclasses.replace(one, n_pixels=n_pixels, background=background, findings=tuple(findings)))
+        out.append(dataclasses.replace(one, n_pixels=n_pixels, background=background, findings=ranked(findings)))
     return out
 
 

@@ -60,6 +60,10 @@ ADVICE: dict[Verdict, tuple[str, ...]] = {
         "were rounded down.",
         "Fit it as well: background=0 (--background 0), or 1 or 2 for a slope.",
     ),
+    Verdict.BACKGROUND_UNDETERMINED: (
+        "Where pixels count, several surfaces are alike: the background is one of many, the kernel is right.",
+        ("Ask for a background of a lower degree.", "Or let pixels of other rows and columns count."),
+    ),
     Verdict.COLOURED_NOISE: (
         "The noise is correlated from pixel to pixel. The kernel is right, but the plain error bars are not.",
         "Take error bars that allow for it: errors='sandwich' (--errors sandwich).",

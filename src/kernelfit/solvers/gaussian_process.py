@@ -143,6 +143,8 @@ class GaussianProcess:
         if _beyond_a_prior(stats, start):
             fit = estimate_of(stats, start)
             reason = "least squares, the noise being too small for a prior to matter"
+            if not stats.varies:
+                reason = "least squares, the target being the same everywhere"
             return dataclasses.replace(fit, solver=f"{self}: {reason}")
         if self.symmetric == "square" and any(rows != cols for rows, cols in stats.supports):
             msg = f"got symmetric='square' for supports of {stats.supports}, need as many rows as columns, or 'both'"
@@ -236,7 +238,7 @@ def _beyond_a_prior(stats: NormalEquations, start: LeastSquaresSolution) -> bool
     """Whether there is no noise, or no signal, that a prior could be weighed against."""
     largest = float(np.abs(start.taps).max(initial=0.0))
     df_resid = stats.n_pixels - start.rank
-    if start.rank == 0 or largest == 0.0:
+    if start.rank == 0 or largest == 0.0 or not stats.varies:
         return True
     if not start.full or df_resid <= 0:
         return False

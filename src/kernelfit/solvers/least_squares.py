@@ -299,8 +299,8 @@ def judge(
     """
     findings = []
     m = stats.n_taps
-    variance = stats.target_energy - stats.target_sum * (stats.target_sum / (stats.total_weight or 1.0))
-    if stats.n_pixels > 1 and not variance > 1e-14 * stats.target_energy:
+    variance = stats.variance
+    if stats.n_pixels > 1 and not stats.varies:
         findings.append(no_signal(stats))
     if rank < m:
         doubt = Verdict.PRIOR_DECIDES if prior else Verdict.RANK_DEFICIENT

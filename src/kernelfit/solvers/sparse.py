@@ -1,5 +1,6 @@
 """Kernels of few taps."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,7 +11,7 @@ from ..core.estimate import Estimate, StrengthPath
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
 from .constrained import factor_of, refined
-from .least_squares import EPS, LeastSquaresSolution, at_minimum, finish, gram_root, rescaled, residual_at
+from .least_squares import EPS, LeastSquaresSolution, at_minimum, estimate_of, finish, gram_root, rescaled, residual_at
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,9 @@ class Sparse:
     def solve(self, stats: NormalEquations) -> Estimate:
         """Return the sparse kernel; its `path` has one entry for each number of taps tried."""
         least, stats = at_minimum(stats)
+        if not stats.varies:
+            text = f"{self}: least squares, the target being the same everywhere"
+            return dataclasses.replace(estimate_of(stats, least), solver=text)
         order, rss, score = self._forward(stats, least)
         count = np.arange(1, len(order) + 1)
         path = StrengthPath(count.astype(np.float64), count.astype(np.float64), rss, score, self.criterion)
