@@ -129,6 +129,9 @@ def test_a_mask_of_the_opposite_meaning():
     inner = scipy.ndimage.binary_erosion(right, iterations=6)
     (text,) = doubts(find_kernel(spoilt, target, SHAPE, image_mask=inner))
     assert "image_mask= excludes" in text
+    holes = target.copy()
+    holes[30:33, 20:50] = holes[2, 3] = np.nan  # on either side, but never used
+    assert doubts(find_kernel(image, holes, SHAPE, mask=right | np.isnan(holes)))
     constant = np.where(right, target, 255.0)  # what the mask leaves holds nothing at all
     assert doubts(find_kernel(image, constant, SHAPE, mask=right))
 

@@ -138,10 +138,13 @@ class PlaneSelection:
     def exchanged(self, name: str) -> "PlaneSelection":
         """Return the selection with what the user's mask, or his weights, exclude and leave exchanged."""
         if name == "weights":
-            return dataclasses.replace(self, weights=None if self.weights is None else np.asarray(self.weights) == 0)
+            return dataclasses.replace(
+                self, nan="mask", weights=None if self.weights is None else np.asarray(self.weights) == 0
+            )
         if name == "mask":
-            return dataclasses.replace(self, masks=(_not(self.masks[0]), *self.masks[1:]))
-        return dataclasses.replace(self, image_masks=tuple((_not(own[0]), *own[1:]) for own in self.image_masks))
+            return dataclasses.replace(self, nan="mask", masks=(_not(self.masks[0]), *self.masks[1:]))
+        masks = tuple((_not(own[0]), *own[1:]) for own in self.image_masks)
+        return dataclasses.replace(self, nan="mask", image_masks=masks)
 
     def judge(self, observation: Observation, *, part: bool = False) -> Judged | None:
         """Turn it into the weights of an observation of one target."""
