@@ -1,0 +1,77 @@
+"""Tiles of the pairs of a fit, as a sample of what its kernel leaves of the target."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.estimate import Estimate
+from ..core.validation import Array
+from ..data.observation import Observation, Weights
+from . import whiteness
+
+Part = tuple[Observation, whiteness.Sample]
+#: Tiles looked at: one for so many pixels, at least and at most so many; pairs at most; the side of a tile in pixels of
+#: the image, and the least in those of the target.
+_PIXELS_PER_TILE, _FEWEST, _MOST, _PAIRS, _SIDE, _LEAST = 2**17, 9, 64, 16, 64, 16
+#: Pixels up to which a pair is small, and its tiles.
+_SMALL = 2**18, 16
+#: Noise that decides whether a pixel is saturated, in standard deviations.
+_REACH = 4.0
+
+
+def read(observations: Sequence[Observation], estimate: Estimate, weights: Sequence[Weights] | None) -> list[Part]:
+    """Read some tiles of the pairs, or of some of them."""
+    n = len(observations)
+    chosen = range(n) if n <= _PAIRS else [int((i + 0.5) * n / _PAIRS) for i in range(_PAIRS)]
+    parts = []
+    for at in chosen:
+        observation = observations[at]
+        own = None if weights is None else weights[at]
+        side = [max(_LEAST, _SIDE // s) for s in observation.geometry.stride]
+        n_pixels = observation.geometry.n_pixels
+        most = _SMALL[1] if n_pixels <= _SMALL[0] else min(_MOST, max(_FEWEST, n_pixels // _PIXELS_PER_TILE))
+        sides, starts = whiteness.places(observation, own, max(1, most // len(chosen)), (side[0], side[1]))
+        starts = [(row // 2 * 2, col // 2 * 2) for row, col in starts]  # so that even rows are even ones in all
+        part = whiteness.sample(observation, estimate, (at, n), own, sides, starts)
+        parts.append((observation, _trimmed(observation, part, weights is not None)))
+    return [(o, p) for o, p in parts if p.known.any()]
+
+
+def _trimmed(observation: Observation, part: whiteness.Sample, weighted: bool) -> whiteness.Sample:
+    """Leave out what is predicted so near to the ends of the values that count that noise decides whether it counts."""
+    dtype = np.dtype(observation.targets[0].array.dtype)
+    if not part.known.any() or not (weighted or dtype.kind in "iu"):
+        return part
+    root = 1.0 if part.root is None else np.where(part.known, part.root, 1.0)
+    values, left = part.targets / root, part.left / root
+    if weighted:
+        low, high = float(values[part.known].min()), float(values[part.known].max())
+    else:
+        low, high = float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)
+    reach = _REACH * math.sqrt(float(np.mean(left[part.known] ** 2)))
+    prediction = values - left
+    known = part.known & (prediction > low + reach) & (prediction < high - reach)
+    if np.array_equal(known, part.known):
+        return part
+    return with_residuals([(observation, part)], [part.left], [known])[0][1]
+
+
+def with_residuals(parts: list[Part], left: Sequence[Array], kept: Sequence[npt.NDArray[np.bool_]]) -> list[Part]:
+    """Return samples with other residuals and fewer pixels."""
+    return [
+        (o, dataclasses.replace(p, left=np.where(k, r, 0.0), known=k, root=root_of(p, k)))
+        for (o, p), r, k in zip(parts, left, kept, strict=True)
+    ]
+
+
+def root_of(part: whiteness.Sample, known: npt.NDArray[np.bool_]) -> Array:
+    """Return the square roots of the weights, zero where a pixel does not count."""
+    return np.where(known, 1.0 if part.root is None else part.root, 0.0)
+
+
+def energy_of(tiles: Sequence[Array]) -> float:
+    """Return the sum of all squares."""
+    return sum(float(np.vdot(t, t)) for t in tiles)
