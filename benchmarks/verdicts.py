@@ -13,7 +13,7 @@ import numpy as np
 import scipy.ndimage
 from skimage import data
 
-from kernelfit import apply_kernel, find_kernel
+from kernelfit import Model, apply_kernel, find_kernel
 from kernelfit.data.observation import as_observation
 from kernelfit.diagnostics.misfit import misfits
 
@@ -105,10 +105,7 @@ MISFITS = "radial rotation scale shift gamma clipped maximum constant wider halv
 def judged(source, target, shape):
     """Return the fit and its misfits."""
     fit = find_kernel(source, target, shape)
-    pair = as_observation(
-        source, target, shape, mode=None, boundary=None, fillvalue=0.0, origin=None, operation="convolution"
-    )
-    return fit, misfits([pair], fit, None, 1)
+    return fit, misfits([as_observation(source, target, Model(shape))], fit, None, 1)
 
 
 def main(pairs):
