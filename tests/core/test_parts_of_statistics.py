@@ -45,8 +45,6 @@ def test_crop_refuses_what_lies_outside():
     for shape, corner in (((8, 3), None), ((3, 3), (5, 0)), ((3, 3), (-1, 0))):
         with pytest.raises(ValueError, match="need one inside 7x6"):
             stats.crop(shape, corner)
-    with pytest.raises(ValueError, match="need one that holds the origin"):
-        stats.crop((3, 3), (0, 0))
 
 
 @pytest.mark.parametrize("centred", [False, True])

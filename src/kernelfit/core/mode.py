@@ -55,7 +55,7 @@ def _advice(image: Shape, target: Shape, whole: dict[str, list[int]], stride: Sh
     ratio = " x ".join(f"{n / t:.4g}" for n, t in zip(image, target, strict=True))
     again = (
         "if the target was resized by it, resample the image to the target's pixels first; if it shows a part of the "
-        "image, cut that part out of the image"
+        "image, cut that part out of the image, or say where it lies (mode='crop')"
     )
     state = "not the stride" if all(n % t == 0 for n, t in zip(image, target, strict=True)) else "not whole"
     if stride == (1, 1):
