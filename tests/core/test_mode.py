@@ -23,7 +23,7 @@ KERNEL = (5, 7)
         ((512, 500), (170, 166), (3, 3), "is not whole; if 3 is right and a remainder was left out, crop the image"),
         ((511, 499), (256, 250), (1, 1), "not whole, so that no stride fits, unless the target is [::2, ::2] ("),
         ((512, 500), (341, 333), (1, 1), "is not whole, so that no stride fits; if the target was resized"),
-        ((512, 500), (390, 430), (1, 1), "if it shows a part of the image, cut that part out of the image, or say where it lies (mode='crop')"),
+        ((512, 500), (390, 430), (1, 1), "or say where it lies (mode='crop')"),
         ((512, 500), (512, 500), (2, 2), "1 x 1, is not the stride"),
         ((512, 500), (500, 512), (1, 1), "exchanged: transpose one of the two"),
         ((256, 250), (512, 500), (1, 1), "larger than all of these"),
