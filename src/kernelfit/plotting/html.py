@@ -62,7 +62,8 @@ ADVICE: dict[Verdict, tuple[str, ...]] = {
     ),
     Verdict.BACKGROUND_UNDETERMINED: (
         "Where pixels count, several surfaces are alike: the background is one of many, the kernel is right.",
-        ("Ask for a background of a lower degree.", "Or let pixels of other rows and columns count."),
+        "Ask for a background of a lower degree.",
+        "Or let pixels of other rows and columns count.",
     ),
     Verdict.COLOURED_NOISE: (
         "The noise is correlated from pixel to pixel. The kernel is right, but the plain error bars are not.",
