@@ -177,6 +177,56 @@ def design_dense(
     return np.stack([column[used] for column in columns], axis=1), used
 
 
+def polynomials(shape, degree):
+    """Products of Legendre polynomials of row and column up to a total degree, each an image of this shape."""
+    found = []
+    for total in range(degree + 1):
+        for i in range(total + 1):
+            image = np.empty(shape)
+            for r in range(shape[0]):
+                for c in range(shape[1]):
+                    u = 2 * r / (shape[0] - 1) - 1
+                    v = 2 * c / (shape[1] - 1) - 1
+                    image[r, c] = legendre_value(i, u) * legendre_value(total - i, v)
+            found.append(image)
+    return found
+
+
+def legendre_value(n, x):
+    """P_n(x) by Bonnet's recursion."""
+    before, value = 0.0, 1.0
+    for k in range(n):
+        before, value = value, ((2 * k + 1) * x * value - k * before) / (k + 1)
+    return value
+
+
+def varying_design(
+    image, shape, functions, *, mode, boundary, fillvalue=0.0, origin=None, operation="convolution", stride=(1, 1),
+    offset=(0, 0),
+):  # fmt: skip
+    """The columns phi_j(source pixel) * image for each function phi_j and tap; (A, used) as in design.
+
+    A pixel beyond the edge has the weight of the pixel that it repeats, and a filled one that of the nearest.
+    """
+    if boundary is None:
+        many = [design_dense(image * phi, shape, mode=mode, boundary=None, origin=origin, operation=operation,
+                             stride=stride, offset=offset) for phi in functions]  # fmt: skip
+        return np.hstack([matrix for matrix, _ in many]), many[0][1]
+    before = after = (2 * shape[0], 2 * shape[1])
+    wide = extend(image, before, after, boundary, fillvalue)
+    first, centre = placement(shape, mode, origin, operation)
+    kept = [lattice(n, s, o) for n, s, o in zip(target_shape(image.shape, shape, mode), stride, offset, strict=True)]
+    columns = []
+    for phi in functions:
+        weighted = wide * extend(phi, before, after, "nearest" if boundary == "fill" else boundary)
+        for p in range(shape[0]):
+            for q in range(shape[1]):
+                rows = [footprint(t + first[0], p, centre[0], operation) + before[0] for t in kept[0]]
+                cols = [footprint(t + first[1], q, centre[1], operation) + before[1] for t in kept[1]]
+                columns.append(weighted[np.ix_(rows, cols)].ravel())
+    return np.stack(columns, axis=1), np.ones([len(k) for k in kept], dtype=bool)
+
+
 def products(matrix, target, used):
     """The sums that NormalStats must hold, for one design matrix."""
     values = np.asarray(target, dtype=float)[used]

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from .core.model import Model as Model
     from .core.model import Noise as Noise
     from .core.model import Selection as Selection
+    from .core.variation import Polynomial as Polynomial
     from .diagnostics.boundary import BoundaryCheck as BoundaryCheck
     from .diagnostics.boundary import BoundaryRow as BoundaryRow
     from .diagnostics.whiteness import NoiseCheck as NoiseCheck
@@ -83,6 +84,7 @@ _ROOMS = {
     "core.findings": ("Finding", "Verdict"),
     "core.geometry": ("Convention",),
     "core.model": ("Execution", "Model", "Noise", "Selection"),
+    "core.variation": ("Polynomial",),
     "diagnostics.boundary": ("BoundaryCheck", "BoundaryRow"),
     "diagnostics.whiteness": ("NoiseCheck",),
     "engines.cost_model": ("Choice", "choose_method"),

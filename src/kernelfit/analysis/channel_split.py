@@ -10,13 +10,15 @@ import numpy as np
 from ..core.estimate import Estimate, require_fit
 from ..core.validation import Array, as_list
 from ..data.observation import as_planes
+from .field import middle
 
 
 def split_channels(fit: Estimate, names: Sequence[str] | None = None) -> dict[str, Estimate]:
     """Take a result of several channels apart: for each kernel of rows and columns a result with its own errors.
 
     What is measured, drawn or compared one kernel at a time (`measure_psf`, `compare_kernels`, `kernelfit.plot`) takes
-    these. Figures of the fit, such as its noise, are those of the target channel that the kernel belongs to.
+    these. Figures of the fit, such as its noise, are those of the target channel that the kernel belongs to. Of a
+    kernel that varies over the image it is the one at the middle.
 
     Parameters
     ----------
@@ -48,7 +50,7 @@ def split_channels(fit: Estimate, names: Sequence[str] | None = None) -> dict[st
     """
     require_fit(fit)
     found = {}
-    for name, part in split_targets(fit, names).items():
+    for name, part in split_targets(middle(fit), names).items():
         for source, plane in enumerate(_planes(part)):
             mixed = part.kernel.ndim == 3
             found[f"{name} from {_name(names, source)}".strip() if mixed else name] = plane
@@ -118,8 +120,9 @@ def planes_of(fit: Estimate, image: Any, target: Any) -> list[list[Planes]]:
     for i, (one, other) in enumerate(zip(images or [image], targets or [target], strict=True)):
         sources = as_planes(one, "image", fit.channel_axis)
         results = as_planes(other, "target", fit.channel_axis)
-        n_sources = fit.kernel.shape[-3] if fit.kernel.ndim > 2 else len(results)
-        n_results = fit.kernel.shape[0] if fit.kernel.ndim > 2 else len(sources)
+        channels = fit.kernel.shape[: -2 if fit.convention.field is None else -3]
+        n_sources = channels[-1] if channels else len(results)
+        n_results = channels[0] if channels else len(sources)
         if (len(sources), len(results)) != (n_sources, n_results):
             raise ValueError(
                 f"got an image of {len(sources)} channels and a target of {len(results)}, need {n_sources} and "

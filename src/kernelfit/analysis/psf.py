@@ -185,7 +185,9 @@ def measure_psf(
     if taps.dtype.kind not in "biuf":
         raise TypeError(f"got a kernel of dtype {taps.dtype}, need real numbers")
     if taps.ndim != 2 or 0 in taps.shape:
-        raise ValueError(f"got a kernel of shape {taps.shape}, need rows and columns; pass one plane of it")
+        varies = fit is not None and fit.convention.field is not None
+        remedy = "take it at a place of the field, fit.at(row, col)" if varies else "pass one plane of it"
+        raise ValueError(f"got a kernel of shape {taps.shape}, need rows and columns; {remedy}")
     taps = taps.astype(np.float64)
     if not np.isfinite(taps).all():
         raise ValueError("got a kernel with NaN or infinite taps, need finite ones")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +10,7 @@ import numpy.typing as npt
 from ..core import geometry
 from ..core.estimate import Estimate
 from ..core.validation import Array
+from ..core.variation import Weight
 from ..engines.forward import predict
 from .channel_split import Planes, planes_of
 
@@ -55,8 +57,10 @@ def tiled(parts: list[Array]) -> Array:
 
 def _window(fit: Estimate, planes: Planes, side: int) -> Array:
     """Return one window."""
-    conv, kernels = fit.convention, fit.kernel.reshape(-1, *fit.kernel.shape[-2:])
-    shape: tuple[int, int] = (kernels.shape[1], kernels.shape[2])
+    conv, field = fit.convention, fit.convention.field
+    functions: Sequence[Weight | None] = (None,) if field is None else field.weights
+    kernels = fit.kernel.reshape(len(planes.sources), len(functions), *fit.kernel.shape[-2:])
+    shape: tuple[int, int] = (kernels.shape[-2], kernels.shape[-1])
     source, result = planes.sources[0], planes.target
     plan = geometry.lay_out(tuple(source.shape), shape, dataclasses.replace(conv, boundary=None))
     if tuple(result.shape) != plan.target_shape:
@@ -64,7 +68,8 @@ def _window(fit: Estimate, planes: Planes, side: int) -> Array:
         raise ValueError(msg)
     count = [min(n, side) for n in plan.size]
     if not plan.n_pixels:  # the kernel is wider than the image: there is no such pixel, so take all of them
-        y, x, z, inside = slice(None), slice(None), (slice(None), slice(None)), conv
+        y, x, z = slice(None), slice(None), (slice(None), slice(None))
+        inside = dataclasses.replace(conv, field=None)
     else:
         first = [max(0, (n - side) // 2) for n in plan.size]
         y, x = (slice(f + a, f + a + n) for f, a, n in zip(first, plan.offset, count, strict=True))
@@ -75,8 +80,12 @@ def _window(fit: Estimate, planes: Planes, side: int) -> Array:
             "valid", origin=geometry.default_origin(shape), operation=conv.operation, stride=conv.stride
         )
     left = np.array(result[y, x], dtype=np.float64)
-    for kernel, each in zip(kernels, planes.sources, strict=True):
-        left -= predict(np.asarray(each[z]), kernel, inside)
+    for own, each in zip(kernels, planes.sources, strict=True):
+        for kernel, weight in zip(own, functions, strict=True):
+            image = np.array(each[z], dtype=np.float64)
+            if weight is not None:
+                weight.multiply(image, *(np.arange(n)[part] for n, part in zip(source.shape, z, strict=True)))
+            left -= predict(image, kernel, inside)
     if planes.surface is not None:
         left -= planes.surface[y, x]
     if planes.weights is not None:

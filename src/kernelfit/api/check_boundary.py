@@ -172,7 +172,7 @@ def _laid(observation: Observation, arrays: Observation, conv: Convention) -> Ob
     """Return a problem with the arrays of another one of a single target, under some convention."""
     shapes = observation.geometry
     plan = geometry.lay_out(shapes.image_shape, shapes.kernel_shape, conv)
-    sources = tuple(source_reader(s.array, plan) for s in arrays.sources)
+    sources = tuple(dataclasses.replace(source_reader(s.array, plan), weight=s.weight) for s in arrays.sources)
     return dataclasses.replace(
         observation, geometry=plan, sources=sources, targets=(target_reader(arrays.targets[0].array, plan),)
     )

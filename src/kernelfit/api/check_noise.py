@@ -152,7 +152,7 @@ def _items_of(
     """Return the observations under the fit's own convention, and their weights if any, for it or each of its parts."""
     require_fit(fit)
     shown = fit.parts or (fit,)
-    if shown[0].kernel.ndim > 2 and not fit.parts:
+    if shown[0].kernel.ndim > 2 + (fit.convention.field is not None) and not fit.parts:
         msg = f"got a kernel of shape {fit.kernel.shape} of several sources; need the fit that has it as a part"
         raise ValueError(msg)
     images, targets = (as_list(one) or [one] for one in (image, target))

@@ -13,6 +13,7 @@ from ..core.geometry import Shape
 from ..core.model import ENGINES, Execution, Model, Noise, Selection
 from ..core.normal_equations import NormalEquations
 from ..core.validation import known
+from ..core.variation import Variation
 from ..solvers.auto import as_solver
 from ..solvers.conjugate_gradient import ConjugateGradient
 from ..solvers.least_squares import LeastSquares, Solver
@@ -36,6 +37,7 @@ class Keywords(TypedDict, total=False):
     channel_axis: int | None
     channels: str
     background: int | None
+    variation: int | Variation | None
     mask: Any
     image_mask: Any
     weights: Any
@@ -57,7 +59,7 @@ class Keywords(TypedDict, total=False):
 #: Keyword -> the object it is a field of, and the field's name there where that is another.
 FIELDS: dict[str, tuple[type, str]] = {
     **{name: (Model, name) for name in ("mode", "boundary", "fillvalue", "origin", "operation", "stride", "offset")},
-    **{name: (Model, name) for name in ("channel_axis", "channels", "background")},
+    **{name: (Model, name) for name in ("channel_axis", "channels", "background", "variation")},
     **{name: (Selection, name) for name in ("mask", "image_mask", "weights", "nan", "saturated")},
     "noise": (Noise, "variance"),
     "robust": (Noise, "loss"),

@@ -8,9 +8,11 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from ..analysis import field
 from ..analysis.psf import PsfMeasurements, measure_psf
 from ..core import npz, serialization
 from ..core.estimate import Estimate
+from ..core.geometry import Shape
 from ..core.validation import Array
 from ..engines.forward import predict
 from ..plotting.text import summary
@@ -18,7 +20,7 @@ from ..plotting.text import summary
 
 def fields_of(record: Any) -> dict[str, Any]:
     """Return the fields of a record, as they are."""
-    return {field.name: getattr(record, field.name) for field in dataclasses.fields(record) if field.init}
+    return {one.name: getattr(record, one.name) for one in dataclasses.fields(record) if one.init}
 
 
 class Saved:
@@ -147,15 +149,72 @@ class KernelFit(Estimate, Saved):
             )
         return np.asarray(result - model)
 
+    def at(self, row: float, col: float) -> "KernelFit":
+        """Return the kernel at a place of the image, if it varies over that.
+
+        Parameters
+        ----------
+        row, col : float
+            A pixel of the image, or a place between pixels: the one that the kernel spreads.
+
+        Returns
+        -------
+        KernelFit
+            A kernel of rows and columns with its errors; this one itself where the kernel is the same everywhere.
+
+        Raises
+        ------
+        ValueError
+            If the place does not lie in the image.
+        """
+        return KernelFit.of(field.kernel_at(self, row, col))
+
+    def sum_map(self) -> Array:
+        """Return the sum of the kernel at each pixel of the image: by which factor light there gets brighter.
+
+        Returns
+        -------
+        ndarray, shape (rows, cols)
+            Of the image's shape, after axes of channels if there are any. `at` has the error at a place.
+
+        Raises
+        ------
+        ValueError
+            If the kernel is the same everywhere.
+        """
+        return field.sum_map(self)
+
+    def width_map(self, grid: int | Shape | None = None) -> Array:
+        """Return the width of the kernel over the image, for kernels of one peak.
+
+        Parameters
+        ----------
+        grid : int or (int, int), optional
+            Number of places along rows and columns, from edge to edge; by default nine along the longer side.
+
+        Returns
+        -------
+        ndarray, shape of the grid
+            Full width at half maximum in pixels, the geometric mean of the two axes; NaN where there is none. `at` has
+            the error at a place.
+
+        Raises
+        ------
+        ValueError
+            If the kernel is the same everywhere, or there are several channels.
+        """
+        return field.width_map(self, grid)
+
     def psf(self) -> "PsfMeasurements":
         """Measure the kernel as a point spread function: sum, shift, widths, shape, encircled energy, MTF50.
 
         Returns
         -------
         PsfMeasurements
-            The numbers with their errors, as `measure_psf` gives them.
+            The numbers with their errors, as `measure_psf` gives them; of a kernel that varies over the image those at
+            its middle.
         """
-        return measure_psf(self)
+        return measure_psf(field.middle(self))
 
     def plot(
         self, image: npt.ArrayLike | None = None, target: npt.ArrayLike | None = None, *, figure: Any = None

@@ -89,6 +89,16 @@ def strip_lag_sums(wide, cols, lag, out):
 
 
 @jit_sum
+def pair_lag_sums(a, b, out):
+    """Add the lag products of all rows of two blocks: ``out[p, q, l] += sum_c a[p, c] * b[q, c + l]``."""
+    n = len(a)
+    for p in range(0, n, 4):
+        x0, x1, x2, x3 = a[p], a[min(p + 1, n - 1)], a[min(p + 2, n - 1)], a[min(p + 3, n - 1)]
+        for q in range(len(b)):
+            four_rows(x0, x1, x2, x3, b[q], out[p : p + 4, q])
+
+
+@jit_sum
 def correlate(b, b_col, taps, rows, cols, out):
     """Correlate a block with taps: ``out[r, c] = sum_ij taps[i, j] * b[r + i, b_col + c + j]``."""
     n_i, n_j = taps.shape

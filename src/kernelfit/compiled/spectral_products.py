@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .jit import LANES, conjugate_products, jit_sum, load, store, swapped, zeros
+from .jit import LANES, conjugate_products, jit_sum, load, repeated, store, swapped, zeros
 
 
 @jit_sum
@@ -112,6 +112,34 @@ def spectral_lag_sums(spectra, first, second, rows, sums):
                     p += 4 * LANES
             x += LANES
             y += LANES
+
+
+@jit_sum
+def scaled_lag_sums(spectra, first, second, rows, scales, sums):
+    """Add what `spectral_lag_sums` does of one array whose rows are multiplied by some factors.
+
+    ``scales[m, r] conj(S_first[r, f]) * S_second[r + i, f]`` is added to ``sums[m]``.
+    """
+    n_scales, _, n_vectors, n_i, _ = sums.shape
+    flat, out, factors, step, plane = spectra.ravel(), sums.ravel(), scales.ravel(), spectra.shape[2], spectra[0].size
+    crossed, scaled = n_vectors * n_i * LANES, np.empty(rows * LANES)
+    for f in range(n_vectors):
+        x, y = first * plane + f * LANES, second * plane + f * LANES
+        for m in range(n_scales):
+            for r in range(rows):
+                store(scaled, r * LANES, load(flat, x + r * step) * repeated(factors, m * scales.shape[1] + r))
+            p = (2 * m * n_vectors + f) * n_i * LANES
+            if n_i == 1:
+                plain, across = load(out, p), load(out, p + crossed)
+                for r in range(rows):
+                    v, w = load(scaled, r * LANES), load(flat, y + r * step)
+                    plain, across = plain + v * w, across + swapped(v) * w
+                store(out, p, plain)
+                store(out, p + crossed, across)
+                continue
+            for i in range(0, n_i, 4):
+                _four_lags(scaled, 0, LANES, flat, y + i * step, step, step, rows, out, p, p + crossed)
+                p += 4 * LANES
 
 
 @jit_sum

@@ -17,6 +17,7 @@ import scipy.linalg
 
 from .geometry import Shape
 from .normal_equations import EliminatedSurface, NormalEquations
+from .polynomials import legendre, n_terms, powers
 from .validation import Array
 
 _EPS = float(np.finfo(np.float64).eps)
@@ -98,22 +99,6 @@ class Background:
             down, across = (legendre(n, self.degree) for n in self.shapes[pair or 0])
             planes.append(down @ square @ across.T)
         return planes[0] if self.channel_axis is None else np.stack(planes, axis=self.channel_axis)
-
-
-def powers(degree: int) -> list[tuple[int, int]]:
-    """Return the degrees (i, j) of the terms, i + j <= degree, the lowest first."""
-    return [(i, total - i) for total in range(degree + 1) for i in range(total + 1)]
-
-
-def n_terms(degree: int) -> int:
-    """Return the number of terms."""
-    return (degree + 1) * (degree + 2) // 2
-
-
-def legendre(n: int, degree: int) -> Array:
-    """Return the Legendre polynomials up to `degree` at the n pixels of an axis, shape (n, degree + 1)."""
-    at = np.linspace(-1.0, 1.0, n) if n > 1 else np.zeros(1)
-    return np.asarray(np.polynomial.legendre.legvander(at, degree))
 
 
 def require_room(size: Shape, degree: int, where: str) -> None:

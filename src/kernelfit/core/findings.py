@@ -61,8 +61,9 @@ class Verdict(enum.Enum):
         "smeared by it: bring one of the two onto the other first, or take a part so small that it does not matter"
     )
     VARYING = (
-        "no one kernel made the whole target, and the one found is a mean of several: fit parts of the field on their "
-        "own (kernel_map), or take the rows or columns of one kind alone (stride=2) where these differ"
+        "no one kernel made the whole target, and the one found is a mean of several: let it vary over the field "
+        "(variation=2), fit parts of the field on their own (kernel_map), or take the rows or columns of one kind "
+        "alone (stride=2) where these differ"
     )
     NONLINEAR = (
         "the target is not linear in the image, so that the kernel is wrong where that matters: undo a gamma or tone "

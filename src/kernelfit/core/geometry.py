@@ -15,7 +15,11 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from .validation import as_number, known
+from .variation import Field, field_from
 
 #: The modes whose size the shapes tell; a "crop" has a size of its own.
 MODES = ("same", "valid", "full")
@@ -48,6 +52,8 @@ class Convention:
         Which pixels of that make the target: ``[offset[0]::stride[0], offset[1]::stride[1]]``.
     size : tuple of int or None
         Rows and columns of the target in mode "crop".
+    field : Field or None
+        The functions by which the kernel varies over the image; None for one that is the same everywhere.
     """
 
     mode: str = "same"
@@ -58,6 +64,7 @@ class Convention:
     stride: Shape = (1, 1)
     offset: Shape = (0, 0)
     size: Shape | None = None
+    field: Field | None = None
 
     @property
     def strided(self) -> bool:
@@ -68,7 +75,8 @@ class Convention:
         """Return the convention as keywords of `find_kernel`."""
         fields = {name: getattr(self, name) for name in ("mode", "boundary", "fillvalue", "operation")}
         origin = self.origin if self.mode in ("same", "crop") else None
-        return {**fields, "origin": origin, "stride": self.stride, "offset": self.offset}
+        variation = None if self.field is None else self.field.variation
+        return {**fields, "origin": origin, "stride": self.stride, "offset": self.offset, "variation": variation}
 
     def __str__(self) -> str:
         """Say the convention in one line."""
@@ -77,7 +85,8 @@ class Convention:
             edge += f" with {self.fillvalue:g}"
         lattice = f", stride {self.stride} from pixel {self.offset}" if self.strided else ""
         size = "" if self.size is None else f" of {self.size[0]}x{self.size[1]}"
-        return f"{self.operation}, mode {self.mode!r}{size}, {edge}, origin {self.origin}{lattice}"
+        varies = "" if self.field is None else f", varying as a {self.field.variation}"
+        return f"{self.operation}, mode {self.mode!r}{size}, {edge}, origin {self.origin}{lattice}{varies}"
 
 
 @dataclass(frozen=True)
@@ -357,12 +366,27 @@ def axis_runs(start: int, stop: int, n: int, boundary: str | None, every: int = 
     return runs
 
 
+def positions(start: int, count: int, step: int, n: int, boundary: str | None) -> npt.NDArray[np.intp]:
+    """Return which pixel of an axis of `n` stands at each of some extended positions, or the nearest one beyond."""
+    at = np.arange(start, start + count * step, step)
+    if boundary == "wrap":
+        return at % n
+    if boundary == "symm":
+        at = at % (2 * n)
+        return np.where(at < n, at, 2 * n - 1 - at)
+    if boundary == "mirror":
+        at = at % max(1, 2 * n - 2)
+        return np.where(at < n, at, 2 * n - 2 - at)
+    return np.clip(at, 0, n - 1)
+
+
 def convention_from(fields: dict[str, Any]) -> Convention:
     """Rebuild a convention from its stored fields, and check them."""
     names = ("origin", "stride", "offset")
     pairs: dict[str, Any] = {name: as_pair(list(fields[name]), name) for name in names if name in fields}
     size = fields.get("size")
-    found = Convention(**{**fields, **pairs, "size": None if size is None else kernel_shape(list(size))})
+    fields = {**fields, "size": None if size is None else kernel_shape(list(size))}
+    found = Convention(**{**fields, **pairs, "field": field_from(fields.get("field"))})
     known(found.mode, (*MODES, "crop"), "mode")
     if (found.mode == "crop") != (found.size is not None):
         raise ValueError(f"got mode={found.mode!r} with size={found.size}, need a size for 'crop' and for no other")

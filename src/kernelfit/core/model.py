@@ -17,6 +17,7 @@ from . import geometry
 from .background import as_degree
 from .geometry import Convention, Shape
 from .validation import Array, as_number, as_workers, known, require_progress
+from .variation import Variation, as_variation
 
 CHANNELS = ("shared", "separate", "mixed")
 NAN = ("error", "mask")
@@ -67,6 +68,11 @@ class Model:
         Degree of a polynomial surface, for each target and channel its own, that is fitted together with the kernel and
         never penalised: 0 for a constant, 1 for a plane. It is found on `KernelFit.background`. The default is
         none. `KernelFit.r_squared` is then the share of what the surface leaves.
+    variation : int, Polynomial or None, optional
+        How the kernel varies over the image: the degree of a polynomial of the place (1 for linearly, 2 for
+        quadratically, ...), or a `Polynomial`. Each pixel of the image is then spread by the kernel at its own place;
+        `KernelFit.at` gives the kernel at a place, and `KernelFit.kernel` holds the coefficients, shape (functions,
+        rows, cols). The default is the same kernel everywhere. Images of several pairs have one shape.
 
     Examples
     --------
@@ -88,6 +94,7 @@ class Model:
     channel_axis: int | None = None
     channels: str = "shared"
     background: int | None = None
+    variation: "int | Variation | None" = None
 
     def __post_init__(self) -> None:
         """Judge each field, and bring it into one form."""
@@ -108,6 +115,7 @@ class Model:
             offset=offset,
             channel_axis=None if self.channel_axis is None else _as_axis(self.channel_axis),
             background=None if self.background is None else as_degree(self.background),
+            variation=as_variation(self.variation),
         )
 
     @property

@@ -152,12 +152,12 @@ class NormalEquations:
         if not isinstance(other, NormalEquations):
             return NotImplemented
         mine, theirs = self.convention, other.convention
-        alike = all(getattr(mine, name) == getattr(theirs, name) for name in ("operation", "origin", "stride"))
+        alike = all(getattr(mine, name) == getattr(theirs, name) for name in ("operation", "origin", "stride", "field"))
         if self.supports != other.supports or not alike:
             raise ValueError(
                 f"got statistics of different kernels ({self.supports}, {mine} and {other.supports}, {theirs}); "
                 "only those of the "
-                "same supports, operation, origin and stride add up"
+                "same supports, operation, origin, stride and variation add up"
             )
         sums: dict[str, Any] = {
             name: getattr(self, name) + getattr(other, name)

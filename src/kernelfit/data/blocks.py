@@ -6,7 +6,7 @@ mode and boundary, and the statistics of boxes that do not overlap add up to tho
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -76,7 +76,7 @@ def alone(observation: Observation) -> Observation:
 
 def _own(reader: Reader) -> npt.NDArray[Any]:
     (top, left), (height, width) = (-reader.before[0], -reader.before[1]), reader.shape
-    if _inside(reader):
+    if reader.weight is None and _inside(reader):
         return np.asarray(reader.array[top : top + height, left : left + width])
     return reader.block(0, 0, reader.shape)
 
@@ -133,7 +133,29 @@ def cut(observation: Observation, block: Shape | None = None, least: int = 4) ->
 
 def loaded(observation: Observation) -> Observation:
     """Return the problem with the pixels in memory that it would otherwise ask a store for, many times over."""
-    return reading(observation, [in_memory(reader) for reader in observation.sources + observation.targets])
+    return reading(observation, together([in_memory(reader) for reader in once(observation)], observation))
+
+
+def once(observation: Observation) -> list[Reader]:
+    """Return readers of the pixels of all sources and targets; sources that differ by their weights share one."""
+    every = observation.sources + observation.targets
+    known = {(id(r.array), r.before, r.shape): dataclasses.replace(r, weight=None) for r in every}
+    return list(known.values())
+
+
+def together(readers: Sequence[Reader], observation: Observation) -> list[Reader]:
+    """Return the readers of all sources and targets, given those `once` of their pixels."""
+    own = {(id(r.array), r.before, r.shape): new for r, new in zip(once(observation), readers, strict=True)}
+    found = []
+    for reader in observation.sources + observation.targets:
+        new = own[id(reader.array), reader.before, reader.shape]
+        if new.array is reader.array:
+            new = reader
+        elif reader.weight is not None:
+            rows, cols = (slice(-b, n - b) for b, n in zip(reader.before, reader.shape, strict=True))
+            new = dataclasses.replace(new, weight=reader.weight.part(rows, cols))
+        found.append(new)
+    return found
 
 
 def reading(observation: Observation, readers: list[Reader]) -> Observation:

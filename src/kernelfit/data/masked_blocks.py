@@ -40,7 +40,7 @@ class MaskedBlocks:
 
         def readers(like: Reader, name: str, kinds: str, need: str, *values: object) -> tuple[Reader, ...]:
             arrays = [_laid(v, like.array.shape, name, kinds, need) for v in values if v is not None]
-            return tuple(dataclasses.replace(like, array=a, fillvalue=0.0) for a in arrays)
+            return tuple(dataclasses.replace(like, array=a, fillvalue=0.0, weight=None) for a in arrays)
 
         marks = "biu", "bool (True where a pixel is excluded)"
         given = selection.image_masks or ((),) * len(observation.sources)

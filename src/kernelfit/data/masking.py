@@ -267,7 +267,7 @@ def touched(image_mask: Mask, observation: Observation) -> Mask:
     """Return which of the used target pixels have an excluded image pixel in their footprint."""
     plan, (rows, cols) = observation.geometry, observation.size
     (n_y, n_x), (down, across) = plan.kernel_shape, plan.stride
-    reader = dataclasses.replace(observation.sources[0], array=image_mask, fillvalue=0.0)
+    reader = dataclasses.replace(observation.sources[0], array=image_mask, fillvalue=0.0, weight=None)
     out = np.zeros((rows, cols), dtype=bool)
     height = -(-max(n_y, _BLOCK // plan.extended_shape[1]) // down)
     for row in range(0, rows, height):
@@ -317,6 +317,9 @@ def judge(
     bad_images: list[Mask | None] = []
     for i, reader in enumerate(observation.sources):
         bad: Mask | None = None
+        if i and reader.array is observation.sources[i - 1].array:  # the same image, weighted otherwise
+            bad_images.append(bad_images[-1])
+            continue
         more = [as_mask(mask, reader.array.shape, "image_mask") for mask in (image_masks[i] if image_masks else ())]
         for found in (*more, not_finite(reader.array) if nan == "mask" else None):
             bad = found if bad is None else bad if found is None else bad | found

@@ -11,11 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core import geometry
-from ..core.background import Columns, Surface, powers
+from ..core.background import Columns, Surface
 from ..core.geometry import Geometry, Shape
 from ..core.mode import infer_mode
 from ..core.model import Model
+from ..core.polynomials import powers
 from ..core.validation import Array
+from ..core.variation import Field, Weight
 from . import chunked, mapped
 from .chunked import require_same_axes
 from .reader import Reader
@@ -136,15 +138,33 @@ def lay_pair(source: Any, result: Any, model: Model) -> Observation:
         mode = infer_mode(tuple(source.shape), size, kernel, mode, *model.lattice)
     conv = model.convention(mode, size)
     plan = geometry.lay_out(tuple(source.shape), kernel, conv)
-    return Observation(
-        plan, (source_reader(source, plan),), (target_reader(result, plan),), background=model.background
-    )
+    readers = (source_reader(source, plan),), (target_reader(result, plan),)
+    return Observation(plan, *readers, background=model.background)
 
 
 def source_reader(array: Any, plan: Geometry) -> Reader:
     """Return the reader of the extended image."""
     conv = plan.convention
     return Reader(array, plan.extended_shape, plan.before, conv.boundary, conv.fillvalue)
+
+
+def varied(observation: Observation, variation: Any) -> Observation:
+    """Return the observation of a kernel that varies: of each source its products with the functions of the place."""
+    plan = observation.geometry
+    field = Field(variation, plan.image_shape)
+    sources = tuple(dataclasses.replace(r, weight=weight) for r in observation.sources for weight in field.weights)
+    conv = dataclasses.replace(plan.convention, field=field)
+    return dataclasses.replace(observation, geometry=dataclasses.replace(plan, convention=conv), sources=sources)
+
+
+def extended_weights(plan: Geometry) -> tuple[Weight | None, ...]:
+    """Return the functions by which a kernel varies on the pixels of the extended image; None for 1."""
+    field = plan.convention.field
+    if field is None:
+        return (None,)
+    axes = zip(plan.before, plan.extended_shape, plan.image_shape, strict=True)
+    rows, cols = (geometry.positions(-b, k, 1, n, plan.convention.boundary) for b, k, n in axes)
+    return tuple(None if weight is None else weight.part(rows, cols) for weight in field.weights)
 
 
 def target_reader(array: Any, plan: Geometry) -> Reader:

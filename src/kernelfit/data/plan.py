@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from ..core import geometry
-from ..core.background import n_terms, require_room
+from ..core.background import require_room
 from ..core.geometry import Shape
 from ..core.model import Model, Selection
+from ..core.polynomials import n_terms
 from ..core.validation import as_list
 from .chunked import planes, require_same_axes
 from .masking import Judged, PlaneSelection, unmasked
-from .observation import Observation, as_planes, lay_pair, of_target, source_reader, target_reader
+from .observation import Observation, as_planes, lay_pair, of_target, source_reader, target_reader, varied
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,11 +84,17 @@ class FitPlan:
             return self._plane(value, name, index // n_channels, at)
 
         given, (image_masked, target_masked) = self.selection, self.masked
-        sources = [channel] if len(observation.sources) == 1 else range(len(observation.sources))
+        field = observation.geometry.convention.field
+        n_functions = 1 if field is None else field.n
+        n_images = len(observation.sources) // n_functions
+        sources = [channel] if n_images == 1 else range(n_images)
         return PlaneSelection(
             masks=(plane(given.mask, "mask", channel), plane(target_masked, "mask", channel)),
             image_masks=tuple(
-                (plane(given.image_mask, "image_mask", s), plane(image_masked, "image_mask", s)) for s in sources
+                both
+                for s in sources
+                for both in [(plane(given.image_mask, "image_mask", s), plane(image_masked, "image_mask", s))]
+                * n_functions
             ),
             weights=plane(given.weights, "weights", channel),
             nan=given.nan,
@@ -179,7 +186,7 @@ def make_plan(
                 dataclasses.replace(first, sources=(s,), targets=(t,), where=_where(place, c, len(sources)))
                 for c, (s, t) in enumerate(zip(*readers, strict=True))
             ]
-        pairs.append(parts)
+        pairs.append(parts if model.variation is None else [varied(part, model.variation) for part in parts])
     _alike(pairs)
     by_channel = list(zip(*pairs, strict=True))
     groups = [tuple(p for parts in pairs for p in parts)] if model.channels == "shared" else by_channel
@@ -208,6 +215,12 @@ def _alike(pairs: Sequence[Sequence[Observation]]) -> None:
             raise ValueError(
                 f"got pairs of different modes ({wanted!r} for pair 0, {mode!r} for pair {i}), need one mode; "
                 "crop the targets to that of one mode"
+            )
+        shapes = [one[0].geometry.image_shape for one in (pairs[0], parts)]
+        if first.geometry.convention.field is not None and shapes[0] != shapes[1]:
+            raise ValueError(
+                f"got images of different shapes ({shapes[0]} for pair 0, {shapes[1]} for pair {i}) with a kernel that "
+                "varies over the image, need one shape; leave variation= out, or crop them to one field"
             )
         counts = [(len(q), len(q[0].sources), len(q[0].targets)) for q in (pairs[0], parts)]
         if counts[0] != counts[1]:

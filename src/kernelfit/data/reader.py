@@ -9,6 +9,7 @@ import numpy.typing as npt
 from ..core import geometry
 from ..core.geometry import Shape
 from ..core.validation import Array
+from ..core.variation import Weight
 from . import chunked
 
 
@@ -17,7 +18,9 @@ class Reader:
     """Reads blocks of an (extended) image as float64; the image itself is never copied whole, nor changed.
 
     Position (0, 0) of the reader is pixel ``(-before[0], -before[1])`` of the array, and positions are `stride` pixels
-    apart; `shape` is the extent that counts, in positions, and everything outside it reads as zero.
+    apart; `shape` is the extent that counts, in positions, and everything outside it reads as zero. Each pixel is
+    multiplied by the `weight` at its place in the array; beyond the edge that of the pixel from which it comes, or of
+    the nearest one.
     """
 
     array: Any
@@ -26,9 +29,17 @@ class Reader:
     boundary: str | None = None
     fillvalue: float = 0.0
     stride: Shape = (1, 1)
+    weight: Weight | None = None
 
     def read(self, out: Array, row: int, col: int) -> None:
         """Fill `out` with the block whose first pixel stands at (`row`, `col`)."""
+        self._read(out, row, col)
+        if self.weight is not None:
+            places = zip((row, col), self.stride, self.before, out.shape, self.array.shape, strict=True)
+            rows, cols = (geometry.positions(p * s - b, k, s, n, self.boundary) for p, s, b, k, n in places)
+            self.weight.multiply(out, rows, cols)
+
+    def _read(self, out: Array, row: int, col: int) -> None:
         (n_rows, n_cols), (step, pace), (height, width) = self.array.shape, self.stride, out.shape
         y, x = row * step - self.before[0], col * pace - self.before[1]
         inside = y + (height - 1) * step < n_rows and x + (width - 1) * pace < n_cols
@@ -68,7 +79,7 @@ class Reader:
     def transposed(self) -> "Reader":
         """Return the reader of the transposed image."""
         turned = self.shape[::-1], self.before[::-1], self.boundary, self.fillvalue, self.stride[::-1]
-        return Reader(_Transposed(self.array), *turned)
+        return Reader(_Transposed(self.array), *turned, None if self.weight is None else self.weight.T)
 
 
 class _Transposed:

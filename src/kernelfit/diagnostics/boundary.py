@@ -281,7 +281,8 @@ def _model(plane: _Plane, arrays: Sequence[npt.NDArray[np.generic]], conv: Conve
     """Yield what the kernels make of the arrays in each of the strips, under a boundary."""
     shapes = plane.observation.geometry
     plan = geometry.lay_out(shapes.image_shape, shapes.kernel_shape, conv)
-    readers = [source_reader(array, plan) for array in arrays]
+    both = zip(arrays, plane.observation.sources, strict=True)
+    readers = [dataclasses.replace(source_reader(array, plan), weight=source.weight) for array, source in both]
     taps = plane.kernels[:, ::-1, ::-1] if plan.flipped else plane.kernels
     down, across = plan.stride
     for at, size in _strips(plane.observation):

@@ -17,8 +17,9 @@ from ..compiled.threads import Progress, add, counted, in_order
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
 from ..data.observation import Observation, refuse_nonfinite, refuse_tiny
-from . import edge_correction
-from .passes import PASSES, Frame, Sums
+from . import edge_correction, field_pass
+from .field_pass import Functions
+from .passes import PASSES, Frame, Pass, Sums
 
 
 def pass_over(
@@ -29,13 +30,15 @@ def pass_over(
     taps: Array | None,
     progress: Progress | None,
     also: "Sequence[Callable[[], tuple[Array, ...]]]" = (),
+    layout: Pass | None = None,
 ) -> tuple[Sums, list[Array]]:
     """Read all pixels once, for the sums of the pair or, with `taps`, of the residual; refuse NaN, over- and underflow.
 
-    The threads do the jobs of `also` as well, and what these return is returned in their order.
+    The threads do the jobs of `also` as well, and what these return is returned in their order. A `layout` takes the
+    place of that of the engine.
     """
     with np.errstate(all="ignore"):
-        jobs, finish = PASSES[method](frame, taps)
+        jobs, finish = PASSES[method](frame, taps) if layout is None else layout
         parts = iter(in_order([*jobs, *also], lambda job: job(), workers))
         sums = finish(*add(counted(itertools.islice(parts, len(jobs)), len(jobs), progress)))
         others = [part for more in parts for part in more]
@@ -53,9 +56,13 @@ def statistics(
     """Return the statistics of a problem, one for each target."""
     plan = observation.geometry
     frame = Frame.of(observation)
-    sums, strips = pass_over(
-        observation, frame, method, workers, None, progress, edge_correction.strip_jobs(frame, method)
-    )
+    functions = Functions.of(observation, frame) if method == "fft" else None
+    if functions is None:
+        also = edge_correction.strip_jobs(frame, method)
+        sums, strips = pass_over(observation, frame, method, workers, None, progress, also)
+    else:
+        layout, also = field_pass.field_pass(frame, functions), field_pass.strip_jobs(frame, functions)
+        sums, strips = pass_over(observation, frame, method, workers, None, progress, also, layout)
     with np.errstate(all="ignore"):
         gram = edge_correction.gram_matrix(frame, sums.lags, strips, workers)
     moments = frame.to_user(sums.moment).reshape(len(frame.targets), -1)

@@ -1,5 +1,6 @@
 """Apply a kernel: the independent check. It shares nothing with accumulation but the conventions."""
 
+import dataclasses
 import functools
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +12,7 @@ from ..core.geometry import Convention, Geometry, Shape
 from ..core.model import Model
 from ..core.validation import Array, as_workers
 from ..data.observation import as_image, as_planes, source_reader
-from ..data.reader import any_in_window
+from ..data.reader import Reader, any_in_window
 
 _TILE = 1024
 
@@ -125,21 +126,27 @@ def predict(
     NaN where the target would depend on what nothing is assumed of.
     """
     sources, threads = as_planes(image, "image", channel_axis), as_workers(workers)
-    n_sources = kernel.shape[-3] if kernel.ndim > 2 else len(sources)
+    ndim = kernel.ndim - (conv.field is not None)
+    n_sources = kernel.shape[ndim - 3] if ndim > 2 else len(sources)
     if len(sources) != n_sources:
         need = f"{n_sources} channels" + ("; say which axis holds them (channel_axis)" if channel_axis is None else "")
         raise ValueError(
             f"got an image of {len(sources)} channel{'s'[: len(sources) > 1]} and kernels for {n_sources}, need {need}"
         )
     plan = geometry.lay_out(tuple(sources[0].shape), _sides(kernel), conv)
-    if kernel.ndim == 4:
+    if conv.field is not None and conv.field.shape != plan.image_shape:
+        raise ValueError(
+            f"got an image of shape {plan.image_shape}, need {conv.field.shape}, over which the kernel was found to "
+            "vary; fit.at(row, col) is the kernel at one place"
+        )
+    if ndim == 4:
         planes = [
-            functools.reduce(np.add, [_plane(s, k, plan, threads) for s, k in zip(sources, row, strict=True)])
+            functools.reduce(np.add, [_varied(s, k, plan, threads) for s, k in zip(sources, row, strict=True)])
             for row in kernel
         ]
     else:
-        each = [kernel] * n_sources if kernel.ndim == 2 else kernel
-        planes = [_plane(s, k, plan, threads) for s, k in zip(sources, each, strict=True)]
+        each = [kernel] * n_sources if ndim == 2 else kernel
+        planes = [_varied(s, k, plan, threads) for s, k in zip(sources, each, strict=True)]
     return planes[0] if channel_axis is None else np.stack(planes, axis=channel_axis)
 
 
@@ -148,7 +155,17 @@ def _sides(kernel: Array) -> Shape:
     return kernel.shape[-2], kernel.shape[-1]
 
 
-def _plane(source: object, kernel: Array, plan: Geometry, workers: int) -> Array:
+def _varied(source: object, kernel: Array, plan: Geometry, workers: int) -> Array:
+    """Return what a kernel makes of one plane, or the kernels of the functions by which it varies."""
+    field = plan.convention.field
+    if field is None:
+        return _plane(source_reader(source, plan), kernel, plan, workers)
+    readers = [dataclasses.replace(source_reader(source, plan), weight=weight) for weight in field.weights]
+    parts = [_plane(r, k, plan, workers) for r, k in zip(readers, kernel, strict=True)]
+    return functools.reduce(np.add, parts)
+
+
+def _plane(source: Reader, kernel: Array, plan: Geometry, workers: int) -> Array:
     """Return what a kernel makes of one plane, of the target's shape."""
     used = _apply(source, kernel, plan, workers)
     if plan.size == plan.target_shape:
@@ -158,11 +175,10 @@ def _plane(source: object, kernel: Array, plan: Geometry, workers: int) -> Array
     return out
 
 
-def _apply(source: object, kernel: Array, plan: Geometry, workers: int) -> Array:
+def _apply(reader: Reader, kernel: Array, plan: Geometry, workers: int) -> Array:
     """Return the used target pixels, tile by tile."""
     import scipy.signal  # a second of importing that only this needs
 
-    reader = source_reader(source, plan)
     taps = kernel[::-1, ::-1] if plan.flipped else kernel
     method = "direct" if taps.size <= 49 else "fft"
     out = np.empty(plan.size)

@@ -102,8 +102,7 @@ class WeightedGram:
     def diagonal(self) -> Array:
         """Return the diagonal: the moment of a target of ones with the squared image."""
         squares = [
-            _of_planes(item, [mapped(source, np.square) for source in item.observation.sources], 1.0)
-            for item in self.items
+            _of_planes(item, [_squared(source) for source in item.observation.sources], 1.0) for item in self.items
         ]
         return residual(squares, np.zeros(squares[0].n_taps), self.method, self.workers).moment
 
@@ -132,6 +131,12 @@ def mapped(reader: Reader, function: Callable[[Any], Any]) -> Reader:
     """Return the reader of a function of each pixel, that of the value beyond the edge included."""
     array = _Mapped(reader.array, function)
     return dataclasses.replace(reader, array=array, fillvalue=float(function(reader.fillvalue)))
+
+
+def _squared(reader: Reader) -> Reader:
+    """Return the reader of the square of what one reads."""
+    weight = None if reader.weight is None else reader.weight.squared()
+    return dataclasses.replace(mapped(reader, np.square), weight=weight)
 
 
 class _Pass:

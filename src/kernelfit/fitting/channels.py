@@ -40,7 +40,9 @@ def join(groups: list[list[Estimate]], task: Layout) -> Estimate:
     if task.channels in (None, "shared"):
         return dataclasses.replace(fits[0], channels=task.channels, channel_axis=task.channel_axis)
     if task.channels == "mixed":
-        kernel = np.stack([fit.kernel.reshape(-1, *fit.kernel.shape[-2:]) for fit in fits])
+        field = fits[0].convention.field
+        sides = fits[0].kernel.shape[-2:] if field is None else (field.n, *fits[0].kernel.shape[-2:])
+        kernel = np.stack([fit.kernel.reshape(-1, *sides) for fit in fits])
     else:
         kernel = np.stack([fit.kernel for fit in fits])
     first = fits[0]

@@ -24,7 +24,7 @@ from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
 from ..data import blocks, chunked, masking
 from ..data.masked_blocks import MaskedBlocks
-from ..data.observation import Observation, WeightedObservation, of_target
+from ..data.observation import Observation, WeightedObservation, extended_weights, of_target
 from ..data.plan import FitPlan
 from ..data.reader import Reader, whole_slice
 from ..engines.accumulation import residual_moments
@@ -89,7 +89,7 @@ class _Stored:
 class _Marks(NamedTuple):
     """What excludes or weighs pixels of a block: how its further readers are to be understood."""
 
-    image_masks: tuple[int, ...]  # number of masks of each source, which follow the sources
+    image_masks: tuple[int, ...]  # number of masks of each image, which follow the images
     #: masks, weights: number of masks and of weights of each target, which follow the targets
     masks: tuple[int, ...]
     weights: tuple[int, ...]
@@ -143,13 +143,16 @@ def _read(block: _Block, sources: Sequence[Sequence[Any]], targets: Sequence[Any
         Reader(_assembled(p, s, plan.extended_shape, fill), plan.extended_shape)
         for p, s, fill in zip(block.pieces, sources, beyond, strict=True)
     )
+    functions = extended_weights(plan)
+    own = tuple(dataclasses.replace(r, weight=w) for r in images[: block.n_sources] for w in functions)
     results = tuple(Reader(_pixels(t), plan.size) for t in targets)
-    observation = Observation(plan, images[: block.n_sources], results[: block.n_targets], background=block.background)
+    observation = Observation(plan, own, results[: block.n_targets], background=block.background)
     if marks is None:
         return observation, [None] * block.n_targets
     alone = blocks.alone(observation)
     more = iter(images[block.n_sources :])
-    image_masks = tuple(tuple(itertools.islice(more, n)) for n in marks.image_masks)
+    each = tuple(tuple(itertools.islice(more, n)) for n in marks.image_masks)
+    image_masks = tuple(one for one in each for _ in functions)
     rest = iter(results[block.n_targets :])
     items = []
     for t, (n_masks, n_weights) in enumerate(zip(marks.masks, marks.weights, strict=True)):
@@ -174,7 +177,7 @@ def _residuals(block: _Block, sources: Any, targets: Any, unknowns: Array) -> Su
     with _placed(block):
         observation, items = _read(block, sources, targets)
         if block.background is None and all(item is None for item in items):
-            kernels = unknowns.reshape(block.n_targets, block.n_sources, *block.plan.kernel_shape)
+            kernels = unknowns.reshape(block.n_targets, -1, *block.plan.kernel_shape)
             moments, energies = residual_moments(observation, kernels, block.method, 1)
             return Sums(np.append(moment, energy) for moment, energy in zip(moments, energies, strict=True))
         out = []
@@ -256,12 +259,15 @@ class BlockGroup:
         A block's graph is cut out of that of the whole array, unless it only reads a store; what cannot be sent along
         is left to the scheduler.
         """
-        own, marks, wide = self.masked[index], None, observation
+        own, marks = self.masked[index], None
+        field = observation.geometry.convention.field
+        n_functions = 1 if field is None else field.n
+        wide = images = dataclasses.replace(observation, sources=observation.sources[::n_functions])
         boxes = blocks.cut(observation, self.sides, 2 * blocks.FAN)  # at least two tasks
         if any(one is not None for one in own):
             first = next(one for one in own if one is not None)
             marks = _Marks(
-                tuple(len(masks) for masks in first.image_masks),
+                tuple(len(masks) for masks in first.image_masks[::n_functions]),
                 tuple(0 if one is None else len(one.masks) for one in own),
                 tuple(0 if one is None else len(one.weights) for one in own),
                 first.nan,
@@ -269,13 +275,13 @@ class BlockGroup:
             )
             wide = dataclasses.replace(
                 observation,
-                sources=(*observation.sources, *(mask for masks in first.image_masks for mask in masks)),
+                sources=(*images.sources, *(mask for masks in first.image_masks[::n_functions] for mask in masks)),
                 targets=(
                     *observation.targets,
                     *(reader for one in own if one is not None for reader in (*one.masks, *one.weights)),
                 ),
             )
-        return [self._block(wide, observation, box, marks) for box in boxes]
+        return [self._block(wide, images, box, marks) for box in boxes]
 
     def _block(
         self, wide: Observation, observation: Observation, box: blocks.Box, marks: _Marks | None

@@ -44,7 +44,9 @@ class ImageNoise:
                 columns = observation.columns
                 found = found - projected_of(plan, columns, eliminations[i].root, own)
             counts.append(found)
-        each = np.eye(len(observations[0].sources))  # the noise of one image has nothing of another's
+        field = observations[0].geometry.convention.field
+        n_images = len(observations[0].sources) // (1 if field is None else field.n)
+        each = np.eye(n_images)  # the noise of one image has nothing of another's
         whole, beyond = (np.asarray(np.kron(each, sum(one))) if one else None for one in (counts, excess))
         assert whole is not None
         return cls(whole, np.asarray(sum(pairs)) if pairs else None, beyond)

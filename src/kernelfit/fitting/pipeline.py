@@ -28,7 +28,7 @@ from ..diagnostics.misfit import misfits
 from ..engines import weighted, weighted_iteration
 from ..engines.cost_model import Choice, resolve
 from ..engines.welch import spectral_statistics
-from ..solvers import least_squares
+from ..solvers import least_squares, varying
 from ..solvers.conjugate_gradient import ConjugateGradient
 from ..solvers.errors_in_variables import at_the_pixels, finish, shared, slow_variance, take_off
 from ..solvers.least_squares import LeastSquares, LeastSquaresSolution, Solver
@@ -349,7 +349,7 @@ def with_errors(
     `solution` is that of least squares, and `last` whether nothing else is asked of its factor.
     """
     solver, noise, threads = settings.solver, settings.noise, settings.execution.threads
-    plain = isinstance(solver, LeastSquares)
+    plain = varying.holds(solver, stats)
     observed, share, more, pairs = stats, 1.0, None, None
     eliminations = eliminations if weighted_fit is None else weighted_fit.eliminations
     if noise.image_std:
@@ -359,7 +359,7 @@ def with_errors(
         stats, share = take_off(stats, noise.image_std, known.counts, shift)
         pairs = known.pairs
     if noise.image_std or not plain:
-        estimate = solver.solve(stats)
+        estimate = varying.solve(solver, stats)
     else:
         estimate = least_squares.estimate_of(stats, solution, last=last)
     if noise.image_std:
@@ -399,7 +399,7 @@ def with_background(
 def solved(stats: NormalEquations, solver: Solver) -> Estimate:
     """Return what a solver makes of statistics alone, their backgrounds included."""
     stats = settled(stats)
-    estimate = solver.solve(stats)
+    estimate = varying.solve(solver, stats)
     if not stats.backgrounds:
         return estimate
     n_pixels = stats.n_pixels + sum(one.root.shape[1] for one in stats.backgrounds)

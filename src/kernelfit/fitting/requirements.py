@@ -68,6 +68,11 @@ RULES = (
         _rule("smoothness", name, "it joins tiles whose weights are known, for white noise", "leave one of them out")
         for name in ("photon noise", "robust", "image noise", "sandwich errors")
     ),
+    *(
+        _rule("constant flux", name, "it takes a constraint on the sums of the kernels", _EXACT)
+        for name in ("another solver", "ConjugateGradient", "Wiener")
+    ),
+    _rule("tiles", "variation", "each tile has a kernel of its own", "need find_kernel for one that varies"),
     _rule("statistics alone", "sandwich errors", "they come of the residual, which sums do not hold", _PIXELS),
     _rule("statistics alone", "ConjugateGradient", "conjugate gradients never form these sums", _PIXELS),
     _rule("statistics alone", "Wiener", "a division by frequency has other sums", "need accumulate_spectra"),
@@ -97,6 +102,9 @@ _WORDS = {
     "surface": "background= of 1 or more",
     "stride": "stride=",
     "mixed channels": "channels='mixed'",
+    "variation": "variation=",
+    "constant flux": "a variation of constant flux",
+    "tiles": "tiles=",
     "tolerance": "tolerance=",
     "statistics alone": "statistics alone",
     "statistics of blocks": "statistics of blocks alone",
@@ -125,6 +133,8 @@ def features_of(plan: FitPlan, noise: Noise, solver: Solver, execution: Executio
         "background": model.background is not None,
         "surface": bool(model.background),
         "stride": model.strided,
+        "variation": model.variation is not None,
+        "constant flux": getattr(model.variation, "flux", "free") == "constant",
         "mixed channels": plan.channels == "mixed",
         "tolerance": execution.tolerance is not None,
         "given engine": execution.engine != "auto" and selects is None and not noise.reweighted,

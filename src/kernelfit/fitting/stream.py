@@ -309,10 +309,11 @@ def computed(work: Iterator[Work], task: Task[Part], workers: int) -> Iterator[t
             ahead.append((item, future.result, [future]))
             return
         asked = blocks.sub_observation(item.observation, item.box)
-        reads = [pool.submit(blocks.in_memory, reader) for reader in asked.sources + asked.targets]
+        reads = [pool.submit(blocks.in_memory, reader) for reader in blocks.once(asked)]
 
         def finish() -> Part:
-            return _done(item, asked, blocks.reading(asked, [read.result() for read in reads]), task, workers)
+            readers = blocks.together([read.result() for read in reads], asked)
+            return _done(item, asked, blocks.reading(asked, readers), task, workers)
 
         ahead.append((item, finish, list(reads)))
 

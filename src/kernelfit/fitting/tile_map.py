@@ -19,11 +19,12 @@ import scipy.special
 
 from ..compiled.threads import bands, in_order
 from ..core import geometry
-from ..core.background import Elimination, n_terms, require_room
+from ..core.background import Elimination, require_room
 from ..core.estimate import Estimate
 from ..core.findings import Finding, Verdict, ranked
 from ..core.geometry import Shape
 from ..core.normal_equations import NormalEquations
+from ..core.polynomials import n_terms
 from ..core.validation import Array
 from ..data import blocks
 from ..data.blocks import Box
@@ -93,7 +94,7 @@ class TileFits:
 def fit_tiles(plan: FitPlan, settings: Settings, tiles: object, overlap: object, strength: float) -> TileFits:
     """Find the kernels of the tiles of a grid, with a penalty on the differences of neighbours of some strength."""
     noise, execution = settings.noise, settings.execution
-    features = requirements.features_of(plan, noise, settings.solver, execution)
+    features = requirements.features_of(plan, noise, settings.solver, execution, "tiles")
     features |= {"smoothness": f"smoothness={strength:g}"} if strength > 0 else {}
     requirements.require(features)
     grid, boxes = _tiles(plan, tiles, overlap)

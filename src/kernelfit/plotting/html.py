@@ -40,7 +40,8 @@ ADVICE: dict[Verdict, tuple[str, ...]] = {
     ),
     Verdict.VARYING: (
         "Parts of the target were made with different kernels. The one found is a mean of them.",
-        "Let kernel_map find a kernel for each tile of a grid.",
+        "Let the kernel vary over the field: variation=2 (--variation 2).",
+        "Or let kernel_map find a kernel for each tile of a grid.",
         "Or fit a part of the field where the kernel is one.",
         "Where even and odd rows or columns differ, take those of one kind alone: stride=2 with an offset.",
     ),

@@ -20,6 +20,8 @@ from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
 from .least_squares import least_squares, residual_at
 
+#: A function of the row, and one of the column.
+_Function = tuple[Array | float, Array | float]
 #: However much noise there is said to be, this share of the Gram matrix stays in every direction, ...
 _LEAST = 0.1
 #: ... or this many times the spread of the eigenvalues of a Gram matrix of nothing but noise, sqrt(taps / pixels).
@@ -35,20 +37,43 @@ def counts_of(plan: Geometry, weights: npt.NDArray[Any] | None = None) -> Array:
     may not: a mirrored or repeated pixel brings its noise along, a fill value has none.
 
     `plan`: the geometry of one source image. `weights` (rows, cols) of the used target: how much each target pixel
-    counts, by default once. Returns shape (taps, taps), in the order of the user's taps. If all pixels count once, a
-    Kronecker product, since a pixel is a row and a column.
+    counts, by default once. Returns shape (taps, taps), in the order of the user's taps; of a kernel that varies over
+    the image those of all functions of the place. If all pixels count once, a sum of Kronecker products, since a pixel
+    is a row and a column.
     """
-    axes = []  # for each the pairs of taps and the target's rows, or columns, in which they multiply the same one
+    axes, seen_by = [], []  # for each the pairs of taps and the target's rows, or columns, that multiply the same one
     for seen in _pixels_of(plan):
         seen = seen[::-1] if plan.flipped else seen
         axes.append((seen[:, None] == seen) & (seen >= 0))
-    if weights is None:
-        return np.kron(*(axis.sum(axis=2, dtype=np.float64) for axis in axes))
-    (n_y, n_x), (rows, cols) = plan.kernel_shape, axes
-    table = np.zeros((n_y, n_y, n_x, n_x))
-    some = rows.any(axis=2)
-    table[some] = np.tensordot(rows[some].astype(np.float64) @ weights, cols.astype(np.float64), (1, 2))
-    return np.ascontiguousarray(table.swapaxes(1, 2)).reshape(n_y * n_x, -1)
+        seen_by.append(seen)
+    functions = _functions(plan)
+
+    def between(first: _Function, second: _Function) -> Array:
+        scaled = [
+            axis * np.asarray(a * b)[seen] if np.ndim(a * b) else axis
+            for axis, seen, a, b in zip(axes, seen_by, first, second, strict=True)
+        ]
+        if weights is None:
+            return np.kron(*(axis.sum(axis=2, dtype=np.float64) for axis in scaled))
+        (n_y, n_x), (rows, cols) = plan.kernel_shape, scaled
+        table = np.zeros((n_y, n_y, n_x, n_x))
+        some = axes[0].any(axis=2)
+        table[some] = np.tensordot(rows[some].astype(np.float64) @ weights, cols.astype(np.float64), (1, 2))
+        return np.ascontiguousarray(table.swapaxes(1, 2)).reshape(n_y * n_x, -1)
+
+    return _tabled([[between(one, other) for other in functions] for one in functions])
+
+
+def _functions(plan: Geometry) -> list[_Function]:
+    """Return the functions by which a kernel varies, of the row and of the column; 1 where there are none."""
+    field = plan.convention.field
+    weights: list[Any] = [None] if field is None else list(field.weights)
+    return [(1.0, 1.0) if one is None else (one.down, one.across) for one in weights]
+
+
+def _tabled(blocks: list[list[Array]]) -> Array:
+    """Return a matrix of blocks."""
+    return blocks[0][0] if len(blocks) == 1 else np.block(blocks)
 
 
 def _places(plan: Geometry) -> list[npt.NDArray[np.int64]]:
@@ -81,19 +106,31 @@ def projected_of(plan: Geometry, columns: Columns, root: Array, weights: npt.NDA
     `columns`: Phi. `root` (terms, rank): R, with ``R R'`` the inverse of ``Phi'W Phi``. `weights` (rows, cols) of the
     used target. Returns shape (taps, taps).
     """
-    n_taps = plan.n_taps
+    n_taps, functions = plan.n_taps, _functions(plan)
     total = np.zeros((n_taps, n_taps))
-    if weights is None:  # all is a product of rows and columns
-        tables = []
+    if weights is None or len(functions) > 1:  # all is a product of rows and columns; of weights the mean counts
+        laid_on = []
         for seen, n, basis in zip(_pixels_of(plan), plan.image_shape, (columns.down, columns.across), strict=True):
             laid = np.zeros((basis.shape[1], len(seen), n))
             for p, at in enumerate(seen):
                 for i, values in enumerate(basis[at >= 0].T):
                     laid[i, p] = np.bincount(at[at >= 0], values, n)
-            tables.append(np.einsum("ipz,jqz->ijpq", laid, laid, optimize=True))
-        for (i, j), one in zip(columns.powers, root @ root.T, strict=True):
-            for (k, m), share in zip(columns.powers, one, strict=True):
-                total += share * np.kron(tables[0][i, k], tables[1][j, m])
+            laid_on.append(laid[:, ::-1] if plan.flipped else laid)
+        mean = 1.0 if weights is None else float(np.mean(weights, dtype=np.float64))
+        shares = mean**2 * (root @ root.T)
+
+        def between(first: _Function, second: _Function) -> Array:
+            total = np.zeros((n_taps, n_taps))
+            tables = [
+                np.einsum("ipz,jqz->ijpq", laid, laid * (a * b), optimize=True)
+                for laid, a, b in zip(laid_on, first, second, strict=True)
+            ]
+            for (i, j), one in zip(columns.powers, shares, strict=True):
+                for (k, m), share in zip(columns.powers, one, strict=True):
+                    total += share * np.kron(tables[0][i, k], tables[1][j, m])
+            return total
+
+        return _tabled([[between(one, other) for other in functions] for one in functions])
     else:
         for mixture in root.T:
             image = columns.surface(mixture, slice(None), slice(None)) * weights
@@ -158,7 +195,14 @@ def take_off(
     scale = np.repeat(np.broadcast_to(stds, (len(sizes),)), sizes)
     if not scale.any():
         return stats, 1.0
-    noise = np.diag(stats.n_pixels * scale**2) if counts is None else counts * np.multiply.outer(scale, scale)
+    if counts is None:
+        field = stats.convention.field
+        counts = stats.n_pixels * np.eye(len(scale))
+        if field is not None:  # the mean products of the functions of the place
+            (values, shares), images = field.sample(), np.eye(len(sizes) // field.n)
+            means = (values * shares) @ values.T
+            counts = stats.n_pixels * np.kron(np.kron(images, means), np.eye(sizes[0]))
+    noise = counts * np.multiply.outer(scale, scale)
     found = least_squares(stats)
     share = 0.0
     if found.full:
@@ -198,9 +242,24 @@ def slow_variance(fit: Estimate) -> float:
 
     Larger than its variance, which is the kernel's sum of squares: at each phase of the stride the taps add up.
     """
-    kernels, (down, across) = fit.kernel.reshape(-1, *fit.kernel.shape[-2:]), fit.convention.stride
-    sums = [kernels[:, a::down, b::across].sum(axis=(1, 2)) for a in range(down) for b in range(across)]
-    return float(np.sum(np.square(sums)) - np.sum(kernels**2))
+    (down, across), total = fit.convention.stride, 0.0
+    for share, _, kernels in _kernels(fit):
+        sums = [kernels[:, a::down, b::across].sum(axis=(1, 2)) for a in range(down) for b in range(across)]
+        total += share * float(np.sum(np.square(sums)) - np.sum(kernels**2))
+    return total
+
+
+def _kernels(fit: Estimate) -> list[tuple[float, Array, Array]]:
+    """Return for places over the field their share of it, its functions, and the kernels (images, rows, cols) there.
+
+    One place will do for a kernel that is the same everywhere.
+    """
+    kernels, field = fit.kernel.reshape(-1, *fit.kernel.shape[-2:]), fit.convention.field
+    if field is None:
+        return [(1.0, np.ones(1), kernels)]
+    each, (functions, shares) = kernels.reshape(-1, field.n, *kernels.shape[1:]), field.sample()
+    places = zip(shares, functions.T, strict=True)
+    return [(float(share), values, np.einsum("ifrc,f->irc", each, values)) for share, values in places]
 
 
 def finish(fit: Estimate, std: float, share: float) -> Estimate:
@@ -233,7 +292,17 @@ def shared(fit: Estimate, std: float, pairs: Array | None = None) -> Array:
     this: products of two noises of the image. Of pairs of target pixels that far apart there are n(d), which are
     `pairs`, or all of them nearly as many as there are pixels. Of several images p and q may be of any two.
     """
-    kernels = fit.kernel.reshape(-1, *fit.kernel.shape[-2:])
+    total = np.zeros((fit.kernel.size,) * 2)
+    for share, values, kernels in _kernels(fit):
+        n_images, n_y, n_x = kernels.shape
+        found = _shared(fit, kernels, pairs).reshape(n_images, n_y * n_x, n_images, n_y * n_x)
+        wide = np.einsum("ipjq,f,g->ifpjgq", found, values, values)
+        total += share * wide.reshape(total.shape)
+    return std**4 * total
+
+
+def _shared(fit: Estimate, kernels: Array, pairs: Array | None) -> Array:
+    """Return ``sum_d n(d) k[p + d] k[q - d]`` for the kernels of each image."""
     found = np.zeros((*kernels.shape, *kernels.shape))
     reach = [(n - 1) // s for n, s in zip(kernels.shape[1:], fit.convention.stride, strict=True)]
     for i in range(-reach[0], reach[0] + 1):
@@ -245,4 +314,4 @@ def shared(fit: Estimate, std: float, pairs: Array | None = None) -> Array:
             here = every + tuple(slice(max(0, -d), side - max(0, d)) for d, side in sides)
             there = every + tuple(slice(max(0, d), side + min(0, d)) for d, side in sides)
             found[here + there] += np.multiply.outer(n * kernels[there], kernels[here])
-    return std**4 * found.reshape(kernels.size, -1)
+    return found.reshape(kernels.size, -1)

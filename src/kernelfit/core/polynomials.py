@@ -1,0 +1,22 @@
+"""Legendre polynomials on the pixels of an image, up to a total degree."""
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+
+def powers(degree: int) -> list[tuple[int, int]]:
+    """Return the degrees (i, j) of the terms, i + j <= degree, the lowest first."""
+    return [(i, total - i) for total in range(degree + 1) for i in range(total + 1)]
+
+
+def n_terms(degree: int) -> int:
+    """Return the number of terms."""
+    return (degree + 1) * (degree + 2) // 2
+
+
+def legendre(n: int, degree: int) -> Array:
+    """Return the Legendre polynomials up to `degree` at the n pixels of an axis, shape (n, degree + 1)."""
+    at = np.linspace(-1.0, 1.0, n) if n > 1 else np.zeros(1)
+    return np.asarray(np.polynomial.legendre.legvander(at, degree))

@@ -1,0 +1,282 @@
+"""How a kernel varies over the field: functions of the place, each with a kernel of its own.
+
+The kernel at a pixel q of the image is ``sum_j phi_j(q) k_j``, and the target ``sum_j k_j * (phi_j P)``: the weight
+stands at the pixel that is spread, so that each ``phi_j P`` is one more source image with the lag structure of any
+other. Places are scaled to ``[-1, 1]``, since powers of pixel numbers lose their rank to rounding.
+"""
+
+import functools
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from .polynomials import legendre, n_terms, powers
+from .validation import known
+
+Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
+Shape = tuple[int, int]
+FLUXES = ("free", "constant")
+_SAMPLE = 8  # places along each axis
+
+
+class Weight(Protocol):
+    """A function of the place, on the pixels of an image."""
+
+    @property
+    def T(self) -> "Weight":  # noqa: N802  as NumPy calls it
+        """That of the transposed image."""
+        ...
+
+    def multiply(self, block: Array, rows: Index, cols: Index) -> None:
+        """Multiply a block of some rows and columns of the image, in place."""
+        ...
+
+    def part(self, rows: slice | Index, cols: slice | Index) -> "Weight":
+        """Return the function on some rows and columns of the image."""
+        ...
+
+    def squared(self) -> "Weight":
+        """Return the square."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Separable:
+    """A function of the row times one of the column; never held whole."""
+
+    down: Array
+    across: Array
+
+    @property
+    def T(self) -> "Separable":  # noqa: N802
+        """That of the transposed image."""
+        return Separable(self.across, self.down)
+
+    def multiply(self, block: Array, rows: Index, cols: Index) -> None:
+        """Multiply a block of some rows and columns of the image, in place."""
+        block *= self.down[rows, None]
+        block *= self.across[cols]
+
+    def part(self, rows: slice | Index, cols: slice | Index) -> "Separable":
+        """Return the function on some rows and columns of the image."""
+        return Separable(self.down[rows], self.across[cols])
+
+    def squared(self) -> "Separable":
+        """Return the square."""
+        return Separable(self.down**2, self.across**2)
+
+
+class Variation(Protocol):
+    """Functions of the place."""
+
+    @property
+    def n(self) -> int:
+        """Number of functions; the first one is 1 unless they are given as arrays."""
+        ...
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """How rough each function is: 0 for the constant, then the degree."""
+        ...
+
+    @property
+    def flux(self) -> str:
+        """Whether the sum of the kernel may vary."""
+        ...
+
+    def weights(self, shape: Shape) -> Sequence[Weight | None]:
+        """Return the functions on the pixels of an image; None for 1."""
+        ...
+
+    def at(self, rows: Array, cols: Array, shape: Shape) -> Array:
+        """Return the functions at some places, shape (functions, places)."""
+        ...
+
+
+def _scaled(at: Array, n: int) -> Array:
+    """Return places along an axis of n pixels, so that -1 is the centre of the first and 1 that of the last."""
+    return np.asarray(2.0 * at / (n - 1) - 1.0 if n > 1 else 0.0 * at, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Polynomial:
+    """A kernel whose taps are polynomials of the place.
+
+    ``k(q) = sum_ij P_i(u) P_j(v) k_ij`` over ``i + j <= degree``, P Legendre polynomials, u and v the row and the
+    column of the pixel q that is spread, scaled so that -1 is the centre of the first pixel of the image and 1 that of
+    the last.
+
+    Parameters
+    ----------
+    degree : int
+        Largest total degree; 0 is the same kernel everywhere.
+    flux : {"free", "constant"}, optional
+        Whether the sum of the kernel may vary too (default), or is the same everywhere.
+
+    Raises
+    ------
+    TypeError
+        If the degree is no int.
+    ValueError
+        If the degree is negative, or the flux unknown.
+
+    References
+    ----------
+    C. Alard, "Image subtraction using a space-varying kernel", A&AS 144 (2000) 363, section 2, doi:10.1051/aas:2000214.
+
+    Examples
+    --------
+    >>> import numpy as np, kernelfit
+    >>> image = np.random.default_rng(0).random((60, 50))
+    >>> target = image * np.linspace(1, 2, 60)[:, None]
+    >>> fit = kernelfit.find_kernel(image, target, 1, variation=kernelfit.Polynomial(1))
+    >>> fit.at(0, 10).kernel.round(9), fit.at(59, 10).kernel.round(9)
+    (array([[1.]]), array([[2.]]))
+    """
+
+    degree: int
+    flux: str = "free"
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        try:
+            if isinstance(self.degree, bool):
+                raise TypeError
+            degree = operator.index(self.degree)
+        except TypeError:
+            raise TypeError(f"got degree={self.degree!r}, need an int of at least 0") from None
+        if degree < 0:
+            raise ValueError(f"got degree={degree}, need at least 0")
+        known(self.flux, FLUXES, "flux")
+        object.__setattr__(self, "degree", degree)
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        return f"polynomial of degree {self.degree}{'' if self.flux == 'free' else ', constant flux'}"
+
+    @property
+    def n(self) -> int:
+        """Number of functions."""
+        return n_terms(self.degree)
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The total degree of each."""
+        return tuple(i + j for i, j in powers(self.degree))
+
+    def weights(self, shape: Shape) -> Sequence[Weight | None]:
+        """Return the functions on the pixels of an image; None for 1.
+
+        Parameters
+        ----------
+        shape : (int, int)
+            Rows and columns of the image.
+        """
+        down, across = (legendre(n, self.degree) for n in shape)
+        return [Separable(down[:, i].copy(), across[:, j].copy()) if i + j else None for i, j in powers(self.degree)]
+
+    def at(self, rows: Array, cols: Array, shape: Shape) -> Array:
+        """Return the functions at some places, shape (functions, places).
+
+        Parameters
+        ----------
+        rows, cols : ndarray
+            The places.
+        shape : (int, int)
+            Rows and columns of the image.
+        """
+        places = zip((rows, cols), shape, strict=True)
+        down, across = (np.polynomial.legendre.legvander(_scaled(at, n), self.degree) for at, n in places)
+        return np.array([down[:, i] * across[:, j] for i, j in powers(self.degree)])
+
+
+#: Each kind by the setting that it alone has.
+_KINDS: dict[str, Any] = {"degree": Polynomial}
+
+
+@dataclass(frozen=True)
+class Field:
+    """A variation laid on images of one shape.
+
+    Attributes
+    ----------
+    variation : Polynomial
+        The functions.
+    shape : (int, int)
+        Rows and columns of the image.
+    """
+
+    variation: Any
+    shape: Shape
+
+    @property
+    def n(self) -> int:
+        """Number of functions."""
+        return int(self.variation.n)
+
+    @functools.cached_property
+    def weights(self) -> Sequence[Weight | None]:
+        """The functions on the pixels of the image; None for 1."""
+        found: Sequence[Weight | None] = self.variation.weights(self.shape)
+        return found
+
+    def sample(self) -> tuple[Array, Array]:
+        """Return the functions at places over the image, shape (functions, places), and each place's share of it.
+
+        Means over the image are sums over these places (Gauss and Legendre's quadrature).
+        """
+        nodes, share = np.polynomial.legendre.leggauss(_SAMPLE)
+        rows, cols = (0.5 * (n * (nodes + 1) - 1) for n in self.shape)
+        found: Array = self.variation.at(np.repeat(rows, _SAMPLE), np.tile(cols, _SAMPLE), self.shape)
+        return found, np.multiply.outer(share, share).ravel() / 4
+
+    def at(self, row: float, col: float) -> Array:
+        """Return the functions at one place, which must lie in the image."""
+        places = [np.asarray(value, dtype=np.float64) for value in (row, col)]
+        inside = all(p.ndim == 0 and -0.5 <= p <= n - 0.5 for p, n in zip(places, self.shape, strict=True))
+        if not inside:
+            raise ValueError(
+                f"got the place ({row!r:.60}, {col!r:.60}), need one row and one column of an image of {self.shape}"
+            )
+        found: Array = self.variation.at(places[0][None], places[1][None], self.shape)
+        return found[:, 0]
+
+    def surface(self, coefficients: Array, rows: Array, cols: Array) -> Array:
+        """Return sums of the functions at the crossings of some rows and columns, shape (..., rows, cols)."""
+        at = np.broadcast_arrays(rows[:, None], cols)
+        values: Array = self.variation.at(at[0].ravel(), at[1].ravel(), self.shape)
+        return np.asarray((coefficients @ values).reshape(*coefficients.shape[:-1], len(rows), len(cols)))
+
+
+def as_variation(value: object) -> "Variation | None":
+    """Return the variation meant by what a user may write; None for a kernel that is the same everywhere."""
+    if value is None:
+        return None
+    if isinstance(value, tuple(_KINDS.values())):
+        found: Any = value
+        return None if found.n == 1 and found.levels == (0,) else found
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        degree = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(
+            f"got variation={value!r}, need None, the degree of a polynomial (0, 1, 2, ...) or a Polynomial"
+        ) from None
+    if degree < 0:
+        raise ValueError(f"got variation={degree}, need None or a degree of at least 0")
+    return Polynomial(degree) if degree else None
+
+
+def field_from(stored: Any) -> Field | None:
+    """Rebuild a field from its stored values."""
+    if stored is None:
+        return None
+    fields, (rows, cols) = dict(stored["variation"]), stored["shape"]
+    kind = next(kind for name, kind in _KINDS.items() if name in fields)
+    return Field(kind(**fields), (operator.index(rows), operator.index(cols)))
