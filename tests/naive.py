@@ -308,19 +308,19 @@ def _split(matrix_and_used, target):
 def apply(image, kernel, **convention):
     """The target; NaN where the boundary leaves it undetermined."""
     kernel = np.asarray(kernel, dtype=float)
-    return apply_design(*design(image, kernel.shape, **convention), kernel)
+    return apply_design(*design_dense(image, kernel.shape, **convention), kernel)
 
 
 def apply_design(matrix, used, kernel):
     """The same from the matrix."""
     target = np.full(used.shape, np.nan)
-    target[used] = [sum(a * k for a, k in zip(row, kernel.ravel(), strict=True)) for row in matrix]
+    target[used] = matrix @ kernel.ravel()
     return target
 
 
 def legendre(degree, x):
     """P_degree(x), by (n+1) P_(n+1) = (2n+1) x P_n - n P_(n-1)."""
-    before, now = 0.0, 1.0
+    before, now = 0.0 * x, 1.0 + 0.0 * x
     for n in range(degree):
         before, now = now, ((2 * n + 1) * x * now - n * before) / (n + 1)
     return now
@@ -328,16 +328,11 @@ def legendre(degree, x):
 
 def surface_columns(used, degree):
     """A column for each P_i(row) P_j(col), i + j <= degree, the lowest total first; rows as in design."""
-    rows, cols = used.shape
+    u, v = (np.array([2 * i / (n - 1) - 1 if n > 1 else 0.0 for i in range(n)]) for n in used.shape)
     columns = []
     for total in range(degree + 1):
         for i in range(total + 1):
-            table = np.zeros(used.shape)
-            for r in range(rows):
-                for c in range(cols):
-                    u = 2 * r / (rows - 1) - 1 if rows > 1 else 0.0
-                    v = 2 * c / (cols - 1) - 1 if cols > 1 else 0.0
-                    table[r, c] = legendre(i, u) * legendre(total - i, v)
+            table = legendre(i, u)[:, None] * legendre(total - i, v)
             columns.append(table[used])
     return np.stack(columns, axis=1)
 

@@ -169,6 +169,7 @@ def line():
     return image, target
 
 
+@pytest.mark.slow
 def test_kernels_along_one_axis(line):
     image, target = line
     fit = find_kernel(image, target, (1, 9))
@@ -183,6 +184,7 @@ def test_kernels_along_one_axis(line):
     assert [one.get_label() for one in panels.frequency_response(fit).lines] == ["vertical"]
 
 
+@pytest.mark.slow
 def test_division_by_frequency_shows_its_spectrum(scene):
     image, kernels, rng = scene
     target = kernelfit.apply_kernel(image[..., 0], kernels[0, 0], boundary="wrap") + rng.normal(0, 5, (31, 40))
@@ -197,6 +199,7 @@ def test_division_by_frequency_shows_its_spectrum(scene):
         panels.spectrum(find_kernel(image[..., 0], target, (2, 3)))
 
 
+@pytest.mark.slow
 def test_iterative_fits_without_a_covariance(scene):
     image, kernels, rng = scene
     target = kernelfit.apply_kernel(image[..., 0], kernels[0, 0]) + rng.normal(0, 5, (31, 40))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.signal
 
 import kernelfit
 import naive
@@ -18,10 +19,7 @@ def pair_of(*shape, seed=0):
     rng = np.random.default_rng([seed, *shape])
     image = rng.random(shape)
     planes = image.reshape(*shape[:2], -1)
-    made = [
-        naive.apply(planes[..., c], (c + 1) * TAPS, mode="same", boundary="fill", fillvalue=0.0)
-        for c in range(planes.shape[2])
-    ]
+    made = [scipy.signal.convolve2d(planes[..., c], (c + 1) * TAPS, mode="same") for c in range(planes.shape[2])]
     return image, np.stack(made, axis=-1).reshape(shape) + 0.01 * rng.standard_normal(shape)
 
 

@@ -41,7 +41,7 @@ CHUNKS = [
 ]
 
 
-@grid("of_image, of_target", CHUNKS, 2, ids=str)
+@grid("of_image, of_target", CHUNKS, 4, ids=str)
 def test_any_chunks_give_the_sums_of_the_loops(of_image, of_target):
     rng = np.random.default_rng(3)
     image = rng.normal(0.5, 1.0, (61, 90))
@@ -232,7 +232,7 @@ def everything_that_excludes():
 
 
 @grid("names", [["mask", "image_mask", "weights"], ["mask"], ["image_mask", "weights"]], 3, ids=str)
-@pytest.mark.parametrize("boundary", [None, "mirror", "fill"])
+@grid("boundary", ["mirror", None, "fill"], 3)
 def test_what_is_excluded_is_judged_where_the_block_is(names, boundary):
     image, target, arrays, values = everything_that_excludes()
     own = {name: arrays[name] for name in names}
@@ -426,19 +426,20 @@ def stores(tmp_path, array, name, closing):
     yield "xarray of dask", xarray.DataArray(da.from_array(array, chunks=(37, 60)), dims=("y", "x"))
 
 
-def test_every_store_gives_the_bits_of_the_array(tmp_path):
+@grid("block", [None, (64, 90)], 2, ids=str)
+def test_every_store_gives_the_bits_of_the_array(tmp_path, block):
     image, target, _ = big_pair()
     pair = np.round(image).astype("u2"), np.round(1000 * target).astype(">i4")
     expected = accumulate(*pair, (3, 6), boundary="wrap")
-    streamed = accumulate_stream([pair], (3, 6), boundary="wrap", block=(64, 90))
+    streamed = accumulate_stream([pair], (3, 6), boundary="wrap", block=block)
     kinds = []
     with contextlib.ExitStack() as closing:
         both = (stores(tmp_path, array, name, closing) for array, name in zip(pair, "ab", strict=True))
         for (kind, a), (_, b) in zip(*both, strict=True):
             kinds.append(kind)
             assert_same_bits(accumulate(a, b, (3, 6), boundary="wrap"), expected)
-            assert_same_bits(accumulate_stream([(a, b)], (3, 6), boundary="wrap", block=(64, 90)), streamed)
-            assert_same_bits(scale.accumulate(a, b, (3, 6), boundary="wrap", block=(64, 90)), streamed)
+            assert_same_bits(accumulate_stream([(a, b)], (3, 6), boundary="wrap", block=block), streamed)
+            assert_same_bits(scale.accumulate(a, b, (3, 6), boundary="wrap", block=block or 301), streamed)
     assert len(kinds) == 10
 
 
@@ -476,7 +477,7 @@ def test_whole_chunks_are_read_about_once(monkeypatch, budget):
 
 
 @grid("axis, thickness", [(-1, 3), (0, 3), (1, 2), (-1, 1)], 4)
-@pytest.mark.parametrize("channels", ["shared", "separate", "mixed"])
+@grid("channels", ["separate", "shared", "mixed"], 3)
 def test_chunks_of_colours_are_read_once(channels, axis, thickness):
     data = np.random.default_rng(0).integers(0, 99, (2, 700, 500, 3)).astype("u1")
     words = {"channel_axis": axis, "channels": channels, "method": "direct"}

@@ -9,7 +9,7 @@ import scipy.signal
 
 import kernelfit
 import naive
-from helpers import assert_close, camera, scipy_targets, smooth_image
+from helpers import assert_close, camera, grid, scipy_targets, smooth_image
 from kernelfit import Verdict, apply_kernel, find_kernel
 
 # ---- the question that started the project (Stack Overflow 55560333) ------------------------------------------------
@@ -88,9 +88,7 @@ def test_round_trip_is_no_accident(scene):
     np.testing.assert_allclose(fit.rss, residual @ residual, rtol=1e-8, atol=1e-20 * (target[used] @ target[used]))
 
 
-@pytest.mark.parametrize(
-    "shape, operation", [((7, 10), "convolution"), ((12, 5), "correlation"), ((2, 9), "correlation")], ids=str
-)
+@grid("shape, operation", [((7, 10), "convolution"), ((12, 5), "correlation"), ((2, 9), "correlation")], 3, ids=str)
 def test_round_trip_on_a_larger_image(shape, operation, boundary, method):
     image = smooth_image(140, 211, seed=1)
     kernel = np.random.default_rng(2).normal(size=shape)
@@ -149,7 +147,7 @@ def photograph(side, rows, cols, exact):
     return picture, target, kernel, by_lstsq
 
 
-@pytest.mark.parametrize("exact", [True, False], ids=["dyadic", "any"])
+@grid("exact", [False, True], 2, ids=["any", "dyadic"])
 @pytest.mark.parametrize(
     "side, rows, cols",
     # the matrix that lstsq needs: 50 MB, 36 MB, 76 MB; the whole picture at 15 taps would be 450 MB and no harder

@@ -297,7 +297,7 @@ def test_a_tile_of_one_value_is_no_error(solver):
     assert found.verdicts[0, 0] is not Verdict.SOLVED and found.verdicts[1, 2] is not Verdict.SOLVED
 
 
-@pytest.mark.parametrize("keywords", [{"noise": "poisson"}, {"background": 1}, {"solver": "auto"}, {"robust": "huber"}])
+@grid("keywords", [{"background": 1}, {"noise": "poisson"}, {"solver": "auto"}, {"robust": "huber"}], 3)
 def test_the_bits_do_not_depend_on_the_workers_and_progress_is_told(keywords):
     (image,), (target,) = scene()
     target = np.abs(target)

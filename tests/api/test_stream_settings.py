@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import scipy.signal
 
 import naive
 from helpers import assert_close, grid
@@ -20,10 +21,7 @@ def pair_of(*shape, seed=0, noise=0.01, offset=0.0):
     rng = np.random.default_rng([seed, *shape])
     image = rng.random(shape) + offset
     planes = image.reshape(*shape[:2], -1)
-    made = [
-        naive.apply(planes[..., c], (c + 1) * TAPS, mode="same", boundary="fill", fillvalue=0.0)
-        for c in range(planes.shape[2])
-    ]
+    made = [scipy.signal.convolve2d(planes[..., c], (c + 1) * TAPS, mode="same") for c in range(planes.shape[2])]
     return image, np.stack(made, axis=-1).reshape(shape) + noise * rng.standard_normal(shape)
 
 
@@ -91,7 +89,7 @@ def test_masks_of_all_pairs_or_of_each():
 
 
 @grid("loss", ["huber", "tukey", "clip"], 4)
-@pytest.mark.parametrize("more", [{}, {"background": 1}, {"mask": MASKS}], ids=str)
+@grid("more", [{"background": 1}, {}, {"mask": MASKS}], 3, ids=str)
 def test_outliers_are_held_down(loss, more):
     """Blocks, with a scale from the sample: here that is of all pixels, so that the kernels agree as weights settle."""
     pairs = []

@@ -567,6 +567,7 @@ def test_help_and_bad_calls_load_nothing_heavy():
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
 
 
+@pytest.mark.slow
 def test_reader_that_hangs_up_gets_no_traceback():
     process = subprocess.Popen(
         [sys.executable, "-m", "kernelfit", "demo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -170,6 +170,7 @@ def test_patterns_that_the_shell_has_spread_out_and_files_that_are_no_images(fol
 CALL = "find sharp blurred --shape 2,3 --mask masks --solver least-squares --checkpoint sums.npz --json".split()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_goes_on_from_its_checkpoint(folder, capsys):
     """Ctrl-C after three pairs; the next call reads the other two, and ends with the same bits."""
     script = textwrap.dedent("""
@@ -234,6 +235,7 @@ def test_one_large_pair_with_a_checkpoint(folder, capsys):
     assert_close(np.load("k.npy"), KERNEL, 1e-9)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_a_line_and_the_run_goes_on(folder):
     """Files of the process may not grow beyond some bytes once the checkpoint exists."""
     script = textwrap.dedent("""

@@ -70,7 +70,7 @@ def forbidden(monkeypatch):
 
 
 @grid("least", [1, 60, 256], 3)
-@pytest.mark.parametrize("kind", KINDS)
+@grid("kind", KINDS, 2)
 def test_known_kinds_are_read_without_zarr(tmp_path, monkeypatch, kind, least, forbidden):
     monkeypatch.setattr(chunked, "LEAST_OF_FILES", least)
     pair, arrays = pair_of(tmp_path, KINDS[kind])
@@ -188,7 +188,7 @@ def test_a_zarr_that_is_not_known_is_still_an_array(tmp_path, monkeypatch):
 
 
 @grid("axis, thickness", [(-1, 3), (0, 3), (1, 2), (-1, 1)], 3)
-@pytest.mark.parametrize("codec", ["plain", "zstd"])
+@grid("codec", ["zstd", "plain"], 2)
 def test_colours(tmp_path, axis, thickness, codec, forbidden):
     data = np.random.default_rng(0).integers(0, 99, (2, 70, 90, 3)).astype("u1")
     arrays = [np.moveaxis(a, -1, axis) for a in data]

@@ -166,7 +166,8 @@ def test_white_scores_leave_the_errors_as_they_are(solver):
     assert (twice.stderr >= same.stderr * (1 - 1e-6)).all() and (twice.stderr <= 2 * same.stderr * (1 + 1e-6)).all()
 
 
-@grid("size", [(3, 3), (1, 5)], 2)
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(3, 3), (1, 5)])
 def test_coverage_under_coloured_noise(size):
     """The sum of the taps, and the taps: plain intervals miss the one too often and the others too seldom."""
     rng = np.random.default_rng(9)

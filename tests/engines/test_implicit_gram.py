@@ -5,7 +5,7 @@ import pytest
 import scipy.signal
 
 import kernelfit
-from helpers import observe
+from helpers import grid, observe
 from kernelfit.core import geometry
 from kernelfit.engines import accumulation, implicit_gram, passes
 from kernelfit.solvers import conjugate_gradient
@@ -39,7 +39,7 @@ def test_operator_equals_the_gram_matrix(image_shape, kernel_shape, boundary, mo
     assert np.linalg.norm(found.ravel() - expected) <= 1e-13 * np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize("operation", geometry.OPERATIONS)
+@grid("operation", geometry.OPERATIONS, 2)
 @pytest.mark.parametrize("shape", [(13, 9), (6, 17)])
 def test_same_kernel_as_by_cholesky(shape, operation):
     image, target, _ = pair_of((120, 150), shape, 0.3)

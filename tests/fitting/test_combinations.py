@@ -97,22 +97,20 @@ def given(images, target):
 # ---- noise of the image ---------------------------------------------------------------------------------------------
 
 
-@grid("uneven", [None, "mask", "weights"], 3)
-@pytest.mark.parametrize("degree", [None, 0, 1])
-@pytest.mark.parametrize(
-    "n_sources, convention",
-    [
-        (1, {}),
-        (2, {"operation": "correlation"}),
-        (1, {"boundary": "mirror"}),
-        (2, {"boundary": "symm"}),
-        (1, {"boundary": "fill", "mode": "full"}),
-        (1, {"boundary": "nearest", "stride": (2, 1), "offset": (1, 0)}),
-        (2, {"boundary": "wrap", "stride": (1, 3)}),
-    ],
-    ids=str,
-)
-def test_noise_of_the_image(n_sources, convention, degree, uneven):
+NOISY = [
+    (1, {}),
+    (2, {"operation": "correlation"}),
+    (1, {"boundary": "mirror"}),
+    (2, {"boundary": "symm"}),
+    (1, {"boundary": "fill", "mode": "full"}),
+    (1, {"boundary": "nearest", "stride": (2, 1), "offset": (1, 0)}),
+    (2, {"boundary": "wrap", "stride": (1, 3)}),
+]
+
+
+@grid("at, degree, uneven", itertools.product(NOISY, [None, 0, 1], [None, "mask", "weights"]), 8, ids=str)
+def test_noise_of_the_image(at, degree, uneven):
+    n_sources, convention = at
     rng = np.random.default_rng(5)
     std = 0.2
     images, target, _ = scene(rng, n_sources, convention.items(), std)
@@ -287,7 +285,7 @@ def laplacian(shape):
 
 
 @grid("degree", [None, 0], 3)
-@pytest.mark.parametrize("balance", [0.0, 1e-2])
+@grid("balance", [1e-2, 0.0], 2)
 @pytest.mark.parametrize(
     "n_sources, convention",
     [

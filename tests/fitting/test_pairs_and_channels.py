@@ -66,7 +66,7 @@ def same(fit, truth, tolerance=1e-9):
 # ---- several pairs --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(3, 4), (5, 2)], ids=str)
+@grid("shape", [(5, 2), (3, 4)], 2, ids=str)
 def test_several_pairs(shape, convention, method):
     pairs = random_pairs(1, shape, convention["mode"])
     fit = find_kernel([x[0] for x, _ in pairs], [y[0] for _, y in pairs], shape, method=method, **convention)
@@ -353,7 +353,7 @@ def test_channels_of_what_can_only_be_sliced(channels, axis):
 # ---- background -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("degree", [0, 1, 3])
+@grid("degree", [3, 1, 0], 2)
 def test_background(degree, convention, method):
     shape = (2, 5)
     ((x, y),) = random_pairs(21, shape, convention["mode"], sizes=SIZES[:1])

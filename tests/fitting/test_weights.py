@@ -184,7 +184,7 @@ def blurred(image, kernel):
     return scipy.signal.convolve2d(image, kernel, mode="same", boundary="symm")
 
 
-@pytest.mark.parametrize("garbage", [np.nan, np.inf, -np.inf, 1e300, 1e-320])
+@grid("garbage", [np.nan, np.inf, -np.inf, 1e300, 1e-320], 3)
 def test_garbage_under_a_mask_changes_no_bit(garbage):
     image = photo((60, 73))
     target = blurred(image, blob((4, 5))) + np.random.default_rng(0).normal(size=image.shape)
@@ -487,20 +487,20 @@ def test_outliers_where_few_pixels_tell_the_kernel(kind, blobs):
     assert np.median(ratios["huber"]) < 1.3 and max(ratios["huber"]) < 1.7
 
 
-def test_outliers_that_decide_are_told():
+@grid("seed", range(3), 3)
+def test_outliers_that_decide_are_told(seed):
     """Two stars, and a fifth of all pixels garbage: nothing tells which are, and the verdict says so."""
     image, kernel = star_field((120, 141), 2, 4), blob((5, 7))
-    for seed in range(3):
-        rng = np.random.default_rng(seed)
-        clean = blurred(image, kernel)
-        target = clean + 0.02 * clean.std() * rng.normal(size=clean.shape)
-        bad = rng.random(clean.shape) < 0.2
-        target[bad] = 100 * clean.std() * rng.normal(size=bad.sum())
-        error = np.linalg.norm(find_kernel(image, target, (5, 7), mask=bad).kernel - kernel)
-        for robust in ("huber", "tukey", "clip"):
-            fit = find_kernel(image, target, (5, 7), robust=robust)
-            told = {f.verdict for f in fit.findings} & {Verdict.OUTLIERS_DECIDE, Verdict.NOT_CONVERGED}
-            assert told or np.linalg.norm(fit.kernel - kernel) < 3 * error, (seed, robust)
+    rng = np.random.default_rng(seed)
+    clean = blurred(image, kernel)
+    target = clean + 0.02 * clean.std() * rng.normal(size=clean.shape)
+    bad = rng.random(clean.shape) < 0.2
+    target[bad] = 100 * clean.std() * rng.normal(size=bad.sum())
+    error = np.linalg.norm(find_kernel(image, target, (5, 7), mask=bad).kernel - kernel)
+    for robust in ("huber", "tukey", "clip"):
+        fit = find_kernel(image, target, (5, 7), robust=robust)
+        told = {f.verdict for f in fit.findings} & {Verdict.OUTLIERS_DECIDE, Verdict.NOT_CONVERGED}
+        assert told or np.linalg.norm(fit.kernel - kernel) < 3 * error, robust
 
 
 def test_saturated_pixels_are_left_out():
@@ -724,23 +724,23 @@ def with_cosmic_rays(counts, n, rng):
 
 
 @grid("background", [None, 0], 2)
-def test_photon_noise_survives_cosmic_rays_in_both_images(background):
+@grid("seed", range(4), 4)
+def test_photon_noise_survives_cosmic_rays_in_both_images(background, seed):
     """Nothing can be right here; but weights stay within reason, and nothing runs away or is blamed."""
-    for seed in range(4):
-        rng = np.random.default_rng(seed)
-        image, _, target = stars_on_a_sky((151, 160), 60, seed)
-        image, target = (with_cosmic_rays(one, 15, rng) for one in (rng.poisson(image).astype(float), target))
-        image[:, 50] = target[:, 50] = 0
-        fit = find_kernel(image, target, (10, 11), noise="poisson", background=background)
-        assert np.abs(fit.kernel).max() < 2
-        assert np.sum(fit.kernel) < 3
-        assert Verdict.NOT_CONVERGED not in [f.verdict for f in fit.findings]
-        # no weight but that of a prediction at most 20 standard deviations off
-        weights, counts = fit.weights[fit.weights > 0], target[fit.weights > 0]
-        far = 200 + 20 * np.sqrt(100 + counts)  # the observed is 20 standard deviations from such a prediction
-        least = np.maximum(counts + 200 - 20 * np.sqrt(100 + counts), 0.5)
-        assert np.all(weights * (counts + far) >= 0.999)
-        assert np.all(weights * least <= 1.001)
+    rng = np.random.default_rng(seed)
+    image, _, target = stars_on_a_sky((151, 160), 60, seed)
+    image, target = (with_cosmic_rays(one, 15, rng) for one in (rng.poisson(image).astype(float), target))
+    image[:, 50] = target[:, 50] = 0
+    fit = find_kernel(image, target, (10, 11), noise="poisson", background=background)
+    assert np.abs(fit.kernel).max() < 2
+    assert np.sum(fit.kernel) < 3
+    assert Verdict.NOT_CONVERGED not in [f.verdict for f in fit.findings]
+    # no weight but that of a prediction at most 20 standard deviations off
+    weights, counts = fit.weights[fit.weights > 0], target[fit.weights > 0]
+    far = 200 + 20 * np.sqrt(100 + counts)  # the observed is 20 standard deviations from such a prediction
+    least = np.maximum(counts + 200 - 20 * np.sqrt(100 + counts), 0.5)
+    assert np.all(weights * (counts + far) >= 0.999)
+    assert np.all(weights * least <= 1.001)
 
 
 def test_a_prediction_far_from_the_observed_is_not_believed():
@@ -766,25 +766,25 @@ def test_rounding_is_no_outlier(keywords):
 
 
 @grid("robust", ["huber", "tukey", "clip"], 3)
-def test_bright_pixels_taken_for_outliers_are_told(robust):
+@grid("seed", range(3), 3)
+def test_bright_pixels_taken_for_outliers_are_told(robust, seed):
     """Photon noise of bright stars is no outlier, though it looks like one beside that of the sky."""
-    for seed in range(3):
-        image, mean, target = stars_on_a_sky((151, 160), 600, seed)
-        even = mean + 14 * np.random.default_rng(seed).normal(size=mean.shape)
-        rays, even_rays = (with_cosmic_rays(one, 10, np.random.default_rng(seed)) for one in (target, even))
-        saturated = np.where(mean > np.quantile(mean, 0.995), 0.5 * mean, even)
-        told = [
-            [f for f in fit.findings if f.verdict is Verdict.OUTLIERS_DECIDE]
-            for fit in (
-                find_kernel(image, rays, (9, 11), robust=robust, background=0),
-                find_kernel(image, saturated, (9, 11), robust=robust, background=0),
-                find_kernel(image, rays, (9, 11), robust=robust, background=0, noise="poisson"),
-                find_kernel(image, even_rays, (9, 11), robust=robust, background=0),
-            )
-        ]
-        for found in told[:2]:
-            assert "of the brightest pixels" in found[0].detail and "noise='poisson'" in str(found[0])
-        assert not any(told[2:])
+    image, mean, target = stars_on_a_sky((151, 160), 600, seed)
+    even = mean + 14 * np.random.default_rng(seed).normal(size=mean.shape)
+    rays, even_rays = (with_cosmic_rays(one, 10, np.random.default_rng(seed)) for one in (target, even))
+    saturated = np.where(mean > np.quantile(mean, 0.995), 0.5 * mean, even)
+    told = [
+        [f for f in fit.findings if f.verdict is Verdict.OUTLIERS_DECIDE]
+        for fit in (
+            find_kernel(image, rays, (9, 11), robust=robust, background=0),
+            find_kernel(image, saturated, (9, 11), robust=robust, background=0),
+            find_kernel(image, rays, (9, 11), robust=robust, background=0, noise="poisson"),
+            find_kernel(image, even_rays, (9, 11), robust=robust, background=0),
+        )
+    ]
+    for found in told[:2]:
+        assert "of the brightest pixels" in found[0].detail and "noise='poisson'" in str(found[0])
+    assert not any(told[2:])
 
 
 def test_weighted_statistics_add_and_are_saved(tmp_path):

@@ -150,7 +150,7 @@ def test_the_room_beyond_the_image_is_enough(monkeypatch):
 
 
 @grid("operation", ["convolution", "correlation"], 3)
-@pytest.mark.parametrize("penalty", ["laplacian", "identity"])
+@grid("penalty", ["laplacian", "identity"], 2)
 @pytest.mark.parametrize("boundary", [None, "wrap"])
 def test_missing_pixels_are_penalised_least_squares_of_the_others(boundary, penalty, operation, monkeypatch):
     """Against the matrix; with an unknown boundary all pixels beyond the edges are missing ones, too."""
@@ -302,7 +302,7 @@ def test_stored_images_and_kernels_are_read_like_others(tmp_path):
 
 
 @grid("quality", [75, 95], 2)
-@pytest.mark.parametrize("width", [1.5, 3.0])
+@grid("width", [3.0, 1.5], 2)
 def test_compression_is_not_taken_for_detail(quality, width):
     """Its errors are not white, and plain cross-validation finds none of them: 10 to 50 dB worse than no restoring."""
     x = np.arange(-8, 9)

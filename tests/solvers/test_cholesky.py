@@ -40,7 +40,7 @@ def test_the_factors_are_those_of_numpy(m, workers):
 
 
 @grid("m", [TILE + 1, 3, 33, 451, 4 * TILE + 1], 2)
-@pytest.mark.parametrize("condition", [1.0, 1e6, 1e9])
+@grid("condition", [1e6, 1.0, 1e9], 3)
 def test_it_is_the_inverse(m, condition):
     gram = gram_of(m, condition)
     factor, told, spread, _ = cholesky.own_factor(gram, 2)
@@ -112,7 +112,7 @@ def test_tiles_come_after_what_they_need(n):
         assert used <= there[tile]
 
 
-@pytest.mark.parametrize("m", [5, 64, TILE + 6, 300])
+@grid("m", [5, TILE + 6, 64, 300], 2)
 def test_one_call_does_the_same(m):
     """For matrices so small that threads do not pay: bits and all."""
     gram = gram_of(m)

@@ -119,7 +119,7 @@ def test_large_kernels_are_cropped_from_the_plain_formula(penalty):
     assert np.isnan(fit.stderr).all()
 
 
-@pytest.mark.parametrize("shape, name", [((5, 5), "disc"), ((15, 13), "blob"), ((27, 31), "blob"), ((15, 15), "disc")])
+@grid("shape, name", [((5, 5), "disc"), ((15, 13), "blob"), ((27, 31), "blob"), ((15, 15), "disc")], 4)
 def test_periodic_data_give_no_larger_an_error_than_the_exact_method(shape, name):
     y, x = np.mgrid[: shape[0], : shape[1]]
     disc = (np.hypot(y - shape[0] // 2, x - shape[1] // 2) < 0.3 * min(shape)) * 1.0
