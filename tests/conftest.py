@@ -14,7 +14,7 @@ settings.register_profile("kernelfit", deadline=None, derandomize=True, max_exam
 settings.load_profile("kernelfit")
 
 
-def pytest_sessionstart(session):
+def pytest_collection_finish(session):
     """Let two processes with nothing compiled begin with different loops: each finds on disk what the other did."""
     worker = getattr(session.config, "workerinput", {}).get("workerid")
     image, target = np.random.default_rng(0).random((2, 40, 51))

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 from scipy.signal import convolve2d
 
 import kernelfit
@@ -307,3 +308,16 @@ def test_a_shift_that_the_solver_rules_out_is_not_called_measured():
     assert abs(tied.shift_cols.value) < 1e-9 and np.isnan(tied.shift_cols.stderr)
     assert any("its shift is not measured" in note for note in tied.notes)
     assert tied.sum.stderr > 0
+
+
+def test_a_correlation_is_the_convolution_turned_errors_and_all():
+    rng = np.random.default_rng(9)
+    y, x = np.mgrid[-4:5, -5:6]
+    image = gaussian_filter(rng.normal(size=(70, 83)), 0.7)
+    target = convolve2d(image, np.exp(-((x - y / 2) ** 2) / 6 - (y - 0.4) ** 2 / 3), mode="same")
+    target += rng.normal(0, 0.05 * target.std(), image.shape)
+    fits = [find_kernel(image, target, (9, 11), operation=name) for name in ("convolution", "correlation")]
+    one, other = (measure_psf(fit).rows() for fit in fits)
+    for (name, a, _), (_, b, _) in zip(one, other, strict=True):
+        assert a.value == pytest.approx(b.value, rel=1e-6, abs=1e-9), name
+        assert a.stderr == pytest.approx(b.stderr, rel=1e-6), name

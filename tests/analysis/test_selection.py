@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.signal
+import scipy.stats
 
 import kernelfit
 import naive
@@ -91,3 +92,21 @@ def test_a_support_off_the_centre_and_without_noise():
         kernelfit.choose_support(found.stats, level=2.0)
     with pytest.raises(ValueError, match="start from a smaller shape"):
         kernelfit.choose_support(kernelfit.accumulate(np.ones((30, 31)), np.ones((30, 31)), (5, 4)))
+
+
+def test_what_was_left_out_is_tested_as_a_whole():
+    """Rows at the rim none of which tells by itself, and that together do."""
+    rng = np.random.default_rng(2)
+    image = rng.normal(size=(90, 101))
+    kernel = np.zeros((9, 3))
+    kernel[4] = 1.0
+    for size in np.linspace(0.5, 3.0, 26):
+        kernel[[0, 1, 2, 3, 5, 6, 7, 8]] = size / 90
+        target = scipy.signal.convolve2d(image, kernel, mode="same") + rng.normal(size=image.shape)
+        stats = kernelfit.accumulate(image, target, (9, 3))
+        found, whole = kernelfit.choose_support(stats), stats.solve()
+        count = 27 - found.shape[0] * found.shape[1]
+        if count:
+            rise = (found.stats.solve().rss - whole.rss) / count / (whole.rss / whole.df_resid)
+            assert found.p_value == pytest.approx(scipy.stats.f.sf(rise, count, whole.df_resid), rel=1e-6)
+            assert found.p_value > 1e-4

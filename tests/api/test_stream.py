@@ -549,3 +549,14 @@ def test_items_that_are_refused(item, text):
     pair = {} if item.keys() & {"image"} else {"image": image, "target": target}
     with pytest.raises((ValueError, TypeError), match=text):
         accumulate_stream([{**pair, **item}], (3, 4))
+
+
+def test_a_stream_of_which_a_corner_differs_is_another(tmp_path):
+    pairs = list(frames(4))
+    for row, col in ((0, 0), (-1, -1)):
+        file = tmp_path / f"sums{row}.npz"
+        broken_off(pairs, 2, checkpoint=file, every=0)
+        others = [(image.copy(), target) for image, target in pairs]
+        others[1][0][row, col] += 1.0
+        with pytest.raises(ValueError, match="another stream"):
+            accumulate_stream(others, (3, 4), checkpoint=file, every=0)

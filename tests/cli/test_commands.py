@@ -490,3 +490,20 @@ def test_control_c_ends_cleanly(when, folder):
     assert done.returncode == parser.STOPPED == 128 + signal.SIGINT
     assert done.stderr == "kernelfit: stopped, nothing half done is left behind\n"
     assert sorted(os.listdir(folder)) == before
+
+
+def test_values_below_zero_are_counted_too(folder, pixels, capsys):
+    np.savetxt("down.csv", [[1.0, -1.0]], delimiter=",")
+    _, out, _ = run(capsys, "apply", "image.png", "down.csv", "--boundary", "wrap", "-o", "out.png")
+    made = kernelfit.apply_kernel(pixels, [[1.0, -1.0]], boundary="wrap")
+    assert f"{int((made < 0).sum())} of {pixels.size} values" in out
+
+
+def test_a_kernel_off_its_centre_is_applied_in_other_modes(folder, pixels, capsys):
+    fit = kernelfit.find_kernel(pixels, np.load("target.npy"), (3, 4), origin=(0, 3))
+    fit.save("off.npz")
+    for mode in ("valid", "full"):
+        code, _, err = run(capsys, "apply", "image.npy", "off.npz", "--mode", mode, "-o", f"{mode}.npy")
+        assert (code, err) == (0, "")
+        expected = kernelfit.apply_kernel(pixels, fit.kernel, mode=mode, boundary="symm")
+        np.testing.assert_array_equal(np.load(f"{mode}.npy"), expected)

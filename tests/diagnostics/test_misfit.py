@@ -91,7 +91,7 @@ def misfit_scenes():
 
 
 @grid("seed", range(3), 3)
-@pytest.mark.parametrize("name, verdict, make", misfit_scenes(), ids=lambda v: v if isinstance(v, str) else "")
+@pytest.mark.parametrize("name, verdict, make", list(misfit_scenes()), ids=lambda v: v if isinstance(v, str) else "")
 def test_a_model_that_does_not_hold_is_named(name, verdict, make, seed):
     image, kernel, made, grain = scene(seed)
     target = make(image, kernel, made) + grain * (name != "clipped")
@@ -99,7 +99,7 @@ def test_a_model_that_does_not_hold_is_named(name, verdict, make, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, verdict, make", misfit_scenes(), ids=lambda v: v if isinstance(v, str) else "")
+@pytest.mark.parametrize("name, verdict, make", list(misfit_scenes()), ids=lambda v: v if isinstance(v, str) else "")
 def test_so_it_is_if_the_noise_is_correlated_besides(name, verdict, make):
     image, kernel, made, grain = scene(1)
     assert found(image, make(image, kernel, made) + 2 * scipy.ndimage.uniform_filter(grain, 3))

@@ -487,3 +487,13 @@ def test_products_of_spectra_are_those_of_numpy(kernel_rows, frequencies):
         for q in range(p, n):
             expected = 2 * (one[p : n * groups : n].conj() * other[q : n * groups : n]).sum(axis=0)
             np.testing.assert_allclose(products.view(complex)[p, q - p, :frequencies], expected, rtol=0, atol=1e-12)
+
+
+def test_a_long_row_comes_to_the_same_twice():
+    """What the segments of one call leave in the transforms plays no part in those of the next."""
+    rng = np.random.default_rng(31)
+    convention = {"mode": "same", "boundary": "wrap", "operation": "correlation"}
+    for _ in range(3):
+        image, target = rng.normal(size=(2, 1, 30000)) + 2.0
+        expected = naive.normal_stats_dense(image, target, (1, 9), **convention)
+        assert_same_stats(accumulate(image, target, (1, 9), method="fft", **convention), expected)

@@ -599,3 +599,12 @@ def test_rows_of_numbers_are_still_an_image():
     rows = GRAY.tolist()
     assert find_kernel(rows, rows, 3).kernel.shape == (3, 3)
     assert kernelfit.Background is Background
+
+
+def test_pairs_of_different_numbers_of_channels_are_refused():
+    rng = np.random.default_rng(0)
+    images, targets = [rng.normal(size=(20, 24, n)) for n in (2, 3)], [rng.normal(size=(20, 24, 2)) for _ in range(2)]
+    with pytest.raises(ValueError, match="different numbers of channels .pair 0 and pair 1"):
+        find_kernel(images, targets, (2, 3), channel_axis=-1, channels="mixed")
+    with pytest.raises(ValueError, match="different numbers of channels .pair 0 and pair 1"):
+        find_kernel(targets, images, (2, 3), channel_axis=-1, channels="mixed")

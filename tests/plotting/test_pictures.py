@@ -334,3 +334,17 @@ def test_bar_in_a_pipe_and_quick_work_draw_nothing():
             if stream is pipe:
                 bar.note("starting")
         assert stream.getvalue() == ""
+
+
+def test_autocorrelation_stands_the_right_way_up(closed):
+    """A residual that repeats itself down the columns and to the right, drawn over rows counted downwards."""
+    noise = np.random.default_rng(3).normal(size=(120, 130))
+    image = np.random.default_rng(4).normal(size=(120, 130))
+    target = image + noise + 0.8 * np.roll(noise, (2, 3), (0, 1))
+    ax = overview.residual_autocorrelation(find_kernel(image, target, (1, 2)), image, target)
+    values, (left, right, bottom, top) = ax.images[0].get_array(), ax.images[0].get_extent()
+    rows, cols = values.shape
+    for row, col in ((2, 3), (-2, -3)):  # where the axes say that this lag is
+        y, x = int((row - top) / (bottom - top) * rows), int((col - left) / (right - left) * cols)
+        assert values[y, x] > 0.3
+    assert ax.images[0].origin == "upper" and bottom > top and ax.get_ylim()[0] > ax.get_ylim()[1]

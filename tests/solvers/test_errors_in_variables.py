@@ -1,5 +1,7 @@
 """Noise of the image itself, which plain least squares does not reckon with."""
 
+import collections
+
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -96,7 +98,7 @@ def test_the_correction_survives_refinement():
     "boundary": "symm", "stride": (2, 1), "offset": (1, 0)}], 3, ids=str)  # fmt: skip
 def test_noise_of_the_image_under_a_mask_is_that_of_the_dense_problem(convention):
     rng = np.random.default_rng(3)
-    image, std = smooth(rng, (18, 15)) + rng.normal(size=(18, 15)), 0.3
+    image, std = smooth(rng, (31, 27)) + rng.normal(size=(31, 27)), 0.3
     convention = {"mode": "same", **convention}
     matrix, used = naive.design_dense(image, (3, 4), **convention)
     target = naive.apply_design(matrix, used, rng.normal(size=(3, 4)))
@@ -114,12 +116,12 @@ def test_noise_of_the_image_under_a_mask_is_that_of_the_dense_problem(convention
     whole = np.zeros(plan.size, dtype=bool)
     whole[:] = ~mask[plan.offset[0] :, plan.offset[1] :][: plan.size[0], : plan.size[1]]
     at = np.argwhere(whole) * plan.stride
+    counts = collections.Counter(tuple(apart) for one in at for apart in one - at[np.abs(at - one).max(axis=1) < 4])
     taps, expected = np.argwhere(np.ones((3, 4))), np.zeros((12, 12))
-    for one in at:
-        for apart in one - at[np.abs(at - one).max(axis=1) < 4]:
-            here = [fit.kernel[tuple(p)] if (p >= 0).all() and (p < (3, 4)).all() else 0.0 for p in taps + apart]
-            there = [fit.kernel[tuple(p)] if (p >= 0).all() and (p < (3, 4)).all() else 0.0 for p in taps - apart]
-            expected += np.multiply.outer(here, there)
+    for apart, n in counts.items():
+        here = [fit.kernel[tuple(p)] if (p >= 0).all() and (p < (3, 4)).all() else 0.0 for p in taps + apart]
+        there = [fit.kernel[tuple(p)] if (p >= 0).all() and (p < (3, 4)).all() else 0.0 for p in taps - apart]
+        expected += n * np.multiply.outer(here, there)
     assert_close(
         errors_in_variables.shared(fit, std, errors_in_variables.pairs_of(whole, plan)), std**4 * expected, 1e-9
     )
@@ -154,3 +156,23 @@ def test_bad_noise_is_refused():
     for std in (-1.0, [0.1, 0.2], np.nan):
         with pytest.raises(ValueError, match="got std="):
             stats.without_image_noise(std)
+
+
+def test_a_tenth_of_every_direction_stays_and_the_errors_know_it():
+    """More noise is given than there is: the share that comes off, the kernel and its covariance by their formulas."""
+    rng = np.random.default_rng(8)
+    image, std = scipy.signal.convolve2d(rng.normal(size=(91, 83)), np.ones((1, 2)), mode="valid"), 2.0
+    target = scipy.signal.convolve2d(image, [[1.0, 0.4]], mode="valid") + 0.3 * rng.normal(size=(91, 81))
+    fit = kernelfit.find_kernel(image, target, (1, 2), mode="valid", image_noise=std)
+    matrix, used = naive.design_dense(image, (1, 2), mode="valid", boundary=None)
+    gram, n, y = matrix.T @ matrix, len(matrix), target[used]
+    share = 0.9 / (n * std**2 / np.linalg.eigvalsh(gram)[0])
+    assert fit.image_noise == pytest.approx(np.sqrt(share) * std, rel=1e-9)
+    less = gram - share * n * std**2 * np.eye(2)
+    kernel = np.linalg.solve(less, matrix.T @ y)
+    assert_close(fit.kernel.ravel(), kernel, 1e-9)
+    variance = np.sum((y - matrix @ kernel) ** 2) / (n - 2)
+    a, b = kernel  # products k[p + d] k[q - d] of taps that are there, over d
+    products = n * np.array([[a * a, 2 * a * b], [2 * a * b, b * b]])
+    scores = variance * gram + (share * std**2) ** 2 * products
+    assert_close(fit.covariance(), np.linalg.solve(less, np.linalg.solve(less, scores).T), 1e-9)

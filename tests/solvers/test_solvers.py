@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.ndimage
 import scipy.optimize
 import scipy.signal
+import scipy.special
 
 import kernelfit
 import naive
@@ -414,3 +416,92 @@ def test_bad_solvers_are_refused(dense):
         stats.solve(Penalized(np.diag([-1.0] + [1.0] * 19)))
     with pytest.raises(ValueError, match="need 20 for supports"):
         stats.solve(InBasis(np.ones((7, 2))))
+
+
+# ---- what is reported -----------------------------------------------------------------------------------------------
+
+
+def test_a_center_of_a_kernel_that_the_image_leaves_open():
+    """Of all kernels that serve the smallest is returned, wherever the equations are centred."""
+    rng = np.random.default_rng(4)
+    image = np.repeat(rng.normal(size=(31, 1)), 24, axis=1)
+    matrix, used = naive.design_dense(image, (2, 3), mode="same", boundary=None)
+    target, center = rng.normal(size=used.shape), rng.normal(size=6)
+    left = target[used] - matrix @ center
+    stats = kernelfit.accumulate(image, target, (2, 3)).centered(center, matrix.T @ left, float(left @ left))
+    fit = stats.solve()
+    assert fit.rank == 2
+    assert_close(fit.kernel.ravel(), np.linalg.pinv(matrix, rcond=1e-9) @ target[used], 1e-9)
+
+
+def test_doubts_are_raised_where_the_figures_are():
+    """Half of the kernel's norm for its expected error, half of the variance for what is left."""
+    rng = np.random.default_rng(5)
+    image, noise = (
+        scipy.signal.convolve2d(rng.normal(size=(41, 53)), np.ones((2, 2)), mode="same"),
+        rng.normal(size=(38, 49)),
+    )
+    made = scipy.signal.convolve2d(image, rng.normal(size=(4, 5)), mode="valid")
+    seen = set()
+    for size in np.logspace(-3, 0.5, 30):
+        fit = kernelfit.accumulate(image, size * made + noise, (4, 5)).solve()
+        error = np.linalg.norm(fit.stderr) / np.linalg.norm(fit.kernel)
+        told = {f.verdict for f in fit.findings}
+        assert (Verdict.NOISE_DOMINATES in told) == (error > 0.5)
+        assert (Verdict.POOR_FIT in told) == (fit.r_squared < 0.5)
+        seen.add((error > 0.5, fit.r_squared < 0.5))
+    assert len(seen) == 3
+
+
+def test_a_refinement_where_rounding_could_matter_and_nowhere_else():
+    """From a thousandth of the smallest standard error on; what it leaves is the kernel of the dense problem."""
+    rng = np.random.default_rng(6)
+    eps, refined = np.finfo(float).eps, []
+    made = rng.normal(size=(60, 71))
+    for blur, noise in ((0.6, 1e-2), (1.6, 1e-5), (2.2, 1e-5)):
+        image = scipy.ndimage.gaussian_filter(made, blur)
+        target = scipy.signal.convolve2d(image, rng.normal(size=(4, 5)), mode="valid")
+        target += noise * target.std() * rng.normal(size=target.shape)
+        alone, fit = kernelfit.accumulate(image, target, (4, 5)).solve(), kernelfit.find_kernel(image, target, (4, 5))
+        worst = 10 * eps * alone.condition * np.linalg.norm(alone.kernel) / alone.stderr.min()
+        assert (fit.refined > 0) == (worst >= 1e-3)
+        refined.append(fit.refined > 0)
+        matrix, used = naive.design_dense(image, (4, 5), mode="valid", boundary=None)
+        best = np.linalg.lstsq(matrix, target[used], rcond=None)[0]
+        assert np.abs(fit.kernel.ravel() - best).max() < 1e-4 * fit.stderr.min()
+    assert refined == [False, True, True]
+
+
+def test_of_a_given_sum_and_no_negative_taps_the_numbers_are_dense(dense):
+    a, _, stats = dense
+    fit = stats.solve(NonNegative(total=4.0))
+    free = np.flatnonzero(fit.kernel.ravel() > 0)
+    across = scipy.linalg.null_space(np.ones((1, len(free))))
+    basis = np.zeros((stats.n_taps, across.shape[1]))
+    basis[free] = across
+    assert fit.df_model == pytest.approx(len(free) - 1)
+    assert fit.noise_std == pytest.approx(np.sqrt(fit.rss / (len(a) - len(free) + 1)), rel=1e-9)
+    middle = np.linalg.inv((a @ basis).T @ (a @ basis))
+    assert_close(fit.covariance(), fit.noise_std**2 * basis @ middle @ basis.T, 1e-8)
+
+
+@pytest.mark.parametrize("criterion, price", [("ebic", 2.0), ("bic", 0.0)])
+def test_the_criteria_of_few_taps_are_their_formulas(dense, criterion, price):
+    _, _, stats = dense
+    path, n = stats.solve(Sparse(criterion, n_taps=9)).path, stats.n_pixels
+    t = path.strength
+    expected = n * np.log(path.rss / n) + t * np.log(n) + price * np.log(scipy.special.binom(20, t))
+    assert_close(path.score, expected, 1e-12)
+
+
+def test_a_tap_that_others_make_needless_is_dropped_again():
+    """Of two taps on either side of a third, which alone comes nearest where the image is smooth."""
+    rng = np.random.default_rng(1)
+    image = scipy.ndimage.gaussian_filter(rng.normal(size=(70, 81)), 1.5)
+    kernel = np.zeros((3, 4))
+    kernel[1, 0] = kernel[1, 2] = 1.0
+    target = scipy.signal.convolve2d(image, kernel, mode="valid")
+    target += rng.normal(0.0, 0.002 * target.std(), target.shape)
+    fit = kernelfit.accumulate(image, target, (3, 4)).solve(Sparse())
+    assert len(fit.path.score) > 2 and int(np.argmin(fit.path.score)) > 1
+    assert np.array_equal(fit.kernel != 0, kernel != 0)
