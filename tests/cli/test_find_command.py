@@ -1,5 +1,6 @@
 """The command line and the files it reads and writes."""
 
+import json
 import os
 import re
 import struct
@@ -88,6 +89,20 @@ def spied(monkeypatch, capsys, *argv):
     return seen
 
 
+def test_find_without_a_shape_says_what_it_found(pair, capsys):
+    image = convolve2d(np.random.default_rng(5).normal(size=(92, 122)), np.ones((3, 3)), mode="valid")
+    np.save("wide.npy", image)
+    np.save("part.npy", convolve2d(image, np.ones((2, 3)))[21:80, 30:100])
+    code, out, _ = run(capsys, "find", "wide.npy", "part.npy", "-o", "kernel.npz", "--json")
+    fields = json.loads(out)
+    assert code == 0 and fields["found"][0].startswith("a kernel of 2x3 taps")
+    assert "find_kernel(image, target, solver" in fields["python"]
+    np.testing.assert_allclose(kernelfit.KernelFit.load("kernel.npz").kernel, 1)
+    code, out, _ = run(capsys, "find", "wide.npy", "part.npy")
+    assert code == 0 and out.startswith("found       a kernel of 2x3 taps")
+    assert "find_kernel(image, target, (2, 3), mode='crop', origin=(21, 30))" in out
+
+
 def test_find_passes_every_option_on(pair, capsys, monkeypatch):
     words = "--shape 3 --mode same --boundary fill --fillvalue -2.5 --origin 0,2 --operation correlation"
     seen = spied(monkeypatch, capsys, *words.split(), "--method", "direct", "--workers", "2")
@@ -173,7 +188,8 @@ BAD_CALLS = {
     "no files": ("find --shape 3", "required: IMAGE, TARGET"),
     "one file": ("find image.npy --shape 3", "required: TARGET"),
     "three files": ("find image.npy target.npy image.npy --shape 3", "unrecognized arguments: image.npy"),
-    "no shape": ("find image.npy target.npy", "required: --shape"),
+    "no shape for many": ("find '*.npy' '*.npy'", "need --shape"),
+    "unrelated": ("find image.npy stray.npy", "no kernel relates"),
     "shape without value": ("find image.npy target.npy --shape", "expected one argument"),
     "shape a word": ("find image.npy target.npy --shape five", "got 'five', need one whole number"),
     "shape of zero": ("find image.npy target.npy --shape 3,0", "got '3,0', need one whole number of at least 1"),
@@ -399,6 +415,7 @@ def bad_files(pair, pixels):
     np.save("wide.npy", pixels.astype(int) + 700_000)
     np.save("unit.npy", pixels / pixels.max())
     np.save("colour.npy", colour)
+    np.save("stray.npy", np.random.default_rng(4).normal(size=(60, 70)))
     Image.fromarray(pixels).convert("LA").save("alpha.png")
     tifffile.imwrite("white.tif", pixels, photometric="miniswhite")
     tifffile.imwrite("stack.tif", np.stack([pixels] * 5), photometric="minisblack")

@@ -1,5 +1,6 @@
 """The front door: one pair, or several, to one kernel."""
 
+import dataclasses
 from typing import Unpack
 
 import numpy.typing as npt
@@ -10,6 +11,7 @@ from ..core.model import Execution, Model, Selection
 from ..data.plan import make_plan
 from ..fitting import pipeline
 from ..solvers.least_squares import Solver
+from .discover import completed
 from .keywords import Keywords, call_of, takes_keywords
 from .results import KernelFit
 
@@ -19,7 +21,7 @@ from .results import KernelFit
 def find_kernel(
     image: npt.ArrayLike,
     target: npt.ArrayLike,
-    shape: int | Shape | Model,
+    shape: int | Shape | Model | None = None,
     *,
     selection: Selection | None = None,
     execution: Execution | None = None,
@@ -40,10 +42,13 @@ def find_kernel(
         arrays of any sizes for several pairs that share one kernel.
     target : array_like, or list of arrays
         What became of it; its shape is the image's (`mode` "same"), smaller by side - 1 ("valid") or larger by
-        side - 1 ("full") along each axis; with a stride of them, that many rounded up. A list of as many targets as
-        there are images.
-    shape : int, (int, int) or Model
+        side - 1 ("full") along each axis; with a stride of them, that many rounded up; or any ("crop"). A list of as
+        many targets as there are images.
+    shape : int, (int, int) or Model, optional
         Rows and columns of the kernel, odd or even; or the whole `Model`, beside which its fields are not given again.
+        Without it they are found from the pixels, and with them what else is not given: where the target lies, of
+        whatever size it is, a stride, a constant, and how the channels go together. `KernelFit.found` says what was
+        found, `KernelFit.convention` holds it, and `KernelFit.reproduce` writes it out.
     selection : Selection, optional
         Which target pixels count, instead of its fields one by one.
     execution : Execution, optional
@@ -66,7 +71,7 @@ def find_kernel(
         If a dtype is not real, or a keyword is of the wrong type.
     ValueError
         If the shapes fit no mode, the pixels are too few for the taps, a pixel is NaN or infinite, or a keyword's
-        value is unknown.
+        value is unknown; without `shape`, if no kernel relates the two.
 
     Notes
     -----
@@ -96,6 +101,12 @@ def find_kernel(
     >>> fit.verdict.value
     'solved'
 
+    With nothing said of the two, here of what was shifted by 9 rows and cut:
+
+    >>> fit = kernelfit.find_kernel(image, target[9:, :-12])
+    >>> fit.kernel.shape, fit.convention.mode, fit.convention.origin
+    ((3, 2), 'crop', (10, 0))
+
     The filter with which an image was made smaller, here the mean of blocks of two rows by three columns:
 
     >>> small = image.reshape(25, 2, 20, 3).mean(axis=(1, 3))
@@ -104,6 +115,12 @@ def find_kernel(
     array([[0.166667, 0.166667, 0.166667],
            [0.166667, 0.166667, 0.166667]])
     """
+    found: tuple[str, ...] = ()
+    if shape is None:
+        image, target, words, found = completed(image, target, keywords, selection, execution)
+        shape = words.pop("shape")
+        keywords = words  # type: ignore[assignment]
     call = call_of(shape, keywords, verb="find_kernel", selection=selection, execution=execution, solver=solver)
     plan = make_plan(image, target, call.model, call.selection)
-    return KernelFit.of(pipeline.fit(plan, pipeline.Settings(call.noise, call.solver, call.execution)))
+    fit = KernelFit.of(pipeline.fit(plan, pipeline.Settings(call.noise, call.solver, call.execution)))
+    return dataclasses.replace(fit, found=found) if found else fit

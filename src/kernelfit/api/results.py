@@ -12,7 +12,8 @@ from ..analysis import field
 from ..analysis.psf import PsfMeasurements, measure_psf
 from ..core import npz, serialization
 from ..core.estimate import Estimate
-from ..core.geometry import Shape
+from ..core.geometry import Shape, default_origin
+from ..core.model import Model
 from ..core.validation import Array
 from ..engines.forward import predict
 from ..plotting.text import summary
@@ -246,6 +247,23 @@ class KernelFit(Estimate, Saved):
     def summary(self) -> str:
         """Return the result in words and figures, a screen long at most."""
         return summary(self)
+
+    def reproduce(self) -> str:
+        """Return the call that fits this model again, with all that was given or found of it written out.
+
+        Returns
+        -------
+        str
+            ``find_kernel(image, target, (rows, cols), ...)`` with the convention, the background and the channels. What
+            says which pixels count, the noise and the solver go with it as they were given.
+        """
+        default = Model(self.kernel.shape[-2:])
+        fields = self.convention.keywords() | {"channels": self.channels or "shared", "channel_axis": self.channel_axis}
+        fields["background"] = None if self.background is None else self.background.degree
+        if fields["origin"] == default_origin(self.kernel.shape[-2:]):
+            del fields["origin"]
+        words = [f"{name}={v!r}" for name, v in fields.items() if v is not None and v != getattr(default, name)]
+        return f"find_kernel({', '.join(['image', 'target', repr(tuple(self.kernel.shape[-2:])), *words])})"
 
     def _packed(self) -> npz.Packed:
         return serialization.packed(self)

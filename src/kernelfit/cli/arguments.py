@@ -77,7 +77,7 @@ def read_planes(args: argparse.Namespace, *paths: str) -> tuple[list[Any], list[
     gray = []
     for at, path in enumerate(paths):
         choice = choice_of(args, at)
-        if args.channels is not None:
+        if args.channels is not None or (getattr(args, "shape", 1) is None and "channel" not in choice):
             choice["colours"] = True
         try:
             image = read.read_image(path, **choice)
@@ -183,7 +183,14 @@ def solver(args: argparse.Namespace, image: Any) -> tuple[Any, str]:
         return kernelfit.Sparse(), "kernelfit.Sparse()"
     if name == "least-squares":
         return None, ""
-    if name is None and args.method == "auto" and image is not None and len(image.shape) == 2 and min(image.shape) > 0:
+    if (
+        name is None
+        and args.method == "auto"
+        and args.shape is not None
+        and image is not None
+        and len(image.shape) == 2
+        and min(image.shape) > 0
+    ):
         sides = args.shape if isinstance(args.shape, tuple) else (args.shape, args.shape)
         fits = min(np.subtract(image.shape, sides)) >= 0
         if fits and kernelfit.choose_method(image.shape, sides, args.stride or 1).method == "cg":
@@ -195,7 +202,8 @@ def python(args: argparse.Namespace, reading: list[str], settings: dict[str, Any
     """Return Python that does the same; `how` holds the code of arguments that is not their repr."""
     words = [f"{name}={value!r}" for name, value in settings.items() if name != "workers"]
     words += [f"{name}={code}" for name, code in how.items() if code]
-    call = f"fit = kernelfit.find_kernel({', '.join(['image', 'target', repr(args.shape), *words])})"
+    shape = [] if args.shape is None else [repr(args.shape)]
+    call = f"fit = kernelfit.find_kernel({', '.join(['image', 'target', *shape, *words])})"
     return "\n".join(
         ["import kernelfit", "from kernelfit.io import read_image", "", *reading, call, "print(fit.summary())"]
     )

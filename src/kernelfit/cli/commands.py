@@ -89,6 +89,8 @@ def find(args: argparse.Namespace) -> int:
     if args.report is not None:
         read.require("matplotlib.figure", package="matplotlib", extra="plot", purpose="the report")
     streamed = series.wanted(args)
+    if streamed and args.shape is None:
+        raise BadCallError("got many pairs or --checkpoint without --shape, need --shape; one pair alone tells it")
     made = series.find(args, _settings(args)) if streamed else _find_pair(args)
     fit, pixels, call, seconds, names, _ = made
     outputs = [] if kept is None else [(kept, kernels.kernel_writer(kept, fit), "the kernel")]
@@ -106,6 +108,8 @@ def find(args: argparse.Namespace) -> int:
     else:
         stream = "stderr" if args.output == "-" else "stdout"
         say(summary(fit), to=stream)
+        if isinstance(fit, kernelfit.KernelFit) and fit.found:
+            say(f"\nthe same with all of it given: kernelfit.{fit.reproduce()}", to=stream)
         notes = [f"kernel written to {args.output}"] if kept is not None else []
         notes += [f"report written to {args.report}"] if page is not None else []
         notes += [f"sums kept in {args.checkpoint}"] if args.checkpoint is not None else []
@@ -408,5 +412,5 @@ def demo(args: argparse.Namespace) -> int:
     paths = demo.write_pair(args.write, overwrite=args.force)
     names = " ".join(str(path) for path in paths)
     say(f"wrote {names}: a photograph, and what a 5 x 7 kernel and some noise made of it. Find that kernel:")
-    say(f"  kernelfit find {names} --shape 9 -o kernel.npz --report report.html")
+    say(f"  kernelfit find {names} -o kernel.npz --report report.html")
     return SOLVED

@@ -121,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Find the convolution kernel between two images, see whether to believe it, and use it.",
         epilog=f"first steps:\n"
         "  kernelfit demo --write .                    a pair of pictures to try it on: before.png, after.png\n"
-        "  kernelfit find before.png after.png --shape 9 -o kernel.npz --report report.html\n"
+        "  kernelfit find before.png after.png -o kernel.npz --report report.html\n"
         "  kernelfit deconvolve after.png kernel.npz -o sharp.png\n\n"
         f"kernelfit COMMAND --help tells more, with examples.\n{_CODES}",
         allow_abbrev=False,
@@ -165,6 +165,7 @@ def _find(add: _Adder) -> None:
         description="Find the kernel that turns IMAGE into TARGET, with its errors.\n"
         f"{_IMAGES}\n{_SERIES}\n{_KERNELS}\n{_CODES}",
         examples="""
+        kernelfit find before.png after.png
         kernelfit find before.png after.png --shape 7
         kernelfit find before.png after.png --shape 9 -o kernel.npz --report report.html
         kernelfit find a.tif b.tif --shape 5,7 --boundary symm --solver least-squares -o kernel.csv
@@ -182,7 +183,8 @@ def _find(add: _Adder) -> None:
     )
     find.add_argument("image", type=named, metavar="IMAGE", help="what went in")
     find.add_argument("target", type=named, metavar="TARGET", help="what came out")
-    find.add_argument("--shape", required=True, type=pair(1), metavar="N|R,C", help="sides of the kernel: 5 or 5,7")
+    find.add_argument("--shape", type=pair(1), metavar="N|R,C",
+                      help="sides of the kernel: 5 or 5,7 (default: found, and all that goes with it)")  # fmt: skip
     which(find, 2)
     lie = find.add_argument_group("how the kernel lies on the image")
     lie.add_argument("--mode", type=one_of((*MODES, "crop")), metavar="MODE",

@@ -184,6 +184,8 @@ class Estimate:
         What the data can know frequency by frequency, from the spectral method; None from the others.
     weighting : str
         How weights were taken into account, and whether exactly; empty if every pixel counted the same.
+    found : tuple of str
+        What was found of the pair because it was not given, in words; empty where the kernel's shape was given.
     notes : tuple of str
         Pixels that were excluded and why, and other things that are not doubtful but good to know.
     weights : ndarray, tuple of ndarray, or None
@@ -232,6 +234,7 @@ class Estimate:
     alternatives: dict[str, float] = dataclasses.field(default_factory=dict)
     spectrum: Spectrum | None = None
     weighting: str = ""
+    found: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     weights: "npt.NDArray[Any] | tuple[npt.NDArray[Any], ...] | None" = dataclasses.field(default=None, repr=False)
     background: Background | None = None

@@ -63,7 +63,7 @@ def unpacked(header: dict[str, Any], arrays: dict[str, Array]) -> Estimate:
     if criterion is not None:
         names = ("strength", "df_model", "rss", "score")
         header["path"] = StrengthPath(**{name: arrays[f"path_{name}"] for name in names}, criterion=criterion)
-    header["notes"] = tuple(header.get("notes", ()))
+    header |= {name: tuple(header.get(name, ())) for name in ("found", "notes")}
     count = header.pop("weights", None)
     if count is not None:
         header["weights"] = tuple(arrays[f"weights_{i}"] for i in range(count)) if count else arrays["weights_0"]

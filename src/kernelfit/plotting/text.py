@@ -21,6 +21,7 @@ def summary(fit: Estimate) -> str:
     many = "".join(f"{n} x " for n in fit.kernel.shape[:-2])
     share = f", expected relative error {error / size:.2g}" if size > 0 and math.isfinite(error) else ""
     lines = [
+        *[f"{'found' if at == 0 else '':11s} {words}" for at, words in enumerate(fit.found)],
         f"kernel      {many}{rows} x {cols}, sum {total:.6g}{doubt}, "
         f"largest tap {fit.kernel[peak]:.6g} at {tuple(int(i) for i in peak)}{share}",
         f"convention  {fit.convention}",

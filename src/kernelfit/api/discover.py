@@ -1,0 +1,144 @@
+"""The door of a call without a shape: what is not said of a pair is found, and everything else goes on as given."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..core import geometry
+from ..core.model import Execution, Selection
+from ..core.validation import as_list
+from ..data.masking import unmasked
+from ..fitting.channel_relation import channels_of
+from ..fitting.discovery import Found, discover
+
+#: Fields of a model that mean nothing without a shape.
+_NEED_SHAPE = ("origin", "offset")
+#: Share of the target's variance that weights of channels leave, being found of too small a kernel.
+_ENOUGH = 1e-6
+_TOGETHER = {
+    "shared": "all channels share one kernel",
+    "separate": "each channel has a kernel of its own",
+    "mixed": "each channel of the target is made of all of the image's",
+}
+
+
+def completed(
+    image: Any, target: Any, keywords: Mapping[str, Any], selection: Selection | None, execution: Execution | None
+) -> tuple[Any, Any, dict[str, Any], tuple[str, ...]]:
+    """Return image and target, the keywords with what was found of them, and that in words."""
+    for name in _NEED_SHAPE:
+        if keywords.get(name) not in (None, 0, (0, 0)):
+            raise ValueError(
+                f"got {name}={keywords[name]!r} without shape, need the kernel's shape as well; give shape="
+            )
+    given = {name: keywords[name] for name in keywords if name in {f.name for f in dataclasses.fields(Selection)}}
+    selected = selection or Selection(**given)
+    run = execution or Execution(workers=keywords.get("workers"))
+    images, targets = as_list(unmasked(image)[0]), as_list(unmasked(target)[0])
+    if (images is None) != (targets is None):
+        raise ValueError("got a list as image or target and one array as the other, need as many images as targets")
+    axis = keywords.get("channel_axis")
+    if images is None and axis is None:
+        image, target, colours, words = _colours(image, target, keywords.get("channels"))
+    else:
+        colours, words = {}, ()
+    axis = colours.get("channel_axis", axis)
+    first = (image, target) if images is None else (image[0], target[0])
+    if images is not None:
+        selected = _of_first(selected)
+    source, result = (_plane(one, axis) for one in first)
+    every, selected = selected, _plane_selection(selected, axis, first)
+    stride = geometry.as_pair(keywords.get("stride", 1), "stride")
+    steps = None if stride == (1, 1) else stride
+    found = discover(source, result, selected, run, steps)
+    if colours and keywords.get("channels") is None:
+        colours["channels"], weights = channels_of(image, target, found.fields, every, run)
+        if colours["channels"] == "mixed":  # whose mean is that of no one image
+            source = np.asarray(image, dtype=np.float64) @ weights
+            found = discover(source, result, selected, run, steps, _ENOUGH)
+    if colours:
+        words = (*words, f"{_TOGETHER[colours['channels']]} (channels={colours['channels']!r})")
+    if images is not None and len(images) > 1:
+        words = (*words, "found in the first pair, and fitted to all")
+    fields = _turned(found, keywords.get("operation"))
+    return image, target, {**colours, **fields, **keywords}, (*found.words, *words)
+
+
+def _turned(found: Found, operation: str | None) -> dict[str, Any]:
+    """Return the fields of a model for a kernel that is laid on the image as it is."""
+    fields = dict(found.fields)
+    if operation == "correlation":
+        shape = fields["shape"]
+        origin = fields.get("origin", tuple((k - 1) // 2 for k in shape))
+        if fields["mode"] in ("same", "crop"):
+            fields["origin"] = tuple(k - 1 - o for k, o in zip(shape, origin, strict=True))
+    return fields
+
+
+def _plane(array: Any, axis: int | None) -> Any:
+    """Return one plane: the mean of the channels."""
+    if not hasattr(array, "shape"):
+        array = np.asarray(array)
+    if axis is None or len(array.shape) != 3:
+        return array
+    return np.asarray(array, dtype=np.float64).mean(axis=axis)
+
+
+def _of_first(selection: Selection) -> Selection:
+    """Return what concerns the first pair."""
+    values = {name: getattr(selection, name) for name in ("mask", "image_mask", "weights")}
+    return dataclasses.replace(selection, **{n: v[0] for n, v in values.items() if isinstance(v, (list, tuple)) and v})
+
+
+def _plane_selection(selection: Selection, axis: int | None, pair: tuple[Any, Any]) -> Selection:
+    """Return the selection of the mean of the channels, pixels that arrays mask themselves among those left out."""
+    if axis is None:
+        return selection
+    fields: dict[str, Any] = {}
+    for name in ("mask", "image_mask"):
+        value = getattr(selection, name)
+        if value is not None and np.ndim(value) == 3:
+            fields[name] = np.any(value, axis=axis)
+    if selection.weights is not None and np.ndim(selection.weights) == 3:
+        fields["weights"] = np.mean(selection.weights, axis=axis)
+    if selection.saturated == "auto":
+        ends = [np.iinfo(a.dtype) if np.issubdtype(a.dtype, np.integer) else None for a in pair[1:]]
+        if ends[0] is not None:
+            hit = (np.asarray(pair[1]) <= ends[0].min) | (np.asarray(pair[1]) >= ends[0].max)
+            some = hit.any(axis=axis)
+            if 0 < some.mean() < 0.95:
+                other = fields.get("mask", selection.mask)
+                fields["mask"] = some if other is None else some | np.asarray(other, dtype=bool)
+    return dataclasses.replace(selection, **fields)
+
+
+def _colours(image: Any, target: Any, channels: str | None) -> tuple[Any, Any, dict[str, Any], tuple[str, ...]]:
+    """Return a pair of colour images, or of one and a gray one, with as few channels as there are to tell apart."""
+    both, words, counts = [], [], []
+    for name, array in (("image", image), ("target", target)):
+        shape = tuple(getattr(array, "shape", np.shape(array)))
+        if len(shape) == 3 and shape[-1] in (1, 2, 3, 4):
+            array, said = _without_alpha(np.asanyarray(array), name)
+            words += said
+        both.append(array)
+        counts.append(np.shape(array)[-1] if len(np.shape(array)) == 3 else 0)
+    if counts == [0, 0] or not all(n in (0, 1, 2, 3, 4) for n in counts):
+        return both[0], both[1], {}, tuple(words)
+    made = channels or ("shared" if counts[0] == counts[1] else "mixed")
+    arrays = [np.asanyarray(a)[..., None] if n == 0 else a for a, n in zip(both, counts, strict=True)]
+    return arrays[0], arrays[1], {"channel_axis": -1, "channels": made}, tuple(words)
+
+
+def _without_alpha(array: Any, name: str) -> tuple[Any, list[str]]:
+    """Return the colours of an image, as one plane where all are alike; and what was left out."""
+    count, words = array.shape[-1], []
+    if count in (2, 4) and (array.dtype.kind in "iu" or np.ptp(array[..., -1]) == 0):
+        array = array[..., : count - 1]
+        words.append(f"the alpha channel of the {name} is left out: {name}[..., :{count - 1}]")
+    if all(np.array_equal(array[..., 0], array[..., c]) for c in range(1, array.shape[-1])):
+        if array.shape[-1] > 1:
+            words.append(f"the channels of the {name} are equal, and so one plane: {name}[..., 0]")
+        return array[..., 0], words
+    return array, words

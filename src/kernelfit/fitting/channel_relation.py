@@ -1,0 +1,77 @@
+"""How the channels of a pair go together, found from its pixels."""
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.special
+
+from ..core.geometry import default_origin
+from ..core.model import Execution, Model, Noise, Selection
+from ..core.normal_equations import NormalEquations
+from ..data.plan import make_plan
+from ..solvers.least_squares import LeastSquaresSolution, least_squares
+from .statistics import gather
+
+#: Kernels of channels differ at this level; channels are mixed if that leaves less than this share of the residual.
+_DIFFER, _MIXED, _MOST_MIXED = 1e-6, 0.8, 700
+#: A share of the target's variance that is rounding alone; taps for each pixel.
+_EXACT, _SHARE = 1e-12, 0.25
+
+
+def channels_of(
+    image: Any, target: Any, fields: dict[str, Any], selection: Selection, execution: Execution
+) -> tuple[str, npt.NDArray[np.float64]]:
+    """Say how channels go together, "shared", "separate" or "mixed", and what the target's mean is made of.
+
+    Where kernels of their own leave a residual that kernels from all channels to each make clearly smaller, they are
+    mixed; else an F-test tells whether one kernel does for all. The second is the weight of each channel of the image.
+    """
+    run = Execution(workers=execution.workers)
+    n_sources, n_targets = image.shape[-1], target.shape[-1]
+    even = np.full(n_sources, 1.0 / n_sources)
+
+    def sums(channels: str) -> list[NormalEquations]:
+        plan = make_plan(image, target, Model(**{**fields, "channel_axis": -1, "channels": channels}), selection)
+        return [stats for stats, _ in gather(plan, Noise(), run)]
+
+    def left(found: list[LeastSquaresSolution]) -> tuple[float, int]:
+        return sum(one.rss for one in found), sum(one.rank for one in found)
+
+    n = n_targets * math.prod(target.shape[:2])
+    fields = _narrowed(fields, min(_MOST_MIXED, int(_SHARE * n / n_targets)) // n_sources)
+    mixed = [least_squares(one) for one in sums("mixed")]
+    weights = np.mean([one.taps.reshape(n_sources, -1).sum(axis=1) for one in mixed], axis=0)
+    if n_sources != n_targets:
+        return "mixed", weights
+    every = sums("separate")
+    solved = [least_squares(one) for one in every]
+    (rss, rank), (shared, one_rank) = left(solved), left([least_squares(functools.reduce(lambda a, b: a + b, every))])
+    other, more = left(mixed)
+    if rss > _EXACT * sum(one.target_energy for one in every) and other / (n - more) < _MIXED * rss / (n - rank):
+        return "mixed", weights
+    if shared - rss <= _EXACT * sum(one.target_energy for one in every) or rank == one_rank:
+        return "shared", even
+    ratio = (shared - rss) / (rank - one_rank) / (rss / (n - rank))
+    return "separate" if scipy.special.fdtrc(rank - one_rank, n - rank, ratio) < _DIFFER else "shared", even
+
+
+def _narrowed(fields: dict[str, Any], most: int) -> dict[str, Any]:
+    """Return the fields of a model for the middle of its kernel, of no more than so many taps."""
+    shape, mode = fields["shape"], fields["mode"]
+    cut = [0, 0]
+    while math.prod(k - 2 * c for k, c in zip(shape, cut, strict=True)) > most and max(shape) - 2 * max(cut) > 2:
+        cut = [c + (k - 2 * c > 2) for k, c in zip(shape, cut, strict=True)]
+    if cut == [0, 0]:
+        return fields
+    origin = fields.get(
+        "origin", {"valid": tuple(k - 1 for k in shape), "full": (0, 0)}.get(mode, default_origin(shape))
+    )
+    return {
+        **fields,
+        "shape": tuple(k - 2 * c for k, c in zip(shape, cut, strict=True)),
+        "origin": tuple(o - c for o, c in zip(origin, cut, strict=True)),
+        "mode": "crop",
+    }

@@ -1,0 +1,390 @@
+"""What nobody said of a pair, found from its pixels: place and size, the kernel's support, stride, a constant."""
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.special
+
+from ..analysis.place import Box, first_box, reduced, spectral_response
+from ..analysis.support import SIDES, Rectangle
+from ..core.background import eliminations_of
+from ..core.geometry import Shape, default_origin, kept_length
+from ..core.model import Execution, Model, Noise, Selection
+from ..core.normal_equations import NormalEquations
+from ..data.masking import unmasked
+from ..data.observation import as_planes
+from ..data.plan import make_plan
+from ..solvers.cholesky import factorise
+from ..solvers.least_squares import LeastSquaresSolution, least_squares, residual_at
+from .statistics import gather
+
+#: A side of the span that is empty with less than this probability makes it grow; the emptier ones go.
+_GROWS, _GOES = 1e-4, 1e-2
+#: Most times the pixels are read for the support, most taps, and taps for each pixel.
+_PASSES, _MOST_TAPS, _SHARE = 4, 3000, 0.25
+#: A constant so many times its standard error is kept, if it is not that of rounding.
+_CLEAR, _ROUNDING = 4.5, 1e-9
+#: With less of the target explained than this, each half of the pair has to predict the other, as well as so far.
+_DOUBTFUL, _PREDICTS = 0.9, 0.3
+#: Chance, among all the places looked at, at which a fit is one.
+_CHANCE = 1e-4
+#: Sides up to which images are looked at whole; strides that are looked for; rows more or less than those of a stride.
+_WHOLE, _MOST_STRIDE, _MARGIN = 2048, 8, 64
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What was found of a pair: how the kernel lies on the image, and the same in words."""
+
+    fields: dict[str, Any]
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Fit:
+    """The exact fit of a span of lags d, ``target[t] = sum_d k[d] image[stride t - d] + constant``."""
+
+    box: Box
+    stride: Shape
+    stats: NormalEquations
+    solution: LeastSquaresSolution
+    rectangle: Rectangle
+
+    @property
+    def explained(self) -> float:
+        """Share of the target's variance."""
+        return 1.0 - self.solution.rss / self.stats.target_energy if self.stats.target_energy > 0 else 0.0
+
+    @property
+    def span(self) -> Box:
+        """The lags of the rectangle."""
+        (row, col), (rows, cols) = self.rectangle.corner, self.rectangle.shape
+        row, col = row + self.box[0], col + self.box[2]
+        return row, row + rows, col, col + cols
+
+    def by_chance(self, places: int) -> bool:
+        """Return whether one of so many places would be expected to fit as well."""
+        n, m = self.stats.n_pixels, self.solution.rank
+        ratio = (self.stats.target_energy / self.solution.rss - 1) * (n - m) / m if self.solution.rss > 0 else math.inf
+        return places * float(scipy.special.fdtrc(m, n - m, ratio)) > _CHANCE
+
+    def constant(self) -> tuple[float, float]:
+        """Return the constant beside the kernel and its standard error."""
+        (elimination,) = eliminations_of(self.stats)
+        value = elimination.coefficients_at(self.solution.taps[None])[0, 0]
+        error = elimination.stderr(self.solution.noise_std, self.solution.noise_std * self.solution.inverse)[0]
+        return float(value), float(error)
+
+    def centroid(self) -> npt.NDArray[np.float64]:
+        """Return the lag in the middle of the kernel's largest taps."""
+        size = np.abs(self.solution.taps.reshape(self.stats.supports[0]))
+        weights = np.maximum(size - 0.4 * size.max(), 0.0)
+        at = [np.arange(self.box[2 * axis], self.box[2 * axis + 1]) for axis in (0, 1)]
+        return np.asarray([at[axis] @ weights.sum(axis=1 - axis) for axis in (0, 1)] / weights.sum())
+
+
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """Planes of a pair, and what reads them."""
+
+    image: Any
+    target: Any
+    selection: Selection
+    execution: Execution
+
+    def fits(self, box: Box, stride: Shape) -> bool:
+        """Return whether there are pixels enough for a span."""
+        return (box[1] - box[0]) * (box[3] - box[2]) <= min(_MOST_TAPS, _SHARE * self.room(box, stride))
+
+    def within(self, box: Box, stride: Shape) -> Box | None:
+        """Return the middle of a span, as much of it as there are pixels for."""
+        while not self.fits(box, stride):
+            more = [int(box[1] - box[0] > 2), int(box[3] - box[2] > 2)]
+            if not any(more):
+                return None
+            box = (box[0] + more[0], box[1] - more[0], box[2] + more[1], box[3] - more[1])
+        return box
+
+    def fit(self, box: Box, stride: Shape) -> _Fit:
+        """Return the exact fit of a span beside a constant."""
+        shape = (box[1] - box[0], box[3] - box[2])
+        model = Model(shape, mode="crop", origin=(-box[0], -box[2]), stride=stride, background=0)
+        plan = make_plan(self.image, self.target, model, self.selection)
+        ((stats, _),) = gather(plan, Noise(), self.execution)
+        solution = least_squares(stats, factorise(stats.gram, self.execution.threads))
+        return _Fit(box, stride, stats, solution, Rectangle(stats, solution))
+
+    def seen(self) -> tuple[Any, Any]:
+        """Return both arrays with NaN where a pixel does not count."""
+        parts = []
+        for array, name in ((self.image, "image_mask"), (self.target, "mask")):
+            plain: Any
+            plain, own = unmasked(array)
+            masks: list[Any] = [mask for mask in (own, getattr(self.selection, name)) if mask is not None]
+            if masks:
+                bad = functools.reduce(np.logical_or, [np.broadcast_to(mask, plain.shape) for mask in masks])
+                plain = np.where(bad, np.nan, plain)
+            parts.append(plain)
+        return parts[0], parts[1]
+
+    def room(self, box: Box, stride: Shape) -> int:
+        """Return how many target pixels have a whole span of the image."""
+        count = 1
+        for axis in (0, 1):
+            low, high, step = box[2 * axis], box[2 * axis + 1], stride[axis]
+            first = max(0, -(-(high - 1) // step))
+            last = min(self.target.shape[axis] - 1, (self.image.shape[axis] - 1 + low) // step)
+            count *= max(0, last - first + 1)
+        return count
+
+    def cut(self, axis: int, half: int) -> "_Pair":
+        """Return one half of the target with the whole image; lags are those of the whole less where it starts."""
+        middle = self.target.shape[axis] // 2
+        part = slice(middle, None) if half else slice(None, middle)
+        target = self.target[part] if axis == 0 else self.target[:, part]
+        return _Pair(self.image, target, self.selection, self.execution)
+
+
+def discover(
+    image: Any,
+    target: Any,
+    selection: Selection,
+    execution: Execution,
+    stride: Shape | None = None,
+    enough: float = 0.0,
+) -> Found:
+    """Return how a target came from an image, both of one plane.
+
+    A kernel that leaves less than `enough` of the target is not looked at for more taps.
+
+    Raises
+    ------
+    ValueError
+        If no kernel relates the two.
+    """
+    for value, name in ((image, "image"), (target, "target")):
+        as_planes(unmasked(value)[0], name, None)
+    pair = _Pair(image, target, selection, Execution(workers=execution.workers))
+    fits = []
+    for steps in [stride] if stride is not None else _strides(image.shape, target.shape):
+        found = _search(_middle(pair, steps), steps, enough)
+        if found is not None:
+            fits.append(found)
+            if found.explained > _DOUBTFUL:
+                break
+    best = max(fits, key=lambda one: one.explained, default=None)
+    if best is None or not _related(pair, best):
+        raise ValueError(_unrelated(pair, best))
+    _require_whole_ratio(pair, best)
+    return _told(pair, best)
+
+
+def _middle(pair: _Pair, stride: Shape) -> _Pair:
+    """Return the middle of a pair that is large and as large as the stride says, so that lags stay what they are."""
+    parts = []
+    for n, m, step in zip(pair.image.shape, pair.target.shape, stride, strict=True):
+        if abs(n - step * m) > _MARGIN or not _plain(pair.selection) or n <= _WHOLE:
+            parts.append((slice(None), slice(None)))
+        else:
+            start, count = (m - _WHOLE // step) // 2, _WHOLE // step
+            parts.append((slice(step * start, step * (start + count)), slice(start, start + count)))
+    if all(part[0] == slice(None) for part in parts):
+        return pair
+    (rows, target_rows), (cols, target_cols) = parts
+    return _Pair(pair.image[rows, cols], pair.target[target_rows, target_cols], pair.selection, pair.execution)
+
+
+def _strides(image: Shape, target: Shape) -> list[Shape]:
+    """Return the strides that the sizes suggest, the likeliest first."""
+    whole = []
+    for n, m in zip(image, target, strict=True):
+        step = min(round(n / m), _MOST_STRIDE)
+        whole.append(step if step > 1 and step * (m - 1) < n + _MARGIN else 1)
+    likely = (whole[0], whole[1])
+    return [likely] if likely == (1, 1) else [likely, (1, 1)]
+
+
+def _search(pair: _Pair, stride: Shape, enough: float) -> _Fit | None:
+    """Return the fit of the span that the kernel takes, None if there is nothing to see of it."""
+    image, target = pair.seen()
+    small = image if stride == (1, 1) else reduced(image, stride)
+    response = spectral_response(small, target, pair.execution.threads)
+    box, _ = first_box(response, small.shape, target.shape)
+    first = pair.within(_wider(box, stride), stride)
+    if first is None:
+        return None
+    box, found = first, pair.fit(first, stride)
+    for _ in range(_PASSES - 1):
+        sides = list(box)
+        for side in SIDES:
+            p_value = found.rectangle.edge_p_value(side)
+            if p_value < _GROWS:
+                length = box[side | 1] - box[side & 2]
+                more = length // (4 if p_value < _GROWS**6 else 8)
+                sides[side] += (1 if side % 2 else -1) * max(2 * stride[side // 2], more)
+        grown = (sides[0], sides[1], sides[2], sides[3])
+        if grown == box or 1 - found.explained < enough or not pair.fits(grown, stride):
+            break
+        box, found = grown, pair.fit(grown, stride)
+    found.rectangle.shrink(_GOES)
+    return found
+
+
+def _wider(box: Box, stride: Shape) -> Box:
+    """Return a span of lags of blocks in pixels of the image, somewhat wider than it is."""
+    sides = []
+    for axis in (0, 1):
+        low, high, step = box[2 * axis], box[2 * axis + 1], stride[axis]
+        low, high = step * low - (step - 1), step * high - (step - 1)
+        more = max(step + 1, (high - low) // 4, (9 - (high - low)) // 2)
+        sides += [low - more, high + more]
+    return sides[0], sides[1], sides[2], sides[3]
+
+
+def _related(pair: _Pair, found: _Fit) -> bool:
+    """Return whether the kernel is more than chance: by its fit, and in doubt by what halves tell of each other."""
+    if found.by_chance(math.prod(pair.image.shape) + math.prod(pair.target.shape)):
+        return False
+    if found.explained > _DOUBTFUL or not _plain(pair.selection):
+        return True
+    for axis in (0, 1):
+        halves = _halves(pair, found, axis)
+        for one, other in (halves, halves[::-1]) if halves is not None else ():
+            left = residual_at(other.stats, one.solution.taps)[1]
+            if 1 - left / max(other.stats.target_energy, 1e-300) < _PREDICTS * found.explained:
+                return False
+    return True
+
+
+def _halves(pair: _Pair, found: _Fit, axis: int) -> list[_Fit] | None:
+    """Return the fits of both halves of the target along an axis; None where a half is too small."""
+    start = found.stride[axis] * (pair.target.shape[axis] // 2)
+    parts, box = [pair.cut(axis, half) for half in (0, 1)], found.span
+    for half, part in enumerate(parts):
+        room = part.within(_moved(box, axis, -half * start), found.stride)
+        if room is None:
+            return None
+        box = _moved(room, axis, half * start)
+    return [part.fit(_moved(box, axis, -half * start), found.stride) for half, part in enumerate(parts)]
+
+
+def _moved(box: Box, axis: int, by: int) -> Box:
+    """Return a span moved along an axis."""
+    rows, cols = (0, by) if axis else (by, 0)
+    return box[0] + rows, box[1] + rows, box[2] + cols, box[3] + cols
+
+
+def _plain(selection: Selection) -> bool:
+    """Return whether nothing was said of single pixels."""
+    return selection.mask is None and selection.image_mask is None and selection.weights is None
+
+
+def _ratio(image: Shape, target: Shape) -> str:
+    """Say the ratio of the sizes."""
+    return " and ".join(f"{n / m:.4g}" for n, m in zip(image, target, strict=True))
+
+
+def _unrelated(pair: _Pair, found: _Fit | None) -> str:
+    """Say that there is no kernel."""
+    sizes = f"image {pair.image.shape[0]}x{pair.image.shape[1]}, target {pair.target.shape[0]}x{pair.target.shape[1]}"
+    share = (
+        "" if found is None else f", the best explains {max(0.0, found.explained):.2g} of the target, as chance does"
+    )
+    ratio = [n / m for n, m in zip(pair.image.shape, pair.target.shape, strict=True)]
+    odd = any(abs(r - round(r)) * m >= 1 for r, m in zip(ratio, pair.target.shape, strict=True))
+    size = (
+        f"; the sizes have the ratios {_ratio(pair.image.shape, pair.target.shape)} (rows and columns)" if odd else ""
+    )
+    remedy = "bring both to whole multiples of one size first, or " if odd else ""
+    return (
+        f"got a pair that no kernel relates ({sizes}{share}){size}; need a target that was made of the image: {remedy}"
+        "check that the right files were read and that neither is turned, mirrored or scaled; or give shape="
+    )
+
+
+def _require_whole_ratio(pair: _Pair, found: _Fit) -> None:
+    """Refuse a target that was scaled by a ratio that is not whole: its halves are shifted against each other."""
+    for axis, name in ((0, "rows"), (1, "columns")):
+        n, m, step = pair.image.shape[axis], pair.target.shape[axis], found.stride[axis]
+        drift = abs(n - step * m) / 2  # of a half against the other, if the sizes tell the scale
+        if drift == 0 or drift > 0.25 * n or not _plain(pair.selection):
+            continue
+        halves = _halves(pair, found, axis)
+        if halves is None:
+            continue
+        start = step * (m // 2)
+        moved = halves[1].centroid()[axis] + start - halves[0].centroid()[axis]
+        if abs(moved) > 0.5 * drift:
+            msg = (
+                f"got {n} {name} in the image and {m} in the target, a ratio of {n / m:.5g}, by which the target was "
+                f"scaled; need a whole ratio: scale one of the two to a whole multiple of the other, or give shape="
+            )
+            raise ValueError(msg)
+
+
+def _told(pair: _Pair, found: _Fit) -> Found:
+    """Return the fields of the model, and what was found in words."""
+    span, stride = found.span, found.stride
+    shape = (span[1] - span[0], span[3] - span[2])
+    image, target = tuple(pair.image.shape), tuple(pair.target.shape)
+    origin, offset = [], []
+    fields: dict[str, Any] = {}
+    for axis in (0, 1):
+        at, centre = -span[2 * axis], default_origin(shape)[axis]  # origin + offset, of which the offset is that of
+        first = min(max(at - centre, 0), stride[axis] - 1)  # the origin next to the centre
+        origin.append(at - first)
+        offset.append(first)
+    lag = [origin[axis] - (shape[axis] - 1) / 2 for axis in (0, 1)]
+    same = tuple(kept_length(n, s, o) for n, s, o in zip(image, stride, offset, strict=True)) == target
+    left = 100 * (1 - found.explained)
+    size = f"a kernel of {shape[0]}x{shape[1]} taps"
+    words = [f"{size}, which leaves {left:.2g} % of the target's variance unexplained"]
+    sized = _sized(image, target, span) if stride == (1, 1) and not same else None
+    if sized is not None:
+        shape, mode = sized
+        words[0] = words[0].replace(size, f"a kernel of {shape[0]}x{shape[1]} taps")
+        fields = {"shape": shape, "mode": mode}
+        words.append(
+            "the target is smaller by the kernel's sides less one, as without edges"
+            if mode == "valid"
+            else "the target is larger by the kernel's sides less one, as with edges filled up"
+        )
+    else:
+        fields = {"shape": shape, "mode": "same" if same else "crop", "origin": (origin[0], origin[1])}
+        if tuple(origin) == default_origin(shape) and same:
+            del fields["origin"]
+        if stride != (1, 1):
+            fields |= {"stride": stride, "offset": (offset[0], offset[1])}
+            words.append(
+                f"the target holds one row in {stride[0]} and one column in {stride[1]}, from {(offset[0], offset[1])}"
+            )
+        shifted = any(abs(d) > (k + 1) / 2 + 1 for d, k in zip(lag, shape, strict=True))
+        if not same:
+            words.append(f"the target's first pixel lies at about row {lag[0]:g} and column {lag[1]:g} of the image")
+        elif shifted:
+            words.append(f"the target is shifted by {-lag[0]:g} rows and {-lag[1]:g} columns against the image")
+    value, error = found.constant()
+    scale = math.sqrt(max(found.stats.target_energy, 0.0) / found.stats.n_pixels)
+    if abs(value) > max(_CLEAR * error, _ROUNDING * scale):
+        fields["background"] = 0
+        words.append(f"a constant of {value:.4g} +- {error:.2g} is added (background=0)")
+    return Found(fields, tuple(words))
+
+
+def _sized(image: Shape, target: Shape, span: Box) -> tuple[Shape, str] | None:
+    """Return the kernel's shape that the sizes tell, and the mode, if the span found goes with one."""
+    for mode, sign in (("valid", -1), ("full", 1)):
+        shape = tuple(sign * (m - n) + 1 for n, m in zip(image, target, strict=True))
+        first = [0 if mode == "full" else 1 - k for k in shape]
+        inside = all(
+            k >= 1 and low <= span[2 * axis] and span[2 * axis + 1] <= low + k
+            for axis, (k, low) in enumerate(zip(shape, first, strict=True))
+        )
+        near = all(k <= 2 * (span[2 * axis + 1] - span[2 * axis]) + 4 for axis, k in enumerate(shape))
+        if inside and near:
+            return (shape[0], shape[1]), mode
+    return None

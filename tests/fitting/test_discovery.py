@@ -1,0 +1,173 @@
+"""What is not given is found: support, place, size, stride, constant, channels."""
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import scipy.signal
+
+import kernelfit
+from helpers import assert_close, camera
+
+KERNEL = np.outer([1, 2, 4, 1.0], [1, 3, 4, 2, 1, 0.5, 0.2]) / 94.0  # 4 x 7: even, off the middle
+
+
+def photograph(rows=150, cols=190):
+    return np.asarray(camera()[40 : 40 + rows, 60 : 60 + cols], dtype=float)
+
+
+def lagged(fit):
+    """{(row, col): tap} by the lags of the taps."""
+    conv = fit.convention
+    assert conv.operation == "convolution"
+    at = [np.asarray(lags) - o for lags, o in zip(fit.lags, conv.offset, strict=True)]
+    return {(int(r), int(c)): fit.kernel[i, j] for i, r in enumerate(at[0]) for j, c in enumerate(at[1])}
+
+
+def off(found, expected):
+    """Relative difference of two kernels by lags."""
+    every = {*found, *expected}
+    norm = np.sqrt(sum(v**2 for v in expected.values()))
+    return np.sqrt(sum((found.get(d, 0.0) - expected.get(d, 0.0)) ** 2 for d in every)) / norm
+
+
+def truth(kernel=KERNEL, shift=(0, 0)):
+    """The taps of `whole` less a shift, by their lags."""
+    return {(r - shift[0], c - shift[1]): kernel[r, c] for r in range(kernel.shape[0]) for c in range(kernel.shape[1])}
+
+
+@pytest.mark.parametrize(
+    ("rows", "cols", "mode"),
+    [
+        (slice(1, 151), slice(3, 193), "same"),  # SciPy's place
+        (slice(0, 150), slice(6, 196), "same"),
+        (slice(40, 130), slice(17, 188), "crop"),
+        (slice(3, 150), slice(6, 190), "valid"),
+        (slice(None), slice(None), "full"),
+    ],
+)
+@pytest.mark.parametrize("noise", [pytest.param(0.0, marks=pytest.mark.slow), 0.01])
+def test_place_size_and_support(rows, cols, mode, noise):
+    image = photograph()
+    whole = scipy.signal.convolve2d(image, KERNEL)  # its pixel t is lag 0 of the image's pixel t
+    start = (rows.start or 0, cols.start or 0)
+    target = whole[rows, cols] + np.random.default_rng(0).normal(0, noise * whole.std(), whole[rows, cols].shape)
+    fit = kernelfit.find_kernel(image, target)
+    assert fit.convention.mode == mode
+    assert fit.predict(image).shape == target.shape
+    if noise == 0:
+        assert fit.kernel.shape == KERNEL.shape and fit.verdict.ok
+        assert off(lagged(fit), truth(shift=start)) < 1e-9
+    origin = {"origin": tuple(np.array(start))} if mode in ("same", "crop") else {}
+    given = kernelfit.find_kernel(image, target, KERNEL.shape, mode=mode, **origin)
+    assert off(lagged(fit), truth(shift=start)) <= 1.3 * off(lagged(given), truth(shift=start)) + 1e-9
+    again = eval(f"kernelfit.{fit.reproduce()}", {"kernelfit": kernelfit, "image": image, "target": target})
+    assert np.array_equal(again.kernel, fit.kernel) and again.convention == fit.convention
+    assert fit.found[0].startswith(f"a kernel of {fit.kernel.shape[0]}x{fit.kernel.shape[1]}") and not again.found
+    assert fit.summary().startswith("found ")
+
+
+def test_a_shift_keeps_a_small_support():
+    image = photograph(200, 260)
+    target = np.zeros_like(image)
+    target[37:, :-52] = scipy.ndimage.convolve(image, np.full((3, 5), 1 / 15))[:-37, 52:]
+    target += np.random.default_rng(1).normal(0, 0.5, target.shape)
+    target[:37], target[:, -52:] = 7.0, 9.0  # what came in from beyond
+    fit = kernelfit.find_kernel(image, target)
+    assert fit.kernel.shape == (3, 5) and fit.convention.origin == (1 - 37, 2 + 52)
+    assert any("shifted by 37 rows and -52 columns" in words for words in fit.found)
+
+
+@pytest.mark.parametrize(("stride", "first"), [((2, 2), (1, 0)), ((3, 2), (2, 1)), ((1, 4), (0, 3))])
+def test_stride_and_phase(stride, first):
+    image = photograph(181, 223)
+    whole = scipy.signal.convolve2d(image, KERNEL, mode="same")
+    target = whole[first[0] :: stride[0], first[1] :: stride[1]]
+    target = target + np.random.default_rng(2).normal(0, 0.1, target.shape)
+    fit = kernelfit.find_kernel(image, target)
+    assert fit.convention.stride == stride
+    centre = [(k - 1) // 2 for k in KERNEL.shape]
+    assert off(lagged(fit), truth(shift=[c + f for c, f in zip(centre, first, strict=True)])) < 0.02
+    assert fit.predict(image).shape == target.shape
+
+
+def test_every_third_pixel_of_the_image_itself():
+    image = photograph(100, 130)
+    fit = kernelfit.find_kernel(image, image[2::3, 1::3])
+    assert fit.kernel.shape == (1, 1) and fit.convention.offset == (2, 1) and fit.convention.stride == (3, 3)
+
+
+def test_a_ratio_that_is_not_whole_is_said():
+    image = photograph(180, 240)
+    small = scipy.ndimage.zoom(image, (59 / 180, 78 / 240), order=1, grid_mode=True, mode="nearest")
+    assert small.shape == (59, 78)
+    with pytest.raises(ValueError, match=r"ratio.* 3\.0"):
+        kernelfit.find_kernel(image, small)
+
+
+def test_a_constant_is_kept_if_it_is_one():
+    image = camera()[40:190, 60:250]
+    made = scipy.ndimage.convolve(image.astype(float), np.full((3, 4), 1 / 12))
+    fit = kernelfit.find_kernel(image, made.astype(np.uint8))  # cut off, not rounded
+    assert fit.background.degree == 0 and fit.background.coefficients.ravel()[0] == pytest.approx(-0.48, abs=0.03)
+    assert fit.kernel.shape == (3, 4)
+    assert kernelfit.find_kernel(image, np.rint(made).astype(np.uint8)).kernel.shape == (3, 4)
+    assert kernelfit.find_kernel(image, made).background is None
+    assert kernelfit.find_kernel(image, made + 2, background=None).background is None
+
+
+def test_unrelated_pairs_are_refused():
+    rng = np.random.default_rng(3)
+    image = photograph()
+    for target in (rng.normal(size=(150, 190)), photograph()[::-1, ::-1].T, rng.random((90, 200))):
+        with pytest.raises(ValueError, match="no kernel relates"):
+            kernelfit.find_kernel(image, target)
+    with pytest.raises(ValueError, match="without shape"):
+        kernelfit.find_kernel(image, image, origin=2)
+
+
+@pytest.mark.slow
+def test_masks_and_correlation():
+    image = photograph()
+    target = scipy.ndimage.correlate(image, KERNEL)
+    target[30:50, 60:100] = 1e4
+    mask = target == 1e4
+    fit = kernelfit.find_kernel(image, target, mask=mask, operation="correlation")
+    assert_close(fit.kernel, KERNEL, 1e-9)
+    assert fit.convention.origin == (2, 3)
+    holes = np.where(mask, np.nan, target)
+    assert_close(kernelfit.find_kernel(image, holes, nan="mask").kernel, KERNEL[::-1, ::-1], 1e-9)
+
+
+def colours(rows=120, cols=140):
+    image = np.stack([photograph(rows, cols)[::d, ::e] for d, e in ((1, 1), (-1, 1), (1, -1))], axis=-1)
+    return image + 0.3 * np.roll(image, 1, axis=-1)
+
+
+def test_channels():
+    image, rng = colours(), np.random.default_rng(4)
+    box = np.full((3, 4, 1), 1 / 12)
+    blurred = scipy.ndimage.convolve(image, box)
+    noisy = blurred + rng.normal(0, 0.2, image.shape)
+    shared = kernelfit.find_kernel(image, noisy)
+    assert shared.channels == "shared" and shared.kernel.shape == (3, 4)
+    alpha = np.dstack([np.rint(image), np.full(image.shape[:2], 255)]).astype(np.uint16)
+    fit = kernelfit.find_kernel(alpha, scipy.ndimage.convolve(np.rint(image), box))
+    assert fit.kernel.shape == (3, 4) and any("alpha channel of the image" in words for words in fit.found)
+    own = np.stack([noisy[..., 0], np.roll(noisy[..., 1], 1, axis=1), noisy[..., 2]], axis=-1)
+    assert kernelfit.find_kernel(image, own).channels == "separate"
+    mixed = kernelfit.find_kernel(image, blurred @ [[0.6, 0.2, 0.1], [0.3, 0.5, 0.2], [0.1, 0.3, 0.7]])
+    assert mixed.channels == "mixed" and mixed.kernel.shape[:2] == (3, 3) and mixed.r_squared > 1 - 1e-9
+    gray = kernelfit.find_kernel(image, blurred @ [0.3, 0.6, 0.1])
+    assert gray.kernel.shape[:2] == (1, 3)
+    assert_close(gray.kernel.sum(axis=(-2, -1))[0], [0.3, 0.6, 0.1], 1e-3)
+    equal = kernelfit.find_kernel(np.repeat(image[..., :1], 3, axis=-1), blurred[..., 0])
+    assert equal.kernel.shape == (3, 4) and any("channels of the image are equal" in words for words in equal.found)
+
+
+def test_pairs_share_what_the_first_tells(tmp_path):
+    images = [photograph(), photograph()[::-1]]
+    targets = [scipy.ndimage.convolve(image, KERNEL) for image in images]
+    fit = kernelfit.find_kernel(images, targets)
+    assert fit.kernel.shape == KERNEL.shape and fit.found[-1].startswith("found in the first pair")
+    fit.save(tmp_path / "fit.npz")
+    assert kernelfit.KernelFit.load(tmp_path / "fit.npz").found == fit.found
