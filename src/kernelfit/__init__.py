@@ -12,9 +12,13 @@ if TYPE_CHECKING:
     from .analysis.channel_split import split_channels as split_channels
     from .analysis.comparison import Difference as Difference
     from .analysis.comparison import compare_kernels as compare_kernels
+    from .analysis.integers import IntegerKernel as IntegerKernel
     from .analysis.psf import Measured as Measured
     from .analysis.psf import PsfMeasurements as PsfMeasurements
     from .analysis.psf import measure_psf as measure_psf
+    from .analysis.recognition import Candidate as Candidate
+    from .analysis.recognition import Parameter as Parameter
+    from .analysis.recognition import recognise as recognise
     from .analysis.selection import Comparison as Comparison
     from .analysis.selection import compare as compare
     from .analysis.support import Support as Support
@@ -67,7 +71,9 @@ __version__ = "0.14.0"
 _ROOMS = {
     "analysis.channel_split": ("split_channels",),
     "analysis.comparison": ("Difference", "compare_kernels"),
+    "analysis.integers": ("IntegerKernel",),
     "analysis.psf": ("Measured", "PsfMeasurements", "measure_psf"),
+    "analysis.recognition": ("Candidate", "Parameter", "recognise"),
     "analysis.selection": ("Comparison", "compare"),
     "analysis.support": ("Support", "choose_support"),
     "api.accumulate": ("accumulate", "accumulate_spectra"),

@@ -139,7 +139,7 @@ def compare_kernels(
     >>> kernelfit.compare_kernels(a, [[0.0, 0.51, 0.0]]).differ
     True
     """
-    one, other = (_laid_out(kernel, error) for kernel, error in zip((first, second), stderr, strict=True))
+    one, other = (laid_out(kernel, error) for kernel, error in zip((first, second), stderr, strict=True))
     origin = tuple(max(a, b) for a, b in zip(one[1], other[1], strict=True))
     shape = tuple(o + max(one[0].shape[i] - one[1][i], other[0].shape[i] - other[1][i]) for i, o in enumerate(origin))
     places = [
@@ -184,7 +184,7 @@ def compare_kernels(
     )
 
 
-def _laid_out(
+def laid_out(
     kernel: Estimate | npt.ArrayLike, stderr: npt.ArrayLike | None
 ) -> tuple[Array, tuple[int, int], Array | None]:
     """Return a kernel as a convolution, its origin, and a factor of the covariance of its taps."""

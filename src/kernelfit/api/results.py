@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..analysis import field
+from ..analysis.integers import IntegerKernel, as_integers, polish
 from ..analysis.psf import PsfMeasurements, measure_psf
+from ..analysis.recognition import Candidate, nearest, recognise
 from ..core import npz, serialization
 from ..core.estimate import Estimate
 from ..core.geometry import Shape, default_origin
@@ -216,6 +218,54 @@ class KernelFit(Estimate, Saved):
             its middle.
         """
         return measure_psf(field.middle(self))
+
+    def recognise(self, *, level: float = 1e-3) -> tuple[Candidate, ...]:
+        """Name the filter that the kernel is, within its errors.
+
+        Parameters
+        ----------
+        level : float, optional
+            A filter whose chi-square is as large as this kernel's with a smaller probability is none, default 0.001.
+
+        Returns
+        -------
+        tuple of Candidate
+            The filters that fit, best first; empty where none does. See `kernelfit.recognise`.
+        """
+        return recognise(field.middle(self), level=level)
+
+    def nearest(self) -> Candidate | None:
+        """Return the named filter nearest to the kernel, whether it fits or not.
+
+        Returns
+        -------
+        Candidate or None
+            Its `p_value` says whether it fits, its `distance` how far off it is; None where the kernel is lost in its
+            errors.
+        """
+        return nearest(field.middle(self))
+
+    def as_integers(self) -> IntegerKernel | None:
+        """Return the kernel over the smallest denominator for which every tap is a whole number within its error.
+
+        Returns
+        -------
+        IntegerKernel or None
+            `numerators`, `denominator`, and the `probability` that a kernel of arbitrary taps would have such a
+            denominator; None if no denominator up to 65536 does.
+        """
+        return as_integers(field.middle(self))
+
+    def polished(self) -> Self:
+        """Return the fit with its kernel as the whole numbers that it is made of, which have no error.
+
+        Returns
+        -------
+        KernelFit
+            With the taps of `as_integers` where chance hardly makes such (its `probability` is below 1e-6); else this
+            fit, with a note that says why not.
+        """
+        return dataclasses.replace(self, **polish(self))
 
     def plot(
         self, image: npt.ArrayLike | None = None, target: npt.ArrayLike | None = None, *, figure: Any = None

@@ -7,6 +7,7 @@ import json
 import re
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy as np
 
 import kernelfit
 
+from ..analysis.recognition import in_words
+from ..core.estimate import Estimate
 from ..core.geometry import in_mode
 from ..core.npz import write_together, write_whole
 from ..core.validation import Array
@@ -104,7 +107,8 @@ def find(args: argparse.Namespace) -> int:
             name: kernelfit.measure_psf(one).to_dict() for name, one in kernelfit.split_channels(fit, names).items()
         }
         psf = psfs[""] if "" in psfs else psfs
-        _print_json({**kernels.as_dict(fit), "psf": psf, **more, "seconds": seconds, "python": call})
+        names_of = _filters(kernelfit.split_channels(fit, names))
+        _print_json({**kernels.as_dict(fit), "psf": psf, "filter": names_of, **more, "seconds": seconds, "python": call})
     else:
         stream = "stderr" if args.output == "-" else "stdout"
         say(summary(fit), to=stream)
@@ -337,7 +341,8 @@ def inspect(args: argparse.Namespace) -> int:
         fields = {"file": args.kernel, "shape": shape, "kernel": held.kernel.tolist(), "convention": conv}
         errors = None if held.stderr is None else kernels.finite(held.stderr.tolist())
         measured = {name: psf.to_dict() for name, psf in psfs.items()}
-        _print_json({**fields, "stderr": errors, "verdict": held.verdict or None, "psf": measured.get("", measured)})
+        told = {"psf": measured.get("", measured), "filter": _filters({n: one.as_fit() for n, one in planes.items()})}
+        _print_json({**fields, "stderr": errors, "verdict": held.verdict or None, **told})
         return SOLVED
     if held.fit is not None:
         say(summary(held.fit))
@@ -355,8 +360,16 @@ def inspect(args: argparse.Namespace) -> int:
         if max(rows, cols) <= 11 and not many:
             say("\n" + np.array2string(held.kernel, precision=4, suppress_small=True, max_line_width=120))
     for name, psf in psfs.items():
-        say(f"\n{f'{name}:' if name else ''}\n{psf}".replace("\n\n", "\n"))
+        filter_name = "" if held.fit is not None and not name else in_words(planes[name].as_fit())
+        said = f"filter        {filter_name}\n" if filter_name else ""
+        say(f"\n{f'{name}:' if name else ''}\n{said}{psf}".replace("\n\n", "\n"))
     return SOLVED
+
+
+def _filters(planes: Mapping[str, Estimate]) -> Any:
+    """Return the named filters that the kernels may be, as plain types for JSON."""
+    found = {name: [one.to_dict() for one in kernelfit.recognise(plane)] for name, plane in planes.items()}
+    return kernels.finite(found.get("", found))
 
 
 def _draw(path: Path, planes: dict[str, kernels.KernelFile], overwrite: bool) -> None:

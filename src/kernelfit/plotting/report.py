@@ -15,6 +15,7 @@ import numpy.typing as npt
 from ..analysis import residuals
 from ..analysis.channel_split import split_channels, split_targets
 from ..analysis.psf import measure_psf
+from ..analysis.recognition import in_words
 from ..core.estimate import Estimate
 from ..core.findings import Finding, Verdict
 from ..core.npz import write_whole
@@ -328,6 +329,8 @@ def _figures(fit: Estimate) -> list[tuple[str, ...]]:
         ("solver", "conjugate gradients" if fit.iterations and fit.factor is None else fit.solver),
         ("errors are", errors + (", for correlated noise" if fit.errors == "sandwich" else "")),
     ]
+    name = in_words(fit)
+    rows += [("filter", name.replace("+-", "±"))] if name else []
     rows += [("prior", str(prior)) for prior in fit.priors]
     if fit.background is not None:
         table = zip(fit.background.coefficients.ravel(), fit.background.stderr.ravel(), strict=True)

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from ..analysis.recognition import in_words
 from ..core.background import Background
 from ..core.estimate import Estimate
 
@@ -20,10 +21,12 @@ def summary(fit: Estimate) -> str:
     doubt = f" +/- {total_error:.2g}" if math.isfinite(total_error) else ""
     many = "".join(f"{n} x " for n in fit.kernel.shape[:-2])
     share = f", expected relative error {error / size:.2g}" if size > 0 and math.isfinite(error) else ""
+    filter_name = in_words(fit)
     lines = [
         *[f"{'found' if at == 0 else '':11s} {words}" for at, words in enumerate(fit.found)],
         f"kernel      {many}{rows} x {cols}, sum {total:.6g}{doubt}, "
         f"largest tap {fit.kernel[peak]:.6g} at {tuple(int(i) for i in peak)}{share}",
+        *([f"filter      {filter_name}"] if filter_name else []),
         f"convention  {fit.convention}",
         f"fit         {fit.n_pixels} pixels, rank {fit.rank} of {fit.kernel.size}, condition {fit.condition:.2g}",
         f"residual    noise {fit.noise_std:.4g} per pixel, R squared {fit.r_squared:.8g}, rss {fit.rss:.4g}",
@@ -36,7 +39,7 @@ def summary(fit: Estimate) -> str:
         *[f"prior       {prior}" for prior in fit.priors],
         *([f"weights     {fit.weighting}"] if fit.weighting else []),
         *[f"note        {note}" for note in fit.notes],
-        *([] if fit.background is None else [f"background  {_in_words(fit.background)}"]),
+        *([] if fit.background is None else [f"background  {_told(fit.background)}"]),
         *([f"channels    {fit.channels}, along axis {fit.channel_axis}"] if fit.channels else []),
         *[
             f"            {c}: noise {p.noise_std:.4g}, R squared {p.r_squared:.8g}, {p.verdict.name.lower()}"
@@ -50,7 +53,7 @@ def summary(fit: Estimate) -> str:
     return "\n".join(lines)
 
 
-def _in_words(background: Background) -> str:
+def _told(background: Background) -> str:
     """Say a background in one line."""
     table = background.coefficients.reshape(-1, background.coefficients.shape[-1])
     first = f"mean {table[0, 0]:.6g} +/- {background.stderr.ravel()[0]:.2g}"

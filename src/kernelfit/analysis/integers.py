@@ -1,0 +1,100 @@
+"""Taps that are whole numbers over a common denominator: the smallest one that the errors allow."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.estimate import Estimate
+
+Array = npt.NDArray[np.float64]
+_MOST = 1 << 16  # denominators that are tried
+_ROUGH = 1e-7  # of the largest tap: what tools lose in single precision
+_FALSE_ALARM = 1e-3
+_BY_CHANCE = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerKernel:
+    """A kernel of whole numbers; made by `KernelFit.as_integers`.
+
+    Attributes
+    ----------
+    numerators : ndarray of int64, of the kernel's shape
+        The taps times the denominator.
+    denominator : int
+        The smallest for which every tap is a whole number within its error.
+    probability : float
+        That a kernel of arbitrary taps, as large and as well known, would have such a denominator or a smaller one by
+        chance; taps of zero do not count. Near 1 it says nothing of the kernel.
+    """
+
+    numerators: npt.NDArray[np.int64]
+    denominator: int
+    probability: float
+
+    @property
+    def kernel(self) -> Array:
+        """The taps."""
+        return self.numerators / self.denominator
+
+    def __str__(self) -> str:
+        """Say the kernel in a few lines."""
+        return f"1/{self.denominator} of\n{self.numerators}\n(by chance {self.probability:.1g})"
+
+
+def as_integers(fit: Estimate) -> IntegerKernel | None:
+    """Return the kernel over the smallest denominator for which every tap is a whole number within its error.
+
+    A tap is one if it lies no farther from it than noise would take any of the taps in 99.9 of 100 kernels.
+
+    Parameters
+    ----------
+    fit : KernelFit
+        The kernel, with errors; what the tools lose in single precision, 1e-7 of the largest tap, counts beside them.
+
+    Returns
+    -------
+    IntegerKernel or None
+        The numerators, the denominator, and the probability of that by chance; None if no denominator up to 65536 does
+        or the errors are not known.
+    """
+    taps = fit.kernel
+    size = float(np.abs(taps).max())
+    if not size > 0 or not np.isfinite(fit.stderr).all():
+        return None
+    error = np.where(fit.stderr > 1e-3 * fit.stderr.max(), fit.stderr, fit.stderr.max())  # a choice held the others
+    reach = float(-_quantile(0.5 * _FALSE_ALARM / taps.size)) * np.hypot(error, _ROUGH * size)
+    large, wide = taps[np.abs(taps) > reach], reach[np.abs(taps) > reach]
+    if not large.size:
+        return None
+    chance = 0.0
+    for start in range(1, _MOST + 1, 256):
+        n = np.arange(start, start + 256)[:, None]
+        near = (np.abs(n * large - np.rint(n * large)) <= n * wide).all(axis=1)
+        chances = np.cumsum(np.exp(np.log(np.minimum(2 * n * wide, 1.0)).sum(axis=1)))
+        if near.any():
+            first = int(np.argmax(near))
+            denominator = start + first
+            numerators = np.rint(denominator * np.where(np.abs(taps) > reach, taps, 0.0)).astype(np.int64)
+            return IntegerKernel(numerators, denominator, min(1.0, chance + float(chances[first])))
+        chance += float(chances[-1])
+    return None
+
+
+def polish(fit: Estimate) -> dict[str, Any]:
+    """Return what changes of a fit where its kernel is made of whole numbers."""
+    whole = as_integers(fit) if fit.kernel.ndim == 2 else None
+    if whole is None or whole.probability > _BY_CHANCE:
+        why = "no whole numbers fit the taps" if whole is None else f"by chance as likely as {whole.probability:.1g}"
+        return {"notes": (*fit.notes, f"the kernel was not polished: {why}")}
+    factor = None if fit.factor is None else np.zeros_like(fit.factor)
+    note = f"the kernel was polished: its taps are whole numbers over {whole.denominator}"
+    return {"kernel": whole.kernel, "factor": factor, "typical_stderr": 0.0, "notes": (*fit.notes, note)}
+
+
+def _quantile(p: float) -> float:
+    import scipy.special
+
+    return float(scipy.special.ndtri(p))

@@ -1,0 +1,356 @@
+"""Which named filter is this kernel? A chi-square test of one family after another."""
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..compiled.blas import one_blas_thread
+from ..core.estimate import Estimate
+from ..core.findings import Verdict
+from ..core.geometry import Convention
+from . import filter_table as table
+from .comparison import laid_out
+from .filter_calls import calls_of
+from .filter_families import ADD, BLEND, GAIN, PLUS, UNIT
+from .filter_search import Fit, Problem, Search
+
+Array = npt.NDArray[np.float64]
+_ROUGH = 1e-7  # of the largest tap: what tools lose in single precision counts as noise
+_MOST_TOLD = 1000  # taps up to which a summary looks for a name: some tenths of a second
+_MOST_TAPS = 2500  # with more the errors count as independent of each other
+_RULED_OUT = 10.0  # of two that fit, a difference of Schwarz's criterion that decides: R. Kass and A. Raftery,
+# "Bayes factors", J. Am. Stat. Assoc. 90 (1995), section 3.2, doi:10.1080/01621459.1995.10476572
+_ALIKE = 0.01  # a difference of Schwarz's criterion that rounding makes
+_ROUNDED = 0.04  # of the noise of a pixel: errors of rounding are not quite independent of the image
+_INTEGERS = "rounding to integers"  # in the notes of fits whose noise is that
+_LEVEL = 1e-3
+_NOTHING = 1e-6  # a kernel that noise alone would make with so much probability is not known at all
+
+
+class Parameter(NamedTuple):
+    """A number of a filter, and its standard error: 0 where only some values are possible."""
+
+    value: float
+    error: float
+
+    def __str__(self) -> str:
+        """Write the number to the digits that its error leaves."""
+        if not (math.isfinite(self.error) and self.error > 0):
+            return f"{self.value:.6g}"
+        digits = min(12, max(0, 1 - math.floor(math.log10(self.error))))
+        return f"{self.value:.{digits}f} +- {self.error:.{digits}f}"
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A named filter that may be the kernel; made by `recognise`.
+
+    Attributes
+    ----------
+    name : str
+        Such as "gaussian", "unsharp mask", "motion then gaussian".
+    parameters : dict of str to Parameter
+        Its numbers, each with `value` and `error`; lengths in pixels, angles in degrees from the columns' direction
+        towards the top.
+    chi_square : float
+        ``(k - f)' C^-1 (k - f)`` of the kernel k, its covariance C and the filter f.
+    dof : int
+        Degrees of freedom: taps less numbers sought.
+    p_value : float
+        The probability of a `chi_square` as large by chance if the kernel is this filter.
+    calls : dict of str to str
+        The call that makes it, by tool; `image` is the image and `kernel` the taps below where they are needed.
+    kernel : ndarray, shape (rows, cols)
+        The taps of the filter, laid as the kernel was given.
+    distance : float
+        Norm of the difference to the kernel over that of the kernel.
+    """
+
+    name: str
+    parameters: dict[str, Parameter]
+    chi_square: float
+    dof: int
+    p_value: float
+    calls: dict[str, str]
+    kernel: Array
+    distance: float
+
+    def __str__(self) -> str:
+        """Say the filter in one line."""
+        numbers = ", ".join(f"{name} {value}" for name, value in self.parameters.items())
+        article = "an" if self.name[0] in "aeiou" else "a"
+        said = f"{article} {self.name}{' of ' if numbers else ''}{numbers}"
+        return f"{said} (chi-square {self.chi_square:.3g} of {self.dof})"
+
+    def to_dict(self) -> dict[str, object]:
+        """Return all but the taps as plain types for JSON."""
+        numbers = {name: {"value": value, "error": error} for name, (value, error) in self.parameters.items()}
+        tested = {"chi_square": self.chi_square, "dof": self.dof, "p_value": self.p_value, "distance": self.distance}
+        return {"name": self.name, "parameters": numbers, **tested, "calls": dict(self.calls)}
+
+
+def _candidate(search: Search, fit: Fit) -> Candidate:
+    """Give a fit its name."""
+    name, parameters = _named(fit, search.problem)
+    model = fit.model.reshape(fit.grid.shape)
+    size = float(np.linalg.norm(search.problem.taps))
+    distance = float(np.linalg.norm(model - search.problem.taps)) / size
+    numbers = {key: number.value for key, number in parameters.items()}
+    calls = calls_of(fit, name, numbers, model, search.problem)
+    laid = model[::-1, ::-1] if search.problem.turned else model
+    dof = search.n - fit.n_free
+    return Candidate(name, parameters, fit.chi_square, dof, search.p_value(fit), calls, laid, distance)
+
+
+def _named(fit: Fit, problem: Problem) -> tuple[str, dict[str, Parameter]]:
+    """Return the name of a filter and its numbers."""
+    family, mode = fit.family, fit.mode
+    name = family.name
+    numbers = {key: Parameter(value, 0.0) for key, value in family.known(fit.setting, fit.theta).items()}
+    errors = fit.errors.tolist()
+    numbers |= {
+        key: Parameter(value, error)
+        for key, value, error in zip(family.names, fit.theta.tolist(), errors, strict=False)
+    }
+    factors = [Parameter(v, e) for v, e in zip(fit.factors.tolist(), errors[len(family.names) :], strict=True)]
+    offset = tuple(c - o for c, o in zip(fit.grid.center, problem.origin, strict=True))
+    places = ("rows", "cols") if name == "shift" else ("shift_rows", "shift_cols")
+    if places[0] in family.names:
+        for key, at in zip(places, offset, strict=True):
+            numbers[key] = Parameter(numbers[key].value + at, numbers[key].error)
+    elif problem.stride == (1, 1) and any(offset):
+        if name == "identity":
+            name, places = "shift", ("rows", "cols")
+        numbers |= {key: Parameter(at, 0.0) for key, at in zip(places, offset, strict=True)}
+    elif name == "identity" and problem.stride != (1, 1):
+        name = "nearest"
+    if "angle" in family.names:
+        value, error = numbers["angle"]
+        if numbers.get("sigma_along", (1,))[0] < numbers.get("sigma_across", (0,))[0]:
+            numbers["sigma_along"], numbers["sigma_across"] = numbers["sigma_across"], numbers["sigma_along"]
+            value += 90.0
+        numbers["angle"] = Parameter(90.0 - (90.0 - value) % 180.0, error)
+    if numbers.get("inner", (0,))[0] > numbers.get("outer", (1,))[0]:
+        numbers["inner"], numbers["outer"] = numbers["outer"], numbers["inner"]
+    if mode == GAIN:
+        numbers["gain"] = factors[0]
+    elif mode in (BLEND, ADD):
+        return _beside_identity(fit, name, numbers, factors[0])
+    elif mode == PLUS:
+        smooth = fit.family.modes[-2] == BLEND
+        sign = 1.0 if smooth else fit.setting[1] if name == "laplacian" and fit.setting else 1.0
+        high = factors[0].value > 0 > sign * factors[1].value and (smooth or name == "laplacian")
+        numbers |= {"identity": factors[0], "weight": factors[1]}
+        name = "high-boost" if high and name in ("box", "laplacian") else f"identity plus {name}"
+    return name, numbers
+
+
+def _beside_identity(
+    fit: Fit, name: str, numbers: dict[str, Parameter], factor: Parameter
+) -> tuple[str, dict[str, Parameter]]:
+    """Return the name of a filter beside the identity, one number being the weight of both."""
+    value, error = factor
+    if fit.mode == ADD:
+        scale = fit.setting[1] if name == "laplacian" and fit.setting else 1.0
+        numbers.pop("scale", None)
+        if name == "laplacian" and value * scale < 0:
+            return "sharpen", numbers | {"amount": Parameter(-value * scale, error)}
+        return f"identity plus {name}", numbers | {"weight": Parameter(value * scale, error)}
+    if value <= 0:
+        return f"identity plus {name}", numbers | {"weight": Parameter(-value, error)}
+    if name.endswith("gaussian"):
+        key = "sigma_2" if "sigma_2" in numbers else "sigma"
+        numbers = {("radius" if k == key else k): v for k, v in numbers.items()}
+        return name[: -len("gaussian")] + "unsharp mask", numbers | {"amount": factor}
+    return ("high-boost" if name == "box" else f"unsharp mask of {name}"), numbers | {"amount": factor}
+
+
+def _problem(kernel: Estimate | npt.ArrayLike, covariance: npt.ArrayLike | None) -> Problem | None:
+    """Make the errors of a kernel independent; None where they are not known or all taps are zero."""
+    fit = kernel if isinstance(kernel, Estimate) else None
+    taps, origin, factor = laid_out(kernel, None)
+    rough = _ROUGH * float(np.abs(taps).max())
+    if fit is None:
+        matrix = _as_covariance(covariance, taps.shape)
+    elif covariance is not None:
+        msg = "got a covariance beside a fit, need one or the other: a fit has its own"
+        raise ValueError(msg)
+    elif factor is None and fit.n_pixels == 0:  # taps out of a file, which tells no errors
+        matrix = np.zeros(taps.size)
+    elif factor is None or not np.isfinite(factor).all():
+        return None
+    else:
+        matrix = _covariance_of(factor)
+    if not rough > 0:
+        return None
+    shape, conv = (taps.shape[0], taps.shape[1]), Convention() if fit is None else fit.convention
+    notes = () if fit is None else fit.notes
+    doubt = fit.n_pixels * _ROUNDED**2 if fit is not None and any(_INTEGERS in note for note in notes) else 0.0
+    turned = conv.operation == "correlation"
+    make = functools.partial(Problem, taps, origin, conv.stride, conv.offset, turned, doubt)
+    if matrix.ndim == 1:
+        errors = np.sqrt(matrix + rough**2)
+        return make(1 / errors, errors.reshape(shape))
+    errors = np.sqrt(np.diag(matrix) + rough**2).reshape(shape)
+    if fit is not None and factor is not None and any(f.verdict is Verdict.RANK_DEFICIENT for f in fit.findings):
+        left, values, _ = np.linalg.svd(factor, full_matrices=False)  # what the image leaves open tells nothing
+        known = values > 1e-9 * values.max(initial=0.0)
+        return make((left[:, known] / np.hypot(values[known], rough)).T, errors)
+    matrix = matrix + rough**2 * np.eye(taps.size)
+    try:
+        whitener = np.linalg.inv(np.linalg.cholesky(matrix))
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(matrix)
+        whitener = (vectors / np.sqrt(np.maximum(values, rough**2))).T
+    return make(whitener, errors)
+
+
+def _covariance_of(factor: Array) -> Array:
+    """Return the covariance of a fit's taps, or their variances where there are many.
+
+    Where a choice holds a tap, its error says nothing of the data: it counts as known as well as the worst.
+    """
+    variance = np.einsum("ij,ij->i", factor, factor)
+    held = variance < 1e-6 * variance.max(initial=0.0)
+    variance[held] = variance.max(initial=0.0)
+    if len(factor) > _MOST_TAPS:
+        return np.asarray(variance)
+    matrix = factor @ factor.T
+    matrix[held], matrix[:, held] = 0.0, 0.0
+    matrix[np.diag_indices_from(matrix)] = np.where(held, variance, np.diag(matrix))
+    return np.asarray(matrix)
+
+
+def _as_covariance(covariance: npt.ArrayLike | None, shape: tuple[int, ...]) -> Array:
+    """Return a covariance that was given, or variances; refuse anything else."""
+    n = math.prod(shape)
+    matrix = np.asarray(0.0 if covariance is None else covariance, dtype=np.float64)
+    given = matrix.shape
+    if matrix.ndim == 0 or (matrix.shape == shape and matrix.shape != (n, n)):
+        matrix = np.broadcast_to(matrix, shape).ravel()
+    if matrix.shape not in ((n,), (n, n)) or not np.isfinite(matrix).all():
+        msg = (
+            f"got a covariance of shape {given} for {n} taps, need ({n}, {n}), or the variance of each "
+            f"tap, of the kernel's shape {shape}; all finite"
+        )
+        raise ValueError(msg)
+    if (np.diag(matrix) if matrix.ndim == 2 else matrix).min(initial=0.0) < 0:
+        msg = "got negative variances, need the square of each tap's standard error"
+        raise ValueError(msg)
+    return matrix
+
+
+def in_words(fit: Estimate) -> str:
+    """Say in a line what filter a kernel is; empty where it has no name or too many taps to look for one."""
+    if fit.kernel.ndim != 2 or fit.kernel.size > _MOST_TOLD or not np.isfinite(fit.kernel).all():
+        return ""
+    found = recognise(fit)
+    return str(found[0]) if found else ""
+
+
+def _ranked(search: Search, level: float) -> list[Fit]:
+    """Return all fits, the best first; of filters that are one and the same, the one with the plainest name."""
+    found = search.run(level)
+    order = {id(family): i for i, family in enumerate((*table.SINGLES, *table.MOVING, *table.CASCADES))}
+    scores = np.array([fit.score(search.n) for fit in found])
+    alike = np.cumsum(np.diff(scores, prepend=scores[:1]) > _ALIKE).tolist()
+
+    def rank(at: tuple[int, Fit]) -> tuple[int, bool, int]:
+        i, fit = at
+        return i, _named(fit, search.problem)[0].startswith("identity plus"), order[id(fit.family)]
+
+    return [fit for _, fit in sorted(zip(alike, found, strict=True), key=rank)]
+
+
+@one_blas_thread
+def recognise(
+    kernel: Estimate | npt.ArrayLike, covariance: npt.ArrayLike | None = None, *, level: float = _LEVEL
+) -> tuple[Candidate, ...]:
+    """Name the filter that a kernel is, within its errors.
+
+    Each family of named filters f(theta) is fitted to the kernel k with its covariance C, ``(k - f)' C^-1 (k - f)``
+    being least, and compared with the chi-square distribution of as many degrees of freedom as there are taps less
+    numbers. Those that pass are ordered by Schwarz's criterion, ``chi^2 + m log n`` of m numbers and n taps; the ones
+    it rules out (by 10 or more) are left out.
+
+    Families: identity and shift (linear, cubic with its `a`, Lanczos, spline), Gaussian (round, along the axes, turned;
+    cut off anywhere; in parts of 256 as OpenCV's of 8 bits; of three boxes as Pillow's), box, binomial, disc (of whole
+    taps, or soft), ring, motion along a line, Moffat, Airy, Lorentzian, exponential, Sobel, Scharr, Prewitt, Farid,
+    Roberts, differences, Laplacian, Gaussian derivative, Laplacian of Gaussian, difference of Gaussians, emboss; with a
+    stride area, nearest, bilinear, bicubic and Lanczos interpolation. Each of them with a gain, beside the identity
+    (unsharp mask, sharpen, high-boost, "identity plus ..."), and, if no single one fits, after a Gaussian or a box.
+
+    Parameters
+    ----------
+    kernel : KernelFit or array_like, shape (rows, cols)
+        The kernel. An array is a convolution kernel with SciPy signal's centre.
+    covariance : array_like, optional
+        Of an array's taps, shape (taps, taps); or the variance of each tap, of the kernel's shape, or of all, a number.
+        By default the taps are exact, to single precision. A fit has its own.
+    level : float, optional
+        A filter whose chi-square is as large as this kernel's with a smaller probability is none, default 0.001.
+
+    Returns
+    -------
+    tuple of Candidate
+        The filters that fit, best first; empty where none does, and where noise alone could be the kernel.
+
+    Raises
+    ------
+    ValueError
+        If the kernel is not 2-D or not finite, the covariance does not fit it, or a level is not between 0 and 1.
+
+    Notes
+    -----
+    Beside the errors, 1e-7 of the largest tap counts as noise, which is what tools lose in single precision. Where the
+    target was rounded to integers and the rest is noise of that, its errors may depend on the image: a kernel counts as
+    the filter if the two differ by no more than 4 % of the noise in a pixel's prediction.
+
+    Examples
+    --------
+    >>> import numpy as np, scipy.ndimage, kernelfit
+    >>> image = np.random.default_rng(0).random((60, 70))
+    >>> fit = kernelfit.find_kernel(image, scipy.ndimage.gaussian_filter(image, 0.8), (7, 9))
+    >>> found = kernelfit.recognise(fit)[0]
+    >>> found.name, round(found.parameters["sigma"].value, 4)
+    ('gaussian', 0.8)
+    >>> found.calls["scipy"]
+    'scipy.ndimage.gaussian_filter(image, 0.8)'
+    """
+    if not 0 < level < 1:
+        msg = f"got level={level!r}, need a number between 0 and 1 such as 0.001"
+        raise ValueError(msg)
+    search = _search(kernel, covariance)
+    if search is None:
+        return ()
+    every = [fit for fit in _ranked(search, level) if fit.determined and search.p_value(fit) >= level]
+    plain = {id(fit.family) for fit in every if fit.mode == UNIT}
+    found: dict[str, Candidate] = {}
+    for fit in every:
+        nested = fit.mode != UNIT and id(fit.family) in plain  # says the same with a number more
+        if not nested and fit.score(search.n) < every[0].score(search.n) + _RULED_OUT:
+            candidate = _candidate(search, fit)
+            found.setdefault(candidate.name, candidate)
+    return tuple(found.values())
+
+
+@one_blas_thread
+def nearest(kernel: Estimate | npt.ArrayLike, covariance: npt.ArrayLike | None = None) -> Candidate | None:
+    """Return the named filter nearest to a kernel, whether it fits or not; None where it is lost in its errors."""
+    search = _search(kernel, covariance)
+    return None if search is None else _candidate(search, _ranked(search, _LEVEL)[0])
+
+
+def _search(kernel: Estimate | npt.ArrayLike, covariance: npt.ArrayLike | None) -> Search | None:
+    """Return a search, None where the kernel is not known to be other than zero."""
+    import scipy.special
+
+    problem = _problem(kernel, covariance)
+    if problem is None:
+        return None
+    nothing = float(problem.given @ problem.given)
+    return Search(problem) if scipy.special.chdtrc(len(problem.given), nothing) < _NOTHING else None

@@ -1,0 +1,61 @@
+"""Kernels of whole numbers are found to the digit, and others are not taken for such."""
+
+import numpy as np
+import pytest
+import scipy.ndimage as ndimage
+
+import kernelfit
+
+IMAGE = np.random.default_rng(1).normal(100, 30, size=(80, 91))
+
+
+def fit_of(weights, denominator, noise=0.05):
+    rng = np.random.default_rng(2)
+    target = ndimage.convolve(IMAGE, np.array(weights) / denominator) + rng.normal(0, noise, IMAGE.shape)
+    return kernelfit.find_kernel(IMAGE, target, (5, 7))
+
+
+@pytest.mark.parametrize(
+    ("weights", "denominator"),
+    [([[1, 2, 1], [2, 4, 2], [1, 2, 1]], 16), ([[0, -1, 0], [-1, 10, -1], [0, -1, 0]], 6), ([[1, 0, -1]], 1)],
+)
+def test_the_smallest_denominator_gives_the_numerators(weights, denominator):
+    fit = fit_of(weights, denominator)
+    whole = fit.as_integers()
+    inner = np.zeros((5, 7), int)
+    rows, cols = np.shape(weights)
+    inner[2 - rows // 2 : 3 + rows // 2, 3 - cols // 2 : 4 + cols // 2] = weights
+    assert whole.denominator == denominator
+    np.testing.assert_array_equal(whole.numerators, inner)
+    assert whole.probability < 1e-2
+    assert str(whole).startswith(f"1/{denominator} of")
+
+
+def test_polished_taps_are_exact():
+    fit = fit_of([[1, 2, 1], [2, 4, 2], [1, 2, 1]], 16)
+    polished = fit.polished()
+    np.testing.assert_array_equal(polished.kernel[1:4, 2:5] * 16, [[1, 2, 1], [2, 4, 2], [1, 2, 1]])
+    assert not polished.stderr.any()
+    assert any("whole numbers over 16" in note for note in polished.notes)
+    assert isinstance(polished.summary(), str)
+    np.testing.assert_array_equal(fit.polished().polished().kernel, polished.kernel)
+
+
+def test_a_kernel_of_other_numbers_is_left_with_a_note():
+    taps = np.random.default_rng(3).random((5, 7))
+    fit = kernelfit.find_kernel(IMAGE, ndimage.convolve(IMAGE, taps) + IMAGE * 0 + 0.5, (5, 7), background=0)
+    polished = fit.polished()
+    np.testing.assert_array_equal(polished.kernel, fit.kernel)
+    assert any("not polished" in note for note in polished.notes)
+
+
+def test_where_the_errors_are_large_it_says_that_chance_does_it():
+    fit = fit_of(np.random.default_rng(3).random((3, 5)), 7.0, noise=40.0)
+    whole = fit.as_integers()
+    assert whole is None or whole.probability > 1e-2
+    assert any("not polished" in note for note in fit.polished().notes)
+
+
+def test_nothing_is_not_whole():
+    fit = kernelfit.find_kernel(IMAGE, np.random.default_rng(5).normal(size=IMAGE.shape), (3, 5))
+    assert fit.as_integers() is None

@@ -1,0 +1,320 @@
+"""Filters get their names: the truth is what the tools themselves make of a single bright pixel, or of an image."""
+
+import functools
+import math
+
+import numpy as np
+import pytest
+import scipy.ndimage as ndimage
+
+import kernelfit
+from kernelfit.analysis import filter_shapes
+from kernelfit.analysis.filter_shapes import Grid
+from kernelfit.analysis.recognition import nearest
+
+SHAPE = (13, 15)
+ERROR = 2e-4
+
+
+def response(apply, shape=SHAPE):
+    """Return the kernel of a filter: what it makes of one bright pixel."""
+    spot = np.zeros((shape[0] + 20, shape[1] + 20))
+    spot[shape[0] // 2 + 10, shape[1] // 2 + 10] = 1.0
+    return apply(spot)[10:-10, 10:-10]
+
+
+def noisy(kernel, seed=0):
+    """Return a kernel with errors that hang together, and their covariance."""
+    rng = np.random.default_rng(seed)
+    factor = np.eye(kernel.size) + 0.3 * np.eye(kernel.size, k=1) - 0.2 * np.eye(kernel.size, k=kernel.shape[1])
+    errors = ERROR * factor @ rng.standard_normal(kernel.size)
+    return kernel + errors.reshape(kernel.shape), ERROR**2 * factor @ factor.T
+
+
+def recognised(kernel):
+    return kernelfit.recognise(*noisy(kernel))
+
+
+@functools.cache
+def best_of(case):
+    return recognised(CASES[case][0])[0]
+
+
+def gaussian(sigma, **more):
+    return lambda a: ndimage.gaussian_filter(a, sigma, mode="constant", **more)
+
+
+def turned(long, short, degrees):
+    y, x = np.mgrid[-6:7, -7:8]
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return (c * x - s * y) / long, (s * x + c * y) / short
+
+
+RADIUS = np.hypot(*np.mgrid[-6:7, -7:8])
+
+
+def unit(taps):
+    return taps / taps.sum()
+
+
+CASES = {
+    "gaussian": (response(gaussian(1.2)), "gaussian", {"sigma": 1.2}),
+    "cut": (response(gaussian(1.6, radius=2)), "gaussian", {"sigma": 1.6}),
+    "axes": (response(gaussian((0.8, 1.3))), "gaussian", {"sigma_rows": 0.8, "sigma_cols": 1.3}),
+    "turned": (
+        unit(np.exp(-0.5 * (turned(2, 1, 35)[0] ** 2 + turned(2, 1, 35)[1] ** 2))),
+        "gaussian",
+        {"sigma_along": 2, "sigma_across": 1, "angle": 35},
+    ),
+    "moved": (
+        unit(np.exp(-0.5 * ((np.mgrid[-6:7, -7:8][0] - 0.4) ** 2 + (np.mgrid[-6:7, -7:8][1] + 1.3) ** 2))),
+        "gaussian",
+        {"sigma_along": 1, "shift_rows": 0.4, "shift_cols": -1.3},
+    ),
+    "box": (response(lambda a: ndimage.uniform_filter(a, (3, 5))), "box", {"rows": 3, "cols": 5}),
+    "soft box": (
+        np.outer(unit(np.array([0] * 4 + [0.4, 1, 1, 1, 0.4] + [0] * 4)), np.eye(15)[7]),
+        "box",
+        {"rows": 3.8, "cols": 1},
+    ),
+    "binomial": (
+        np.outer(np.pad([1, 4, 6, 4, 1], 4), np.pad([1, 2, 1], 6)) / 64.0,
+        "binomial",
+        {"rows": 5, "cols": 3},
+    ),
+    "disc": (unit((RADIUS <= 4).astype(float)), "disc", {"radius": 4}),
+    "soft disc": (unit(np.clip(3.3 + 0.5 - RADIUS, 0, 1)), "disc", {"radius": 3.3}),
+    "ring": (unit(((RADIUS <= 5) & (RADIUS > 3)).astype(float)), "ring", {"inner": 3, "outer": 5}),
+    "row": (response(lambda a: ndimage.uniform_filter(a, (1, 7))), "motion", {"length": 7, "angle": 0}),
+    "moffat": (unit((1 + (RADIUS / 2.0) ** 2) ** -2.5), "moffat", {"alpha": 2, "beta": 2.5}),
+    "airy": (unit(filter_shapes.airy(RADIUS, 2.5)), "airy", {"radius": 2.5}),
+    "lorentzian": (unit(1 / (1 + (RADIUS / 1.7) ** 2)), "lorentzian", {"gamma": 1.7}),
+    "exponential": (unit(np.exp(-RADIUS / 1.1)), "exponential", {"scale": 1.1}),
+    "sobel": (response(lambda a: ndimage.sobel(a, 0)), "sobel", {"axis": 0, "size": 3}),
+    "prewitt": (response(lambda a: ndimage.prewitt(a, 1)), "prewitt", {"axis": 1}),
+    "laplacian": (response(ndimage.laplace), "laplacian", {"neighbours": 4}),
+    "scaled": (response(lambda a: 0.7 * ndimage.laplace(a)), "laplacian", {"neighbours": 4, "gain": 0.7}),
+    "slope": (response(gaussian(1.1, order=(0, 1))), "gaussian derivative", {"sigma": 1.1, "axis": 1}),
+    "log": (response(lambda a: ndimage.gaussian_laplace(a, 1.2)), "laplacian of gaussian", {"sigma": 1.2}),
+    "dog": (
+        response(lambda a: gaussian(0.7)(a) - gaussian(1.2)(a)),
+        "difference of gaussians",
+        {"sigma_low": 0.7, "sigma_high": 1.2},
+    ),
+    "unsharp": (
+        response(lambda a: a + 0.8 * (a - gaussian(1.3)(a))),
+        "unsharp mask",
+        {"radius": 1.3, "amount": 0.8},
+    ),
+    "sharpen": (response(lambda a: a - 0.5 * ndimage.laplace(a)), "sharpen", {"amount": 0.5, "neighbours": 4}),
+    "high-boost": (
+        response(lambda a: a + 1.5 * (a - ndimage.uniform_filter(a, (5, 3)))),
+        "high-boost",
+        {"rows": 5, "cols": 3, "amount": 1.5},
+    ),
+    "emboss": (
+        response(lambda a: ndimage.correlate(a, [[-2.0, -1, 0], [-1, 1, 1], [0, 1, 2]])),
+        "emboss",
+        {"angle": 0},
+    ),
+    "identity": (response(lambda a: a), "identity", {}),
+    "whole shift": (response(lambda a: np.roll(a, (2, -1), (0, 1))), "shift", {"rows": 2, "cols": -1}),
+    "linear shift": (response(lambda a: ndimage.shift(a, (0.3, -1.4), order=1)), "shift", {"rows": 0.3, "cols": -1.4}),
+    "spline shift": (
+        response(lambda a: ndimage.shift(a, (0.3, -1.4), order=3)),
+        "shift",
+        {"rows": 0.3, "cols": -1.4, "order": 3},
+    ),
+    "box then gaussian": (
+        response(lambda a: ndimage.uniform_filter(gaussian(0.9)(a), (3, 5))),
+        "box then gaussian",
+        {"sigma": 0.9},
+    ),
+    "gaussian then sobel": (
+        response(lambda a: ndimage.sobel(gaussian(0.9)(a), 1)),
+        "gaussian then sobel",
+        {"sigma": 0.9, "axis": 1},
+    ),
+}
+
+
+QUICK = ("gaussian", "cut", "box", "sobel", "unsharp", "sharpen", "linear shift")
+
+
+@pytest.mark.parametrize("case", [c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in CASES])
+def test_each_family_is_named_and_its_numbers_are_within_their_errors(case):
+    _, name, numbers = CASES[case]
+    best = best_of(case)
+    assert best.name == name
+    assert best.p_value > 1e-3
+    for key, truth in numbers.items():
+        got = best.parameters[key]
+        assert abs(got.value - truth) <= 4 * got.error + 1e-12, (key, got)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["rotated", "bilinear", "distance", "pixel"])
+def test_lines_of_all_kinds_are_motion(kind):
+    kernel = filter_shapes.line(Grid(SHAPE, (6.0, 7.0)), 6.3, 33.0, kind)
+    best = recognised(kernel)[0]
+    assert best.name == "motion"
+    for key, truth in (("length", 6.3), ("angle", 33.0)):
+        assert abs(best.parameters[key].value - truth) < 4 * best.parameters[key].error
+
+
+def test_a_soft_line_is_an_integral_along_the_path():
+    grid, n = Grid((9, 11), (4.0, 5.0)), 4001
+    t = (np.arange(n) + 0.5) / n * 5.3 - 5.3 / 2
+    y, x = (axis[:, None] for axis in grid.axes())
+    rows, cols = -t * math.sin(math.radians(25)), t * math.cos(math.radians(25))
+    tents = np.maximum(1 - np.abs(y - rows), 0) @ np.maximum(1 - np.abs(x - cols), 0).T / n
+    np.testing.assert_allclose(filter_shapes.line(grid, 5.3, 25.0, "bilinear"), tents, atol=1e-6)
+    near = np.histogram2d(rows, cols, bins=[np.arange(-4.5, 5), np.arange(-5.5, 6)])[0] / n
+    np.testing.assert_allclose(filter_shapes.line(grid, 5.3, 25.0, "pixel"), near, atol=1e-3)
+
+
+def test_a_soft_disc_covers_taps_in_part():
+    grid = Grid((9, 12), (4.2, 5.7))
+    fine = (np.arange(200) + 0.5) / 200 - 0.5
+    y, x = (np.add.outer(axis, fine).ravel() for axis in grid.axes())
+    inside = (y[:, None] ** 2 + x[None, :] ** 2 <= 3.1**2).reshape(9, 200, 12, 200).mean(axis=(1, 3))
+    np.testing.assert_allclose(filter_shapes.disc_area(grid, 3.1), unit(inside), atol=2e-5)
+
+
+def test_chi_square_is_that_of_the_covariance():
+    taps, covariance = noisy(CASES["gaussian"][0])
+    best = kernelfit.recognise(taps, covariance)[0]
+    left = (taps - best.kernel).ravel()
+    chi = left @ np.linalg.solve(covariance, left)
+    assert best.chi_square == pytest.approx(chi, rel=1e-6)
+    assert best.dof == taps.size - 1
+    assert str(best).startswith("a gaussian of sigma 1.20") and f"of {best.dof})" in str(best)
+
+
+def test_random_kernels_have_no_name():
+    rng = np.random.default_rng(5)
+    for shape in ((3, 5), (6, 7)):
+        kernel = rng.normal(size=shape)
+        assert recognised(kernel / np.abs(kernel).sum()) == ()
+        assert recognised(unit(rng.random(shape))) == ()
+
+
+def test_what_is_near_a_filter_is_told_with_how_far():
+    rng = np.random.default_rng(3)
+    kernel = CASES["gaussian"][0] * (1 + 0.05 * rng.normal(size=SHAPE))
+    taps, covariance = noisy(kernel)
+    assert kernelfit.recognise(taps, covariance) == ()
+    found = nearest(taps, covariance)
+    assert "gaussian" in found.name
+    assert found.p_value < 1e-6
+    assert found.distance == pytest.approx(np.linalg.norm(found.kernel - taps) / np.linalg.norm(taps))
+    assert 0.005 < found.distance < 0.1
+
+
+def test_noise_has_no_name():
+    errors = ERROR * np.random.default_rng(0).standard_normal(SHAPE)
+    assert kernelfit.recognise(errors, ERROR**2) == ()
+    assert nearest(errors, ERROR**2) is None
+    assert kernelfit.recognise(np.zeros(SHAPE)) == ()
+
+
+def test_exact_taps_need_no_covariance():
+    best = kernelfit.recognise(CASES["cut"][0])[0]
+    assert best.name == "gaussian"
+    assert best.parameters["sigma"].value == pytest.approx(1.6, abs=1e-6)
+    assert "radius=2" in best.calls["scipy"]
+
+
+@pytest.mark.parametrize("operation", ["convolution", "correlation"])
+def test_a_fit_of_even_sides_and_another_origin_is_named(operation):
+    image = np.random.default_rng(1).normal(size=(60, 71))
+    target = ndimage.sobel(image, 1) + np.random.default_rng(2).normal(0, 1e-3, image.shape)
+    origin = (1, 4) if operation == "convolution" else (4, 1)
+    fit = kernelfit.find_kernel(image, target, (6, 7), origin=origin, operation=operation)
+    best = fit.recognise()[0]
+    assert best.name == "sobel" and best.parameters["axis"].value == 1
+    assert "shift_rows" not in best.parameters
+    np.testing.assert_allclose(best.kernel, fit.kernel, atol=1e-3)
+    made = eval(best.calls["scipy"], {"scipy": __import__("scipy.ndimage"), "image": image, "kernel": best.kernel})
+    np.testing.assert_allclose(made[9:-9, 9:-9], ndimage.sobel(image, 1)[9:-9, 9:-9], atol=1e-9)
+    lone = eval(
+        {"convolution": "convolve", "correlation": "correlate"}[operation] + "(image, kernel, origin=o)",
+        {
+            "convolve": ndimage.convolve,
+            "correlate": ndimage.correlate,
+            "image": image,
+            "kernel": best.kernel,
+            "o": (-2, 1) if operation == "convolution" else (1, -2),
+        },
+    )
+    np.testing.assert_allclose(lone[9:-9, 9:-9], made[9:-9, 9:-9], atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "covariance", "level", "match"),
+    [
+        (np.ones(3), None, 1e-3, "rows and columns"),
+        (np.full((2, 3), np.nan), None, 1e-3, "finite"),
+        (np.ones((2, 3)), np.ones((2, 2)), 1e-3, r"covariance of shape \(2, 2\) for 6 taps"),
+        (np.ones((2, 3)), -1.0, 1e-3, "negative variances"),
+        (np.ones((2, 3)), None, 1.0, "level=1.0"),
+    ],
+)
+def test_what_cannot_be_is_refused(kernel, covariance, level, match):
+    with pytest.raises(ValueError, match=match):
+        kernelfit.recognise(kernel, covariance, level=level)
+
+
+def test_a_fit_has_its_own_covariance():
+    image = np.random.default_rng(1).normal(size=(20, 21))
+    fit = kernelfit.find_kernel(image, image, (1, 3))
+    with pytest.raises(ValueError, match="beside a fit"):
+        kernelfit.recognise(fit, 1.0)
+
+
+@pytest.mark.parametrize("size", [5, 7, 9])
+def test_opencv_of_8_bits_makes_gaussians_of_256_parts(size):
+    cv2 = pytest.importorskip("cv2")
+    spot = np.zeros((1, 41), np.uint8)
+    spot[0, 20] = 255
+    for sigma in (0.9, 1.31, 2.2):
+        taps = np.array(filter_shapes.opencv_bell(size, sigma))
+        made = cv2.GaussianBlur(spot, (size, 1), sigma)[0, 20 - size // 2 : 21 + size // 2]
+        np.testing.assert_array_equal(np.rint(taps * 255 / 256), made)
+
+
+def test_pillow_makes_gaussians_of_three_boxes():
+    pillow = pytest.importorskip("PIL.Image")
+    from PIL import ImageFilter
+
+    step = np.repeat(np.repeat(np.array([[0, 255]], np.uint8), 20, axis=1), 5, axis=0)
+    for sigma in (0.7, 1.3, 2.6):
+        made = np.asarray(pillow.fromarray(step).filter(ImageFilter.GaussianBlur(sigma)))[2]
+        profile = filter_shapes.pillow_bell(np.arange(-12.0, 13), sigma)
+        assert profile.sum() == pytest.approx(1)
+        expected = np.convolve(step[2].astype(float), profile, mode="same")
+        assert np.abs(made - expected)[12:-12].max() <= 1.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_calls_of_scipy_and_scikit_image_and_opencv_make_the_kernel(case):
+    best = best_of(case)
+    image = np.random.default_rng(0).normal(size=(50, 61))
+    expected = kernelfit.apply_kernel(image, best.kernel, boundary="symm")
+    names = {"numpy": np, "scipy": __import__("scipy.ndimage"), "image": image, "kernel": best.kernel}
+    calls = dict(best.calls)
+    for tool, module in (("opencv", "cv2"), ("scikit-image", "skimage")):
+        try:
+            names[module] = __import__(module)
+        except ImportError:
+            calls.pop(tool, None)
+    if "skimage" in names:
+        import skimage.filters
+        import skimage.morphology  # noqa: F401
+    calls.pop("pillow", None)
+    for tool, call in calls.items():
+        if "#" in call:  # roughly
+            continue
+        made = eval(call, names)
+        np.testing.assert_allclose(made[15:-15, 15:-15], expected[15:-15, 15:-15], atol=2e-3, err_msg=f"{tool} {call}")
