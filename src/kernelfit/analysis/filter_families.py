@@ -78,18 +78,18 @@ def opencv_reach(sigma: float, eight_bits: bool = False) -> int:
 
 
 def _reaches(grid: Grid, sigma: float, extent: int = 0) -> list[int]:
-    found = [scipy_reach(sigma), opencv_reach(sigma), opencv_reach(sigma, True), extent, extent + 1, FAR]
+    """Return where a Gaussian may be cut off: as tools do first."""
+    found = [scipy_reach(sigma), opencv_reach(sigma), opencv_reach(sigma, True), FAR, extent, extent + 1]
     most = max(grid.reach())
-    return sorted({r if r <= most else FAR for r in found if r > 0})
+    return list(dict.fromkeys(r if r <= most else FAR for r in found if r > 0))
 
 
 def around_gaussian(grid: Grid, setting: Setting, theta: Array) -> list[Setting]:
     """Return where else a Gaussian may be cut off."""
     rows, cols = (_reaches(grid, float(s)) for s in (theta[0], theta[-1]))
     if len(theta) == 1:
-        every = [*range(1, max(grid.reach()) + 1), FAR]
-        return [(r, r) for r in every]
-    return list(itertools.product({*rows, setting[0]}, {*cols, setting[1]}))
+        return [(r, r) for r in (*rows, *range(1, max(grid.reach()) + 1))]
+    return list(itertools.product((*rows, setting[0]), (*cols, setting[1])))
 
 
 def gaussian_starts(grid: Grid, hint: Hint) -> list[Start]:
@@ -223,7 +223,12 @@ def radial_starts(*scales: tuple[float, ...]) -> Callable[[Grid, Hint], list[Sta
 
 def around_reach(grid: Grid, setting: Setting, theta: Array) -> list[Setting]:
     """Return where else a filter may be cut off."""
-    return [(r, *setting[1:]) for r in (*range(1, max(grid.reach()) + 1), FAR)]
+    return [(r, *setting[1:]) for r in (FAR, *range(1, max(grid.reach()) + 1))]
+
+
+def around_sigma(grid: Grid, setting: Setting, theta: Array) -> list[Setting]:
+    """Return where else a filter made of a Gaussian may be cut off."""
+    return [(r, *setting[1:]) for r in (*_reaches(grid, float(theta[0])), *range(1, max(grid.reach()) + 1))]
 
 
 def slope(grid: Grid, setting: Setting, theta: Array) -> Array:
@@ -277,7 +282,7 @@ def dog_starts(grid: Grid, hint: Hint) -> list[Start]:
 
 def around_dog(grid: Grid, setting: Setting, theta: Array) -> list[Setting]:
     """Return where else the two may be cut off."""
-    rules = [{*_reaches(grid, float(s)), r} for s, r in zip(theta, setting, strict=True)]
+    rules = [(*_reaches(grid, float(s)), r) for s, r in zip(theta, setting, strict=True)]
     return list(itertools.product(*rules))
 
 

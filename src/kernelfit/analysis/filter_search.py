@@ -18,6 +18,7 @@ from .filter_shapes import Grid
 
 Array = npt.NDArray[np.float64]
 _NUMBER = 9.0  # what a number more has to explain of chi-square at least: chance does in 3 of 1000 kernels
+_USUAL = 4.0  # of chi-square: where a filter is cut off as tools do unasked, unless the kernel tells so much
 _PRUNED = 100.0  # a family that starts so many times worse than the best is given up ...
 _NEAR = 0.03  # ... unless its numbers are sought and it explains all but this share of the kernel
 _LIMITS = {"sigma": (0.12, 1e3), "beta": (0.3, 60.0), "a": (-4.0, 2.0)}
@@ -125,6 +126,12 @@ class Search:
 
     def coarse(self, family: Family, grid: Grid, starts: Sequence[Start]) -> dict[str, tuple[float, list[Start]]]:
         """Return, for each mode, the least chi-square and the best starts, as many as the family asks for."""
+        chi = self.chi_squares(family, grid, starts)
+        best = {mode: np.argsort(chi[mode])[: family.tries].tolist() for mode in family.modes}
+        return {mode: (max(float(chi[mode][i[0]]), 0.0), [starts[j] for j in i]) for mode, i in best.items()}
+
+    def chi_squares(self, family: Family, grid: Grid, starts: Sequence[Start]) -> dict[str, Array]:
+        """Return the chi-square of each start, for each mode."""
         make = _templates if family.constant else _made
         templates, identities = make(family, grid, tuple(starts))
         g, e, y = self.problem.white(templates), self.problem.white(identities), self.problem.given
@@ -134,15 +141,13 @@ class Search:
         beside = yy - 2 * ey + ee
         determinant = ee * gg - ge**2
         determinant = np.where(determinant > 1e-9 * ee * gg, determinant, np.inf)
-        chi = {
+        return {
             UNIT: yy - 2 * gy + gg,
             GAIN: yy - gy**2 / gg,
             BLEND: beside - (ey - gy - ee + ge) ** 2 / (ee + gg - 2 * ge + 1e-300),
             ADD: beside - (gy - ge) ** 2 / gg,
             PLUS: yy - (gg * ey**2 + ee * gy**2 - 2 * ge * ey * gy) / determinant,
         }
-        best = {mode: np.argsort(chi[mode])[: family.tries].tolist() for mode in family.modes}
-        return {mode: (max(float(chi[mode][i[0]]), 0.0), [starts[j] for j in i]) for mode, i in best.items()}
 
     def state(self, family: Family, grid: Grid, mode: str, setting: Setting, theta: Array) -> _State:
         """Return a filter with these numbers, and the factors that fit best."""
@@ -207,11 +212,11 @@ class Search:
         setting, theta = start[0], np.array(start[1], dtype=np.float64)
         for _ in range(4):
             theta = self.descend(family, grid, mode, setting, theta)
-            others = [s for s in family.around(grid, setting, theta) if s != setting]
-            if not others:
+            settings = list(dict.fromkeys((*family.around(grid, setting, theta), setting)))
+            if len(settings) == 1:
                 break
-            every = [(s, tuple(theta.tolist())) for s in [setting, *others]]
-            better = self.coarse(family, grid, every)[mode][1][0][0]
+            every = self.chi_squares(family, grid, [(one, tuple(theta.tolist())) for one in settings])[mode]
+            better = settings[int(np.argmax(every < every.min() + _USUAL))]  # the first is what tools do unasked
             if better == setting:
                 break
             setting = better

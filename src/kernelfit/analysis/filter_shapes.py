@@ -242,7 +242,7 @@ def sampled_log(grid: Grid, sigma: float, reach: float) -> Array:
 
 def tent(positions: Array) -> Array:
     """Return the weights of linear interpolation."""
-    return np.maximum(1 - np.abs(positions), 0.0)
+    return np.asarray(np.maximum(1 - np.abs(positions), 0.0))
 
 
 def cubic(positions: Array, a: float) -> Array:

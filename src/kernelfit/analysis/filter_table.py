@@ -153,10 +153,10 @@ LORENTZIAN = Family("lorentzian", ("gamma",), _radial(functools.partial(shapes.m
                     families.radial_starts((0.7,)), families.around_reach)  # fmt: skip
 EXPONENTIAL = Family("exponential", ("scale",), _radial(lambda r, scale: np.exp(-r / scale)),
                      families.radial_starts((0.7,)), families.around_reach)  # fmt: skip
-GRADIENT = Family("gaussian derivative", ("sigma",), families.slope, families.slope_starts, families.around_reach,
+GRADIENT = Family("gaussian derivative", ("sigma",), families.slope, families.slope_starts, families.around_sigma,
                   lambda s, theta: {"axis": float(s[1])}, SLOPE)  # fmt: skip
 LOGS = tuple(
-    Family("laplacian of gaussian", ("sigma",), families.log, families.log_starts(kind), families.around_reach,
+    Family("laplacian of gaussian", ("sigma",), families.log, families.log_starts(kind), families.around_sigma,
            modes=SLOPE)
     for kind in ("axes", "sampled")
 )  # fmt: skip
@@ -259,7 +259,7 @@ def _cascade(first: Family, second: Family) -> Family:
     def around(grid: Grid, setting: Setting, theta: Array) -> list[Setting]:
         mine = [setting[0]]
         if first is GAUSSIAN:
-            mine = [(r,) for r in (*range(1, max(grid.reach()) + 1), FAR)]
+            mine = [(r,) for r in (families.scipy_reach(float(theta[0])), *range(1, max(grid.reach()) + 1), FAR)]
         elif first is BOX:
             mine = [(m, n) for m in range(1, grid.shape[0] + 1, 2) for n in range(1, grid.shape[1] + 1, 2) if m * n > 1]
         same = [(one, setting[1]) for one in mine]

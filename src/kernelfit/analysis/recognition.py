@@ -14,6 +14,7 @@ from ..core.findings import Verdict
 from ..core.geometry import Convention
 from . import filter_table as table
 from .comparison import laid_out
+from .field import middle
 from .filter_calls import calls_of
 from .filter_families import ADD, BLEND, GAIN, PLUS, UNIT
 from .filter_search import Fit, Problem, Search
@@ -245,7 +246,8 @@ def _as_covariance(covariance: npt.ArrayLike | None, shape: tuple[int, ...]) -> 
 
 
 def in_words(fit: Estimate) -> str:
-    """Say in a line what filter a kernel is; empty where it has no name or too many taps to look for one."""
+    """Say in a line what filter a kernel is (in the middle of the image); empty without a name, or of too many taps."""
+    fit = middle(fit)
     if fit.kernel.ndim != 2 or fit.kernel.size > _MOST_TOLD or not np.isfinite(fit.kernel).all():
         return ""
     found = recognise(fit)

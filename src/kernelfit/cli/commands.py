@@ -108,7 +108,9 @@ def find(args: argparse.Namespace) -> int:
         }
         psf = psfs[""] if "" in psfs else psfs
         names_of = _filters(kernelfit.split_channels(fit, names))
-        _print_json({**kernels.as_dict(fit), "psf": psf, "filter": names_of, **more, "seconds": seconds, "python": call})
+        _print_json(
+            {**kernels.as_dict(fit), "psf": psf, "filter": names_of, **more, "seconds": seconds, "python": call}
+        )
     else:
         stream = "stderr" if args.output == "-" else "stdout"
         say(summary(fit), to=stream)
