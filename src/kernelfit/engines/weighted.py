@@ -18,8 +18,7 @@ eliminated last, so that statistics are those of the kernel alone, for any solve
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol, Self, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,7 +35,6 @@ from . import accumulation, patches
 from .cost_model import DIRECT_NS, Choice
 from .weighted_pass import Residual
 
-STRATEGIES = ("auto", "subtract", "patches", "iterate")
 #: The exact ways are taken if they cost at most so many times the iteration, or so many nanoseconds.
 EXACT_IS_WORTH = 1.3
 EXACT_IS_QUICK = 1.5e8
@@ -57,47 +55,24 @@ _ROWS = 96
 
 
 def choose_strategy(
-    n_pixels: int,
-    kernel_shape: object,
-    subtract_ns: float,
-    patches_ns: float,
-    quick: float = EXACT_IS_QUICK,
-    *,
-    exact: bool = False,
+    n: int, kernel: object, subtract_ns: float, patches_ns: float, quick: float = EXACT_IS_QUICK, exact: bool = False
 ) -> Choice:
-    """Say which way weighted statistics are found.
+    """Say which way weighted statistics are found, and the costs that were compared.
 
-    Parameters
-    ----------
-    n_pixels : int
-        Target pixels used, whatever their weight.
-    kernel_shape : int or tuple of int
-        Rows and columns of the kernel.
-    subtract_ns, patches_ns : float
-        Estimated nanoseconds, on one core, for the products of the patches whose weight differs from most, and of all
-        that have a weight.
-    quick : float, optional
-        An exact way that takes no more is taken, default 0.15 s.
-    exact : bool, optional
-        Whether to leave out "iterate".
+    `n`: target pixels used, whatever their weight. `subtract_ns`, `patches_ns`: estimated nanoseconds, on one
+    core, for the products of the patches whose weight differs from most, and of all that have a weight. `quick`: an
+    exact way that takes no more is taken. `exact`: whether to leave out "iterate".
 
-    Returns
-    -------
-    Choice
-        "subtract", "patches" or "iterate", and the costs that were compared.
-
-    Notes
-    -----
     Counted per pixel, for a kernel of R x C taps with C >= R: the unweighted statistics, and four passes by the cheaper
     engine. The exact ways give exact errors of the taps too, so they are taken if they cost up to 1.3 times as much, or
     less than 0.15 s.
     """
-    rows, cols = sorted(geometry.kernel_shape(kernel_shape))
-    whole = min(DIRECT_NS * rows * (3 * cols - 1), PLAIN_NS + PLAIN_ROW_NS * rows) * n_pixels
+    rows, cols = sorted(geometry.kernel_shape(kernel))
+    whole = min(DIRECT_NS * rows * (3 * cols - 1), PLAIN_NS + PLAIN_ROW_NS * rows) * n
     estimates = {
         "subtract": whole + subtract_ns,
-        "patches": patches_ns + 2.0 * n_pixels,
-        "iterate": whole + N_PASSES * min(pass_ns((rows, cols)).values()) * n_pixels,
+        "patches": patches_ns + 2.0 * n,
+        "iterate": whole + N_PASSES * min(pass_ns((rows, cols)).values()) * n,
     }
     name = "patches" if estimates["patches"] <= 1.2 * estimates["subtract"] else "subtract"
     if not exact and estimates[name] > max(quick, EXACT_IS_WORTH * estimates["iterate"]):
@@ -162,8 +137,7 @@ def _most_common(weights: Array) -> float:
     return float(np.sort(positive)[len(positive) // 2]) if positive.size else 1.0
 
 
-@dataclass(frozen=True)
-class TargetSums:
+class TargetSums(NamedTuple):
     """``y'Wy``, the weighted sum of y, the sum of the weights, and the number of pixels that have one."""
 
     energy: float
@@ -209,8 +183,7 @@ def require_determined(items: Sequence[WeightedObservation]) -> int:
     return n
 
 
-@dataclass(frozen=True, eq=False)
-class Unweighted:
+class Unweighted(NamedTuple):
     """The statistics of pairs as if every pixel counted the same, but for the moment."""
 
     #: for each pair the Gram matrix over its unknowns, excluded pixels of the images read as zero
@@ -225,11 +198,10 @@ def unweighted(
     """Read the pixels once, for the unweighted Gram matrices and the weighted moment."""
     grams, moments, found = [], [], []
     for item in items:
-        scaled = times_weights(item)
-        every = accumulation.statistics(_with_terms(scaled), method, workers, progress)
-        grams.append(_bordered(item, every[0].gram, [one.moment for one in every[1:]]))
-        moments.append(np.concatenate([every[0].moment, _products(item, scaled)]))
-        found.append(every[0])
+        gram, moment, stats = _alike(item, times_weights(item), method, workers, progress)
+        grams.append(gram)
+        moments.append(moment)
+        found.append(stats)
     if all(item.weights.dtype == np.bool_ for item in items):
         n = sum(item.n_pixels for item in items)
         energy, total = sum(s.target_energy for s in found), sum(s.target_sum for s in found)
@@ -243,9 +215,16 @@ def alike(
     item: WeightedObservation, method: str, workers: int, progress: Progress | None = None
 ) -> tuple[Array, Array]:
     """Return the Gram matrix and the moment of a pair over its unknowns as if every pixel counted the same."""
-    every = accumulation.statistics(_with_terms(item.observation), method, workers, progress)
-    gram = _bordered(item, every[0].gram, [one.moment for one in every[1:]])
-    return gram, np.concatenate([every[0].moment, _products(item, item.observation)])
+    return _alike(item, item.observation, method, workers, progress)[:2]
+
+
+def _alike(
+    item: WeightedObservation, scaled: Observation, method: str, workers: int, progress: Progress | None
+) -> tuple[Array, Array, NormalEquations]:
+    """Return Gram matrix and moment of a pair, its target perhaps scaled, and the statistics of its taps."""
+    stats, *terms = accumulation.statistics(_with_terms(scaled), method, workers, progress)
+    gram = _bordered(item, stats.gram, [one.moment for one in terms])
+    return gram, np.concatenate([stats.moment, _products(item, scaled)]), stats
 
 
 def subtracted(
@@ -282,7 +261,7 @@ def border(items: Sequence[WeightedObservation], workers: int) -> Array:
         terms = dataclasses.replace(item.observation, targets=weighed(surface_readers(item.observation), item.weights))
         costs = pass_ns(terms.geometry.kernel_shape)
         nothing = np.zeros((item.n_terms, len(terms.sources), *terms.geometry.kernel_shape))
-        moments, _ = accumulation.residual_moments(terms, nothing, min(costs, key=lambda name: costs[name]), workers)
+        moments, _ = accumulation.residual_moments(terms, nothing, min(costs, key=costs.__getitem__), workers)
         parts.append(_bordered(item, np.zeros((item.n_taps,) * 2), list(moments), item.weights))
     return together(items, parts)
 
@@ -310,22 +289,26 @@ def _products(item: WeightedObservation, scaled: Observation) -> Array:
     return total
 
 
-def assembled(
-    items: Sequence[WeightedObservation], gram: Array, moment: Array, sums: TargetSums
-) -> tuple[NormalEquations, tuple[Elimination, ...]]:
-    """Put sums together as statistics of the kernel; return them, and what gives the background of each pair."""
-    plan, taps = items[0].observation.geometry, items[0].n_taps
-    equal = sums.weight == sums.n_pixels
-    stats = NormalEquations(
+def _of_taps(item: WeightedObservation, gram: Array, moment: Array, sums: TargetSums) -> NormalEquations:
+    """Return the part of the sums over all unknowns that is the kernel's."""
+    plan, taps = item.observation.geometry, item.n_taps
+    return NormalEquations(
         gram=np.ascontiguousarray(gram[:taps, :taps]),
         moment=np.ascontiguousarray(moment[:taps]),
         target_energy=sums.energy,
         target_sum=sums.total,
         n_pixels=sums.n_pixels,
-        supports=(plan.kernel_shape,) * len(items[0].observation.sources),
+        supports=(plan.kernel_shape,) * len(item.observation.sources),
         convention=plan.convention,
-        weight_sum=None if equal else sums.weight,
+        weight_sum=None if sums.weight == sums.n_pixels else sums.weight,
     )
+
+
+def assembled(
+    items: Sequence[WeightedObservation], gram: Array, moment: Array, sums: TargetSums
+) -> tuple[NormalEquations, tuple[Elimination, ...]]:
+    """Put sums together as statistics of the kernel; return them, and what gives the background of each pair."""
+    stats, taps = _of_taps(items[0], gram, moment, sums), items[0].n_taps
     if not items[0].n_terms:
         return stats, ()
     trace, eliminations = float(np.trace(stats.gram)), []
@@ -336,32 +319,20 @@ def assembled(
     return without_rounding([stats], trace)[0], tuple(eliminations)
 
 
-class _Equations(Protocol):
-    """Statistics that may be centred."""
-
-    def centered(self, center: Array, moment: Array, energy: float) -> Self:
-        """Return the same with what the pixels say of the residual of a kernel."""
-        ...
-
-
-Equations = TypeVar("Equations", bound=_Equations)
-
-
 def recentered(
-    items: Sequence[WeightedObservation],
-    stats: Equations,
-    eliminations: Sequence[Elimination],
-    at: Array,
-    here: Residual,
-) -> Equations:
-    """Return statistics with what the pixels say of the residual of unknowns; eliminations take it over."""
+    items: Sequence[WeightedObservation], eliminations: Sequence[Elimination], at: Array, here: Residual
+) -> tuple[Array, Array, float]:
+    """Return what statistics are to be centred at, given the residual of unknowns: a kernel, its moment and energy.
+
+    The eliminations take the unknowns over.
+    """
     n_taps = items[0].n_taps
     taps, moment, energy = at[None, :n_taps], here.moment[None, :n_taps], np.array([here.energy])
     for i, elimination in enumerate(eliminations):
         own = own_unknowns(items, i)[n_taps:]
         elimination.taps, elimination.coefficients = taps, at[None, own]
         moment, energy = elimination.recentered(taps, moment, energy, here.moment[None, own])
-    return stats.centered(taps[0], moment[0], float(energy[0]))
+    return taps[0], moment[0], float(energy[0])
 
 
 def statistics(
@@ -416,20 +387,9 @@ def described(strategy: str, seen: Survey) -> str:
 def block_statistics(item: WeightedObservation, method: str, workers: int) -> NormalEquations:
     """Return the statistics of a block, one of many, the background not eliminated."""
     gram, moment, sums, said = exact_sums([item], method, workers)
-    taps, plan = item.n_taps, item.observation.geometry
-    surface = None
+    taps, surface = item.n_taps, None
     if item.n_terms:
         whole = item.observation.surface_frame[0]
         surface = SurfaceSums(gram[:taps, taps:].copy(), gram[taps:, taps:].copy(), moment[taps:].copy(), whole)
-    return NormalEquations(
-        gram=np.ascontiguousarray(gram[:taps, :taps]),
-        moment=np.ascontiguousarray(moment[:taps]),
-        target_energy=sums.energy,
-        target_sum=sums.total,
-        n_pixels=sums.n_pixels,
-        supports=(plan.kernel_shape,) * len(item.observation.sources),
-        convention=plan.convention,
-        weight_sum=None if sums.weight == sums.n_pixels else sums.weight,
-        weighting=said.partition(" ")[0],
-        surface=surface,
-    )
+    stats = _of_taps(item, gram, moment, sums)
+    return dataclasses.replace(stats, weighting=said.partition(" ")[0], surface=surface)

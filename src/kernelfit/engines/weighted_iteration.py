@@ -204,7 +204,7 @@ def solve(
                 return dataclasses.replace(found, iterations=iterations + found.iterations)
             gram, spread = final(metric, rescale=False)
     stats, eliminations = assembled(items, gram, gram @ taps + gradient, sums)
-    stats = recentered(items, stats, eliminations, taps, Residual(gradient, rss))
+    stats = stats.centered(*recentered(items, eliminations, taps, Residual(gradient, rss)))
     told = (
         f"; along the directions tried the exact one was {spread[0]:.2f} to {spread[1]:.2f} times it" if spread else ""
     )

@@ -1,8 +1,4 @@
-"""Fits by conjugate gradients: equations whose Gram matrix is an operator, never an array.
-
-Of one source image and pixels that all count once the operator is a product of spectra. With weights, a background,
-several sources or a stride it is a pass over the pixels.
-"""
+"""Fits by conjugate gradients."""
 
 import dataclasses
 import math
@@ -16,15 +12,10 @@ from ..compiled.threads import Progress
 from ..core.background import Elimination
 from ..core.estimate import Estimate
 from ..core.findings import Finding, Verdict, ranked, with_edges
-from ..core.geometry import Convention
 from ..core.validation import Array
-from ..data.masking import weighed
-from ..data.observation import WeightedObservation, surface_readers
-from ..data.reader import Reader
-from ..engines import accumulation, weighted
-from ..engines.implicit_gram import NormalOperator, TorusInverse
-from ..engines.passes import Frame
-from ..engines.weighted_pass import WeightedGram, mapped, residual
+from ..data.observation import WeightedObservation
+from ..engines import weighted
+from ..engines.weighted_pass import WeightedGram, residual
 from ..solvers.conjugate_gradient import (
     TOLERANCE,
     ConjugateGradient,
@@ -35,54 +26,13 @@ from ..solvers.conjugate_gradient import (
     stop_rule,
 )
 from ..solvers.least_squares import EPS, doubts, little_redundancy
+from .implicit_equations import ImplicitEquations, Lags, read
 from .refinement import refine
 
 #: The trace of the inverse is probed until its standard error is such a part of it, or so many times at most, ...
 _ROUGH, _FEWEST_PROBES, _MOST_PROBES = 0.06, 3, 32
 #: ... each to such a part of its own value.
 _PROBE = 0.02
-
-
-@dataclass(frozen=True, eq=False)
-class ImplicitEquations:
-    """The normal equations of one target, the Gram matrix an operator; a background is eliminated."""
-
-    gram: Callable[[Array], Array]  # the Gram matrix G times a vector
-    inverse: TorusInverse  # about its inverse
-    frame: Frame  # of the first observation, in which `inverse` works
-    shape: tuple[int, int, int]  # sources, rows and columns
-    convention: Convention
-    #: target_energy, variance: ``y'Wy``, and the same about the mean
-    target_energy: float
-    variance: float
-    n_pixels: int  # number of equations, less what the background takes
-    #: center, moment, energy: a kernel c, ``A'W(y - A c)`` and the energy of its residual, as in `NormalEquations`
-    center: Array
-    moment: Array
-    energy: float
-    weighting: str = ""
-
-    @property
-    def n_taps(self) -> int:
-        """Number of unknowns."""
-        return len(self.moment)
-
-    @property
-    def spread(self) -> float:
-        """About the mean of the diagonal of the inverse, were there many more pixels than taps."""
-        return float(self.frame.to_user(self.inverse.diagonal()).mean())
-
-    def precondition(self, taps: Array) -> Array:
-        """Return about the inverse of the Gram matrix times the taps."""
-        return np.asarray(self.frame.to_user(self.inverse(self.frame.from_user(taps.reshape(self.shape)))).ravel())
-
-    def around(self) -> tuple[Array, Array, float]:
-        """Return the center c, ``A'W(y - A c)`` and the residual's energy there."""
-        return self.center, self.moment, self.energy
-
-    def centered(self, center: Array, moment: Array, energy: float) -> Self:
-        """Return the same equations with what the pixels say of the residual of `center`."""
-        return dataclasses.replace(self, center=np.array(center), moment=np.array(moment), energy=energy)
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,7 +238,7 @@ class ImplicitFitter:
     progress: Progress | None = None
     iterations: int = 0
     image_std: float = 0.0
-    _lags: tuple[Array, ...] | None = None
+    _lags: Lags | None = None
 
     @property
     def limit(self) -> float:
@@ -313,7 +263,7 @@ class ImplicitFitter:
     ) -> ImplicitlySolved:
         """Fit the pairs with their weights: by least squares, and if it is the `last` fit as the solver has it."""
         weighted.require_determined(items)
-        known, eliminations = self._equations(items)
+        known, eliminations, self._lags = read(items, self.pass_method, self.workers, self.progress, self._lags)
         own = last and not self.solver.plain
         plain = ConjugateGradient()
         problem = _Problem.of(known, plain, None, 0.0)
@@ -333,10 +283,13 @@ class ImplicitFitter:
             error = noise_std * math.sqrt(equations.spread / max(1 - m / n, 1 / n))
             return ImplicitSolution(center + step, rss, noise_std, np.full(m, error), found.converged)
 
-        def recenter(
-            equations: Sequence[ImplicitEquations], found: Sequence[ImplicitSolution]
-        ) -> Sequence[ImplicitEquations]:
-            return [self._recentered(items, equations[0], eliminations, _unknowns(found[0].taps, eliminations))]
+        def at(unknowns: Array, equations: ImplicitEquations) -> ImplicitEquations:
+            """Return equations with the residual of unknowns, from the pixels."""
+            left = residual(items, unknowns, self.pass_method, self.workers, self.progress)
+            return equations.centered(*weighted.recentered(items, eliminations, unknowns, left))
+
+        def recenter(every: Sequence[ImplicitEquations], found: Sequence[ImplicitSolution]) -> list[ImplicitEquations]:
+            return [at(_unknowns(found[0].taps, eliminations), every[0])]
 
         def matters(_: int, equations: ImplicitEquations, found: ImplicitSolution) -> bool:
             return not (problem.prior or found.rss > 1e4 * EPS * equations.target_energy)
@@ -349,132 +302,9 @@ class ImplicitFitter:
             diagonal -= sum((np.sum(e.half**2, axis=1) for e in eliminations), np.zeros(known.n_taps))
             problem = _Problem.of(known, self.solver, diagonal, 0.0)
         if start is not None and not problem.prior:
-            known = self._recentered(items, known, eliminations, start)
+            known = at(start, known)
         (stats,), (solution,), refined = refine([known], solve, recenter, matters)
         return ImplicitlySolved(self, stats, solution, problem, eliminations, self.iterations, refined)
-
-    def _recentered(
-        self,
-        items: Sequence[WeightedObservation],
-        equations: ImplicitEquations,
-        eliminations: Sequence[Elimination],
-        at: Array,
-    ) -> ImplicitEquations:
-        """Return equations with the residual of unknowns, from the pixels."""
-        left = residual(items, at, self.pass_method, self.workers, self.progress)
-        return weighted.recentered(items, equations, eliminations, at, left)
-
-    def _equations(self, items: Sequence[WeightedObservation]) -> tuple[ImplicitEquations, tuple[Elimination, ...]]:
-        """Read the pixels; return the equations, centred at zero, and what gives the backgrounds."""
-        first = items[0].observation
-        plan, frame = first.geometry, Frame.of(first)
-        shape = (len(first.sources), *plan.kernel_shape)
-        n_pixels = sum(item.n_pixels for item in items)
-        even = all(_even(item) for item in items)
-        if even and shape[0] == 1 and not plan.convention.strided and not items[0].n_terms:
-            sums = [
-                accumulation.pass_over(o, Frame.of(o), "fft", self.workers, None, self.progress)[0]
-                for o in (item.observation for item in items)
-            ]
-            operators = [
-                NormalOperator(Frame.of(item.observation), s.lags[0, 0], self.workers)
-                for item, s in zip(items, sums, strict=True)
-            ]
-
-            def products(taps: Array) -> Array:
-                (own,) = frame.from_user(taps.reshape(shape))
-                return np.asarray(frame.to_user(np.sum([g(own) for g in operators], axis=0)[None]).ravel())
-
-            moment = frame.to_user(np.sum([s.moment[0] for s in sums], axis=0)).ravel()
-            energy, total = (float(sum(getattr(s, name)[0] for s in sums)) for name in ("energy", "total"))
-            inverse = TorusInverse(np.sum([s.lags for s in sums], axis=0))
-            known = ImplicitEquations(
-                products,
-                inverse,
-                frame,
-                shape,
-                plan.convention,
-                energy,
-                energy - total**2 / n_pixels,
-                n_pixels,
-                np.zeros_like(moment),
-                moment,
-                energy,
-            )
-            return known, ()
-        eliminations = self._eliminations(items)
-        if self._lags is None:
-            self._lags = tuple(self._lags_of(item, eliminations[i : i + 1]) for i, item in enumerate(items))
-        lags = sum(_mean(item) * one for item, one in zip(items, self._lags, strict=True))
-        whole = WeightedGram(items, self.pass_method, self.workers)
-
-        def reduced(taps: Array) -> Array:
-            out = whole(taps)
-            for e in eliminations:
-                out -= e.half @ (e.half.T @ taps)
-            return out
-
-        seen = weighted.target_sums(items, self.workers)
-        zero = np.zeros(items[0].n_taps)
-        known = ImplicitEquations(
-            reduced,
-            TorusInverse(np.asarray(lags)),
-            frame,
-            shape,
-            plan.convention,
-            seen.energy,
-            seen.energy - seen.total**2 / seen.weight,
-            n_pixels - sum(e.rank for e in eliminations),
-            zero,
-            zero,
-            seen.energy,
-            "" if even else "cg (exact, a pass over the pixels for each iteration)",
-        )
-        known = self._recentered(items, known, eliminations, np.zeros(len(zero) + len(items) * items[0].n_terms))
-        if eliminations:
-            blank = not known.energy > 1e-14 * seen.energy  # rounding alone is left
-            energy = 0.0 if blank else known.energy
-            known = dataclasses.replace(known, target_energy=energy, variance=energy, energy=energy)
-        return known, eliminations
-
-    def _eliminations(self, items: Sequence[WeightedObservation]) -> tuple[Elimination, ...]:
-        """Return what takes the background of each pair out, a pass over the pixels."""
-        found = []
-        for item in items if items[0].n_terms else ():
-            assert item.columns is not None
-            terms = dataclasses.replace(
-                item.observation, targets=weighed(surface_readers(item.observation), item.weights)
-            )
-            nothing = np.zeros((item.n_terms, len(terms.sources), *terms.geometry.kernel_shape))
-            cross, _ = accumulation.residual_moments(terms, nothing, self.pass_method, self.workers, self.progress)
-            found.append(Elimination.of(cross.T, item.columns.gram(item.weights), np.zeros((1, item.n_terms))))
-        return tuple(found)
-
-    def _lags_of(self, item: WeightedObservation, eliminated: Sequence[Elimination]) -> Array:
-        """Return the lag sums of a pair's sources, about their means if a background takes these up."""
-        observation = item.observation
-        if eliminated:
-            observation = dataclasses.replace(observation, sources=tuple(_about_mean(s) for s in observation.sources))
-        frame = Frame.of(observation)
-        return accumulation.pass_over(observation, frame, "fft", self.workers, None, self.progress)[0].lags
-
-
-def _about_mean(reader: Reader) -> Reader:
-    """Return the reader of an image less its mean, that of some rows."""
-    n_rows = reader.array.shape[0]
-    mean = float(np.mean([np.mean(reader.array[r : r + 1, :]) for r in range(0, n_rows, max(1, n_rows // 256))]))
-    return mapped(reader, lambda values: values - mean)
-
-
-def _even(item: WeightedObservation) -> bool:
-    """Say whether every pixel counts once."""
-    return item.weights.dtype == np.bool_ and item.n_pixels == item.observation.geometry.n_pixels
-
-
-def _mean(item: WeightedObservation) -> float:
-    """Return the mean weight."""
-    size = item.observation.geometry.n_pixels
-    return item.n_pixels / size if item.weights.dtype == np.bool_ else float(np.sum(item.weights)) / size
 
 
 def _unknowns(taps: Array, eliminations: Sequence[Elimination]) -> Array:

@@ -196,7 +196,7 @@ class WeightedFitter:
         """Solve exact statistics, and refine the kernel against the pixels where rounding could matter."""
         stats, eliminations = weighted.assembled(items, gram, moment, sums)
         if here is not None:
-            stats = weighted.recentered(items, stats, eliminations, *here)
+            stats = stats.centered(*weighted.recentered(items, eliminations, *here))
         stats = dataclasses.replace(stats, weighting=weighted.described(strategy, seen))
         factorisation = cholesky.factorise(stats.gram, 1)
         trace = float(np.trace(gram[: items[0].n_taps, : items[0].n_taps])) if eliminations else None
@@ -209,7 +209,7 @@ class WeightedFitter:
         ) -> Sequence[NormalEquations]:
             at = _unknowns(found[0].taps, eliminations)
             left = residual(items, at, self.pass_method, self.workers, self.progress)
-            return [weighted.recentered(items, stats[0], eliminations, at, left)]
+            return [stats[0].centered(*weighted.recentered(items, eliminations, at, left))]
 
         def matters(_: int, stats: NormalEquations, found: LeastSquaresSolution) -> bool:
             return least_squares.rounding_matters(stats, found, trace, sums.energy)

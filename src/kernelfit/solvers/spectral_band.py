@@ -146,10 +146,6 @@ class Band:
         spectra.transform_columns(lines, cosines, sines, out.view(np.float64))
         return out
 
-    def in_rings(self, values: Array) -> Array:
-        """Return the mean of each frequency's ring in its place."""
-        return np.asarray((self.per_ring(values) / np.maximum(self.counts, 1e-300))[self.rings])
-
     def lags(self, density: Array, shape: tuple[int, int]) -> Array:
         """Return the inverse transform of a density, times N, at lags of rows 0.. and columns -(cols - 1)..."""
         to_rows = phases(np.arange(shape[0]), self.rows) * self.row_weights

@@ -1,0 +1,199 @@
+"""What runs where Dask computes: a block reads its own surroundings, and what it makes of them is added up."""
+
+import contextlib
+import dataclasses
+import itertools
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..compiled.blas import one_blas_thread
+from ..core.geometry import Geometry, Shape
+from ..core.validation import Array
+from ..data import blocks, masking
+from ..data.masked_blocks import MaskedBlocks
+from ..data.observation import Observation, WeightedObservation, extended_weights, of_target
+from ..data.reader import Reader
+from ..engines.accumulation import residual_moments
+from ..engines.weighted_pass import residual
+from .equations import block_equations
+
+
+class Piece(NamedTuple):
+    """A part of an extended image: where it stands, its extent, its steps (0 or -1 beyond an edge)."""
+
+    row: int
+    col: int
+    shape: Shape
+    steps: Shape
+
+
+class Lazy:
+    """Pixels that are computed or read where they are needed, from a graph of their own."""
+
+    def __init__(self, collection: Any) -> None:
+        self.graph = dict(collection.__dask_graph__())
+        self.keys = collection.__dask_keys__()
+        self.finish = collection.__dask_postcompute__()
+
+    def complete(self) -> bool:
+        """Whether the graph holds all that it needs; data that lie on a cluster are lost when it is optimised."""
+        return all(key in self.graph for node in self.graph.values() for key in getattr(node, "dependencies", ()))
+
+    def __call__(self) -> Any:
+        """Return the pixels."""
+        from dask.local import get_sync
+
+        function, args = self.finish
+        return function(get_sync(self.graph, self.keys), *args)
+
+
+class Stored:
+    """A slice of something that can be sliced, read where it is needed."""
+
+    def __init__(self, array: Any, key: tuple[slice, slice]) -> None:
+        self.array, self.key = array, key
+
+    def __call__(self) -> Any:
+        """Return the pixels."""
+        return self.array[self.key]
+
+
+class Marks(NamedTuple):
+    """What excludes or weighs pixels of a block: how its further readers are to be understood."""
+
+    image_masks: tuple[int, ...]  # number of masks of each image, which follow the images
+    #: masks, weights: number of masks and of weights of each target, which follow the targets
+    masks: tuple[int, ...]
+    weights: tuple[int, ...]
+    nan: str
+    saturated: tuple[tuple[float, float] | None, ...]  # for each target the two ends, or None
+
+
+class Block(NamedTuple):
+    """One block of target pixels: all that is known of it without its pixels."""
+
+    plan: Geometry
+    pieces: tuple[tuple[Piece, ...], ...]
+    fillvalue: float
+    method: str
+    background: int | None
+    n_sources: int
+    n_targets: int
+    marks: Marks | None
+
+
+class Sums(tuple[Any, ...]):
+    """Several sums that are taken together, each with ``+``."""
+
+    def __add__(self, other: Any) -> "Sums":
+        """Return the sums, each for itself."""
+        return Sums(a + b for a, b in zip(self, other, strict=True))
+
+
+def _pixels(source: Any) -> npt.NDArray[Any]:
+    return np.asarray(source() if isinstance(source, (Lazy, Stored)) else source)
+
+
+def _assembled(pieces: Sequence[Piece], sources: Sequence[Any], shape: Shape, fillvalue: float) -> npt.NDArray[Any]:
+    """Put the pieces of an extended image together; where there is no source the fill value stands."""
+    parts = [None if s is None else _pixels(s) for s in sources]
+    if len(parts) == 1 and parts[0] is not None and pieces[0].steps == (1, 1):
+        return parts[0]
+    known = [p.dtype for p in parts if p is not None]
+    out = np.full(shape, fillvalue, np.float64 if len(known) < len(parts) else known[0])
+    for (row, col, (height, width), (down, across)), part in zip(pieces, parts, strict=True):
+        if part is not None:
+            out[row : row + height, col : col + width] = part[:: down or 1, :: across or 1]
+    return out
+
+
+def _read(block: Block, sources: Sequence[Sequence[Any]], targets: Sequence[Any]) -> tuple[Observation, list[Any]]:
+    """Read the pixels of a block; return it, and for each target its weights, None if all pixels count alike."""
+    plan, marks = block.plan, block.marks
+    beyond = [block.fillvalue] * block.n_sources + [0.0] * (len(sources) - block.n_sources)
+    images = tuple(
+        Reader(_assembled(p, s, plan.extended_shape, fill), plan.extended_shape)
+        for p, s, fill in zip(block.pieces, sources, beyond, strict=True)
+    )
+    functions = extended_weights(plan)
+    own = tuple(dataclasses.replace(r, weight=w) for r in images[: block.n_sources] for w in functions)
+    results = tuple(Reader(_pixels(t), plan.size) for t in targets)
+    observation = Observation(plan, own, results[: block.n_targets], background=block.background)
+    if marks is None:
+        return observation, [None] * block.n_targets
+    alone = blocks.alone(observation)
+    more = iter(images[block.n_sources :])
+    each = tuple(tuple(itertools.islice(more, n)) for n in marks.image_masks)
+    image_masks = tuple(one for one in each for _ in functions)
+    rest = iter(results[block.n_targets :])
+    items = []
+    for t, (n_masks, n_weights) in enumerate(zip(marks.masks, marks.weights, strict=True)):
+        masks, weights = tuple(itertools.islice(rest, n_masks)), tuple(itertools.islice(rest, n_weights))
+        one = of_target(alone, t)
+        boxed = MaskedBlocks(one, masks, weights, image_masks, marks.nan, marks.saturated[t])
+        items.append(boxed.item(blocks.Box(0, 0, *plan.size), one))
+    return observation, items
+
+
+@one_blas_thread
+def equations(block: Block, sources: Any, targets: Any) -> Sums:
+    """Return the equations of each target, the background not eliminated."""
+    with _placed(block):
+        observation, items = _read(block, sources, targets)
+        return Sums(block_equations(observation, items, block.method, 1))
+
+
+@one_blas_thread
+def residuals(block: Block, sources: Any, targets: Any, unknowns: Array) -> Sums:
+    """Return ``A'Wr`` and ``r'Wr`` of each target in one array; A holds the columns of the background, too."""
+    with _placed(block):
+        observation, items = _read(block, sources, targets)
+        if block.background is None and all(item is None for item in items):
+            kernels = unknowns.reshape(block.n_targets, -1, *block.plan.kernel_shape)
+            moments, energies = residual_moments(observation, kernels, block.method, 1)
+            return Sums(np.append(moment, energy) for moment, energy in zip(moments, energies, strict=True))
+        out = []
+        for t, item in enumerate(items):
+            one = item or _whole(of_target(observation, t))
+            left = residual([one], unknowns[t], block.method, 1)
+            out.append(np.append(left.moment, left.energy))
+        return Sums(out)
+
+
+def _whole(observation: Observation) -> WeightedObservation:
+    """Return an observation whose pixels all count once."""
+    return WeightedObservation(observation, np.ones(observation.size, dtype=bool))
+
+
+def at_ends(block: Block, sources: Any, targets: Any) -> npt.NDArray[np.int64]:
+    """Return how many pixels of each target stand at the ends of their type's range."""
+    assert block.marks is not None
+    counts = []
+    for target, ends in zip(targets[: block.n_targets], block.marks.saturated, strict=True):
+        found = None if ends is None else masking.at_ends(_pixels(target), ends)
+        counts.append(0 if found is None else int(np.count_nonzero(found)))
+    return np.array(counts)
+
+
+@contextlib.contextmanager
+def _placed(block: Block) -> Iterator[None]:
+    """Say in which block an error was found."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"in the block of target pixels that starts at {block.plan.offset}: {error}") from error
+
+
+@one_blas_thread
+def each(work: Callable[..., Any], parts: list[tuple[Block, Any, Any]], *more: Any) -> Any:
+    """Do the work of several blocks, one after the other, and add it up."""
+    return blocks.in_tree((work(*part, *more) for part in parts), operator.add)
+
+
+def added(parts: list[Any]) -> Any:
+    """Add up what has been made."""
+    return blocks.in_tree(parts, operator.add)
