@@ -31,14 +31,8 @@ from .progress import Bar
 def run(args: argparse.Namespace) -> int:
     """Run a command and return its exit code; every mistake of the caller becomes a `BadCallError`."""
     try:
-        return {
-            "find": find,
-            "apply": apply,
-            "deconvolve": deconvolve,
-            "inspect": inspect,
-            "compare": compare,
-            "demo": demo,
-        }[args.command](args)
+        commands = (find, apply, deconvolve, inspect, compare, demo)
+        return {command.__name__: command for command in commands}[args.command](args)
     except BrokenPipeError:
         raise
     except (ValueError, TypeError, OSError, MemoryError, read.MissingExtraError) as error:
@@ -86,9 +80,8 @@ def find(args: argparse.Namespace) -> int:
         raise BadCallError("got --json and -o -, need one of them: both write to the standard output")
     if args.channels in ("separate", "mixed") and (args.output or "").endswith((".csv", ".txt")):
         raise BadCallError(f"got {args.output} for kernels of several channels, need .npy, .npz, .json, .fits or .tif")
-    kept, page = arguments.check_outputs(
-        args, (args.output, "the kernel", kernels.SUFFIXES), (args.report, "the report", HTML)
-    )
+    wanted = (args.output, "the kernel", kernels.SUFFIXES), (args.report, "the report", HTML)
+    kept, page = arguments.check_outputs(args, *wanted)
     if args.report is not None:
         read.require("matplotlib.figure", package="matplotlib", extra="plot", purpose="the report")
     streamed = series.wanted(args)
@@ -103,9 +96,8 @@ def find(args: argparse.Namespace) -> int:
         write.write_stdout(np.ascontiguousarray(fit.kernel))
     if args.json:
         more = {"image": args.image, "target": args.target, "output": args.output, "report": args.report}
-        psfs = {
-            name: kernelfit.measure_psf(one).to_dict() for name, one in kernelfit.split_channels(fit, names).items()
-        }
+        parts = kernelfit.split_channels(fit, names)
+        psfs = {name: kernelfit.measure_psf(one).to_dict() for name, one in parts.items()}
         psf = psfs[""] if "" in psfs else psfs
         names_of = _filters(kernelfit.split_channels(fit, names))
         _print_json(
@@ -125,31 +117,19 @@ def find(args: argparse.Namespace) -> int:
     return SOLVED if fit.verdict.ok else DOUBTFUL
 
 
+#: The keywords of `find_kernel` that are options of the same name, as a call in Python tells them.
+SETTINGS = (
+    *("mode", "boundary", "fillvalue", "origin", "operation", "stride", "offset", "method", "balance", "tolerance"),
+    *("background", "channels", "channel_axis", "nan", "noise", "robust", "image_noise", "errors", "workers"),
+)
+
+
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
     """Return the keywords that options stand for, but for those left as they are."""
-    settings: dict[str, Any] = {
-        "mode": args.mode,
-        "boundary": None if args.boundary == "none" else args.boundary,
-        "fillvalue": args.fillvalue,
-        "origin": args.origin,
-        "operation": args.operation,
-        "stride": args.stride,
-        "offset": args.offset,
-        "method": args.method,
-        "balance": args.balance,
-        "tolerance": args.tolerance,
-        "background": args.background,
-        "channels": args.channels,
-        "channel_axis": None if args.channels is None else -1,
-        "nan": args.nan,
-        "noise": args.noise,
-        "robust": args.robust,
-        "image_noise": args.image_noise,
-        "errors": args.errors,
-        "workers": args.workers,
-    }
+    boundary, axis = None if args.boundary == "none" else args.boundary, None if args.channels is None else -1
+    given = {**vars(args), "boundary": boundary, "channel_axis": axis}
     defaults = {"operation": "convolution", "method": "auto"}
-    settings = {name: value for name, value in settings.items() if value is not None and defaults.get(name) != value}
+    settings = {name: given[name] for name in SETTINGS if given[name] not in (None, defaults.get(name))}
     if args.saturated != "auto":
         settings["saturated"] = args.saturated
     return settings

@@ -368,37 +368,20 @@ class Estimate:
         return np.asarray(self.kernel + (draws @ factor.T).reshape(n, *self.kernel.shape))
 
 
-def assemble(
-    stats: "NormalEquations",
-    taps: Array,
-    factor: Array,
-    *,
-    rank: int,
-    condition: float,
-    rss: float,
-    noise_std: float,
-    findings: tuple[Finding, ...],
-    **more: Any,
-) -> Estimate:
+def assemble(stats: "NormalEquations", taps: Array, factor: Array, *, rank: int, rss: float, **more: Any) -> Estimate:
     """Put a solver's figures together as a result; `more` holds further fields of it."""
-    shapes = set(stats.supports)
-    if len(shapes) == 1:
-        rows, cols = stats.supports[0]
-        kernel = taps.reshape((rows, cols) if len(stats.supports) == 1 else (len(stats.supports), rows, cols))
-    else:
-        kernel = taps
+    n, (rows, cols) = len(stats.supports), stats.supports[0]
+    alike = len(set(stats.supports)) == 1
+    findings = with_edges(more.get("findings", ()), stats.convention, stats.n_pixels, len(taps))
     return Estimate(
-        kernel=kernel,
+        kernel=taps.reshape((rows, cols) if n == 1 else (n, rows, cols)) if alike else taps,
         factor=factor,
-        noise_std=noise_std,
         rank=rank,
-        condition=condition,
         rss=rss,
         r_squared=1.0 - rss / stats.variance if stats.varies else math.nan,
         n_pixels=stats.n_pixels,
         convention=stats.convention,
-        findings=ranked(with_edges(findings, stats.convention, stats.n_pixels, len(taps))),
-        **{"df_model": float(rank), "weighting": stats.weighting, **more},
+        **{"df_model": float(rank), "weighting": stats.weighting, **more, "findings": ranked(findings)},
     )
 
 

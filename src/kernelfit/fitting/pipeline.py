@@ -248,7 +248,7 @@ def _implicit(items: Sequence[WeightedObservation], settings: Settings) -> impli
 def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, strategy: str = "auto") -> Fitted:
     """Return the estimate of observations of one target, each with its weights.
 
-    `strategy` says how the weights are taken into account, one of `weighted.STRATEGIES`; the default is the cheapest.
+    `strategy` says how the weights are taken into account, one of `choose_strategy`; the default is the cheapest.
     """
     noise, execution = settings.noise, settings.execution
     model, loss, threads = noise.pixel_variance, noise.loss, execution.threads

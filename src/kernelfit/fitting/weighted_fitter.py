@@ -61,7 +61,7 @@ class WeightedFitter:
     """Weighted fits of the same pairs with one set of weights after another.
 
     `method`: the engine of the unweighted statistics. `pass_method`: that of weighted passes. `tolerance`: as
-    `iterate.solve` has it. `strategy`: one of `weighted.STRATEGIES`, or "exact" for the cheaper one of the two that
+    `iterate.solve` has it. `strategy`: "auto", one of the three ways, or "exact" for the cheaper one of the two that
     are. `image_std`: standard deviation of the noise of an image pixel, which needs an exact strategy.
     """
 
