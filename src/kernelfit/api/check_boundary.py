@@ -13,7 +13,7 @@ from ..core.geometry import Convention
 from ..core.model import Execution, Model, Selection
 from ..core.validation import as_workers
 from ..data import masking
-from ..data.observation import Observation, WeightedObservation, Weights, source_reader, target_reader
+from ..data.observation import Items, Observation, WeightedObservation, Weights, source_reader, target_reader
 from ..data.plan import FitPlan, make_plan
 from ..diagnostics.boundary import BoundaryCheck, _compare, _Plane, _planes
 from ..engines import accumulation
@@ -184,14 +184,14 @@ def _inner(item: WeightedObservation, observation: Observation) -> WeightedObser
     return WeightedObservation(inner, item.weights[inner.geometry.used])
 
 
-def _weighted_fit(items: Sequence[WeightedObservation], workers: int) -> Estimate:
+def _weighted_fit(items: Items, workers: int) -> Estimate:
     """Find the kernel of least squares."""
     judged = [masking.Judged(item, ()) for item in items]
     settings = pipeline.Settings(execution=Execution(workers=workers))
     return pipeline.fit_weighted(judged, Choice(engine_of(items[0].observation), ""), settings).estimate
 
 
-def _weighted_squares(items: Sequence[WeightedObservation], fit: Estimate, workers: int) -> float:
+def _weighted_squares(items: Items, fit: Estimate, workers: int) -> float:
     """Return the weighted sum of squares of the residual of a given kernel."""
     return residual(items, fit.kernel.ravel(), engine_of(items[0].observation), workers).energy
 

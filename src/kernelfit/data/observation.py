@@ -264,13 +264,17 @@ class WeightedObservation:
         return 0 if self.columns is None else self.columns.n
 
 
-def own_unknowns(items: Sequence[WeightedObservation], i: int) -> npt.NDArray[np.int64]:
+#: The pairs of one kernel, of one target each, with their weights.
+Items = Sequence[WeightedObservation]
+
+
+def own_unknowns(items: Items, i: int) -> npt.NDArray[np.int64]:
     """Return which of the unknowns concern a pair: the taps and its own coefficients."""
     taps, terms = items[0].n_taps, items[0].n_terms
     return np.asarray(np.r_[:taps, taps + i * terms : taps + (i + 1) * terms])
 
 
-def together(items: Sequence[WeightedObservation], parts: Sequence[Array]) -> Array:
+def together(items: Items, parts: Sequence[Array]) -> Array:
     """Add up vectors, or matrices, over the unknowns of each pair to those over all."""
     size = items[0].n_taps + len(items) * items[0].n_terms
     total = np.zeros((size,) * parts[0].ndim)

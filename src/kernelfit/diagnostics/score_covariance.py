@@ -20,7 +20,7 @@ from ..core.geometry import Shape
 from ..core.model import Model
 from ..core.validation import Array
 from ..data import polyphase
-from ..data.observation import Observation, WeightedObservation, Weights, as_observation
+from ..data.observation import Items, Observation, WeightedObservation, Weights, as_observation
 from ..engines import weighted
 from ..engines.accumulation import statistics
 from ..engines.cost_model import engine_of
@@ -89,7 +89,7 @@ def _elimination(item: WeightedObservation, workers: int) -> Elimination | None:
     return Elimination.of(sums[:n_taps, n_taps:], sums[n_taps:, n_taps:], np.zeros((1, item.n_terms)))
 
 
-def _weighted_gram(items: Sequence[WeightedObservation], fit: Estimate, workers: int) -> Array:
+def _weighted_gram(items: Items, fit: Estimate, workers: int) -> Array:
     """Return the weighted Gram matrix if it matters to the covariance, which is so under a prior alone."""
     if fit.uncertainty != "posterior":
         return np.zeros((fit.kernel.size,) * 2)

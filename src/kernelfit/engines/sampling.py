@@ -1,7 +1,7 @@
 """A sample of weighted patches."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +9,7 @@ import scipy.linalg
 
 from ..core.validation import Array
 from ..data import polyphase
-from ..data.observation import WeightedObservation, own_unknowns
+from ..data.observation import Items, WeightedObservation, own_unknowns
 from . import patches
 from .weighted import sample_size
 
@@ -33,7 +33,7 @@ class Sample:
         return patches.symmetric(upper)
 
 
-def draw(items: Sequence[WeightedObservation], most: int = 2**62) -> Sample:
+def draw(items: Items, most: int = 2**62) -> Sample:
     """Draw patches: candidates spread evenly, those of large weight and much structure likelier to be kept.
 
     About as many as tell a first kernel, but of no pair more than `most`. The same sample for the same problem every

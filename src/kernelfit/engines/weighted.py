@@ -30,7 +30,7 @@ from ..core.normal_equations import NormalEquations, SurfaceSums
 from ..core.validation import Array
 from ..data import polyphase
 from ..data.masking import times_weights, weighed
-from ..data.observation import Observation, WeightedObservation, Weights, own_unknowns, surface_readers, together
+from ..data.observation import Items, Observation, WeightedObservation, Weights, own_unknowns, surface_readers, together
 from . import accumulation, patches
 from .cost_model import DIRECT_NS, Choice
 from .weighted_pass import Residual
@@ -109,7 +109,7 @@ class Survey(NamedTuple):
     patches: patches.Costs
 
 
-def survey(items: Sequence[WeightedObservation]) -> Survey:
+def survey(items: Items) -> Survey:
     """Look at a sample of rows of the weights."""
     usual = []
     total: dict[str, list[patches.Costs]] = {"subtract": [], "patches": []}
@@ -146,7 +146,7 @@ class TargetSums(NamedTuple):
     n_pixels: int
 
 
-def target_sums(items: Sequence[WeightedObservation], workers: int) -> TargetSums:
+def target_sums(items: Items, workers: int) -> TargetSums:
     """Add up the target's pixels and their weights."""
 
     def band(item: WeightedObservation, row: int, height: int) -> tuple[Array, ...]:
@@ -168,7 +168,7 @@ def _strips(shape: Shape) -> Iterator[tuple[int, int]]:
         yield row, min(height, shape[0] - row)
 
 
-def require_determined(items: Sequence[WeightedObservation]) -> int:
+def require_determined(items: Items) -> int:
     """Refuse weights that leave fewer pixels than taps; return the number of pixels left."""
     n = sum(item.n_pixels for item in items)
     plan = items[0].observation.geometry
@@ -192,9 +192,7 @@ class Unweighted(NamedTuple):
     sums: TargetSums  # weighted
 
 
-def unweighted(
-    items: Sequence[WeightedObservation], method: str, workers: int, progress: Progress | None = None
-) -> Unweighted:
+def unweighted(items: Items, method: str, workers: int, progress: Progress | None = None) -> Unweighted:
     """Read the pixels once, for the unweighted Gram matrices and the weighted moment."""
     grams, moments, found = [], [], []
     for item in items:
@@ -227,9 +225,7 @@ def _alike(
     return gram, np.concatenate([stats.moment, _products(item, scaled)]), stats
 
 
-def subtracted(
-    items: Sequence[WeightedObservation], grams: Sequence[Array], usual: Sequence[float], workers: int
-) -> Array:
+def subtracted(items: Items, grams: Sequence[Array], usual: Sequence[float], workers: int) -> Array:
     """Return the exact weighted Gram matrix, from the unweighted ones and the patches whose weight differs."""
     parts = []
     for item, whole, weight in zip(items, grams, usual, strict=True):
@@ -243,7 +239,7 @@ def subtracted(
     return together(items, parts)
 
 
-def accumulated(items: Sequence[WeightedObservation], workers: int) -> tuple[Array, Array, TargetSums]:
+def accumulated(items: Items, workers: int) -> tuple[Array, Array, TargetSums]:
     """Return the exact Gram matrix, moment and sums, from the patches of all pixels that have a weight."""
     sums = target_sums(items, workers)
     grams, moments = [], []
@@ -254,7 +250,7 @@ def accumulated(items: Sequence[WeightedObservation], workers: int) -> tuple[Arr
     return together(items, grams), together(items, moments), sums
 
 
-def border(items: Sequence[WeightedObservation], workers: int) -> Array:
+def border(items: Items, workers: int) -> Array:
     """Return the exact weighted Gram matrix over all unknowns, but zeros for that of the taps alone."""
     parts = []
     for item in items:
@@ -305,7 +301,7 @@ def _of_taps(item: WeightedObservation, gram: Array, moment: Array, sums: Target
 
 
 def assembled(
-    items: Sequence[WeightedObservation], gram: Array, moment: Array, sums: TargetSums
+    items: Items, gram: Array, moment: Array, sums: TargetSums
 ) -> tuple[NormalEquations, tuple[Elimination, ...]]:
     """Put sums together as statistics of the kernel; return them, and what gives the background of each pair."""
     stats, taps = _of_taps(items[0], gram, moment, sums), items[0].n_taps
@@ -320,7 +316,7 @@ def assembled(
 
 
 def recentered(
-    items: Sequence[WeightedObservation], eliminations: Sequence[Elimination], at: Array, here: Residual
+    items: Items, eliminations: Sequence[Elimination], at: Array, here: Residual
 ) -> tuple[Array, Array, float]:
     """Return what statistics are to be centred at, given the residual of unknowns: a kernel, its moment and energy.
 
@@ -336,7 +332,7 @@ def recentered(
 
 
 def statistics(
-    items: Sequence[WeightedObservation],
+    items: Items,
     method: str,
     workers: int,
     strategy: str = "auto",
@@ -358,11 +354,7 @@ def statistics(
 
 
 def exact_sums(
-    items: Sequence[WeightedObservation],
-    method: str,
-    workers: int,
-    strategy: str = "auto",
-    progress: Progress | None = None,
+    items: Items, method: str, workers: int, strategy: str = "auto", progress: Progress | None = None
 ) -> tuple[Array, Array, TargetSums, str]:
     """Return Gram matrix and moment over all unknowns, the target's sums, and in words which way it was."""
     seen = survey(items)

@@ -19,7 +19,7 @@ from ..core.background import Elimination
 from ..core.findings import Finding, Verdict
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
-from ..data.observation import WeightedObservation, together
+from ..data.observation import Items, together
 from ..solvers.cholesky import scaled_factor, times
 from ..solvers.least_squares import EPS
 from .sampling import Sample, draw
@@ -50,7 +50,7 @@ class Metric:
     source: str  # what it was made of
 
     @classmethod
-    def whole(cls, items: Sequence[WeightedObservation], grams: Sequence[Array]) -> "Metric":
+    def whole(cls, items: Items, grams: Sequence[Array]) -> "Metric":
         """Take the unweighted Gram matrices, each times the mean weight."""
         gram = together(items, [float(np.mean(i.weights)) * g for i, g in zip(items, grams, strict=True)])
         return cls(gram, scaled_factor(gram), _WHOLE)
@@ -112,7 +112,7 @@ class Iterated:
 
 
 def solve(
-    items: Sequence[WeightedObservation],
+    items: Items,
     grams: Sequence[Array],
     sums: TargetSums,
     method: str,
@@ -240,13 +240,7 @@ def solution(gram: Array, moment: Array) -> Array | None:
 
 
 def _final(
-    items: Sequence[WeightedObservation],
-    directions: Sequence[Array],
-    images: Sequence[Array],
-    workers: int,
-    metric: Metric,
-    *,
-    rescale: bool,
+    items: Items, directions: Sequence[Array], images: Sequence[Array], workers: int, metric: Metric, *, rescale: bool
 ) -> tuple[Array, tuple[float, float] | None]:
     """Return the approximate Gram matrix over all unknowns, exact where it concerns a background."""
     if not items[0].n_terms:

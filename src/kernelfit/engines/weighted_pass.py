@@ -19,7 +19,7 @@ import scipy.fft
 from ..compiled.threads import Progress, add, bands, counted, in_order
 from ..core.background import Columns
 from ..core.validation import Array
-from ..data.observation import WeightedObservation, Weights, own_unknowns, refuse_nonfinite, together
+from ..data.observation import Items, WeightedObservation, Weights, own_unknowns, refuse_nonfinite, together
 from ..data.reader import Reader
 from .cost_model import segment
 from .passes import Frame, complex_spectra, grid, spectral_sums, tap_spectra
@@ -36,7 +36,7 @@ class Residual:
 
 
 def residual(
-    items: Sequence[WeightedObservation],
+    items: Items,
     unknowns: Array,
     method: str,
     workers: int,
@@ -91,7 +91,7 @@ def residual(
 class WeightedGram:
     """The weighted Gram matrix of pairs as an operator on the taps, a pass over the pixels each time: ``A'WA``."""
 
-    def __init__(self, items: Sequence[WeightedObservation], method: str, workers: int) -> None:
+    def __init__(self, items: Items, method: str, workers: int) -> None:
         self.items = [_of_planes(item, item.observation.sources, 0.0) for item in items]
         self.method, self.workers = method, workers
 

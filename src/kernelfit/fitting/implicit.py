@@ -13,7 +13,7 @@ from ..core.background import Elimination
 from ..core.estimate import Estimate
 from ..core.findings import Finding, Verdict, ranked, with_edges
 from ..core.validation import Array
-from ..data.observation import WeightedObservation
+from ..data.observation import Items
 from ..engines import weighted
 from ..engines.weighted_pass import WeightedGram, residual
 from ..solvers.conjugate_gradient import (
@@ -245,7 +245,7 @@ class ImplicitFitter:
         """The error at which to stop, in units of that which noise causes."""
         return TOLERANCE if self.tolerance is None else self.tolerance
 
-    def prepare(self, items: Sequence[WeightedObservation]) -> None:
+    def prepare(self, items: Items) -> None:
         """Do nothing: what is read once is read with the first fit."""
 
     def noise_of(self, solution: ImplicitSolution) -> float:
@@ -254,7 +254,7 @@ class ImplicitFitter:
 
     def solve(
         self,
-        items: Sequence[WeightedObservation],
+        items: Items,
         start: Array | None = None,
         *,
         last: bool = True,

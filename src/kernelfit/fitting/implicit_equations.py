@@ -16,7 +16,7 @@ from ..core.background import Elimination
 from ..core.geometry import Convention
 from ..core.validation import Array
 from ..data.masking import weighed
-from ..data.observation import WeightedObservation, surface_readers
+from ..data.observation import Items, WeightedObservation, surface_readers
 from ..data.reader import Reader
 from ..engines import accumulation, weighted
 from ..engines.implicit_gram import NormalOperator, TorusInverse
@@ -70,7 +70,7 @@ class ImplicitEquations:
 
 
 def read(
-    items: Sequence[WeightedObservation], method: str, workers: int, progress: Progress | None, lags: Lags | None
+    items: Items, method: str, workers: int, progress: Progress | None, lags: Lags | None
 ) -> tuple[ImplicitEquations, tuple[Elimination, ...], Lags | None]:
     """Read the pixels; return the equations, centred at zero, what gives the backgrounds, and the lag sums.
 
@@ -130,9 +130,7 @@ def read(
     return known, eliminations, lags
 
 
-def _eliminations(
-    items: Sequence[WeightedObservation], method: str, workers: int, progress: Progress | None
-) -> tuple[Elimination, ...]:
+def _eliminations(items: Items, method: str, workers: int, progress: Progress | None) -> tuple[Elimination, ...]:
     """Return what takes the background of each pair out, a pass over the pixels."""
     found = []
     for item in items if items[0].n_terms else ():

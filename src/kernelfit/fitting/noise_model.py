@@ -2,14 +2,14 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..core.model import PixelVariance
 from ..core.validation import Array
-from ..data.observation import WeightedObservation
+from ..data.observation import Items, WeightedObservation
 from ..engines import patches, weighted
 from ..solvers import least_squares
 
@@ -30,7 +30,7 @@ class Levels:
     rounding: float
 
     @classmethod
-    def of(cls, items: Sequence[WeightedObservation], model: PixelVariance, workers: int) -> "Levels":
+    def of(cls, items: Items, model: PixelVariance, workers: int) -> "Levels":
         """Learn both from the targets."""
         sums = weighted.target_sums(items, workers)
         rounding = _ROUNDING * least_squares.EPS * math.sqrt(sums.energy / sums.n_pixels)

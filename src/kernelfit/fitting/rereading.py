@@ -13,7 +13,7 @@ from ..core.model import Noise
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
 from ..data.blocks import Tree
-from ..data.observation import Observation, WeightedObservation
+from ..data.observation import Items, Observation, WeightedObservation
 from ..engines import weighted_pass
 from ..solvers import cholesky, least_squares
 from .checkpoint import KernelSums
@@ -44,11 +44,11 @@ class StreamFitter:
 
     image_std: float = 0.0
 
-    def begin(self, items: Sequence[WeightedObservation], *, robust: bool) -> tuple[Array, float]:  # noqa: ARG002
+    def begin(self, items: Items, *, robust: bool) -> tuple[Array, float]:  # noqa: ARG002
         """Return the unknowns of least squares."""
         return solved(settled(self.first)).unknowns, 0.0
 
-    def residual(self, items: Sequence[WeightedObservation], at: Array, left: Sequence[Array]) -> None:
+    def residual(self, items: Items, at: Array, left: Sequence[Array]) -> None:
         """Put the residual of the sample at some unknowns into the arrays `left`."""
         n_taps = self.first.n_taps
         beside = [self._own(at, tile.at)[n_taps:] for tile in self.tiles]

@@ -17,7 +17,7 @@ from ..core.findings import Finding, Verdict
 from ..core.model import PixelVariance
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
-from ..data.observation import WeightedObservation, Weights
+from ..data.observation import Items, WeightedObservation, Weights
 from ..engines import sampling, weighted_iteration
 from ..engines.weighted_pass import residual
 from ..solvers import cholesky, least_squares
@@ -60,11 +60,11 @@ class Fitter(Protocol):
         """Standard deviation of the noise of the image."""
         ...
 
-    def begin(self, items: Sequence[WeightedObservation], *, robust: bool) -> tuple[Array, float]:
+    def begin(self, items: Items, *, robust: bool) -> tuple[Array, float]:
         """Return unknowns to begin with, and what the noise of the image adds to a pixel's variance there."""
         ...
 
-    def residual(self, items: Sequence[WeightedObservation], at: Array, left: Sequence[Array]) -> None:
+    def residual(self, items: Items, at: Array, left: Sequence[Array]) -> None:
         """Put the residual at some unknowns into the arrays `left`."""
         ...
 
@@ -97,7 +97,7 @@ class InMemory:
         """Standard deviation of the noise of the image."""
         return self.fitter.image_std
 
-    def begin(self, items: Sequence[WeightedObservation], *, robust: bool) -> tuple[Array, float]:
+    def begin(self, items: Items, *, robust: bool) -> tuple[Array, float]:
         """Return unknowns to begin with: of least squares, or of the least absolute residuals of a sample."""
         self.fitter.prepare(items)
         if not robust or isinstance(self.fitter, ImplicitFitter):
@@ -106,7 +106,7 @@ class InMemory:
         sample = sampling.draw(items, 2 * enough(items[0].n_taps))
         return least_absolute(sample, weighted_iteration.Metric.whole(items, self.fitter.grams(items)).inverse), 0.0
 
-    def residual(self, items: Sequence[WeightedObservation], at: Array, left: Sequence[Array]) -> None:
+    def residual(self, items: Items, at: Array, left: Sequence[Array]) -> None:
         """Put the residual at some unknowns into the arrays `left`."""
         residual(items, at, self.fitter.pass_method, self.workers, self.fitter.progress, keep=left)
 
@@ -124,7 +124,7 @@ class InMemory:
 
 
 def reweighted(
-    fitter: Fitter, items: Sequence[WeightedObservation], model: PixelVariance, robust: str | None
+    fitter: Fitter, items: Items, model: PixelVariance, robust: str | None
 ) -> "tuple[Solved | ImplicitlySolved, Seen, list[Finding], list[str]]":
     """Weigh, fit and weigh again until the kernel settles.
 
@@ -243,7 +243,7 @@ class Seen:
 
 
 def _seen(
-    items: Sequence[WeightedObservation],
+    items: Items,
     left: Sequence[Array],
     model: PixelVariance,
     criterion: str | None,
@@ -272,13 +272,7 @@ def _slopes(seen: Seen, left: Sequence[Array], criterion: str) -> list[Array]:
 
 
 def _approached(
-    fitter: WeightedFitter,
-    items: Sequence[WeightedObservation],
-    robust: str,
-    at: Array,
-    left: list[Array],
-    scale: float,
-    rounding: float,
+    fitter: WeightedFitter, items: Items, robust: str, at: Array, left: list[Array], scale: float, rounding: float
 ) -> tuple[Array, float, int, bool]:
     """Go near to where reweighting ends by quick steps; return the unknowns, scale, number of steps, and success.
 
@@ -338,7 +332,7 @@ def _far_off(seen: Seen, left: Sequence[Array]) -> tuple[float, float, float]:
     return float(np.mean(bright)), every, math.sqrt(every / len(bright))
 
 
-def _standard(items: Sequence[WeightedObservation], left: Sequence[Array]) -> Array:
+def _standard(items: Items, left: Sequence[Array]) -> Array:
     """Return residuals in units of a pixel of weight 1, of a sample of the pixels that have a weight."""
     parts = []
     for item, r in zip(items, left, strict=True):

@@ -13,7 +13,7 @@ from ..core.normal_equations import EliminatedSurface, NormalEquations
 from ..core.validation import Array
 from ..data import blocks
 from ..data.masking import Judged
-from ..data.observation import Observation, WeightedObservation, Weights, of_target
+from ..data.observation import Items, Observation, WeightedObservation, Weights, of_target
 from ..data.plan import FitPlan
 from ..engines import weighted
 from ..engines.cost_model import engine_of
@@ -111,9 +111,7 @@ def added_pairs(both: Sequence[tuple[Array, Array | None]], observations: Sequen
     return np.asarray(np.sum([f if pairs is None else pairs for f, (_, pairs) in zip(full, both, strict=True)], axis=0))
 
 
-def _reweighted(
-    items: Sequence[WeightedObservation], noise: Noise, execution: Execution, context: Context, method: str
-) -> Gathered:
+def _reweighted(items: Items, noise: Noise, execution: Execution, context: Context, method: str) -> Gathered:
     """Return the statistics with the weights of the last residual."""
     costs = weighted.pass_ns(weighted.lines(items[0].observation))
     pass_method = min(costs, key=lambda name: costs[name]) if execution.engine == "auto" else method

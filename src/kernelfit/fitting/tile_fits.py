@@ -25,7 +25,7 @@ from ..core.validation import Array
 from ..data import blocks
 from ..data.blocks import Box
 from ..data.masking import Judged
-from ..data.observation import Observation, WeightedObservation, of_target
+from ..data.observation import Items, Observation, WeightedObservation, of_target
 from ..data.plan import FitPlan
 from ..engines import weighted, weighted_pass
 from ..engines.accumulation import residual_moments, statistics
@@ -213,13 +213,13 @@ def _in_box(every: Sequence[Judged | None], box: Box) -> list[Judged | None]:
     return out
 
 
-def _exact(items: Sequence[WeightedObservation], method: str) -> tuple[NormalEquations, tuple[Elimination, ...]]:
+def _exact(items: Items, method: str) -> tuple[NormalEquations, tuple[Elimination, ...]]:
     """Return equations with given weights, however few pixels count, and what gives the backgrounds."""
     gram, moment, sums, _ = weighted.exact_sums(items, method, 1)
     return weighted.assembled(items, gram, moment, sums)
 
 
-def _undetermined(items: Sequence[WeightedObservation], method: str) -> Fitted:
+def _undetermined(items: Items, method: str) -> Fitted:
     """Return the smallest kernel of a tile whose pixels are too few for any other answer."""
     stats, eliminations = _exact(items, "direct" if method == "cg" else method)
     estimate = least_squares.estimate_of(stats, least_squares.least_squares(stats))

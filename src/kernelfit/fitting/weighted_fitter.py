@@ -11,7 +11,7 @@ from ..core.background import Elimination
 from ..core.findings import Finding
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
-from ..data.observation import WeightedObservation, together
+from ..data.observation import Items, together
 from ..engines import weighted, weighted_iteration
 from ..engines.weighted_pass import Residual, residual
 from ..solvers import cholesky, least_squares
@@ -74,15 +74,15 @@ class WeightedFitter:
     image_std: float = 0.0
     _grams: tuple[Array, ...] | None = None
 
-    def prepare(self, items: Sequence[WeightedObservation]) -> None:
+    def prepare(self, items: Items) -> None:
         """Read the images once, for whatever weights come later."""
         self._plain(items)
 
-    def grams(self, items: Sequence[WeightedObservation]) -> tuple[Array, ...]:
+    def grams(self, items: Items) -> tuple[Array, ...]:
         """Return the unweighted Gram matrix of each pair, over its unknowns."""
         return self._grams if self._grams is not None else self._plain(items)[0]
 
-    def _plain(self, items: Sequence[WeightedObservation]) -> tuple[tuple[Array, ...], Array]:
+    def _plain(self, items: Items) -> tuple[tuple[Array, ...], Array]:
         """Read the pixels as if all counted the same; return the Gram matrix of each pair and the moment of all."""
         plain = [weighted.alike(item, self.method, self.workers, self.progress) for item in items]
         self._grams = tuple(gram for gram, _ in plain)
@@ -90,7 +90,7 @@ class WeightedFitter:
 
     def solve(
         self,
-        items: Sequence[WeightedObservation],
+        items: Items,
         start: Array | None = None,
         *,
         last: bool = True,
@@ -118,7 +118,7 @@ class WeightedFitter:
             image_variance=share * self.image_std**2 * float(np.sum(solution.taps**2)),
         )
 
-    def _solved(self, items: Sequence[WeightedObservation], start: Array | None, *, last: bool, even: bool) -> Solved:
+    def _solved(self, items: Items, start: Array | None, *, last: bool, even: bool) -> Solved:
         """Fit the pairs with their weights, image noise and all."""
         weighted.require_determined(items)
         seen = weighted.survey(items)
@@ -153,9 +153,7 @@ class WeightedFitter:
             moment = gram @ center + here[1].moment
         return self._refined(items, gram, moment, sums, strategy, seen, here)
 
-    def _iterated(
-        self, items: Sequence[WeightedObservation], start: Array | None, *, patient: bool, even: bool
-    ) -> tuple[Solved, bool]:
+    def _iterated(self, items: Items, start: Array | None, *, patient: bool, even: bool) -> tuple[Solved, bool]:
         """Fit by conjugate gradients; also return whether they converged."""
         origin: Residual | None = None
         if self._grams is None and start is None and all(i.n_pixels == i.observation.geometry.n_pixels for i in items):
@@ -185,7 +183,7 @@ class WeightedFitter:
 
     def _refined(
         self,
-        items: Sequence[WeightedObservation],
+        items: Items,
         gram: Array,
         moment: Array,
         sums: weighted.TargetSums,
