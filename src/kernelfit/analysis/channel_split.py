@@ -82,16 +82,9 @@ def _planes(part: Estimate) -> list[Estimate]:
     size = kernel[0].size
     factors = [None] * len(kernel) if part.factor is None else np.split(part.factor, len(kernel))
     rank = max(0, size - (kernel.size - part.rank))  # at least that many are determined
+    alone = dataclasses.replace(part, rank=rank, channels=None, channel_axis=None)
     return [
-        dataclasses.replace(
-            part,
-            kernel=plane,
-            factor=factor,
-            rank=rank,
-            priors=part.priors[at : at + 1],
-            channels=None,
-            channel_axis=None,
-        )
+        dataclasses.replace(alone, kernel=plane, factor=factor, priors=part.priors[at : at + 1])
         for at, (plane, factor) in enumerate(zip(kernel, factors, strict=True))
     ]
 

@@ -170,18 +170,9 @@ def compare_kernels(
         with np.errstate(divide="ignore", invalid="ignore"):
             spread = np.where(held(error), error.max(), error)
             score = np.where(spread > 0, score / spread, np.where(score > 1e-12 * size, math.inf, 0.0))
-    largest = np.unravel_index(int(np.argmax(score)), shape)
-    return Difference(
-        difference,
-        error,
-        (origin[0], origin[1]),
-        relative,
-        (int(largest[0]), int(largest[1])),
-        chi2,
-        dof,
-        p_value,
-        exact=given == 1,
-    )
+    row, col = (int(at) for at in np.unravel_index(int(np.argmax(score)), shape))
+    test = chi2, dof, p_value
+    return Difference(difference, error, (origin[0], origin[1]), relative, (row, col), *test, exact=given == 1)
 
 
 def laid_out(

@@ -8,6 +8,7 @@ then sees statistics of the kernel alone, in which the surface is never penalise
 
 import dataclasses
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -258,6 +259,11 @@ class Elimination:
         """Which coefficients the pixels that count leave open, shape (terms,)."""
         basis = scipy.linalg.orth(self.root) if self.rank < len(self.root) else np.eye(len(self.root))
         return np.asarray(np.einsum("ij,ij->i", basis, basis) < 1 - _OPEN)
+
+
+def unknowns_of(taps: Array, eliminations: Sequence[Elimination]) -> Array:
+    """Return a kernel and the coefficients that fit best beside it."""
+    return np.concatenate([taps, *(e.coefficients_at(taps[None])[0] for e in eliminations)])
 
 
 def without_rounding(stats: list[NormalEquations], trace: float) -> list[NormalEquations]:

@@ -49,16 +49,8 @@ class Frame:
         (rows, cols), (kernel_rows, kernel_cols) = part.size, part.geometry.kernel_shape
         if kernel_rows <= kernel_cols:
             return cls(plan, rows, cols, kernel_rows, kernel_cols, part.sources, part.targets, swapped=False)
-        return cls(
-            plan,
-            cols,
-            rows,
-            kernel_cols,
-            kernel_rows,
-            tuple(r.transposed() for r in part.sources),
-            tuple(r.transposed() for r in part.targets),
-            swapped=True,
-        )
+        sources, targets = (tuple(r.transposed() for r in some) for some in (part.sources, part.targets))
+        return cls(plan, cols, rows, kernel_cols, kernel_rows, sources, targets, swapped=True)
 
     @property
     def row_halo(self) -> int:

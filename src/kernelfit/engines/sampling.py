@@ -68,13 +68,8 @@ def draw(items: Items, most: int = 2**62) -> Sample:
             values.append(target * root)
             n_drawn += len(found)
         n_all += item.n_pixels
-    return Sample(
-        np.concatenate(scaled),
-        np.concatenate(values),
-        np.concatenate(roots),
-        np.concatenate(weights),
-        n_drawn / max(1, n_all),
-    )
+    whole = [np.concatenate(parts) for parts in (scaled, values, roots, weights)]
+    return Sample(whole[0], whole[1], whole[2], whole[3], n_drawn / max(1, n_all))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -145,11 +145,5 @@ def _finished(
 ) -> Estimate:
     """Return an estimate with how it was found."""
     kept: Any = None if weights is None else tuple(weights) if len(weights) > 1 else weights[0]
-    return dataclasses.replace(
-        estimate,
-        method=choice.method,
-        method_reason=choice.reason,
-        refined=refined,
-        weights=kept,
-        notes=(*estimate.notes, *notes),
-    )
+    more: dict[str, Any] = {"method": choice.method, "method_reason": choice.reason, "notes": (*estimate.notes, *notes)}
+    return dataclasses.replace(estimate, refined=refined, weights=kept, **more)

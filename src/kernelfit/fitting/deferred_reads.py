@@ -47,13 +47,8 @@ def with_deferred_reads(
         if boxed is None:
             weights.append(np.broadcast_to(np.True_, one.size))
         else:
-            boxed = dataclasses.replace(
-                boxed,
-                observation=one,
-                masks=seen(boxed.masks),
-                weights=seen(boxed.weights),
-                image_masks=tuple(seen(masks) for masks in boxed.image_masks),
-            )
+            boxed = dataclasses.replace(boxed, observation=one, masks=seen(boxed.masks), weights=seen(boxed.weights))
+            boxed = dataclasses.replace(boxed, image_masks=tuple(seen(masks) for masks in boxed.image_masks))
             weights.append(_Weights(boxed, total, share))
             sources = tuple(
                 dataclasses.replace(s, array=_Cleaned(s.array, [m.array for m in masks], boxed.nan == "mask"))

@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 
 from ..compiled.threads import Progress
-from ..core.background import Elimination
+from ..core.background import Elimination, unknowns_of
 from ..core.estimate import Estimate
 from ..core.findings import Finding, Verdict, ranked, with_edges
 from ..core.validation import Array
@@ -22,6 +22,7 @@ from ..solvers.conjugate_gradient import (
     Iterations,
     PenaltyOperator,
     PriorOperator,
+    Rule,
     conjugate_gradients,
     stop_rule,
 )
@@ -113,7 +114,7 @@ class ImplicitlySolved:
     @property
     def unknowns(self) -> Array:
         """The kernel and the coefficients beside it."""
-        return _unknowns(self.solution.taps, self.eliminations)
+        return unknowns_of(self.solution.taps, self.eliminations)
 
     def estimate(self, correction: float = 1.0) -> Estimate:
         """Return the estimate, its errors probed; `correction` is that of a robust criterion."""
@@ -207,17 +208,13 @@ class ImplicitlySolved:
         return max(known + float(np.mean(values)), 0.0), min(max(m - float(np.mean(beside)), 0.0), float(m))
 
 
-def _near(signs: Array) -> Callable[[Array, Array], float]:
+def _near(signs: Array) -> Rule:
     """Return the rule by which to stop where ``v'B^-1 v`` is known well enough."""
     return lambda taps, residual: _PROBE * float(taps @ (signs + residual))
 
 
 def _iterate(
-    equations: ImplicitEquations,
-    problem: _Problem,
-    moment: Array,
-    enough: Callable[[Array, Array], float],
-    progress: Progress | None = None,
+    equations: ImplicitEquations, problem: _Problem, moment: Array, enough: Rule, progress: Progress | None = None
 ) -> Iterations:
     """Solve ``(G + H) k = moment``."""
 
@@ -289,7 +286,7 @@ class ImplicitFitter:
             return equations.centered(*weighted.recentered(items, eliminations, unknowns, left))
 
         def recenter(every: Sequence[ImplicitEquations], found: Sequence[ImplicitSolution]) -> list[ImplicitEquations]:
-            return [at(_unknowns(found[0].taps, eliminations), every[0])]
+            return [at(unknowns_of(found[0].taps, eliminations), every[0])]
 
         def matters(_: int, equations: ImplicitEquations, found: ImplicitSolution) -> bool:
             return not (problem.prior or found.rss > 1e4 * EPS * equations.target_energy)
@@ -305,8 +302,3 @@ class ImplicitFitter:
             known = at(start, known)
         (stats,), (solution,), refined = refine([known], solve, recenter, matters)
         return ImplicitlySolved(self, stats, solution, problem, eliminations, self.iterations, refined)
-
-
-def _unknowns(taps: Array, eliminations: Sequence[Elimination]) -> Array:
-    """Return a kernel and the coefficients that fit best beside it."""
-    return np.concatenate([taps, *(e.coefficients_at(taps[None])[0] for e in eliminations)])

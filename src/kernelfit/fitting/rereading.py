@@ -161,13 +161,8 @@ def reweighted_stream(fitter: StreamFitter, noise: Noise, context: Context) -> G
     items = [tile.item for tile in fitter.tiles]
     found, seen, findings, notes = reweighted(fitter, items, noise.pixel_variance, noise.loss)
     assert isinstance(found, Solved)
-    tiles = [
-        dataclasses.replace(tile, weights=item.weights) for tile, item in zip(fitter.tiles, seen.items, strict=True)
-    ]
-    context = dataclasses.replace(
-        reweighed(context, noise, seen),
-        notes=(*context.notes, *notes),
-        findings=(*found.findings, *findings),
-        tiles=tuple(tiles),
-    )
+    both = zip(fitter.tiles, seen.items, strict=True)
+    tiles = tuple(dataclasses.replace(tile, weights=item.weights) for tile, item in both)
+    told: dict[str, Any] = {"notes": (*context.notes, *notes), "findings": (*found.findings, *findings)}
+    context = dataclasses.replace(reweighed(context, noise, seen), tiles=tiles, **told)
     return with_surfaces_of(found, seen, [one.shape for one in fitter.first.backgrounds]), context

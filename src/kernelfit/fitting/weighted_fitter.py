@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..compiled.threads import Progress
-from ..core.background import Elimination
+from ..core.background import Elimination, unknowns_of
 from ..core.findings import Finding
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
@@ -53,7 +53,7 @@ class Solved:
     @property
     def unknowns(self) -> Array:
         """The kernel of least squares and the coefficients beside it."""
-        return _unknowns(self.solution.taps, self.eliminations)
+        return unknowns_of(self.solution.taps, self.eliminations)
 
 
 @dataclass
@@ -110,13 +110,8 @@ class WeightedFitter:
         shift = known.shift(self.image_std, None if start is None else start[: items[0].n_taps])
         stats, share = take_off(found.stats, self.image_std, known.counts, shift)
         solution = least_squares.least_squares(stats)
-        return dataclasses.replace(
-            found,
-            solution=solution,
-            image_noise=known,
-            shift=shift,
-            image_variance=share * self.image_std**2 * float(np.sum(solution.taps**2)),
-        )
+        variance = share * self.image_std**2 * float(np.sum(solution.taps**2))
+        return dataclasses.replace(found, solution=solution, image_noise=known, shift=shift, image_variance=variance)
 
     def _solved(self, items: Items, start: Array | None, *, last: bool, even: bool) -> Solved:
         """Fit the pairs with their weights, image noise and all."""
@@ -169,17 +164,8 @@ class WeightedFitter:
         found = weighted_iteration.solve(items, self._grams, sums, *settings, patient=patient, even=even)
         factorisation = cholesky.factorise(found.stats.gram, 1)
         solution = least_squares.least_squares(found.stats, factorisation)
-        solved = Solved(
-            found.stats,
-            solution,
-            factorisation,
-            "iterate",
-            found.eliminations,
-            found.findings,
-            found.iterations,
-            unlike=found.unlike,
-        )
-        return solved, found.converged
+        told = found.eliminations, found.findings, found.iterations
+        return Solved(found.stats, solution, factorisation, "iterate", *told, unlike=found.unlike), found.converged
 
     def _refined(
         self,
@@ -205,7 +191,7 @@ class WeightedFitter:
         def recenter(
             stats: Sequence[NormalEquations], found: Sequence[LeastSquaresSolution]
         ) -> Sequence[NormalEquations]:
-            at = _unknowns(found[0].taps, eliminations)
+            at = unknowns_of(found[0].taps, eliminations)
             left = residual(items, at, self.pass_method, self.workers, self.progress)
             return [stats[0].centered(*weighted.recentered(items, eliminations, at, left))]
 
@@ -214,8 +200,3 @@ class WeightedFitter:
 
         (stats,), (solution,), refined = refine([stats], solve, recenter, matters)
         return Solved(stats, solution, factorisation, strategy, eliminations, refined=refined)
-
-
-def _unknowns(taps: Array, eliminations: Sequence[Elimination]) -> Array:
-    """Return a kernel and the coefficients that fit best beside it."""
-    return np.concatenate([taps, *(e.coefficients_at(taps[None])[0] for e in eliminations)])

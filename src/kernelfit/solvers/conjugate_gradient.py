@@ -25,6 +25,10 @@ PENALTIES = ("identity", "gradient", "laplacian", "biharmonic")
 _MOST_SHARE = 0.01
 
 
+#: Says of a solution and its residual within which squared error one may stop.
+Rule = Callable[[Array, Array], float]
+
+
 @dataclass(frozen=True)
 class ConjugateGradient:
     """Least squares by conjugate gradients, for kernels of thousands of taps: no Gram matrix is ever formed.
@@ -112,7 +116,7 @@ def conjugate_gradients(
     operator: Callable[[Array, Array], Array],
     precondition: Callable[[Array], Array],
     moment: Array,
-    enough: Callable[[Array, Array], float],
+    enough: Rule,
     progress: Progress | None = None,
 ) -> Iterations:
     """Solve ``B x = moment`` by preconditioned conjugate gradients (Saad, "Iterative Methods", 2nd ed., algorithm 9.1).
@@ -159,7 +163,7 @@ def conjugate_gradients(
     return Iterations(taps, dual, residual, MOST_ITERATIONS, converged=False)
 
 
-def stop_rule(energy: float, moment: Array, n_pixels: int, tolerance: float) -> Callable[[Array, Array], float]:
+def stop_rule(energy: float, moment: Array, n_pixels: int, tolerance: float) -> Rule:
     """Return the rule by which to stop: the error that noise causes, times the tolerance.
 
     Noise of variance s^2 moves the solution by an error e with ``E e'Ge = s^2 m``. With x = k and r = b - G k,

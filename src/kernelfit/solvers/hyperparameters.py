@@ -197,14 +197,8 @@ def _descend(data: Projection, kind: Kind, theta: Array, steps: int) -> tuple[fl
     def both(at: Array) -> tuple[float, Array]:
         return compute(data, kind, at, slope=True)
 
-    found = scipy.optimize.minimize(
-        both,
-        theta,
-        jac=True,
-        method="L-BFGS-B",
-        bounds=bounds,
-        options={"maxfun": steps, "ftol": _ENOUGH / data.scale, "gtol": _ENOUGH},
-    )
+    options = {"maxfun": steps, "ftol": _ENOUGH / data.scale, "gtol": _ENOUGH}
+    found = scipy.optimize.minimize(both, theta, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     return float(found.fun), np.asarray(found.x)
 
 
