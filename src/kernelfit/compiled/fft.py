@@ -91,16 +91,14 @@ class RowTransforms:
     ) -> None:
         self.key = (type(self), rows, length, n_arrays, n_sources, halo, backend, effort)
         self.n_sources, self.halo = n_sources, halo
-        # Whole cache lines, an odd number of them apart: else they crowd in the cache, and the transform takes up to
-        # three times as long.
+        # Whole cache lines, an odd number of them apart: else they crowd in the cache, for up to three times as long.
         half = length // 2 + 1
         values = aligned((n_arrays, halo + rows + MORE_ROWS, 4 * (-(-half // 4) | 1)))
         self.spectra = values.view(np.float64)
         self._used = values[:, : halo + rows, :half]
         self._plans: list[tuple[Any, ...]] = []
         self._back: dict[int, Any] = {}
-        self._effort = effort
-        self._pyfftw = _library(backend)
+        self._pyfftw, self._effort = _library(backend), effort
         heights = (halo + rows, rows, rows) if n_arrays > n_sources else (halo + rows,)
         buffers = [aligned((n * length // 2 + 1,)).view(np.float64)[: n * length].reshape(n, -1) for n in heights]
         self.image, self.result, self.model = buffers[0], buffers[-1], buffers[len(buffers) // 2]
@@ -196,7 +194,7 @@ class PlaneTransforms:
         def rows(first: int) -> None:
             with self._own() as (block, transform, *_):
                 load(first, block[: self.shape[0] - first])
-                self._do(transform, block, self._across(first))
+                self._do(transform, block, self.spectrum[:, first : first + self._tile].T)
 
         self._each(range(0, self.shape[0], self._tile), rows, workers)
         self._along(3, None, workers)
@@ -212,7 +210,7 @@ class PlaneTransforms:
 
         def rows(first: int) -> None:
             with self._own() as (block, _, transform, *_):
-                self._do(transform, self._across(first), block)
+                self._do(transform, self.spectrum[:, first : first + self._tile].T, block)
                 store(first, block[: n_rows - first])
 
         self._each(range(0, n_rows, self._tile), rows, workers)
@@ -226,9 +224,6 @@ class PlaneTransforms:
                 self._do(plans[which], part, part)
 
         self._each(range(0, len(self.spectrum), self._group), lines, workers)
-
-    def _across(self, first: int) -> npt.NDArray[Any]:
-        return self.spectrum[:, first : first + self._tile].T
 
     @staticmethod
     def _each(parts: range, do: Callable[[int], None], workers: int) -> None:
