@@ -154,13 +154,7 @@ class Search:
         (template,), (identity,) = _made(family, grid, [(setting, tuple(theta.tolist()))])
         g, e = self.problem.white(np.array([template, identity]))
         given = self.problem.given
-        base, columns = {
-            UNIT: (g, []),
-            GAIN: (0.0, [g]),
-            BLEND: (e, [e - g]),
-            ADD: (e, [g]),
-            PLUS: (0.0, [e, g]),
-        }[mode]
+        base, columns = {UNIT: (g, []), GAIN: (0.0, [g]), BLEND: (e, [e - g]), ADD: (e, [g]), PLUS: (0.0, [e, g])}[mode]
         left, matrix = given - base, np.array(columns).reshape(-1, len(given))
         factors = np.linalg.lstsq(matrix @ matrix.T, matrix @ left, rcond=1e-12)[0] if columns else np.zeros(0)
         first = float(factors[0]) if columns else 0.0

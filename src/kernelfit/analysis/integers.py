@@ -49,16 +49,9 @@ def as_integers(fit: Estimate) -> IntegerKernel | None:
 
     A tap is one if it lies no farther from it than noise would take any of the taps in 99.9 of 100 kernels.
 
-    Parameters
-    ----------
-    fit : KernelFit
-        The kernel, with errors; what the tools lose in single precision, 1e-7 of the largest tap, counts beside them.
-
-    Returns
-    -------
-    IntegerKernel or None
-        The numerators, the denominator, and the probability of that by chance; None if no denominator up to 65536 does
-        or the errors are not known.
+    `fit`: the kernel, with errors; what the tools lose in single precision, 1e-7 of the largest tap, counts beside
+    them. Returns the numerators, the denominator, and the probability of that by chance; None if no denominator up to
+    65536 does or the errors are not known.
     """
     taps = fit.kernel
     size = float(np.abs(taps).max())

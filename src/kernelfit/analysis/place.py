@@ -25,17 +25,8 @@ def spectral_response(image: npt.NDArray[np.generic], target: npt.NDArray[np.gen
     place of its largest value: of 351 pairs (kernels up to 31x27, noise up to 5 %, shifts up to 60 pixels) all came out
     inside the kernel.
 
-    Parameters
-    ----------
-    image, target : ndarray, shape (rows, cols)
-        Of any sizes; what is not finite counts as the mean.
-    workers : int, optional
-        Number of threads.
-
-    Returns
-    -------
-    ndarray of float32
-        ``response[d]`` for lags d from 0, negative ones from the end.
+    `image`, `target` (rows, cols): of any sizes; what is not finite counts as the mean. `workers`: number of threads.
+    Returns ``response[d]`` for lags d from 0, negative ones from the end.
     """
     sides = zip(image.shape, target.shape, strict=True)
     size = [scipy.fft.next_fast_len(max(n), real=True) for n in sides]

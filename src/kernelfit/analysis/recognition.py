@@ -178,8 +178,7 @@ def _problem(kernel: Estimate | npt.ArrayLike, covariance: npt.ArrayLike | None)
     if fit is None:
         matrix = _as_covariance(covariance, taps.shape)
     elif covariance is not None:
-        msg = "got a covariance beside a fit, need one or the other: a fit has its own"
-        raise ValueError(msg)
+        raise ValueError("got a covariance beside a fit, need one or the other: a fit has its own")
     elif factor is None and fit.n_pixels == 0:  # taps out of a file, which tells no errors
         matrix = np.zeros(taps.size)
     elif factor is None or not np.isfinite(factor).all():
@@ -234,14 +233,12 @@ def _as_covariance(covariance: npt.ArrayLike | None, shape: tuple[int, ...]) -> 
     if matrix.ndim == 0 or (matrix.shape == shape and matrix.shape != (n, n)):
         matrix = np.broadcast_to(matrix, shape).ravel()
     if matrix.shape not in ((n,), (n, n)) or not np.isfinite(matrix).all():
-        msg = (
+        raise ValueError(
             f"got a covariance of shape {given} for {n} taps, need ({n}, {n}), or the variance of each "
             f"tap, of the kernel's shape {shape}; all finite"
         )
-        raise ValueError(msg)
     if (np.diag(matrix) if matrix.ndim == 2 else matrix).min(initial=0.0) < 0:
-        msg = "got negative variances, need the square of each tap's standard error"
-        raise ValueError(msg)
+        raise ValueError("got negative variances, need the square of each tap's standard error")
     return matrix
 
 
@@ -324,8 +321,7 @@ def recognise(
     'scipy.ndimage.gaussian_filter(image, 0.8)'
     """
     if not 0 < level < 1:
-        msg = f"got level={level!r}, need a number between 0 and 1 such as 0.001"
-        raise ValueError(msg)
+        raise ValueError(f"got level={level!r}, need a number between 0 and 1 such as 0.001")
     search = _search(kernel, covariance)
     if search is None:
         return ()

@@ -105,14 +105,7 @@ class Rectangle:
     the part of u along the rows ``F_e`` away, the square of which is what the residual grows by; all rows that were
     left out so far are kept as an orthonormal basis Q.
 
-    Parameters
-    ----------
-    stats : NormalEquations
-        Statistics of one term.
-    whole : LeastSquaresSolution
-        Their solution.
-    kept : (int, int), optional
-        A tap that is never left out.
+    `stats`: statistics of one term. `whole`: their solution. `kept`: a tap that is never left out.
     """
 
     def __init__(self, stats: NormalEquations, whole: LeastSquaresSolution, kept: Shape | None = None) -> None:

@@ -201,18 +201,10 @@ _KINDS: dict[str, Any] = {"degree": Polynomial}
 
 @dataclass(frozen=True)
 class Field:
-    """A variation laid on images of one shape.
+    """A variation laid on images of one shape."""
 
-    Attributes
-    ----------
-    variation : Polynomial
-        The functions.
-    shape : (int, int)
-        Rows and columns of the image.
-    """
-
-    variation: Any
-    shape: Shape
+    variation: Any  # the functions
+    shape: Shape  # rows and columns of the image
 
     @property
     def n(self) -> int:

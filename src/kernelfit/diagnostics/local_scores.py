@@ -28,30 +28,14 @@ _AT_ONCE = 4
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """Sums over cells.
+    """Sums over cells."""
 
-    Attributes
-    ----------
-    scores : ndarray, shape (features, 2, 2, cells)
-        ``sum f r`` over the even and odd rows and columns of each cell.
-    energies : ndarray, shape (features, cells)
-        ``sum f^2``.
-    gram : ndarray, shape (features, features)
-        ``sum f f'`` over all.
-    place : ndarray, shape (2, cells)
-        Row and column of each, from -1 to 1 over the longer side of the target.
-    tile : ndarray of int, shape (cells,)
-        The tile it lies in.
-    energy : float
-        ``sum r^2``.
-    """
-
-    scores: Array
-    energies: Array
-    gram: Array
-    place: Array
-    tile: npt.NDArray[np.int64]
-    energy: float
+    scores: Array  # (features, 2, 2, cells); ``sum f r`` over the even and odd rows and columns of each cell
+    energies: Array  # (features, cells); ``sum f^2``
+    gram: Array  # (features, features); ``sum f f'`` over all
+    place: Array  # (2, cells); row and column of each, from -1 to 1 over the longer side of the target
+    tile: npt.NDArray[np.int64]  # (cells,); the tile it lies in
+    energy: float  # ``sum r^2``
 
     @functools.cached_property
     def total(self) -> Array:

@@ -30,25 +30,14 @@ _HEIGHT = 128
 
 @dataclass(frozen=True, eq=False)
 class Functions:
-    """The polynomials of a kernel that varies, on the rows and columns of a frame.
+    """The polynomials of a kernel that varies, on the rows and columns of a frame."""
 
-    Attributes
-    ----------
-    degree : int
-        D, that of the kernel.
-    down, across : ndarray, shapes (2D + 1, rows) and (2D + 1, cols) of the extended image
-        Legendre polynomials.
-    steps : (float, float)
-        How far a pixel is along each axis, in their argument.
-    powers : list of (int, int)
-        Degrees along rows and columns of each function.
-    """
-
-    degree: int
+    degree: int  # D, that of the kernel
+    #: down, across: legendre polynomials
     down: Array
     across: Array
-    steps: tuple[float, float]
-    powers: list[tuple[int, int]]
+    steps: tuple[float, float]  # how far a pixel is along each axis, in their argument
+    powers: list[tuple[int, int]]  # degrees along rows and columns of each function
 
     @classmethod
     def of(cls, observation: Observation, frame: Frame) -> "Functions | None":

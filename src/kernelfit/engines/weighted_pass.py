@@ -46,26 +46,10 @@ def residual(
 ) -> Residual:
     """Return the weighted moment and energy of the residual of a kernel and its background, from the pixels.
 
-    Parameters
-    ----------
-    items : sequence of WeightedObservation
-        The pairs, of one target each.
-    unknowns : ndarray, shape (unknowns,)
-        The kernel, and the coefficients of each pair's background.
-    method : {"direct", "fft"}
-        The engine.
-    workers : int
-        Number of threads; any number gives the same bits.
-    progress : callable, optional
-        Told of each band of pixels.
-    keep : sequence of ndarray, optional
-        For each pair an array of the shape of the used target, which receives the residual itself.
-    hold : callable, optional
-        Makes the weights of a block of its residual and its weights.
-
-    Returns
-    -------
-    Residual
+    `items`: the pairs, of one target each. `unknowns` (unknowns,): the kernel, and the coefficients of each pair's
+    background. `method` {"direct", "fft"}: the engine. `workers`: number of threads; any number gives the same bits.
+    `progress`: told of each band of pixels. `keep`: for each pair an array of the shape of the used target, which
+    receives the residual itself. `hold`: makes the weights of a block of its residual and its weights.
     """
     parts, energy = [], 0.0
     n_taps = items[0].n_taps

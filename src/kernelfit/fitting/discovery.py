@@ -161,10 +161,7 @@ def discover(
 
     A kernel that leaves less than `enough` of the target is not looked at for more taps.
 
-    Raises
-    ------
-    ValueError
-        If no kernel relates the two.
+    Raises ValueError: if no kernel relates the two.
     """
     for value, name in ((image, "image"), (target, "target")):
         as_planes(unmasked(value)[0], name, None)
@@ -319,11 +316,10 @@ def _require_whole_ratio(pair: _Pair, found: _Fit) -> None:
         start = step * (m // 2)
         moved = halves[1].centroid()[axis] + start - halves[0].centroid()[axis]
         if abs(moved) > 0.5 * drift:
-            msg = (
+            raise ValueError(
                 f"got {n} {name} in the image and {m} in the target, a ratio of {n / m:.5g}, by which the target was "
                 f"scaled; need a whole ratio: scale one of the two to a whole multiple of the other, or give shape="
             )
-            raise ValueError(msg)
 
 
 def _told(pair: _Pair, found: _Fit) -> Found:
