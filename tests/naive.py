@@ -139,6 +139,31 @@ def design(
     return np.array(equations, dtype=float).reshape(len(equations), shape[0] * shape[1]), used
 
 
+def design_nd(image, shape, *, mode, boundary, fillvalue=0.0, origin=None, operation="convolution", stride=1, offset=0):
+    """The same as design in any number of dimensions; origin, stride and offset are numbers or one for each axis."""
+    image, n = np.asarray(image), np.ndim(image)
+    stride, offset = (value if np.ndim(value) else (value,) * n for value in (stride, offset))
+    if mode == "same":
+        first, centre = (0,) * n, tuple((k - 1) // 2 for k in shape) if origin is None else origin
+    else:
+        first, centre = [first_coordinate(side, mode, operation) for side in shape], (0,) * n
+    kept = [lattice(m, s, o) for m, s, o in zip(target_shape(image.shape, shape, mode), stride, offset, strict=True)]
+    used, equations = np.zeros([len(k) for k in kept], dtype=bool), []
+    for at in np.ndindex(*used.shape):
+        equation = []
+        for tap in np.ndindex(*shape):
+            place = [
+                footprint(k[i] + f, p, c, operation) for k, i, f, p, c in zip(kept, at, first, tap, centre, strict=True)
+            ]
+            place = [source_index(i, m, boundary) for i, m in zip(place, image.shape, strict=True)]
+            missing = any(i is OUTSIDE for i in place)
+            equation.append((fillvalue if boundary == "fill" else OUTSIDE) if missing else image[tuple(place)])
+        if OUTSIDE not in equation:
+            used[at] = True
+            equations.append(equation)
+    return np.array(equations).reshape(len(equations), int(np.prod(shape))), used
+
+
 def design_dense(
     image,
     shape,

@@ -16,6 +16,15 @@ def test_the_oracle_agrees_with_itself(mode):
         np.testing.assert_array_equal(used, used_dense, err_msg=str(scene))
 
 
+def test_the_oracle_of_any_dimension_agrees():
+    for scene in SCENES[::40]:
+        expected, used = scene.design
+        words = {**scene.convention, "origin": scene.origin}
+        matrix, seen = naive.design_nd(scene.image, scene.shape, **words)
+        np.testing.assert_array_equal(matrix.astype(float), expected, err_msg=str(scene))
+        np.testing.assert_array_equal(seen, used, err_msg=str(scene))
+
+
 def test_the_oracle_sees_the_extended_image():
     """A third way to the same matrix: one window of the extended image for each pixel."""
     for scene in SCENES:

@@ -150,7 +150,6 @@ def test_numbers_in_words(number, text):
         (np.ones((2, 3, 3)), {}, ValueError, "one plane"),
         (np.array([[1.0, np.nan]]), {}, ValueError, "NaN"),
         (np.ones((3, 3)) * 1j, {}, TypeError, "complex"),
-        (np.ones((3, 3)), {"origin": 3}, ValueError, "origin"),
         (np.ones((3, 3)), {"operation": "both"}, ValueError, "operation"),
     ],
 )

@@ -45,6 +45,7 @@ def test_crop_refuses_what_lies_outside():
     for shape, corner in (((8, 3), None), ((3, 3), (5, 0)), ((3, 3), (-1, 0))):
         with pytest.raises(ValueError, match="need one inside 7x6"):
             stats.crop(shape, corner)
+    assert stats.crop((3, 3), (0, 0)).convention.origin == stats.convention.origin  # which it does not hold
 
 
 @pytest.mark.parametrize("centred", [False, True])

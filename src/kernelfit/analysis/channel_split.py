@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from ..core.dimensions import of_any_dimension
 from ..core.estimate import Estimate, require_fit
 from ..core.validation import Array, as_list
 from ..data.observation import as_planes
 from .field import middle
 
 
+@of_any_dimension
 def split_channels(fit: Estimate, names: Sequence[str] | None = None) -> dict[str, Estimate]:
     """Take a result of several channels apart: for each kernel of rows and columns a result with its own errors.
 
@@ -57,6 +59,7 @@ def split_channels(fit: Estimate, names: Sequence[str] | None = None) -> dict[st
     return found
 
 
+@of_any_dimension
 def split_targets(fit: Estimate, names: Sequence[str] | None = None) -> dict[str, Estimate]:
     """Return the fit of each target channel by its name; a result that has one fit only is called ""."""
     if not fit.parts:

@@ -1,5 +1,6 @@
 """Two kernels compared: their difference, and whether it is more than their errors explain."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import numpy.typing as npt
 from ..compiled.blas import one_blas_thread
 from ..core import geometry
 from ..core.deprecated import renamed
+from ..core.dimensions import of_any_dimension
 from ..core.estimate import Estimate
 from ..core.findings import Verdict
 from ..core.validation import Array
@@ -51,15 +53,20 @@ class Difference:
 
     difference: Array
     stderr: Array
-    origin: tuple[int, int]
+    origin: tuple[int, ...]
     relative: float
-    largest: tuple[int, int]
+    largest: tuple[int, ...]
     chi2: float
     dof: int
     p_value: float
     exact: bool = False
 
     freedom = renamed("freedom", "dof")
+
+    def _lowered(self) -> "Difference":
+        """Return that of kernels of one row as that of signals' kernels."""
+        tables = {"difference": self.difference[0], "stderr": self.stderr[0]}
+        return dataclasses.replace(self, **tables, origin=self.origin[1:], largest=self.largest[1:])
 
     @property
     def differ(self) -> bool:
@@ -71,10 +78,11 @@ class Difference:
     def __str__(self) -> str:
         """Say the difference in a few lines."""
         value, error = float(self.difference[self.largest]), float(self.stderr[self.largest])
+        place = self.largest if len(self.largest) > 1 else f"lag {self.largest[0] - self.origin[0]}"
         lines = [f"difference   {self.relative:.3g} of the first kernel's norm"]
         if math.isnan(self.p_value):
             lines += [
-                f"largest      {value:.4g} at {self.largest}",
+                f"largest      {value:.4g} at {place}",
                 "verdict      " + ("they differ by more than rounding" if self.differ else "the same kernel"),
                 "             neither has errors, so whether noise explains it cannot be told (save fits as .npz)",
             ]
@@ -84,7 +92,7 @@ class Difference:
         if held(self.stderr)[self.largest] and most > 0:
             sigma = f"{abs(value) / most:.1f} times the largest error, being held there by a choice, not by the pixels"
         lines += [
-            f"largest      {value:.4g} at {self.largest}, {sigma}",
+            f"largest      {value:.4g} at {place}, {sigma}",
             f"chi squared  {self.chi2:.4g} for {self.dof} degrees of freedom, p = {self.p_value:.2g}",
             "verdict      "
             + (
@@ -99,6 +107,7 @@ class Difference:
         return "\n".join(lines)
 
 
+@of_any_dimension
 @one_blas_thread
 def compare_kernels(
     first: Estimate | npt.ArrayLike,

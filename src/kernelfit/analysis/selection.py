@@ -1,10 +1,12 @@
 """Which solver: chosen by what the statistics can say of each."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..compiled.blas import one_blas_thread
+from ..core.dimensions import lowered, of_any_dimension
 from ..core.estimate import Estimate
 from ..core.normal_equations import NormalEquations
 from ..solvers.auto import as_solver
@@ -31,6 +33,10 @@ class Comparison:
     scores: dict[str, tuple[float, ...]]
     ranked_by: str
 
+    def _lowered(self) -> "Comparison":
+        """Return that of images of one row as that of signals."""
+        return dataclasses.replace(self, fits=tuple(lowered(fit) for fit in self.fits))
+
     def __str__(self) -> str:
         """Return a table, one screen long."""
         names = list(self.scores)
@@ -42,6 +48,7 @@ class Comparison:
         return "\n".join([*lines, f"the best first, by {self.ranked_by}"])
 
 
+@of_any_dimension
 @one_blas_thread
 def compare(
     stats: NormalEquations,

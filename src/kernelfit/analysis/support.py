@@ -25,17 +25,17 @@ class Support:
     Parameters
     ----------
     shape : (int, int)
-        Its rows and columns.
+        Its rows and columns; of signals (taps,).
     corner : (int, int)
-        The tap of the larger support that is its tap (0, 0).
+        The tap of the larger support that is its first.
     stats : NormalStats
         The statistics of it: ``support.stats.solve()``.
     p_value : float
         Of the test of all that was left out against the larger support.
     """
 
-    shape: Shape
-    corner: Shape
+    shape: tuple[int, ...]
+    corner: tuple[int, ...]
     stats: NormalEquations
     p_value: float
 
@@ -94,8 +94,9 @@ def choose_support(stats: NormalEquations, *, level: float = 1e-4) -> Support:
         )
     rectangle = Rectangle(stats, whole, stats.convention.origin)
     rectangle.shrink(level)
-    part = stats.crop(rectangle.shape, rectangle.corner)
-    return Support(rectangle.shape, rectangle.corner, part, rectangle.p_value())
+    ndim = stats.convention.ndim
+    shape, corner = rectangle.shape[-ndim:], rectangle.corner[-ndim:]
+    return Support(shape, corner, stats.crop(shape, corner), rectangle.p_value())
 
 
 class Rectangle:

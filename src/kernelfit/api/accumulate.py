@@ -5,6 +5,7 @@ from typing import Unpack
 import numpy.typing as npt
 
 from ..compiled.blas import one_blas_thread
+from ..core.dimensions import of_any_dimension
 from ..core.geometry import Shape
 from ..core.model import Execution, Model, Selection
 from ..core.validation import as_workers
@@ -16,12 +17,13 @@ from .keywords import Keywords, call_of, takes_keywords
 from .statistics import ChannelStats, NormalStats, SpectralStats, stats_of
 
 
+@of_any_dimension
 @takes_keywords()
 @one_blas_thread
 def accumulate(
     image: npt.ArrayLike,
     target: npt.ArrayLike,
-    shape: int | Shape | Model,
+    shape: int | Shape | Model | None = None,
     *,
     selection: Selection | None = None,
     execution: Execution | None = None,
@@ -93,6 +95,7 @@ def accumulate(
     return stats_of(gather(plan, call.noise, call.execution, call.solver))
 
 
+@of_any_dimension
 def accumulate_spectra(
     image: npt.ArrayLike,
     target: npt.ArrayLike,

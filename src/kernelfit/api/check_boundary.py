@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from ..compiled.blas import one_blas_thread
 from ..core import geometry
+from ..core.dimensions import of_any_dimension
 from ..core.estimate import Estimate, require_fit
 from ..core.geometry import Convention
 from ..core.model import Execution, Model, Selection
@@ -25,6 +26,7 @@ from ..solvers.least_squares import estimate_of
 from .results import KernelFit
 
 
+@of_any_dimension
 @one_blas_thread
 def check_boundary(
     image: npt.ArrayLike,

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..compiled.blas import one_blas_thread
+from ..core.dimensions import of_any_dimension
 from ..core.estimate import Estimate, require_fit
 from ..core.model import Model, Selection
 from ..core.validation import as_list, as_workers
@@ -17,6 +18,7 @@ from ..diagnostics.whiteness import NoiseCheck, examine, shaping_filter
 from .results import KernelFit
 
 
+@of_any_dimension
 @one_blas_thread
 def check_noise(image: npt.ArrayLike, target: npt.ArrayLike, fit: KernelFit) -> NoiseCheck | tuple[NoiseCheck, ...]:
     """Look whether the residual of a fit is white, which plain error bars take for granted.
@@ -69,6 +71,7 @@ def check_noise(image: npt.ArrayLike, target: npt.ArrayLike, fit: KernelFit) -> 
     return checks[0] if len(checks) == 1 else tuple(checks)
 
 
+@of_any_dimension
 @one_blas_thread
 def sandwich_errors(
     image: npt.ArrayLike, target: npt.ArrayLike, fit: KernelFit, *, workers: int | None = None

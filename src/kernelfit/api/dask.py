@@ -3,6 +3,7 @@
 from typing import Any, Unpack
 
 from ..compiled.blas import one_blas_thread
+from ..core.dimensions import of_any_dimension
 from ..core.geometry import Shape
 from ..core.model import Execution, Model, Selection
 from ..core.normal_equations import NormalEquations
@@ -19,11 +20,12 @@ from .results import KernelFit
 from .statistics import ChannelStats, NormalStats, stats_of
 
 
+@of_any_dimension
 @takes_keywords("workers", "tolerance", "progress", "balance", "detrend", "taper")
 def accumulate(
     image: Any,
     target: Any,
-    shape: int | Shape | Model,
+    shape: int | Shape | Model | None = None,
     *,
     selection: Selection | None = None,
     execution: Execution | None = None,
@@ -107,12 +109,13 @@ def _statistics(groups: list[list[NormalEquations]], contexts: list[Context]) ->
     return stats_of([(determined(one), context) for group, context in both for one in group])
 
 
+@of_any_dimension
 @takes_keywords("workers")
 @one_blas_thread
 def find_kernel(
     image: Any,
     target: Any,
-    shape: int | Shape | Model,
+    shape: int | Shape | Model | None = None,
     *,
     selection: Selection | None = None,
     execution: Execution | None = None,

@@ -6,6 +6,7 @@ from typing import Unpack
 import numpy.typing as npt
 
 from ..compiled.blas import one_blas_thread
+from ..core.dimensions import of_any_dimension
 from ..core.geometry import Shape
 from ..core.model import Execution, Model, Selection
 from ..data.plan import make_plan
@@ -16,6 +17,7 @@ from .keywords import Keywords, call_of, takes_keywords
 from .results import KernelFit
 
 
+@of_any_dimension
 @takes_keywords()
 @one_blas_thread
 def find_kernel(
@@ -116,7 +118,7 @@ def find_kernel(
            [0.166667, 0.166667, 0.166667]])
     """
     found: tuple[str, ...] = ()
-    if shape is None:
+    if shape is None and keywords.get("lags") is None:
         image, target, words, found = completed(image, target, keywords, selection, execution)
         shape = words.pop("shape")
         keywords = words  # type: ignore[assignment]

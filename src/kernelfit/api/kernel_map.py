@@ -1,14 +1,17 @@
 """A kernel for each tile of a grid: the record and its verb."""
 
+import dataclasses
 import math
 from collections import Counter
 from dataclasses import dataclass
-from typing import Unpack
+from typing import Any, Unpack, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from ..compiled.blas import one_blas_thread
+from ..core.background import of_one_row
+from ..core.dimensions import in_samples, of_any_dimension, without_row
 from ..core.findings import Finding, Verdict, ranked
 from ..core.geometry import Convention, Shape
 from ..core.model import Execution, Model, Selection
@@ -35,7 +38,8 @@ class KernelMap:
         Estimated standard deviation of the noise of a target pixel in each tile, as `KernelFit.noise_std`; for channels
         "separate" and "mixed" in each of the target's channels.
     boxes : ndarray of int, shape (rows, cols, 4)
-        First row, first column, rows and columns of each tile's pixels in the target.
+        First row, first column, rows and columns of each tile's pixels in the target; of signals shape (tiles, 2), the
+        first sample and how many, and everything else without the axes of rows.
     findings : tuple of tuple of tuple of Finding
         For each row and column of the grid all that is doubtful about the tile, the worst first.
     convention : Convention
@@ -75,19 +79,47 @@ class KernelMap:
     @property
     def verdicts(self) -> npt.NDArray[np.object_]:
         """The worst verdict of each tile, shape (rows, cols)."""
-        out = np.empty(self.boxes.shape[:2], dtype=object)
+        out = np.empty(self.boxes.shape[:-1], dtype=object)
         for at, _ in np.ndenumerate(out):
-            found = self.findings[at[0]][at[1]]
+            found: Any = self.findings
+            for i in at:
+                found = found[i]
             out[at] = found[0].verdict if found else Verdict.SOLVED
         return out
 
     @property
     def centers(self) -> Array:
         """Row and column of the middle of each tile in the target, shape (rows, cols, 2)."""
+        if self.convention.ndim == 1:
+            return np.asarray(self.boxes[..., 0] + (self.boxes[..., 1] - 1) / 2)
         return np.asarray(self.boxes[..., :2] + (self.boxes[..., 2:] - 1) / 2)
+
+    def _lowered(self) -> "KernelMap":
+        """Return that of images of one row as that of signals."""
+        tables = {name: getattr(self, name)[0][..., 0, :] for name in ("kernels", "stderr")}
+        return dataclasses.replace(
+            self,
+            **tables,
+            noise_std=self.noise_std[0],
+            boxes=self.boxes[0][:, 1::2],
+            findings=cast(Any, self.findings[0]),
+            convention=without_row(self.convention),
+            common=self.common[..., 0, :],
+            background=None if self.background is None else self.background[0][..., of_one_row(self.background)],
+        )
+
+    def _of_one_row(self) -> "KernelMap":
+        """Undo `_lowered`, as far as the summary needs it."""
+        starts = np.stack([np.zeros_like(self.boxes[:, 0]), self.boxes[:, 0]], axis=-1)
+        sides = np.stack([np.ones_like(self.boxes[:, 1]), self.boxes[:, 1]], axis=-1)
+        tables = {name: getattr(self, name)[None, ..., None, :] for name in ("kernels", "stderr")}
+        boxes, findings = np.concatenate([starts, sides], axis=-1)[None], cast(Any, (self.findings,))
+        return dataclasses.replace(self, **tables, noise_std=self.noise_std[None], boxes=boxes, findings=findings)
 
     def summary(self) -> str:
         """Return the result in words and figures, a screen long at most."""
+        if self.boxes.shape[-1] == 2:
+            return in_samples(self._of_one_row().summary()).replace("centroid row 0 to 0, column", "centroid")
         rows, cols, *several, kernel_rows, kernel_cols = self.kernels.shape
         sums = self.kernels.sum(axis=(-2, -1))
         y, x = np.mgrid[:kernel_rows, :kernel_cols]
@@ -119,12 +151,13 @@ def _span(low: int, high: int) -> str:
     return f"{low}" if low == high else f"{low} to {high}"
 
 
+@of_any_dimension
 @takes_keywords()
 @one_blas_thread
 def kernel_map(
     image: npt.ArrayLike,
     target: npt.ArrayLike,
-    shape: int | Shape | Model,
+    shape: int | Shape | Model | None,
     tiles: int | Shape,
     *,
     overlap: int | Shape = 0,

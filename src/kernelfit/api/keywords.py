@@ -31,6 +31,7 @@ class Keywords(TypedDict, total=False):
     boundary: str | None
     fillvalue: float
     origin: int | Shape | None
+    lags: Any
     operation: str
     stride: int | Shape
     offset: int | Shape
@@ -58,7 +59,8 @@ class Keywords(TypedDict, total=False):
 
 #: Keyword -> the object it is a field of, and the field's name there where that is another.
 FIELDS: dict[str, tuple[type, str]] = {
-    **{name: (Model, name) for name in ("mode", "boundary", "fillvalue", "origin", "operation", "stride", "offset")},
+    **{name: (Model, name) for name in ("mode", "boundary", "fillvalue", "origin", "lags")},
+    **{name: (Model, name) for name in ("operation", "stride", "offset")},
     **{name: (Model, name) for name in ("channel_axis", "channels", "background", "variation")},
     **{name: (Selection, name) for name in ("mask", "image_mask", "weights", "nan", "saturated")},
     "noise": (Noise, "variance"),

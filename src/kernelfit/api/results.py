@@ -13,6 +13,7 @@ from ..analysis.integers import IntegerKernel, as_integers, polish
 from ..analysis.psf import PsfMeasurements, measure_psf
 from ..analysis.recognition import Candidate, nearest, recognise
 from ..core import npz, serialization
+from ..core.dimensions import lowered, of_any_dimension
 from ..core.estimate import Estimate
 from ..core.geometry import Shape, default_origin
 from ..core.model import Model
@@ -90,8 +91,10 @@ class KernelFit(Estimate, Saved):
         estimate : Estimate
             What a solver returned.
         """
+        estimate = lowered(estimate)
         return cls(**{**fields_of(estimate), "parts": tuple(cls.of(part) for part in estimate.parts)})
 
+    @of_any_dimension
     def predict(self, image: npt.ArrayLike, pair: int | None = None) -> Array:
         """Apply the kernel to an image under the fit's own convention, and add the background.
 
@@ -128,6 +131,7 @@ class KernelFit(Estimate, Saved):
             )
         return np.asarray(model + surface)
 
+    @of_any_dimension
     def residual(self, image: npt.ArrayLike, target: npt.ArrayLike, pair: int | None = None) -> Array:
         """Return the target less the prediction.
 
@@ -267,6 +271,7 @@ class KernelFit(Estimate, Saved):
         """
         return dataclasses.replace(self, **polish(self))
 
+    @of_any_dimension
     def plot(
         self, image: npt.ArrayLike | None = None, target: npt.ArrayLike | None = None, *, figure: Any = None
     ) -> Any:

@@ -8,7 +8,6 @@ from typing import Any, Self
 from ..compiled.blas import one_blas_thread
 from ..core import npz
 from ..core.cross_spectra import CrossSpectra, packed_spectra, unpacked_spectra
-from ..core.geometry import Shape
 from ..core.normal_equations import NormalEquations, packed, unpacked
 from ..core.validation import as_workers
 from ..fitting.channels import in_shape, join
@@ -72,7 +71,7 @@ class NormalStats(NormalEquations, Saved):
             context = dataclasses.replace(context, noise=noise)
         return self.of(sums, context)
 
-    def crop(self, shape: int | Shape, corner: Shape | None = None) -> Self:
+    def crop(self, shape: int | tuple[int, ...], corner: int | tuple[int, ...] | None = None) -> Self:
         """Return the statistics of a smaller support, exactly, without reading a pixel, and without a sample.
 
         Parameters

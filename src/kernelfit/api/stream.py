@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, Unpack
 
 from ..compiled.blas import one_blas_thread
+from ..core.dimensions import of_any_dimension
 from ..core.geometry import Shape
 from ..core.model import Execution, Model, Selection
 from ..core.normal_equations import NormalEquations
@@ -19,11 +20,12 @@ from .keywords import Call, Keywords, call_of, takes_keywords
 from .statistics import ChannelStats, NormalStats, stats_of
 
 
+@of_any_dimension
 @takes_keywords()
 @one_blas_thread
 def accumulate_stream(
     pairs: Iterable[Any] | Callable[[], Iterable[Any]],
-    shape: int | Shape | Model,
+    shape: int | Shape | Model | None = None,
     *,
     selection: Selection | None = None,
     execution: Execution | None = None,

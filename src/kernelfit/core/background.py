@@ -66,9 +66,29 @@ class Background:
     channel_axis: int | None = None
 
     @property
-    def powers(self) -> list[tuple[int, int]]:
-        """(i, j) of each coefficient: the degrees along the rows' index and the columns'."""
-        return powers(self.degree)
+    def powers(self) -> Sequence[tuple[int, ...]]:
+        """(i, j) of each coefficient: the degrees along the rows' index and the columns'; (j,) for signals."""
+        return [(j,) for j in range(self.degree + 1)] if self._of_signals else powers(self.degree)
+
+    @property
+    def _of_signals(self) -> bool:
+        return len(self.shapes[0]) == 1
+
+    def _lowered(self, channel_axis: int | None) -> "Background":
+        """Return that of images of one row as that of signals."""
+        kept = of_one_row(self.coefficients)
+        sides: Any = tuple(shape[1:] for shape in self.shapes)
+        tables = self.coefficients[..., kept], self.stderr[..., kept]
+        return Background(self.degree, *tables, sides, channel_axis)
+
+    def _lifted(self, channel_axis: int | None) -> "Background":
+        """Undo `_lowered`."""
+        kept = [at for at, (i, _) in enumerate(powers(self.degree)) if i == 0]
+        tables = np.zeros((2, *self.coefficients.shape[:-1], n_terms(self.degree)))
+        tables[..., kept] = self.coefficients, self.stderr
+        return Background(
+            self.degree, tables[0], tables[1], tuple((1, shape[-1]) for shape in self.shapes), channel_axis
+        )
 
     def image(self, pair: int | None = None) -> Array:
         """Return the surface as an image.
@@ -91,6 +111,10 @@ class Background:
         if pair is None and len(self.shapes) > 1 or not -len(self.shapes) <= (pair or 0) < len(self.shapes):
             msg = f"got pair={pair}, need one of 0 to {len(self.shapes) - 1}: each pair has a background of its own"
             raise ValueError(msg)
+        if self._of_signals:
+            axis = self.channel_axis
+            whole = self._lifted(None if axis is None else 0).image(pair)
+            return whole[0] if axis is None else np.moveaxis(whole[:, 0], 0, axis)
         table = self.coefficients.reshape(len(self.shapes), -1, n_terms(self.degree))[pair or 0]
         planes = []
         for row in table:
@@ -102,13 +126,23 @@ class Background:
         return planes[0] if self.channel_axis is None else np.stack(planes, axis=self.channel_axis)
 
 
-def require_room(size: Shape, degree: int, where: str) -> None:
-    """Refuse a target whose used pixels cannot tell the terms apart."""
-    if min(size) <= degree:
+def of_one_row(coefficients: Array) -> list[int]:
+    """Return which coefficients, along the last axis, are of terms that vary along a row alone."""
+    return [at for at, (i, _) in enumerate(powers(degree_of(coefficients.shape[-1]))) if i == 0]
+
+
+def require_room(size: Shape, whole: Shape, degree: int, where: str) -> int:
+    """Refuse a target whose used pixels cannot tell the terms apart; return how many terms there are to tell.
+
+    Along an axis of one pixel there is the constant alone.
+    """
+    axes = [n for n, side in zip(size, whole, strict=True) if side > 1]
+    if axes and min(axes) <= degree:
         raise ValueError(
             f"got background={degree} with {size[0]}x{size[1]} target pixels that are used"
             f"{f' of {where}' if where else ''}, need more than {degree} rows and columns; ask for a lower degree"
         )
+    return (1, degree + 1, n_terms(degree))[len(axes)]
 
 
 class Surface:

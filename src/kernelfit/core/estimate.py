@@ -74,7 +74,7 @@ class Prior:
     amplitude: float
     length: float
     radius: float
-    center: tuple[float, float]
+    center: tuple[float, ...]
     envelope: str = "gaussian"
     symmetric: str | None = None
 
@@ -82,7 +82,7 @@ class Prior:
         """Say the prior in one line."""
         return (
             f"{self.family}, amplitude {self.amplitude:.3g}, length {self.length:.3g}, radius {self.radius:.3g}, "
-            f"centre ({self.center[0]:.2f}, {self.center[1]:.2f})"
+            f"centre ({', '.join(f'{at:.2f}' for at in self.center)})"
             f"{'' if self.envelope == 'gaussian' else f', {self.envelope} envelope'}"
             f"{'' if self.symmetric is None else f', symmetric ({self.symmetric})'}"
         )
@@ -270,15 +270,16 @@ class Estimate:
         return np.asarray(np.sqrt(variance).reshape(self.kernel.shape))
 
     @property
-    def lags(self) -> tuple[npt.NDArray[np.int64], ...]:
-        """How far back each tap looks, in pixels along rows and along columns: arrays of the kernel's sides.
+    def lags(self) -> "npt.NDArray[np.int64] | tuple[npt.NDArray[np.int64], ...]":
+        """How far back each tap looks: of signals an array of samples, of images two, along rows and along columns.
 
         ``target[t] = sum_p kernel[p] image[stride t + offset - (lags[0][p[0]], lags[1][p[1]])]``, t, p and the
         pixels counted in the arrays as they were given.
         """
-        conv, shape = self.convention, self.kernel.shape[-2:]
-        both = zip(shape, conv.origin, strict=True)
-        return tuple(np.array([axis_lag(conv, side, origin, p) for p in range(side)]) for side, origin in both)
+        conv = self.convention
+        both = zip(self.kernel.shape[-len(conv.origin) :], conv.origin, strict=True)
+        axes = [np.array([axis_lag(conv, side, origin, p) for p in range(side)]) for side, origin in both]
+        return axes[-1] if conv.ndim == 1 else tuple(axes)
 
     @one_blas_thread
     def covariance(self) -> Array:

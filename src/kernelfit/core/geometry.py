@@ -54,6 +54,8 @@ class Convention:
         Rows and columns of the target in mode "crop".
     field : Field or None
         The functions by which the kernel varies over the image; None for one that is the same everywhere.
+    ndim : int
+        1 for signals, whose origin, stride, offset and size are tuples of one number; 2 for images.
     """
 
     mode: str = "same"
@@ -65,11 +67,12 @@ class Convention:
     offset: Shape = (0, 0)
     size: Shape | None = None
     field: Field | None = None
+    ndim: int = 2
 
     @property
     def strided(self) -> bool:
         """Whether the target holds not every pixel."""
-        return self.stride != (1, 1)
+        return max(self.stride) > 1
 
     def keywords(self) -> dict[str, Any]:
         """Return the convention as keywords of `find_kernel`."""
@@ -83,10 +86,12 @@ class Convention:
         edge = "nothing assumed beyond the edge" if self.boundary is None else f"boundary {self.boundary!r}"
         if self.boundary == "fill":
             edge += f" with {self.fillvalue:g}"
-        lattice = f", stride {self.stride} from pixel {self.offset}" if self.strided else ""
-        size = "" if self.size is None else f" of {self.size[0]}x{self.size[1]}"
+        fields = (self.origin, self.stride, self.offset)
+        origin, stride, offset = fields if self.ndim == 2 else (value[-1] for value in fields)
+        lattice = f", stride {stride} from {'pixel' if self.ndim == 2 else 'sample'} {offset}" if self.strided else ""
+        size = "" if self.size is None else f" of {'x'.join(map(str, self.size[-self.ndim :]))}"
         varies = "" if self.field is None else f", varying as a {self.field.variation}"
-        return f"{self.operation}, mode {self.mode!r}{size}, {edge}, origin {self.origin}{lattice}{varies}"
+        return f"{self.operation}, mode {self.mode!r}{size}, {edge}, origin {origin}{lattice}{varies}"
 
 
 @dataclass(frozen=True)
@@ -162,11 +167,43 @@ def as_pair(value: object, name: str) -> Shape:
     return items[0], items[1]
 
 
-def kernel_shape(shape: object) -> Shape:
+def in_plane(value: object, name: str, ndim: int, across: int) -> Shape:
+    """Return a number along each axis as a pair; that of a signal stands behind what it is across it."""
+    if ndim == 2:
+        return as_pair(value, name)
+    single = len(value) == 1 if isinstance(value, Sequence) and not isinstance(value, str) else True
+    try:
+        if isinstance(value, bool | Set | Mapping) or not single:
+            raise TypeError
+        return across, operator.index(value[0] if isinstance(value, Sequence) else value)  # type: ignore[arg-type]
+    except TypeError:
+        msg = f"got {name}={value!r} for signals, need one whole number"
+        raise (TypeError if single else ValueError)(msg) from None
+
+
+def window(lags: object, ndim: int) -> tuple[tuple[int, int], ...]:
+    """Return the first and the last lag along each axis."""
+    need = "(first, last), two whole numbers" + (" for each axis: ((first, last), (first, last))" if ndim == 2 else "")
+    try:
+        axes: list[Any] = [lags] if ndim == 1 else list(lags)  # type: ignore[call-overload]
+        pairs = tuple((operator.index(first), operator.index(last)) for first, last in axes)
+    except TypeError:
+        msg = f"got lags={lags!r}, need {need}"
+        raise TypeError(msg) from None
+    except ValueError:
+        pairs = ()
+    if len(pairs) != ndim or any(last < first for first, last in pairs):
+        msg = f"got lags={lags!r}, need {need}, the first not above the last"
+        raise ValueError(msg)
+    return pairs
+
+
+def kernel_shape(shape: object, ndim: int = 2) -> Shape:
     """Return the kernel's shape as a pair of positive ints."""
-    rows, cols = as_pair(shape, "shape")
+    rows, cols = in_plane(shape, "shape", ndim, 1)
     if rows < 1 or cols < 1:
-        raise ValueError(f"got shape={shape!r}, need at least one row and one column of taps")
+        need = "row and one column of taps" if ndim == 2 else "tap"
+        raise ValueError(f"got shape={shape!r}, need at least one {need}")
     return rows, cols
 
 
@@ -175,9 +212,9 @@ def default_origin(shape: Shape) -> Shape:
     return (shape[0] - 1) // 2, (shape[1] - 1) // 2
 
 
-def lattice(stride: object, offset: object) -> tuple[Shape, Shape]:
+def lattice(stride: object, offset: object, ndim: int = 2) -> tuple[Shape, Shape]:
     """Check which pixels are kept, and return stride and offset as pairs."""
-    steps, first = as_pair(stride, "stride"), as_pair(offset, "offset")
+    steps, first = in_plane(stride, "stride", ndim, 1), in_plane(offset, "offset", ndim, 0)
     if min(steps) < 1:
         raise ValueError(f"got stride={stride!r}, need at least 1 along each axis")
     if not all(0 <= o < s for o, s in zip(first, steps, strict=True)):
@@ -195,6 +232,7 @@ def convention(
     operation: str,
     stride: Shape = (1, 1),
     offset: Shape = (0, 0),
+    ndim: int = 2,
 ) -> Convention:
     """Return the convention of values that were judged one by one; refuse an origin that does not fit the others."""
     centre = default_origin(shape)
@@ -205,7 +243,7 @@ def convention(
                 "leave origin out, or use mode='same'"
             )
         centre = origin
-    return Convention(mode, boundary, fillvalue, centre, operation, stride, offset)
+    return Convention(mode, boundary, fillvalue, centre, operation, stride, offset, ndim=ndim)
 
 
 def whole_length(mode: str, n: int, side: int) -> int:
@@ -383,15 +421,19 @@ def positions(start: int, count: int, step: int, n: int, boundary: str | None) -
 def convention_from(fields: dict[str, Any]) -> Convention:
     """Rebuild a convention from its stored fields, and check them."""
     names = ("origin", "stride", "offset")
-    pairs: dict[str, Any] = {name: as_pair(list(fields[name]), name) for name in names if name in fields}
-    size = fields.get("size")
-    fields = {**fields, "size": None if size is None else kernel_shape(list(size))}
-    found = Convention(**{**fields, **pairs, "field": field_from(fields.get("field"))})
+    ndim, size = fields.get("ndim", 2), fields.get("size")
+    axes = {len(value) for value in (*(fields[name] for name in names if name in fields), size) if value is not None}
+    if ndim not in (1, 2) or (axes and not axes <= {1, 2}) or len(axes) > 1 or (ndim == 2 and axes == {1}):
+        raise ValueError(f"got a convention of {ndim!r} dimensions, need 1 or 2, and as many numbers in each field")
+    own = 1 if axes == {1} else 2
+    taken: dict[str, Any] = {n: in_plane(list(fields[n]), n, own, 0)[-own:] for n in names if n in fields}
+    taken["size"] = None if size is None else kernel_shape(list(size), own)[-own:]
+    found = Convention(**{**fields, **taken, "field": field_from(fields.get("field"))})
     known(found.mode, (*MODES, "crop"), "mode")
     if (found.mode == "crop") != (found.size is not None):
         raise ValueError(f"got mode={found.mode!r} with size={found.size}, need a size for 'crop' and for no other")
     known(found.boundary, BOUNDARIES, "boundary")
     known(found.operation, OPERATIONS, "operation")
     as_number(found.fillvalue, "fillvalue")
-    lattice(found.stride, found.offset)
+    lattice(found.stride, found.offset, len(found.stride))
     return found

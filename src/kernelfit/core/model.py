@@ -34,7 +34,7 @@ class Model:
     Parameters
     ----------
     shape : int or (int, int)
-        Rows and columns of the kernel, odd or even.
+        Rows and columns of the kernel, odd or even; for signals the number of taps.
     mode : {"same", "valid", "full", "crop"}, optional
         How the two lie on each other. The default is the first of "same", "valid" and "full" that the shapes allow;
         with a stride it may be more than one. "crop" is for a target of any size, cut from anywhere of what the kernel
@@ -73,6 +73,13 @@ class Model:
         quadratically, ...), or a `Polynomial`. Each pixel of the image is then spread by the kernel at its own place;
         `KernelFit.at` gives the kernel at a place, and `KernelFit.kernel` holds the coefficients, shape (functions,
         rows, cols). The default is the same kernel everywhere. Images of several pairs have one shape.
+    lags : (int, int), optional
+        Instead of a shape and an origin the first and the last lag of a signal's kernel, both included: tap p
+        multiplies the sample ``first + p`` before the one under the target's (for correlation they run from last
+        to first). ``(0, 100)`` is a response of 101 taps that begins at once, ``(-5, 5)`` looks ahead as well. For
+        images a pair along each axis. For mode "same".
+    ndim : int, optional
+        1 if it is for signals, 2 for images; the default follows from the other fields and the arrays.
 
     Examples
     --------
@@ -83,7 +90,7 @@ class Model:
     array([[0., 0., 1.]])
     """
 
-    shape: int | Shape
+    shape: int | Shape | tuple[int] | None = None
     mode: str | None = None
     boundary: str | None = None
     fillvalue: float = 0.0
@@ -95,10 +102,19 @@ class Model:
     channels: str = "shared"
     background: int | None = None
     variation: "int | Variation | None" = None
+    lags: Any = None
+    ndim: int | None = None
 
     def __post_init__(self) -> None:
-        """Judge each field, and bring it into one form."""
-        stride, offset = geometry.lattice(self.stride, self.offset)
+        """Judge each field."""
+        if self.ndim not in (None, 1, 2):
+            raise ValueError(f"got ndim={self.ndim!r}, need 1 for signals, 2 for images, or None for either")
+        if self.lags is not None and (self.shape is not None or self.origin is not None):
+            raise ValueError("got lags= beside a shape or an origin, which it stands for; need one or the other")
+        if self.shape is None and self.lags is None:
+            raise TypeError("got no shape, need the kernel's; or lags=(first, last)")
+        self._window(self.dimensions or 2)
+        geometry.lattice(self.stride, self.offset, self.dimensions or 2)
         known(self.mode, (None, *geometry.MODES, "crop"), "mode")
         known(self.boundary, geometry.BOUNDARIES, "boundary")
         known(self.operation, geometry.OPERATIONS, "operation")
@@ -108,11 +124,7 @@ class Model:
             raise ValueError(msg)
         _settle(
             self,
-            shape=geometry.kernel_shape(self.shape),
             fillvalue=as_number(self.fillvalue, "fillvalue"),
-            origin=None if self.origin is None else geometry.as_pair(self.origin, "origin"),
-            stride=stride,
-            offset=offset,
             channel_axis=None if self.channel_axis is None else _as_axis(self.channel_axis),
             background=None if self.background is None else as_degree(self.background),
             variation=as_variation(self.variation),
@@ -120,8 +132,30 @@ class Model:
 
     @property
     def kernel_shape(self) -> Shape:
-        """Rows and columns of the kernel."""
-        return self.shape  # type: ignore[return-value]
+        """Rows and columns of the kernel; a signal's has one row."""
+        return self._window(self.ndim or 2)[0]
+
+    @property
+    def dimensions(self) -> int | None:
+        """Number of dimensions, as far as the fields tell."""
+        if self.ndim is not None:
+            return self.ndim
+        if self.lags is not None:
+            return 1 + (isinstance(self.lags, tuple | list) and any(isinstance(v, tuple | list) for v in self.lags))
+        given = (self.shape, self.origin, self.stride, self.offset)
+        lengths = {len(value) for value in given if isinstance(value, tuple | list)}
+        return 1 if lengths == {1} else 2 if lengths else None
+
+    def _window(self, ndim: int) -> tuple[Shape, Shape | None]:
+        """Return the kernel's shape, and its origin if one is given."""
+        if self.lags is None:
+            origin = None if self.origin is None else geometry.in_plane(self.origin, "origin", ndim, 0)
+            return geometry.kernel_shape(self.shape, ndim), origin
+        axes = geometry.window(self.lags, ndim)
+        flips = self.operation == "correlation"
+        axes = ((0, 0), *axes)[-2:]
+        (rows, top), (cols, left) = ((last - first + 1, last if flips else -first) for first, last in axes)
+        return (rows, cols), (top, left)
 
     def convention(self, mode: str, size: Shape | None = None) -> Convention:
         """Return how the kernel lies on an image.
@@ -133,22 +167,21 @@ class Model:
         size : (int, int), optional
             The target's shape, for mode "crop".
         """
-        fields: dict[str, Any] = {
-            name: getattr(self, name) for name in ("boundary", "fillvalue", "origin", "operation")
-        }
-        lattice: dict[str, Any] = {"stride": self.lattice[0], "offset": self.lattice[1]}
-        made = geometry.convention(self.kernel_shape, mode=mode, **fields, **lattice)
+        fields: dict[str, Any] = {name: getattr(self, name) for name in ("boundary", "fillvalue", "operation")}
+        (shape, origin), (stride, offset) = self._window(self.ndim or 2), self.lattice
+        fields |= {"origin": origin, "stride": stride, "offset": offset, "ndim": self.ndim or 2}
+        made = geometry.convention(shape, mode=mode, **fields)
         return dataclasses.replace(made, size=size if mode == "crop" else None)
 
     @property
     def lattice(self) -> tuple[Shape, Shape]:
         """Stride and offset."""
-        return self.stride, self.offset  # type: ignore[return-value]
+        return geometry.lattice(self.stride, self.offset, self.ndim or 2)
 
     @property
     def strided(self) -> bool:
         """Whether the target skips pixels."""
-        return self.stride != (1, 1)
+        return max(self.lattice[0]) > 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 
 from .deprecated import renamed
-from .geometry import Convention, Shape, convention_from, in_mode, kernel_shape
+from .geometry import Convention, Shape, convention_from, in_mode, in_plane, kernel_shape
 from .validation import Array, require_fields
 
 _ARRAYS = ("gram", "moment", "center", "center_moment")
@@ -212,7 +212,7 @@ class NormalEquations:
         at, own_moment, own_energy = self.around()
         return rest.centered(at, own_moment - moment, max(0.0, own_energy - energy))
 
-    def crop(self, shape: int | Shape, corner: Shape | None = None) -> Self:
+    def crop(self, shape: int | tuple[int, ...], corner: int | tuple[int, ...] | None = None) -> Self:
         """Return the statistics of a smaller support, exactly, without reading a pixel.
 
         They are a sub-block: the target pixels are the same, the taps beyond the smaller support are held at zero.
@@ -248,7 +248,8 @@ class NormalEquations:
             msg = f"got statistics of {len(self.supports)} terms, need one; crop the supports before adding terms"
             raise ValueError(msg)
         (rows, cols), origin = self.supports[0], self.convention.origin
-        small = kernel_shape(shape)
+        small, ndim = kernel_shape(shape, self.convention.ndim), self.convention.ndim
+        corner = corner if corner is None else in_plane(corner, "corner", ndim, 0)
         row, col = ((o - (n - 1) // 2) for o, n in zip(origin, small, strict=True)) if corner is None else corner
         if row < 0 or col < 0 or row + small[0] > rows or col + small[1] > cols:
             raise ValueError(

@@ -18,5 +18,6 @@ def n_terms(degree: int) -> int:
 
 def legendre(n: int, degree: int) -> Array:
     """Return the Legendre polynomials up to `degree` at the n pixels of an axis, shape (n, degree + 1)."""
-    at = np.linspace(-1.0, 1.0, n) if n > 1 else np.zeros(1)
-    return np.asarray(np.polynomial.legendre.legvander(at, degree))
+    if n == 1:  # along which nothing but the constant can be told
+        return np.eye(1, degree + 1)
+    return np.asarray(np.polynomial.legendre.legvander(np.linspace(-1.0, 1.0, n), degree))

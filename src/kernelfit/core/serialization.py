@@ -56,9 +56,7 @@ def unpacked(header: dict[str, Any], arrays: dict[str, Array]) -> Estimate:
     require_fields(Estimate, header)
     header["convention"] = convention_from(header["convention"])
     header["findings"] = tuple(Finding(Verdict[name], detail) for name, detail in header["findings"])
-    header["priors"] = tuple(
-        Prior(**{**prior, "center": (prior["center"][0], prior["center"][1])}) for prior in header.pop("priors", ())
-    )
+    header["priors"] = tuple(Prior(**{**prior, "center": tuple(prior["center"])}) for prior in header.pop("priors", ()))
     criterion = header.pop("criterion", None)
     if criterion is not None:
         names = ("strength", "df_model", "rss", "score")
@@ -73,7 +71,7 @@ def unpacked(header: dict[str, Any], arrays: dict[str, Array]) -> Estimate:
         spectrum = Spectrum(**{**spectrum, **arrays_of})
     background = header.pop("background", None)
     if background is not None:
-        background["shapes"] = tuple((rows, cols) for rows, cols in background["shapes"])
+        background["shapes"] = tuple(tuple(shape) for shape in background["shapes"])
         for name in ("coefficients", "stderr"):
             background[name] = arrays[f"background_{name}"]
         header["background"] = Background(**background)

@@ -11,7 +11,6 @@ from ..core import geometry
 from ..core.background import require_room
 from ..core.geometry import Shape
 from ..core.model import Model, Selection
-from ..core.polynomials import n_terms
 from ..core.validation import as_list
 from .chunked import planes, require_same_axes
 from .masking import Judged, PlaneSelection, unmasked
@@ -194,8 +193,8 @@ def make_plan(
         n_more = 0
         for observation in group:
             if model.background is not None:
-                require_room(observation.geometry.size, model.background, observation.where)
-                n_more += n_terms(model.background)
+                plan = observation.geometry
+                n_more += require_room(plan.size, plan.target_shape, model.background, observation.where)
         if determined or all(observation.geometry.n_pixels == 0 for observation in group):
             geometry.require_determined([p.geometry for p in group], len(group[0].sources), n_more)
     return FitPlan(tuple(groups), model, selection, (image_masked, target_masked), len(pairs), listed)

@@ -83,6 +83,8 @@ class BoundaryCheck:
         Root mean square residual of the others, in the target's units.
     rows : tuple of BoundaryRow
         One for each boundary, the best first.
+    unit : str
+        What the targets have: pixels or samples.
     """
 
     best: str | None
@@ -92,11 +94,16 @@ class BoundaryCheck:
     n_pixels: int
     interior: float
     rows: tuple[BoundaryRow, ...]
+    unit: str = "pixels"
+
+    def _lowered(self) -> "BoundaryCheck":
+        """Return that of images of one row as that of signals."""
+        return dataclasses.replace(self, unit="samples")
 
     def __str__(self) -> str:
         """Return the table."""
         lines = [
-            f"{self.n_pixels} pixels depend on the boundary; the rms residual of the others is {self.interior:.4g}"
+            f"{self.n_pixels} {self.unit} depend on the boundary; the rms residual of the others is {self.interior:.4g}"
         ]
         for row in self.rows:
             name = row.boundary + (f" {row.fillvalue:.4g}" if row.boundary == "fill" else "")

@@ -1,5 +1,6 @@
 """Whether the noise is white, from a sample of the residual, and error bars that hold if it is not."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -43,7 +44,8 @@ class NoiseCheck:
     Parameters
     ----------
     autocovariance : ndarray, shape (2 * lags + 1, 2 * lags + 1)
-        Mean product of two residuals at lags (rows, columns) from ``-lags`` to ``lags``, lag 0 in the middle.
+        Mean product of two residuals at lags (rows, columns) from ``-lags`` to ``lags``, lag 0 in the middle; of
+        signals shape (2 * lags + 1,).
     n_pixels : int
         Number of residuals looked at.
     reach : int
@@ -89,8 +91,13 @@ class NoiseCheck:
         """Whether they are off by as much because the noise depends on the signal."""
         return self.heteroscedasticity > _MATTERS
 
+    def _lowered(self) -> "NoiseCheck":
+        """Return that of images of one row as that of signals."""
+        return dataclasses.replace(self, autocovariance=self.autocovariance[self.autocovariance.shape[0] // 2])
+
     def __str__(self) -> str:
         """Say the finding in one line."""
+        signals, pixels = self.autocovariance.ndim == 1, "pixels" if self.autocovariance.ndim > 1 else "samples"
         if self.n_pixels < 32:
             return f"not looked at, there being {self.n_pixels} residuals in the places looked at"
         if self.reach == 0:
@@ -98,12 +105,13 @@ class NoiseCheck:
             return f"white as far as {self.n_pixels} residuals tell{signal}"
         found = self.autocorrelation.copy()
         middle = len(found) // 2
-        found[middle, middle] = 0.0
+        found[(middle,) * found.ndim] = 0.0
         at = np.unravel_index(int(np.argmax(np.abs(found))), found.shape)
-        lag = tuple(abs(int(i) - middle) if at[0] == middle else int(i) - middle for i in at)
+        lags = tuple(abs(int(i) - middle) if at[0] == middle or signals else int(i) - middle for i in at)
+        lag = lags[0] if signals else lags
         further = "or further" if self.reach == middle else "at most"
         return (
-            f"the residual's autocorrelation is {found[at]:.2g} at lag {lag} and reaches {self.reach} pixels "
+            f"the residual's autocorrelation is {found[at]:.2g} at lag {lag} and reaches {self.reach} {pixels} "
             f"{further}; plain standard errors are off by factors of {self.low:.2g} to {self.high:.2g}"
         )
 
@@ -275,7 +283,7 @@ def places(
 ) -> tuple[Shape, list[Shape]]:
     """Return the shape of the tiles and where they begin: spread evenly, or where there are pixels that count."""
     rows, cols = observation.size
-    side = (min(rows, largest[0]), min(cols, largest[1]))
+    side = (min(rows, largest[0]), min(cols, largest[1] if rows > 1 else largest[0] * largest[1]))
     if most is None:
         most = min(_TILES, max(4, observation.geometry.n_pixels // _PIXELS_PER_TILE))
     down = max(1, min(rows // side[0], round(math.sqrt(most * rows / cols))))

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core import geometry
+from ..core.dimensions import of_any_dimension
 from ..core.geometry import Convention, Geometry, Shape
 from ..core.model import Model
 from ..core.validation import Array, as_workers
@@ -17,6 +18,7 @@ from ..data.reader import Reader, any_in_window
 _TILE = 1024
 
 
+@of_any_dimension
 def apply_kernel(
     image: npt.ArrayLike,
     kernel: npt.ArrayLike,

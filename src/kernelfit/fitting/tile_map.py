@@ -10,7 +10,6 @@ from ..core import geometry
 from ..core.background import require_room
 from ..core.findings import Finding, Verdict, ranked
 from ..core.geometry import Shape
-from ..core.polynomials import n_terms
 from ..core.validation import Array
 from ..data.blocks import Box
 from ..data.plan import FitPlan
@@ -97,7 +96,8 @@ def _tiles(plan: FitPlan, tiles: object, overlap: object) -> tuple[Shape, list[B
     boxes = [Box(a, c, b - a, d - c) for a, b in spans[0] for c, d in spans[1]]
     smallest = min(boxes, key=lambda b: b.rows * b.cols)
     degree, n_taps = group[0].background, len(group[0].sources) * group[0].geometry.n_taps
-    terms = 0 if degree is None else len(group) * n_terms(degree)
+    whole = group[0].geometry.target_shape
+    terms = 0 if degree is None else len(group) * require_room(whole, whole, degree, "")
     if len(group) * smallest.rows * smallest.cols < n_taps + terms:
         beside = f" and {terms} coefficients of the background" if terms else ""
         raise ValueError(
@@ -105,7 +105,7 @@ def _tiles(plan: FitPlan, tiles: object, overlap: object) -> tuple[Shape, list[B
             f"{n_taps} taps{beside}; ask for fewer tiles, a larger overlap, or a smaller shape"
         )
     if degree is not None:
-        require_room((min(b.rows for b in boxes), min(b.cols for b in boxes)), degree, "the smallest tile")
+        require_room((min(b.rows for b in boxes), min(b.cols for b in boxes)), whole, degree, "the smallest tile")
     return grid, boxes
 
 

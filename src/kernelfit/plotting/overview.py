@@ -13,9 +13,11 @@ import numpy.typing as npt
 
 from ..analysis import residuals
 from ..analysis.channel_split import split_channels, split_targets
+from ..core.dimensions import in_samples, of_any_dimension
 from ..core.estimate import Estimate
 from ..core.validation import Array
 from ..imageio.planes import require
+from . import signals
 from .panels import BLUE, GRAY, ORANGE, colorbar, cuts, error, frequency_response, kernel, new_axes, picture
 
 if TYPE_CHECKING:
@@ -31,6 +33,12 @@ def residual(fit: Estimate, image: npt.ArrayLike, target: npt.ArrayLike, ax: "Ax
 
 
 def _draw_residual(fit: Estimate, left: Array, ax: "Axes") -> "Axes":
+    """Draw it of what is left."""
+    made = _residual_of(fit, left, ax)
+    return signals.relabelled(made) if fit.convention.ndim == 1 else made
+
+
+def _residual_of(fit: Estimate, left: Array, ax: "Axes") -> "Axes":
     kept = left[np.isfinite(left)]
     found = float(kept.std()) if kept.size else 0.0
     spread = found or 1.0
@@ -53,6 +61,12 @@ def residual_histogram(fit: Estimate, image: npt.ArrayLike, target: npt.ArrayLik
 
 
 def _draw_histogram(fit: Estimate, left: Array, ax: "Axes") -> "Axes":
+    """Draw it of what is left."""
+    made = _histogram_of(fit, left, ax)
+    return signals.relabelled(made) if fit.convention.ndim == 1 else made
+
+
+def _histogram_of(fit: Estimate, left: Array, ax: "Axes") -> "Axes":
     left = left[np.isfinite(left)]
     spread = fit.noise_std if fit.noise_std > 0 else (float(left.std()) if left.size else 0.0) or 1.0
     reach = min(max(5.0, float(np.abs(left).max(initial=0.0)) / spread * 1.05), 60.0)
@@ -78,6 +92,12 @@ def residual_autocorrelation(
 
 
 def _draw_autocorrelation(fit: Estimate, left: Array, ax: "Axes") -> "Axes":
+    """Draw it of what is left."""
+    made = _autocorrelation_of(fit, left, ax)
+    return signals.relabelled(made) if fit.convention.ndim == 1 else made
+
+
+def _autocorrelation_of(fit: Estimate, left: Array, ax: "Axes") -> "Axes":
     table = residuals.autocorrelation(left)
     worst, _ = residuals.largest(table)
     chance = residuals.chance(left, fit)
@@ -112,6 +132,7 @@ def exact(fit: Estimate) -> bool:
     return fit.r_squared > 1 - 1e-13
 
 
+@of_any_dimension
 def overview(
     fit: Estimate,
     image: npt.ArrayLike | None = None,
@@ -194,8 +215,9 @@ def _believe(
     explained = f"R² {fit.r_squared:.6g}, {noise}" if math.isfinite(fit.r_squared) else "no variance to explain"
     if exact(fit):
         explained = "exact to rounding"
+    words = f"{name}{headline}   |   {explained}, {fit.n_pixels} pixels, {fit.kernel.size} taps"
     figure.suptitle(
-        f"{name}{headline}   |   {explained}, {fit.n_pixels} pixels, {fit.kernel.size} taps",
+        in_samples(words) if fit.convention.ndim == 1 else words,
         color=GOOD if fit.verdict.ok else DOUBTFUL,
         fontweight="bold",
     )

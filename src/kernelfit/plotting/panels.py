@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from ..core.dimensions import of_any_dimension
 from ..core.estimate import Estimate, require_fit
 from ..core.findings import Verdict
 from ..core.validation import Array
 from ..imageio.planes import require
+from . import signals
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +43,7 @@ def picture(told: str) -> Callable[[Draw], Draw]:
         taken = "\n".join(f"{name} : {_PARAMETERS[name]}" for name in inspect.signature(draw).parameters)
         returned = f"matplotlib.axes.Axes\n    The Axes{told}."
         draw.__doc__ = f"{text}\n\nParameters\n----------\n{taken}\n\nReturns\n-------\n{returned}{raises}{errors}\n"
-        return draw
+        return of_any_dimension(draw)  # type: ignore[return-value]
 
     return documented
 
@@ -70,6 +72,8 @@ def kernel(fit: Estimate, ax: "Axes | None" = None, *, title: str | None = None,
     """Draw the taps: a diverging map about zero if some are clearly negative, else a sequential one from zero."""
     ax = new_axes(ax)
     taps = _plane(fit)
+    if fit.convention.ndim == 1:
+        return signals.impulse_response(fit, ax, title)
     high = float(np.abs(taps).max()) or 1.0
     errors = np.where(np.isfinite(fit.stderr), fit.stderr, 0.0)
     negative = (taps < -np.maximum(3 * errors, 0.01 * high)).any() or taps.min() < -0.25 * high
@@ -97,6 +101,8 @@ def kernel(fit: Estimate, ax: "Axes | None" = None, *, title: str | None = None,
 def error(fit: Estimate, ax: "Axes | None" = None, *, numbers: bool = True) -> "Axes":
     """Draw the standard error of each tap."""
     ax = new_axes(ax)
+    if fit.convention.ndim == 1:
+        return signals.standard_error(fit, ax)
     taps, errors = _plane(fit), fit.stderr
     _grid(ax, taps.shape)
     if not np.isfinite(errors).all():
@@ -127,6 +133,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.2g} %" if share >= 1e-5 else f"{share:.0e}"
 
 
+@of_any_dimension
 def kernel_and_error(fit: Estimate, axes: "tuple[Axes, Axes] | None" = None) -> "tuple[Axes, Axes]":
     """Draw the kernel and its standard errors side by side.
 
@@ -187,9 +194,11 @@ def _numbers(ax: "Axes", values: Array, shown: Any) -> None:
 
 @picture("; positions are pixels from the origin")
 def cuts(fit: Estimate, ax: "Axes | None" = None) -> "Axes":
-    """Draw the row and the column of taps through the largest one, with their 95 % intervals."""
+    """Draw the row and the column of taps through the largest one, with their 95 % intervals; of signals the decay."""
     ax = new_axes(ax)
     taps = _plane(fit)
+    if fit.convention.ndim == 1:
+        return signals.decay(fit, ax)
     at = np.unravel_index(int(np.argmax(np.abs(taps))), taps.shape)
     low, high = fit.confidence(0.95) if np.isfinite(fit.stderr).all() else (taps, taps)
     ax.axhline(0.0, color=GRAY, linewidth=0.8)
@@ -220,6 +229,8 @@ def frequency_response(fit: Estimate, ax: "Axes | None" = None) -> "Axes":
     """
     ax = new_axes(ax)
     taps = _plane(fit)
+    if fit.convention.ndim == 1:
+        return signals.frequency_response(fit, ax)
     frequencies = np.linspace(0.0, 0.5, 101)
     y, x = np.mgrid[: taps.shape[0], : taps.shape[1]]
     factor = fit.factor if np.isfinite(fit.stderr).all() else None

@@ -16,6 +16,7 @@ from ..analysis import residuals
 from ..analysis.channel_split import split_channels, split_targets
 from ..analysis.psf import measure_psf
 from ..analysis.recognition import in_words
+from ..core.dimensions import in_samples, of_any_dimension
 from ..core.estimate import Estimate
 from ..core.findings import Finding, Verdict
 from ..core.npz import write_whole
@@ -23,7 +24,7 @@ from ..core.validation import Array, as_list
 from ..data.observation import as_planes
 from ..imageio import write
 from ..imageio.planes import require
-from . import overview, panels
+from . import overview, panels, signals
 from .html import advice
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ pre { background: #f6f8fa; padding: .8rem 1rem; overflow-x: auto; font-size: .85
 """
 
 
+@of_any_dimension
 def report_html(
     fit: Estimate,
     image: npt.ArrayLike,
@@ -97,7 +99,7 @@ def report_html(
     parts = split_targets(fit, names)
     images, targets = as_list(image) or [image], as_list(target) or [target]
     shapes = " and ".join(" x ".join(map(str, np.shape(each[0]))) for each in (images, targets))
-    rows, cols = fit.kernel.shape[-2:]
+    (rows, cols), ndim = fit.kernel.shape[-2:], fit.convention.ndim
     many = f"{fit.kernel.size // (rows * cols)} kernels of " if fit.kernel.ndim > 2 else ""
     pairs = "" if len(images) == 1 else f", the first of {len(images)} pairs"
     body = [
@@ -107,7 +109,7 @@ def report_html(
         *_verdicts(parts, lefts),
         *([_summary(parts)] if len(parts) > 1 else []),
         f'<h2>The images{pairs}</h2><div class="pictures">',
-        _figure(_thumbnail, images[0], fit.channel_axis, name="Image", caption="The image: what went in."),
+        _figure(_thumbnail, images[0], fit.channel_axis, name="Image", caption="What went in."),
         _figure(_thumbnail, targets[0], fit.channel_axis, name="Target", caption="The target: what came out."),
         "</div>",
     ]
@@ -115,6 +117,8 @@ def report_html(
         body += _about(name, part, split_channels(part, names), left)
     if call:
         body += ["<h2>The same in Python</h2>", f"<pre>{html.escape(call)}</pre>"]
+    if ndim == 1:
+        body = [part if "base64" in part else in_samples(part) for part in body]
     from .. import __version__
 
     body.append(f'<p class="soft">Made by kernelfit {__version__}.</p>')
@@ -214,21 +218,21 @@ def _about(name: str, part: Estimate, kernels: dict[str, Estimate], left: Array)
     """Return all there is to say about one target: pictures, measurements, figures, taps."""
     single = len(kernels) == 1
     where = "" if not name else f": {html.escape(name)}"
-    psfs = [measure_psf(one) for one in kernels.values()]
+    spread = part.convention.ndim == 2
+    psfs = [measure_psf(one) for one in kernels.values()] if spread else []
     numbers = []
     for row in zip(*(psf.rows() for psf in psfs), strict=True):
         cells = [f"{number} {unit if math.isfinite(number.value) else ''}" for _, number, unit in row]
         numbers.append((row[0][0], *(cell.strip().replace("+/-", "±") for cell in cells)))
-    notes = dict.fromkeys(
-        note if single else f"{label}: {note}" for label, psf in zip(kernels, psfs, strict=True) for note in psf.notes
-    )
+    both = list(zip(kernels, psfs, strict=True)) if spread else []
+    notes = dict.fromkeys(note if single else f"{label}: {note}" for label, psf in both for note in psf.notes)
     out = [f'<h2>In pictures{where}</h2><div class="pictures">']
     for label, one in kernels.items():
         out += _of_kernel(one, "" if single else html.escape(label[0].upper() + label[1:]) + ". ", single)
     out += [
         *_of_residual(part, left),
-        f"</div><div class='columns'><div><h2>As a point spread function{where}</h2>",
-        _table(numbers, () if single else ("", *kernels)),
+        f"</div><div class='columns'><div>{f'<h2>As a point spread function{where}</h2>' if spread else ''}",
+        _table(numbers, () if single else ("", *kernels)) if spread else "",
         *(f'<p class="soft">{html.escape(note[0].upper() + note[1:])}.</p>' for note in notes),
         f"</div><div><h2>The fit{where}</h2>",
         _table(_figures(part)),
@@ -256,6 +260,9 @@ def _figure(how: Any, *arguments: Any, name: str, caption: str) -> str:
 def _thumbnail(image: Any, axis: int | None, ax: Any) -> None:
     """Draw every so many-th pixel of an image, from its darkest to its brightest percent; three channels as colours."""
     planes = as_planes(image, "image", axis)
+    if planes[0].shape[0] == 1:
+        signals.thumbnail(planes[0][:, :], ax)
+        return
     step = max(1, max(planes[0].shape) // 500)
     shown = np.stack([np.asarray(plane[::step, ::step], dtype=np.float64) for plane in planes], axis=-1)
     shown = shown if shown.shape[-1] == 3 else shown[..., 0]
@@ -266,6 +273,14 @@ def _thumbnail(image: Any, axis: int | None, ax: Any) -> None:
 
 def _of_kernel(fit: Estimate, label: str, cut: bool) -> list[str]:
     """Return the pictures of one kernel."""
+    if fit.convention.ndim == 1:
+        out = [
+            (panels.kernel, "Impulse response", "The taps. The band holds the true value in 95 of 100 cases."),
+            (panels.error, "Errors", "Standard error of each tap."),
+            (panels.cuts, "Decay", "The energy that is still to come; below the dashed line the errors make it."),
+            (panels.frequency_response, "Frequency response", "What the kernel does to waves, from slow to fast."),
+        ]
+        return [_figure(how, fit, name=name, caption=label + told) for how, name, told in out]
     out = [
         (panels.kernel, "Kernel", "The taps. The mark shows the origin, the tap over the output pixel."),
         (panels.error, "Errors", "Standard error of each tap."),
@@ -305,7 +320,8 @@ def _of_residual(fit: Estimate, left: Array) -> list[str]:
             "How like itself the residual is after a shift. White noise shows no pattern.",
         ),
     )
-    out = [_figure(how, fit, left, name=name, caption=caption) for how, name, caption in told]
+    words = in_samples if fit.convention.ndim == 1 else str
+    out = [_figure(how, fit, left, name=name, caption=words(caption)) for how, name, caption in told]
     if fit.spectrum is not None and len(fit.spectrum.frequencies):
         caption = "What division by frequency can know. Below one half the penalty, not the data, decides."
         out.append(_figure(panels.spectrum, fit, name="Spectrum", caption=caption))
@@ -329,7 +345,7 @@ def _figures(fit: Estimate) -> list[tuple[str, ...]]:
         ("solver", "conjugate gradients" if fit.iterations and fit.factor is None else fit.solver),
         ("errors are", errors + (", for correlated noise" if fit.errors == "sandwich" else "")),
     ]
-    name = in_words(fit)
+    name = in_words(fit) if fit.convention.ndim == 2 else ""
     rows += [("filter", name.replace("+-", "±"))] if name else []
     rows += [("prior", str(prior)) for prior in fit.priors]
     if fit.background is not None:

@@ -6,12 +6,13 @@ import numpy as np
 
 from ..analysis.recognition import in_words
 from ..core.background import Background
+from ..core.dimensions import in_samples
 from ..core.estimate import Estimate
 
 
 def summary(fit: Estimate) -> str:
     """Return the result in words and figures, a screen long at most."""
-    rows, cols = fit.kernel.shape[-2:]
+    signals = fit.convention.ndim == 1
     size = math.sqrt(float(np.sum(fit.kernel**2)))
     error = math.sqrt(float(np.sum(fit.stderr**2)))
     peak = np.unravel_index(int(np.argmax(np.abs(fit.kernel))), fit.kernel.shape)
@@ -19,13 +20,16 @@ def summary(fit: Estimate) -> str:
     total = float(fit.kernel.sum())
     total_error = math.hypot(*[math.nan if f is None else float(np.linalg.norm(f.sum(axis=0))) for f in totals])
     doubt = f" +/- {total_error:.2g}" if math.isfinite(total_error) else ""
-    many = "".join(f"{n} x " for n in fit.kernel.shape[:-2])
+    sides = fit.kernel.shape[-fit.convention.ndim :]
+    many = "".join(f"{n} x " for n in fit.kernel.shape[: fit.kernel.ndim - len(sides)])
+    where = tuple(int(i) for i in peak)
+    window = f"{sides[0]} taps, lags {fit.lags[0]} to {fit.lags[-1]}" if signals else f"{sides[0]} x {sides[1]}"
+    place = f"lag {fit.lags[where[-1]]}{f' of {where[:-1]}' if many else ''}" if signals else f"{where}"
     share = f", expected relative error {error / size:.2g}" if size > 0 and math.isfinite(error) else ""
-    filter_name = in_words(fit)
+    filter_name = "" if signals else in_words(fit)
     lines = [
         *[f"{'found' if at == 0 else '':11s} {words}" for at, words in enumerate(fit.found)],
-        f"kernel      {many}{rows} x {cols}, sum {total:.6g}{doubt}, "
-        f"largest tap {fit.kernel[peak]:.6g} at {tuple(int(i) for i in peak)}{share}",
+        f"kernel      {many}{window}, sum {total:.6g}{doubt}, largest tap {fit.kernel[peak]:.6g} at {place}{share}",
         *([f"filter      {filter_name}"] if filter_name else []),
         f"convention  {fit.convention}",
         f"fit         {fit.n_pixels} pixels, rank {fit.rank} of {fit.kernel.size}, condition {fit.condition:.2g}",
@@ -48,9 +52,9 @@ def summary(fit: Estimate) -> str:
         f"verdict     {fit.verdict.value if not fit.findings else fit.findings[0]}",
     ]
     lines += [f"            also: {finding}" for finding in fit.findings[1:]]
-    if fit.kernel.ndim == 2 and rows <= 11 and cols <= 11:
+    if not many and max(sides) <= 11:
         lines += ["", np.array2string(fit.kernel, precision=4, suppress_small=True, max_line_width=120)]
-    return "\n".join(lines)
+    return in_samples("\n".join(lines)) if signals else "\n".join(lines)
 
 
 def _told(background: Background) -> str:

@@ -12,6 +12,7 @@ import scipy.fft
 
 from ..compiled.blas import one_blas_thread
 from ..core import geometry, validation
+from ..core.dimensions import of_any_dimension
 from ..core.geometry import Shape
 from ..core.model import Model
 from ..core.validation import Array, as_workers
@@ -32,6 +33,7 @@ _TAPER = 0.25
 _ROBUST, _WHITE = 0.1, 30.0
 
 
+@of_any_dimension
 @one_blas_thread
 def deconvolve(
     target: npt.ArrayLike,
