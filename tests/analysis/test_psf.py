@@ -150,6 +150,7 @@ def test_numbers_in_words(number, text):
         (np.ones((2, 3, 3)), {}, ValueError, "one plane"),
         (np.array([[1.0, np.nan]]), {}, ValueError, "NaN"),
         (np.ones((3, 3)) * 1j, {}, TypeError, "complex"),
+        (np.ones((3, 3)), {"origin": (1, 1, 1)}, ValueError, "origin"),
         (np.ones((3, 3)), {"operation": "both"}, ValueError, "operation"),
     ],
 )
@@ -320,3 +321,6 @@ def test_a_correlation_is_the_convolution_turned_errors_and_all():
     for (name, a, _), (_, b, _) in zip(one, other, strict=True):
         assert a.value == pytest.approx(b.value, rel=1e-6, abs=1e-9), name
         assert a.stderr == pytest.approx(b.stderr, rel=1e-6), name
+    one, other = (compare_kernels(fit, np.zeros((9, 11))) for fit in fits)
+    np.testing.assert_allclose(one.stderr, other.stderr, rtol=1e-6)
+    assert one.chi2 == pytest.approx(other.chi2, rel=1e-6) and one.largest == other.largest

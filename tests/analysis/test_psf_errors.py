@@ -42,6 +42,19 @@ def test_derivatives_are_the_differences(kernel):
         assert np.allclose([n.gradient @ change.ravel() for n in numbers], expected, rtol=0.1, atol=0.05)
 
 
+def test_errors_of_place_and_shape_are_the_differences():
+    """For noise along one change of the taps the error of a number is what the change makes of it."""
+    rng, kernel = np.random.default_rng(1), gaussian((15, 18), 2.3, 1.4, 30)
+    template = kernelfit.find_kernel(*rng.normal(size=(2, 40, 50)), kernel.shape)
+    for _ in range(3):
+        change = 1e-4 * kernel.max() * rng.normal(size=kernel.shape)
+        fit = dataclasses.replace(template, kernel=kernel, factor=change.reshape(-1, 1), findings=())
+        found, *ends = (measure_psf(one) for one in (fit, kernel + change, kernel - change))
+        for name in ("sum", "shift_rows", "shift_cols", "ellipticity", "angle"):
+            a, b = (getattr(end, name).value for end in ends)
+            assert getattr(found, name).stderr == pytest.approx(abs(a - b) / 2, rel=0.02), name
+
+
 @pytest.mark.slow
 @grid(
     "kernel",

@@ -145,7 +145,7 @@ def test_pairs_are_read_one_at_a_time(folder, capsys, monkeypatch):
         ("--mask sharp/a.png", r"b.tif: got mask of shape \(41, 37\), need \(43, 37\)"),
         ("--mask sharp/a.png --checkpoint sums.npz", r"b.tif: got mask of shape \(41, 37\), need"),
         ("--mask -", "got - with --checkpoint or a series"),
-        ("--boundary wrap --origin 9", "a.tif: got --origin .9, 9."),
+        ("--boundary wrap --shape 60,3", "a.tif: got a kernel of 60x3, larger than the image of 41x37"),
     ],
 )
 def test_what_a_series_is_refused_for_is_one_line(more, text, folder, capsys):
