@@ -7,7 +7,7 @@ import scipy.ndimage
 from helpers import grid
 from kernelfit import Model, Penalized, Verdict, apply_kernel, find_kernel
 from kernelfit.core.findings import Finding
-from kernelfit.data.masking import judge
+from kernelfit.data.masking import PlaneSelection
 from kernelfit.data.observation import as_observation
 from kernelfit.diagnostics import misfit, whiteness
 
@@ -160,7 +160,7 @@ def test_what_is_excluded_plays_no_part():
         target = np.where(mask, garbage, made + grain)
         fit = find_kernel(image, target, SHAPE, mask=mask)
         pair = as_observation(image, target, Model(SHAPE))
-        item = judge(pair, masks=[mask]).item
+        item = PlaneSelection(masks=(mask,)).judge(pair).item
         fits.append(misfit.misfits([item.observation], fit, [item.weights], 1))
     assert fits == [[], []]
 

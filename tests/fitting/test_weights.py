@@ -934,7 +934,7 @@ def saturated_pair(shape=(61, 83), kernel=(4, 7), dtype=np.uint8):
 
 def lazy_weights(target, image, **keywords):
     keywords = {"mode": None, "fillvalue": 0.0, "origin": None, "operation": "convolution", "boundary": None} | keywords
-    judged = masking.judge(observe(image, target, (4, 7), **keywords), saturated="auto")
+    judged = masking.PlaneSelection(saturated="auto").judge(observe(image, target, (4, 7), **keywords))
     assert isinstance(judged.item.weights, masking.Unsaturated)
     return judged.item
 

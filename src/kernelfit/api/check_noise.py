@@ -182,7 +182,7 @@ def _items_of(
             every = one.weights if isinstance(one.weights, tuple) else (one.weights,)
             items = []
             for observation, own in zip(observations, every, strict=True):
-                judged = masking.judge(observation, weights=own, nan="mask")
+                judged = masking.PlaneSelection(weights=own, nan="mask").judge(observation)
                 whole = WeightedObservation(observation, np.broadcast_to(np.True_, observation.size))
                 items.append(whole if judged is None else judged.item)
             observations, weights = [item.observation for item in items], [item.weights for item in items]

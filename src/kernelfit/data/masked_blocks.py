@@ -85,19 +85,13 @@ class MaskedBlocks:
         """
         own = blocks.alone(blocks.sub_observation(self.observation, box)) if observation is None else observation
         row, col = (n * step for n, step in zip(box[:2], own.geometry.stride, strict=True))
-        weights = [reader.block(box.row, box.col, own.size) for reader in self.weights]
-        judged = masking.judge(
-            own,
-            masks=[reader.block(box.row, box.col, own.size) != 0 for reader in self.masks],
-            image_masks=[
-                [reader.block(row, col, own.geometry.extended_shape) != 0 for reader in masks]
-                for masks in self.image_masks
-            ],
-            weights=weights[0] if weights else None,
-            nan=self.nan,
-            saturated=self.saturated,
-            part=True,
+        weights, masks = ([r.block(box.row, box.col, own.size) for r in some] for some in (self.weights, self.masks))
+        extent = own.geometry.extended_shape
+        image_masks = tuple(tuple(r.block(row, col, extent) != 0 for r in some) for some in self.image_masks)
+        selection = masking.PlaneSelection(
+            tuple(mask != 0 for mask in masks), image_masks, weights[0] if weights else None, self.nan, self.saturated
         )
+        judged = selection.judge(own, part=True)
         return None if judged is None else judged.item
 
     def spots(self) -> bytes:

@@ -148,15 +148,7 @@ class PlaneSelection:
 
     def judge(self, observation: Observation, *, part: bool = False) -> Judged | None:
         """Turn it into the weights of an observation of one target."""
-        return judge(
-            observation,
-            masks=self.masks,
-            image_masks=self.image_masks,
-            weights=self.weights,
-            nan=self.nan,
-            saturated=self.saturated,
-            part=part,
-        )
+        return judge(observation, self, part=part)
 
 
 def _not(mask: object) -> object:
@@ -279,23 +271,13 @@ def touched(image_mask: Mask, observation: Observation) -> Mask:
     return out
 
 
-def judge(
-    observation: Observation,
-    *,
-    masks: Sequence[object] = (),
-    image_masks: Sequence[Sequence[object]] = (),
-    weights: object = None,
-    nan: str = "error",
-    saturated: object = None,
-    part: bool = False,
-) -> Judged | None:
+def judge(observation: Observation, selection: PlaneSelection, *, part: bool = False) -> Judged | None:
     """Turn everything that excludes or weighs pixels of a pair into one weight for each target pixel that is used.
 
-    `problem`: the pair as it is, of one target. `masks`: masks of the target, all of which exclude. `image_masks`: the
-    same for each source. `weights`, `nan`, `saturated`: as in `find_kernel`. `part`: whether it is a part of a larger
-    pair, of which no pixel need count. Returns the pair whose excluded pixels read as zero, with its weights; None if
-    every pixel counts the same.
+    `part`: whether the pair, which is of one target, is a part of a larger one, of which no pixel need count. Returns
+    the pair whose excluded pixels read as zero, with its weights; None if every pixel counts the same.
     """
+    image_masks, nan, saturated = selection.image_masks, selection.nan, selection.saturated
     plan, target = observation.geometry, observation.targets[0].array
     place = plan.used
     where = f" in {observation.where}" if observation.where else ""
@@ -312,7 +294,7 @@ def judge(
         if fresh:
             notes.append(f"{fresh} of {plan.n_pixels} target pixels excluded{where}: {what}")
 
-    for mask in masks:
+    for mask in selection.masks:
         exclude(as_mask(mask, target.shape, "mask"), "masked")
     bad_images: list[Mask | None] = []
     for i, reader in enumerate(observation.sources):
@@ -341,14 +323,20 @@ def judge(
                 f"{count} of {plan.n_pixels} target pixels{where} stand at the ends of {target.dtype}'s range; "
                 "they are used, being nearly all of it"
             )
-        elif count and counted and weights is None and excluded is None and all(bad is None for bad in bad_images):
+        elif (
+            count
+            and counted
+            and selection.weights is None
+            and excluded is None
+            and all(bad is None for bad in bad_images)
+        ):
             notes.append(f"{count} of {plan.n_pixels} target pixels excluded{where}: {what}")
             result = dataclasses.replace(observation.targets[0], array=_Below(target, ends))
             lazy: Any = Unsaturated(target, place, ends, counted)
             return Judged(WeightedObservation(dataclasses.replace(observation, targets=(result,)), lazy), tuple(notes))
         elif count:
             exclude(at_ends(target, ends), what)
-    given = as_weights(weights, target.shape, excluded)
+    given = as_weights(selection.weights, target.shape, excluded)
     if given is not None:
         inside = given[place]
         if inside.min() == 0:
