@@ -80,7 +80,7 @@ def find(args: argparse.Namespace) -> int:
         raise BadCallError("got --json and -o -, need one of them: both write to the standard output")
     if args.channels in ("separate", "mixed") and (args.output or "").endswith((".csv", ".txt")):
         raise BadCallError(f"got {args.output} for kernels of several channels, need .npy, .npz, .json, .fits or .tif")
-    wanted = (args.output, "the kernel", kernels.SUFFIXES), (args.report, "the report", HTML)
+    wanted = (args.output, "the kernel", kernels.SUFFIXES), (args.report, "the report", (".html", ".htm"))
     kept, page = arguments.check_outputs(args, *wanted)
     if args.report is not None:
         read.require("matplotlib.figure", package="matplotlib", extra="plot", purpose="the report")
@@ -96,13 +96,8 @@ def find(args: argparse.Namespace) -> int:
         write.write_stdout(np.ascontiguousarray(fit.kernel))
     if args.json:
         more = {"image": args.image, "target": args.target, "output": args.output, "report": args.report}
-        parts = kernelfit.split_channels(fit, names)
-        psfs = {name: kernelfit.measure_psf(one).to_dict() for name, one in parts.items()}
-        psf = psfs[""] if "" in psfs else psfs
-        names_of = _filters(kernelfit.split_channels(fit, names))
-        _print_json(
-            {**kernels.as_dict(fit), "psf": psf, "filter": names_of, **more, "seconds": seconds, "python": call}
-        )
+        told = _measured(kernelfit.split_channels(fit, names))
+        _print_json({**kernels.as_dict(fit), **told, **more, "seconds": seconds, "python": call})
     else:
         stream = "stderr" if args.output == "-" else "stdout"
         say(summary(fit), to=stream)
@@ -111,8 +106,7 @@ def find(args: argparse.Namespace) -> int:
         notes = [f"kernel written to {args.output}"] if kept is not None else []
         notes += [f"report written to {args.report}"] if page is not None else []
         notes += [f"sums kept in {args.checkpoint}"] if args.checkpoint is not None else []
-        if args.output is None:
-            notes.append("-o kernel.npz would keep the kernel")
+        notes += ["-o kernel.npz would keep the kernel"] if args.output is None else []
         say(f"\n{'; '.join([f'{_duration(seconds)} for {pixels}', *notes])}", to=stream)
     return SOLVED if fit.verdict.ok else DOUBTFUL
 
@@ -157,16 +151,10 @@ def _find_pair(args: argparse.Namespace) -> series.Found:
         page = ""
         if args.report is not None:
             bar.note("drawing the report")
-            title = printable(f"From {_name(args.image)} to {_name(args.target)}")
+            ends = ("standard input" if path == "-" else Path(path).name for path in (args.image, args.target))
+            title = printable(f"From {' to '.join(ends)}")
             page = kernelfit.report.report_html(fit, image, target, title=title, call=call, names=names)
     return series.Found(fit, f"{image.shape[0]} x {image.shape[1]} pixels", call, seconds, names, page)
-
-
-HTML = (".html", ".htm")
-
-
-def _name(path: str) -> str:
-    return "standard input" if path == "-" else Path(path).name
 
 
 def _print_json(fields: dict[str, Any]) -> None:
@@ -198,8 +186,8 @@ def apply(args: argparse.Namespace) -> int:
     as_large = mode == "same" and words.get("stride", 1) in (1, (1, 1))
     colours, alpha = _split(image, held.kernel, as_large)
     white = _white(kept, colours, alpha, held.kernel)
-    axis = None if colours.ndim == 2 else -1
-    made = kernelfit.apply_kernel(colours, held.kernel, channel_axis=axis, workers=args.workers, **words)
+    words |= {"channel_axis": None if colours.ndim == 2 else -1}
+    made = kernelfit.apply_kernel(colours, held.kernel, workers=args.workers, **words)
     edge = f"boundary {boundary}" if mode != "valid" else "no boundary needed"
     return _write_image(args, kept, colours, _joined(made, alpha), white, edge)
 
@@ -233,10 +221,8 @@ def deconvolve(args: argparse.Namespace) -> int:
     kernels = [held.kernel] * len(planes) if held.kernel.ndim == 2 else list(held.kernel)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        made = [
-            kernelfit.deconvolve(plane, kernel, workers=args.workers, **words)
-            for plane, kernel in zip(planes, kernels, strict=True)
-        ]
+        both = zip(planes, kernels, strict=True)
+        made = [kernelfit.deconvolve(plane, kernel, workers=args.workers, **words) for plane, kernel in both]
     for message in dict.fromkeys(str(one.message) for one in caught):
         say("kernelfit:", message.replace("mask=", "--mask"), to="stderr")
     restored = made[0] if colours.ndim == 2 else np.stack(made, axis=-1)
@@ -314,26 +300,27 @@ def inspect(args: argparse.Namespace) -> int:
         read.require("matplotlib.figure", package="matplotlib", extra="plot", purpose="--plot")
     held = kernels.read_kernel(args.kernel)
     planes = held.planes()
-    psfs = {name: kernelfit.measure_psf(one.as_fit()) for name, one in planes.items()}
+    fits = {name: one.as_fit() for name, one in planes.items()}
     if picture is not None:
         _draw(picture, planes, args.force)
     if args.json:
         conv = None if held.convention is None else dataclasses.asdict(held.convention)
-        shape = list(held.kernel.shape)
-        fields = {"file": args.kernel, "shape": shape, "kernel": held.kernel.tolist(), "convention": conv}
+        fields = {
+            "file": args.kernel,
+            "shape": list(held.kernel.shape),
+            "kernel": held.kernel.tolist(),
+            "convention": conv,
+        }
         errors = None if held.stderr is None else kernels.finite(held.stderr.tolist())
-        measured = {name: psf.to_dict() for name, psf in psfs.items()}
-        told = {"psf": measured.get("", measured), "filter": _filters({n: one.as_fit() for n, one in planes.items()})}
-        _print_json({**fields, "stderr": errors, "verdict": held.verdict or None, **told})
+        _print_json({**fields, "stderr": errors, "verdict": held.verdict or None, **_measured(fits)})
         return SOLVED
     if held.fit is not None:
         say(summary(held.fit))
     else:
         *many, rows, cols = held.kernel.shape
-        peak = np.unravel_index(int(np.argmax(np.abs(held.kernel))), held.kernel.shape)
-        place = tuple(int(at) for at in peak)
+        place = tuple(map(int, np.unravel_index(int(np.argmax(np.abs(held.kernel))), held.kernel.shape)))
         sides = " x ".join(map(str, held.kernel.shape))
-        say(f"kernel      {sides}, largest tap {held.kernel[peak]:.6g} at {place}")
+        say(f"kernel      {sides}, largest tap {held.kernel[place]:.6g} at {place}")
         unknown = "not in the file: taken as a convolution with SciPy's centre"
         say(f"convention  {held.convention if held.convention is not None else unknown}")
         say(f"errors      {'yes, of each tap' if held.stderr is not None else 'none in the file'}")
@@ -341,17 +328,18 @@ def inspect(args: argparse.Namespace) -> int:
             say(f"verdict     {held.verdict}")
         if max(rows, cols) <= 11 and not many:
             say("\n" + np.array2string(held.kernel, precision=4, suppress_small=True, max_line_width=120))
-    for name, psf in psfs.items():
-        filter_name = "" if held.fit is not None and not name else in_words(planes[name].as_fit())
+    for name, fit in fits.items():
+        filter_name = "" if held.fit is not None and not name else in_words(fit)
         said = f"filter        {filter_name}\n" if filter_name else ""
-        say(f"\n{f'{name}:' if name else ''}\n{said}{psf}".replace("\n\n", "\n"))
+        say(f"\n{f'{name}:' if name else ''}\n{said}{kernelfit.measure_psf(fit)}".replace("\n\n", "\n"))
     return SOLVED
 
 
-def _filters(planes: Mapping[str, Estimate]) -> Any:
-    """Return the named filters that the kernels may be, as plain types for JSON."""
-    found = {name: [one.to_dict() for one in kernelfit.recognise(plane)] for name, plane in planes.items()}
-    return kernels.finite(found.get("", found))
+def _measured(planes: Mapping[str, Estimate]) -> dict[str, Any]:
+    """Return the numbers of kernels, and the named filters that they may be, as plain types for JSON."""
+    psfs = {name: kernelfit.measure_psf(one).to_dict() for name, one in planes.items()}
+    filters = {name: [one.to_dict() for one in kernelfit.recognise(plane)] for name, plane in planes.items()}
+    return {"psf": psfs.get("", psfs), "filter": kernels.finite(filters.get("", filters))}
 
 
 def _draw(path: Path, planes: dict[str, kernels.KernelFile], overwrite: bool) -> None:
