@@ -9,8 +9,9 @@ from ..compiled.blas import one_blas_thread
 from ..core.dimensions import of_any_dimension
 from ..core.geometry import Shape
 from ..core.model import Execution, Model, Selection
+from ..core.variation import AUTO
 from ..data.plan import make_plan
-from ..fitting import pipeline
+from ..fitting import degree, pipeline, requirements
 from ..solvers.least_squares import Solver
 from .discover import completed
 from .keywords import Keywords, call_of, takes_keywords
@@ -123,6 +124,10 @@ def find_kernel(
         shape = words.pop("shape")
         keywords = words  # type: ignore[assignment]
     call = call_of(shape, keywords, verb="find_kernel", selection=selection, execution=execution, solver=solver)
-    plan = make_plan(image, target, call.model, call.selection)
-    fit = KernelFit.of(pipeline.fit(plan, pipeline.Settings(call.noise, call.solver, call.execution)))
+    plan, note = make_plan(image, target, call.model, call.selection), ""
+    if call.model.variation == AUTO:
+        requirements.require(requirements.features_of(plan, call.noise, call.solver, call.execution))
+        plan, note = degree.chosen(plan, call.execution)
+    estimate = pipeline.fit(plan, pipeline.Settings(call.noise, call.solver, call.execution))
+    fit = KernelFit.of(degree.noted(estimate, note))
     return dataclasses.replace(fit, found=found) if found else fit

@@ -38,7 +38,7 @@ class Keywords(TypedDict, total=False):
     channel_axis: int | None
     channels: str
     background: int | None
-    variation: int | Variation | None
+    variation: int | str | Variation | None
     mask: Any
     image_mask: Any
     weights: Any

@@ -68,11 +68,12 @@ class Model:
         Degree of a polynomial surface, for each target and channel its own, that is fitted together with the kernel and
         never penalised: 0 for a constant, 1 for a plane. It is found on `KernelFit.background`. The default is
         none. `KernelFit.r_squared` is then the share of what the surface leaves.
-    variation : int, Polynomial or None, optional
+    variation : int, "auto", Polynomial or None, optional
         How the kernel varies over the image: the degree of a polynomial of the place (1 for linearly, 2 for
-        quadratically, ...), or a `Polynomial`. Each pixel of the image is then spread by the kernel at its own place;
-        `KernelFit.at` gives the kernel at a place, and `KernelFit.kernel` holds the coefficients, shape (functions,
-        rows, cols). The default is the same kernel everywhere. Images of several pairs have one shape.
+        quadratically, ...), or a `Polynomial`; "auto" lets the evidence choose a degree of 0 to 4. Each pixel of the
+        image is then spread by the kernel at its own place; `KernelFit.at` gives the kernel at a place, and
+        `KernelFit.kernel` holds the coefficients, shape (functions, rows, cols). The default is the same kernel
+        everywhere. Images of several pairs have one shape.
     lags : (int, int), optional
         Instead of a shape and an origin the first and the last lag of a signal's kernel, both included: tap p
         multiplies the sample ``first + p`` before the one under the target's (for correlation they run from last
@@ -101,7 +102,7 @@ class Model:
     channel_axis: int | None = None
     channels: str = "shared"
     background: int | None = None
-    variation: "int | Variation | None" = None
+    variation: "int | str | Variation | None" = None
     lags: Any = None
     ndim: int | None = None
 

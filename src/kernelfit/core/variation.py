@@ -21,6 +21,8 @@ Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 Shape = tuple[int, int]
 FLUXES = ("free", "constant")
+#: Lets the data choose a degree.
+AUTO = "auto"
 _SAMPLE = 8  # places along each axis
 
 
@@ -245,10 +247,10 @@ class Field:
         return np.asarray((coefficients @ values).reshape(*coefficients.shape[:-1], len(rows), len(cols)))
 
 
-def as_variation(value: object) -> "Variation | None":
+def as_variation(value: object) -> "Variation | str | None":
     """Return the variation meant by what a user may write; None for a kernel that is the same everywhere."""
-    if value is None:
-        return None
+    if value is None or (isinstance(value, str) and value == AUTO):
+        return value
     if isinstance(value, tuple(_KINDS.values())):
         found: Any = value
         return None if found.n == 1 and found.levels == (0,) else found
@@ -258,7 +260,7 @@ def as_variation(value: object) -> "Variation | None":
         degree = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(
-            f"got variation={value!r}, need None, the degree of a polynomial (0, 1, 2, ...) or a Polynomial"
+            f"got variation={value!r}, need None, 'auto', the degree of a polynomial (0, 1, 2, ...) or a Polynomial"
         ) from None
     if degree < 0:
         raise ValueError(f"got variation={degree}, need None or a degree of at least 0")

@@ -12,6 +12,7 @@ from ..core.background import require_room
 from ..core.geometry import Shape
 from ..core.model import Model, Selection
 from ..core.validation import as_list
+from ..core.variation import AUTO, Variation
 from .chunked import planes, require_same_axes
 from .masking import Judged, PlaneSelection, unmasked
 from .observation import Observation, as_planes, lay_pair, of_target, source_reader, target_reader, varied
@@ -129,6 +130,14 @@ class FitPlan:
                 if len(judged) == len(found):
                     yield judged, f"{name}="
 
+    def varied(self, variation: Variation | None) -> "FitPlan":
+        """Return the plan of a kernel that varies, given that of one that does not."""
+        model = dataclasses.replace(self.model, variation=variation)
+        if variation is None:
+            return dataclasses.replace(self, model=model)
+        groups = tuple(tuple(varied(one, variation) for one in group) for group in self.groups)
+        return dataclasses.replace(self, model=model, groups=groups)
+
     def judged(self, group: int) -> list[list[Judged | None]]:
         """Return the weights of the observations of a group, for each target; None where every pixel counts alike."""
         observations = self.groups[group]
@@ -185,7 +194,7 @@ def make_plan(
                 dataclasses.replace(first, sources=(s,), targets=(t,), where=_where(place, c, len(sources)))
                 for c, (s, t) in enumerate(zip(*readers, strict=True))
             ]
-        pairs.append(parts if model.variation is None else [varied(part, model.variation) for part in parts])
+        pairs.append(parts if model.variation in (None, AUTO) else [varied(part, model.variation) for part in parts])
     _alike(pairs)
     by_channel = list(zip(*pairs, strict=True))
     groups = [tuple(p for parts in pairs for p in parts)] if model.channels == "shared" else by_channel

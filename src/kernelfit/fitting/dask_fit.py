@@ -36,7 +36,7 @@ def fit(plan: FitPlan, settings: Settings, sides: Shape | None) -> Estimate:
     plain = isinstance(settings.solver, ConjugateGradient) and settings.solver.plain
     if plain and n_taps <= _MOST_TAPS:
         settings = dataclasses.replace(settings, solver=LeastSquares())  # the exact statistics are at hand
-    requirements.require(requirements.features_of(plan, settings.noise, settings.solver, settings.execution))
+    requirements.require(requirements.features_of(plan, settings.noise, settings.solver, settings.execution, "Dask"))
     return join([fit_group(plan, group, settings, sides) for group in range(len(plan.groups))], plan)
 
 

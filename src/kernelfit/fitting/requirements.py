@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..core.model import Execution, Noise
+from ..core.variation import AUTO
 from ..data.plan import FitPlan
 from ..solvers.least_squares import LeastSquares, Solver
 
@@ -72,6 +73,10 @@ RULES = (
         _rule("constant flux", name, "it takes a constraint on the sums of the kernels", _EXACT)
         for name in ("another solver", "ConjugateGradient", "Wiener")
     ),
+    *(
+        _rule("automatic variation", name, "its degree is chosen from the pixels before the fit", "need a degree")
+        for name in ("statistics alone", "Dask")
+    ),
     _rule("tiles", "variation", "each tile has a kernel of its own", "need find_kernel for one that varies"),
     _rule("statistics alone", "sandwich errors", "they come of the residual, which sums do not hold", _PIXELS),
     _rule("statistics alone", "ConjugateGradient", "conjugate gradients never form these sums", _PIXELS),
@@ -103,6 +108,8 @@ _WORDS = {
     "stride": "stride=",
     "mixed channels": "channels='mixed'",
     "variation": "variation=",
+    "automatic variation": "variation='auto'",
+    "Dask": "Dask",
     "constant flux": "a variation of constant flux",
     "tiles": "tiles=",
     "tolerance": "tolerance=",
@@ -134,6 +141,7 @@ def features_of(plan: FitPlan, noise: Noise, solver: Solver, execution: Executio
         "surface": bool(model.background),
         "stride": model.strided,
         "variation": model.variation is not None,
+        "automatic variation": model.variation == AUTO,
         "constant flux": getattr(model.variation, "flux", "free") == "constant",
         "mixed channels": plan.channels == "mixed",
         "tolerance": execution.tolerance is not None,

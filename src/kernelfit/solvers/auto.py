@@ -41,7 +41,10 @@ class Auto:
 
     def solve(self, stats: NormalEquations) -> Estimate:
         """Return the kernel of the more probable solver; its `solver` says what was picked, and why."""
-        return self.pick(stats, GaussianProcess().solve(stats))
+        smooth = GaussianProcess().solve(stats)
+        if stats.convention.field is not None:  # what few taps, or none below zero, are at every place is no question
+            return dataclasses.replace(smooth, solver=f"auto: {smooth.solver}")
+        return self.pick(stats, smooth)
 
     def pick(self, stats: NormalEquations, smooth: Estimate) -> Estimate:
         """Return what `solve` does, given the Gaussian process's kernel."""

@@ -15,6 +15,7 @@ from ..core.estimate import Estimate, Prior
 from ..core.normal_equations import NormalEquations
 from .cholesky import product, times
 from .evidence import ENVELOPES, FAMILIES, SYMMETRIES, Kind, Projection, all_taps, covariance_of, root_of
+from .field_prior import search_field
 from .hyperparameters import COMBINATIONS, DIRECT, search, unsettled
 from .least_squares import LeastSquaresSolution, at_minimum, blocks, estimate_of, judge, rescaled, residual_at
 
@@ -46,6 +47,10 @@ class GaussianProcess:
     needed, so that it stays finite where the image does not determine every tap. There is nothing to set. The
     covariance is that of the posterior, ``(P^-1 + G / s^2)^-1``, at the hyperparameters found, plus what their own
     uncertainty adds (Laplace's approximation).
+
+    The kernels of a `variation` have a prior of this kind for each function of the place: the amplitude is one for each
+    degree, length and radius are one for the constant and one for all others, and the centre is that of the constant;
+    `KernelFit.alternatives` holds the evidence of the degrees below. A symmetry is not looked for.
 
     Above 256 taps the search begins on 80 combinations of the moments that hold most of the image's energy (a
     likelihood of part of the data), and the best kinds of prior are settled on all of them.
@@ -140,7 +145,7 @@ class GaussianProcess:
             The kernel with its posterior covariance, the hyperparameters and the evidence.
         """
         start, stats = at_minimum(stats)
-        if _beyond_a_prior(stats, start):
+        if beyond_a_prior(stats, start):
             fit = estimate_of(stats, start)
             reason = "least squares, the noise being too small for a prior to matter"
             if not stats.varies:
@@ -149,6 +154,8 @@ class GaussianProcess:
         if self.symmetric == "square" and any(rows != cols for rows, cols in stats.supports):
             msg = f"got symmetric='square' for supports of {stats.supports}, need as many rows as columns, or 'both'"
             raise ValueError(msg)
+        if stats.convention.field is not None:
+            return self._varying(stats, start)
         few = whole = Projection.whole(stats, start)
         if stats.n_taps > DIRECT:
             few = Projection.part(stats, start, COMBINATIONS)
@@ -156,6 +163,19 @@ class GaussianProcess:
         best = min(found, key=lambda kind: found[kind][0])
         relative = {kind: 0.5 * (found[best][0] - value) for kind, (value, _) in found.items()}
         fit = self._posterior(stats, start, few, best, found[best][1], relative)
+        return most_probable(stats, fit)[0] if self.non_negative else fit
+
+    def _varying(self, stats: NormalEquations, start: LeastSquaresSolution) -> Estimate:
+        """Return the posterior mean of a kernel that varies over the field."""
+        found = search_field(stats, start, self.family, self.envelope, self.symmetric)
+        few = Projection.part(stats, start, COMBINATIONS) if stats.n_taps > DIRECT else Projection.whole(stats, start)
+        fit = self._posterior(stats, start, few, found.kind, found.theta, {found.kind: 0.0}, found.ties)
+        top = max(found.by_degree)
+        evidences = {
+            f"degree {degree}": fit.log_evidence + 0.5 * (found.by_degree[top] - value)
+            for degree, value in found.by_degree.items()
+        }
+        fit = dataclasses.replace(fit, alternatives=evidences)
         return most_probable(stats, fit)[0] if self.non_negative else fit
 
     def _posterior(
@@ -166,6 +186,7 @@ class GaussianProcess:
         kind: Kind,
         theta: Array,
         relative: dict[Kind, float],
+        ties: Array | None = None,
     ) -> Estimate:
         grids = few.under(kind.symmetric).grids
         root = all_taps(grids, root_of(covariance_of(grids, kind, theta)))
@@ -197,7 +218,7 @@ class GaussianProcess:
         n = stats.n_pixels
         value = n * math.log(rss + float(x @ x)) + 2 * float(np.log(np.diag(lower)).sum())
         log_evidence = -0.5 * (value + n * (1 + math.log(2 * math.pi) - math.log(n)))
-        more = unsettled(stats, few, kind, theta, factor, rest / noise_std)
+        more = unsettled(stats, few, kind, theta, factor, rest / noise_std, ties)
         factor = np.hstack([factor, more]) * noise_std
         findings = judge(
             stats, taps, factor, start.rank, start.condition, rss, prior=True, least=(start.rank, start.rss)
@@ -234,7 +255,7 @@ class GaussianProcess:
         )
 
 
-def _beyond_a_prior(stats: NormalEquations, start: LeastSquaresSolution) -> bool:
+def beyond_a_prior(stats: NormalEquations, start: LeastSquaresSolution) -> bool:
     """Whether there is no noise, or no signal, that a prior could be weighed against."""
     largest = float(np.abs(start.taps).max(initial=0.0))
     df_resid = stats.n_pixels - start.rank

@@ -202,20 +202,29 @@ def _descend(data: Projection, kind: Kind, theta: Array, steps: int) -> tuple[fl
     return float(found.fun), np.asarray(found.x)
 
 
-def unsettled(stats: NormalEquations, few: Projection, kind: Kind, theta: Array, factor: Array, pull: Array) -> Array:
+def unsettled(
+    stats: NormalEquations,
+    few: Projection,
+    kind: Kind,
+    theta: Array,
+    factor: Array,
+    pull: Array,
+    ties: Array | None = None,
+) -> Array:
     """Return a factor of what the uncertainty of the hyperparameters adds to the covariance, in units of s^2.
 
     Laplace's approximation: they are normal about their best values, with the inverse of half the value's second
     derivatives for their covariance (differences of the gradient, on few combinations of the data), and move the kernel
     by ``(I - C G / s^2) dP P^-1 k``. P being in units of s^2, `pull` is ``s P^-1 k``, the residual's moments over s.
-    None is taken to be less certain than by 1.
+    None is taken to be less certain than by 1. Hyperparameters that are not free move by `ties` with those that are.
     """
     data = few.under(kind.symmetric)
     step = 0.05
-    free = [at for at in range(len(theta)) if kind.symmetric is None or at % 5 < 3]
+    if ties is None:
+        ties = np.eye(len(theta))[:, [at for at in range(len(theta)) if kind.symmetric is None or at % 5 < 3]]
     here = evidence_of(data)(data, kind, theta, slope=True)[1]
-    there = [evidence_of(data)(data, kind, theta + step * np.eye(len(theta))[at], slope=True)[1] for at in free]
-    curvature = (np.array(there) - here)[:, free] / (2 * step)
+    there = [evidence_of(data)(data, kind, theta + step * along, slope=True)[1] for along in ties.T]
+    curvature = (np.array(there) - here) @ ties / (2 * step)
     moves = np.zeros((len(data.weights), len(theta)))
     start = 0
     for at, (grid, b) in enumerate(zip(data.grids, blocks_of(data.grids, kind, theta), strict=True)):
@@ -226,7 +235,7 @@ def unsettled(stats: NormalEquations, few: Projection, kind: Kind, theta: Array,
             own_moves.append(by * (b.covariance @ own) + b.covariance @ (by * own))
         moves[b.where, 5 * at : 5 * at + 5] = np.array(own_moves).T
     moves = all_taps(data.grids, moves)
-    moves = moves[:, free]
+    moves = moves @ ties
     moves = moves - product(factor, product(factor.T, product(stats.gram, moves)))
     values, vectors = scipy.linalg.eigh(0.5 * (curvature + curvature.T))
     return np.asarray(moves @ (vectors / np.sqrt(np.maximum(values, 1.0))))

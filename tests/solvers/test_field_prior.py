@@ -1,0 +1,131 @@
+"""The prior of a kernel that varies over the field, against dense matrices of all pixels."""
+
+import numpy as np
+import pytest
+
+import kernelfit
+import naive
+from helpers import assert_close
+from kernelfit.solvers.field_prior import _Joint, best_degree, search_field
+from kernelfit.solvers.least_squares import at_minimum
+
+SIDES, SHAPE = (5, 7), (48, 40)
+
+
+def bump(width, center=(2.0, 3.0)):
+    y, x = np.mgrid[: SIDES[0], : SIDES[1]]
+    kernel = np.exp(-((y - center[0]) ** 2 + (x - center[1]) ** 2) / (2 * width**2))
+    return kernel / kernel.sum()
+
+
+def scene(changes, noise=0.1, seed=0, shape=SHAPE):
+    """An image, the target of kernels that widen along the columns by powers of the place, and the kernel there."""
+    rng = np.random.default_rng(seed)
+    image = rng.normal(size=shape)
+    v = np.linspace(-1, 1, shape[1])
+    share = sum(c * v**p for p, c in changes.items()) + np.zeros(shape)
+    kernels = bump(1.0), bump(1.7) - bump(1.0)
+    target = sum(kernelfit.apply_kernel(image * w, k) for w, k in zip((np.ones(shape), share), kernels, strict=True))
+    return image, target + rng.normal(0, noise, shape), lambda col: kernels[0] + share[0, col] * kernels[1]
+
+
+def naive_prior(prior):
+    """cov(k[p], k[q]) = a^2 e(p) e(q) rho(|p - q| / l), tap by tap."""
+    taps = [(r, c) for r in range(SIDES[0]) for c in range(SIDES[1])]
+    out = np.empty((len(taps), len(taps)))
+
+    def envelope(p):
+        u = ((p[0] - prior.center[0]) ** 2 + (p[1] - prior.center[1]) ** 2) / prior.radius**2
+        return np.exp(-u / 2) if prior.envelope == "gaussian" else (1 + u / 6) ** -3
+
+    for i, p in enumerate(taps):
+        for j, q in enumerate(taps):
+            t = np.hypot(p[0] - q[0], p[1] - q[1]) / prior.length
+            out[i, j] = prior.amplitude**2 * envelope(p) * envelope(q) * np.exp(-(t**2) / 2)
+    return out
+
+
+def test_the_posterior_is_that_of_all_pixels():
+    image, target, _ = scene({1: 1.0})
+    fit = kernelfit.find_kernel(
+        image, target, SIDES, variation=1, solver=kernelfit.GaussianProcess("squared-exponential")
+    )
+    assert len(fit.priors) == 3 and len({prior.amplitude for prior in fit.priors}) == 2
+    matrix, used = naive.varying_design(image, SIDES, naive.polynomials(SHAPE, 1), mode="same", boundary=None)
+    prior = np.zeros((105, 105))
+    for at, one in enumerate(fit.priors):
+        prior[35 * at : 35 * at + 35, 35 * at : 35 * at + 35] = naive_prior(one)
+    y = target[used]
+    total = matrix @ prior @ matrix.T + fit.noise_std**2 * np.eye(len(y))
+    gain = np.linalg.solve(total, matrix @ prior).T
+    assert_close(fit.kernel.ravel(), gain @ y, 1e-6)
+    settled = fit.factor[:, : fit.factor.shape[1] - fit.unsettled]
+    assert_close(settled @ settled.T, prior - gain @ matrix @ prior, 1e-6)
+    sign, log_det = np.linalg.slogdet(total)
+    evidence = -0.5 * (y @ np.linalg.solve(total, y) + log_det + len(y) * np.log(2 * np.pi))
+    assert fit.log_evidence == pytest.approx(evidence, rel=1e-6)
+    assert fit.alternatives["degree 0"] < fit.log_evidence - 50
+
+
+def test_the_derivatives_are_those_of_the_evidence():
+    image, target, _ = scene({1: 1.0})
+    start, stats = at_minimum(kernelfit.accumulate(image, target, SIDES, variation=2))
+    found = search_field(stats, start, "matern52", "gaussian", None)
+    levels = np.array([0, 1, 1, 2, 2, 2])
+    joint = _Joint(stats, start, found.kind, found.theta, found.ties, levels)
+    free = np.array([0.3, 0.1, -0.1, -0.5, -0.7, 0.1, 0.2])
+    roots = joint.roots(free)
+    sums, amplitude = joint.sums(roots), np.exp(joint.theta(free)[:, 0])
+    _, slopes = joint.value(roots, sums, amplitude, slope=True)
+    for term in range(6):
+        both = [joint.value(roots, sums, amplitude * np.exp(h * (np.arange(6) == term)))[0] for h in (1e-4, -1e-4)]
+        assert slopes[term] == pytest.approx((both[0] - both[1]) / 2e-4, rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_it_finds_kernels_better_than_least_squares_and_knows_how_well():
+    errors, pulls = [], []
+    for seed in range(3):
+        image, target, truth = scene({1: 0.5, 2: 0.5}, noise=0.2, seed=seed, shape=(90, 100))
+        fits = [
+            kernelfit.find_kernel(image, target, SIDES, variation=2, solver=solver)
+            for solver in (kernelfit.LeastSquares(), "auto")
+        ]
+        for col in (5, 50, 95):
+            errors.append([np.linalg.norm(fit.at(40, col).kernel - truth(col)) for fit in fits])
+            pulls.append(((fits[1].at(40, col).kernel - truth(col)) / fits[1].at(40, col).stderr)[1:-1, 2:-2])
+    least, prior = np.mean(errors, axis=0)
+    assert prior < 0.8 * least
+    assert 0.4 < np.sqrt(np.mean(np.square(pulls))) < 2  # where the kernel is
+
+
+@pytest.mark.parametrize(
+    ("changes", "degree"),
+    [({1: 0.6}, 1), *(pytest.param(*one, marks=pytest.mark.slow) for one in (({}, 0), ({1: 0.2, 2: 0.6}, 2)))],
+)
+@pytest.mark.parametrize("noise", [0.2, pytest.param(1e-12, marks=pytest.mark.slow)])
+def test_the_degree_is_chosen(changes, degree, noise):
+    image, target, _ = scene(changes, noise=noise, shape=(80, 90))
+    fit = kernelfit.find_kernel(image, target, SIDES, variation="auto")
+    field = fit.convention.field
+    assert (0 if field is None else field.variation.degree) == degree
+    assert any(f"degree {degree} of those tried" in note for note in fit.notes)
+
+
+def test_the_lower_degree_is_taken_where_the_higher_is_not_clearly_better():
+    assert best_degree({0: 10.0, 1: 5.0, 2: 4.5}) == 0
+    assert best_degree({0: 10.0, 1: -5.0, 2: -10.5}) == 1
+    assert best_degree({0: 10.0, 1: 9.0, 2: -30.0}) == 2
+
+
+@pytest.mark.slow
+def test_a_high_degree_a_mask_and_what_is_refused():
+    image, target, _ = scene({3: 0.9}, noise=0.05, shape=(120, 130))
+    mask = np.random.default_rng(0).random(target.shape) < 0.1
+    fit = kernelfit.find_kernel(image, np.where(mask, 1e6, target), SIDES, variation="auto", mask=mask, background=0)
+    assert fit.convention.field.variation.degree == 3
+    few = kernelfit.find_kernel(image[:20, :20], target[:20, :20], SIDES, variation="auto")
+    assert few.convention.field is None and "too few pixels" in few.notes[-1]
+    for verb in (kernelfit.accumulate, lambda *a, **k: kernelfit.kernel_map(*a, (2, 2), **k)):
+        with pytest.raises(ValueError, match="variation"):
+            verb(image, target, SIDES, variation="auto")
