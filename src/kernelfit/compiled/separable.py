@@ -1,0 +1,100 @@
+"""The compiled loops that lay a kernel on a block as columns and rows."""
+
+from .jit import LANES, jit_sum, load, repeated, store, zeros
+
+
+@jit_sum
+def _one_line(flat, first, lag, weights, at, n, line, start, length):
+    """Write ``sum_i weights[at + i] flat[first + lag i + x]`` to ``line[start + x]``, for each x below a length."""
+    x = 0
+    while x + 4 * LANES <= length:  # four vectors at a time stay in registers
+        s, t, u, v = zeros(), zeros(), zeros(), zeros()
+        p = first + x
+        for i in range(n):
+            w = repeated(weights, at + i)
+            s = s + w * load(flat, p)
+            t = t + w * load(flat, p + LANES)
+            u = u + w * load(flat, p + 2 * LANES)
+            v = v + w * load(flat, p + 3 * LANES)
+            p += lag
+        q = start + x
+        store(line, q, s)
+        store(line, q + LANES, t)
+        store(line, q + 2 * LANES, u)
+        store(line, q + 3 * LANES, v)
+        x += 4 * LANES
+    while x < length:
+        total = 0.0
+        for i in range(n):
+            total += weights[at + i] * flat[first + lag * i + x]
+        line[start + x] = total
+        x += 1
+
+
+@jit_sum
+def _four_lines(flat, first, lag, weights, at, n, step, lines, length):
+    """Do the same for four lines, `step` rows from each to the next: what is read serves all of them.
+
+    The weights stand between ``3 step`` zeros on either side.
+    """
+    x = 0
+    while x + 2 * LANES <= length:
+        s, t, u, v = zeros(), zeros(), zeros(), zeros()
+        s2, t2, u2, v2 = zeros(), zeros(), zeros(), zeros()
+        p, q = first + x, at
+        for _ in range(n + 3 * step):
+            a, b = load(flat, p), load(flat, p + LANES)
+            w = repeated(weights, q)
+            s, s2 = s + w * a, s2 + w * b
+            w = repeated(weights, q - step)
+            t, t2 = t + w * a, t2 + w * b
+            w = repeated(weights, q - 2 * step)
+            u, u2 = u + w * a, u2 + w * b
+            w = repeated(weights, q - 3 * step)
+            v, v2 = v + w * a, v2 + w * b
+            p += lag
+            q += 1
+        store(lines, x, s)
+        store(lines, x + LANES, s2)
+        store(lines, x + length, t)
+        store(lines, x + length + LANES, t2)
+        store(lines, x + 2 * length, u)
+        store(lines, x + 2 * length + LANES, u2)
+        store(lines, x + 3 * length, v)
+        store(lines, x + 3 * length + LANES, v2)
+        x += 2 * LANES
+    while x < length:
+        for k in range(4):
+            total = 0.0
+            for i in range(n):
+                total += weights[at + i] * flat[first + lag * (i + k * step) + x]
+            lines[k * length + x] = total
+        x += 1
+
+
+@jit_sum
+def correlate_separable(block, columns, rows, stride_y, stride_x, out, lines, across):
+    """Add up ``sum_r sum_i columns[r, i] sum_j rows[r, j] block[stride_y t + i, stride_x x + j]`` in `out`.
+
+    Four lines of the block are summed down its columns first, into `lines`, which holds four rows of the block and
+    stays in the cache; then along themselves, into `across`, which holds one. In `columns`, ``3 stride_y`` zeros stand
+    before and behind the weights. All lie row after row in memory.
+    """
+    flat, down, weights = block.ravel(), columns.ravel(), rows.ravel()
+    pad, width, length = 3 * stride_y, rows.shape[1], block.shape[1]
+    n = columns.shape[1] - 2 * pad
+    t = 0
+    while t < len(out):
+        many = 4 if t + 4 <= len(out) else 1
+        for r in range(len(columns)):
+            at = r * columns.shape[1] + pad
+            if many == 4:
+                _four_lines(flat, stride_y * t * length, length, down, at, n, stride_y, lines, length)
+            else:
+                _one_line(flat, stride_y * t * length, length, down, at, n, lines, 0, length)
+            for k in range(many):
+                y = out[t + k]
+                _one_line(lines, k * length, 1, weights, r * width, width, across, 0, length - width + 1)
+                for x in range(len(y)):
+                    y[x] += across[stride_x * x]
+        t += many
