@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .api.find import find_kernel as find_kernel
     from .api.kernel_map import KernelMap as KernelMap
     from .api.kernel_map import kernel_map as kernel_map
+    from .api.match_psf import match_psf as match_psf
     from .api.results import KernelFit as KernelFit
     from .api.statistics import ChannelStats as ChannelStats
     from .api.statistics import NormalStats as NormalStats
@@ -81,6 +82,7 @@ _ROOMS = {
     "api.check_noise": ("check_noise", "sandwich_errors"),
     "api.find": ("find_kernel",),
     "api.kernel_map": ("KernelMap", "kernel_map"),
+    "api.match_psf": ("match_psf",),
     "api.results": ("KernelFit",),
     "api.statistics": ("ChannelStats", "NormalStats", "SpectralStats"),
     "api.stream": ("accumulate_stream",),

@@ -12,11 +12,17 @@ from ..core.validation import as_list
 from ..data.masking import unmasked
 from ..fitting.channel_relation import channels_of
 from ..fitting.discovery import Found, discover
+from ..restoration.psf_matching import decayed
+from .keywords import default
+from .match_psf import match_psf
+from .results import KernelFit
 
 #: Fields of a model that mean nothing without a shape.
 _NEED_SHAPE = ("origin", "offset")
 #: Share of the target's variance that weights of channels leave, being found of too small a kernel.
 _ENOUGH = 1e-6
+#: Sides up to which a pair may be two stamps.
+_LARGEST = 512
 _TOGETHER = {
     "shared": "all channels share one kernel",
     "separate": "each channel has a kernel of its own",
@@ -64,6 +70,29 @@ def completed(
         words = (*words, "found in the first pair, and fitted to all")
     fields = _turned(found, keywords.get("operation"))
     return image, target, {**colours, **fields, **keywords}, (*found.words, *words)
+
+
+def matched(image: Any, target: Any, keywords: Mapping[str, Any], plain: bool) -> KernelFit | None:
+    """Return the kernel of full size between two stamps that have faded at their edges; None for other pairs.
+
+    `plain` says that nothing was given of the solver and the selection; a keyword but for the boundary's is neither.
+    """
+    allowed = {"workers": None, "progress": None, "boundary": "fill"}
+    if not plain or any(keywords[n] not in (allowed.get(n, default(n)), default(n)) for n in keywords):
+        return None
+    arrays = [a if isinstance(a, np.ndarray) else np.asarray(a) for a in (image, target)]
+    if arrays[0].shape != arrays[1].shape or any(a.ndim != 2 or a.dtype.kind not in "iuf" for a in arrays):
+        return None
+    if max(arrays[0].shape) > _LARGEST or any(isinstance(a, np.ma.MaskedArray) for a in arrays):
+        return None
+    if not all(decayed(np.asarray(a, dtype=np.float64)) for a in arrays):
+        return None
+    fit = match_psf(arrays[0], arrays[1], workers=keywords.get("workers"))
+    rows, cols = arrays[0].shape
+    words = (
+        f"both are stamps that fade to nothing at their edges: a kernel of {rows}x{cols} taps, zeros beyond (match_psf)"
+    )
+    return dataclasses.replace(fit, found=(words,))
 
 
 def _turned(found: Found, operation: str | None) -> dict[str, Any]:

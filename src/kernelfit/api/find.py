@@ -13,7 +13,7 @@ from ..core.variation import AUTO
 from ..data.plan import make_plan
 from ..fitting import degree, pipeline, requirements
 from ..solvers.least_squares import Solver
-from .discover import completed
+from .discover import completed, matched
 from .keywords import Keywords, call_of, takes_keywords
 from .results import KernelFit
 
@@ -51,7 +51,8 @@ def find_kernel(
         Rows and columns of the kernel, odd or even; or the whole `Model`, beside which its fields are not given again.
         Without it they are found from the pixels, and with them what else is not given: where the target lies, of
         whatever size it is, a stride, a constant, and how the channels go together. `KernelFit.found` says what was
-        found, `KernelFit.convention` holds it, and `KernelFit.reproduce` writes it out.
+        found, `KernelFit.convention` holds it, and `KernelFit.reproduce` writes it out. Two stamps that fade to nothing
+        at their edges go to `match_psf`.
     selection : Selection, optional
         Which target pixels count, instead of its fields one by one.
     execution : Execution, optional
@@ -120,6 +121,9 @@ def find_kernel(
     """
     found: tuple[str, ...] = ()
     if shape is None and keywords.get("lags") is None:
+        stamps = matched(image, target, keywords, selection is None and (solver is None or solver == "auto"))
+        if stamps is not None:
+            return stamps
         image, target, words, found = completed(image, target, keywords, selection, execution)
         shape = words.pop("shape")
         keywords = words  # type: ignore[assignment]

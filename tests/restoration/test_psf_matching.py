@@ -1,0 +1,83 @@
+"""From one point spread function to another."""
+
+import numpy as np
+import pytest
+
+import kernelfit
+import naive
+from helpers import assert_close
+from kernelfit.restoration.psf_matching import area, decayed
+
+SHAPE = (31, 36)
+
+
+def gaussian(std, shape=SHAPE, beside=1.0):
+    rows, cols = (np.arange(n) - (n - 1) // 2 for n in shape)
+    stamp = np.exp(-np.add.outer(rows**2 / 2, (cols / beside) ** 2 / 2) / std**2)
+    return stamp / stamp.sum()
+
+
+def moffat(width, shape=SHAPE):
+    rows, cols = (np.arange(n) - (n - 1) // 2 for n in shape)
+    stamp = (1 + np.add.outer(rows**2, cols**2) / width**2) ** -2.5
+    return stamp / stamp.sum()
+
+
+@pytest.mark.parametrize("shape", [(11, 8), (8, 13)])
+def test_it_is_the_ridge_of_the_dense_equations(shape):
+    rng = np.random.default_rng(0)
+    source, target = gaussian(1.2, shape) + 1e-3 * rng.random(shape), gaussian(1.5, shape, 1.3)
+    matrix, used = naive.design_dense(source, shape, mode="same", boundary="fill")
+    assert used.all()
+    strength = 1e-3
+    power = np.abs(np.fft.fft2(source, [2 * n - 1 for n in shape])).max() ** 2
+    ridge = strength * power * np.eye(matrix.shape[1])
+    expected = np.linalg.solve(matrix.T @ matrix + ridge, matrix.T @ target.ravel()).reshape(shape)
+    fit = kernelfit.match_psf(source, target, strength=strength)
+    assert_close(fit.kernel, expected, 2e-3)  # as far as the iterations go
+    assert_close(fit.predict(source), target - fit.residual(source, target), 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "share", "negative"),
+    [
+        (gaussian(1.3), gaussian(2.1), 1e-9, 1e-5),
+        (gaussian(1.3), gaussian(1.4), 2e-4, 0.3),
+        (gaussian(1.3), gaussian(1.8, beside=1.4), 2e-5, 1e-2),
+        (gaussian(1.3, (51, 46)), moffat(2.5, (51, 46)), 2e-4, 0.05),
+    ],
+)
+def test_noise_free_stamps_come_out(source, target, share, negative):
+    fit = kernelfit.match_psf(source, target)
+    assert np.abs(fit.residual(source, target)).sum() < share * target.sum()
+    assert -fit.kernel[fit.kernel < 0].sum() < negative * fit.kernel.sum()
+    assert fit.verdict.ok and fit.convention.boundary == "fill" and fit.kernel.shape == source.shape
+
+
+def test_which_is_the_sharper():
+    sharp, broad = gaussian(1.3), gaussian(2.1)
+    assert area(sharp) == pytest.approx(4 * np.pi * 1.3**2, rel=1e-3) and area(sharp) < area(broad)
+    fit = kernelfit.match_psf(broad, sharp, which="auto")
+    assert fit.verdict.ok and "target is the sharper" in fit.found[0]
+    assert_close(fit.kernel, kernelfit.match_psf(sharp, broad).kernel, 1e-12)
+    assert not kernelfit.match_psf(broad, sharp).verdict.ok
+
+
+def test_stamps_without_a_shape_go_there():
+    sharp, broad = gaussian(1.3), gaussian(2.1)
+    fit = kernelfit.find_kernel(sharp, broad, solver="auto")
+    assert_close(fit.kernel, kernelfit.match_psf(sharp, broad).kernel, 1e-12)
+    assert "stamps that fade" in fit.found[0]
+    assert kernelfit.find_kernel(sharp, broad, (9, 11), boundary="fill").kernel.shape == (9, 11)
+    assert not decayed(np.random.default_rng(0).random(SHAPE)) and not decayed(np.zeros(SHAPE)) and decayed(sharp)
+
+
+def test_what_is_refused():
+    stamp = gaussian(1.3)
+    for words, message in (({"target": stamp[1:]}, "need one shape"), ({"target": 0 * stamp}, "of zeros"),
+                           ({"strength": -1.0}, "at least 0"), ({"which": "target"}, "'source', 'auto'"),
+                           ({"source": np.full(SHAPE, np.nan)}, "NaN")):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            kernelfit.match_psf(**{"source": stamp, "target": stamp, **words})
+    ramp = kernelfit.match_psf(stamp + 0.01 * stamp.max(), stamp)
+    assert any("source has not faded" in note for note in ramp.notes)
