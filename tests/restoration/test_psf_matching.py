@@ -44,7 +44,7 @@ def test_it_is_the_ridge_of_the_dense_equations(shape):
         (gaussian(1.3), gaussian(2.1), 1e-9, 1e-5),
         (gaussian(1.3), gaussian(1.4), 2e-4, 0.3),
         (gaussian(1.3), gaussian(1.8, beside=1.4), 2e-5, 1e-2),
-        (gaussian(1.3, (51, 46)), moffat(2.5, (51, 46)), 2e-4, 0.05),
+        (gaussian(1.3, (51, 46)), moffat(4.4, (51, 46)), 2e-5, 0.02),
     ],
 )
 def test_noise_free_stamps_come_out(source, target, share, negative):

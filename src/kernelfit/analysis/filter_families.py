@@ -153,7 +153,8 @@ def radius_within(low: float, high: float) -> float:
 def disc_starts(grid: Grid, hint: Hint) -> list[Start]:
     """Return all discs of whole taps, each as the squares between which its radius lies."""
     squares = _squares(grid)
-    return [((a, b), ()) for a, b in itertools.pairwise((*squares, squares[-1] + 1)) if a >= 1]
+    ends = [last + 1 for last in squares[-1:]]  # a centre far from all taps leaves none
+    return [((a, b), ()) for a, b in itertools.pairwise((*squares, *ends)) if a >= 1]
 
 
 def ring_starts(grid: Grid, hint: Hint) -> list[Start]:
