@@ -298,9 +298,9 @@ class Search:
         middle = np.unravel_index(int(np.argmax(np.abs(both))), both.shape)
         center = (float(middle[0]) / 2, float(middle[1]) / 2)
         shape = (problem.taps.shape[0], problem.taps.shape[1])
-        grids = list(
-            dict.fromkeys(Grid(shape, c) for c in (center, (float(problem.origin[0]), float(problem.origin[1]))))
-        )
+        inside = all(0 <= at < n for at, n in zip(problem.origin, shape, strict=True))
+        centers = (center, (float(problem.origin[0]), float(problem.origin[1]))) if inside else (center,)
+        grids = list(dict.fromkeys(Grid(shape, c) for c in centers))
         hints = self.hints(grids[0])
         found = self.fits([table.GAUSSIAN], grids[:1], hints, 4)
         for fit in found:
