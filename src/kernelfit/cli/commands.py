@@ -17,9 +17,10 @@ import kernelfit
 
 from ..analysis.recognition import in_words
 from ..core.estimate import Estimate
-from ..core.geometry import in_mode
+from ..core.geometry import as_pair, in_mode
 from ..core.npz import write_together, write_whole
 from ..core.validation import Array
+from ..engines.forward import predict
 from ..imageio import kernels, read, write
 from ..imageio.planes import COLOURS
 from ..plotting.text import summary
@@ -114,7 +115,18 @@ def find(args: argparse.Namespace) -> int:
 #: The keywords of `find_kernel` that are options of the same name, as a call in Python tells them.
 SETTINGS = (
     *("mode", "boundary", "fillvalue", "origin", "operation", "stride", "offset", "method", "balance", "tolerance"),
-    *("background", "channels", "channel_axis", "nan", "noise", "robust", "image_noise", "errors", "workers"),
+    *(
+        "background",
+        "variation",
+        "channels",
+        "channel_axis",
+        "nan",
+        "noise",
+        "robust",
+        "image_noise",
+        "errors",
+        "workers",
+    ),
 )
 
 
@@ -184,17 +196,44 @@ def apply(args: argparse.Namespace) -> int:
     elif args.offset is not None:
         raise BadCallError("got --offset without a stride, need --stride N")
     as_large = mode == "same" and words.get("stride", 1) in (1, (1, 1))
-    colours, alpha = _split(image, held.kernel, as_large)
-    white = _white(kept, colours, alpha, held.kernel)
-    words |= {"channel_axis": None if colours.ndim == 2 else -1}
-    made = kernelfit.apply_kernel(colours, held.kernel, workers=args.workers, **words)
+    if conv is not None and conv.field is not None:
+        if len(image.shape) != 2 or held.kernel.ndim != 3:
+            raise BadCallError(f"{args.kernel}: got a kernel that varies over one plane, need one: pick a --channel")
+        colours, alpha = np.asarray(image), None
+        white = _white(kept, colours, None, held.kernel[0])
+        words |= {name: as_pair(words[name], name) for name in ("origin", "stride", "offset") if name in words}
+        made = predict(colours, held.kernel, dataclasses.replace(conv, **words), workers=args.workers)
+    else:
+        colours, alpha = _split(image, held.kernel, as_large)
+        white = _white(kept, colours, alpha, held.kernel)
+        words |= {"channel_axis": None if colours.ndim == 2 else -1}
+        made = kernelfit.apply_kernel(colours, held.kernel, workers=args.workers, **words)
+    made = made if args.no_background else _with_background(made, held)
     edge = f"boundary {boundary}" if mode != "valid" else "no boundary needed"
     return _write_image(args, kept, colours, _joined(made, alpha), white, edge)
+
+
+def _with_background(made: Any, held: kernels.KernelFile) -> Any:
+    """Add the surface that was found beside a kernel, if it is that of one pair and of an image of this size."""
+    background = None if held.fit is None else held.fit.background
+    if background is None:
+        return made
+    if background.degree == 0 and len(background.shapes) == 1:
+        return made + background.coefficients.reshape(-1)[-1 if made.ndim == 2 else slice(None)]
+    surface = background.image(0)
+    if len(background.shapes) == 1 and surface.shape == made.shape:
+        return made + surface
+    say("kernelfit: the background that was found is of another image, and left out", to="stderr")
+    return made
 
 
 def deconvolve(args: argparse.Namespace) -> int:
     """Restore what an image was before a kernel blurred it."""
     image, held, kept = _image_and_kernel(args)
+    if held.convention is not None and held.convention.field is not None:
+        raise BadCallError(
+            f"{args.kernel}: got a kernel that varies over the image, need one that is the same everywhere"
+        )
     if held.convention is not None and held.convention.strided:
         raise BadCallError(
             f"{args.kernel}: got a kernel of stride {held.convention.stride}, need one of an image that keeps its size"

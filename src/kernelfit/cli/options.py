@@ -196,6 +196,11 @@ def saturated(text: str) -> str | tuple[float | None, float | None] | None:
     return low, high
 
 
+def auto_or_index(text: str) -> int | str:
+    """Parse a whole number from 0, or the word auto."""
+    return text if text == "auto" else index(text)
+
+
 def strength(text: str) -> float | str:
     """Parse a number or the word gcv."""
     return text if text == "gcv" else number(text)

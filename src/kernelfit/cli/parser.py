@@ -27,6 +27,7 @@ from .options import (
     STOPPED,
     SYMMETRIES,
     BadCallError,
+    auto_or_index,
     auto_or_number,
     choices,
     edge,
@@ -203,6 +204,8 @@ def _find(add: _Adder) -> None:
     how.add_argument("--symmetric", type=one_of(SYMMETRIES), metavar="SYM", help=choices(SYMMETRIES, "none"))
     how.add_argument("--background", type=index, metavar="DEGREE",
                      help="fit a polynomial surface, too: 0 a constant, 1 a plane (default: none)")  # fmt: skip
+    how.add_argument("--variation", type=auto_or_index, metavar="D|auto",
+                     help="let the kernel vary over the image: degree of a polynomial (default: none)")  # fmt: skip
     how.add_argument("--channels", type=one_of(CHANNELS), metavar="C",
                      help="of colour images (not alpha): shared (one kernel), separate or mixed")  # fmt: skip
     how.add_argument("--method", type=one_of(METHODS), default="auto", metavar="M", help=choices(METHODS, "auto"))
@@ -258,6 +261,7 @@ def _apply(add: _Adder) -> None:
     edge(apply, "what lies beyond the edge: " + choices(BOUNDARIES[1:], "as the file says, else symm"))
     apply.add_argument("--origin", type=pair(None), metavar="N|R,C", help="tap over the output pixel")
     apply.add_argument("--operation", type=one_of(OPERATIONS), metavar="OP", help=choices(OPERATIONS, "convolution"))
+    apply.add_argument("--no-background", action="store_true", help="leave out the surface that was found beside it")
     apply.add_argument("--nan", type=number, metavar="VALUE", help="what to write for pixels that are NaN")
     lattice(apply, "keep one in N pixels (default: as the file says, else 1)", "as the file says, else 0")
     workers(apply)

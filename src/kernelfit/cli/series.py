@@ -21,7 +21,18 @@ from .options import BadCallError, say
 from .progress import Bar
 
 #: Options of `find` that need all pixels at once, or more than one pass over them.
-_WHOLE = ("background", "channels", "noise", "robust", "image_noise", "errors", "balance", "tolerance", "report")
+_WHOLE = (
+    "background",
+    "variation",
+    "channels",
+    "noise",
+    "robust",
+    "image_noise",
+    "errors",
+    "balance",
+    "tolerance",
+    "report",
+)
 
 
 def wanted(args: argparse.Namespace) -> bool:

@@ -60,8 +60,8 @@ class KernelFile:
         """Return each kernel by itself where the file holds those of several channels, under the channels' names."""
         if self.kernel.ndim == 2:
             return {"": self}
-        if self.fit is not None:
-            fits = split_channels(self.fit)
+        if self.fit is not None or (self.convention is not None and self.convention.field is not None):
+            fits = split_channels(self.as_fit())
             return {
                 name: dataclasses.replace(self, kernel=one.kernel, stderr=one.stderr, fit=one)
                 for name, one in fits.items()
@@ -148,6 +148,10 @@ def kernel_writer(path: Path, fit: Estimate) -> Writer:
 def _fits_bytes(kernel: Array, fit: Estimate) -> bytes:
     """Return a FITS file: the kernel with its convention in the header, and an extension ERROR."""
     fits = require("astropy.io.fits", package="astropy", extra="io", purpose="writing FITS")
+    if fit.convention.field is not None:
+        raise ValueError(
+            "got a kernel that varies over the image, of which FITS headers cannot tell; write .npz or .json"
+        )
     first = fits.PrimaryHDU(kernel)
     for name, key in _FITS_KEYS.items():
         value = getattr(fit.convention, name)

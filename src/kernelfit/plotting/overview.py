@@ -18,6 +18,7 @@ from ..core.estimate import Estimate
 from ..core.validation import Array
 from ..imageio.planes import require
 from . import signals
+from .field import flux_map, kernel_grid, width_map
 from .panels import BLUE, GRAY, ORANGE, colorbar, cuts, error, frequency_response, kernel, new_axes, picture
 
 if TYPE_CHECKING:
@@ -168,7 +169,9 @@ def overview(
     if image is not None and target is not None:
         lefts = [residuals.tiled(part) for part in residuals.windows(fit, image, target)]
     kernels = [list(split_channels(part).values()) for part in parts.values()]
-    layouts = [_layout(len(each), lefts is not None) for each in kernels]
+    layouts = [
+        _layout(len(each), lefts is not None, _varies(part)) for each, part in zip(kernels, parts.values(), strict=True)
+    ]
     if figure is None:
         pyplot = require("matplotlib.pyplot", package="matplotlib", extra="plot", purpose="drawing")
         height = 0.4 + sum(3.6 * len(layout) for layout in layouts)
@@ -184,11 +187,19 @@ def overview(
     return figure
 
 
-def _layout(n_kernels: int, paired: bool) -> list[list[str]]:
+def _varies(part: Estimate) -> bool:
+    """Say whether there are maps of a kernel over the field."""
+    return part.convention.field is not None and part.kernel.ndim == 3
+
+
+def _layout(n_kernels: int, paired: bool, varies: bool) -> list[list[str]]:
     """Return the places of the pictures of one target."""
     if n_kernels == 1:
+        more = [["kernel grid", "width map", "flux map"]] if varies else []
         if paired:
-            return [["kernel 0", "error 0", "cuts 0"], ["response 0", "residual", "autocorrelation"]]
+            return [["kernel 0", "error 0", "cuts 0"], ["response 0", "residual", "autocorrelation"], *more]
+        if varies:
+            return [["kernel 0", "error 0", "response 0"], *more]
         return [["kernel 0", "error 0"], ["cuts 0", "response 0"]]
     rows = [[f"{what} {at}" for what in ("kernel", "error", "cuts", "response")] for at in range(n_kernels)]
     return rows + ([["residual", "autocorrelation", ".", "."]] if paired else [])
@@ -205,8 +216,12 @@ def _believe(
         what = None if len(kernels) == 1 else f"from channel {at}"
         kernel(one, axes[f"kernel {at}"], title=what, numbers=what is None)
         error(one, axes[f"error {at}"], numbers=what is None)
-        cuts(one, axes[f"cuts {at}"])
+        if f"cuts {at}" in axes:
+            cuts(one, axes[f"cuts {at}"])
         frequency_response(one, axes[f"response {at}"])
+    if "kernel grid" in axes:
+        for draw in (kernel_grid, width_map, flux_map):
+            draw(fit, axes[draw.__name__.replace("_", " ")])
     if left is not None:
         _draw_residual(fit, left, axes["residual"])
         _draw_autocorrelation(fit, left, axes["autocorrelation"])

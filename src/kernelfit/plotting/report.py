@@ -24,7 +24,7 @@ from ..core.validation import Array, as_list
 from ..data.observation import as_planes
 from ..imageio import write
 from ..imageio.planes import require
-from . import overview, panels, signals
+from . import field, overview, panels, signals
 from .html import advice
 
 if TYPE_CHECKING:
@@ -229,6 +229,8 @@ def _about(name: str, part: Estimate, kernels: dict[str, Estimate], left: Array)
     out = [f'<h2>In pictures{where}</h2><div class="pictures">']
     for label, one in kernels.items():
         out += _of_kernel(one, "" if single else html.escape(label[0].upper() + label[1:]) + ". ", single)
+    if overview._varies(part):
+        out += _of_field(part)
     out += [
         *_of_residual(part, left),
         f"</div><div class='columns'><div>{f'<h2>As a point spread function{where}</h2>' if spread else ''}",
@@ -298,6 +300,18 @@ def _of_kernel(fit: Estimate, label: str, cut: bool) -> list[str]:
     return [
         _figure(how, fit, name=name, caption=label + told) for how, name, told in out if cut or how is not panels.cuts
     ]
+
+
+def _of_field(fit: Estimate) -> list[str]:
+    """Return the pictures of a kernel that varies over the field; the others show it at the middle."""
+    return [
+        _figure(field.kernel_grid, fit, name="Kernels over the field",
+                caption="The kernels at 25 places. The pictures of one kernel show that at the middle."),
+        _figure(field.width_map, fit, name="Width over the field",
+                caption="Mean full width at half maximum; the whiskers lie along the long axis."),
+        _figure(field.flux_map, fit, name="Flux over the field",
+                caption="The sum of the kernel: by which factor light there gets brighter."),
+    ]  # fmt: skip
 
 
 def _of_residual(fit: Estimate, left: Array) -> list[str]:

@@ -1,0 +1,107 @@
+"""A kernel that varies over the field: how good it is, what it costs, and whether its error bars hold.
+
+    python -m benchmarks.varying [side]          # default 1024; the scene has 4000 stars at that side
+
+Stars on a sloping sky; the kernel, a Gaussian, widens by 1.8 from the centre to the corners and scales the flux by 1.3.
+excess: rms of (prediction - truth without noise) / noise. error: of the kernel at 25 places, relative. cover: share of
+the taps there within 1.96 standard errors. Times are of one run, in plain fits (constant kernel, the same background).
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+import kernelfit
+
+Array = npt.NDArray[np.float64]
+SIDE, WIDEN, SCALE, SEEING = 11, 1.8, 1.3, 0.8
+
+
+class Scene(NamedTuple):
+    """An image, its target, that without noise, the noise, and the kernel at a pixel."""
+
+    image: Array
+    target: Array
+    model: Array
+    sigma: Array
+    kernel: Callable[[int, int], Array]
+
+
+def gaussian(width: float) -> Array:
+    """Return a kernel of sum 1."""
+    at = np.arange(SIDE) - (SIDE - 1) / 2
+    kernel = np.exp(-(at[:, None] ** 2 + at**2) / (2 * width**2))
+    return np.asarray(kernel / kernel.sum())
+
+
+def scene(n: int, *, photons: bool = True, seed: int = 0) -> Scene:
+    """Draw the scene: photon noise of a gain of 1, or white noise of standard deviation 15."""
+    rng = np.random.default_rng(seed)
+    stars, reach = 4000 * n * n // 1024**2, 8
+    flux = np.minimum(300 * (1 - rng.random(stars)) ** (-1 / 1.2), 3e5)
+    image = np.zeros((n + 2 * reach, n + 2 * reach))
+    near = np.arange(-reach, reach + 1)
+    for f, row, col in zip(flux, *rng.uniform(0, n, (2, stars)), strict=True):
+        i, j = int(row), int(col)
+        down, across = (np.exp(-((near + k - at) ** 2) / (2 * SEEING**2)) for k, at in ((i, row), (j, col)))
+        image[i : i + 2 * reach + 1, j : j + 2 * reach + 1] += f * np.outer(down, across) / (2 * np.pi * SEEING**2)
+    image = image[reach:-reach, reach:-reach].copy()
+    u = np.linspace(-1, 1, n)
+    bins = np.linspace(1.0, WIDEN, 13)
+    place = (WIDEN - 1) * np.sqrt((u[:, None] ** 2 + u**2) / 2) / (bins[1] - bins[0])
+    model = 200 + 60 * u[:, None] + np.zeros((n, n))
+    for at, width in enumerate(bins):
+        share = np.clip(1 - np.abs(place - at), 0, 1)
+        model += kernelfit.apply_kernel(image * share, SCALE * gaussian(float(width)))
+
+    def kernel(row: int, col: int) -> Array:
+        low = min(int(place[row, col]), len(bins) - 2)
+        part = place[row, col] - low
+        return np.asarray(SCALE * ((1 - part) * gaussian(bins[low]) + part * gaussian(bins[low + 1])))
+
+    sigma = np.sqrt(model) if photons else np.full((n, n), 15.0)
+    return Scene(image, model + sigma * rng.standard_normal((n, n)), model, sigma, kernel)
+
+
+def scores(fit: kernelfit.KernelFit, made: Scene) -> str:
+    """Return excess, the kernel's errors and the coverage in words."""
+    off = (fit.predict(made.image) - made.model) / made.sigma
+    places = (np.linspace(0.1, 0.9, 5) * len(made.image)).astype(int)
+    errors, pulls = [], []
+    for row in places:
+        for col in places:
+            here, truth = fit.at(row, col), made.kernel(row, col)
+            errors.append(np.linalg.norm(here.kernel - truth) / np.linalg.norm(truth))
+            pulls.append((here.kernel - truth) / here.stderr)
+    cover = float(np.mean(np.abs(pulls) < 1.96))
+    excess = float(np.sqrt(np.nanmean(off**2)))
+    return f"excess {excess:.4f}  error {np.median(errors):.3f} / {np.max(errors):.3f}  cover {cover:.3f}"
+
+
+def main(n: int) -> None:
+    """Print the tables."""
+    for photons in (True, False):
+        made = scene(n, photons=photons)
+        print(f"{n} x {n}, {'photon noise' if photons else 'white noise'}")
+        plain = 0.0
+        rows: list[tuple[str, dict[str, Any]]] = [
+            ("constant", {}),
+            ("degree 2", {"variation": 2}),
+            ("degree 2, auto", {"variation": 2, "solver": "auto"}),
+            ("degree by evidence", {"variation": "auto", "solver": "auto"}),
+        ]
+        for name, words in rows:
+            kernelfit.find_kernel(made.image[:200, :200], made.target[:200, :200], SIDE, background=1, **words)
+            start = time.perf_counter()
+            fit = kernelfit.find_kernel(made.image, made.target, SIDE, background=1, **words)
+            seconds = time.perf_counter() - start
+            plain = plain or seconds
+            print(f"  {name:20s} {scores(fit, made)}  {seconds:6.2f} s, {seconds / plain:5.1f} plain fits", flush=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1024)
