@@ -167,8 +167,7 @@ def _data(value: Any, name: str, axis: int | None) -> Any:
         return _with_row(value, 1 if axis in (0, -2) else 0)
     if name in ("image", "target"):
         axes = "samples" if axis is None else "samples and channels"
-        msg = f"got {name} with {ndim} dimensions, need {need} as the other signals have: {axes}"
-        raise ValueError(msg)
+        raise ValueError(f"got {name} with {ndim} dimensions, need {need} as the other signals have: {axes}")
     return _with_row(value, 0) if ndim == 1 else value
 
 

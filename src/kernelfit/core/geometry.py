@@ -188,13 +188,11 @@ def window(lags: object, ndim: int) -> tuple[tuple[int, int], ...]:
         axes: list[Any] = [lags] if ndim == 1 else list(lags)  # type: ignore[call-overload]
         pairs = tuple((operator.index(first), operator.index(last)) for first, last in axes)
     except TypeError:
-        msg = f"got lags={lags!r}, need {need}"
-        raise TypeError(msg) from None
+        raise TypeError(f"got lags={lags!r}, need {need}") from None
     except ValueError:
         pairs = ()
     if len(pairs) != ndim or any(last < first for first, last in pairs):
-        msg = f"got lags={lags!r}, need {need}, the first not above the last"
-        raise ValueError(msg)
+        raise ValueError(f"got lags={lags!r}, need {need}, the first not above the last")
     return pairs
 
 
