@@ -307,50 +307,9 @@ def lay_out(image: Shape, kernel: Shape, conv: Convention) -> Geometry:
                 f"got a kernel of {kernel[0]}x{kernel[1]}, larger than the image of {image[0]}x{image[1]}, "
                 f"with boundary={conv.boundary!r}, which repeats the image only once; ask for a smaller shape"
             )
-    return Geometry(
-        image,
-        (target[0], target[1]),
-        kernel,
-        conv,
-        (before[0], before[1]),
-        (offset[0], offset[1]),
-        (max(size[0], 0), max(size[1], 0)),
-    )
-
-
-def require_pixels(geometry: Geometry, where: str) -> None:
-    """Refuse a pair of which no target pixel can be used."""
-    if geometry.n_pixels:
-        return
-    (rows, cols), (n_rows, n_cols) = geometry.kernel_shape, geometry.image_shape
-    raise ValueError(
-        f"got {where} with an image of {n_rows}x{n_cols}, inside which no {rows}x{cols} footprint lies; leave it out, "
-        "declare a boundary, or ask for a smaller shape"
-    )
-
-
-def require_determined(geometries: Sequence[Geometry], n_sources: int = 1, n_more: int = 0) -> None:
-    """Refuse pairs that together have fewer target pixels than there are unknowns.
-
-    The unknowns are the taps of the kernel that the pairs share, one kernel for each source, and `n_more` others, those
-    of the background.
-    """
-    geometry = geometries[0]
-    n, m = sum(g.n_pixels for g in geometries), n_sources * geometry.n_taps
-    if n >= m + n_more:
-        return
-    rows, cols = geometry.kernel_shape
-    beside = f" and {n_more} coefficients of the background" if n_more else ""
-    if geometry.convention.boundary is None and geometry.convention.mode != "valid":
-        msg = (
-            f"{n} interior pixels cannot determine {m} taps{beside}: with boundary=None only target pixels whose whole "
-            f"{rows}x{cols} footprint lies inside the image count. Declare what lay beyond the edge when the target "
-            "was made (boundary='fill', 'wrap', 'symm', 'mirror' or 'nearest'), or ask for a smaller shape"
-        )
-    else:
-        many = f"{n_sources} {rows}x{cols} kernels" if n_sources > 1 else f"a {rows}x{cols} kernel"
-        msg = f"{n} target pixels cannot determine the {m} taps of {many}{beside}; ask for a smaller shape"
-    raise ValueError(msg)
+    first_row, first_col = before
+    used = max(size[0], 0), max(size[1], 0)
+    return Geometry(image, (target[0], target[1]), kernel, conv, (first_row, first_col), (offset[0], offset[1]), used)
 
 
 def axis_runs(start: int, stop: int, n: int, boundary: str | None, every: int = 1) -> list[Run]:
@@ -364,32 +323,18 @@ def axis_runs(start: int, stop: int, n: int, boundary: str | None, every: int = 
     runs: list[Run] = []
     position = start
     while position < stop:
-        if boundary in (None, "fill"):
-            if position < 0 or position >= n:
-                end = min(stop, 0) if position < 0 else stop
-                src, step = None, 0
-            else:
-                end, src, step = min(stop, n), position, 1
-        elif boundary == "nearest":
-            if position < 0:
-                end, src, step = min(stop, 0), 0, 0
-            elif position >= n:
-                end, src, step = stop, n - 1, 0
-            else:
-                end, src, step = min(stop, n), position, 1
-        elif boundary == "mirror" and n > 1:
-            period = 2 * n - 2
-            phase = position % period
-            if phase < n - 1:
-                end, src, step = min(stop, position + n - 1 - phase), phase, 1
-            else:
-                end, src, step = min(stop, position + period - phase), period - phase, -1
-        elif boundary == "symm":
-            phase = position % (2 * n)
-            if phase < n:
-                end, src, step = min(stop, position + n - phase), phase, 1
-            else:
-                end, src, step = min(stop, position + 2 * n - phase), 2 * n - 1 - phase, -1
+        if boundary in (None, "fill", "nearest"):
+            inside = 0 <= position < n
+            end = min(stop, n) if inside else min(stop, 0) if position < 0 else stop
+            src = position if inside else None if boundary != "nearest" else 0 if position < 0 else n - 1
+            step = int(inside)
+        elif boundary == "symm" or (boundary == "mirror" and n > 1):  # there and back, the ends twice or once
+            twice = boundary == "symm"
+            turn = n if twice else n - 1
+            phase = position % (2 * turn)
+            back = phase >= turn
+            end = min(stop, position + (2 * turn if back else turn) - phase)
+            src, step = (2 * turn - twice - phase, -1) if back else (phase, 1)
         else:  # wrap, and mirror of a single pixel
             phase = position % n
             end, src, step = min(stop, position + n - phase), phase, 1

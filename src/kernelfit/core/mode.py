@@ -1,6 +1,8 @@
-"""Which mode the sizes of image, target and kernel tell, and what to do where they fit none."""
+"""Which mode the sizes of image, target and kernel tell, and what to do where they fit none, or are too small."""
 
-from .geometry import MODES, Shape, kept_length, whole_length
+from collections.abc import Sequence
+
+from .geometry import MODES, Geometry, Shape, kept_length, whole_length
 from .validation import known
 
 
@@ -95,3 +97,38 @@ def _crops(image: Shape, target: Shape, whole: dict[str, list[int]], stride: Sha
         if made == target and all(n - c < s for c, (n, _, _, s, _) in zip(cut, axes, strict=True)):
             crops.append(f"image[:{cut[0]}, :{cut[1]}] for {name!r}")
     return crops
+
+
+def require_pixels(geometry: Geometry, where: str) -> None:
+    """Refuse a pair of which no target pixel can be used."""
+    if geometry.n_pixels:
+        return
+    (rows, cols), (n_rows, n_cols) = geometry.kernel_shape, geometry.image_shape
+    raise ValueError(
+        f"got {where} with an image of {n_rows}x{n_cols}, inside which no {rows}x{cols} footprint lies; leave it out, "
+        "declare a boundary, or ask for a smaller shape"
+    )
+
+
+def require_determined(geometries: Sequence[Geometry], n_sources: int = 1, n_more: int = 0) -> None:
+    """Refuse pairs that together have fewer target pixels than there are unknowns.
+
+    The unknowns are the taps of the kernel that the pairs share, one kernel for each source, and `n_more` others, those
+    of the background.
+    """
+    geometry = geometries[0]
+    n, m = sum(g.n_pixels for g in geometries), n_sources * geometry.n_taps
+    if n >= m + n_more:
+        return
+    rows, cols = geometry.kernel_shape
+    beside = f" and {n_more} coefficients of the background" if n_more else ""
+    if geometry.convention.boundary is None and geometry.convention.mode != "valid":
+        msg = (
+            f"{n} interior pixels cannot determine {m} taps{beside}: with boundary=None only target pixels whose whole "
+            f"{rows}x{cols} footprint lies inside the image count. Declare what lay beyond the edge when the target "
+            "was made (boundary='fill', 'wrap', 'symm', 'mirror' or 'nearest'), or ask for a smaller shape"
+        )
+    else:
+        many = f"{n_sources} {rows}x{cols} kernels" if n_sources > 1 else f"a {rows}x{cols} kernel"
+        msg = f"{n} target pixels cannot determine the {m} taps of {many}{beside}; ask for a smaller shape"
+    raise ValueError(msg)

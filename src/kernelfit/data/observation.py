@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ..core import geometry
 from ..core.background import Columns, Surface
 from ..core.geometry import Geometry, Shape
-from ..core.mode import infer_mode
+from ..core.mode import infer_mode, require_determined
 from ..core.model import Model
 from ..core.polynomials import powers
 from ..core.validation import Array
@@ -125,7 +125,7 @@ def as_observation(image: object, target: object, model: Model, *, determined: b
     require_same_axes(image, target)
     observation = lay_pair(as_image(image, "image"), as_image(target, "target"), model)
     if determined or observation.geometry.n_pixels == 0:
-        geometry.require_determined([observation.geometry])
+        require_determined([observation.geometry])
     return observation
 
 

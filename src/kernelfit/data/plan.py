@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..core import geometry
 from ..core.background import require_room
 from ..core.geometry import Shape
+from ..core.mode import require_determined, require_pixels
 from ..core.model import Model, Selection
 from ..core.validation import as_list
 from ..core.variation import AUTO, Variation
@@ -185,7 +185,7 @@ def make_plan(
         place = f"pair {i}" if listed else ""
         plan = first.geometry
         if listed:
-            geometry.require_pixels(plan, place)
+            require_pixels(plan, place)
         readers = [source_reader(s, plan) for s in sources], [target_reader(t, plan) for t in results]
         if model.channels == "mixed":
             parts = [dataclasses.replace(first, sources=tuple(readers[0]), targets=tuple(readers[1]), where=place)]
@@ -205,7 +205,7 @@ def make_plan(
                 plan = observation.geometry
                 n_more += require_room(plan.size, plan.target_shape, model.background, observation.where)
         if determined or all(observation.geometry.n_pixels == 0 for observation in group):
-            geometry.require_determined([p.geometry for p in group], len(group[0].sources), n_more)
+            require_determined([p.geometry for p in group], len(group[0].sources), n_more)
     return FitPlan(tuple(groups), model, selection, (image_masked, target_masked), len(pairs), listed)
 
 
