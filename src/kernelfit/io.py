@@ -4,5 +4,6 @@ from .core.npz import ImageFileError
 from .imageio.planes import MissingExtraError, require
 from .imageio.read import read_image
 from .imageio.series import pair_files
+from .imageio.signals import read_signal
 
-__all__ = ["ImageFileError", "MissingExtraError", "pair_files", "read_image", "require"]
+__all__ = ["ImageFileError", "MissingExtraError", "pair_files", "read_image", "read_signal", "require"]

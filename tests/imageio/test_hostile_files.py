@@ -277,7 +277,7 @@ def at(place, value):
 
 
 FITS = [
-    {"convention__origin": [50, 50]}, {"convention__mode": "foo"}, {"convention__boundary": "bar"}, {"rank": -1},
+    {"convention__origin": [50]}, {"convention__mode": "foo"}, {"convention__boundary": "bar"}, {"rank": -1},
     {"convention__stride": [0, 0]}, {"convention__offset": [1, 0]}, {"convention__operation": None}, {"n_pixels": 1.5},
     {"convention__fillvalue": "0"}, {"convention__origin": [0.5, 1]}, {"noise_std": -1.0}, {"uncertainty": "none"},
     {"channels": "all"}, {"findings": [["NONSENSE", ""]]}, {"rss": True}, {"solver": 7}, {"priors": 5},
@@ -288,7 +288,7 @@ STATISTICS = [
     {"name": "gram", "value": at((1, 2), np.nan)}, {"name": "gram", "value": at((1, 2), 1e9)},
     {"name": "gram", "value": at((2, 2), -1.0)}, {"name": "moment", "value": at(0, np.inf)},
     {"name": "gram", "value": lambda a: a[:-1]}, {"n_pixels": -1}, {"n_pixels": "many"}, {"target_energy": -1.0},
-    {"supports": [[0, 6]]}, {"supports": [[2, 3, 4]]}, {"convention__origin": [5, 5]}, {"convention__stride": [0, 1]},
+    {"supports": [[0, 6]]}, {"supports": [[2, 3, 4]]}, {"convention__origin": [5]}, {"convention__stride": [0, 1]},
     {"weight_sum": "x"}, {"target_sum": float("nan")},
 ]  # fmt: skip
 SPECTRA = [
@@ -368,7 +368,7 @@ def test_files_of_another_format_or_packing(kind, tmp_path, fit, monkeypatch):
 
 
 KERNELS = [
-    '{"kernel": [[1, 2], [3, 4]], "verdict": "solved", "convention": {"origin": [7, 0]}}',
+    '{"kernel": [[1, 2], [3, 4]], "verdict": "solved", "convention": {"origin": [7]}}',
     '{"kernel": [[1, 2], [3, 4]], "convention": {"mode": "foo"}}',
     '{"kernel": [[1, 2], [3, 4]], "convention": {"stride": [0, 0]}}',
     '{"kernel": [[1, 2], [3, 4]], "convention": [1]}',
@@ -397,13 +397,13 @@ def test_a_verdict_in_one_word_is_read(folder, capsys):
 
 def test_kernels_in_fits_tiff_and_npy_are_judged_too(tmp_path, fit):
     write_kernel(tmp_path / "k.fits", fit)
-    for key, value in (("KFORIG0", 9), ("KFMODE", "foo"), ("KFSTRD1", 0), ("KFFILL", "x"), ("KFORIG1", "one")):
+    for key, value in (("KFORIG0", 9.5), ("KFMODE", "foo"), ("KFSTRD1", 0), ("KFFILL", "x"), ("KFORIG1", "one")):
         with fits.open(tmp_path / "k.fits") as hdus:
             hdus[0].header[key] = value
             hdus.writeto(tmp_path / "bad.fits", overwrite=True)
         with pytest.raises(ImageFileError, match="bad.fits"):
             read_kernel(str(tmp_path / "bad.fits"))
-    note = json.dumps({"convention": {"origin": [50, 50]}, "shape": [2, 3]})
+    note = json.dumps({"convention": {"origin": [50]}, "shape": [2, 3]})
     tifffile.imwrite(tmp_path / "bad.tif", fit.kernel, description=note, metadata=None)
     head = b"\x93NUMPY\x01\x00v\x00{'descr': '<f8', 'fortran_order': False, 'shape': (1, ((2)), }"
     (tmp_path / "bad.npy").write_bytes(head.ljust(128) + bytes(16))

@@ -24,7 +24,7 @@ from ..engines.forward import predict
 from ..imageio import kernels, read, write
 from ..imageio.planes import COLOURS
 from ..plotting.text import summary
-from . import arguments, series
+from . import arguments, series, signals
 from .options import DOUBTFUL, SOLVED, WORDS, BadCallError, printable, say
 from .progress import Bar
 
@@ -81,23 +81,26 @@ def find(args: argparse.Namespace) -> int:
         raise BadCallError("got --json and -o -, need one of them: both write to the standard output")
     if args.channels in ("separate", "mixed") and (args.output or "").endswith((".csv", ".txt")):
         raise BadCallError(f"got {args.output} for kernels of several channels, need .npy, .npz, .json, .fits or .tif")
-    wanted = (args.output, "the kernel", kernels.SUFFIXES), (args.report, "the report", (".html", ".htm"))
+    wanted = (args.output, "the kernel", (*kernels.SUFFIXES, ".wav")), (args.report, "the report", (".html", ".htm"))
     kept, page = arguments.check_outputs(args, *wanted)
     if args.report is not None:
         read.require("matplotlib.figure", package="matplotlib", extra="plot", purpose="the report")
-    streamed = series.wanted(args)
-    if streamed and args.shape is None:
-        raise BadCallError("got many pairs or --checkpoint without --shape, need --shape; one pair alone tells it")
-    made = series.find(args, _settings(args)) if streamed else _find_pair(args)
+    streamed, rate = series.wanted(args), None
+    if signals.wanted(args):
+        made, rate = signals.find(args, _settings(args))
+    else:
+        if streamed and args.shape is None:
+            raise BadCallError("got many pairs or --checkpoint without --shape, need --shape; one pair alone tells it")
+        made = series.find(args, _settings(args)) if streamed else _find_pair(args)
     fit, pixels, call, seconds, names, _ = made
-    outputs = [] if kept is None else [(kept, kernels.kernel_writer(kept, fit), "the kernel")]
+    outputs = [] if kept is None else [(kept, kernels.kernel_writer(kept, fit, rate), "the kernel")]
     outputs += [] if page is None else [(page, lambda file: file.write(made.report.encode()), "the report")]
     write_together(outputs, overwrite=args.force)
     if args.output == "-":
         write.write_stdout(np.ascontiguousarray(fit.kernel))
     if args.json:
         more = {"image": args.image, "target": args.target, "output": args.output, "report": args.report}
-        told = _measured(kernelfit.split_channels(fit, names))
+        told = _measured({} if fit.convention.ndim == 1 else kernelfit.split_channels(fit, names))
         _print_json({**kernels.as_dict(fit), **told, **more, "seconds": seconds, "python": call})
     else:
         stream = "stderr" if args.output == "-" else "stdout"
@@ -179,6 +182,8 @@ def _duration(seconds: float) -> str:
 
 def apply(args: argparse.Namespace) -> int:
     """Lay a kernel on an image."""
+    if signals.wanted(args):
+        return signals.apply(args)
     image, held, kept = _image_and_kernel(args)
     conv = held.convention
     boundary = args.boundary or (conv.boundary if conv is not None else None) or "symm"
@@ -229,6 +234,8 @@ def _with_background(made: Any, held: kernels.KernelFile) -> Any:
 
 def deconvolve(args: argparse.Namespace) -> int:
     """Restore what an image was before a kernel blurred it."""
+    if signals.wanted(args):
+        return signals.deconvolve(args)
     image, held, kept = _image_and_kernel(args)
     if held.convention is not None and held.convention.field is not None:
         raise BadCallError(
@@ -339,7 +346,7 @@ def inspect(args: argparse.Namespace) -> int:
         read.require("matplotlib.figure", package="matplotlib", extra="plot", purpose="--plot")
     held = kernels.read_kernel(args.kernel)
     planes = held.planes()
-    fits = {name: one.as_fit() for name, one in planes.items()}
+    fits = {} if held.of_signals else {name: one.as_fit() for name, one in planes.items()}
     if picture is not None:
         _draw(picture, planes, args.force)
     if args.json:
@@ -356,7 +363,7 @@ def inspect(args: argparse.Namespace) -> int:
     if held.fit is not None:
         say(summary(held.fit))
     else:
-        *many, rows, cols = held.kernel.shape
+        many, largest = held.kernel.ndim - (1 if held.of_signals else 2), max(held.kernel.shape)
         place = tuple(map(int, np.unravel_index(int(np.argmax(np.abs(held.kernel))), held.kernel.shape)))
         sides = " x ".join(map(str, held.kernel.shape))
         say(f"kernel      {sides}, largest tap {held.kernel[place]:.6g} at {place}")
@@ -365,7 +372,7 @@ def inspect(args: argparse.Namespace) -> int:
         say(f"errors      {'yes, of each tap' if held.stderr is not None else 'none in the file'}")
         if held.verdict:
             say(f"verdict     {held.verdict}")
-        if max(rows, cols) <= 11 and not many:
+        if largest <= 11 and not many:
             say("\n" + np.array2string(held.kernel, precision=4, suppress_small=True, max_line_width=120))
     for name, fit in fits.items():
         filter_name = "" if held.fit is not None and not name else in_words(fit)

@@ -124,6 +124,14 @@ def pair(least: int | None) -> Callable[[str], int | tuple[int, int]]:
     return parse
 
 
+def window(text: str) -> tuple[int, int]:
+    """Parse ``0,20000``, the first and the last lag."""
+    found = pair(None)(text)
+    if not isinstance(found, tuple) or found[1] < found[0]:
+        raise argparse.ArgumentTypeError(f"got {text!r}, need FIRST,LAST, the first not above the last")
+    return found
+
+
 def named(text: str) -> str:
     """Parse the name of a file."""
     if not text:

@@ -44,6 +44,7 @@ from .options import (
     say,
     strength,
     which,
+    window,
     workers,
 )
 
@@ -178,6 +179,8 @@ def _find(add: _Adder) -> None:
         kernelfit find night.fits night.fits --hdu 1 --hdu 2 --shape 21 -o psf.fits
         kernelfit find data.h5 data.h5 --dataset /before --dataset /after --shape 11 --json
         kernelfit find 'sharp/*.png' 'blurred/*.png' --shape 15 -o kernel.npz
+        kernelfit find dry.wav wet.wav --lags 0,20000 -o response.wav --report room.html
+        kernelfit find log.csv log.csv --channel voltage --channel force --lags 0,60 -o response.csv
         kernelfit find huge.zarr target.zarr --shape 15 --checkpoint sums.npz -o kernel.npz
         cat before.npy | kernelfit find - after.npy --shape 5 -o - > kernel.npy
         """,
@@ -186,6 +189,8 @@ def _find(add: _Adder) -> None:
     find.add_argument("target", type=named, metavar="TARGET", help="what came out")
     find.add_argument("--shape", type=pair(1), metavar="N|R,C",
                       help="sides of the kernel: 5 or 5,7 (default: found, and all that goes with it)")  # fmt: skip
+    find.add_argument("--lags", type=window, metavar="FIRST,LAST",
+                      help="instead, for signals: first and last lag of the kernel: 0,20000")  # fmt: skip
     which(find, 2)
     lie = find.add_argument_group("how the kernel lies on the image")
     lie.add_argument("--mode", type=one_of((*MODES, "crop")), metavar="MODE",

@@ -7,7 +7,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from ..core.validation import Array
 from .planes import Choice, require
 from .read import open_tiff, quiet, read_image, read_table, tiff_pixels
 from .scientific import fits_pixels, open_fits
+from .signals import is_wav, load, signal_writer
 
 SUFFIXES = (".npy", ".csv", ".txt", ".tif", ".tiff", ".fits", ".json", ".npz")
 _FITS_KEYS = {"mode": "KFMODE", "boundary": "KFBOUND", "fillvalue": "KFFILL", "operation": "KFOPER"}
@@ -38,11 +39,20 @@ class KernelFile:
     fit: Estimate | None = None  # the whole result, from NPZ
     verdict: str = ""  # the verdict when it was found, empty if unknown
 
+    @property
+    def of_signals(self) -> bool:
+        """Whether it is a kernel of signals."""
+        return self.kernel.ndim == 1 or (self.convention is not None and self.convention.ndim == 1)
+
     def as_fit(self) -> Estimate:
         """Return the whole result if the file has it, or one made of what there is, with the taps' own errors."""
         if self.fit is not None:
             return self.fit
-        shape = self.kernel.shape
+        if self.of_signals:
+            side: Any = ((self.kernel.shape[-1] - 1) // 2,)
+            plain = Convention(origin=side, stride=cast(Any, (1,)), offset=cast(Any, (0,)), ndim=1)
+        else:
+            plain = Convention(origin=default_origin((self.kernel.shape[-2], self.kernel.shape[-1])))
         return Estimate(
             kernel=self.kernel,
             factor=None if self.stderr is None else np.diag(self.stderr.ravel()),
@@ -52,13 +62,14 @@ class KernelFile:
             rss=math.nan,
             r_squared=math.nan,
             n_pixels=0,
-            convention=self.convention or Convention(origin=default_origin((shape[-2], shape[-1]))),
+            convention=self.convention or plain,
             uncertainty="posterior",
         )
 
     def planes(self) -> "dict[str, KernelFile]":
         """Return each kernel by itself where the file holds those of several channels, under the channels' names."""
-        if self.kernel.ndim == 2:
+        own = 1 if self.of_signals else 2
+        if self.kernel.ndim == own:
             return {"": self}
         if self.fit is not None or (self.convention is not None and self.convention.field is not None):
             fits = split_channels(self.as_fit())
@@ -67,7 +78,7 @@ class KernelFile:
                 for name, one in fits.items()
             }
         found = {}
-        for at in np.ndindex(self.kernel.shape[:-2]):
+        for at in np.ndindex(self.kernel.shape[:-own]):
             errors = None if self.stderr is None else self.stderr[at]
             name = " from ".join(f"channel {channel}" for channel in at)
             found[name] = dataclasses.replace(self, kernel=self.kernel[at], stderr=errors)
@@ -115,14 +126,18 @@ def write_kernel(path: Path, fit: Estimate, *, overwrite: bool = False) -> None:
     write_whole(path, kernel_writer(path, fit), "the kernel", overwrite=overwrite)
 
 
-def kernel_writer(path: Path, fit: Estimate) -> Writer:
-    """Return what writes a kernel in the format that the name says."""
+def kernel_writer(path: Path, fit: Estimate, rate: int | None = None) -> Writer:
+    """Return what writes a kernel in the format that the name says; `rate` is that of a WAV file."""
     suffix = path.suffix.lower()
     kernel = np.ascontiguousarray(fit.kernel)
     if suffix == ".npz":
         return estimate_writer(fit)
+    if suffix == ".wav":
+        if fit.convention.ndim == 2:
+            raise ValueError(f"got the kernel of images for {path.name}, need one of signals; write .npy or .npz")
+        return signal_writer(path, kernel.reshape(-1, kernel.shape[-1]).T if kernel.ndim > 1 else kernel, rate)
     if suffix in (".csv", ".txt"):
-        if kernel.ndim != 2:
+        if kernel.ndim != fit.convention.ndim:
             msg = f"got a kernel of shape {kernel.shape} for {path.name}, need rows and columns; write .npy or .json"
             raise ValueError(msg)
         text = std_io.StringIO()
@@ -132,6 +147,8 @@ def kernel_writer(path: Path, fit: Estimate) -> Writer:
     elif suffix == ".json":
         data = (json.dumps(as_dict(fit), indent=1, allow_nan=False) + "\n").encode()
     elif suffix in (".tif", ".tiff"):
+        if fit.convention.ndim == 1:
+            raise ValueError(f"got a signal's kernel for {path.name}, need .wav, .npy, .npz, .json, .csv or .fits")
         tifffile = require("tifffile", package="tifffile", extra="cli", purpose="writing TIFF")
         fields = {"kind": "kernelfit kernel", "convention": dataclasses.asdict(fit.convention)}
         note = json.dumps({**fields, "shape": kernel.shape})  # by which tifffile knows the axes of a stack of planes
@@ -157,8 +174,8 @@ def _fits_bytes(kernel: Array, fit: Estimate) -> bytes:
         value = getattr(fit.convention, name)
         first.header[key] = ("none" if value is None else value, f"convention: {name}")
     for name, (key, _) in _FITS_PAIRS.items():
-        for axis in range(2):
-            first.header[f"{key}{axis}"] = (getattr(fit.convention, name)[axis], f"convention: {name}")
+        for axis, value in enumerate(getattr(fit.convention, name)):
+            first.header[f"{key}{axis}"] = (value, f"convention: {name}")
     first.header["KFVERD"] = (fit.verdict.name, "verdict of kernelfit")
     if math.isfinite(fit.noise_std):
         first.header["KFNOISE"] = (fit.noise_std, "noise of a target pixel")
@@ -180,6 +197,10 @@ def read_kernel(path: str) -> KernelFile:
             head = file.read(16)
     need = f"one of {', '.join(SUFFIXES)}"
     with reading(path, "no kernel that can be read", need, memory=True), quiet():
+        if is_wav(path):
+            causal: Any = {name: (value,) for name, value in (("origin", 0), ("stride", 1), ("offset", 0))}
+            samples = np.asarray(load(path).samples, dtype=np.float64)
+            return KernelFile(samples if samples.ndim == 1 else samples.T, convention=Convention(**causal, ndim=1))
         if head.startswith((b"\x89PNG", b"\xff\xd8\xff", b"BM", b"RIFF")):
             raise ImageFileError(f"{path}: got a picture, need a kernel's numbers: {', '.join(SUFFIXES)}")
         if head.lstrip()[:1] == b"{":
@@ -200,7 +221,7 @@ def read_kernel(path: str) -> KernelFile:
         else:
             found = KernelFile(np.asarray(read_image(path)))
         kernel = found.kernel
-        if kernel.ndim not in (2, 3, 4):
+        if kernel.ndim not in (2, 3, 4) and not found.of_signals:
             msg = f"{path}: got an array of shape {kernel.shape}, need rows and columns, after axes of channels if any"
             raise ImageFileError(msg)
         require_kernel(kernel, None if found.fit is not None else found.stderr)
@@ -234,8 +255,9 @@ def _from_fits(path: Path) -> KernelFile:
     if "KFMODE" in header:
         fields = {name: header[key] for name, key in _FITS_KEYS.items()}
         fields["boundary"] = None if fields["boundary"] == "none" else fields["boundary"]
+        fields["ndim"] = 2 if "KFORIG1" in header else 1
         for name, (key, default) in _FITS_PAIRS.items():
-            fields[name] = [header.get(f"{key}{axis}", default) for axis in range(2)]
+            fields[name] = [header.get(f"{key}{axis}", default) for axis in range(fields["ndim"])]
         convention = convention_from(fields)
     if errors is not None and (errors.shape != kernel.shape or not np.isfinite(errors).all()):
         errors = None

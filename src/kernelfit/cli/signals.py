@@ -1,0 +1,149 @@
+"""What the commands do with signals: WAV, NPY of one axis, columns of tables, and all else where --lags is given."""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import kernelfit
+
+from ..imageio import kernels, signals, write
+from ..imageio.signals import Signal
+from . import arguments
+from .options import SOLVED, BadCallError, printable, say
+from .progress import Bar
+from .series import Found
+
+#: Taps from which on a prior chosen by evidence would take minutes.
+_MOST_CHOSEN = 1000
+
+
+def wanted(args: argparse.Namespace) -> bool:
+    """Say whether a call is about signals."""
+    return getattr(args, "lags", None) is not None or signals.is_signal(args.image)
+
+
+def find(args: argparse.Namespace, settings: dict[str, Any]) -> tuple[Found, int | None]:
+    """Find the kernel of a pair of signals; return also how many samples there are in a second."""
+    for name in ("page", "hdu"):
+        if getattr(args, name) is not None:
+            raise BadCallError(f"got --{name} for signals, which have none; leave it out")
+    if args.checkpoint is not None:
+        raise BadCallError("got --checkpoint for signals, need images; leave it out")
+    (one, first), (other, second) = (_read(args, name, at) for at, name in enumerate(("image", "target")))
+    x, y, code = one.samples, other.samples, (first, second)
+    rates = {rate for rate in (one.rate, other.rate) if rate is not None}
+    if len(rates) > 1:
+        raise BadCallError(f"got signals of {' and '.join(map(str, rates))} samples a second, need the same; resample")
+    several = args.channels is not None
+    for name, path, values in (("image", args.image, x), ("target", args.target, y)):
+        if (len(values.shape) == 2) != several and not (several and args.channels == "mixed" and name == "target"):
+            kinds = f"{values.shape[1]} channels" if len(values.shape) == 2 else "one channel"
+            need = "a channel (--channel 0) or all (--channels shared)" if not several else "several; leave it out"
+            raise BadCallError(f"{path}: got {kinds}{' with --channels' if several else ''}, need {need}")
+    if several and len(y.shape) == 1:
+        y, code = y[:, None], (code[0], code[1] + "[:, None]")
+    maps: dict[str, Any] = {}
+    map_code: dict[str, str] = {}
+    for name in ("mask", "image_mask", "weights"):
+        path = getattr(args, name)
+        if path is not None:
+            taken = np.asarray(signals.read_signal(path))
+            maps[name] = taken if name == "weights" else taken != 0
+            map_code[name] = f"read_signal({path!r})" + ("" if name == "weights" else " != 0")
+    solver, solver_code = arguments.solver(args, x)
+    if args.lags is not None:
+        settings = {"lags": args.lags, **settings}
+    if solver == "auto" and _n_taps(args) > _MOST_CHOSEN:
+        solver, solver_code = None, ""
+    start = time.perf_counter()
+    with Bar(int(np.prod(y.shape))) as bar:
+        bar.note("starting (the very first run compiles, once)")
+        fit = kernelfit.find_kernel(x, y, args.shape, solver=solver, progress=bar, **settings, **maps)
+        seconds = time.perf_counter() - start
+        call = _python(args, code, settings, {**map_code, "solver": solver_code})
+        page = ""
+        if args.report is not None:
+            bar.note("drawing the report")
+            title = printable(f"From {Path(args.image).name} to {Path(args.target).name}")
+            page = kernelfit.report.report_html(fit, x, y, title=title, call=call)
+    return Found(fit, f"{len(x)} samples", call, seconds, None, page), next(iter(rates), None)
+
+
+def _n_taps(args: argparse.Namespace) -> int:
+    if args.lags is not None:
+        return int(args.lags[1] - args.lags[0] + 1)
+    return args.shape if isinstance(args.shape, int) else 0
+
+
+def _read(args: argparse.Namespace, name: str, at: int) -> tuple[Signal, str]:
+    """Return a signal, and the Python that reads it."""
+    path = getattr(args, name)
+    if path == "-":
+        raise BadCallError("got - for a signal, need a file: the standard input is for images")
+    words = {key: value for key, value in arguments.choice_of(args, at).items() if key in ("channel", "dataset")}
+    given = [repr(path), *(f"{key}={value!r}" for key, value in words.items())]
+    return signals.load(path, **words), f"{name} = read_signal({', '.join(given)})"
+
+
+def _python(args: argparse.Namespace, code: tuple[str, ...], settings: dict[str, Any], how: dict[str, str]) -> str:
+    words = [] if args.shape is None else [repr(args.shape)]
+    words += [f"{name}={value!r}" for name, value in settings.items() if name != "workers"]
+    words += [f"{name}={text}" for name, text in how.items() if text]
+    call = f"fit = kernelfit.find_kernel({', '.join(['image', 'target', *words])})"
+    lines = ["import kernelfit", "from kernelfit.io import read_signal", "", *code, call, "print(fit.summary())"]
+    return "\n".join(lines)
+
+
+def apply(args: argparse.Namespace) -> int:
+    """Lay a kernel on a signal."""
+    held = kernels.read_kernel(args.kernel)
+    known = held.convention.boundary if held.convention is not None else None
+    mode, boundary = args.mode or "same", args.boundary or known or "fill"
+    words = {"mode": mode, "boundary": boundary, "fillvalue": args.fillvalue or 0.0, **_laid(args, held, mode)}
+    if args.stride is not None:
+        words |= {"stride": args.stride, "offset": args.offset or 0}
+    return _written(args, held, kernelfit.apply_kernel, words, f"boundary {boundary}")
+
+
+def deconvolve(args: argparse.Namespace) -> int:
+    """Restore what a signal was before a kernel."""
+    held = kernels.read_kernel(args.kernel)
+    boundary = None if args.boundary == "none" else args.boundary
+    words = {"balance": args.balance, "boundary": boundary, "penalty": args.penalty, "edges": args.edges}
+    words |= {"nan": args.nan, **_laid(args, held, "same")}
+    return _written(args, held, kernelfit.deconvolve, words, f"balance {args.balance}")
+
+
+def _laid(args: argparse.Namespace, held: kernels.KernelFile, mode: str) -> dict[str, Any]:
+    """Return origin and operation: those of the options, else those of the file."""
+    conv, given = held.convention, {"operation": args.operation, "origin": args.origin}
+    if conv is not None:
+        known: dict[str, Any] = {"operation": conv.operation, "origin": conv.origin if mode == "same" else None}
+        given = {name: known[name] if value is None else value for name, value in given.items()}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _written(
+    args: argparse.Namespace, held: kernels.KernelFile, verb: Callable[..., Any], words: dict[str, Any], how: str
+) -> int:
+    """Do it, and write what comes of it."""
+    (kept,) = arguments.check_outputs(args, (args.output, "the signal", signals.SUFFIXES))
+    signal, _ = _read(args, "image", 0)
+    if len(signal.samples.shape) != 1:
+        raise BadCallError(f"{args.image}: got {signal.samples.shape[1]} channels, need one: --channel 0")
+    taps = held.kernel[:, 0] if held.convention is None and held.kernel.shape[1:] == (1,) else held.kernel
+    if taps.ndim != 1:
+        raise BadCallError(f"{args.kernel}: got kernels of shape {taps.shape} for a signal, need one of one dimension")
+    made = verb(signal.samples, taps, workers=args.workers, **words)
+    if isinstance(args.nan, float):
+        made = np.where(np.isnan(made), args.nan, made)
+    if kept is None:
+        write.write_stdout(made)
+        return SOLVED
+    signals.write_signal(kept, made, signal.rate, overwrite=args.force)
+    say(f"{args.output}: {len(made)} samples, {how}")
+    return SOLVED
