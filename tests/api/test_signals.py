@@ -306,6 +306,7 @@ def test_results_come_back_from_files(tmp_path):
     np.testing.assert_array_equal(again.predict(x), fit.predict(x))
     np.testing.assert_array_equal(again.background.image(), fit.background.image())
     assert again.summary() == fit.summary()
+    assert fit.reproduce() == "find_kernel(image, target, (6,), mode='same', background=1)"
 
 
 # ---- words, and what is refused -------------------------------------------------------------------------------------

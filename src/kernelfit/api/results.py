@@ -312,13 +312,15 @@ class KernelFit(Estimate, Saved):
             ``find_kernel(image, target, (rows, cols), ...)`` with the convention, the background and the channels. What
             says which pixels count, the noise and the solver go with it as they were given.
         """
-        default = Model(self.kernel.shape[-2:])
+        ndim = self.convention.ndim
+        shape: Any = tuple(self.kernel.shape[-ndim:])
+        default = Model(shape)
         fields = self.convention.keywords() | {"channels": self.channels or "shared", "channel_axis": self.channel_axis}
         fields["background"] = None if self.background is None else self.background.degree
-        if fields["origin"] == default_origin(self.kernel.shape[-2:]):
-            del fields["origin"]
-        words = [f"{name}={v!r}" for name, v in fields.items() if v is not None and v != getattr(default, name)]
-        return f"find_kernel({', '.join(['image', 'target', repr(tuple(self.kernel.shape[-2:])), *words])})"
+        same = {"origin": default_origin((1, *shape)[-2:])[-ndim:], "stride": (1,) * ndim, "offset": (0,) * ndim}
+        same = {**{name: getattr(default, name) for name in fields}, **same}
+        words = [f"{name}={v!r}" for name, v in fields.items() if v is not None and v != same[name]]
+        return f"find_kernel({', '.join(['image', 'target', repr(shape), *words])})"
 
     def _packed(self) -> npz.Packed:
         return serialization.packed(self)
