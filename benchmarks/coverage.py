@@ -1,14 +1,16 @@
 """Whether 95 % intervals hold the truth in 95 of 100 cases: those of taps, and of the numbers of a kernel's shape.
 
-    python -m benchmarks.coverage [draws]
+    python -m benchmarks.coverage [draws] [settings]
 
 The taps' solvers see a new noise of the target in each draw; the numbers are measured on a kernel with noise of a known
-covariance, which needs no pixels.
+covariance, which needs no pixels. With "settings" the table of masks, weights and the like is all that is printed.
 """
 
+import dataclasses
+import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -99,9 +101,138 @@ def tap_coverage(solver: object, kernel: Array, draws: int) -> float:
     return hits / known
 
 
+@dataclasses.dataclass
+class Scene:
+    """An image, what a kernel makes of it, and draws of noise."""
+
+    kernel: Array
+    image: Array
+    clean: Array
+    rng: np.random.Generator
+
+    @classmethod
+    def of(cls, size: tuple[int, int] = (46, 53), stride: int = 1, mean: float = 0.0, smooth: bool = True) -> "Scene":
+        """Return a scene of a texture, the target 'valid'."""
+        rng = np.random.default_rng(5)
+        kernel = np.outer([0.2, 0.6, 1.0, 0.6, 0.2], [0.3, 0.8, 1.0, 1.0, 0.8, 0.3, 0.3]) / 15
+        image = rng.normal(size=size)
+        if smooth:
+            image = scipy.signal.convolve2d(image, np.ones((2, 2)), mode="valid")
+        image = image + mean
+        clean = scipy.signal.convolve2d(image, kernel, mode="valid")[::stride, ::stride]
+        return cls(kernel, image, clean, rng)
+
+    def noise(self, level: float | Array = 0.05) -> Array:
+        """Return white noise of the target."""
+        return np.asarray(level * self.rng.normal(size=self.clean.shape))
+
+
+Fits = Callable[[], tuple[kernelfit.KernelFit, Array, Array]]
+
+
+def settings() -> Iterator[tuple[str, Fits]]:
+    """Yield each setting: a draw of a fit, the true taps, and the true coefficients of a background."""
+    none = np.zeros(0)
+    find = kernelfit.find_kernel
+
+    def of(name: str, scene: Scene, draw: Callable[[Scene], tuple[Array, dict[str, object]]], **words: object):
+        def fit() -> tuple[kernelfit.KernelFit, Array, Array]:
+            target, more = draw(scene)
+            return find(scene.image, target, scene.kernel.shape, mode="valid", **words, **more), scene.kernel, none
+
+        return name, fit
+
+    plain = Scene.of()
+    yield of("plain", plain, lambda s: (s.clean + s.noise(), {}))
+    mask = np.random.default_rng(0).random(plain.clean.shape) < 0.3
+    mask[5:20, 8:19] = True
+    yield of("mask", plain, lambda s: (np.where(mask, 1e3, s.clean + s.noise()), {"mask": mask}))
+    levels = 0.03 * np.exp(np.random.default_rng(1).normal(size=plain.clean.shape))
+    yield of("weights", plain, lambda s: (s.clean + s.noise(levels), {"weights": levels**-2.0}))
+    bright = Scene.of(mean=40.0)
+    yield of("photon noise", bright, lambda s: (s.rng.poisson(s.clean).astype(float), {"noise": "poisson"}))
+    shape = plain.clean.shape
+    truth = np.array([3.0, -1.0, 0.5])
+    surface = kernelfit.Background(1, truth, truth, (shape,)).image()
+    for name, words in (("", {}), (", cg", {"solver": kernelfit.ConjugateGradient()})):
+
+        def beside(words: dict[str, object] = words) -> tuple[kernelfit.KernelFit, Array, Array]:
+            target = bright.clean + surface + bright.noise()
+            found = find(bright.image, target, bright.kernel.shape, mode="valid", background=1, **words)
+            return found, bright.kernel, truth
+
+        yield f"background{name}", beside
+    stack = np.stack([plain.image, plain.image[::-1] ** 2, plain.image[:, ::-1]], axis=-1)
+    made = kernelfit.apply_kernel(stack, plain.kernel, mode="valid", channel_axis=-1)
+    for channels in ("shared", "separate"):
+
+        def coloured(channels: str = channels) -> tuple[kernelfit.KernelFit, Array, Array]:
+            target = made + 0.05 * plain.rng.normal(size=made.shape)
+            words = {"channel_axis": -1, "channels": channels, "mode": "valid"}
+            found = find(stack, target, plain.kernel.shape, **words)
+            return found, np.broadcast_to(plain.kernel, found.kernel.shape), none
+
+        yield f"channels {channels}", coloured
+    yield of("stride 2", Scene.of((92, 107), 2), lambda s: (s.clean + s.noise(), {}), stride=2)
+    white = Scene.of(smooth=False)
+
+    def seen() -> tuple[kernelfit.KernelFit, Array, Array]:
+        image = white.image + 0.1 * white.rng.normal(size=white.image.shape)
+        found = find(image, white.clean + white.noise(), white.kernel.shape, mode="valid", image_noise=0.1)
+        return found, white.kernel, none
+
+    yield "image noise", seen
+
+    def outliers(s: Scene) -> tuple[Array, dict[str, object]]:
+        spoilt = s.rng.random(s.clean.shape) < 0.04
+        return s.clean + s.noise() + np.where(spoilt, s.rng.normal(0, 5, s.clean.shape), 0.0), {}
+
+    for loss in ("huber", "tukey"):
+        yield of(f"robust {loss}", plain, outliers, robust=loss)
+    filters = np.outer([0.5, 1.0, 0.5], [0.5, 1.0, 0.5])
+
+    def correlated(s: Scene) -> tuple[Array, dict[str, object]]:
+        larger = s.rng.normal(size=[n + 2 for n in s.clean.shape])
+        return s.clean + 0.03 * scipy.signal.convolve2d(larger, filters, mode="valid"), {}
+
+    yield of("sandwich", Scene.of((120, 131)), correlated, errors="sandwich")
+    for ratio in (1.1, 1.5, 3.0):
+        rows = round(math.sqrt(ratio * 195))
+        image = np.random.default_rng(2).normal(size=(rows + 12, round(ratio * 195 / rows) + 14))
+        taps = np.random.default_rng(3).normal(size=(13, 15))
+        iterated = Scene(taps, image, scipy.signal.convolve2d(image, taps, mode="valid"), np.random.default_rng(4))
+        words: dict[str, object] = {"solver": kernelfit.ConjugateGradient()}
+        yield of(
+            f"cg, {iterated.clean.size / taps.size:.2f} pixels a tap",
+            iterated,
+            lambda s: (s.clean + s.noise(), {}),
+            **words,
+        )
+
+
+def setting_coverage(fit: Fits, draws: int) -> tuple[float, float]:
+    """Return the shares of taps, and of coefficients of a background, that their 95 % intervals hold."""
+    taps, beside = [], []
+    for _ in range(draws):
+        found, kernel, truth = fit()
+        low, high = found.confidence()
+        taps.append(np.mean((low <= kernel) & (kernel <= high)))
+        if truth.size and found.background is not None:
+            away = np.abs(found.background.coefficients.ravel() - truth)
+            beside.append(np.mean(away <= 1.96 * found.background.stderr.ravel()))
+    return float(np.mean(taps)), float(np.mean(beside)) if beside else math.nan
+
+
 def main() -> None:
     """Print the tables."""
     draws = int(sys.argv[1]) if len(sys.argv) > 1 else 400
+    print(f"taps of each setting, {draws} draws")
+    for name, fit in settings():
+        share, beside = setting_coverage(fit, draws)
+        more = "" if math.isnan(beside) else f", coefficients {beside:.3f}"
+        print(f"  {name:28s}{share:.3f}{more}", flush=True)
+    if "settings" in sys.argv:
+        return
     kernel = np.outer([0.2, 0.6, 1.0, 0.6, 0.2], [0.3, 0.8, 1.0, 1.0, 0.8, 0.3, 0.3])
     kernel = kernel + kernel[::-1, ::-1]
     few = np.zeros((5, 7))
