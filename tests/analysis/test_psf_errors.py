@@ -62,7 +62,7 @@ def test_errors_of_place_and_shape_are_the_differences():
     3,
 )
 def test_intervals_hold_the_truth(kernel):
-    """Of 100 draws some 95; benchmarks/coverage.py draws 400."""
+    """Of 100 draws some 95; benchmarks/error_bars.py draws 400."""
     rng = np.random.default_rng(3)
     template = kernelfit.find_kernel(*rng.normal(size=(2, 40, 50)), kernel.shape)
     truth = [number.value for _, number, _ in measure_psf(kernel).rows()]

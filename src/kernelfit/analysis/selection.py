@@ -10,7 +10,7 @@ from ..core.dimensions import lowered, of_any_dimension
 from ..core.estimate import Estimate
 from ..core.normal_equations import NormalEquations
 from ..solvers.auto import as_solver
-from ..solvers.least_squares import Solver, residual_at
+from ..solvers.least_squares import Solver, require_equations, residual_at
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +99,9 @@ def compare(
     >>> [fit.solver.split("(")[0] for fit in found.fits]
     ['GaussianProcess', 'LeastSquares']
     """
+    require_equations(stats)
+    if isinstance(solvers, str) or not hasattr(solvers, "__iter__"):
+        raise TypeError(f"got solvers={solvers!r:.60}, need a list of them, such as [LeastSquares(), 'auto']")
     made = [as_solver(solver) for solver in solvers]
     if not made:
         raise ValueError("got no solvers, need at least one; give [LeastSquares(), GaussianProcess()] or the like")

@@ -10,8 +10,9 @@ import scipy.special
 from ..compiled.blas import one_blas_thread
 from ..core.geometry import Shape
 from ..core.normal_equations import NormalEquations
+from ..core.validation import as_number
 from ..solvers.cholesky import times
-from ..solvers.least_squares import EPS, LeastSquaresSolution, least_squares
+from ..solvers.least_squares import EPS, LeastSquaresSolution, least_squares, require_equations
 
 Array = npt.NDArray[np.float64]
 #: The sides of a rectangle: first row, last row, first column, last column.
@@ -81,10 +82,11 @@ def choose_support(stats: NormalEquations, *, level: float = 1e-4) -> Support:
     >>> kernelfit.choose_support(kernelfit.accumulate(image, target, (11, 13))).shape
     (3, 5)
     """
+    require_equations(stats)
     if len(stats.supports) != 1:
         msg = f"got statistics of {len(stats.supports)} terms, need one; choose the support of each source by itself"
         raise ValueError(msg)
-    if not 0 < level < 1:
+    if not 0 < as_number(level, "level") < 1:
         raise ValueError(f"got level={level!r}, need a number between 0 and 1 such as 1e-4")
     whole = least_squares(stats)
     if not whole.full or stats.n_pixels <= stats.n_taps:

@@ -15,7 +15,7 @@ from .background import Background
 from .deprecated import renamed
 from .findings import Finding, Verdict, ranked, with_edges
 from .geometry import Convention, axis_lag
-from .validation import Array
+from .validation import Array, as_number
 
 if TYPE_CHECKING:
     from .normal_equations import NormalEquations
@@ -332,7 +332,7 @@ class Estimate:
         ValueError
             If the level does not lie between 0 and 1.
         """
-        if not 0 < level < 1:
+        if not 0 < as_number(level, "level") < 1:
             raise ValueError(f"got level={level!r}, need a number between 0 and 1 such as 0.95")
         if self.parts:
             both = np.stack([part.confidence(level) for part in self.parts], axis=1)

@@ -78,7 +78,8 @@ def _lattice(target: Shape, whole: dict[str, list[int]]) -> str:
     for sides in whole.values():
         slices = []
         for n, t in zip(sides, target, strict=True):
-            fits = [(s, o) for s in {n // t, -(-n // t)} if s > 0 for o in range(s) if kept_length(n, s, o) == t]
+            firsts = [(s, max(0, n - s * t)) for s in {n // t, -(-n // t)} if s > 0]
+            fits = [(s, o) for s, o in firsts if o < s and kept_length(n, s, o) == t]
             slices += [min(fits, key=lambda so: so[1])] if fits else []
         if len(slices) == 2 and slices != [(1, 0), (1, 0)]:
             cut = ", ".join(f"{o or ''}::{s}" for s, o in slices)

@@ -35,6 +35,14 @@ def as_number(value: object, name: str) -> float:
     return float(value)
 
 
+def as_count(value: object, name: str) -> int:
+    """Return a whole number as an int, or say that a keyword is none."""
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"got {name}={value!r}, need a whole number") from None
+
+
 _PLAIN: dict[Any, type] = {kind: kind for kind in (int, float, str, bool)}
 _PLAIN |= {int | None: int, float | None: float, str | None: str}
 _SIGNED = ("channel_axis", "r_squared", "log_evidence", "target_sum", "strength")

@@ -62,7 +62,7 @@ def of_target(observation: Observation, at: int) -> Observation:
 
 def as_image(value: object, name: str) -> Any:
     """Return `value` as something 2-D, real and sliceable, or say why it is none."""
-    array = _as_array(value, name)
+    array = as_array(value, name)
     shape = tuple(array.shape)
     if len(shape) != 2:
         remedy = "say which axis holds the channels (channel_axis), or pass one plane at a time"
@@ -81,7 +81,7 @@ def as_planes(value: object, name: str, axis: int | None) -> list[Any]:
     """Return the channels of an image along an axis, each as `as_image` does; None for an image of one plane."""
     if axis is None:
         return [as_image(value, name)]
-    array = _as_array(value, name)
+    array = as_array(value, name)
     shape = tuple(array.shape)
     if len(shape) != 3:
         raise ValueError(
@@ -102,7 +102,7 @@ def as_planes(value: object, name: str, axis: int | None) -> list[Any]:
     return chunked.planes(array, at)
 
 
-def _as_array(value: object, name: str) -> Any:
+def as_array(value: object, name: str) -> Any:
     """Return `value` as something real and sliceable, or say why it is none."""
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise ValueError(f"got a masked {name}; need plain numbers here: find_kernel and accumulate take masks")

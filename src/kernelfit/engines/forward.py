@@ -12,7 +12,7 @@ from ..core.dimensions import of_any_dimension
 from ..core.geometry import Convention, Geometry, Shape
 from ..core.model import Model
 from ..core.validation import Array, as_workers
-from ..data.observation import as_image, as_planes, source_reader
+from ..data.observation import as_array, as_image, as_planes, source_reader
 from ..data.reader import Reader, any_in_window
 
 _TILE = 1024
@@ -104,6 +104,8 @@ def apply_kernel(
         stride=stride,
         offset=offset,
     )
+    if mode is None:
+        raise ValueError("got mode=None, need 'same', 'valid' or 'full', or 'crop' with a size")
     if boundary is None and mode != "valid":
         raise ValueError(
             "got boundary=None, need 'fill', 'wrap', 'symm', 'mirror' or 'nearest' (or mode='valid', which needs none)"
@@ -116,7 +118,9 @@ def apply_kernel(
 
 def as_kernel(kernel: npt.ArrayLike, channel_axis: int | None) -> Array:
     """Return a kernel, or the kernels of channels, as float64; refuse anything else."""
-    ndim = np.ndim(kernel) if isinstance(kernel, np.ndarray) else len(np.shape(kernel))
+    if not hasattr(kernel, "shape"):
+        kernel = as_array(kernel, "kernel")
+    ndim = len(kernel.shape)
     if channel_axis is None or ndim not in (3, 4):
         return np.asarray(as_image(kernel, "kernel"), dtype=np.float64)
     array = np.asarray(kernel)

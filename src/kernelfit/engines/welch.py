@@ -146,7 +146,7 @@ def _as_taper(taper: object, default: float) -> float:
 
 def _as_detrend(detrend: object, periodic: bool) -> bool:
     """Return whether means are to be removed."""
-    if detrend is not None and detrend not in ("auto", "mean"):
+    if detrend is not None and not (isinstance(detrend, str) and detrend in ("auto", "mean")):
         msg = f"got detrend={detrend!r}, need 'auto', 'mean' or None"
         raise (ValueError if isinstance(detrend, str) else TypeError)(msg)
     return not periodic if detrend == "auto" else detrend == "mean"

@@ -88,6 +88,10 @@ class Stream:
         if callable(pairs) and not hasattr(pairs, "__iter__"):
             self.open, self.again = pairs, True
         else:
+            if not hasattr(pairs, "__iter__"):
+                raise TypeError(
+                    f"got pairs={pairs!r:.60}, need an iterable of (image, target), or a function that makes one"
+                )
             self.open, self.again = lambda: pairs, iter(pairs) is not pairs
         self.length = len(pairs) if isinstance(pairs, Sized) else 0
         self.n_pairs = self.n_blocks = self.n_done = 0
@@ -112,7 +116,10 @@ class Stream:
         start = (0, 0) if state is None else (state.pairs, state.blocks)
         expected = "" if state is None else state.digest
         n_begun = start[0] + (start[1] > 0)
-        for number, item in enumerate(self.open()):
+        opened = self.open()
+        if not hasattr(opened, "__iter__"):
+            raise TypeError(f"got pairs that make {opened!r:.60}, need an iterable of (image, target)")
+        for number, item in enumerate(opened):
             with _naming(number):
                 parts = list(self._cut(number, self._plan(number, item)))
                 if state is not None:

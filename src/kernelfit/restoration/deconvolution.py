@@ -135,6 +135,7 @@ def deconvolve(
     validation.known(boundary, BOUNDARIES, "boundary")
     validation.known(penalty, PENALTIES, "penalty")
     validation.known(edges, EDGES, "edges")
+    validation.known(nan, ("error", "mask"), "nan")
     conv = Model(tuple(taps.shape), boundary=boundary, origin=origin, operation=operation).convention("same")
     threads = as_workers(workers)
     dtype = np.float32 if np.dtype(blurred.dtype) in (np.float32, np.float16) else np.float64
@@ -154,6 +155,12 @@ def deconvolve(
                 f"got {name} with {int(bad.sum())} NaN or infinite values, the first at (row, column) "
                 f"({row}, {col}); need finite ones: {cure}, or crop to a part without them"
             )
+        largest, limit = float(np.abs(values).max(initial=0)), float(np.finfo(values.dtype).max) ** 0.5 / 1e4
+        if largest > limit:
+            raise ValueError(
+                f"got {name} with values up to {largest:.3g}, whose squares overflow; need less than {limit:.1g}: "
+                "divide it by a constant"
+            )
     if not k.any():
         raise ValueError(
             "got a kernel that is zero everywhere, from which nothing can be restored; need one with a tap that is not"
@@ -163,6 +170,10 @@ def deconvolve(
         raise ValueError(msg)
     side = (k.shape[0], k.shape[1])
     reach = tuple(max(n - 1, o) - min(0, o) + 1 for n, o in zip(side, conv.origin, strict=True))
+    if any(n > k + m for n, k, m in zip(reach, side, y.shape, strict=True)):
+        raise ValueError(
+            f"got origin={origin!r}, need one nearer to the {side[0]}x{side[1]} kernel than the target's sides"
+        )
     size = (y.shape[0], y.shape[1]) if boundary == "wrap" else _period(y.shape, reach)
     solve = boundary is None and edges == "solve" and given != 0
     if unseen is None:

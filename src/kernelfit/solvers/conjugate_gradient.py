@@ -1,6 +1,7 @@
 """Conjugate gradients with a preconditioner, and what they are asked for."""
 
 import math
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,7 +16,7 @@ from ..core.geometry import Shape
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array, known
 from .evidence import correlation, envelope_at, images_of
-from .least_squares import EPS
+from .least_squares import EPS, require_equations
 
 #: The default of `tolerance`: the solver's own error, in units of the standard error that the noise causes.
 TOLERANCE = 0.01
@@ -66,7 +67,7 @@ class ConjugateGradient:
     def __post_init__(self) -> None:
         """Check the settings."""
         known(self.penalty, (None, *PENALTIES), "penalty")
-        valid = math.isfinite(self.strength) and self.strength >= 0
+        valid = isinstance(self.strength, numbers.Real) and 0 <= self.strength < math.inf
         if valid == (self.penalty is None):
             raise ValueError(
                 f"got penalty={self.penalty!r} with strength={self.strength!r}, need a finite strength of at least 0 "
@@ -79,6 +80,7 @@ class ConjugateGradient:
 
     def solve(self, stats: NormalEquations) -> Estimate:
         """Refuse statistics: what has a Gram matrix is solved exactly, with all errors."""
+        require_equations(stats)
         raise ValueError(
             f"got solver={self} for statistics of {stats.n_taps} taps, whose Gram matrix it would not use; "
             "need LeastSquares(), Penalized() or GaussianProcess(), or the pixels: find_kernel"

@@ -1,6 +1,7 @@
 """Kernels held to what is known of them: non-negative, of given sum, symmetric, or in a basis."""
 
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -12,20 +13,21 @@ import scipy.linalg
 from ..core.estimate import Estimate
 from ..core.findings import Finding
 from ..core.normal_equations import NormalEquations
-from ..core.validation import Array
+from ..core.validation import Array, as_number, known
 from .cholesky import eigen_factor
 from .evidence import images_of
 from .least_squares import EPS, at_minimum, blocks, detail_of, finish, rescaled, residual_at
 from .penalties import Penalized, Penalty, choose_strength
 
 Mask = npt.NDArray[np.bool_]
+#: A sum of taps whose square is still a number beside those of images.
+LARGEST = 1e100
 SYMMETRIES = ("point", "rows", "columns", "both")
 
 
 def _total(value: float | None) -> None:
-    if value is not None and not math.isfinite(value):
-        msg = f"got total={value!r}, need a finite number, such as 1.0 for a kernel that keeps the brightness"
-        raise ValueError(msg)
+    if value is not None and not abs(as_number(value, "total")) < LARGEST:
+        raise ValueError(f"got total={value!r}, need one of less than {LARGEST:g}; scale both images")
 
 
 def factor_of(gram: Array) -> Array:
@@ -175,8 +177,7 @@ class Constrained:
         """Check the settings."""
         for one in _each(self.total):
             _total(one)
-        if self.symmetric not in (None, *SYMMETRIES):
-            raise ValueError(f"got symmetric={self.symmetric!r}, need None or one of {', '.join(SYMMETRIES)}")
+        known(self.symmetric, (None, *SYMMETRIES), "symmetric")
         if self.total is None and self.symmetric is None:
             raise ValueError("got no constraint, need total, symmetric or both; use LeastSquares() for none")
 
@@ -207,7 +208,12 @@ class Constrained:
 
 
 def _each(total: float | Sequence[float | None] | None) -> tuple[float | None, ...]:
-    return (total,) if total is None or isinstance(total, (int, float)) else tuple(total)
+    if total is None or isinstance(total, numbers.Real):
+        return (total,)
+    try:
+        return tuple(total)
+    except TypeError:
+        raise TypeError(f"got total={total!r}, need a number, or one for each source") from None
 
 
 def _symmetric_basis(stats: NormalEquations, symmetric: str | None) -> Array:

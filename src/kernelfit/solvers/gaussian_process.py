@@ -13,6 +13,7 @@ import scipy.linalg  # scipy.optimize is imported when first used
 from ..core import estimate
 from ..core.estimate import Estimate, Prior
 from ..core.normal_equations import NormalEquations
+from ..core.validation import known
 from .cholesky import product, times
 from .evidence import ENVELOPES, FAMILIES, SYMMETRIES, Kind, Projection, all_taps, covariance_of, root_of
 from .field_prior import search_field
@@ -112,15 +113,9 @@ class GaussianProcess:
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        if self.family not in ("auto", *FAMILIES):
-            msg = f"got family={self.family!r}, need 'auto' or one of {', '.join(FAMILIES)}"
-            raise ValueError(msg)
-        if self.envelope not in ("auto", *ENVELOPES):
-            msg = f"got envelope={self.envelope!r}, need 'auto' or one of {', '.join(ENVELOPES)}"
-            raise ValueError(msg)
-        if self.symmetric not in ("auto", None, *SYMMETRIES):
-            msg = f"got symmetric={self.symmetric!r}, need 'auto', None or one of {', '.join(SYMMETRIES)}"
-            raise ValueError(msg)
+        known(self.family, ("auto", *FAMILIES), "family")
+        known(self.envelope, ("auto", *ENVELOPES), "envelope")
+        known(self.symmetric, ("auto", None, *SYMMETRIES), "symmetric")
 
     def __str__(self) -> str:
         """Say the settings in one line."""

@@ -47,6 +47,12 @@ class Solver(Protocol):
         ...
 
 
+def require_equations(stats: object) -> None:
+    """Refuse what are no normal equations."""
+    if not isinstance(stats, NormalEquations):
+        raise TypeError(f"got stats={stats!r:.60}, need NormalStats, what accumulate returns")
+
+
 def rescaled(solve: Solve, far: int = FAR) -> Solve:
     """Make a solver see equations of images that are of about size 1, where theirs are further from it.
 
@@ -55,6 +61,7 @@ def rescaled(solve: Solve, far: int = FAR) -> Solve:
 
     @functools.wraps(solve)
     def wrapper(self: Any, stats: NormalEquations) -> Estimate:
+        require_equations(stats)
         image = exponent(float(stats.gram.diagonal().max(initial=0.0)), far) // 2
         target = exponent(stats.target_energy, far) // 2
         if image == target == 0:

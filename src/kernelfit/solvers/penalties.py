@@ -13,7 +13,7 @@ from ..core.estimate import Estimate, StrengthPath
 from ..core.findings import Finding, Verdict
 from ..core.geometry import Shape
 from ..core.normal_equations import NormalEquations
-from ..core.validation import Array
+from ..core.validation import Array, as_number
 from .cholesky import RCOND_CHOLESKY, eigen_factor, product
 from .least_squares import EPS, at_minimum, blocks, detail_of, finish, rescaled
 
@@ -94,14 +94,14 @@ class Penalized:
         if isinstance(self.strength, str):
             if self.strength not in ("gcv", "discrepancy"):
                 raise ValueError(f"got strength={self.strength!r}, need a number, 'gcv' or 'discrepancy'")
-        elif not (math.isfinite(self.strength) and self.strength >= 0):
+        elif not as_number(self.strength, "strength") >= 0:
             raise ValueError(f"got strength={self.strength!r}, need a finite number of at least 0")
         if (self.noise_std is None) == (self.strength == "discrepancy"):
             raise ValueError(
                 f"got strength={self.strength!r} and noise_std={self.noise_std!r}; give noise_std with "
                 "strength='discrepancy', and only with it"
             )
-        if self.noise_std is not None and not (math.isfinite(self.noise_std) and self.noise_std >= 0):
+        if self.noise_std is not None and not as_number(self.noise_std, "noise_std") >= 0:
             raise ValueError(f"got noise_std={self.noise_std!r}, need a finite number of at least 0")
 
     def __str__(self) -> str:

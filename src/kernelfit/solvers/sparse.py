@@ -9,7 +9,7 @@ import numpy as np
 
 from ..core.estimate import Estimate, StrengthPath
 from ..core.normal_equations import NormalEquations
-from ..core.validation import Array
+from ..core.validation import Array, as_count, known
 from .constrained import factor_of, refined
 from .least_squares import EPS, LeastSquaresSolution, at_minimum, estimate_of, finish, gram_root, rescaled, residual_at
 
@@ -66,9 +66,9 @@ class Sparse:
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        if self.criterion not in ("ebic", "bic", "aic"):
-            raise ValueError(f"got criterion={self.criterion!r}, need 'ebic', 'bic' or 'aic'")
-        if self.n_taps is not None and self.n_taps < 1:
+        if known(self.criterion, ("ebic", "bic", "aic"), "criterion") is None:
+            raise ValueError("got criterion=None, need 'ebic', 'bic' or 'aic'")
+        if self.n_taps is not None and as_count(self.n_taps, "n_taps") < 1:
             raise ValueError(f"got n_taps={self.n_taps!r}, need a whole number of at least 1")
 
     def __str__(self) -> str:

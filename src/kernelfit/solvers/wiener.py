@@ -66,7 +66,7 @@ class Wiener:
         mean over all frequencies of the image's power spectrum (its mean removed, unless the data are periodic).
         The default "auto" takes the balance with the smallest estimated error of the kernel, none if that gains
         less than 1 %; `Spectrum.balance` tells which.
-    detrend : {"auto", "constant", None}, optional
+    detrend : {"auto", "mean", None}, optional
         For Wiener's division: whether the mean is taken off, as in `accumulate_spectra`.
     taper : float or "auto", optional
         For Wiener's division: share of a block that is tapered, as in `accumulate_spectra`.
@@ -85,6 +85,8 @@ class Wiener:
 
     def solve(self, stats: CrossSpectra) -> Estimate:
         """Return the kernel, with its spectrum."""
+        if not isinstance(stats, CrossSpectra):
+            raise TypeError(f"got stats={stats!r:.60}, need SpectralStats, what accumulate_spectra returns")
         return divide(stats, self.balance, "laplacian")
 
 

@@ -1,6 +1,6 @@
 """Whether 95 % intervals hold the truth in 95 of 100 cases: those of taps, and of the numbers of a kernel's shape.
 
-    python -m benchmarks.coverage [draws] [settings]
+    python -m benchmarks.error_bars [draws] [settings]
 
 The taps' solvers see a new noise of the target in each draw; the numbers are measured on a kernel with noise of a known
 covariance, which needs no pixels. With "settings" the table of masks, weights and the like is all that is printed.
