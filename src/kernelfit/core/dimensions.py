@@ -124,7 +124,7 @@ def _listed(value: object) -> bool:
 
 def _lifted(given: Mapping[str, Any], axis: int | None, flat: bool) -> dict[str, Any]:
     """Return the arguments of a call as those of a call about images of one row."""
-    if axis not in _AXES:
+    if not (axis is None or isinstance(axis, int)) or axis not in _AXES:
         msg = f"got channel_axis={axis!r}, need one of -2 to 1 for signals, or None for those of one channel"
         raise ValueError(msg)
     out = dict(given)
