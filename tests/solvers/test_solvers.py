@@ -393,9 +393,9 @@ def test_samples_have_the_covariance(dense):
         (lambda: NonNegative(total=0.0), "need a sum above 0"),
         (lambda: NonNegative(strength="much"), "got strength='much'"),
         (lambda: Constrained(), "use LeastSquares"),
-        (lambda: Constrained(symmetric="x"), "need None or one of point"),
+        (lambda: Constrained(symmetric="x"), "need one of None, 'point'"),
         (lambda: InBasis(np.ones(3)), "need \\(taps, coefficients\\)"),
-        (lambda: Sparse("cv"), "need 'ebic'"),
+        (lambda: Sparse("cv"), "need one of 'ebic'"),
         (lambda: Sparse(n_taps=0), "at least 1"),
     ],
 )
