@@ -118,12 +118,11 @@ def apply_kernel(
 
 def as_kernel(kernel: npt.ArrayLike, channel_axis: int | None) -> Array:
     """Return a kernel, or the kernels of channels, as float64; refuse anything else."""
-    if not hasattr(kernel, "shape"):
-        kernel = as_array(kernel, "kernel")
-    ndim = len(kernel.shape)
+    given = kernel if hasattr(kernel, "shape") else as_array(kernel, "kernel")
+    ndim = len(given.shape)
     if channel_axis is None or ndim not in (3, 4):
-        return np.asarray(as_image(kernel, "kernel"), dtype=np.float64)
-    array = np.asarray(kernel)
+        return np.asarray(as_image(given, "kernel"), dtype=np.float64)
+    array = np.asarray(given)
     flat = as_image(array.reshape(-1, array.shape[-1]) if array.size else array[..., 0], "kernel")
     return np.asarray(flat, dtype=np.float64).reshape(array.shape)
 

@@ -1,7 +1,6 @@
 """Kernels held to what is known of them: non-negative, of given sum, symmetric, or in a basis."""
 
 import math
-import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -208,7 +207,7 @@ class Constrained:
 
 
 def _each(total: float | Sequence[float | None] | None) -> tuple[float | None, ...]:
-    if total is None or isinstance(total, numbers.Real):
+    if total is None or isinstance(total, (int, float, np.number)):
         return (total,)
     try:
         return tuple(total)
