@@ -237,7 +237,7 @@ def found(case: Case, bits: int, rng: np.random.Generator) -> Any:
             whole = np.rint(target)
             if case.weights is not None:
                 target = whole.astype(np.uint8 if target.min() > -0.5 else np.int16)
-            elif target.min() > -20:
+            elif target.mean() > 50:
                 target = np.clip(whole, 0, 255).astype(np.uint8)
             else:  # a derivative, about a medium gray
                 target = np.clip(np.rint(128 + 40 / target.std() * target), 0, 255).astype(np.uint8)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .analysis.recognition import recognise as recognise
     from .analysis.selection import Comparison as Comparison
     from .analysis.selection import compare as compare
+    from .analysis.separation import Separation as Separation
+    from .analysis.separation import separable as separable
     from .analysis.support import Support as Support
     from .analysis.support import choose_support as choose_support
     from .api.accumulate import accumulate as accumulate
@@ -76,6 +78,7 @@ _ROOMS = {
     "analysis.psf": ("Measured", "PsfMeasurements", "measure_psf"),
     "analysis.recognition": ("Candidate", "Parameter", "recognise"),
     "analysis.selection": ("Comparison", "compare"),
+    "analysis.separation": ("Separation", "separable"),
     "analysis.support": ("Support", "choose_support"),
     "api.accumulate": ("accumulate", "accumulate_spectra"),
     "api.check_boundary": ("check_boundary",),

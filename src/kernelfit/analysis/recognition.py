@@ -170,7 +170,7 @@ def _beside_identity(
     return ("high-boost" if name == "box" else f"unsharp mask of {name}"), numbers | {"amount": factor}
 
 
-def _problem(kernel: Estimate | npt.ArrayLike, covariance: npt.ArrayLike | None) -> Problem | None:
+def as_problem(kernel: Estimate | npt.ArrayLike, covariance: npt.ArrayLike | None) -> Problem | None:
     """Make the errors of a kernel independent; None where they are not known or all taps are zero."""
     fit = kernel if isinstance(kernel, Estimate) else None
     taps, origin, factor = laid_out(kernel, None)
@@ -347,7 +347,7 @@ def _search(kernel: Estimate | npt.ArrayLike, covariance: npt.ArrayLike | None) 
     """Return a search, None where the kernel is not known to be other than zero."""
     import scipy.special
 
-    problem = _problem(kernel, covariance)
+    problem = as_problem(kernel, covariance)
     if problem is None:
         return None
     nothing = float(problem.given @ problem.given)
