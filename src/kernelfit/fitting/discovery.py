@@ -1,7 +1,9 @@
 """What nobody said of a pair, found from its pixels: place and size, the kernel's support, stride, a constant."""
 
+import dataclasses
 import functools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,7 +118,18 @@ class _Pair:
         plan = make_plan(self.image, self.target, model, self.selection)
         ((stats, _),) = gather(plan, Noise(), self.execution)
         solution = least_squares(stats, factorise(stats.gram, self.execution.threads))
-        return _Fit(box, stride, stats, solution, Rectangle(stats, solution))
+        rss = max(solution.rss, self.rounding * stats.n_pixels)  # which is not white, so that its tests would not hold
+        return _Fit(box, stride, stats, solution, Rectangle(stats, dataclasses.replace(solution, rss=rss)))
+
+    @functools.cached_property
+    def rounding(self) -> float:
+        """Twice the variance of the rounding of a target pixel to its type, once for each of two passes."""
+        dtype = np.dtype(self.target.dtype)
+        if dtype.kind in "iub":
+            return 1 / 6
+        step = max(1, self.target.shape[0] // 64)
+        size = float(np.nanmax(np.abs(np.asarray(self.target[::step], dtype=np.float64)), initial=0.0))
+        return (float(np.finfo(dtype).eps) * size) ** 2 / 6 if np.isfinite(size) else 0.0
 
     def seen(self) -> tuple[Any, Any]:
         """Return both arrays with NaN where a pixel does not count."""
@@ -208,9 +221,11 @@ def _strides(image: Shape, target: Shape) -> list[Shape]:
 def _search(pair: _Pair, stride: Shape, enough: float) -> _Fit | None:
     """Return the fit of the span that the kernel takes, None if there is nothing to see of it."""
     image, target = pair.seen()
-    small = image if stride == (1, 1) else reduced(image, stride)
-    response = spectral_response(small, target, pair.execution.threads)
-    box, _ = first_box(response, small.shape, target.shape)
+    looks = []
+    for small in [image] if stride == (1, 1) else [reduced(image, stride), *_phases(image, stride)]:
+        response = spectral_response(small, target, pair.execution.threads)
+        looks.append(first_box(response, small.shape, target.shape))
+    box, _ = max(looks, key=lambda look: look[1])
     first = pair.within(_wider(box, stride), stride)
     if first is None:
         return None
@@ -229,6 +244,13 @@ def _search(pair: _Pair, stride: Shape, enough: float) -> _Fit | None:
         box, found = grown, pair.fit(grown, stride)
     found.rectangle.shrink(_GOES)
     return found
+
+
+def _phases(image: Any, stride: Shape) -> Iterator[Any]:
+    """Yield the pixels of an image that a stride may have left: what was not blurred before answers to one of them."""
+    rows, cols = (n // step * step for n, step in zip(image.shape, stride, strict=True))
+    for row, col in np.ndindex(stride):
+        yield image[row : rows : stride[0], col : cols : stride[1]]
 
 
 def _wider(box: Box, stride: Shape) -> Box:
