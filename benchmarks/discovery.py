@@ -70,9 +70,8 @@ class Table:
         right = fit.convention.stride == stride and held > 0.5
         self.rows.append((right, held, ratio))
         if not right or held < 0.999 or ratio > 1.1:
-            print(
-                f"  {case}: {fit.kernel.shape} of {kernel.shape}, held {held:.5f}, error {ratio:.2f}, {fit.verdict.name}"
-            )
+            shapes = f"{fit.kernel.shape} of {kernel.shape}"
+            print(f"  {case}: {shapes}, held {held:.5f}, error {ratio:.2f}, {fit.verdict.name}")
 
     def __str__(self):
         """Say it in one row."""
@@ -110,12 +109,12 @@ def resamplers(seed, every):
 
     ways = {}
     for name in ("BOX", "BILINEAR", "BICUBIC", "LANCZOS"):
-        ways[f"Pillow {name.lower()}"] = lambda a, s, m=getattr(Image, name): np.asarray(
-            Image.fromarray(a.astype(np.float32)).resize((a.shape[1] // s, a.shape[0] // s), m)
+        ways[f"Pillow {name.lower()}"] = lambda a, s, name=name: np.asarray(
+            Image.fromarray(a.astype(np.float32)).resize((a.shape[1] // s, a.shape[0] // s), getattr(Image, name))
         )
     for name in ("AREA", "LINEAR", "CUBIC", "LANCZOS4"):
-        ways[f"OpenCV {name.lower()}"] = lambda a, s, m=getattr(cv2, f"INTER_{name}"): cv2.resize(
-            a, (a.shape[1] // s, a.shape[0] // s), interpolation=m
+        ways[f"OpenCV {name.lower()}"] = lambda a, s, name=name: cv2.resize(
+            a, (a.shape[1] // s, a.shape[0] // s), interpolation=getattr(cv2, f"INTER_{name}")
         )
     ways["scikit-image mean"] = lambda a, s: skimage.transform.downscale_local_mean(a, (s, s))
     ways["scikit-image resize"] = lambda a, s: skimage.transform.resize(
@@ -155,7 +154,7 @@ def _by_lags(way, factor):
 
 
 def filters(seed, every):
-    """Filters on 8-bit pictures, rounded and cut off to 8 bits."""
+    """Take filters of 8-bit pictures, rounded and cut off to 8 bits."""
     table = Table("8-bit filters")
     rng = np.random.default_rng(seed)
     bell = scipy.signal.windows.gaussian
@@ -261,9 +260,7 @@ def main():
         table for name in args.parts or ([] if args.pairs else parts) for table in parts[name](args.seed, args.every)
     ]
     if tables:
-        print(
-            "\n| scenes | cases | stride and place right | 99.9 % held | error <= 1.1 times | cost over the given call |"
-        )
+        print("\n| scenes | cases | stride and place right | 99.9 % held | error <= 1.1 times | cost over given |")
         print("\n".join(["|---|---|---|---|---|---|", *map(str, tables)]))
 
 
