@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from .core.model import Noise as Noise
     from .core.model import Selection as Selection
     from .core.variation import Polynomial as Polynomial
+    from .core.variation import Spline as Spline
     from .diagnostics.boundary import BoundaryCheck as BoundaryCheck
     from .diagnostics.boundary import BoundaryRow as BoundaryRow
     from .diagnostics.whiteness import NoiseCheck as NoiseCheck
@@ -95,7 +96,7 @@ _ROOMS = {
     "core.findings": ("Finding", "Verdict"),
     "core.geometry": ("Convention",),
     "core.model": ("Execution", "Model", "Noise", "Selection"),
-    "core.variation": ("Polynomial",),
+    "core.variation": ("Polynomial", "Spline"),
     "diagnostics.boundary": ("BoundaryCheck", "BoundaryRow"),
     "diagnostics.whiteness": ("NoiseCheck",),
     "engines.cost_model": ("Choice", "choose_method"),

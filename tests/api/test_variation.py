@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import scipy.interpolate
 
 import kernelfit
 import naive
@@ -313,6 +314,34 @@ def test_dask():
     same = kernelfit.find_kernel(image, target, SIDES, **keywords, **masks)
     assert fit.n_pixels == same.n_pixels
     assert_close(fit.kernel, same.kernel, 1e-9)
+
+
+def test_splines(tmp_path):
+    image, target, _, used = scene(seed=7, boundary=None, degree=2, sides=(2, 3))
+    knots = [np.concatenate([[-1] * 3, np.linspace(-1, 1, n + 2), [1] * 3]) for n in (0, 1)]
+    places = [np.linspace(-1, 1, n) for n in SHAPE]
+    splines = [
+        [scipy.interpolate.BSpline.basis_element(k[i : i + 5], extrapolate=False)(at) for i in range(len(k) - 4)]
+        for k, at in zip(knots, places, strict=True)
+    ]
+    for some in splines:
+        some[-1][-1] = 1.0  # the last spline ends with the last pixel
+    functions = [np.outer(np.nan_to_num(a), np.nan_to_num(b)) for a in splines[0] for b in splines[1]]
+    functions[0] = np.ones(SHAPE)
+    matrix, used = naive.varying_design(image, (2, 3), functions, mode="same", boundary=None)
+    fit = kernelfit.find_kernel(image, target, (2, 3), variation=kernelfit.Spline((0, 1)))
+    taps, cov, _ = dense(matrix, target[used])
+    assert fit.kernel.shape == (20, 2, 3)
+    assert_close(fit.kernel.ravel(), taps, 1e-7)
+    assert_close(fit.covariance(), cov, 1e-6)
+    mix = np.kron([phi[36, 20] for phi in functions], np.eye(6))
+    assert_close(fit.at(36, 20).kernel.ravel(), mix @ taps, 1e-7)
+    fit.save(tmp_path / "fit.npz")
+    assert kernelfit.KernelFit.load(tmp_path / "fit.npz").convention == fit.convention
+    assert "spline over (0, 1) knots" in str(fit.convention)
+    for wrong, error in ((-1, ValueError), (1.5, TypeError), (True, TypeError), ((1, 2, 3), TypeError)):
+        with pytest.raises(error, match="got knots="):
+            kernelfit.Spline(wrong)
 
 
 def test_bad_calls():

@@ -68,11 +68,11 @@ class Model:
         Degree of a polynomial surface, for each target and channel its own, that is fitted together with the kernel and
         never penalised: 0 for a constant, 1 for a plane. It is found on `KernelFit.background`. The default is
         none. `KernelFit.r_squared` is then the share of what the surface leaves.
-    variation : int, "auto", Polynomial or None, optional
+    variation : int, "auto", Polynomial, Spline or None, optional
         How the kernel varies over the image: the degree of a polynomial of the place (1 for linearly, 2 for
-        quadratically, ...), or a `Polynomial`; "auto" lets the evidence choose a degree of 0 to 4. Each pixel of the
-        image is then spread by the kernel at its own place; `KernelFit.at` gives the kernel at a place, and
-        `KernelFit.kernel` holds the coefficients, shape (functions, rows, cols). The default is the same kernel
+        quadratically, ...), a `Polynomial` or a `Spline`; "auto" lets the evidence choose a degree of 0 to 4. Each
+        pixel of the image is then spread by the kernel at its own place; `KernelFit.at` gives the kernel at a place,
+        and `KernelFit.kernel` holds the coefficients, shape (functions, rows, cols). The default is the same kernel
         everywhere. Images of several pairs have one shape.
     lags : (int, int), optional
         Instead of a shape and an origin the first and the last lag of a signal's kernel, both included: tap p

@@ -197,8 +197,114 @@ class Polynomial:
         return np.array([down[:, i] * across[:, j] for i, j in powers(self.degree)])
 
 
+@dataclass(frozen=True)
+class Spline:
+    """A kernel whose taps are cubic splines of the place.
+
+    The functions are 1 and the products of a cubic B-spline of the row and one of the column, over evenly spaced knots
+    from edge to edge of the image, but for the first, which the others and 1 make up.
+
+    Parameters
+    ----------
+    knots : int or (int, int)
+        Number of knots between the edges along rows and columns; 0 is a cubic polynomial along either axis. There are
+        ``(knots + 4)^2`` functions, each with a kernel of its own.
+    flux : {"free", "constant"}, optional
+        Whether the sum of the kernel may vary too (default), or is the same everywhere.
+
+    Raises
+    ------
+    TypeError
+        If the knots are no ints.
+    ValueError
+        If there are fewer than 0, or the flux is unknown.
+
+    References
+    ----------
+    C. de Boor, "A Practical Guide to Splines" (1978), chapter IX.
+
+    Examples
+    --------
+    >>> import numpy as np, kernelfit
+    >>> image = np.random.default_rng(0).random((60, 50))
+    >>> target = image * np.linspace(1, 2, 60)[:, None] ** 3
+    >>> fit = kernelfit.find_kernel(image, target, 1, variation=kernelfit.Spline(0))
+    >>> fit.at(0, 10).kernel.round(9), fit.at(59, 10).kernel.round(9)
+    (array([[1.]]), array([[8.]]))
+    """
+
+    knots: int | Shape
+    flux: str = "free"
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        try:
+            both = list(self.knots) if isinstance(self.knots, (list, tuple)) else [self.knots] * 2
+            if any(isinstance(one, bool) for one in both):
+                raise TypeError
+            rows, cols = (operator.index(one) for one in both)
+        except (TypeError, ValueError):
+            raise TypeError(f"got knots={self.knots!r}, need an int or a pair of ints (rows, columns)") from None
+        if min(rows, cols) < 0:
+            raise ValueError(f"got knots={self.knots!r}, need at least 0 along each axis")
+        known(self.flux, FLUXES, "flux")
+        object.__setattr__(self, "knots", (rows, cols))
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        return f"spline over {self.knots} knots{'' if self.flux == 'free' else ', constant flux'}"
+
+    @property
+    def n(self) -> int:
+        """Number of functions."""
+        return len(self.levels)
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """0 for the constant, 1 for all others."""
+        rows, cols = self.knots  # type: ignore[misc]
+        return (0, *(1,) * ((rows + 4) * (cols + 4) - 1))
+
+    def _along(self, at: Array, n: int, knots: int) -> Array:
+        """Return the B-splines at places along an axis of n pixels, shape (places, knots + 4)."""
+        import scipy.interpolate
+
+        edges = np.concatenate([[-1.0] * 3, np.linspace(-1, 1, knots + 2), [1.0] * 3])
+        inside = np.clip(_scaled(at, n), -1.0, 1.0)
+        return np.asarray(scipy.interpolate.BSpline.design_matrix(inside, edges, 3).toarray())
+
+    def weights(self, shape: Shape) -> Sequence[Weight | None]:
+        """Return the functions on the pixels of an image; None for 1.
+
+        Parameters
+        ----------
+        shape : (int, int)
+            Rows and columns of the image.
+        """
+        axes = zip(shape, self.knots, strict=True)  # type: ignore[arg-type]
+        down, across = (self._along(np.arange(n, dtype=np.float64), n, knots) for n, knots in axes)
+        every = [Separable(one.copy(), other.copy()) for one in down.T for other in across.T]
+        return [None, *every[1:]]
+
+    def at(self, rows: Array, cols: Array, shape: Shape) -> Array:
+        """Return the functions at some places, shape (functions, places).
+
+        Parameters
+        ----------
+        rows, cols : ndarray
+            The places.
+        shape : (int, int)
+            Rows and columns of the image.
+        """
+        axes = zip((rows, cols), shape, self.knots, strict=True)  # type: ignore[arg-type]
+        down, across = (self._along(at, n, knots) for at, n, knots in axes)
+        found = np.einsum("pi,pj->ijp", down, across).reshape(-1, len(rows))
+        found[0] = 1.0
+        return np.asarray(found)
+
+
 #: Each kind by the setting that it alone has.
-_KINDS: dict[str, Any] = {"degree": Polynomial}
+_KINDS: dict[str, Any] = {"degree": Polynomial, "knots": Spline}
 
 
 @dataclass(frozen=True)
@@ -260,7 +366,7 @@ def as_variation(value: object) -> "Variation | str | None":
         degree = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(
-            f"got variation={value!r}, need None, 'auto', the degree of a polynomial (0, 1, 2, ...) or a Polynomial"
+            f"got variation={value!r}, need None, 'auto', a degree (0, 1, 2, ...), a Polynomial or a Spline"
         ) from None
     if degree < 0:
         raise ValueError(f"got variation={degree}, need None or a degree of at least 0")
