@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from .solvers.sparse import Sparse as Sparse
     from .solvers.wiener import Wiener as Wiener
 
-__version__ = "0.14.0"
+__version__ = "0.15.0"
 
 _ROOMS = {
     "analysis.channel_split": ("split_channels",),
