@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 
 import naive
 from helpers import grid, smooth_image
@@ -208,3 +209,20 @@ def test_several_planes_with_masks():
     pairs = [np.moveaxis(a, -1, 0) for a in (image, target, mask)]
     fit = find_kernel([*pairs[0][:1]] * 2, [*pairs[1][:1]] * 2, (4, 7), mask=[*pairs[2][:1]] * 2, background=1)
     assert check_boundary([*pairs[0][:1]] * 2, [*pairs[1][:1]] * 2, fit).best == "wrap"
+
+
+def test_a_boundary_fits_as_far_as_the_error_of_the_kernel_allows():
+    """Fisher's F of the two mean squares, that of the edges with the error of a kernel of 20 taps from 64 pixels."""
+    rng, between = np.random.default_rng(5), 0
+    for size in np.linspace(1.4, 2.4, 20):
+        image, kernel = rng.normal(size=(11, 12)), rng.normal(size=(4, 5))
+        target = apply_kernel(image, kernel, boundary="symm")
+        fit = find_kernel(image, target, kernel.shape)
+        noise = 0.3 * rng.normal(size=target.shape)
+        noise[np.isnan(fit.predict(image))] *= size
+        found = check_boundary(image, target + noise, find_kernel(image, target + noise, kernel.shape))
+        limit = scipy.stats.f.isf(1e-3, found.n_pixels, 64 - 20)
+        for row in found.rows:
+            assert row.fits == (row.ratio**2 <= limit * 64 / 44)
+            between += limit < row.ratio**2 <= limit * 64 / 44
+    assert between

@@ -149,6 +149,9 @@ def test_the_weighted_sandwich_is_that_of_the_dense_problem(weighted, convention
     monkeypatch.setattr(score_covariance, "_PIXELS", 1200)
     monkeypatch.setattr(score_covariance, "_SIDE", 12)
     assert_close(kernelfit.sandwich_errors(image, target, plain).covariance(), truth, 0.4)  # from some of the boxes
+    monkeypatch.setattr(score_covariance, "_PIXELS", 500)
+    few = kernelfit.sandwich_errors(image, target, plain).covariance()  # a quarter, each for four
+    assert 0.6 < np.trace(few) / np.trace(truth) < 1.6
 
 
 @pytest.mark.parametrize(

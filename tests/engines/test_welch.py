@@ -201,3 +201,20 @@ def test_compiled_loops_are_compiled_once(pair_of_images):
         some.solve()
     for name in ("taper", "cross_spectra", "cross_spectra_in_place", "ring_misfit", "add_products"):
         assert len(getattr(spectra, name).signatures) == 1, name
+
+
+def test_weights_of_pixels_in_overlapping_blocks():
+    """What a single pixel of the target adds to its power, by Parseval, for each row and for each column."""
+    image, rows, cols = np.zeros((50, 61)), 49, 59
+
+    def weight(row, col):
+        target = np.zeros((rows, cols))
+        target[row, col] = 1.0
+        stats = accumulate_spectra(image, target, (2, 3), block=(16, 20), detrend=None)
+        twice = np.full(stats.target_power.shape[1], 2.0)
+        twice[[0, -1]] = 1.0  # blocks of an even number of columns
+        return float((stats.target_power * twice).sum()), stats.weight_square
+
+    down, across = [weight(r, 7)[0] for r in range(rows)], [weight(9, c)[0] for c in range(cols)]
+    both, told = weight(9, 7)
+    assert told == pytest.approx(np.sum(np.square(down)) * np.sum(np.square(across)) / both**2, rel=1e-9)

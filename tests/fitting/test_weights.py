@@ -996,3 +996,21 @@ def test_the_note_names_the_ends_there_are(ends, text):
     image = np.random.default_rng(0).random((30, 40))
     fit = find_kernel(image, scipy.signal.convolve2d(image, np.ones((2, 3)), mode="same"), (2, 3), saturated=ends)
     assert fit.notes[0].endswith(f"saturated, {text}")
+
+
+def test_a_prediction_below_a_hundredth_of_the_mean_counts_as_that():
+    rng = np.random.default_rng(3)
+    image = 100.0 * rng.random((60, 73))
+    image[:, 40:] = 0.0
+    target = rng.poisson(blurred(image, np.full((2, 3), 1 / 6))).astype(float)
+    fit = find_kernel(image, target, (2, 3), boundary="symm", noise="poisson")
+    assert fit.weights.max() * target.mean() == pytest.approx(100.0, rel=1e-9)
+
+
+def test_a_sample_of_some_patches_stands_for_all_of_them():
+    rng = np.random.default_rng(6)
+    image = scipy.ndimage.gaussian_filter(rng.normal(size=(120, 141)), 1.0) * np.linspace(0.2, 3.0, 141)
+    judged = items_of(image, rng.normal(size=(120, 141)), (3, 4), CONVENTION, weights=rng.gamma(1.0, size=(120, 141)))
+    sample, whole = sampling.draw([judged.item], 600), weighted.statistics([judged.item], "direct", 1, "patches").gram
+    assert 300 < len(sample.values) < 1200 and sample.share < 0.1
+    assert 0.85 < np.trace(sample.gram) / np.trace(whole) < 1.15

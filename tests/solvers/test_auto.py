@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.signal
+import scipy.stats
 
 import kernelfit
 from helpers import assert_close
@@ -73,3 +74,16 @@ def test_auto_gives_few_taps_up_for_what_they_can_have_lost_only(own, claimed, p
         auto, "_expected_error", lambda _, fit, df_model=None: errors.get(fit.solver.split("(")[0], 99.0)
     )
     assert stats.solve("auto").solver.startswith(f"auto: {picked}")
+
+
+def test_the_choice_of_taps_near_the_threshold_costs_degrees_of_freedom():
+    rng = np.random.default_rng(3)
+    image, kernel = rng.normal(size=(44, 53)), np.zeros((5, 6))
+    kernel[1, 2], kernel[4, 0] = 1.0, 0.11
+    target = scipy.signal.convolve2d(image, kernel, mode="valid") + rng.normal(size=(40, 48))
+    stats = kernelfit.accumulate(image, target, (5, 6))
+    fit = stats.solve(kernelfit.Sparse(n_taps=2))
+    chosen = fit.kernel != 0
+    c = np.sqrt(np.log(stats.n_pixels) + 2 * np.log(28 / 3))
+    expected = 2 + 2 * c * scipy.stats.norm.pdf(c - np.abs(fit.kernel[chosen]) / fit.stderr[chosen]).sum()
+    assert expected > 2.1 and auto._with_choice(stats, fit) == pytest.approx(expected, rel=1e-9)
