@@ -10,10 +10,11 @@ from ..core import geometry
 from ..core.model import Execution, Selection
 from ..core.validation import as_list
 from ..data.masking import unmasked
+from ..data.observation import as_array
 from ..fitting.channel_relation import channels_of
 from ..fitting.discovery import Found, discover
 from ..restoration.psf_matching import decayed
-from .keywords import default
+from .keywords import default, same
 from .match_psf import match_psf
 from .results import KernelFit
 
@@ -78,7 +79,7 @@ def matched(image: Any, target: Any, keywords: Mapping[str, Any], plain: bool) -
     `plain` says that nothing was given of the solver and the selection; a keyword but for the boundary's is neither.
     """
     allowed = {"workers": None, "progress": None, "boundary": "fill"}
-    if not plain or any(keywords[n] not in (allowed.get(n, default(n)), default(n)) for n in keywords):
+    if not plain or not all(same(v, allowed.get(n, default(n))) or same(v, default(n)) for n, v in keywords.items()):
         return None
     arrays = [a if isinstance(a, np.ndarray) else np.asarray(a) for a in (image, target)]
     if arrays[0].shape != arrays[1].shape or any(a.ndim != 2 or a.dtype.kind not in "iuf" for a in arrays):
@@ -147,7 +148,7 @@ def _colours(image: Any, target: Any, channels: str | None) -> tuple[Any, Any, d
     """Return a pair of colour images, or of one and a gray one, with as few channels as there are to tell apart."""
     both, words, counts = [], [], []
     for name, array in (("image", image), ("target", target)):
-        shape = tuple(getattr(array, "shape", np.shape(array)))
+        shape = tuple(array.shape if hasattr(array, "shape") else as_array(array, name).shape)
         if len(shape) == 3 and shape[-1] in (1, 2, 3, 4):
             array, said = _without_alpha(np.asanyarray(array), name)
             words += said

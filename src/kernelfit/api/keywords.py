@@ -106,7 +106,8 @@ def default(name: str) -> Any:
     return next(f.default for f in dataclasses.fields(owner) if f.name == field)
 
 
-def _same(value: object, other: object) -> bool:
+def same(value: object, other: object) -> bool:
+    """Say whether a value is that of a default, whatever it is."""
     return type(value) is type(other) and value == other
 
 
@@ -158,7 +159,7 @@ def call_of(
             raise ValueError(msg)
         chosen = Wiener(**given[Wiener]) if engine == "wiener" else ConjugateGradient()
         given[Execution]["engine"] = "auto"
-    elif used := [name for name in given[Wiener] if not _same(given[Wiener][name], default(name))]:
+    elif used := [name for name in given[Wiener] if not same(given[Wiener][name], default(name))]:
         msg = f"got {used[0]}= without a division by frequency; need method='wiener', or a solver=Wiener()"
         raise ValueError(msg)
     if chosen is not None and not type(chosen).__module__.startswith(__name__.partition(".")[0] + "."):
@@ -181,7 +182,7 @@ def takes_keywords(*without: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         @functools.wraps(verb)
         def called(*args: P.args, **kwargs: P.kwargs) -> R:
             for name in without:
-                if name in kwargs and not _same(kwargs.pop(name), default(name)):
+                if name in kwargs and not same(kwargs.pop(name), default(name)):
                     msg = f"got {name}=, for which {verb.__module__.rpartition('.')[2]}.{verb.__name__} has no use; "
                     raise TypeError(msg + "leave it out")
             return verb(*args, **kwargs)

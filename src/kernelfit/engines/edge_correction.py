@@ -32,7 +32,8 @@ def strip_lags(readers: Sequence[Reader], row: int, n_rows: int, extent: int, la
         return out
     if lag == 0 and extent < 8:
         for column in np.concatenate([r.block(row, 0, (n_rows, extent)) for r in readers]).T:
-            out[:, :, 0] += np.multiply.outer(column, column)
+            with np.errstate(over="ignore", invalid="ignore"):  # sums that overflow are refused later, in words
+                out[:, :, 0] += np.multiply.outer(column, column)
         return out
     if method == "fft":
         # One multiply-add for each pair of rows, lag and column; or two transforms of each row, the products, and
