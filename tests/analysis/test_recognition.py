@@ -211,6 +211,19 @@ def test_what_is_near_a_filter_is_told_with_how_far():
     assert 0.005 < found.distance < 0.1
 
 
+def test_a_gain_that_is_nearly_one_does_not_hide_the_name():
+    taps, covariance = noisy(CASES["gaussian"][0] * 1.0085)
+    found = [one for one in kernelfit.recognise(taps, covariance, level=1e-12) if one.name == "gaussian"]
+    assert found and found[0].p_value > 1e-3
+
+
+def test_a_box_beside_the_identity_is_no_laplacian():
+    kernel = np.zeros((5, 7))
+    kernel[1:4, 2:5] = 1 / 13
+    kernel[2, 3] = 5 / 13
+    assert recognised(kernel)[0].name == "identity plus box"
+
+
 def test_noise_has_no_name():
     errors = ERROR * np.random.default_rng(0).standard_normal(SHAPE)
     assert kernelfit.recognise(errors, ERROR**2) == ()

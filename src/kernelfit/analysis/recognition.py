@@ -258,9 +258,10 @@ def _ranked(search: Search, level: float) -> list[Fit]:
     scores = np.array([fit.score(search.n) for fit in found])
     alike = np.cumsum(np.diff(scores, prepend=scores[:1]) > _ALIKE).tolist()
 
-    def rank(at: tuple[int, Fit]) -> tuple[int, bool, int]:
+    def rank(at: tuple[int, Fit]) -> tuple[int, int, int]:
         i, fit = at
-        return i, _named(fit, search.problem)[0].startswith("identity plus"), order[id(fit.family)]
+        name = _named(fit, search.problem)[0]
+        return i, name.startswith("identity plus") + name.startswith("identity plus laplacian"), order[id(fit.family)]
 
     return [fit for _, fit in sorted(zip(alike, found, strict=True), key=rank)]
 
@@ -326,11 +327,11 @@ def recognise(
     if search is None:
         return ()
     every = [fit for fit in _ranked(search, level) if fit.determined and search.p_value(fit) >= level]
+    every = [fit for fit in every if fit.score(search.n) < every[0].score(search.n) + _RULED_OUT]
     plain = {id(fit.family) for fit in every if fit.mode == UNIT}
     found: dict[str, Candidate] = {}
     for fit in every:
-        nested = fit.mode != UNIT and id(fit.family) in plain  # says the same with a number more
-        if not nested and fit.score(search.n) < every[0].score(search.n) + _RULED_OUT:
+        if fit.mode == UNIT or id(fit.family) not in plain:  # the others say the same with a number more
             candidate = _candidate(search, fit)
             found.setdefault(candidate.name, candidate)
     return tuple(found.values())

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..analysis import field
+from ..analysis.export import export
 from ..analysis.integers import IntegerKernel, as_integers, polish
 from ..analysis.psf import PsfMeasurements, measure_psf
 from ..analysis.recognition import Candidate, nearest, recognise
@@ -272,6 +273,27 @@ class KernelFit(Estimate, Saved):
         return dataclasses.replace(self, **polish(self))
 
     @of_any_dimension
+    def export(self, tool: str) -> str:
+        """Return text that lays the kernel on an image in another tool, and gives the target.
+
+        Parameters
+        ----------
+        tool : {"scipy", "opencv", "torch", "latex"}
+            Source that defines ``apply(image)`` for the first three, with the fit's boundary, origin, stride and
+            constant background; a matrix for the last, of whole numbers where the taps are such.
+
+        Returns
+        -------
+        str
+            The text.
+
+        Raises
+        ------
+        ValueError
+            If the tool is not known, the fit has several kernels or a background that varies, or its mode is "crop".
+        """
+        return export(self, tool)
+
     def plot(
         self, image: npt.ArrayLike | None = None, target: npt.ArrayLike | None = None, *, figure: Any = None
     ) -> Any:
