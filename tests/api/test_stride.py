@@ -566,7 +566,7 @@ def test_sums_of_statistics(tmp_path):
     parts = {o: accumulate(image, target[: 21 - o], (3, 4), stride=(2, 3), offset=(o, 0)) for o in (0, 1)}
     both = parts[0] + parts[1]  # of the same kernel
     assert both.n_pixels == parts[0].n_pixels + parts[1].n_pixels and both.convention == parts[0].convention
-    with pytest.raises(ValueError, match="operation, origin and stride add up"):
+    with pytest.raises(ValueError, match="operation, origin, stride and variation add up"):
         _ = parts[0] + accumulate(image, image, (3, 4))
     parts[1].save(tmp_path / "stats.npz")
     again = kernelfit.NormalStats.load(tmp_path / "stats.npz")
