@@ -141,10 +141,12 @@ class Search:
         beside = yy - 2 * ey + ee
         determinant = ee * gg - ge**2
         determinant = np.where(determinant > 1e-9 * ee * gg, determinant, np.inf)
+        apart = ee + gg - 2 * ge
+        apart = np.where(apart > 1e-12 * (ee + gg), apart, np.inf)  # else the filter is the identity
         return {
             UNIT: yy - 2 * gy + gg,
             GAIN: yy - gy**2 / gg,
-            BLEND: beside - (ey - gy - ee + ge) ** 2 / (ee + gg - 2 * ge + 1e-300),
+            BLEND: beside - (ey - gy - ee + ge) ** 2 / apart,
             ADD: beside - (gy - ge) ** 2 / gg,
             PLUS: yy - (gg * ey**2 + ee * gy**2 - 2 * ge * ey * gy) / determinant,
         }

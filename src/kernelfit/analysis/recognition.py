@@ -171,7 +171,7 @@ def _beside_identity(
 
 
 def as_problem(kernel: Estimate | npt.ArrayLike, covariance: npt.ArrayLike | None) -> Problem | None:
-    """Make the errors of a kernel independent; None where they are not known or all taps are zero."""
+    """Make the errors of a kernel independent; None where they are not known or the taps are nothing."""
     fit = kernel if isinstance(kernel, Estimate) else None
     taps, origin, factor = laid_out(kernel, None)
     rough = _ROUGH * float(np.abs(taps).max())
@@ -185,7 +185,7 @@ def as_problem(kernel: Estimate | npt.ArrayLike, covariance: npt.ArrayLike | Non
         return None
     else:
         matrix = _covariance_of(factor)
-    if not rough > 0:
+    if not 1e-140 < rough < 1e140:  # nothing, or taps whose squares are no numbers
         return None
     shape, conv = (taps.shape[0], taps.shape[1]), Convention() if fit is None else fit.convention
     notes = () if fit is None else fit.notes

@@ -20,7 +20,7 @@ from .penalties import Penalized, Penalty, choose_strength
 
 Mask = npt.NDArray[np.bool_]
 #: A sum of taps whose square is still a number beside those of images.
-LARGEST = 1e100
+LARGEST = 1e150
 SYMMETRIES = ("point", "rows", "columns", "both")
 
 
