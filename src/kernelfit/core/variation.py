@@ -77,7 +77,7 @@ class Variation(Protocol):
     """Functions of the place."""
 
     @property
-    def n(self) -> int:
+    def n_functions(self) -> int:
         """Number of functions; the first one is 1 unless they are given as arrays."""
         ...
 
@@ -162,7 +162,7 @@ class Polynomial:
         return f"polynomial of degree {self.degree}{'' if self.flux == 'free' else ', constant flux'}"
 
     @property
-    def n(self) -> int:
+    def n_functions(self) -> int:
         """Number of functions."""
         return n_terms(self.degree)
 
@@ -255,7 +255,7 @@ class Spline:
         return f"spline over {self.knots} knots{'' if self.flux == 'free' else ', constant flux'}"
 
     @property
-    def n(self) -> int:
+    def n_functions(self) -> int:
         """Number of functions."""
         return len(self.levels)
 
@@ -317,7 +317,7 @@ class Field:
     @property
     def n(self) -> int:
         """Number of functions."""
-        return int(self.variation.n)
+        return int(self.variation.n_functions)
 
     @functools.cached_property
     def weights(self) -> Sequence[Weight | None]:
@@ -359,7 +359,7 @@ def as_variation(value: object) -> "Variation | str | None":
         return value
     if isinstance(value, tuple(_KINDS.values())):
         found: Any = value
-        return None if found.n == 1 and found.levels == (0,) else found
+        return None if found.n_functions == 1 and found.levels == (0,) else found
     try:
         if isinstance(value, bool):
             raise TypeError

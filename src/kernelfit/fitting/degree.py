@@ -27,7 +27,7 @@ def chosen(plan: FitPlan, execution: Execution) -> tuple[FitPlan, str]:
     """
     plain = Execution(engine=execution.engine, workers=execution.workers, progress=execution.progress)
     for most in range(_FIRST, _MOST + 1):
-        if plan.groups[0][0].geometry.n_pixels < 2 * Polynomial(most).n * plan.groups[0][0].geometry.n_taps:
+        if plan.groups[0][0].geometry.n_pixels < 2 * Polynomial(most).n_functions * plan.groups[0][0].geometry.n_taps:
             most = max(0, most - 1)
             break
         every = [_by_degree(stats) for stats, _ in gather(plan.varied(Polynomial(most)), Noise(), plain)]
