@@ -145,6 +145,7 @@ def test_one_figure_for_all_channels(colours):
     assert n_parts == 1 or above[1].startswith("channel 1: ")
 
 
+@pytest.mark.slow
 @grid("colours", ["shared", "separate", "mixed"], 3, indirect=True)
 def test_report_shows_each_channel(colours):
     fit, image, target = colours

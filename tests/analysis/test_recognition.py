@@ -191,6 +191,7 @@ def test_chi_square_is_that_of_the_covariance():
     assert str(best).startswith("a gaussian of sigma 1.20") and f"of {best.dof})" in str(best)
 
 
+@pytest.mark.slow
 def test_random_kernels_have_no_name():
     rng = np.random.default_rng(5)
     for shape in ((3, 5), (6, 7)):

@@ -55,6 +55,7 @@ def test_any_chunks_give_the_sums_of_the_loops(of_image, of_target):
     assert_same_bits(stats, streamed)
 
 
+@pytest.mark.slow
 def test_every_convention():
     with dask.config.set(scheduler="synchronous"):
         for scene in SCENES[3::60]:

@@ -370,6 +370,7 @@ def test_what_is_said_of_signals():
     assert "10 taps, lags 0 to 9" in fit.summary() and math.isfinite(fit.noise_std)
 
 
+@pytest.mark.slow
 def test_pictures_and_report(tmp_path):
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg")

@@ -94,6 +94,7 @@ def test_a_value_may_begin_with_a_minus(folder, capsys, between):
     np.testing.assert_allclose(fields["kernel"], [[0.5, 0.2, -0.1]], atol=1e-12)
 
 
+@pytest.mark.slow
 def test_luma_leaves_out_what_is_saturated_in_any_colour(folder, capsys):
     colour = np.random.default_rng(8).integers(0, 256, (60, 71, 3), dtype=np.uint8)
     taps = np.array([[0.0, -1.0, 0.0], [0.3, 2.0, -0.3]])
@@ -228,6 +229,7 @@ def test_deconvolve_leaves_dead_pixels_out(folder, pixels, fit, capsys):
     assert code == 0 and "kernelfit: column 5 of the target is 5000 throughout" in err and "Warning" not in err
 
 
+@pytest.mark.slow
 @grid("suffix", [".npz", ".npy", ".json", ".fits", ".tif"], 5)
 def test_kernels_of_several_channels_are_used_one_by_one(suffix, folder, pixels, capsys):
     colour = np.dstack([pixels, pixels[::-1], pixels[:, ::-1]])
@@ -447,6 +449,7 @@ def test_demo_writes_a_pair_that_can_be_solved(folder, capsys):
     assert run(capsys, "demo", "--write", ".")[0] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
 def test_a_full_disk_is_one_line(folder):
     with open("/dev/full", "w") as full:

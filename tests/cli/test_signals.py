@@ -72,6 +72,7 @@ def test_every_way_in_and_out(folder, words, kept, capsys):
     assert json.loads(capsys.readouterr().out)["shape"] == list(held.kernel.shape)
 
 
+@pytest.mark.slow
 def test_stereo_report_and_json(folder, capsys):
     words = ["find", "stereo.wav", "stereo.wav", "--lags", "-1,1", "--channels", "separate", "--boundary", "fill"]
     assert main([*words, "-o", "k.npz", "--json"]) in (0, 1)

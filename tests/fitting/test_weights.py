@@ -699,6 +699,7 @@ def test_where_the_iteration_is_good_it_stays(monkeypatch):
     assert fit.weighting.startswith("iterate") and fit.verdict is Verdict.SOLVED
 
 
+@pytest.mark.slow
 @grid("preferred", ["cheapest", "iterate"], 2)
 def test_photon_noise_ends_where_the_prediction_makes_the_weights(preferred, monkeypatch):
     if preferred == "iterate":

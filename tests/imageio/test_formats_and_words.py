@@ -193,6 +193,7 @@ def test_a_name_that_is_no_utf_8_works(folder, pixels):
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.slow
 @grid("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"], 4)
 def test_closed_streams_get_no_traceback(closed, folder):
     call = f"{sys.executable} -m kernelfit find image.npy target.npy --shape 2,3 -o k.npz {closed}"
@@ -201,6 +202,7 @@ def test_closed_streams_get_no_traceback(closed, folder):
     np.testing.assert_allclose(kernelfit.KernelFit.load("k.npz").kernel, KERNEL, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_closed_or_full_standard_output_is_an_error_where_it_matters(folder):
     for call in ("find image.npy target.npy --shape 2,3 -o - >&-", "inspect k.npy >/dev/full"):
         done = subprocess.run(
@@ -212,6 +214,7 @@ def test_a_closed_or_full_standard_output_is_an_error_where_it_matters(folder):
 # ---- report and kernel ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_report_and_kernel_are_written_together_or_not_at_all(folder, capsys, monkeypatch):
     pytest.importorskip("matplotlib")
     call = ("find", "image.npy", "target.npy", "--shape", "2,3", "-o", "out.npy", "--report", "r.html")

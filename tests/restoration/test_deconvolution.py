@@ -215,6 +215,7 @@ def test_edges_are_solved_where_they_would_ring(sigma, noise, gained):
     assert psnr(solved, image) > best - 0.3
 
 
+@pytest.mark.slow
 def test_a_rough_frame_and_too_much_contrast_are_seen():
     target = photograph()[150:270, 120:220]
     ripple = 0.12 * np.sin(np.arange(100) * 2.0) * np.ones((120, 1))

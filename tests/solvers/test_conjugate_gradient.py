@@ -291,6 +291,7 @@ def test_errors_are_honest_however_few_pixels(ratio):
     assert 0.93 <= np.mean(covered) <= 0.97
 
 
+@pytest.mark.slow
 def test_far_from_least_squares_it_goes_on_or_says_so(monkeypatch):
     image, target, kernel = narrow(1.05, 19, 3)
     least = kernelfit.find_kernel(image, target, kernel.shape, boundary="fill", method="fft")

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-import scipy.signal
 
 from . import filter_families as families
 from . import filter_shapes as shapes
@@ -221,6 +220,8 @@ def _smeared(taps: Array, first: Family, setting: Setting, theta: Array) -> Arra
         return down @ taps @ across.T
     rows, cols = (n // 2 for n in taps.shape)
     own = first.taps(Grid((2 * rows + 1, 2 * cols + 1), (float(rows), float(cols))), setting, theta)
+    import scipy.signal  # nearly a second of importing that only this needs
+
     return np.asarray(scipy.signal.convolve2d(taps, own, mode="same"))
 
 
