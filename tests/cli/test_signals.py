@@ -87,7 +87,7 @@ def test_stereo_report_and_json(folder, capsys):
     ("find dry.wav wet.wav --lags 5", "FIRST,LAST"),
     ("find dry.wav wet.wav --lags 9,2", "FIRST,LAST"),
     ("find dry.wav wet.wav", "no shape"),
-    ("find dry.wav stereo.wav --lags 0,9", "2 channels, need a channel"),
+    ("find dry.wav stereo.wav --lags 0,9", "2 channels of a signal, need a channel"),
     ("find dry.wav wet.wav --lags 0,9 --shape 3", "lags"),
     ("find dry.wav slow.wav --lags 0,9", "samples a second, need the same"),
     ("find log.csv log.csv --lags 0,9 --channel nothing", "need one of drive, answer, 0 to 1"),

@@ -43,7 +43,10 @@ def find(args: argparse.Namespace, settings: dict[str, Any]) -> tuple[Found, int
         if (len(values.shape) == 2) != several and not (several and args.channels == "mixed" and name == "target"):
             kinds = f"{values.shape[1]} channels" if len(values.shape) == 2 else "one channel"
             need = "a channel (--channel 0) or all (--channels shared)" if not several else "several; leave it out"
-            raise BadCallError(f"{path}: got {kinds}{' with --channels' if several else ''}, need {need}")
+            raise BadCallError(
+                f"{path}: got {kinds} of a signal{' with --channels' if several else ''}, need {need}; or, if "
+                "it is an image, another of two dimensions beside it"
+            )
     if several and len(y.shape) == 1:
         y, code = y[:, None], (code[0], code[1] + "[:, None]")
     maps: dict[str, Any] = {}
