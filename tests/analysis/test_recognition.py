@@ -332,3 +332,24 @@ def test_calls_of_scipy_and_scikit_image_and_opencv_make_the_kernel(case):
             continue
         made = eval(call, names)
         np.testing.assert_allclose(made[15:-15, 15:-15], expected[15:-15, 15:-15], atol=2e-3, err_msg=f"{tool} {call}")
+
+
+@pytest.mark.parametrize("verb", [kernelfit.recognise, kernelfit.separable, kernelfit.compare_kernels])
+@pytest.mark.parametrize("kernel", ["gaussian", np.ones((2, 3)) * 1j, [[1.0], [2.0, 3.0]], None], ids=repr)
+def test_what_is_no_kernel_is_refused(verb, kernel):
+    arguments = (kernel, np.ones((2, 3))) if verb is kernelfit.compare_kernels else (kernel,)
+    with pytest.raises((TypeError, ValueError), match=r"got .*(kernel|first).*[,;] need"):
+        verb(*arguments)
+
+
+def test_numbers_that_are_none_are_refused():
+    kernel = np.outer([1.0, 2], [1.0, 3, 1])
+    assert kernelfit.separable(kernel, np.int64(1)).rank == 1
+    for rank in (True, 1.5, "1"):
+        with pytest.raises(TypeError, match="got rank=.*, need a whole number"):
+            kernelfit.separable(kernel, rank)
+    with pytest.raises(TypeError, match="got level='a', need one real number"):
+        kernelfit.recognise(kernel, level="a")
+    fit = kernelfit.find_kernel(np.arange(50.0) ** 0.5, np.arange(50.0), 3)
+    with pytest.raises(ValueError, match="of one dimension, need two for 'scipy'"):
+        fit.export("scipy")

@@ -85,7 +85,7 @@ def test_the_kernel_at_a_place_has_the_errors_of_the_coefficients():
     assert sums.shape == SHAPE
     assert sums[36, 11] == pytest.approx(fit.at(36, 11).kernel.sum())
     for place in ((37, 3), (3, -1), (np.nan, 0), (1, 1e9)):
-        with pytest.raises(ValueError, match="need one row and one column of an image of"):
+        with pytest.raises(ValueError, match="need one row and one column|got row=nan, need"):
             fit.at(*place)
 
 
@@ -358,3 +358,15 @@ def test_bad_calls():
     with pytest.raises(ValueError, match="over which the kernel was found to vary"):
         fit.predict(image[:-1])
     assert dataclasses.asdict(fit.convention)["field"]["shape"] == SHAPE
+
+
+@pytest.mark.parametrize("variation", [1, kernelfit.Polynomial(1, flux="constant"), kernelfit.Spline((0, 1))], ids=str)
+def test_the_call_is_written_out(variation):
+    image = np.random.default_rng(0).normal(size=(40, 51))
+    target = image * np.linspace(1, 2, 51)
+    fit = kernelfit.find_kernel(image, target, (1, 2), variation=variation)
+    again = eval(f"kernelfit.{fit.reproduce()}", {"kernelfit": kernelfit, "image": image, "target": target})
+    assert again.convention == fit.convention and np.array_equal(again.kernel, fit.kernel)
+    for place in ("a", None, [1, 2], np.nan):
+        with pytest.raises((TypeError, ValueError), match="got row=.*, need"):
+            fit.at(place, 1)

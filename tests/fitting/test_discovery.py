@@ -171,3 +171,39 @@ def test_pairs_share_what_the_first_tells(tmp_path):
     assert fit.kernel.shape == KERNEL.shape and fit.found[-1].startswith("found in the first pair")
     fit.save(tmp_path / "fit.npz")
     assert kernelfit.KernelFit.load(tmp_path / "fit.npz").found == fit.found
+
+
+def test_saturated_colours_are_left_out_of_the_first_look():
+    """The mean of the channels no longer tells that one of them was cut."""
+    colour = np.stack([np.roll(photograph(), 31 * c, axis=0) for c in range(3)], axis=-1)
+    kernel = KERNEL[:3, :4] / KERNEL[:3, :4].sum()
+    target = np.stack([scipy.ndimage.convolve(colour[..., c], kernel) for c in range(3)], axis=-1)
+    most = float(np.quantile(target, 0.9))
+    cut = np.minimum(target, most)
+    assert 0.1 < (cut == most).any(axis=-1).mean() < 0.5
+    fit = kernelfit.find_kernel(colour, cut, saturated=(None, most))
+    assert fit.kernel.shape == (3, 4) and fit.r_squared > 1 - 1e-9
+
+
+def test_an_image_of_one_row():
+    """The rows of the span are the first that there are no pixels for."""
+    row = np.random.default_rng(1).normal(size=(1, 300))
+    fit = kernelfit.find_kernel(row, scipy.signal.convolve2d(row, [[1.0, 2, 4]], mode="same"))
+    np.testing.assert_allclose(fit.kernel, [[1, 2, 4]], atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("image", "target", "keywords", "says"),
+    [
+        (np.full((20, 30), 3.0), None, {}, "image of one value, 3"),
+        (np.full((20, 30), 3, dtype=np.uint8), None, {}, "image of one value, 3"),
+        (np.full((20, 30), np.nan), None, {}, "image without a finite pixel"),
+        (None, np.full((20, 30), np.inf), {}, "target without a finite pixel"),
+        (None, None, {"mask": np.ones((20, 30), dtype=bool)}, "target without a finite pixel"),
+        (np.ones((1, 1)), np.ones((1, 1)), {}, "image of one value, 1"),
+    ],
+)
+def test_pairs_that_tell_nothing_are_refused(image, target, keywords, says):
+    usual = np.random.default_rng(0).normal(size=(20, 30))
+    with pytest.raises(ValueError, match=f"got {says}.*, need "):
+        kernelfit.find_kernel(usual if image is None else image, usual if target is None else target, **keywords)

@@ -14,6 +14,7 @@ from ..core.dimensions import of_any_dimension
 from ..core.estimate import Estimate
 from ..core.findings import Verdict
 from ..core.validation import Array
+from ..data.observation import as_array
 
 #: Supports of more taps than this are tested tap by tap: the covariance of all would cost too much.
 _MOST_TAPS = 2500
@@ -189,7 +190,7 @@ def laid_out(
 ) -> tuple[Array, tuple[int, int], Array | None]:
     """Return a kernel as a convolution, its origin, and a factor of the covariance of its taps."""
     fit = kernel if isinstance(kernel, Estimate) else None
-    taps = np.asarray(fit.kernel if fit is not None else kernel, dtype=np.float64)
+    taps = np.asarray(fit.kernel if fit is not None else as_array(kernel, "kernel"), dtype=np.float64)
     if taps.ndim != 2 or 0 in taps.shape:
         msg = f"got a kernel of shape {taps.shape}, need rows and columns; compare one plane of it at a time"
         raise ValueError(msg)

@@ -50,26 +50,7 @@ _BODIES = {
 
 
 def export(fit: Estimate, tool: str) -> str:
-    """Return text that lays a kernel on an image in another tool, and gives the target.
-
-    Parameters
-    ----------
-    fit : KernelFit
-        The kernel, of one plane, the same everywhere.
-    tool : {"scipy", "opencv", "torch", "latex"}
-        Source that defines ``apply(image)`` for the first three, with the fit's boundary, origin, stride and constant
-        background; a matrix for the last, of whole numbers where the taps are such.
-
-    Returns
-    -------
-    str
-        The text.
-
-    Raises
-    ------
-    ValueError
-        If the tool is not known, the fit has several kernels or a background that varies, or its mode is 'crop'.
-    """
+    """Return text that lays a kernel on an image in another tool; see `KernelFit.export`."""
     if tool not in TOOLS:
         raise ValueError(f"got tool={tool!r}, need one of {', '.join(map(repr, TOOLS))}")
     if fit.kernel.ndim != 2 or fit.convention.field is not None:
@@ -78,6 +59,10 @@ def export(fit: Estimate, tool: str) -> str:
             "each of kernelfit.split_channels(fit), or fit.at(row, col)"
         )
     conv = fit.convention
+    if conv.ndim == 1 and tool != "latex":
+        raise ValueError(
+            f"got a kernel of one dimension, need two for {tool!r}: numpy.convolve takes fit.kernel as it is"
+        )
     inside = all(0 <= o < n for o, n in zip(conv.origin, fit.kernel.shape, strict=True))
     if conv.mode not in ("same", "valid", "full") or not inside:
         raise ValueError(

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import weakref
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from ..compiled.blas import one_blas_thread
 from ..core.estimate import Estimate
 from ..core.findings import Verdict
 from ..core.geometry import Convention
+from ..core.validation import as_number
 from . import filter_table as table
 from .comparison import laid_out
 from .field import middle
@@ -29,6 +31,7 @@ _ALIKE = 0.01  # a difference of Schwarz's criterion that rounding makes
 _ROUNDED = 0.04  # of the noise of a pixel: errors of rounding are not quite independent of the image
 _INTEGERS = "rounding to integers"  # in the notes of fits whose noise is that
 _LEVEL = 1e-3
+_told: "weakref.WeakKeyDictionary[Estimate, str]" = weakref.WeakKeyDictionary()  # names of fits, as long as they live
 _NOTHING = 1e-6  # a kernel that noise alone would make with so much probability is not known at all
 
 
@@ -244,11 +247,12 @@ def _as_covariance(covariance: npt.ArrayLike | None, shape: tuple[int, ...]) -> 
 
 def in_words(fit: Estimate) -> str:
     """Say in a line what filter a kernel is (in the middle of the image); empty without a name, or of too many taps."""
-    fit = middle(fit)
-    if fit.kernel.ndim != 2 or fit.kernel.size > _MOST_TOLD or not np.isfinite(fit.kernel).all():
-        return ""
-    found = recognise(fit)
-    return str(found[0]) if found else ""
+    if fit not in _told:  # a summary and a report both ask
+        plane = middle(fit)
+        told = plane.kernel.ndim == 2 and plane.kernel.size <= _MOST_TOLD and np.isfinite(plane.kernel).all()
+        found = recognise(plane) if told else ()
+        _told[fit] = str(found[0]) if found else ""
+    return _told[fit]
 
 
 def _ranked(search: Search, level: float) -> list[Fit]:
@@ -321,7 +325,7 @@ def recognise(
     >>> found.calls["scipy"]
     'scipy.ndimage.gaussian_filter(image, 0.8)'
     """
-    if not 0 < level < 1:
+    if not 0 < as_number(level, "level") < 1:
         raise ValueError(f"got level={level!r}, need a number between 0 and 1 such as 0.001")
     search = _search(kernel, covariance)
     if search is None:

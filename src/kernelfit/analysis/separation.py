@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from ..compiled.blas import one_blas_thread
 from ..core.estimate import Estimate
+from ..core.validation import as_count
 from .field import middle
 from .filter_search import Problem
 from .recognition import as_problem
@@ -114,7 +115,7 @@ def separable(
         raise ValueError("got a kernel of zeros, or one whose errors are not known, need taps; ask for more pixels")
     taps = problem.taps[::-1, ::-1] if problem.turned else problem.taps
     most = min(taps.shape)
-    if rank is not None and not (isinstance(rank, int) and 1 <= rank <= most):
+    if rank is not None and not 1 <= as_count(rank, "rank") <= most:
         raise ValueError(f"got rank={rank!r}, need a whole number from 1 to {most}, the shorter side of the kernel")
     for r in range(1, most + 1) if rank is None else (rank,):
         columns, rows, chi = _of_rank(problem, r)
@@ -126,7 +127,7 @@ def separable(
         columns, rows = columns[:, ::-1], rows[:, ::-1]
     left = taps - columns.T @ rows
     n = 0 if fit is None else fit.n_pixels
-    whole = np.ones((1, taps.size))
+    ones = np.ones((1, taps.size))
     return Separation(
         columns,
         rows,
@@ -139,8 +140,8 @@ def separable(
         np.asarray(np.linalg.svd(taps, compute_uv=False), dtype=np.float64),
         _holds(problem, _alike(taps.shape, 1.0)),
         _holds(problem, _alike(taps.shape, -1.0)),
-        _holds(problem, whole),
-        _holds(problem, whole, 1.0),
+        _holds(problem, ones),
+        _holds(problem, ones, 1.0),
     )
 
 

@@ -1,15 +1,16 @@
 """The door of a call without a shape: what is not said of a pair is found, and everything else goes on as given."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ..core import geometry
-from ..core.model import Execution, Selection
+from ..core.model import Execution, Selection, as_ends
 from ..core.validation import as_list
-from ..data.masking import unmasked
+from ..data.masking import at_ends, unmasked
 from ..data.observation import as_array
 from ..fitting.channel_relation import channels_of
 from ..fitting.discovery import Found, discover
@@ -20,6 +21,8 @@ from .results import KernelFit
 
 #: Fields of a model that mean nothing without a shape.
 _NEED_SHAPE = ("origin", "offset")
+#: Saturated pixels are used, unless they were told, where they are so much of the target.
+_NEARLY_ALL = 0.95
 #: Share of the target's variance that weights of channels leave, being found of too small a kernel.
 _ENOUGH = 1e-6
 #: Sides up to which a pair may be two stamps.
@@ -133,14 +136,15 @@ def _plane_selection(selection: Selection, axis: int | None, pair: tuple[Any, An
             fields[name] = np.any(value, axis=axis)
     if selection.weights is not None and np.ndim(selection.weights) == 3:
         fields["weights"] = np.mean(selection.weights, axis=axis)
-    if selection.saturated == "auto":
-        ends = [np.iinfo(a.dtype) if np.issubdtype(a.dtype, np.integer) else None for a in pair[1:]]
-        if ends[0] is not None:
-            hit = (np.asarray(pair[1]) <= ends[0].min) | (np.asarray(pair[1]) >= ends[0].max)
-            some = hit.any(axis=axis)
-            if 0 < some.mean() < 0.95:
-                other = fields.get("mask", selection.mask)
-                fields["mask"] = some if other is None else some | np.asarray(other, dtype=bool)
+    ends = as_ends(selection.saturated, pair[1].dtype) if hasattr(pair[1], "dtype") else None
+    if ends is not None:  # of which the mean of the channels no longer tells
+        channels = np.moveaxis(np.asarray(pair[1]), axis, 0)
+        hits = [hit for hit in (at_ends(channel, ends) for channel in channels) if hit is not None]
+        some = functools.reduce(np.logical_or, hits) if hits else None
+        if some is not None and (selection.saturated != "auto" or some.mean() < _NEARLY_ALL):
+            other = fields.get("mask", selection.mask)
+            fields["mask"] = some if other is None else some | np.asarray(other, dtype=bool)
+        fields["saturated"] = None
     return dataclasses.replace(selection, **fields)
 
 

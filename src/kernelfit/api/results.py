@@ -19,6 +19,7 @@ from ..core.estimate import Estimate
 from ..core.geometry import Shape, default_origin
 from ..core.model import Model
 from ..core.validation import Array
+from ..core.variation import Polynomial
 from ..engines.forward import predict
 from ..plotting.text import summary
 
@@ -341,7 +342,11 @@ class KernelFit(Estimate, Saved):
         fields["background"] = None if self.background is None else self.background.degree
         same = {"origin": default_origin((1, *shape)[-2:])[-ndim:], "stride": (1,) * ndim, "offset": (0,) * ndim}
         same = {**{name: getattr(default, name) for name in fields}, **same}
+        varies = fields.pop("variation")
         words = [f"{name}={v!r}" for name, v in fields.items() if v is not None and v != same[name]]
+        if varies is not None:
+            plain = isinstance(varies, Polynomial) and varies.flux == "free"
+            words.append(f"variation={varies.degree if plain else f'kernelfit.{varies!r}'}")
         return f"find_kernel({', '.join(['image', 'target', repr(shape), *words])})"
 
     def _packed(self) -> npz.Packed:

@@ -84,8 +84,10 @@ def _of_signals(given: Mapping[str, Any]) -> bool:
     for name, other in others:
         free = name in _KERNELS and axis is not None
         if not free and not isinstance(other, tuple) and _ndim(other) != _ndim(value):
-            msg = f"got {first} with {_ndim(value)} dimensions and {name} with {_ndim(other)}, need as many of both"
-            raise ValueError(msg)
+            raise ValueError(
+                f"got {first} with {_ndim(value)} dimensions and {name} with {_ndim(other)}, need as many in both; "
+                "reshape one"
+            )
     return True
 
 
@@ -150,7 +152,9 @@ def _lifted(given: Mapping[str, Any], axis: int | None, flat: bool) -> dict[str,
         else:
             out["shape"] = Model(shape, **{**{name: out.pop(name) for name in _MODEL if name in out}, **own})
         if out["shape"].variation is not None:
-            raise ValueError(f"got variation={out['shape'].variation} for signals, need images; leave it out")
+            raise ValueError(
+                f"got variation={out['shape'].variation} with arrays of one dimension, need two; leave it out"
+            )
     elif "channel_axis" in out:
         out["channel_axis"] = _AXES[axis]
     return out

@@ -349,16 +349,11 @@ def axis_runs(start: int, stop: int, n: int, boundary: str | None, every: int = 
 
 def positions(start: int, count: int, step: int, n: int, boundary: str | None) -> npt.NDArray[np.intp]:
     """Return which pixel of an axis of `n` stands at each of some extended positions, or the nearest one beyond."""
-    at = np.arange(start, start + count * step, step)
-    if boundary == "wrap":
-        return at % n
-    if boundary == "symm":
-        at = at % (2 * n)
-        return np.where(at < n, at, 2 * n - 1 - at)
-    if boundary == "mirror":
-        at = at % max(1, 2 * n - 2)
-        return np.where(at < n, at, 2 * n - 2 - at)
-    return np.clip(at, 0, n - 1)
+    runs = axis_runs(start, start + count * step, n, "nearest" if boundary in (None, "fill") else boundary, step)
+    found = np.empty(count, dtype=np.intp)
+    for to, first, length, pace in runs:
+        found[to : to + length] = first + pace * np.arange(length)  # type: ignore[operator]
+    return found
 
 
 def convention_from(fields: dict[str, Any]) -> Convention:

@@ -38,6 +38,8 @@ def as_number(value: object, name: str) -> float:
 def as_count(value: object, name: str) -> int:
     """Return a whole number as an int, or say that a keyword is none."""
     try:
+        if isinstance(value, bool):
+            raise TypeError
         return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(f"got {name}={value!r}, need a whole number") from None

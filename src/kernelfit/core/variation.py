@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .polynomials import legendre, n_terms, powers
-from .validation import known
+from .polynomials import powers
+from .validation import as_number, known
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -105,8 +105,52 @@ def _scaled(at: Array, n: int) -> Array:
     return np.asarray(2.0 * at / (n - 1) - 1.0 if n > 1 else 0.0 * at, dtype=np.float64)
 
 
+class Products:
+    """Functions that are each one of the row times one of the column; the first is 1."""
+
+    @property
+    def _pairs(self) -> Sequence[Shape]:
+        """Which function along the rows, and which along the columns, each is made of."""
+        raise NotImplementedError
+
+    def _along(self, axis: int, at: Array, n: int) -> Array:
+        """Return the functions along an axis of n pixels at some places, shape (places, functions)."""
+        raise NotImplementedError
+
+    @property
+    def n_functions(self) -> int:
+        """Number of functions."""
+        return len(self._pairs)
+
+    def weights(self, shape: Shape) -> Sequence[Weight | None]:
+        """Return the functions on the pixels of an image; None for 1.
+
+        Parameters
+        ----------
+        shape : (int, int)
+            Rows and columns of the image.
+        """
+        down, across = (self._along(axis, np.arange(n, dtype=np.float64), n) for axis, n in enumerate(shape))
+        return [None, *(Separable(down[:, i].copy(), across[:, j].copy()) for i, j in self._pairs[1:])]
+
+    def at(self, rows: Array, cols: Array, shape: Shape) -> Array:
+        """Return the functions at some places, shape (functions, places).
+
+        Parameters
+        ----------
+        rows, cols : ndarray
+            The places.
+        shape : (int, int)
+            Rows and columns of the image.
+        """
+        down, across = (self._along(axis, at, n) for axis, at, n in zip((0, 1), (rows, cols), shape, strict=True))
+        found = np.array([down[:, i] * across[:, j] for i, j in self._pairs])
+        found[0] = 1.0
+        return found
+
+
 @dataclass(frozen=True)
-class Polynomial:
+class Polynomial(Products):
     """A kernel whose taps are polynomials of the place.
 
     ``k(q) = sum_ij P_i(u) P_j(v) k_ij`` over ``i + j <= degree``, P Legendre polynomials, u and v the row and the
@@ -162,43 +206,23 @@ class Polynomial:
         return f"polynomial of degree {self.degree}{'' if self.flux == 'free' else ', constant flux'}"
 
     @property
-    def n_functions(self) -> int:
-        """Number of functions."""
-        return n_terms(self.degree)
-
-    @property
     def levels(self) -> tuple[int, ...]:
         """The total degree of each."""
-        return tuple(i + j for i, j in powers(self.degree))
+        return tuple(i + j for i, j in self._pairs)
 
-    def weights(self, shape: Shape) -> Sequence[Weight | None]:
-        """Return the functions on the pixels of an image; None for 1.
+    @property
+    def _pairs(self) -> Sequence[Shape]:
+        return powers(self.degree)
 
-        Parameters
-        ----------
-        shape : (int, int)
-            Rows and columns of the image.
-        """
-        down, across = (legendre(n, self.degree) for n in shape)
-        return [Separable(down[:, i].copy(), across[:, j].copy()) if i + j else None for i, j in powers(self.degree)]
-
-    def at(self, rows: Array, cols: Array, shape: Shape) -> Array:
-        """Return the functions at some places, shape (functions, places).
-
-        Parameters
-        ----------
-        rows, cols : ndarray
-            The places.
-        shape : (int, int)
-            Rows and columns of the image.
-        """
-        places = zip((rows, cols), shape, strict=True)
-        down, across = (np.polynomial.legendre.legvander(_scaled(at, n), self.degree) for at, n in places)
-        return np.array([down[:, i] * across[:, j] for i, j in powers(self.degree)])
+    def _along(self, axis: int, at: Array, n: int) -> Array:
+        found = np.polynomial.legendre.legvander(_scaled(at, n), self.degree)
+        if n == 1:  # along which nothing but the constant can be told
+            found[:, 1:] = 0.0
+        return np.asarray(found)
 
 
 @dataclass(frozen=True)
-class Spline:
+class Spline(Products):
     """A kernel whose taps are cubic splines of the place.
 
     The functions are 1 and the products of a cubic B-spline of the row and one of the column, over evenly spaced knots
@@ -255,52 +279,22 @@ class Spline:
         return f"spline over {self.knots} knots{'' if self.flux == 'free' else ', constant flux'}"
 
     @property
-    def n_functions(self) -> int:
-        """Number of functions."""
-        return len(self.levels)
-
-    @property
     def levels(self) -> tuple[int, ...]:
         """0 for the constant, 1 for all others."""
-        rows, cols = self.knots  # type: ignore[misc]
-        return (0, *(1,) * ((rows + 4) * (cols + 4) - 1))
+        return (0, *(1,) * (self.n_functions - 1))
 
-    def _along(self, at: Array, n: int, knots: int) -> Array:
+    @property
+    def _pairs(self) -> Sequence[Shape]:
+        rows, cols = self.knots  # type: ignore[misc]
+        return list(np.ndindex(rows + 4, cols + 4))
+
+    def _along(self, axis: int, at: Array, n: int) -> Array:
         """Return the B-splines at places along an axis of n pixels, shape (places, knots + 4)."""
         import scipy.interpolate
 
-        edges = np.concatenate([[-1.0] * 3, np.linspace(-1, 1, knots + 2), [1.0] * 3])
+        edges = np.concatenate([[-1.0] * 3, np.linspace(-1, 1, self.knots[axis] + 2), [1.0] * 3])  # type: ignore[index]
         inside = np.clip(_scaled(at, n), -1.0, 1.0)
         return np.asarray(scipy.interpolate.BSpline.design_matrix(inside, edges, 3).toarray())
-
-    def weights(self, shape: Shape) -> Sequence[Weight | None]:
-        """Return the functions on the pixels of an image; None for 1.
-
-        Parameters
-        ----------
-        shape : (int, int)
-            Rows and columns of the image.
-        """
-        axes = zip(shape, self.knots, strict=True)  # type: ignore[arg-type]
-        down, across = (self._along(np.arange(n, dtype=np.float64), n, knots) for n, knots in axes)
-        every = [Separable(one.copy(), other.copy()) for one in down.T for other in across.T]
-        return [None, *every[1:]]
-
-    def at(self, rows: Array, cols: Array, shape: Shape) -> Array:
-        """Return the functions at some places, shape (functions, places).
-
-        Parameters
-        ----------
-        rows, cols : ndarray
-            The places.
-        shape : (int, int)
-            Rows and columns of the image.
-        """
-        axes = zip((rows, cols), shape, self.knots, strict=True)  # type: ignore[arg-type]
-        down, across = (self._along(at, n, knots) for at, n, knots in axes)
-        found = np.einsum("pi,pj->ijp", down, across).reshape(-1, len(rows))
-        found[0] = 1.0
-        return np.asarray(found)
 
 
 #: Each kind by the setting that it alone has.
@@ -337,13 +331,12 @@ class Field:
 
     def at(self, row: float, col: float) -> Array:
         """Return the functions at one place, which must lie in the image."""
-        places = [np.asarray(value, dtype=np.float64) for value in (row, col)]
-        inside = all(p.ndim == 0 and -0.5 <= p <= n - 0.5 for p, n in zip(places, self.shape, strict=True))
-        if not inside:
+        places = as_number(row, "row"), as_number(col, "col")
+        if not all(-0.5 <= p <= n - 0.5 for p, n in zip(places, self.shape, strict=True)):
             raise ValueError(
                 f"got the place ({row!r:.60}, {col!r:.60}), need one row and one column of an image of {self.shape}"
             )
-        found: Array = self.variation.at(places[0][None], places[1][None], self.shape)
+        found: Array = self.variation.at(np.array(places[:1]), np.array(places[1:]), self.shape)
         return found[:, 0]
 
     def surface(self, coefficients: Array, rows: Array, cols: Array) -> Array:

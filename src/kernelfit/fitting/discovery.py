@@ -105,7 +105,11 @@ class _Pair:
     def within(self, box: Box, stride: Shape) -> Box | None:
         """Return the middle of a span, as much of it as there are pixels for."""
         while not self.fits(box, stride):
-            more = [int(box[1] - box[0] > 2), int(box[3] - box[2] > 2)]
+            sides = (box[1] - box[0], box[3] - box[2])
+            over = [
+                side > n for side, n in zip(sides, self.image.shape, strict=True)
+            ]  # an axis that is short goes first
+            more = [int(side > 2 and (far or not any(over))) for side, far in zip(sides, over, strict=True)]
             if not any(more):
                 return None
             box = (box[0] + more[0], box[1] - more[0], box[2] + more[1], box[3] - more[1])
@@ -179,6 +183,8 @@ def discover(
     for value, name in ((image, "image"), (target, "target")):
         as_planes(unmasked(value)[0], name, None)
     pair = _Pair(image, target, selection, Execution(workers=execution.workers))
+    for values, name in zip(pair.seen(), ("image", "target"), strict=True):
+        _require_detail(values, name)
     fits = []
     for steps in [stride] if stride is not None else _strides(image.shape, target.shape):
         found = _search(_middle(pair, steps), steps, enough)
@@ -191,6 +197,19 @@ def discover(
         raise ValueError(_unrelated(pair, best))
     _require_whole_ratio(pair, best)
     return _told(pair, best)
+
+
+def _require_detail(values: Any, name: str) -> None:
+    """Refuse an array of which nothing can be told: without a finite pixel, or an image of one value."""
+    block = np.asarray(values)
+    if block.dtype.kind == "f":
+        block = block[np.isfinite(block)]
+    if not block.size:
+        raise ValueError(f"got {name} without a finite pixel that counts, need some; check the file and the mask")
+    if name == "image" and block.min() == block.max():
+        raise ValueError(
+            f"got image of one value, {block.min()}, need one that varies; with shape= a constant is judged"
+        )
 
 
 def _middle(pair: _Pair, stride: Shape) -> _Pair:

@@ -62,7 +62,7 @@ def own_factor(gram: Array, workers: int = 1) -> Inverse | None:
     panels, inverse, spread = _scratch(m), np.empty((m, m)), np.empty(m)
     # Memory that is new is touched in one go: two threads that come upon its pages in turn take five times as long.
     inverse[:] = 0.0
-    made = _made(gram, panels, inverse, workers if m > OWN_FACTOR else 1)
+    made = _made(gram, panels, inverse, workers)
     if panels.nbytes <= _KEPT_BYTES and not _kept:
         _kept.append(panels)
     if not made:
