@@ -334,7 +334,9 @@ def test_calls_of_scipy_and_scikit_image_and_opencv_make_the_kernel(case):
         np.testing.assert_allclose(made[15:-15, 15:-15], expected[15:-15, 15:-15], atol=2e-3, err_msg=f"{tool} {call}")
 
 
-@pytest.mark.parametrize("verb", [kernelfit.recognise, kernelfit.separable, kernelfit.compare_kernels])
+@pytest.mark.parametrize(
+    "verb", [kernelfit.recognise, kernelfit.separable, kernelfit.measure_psf, kernelfit.compare_kernels]
+)
 @pytest.mark.parametrize("kernel", ["gaussian", np.ones((2, 3)) * 1j, [[1.0], [2.0, 3.0]], None], ids=repr)
 def test_what_is_no_kernel_is_refused(verb, kernel):
     arguments = (kernel, np.ones((2, 3))) if verb is kernelfit.compare_kernels else (kernel,)

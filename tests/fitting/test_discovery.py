@@ -201,9 +201,27 @@ def test_an_image_of_one_row():
         (None, np.full((20, 30), np.inf), {}, "target without a finite pixel"),
         (None, None, {"mask": np.ones((20, 30), dtype=bool)}, "target without a finite pixel"),
         (np.ones((1, 1)), np.ones((1, 1)), {}, "image of one value, 1"),
+        (np.random.default_rng(1).normal(1e9, 1, (20, 30)), None, {}, r"image of one value, 1e\+09, or nearly so"),
     ],
 )
 def test_pairs_that_tell_nothing_are_refused(image, target, keywords, says):
     usual = np.random.default_rng(0).normal(size=(20, 30))
     with pytest.raises(ValueError, match=f"got {says}.*, need "):
         kernelfit.find_kernel(usual if image is None else image, usual if target is None else target, **keywords)
+
+
+@pytest.mark.parametrize("image_unit, target_unit", [(1e30, 1e-30), (1e-50, 1e50), (1e100, 1.0)])
+def test_any_units(image_unit, target_unit):
+    """The first look is in single precision."""
+    image = np.random.default_rng(2).normal(5, 1, (60, 75))
+    target = scipy.signal.convolve2d(image, KERNEL[:2, :3], mode="same")
+    fit = kernelfit.find_kernel(image * image_unit, target * target_unit)
+    np.testing.assert_allclose(fit.kernel * (image_unit / target_unit), KERNEL[:2, :3], rtol=1e-6)
+    with pytest.raises(ValueError, match="got image with values up to .*overflow; divide both by a constant"):
+        kernelfit.find_kernel(image * 1e200, target)
+
+
+def test_pairs_of_different_sizes():
+    images = [photograph(), photograph(131, 167)]
+    targets = [scipy.signal.convolve2d(one, KERNEL[:3, :4], mode="same") for one in images]
+    np.testing.assert_allclose(kernelfit.find_kernel(images, targets).kernel, KERNEL[:3, :4], atol=1e-9)

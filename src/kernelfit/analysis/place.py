@@ -39,14 +39,16 @@ def spectral_response(image: npt.NDArray[np.generic], target: npt.NDArray[np.gen
 
 
 def _faded(array: npt.NDArray[np.generic]) -> Single:
-    """Return an image without its mean that fades to zero at its edges."""
-    values = np.asarray(array, dtype=np.float32)
-    rows, cols = (_window(n) for n in values.shape)
+    """Return an image without its mean that fades to zero at its edges, in units that single precision can hold."""
+    values = np.array(array, dtype=np.float64)
     finite = np.isfinite(values)
-    if not finite.all():
-        values = np.where(finite, values, values[finite].mean() if finite.any() else np.float32(0))
-    mean = rows @ values @ cols / (rows.sum() * cols.sum())
-    return np.asarray((values - mean) * rows[:, None] * cols)
+    values -= np.mean(values, where=finite)
+    values[~finite] = 0.0
+    values /= max(values.max(), -values.min()) or 1.0
+    rows, cols = (_window(n) for n in values.shape)
+    single = values.astype(np.float32)
+    mean = rows @ single @ cols / (rows.sum() * cols.sum())
+    return np.asarray((single - mean) * rows[:, None] * cols)
 
 
 def _window(n: int) -> Single:

@@ -14,6 +14,7 @@ from ..core.findings import Verdict
 from ..core.geometry import Shape
 from ..core.model import Model
 from ..core.validation import Array
+from ..data.observation import as_array
 from .psf_shape import ENCIRCLED, PeakShape
 
 _FINE = 2.0  # pixels of width below which the spline between the taps tells: 4 % at a Gaussian's 1.6, 2 % at 2.4
@@ -181,9 +182,7 @@ def measure_psf(
     if fit is not None and (origin is not None or operation is not None):
         msg = "got an origin or operation with a KernelFit, need one or the other: the fit has its own convention"
         raise ValueError(msg)
-    taps = np.asarray(fit.kernel if fit is not None else kernel)
-    if taps.dtype.kind not in "biuf":
-        raise TypeError(f"got a kernel of dtype {taps.dtype}, need real numbers")
+    taps = np.asarray(fit.kernel if fit is not None else as_array(kernel, "kernel"))
     if taps.ndim != 2 or 0 in taps.shape:
         varies = fit is not None and fit.convention.field is not None
         remedy = "take it at a place of the field, fit.at(row, col)" if varies else "pass one plane of it"

@@ -84,6 +84,8 @@ def matched(image: Any, target: Any, keywords: Mapping[str, Any], plain: bool) -
     allowed = {"workers": None, "progress": None, "boundary": "fill"}
     if not plain or not all(same(v, allowed.get(n, default(n))) or same(v, default(n)) for n, v in keywords.items()):
         return None
+    if as_list(image) is not None or as_list(target) is not None:
+        return None
     arrays = [a if isinstance(a, np.ndarray) else np.asarray(a) for a in (image, target)]
     if arrays[0].shape != arrays[1].shape or any(a.ndim != 2 or a.dtype.kind not in "iuf" for a in arrays):
         return None

@@ -34,6 +34,8 @@ _CLEAR, _ROUNDING = 4.5, 1e-9
 _DOUBTFUL, _PREDICTS = 0.9, 0.3
 #: Chance, among all the places looked at, at which a fit is one.
 _CHANCE = 1e-4
+#: Values whose squares overflow in sums, and contrast, as a share of the values, that rounding hides.
+_HUGE, _FAINT = 1e150, 1e-7
 #: Sides up to which images are looked at whole; strides that are looked for; rows more or less than those of a stride.
 _WHOLE, _MOST_STRIDE, _MARGIN = 2048, 8, 64
 
@@ -206,9 +208,13 @@ def _require_detail(values: Any, name: str) -> None:
         block = block[np.isfinite(block)]
     if not block.size:
         raise ValueError(f"got {name} without a finite pixel that counts, need some; check the file and the mask")
-    if name == "image" and block.min() == block.max():
+    low, high = float(block.min()), float(block.max())
+    size = max(abs(low), abs(high))
+    if size > _HUGE:
+        raise ValueError(f"got {name} with values up to {size:.2g}, whose squares overflow; divide both by a constant")
+    if name == "image" and not high - low > _FAINT * size:
         raise ValueError(
-            f"got image of one value, {block.min()}, need one that varies; with shape= a constant is judged"
+            f"got image of one value, {low:g}, or nearly so, need one that varies; take a constant off, or give shape="
         )
 
 
