@@ -260,6 +260,8 @@ def apply(choose: Any) -> Call:
             laid = {n: v for n, v in words.items() if n != "workers"}
             if laid.get("mode", "same") != "same":
                 laid["origin"] = None  # that of the shapes
+            elif isinstance(laid.get("origin"), int | np.integer):
+                laid["origin"] = (int(laid["origin"]),) * 2
             matrix, used = naive.design_dense(a, k.shape, **{"mode": "same", **laid})
             expected = (matrix @ k.ravel()).reshape(np.shape(made)) if used.all() else np.asarray(made)
             size = float(max(np.abs(a).max(), abs(laid.get("fillvalue", 0.0))) * np.abs(k).max() * k.size)

@@ -348,3 +348,12 @@ def test_solver_is_frozen_and_says_itself():
     assert "matern32" in str(ConjugateGradient(prior=PRIORS[1])) and str(CG) == "ConjugateGradient()"
     with pytest.raises(dataclasses.FrozenInstanceError):
         CG.penalty = "gradient"
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+def test_an_image_of_zeros(noise):
+    """Nothing is known of any tap, and no probe overflows."""
+    target = np.random.default_rng(0).normal(0.0, noise, (20, 21))
+    fit = kernelfit.find_kernel(np.zeros((20, 21)), target, (4, 3), solver=kernelfit.ConjugateGradient())
+    assert not fit.kernel.any() and not fit.verdict.ok
+    assert noise == 0 or fit.stderr.min() > 1e40

@@ -30,6 +30,8 @@ from ..solvers.least_squares import EPS, doubts, little_redundancy
 from .implicit_equations import ImplicitEquations, Lags, read
 from .refinement import refine
 
+#: So large an inverse is that of an image of zeros, which probes would only overflow with.
+_NOTHING = 1e100
 #: The trace of the inverse is probed until its standard error is such a part of it, or so many times at most, ...
 _ROUGH, _FEWEST_PROBES, _MOST_PROBES = 0.06, 3, 32
 #: ... each to such a part of its own value.
@@ -189,7 +191,7 @@ class ImplicitlySolved:
         stats, problem = self.stats, self.problem
         m, n = stats.n_taps, stats.n_pixels
         known = problem.spread
-        if not self.solution.converged:
+        if not self.solution.converged or known > _NOTHING:
             return known / max(1 - m / n, 1 / n), float(m)
         rng = np.random.default_rng(0)
         fewest = max(_FEWEST_PROBES, math.ceil(2 / (m * _ROUGH**2)))  # their variance, were all eigenvalues alike
