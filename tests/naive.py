@@ -429,3 +429,24 @@ def restored(target, seen, kernel, origin, strength, operation, penalty):
     some = model[seen.ravel()]
     right = some.T @ target[seen]
     return np.linalg.lstsq(some.T @ some + strength * rough.T @ rough, right, rcond=1e-12)[0].reshape(rows, cols)
+
+
+def complex_fit(matrix, target, weights=None, real=False):
+    """Dense least squares of complex numbers: kernel, covariance of its real and then imaginary parts, rss.
+
+    The noise is circular: its two parts are alike and independent, each of half the variance. A `real` kernel is that
+    of the real and imaginary parts, one below the other.
+    """
+    root = np.sqrt(np.ones(len(target)) if weights is None else weights)
+    a, b = matrix * root[:, None], target * root
+    if real:
+        a, b = np.concatenate([a.real, a.imag]), np.concatenate([b.real, b.imag])
+    kernel = np.linalg.lstsq(a, b, rcond=None)[0]
+    rss = np.sum(np.abs(b - a @ kernel) ** 2)
+    inverse = np.linalg.inv(a.conj().T @ a)
+    count = np.count_nonzero(root) * (2 if real else 1)
+    covariance = rss / (count - len(kernel)) * inverse  # E conj(d) d'
+    if real:
+        return kernel, covariance, rss
+    half = covariance / 2
+    return kernel, np.block([[half.real, -half.imag], [half.imag, half.real]]), rss

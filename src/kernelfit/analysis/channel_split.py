@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..core.dimensions import of_any_dimension
-from ..core.estimate import Estimate, require_fit
+from ..core.estimate import Estimate, require_fit, require_real
 from ..core.validation import Array, as_list
 from ..data.observation import as_planes
 from .field import middle
@@ -51,6 +51,7 @@ def split_channels(fit: Estimate, names: Sequence[str] | None = None) -> dict[st
     {'H': [[0.0, 1.0, 0.0]], 'K': [[0.0, 0.5, 0.0]]}
     """
     require_fit(fit)
+    require_real(fit)
     found = {}
     for name, part in split_targets(middle(fit), names).items():
         for source, plane in enumerate(_planes(part)):

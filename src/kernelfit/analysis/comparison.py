@@ -11,7 +11,7 @@ from ..compiled.blas import one_blas_thread
 from ..core import geometry
 from ..core.deprecated import renamed
 from ..core.dimensions import of_any_dimension
-from ..core.estimate import Estimate
+from ..core.estimate import Estimate, require_real
 from ..core.findings import Verdict
 from ..core.validation import Array
 from ..data.observation import as_array
@@ -190,6 +190,7 @@ def laid_out(
 ) -> tuple[Array, tuple[int, int], Array | None]:
     """Return a kernel as a convolution, its origin, and a factor of the covariance of its taps."""
     fit = kernel if isinstance(kernel, Estimate) else None
+    require_real(fit)
     taps = np.asarray(fit.kernel if fit is not None else as_array(kernel, "kernel"), dtype=np.float64)
     if taps.ndim != 2 or 0 in taps.shape:
         msg = f"got a kernel of shape {taps.shape}, need rows and columns; compare one plane of it at a time"

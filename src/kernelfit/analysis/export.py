@@ -5,7 +5,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from ..core.estimate import Estimate
+from ..core.estimate import Estimate, require_real
 from ..core.geometry import leading
 from .integers import as_integers
 
@@ -53,6 +53,7 @@ def export(fit: Estimate, tool: str) -> str:
     """Return text that lays a kernel on an image in another tool; see `KernelFit.export`."""
     if tool not in TOOLS:
         raise ValueError(f"got tool={tool!r}, need one of {', '.join(map(repr, TOOLS))}")
+    require_real(fit)
     if fit.kernel.ndim != 2 or fit.convention.field is not None:
         raise ValueError(
             f"got kernels of shape {fit.kernel.shape}, need one of two dimensions that is the same everywhere; export "

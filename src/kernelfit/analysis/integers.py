@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..core.estimate import Estimate
+from ..core.estimate import Estimate, require_real
 
 Array = npt.NDArray[np.float64]
 _MOST = 1 << 16  # denominators that are tried
@@ -53,6 +53,7 @@ def as_integers(fit: Estimate) -> IntegerKernel | None:
     them. Returns the numerators, the denominator, and the probability of that by chance; None if no denominator up to
     65536 does or the errors are not known.
     """
+    require_real(fit)
     taps = fit.kernel
     size = float(np.abs(taps).max())
     if not size > 0 or not np.isfinite(fit.stderr).all():

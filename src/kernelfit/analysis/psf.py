@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..compiled.blas import one_blas_thread
-from ..core.estimate import Estimate
+from ..core.estimate import Estimate, require_real
 from ..core.findings import Verdict
 from ..core.geometry import Shape
 from ..core.model import Model
@@ -182,6 +182,7 @@ def measure_psf(
     if fit is not None and (origin is not None or operation is not None):
         msg = "got an origin or operation with a KernelFit, need one or the other: the fit has its own convention"
         raise ValueError(msg)
+    require_real(fit)
     taps = np.asarray(fit.kernel if fit is not None else as_array(kernel, "kernel"))
     if taps.ndim != 2 or 0 in taps.shape:
         varies = fit is not None and fit.convention.field is not None

@@ -9,7 +9,7 @@ from ..core.dimensions import of_any_dimension
 from ..core.geometry import Shape
 from ..core.model import Execution, Model, Selection
 from ..core.validation import as_workers
-from ..data.observation import as_observation
+from ..data.observation import NUMBERS, as_observation
 from ..data.plan import make_plan
 from ..engines.welch import spectral_statistics
 from ..fitting.statistics import gather
@@ -91,7 +91,7 @@ def accumulate(
     array([[0. , 0. , 0.5]])
     """
     call = call_of(shape, keywords, verb="accumulate", selection=selection, execution=execution)
-    plan = make_plan(image, target, call.model, call.selection)
+    plan = make_plan(image, target, call.model, call.selection, kinds=NUMBERS)
     return stats_of(gather(plan, call.noise, call.execution, call.solver))
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from ..compiled.blas import one_blas_thread
 from ..core import geometry
 from ..core.dimensions import of_any_dimension
-from ..core.estimate import Estimate, require_fit
+from ..core.estimate import Estimate, require_fit, require_real
 from ..core.geometry import Convention
 from ..core.model import Execution, Model, Selection
 from ..core.validation import as_workers
@@ -79,6 +79,7 @@ def check_boundary(
     'mirror'
     """
     require_fit(fit)
+    require_real(fit)
     conv = fit.convention
     if conv.mode == "valid":
         msg = "got a fit of mode 'valid', in which no target pixel depends on the boundary; need 'same' or 'full'"

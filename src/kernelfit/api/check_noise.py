@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from ..compiled.blas import one_blas_thread
 from ..core.dimensions import of_any_dimension
-from ..core.estimate import Estimate, require_fit
+from ..core.estimate import Estimate, require_fit, require_real
 from ..core.model import Model, Selection
 from ..core.validation import as_list, as_workers
 from ..data import masking
@@ -154,6 +154,7 @@ def _items_of(
 ) -> list[tuple[Estimate, list[Observation], list[Weights] | None]]:
     """Return the observations under the fit's own convention, and their weights if any, for it or each of its parts."""
     require_fit(fit)
+    require_real(fit)
     shown = fit.parts or (fit,)
     if shown[0].kernel.ndim > 2 + (fit.convention.field is not None) and not fit.parts:
         msg = f"got a kernel of shape {fit.kernel.shape} of several sources; need the fit that has it as a part"

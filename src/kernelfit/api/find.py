@@ -10,6 +10,7 @@ from ..core.dimensions import of_any_dimension
 from ..core.geometry import Shape
 from ..core.model import Execution, Model, Selection
 from ..core.variation import AUTO
+from ..data.observation import NUMBERS
 from ..data.plan import make_plan
 from ..fitting import degree, pipeline, requirements
 from ..solvers.least_squares import Solver
@@ -40,9 +41,9 @@ def find_kernel(
     Parameters
     ----------
     image : array_like, shape (rows, cols), or list of arrays
-        The image before. Any real dtype and memory layout, memory-mapped files included; it is read in blocks,
-        converted to float64 one block at a time, and never changed. Three dimensions with `channel_axis`. A list of
-        arrays of any sizes for several pairs that share one kernel.
+        The image before. Any dtype of real or complex numbers and memory layout, memory-mapped files included; it is
+        read in blocks, converted to float64 one block at a time, and never changed. Three dimensions with
+        `channel_axis`. A list of arrays of any sizes for several pairs that share one kernel.
     target : array_like, or list of arrays
         What became of it; its shape is the image's (`mode` "same"), smaller by side - 1 ("valid") or larger by
         side - 1 ("full") along each axis; with a stride of them, that many rounded up; or any ("crop"). A list of as
@@ -72,7 +73,7 @@ def find_kernel(
     Raises
     ------
     TypeError
-        If a dtype is not real, or a keyword is of the wrong type.
+        If a dtype is not one of numbers, or a keyword is of the wrong type.
     ValueError
         If the shapes fit no mode, the pixels are too few for the taps, a pixel is NaN or infinite, or a keyword's
         value is unknown; without `shape`, if no kernel relates the two.
@@ -128,7 +129,7 @@ def find_kernel(
         shape = words.pop("shape")
         keywords = words  # type: ignore[assignment]
     call = call_of(shape, keywords, verb="find_kernel", selection=selection, execution=execution, solver=solver)
-    plan, note = make_plan(image, target, call.model, call.selection), ""
+    plan, note = make_plan(image, target, call.model, call.selection, kinds=NUMBERS), ""
     if call.model.variation == AUTO:
         requirements.require(requirements.features_of(plan, call.noise, call.solver, call.execution))
         plan, note = degree.chosen(plan, call.execution)

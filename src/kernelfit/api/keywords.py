@@ -38,6 +38,7 @@ class Keywords(TypedDict, total=False):
     channel_axis: int | None
     channels: str
     background: int | None
+    real: bool
     variation: int | str | Variation | None
     mask: Any
     image_mask: Any
@@ -61,7 +62,7 @@ class Keywords(TypedDict, total=False):
 FIELDS: dict[str, tuple[type, str]] = {
     **{name: (Model, name) for name in ("mode", "boundary", "fillvalue", "origin", "lags")},
     **{name: (Model, name) for name in ("operation", "stride", "offset")},
-    **{name: (Model, name) for name in ("channel_axis", "channels", "background", "variation")},
+    **{name: (Model, name) for name in ("channel_axis", "channels", "background", "real", "variation")},
     **{name: (Selection, name) for name in ("mask", "image_mask", "weights", "nan", "saturated")},
     "noise": (Noise, "variance"),
     "robust": (Noise, "loss"),

@@ -338,7 +338,11 @@ class KernelFit(Estimate, Saved):
         ndim = self.convention.ndim
         shape: Any = tuple(self.kernel.shape[-ndim:])
         default = Model(shape)
-        fields = self.convention.keywords() | {"channels": self.channels or "shared", "channel_axis": self.channel_axis}
+        fields: dict[str, Any] = {"real": self.convention.numbers == "real of complex"}
+        fields |= self.convention.keywords() | {
+            "channels": self.channels or "shared",
+            "channel_axis": self.channel_axis,
+        }
         fields["background"] = None if self.background is None else self.background.degree
         same = {"origin": default_origin((1, *shape)[-2:])[-ndim:], "stride": (1,) * ndim, "offset": (0,) * ndim}
         same = {**{name: getattr(default, name) for name in fields}, **same}

@@ -41,8 +41,8 @@ class Background:
     degree : int
         Largest total degree; 0 is a constant.
     coefficients : ndarray, shape ([pairs,] [channels,] terms)
-        In the target's units, in the order of `powers`. The axis of the pairs is there if the pairs came as lists, that
-        of the target's channels if there were channels.
+        In the target's units, in the order of `powers`; complex for complex targets. The axis of the pairs is there if
+        the pairs came as lists, that of the target's channels if there were channels.
     stderr : ndarray, of the same shape
         Their standard errors.
     shapes : tuple of (int, int)
@@ -84,7 +84,7 @@ class Background:
     def _lifted(self, channel_axis: int | None) -> "Background":
         """Undo `_lowered`."""
         kept = [at for at, (i, _) in enumerate(powers(self.degree)) if i == 0]
-        tables = np.zeros((2, *self.coefficients.shape[:-1], n_terms(self.degree)))
+        tables = np.zeros((2, *self.coefficients.shape[:-1], n_terms(self.degree)), dtype=self.coefficients.dtype)
         tables[..., kept] = self.coefficients, self.stderr
         return Background(
             self.degree, tables[0], tables[1], tuple((1, shape[-1]) for shape in self.shapes), channel_axis
@@ -118,7 +118,7 @@ class Background:
         table = self.coefficients.reshape(len(self.shapes), -1, n_terms(self.degree))[pair or 0]
         planes = []
         for row in table:
-            square = np.zeros((self.degree + 1, self.degree + 1))
+            square = np.zeros((self.degree + 1, self.degree + 1), dtype=table.dtype)
             for c, (i, j) in zip(row, self.powers, strict=True):
                 square[i, j] = c
             down, across = (legendre(n, self.degree) for n in self.shapes[pair or 0])

@@ -257,17 +257,29 @@ class Estimate:
     @property
     def df_resid(self) -> int:
         """Degrees of freedom of the residual: pixels less what is determined of the taps and of the background."""
-        return self.n_pixels - self.rank - (self.background.coefficients.size if self.background else 0)
+        per_pixel, per_tap = self.convention.parts
+        terms = self.background.coefficients.size if self.background else 0
+        return per_pixel * (self.n_pixels - terms) - per_tap * self.rank
 
     @functools.cached_property
     def stderr(self) -> Array:
-        """Standard error of each tap, of the kernel's shape."""
+        """Standard error of each tap, of the kernel's shape; of a complex one those of its two parts."""
         if self.parts:
             return np.stack([part.stderr for part in self.parts]).reshape(self.kernel.shape)
         if self.factor is None:
-            return np.full(self.kernel.shape, self.typical_stderr)
-        variance = np.einsum("ij,ij->i", self.factor, self.factor)
-        return np.asarray(np.sqrt(variance).reshape(self.kernel.shape))
+            return np.full(self.kernel.shape, self.typical_stderr * (1 + 1j if self._complex else 1))
+        return self._shaped(np.sqrt(np.einsum("ij,ij->i", self.factor, self.factor)))
+
+    @property
+    def _complex(self) -> bool:
+        return self.kernel.dtype.kind == "c"
+
+    def _shaped(self, values: Array) -> Array:
+        """Return numbers along the last axis as kernels; of complex ones the real parts stand before the others."""
+        if self._complex:
+            real, imaginary = np.split(values, 2, axis=-1)
+            values = real + 1j * imaginary
+        return np.asarray(values.reshape(*values.shape[:-1], *self.kernel.shape))
 
     @property
     def lags(self) -> "npt.NDArray[np.int64] | tuple[npt.NDArray[np.int64], ...]":
@@ -288,6 +300,7 @@ class Estimate:
         Returns
         -------
         ndarray, shape (taps, taps)
+            Of complex taps that of their real parts and then of their imaginary parts, shape (2 taps, 2 taps). It is
             ``noise_std^2 G^-1``, in row-major order of the kernel; if the rank is deficient, the pseudo-inverse: the
             part of the kernel that the image does not determine counts as zero. Where there are `parts`, one
             for each, shape (parts, taps, taps): the noise of one channel counts as independent of that of the others.
@@ -366,7 +379,7 @@ class Estimate:
             return np.asarray(draws.reshape(n, *self.kernel.shape))
         factor = self._covariance_factor()
         draws = np.random.default_rng(rng).standard_normal((n, factor.shape[1]))
-        return np.asarray(self.kernel + (draws @ factor.T).reshape(n, *self.kernel.shape))
+        return np.asarray(self.kernel + self._shaped(draws @ factor.T))
 
 
 def assemble(stats: "NormalEquations", taps: Array, factor: Array, *, rank: int, rss: float, **more: Any) -> Estimate:
@@ -390,6 +403,15 @@ def require_fit(fit: object) -> None:
     """Refuse anything but a result."""
     if not isinstance(fit, Estimate):
         raise TypeError(f"got fit={fit!r:.60}, need a KernelFit, what find_kernel or stats.solve returns")
+
+
+def require_real(fit: "Estimate | None") -> None:
+    """Refuse a complex kernel, or none."""
+    if fit is not None and fit.kernel.dtype.kind == "c":
+        raise TypeError(
+            "got a fit of a complex kernel, need a real one here: take fit.kernel.real, or abs(fit.kernel), with the "
+            "errors in fit.stderr"
+        )
 
 
 def with_finding(fit: Estimate, finding: Finding | None) -> Estimate:

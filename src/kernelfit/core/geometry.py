@@ -56,6 +56,11 @@ class Convention:
         The functions by which the kernel varies over the image; None for one that is the same everywhere.
     ndim : int
         1 for signals, whose origin, stride, offset and size are tuples of one number; 2 for images.
+    numbers : {"real", "complex", "real of complex"}
+        Whether images and kernel are real or complex, or the kernel of complex images is real.
+    apart : bool
+        Whether the real and imaginary parts of complex numbers are counted apart, each pixel as two and a complex
+        kernel as two, as they are in statistics.
     """
 
     mode: str = "same"
@@ -68,6 +73,15 @@ class Convention:
     size: Shape | None = None
     field: Field | None = None
     ndim: int = 2
+    numbers: str = "real"
+    apart: bool = False
+
+    @property
+    def parts(self) -> tuple[int, int]:
+        """Number of real numbers in what counts as one pixel, and as one tap."""
+        if self.apart or self.numbers == "real":
+            return 1, 1
+        return 2, 1 + (self.numbers == "complex")
 
     @property
     def strided(self) -> bool:
@@ -91,7 +105,8 @@ class Convention:
         lattice = f", stride {stride} from {'pixel' if self.ndim == 2 else 'sample'} {offset}" if self.strided else ""
         size = "" if self.size is None else f" of {'x'.join(map(str, self.size[-self.ndim :]))}"
         varies = "" if self.field is None else f", varying as a {self.field.variation}"
-        return f"{self.operation}, mode {self.mode!r}{size}, {edge}, origin {origin}{lattice}{varies}"
+        numbers = "" if self.numbers == "real" else f", {self.numbers} numbers"
+        return f"{self.operation}, mode {self.mode!r}{size}, {edge}, origin {origin}{lattice}{varies}{numbers}"
 
 
 @dataclass(frozen=True)
@@ -368,6 +383,9 @@ def convention_from(fields: dict[str, Any]) -> Convention:
     taken["size"] = None if size is None else kernel_shape(list(size), own)[-own:]
     found = Convention(**{**fields, **taken, "field": field_from(fields.get("field"))})
     known(found.mode, (*MODES, "crop"), "mode")
+    known(found.numbers, ("real", "complex", "real of complex"), "numbers")
+    if not isinstance(found.apart, bool):
+        raise ValueError(f"got apart={found.apart!r}, need True or False")
     if (found.mode == "crop") != (found.size is not None):
         raise ValueError(f"got mode={found.mode!r} with size={found.size}, need a size for 'crop' and for no other")
     known(found.boundary, BOUNDARIES, "boundary")

@@ -68,6 +68,9 @@ class Model:
         Degree of a polynomial surface, for each target and channel its own, that is fitted together with the kernel and
         never penalised: 0 for a constant, 1 for a plane. It is found on `KernelFit.background`. The default is
         none. `KernelFit.r_squared` is then the share of what the surface leaves.
+    real : bool, optional
+        Whether the kernel between complex images is a real one, the same for real and imaginary parts. The default is a
+        complex kernel where image or target are complex; between real ones it is real anyway.
     variation : int, "auto", Polynomial, Spline or None, optional
         How the kernel varies over the image: the degree of a polynomial of the place (1 for linearly, 2 for
         quadratically, ...), a `Polynomial` or a `Spline`; "auto" lets the evidence choose a degree of 0 to 4. Each
@@ -102,6 +105,7 @@ class Model:
     channel_axis: int | None = None
     channels: str = "shared"
     background: int | None = None
+    real: bool = False
     variation: "int | str | Variation | None" = None
     lags: Any = None
     ndim: int | None = None
@@ -120,6 +124,8 @@ class Model:
         known(self.boundary, geometry.BOUNDARIES, "boundary")
         known(self.operation, geometry.OPERATIONS, "operation")
         known(self.channels, CHANNELS, "channels")
+        if not isinstance(self.real, bool | np.bool_):
+            raise TypeError(f"got real={self.real!r}, need True or False")
         if self.channel_axis is None and self.channels != "shared":
             msg = f"got channels={self.channels!r} without channel_axis, need the axis of the channels: channel_axis=-1"
             raise ValueError(msg)

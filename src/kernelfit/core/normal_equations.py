@@ -11,6 +11,8 @@ from .geometry import Convention, Shape, convention_from, in_mode, in_plane, ker
 from .validation import Array, require_fields
 
 _ARRAYS = ("gram", "moment", "center", "center_moment")
+#: What statistics that add up have in common.
+_ALIKE = ("operation", "origin", "stride", "field", "numbers", "apart")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +55,8 @@ class NormalEquations:
         ``A'y``.
     target_energy : float
         ``y'y``.
-    target_sum : float
-        Sum of y.
+    target_sum : float or complex
+        Sum of y; of complex targets, whose two parts are equations of their own, the complex one.
     n_pixels : int
         Number of target pixels, that is of rows of A.
     supports : tuple of (int, int)
@@ -100,7 +102,7 @@ class NormalEquations:
     gram: Array
     moment: Array
     target_energy: float
-    target_sum: float
+    target_sum: float | complex
     n_pixels: int
     supports: tuple[Shape, ...]
     convention: Convention
@@ -135,7 +137,7 @@ class NormalEquations:
     @property
     def variance(self) -> float:
         """The energy of the target about its mean."""
-        return self.target_energy - self.target_sum * (self.target_sum / (self.total_weight or 1.0))
+        return self.target_energy - abs(self.target_sum) * (abs(self.target_sum) / (self.n_values or 1.0))
 
     @property
     def varies(self) -> bool:
@@ -147,12 +149,17 @@ class NormalEquations:
         """Sum of the weights of all pixels: their number where none was given."""
         return float(self.n_pixels) if self.weight_sum is None else self.weight_sum
 
+    @property
+    def n_values(self) -> float:
+        """The same in numbers of the target: of complex ones each is two equations."""
+        return self.total_weight / (2.0 if self.convention.apart else 1.0)
+
     def __add__(self, other: "NormalEquations") -> Self:
         """Return the statistics of the pixels of both."""
         if not isinstance(other, NormalEquations):
             return NotImplemented
         mine, theirs = self.convention, other.convention
-        alike = all(getattr(mine, name) == getattr(theirs, name) for name in ("operation", "origin", "stride", "field"))
+        alike = all(getattr(mine, name) == getattr(theirs, name) for name in _ALIKE)
         if self.supports != other.supports or not alike:
             raise ValueError(
                 f"got statistics of different kernels ({self.supports}, {mine} and {other.supports}, {theirs}); "
@@ -307,6 +314,8 @@ def packed(stats: NormalEquations) -> tuple[dict[str, Any], dict[str, Array]]:
         value = getattr(stats, field.name)
         if isinstance(value, np.ndarray):
             arrays[field.name] = value
+        elif isinstance(value, complex):
+            header[field.name] = [value.real, value.imag]
         elif field.name not in (*_ARRAYS, "surface", "backgrounds"):
             header[field.name] = value
     header["convention"] = dataclasses.asdict(stats.convention)
@@ -332,6 +341,11 @@ def unpacked(header: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]
     surfaces = ("surface", "backgrounds", "unreduced")
     names = {field.name for field in dataclasses.fields(NormalEquations)}.difference(surfaces)
     fields = {name: value for name, value in header.items() if name in names}
+    total = fields["target_sum"]
+    if isinstance(total, list):
+        total = fields["target_sum"] = complex(*total)
+    if isinstance(total, bool | str) or not np.isfinite(total):
+        raise ValueError(f"got target_sum={total!r:.60}, need a finite number")
     require_fields(NormalEquations, fields, finite=True)
     fields["supports"] = tuple(kernel_shape(list(shape)) for shape in header["supports"])
     fields["convention"] = convention_from(header["convention"])

@@ -88,9 +88,10 @@ def unpacked(header: dict[str, Any], arrays: dict[str, Array]) -> Estimate:
 
 def require_kernel(kernel: Array, stderr: Array | None) -> None:
     """Refuse a kernel from a file that is not finite, and errors that are none."""
-    if kernel.dtype.kind not in "biuf" or not kernel.size or not np.isfinite(kernel).all():
-        raise ValueError("taps that are not all finite real numbers")
-    if stderr is not None and (stderr.shape != kernel.shape or not (np.isfinite(stderr) & (stderr >= 0)).all()):
+    if kernel.dtype.kind not in "biufc" or not kernel.size or not np.isfinite(kernel).all():
+        raise ValueError("taps that are not all finite numbers")
+    parts = () if stderr is None else (stderr.real, stderr.imag)
+    if any(part.shape != kernel.shape or not (np.isfinite(part) & (part >= 0)).all() for part in parts):
         raise ValueError("errors of the taps that are not one finite number of at least 0 for each")
 
 

@@ -200,7 +200,8 @@ def broadcast(array: npt.NDArray[Any], shape: tuple[int, ...], name: str) -> npt
 
 def not_finite(array: Any) -> Mask | None:
     """Return where an array is NaN or infinite, None if nowhere."""
-    if np.dtype(array.dtype).kind != "f":
+    array = getattr(array, "whole", array)  # of a complex number either part
+    if np.dtype(array.dtype).kind not in "fc":
         return None
     found: Mask | None = None
     step = max(1, _BLOCK // max(1, array.shape[1]))

@@ -22,6 +22,9 @@ from . import chunked, mapped
 from .chunked import require_same_axes
 from .reader import Reader
 
+#: The kinds of NumPy's types that are real numbers, and those that are numbers.
+REAL, NUMBERS = "biuf", "biufc"
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -29,7 +32,8 @@ class Observation:
 
     `where` names the pair and channel in messages; `background` is the degree of the polynomial surface that each
     target holds beside what the kernel makes, None without one. `frame` tells the shape of the whole target and the
-    place of the first used pixel in it, on which the surface is laid, where the geometry does not.
+    place of the first used pixel in it, on which the surface is laid, where the geometry does not. `imaginary`: whether
+    it is that of the imaginary parts of complex targets.
     """
 
     geometry: Geometry
@@ -38,11 +42,17 @@ class Observation:
     where: str = ""
     background: int | None = None
     frame: tuple[Shape, Shape] | None = None
+    imaginary: bool = False
 
     @property
     def size(self) -> Shape:
         """Rows and columns of target pixels used."""
         return self.geometry.size
+
+    @property
+    def unit(self) -> float | complex:
+        """What a pixel of 1 stands for."""
+        return 1j if self.imaginary else 1.0
 
     @property
     def surface_frame(self) -> tuple[Shape, Shape]:
@@ -60,9 +70,9 @@ def of_target(observation: Observation, at: int) -> Observation:
     return dataclasses.replace(observation, targets=(observation.targets[at],))
 
 
-def as_image(value: object, name: str) -> Any:
-    """Return `value` as something 2-D, real and sliceable, or say why it is none."""
-    array = as_array(value, name)
+def as_image(value: object, name: str, kinds: str = REAL) -> Any:
+    """Return `value` as something 2-D, of some kinds of numbers and sliceable, or say why it is none."""
+    array = as_array(value, name, kinds)
     shape = tuple(array.shape)
     if len(shape) != 2:
         remedy = "say which axis holds the channels (channel_axis), or pass one plane at a time"
@@ -77,11 +87,11 @@ def as_image(value: object, name: str) -> Any:
     return chunked.sliceable(array)
 
 
-def as_planes(value: object, name: str, axis: int | None) -> list[Any]:
+def as_planes(value: object, name: str, axis: int | None, kinds: str = REAL) -> list[Any]:
     """Return the channels of an image along an axis, each as `as_image` does; None for an image of one plane."""
     if axis is None:
-        return [as_image(value, name)]
-    array = as_array(value, name)
+        return [as_image(value, name, kinds)]
+    array = as_array(value, name, kinds)
     shape = tuple(array.shape)
     if len(shape) != 3:
         raise ValueError(
@@ -102,8 +112,8 @@ def as_planes(value: object, name: str, axis: int | None) -> list[Any]:
     return chunked.planes(array, at)
 
 
-def as_array(value: object, name: str) -> Any:
-    """Return `value` as something real and sliceable, or say why it is none."""
+def as_array(value: object, name: str, kinds: str = REAL) -> Any:
+    """Return `value` as something of some kinds of numbers and sliceable, or say why it is none."""
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise ValueError(f"got a masked {name}; need plain numbers here: find_kernel and accumulate take masks")
     if not (hasattr(value, "shape") and hasattr(value, "dtype") and hasattr(value, "__getitem__")):
@@ -114,9 +124,10 @@ def as_array(value: object, name: str) -> Any:
             raise ValueError(msg) from None
     array: Any = value
     dtype = np.dtype(array.dtype)
-    if dtype.kind not in "biuf":
+    if dtype.kind not in kinds:
         remedy = "pass its real part or its magnitude" if dtype.kind == "c" else "convert it to numbers first"
-        raise TypeError(f"got {name} of dtype {dtype}, need real numbers (integers or floats); {remedy}")
+        need = "real numbers (integers or floats)" if kinds == REAL else "numbers"
+        raise TypeError(f"got {name} of dtype {dtype}, need {need}; {remedy}")
     return array
 
 
@@ -186,19 +197,21 @@ def surface_readers(observation: Observation, stride: Shape = (1, 1)) -> tuple[R
 
 def refuse_nonfinite(observation: Observation) -> NoReturn:
     """Say which pixels made the sums overflow or turn into NaN."""
+    many = len(set(map(id, _wholes(observation.sources)))) > 1
     for name, readers in (("image", observation.sources), ("target", observation.targets)):
-        for channel, reader in enumerate(readers):
-            array = reader.array
+        arrays = {id(array): array for array in _wholes(readers)}
+        for channel, array in enumerate(arrays.values()):
             count, first = 0, (0, 0)
             step = max(1, 2**20 // max(1, array.shape[1]))
             for start in range(0, array.shape[0], step):
-                bad = ~np.isfinite(np.asarray(array[start : start + step, :], dtype=np.float64))
+                block = np.asarray(array[start : start + step, :])
+                bad = ~np.isfinite(block if block.dtype.kind == "c" else block.astype(np.float64, copy=False))
                 if not count and bad.any():
                     row, col = np.argwhere(bad)[0]
                     first = (start + int(row), int(col))
                 count += int(bad.sum())
             if count:
-                places = [observation.where, f"channel {channel}" if len(observation.sources) > 1 else ""]
+                places = [observation.where, f"channel {channel}" if many else ""]
                 place = f" of {', '.join(filter(None, places))}" if any(places) else ""
                 raise ValueError(
                     f"got {name}{place} with {count} pixel{'s' if count > 1 else ''} that "
@@ -208,6 +221,11 @@ def refuse_nonfinite(observation: Observation) -> NoReturn:
                 )
     msg = "got pixels so large that the sums of their products overflow; divide the image and the target by a constant"
     raise ValueError(msg)
+
+
+def _wholes(readers: Sequence[Reader]) -> list[Any]:
+    """Return the arrays that are read, of parts of complex ones these."""
+    return [getattr(reader.array, "whole", reader.array) for reader in readers]
 
 
 def refuse_tiny(observation: Observation) -> None:

@@ -14,8 +14,19 @@ from ..core.model import Model, Selection
 from ..core.validation import as_list
 from ..core.variation import AUTO, Variation
 from .chunked import planes, require_same_axes
+from .complex_parts import apart
 from .masking import Judged, PlaneSelection, unmasked
-from .observation import Observation, as_planes, lay_pair, of_target, source_reader, target_reader, varied
+from .observation import (
+    NUMBERS,
+    REAL,
+    Observation,
+    as_planes,
+    lay_pair,
+    of_target,
+    source_reader,
+    target_reader,
+    varied,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +48,9 @@ class FitPlan:
         Number of pairs.
     listed : bool
         Whether the pairs came as lists.
+    numbers : {"real", "complex", "real of complex"}
+        As in `Convention`. Unless "real", each pair or channel is two observations, of the real parts and of the
+        imaginary ones.
     """
 
     groups: tuple[tuple[Observation, ...], ...]
@@ -45,6 +59,7 @@ class FitPlan:
     masked: tuple[object, object]
     n_pairs: int
     listed: bool
+    numbers: str = "real"
 
     @property
     def channels(self) -> str | None:
@@ -77,7 +92,9 @@ class FitPlan:
     def selection_of(self, group: int, target: int, index: int) -> PlaneSelection:
         """Return what concerns one target of one observation of a group."""
         observation = self.groups[group][index]
-        n_channels = len(self.groups[group]) // self.n_pairs
+        parts = 1 if self.numbers == "real" else 2
+        index //= parts
+        n_channels = len(self.groups[group]) // parts // self.n_pairs
         channel = {None: None, "shared": index % n_channels, "separate": group, "mixed": target}[self.channels]
 
         def plane(value: object, name: str, at: int | None) -> object:
@@ -86,8 +103,8 @@ class FitPlan:
         given, (image_masked, target_masked) = self.selection, self.masked
         field = observation.geometry.convention.field
         n_functions = 1 if field is None else field.n
-        n_images = len(observation.sources) // n_functions
-        sources = [channel] if n_images == 1 else range(n_images)
+        n_images = len(observation.sources) // n_functions // (2 if self.numbers == "complex" else 1)
+        sources = ([channel] if n_images == 1 else list(range(n_images))) * (2 if self.numbers == "complex" else 1)
         return PlaneSelection(
             masks=(plane(given.mask, "mask", channel), plane(target_masked, "mask", channel)),
             image_masks=tuple(
@@ -98,7 +115,7 @@ class FitPlan:
             ),
             weights=plane(given.weights, "weights", channel),
             nan=given.nan,
-            saturated=given.saturated,
+            saturated=given.saturated if parts == 1 else None,
         )
 
     def _plane(self, value: Any, name: str, pair: int, channel: int | None) -> object:
@@ -155,10 +172,12 @@ def make_plan(
     *,
     unmask: Callable[[object], tuple[object, object]] = unmasked,
     determined: bool = True,
+    kinds: str = REAL,
 ) -> FitPlan:
     """Judge a pair, or lists of images and of targets, and say what is to be solved.
 
-    `unmask` parts arrays from the masks they bring; a plan that is not `determined` may have too few pixels.
+    `unmask` parts arrays from the masks they bring; a plan that is not `determined` may have too few pixels; `kinds`
+    are those of NumPy's types that are taken.
     """
     (image, image_masked), (target, target_masked) = unmask(image), unmask(target)
     images, targets = as_list(image), as_list(target)
@@ -174,7 +193,7 @@ def make_plan(
         names = (f"image[{i}]", f"target[{i}]") if listed else ("image", "target")
         require_same_axes(one, other)
         sources, results = (
-            as_planes(value, name, model.channel_axis) for value, name in zip((one, other), names, strict=True)
+            as_planes(value, name, model.channel_axis, kinds) for value, name in zip((one, other), names, strict=True)
         )
         if model.channels != "mixed" and len(sources) != len(results):
             raise ValueError(
@@ -198,6 +217,9 @@ def make_plan(
     _alike(pairs)
     by_channel = list(zip(*pairs, strict=True))
     groups = [tuple(p for parts in pairs for p in parts)] if model.channels == "shared" else by_channel
+    several = [r.array.dtype for group in groups for one in group for r in (*one.sources, *one.targets)]
+    is_complex = kinds == NUMBERS and any(np.dtype(dtype).kind == "c" for dtype in several)
+    numbers = "real" if not is_complex else "real of complex" if model.real else "complex"
     for group in groups:
         n_more = 0
         for observation in group:
@@ -205,8 +227,11 @@ def make_plan(
                 plan = observation.geometry
                 n_more += require_room(plan.size, plan.target_shape, model.background, observation.where)
         if determined or all(observation.geometry.n_pixels == 0 for observation in group):
-            require_determined([p.geometry for p in group], len(group[0].sources), n_more)
-    return FitPlan(tuple(groups), model, selection, (image_masked, target_masked), len(pairs), listed)
+            equations = [p.geometry for p in group] * (2 if numbers == "real of complex" else 1)
+            require_determined(equations, len(group[0].sources), n_more)
+    if is_complex:
+        groups = [tuple(part for p in group for part in apart(p, real=model.real)) for group in groups]
+    return FitPlan(tuple(groups), model, selection, (image_masked, target_masked), len(pairs), listed, numbers)
 
 
 def _where(place: str, channel: int, n_channels: int) -> str:

@@ -71,7 +71,7 @@ def statistics(
             gram=gram,
             moment=moments[t],
             target_energy=float(sums.energy[t]),
-            target_sum=float(sums.total[t]),
+            target_sum=float(sums.total[t]) * observation.unit,
             n_pixels=plan.n_pixels,
             supports=(plan.kernel_shape,) * len(observation.sources),
             convention=plan.convention,

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,8 @@ from ..core.dimensions import of_any_dimension
 from ..core.geometry import Convention, Geometry, Shape
 from ..core.model import Model
 from ..core.validation import Array, as_workers
-from ..data.observation import as_array, as_image, as_planes, source_reader
+from ..data.complex_parts import Part
+from ..data.observation import NUMBERS, as_array, as_image, as_planes, source_reader
 from ..data.reader import Reader, any_in_window
 
 _TILE = 1024
@@ -47,7 +49,7 @@ def apply_kernel(
     Parameters
     ----------
     image : array_like, shape (rows, cols)
-        Any real dtype; never changed. Three dimensions with `channel_axis`.
+        Any dtype of real or complex numbers; never changed. Three dimensions with `channel_axis`.
     kernel : array_like, shape (rows, cols)
         The kernel, odd or even. With `channel_axis` also one for each channel, shape (channels, rows, cols), or one for
         each pair of channels, shape (result's channels, image's channels, rows, cols).
@@ -74,14 +76,14 @@ def apply_kernel(
 
     Returns
     -------
-    ndarray of float64
+    ndarray of float64, or of complex128
         The result, equal to that of the functions named above to rounding; NaN where a pixel under the kernel is NaN or
         infinite.
 
     Raises
     ------
     TypeError
-        If a dtype is not real, or a keyword is of the wrong type.
+        If a dtype is not one of numbers, or a keyword is of the wrong type.
     ValueError
         If an array is empty or not 2-D, a keyword's value is unknown, or the kernel is larger than the image allows.
 
@@ -117,14 +119,15 @@ def apply_kernel(
 
 
 def as_kernel(kernel: npt.ArrayLike, channel_axis: int | None) -> Array:
-    """Return a kernel, or the kernels of channels, as float64; refuse anything else."""
-    given = kernel if hasattr(kernel, "shape") else as_array(kernel, "kernel")
-    ndim = len(given.shape)
-    if channel_axis is None or ndim not in (3, 4):
-        return np.asarray(as_image(given, "kernel"), dtype=np.float64)
-    array = np.asarray(given)
-    flat = as_image(array.reshape(-1, array.shape[-1]) if array.size else array[..., 0], "kernel")
-    return np.asarray(flat, dtype=np.float64).reshape(array.shape)
+    """Return a kernel, or the kernels of channels, in double precision; refuse anything else."""
+    given = kernel if hasattr(kernel, "shape") else as_array(kernel, "kernel", NUMBERS)
+    flat = given
+    if channel_axis is not None and len(given.shape) in (3, 4):
+        array = np.asarray(given)
+        flat = array.reshape(-1, array.shape[-1]) if array.size else array[..., 0]
+    taps = np.asarray(as_image(flat, "kernel", NUMBERS))
+    found: Any = taps.astype(np.complex128 if taps.dtype.kind == "c" else np.float64)
+    return found.reshape(given.shape)  # type: ignore[no-any-return]
 
 
 def predict(
@@ -134,7 +137,24 @@ def predict(
 
     NaN where the target would depend on what nothing is assumed of.
     """
-    sources, threads = as_planes(image, "image", channel_axis), as_workers(workers)
+    sources, threads = as_planes(image, "image", channel_axis, NUMBERS), as_workers(workers)
+    numbers = [kernel.dtype, *(np.dtype(source.dtype) for source in sources)]
+    if all(dtype.kind != "c" for dtype in numbers):
+        return _filtered(sources, kernel, conv, channel_axis, threads)
+    total: Any = 0.0
+    for unit, imaginary in ((1.0, False), (1j, True)):  # of the image, then of the kernel
+        parts, own = [Part(source, imaginary=imaginary) for source in sources], conv
+        if imaginary:
+            own = dataclasses.replace(conv, fillvalue=0.0)
+        if not all(part.blank for part in parts):
+            total = total + unit * _filtered(parts, kernel.real, own, channel_axis, threads)
+            if kernel.dtype.kind == "c":
+                total = total + 1j * unit * _filtered(parts, kernel.imag, own, channel_axis, threads)
+    return np.asarray(total)
+
+
+def _filtered(sources: list[Any], kernel: Array, conv: Convention, channel_axis: int | None, threads: int) -> Array:
+    """Return what real kernels make of real planes."""
     ndim = kernel.ndim - (conv.field is not None)
     n_sources = kernel.shape[ndim - 3] if ndim > 2 else len(sources)
     if len(sources) != n_sources:

@@ -141,7 +141,7 @@ class TargetSums(NamedTuple):
     """``y'Wy``, the weighted sum of y, the sum of the weights, and the number of pixels that have one."""
 
     energy: float
-    total: float
+    total: float | complex
     weight: float
     n_pixels: int
 
@@ -154,10 +154,12 @@ def target_sums(items: Items, workers: int) -> TargetSums:
         weights = item.weights[row : row + height]
         weighted = y * weights
         energy = float(np.einsum("ij,ij->", weighted, y))
-        return (np.array([energy, weighted.sum(), weights.sum()], dtype=np.float64),)
+        total = [0.0, weighted.sum()] if item.observation.imaginary else [weighted.sum(), 0.0]
+        return (np.array([energy, weights.sum(), *total], dtype=np.float64),)
 
     work = [(item, row, height) for item in items for row, height in _strips(item.weights.shape)]
-    energy, total, weight = add(in_order(work, lambda w: band(*w), workers))[0].tolist()
+    energy, weight, real, imaginary = add(in_order(work, lambda w: band(*w), workers))[0].tolist()
+    total = complex(real, imaginary) if items[0].observation.geometry.convention.apart else real
     return TargetSums(energy, total, weight, sum(item.n_pixels for item in items))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..core.complex_numbers import raised
 from ..core.estimate import Estimate, with_finding
 from ..core.findings import Finding, Verdict, ranked
 from ..core.geometry import Convention, Geometry, Shape
@@ -264,7 +265,7 @@ def estimated(stats: NormalEquations, context: Context, solver: Solver) -> Estim
         findings=ranked((*context.findings, *estimate.findings)),
         refined=context.refined,
     )
-    return _looked_at(estimate, stats, context)
+    return raised(_looked_at(estimate, stats, context))
 
 
 def _looked_at(estimate: Estimate, stats: NormalEquations, context: Context) -> Estimate:

@@ -6,7 +6,7 @@ targets of the first pass, and further sources, of one tap, of those that take t
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from ..core.background import Elimination, without_rounding
 from ..core.normal_equations import NormalEquations, SurfaceSums
 from ..core.validation import Array
 from ..data.observation import Observation, WeightedObservation, surface_readers
-from ..engines import accumulation, weighted
+from ..engines import accumulation, complex_pass, weighted
 from ..solvers.cholesky import Inverse, factorise
 from ..solvers.least_squares import LeastSquaresSolution, least_squares, rounding_matters
 from .refinement import refine
@@ -69,9 +69,7 @@ def statistics(
 ) -> GroupEquations:
     """Return the statistics of all observations, one for each target."""
     known = GroupEquations([], [], 0.0, [])
-    for observation in observations:
-        wide = dataclasses.replace(observation, targets=observation.targets + surface_readers(observation))
-        every = accumulation.statistics(wide, method, workers, progress)
+    for observation, every in _read(observations, method, workers, progress):
         stats, terms = every[: len(observation.targets)], every[len(observation.targets) :]
         known.trace += float(np.trace(stats[0].gram))
         energies = [one.target_energy for one in stats]
@@ -89,6 +87,22 @@ def statistics(
         dataclasses.replace(s, gram=gram) if np.array_equal(s.gram, gram) else s for s in known.stats[1:]
     ]
     return known
+
+
+def _read(
+    observations: Sequence[Observation], method: str, workers: int, progress: Progress | None
+) -> Iterator[tuple[Observation, list[NormalEquations]]]:
+    """Yield observations with the statistics of their targets, and of the terms of their backgrounds.
+
+    The two parts of complex images are read together.
+    """
+    if observations[0].geometry.convention.numbers == "complex":
+        for first in range(0, len(observations), 2):
+            yield from complex_pass.statistics(observations[first : first + 2], method, workers, progress)
+        return
+    for observation in observations:
+        wide = dataclasses.replace(observation, targets=observation.targets + surface_readers(observation))
+        yield observation, accumulation.statistics(wide, method, workers, progress)
 
 
 def block_equations(
@@ -137,21 +151,31 @@ def residual_moments(
     """
     n, taps = len(kernels), kernels.reshape(len(kernels), -1)
     parts = []
-    for i, observation in enumerate(observations):
-        if not eliminations:
-            parts.append(accumulation.residual_moments(observation, kernels, method, workers, progress))
-            continue
-        plan, elimination = observation.geometry, eliminations[i]
-        wide = dataclasses.replace(observation, sources=observation.sources + surface_readers(observation, plan.stride))
-        # the tap over the first pixel of the footprint: a term is not extended beyond the target
-        at = (-1, -1) if plan.flipped else (0, 0)
+    plan = observations[0].geometry
+    at = (-1, -1) if plan.flipped else (0, 0)  # the tap over the first pixel: a term is not extended beyond the target
+    every = []
+    for elimination in eliminations:
         surface = np.zeros((n, len(elimination.root), *plan.kernel_shape))
         surface[..., *at] = elimination.coefficients_at(taps)
-        every = np.concatenate([kernels, surface], axis=1)
-        moments, energies = accumulation.residual_moments(wide, every, method, workers, progress)
-        moments = moments.reshape(every.shape)
-        own = moments[:, : kernels.shape[1]].reshape(n, -1)
-        parts.append(elimination.recentered(taps, own, energies, moments[:, kernels.shape[1] :, *at]))
+        every.append(surface)
+    found = []
+    if plan.convention.numbers == "complex":
+        for i in range(0, len(observations), 2):
+            both = observations[i : i + 2]
+            found += complex_pass.residual_moments(both, kernels, every[i : i + 2], method, workers, progress)
+    else:
+        for i, observation in enumerate(observations):
+            terms = surface_readers(observation, plan.stride)
+            wide = dataclasses.replace(observation, sources=observation.sources + terms)
+            own = np.concatenate([kernels, every[i]], axis=1) if eliminations else kernels
+            found.append(accumulation.residual_moments(wide, own, method, workers, progress))
+    for i, (moments, energies) in enumerate(found):
+        if not eliminations:
+            parts.append((moments, energies))
+            continue
+        table = moments.reshape(n, -1, *plan.kernel_shape)
+        own, beside = table[:, : kernels.shape[1]].reshape(n, -1), table[:, kernels.shape[1] :, *at]
+        parts.append(eliminations[i].recentered(taps, own, energies, beside))
     moments, energies = add(parts)
     return moments, energies
 

@@ -129,8 +129,8 @@ class ImplicitlySolved:
             noise_std = correction * self.fitter.noise_of(self.solution)
         error = noise_std * math.sqrt(spread)
         energy, variance = stats.target_energy, stats.variance
-        findings = []
-        if detail := little_redundancy(n, m, rss, variance):
+        parts, findings = 2 if stats.convention.numbers == "complex" else 1, []
+        if detail := little_redundancy(n, m, rss, variance, parts):
             findings.append(Finding(Verdict.NO_REDUNDANCY, detail))
         if n > 1 and not variance > 1e-14 * energy:
             findings.append(Finding(Verdict.NO_SIGNAL, "every target pixel is the same"))

@@ -82,6 +82,7 @@ def read(
     laid = frame, shape, plan.convention
     n_pixels = sum(item.n_pixels for item in items)
     even = all(_even(item) for item in items)
+    parts = 2 if plan.convention.apart else 1
     if even and shape[0] == 1 and not plan.convention.strided and not items[0].n_terms:
         sums = [
             accumulation.pass_over(o, Frame.of(o), "fft", workers, None, progress)[0]
@@ -97,9 +98,10 @@ def read(
             return np.asarray(frame.to_user(np.sum([g(own) for g in operators], axis=0)[None]).ravel())
 
         moment = frame.to_user(np.sum([s.moment[0] for s in sums], axis=0)).ravel()
-        energy, total = (float(sum(getattr(s, name)[0] for s in sums)) for name in ("energy", "total"))
+        energy = float(sum(s.energy[0] for s in sums))
+        total = float(abs(sum(s.total[0] * item.observation.unit for s, item in zip(sums, items, strict=True))))
         inverse = TorusInverse(np.sum([s.lags for s in sums], axis=0))
-        about_mean, zero = energy - total**2 / n_pixels, np.zeros_like(moment)
+        about_mean, zero = energy - total**2 * parts / n_pixels, np.zeros_like(moment)
         known = ImplicitEquations(products, inverse, *laid, energy, about_mean, n_pixels, zero, moment, energy)
         return known, (), lags
     eliminations = _eliminations(items, method, workers, progress)
@@ -116,7 +118,7 @@ def read(
 
     seen = weighted.target_sums(items, workers)
     zero = np.zeros(items[0].n_taps)
-    about_mean = seen.energy - seen.total**2 / seen.weight
+    about_mean = seen.energy - abs(seen.total) ** 2 * parts / seen.weight
     n_pixels -= sum(e.rank for e in eliminations)
     said = "" if even else "cg (exact, a pass over the pixels for each iteration)"
     known = ImplicitEquations(reduced, inverse, *laid, seen.energy, about_mean, n_pixels, zero, zero, seen.energy, said)

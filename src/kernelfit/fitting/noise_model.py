@@ -36,7 +36,7 @@ class Levels:
         rounding = _ROUNDING * least_squares.EPS * math.sqrt(sums.energy / sums.n_pixels)
         if not model.slope:
             return cls(0.0, rounding)
-        mean = sums.total / sums.weight
+        mean = sums.total.real / sums.weight
         if not mean > 0:
             raise ValueError(
                 f"got a target with photon noise whose mean is {mean:.4g}, need counts, with a mean above 0; "

@@ -15,6 +15,7 @@ import numpy as np
 import scipy.fft
 
 from ..core.background import Background, Elimination, degree_of, eliminations_of, settled
+from ..core.complex_numbers import raised
 from ..core.estimate import Estimate
 from ..core.findings import EDGES, Finding, Verdict, ranked
 from ..core.geometry import Shape
@@ -93,13 +94,13 @@ def fit_of_group(plan: FitPlan, group: int, settings: Settings) -> list[Estimate
     features = requirements.features_of(plan, settings.noise, settings.solver, settings.execution)
     choice = chosen(observations, features, settings)
     fits = [one.estimate for one in fit_group(observations, judged_of(plan, group, settings), choice, settings)]
-    if choice.method == "cg":
-        return fits
-    plain = Settings(edges=False)
-    return [
-        against_the_excluded(plan, group, t, one, lambda judged: fit_weighted(judged, choice, plain).estimate)
-        for t, one in enumerate(fits)
-    ]
+    if choice.method != "cg":
+        plain = Settings(edges=False)
+        fits = [
+            against_the_excluded(plan, group, t, one, lambda judged: fit_weighted(judged, choice, plain).estimate)
+            for t, one in enumerate(fits)
+        ]
+    return [raised(one) for one in fits]
 
 
 def judged_of(plan: FitPlan, group: int, settings: Settings) -> list[list[Judged | None]] | None:
@@ -419,6 +420,7 @@ def with_surfaces(
     taps = np.stack([one.kernel.ravel() for one in estimates])
     coefficients = np.stack([e.coefficients_at(taps) for e in eliminations], axis=1)
     out = []
+    parts = 2 if estimates[0].convention.numbers == "complex" else 1  # of a complex number, counted as one in words
     for one, table in zip(estimates, coefficients, strict=True):
         stderr = np.stack([e.stderr(math.sqrt(max(0.0, one.noise_std**2 + slow)), one.factor) for e in eliminations])
         findings = []
@@ -430,7 +432,8 @@ def with_surfaces(
             detail = finding.detail
             if finding.verdict in (Verdict.RANK_DEFICIENT, Verdict.PRIOR_DECIDES):
                 more = EDGES if detail.endswith(EDGES) else ""
-                detail = f"rank {one.rank} of {one.kernel.size} beside a background of degree {degree}{more}"
+                rank = f"rank {one.rank // parts} of {one.kernel.size // parts}"
+                detail = f"{rank} beside a background of degree {degree}{more}"
             elif finding.verdict is Verdict.NO_SIGNAL:
                 detail = f"a background of degree {degree} is all that the target holds"
             findings.append(Finding(finding.verdict, detail))

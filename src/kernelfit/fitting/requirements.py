@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from ..core.model import Execution, Noise
 from ..core.variation import AUTO
 from ..data.plan import FitPlan
+from ..solvers.auto import Auto
+from ..solvers.constrained import Constrained, InBasis, NonNegative
+from ..solvers.gaussian_process import GaussianProcess
 from ..solvers.least_squares import LeastSquares, Solver
+from ..solvers.sparse import Sparse
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,9 @@ class Rule:
     remedy: str
 
 
+_REAL_SOLVERS = (NonNegative, Constrained, InBasis, Sparse, GaussianProcess, Auto)
+
+
 def _rule(first: str, second: str, reason: str, remedy: str) -> Rule:
     return Rule(frozenset({first, second}), reason, remedy)
 
@@ -28,6 +35,17 @@ _NO_PIXEL = "a division by frequency never sees a residual"
 _EXACT = "need solver=LeastSquares()"
 _PIXELS = "need find_kernel, which has the pixels"
 _AGAIN = "need a list of pairs, or a function that opens the stream anew"
+_PARTS = "need the real and the imaginary part, each by itself"
+_COMPLEX = (
+    ("photon noise", "counts are not complex", "need noise='constant', or weights="),
+    ("saturated", "complex numbers have no largest one", "need a mask of what is clipped"),
+    ("robust", "its criterion would judge the two parts of a pixel apart", "need a mask of the outliers"),
+    ("image noise", "it is in both parts of the target at once", "need errors-in-variables of your own; leave it out"),
+    ("sandwich errors", "they would leave out how the noise of the two parts goes together", "need errors='plain'"),
+    ("variation", "its functions are for real kernels", _PARTS),
+    ("Wiener", "its spectra are those of real images", _EXACT),
+    ("solver of real kernels", "it holds taps to what real numbers can be", "need LeastSquares() or Penalized()"),
+)
 #: All that is refused, in the order in which it is looked for.
 RULES = (
     _rule("weights", "photon noise", "both say how noisy each pixel is", "need one or the other"),
@@ -77,6 +95,7 @@ RULES = (
         _rule("automatic variation", name, "its degree is chosen from the pixels before the fit", "need a degree")
         for name in ("statistics alone", "Dask")
     ),
+    *(_rule("complex numbers", name, reason, remedy) for name, reason, remedy in _COMPLEX),
     _rule("tiles", "variation", "each tile has a kernel of its own", "need find_kernel for one that varies"),
     _rule("statistics alone", "sandwich errors", "they come of the residual, which sums do not hold", _PIXELS),
     _rule("statistics alone", "ConjugateGradient", "conjugate gradients never form these sums", _PIXELS),
@@ -112,6 +131,9 @@ _WORDS = {
     "Dask": "Dask",
     "constant flux": "a variation of constant flux",
     "tiles": "tiles=",
+    "complex numbers": "complex images",
+    "saturated": "saturated=",
+    "solver of real kernels": "a solver of real kernels",
     "tolerance": "tolerance=",
     "statistics alone": "statistics alone",
     "statistics of blocks": "statistics of blocks alone",
@@ -147,8 +169,12 @@ def features_of(plan: FitPlan, noise: Noise, solver: Solver, execution: Executio
         "tolerance": execution.tolerance is not None,
         "given engine": execution.engine != "auto" and selects is None and not noise.reweighted,
         name: not isinstance(solver, LeastSquares),
+        "complex numbers": plan.numbers != "real",
+        "saturated": not (plan.selection.saturated is None or isinstance(plan.selection.saturated, str)),
+        "solver of real kernels": isinstance(solver, _REAL_SOLVERS),
     }
     spelled = {**_WORDS, "selection": selects or "", "another solver": f"solver={solver!s}"}
+    spelled["solver of real kernels"] = spelled["another solver"]
     present |= dict.fromkeys(more, True)
     return {feature: spelled[feature] for feature, there in present.items() if there}
 

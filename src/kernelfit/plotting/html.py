@@ -221,7 +221,12 @@ def fit_html(fit: Estimate) -> str:
         headline, meaning, _ = advice(finding)
         detail = f" ({html.escape(finding.detail)})" if finding is not None else ""
         parts.append(f'<div><b style="color:{tone}">{html.escape(headline)}</b>{detail}. {html.escape(meaning)}</div>')
-    picture = kernel_svg(fit) if fit.convention.ndim == fit.kernel.ndim == 2 and fit.kernel.size <= _MOST_TAPS else ""
+    real = fit.kernel.dtype.kind != "c"
+    picture = (
+        kernel_svg(fit)
+        if real and fit.convention.ndim == fit.kernel.ndim == 2 and fit.kernel.size <= _MOST_TAPS
+        else ""
+    )
     return (
         f'<div style="font-family:sans-serif;font-size:13px;line-height:1.45">{"".join(parts)}'
         f'<div style="display:flex;flex-wrap:wrap;gap:16px;align-items:flex-start;margin-top:8px">{picture}'

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ..analysis import residuals
 from ..analysis.channel_split import split_channels, split_targets
 from ..core.dimensions import in_samples, of_any_dimension
-from ..core.estimate import Estimate
+from ..core.estimate import Estimate, require_real
 from ..core.validation import Array
 from ..imageio.planes import require
 from . import signals
@@ -163,6 +163,7 @@ def overview(
     ValueError
         If only one of the pair is given.
     """
+    require_real(fit)
     if (image is None) != (target is None):
         raise ValueError("got one of image and target, need both for the residual, or neither")
     parts, lefts = split_targets(fit), None

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.dimensions import of_any_dimension
-from ..core.estimate import Estimate, require_fit
+from ..core.estimate import Estimate, require_fit, require_real
 from ..core.findings import Verdict
 from ..core.validation import Array
 from ..imageio.planes import require
@@ -59,6 +59,7 @@ def new_axes(ax: "Axes | None") -> "Axes":
 
 def _plane(fit: Estimate) -> Array:
     require_fit(fit)
+    require_real(fit)
     if fit.kernel.ndim != 2:
         raise ValueError(
             f"got kernels of shape {fit.kernel.shape}, need rows and columns; fit.plot() draws them all, "

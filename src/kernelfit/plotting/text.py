@@ -13,12 +13,13 @@ from ..core.estimate import Estimate
 def summary(fit: Estimate) -> str:
     """Return the result in words and figures, a screen long at most."""
     signals = fit.convention.ndim == 1
-    size = math.sqrt(float(np.sum(fit.kernel**2)))
-    error = math.sqrt(float(np.sum(fit.stderr**2)))
+    size, error = float(np.linalg.norm(fit.kernel)), float(np.linalg.norm(fit.stderr))
     peak = np.unravel_index(int(np.argmax(np.abs(fit.kernel))), fit.kernel.shape)
     totals = [p.factor for p in fit.parts or (fit,)]
-    total = float(fit.kernel.sum())
-    total_error = math.hypot(*[math.nan if f is None else float(np.linalg.norm(f.sum(axis=0))) for f in totals])
+    total, whole = fit.kernel.sum(), fit.kernel.dtype.kind == "c"
+    total_error = math.hypot(
+        *[math.nan if f is None or whole else float(np.linalg.norm(f.sum(axis=0))) for f in totals]
+    )
     doubt = f" +/- {total_error:.2g}" if math.isfinite(total_error) else ""
     sides = fit.kernel.shape[-fit.convention.ndim :]
     many = "".join(f"{n} x " for n in fit.kernel.shape[: fit.kernel.ndim - len(sides)])
@@ -26,13 +27,14 @@ def summary(fit: Estimate) -> str:
     window = f"{sides[0]} taps, lags {fit.lags[0]} to {fit.lags[-1]}" if signals else f"{sides[0]} x {sides[1]}"
     place = f"lag {fit.lags[where[-1]]}{f' of {where[:-1]}' if many else ''}" if signals else f"{where}"
     share = f", expected relative error {error / size:.2g}" if size > 0 and math.isfinite(error) else ""
-    filter_name = "" if signals else in_words(fit)
+    filter_name = "" if signals or whole else in_words(fit)
+    kind = "complex " if fit.convention.numbers != "real" else ""
     lines = [
         *[f"{'found' if at == 0 else '':11s} {words}" for at, words in enumerate(fit.found)],
         f"kernel      {many}{window}, sum {total:.6g}{doubt}, largest tap {fit.kernel[peak]:.6g} at {place}{share}",
         *([f"filter      {filter_name}"] if filter_name else []),
         f"convention  {fit.convention}",
-        f"fit         {fit.n_pixels} pixels, rank {fit.rank} of {fit.kernel.size}, condition {fit.condition:.2g}",
+        f"fit         {fit.n_pixels} {kind}pixels, rank {fit.rank} of {fit.kernel.size}, condition {fit.condition:.2g}",
         f"residual    noise {fit.noise_std:.4g} per pixel, R squared {fit.r_squared:.8g}, rss {fit.rss:.4g}",
         f"method      {fit.method}{f' ({fit.method_reason})' if fit.method_reason else ''}, "
         f"refined {fit.refined} time{'' if fit.refined == 1 else 's'}"
@@ -60,6 +62,6 @@ def summary(fit: Estimate) -> str:
 def _told(background: Background) -> str:
     """Say a background in one line."""
     table = background.coefficients.reshape(-1, background.coefficients.shape[-1])
-    first = f"mean {table[0, 0]:.6g} +/- {background.stderr.ravel()[0]:.2g}"
+    first = f"mean {table[0, 0]:.6g} +/- {abs(background.stderr.ravel()[0]):.2g}"
     more = f", the first of {len(table)}" if len(table) > 1 else ""
     return f"polynomial of degree {background.degree}, {first}{more}"

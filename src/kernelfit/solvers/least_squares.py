@@ -92,6 +92,8 @@ def _times_two(value: Any, power: int) -> Any:
     """Return a number or an array times a power of two."""
     if isinstance(value, (list, tuple)):
         return tuple(None if one is None else _times_two(one, power) for one in value)
+    if isinstance(value, complex):
+        return complex(_times_two(value.real, power), _times_two(value.imag, power))
     found = np.ldexp(value, power)
     return float(found) if np.ndim(value) == 0 else found
 
@@ -307,17 +309,18 @@ def judge(
     findings = []
     m = stats.n_taps
     variance = stats.variance
+    parts = 2 if stats.convention.numbers == "complex" else 1  # of a complex number, counted as one in words
     if stats.n_pixels > 1 and not stats.varies:
         findings.append(no_signal(stats))
     if rank < m:
         doubt = Verdict.PRIOR_DECIDES if prior else Verdict.RANK_DEFICIENT
-        findings.append(Finding(doubt, f"rank {rank} of {m}, because {_cause(stats)}"))
+        findings.append(Finding(doubt, f"rank {rank // parts} of {m // parts}, because {_cause(stats)}"))
     elif condition > ILL_CONDITIONED and not prior:
         findings.append(Finding(Verdict.ILL_CONDITIONED, f"condition {condition:.1e}"))
     if 0 < float(stats.gram.diagonal().max(initial=0.0)) < stats.n_pixels * LEAST_SQUARE:
         detail = "the squares of the image's pixels are too small for double precision: multiply both images by 2^600"
         findings.append(Finding(Verdict.ILL_CONDITIONED, detail))
-    if detail := little_redundancy(stats.n_pixels, *(least or (rank, rss)), variance):
+    if detail := little_redundancy(stats.n_pixels, *(least or (rank, rss)), variance, parts):
         findings.append(Finding(Verdict.NO_REDUNDANCY, detail))
     if stats.n_pixels > rank or prior:
         norm = scipy.linalg.norm  # safe from overflow, as NumPy's is not
@@ -328,29 +331,30 @@ def judge(
 
 def no_signal(stats: NormalEquations) -> Finding:
     """Say what every target pixel is."""
-    return Finding(Verdict.NO_SIGNAL, f"every target pixel is {stats.target_sum / (stats.total_weight or 1.0):.6g}")
+    return Finding(Verdict.NO_SIGNAL, f"every target pixel is {stats.target_sum / (stats.n_values or 1.0):.6g}")
 
 
-def little_redundancy(n: int, rank: int, rss: float, variance: float) -> str:
+def little_redundancy(n: int, rank: int, rss: float, variance: float, parts: int = 1) -> str:
     """Say in figures that so few of n pixels are to spare that the fit proves little; "" where that is not so.
 
     With few to spare, noise alone fits well: how often as well as this is the tail of F for the share of the variance
-    that a kernel explains. Unrelated images pass with that chance, whatever solver looks at them afterwards.
+    that a kernel explains. Unrelated images pass with that chance, whatever solver looks at them afterwards. Of complex
+    numbers each is two `parts`.
     """
-    df_resid = n - rank
+    df_resid, counts = n - rank, f"{n // parts} pixels, rank {rank // parts}"
     if df_resid <= 0:
-        return f"{n} pixels, rank {rank}"
+        return counts
     if df_resid < _SPARE * rank:  # of generic images noise moves the taps by so much more than many pixels would show
         times = 1 / math.sqrt(1 - rank / n)
-        return f"{n} pixels, rank {rank}, so that errors are about {times:.2g} times those of many pixels"
+        return f"{counts}, so that errors are about {times:.2g} times those of many pixels"
     if n >= _AMPLE * rank or not 0 <= rss < variance:
         return ""
-    terms = max(1, rank - 1)  # one tells the mean
+    terms = max(1, rank - parts)  # one tells the mean
     chance = float(scipy.special.fdtrc(terms, df_resid, (variance / max(rss, 1e-30 * variance) - 1) * df_resid / terms))
     if chance < _BY_CHANCE:
         return ""
     return (
-        f"{n} pixels, rank {rank}: {n / rank:.2f} pixels for each unknown, of unrelated images {chance:.2g} fit as "
+        f"{counts}: {n / rank:.2f} pixels for each unknown, of unrelated images {chance:.2g} fit as "
         f"well, and the errors themselves are known to {1 / math.sqrt(2 * df_resid):.0%}"
     )
 
@@ -375,13 +379,14 @@ def _cause(stats: NormalEquations) -> str:
     scale = float(diagonal.max())
     if scale == 0:
         return "the image is zero everywhere, or so small that its squares are"
+    parts = 2 if stats.convention.numbers == "complex" else 1  # whose Gram matrix begins with its real part
     if stats.n_pixels < stats.n_taps:
-        return f"{stats.n_pixels} pixels cannot determine {stats.n_taps} taps"
-    if len(stats.supports) != 1:
+        return f"{stats.n_pixels // parts} pixels cannot determine {stats.n_taps // parts} taps"
+    if len(stats.supports) != parts:
         return "the source images depend on each other linearly"
     rows, cols = stats.supports[0]
-    gram = stats.gram.reshape(rows, cols, rows, cols)
-    own = diagonal.reshape(rows, cols)
+    gram = stats.gram[: rows * cols, : rows * cols].reshape(rows, cols, rows, cols)
+    own = diagonal[: rows * cols].reshape(rows, cols)
     periods = []
     for i in range(rows):
         for j in range(-(cols - 1) if i else 1, cols):

@@ -1,0 +1,52 @@
+"""Complex images: their real and imaginary parts are equations of their own inside, and complex numbers again outside.
+
+With the image ``A + iB``, the kernel ``p + iq`` and the target ``u + iv``, ``u = A p - B q`` and ``v = B p + A q``: two
+pairs of real images that share the kernels p and q, which everything between the plan and the result treats as such.
+``Convention.apart`` says so on what is made of them. Noise whose two parts are alike and independent (circular noise)
+makes least squares of the parts that of the complex numbers, ``G = sum conj(P) P`` and ``b = sum conj(P) y``.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from .background import Background
+from .estimate import Estimate
+
+
+def joined(array: Any, axis: int = 0) -> Any:
+    """Return the complex numbers whose real parts are the first half along an axis, and imaginary parts the second."""
+    real, imaginary = np.split(array, 2, axis=axis)
+    return real + 1j * imaginary
+
+
+def raised(fit: Estimate) -> Estimate:
+    """Return an estimate of the parts of complex images as their user has it; every other one as it is."""
+    conv = fit.convention
+    if not conv.apart:
+        return fit
+    fields: dict[str, Any] = {
+        "convention": dataclasses.replace(conv, apart=False),
+        "n_pixels": fit.n_pixels // 2,
+        "noise_std": fit.noise_std * math.sqrt(2.0),
+        "notes": tuple(dict.fromkeys(fit.notes)),
+    }
+    if conv.numbers == "complex":
+        kernel = fit.kernel.reshape(2, -1, *fit.kernel.shape[-2:])
+        whole = joined(kernel)[0]
+        fields |= {
+            "kernel": whole[0] if len(whole) == 1 else whole,
+            "rank": fit.rank // 2,
+            "df_model": fit.df_model / 2,
+        }
+        if fit.path is not None:
+            fields["path"] = dataclasses.replace(fit.path, df_model=fit.path.df_model / 2)
+    if isinstance(fit.weights, tuple):  # the two parts of a pixel count alike
+        fields["weights"] = fit.weights[0] if len(fit.weights) == 2 else fit.weights[::2]
+    if fit.background is not None:
+        own = fit.background
+        coefficients, stderr = (table[::2] + 1j * table[1::2] for table in (own.coefficients, own.stderr))
+        fields["background"] = Background(own.degree, coefficients, stderr, own.shapes[::2], own.channel_axis)
+    return dataclasses.replace(fit, **fields)

@@ -1,0 +1,58 @@
+"""Complex images as pairs of real ones: the real and the imaginary parts of the target, each of both of the image."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .observation import Observation
+from .reader import Reader
+
+
+class Part:
+    """The real or the imaginary part of an array that can be sliced, perhaps with the other sign."""
+
+    def __init__(self, whole: Any, *, imaginary: bool, negative: bool = False) -> None:
+        self.whole, self._imaginary, self._negative = whole, imaginary, negative
+        self.shape, self.blank = whole.shape, imaginary and np.dtype(whole.dtype).kind != "c"
+        self.dtype = np.zeros(0, dtype=whole.dtype).real.dtype
+
+    def __getitem__(self, key: Any) -> npt.NDArray[Any]:
+        """Return a block."""
+        block = np.asarray(self.whole[key])
+        part = block.imag if self._imaginary else block.real
+        return np.negative(part, dtype=np.float64) if self._negative else part
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        """Return all of it."""
+        return np.asarray(self[:, :], dtype=dtype)
+
+
+def apart(observation: Observation, *, real: bool) -> list[Observation]:
+    """Return the observations of the real and of the imaginary parts of one of complex images.
+
+    The kernels of the real parts of all sources come first, then those of the imaginary parts; a `real` kernel has no
+    imaginary part.
+    """
+    conv = observation.geometry.convention
+    conv = dataclasses.replace(conv, numbers="real of complex" if real else "complex", apart=True)
+    geometry = dataclasses.replace(observation.geometry, convention=conv)
+
+    def part(readers: Sequence[Reader], imaginary: bool, negative: bool = False) -> tuple[Reader, ...]:
+        arrays = [Part(reader.array, imaginary=imaginary, negative=negative) for reader in readers]
+        beyond = [0.0 if imaginary else reader.fillvalue for reader in readers]
+        both = zip(readers, arrays, beyond, strict=True)
+        return tuple(dataclasses.replace(reader, array=a, fillvalue=f) for reader, a, f in both)
+
+    found = []
+    for imaginary in (False, True):
+        sources = part(observation.sources, imaginary)
+        if not real:
+            sources += part(observation.sources, not imaginary, negative=not imaginary)
+        targets = part(observation.targets, imaginary)
+        found.append(
+            dataclasses.replace(observation, geometry=geometry, sources=sources, targets=targets, imaginary=imaginary)
+        )
+    return found

@@ -1,0 +1,86 @@
+"""One reading for both parts of complex images, whose sums are the same ones in another order.
+
+With image ``A + iB`` and kernel ``p + iq`` the real part of the target is made of the sources ``(A, -B)`` by the
+kernels (p, q), the imaginary part of ``(B, A)``. So the sums of the sources (A, B) with both targets are all there is.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..compiled.threads import Progress
+from ..core.normal_equations import NormalEquations
+from ..core.validation import Array
+from ..data.complex_parts import Part
+from ..data.observation import Observation, surface_readers
+from . import accumulation
+
+Both = Sequence[Observation]
+
+
+def statistics(
+    both: Both, method: str, workers: int, progress: Progress | None = None
+) -> list[tuple[Observation, list[NormalEquations]]]:
+    """Return the observations of the two parts with the statistics of their targets and of their backgrounds' terms."""
+    observation, terms = _together(both), surface_readers(both[0])
+    wide = dataclasses.replace(observation, targets=observation.targets + terms)
+    every = accumulation.statistics(wide, method, workers, progress)
+    n, taps = len(both[0].targets), both[0].geometry.n_taps * len(both[0].sources)
+    gram, found = _padded(_padded(every[0].gram, taps).T, taps), []
+    for imaginary, part in enumerate(both):
+        own = _taken(_taken(gram, imaginary).T, imaginary)
+        stats = [
+            dataclasses.replace(
+                one,
+                gram=own,
+                moment=_taken(_padded(one.moment, taps), imaginary),
+                target_sum=one.target_sum * part.unit,
+                supports=(part.geometry.kernel_shape,) * len(part.sources),
+            )
+            for one in every[imaginary * n : (imaginary + 1) * n] + every[2 * n :]
+        ]
+        found.append((part, stats))
+    return found
+
+
+def residual_moments(
+    both: Both, kernels: Array, surfaces: Sequence[Array], method: str, workers: int, progress: Progress | None = None
+) -> list[tuple[Array, Array]]:
+    """Return what `accumulation.residual_moments` does for both parts, with `surfaces` beside the kernels of each."""
+    observation, n = _together(both), len(kernels)
+    terms = surface_readers(both[0], both[0].geometry.stride) if surfaces else ()
+    wide = dataclasses.replace(observation, sources=observation.sources + terms)
+    known, sides = len(observation.sources), kernels.shape[2:]
+    rows = np.moveaxis(kernels, 1, -1)  # each of the two exchanges is its own inverse
+    own = [np.moveaxis(_taken(rows, imaginary), -1, 1)[:, :known] for imaginary in (0, 1)]
+    if surfaces:
+        own = [np.concatenate(pair, axis=1) for pair in zip(own, surfaces, strict=True)]
+    moments, energies = accumulation.residual_moments(wide, np.concatenate(own), method, workers, progress)
+    table = moments.reshape(2, n, -1, *sides)
+    found = []
+    for imaginary, (part, energy) in enumerate(zip(table, energies.reshape(2, n), strict=True)):
+        sums = _taken(_padded(part[:, :known].reshape(n, -1), kernels[0].size), imaginary)
+        found.append((np.concatenate([sums, part[:, known:].reshape(n, -1)], axis=1), energy))
+    return found
+
+
+def _together(both: Both) -> Observation:
+    """Return the observation of both: the targets of either, and as sources the real parts, then those not zero."""
+    real, other = both
+    n = len(real.sources) // 2
+    sources = real.sources[:n] + other.sources[:n]
+    if all(isinstance(reader.array, Part) and reader.array.blank for reader in other.sources[:n]):
+        sources = sources[:n]
+    return dataclasses.replace(real, sources=sources, targets=real.targets + other.targets)
+
+
+def _padded(sums: Array, n: int) -> Array:
+    """Return sums with zeros for what is zero, along the last axis."""
+    return np.concatenate([sums, np.zeros((*sums.shape[:-1], n - sums.shape[-1]))], axis=-1)
+
+
+def _taken(values: Array, imaginary: int) -> Array:
+    """Return sums of the real and of the imaginary parts, along the last axis, as those of one part's sources."""
+    first, second = np.split(values, 2, axis=-1)
+    return np.concatenate([second, first] if imaginary else [first, -second], axis=-1)

@@ -1,0 +1,320 @@
+"""Complex images and signals: image, target or both."""
+
+import numpy as np
+import pytest
+
+import kernelfit
+import naive
+from helpers import BOUNDARIES, MODES, OPERATIONS, assert_close, grid
+from kernelfit import Verdict, accumulate, find_kernel
+
+SIZE, SHAPE = (13, 10), (2, 3)
+
+
+def normal(rng, *shape):
+    return rng.normal(size=shape) + 1j * rng.normal(size=shape)
+
+
+def pair(size=SIZE, shape=SHAPE, seed=1, noise=0.1, kinds="cc", **words):
+    """An image, a kernel and the target it makes; an image that is real, or a target, for "r" among the kinds."""
+    rng = np.random.default_rng(seed)
+    image, kernel = normal(rng, *size) + (2 - 1j), normal(rng, *shape)
+    image = image if kinds[0] == "c" else image.real
+    matrix, used = naive.design_nd(image, shape, **{**words, "boundary": words.get("boundary") or "fill"})
+    target = (matrix @ kernel.ravel()).reshape(used.shape)
+    target = target + noise * normal(rng, *target.shape)
+    return image, kernel, target if kinds[1] == "c" else target.real
+
+
+def check(fit, matrix, target, weights=None, tolerance=1e-9, real=False):
+    kernel, covariance, rss = naive.complex_fit(matrix, target, weights, real)
+    m = len(kernel)
+    assert_close(fit.kernel.ravel(), kernel, tolerance)
+    assert_close(fit.covariance(), covariance, 10 * tolerance)
+    errors = np.sqrt(np.diag(covariance))
+    assert_close(fit.stderr.ravel(), errors if real else errors[:m] + 1j * errors[m:], 10 * tolerance)
+    assert_close(fit.rss, rss, 1e-8)
+    n = len(target) if weights is None else np.count_nonzero(weights)
+    assert (fit.n_pixels, fit.rank) == (n, m) and fit.df_resid == 2 * n - (m if real else 2 * m)
+    assert fit.noise_std == pytest.approx(np.sqrt(2 * rss / fit.df_resid), rel=1e-8)
+
+
+CASES = [(mode, *edge, op) for mode in MODES for edge in BOUNDARIES for op in OPERATIONS]
+
+
+@grid("mode, boundary, fillvalue, operation", CASES, 9)
+@pytest.mark.parametrize("size, shape", [(SIZE, SHAPE), ((41,), (4,)), ((9, 12), (3, 2))], ids=str)
+def test_it_is_dense_least_squares(mode, boundary, fillvalue, operation, size, shape):
+    words = dict(mode=mode, boundary=boundary, fillvalue=fillvalue, operation=operation)
+    image, _, target = pair(size, shape, **words)
+    fit = find_kernel(image, target, shape, **words)
+    matrix, used = naive.design_nd(image, shape, **words)
+    check(fit, matrix, target[used])
+    assert fit.kernel.shape == fit.stderr.shape == shape and fit.kernel.dtype == np.complex128
+    predicted, left = fit.predict(image), fit.residual(image, target)
+    np.testing.assert_array_equal(np.isnan(predicted), ~used)
+    assert_close(predicted[used], matrix @ fit.kernel.ravel(), 1e-12)
+    assert_close(np.nansum(np.abs(left) ** 2), fit.rss, 1e-9)
+    about_mean = np.sum(np.abs(target[used] - target[used].mean()) ** 2)
+    assert fit.r_squared == pytest.approx(1 - fit.rss / about_mean, rel=1e-9)
+    if boundary is not None:
+        applied = kernelfit.apply_kernel(image, fit.kernel, **words)
+        np.testing.assert_allclose(applied, predicted, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("method", ["fft", "direct"])
+@pytest.mark.parametrize("kinds", ["cc", "rc", "cr"])
+@pytest.mark.parametrize("background", [None, 1])
+def test_either_may_be_real(kinds, method, background):
+    image, _, target = pair(kinds=kinds, mode="same")
+    if kinds[1] == "c":
+        target += (3 + 2j) - (0.2 - 0.1j) * np.arange(13)[:, None]
+    if kinds == "cr":
+        target = (target * 10).astype(np.int16)
+    before = image.copy(), target.copy()
+    fit = find_kernel(image, target, SHAPE, boundary="wrap", mode="same", background=background, method=method)
+    matrix, _ = naive.design_nd(image, SHAPE, mode="same", boundary="wrap")
+    if background is None:
+        check(fit, matrix, target.ravel())
+    else:
+        down, across = np.meshgrid(np.linspace(-1, 1, 13), np.linspace(-1, 1, 10), indexing="ij")
+        extra = np.column_stack([np.ones(130), *(v.ravel() for v in (across, down))])
+        whole, covariance, rss = naive.complex_fit(np.column_stack([matrix, extra]), target.ravel())
+        places = [kernelfit_powers.index(p) for p in ((0, 0), (0, 1), (1, 0))]
+        assert_close(fit.kernel.ravel(), whole[:6], 1e-9)
+        assert_close(fit.background.coefficients[places], whole[6:], 1e-9)
+        errors = np.sqrt(np.diag(covariance))
+        assert_close(fit.stderr.ravel(), errors[:6] + 1j * errors[9:15], 1e-8)
+        assert_close(fit.background.stderr[places], errors[6:9] + 1j * errors[15:], 1e-8)
+        assert fit.df_resid == 2 * (130 - 9)
+        assert_close(np.sum(np.abs(fit.residual(image, target)) ** 2), rss, 1e-9)
+    assert (image == before[0]).all() and (target == before[1]).all()
+
+
+kernelfit_powers = [(0, 0), (0, 1), (1, 0)]
+
+
+@pytest.mark.parametrize("kind", ["mask", "weights", "some", "nan", "masked array", "image_mask"])
+@pytest.mark.parametrize("real", [False, True])
+def test_masks_and_weights(kind, real):
+    rng = np.random.default_rng(5)
+    image, _, target = pair((12, 15), mode="same", boundary="wrap")
+    bad, w = rng.random((12, 15)) < 0.2, np.ones((12, 15))
+    words, source, result = {"boundary": "wrap", "mode": "same", "real": real}, image, target
+    if kind in ("mask", "masked array", "nan"):
+        w = ~bad * 1.0
+        holes = np.where(rng.random(bad.shape) < 0.5, complex(np.nan, 1), complex(1, np.inf))  # in either part
+        result = np.where(bad, holes, target) if kind == "nan" else target
+        result = np.ma.array(target, mask=bad) if "array" in kind else result
+        words |= {"mask": bad} if kind == "mask" else {"nan": "mask"} if kind == "nan" else {}
+    elif kind == "image_mask":
+        words["image_mask"] = np.zeros((12, 15), bool)
+        words["image_mask"][5, 7] = True
+        w[5:7, 6:9] = 0.0
+    else:
+        w = rng.uniform(0.2, 3, (12, 15)) if kind == "weights" else np.where(bad, 0.5, 1.0)
+        words["weights"] = w
+    fit = find_kernel(source, result, SHAPE, **words)
+    matrix, _ = naive.design_nd(image, SHAPE, mode="same", boundary="wrap")
+    check(fit, matrix, target.ravel(), w.ravel(), real=real)
+    np.testing.assert_array_equal(fit.weights, w)
+    assert len(fit.notes) == (kind not in ("weights", "some"))
+
+
+@pytest.mark.parametrize("words", [dict(stride=2, offset=1), dict(stride=(3, 1)), dict(origin=(4, -2))], ids=str)
+@pytest.mark.parametrize("size, shape", [((17, 24), (3, 4)), ((90,), (5,))], ids=str)
+def test_stride_and_origin(words, size, shape):
+    if len(size) == 1:
+        words = {k: v[:1] if isinstance(v, tuple) else v for k, v in words.items()}
+    known = dict(mode="same", boundary="symm") | words
+    image, _, target = pair(size, shape, **known)
+    fit = find_kernel(image, target, shape, **known)
+    matrix, used = naive.design_nd(image, shape, **known)
+    check(fit, matrix, target[used])
+    assert fit.predict(image).shape == target.shape
+
+
+@pytest.mark.parametrize("size, shape", [((11, 14), (2, 3)), ((50,), (5,))], ids=str)
+def test_a_real_kernel_is_that_of_both_parts(size, shape):
+    image, _, target = pair(size, shape, mode="valid")
+    fit = find_kernel(image, target, shape, real=True, background=None)
+    matrix, used = naive.design_nd(image, shape, mode="valid", boundary=None)
+    check(fit, matrix, target[used], real=True)
+    assert fit.kernel.dtype == np.float64
+    assert_close(fit.predict(image)[used], matrix @ fit.kernel.ravel(), 1e-12)
+    assert "real=True" in fit.reproduce()
+    again = eval(fit.reproduce(), {"find_kernel": find_kernel, "image": image, "target": target})
+    assert (again.kernel == fit.kernel).all()
+    real = find_kernel(image.real, target.real, shape, real=True)
+    assert (real.kernel == find_kernel(image.real, target.real, shape).kernel).all()
+
+
+@pytest.mark.parametrize("mode", [None, "mixed"])
+def test_pairs_share_a_kernel(mode):
+    pairs = [pair(size, seed=3, mode="valid") for size in ((9, 12), (14, 8))]
+    images, _, targets = zip(*pairs, strict=True)
+    words = {}
+    if mode:
+        images, targets, words = [a[None] for a in images], [a[None] for a in targets], {"channel_axis": 0}
+        words["channels"] = mode
+    fit = find_kernel(list(images), list(targets), SHAPE, background=0, **words)
+    blocks = [naive.design_nd(image, SHAPE, mode="valid", boundary=None)[0] for image, _, _ in pairs]
+    ones = [np.eye(2)[i][None].repeat(len(block), axis=0) for i, block in enumerate(blocks)]
+    matrix = np.block([[block, one] for block, one in zip(blocks, ones, strict=True)])
+    whole, covariance, _ = naive.complex_fit(matrix, np.concatenate([np.ravel(t) for t in targets]))
+    assert_close(fit.kernel.ravel(), whole[:6], 1e-9)
+    assert_close(fit.background.coefficients.ravel(), whole[6:], 1e-9)
+    errors = np.sqrt(np.diag(covariance))
+    assert_close(fit.stderr.ravel(), errors[:6] + 1j * errors[8:14], 1e-8)
+    left = [fit.residual(i, t, pair=at) for at, (i, t) in enumerate(zip(images, targets, strict=True))]
+    assert_close(sum(np.sum(np.abs(r) ** 2) for r in left), fit.rss, 1e-9)
+
+
+@pytest.mark.parametrize("channels", ["shared", "separate"])
+def test_channels(channels):
+    planes = [pair(seed=s, mode="valid") for s in (1, 2, 3)]
+    image, target = (np.stack([p[i] for p in planes], axis=-1) for i in (0, 2))
+    target = target * [1, 2j, 1 - 1j]
+    fit = find_kernel(image, target, SHAPE, channel_axis=-1, channels=channels)
+    blocks = [naive.design_nd(p[0], SHAPE, mode="valid", boundary=None)[0] for p in planes]
+    if channels == "shared":
+        check(fit, np.concatenate(blocks), np.moveaxis(target, -1, 0).ravel())
+    else:
+        for c, block in enumerate(blocks):
+            check(fit.parts[c], block, target[..., c].ravel())
+            assert (fit.kernel[c] == fit.parts[c].kernel).all()
+    assert fit.predict(image).shape == target.shape
+
+
+@pytest.mark.parametrize("mask", [False, True])
+@pytest.mark.parametrize("size, shape", [((17, 12), (2, 3)), ((120,), (4,))], ids=str)
+def test_coils_are_mixed(size, shape, mask):
+    """Parallel imaging: each coil's sample is a sum over its neighbours in all coils."""
+    rng = np.random.default_rng(2)
+    n, out = 4, 3
+    image, kernels = normal(rng, *size, n), normal(rng, out, n, *shape)
+    blocks = [naive.design_nd(image[..., c], shape, mode="valid", boundary=None)[0] for c in range(n)]
+    matrix = np.concatenate(blocks, axis=1)
+    sides = tuple(s - k + 1 for s, k in zip(size, shape, strict=True))
+    target = (matrix @ kernels.reshape(out, -1).T).reshape(*sides, out)
+    target = target + 0.3 * normal(rng, *target.shape)
+    bad = rng.random(sides) < 0.1
+    words = {"mask": bad} if mask else {}
+    fit = find_kernel(image, target, shape, channel_axis=-1, channels="mixed", **words)
+    assert fit.kernel.shape == (out, n, *shape) and fit.covariance().shape == (out, *(2 * matrix.shape[1],) * 2)
+    keep = ~bad.ravel() if mask else slice(None)
+    for t in range(out):
+        check(fit.parts[t], matrix[keep], target[..., t].ravel()[keep])
+    predicted = (matrix @ fit.kernel.reshape(out, -1).T).reshape(target.shape)
+    assert_close(fit.predict(image), predicted, 1e-12)
+
+
+def test_ridge_and_conjugate_gradients():
+    image, _, target = pair((22, 17), (3, 4), mode="valid")
+    matrix, _ = naive.design_nd(image, (3, 4), mode="valid", boundary=None)
+    fit = find_kernel(image, target, (3, 4), solver=kernelfit.Penalized("ridge", strength=0.1))
+    gram = matrix.conj().T @ matrix
+    detail = np.trace(gram).real - np.sum(gram).real / 12  # of the taps less their mean
+    ridge = np.linalg.solve(gram + 0.1 * detail / 12 * np.eye(12), matrix.conj().T @ target.ravel())
+    assert_close(fit.kernel.ravel(), ridge, 1e-9)
+    chosen = find_kernel(image, target, (3, 4), solver=kernelfit.Penalized("ridge"))
+    assert 11 < chosen.df_model <= 12 and chosen.df_model == pytest.approx(
+        chosen.path.df_model[np.argmin(np.abs(np.log(chosen.path.strength / chosen.strength)))], abs=0.5
+    )
+    found = find_kernel(image, target, (3, 4), method="cg")
+    exact, _, _ = naive.complex_fit(matrix, target.ravel())
+    assert_close(found.kernel.ravel(), exact, 1e-4)
+    assert found.stderr.real == pytest.approx(found.stderr.imag) and found.rank == 12
+
+
+def test_counts_in_words_are_of_complex_numbers():
+    rng = np.random.default_rng(0)
+    image = normal(rng, 6, 7)
+    few = find_kernel(image, normal(rng, 5, 5), (2, 3))
+    details = {f.verdict: f.detail for f in few.findings}
+    assert details[Verdict.NO_REDUNDANCY].startswith("25 pixels, rank 6")
+    flat = find_kernel(np.full((20, 30), 1 + 1j), normal(rng, 20, 30), (2, 3), boundary="wrap")
+    details = {f.verdict: f.detail for f in flat.findings}
+    assert flat.rank == 1 and details[Verdict.RANK_DEFICIENT].startswith("rank 1 of 6, because the image is constant")
+    same = find_kernel(normal(rng, 20, 30), np.full((20, 30), 2 - 3j), (2, 3), boundary="wrap")
+    assert any(f.verdict is Verdict.NO_SIGNAL and "2-3j" in f.detail for f in same.findings)
+    with pytest.raises(ValueError, match="5 target pixels cannot determine the 6 taps"):
+        find_kernel(image[:2], normal(rng, 1, 5), (2, 3), mode="valid")
+
+
+def test_statistics_add_and_are_kept(tmp_path):
+    image, _, target = pair((30, 21), mode="same", boundary="wrap")
+    target += 1 - 2j
+    words = dict(boundary="wrap", mode="same", background=0)
+    stats = accumulate(image, target, SHAPE, **words)
+    fit, one = stats.solve(), find_kernel(image, target, SHAPE, **words)
+    for name in ("kernel", "stderr", "n_pixels", "rank", "noise_std", "r_squared", "df_resid"):
+        assert_close(getattr(fit, name), getattr(one, name), 1e-9, name)
+    assert_close(fit.background.coefficients, one.background.coefficients, 1e-9)
+    stats.save(tmp_path / "stats.npz")
+    again = kernelfit.NormalStats.load(tmp_path / "stats.npz")
+    assert (again.solve().kernel == fit.kernel).all() and again.target_sum == stats.target_sum
+    halves = [
+        accumulate(image[rows], target[rows], SHAPE, mode="same", real=True) for rows in (slice(0, 15), slice(15, 30))
+    ]
+    both = (halves[0] + halves[1]).solve()
+    exact = find_kernel([image[:15], image[15:]], [target[:15], target[15:]], SHAPE, mode="same", real=True)
+    assert_close(both.kernel, exact.kernel, 1e-9)
+    assert both.n_pixels == exact.n_pixels and both.kernel.dtype == np.float64
+    with pytest.raises(ValueError, match="different kernels"):
+        halves[0] + accumulate(image.real, target.real, SHAPE, mode="same")
+
+
+@pytest.mark.parametrize("size, shape", [((17, 12), (2, 3)), ((120,), (4,))], ids=str)
+def test_results_are_kept_and_told(size, shape, tmp_path):
+    image, _, target = pair(size, shape, mode="same", boundary="wrap")
+    fit = find_kernel(image, target, shape, boundary="wrap", background=0, mask=np.abs(target) > 8)
+    fit.save(tmp_path / "fit.npz")
+    again = kernelfit.KernelFit.load(tmp_path / "fit.npz")
+    for name in ("kernel", "stderr", "weights"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(fit, name))
+    assert again.convention == fit.convention and again.df_resid == fit.df_resid
+    np.testing.assert_array_equal(again.background.coefficients, fit.background.coefficients)
+    assert "complex" in fit.summary() and "j" in fit.summary() and fit._repr_html_()
+    low, high = fit.confidence(0.9)
+    assert_close((low + high) / 2, fit.kernel) and ((high - low).imag > 0).all()
+    draws = fit.sample(4000, 0).reshape(4000, -1) - fit.kernel.ravel()
+    parts = np.concatenate([draws.real, draws.imag], axis=1)
+    assert np.abs(np.cov(parts.T) - fit.covariance()).max() < 0.1 * fit.covariance().max()
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (dict(noise="poisson"), "counts are not complex"),
+        (dict(saturated=(0, 1)), "no largest one"),
+        (dict(robust="huber"), "apart"),
+        (dict(image_noise=0.1), "both parts"),
+        (dict(errors="sandwich"), "the two parts"),
+        (dict(variation=1), "real kernels"),
+        (dict(method="wiener"), "real images"),
+        (dict(solver=kernelfit.NonNegative()), "real numbers"),
+        (dict(solver=kernelfit.Sparse()), "real numbers"),
+        (dict(solver=kernelfit.Constrained(total=1)), "real numbers"),
+        (dict(real=1), "need True or False"),
+    ],
+    ids=str,
+)
+def test_what_means_nothing_is_refused(words, message):
+    image, _, target = pair(mode="valid")
+    with pytest.raises((ValueError, TypeError), match=message):
+        find_kernel(image, target, SHAPE, **words)
+
+
+def test_what_takes_real_kernels_says_so():
+    image, _, target = pair(mode="valid")
+    fit = find_kernel(image, target, SHAPE)
+    calls = [fit.psf, fit.recognise, fit.as_integers, fit.plot, lambda: fit.export("scipy")]
+    calls += [lambda: kernelfit.compare_kernels(fit, fit), lambda: kernelfit.deconvolve(target, fit.kernel)]
+    calls += [lambda: kernelfit.kernel_map(image, target, SHAPE, tiles=2)]
+    for call in calls:
+        with pytest.raises(TypeError, match="complex"):
+            call()
+    with pytest.raises(ValueError, match=r"got image with 1 pixel that is NaN or infinite, the first at .*\(3, 4\)"):
+        image[3, 4] = complex(1, np.nan)
+        find_kernel(image, target, SHAPE)
