@@ -330,3 +330,10 @@ def test_nothing_was_changed_by_all_this():
 def test_progress_is_judged_before_any_work(call):
     with pytest.raises(TypeError, match="got progress=1, need a function of"):
         call(np.random.default_rng(0).random((20, 30)), progress=1)
+
+
+@pytest.mark.parametrize("origin", ["", "3", [], (), (1, 2), b""])
+def test_an_origin_of_signals_is_one_whole_number(origin):
+    rng = np.random.default_rng(0)
+    with pytest.raises((TypeError, ValueError), match="need one whole number"):
+        kernelfit.find_kernel(rng.random(50), rng.random(50), 5, origin=origin)

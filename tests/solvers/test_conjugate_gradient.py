@@ -304,6 +304,13 @@ def test_far_from_least_squares_it_goes_on_or_says_so(monkeypatch):
     assert Verdict.NOT_CONVERGED in {f.verdict for f in fit.findings}
 
 
+def test_where_few_pixels_are_spare_the_residual_has_settled():
+    """The noise is told from a residual that is known to a hundredth at least, however large the tolerance."""
+    zero = np.zeros((31, 33))
+    few, many = (conjugate_gradient.stop_rule(7.0, zero, n, 0.1)(zero, zero) for n in (31 * 33 + 2, 10**6))
+    assert few == pytest.approx(0.01 * 7.0) and many == pytest.approx(0.1**2 * 31 * 33 / (10**6 - 31 * 33) * 7.0)
+
+
 def test_noise_that_dominates_is_said():
     image, target, kernel = narrow(1.1, 15, 1)
     target += 2.0 * np.random.default_rng(0).normal(size=target.shape)

@@ -90,3 +90,16 @@ def test_little_redundancy_in_figures():
     fit = kernelfit.accumulate(rng.normal(size=(7, 8)), rng.normal(size=(7, 8)), (3, 5)).solve()  # 20 pixels, 15 taps
     (finding,) = [f for f in fit.findings if f.verdict is Verdict.NO_REDUNDANCY]
     assert "1.33 pixels for each unknown" in finding.detail and "known to 32%" in finding.detail
+
+
+@pytest.mark.parametrize(("size", "little"), [((4, 12), True), ((5, 10), True), ((4, 14), False), ((5, 11), False)])
+def test_a_right_kernel_from_hardly_more_pixels_than_taps(size, little):
+    """Up to a quarter more is little, however well they fit."""
+    rng = np.random.default_rng(5)
+    image, kernel = rng.random(size), rng.normal(size=(3, 5))
+    target = scipy.signal.convolve2d(image, kernel, mode="valid") + rng.normal(0.0, 1e-3, (size[0] - 2, size[1] - 4))
+    fit = kernelfit.accumulate(image, target, kernel.shape).solve()
+    told = [f.detail for f in fit.findings if f.verdict is Verdict.NO_REDUNDANCY]
+    assert bool(told) == little
+    times = 1 / np.sqrt(1 - 15 / target.size)
+    assert not little or f"about {times:.2g} times those of many pixels" in told[0]

@@ -13,6 +13,7 @@ import naive
 from dense import dense_penalty, detail
 from helpers import assert_close, grid
 from kernelfit import Constrained, GaussianProcess, InBasis, LeastSquares, NonNegative, Penalized, Sparse, Verdict
+from kernelfit.solvers import penalties
 
 IMAGE, SHAPE = (19, 26), (4, 5)
 
@@ -505,3 +506,24 @@ def test_a_tap_that_others_make_needless_is_dropped_again():
     fit = kernelfit.accumulate(image, target, (3, 4)).solve(Sparse())
     assert len(fit.path.score) > 2 and int(np.argmin(fit.path.score)) > 1
     assert np.array_equal(fit.kernel != 0, kernel != 0)
+
+
+def test_a_penalised_kernel_is_refined_once():
+    """What the eigendecomposition leaves of the equations, in more digits, is halved at least."""
+    rng = np.random.default_rng(4)
+    ratios = []
+    for _ in range(9):
+        image = 1000 + 100 * scipy.ndimage.gaussian_filter(rng.normal(size=(40, 51)), 1.0)
+        stats = kernelfit.accumulate(image, rng.normal(image, 1.0), (5, 4))
+        penalty = penalties.penalty_matrix("biharmonic", stats)
+        spectrum = penalties.Spectrum(stats, penalty)
+        both, center, moment = stats.gram + 1e-3 * penalty, *stats.around()[:2]
+        right = moment - 1e-3 * penalty @ center
+
+        def rest(taps, both=both, center=center, right=right):
+            step = taps.astype(np.longdouble) - center
+            return float(np.linalg.norm(right - both.astype(np.longdouble) @ step))
+
+        plain = center + spectrum._basis @ spectrum._step(np.array([1e-3]))[0]
+        ratios.append(rest(spectrum.taps(1e-3)) / rest(plain))
+    assert np.median(ratios) < 0.5, ratios

@@ -54,9 +54,10 @@ def of_any_dimension(verb: Callable[P, R]) -> Callable[P, R]:
             known = given
         if not _of_signals(known):
             return verb(**given)  # type: ignore[call-arg]
+        axis = _axis(given)
+        laid = _lifted(given, axis, flat)
         try:
-            axis = _axis(given)
-            return cast(R, lower(verb(**_lifted(given, axis, flat)), axis))  # type: ignore[call-arg]
+            return cast(R, lower(verb(**laid), axis))  # type: ignore[call-arg]
         except (TypeError, ValueError) as error:
             error.args = tuple(in_samples(part) if isinstance(part, str) else part for part in error.args)
             raise
@@ -99,7 +100,8 @@ def _declared(given: Mapping[str, Any]) -> int | None:
     if lags is not None:
         return Model(lags=lags).dimensions
     lengths = {len(given[name]) for name in list(_SIDES)[:4] if isinstance(given.get(name), tuple | list)}
-    return None if not lengths else 1 if lengths == {1} else 2
+    several = isinstance(shape, tuple | list) and len(shape) > 1
+    return 2 if several else 1 if lengths == {1} else None
 
 
 def _axis(given: Mapping[str, Any]) -> int | None:
@@ -224,6 +226,8 @@ def _first_of_stream(pairs: Any, given: Mapping[str, Any]) -> tuple[dict[str, An
     if given.get("checkpoint") is not None and not Path(given["checkpoint"]).parent.is_dir():
         return {}, pairs  # which is refused before any pair is asked for
     opened = pairs() if callable(pairs) else pairs
+    if not isinstance(opened, Iterable):
+        return {}, pairs  # which is refused there
     items = iter(opened)
     first = list(itertools.islice(items, 1))
     if items is opened or callable(pairs):  # what was taken off goes back

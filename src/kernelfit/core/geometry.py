@@ -186,11 +186,12 @@ def in_plane(value: object, name: str, ndim: int, across: int) -> Shape:
     """Return a number along each axis as a pair; that of a signal stands behind what it is across it."""
     if ndim == 2:
         return as_pair(value, name)
-    single = len(value) == 1 if isinstance(value, Sequence) and not isinstance(value, str) else True
+    several = isinstance(value, Sequence) and not isinstance(value, str)
+    single = not several or len(value) == 1  # type: ignore[arg-type]
     try:
         if isinstance(value, bool | Set | Mapping) or not single:
             raise TypeError
-        return across, operator.index(value[0] if isinstance(value, Sequence) else value)  # type: ignore[arg-type]
+        return across, operator.index(value[0] if several else value)  # type: ignore[arg-type, index]
     except TypeError:
         msg = f"got {name}={value!r} for signals, need one whole number"
         raise (TypeError if single else ValueError)(msg) from None
