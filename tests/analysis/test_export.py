@@ -1,7 +1,12 @@
 """What is exported runs in its tool and gives the target."""
 
+import re
+import shutil
+import subprocess
+
 import numpy as np
 import pytest
+import scipy.ndimage
 
 import kernelfit
 
@@ -49,3 +54,86 @@ def test_what_cannot_be_exported_is_refused():
         kernelfit.find_kernel(stack, stack, 1, channel_axis=-1, channels="separate").export("scipy")
     with pytest.raises(ValueError, match="background that varies"):
         kernelfit.find_kernel(IMAGE, IMAGE, (1, 3), background=1).export("scipy")
+
+
+# ---- tools of the command line ---------------------------------------------------------------------------------------
+
+WHOLE = np.random.default_rng(4).integers(60, 190, (40, 51)).astype(np.uint8)
+
+
+def run(text, tmp_path, suffix=".png"):
+    """Run a script on the whole numbers, and return what it made, in units of theirs."""
+    pil = pytest.importorskip("PIL.Image")
+    pil.fromarray(WHOLE).save(tmp_path / "image.png")
+    (tmp_path / "script.sh").write_text(text)
+    subprocess.run(["sh", "script.sh", "image.png", f"made{suffix}"], check=True, cwd=tmp_path, timeout=60)
+    made = np.asarray(pil.open(tmp_path / f"made{suffix}"), dtype=np.float64)
+    return made if made.ndim == 2 else made[..., 0]
+
+
+@pytest.mark.skipif(not (shutil.which("magick") or shutil.which("convert")), reason="ImageMagick is not here")
+@pytest.mark.parametrize("settings", [
+    {"boundary": "fill"}, {"boundary": "wrap", "origin": (0, 3)}, {"boundary": "symm", "operation": "correlation"},
+    {"boundary": "nearest", "origin": (2, 0)},
+])  # fmt: skip
+def test_imagemagick_gives_the_target(settings, tmp_path):
+    taps = np.random.default_rng(1).random((4, 5)) / 10
+    target = kernelfit.apply_kernel(WHOLE, taps, **settings)
+    fit = kernelfit.find_kernel(WHOLE, target, (4, 5), **settings)
+    made = run(fit.export("imagemagick"), tmp_path) / 257  # of 16 bits
+    np.testing.assert_allclose(made, target, atol=0.01)
+
+
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="FFmpeg is not here")
+@pytest.mark.parametrize("shape", [(5, 5), (3, 3), (4, 5), (7, 6), (1, 9), (1, 30), (8, 1), (1, 1)])
+def test_ffmpeg_gives_the_target(shape, tmp_path):
+    taps = np.random.default_rng(1).random(shape)
+    taps /= taps.sum()
+    target = kernelfit.apply_kernel(WHOLE, taps, boundary="mirror") + 7
+    fit = kernelfit.find_kernel(WHOLE, target, shape, boundary="mirror", background=0)
+    text = fit.export("ffmpeg")
+    inside = np.s_[shape[0] :, :] if shape[1] == 1 else np.s_[:]  # a column's last rows are others
+    inside = np.s_[shape[0] : -shape[0], :] if "met inside only" in text else inside
+    assert ("met inside only" in text) == (shape[1] == 1 and shape[0] > 1)
+    np.testing.assert_allclose(run(text, tmp_path)[inside], target[inside], atol=0.51)
+
+
+def test_a_macro_of_imagej_holds_the_matrix():
+    """ImageJ lays the matrix, of odd sides, on the image as it is, the outermost pixels repeated."""
+    taps = np.random.default_rng(1).normal(size=(4, 5))
+    target = kernelfit.apply_kernel(IMAGE, taps, boundary="nearest", origin=(0, 3)) - 2
+    fit = kernelfit.find_kernel(IMAGE, target, (4, 5), boundary="nearest", origin=(0, 3), background=0)
+    text = fit.export("imagej")
+    matrix = np.array([line.split() for line in re.search(r"text1=\[(.*)\]", text)[1].split(r"\n")[:-1]], dtype=float)
+    added = float(re.search(r'"value=(.*)"', text)[1])
+    assert matrix.shape == (7, 7) and 'run("32-bit");' in text
+    np.testing.assert_allclose(scipy.ndimage.correlate(IMAGE, matrix, mode="nearest") + added, target, atol=1e-6)
+    assert "// Beyond" in kernelfit.find_kernel(IMAGE, IMAGE, (1, 3), boundary="wrap").export("imagej")
+
+
+@pytest.mark.parametrize(("tool", "shape", "settings", "words"), [
+    ("imagemagick", (3, 4), {"boundary": "mirror"}, "another boundary"),
+    ("imagemagick", (3, 4), {"boundary": "fill", "fillvalue": 3.0}, "fillvalue=0"),
+    ("imagemagick", (3, 4), {"boundary": "wrap", "background": 0}, "no background"),
+    ("imagej", (3, 4), {"boundary": "wrap", "stride": 2}, "every pixel"),
+    ("ffmpeg", (3, 4), {"mode": "full"}, "mode='same'"),
+    ("ffmpeg", (2, 9), {"boundary": "wrap"}, "7 x 7"),
+])  # fmt: skip
+def test_what_a_tool_has_not_is_said(tool, shape, settings, words):
+    given = {name: value for name, value in settings.items() if name != "background"}
+    target = kernelfit.apply_kernel(IMAGE, np.ones(shape), **given) + 5.0 * ("background" in settings)
+    with pytest.raises(ValueError, match=words):
+        kernelfit.find_kernel(IMAGE, target, shape, **settings).export(tool)
+
+
+def test_a_table_of_taps():
+    pytest.importorskip("pandas")
+    fit = kernelfit.find_kernel(IMAGE, np.roll(IMAGE, 1, axis=1), (3, 4), boundary="wrap")
+    table = fit.to_dataframe()
+    assert list(table) == ["row", "column", "tap", "stderr", "low", "high"] and len(table) == 12
+    assert table.set_index(["row", "column"])["tap"][0, 1] == pytest.approx(1.0)
+    stack = np.stack([IMAGE, IMAGE**2], axis=-1)
+    mixed = kernelfit.find_kernel(stack, stack, (1, 2), channel_axis=-1, channels="mixed").to_dataframe()
+    assert list(mixed)[:4] == ["target_channel", "image_channel", "row", "column"] and len(mixed) == 8
+    line = kernelfit.find_kernel(IMAGE[0], IMAGE[0], 3).to_dataframe()
+    assert list(line["lag"]) == [-1, 0, 1]

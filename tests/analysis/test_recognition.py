@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import scipy.ndimage as ndimage
+import scipy.stats
 
 import kernelfit
 from kernelfit.analysis import filter_shapes
@@ -138,7 +139,7 @@ CASES = {
 }
 
 
-QUICK = ("gaussian", "cut", "box", "sobel", "unsharp", "sharpen", "linear shift")
+QUICK = ("gaussian", "cut", "turned", "box", "sobel", "unsharp", "sharpen", "linear shift")
 
 
 @pytest.mark.parametrize("case", [c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in CASES])
@@ -188,6 +189,7 @@ def test_chi_square_is_that_of_the_covariance():
     chi = left @ np.linalg.solve(covariance, left)
     assert best.chi_square == pytest.approx(chi, rel=1e-6)
     assert best.dof == taps.size - 1
+    assert best.p_value == pytest.approx(scipy.stats.chi2.sf(chi, best.dof), rel=1e-6)
     assert str(best).startswith("a gaussian of sigma 1.20") and f"of {best.dof})" in str(best)
 
 

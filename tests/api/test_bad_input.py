@@ -332,8 +332,20 @@ def test_progress_is_judged_before_any_work(call):
         call(np.random.default_rng(0).random((20, 30)), progress=1)
 
 
-@pytest.mark.parametrize("origin", ["", "3", [], (), (1, 2), b""])
+@pytest.mark.parametrize("origin", ["", "3", [], (), (1, 2)])
 def test_an_origin_of_signals_is_one_whole_number(origin):
     rng = np.random.default_rng(0)
     with pytest.raises((TypeError, ValueError), match="need one whole number"):
         kernelfit.find_kernel(rng.random(50), rng.random(50), 5, origin=origin)
+
+
+@pytest.mark.parametrize("shape", [0, -1, (0, 9), (9, -3)])
+def test_a_method_is_chosen_for_an_image_with_pixels(shape):
+    with pytest.raises(ValueError, match="at least one pixel"):
+        kernelfit.choose_method(shape, 5)
+
+
+@pytest.mark.parametrize("made", [None, 3])
+def test_a_stream_that_makes_no_pairs_is_refused(made):
+    with pytest.raises(TypeError, match="need an iterable of"):
+        kernelfit.accumulate_stream(lambda: made, (3, 4))

@@ -284,6 +284,31 @@ def test_mixed_kernels_are_applied_together(folder, pixels, capsys):
     np.testing.assert_array_equal(np.load("out.npy"), expected)
 
 
+# ---- export ----------------------------------------------------------------------------------------------------------
+
+
+def test_export_writes_what_runs_elsewhere(folder, pixels, fit, capsys):
+    code, out, _ = run(capsys, "export", "fit.npz", "--to", "scipy")
+    assert code == 0 and "def apply(image)" in out
+    code, out, _ = run(capsys, "export", "fit.npz", "--to", "opencv", "-o", "apply.py")
+    space = {}
+    exec((folder / "apply.py").read_text(), space)
+    inside = np.s_[3:-3, 4:-4]
+    np.testing.assert_allclose(space["apply"](pixels)[inside], fit.predict(pixels)[inside], atol=1e-9)
+    code, out, _ = run(capsys, "export", "kernel.csv", "--to", "latex")
+    assert code == 0 and "bmatrix" in out
+    for words, said in [
+        (("fit.npz", "--to", "paint"), "need one of"),
+        (("fit.npz", "--to", "scipy", "-o", "apply.py"), "--force"),
+        (("fit.npz", "--to", "scipy", "-o", "apply.sh"), ".py"),
+        (("fit.npz", "--to", "scipy", "--plane", "red"), "one kernel"),
+        (("fit.npz",), "--to"),
+        (("fit.npz", "--to", "imagemagick", "-o", "fit.npz"), "fit.npz"),
+    ]:
+        code, out, err = run(capsys, "export", *words)
+        assert code == 2 and said in err and len(err.splitlines()) == 1, (words, err)
+
+
 # ---- inspect and compare ---------------------------------------------------------------------------------------------
 
 

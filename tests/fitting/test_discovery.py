@@ -7,6 +7,7 @@ import scipy.signal
 
 import kernelfit
 from helpers import assert_close, camera
+from kernelfit.analysis import place
 
 KERNEL = np.outer([1, 2, 4, 1.0], [1, 3, 4, 2, 1, 0.5, 0.2]) / 94.0  # 4 x 7: even, off the middle
 
@@ -121,8 +122,22 @@ def test_unrelated_pairs_are_refused():
     for target in (rng.normal(size=(150, 190)), photograph()[::-1, ::-1].T, rng.random((90, 200))):
         with pytest.raises(ValueError, match="no kernel relates"):
             kernelfit.find_kernel(image, target)
+    mask = np.zeros((60, 71), bool)
+    mask[20:30, 40:] = True
+    with pytest.raises(ValueError, match="no kernel relates"):
+        kernelfit.find_kernel(*rng.normal(size=(2, 60, 71)), mask=mask)
     with pytest.raises(ValueError, match="without shape"):
         kernelfit.find_kernel(image, image, origin=2)
+
+
+def test_the_first_span_holds_what_stands_out():
+    """A wide kernel does so as a whole, wherever it lies and though its largest tap is at one end."""
+    rng = np.random.default_rng(1)
+    response = rng.normal(0.0, 0.01, (128, 160)).astype(np.float32)
+    rows, cols = np.arange(-9, -2), np.arange(5, 16)
+    response[np.ix_(rows, cols)] += np.outer(np.linspace(1.0, 0.3, 7), np.linspace(0.4, 1.0, 11)).astype(np.float32)
+    box, height = place.first_box(response, (100, 120), (100, 120))
+    assert box == (-9, -2, 5, 16) and height > 50
 
 
 @pytest.mark.slow

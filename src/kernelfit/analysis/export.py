@@ -1,6 +1,7 @@
-"""A kernel as text that other tools run: Python source, and a matrix."""
+"""A kernel as text that other tools run: Python source, scripts of the shell, a macro, and a matrix."""
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,10 @@ from ..core.geometry import leading
 from .integers import as_integers
 
 Array = npt.NDArray[np.float64]
-TOOLS = ("scipy", "opencv", "torch", "latex")
+TOOLS = ("scipy", "opencv", "torch", "imagemagick", "ffmpeg", "imagej", "latex")
+#: The ends of the files' names.
+SUFFIXES = {"scipy": ".py", "opencv": ".py", "torch": ".py", "imagemagick": ".sh", "ffmpeg": ".sh"}
+SUFFIXES |= {"imagej": ".ijm", "latex": ".tex"}
 _NUMPY_PAD = {"fill": "constant", "wrap": "wrap", "symm": "symmetric", "mirror": "reflect", "nearest": "edge"}
 _PYTHON = '''"""What kernelfit found: {about}."""
 
@@ -47,6 +51,13 @@ _BODIES = {
         "    made = made[0, 0].numpy()",
     ),
 }
+_SHELL = """#!/bin/sh
+# What kernelfit found: {about}.{edge}
+# Use: sh {tool}.sh IMAGE RESULT
+{command}
+"""
+#: What ImageMagick calls what lies beyond the edge; "mirror", which leaves the outermost pixel out, it has not.
+_VIRTUAL_PIXELS = {"fill": "black", "wrap": "tile", "symm": "mirror", "nearest": "edge", None: "edge"}
 
 
 def export(fit: Estimate, tool: str) -> str:
@@ -70,7 +81,26 @@ def export(fit: Estimate, tool: str) -> str:
             f"got mode={conv.mode!r}, origin={conv.origin}, need another mode than 'crop', and an origin inside"
         )
     taps = fit.kernel[::-1, ::-1] if conv.operation == "convolution" else fit.kernel
-    return _latex(fit) if tool == "latex" else _python(fit, taps, tool)
+    if tool == "latex":
+        return _latex(fit)
+    return _python(fit, taps, tool) if tool in _BODIES else _script(fit, taps, tool)
+
+
+def to_dataframe(fit: Estimate) -> Any:
+    """Return a pandas table with a row for each tap; see `KernelFit.to_dataframe`."""
+    try:
+        import pandas as pd
+    except ImportError:
+        raise ImportError("got no pandas, need it for a table; pip install pandas") from None
+    lags = fit.lags if isinstance(fit.lags, tuple) else (fit.lags,)
+    places = {1: ("lag",), 2: ("row", "column")}.get(len(lags), ("plane", "row", "column"))
+    more = fit.kernel.ndim - len(lags)
+    names = (*{0: (), 1: ("channel",)}.get(more, ("target_channel", "image_channel")), *places)
+    axes = [np.arange(n) for n in fit.kernel.shape[:more]]
+    low, high = fit.confidence(0.95)
+    index = pd.MultiIndex.from_product([*axes, *lags], names=names)
+    values = {"tap": fit.kernel, "stderr": fit.stderr, "low": low, "high": high}
+    return pd.DataFrame({name: array.ravel() for name, array in values.items()}, index=index).reset_index()
 
 
 def _python(fit: Estimate, taps: Array, tool: str) -> str:
@@ -81,9 +111,7 @@ def _python(fit: Estimate, taps: Array, tool: str) -> str:
     imports, body = _BODIES[tool]
     lines = ",\n    ".join(f"[{', '.join(map(repr, row))}]" for row in taps.tolist())
     (down, across), (row, col) = conv.stride, conv.offset
-    background = "" if fit.background is None else f" + {float(fit.background.coefficients.ravel()[0])!r}"
-    if fit.background is not None and (fit.background.degree > 0 or fit.background.coefficients.size > 1):
-        raise ValueError("got a background that varies, need a constant or none; take fit.background off the target")
+    constant = _constant(fit)
     return _PYTHON.format(
         about=str(conv),
         imports=imports,
@@ -96,8 +124,83 @@ def _python(fit: Estimate, taps: Array, tool: str) -> str:
         fill=f", constant_values={conv.fillvalue!r}" if conv.boundary == "fill" else "",
         body=body,
         stride="" if conv.stride == (1, 1) and conv.offset == (0, 0) else f"[{row}::{down}, {col}::{across}]",
-        background=background,
+        background=f" + {constant!r}" if fit.background is not None else "",
     )
+
+
+def _constant(fit: Estimate) -> float:
+    """Return the background, if it is the same everywhere."""
+    if fit.background is None:
+        return 0.0
+    if fit.background.degree > 0 or fit.background.coefficients.size > 1:
+        raise ValueError("got a background that varies, need a constant or none; take fit.background off the target")
+    return float(fit.background.coefficients.ravel()[0])
+
+
+def _script(fit: Estimate, taps: Array, tool: str) -> str:
+    """Return a script of the shell, or a macro of ImageJ, for an image of the same size."""
+    conv, constant = fit.convention, _constant(fit)
+    if conv.mode != "same" or conv.strided:
+        raise ValueError(
+            f"got mode={conv.mode!r}, stride={conv.stride}, offset={conv.offset} for {tool!r}, need mode='same' and "
+            "every pixel; export to 'scipy', 'opencv' or 'torch'"
+        )
+    before = tuple(leading(conv, k, o) for k, o in zip(taps.shape, conv.origin, strict=True))
+    words = {"about": str(conv), "tool": tool}
+    if tool == "imagemagick":
+        black = conv.boundary != "fill" or conv.fillvalue == 0
+        if conv.boundary not in _VIRTUAL_PIXELS or not black or constant:
+            raise ValueError(
+                f"got boundary={conv.boundary!r}, fillvalue={conv.fillvalue:g} and a background of {constant:g} for "
+                f"{tool!r}, need another boundary than 'mirror', fillvalue=0 and no background: it scales values"
+            )
+        sides = f"{taps.shape[1]}x{taps.shape[0]}+{before[1]}+{before[0]}"
+        rows = " ".join(",".join(map(repr, row)) for row in taps.tolist())
+        edge, pixels = _edge_of(conv.boundary, tuple(_VIRTUAL_PIXELS), ""), _VIRTUAL_PIXELS[conv.boundary]
+        # to 8 bits it would cut off, not round
+        command = f"""exec "$(command -v magick || command -v convert)" "$1" -virtual-pixel {pixels} \\
+    -morphology Correlate '{sides}: {rows}' -depth 16 "$2\""""
+        return _SHELL.format(**words, edge=edge, command=command)
+    around = _centred(taps, before)
+    if tool == "imagej":
+        # ij.plugin.filter.Convolver: lays the matrix on the image as it is, and repeats the outermost pixels
+        edge = _edge_of(conv.boundary, ("nearest",), "outermost pixels are repeated")
+        rows = "".join(" ".join(map(repr, row)) + "\\n" for row in around.tolist())
+        added = f'run("Add...", "value={constant!r}");\n' if constant else ""
+        first = f"// What kernelfit found: {conv}.{edge.replace(chr(10) + '#', chr(10) + '//')}\n"
+        return f'{first}run("32-bit");\nrun("Convolve...", "text1=[{rows}]");\n{added}'
+    height, width = around.shape
+    side = max(height, width)
+    line = min(height, width) == 1
+    if side > (49 if line else 7) or constant < 0:
+        raise ValueError(
+            f"got {height} x {width} taps about the centre and a background of {constant:g} for 'ffmpeg', need at most "
+            "7 x 7, or 49 along a row or a column, and no negative background"
+        )
+    if not line:  # squares of 3, 5 and 7; that of 3 treats the last row and column in another way
+        side = max(side, 5)
+        up, left = (side - height) // 2, (side - width) // 2
+        around = np.pad(around, ((up, up), (left, left)))
+    scale = float(np.abs(around).max()) / 32767 or 1.0
+    whole = " ".join(map(str, np.rint(around / scale).astype(int).ravel().tolist()))
+    along = "square" if not line else "row" if height == 1 else "column"
+    parts = [f"{i}m='{whole}':{i}rdiv={scale!r}:{i}mode={along}:{i}bias={constant!r}" for i in range(3)]
+    edge = _edge_of(conv.boundary, () if along == "column" else ("mirror",), "image is mirrored")
+    command = f"""exec ffmpeg -v error -i "$1" -vf "convolution={":".join(parts)}" "$2\""""
+    return _SHELL.format(**words, edge=edge, command=command)
+
+
+def _edge_of(boundary: str | None, alike: tuple[str | None, ...], what: str) -> str:
+    """Return a line of comment on the edges where they are others than the fit's."""
+    if boundary in alike:
+        return ""
+    return f"\n# Beyond the edge the {what}, so that the target is met inside only."
+
+
+def _centred(taps: Array, before: tuple[int, ...]) -> Array:
+    """Return the taps with zeros around, so that the sides are odd and the output pixel is in the middle."""
+    half = [max(b, k - 1 - b) for b, k in zip(before, taps.shape, strict=True)]
+    return np.pad(taps, [(h - b, h - (k - 1 - b)) for h, b, k in zip(half, before, taps.shape, strict=True)])
 
 
 def _latex(fit: Estimate) -> str:

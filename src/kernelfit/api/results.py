@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..analysis import field
-from ..analysis.export import export
+from ..analysis.export import export, to_dataframe
 from ..analysis.integers import IntegerKernel, as_integers, polish
 from ..analysis.psf import PsfMeasurements, measure_psf
 from ..analysis.recognition import Candidate, nearest, recognise
@@ -279,9 +279,11 @@ class KernelFit(Estimate, Saved):
 
         Parameters
         ----------
-        tool : {"scipy", "opencv", "torch", "latex"}
+        tool : {"scipy", "opencv", "torch", "imagemagick", "ffmpeg", "imagej", "latex"}
             Source that defines ``apply(image)`` for the first three, with the fit's boundary, origin, stride and
-            constant background; a matrix for the last, of whole numbers where the taps are such.
+            constant background; a script of the shell that takes a file and the name of the result, or a macro, for
+            the next three, of mode "same"; a matrix for the last, of whole numbers where the taps are such. FFmpeg
+            takes at most 7 x 7 taps, or 49 in a line, rounded to 1 / 32767 of the largest.
 
         Returns
         -------
@@ -294,6 +296,23 @@ class KernelFit(Estimate, Saved):
             If the tool is not known, the fit has several kernels or a background that varies, or its mode is "crop".
         """
         return export(self, tool)
+
+    def to_dataframe(self) -> Any:
+        """Return a pandas table with a row for each tap.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``row`` and ``column``, the lags of the tap (``lag`` for signals), before them ``channel`` or
+            ``target_channel`` and ``image_channel`` where there are several kernels; ``tap``, ``stderr``, and ``low``
+            and ``high``, the ends of its 95 % interval.
+
+        Raises
+        ------
+        ImportError
+            If pandas is not installed.
+        """
+        return to_dataframe(self)
 
     def plot(
         self, image: npt.ArrayLike | None = None, target: npt.ArrayLike | None = None, *, figure: Any = None

@@ -3,11 +3,9 @@
 import argparse
 import dataclasses
 import errno
-import json
 import re
 import time
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +13,15 @@ import numpy as np
 
 import kernelfit
 
-from ..analysis.recognition import in_words
-from ..core.estimate import Estimate
 from ..core.geometry import as_pair, in_mode
-from ..core.npz import write_together, write_whole
+from ..core.npz import write_together
 from ..core.validation import Array
 from ..engines.forward import predict
 from ..imageio import kernels, read, write
 from ..imageio.planes import COLOURS
 from ..plotting.text import summary
 from . import arguments, series, signals
+from .inspection import compare, export, inspect, measured, print_json
 from .options import DOUBTFUL, SOLVED, WORDS, BadCallError, printable, say
 from .progress import Bar
 
@@ -32,7 +29,7 @@ from .progress import Bar
 def run(args: argparse.Namespace) -> int:
     """Run a command and return its exit code; every mistake of the caller becomes a `BadCallError`."""
     try:
-        commands = (find, apply, deconvolve, inspect, compare, demo)
+        commands = (find, apply, deconvolve, inspect, compare, export, demo)
         return {command.__name__: command for command in commands}[args.command](args)
     except BrokenPipeError:
         raise
@@ -100,8 +97,8 @@ def find(args: argparse.Namespace) -> int:
         write.write_stdout(np.ascontiguousarray(fit.kernel))
     if args.json:
         more = {"image": args.image, "target": args.target, "output": args.output, "report": args.report}
-        told = _measured({} if fit.convention.ndim == 1 else kernelfit.split_channels(fit, names))
-        _print_json({**kernels.as_dict(fit), **told, **more, "seconds": seconds, "python": call})
+        told = measured({} if fit.convention.ndim == 1 else kernelfit.split_channels(fit, names))
+        print_json({**kernels.as_dict(fit), **told, **more, "seconds": seconds, "python": call})
     else:
         stream = "stderr" if args.output == "-" else "stdout"
         say(summary(fit), to=stream)
@@ -160,10 +157,6 @@ def _find_pair(args: argparse.Namespace) -> series.Found:
             title = printable(f"From {' to '.join(ends)}")
             page = kernelfit.report.report_html(fit, image, target, title=title, call=call, names=names)
     return series.Found(fit, f"{image.shape[0]} x {image.shape[1]} pixels", call, seconds, names, page)
-
-
-def _print_json(fields: dict[str, Any]) -> None:
-    say(json.dumps(fields, indent=1, allow_nan=False).replace("\x7f", "\\u007f"))
 
 
 def _duration(seconds: float) -> str:
@@ -327,99 +320,6 @@ def _write_image(args: argparse.Namespace, kept: Path | None, image: Any, made: 
     note = f"; {cut} of {made.size} values beyond the file's range were cut off (.tif holds them)" if cut else ""
     say(f"{args.output}: {' x '.join(map(str, made.shape))} pixels, {how}{note}")
     return SOLVED
-
-
-def inspect(args: argparse.Namespace) -> int:
-    """Say what a kernel's file holds."""
-    (picture,) = arguments.check_outputs(args, (args.plot, "the picture", (".png",)))
-    if args.plot is not None:
-        read.require("matplotlib.figure", package="matplotlib", extra="plot", purpose="--plot")
-    held = kernels.read_kernel(args.kernel)
-    planes = held.planes()
-    fits = {} if held.of_signals else {name: one.as_fit() for name, one in planes.items()}
-    if picture is not None:
-        _draw(picture, planes, args.force)
-    if args.json:
-        conv = None if held.convention is None else dataclasses.asdict(held.convention)
-        fields = {
-            "file": args.kernel,
-            "shape": list(held.kernel.shape),
-            "kernel": held.kernel.tolist(),
-            "convention": conv,
-        }
-        errors = None if held.stderr is None else kernels.finite(held.stderr.tolist())
-        _print_json({**fields, "stderr": errors, "verdict": held.verdict or None, **_measured(fits)})
-        return SOLVED
-    if held.fit is not None:
-        say(summary(held.fit))
-    else:
-        many, largest = held.kernel.ndim - (1 if held.of_signals else 2), max(held.kernel.shape)
-        place = tuple(map(int, np.unravel_index(int(np.argmax(np.abs(held.kernel))), held.kernel.shape)))
-        sides = " x ".join(map(str, held.kernel.shape))
-        say(f"kernel      {sides}, largest tap {held.kernel[place]:.6g} at {place}")
-        unknown = "not in the file: taken as a convolution with SciPy's centre"
-        say(f"convention  {held.convention if held.convention is not None else unknown}")
-        say(f"errors      {'yes, of each tap' if held.stderr is not None else 'none in the file'}")
-        if held.verdict:
-            say(f"verdict     {held.verdict}")
-        if largest <= 11 and not many:
-            say("\n" + np.array2string(held.kernel, precision=4, suppress_small=True, max_line_width=120))
-    for name, fit in fits.items():
-        filter_name = "" if held.fit is not None and not name else in_words(fit)
-        said = f"filter        {filter_name}\n" if filter_name else ""
-        say(f"\n{f'{name}:' if name else ''}\n{said}{kernelfit.measure_psf(fit)}".replace("\n\n", "\n"))
-    return SOLVED
-
-
-def _measured(planes: Mapping[str, Estimate]) -> dict[str, Any]:
-    """Return the numbers of kernels, and the named filters that they may be, as plain types for JSON."""
-    psfs = {name: kernelfit.measure_psf(one).to_dict() for name, one in planes.items()}
-    filters = {name: [one.to_dict() for one in kernelfit.recognise(plane)] for name, plane in planes.items()}
-    return {"psf": psfs.get("", psfs), "filter": kernels.finite(filters.get("", filters))}
-
-
-def _draw(path: Path, planes: dict[str, kernels.KernelFile], overwrite: bool) -> None:
-    """Draw each kernel and, where there are errors, how well it is known."""
-    figure_of = read.require("matplotlib.figure", package="matplotlib", extra="plot", purpose="--plot")
-    known = all(each.stderr is not None for each in planes.values())
-    figure = figure_of.Figure(figsize=(15.5 if known else 5.2, 3.9 * len(planes)), layout="constrained")
-    axes = figure.subplots(len(planes), 4 if known else 1, squeeze=False)
-    for row, (name, each) in zip(axes, planes.items(), strict=True):
-        fit = each.as_fit()
-        kernelfit.plot.kernel(fit, row[0], title=name or None)
-        if known:
-            kernelfit.plot.error(fit, row[1])
-            kernelfit.plot.cuts(fit, row[2])
-            kernelfit.plot.frequency_response(fit, row[3])
-    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=130), "the picture", overwrite=overwrite)
-
-
-def compare(args: argparse.Namespace) -> int:
-    """Say whether two kernels differ."""
-    if args.first == args.second == "-":
-        raise BadCallError("got - for both kernels, need a file for one of them: the standard input can be read once")
-    one, other = (kernels.read_kernel(path).planes() for path in (args.first, args.second))
-    if len(one) != len(other):
-        raise BadCallError(f"got {len(one)} kernel{'s'[: len(one) > 1]} and {len(other)}, need as many in both files")
-    pairs = zip(one.items(), other.values(), strict=True)
-    found = {name: kernelfit.compare_kernels(a.as_fit(), b.as_fit()) for (name, a), b in pairs}
-    differ = any(each.differ for each in found.values())
-    if args.json:
-        fields = {name: _difference(each) for name, each in found.items()}
-        some = fields[""] if "" in fields else {"differ": differ, "channels": fields}
-        _print_json({"first": args.first, "second": args.second, **some})
-    else:
-        say("\n\n".join(f"{name}:\n{each}".removeprefix(":\n") for name, each in found.items()))
-    return 1 if differ else 0
-
-
-def _difference(found: kernelfit.Difference) -> dict[str, Any]:
-    """Return a difference as plain types for JSON."""
-    finite = kernels.finite
-    fields = {"differ": found.differ, "relative": finite(found.relative), "largest": list(found.largest)}
-    fields |= {"chi2": finite(found.chi2), "freedom": found.dof, "p_value": finite(found.p_value)}
-    fields |= {"difference": found.difference.tolist(), "stderr": finite(found.stderr.tolist())}
-    return {**fields, "origin": list(found.origin), "exact": found.exact}
 
 
 def demo(args: argparse.Namespace) -> int:

@@ -25,7 +25,8 @@ ROBUST = ("huber", "tukey", "clip")
 ERRORS = ("plain", "sandwich")
 CHANNELS = ("shared", "separate", "mixed")
 SYMMETRIES = ("point", "rows", "columns", "both")
-WORDS = {*MODES, "crop", *BOUNDARIES, *OPERATIONS, *METHODS, *SOLVERS, *ROBUST, *ERRORS, *CHANNELS, *SYMMETRIES}
+TOOLS = ("scipy", "opencv", "torch", "imagemagick", "ffmpeg", "imagej", "latex")
+WORDS = {*MODES, "crop", *BOUNDARIES, *OPERATIONS, *METHODS, *SOLVERS, *ROBUST, *ERRORS, *CHANNELS, *SYMMETRIES, *TOOLS}
 
 
 class BadCallError(Exception):

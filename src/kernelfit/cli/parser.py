@@ -26,6 +26,7 @@ from .options import (
     SOLVERS,
     STOPPED,
     SYMMETRIES,
+    TOOLS,
     BadCallError,
     auto_or_index,
     auto_or_number,
@@ -49,7 +50,7 @@ from .options import (
 )
 
 __all__ = ["main"]
-COMMANDS = ("find", "apply", "deconvolve", "inspect", "compare", "demo")
+COMMANDS = ("find", "apply", "deconvolve", "inspect", "compare", "export", "demo")
 _KERNELS = "KERNEL: .npy, .csv, .txt (numbers); .json, .fits, .tif (with conventions); .npz (the whole result)"
 _IMAGES = "images: PNG, JPEG, BMP, WebP, TIFF, NPY, FITS, HDF5, Zarr, CSV, TXT; - is NPY on the standard input"
 _SERIES = "many pairs that share a kernel: two folders, or patterns in quotes ('sharp/*.png'), paired by name"
@@ -138,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
         ("deconvolve", _deconvolve),
         ("inspect", _inspect),
         ("compare", _compare),
+        ("export", _export),
         ("demo", _demo),
     ):
         add(lambda name=name, **words: _command(commands, name, **words))
@@ -343,6 +345,24 @@ def _compare(add: _Adder) -> None:
     compare.add_argument("first", type=named, metavar="FIRST", help="a kernel's file")
     compare.add_argument("second", type=named, metavar="SECOND", help="another")
     machines(compare)
+
+
+def _export(add: _Adder) -> None:
+    export = add(
+        help="write a kernel as text that another tool runs",
+        description="Write KERNEL as a program, a script or a matrix for another tool, which gives the target there.\n"
+        f"{_KERNELS}",
+        examples="""
+        kernelfit export kernel.npz --to opencv -o sharpen.py
+        kernelfit export kernel.npz --to imagemagick -o blur.sh
+        kernelfit export kernel.csv --to latex
+        """,
+    )
+    export.add_argument("kernel", type=named, metavar="KERNEL", help="the kernel's file")
+    export.add_argument("--to", type=one_of(TOOLS), required=True, metavar="TOOL", help=", ".join(TOOLS))
+    export.add_argument("--plane", type=named, metavar="NAME", help="of several kernels in the file: which one")
+    export.add_argument("-o", "--output", type=named, metavar="FILE", help="write here (default: show it)")
+    force(export)
 
 
 def _demo(add: _Adder) -> None:

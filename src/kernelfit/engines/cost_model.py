@@ -63,6 +63,8 @@ def choose_method(image_shape: object, kernel_shape: object, stride: object = 1)
     'cg'
     """
     image, kernel = geometry.as_pair(image_shape, "image_shape"), geometry.kernel_shape(kernel_shape)
+    if min(image) < 1:
+        raise ValueError(f"got image_shape={image_shape!r}, need at least one pixel along each axis")
     steps = geometry.lattice(stride, 0)[0]
     phases = min(steps[0], kernel[0]), min(steps[1], kernel[1])
     image = -(-image[0] // steps[0]), -(-image[1] // steps[1])

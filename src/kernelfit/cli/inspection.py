@@ -1,0 +1,139 @@
+"""What the commands say of a kernel's file, and write for other tools: inspect, compare, export."""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import kernelfit
+
+from ..analysis.export import SUFFIXES
+from ..analysis.export import export as exported
+from ..analysis.recognition import in_words
+from ..core.estimate import Estimate
+from ..core.npz import write_whole
+from ..imageio import kernels, read
+from ..plotting.text import summary
+from . import arguments
+from .options import SOLVED, BadCallError, say
+
+
+def inspect(args: argparse.Namespace) -> int:
+    """Say what a kernel's file holds."""
+    (picture,) = arguments.check_outputs(args, (args.plot, "the picture", (".png",)))
+    if args.plot is not None:
+        read.require("matplotlib.figure", package="matplotlib", extra="plot", purpose="--plot")
+    held = kernels.read_kernel(args.kernel)
+    planes = held.planes()
+    fits = {} if held.of_signals else {name: one.as_fit() for name, one in planes.items()}
+    if picture is not None:
+        _draw(picture, planes, args.force)
+    if args.json:
+        conv = None if held.convention is None else dataclasses.asdict(held.convention)
+        fields = {
+            "file": args.kernel,
+            "shape": list(held.kernel.shape),
+            "kernel": held.kernel.tolist(),
+            "convention": conv,
+        }
+        errors = None if held.stderr is None else kernels.finite(held.stderr.tolist())
+        print_json({**fields, "stderr": errors, "verdict": held.verdict or None, **measured(fits)})
+        return SOLVED
+    if held.fit is not None:
+        say(summary(held.fit))
+    else:
+        many, largest = held.kernel.ndim - (1 if held.of_signals else 2), max(held.kernel.shape)
+        place = tuple(map(int, np.unravel_index(int(np.argmax(np.abs(held.kernel))), held.kernel.shape)))
+        sides = " x ".join(map(str, held.kernel.shape))
+        say(f"kernel      {sides}, largest tap {held.kernel[place]:.6g} at {place}")
+        unknown = "not in the file: taken as a convolution with SciPy's centre"
+        say(f"convention  {held.convention if held.convention is not None else unknown}")
+        say(f"errors      {'yes, of each tap' if held.stderr is not None else 'none in the file'}")
+        if held.verdict:
+            say(f"verdict     {held.verdict}")
+        if largest <= 11 and not many:
+            say("\n" + np.array2string(held.kernel, precision=4, suppress_small=True, max_line_width=120))
+    for name, fit in fits.items():
+        filter_name = "" if held.fit is not None and not name else in_words(fit)
+        said = f"filter        {filter_name}\n" if filter_name else ""
+        say(f"\n{f'{name}:' if name else ''}\n{said}{kernelfit.measure_psf(fit)}".replace("\n\n", "\n"))
+    return SOLVED
+
+
+def _draw(path: Path, planes: dict[str, kernels.KernelFile], overwrite: bool) -> None:
+    """Draw each kernel and, where there are errors, how well it is known."""
+    figure_of = read.require("matplotlib.figure", package="matplotlib", extra="plot", purpose="--plot")
+    known = all(each.stderr is not None for each in planes.values())
+    figure = figure_of.Figure(figsize=(15.5 if known else 5.2, 3.9 * len(planes)), layout="constrained")
+    axes = figure.subplots(len(planes), 4 if known else 1, squeeze=False)
+    for row, (name, each) in zip(axes, planes.items(), strict=True):
+        fit = each.as_fit()
+        kernelfit.plot.kernel(fit, row[0], title=name or None)
+        if known:
+            kernelfit.plot.error(fit, row[1])
+            kernelfit.plot.cuts(fit, row[2])
+            kernelfit.plot.frequency_response(fit, row[3])
+    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=130), "the picture", overwrite=overwrite)
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Say whether two kernels differ."""
+    if args.first == args.second == "-":
+        raise BadCallError("got - for both kernels, need a file for one of them: the standard input can be read once")
+    one, other = (kernels.read_kernel(path).planes() for path in (args.first, args.second))
+    if len(one) != len(other):
+        raise BadCallError(f"got {len(one)} kernel{'s'[: len(one) > 1]} and {len(other)}, need as many in both files")
+    pairs = zip(one.items(), other.values(), strict=True)
+    found = {name: kernelfit.compare_kernels(a.as_fit(), b.as_fit()) for (name, a), b in pairs}
+    differ = any(each.differ for each in found.values())
+    if args.json:
+        fields = {name: _difference(each) for name, each in found.items()}
+        some = fields[""] if "" in fields else {"differ": differ, "channels": fields}
+        print_json({"first": args.first, "second": args.second, **some})
+    else:
+        say("\n\n".join(f"{name}:\n{each}".removeprefix(":\n") for name, each in found.items()))
+    return 1 if differ else 0
+
+
+def _difference(found: kernelfit.Difference) -> dict[str, Any]:
+    """Return a difference as plain types for JSON."""
+    finite = kernels.finite
+    fields = {"differ": found.differ, "relative": finite(found.relative), "largest": list(found.largest)}
+    fields |= {"chi2": finite(found.chi2), "freedom": found.dof, "p_value": finite(found.p_value)}
+    fields |= {"difference": found.difference.tolist(), "stderr": finite(found.stderr.tolist())}
+    return {**fields, "origin": list(found.origin), "exact": found.exact}
+
+
+def export(args: argparse.Namespace) -> int:
+    """Write a kernel as text that another tool runs."""
+    (kept,) = arguments.check_outputs(args, (args.output, "the text", (SUFFIXES[args.to],)))
+    planes = kernels.read_kernel(args.kernel).planes()
+    if args.plane is None and len(planes) > 1:
+        raise BadCallError(f"got {len(planes)} kernels, need one; say --plane {', '.join(planes)}")
+    if args.plane is not None and args.plane not in planes:
+        names = ", ".join(planes) if len(planes) > 1 else "none of them, the file has one kernel"
+        raise BadCallError(f"got --plane {args.plane}, need {names}")
+    text = exported(
+        next(iter(planes.values())).as_fit() if args.plane is None else planes[args.plane].as_fit(), args.to
+    )
+    if kept is None:
+        say(text.rstrip("\n"))
+    else:
+        write_whole(kept, lambda file: file.write(text.encode()), "the text", overwrite=args.force)
+    return SOLVED
+
+
+def print_json(fields: dict[str, Any]) -> None:
+    """Print plain types as JSON."""
+    say(json.dumps(fields, indent=1, allow_nan=False).replace("\x7f", "\\u007f"))
+
+
+def measured(planes: Mapping[str, Estimate]) -> dict[str, Any]:
+    """Return the numbers of kernels, and the named filters that they may be, as plain types for JSON."""
+    psfs = {name: kernelfit.measure_psf(one).to_dict() for name, one in planes.items()}
+    filters = {name: [one.to_dict() for one in kernelfit.recognise(plane)] for name, plane in planes.items()}
+    return {"psf": psfs.get("", psfs), "filter": kernels.finite(filters.get("", filters))}
