@@ -1,5 +1,7 @@
 """Kernels of whole numbers are found to the digit, and others are not taken for such."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.ndimage as ndimage
@@ -59,3 +61,23 @@ def test_where_the_errors_are_large_it_says_that_chance_does_it():
 def test_nothing_is_not_whole():
     fit = kernelfit.find_kernel(IMAGE, np.random.default_rng(5).normal(size=IMAGE.shape), (3, 5))
     assert fit.as_integers() is None
+
+
+def test_the_probability_is_that_of_chance():
+    """Of arbitrary kernels a share p have one of p or less."""
+    rng = np.random.default_rng(6)
+    fit = fit_of([[1, 2]], 3, noise=20.0)
+    fit = dataclasses.replace(fit, kernel=fit.kernel[:1, :2], factor=3e-3 * np.eye(2))
+    found = [dataclasses.replace(fit, kernel=rng.random((1, 2)) + 0.5).as_integers() for _ in range(2000)]
+    share = np.mean([whole is not None and whole.probability <= 0.05 for whole in found])
+    assert 0.03 < share < 0.07
+
+
+def test_noise_does_not_hide_whole_numbers():
+    """In all but one of a thousand kernels every tap is within its error, however many taps there are."""
+    fit = fit_of([[1, 2, 1], [2, 4, 2], [1, 2, 1]], 16)
+    truth = np.zeros((5, 7))
+    truth[1:4, 2:5] = np.outer([1, 2, 1], [1, 2, 1]) / 16
+    kernels = truth + fit.sample(500, 7) - fit.kernel
+    kept = [dataclasses.replace(fit, kernel=kernel).as_integers() for kernel in kernels]
+    assert sum(whole is not None and whole.denominator == 16 for whole in kept) >= 497

@@ -81,3 +81,12 @@ def test_what_is_refused():
             kernelfit.match_psf(**{"source": stamp, "target": stamp, **words})
     ramp = kernelfit.match_psf(stamp + 0.01 * stamp.max(), stamp)
     assert any("source has not faded" in note for note in ramp.notes)
+
+
+def test_what_has_faded_and_what_has_not():
+    y, x = np.mgrid[-12:13, -15:16]
+    blob = np.exp(-0.5 * (y**2 + x**2) / 9)
+    ring = np.exp(-0.5 * (np.hypot(y / 25, x / 31) - 0.32) ** 2 / 0.02**2)
+    assert decayed(blob) and not decayed(blob + 0.01)
+    assert not decayed(ring) and not decayed(np.zeros((25, 31)))
+    assert not decayed(blob[8:16, 10:20])
