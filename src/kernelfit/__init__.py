@@ -9,6 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .analysis.audit_record import Audit as Audit
+    from .analysis.audit_record import AuditStep as AuditStep
     from .analysis.channel_split import split_channels as split_channels
     from .analysis.comparison import Difference as Difference
     from .analysis.comparison import compare_kernels as compare_kernels
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from .analysis.support import choose_support as choose_support
     from .api.accumulate import accumulate as accumulate
     from .api.accumulate import accumulate_spectra as accumulate_spectra
+    from .api.audit import audit as audit
     from .api.check_boundary import check_boundary as check_boundary
     from .api.check_noise import check_noise as check_noise
     from .api.check_noise import sandwich_errors as sandwich_errors
@@ -73,6 +76,7 @@ if TYPE_CHECKING:
 __version__ = "0.15.0"
 
 _ROOMS = {
+    "analysis.audit_record": ("Audit", "AuditStep"),
     "analysis.channel_split": ("split_channels",),
     "analysis.comparison": ("Difference", "compare_kernels"),
     "analysis.integers": ("IntegerKernel",),
@@ -82,6 +86,7 @@ _ROOMS = {
     "analysis.separation": ("Separation", "separable"),
     "analysis.support": ("Support", "choose_support"),
     "api.accumulate": ("accumulate", "accumulate_spectra"),
+    "api.audit": ("audit",),
     "api.check_boundary": ("check_boundary",),
     "api.check_noise": ("check_noise", "sandwich_errors"),
     "api.find": ("find_kernel",),

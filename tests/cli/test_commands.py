@@ -343,6 +343,18 @@ def test_compare_says_whether_two_kernels_differ(folder, fit, capsys):
     assert code == 1 and fields["differ"] and fields["p_value"] < 1e-3 and fields["freedom"] > 0
 
 
+def test_audit_says_whether_a_kernel_explains_a_pair(folder, capsys):
+    code, out, err = run(capsys, "audit", "image.npy", "target.npy", "kernel.csv")
+    assert (code, err) == (0, "") and "as it is given" in out and "shift down" in out
+    code, out, _ = run(capsys, "audit", "image.png", "target.npy", "kernel.csv", "--json")
+    fields = json.loads(out)
+    assert code == 0 and fields["explains"] and fields["kernel_file"] == "kernel.csv"
+    code, out, _ = run(capsys, "audit", "image.npy", "target.npy", "kernel.csv", "--operation", "correlation")
+    assert code == 1 and "turned by 180 degrees" in out
+    code, out, err = run(capsys, "audit", "-", "target.npy", "-")
+    assert code == 2 and out == "" and "got - more than once" in err
+
+
 # ---- find: JSON, pipes, the report's code ----------------------------------------------------------------------------
 
 

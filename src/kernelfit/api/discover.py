@@ -51,7 +51,7 @@ def completed(
         raise ValueError("got a list as image or target and one array as the other, need as many images as targets")
     axis = keywords.get("channel_axis")
     if images is None and axis is None:
-        image, target, colours, words = _colours(image, target, keywords.get("channels"))
+        image, target, colours, words = colours_of(image, target, keywords.get("channels"))
     else:
         colours, words = {}, ()
     axis = colours.get("channel_axis", axis)
@@ -150,7 +150,7 @@ def _plane_selection(selection: Selection, axis: int | None, pair: tuple[Any, An
     return dataclasses.replace(selection, **fields)
 
 
-def _colours(image: Any, target: Any, channels: str | None) -> tuple[Any, Any, dict[str, Any], tuple[str, ...]]:
+def colours_of(image: Any, target: Any, channels: str | None) -> tuple[Any, Any, dict[str, Any], tuple[str, ...]]:
     """Return a pair of colour images, or of one and a gray one, with as few channels as there are to tell apart."""
     both, words, counts = [], [], []
     for name, array in (("image", image), ("target", target)):

@@ -48,11 +48,10 @@ from .options import (
     window,
     workers,
 )
+from .pair_parsers import IMAGES, KERNELS, audit
 
 __all__ = ["main"]
-COMMANDS = ("find", "apply", "deconvolve", "inspect", "compare", "export", "demo")
-_KERNELS = "KERNEL: .npy, .csv, .txt (numbers); .json, .fits, .tif (with conventions); .npz (the whole result)"
-_IMAGES = "images: PNG, JPEG, BMP, WebP, TIFF, NPY, FITS, HDF5, Zarr, CSV, TXT; - is NPY on the standard input"
+COMMANDS = ("find", "apply", "deconvolve", "inspect", "compare", "export", "audit", "demo")
 _SERIES = "many pairs that share a kernel: two folders, or patterns in quotes ('sharp/*.png'), paired by name"
 _CODES = "exit codes: 0 solved, 1 solved with a doubtful verdict, 2 bad input, 130 stopped by Ctrl-C"
 
@@ -140,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
         ("inspect", _inspect),
         ("compare", _compare),
         ("export", _export),
+        ("audit", audit),
         ("demo", _demo),
     ):
         add(lambda name=name, **words: _command(commands, name, **words))
@@ -167,7 +167,7 @@ def _find(add: _Adder) -> None:
     find = add(
         help="find the kernel between two image files",
         description="Find the kernel that turns IMAGE into TARGET, with its errors.\n"
-        f"{_IMAGES}\n{_SERIES}\n{_KERNELS}\n{_CODES}",
+        f"{IMAGES}\n{_SERIES}\n{KERNELS}\n{_CODES}",
         examples="""
         kernelfit find before.png after.png
         kernelfit find before.png after.png --shape 7
@@ -252,7 +252,7 @@ def _apply(add: _Adder) -> None:
     apply = add(
         help="lay a kernel on an image",
         description="Lay KERNEL on IMAGE and write the result. The kernel's file says how it lies (.json, .npz, .fits, "
-        f".tif) unless options do.\n{_IMAGES}\n{_KERNELS}\n"
+        f".tif) unless options do.\n{IMAGES}\n{KERNELS}\n"
         "PNG and JPEG hold whole numbers, so the result is rounded; .tif, .npy and .fits hold it as it is.",
         examples="""
         kernelfit apply photo.png kernel.npz -o filtered.png
@@ -281,7 +281,7 @@ def _apply(add: _Adder) -> None:
 def _deconvolve(add: _Adder) -> None:
     deconvolve = add(
         help="take a kernel's blur out of an image",
-        description=f"Restore what IMAGE was before KERNEL blurred it.\n{_IMAGES}\n{_KERNELS}",
+        description=f"Restore what IMAGE was before KERNEL blurred it.\n{IMAGES}\n{KERNELS}",
         examples="""
         kernelfit deconvolve after.png kernel.npz -o sharp.png
         kernelfit deconvolve after.png kernel.npz --balance 0.01 -o sharp.tif
@@ -319,7 +319,7 @@ def _inspect(add: _Adder) -> None:
     inspect = add(
         help="say what is in a kernel's file",
         description="Say what KERNEL holds: taps, conventions, and what it is as a point spread function (sum, shift,\n"
-        f"widths, shape, MTF50), with errors where the file has them.\n{_KERNELS}",
+        f"widths, shape, MTF50), with errors where the file has them.\n{KERNELS}",
         examples="""
         kernelfit inspect kernel.npz
         kernelfit inspect kernel.csv --json
@@ -336,7 +336,7 @@ def _compare(add: _Adder) -> None:
     compare = add(
         help="say whether two kernels differ",
         description="Compare two kernels: their difference, and whether it is more than their errors explain.\n"
-        f"{_KERNELS}\nexit codes: 0 no difference, 1 they differ, 2 bad input",
+        f"{KERNELS}\nexit codes: 0 no difference, 1 they differ, 2 bad input",
         examples="""
         kernelfit compare monday.npz tuesday.npz
         kernelfit compare measured.npz theory.csv --json
@@ -351,7 +351,7 @@ def _export(add: _Adder) -> None:
     export = add(
         help="write a kernel as text that another tool runs",
         description="Write KERNEL as a program, a script or a matrix for another tool, which gives the target there.\n"
-        f"{_KERNELS}",
+        f"{KERNELS}",
         examples="""
         kernelfit export kernel.npz --to opencv -o sharpen.py
         kernelfit export kernel.npz --to imagemagick -o blur.sh

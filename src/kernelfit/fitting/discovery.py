@@ -40,6 +40,10 @@ _HUGE, _FAINT = 1e150, 1e-7
 _WHOLE, _MOST_STRIDE, _MARGIN = 2048, 8, 64
 
 
+class UnrelatedError(ValueError):
+    """No kernel relates the two."""
+
+
 @dataclass(frozen=True, eq=False)
 class Found:
     """What was found of a pair: how the kernel lies on the image, and the same in words."""
@@ -180,7 +184,7 @@ def discover(
 
     A kernel that leaves less than `enough` of the target is not looked at for more taps.
 
-    Raises ValueError: if no kernel relates the two.
+    Raises UnrelatedError: if no kernel relates the two. Raises ValueError: for arrays of which nothing can be told.
     """
     for value, name in ((image, "image"), (target, "target")):
         as_planes(unmasked(value)[0], name, None)
@@ -196,7 +200,7 @@ def discover(
                 break
     best = max(fits, key=lambda one: one.explained, default=None)
     if best is None or not _related(pair, best):
-        raise ValueError(_unrelated(pair, best))
+        raise UnrelatedError(_unrelated(pair, best))
     _require_whole_ratio(pair, best)
     return _told(pair, best)
 

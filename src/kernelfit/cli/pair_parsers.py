@@ -1,0 +1,50 @@
+"""The parsers of commands that judge or measure a pair of files; argparse alone."""
+
+from collections.abc import Callable
+from typing import Any
+
+from .options import MODES, OPERATIONS, choices, index, lattice, machines, named, noise, one_of, pair, saturated, which
+from .options import workers as add_workers
+
+KERNELS = "KERNEL: .npy, .csv, .txt (numbers); .json, .fits, .tif (with conventions); .npz (the whole result)"
+IMAGES = "images: PNG, JPEG, BMP, WebP, TIFF, NPY, FITS, HDF5, Zarr, CSV, TXT; - is NPY on the standard input"
+
+
+def audit(add: Callable[..., Any]) -> None:
+    """Add the command that holds a kernel against a pair."""
+    parser = add(
+        help="say whether a kernel explains a pair of images",
+        description="Say whether KERNEL explains how IMAGE became TARGET: the shift, factor and constant with which\n"
+        "it fits best, with errors, how its array has to be turned, and how much better the best kernel fits.\n"
+        f"{IMAGES}\n{KERNELS}\n"
+        "exit codes: 0 it explains the pair as it is given, 1 only adjusted, in part or not at all, 2 bad input",
+        examples="""
+        kernelfit audit before.png after.png kernel.npz
+        kernelfit audit large.png small.png published.npy --stride 2
+        kernelfit audit before.png after.png weights.csv --operation correlation --json
+        """,
+    )
+    parser.add_argument("image", type=named, metavar="IMAGE", help="what went in")
+    parser.add_argument("target", type=named, metavar="TARGET", help="what came out")
+    parser.add_argument("kernel", type=named, metavar="KERNEL", help="the kernel's file")
+    which(parser, 2)
+    lie = parser.add_argument_group("how the kernel is said to lie on the image (default: as its file says)")
+    lie.add_argument("--mode", type=one_of((*MODES, "crop")), metavar="MODE",
+                     help=choices((*MODES, "crop"), "from the shapes"))  # fmt: skip
+    lie.add_argument("--origin", type=pair(None), metavar="N|R,C", help="tap over the output pixel (default: SciPy's)")
+    lie.add_argument("--operation", type=one_of(OPERATIONS), metavar="OP", help=choices(OPERATIONS, "convolution"))
+    lattice(lie, "TARGET holds one in N pixels of what the kernel makes (default: from the sizes)", "0")
+    pixels = parser.add_argument_group("which pixels count, and what lies beside the kernel")
+    pixels.add_argument("--background", type=index, default=0, metavar="DEGREE",
+                        help="polynomial surface beside it: 0 a constant (default), 1 a plane")  # fmt: skip
+    pixels.add_argument("--mask", type=named, metavar="FILE", help="an image, not zero where a pixel is left out")
+    pixels.add_argument("--image-mask", type=named, metavar="FILE", help="the same for bad pixels of IMAGE")
+    pixels.add_argument("--weights", type=named, metavar="FILE", help="inverse variance of each target pixel")
+    pixels.add_argument("--nan", type=one_of(("error", "mask")), metavar="N", help="NaN: error (default), or mask")
+    pixels.add_argument("--noise", type=noise, metavar="N",
+                        help="constant (default), poisson, or GAIN,READ_NOISE in electrons")  # fmt: skip
+    pixels.add_argument("--saturated", type=saturated, default="auto", metavar="S",
+                        help="target pixels to leave out: LOW,HIGH, none, or auto (default)")  # fmt: skip
+    add_workers(parser)
+    machines(parser)
+    parser.set_defaults(channels=None, shape=None)
