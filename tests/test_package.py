@@ -277,8 +277,9 @@ def test_importing_loads_nothing_heavy():
 def test_the_parser_imports_argparse_alone():
     """So that --help is quick."""
     at_once = {one.module for one in IMPORTS["kernelfit.cli.parser"] if not one.deferred}
-    at_once |= {one.module for one in IMPORTS["kernelfit.cli.options"]}
-    assert {name for name in at_once if name.startswith("kernelfit")} == {"kernelfit.cli.options"}
+    light = {"kernelfit.cli.options", "kernelfit.cli.pair_parsers"}
+    at_once |= {one.module for name in light for one in IMPORTS[name]}
+    assert {name for name in at_once if name.startswith("kernelfit")} == light
     assert not {name.split(".")[0] for name in at_once} & {"numpy", "scipy"}
 
 
