@@ -587,7 +587,7 @@ def test_nan_is_located(channels, which):
 
 @pytest.mark.parametrize("kernel, axis, words", [
     (np.ones((2, 3, 3)), -1, "3 channels and kernels for 2"), (np.ones((3, 3)), None, "3 dimensions"),
-    (np.ones((3, 3, 3)), None, "kernel with 3 dimensions"), (np.ones((2, 4, 3, 3)), -1, "kernels for 4"),
+    (np.ones((2, 4, 3, 3)), -1, "kernels for 4"), (np.ones((2, 4, 3, 3)), None, "kernel with 4 dimensions"),
     (np.ones((0, 3, 3)), -1, "empty kernel"),
 ])  # fmt: skip
 def test_refused_by_apply_kernel(kernel, axis, words):

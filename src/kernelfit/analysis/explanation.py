@@ -73,7 +73,8 @@ class Evidence:
     @property
     def span(self) -> Shape:
         """Rows and columns of lags."""
-        return self.stats.supports[0]
+        sides: Shape = self.stats.supports[0]
+        return sides
 
     @functools.cached_property
     def eliminations(self) -> list[Elimination]:

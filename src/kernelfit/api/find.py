@@ -43,13 +43,15 @@ def find_kernel(
     image : array_like, shape (rows, cols), or list of arrays
         The image before. Any dtype of real or complex numbers and memory layout, memory-mapped files included; it is
         read in blocks, converted to float64 one block at a time, and never changed. Three dimensions with
-        `channel_axis`. A list of arrays of any sizes for several pairs that share one kernel.
+        `channel_axis`, or of a volume, where `shape` has three numbers. A list of arrays of any sizes for several pairs
+        that share one kernel.
     target : array_like, or list of arrays
         What became of it; its shape is the image's (`mode` "same"), smaller by side - 1 ("valid") or larger by
         side - 1 ("full") along each axis; with a stride of them, that many rounded up; or any ("crop"). A list of as
         many targets as there are images.
     shape : int, (int, int) or Model, optional
-        Rows and columns of the kernel, odd or even; or the whole `Model`, beside which its fields are not given again.
+        Rows and columns of the kernel, odd or even, of a volume planes, rows and columns; or the
+        whole `Model`, beside which its fields are not given again.
         Without it they are found from the pixels, and with them what else is not given: where the target lies, of
         whatever size it is, a stride, a constant, and how the channels go together. `KernelFit.found` says what was
         found, `KernelFit.convention` holds it, and `KernelFit.reproduce` writes it out. Two stamps that fade to nothing

@@ -123,8 +123,9 @@ class KernelFit(Estimate, Saved):
             return model
         background = self.background
         if background.degree == 0:  # the same everywhere, so that any image will do
-            rows, cols = model.shape if self.channel_axis is None else np.delete(model.shape, self.channel_axis)
-            background = dataclasses.replace(background, shapes=((int(rows), int(cols)),) * len(background.shapes))
+            sides = model.shape if self.channel_axis is None else np.delete(model.shape, self.channel_axis)
+            own: Any = tuple(int(n) for n in sides)
+            background = dataclasses.replace(background, shapes=(own,) * len(background.shapes))
         surface = background.image(pair)
         if surface.shape != model.shape:
             raise ValueError(
@@ -363,7 +364,7 @@ class KernelFit(Estimate, Saved):
             "channel_axis": self.channel_axis,
         }
         fields["background"] = None if self.background is None else self.background.degree
-        same = {"origin": default_origin((1, *shape)[-2:])[-ndim:], "stride": (1,) * ndim, "offset": (0,) * ndim}
+        same = {"origin": default_origin(shape), "stride": (1,) * ndim, "offset": (0,) * ndim}
         same = {**{name: getattr(default, name) for name in fields}, **same}
         varies = fields.pop("variation")
         words = [f"{name}={v!r}" for name, v in fields.items() if v is not None and v != same[name]]

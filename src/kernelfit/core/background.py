@@ -46,7 +46,7 @@ class Background:
     stderr : ndarray, of the same shape
         Their standard errors.
     shapes : tuple of (int, int)
-        Rows and columns of the target of each pair.
+        Rows and columns of the target of each pair, of volumes planes before them.
     channel_axis : int or None
         The axis of the targets that holds the channels.
 
@@ -68,6 +68,8 @@ class Background:
     @property
     def powers(self) -> Sequence[tuple[int, ...]]:
         """(i, j) of each coefficient: the degrees along the rows' index and the columns'; (j,) for signals."""
+        if len(self.shapes[0]) == 3:
+            return [(0, 0, 0)]
         return [(j,) for j in range(self.degree + 1)] if self._of_signals else powers(self.degree)
 
     @property
@@ -111,6 +113,8 @@ class Background:
         if pair is None and len(self.shapes) > 1 or not -len(self.shapes) <= (pair or 0) < len(self.shapes):
             msg = f"got pair={pair}, need one of 0 to {len(self.shapes) - 1}: each pair has a background of its own"
             raise ValueError(msg)
+        if len(self.shapes[0]) == 3:
+            return np.full(self.shapes[pair or 0], float(self.coefficients.ravel()[pair or 0]))
         if self._of_signals:
             axis = self.channel_axis
             whole = self._lifted(None if axis is None else 0).image(pair)

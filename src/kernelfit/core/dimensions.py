@@ -1,7 +1,8 @@
 """Signals: arrays of one dimension are laid out as images of one row at the door, and what comes back has one again.
 
 Nothing past the door knows of it. A verb decorated with `of_any_dimension` takes either, and `Convention.ndim` tells
-which a result is of. An axis of length one is an axis: an image of one row stays an image.
+which a result is of. An axis of length one is an axis: an image of one row stays an image. Volumes go in as they are,
+where a verb takes them: `data.volumes` knows what to do.
 """
 
 import dataclasses
@@ -31,6 +32,8 @@ _DATA, _KERNELS = ("image", "target", "mask", "image_mask", "weights"), ("kernel
 _SIDES = {"shape": 1, "origin": 0, "stride": 1, "offset": 0, "size": 1}
 _SIDES |= {"block": 1, "tiles": 1, "overlap": 0, "corner": 0}
 _MODEL = tuple(field.name for field in dataclasses.fields(Model) if field.name not in ("shape", "ndim"))
+#: Verbs that take volumes.
+_OF_VOLUMES = ("find_kernel", "apply_kernel", "KernelFit.predict", "KernelFit.residual")
 #: The axis of the channels of signals, and of images of one row.
 _AXES = {None: None, 0: 0, 1: 2, -1: -1, -2: -3}
 
@@ -52,6 +55,11 @@ def of_any_dimension(verb: Callable[P, R]) -> Callable[P, R]:
             known = {**given, **first}
         else:
             known = given
+        if _of_volumes(known) and verb.__qualname__ not in _OF_VOLUMES:
+            name = verb.__name__
+            raise ValueError(
+                f"got a kernel whose shape has three numbers, which {name} does not take; give it images or signals"
+            )
         if not _of_signals(known):
             return verb(**given)  # type: ignore[call-arg]
         axis = _axis(given)
@@ -68,6 +76,14 @@ def of_any_dimension(verb: Callable[P, R]) -> Callable[P, R]:
 # ---- what comes in --------------------------------------------------------------------------------------------------
 
 
+def _of_volumes(given: Mapping[str, Any]) -> bool:
+    """Say whether a call is about volumes: its results, sums and kernel's sides tell, never its arrays alone."""
+    for value in given.values():
+        if isinstance(value, Estimate | NormalEquations | CrossSpectra):
+            return value.convention.ndim == 3
+    return _declared(given) == 3
+
+
 def _of_signals(given: Mapping[str, Any]) -> bool:
     """Say whether a call is about signals: by its results and sums, else its kernel's shape, else its arrays."""
     for value in given.values():
@@ -77,7 +93,7 @@ def _of_signals(given: Mapping[str, Any]) -> bool:
             return value.convention.ndim == 1
     arrays = {name: given[name] for name in (*_DATA[:2], *_KERNELS) if given.get(name) is not None}
     declared, axis = _declared(given), _axis(given)
-    if declared == 2 or not arrays:
+    if declared in (2, 3) or not arrays:
         return declared == 1
     (first, value), *others = arrays.items()
     if _ndim(value) != 1 + (axis is not None):
@@ -100,8 +116,11 @@ def _declared(given: Mapping[str, Any]) -> int | None:
     if lags is not None:
         return Model(lags=lags).dimensions
     lengths = {len(given[name]) for name in list(_SIDES)[:4] if isinstance(given.get(name), tuple | list)}
-    several = isinstance(shape, tuple | list) and len(shape) > 1
-    return 2 if several else 1 if lengths == {1} else None
+    if isinstance(shape, tuple | list) and len(shape) > 1:
+        return 3 if len(shape) == 3 else 2
+    if lengths in ({1}, {3}):
+        return lengths.pop()
+    return 3 if not lengths and "kernel" in given and _axis(given) is None and _ndim(given["kernel"]) == 3 else None
 
 
 def _axis(given: Mapping[str, Any]) -> int | None:

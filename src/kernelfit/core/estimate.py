@@ -384,11 +384,11 @@ class Estimate:
 
 def assemble(stats: "NormalEquations", taps: Array, factor: Array, *, rank: int, rss: float, **more: Any) -> Estimate:
     """Put a solver's figures together as a result; `more` holds further fields of it."""
-    n, (rows, cols) = len(stats.supports), stats.supports[0]
+    n, sides = len(stats.supports), stats.supports[0]
     alike = len(set(stats.supports)) == 1
     findings = with_edges(more.get("findings", ()), stats.convention, stats.n_pixels, len(taps))
     return Estimate(
-        kernel=taps.reshape((rows, cols) if n == 1 else (n, rows, cols)) if alike else taps,
+        kernel=taps.reshape(sides if n == 1 else (n, *sides)) if alike else taps,
         factor=factor,
         rank=rank,
         rss=rss,

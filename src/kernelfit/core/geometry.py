@@ -55,7 +55,8 @@ class Convention:
     field : Field or None
         The functions by which the kernel varies over the image; None for one that is the same everywhere.
     ndim : int
-        1 for signals, whose origin, stride, offset and size are tuples of one number; 2 for images.
+        1 for signals, whose origin, stride, offset and size are tuples of one number; 2 for images; 3 for volumes,
+        where they are tuples of three, (plane, row, column).
     numbers : {"real", "complex", "real of complex"}
         Whether images and kernel are real or complex, or the kernel of complex images is real.
     apart : bool
@@ -101,8 +102,8 @@ class Convention:
         if self.boundary == "fill":
             edge += f" with {self.fillvalue:g}"
         fields = (self.origin, self.stride, self.offset)
-        origin, stride, offset = fields if self.ndim == 2 else (value[-1] for value in fields)
-        lattice = f", stride {stride} from {'pixel' if self.ndim == 2 else 'sample'} {offset}" if self.strided else ""
+        origin, stride, offset = fields if self.ndim > 1 else (value[-1] for value in fields)
+        lattice = f", stride {stride} from {'pixel' if self.ndim > 1 else 'sample'} {offset}" if self.strided else ""
         size = "" if self.size is None else f" of {'x'.join(map(str, self.size[-self.ndim :]))}"
         varies = "" if self.field is None else f", varying as a {self.field.variation}"
         numbers = "" if self.numbers == "real" else f", {self.numbers} numbers"
@@ -166,26 +167,27 @@ class Geometry:
         return self.convention.operation == "convolution"
 
 
-def as_pair(value: object, name: str) -> Shape:
-    """Return an int or a pair of ints as a pair; refuse everything else."""
+def as_pair(value: object, name: str, ndim: int = 2) -> Any:
+    """Return an int or a pair of ints as a pair, of volumes a triple; refuse everything else."""
+    need = "an int or " + ("a pair of ints (rows, columns)" if ndim == 2 else "three ints (planes, rows, columns)")
     try:
         if isinstance(value, bool | Set | Mapping):  # a set has no order: rows could pass for columns
             raise TypeError
         if isinstance(value, Sequence) or hasattr(value, "__len__"):
             items = [operator.index(v) for v in value]  # type: ignore[attr-defined]
         else:
-            items = [operator.index(value)] * 2  # type: ignore[arg-type]
+            items = [operator.index(value)] * ndim  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(f"got {name}={value!r}, need an int or a pair of ints (rows, columns)") from None
-    if len(items) != 2:
-        raise ValueError(f"got {name}={value!r} of length {len(items)}, need an int or a pair of ints (rows, columns)")
-    return items[0], items[1]
+        raise TypeError(f"got {name}={value!r}, need {need}") from None
+    if len(items) != ndim:
+        raise ValueError(f"got {name}={value!r} of length {len(items)}, need {need}")
+    return tuple(items)
 
 
-def in_plane(value: object, name: str, ndim: int, across: int) -> Shape:
-    """Return a number along each axis as a pair; that of a signal stands behind what it is across it."""
-    if ndim == 2:
-        return as_pair(value, name)
+def in_plane(value: object, name: str, ndim: int, across: int) -> Any:
+    """Return a number along each axis as a tuple; that of a signal stands behind what it is across it."""
+    if ndim > 1:
+        return as_pair(value, name, ndim)
     several = isinstance(value, Sequence) and not isinstance(value, str)
     single = not several or len(value) == 1  # type: ignore[arg-type]
     try:
@@ -199,7 +201,8 @@ def in_plane(value: object, name: str, ndim: int, across: int) -> Shape:
 
 def window(lags: object, ndim: int) -> tuple[tuple[int, int], ...]:
     """Return the first and the last lag along each axis."""
-    need = "(first, last), two whole numbers" + (" for each axis: ((first, last), (first, last))" if ndim == 2 else "")
+    several = f" for each axis: ({', '.join(['(first, last)'] * ndim)})" if ndim > 1 else ""
+    need = f"(first, last), two whole numbers{several}"
     try:
         axes: list[Any] = [lags] if ndim == 1 else list(lags)  # type: ignore[call-overload]
         pairs = tuple((operator.index(first), operator.index(last)) for first, last in axes)
@@ -212,22 +215,22 @@ def window(lags: object, ndim: int) -> tuple[tuple[int, int], ...]:
     return pairs
 
 
-def kernel_shape(shape: object, ndim: int = 2) -> Shape:
-    """Return the kernel's shape as a pair of positive ints."""
-    rows, cols = in_plane(shape, "shape", ndim, 1)
-    if rows < 1 or cols < 1:
-        need = "row and one column of taps" if ndim == 2 else "tap"
+def kernel_shape(shape: object, ndim: int = 2) -> Any:
+    """Return the kernel's shape as a pair of positive ints, of volumes a triple."""
+    sides = in_plane(shape, "shape", ndim, 1)
+    if min(sides) < 1:
+        need = ("tap", "row and one column of taps", "plane, row and column of taps")[ndim - 1]
         raise ValueError(f"got shape={shape!r}, need at least one {need}")
-    return rows, cols
+    return sides
 
 
-def default_origin(shape: Shape) -> Shape:
-    """Return the centre that `scipy.signal.convolve2d` and `correlate2d` give a kernel in mode "same"."""
-    return (shape[0] - 1) // 2, (shape[1] - 1) // 2
+def default_origin(shape: Any) -> Any:
+    """Return the centre that `scipy.signal.convolve` and `correlate` give a kernel in mode "same"."""
+    return tuple((side - 1) // 2 for side in shape)
 
 
-def lattice(stride: object, offset: object, ndim: int = 2) -> tuple[Shape, Shape]:
-    """Check which pixels are kept, and return stride and offset as pairs."""
+def lattice(stride: object, offset: object, ndim: int = 2) -> tuple[Any, Any]:
+    """Check which pixels are kept, and return stride and offset as tuples."""
     steps, first = in_plane(stride, "stride", ndim, 1), in_plane(offset, "offset", ndim, 0)
     if min(steps) < 1:
         raise ValueError(f"got stride={stride!r}, need at least 1 along each axis")
@@ -377,9 +380,10 @@ def convention_from(fields: dict[str, Any]) -> Convention:
     names = ("origin", "stride", "offset")
     ndim, size = fields.get("ndim", 2), fields.get("size")
     axes = {len(value) for value in (*(fields[name] for name in names if name in fields), size) if value is not None}
-    if ndim not in (1, 2) or (axes and not axes <= {1, 2}) or len(axes) > 1 or (ndim == 2 and axes == {1}):
-        raise ValueError(f"got a convention of {ndim!r} dimensions, need 1 or 2, and as many numbers in each field")
-    own = 1 if axes == {1} else 2
+    fits = len(axes) < 2 and axes <= {1: {1, 2}, 2: {2}, 3: {3}}.get(ndim, set())
+    if ndim not in (1, 2, 3) or not fits:
+        raise ValueError(f"got a convention of {ndim!r} dimensions, need 1 to 3, and as many numbers in each field")
+    own = next(iter(axes), max(2, ndim))
     taken: dict[str, Any] = {n: in_plane(list(fields[n]), n, own, 0)[-own:] for n in names if n in fields}
     taken["size"] = None if size is None else kernel_shape(list(size), own)[-own:]
     found = Convention(**{**fields, **taken, "field": field_from(fields.get("field"))})

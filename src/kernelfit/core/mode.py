@@ -1,6 +1,7 @@
 """Which mode the sizes of image, target and kernel tell, and what to do where they fit none, or are too small."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from .geometry import MODES, Geometry, Shape, kept_length, whole_length
 from .validation import known
@@ -19,21 +20,27 @@ def infer_mode(
         if fits[name] == target:
             return name
     wanted = ", ".join(
-        f"{name!r} {s[0]}x{s[1]}" if min(s) > 0 else f"{name!r} impossible (kernel larger than the image)"
+        f"{name!r} {_told(s)}" if min(s) > 0 else f"{name!r} impossible (kernel larger than the image)"
         for name, s in fits.items()
     )
     given = [] if mode is None else [f"mode={mode!r}"]
-    given += [] if stride == (1, 1) else [f"stride={stride}", f"offset={offset}"]
+    given += [] if max(stride) == 1 else [f"stride={stride}", f"offset={offset}"]
+    advice = "cut one of the two, or say where the target lies (mode='crop')"  # of volumes
+    if len(image) == 2:
+        advice = _advice(image, target, {name: whole[name] for name in candidates}, stride, offset)
     raise ValueError(
-        f"got image {image[0]}x{image[1]}, target {target[0]}x{target[1]} and kernel {kernel[0]}x{kernel[1]}"
+        f"got image {_told(image)}, target {_told(target)} and kernel {_told(kernel)}"
         f"{' with ' if given else ''}{', '.join(given)}; a target that fits this image and kernel is: {wanted}; "
-        f"{_advice(image, target, {name: whole[name] for name in candidates}, stride, offset)}"
+        f"{advice}"
     )
 
 
-def _kept(sides: list[int], stride: Shape, offset: Shape) -> Shape:
-    rows, cols = (kept_length(n, s, o) for n, s, o in zip(sides, stride, offset, strict=True))
-    return rows, cols
+def _told(sides: Shape) -> str:
+    return "x".join(map(str, sides))
+
+
+def _kept(sides: list[int], stride: Shape, offset: Shape) -> Any:
+    return tuple(kept_length(n, s, o) for n, s, o in zip(sides, stride, offset, strict=True))
 
 
 def _advice(image: Shape, target: Shape, whole: dict[str, list[int]], stride: Shape, offset: Shape) -> str:

@@ -83,7 +83,8 @@ class Model:
         to first). ``(0, 100)`` is a response of 101 taps that begins at once, ``(-5, 5)`` looks ahead as well. For
         images a pair along each axis. For mode "same".
     ndim : int, optional
-        1 if it is for signals, 2 for images; the default follows from the other fields and the arrays.
+        1 if it is for signals, 2 for images, 3 for volumes; the default follows from the other fields and the arrays.
+        A volume it is where one of them has three numbers, (planes, rows, columns).
 
     Examples
     --------
@@ -112,8 +113,10 @@ class Model:
 
     def __post_init__(self) -> None:
         """Judge each field."""
-        if self.ndim not in (None, 1, 2):
-            raise ValueError(f"got ndim={self.ndim!r}, need 1 for signals, 2 for images, or None for either")
+        if self.ndim not in (None, 1, 2, 3):
+            raise ValueError(
+                f"got ndim={self.ndim!r}, need 1 for signals, 2 for images, 3 for volumes, or None for any"
+            )
         if self.lags is not None and (self.shape is not None or self.origin is not None):
             raise ValueError("got lags= beside a shape or an origin, which it stands for; need one or the other")
         if self.shape is None and self.lags is None:
@@ -129,6 +132,8 @@ class Model:
         if self.channel_axis is None and self.channels != "shared":
             msg = f"got channels={self.channels!r} without channel_axis, need the axis of the channels: channel_axis=-1"
             raise ValueError(msg)
+        if self.dimensions == 3:
+            self._require_volume()
         _settle(
             self,
             fillvalue=as_number(self.fillvalue, "fillvalue"),
@@ -137,10 +142,27 @@ class Model:
             variation=as_variation(self.variation),
         )
 
+    def _require_volume(self) -> None:
+        """Refuse what there is for images and not for volumes."""
+        for name, allowed, remedy in (
+            ("channel_axis", (None,), "give the channels one by one, or as a list of pairs that share a kernel"),
+            ("variation", (None,), "fit parts of the volume"),
+            ("background", (None, 0), "take off what varies before, or use background=0 for a constant"),
+        ):
+            value = getattr(self, name)
+            if value not in allowed:
+                msg = f"got {name}={value!r} with a kernel of three dimensions, need it left out for volumes; {remedy}"
+                raise ValueError(msg)
+
     @property
-    def kernel_shape(self) -> Shape:
-        """Rows and columns of the kernel; a signal's has one row."""
-        return self._window(self.ndim or 2)[0]
+    def kernel_shape(self) -> Any:
+        """Rows and columns of the kernel, of volumes planes before them; a signal's has one row."""
+        return self._window(self.of_three or self.ndim or 2)[0]
+
+    @property
+    def of_three(self) -> int | None:
+        """3 if it is for volumes, else None."""
+        return 3 if self.dimensions == 3 else None
 
     @property
     def dimensions(self) -> int | None:
@@ -148,21 +170,24 @@ class Model:
         if self.ndim is not None:
             return self.ndim
         if self.lags is not None:
-            return 1 + (isinstance(self.lags, tuple | list) and any(isinstance(v, tuple | list) for v in self.lags))
+            nested = isinstance(self.lags, tuple | list) and any(isinstance(v, tuple | list) for v in self.lags)
+            return (3 if len(self.lags) == 3 else 2) if nested else 1
+        if isinstance(self.shape, tuple | list) and len(self.shape) == 3:
+            return 3
         given = (self.shape, self.origin, self.stride, self.offset)
         lengths = {len(value) for value in given if isinstance(value, tuple | list)}
-        return 1 if lengths == {1} else 2 if lengths else None
+        return None if not lengths else lengths.pop() if lengths in ({1}, {3}) else 2
 
-    def _window(self, ndim: int) -> tuple[Shape, Shape | None]:
+    def _window(self, ndim: int) -> tuple[Any, Any]:
         """Return the kernel's shape, and its origin if one is given."""
         if self.lags is None:
             origin = None if self.origin is None else geometry.in_plane(self.origin, "origin", ndim, 0)
             return geometry.kernel_shape(self.shape, ndim), origin
         axes = geometry.window(self.lags, ndim)
         flips = self.operation == "correlation"
-        axes = ((0, 0), *axes)[-2:]
-        (rows, top), (cols, left) = ((last - first + 1, last if flips else -first) for first, last in axes)
-        return (rows, cols), (top, left)
+        axes = ((0, 0), *axes)[-max(2, ndim) :]
+        sides, origin = zip(*((last - first + 1, last if flips else -first) for first, last in axes), strict=True)
+        return sides, origin
 
     def convention(self, mode: str, size: Shape | None = None) -> Convention:
         """Return how the kernel lies on an image.
@@ -175,20 +200,21 @@ class Model:
             The target's shape, for mode "crop".
         """
         fields: dict[str, Any] = {name: getattr(self, name) for name in ("boundary", "fillvalue", "operation")}
-        (shape, origin), (stride, offset) = self._window(self.ndim or 2), self.lattice
-        fields |= {"origin": origin, "stride": stride, "offset": offset, "ndim": self.ndim or 2}
+        ndim = self.of_three or self.ndim or 2
+        (shape, origin), (stride, offset) = self._window(ndim), self.lattice
+        fields |= {"origin": origin, "stride": stride, "offset": offset, "ndim": ndim}
         made = geometry.convention(shape, mode=mode, **fields)
         return dataclasses.replace(made, size=size if mode == "crop" else None)
 
     @property
-    def lattice(self) -> tuple[Shape, Shape]:
+    def lattice(self) -> tuple[Any, Any]:
         """Stride and offset."""
-        return geometry.lattice(self.stride, self.offset, self.ndim or 2)
+        return geometry.lattice(self.stride, self.offset, self.of_three or self.ndim or 2)
 
     @property
     def strided(self) -> bool:
         """Whether the target skips pixels."""
-        return max(self.lattice[0]) > 1
+        return bool(max(self.lattice[0]) > 1)
 
 
 @dataclass(frozen=True, eq=False)

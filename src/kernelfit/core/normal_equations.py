@@ -1,6 +1,7 @@
 """What the pixels have to say, as a small sum: solving never sees a pixel again."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -60,7 +61,7 @@ class NormalEquations:
     n_pixels : int
         Number of target pixels, that is of rows of A.
     supports : tuple of (int, int)
-        Rows and columns of each term's support.
+        Rows and columns of each term's support; of volumes planes, rows and columns.
     convention : Convention
         How the kernel lies on the image.
     center : ndarray, shape (taps,), optional
@@ -104,7 +105,7 @@ class NormalEquations:
     target_energy: float
     target_sum: float | complex
     n_pixels: int
-    supports: tuple[Shape, ...]
+    supports: tuple[Any, ...]
     convention: Convention
     center: Array | None = None
     center_moment: Array | None = None
@@ -119,7 +120,7 @@ class NormalEquations:
 
     def __post_init__(self) -> None:
         """Check the shapes, and make the arrays read-only."""
-        m = sum(rows * cols for rows, cols in self.supports)
+        m = sum(math.prod(sides) for sides in self.supports)
         for name in _ARRAYS:
             value = getattr(self, name)
             if value is None:

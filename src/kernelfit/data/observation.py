@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..core import geometry
 from ..core.background import Columns, Surface
-from ..core.geometry import Geometry, Shape
+from ..core.geometry import Convention, Geometry, Shape
 from ..core.mode import infer_mode, require_determined
 from ..core.model import Model
 from ..core.polynomials import powers
@@ -24,6 +24,21 @@ from .reader import Reader
 
 #: The kinds of NumPy's types that are real numbers, and those that are numbers.
 REAL, NUMBERS = "biuf", "biufc"
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A plane of a volume's target: the sources of its observation are planes of the image, one for each of the kernel.
+
+    `convention` is that of the volume, `shape` that of its target.
+    """
+
+    volume: int  # number of the volume among those of the fit
+    at: int  # which plane of the target
+    images: tuple[int | None, ...]  # which plane of the image each source is; None for one of fill values
+    extended: bool  # whether one of them stands beyond the image
+    convention: Convention
+    shape: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -43,6 +58,18 @@ class Observation:
     background: int | None = None
     frame: tuple[Shape, Shape] | None = None
     imaginary: bool = False
+    plane: Plane | None = None
+
+    @property
+    def supports(self) -> tuple[Any, ...]:
+        """Sides of the kernel of each term: of each source, or of all planes of a volume together."""
+        sides = self.geometry.kernel_shape
+        return (sides,) * len(self.sources) if self.plane is None else ((len(self.sources), *sides),)
+
+    @property
+    def convention(self) -> Convention:
+        """How the kernel that is to be found lies on the image, or on the volume."""
+        return self.geometry.convention if self.plane is None else self.plane.convention
 
     @property
     def size(self) -> Shape:
@@ -75,7 +102,10 @@ def as_image(value: object, name: str, kinds: str = REAL) -> Any:
     array = as_array(value, name, kinds)
     shape = tuple(array.shape)
     if len(shape) != 2:
-        remedy = "say which axis holds the channels (channel_axis), or pass one plane at a time"
+        remedy = (
+            "say which axis holds the channels (channel_axis), pass one plane at a time, or, if it is a volume, give "
+            "the kernel's shape as three numbers (planes, rows, columns)"
+        )
         raise ValueError(
             f"got {name} with {len(shape)} dimensions (shape {shape}), need 2; "
             f"{remedy if len(shape) == 3 else 'reshape it to rows and columns'}"
@@ -210,6 +240,13 @@ def refuse_nonfinite(observation: Observation) -> NoReturn:
                     row, col = np.argwhere(bad)[0]
                     first = (start + int(row), int(col))
                 count += int(bad.sum())
+            if count and observation.plane is not None:
+                of_image = observation.plane.images[channel] if name == "image" else observation.plane.at
+                place = f"{observation.where}, plane {of_image}".removeprefix(", ")
+                raise ValueError(
+                    f"got {name} of {place} with {count} pixel{'s' * (count > 1)} NaN or infinite, the first at (row, "
+                    f"column) {first}; need finite pixels; exclude them with nan='mask'; or crop to a part without them"
+                )
             if count:
                 places = [observation.where, f"channel {channel}" if many else ""]
                 place = f" of {', '.join(filter(None, places))}" if any(places) else ""
@@ -286,16 +323,56 @@ class WeightedObservation:
 Items = Sequence[WeightedObservation]
 
 
-def own_unknowns(items: Items, i: int) -> npt.NDArray[np.int64]:
-    """Return which of the unknowns concern a pair: the taps and its own coefficients."""
+def lots(observations: Sequence[Observation]) -> list[list[int]]:
+    """Return which observations belong together: the planes of a volume, which share a background; else each alone."""
+    if observations[0].plane is None:
+        return [[i] for i in range(len(observations))]
+    found: dict[int, list[int]] = {}
+    for i, one in enumerate(observations):
+        found.setdefault(one.plane.volume if one.plane else i, []).append(i)
+    return list(found.values())
+
+
+def own_row(observation: Observation, coefficients: Array, at: int, n: int) -> Array:
+    """Return the coefficients of the background of an observation, the one at a place among n."""
+    if observation.plane is not None:
+        return np.asarray(coefficients.reshape(-1, coefficients.shape[-1])[observation.plane.volume])
+    return np.asarray(coefficients.reshape(n, -1)[at])
+
+
+def lots_of(items: Items) -> list[list[int]]:
+    """Return which items belong together, as `lots` does."""
+    return lots([item.observation for item in items])
+
+
+def n_unknowns(items: Items) -> int:
+    """Return the number of taps and of coefficients of all backgrounds."""
+    terms = items[0].n_terms
+    return items[0].n_taps + (terms * len(lots_of(items)) if terms else 0)
+
+
+def own_unknowns(items: Items, lot: int) -> npt.NDArray[np.int64]:
+    """Return which of the unknowns concern a pair, or a volume: the taps and its own coefficients."""
     taps, terms = items[0].n_taps, items[0].n_terms
-    return np.asarray(np.r_[:taps, taps + i * terms : taps + (i + 1) * terms])
+    return np.asarray(np.r_[:taps, taps + lot * terms : taps + (lot + 1) * terms])
 
 
-def together(items: Items, parts: Sequence[Array]) -> Array:
-    """Add up vectors, or matrices, over the unknowns of each pair to those over all."""
-    size = items[0].n_taps + len(items) * items[0].n_terms
-    total = np.zeros((size,) * parts[0].ndim)
+def together(items: Items, parts: Iterable[Array]) -> Array:
+    """Add up vectors, or matrices, over the unknowns of each pair, or volume, to those over all."""
+    total, size = np.zeros(0), n_unknowns(items)
     for i, part in enumerate(parts):
+        total = total if total.size else np.zeros((size,) * part.ndim)
         total[np.ix_(*[own_unknowns(items, i)] * part.ndim)] += part
     return total
+
+
+def of_lots(items: Items, parts: Iterable[Array]) -> list[Array]:
+    """Add up vectors, or matrices, over the unknowns of each item to those of each lot."""
+    found: list[Array] = []
+    each = iter(parts)
+    for lot in lots_of(items):
+        total = next(each)
+        for _ in lot[1:]:
+            total = total + next(each)
+        found.append(total)
+    return found

@@ -1,6 +1,7 @@
 """What the arguments of a verb amount to: pairs and channels sorted into observations that share their kernels."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,14 @@ from .observation import (
     target_reader,
     varied,
 )
+from .volumes import VolumeSelection, as_volume, lay_volume
+from .volumes import require_determined as require_determined_volumes
+
+_MODES = (
+    "got pairs of different modes ({!r} for pair 0, {!r} for pair {}), need one mode; "
+    "crop the targets to that of one mode"
+)
+_SELECTED = ("mask", "image_mask", "weights")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +60,8 @@ class FitPlan:
     numbers : {"real", "complex", "real of complex"}
         As in `Convention`. Unless "real", each pair or channel is two observations, of the real parts and of the
         imaginary ones.
+    n_planes : tuple of int
+        Planes of the image of each volume; the observations are then those of the planes of their targets.
     """
 
     groups: tuple[tuple[Observation, ...], ...]
@@ -60,6 +71,7 @@ class FitPlan:
     n_pairs: int
     listed: bool
     numbers: str = "real"
+    n_planes: tuple[int, ...] = ()
 
     @property
     def channels(self) -> str | None:
@@ -74,7 +86,8 @@ class FitPlan:
     @property
     def shape(self) -> Shape:
         """Rows and columns of each kernel."""
-        return self.model.kernel_shape
+        sides: Shape = self.model.kernel_shape
+        return sides
 
     @property
     def selects(self) -> str | None:
@@ -92,6 +105,8 @@ class FitPlan:
     def selection_of(self, group: int, target: int, index: int) -> PlaneSelection:
         """Return what concerns one target of one observation of a group."""
         observation = self.groups[group][index]
+        if observation.plane is not None:
+            return self._volumes[observation.plane.volume].of(observation.plane)
         parts = 1 if self.numbers == "real" else 2
         index //= parts
         n_channels = len(self.groups[group]) // parts // self.n_pairs
@@ -117,6 +132,20 @@ class FitPlan:
             nan=given.nan,
             saturated=given.saturated if parts == 1 else None,
         )
+
+    @functools.cached_property
+    def _volumes(self) -> list[VolumeSelection]:
+        """What is said of the pixels of each volume."""
+        found, (image_masked, target_masked) = [], self.masked
+        for number, n_images in enumerate(self.n_planes):
+            own = [self._plane(getattr(self.selection, name), name, number, None) for name in _SELECTED]
+            masked = [self._plane(value, "mask", number, None) for value in (image_masked, target_masked)]
+            given = PlaneSelection(
+                (own[0], masked[1]), ((own[1], masked[0]),), own[2], self.selection.nan, self.selection.saturated
+            )
+            every = [one for one in self.groups[0] if one.plane is not None and one.plane.volume == number]
+            found.append(VolumeSelection(given, every, n_images))
+        return found
 
     def _plane(self, value: Any, name: str, pair: int, channel: int | None) -> object:
         """Return the part of a mask, or of weights, that belongs to a pair and a channel."""
@@ -159,7 +188,10 @@ class FitPlan:
         """Return the weights of the observations of a group, for each target; None where every pixel counts alike."""
         observations = self.groups[group]
         return [
-            [self.selection_of(group, t, i).judge(of_target(one, t)) for i, one in enumerate(observations)]
+            [
+                self.selection_of(group, t, i).judge(of_target(one, t), part=one.plane is not None)
+                for i, one in enumerate(observations)
+            ]
             for t in range(len(observations[0].targets))
         ]
 
@@ -187,6 +219,10 @@ def make_plan(
             f"got {counts[0]} as image and {counts[1]} as target, need as many images as targets; pair them one by one"
         )
     listed = images is not None
+    if model.dimensions == 3:
+        return _of_volumes(
+            images or [image], targets or [target], model, selection, (image_masked, target_masked), listed
+        )
     # pairs x (observations that share kernels) x (observations that do not)
     pairs: list[list[Observation]] = []
     for i, (one, other) in enumerate(zip(images or [image], targets or [target], strict=True)):
@@ -234,6 +270,25 @@ def make_plan(
     return FitPlan(tuple(groups), model, selection, (image_masked, target_masked), len(pairs), listed, numbers)
 
 
+def _of_volumes(
+    images: Sequence[Any], targets: Sequence[Any], model: Model, selection: Selection, masked: Any, listed: bool
+) -> FitPlan:
+    """Judge pairs of volumes, and say what is to be solved."""
+    found: list[Observation] = []
+    counts = []
+    for i, pair in enumerate(zip(images, targets, strict=True)):
+        names = (f"image[{i}]", f"target[{i}]") if listed else ("image", "target")
+        sources, results = (as_volume(value, name) for value, name in zip(pair, names, strict=True))
+        laid = lay_volume(sources, results, model, i, f"pair {i}" if listed else "")
+        modes = [one.convention.mode for one in (*found[:1], laid[0])]
+        if len(set(modes)) > 1:
+            raise ValueError(_MODES.format(*modes, i))
+        found += laid
+        counts.append(len(sources))
+    require_determined_volumes(found, len(counts))
+    return FitPlan((tuple(found),), model, selection, masked, len(counts), listed, n_planes=tuple(counts))
+
+
 def _where(place: str, channel: int, n_channels: int) -> str:
     """Name a channel of a pair."""
     return ", ".join(filter(None, [place, f"channel {channel}" if n_channels > 1 else ""]))
@@ -245,10 +300,7 @@ def _alike(pairs: Sequence[Sequence[Observation]]) -> None:
     for i, parts in enumerate(pairs):
         mode, wanted = parts[0].geometry.convention.mode, first.geometry.convention.mode
         if mode != wanted:
-            raise ValueError(
-                f"got pairs of different modes ({wanted!r} for pair 0, {mode!r} for pair {i}), need one mode; "
-                "crop the targets to that of one mode"
-            )
+            raise ValueError(_MODES.format(wanted, mode, i))
         shapes = [one[0].geometry.image_shape for one in (pairs[0], parts)]
         if first.geometry.convention.field is not None and shapes[0] != shapes[1]:
             raise ValueError(

@@ -20,7 +20,7 @@ from ..core.estimate import Estimate, with_finding
 from ..core.findings import Finding, Verdict
 from ..core.geometry import Convention, Shape
 from ..core.validation import Array
-from ..data.observation import Observation, Weights, source_reader
+from ..data.observation import Observation, Weights, own_row, source_reader
 from ..data.reader import Reader
 
 BOUNDARIES = ("fill", "wrap", "symm", "mirror", "nearest")
@@ -30,6 +30,8 @@ _LEVEL = 1e-3
 _APART = 9.0
 #: Residuals below this share of the target are those of rounding, or of a penalty, not of a boundary.
 _EXACT = 1e-8
+#: Rows and columns that are looked at of a plane all of which depends on the boundary.
+_WINDOW = 96
 #: A variance near the edges this many times that inside is worth a verdict.
 _WORTH = 2.0
 
@@ -171,7 +173,7 @@ def _planes(
             kernels = fit.kernel.reshape(-1, *observation.geometry.kernel_shape)
             surface = None
             if fit.background is not None:
-                surface = fit.background.coefficients.reshape(len(group), -1)[i]
+                surface = own_row(observation, fit.background.coefficients, i, len(group))
             own = None if weights is None else weights[i]
             yield _Plane(dataclasses.replace(observation, targets=(reader,)), kernels, surface, own)
 
@@ -235,6 +237,9 @@ def _strips(observation: Observation) -> list[tuple[Shape, Shape]]:
     """Return the parts (first pixel, rows and columns) of the target that depend on the boundary."""
     (row, col), (rows, cols) = _inside(observation)
     n_rows, n_cols = observation.geometry.target_shape
+    if observation.plane is not None and observation.plane.extended:  # all of it depends on planes beyond the image
+        size = min(n_rows, _WINDOW), min(n_cols, _WINDOW)
+        return [(((n_rows - size[0]) // 2, (n_cols - size[1]) // 2), size)]
     if not rows or not cols:
         return [((0, 0), (n_rows, n_cols))]
     parts = [

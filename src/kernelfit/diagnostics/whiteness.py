@@ -15,7 +15,7 @@ from ..core.estimate import Estimate, with_finding
 from ..core.findings import Finding, Verdict
 from ..core.geometry import Shape
 from ..core.validation import Array
-from ..data.observation import Observation, Weights, refuse_nonfinite
+from ..data.observation import Observation, Weights, own_row, refuse_nonfinite
 from ..data.reader import any_in_window
 
 #: The residual is looked at in so many square tiles at most, of such a side; a pair of few pixels gets fewer.
@@ -271,8 +271,8 @@ def sample(
     model = scipy.fft.irfft2(spectra.sum(axis=0), size, workers=1)[:, : whole[0] : step, : whole[1] : pace]
     left = targets - model
     if fit.background is not None:
-        table, surface = fit.background.coefficients.reshape(place[1], -1), observation.columns.surface
-        left -= np.stack([surface(table[place[0]], *tile) for tile in tiles])
+        own, surface = own_row(observation, fit.background.coefficients, *place), observation.columns.surface
+        left -= np.stack([surface(own, *tile) for tile in tiles])
     if root is not None:
         left, targets = np.where(known, left * root, 0.0), targets * root
     return Sample(starts, left, targets, model, known, root, blocks)

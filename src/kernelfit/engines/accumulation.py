@@ -17,7 +17,7 @@ from ..compiled.threads import Progress, add, counted, in_order
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
 from ..data.observation import Observation, refuse_nonfinite, refuse_tiny
-from . import edge_correction, field_pass
+from . import edge_correction, field_pass, volume_pass
 from .field_pass import Functions
 from .passes import PASSES, Frame, Pass, Sums
 
@@ -73,11 +73,27 @@ def statistics(
             target_energy=float(sums.energy[t]),
             target_sum=float(sums.total[t]) * observation.unit,
             n_pixels=plan.n_pixels,
-            supports=(plan.kernel_shape,) * len(observation.sources),
-            convention=plan.convention,
+            supports=observation.supports,
+            convention=observation.convention,
         )
         for t in range(len(frame.targets))
     ]
+
+
+def of_lot(
+    observations: Sequence[Observation], method: str, workers: int, progress: Progress | None = None
+) -> list[NormalEquations]:
+    """Return the statistics of a pair, or of all planes of a volume, one for each target."""
+    total: list[NormalEquations] = []
+    stack = volume_pass.Stack.of(observations) if method == "fft" else None
+    if stack is not None:
+        last = len(stack.planes) - stack.kernel[0] + 1
+        first, after = (statistics(stack.end(observations[0], at), method, workers)[0].gram for at in (0, last))
+        return volume_pass.statistics(observations, stack, (first, after), workers, progress)
+    for observation in observations:
+        own = statistics(observation, method, workers, progress)
+        total = [a + b for a, b in zip(total, own, strict=True)] if total else own
+    return total
 
 
 def residual_moments(

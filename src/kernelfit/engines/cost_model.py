@@ -92,6 +92,7 @@ DIRECT_NS = 0.062
 STRIP_NS = 0.05
 SPECTRAL_NS = 0.063
 TRANSFORM_NS = 4.1
+BLOCK_NS = 10.0
 DENSE_NS = 0.063
 FFT_START_NS = 9e5
 #: What a Gram matrix and its factor may take before conjugate gradients, which give no covariance, are chosen unasked.
@@ -137,10 +138,26 @@ def good_length(least: int) -> int:
 
 def resolve(observation: Observation, method: str) -> Choice:
     """Return the method asked for, or chosen."""
+    if method == "auto" and observation.plane is not None:
+        return _of_volume(observation)
     if method == "auto":
         (rows, cols), (down, across) = observation.size, observation.geometry.stride
         return choose_method((rows * down, cols * across), observation.geometry.kernel_shape, (down, across))
     return Choice(method, "as asked")
+
+
+def _of_volume(observation: Observation) -> Choice:
+    """Return the method for a volume: products of all pairs of planes, or of spectra at the lags along the depth."""
+    depth, plan = len(observation.sources), observation.geometry
+    rows, cols = sorted(plan.kernel_shape)
+    direct = depth * (READ_NS + DIRECT_NS * rows * (depth * (2 * cols - 1) + cols))
+    if max(observation.convention.stride) > 1 or depth == 1:  # planes by themselves
+        image = tuple(n * step for n, step in zip(plan.size, plan.stride, strict=True))
+        return choose_method(image, plan.kernel_shape, plan.stride)
+    fft = 2 * (BLOCK_NS + 2 * SPECTRAL_NS * depth) * math.prod(plan.extended_shape) / max(1, plan.n_pixels)
+    fft += FFT_START_NS / max(1, plan.n_pixels)
+    method = "direct" if direct <= fft else "fft"
+    return Choice(method, f"estimated {direct:.1f} ns per pixel direct, {fft:.1f} ns by fft")
 
 
 def engine_of(observation: Observation, method: str = "auto") -> str:

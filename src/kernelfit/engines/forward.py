@@ -16,6 +16,8 @@ from ..core.validation import Array, as_workers
 from ..data.complex_parts import Part
 from ..data.observation import NUMBERS, as_array, as_image, as_planes, source_reader
 from ..data.reader import Reader, any_in_window
+from ..data.volumes import as_volume, lay_planes
+from ..data.volumes import target_shape as lay_volume_shapes
 
 _TILE = 1024
 _FEWEST = 1 << 16  # pixels from which it pays to look for columns and rows
@@ -49,9 +51,10 @@ def apply_kernel(
     Parameters
     ----------
     image : array_like, shape (rows, cols)
-        Any dtype of real or complex numbers; never changed. Three dimensions with `channel_axis`.
+        Any dtype of real or complex numbers; never changed. Three dimensions with `channel_axis`, and for volumes.
     kernel : array_like, shape (rows, cols)
-        The kernel, odd or even. With `channel_axis` also one for each channel, shape (channels, rows, cols), or one for
+        The kernel, odd or even; without `channel_axis` one of three dimensions is for a volume. With
+        `channel_axis` also one for each channel, shape (channels, rows, cols), or one for
         each pair of channels, shape (result's channels, image's channels, rows, cols).
     mode : {"same", "valid", "full", "crop"}, optional
         Size of the result, default "same"; "crop" for that of `size`.
@@ -95,9 +98,10 @@ def apply_kernel(
            [0., 1., 1.],
            [0., 0., 1.]])
     """
-    taps = as_kernel(kernel, channel_axis)
+    ndim = 3 if channel_axis is None and np.ndim(kernel) == 3 else 2
+    taps = as_kernel(kernel, 0 if ndim == 3 else channel_axis)
     model = Model(
-        _sides(taps),
+        taps.shape if ndim == 3 else _sides(taps),
         mode=mode,
         boundary=boundary,
         fillvalue=fillvalue,
@@ -114,7 +118,7 @@ def apply_kernel(
         )
     if (mode == "crop") != (size is not None):
         raise ValueError(f"got mode={mode!r} with size={size!r}, need a size for mode='crop' and for no other")
-    size = None if size is None else geometry.kernel_shape(size)
+    size = None if size is None else geometry.kernel_shape(size, ndim)
     return predict(image, taps, model.convention(mode, size), channel_axis, workers)
 
 
@@ -137,6 +141,8 @@ def predict(
 
     NaN where the target would depend on what nothing is assumed of.
     """
+    if conv.ndim == 3:
+        return _of_volume(image, kernel, conv, as_workers(workers))
     sources, threads = as_planes(image, "image", channel_axis, NUMBERS), as_workers(workers)
     numbers = [kernel.dtype, *(np.dtype(source.dtype) for source in sources)]
     if all(dtype.kind != "c" for dtype in numbers):
@@ -177,6 +183,20 @@ def _filtered(sources: list[Any], kernel: Array, conv: Convention, channel_axis:
         each = [kernel] * n_sources if ndim == 2 else kernel
         planes = [_varied(s, k, plan, threads) for s, k in zip(sources, each, strict=True)]
     return planes[0] if channel_axis is None else np.stack(planes, axis=channel_axis)
+
+
+def _of_volume(image: npt.ArrayLike, kernel: Array, conv: Convention, workers: int) -> Array:
+    """Return what a kernel makes of a volume: of each target plane the sum over the planes under the kernel."""
+    planes = as_volume(image, "image")
+    shape = lay_volume_shapes((len(planes), *planes[0].shape), kernel.shape, conv)
+    out = np.full(shape, np.nan)
+    blank = np.broadcast_to(np.float64(0), shape[1:])
+    for one in lay_planes(planes, [blank] * shape[0], kernel.shape, conv):
+        assert one.plane is not None
+        both = zip(one.sources, kernel, strict=True)
+        parts = [_plane(reader, taps, one.geometry, workers) for reader, taps in both]
+        out[one.plane.at] = functools.reduce(np.add, parts)
+    return out
 
 
 def _sides(kernel: Array) -> Shape:

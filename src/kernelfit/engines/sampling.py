@@ -9,7 +9,7 @@ import scipy.linalg
 
 from ..core.validation import Array
 from ..data import polyphase
-from ..data.observation import Items, WeightedObservation, own_unknowns
+from ..data.observation import Items, WeightedObservation, lots_of, n_unknowns, own_unknowns
 from . import patches
 from .weighted import sample_size
 
@@ -42,10 +42,11 @@ def draw(items: Items, most: int = 2**62) -> Sample:
     rng = np.random.default_rng(0)
     scaled, values, roots, weights = [], [], [], []
     n_all = n_drawn = 0
-    size = items[0].n_taps + len(items) * items[0].n_terms
+    size, every = n_unknowns(items), lots_of(items)
+    owners = {at: (number, len(lot)) for number, lot in enumerate(every) for at in lot}
     for i, item in enumerate(items):
-        n_pixels, n_taps = item.observation.geometry.n_pixels, item.n_taps
-        wanted = min(most, sample_size(n_pixels, n_taps))
+        n_pixels, n_taps, (number, n_planes) = item.observation.geometry.n_pixels, item.n_taps, owners[i]
+        wanted = min(n_pixels, -(-min(most, sample_size(n_pixels * n_planes, n_taps)) // n_planes))
         parts = list(_candidates(item, rng, 4 * wanted))
         plain = np.concatenate([part.weights for part in parts])
         spread = np.concatenate([part.weights * part.spread for part in parts])
@@ -63,7 +64,7 @@ def draw(items: Items, most: int = 2**62) -> Sample:
             roots.append(root)
             weights.append(own_weights)
             wide = np.zeros((len(found), size))
-            wide[:, own_unknowns(items, i)] = found * root[:, None]
+            wide[:, own_unknowns(items, number)] = found * root[:, None]
             scaled.append(wide)
             values.append(target * root)
             n_drawn += len(found)

@@ -30,7 +30,18 @@ from ..core.normal_equations import NormalEquations, SurfaceSums
 from ..core.validation import Array
 from ..data import polyphase
 from ..data.masking import times_weights, weighed
-from ..data.observation import Items, Observation, WeightedObservation, Weights, own_unknowns, surface_readers, together
+from ..data.observation import (
+    Items,
+    Observation,
+    WeightedObservation,
+    Weights,
+    lots_of,
+    n_unknowns,
+    of_lots,
+    own_unknowns,
+    surface_readers,
+    together,
+)
 from . import accumulation, patches
 from .cost_model import DIRECT_NS, Choice
 from .weighted_pass import Residual
@@ -103,7 +114,7 @@ def sample_size(n_pixels: int, n_taps: int) -> int:
 class Survey(NamedTuple):
     """What the weights of some pairs look like."""
 
-    usual: tuple[float, ...]  # for each pair the weight that most of its pixels have
+    usual: tuple[float, ...]  # for each pair, or volume, the weight that most of its pixels have
     #: subtract, patches: costs of the two exact ways
     subtract: patches.Costs
     patches: patches.Costs
@@ -111,14 +122,20 @@ class Survey(NamedTuple):
 
 def survey(items: Items) -> Survey:
     """Look at a sample of rows of the weights."""
-    usual = []
+    usual, looked_at = [], []
     total: dict[str, list[patches.Costs]] = {"subtract": [], "patches": []}
-    for item in items:
-        n_rows = item.weights.shape[0]
-        rows = np.unique(np.linspace(0, n_rows - 1, min(n_rows, _ROWS)).astype(int))
-        some = item.weights[rows]
-        common = 1.0 if some.dtype == np.bool_ else _most_common(some)
+    for lot in lots_of(items):
+        samples = []
+        for at in lot:
+            n_rows = items[at].weights.shape[0]
+            rows = np.unique(np.linspace(0, n_rows - 1, min(n_rows, max(4, _ROWS // len(lot)))).astype(int))
+            samples.append((items[at], rows, items[at].weights[rows]))
+        alike = all(some.dtype == np.bool_ for _, _, some in samples)
+        common = 1.0 if alike else _most_common(np.concatenate([some for _, _, some in samples]))
         usual.append(common)
+        looked_at += [(*sample, common) for sample in samples]
+    for item, rows, some, common in looked_at:
+        n_rows = item.weights.shape[0]
         part = polyphase.split(item.observation)
         for name, base in (("subtract", common), ("patches", 0.0)):
             values = some.astype(np.float64) - base
@@ -173,14 +190,15 @@ def _strips(shape: Shape) -> Iterator[tuple[int, int]]:
 def require_determined(items: Items) -> int:
     """Refuse weights that leave fewer pixels than taps; return the number of pixels left."""
     n = sum(item.n_pixels for item in items)
-    plan = items[0].observation.geometry
-    taps, terms = items[0].n_taps, len(items) * items[0].n_terms
+    sides = items[0].observation.supports[0]
+    taps = items[0].n_taps
+    terms = n_unknowns(items) - taps
     if n < taps + terms:
         whole = sum(item.observation.geometry.n_pixels for item in items)
         beside = f" and {terms} coefficients of the background" if terms else ""
         raise ValueError(
             f"got a mask or weights that leave {n} of {whole} target pixels, need at least {taps + terms} for the "
-            f"{plan.kernel_shape[0]}x{plan.kernel_shape[1]} kernel{beside}; ask for a smaller shape, or exclude less"
+            f"{'x'.join(map(str, sides))} kernel{beside}; ask for a smaller shape, or exclude less"
         )
     return n
 
@@ -188,7 +206,7 @@ def require_determined(items: Items) -> int:
 class Unweighted(NamedTuple):
     """The statistics of pairs as if every pixel counted the same, but for the moment."""
 
-    #: for each pair the Gram matrix over its unknowns, excluded pixels of the images read as zero
+    #: for each pair, or volume, the Gram matrix over its unknowns, excluded pixels of the images read as zero
     grams: tuple[Array, ...]
     moment: Array  # ``A'Wy`` of all pairs
     sums: TargetSums  # weighted
@@ -197,8 +215,9 @@ class Unweighted(NamedTuple):
 def unweighted(items: Items, method: str, workers: int, progress: Progress | None = None) -> Unweighted:
     """Read the pixels once, for the unweighted Gram matrices and the weighted moment."""
     grams, moments, found = [], [], []
-    for item in items:
-        gram, moment, stats = _alike(item, times_weights(item), method, workers, progress)
+    for lot in lots_of(items):
+        own = [items[at] for at in lot]
+        gram, moment, stats = _alike(own, [times_weights(item) for item in own], method, workers, progress)
         grams.append(gram)
         moments.append(moment)
         found.append(stats)
@@ -211,45 +230,56 @@ def unweighted(items: Items, method: str, workers: int, progress: Progress | Non
     return Unweighted(tuple(grams), together(items, moments), sums)
 
 
-def alike(
-    item: WeightedObservation, method: str, workers: int, progress: Progress | None = None
-) -> tuple[Array, Array]:
-    """Return the Gram matrix and the moment of a pair over its unknowns as if every pixel counted the same."""
-    return _alike(item, item.observation, method, workers, progress)[:2]
+def alike(items: Items, method: str, workers: int, progress: Progress | None = None) -> list[tuple[Array, Array]]:
+    """Return Gram matrix and moment of each pair, or volume, over its unknowns as if every pixel counted the same."""
+    found = []
+    for lot in lots_of(items):
+        own = [items[at] for at in lot]
+        found.append(_alike(own, [item.observation for item in own], method, workers, progress)[:2])
+    return found
 
 
 def _alike(
-    item: WeightedObservation, scaled: Observation, method: str, workers: int, progress: Progress | None
+    items: Items, scaled: Sequence[Observation], method: str, workers: int, progress: Progress | None
 ) -> tuple[Array, Array, NormalEquations]:
-    """Return Gram matrix and moment of a pair, its target perhaps scaled, and the statistics of its taps."""
-    stats, *terms = accumulation.statistics(_with_terms(scaled), method, workers, progress)
-    gram = _bordered(item, stats.gram, [one.moment for one in terms])
-    return gram, np.concatenate([stats.moment, _products(item, scaled)]), stats
+    """Return Gram matrix and moment of a lot, its targets perhaps scaled, and the statistics of its taps."""
+    stats, *terms = accumulation.of_lot([_with_terms(one) for one in scaled], method, workers, progress)
+    cross, m = [one.moment for one in terms], items[0].n_taps
+    gram = _bordered(items[0], stats.gram, cross)
+    for item in items[1:]:
+        if item.columns is not None:
+            gram[m:, m:] += item.columns.gram()
+    beside = sum((_products(item, one) for item, one in zip(items, scaled, strict=True)), np.zeros(items[0].n_terms))
+    return gram, np.concatenate([stats.moment, beside]), stats
 
 
 def subtracted(items: Items, grams: Sequence[Array], usual: Sequence[float], workers: int) -> Array:
     """Return the exact weighted Gram matrix, from the unweighted ones and the patches whose weight differs."""
-    parts = []
-    for item, whole, weight in zip(items, grams, usual, strict=True):
-        terms = dataclasses.replace(item.observation, targets=surface_readers(item.observation))
-        found = patches.sums(terms, item.weights, weight, with_moment=item.n_terms > 0, workers=workers)
-        border = _bordered(item, found.gram, list(found.moment), item.weights)
-        taps = item.n_taps
-        border[:taps] += weight * whole[:taps]  # that of the terms alone is known without a difference
-        border[taps:, :taps] += weight * whole[taps:, :taps]
-        parts.append(border)
+    parts, taps = [], items[0].n_taps
+    for lot, whole, weight in zip(lots_of(items), grams, usual, strict=True):
+        total = weight * whole
+        total[taps:, taps:] = 0.0  # that of the terms alone is known without a difference
+        for item in (items[at] for at in lot):
+            terms = dataclasses.replace(item.observation, targets=surface_readers(item.observation))
+            found = patches.sums(terms, item.weights, weight, with_moment=item.n_terms > 0, workers=workers)
+            total += _bordered(item, found.gram, list(found.moment), item.weights)
+        parts.append(total)
     return together(items, parts)
 
 
 def accumulated(items: Items, workers: int) -> tuple[Array, Array, TargetSums]:
     """Return the exact Gram matrix, moment and sums, from the patches of all pixels that have a weight."""
     sums = target_sums(items, workers)
-    grams, moments = [], []
-    for item in items:
-        found = patches.sums(_with_terms(item.observation), item.weights, with_moment=True, workers=workers)
-        grams.append(_bordered(item, found.gram, list(found.moment[1:]), item.weights))
-        moments.append(np.concatenate([found.moment[0], _products(item, times_weights(item))]))
-    return together(items, grams), together(items, moments), sums
+    moments = []
+
+    def each() -> Iterator[Array]:
+        for item in items:
+            found = patches.sums(_with_terms(item.observation), item.weights, with_moment=True, workers=workers)
+            moments.append(np.concatenate([found.moment[0], _products(item, times_weights(item))]))
+            yield _bordered(item, found.gram, list(found.moment[1:]), item.weights)
+
+    gram = together(items, of_lots(items, each()))
+    return gram, together(items, of_lots(items, moments)), sums
 
 
 def border(items: Items, workers: int) -> Array:
@@ -261,7 +291,7 @@ def border(items: Items, workers: int) -> Array:
         nothing = np.zeros((item.n_terms, len(terms.sources), *terms.geometry.kernel_shape))
         moments, _ = accumulation.residual_moments(terms, nothing, min(costs, key=costs.__getitem__), workers)
         parts.append(_bordered(item, np.zeros((item.n_taps,) * 2), list(moments), item.weights))
-    return together(items, parts)
+    return together(items, of_lots(items, parts))
 
 
 def _with_terms(observation: Observation) -> Observation:
@@ -289,15 +319,15 @@ def _products(item: WeightedObservation, scaled: Observation) -> Array:
 
 def _of_taps(item: WeightedObservation, gram: Array, moment: Array, sums: TargetSums) -> NormalEquations:
     """Return the part of the sums over all unknowns that is the kernel's."""
-    plan, taps = item.observation.geometry, item.n_taps
+    taps = item.n_taps
     return NormalEquations(
         gram=np.ascontiguousarray(gram[:taps, :taps]),
         moment=np.ascontiguousarray(moment[:taps]),
         target_energy=sums.energy,
         target_sum=sums.total,
         n_pixels=sums.n_pixels,
-        supports=(plan.kernel_shape,) * len(item.observation.sources),
-        convention=plan.convention,
+        supports=item.observation.supports,
+        convention=item.observation.convention,
         weight_sum=None if sums.weight == sums.n_pixels else sums.weight,
     )
 
@@ -310,7 +340,7 @@ def assembled(
     if not items[0].n_terms:
         return stats, ()
     trace, eliminations = float(np.trace(stats.gram)), []
-    for i in range(len(items)):
+    for i in range(len(lots_of(items))):
         own = own_unknowns(items, i)[taps:]
         eliminations.append(Elimination.of(gram[:taps, own], gram[np.ix_(own, own)], moment[None, own]))
         stats = eliminations[-1].reduced([stats], moment[None, own])[0]

@@ -19,7 +19,7 @@ from ..core.background import Elimination
 from ..core.findings import Finding, Verdict
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
-from ..data.observation import Items, together
+from ..data.observation import Items, lots_of, together
 from ..solvers.cholesky import scaled_factor, times
 from ..solvers.least_squares import EPS
 from .sampling import Sample, draw
@@ -52,7 +52,8 @@ class Metric:
     @classmethod
     def whole(cls, items: Items, grams: Sequence[Array]) -> "Metric":
         """Take the unweighted Gram matrices, each times the mean weight."""
-        gram = together(items, [float(np.mean(i.weights)) * g for i, g in zip(items, grams, strict=True)])
+        means = [float(np.mean([np.mean(items[at].weights) for at in lot])) for lot in lots_of(items)]
+        gram = together(items, [mean * g for mean, g in zip(means, grams, strict=True)])
         return cls(gram, scaled_factor(gram), _WHOLE)
 
     def solve(self, moment: Array) -> Array:

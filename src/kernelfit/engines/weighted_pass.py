@@ -19,7 +19,16 @@ import scipy.fft
 from ..compiled.threads import Progress, add, bands, counted, in_order
 from ..core.background import Columns
 from ..core.validation import Array
-from ..data.observation import Items, WeightedObservation, Weights, own_unknowns, refuse_nonfinite, together
+from ..data.observation import (
+    Items,
+    WeightedObservation,
+    Weights,
+    lots_of,
+    of_lots,
+    own_unknowns,
+    refuse_nonfinite,
+    together,
+)
 from ..data.reader import Reader
 from .cost_model import segment
 from .passes import Frame, complex_spectra, grid, spectral_sums, tap_spectra
@@ -53,9 +62,10 @@ def residual(
     """
     parts, energy = [], 0.0
     n_taps = items[0].n_taps
+    owners = {at: number for number, lot in enumerate(lots_of(items)) for at in lot}
     for i, item in enumerate(items):
         plan, frame = item.observation.geometry, Frame.of(item.observation)
-        own = unknowns[own_unknowns(items, i)]
+        own = unknowns[own_unknowns(items, owners[i])]
         kernel = frame.from_user(own[:n_taps].reshape(-1, *plan.kernel_shape))
         weights = item.weights.T if frame.swapped else item.weights
         kept = None if keep is None else keep[i].T if frame.swapped else keep[i]
@@ -69,7 +79,7 @@ def residual(
             refuse_nonfinite(item.observation)
         parts.append(np.concatenate([frame.to_user(moment).ravel(), beside]))
         energy += squares
-    return Residual(together(items, parts), energy)
+    return Residual(together(items, of_lots(items, parts)), energy)
 
 
 class WeightedGram:

@@ -15,7 +15,7 @@ from ..compiled.threads import Progress, add
 from ..core.background import Elimination, without_rounding
 from ..core.normal_equations import NormalEquations, SurfaceSums
 from ..core.validation import Array
-from ..data.observation import Observation, WeightedObservation, surface_readers
+from ..data.observation import Observation, WeightedObservation, lots, surface_readers
 from ..engines import accumulation, complex_pass, weighted
 from ..solvers.cholesky import Inverse, factorise
 from ..solvers.least_squares import LeastSquaresSolution, least_squares, rounding_matters
@@ -69,13 +69,13 @@ def statistics(
 ) -> GroupEquations:
     """Return the statistics of all observations, one for each target."""
     known = GroupEquations([], [], 0.0, [])
-    for observation, every in _read(observations, method, workers, progress):
-        stats, terms = every[: len(observation.targets)], every[len(observation.targets) :]
+    for own, every in _read(observations, method, workers, progress):
+        stats, terms = every[: len(own[0].targets)], every[len(own[0].targets) :]
         known.trace += float(np.trace(stats[0].gram))
         energies = [one.target_energy for one in stats]
         known.energies = [a + b for a, b in zip(known.energies, energies, strict=True)] if known.energies else energies
         if terms:
-            gram, products = _surface_products(observation)
+            gram, products = add([_surface_products(one) for one in own])
             elimination = Elimination.of(np.stack([term.moment for term in terms], axis=1), gram, products)
             stats = elimination.reduced(stats, products)
             known.eliminations.append(elimination)
@@ -91,18 +91,20 @@ def statistics(
 
 def _read(
     observations: Sequence[Observation], method: str, workers: int, progress: Progress | None
-) -> Iterator[tuple[Observation, list[NormalEquations]]]:
-    """Yield observations with the statistics of their targets, and of the terms of their backgrounds.
+) -> Iterator[tuple[list[Observation], list[NormalEquations]]]:
+    """Yield observations that share a background with the statistics of their targets, and of the background's terms.
 
     The two parts of complex images are read together.
     """
     if observations[0].geometry.convention.numbers == "complex":
         for first in range(0, len(observations), 2):
-            yield from complex_pass.statistics(observations[first : first + 2], method, workers, progress)
+            for one, every in complex_pass.statistics(observations[first : first + 2], method, workers, progress):
+                yield [one], every
         return
-    for observation in observations:
-        wide = dataclasses.replace(observation, targets=observation.targets + surface_readers(observation))
-        yield observation, accumulation.statistics(wide, method, workers, progress)
+    for lot in lots(observations):
+        own = [observations[at] for at in lot]
+        wide = [dataclasses.replace(one, targets=one.targets + surface_readers(one)) for one in own]
+        yield own, accumulation.of_lot(wide, method, workers, progress)
 
 
 def block_equations(
@@ -158,17 +160,20 @@ def residual_moments(
         surface = np.zeros((n, len(elimination.root), *plan.kernel_shape))
         surface[..., *at] = elimination.coefficients_at(taps)
         every.append(surface)
-    found = []
+    found: list[Sequence[Array]] = []
     if plan.convention.numbers == "complex":
         for i in range(0, len(observations), 2):
             both = observations[i : i + 2]
             found += complex_pass.residual_moments(both, kernels, every[i : i + 2], method, workers, progress)
     else:
-        for i, observation in enumerate(observations):
-            terms = surface_readers(observation, plan.stride)
-            wide = dataclasses.replace(observation, sources=observation.sources + terms)
-            own = np.concatenate([kernels, every[i]], axis=1) if eliminations else kernels
-            found.append(accumulation.residual_moments(wide, own, method, workers, progress))
+        for i, lot in enumerate(lots(observations)):
+            sums = []
+            for observation in (observations[of] for of in lot):
+                terms = surface_readers(observation, plan.stride)
+                wide = dataclasses.replace(observation, sources=observation.sources + terms)
+                own = np.concatenate([kernels, every[i]], axis=1) if eliminations else kernels
+                sums.append(accumulation.residual_moments(wide, own, method, workers, progress))
+            found.append(add(sums))
     for i, (moments, energies) in enumerate(found):
         if not eliminations:
             parts.append((moments, energies))

@@ -9,7 +9,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.fft
@@ -22,8 +22,9 @@ from ..core.geometry import Shape
 from ..core.model import Execution, Noise
 from ..core.normal_equations import NormalEquations
 from ..data.masking import Judged, Unsaturated
-from ..data.observation import Observation, WeightedObservation, Weights, of_target
+from ..data.observation import Observation, WeightedObservation, Weights, lots, of_target
 from ..data.plan import FitPlan
+from ..data.volumes import merged, sampled, stacked, with_edges
 from ..diagnostics import boundary, quantization, score_covariance, whiteness
 from ..diagnostics.misfit import misfits
 from ..engines import weighted, weighted_iteration
@@ -265,7 +266,7 @@ def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, s
         fitter = WeightedFitter(
             choice.method, pass_method, threads, execution.tolerance, execution.progress, strategy, noise.image_std
         )
-    notes = [note for j in judged for note in j.notes]
+    notes = merged_notes(items, [note for j in judged for note in j.notes])
     findings: list[Finding] = []
     correction, most = 1.0, math.inf
     found: Solved | implicit.ImplicitlySolved
@@ -293,6 +294,7 @@ def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, s
     large = sum(item.observation.geometry.n_pixels for item in items) > MOST_KEPT
     told = large and all(isinstance(item.weights, Unsaturated) for item in items)  # from the targets themselves
     kept = None if told else tuple(in_place(item) for item in items)
+    volumes = kept if kept is None or items[0].observation.plane is None else stacked(observations, kept)
     conv = items[0].observation.geometry.convention
     if conv.boundary is not None and conv.mode != "valid" and (told or loss is not None):
         why = "their weights not being kept" if told else "their outliers being held down"
@@ -320,7 +322,16 @@ def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, s
         declared=bool(model.slope) and loss is None,
         edges=settings.edges and not told and loss is None,
     )
+    if volumes is not None:
+        estimate = dataclasses.replace(estimate, weights=volumes[0] if len(volumes) == 1 else volumes)
     return Fitted(estimate, stats, found.eliminations)
+
+
+def merged_notes(items: Sequence[WeightedObservation], notes: list[str]) -> list[str]:
+    """Return notes, those of the planes of volumes counted together."""
+    if items[0].observation.plane is None:
+        return notes
+    return merged(notes, sum(item.observation.geometry.n_pixels for item in items))
 
 
 def in_place(item: WeightedObservation) -> Weights:
@@ -393,7 +404,8 @@ def with_background(
 
     By `slow` the noise's power at the frequencies of a surface is larger than its variance.
     """
-    shapes = tuple(p.geometry.target_shape for p in observations)
+    first = [observations[lot[0]] for lot in lots(observations)]
+    shapes: tuple[Any, ...] = tuple(one.plane.shape if one.plane else one.geometry.target_shape for one in first)
     return with_surfaces(estimates, shapes, eliminations, n_pixels, slow)
 
 
@@ -464,11 +476,11 @@ def diagnosed(
     weights are inverse variances, `level` is the target's root mean square, and `edges` and `integers` whether the
     edges and the target's type are looked at.
     """
-    wrong = misfits(observations, estimate, weights, workers)
+    some, own = sampled(observations, weights)
+    wrong = misfits(some, estimate, own, workers)
     if noise.covariance == "plain" or wrong:  # sandwich errors clear correlated noise, and nothing else
-        estimate = whiteness.look(
-            observations, estimate, weights, most=most, declared=declared, level=level, misfits=wrong
-        )
+        estimate = whiteness.look(some, estimate, own, most=most, declared=declared, level=level, misfits=wrong)
     if edges:
-        (estimate,) = boundary.doubt(observations, [estimate])
+        outer, seen = with_edges(observations, estimate)
+        estimate = dataclasses.replace(boundary.doubt(outer, [seen])[0], weights=estimate.weights)
     return quantization.judged(estimate, observations, 0, workers, weights) if integers else estimate

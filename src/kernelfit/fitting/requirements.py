@@ -91,6 +91,13 @@ RULES = (
         _rule("constant flux", name, "it takes a constraint on the sums of the kernels", _EXACT)
         for name in ("another solver", "ConjugateGradient", "Wiener")
     ),
+    _rule("volume", "Wiener", "it divides spectra of two dimensions", _EXACT),
+    _rule(
+        "volume", "ConjugateGradient", "their products are those of images and signals", "need solver=LeastSquares()"
+    ),
+    _rule("volume", "prior", "its distances are those of taps in a plane", "need Penalized() or LeastSquares()"),
+    _rule("volume", "image noise", "what it adds is known for images and signals", "leave it out"),
+    _rule("volume", "sandwich errors", "the residual's correlation along the depth is not looked at", "leave it out"),
     *(
         _rule("automatic variation", name, "its degree is chosen from the pixels before the fit", "need a degree")
         for name in ("statistics alone", "Dask")
@@ -127,6 +134,8 @@ _WORDS = {
     "stride": "stride=",
     "mixed channels": "channels='mixed'",
     "variation": "variation=",
+    "volume": "a kernel of three dimensions",
+    "prior": "a Gaussian-process prior",
     "automatic variation": "variation='auto'",
     "Dask": "Dask",
     "constant flux": "a variation of constant flux",
@@ -168,6 +177,8 @@ def features_of(plan: FitPlan, noise: Noise, solver: Solver, execution: Executio
         "mixed channels": plan.channels == "mixed",
         "tolerance": execution.tolerance is not None,
         "given engine": execution.engine != "auto" and selects is None and not noise.reweighted,
+        "volume": bool(plan.n_planes),
+        "prior": isinstance(solver, GaussianProcess | Auto),
         name: not isinstance(solver, LeastSquares),
         "complex numbers": plan.numbers != "real",
         "saturated": not (plan.selection.saturated is None or isinstance(plan.selection.saturated, str)),
@@ -175,6 +186,7 @@ def features_of(plan: FitPlan, noise: Noise, solver: Solver, execution: Executio
     }
     spelled = {**_WORDS, "selection": selects or "", "another solver": f"solver={solver!s}"}
     spelled["solver of real kernels"] = spelled["another solver"]
+    spelled["prior"] = "solver='auto'" if isinstance(solver, Auto) else spelled["another solver"]
     present |= dict.fromkeys(more, True)
     return {feature: spelled[feature] for feature, there in present.items() if there}
 

@@ -79,12 +79,12 @@ class WeightedFitter:
         self._plain(items)
 
     def grams(self, items: Items) -> tuple[Array, ...]:
-        """Return the unweighted Gram matrix of each pair, over its unknowns."""
+        """Return the unweighted Gram matrix of each pair, or volume, over its unknowns."""
         return self._grams if self._grams is not None else self._plain(items)[0]
 
     def _plain(self, items: Items) -> tuple[tuple[Array, ...], Array]:
         """Read the pixels as if all counted the same; return the Gram matrix of each pair and the moment of all."""
-        plain = [weighted.alike(item, self.method, self.workers, self.progress) for item in items]
+        plain = weighted.alike(items, self.method, self.workers, self.progress)
         self._grams = tuple(gram for gram, _ in plain)
         return self._grams, together(items, [moment for _, moment in plain])
 

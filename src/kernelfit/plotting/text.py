@@ -24,10 +24,10 @@ def summary(fit: Estimate) -> str:
     sides = fit.kernel.shape[-fit.convention.ndim :]
     many = "".join(f"{n} x " for n in fit.kernel.shape[: fit.kernel.ndim - len(sides)])
     where = tuple(int(i) for i in peak)
-    window = f"{sides[0]} taps, lags {fit.lags[0]} to {fit.lags[-1]}" if signals else f"{sides[0]} x {sides[1]}"
+    window = f"{sides[0]} taps, lags {fit.lags[0]} to {fit.lags[-1]}" if signals else " x ".join(map(str, sides))
     place = f"lag {fit.lags[where[-1]]}{f' of {where[:-1]}' if many else ''}" if signals else f"{where}"
     share = f", expected relative error {error / size:.2g}" if size > 0 and math.isfinite(error) else ""
-    filter_name = "" if signals or whole else in_words(fit)
+    filter_name = in_words(fit) if fit.convention.ndim == 2 and not whole else ""
     kind = "complex " if fit.convention.numbers != "real" else ""
     lines = [
         *[f"{'found' if at == 0 else '':11s} {words}" for at, words in enumerate(fit.found)],

@@ -88,24 +88,24 @@ class InBasis:
     def __post_init__(self) -> None:
         """Check the settings."""
         basis = np.asarray(self.basis, dtype=np.float64)
-        if basis.ndim not in (2, 3) or basis.size == 0 or not np.isfinite(basis).all():
+        if basis.ndim not in (2, 3, 4) or basis.size == 0 or not np.isfinite(basis).all():
             raise ValueError(
-                f"got a basis of shape {basis.shape}, need (taps, coefficients) or (coefficients, rows, cols), "
-                "all finite"
+                f"got a basis of shape {basis.shape}, need (taps, coefficients), (coefficients, rows, cols) "
+                "or (coefficients, planes, rows, cols), all finite"
             )
 
     def __str__(self) -> str:
         """Say the settings in one line."""
         basis = np.asarray(self.basis)
-        return f"InBasis({basis.shape[0] if basis.ndim == 3 else basis.shape[1]} coefficients)"
+        return f"InBasis({basis.shape[1] if basis.ndim == 2 else basis.shape[0]} coefficients)"
 
     @rescaled
     def solve(self, stats: NormalEquations) -> Estimate:
         """Return the best kernel in the basis, of the support's shape."""
         basis = np.asarray(self.basis, dtype=np.float64)
-        if basis.ndim == 3:
+        if basis.ndim > 2:
             basis = basis.reshape(len(basis), -1).T
-        if len(stats.supports) > 1 and all(len(basis) == rows * cols for rows, cols in stats.supports):
+        if len(stats.supports) > 1 and all(len(basis) == math.prod(sides) for sides in stats.supports):
             basis = np.asarray(np.kron(np.eye(len(stats.supports)), basis), dtype=np.float64)
         if len(basis) != stats.n_taps:
             raise ValueError(f"got a basis for {len(basis)} taps, need {stats.n_taps} for supports of {stats.supports}")
@@ -218,6 +218,9 @@ def _each(total: float | Sequence[float | None] | None) -> tuple[float | None, .
 def _symmetric_basis(stats: NormalEquations, symmetric: str | None) -> Array:
     """Return the basis of the kernels of a symmetry: one column for each set of equal taps."""
     blocks = []
+    if symmetric == "both" and len(stats.supports[0]) == 3:
+        msg = "got symmetric='both' for a kernel of three dimensions, need 'point', 'rows' or 'columns'"
+        raise ValueError(msg)
     for shape in stats.supports:
         _, column = np.unique(np.min(images_of(shape, symmetric), axis=0), return_inverse=True)
         blocks.append(np.eye(int(column.max()) + 1)[column])

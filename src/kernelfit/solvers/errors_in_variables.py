@@ -191,7 +191,7 @@ def take_off(
     if stds.shape not in ((), (len(stats.supports),)) or not (np.isfinite(stds).all() and (stds >= 0).all()):
         msg = f"got std={std!r}, need a finite number of at least 0, or one for each of {len(stats.supports)} terms"
         raise ValueError(msg)
-    sizes = [rows * cols for rows, cols in stats.supports]
+    sizes = [math.prod(sides) for sides in stats.supports]
     scale = np.repeat(np.broadcast_to(stds, (len(sizes),)), sizes)
     if not scale.any():
         return stats, 1.0

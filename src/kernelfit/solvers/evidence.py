@@ -39,14 +39,14 @@ class Kind(NamedTuple):
 
 def images_of(shape: Shape, symmetric: str | None) -> list[npt.NDArray[np.intp]]:
     """Return where each tap goes under every motion that leaves a kernel of that symmetry as it is."""
-    index = np.arange(shape[0] * shape[1]).reshape(shape)
+    index = np.arange(math.prod(shape)).reshape(shape)
     found = [index]
     if symmetric in ("point", "both", "square"):
-        found.append(index[::-1, ::-1])
+        found.append(np.flip(index))
     if symmetric in ("rows", "both", "square"):
-        found.append(index[::-1])
+        found.append(index[..., ::-1, :])
     if symmetric in ("columns", "both", "square"):
-        found.append(index[:, ::-1])
+        found.append(index[..., ::-1])
     if symmetric == "square":
         found += [image.T for image in found]
     return [image.ravel() for image in found]

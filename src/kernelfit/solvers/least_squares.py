@@ -251,7 +251,7 @@ def detail_of(gram: Array, supports: Sequence[Shape]) -> Array:
 
 def blocks(supports: Sequence[Shape]) -> list[slice]:
     """Return where the taps of each term stand."""
-    ends = np.cumsum([0, *(rows * cols for rows, cols in supports)])
+    ends = np.cumsum([0, *(math.prod(sides) for sides in supports)])
     return [slice(int(start), int(stop)) for start, stop in itertools.pairwise(ends)]
 
 
@@ -384,6 +384,8 @@ def _cause(stats: NormalEquations) -> str:
         return f"{stats.n_pixels // parts} pixels cannot determine {stats.n_taps // parts} taps"
     if len(stats.supports) != parts:
         return "the source images depend on each other linearly"
+    if len(stats.supports[0]) == 3:
+        return "the volume does not vary enough, or repeats itself, within a kernel of this shape"
     rows, cols = stats.supports[0]
     gram = stats.gram[: rows * cols, : rows * cols].reshape(rows, cols, rows, cols)
     own = diagonal[: rows * cols].reshape(rows, cols)

@@ -170,13 +170,16 @@ def gcv(n: int, df_model: Array, rss: Array) -> Array:
 
 def laplacian(shape: Shape) -> Array:
     """Return the five-point Laplacian, its sign turned, of a kernel that is zero beyond its support: (taps, taps)."""
-    sides = [2.0 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1) for n in shape]
-    return np.kron(sides[0], np.eye(shape[1])) + np.kron(np.eye(shape[0]), sides[1])
+    total: Array = np.zeros((1, 1))
+    for n in shape:
+        side = 2.0 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1)
+        total = np.kron(total, np.eye(n)) + np.kron(np.eye(len(total)), side)
+    return total
 
 
 def _of_support(penalty: str, shape: Shape) -> Array:
     """Return Q of one support."""
-    taps = shape[0] * shape[1]
+    taps = math.prod(shape)
     if penalty == "ridge":
         return np.eye(taps)
     power = {"gradient": 1, "laplacian": 2, "biharmonic": 4}[penalty]

@@ -1,0 +1,234 @@
+"""Volumes: a plane of the target is an observation whose sources are planes of the image, one for each of the kernel.
+
+With the valid problem of `core.geometry` along the depth as well, ``target[z, t] = sum_du c[d, u] P[z + d, t + u]``:
+the planes P[z + d] are the sources of target plane z, and all target planes share the kernels of these sources, which
+stacked are the kernel of the volume.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..core import geometry
+from ..core.estimate import Estimate
+from ..core.mode import infer_mode
+from ..core.model import Model, as_ends
+from . import chunked, mapped
+from .masking import PlaneSelection, as_mask, as_weights, count_at_ends
+from .observation import Observation, Plane, Weights, as_array, lots, source_reader, target_reader
+
+#: Planes whose residual is looked at, and those whose edges are.
+_MOST_PLANES, _MOST_EDGES = 8, 4
+#: Taps of a kernel.
+_MOST_TAPS = 2**14
+_NOTE = re.compile(r"(\d+) of (\d+) (target pixels .*)")
+
+
+def as_volume(value: object, name: str) -> list[Any]:
+    """Return the planes of something of three dimensions, real and sliceable, or say why it is none."""
+    array = as_array(value, name)
+    shape = tuple(array.shape)
+    if len(shape) != 3:
+        raise ValueError(
+            f"got {name} with {len(shape)} dimensions (shape {shape}) and a kernel of three, need 3: planes, rows and "
+            f"columns; {'give the kernel the sides of an image' if len(shape) == 2 else 'reshape it'}"
+        )
+    if 0 in shape:
+        raise ValueError(f"got an empty {name} (shape {shape}), need at least one pixel")
+    if isinstance(array, np.ndarray):
+        return [mapped.plain(plane) for plane in array]
+    return chunked.planes(array, 0)
+
+
+def lay_volume(
+    sources: Sequence[Any], results: Sequence[Any], model: Model, number: int, where: str
+) -> list[Observation]:
+    """Lay the planes of an image on those of a target; return an observation for each target plane that is used."""
+    kernel = model.kernel_shape
+    image, target = ((len(planes), *planes[0].shape) for planes in (sources, results))
+    mode = model.mode
+    if mode != "crop":
+        mode = infer_mode(image, target, kernel, mode, *model.lattice)
+    conv = model.convention(mode, target)
+    found = list(lay_planes(sources, results, kernel, conv, number, where, model.background))
+    if not found or not found[0].geometry.n_pixels:
+        sides = ("x".join(map(str, some)) for some in (image, kernel))
+        msg = "got {}a volume of {}, inside which no {} footprint lies; declare a boundary, or ask for a smaller shape"
+        raise ValueError(msg.format(f"{where} with " if where else "", *sides))
+    return found
+
+
+def _laid(image: Any, kernel: Any, conv: geometry.Convention) -> tuple[geometry.Geometry, geometry.Geometry]:
+    """Return the geometry along the depth, as if that were a row, and that of a plane."""
+    if conv.mode == "valid" or conv.boundary not in (None, "fill"):
+        if any(k > n for k, n in zip(kernel, image, strict=True)):
+            sides = ("x".join(map(str, some)) for some in (kernel, image))
+            raise ValueError("got a kernel of {}, larger than the volume of {}; ask for a smaller shape".format(*sides))
+    depth, flat = (_along(conv, axes) for axes in (slice(0, 1), slice(1, 3)))
+    return geometry.lay_out((1, image[0]), (1, kernel[0]), depth), geometry.lay_out(image[1:], kernel[1:], flat)
+
+
+def target_shape(image: Any, kernel: Any, conv: geometry.Convention) -> tuple[int, int, int]:
+    """Return the shape of what a kernel makes of a volume."""
+    along, plan = _laid(image, kernel, conv)
+    return along.target_shape[1], *plan.target_shape
+
+
+def lay_planes(
+    sources: Sequence[Any],
+    results: Sequence[Any],
+    kernel: Any,
+    conv: geometry.Convention,
+    number: int = 0,
+    where: str = "",
+    background: int | None = None,
+) -> Iterator[Observation]:
+    """Yield an observation for each plane of a target that can be used."""
+    image = (len(sources), *sources[0].shape)
+    target = (len(results), *results[0].shape)
+    along, plan = _laid(image, kernel, conv)
+    step, first, before = conv.stride[0], along.offset[1], along.before[1]
+    for z in range(along.size[1]):
+        at = _places(step * z - before, kernel[0], image[0], conv.boundary)
+        extended = any(not 0 <= step * z - before + d < image[0] for d in range(kernel[0]))
+        if plan.flipped:
+            at = at[::-1]
+        filled = np.broadcast_to(np.float64(conv.fillvalue), plan.image_shape)
+        readers = tuple(source_reader(filled if i is None else sources[i], plan) for i in at)
+        plane = Plane(number, first + z, tuple(at), extended, conv, target)
+        own = (target_reader(results[first + z], plan),)
+        yield Observation(plan, readers, own, where, background, plane=plane)
+
+
+def _along(conv: geometry.Convention, axes: slice) -> geometry.Convention:
+    """Return a convention along some axes of a volume, those of depth alone as if it were a row."""
+    lone = axes.stop == 1
+    across = {"origin": 0, "stride": 1, "offset": 0, "size": 1}
+    own: dict[str, Any] = {}
+    for name, value in across.items():
+        given = getattr(conv, name)
+        own[name] = None if given is None else ((value,) if lone else ()) + tuple(given[axes])
+    return dataclasses.replace(conv, **own, ndim=2)
+
+
+def _places(start: int, count: int, n: int, boundary: str | None) -> list[int | None]:
+    """Return which of n planes stands at each of some extended positions; None for one of fill values."""
+    found: list[int | None] = []
+    for _, first, length, step in geometry.axis_runs(start, start + count, n, boundary):
+        found += [None if first is None else first + step * i for i in range(length)]
+    return found
+
+
+def require_determined(observations: Sequence[Observation], n_volumes: int) -> None:
+    """Refuse volumes that together have fewer target pixels than there are unknowns."""
+    first = observations[0]
+    n, terms = sum(one.geometry.n_pixels for one in observations), 0 if first.background is None else n_volumes
+    m = len(first.sources) * first.geometry.n_taps
+    if m > _MOST_TAPS:
+        sides = "x".join(map(str, first.supports[0]))
+        raise ValueError(
+            f"got a kernel of {sides}, {m} taps, whose Gram matrix would take {8 * m * m / 2**30:.3g} GiB, need at "
+            f"most {_MOST_TAPS} taps for volumes; ask for a smaller shape, or take the volume with a stride"
+        )
+    if n < m + terms:
+        beside = f" and {terms} coefficients of the background" if terms else ""
+        sides, conv = "x".join(map(str, first.supports[0])), first.convention
+        edge = ", or declare a boundary, without which only whole footprints inside the image count"
+        raise ValueError(
+            f"{n} target pixels cannot determine the {m} taps of a {sides} kernel{beside}; ask for a smaller shape"
+            f"{edge if conv.boundary is None and conv.mode != 'valid' else ''}"
+        )
+
+
+# ---- what of the volume does not count ------------------------------------------------------------------------------
+
+
+class VolumeSelection:
+    """What a user says of the pixels of one volume that do not count, asked for plane by plane."""
+
+    def __init__(self, given: Any, observations: Sequence[Observation], n_images: int) -> None:
+        """Judge it: `given` has masks, image_masks, weights, nan and saturated as in `PlaneSelection`."""
+        plane = observations[0].plane
+        assert plane is not None
+        self.given, shape = given, plane.shape
+        image = (n_images, *observations[0].geometry.image_shape)
+        self.masks = [as_mask(mask, shape, "mask") for mask in given.masks]
+        self.image_masks = [as_mask(mask, image, "image_mask") for mask in given.image_masks[0]]
+        excluded = [mask for mask in self.masks if mask is not None]
+        self.weights = as_weights(given.weights, shape, np.any(excluded, axis=0) if excluded else None)
+        self.saturated = self._ends(given.saturated, observations)
+
+    def _ends(self, saturated: object, observations: Sequence[Observation]) -> object:
+        """Return the ends from which pixels are saturated, None where nearly all of the volume stands there."""
+        dtype = observations[0].targets[0].array.dtype
+        ends = as_ends(saturated, dtype)
+        if ends is None or not isinstance(saturated, str):
+            return saturated
+        n = sum(one.geometry.n_pixels for one in observations)
+        hit = sum(count_at_ends(one.targets[0].array, one.geometry.used, ends) for one in observations)
+        taps = len(observations[0].sources) * observations[0].geometry.n_taps
+        return None if not hit or n - hit < max(0.05 * n, 10 * taps) else ends
+
+    def of(self, plane: Plane) -> PlaneSelection:
+        """Return what concerns a plane."""
+        return PlaneSelection(
+            masks=tuple(None if mask is None else mask[plane.at] for mask in self.masks),
+            image_masks=tuple(
+                tuple(None if mask is None or i is None else mask[i] for mask in self.image_masks) for i in plane.images
+            ),
+            weights=None if self.weights is None else self.weights[plane.at],
+            nan=self.given.nan,
+            saturated=self.saturated,
+        )
+
+
+def merged(notes: Sequence[str], n_pixels: int) -> list[str]:
+    """Return notes of planes as notes of their volumes: pixels excluded for one reason are counted together."""
+    counts: dict[str, int] = {}
+    rest = []
+    for note in notes:
+        found = _NOTE.fullmatch(note)
+        if found:
+            counts[found[3]] = counts.get(found[3], 0) + int(found[1])
+        else:
+            rest.append(note)
+    return [f"{count} of {n_pixels} {what}" for what, count in counts.items()] + list(dict.fromkeys(rest))
+
+
+def sampled(
+    observations: Sequence[Observation], weights: Sequence[Weights] | None, most: int = _MOST_PLANES
+) -> tuple[Sequence[Observation], Sequence[Weights] | None]:
+    """Return some planes of volumes of many, evenly spread, and their weights."""
+    n = len(observations)
+    if observations[0].plane is None or n <= most:
+        return observations, weights
+    chosen = [int((i + 0.5) * n / most) for i in range(most)]
+    return [observations[i] for i in chosen], None if weights is None else [weights[i] for i in chosen]
+
+
+def with_edges(observations: Sequence[Observation], estimate: Estimate) -> tuple[Sequence[Observation], Estimate]:
+    """Return some planes of volumes of many, the first and the last of each among them, and the estimate of those."""
+    every, kept = lots(observations), estimate.weights
+    if observations[0].plane is None or len(observations) <= _MOST_EDGES:
+        return observations, estimate
+    chosen = [i for lot in every for i in sorted({lot[0], lot[len(lot) // 3], lot[2 * len(lot) // 3], lot[-1]})]
+    if isinstance(kept, tuple):
+        estimate = dataclasses.replace(estimate, weights=tuple(kept[i] for i in chosen))
+    return [observations[i] for i in chosen], estimate
+
+
+def stacked(observations: Sequence[Observation], weights: Sequence[Weights]) -> tuple[Weights, ...]:
+    """Return the weights of planes, each of its target plane's shape, as one array for each volume."""
+    found: dict[int, Weights] = {}
+    for one, own in zip(observations, weights, strict=True):
+        plane = one.plane
+        assert plane is not None
+        blank: Any = np.zeros(plane.shape if plane.volume not in found else 0, dtype=own.dtype)
+        whole = found.setdefault(plane.volume, blank)
+        if whole.dtype != own.dtype:
+            whole = found[plane.volume] = whole.astype(np.float64)
+        whole[plane.at] = own
+    return tuple(found.values())
