@@ -128,7 +128,6 @@ class Scene:
             target_energy=float(k @ clean + 2 * scale * (k @ drawn) + scale**2 * np.sum(e**2)),
             target_sum=float(self.sums @ k + scale * e.sum()),
         )
-        stats._made.update(self.base._made)
         return stats
 
 

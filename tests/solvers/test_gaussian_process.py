@@ -12,8 +12,9 @@ import naive
 from dense import dense_prior
 from helpers import assert_close, grid
 from kernelfit import GaussianProcess
-from kernelfit.solvers import evidence, gaussian_process, hyperparameters, least_squares
+from kernelfit.solvers import evidence, hyperparameters, least_squares, projection
 from kernelfit.solvers.evidence import Kind
+from kernelfit.solvers.projection import Projection
 
 SHAPE = (5, 4)
 
@@ -72,7 +73,7 @@ def test_uncertain_hyperparameters_move_the_mean(scene, kind):
     fit = stats.solve(GaussianProcess(*kind))
     prior, s = fit.prior, fit.noise_std
     theta = np.array([np.log(prior.amplitude / s), np.log(prior.length), np.log(prior.radius), *prior.center])
-    data = evidence.Projection.whole(stats, least_squares.least_squares(stats))
+    data = Projection.whole(stats, least_squares.least_squares(stats))
     under = data.under(kind.symmetric)
     free = range(5) if kind.symmetric is None else range(3)
 
@@ -104,7 +105,7 @@ def test_uncertain_hyperparameters_move_the_mean(scene, kind):
 def test_gradients_are_the_differences(scene, square_scene, family, envelope, reduced, symmetric):
     _, _, stats = square_scene if symmetric == "square" else scene
     start = least_squares.least_squares(stats)
-    data = evidence.Projection.part(stats, start, 7) if reduced else evidence.Projection.whole(stats, start)
+    data = Projection.part(stats, start, 7) if reduced else Projection.whole(stats, start)
     kind = Kind(family, envelope, symmetric)
     data = data.under(symmetric)
     middle = [1.7, 2.1] if symmetric is None else [0.5 * (n - 1) for n in data.grids[0].shape]
@@ -114,18 +115,16 @@ def test_gradients_are_the_differences(scene, square_scene, family, envelope, re
         step = 1e-5 * np.eye(5)[at]
         ends = [evidence.evidence(data, kind, theta + sign * step)[0] for sign in (1, -1)]
         assert slope[at] == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-5, abs=1e-4)
-    if symmetric is not None:
-        return
-    other, by_spectra = evidence.spectral_evidence(data, kind, theta, slope=True)
+    other, applied = evidence.applied_evidence(data, kind, theta, slope=True)
     assert other == pytest.approx(value, rel=1e-11)
-    assert_close(by_spectra, slope, 1e-8)
+    assert_close(applied, slope, 1e-8)
 
 
 def test_the_hyperparameters_maximise_the_evidence(scene):
     _, _, stats = scene
     fit = stats.solve(GaussianProcess())
     assert fit.log_evidence == max(fit.alternatives.values())
-    data = evidence.Projection.whole(stats, least_squares.least_squares(stats))
+    data = Projection.whole(stats, least_squares.least_squares(stats))
     prior = fit.prior
     kind = Kind(prior.family, prior.envelope, prior.symmetric)
     assert fit.alternatives[str(kind)] == fit.log_evidence
@@ -196,6 +195,38 @@ def test_no_negative_taps_is_the_most_probable_such_kernel(scene):
     assert fit.df_model == pytest.approx(np.trace(hat), rel=0.1)  # but for what the hyperparameters add
 
 
+@pytest.mark.parametrize("mean", [0.0, 300.0])
+@pytest.mark.parametrize("kind", [Kind("squared-exponential"), Kind("matern52", "power", "point")])
+def test_the_part_that_a_prior_lets_show_tells_what_all_the_data_tell(kind, mean, monkeypatch):
+    monkeypatch.setattr(projection, "_FIRST", 30)
+    rng = np.random.default_rng(3)
+    image = scipy.signal.convolve2d(rng.normal(size=(60, 71)), np.ones((3, 3)), mode="same") + mean
+    y, x = np.mgrid[-7:8, -6:7]
+    target = scipy.signal.convolve2d(image, np.exp(-(y**2) / 8 - x**2 / 6), mode="valid")
+    target += rng.normal(0.0, 5.0, target.shape)
+    start, stats = least_squares.at_minimum(kernelfit.accumulate(image, target, (15, 13)))
+    views = hyperparameters.Views(stats, start)
+    theta = np.array([-2.5, 1.0, 1.2, 7.0, 6.0])
+    data = views.near([(kind, theta)]).under(kind.symmetric)
+    assert data.weights.shape[1] < stats.n_taps
+    whole = Projection.whole(stats, start).under(kind.symmetric)
+    places = theta + rng.uniform(-0.2, 0.2, (5, 5)) * ([1, 1, 1, 0, 0] if kind.symmetric else 1)
+    found = [
+        [compute(part, kind, at, slope=True) for at in places]
+        for part, compute in ((data, evidence.applied_evidence), (whole, evidence.evidence))
+    ]
+    values, slopes = ([[one[i] for one in row] for row in found] for i in (0, 1))
+    assert_close(np.diff(values[0]), np.diff(values[1]), 0.02)
+    free = slice(0, 3 if kind.symmetric else 5)
+    assert_close(np.array(slopes[0])[:, free], np.array(slopes[1])[:, free], 0.02)
+
+
+def test_a_prior_that_is_all_detail_needs_all_the_data(scene):
+    _, _, stats = scene
+    start, stats = least_squares.at_minimum(stats)
+    assert Projection.near(stats, start, 1e3 * np.eye(20), 10) is None
+
+
 @pytest.mark.parametrize("easy", [30, 300])
 def test_a_search_that_begins_on_part_of_the_data_ends_near_one_on_all(monkeypatch, easy):
     rng = np.random.default_rng(3)
@@ -206,8 +237,8 @@ def test_a_search_that_begins_on_part_of_the_data_ends_near_one_on_all(monkeypat
     target += rng.normal(0.0, 0.05 * target.std(), target.shape)
     stats = kernelfit.accumulate(image, target, kernel.shape)
     whole = stats.solve(GaussianProcess())
-    monkeypatch.setattr(gaussian_process, "COMBINATIONS", 10)
-    monkeypatch.setattr(gaussian_process, "DIRECT", 50)
+    monkeypatch.setattr(hyperparameters, "COMBINATIONS", 10)
+    monkeypatch.setattr(hyperparameters, "DIRECT", 50)
     monkeypatch.setattr(hyperparameters, "EASY", easy)
     part = stats.solve(GaussianProcess())
     assert part.log_evidence > whole.log_evidence - 1.0

@@ -371,7 +371,7 @@ def with_errors(
         stats, share = take_off(stats, noise.image_std, known.counts, shift)
         pairs = known.pairs
     if noise.image_std or not plain:
-        estimate = varying.solve(solver, stats)
+        estimate = varying.solve(solver, stats if noise.image_std else least_squares.about(stats, solution))
     else:
         estimate = least_squares.estimate_of(stats, solution, last=last)
     if noise.image_std:

@@ -11,7 +11,7 @@ from ..core.estimate import Estimate
 from ..core.normal_equations import NormalEquations
 from .constrained import NonNegative
 from .gaussian_process import GaussianProcess, most_probable
-from .least_squares import LeastSquares, Solver, least_squares
+from .least_squares import LeastSquares, Solver, at_minimum, require_equations
 from .sparse import Sparse
 
 #: Difference in the expected error of prediction, in units of s^2, that counts.
@@ -41,6 +41,8 @@ class Auto:
 
     def solve(self, stats: NormalEquations) -> Estimate:
         """Return the kernel of the more probable solver; its `solver` says what was picked, and why."""
+        require_equations(stats)
+        _, stats = at_minimum(stats)
         smooth = GaussianProcess().solve(stats)
         if stats.convention.field is not None:  # what few taps, or none below zero, are at every place is no question
             return dataclasses.replace(smooth, solver=f"auto: {smooth.solver}")
@@ -79,7 +81,7 @@ class Auto:
 
 def _expected_error(stats: NormalEquations, fit: Estimate, df_model: float | None = None) -> float:
     """Return Mallows' estimate of ``|A (k - truth)|^2 / s^2``, with the noise s of least squares."""
-    least = least_squares(stats)
+    least, _ = at_minimum(stats)
     variance = least.rss / (stats.n_pixels - least.rank)
     return fit.rss / variance - stats.n_pixels + 2 * (fit.df_model if df_model is None else df_model)
 

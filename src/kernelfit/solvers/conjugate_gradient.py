@@ -15,8 +15,9 @@ from ..core.estimate import Estimate, Prior
 from ..core.geometry import Shape
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array, known
-from .evidence import correlation, envelope_at, images_of
+from .evidence import correlation, envelope_at
 from .least_squares import EPS, require_equations
+from .projection import images_of
 
 #: The default of `tolerance`: the solver's own error, in units of the standard error that the noise causes.
 TOLERANCE = 0.01

@@ -14,9 +14,9 @@ from ..core.findings import Finding
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array, as_number, known
 from .cholesky import eigen_factor
-from .evidence import images_of
 from .least_squares import EPS, at_minimum, blocks, detail_of, finish, rescaled, residual_at
 from .penalties import Penalized, Penalty, choose_strength
+from .projection import images_of
 
 Mask = npt.NDArray[np.bool_]
 #: A sum of taps whose square is still a number beside those of images.

@@ -1,9 +1,7 @@
 """The evidence for a Gaussian-process prior on the taps, and its derivatives."""
 
-import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -11,15 +9,12 @@ import numpy.typing as npt
 import scipy.fft
 import scipy.linalg
 
-from ..core.geometry import Shape
-from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
 from .cholesky import product
-from .least_squares import LeastSquaresSolution, gram_root
+from .projection import Grid, Projection
 
 FAMILIES = ("squared-exponential", "matern52", "matern32", "exponential")
 ENVELOPES = ("gaussian", "power")
-SYMMETRIES = ("point", "both", "square")
 #: Exponent of the envelope "power"; that of a star's image through the air (Moffat's profile) lies between 2.5 and 5.
 _POWER = 3.0
 
@@ -35,61 +30,6 @@ class Kind(NamedTuple):
         """Name the correlation, and the others if they are not the usual ones."""
         envelope = "" if self.envelope == "gaussian" else f", {self.envelope} envelope"
         return f"{self.family}{envelope}{'' if self.symmetric is None else f', symmetric ({self.symmetric})'}"
-
-
-def images_of(shape: Shape, symmetric: str | None) -> list[npt.NDArray[np.intp]]:
-    """Return where each tap goes under every motion that leaves a kernel of that symmetry as it is."""
-    index = np.arange(math.prod(shape)).reshape(shape)
-    found = [index]
-    if symmetric in ("point", "both", "square"):
-        found.append(np.flip(index))
-    if symmetric in ("rows", "both", "square"):
-        found.append(index[..., ::-1, :])
-    if symmetric in ("columns", "both", "square"):
-        found.append(index[..., ::-1])
-    if symmetric == "square":
-        found += [image.T for image in found]
-    return [image.ravel() for image in found]
-
-
-class Grid:
-    """The taps of one support, those that a symmetry makes equal taken as one, and the distances between them."""
-
-    def __init__(self, shape: Shape, symmetric: str | None = None) -> None:
-        """Lay out."""
-        rows, cols = shape
-        self.shape, self.symmetric = shape, symmetric
-        images = np.array(images_of(shape, symmetric))
-        #: one of each set of equal taps, which set each tap belongs to, and how many a set has
-        first, self.set_of, self.counts = np.unique(images.min(axis=0), return_inverse=True, return_counts=True)
-        self._images = images[:, first]
-        y, x = np.divmod(self._images, cols)
-        self.y, self.x = y[0].astype(np.float64), x[0].astype(np.float64)
-        #: of a tap and each image of another, shape (images, sets, sets)
-        lag = np.abs(y[0][:, None] - y[:, None, :]) * cols + np.abs(x[0][:, None] - x[:, None, :])
-        self.lag = np.ascontiguousarray(lag, dtype=np.intp)
-        self.distance = np.hypot(*np.divmod(np.arange(rows * cols), cols))  # of each lag (|dy|, |dx|)
-
-    def fold(self, rows: Array) -> Array:
-        """Add up the rows of taps that are equal."""
-        if self.symmetric is None:
-            return rows
-        share = self.counts / len(self._images)
-        return np.asarray(rows[self._images].sum(axis=0) * share.reshape(-1, *[1] * (rows.ndim - 1)))
-
-    @functools.cached_property
-    def torus(self) -> tuple[Shape, Array, Array]:
-        """A grid on which lags do not wrap: its size, the distances on it, and how often a frequency counts."""
-        size = (
-            scipy.fft.next_fast_len(2 * self.shape[0] - 1),
-            scipy.fft.next_fast_len(2 * self.shape[1] - 1, real=True),
-        )
-        y, x = (np.minimum(np.arange(n), n - np.arange(n)) for n in size)
-        twice = np.full((size[0], size[1] // 2 + 1), 2.0)
-        twice[:, 0] = 1.0
-        if size[1] % 2 == 0:
-            twice[:, -1] = 1.0
-        return size, np.hypot(y[:, None], x), twice
 
 
 class Blocks(NamedTuple):
@@ -184,66 +124,6 @@ def root_of(covariance: Array) -> Array:
     return root
 
 
-@dataclass(frozen=True, eq=False)
-class Projection:
-    """What the evidence needs of the data: ``z = W'k + s g`` with g standard normal, and the residual beside it."""
-
-    grids: tuple[Grid, ...]  # the supports
-    weights: Array  # (taps, combinations); W; all the data if ``WW' = G``, part of them if ``WW' <= G``
-    data: Array  # (combinations,); z
-    rss: float
-    n: int  # number of pixels, less those combinations of the data that are left out
-    _folded: "dict[str | None, Projection]" = field(default_factory=dict, init=False, repr=False)
-
-    @classmethod
-    def whole(cls, stats: NormalEquations, start: LeastSquaresSolution) -> "Projection":
-        """Return all the data."""
-        weights = gram_root(stats.gram, start)
-        grids = tuple(Grid(shape) for shape in stats.supports)
-        return cls(grids, weights, weights.T @ start.taps, start.rss, stats.n_pixels)
-
-    @classmethod
-    def part(cls, stats: NormalEquations, start: LeastSquaresSolution, most: int) -> "Projection":
-        """Return the combinations of the data that hold most of the image's energy, nearly."""
-        r = min(most, start.rank)
-        basis = np.random.default_rng(0).standard_normal((stats.n_taps, r))
-        for _ in range(2):
-            basis, _ = scipy.linalg.qr(product(stats.gram, basis), mode="economic", overwrite_a=True)
-        image = product(stats.gram, basis)
-        lower = scipy.linalg.cholesky(product(basis.T, image), lower=True)
-        weights = scipy.linalg.blas.dtrsm(1.0, lower, image, side=1, lower=1, trans_a=1)
-        grids = tuple(Grid(shape) for shape in stats.supports)
-        return cls(grids, weights, weights.T @ start.taps, start.rss, stats.n_pixels - start.rank + r)
-
-    def under(self, symmetric: str | None) -> "Projection":
-        """Return the same data for kernels of a symmetry: one weight for each set of equal taps.
-
-        No more combinations than sets tell anything of them; what the others hold is noise, and goes to the residual.
-        """
-        if symmetric is None:
-            return self
-        if symmetric not in self._folded:
-            grids = tuple(Grid(grid.shape, symmetric) for grid in self.grids)
-            ends = np.cumsum([0] + [len(grid.y) for grid in self.grids])
-            weights = np.vstack([g.fold(self.weights[i:j]) for g, i, j in zip(grids, ends, ends[1:], strict=False)])
-            data, rss = self.data, self.rss
-            if weights.shape[1] > len(weights):
-                turn, lower = scipy.linalg.qr(weights.T, mode="economic")
-                weights, data = lower.T, turn.T @ self.data
-                rss += float(np.sum((self.data - turn @ data) ** 2))
-            self._folded[symmetric] = Projection(grids, np.asfortranarray(weights), data, rss, self.n)
-        return self._folded[symmetric]
-
-    @property
-    def scale(self) -> float:
-        """About how large the value of `evidence` is, for tolerances."""
-        return max(1.0, self.n * abs(math.log(max(self.rss, np.finfo(np.float64).tiny))))
-
-    def log_evidence(self, value: float) -> float:
-        """Return log p(y) from the value of `evidence`."""
-        return -0.5 * (value + self.n * (1 + math.log(2 * math.pi) - math.log(self.n)))
-
-
 def _value(data: Projection, middle: Array) -> tuple[float, Array, Array, float]:
     """Return the value of `evidence`, infinite if S is not positive definite; L of ``S = L L'``, ``L^-1 z``, s^-2."""
     lower, info = scipy.linalg.lapack.dpotrf(middle, lower=1, clean=1)
@@ -288,57 +168,68 @@ def evidence(data: Projection, kind: Kind, theta: Array, *, slope: bool = False)
     return value, gradient.ravel()
 
 
-def spectral_evidence(data: Projection, kind: Kind, theta: Array, *, slope: bool = False) -> tuple[float, Array]:
-    """Do the work of `evidence` without a matrix of taps by taps.
-
-    The correlation depends on the lag alone, so that ``W'e rho e W`` is a sum over the frequencies of a grid of twice
-    the support's size: for r combinations r transforms and ``2 r^2`` multiply-adds a frequency.
-    """
+def applied_evidence(data: Projection, kind: Kind, theta: Array, *, slope: bool = False) -> tuple[float, Array]:
+    """Do the work of `evidence` without a matrix of taps by taps: of few combinations of many taps."""
     w = data.weights
-    r = w.shape[1]
-    middle = np.eye(r)
-    kept = []
-    start = 0
+    middle = np.eye(w.shape[1], order="F")
+    found, start = [], 0
     for grid, at_theta in zip(data.grids, theta.reshape(-1, 5), strict=True):
         where = slice(start, start + len(grid.y))
         start = where.stop
-        size, distance, twice = grid.torus
-        envelope, by_radius, by_center = envelope_of(grid, kind.envelope, at_theta)
-        rho, steep = (
-            scipy.fft.rfft2(_tail_cut(part)).real * twice / (size[0] * size[1])
-            for part in correlation(kind.family, distance / math.exp(at_theta[1]))
-        )
-        spectra = scipy.fft.rfft2((w[where] * envelope[:, None]).T.reshape(r, *grid.shape), s=size).reshape(r, -1)
-        parts = np.hstack([spectra.real, spectra.imag])
-        weight = np.tile(rho.ravel(), 2)
-        middle += product(parts * weight, parts.T)
-        kept.append((where, envelope, parts, weight, np.tile(steep.ravel(), 2), by_radius, by_center))
+        found.append((where, Applied.of(grid, kind, at_theta, w[where])))
+        middle += product(w[where].T, found[-1][1].prior)
     value, lower, half, scale = _value(data, middle)
     if not slope or value == math.inf:
         return value, np.zeros(len(theta))
-    inverse = scipy.linalg.lapack.dtrtri(lower, lower=1)[0]
-    # H = X'X - scale b b' with X = L^-1 W' and b = X' half: a sum of r + 1 squares, the last one negative
-    mix = np.vstack([inverse, math.sqrt(scale) * product(inverse.T, half)])
-    sign = np.ones(r + 1)
-    sign[-1] = -1.0
-    gradient = np.empty((len(kept), 5))
-    for at, (where, envelope, parts, weight, steep, by_radius, by_center) in enumerate(kept):
-        grid = data.grids[at]
-        size, _, twice = grid.torus
-        spectra = product(mix, parts)
-        power = product(spectra.T**2, sign)
-        n_frequencies = spectra.shape[1] // 2
-        plain = (weight[:n_frequencies] / twice.ravel()).reshape(twice.shape)
-        field = spectra[:, :n_frequencies] + 1j * spectra[:, n_frequencies:]
-        field = field.reshape(r + 1, *twice.shape) * plain
-        near = scipy.fft.irfft2(field, s=size)[:, : grid.shape[0], : grid.shape[1]].reshape(r + 1, -1)
-        near *= size[0] * size[1]
-        along = product((near * (product(mix, w[where].T) * envelope)).T, sign)
+    inverse = scipy.linalg.lapack.dtrtri(lower, lower=1)[0].T
+    gradient = np.empty((len(found), 5))
+    for at, (where, part) in enumerate(found):
+        # H = X X' - scale b b' with X = W L'^-1 and b = X half; the change of the value is sum(H * change of P)
+        x, under, steep = (product(rows, inverse) for rows in (w[where], part.prior, part.slope))
+        along = np.einsum("ij,ij->i", x, under) - scale * (x @ half) * (under @ half)
         gradient[at] = (
-            2 * float(power @ weight),
-            float(power @ steep),
-            2 * float(along @ by_radius),
-            2 * float(along @ by_center[0]),
-            2 * float(along @ by_center[1]),
+            2 * along.sum(),
+            float(np.einsum("ij,ij->", x, steep)) - scale * float((x @ half) @ (steep @ half)),
+            2 * float(along @ part.by_radius),
+            2 * float(along @ part.by_center[0]),
+            2 * float(along @ part.by_center[1]),
         )
     return value, gradient.ravel()
+
+
+class Applied(NamedTuple):
+    """What one term's prior covariance, and its derivative by log l, make of some rows of taps."""
+
+    prior: Array
+    slope: Array
+    by_radius: Array
+    by_center: tuple[Array, Array]
+
+    @classmethod
+    def of(cls, grid: Grid, kind: Kind, theta: Array, rows: Array) -> "Applied":
+        """Multiply: along each axis in turn where the correlation is a product, else by frequency.
+
+        The squared exponential is the product of one along the rows and one along the columns; every correlation
+        depends on the lag alone, and is a weight for each frequency on a grid of twice the support's size.
+        """
+        envelope, by_radius, by_center = envelope_of(grid, kind.envelope, theta)
+        shape, length = grid.shape, math.exp(theta[1])
+        field = np.zeros((rows.shape[1], shape[0] * shape[1]))
+        for image in grid.images:
+            field[:, image] += (rows * envelope[:, None]).T
+        field = field.reshape(-1, *shape)
+        if kind.family == "squared-exponential":
+            lags = [np.abs(np.subtract.outer(np.arange(n), np.arange(n))) / length for n in shape]
+            (y, steep_y), (x, steep_x) = (map(_tail_cut, correlation(kind.family, lag)) for lag in lags)
+            along = np.matmul(field, x)
+            prior, slope = np.matmul(y, along), np.matmul(steep_y, along) + np.matmul(y, np.matmul(field, steep_x))
+        else:
+            size, distance = grid.torus
+            spectra = scipy.fft.rfft2(field, s=size)
+            prior, slope = (
+                scipy.fft.irfft2(spectra * scipy.fft.rfft2(_tail_cut(part)).real, s=size)[:, : shape[0], : shape[1]]
+                for part in correlation(kind.family, distance / length)
+            )
+        first = grid.images[0]
+        prior, slope = (part.reshape(len(part), -1)[:, first].T * envelope[:, None] for part in (prior, slope))
+        return cls(prior, slope, by_radius, by_center)

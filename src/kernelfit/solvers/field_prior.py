@@ -16,9 +16,10 @@ import scipy.linalg
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
 from .cholesky import product, times
-from .evidence import Grid, Kind, Projection, covariance_of
-from .hyperparameters import COMBINATIONS, DIRECT, search
+from .evidence import Kind, covariance_of
+from .hyperparameters import Views, search
 from .least_squares import LeastSquaresSolution, at_minimum, blocks
+from .projection import Grid
 
 #: What of a prior changes the evidence by less than this is left out.
 _SEEN = 1e-5
@@ -109,10 +110,7 @@ def _constant(
         center_energy=start.rss,
     )
     least, alone = at_minimum(alone)
-    few = whole = Projection.whole(alone, least)
-    if alone.n_taps > DIRECT:
-        few = Projection.part(alone, least, COMBINATIONS)
-    found = search(few, whole, family, envelope, symmetric)
+    found = search(Views(alone, least), family, envelope, symmetric)
     kind = min(found, key=lambda one: found[one][0])
     return kind, found[kind][1]
 

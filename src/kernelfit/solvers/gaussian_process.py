@@ -15,10 +15,11 @@ from ..core.estimate import Estimate, Prior
 from ..core.normal_equations import NormalEquations
 from ..core.validation import known
 from .cholesky import product, times
-from .evidence import ENVELOPES, FAMILIES, SYMMETRIES, Kind, Projection, all_taps, covariance_of, root_of
+from .evidence import ENVELOPES, FAMILIES, Kind, all_taps, covariance_of, root_of
 from .field_prior import search_field
-from .hyperparameters import COMBINATIONS, DIRECT, search, unsettled
+from .hyperparameters import Views, search, unsettled
 from .least_squares import LeastSquaresSolution, at_minimum, blocks, estimate_of, judge, rescaled, residual_at
+from .projection import SYMMETRIES, Projection
 
 Array = npt.NDArray[np.float64]
 #: Smallest standard error, relative to the largest tap, at which a prior can matter beside rounding.
@@ -151,20 +152,19 @@ class GaussianProcess:
             raise ValueError(msg)
         if stats.convention.field is not None:
             return self._varying(stats, start)
-        few = whole = Projection.whole(stats, start)
-        if stats.n_taps > DIRECT:
-            few = Projection.part(stats, start, COMBINATIONS)
-        found = search(few, whole, self.family, self.envelope, self.symmetric)
+        views = Views(stats, start)
+        found = search(views, self.family, self.envelope, self.symmetric)
         best = min(found, key=lambda kind: found[kind][0])
         relative = {kind: 0.5 * (found[best][0] - value) for kind, (value, _) in found.items()}
-        fit = self._posterior(stats, start, few, best, found[best][1], relative)
+        fit = self._posterior(stats, start, views.few, best, found[best][1], relative)
         return most_probable(stats, fit)[0] if self.non_negative else fit
 
     def _varying(self, stats: NormalEquations, start: LeastSquaresSolution) -> Estimate:
         """Return the posterior mean of a kernel that varies over the field."""
         found = search_field(stats, start, self.family, self.envelope, self.symmetric)
-        few = Projection.part(stats, start, COMBINATIONS) if stats.n_taps > DIRECT else Projection.whole(stats, start)
-        fit = self._posterior(stats, start, few, found.kind, found.theta, {found.kind: 0.0}, found.ties)
+        fit = self._posterior(
+            stats, start, Views(stats, start).few, found.kind, found.theta, {found.kind: 0.0}, found.ties
+        )
         top = max(found.by_degree)
         evidences = {
             f"degree {degree}": fit.log_evidence + 0.5 * (found.by_degree[top] - value)

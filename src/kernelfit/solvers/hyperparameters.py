@@ -1,7 +1,9 @@
 """The search for the hyperparameters and the kind of a Gaussian-process prior."""
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg  # scipy.optimize is imported when first used
@@ -9,17 +11,9 @@ import scipy.linalg  # scipy.optimize is imported when first used
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
 from .cholesky import product
-from .evidence import (
-    FAMILIES,
-    SYMMETRIES,
-    Kind,
-    Projection,
-    all_taps,
-    blocks_of,
-    covariance_of,
-    evidence,
-    spectral_evidence,
-)
+from .evidence import FAMILIES, Kind, all_taps, applied_evidence, blocks_of, covariance_of, evidence
+from .least_squares import LeastSquaresSolution
+from .projection import SYMMETRIES, Projection
 
 #: The kinds of prior that were tried, with minus twice the log evidence, less a constant, and the hyperparameters.
 Found = dict[Kind, tuple[float, Array]]
@@ -36,11 +30,44 @@ _STEPS = (40, 20, 12)
 _RESTARTS = 3
 #: A kind of prior is given up where twice its log evidence lies so far below the best before or after its descent.
 _FAR, _HOPELESS = 60.0, 12.0
+#: How far beyond hyperparameters, each an exponent, a part of the data is to tell: amplitude, length, radius, centre.
+_SLACK = (0.5, -0.25, 0.2, 0.0, 0.0)
 #: A change of twice the log evidence that matters no more.
 _ENOUGH = 0.03
 
 
-def search(few: Projection, whole: Projection, family: str, envelope: str, wanted: str | None) -> Found:
+@dataclass(frozen=True, eq=False)
+class Views:
+    """The data of a search, all of them or parts that tell most, each made when first asked for."""
+
+    stats: NormalEquations
+    start: LeastSquaresSolution
+
+    @functools.cached_property
+    def whole(self) -> Projection:
+        """All of them."""
+        return Projection.whole(self.stats, self.start)
+
+    @functools.cached_property
+    def few(self) -> Projection:
+        """What a search begins with: all of them for few taps."""
+        if self.stats.n_taps <= DIRECT:
+            return self.whole
+        return Projection.part(self.stats, self.start, COMBINATIONS)
+
+    def near(self, kinds: Sequence[tuple[Kind, Array]]) -> Projection:
+        """Return what tells some kinds of prior, near some hyperparameters, from each other: nearly as good as all."""
+        prior = np.zeros((self.stats.n_taps,) * 2)
+        for kind, theta in kinds:
+            grids = self.few.under(kind.symmetric).grids
+            prior += all_taps(
+                grids, all_taps(grids, covariance_of(grids, kind, theta + np.resize(_SLACK, theta.size))).T
+            )
+        found = Projection.near(self.stats, self.start, prior, self.start.rank // 2)
+        return self.whole if found is None else found
+
+
+def search(views: Views, family: str, envelope: str, wanted: str | None) -> Found:
     """Return the (value, hyperparameters) of the kinds of prior that were tried, each from where the last ended.
 
     First symmetries with the smoothest correlation, each of which contains those before; then, under the last that
@@ -50,10 +77,12 @@ def search(few: Projection, whole: Projection, family: str, envelope: str, wante
     first = Kind(families[0], "gaussian" if envelope == "auto" else envelope)
     if wanted not in (None, "auto"):
         first = first._replace(symmetric=wanted)
+    data = few = views.few
+    settled = views.stats.n_taps <= DIRECT
     found = _symmetries(few, first, everything=wanted == "auto")
-    data = few
-    if few is not whole and len(whole.under(_best(found).symmetric).weights) <= EASY:
-        found, data = settle(whole, found), whole
+    if not settled and len(few.under(_best(found).symmetric).weights) <= EASY:
+        data = views.whole
+        found = settle(views, found)
     kind = _best(found)
     for rougher in families[1:]:
         theta = found[kind][1].copy()
@@ -70,7 +99,7 @@ def search(few: Projection, whole: Projection, family: str, envelope: str, wante
             for other in families:
                 if abs(families.index(other) - families.index(kind.family)) == 1:
                     _attempt(data, found, kind._replace(family=other), found[kind][1])
-    return found if few is whole else settle(whole, found)
+    return found if settled else settle(views, found)
 
 
 def _symmetries(data: Projection, first: Kind, *, everything: bool) -> Found:
@@ -95,32 +124,33 @@ def _attempt(data: Projection, found: Found, kind: Kind, theta: Array) -> bool:
     """Descend from a start that is not hopeless, and say whether the kind is the best so far."""
     least = found[_best(found)][0]
     under = data.under(kind.symmetric)
-    if evidence_of(under)(under, kind, theta)[0] > least + _FAR:
+    if evidence_of(under, kind)(under, kind, theta)[0] > least + _FAR:
         return False
     found[kind] = _descend(data, kind, theta, steps=_STEPS[1])
     return found[kind][0] < least
 
 
-def settle(data: Projection, found: Found) -> Found:
-    """Return the best kinds of prior with their hyperparameters and values on all the data."""
+def settle(views: Views, found: Found) -> Found:
+    """Return the best kinds of prior with their hyperparameters and values on all the data that tell of them."""
     order = sorted(found, key=lambda kind: found[kind][0])
+    order = [kind for kind in order if found[kind][0] <= found[order[0]][0] + _HOPELESS]
+    easy = all(len(views.few.under(kind.symmetric).weights) <= EASY for kind in order)
+    data = views.whole if easy else views.near([(kind, found[kind][1]) for kind in order[:_SETTLED]])
     settled: Found = {}
     for rank, kind in enumerate(order):
         value, theta = found[kind]
-        if value > found[order[0]][0] + _HOPELESS:
-            break
-        easy = len(data.under(kind.symmetric).weights) <= EASY
-        if rank < (_SETTLED if easy else 1):
+        quick = easy or data is not views.whole
+        if rank < (_SETTLED if quick else 1):
             before = math.inf
             for _ in range(_RESTARTS):  # a descent may end early in a long valley
                 settled[kind] = _descend(data, kind, theta, steps=_STEPS[2])
                 value, theta = settled[kind]
-                if before - value < 1.0 or not easy:
+                if before - value < 1.0 or not quick:
                     break
                 before = value
         else:
             under = data.under(kind.symmetric)
-            settled[kind] = evidence_of(under)(under, kind, theta)[0], theta
+            settled[kind] = evidence_of(under, kind)(under, kind, theta)[0], theta
     return settled
 
 
@@ -172,10 +202,11 @@ def _starts(data: Projection, kind: Kind) -> list[Array]:
     return found
 
 
-def evidence_of(data: Projection) -> Callable[..., tuple[float, Array]]:
+def evidence_of(data: Projection, kind: Kind) -> Callable[..., tuple[float, Array]]:
     """Return the quicker way to the evidence."""
-    plain = all(grid.symmetric is None for grid in data.grids)
-    return spectral_evidence if plain and len(data.weights) > 6 * data.weights.shape[1] else evidence
+    n, r = data.weights.shape
+    separable = kind.family == "squared-exponential" and n > 100
+    return applied_evidence if n > (2 if separable else 6) * r else evidence
 
 
 def _centered(theta: Array, data: Projection) -> Array:
@@ -189,7 +220,7 @@ def _centered(theta: Array, data: Projection) -> Array:
 def _descend(data: Projection, kind: Kind, theta: Array, steps: int) -> tuple[float, Array]:
     """Return the least value near a start, and where it is."""
     data = data.under(kind.symmetric)
-    compute = evidence_of(data)
+    compute = evidence_of(data, kind)
     bounds = _bounds(data)
     if kind.symmetric is not None:
         bounds = [(theta[at],) * 2 if at % 5 > 2 else bound for at, bound in enumerate(bounds)]
@@ -222,8 +253,8 @@ def unsettled(
     step = 0.05
     if ties is None:
         ties = np.eye(len(theta))[:, [at for at in range(len(theta)) if kind.symmetric is None or at % 5 < 3]]
-    here = evidence_of(data)(data, kind, theta, slope=True)[1]
-    there = [evidence_of(data)(data, kind, theta + step * along, slope=True)[1] for along in ties.T]
+    here = evidence_of(data, kind)(data, kind, theta, slope=True)[1]
+    there = [evidence_of(data, kind)(data, kind, theta + step * along, slope=True)[1] for along in ties.T]
     curvature = (np.array(there) - here) @ ties / (2 * step)
     moves = np.zeros((len(data.weights), len(theta)))
     start = 0

@@ -32,6 +32,8 @@ LEAST_SQUARE = 2.0**-1010
 _AMPLE = 6
 #: ... which is taken for as good with this probability.
 _BY_CHANCE = 2e-3
+#: Where equations about their minimum keep it.
+_MINIMUM = "_minimum"
 
 
 class Solver(Protocol):
@@ -70,6 +72,16 @@ def rescaled(solve: Solve, far: int = FAR) -> Solve:
         if stats.center is not None:
             powers |= {"center": target - image, "center_moment": image + target, "center_energy": 2 * target}
         even = dataclasses.replace(stats, **{name: _times_two(getattr(stats, name), -n) for name, n in powers.items()})
+        if (known := stats.__dict__.get(_MINIMUM)) is not None:
+            units = {
+                "taps": target - image,
+                "inverse": -image,
+                "spread": -2 * image,
+                "noise_std": target,
+                "rss": 2 * target,
+            }
+            minimum: dict[str, Any] = {name: _times_two(getattr(known, name), -n) for name, n in units.items()}
+            even.__dict__[_MINIMUM] = dataclasses.replace(known, **minimum)
         given = {"total": image - target, "noise_std": -target}  # settings that have a unit
         settings = {name: _times_two(value, n) for name, n in given.items() if (value := getattr(self, name, None))}
         fit = solve(dataclasses.replace(self, **settings) if settings else self, even)
@@ -145,7 +157,7 @@ def least_squares(stats: NormalEquations, factorisation: Inverse | None = None) 
     found = factorise(stats.gram) if factorisation is None else factorisation
     inverse, rank = found.factor, found.factor.shape[1]
     if rank < stats.n_taps:  # the solution of smallest norm holds nothing of what is not determined
-        basis = scipy.linalg.orth(inverse) if rank else inverse
+        basis = inverse / np.sqrt(np.einsum("ij,ij->j", inverse, inverse))  # eigenvectors, times numbers
         shift = basis @ (basis.T @ center) - center
         moment = moment - stats.gram @ shift
         center = center + shift
@@ -222,9 +234,22 @@ def finish(
 
 
 def at_minimum(stats: NormalEquations) -> tuple[LeastSquaresSolution, NormalEquations]:
-    """Return the minimum, and the same equations about it: what a large mean of the image hides cancels there."""
+    """Return the minimum, and the same equations about it: what a large mean of the image hides cancels there.
+
+    Those know their minimum, so that solvers that follow each other factorise once.
+    """
+    known = stats.__dict__.get(_MINIMUM)
+    if known is not None:
+        return known, stats
     found = least_squares(stats)
-    return found, stats.centered(found.taps, np.zeros(stats.n_taps), found.rss)
+    return found, about(stats, found)
+
+
+def about(stats: NormalEquations, found: LeastSquaresSolution) -> NormalEquations:
+    """Return equations about their minimum, which is given."""
+    centered = stats.centered(found.taps, np.zeros(stats.n_taps), found.rss)
+    centered.__dict__[_MINIMUM] = found  # not a field: equations that are made of these forget it
+    return centered
 
 
 def gram_root(gram: Array, found: LeastSquaresSolution) -> Array:

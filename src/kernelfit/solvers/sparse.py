@@ -10,8 +10,12 @@ import numpy as np
 from ..core.estimate import Estimate, StrengthPath
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array, as_count, known
+from .cholesky import times
 from .constrained import factor_of, refined
-from .least_squares import EPS, LeastSquaresSolution, at_minimum, estimate_of, finish, gram_root, rescaled, residual_at
+from .least_squares import EPS, LeastSquaresSolution, at_minimum, estimate_of, finish, rescaled, residual_at
+
+#: Share of the target's energy below which a difference of energies is rounding.
+_CANCELLED = 1e-9
 
 
 @dataclass(frozen=True)
@@ -102,34 +106,45 @@ class Sparse:
     def _forward(self, stats: NormalEquations, least: LeastSquaresSolution) -> tuple[list[int], Array, Array]:
         """Choose taps one by one; return their order, and the residual sum of squares and the score after each.
 
-        Without squares: the taps are the rows of W with ``WW' = G``, and what they are to add up to is ``W'k`` of the
-        kernel of least squares.
+        Without squares: a column of G less its projection on those of the chosen taps (Cholesky's factorisation, tap by
+        tap) tells what each of the others would still gain.
         """
-        most = min(least.rank, self.n_taps or stats.n_taps)
+        gram, m = stats.gram, stats.n_taps
+        most = min(least.rank, self.n_taps or m)
         # no more taps can score lower than they would with the residual of all of them
         possible = np.array([self._score(stats, t, least.rss) for t in range(1, most + 1)])
         possible = np.minimum.accumulate(possible[::-1])[::-1]
-        rows = np.array(gram_root(stats.gram, least))
-        left = least.taps @ rows
-        whole = np.einsum("ij,ij->i", rows, rows)
+        whole = np.array(gram.diagonal())
+        energy = whole.copy()  # of the part of a tap that the chosen ones do not explain
+        pull = times(gram, least.taps)  # of that part on what is left of the target
+        left = total = float(least.taps @ pull)
+        lower = np.zeros((m, 0), order="F")
         order: list[int] = []
         rss: list[float] = []
         score: list[float] = []
         for step in range(most):
             if self.n_taps is None and min(score, default=math.inf) <= possible[step]:
                 break
-            energy = np.einsum("ij,ij->i", rows, rows)
-            known = energy > 1e-20 * whole
-            gain = np.where(known, (rows @ left) ** 2 / np.where(known, energy, 1.0), -1.0)
+            known = energy > 2 * m * EPS * whole
+            gain = np.where(known, pull**2 / np.where(known, energy, 1.0), -1.0)
             gain[order] = -1.0
             best = int(np.argmax(gain))
             if gain[best] < 0:
                 break
-            direction = rows[best] / math.sqrt(energy[best])
-            left = left - direction * float(direction @ left)
-            rows -= np.multiply.outer(rows @ direction, direction)
+            if step == lower.shape[1]:
+                lower = np.asfortranarray(np.hstack([lower, np.zeros((m, min(most, step + 64) - step))]))
+            column = gram[best] - lower[:, :step] @ lower[best, :step]
+            column /= math.sqrt(energy[best])
+            lower[:, step] = column
+            share = pull[best] / math.sqrt(energy[best])
+            energy = energy - column**2
+            pull = pull - share * column
+            left -= share**2
             order.append(best)
-            rss.append(least.rss + float(left @ left))
+            if left < _CANCELLED * total:
+                rest = _on(stats, order)[0] - least.taps
+                left = float(rest @ times(gram, rest))
+            rss.append(least.rss + left)
             score.append(self._score(stats, len(order), rss[-1]))
         if not order:
             order, rss = [0], [stats.target_energy]

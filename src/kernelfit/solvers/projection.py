@@ -1,0 +1,172 @@
+"""The taps of a support, and what the evidence needs of the data: all of them, or the part that tells most."""
+
+import functools
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+import scipy.linalg
+
+from ..core.geometry import Shape
+from ..core.normal_equations import NormalEquations
+from ..core.validation import Array
+from .cholesky import product
+from .least_squares import LeastSquaresSolution, blocks, gram_root
+
+SYMMETRIES = ("point", "both", "square")
+#: How many combinations of the data are looked at first.
+_FIRST = 100
+#: A ratio of signal to noise (of variances) that tells nothing of a prior.
+_UNSEEN = 0.03
+
+
+def images_of(shape: Shape, symmetric: str | None) -> list[npt.NDArray[np.intp]]:
+    """Return where each tap goes under every motion that leaves a kernel of that symmetry as it is."""
+    index = np.arange(math.prod(shape)).reshape(shape)
+    found = [index]
+    if symmetric in ("point", "both", "square"):
+        found.append(np.flip(index))
+    if symmetric in ("rows", "both", "square"):
+        found.append(index[..., ::-1, :])
+    if symmetric in ("columns", "both", "square"):
+        found.append(index[..., ::-1])
+    if symmetric == "square":
+        found += [image.T for image in found]
+    return [image.ravel() for image in found]
+
+
+class Grid:
+    """The taps of one support, those that a symmetry makes equal taken as one, and the distances between them."""
+
+    def __init__(self, shape: Shape, symmetric: str | None = None) -> None:
+        """Lay out."""
+        rows, cols = shape
+        self.shape, self.symmetric = shape, symmetric
+        images = np.array(images_of(shape, symmetric))
+        #: one of each set of equal taps, which set each tap belongs to, and how many a set has
+        first, self.set_of, self.counts = np.unique(images.min(axis=0), return_inverse=True, return_counts=True)
+        self.images = images[:, first]  # where the taps of one of each set go, shape (images, sets)
+        y, x = np.divmod(self.images[0], cols)
+        self.y, self.x = y.astype(np.float64), x.astype(np.float64)
+        self.distance = np.hypot(*np.divmod(np.arange(rows * cols), cols))  # of each lag (|dy|, |dx|)
+
+    @functools.cached_property
+    def lag(self) -> npt.NDArray[np.intp]:
+        """Of a tap and each image of another, shape (images, sets, sets)."""
+        cols = self.shape[1]
+        y, x = np.divmod(self.images, cols)
+        lag = np.abs(y[0][:, None] - y[:, None, :]) * cols + np.abs(x[0][:, None] - x[:, None, :])
+        return np.ascontiguousarray(lag, dtype=np.intp)
+
+    def fold(self, rows: Array) -> Array:
+        """Add up the rows of taps that are equal."""
+        if self.symmetric is None:
+            return rows
+        share = self.counts / len(self.images)
+        return np.asarray(rows[self.images].sum(axis=0) * share.reshape(-1, *[1] * (rows.ndim - 1)))
+
+    @functools.cached_property
+    def torus(self) -> tuple[Shape, Array]:
+        """A grid on which lags do not wrap: its size, and the distances on it."""
+        size = (
+            scipy.fft.next_fast_len(2 * self.shape[0] - 1),
+            scipy.fft.next_fast_len(2 * self.shape[1] - 1, real=True),
+        )
+        y, x = (np.minimum(np.arange(n), n - np.arange(n)) for n in size)
+        return size, np.hypot(y[:, None], x)
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """What the evidence needs of the data: ``z = W'k + s g`` with g standard normal, and the residual beside it."""
+
+    grids: tuple[Grid, ...]  # the supports
+    weights: Array  # (taps, combinations); W; all the data if ``WW' = G``, part of them if ``WW' <= G``
+    data: Array  # (combinations,); z
+    rss: float
+    n: int  # number of pixels, less those combinations of the data that are left out
+    _folded: "dict[str | None, Projection]" = field(default_factory=dict, init=False, repr=False)
+
+    @classmethod
+    def whole(cls, stats: NormalEquations, start: LeastSquaresSolution) -> "Projection":
+        """Return all the data."""
+        weights = gram_root(stats.gram, start)
+        grids = tuple(Grid(shape) for shape in stats.supports)
+        return cls(grids, weights, weights.T @ start.taps, start.rss, stats.n_pixels)
+
+    @classmethod
+    def part(cls, stats: NormalEquations, start: LeastSquaresSolution, most: int) -> "Projection":
+        """Return the combinations of the data that hold most of the image's energy, nearly."""
+        r = min(most, start.rank)
+        basis = np.random.default_rng(0).standard_normal((stats.n_taps, r))
+        for _ in range(2):
+            basis, _ = scipy.linalg.qr(product(stats.gram, basis), mode="economic", overwrite_a=True)
+        return cls._onto(stats, start, basis)
+
+    @classmethod
+    def near(cls, stats: NormalEquations, start: LeastSquaresSolution, prior: Array, most: int) -> "Projection | None":
+        """Return the combinations of the data in which a prior (in units of s^2) lets a kernel show beside the noise.
+
+        They are W' times the largest eigenvectors of ``P G``, nearly. None if it would take more than `most`.
+        """
+        own = blocks(stats.supports)
+        ones = np.zeros((stats.n_taps, len(own)))
+        gram = np.array(stats.gram, order="F")  # less the mean of the image, which would drown the others
+        for at, where in enumerate(own):
+            ones[where, at] = 1.0
+        mean = ones / ones.sum(axis=0)
+        across = stats.gram @ mean
+        gram -= ones @ across.T + across @ ones.T - ones @ (mean.T @ across) @ ones.T
+        rng, r, basis = np.random.default_rng(0), 0, ones
+        while r < most:
+            r = min(most, max(3 * r, _FIRST))
+            basis = np.hstack([basis, rng.standard_normal((stats.n_taps, r + len(own) - basis.shape[1]))])
+            for _ in range(2):
+                turned = product(prior, product(gram, basis[:, len(own) :]))
+                turned, _ = scipy.linalg.qr(turned, mode="economic", overwrite_a=True)
+                basis = np.hstack([ones, turned])
+            found = cls._onto(stats, start, basis)
+            seen = product(found.weights.T, product(prior, found.weights))
+            if float(scipy.linalg.eigvalsh(seen, subset_by_index=[0, 0])[0]) < _UNSEEN:
+                return found
+        return None
+
+    @classmethod
+    def _onto(cls, stats: NormalEquations, start: LeastSquaresSolution, basis: Array) -> "Projection":
+        """Return the combinations ``W'B``, made orthonormal."""
+        image = product(stats.gram, basis)
+        lower = scipy.linalg.cholesky(product(basis.T, image), lower=True)
+        weights = scipy.linalg.blas.dtrsm(1.0, lower, image, side=1, lower=1, trans_a=1)
+        n = stats.n_pixels - start.rank + basis.shape[1]
+        grids = tuple(Grid(shape) for shape in stats.supports)
+        return cls(grids, weights, weights.T @ start.taps, start.rss, n)
+
+    def under(self, symmetric: str | None) -> "Projection":
+        """Return the same data for kernels of a symmetry: one weight for each set of equal taps.
+
+        No more combinations than sets tell anything of them; what the others hold is noise, and goes to the residual.
+        """
+        if symmetric is None:
+            return self
+        if symmetric not in self._folded:
+            grids = tuple(Grid(grid.shape, symmetric) for grid in self.grids)
+            ends = np.cumsum([0] + [len(grid.y) for grid in self.grids])
+            weights = np.vstack([g.fold(self.weights[i:j]) for g, i, j in zip(grids, ends, ends[1:], strict=False)])
+            data, rss = self.data, self.rss
+            if weights.shape[1] > len(weights):
+                turn, lower = scipy.linalg.qr(weights.T, mode="economic")
+                weights, data = lower.T, turn.T @ self.data
+                rss += float(np.sum((self.data - turn @ data) ** 2))
+            self._folded[symmetric] = Projection(grids, np.asfortranarray(weights), data, rss, self.n)
+        return self._folded[symmetric]
+
+    @property
+    def scale(self) -> float:
+        """About how large the value of `evidence` is, for tolerances."""
+        return max(1.0, self.n * abs(math.log(max(self.rss, np.finfo(np.float64).tiny))))
+
+    def log_evidence(self, value: float) -> float:
+        """Return log p(y) from the value of `evidence`."""
+        return -0.5 * (value + self.n * (1 + math.log(2 * math.pi) - math.log(self.n)))
