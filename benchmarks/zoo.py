@@ -122,13 +122,12 @@ class Scene:
         drawn = kernelfit.accumulate(self.image, e, self.shape).moment
         clean = self.base.gram @ k
         scale = noise * np.sqrt(k @ clean / n - (self.sums @ k / n) ** 2)
-        stats = dataclasses.replace(
+        return dataclasses.replace(
             self.base,
             moment=clean + scale * drawn,
             target_energy=float(k @ clean + 2 * scale * (k @ drawn) + scale**2 * np.sum(e**2)),
             target_sum=float(self.sums @ k + scale * e.sum()),
         )
-        return stats
 
 
 def scenes(sides, shapes, seed):

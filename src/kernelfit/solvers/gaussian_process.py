@@ -55,7 +55,8 @@ class GaussianProcess:
     `KernelFit.alternatives` holds the evidence of the degrees below. A symmetry is not looked for.
 
     Above 256 taps the search begins on 80 combinations of the moments that hold most of the image's energy (a
-    likelihood of part of the data), and the best kinds of prior are settled on all of them.
+    likelihood of part of the data), and the best kinds of prior are settled on those in which such kernels can show
+    beside the noise, or on all of them.
 
     Parameters
     ----------

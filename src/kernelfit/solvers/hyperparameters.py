@@ -23,7 +23,7 @@ COMBINATIONS = 80
 #: Up to so many unknowns (taps, or sets of equal ones) it goes on with all the data; above, it only ends with them.
 EASY = 300
 #: So many kinds of prior are settled on all the data; one where there are more unknowns than that.
-_SETTLED = 2
+_SETTLED = 3
 #: Steps of a descent from a start, to another kind of prior, and to settle.
 _STEPS = (40, 20, 12)
 #: How often a descent that still gains something is begun again, to settle.
@@ -135,7 +135,7 @@ def settle(views: Views, found: Found) -> Found:
     order = sorted(found, key=lambda kind: found[kind][0])
     order = [kind for kind in order if found[kind][0] <= found[order[0]][0] + _HOPELESS]
     easy = all(len(views.few.under(kind.symmetric).weights) <= EASY for kind in order)
-    data = views.whole if easy else views.near([(kind, found[kind][1]) for kind in order[:_SETTLED]])
+    data = views.whole if easy else views.near([(kind, found[kind][1]) for kind in order])
     settled: Found = {}
     for rank, kind in enumerate(order):
         value, theta = found[kind]
