@@ -214,7 +214,7 @@ class Applied(NamedTuple):
         """
         envelope, by_radius, by_center = envelope_of(grid, kind.envelope, theta)
         shape, length = grid.shape, math.exp(theta[1])
-        field = np.zeros((rows.shape[1], shape[0] * shape[1]))
+        field: Array = np.zeros((rows.shape[1], shape[0] * shape[1]))
         for image in grid.images:
             field[:, image] += (rows * envelope[:, None]).T
         field = field.reshape(-1, *shape)
