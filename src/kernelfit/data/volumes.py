@@ -21,7 +21,7 @@ from .masking import PlaneSelection, as_mask, as_weights, count_at_ends
 from .observation import Observation, Plane, Weights, as_array, lots, source_reader, target_reader
 
 #: Planes whose residual is looked at, and those whose edges are.
-_MOST_PLANES, _MOST_EDGES = 8, 4
+_MOST_PLANES, _MOST_EDGES = 6, 4
 #: Taps of a kernel.
 _MOST_TAPS = 2**14
 _NOTE = re.compile(r"(\d+) of (\d+) (target pixels .*)")

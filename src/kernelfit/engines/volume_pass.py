@@ -169,7 +169,6 @@ class _Spectra:
         (height, width), (rows, cols) = self.tile, stack.extended
         starts = [(row, col) for row in range(0, rows, height) for col in range(0, cols, width)]
         for i, start in enumerate(starts):
-            self.values[...] = 0.0
             known = 0
             for first in range(0, n, self.batch):
                 last = min(n, first + self.values.shape[2])
@@ -183,6 +182,8 @@ class _Spectra:
                     if z < len(stack.targets)
                     for t in range(n_targets)
                 ]
+                self.values[:, -1 if self.cut else 0, last - first :] = 0.0  # behind the last plane there is nothing
+                self.values[:, 1 : 1 + n_targets, max(0, len(stack.targets) - first) : len(own)] = 0.0
                 found = list(in_order(jobs, lambda job: job(), workers))
                 for at, pair in enumerate(found[plain:]):
                     squares[at % n_targets] += pair
@@ -221,8 +222,7 @@ class _Spectra:
 
         def job() -> Array:
             squares = np.zeros(2)
-            if height and width:
-                self._transform(self.stack.targets[z][t], start, (height, width), 1 + t, at, squares)
+            self._transform(self.stack.targets[z][t], start, (height, width), 1 + t, at, squares)
             return squares
 
         return job
@@ -253,12 +253,7 @@ class _Spectra:
         values, products = self.values[part], self.products[part]
         second = len(values) - 1 if self.cut else 0
         spectral_products.spectral_lag_sums(values, 0, second, n, products)
-        kept = self.n_lags - 1
-        values[second, :kept] = values[second, self.batch :].copy()
-        values[second, kept:] = 0.0
-        for array in range(len(values)):
-            if array != second:
-                values[array] = 0.0
+        values[second, : self.n_lags - 1] = values[second, self.batch :].copy()
 
     def _inverse(self, workers: int) -> tuple[Array, Array]:
         """Turn the sums of products into lag sums and moments."""
