@@ -3,6 +3,7 @@
 from .plotting.field import flux_map, kernel_grid, width_map
 from .plotting.overview import overview, residual, residual_autocorrelation, residual_histogram
 from .plotting.panels import cuts, error, frequency_response, kernel, kernel_and_error, spectrum, strength_path
+from .plotting.volumes import maximum_projections, orthogonal_cuts
 
 __all__ = [
     "cuts",
@@ -12,6 +13,8 @@ __all__ = [
     "kernel",
     "kernel_and_error",
     "kernel_grid",
+    "maximum_projections",
+    "orthogonal_cuts",
     "overview",
     "residual",
     "residual_autocorrelation",

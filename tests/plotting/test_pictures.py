@@ -348,3 +348,42 @@ def test_autocorrelation_stands_the_right_way_up(closed):
         y, x = int((row - top) / (bottom - top) * rows), int((col - left) / (right - left) * cols)
         assert values[y, x] > 0.3
     assert ax.images[0].origin == "upper" and bottom > top and ax.get_ylim()[0] > ax.get_ylim()[1]
+
+
+@pytest.fixture(scope="module")
+def volume():
+    rng = np.random.default_rng(0)
+    image, taps = rng.uniform(0, 9, (9, 22, 31)), rng.normal(size=(3, 2, 4))
+    taps[1, 0, 2] = 5.0
+    target = kernelfit.apply_kernel(image, taps, boundary="symm") + 4 + rng.normal(0, 0.1, image.shape)
+    return image, target, find_kernel(image, target, taps.shape, boundary="symm", background=0)
+
+
+def test_cuts_and_projections_of_a_volume(volume, closed):
+    _, _, fit = volume
+    cuts = kernelfit.plot.orthogonal_cuts(fit)
+    shown = [ax.images[0].get_array() for ax in cuts]
+    for one, expected in zip(shown, (fit.kernel[1], fit.kernel[:, 0], fit.kernel[:, :, 2]), strict=True):
+        np.testing.assert_array_equal(one, expected)
+    assert [ax.get_title() for ax in cuts] == ["plane 1 of 3", "row 0 of 2", "column 2 of 4"]
+    for axis, ax in enumerate(kernelfit.plot.maximum_projections(fit)):
+        np.testing.assert_array_equal(np.abs(ax.images[0].get_array()), np.abs(fit.kernel).max(axis=axis))
+    with pytest.raises(ValueError, match="need one of a volume"):
+        kernelfit.plot.orthogonal_cuts(find_kernel(np.eye(9), np.eye(9), 3))
+
+
+def test_overview_and_report_of_a_volume(volume, closed):
+    image, target, fit = volume
+    figure = fit.plot(image, target)
+    titles = [ax.get_title() for ax in figure.axes]
+    assert any(title.startswith("plane 4: residual, 22 x 31 pixels") for title in titles)
+    left = fit.residual(image, target)[4]
+    shown = next(ax for ax in figure.axes if ax.get_title().startswith("plane 4")).images[0].get_array()
+    np.testing.assert_allclose(shown, left / left.std(), atol=1e-9)
+    assert any(title == "error, plane 1" for title in (ax.get_title() for ax in fit.plot().axes))
+    page = report_html(fit, image, target, title="Beads", call="find it")
+    assert "<h1>Beads</h1>" in page and "3 x 2 x 4 taps of a volume" in page and "find it" in page
+    assert page.count("data:image/png;base64") == 1 and "background of degree 0" in page
+    masked = find_kernel(image, target, (3, 2, 4), background=0, mask=np.arange(31) < 7)
+    picture = next(a for a in masked.plot(image, target).axes if a.get_title().startswith("plane 4")).images[0]
+    assert np.isnan(np.asarray(picture.get_array())[:, :7]).all()

@@ -155,7 +155,6 @@ def _of_volume(observation: Observation) -> Choice:
         image = tuple(n * step for n, step in zip(plan.size, plan.stride, strict=True))
         return choose_method(image, plan.kernel_shape, plan.stride)
     fft = 2 * (BLOCK_NS + 2 * SPECTRAL_NS * depth) * math.prod(plan.extended_shape) / max(1, plan.n_pixels)
-    fft += FFT_START_NS / max(1, plan.n_pixels)
     method = "direct" if direct <= fft else "fft"
     return Choice(method, f"estimated {direct:.1f} ns per pixel direct, {fft:.1f} ns by fft")
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -190,13 +191,32 @@ def _of_volume(image: npt.ArrayLike, kernel: Array, conv: Convention, workers: i
     planes = as_volume(image, "image")
     shape = lay_volume_shapes((len(planes), *planes[0].shape), kernel.shape, conv)
     out = np.full(shape, np.nan)
+    for at, plane in _planes(planes, kernel, conv, shape, range(shape[0]), workers):
+        out[at] = plane
+    return out
+
+
+def plane_of(image: npt.ArrayLike, kernel: Array, conv: Convention, at: int, shape: tuple[int, ...]) -> Array:
+    """Return one plane of what a kernel makes of a volume, whose target has a shape; NaN where nothing is assumed."""
+    planes = as_volume(image, "image")
+    whole = lay_volume_shapes((len(planes), *planes[0].shape), kernel.shape, conv)
+    if whole != tuple(shape):
+        raise ValueError(f"got a target of shape {tuple(shape)}, need {whole} for this image and fit")
+    found = dict(_planes(planes, kernel, conv, whole, (at,), as_workers(None)))
+    return found.get(at, np.full(whole[1:], np.nan))
+
+
+def _planes(
+    planes: list[Any], kernel: Array, conv: Convention, shape: tuple[int, int, int], wanted: Sequence[int], workers: int
+) -> Iterator[tuple[int, Array]]:
+    """Yield some planes of what a kernel makes of a volume, each with its number."""
     blank = np.broadcast_to(np.float64(0), shape[1:])
     for one in lay_planes(planes, [blank] * shape[0], kernel.shape, conv):
         assert one.plane is not None
-        both = zip(one.sources, kernel, strict=True)
-        parts = [_plane(reader, taps, one.geometry, workers) for reader, taps in both]
-        out[one.plane.at] = functools.reduce(np.add, parts)
-    return out
+        if one.plane.at in wanted:
+            both = zip(one.sources, kernel, strict=True)
+            parts = [_plane(reader, taps, one.geometry, workers) for reader, taps in both]
+            yield one.plane.at, functools.reduce(np.add, parts)
 
 
 def _sides(kernel: Array) -> Shape:

@@ -133,11 +133,11 @@ def kernel_writer(path: Path, fit: Estimate, rate: int | None = None) -> Writer:
     if suffix == ".npz":
         return estimate_writer(fit)
     if suffix == ".wav":
-        if fit.convention.ndim == 2:
+        if fit.convention.ndim > 1:
             raise ValueError(f"got the kernel of images for {path.name}, need one of signals; write .npy or .npz")
         return signal_writer(path, kernel.reshape(-1, kernel.shape[-1]).T if kernel.ndim > 1 else kernel, rate)
     if suffix in (".csv", ".txt"):
-        if kernel.ndim != fit.convention.ndim:
+        if kernel.ndim != fit.convention.ndim or kernel.ndim > 2:
             msg = f"got a kernel of shape {kernel.shape} for {path.name}, need rows and columns; write .npy or .json"
             raise ValueError(msg)
         text = std_io.StringIO()

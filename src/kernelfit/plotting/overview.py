@@ -17,7 +17,7 @@ from ..core.dimensions import in_samples, of_any_dimension
 from ..core.estimate import Estimate, require_real
 from ..core.validation import Array
 from ..imageio.planes import require
-from . import signals
+from . import signals, volumes
 from .field import flux_map, kernel_grid, width_map
 from .panels import BLUE, GRAY, ORANGE, colorbar, cuts, error, frequency_response, kernel, new_axes, picture
 
@@ -30,10 +30,10 @@ GOOD, DOUBTFUL = "#1a7f37", "#b3541e"
 @picture("")
 def residual(fit: Estimate, image: npt.ArrayLike, target: npt.ArrayLike, ax: "Axes | None" = None) -> "Axes":
     """Draw what the kernel leaves unexplained, in units of the noise; pure noise has no structure."""
-    return _draw_residual(fit, residuals.window(fit, image, target), new_axes(ax))
+    return draw_residual(fit, residuals.window(fit, image, target), new_axes(ax))
 
 
-def _draw_residual(fit: Estimate, left: Array, ax: "Axes") -> "Axes":
+def draw_residual(fit: Estimate, left: Array, ax: "Axes") -> "Axes":
     """Draw it of what is left."""
     made = _residual_of(fit, left, ax)
     return signals.relabelled(made) if fit.convention.ndim == 1 else made
@@ -58,10 +58,10 @@ def _residual_of(fit: Estimate, left: Array, ax: "Axes") -> "Axes":
 @picture(", on a logarithmic scale, where outliers show")
 def residual_histogram(fit: Estimate, image: npt.ArrayLike, target: npt.ArrayLike, ax: "Axes | None" = None) -> "Axes":
     """Draw how often each size of residual occurs, beside a Gaussian of the noise that was found."""
-    return _draw_histogram(fit, residuals.window(fit, image, target), new_axes(ax))
+    return draw_histogram(fit, residuals.window(fit, image, target), new_axes(ax))
 
 
-def _draw_histogram(fit: Estimate, left: Array, ax: "Axes") -> "Axes":
+def draw_histogram(fit: Estimate, left: Array, ax: "Axes") -> "Axes":
     """Draw it of what is left."""
     made = _histogram_of(fit, left, ax)
     return signals.relabelled(made) if fit.convention.ndim == 1 else made
@@ -89,10 +89,10 @@ def residual_autocorrelation(
     fit: Estimate, image: npt.ArrayLike, target: npt.ArrayLike, ax: "Axes | None" = None
 ) -> "Axes":
     """Draw how like itself the residual is after a shift: nothing but the middle stands out of white noise."""
-    return _draw_autocorrelation(fit, residuals.window(fit, image, target), new_axes(ax))
+    return draw_autocorrelation(fit, residuals.window(fit, image, target), new_axes(ax))
 
 
-def _draw_autocorrelation(fit: Estimate, left: Array, ax: "Axes") -> "Axes":
+def draw_autocorrelation(fit: Estimate, left: Array, ax: "Axes") -> "Axes":
     """Draw it of what is left."""
     made = _autocorrelation_of(fit, left, ax)
     return signals.relabelled(made) if fit.convention.ndim == 1 else made
@@ -166,6 +166,8 @@ def overview(
     require_real(fit)
     if (image is None) != (target is None):
         raise ValueError("got one of image and target, need both for the residual, or neither")
+    if fit.convention.ndim == 3:
+        return _of_volume(fit, image, target, figure)
     parts, lefts = split_targets(fit), None
     if image is not None and target is not None:
         lefts = [residuals.tiled(part) for part in residuals.windows(fit, image, target)]
@@ -185,6 +187,37 @@ def overview(
     for at, (name, part) in enumerate(parts.items()):
         left = None if lefts is None else lefts[at]
         _believe(below[at], f"{name}: " if name else "", part, kernels[at], layouts[at], left)
+    return figure
+
+
+def _of_volume(
+    fit: Estimate, image: npt.ArrayLike | None, target: npt.ArrayLike | None, figure: "Figure | None"
+) -> "Figure":
+    """Draw cuts, projections, profiles with their errors and, with the pair, the residual of the middle plane."""
+    left, plane = None, 0
+    if image is not None and target is not None:
+        left, plane = volumes.middle_residual(fit, image, target)
+    if figure is None:
+        pyplot = require("matplotlib.pyplot", package="matplotlib", extra="plot", purpose="drawing")
+        figure = pyplot.figure(figsize=(13.5, 11.2), layout="constrained")
+    assert figure is not None
+    last = ["error", "response"] if left is None else ["residual", "autocorrelation"]
+    rows = [[f"{what} {axis}" for axis in range(3)] for what in ("cut", "most")]
+    layout: Any = [*rows, ["profiles", *last]]
+    axes: dict[str, Axes] = figure.subplot_mosaic(layout)
+    volumes.orthogonal_cuts(fit, [axes[name] for name in rows[0]])
+    volumes.maximum_projections(fit, [axes[name] for name in rows[1]])
+    volumes.profiles(fit, axes["profiles"])
+    if left is None:
+        volumes.errors(fit, axes["error"])
+        volumes.response(fit.kernel, axes["response"])
+    else:
+        draw_residual(fit, left, axes["residual"])
+        axes["residual"].set_title(f"plane {plane}: {axes['residual'].get_title()}")
+        draw_autocorrelation(fit, left, axes["autocorrelation"])
+    for ax in axes.values():
+        ax.title.set_fontsize(10)
+    figure.suptitle(_headline(fit), color=GOOD if fit.verdict.ok else DOUBTFUL, fontweight="bold")
     return figure
 
 
@@ -224,16 +257,21 @@ def _believe(
         for draw in (kernel_grid, width_map, flux_map):
             draw(fit, axes[draw.__name__.replace("_", " ")])
     if left is not None:
-        _draw_residual(fit, left, axes["residual"])
-        _draw_autocorrelation(fit, left, axes["autocorrelation"])
-    headline = "solved" if fit.verdict.ok else f"DOUBTFUL: {fit.verdict.name.lower().replace('_', ' ')}"
-    noise = f"noise {fit.noise_std:.3g} per pixel" if math.isfinite(fit.noise_std) else "noise not known"
-    explained = f"R² {fit.r_squared:.6g}, {noise}" if math.isfinite(fit.r_squared) else "no variance to explain"
-    if exact(fit):
-        explained = "exact to rounding"
-    words = f"{name}{headline}   |   {explained}, {fit.n_pixels} pixels, {fit.kernel.size} taps"
+        draw_residual(fit, left, axes["residual"])
+        draw_autocorrelation(fit, left, axes["autocorrelation"])
+    words = name + _headline(fit)
     figure.suptitle(
         in_samples(words) if fit.convention.ndim == 1 else words,
         color=GOOD if fit.verdict.ok else DOUBTFUL,
         fontweight="bold",
     )
+
+
+def _headline(fit: Estimate) -> str:
+    """Return the verdict and the figures of a fit in one line."""
+    headline = "solved" if fit.verdict.ok else f"DOUBTFUL: {fit.verdict.name.lower().replace('_', ' ')}"
+    noise = f"noise {fit.noise_std:.3g} per pixel" if math.isfinite(fit.noise_std) else "noise not known"
+    explained = f"R² {fit.r_squared:.6g}, {noise}" if math.isfinite(fit.r_squared) else "no variance to explain"
+    if exact(fit):
+        explained = "exact to rounding"
+    return f"{headline}   |   {explained}, {fit.n_pixels} pixels, {fit.kernel.size} taps"

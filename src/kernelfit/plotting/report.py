@@ -24,7 +24,7 @@ from ..core.validation import Array, as_list
 from ..data.observation import as_planes
 from ..imageio import write
 from ..imageio.planes import require
-from . import field, overview, panels, signals
+from . import field, overview, panels, signals, volumes
 from .html import advice
 
 if TYPE_CHECKING:
@@ -95,6 +95,8 @@ def report_html(
     ValueError
         If the pair is none for this fit.
     """
+    if fit.convention.ndim == 3:
+        return _page(title, _of_volume(fit, image, target, title), call)
     lefts = [residuals.tiled(part) for part in residuals.windows(fit, image, target)]
     parts = split_targets(fit, names)
     images, targets = as_list(image) or [image], as_list(target) or [target]
@@ -115,10 +117,36 @@ def report_html(
     ]
     for (name, part), left in zip(parts.items(), lefts, strict=True):
         body += _about(name, part, split_channels(part, names), left)
-    if call:
-        body += ["<h2>The same in Python</h2>", f"<pre>{html.escape(call)}</pre>"]
     if ndim == 1:
         body = [part if "base64" in part else in_samples(part) for part in body]
+    return _page(title, body, call)
+
+
+def _of_volume(fit: Estimate, image: npt.ArrayLike, target: npt.ArrayLike, title: str) -> list[str]:
+    """Return all there is to say about the kernel of a volume."""
+    figure_of = require("matplotlib.figure", package="matplotlib", extra="plot", purpose="the report")
+    figure: Figure = figure_of.Figure(figsize=(13.5, 11.2), layout="constrained")
+    overview.overview(fit, image, target, figure=figure)
+    sides = " x ".join(map(str, fit.kernel.shape))
+    caption = (
+        "Cuts through the largest tap; the largest taps along each axis; profiles, whose bands hold the true value in "
+        "95 of 100 cases; what the kernel leaves of the middle plane, where nothing of the image should be seen."
+    )
+    left, _ = volumes.middle_residual(fit, image, target)
+    return [
+        f"<h1>{html.escape(title)}</h1>",
+        f'<p class="soft">{sides} taps of a volume; {html.escape(str(fit.convention))}</p>',
+        *_verdicts({"": fit}, [left]),
+        f"<h2>In pictures</h2>{_embedded(figure, 'Kernel and residual', caption)}",
+        "<h2>The fit</h2>",
+        _table(_figures(fit)),
+    ]
+
+
+def _page(title: str, body: list[str], call: str) -> str:
+    """Return the page of a body."""
+    if call:
+        body += ["<h2>The same in Python</h2>", f"<pre>{html.escape(call)}</pre>"]
     from .. import __version__
 
     body.append(f'<p class="soft">Made by kernelfit {__version__}.</p>')
@@ -253,6 +281,11 @@ def _figure(how: Any, *arguments: Any, name: str, caption: str) -> str:
     ax = figure.subplots()
     how(*arguments, ax)
     ax.title.set_fontsize(10)
+    return _embedded(figure, name, caption)
+
+
+def _embedded(figure: "Figure", name: str, caption: str) -> str:
+    """Return a figure as a picture in a page, with its caption."""
     data = std_io.BytesIO()
     figure.savefig(data, format="png", dpi=130)
     coded = base64.b64encode(data.getvalue()).decode()
@@ -318,18 +351,18 @@ def _of_residual(fit: Estimate, left: Array) -> list[str]:
     """Return the pictures of what the kernel leaves unexplained, and of how it was chosen."""
     told = (
         (
-            overview._draw_residual,
+            overview.draw_residual,
             "Residual",
             "What the kernel leaves unexplained, about the middle of the image. Nothing of the image should be seen. "
             "Gray: left out.",
         ),
         (
-            overview._draw_histogram,
+            overview.draw_histogram,
             "Histogram of the residual",
             "Beside a Gaussian of the noise found. Bars far out are outliers.",
         ),
         (
-            overview._draw_autocorrelation,
+            overview.draw_autocorrelation,
             "Autocorrelation of the residual",
             "How like itself the residual is after a shift. White noise shows no pattern.",
         ),

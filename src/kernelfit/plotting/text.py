@@ -54,7 +54,7 @@ def summary(fit: Estimate) -> str:
         f"verdict     {fit.verdict.value if not fit.findings else fit.findings[0]}",
     ]
     lines += [f"            also: {finding}" for finding in fit.findings[1:]]
-    if not many and max(sides) <= 11:
+    if not many and max(sides) <= 11 and fit.kernel.size <= 121:
         lines += ["", np.array2string(fit.kernel, precision=4, suppress_small=True, max_line_width=120)]
     return in_samples("\n".join(lines)) if signals else "\n".join(lines)
 
