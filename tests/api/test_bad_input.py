@@ -121,10 +121,10 @@ def in_either_place(bad, name):
 @pytest.mark.parametrize("name", ["image", "target"])
 @pytest.mark.parametrize(
     "dtype",
-    [complex, np.complex64, object, str, bytes, "datetime64[s]", [("value", "f8")]],
+    [object, str, bytes, "datetime64[s]", [("value", "f8")]],
     ids=lambda d: str(np.dtype(d)),
 )
-def test_pixels_that_are_no_real_numbers(door, dtype, name):
+def test_pixels_that_are_no_numbers(door, dtype, name):
     bad = np.zeros((20, 31), dtype=dtype)
     with refused(TypeError, name, "dtype", str(bad.dtype)):
         door(*in_either_place(bad, name), 3)
@@ -285,7 +285,7 @@ def test_conventions_are_keywords_only(door):
         (IMAGE, np.ones(3), ValueError, "kernel"),
         (IMAGE, np.ones((0, 3)), ValueError, "kernel"),
         (IMAGE[:0], np.ones((2, 3)), ValueError, "image"),
-        (IMAGE * 1j, np.ones((2, 3)), TypeError, "image"),
+        (IMAGE.astype(str), np.ones((2, 3)), TypeError, "image"),
         (IMAGE, np.full((2, 3), "a"), TypeError, "kernel"),
     ],
 )

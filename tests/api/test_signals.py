@@ -334,7 +334,6 @@ X, Y = np.arange(40.0) % 7, np.arange(40.0) % 5
     ((X[:, None], Y, 5), {}, ValueError, "target with 1 dimensions"),
     ((X, Y, 5), {"mask": np.zeros(39, bool)}, ValueError, "mask of shape"),
     ((np.stack([X, X]), np.stack([Y, Y]), 5), {"channel_axis": 5}, ValueError, "channel_axis=5"),
-    ((X + 1j, Y, 5), {}, TypeError, "complex"),
     ((X, Y, 5), {"unknown": 1}, TypeError, "unknown"),
 ])  # fmt: skip
 def test_bad_input_is_named(arguments, words, error, match):

@@ -10,12 +10,12 @@ import pytest
 
 import kernelfit
 import naive
-from helpers import assert_close, assert_same_bits, assert_same_stats, grid, observe, smooth_image
+from helpers import assert_close, assert_same_bits, assert_same_stats, grid, observe, planned, smooth_image
 from kernelfit import accumulate
 from kernelfit.compiled import spectral_products, threads
 from kernelfit.compiled.jit import LANES
 from kernelfit.engines import accumulation, passes
-from kernelfit.engines.cost_model import Segments
+from kernelfit.engines.cost_model import Segments, resolve
 
 METHODS = ("direct", "fft")
 
@@ -497,3 +497,16 @@ def test_a_long_row_comes_to_the_same_twice():
         image, target = rng.normal(size=(2, 1, 30000)) + 2.0
         expected = naive.normal_stats_dense(image, target, (1, 9), **convention)
         assert_same_stats(accumulate(image, target, (1, 9), method="fft", **convention), expected)
+
+
+def test_the_engine_is_chosen_by_how_many_images_and_targets_there_are():
+    for size, shape, n, m, expected in [
+        ((1, 20000), (1, 41), 16, 8, "fft"),
+        ((1, 20000), (1, 2), 2, 2, "direct"),
+        ((256, 256), (9, 9), 6, 6, "fft"),
+        ((256, 256), (2, 3), 2, 1, "direct"),
+    ]:
+        image, target = np.zeros((n, *size)), np.zeros((m, *size))
+        plan = planned(image, target, shape, channel_axis=0, channels="mixed", boundary="fill")
+        assert resolve(plan.groups[0][0], "auto").method == expected
+        assert resolve(plan.groups[0][0], "direct") == ("direct", "as asked")

@@ -609,3 +609,23 @@ def test_pairs_of_different_numbers_of_channels_are_refused():
         find_kernel(images, targets, (2, 3), channel_axis=-1, channels="mixed")
     with pytest.raises(ValueError, match="different numbers of channels .pair 0 and pair 1"):
         find_kernel(targets, images, (2, 3), channel_axis=-1, channels="mixed")
+
+
+@pytest.mark.parametrize("size", [(90, 70), (4000,)], ids=str)
+def test_the_diagnosis_of_several_targets_is_that_of_each(size):
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(3, *size))
+    kernels = rng.normal(size=(3, 3, *(2, 3)[-len(size) :]))
+    words = {"boundary": "wrap", "channel_axis": 0, "channels": "mixed"}
+    target = kernelfit.apply_kernel(image, kernels, boundary="wrap", channel_axis=0)
+    noise = 0.3 * rng.normal(size=target.shape)
+    noise[1] += 2 * np.roll(image[2], 8, axis=-1)  # beyond the support
+    noise[2] += np.roll(noise[2], 1, axis=-1)  # coloured
+    target += noise
+    target[0, ..., :2] += 3 * rng.normal(size=target[0, ..., :2].shape)  # not at the edges as declared
+    fit = find_kernel(image, target, kernels.shape[2:], **words)
+    alone = [find_kernel(image, one[None], kernels.shape[2:], **words).parts[0] for one in target]
+    assert {f.verdict.name for f in fit.findings} >= {"SHAPE_TOO_SMALL", "COLOURED_NOISE", "WRONG_BOUNDARY"}
+    for part, one in zip(fit.parts, alone, strict=True):
+        assert [f.verdict for f in part.findings] == [f.verdict for f in one.findings]
+        assert [f.detail for f in part.findings] == [f.detail for f in one.findings]

@@ -5,9 +5,11 @@ the variance of the noise under the true boundary and more under every other one
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +24,7 @@ from ..core.geometry import Convention, Shape
 from ..core.validation import Array
 from ..data.observation import Observation, Weights, own_row, source_reader
 from ..data.reader import Reader
+from .whiteness import Memo
 
 BOUNDARIES = ("fill", "wrap", "symm", "mirror", "nearest")
 #: Probability at which the residual at the edges counts as larger than that inside although the boundary is true.
@@ -131,11 +134,11 @@ class _Plane:
     weights: Weights | None
 
 
-def doubt(observations: Sequence[Observation], fits: Sequence[Estimate]) -> list[Estimate]:
+def doubt(observations: Sequence[Observation], fits: Sequence[Estimate], memo: Memo | None = None) -> list[Estimate]:
     """Return the fits of a group with a finding where the declared boundary contradicts the residual.
 
     Only the edges are read. The fit's own kernel serves, which a wrong boundary has spoilt; it is the smaller residual
-    inside that tells, by more than a factor and more than chance.
+    inside that tells, by more than a factor and more than chance. The `memo` keeps what other targets share.
     """
     conv = observations[0].geometry.convention
     if conv.boundary is None or conv.mode == "valid":
@@ -147,7 +150,7 @@ def doubt(observations: Sequence[Observation], fits: Sequence[Estimate]) -> list
         out.append(fit)
         if not fit.rss > 0:
             continue
-        left, scale = _residual(planes, conv)
+        left, scale = _residual(planes, conv, memo)
         n_edge = len(left)
         n_inside = fit.n_pixels - n_edge
         if n_edge == 0 or n_inside < 2 * fit.rank + 2:
@@ -251,16 +254,16 @@ def _strips(observation: Observation) -> list[tuple[Shape, Shape]]:
     return [part for part in parts if min(part[1])]
 
 
-def _residual(planes: Sequence[_Plane], conv: Convention) -> tuple[Array, float]:
+def _residual(planes: Sequence[_Plane], conv: Convention, memo: Memo | None = None) -> tuple[Array, float]:
     """Return the residual of all target pixels that depend on the boundary, and the rms of the target there.
 
     With weights those of pixels of weight 1, of the pixels that have a weight.
     """
     parts, energy = [np.zeros(0)], 0.0
-    for plane in planes:
+    for i, plane in enumerate(planes):
         result = Reader(plane.observation.targets[0].array, plane.observation.geometry.target_shape)
         arrays = [source.array for source in plane.observation.sources]
-        for (at, size), model in zip(_strips(plane.observation), _model(plane, arrays, conv), strict=True):
+        for (at, size), model in zip(_strips(plane.observation), _model(plane, arrays, conv, memo, i), strict=True):
             values = result.block(*at, size)
             left = values - model if plane.surface is None else values - _surface(plane, at, size) - model
             parts.append(_weighed(plane, left, at))
@@ -289,24 +292,40 @@ def _weighed(plane: _Plane, values: Array, at: Shape) -> Array:
     return np.asarray(values[counted] * np.sqrt(weights[counted]))
 
 
-def _model(plane: _Plane, arrays: Sequence[npt.NDArray[np.generic]], conv: Convention) -> Iterator[Array]:
+def _model(
+    plane: _Plane,
+    arrays: Sequence[npt.NDArray[np.generic]],
+    conv: Convention,
+    memo: Memo | None = None,
+    number: int = 0,
+) -> Iterator[Array]:
     """Yield what the kernels make of the arrays in each of the strips, under a boundary."""
     shapes = plane.observation.geometry
     plan = geometry.lay_out(shapes.image_shape, shapes.kernel_shape, conv)
-    both = zip(arrays, plane.observation.sources, strict=True)
-    readers = [dataclasses.replace(source_reader(array, plan), weight=source.weight) for array, source in both]
     taps = plane.kernels[:, ::-1, ::-1] if plan.flipped else plane.kernels
     down, across = plan.stride
     for at, size in _strips(plane.observation):
-        model = np.zeros(size)
         rows, cols = down * (size[0] - 1) + 1, across * (size[1] - 1) + 1
         block = (rows + plan.kernel_shape[0] - 1, cols + plan.kernel_shape[1] - 1)
-        length = tuple(scipy.fft.next_fast_len(n, real=True) for n in block)
-        for reader, kernel in zip(readers, taps, strict=True):
-            spectrum = scipy.fft.rfft2(reader.block(down * at[0], across * at[1], block), length)
-            spectrum *= np.conj(scipy.fft.rfft2(kernel, length))
-            model += scipy.fft.irfft2(spectrum, length)[:rows:down, :cols:across]
-        yield model
+        length = scipy.fft.next_fast_len(block[0], real=True), scipy.fft.next_fast_len(block[1], real=True)
+        read = functools.partial(_spectra, plane, arrays, plan, (down * at[0], across * at[1]), block, length)
+        spectra = read() if memo is None else memo.once(("strip", number, at), read)
+        total = np.einsum("syx,syx->yx", spectra, np.conj(scipy.fft.rfft2(taps, length)))
+        yield scipy.fft.irfft2(total, length)[:rows:down, :cols:across]
+
+
+def _spectra(
+    plane: _Plane,
+    arrays: Sequence[npt.NDArray[np.generic]],
+    plan: geometry.Geometry,
+    first: Shape,
+    block: Shape,
+    length: Shape,
+) -> Any:
+    """Return the transforms of a block of arrays that take the place of a plane's images, padded with zeros."""
+    both = zip(arrays, plane.observation.sources, strict=True)
+    readers = [dataclasses.replace(source_reader(array, plan), weight=source.weight) for array, source in both]
+    return scipy.fft.rfft2(np.stack([reader.block(*first, block) for reader in readers]), length)
 
 
 def _surface(plane: _Plane, at: Shape, size: Shape) -> Array:

@@ -1,21 +1,26 @@
 """The correlation of the residual with the whitened image, lag by lag: a kernel wider than its support shows there."""
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
+import scipy.special
 
 from ..core.validation import Array
 from .tiles import Part
 
 Single = npt.NDArray[np.float32]
 #: A correlation outside the support counts from so many standard deviations on, and that near the support in sum.
-_LAG, _RING = 6.5, 9.0
+_LAG, _RING, _RARE = 6.5, 9.0, 1e-8
 #: The rings about the support, in pixels; and from where on what is seen is chance.
 _RINGS, _FAR = (1, 2, 4), 16
+#: Pixels of images that are looked at together.
+_AT_ONCE = 2**18
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,77 +44,190 @@ class Lags:
 
     def beyond(self) -> npt.NDArray[np.int64]:
         """Return how many pixels each lag lies outside the support, 0 inside."""
-        apart = []
-        for n, k in zip(self.score.shape, self.support, strict=True):
-            lag = np.arange(n)
-            apart.append(np.where(lag < k, 0, np.minimum(lag - k + 1, n - lag)))
-        return np.asarray(np.maximum.outer(*apart))
+        return _beyond(self.score.shape, self.support)
 
     def peak(self) -> tuple[int, ...]:
         """Return the lag outside the support whose score is largest."""
-        found = np.unravel_index(int(np.argmax(np.where(self.beyond() > 0, np.abs(self.score), 0.0))), self.score.shape)
+        outside = np.where(self.beyond() > 0, np.abs(self.score), 0.0)
+        found = np.unravel_index(int(np.argmax(outside)), self.score.shape)
         return tuple(int(at) for at in found)
 
     def seen(self) -> bool:
         """Return whether a lag outside the support, or those of a ring about it together, exceed what chance makes."""
-        beyond, score = self.beyond(), self.score / self.spread
-        if abs(float(score[self.peak()])) > _LAG:
+        beyond = self.beyond()
+        if float(np.abs(self.score[beyond > 0]).max(initial=0.0)) > _LAG * self.spread:
             return True
-        rings = [score[(beyond > 0) & (beyond <= width)] for width in _RINGS]
-        return any(r.size and (float((r**2).mean()) - 1.0) * math.sqrt(len(r) / 2) > _RING for r in rings)
+        rings = [self.score[_ring(self.score.shape, self.support, width)] / self.spread for width in _RINGS]
+        return any(r.size and float((r**2).sum()) > _most(len(r)) for r in rings)
 
 
-def lags_of(parts: list[Part], source: int, exact: bool) -> Lags:
-    """Correlate the residual with one of the images, whitened, at all lags; the variances are by every second one."""
-    plan = parts[0][0].geometry
-    size = [2 * scipy.fft.next_fast_len(-(-max(p.blocks.shape[k] for _, p in parts) // 2), real=True) for k in (2, 3)]
-    products = squares = np.zeros(size)
-    count = 0
+@functools.lru_cache(64)
+def _beyond(shape: tuple[int, ...], support: tuple[int, int]) -> npt.NDArray[np.int64]:
+    apart = []
+    for n, k in zip(shape, support, strict=True):
+        lag = np.arange(n)
+        apart.append(np.where(lag < k, 0, np.minimum(lag - k + 1, n - lag)))
+    found = np.maximum.outer(*apart)
+    found.setflags(write=False)
+    return np.asarray(found)
+
+
+@functools.lru_cache(64)
+def _ring(shape: tuple[int, ...], support: tuple[int, int], width: int) -> tuple[npt.NDArray[np.intp], ...]:
+    """Return the lags of a ring about the support."""
+    beyond = _beyond(shape, support)
+    return np.nonzero((beyond > 0) & (beyond <= width))
+
+
+def _most(count: int) -> float:
+    """Return what the sum of so many squares exceeds by more than chance; few have long tails."""
+    return max(count + _RING * math.sqrt(2 * count), float(scipy.special.chdtri(count, _RARE)))
+
+
+@dataclass(frozen=True, eq=False)
+class Residuals:
+    """The residuals of a sample of tiles, ready to be correlated with images of a size."""
+
+    left: Single
+    spectra: npt.NDArray[np.complex64]
+    coarse: npt.NDArray[np.complex64]  # of their squares, summed over squares of two by two
+
+
+class White(NamedTuple):
+    """Some images under a sample of tiles, whitened: the first axis is theirs."""
+
+    spectra: npt.NDArray[np.complex64]
+    coarse: npt.NDArray[np.complex64]  # of their squares, summed over squares of two by two
+    varies: npt.NDArray[np.bool_]
+
+
+def size_of(parts: list[Part]) -> tuple[int, int]:
+    """Return the rows and columns of the transforms."""
+    sides = (max(part.blocks.shape[axis] for _, part in parts) for axis in (2, 3))
+    rows, cols = (1 if side == 1 else 2 * scipy.fft.next_fast_len(-(-side // 2), real=True) for side in sides)
+    return rows, cols
+
+
+def residuals_of(parts: list[Part]) -> list[Residuals]:
+    """Return the residuals of samples, which serve for all images."""
+    found, size = [], size_of(parts)
+    (step, pace), half = parts[0][0].geometry.stride, _half(size)
     for _, part in parts:
-        blocks = part.blocks[source]
-        blocks = blocks - blocks.mean(axis=(1, 2), keepdims=True)
-        level = float(np.abs(blocks).max())
-        if not level > 0:
-            continue
-        spectra = scipy.fft.rfft2((blocks / level).astype(np.float32), size, workers=1)
-        power = (spectra.real**2 + spectra.imag**2).mean(axis=0)
-        near = scipy.fft.irfft2(power, size, workers=1) * np.multiply.outer(*map(taper, size)).astype(np.float32)
-        smooth = scipy.fft.rfft2(near, workers=1).real
-        spectra /= np.sqrt(np.maximum(smooth, 1e-8 * smooth.max()))
-        white = scipy.fft.irfft2(spectra, size, workers=1)
-        (step, pace), (_, rows, cols) = plan.stride, part.left.shape
-        left = np.zeros((len(blocks), *size), dtype=np.float32)
+        tiles, rows, cols = part.left.shape
+        left = np.zeros((tiles, *size), dtype=np.float32)
         scale = math.sqrt(float(np.mean(part.left**2))) or 1.0
         values = part.left if part.root is None else part.left * part.root
         left[:, : step * rows : step, : pace * cols : pace] = values / scale
-        products = products + _correlation(left, spectra, size)
-        # the variance by lag if the noise is independent, of whatever variance: smooth, save where a few pixels make it
-        energies = left**2, white**2
-        if exact:
-            squares = squares + _correlation(energies[0], scipy.fft.rfft2(energies[1], workers=1), size)
-        else:
-            coarse = [_halved(values) for values in energies]
-            apart = _correlation(coarse[0], scipy.fft.rfft2(coarse[1], workers=1), [n // 2 for n in size]) / 4.0
-            squares = squares + apart.repeat(2, axis=0).repeat(2, axis=1)
-        count += int(part.known.sum())
+        spectra, coarse = scipy.fft.rfft2(left, workers=1), scipy.fft.rfft2(_halved(left**2), half, workers=1)
+        found.append(Residuals(left, np.conj(spectra), np.conj(coarse)))
+    return found
+
+
+def _whitened(blocks: Array, size: tuple[int, int]) -> White:
+    """Whiten images by their mean spectra, smoothed; those that are the same everywhere are zero."""
+    blocks = blocks - blocks.mean(axis=(2, 3), keepdims=True)
+    level = np.abs(blocks).max(axis=(1, 2, 3), keepdims=True)
+    even = (blocks / np.where(level > 0, level, 1.0)).astype(np.float32)
+    spectra = scipy.fft.rfft2(even, size, workers=1)
+    power = (spectra.real**2 + spectra.imag**2).mean(axis=1)
+    near = scipy.fft.irfft2(power, size, workers=1) * np.multiply.outer(*map(taper, size)).astype(np.float32)
+    smooth = scipy.fft.rfft2(near, workers=1).real
+    most = smooth.max(axis=(1, 2), keepdims=True)
+    spectra /= np.sqrt(np.maximum(smooth, np.where(most > 0, 1e-8 * most, 1.0)))[:, None]
+    coarse = scipy.fft.rfft2(_halved(scipy.fft.irfft2(spectra, size, workers=1) ** 2), workers=1)
+    return White(spectra, coarse, level.ravel() > 0)
+
+
+def _groups(parts: list[Part]) -> list[slice]:
+    """Return the images in groups that are looked at together."""
+    n, size = parts[0][1].blocks.shape[0], size_of(parts)
+    if parts[0][0].plane is not None:  # the planes of a volume are much alike
+        return [slice(i, i + 1) for i in sorted({0, n // 2, n - 1})]
+    step = max(1, _AT_ONCE // max(p.blocks.shape[1] * size[0] * size[1] for _, p in parts))
+    return [slice(i, min(n, i + step)) for i in range(0, n, step)]
+
+
+def _white(part: Part, group: slice, size: tuple[int, int]) -> White:
+    """Return a group of the images, which serve for the residuals of all targets."""
+    made, blocks = part[1].made, part[1].blocks[group]
+    found: White = made.once(("white", group.start, group.stop, size), functools.partial(_whitened, blocks, size))
+    return found
+
+
+def suspects(parts: list[Part], residuals: Sequence[Residuals]) -> list[int]:
+    """Return the images with which the residual is correlated outside the support, with variances by every second lag.
+
+    A group of images at a time: see `lags_of` and `Lags.seen`.
+    """
+    size, support, found = size_of(parts), parts[0][0].geometry.kernel_shape, []
+    half, outside, far = _half(size), _beyond(size, support) > 0, _far(size, support)
+    rings = [_ring(size, support, width) for width in _RINGS]
+    for group in _groups(parts):
+        products = squares = np.zeros(1)
+        for part, own in zip(parts, residuals, strict=True):
+            white = _white(part, group, size)
+            products = products + _correlation(own.spectra, white.spectra, size)
+            squares = squares + _correlation(own.coarse, white.coarse, half)
+        squares /= math.prod(size) / math.prod(half)
+        least = np.maximum(1e-6 * squares.max(axis=(1, 2), keepdims=True), 1e-30)
+        root = 1.0 / np.sqrt(np.maximum(squares, least))
+        for axis, n in enumerate(size, 1):
+            root = root.repeat(n // half[axis - 1], axis=axis)
+        score = products * root
+        spread = np.maximum(1.0, np.sqrt(np.mean(score[:, far] ** 2, axis=1))) if far.any() else np.ones(len(score))
+        seen = np.abs(score).max(axis=(1, 2), where=outside, initial=0.0) > _LAG * spread
+        for ring in rings:
+            own_ring = score[:, *ring] / spread[:, None]
+            if own_ring.shape[1]:
+                seen |= np.sum(own_ring**2, axis=1) > _most(own_ring.shape[1])
+        found += [group.start + int(i) for i in np.flatnonzero(seen)]
+    return found
+
+
+def lags_of(parts: list[Part], source: int, residuals: Sequence[Residuals]) -> Lags:
+    """Correlate the residual with one of the images, whitened, at all lags."""
+    plan, size = parts[0][0].geometry, size_of(parts)
+    group = next(g for g in _groups(parts) if g.start <= source < g.stop)
+    products, squares, count = np.zeros(size), np.zeros(size), 0
+    for part, own in zip(parts, residuals, strict=True):
+        white = _white(part, group, size)
+        spectra = white.spectra[source - group.start]
+        if white.varies[source - group.start]:
+            products += _correlation(own.spectra, spectra[None], size)[0]
+            # the variance by lag if the noise is independent, of whatever variance: smooth, save where a few make it
+            energy = scipy.fft.rfft2(scipy.fft.irfft2(spectra, size, workers=1) ** 2, workers=1)
+            left = np.conj(scipy.fft.rfft2(own.left**2, workers=1))
+            squares += _correlation(left, energy[None], size)[0]
+            count += int(part[1].known.sum())
     score = products / np.sqrt(np.maximum(squares, 1e-6 * max(float(squares.max()), 1e-300)))
-    lags = Lags(score, 1.0, count, plan.kernel_shape)
-    beyond = lags.beyond()
-    far = beyond > min(0.5 * beyond.max(), _FAR)
+    far = _far(score.shape, plan.kernel_shape)
     spread = max(1.0, math.sqrt(float(np.mean(score[far] ** 2)))) if far.any() else 1.0
     return Lags(score, spread, count, plan.kernel_shape)
 
 
-def _correlation(left: Single, spectra: npt.NDArray[np.complex64], size: Sequence[int]) -> Array:
-    """Return the sum over tiles of ``r[t] f[t + u]`` by lag u."""
-    product = (np.conj(scipy.fft.rfft2(left, workers=1)) * spectra).sum(axis=0)
-    return np.asarray(scipy.fft.irfft2(product, size, workers=1), dtype=np.float64)
+@functools.lru_cache(64)
+def _far(shape: tuple[int, ...], support: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Return which lags lie so far from the support that what is seen there is chance."""
+    beyond = _beyond(shape, support)
+    return np.asarray(beyond > min(0.5 * beyond.max(), _FAR))
+
+
+def _correlation(left: npt.NDArray[np.complex64], spectra: npt.NDArray[np.complex64], size: Sequence[int]) -> Array:
+    """Return the sums over tiles of ``r[t] f[t + u]`` by lag u, given conjugate spectra of r and those of some f."""
+    product = left[0] * spectra[:, 0] if len(left) == 1 else np.einsum("tyx,styx->syx", left, spectra)
+    return np.asarray(scipy.fft.irfft2(product, size, workers=1))
 
 
 def _halved(values: Single) -> Single:
     """Return the sums over squares of two by two."""
-    rows = values[:, ::2] + values[:, 1::2]
-    return np.asarray(rows[:, :, ::2] + rows[:, :, 1::2])
+    if values.shape[-2] > 1:
+        values = values[..., ::2, :] + values[..., 1::2, :]
+    return np.asarray(values[..., ::2] + values[..., 1::2] if values.shape[-1] > 1 else values)
+
+
+def _half(size: Sequence[int]) -> list[int]:
+    """Return the size of what `_halved` leaves."""
+    return [max(1, n // 2) for n in size]
 
 
 def taper(n: int) -> Array:

@@ -22,11 +22,12 @@ from ..core.findings import Finding, Verdict
 from ..core.validation import Array
 from ..data.observation import Observation, Weights
 from .displacement import moved
-from .lags import lags_of
+from .lags import lags_of, residuals_of, suspects
 from .local_scores import CURVED, LOCAL, Cells, cells_of, hotelling
 from .quantization import ALONE, ROUNDING
 from .tile_design import TileDesign
 from .tiles import Part, energy_of, read, root_of, with_residuals
+from .whiteness import Memo
 
 #: Rows and columns of a tile that it takes to have derivatives.
 _NARROW = 8
@@ -54,7 +55,11 @@ class _Test:
 
 
 def misfits(
-    observations: Sequence[Observation], estimate: Estimate, weights: Sequence[Weights] | None, workers: int
+    observations: Sequence[Observation],
+    estimate: Estimate,
+    weights: Sequence[Weights] | None,
+    workers: int,
+    memo: Memo | None = None,
 ) -> list[Finding]:
     """Return what speaks against the model of a fit of one target, the worst first; nothing if all seems well.
 
@@ -68,6 +73,8 @@ def misfits(
         One for the used part of each target, zero where a pixel does not count; read in blocks.
     workers : int
         Number of threads; one does it all, the sample being small.
+    memo : Memo, optional
+        What fits of other targets share.
 
     Returns
     -------
@@ -81,7 +88,7 @@ def misfits(
         return []  # what is left tells of the iterations, or of the image's noise
     if estimate.df_resid < max(_SPARE, estimate.rank):
         return []  # the fit may have taken any misfit in
-    parts = read(observations, estimate, weights)
+    parts = read(observations, estimate, weights, memo)
     energy = energy_of([p.left for _, p in parts])
     if not energy > _ROUNDING_SHARE**2 * energy_of([p.targets for _, p in parts]):
         return []
@@ -150,12 +157,9 @@ def _tests(cells: Cells, estimate: Estimate) -> dict[Verdict, _Test]:
 
 def _outside(parts: list[Part]) -> dict[Verdict, _Test]:
     """Return whether the residual is correlated with an image at lags outside the support."""
-    found, n_sources = [], parts[0][1].blocks.shape[0]
-    deep = parts[0][0].plane is not None  # the planes of a volume are much alike
-    for source in sorted({0, n_sources // 2, n_sources - 1}) if deep else range(n_sources):
-        lags = lags_of(parts, source, exact=False)
-        if lags.seen():
-            lags = lags_of(parts, source, exact=True)
+    found, residuals = [], residuals_of(parts)
+    for source in suspects(parts, residuals):
+        lags = lags_of(parts, source, residuals)
         if lags.seen():
             beyond, at = lags.beyond(), lags.peak()
             plan = parts[0][0].geometry

@@ -22,7 +22,12 @@ _SMALL = 2**18, 16
 _REACH = 4.0
 
 
-def read(observations: Sequence[Observation], estimate: Estimate, weights: Sequence[Weights] | None) -> list[Part]:
+def read(
+    observations: Sequence[Observation],
+    estimate: Estimate,
+    weights: Sequence[Weights] | None,
+    memo: whiteness.Memo | None = None,
+) -> list[Part]:
     """Read some tiles of the pairs, or of some of them."""
     n = len(observations)
     chosen = range(n) if n <= _PAIRS else [int((i + 0.5) * n / _PAIRS) for i in range(_PAIRS)]
@@ -35,7 +40,7 @@ def read(observations: Sequence[Observation], estimate: Estimate, weights: Seque
         most = _SMALL[1] if n_pixels <= _SMALL[0] else min(_MOST, max(_FEWEST, n_pixels // _PIXELS_PER_TILE))
         sides, starts = whiteness.places(observation, own, max(1, most // len(chosen)), (side[0], side[1]))
         starts = [(row // 2 * 2, col // 2 * 2) for row, col in starts]  # so that even rows are even ones in all
-        part = whiteness.sample(observation, estimate, (at, n), own, sides, starts)
+        part = whiteness.sample(observation, estimate, (at, n), own, sides, starts, memo)
         parts.append((observation, _trimmed(observation, part, weights is not None)))
     return [(o, p) for o, p in parts if p.known.any()]
 

@@ -3,8 +3,9 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,8 +34,37 @@ _ROUNDING = 1e-9
 _FAR, _NEAR = 4, 400
 #: Below this it may be rounding to single precision, which grows with the signal.
 _SINGLE = 1e-6
+#: Bytes of what is kept of the images for other targets.
+_ROOM = 2**26
 #: The correction's own filter is cut off where it has fallen to this share.
 _CUT = 1e-3
+
+
+class Memo(dict[Any, Any]):
+    """What is made of the images alone, which several targets share: as many arrays as there is room for.
+
+    `kernels` are those of all targets, of which number `at` is looked at.
+    """
+
+    kernels: Sequence[Array] = ()
+    at: int = 0
+
+    def __init__(self, room: list[int] | None = None) -> None:
+        self.room = [_ROOM] if room is None else room  # bytes that are left, of others that share them as well
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """Return what stands under a key, made the first time."""
+        if key in self:
+            return self[key]
+        made = make()
+        if (size := _bytes(made)) <= self.room[0]:
+            self[key] = made
+            self.room[0] -= size
+        return made
+
+
+def _bytes(value: Any) -> int:
+    return sum(map(_bytes, value)) if isinstance(value, tuple) else int(getattr(value, "nbytes", 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,18 +155,20 @@ def look(
     declared: bool = False,
     level: float = 0.0,
     misfits: Sequence[Finding] = (),
+    memo: Memo | None = None,
 ) -> Estimate:
     """Return a fit with findings if its residual is not white, or not as even, enough for its error bars.
 
     Residuals above `most` are outliers. If the weights are `declared` to be inverse variances the noise is 1. With the
     target's root mean square as `level` what is but rounding beside it is not looked at. Where there are `misfits`, it
-    is they that are told: a model that does not hold leaves a residual that is neither white nor even.
+    is they that are told: a model that does not hold leaves a residual that is neither white nor even. The `memo` keeps
+    what other targets share.
     """
     if misfits:
         return functools.reduce(with_finding, misfits, fit)
     if not fit.noise_std > _ROUNDING * level or any(f.verdict is Verdict.NOT_CONVERGED for f in fit.findings):
         return fit  # what is left tells of the iterations, not of the noise
-    check = examine(observations, fit, weights, most)
+    check = examine(observations, fit, weights, most, memo)
     if check.coloured:
         fit = with_finding(fit, Finding(Verdict.COLOURED_NOISE, str(check)))
     if check.depends:
@@ -152,7 +184,11 @@ def look(
 
 
 def examine(
-    observations: Sequence[Observation], fit: Estimate, weights: Sequence[Weights] | None = None, most: float = math.inf
+    observations: Sequence[Observation],
+    fit: Estimate,
+    weights: Sequence[Weights] | None = None,
+    most: float = math.inf,
+    memo: Memo | None = None,
 ) -> NoiseCheck:
     """Return what a sample of the residual of some pairs that share a kernel says of the noise.
 
@@ -163,7 +199,7 @@ def examine(
     energy, pixels, seen = 0.0, 0, []
     for at, observation in enumerate(observations):
         own = None if weights is None else weights[at]
-        part = sample(observation, fit, (at, len(observations)), own, *places(observation, own))
+        part = sample(observation, fit, (at, len(observations)), own, *places(observation, own), memo)
         tiles, targets, known = part.left, part.targets, part.known
         if most < math.inf:
             known &= np.abs(tiles) <= most
@@ -238,6 +274,7 @@ class Sample:
     known: npt.NDArray[np.bool_]  # which pixels count
     root: Array | None  # the root of the weights
     blocks: Array  # (sources, tiles, rows, cols); the pixels of the images under the kernel
+    made: Memo  # what is made of these
 
 
 def sample(
@@ -247,18 +284,23 @@ def sample(
     weights: Weights | None,
     side: Shape,
     starts: list[Shape],
+    memo: Memo | None = None,
 ) -> Sample:
     """Read some tiles of a pair, which is the first number of `place` of so many that share the fit."""
     plan = observation.geometry
-    taps = fit.kernel.reshape(-1, *plan.kernel_shape)
-    taps = taps[:, ::-1, ::-1] if plan.flipped else taps
     step, pace = plan.stride
     whole = (step * (side[0] - 1) + 1, pace * (side[1] - 1) + 1)  # what the stride leaves of it are the tiles
-    halo = (whole[0] + taps.shape[1] - 1, whole[1] + taps.shape[2] - 1)
+    halo = (whole[0] + plan.kernel_shape[0] - 1, whole[1] + plan.kernel_shape[1] - 1)
     tiles = [(slice(r, r + side[0]), slice(c, c + side[1])) for r, c in starts]
     targets = np.stack([observation.targets[0].block(*start, side) for start in starts])
-    blocks = np.stack([[s.block(step * r, pace * c, halo) for r, c in starts] for s in observation.sources])
     known, root = np.ones(targets.shape, dtype=bool), None
+
+    def read() -> tuple[Array, Memo]:
+        own = Memo(None if memo is None else memo.room)
+        return np.stack([[s.block(step * r, pace * c, halo) for r, c in starts] for s in observation.sources]), own
+
+    key = (place[0], side, *starts)
+    blocks, made = read() if memo is None or weights is not None else memo.once(key, read)
     if weights is not None:
         own = np.stack([weights[tile] for tile in tiles]).astype(np.float64)
         known, root = own > 0, np.sqrt(own)
@@ -266,16 +308,26 @@ def sample(
         blocks[:, ~_needed(known, halo, (step, pace))] = 0.0
     size = [scipy.fft.next_fast_len(n, real=True) for n in halo]
     # One thread: others would have to be woken up for less than a millisecond's work.
-    spectra = scipy.fft.rfft2(blocks, size, workers=1)
-    spectra *= np.conj(scipy.fft.rfft2(taps, size, workers=1))[:, None]
-    model = scipy.fft.irfft2(spectra.sum(axis=0), size, workers=1)[:, : whole[0] : step, : whole[1] : pace]
+    spectra = made.once("spectra", lambda: scipy.fft.rfft2(blocks, size, workers=1))
+
+    def model_of(kernel: Array) -> Array:
+        taps = kernel.reshape(-1, *plan.kernel_shape)
+        of_taps = np.conj(scipy.fft.rfft2(taps[:, ::-1, ::-1] if plan.flipped else taps, size, workers=1))
+        total = np.einsum("styx,syx->tyx", spectra, of_taps)
+        return np.array(scipy.fft.irfft2(total, size, workers=1)[:, : whole[0] : step, : whole[1] : pace])
+
+    kept = memo is not None and key in memo  # the models of all targets as well, if there is room
+    if memo is not None and kept and ("models" in made or 8 * len(memo.kernels) * targets.size <= memo.room[0]):
+        model = made.once("models", lambda: tuple(map(model_of, memo.kernels)))[memo.at]
+    else:
+        model = model_of(fit.kernel)
     left = targets - model
     if fit.background is not None:
         own, surface = own_row(observation, fit.background.coefficients, *place), observation.columns.surface
         left -= np.stack([surface(own, *tile) for tile in tiles])
     if root is not None:
         left, targets = np.where(known, left * root, 0.0), targets * root
-    return Sample(starts, left, targets, model, known, root, blocks)
+    return Sample(starts, left, targets, model, known, root, blocks, made)
 
 
 def places(
@@ -320,13 +372,13 @@ def _needed(known: npt.NDArray[np.bool_], halo: Shape, stride: Shape) -> npt.NDA
 
 def _products(tiles: Array) -> Array:
     """Return the sums of ``r[t] r[t + d]`` over each tile, for lags up to `_REACH`."""
-    size = [scipy.fft.next_fast_len(n + _REACH, real=True) for n in tiles.shape[1:]]
+    y, x = (min(_REACH, n - 1) for n in tiles.shape[1:])
+    size = [scipy.fft.next_fast_len(n + lag, real=True) for n, lag in zip(tiles.shape[1:], (y, x), strict=True)]
     spectra = scipy.fft.rfft2(tiles, size, workers=1)
     power = (spectra.real**2 + spectra.imag**2).sum(axis=0)
-    near = np.roll(scipy.fft.irfft2(power, size, workers=1), (_REACH, _REACH), (0, 1))
+    near = np.roll(scipy.fft.irfft2(power, size, workers=1), (y, x), (0, 1))
     found = np.zeros((2 * _REACH + 1,) * 2)
-    part = near[: 2 * _REACH + 1, : 2 * _REACH + 1]
-    found[: part.shape[0], : part.shape[1]] = part
+    found[_REACH - y : _REACH + y + 1, _REACH - x : _REACH + x + 1] = near[: 2 * y + 1, : 2 * x + 1]
     return found
 
 

@@ -4,6 +4,7 @@ import math
 from typing import NamedTuple
 
 from ..core import geometry
+from ..core.geometry import Geometry
 from ..data.observation import Observation
 
 
@@ -138,12 +139,30 @@ def good_length(least: int) -> int:
 
 def resolve(observation: Observation, method: str) -> Choice:
     """Return the method asked for, or chosen."""
-    if method == "auto" and observation.plane is not None:
+    if method != "auto":
+        return Choice(method, "as asked")
+    if observation.plane is not None:
         return _of_volume(observation)
-    if method == "auto":
-        (rows, cols), (down, across) = observation.size, observation.geometry.stride
-        return choose_method((rows * down, cols * across), observation.geometry.kernel_shape, (down, across))
-    return Choice(method, "as asked")
+    plan, (rows, cols), (down, across) = observation.geometry, observation.size, observation.geometry.stride
+    choice = choose_method((rows * down, cols * across), plan.kernel_shape, (down, across))
+    many = len(observation.sources) + len(observation.targets) > 2
+    if choice.method == "cg" or not many or plan.convention.strided or plan.convention.field is not None:
+        return choice
+    return _of_many(plan, len(observation.sources), len(observation.targets))
+
+
+def _of_many(plan: Geometry, n_sources: int, n_targets: int) -> Choice:
+    """Return the cheaper engine for several images and targets: every image is multiplied by every one and target."""
+    rows, cols = sorted(plan.kernel_shape)
+    width = plan.size[1 if plan.kernel_shape[0] <= plan.kernel_shape[1] else 0]
+    layout = segment(width, cols - 1, n_sources, lines=rows == 1)
+    waste = layout.length / layout.step * (1 + (cols - 1) * 2 / layout.length)
+    each = n_sources + n_targets
+    products = 4 * -(-rows // 4) * n_sources * (n_sources * (2 * cols - 1) + n_targets * cols)  # four rows at a time
+    direct = READ_NS * each + DIRECT_NS * products
+    fft = each * (TRANSFORM_NS + 2 * n_sources * rows * SPECTRAL_NS) * waste + FFT_START_NS / max(1, plan.n_pixels)
+    method = "direct" if direct <= fft else "fft"
+    return Choice(method, f"estimated {direct:.1f} ns per pixel direct, {fft:.1f} ns by fft")
 
 
 def _of_volume(observation: Observation) -> Choice:

@@ -27,6 +27,7 @@ from ..data.plan import FitPlan
 from ..data.volumes import merged, sampled, stacked, with_edges
 from ..diagnostics import boundary, quantization, score_covariance, whiteness
 from ..diagnostics.misfit import misfits
+from ..diagnostics.whiteness import Memo
 from ..engines import weighted, weighted_iteration
 from ..engines.cost_model import Choice, resolve
 from ..engines.welch import spectral_statistics
@@ -213,10 +214,15 @@ def _alike(observations: Sequence[Observation], choice: Choice, settings: Settin
         levels = [math.sqrt(one.target_energy / max(1, one.n_pixels)) for one in found.stats]
     estimates = [dataclasses.replace(one, method=choice.method, method_reason=choice.reason) for one in estimates]
     threads, edges = execution.threads, settings.edges
-    out = []
+    out, memo = [], Memo() if n_targets > 1 else None
+    if memo is not None:
+        memo.kernels = [one.kernel for one in estimates]
     for t, (one, stats, level) in enumerate(zip(estimates, equations, levels, strict=True)):
         own = [of_target(p, t) for p in observations]
-        out.append(Fitted(diagnosed(own, one, None, threads, noise, level=level, edges=edges), stats, eliminations, t))
+        if memo is not None:
+            memo.at = t
+        one = diagnosed(own, one, None, threads, noise, level=level, edges=edges, memo=memo)
+        out.append(Fitted(one, stats, eliminations, t))
     return out
 
 
@@ -469,18 +475,21 @@ def diagnosed(
     level: float = 0.0,
     edges: bool = True,
     integers: bool = True,
+    memo: Memo | None = None,
 ) -> Estimate:
     """Return the estimate of one target with all that its residual says.
 
     Everything here sees the pixels that count, and no others. Residuals above `most` are outliers; `declared` says that
     weights are inverse variances, `level` is the target's root mean square, and `edges` and `integers` whether the
-    edges and the target's type are looked at.
+    edges and the target's type are looked at. The `memo` keeps what several targets share.
     """
     some, own = sampled(observations, weights)
-    wrong = misfits(some, estimate, own, workers)
+    wrong = misfits(some, estimate, own, workers, memo)
     if noise.covariance == "plain" or wrong:  # sandwich errors clear correlated noise, and nothing else
-        estimate = whiteness.look(some, estimate, own, most=most, declared=declared, level=level, misfits=wrong)
+        estimate = whiteness.look(
+            some, estimate, own, most=most, declared=declared, level=level, misfits=wrong, memo=memo
+        )
     if edges:
         outer, seen = with_edges(observations, estimate)
-        estimate = dataclasses.replace(boundary.doubt(outer, [seen])[0], weights=estimate.weights)
+        estimate = dataclasses.replace(boundary.doubt(outer, [seen], memo)[0], weights=estimate.weights)
     return quantization.judged(estimate, observations, 0, workers, weights) if integers else estimate
