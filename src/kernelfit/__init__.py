@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from .core.model import Model as Model
     from .core.model import Noise as Noise
     from .core.model import Selection as Selection
+    from .core.registration import Registration as Registration
     from .core.variation import Polynomial as Polynomial
     from .core.variation import Spline as Spline
     from .diagnostics.boundary import BoundaryCheck as BoundaryCheck
@@ -101,6 +102,7 @@ _ROOMS = {
     "core.findings": ("Finding", "Verdict"),
     "core.geometry": ("Convention",),
     "core.model": ("Execution", "Model", "Noise", "Selection"),
+    "core.registration": ("Registration",),
     "core.variation": ("Polynomial", "Spline"),
     "diagnostics.boundary": ("BoundaryCheck", "BoundaryRow"),
     "diagnostics.whiteness": ("NoiseCheck",),

@@ -10,6 +10,7 @@ import zlib
 
 import numpy as np
 import pytest
+import scipy.ndimage
 from scipy.signal import convolve2d
 
 import kernelfit
@@ -596,3 +597,18 @@ def test_reader_that_hangs_up_gets_no_traceback():
     process.stderr.close()
     assert process.wait() == 141
     assert err == b""
+
+
+def test_a_motion_is_found(tmp_path, capsys):
+    rng = np.random.default_rng(4)
+    fine = scipy.ndimage.gaussian_filter(rng.normal(size=(120, 150)), 1.5) * 100
+    image = fine[10:-10, 10:-10]
+    target = scipy.ndimage.gaussian_filter(scipy.ndimage.shift(fine, (0.3, -1.6), order=5), 0.9)[10:-10, 10:-10]
+    np.save(tmp_path / "a.npy", image)
+    np.save(tmp_path / "b.npy", target + 0.05 * rng.normal(size=target.shape))
+    names = [str(tmp_path / "a.npy"), str(tmp_path / "b.npy")]
+    options = ("--shape", "7,9", "--register", "shift", "--solver", "least-squares", "--json")
+    told = json.loads(run(capsys, "find", *names, *options)[1])
+    value, error = told["registration"]["parameters"]["shift_col"]
+    assert abs(value - 1.6) < 5 * error < 0.2
+    assert "register='shift'" in told["python"]

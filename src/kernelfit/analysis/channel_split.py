@@ -11,6 +11,7 @@ from ..core.dimensions import of_any_dimension
 from ..core.estimate import Estimate, require_fit, require_real
 from ..core.validation import Array, as_list
 from ..data.observation import as_planes
+from ..data.warp import laid_on
 from .field import middle
 
 
@@ -115,6 +116,8 @@ def planes_of(fit: Estimate, image: Any, target: Any) -> list[list[Planes]]:
     fits = fit.parts or (fit,)
     found: list[list[Planes]] = [[] for _ in fits]
     for i, (one, other) in enumerate(zip(images or [image], targets or [target], strict=True)):
+        if fit.registration is not None:
+            one = laid_on(one, fit.registration, fit.channel_axis)  # noqa: PLW2901
         sources = as_planes(one, "image", fit.channel_axis)
         results = as_planes(other, "target", fit.channel_axis)
         channels = fit.kernel.shape[: -2 if fit.convention.field is None else -3]

@@ -71,6 +71,11 @@ def export(fit: Estimate, tool: str) -> str:
             "each of kernelfit.split_channels(fit), or fit.at(row, col)"
         )
     conv = fit.convention
+    if fit.registration is not None and tool != "latex":
+        raise ValueError(
+            "got a fit with a motion, which no kernel lays on an image; move the image by fit.registration.matrix, and "
+            "export dataclasses.replace(fit, registration=None)"
+        )
     if conv.ndim == 1 and tool != "latex":
         raise ValueError(
             f"got a kernel of one dimension, need two for {tool!r}: numpy.convolve takes fit.kernel as it is"

@@ -80,6 +80,9 @@ def check_boundary(
     """
     require_fit(fit)
     require_real(fit)
+    if fit.registration is not None:
+        msg = "got a fit with a motion, in which no boundary is assumed; need one without"
+        raise ValueError(msg)
     conv = fit.convention
     if conv.mode == "valid":
         msg = "got a fit of mode 'valid', in which no target pixel depends on the boundary; need 'same' or 'full'"

@@ -13,6 +13,7 @@ from ..core.validation import as_list, as_workers
 from ..data import masking
 from ..data.observation import Observation, WeightedObservation, Weights, of_target
 from ..data.plan import make_plan
+from ..data.warp import laid_on
 from ..diagnostics import score_covariance
 from ..diagnostics.whiteness import NoiseCheck, examine, shaping_filter
 from .results import KernelFit
@@ -160,6 +161,8 @@ def _items_of(
         msg = f"got a kernel of shape {fit.kernel.shape} of several sources; need the fit that has it as a part"
         raise ValueError(msg)
     images, targets = (as_list(one) or [one] for one in (image, target))
+    if fit.registration is not None:  # what is not known has no weight
+        images = [np.nan_to_num(laid_on(one, fit.registration, fit.channel_axis)) for one in images]
     known = len(fit.weights) if isinstance(fit.weights, tuple) else None if fit.weights is None else 1
     known = known if fit.background is None else len(fit.background.shapes)
     if len(images) != len(targets) or (fit.channel_axis is None and known not in (None, len(images))):

@@ -40,6 +40,7 @@ class Keywords(TypedDict, total=False):
     background: int | None
     real: bool
     variation: int | str | Variation | None
+    register: str | None
     mask: Any
     image_mask: Any
     weights: Any
@@ -62,7 +63,7 @@ class Keywords(TypedDict, total=False):
 FIELDS: dict[str, tuple[type, str]] = {
     **{name: (Model, name) for name in ("mode", "boundary", "fillvalue", "origin", "lags")},
     **{name: (Model, name) for name in ("operation", "stride", "offset")},
-    **{name: (Model, name) for name in ("channel_axis", "channels", "background", "real", "variation")},
+    **{name: (Model, name) for name in ("channel_axis", "channels", "background", "real", "variation", "register")},
     **{name: (Selection, name) for name in ("mask", "image_mask", "weights", "nan", "saturated")},
     "noise": (Noise, "variance"),
     "robust": (Noise, "loss"),

@@ -20,6 +20,7 @@ from ..core.geometry import Shape, default_origin
 from ..core.model import Model
 from ..core.validation import Array
 from ..core.variation import Polynomial
+from ..data.warp import laid_on
 from ..engines.forward import predict
 from ..plotting.text import summary
 
@@ -118,6 +119,8 @@ class KernelFit(Estimate, Saved):
         ValueError
             If the image does not fit the kernel or the background.
         """
+        if self.registration is not None:
+            image = self.registered(image)
         model = predict(image, self.kernel, self.convention, self.channel_axis)
         if self.background is None:
             return model
@@ -133,6 +136,26 @@ class KernelFit(Estimate, Saved):
                 "background was found; apply_kernel(image, fit.kernel, ...) gives the kernel's share alone"
             )
         return np.asarray(model + surface)
+
+    def registered(self, image: npt.ArrayLike) -> Array:
+        """Return an image as it lies on the target: moved by `registration`, where the fit has one.
+
+        Parameters
+        ----------
+        image : array_like, shape (rows, cols)
+            An image of the shape of the pair's, with the channels along `channel_axis`.
+
+        Returns
+        -------
+        ndarray of float64, of the image's shape
+            NaN where a pixel lies beyond the edge, or near one that is not finite.
+
+        Raises
+        ------
+        ValueError
+            If the image is of another shape.
+        """
+        return laid_on(image, self.registration, self.channel_axis)
 
     @of_any_dimension
     def residual(self, image: npt.ArrayLike, target: npt.ArrayLike, pair: int | None = None) -> Array:
@@ -365,6 +388,7 @@ class KernelFit(Estimate, Saved):
         }
         fields["background"] = None if self.background is None else self.background.degree
         same = {"origin": default_origin(shape), "stride": (1,) * ndim, "offset": (0,) * ndim}
+        fields["register"] = None if self.registration is None else self.registration.kind
         same = {**{name: getattr(default, name) for name in fields}, **same}
         varies = fields.pop("variation")
         words = [f"{name}={v!r}" for name, v in fields.items() if v is not None and v != same[name]]

@@ -116,7 +116,7 @@ def find(args: argparse.Namespace) -> int:
 #: The keywords of `find_kernel` that are options of the same name, as a call in Python tells them.
 SETTINGS = (
     *("mode", "boundary", "fillvalue", "origin", "operation", "stride", "offset", "method", "balance", "tolerance"),
-    *("background", "variation", "channels", "channel_axis", "nan", "noise", "robust", "image_noise"),
+    *("background", "variation", "register", "channels", "channel_axis", "nan", "noise", "robust", "image_noise"),
     *("errors", "workers"),
 )
 

@@ -24,9 +24,11 @@ SOLVERS = (
 ROBUST = ("huber", "tukey", "clip")
 ERRORS = ("plain", "sandwich")
 CHANNELS = ("shared", "separate", "mixed")
+MOTIONS = ("shift", "rigid", "similarity", "affine", "homography")
 SYMMETRIES = ("point", "rows", "columns", "both")
 TOOLS = ("scipy", "opencv", "torch", "imagemagick", "ffmpeg", "imagej", "latex")
 WORDS = {*MODES, "crop", *BOUNDARIES, *OPERATIONS, *METHODS, *SOLVERS, *ROBUST, *ERRORS, *CHANNELS, *SYMMETRIES, *TOOLS}
+WORDS |= {*MOTIONS}
 
 
 class BadCallError(Exception):

@@ -20,6 +20,7 @@ from .options import (
     ERRORS,
     METHODS,
     MODES,
+    MOTIONS,
     OPERATIONS,
     ROBUST,
     SOLVED,
@@ -213,6 +214,8 @@ def _find(add: _Adder) -> None:
                      help="fit a polynomial surface, too: 0 a constant, 1 a plane (default: none)")  # fmt: skip
     how.add_argument("--variation", type=auto_or_index, metavar="D|auto",
                      help="let the kernel vary over the image: degree of a polynomial (default: none)")  # fmt: skip
+    how.add_argument("--register", type=one_of(MOTIONS), metavar="MOTION",
+                     help="find a motion of IMAGE against TARGET, too: " + ", ".join(MOTIONS))  # fmt: skip
     how.add_argument("--channels", type=one_of(CHANNELS), metavar="C",
                      help="of colour images (not alpha): shared (one kernel), separate or mixed")  # fmt: skip
     how.add_argument("--method", type=one_of(METHODS), default="auto", metavar="M", help=choices(METHODS, "auto"))

@@ -24,6 +24,7 @@ from .progress import Bar
 _WHOLE = (
     "background",
     "variation",
+    "register",
     "channels",
     "noise",
     "robust",

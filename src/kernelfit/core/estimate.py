@@ -15,6 +15,7 @@ from .background import Background
 from .deprecated import renamed
 from .findings import Finding, Verdict, ranked, with_edges
 from .geometry import Convention, axis_lag
+from .registration import Registration
 from .validation import Array, as_number
 
 if TYPE_CHECKING:
@@ -199,6 +200,9 @@ class Estimate:
         How channels were taken together; None for images of one plane.
     channel_axis : int or None
         The axis of image and target that holds them.
+    registration : Registration or None
+        How the image lies on the target, with errors; None where that was not asked for. The kernel's errors hold what
+        the motion leaves open.
     parts : tuple of KernelFit
         With channels "separate" and "mixed" the fit of each target channel, with the figures of its own. This one's are
         then: rank, rss, n_pixels, df_model and iterations the sum, condition and refined the largest, r_squared
@@ -240,6 +244,7 @@ class Estimate:
     background: Background | None = None
     channels: str | None = None
     channel_axis: int | None = None
+    registration: Registration | None = None
     parts: "tuple[Estimate, ...]" = dataclasses.field(default=(), repr=False)
 
     freedom, spare = renamed("freedom", "df_model"), renamed("spare", "df_resid")

@@ -58,7 +58,8 @@ class Verdict(enum.Enum):
     )
     MISALIGNED = (
         "the target is turned, scaled or distorted against the image, which no one kernel can do, and the kernel is "
-        "smeared by it: bring one of the two onto the other first, or take a part so small that it does not matter"
+        "smeared by it: find the motion together with the kernel (register='similarity', 'affine' or 'homography'), or "
+        "take a part so small that it does not matter"
     )
     VARYING = (
         "no one kernel made the whole target, and the one found is a mean of several: let it vary over the field "

@@ -16,6 +16,7 @@ from ..compiled.threads import Progress
 from . import geometry
 from .background import as_degree
 from .geometry import Convention, Shape
+from .registration import KINDS
 from .validation import Array, as_number, as_workers, known, require_progress
 from .variation import Variation, as_variation
 
@@ -77,6 +78,11 @@ class Model:
         pixel of the image is then spread by the kernel at its own place; `KernelFit.at` gives the kernel at a place,
         and `KernelFit.kernel` holds the coefficients, shape (functions, rows, cols). The default is the same kernel
         everywhere. Images of several pairs have one shape.
+    register : {None, "shift", "rigid", "similarity", "affine", "homography"}, optional
+        The motion of the image against the target that is found together with the kernel: a shift; with it a rotation
+        ("rigid"); a scale as well ("similarity"); any linear map ("affine"); or a perspective, too. Motions of up to
+        10 degrees, 10 % and a tenth of the side are looked for. `KernelFit.registration` says what was found, with its
+        errors. A shift cannot be told from the kernel: it is the one that centres it. The default is none.
     lags : (int, int), optional
         Instead of a shape and an origin the first and the last lag of a signal's kernel, both included: tap p
         multiplies the sample ``first + p`` before the one under the target's (for correlation they run from last
@@ -110,6 +116,7 @@ class Model:
     variation: "int | str | Variation | None" = None
     lags: Any = None
     ndim: int | None = None
+    register: str | None = None
 
     def __post_init__(self) -> None:
         """Judge each field."""
@@ -129,6 +136,7 @@ class Model:
         known(self.channels, CHANNELS, "channels")
         if not isinstance(self.real, bool | np.bool_):
             raise TypeError(f"got real={self.real!r}, need True or False")
+        known(self.register, (None, *KINDS), "register")
         if self.channel_axis is None and self.channels != "shared":
             msg = f"got channels={self.channels!r} without channel_axis, need the axis of the channels: channel_axis=-1"
             raise ValueError(msg)

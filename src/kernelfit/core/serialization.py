@@ -11,10 +11,23 @@ from .background import Background
 from .estimate import Estimate, Prior, Spectrum, StrengthPath
 from .findings import Finding, Verdict
 from .geometry import convention_from
+from .registration import registration_from, stored
 from .validation import Array, require_fields
 
 #: Fields of a fit that a file holds in a form of their own.
-_APART = ("kernel", "factor", "convention", "findings", "path", "priors", "spectrum", "background", "parts", "weights")
+_APART = (
+    "kernel",
+    "factor",
+    "convention",
+    "findings",
+    "path",
+    "priors",
+    "spectrum",
+    "background",
+    "parts",
+    "weights",
+    "registration",
+)
 
 
 def packed(fit: Estimate) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -39,6 +52,7 @@ def packed(fit: Estimate) -> tuple[dict[str, Any], dict[str, Array]]:
         fields = {name: getattr(fit.background, name) for name in ("degree", "shapes", "channel_axis")}
         header["background"] = fields
         arrays |= {f"background_{name}": getattr(fit.background, name) for name in ("coefficients", "stderr")}
+    header["registration"] = stored(fit.registration)
     header["parts"] = []
     for i, part in enumerate(fit.parts):
         fields, more = packed(part)
@@ -69,6 +83,7 @@ def unpacked(header: dict[str, Any], arrays: dict[str, Array]) -> Estimate:
     if spectrum is not None:
         arrays_of = {k: np.array(v, dtype=np.float64) for k, v in spectrum.items() if isinstance(v, list)}
         spectrum = Spectrum(**{**spectrum, **arrays_of})
+    header["registration"] = registration_from(header.get("registration"))
     background = header.pop("background", None)
     if background is not None:
         background["shapes"] = tuple(tuple(shape) for shape in background["shapes"])

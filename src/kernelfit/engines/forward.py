@@ -236,7 +236,7 @@ def _varied(source: object, kernel: Array, plan: Geometry, workers: int) -> Arra
 
 def _plane(source: Reader, kernel: Array, plan: Geometry, workers: int) -> Array:
     """Return what a kernel makes of one plane, of the target's shape."""
-    used = _apply(source, kernel, plan, workers)
+    used = apply_used(source, kernel, plan, workers)
     if plan.size == plan.target_shape:
         return used
     out = np.full(plan.target_shape, np.nan)
@@ -272,8 +272,8 @@ def _lay(block: Array, columns: Array, rows: Array, stride: Shape, part: Array) 
     correlate_separable(np.ascontiguousarray(block), down, rows, *stride, part, np.empty(4 * n), np.empty(n))
 
 
-def _apply(reader: Reader, kernel: Array, plan: Geometry, workers: int) -> Array:
-    """Return the used target pixels, tile by tile."""
+def apply_used(reader: Reader, kernel: Array, plan: Geometry, workers: int) -> Array:
+    """Return what a kernel makes of a source on the target pixels that are used, tile by tile."""
     import scipy.signal  # a second of importing that only this needs
 
     taps = kernel[::-1, ::-1] if plan.flipped else kernel

@@ -63,12 +63,15 @@ class Settings:
     execution : Execution
     edges : bool
         Whether a declared boundary is held against the residual at the edges.
+    diagnosis : bool
+        Whether the residual is looked at.
     """
 
     noise: Noise = dataclasses.field(default_factory=Noise)
     solver: Solver = dataclasses.field(default_factory=LeastSquares)
     execution: Execution = dataclasses.field(default_factory=Execution)
     edges: bool = True
+    diagnosis: bool = True
 
 
 class Fitted(NamedTuple):
@@ -96,7 +99,7 @@ def fit_of_group(plan: FitPlan, group: int, settings: Settings) -> list[Estimate
     features = requirements.features_of(plan, settings.noise, settings.solver, settings.execution)
     choice = chosen(observations, features, settings)
     fits = [one.estimate for one in fit_group(observations, judged_of(plan, group, settings), choice, settings)]
-    if choice.method != "cg":
+    if choice.method != "cg" and settings.diagnosis:
         plain = Settings(edges=False)
         fits = [
             against_the_excluded(plan, group, t, one, lambda judged: fit_weighted(judged, choice, plain).estimate)
@@ -221,7 +224,8 @@ def _alike(observations: Sequence[Observation], choice: Choice, settings: Settin
         own = [of_target(p, t) for p in observations]
         if memo is not None:
             memo.at = t
-        one = diagnosed(own, one, None, threads, noise, level=level, edges=edges, memo=memo)
+        if settings.diagnosis:
+            one = diagnosed(own, one, None, threads, noise, level=level, edges=edges, memo=memo)  # noqa: PLW2901
         out.append(Fitted(one, stats, eliminations, t))
     return out
 
@@ -318,6 +322,8 @@ def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, s
         notes=tuple(notes),
         weights=kept[0] if kept is not None and len(kept) == 1 else kept,
     )
+    if not settings.diagnosis:
+        return Fitted(estimate, stats, found.eliminations)
     estimate = diagnosed(
         observations,
         estimate,

@@ -107,6 +107,16 @@ def as_dict(fit: Estimate) -> dict[str, Any]:
             "coefficients": fit.background.coefficients.tolist(),
             "stderr": finite(fit.background.stderr.tolist()),
         },
+        "registration": None
+        if fit.registration is None
+        else {
+            "kind": fit.registration.kind,
+            "matrix": fit.registration.matrix.tolist(),
+            "stderr": fit.registration.stderr.tolist(),
+            "displacement": fit.registration.displacement.tolist(),
+            "displacement_stderr": fit.registration.displacement_stderr.tolist(),
+            "parameters": {name: list(both) for name, both in fit.registration.parameters.items()},
+        },
         "freedom": finite(fit.df_model),  # its name until 0.13
         **{name: finite(getattr(fit, name)) for name in plain},
     }

@@ -35,7 +35,7 @@ ADVICE: dict[Verdict, tuple[str, ...]] = {
     Verdict.MISALIGNED: (
         "Parts of the target are displaced against the image, the more the further out. No kernel turns or stretches a "
         "picture; the one found is smeared by it.",
-        "Bring one of the two images onto the other first: turn it back, scale it back.",
+        "Find the motion together with the kernel: register='affine' (--register affine), or 'homography' for a tilt.",
         "Or take a part so small that the displacement is below a tenth of a pixel.",
     ),
     Verdict.VARYING: (

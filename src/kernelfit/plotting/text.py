@@ -45,6 +45,7 @@ def summary(fit: Estimate) -> str:
         *[f"prior       {prior}" for prior in fit.priors],
         *([f"weights     {fit.weighting}"] if fit.weighting else []),
         *[f"note        {note}" for note in fit.notes],
+        *([] if fit.registration is None else [f"motion      {fit.registration}"]),
         *([] if fit.background is None else [f"background  {_told(fit.background)}"]),
         *([f"channels    {fit.channels}, along axis {fit.channel_axis}"] if fit.channels else []),
         *[

@@ -1,0 +1,201 @@
+"""Motion and kernel found together: how good the kernel is, the corners, the error bars, and what it costs.
+
+    python -m benchmarks.registration [motion|start|cover|harm|time] [draws]        # default all, 3 draws
+
+A pair is a photograph and what a kernel of 15x15 and noise of 1 % make of the moved photograph. Moved it is from a copy
+that is four times as fine, band-limited (a cosine transform with zeros added), read by cubic splines there: not the
+resampler of the fit, which reads the photograph itself. kernel: median error over that of the aligned pair. corners:
+largest error in pixels, median over the draws. cover: share of parameters within 1.96 standard errors.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+import scipy.ndimage
+import scipy.signal
+
+import kernelfit
+from kernelfit.core import registration
+
+from .common import image_like_a_photograph, relative_error
+
+Array = npt.NDArray[np.float64]
+FINE, SIDE = 4, 15
+
+
+def photographs(n: int) -> list[Array]:
+    """Return crops of photographs, and an image that is like one."""
+    import skimage.data
+
+    found = [image_like_a_photograph(n, n + n // 8)]
+    for name in ("camera", "astronaut", "coffee"):
+        image = getattr(skimage.data, name)().astype(np.float64)
+        image = image.mean(axis=-1) if image.ndim == 3 else image
+        found.append(image[: min(n, len(image)), : n + n // 8])
+    return found
+
+
+def finer(image: Array) -> Array:
+    """Return the band-limited image on a grid `FINE` times as fine; pixel i lies at ``FINE i + (FINE - 1) / 2``."""
+    spectrum = scipy.fft.dctn(image, norm="forward")
+    wide = np.zeros([FINE * n for n in image.shape])
+    wide[: image.shape[0], : image.shape[1]] = spectrum
+    return np.asarray(scipy.fft.idctn(wide, norm="forward"))
+
+
+def moved(fine: Array, matrix: Array, shape: tuple[int, int]) -> Array:
+    """Read a fine image at the places of a motion."""
+    places = matrix @ np.stack([*np.indices(shape).reshape(2, -1), np.ones(shape[0] * shape[1])])
+    places = FINE * places[:2] / places[2] + 0.5 * (FINE - 1)
+    return np.asarray(scipy.ndimage.map_coordinates(fine, places, order=3, mode="mirror").reshape(shape))
+
+
+def kernels() -> list[Array]:
+    """Return kernels with a centre: Gaussians, round and long, a disc, a motion, a sharpened blur."""
+    y, x = np.mgrid[-7:8, -7:8].astype(float)
+    long = np.exp(-(y**2 / 8 + x**2 / 5 + x * y / 9))
+    disc = np.clip(4.5 - np.hypot(y, x), 0, 1)
+    line = np.exp(-0.5 * ((y - 0.4 * x) / 0.7) ** 2) * (np.abs(x) < 6)
+    sharp = 1.6 * np.exp(-(y**2 + x**2) / 3) / 9.42 - 0.6 * np.exp(-(y**2 + x**2) / 16) / 50.3
+    return [k / k.sum() for k in (np.exp(-(y**2 + x**2) / 8), long, disc, line, sharp)]
+
+
+def random_motion(
+    rng: np.random.Generator, kind: str, shape: tuple[int, int], size: tuple[float, float, float]
+) -> Array:
+    """Draw a motion of up to some degrees, some share of scale (and of shear and tilt), and some pixels."""
+    degrees, share, pixels = size
+    turn, unit = np.deg2rad(rng.uniform(-degrees, degrees)), registration.frame_of(shape)[1]
+    table = np.zeros((3, 3))
+    if kind != "shift":
+        table += turn * registration.GENERATORS["rigid"][0]
+    if kind not in ("shift", "rigid"):
+        table += rng.uniform(-share, share) * registration.GENERATORS["similarity"][1]
+    if kind in ("affine", "homography"):
+        table[:2, :2] += 0.3 * share * rng.uniform(-1, 1, (2, 2))
+    if kind == "homography":
+        table[2, :2] += 0.3 * share * rng.uniform(-1, 1, 2)
+    table[:2, 2] = rng.uniform(-pixels, pixels, 2) / unit
+    return registration.motion(table, shape)
+
+
+def draw(rng: np.random.Generator, image: Array, fine: Array, kernel: Array, matrix: Array) -> tuple[Array, Array]:
+    """Return the target of the moved image, and that of the image as it is, with the same noise."""
+    made = [scipy.signal.fftconvolve(one, kernel, mode="same") for one in (moved(fine, matrix, image.shape), image)]
+    noise = rng.normal(0, 0.01 * made[1].std(), image.shape)
+    return made[0] + noise, made[1] + noise
+
+
+def corner_error(found: Any, matrix: Array) -> float:
+    """Return the largest error of a corner's displacement."""
+    corners = registration.corners_of(found.shape)
+    return float(
+        np.linalg.norm(registration.moved(matrix, corners) - registration.moved(found.matrix, corners), axis=1).max()
+    )
+
+
+def motions(draws: int, size: tuple[float, float, float], side: int = 400) -> None:
+    """Print how good kernels and corners are for motions of a size."""
+    rng, images = np.random.default_rng(1), photographs(side)
+    print(f"up to {size[0]:g} degrees, {100 * size[1]:g} %, {size[2]:g} pixels")
+    print(f"{'kind':>11s} {'kernel':>7s} {'worst':>7s} {'corners':>8s} {'worst':>7s} {'of their errors':>15s} findings")
+    for kind in registration.KINDS:
+        errors, corners, ratios, said = [], [], [], []
+        for i in range(draws):
+            image = images[i % len(images)]
+            fine, kernel = finer(image), kernels()[i % 5]
+            matrix = random_motion(rng, kind, image.shape, size)
+            target, aligned = draw(rng, image, fine, kernel, matrix)
+            fit = kernelfit.find_kernel(image, target, SIDE, register=kind)
+            plain = kernelfit.find_kernel(image, aligned, SIDE)
+            errors.append(relative_error(fit.kernel, kernel) / relative_error(plain.kernel, kernel))
+            corners.append(corner_error(fit.registration, matrix))
+            ratios.append(corners[-1] / np.linalg.norm(fit.registration.displacement_stderr, axis=1).max())
+            said += [f.verdict.name.lower() for f in fit.findings]
+        figures = f"{np.median(errors):7.3f} {max(errors):7.3f} {np.median(corners):8.4f} {max(corners):7.4f}"
+        print(f"{kind:>11s} {figures} {np.median(ratios):15.2f} {sorted(set(said))}", flush=True)
+
+
+def cover(draws: int, side: int = 200) -> None:
+    """Print how often the truth lies within 1.96 standard errors: parameters, corners and taps."""
+    rng = np.random.default_rng(3)
+    image = photographs(side)[0]
+    fine, kernel = finer(image), kernels()[1]
+    print(f"{'kind':>11s} {'corners':>8s} {'taps':>6s} parameters ({draws} draws)")
+    for kind in registration.KINDS:
+        matrix = random_motion(rng, kind, image.shape, (1.0, 0.01, 3.0))
+        clean = scipy.signal.fftconvolve(moved(fine, matrix, image.shape), kernel, mode="same")
+        corners, taps, inside = [], [], {}
+        for _ in range(draws):
+            target = clean + rng.normal(0, 0.01 * clean.std(), clean.shape)
+            fit = kernelfit.find_kernel(image, target, SIDE, register=kind)
+            found = fit.registration
+            true = registration.Registration(kind, matrix, found.shape, np.zeros((8, 8)))
+            corners.append(np.abs(found.displacement - true.displacement) < 1.96 * found.displacement_stderr)
+            taps.append(np.abs(fit.kernel - kernel) < 1.96 * fit.stderr)
+            for name, (value, error) in found.parameters.items():
+                inside.setdefault(name, []).append(abs(value - true.parameters[name][0]) < 1.96 * error)
+        told = ", ".join(f"{name} {np.mean(some):.3f}" for name, some in inside.items())
+        print(f"{kind:>11s} {np.mean(corners):8.3f} {np.mean(taps):6.3f} {told}", flush=True)
+
+
+def harm(draws: int, side: int = 200) -> None:
+    """Print what `register="affine"` does to pairs that are aligned, with kernels that have a centre and others."""
+    rng, images = np.random.default_rng(5), photographs(side)
+    errors, inside = [], []
+    for i in range(draws):
+        image, kernel = images[i % len(images)], kernels()[i % 5]
+        if i % 6 == 5:  # without a centre
+            kernel = rng.random((SIDE, SIDE)) * kernels()[0]
+            kernel /= kernel.sum()
+        _, target = draw(rng, image, finer(image), kernel, np.eye(3))
+        fit, plain = (kernelfit.find_kernel(image, target, SIDE, register=kind) for kind in ("affine", None))
+        errors.append(relative_error(fit.kernel, kernel) / relative_error(plain.kernel, kernel))
+        found = fit.registration
+        inside += [abs(v - (name == "scale")) <= 1.96 * e + 1e-12 for name, (v, e) in found.parameters.items()]
+    print(f"aligned, {draws} draws: kernel error {np.median(errors):.3f} times, mean {np.mean(errors):.3f}, ", end="")
+    print(f"at most {max(errors):.3f}; motion zero within 1.96 errors {np.mean(inside):.3f}", flush=True)
+
+
+def times(side: int = 784) -> None:
+    """Print processor time in plain fits, and elapsed time."""
+    image = image_like_a_photograph(side, side)
+    rng, fine = np.random.default_rng(4), finer(image)
+    for kind, size in (("affine", (1.0, 0.01, 3.0)), ("homography", (1.0, 0.01, 3.0)), ("affine", (5.0, 0.05, 20.0))):
+        target, _ = draw(rng, image, fine, kernels()[0], random_motion(rng, kind, image.shape, size))
+        for register in (kind, None):
+            kernelfit.find_kernel(image, target, SIDE, register=register)
+        ratios = []
+        for _ in range(5):
+            both: list[tuple[float, float]] = []
+            for register in (kind, None):
+                start = time.process_time(), time.perf_counter()
+                kernelfit.find_kernel(image, target, SIDE, register=register)
+                both.append((time.process_time() - start[0], time.perf_counter() - start[1]))
+            ratios.append([both[0][i] / both[1][i] for i in (0, 1)])
+        cpu, wall = np.median(ratios, axis=0)
+        print(f"{side}x{side} {kind}, up to {size[0]:g} degrees: {cpu:.1f} plain fits of CPU, {wall:.1f} elapsed")
+
+
+def main() -> None:
+    """Print the tables asked for."""
+    words = sys.argv[1:]
+    draws = int(words[-1]) if words and words[-1].isdigit() else 3
+    tables: dict[str, Callable[[], None]] = {
+        "motion": lambda: motions(draws, (1.0, 0.01, 3.0)),
+        "start": lambda: motions(draws, (5.0, 0.05, 20.0)),
+        "cover": lambda: cover(draws),
+        "harm": lambda: harm(draws),
+        "time": times,
+    }
+    for name in [word for word in words if word in tables] or tables:
+        tables[name]()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""The compiled loop that reads an image between its pixels."""
+
+import numpy as np
+
+from .jit import jit_sum
+
+
+@jit_sum
+def _weights(t, w):
+    """Put the quintic B-spline at the six pixels around a place into `w`; the place is `t` beyond the third."""
+    u, v, z = 1.0 - t, 1.0 + t, 2.0 - t
+    t2, u2 = t * t, u * u
+    w[0] = u2 * u2 * u / 120.0
+    w[5] = t2 * t2 * t / 120.0
+    w[2] = 0.55 + t2 * (-0.5 + t2 * (0.25 - t / 12.0))
+    w[3] = 0.55 + u2 * (-0.5 + u2 * (0.25 - u / 12.0))
+    w[1] = 0.425 + v * (0.625 + v * (-1.75 + v * (1.25 + v * (-0.375 + v / 24.0))))
+    w[4] = 0.425 + z * (0.625 + z * (-1.75 + z * (1.25 + z * (-0.375 + z / 24.0))))
+
+
+@jit_sum
+def _mirrored(i, n):
+    """Return the pixel of an axis mirrored about its edges, the pixels there repeated."""
+    i = i % (2 * n)
+    return min(i, 2 * n - 1 - i)
+
+
+@jit_sum
+def warp_rows(coefficients, matrix, first, reach, out, outside):
+    """Read rows of the warped image, from the row `first` on, from the coefficients of the image's quintic spline.
+
+    The pixel (row, col) is read at ``matrix @ (row, col, 1)``, divided by the last. `outside` tells which lie further
+    than `reach` beyond the centres of the pixels at the edge; those are read from the mirrored image, at most its width
+    away.
+    """
+    n_rows, n_cols = coefficients.shape
+    flat = coefficients.reshape(-1)
+    down, across, indices = np.empty(6), np.empty(6), np.empty(6, np.int64)
+    for r in range(out.shape[0]):
+        row = float(first + r)
+        for c in range(out.shape[1]):
+            over = matrix[2, 0] * row + matrix[2, 1] * c + matrix[2, 2]
+            over = over if over > 1e-6 else 1e-6  # behind the horizon of a perspective
+            y = (matrix[0, 0] * row + matrix[0, 1] * c + matrix[0, 2]) / over
+            x = (matrix[1, 0] * row + matrix[1, 1] * c + matrix[1, 2]) / over
+            outside[r, c] = not (-reach <= y <= n_rows - 1 + reach and -reach <= x <= n_cols - 1 + reach)
+            y, x = min(max(y, -float(n_rows)), 2.0 * n_rows), min(max(x, -float(n_cols)), 2.0 * n_cols)
+            i, j = int(np.floor(y)), int(np.floor(x))
+            _weights(y - i, down)
+            _weights(x - j, across)
+            total = 0.0
+            if 2 <= i < n_rows - 3 and 2 <= j < n_cols - 3:
+                at = (i - 2) * n_cols + j - 2
+                for a in range(6):
+                    part = across[0] * flat[at] + across[1] * flat[at + 1] + across[2] * flat[at + 2]
+                    part += across[3] * flat[at + 3] + across[4] * flat[at + 4] + across[5] * flat[at + 5]
+                    total += down[a] * part
+                    at += n_cols
+            else:
+                for b in range(6):
+                    indices[b] = _mirrored(j - 2 + b, n_cols)
+                for a in range(6):
+                    at = _mirrored(i - 2 + a, n_rows)
+                    part = 0.0
+                    for b in range(6):
+                        part += across[b] * coefficients[at, indices[b]]
+                    total += down[a] * part
+            out[r, c] = total
