@@ -22,6 +22,8 @@ import numba
 from numba import types
 from numba.extending import intrinsic, models, overload, register_model
 
+from . import plain_vectors
+
 # Without nnan and ninf: a NaN must stay visible.
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
 
@@ -38,7 +40,7 @@ def jit(function: Callable[..., Any], fastmath: set[str] | bool = False) -> Any:
 #: The same for loops whose sums may be taken in any order.
 jit_sum = functools.partial(jit, fastmath=FASTMATH)
 #: Numbers in a register of 512 bits, or of 256 where there are none so wide; always whole complex numbers.
-LANES = 8 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 4
+LANES = 8 if numba.config.DISABLE_JIT or llvmlite.binding.get_host_cpu_features().get("avx512f") else 4
 
 
 def _emitted(function: Callable[..., Any]) -> Any:
@@ -156,3 +158,7 @@ def conjugate_products(_context: Any, plain: Any, crossed: Any) -> Any:
         return _shuffled(builder, real, imag, [i + i % 2 * LANES for i in range(LANES)])
 
     return _vector(plain, crossed), emit
+
+
+if numba.config.DISABLE_JIT:
+    globals().update(plain_vectors.FUNCTIONS)

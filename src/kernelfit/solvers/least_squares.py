@@ -394,7 +394,9 @@ def doubts(size: float, error: float, rss: float, variance: float, energy: float
         findings.append(Finding(Verdict.NOISE_DOMINATES, detail))
     if rss > 0.5 * variance:
         worse = ", worse than a constant: something seems to be added to the target (background=0)"
-        findings.append(Finding(Verdict.POOR_FIT, f"R squared is {1 - rss / variance:.2g}{worse * (rss > variance)}"))
+        findings.append(
+            Finding(Verdict.POOR_FIT, f"R squared is {1 - rss / variance:.2g}{worse if rss > variance else ''}")
+        )
     return findings
 
 

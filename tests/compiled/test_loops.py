@@ -1,0 +1,112 @@
+"""Every compiled loop on something small, against SciPy or dense matrices.
+
+They run as plain Python, too: ``NUMBA_DISABLE_JIT=1 coverage run -m pytest -n 0 tests/compiled/test_loops.py``.
+"""
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import scipy.signal
+
+import kernelfit
+import naive
+
+RNG = np.random.default_rng(0)
+IMAGE, KERNEL = RNG.random((26, 31)), RNG.random((3, 5))
+WEIGHTS = RNG.random(IMAGE.shape)
+
+
+def dense(image, target, shape, weights=None, **model):
+    """Return the kernel of least squares."""
+    matrix, used = naive.design_dense(image, shape, **model)
+    keep = used.ravel()
+    scale = np.sqrt(np.ones(keep.sum()) if weights is None else weights.ravel()[keep])
+    return np.linalg.lstsq(matrix * scale[:, None], target.ravel()[keep] * scale, rcond=None)[0].reshape(shape)
+
+
+@pytest.mark.parametrize("settings", [
+    {"method": "direct"}, {"method": "fft"}, {"method": "cg"}, {"weights": WEIGHTS}, {"mask": WEIGHTS < 0.1},
+    {"weights": np.where(WEIGHTS < 0.5, 1.0, 2.0)}, {"boundary": "wrap"}, {"boundary": "symm", "method": "fft"},
+    {"boundary": "fill", "method": "direct"},
+], ids=lambda settings: '-'.join(settings))  # fmt: skip
+def test_a_fit_is_dense_least_squares(settings):
+    boundary = settings.get("boundary")
+    target = kernelfit.apply_kernel(IMAGE, KERNEL, boundary=boundary or "fill") + RNG.normal(0, 0.1, IMAGE.shape)
+    fit = kernelfit.find_kernel(IMAGE, target, KERNEL.shape, workers=1, **settings)
+    weights = settings.get("weights", ~settings["mask"] * 1.0 if "mask" in settings else None)
+    expected = dense(IMAGE, target, KERNEL.shape, weights, mode="same", boundary=boundary)
+    tolerance = 1e-3 if settings.get("method") == "cg" else 1e-9
+    np.testing.assert_allclose(fit.kernel, expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("settings", [
+    {"solver": "auto"}, {"robust": "huber"}, {"noise": (2.0, 1.0)}, {"stride": 2}, {"variation": 1}, {"background": 1},
+    {"method": "wiener", "boundary": "wrap"}, {"errors": "sandwich"}, {"image_noise": 1e-9},
+], ids=lambda settings: '-'.join(settings))  # fmt: skip
+def test_a_kernel_comes_back(settings):
+    model = {name: settings[name] for name in ("stride", "boundary") if name in settings}
+    target = kernelfit.apply_kernel(IMAGE, KERNEL, **{"boundary": "fill", **model}) + 1e-7 * RNG.random()
+    fit = kernelfit.find_kernel(IMAGE, target, KERNEL.shape, workers=1, **settings)
+    kernel = fit.at(13, 15).kernel if "variation" in settings else fit.kernel
+    np.testing.assert_allclose(kernel, KERNEL, rtol=0, atol=1e-3)
+
+
+def test_colours_and_large_kernels():
+    stack = RNG.random((24, 27, 2))
+    target = stack @ np.array([[1.0, 0.2], [-0.3, 0.7]])
+    mixed = kernelfit.find_kernel(stack, target, (1, 3), channel_axis=-1, channels="mixed", workers=1)
+    np.testing.assert_allclose(mixed.kernel[..., 0, 1], [[1.0, -0.3], [0.2, 0.7]], atol=1e-9)
+    image, kernel = RNG.random((40, 43)), RNG.random((21, 20))  # 420 taps: the factor is our own
+    made = kernelfit.apply_kernel(image, kernel, boundary="wrap")
+    np.testing.assert_allclose(
+        kernelfit.find_kernel(image, made, kernel.shape, boundary="wrap", workers=1).kernel, kernel, atol=1e-8
+    )
+
+
+@pytest.mark.parametrize(
+    "kernel", [KERNEL, np.outer(np.hanning(9), np.hanning(11)), RNG.random((19, 17))], ids=np.shape
+)
+def test_a_kernel_is_laid_on(kernel):
+    made = kernelfit.apply_kernel(IMAGE, kernel, workers=1)
+    np.testing.assert_allclose(made, scipy.signal.convolve2d(IMAGE, kernel, "same"), atol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(9, 4), (1, 7), (13, 2)])
+def test_rows_of_lags_in_registers(shape):
+    target = RNG.normal(size=IMAGE.shape)
+    for method in ("fft", "direct"):
+        fit = kernelfit.find_kernel(IMAGE, target, shape, method=method, workers=1)
+        np.testing.assert_allclose(fit.kernel, dense(IMAGE, target, shape, mode="same", boundary=None), atol=1e-9)
+
+
+def test_tiles_of_a_field():
+    target = kernelfit.apply_kernel(IMAGE, KERNEL) + RNG.normal(0, 0.01, IMAGE.shape)
+    found = kernelfit.kernel_map(IMAGE, target, (2, 3), tiles=(1, 2), workers=1)
+    expected = [kernelfit.find_kernel(IMAGE[:, part], target[:, part], (2, 3), workers=1) for part in
+                (np.s_[:16], np.s_[15:])]  # fmt: skip
+    assert found.kernels.shape == (1, 2, 2, 3)
+    for kernel, other in zip(found.kernels[0], expected, strict=True):
+        np.testing.assert_allclose(kernel, other.kernel, atol=0.05)
+
+
+def test_a_blur_is_taken_out():
+    kernel = np.outer([1, 2, 1], [1, 4, 4, 1]) / 40
+    image = scipy.ndimage.gaussian_filter(RNG.random((40, 43)), 1.0)
+    blurred = kernelfit.apply_kernel(image, kernel, boundary="symm") + RNG.normal(0, 1e-4, image.shape)
+    for words in ({}, {"edges": "solve"}, {"penalty": "identity", "balance": 1e-3}, {"balance": 1e-4}):
+        sharp = kernelfit.deconvolve(blurred, kernel, workers=1, **words)
+        assert np.std((sharp - image)[6:-6, 6:-6]) < 0.5 * np.std((blurred - image)[6:-6, 6:-6]), words
+
+
+def test_spectra_of_tapered_blocks():
+    image = np.cumsum(RNG.normal(size=(70, 64)), axis=1)
+    target = kernelfit.apply_kernel(image, KERNEL) + RNG.normal(0, 0.1, image.shape)
+    fit = kernelfit.find_kernel(image, target, (5, 7), method="wiener", workers=1)
+    assert np.linalg.norm(fit.kernel[1:4, 1:6] - KERNEL) < 0.2 * np.linalg.norm(KERNEL)
+
+
+def test_conjugate_gradients():
+    target = kernelfit.apply_kernel(IMAGE, KERNEL, boundary="wrap") + RNG.normal(0, 0.5, IMAGE.shape)
+    fit = kernelfit.find_kernel(IMAGE, target, (9, 7), method="cg", boundary="wrap", workers=1)
+    exact = dense(IMAGE, target, (9, 7), mode="same", boundary="wrap")
+    assert np.linalg.norm(fit.kernel - exact) < 0.05 * np.linalg.norm(fit.stderr)
