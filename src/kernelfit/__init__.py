@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from .api.statistics import NormalStats as NormalStats
     from .api.statistics import SpectralStats as SpectralStats
     from .api.stream import accumulate_stream as accumulate_stream
+    from .api.warm_up import warm_up as warm_up
     from .compiled.fft import set_fft as set_fft
     from .core.background import Background as Background
     from .core.estimate import Prior as Prior
@@ -96,6 +97,7 @@ _ROOMS = {
     "api.results": ("KernelFit",),
     "api.statistics": ("ChannelStats", "NormalStats", "SpectralStats"),
     "api.stream": ("accumulate_stream",),
+    "api.warm_up": ("warm_up",),
     "compiled.fft": ("set_fft",),
     "core.background": ("Background",),
     "core.estimate": ("Prior", "Spectrum", "StrengthPath"),

@@ -30,8 +30,8 @@ from .progress import Bar
 def run(args: argparse.Namespace) -> int:
     """Run a command and return its exit code; every mistake of the caller becomes a `BadCallError`."""
     try:
-        commands = (find, apply, deconvolve, inspect, compare, export, audit, demo)
-        return {command.__name__: command for command in commands}[args.command](args)
+        commands = (find, apply, deconvolve, inspect, compare, export, audit, warm_up, demo)
+        return {command.__name__: command for command in commands}[args.command.replace("-", "_")](args)
     except BrokenPipeError:
         raise
     except (ValueError, TypeError, OSError, MemoryError, read.MissingExtraError) as error:
@@ -145,7 +145,7 @@ def _find_pair(args: argparse.Namespace) -> series.Found:
         maps["mask"] = spoiled | maps["mask"] if given else spoiled
     start = time.perf_counter()
     with Bar(int(np.prod(target.shape))) as bar:
-        bar.note("starting (the very first run compiles, once)")
+        bar.note("starting")
         fit = kernelfit.find_kernel(image, target, args.shape, solver=solver, progress=bar, **settings, **maps)
         fit = dataclasses.replace(fit, notes=(*fit.notes, note)) if note else fit
         seconds = time.perf_counter() - start
@@ -320,6 +320,13 @@ def _write_image(args: argparse.Namespace, kept: Path | None, image: Any, made: 
     cut = write.write_image(kept, made, white, overwrite=args.force)
     note = f"; {cut} of {made.size} values beyond the file's range were cut off (.tif holds them)" if cut else ""
     say(f"{args.output}: {' x '.join(map(str, made.shape))} pixels, {how}{note}")
+    return SOLVED
+
+
+def warm_up(args: argparse.Namespace) -> int:
+    """Compile everything, once."""
+    seconds = kernelfit.warm_up(args.only, progress=lambda use: say(f"compiling what {use} needs", to="stderr"))
+    say(f"ready after {_duration(seconds)}")
     return SOLVED
 
 

@@ -27,6 +27,7 @@ CHANNELS = ("shared", "separate", "mixed")
 MOTIONS = ("shift", "rigid", "similarity", "affine", "homography")
 SYMMETRIES = ("point", "rows", "columns", "both")
 TOOLS = ("scipy", "opencv", "torch", "imagemagick", "ffmpeg", "imagej", "latex")
+USES = ("find", "auto", "weights", "colours", "large", "restore", "maps")
 WORDS = {*MODES, "crop", *BOUNDARIES, *OPERATIONS, *METHODS, *SOLVERS, *ROBUST, *ERRORS, *CHANNELS, *SYMMETRIES, *TOOLS}
 WORDS |= {*MOTIONS}
 

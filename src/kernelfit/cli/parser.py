@@ -28,6 +28,7 @@ from .options import (
     STOPPED,
     SYMMETRIES,
     TOOLS,
+    USES,
     BadCallError,
     auto_or_index,
     auto_or_number,
@@ -140,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
         ("inspect", _inspect),
         ("compare", _compare),
         ("export", _export),
+        ("warm-up", _warm_up),
         ("audit", audit),
         ("demo", _demo),
     ):
@@ -366,6 +368,19 @@ def _export(add: _Adder) -> None:
     export.add_argument("--plane", type=named, metavar="NAME", help="of several kernels in the file: which one")
     export.add_argument("-o", "--output", type=named, metavar="FILE", help="write here (default: show it)")
     force(export)
+
+
+def _warm_up(add: _Adder) -> None:
+    warm = add(
+        help="compile everything now, so that no later call has to",
+        description="Compile the loops once, for a container's image or before time counts. The machine code is kept\n"
+        "beside the package, or in the folder that NUMBA_CACHE_DIR names, and read from there by whoever runs it.",
+        examples="""
+        kernelfit warm-up
+        kernelfit warm-up --only find --only restore
+        """,
+    )
+    warm.add_argument("--only", type=one_of(USES), action="append", metavar="USE", help=", ".join(USES))
 
 
 def _demo(add: _Adder) -> None:

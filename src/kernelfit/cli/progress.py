@@ -1,5 +1,6 @@
 """A bar for work that takes long: on a terminal with the rate and the time left, in a pipe nothing at all."""
 
+import contextlib
 import sys
 import time
 from typing import TextIO
@@ -24,6 +25,7 @@ class Bar:
         self.first = 0.0  # how far it was when the stage began: what a checkpoint held takes no time
         self.born = self.start = self.last = time.monotonic()
         self.on = self.stream is not None and self.stream.isatty()
+        self.listening = contextlib.ExitStack()
 
     def __call__(self, stage: str, done: float, total: float) -> None:
         """Draw how far the stage is, if it is time to."""
@@ -51,11 +53,16 @@ class Bar:
         self.drawn = len(text)
 
     def __enter__(self) -> "Bar":
-        """Return the bar."""
+        """Return the bar, which says on a terminal that loops are compiled, if that takes long."""
+        if self.on:
+            from ..compiled.jit import told_of_compiling
+
+            self.listening.enter_context(told_of_compiling(lambda: self.note("compiling, once, about 10 s")))
         return self
 
     def __exit__(self, *_: object) -> None:
         """Wipe the line."""
+        self.listening.close()
         if self.drawn:
             self.stream.write("\r" + " " * self.drawn + "\r")
             self.stream.flush()

@@ -138,7 +138,7 @@ def find(args: argparse.Namespace, settings: dict[str, Any]) -> Found:
         warnings.simplefilter("always", RuntimeWarning)
         warnings.showwarning = _say
         pairs = Pairs(args, bar)
-        bar.note("starting (the very first run compiles, once)")
+        bar.note("starting")
         try:
             stats = kernelfit.accumulate_stream(pairs, args.shape, progress=bar, **settings)
         except KeyboardInterrupt:

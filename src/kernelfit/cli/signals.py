@@ -64,7 +64,7 @@ def find(args: argparse.Namespace, settings: dict[str, Any]) -> tuple[Found, int
         solver, solver_code = None, ""
     start = time.perf_counter()
     with Bar(int(np.prod(y.shape))) as bar:
-        bar.note("starting (the very first run compiles, once)")
+        bar.note("starting")
         fit = kernelfit.find_kernel(x, y, args.shape, solver=solver, progress=bar, **settings, **maps)
         seconds = time.perf_counter() - start
         call = _python(args, code, settings, {**map_code, "solver": solver_code})

@@ -251,8 +251,10 @@ def _solve_tile(gram, moment, energy, total, panels, inverse, taps, spread):
     """
     m = len(taps)
     change = np.empty(m)
-    total[m, :m] += moment
-    total[m + 1, :2] += energy
+    for i in range(m):
+        total[m, i] += moment[i]
+    for i in range(2):
+        total[m + 1, i] += energy[i]
     for i in range(m):
         y, x = total[i, i:m], gram[i, i:]
         for j in range(m - i):
@@ -263,8 +265,14 @@ def _solve_tile(gram, moment, energy, total, panels, inverse, taps, spread):
     if not found < np.inf:
         return found, 0.0, 0.0, 0.0, 0.0
     step_to_minimum(gram, inverse, moment, taps, change)
-    rss = energy[0] - (taps * (2 * moment - change)).sum()
-    return found, rss, (taps * taps).sum() ** 0.5, spread.min(), spread.sum()
+    explained = size = whole = 0.0
+    least = np.inf
+    for i in range(m):
+        explained += taps[i] * (2 * moment[i] - change[i])
+        size += taps[i] * taps[i]
+        whole += spread[i]
+        least = min(least, spread[i])
+    return found, energy[0] - explained, size**0.5, least, whole
 
 
 @jit_sum

@@ -136,10 +136,9 @@ def assemble_line(line, ends_a, ends_b, gram, row, col, stride):
                 leaves, enters, x, w = ends_a[0, r, u - 1], ends_a[1, r, u - 1], ends_b[0, r], ends_b[1, r]
                 for v in range(last):
                     y[v] += enters * w[v] - leaves * x[v]
-        if stride > 0:
-            gram[row + u, col : col + n] = new
-        else:
-            gram[row - u, col - last : col + 1] = new[::-1]
+        x = gram[row + u, col:] if stride > 0 else gram[row - u, col - last :]
+        for v in range(n):
+            x[v] = new[v if stride > 0 else last - v]
     top, left = (row, col) if stride > 0 else (row - last, col - last)
     side = 32  # the transpose, a few lines of the cache at a time
     for p in range(0, n, side):
@@ -195,7 +194,9 @@ def _column_strips(block, col, n_rows, n_cols, y_halo, out):
         for p in range(n):
             for r in range(n_rows + y_halo):
                 b[p, r] = block[r, col + k * n_cols + p]
-        a[:, :n_rows] = b[:, :n_rows]
+            x = a[p]
+            for r in range(n_rows):
+                x[r] = b[p, r]
         _pair_sums(a, 0, b, whole, False, out[k])
 
 
@@ -210,10 +211,12 @@ def _row_strips(block, col, n_rows, n_cols, corners, out):
     wide = np.zeros((n_strip, n + whole + n + 4))
     for k in range(2):
         for p in range(n_strip):
-            line = block[k * n_rows + p, col : col + n_cols + n]
-            wide[p, n : n + n_cols + n] = line
-            corners[k, 0, p * (n + 1) : p * (n + 1) + n] = line[:n]
-            corners[k, 1, p * (n + 1) : p * (n + 1) + n] = line[n_cols:]
+            line, x, at = block[k * n_rows + p, col:], wide[p, n:], p * (n + 1)
+            for c in range(n_cols + n):
+                x[c] = line[c]
+            for c in range(n):
+                corners[k, 0, at + c] = line[c]
+                corners[k, 1, at + c] = line[n_cols + c]
         _pair_sums(wide, n, wide, whole, True, out[k])
 
 

@@ -11,19 +11,31 @@ Loops never validate, raise or allocate in an inner loop; they are serial and re
 them. Their arrays are C-contiguous float64 unless they say otherwise, so that each is compiled once.
 """
 
+import contextlib
 import functools
+import hashlib
 import operator
-from collections.abc import Callable
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import llvmlite.binding
 import llvmlite.ir as ir
 import numba
 from numba import types
+from numba.core import caching as numba_caching
+from numba.core import event as numba_event
 from numba.extending import intrinsic, models, overload, register_model
 
 from . import plain_vectors
 
+# Numba's own types are in part only.
+caching: Any = numba_caching
+event: Any = numba_event
+config: Any = numba.config
 # Without nnan and ninf: a NaN must stay visible.
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
 
@@ -32,15 +44,117 @@ def jit(function: Callable[..., Any], fastmath: set[str] | bool = False) -> Any:
     """Compile a loop, at its first call for each kind of arguments, and keep it on disk."""
     compiled = functools.partial(numba.njit, nogil=True, error_model="numpy", fastmath=fastmath)
     try:
-        return compiled(cache=True)(function)
+        loop: Any = compiled(cache=True)(function)
     except RuntimeError:  # no directory to write the cache to
-        return compiled()(function)
+        loop = compiled()(function)
+    if not config.DISABLE_JIT:
+        loop._cache = _Kept(loop._cache, function)
+    return loop
+
+
+class _Kept:
+    """Machine code on disk: Numba's own cache, and before it what lies in a folder that nobody may write to.
+
+    Numba passes over such folders, as a package installed by somebody else or a read-only container have them, and
+    compiles anew for every user. What cannot be written, since the disk is full, is not kept.
+    """
+
+    def __init__(self, own: Any, function: Callable[..., Any]) -> None:
+        self.own, self.given = own, None
+        path, code = Path(function.__code__.co_filename), function.__code__
+        name = f"{path.stem}.{function.__qualname__}-{code.co_firstlineno}.py{sys.version_info[0]}{sys.version_info[1]}"
+        folders = [path.parent / "__pycache__"]
+        if config.CACHE_DIR:
+            below = f"{path.parent.name}_{hashlib.sha1(os.path.abspath(path.parent).encode()).hexdigest()}"
+            folders.insert(0, Path(config.CACHE_DIR, below))
+        for folder in folders:
+            if str(folder) != own.cache_path and (folder / f"{name}.nbi").exists():
+                with contextlib.suppress(OSError, RuntimeError, AttributeError):
+                    self.given = _given(function, folder)
+                    break
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.own, name)
+
+    def load_overload(self, signature: Any, context: Any) -> Any:
+        """Return the machine code for some types, if there is any."""
+        for cache in (self.own, self.given):
+            with contextlib.suppress(OSError):
+                found = None if cache is None else cache.load_overload(signature, context)
+                if found is not None:
+                    return found
+        return None
+
+    def save_overload(self, signature: Any, code: Any) -> None:
+        """Keep machine code, if that can be done."""
+        with contextlib.suppress(OSError):
+            self.own.save_overload(signature, code)
+
+
+def _given(function: Callable[..., Any], folder: Path) -> Any:
+    """Return Numba's cache of a function in a folder that need not be writable."""
+
+    class Locator(caching._CacheLocator):  # type: ignore[misc]
+        def get_cache_path(self) -> str:
+            return str(folder)
+
+        def get_source_stamp(self) -> Any:
+            return stamped.get_source_stamp()
+
+        def get_disambiguator(self) -> str:
+            return str(function.__code__.co_firstlineno)
+
+        @classmethod
+        def from_function(cls, _function: Any, _file: str) -> Any:
+            return cls()
+
+    class Code(caching.CompileResultCacheImpl):  # type: ignore[misc]
+        _locator_classes = [Locator]
+
+    class Given(caching.FunctionCache):  # type: ignore[misc]
+        _impl_class = Code
+
+    in_tree = getattr(caching, "InTreeCacheLocator", None) or caching._InTreeCacheLocator
+    stamped = in_tree(function, function.__code__.co_filename)
+    return Given(function)
+
+
+class _Listener(event.Listener):  # type: ignore[misc]
+    """Tells once, when something has been compiled for a second and there is more."""
+
+    def __init__(self, tell: Callable[[], object]) -> None:
+        self.tell: Callable[[], object] | None = tell
+        self.spent = 0.0
+        self.began: list[float] = []
+
+    def on_start(self, _event: Any) -> None:
+        """See that something is to be compiled."""
+        self.began.append(time.monotonic())
+        if self.spent > 1.0 and self.tell is not None:
+            tell, self.tell = self.tell, None
+            tell()
+
+    def on_end(self, _event: Any) -> None:
+        """See that it is."""
+        began = self.began.pop() if self.began else time.monotonic()
+        self.spent += 0.0 if self.began else time.monotonic() - began
+
+
+@contextlib.contextmanager
+def told_of_compiling(tell: Callable[[], object]) -> Iterator[None]:
+    """Call `tell` once, should loops be compiled for longer than a second."""
+    listener = _Listener(tell)
+    event.register("numba:compile", listener)
+    try:
+        yield
+    finally:
+        event.unregister("numba:compile", listener)
 
 
 #: The same for loops whose sums may be taken in any order.
 jit_sum = functools.partial(jit, fastmath=FASTMATH)
 #: Numbers in a register of 512 bits, or of 256 where there are none so wide; always whole complex numbers.
-LANES = 8 if numba.config.DISABLE_JIT or llvmlite.binding.get_host_cpu_features().get("avx512f") else 4
+LANES = 8 if config.DISABLE_JIT or llvmlite.binding.get_host_cpu_features().get("avx512f") else 4
 
 
 def _emitted(function: Callable[..., Any]) -> Any:
@@ -160,5 +274,5 @@ def conjugate_products(_context: Any, plain: Any, crossed: Any) -> Any:
     return _vector(plain, crossed), emit
 
 
-if numba.config.DISABLE_JIT:
+if config.DISABLE_JIT:
     globals().update(plain_vectors.FUNCTIONS)

@@ -56,7 +56,8 @@ def cross_spectra_in_place(image, target, even, sums):
             second[c] = u * u + v * v
             y[2 * c] = a * u + b * v
             y[2 * c + 1] = a * v - b * u
-        x[n_cols:] = second
+        for c in range(n_cols):
+            x[n_cols + c] = second[c]
         for half in range(2):
             line = x[half * n_cols : (half + 1) * n_cols]
             once = line[0] + line[n_cols - 1] if even else line[0]
