@@ -196,7 +196,10 @@ BAD_CALLS = {
     "shape of zero": ("find image.npy target.npy --shape 3,0", "got '3,0', need one whole number of at least 1"),
     "shape negative": ("find image.npy target.npy --shape -3", "got '-3', need one whole number"),
     "shape a fraction": ("find image.npy target.npy --shape 2.5", "got '2.5', need one whole number"),
-    "shape of three": ("find image.npy target.npy --shape 3,3,3", "got '3,3,3', need one whole number"),
+    "shape of three": (
+        "find image.npy target.npy --shape 3,3,3",
+        "three numbers, which are for volumes; need --volume",
+    ),
     "unknown mode": ("find image.npy target.npy --shape 3 --mode fill", "got 'fill', need one of same, valid, full"),
     "unknown boundary": (
         "find image.npy target.npy --shape 3 --boundary reflect",

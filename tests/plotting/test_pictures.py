@@ -372,6 +372,7 @@ def test_cuts_and_projections_of_a_volume(volume, closed):
         kernelfit.plot.orthogonal_cuts(find_kernel(np.eye(9), np.eye(9), 3))
 
 
+@pytest.mark.slow
 def test_overview_and_report_of_a_volume(volume, closed):
     image, target, fit = volume
     figure = fit.plot(image, target)

@@ -7,7 +7,6 @@ import numpy.typing as npt
 
 from ..compiled.blas import one_blas_thread
 from ..core.dimensions import of_any_dimension
-from ..core.geometry import Shape
 from ..core.model import Execution, Model, Selection
 from ..core.variation import AUTO
 from ..data.observation import NUMBERS
@@ -25,7 +24,7 @@ from .results import KernelFit
 def find_kernel(
     image: npt.ArrayLike,
     target: npt.ArrayLike,
-    shape: int | Shape | Model | None = None,
+    shape: int | tuple[int, ...] | Model | None = None,
     *,
     selection: Selection | None = None,
     execution: Execution | None = None,

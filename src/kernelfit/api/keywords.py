@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, ParamSpec, TypedDict, TypeVar
 
 from ..compiled.threads import Progress
-from ..core.geometry import Shape
 from ..core.model import ENGINES, Execution, Model, Noise, Selection
 from ..core.normal_equations import NormalEquations
 from ..core.validation import known
@@ -30,11 +29,11 @@ class Keywords(TypedDict, total=False):
     mode: str | None
     boundary: str | None
     fillvalue: float
-    origin: int | Shape | None
+    origin: int | tuple[int, ...] | None
     lags: Any
     operation: str
-    stride: int | Shape
-    offset: int | Shape
+    stride: int | tuple[int, ...]
+    offset: int | tuple[int, ...]
     channel_axis: int | None
     channels: str
     background: int | None

@@ -20,7 +20,7 @@ from ..engines.forward import predict
 from ..imageio import kernels, read, write
 from ..imageio.planes import COLOURS
 from ..plotting.text import summary
-from . import arguments, series, signals
+from . import arguments, series, signals, volumes
 from .inspection import compare, export, inspect, measured, print_json
 from .judging import audit
 from .options import DOUBTFUL, SOLVED, WORDS, BadCallError, printable, say
@@ -84,7 +84,9 @@ def find(args: argparse.Namespace) -> int:
     if args.report is not None:
         read.require("matplotlib.figure", package="matplotlib", extra="plot", purpose="the report")
     streamed, rate = series.wanted(args), None
-    if signals.wanted(args):
+    if volumes.wanted(args):
+        made = volumes.find(args, _settings(args))
+    elif signals.wanted(args):
         made, rate = signals.find(args, _settings(args))
     else:
         if streamed and args.shape is None:
@@ -98,7 +100,7 @@ def find(args: argparse.Namespace) -> int:
         write.write_stdout(np.ascontiguousarray(fit.kernel))
     if args.json:
         more = {"image": args.image, "target": args.target, "output": args.output, "report": args.report}
-        told = measured({} if fit.convention.ndim == 1 else kernelfit.split_channels(fit, names))
+        told = measured({} if fit.convention.ndim != 2 else kernelfit.split_channels(fit, names))
         print_json({**kernels.as_dict(fit), **told, **more, "seconds": seconds, "python": call})
     else:
         stream = "stderr" if args.output == "-" else "stdout"
@@ -166,6 +168,8 @@ def _duration(seconds: float) -> str:
 
 def apply(args: argparse.Namespace) -> int:
     """Lay a kernel on an image."""
+    if volumes.wanted(args):
+        return volumes.apply(args)
     if signals.wanted(args):
         return signals.apply(args)
     image, held, kept = _image_and_kernel(args)

@@ -29,7 +29,8 @@ def inspect(args: argparse.Namespace) -> int:
         read.require("matplotlib.figure", package="matplotlib", extra="plot", purpose="--plot")
     held = kernels.read_kernel(args.kernel)
     planes = held.planes()
-    fits = {} if held.of_signals else {name: one.as_fit() for name, one in planes.items()}
+    deep = held.of_volumes and held.convention is not None
+    fits = {} if held.of_signals or deep else {name: one.as_fit() for name, one in planes.items()}
     if picture is not None:
         _draw(picture, planes, args.force)
     if args.json:
@@ -68,6 +69,11 @@ def _draw(path: Path, planes: dict[str, kernels.KernelFile], overwrite: bool) ->
     """Draw each kernel and, where there are errors, how well it is known."""
     figure_of = read.require("matplotlib.figure", package="matplotlib", extra="plot", purpose="--plot")
     known = all(each.stderr is not None for each in planes.values())
+    deep = [each.as_fit() for each in planes.values() if each.kernel.ndim == 3 and each.of_volumes]
+    if deep:
+        figure = kernelfit.plot.overview(deep[0], figure=figure_of.Figure(figsize=(13.5, 11.2), layout="constrained"))
+        write_whole(path, lambda file: figure.savefig(file, format="png", dpi=130), "the picture", overwrite=overwrite)
+        return
     figure = figure_of.Figure(figsize=(15.5 if known else 5.2, 3.9 * len(planes)), layout="constrained")
     axes = figure.subplots(len(planes), 4 if known else 1, squeeze=False)
     for row, (name, each) in zip(axes, planes.items(), strict=True):

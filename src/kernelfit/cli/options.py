@@ -69,8 +69,10 @@ def edge(parser: Any, text: str, default: str | None = None) -> None:
 
 def lattice(parser: Any, text: str, first: str) -> None:
     """Add which pixels there are of what the kernel makes."""
-    parser.add_argument("--stride", type=pair(1), metavar="N|R,C", help=text)
-    parser.add_argument("--offset", type=pair(0), metavar="N|R,C", help=f"the pixel to begin with (default: {first})")
+    parser.add_argument("--stride", type=pair(1, 3), metavar="N|R,C", help=text)
+    parser.add_argument(
+        "--offset", type=pair(0, 3), metavar="N|R,C", help=f"the pixel to begin with (default: {first})"
+    )
 
 
 def workers(parser: Any) -> None:
@@ -111,19 +113,19 @@ def _plain(text: str) -> str:
     return text
 
 
-def pair(least: int | None) -> Callable[[str], int | tuple[int, int]]:
-    """Parse ``5`` or ``5,7``, whole numbers of at least `least`, or any."""
+def pair(least: int | None, most: int = 2) -> Callable[[str], int | tuple[int, ...]]:
+    """Parse ``5`` or ``5,7``, whole numbers of at least `least`, or any; up to `most` of them."""
 
-    def parse(text: str) -> int | tuple[int, int]:
+    def parse(text: str) -> int | tuple[int, ...]:
         try:
             numbers = tuple(int(_plain(part)) for part in text.split(","))
         except ValueError:
             numbers = ()
-        if len(numbers) not in (1, 2) or (least is not None and min(numbers) < least):
+        if not 1 <= len(numbers) <= most or (least is not None and min(numbers) < least):
             bound = "" if least is None else f" of at least {least}"
             need = f"one whole number{bound}, or two with a comma between"
             raise argparse.ArgumentTypeError(f"got {text!r}, need {need}")
-        return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
+        return numbers[0] if len(numbers) == 1 else numbers
 
     return parse
 
@@ -133,7 +135,7 @@ def window(text: str) -> tuple[int, int]:
     found = pair(None)(text)
     if not isinstance(found, tuple) or found[1] < found[0]:
         raise argparse.ArgumentTypeError(f"got {text!r}, need FIRST,LAST, the first not above the last")
-    return found
+    return found[0], found[1]
 
 
 def named(text: str) -> str:

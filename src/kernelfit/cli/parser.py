@@ -185,6 +185,7 @@ def _find(add: _Adder) -> None:
         kernelfit find data.h5 data.h5 --dataset /before --dataset /after --shape 11 --json
         kernelfit find 'sharp/*.png' 'blurred/*.png' --shape 15 -o kernel.npz
         kernelfit find dry.wav wet.wav --lags 0,20000 -o response.wav --report room.html
+        kernelfit find sharp.tif blurred.tif --volume --shape 5,9,9 --boundary symm -o kernel.npz
         kernelfit find log.csv log.csv --channel voltage --channel force --lags 0,60 -o response.csv
         kernelfit find huge.zarr target.zarr --shape 15 --checkpoint sums.npz -o kernel.npz
         cat before.npy | kernelfit find - after.npy --shape 5 -o - > kernel.npy
@@ -192,17 +193,21 @@ def _find(add: _Adder) -> None:
     )
     find.add_argument("image", type=named, metavar="IMAGE", help="what went in")
     find.add_argument("target", type=named, metavar="TARGET", help="what came out")
-    find.add_argument("--shape", type=pair(1), metavar="N|R,C",
+    find.add_argument("--shape", type=pair(1, 3), metavar="N|R,C",
                       help="sides of the kernel: 5 or 5,7 (default: found, and all that goes with it)")  # fmt: skip
     find.add_argument("--lags", type=window, metavar="FIRST,LAST",
                       help="instead, for signals: first and last lag of the kernel: 0,20000")  # fmt: skip
+    find.add_argument("--volume", action="store_true",
+                      help="IMAGE and TARGET are stacks of planes, and --shape has three numbers: 5,9,9")  # fmt: skip
     which(find, 2)
     lie = find.add_argument_group("how the kernel lies on the image")
     lie.add_argument("--mode", type=one_of((*MODES, "crop")), metavar="MODE",
                      help=choices((*MODES, "crop"), "from the shapes"))  # fmt: skip
     inside = "none, only the interior is used"
     edge(lie, "what lay beyond the edge: " + choices(BOUNDARIES, inside), default="none")
-    lie.add_argument("--origin", type=pair(None), metavar="N|R,C", help="tap over the output pixel (default: SciPy's)")
+    lie.add_argument(
+        "--origin", type=pair(None, 3), metavar="N|R,C", help="tap over the output pixel (default: SciPy's)"
+    )
     lie.add_argument("--operation", type=one_of(OPERATIONS), default="convolution", metavar="OP",
                      help=choices(OPERATIONS, "convolution"))  # fmt: skip
     lattice(lie, "TARGET holds one in N pixels of what the kernel makes, as after downsampling (default: 1)", "0")
@@ -262,16 +267,18 @@ def _apply(add: _Adder) -> None:
         examples="""
         kernelfit apply photo.png kernel.npz -o filtered.png
         kernelfit apply photo.png kernel.csv --boundary symm -o filtered.tif
+        kernelfit apply stack.tif kernel.npz --volume -o filtered.tif
         kernelfit apply photo.png kernel.csv --stride 2 --offset 1 -o half.png
         kernelfit apply stack.tif kernel.json --page 3 -o - > filtered.npy
         """,
     )
     apply.add_argument("image", type=named, metavar="IMAGE", help="the image, gray or colour")
     apply.add_argument("kernel", type=named, metavar="KERNEL", help="the kernel's file")
+    apply.add_argument("--volume", action="store_true", help="IMAGE is a stack of planes, KERNEL that of a volume")
     which(apply, 1)
     apply.add_argument("--mode", type=one_of(MODES), metavar="MODE", help=choices(MODES, "same"))
     edge(apply, "what lies beyond the edge: " + choices(BOUNDARIES[1:], "as the file says, else symm"))
-    apply.add_argument("--origin", type=pair(None), metavar="N|R,C", help="tap over the output pixel")
+    apply.add_argument("--origin", type=pair(None, 3), metavar="N|R,C", help="tap over the output pixel")
     apply.add_argument("--operation", type=one_of(OPERATIONS), metavar="OP", help=choices(OPERATIONS, "convolution"))
     apply.add_argument("--no-background", action="store_true", help="leave out the surface that was found beside it")
     apply.add_argument("--nan", type=number, metavar="VALUE", help="what to write for pixels that are NaN")

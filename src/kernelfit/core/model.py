@@ -101,14 +101,14 @@ class Model:
     array([[0., 0., 1.]])
     """
 
-    shape: int | Shape | tuple[int] | None = None
+    shape: int | tuple[int, ...] | None = None
     mode: str | None = None
     boundary: str | None = None
     fillvalue: float = 0.0
-    origin: int | Shape | None = None
+    origin: int | tuple[int, ...] | None = None
     operation: str = "convolution"
-    stride: int | Shape = 1
-    offset: int | Shape = 0
+    stride: int | tuple[int, ...] = 1
+    offset: int | tuple[int, ...] = 0
     channel_axis: int | None = None
     channels: str = "shared"
     background: int | None = None

@@ -44,6 +44,11 @@ class KernelFile:
         """Whether it is a kernel of signals."""
         return self.kernel.ndim == 1 or (self.convention is not None and self.convention.ndim == 1)
 
+    @property
+    def of_volumes(self) -> bool:
+        """Whether it is a kernel of volumes."""
+        return self.kernel.ndim == 3 and (self.convention is None or self.convention.ndim == 3)
+
     def as_fit(self) -> Estimate:
         """Return the whole result if the file has it, or one made of what there is, with the taps' own errors."""
         if self.fit is not None:
@@ -69,7 +74,7 @@ class KernelFile:
     def planes(self) -> "dict[str, KernelFile]":
         """Return each kernel by itself where the file holds those of several channels, under the channels' names."""
         own = 1 if self.of_signals else 2
-        if self.kernel.ndim == own:
+        if self.kernel.ndim == own or (self.of_volumes and self.convention is not None):
             return {"": self}
         if self.fit is not None or (self.convention is not None and self.convention.field is not None):
             fits = split_channels(self.as_fit())
@@ -265,7 +270,7 @@ def _from_fits(path: Path) -> KernelFile:
     if "KFMODE" in header:
         fields = {name: header[key] for name, key in _FITS_KEYS.items()}
         fields["boundary"] = None if fields["boundary"] == "none" else fields["boundary"]
-        fields["ndim"] = 2 if "KFORIG1" in header else 1
+        fields["ndim"] = next(n for n in (3, 2, 1) if f"KFORIG{n - 1}" in header)
         for name, (key, default) in _FITS_PAIRS.items():
             fields[name] = [header.get(f"{key}{axis}", default) for axis in range(fields["ndim"])]
         convention = convention_from(fields)

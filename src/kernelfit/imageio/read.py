@@ -109,6 +109,11 @@ def read_image(
     return image
 
 
+def read_array(path: Path, choice: Choice) -> Any:
+    """Return the whole array of a file, of however many axes it is."""
+    return _READERS[kind_of(path)](path, choice)
+
+
 def kind_of(path: Path) -> str:
     """Return the format of a file, by its first bytes, or of a folder that holds a Zarr array."""
     if path.is_dir():

@@ -1,0 +1,111 @@
+"""What the commands do with volumes: stacks of TIFF pages and arrays of three axes, where --volume is given."""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import kernelfit
+
+from ..imageio import kernels, volumes, write
+from ..imageio.volumes import read_volume
+from . import arguments
+from .options import SOLVED, BadCallError, printable, say
+from .progress import Bar
+from .series import Found
+
+_ADVICE = "planes, rows and columns: --shape 5,9,9"
+
+
+def wanted(args: argparse.Namespace) -> bool:
+    """Say whether a call is about volumes."""
+    for name in ("shape", "origin", "stride", "offset"):
+        value = getattr(args, name, None)
+        if isinstance(value, tuple) and len(value) == 3 and not args.volume:
+            raise BadCallError(f"got --{name} of three numbers, which are for volumes; need --volume, or two numbers")
+    return bool(args.volume)
+
+
+def find(args: argparse.Namespace, settings: dict[str, Any]) -> Found:
+    """Find the kernel of a pair of volumes."""
+    for name in ("page", "channel", "channels", "checkpoint", "lags", "variation"):
+        if getattr(args, name) is not None:
+            raise BadCallError(f"got --{name} with --volume, need it left out")
+    if args.shape is None:
+        raise BadCallError(f"got no --shape with --volume, need three numbers, {_ADVICE}")
+    shape = (args.shape,) * 3 if isinstance(args.shape, int) else args.shape
+    if len(shape) != 3:
+        raise BadCallError(f"got --shape of {len(shape)} numbers with --volume, need three, {_ADVICE}")
+    solver, solver_code = arguments.solver(args, None) if _chosen(args) else (None, "")
+    (image, first), (target, second) = (_read(args, name, at) for at, name in enumerate(("image", "target")))
+    maps: dict[str, Any] = {}
+    code = {"solver": solver_code}
+    for name in ("mask", "image_mask", "weights"):
+        path = getattr(args, name)
+        if path is not None:
+            values = np.asarray(read_volume(path, allow_external=args.allow_external)[:])
+            maps[name] = values if name == "weights" else values != 0
+            code[name] = f"read_volume({path!r})[:]" + ("" if name == "weights" else " != 0")
+    start = time.perf_counter()
+    with Bar(int(np.prod(target.shape))) as bar:
+        bar.note("starting (the very first run compiles, once)")
+        fit = kernelfit.find_kernel(image, target, shape, solver=solver, progress=bar, **settings, **maps)
+        seconds = time.perf_counter() - start
+        call = arguments.python(argparse.Namespace(shape=shape), [first, second], settings, code)
+        call = call.replace("import read_image", "import read_volume")
+        page = ""
+        if args.report is not None:
+            bar.note("drawing the report")
+            title = printable(f"From {Path(args.image).name} to {Path(args.target).name}")
+            page = kernelfit.report.report_html(fit, image, target, title=title, call=call)
+    pixels = " x ".join(map(str, image.shape))
+    return Found(fit, f"{pixels} pixels", call, seconds, None, page)
+
+
+def _chosen(args: argparse.Namespace) -> bool:
+    """Say whether the options name a solver: of volumes least squares is the default."""
+    return any(getattr(args, name) is not None for name in ("solver", "strength", "total", "symmetric"))
+
+
+def _read(args: argparse.Namespace, name: str, at: int) -> tuple[Any, str]:
+    """Return a volume, and the Python that reads it."""
+    path = getattr(args, name)
+    if path == "-":
+        raise BadCallError("got - for a volume, need a file: the standard input is for images")
+    words = {key: value for key, value in arguments.choice_of(args, at).items() if key not in ("page", "channel")}
+    given = [repr(path), *(f"{key}={value!r}" for key, value in words.items())]
+    return read_volume(path, **words), f"{name} = read_volume({', '.join(given)})"
+
+
+def apply(args: argparse.Namespace) -> int:
+    """Lay a kernel on a volume."""
+    held = kernels.read_kernel(args.kernel)
+    if not held.of_volumes:
+        raise BadCallError(f"{args.kernel}: got a kernel of shape {held.kernel.shape}, need one of a volume")
+    (kept,) = arguments.check_outputs(args, (args.output, "the volume", volumes.SUFFIXES))
+    image, _ = _read(args, "image", 0)
+    conv, mode = held.convention, args.mode or "same"
+    boundary = args.boundary or (conv.boundary if conv is not None else None) or "symm"
+    fill = args.fillvalue if args.fillvalue is not None else conv.fillvalue if conv is not None else 0.0
+    words: dict[str, Any] = {"mode": mode, "boundary": boundary, "fillvalue": fill if boundary == "fill" else 0.0}
+    known: dict[str, Any] = {} if conv is None else {"operation": conv.operation, "stride": conv.stride}
+    if conv is not None:
+        known |= {"offset": conv.offset, "origin": conv.origin if mode == "same" else None}
+    for name in ("operation", "origin", "stride", "offset"):
+        value = getattr(args, name)
+        value = known.get(name) if value is None else value
+        words |= {} if value is None else {name: value}
+    made = kernelfit.apply_kernel(image, held.kernel, workers=args.workers, **words)
+    background = None if held.fit is None else held.fit.background
+    if background is not None and not args.no_background and len(background.shapes) == 1:
+        made = made + float(background.coefficients.ravel()[0])
+    if args.nan is not None:
+        made = np.where(np.isnan(made), args.nan, made)
+    if kept is None:
+        write.write_stdout(made)
+        return SOLVED
+    volumes.write_volume(kept, made, overwrite=args.force)
+    say(f"{args.output}: {' x '.join(map(str, made.shape))} pixels, boundary {boundary}")
+    return SOLVED
