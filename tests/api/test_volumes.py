@@ -351,3 +351,21 @@ def test_other_refusals():
     with pytest.raises(ValueError, match="pairs of different modes"):
         find_kernel([x, x], [x, x[1:-1, 1:, 1:-2]], KERNEL)
     assert dataclasses.replace(fit.convention).ndim == 3
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("beyond", [-1, 2])
+def test_planes_that_the_kernel_lacks_are_told(operation, beyond):
+    rng = np.random.default_rng(3)
+    x, k = rng.normal(size=(9, 50, 60)), rng.normal(size=(2, 3, 2))
+    words = {"boundary": "wrap", "operation": operation}
+    y = kernelfit.apply_kernel(x, k, origin=(0, 1, 0), **words) + 0.05 * rng.normal(size=x.shape)
+    fine = find_kernel(x, y, k.shape, origin=(0, 1, 0), **words)
+    assert not fine.findings
+    wide = np.zeros((4, 3, 2))
+    wide[1:3] = k
+    wide[beyond + 1, 1, 1] = 0.05
+    y = kernelfit.apply_kernel(x, wide, origin=(1, 1, 0), **words) + 0.05 * rng.normal(size=x.shape)
+    lacking = find_kernel(x, y, k.shape, origin=(0, 1, 0), **words)
+    assert lacking.verdict is kernelfit.Verdict.SHAPE_TOO_SMALL
+    assert f"plane {beyond} of taps, outside the 2x3x2 kernel" in lacking.findings[0].detail

@@ -26,6 +26,7 @@ from ..data.observation import Observation, WeightedObservation, Weights, lots, 
 from ..data.plan import FitPlan
 from ..data.volumes import merged, sampled, stacked, with_edges
 from ..diagnostics import boundary, quantization, score_covariance, whiteness
+from ..diagnostics.depth import shallow
 from ..diagnostics.misfit import misfits
 from ..diagnostics.whiteness import Memo
 from ..engines import weighted, weighted_iteration
@@ -490,7 +491,7 @@ def diagnosed(
     edges and the target's type are looked at. The `memo` keeps what several targets share.
     """
     some, own = sampled(observations, weights)
-    wrong = misfits(some, estimate, own, workers, memo)
+    wrong = shallow(observations, estimate, weights) + misfits(some, estimate, own, workers, memo)
     if noise.covariance == "plain" or wrong:  # sandwich errors clear correlated noise, and nothing else
         estimate = whiteness.look(
             some, estimate, own, most=most, declared=declared, level=level, misfits=wrong, memo=memo
