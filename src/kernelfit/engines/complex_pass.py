@@ -27,9 +27,9 @@ def statistics(
     wide = dataclasses.replace(observation, targets=observation.targets + terms)
     every = accumulation.statistics(wide, method, workers, progress)
     n, taps = len(both[0].targets), both[0].geometry.n_taps * len(both[0].sources)
-    gram, found = _padded(_padded(every[0].gram, taps).T, taps), []
+    found = []
     for imaginary, part in enumerate(both):
-        own = _taken(_taken(gram, imaginary).T, imaginary)
+        own = _turned(every[0].gram, taps, imaginary)
         stats = [
             dataclasses.replace(
                 one,
@@ -78,6 +78,23 @@ def _together(both: Both) -> Observation:
 def _padded(sums: Array, n: int) -> Array:
     """Return sums with zeros for what is zero, along the last axis."""
     return np.concatenate([sums, np.zeros((*sums.shape[:-1], n - sums.shape[-1]))], axis=-1)
+
+
+def _turned(gram: Array, n: int, imaginary: int) -> Array:
+    """Return a Gram matrix of (A, B), or of A where B is zero, as that of one part's sources."""
+    m, own = n // 2, np.empty((n, n))
+    first, second = slice(0, m), slice(m, n)
+    x, y = (second, first) if imaginary else (first, second)
+    own[x, x] = gram[:m, :m]
+    for at, of in (((y, y), (second, second)), ((x, y), (first, second)), ((y, x), (second, first))):
+        block = gram[of]
+        if not block.size:
+            own[at] = 0.0
+        elif at[0] == at[1] or imaginary:
+            own[at] = block
+        else:
+            np.negative(block, out=own[at])
+    return own
 
 
 def _taken(values: Array, imaginary: int) -> Array:

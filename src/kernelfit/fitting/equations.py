@@ -42,11 +42,12 @@ def plain_fit(
     """Return the equations of a group, solved by least squares and refined where rounding could matter."""
     known = statistics(observations, method, workers, progress)
     shape = (len(observations[0].sources), *observations[0].geometry.kernel_shape)
+    hermitian = observations[0].geometry.convention.numbers == "complex"
     factorisations: dict[int, Inverse] = {}  # one for each Gram matrix, by its identity
 
     def solve(stats: NormalEquations) -> LeastSquaresSolution:
         if id(stats.gram) not in factorisations:
-            factorisations[id(stats.gram)] = factorise(stats.gram, workers)
+            factorisations[id(stats.gram)] = factorise(stats.gram, workers, hermitian=hermitian)
         return least_squares(stats, factorisations[id(stats.gram)])
 
     def recenter(stats: Sequence[NormalEquations], found: Sequence[LeastSquaresSolution]) -> Sequence[NormalEquations]:

@@ -40,13 +40,18 @@ def exponent(energy: float, far: int = FAR) -> int:
     return 2 * (power // 2) if abs(power) > far else 0
 
 
-def factorise(gram: Array, workers: int | None = None) -> Inverse:
-    """Return a factor of the (pseudo-)inverse; with `workers` by compiled loops of our own where those serve."""
+def factorise(gram: Array, workers: int | None = None, *, hermitian: bool = False) -> Inverse:
+    """Return a factor of the (pseudo-)inverse; with `workers` by compiled loops of our own where those serve.
+
+    `hermitian`: whether it is that of both parts of complex numbers, as `hermitian_factor` takes it.
+    """
     power = exponent(float(gram.diagonal().max(initial=0.0))) // 2
     if power:  # far from 1 LAPACK would over- or underflow
-        found = factorise(np.ldexp(gram, -2 * power), workers)
+        found = factorise(np.ldexp(gram, -2 * power), workers, hermitian=hermitian)
         return found._replace(factor=np.ldexp(found.factor, -power), spread=np.ldexp(found.spread, -2 * power))
     # Of few taps LAPACK's factor is as quick, and compiling ours takes seconds.
+    if hermitian:
+        return hermitian_factor(gram) or eigen_factor(gram)
     own = own_factor(gram, workers) if workers is not None and len(gram) > OWN_FACTOR else None
     return own or cholesky_factor(gram) or eigen_factor(gram)
 
@@ -172,6 +177,30 @@ def cholesky_factor(gram: Array) -> Inverse | None:
         return None
     inverse, _ = lapack.dtrtri(lower, lower=1, overwrite_c=1)
     return Inverse(inverse.T, 1.0 / float(rcond), _row_norms(inverse.T))
+
+
+def hermitian_factor(gram: Array) -> Inverse | None:
+    """Return a factor of the inverse of ``[[Re H, -Im H], [Im H, Re H]]`` by that of H, half the work; None as above.
+
+    The factor ``[[Re F, -Im F], [Im F, Re F]]`` is that of ``F F^* = H^-1``.
+    """
+    lapack, m = scipy.linalg.lapack, len(gram) // 2
+    whole = np.empty((m, m), dtype=np.complex128, order="F")
+    whole.real = gram[:m, :m]
+    whole.imag = gram[m:, :m]
+    norm = float(lapack.zlange("1", whole))
+    lower, info = lapack.zpotrf(whole, lower=1, clean=1, overwrite_a=1)
+    if info != 0:
+        return None
+    rcond, _ = lapack.zpocon(lower, norm, uplo="L")
+    if not rcond > RCOND_CHOLESKY:
+        return None
+    inverse, _ = lapack.ztrtri(lower, lower=1, overwrite_c=1)
+    factor = np.empty_like(gram)
+    factor[:m, :m] = factor[m:, m:] = inverse.real.T
+    np.negative(inverse.imag.T, out=factor[m:, :m])
+    factor[:m, m:] = inverse.imag.T
+    return Inverse(factor, 1.0 / float(rcond), _row_norms(factor))
 
 
 def scaled_factor(gram: Array) -> Array:
