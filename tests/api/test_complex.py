@@ -227,6 +227,39 @@ def test_ridge_and_conjugate_gradients():
     assert found.stderr.real == pytest.approx(found.stderr.imag) and found.rank == 12
 
 
+def test_the_prior_is_circular():
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[-3:3, -3:4]
+    kernel = np.exp(-(y**2 + x**2) / 6) * np.exp(0.5j * x + 0.3j)
+    image = normal(rng, 24, 21)
+    matrix, used = naive.design_nd(image, kernel.shape, mode="valid", boundary=None)
+    target = (matrix @ kernel.ravel()).reshape(used.shape)
+    target = target + 2 * normal(rng, *target.shape)
+    solver = kernelfit.GaussianProcess("matern32", envelope="gaussian", symmetric=None)
+    fit = find_kernel(image, target, kernel.shape, solver=solver)
+    prior = fit.prior
+    assert len(fit.priors) == 1
+    places = np.mgrid[:6, :7].reshape(2, -1)
+    apart = np.sqrt(3) * np.hypot(*(places[:, :, None] - places[:, None])) / prior.length
+    envelope = np.exp(-np.sum((places.T - prior.center) ** 2, axis=1) / (2 * prior.radius**2))
+    covariance = prior.amplitude**2 * (1 + apart) * np.exp(-apart) * np.multiply.outer(envelope, envelope)
+    whole = matrix @ (2 * covariance) @ matrix.conj().T + fit.noise_std**2 * np.eye(len(matrix))  # E y y*
+    solved = np.linalg.solve(whole, target.ravel())
+    assert_close(fit.kernel.ravel(), 2 * covariance @ matrix.conj().T @ solved, 1e-7)
+    density = -np.linalg.slogdet(np.pi * whole)[1] - (target.ravel().conj() @ solved).real
+    assert fit.log_evidence == pytest.approx(density, rel=1e-8)
+    turned = find_kernel(image, target * np.exp(0.7j), kernel.shape, solver=solver)
+    assert_close(turned.kernel, fit.kernel * np.exp(0.7j), 1e-6)
+    assert turned.log_evidence == pytest.approx(fit.log_evidence, rel=1e-9)
+    chosen = find_kernel(image, target, kernel.shape, solver="auto")
+    plain = find_kernel(image, target, kernel.shape)
+    assert np.linalg.norm(chosen.kernel - kernel) < 0.7 * np.linalg.norm(plain.kernel - kernel)
+    basis = np.array([np.exp(-(y**2 + x**2) / w) for w in (2, 6, 12)])
+    held = find_kernel(image, target, kernel.shape, solver=kernelfit.InBasis(basis))
+    small = matrix @ basis.reshape(3, -1).T
+    assert_close(held.kernel.ravel(), basis.reshape(3, -1).T @ np.linalg.lstsq(small, target.ravel())[0], 1e-9)
+
+
 def test_counts_in_words_are_of_complex_numbers():
     rng = np.random.default_rng(0)
     image = normal(rng, 6, 7)
@@ -295,6 +328,7 @@ def test_results_are_kept_and_told(size, shape, tmp_path):
         (dict(method="wiener"), "real images"),
         (dict(solver=kernelfit.NonNegative()), "real numbers"),
         (dict(solver=kernelfit.Sparse()), "real numbers"),
+        (dict(solver=kernelfit.GaussianProcess(non_negative=True)), "real numbers"),
         (dict(solver=kernelfit.Constrained(total=1)), "real numbers"),
         (dict(real=1), "need True or False"),
     ],

@@ -41,6 +41,7 @@ def raised(fit: Estimate) -> Estimate:
             "rank": fit.rank // 2,
             "df_model": fit.df_model / 2,
         }
+        fields["priors"] = fit.priors[: len(fit.priors) // 2]  # that of either part
         if fit.path is not None:
             fields["path"] = dataclasses.replace(fit.path, df_model=fit.path.df_model / 2)
     if isinstance(fit.weights, tuple):  # the two parts of a pixel count alike

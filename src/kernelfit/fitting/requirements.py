@@ -8,7 +8,7 @@ from ..core.model import Execution, Noise
 from ..core.variation import AUTO
 from ..data.plan import FitPlan
 from ..solvers.auto import Auto
-from ..solvers.constrained import Constrained, InBasis, NonNegative
+from ..solvers.constrained import Constrained, NonNegative
 from ..solvers.gaussian_process import GaussianProcess
 from ..solvers.least_squares import LeastSquares, Solver
 from ..solvers.sparse import Sparse
@@ -23,7 +23,7 @@ class Rule:
     remedy: str
 
 
-_REAL_SOLVERS = (NonNegative, Constrained, InBasis, Sparse, GaussianProcess, Auto)
+_REAL_SOLVERS = (NonNegative, Constrained, Sparse)
 
 
 def _rule(first: str, second: str, reason: str, remedy: str) -> Rule:
@@ -44,7 +44,11 @@ _COMPLEX = (
     ("sandwich errors", "they would leave out how the noise of the two parts goes together", "need errors='plain'"),
     ("variation", "its functions are for real kernels", _PARTS),
     ("Wiener", "its spectra are those of real images", _EXACT),
-    ("solver of real kernels", "it holds taps to what real numbers can be", "need LeastSquares() or Penalized()"),
+    (
+        "solver of real kernels",
+        "it holds taps to what real numbers can be",
+        "need LeastSquares() or Penalized()",
+    ),
 )
 #: All that is refused, in the order in which it is looked for.
 RULES = (
@@ -204,7 +208,7 @@ def features_of(plan: FitPlan, noise: Noise, solver: Solver, execution: Executio
         name: not isinstance(solver, LeastSquares),
         "complex numbers": plan.numbers != "real",
         "saturated": not (plan.selection.saturated is None or isinstance(plan.selection.saturated, str)),
-        "solver of real kernels": isinstance(solver, _REAL_SOLVERS),
+        "solver of real kernels": isinstance(solver, _REAL_SOLVERS) or getattr(solver, "non_negative", False),
     }
     spelled = {**_WORDS, "selection": selects or "", "another solver": f"solver={solver!s}"}
     spelled["solver of real kernels"] = spelled["another solver"]

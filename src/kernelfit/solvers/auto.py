@@ -44,7 +44,8 @@ class Auto:
         require_equations(stats)
         _, stats = at_minimum(stats)
         smooth = GaussianProcess().solve(stats)
-        if stats.convention.field is not None:  # what few taps, or none below zero, are at every place is no question
+        # what few taps, or none below zero, are at every place, or of complex ones, is no question
+        if stats.convention.field is not None or stats.convention.numbers == "complex":
             return dataclasses.replace(smooth, solver=f"auto: {smooth.solver}")
         return self.pick(stats, smooth)
 

@@ -54,6 +54,9 @@ class GaussianProcess:
     degree, length and radius are one for the constant and one for all others, and the centre is that of the constant;
     `KernelFit.alternatives` holds the evidence of the degrees below. A symmetry is not looked for.
 
+    The real and the imaginary parts of complex kernels are independent, and have the same prior, which no change of
+    phase changes.
+
     Above 256 taps the search begins on 80 combinations of the moments that hold most of the image's energy (a
     likelihood of part of the data), and the best kinds of prior are settled on those in which such kernels can show
     beside the noise, or on all of them.

@@ -225,12 +225,17 @@ def _descend(data: Projection, kind: Kind, theta: Array, steps: int) -> tuple[fl
     if kind.symmetric is not None:
         bounds = [(theta[at],) * 2 if at % 5 > 2 else bound for at, bound in enumerate(bounds)]
 
-    def both(at: Array) -> tuple[float, Array]:
-        return compute(data, kind, at, slope=True)
+    copies = 2 if data.circular else 1
+    free = len(theta) // copies
 
+    def both(at: Array) -> tuple[float, Array]:
+        value, slope = compute(data, kind, np.tile(at, copies), slope=True)
+        return value, slope.reshape(copies, -1).sum(axis=0)
+
+    settings = {"jac": True, "method": "L-BFGS-B", "bounds": bounds[:free]}
     options = {"maxfun": steps, "ftol": _ENOUGH / data.scale, "gtol": _ENOUGH}
-    found = scipy.optimize.minimize(both, theta, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
-    return float(found.fun), np.asarray(found.x)
+    found = scipy.optimize.minimize(both, theta[:free], options=options, **settings)
+    return float(found.fun), np.tile(found.x, copies)
 
 
 def unsettled(
@@ -252,7 +257,10 @@ def unsettled(
     data = few.under(kind.symmetric)
     step = 0.05
     if ties is None:
-        ties = np.eye(len(theta))[:, [at for at in range(len(theta)) if kind.symmetric is None or at % 5 < 3]]
+        copies = 2 if data.circular else 1
+        free = len(theta) // copies
+        moving = [at for at in range(free) if kind.symmetric is None or at % 5 < 3]
+        ties = np.tile(np.eye(free), (copies, 1))[:, moving]
     here = evidence_of(data, kind)(data, kind, theta, slope=True)[1]
     there = [evidence_of(data, kind)(data, kind, theta + step * along, slope=True)[1] for along in ties.T]
     curvature = (np.array(there) - here) @ ties / (2 * step)

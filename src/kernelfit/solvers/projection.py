@@ -87,6 +87,7 @@ class Projection:
     data: Array  # (combinations,); z
     rss: float
     n: int  # number of pixels, less those combinations of the data that are left out
+    circular: bool = False  # whether the second half of the supports, imaginary parts, has the prior of the first
     _folded: "dict[str | None, Projection]" = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
@@ -94,7 +95,8 @@ class Projection:
         """Return all the data."""
         weights = gram_root(stats.gram, start)
         grids = tuple(Grid(shape) for shape in stats.supports)
-        return cls(grids, weights, weights.T @ start.taps, start.rss, stats.n_pixels)
+        circular = stats.convention.numbers == "complex"
+        return cls(grids, weights, weights.T @ start.taps, start.rss, stats.n_pixels, circular)
 
     @classmethod
     def part(cls, stats: NormalEquations, start: LeastSquaresSolution, most: int) -> "Projection":
@@ -141,7 +143,8 @@ class Projection:
         weights = scipy.linalg.blas.dtrsm(1.0, lower, image, side=1, lower=1, trans_a=1)
         n = stats.n_pixels - start.rank + basis.shape[1]
         grids = tuple(Grid(shape) for shape in stats.supports)
-        return cls(grids, weights, weights.T @ start.taps, start.rss, n)
+        circular = stats.convention.numbers == "complex"
+        return cls(grids, weights, weights.T @ start.taps, start.rss, n, circular)
 
     def under(self, symmetric: str | None) -> "Projection":
         """Return the same data for kernels of a symmetry: one weight for each set of equal taps.
@@ -159,7 +162,8 @@ class Projection:
                 turn, lower = scipy.linalg.qr(weights.T, mode="economic")
                 weights, data = lower.T, turn.T @ self.data
                 rss += float(np.sum((self.data - turn @ data) ** 2))
-            self._folded[symmetric] = Projection(grids, np.asfortranarray(weights), data, rss, self.n)
+            folded = Projection(grids, np.asfortranarray(weights), data, rss, self.n, self.circular)
+            self._folded[symmetric] = folded
         return self._folded[symmetric]
 
     @property
