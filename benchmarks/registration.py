@@ -1,6 +1,6 @@
 """Motion and kernel found together: how good the kernel is, the corners, the error bars, and what it costs.
 
-    python -m benchmarks.registration [motion|start|cover|harm|time] [draws]        # default all, 3 draws
+    python -m benchmarks.registration [motion|start|cover|harm|curve|time] [draws]        # default all, 3 draws
 
 A pair is a photograph and what a kernel of 15x15 and noise of 1 % make of the moved photograph. Moved it is from a copy
 that is four times as fine, band-limited (a cosine transform with zeros added), read by cubic splines there: not the
@@ -21,6 +21,7 @@ import scipy.signal
 
 import kernelfit
 from kernelfit.core import registration
+from kernelfit.core.curve import FAMILIES, SIDES
 
 from .common import image_like_a_photograph, relative_error
 
@@ -162,6 +163,40 @@ def harm(draws: int, side: int = 200) -> None:
     print(f"at most {max(errors):.3f}; motion zero within 1.96 errors {np.mean(inside):.3f}", flush=True)
 
 
+def curves(draws: int, side: int = 300) -> None:
+    """Print how good kernels and exponents are for 8-bit photographs, and what curve="gamma" does to linear ones."""
+    rng, images = np.random.default_rng(6), photographs(side)
+
+    def rounded(values: Array) -> Array:
+        return np.rint(np.clip(255 * values, 0, 255)).astype(np.uint8)
+
+    def lit(values: Array, family: Any, theta: Array) -> Array:
+        hit = (values == 0) | (values == 255)
+        light = 255 * family.value(values / 255, theta)
+        return np.ma.MaskedArray(light, hit) if hit.mean() < 0.5 else light
+
+    print(f"{'curve':>12s} {'side':>7s} {'kernel':>7s} {'worst':>7s} exponent off by at most")
+    for name, exponent in (("gamma", 1.8), ("gamma", 2.2), ("gamma", 2.4), ("srgb", None), ("gamma", 1.0)):
+        family, theta = FAMILIES[name], np.array([] if exponent is None else [exponent])
+        for where in SIDES:
+            errors, off = [], [0.0]
+            for i in range(draws):
+                light = (np.clip(images[i % len(images)], 1, 254) / 255) ** 2.2
+                kernel = kernels()[i % 5]
+                blurred = scipy.signal.fftconvolve(light, kernel, mode="same")
+                blurred = np.clip(blurred + rng.normal(0, 0.01 * blurred.std(), light.shape), 0, 1)
+                x = rounded(light if where == "target" else family.inverse(light, theta))
+                y = rounded(blurred if where == "image" else family.inverse(blurred, theta))
+                left = x.astype(float) if where == "target" else np.ma.getdata(lit(x, family, theta))
+                right = lit(y, FAMILIES["gamma"], np.ones(1)) if where == "image" else lit(y, family, theta)
+                plain = kernelfit.find_kernel(left, right, SIDE)
+                fit = kernelfit.find_kernel(x, y, SIDE, curve=name, curve_side=where)
+                errors.append(relative_error(fit.kernel, kernel) / relative_error(plain.kernel, kernel))
+                off += list(np.abs(fit.curve.parameters - theta))
+            told = f"{np.median(errors):7.3f} {max(errors):7.3f} {max(off):7.4f}"
+            print(f"{name if exponent is None else f'{name} {exponent}':>12s} {where:>7s} {told}", flush=True)
+
+
 def times(side: int = 784) -> None:
     """Print processor time in plain fits, and elapsed time."""
     image = image_like_a_photograph(side, side)
@@ -191,6 +226,7 @@ def main() -> None:
         "start": lambda: motions(draws, (5.0, 0.05, 20.0)),
         "cover": lambda: cover(draws),
         "harm": lambda: harm(draws),
+        "curve": lambda: curves(draws),
         "time": times,
     }
     for name in [word for word in words if word in tables] or tables:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from .api.warm_up import warm_up as warm_up
     from .compiled.fft import set_fft as set_fft
     from .core.background import Background as Background
+    from .core.curve import Curve as Curve
     from .core.estimate import Prior as Prior
     from .core.estimate import Spectrum as Spectrum
     from .core.estimate import StrengthPath as StrengthPath
@@ -104,6 +105,7 @@ _ROOMS = {
     "core.findings": ("Finding", "Verdict"),
     "core.geometry": ("Convention",),
     "core.model": ("Execution", "Model", "Noise", "Selection"),
+    "core.curve": ("Curve",),
     "core.registration": ("Registration",),
     "core.variation": ("Polynomial", "Spline"),
     "diagnostics.boundary": ("BoundaryCheck", "BoundaryRow"),

@@ -615,3 +615,16 @@ def test_a_motion_is_found(tmp_path, capsys):
     value, error = told["registration"]["parameters"]["shift_col"]
     assert abs(value - 1.6) < 5 * error < 0.2
     assert "register='shift'" in told["python"]
+
+
+def test_a_curve_is_found(tmp_path, capsys):
+    rng = np.random.default_rng(4)
+    light = np.clip(0.5 + scipy.ndimage.gaussian_filter(rng.normal(size=(90, 120)), 1.0), 0.02, 0.98)
+    blurred = scipy.ndimage.gaussian_filter(light, 1.0)
+    names = [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    for name, values in zip(names, (light, blurred), strict=True):
+        Image.fromarray(np.rint(255 * values**0.5).astype(np.uint8)).save(name)
+    options = ("--shape", "7,9", "--curve", "gamma", "--curve-side", "both", "--solver", "least-squares", "--json")
+    told = json.loads(run(capsys, "find", *names, *options)[1])
+    assert abs(told["curve"]["parameters"]["gamma"] - 2) < 5 * told["curve"]["stderr"]["gamma"] < 0.1
+    assert "curve='gamma'" in told["python"]

@@ -71,6 +71,11 @@ def export(fit: Estimate, tool: str) -> str:
             "each of kernelfit.split_channels(fit), or fit.at(row, col)"
         )
     conv = fit.convention
+    if fit.curve is not None and tool != "latex":
+        raise ValueError(
+            "got a fit with a curve, which no kernel makes; make light of the values by fit.curve, and export "
+            "dataclasses.replace(fit, curve=None)"
+        )
     if fit.registration is not None and tool != "latex":
         raise ValueError(
             "got a fit with a motion, which no kernel lays on an image; move the image by fit.registration.matrix, and "

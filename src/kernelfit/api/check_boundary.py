@@ -80,6 +80,9 @@ def check_boundary(
     """
     require_fit(fit)
     require_real(fit)
+    if fit.curve is not None:
+        msg = "got a fit with a curve, need one without: give the light, fit.curve.image(image), and a fit of that"
+        raise ValueError(msg)
     if fit.registration is not None:
         msg = "got a fit with a motion, in which no boundary is assumed; need one without"
         raise ValueError(msg)

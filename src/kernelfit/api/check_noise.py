@@ -163,6 +163,8 @@ def _items_of(
     images, targets = (as_list(one) or [one] for one in (image, target))
     if fit.registration is not None:  # what is not known has no weight
         images = [np.nan_to_num(laid_on(one, fit.registration, fit.channel_axis)) for one in images]
+    if fit.curve is not None:
+        images, targets = [fit.curve.image(one) for one in images], [fit.curve.target(one) for one in targets]
     known = len(fit.weights) if isinstance(fit.weights, tuple) else None if fit.weights is None else 1
     known = known if fit.background is None else len(fit.background.shapes)
     if len(images) != len(targets) or (fit.channel_axis is None and known not in (None, len(images))):

@@ -11,7 +11,7 @@ from ..core.model import Execution, Model, Selection
 from ..core.variation import AUTO
 from ..data.observation import NUMBERS
 from ..data.plan import make_plan
-from ..fitting import degree, pipeline, registration, requirements
+from ..fitting import curve, degree, pipeline, registration, requirements
 from ..solvers.least_squares import Solver
 from .discover import completed, matched
 from .keywords import Keywords, call_of, takes_keywords
@@ -123,9 +123,10 @@ def find_kernel(
     """
     found: tuple[str, ...] = ()
     if shape is None and keywords.get("lags") is None:
-        if keywords.get("register") is not None:
-            msg = f"got register={keywords['register']!r} without a shape, need the kernel's"
-            raise ValueError(msg)
+        for name in ("register", "curve"):
+            if keywords.get(name) is not None:
+                msg = f"got {name}={keywords[name]!r} without a shape, need the kernel's"
+                raise ValueError(msg)
         stamps = matched(image, target, keywords, selection is None and (solver is None or solver == "auto"))
         if stamps is not None:
             return stamps
@@ -138,9 +139,11 @@ def find_kernel(
         requirements.require(requirements.features_of(plan, call.noise, call.solver, call.execution))
         plan, note = degree.chosen(plan, call.execution)
     settings = pipeline.Settings(call.noise, call.solver, call.execution)
-    if call.model.register is None:
-        estimate = pipeline.fit(plan, settings)
-    else:
+    if call.model.register is not None:
         estimate = registration.registered(image, target, plan, settings)
+    elif call.model.curve is not None:
+        estimate = curve.curved(image, target, plan, settings)
+    else:
+        estimate = pipeline.fit(plan, settings)
     fit = KernelFit.of(degree.noted(estimate, note))
     return dataclasses.replace(fit, found=found) if found else fit

@@ -40,6 +40,8 @@ class Keywords(TypedDict, total=False):
     real: bool
     variation: int | str | Variation | None
     register: str | None
+    curve: str | None
+    curve_side: str
     mask: Any
     image_mask: Any
     weights: Any
@@ -63,6 +65,7 @@ FIELDS: dict[str, tuple[type, str]] = {
     **{name: (Model, name) for name in ("mode", "boundary", "fillvalue", "origin", "lags")},
     **{name: (Model, name) for name in ("operation", "stride", "offset")},
     **{name: (Model, name) for name in ("channel_axis", "channels", "background", "real", "variation", "register")},
+    **{name: (Model, name) for name in ("curve", "curve_side")},
     **{name: (Selection, name) for name in ("mask", "image_mask", "weights", "nan", "saturated")},
     "noise": (Noise, "variance"),
     "robust": (Noise, "loss"),

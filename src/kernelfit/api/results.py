@@ -121,10 +121,17 @@ class KernelFit(Estimate, Saved):
         """
         if self.registration is not None:
             image = self.registered(image)
+        if self.curve is not None:
+            image = self.curve.image(image)
         model = predict(image, self.kernel, self.convention, self.channel_axis)
-        if self.background is None:
-            return model
+        if self.background is not None:
+            model = self._with_background(model, pair)
+        return model if self.curve is None else self.curve.shown(model)
+
+    def _with_background(self, model: Array, pair: int | None) -> Array:
+        """Return a prediction with the background of a pair."""
         background = self.background
+        assert background is not None
         if background.degree == 0:  # the same everywhere, so that any image will do
             sides = model.shape if self.channel_axis is None else np.delete(model.shape, self.channel_axis)
             own: Any = tuple(int(n) for n in sides)
@@ -388,6 +395,8 @@ class KernelFit(Estimate, Saved):
         }
         fields["background"] = None if self.background is None else self.background.degree
         same = {"origin": default_origin(shape), "stride": (1,) * ndim, "offset": (0,) * ndim}
+        if self.curve is not None:
+            fields |= {"curve": self.curve.family, "curve_side": self.curve.side}
         fields["register"] = None if self.registration is None else self.registration.kind
         same = {**{name: getattr(default, name) for name in fields}, **same}
         varies = fields.pop("variation")

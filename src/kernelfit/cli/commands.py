@@ -118,8 +118,20 @@ def find(args: argparse.Namespace) -> int:
 #: The keywords of `find_kernel` that are options of the same name, as a call in Python tells them.
 SETTINGS = (
     *("mode", "boundary", "fillvalue", "origin", "operation", "stride", "offset", "method", "balance", "tolerance"),
-    *("background", "variation", "register", "channels", "channel_axis", "nan", "noise", "robust", "image_noise"),
-    *("errors", "workers"),
+    *(
+        "background",
+        "variation",
+        "register",
+        "curve",
+        "curve_side",
+        "channels",
+        "channel_axis",
+        "nan",
+        "noise",
+        "robust",
+        "image_noise",
+    ),
+    *("register", "curve", "curve_side", "errors", "workers"),
 )
 
 

@@ -24,12 +24,13 @@ SOLVERS = (
 ROBUST = ("huber", "tukey", "clip")
 ERRORS = ("plain", "sandwich")
 CHANNELS = ("shared", "separate", "mixed")
+CURVES, CURVE_SIDES = ("gamma", "srgb", "monotone"), ("both", "image", "target")
 MOTIONS = ("shift", "rigid", "similarity", "affine", "homography")
 SYMMETRIES = ("point", "rows", "columns", "both")
 TOOLS = ("scipy", "opencv", "torch", "imagemagick", "ffmpeg", "imagej", "latex")
 USES = ("find", "auto", "weights", "colours", "large", "restore", "maps")
 WORDS = {*MODES, "crop", *BOUNDARIES, *OPERATIONS, *METHODS, *SOLVERS, *ROBUST, *ERRORS, *CHANNELS, *SYMMETRIES, *TOOLS}
-WORDS |= {*MOTIONS}
+WORDS |= {*MOTIONS, *CURVES, *CURVE_SIDES}
 
 
 class BadCallError(Exception):

@@ -17,6 +17,8 @@ from .options import (
     BAD_CALL,
     BOUNDARIES,
     CHANNELS,
+    CURVE_SIDES,
+    CURVES,
     ERRORS,
     METHODS,
     MODES,
@@ -223,6 +225,10 @@ def _find(add: _Adder) -> None:
                      help="let the kernel vary over the image: degree of a polynomial (default: none)")  # fmt: skip
     how.add_argument("--register", type=one_of(MOTIONS), metavar="MOTION",
                      help="find a motion of IMAGE against TARGET, too: " + ", ".join(MOTIONS))  # fmt: skip
+    how.add_argument("--curve", type=one_of(CURVES), metavar="CURVE",
+                     help="find the curve between file values and light, too: " + ", ".join(CURVES))  # fmt: skip
+    how.add_argument("--curve-side", type=one_of(CURVE_SIDES), metavar="SIDE",
+                     help="whose values it belongs to: " + choices(CURVE_SIDES, "both"))  # fmt: skip
     how.add_argument("--channels", type=one_of(CHANNELS), metavar="C",
                      help="of colour images (not alpha): shared (one kernel), separate or mixed")  # fmt: skip
     how.add_argument("--method", type=one_of(METHODS), default="auto", metavar="M", help=choices(METHODS, "auto"))

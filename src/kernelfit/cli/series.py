@@ -25,6 +25,8 @@ _WHOLE = (
     "background",
     "variation",
     "register",
+    "curve",
+    "curve_side",
     "channels",
     "noise",
     "robust",

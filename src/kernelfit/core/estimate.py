@@ -12,6 +12,7 @@ import scipy.special
 
 from ..compiled.blas import one_blas_thread
 from .background import Background
+from .curve import Curve
 from .deprecated import renamed
 from .findings import Finding, Verdict, ranked, with_edges
 from .geometry import Convention, axis_lag
@@ -203,6 +204,9 @@ class Estimate:
     registration : Registration or None
         How the image lies on the target, with errors; None where that was not asked for. The kernel's errors hold what
         the motion leaves open.
+    curve : Curve or None
+        The curve from the values of the files to light, with errors; None where that was not asked for. The kernel, its
+        errors and the noise are those of light.
     parts : tuple of KernelFit
         With channels "separate" and "mixed" the fit of each target channel, with the figures of its own. This one's are
         then: rank, rss, n_pixels, df_model and iterations the sum, condition and refined the largest, r_squared
@@ -245,6 +249,7 @@ class Estimate:
     channels: str | None = None
     channel_axis: int | None = None
     registration: Registration | None = None
+    curve: Curve | None = None
     parts: "tuple[Estimate, ...]" = dataclasses.field(default=(), repr=False)
 
     freedom, spare = renamed("freedom", "df_model"), renamed("spare", "df_resid")

@@ -67,9 +67,9 @@ class Verdict(enum.Enum):
         "alone (stride=2) where these differ"
     )
     NONLINEAR = (
-        "the target is not linear in the image, so that the kernel is wrong where that matters: undo a gamma or tone "
-        "curve in both images first, leave out what is clipped (saturated=(low, high)); a median, a threshold or a "
-        "compressor is no kernel at all"
+        "the target is not linear in the image, so that the kernel is wrong where that matters: find the curve "
+        "together with the kernel (curve='gamma', or 'srgb' or 'monotone'), leave out what is clipped (saturated=(low, "
+        "high)); a median, a threshold or a compressor is no kernel at all"
     )
     SHAPE_TOO_SMALL = (
         "the target depends on pixels outside the shape asked for, which spoils the taps inside: ask for a larger "

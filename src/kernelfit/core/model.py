@@ -15,6 +15,7 @@ import numpy as np
 from ..compiled.threads import Progress
 from . import geometry
 from .background import as_degree
+from .curve import CURVES, SIDES
 from .geometry import Convention, Shape
 from .registration import KINDS
 from .validation import Array, as_number, as_workers, known, require_progress
@@ -83,6 +84,12 @@ class Model:
         ("rigid"); a scale as well ("similarity"); any linear map ("affine"); or a perspective, too. Motions of up to
         10 degrees, 10 % and a tenth of the side are looked for. `KernelFit.registration` says what was found, with its
         errors. A shift cannot be told from the kernel: it is the one that centres it. The default is none.
+    curve : {None, "gamma", "srgb", "monotone"}, optional
+        The curve g from the values of the files to light, which is found together with the kernel: a power, that of
+        sRGB, or any that only rises. `KernelFit.curve` says what was found, with its errors; the kernel, its errors,
+        the background and the noise are those of light. The default is none: the values are light.
+    curve_side : {"both", "image", "target"}, optional
+        Whose values it belongs to: both, ``g(y) = k * g(x)``, as of a camera (default), or one of the two alone.
     lags : (int, int), optional
         Instead of a shape and an origin the first and the last lag of a signal's kernel, both included: tap p
         multiplies the sample ``first + p`` before the one under the target's (for correlation they run from last
@@ -117,6 +124,8 @@ class Model:
     lags: Any = None
     ndim: int | None = None
     register: str | None = None
+    curve: str | None = None
+    curve_side: str = "both"
 
     def __post_init__(self) -> None:
         """Judge each field."""
@@ -137,6 +146,11 @@ class Model:
         if not isinstance(self.real, bool | np.bool_):
             raise TypeError(f"got real={self.real!r}, need True or False")
         known(self.register, (None, *KINDS), "register")
+        known(self.curve, (None, *CURVES), "curve")
+        if self.curve_side is None or known(self.curve_side, SIDES, "curve_side") is None:
+            raise ValueError(f"got curve_side=None, need one of {', '.join(map(repr, SIDES))}")
+        if self.curve is None and self.curve_side != "both":
+            raise ValueError(f"got curve_side={self.curve_side!r} without a curve, need curve='gamma', for one")
         if self.channel_axis is None and self.channels != "shared":
             msg = f"got channels={self.channels!r} without channel_axis, need the axis of the channels: channel_axis=-1"
             raise ValueError(msg)

@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from . import npz
+from . import curve, npz, registration
 from .background import Background
 from .estimate import Estimate, Prior, Spectrum, StrengthPath
 from .findings import Finding, Verdict
 from .geometry import convention_from
-from .registration import registration_from, stored
 from .validation import Array, require_fields
 
 #: Fields of a fit that a file holds in a form of their own.
@@ -27,6 +26,7 @@ _APART = (
     "parts",
     "weights",
     "registration",
+    "curve",
 )
 
 
@@ -52,7 +52,7 @@ def packed(fit: Estimate) -> tuple[dict[str, Any], dict[str, Array]]:
         fields = {name: getattr(fit.background, name) for name in ("degree", "shapes", "channel_axis")}
         header["background"] = fields
         arrays |= {f"background_{name}": getattr(fit.background, name) for name in ("coefficients", "stderr")}
-    header["registration"] = stored(fit.registration)
+    header |= {"registration": registration.stored(fit.registration), "curve": curve.stored(fit.curve)}
     header["parts"] = []
     for i, part in enumerate(fit.parts):
         fields, more = packed(part)
@@ -83,7 +83,8 @@ def unpacked(header: dict[str, Any], arrays: dict[str, Array]) -> Estimate:
     if spectrum is not None:
         arrays_of = {k: np.array(v, dtype=np.float64) for k, v in spectrum.items() if isinstance(v, list)}
         spectrum = Spectrum(**{**spectrum, **arrays_of})
-    header["registration"] = registration_from(header.get("registration"))
+    header["registration"] = registration.registration_from(header.get("registration"))
+    header["curve"] = curve.curve_from(header.get("curve"))
     background = header.pop("background", None)
     if background is not None:
         background["shapes"] = tuple(tuple(shape) for shape in background["shapes"])

@@ -79,6 +79,13 @@ class Seen:
                 _add_to(total, source, kernel[::-1, ::-1] if plan.flipped else kernel, self.workers)
         return total
 
+    def surface(self) -> Array:
+        """Return the background that fits best beside the model; zeros without one."""
+        if self.observation.background is None:
+            return np.zeros(self.observation.size)
+        rows, cols = self.observation.size
+        return self.observation.columns.surface(_surfaces(self, ())[0], slice(0, rows), slice(0, cols))
+
     def weighed(self, rows: slice) -> Array:
         """Return the weights of some rows."""
         shape = self.model[rows].shape
@@ -130,6 +137,11 @@ def shares_of(plan: FitPlan, groups: Sequence[Sequence[Estimate]], slopes: Slope
             targets.append(Share(*(np.sum(some, axis=0) for some in sums)))
         out.append(targets)
     return out
+
+
+def nothing(groups: Sequence[Sequence[Estimate]]) -> list[list[Share]]:
+    """Return the shares of no parameters."""
+    return [[Share(np.zeros((0, 0)), np.zeros((one.kernel.size, 0)), np.zeros(0)) for one in g] for g in groups]
 
 
 def _share(seen: Seen, slopes: Slopes) -> Share:

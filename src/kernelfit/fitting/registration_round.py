@@ -212,7 +212,7 @@ class Search:
             moves: joint.Slopes = Differences([self.change(matrix, g) for g in self.generators])
         else:
             moves = Moves(self.generators, self.scene.shape)
-        shares = joint.shares_of(plan, groups, moves, self.scene.workers) if self.generators else _none(groups)
+        shares = joint.shares_of(plan, groups, moves, self.scene.workers) if self.generators else joint.nothing(groups)
         theta, covariance = joint.solved(shares, groups) if self.generators else (np.zeros(0), np.zeros((0, 0)))
         return Round(matrix, plan, groups, shares, theta, covariance)
 
@@ -263,10 +263,6 @@ class Search:
         """Return by how many pixels a motion displaces the corners at most."""
         corners = registration.corners_of(self.scene.shape)
         return float(np.linalg.norm(registration.moved(matrix, corners) - corners, axis=1).max())
-
-
-def _none(groups: Sequence[Sequence[Estimate]]) -> list[list[joint.Share]]:
-    return [[joint.Share(np.zeros((0, 0)), np.zeros((one.kernel.size, 0)), np.zeros(0)) for one in g] for g in groups]
 
 
 def centroid_of(taps: Array, conv: geometry.Convention) -> tuple[Array, Array] | None:

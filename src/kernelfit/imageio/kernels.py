@@ -112,6 +112,15 @@ def as_dict(fit: Estimate) -> dict[str, Any]:
             "coefficients": fit.background.coefficients.tolist(),
             "stderr": finite(fit.background.stderr.tolist()),
         },
+        "curve": None
+        if fit.curve is None
+        else {
+            "family": fit.curve.family,
+            "side": fit.curve.side,
+            "scale": list(fit.curve.scale),
+            "parameters": dict(zip(fit.curve.names, fit.curve.parameters.tolist(), strict=True)),
+            "stderr": dict(zip(fit.curve.names, fit.curve.stderr.tolist(), strict=True)),
+        },
         "registration": None
         if fit.registration is None
         else {

@@ -47,7 +47,7 @@ ADVICE: dict[Verdict, tuple[str, ...]] = {
     ),
     Verdict.NONLINEAR: (
         "The target follows the image in a way that no kernel has: along a curve, at its ends, or along edges.",
-        "Undo a gamma or a tone curve in both images first: convolution is linear in light, not in pixel values.",
+        "Find the curve together with the kernel: curve='gamma', 'srgb' or 'monotone' (--curve gamma).",
         "Leave out what was clipped, if that is inside the type's range: saturated=(low, high).",
         "A median, a threshold or a maximum is no kernel; none will come out right.",
     ),

@@ -46,6 +46,7 @@ def summary(fit: Estimate) -> str:
         *([f"weights     {fit.weighting}"] if fit.weighting else []),
         *[f"note        {note}" for note in fit.notes],
         *([] if fit.registration is None else [f"motion      {fit.registration}"]),
+        *([] if fit.curve is None else [f"curve       {fit.curve}"]),
         *([] if fit.background is None else [f"background  {_told(fit.background)}"]),
         *([f"channels    {fit.channels}, along axis {fit.channel_axis}"] if fit.channels else []),
         *[
