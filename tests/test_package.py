@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ import pytest
 import kernelfit
 
 ROOT = Path(kernelfit.__file__).parent
+REPOSITORY = Path(__file__).parents[1]
 #: Every file by its dotted name, that of a package's __init__ being the package's.
 MODULES = {
     ".".join(part for part in ("kernelfit", *path.relative_to(ROOT).with_suffix("").parts) if part != "__init__"): path
@@ -427,3 +429,18 @@ def test_examples_run(owner, name, tmp_path, monkeypatch):
     for test in finder.find(owner, name, globs={"kernelfit": kernelfit, "np": np}):
         runner.run(test, out=report.append)
     assert runner.summarize(verbose=False).failed == 0, "".join(report)
+
+
+def test_what_stands_elsewhere_is_what_stands_here():
+    """The version in CITATION.cff, the dependencies of the conda recipe."""
+    cited = re.search(r"^version: (.+)$", (REPOSITORY / "CITATION.cff").read_text(), re.M)[1]
+    assert cited == kernelfit.__version__
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    recipe = (REPOSITORY / "conda" / "meta.yaml").read_text()
+    run = re.search(r"  run:\n((?:    - .+\n)+)", recipe)[1]
+    needs = {line.removeprefix("    - ").replace(" ", "") for line in run.splitlines()}
+    assert needs == {*project["dependencies"], f"python{project['requires-python']}"}
+    extras = {one.replace("-base", "").strip("- ").replace(" ", "") for one in
+              re.search(r"run_constrained:\n((?:    - .+\n)+)", recipe)[1].splitlines()}  # fmt: skip
+    offered = {one for extra in project["optional-dependencies"].values() for one in extra}
+    assert extras <= offered
