@@ -97,9 +97,7 @@ def errors(rounds=200):
         inside.append(np.mean((low < taps) & (taps < high)))
         for finding in fit.findings:
             alarms[finding.verdict.name] = alarms.get(finding.verdict.name, 0) + 1
-    print(
-        f"{rounds} volumes: coverage of 95 % intervals {100 * np.mean(inside):.1f} %, false alarms {alarms or 'none'}"
-    )
+    print(f"{rounds} volumes: coverage of 95 % intervals {100 * np.mean(inside):.1f} %, alarms {alarms or 0}")
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from ..core.geometry import Shape
 from ..core.validation import Array
 from ..data.reader import Reader
 
-#: Planes whose strips are multiplied at a time.
-_MANY = 64
+#: Planes whose strips are multiplied at a time, at most, and about the bytes that their strips may take.
+_MANY, _ROOM = 64, 2**25
 Strips = tuple[Array, Array, Array, Array]
 
 
@@ -54,7 +54,8 @@ class Edges:
             self._corners.append(np.stack(corners).reshape(4, -1))
         self._strips += planes
         ready = len(self._strips) - (0 if last else self.kernel[0] - 1)
-        if ready < (1 if last else _MANY):
+        held = sum(strip.nbytes for strips in self._strips[:1] for strip in strips)
+        if ready < (1 if last else max(1, min(_MANY, _ROOM // max(1, held)))):
             return
         for _ in in_order(range(4), lambda which: self._multiply(which, ready), workers):
             pass
