@@ -1,5 +1,7 @@
 """Complex images and signals: image, target or both."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -352,3 +354,34 @@ def test_what_takes_real_kernels_says_so():
     with pytest.raises(ValueError, match=r"got image with 1 pixel that is NaN or infinite, the first at .*\(3, 4\)"):
         image[3, 4] = complex(1, np.nan)
         find_kernel(image, target, SHAPE)
+
+
+@pytest.mark.parametrize("constant, told", [(2 - 1j, "real parts and .* imaginary parts"), (-1.5j, "-1.5.* imaginary")])
+def test_a_constant_in_the_target_is_told(constant, told):
+    rng = np.random.default_rng(1)
+    image, kernel = normal(rng, 130, 150), normal(rng, *SHAPE)
+    target = kernelfit.apply_kernel(image, kernel, boundary="wrap") + 0.3 * normal(rng, 130, 150)
+    assert find_kernel(image, target, SHAPE, boundary="wrap").verdict.ok
+    fit = find_kernel(image, target + constant, SHAPE, boundary="wrap")
+    assert [f.verdict for f in fit.findings] == [Verdict.OFFSET]
+    assert re.search(told, fit.findings[0].detail) and ("real parts" in fit.findings[0].detail) == bool(constant.real)
+    assert find_kernel(image, target + constant, SHAPE, boundary="wrap", background=0).verdict.ok
+
+
+@pytest.mark.parametrize("words", [{}, {"background": 1}, {"real": True}, {"channels": "mixed"}], ids=str)
+def test_streams(words, tmp_path):
+    words = {"boundary": "wrap", "mode": "same", **words}
+    pairs = [pair(size, mode="same", boundary="wrap", seed=4)[::2] for size in ((30, 41), (52, 23))]
+    if "channels" in words:
+        words["channel_axis"] = 0
+        pairs = [(np.stack([a, a.real**2]), np.stack([b, 1j * b])) for a, b in pairs]
+    masks = [np.random.default_rng(i).random(b.shape) < 0.1 for i, (_, b) in enumerate(pairs)]
+    stream = [(*both, mask) for both, mask in zip(pairs, masks, strict=True)]
+    fit = kernelfit.accumulate_stream(stream, SHAPE, block=16, **words).solve()
+    images, targets = zip(*pairs, strict=True)
+    whole = find_kernel(list(images), list(targets), SHAPE, mask=masks, **words)
+    for name in ("kernel", "stderr", "noise_std", "n_pixels", "rank", "r_squared", "df_resid"):
+        assert_close(getattr(fit, name), getattr(whole, name), 1e-9, name)
+    if fit.background is not None:
+        assert_close(fit.background.coefficients, whole.background.coefficients, 1e-9)
+        assert fit.background.coefficients.shape == (2, 3)

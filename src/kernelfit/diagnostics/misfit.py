@@ -107,6 +107,10 @@ def misfits(
     if any(min(p.left.shape[1:]) < _NARROW for _, p in parts):  # of signals the lags alone are looked at
         some = {} if rounding else _outside(parts)
         return [Finding(v, t.detail) for v, t in some.items()]
+    if estimate.convention.apart and estimate.background is None:
+        constants = _complex_constant(parts)
+        if constants is not None:
+            return [constants]
     cells = cells_of(parts)
     found = _tests(cells, estimate)
     if not rounding:
@@ -279,6 +283,22 @@ def _constant(parts: list[Part], integer: bool) -> tuple[_Test | None, list[Arra
         detail += ", the target's values being rounded down to integers, it seems"
     found = _Test(0.0, product**2 / size / max(energy_of(left), 1e-300), detail)
     return found, [r - value * one for one, r in zip(ones, left, strict=True)]
+
+
+def _complex_constant(parts: list[Part]) -> Finding | None:
+    """Return whether a constant lies in complex targets, whose two parts have one of their own."""
+    halves = [[part for part in parts if part[0].imaginary == imaginary] for imaginary in (False, True)]
+    told, share = [], 0.0
+    for name, half in zip(("real", "imaginary"), halves, strict=True):
+        found = _constant(half, False)[0] if half else None
+        if found is not None:
+            told.append(f"{found.detail} in the {name} parts")
+            share += found.share * energy_of([p.left for _, p in half]) / energy_of([p.left for _, p in parts])
+    return (
+        Finding(Verdict.OFFSET, f"{' and '.join(told)}; it explains {_percent(share)} of the residual")
+        if told
+        else None
+    )
 
 
 def _curve(parts: list[Part], cells: Cells) -> str:

@@ -18,7 +18,7 @@ from ..core.validation import Array
 from ..data import blocks
 from ..data.blocks import Box
 from ..data.masked_blocks import MaskedBlocks
-from ..data.observation import Observation, WeightedObservation, of_target
+from ..data.observation import NUMBERS, Observation, WeightedObservation, of_target
 from ..data.plan import FitPlan, make_plan
 from ..engines.cost_model import engine_of
 from ..solvers.least_squares import LeastSquares, Solver
@@ -198,7 +198,7 @@ class Stream:
                 raise ValueError(f"got {name}= beside a pair with its own, need one or the other")
             own[name] = item.get(name) if value is None else value
         selection = Selection(**own, nan=given.nan, saturated=given.saturated)
-        plan = make_plan(item["image"], item["target"], self.model, selection, determined=False)
+        plan = make_plan(item["image"], item["target"], self.model, selection, determined=False, kinds=NUMBERS)
         self._require(plan, LeastSquares())
         return plan
 
