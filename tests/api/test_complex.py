@@ -345,7 +345,7 @@ def test_what_means_nothing_is_refused(words, message):
 def test_what_takes_real_kernels_says_so():
     image, _, target = pair(mode="valid")
     fit = find_kernel(image, target, SHAPE)
-    calls = [fit.psf, fit.recognise, fit.as_integers, fit.plot, lambda: fit.export("scipy")]
+    calls = [fit.psf, fit.recognise, fit.as_integers, lambda: fit.plot(image, target), lambda: fit.export("scipy")]
     calls += [lambda: kernelfit.compare_kernels(fit, fit), lambda: kernelfit.deconvolve(target, fit.kernel)]
     calls += [lambda: kernelfit.kernel_map(image, target, SHAPE, tiles=2)]
     for call in calls:
@@ -385,3 +385,33 @@ def test_streams(words, tmp_path):
     if fit.background is not None:
         assert_close(fit.background.coefficients, whole.background.coefficients, 1e-9)
         assert fit.background.coefficients.shape == (2, 3)
+
+
+@pytest.mark.parametrize("size, shape", [((17, 22), (2, 3)), ((150,), (4,))], ids=str)
+@pytest.mark.parametrize("mixed", [False, True])
+def test_the_parts_by_themselves(size, shape, mixed):
+    rng = np.random.default_rng(0)
+    images = [pair(size, shape, seed=s, mode="valid")[0] for s in (1, 2)]
+    matrix = np.concatenate([naive.design_nd(a, shape, mode="valid", boundary=None)[0] for a in images], axis=1)
+    matrix = matrix if mixed else matrix[:, : int(np.prod(shape))]
+    sides = tuple(n - k + 1 for n, k in zip(size, shape, strict=True))
+    target = normal(rng, *sides)
+    words = {"channel_axis": 0, "channels": "mixed"} if mixed else {}
+    fit = find_kernel(np.stack(images) if mixed else images[0], target[None] if mixed else target, shape, **words)
+    parts = kernelfit.split_channels(fit)
+    covariance = naive.complex_fit(matrix, target.ravel())[1]
+    m, n = len(covariance) // 2, int(np.prod(shape))
+    assert len(parts) == (4 if mixed else 2)
+    for at, (name, part) in enumerate(parts.items()):
+        first = (m if at % 2 else 0) + at // 2 * n
+        assert name.endswith("imaginary part" if at % 2 else "real part")
+        own = fit.kernel.reshape(-1, *shape)[at // 2]
+        np.testing.assert_array_equal(part.kernel, own.imag if at % 2 else own.real)
+        assert_close(part.covariance(), covariance[first : first + n, first : first + n], 1e-8)
+        assert part.noise_std == pytest.approx(
+            fit.parts[0].noise_std / np.sqrt(2) if mixed else fit.noise_std / np.sqrt(2)
+        )
+    if len(size) == 2:
+        assert kernelfit.compare_kernels(*list(parts.values())[:2]).chi2 > 0
+        pytest.importorskip("matplotlib")
+        assert len(fit.plot().axes) >= 8

@@ -1,6 +1,7 @@
 """A result taken apart: each kernel by itself, and each target channel with the planes it was found in."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..core.dimensions import of_any_dimension
-from ..core.estimate import Estimate, require_fit, require_real
+from ..core.estimate import Estimate, require_fit
 from ..core.validation import Array, as_list
 from ..data.observation import as_planes
 from ..data.warp import laid_on
@@ -34,7 +35,8 @@ def split_channels(fit: Estimate, names: Sequence[str] | None = None) -> dict[st
     -------
     dict of str to KernelFit
         In the order of `kernel`: the target's channels and, if they are mixed, the image's channels of each, as in
-        "channel 1 from channel 0". The name of a single kernel is "".
+        "channel 1 from channel 0". The name of a single kernel is "". Of a complex one they are the "real part" and the
+        "imaginary part", with the noise of either.
 
     Raises
     ------
@@ -52,13 +54,31 @@ def split_channels(fit: Estimate, names: Sequence[str] | None = None) -> dict[st
     {'H': [[0.0, 1.0, 0.0]], 'K': [[0.0, 0.5, 0.0]]}
     """
     require_fit(fit)
-    require_real(fit)
     found = {}
     for name, part in split_targets(middle(fit), names).items():
         for source, plane in enumerate(_planes(part)):
             mixed = part.kernel.ndim == 3
-            found[f"{name} from {_name(names, source)}".strip() if mixed else name] = plane
+            own = f"{name} from {_name(names, source)}".strip() if mixed else name
+            if plane.kernel.dtype.kind != "c":
+                found[own] = plane
+                continue
+            for imaginary, half in enumerate(("real part", "imaginary part")):
+                found[", ".join(filter(None, [own, half]))] = _part(plane, imaginary)
     return found
+
+
+def _part(plane: Estimate, imaginary: int) -> Estimate:
+    """Return the fit of the real or the imaginary part of a complex kernel."""
+    halves = None if plane.factor is None else np.split(plane.factor, 2)
+    return dataclasses.replace(
+        plane,
+        kernel=plane.kernel.imag if imaginary else plane.kernel.real,
+        factor=None if halves is None else halves[imaginary],
+        convention=dataclasses.replace(plane.convention, numbers="real"),
+        noise_std=plane.noise_std / math.sqrt(2.0),
+        n_pixels=2 * plane.n_pixels,
+        background=None,
+    )
 
 
 @of_any_dimension
@@ -85,7 +105,10 @@ def _planes(part: Estimate) -> list[Estimate]:
     if kernel.ndim != 3:
         raise ValueError(f"got a kernel of shape {kernel.shape}, need rows and columns, or several such kernels")
     size = kernel[0].size
-    factors = [None] * len(kernel) if part.factor is None else np.split(part.factor, len(kernel))
+    factors: list[Any] = [None] * len(kernel)
+    if part.factor is not None:
+        halves = np.split(part.factor, 2 if kernel.dtype.kind == "c" else 1)  # of real and imaginary parts
+        factors = [np.concatenate(own) for own in zip(*(np.split(half, len(kernel)) for half in halves), strict=True)]
     rank = max(0, size - (kernel.size - part.rank))  # at least that many are determined
     alone = dataclasses.replace(part, rank=rank, channels=None, channel_axis=None)
     return [

@@ -419,8 +419,8 @@ def require_real(fit: "Estimate | None") -> None:
     """Refuse a complex kernel, or none."""
     if fit is not None and fit.kernel.dtype.kind == "c":
         raise TypeError(
-            "got a fit of a complex kernel, need a real one here: take fit.kernel.real, or abs(fit.kernel), with the "
-            "errors in fit.stderr"
+            "got a fit of a complex kernel, need a real one here: take its real or its imaginary part, with the errors "
+            "of either, from kernelfit.split_channels(fit); fit.plot() draws both, without the images"
         )
 
 

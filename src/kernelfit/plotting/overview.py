@@ -163,7 +163,8 @@ def overview(
     ValueError
         If only one of the pair is given.
     """
-    require_real(fit)
+    if image is not None:
+        require_real(fit)
     if (image is None) != (target is None):
         raise ValueError("got one of image and target, need both for the residual, or neither")
     if fit.convention.ndim == 3:
