@@ -107,7 +107,7 @@ def misfits(
     if any(min(p.left.shape[1:]) < _NARROW for _, p in parts):  # of signals the lags alone are looked at
         some = {} if rounding else _outside(parts)
         return [Finding(v, t.detail) for v, t in some.items()]
-    if estimate.convention.apart and estimate.background is None:
+    if estimate.convention.apart and estimate.background is None and estimate.rank == estimate.kernel.size:
         constants = _complex_constant(parts)
         if constants is not None:
             return [constants]

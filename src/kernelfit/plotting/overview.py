@@ -172,7 +172,7 @@ def overview(
     parts, lefts = split_targets(fit), None
     if image is not None and target is not None:
         lefts = [residuals.tiled(part) for part in residuals.windows(fit, image, target)]
-    kernels = [list(split_channels(part).values()) for part in parts.values()]
+    kernels = [split_channels(part) for part in parts.values()]
     layouts = [
         _layout(len(each), lefts is not None, _varies(part)) for each, part in zip(kernels, parts.values(), strict=True)
     ]
@@ -241,16 +241,16 @@ def _layout(n_kernels: int, paired: bool, varies: bool) -> list[list[str]]:
 
 
 def _believe(
-    figure: Any, name: str, fit: Estimate, kernels: list[Estimate], layout: list[list[str]], left: Array | None
+    figure: Any, name: str, fit: Estimate, kernels: dict[str, Estimate], layout: list[list[str]], left: Array | None
 ) -> None:
     """Draw all about one target, under its verdict."""
     axes: dict[str, Axes] = figure.subplot_mosaic(layout)
     for each in axes.values():
         each.title.set_fontsize(10)
-    for at, one in enumerate(kernels):
-        what = None if len(kernels) == 1 else f"from channel {at}"
-        kernel(one, axes[f"kernel {at}"], title=what, numbers=what is None)
-        error(one, axes[f"error {at}"], numbers=what is None)
+    for at, (what, one) in enumerate(kernels.items()):
+        alone = len(kernels) == 1
+        kernel(one, axes[f"kernel {at}"], title=None if alone else what, numbers=alone)
+        error(one, axes[f"error {at}"], numbers=alone)
         if f"cuts {at}" in axes:
             cuts(one, axes[f"cuts {at}"])
         frequency_response(one, axes[f"response {at}"])
