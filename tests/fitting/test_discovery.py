@@ -130,6 +130,13 @@ def test_unrelated_pairs_are_refused():
         kernelfit.find_kernel(image, image, origin=2)
 
 
+def test_complex_pairs_need_a_shape():
+    image = photograph() + 1j
+    for pair in ((image, image.real), (image.real, image), ([image], [image]), (image.real.tolist(), image.tolist())):
+        with pytest.raises(TypeError, match="give shape="):
+            kernelfit.find_kernel(*pair)
+
+
 def test_the_first_span_holds_what_stands_out():
     """A wide kernel does so as a whole, wherever it lies and though its largest tap is at one end."""
     rng = np.random.default_rng(1)

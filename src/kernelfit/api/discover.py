@@ -49,6 +49,9 @@ def completed(
     images, targets = as_list(unmasked(image)[0]), as_list(unmasked(target)[0])
     if (images is None) != (targets is None):
         raise ValueError("got a list as image or target and one array as the other, need as many images as targets")
+    for value in [*(images or [image]), *(targets or [target])]:
+        if np.dtype(getattr(unmasked(value)[0], "dtype", None) or np.asarray(value).dtype).kind == "c":
+            raise TypeError("got complex numbers without shape, need the kernel's shape as well; give shape=")
     axis = keywords.get("channel_axis")
     if images is None and axis is None:
         image, target, colours, words = colours_of(image, target, keywords.get("channels"))
