@@ -552,7 +552,7 @@ GRAY = IMAGE[..., 0]
         (ValueError, "pair 1 with an image of 2x2.*no 3x3 footprint", [GRAY, GRAY[:2, :2]], [GRAY, GRAY[:2, :2]], {}),
         (ValueError, "channels='separate' without channel_axis", GRAY, GRAY, {"channels": "separate"}),
         (ValueError, "'shared', 'separate', 'mixed'", IMAGE, TARGET, {"channel_axis": -1, "channels": "all"}),
-        (ValueError, "need 3: rows, columns", GRAY, GRAY, {"channel_axis": -1, "origin": (1, 1)}),
+        (ValueError, "for signals, need one whole number", GRAY, GRAY, {"channel_axis": -1, "origin": (1, 1)}),
         (ValueError, "need one of -2 to 1", GRAY, GRAY, {"channel_axis": 2}),
         (ValueError, "one of -3 to 2", IMAGE, TARGET, {"channel_axis": 3}),
         (TypeError, "channel_axis='rgb'", IMAGE, TARGET, {"channel_axis": "rgb"}),
