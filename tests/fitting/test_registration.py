@@ -202,6 +202,8 @@ def test_errors_of_a_centred_kernel_are_those_of_the_dense_joint_system():
         slope = np.gradient(wide, axis=axis)[1:-1, 1:-1].ravel()
         back += np.outer(slope, follows[axis])
     assert_close(fit.stderr.ravel(), np.sqrt(np.diag(back @ joint @ back.T)), 0.05)
+    own = follows[:, : fit.kernel.size]
+    assert np.trace(own @ fit.covariance() @ own.T) < 0.02 * np.trace(follows @ joint @ follows.T)  # it stays centred
 
 
 def settings():

@@ -27,7 +27,7 @@ from .registration_start import start_of
 
 #: Rounds at full size, at most; a step that leaves so little of the motion, in standard errors or in pixels, is the
 #: last but for the fit itself; of a step of d pixels about so much of d^2 is left.
-_MOST, _SETTLED, _LEAST, _CURVED = 6, 0.2, 2e-4, 0.1
+_MOST, _SETTLED, _LEAST, _CURVED = 6, 0.1, 1e-6, 0.1
 
 
 def registered(image: Any, target: Any, plan: FitPlan, settings: Settings) -> Estimate:
