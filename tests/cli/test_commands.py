@@ -355,6 +355,27 @@ def test_audit_says_whether_a_kernel_explains_a_pair(folder, capsys):
     assert code == 2 and out == "" and "got - more than once" in err
 
 
+@pytest.mark.slow
+def test_psf_of_a_printed_target(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    pattern = rng.integers(0, 2, (96, 96))
+    fine = np.pad(np.kron(pattern, np.ones((2, 2))), 24, constant_values=1)
+    blurred = convolve2d(fine, np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1]) / 256, mode="same", boundary="symm")
+    capture = 30 + 150 * blurred[::4, ::4] + rng.normal(0, 0.5, (60, 60))
+    Path("capture.pgm").write_bytes(b"P5\n# a camera\n60 60\n255\n" + np.rint(capture).astype(np.uint8).tobytes())
+    Image.fromarray((255 * pattern).astype(np.uint8)).save("pattern.png")
+    corners = "5.875,5.875,5.875,53.875,53.875,53.875,53.875,5.875"
+    call = ("psf", "capture.pgm", "--target", "pattern.png", "--corners", corners, "--shape", "13")
+    code, out, err = run(capsys, *call, "-o", "k.npz", "--plot", "k.png")
+    assert code < 2 and err == "" and "FWHM" in out and "kernel written to k.npz" in out
+    assert read_kernel("k.npz").convention.stride == (4, 4) and Path("k.png").exists()
+    code, out, _ = run(capsys, *call, "--solver", "non-negative", "--json")
+    assert code < 2 and json.loads(out)["oversample"] == 4
+    code, _, err = run(capsys, *call[:-4], "--corners", "1,2,3")
+    assert code == 2 and "eight" in err
+
+
 # ---- find: JSON, pipes, the report's code ----------------------------------------------------------------------------
 
 

@@ -30,7 +30,7 @@ _OWN = ("mode", "origin", "operation", "offset")
 
 
 @takes_keywords(*("lags", "boundary", "fillvalue", "channels", "variation", "image_noise", "errors", "method"),
-                *("balance", "detrend", "taper", "tolerance", "real"))  # fmt: skip
+                *("balance", "detrend", "taper", "tolerance", "real", "register", "curve", "curve_side"))  # fmt: skip
 @one_blas_thread
 def audit(
     image: npt.ArrayLike,

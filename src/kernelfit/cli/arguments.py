@@ -47,7 +47,7 @@ def choice_of(args: argparse.Namespace, at: int) -> dict[str, Any]:
     found: dict[str, Any] = {"allow_external": True} if args.allow_external else {}
     for name in ("page", "hdu", "dataset", "channel"):
         values = getattr(args, name)
-        files = 2 if args.command in ("find", "audit") else 1
+        files = 2 if args.command in ("find", "audit", "psf") else 1
         if values is None:
             continue
         if len(values) > files:

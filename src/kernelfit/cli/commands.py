@@ -22,7 +22,7 @@ from ..imageio.planes import COLOURS
 from ..plotting.text import summary
 from . import arguments, series, signals, volumes
 from .inspection import compare, export, inspect, measured, print_json
-from .judging import audit
+from .judging import audit, psf
 from .options import DOUBTFUL, SOLVED, WORDS, BadCallError, printable, say
 from .progress import Bar
 
@@ -30,7 +30,7 @@ from .progress import Bar
 def run(args: argparse.Namespace) -> int:
     """Run a command and return its exit code; every mistake of the caller becomes a `BadCallError`."""
     try:
-        commands = (find, apply, deconvolve, inspect, compare, export, audit, warm_up, demo)
+        commands = (find, apply, deconvolve, inspect, compare, export, audit, psf, warm_up, demo)
         return {command.__name__: command for command in commands}[args.command.replace("-", "_")](args)
     except BrokenPipeError:
         raise

@@ -32,7 +32,7 @@ def inspect(args: argparse.Namespace) -> int:
     deep = held.of_volumes and held.convention is not None
     fits = {} if held.of_signals or deep else {name: one.as_fit() for name, one in planes.items()}
     if picture is not None:
-        _draw(picture, planes, args.force)
+        draw(picture, planes, args.force)
     if args.json:
         conv = None if held.convention is None else dataclasses.asdict(held.convention)
         fields = {
@@ -65,7 +65,7 @@ def inspect(args: argparse.Namespace) -> int:
     return SOLVED
 
 
-def _draw(path: Path, planes: dict[str, kernels.KernelFile], overwrite: bool) -> None:
+def draw(path: Path, planes: dict[str, kernels.KernelFile], overwrite: bool) -> None:
     """Draw each kernel and, where there are errors, how well it is known."""
     figure_of = read.require("matplotlib.figure", package="matplotlib", extra="plot", purpose="--plot")
     known = all(each.stderr is not None for each in planes.values())

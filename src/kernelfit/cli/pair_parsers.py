@@ -1,13 +1,30 @@
 """The parsers of commands that judge or measure a pair of files; argparse alone."""
 
+import argparse
 from collections.abc import Callable
 from typing import Any
 
-from .options import MODES, OPERATIONS, choices, index, lattice, machines, named, noise, one_of, pair, saturated, which
+from .options import (
+    MODES,
+    OPERATIONS,
+    choices,
+    count,
+    force,
+    index,
+    lattice,
+    machines,
+    named,
+    noise,
+    number,
+    one_of,
+    pair,
+    saturated,
+    which,
+)
 from .options import workers as add_workers
 
 KERNELS = "KERNEL: .npy, .csv, .txt (numbers); .json, .fits, .tif (with conventions); .npz (the whole result)"
-IMAGES = "images: PNG, JPEG, BMP, WebP, TIFF, NPY, FITS, HDF5, Zarr, CSV, TXT; - is NPY on the standard input"
+IMAGES = "images: PNG, JPEG, BMP, WebP, PGM, TIFF, NPY, FITS, HDF5, Zarr, CSV, TXT; - is NPY on the standard input"
 
 
 def audit(add: Callable[..., Any]) -> None:
@@ -48,3 +65,52 @@ def audit(add: Callable[..., Any]) -> None:
     add_workers(parser)
     machines(parser)
     parser.set_defaults(channels=None, shape=None)
+
+
+def psf(add: Callable[..., Any]) -> None:
+    """Add the command that measures a camera with a printed target."""
+    parser = add(
+        help="find a camera's point spread function from a printed target",
+        description="Find the point spread function of a camera, finer than its pixels, in a capture of a printed\n"
+        "target, which is looked for unless its corners are given. Perspective, distortion and light are fitted.\n"
+        f"{IMAGES}\n"
+        "exit codes: 0 solved, 1 solved with a doubtful verdict, 2 bad input",
+        examples="""
+        kernelfit psf capture.png --target pattern.png --oversample 4 -o psf.npz
+        kernelfit psf capture.tif --target pattern.png --corners 84,113,83,205,174,207,176,115
+        kernelfit psf capture.png --target pattern.png --channel green --plot psf.png --json
+        """,
+    )
+    parser.add_argument("image", type=named, metavar="CAPTURE", help="the photograph, proportional to light")
+    parser.add_argument("--target", required=True, type=named, metavar="PATTERN", help="what was printed, cell by cell")
+    parser.add_argument("--oversample", type=count, default=4, metavar="N", help="taps to a pixel (default: 4)")
+    parser.add_argument("--corners", type=corners, metavar="R,C,R,C,R,C,R,C",
+                        help="the pattern's corners in CAPTURE: top left, top right, bottom right, bottom left "
+                        "(default: looked for)")  # fmt: skip
+    which(parser, 2)
+    how = parser.add_argument_group("how it is found")
+    how.add_argument("--shape", type=count, metavar="N", help="taps along an axis, odd (default: 6 pixels)")
+    how.add_argument("--solver", type=one_of(("gaussian-process", "non-negative", "auto")), metavar="S",
+                     help=choices(("gaussian-process", "non-negative", "auto"), "gaussian-process"))  # fmt: skip
+    how.add_argument("--distortion", type=index, default=3, metavar="DEGREE",
+                     help="of a displacement beside the homography (default: 3; 0 for none)")  # fmt: skip
+    how.add_argument("--illumination", type=index, default=2, metavar="DEGREE",
+                     help="of the brightness over the target (default: 2)")  # fmt: skip
+    how.add_argument("--mask", type=named, metavar="FILE", help="an image, not zero where a pixel is left out")
+    how.add_argument("--saturated", type=saturated, default="auto", metavar="S",
+                     help="pixels to leave out: LOW,HIGH, none, or auto (default)")  # fmt: skip
+    add_workers(how)
+    out = parser.add_argument_group("what comes out")
+    out.add_argument("-o", "--output", type=named, metavar="KERNEL", help="write the kernel here")
+    out.add_argument("--plot", type=named, metavar="FILE.png", help="draw kernel, errors, cuts and response here")
+    machines(out)
+    force(out)
+    parser.set_defaults(channels=None)
+
+
+def corners(text: str) -> list[list[float]]:
+    """Parse four pairs of row and column."""
+    values = [number(part) for part in text.split(",")]
+    if len(values) != 8:
+        raise argparse.ArgumentTypeError(f"got {len(values)} numbers, need eight: row and column of four corners")
+    return [values[i : i + 2] for i in range(0, 8, 2)]

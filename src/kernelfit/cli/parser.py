@@ -52,10 +52,10 @@ from .options import (
     window,
     workers,
 )
-from .pair_parsers import IMAGES, KERNELS, audit
+from .pair_parsers import IMAGES, KERNELS, audit, psf
 
 __all__ = ["main"]
-COMMANDS = ("find", "apply", "deconvolve", "inspect", "compare", "export", "audit", "demo")
+COMMANDS = ("find", "apply", "deconvolve", "inspect", "compare", "export", "audit", "psf", "demo")
 _SERIES = "many pairs that share a kernel: two folders, or patterns in quotes ('sharp/*.png'), paired by name"
 _CODES = "exit codes: 0 solved, 1 solved with a doubtful verdict, 2 bad input, 130 stopped by Ctrl-C"
 
@@ -145,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
         ("export", _export),
         ("warm-up", _warm_up),
         ("audit", audit),
+        ("psf", psf),
         ("demo", _demo),
     ):
         add(lambda name=name, **words: _command(commands, name, **words))

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from ..core.npz import ImageFileError, reading, require_length, require_plain
 from . import limits, png, scientific
+from .netpbm import read_netpbm
 from .planes import Choice, MissingExtraError, judge_planes, pick_plane, require
 
 __all__ = ["ImageFileError", "MissingExtraError", "read_image", "require"]
@@ -42,8 +43,10 @@ _SIGNATURES = {
     b"\x89HDF\r\n\x1a\n": "HDF5",
     b"PK\x03\x04": "ZIP",
     b"BM": "BMP",
+    b"P5": "PGM",
+    b"P6": "PGM",
 }
-_FORMATS = "PNG, JPEG, BMP, WebP, TIFF, NPY, FITS, HDF5, Zarr or a table of numbers"
+_FORMATS = "PNG, JPEG, BMP, WebP, PGM, TIFF, NPY, FITS, HDF5, Zarr or a table of numbers"
 _TABLE = re.compile(rb"(\xef\xbb\xbf)?(\s*#[^\n]*\n)*\s*([-+.\d]|nan|inf)[\t\n\r\x20-\x7e]*", re.IGNORECASE)
 _GRAY_MODES = {"1", "L", "F"}  # Pillow's names for one gray plane; 16- and 32-bit integers start with "I"
 
@@ -63,9 +66,9 @@ def read_image(
     Parameters
     ----------
     path : path-like
-        The file: PNG, JPEG, BMP, WebP, TIFF, NPY, FITS (gzipped or not), HDF5, the folder of a Zarr array or group, or
-        a text of numbers (CSV, TXT), a row in each line. Its first bytes decide the format. ``"-"`` reads NPY from the
-        standard input.
+        The file: PNG, JPEG, BMP, WebP, PGM or PPM (binary), TIFF, NPY, FITS (gzipped or not), HDF5, the folder of a
+        Zarr array or group, or a text of numbers (CSV, TXT), a row in each line. Its first bytes decide the format.
+        ``"-"`` reads NPY from the standard input.
     page : int, optional
         Which page of a TIFF file, or plane of a stack (first axis), from 0.
     hdu : int or str, optional
@@ -361,6 +364,7 @@ def quiet() -> Iterator[None]:
 
 _READERS: dict[str, Callable[[Path, Choice], Any]] = {
     **{kind: functools.partial(_read_with_pillow, kind=kind) for kind in ("PNG", "JPEG", "BMP", "WEBP")},
+    "PGM": read_netpbm,
     "TIFF": _read_tiff,
     "NPY": _read_npy,
     "table": _read_table,
