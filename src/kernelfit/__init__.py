@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from .api.find import find_kernel as find_kernel
     from .api.find_psf import Mtf as Mtf
     from .api.find_psf import PsfFit as PsfFit
-    from .api.find_psf import Registration as Registration
+    from .api.find_psf import TargetRegistration as TargetRegistration
     from .api.find_psf import find_psf as find_psf
     from .api.kernel_map import KernelMap as KernelMap
     from .api.kernel_map import kernel_map as kernel_map
@@ -97,7 +97,7 @@ _ROOMS = {
     "api.check_boundary": ("check_boundary",),
     "api.check_noise": ("check_noise", "sandwich_errors"),
     "api.find": ("find_kernel",),
-    "api.find_psf": ("Mtf", "PsfFit", "Registration", "find_psf"),
+    "api.find_psf": ("Mtf", "PsfFit", "TargetRegistration", "find_psf"),
     "api.kernel_map": ("KernelMap", "kernel_map"),
     "api.match_psf": ("match_psf",),
     "api.results": ("KernelFit",),

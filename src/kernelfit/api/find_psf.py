@@ -28,7 +28,7 @@ _SIDE, _REDUNDANT = 6, 2
 
 
 @dataclass(frozen=True, eq=False)
-class Registration:
+class TargetRegistration:
     """Where a printed target lies in a capture, and how bright it is there; made by `find_psf`.
 
     Attributes
@@ -93,7 +93,7 @@ class PsfFit:
     fit : KernelFit
         The kernel, with a stride of `oversample`, between what the capture looks on and the capture in units of white
         less black.
-    registration : Registration
+    registration : TargetRegistration
         Where the target lies.
     oversample : int
         Taps to a pixel of the capture along an axis.
@@ -104,7 +104,7 @@ class PsfFit:
     """
 
     fit: KernelFit
-    registration: Registration
+    registration: TargetRegistration
     oversample: int
     seen: Array
     target: Array
@@ -212,7 +212,7 @@ def find_psf(
 
     ``capture[t] = gain(t) sum_p k[p] seen[s t - p] + offset(t)``: `seen` is the pattern as the capture looks on it, on
     a grid s = `oversample` times finer, and k the kernel of lens and pixels on that grid, a kernel of stride s.
-    Registration, light and kernel are found in turn; the capture is never resampled, so that its noise stays white.
+    TargetRegistration, light and kernel are found in turn; the capture is never resampled, so that its noise stays white.
 
     Parameters
     ----------
@@ -367,7 +367,7 @@ def _corners_of(markers: tuple[npt.ArrayLike, npt.ArrayLike], shape: tuple[int, 
     return np.asarray(moved[:, :2] / moved[:, 2:])
 
 
-def _registration(scene: Scene, score: float, noise_std: float) -> Registration:
+def _registration(scene: Scene, score: float, noise_std: float) -> TargetRegistration:
     """Return where the target lies, with errors."""
     warp, rows, cols = scene.warp, *(n - 0.5 for n in scene.pattern.shape)
     cells = np.array([[-0.5, -0.5], [-0.5, cols], [rows, cols], [rows, -0.5]])
@@ -381,7 +381,7 @@ def _registration(scene: Scene, score: float, noise_std: float) -> Registration:
         at = at + np.linalg.solve(slopes, (cells - seen)[..., None])[..., 0]
     moves = np.array(warp.displacements(at[:, 0], at[:, 1]))  # parameter, axis, corner
     variance = np.einsum("pak,pq,qak->ka", moves, scene.covariance, moves)
-    return Registration(
+    return TargetRegistration(
         corners=at,
         corners_stderr=np.sqrt(np.maximum(variance, 0.0)),
         matrix=warp.matrix,
