@@ -44,7 +44,7 @@ def check(fit, matrix, target, weights=None, tolerance=1e-9, real=False):
 CASES = [(mode, *edge, op) for mode in MODES for edge in BOUNDARIES for op in OPERATIONS]
 
 
-@grid("mode, boundary, fillvalue, operation", CASES, 9)
+@grid("mode, boundary, fillvalue, operation", CASES, 13)
 @pytest.mark.parametrize("size, shape", [(SIZE, SHAPE), ((41,), (4,)), ((9, 12), (3, 2))], ids=str)
 def test_it_is_dense_least_squares(mode, boundary, fillvalue, operation, size, shape):
     words = dict(mode=mode, boundary=boundary, fillvalue=fillvalue, operation=operation)
@@ -64,7 +64,7 @@ def test_it_is_dense_least_squares(mode, boundary, fillvalue, operation, size, s
         np.testing.assert_allclose(applied, predicted, rtol=1e-13, atol=1e-13)
 
 
-@pytest.mark.parametrize("method", ["fft", "direct"])
+@grid("method", ["fft", "direct"], 2)
 @pytest.mark.parametrize("kinds", ["cc", "rc", "cr"])
 @pytest.mark.parametrize("background", [None, 1])
 def test_either_may_be_real(kinds, method, background):
@@ -97,7 +97,7 @@ kernelfit_powers = [(0, 0), (0, 1), (1, 0)]
 
 
 @pytest.mark.parametrize("kind", ["mask", "weights", "some", "nan", "masked array", "image_mask"])
-@pytest.mark.parametrize("real", [False, True])
+@grid("real", [False, True], 2)
 def test_masks_and_weights(kind, real):
     rng = np.random.default_rng(5)
     image, _, target = pair((12, 15), mode="same", boundary="wrap")
@@ -120,6 +120,8 @@ def test_masks_and_weights(kind, real):
     matrix, _ = naive.design_nd(image, SHAPE, mode="same", boundary="wrap")
     check(fit, matrix, target.ravel(), w.ravel(), real=real)
     np.testing.assert_array_equal(fit.weights, w)
+    about_mean = np.sum(w * np.abs(target - np.sum(w * target) / w.sum()) ** 2)
+    assert fit.r_squared == pytest.approx(1 - fit.rss / about_mean, rel=1e-9)
     assert len(fit.notes) == (kind not in ("weights", "some"))
 
 
@@ -151,7 +153,7 @@ def test_a_real_kernel_is_that_of_both_parts(size, shape):
     assert (real.kernel == find_kernel(image.real, target.real, shape).kernel).all()
 
 
-@pytest.mark.parametrize("mode", [None, "mixed"])
+@grid("mode", [None, "mixed"], 2)
 def test_pairs_share_a_kernel(mode):
     pairs = [pair(size, seed=3, mode="valid") for size in ((9, 12), (14, 8))]
     images, _, targets = zip(*pairs, strict=True)
@@ -356,7 +358,7 @@ def test_what_takes_real_kernels_says_so():
         find_kernel(image, target, SHAPE)
 
 
-@pytest.mark.parametrize("constant, told", [(2 - 1j, "real parts and .* imaginary parts"), (-1.5j, "-1.5.* imaginary")])
+@grid("constant, told", [(2 - 1j, "real parts and .* imaginary parts"), (-1.5j, "-1.5.* imaginary")], 2)
 def test_a_constant_in_the_target_is_told(constant, told):
     rng = np.random.default_rng(1)
     image, kernel = normal(rng, 130, 150), normal(rng, *SHAPE)
@@ -368,7 +370,7 @@ def test_a_constant_in_the_target_is_told(constant, told):
     assert find_kernel(image, target + constant, SHAPE, boundary="wrap", background=0).verdict.ok
 
 
-@pytest.mark.parametrize("words", [{}, {"background": 1}, {"real": True}, {"channels": "mixed"}], ids=str)
+@grid("words", [{"background": 1}, {}, {"real": True}, {"channels": "mixed"}], 4, ids=str)
 def test_streams(words, tmp_path):
     words = {"boundary": "wrap", "mode": "same", **words}
     pairs = [pair(size, mode="same", boundary="wrap", seed=4)[::2] for size in ((30, 41), (52, 23))]
@@ -388,7 +390,7 @@ def test_streams(words, tmp_path):
 
 
 @pytest.mark.parametrize("size, shape", [((17, 22), (2, 3)), ((150,), (4,))], ids=str)
-@pytest.mark.parametrize("mixed", [False, True])
+@grid("mixed", [True, False], 2)
 def test_the_parts_by_themselves(size, shape, mixed):
     rng = np.random.default_rng(0)
     images = [pair(size, shape, seed=s, mode="valid")[0] for s in (1, 2)]
