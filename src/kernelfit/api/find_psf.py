@@ -212,7 +212,7 @@ def find_psf(
 
     ``capture[t] = gain(t) sum_p k[p] seen[s t - p] + offset(t)``: `seen` is the pattern as the capture looks on it, on
     a grid s = `oversample` times finer, and k the kernel of lens and pixels on that grid, a kernel of stride s.
-    TargetRegistration, light and kernel are found in turn; the capture is never resampled, so that its noise stays white.
+    Registration, light and kernel are found in turn; the capture is never resampled, so that its noise stays white.
 
     Parameters
     ----------

@@ -62,8 +62,6 @@ class Scene:
     window: tuple[int, int, int, int]
     light: Light
     covariance: Array  # of the warp's parameters
-    noise_std: float  # of a pixel of the capture
-    n_pixels: int
 
     @property
     def part(self) -> Array:
@@ -97,7 +95,7 @@ def start(
     light = Light(degrees[1], np.zeros((2, len(terms))), terms)
     warp = dataclasses.replace(warp, coefficients=np.zeros((len(powers(degrees[0])), 2)))
     n = len(warp.parameters)
-    return Scene(capture, pattern, good, oversample, warp, window, light, np.full((n, n), np.nan), np.nan, 0)
+    return Scene(capture, pattern, good, oversample, warp, window, light, np.full((n, n), np.nan))
 
 
 def registered(scene: Scene, kernel: Array | None) -> Scene:
@@ -159,8 +157,6 @@ def _step(scene: Scene, kernel: Array) -> tuple[Scene, float]:
         warp=warp,
         light=new,
         covariance=variance * inverse[:n, :n],
-        noise_std=float(np.sqrt(variance)),
-        n_pixels=len(left),
     )
     return moved, most
 
