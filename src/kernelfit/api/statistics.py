@@ -54,6 +54,19 @@ class NormalStats(NormalEquations, Saved):
             return NotImplemented
         return self._beside(other, NormalEquations.__sub__)
 
+    def __mul__(self, factor: float) -> Self:
+        """Return the statistics as if each pixel counted for a share of one; see `NormalEquations`."""
+        scaled = NormalEquations.__mul__(self, factor)
+        context = self.context
+        if context is None or context.noise is None:
+            return scaled
+        noise = context.noise
+        pairs = None if noise.pairs is None else factor * noise.pairs
+        noise = dataclasses.replace(noise, gram=factor * noise.gram, pairs=pairs)
+        return dataclasses.replace(scaled, context=dataclasses.replace(context, noise=noise))
+
+    __rmul__ = __mul__
+
     def _beside(self, other: NormalEquations, operation: Callable[..., Any]) -> Self:
         """Add or subtract, the image's noise being in both sums meanwhile."""
         mine, theirs = self.context, getattr(other, "context", None)
@@ -212,6 +225,12 @@ class ChannelStats(Saved):
             msg = f"got statistics of {len(self.parts)} and of {len(other.parts)} channels, need as many in both"
             raise ValueError(msg)
         return ChannelStats(tuple(a + b for a, b in zip(self.parts, other.parts, strict=True)))
+
+    def __mul__(self, factor: float) -> "ChannelStats":
+        """Return the statistics as if each pixel counted for a share of one, above 0 and at most 1."""
+        return ChannelStats(tuple(part * factor for part in self.parts))
+
+    __rmul__ = __mul__
 
     def __radd__(self, other: object) -> "ChannelStats":
         """Return these statistics, which `sum` adds to the number 0 first."""

@@ -66,8 +66,9 @@ class Prior:
         r of the envelope, in pixels.
     center : (float, float)
         c, (row, column) in the kernel's own index.
-    envelope : {"gaussian", "power"}
-        e(p): ``exp(-|p - c|^2 / (2 r^2))`` or ``(1 + |p - c|^2 / (6 r^2))^-3``.
+    envelope : {"gaussian", "power", "decay"}
+        e(p): ``exp(-|p - c|^2 / (2 r^2))``, ``(1 + |p - c|^2 / (6 r^2))^-3`` or, of the families "tc", "dc" and "ss",
+        ``exp(-|p - c| / r)``.
     symmetric : {None, "point", "both", "square"}
         The symmetry about the middle of the support, see `GaussianProcess`.
     """

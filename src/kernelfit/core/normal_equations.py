@@ -9,7 +9,7 @@ import numpy as np
 
 from .deprecated import renamed
 from .geometry import Convention, Shape, convention_from, in_mode, in_plane, kernel_shape
-from .validation import Array, require_fields
+from .validation import Array, as_number, require_fields
 
 _ARRAYS = ("gram", "moment", "center", "center_moment")
 #: What statistics that add up have in common.
@@ -43,6 +43,8 @@ class EliminatedSurface:
 @dataclass(frozen=True, eq=False)
 class NormalEquations:
     """Sums over target pixels from which kernels are solved; disjoint sets of pixels add with ``+``.
+
+    ``stats * factor``, of a factor above 0 and at most 1, lets each pixel count for a share of one.
 
     The model is ``y = A k + noise``: one row of A for each target pixel that is used, one column for each tap. The
     taps of all terms (source images with their supports) stand one after the other, each in row-major order of the
@@ -186,6 +188,35 @@ class NormalEquations:
             a, b = self._centered(center), other._centered(center)
             sums |= {"center": center, "center_moment": a[0] + b[0], "center_energy": a[1] + b[1]}
         return type(self)(**sums, supports=self.supports, convention=mine)
+
+    def __mul__(self, factor: float) -> Self:
+        """Return the statistics as if each pixel counted for a share of one, from 0 (left out) to 1.
+
+        ``stats * 0.98 + new`` follows a kernel that changes: the past is forgotten exponentially (recursive least
+        squares with a forgetting factor: S. Haykin, "Adaptive Filter Theory", 5th ed., 2014, chapter 10). The errors
+        are those of so many pixels fewer.
+        """
+        if isinstance(factor, NormalEquations):
+            return NotImplemented
+        share = as_number(factor, "factor")
+        if not 0 < share <= 1:
+            raise ValueError(f"got a factor of {factor!r}, need one above 0 and at most 1; it is a share of each pixel")
+        root = math.sqrt(share)
+        sums: dict[str, Any] = {name: share * getattr(self, name) for name in ("gram", "moment", "target_energy")}
+        sums |= {"target_sum": share * self.target_sum, "weight_sum": share * self.total_weight}
+        sums |= {"n_pixels": round(share * self.n_pixels), "center_energy": share * self.center_energy}
+        if self.center_moment is not None:
+            sums["center_moment"] = share * self.center_moment
+        if (one := self.surface) is not None:
+            sums["surface"] = SurfaceSums(share * one.cross, share * one.gram, share * one.products, one.shape)
+        sums["backgrounds"] = tuple(
+            dataclasses.replace(one, half=root * one.half, root=one.root / root) for one in self.backgrounds
+        )
+        if self.unreduced is not None:
+            sums["unreduced"] = (share * self.unreduced[0], share * self.unreduced[1])
+        return dataclasses.replace(self, **sums)
+
+    __rmul__ = __mul__
 
     def _centered(self, center: Array) -> tuple[Array, float]:
         """Return ``A'(y - A c)`` and ``|y - A c|^2`` for another center c."""

@@ -15,6 +15,10 @@ from .projection import Grid, Projection
 
 FAMILIES = ("squared-exponential", "matern52", "matern32", "exponential")
 ENVELOPES = ("gaussian", "power")
+#: Responses that decay from the first tap on: those of signals, whose envelope is "decay".
+DECAYS = ("tc", "dc", "ss")
+#: Those whose length is their radius.
+_TIED = ("tc", "ss")
 #: Exponent of the envelope "power"; that of a star's image through the air (Moffat's profile) lies between 2.5 and 5.
 _POWER = 3.0
 
@@ -28,8 +32,15 @@ class Kind(NamedTuple):
 
     def __str__(self) -> str:
         """Name the correlation, and the others if they are not the usual ones."""
-        envelope = "" if self.envelope == "gaussian" else f", {self.envelope} envelope"
+        envelope = "" if self.envelope in ("gaussian", "decay") else f", {self.envelope} envelope"
         return f"{self.family}{envelope}{'' if self.symmetric is None else f', symmetric ({self.symmetric})'}"
+
+    def ties(self, n_terms: int) -> Array:
+        """Return how the hyperparameters of so many terms move with those that are free, one column for each."""
+        one = np.eye(5)[:, : 5 if self.symmetric is None and self.family not in DECAYS else 3]
+        if self.family in _TIED:
+            one = np.stack([one[:, 0], one[:, 1] + one[:, 2]], axis=1)
+        return np.kron(np.eye(n_terms), one)
 
 
 class Blocks(NamedTuple):
@@ -56,6 +67,9 @@ def correlation(family: str, t: Array) -> tuple[Array, Array]:
         decay = np.exp(-u)
         return (1 + u) * decay, u**2 * decay
     decay = np.exp(-t)
+    if family == "ss":
+        slow = np.exp(-t / 3)
+        return 1.5 * slow - 0.5 * decay, 0.5 * t * (slow - decay)
     return decay, t * decay
 
 
@@ -74,6 +88,8 @@ def _over_lags(values: Array, lag: npt.NDArray[np.intp]) -> Array:
 
 def envelope_at(envelope: str, u: Array) -> Array:
     """Return the envelope at ``u = |p - c|^2 / r^2``."""
+    if envelope == "decay":
+        return np.asarray(np.exp(-np.sqrt(u)))
     return np.asarray(np.exp(-0.5 * u) if envelope == "gaussian" else (1.0 + u / (2 * _POWER)) ** -_POWER)
 
 
@@ -83,6 +99,8 @@ def envelope_of(grid: Grid, envelope: str, theta: Array) -> tuple[Array, Array, 
     r2 = math.exp(2 * log_r)
     dy, dx = grid.y - c_y, grid.x - c_x
     u = (dy**2 + dx**2) / r2
+    if envelope == "decay":  # from the first tap, which does not move
+        return math.exp(log_a) * _tail_cut(np.exp(-np.sqrt(u))), np.sqrt(u), (0 * dy, 0 * dx)
     if envelope == "gaussian":
         return math.exp(log_a) * _tail_cut(np.exp(-0.5 * u)), u, (dy / r2, dx / r2)
     base = 1.0 + u / (2 * _POWER)

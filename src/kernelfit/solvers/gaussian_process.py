@@ -15,7 +15,7 @@ from ..core.estimate import Estimate, Prior
 from ..core.normal_equations import NormalEquations
 from ..core.validation import known
 from .cholesky import product, times
-from .evidence import ENVELOPES, FAMILIES, Kind, all_taps, covariance_of, root_of
+from .evidence import DECAYS, ENVELOPES, FAMILIES, Kind, all_taps, covariance_of, root_of
 from .field_prior import search_field
 from .hyperparameters import Views, search, unsettled
 from .least_squares import LeastSquaresSolution, at_minimum, blocks, estimate_of, judge, rescaled, residual_at
@@ -50,6 +50,15 @@ class GaussianProcess:
     covariance is that of the posterior, ``(P^-1 + G / s^2)^-1``, at the hyperparameters found, plus what their own
     uncertainty adds (Laplace's approximation).
 
+    For signals there are priors of responses that decay from the first tap on, numbered j = 0, 1, ...::
+
+        "tc"   a^2 exp(-2 max(i, j) / r)
+        "dc"   a^2 exp(-(i + j) / r) exp(-|i - j| / l)
+        "ss"   a^2 exp(-(i + j) / r) (3 exp(-|i - j| / (3 r)) - exp(-|i - j| / r)) / 2
+
+    Chen, Ohlsson and Ljung's with ``lambda = exp(-2 / r)``, of "ss" ``exp(-2 / (3 r))``, and ``rho = exp(-1 / l)``.
+    With family "auto" they are tried for signals.
+
     The kernels of a `variation` have a prior of this kind for each function of the place: the amplitude is one for each
     degree, length and radius are one for the constant and one for all others, and the centre is that of the constant;
     `KernelFit.alternatives` holds the evidence of the degrees below. A symmetry is not looked for.
@@ -63,7 +72,7 @@ class GaussianProcess:
 
     Parameters
     ----------
-    family : {"auto", "squared-exponential", "matern52", "matern32", "exponential"}, optional
+    family : {"auto", "squared-exponential", "matern52", "matern32", "exponential", "tc", "dc", "ss"}, optional
         The correlation; "auto" (the default) takes the one with the largest evidence.
     envelope : {"auto", "gaussian", "power"}, optional
         The envelope, default "auto", likewise.
@@ -118,9 +127,14 @@ class GaussianProcess:
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        known(self.family, ("auto", *FAMILIES), "family")
+        known(self.family, ("auto", *FAMILIES, *DECAYS), "family")
         known(self.envelope, ("auto", *ENVELOPES), "envelope")
         known(self.symmetric, ("auto", None, *SYMMETRIES), "symmetric")
+        if self.family in DECAYS and (self.envelope != "auto" or self.symmetric not in ("auto", None)):
+            raise ValueError(
+                f"got family={self.family!r} with envelope={self.envelope!r} and symmetric={self.symmetric!r}, need "
+                "neither: it decays from the first tap on"
+            )
 
     def __str__(self) -> str:
         """Say the settings in one line."""
@@ -144,6 +158,10 @@ class GaussianProcess:
         KernelFit
             The kernel with its posterior covariance, the hyperparameters and the evidence.
         """
+        if self.family in DECAYS and any(min(shape) > 1 for shape in stats.supports):
+            raise ValueError(f"got family={self.family!r} for supports of {stats.supports}, need a signal's kernel")
+        if self.family in DECAYS and stats.convention.field is not None:
+            raise ValueError(f"got family={self.family!r} with a variation, need another family")
         start, stats = at_minimum(stats)
         if beyond_a_prior(stats, start):
             fit = estimate_of(stats, start)

@@ -11,7 +11,7 @@ import scipy.linalg  # scipy.optimize is imported when first used
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
 from .cholesky import product
-from .evidence import FAMILIES, Kind, all_taps, applied_evidence, blocks_of, covariance_of, evidence
+from .evidence import DECAYS, FAMILIES, Applied, Kind, all_taps, applied_evidence, blocks_of, covariance_of, evidence
 from .least_squares import LeastSquaresSolution
 from .projection import SYMMETRIES, Projection
 
@@ -73,6 +73,9 @@ def search(views: Views, family: str, envelope: str, wanted: str | None) -> Foun
     First symmetries with the smoothest correlation, each of which contains those before; then, under the last that
     the data do not speak against, rougher correlations, as long as that does not do harm; then the other envelope.
     """
+    if family in DECAYS:
+        found = _decays(views.few, (family,))
+        return found if views.stats.n_taps <= DIRECT else settle(views, found)
     families = FAMILIES if family == "auto" else (family,)
     first = Kind(families[0], "gaussian" if envelope == "auto" else envelope)
     if wanted not in (None, "auto"):
@@ -99,7 +102,20 @@ def search(views: Views, family: str, envelope: str, wanted: str | None) -> Foun
             for other in families:
                 if abs(families.index(other) - families.index(kind.family)) == 1:
                     _attempt(data, found, kind._replace(family=other), found[kind][1])
+    if family == envelope == "auto" and wanted in (None, "auto") and views.stats.convention.ndim == 1:
+        found |= _decays(data, DECAYS, _value(found[_best(found)]))
     return found if settled else settle(views, found)
+
+
+def _decays(data: Projection, families: Sequence[str], least: float = math.inf) -> Found:
+    """Return what comes of priors of responses that decay, but for those that lie far above a value."""
+    found: Found = {}
+    for family in families:
+        kind = Kind(family, "decay")
+        begin = min((_descend(data, kind, theta, steps=8) for theta in _starts(data, kind)), key=_value)
+        if begin[0] < least + _FAR:
+            found[kind] = _descend(data, kind, begin[1], steps=_STEPS[0])
+    return found
 
 
 def _symmetries(data: Projection, first: Kind, *, everything: bool) -> Found:
@@ -183,15 +199,18 @@ def _starts(data: Projection, kind: Kind) -> list[Array]:
     data = data.under(kind.symmetric)
     bounds = _bounds(data)
     found: list[Array] = []
-    for length, share in ((2.0, 0.2), (1.2, 0.6)):
-        rows = []
+    decays = kind.family in DECAYS
+    for length, share in ((1.0, 0.02), (1.0, 0.1), (1.0, 0.3)) if decays else ((2.0, 0.2), (1.2, 0.6)):
+        rows, unit, start = [], np.zeros((data.weights.shape[1],) * 2), 0
         for grid in data.grids:
-            side = math.sqrt(grid.shape[0] * grid.shape[1])
-            middle = [0.5 * (n - 1) for n in grid.shape]
-            rows.append([0.0, math.log(length), math.log(max(0.5, share * side)), *middle])
+            side = max(grid.shape) if decays else math.sqrt(grid.shape[0] * grid.shape[1])
+            radius = max(0.5, share * side)
+            middle = [0.0, 0.0] if decays else [0.5 * (n - 1) for n in grid.shape]
+            rows.append([0.0, math.log(length * radius if decays else length), math.log(radius), *middle])
+            own = data.weights[start : start + len(grid.y)]
+            start += len(grid.y)
+            unit += product(own.T, Applied.of(grid, kind, np.array(rows[-1]), own).prior)
         theta = np.array(rows)
-        prior = covariance_of(data.grids, kind, theta.ravel())
-        unit = product(data.weights.T, product(prior, data.weights))
         values, vectors = scipy.linalg.eigh(unit, driver="evd")
         z = (vectors.T @ data.data) ** 2
         log_a = np.linspace(*bounds[0], 120)
@@ -221,21 +240,26 @@ def _descend(data: Projection, kind: Kind, theta: Array, steps: int) -> tuple[fl
     """Return the least value near a start, and where it is."""
     data = data.under(kind.symmetric)
     compute = evidence_of(data, kind)
-    bounds = _bounds(data)
-    if kind.symmetric is not None:
-        bounds = [(theta[at],) * 2 if at % 5 > 2 else bound for at, bound in enumerate(bounds)]
+    ties = _ties(data, kind)
+    low, high = (np.array(ends) - theta for ends in zip(*_bounds(data), strict=True))
+    moves = [np.flatnonzero(along) for along in ties.T]
 
-    copies = 2 if data.circular else 1
-    free = len(theta) // copies
+    def both(free: Array) -> tuple[float, Array]:
+        value, slope = compute(data, kind, theta + ties @ free, slope=True)
+        return value, ties.T @ slope
 
-    def both(at: Array) -> tuple[float, Array]:
-        value, slope = compute(data, kind, np.tile(at, copies), slope=True)
-        return value, slope.reshape(copies, -1).sum(axis=0)
-
-    settings = {"jac": True, "method": "L-BFGS-B", "bounds": bounds[:free]}
     options = {"maxfun": steps, "ftol": _ENOUGH / data.scale, "gtol": _ENOUGH}
-    found = scipy.optimize.minimize(both, theta[:free], options=options, **settings)
-    return float(found.fun), np.tile(found.x, copies)
+    bounds = [(low[at].max(), high[at].min()) for at in moves]
+    found = scipy.optimize.minimize(
+        both, np.zeros(ties.shape[1]), jac=True, method="L-BFGS-B", bounds=bounds, options=options
+    )
+    return float(found.fun), theta + ties @ found.x
+
+
+def _ties(data: Projection, kind: Kind) -> Array:
+    """Return how the hyperparameters move with those that are free; of circular priors both parts alike."""
+    copies = 2 if data.circular else 1
+    return np.tile(kind.ties(len(data.grids) // copies), (copies, 1))
 
 
 def unsettled(
@@ -257,10 +281,7 @@ def unsettled(
     data = few.under(kind.symmetric)
     step = 0.05
     if ties is None:
-        copies = 2 if data.circular else 1
-        free = len(theta) // copies
-        moving = [at for at in range(free) if kind.symmetric is None or at % 5 < 3]
-        ties = np.tile(np.eye(free), (copies, 1))[:, moving]
+        ties = _ties(data, kind)
     here = evidence_of(data, kind)(data, kind, theta, slope=True)[1]
     there = [evidence_of(data, kind)(data, kind, theta + step * along, slope=True)[1] for along in ties.T]
     curvature = (np.array(there) - here) @ ties / (2 * step)
