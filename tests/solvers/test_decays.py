@@ -8,7 +8,7 @@ import scipy.signal
 import kernelfit
 from helpers import assert_close
 from kernelfit import GaussianProcess
-from kernelfit.solvers import evidence, least_squares
+from kernelfit.solvers import evidence, hyperparameters, least_squares
 from kernelfit.solvers.evidence import DECAYS, Kind
 from kernelfit.solvers.projection import Grid, Projection
 
@@ -103,15 +103,52 @@ def test_what_is_refused():
         GaussianProcess("dc", envelope="power")
 
 
+def test_the_variance_of_an_independent_part_is_its_mean_under_the_evidence():
+    """Against the evidence of dense matrices of all samples, integrated over standard deviations."""
+    rng = np.random.default_rng(1)
+    x, kernel = rng.normal(size=80), np.exp(-np.arange(N) / 2.0) + 0.1 * rng.normal(size=N)
+    matrix = scipy.linalg.toeplitz(x, np.zeros(N))[N - 1 :]
+    y, p, s = matrix @ kernel + 0.4 * rng.normal(size=len(matrix)), textbook("tc", 1.0, 2.0, 2.0), 0.4
+    gram = matrix.T @ matrix
+    factor = np.linalg.cholesky(np.linalg.inv(np.linalg.inv(p / s**2) + gram))
+    pull = matrix.T @ (y - matrix @ (factor @ factor.T @ matrix.T @ y)) / s
+    stds = np.linspace(0.0, 2.0, 1501)[1:]
+    score = []
+    for std in stds:
+        total = matrix @ (p + (std * s) ** 2 * np.eye(N)) @ matrix.T + s**2 * np.eye(len(y))
+        score.append(y @ np.linalg.solve(total, y) + np.linalg.slogdet(total)[1])
+    weight = np.exp(-0.5 * (np.array(score) - min(score)))
+    found = hyperparameters.independent_variance(gram, factor, pull)
+    assert found == pytest.approx(float(weight @ stds**2 / weight.sum()), rel=0.02)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", DECAYS)
 def test_coverage_over_responses_of_the_prior(family):
     rng = np.random.default_rng(7)
     root = scipy.linalg.cholesky(textbook(family, 1.0, 8.0, 4.0) + 1e-12 * np.eye(N), lower=True)
-    held = []
+    held, squares = [], []
     for _ in range(40):
         x, kernel = rng.normal(size=300), root @ rng.normal(size=N)
         y = np.convolve(x, kernel)[:300] + 0.5 * rng.normal(size=300)
-        low, high = kernelfit.find_kernel(x, y, lags=(0, N - 1), solver=GaussianProcess(family)).confidence(0.95)
+        fit = kernelfit.find_kernel(x, y, lags=(0, N - 1), solver=GaussianProcess(family))
+        low, high = fit.confidence(0.95)
         held.append(np.mean((low <= kernel) & (kernel <= high)))
-    assert 0.92 <= np.mean(held) <= 0.98
+        squares.append([np.sum((fit.kernel - kernel) ** 2), np.sum(fit.stderr**2)])
+    assert np.mean(held) > 0.93
+    error, expected = np.sum(squares, axis=0)
+    assert 0.5 < error / expected < 1.1
+
+
+@pytest.mark.slow
+def test_tails_that_the_prior_has_given_up_have_errors():
+    """A response that decays more slowly than its beginning tells: the errors of its tail are not nothing."""
+    rng, held = np.random.default_rng(8), []
+    t = np.arange(60)
+    kernel = np.exp(-t / 3.0) * np.cos(t) + 0.05 * np.exp(-t / 30.0)
+    for _ in range(10):
+        x = rng.normal(size=400)
+        y = np.convolve(x, kernel)[:400] + 0.5 * rng.normal(size=400)
+        low, high = kernelfit.find_kernel(x, y, lags=(0, 59), solver=GaussianProcess("tc")).confidence(0.95)
+        held.append(((low <= kernel) & (kernel <= high))[20:])
+    assert np.mean(held) > 0.9

@@ -99,6 +99,18 @@ def test_it_finds_kernels_better_than_least_squares_and_knows_how_well():
     assert 0.4 < np.sqrt(np.mean(np.square(pulls))) < 2  # where the kernel is
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", [0.05, 0.5, 2.0])
+def test_the_errors_hold_for_all_taps_however_weak_the_data_are(noise):
+    held = []
+    for seed in range(3):
+        image, target, truth = scene({1: 0.3, 2: 0.5}, noise=noise, seed=seed, shape=(90, 100))
+        fit = kernelfit.find_kernel(image, target, SIDES, variation=2, solver="auto")
+        held += [np.abs(fit.at(40, col).kernel - truth(col)) < 1.96 * fit.at(40, col).stderr for col in (5, 50, 95)]
+    assert 0.93 <= np.mean(held)
+    assert np.mean(np.array(held)[:, :, [0, -1]]) > 0.9
+
+
 @pytest.mark.parametrize(
     ("changes", "degree"),
     [({1: 0.6}, 1), *(pytest.param(*one, marks=pytest.mark.slow) for one in (({}, 0), ({1: 0.2, 2: 0.6}, 2)))],

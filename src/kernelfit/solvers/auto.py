@@ -58,13 +58,16 @@ class Auto:
         evidence = {"GaussianProcess": smooth.log_evidence}
         best, reason = smooth, f"log evidence {smooth.log_evidence:.1f}"
         if stats.n_pixels > 2 * stats.n_taps:
-            positive, distance, held = most_probable(stats, smooth)
-            if 0 < held and distance < held + _UNLIKELY * math.sqrt(2 * held):
-                best = positive
+            blur = stats.convention.ndim != 1  # what rings about zero is a signal's response
+            if blur:
+                positive, distance, held = most_probable(stats, smooth)
+                if 0 < held and distance < held + _UNLIKELY * math.sqrt(2 * held):
+                    best = positive
             few = Sparse().solve(stats)
             evidence["Sparse"] = sparse_evidence(stats, few)
             reason += f", of few taps {evidence['Sparse']:.1f}"
-            choices = [(fit, _expected_error(stats, fit)) for fit in (best, NonNegative().solve(stats))]
+            others = (best, NonNegative().solve(stats)) if blur else (best,)
+            choices = [(fit, _expected_error(stats, fit)) for fit in others]
             own_error = math.inf
             if evidence["Sparse"] > smooth.log_evidence:  # then the others have to be clearly better
                 df_model = _with_choice(stats, few)

@@ -1,7 +1,8 @@
 """The Gaussian-process prior of a kernel that varies over the field: one for each function of the place.
 
 The kernels ``k_j`` of the functions have the prior of the constant part, but for an amplitude of each degree, and a
-length and a radius that all but the constant share. The search begins with the constant part alone; then all
+length and a radius that all but the constant share. That length stays near the radius: where the data are weak the
+evidence would let it grow until all changes were of one shape, which they are not. The search begins with the constant part alone; then all
 hyperparameters maximise the evidence of all the data, of which few numbers are needed: with ``P = U U'`` of rank r
 those of ``U'G U`` and ``U'G k0``.
 """
@@ -25,7 +26,7 @@ from .projection import Grid
 _SEEN = 1e-5
 #: How far the logarithms go from where they start: of the amplitude, length and radius of all, of the amplitude of a
 #: degree beside the constant's, and of length and radius of all but the constant.
-_REACH = ((-4.0, 4.0), (-1.2, 1.2), (-1.2, 1.2), (-12.0, 2.5), (-1.2, 1.2), (-1.2, 1.2))
+_REACH = ((-4.0, 4.0), (-1.2, 1.2), (-1.2, 1.2), (-12.0, 2.5), (-1.2, 0.7), (-0.4, 1.2))
 _START, _STEP, _STEPS = -1.5, 1e-3, 12
 #: A higher degree is taken where its evidence is larger by so much (twenty to one).
 CLEARLY = 3.0
@@ -64,12 +65,15 @@ def search_field(
     wanted = None if symmetric == "auto" else symmetric  # a symmetry of the mean kernel need not be one of its changes
     kind, first = _constant(stats, start, np.flatnonzero(levels == 0), family, envelope, wanted)
     theta = first.reshape(-1, 5)[image]
+    # At lengths far beyond the radius all changes of a kernel would be of one shape, that of the envelope, and surely so.
+    theta[levels > 0, 1] = np.minimum(theta[levels > 0, 1], theta[levels > 0, 2])
     degrees = range(1, int(levels.max()) + 1)
     ties = np.zeros((len(levels), 5, 5 + len(degrees)))
     ties[:, 0, 0] = ties[:, 1, 1] = ties[:, 2, 2] = 1.0
     for at, degree in enumerate(degrees):
         ties[levels == degree, 0, 3 + at] = 1.0
     ties[levels > 0, 1, -2] = ties[levels > 0, 2, -1] = 1.0
+    ties[levels > 0, 1, 1] = 0.0
     joint = _Joint(stats, start, kind, theta.ravel(), ties.reshape(theta.size, -1), levels)
     best = joint.descend()
     by_degree = {degree: joint.up_to(degree, best) for degree in (0, *degrees)}

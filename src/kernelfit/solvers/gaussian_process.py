@@ -17,7 +17,7 @@ from ..core.validation import known
 from .cholesky import product, times
 from .evidence import DECAYS, ENVELOPES, FAMILIES, Kind, all_taps, covariance_of, root_of
 from .field_prior import search_field
-from .hyperparameters import Views, search, unsettled
+from .hyperparameters import Views, independent_part, search, unsettled
 from .least_squares import LeastSquaresSolution, at_minimum, blocks, estimate_of, judge, rescaled, residual_at
 from .projection import SYMMETRIES, Projection
 
@@ -48,7 +48,9 @@ class GaussianProcess:
     ``q = min over k of (k - k0)'G(k - k0) + s^2 k'P^-1 k``, where k0 is the least-squares kernel. No inverse of G is
     needed, so that it stays finite where the image does not determine every tap. There is nothing to set. The
     covariance is that of the posterior, ``(P^-1 + G / s^2)^-1``, at the hyperparameters found, plus what their own
-    uncertainty adds (Laplace's approximation).
+    uncertainty adds (Laplace's approximation). For signals' decays and for a `variation` it also counts an independent
+    part of each tap, of the variance that the evidence leaves room for: a prior that has faded to nothing would
+    otherwise be sure of taps that nobody has seen.
 
     For signals there are priors of responses that decay from the first tap on, numbered j = 0, 1, ...::
 
@@ -60,7 +62,8 @@ class GaussianProcess:
     With family "auto" they are tried for signals.
 
     The kernels of a `variation` have a prior of this kind for each function of the place: the amplitude is one for each
-    degree, length and radius are one for the constant and one for all others, and the centre is that of the constant;
+    degree, length and radius are one for the constant and one for all others, whose length stays near the radius, so
+    that they need not be of one shape; and the centre is that of the constant;
     `KernelFit.alternatives` holds the evidence of the degrees below. A symmetry is not looked for.
 
     The real and the imaginary parts of complex kernels are independent, and have the same prior, which no change of
@@ -236,6 +239,8 @@ class GaussianProcess:
         value = n * math.log(rss + float(x @ x)) + 2 * float(np.log(np.diag(lower)).sum())
         log_evidence = -0.5 * (value + n * (1 + math.log(2 * math.pi) - math.log(n)))
         more = unsettled(stats, few, kind, theta, factor, rest / noise_std, ties)
+        if ties is not None or kind.family in DECAYS:
+            more = np.hstack([more, independent_part(stats.gram, factor, rest / noise_std)])
         factor = np.hstack([factor, more]) * noise_std
         findings = judge(
             stats, taps, factor, start.rank, start.condition, rss, prior=True, least=(start.rank, start.rss)

@@ -299,3 +299,32 @@ def unsettled(
     moves = moves - product(factor, product(factor.T, product(stats.gram, moves)))
     values, vectors = scipy.linalg.eigh(0.5 * (curvature + curvature.T))
     return np.asarray(moves @ (vectors / np.sqrt(np.maximum(values, 1.0))))
+
+
+def independent_part(gram: Array, factor: Array, pull: Array) -> Array:
+    """Return a factor of what an independent part of each tap adds to the covariance, in units of s^2.
+
+    Of variance tau it adds ``tau (I - C G)(I - C G)'`` to the posterior covariance C, to first order: nothing where the
+    data determine the taps, all where the prior has.
+    """
+    variance = independent_variance(gram, factor, pull)
+    return math.sqrt(variance) * (np.eye(len(gram)) - product(factor, product(factor.T, gram)))
+
+
+def independent_variance(gram: Array, factor: Array, pull: Array) -> float:
+    """Return the variance that an independent part of each tap may have beside a prior, in units of s^2.
+
+    A prior whose envelope has gone to nothing is sure of what it has not seen. With ``tau I`` beside P minus twice the
+    log evidence changes by ``sum log(1 + tau v) - tau z^2 / (1 + tau v)``, v and V being eigenvalues and eigenvectors
+    of ``A = (P + G^-1)^-1`` and ``z = V'A k0``, which is `pull`, the residual's moments over s. Returned is the mean of
+    tau over that, all standard deviations being as likely beforehand (A. Gelman, "Prior distributions for variance
+    parameters in hierarchical models", Bayesian Analysis 1 (2006) 515). `factor` is F of ``F F' = (P^-1 + G)^-1``.
+    """
+    half = product(gram, factor)
+    values, vectors = scipy.linalg.eigh(gram - product(half, half.T), driver="evd")
+    values, seen = np.maximum(values, 0.0), (vectors.T @ pull) ** 2
+    tau = np.geomspace(1e-8, 1e4, 121) / float(np.median(gram.diagonal()))
+    shrunk = 1.0 + np.multiply.outer(tau, values)
+    score = np.log(shrunk).sum(axis=1) - tau * (seen / shrunk).sum(axis=1)
+    weight = np.sqrt(tau) * np.exp(-0.5 * (score - score.min()))  # equal steps of log tau
+    return float(weight @ tau / weight.sum())
