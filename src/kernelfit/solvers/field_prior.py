@@ -2,9 +2,9 @@
 
 The kernels ``k_j`` of the functions have the prior of the constant part, but for an amplitude of each degree, and a
 length and a radius that all but the constant share. That length stays near the radius: where the data are weak the
-evidence would let it grow until all changes were of one shape, which they are not. The search begins with the constant part alone; then all
-hyperparameters maximise the evidence of all the data, of which few numbers are needed: with ``P = U U'`` of rank r
-those of ``U'G U`` and ``U'G k0``.
+evidence would let it grow until all changes were of one shape, which they are not. The search begins with the constant
+part alone; then all hyperparameters maximise the evidence of all the data, of which few numbers are needed: with
+``P = U U'`` of rank r those of ``U'G U`` and ``U'G k0``.
 """
 
 import math
@@ -65,7 +65,7 @@ def search_field(
     wanted = None if symmetric == "auto" else symmetric  # a symmetry of the mean kernel need not be one of its changes
     kind, first = _constant(stats, start, np.flatnonzero(levels == 0), family, envelope, wanted)
     theta = first.reshape(-1, 5)[image]
-    # At lengths far beyond the radius all changes of a kernel would be of one shape, that of the envelope, and surely so.
+    # at lengths far beyond the radius all changes would be of one shape, that of the envelope, and surely so
     theta[levels > 0, 1] = np.minimum(theta[levels > 0, 1], theta[levels > 0, 2])
     degrees = range(1, int(levels.max()) + 1)
     ties = np.zeros((len(levels), 5, 5 + len(degrees)))
