@@ -101,6 +101,10 @@ def test_what_is_refused():
         kernelfit.find_kernel(image, image, (3, 5), solver=GaussianProcess("tc"))
     with pytest.raises(ValueError, match="decays from the first tap"):
         GaussianProcess("dc", envelope="power")
+    x = np.random.default_rng(0).normal(size=9000)
+    for solver in ("auto", GaussianProcess()):
+        with pytest.raises(ValueError, match="more than 2000 taps.*ConjugateGradient"):
+            kernelfit.find_kernel(x, x, lags=(0, 2000), solver=solver)
 
 
 def test_the_variance_of_an_independent_part_is_its_mean_under_the_evidence():

@@ -30,6 +30,8 @@ def _rule(first: str, second: str, reason: str, remedy: str) -> Rule:
     return Rule(frozenset({first, second}), reason, remedy)
 
 
+#: Most taps of a signal's kernel whose prior is found by evidence.
+MOST_TAPS = 2000
 _EVERY_PIXEL = "a division by frequency needs every pixel, each counting alike"
 _NO_PIXEL = "a division by frequency never sees a residual"
 _EXACT = "need solver=LeastSquares()"
@@ -100,6 +102,12 @@ RULES = (
         "volume", "ConjugateGradient", "their products are those of images and signals", "need solver=LeastSquares()"
     ),
     _rule("volume", "prior", "its distances are those of taps in a plane", "need Penalized() or LeastSquares()"),
+    _rule(
+        "long response",
+        "prior",
+        "its evidence takes the cube of the taps, minutes from there on",
+        "need LeastSquares() or, where the signal leaves bands open, ConjugateGradient('identity', 1e-6)",
+    ),
     _rule("volume", "image noise", "what it adds is known for images and signals", "leave it out"),
     _rule("volume", "sandwich errors", "the residual's correlation along the depth is not looked at", "leave it out"),
     *(
@@ -166,6 +174,7 @@ _WORDS = {
     "variation": "variation=",
     "volume": "a kernel of three dimensions",
     "prior": "a Gaussian-process prior",
+    "long response": f"a signal's kernel of more than {MOST_TAPS} taps",
     "automatic variation": "variation='auto'",
     "Dask": "Dask",
     "constant flux": "a variation of constant flux",
@@ -219,6 +228,7 @@ def features_of(plan: FitPlan, noise: Noise, solver: Solver, execution: Executio
         "given engine": execution.engine != "auto" and selects is None and not noise.reweighted,
         "volume": bool(plan.n_planes),
         "prior": isinstance(solver, GaussianProcess | Auto),
+        "long response": model.ndim == 1 and plan.groups[0][0].geometry.n_taps > MOST_TAPS,
         name: not isinstance(solver, LeastSquares),
         "complex numbers": plan.numbers != "real",
         "saturated": not (plan.selection.saturated is None or isinstance(plan.selection.saturated, str)),

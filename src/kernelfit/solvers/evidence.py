@@ -40,7 +40,7 @@ class Kind(NamedTuple):
         one = np.eye(5)[:, : 5 if self.symmetric is None and self.family not in DECAYS else 3]
         if self.family in _TIED:
             one = np.stack([one[:, 0], one[:, 1] + one[:, 2]], axis=1)
-        return np.kron(np.eye(n_terms), one)
+        return np.asarray(np.kron(np.eye(n_terms), one), dtype=np.float64)
 
 
 class Blocks(NamedTuple):
