@@ -14,7 +14,7 @@ import scipy.fft
 from ..core.deprecated import renamed
 from ..core.estimate import Estimate, with_finding
 from ..core.findings import Finding, Verdict
-from ..core.geometry import Shape
+from ..core.geometry import Convention, Shape
 from ..core.validation import Array
 from ..data.observation import Observation, Weights, own_row, refuse_nonfinite
 from ..data.reader import any_in_window
@@ -170,7 +170,7 @@ def look(
         return fit  # what is left tells of the iterations, not of the noise
     check = examine(observations, fit, weights, most, memo)
     if check.coloured:
-        fit = with_finding(fit, Finding(Verdict.COLOURED_NOISE, str(check)))
+        fit = with_finding(fit, Finding(Verdict.COLOURED_NOISE, str(check) + _refused(fit.convention)))
     if check.depends:
         fit = with_finding(fit, Finding(Verdict.UNEVEN_NOISE, check.of_signal))
     elif (
@@ -181,6 +181,12 @@ def look(
         detail = f"the noise is {fit.noise_std:.3g} times what was declared"
         fit = with_finding(fit, Finding(Verdict.UNEVEN_NOISE, detail))
     return fit
+
+
+def _refused(convention: Convention) -> str:
+    """Return what to do instead where sandwich errors are not known."""
+    kind = "complex numbers" if convention.numbers != "real" else "volumes" if convention.ndim == 3 else ""
+    return f" (of {kind} no other errors are known: widen them by as much, instead of what follows)" if kind else ""
 
 
 def examine(
