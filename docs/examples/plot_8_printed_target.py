@@ -45,7 +45,7 @@ capture = vignetting * (20 + 180 * light) + rng.normal(0, 1.8, light.shape)
 # %%
 # The target is looked for: no corners are given.
 
-found = kernelfit.find_psf(capture, pattern, oversample=4)
+found = kernelfit.find_psf(capture, pattern, oversample=4, shape=25)
 print(found)
 
 # %%

@@ -138,6 +138,14 @@ def test_homography_and_displacement():
         assert np.abs(there - again).max() < 1e-2 * max(np.abs(there - here).max(), 1e-6)
 
 
+def test_other_grids(small):
+    pattern, corners, capture = small
+    found = kernelfit.find_psf(capture, pattern, 3, corners=corners, solver=kernelfit.NonNegative())
+    assert found.kernel.shape == (15, 15) and found.fit.convention.stride == (3, 3)
+    truth = blur(3)[1:-1, 1:-1]
+    assert np.linalg.norm(found.kernel - truth) / np.linalg.norm(truth) < 0.2
+
+
 def test_markers_say_where_the_corners_are(small):
     pattern, corners, capture = small
     ends = np.array([[0, 0], [0, 120], [110, 120], [110, 0]]) - 0.5

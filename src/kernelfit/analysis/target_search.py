@@ -25,7 +25,7 @@ def matched(capture: Array, pattern: Array, warp: Warp, reach: int, fine: int = 
     Each tile is looked for within `reach` pixels of where the warp has it.
     """
     window = window_of(warp, capture.shape, reach + 2)
-    seen = rendered(pattern, warp, window, fine)
+    seen = rendered(pattern, warp, window, fine, 2)
     blurred = scipy.ndimage.gaussian_filter(np.where(np.isnan(seen), np.nanmean(seen), seen), _BLUR * fine)
     model, inside = blurred[::fine, ::fine], ~np.isnan(seen[::fine, ::fine])
     part = capture[window[0] : window[1], window[2] : window[3]]

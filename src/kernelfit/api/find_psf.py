@@ -24,7 +24,7 @@ from ..solvers.least_squares import Solver
 from .results import KernelFit
 
 #: Pixels of the capture that the kernel takes by default, and pixels for each tap at least.
-_SIDE, _REDUNDANT = 6, 2
+_SIDE, _REDUNDANT = 5, 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,7 +231,7 @@ def find_psf(
         Instead of corners the cells (row, column) of at least four marks of the pattern, fractions or beyond the
         pattern's edge if need be, and their places in the capture.
     shape : int or (int, int), optional
-        Taps of the kernel, a square; the default is ``6 * oversample + 1``, six pixels.
+        Taps of the kernel, a square; odd; the default is ``2 * (5 * oversample // 2) + 1``, five pixels.
     solver : solver or str, optional
         What makes the kernel; the default is ``GaussianProcess("matern52", "gaussian", None)``. `NonNegative()` takes
         no prior but the sign, and leaves more noise.
@@ -324,7 +324,7 @@ def _taps(oversample: object, shape: object) -> tuple[int, int]:
     if isinstance(oversample, bool) or not isinstance(oversample, int | np.integer) or not 1 <= oversample <= 16:
         raise ValueError(f"got oversample={oversample!r}, need a whole number from 1 to 16")
     s = int(oversample)
-    rows, cols = (_SIDE * s + 1,) * 2 if shape is None else as_pair(shape, "shape")
+    rows, cols = (2 * (_SIDE * s // 2) + 1,) * 2 if shape is None else as_pair(shape, "shape")
     if rows != cols or rows < 3 or rows % 2 == 0:
         raise ValueError(f"got shape={shape!r}, need an odd side of at least 3 taps, the same along both axes")
     return s, rows

@@ -89,7 +89,7 @@ def psf(add: Callable[..., Any]) -> None:
                         "(default: looked for)")  # fmt: skip
     which(parser, 2)
     how = parser.add_argument_group("how it is found")
-    how.add_argument("--shape", type=count, metavar="N", help="taps along an axis, odd (default: 6 pixels)")
+    how.add_argument("--shape", type=count, metavar="N", help="taps along an axis, odd (default: 5 pixels)")
     how.add_argument("--solver", type=one_of(("gaussian-process", "non-negative", "auto")), metavar="S",
                      help=choices(("gaussian-process", "non-negative", "auto"), "gaussian-process"))  # fmt: skip
     how.add_argument("--distortion", type=index, default=3, metavar="DEGREE",

@@ -15,20 +15,21 @@ def look_up(pattern, matrix, centre, radius, powers, coefficients, half, rows, c
     over `radius`, then taken to cells by the homography `matrix`. All float64 but `powers`, int64.
     """
     n_rows, n_cols = pattern.shape
+    degree = powers.max() if len(powers) else -1
+    down, across = np.zeros(degree + 1), np.zeros(degree + 1)
     for i in range(len(rows)):
         r = (rows[i] - centre[0]) / radius
+        down[:], across[:] = 0.0, 0.0
+        for k in range(len(powers)):  # along a row the displacement is a polynomial of the column
+            term = r ** powers[k, 0]
+            down[powers[k, 1]] += coefficients[k, 0] * term
+            across[powers[k, 1]] += coefficients[k, 1] * term
         for j in range(len(cols)):
-            y, x = rows[i], cols[j]
-            if len(powers):
-                c = (x - centre[1]) / radius
-                for k in range(len(powers)):
-                    term = 1.0
-                    for _ in range(powers[k, 0]):
-                        term *= r
-                    for _ in range(powers[k, 1]):
-                        term *= c
-                    y += coefficients[k, 0] * term
-                    x += coefficients[k, 1] * term
+            c = (cols[j] - centre[1]) / radius
+            y, x = 0.0, 0.0
+            for k in range(degree, -1, -1):
+                y, x = y * c + down[k], x * c + across[k]
+            y, x = y + rows[i], x + cols[j]
             depth = matrix[2, 0] * y + matrix[2, 1] * x + matrix[2, 2]
             v = (matrix[0, 0] * y + matrix[0, 1] * x + matrix[0, 2]) / depth + 0.5
             u = (matrix[1, 0] * y + matrix[1, 1] * x + matrix[1, 2]) / depth + 0.5
@@ -37,8 +38,8 @@ def look_up(pattern, matrix, centre, radius, powers, coefficients, half, rows, c
                 continue
             top, left = max(int(np.floor(v - half)), 0), max(int(np.floor(u - half)), 0)
             bottom, right = min(int(np.floor(v + half)), n_rows - 1), min(int(np.floor(u + half)), n_cols - 1)
-            down = (v + half - bottom) / (2 * half) if bottom > top else 0.0
-            across = (u + half - right) / (2 * half) if right > left else 0.0
-            above = pattern[top, left] + across * (pattern[top, right] - pattern[top, left])
-            below = pattern[bottom, left] + across * (pattern[bottom, right] - pattern[bottom, left])
-            out[i, j] = above + down * (below - above)
+            lower = (v + half - bottom) / (2 * half) if bottom > top else 0.0
+            further = (u + half - right) / (2 * half) if right > left else 0.0
+            above = pattern[top, left] + further * (pattern[top, right] - pattern[top, left])
+            below = pattern[bottom, left] + further * (pattern[bottom, right] - pattern[bottom, left])
+            out[i, j] = above + lower * (below - above)
