@@ -324,6 +324,14 @@ VERBS: dict[str, Callable[[Any], Call]] = {
 }  # fmt: skip
 
 
+def dense(image: Any, shape: Any, **laid: Any) -> tuple[Any, Any]:
+    """Return the dense design of an image of real or complex numbers, and which pixels have equations."""
+    matrix, used = naive.design_dense(image.real, shape, **laid)
+    if image.dtype.kind == "c":
+        matrix = matrix + 1j * naive.design_dense(image.imag, shape, **{**laid, "fillvalue": 0.0})[0]
+    return matrix, used
+
+
 def wrong(fit: Any, image: Any, target: Any, words: dict[str, Any]) -> str:
     """Say what is wrong with a fit of one pair, where dense least squares are the answer."""
     if not fit.verdict.ok and not fit.findings:
@@ -337,12 +345,13 @@ def wrong(fit: Any, image: Any, target: Any, words: dict[str, Any]) -> str:
         return ""
     if isinstance(image, np.ma.MaskedArray) or isinstance(target, np.ma.MaskedArray):
         return ""
-    a, y = (np.asarray(x, dtype=np.float64) for x in (image, target))
+    kind = np.complex128 if any(np.asarray(x).dtype.kind == "c" for x in (image, target)) else np.float64
+    a, y = (np.asarray(x, dtype=kind) for x in (image, target))
     conv = fit.convention
     laid = {n: getattr(conv, n) for n in ("mode", "boundary", "fillvalue", "operation", "stride", "offset")}
     origin = conv.origin if conv.mode == "same" else None
     with np.errstate(all="ignore"):
-        matrix, used = naive.design_dense(a, fit.kernel.shape, origin=origin, **laid)
+        matrix, used = dense(a, fit.kernel.shape, origin=origin, **laid)
         weights = np.ones(y.shape) if fit.weights is None else np.asarray(fit.weights, dtype=np.float64)
         root, values = np.sqrt(weights[used]), y[used]
     keep = root > 0

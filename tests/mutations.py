@@ -89,7 +89,7 @@ ROOMS = {
         ("diagnostics/boundary.py", "_LEVEL) * inflation * noise", "_LEVEL) * noise", "a_boundary_fits_as"),
         ("diagnostics/boundary.py", "_WORTH = 2.0", "_WORTH = 1e4")],
     "diagnostics/test_misfit.py": [
-        ("diagnostics/lags.py", "_LAG, _RING = 6.5, 9.0", "_LAG, _RING = 1e6, 1e6", "the_lag_outside_the"),
+        ("diagnostics/lags.py", "_LAG, _RING, _RARE = 6.5, 9.0, 1e-8", "_LAG, _RING, _RARE = 1e6, 1e6, 0.0", "the_lag_outside_the"),
         ("diagnostics/misfit.py", "scores = np.einsum", "scores = 0 * np.einsum", "a_model_that_does")],
     "diagnostics/test_score_covariance.py": [
         ("diagnostics/score_covariance.py", "(found @ found.T) / chance", "(found @ found.T)", "the_weighted_sandwich"),
@@ -124,7 +124,7 @@ ROOMS = {
         ("engines/welch.py", "enumerate(spectra):\n            cross[a] += ",
          "enumerate(spectra):\n            cross[a] -= ", "division_of_periodic")],
     "fitting/test_pairs_and_channels.py": [
-        ("core/estimate.py", "(self.background.coefficients.size if", "(0 if", "background"),
+        ("core/estimate.py", "terms = self.background.coefficients.size if", "terms = 0 if", "background"),
         ("core/background.py", ' + np.einsum("ij,ij->i", through, through)', "", "background"),
         ("core/background.py", "one.n_pixels - self.rank", "one.n_pixels", "background"),
         ("core/background.py", "kept = values > 4 * max(len(values), 16) * _EPS * trace", "kept = values > -trace",
@@ -133,12 +133,12 @@ ROOMS = {
         ("data/plan.py", "if counts[0] != counts[1]:", "if False:", "pairs_of_different")],
     "fitting/test_weights.py": [
         ("fitting/noise_model.py", "FLOOR = 0.01", "FLOOR = 0.1", "a_prediction_below"),
-        ("core/normal_equations.py", "(self.total_weight or 1.0)", "(self.n_pixels or 1.0)"),
+        ("core/normal_equations.py", "(self.n_values or 1.0)", "(self.n_pixels or 1.0)"),
         ("core/normal_equations.py", "self.total_weight + other.total_weight", "self.total_weight",
          "weighted_statistics"),
         ("engines/patches.py", "np.concatenate([-some.values, some.values])",
          "np.concatenate([some.values, -some.values])", "runs_and_single_pixels"),
-        ("engines/weighted.py", "border[:taps] += weight * whole[:taps]", "border[:taps] += whole[:taps]"),
+        ("engines/weighted.py", "total = weight * whole", "total = 1.0 * whole"),
         ("engines/weighted_iteration.py", "if off > _ROUGH:", "if off > 1e9:", "weights_that_follow"),
         ("engines/sampling.py", "np.sqrt(part.weights / chance[own])", "np.sqrt(part.weights)",
          "a_sample_holds_patches"),

@@ -118,19 +118,7 @@ def find(args: argparse.Namespace) -> int:
 #: The keywords of `find_kernel` that are options of the same name, as a call in Python tells them.
 SETTINGS = (
     *("mode", "boundary", "fillvalue", "origin", "operation", "stride", "offset", "method", "balance", "tolerance"),
-    *(
-        "background",
-        "variation",
-        "register",
-        "curve",
-        "curve_side",
-        "channels",
-        "channel_axis",
-        "nan",
-        "noise",
-        "robust",
-        "image_noise",
-    ),
+    *("background", "variation", "channels", "channel_axis", "nan", "noise", "robust", "image_noise"),
     *("register", "curve", "curve_side", "errors", "workers"),
 )
 
@@ -149,6 +137,7 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 def _find_pair(args: argparse.Namespace) -> series.Found:
     """Find the kernel of one pair, and draw the report that is asked for."""
     (image, target), reading = arguments.read_pair(args)
+    arguments.require_real(args, image, target)
     solver, solver_code = arguments.solver(args, image)
     settings = _settings(args)
     maps, map_code = arguments.maps(args)

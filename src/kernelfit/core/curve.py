@@ -203,12 +203,28 @@ class Curve:
         return np.asarray(white * FAMILIES[self.family].value(np.asarray(values, float) / white, self.parameters))
 
     def inverse(self, light: npt.ArrayLike, of: str | None = None) -> Array:
-        """Return the values of some light; see `__call__`."""
+        """Return the values of some light.
+
+        Parameters
+        ----------
+        light : array_like
+            What `__call__` returns.
+        of : {"image", "target"}, optional
+            Which of the two it belongs to, where the two differ in white.
+        """
         white = self._white(of)
         return np.asarray(white * FAMILIES[self.family].inverse(np.asarray(light, float) / white, self.parameters))
 
     def error(self, values: npt.ArrayLike, of: str | None = None) -> Array:
-        """Return the standard error of the light of some values; see `__call__`."""
+        """Return the standard error of the light of some values.
+
+        Parameters
+        ----------
+        values : array_like
+            As for `__call__`.
+        of : {"image", "target"}, optional
+            Which of the two it belongs to, where the two differ in white.
+        """
         white, given = self._white(of), np.asarray(values, dtype=np.float64)
         change = FAMILIES[self.family].change(given / white, self.parameters)
         if not change:
@@ -218,15 +234,33 @@ class Curve:
         return np.asarray(white * np.sqrt(np.maximum(variance, 0.0)))
 
     def image(self, values: Any) -> Array:
-        """Return what the kernel is laid on."""
+        """Return what the kernel is laid on.
+
+        Parameters
+        ----------
+        values : array_like
+            The image.
+        """
         return np.asarray(values, dtype=np.float64) if self.side == "target" else self(values, "image")
 
     def target(self, values: Any) -> Array:
-        """Return what the kernel makes."""
+        """Return what the kernel makes.
+
+        Parameters
+        ----------
+        values : array_like
+            The target.
+        """
         return np.asarray(values, dtype=np.float64) if self.side == "image" else self(values, "target")
 
     def shown(self, light: Array) -> Array:
-        """Return the target's values of what the kernel makes."""
+        """Return the target's values of what the kernel makes.
+
+        Parameters
+        ----------
+        light : ndarray
+            What the kernel makes.
+        """
         return light if self.side == "image" else self.inverse(light, "target")
 
     def __str__(self) -> str:

@@ -228,7 +228,8 @@ def features_of(plan: FitPlan, noise: Noise, solver: Solver, execution: Executio
         "given engine": execution.engine != "auto" and selects is None and not noise.reweighted,
         "volume": bool(plan.n_planes),
         "prior": isinstance(solver, GaussianProcess | Auto),
-        "long response": model.ndim == 1 and plan.groups[0][0].geometry.n_taps > MOST_TAPS,
+        "long response": model.ndim == 1
+        and any(one.geometry.n_taps > MOST_TAPS for some in plan.groups for one in some[:1]),
         name: not isinstance(solver, LeastSquares),
         "complex numbers": plan.numbers != "real",
         "saturated": not (plan.selection.saturated is None or isinstance(plan.selection.saturated, str)),
