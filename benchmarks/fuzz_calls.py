@@ -254,7 +254,8 @@ def apply(choose: Any) -> Call:
 
     def check(made: Any) -> str:
         with contextlib.suppress(TypeError, ValueError), np.errstate(all="ignore"):
-            a, k = (np.asarray(x, dtype=np.float64) for x in (image, kernel))
+            kind = np.result_type(np.float64, *(np.asarray(x).dtype for x in (image, kernel)))
+            a, k = (np.asarray(x, dtype=kind) for x in (image, kernel))
             if not (np.isfinite(a).all() and np.isfinite(k).all()) or isinstance(image, np.ma.MaskedArray):
                 return ""
             laid = {n: v for n, v in words.items() if n != "workers"}
@@ -262,7 +263,7 @@ def apply(choose: Any) -> Call:
                 laid["origin"] = None  # that of the shapes
             elif isinstance(laid.get("origin"), int | np.integer):
                 laid["origin"] = (int(laid["origin"]),) * 2
-            matrix, used = naive.design_dense(a, k.shape, **{"mode": "same", **laid})
+            matrix, used = dense(a, k.shape, **{"mode": "same", **laid})
             expected = (matrix @ k.ravel()).reshape(np.shape(made)) if used.all() else np.asarray(made)
             size = float(max(np.abs(a).max(), abs(laid.get("fillvalue", 0.0))) * np.abs(k).max() * k.size)
             if not np.isfinite(size):

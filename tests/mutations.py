@@ -89,7 +89,8 @@ ROOMS = {
         ("diagnostics/boundary.py", "_LEVEL) * inflation * noise", "_LEVEL) * noise", "a_boundary_fits_as"),
         ("diagnostics/boundary.py", "_WORTH = 2.0", "_WORTH = 1e4")],
     "diagnostics/test_misfit.py": [
-        ("diagnostics/lags.py", "_LAG, _RING, _RARE = 6.5, 9.0, 1e-8", "_LAG, _RING, _RARE = 1e6, 1e6, 0.0", "the_lag_outside_the"),
+        ("diagnostics/lags.py", "_LAG, _RING, _RARE = 6.5, 9.0, 1e-8", "_LAG, _RING, _RARE = 1e6, 1e6, 0.0",
+         "the_lag_outside_the"),
         ("diagnostics/misfit.py", "scores = np.einsum", "scores = 0 * np.einsum", "a_model_that_does")],
     "diagnostics/test_score_covariance.py": [
         ("diagnostics/score_covariance.py", "(found @ found.T) / chance", "(found @ found.T)", "the_weighted_sandwich"),
