@@ -349,3 +349,25 @@ def test_a_method_is_chosen_for_an_image_with_pixels(shape):
 def test_a_stream_that_makes_no_pairs_is_refused(made):
     with pytest.raises(TypeError, match="need an iterable of"):
         kernelfit.accumulate_stream(lambda: made, (3, 4))
+
+
+RAGGED = [[1.0, 2.0], [3.0]]
+
+
+@pytest.mark.parametrize("call", [
+    lambda: apply_kernel(np.ones((9, 9)), RAGGED), lambda: apply_kernel(RAGGED, np.ones((1, 2))),
+    lambda: apply_kernel(np.ones(9), RAGGED), lambda: find_kernel(RAGGED, RAGGED, 1),
+    lambda: find_kernel(np.ones(9), RAGGED, 3), lambda: kernelfit.accumulate_stream([(RAGGED, RAGGED)], 3),
+    lambda: kernelfit.accumulate_stream([(np.ones(9), RAGGED)], 3), lambda: kernelfit.deconvolve(np.ones(9), RAGGED),
+])  # fmt: skip
+def test_rows_of_unlike_lengths_are_no_array(call):
+    with pytest.raises(ValueError, match="no rectangular array|dimensions"):
+        call()
+
+
+def test_statistics_of_complex_numbers_that_determine_nothing():
+    """Errors that are infinite stay so, and warn nobody."""
+    image = np.zeros((9, 11), complex)
+    fit = kernelfit.accumulate(image, image + 1j, (2, 3), background=1).solve()
+    assert not fit.verdict.ok
+    assert not np.isfinite(fit.background.stderr).all() or np.isfinite(fit.background.coefficients).all()

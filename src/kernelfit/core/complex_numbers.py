@@ -14,12 +14,13 @@ import numpy as np
 
 from .background import Background
 from .estimate import Estimate
+from .validation import complex_of
 
 
 def joined(array: Any, axis: int = 0) -> Any:
     """Return the complex numbers whose real parts are the first half along an axis, and imaginary parts the second."""
     real, imaginary = np.split(array, 2, axis=axis)
-    return real + 1j * imaginary
+    return complex_of(real, imaginary)
 
 
 def raised(fit: Estimate) -> Estimate:
@@ -48,6 +49,6 @@ def raised(fit: Estimate) -> Estimate:
         fields["weights"] = fit.weights[0] if len(fit.weights) == 2 else fit.weights[::2]
     if fit.background is not None:
         own = fit.background
-        coefficients, stderr = (table[::2] + 1j * table[1::2] for table in (own.coefficients, own.stderr))
+        coefficients, stderr = (complex_of(table[::2], table[1::2]) for table in (own.coefficients, own.stderr))
         fields["background"] = Background(own.degree, coefficients, stderr, own.shapes[::2], own.channel_axis)
     return dataclasses.replace(fit, **fields)

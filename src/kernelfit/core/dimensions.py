@@ -5,6 +5,7 @@ which a result is of. An axis of length one is an axis: an image of one row stay
 where a verb takes them: `data.volumes` knows what to do.
 """
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -200,8 +201,10 @@ def _taps(value: Any) -> Any:
     """Return a kernel, or the kernels of channels, with a row axis."""
     if value is None or isinstance(value, Estimate):
         return value if value is None else lifted(value)
-    array = np.asarray(value)
-    return array[..., None, :] if array.ndim else array
+    with contextlib.suppress(ValueError):  # rows of unlike lengths, which the verb refuses
+        array = np.asarray(value)
+        return array[..., None, :] if array.ndim else array
+    return value
 
 
 def _with_row(value: Any, at: int) -> Any:
@@ -209,7 +212,10 @@ def _with_row(value: Any, at: int) -> Any:
     if hasattr(value, "expand_dims"):  # xarray
         return value.expand_dims("row", axis=at)
     if isinstance(value, list | tuple) or hasattr(value, "iloc"):
-        value = np.asarray(value)
+        try:
+            value = np.asarray(value)
+        except ValueError:  # rows of unlike lengths, which the verb refuses
+            return value
     if isinstance(value, np.ndarray) or hasattr(value, "__dask_graph__"):
         return value[(slice(None),) * at + (None,)]
     return _Row(value, at)

@@ -17,7 +17,7 @@ from .deprecated import renamed
 from .findings import Finding, Verdict, ranked, with_edges
 from .geometry import Convention, axis_lag
 from .registration import Registration
-from .validation import Array, as_number
+from .validation import Array, as_number, complex_of
 
 if TYPE_CHECKING:
     from .normal_equations import NormalEquations
@@ -289,7 +289,7 @@ class Estimate:
         """Return numbers along the last axis as kernels; of complex ones the real parts stand before the others."""
         if self._complex:
             real, imaginary = np.split(values, 2, axis=-1)
-            values = real + 1j * imaginary
+            values = complex_of(real, imaginary)
         return np.asarray(values.reshape(*values.shape[:-1], *self.kernel.shape))
 
     @property

@@ -93,3 +93,10 @@ def as_list(value: object) -> list[Any] | None:
     if len(value) > 0 and all(hasattr(item, "dtype") and len(getattr(item, "shape", ())) >= 2 for item in value):
         return list(value)
     return None
+
+
+def complex_of(real: Array, imaginary: Array) -> Any:
+    """Return complex numbers of two parts, which may be infinite: a product with 1j would make them NaN."""
+    found = np.empty(np.shape(real), dtype=np.complex128)
+    found.real, found.imag = real, imaginary
+    return found

@@ -99,8 +99,9 @@ def apply_kernel(
            [0., 1., 1.],
            [0., 0., 1.]])
     """
-    ndim = 3 if channel_axis is None and np.ndim(kernel) == 3 else 2
-    taps = as_kernel(kernel, 0 if ndim == 3 else channel_axis)
+    given = kernel if hasattr(kernel, "shape") else as_array(kernel, "kernel", NUMBERS)
+    ndim = 3 if channel_axis is None and len(given.shape) == 3 else 2
+    taps = as_kernel(given, 0 if ndim == 3 else channel_axis)
     model = Model(
         taps.shape if ndim == 3 else _sides(taps),
         mode=mode,
