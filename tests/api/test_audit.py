@@ -83,6 +83,7 @@ def test_what_is_left_is_that_of_the_pixels(image):
     assert chi2[0] > chi2[1] > chi2[2] >= chi2[3] * 0.999 and chi2[-1] == 1.0
 
 
+@pytest.mark.slow
 def test_shift_factor_and_constant_have_errors(image):
     wide = {"shape": (13, 15), "widths": (1.4, 2.1)}
     target = noisy(2 * kernelfit.apply_kernel(image, smooth(0.37, -0.72, **wide), boundary="symm") + 3)
@@ -159,6 +160,7 @@ def test_a_kernel_that_is_a_little_wrong(image):
     assert found.outcome == "in the main" and 0.98 < found.share < 1 and found.p_value < 1e-6
 
 
+@pytest.mark.slow
 def test_far_from_where_it_lies(image):
     whole = noisy(scipy.signal.convolve2d(image, KERNEL, mode="same"))
     target = whole[37:, 31:]

@@ -231,6 +231,7 @@ def test_ridge_and_conjugate_gradients():
     assert found.stderr.real == pytest.approx(found.stderr.imag) and found.rank == 12
 
 
+@pytest.mark.slow
 def test_the_prior_is_circular():
     rng = np.random.default_rng(0)
     y, x = np.mgrid[-3:3, -3:4]

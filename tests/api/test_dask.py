@@ -427,6 +427,7 @@ def stores(tmp_path, array, name, closing):
     yield "xarray of dask", xarray.DataArray(da.from_array(array, chunks=(37, 60)), dims=("y", "x"))
 
 
+@pytest.mark.slow
 @grid("block", [(301, 90), (64, 90)], 2, ids=str)
 def test_every_store_gives_the_bits_of_the_array(tmp_path, block):
     image, target, _ = big_pair()

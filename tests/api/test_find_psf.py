@@ -138,6 +138,7 @@ def test_homography_and_displacement():
         assert np.abs(there - again).max() < 1e-2 * max(np.abs(there - here).max(), 1e-6)
 
 
+@pytest.mark.slow
 def test_other_grids(small):
     pattern, corners, capture = small
     found = kernelfit.find_psf(capture, pattern, 3, corners=corners, solver=kernelfit.NonNegative())

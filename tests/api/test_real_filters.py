@@ -69,6 +69,7 @@ def truth_of(chosen):
     return np.array(values, dtype=float).reshape(rows, cols)[::-1] / scale, offset
 
 
+@pytest.mark.slow
 @grid("name", PILLOW, 3)
 def test_pillow(name):
     chosen = getattr(ImageFilter, name)

@@ -60,6 +60,7 @@ def run(capsys, *argv):
     return code, out, err
 
 
+@pytest.mark.slow
 def test_a_channel_of_one_file_and_a_gray_other(folder, pixels, capsys):
     colour = np.dstack([pixels, pixels[::-1], pixels[:, ::-1]])
     Image.fromarray(colour).save("colour.png")
@@ -320,6 +321,7 @@ def test_inspect_says_what_is_there(folder, fit, capsys):
     assert str(kernelfit.measure_psf(KERNEL)) in out
 
 
+@pytest.mark.slow
 def test_inspect_for_machines_and_as_a_picture(folder, fit, capsys):
     _, out, _ = run(capsys, "inspect", "fit.npz", "--json", "--plot", "a.png")
     fields = json.loads(out)
@@ -435,6 +437,7 @@ def test_colours_and_background(channels, folder, pixels, capsys):
         assert list(fields["psf"]) == ["red", "green", "blue"]
 
 
+@pytest.mark.slow
 def test_masks_weights_noise_and_outliers_by_name(folder, pixels, capsys):
     rng = np.random.default_rng(6)
     target = np.load("target.npy")

@@ -341,7 +341,7 @@ BAD_CALLS = {
     ),
     "no pixels": ("find none.npy target.npy --shape 3", "empty|at least one|no pixels"),
     "complex": ("find complex.npy target.npy --shape 3", "complex"),
-    "text array": ("find words.npy target.npy --shape 3", "real"),
+    "text array": ("find words.npy target.npy --shape 3", "need numbers"),
     "pickled array": ("find pickled.npy target.npy --shape 3", "pickled.npy: got unreadable NPY data.*allow_pickle"),
     "NaN": ("find nan.npy target.npy --shape 3", "NaN"),
     "shapes that fit no mode": ("find image.npy small.npy --shape 3", "19.*23"),

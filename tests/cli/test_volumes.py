@@ -57,6 +57,7 @@ def test_find_apply_and_inspect(folder, capsys):
     assert Path("kernel.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["npy", "json", "tif", "fits"])
 def test_kernels_of_every_kind(folder, kind, capsys):
     if kind == "fits":

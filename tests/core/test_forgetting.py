@@ -51,6 +51,7 @@ def test_the_image_noise_is_scaled_as_well():
     assert_close(both.kernel, stats.solve().kernel, 1e-6)
 
 
+@pytest.mark.slow
 def test_it_follows_a_kernel_that_changes():
     stats = None
     for step in range(60):

@@ -38,6 +38,7 @@ except ValueError as error:
 SLOW = [pytest.param(how, marks=pytest.mark.slow) for how in ("find", "own", "apply", "deconvolve", "channels", "fits")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["later", *SLOW])
 def test_a_file_cut_after_it_was_opened(tmp_path, how):
     image = np.random.default_rng(0).random((1500, 1700) if how == "later" else (310, 290))

@@ -50,6 +50,7 @@ def test_planes_that_are_cut(kernel, monkeypatch):
     assert_same_sums(cut, accumulation.of_lot(some, "direct", 1))
 
 
+@pytest.mark.slow
 def test_any_number_of_threads_gives_the_same_bits():
     some = planes((80, 9, 12), (4, 3, 2), mode="same", boundary="nearest", operation="convolution")
     one, three = (accumulation.of_lot(some, "fft", n)[0] for n in (1, 3))

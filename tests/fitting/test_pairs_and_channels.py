@@ -302,6 +302,7 @@ def test_solvers_take_channels_and_backgrounds(solver):
     assert both.kernel.shape == (2, 2, 3, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["cg", "wiener"])
 def test_other_methods_take_channels(method):
     image = np.stack([smooth_image(60, 81, seed=i) for i in (1, 2)], axis=-1)

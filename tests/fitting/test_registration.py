@@ -285,6 +285,7 @@ def test_aligned_pairs_suffer_no_harm():
     assert np.abs(fit.registration.displacement).max() < 4 * fit.registration.displacement_stderr.max()
 
 
+@pytest.mark.slow
 def test_a_kernel_without_a_centre_keeps_the_shift():
     kernel = np.random.default_rng(3).random((7, 9))
     image, _, aligned, _ = pair("shift", seed=6, kernel=kernel / kernel.sum())

@@ -115,6 +115,7 @@ def test_the_spectrum_of_a_large_image_is_not_kept(monkeypatch):
     fft._pool.clear()
 
 
+@pytest.mark.slow
 @grid("sigma, noise", [(1.0, 0.01), (1.5, 0.01), (2.5, 0.05)], 3)
 def test_the_balance_is_near_the_best(sigma, noise):
     kernel = gaussian(9, 9, sigma)
