@@ -267,7 +267,7 @@ def doubtful_images():
     yield "periodic across", np.tile(rng.normal(size=(rows, 3)), (1, 11))[:, :cols], ("period", "repeat"), (2, 5)
 
 
-@pytest.mark.parametrize("boundary_name", [None, "nearest"])
+@grid("boundary_name", [None, "nearest"], 2)
 @pytest.mark.parametrize(
     "name, image, words, shape", list(doubtful_images()), ids=lambda v: v if isinstance(v, str) else ""
 )

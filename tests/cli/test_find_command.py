@@ -120,7 +120,7 @@ def test_find_passes_every_option_on(pair, capsys, monkeypatch):
     }
 
 
-@pytest.mark.parametrize(
+@grid(
     "options, keywords",
     [
         ("", {"solver": "auto"}),
@@ -137,6 +137,7 @@ def test_find_passes_every_option_on(pair, capsys, monkeypatch):
         ("--method wiener --balance 0.01", {"solver": None, "method": "wiener", "balance": 0.01}),
         ("--method cg --tolerance 0.1", {"solver": None, "method": "cg", "tolerance": 0.1}),
     ],
+    3,
 )
 def test_solvers_by_name(options, keywords, pair, capsys, monkeypatch):
     seen = spied(monkeypatch, capsys, "--shape", "3", *options.split())

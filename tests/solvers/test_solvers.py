@@ -294,7 +294,7 @@ def test_a_center_changes_nothing_but_rounding(dense, solver):
     assert two.rss == pytest.approx(one.rss, rel=tolerance)
 
 
-@pytest.mark.parametrize("solver", SOLVERS, ids=name)
+@grid("solver", SOLVERS, 3, ids=name)
 def test_every_solver_at_the_front_door(solver, tmp_path):
     rng = np.random.default_rng(11)
     image = rng.normal(size=(31, 40))
