@@ -436,7 +436,7 @@ def test_what_stands_elsewhere_is_what_stands_here():
     cited = re.search(r"^version: (.+)$", (REPOSITORY / "CITATION.cff").read_text(), re.M)[1]
     assert cited == kernelfit.__version__
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    recipe = (REPOSITORY / "conda" / "meta.yaml").read_text()
+    recipe = (REPOSITORY / ".conda" / "meta.yaml").read_text()
     run = re.search(r"  run:\n((?:    - .+\n)+)", recipe)[1]
     needs = {line.removeprefix("    - ").replace(" ", "") for line in run.splitlines()}
     assert needs == {*project["dependencies"], f"python{project['requires-python']}"}

@@ -1,6 +1,6 @@
 """A result as a thing: saved, read again, frozen, put into words."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -112,3 +112,18 @@ def test_a_summary_is_worth_reading(fit):
         assert needed in text, needed
     for finding in fit.findings:
         assert finding.detail in text
+
+
+def test_what_to_do_in_this_case_is_said_instead_of_what_is_usual(tmp_path):
+    """In words, pages, JSON and files, beside channels too."""
+    rng = np.random.default_rng(0)
+    fit = kernelfit.find_kernel(*rng.random((2, 20, 23)), (2, 3))
+    own = kernelfit.Finding(kernelfit.Verdict.COLOURED_NOISE, "the figures", "do something else")
+    fit = replace(fit, findings=(own,))
+    fit.save(tmp_path / "fit.npz")
+    again = kernelfit.KernelFit.load(tmp_path / "fit.npz")
+    assert again.findings == (own,)
+    for words in (str(own), again.summary(), kernelfit.report.report_html(again, *rng.random((2, 20, 23)))):
+        assert "do something else" in words and "take errors=" not in words and "--errors sandwich" not in words
+    usual = kernelfit.Finding(kernelfit.Verdict.COLOURED_NOISE, "the figures")
+    assert "errors='sandwich'" in str(usual) and usual.text == usual.verdict.value

@@ -629,3 +629,12 @@ def test_a_curve_is_found(tmp_path, capsys):
     told = json.loads(run(capsys, "find", *names, *options)[1])
     assert abs(told["curve"]["parameters"]["gamma"] - 2) < 5 * told["curve"]["stderr"]["gamma"] < 0.1
     assert "curve='gamma'" in told["python"]
+
+
+def test_words_that_the_parser_knows_without_imports_are_those_of_the_package():
+    from kernelfit.analysis import export
+    from kernelfit.api import warm_up
+    from kernelfit.cli import options
+
+    assert options.TOOLS == export.TOOLS == tuple(export.SUFFIXES)
+    assert options.USES == tuple(warm_up.USES)

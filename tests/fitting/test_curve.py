@@ -214,7 +214,7 @@ def test_the_verdict_names_the_keyword():
     assert any("curve='gamma'" in str(f) for f in plain.findings)
     bent = [encoded(one, "monotone", bits=0) for one in (light, blurred)]
     fit = kernelfit.find_kernel(*bent, (7, 9), curve="gamma")
-    assert any("curve='monotone' may hold it" in f.detail for f in fit.findings)
+    assert any("take curve='monotone', or" in f.remedy for f in fit.findings)
 
 
 def test_white_follows_from_the_type_or_the_values():

@@ -354,8 +354,8 @@ def test_a_fit_is_kept_told_and_applied(tmp_path):
 def test_a_motion_of_too_few_parameters_is_told():
     image, target, _, _ = pair("affine", (200, 220), 2, noise=0.05)
     fit = kernelfit.find_kernel(image, target, (9, 11), register="shift")
-    (told,) = (f.detail for f in fit.findings if f.verdict is kernelfit.Verdict.MISALIGNED)
-    assert "register='rigid' may hold it" in told
+    (told,) = (f.remedy for f in fit.findings if f.verdict is kernelfit.Verdict.MISALIGNED)
+    assert "take register='rigid', or a part" in told
     plain = kernelfit.find_kernel(image, target, (15, 17))
     (told,) = (f for f in plain.findings if f.verdict is kernelfit.Verdict.MISALIGNED)
     assert "register='similarity'" in str(told)

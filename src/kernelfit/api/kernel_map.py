@@ -271,4 +271,5 @@ def _findings_of(every: list[tuple[Finding, ...]], several: bool) -> tuple[Findi
     """Return what is doubtful about the kernels of a tile."""
     if not several:
         return every[0]
-    return ranked([Finding(f.verdict, f"channel {c}: {f.detail}") for c, own in enumerate(every) for f in own])
+    named = [(f"channel {c}: {f.detail}", f) for c, own in enumerate(every) for f in own]
+    return ranked([dataclasses.replace(f, detail=detail) for detail, f in named])

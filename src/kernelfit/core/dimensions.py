@@ -20,7 +20,6 @@ import numpy.typing as npt
 
 from .cross_spectra import CrossSpectra
 from .estimate import Estimate
-from .findings import Finding
 from .geometry import Convention, in_plane
 from .model import Model, Selection
 from .normal_equations import NormalEquations
@@ -322,7 +321,7 @@ def lowered(fit: Estimate) -> Any:
         background=None if fit.background is None else fit.background._lowered(axis),
         channel_axis=axis,
         parts=tuple(lowered(part) for part in fit.parts),
-        findings=tuple(Finding(f.verdict, in_samples(f.detail)) for f in fit.findings),
+        findings=tuple(dataclasses.replace(f, detail=in_samples(f.detail)) for f in fit.findings),
         notes=tuple(in_samples(note) for note in fit.notes),
         method_reason=in_samples(fit.method_reason),
         weighting=in_samples(fit.weighting),

@@ -1,5 +1,6 @@
 """What there is to say of a result: verdicts in words that help, and their particulars."""
 
+import dataclasses
 import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -132,14 +133,23 @@ class Finding:
         What was found.
     detail : str
         The figures, and the cause where it is known.
+    remedy : str, optional
+        What to do, where the call rules out what the verdict says of it; empty where it does not.
     """
 
     verdict: Verdict
     detail: str
+    remedy: str = ""
+
+    @property
+    def text(self) -> str:
+        """What the verdict means, and what to do in this case."""
+        meaning = self.verdict.value
+        return f"{meaning.partition(': ')[0]}: {self.remedy}" if self.remedy else meaning
 
     def __str__(self) -> str:
         """Return the particulars, then the message."""
-        return f"{self.detail}; {self.verdict.value}"
+        return f"{self.detail}; {self.text}"
 
 
 def ranked(findings: Iterable[Finding]) -> tuple[Finding, ...]:
@@ -153,4 +163,4 @@ def with_edges(findings: Iterable[Finding], conv: Convention, n_pixels: int, n_t
     if conv.boundary is not None or conv.mode == "valid" or n_pixels > _FEW * n_taps:
         return tuple(findings)
     few = (Verdict.RANK_DEFICIENT, Verdict.NO_REDUNDANCY, Verdict.PRIOR_DECIDES)
-    return tuple(Finding(f.verdict, f.detail + EDGES) if f.verdict in few else f for f in findings)
+    return tuple(dataclasses.replace(f, detail=f.detail + EDGES) if f.verdict in few else f for f in findings)

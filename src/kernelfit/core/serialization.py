@@ -34,7 +34,7 @@ def packed(fit: Estimate) -> tuple[dict[str, Any], dict[str, Array]]:
     """Return what is stored of a result: a header of plain values, and the arrays."""
     header = {f.name: getattr(fit, f.name) for f in dataclasses.fields(fit) if f.name not in _APART}
     header["convention"] = dataclasses.asdict(fit.convention)
-    header["findings"] = [[f.verdict.name, f.detail] for f in fit.findings]
+    header["findings"] = [[f.verdict.name, f.detail, *filter(None, [f.remedy])] for f in fit.findings]
     arrays = {"kernel": fit.kernel} | ({} if fit.factor is None else {"factor": fit.factor})
     header["priors"] = [dataclasses.asdict(prior) for prior in fit.priors]
     if fit.path is not None:
@@ -69,7 +69,7 @@ def unpacked(header: dict[str, Any], arrays: dict[str, Array]) -> Estimate:
         arrays = {**arrays, "path_df_model": arrays["path_freedom"]}
     require_fields(Estimate, header)
     header["convention"] = convention_from(header["convention"])
-    header["findings"] = tuple(Finding(Verdict[name], detail) for name, detail in header["findings"])
+    header["findings"] = tuple(Finding(Verdict[name], *said) for name, *said in header["findings"])
     header["priors"] = tuple(Prior(**{**prior, "center": tuple(prior["center"])}) for prior in header.pop("priors", ()))
     criterion = header.pop("criterion", None)
     if criterion is not None:

@@ -170,7 +170,7 @@ def look(
         return fit  # what is left tells of the iterations, not of the noise
     check = examine(observations, fit, weights, most, memo)
     if check.coloured:
-        fit = with_finding(fit, Finding(Verdict.COLOURED_NOISE, str(check) + _refused(fit.convention)))
+        fit = with_finding(fit, Finding(Verdict.COLOURED_NOISE, str(check), _without_sandwich(fit.convention)))
     if check.depends:
         fit = with_finding(fit, Finding(Verdict.UNEVEN_NOISE, check.of_signal))
     elif (
@@ -183,10 +183,10 @@ def look(
     return fit
 
 
-def _refused(convention: Convention) -> str:
-    """Return what to do instead where sandwich errors are not known."""
+def _without_sandwich(convention: Convention) -> str:
+    """Return what to do where sandwich errors are not known."""
     kind = "complex numbers" if convention.numbers != "real" else "volumes" if convention.ndim == 3 else ""
-    return f" (of {kind} no other errors are known: widen them by as much, instead of what follows)" if kind else ""
+    return f"widen them by as much, since for {kind} no others are known" if kind else ""
 
 
 def examine(

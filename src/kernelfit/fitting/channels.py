@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from ..core.estimate import Estimate
-from ..core.findings import Finding, ranked
+from ..core.findings import ranked
 
 
 class Layout(Protocol):
@@ -48,7 +48,9 @@ def join(groups: list[list[Estimate]], task: Layout) -> Estimate:
     first = fits[0]
     df_resid = [fit.df_resid for fit in fits]
     noisy = sum(n * fit.noise_std**2 for n, fit in zip(df_resid, fits, strict=True))
-    findings = [Finding(f.verdict, f"channel {c}: {f.detail}") for c, fit in enumerate(fits) for f in fit.findings]
+    findings = [
+        dataclasses.replace(f, detail=f"channel {c}: {f.detail}") for c, fit in enumerate(fits) for f in fit.findings
+    ]
     solvers = dict.fromkeys(fit.solver for fit in fits)
     background = None
     if first.background is not None:

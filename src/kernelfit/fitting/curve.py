@@ -188,10 +188,11 @@ def curved(image: Any, target: Any, plan: FitPlan, settings: Settings) -> Estima
 
 def _told(estimate: Estimate, curve: Curve) -> Estimate:
     """Return an estimate whose findings know that a curve was looked for."""
-    more = "" if curve.family == "monotone" else "; curve='monotone' may hold it"
-    words = f"beside the curve that curve={curve.family!r} found"
+    richer = "" if curve.family == "monotone" else "take curve='monotone', or "
+    beside = f"beside the curve that curve={curve.family!r} found"
+    remedy = f"{richer}leave out what is clipped (saturated=(low, high)); a median or a threshold is no kernel at all"
     findings = [
-        Finding(f.verdict, f"{words}, {f.detail}{more}") if f.verdict is Verdict.NONLINEAR else f
+        dataclasses.replace(f, detail=f"{beside}, {f.detail}", remedy=remedy) if f.verdict is Verdict.NONLINEAR else f
         for f in estimate.findings
     ]
     return dataclasses.replace(estimate, findings=tuple(findings))

@@ -461,7 +461,7 @@ def with_surfaces(
                 detail = f"{rank} beside a background of degree {degree}{more}"
             elif finding.verdict is Verdict.NO_SIGNAL:
                 detail = f"a background of degree {degree} is all that the target holds"
-            findings.append(Finding(finding.verdict, detail))
+            findings.append(dataclasses.replace(finding, detail=detail))
         background = Background(degree, table, stderr, shapes)
         out.append(dataclasses.replace(one, n_pixels=n_pixels, background=background, findings=ranked(findings)))
     return out

@@ -117,11 +117,11 @@ def finished(search: Search, end: Settled) -> Estimate:
 
 def _told(estimate: Estimate, kind: str) -> Estimate:
     """Return an estimate whose findings know that a motion was looked for."""
-    more = "" if kind == "homography" else f"; register={KINDS[KINDS.index(kind) + 1]!r} may hold it"
+    richer = f"register={KINDS[KINDS.index(kind) + 1]!r}, or " if kind != "homography" else ""
+    beside = f"beside the motion that register={kind!r} found"
+    remedy = f"take {richer}a part so small that it does not matter"
     findings = [
-        Finding(f.verdict, f"beside the motion that register={kind!r} found, {f.detail}{more}")
-        if f.verdict is Verdict.MISALIGNED
-        else f
+        dataclasses.replace(f, detail=f"{beside}, {f.detail}", remedy=remedy) if f.verdict is Verdict.MISALIGNED else f
         for f in estimate.findings
     ]
     return dataclasses.replace(estimate, findings=tuple(findings))

@@ -102,7 +102,7 @@ def as_dict(fit: Estimate) -> dict[str, Any]:
         "stderr": finite(fit.stderr.tolist()),
         "convention": dataclasses.asdict(fit.convention),
         "verdict": {"name": fit.verdict.name, "ok": fit.verdict.ok, "text": fit.verdict.value},
-        "findings": [{"name": f.verdict.name, "detail": f.detail, "text": f.verdict.value} for f in fit.findings],
+        "findings": [{"name": f.verdict.name, "detail": f.detail, "text": f.text} for f in fit.findings],
         "found": list(fit.found),
         "channels": fit.channels,
         "background": None

@@ -163,6 +163,8 @@ def advice(finding: Finding | None) -> tuple[str, str, tuple[str, ...]]:
     """Return a headline, what it means, and what to do next; None stands for a result without any finding."""
     verdict = Verdict.SOLVED if finding is None else finding.verdict
     headline = "Solved" if finding is None else verdict.name.replace("_", " ").capitalize()
+    if finding is not None and finding.remedy:
+        return headline, verdict.value.partition(": ")[0], (finding.remedy,)
     if verdict in ADVICE:
         meaning, *steps = ADVICE[verdict]
         return headline, meaning, tuple(steps)
