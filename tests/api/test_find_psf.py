@@ -219,3 +219,22 @@ def test_saturated_pixels_do_not_count(small):
         values.astype(float), pattern, corners=corners, shape=13, solver=kernelfit.NonNegative(), mask=values == 255
     )
     assert_close(found.kernel, again.kernel, 1e-6)
+
+
+def test_pixels_that_are_no_numbers_are_refused_unless_left_out(small):
+    pattern, corners, capture = small
+    holes = capture.astype(float)
+    holes[20, 30] = np.nan
+    with pytest.raises(ValueError, match=r"1 pixel NaN or infinite, the first at \(row, column\) \(20, 30\).*mask="):
+        kernelfit.find_psf(holes, pattern, corners=corners)
+    found = kernelfit.find_psf(holes, pattern, corners=corners, mask=np.isnan(holes))
+    plain = kernelfit.find_psf(capture, pattern, corners=corners)
+    assert np.abs(found.kernel - plain.kernel).max() < 0.05 * plain.kernel.max()
+
+
+def test_noise_in_which_no_pattern_lies():
+    """Cells as large as they can be in it are as small as pixels."""
+    rng = np.random.default_rng(0)
+    for shape in ((60, 64), (120, 130), (30, 200)):
+        with pytest.raises(ValueError, match="not found|larger|smaller"):
+            kernelfit.find_psf(rng.random((120, 130)), rng.random(shape))

@@ -62,6 +62,8 @@ def test_nothing_is_compiled_after_it(tmp_path):
 def test_what_is_no_use_is_refused():
     with pytest.raises(ValueError, match="need some of 'find'"):
         kernelfit.warm_up(["find", "everything"])
+    with pytest.raises(TypeError, match="need some of 'find'"):
+        kernelfit.warm_up(3)
 
 
 def test_uses_are_told_in_their_order():

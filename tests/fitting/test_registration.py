@@ -314,6 +314,16 @@ def test_what_does_not_go_with_it_is_refused_in_words(keywords, words):
         kernelfit.find_kernel(image, image, 5, **{"register": "rigid", **keywords})
 
 
+@pytest.mark.parametrize("where", ["image", "target"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_pixels_that_are_no_numbers_are_refused_as_ever(where, value):
+    image, target = smooth_image(60, 71), smooth_image(60, 71)
+    (image if where == "image" else target)[20, 31] = value
+    with pytest.raises(ValueError, match=rf"got {where} .*first at \(row, column\) \(20, 31\).*nan='mask'"):
+        kernelfit.find_kernel(image, target, (5, 4), register="rigid")
+    assert np.isfinite(kernelfit.find_kernel(image, target, (5, 4), register="rigid", nan="mask").kernel).all()
+
+
 def test_other_verbs_and_pairs_refuse_it_in_words():
     image = smooth_image(40, 50)
     for call, words in (

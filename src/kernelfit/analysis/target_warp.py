@@ -148,7 +148,10 @@ def rendered(pattern: Array, warp: Warp, window: tuple[int, int, int, int], over
     points = 2 * int(np.ceil((detail * max(per_pixel / oversample, 0.5) - 1) / 2)) + 1  # odd: one lies in the middle
     step, spare = oversample * points, _REACH * points
     half = min(0.5 * per_pixel / step, 0.49)  # of a point
-    taps = scipy.signal.firwin(2 * spare + 1, 1.0 / points, window=("kaiser", 5.0))
+    taps = np.zeros(2 * spare + 1)
+    taps[spare] = 1.0  # a point to each fine pixel needs no filter
+    if points > 1:
+        taps = scipy.signal.firwin(2 * spare + 1, 1.0 / points, window=("kaiser", 5.0))
     rows, cols = (
         first + (np.arange((last - first - 1) * step + 1 + 2 * spare) - spare) / step
         for first, last in ((top, bottom), (left, right))

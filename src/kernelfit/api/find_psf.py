@@ -13,7 +13,7 @@ from ..analysis.target_warp import Warp, homography
 from ..compiled.blas import one_blas_thread
 from ..core.geometry import Shape, as_pair
 from ..core.model import Execution, as_ends
-from ..core.validation import Array
+from ..core.validation import Array, require_finite
 from ..data.masking import at_ends
 from ..data.observation import as_image
 from ..fitting.pipeline import Settings
@@ -294,7 +294,7 @@ def find_psf(
     if not np.isfinite(printed).all() or np.ptp(printed) == 0:
         raise ValueError("got a pattern that is one value, or not finite, need black and white cells")
     printed = (printed - printed.min()) / np.ptp(printed)
-    good = np.isfinite(values)
+    good = np.ones(values.shape, dtype=bool)
     ends = as_ends(saturated, np.dtype(photograph.dtype))
     hit = None if ends is None else at_ends(np.asarray(photograph), ends)
     good &= True if hit is None else ~hit
@@ -303,6 +303,7 @@ def find_psf(
         if left_out.shape != values.shape:
             raise ValueError(f"got a mask of shape {left_out.shape}, need the capture's {values.shape}")
         good &= ~left_out
+    require_finite(values, "capture", "leave them out with mask=", ~good)
     values = np.where(np.isfinite(values), values, np.nanmedian(values) if np.isfinite(values).any() else 0.0)
     warp, score = _found(values, printed, corners, markers)
     scene = start(values, printed, good, warp, s, (distortion, illumination))

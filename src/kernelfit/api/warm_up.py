@@ -117,7 +117,7 @@ def warm_up(uses: Iterable[str] | str | None = None, *, progress: Callable[[str]
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If a use is not known.
 
     Examples
@@ -126,6 +126,8 @@ def warm_up(uses: Iterable[str] | str | None = None, *, progress: Callable[[str]
     >>> kernelfit.warm_up("find") > 0
     True
     """
+    if uses is not None and not isinstance(uses, Iterable):
+        raise TypeError(f"got uses={uses!r}, need some of {', '.join(map(repr, USES))}")
     wanted = list(USES) if uses is None else [uses] if isinstance(uses, str) else list(uses)
     for use in wanted:
         if use not in USES:

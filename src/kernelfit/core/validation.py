@@ -95,6 +95,19 @@ def as_list(value: object) -> list[Any] | None:
     return None
 
 
+def require_finite(values: Any, name: str, remedy: str, known: Any = None) -> None:
+    """Refuse an array with NaN or infinity, but for pixels that are `known` to be bad."""
+    wrong = ~np.isfinite(values)
+    if known is not None:
+        wrong &= ~known
+    if wrong.any():
+        count, first = int(wrong.sum()), tuple(map(int, np.argwhere(wrong)[0]))
+        raise ValueError(
+            f"got {name} with {count} pixel{'s' if count > 1 else ''} NaN or infinite, the first at (row, column) "
+            f"{first}; need finite pixels; {remedy}"
+        )
+
+
 def complex_of(real: Array, imaginary: Array) -> Any:
     """Return complex numbers of two parts, which may be infinite: a product with 1j would make them NaN."""
     found = np.empty(np.shape(real), dtype=np.complex128)

@@ -36,7 +36,7 @@ def registered(image: Any, target: Any, plan: FitPlan, settings: Settings) -> Es
     requirements.require(requirements.features_of(plan, settings.noise, settings.solver, execution))
     (image, own), bad = unmasked(image), selection.image_mask
     bad = own if bad is None else bad if own is None else np.asarray(bad, bool) | np.asarray(own, bool)
-    scene = Scene.of(image, bad, model.channel_axis, execution.threads)
+    scene = Scene.of(image, bad, model.channel_axis, execution.threads, selection.nan)
     search = Search(scene, target, model, dataclasses.replace(selection, image_mask=None), settings)
     return finished(search, settled(search, start_of(search, image, bad)))
 

@@ -12,7 +12,7 @@ from ..core import geometry, registration
 from ..core.estimate import Estimate
 from ..core.geometry import Shape
 from ..core.model import Model, Selection
-from ..core.validation import Array
+from ..core.validation import Array, require_finite
 from ..data.observation import as_planes
 from ..data.plan import FitPlan, make_plan
 from ..data.warp import Spline
@@ -39,8 +39,8 @@ class Scene:
     workers: int
 
     @classmethod
-    def of(cls, image: Any, bad: Any, axis: int | None, workers: int) -> "Scene":
-        """Take an image, and a mask of its bad pixels that broadcasts to it."""
+    def of(cls, image: Any, bad: Any, axis: int | None, workers: int, nan: str = "mask") -> "Scene":
+        """Take an image, and a mask of its bad pixels that broadcasts to it; by `nan` others have to be finite."""
         planes = as_planes(image, "image", axis)
         shape = tuple(planes[0].shape)
         masks: list[Any] = [None] * len(planes)
@@ -49,6 +49,9 @@ class Scene:
             masks = [bad] * len(planes) if axis is None or bad.ndim < 3 else list(np.moveaxis(bad, axis, 0))
             masks = masks if len(masks) == len(planes) else masks * len(planes)
             masks = [np.broadcast_to(mask, shape) for mask in masks]
+        if nan == "error":
+            for plane, mask in zip(planes, masks, strict=True):
+                require_finite(np.asarray(plane[:, :]), "image", "exclude them with nan='mask' or image_mask=", mask)
         return cls(tuple(Spline(p, m, workers) for p, m in zip(planes, masks, strict=True)), shape, axis, workers)
 
     def at(self, matrix: Array) -> "np.ma.MaskedArray[Any, Any]":
