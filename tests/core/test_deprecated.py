@@ -40,8 +40,8 @@ def test_files_with_old_names_are_read(tmp_path, kind):
     whole.save(path)
     with np.load(path) as file:
         arrays = {name.replace("path_df_model", "path_freedom"): file[name] for name in file.files}
-    del arrays["checksum"]  # which those files do not have
-    header = str(arrays["header"]).replace('"df_model"', '"freedom"').replace('"supports"', '"terms"')
+    header = str(arrays["header"]).replace('"kernelfit": 2', '"kernelfit": 1')  # which has no checksum
+    header = header.replace('"df_model"', '"freedom"').replace('"supports"', '"terms"')
     assert header != str(arrays["header"])
     np.savez(tmp_path / "old.npz", **{**arrays, "header": np.array(header)})
     back = type(whole).load(tmp_path / "old.npz")

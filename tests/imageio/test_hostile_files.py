@@ -255,7 +255,7 @@ def changed(path, name=None, value=None, **header):
     """Rewrite a file without its checksum, as a program that knows the format could."""
     with np.load(path) as file:
         arrays = {key: file[key] for key in file.files if key != "checksum"}
-    fields = json.loads(str(arrays["header"]))
+    fields = json.loads(str(arrays["header"])) | {"kernelfit": 1}
     for key, new in header.items():
         place, last = fields, key.split("__")
         for part in last[:-1]:
@@ -337,7 +337,24 @@ def test_a_checksum_tells_of_any_change(kind, tmp_path, fit):
     read = written(kind, path, fit)
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
+    data = path.read_bytes()
+    spots = np.linspace(0, len(data) - 1, 60).astype(int).tolist()
+    for spot in {*range(30), *spots, *range(len(data) - 110, len(data))}:  # names, dates and lengths as well as numbers
+        path.write_bytes(data[:spot] + bytes([data[spot] ^ 1]) + data[spot + 1 :])
+        with pytest.raises(ImageFileError, match="file.npz"):
+            read(path)
+    for other in (b"x" + data, data + b"x", data[:-1], data[:-81], data[:-81] + data):
+        path.write_bytes(other)
+        with pytest.raises(ImageFileError, match="file.npz"):
+            read(path)
+    np.savez(path, **arrays)  # by another program
+    with pytest.raises(ImageFileError, match="file.npz.*checksum"):
+        read(path)
     name = next(key for key in arrays if key.endswith(("kernel", "gram", "cross")))
+    arrays["header"] = np.array(str(arrays["header"]).replace('"kernelfit": 2', '"kernelfit": 1'))
+    np.savez(path, **arrays, checksum=npz._checksum(arrays))  # as version 0.14 wrote it
+    read(path)
+    arrays["checksum"] = npz._checksum(arrays)
     arrays[name] = arrays[name] * (1 + 1e-12)
     np.savez(path, **arrays)
     with pytest.raises(ImageFileError, match="file.npz.*checksum"):
@@ -347,14 +364,14 @@ def test_a_checksum_tells_of_any_change(kind, tmp_path, fit):
 @pytest.mark.parametrize("kind", KINDS)
 def test_files_of_another_format_or_packing(kind, tmp_path, fit, monkeypatch):
     path = tmp_path / "file.npz"
-    monkeypatch.setattr(npz, "FORMAT", 2)
+    monkeypatch.setattr(npz, "FORMAT", 3)
     read = written(kind, path, fit)
     monkeypatch.undo()
     with pytest.raises(ImageFileError, match="file.npz holds .* this version"):
         read(path)
     path.unlink()
     read = written(kind, path, fit)
-    data = bytearray(path.read_bytes())
+    data = bytearray(path.read_bytes()[:-81])  # without the checksum
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
     np.savez_compressed(path, **arrays)

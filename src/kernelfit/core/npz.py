@@ -16,11 +16,16 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-FORMAT = 1
+#: Of the files: 1 had no checksum, or one of its arrays alone; 2 ends with one of all bytes before it.
+FORMAT = 2
+_SEAL = b"kernelfit sha256 "  # then 64 digits: the comment of a ZIP file, which is at its end
+_SEAL_LENGTH = len(_SEAL) + 64
 Writer = Callable[[BinaryIO], object]
 #: A header of plain values, and arrays.
 Packed = tuple[dict[str, Any], dict[str, Any]]
 _Record = TypeVar("_Record")
+#: What the header holds of its own.
+_OWN = ("kernelfit", "version_of_kernelfit", "kind")
 _NEWEST_NPY = (3, 0)
 
 
@@ -73,7 +78,7 @@ def write_together(files: Sequence[tuple[str | os.PathLike[str], Writer, str]], 
             if not path.parent.is_dir():
                 raise FileNotFoundError(f"got {path} for {what}, but there is no folder {path.parent}; make it first")
             made.append((path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}.tmp"), path, what))
-            with made[-1][0].open("xb") as file:
+            with made[-1][0].open("x+b") as file:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
@@ -132,9 +137,30 @@ def require_length(file: BinaryIO, length: int) -> None:
 
 
 def writer(kind: str, header: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Writer:
-    """Return what writes arrays and a JSON header, with a checksum of both, as an NPZ file of the given kind."""
-    members = {"header": np.array(json.dumps({"kernelfit": FORMAT, "kind": kind, **header})), **arrays}
-    return lambda file: np.savez(file, allow_pickle=False, checksum=np.array(_checksum(members)), **members)
+    """Return what writes arrays and a JSON header as an NPZ file of the given kind, sealed with a checksum."""
+    from .. import __version__
+
+    known = {"kernelfit": FORMAT, "version_of_kernelfit": __version__, "kind": kind}
+    members: dict[str, Any] = {"header": np.array(json.dumps(known | dict(header))), **arrays}
+
+    def write(file: BinaryIO) -> None:
+        np.savez(file, allow_pickle=False, **members)
+        file.seek(-2, os.SEEK_END)  # the last field of a ZIP file without a comment is the comment's length
+        file.write(_SEAL_LENGTH.to_bytes(2, "little"))
+        digest = _digest(file, file.tell())
+        file.write(_SEAL + digest)
+
+    return write
+
+
+def _digest(file: BinaryIO, length: int) -> bytes:
+    """Return the checksum of the first bytes of a file, and leave it after them."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while length and (part := file.read(min(length, 2**20))):
+        digest.update(part)
+        length -= len(part)
+    return digest.hexdigest().encode()
 
 
 def save(
@@ -150,6 +176,7 @@ def save(
 
 
 def _checksum(members: Mapping[str, npt.NDArray[Any]]) -> str:
+    """Return the checksum that files of format 1 hold of their arrays."""
     digest = hashlib.sha256()
     for name in sorted(members):
         array = np.ascontiguousarray(members[name])
@@ -164,23 +191,48 @@ def load(
     """Read what `save` wrote and `build` a record of header and arrays; an `ImageFileError` refuses anything else."""
     require_plain(path)
     with reading(path, "no complete file saved by kernelfit", f"a {kind}; save it anew", memory=True):
-        members = _members(path)
-        checksum = members.pop("checksum", None)  # which files of versions before 0.14 do not have
+        members, sealed = _members(path)
+        checksum = members.pop("checksum", None)  # of format 1, from 0.14 on
         header = json.loads(str(members["header"]))
-        if not isinstance(header, dict) or header.get("kind") != kind or header.get("kernelfit") != FORMAT:
-            held = header.get("kind", "something else") if isinstance(header, dict) else "something else"
-            raise ImageFileError(f"{path} holds {held!r}, need a {kind!r} saved by this version of kernelfit")
+        header = header if isinstance(header, dict) else {}
+        if header.get("kernelfit") not in range(1, FORMAT + 1) or header.get("kind") != kind:
+            held, by = header.get("kind", "something else"), header.get("version_of_kernelfit", "an older version")
+            need = f"need a {kind!r} that this version of kernelfit can read"
+            raise ImageFileError(f"{path} holds {held!r}, written by {by}, {need}")
+        if header["kernelfit"] > 1 and not sealed:
+            raise ValueError("without the checksum at its end")
         if checksum is not None and str(checksum) != _checksum(members):
-            msg = f"{path}: got contents that were changed after they were saved (the checksum differs); save them anew"
-            raise ImageFileError(msg)
-        fields = {name: value for name, value in header.items() if name not in ("kernelfit", "kind")}
+            raise ValueError("its checksum differs")
+        fields = {name: value for name, value in header.items() if name not in _OWN}
         return build(fields, {name: array for name, array in members.items() if name != "header"})
 
 
-def _members(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
-    """Return the arrays of an NPZ file of plain members: what is not packed cannot be more than the file."""
-    with open(path, "rb") as raw, zipfile.ZipFile(raw) as archive:
-        infos, length = archive.infolist(), os.fstat(raw.fileno()).st_size
+def _require_seal(raw: BinaryIO, length: int) -> bool:
+    """Return whether a file ends with a checksum, which must be that of all before it."""
+    start = max(0, length - _SEAL_LENGTH)
+    raw.seek(start)
+    seal = raw.read()
+    if not seal.startswith(_SEAL):
+        return False
+    if seal != _SEAL + _digest(raw, start):
+        raise ValueError("its checksum differs: something was changed after it was saved")
+    return True
+
+
+def _members(path: str | os.PathLike[str]) -> tuple[dict[str, npt.NDArray[Any]], bool]:
+    """Return the arrays of an NPZ file, and whether a checksum tells that they are as they were.
+
+    Its members have to be plain: what is not packed cannot be more than the file.
+    """
+    with open(path, "rb") as raw:
+        length = os.fstat(raw.fileno()).st_size
+        sealed = _require_seal(raw, length)
+        return _arrays(raw, length), sealed
+
+
+def _arrays(raw: BinaryIO, length: int) -> dict[str, npt.NDArray[Any]]:
+    with zipfile.ZipFile(raw) as archive:
+        infos = archive.infolist()
         plain = all(info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1 for info in infos)
         if not plain or sum(info.file_size for info in infos) > length:
             raise ValueError("its members are packed, encrypted or overlap")
