@@ -33,7 +33,10 @@ _SIDES = {"shape": 1, "origin": 0, "stride": 1, "offset": 0, "size": 1}
 _SIDES |= {"block": 1, "tiles": 1, "overlap": 0, "corner": 0}
 _MODEL = tuple(field.name for field in dataclasses.fields(Model) if field.name not in ("shape", "ndim"))
 #: Verbs that take volumes.
-_OF_VOLUMES = ("find_kernel", "apply_kernel", "KernelFit.predict", "KernelFit.residual", "overview", "report_html")
+_OF_VOLUMES = (
+    *("find_kernel", "apply_kernel", "KernelFit.predict", "KernelFit.residual", "overview", "report_html"),
+    *("check_noise", "sandwich_errors"),
+)
 #: The axis of the channels of signals, and of images of one row.
 _AXES = {None: None, 0: 0, 1: 2, -1: -1, -2: -3}
 

@@ -7,6 +7,7 @@ of one kind everywhere. So the moments ``sum_t w[t] P[t] v[t]`` are ``sum_z f_z 
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -16,13 +17,13 @@ import scipy.fft
 from ..compiled.threads import in_order
 from ..core.background import Elimination
 from ..core.estimate import Estimate
-from ..core.geometry import Shape
 from ..core.model import Model
 from ..core.validation import Array
-from ..data import polyphase
-from ..data.observation import Items, Observation, WeightedObservation, Weights, as_observation
+from ..data.extent import Extent, Sides
+from ..data.observation import Items, Observation, WeightedObservation, Weights, as_observation, lots
+from ..data.volumes import lay_volume
 from ..engines import weighted
-from ..engines.accumulation import statistics
+from ..engines.accumulation import of_lot
 from ..engines.cost_model import engine_of
 from ..solvers import sandwich
 
@@ -32,7 +33,11 @@ _PIXELS = 2**18
 #: Up to so many pixels an image is filtered whole, beyond that in this number of square blocks of that side.
 _WHOLE = 2**22
 _BLOCKS, _BLOCK = 16, 512
-Box = tuple[int, int, int, int]
+#: The same of volumes.
+_CUBES, _CUBE = 8, 80
+#: Taps that are filtered at a time, and pixels of all of them together that may be.
+_ROWS, _POINTS = 64, 2**29
+Box = tuple[Sides, Sides]  # start, shape
 
 
 def correct(
@@ -53,15 +58,20 @@ def correct(
     if not fit.noise_std > 0:
         return fit
     more = np.zeros((fit.kernel.size,) * 2) if more is None else more
-    if weights is None and fit.background is None and len(observations[0].sources) == 1:
+    if weights is None and fit.background is None and len(observations[0].supports) == 1:
         own, found, n = plain_scores(observations, fit, shaping, workers)
         scale = fit.n_pixels / n
         fit = sandwich.with_scores(fit, own * scale if gram is None else gram, found * scale + more)
         return dataclasses.replace(fit, errors="sandwich")
     every = [np.broadcast_to(np.True_, p.size) for p in observations] if weights is None else weights
     items = [WeightedObservation(p, w) for p, w in zip(observations, every, strict=True)]
-    eliminations = [_elimination(item, workers) for item in items]
-    joint = [covariance(item, shaping, workers, e) for item, e in zip(items, eliminations, strict=True)]
+    extents = Extent.each(observations)
+    apart = [[items[i] for i in lot] for lot in lots(observations)]
+    eliminations = [_elimination(some, workers) for some in apart]
+    joint = [
+        covariance(extent, [item.weights for item in some], shaping, workers, e)
+        for extent, some, e in zip(extents, apart, eliminations, strict=True)
+    ]
     n_taps = fit.kernel.size
     gram = _weighted_gram(items, fit, workers) if gram is None else gram
     changed = sandwich.with_scores(fit, gram, np.sum([one[:n_taps, :n_taps] for one in joint], axis=0) + more)
@@ -81,12 +91,12 @@ def correct(
     return dataclasses.replace(changed, errors="sandwich")
 
 
-def _elimination(item: WeightedObservation, workers: int) -> Elimination | None:
-    """Return what eliminates the background of a pair, None without one."""
-    if item.columns is None:
+def _elimination(items: Items, workers: int) -> Elimination | None:
+    """Return what eliminates the background of a pair or a volume, None without one."""
+    if items[0].columns is None:
         return None
-    sums, n_taps = weighted.border([item], workers), item.n_taps
-    return Elimination.of(sums[:n_taps, n_taps:], sums[n_taps:, n_taps:], np.zeros((1, item.n_terms)))
+    sums, n_taps, nothing = weighted.border(items, workers), items[0].n_taps, np.zeros((1, items[0].n_terms))
+    return Elimination.of(sums[:n_taps, n_taps:], sums[n_taps:, n_taps:], nothing)
 
 
 def _weighted_gram(items: Items, fit: Estimate, workers: int) -> Array:
@@ -102,23 +112,22 @@ def plain_scores(
     """Return G and M, without weights, over the same blocks, and their number of pixels."""
     gram = filtered = np.zeros((fit.kernel.size,) * 2)
     n = 0
-    for observation in observations:
-        plan = observation.geometry
-        least = [2 * len(shaping) * s + k for s, k in zip(plan.stride, plan.kernel_shape, strict=True)]
-        blocks = _blocks(plan.extended_shape, (least[0], least[1]), plan.stride)
-        for row, col, height, width in blocks:
-            block = observation.sources[0].block(row, col, (height, width))
+    for extent in Extent.each(observations):
+        kernel, stride = extent.kernel, extent.stride
+        least = [2 * len(shaping) * s + k for s, k in zip(stride, kernel, strict=True)]
+        for start, side in _blocks(extent.extended, least, stride):
+            (block,) = extent.block(start, side)
             plain, count = _gram(block, fit, workers)
             if len(shaping) == 1:
-                gram, filtered, n = gram + plain, filtered + plain * shaping[0, 0] ** 2, n + count
+                gram, filtered, n = gram + plain, filtered + plain * float(shaping.ravel()[0]) ** 2, n + count
                 continue
             import scipy.signal
 
-            own = _fitting(shaping, [-(-(n - k + 1) // s) for n, k, s in zip(
-                (height, width), plan.kernel_shape, plan.stride, strict=True)], fit.kernel.size)  # fmt: skip
+            spare = [-(-(n - k + 1) // s) for n, k, s in zip(side, kernel, stride, strict=True)]
+            own = _fitting(shaping, spare, fit.kernel.size)
             # the noise lies on the target's pixels, so the filter reaches from phase to same phase
-            apart = np.zeros([s * (n - 1) + 1 for s, n in zip(plan.stride, own.shape, strict=True)])
-            apart[:: plan.stride[0], :: plan.stride[1]] = own
+            apart = np.zeros([s * (n - 1) + 1 for s, n in zip(stride, own.shape, strict=True)])
+            apart[tuple(slice(None, None, s) for s in stride)] = own
             part, fewer = _gram(scipy.signal.fftconvolve(block, apart, mode="valid"), fit, workers)
             gram, filtered, n = gram + plain, filtered + part * (count / fewer), n + count
     return gram, filtered, n
@@ -131,21 +140,22 @@ def _fitting(shaping: Array, spare: Sequence[int], n_taps: int) -> Array:
         min(n - len(cut) for n in spare) < 0
         or math.prod(n - len(cut) + 1 for n in spare) < min(2 * n_taps, math.prod(spare))
     ):
-        cut = cut[1:-1, 1:-1]
+        cut = cut[(slice(1, -1),) * cut.ndim]
     return np.asarray(cut * math.sqrt(float(np.sum(shaping**2)) / float(np.sum(cut**2))))
 
 
-def _blocks(shape: Shape, least: Shape, stride: Shape) -> list[tuple[int, int, int, int]]:
-    """Cut blocks (row, col, height, width) out of an extended image: the whole, or some spread over it."""
-    if shape[0] * shape[1] <= _WHOLE:
-        return [(0, 0, *shape)]
-    side = [min(n, max(_BLOCK, k)) for n, k in zip(shape, least, strict=True)]
-    across = [max(1, min(n // s, round(math.sqrt(_BLOCKS)))) for n, s in zip(shape, side, strict=True)]
+def _blocks(shape: Sides, least: Sequence[int], stride: Sides) -> list[tuple[Sides, Sides]]:
+    """Cut blocks (start, shape) out of an extended image: the whole, or some spread over it."""
+    if math.prod(shape) <= _WHOLE:
+        return [((0,) * len(shape), shape)]
+    most, edge = (_BLOCKS, _BLOCK) if len(shape) == 2 else (_CUBES, _CUBE)
+    side = tuple(min(n, max(edge, k)) for n, k in zip(shape, least, strict=True))
+    across = [max(1, min(n // s, round(most ** (1 / len(shape))))) for n, s in zip(shape, side, strict=True)]
     starts = [
         [round((n - s) * (i + 0.5) / count) // step * step for i in range(count)]
         for n, s, count, step in zip(shape, side, across, stride, strict=True)
     ]
-    return [(r, c, side[0], side[1]) for r in starts[0] for c in starts[1]]
+    return [(start, side) for start in itertools.product(*starts)]
 
 
 def _gram(block: Array, fit: Estimate, workers: int) -> tuple[Array, int]:
@@ -154,74 +164,92 @@ def _gram(block: Array, fit: Estimate, workers: int) -> tuple[Array, int]:
     size = [-(-(n - k + 1) // s) for n, k, s in zip(block.shape, shape, stride, strict=True)]
     nothing = np.broadcast_to(np.zeros(1), size)
     model = Model(shape, mode="valid", operation=fit.convention.operation, stride=stride)
-    observation = as_observation(block, nothing, model)
-    stats = statistics(observation, engine_of(observation), workers)[0]
+    if block.ndim == 2:
+        observations = [as_observation(block, nothing, model)]
+    else:
+        observations = lay_volume(list(block), list(nothing), model, 0, "")
+    (stats,) = of_lot(observations, engine_of(observations[0]), workers)
     return stats.gram, stats.n_pixels
 
 
 def covariance(
-    item: WeightedObservation, shaping: Array, workers: int, elimination: Elimination | None = None
+    extent: Extent,
+    weights: Sequence[Weights],
+    shaping: Array,
+    workers: int,
+    elimination: Elimination | None = None,
 ) -> Array:
-    """Return ``sum_z f_z f_z'`` of a pair, h being `shaping`, in the order of the user's taps.
+    """Return ``sum_z f_z f_z'`` of a pair or a volume, h being `shaping`, in the order of the user's taps.
 
     With a background the taps are without their part in it, and the columns ``Phi R`` of its `elimination` follow them.
     Of more than 2^18 pixels it is estimated, without bias, from some boxes of them, those of much structure likelier.
     """
-    plan, observation = item.observation.geometry, polyphase.split(item.observation)
-    (n_y, n_x), (n_rows, n_cols), reach = observation.geometry.kernel_shape, observation.size, len(shaping) // 2
-    taps = len(observation.sources) * n_y * n_x
-    order = polyphase.order(plan, len(item.observation.sources))
+    taps, reach = list(extent.taps()), len(shaping) // 2
     rank = 0 if elimination is None else elimination.rank
-    size = len(order) + rank
+    size, axes = len(taps) + rank, tuple(range(1, shaping.ndim + 1))
 
     def part(work: Sequence[tuple[Box, float]]) -> Array:
         total = np.zeros((size, size))
-        for (row, col, height, width), chance in work:
-            top, left = max(0, row - reach), max(0, col - reach)
-            bottom, right = min(n_rows, row + height + reach), min(n_cols, col + width + reach)
-            roots = np.sqrt(np.asarray(item.weights[top:bottom, left:right], dtype=np.float64))
+        for (start, side), chance in work:
+            first = [max(0, s - reach) for s in start]
+            last = [min(n, s + k + reach) for s, k, n in zip(start, side, extent.size, strict=True)]
+            inside = [slice(a, b) for a, b in zip(first, last, strict=True)]
+            roots = np.sqrt(extent.weights(weights, inside))
             if not roots.any():
                 continue
-            shape = bottom - top + n_y - 1, right - left + n_x - 1
-            blocks = np.stack([s.block(top, left, shape) for s in observation.sources])
-            rows = np.lib.stride_tricks.sliding_window_view(blocks, roots.shape, (1, 2)).reshape(taps, *roots.shape)
-            if elimination is not None and item.columns is not None:
-                place = slice(top, bottom), slice(left, right)
-                surfaces = np.stack([item.columns.surface(one, *place) for one in elimination.root.T])
-                rows = rows[order] - np.tensordot(elimination.half, surfaces, 1)
-                rows = np.concatenate([rows, surfaces])
-            else:
-                rows = rows[order]
+            spans = [s * (n - 1) + 1 for s, n in zip(extent.stride, roots.shape, strict=True)]
+            corner = [s * a for s, a in zip(extent.stride, first, strict=True)]
+            blocks = extent.block(corner, [n + k - 1 for n, k in zip(spans, extent.kernel, strict=True)])
+            beside = np.zeros((0, *roots.shape))
+            if elimination is not None:
+                beside = np.stack([extent.surface(one, inside) for one in elimination.root.T])
             whole = [scipy.fft.next_fast_len(n + 2 * reach, real=True) for n in roots.shape]
-            spectra = scipy.fft.rfft2(rows * roots, whole, workers=1)
-            spectra *= scipy.fft.rfft2(shaping, whole, workers=1)
-            filtered = scipy.fft.irfft2(spectra, whole, workers=1)
-            first = row - top + reach, col - left + reach
-            found = filtered[:, first[0] : first[0] + height, first[1] : first[1] + width].reshape(size, -1)
+            response = scipy.fft.rfftn(shaping, whole, workers=1)
+            kept = tuple(slice(s - a + reach, s - a + reach + k) for s, a, k in zip(start, first, side, strict=True))
+            found = np.empty((size, math.prod(side)))
+            for at in range(0, size, _ROWS):
+                rows = [
+                    blocks[s][tuple(slice(a, a + n, k) for a, n, k in zip(p, spans, extent.stride, strict=True))]
+                    for s, *p in taps[at : at + _ROWS]
+                ]
+                some = np.reshape(rows, (len(rows), *roots.shape))
+                if elimination is not None:
+                    some = some - np.tensordot(elimination.half[at : at + len(rows)], beside, 1)
+                    some = np.concatenate([some, beside[max(0, at - len(taps)) :][: max(0, _ROWS - len(rows))]])
+                spectra = scipy.fft.rfftn(some * roots, whole, axes=axes, workers=1) * response
+                filtered = scipy.fft.irfftn(spectra, whole, axes=axes, workers=1)
+                found[at : at + _ROWS] = filtered[(slice(None), *kept)].reshape(len(some), -1)
             total += (found @ found.T) / chance
         return total
 
-    boxes = _boxes(item, reach)
+    boxes = _boxes(extent, weights, reach)
     step = max(1, math.ceil(len(boxes) / 32))
     return np.asarray(sum(in_order([boxes[i : i + step] for i in range(0, len(boxes), step)], part, workers)))
 
 
-def _boxes(item: WeightedObservation, reach: int) -> list[tuple[Box, float]]:
+def _boxes(extent: Extent, weights: Sequence[Weights], reach: int) -> list[tuple[Box, float]]:
     """Return boxes that cover all that the filter reaches, with the chance that each had to be among them."""
-    (n_rows, n_cols), observation = item.observation.size, item.observation
-    starts = [range(-reach, n + reach, _SIDE) for n in (n_rows, n_cols)]
-    boxes = [
-        (r, c, min(_SIDE, n_rows + reach - r), min(_SIDE, n_cols + reach - c)) for r in starts[0] for c in starts[1]
+    size = extent.size
+    edge = _SIDE if len(size) == 2 else _SIDE // 2
+    starts = itertools.product(*(range(-reach, n + reach, edge) for n in size))
+    boxes: list[Box] = [
+        (start, tuple(min(edge, n + reach - s) for s, n in zip(start, size, strict=True))) for start in starts
     ]
-    if n_rows * n_cols <= _PIXELS:
+    most = _PIXELS
+    if len(size) == 3:  # in which a filter reaches far beyond a box
+        growth = math.prod(1 + 4 * reach / min(edge, n) for n in size)
+        most = min(most, max(2 * edge**3, int(_POINTS / (growth * math.prod(extent.kernel)))))
+    if math.prod(size) <= most:
         return [(box, 1.0) for box in boxes]
-    (down, across), spread = observation.geometry.stride, []
-    for row, col, height, width in boxes:
-        top, left = max(0, row), max(0, col)
-        weights = item.weights[top : max(top, row + height), left : max(left, col + width)]
-        block = observation.sources[0].block(top * down, left * across, (_SIDE, _SIDE))
-        spread.append(float(np.sum(weights)) * float(block.var()))
-    share = _PIXELS / (n_rows * n_cols)
+    spread = []
+    for start, side in boxes:
+        corner = [max(0, s) for s in start]
+        part = [slice(c, max(c + 1, s + k)) for c, s, k in zip(corner, start, side, strict=True)]
+        some = all(p.start < n for p, n in zip(part, size, strict=True))
+        inside = float(extent.weights(weights, part).sum()) if some else 0.0
+        block = extent.block([c * s for c, s in zip(corner, extent.stride, strict=True)], (edge,) * len(size))
+        spread.append(inside * float(block[0].var()))
+    share = most / math.prod(size)
     chance = np.minimum(1.0, share * (0.5 + 0.5 * np.array(spread) / max(float(np.mean(spread)), 1e-300)))
     kept = np.random.default_rng(0).random(len(boxes)) < chance
     return [(box, float(p)) for box, p, keep in zip(boxes, chance, kept, strict=True) if keep]

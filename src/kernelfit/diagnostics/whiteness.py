@@ -16,6 +16,7 @@ from ..core.estimate import Estimate, with_finding
 from ..core.findings import Finding, Verdict
 from ..core.geometry import Convention, Shape
 from ..core.validation import Array
+from ..data.extent import runs
 from ..data.observation import Observation, Weights, own_row, refuse_nonfinite
 from ..data.reader import any_in_window
 
@@ -24,8 +25,12 @@ _TILES, _SIDE = 16, 64
 _PIXELS_PER_TILE = 2**18
 #: Lags looked at.
 _REACH = 8
-#: An autocorrelation counts from so many times what white noise would show; ...
-_SIGNIFICANT = 5.0
+#: Runs of planes looked at in volumes.
+_RUNS = 2
+#: An autocorrelation counts from so many times what white noise would show, by the axes, along each of which so many
+#: frequencies are told apart; ...
+_SIGNIFICANT, _FREQUENCIES = {2: 5.0, 3: 5.5}, {2: 64, 3: 32}
+_SURE = 5.0
 #: ... it matters where a standard error is wrong by such a factor.
 _MATTERS = 1.25
 #: A residual below this share of the target's root mean square is rounding, not noise.
@@ -75,7 +80,7 @@ class NoiseCheck:
     ----------
     autocovariance : ndarray, shape (2 * lags + 1, 2 * lags + 1)
         Mean product of two residuals at lags (rows, columns) from ``-lags`` to ``lags``, lag 0 in the middle; of
-        signals shape (2 * lags + 1,).
+        signals of one axis, of volumes of three: zero at lags that no run of planes looked at has.
     n_pixels : int
         Number of residuals looked at.
     reach : int
@@ -138,6 +143,8 @@ class NoiseCheck:
         found[(middle,) * found.ndim] = 0.0
         at = np.unravel_index(int(np.argmax(np.abs(found))), found.shape)
         lags = tuple(abs(int(i) - middle) if at[0] == middle or signals else int(i) - middle for i in at)
+        if found.ndim == 3:
+            lags = tuple(middle - int(i) for i in at)  # of either sign alike; the other one comes first
         lag = lags[0] if signals else lags
         further = "or further" if self.reach == middle else "at most"
         return (
@@ -176,7 +183,8 @@ def look(
     elif (
         declared
         and fit.noise_std > _SINGLE
-        and abs(math.log(fit.noise_std)) > max(math.log(_MATTERS), _SIGNIFICANT / math.sqrt(2 * max(1, fit.df_resid)))
+        and abs(math.log(fit.noise_std))
+        > max(math.log(_MATTERS), _SIGNIFICANT[2] / math.sqrt(2 * max(1, fit.df_resid)))
     ):
         detail = f"the noise is {fit.noise_std:.3g} times what was declared"
         fit = with_finding(fit, Finding(Verdict.UNEVEN_NOISE, detail))
@@ -185,8 +193,9 @@ def look(
 
 def _without_sandwich(convention: Convention) -> str:
     """Return what to do where sandwich errors are not known."""
-    kind = "complex numbers" if convention.numbers != "real" else "volumes" if convention.ndim == 3 else ""
-    return f"widen them by as much, since for {kind} no others are known" if kind else ""
+    if convention.numbers == "real":
+        return ""
+    return "widen them by as much, since for complex numbers no others are known"
 
 
 def examine(
@@ -201,12 +210,11 @@ def examine(
     With weights, one array for the used part of each target, it is the residual times their square root; where a weight
     is zero there is none.
     """
-    sums, squares, pairs = (np.zeros((2 * _REACH + 1,) * 2) for _ in range(3))
+    ndim = 2 if observations[0].plane is None else 3
+    sums, squares, pairs = (np.zeros((2 * _REACH + 1,) * ndim) for _ in range(3))
     energy, pixels, seen = 0.0, 0, []
-    for at, observation in enumerate(observations):
-        own = None if weights is None else weights[at]
-        part = sample(observation, fit, (at, len(observations)), own, *places(observation, own), memo)
-        tiles, targets, known = part.left, part.targets, part.known
+    for run in runs(observations, _RUNS, _REACH + 1):
+        tiles, targets, known = _windows(observations, fit, weights, run, memo)
         if most < math.inf:
             known &= np.abs(tiles) <= most
             tiles[~known] = targets[~known] = 0.0
@@ -217,22 +225,23 @@ def examine(
         squares += _products(tiles**2)
         if weights is None and most == math.inf:
             lags = np.abs(np.arange(-_REACH, _REACH + 1))
-            pairs += len(tiles) * np.multiply.outer(*(np.maximum(0, n - lags) for n in tiles.shape[1:]))
+            counts = [np.maximum(0, n - lags) for n in tiles.shape[1:]]
+            pairs += len(tiles) * functools.reduce(np.multiply.outer, counts)
         else:
             pairs += _products(known.astype(np.float64)).round()
     if not math.isfinite(energy) or not np.isfinite(sums).all():
         refuse_nonfinite(observations[0])
     c = np.divide(sums, pairs, out=np.zeros_like(sums), where=pairs > 0)
-    variance = float(c[_REACH, _REACH])
+    middle = (_REACH,) * ndim
+    variance = float(c[middle])
     if not variance > _ROUNDING**2 * energy / max(1, pixels):
         return NoiseCheck(c, pixels, 0, 1.0, 1.0)
     # if independent, whatever their variances: a sum of products has the sum of their squares for its variance
     chance = np.sqrt(np.maximum(squares, 0.0)) / np.maximum(pairs, 1.0)
     # and a fit of r taps to n pixels leaves correlations of up to r / n itself
-    beyond = np.abs(c) > _SIGNIFICANT * chance + variance * fit.rank / max(1, fit.n_pixels)
-    beyond[_REACH, _REACH] = False
-    lag = np.abs(np.arange(-_REACH, _REACH + 1))
-    reach = int(np.max(np.maximum.outer(lag, lag)[beyond], initial=0))
+    beyond = np.abs(c) > _SIGNIFICANT[ndim] * chance + variance * fit.rank / max(1, fit.n_pixels)
+    beyond[middle] = False
+    reach = int(np.max(_farthest(c.shape)[beyond], initial=0))
     spectrum = _spectrum(c, reach) / variance
     growth = 1.0
     if variance > _SINGLE**2 * energy / pixels:
@@ -262,9 +271,32 @@ def _unevenness(left: Array, model: Array) -> float:
     # the cube root of a mean of squares is nearly normal, of few as well (Wilson and Hilferty, PNAS 17 (1931) 684);
     # where the residual has longer tails than normal noise, fewer count
     few = 2.0 / 9.0 * float(np.mean((rest - usual) ** 2)) / (2.0 * usual**2 * n)
-    if not np.cbrt(float(power[far].mean()) / usual) > 1.0 - few + _SIGNIFICANT * math.sqrt(few):
+    if not np.cbrt(float(power[far].mean()) / usual) > 1.0 - few + _SURE * math.sqrt(few):
         return 1.0
     return max(1.0, math.sqrt(float(np.einsum("i,i->", power, reach)) / (float(power.mean()) * total)))
+
+
+def _windows(
+    observations: Sequence[Observation],
+    fit: Estimate,
+    weights: Sequence[Weights] | None,
+    run: Sequence[int],
+    memo: Memo | None,
+) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
+    """Return residual, target and what counts of some tiles of a pair, of planes of a volume one upon the other."""
+    own = [None if weights is None else weights[at] for at in run]
+    counts: Weights | None = own[0]
+    if weights is not None and len(run) > 1:
+        counts = np.any([np.asarray(one) > 0 for one in own], axis=0)
+    where = places(observations[run[0]], counts)
+    parts = [
+        sample(observations[at], fit, (at, len(observations)), one, *where, memo)
+        for at, one in zip(run, own, strict=True)
+    ]
+    if observations[run[0]].plane is None:
+        return parts[0].left, parts[0].targets, parts[0].known
+    left, targets, known = (np.stack([getattr(p, name) for p in parts], 1) for name in ("left", "targets", "known"))
+    return left, targets, known
 
 
 @dataclass(frozen=True, eq=False)
@@ -378,27 +410,34 @@ def _needed(known: npt.NDArray[np.bool_], halo: Shape, stride: Shape) -> npt.NDA
 
 def _products(tiles: Array) -> Array:
     """Return the sums of ``r[t] r[t + d]`` over each tile, for lags up to `_REACH`."""
-    y, x = (min(_REACH, n - 1) for n in tiles.shape[1:])
-    size = [scipy.fft.next_fast_len(n + lag, real=True) for n, lag in zip(tiles.shape[1:], (y, x), strict=True)]
-    spectra = scipy.fft.rfft2(tiles, size, workers=1)
+    axes, lags = tuple(range(1, tiles.ndim)), [min(_REACH, n - 1) for n in tiles.shape[1:]]
+    size = [scipy.fft.next_fast_len(n + lag, real=True) for n, lag in zip(tiles.shape[1:], lags, strict=True)]
+    spectra = scipy.fft.rfftn(tiles, size, axes=axes, workers=1)
     power = (spectra.real**2 + spectra.imag**2).sum(axis=0)
-    near = np.roll(scipy.fft.irfft2(power, size, workers=1), (y, x), (0, 1))
-    found = np.zeros((2 * _REACH + 1,) * 2)
-    found[_REACH - y : _REACH + y + 1, _REACH - x : _REACH + x + 1] = near[: 2 * y + 1, : 2 * x + 1]
+    near = np.roll(scipy.fft.irfftn(power, size, workers=1), lags, tuple(range(len(lags))))
+    found = np.zeros((2 * _REACH + 1,) * len(lags))
+    found[tuple(slice(_REACH - n, _REACH + n + 1) for n in lags)] = near[tuple(slice(2 * n + 1) for n in lags)]
     return found
 
 
-def _spectrum(autocovariance: Array, reach: int, size: int = 64) -> Array:
+def _farthest(shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """Return how far each place is from the middle, along the axis where it is the farthest."""
+    apart = (np.abs(np.arange(n) - n // 2) for n in shape)
+    return np.asarray(functools.reduce(np.maximum.outer, apart))
+
+
+def _spectrum(autocovariance: Array, reach: int) -> Array:
     """Return the power of the noise by frequency: the autocovariance under a window flat as far as it reaches."""
-    lag = np.abs(np.arange(-_REACH, _REACH + 1))
+    ndim = autocovariance.ndim
+    lag, size = np.abs(np.arange(-_REACH, _REACH + 1)), (_FREQUENCIES[ndim],) * ndim
     if reach == 0:
-        return np.full((size, size), float(autocovariance[_REACH, _REACH]))
+        return np.full(size, float(autocovariance[(_REACH,) * ndim]))
     width = min(2 * reach, _REACH + 1)
     flat = min(reach, width - 1)
     window = np.clip((width - lag) / (width - flat), 0.0, 1.0)
-    padded = np.zeros((size, size))
-    padded[: 2 * _REACH + 1, : 2 * _REACH + 1] = autocovariance * np.multiply.outer(window, window)
-    power = scipy.fft.fft2(np.roll(padded, (-_REACH, -_REACH), (0, 1))).real
+    padded = np.zeros(size)
+    padded[(slice(2 * _REACH + 1),) * ndim] = autocovariance * functools.reduce(np.multiply.outer, [window] * ndim)
+    power = scipy.fft.fftn(np.roll(padded, (-_REACH,) * ndim, tuple(range(ndim)))).real
     floor = 1e-3 * float(power.mean())
     return np.asarray(np.maximum(power, floor))
 
@@ -407,12 +446,10 @@ def shaping_filter(check: NoiseCheck) -> Array:
     """Return h, odd-sided and symmetric, with which white noise of variance 1 becomes noise of this autocovariance."""
     power = _spectrum(check.autocovariance, check.reach)
     if check.reach == 0:
-        return np.sqrt(power[:1, :1])
-    whole = np.fft.fftshift(scipy.fft.ifft2(np.sqrt(power)).real)
-    middle = len(whole) // 2
-    size = np.abs(whole)
-    far = np.maximum.outer(np.abs(np.arange(len(whole)) - middle), np.abs(np.arange(len(whole)) - middle))
-    reach = min(int(far[size > _CUT * size.max()].max()), 2 * check.reach)
-    cut = whole[middle - reach : middle + reach + 1, middle - reach : middle + reach + 1]
-    variance = float(check.autocovariance[_REACH, _REACH])
+        return np.sqrt(power[(slice(1),) * power.ndim])
+    whole = np.fft.fftshift(scipy.fft.ifftn(np.sqrt(power)).real)
+    middle, size = len(whole) // 2, np.abs(whole)
+    reach = min(int(_farthest(whole.shape)[size > _CUT * size.max()].max()), 2 * check.reach, middle - 1)
+    cut = whole[(slice(middle - reach, middle + reach + 1),) * whole.ndim]
+    variance = float(check.autocovariance[(_REACH,) * whole.ndim])
     return np.asarray(cut * math.sqrt(variance / float(np.sum(cut**2))))

@@ -494,7 +494,7 @@ def diagnosed(
     wrong = shallow(observations, estimate, weights) + misfits(some, estimate, own, workers, memo)
     if noise.covariance == "plain" or wrong:  # sandwich errors clear correlated noise, and nothing else
         estimate = whiteness.look(
-            some, estimate, own, most=most, declared=declared, level=level, misfits=wrong, memo=memo
+            observations, estimate, weights, most=most, declared=declared, level=level, misfits=wrong, memo=memo
         )
     if edges:
         outer, seen = with_edges(observations, estimate)

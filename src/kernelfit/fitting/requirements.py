@@ -109,7 +109,6 @@ RULES = (
         "need LeastSquares() or, where the signal leaves bands open, ConjugateGradient('identity', 1e-6)",
     ),
     _rule("volume", "image noise", "what it adds is known for images and signals", "leave it out"),
-    _rule("volume", "sandwich errors", "the residual's correlation along the depth is not looked at", "leave it out"),
     *(
         _rule("automatic variation", name, "its degree is chosen from the pixels before the fit", "need a degree")
         for name in ("statistics alone", "Dask")
