@@ -7,6 +7,7 @@ import naive
 from helpers import SCENES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["same", "valid", "full"])
 def test_the_oracle_agrees_with_itself(mode):
     for scene in (scene for scene in SCENES if scene.mode == mode):

@@ -33,6 +33,7 @@ def test_the_smallest_denominator_gives_the_numerators(weights, denominator):
     assert str(whole).startswith(f"1/{denominator} of")
 
 
+@pytest.mark.slow
 def test_polished_taps_are_exact():
     fit = fit_of([[1, 2, 1], [2, 4, 2], [1, 2, 1]], 16)
     polished = fit.polished()
@@ -63,6 +64,7 @@ def test_nothing_is_not_whole():
     assert fit.as_integers() is None
 
 
+@pytest.mark.slow
 def test_the_probability_is_that_of_chance():
     """Of arbitrary kernels a share p have one of p or less."""
     rng = np.random.default_rng(6)

@@ -162,6 +162,7 @@ def test_bad_kernels(kernel, keywords, error, says):
 # ---- two kernels ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_same_kernel_differs_by_chance_only():
     """The p-values of pairs of fits of one kernel are even between 0 and 1."""
     rng = np.random.default_rng(3)

@@ -142,6 +142,7 @@ CASES = {
 QUICK = ("gaussian", "cut", "turned", "box", "sobel", "unsharp", "sharpen", "linear shift")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in CASES])
 def test_each_family_is_named_and_its_numbers_are_within_their_errors(case):
     _, name, numbers = CASES[case]
@@ -182,6 +183,7 @@ def test_a_soft_disc_covers_taps_in_part():
     np.testing.assert_allclose(filter_shapes.disc_area(grid, 3.1), unit(inside), atol=2e-5)
 
 
+@pytest.mark.slow
 def test_chi_square_is_that_of_the_covariance():
     taps, covariance = noisy(CASES["gaussian"][0])
     best = kernelfit.recognise(taps, covariance)[0]
@@ -202,6 +204,7 @@ def test_random_kernels_have_no_name():
         assert recognised(unit(rng.random(shape))) == ()
 
 
+@pytest.mark.slow
 def test_what_is_near_a_filter_is_told_with_how_far():
     rng = np.random.default_rng(3)
     kernel = CASES["gaussian"][0] * (1 + 0.05 * rng.normal(size=SHAPE))
@@ -214,6 +217,7 @@ def test_what_is_near_a_filter_is_told_with_how_far():
     assert 0.005 < found.distance < 0.1
 
 
+@pytest.mark.slow
 def test_a_gain_that_is_nearly_one_does_not_hide_the_name():
     taps, covariance = noisy(CASES["gaussian"][0] * 1.0085)
     found = [one for one in kernelfit.recognise(taps, covariance, level=1e-12) if one.name == "gaussian"]

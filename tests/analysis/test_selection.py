@@ -42,6 +42,7 @@ def test_compare_predicts_each_tile_from_the_others():
     assert len(str(found).splitlines()) == 4
 
 
+@pytest.mark.slow
 def test_compare_by_each_score():
     stats = kernelfit.accumulate(*pair(), SHAPE)
     solvers = [LeastSquares(), Penalized("ridge"), GaussianProcess("matern32"), "auto"]

@@ -123,6 +123,7 @@ def test_a_symmetric_kernel_is_not_turned(image):
     assert found.orientation == "as given" and found.explains
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stride", "at"), [((3, 2), (1.0, 0.5)), pytest.param((2, 2), (0.5, 0.5), marks=pytest.mark.slow)]
 )
@@ -171,6 +172,7 @@ def test_far_from_where_it_lies(image):
     assert there.explains and there.whole_shift == (0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", ["correlation", slowly("convolution")])
 def test_a_fit_has_its_own_convention(image, operation):
     target = noisy(scipy.signal.convolve2d(image, KERNEL, mode="same"))

@@ -64,6 +64,7 @@ def test_it_is_dense_least_squares(mode, boundary, fillvalue, operation, size, s
         np.testing.assert_allclose(applied, predicted, rtol=1e-13, atol=1e-13)
 
 
+@pytest.mark.slow
 @grid("method", ["fft", "direct"], 2)
 @pytest.mark.parametrize("kinds", ["cc", "rc", "cr"])
 @pytest.mark.parametrize("background", [None, 1])

@@ -41,6 +41,7 @@ CHUNKS = [
 ]
 
 
+@pytest.mark.slow
 @grid("of_image, of_target", CHUNKS, 4, ids=str)
 def test_any_chunks_give_the_sums_of_the_loops(of_image, of_target):
     rng = np.random.default_rng(3)
@@ -115,6 +116,7 @@ def test_pixels_in_memory_are_not_sent_with_every_block():
         assert [group._own(s, t) for _, s, t in group.blocks[0]][0] is own
 
 
+@pytest.mark.slow
 def test_a_sum_can_be_computed_later():
     image, target, _ = big_pair()
     lazy = chunked(image, 150, 70), chunked(target, 300, 64)
@@ -213,6 +215,7 @@ def test_what_is_doubted_in_memory_is_doubted(scene):
         assert fit.notes == expected.notes
 
 
+@pytest.mark.slow
 def test_saturated_pixels_are_left_out():
     image, target, kernel = edge_pair()
     clipped = np.clip(target, 0, 255)
@@ -232,6 +235,7 @@ def everything_that_excludes():
     return image, target, {**marks, "weights": rng.random(image.shape)}, {"nan": "mask", "saturated": (20, 300)}
 
 
+@pytest.mark.slow
 @grid("names", [["mask", "image_mask", "weights"], ["mask"], ["image_mask", "weights"]], 3, ids=str)
 @grid("boundary", ["mirror", None, "fill"], 3)
 def test_what_is_excluded_is_judged_where_the_block_is(names, boundary):
@@ -248,6 +252,7 @@ def test_what_is_excluded_is_judged_where_the_block_is(names, boundary):
     assert_same_stats(stats, accumulate(image, target, (3, 6), **own, **how))
 
 
+@pytest.mark.slow
 def test_masked_chunks_bring_their_mask():
     image, target, _ = big_pair()
     mask = np.random.default_rng(0).random(image.shape) > 0.9
@@ -257,6 +262,7 @@ def test_masked_chunks_bring_their_mask():
         assert_same_bits(scale.accumulate(chunked(image, 64, 64), given, (3, 6), block=96), expected)
 
 
+@pytest.mark.slow
 def test_nothing_saturated_changes_no_bit():
     image, target, _ = edge_pair()
     lazy = chunked(image, 60, 70), chunked(np.clip(target / 3, 1, 254).astype("u1"), 64, 90)

@@ -68,6 +68,7 @@ def small():
     return pattern, corners, camera(pattern, corners, (66, 75), fine=24)
 
 
+@pytest.mark.slow
 def test_kernel_registration_and_light(small):
     pattern, corners, capture = small
     before = pattern.copy(), capture.copy()
@@ -221,6 +222,7 @@ def test_saturated_pixels_do_not_count(small):
     assert_close(found.kernel, again.kernel, 1e-6)
 
 
+@pytest.mark.slow
 def test_pixels_that_are_no_numbers_are_refused_unless_left_out(small):
     pattern, corners, capture = small
     holes = capture.astype(float)
@@ -232,6 +234,7 @@ def test_pixels_that_are_no_numbers_are_refused_unless_left_out(small):
     assert np.abs(found.kernel - plain.kernel).max() < 0.05 * plain.kernel.max()
 
 
+@pytest.mark.slow
 def test_noise_in_which_no_pattern_lies():
     """Cells as large as they can be in it are as small as pixels."""
     rng = np.random.default_rng(0)

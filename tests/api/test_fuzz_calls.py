@@ -34,6 +34,7 @@ def test_calls(verb, data):
     assert fuzz_calls.case(verb, Drawn(data)) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [0, 20_000])
 def test_a_few_calls(first):
     assert fuzz_calls.run(60, first)[1] == []

@@ -67,6 +67,7 @@ def test_lags_are_those_of_the_arrays(mode, operation, rows, cols):
     assert_close(shown[np.ix_(10 + fit.lags[0], 13 + fit.lags[1])], kernel, 1e-12)
 
 
+@pytest.mark.slow
 def test_what_takes_a_fit_takes_it(tmp_path):
     image, kernel, target, words = pair("wrap")
     fit = find_kernel(image, target, SHAPE, **words)

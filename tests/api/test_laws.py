@@ -39,6 +39,7 @@ def agree(actual, expected, tolerance=1e-9):
     assert np.linalg.norm(actual - expected) <= tolerance * np.linalg.norm(expected)
 
 
+@pytest.mark.slow
 @given(pairs(), factors, factors)
 def test_scaling_the_pair_scales_the_kernel(pair, a, c):
     image, target, keywords = pair
@@ -51,6 +52,7 @@ def test_scaling_the_pair_scales_the_kernel(pair, a, c):
     assert scaled.verdict is plain.verdict
 
 
+@pytest.mark.slow
 @given(pairs(), st.integers(-120, 120), st.integers(-120, 120))
 def test_units_do_not_matter(pair, i, j):
     """However large or small the pixels: nothing in the solve is compared with an absolute number."""
@@ -62,6 +64,7 @@ def test_units_do_not_matter(pair, i, j):
     assert scaled.rank == plain.rank
 
 
+@pytest.mark.slow
 @given(pairs(), factors)
 def test_targets_add(pair, c):
     """The kernel is linear in the target."""
@@ -74,6 +77,7 @@ def test_targets_add(pair, c):
     assert np.linalg.norm(both.kernel - expected) <= 1e-9 * scale
 
 
+@pytest.mark.slow
 @given(pairs())
 def test_transposing_the_pair_transposes_the_kernel(pair):
     image, target, keywords = pair
@@ -99,6 +103,7 @@ def test_mirroring_the_pair_mirrors_the_kernel(pair, axis):
     agree(mirrored.kernel, np.flip(plain.kernel, axis))
 
 
+@pytest.mark.slow
 @given(pairs())
 def test_correlation_is_the_flipped_convolution(pair):
     image, target, keywords = pair
@@ -110,6 +115,7 @@ def test_correlation_is_the_flipped_convolution(pair):
     agree(find_kernel(image, target, **turned).kernel, plain.kernel[::-1, ::-1])
 
 
+@pytest.mark.slow
 @given(pairs(boundaries=["wrap"], modes=("same",)), st.data())
 def test_shifting_the_target_shifts_the_origin(pair, data):
     """On a torus a target moved by d is the same kernel laid d further."""
@@ -122,6 +128,7 @@ def test_shifting_the_target_shifts_the_origin(pair, data):
     agree(shifted.kernel, plain.kernel)
 
 
+@pytest.mark.slow
 @given(pairs(boundaries=["wrap"], modes=("same",)), st.integers(-40, 40), st.integers(-40, 40))
 def test_shifting_the_pair_changes_nothing(pair, down, across):
     image, target, keywords = pair
@@ -188,6 +195,7 @@ def test_both_engines_agree(pair):
     assert (fft.n_pixels, fft.supports, fft.convention) == (direct.n_pixels, direct.supports, direct.convention)
 
 
+@pytest.mark.slow
 @given(pairs())
 def test_the_residual_is_orthogonal_to_every_tap(pair):
     """The normal equations themselves: A'(y - A k) = 0."""
@@ -198,6 +206,7 @@ def test_the_residual_is_orthogonal_to_every_tap(pair):
     assert np.linalg.norm(gradient) <= 1e-11 * np.sqrt(np.trace(stats.gram) * stats.target_energy)
 
 
+@pytest.mark.slow
 @given(pairs(), st.integers(0, 2**32))
 def test_no_other_kernel_is_better(pair, seed):
     image, target, keywords = pair

@@ -114,6 +114,7 @@ def test_a_summary_is_worth_reading(fit):
         assert finding.detail in text
 
 
+@pytest.mark.slow
 def test_what_to_do_in_this_case_is_said_instead_of_what_is_usual(tmp_path):
     """In words, pages, JSON and files, beside channels too."""
     rng = np.random.default_rng(0)

@@ -286,6 +286,7 @@ class Stored:
         return part
 
 
+@pytest.mark.slow
 def test_stored_signals_are_read_in_blocks():
     x, _, y = pair(20000, 3, mode="same")
     source, target = Stored(x), Stored(y)

@@ -38,6 +38,7 @@ def small_pair(shape=(61, 47), seed=0):
 # ---- blocks ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @grid("part", range(4), 4)
 def test_blocks_add_up_to_the_loops(method, part):
     """Every convention, in blocks smaller than the kernel's halo: each reads its own surroundings."""
@@ -104,6 +105,7 @@ def test_a_stream_is_the_sum_of_its_pairs(method):
     assert_same_stats(accumulate_stream(iter(pairs), (3, 4), method=method), expected, 1e-13)
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_and_the_kind_of_iterable_do_not_matter(monkeypatch):
     pairs = list(frames(9))
     first = accumulate_stream(pairs, (3, 4), block=(16, 20), workers=1)
@@ -518,6 +520,7 @@ def test_masks_that_are_sliced_and_blocks_without_a_pixel_that_counts(tmp_path, 
         accumulate_stream([(image, target, np.ones(target.shape, bool))], (3, 4))
 
 
+@pytest.mark.slow
 def test_an_interrupted_stream_with_masks_goes_on_to_the_same_bits(tmp_path):
     items = [(*p, marked(p[1].shape, seed=i)) for i, p in enumerate(frames(5))]
     settings = {"block": (16, 20), "workers": 2, "nan": "mask"}

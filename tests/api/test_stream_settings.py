@@ -88,6 +88,7 @@ def test_masks_of_all_pairs_or_of_each():
         accumulate_stream(items, SHAPE, mask=MASKS[1])
 
 
+@pytest.mark.slow
 @grid("loss", ["huber", "tukey", "clip"], 4)
 @grid("more", [{"background": 1}, {}, {"mask": MASKS}], 3, ids=str)
 def test_outliers_are_held_down(loss, more):
@@ -149,6 +150,7 @@ class Stop(Exception):
     pass
 
 
+@pytest.mark.slow
 @grid(
     "settings",
     [

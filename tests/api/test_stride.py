@@ -437,6 +437,7 @@ def test_noise_of_the_image_is_counted(case):
     assert_close(errors_in_variables.counts_of(plan), noise_gram((9, 11), shape, convention), 1e-14)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape, stride", [((5, 6), (2, 3)), ((4, 3), (5, 1)), ((3, 5), (1, 1))])
 def test_noise_of_the_image_in_both_factors(shape, stride):
     """Taps p and q share the noise of the image at distances that are whole strides."""
@@ -560,6 +561,7 @@ def test_solvers_know_nothing_of_it(solver):
     assert np.linalg.norm(fit.kernel - kernel) < np.linalg.norm(plain.kernel - kernel)
 
 
+@pytest.mark.slow
 def test_sums_of_statistics(tmp_path):
     rng = np.random.default_rng(0)
     image, target = rng.random((41, 52)), rng.random((21, 18))
@@ -587,6 +589,7 @@ def test_any_number_of_workers_gives_the_same_bits(method):
     assert_same_bits(one, three)
 
 
+@pytest.mark.slow
 def test_streams_and_dask(tmp_path):
     da = pytest.importorskip("dask.array")
     rng = np.random.default_rng(0)
@@ -668,6 +671,7 @@ def test_the_first_mode_that_fits_is_taken():
     np.testing.assert_allclose(fit.kernel, np.pad([[1.0]], 1), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_methods():
     assert choose_method((4096, 4096), 24, 4).method == "fft"
     assert choose_method((4096, 4096), 3, (2, 3)).method == "direct"

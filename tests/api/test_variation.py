@@ -41,6 +41,7 @@ def dense(matrix, values, weights=None, more=None):
     return taps, cov, variance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("convention", "sides"),
     [

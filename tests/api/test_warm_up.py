@@ -66,6 +66,7 @@ def test_what_is_no_use_is_refused():
         kernelfit.warm_up(3)
 
 
+@pytest.mark.slow
 def test_uses_are_told_in_their_order():
     told = []
     assert kernelfit.warm_up(["maps", "restore"], progress=told.append) > 0

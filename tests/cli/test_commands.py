@@ -80,6 +80,7 @@ def test_a_channel_of_one_file_and_a_gray_other(folder, pixels, capsys):
     np.testing.assert_allclose(json.loads(out)["kernel"], expected[None], atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("between", [" ", "="])
 def test_a_value_may_begin_with_a_minus(folder, capsys, between):
     rng = np.random.default_rng(12)
@@ -345,6 +346,7 @@ def test_compare_says_whether_two_kernels_differ(folder, fit, capsys):
     assert code == 1 and fields["differ"] and fields["p_value"] < 1e-3 and fields["freedom"] > 0
 
 
+@pytest.mark.slow
 def test_audit_says_whether_a_kernel_explains_a_pair(folder, capsys):
     code, out, err = run(capsys, "audit", "image.npy", "target.npy", "kernel.csv")
     assert (code, err) == (0, "") and "as it is given" in out and "shift down" in out
@@ -381,6 +383,7 @@ def test_psf_of_a_printed_target(tmp_path, monkeypatch, capsys):
 # ---- find: JSON, pipes, the report's code ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_json_of_find(folder, capsys):
     code, out, err = run(capsys, "find", "image.npy", "target.npy", "--shape", "3,4", "--json")
     fields = json.loads(out)
@@ -409,6 +412,7 @@ def test_code_of_the_report_reproduces_the_kernel(folder, pixels, capsys):
     assert names["fit"].kernel.tobytes() == np.load("kernel.npy").tobytes()
 
 
+@pytest.mark.slow
 @grid("channels", CHANNELS, 3)
 def test_colours_and_background(channels, folder, pixels, capsys):
     colour = np.dstack([pixels, np.roll(pixels, 7, axis=0), pixels[::-1, ::-1], np.full_like(pixels, 255)])

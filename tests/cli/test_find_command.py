@@ -104,6 +104,7 @@ def test_find_without_a_shape_says_what_it_found(pair, capsys):
     assert "find_kernel(image, target, (2, 3), mode='crop', origin=(21, 30))" in out
 
 
+@pytest.mark.slow
 def test_find_passes_every_option_on(pair, capsys, monkeypatch):
     words = "--shape 3 --mode same --boundary fill --fillvalue -2.5 --origin 0,2 --operation correlation"
     seen = spied(monkeypatch, capsys, *words.split(), "--method", "direct", "--workers", "2")
@@ -120,6 +121,7 @@ def test_find_passes_every_option_on(pair, capsys, monkeypatch):
     }
 
 
+@pytest.mark.slow
 @grid(
     "options, keywords",
     [
@@ -146,6 +148,7 @@ def test_solvers_by_name(options, keywords, pair, capsys, monkeypatch):
     }
 
 
+@pytest.mark.slow
 def test_find_takes_the_same_defaults_as_find_kernel(pair, capsys):
     run(capsys, "find", "image.npy", "target.npy", "--shape", "2,3", "--solver", "least-squares", "-o", "kernel.npy")
     fit = kernelfit.find_kernel(np.load("image.npy"), np.load("target.npy"), (2, 3))
@@ -172,6 +175,7 @@ def test_doubtful_verdict_is_exit_code_1_and_the_kernel_is_still_written(pair, c
     np.testing.assert_allclose(convolve2d(np.load("flat.npy"), kernel, mode="valid"), 7.0)
 
 
+@pytest.mark.slow
 def test_force_replaces_the_output(pair, capsys):
     np.save("kernel.npy", np.zeros(3))
     code, _, err = run(capsys, "find", "image.npy", "target.npy", "--shape", "2,3", "-o", "kernel.npy", "--force")
@@ -603,6 +607,7 @@ def test_reader_that_hangs_up_gets_no_traceback():
     assert err == b""
 
 
+@pytest.mark.slow
 def test_a_motion_is_found(tmp_path, capsys):
     rng = np.random.default_rng(4)
     fine = scipy.ndimage.gaussian_filter(rng.normal(size=(120, 150)), 1.5) * 100
@@ -618,6 +623,7 @@ def test_a_motion_is_found(tmp_path, capsys):
     assert "register='shift'" in told["python"]
 
 
+@pytest.mark.slow
 def test_a_curve_is_found(tmp_path, capsys):
     rng = np.random.default_rng(4)
     light = np.clip(0.5 + scipy.ndimage.gaussian_filter(rng.normal(size=(90, 120)), 1.0), 0.02, 0.98)

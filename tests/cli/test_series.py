@@ -59,6 +59,7 @@ def everything(**more):
 # ---- find -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "names", [("sharp", "blurred", "masks"), ("sharp/*.png", "blurred/*.tif", "masks/*.png")], ids=str
 )
@@ -109,6 +110,7 @@ def test_an_error_names_the_files(folder, capsys):
     assert code == 2 and f"{files} got mask of shape (41, 37), need (43, 37)" in err
 
 
+@pytest.mark.slow
 def test_pairs_are_read_one_at_a_time(folder, capsys, monkeypatch):
     alive, most = set(), 0
     real = io.read_image
@@ -202,6 +204,7 @@ def test_a_run_that_is_stopped_goes_on_from_its_checkpoint(folder, capsys):
     assert sorted(os.listdir(folder)) == ["blurred", "masks", "sharp", "sums.npz"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_something_else_is_refused_and_left_alone(folder, capsys):
     code, _, err = run(capsys, *CALL)
     assert (code, err) == (0, "")
@@ -223,6 +226,7 @@ def test_a_checkpoint_of_something_else_is_refused_and_left_alone(folder, capsys
         assert (folder / "sums.npz").read_bytes() == content
 
 
+@pytest.mark.slow
 def test_one_large_pair_with_a_checkpoint(folder, capsys):
     rng = np.random.default_rng(2)
     image = rng.normal(size=(300, 170))

@@ -29,6 +29,7 @@ def run(capsys, *argv):
     return code, out, err
 
 
+@pytest.mark.slow
 def test_find_and_apply(pair, capsys):
     image, target = pair
     find = ("find", "image.npy", "target.npy", "--shape", "3,4", "--background", "1")

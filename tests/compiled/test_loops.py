@@ -86,6 +86,7 @@ def test_tiles_of_a_field():
     np.testing.assert_allclose(found.kernels, np.broadcast_to(KERNEL, found.kernels.shape), atol=0.03)
 
 
+@pytest.mark.slow
 def test_a_blur_is_taken_out():
     kernel = np.outer([1, 2, 1], [1, 4, 4, 1]) / 40
     image = scipy.ndimage.gaussian_filter(RNG.random((40, 43)), 1.0)
@@ -102,6 +103,7 @@ def test_spectra_of_tapered_blocks():
     assert np.linalg.norm(fit.kernel[1:4, 1:6] - KERNEL) < 0.2 * np.linalg.norm(KERNEL)
 
 
+@pytest.mark.slow
 def test_conjugate_gradients():
     target = kernelfit.apply_kernel(IMAGE, KERNEL, boundary="wrap") + RNG.normal(0, 0.5, IMAGE.shape)
     fit = kernelfit.find_kernel(IMAGE, target, (9, 7), method="cg", boundary="wrap", workers=1)

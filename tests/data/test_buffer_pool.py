@@ -20,6 +20,7 @@ def address(array):
     return array.__array_interface__["data"][0]
 
 
+@pytest.mark.slow
 def test_memory_comes_back_when_the_last_view_of_it_is_gone(pool):
     first = pool.empty((300, 400), "f4")
     assert first.shape == (300, 400) and first.dtype == "f4" and first.flags.c_contiguous and first.flags.writeable

@@ -187,6 +187,7 @@ def test_a_zarr_that_is_not_known_is_still_an_array(tmp_path, monkeypatch):
     assert direct(array) is array
 
 
+@pytest.mark.slow
 @grid("axis, thickness", [(-1, 3), (0, 3), (1, 2), (-1, 1)], 3)
 @grid("codec", ["zstd", "plain"], 2)
 def test_colours(tmp_path, axis, thickness, codec, forbidden):

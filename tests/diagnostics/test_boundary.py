@@ -211,6 +211,7 @@ def test_several_planes_with_masks():
     assert check_boundary([*pairs[0][:1]] * 2, [*pairs[1][:1]] * 2, fit).best == "wrap"
 
 
+@pytest.mark.slow
 def test_a_boundary_fits_as_far_as_the_error_of_the_kernel_allows():
     """Fisher's F of the two mean squares, that of the edges with the error of a kernel of 20 taps from 64 pixels."""
     rng, between = np.random.default_rng(5), 0

@@ -127,6 +127,7 @@ def test_the_lag_outside_the_support_is_told_in_the_kernels_own_index():
         assert f"tap ({1 + sign * 9}, {1})" in finding.detail
 
 
+@pytest.mark.slow
 def test_a_lag_so_far_out_that_no_pixel_of_the_tiles_is_left(monkeypatch):
     """Then the wider support cannot be compared, and the correlation alone tells."""
     image, _, made, grain = scene(0)
@@ -136,6 +137,7 @@ def test_a_lag_so_far_out_that_no_pixel_of_the_tiles_is_left(monkeypatch):
     assert verdicts(found(image, target)) == verdicts(far) == [Verdict.SHAPE_TOO_SMALL]
 
 
+@pytest.mark.slow
 def test_a_shift_of_a_smooth_image_is_found():
     """By lag, or as a constant, which is the best that taps and a mean can do with it."""
     for seed in range(3):
@@ -144,6 +146,7 @@ def test_a_shift_of_a_smooth_image_is_found():
         assert told and set(told) <= {Verdict.SHAPE_TOO_SMALL, Verdict.OFFSET}
 
 
+@pytest.mark.slow
 def test_integers_that_were_rounded_down():
     image, _, made, grain = scene(1)
     for target in (np.floor(made), np.floor(made + 3 * grain)):
@@ -165,6 +168,7 @@ def test_what_is_excluded_plays_no_part():
     assert fits == [[], []]
 
 
+@pytest.mark.slow
 def test_saturation_by_chance_is_no_curve():
     """Of pixels near the end of the range those count whose noise is negative."""
     image, _, made, grain = scene(4)

@@ -47,6 +47,7 @@ def test_the_autocovariance_is_that_of_the_residual():
     assert_close(found.autocovariance, found.autocovariance[::-1, ::-1], 1e-12)
 
 
+@pytest.mark.slow
 def test_white_noise_is_left_alone_and_coloured_noise_found():
     for seed in range(8):
         rng = np.random.default_rng(seed)

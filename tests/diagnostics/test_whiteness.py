@@ -139,6 +139,7 @@ def field(seed):
     return image, expected, rng.poisson(expected).astype(np.float64)
 
 
+@pytest.mark.slow
 def test_photon_noise_is_seen_if_it_is_not_declared():
     for seed in range(4):
         image, expected, target = field(seed)
@@ -230,6 +231,7 @@ def test_tiles_lie_where_pixels_count(corner):
     assert str(nothing).startswith("not looked at")
 
 
+@pytest.mark.slow
 def test_small_images_raise_no_alarm_by_chance():
     rng = np.random.default_rng(2)
     for _ in range(60):
@@ -252,6 +254,7 @@ def test_what_a_fit_of_many_taps_leaves_is_not_called_correlated():
 # ---- check_noise on fits of all kinds -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coloured", [False, True])
 def test_a_background_and_several_pairs_are_looked_at_as_the_fit_was(coloured):
     rng, image, target, grain = scene(7, coloured)

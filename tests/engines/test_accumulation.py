@@ -327,6 +327,7 @@ def test_any_number_of_workers_gives_the_same_kernel():
     assert len(set(kernels)) == 1
 
 
+@pytest.mark.slow
 def test_eight_threads_at_once():
     observations = []
     for i, (method, name) in enumerate(itertools.product(METHODS, (None, "fill", "wrap", "symm"))):
@@ -383,6 +384,7 @@ def test_auto_is_one_of_the_two(shape):
     assert kernelfit.find_kernel(image, target, shape, boundary="symm").method == chosen
 
 
+@pytest.mark.slow
 @grid("shape", [(8, 9), (9, 8), (25, 23), (2, 7)], 4, ids=str)
 def test_edges_by_transforms(shape, monkeypatch):
     """Strips along the edges are worth transforming for large kernels only; here they are always."""
@@ -398,6 +400,7 @@ def test_edges_by_transforms(shape, monkeypatch):
     assert (stats.gram == stats.gram.T).all()
 
 
+@pytest.mark.slow
 def test_measured_plans_change_no_bit_of_estimated_ones():
     """FFTW takes what it has measured for plans that are to be estimated, too; and what it knows is the user's."""
     import pyfftw
@@ -489,6 +492,7 @@ def test_products_of_spectra_are_those_of_numpy(kernel_rows, frequencies):
             np.testing.assert_allclose(products.view(complex)[p, q - p, :frequencies], expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_long_row_comes_to_the_same_twice():
     """What the segments of one call leave in the transforms plays no part in those of the next."""
     rng = np.random.default_rng(31)

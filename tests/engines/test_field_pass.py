@@ -12,6 +12,7 @@ from kernelfit.engines.field_pass import Functions
 from kernelfit.engines.passes import Frame
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sides", "degree", "model"),
     [

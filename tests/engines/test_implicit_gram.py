@@ -57,6 +57,7 @@ def test_same_kernel_as_by_cholesky(shape, operation):
     np.testing.assert_allclose(fit.stderr.mean(), dense.stderr.mean(), rtol=0.33)
 
 
+@pytest.mark.slow
 def test_noise_free_to_rounding():
     image, target, kernel = pair_of((130, 110), (11, 14), 0.0)
     fit = kernelfit.find_kernel(image, target, kernel.shape, boundary="wrap", method="cg")
@@ -64,6 +65,7 @@ def test_noise_free_to_rounding():
     assert np.linalg.norm(fit.kernel - kernel) <= 1e-12 * np.linalg.norm(kernel)
 
 
+@pytest.mark.slow
 def test_a_smaller_tolerance_is_kept():
     image, target, _ = pair_of((120, 150), (9, 12), 0.3)
     exact = kernelfit.find_kernel(image, target, (9, 12), method="fft").kernel
@@ -74,6 +76,7 @@ def test_a_smaller_tolerance_is_kept():
     assert fine < 1e-4 * rough
 
 
+@pytest.mark.slow
 def test_progress_is_told():
     image, target, _ = pair_of((60, 80), (9, 12), 0.3)
     told = []
@@ -89,6 +92,7 @@ def test_an_image_without_detail_is_said_not_to_converge_or_solved():
     assert np.isfinite(fit.kernel).all() and not fit.verdict.ok
 
 
+@pytest.mark.slow
 def test_what_is_not_to_be_had_is_said(tmp_path):
     image, target, _ = pair_of((60, 80), (9, 12), 0.3)
     fit = kernelfit.find_kernel(image, target, (9, 12), method="cg")

@@ -158,6 +158,7 @@ def test_errors_beside_noise_of_the_image(n_sources, uneven):
     assert_close(one.covariance(), np.linalg.solve(gram, np.linalg.solve(gram, scores).T), 1e-8 if uneven else 0.02)
 
 
+@pytest.mark.slow
 @grid(
     "robust, photons, degree",
     [("huber", False, None), ("clip", True, 0), ("tukey", False, 0), (None, True, None), ("huber", True, None)],
@@ -411,6 +412,7 @@ def test_error_bars_beside_noise_of_the_image(kind, errors):
         assert np.abs(bias / error).max() < 4
 
 
+@pytest.mark.slow
 def test_a_background_knows_that_noise_of_the_image_is_slow_behind_a_blur():
     """The scatter of a constant over draws; behind a wide kernel it is several times that of white noise."""
     rng = np.random.default_rng(2)

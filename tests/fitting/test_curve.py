@@ -208,6 +208,7 @@ def test_a_fit_is_kept_and_told(tmp_path):
         kernelfit.check_boundary(image, target, fit)
 
 
+@pytest.mark.slow
 def test_the_verdict_names_the_keyword():
     light, blurred = lights((200, 240))
     plain = kernelfit.find_kernel(encoded(light), encoded(blurred), (7, 9))

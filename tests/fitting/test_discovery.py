@@ -97,6 +97,7 @@ def test_every_third_pixel_of_the_image_itself():
     assert fit.kernel.shape == (1, 1) and fit.convention.offset == (2, 1) and fit.convention.stride == (3, 3)
 
 
+@pytest.mark.slow
 def test_a_ratio_that_is_not_whole_is_said():
     image = photograph(180, 240)
     small = scipy.ndimage.zoom(image, (59 / 180, 78 / 240), order=1, grid_mode=True, mode="nearest")
@@ -165,6 +166,7 @@ def colours(rows=120, cols=140):
     return image + 0.3 * np.roll(image, 1, axis=-1)
 
 
+@pytest.mark.slow
 def test_channels():
     image, rng = colours(), np.random.default_rng(4)
     box = np.full((3, 4, 1), 1 / 12)
@@ -195,6 +197,7 @@ def test_pairs_share_what_the_first_tells(tmp_path):
     assert kernelfit.KernelFit.load(tmp_path / "fit.npz").found == fit.found
 
 
+@pytest.mark.slow
 def test_saturated_colours_are_left_out_of_the_first_look():
     """The mean of the channels no longer tells that one of them was cut."""
     colour = np.stack([np.roll(photograph(), 31 * c, axis=0) for c in range(3)], axis=-1)

@@ -460,6 +460,7 @@ def flat_graphic(shape, seed):
     return image
 
 
+@pytest.mark.slow
 @grid("kind", ["stars", "graphic"], 2)
 @pytest.mark.parametrize("blobs", [False, True])
 def test_outliers_where_few_pixels_tell_the_kernel(kind, blobs):
@@ -487,6 +488,7 @@ def test_outliers_where_few_pixels_tell_the_kernel(kind, blobs):
     assert np.median(ratios["huber"]) < 1.3 and max(ratios["huber"]) < 1.7
 
 
+@pytest.mark.slow
 @grid("seed", range(3), 3)
 def test_outliers_that_decide_are_told(seed):
     """Two stars, and a fifth of all pixels garbage: nothing tells which are, and the verdict says so."""
@@ -730,6 +732,7 @@ def with_cosmic_rays(counts, n, rng):
     return hit
 
 
+@pytest.mark.slow
 @grid("background", [None, 0], 2)
 @grid("seed", range(4), 4)
 def test_photon_noise_survives_cosmic_rays_in_both_images(background, seed):
@@ -772,6 +775,7 @@ def test_rounding_is_no_outlier(keywords):
         assert all("about 0 %" in note for note in fit.notes if note.startswith("about"))
 
 
+@pytest.mark.slow
 @grid("robust", ["huber", "tukey", "clip"], 3)
 @grid("seed", range(3), 3)
 def test_bright_pixels_taken_for_outliers_are_told(robust, seed):
@@ -794,6 +798,7 @@ def test_bright_pixels_taken_for_outliers_are_told(robust, seed):
     assert not any(told[2:])
 
 
+@pytest.mark.slow
 def test_weighted_statistics_add_and_are_saved(tmp_path):
     image = photo((60, 73))
     rng = np.random.default_rng(0)

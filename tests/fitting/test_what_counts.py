@@ -164,6 +164,7 @@ def advises_edges(fit):
     return any("declare the boundary" in finding.detail for finding in fit.findings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [None, kernelfit.Penalized(), kernelfit.ConjugateGradient()])
 def test_few_interior_pixels_bring_up_the_boundary(solver):
     rng = np.random.default_rng(0)

@@ -114,6 +114,7 @@ def test_jpeg_is_read(tmp_path, pixels):
     assert np.abs(image.astype(float) - pixels).mean() < 4
 
 
+@pytest.mark.slow
 def test_fits_is_read_by_a_process_that_has_not_loaded_astropy(tmp_path, pixels):
     fits.PrimaryHDU(pixels).writeto(tmp_path / "a.fits")
     script = f"from kernelfit.io import read_image; assert read_image({str(tmp_path / 'a.fits')!r}).shape == (39, 47)"

@@ -110,6 +110,7 @@ def test_tables_that_are_none(text, tmp_path):
         read_image(tmp_path / "t.csv")
 
 
+@pytest.mark.slow
 def test_the_question_is_answered_from_its_numbers(folder, capsys):
     from kernelfit.cli.demo import ANSWERED, QUESTION
 
@@ -165,6 +166,7 @@ def test_control_characters_are_escaped():
     assert printable("a\x1b[2J\x07\x9b\udcff\u202eb\tc\nd é ±") == r"a\x1b[2J\x07\x9b\udcff\u202eb" + "\tc\nd é ±"
 
 
+@pytest.mark.slow
 def test_no_escape_sequence_of_a_file_reaches_the_terminal(folder, pixels, capsys):
     with h5py.File("a.h5", "w") as file:
         file["one\x1b[31m"], file["two\x9b2J"] = pixels, pixels

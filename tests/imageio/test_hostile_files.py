@@ -87,6 +87,7 @@ def damaged_stores(folder, pixels):
     return ["gzip.h5", "sum.h5", "zstd.zarr", "blosc.zarr", "gzip.zarr", "shards.zarr"]
 
 
+@pytest.mark.slow
 def test_a_damaged_chunk_is_one_line_that_names_the_file(folder, pixels, capsys):
     for name in damaged_stores(folder, pixels):
         for call in (
@@ -146,6 +147,7 @@ def test_bombs_are_refused_without_unpacking_them(tmp_path, monkeypatch):
         assert "more than" in error or name in ("gray.png", "kernel.npz", "promise.bmp"), (name, error)
 
 
+@pytest.mark.slow
 def test_pixels_that_pack_well_are_no_bombs(tmp_path):
     flat = np.zeros((3000, 2000), np.uint16)
     flat[5, 7] = 1
@@ -182,6 +184,7 @@ def test_codecs_that_run_code_are_refused(tmp_path, pixels):
 # ---- what lies outside the file -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_a_file_names_outside_itself_is_read_by_leave_only(folder, pixels, capsys):
     (folder / "secret.bin").write_bytes(pixels.tobytes())
     (folder / "s").mkdir()
@@ -406,6 +409,7 @@ def test_kernels_in_json_that_are_none(text, folder, capsys):
     assert (code, out) == (2, "") and "k.json" in err
 
 
+@pytest.mark.slow
 def test_a_verdict_in_one_word_is_read(folder, capsys):
     Path("k.json").write_text('{"kernel": [[1, 2], [3, 4]], "verdict": "solved"}')
     code, out, _ = called(capsys, "inspect", "k.json")
@@ -436,6 +440,7 @@ def test_damaged_files_raise_nothing_else(tmp_path):
     assert script("fuzz_files").run(170, 20_000, tmp_path) == []
 
 
+@pytest.mark.slow
 def test_bytes_on_standard_error_stay_away(tmp_path):
     """Warnings of tifffile, and those that libtiff writes past Python."""
     image = Image.fromarray(np.random.default_rng(1).integers(0, 255, (40, 30)).astype(np.uint8))

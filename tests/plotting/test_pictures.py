@@ -174,6 +174,7 @@ def test_strength_path(noisy, closed):
         panels.strength_path(plain)
 
 
+@pytest.mark.slow
 def test_one_figure_says_whether_to_believe(noisy, smooth, closed):
     image, target, fit = noisy
     figure = fit.plot(image, target)
@@ -185,6 +186,7 @@ def test_one_figure_says_whether_to_believe(noisy, smooth, closed):
         fit.plot(image)
 
 
+@pytest.mark.slow
 def test_pictures_of_fits_without_errors_or_signal(noisy, closed):
     image, target, fit = noisy
     blind = dataclasses.replace(fit, factor=None, typical_stderr=math.nan)
@@ -255,6 +257,7 @@ def test_report_of_correlated_noise_doubts_the_errors_once(noisy):
         assert [head in words for head in heads] == expected
 
 
+@pytest.mark.slow
 def test_report_names_background_and_pixels_left_out(noisy):
     image, target, _ = noisy
     spoiled = target + 5.0
@@ -288,6 +291,7 @@ def test_every_verdict_has_a_next_step(verdict):
     assert all(len(step) > 10 for step in ADVICE[verdict][1:])
 
 
+@pytest.mark.slow
 def test_notebook_shows_verdict_and_every_tap(noisy, smooth):
     _, _, fit = noisy
     text = fit._repr_html_()

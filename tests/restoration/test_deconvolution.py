@@ -150,6 +150,7 @@ def test_the_room_beyond_the_image_is_enough(monkeypatch):
     assert found > psnr(deconvolve(target, kernel), image) - 0.1
 
 
+@pytest.mark.slow
 @grid("operation", ["convolution", "correlation"], 3)
 @grid("penalty", ["laplacian", "identity"], 2)
 @pytest.mark.parametrize("boundary", [None, "wrap"])
@@ -180,6 +181,7 @@ def test_missing_pixels_are_penalised_least_squares_of_the_others(boundary, pena
         np.testing.assert_allclose(deconvolve(target, kernel, edges="solve", **words), expected, rtol=0, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_dead_pixels_cost_next_to_nothing_when_masked():
     kernel = gaussian(9, 7, 1.5)
     image, target = blurred(kernel)
@@ -192,6 +194,7 @@ def test_dead_pixels_cost_next_to_nothing_when_masked():
         assert psnr(deconvolve(np.where(np.arange(mask.shape[1]) == 137, 0.0, target), kernel), image) < whole - 5
 
 
+@pytest.mark.slow
 def test_thick_bars_and_flat_images_are_not_called_dead():
     kernel = gaussian(9, 7, 1.5)
     _, target = blurred(kernel)
@@ -228,6 +231,7 @@ def test_a_rough_frame_and_too_much_contrast_are_seen():
     assert not inpainting.rings(target + inner, target, (9, 6)) and not inpainting.rings(target, target, (9, 6))
 
 
+@pytest.mark.slow
 def test_dtypes_and_inputs():
     kernel = gaussian(5, 4, 1.0)
     target = apply_kernel(photograph()[:90, :120], kernel, boundary="nearest")
@@ -303,6 +307,7 @@ def test_stored_images_and_kernels_are_read_like_others(tmp_path):
                 np.testing.assert_array_equal(call(target, taps), expected)
 
 
+@pytest.mark.slow
 @grid("quality", [75, 95], 2)
 @grid("width", [3.0, 1.5], 2)
 def test_compression_is_not_taken_for_detail(quality, width):

@@ -54,6 +54,7 @@ def test_noise_free_stamps_come_out(source, target, share, negative):
     assert fit.verdict.ok and fit.convention.boundary == "fill" and fit.kernel.shape == source.shape
 
 
+@pytest.mark.slow
 def test_which_is_the_sharper():
     sharp, broad = gaussian(1.3), gaussian(2.1)
     assert area(sharp) == pytest.approx(4 * np.pi * 1.3**2, rel=1e-3) and area(sharp) < area(broad)

@@ -81,6 +81,7 @@ def test_singular_matrices_are_refused(m, workers):
     assert cholesky.own_factor(np.zeros((m, m)), workers) is None
 
 
+@pytest.mark.slow
 def test_an_error_in_one_thread_ends_all(monkeypatch):
     plain = dense.factor_tile
 

@@ -120,6 +120,7 @@ def test_stride_that_does_not_divide_the_sides(stride):
     close(fit, design(image, stride=stride, offset=offset), target.ravel())
 
 
+@pytest.mark.slow
 def test_mixed_channels_and_shared_planes():
     images, targets = zip(*(pair_of((30, 41), seed) for seed in (1, 2)), strict=True)
     image, target = np.stack(images, axis=-1), np.stack(targets, axis=-1)
@@ -131,6 +132,7 @@ def test_mixed_channels_and_shared_planes():
         close(part, np.hstack([design(i) for i in images]), target[..., t].ravel())
 
 
+@pytest.mark.slow
 def test_photon_noise_and_outliers_end_where_least_squares_of_a_gram_matrix_ends():
     image, target = pair_of((50, 41))
     target = target - target.min() + 5
@@ -218,6 +220,7 @@ PRIORS = [
 ]
 
 
+@pytest.mark.slow
 @grid("prior", PRIORS, 3)
 @pytest.mark.parametrize("noise_std", [None, 0.5])
 def test_priors(prior, noise_std):

@@ -57,6 +57,7 @@ def attenuated(rng, boundary, std=0.5):
     return image + rng.normal(0.0, std, image.shape), target
 
 
+@pytest.mark.slow
 @grid("boundary, masked", [("symm", 0.3), ("fill", 0.0), ("symm", 0.0)], 3)
 def test_the_kernel_is_too_small_without_and_right_with(boundary, masked):
     """Along the kernel itself, over 25 pairs; error bars of the mean from their scatter."""
@@ -94,6 +95,7 @@ def test_the_correction_survives_refinement():
     assert share == 1.0
 
 
+@pytest.mark.slow
 @grid("convention", [{"boundary": "mirror"}, {"boundary": None, "operation": "correlation"}, {
     "boundary": "symm", "stride": (2, 1), "offset": (1, 0)}], 3, ids=str)  # fmt: skip
 def test_noise_of_the_image_under_a_mask_is_that_of_the_dense_problem(convention):
@@ -129,6 +131,7 @@ def test_noise_of_the_image_under_a_mask_is_that_of_the_dense_problem(convention
     assert_close(fit.covariance(), np.linalg.solve(gram, np.linalg.solve(gram, scores).T), 1e-8)
 
 
+@pytest.mark.slow
 def test_more_noise_than_there_is_image_is_said():
     rng = np.random.default_rng(1)
     image = rng.normal(size=(60, 71))

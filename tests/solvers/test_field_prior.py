@@ -45,6 +45,7 @@ def naive_prior(prior):
     return out
 
 
+@pytest.mark.slow
 def test_the_posterior_is_that_of_all_pixels():
     image, target, _ = scene({1: 1.0})
     fit = kernelfit.find_kernel(
@@ -67,6 +68,7 @@ def test_the_posterior_is_that_of_all_pixels():
     assert fit.alternatives["degree 0"] < fit.log_evidence - 50
 
 
+@pytest.mark.slow
 def test_the_derivatives_are_those_of_the_evidence():
     image, target, _ = scene({1: 1.0})
     start, stats = at_minimum(kernelfit.accumulate(image, target, SIDES, variation=2))
@@ -111,6 +113,7 @@ def test_the_errors_hold_for_all_taps_however_weak_the_data_are(noise):
     assert np.mean(np.array(held)[:, :, [0, -1]]) > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "degree"),
     [({1: 0.6}, 1), *(pytest.param(*one, marks=pytest.mark.slow) for one in (({}, 0), ({1: 0.2, 2: 0.6}, 2)))],

@@ -159,6 +159,7 @@ def test_the_symmetry_is_found(symmetric, shape):
         assert np.allclose(fit.kernel, fit.kernel[::-1, ::-1], rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_long_tails_get_the_power_envelope():
     rng = np.random.default_rng(8)
     y, x = np.mgrid[-5:6, -6:7]
@@ -172,6 +173,7 @@ def test_long_tails_get_the_power_envelope():
     assert np.linalg.norm(fit.kernel - kernel) < 0.7 * np.linalg.norm(other.kernel - kernel)
 
 
+@pytest.mark.slow
 def test_no_negative_taps_is_the_most_probable_such_kernel(scene):
     """Kuhn and Tucker's conditions of ``(k - m)' C^-1 (k - m)`` over k >= 0."""
     a, y, stats = scene
@@ -195,6 +197,7 @@ def test_no_negative_taps_is_the_most_probable_such_kernel(scene):
     assert fit.df_model == pytest.approx(np.trace(hat), rel=0.1)  # but for what the hyperparameters add
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mean", [0.0, 300.0])
 @pytest.mark.parametrize("kind", [Kind("squared-exponential"), Kind("matern52", "power", "point")])
 def test_the_part_that_a_prior_lets_show_tells_what_all_the_data_tell(kind, mean, monkeypatch):
