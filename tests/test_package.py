@@ -40,6 +40,7 @@ LAYERS = (
     "imageio",
     "plotting",
     "api",
+    "serve",
     "cli",
 )
 PUBLIC = set(kernelfit.__all__)

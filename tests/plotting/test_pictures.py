@@ -340,6 +340,20 @@ def test_bar_in_a_pipe_and_quick_work_draw_nothing():
         assert stream.getvalue() == ""
 
 
+def test_who_listens_is_told_instead_of_the_terminal(monkeypatch):
+    clock = iter(np.arange(0.0, 100.0, 0.5))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    heard, stream = [], Terminal()
+    with progress.told(lambda *words: heard.append(words)), progress.Bar(8_000_000, stream) as bar:
+        bar.note("starting")
+        for done in (1, 3, 4):
+            bar("reading", done, 4)
+    with progress.Bar(1000, std_io.StringIO()) as bar:
+        bar.note("nobody listens any more")
+    assert heard[0] == ("starting", None) and heard[-1] == ("reading: done; solving", None)
+    assert ("reading  8 Mpixel/s  0:00 left", 0.75) in heard and not stream.getvalue()
+
+
 def test_autocorrelation_stands_the_right_way_up(closed):
     """A residual that repeats itself down the columns and to the right, drawn over rows counted downwards."""
     noise = np.random.default_rng(3).normal(size=(120, 130))

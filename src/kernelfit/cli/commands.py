@@ -25,12 +25,13 @@ from .inspection import compare, export, inspect, measured, print_json
 from .judging import audit, psf
 from .options import DOUBTFUL, SOLVED, WORDS, BadCallError, printable, say
 from .progress import Bar
+from .serving import serve
 
 
 def run(args: argparse.Namespace) -> int:
     """Run a command and return its exit code; every mistake of the caller becomes a `BadCallError`."""
     try:
-        commands = (find, apply, deconvolve, inspect, compare, export, audit, psf, warm_up, demo)
+        commands = (find, apply, deconvolve, inspect, compare, export, audit, psf, serve, warm_up, demo)
         return {command.__name__: command for command in commands}[args.command.replace("-", "_")](args)
     except BrokenPipeError:
         raise

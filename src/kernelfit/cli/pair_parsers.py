@@ -1,4 +1,4 @@
-"""The parsers of commands that judge or measure a pair of files; argparse alone."""
+"""The parsers of commands that judge or measure a pair of files, or serve a page for them; argparse alone."""
 
 import argparse
 from collections.abc import Callable
@@ -106,6 +106,24 @@ def psf(add: Callable[..., Any]) -> None:
     machines(out)
     force(out)
     parser.set_defaults(channels=None)
+
+
+def serve(add: Callable[..., Any], main: Callable[..., int]) -> None:
+    """Add the command that serves a page; `main` is what runs a command, which the page has to do."""
+    parser = add(
+        help="open a page in the browser, on which two pictures are dropped",
+        description="Open a page in the browser: drop two pictures, and the report comes back. Ctrl-C ends it.\n"
+        "The address is of this machine alone (127.0.0.1) and holds a random token. Files never leave the\n"
+        "machine; they are kept in a private folder that is removed in the end.",
+        examples="""
+        kernelfit serve
+        kernelfit serve --no-browser --port 8123
+        """,
+    )
+    parser.add_argument("--port", type=index, default=0, metavar="N", help="port (default: any that is free)")
+    parser.add_argument("--limit", type=count, default=512, metavar="MIB", help="largest file in MiB (default: 512)")
+    parser.add_argument("--no-browser", action="store_true", help="show the address, and open nothing")
+    parser.set_defaults(main=main)
 
 
 def corners(text: str) -> list[list[float]]:

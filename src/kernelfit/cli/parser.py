@@ -52,10 +52,12 @@ from .options import (
     window,
     workers,
 )
-from .pair_parsers import IMAGES, KERNELS, audit, psf
+from .pair_parsers import IMAGES, KERNELS, audit, psf, serve
 
 __all__ = ["main"]
-COMMANDS = ("find", "apply", "deconvolve", "inspect", "compare", "export", "audit", "psf", "warm-up", "demo")
+COMMANDS = (
+    *("find", "apply", "deconvolve", "inspect", "compare", "export", "audit", "psf", "serve", "warm-up", "demo"),
+)
 _SERIES = "many pairs that share a kernel: two folders, or patterns in quotes ('sharp/*.png'), paired by name"
 _CODES = "exit codes: 0 solved, 1 solved with a doubtful verdict, 2 bad input, 130 stopped by Ctrl-C"
 
@@ -146,6 +148,7 @@ def _parser() -> argparse.ArgumentParser:
         ("warm-up", _warm_up),
         ("audit", audit),
         ("psf", psf),
+        ("serve", lambda add: serve(add, main)),
         ("demo", _demo),
     ):
         add(lambda name=name, **words: _command(commands, name, **words))

@@ -3,11 +3,24 @@
 import contextlib
 import sys
 import time
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 _EVERY = 0.1  # seconds between two drawings
 _AFTER = 0.4  # seconds before the first one: quick work draws nothing
 _WIDTH = 24
+#: Who is told, instead of a terminal: words, and the share that is done where it is known.
+_told: list[Callable[[str, float | None], None]] = []
+
+
+@contextlib.contextmanager
+def told(listener: Callable[[str, float | None], None]) -> Iterator[None]:
+    """Tell somebody of all progress meanwhile."""
+    _told.append(listener)
+    try:
+        yield
+    finally:
+        _told.remove(listener)
 
 
 class Bar:
@@ -24,7 +37,8 @@ class Bar:
         self.drawn = 0
         self.first = 0.0  # how far it was when the stage began: what a checkpoint held takes no time
         self.born = self.start = self.last = time.monotonic()
-        self.on = self.stream is not None and self.stream.isatty()
+        self.listener = _told[-1] if _told else None
+        self.on = self.listener is not None or (self.stream is not None and self.stream.isatty())
         self.listening = contextlib.ExitStack()
 
     def __call__(self, stage: str, done: float, total: float) -> None:
@@ -37,14 +51,19 @@ class Bar:
         if now - self.born < _AFTER or (now - self.last < _EVERY and done < total):
             return
         self.last = now
-        if done < total:
-            self._draw(line(stage, done, total, now - self.start, self.n_pixels, self.first))
+        if done >= total:
+            self.note(f"{stage}: done; solving")
+        elif self.listener is not None:
+            words = pace(done, total, now - self.start, self.n_pixels, self.first)
+            self.listener(stage + words, done / total)
         else:
-            self._draw(f"{stage}: done; solving")
+            self._draw(line(stage, done, total, now - self.start, self.n_pixels, self.first))
 
     def note(self, text: str) -> None:
         """Draw a line of words, on a terminal, until something else is drawn."""
-        if self.on:
+        if self.listener is not None:
+            self.listener(text, None)
+        elif self.on:
             self._draw(text)
 
     def _draw(self, text: str) -> None:
@@ -74,8 +93,14 @@ def line(stage: str, done: float, total: float, seconds: float, n_pixels: int, f
     share = min(1.0, done / total) if total else 1.0
     full = int(share * _WIDTH)
     text = f"{stage:12s} [{'#' * full}{'.' * (_WIDTH - full)}] {share:4.0%}"
+    return text + pace(done, total, seconds, n_pixels, first)
+
+
+def pace(done: float, total: float, seconds: float, n_pixels: int, first: float = 0.0) -> str:
+    """Return the rate, and the time left, nothing before they are known."""
+    share = min(1.0, done / total) if total else 1.0
     fresh = share - first / total if total else 0.0
-    if seconds > 0 and fresh > 0:
-        left = seconds * (1 - share) / fresh
-        text += f"  {fresh * n_pixels / seconds / 1e6:.3g} Mpixel/s  {int(left) // 60}:{int(left) % 60:02d} left"
-    return text
+    if seconds <= 0 or fresh <= 0:
+        return ""
+    left = seconds * (1 - share) / fresh
+    return f"  {fresh * n_pixels / seconds / 1e6:.3g} Mpixel/s  {int(left) // 60}:{int(left) % 60:02d} left"
