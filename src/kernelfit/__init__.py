@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from .analysis.comparison import Difference as Difference
     from .analysis.comparison import compare_kernels as compare_kernels
     from .analysis.integers import IntegerKernel as IntegerKernel
-    from .analysis.psf import Measured as Measured
+    from .analysis.measured import Measured as Measured
     from .analysis.psf import PsfMeasurements as PsfMeasurements
     from .analysis.psf import measure_psf as measure_psf
+    from .analysis.psf_volume import VolumePsfMeasurements as VolumePsfMeasurements
     from .analysis.recognition import Candidate as Candidate
     from .analysis.recognition import Parameter as Parameter
     from .analysis.recognition import recognise as recognise
@@ -87,7 +88,9 @@ _ROOMS = {
     "analysis.channel_split": ("split_channels",),
     "analysis.comparison": ("Difference", "compare_kernels"),
     "analysis.integers": ("IntegerKernel",),
-    "analysis.psf": ("Measured", "PsfMeasurements", "measure_psf"),
+    "analysis.measured": ("Measured",),
+    "analysis.psf": ("PsfMeasurements", "measure_psf"),
+    "analysis.psf_volume": ("VolumePsfMeasurements",),
     "analysis.recognition": ("Candidate", "Parameter", "recognise"),
     "analysis.selection": ("Comparison", "compare"),
     "analysis.separation": ("Separation", "separable"),

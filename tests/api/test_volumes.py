@@ -335,18 +335,14 @@ def test_other_refusals():
         bad = x.copy()
         bad[2, 3, 4] = np.nan
         find_kernel(bad, x, KERNEL)
-    with pytest.raises(ValueError, match="accumulate does not take"):
-        kernelfit.accumulate(x, x, KERNEL)
     with pytest.raises(ValueError, match="kernel_map does not take"):
         kernelfit.kernel_map(x, x, KERNEL, tiles=2)
     with pytest.raises(ValueError, match="deconvolve does not take"):
         kernelfit.deconvolve(x, k)
     fit = find_kernel(x, x, KERNEL)
-    for call in (fit.psf, fit.recognise, fit.nearest, lambda: fit.export("scipy")):
+    for call in (fit.recognise, fit.nearest, lambda: fit.export("scipy")):
         with pytest.raises(ValueError, match="rows and columns|three numbers"):
             call()
-    with pytest.raises(ValueError, match="does not take"):
-        kernelfit.check_boundary(fit, x, x)
     with pytest.raises(ValueError, match="pairs of different modes"):
         find_kernel([x, x], [x, x[1:-1, 1:, 1:-2]], KERNEL)
     assert dataclasses.replace(fit.convention).ndim == 3

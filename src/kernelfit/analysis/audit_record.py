@@ -14,7 +14,7 @@ from ..core.findings import Verdict
 from ..core.validation import Array
 from .comparison import Difference, compare_kernels
 from .explanation import ORIENTATIONS, ROUNDING, Adjustment, Evidence, Laid, best_adjustment, constants
-from .psf import Measured
+from .measured import Measured
 
 #: A kernel is as good as the best if it leaves no more than so much more than the noise, or no more than chance does.
 _AS_GOOD, _CHANCE = 0.01, 1e-3

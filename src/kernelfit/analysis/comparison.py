@@ -26,9 +26,9 @@ class Difference:
 
     Attributes
     ----------
-    difference : ndarray, shape (rows, cols)
+    difference : ndarray, shape (rows, cols), of volumes (planes, rows, cols)
         On the smallest support that holds both, laid origin on origin, as a convolution.
-    stderr : ndarray, shape (rows, cols)
+    stderr : ndarray, of the same shape
         Standard error of each tap of it; NaN where neither kernel has errors.
     origin : (int, int)
         The tap of it over the output pixel.
@@ -120,7 +120,7 @@ def compare_kernels(
 
     Parameters
     ----------
-    first, second : KernelFit or array_like, shape (rows, cols)
+    first, second : KernelFit or array_like, shape (rows, cols), or (planes, rows, cols) for volumes
         The kernels. Fits are laid origin on origin, those of ``operation="correlation"`` turned by 180 degrees first;
         arrays are convolution kernels with SciPy signal's centre. Beyond its support a kernel is zero, without error.
         The noise of the two is taken to be independent: two fits of the same pair are more alike than that.
@@ -135,7 +135,7 @@ def compare_kernels(
     Raises
     ------
     ValueError
-        If a kernel is not 2-D or not finite, or errors do not have the kernel's shape.
+        If a kernel is not one of images or volumes or not finite, or errors do not have the kernel's shape.
 
     Examples
     --------
@@ -149,7 +149,10 @@ def compare_kernels(
     >>> kernelfit.compare_kernels(a, [[0.0, 0.51, 0.0]]).differ
     True
     """
-    one, other = (laid_out(kernel, error) for kernel, error in zip((first, second), stderr, strict=True))
+    one, other = (laid_out(kernel, error, 3) for kernel, error in zip((first, second), stderr, strict=True))
+    if one[0].ndim != other[0].ndim:
+        msg = f"got kernels of {one[0].ndim} and of {other[0].ndim} dimensions, need as many in both"
+        raise ValueError(msg)
     origin = tuple(max(a, b) for a, b in zip(one[1], other[1], strict=True))
     shape = tuple(o + max(one[0].shape[i] - one[1][i], other[0].shape[i] - other[1][i]) for i, o in enumerate(origin))
     places = [
@@ -180,24 +183,28 @@ def compare_kernels(
         with np.errstate(divide="ignore", invalid="ignore"):
             spread = np.where(held(error), error.max(), error)
             score = np.where(spread > 0, score / spread, np.where(score > 1e-12 * size, math.inf, 0.0))
-    row, col = (int(at) for at in np.unravel_index(int(np.argmax(score)), shape))
+    largest = tuple(int(at) for at in np.unravel_index(int(np.argmax(score)), shape))
     test = chi2, dof, p_value
-    return Difference(difference, error, (origin[0], origin[1]), relative, (row, col), *test, exact=given == 1)
+    return Difference(difference, error, origin, relative, largest, *test, exact=given == 1)
 
 
 def laid_out(
-    kernel: Estimate | npt.ArrayLike, stderr: npt.ArrayLike | None
-) -> tuple[Array, tuple[int, int], Array | None]:
-    """Return a kernel as a convolution, its origin, and a factor of the covariance of its taps."""
+    kernel: Estimate | npt.ArrayLike, stderr: npt.ArrayLike | None, most: int = 2
+) -> tuple[Array, tuple[int, ...], Array | None]:
+    """Return a kernel as a convolution, its origin, and a factor of the covariance of its taps.
+
+    It has two axes, or up to `most` if they are those of a volume.
+    """
     fit = kernel if isinstance(kernel, Estimate) else None
     require_real(fit)
     taps = np.asarray(fit.kernel if fit is not None else as_array(kernel, "kernel"), dtype=np.float64)
-    if taps.ndim != 2 or 0 in taps.shape:
+    several = fit is not None and fit.convention.ndim != 3
+    if taps.ndim not in (2, most) or (taps.ndim == 3 and several) or 0 in taps.shape:
         msg = f"got a kernel of shape {taps.shape}, need rows and columns; compare one plane of it at a time"
         raise ValueError(msg)
     if not np.isfinite(taps).all():
         raise ValueError("got a kernel with NaN or infinite taps, need finite ones")
-    shape = (taps.shape[0], taps.shape[1])
+    shape = taps.shape
     if fit is None:
         factor = None
         if stderr is not None:
@@ -209,10 +216,10 @@ def laid_out(
     factor = fit.factor
     if factor is None and np.isfinite(fit.stderr).all():
         factor = np.diag(fit.stderr.ravel())
-    origin = fit.convention.origin
+    origin: tuple[int, ...] = fit.convention.origin
     if fit.convention.operation == "correlation":
-        origin = (shape[0] - 1 - origin[0], shape[1] - 1 - origin[1])
-        return taps[::-1, ::-1], origin, None if factor is None else factor[::-1]
+        origin = tuple(side - 1 - at for side, at in zip(shape, origin, strict=True))
+        return np.flip(taps), origin, None if factor is None else factor[::-1]
     return taps, origin, factor
 
 

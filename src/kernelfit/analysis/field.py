@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import cast
 
 import numpy as np
 
@@ -78,7 +79,11 @@ def measurements(fit: Estimate, grid: object = None) -> list[list[PsfMeasurement
             "got the kernels of several channels, need those of one: measure a part of it, such as fit.parts[0]"
         )
     down, across = places(fit, grid)
-    return [[measure_psf(dataclasses.replace(kernel_at(fit, r, c), factor=None)) for c in across] for r in down]
+
+    def at(row: float, col: float) -> PsfMeasurements:
+        return cast(PsfMeasurements, measure_psf(dataclasses.replace(kernel_at(fit, row, col), factor=None)))
+
+    return [[at(r, c) for c in across] for r in down]
 
 
 def width_map(fit: Estimate, grid: object = None) -> Array:

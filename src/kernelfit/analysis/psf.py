@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,43 +11,17 @@ import numpy.typing as npt
 from ..compiled.blas import one_blas_thread
 from ..core.estimate import Estimate, require_real
 from ..core.findings import Verdict
-from ..core.geometry import Shape
 from ..core.model import Model
 from ..core.validation import Array
 from ..data.observation import as_array
+from .measured import DOUBTS, NONE, SYMMETRY, Measured
 from .psf_shape import ENCIRCLED, PeakShape
+from .psf_volume import VolumePsfMeasurements, measured
 
 _FINE = 2.0  # pixels of width below which the spline between the taps tells: 4 % at a Gaussian's 1.6, 2 % at 2.4
-_SYMMETRY = "by symmetry"
 _ROUND, _WIDER = 2.45, 1.25  # a length of two normal numbers, and 1.96 times this, that 95 % of such lengths stay below
 _ANY = 45.9  # degrees: 1.96 times this are all directions
 _LOOSE = 0.2  # radians: for a round kernel, whose axes the noise picks, what makes the widths' intervals right
-_NONE = 1e-6  # an error so much smaller than those of the taps is none: the solver left no freedom
-_DOUBTS = {
-    Verdict.RANK_DEFICIENT: "the image leaves part of this kernel open, so that its numbers have no errors",
-    Verdict.NOISE_DOMINATES: "the errors of the taps are as large as the kernel: it may be noise that is measured here",
-}
-
-
-class Measured(NamedTuple):
-    """A number and its standard error, NaN where there is none; and what fixes the number if the data do not."""
-
-    value: float
-    stderr: float = math.nan
-    fixed: str = ""
-
-    def __str__(self) -> str:
-        """Write the number to the digits that its error leaves."""
-        if not math.isfinite(self.value):
-            return "not defined"
-        if self.fixed:
-            return f"{self.value:.4g} {self.fixed}"
-        if not (math.isfinite(self.stderr) and self.stderr > 0):
-            return f"{self.value:.4g}"
-        digits = 1 - math.floor(math.log10(self.stderr))
-        if digits > 8 or abs(self.value) >= 1e6 or (self.value != 0 and abs(self.value) < 1e-4):
-            return f"{self.value:.6g} +/- {self.stderr:.2g}"
-        return f"{self.value:.{max(0, digits)}f} +/- {self.stderr:.{max(0, digits)}f}"
 
 
 @dataclass(frozen=True)
@@ -138,8 +112,11 @@ class PsfMeasurements:
 
 @one_blas_thread
 def measure_psf(
-    kernel: Estimate | npt.ArrayLike, *, origin: int | Shape | None = None, operation: str | None = None
-) -> PsfMeasurements:
+    kernel: Estimate | npt.ArrayLike,
+    *,
+    origin: int | tuple[int, ...] | None = None,
+    operation: str | None = None,
+) -> PsfMeasurements | VolumePsfMeasurements:
     """Measure a kernel as a point spread function: sum, shift, widths, shape, encircled energy, MTF50.
 
     The errors are those of the delta method, ``g' C g`` with the derivatives g of a number by the taps and their
@@ -149,25 +126,26 @@ def measure_psf(
 
     Parameters
     ----------
-    kernel : KernelFit or array_like, shape (rows, cols)
+    kernel : KernelFit or array_like, shape (rows, cols), or (planes, rows, cols) of a volume
         The kernel. A bare array has no errors.
     origin : int or (int, int), optional
-        The tap over the output pixel, for an array; the default is SciPy signal's centre, ``(side - 1) // 2``.
+        The tap over the output pixel, for an array; the default is SciPy signal's centre, ``(side - 1) // 2``. Three
+        numbers say that an array is a kernel of a volume.
     operation : {"convolution", "correlation"}, optional
         How the kernel is laid on the image, for an array; the default is convolution.
 
     Returns
     -------
-    PsfMeasurements
-        The numbers; ``print`` it for a table.
+    PsfMeasurements or VolumePsfMeasurements
+        The numbers, those of a volume's kernel along three axes; ``print`` it for a table.
 
     Raises
     ------
     TypeError
         If the kernel is not real.
     ValueError
-        If the kernel is not 2-D or not finite, or an origin or operation is given beside a `KernelFit`, which has
-        its own.
+        If the kernel is not of an image or a volume or not finite, or an origin or operation is given beside a
+        `KernelFit`, which has its own.
 
     Examples
     --------
@@ -184,26 +162,30 @@ def measure_psf(
         raise ValueError(msg)
     require_real(fit)
     taps = np.asarray(fit.kernel if fit is not None else as_array(kernel, "kernel"))
-    if taps.ndim != 2 or 0 in taps.shape:
+    deep = fit.convention.ndim == 3 if fit is not None else isinstance(origin, tuple) and len(origin) == 3
+    if taps.ndim != 2 + deep or 0 in taps.shape:
         varies = fit is not None and fit.convention.field is not None
-        remedy = "take it at a place of the field, fit.at(row, col)" if varies else "pass one plane of it"
+        plane = "pass one plane of it, or an origin of three numbers if it is of a volume"
+        remedy = "take it at a place of the field, fit.at(row, col)" if varies else plane
         raise ValueError(f"got a kernel of shape {taps.shape}, need rows and columns; {remedy}")
     taps = taps.astype(np.float64)
     if not np.isfinite(taps).all():
         raise ValueError("got a kernel with NaN or infinite taps, need finite ones")
-    shape = (taps.shape[0], taps.shape[1])
+    shape: Any = taps.shape
     if fit is not None:
         conv = fit.convention
     else:
         conv = Model(shape, origin=origin, operation=operation or "convolution").convention("same")
     turned = conv.operation == "correlation"
     at = tuple(k - 1 - o if turned else o for k, o in zip(shape, conv.origin, strict=True))
-    doubts = [] if fit is None else [_DOUBTS[f.verdict] for f in fit.findings if f.verdict in _DOUBTS]
+    doubts = [] if fit is None else [DOUBTS[f.verdict] for f in fit.findings if f.verdict in DOUBTS]
     unknown = fit is not None and any(f.verdict is Verdict.RANK_DEFICIENT for f in fit.findings)
     factor = None if fit is None or unknown else fit.factor
     if turned:
-        taps = taps[::-1, ::-1]
+        taps = np.flip(taps)
         factor = None if factor is None else factor[::-1]
+    if deep:
+        return measured(taps, at, factor, fit)
 
     def linear(gradient: Array) -> float:
         return math.nan if factor is None else float(np.linalg.norm(gradient.ravel() @ factor))
@@ -222,7 +204,7 @@ def measure_psf(
 
     def none(gradient: Array, error: float) -> bool:
         """Say whether nothing could have moved a number: it has no error, though its taps have."""
-        return factor is not None and error < _NONE * float(np.linalg.norm(gradient.ravel()[:, None] * factor))
+        return factor is not None and error < NONE * float(np.linalg.norm(gradient.ravel()[:, None] * factor))
 
     alike = factor is None and np.allclose(taps, taps[::-1, ::-1], rtol=0.0, atol=1e-12 * gross)
     y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float64)
@@ -232,7 +214,7 @@ def measure_psf(
         gradient = (place - centroid) / total.value
         error = linear(gradient)
         if alike or none(gradient, error):
-            shifts.append(Measured(round(2 * (centroid - start)) / 2, math.nan, _SYMMETRY))
+            shifts.append(Measured(round(2 * (centroid - start)) / 2, math.nan, SYMMETRY))
         else:
             shifts.append(Measured(centroid - start, error))
     if fit is not None and any(shift.fixed for shift in shifts):
@@ -256,9 +238,9 @@ def measure_psf(
         swing = 0.5 / max(found.distortion, 1e-12)  # radians by distortion across
         angle = Measured(angle.value, min(math.degrees(swing * tangential), _ANY) if known else _ANY)
         if none(turn, tangential):
-            angle = Measured(round(angle.value / 45) * 45.0, math.nan, _SYMMETRY)
+            angle = Measured(round(angle.value / 45) * 45.0, math.nan, SYMMETRY)
             if none(longer, radial):
-                ellipticity = Measured(0.0, math.nan, _SYMMETRY)
+                ellipticity = Measured(0.0, math.nan, SYMMETRY)
                 angle = Measured(math.nan)
         swing = swing if known or not tangential else min(swing, _LOOSE / tangential)
         moves = np.vstack([centers, swing * turn])

@@ -130,7 +130,7 @@ class PeakShape:
     def by_taps(self, field: Array) -> Array:
         """Return what a weighted sum over the surface owes to each tap."""
         finer = round(1 / (self.places[0][1] - self.places[0][0]))
-        (_, down), (_, across) = (_finer(n, finer) for n in self.taps.shape)
+        (_, down), (_, across) = (spline_grid(n, finer) for n in self.taps.shape)
         return np.asarray(down.T @ field @ across).ravel()
 
     def numbers(self, center: Array, angle: float, *, slopes: bool = False) -> list[Functional]:
@@ -144,7 +144,7 @@ class PeakShape:
 
 
 @functools.lru_cache(maxsize=8)
-def _finer(n: int, finer: int) -> tuple[Array, Array]:
+def spline_grid(n: int, finer: int) -> tuple[Array, Array]:
     """Return a finer grid over n taps, and the matrix that takes them to their cubic spline on it, zero beyond."""
     import scipy.ndimage
 
@@ -157,7 +157,7 @@ def _finer(n: int, finer: int) -> tuple[Array, Array]:
 def _surface(taps: Array) -> tuple[Array, tuple[Array, Array]]:
     """Return the spline on a finer grid, from one pixel before the first tap to one behind the last."""
     finer = int(np.clip(math.sqrt(_POINTS / taps.size), 3, 6))
-    (y, down), (x, across) = (_finer(n, finer) for n in taps.shape)
+    (y, down), (x, across) = (spline_grid(n, finer) for n in taps.shape)
     return np.asarray(down @ taps @ across.T), (y, x)
 
 

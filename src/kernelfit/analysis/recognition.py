@@ -176,7 +176,8 @@ def _beside_identity(
 def as_problem(kernel: Estimate | npt.ArrayLike, covariance: npt.ArrayLike | None) -> Problem | None:
     """Make the errors of a kernel independent; None where they are not known or the taps are nothing."""
     fit = kernel if isinstance(kernel, Estimate) else None
-    taps, origin, factor = laid_out(kernel, None)
+    taps, (down, across), factor = laid_out(kernel, None)
+    origin = (down, across)
     rough = _ROUGH * float(np.abs(taps).max())
     if fit is None:
         matrix = _as_covariance(covariance, taps.shape)

@@ -1,5 +1,6 @@
 """Which taps a kernel needs: the smallest rectangle that the data do not reject."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,15 +9,12 @@ import scipy.linalg
 import scipy.special
 
 from ..compiled.blas import one_blas_thread
-from ..core.geometry import Shape
 from ..core.normal_equations import NormalEquations
 from ..core.validation import as_number
 from ..solvers.cholesky import times
 from ..solvers.least_squares import EPS, LeastSquaresSolution, least_squares, require_equations
 
 Array = npt.NDArray[np.float64]
-#: The sides of a rectangle: first row, last row, first column, last column.
-SIDES = (0, 1, 2, 3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +24,7 @@ class Support:
     Parameters
     ----------
     shape : (int, int)
-        Its rows and columns; of signals (taps,).
+        Its rows and columns; of signals (taps,), of volumes (planes, rows, columns).
     corner : (int, int)
         The tap of the larger support that is its first.
     stats : NormalStats
@@ -108,15 +106,18 @@ class Rectangle:
     the part of u along the rows ``F_e`` away, the square of which is what the residual grows by; all rows that were
     left out so far are kept as an orthonormal basis Q.
 
-    `stats`: statistics of one term. `whole`: their solution. `kept`: a tap that is never left out.
+    `stats`: statistics of one term. `whole`: their solution. `kept`: a tap that is never left out. Side 0 is the first
+    row, side 1 the last one, 2 and 3 are those of the columns; of volumes planes come before them.
     """
 
-    def __init__(self, stats: NormalEquations, whole: LeastSquaresSolution, kept: Shape | None = None) -> None:
+    def __init__(
+        self, stats: NormalEquations, whole: LeastSquaresSolution, kept: tuple[int, ...] | None = None
+    ) -> None:
         self.factor, self.kept, self.floor = whole.inverse, kept, 1e-12 * stats.target_energy
-        self._lines: dict[tuple[bool, int], tuple[int, Array]] = {}
-        rows, cols = stats.supports[0]
-        self.box = [0, rows, 0, cols]
-        self._index = np.arange(rows * cols).reshape(rows, cols)
+        self._lines: dict[tuple[int, int], tuple[int, Array]] = {}
+        sides = stats.supports[0]
+        self.box = [end for n in sides for end in (0, n)]
+        self._index = np.arange(math.prod(sides)).reshape(sides)
         if not np.any(np.tril(self.factor, -1)) and whole.full:
             self._u = np.asarray(scipy.linalg.solve_triangular(self.factor, whole.taps))
         else:
@@ -127,9 +128,9 @@ class Rectangle:
         self._rounding = EPS * whole.condition * float(np.linalg.norm(whole.taps))
 
     @property
-    def shape(self) -> Shape:
-        """Rows and columns."""
-        return self.box[1] - self.box[0], self.box[3] - self.box[2]
+    def shape(self) -> tuple[int, ...]:
+        """Its sides."""
+        return tuple(b - a for a, b in zip(self.box[::2], self.box[1::2], strict=True))
 
     @property
     def _basis(self) -> Array:
@@ -137,9 +138,9 @@ class Rectangle:
         return self._vectors[: self._rank]
 
     @property
-    def corner(self) -> Shape:
+    def corner(self) -> tuple[int, ...]:
         """The first tap."""
-        return self.box[0], self.box[2]
+        return tuple(self.box[::2])
 
     def edge_p_value(self, side: int) -> float:
         """Return how probable it is that a side holds nothing: the p-value of its F-test."""
@@ -149,9 +150,9 @@ class Rectangle:
     def shrink(self, level: float) -> None:
         """Leave out sides that hold nothing at a level, until none is left, or all of them together hold something."""
         settled: set[int] = set()
-        while len(settled) < 4:
+        while len(settled) < len(self.box):
             empty = []
-            for side in SIDES:
+            for side in range(len(self.box)):
                 rows = self._edge(side)
                 if rows is not None and self._test(rows) > level:
                     empty.append(side)
@@ -175,17 +176,16 @@ class Rectangle:
 
     def _edge(self, side: int) -> Array | None:
         """Return the rows of the factor of a side's taps, less what was left out; None for one that has to stay."""
-        first, last, left, right = self.box
-        at = self.box[side] - (side % 2)
-        if self.shape[side // 2] == 1 or (self.kept is not None and at == self.kept[side // 2]):
+        axis, at = side // 2, self.box[side] - (side % 2)
+        if self.shape[axis] == 1 or (self.kept is not None and at == self.kept[axis]):
             return None
-        across = side < 2
-        known, line = self._lines.get((across, at), (0, self.factor[self._index[at] if across else self._index[:, at]]))
+        known, line = self._lines.get((axis, at), (0, self.factor[self._index.take(at, axis)]))
         if known < self._rank:  # what was left out since
             new = self._basis[known:]
             line = line - (line @ new.T) @ new
-        self._lines[across, at] = self._rank, line
-        return np.asarray(line[left:right] if across else line[first:last])
+        self._lines[axis, at] = self._rank, line
+        others = [slice(*self.box[2 * a : 2 * a + 2]) for a in range(len(self.shape)) if a != axis]
+        return np.asarray(line[tuple(others)].reshape(-1, line.shape[-1]))
 
     def _test(self, rows: Array) -> float:
         k = times(rows, self._u)

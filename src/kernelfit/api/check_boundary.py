@@ -12,18 +12,22 @@ from ..core.dimensions import of_any_dimension
 from ..core.estimate import Estimate, require_fit, require_real
 from ..core.geometry import Convention
 from ..core.model import Execution, Model, Selection
-from ..core.validation import as_workers
+from ..core.validation import as_list, as_workers
 from ..data import masking
 from ..data.observation import Items, Observation, WeightedObservation, Weights, source_reader, target_reader
 from ..data.plan import FitPlan, make_plan
+from ..data.volumes import along, as_volume, stacked
 from ..diagnostics.boundary import BoundaryCheck, _compare, _Plane, _planes
 from ..engines import accumulation
 from ..engines.cost_model import Choice, engine_of
 from ..engines.weighted_pass import residual
 from ..fitting import pipeline
 from ..fitting.equations import plain_fit
+from ..fitting.pipeline import in_place
 from ..solvers.least_squares import estimate_of
 from .results import KernelFit
+
+_NO_ROOM = "got no more interior pixels than taps, need some to spare for the noise; use a fit of a smaller shape"
 
 
 @of_any_dimension
@@ -91,6 +95,8 @@ def check_boundary(
         msg = "got a fit of mode 'valid', in which no target pixel depends on the boundary; need 'same' or 'full'"
         raise ValueError(msg)
     threads = as_workers(workers)
+    if conv.ndim == 3:
+        return _of_volumes(image, target, fit, Selection(mask=mask, weights=weights), threads)
     given = list(fit.parts or (fit,))
     model = Model(
         fit.kernel.shape[-2:],
@@ -134,9 +140,61 @@ def check_boundary(
         planes += list(_planes(group, fits))
     df_resid += n_inside
     if df_resid < 1:
-        msg = "got no more interior pixels than taps, need some to spare for the noise; use a fit of a smaller shape"
-        raise ValueError(msg)
+        raise ValueError(_NO_ROOM)
     return _compare(planes, conv, squares / df_resid, df_resid, n_inside / df_resid)
+
+
+def _of_volumes(image: object, target: object, fit: Estimate, selection: Selection, workers: int) -> BoundaryCheck:
+    """Find out which boundary the target of a volume was made with."""
+    conv, background = fit.convention, fit.background
+    words = {**conv.keywords(), "background": None if background is None else background.degree}
+    free = Model(fit.kernel.shape, **{**words, "boundary": None})
+    filled = Model(fit.kernel.shape, **{**words, "boundary": "fill", "fillvalue": 0.0})
+    chosen = dataclasses.replace(selection, nan="error" if fit.weights is None else "mask", saturated=None)
+    every, inner = (make_plan(image, target, model, chosen) for model in (filled, free))
+    (judged,) = every.judged(0)
+    if fit.weights is not None or any(judged):
+        whole = stacked(every.groups[0], [in_place(item) for item in _whole_items(every)])
+        own = fit.weights if isinstance(fit.weights, tuple) else (fit.weights,) * len(whole)
+        part = inner if conv.boundary is None else every
+        seen = stacked(part.groups[0], [in_place(_whole_item(one)) for one in part.groups[0]])
+        parts, known = zip(whole, own, seen, strict=True), selection.weights is not None
+        weights = [_volume_weights(*one, known=known) for one in parts]
+        chosen = Selection(weights=weights if every.listed else weights[0], nan=chosen.nan, saturated=None)
+        every, inner = (make_plan(image, target, model, chosen) for model in (filled, free))
+    items, inside = _whole_items(every), _whole_items(inner)
+    settings = pipeline.Settings(execution=Execution(workers=workers), diagnosis=False, edges=False)
+    given = conv.boundary is None and background is None
+    found = fit if given else pipeline.fit(inner, settings)
+    squares = _weighted_squares(inside, fit, workers) if given else found.rss
+    n_inside = sum(item.n_pixels for item in inside)
+    df_resid = n_inside - found.rank
+    if df_resid < 1:
+        raise ValueError(_NO_ROOM)
+    images = [as_volume(one, "image") for one in as_list(image) or [image]]
+    laid = _planes([item.observation for item in items], [found], [item.weights for item in items])
+    planes = [dataclasses.replace(p, images=images[p.observation.plane.volume]) for p in laid if p.observation.plane]
+    return _compare(planes, along(conv, slice(1, 3)), squares / df_resid, df_resid, n_inside / df_resid)
+
+
+def _whole_items(plan: FitPlan) -> list[WeightedObservation]:
+    """Return the planes of a plan of volumes with their weights."""
+    (judged,) = plan.judged(0)
+    return [j.item if j else _whole_item(one) for one, j in zip(plan.groups[0], judged, strict=True)]
+
+
+def _whole_item(observation: Observation) -> WeightedObservation:
+    """Return a pair, or a plane, all pixels of which count."""
+    return WeightedObservation(observation, np.broadcast_to(np.True_, observation.size))
+
+
+def _volume_weights(whole: Weights, own: Weights | None, seen: Weights, *, known: bool) -> Weights:
+    """Let the weights count that a fit gave the pixels of a volume it has `seen`, as `_with_weights` does."""
+    if own is None:
+        return whole
+    usual = float(np.median(own[own > 0])) if np.any(own > 0) else 1.0
+    inside, outside = (own > 0, 1.0) if known else (own, usual)
+    return np.asarray(whole * np.where(seen, inside, outside), dtype=np.float64)
 
 
 def _items(

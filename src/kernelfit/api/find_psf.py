@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -121,7 +121,7 @@ class PsfFit:
 
     def measure(self) -> PsfMeasurements:
         """Return widths, shape, encircled energy and MTF50, in taps: `oversample` of them to a pixel of the capture."""
-        return measure_psf(self.fit)
+        return cast(PsfMeasurements, measure_psf(self.fit))
 
     @property
     def mtf(self) -> Mtf:

@@ -12,6 +12,7 @@ from ..analysis import field
 from ..analysis.export import export, to_dataframe
 from ..analysis.integers import IntegerKernel, as_integers, polish
 from ..analysis.psf import PsfMeasurements, measure_psf
+from ..analysis.psf_volume import VolumePsfMeasurements
 from ..analysis.recognition import Candidate, nearest, recognise
 from ..core import npz, serialization
 from ..core.dimensions import lowered, of_any_dimension
@@ -245,12 +246,12 @@ class KernelFit(Estimate, Saved):
         """
         return field.width_map(self, grid)
 
-    def psf(self) -> "PsfMeasurements":
+    def psf(self) -> PsfMeasurements | VolumePsfMeasurements:
         """Measure the kernel as a point spread function: sum, shift, widths, shape, encircled energy, MTF50.
 
         Returns
         -------
-        PsfMeasurements
+        PsfMeasurements or VolumePsfMeasurements
             The numbers with their errors, as `measure_psf` gives them; of a kernel that varies over the image those at
             its middle.
         """

@@ -30,7 +30,7 @@ def inspect(args: argparse.Namespace) -> int:
     held = kernels.read_kernel(args.kernel)
     planes = held.planes()
     deep = held.of_volumes and held.convention is not None
-    fits = {} if held.of_signals or deep else {name: one.as_fit() for name, one in planes.items()}
+    fits = {} if held.of_signals else {name: one.as_fit() for name, one in planes.items()}
     if picture is not None:
         draw(picture, planes, args.force)
     if args.json:
@@ -59,7 +59,7 @@ def inspect(args: argparse.Namespace) -> int:
         if largest <= 11 and not many:
             say("\n" + np.array2string(held.kernel, precision=4, suppress_small=True, max_line_width=120))
     for name, fit in fits.items():
-        filter_name = "" if held.fit is not None and not name else in_words(fit)
+        filter_name = "" if deep or (held.fit is not None and not name) else in_words(fit)
         said = f"filter        {filter_name}\n" if filter_name else ""
         say(f"\n{f'{name}:' if name else ''}\n{said}{kernelfit.measure_psf(fit)}".replace("\n\n", "\n"))
     return SOLVED
@@ -141,5 +141,6 @@ def print_json(fields: dict[str, Any]) -> None:
 def measured(planes: Mapping[str, Estimate]) -> dict[str, Any]:
     """Return the numbers of kernels, and the named filters that they may be, as plain types for JSON."""
     psfs = {name: kernelfit.measure_psf(one).to_dict() for name, one in planes.items()}
-    filters = {name: [one.to_dict() for one in kernelfit.recognise(plane)] for name, plane in planes.items()}
+    flat = {name: plane for name, plane in planes.items() if plane.convention.ndim < 3}
+    filters = {name: [one.to_dict() for one in kernelfit.recognise(plane)] for name, plane in flat.items()}
     return {"psf": psfs.get("", psfs), "filter": kernels.finite(filters.get("", filters))}

@@ -35,7 +35,7 @@ _MODEL = tuple(field.name for field in dataclasses.fields(Model) if field.name n
 #: Verbs that take volumes.
 _OF_VOLUMES = (
     *("find_kernel", "apply_kernel", "KernelFit.predict", "KernelFit.residual", "overview", "report_html"),
-    *("check_noise", "sandwich_errors"),
+    *("check_noise", "sandwich_errors", "accumulate", "compare_kernels", "compare", "check_boundary"),
 )
 #: The axis of the channels of signals, and of images of one row.
 _AXES = {None: None, 0: 0, 1: 2, -1: -1, -2: -3}

@@ -292,8 +292,8 @@ def in_mode(conv: Convention, kernel: Shape, mode: str) -> Convention:
     """
     other = dataclasses.replace(conv, mode=mode, size=None)
     axes = zip(kernel, conv.origin, conv.stride, conv.offset, strict=True)
-    rows, cols = ((f + leading(other, k, o) - leading(conv, k, o)) % s for k, o, s, f in axes)
-    return dataclasses.replace(other, offset=(rows, cols))
+    own: Any = tuple((f + leading(other, k, o) - leading(conv, k, o)) % s for k, o, s, f in axes)
+    return dataclasses.replace(other, offset=own)
 
 
 def lay_out(image: Shape, kernel: Shape, conv: Convention) -> Geometry:

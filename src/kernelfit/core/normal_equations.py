@@ -259,7 +259,7 @@ class NormalEquations:
         Parameters
         ----------
         shape : int or (int, int)
-            Rows and columns of the smaller support.
+            Rows and columns of the smaller support, of volumes planes before them.
         corner : (int, int), optional
             The tap (row, column) of this support that becomes tap (0, 0). By default the new support's centre,
             ``(side - 1) // 2``, falls on this one's origin.
@@ -286,19 +286,18 @@ class NormalEquations:
         if len(self.supports) != 1:
             msg = f"got statistics of {len(self.supports)} terms, need one; crop the supports before adding terms"
             raise ValueError(msg)
-        (rows, cols), origin = self.supports[0], self.convention.origin
+        whole, origin = self.supports[0], self.convention.origin
         small, ndim = kernel_shape(shape, self.convention.ndim), self.convention.ndim
         corner = corner if corner is None else in_plane(corner, "corner", ndim, 0)
-        row, col = ((o - (n - 1) // 2) for o, n in zip(origin, small, strict=True)) if corner is None else corner
-        if row < 0 or col < 0 or row + small[0] > rows or col + small[1] > cols:
-            raise ValueError(
-                f"got a support of {small[0]}x{small[1]} at {(row, col)}, need one inside {rows}x{cols}; "
-                "give another shape or corner"
-            )
-        index = np.arange(rows * cols).reshape(rows, cols)
-        kept = index[row : row + small[0], col : col + small[1]].ravel()
-        same = in_mode(self.convention, (rows, cols), "same")
-        convention = dataclasses.replace(same, origin=(origin[0] - row, origin[1] - col))
+        first = corner or tuple(o - (n - 1) // 2 for o, n in zip(origin, small, strict=True))
+        if any(a < 0 or a + n > side for a, n, side in zip(first, small, whole, strict=True)):
+            wanted, there = ("x".join(map(str, some)) for some in (small, whole))
+            place = f"{wanted} at {tuple(first)}, need one inside {there}"
+            raise ValueError(f"got a support of {place}; give another shape or corner")
+        index = np.arange(math.prod(whole)).reshape(whole)
+        kept = index[tuple(slice(a, a + n) for a, n in zip(first, small, strict=True))].ravel()
+        same = in_mode(self.convention, whole, "same")
+        convention = dataclasses.replace(same, origin=tuple(o - a for o, a in zip(origin, first, strict=True)))
         fields: dict[str, Any] = {
             "gram": self.gram[np.ix_(kept, kept)],
             "moment": self.moment[kept],
@@ -306,7 +305,7 @@ class NormalEquations:
             "convention": convention,
         }
         if self.center is not None:
-            center = np.zeros(rows * cols)
+            center = np.zeros(index.size)
             center[kept] = self.center[kept]
             moment, energy = self._centered(center)
             fields |= {"center": center[kept], "center_moment": moment[kept], "center_energy": energy}
@@ -367,7 +366,7 @@ def unpacked(header: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]
 
     def part(kind: type, prefix: str, shape: list[int]) -> Any:
         names = [field.name for field in dataclasses.fields(kind) if field.name != "shape"]
-        return kind(**{name: arrays[prefix + name] for name in names}, shape=(shape[0], shape[1]))
+        return kind(**{name: arrays[prefix + name] for name in names}, shape=tuple(shape))
 
     header = {"supports" if name == "terms" else name: value for name, value in header.items()}  # until 0.13
     surfaces = ("surface", "backgrounds", "unreduced")
@@ -379,7 +378,7 @@ def unpacked(header: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]
     if isinstance(total, bool | str) or not np.isfinite(total):
         raise ValueError(f"got target_sum={total!r:.60}, need a finite number")
     require_fields(NormalEquations, fields, finite=True)
-    fields["supports"] = tuple(kernel_shape(list(shape)) for shape in header["supports"])
+    fields["supports"] = tuple(kernel_shape(list(shape), len(shape)) for shape in header["supports"])
     fields["convention"] = convention_from(header["convention"])
     fields |= {name: arrays[name] for name in _ARRAYS if name in arrays}
     if header.get("surface") is not None:

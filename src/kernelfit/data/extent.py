@@ -99,14 +99,30 @@ class Extent:
 
 
 def runs(observations: Sequence[Observation], most: int, length: int) -> list[list[int]]:
-    """Return some runs of neighbouring planes of each volume, of at most some length; of pairs each alone."""
+    """Return some runs of neighbouring planes of volumes, of at most some length; of pairs each alone.
+
+    Planes that are not neighbours, as in a sample of them, stand alone, all of them.
+    """
     if observations[0].plane is None:
         return [[i] for i in range(len(observations))]
+    whole: list[list[int]] = []
+    for i, one in enumerate(observations):
+        if whole and _follows(observations[whole[-1][-1]], one):
+            whole[-1].append(i)
+        else:
+            whole.append([i])
     found: list[list[int]] = []
-    every = lots(observations)
-    for lot in every:
+    for lot in whole:
         side = min(length, len(lot))
-        count = max(1, min(len(lot) // side, most // len(every)))
+        count = max(1, min(len(lot) // side, most // len(whole)))
         starts: Any = (int((len(lot) - side) * (i + 0.5) / count) for i in range(count))
         found += [lot[start : start + side] for start in starts]
     return found
+
+
+def _follows(one: Observation, other: Observation) -> bool:
+    """Say whether a plane is the next of a volume, of the same part."""
+    if one.plane is None or other.plane is None:
+        return False
+    near = one.plane.volume == other.plane.volume and one.plane.at + 1 == other.plane.at
+    return near and one.size == other.size and one.surface_frame == other.surface_frame

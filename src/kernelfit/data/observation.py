@@ -87,6 +87,11 @@ class Observation:
         return self.frame or (self.geometry.target_shape, self.geometry.offset)
 
     @property
+    def whole(self) -> Any:
+        """Shape of the whole target, of a plane that of its volume's."""
+        return self.surface_frame[0] if self.plane is None else self.plane.shape
+
+    @property
     def columns(self) -> Columns:
         """The terms of the background on the used pixels."""
         return Columns.of(*self.surface_frame, self.size, self.background or 0)

@@ -8,7 +8,7 @@ stacked are the kernel of the volume.
 import dataclasses
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from . import chunked, mapped
 from .masking import PlaneSelection, as_mask, as_weights, count_at_ends
 from .observation import Observation, Plane, Weights, as_array, lots, source_reader, target_reader
 
+T = TypeVar("T")
 #: Planes whose residual is looked at, and those whose edges are.
 _MOST_PLANES, _MOST_EDGES = 6, 4
 #: Taps of a kernel.
@@ -67,7 +68,7 @@ def _laid(image: Any, kernel: Any, conv: geometry.Convention) -> tuple[geometry.
         if any(k > n for k, n in zip(kernel, image, strict=True)):
             sides = ("x".join(map(str, some)) for some in (kernel, image))
             raise ValueError("got a kernel of {}, larger than the volume of {}; ask for a smaller shape".format(*sides))
-    depth, flat = (_along(conv, axes) for axes in (slice(0, 1), slice(1, 3)))
+    depth, flat = (along(conv, axes) for axes in (slice(0, 1), slice(1, 3)))
     return geometry.lay_out((1, image[0]), (1, kernel[0]), depth), geometry.lay_out(image[1:], kernel[1:], flat)
 
 
@@ -103,7 +104,7 @@ def lay_planes(
         yield Observation(plan, readers, own, where, background, plane=plane)
 
 
-def _along(conv: geometry.Convention, axes: slice) -> geometry.Convention:
+def along(conv: geometry.Convention, axes: slice) -> geometry.Convention:
     """Return a convention along some axes of a volume, those of depth alone as if it were a row."""
     lone = axes.stop == 1
     across = {"origin": 0, "stride": 1, "offset": 0, "size": 1}
@@ -120,6 +121,13 @@ def _places(start: int, count: int, n: int, boundary: str | None) -> list[int | 
     for _, first, length, step in geometry.axis_runs(start, start + count, n, boundary):
         found += [None if first is None else first + step * i for i in range(length)]
     return found
+
+
+def images_under(conv: geometry.Convention, at: int, n_images: int, kernel: Any) -> list[int | None]:
+    """Return which plane of an image each source of a target plane is under a boundary, as `lay_planes` has them."""
+    row = geometry.lay_out((1, n_images), (1, kernel[0]), along(conv, slice(0, 1)))
+    places = _places(conv.stride[0] * (at - row.offset[1]) - row.before[1], kernel[0], n_images, conv.boundary)
+    return places[::-1] if row.flipped else places
 
 
 def require_determined(observations: Sequence[Observation], n_volumes: int) -> None:
@@ -199,9 +207,9 @@ def merged(notes: Sequence[str], n_pixels: int) -> list[str]:
 
 
 def sampled(
-    observations: Sequence[Observation], weights: Sequence[Weights] | None, most: int = _MOST_PLANES
-) -> tuple[Sequence[Observation], Sequence[Weights] | None]:
-    """Return some planes of volumes of many, evenly spread, and their weights."""
+    observations: Sequence[Observation], weights: Sequence[T] | None, most: int = _MOST_PLANES
+) -> tuple[Sequence[Observation], Sequence[T] | None]:
+    """Return some planes of volumes of many, evenly spread, and their weights, or what there is of each."""
     n = len(observations)
     if observations[0].plane is None or n <= most:
         return observations, weights

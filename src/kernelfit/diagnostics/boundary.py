@@ -24,6 +24,7 @@ from ..core.geometry import Convention, Shape
 from ..core.validation import Array
 from ..data.observation import Observation, Weights, own_row, source_reader
 from ..data.reader import Reader
+from ..data.volumes import images_under
 from .whiteness import Memo
 
 BOUNDARIES = ("fill", "wrap", "symm", "mirror", "nearest")
@@ -126,12 +127,27 @@ class BoundaryCheck:
 
 @dataclass(frozen=True)
 class _Plane:
-    """One target plane with its model: the kernel of each source, the coefficients of its background, its weights."""
+    """One target plane with its model: the kernel of each source, the coefficients of its background, its weights.
+
+    Of a volume all planes of its image are there, which other boundaries lay on it otherwise.
+    """
 
     observation: Observation
     kernels: Array
     surface: Array | None
     weights: Weights | None
+    images: Sequence[Any] | None = None
+
+    def arrays(self, conv: Convention, *, blank: bool = False) -> list[Any]:
+        """Return what the kernels are laid on under a boundary, or zeros of its shape."""
+        one, shape = self.observation, self.observation.geometry.image_shape
+        zeros = np.broadcast_to(np.zeros(1), shape)
+        if self.images is None or one.plane is None:
+            return [zeros if blank else source.array for source in one.sources]
+        own = dataclasses.replace(one.plane.convention, boundary=conv.boundary, fillvalue=conv.fillvalue)
+        filled = np.broadcast_to(np.float64(conv.fillvalue), shape)
+        at = images_under(own, one.plane.at, len(self.images), one.supports[0])
+        return [filled if i is None else zeros if blank else self.images[i] for i in at]
 
 
 def doubt(observations: Sequence[Observation], fits: Sequence[Estimate], memo: Memo | None = None) -> list[Estimate]:
@@ -262,7 +278,7 @@ def _residual(planes: Sequence[_Plane], conv: Convention, memo: Memo | None = No
     parts, energy = [np.zeros(0)], 0.0
     for i, plane in enumerate(planes):
         result = Reader(plane.observation.targets[0].array, plane.observation.geometry.target_shape)
-        arrays = [source.array for source in plane.observation.sources]
+        arrays = plane.arrays(conv)
         for (at, size), model in zip(_strips(plane.observation), _model(plane, arrays, conv, memo, i), strict=True):
             values = result.block(*at, size)
             left = values - model if plane.surface is None else values - _surface(plane, at, size) - model
@@ -277,8 +293,7 @@ def _response(planes: Sequence[_Plane], conv: Convention) -> Array:
     ones = dataclasses.replace(conv, boundary="fill", fillvalue=1.0)
     parts = [np.zeros(0)]
     for plane in planes:
-        blank = np.broadcast_to(np.zeros(1), plane.observation.geometry.image_shape)
-        models = _model(plane, [blank] * len(plane.kernels), ones)
+        models = _model(plane, plane.arrays(ones, blank=True), ones)
         parts += [_weighed(plane, model, at) for (at, _), model in zip(_strips(plane.observation), models, strict=True)]
     return np.concatenate(parts)
 

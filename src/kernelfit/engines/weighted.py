@@ -413,7 +413,7 @@ def block_statistics(item: WeightedObservation, method: str, workers: int) -> No
     gram, moment, sums, said = exact_sums([item], method, workers)
     taps, surface = item.n_taps, None
     if item.n_terms:
-        whole = item.observation.surface_frame[0]
+        whole = item.observation.whole
         surface = SurfaceSums(gram[:taps, taps:].copy(), gram[taps:, taps:].copy(), moment[taps:].copy(), whole)
     stats = _of_taps(item, gram, moment, sums)
     return dataclasses.replace(stats, weighting=said.partition(" ")[0], surface=surface)

@@ -23,8 +23,9 @@ from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
 from ..data import blocks
 from ..data.blocks import Box
-from ..data.observation import Observation, WeightedObservation, Weights
+from ..data.observation import Observation, Plane, WeightedObservation, Weights
 from ..data.reader import Reader
+from ..data.volumes import along
 from ..diagnostics import quantization, whiteness
 from ..solvers.errors_in_variables import at_the_pixels, finish, shared, take_off
 from ..solvers.least_squares import Solver
@@ -57,14 +58,19 @@ class Tile:
         arrays["target"] = one.targets[0].array
         if self.weights is not None:
             arrays["weights"] = self.weights
-        return [self.key, self.at, one.surface_frame, one.background], arrays
+        values: list[Any] = [self.key, self.at, one.surface_frame, one.background]
+        return values if one.plane is None else [*values, one.plane.at, one.plane.shape], arrays
 
     @classmethod
     def unpacked(
         cls, values: Sequence[Any], arrays: Mapping[str, npt.NDArray[Any]], shape: Shape, convention: Convention
     ) -> "Tile":
         """Return the tile that `packed` took apart, of a kernel of some shape."""
-        key, at, ((rows, cols), (row, col)), degree = values
+        (key, at, ((rows, cols), (row, col)), degree), depth = values[:4], values[4:]
+        plane = None
+        if depth:
+            plane = Plane(at, depth[0], (), False, convention, tuple(depth[1]))
+            shape, convention = (shape[-2], shape[-1]), along(convention, slice(1, 3))
         sources = [arrays[f"source{i}"] for i in range(sum(name.startswith("source") for name in arrays))]
         extended, size = sources[0].shape, arrays["target"].shape
         plan = Geometry(extended, size, shape, convention, (0, 0), (0, 0), size)
@@ -72,8 +78,17 @@ class Tile:
         target = Reader(arrays["target"], plan.size)
         frame = (rows, cols), (row, col)
         return cls(
-            key, at, Observation(plan, readers, (target,), background=degree, frame=frame), arrays.get("weights")
+            key,
+            at,
+            Observation(plan, readers, (target,), background=degree, frame=frame, plane=plane),
+            arrays.get("weights"),
         )
+
+    def moved(self, by: int) -> "Tile":
+        """Return the tile of an observation, or a volume, that stands further behind."""
+        one, at = self.observation, self.at + by
+        plane = None if one.plane is None else dataclasses.replace(one.plane, volume=at)
+        return dataclasses.replace(self, at=at, observation=dataclasses.replace(one, plane=plane))
 
 
 def kept(tiles: Iterable[Tile]) -> tuple[Tile, ...]:
@@ -190,7 +205,7 @@ class Context:
 
     def __add__(self, other: "Context") -> "Context":
         """Return that of the pixels of both, but for the image's noise."""
-        moved = [dataclasses.replace(tile, at=tile.at + self.n_observations) for tile in other.tiles]
+        moved = [tile.moved(self.n_observations) for tile in other.tiles]
         return dataclasses.replace(
             self,
             n_pairs=self.n_pairs + other.n_pairs,
@@ -282,7 +297,7 @@ def _looked_at(estimate: Estimate, stats: NormalEquations, context: Context) -> 
     else:
         total: Any = SimpleNamespace(sum=lambda: stats.total_weight)  # all that is asked of the weights of all pixels
         seen = dataclasses.replace(seen, weights=total)
-    if estimate.background is not None:
+    if estimate.background is not None and stats.convention.ndim < 3:
         table = estimate.background.coefficients
         own = table.reshape(-1, table.shape[-1])[[tile.at for tile in tiles]]
         seen = dataclasses.replace(seen, background=dataclasses.replace(estimate.background, coefficients=own))

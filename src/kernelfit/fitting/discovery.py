@@ -12,7 +12,7 @@ import numpy.typing as npt
 import scipy.special
 
 from ..analysis.place import Box, first_box, reduced, spectral_response
-from ..analysis.support import SIDES, Rectangle
+from ..analysis.support import Rectangle
 from ..core.background import eliminations_of
 from ..core.geometry import Shape, default_origin, kept_length
 from ..core.model import Execution, Model, Noise, Selection
@@ -261,7 +261,7 @@ def _search(pair: _Pair, stride: Shape, enough: float) -> _Fit | None:
     box, found = first, pair.fit(first, stride)
     for _ in range(_PASSES - 1):
         sides = list(box)
-        for side in SIDES:
+        for side in range(4):
             p_value = found.rectangle.edge_p_value(side)
             if p_value < _GROWS:
                 length = box[side | 1] - box[side & 2]

@@ -108,6 +108,40 @@ def _read(
         yield own, accumulation.of_lot(wide, method, workers, progress)
 
 
+def lot_equations(
+    observations: Sequence[Observation],
+    items: Sequence[Sequence[WeightedObservation | None]],
+    method: str,
+    workers: int,
+    progress: Progress | None = None,
+) -> list[NormalEquations]:
+    """Return what `block_equations` does of a whole pair, or of the planes of a volume together."""
+    if all(item is None for one in items for item in one):
+        return _plain_equations(observations, method, workers, progress)
+    total: list[NormalEquations] = []
+    for observation, own in zip(observations, items, strict=True):
+        part = block_equations(observation, own, method, workers, progress)
+        total = [a + b for a, b in zip(total, part, strict=True)] if total else part
+    return total
+
+
+def _plain_equations(
+    observations: Sequence[Observation], method: str, workers: int, progress: Progress | None
+) -> list[NormalEquations]:
+    """Return the equations of pixels that all count alike, the background not eliminated."""
+    wide = [dataclasses.replace(one, targets=one.targets + surface_readers(one)) for one in observations]
+    every = accumulation.of_lot(wide, method, workers, progress)
+    plain, terms = every[: len(observations[0].targets)], every[len(observations[0].targets) :]
+    if not terms:
+        return plain
+    gram, products = add([_surface_products(one) for one in observations])
+    cross, whole = np.stack([term.moment for term in terms], axis=1), observations[0].whole
+    return [
+        dataclasses.replace(one, surface=SurfaceSums(cross, gram, own, whole))
+        for one, own in zip(plain, products, strict=True)
+    ]
+
+
 def block_equations(
     observation: Observation,
     items: Sequence[WeightedObservation | None],
@@ -124,16 +158,7 @@ def block_equations(
     """
     plain: list[NormalEquations] = []
     if any(item is None for item in items):
-        wide = dataclasses.replace(observation, targets=observation.targets + surface_readers(observation))
-        every = accumulation.statistics(wide, method, workers, progress)
-        plain, terms = every[: len(observation.targets)], every[len(observation.targets) :]
-        if terms:
-            gram, products = _surface_products(observation)
-            cross, whole = np.stack([term.moment for term in terms], axis=1), observation.surface_frame[0]
-            plain = [
-                dataclasses.replace(one, surface=SurfaceSums(cross, gram, own, whole))
-                for one, own in zip(plain, products, strict=True)
-            ]
+        plain = _plain_equations([observation], method, workers, progress)
     return [
         plain[t] if item is None else weighted.block_statistics(item, method, workers) for t, item in enumerate(items)
     ]

@@ -13,8 +13,9 @@ from ..core.normal_equations import EliminatedSurface, NormalEquations
 from ..core.validation import Array
 from ..data import blocks
 from ..data.masking import Judged
-from ..data.observation import Items, Observation, WeightedObservation, Weights, of_target
+from ..data.observation import Items, Observation, WeightedObservation, Weights, lots, of_target
 from ..data.plan import FitPlan
+from ..data.volumes import merged, sampled
 from ..engines import weighted
 from ..engines.cost_model import engine_of
 from ..solvers.errors_in_variables import counts_of, pairs_of
@@ -22,7 +23,7 @@ from ..solvers.least_squares import LeastSquares, Solver
 from ..solvers.robust import TUNING
 from . import requirements
 from .context import Context, ImageNoise, Tile, kept, key_of, tiles_of
-from .equations import block_equations
+from .equations import lot_equations
 from .reweighting import InMemory, Seen, corrected, reweighted
 from .weighted_fitter import Solved, WeightedFitter
 
@@ -51,9 +52,10 @@ def _group(plan: FitPlan, group: int, noise: Noise, execution: Execution) -> lis
         if any(one):
             weighted.require_determined([_item(j, of_target(p, t)) for j, p in zip(one, observations, strict=True)])
     sums: list[NormalEquations] = []
-    for i, observation in enumerate(observations):
-        items = [None if one[i] is None else one[i].item for one in judged]  # type: ignore[union-attr]
-        own = [eliminated(s) for s in block_equations(observation, items, method, threads, execution.progress)]
+    for lot in lots(observations):
+        items = [[None if j is None else j.item for j in (one[i] for one in judged)] for i in lot]
+        every = lot_equations([observations[i] for i in lot], items, method, threads, execution.progress)
+        own = [eliminated(s) for s in every]
         sums = [a + b for a, b in zip(sums, own, strict=True)] if sums else own
     found = []
     for t, (stats, one) in enumerate(zip(sums, judged, strict=True)):
@@ -79,19 +81,26 @@ def _item(judged: Judged | None, observation: Observation) -> WeightedObservatio
 
 def noted(context: Context, judged: Sequence[Judged | None]) -> Context:
     """Return a context that says what was excluded."""
-    return dataclasses.replace(context, notes=tuple(note for one in judged if one for note in one.notes))
+    notes = [note for one in judged if one for note in one.notes]
+    planes = [one.item.observation for one in judged if one and one.item.observation.plane is not None]
+    if planes:
+        notes = merged(notes, sum(one.geometry.n_pixels for one in planes))
+    return dataclasses.replace(context, notes=tuple(notes))
 
 
 def context_of(plan: FitPlan, group: int, method: str) -> Context:
     """Return what is known before any pixel is read."""
-    return Context(plan.channels, plan.channel_axis, plan.n_pairs, plan.listed, len(plan.groups[group]), method)
+    count = len(plan.n_planes) or len(plan.groups[group])
+    return Context(plan.channels, plan.channel_axis, plan.n_pairs, plan.listed, count, method)
 
 
 def _tiles(observations: Sequence[Observation], weights: Sequence[Weights | None]) -> tuple[Tile, ...]:
     """Return a sample of the pixels, whose keys depend on what they hold."""
     found: list[Tile] = []
-    for at, (observation, own) in enumerate(zip(observations, weights, strict=True)):
-        found += tiles_of(observation, own, at, (at, key_of(blocks.spots(observation.targets))))
+    some, chosen = sampled(observations, list(range(len(observations))))
+    for i, observation in zip(chosen or (), some, strict=True):
+        at = i if observation.plane is None else observation.plane.volume
+        found += tiles_of(observation, weights[i], at, (at, key_of(blocks.spots(observation.targets))))
     return kept(found)
 
 
@@ -126,7 +135,7 @@ def _reweighted(items: Items, noise: Noise, execution: Execution, context: Conte
         tiles=_tiles(observations, [item.weights for item in seen.items]),
         refined=found.refined,
     )
-    return with_surfaces_of(found, seen, [p.surface_frame[0] for p in observations]), context
+    return with_surfaces_of(found, seen, [observations[lot[0]].whole for lot in lots(observations)]), context
 
 
 def reweighed(context: Context, noise: Noise, seen: Seen) -> Context:

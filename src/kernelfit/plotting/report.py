@@ -246,7 +246,7 @@ def _about(name: str, part: Estimate, kernels: dict[str, Estimate], left: Array)
     """Return all there is to say about one target: pictures, measurements, figures, taps."""
     single = len(kernels) == 1
     where = "" if not name else f": {html.escape(name)}"
-    spread = part.convention.ndim == 2
+    spread = part.convention.ndim > 1
     psfs = [measure_psf(one) for one in kernels.values()] if spread else []
     numbers = []
     for row in zip(*(psf.rows() for psf in psfs), strict=True):
