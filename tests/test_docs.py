@@ -1,5 +1,6 @@
 """The pages agree with the package: public names, verdicts, what goes with what, links."""
 
+import doctest
 import re
 from pathlib import Path
 
@@ -73,3 +74,12 @@ def test_commands_of_the_readme_stand_on_lines_of_their_own():
     lines = read("README.md").splitlines()
     assert "pip install '.[cli]' && kernelfit demo" in lines
     assert "pip install -e '.[test]' && pytest" in lines
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "needed"), [("containers", ("xarray", "astropy", "pandas"))])
+def test_examples_of_the_pages_run(name, needed):
+    for package in needed:
+        pytest.importorskip(package)
+    found = doctest.testfile(str(ROOT / "docs" / f"{name}.md"), module_relative=False)
+    assert found.attempted > 5 and not found.failed

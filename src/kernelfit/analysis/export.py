@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..core.estimate import Estimate, require_real
-from ..core.geometry import leading
+from ..core.estimate import Estimate, lags_of, require_real
+from ..core.geometry import Convention, leading
+from ..core.labels import Axis, Labels, places_of
 from .integers import as_integers
 
 Array = npt.NDArray[np.float64]
@@ -111,6 +112,86 @@ def to_dataframe(fit: Estimate) -> Any:
     index = pd.MultiIndex.from_product([*axes, *lags], names=names)
     values = {"tap": fit.kernel, "stderr": fit.stderr, "low": low, "high": high}
     return pd.DataFrame({name: array.ravel() for name, array in values.items()}, index=index).reset_index()
+
+
+def import_xarray() -> Any:
+    """Return xarray, or say that it is not installed."""
+    try:
+        import xarray
+    except ImportError:
+        raise ImportError("got no xarray, need it for arrays with labels; pip install 'kernelfit[xarray]'") from None
+    return xarray
+
+
+def to_xarray(fit: Estimate) -> Any:
+    """Return the kernel as an array with labels; see `KernelFit.to_xarray`."""
+    labels, conv = fit.labels, fit.convention
+    dims, coords = _kernel_axes(labels, conv, fit.kernel.shape)
+    coords["stderr"] = (dims, fit.stderr)
+    attrs = {"convention": str(conv), "verdict": fit.verdict.value, "noise_std": fit.noise_std}
+    if labels is not None and any(labels.units):
+        attrs["units"] = " / ".join(f"({unit or 1})" for unit in labels.units[::-1])
+    return import_xarray().DataArray(fit.kernel, coords, dims, name="kernel", attrs=attrs)
+
+
+def map_to_xarray(found: Any) -> Any:
+    """Return the kernels of tiles as arrays with labels; see `KernelMap.to_xarray`."""
+    labels, conv, n = found.labels, found.convention, found.boxes.ndim - 1
+    centers, tiles = found.centers, list[str]()
+    coords: dict[str, Any] = {}
+    for at, axis in enumerate(_places(labels, "target", n)):
+        middle = centers if n == 1 else np.moveaxis(centers, at, 0)[:, 0, at]
+        known = axis.at(middle)
+        unit = "pixel" if known is None else axis.unit
+        coords[axis.name] = (axis.name, middle if known is None else known, {"units": unit} if unit else {})
+        tiles.append(axis.name)
+    dims, more = _kernel_axes(labels, conv, found.kernels.shape[n:])
+    noise = [*tiles, *dims[: found.noise_std.ndim - n]]
+    both = {"kernel": ([*tiles, *dims], found.kernels), "stderr": ([*tiles, *dims], found.stderr)}
+    verdicts = np.vectorize(lambda verdict: verdict.value, otypes=[str])(found.verdicts)
+    both |= {"noise_std": (noise, found.noise_std), "verdict": (tiles, verdicts)}
+    return import_xarray().Dataset(both, coords | more, {"convention": str(conv)})
+
+
+def _places(labels: Labels | None, side: str, n: int) -> tuple[Axis, ...]:
+    """Return the axes of rows and columns, those of arrays without labels under the names that they have here."""
+    axes = () if labels is None else labels.places(side)
+    names = {1: ("sample",), 2: ("row", "column"), 3: ("plane", "row", "column")}[n]
+    return axes if len(axes) == n else tuple(Axis(name) for name in names)
+
+
+def _kernel_axes(labels: Labels | None, conv: Convention, shape: tuple[int, ...]) -> tuple[list[str], dict[str, Any]]:
+    """Return the names of the axes of kernels, and their coordinates."""
+    lags, varies = lags_of(conv, shape), conv.field is not None
+    several = len(shape) - len(lags) - varies
+    names = {0: [], 1: ["channel"]}.get(several, ["target_channel", "image_channel"])
+    coords: dict[str, Any] = {}
+    for name, side in zip(names, ("target", "image"), strict=False):
+        channels = None if labels is None else labels.channels(side)
+        if channels is not None and channels.values is not None:
+            coords[name] = (name, channels.values)
+    dims = [*names, *(["function"] if varies else [])]
+    places = places_of(labels, conv, shape[-len(lags) :])
+    for at, (axis, own) in enumerate(zip(_places(labels, "image", len(lags)), lags, strict=True)):
+        name, step = f"{axis.name}_lag", axis.step
+        unit = "pixel" if step is None else axis.unit
+        if step is not None:  # from the coordinate of the target's pixel
+            since = own + places[at][0] - conv.offset[at]
+            own = since * step + 0.0 if step.dtype.kind == "f" else since.astype(np.int64) * step
+        coords[name] = (name, own, {"units": unit} if unit else {})
+        dims.append(name)
+    return dims, coords
+
+
+def as_map(labels: Labels | None, values: Array, places: tuple[Array, Array] | None = None) -> Any:
+    """Return a map over the image with labels, where the image had such; `places` are its rows and columns."""
+    axes = () if labels is None else labels.places("image")
+    if len(axes) != 2 or values.ndim != 2:
+        return values
+    known = [axis.values if places is None else axis.at(own) for axis, own in zip(axes, places or axes, strict=True)]  # type: ignore[arg-type]
+    both = zip(axes, known, strict=True)
+    coords = {axis.name: (axis.name, v, {"units": axis.unit} if axis.unit else {}) for axis, v in both if v is not None}
+    return import_xarray().DataArray(values, coords, [axis.name for axis in axes])
 
 
 def _python(fit: Estimate, taps: Array, tool: str) -> str:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from ..analysis.audit_record import Audit, judged
 from ..analysis.explanation import ORIENTATIONS, Box, Evidence, Laid, centred, span_of
 from ..compiled.blas import one_blas_thread
+from ..core.container_calls import of_any_container
 from ..core.estimate import Estimate
 from ..core.geometry import Convention, Shape, as_pair, axis_lag
 from ..core.mode import infer_mode
@@ -29,6 +30,7 @@ _MOST, _SHARE, _TOGETHER = 3600, 0.25, 1600
 _OWN = ("mode", "origin", "operation", "offset")
 
 
+@of_any_container
 @takes_keywords(*("lags", "boundary", "fillvalue", "channels", "variation", "image_noise", "errors", "method"),
                 *("balance", "detrend", "taper", "tolerance", "real", "register", "curve", "curve_side"))  # fmt: skip
 @one_blas_thread

@@ -11,6 +11,7 @@ from ..analysis.psf import PsfMeasurements, measure_psf
 from ..analysis.target_search import FOUND, aligned, detected
 from ..analysis.target_warp import Warp, homography
 from ..compiled.blas import one_blas_thread
+from ..core.container_calls import of_any_container
 from ..core.geometry import Shape, as_pair
 from ..core.model import Execution, as_ends
 from ..core.validation import Array, require_finite
@@ -192,6 +193,7 @@ class PsfFit:
         }
 
 
+@of_any_container
 @one_blas_thread
 def find_psf(
     capture: npt.ArrayLike,

@@ -9,11 +9,13 @@ from typing import Any, Unpack, cast
 import numpy as np
 import numpy.typing as npt
 
+from ..analysis import export
 from ..compiled.blas import one_blas_thread
 from ..core.background import of_one_row
 from ..core.dimensions import in_samples, of_any_dimension, without_row
 from ..core.findings import Finding, Verdict, ranked
 from ..core.geometry import Convention, Shape
+from ..core.labels import Labels
 from ..core.model import Execution, Model, Selection
 from ..core.validation import Array, as_number
 from ..data.plan import FitPlan, make_plan
@@ -61,6 +63,8 @@ class KernelMap:
         its first row or column, 1 its last. None without a background.
     channels : {None, "shared", "separate", "mixed"}
         How channels were taken together; None for images of one plane.
+    labels : Labels or None
+        What image and target say of their axes and units; None for plain arrays.
     """
 
     kernels: Array
@@ -75,6 +79,7 @@ class KernelMap:
     p_value: float
     background: Array | None = None
     channels: str | None = None
+    labels: Labels | None = None
 
     @property
     def verdicts(self) -> npt.NDArray[np.object_]:
@@ -93,6 +98,23 @@ class KernelMap:
         if self.convention.ndim == 1:
             return np.asarray(self.boxes[..., 0] + (self.boxes[..., 1] - 1) / 2)
         return np.asarray(self.boxes[..., :2] + (self.boxes[..., 2:] - 1) / 2)
+
+    def to_xarray(self) -> Any:
+        """Return the map as arrays of xarray.
+
+        Returns
+        -------
+        xarray.Dataset
+            ``kernel``, ``stderr``, ``noise_std`` and ``verdict``. The axes of the tiles have the names and, where it
+            has some, the coordinates of the target, at the middle of each tile; those of the kernels are as in
+            `KernelFit.to_xarray`.
+
+        Raises
+        ------
+        ImportError
+            If xarray is not installed.
+        """
+        return export.map_to_xarray(self)
 
     def _lowered(self) -> "KernelMap":
         """Return that of images of one row as that of signals."""

@@ -6,12 +6,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ..compiled.blas import one_blas_thread
+from ..core.container_calls import of_any_container
 from ..core.validation import Array, as_number, as_workers, known
 from ..data.observation import as_image
 from ..restoration.psf_matching import area, match
 from .results import KernelFit
 
 
+@of_any_container
 @one_blas_thread
 def match_psf(
     source: npt.ArrayLike,

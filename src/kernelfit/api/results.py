@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..analysis import field
-from ..analysis.export import export, to_dataframe
+from ..analysis.export import as_map, export, to_dataframe, to_xarray
 from ..analysis.integers import IntegerKernel, as_integers, polish
 from ..analysis.psf import PsfMeasurements, measure_psf
 from ..analysis.psf_volume import VolumePsfMeasurements
 from ..analysis.recognition import Candidate, nearest, recognise
 from ..core import npz, serialization
+from ..core.container_calls import of_any_container
 from ..core.dimensions import lowered, of_any_dimension
 from ..core.estimate import Estimate
 from ..core.geometry import Shape, default_origin
@@ -145,6 +146,7 @@ class KernelFit(Estimate, Saved):
             )
         return np.asarray(model + surface)
 
+    @of_any_container
     def registered(self, image: npt.ArrayLike) -> Array:
         """Return an image as it lies on the target: moved by `registration`, where the fit has one.
 
@@ -223,7 +225,7 @@ class KernelFit(Estimate, Saved):
         ValueError
             If the kernel is the same everywhere.
         """
-        return field.sum_map(self)
+        return as_map(self.labels, field.sum_map(self))  # type: ignore[no-any-return]
 
     def width_map(self, grid: int | Shape | None = None) -> Array:
         """Return the width of the kernel over the image, for kernels of one peak.
@@ -244,7 +246,7 @@ class KernelFit(Estimate, Saved):
         ValueError
             If the kernel is the same everywhere, or there are several channels.
         """
-        return field.width_map(self, grid)
+        return as_map(self.labels, field.width_map(self, grid), field.places(self, grid))  # type: ignore[no-any-return]
 
     def psf(self) -> PsfMeasurements | VolumePsfMeasurements:
         """Measure the kernel as a point spread function: sum, shift, widths, shape, encircled energy, MTF50.
@@ -345,6 +347,24 @@ class KernelFit(Estimate, Saved):
             If pandas is not installed.
         """
         return to_dataframe(self)
+
+    def to_xarray(self) -> Any:
+        """Return the kernel as an array of xarray.
+
+        Returns
+        -------
+        xarray.DataArray
+            The kernel, its axes named after those of the image, ``y_lag`` of ``y`` (of plain arrays ``row_lag``,
+            ``column_lag``), after axes of channels, or of the functions by which it varies, if there are any. The
+            coordinates are `lags`: in the image's units where it has evenly spaced coordinates, else in pixels. The
+            coordinate ``stderr`` has the standard errors.
+
+        Raises
+        ------
+        ImportError
+            If xarray is not installed.
+        """
+        return to_xarray(self)
 
     def plot(
         self, image: npt.ArrayLike | None = None, target: npt.ArrayLike | None = None, *, figure: Any = None

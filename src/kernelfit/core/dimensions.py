@@ -18,6 +18,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
+from . import container_calls
 from .cross_spectra import CrossSpectra
 from .estimate import Estimate
 from .geometry import Convention, in_plane
@@ -42,7 +43,7 @@ _AXES = {None: None, 0: 0, 1: 2, -1: -1, -2: -3}
 
 
 def of_any_dimension(verb: Callable[P, R]) -> Callable[P, R]:
-    """Let a verb for images take signals, and speak of samples."""
+    """Let a verb for images take signals, and speak of samples; let it take containers, and return such."""
     signature = inspect.signature(verb, follow_wrapped=True)
     inner = inspect.signature(inspect.unwrap(verb))
     flat = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in inner.parameters.values())
@@ -53,6 +54,7 @@ def of_any_dimension(verb: Callable[P, R]) -> Callable[P, R]:
             given = signature.bind(*args, **kwargs).arguments
         except TypeError:
             return verb(*args, **kwargs)  # which says what is wrong
+        given, close = container_calls.opened(given, verb.__qualname__, signature.parameters)
         if "pairs" in given:
             first, given["pairs"] = _first_of_stream(given["pairs"], given)
             known = {**given, **first}
@@ -64,11 +66,11 @@ def of_any_dimension(verb: Callable[P, R]) -> Callable[P, R]:
                 f"got a kernel whose shape has three numbers, which {name} does not take; give it images or signals"
             )
         if not _of_signals(known):
-            return verb(**given)  # type: ignore[call-arg]
+            return cast(R, close(verb(**given)))  # type: ignore[call-arg]
         axis = _axis(given)
         laid = _lifted(given, axis, flat)
         try:
-            return cast(R, lower(verb(**laid), axis))  # type: ignore[call-arg]
+            return cast(R, close(lower(verb(**laid), axis)))  # type: ignore[call-arg]
         except (TypeError, ValueError) as error:
             error.args = tuple(in_samples(part) if isinstance(part, str) else part for part in error.args)
             raise
@@ -138,7 +140,7 @@ def _ndim(value: Any) -> int:
         return len(value.shape)
     if isinstance(value, list | tuple) and value:
         return _ndim(value[0]) + (not hasattr(value[0], "shape") or not _listed(value))
-    return len(getattr(value, "data", np.zeros(())).shape) if hasattr(value, "uncertainty") else 0
+    return 0
 
 
 def _listed(value: object) -> bool:
@@ -213,7 +215,7 @@ def _with_row(value: Any, at: int) -> Any:
     """Return an array with an axis of length one put in; nothing is read."""
     if hasattr(value, "expand_dims"):  # xarray
         return value.expand_dims("row", axis=at)
-    if isinstance(value, list | tuple) or hasattr(value, "iloc"):
+    if isinstance(value, list | tuple):
         try:
             value = np.asarray(value)
         except ValueError:  # rows of unlike lengths, which the verb refuses

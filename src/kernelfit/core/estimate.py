@@ -16,6 +16,7 @@ from .curve import Curve
 from .deprecated import renamed
 from .findings import Finding, Verdict, ranked, with_edges
 from .geometry import Convention, axis_lag
+from .labels import Labels
 from .registration import Registration
 from .validation import Array, as_number, complex_of
 
@@ -118,6 +119,12 @@ class Spectrum:
     balance: float
 
 
+def lags_of(conv: Convention, shape: tuple[int, ...]) -> "tuple[npt.NDArray[np.int64], ...]":
+    """Return the lags of the taps of a kernel along each of its axes."""
+    both = zip(shape[-len(conv.origin) :], conv.origin, strict=True)
+    return tuple(np.array([axis_lag(conv, side, origin, p) for p in range(side)]) for side, origin in both)
+
+
 @dataclass(frozen=True, eq=False)
 class Estimate:
     """A kernel found in a pair of images.
@@ -208,6 +215,8 @@ class Estimate:
     curve : Curve or None
         The curve from the values of the files to light, with errors; None where that was not asked for. The kernel, its
         errors and the noise are those of light.
+    labels : Labels or None
+        What the arrays that it was found in say of their axes and units; None for plain ones.
     parts : tuple of KernelFit
         With channels "separate" and "mixed" the fit of each target channel, with the figures of its own. This one's are
         then: rank, rss, n_pixels, df_model and iterations the sum, condition and refined the largest, r_squared
@@ -251,6 +260,7 @@ class Estimate:
     channel_axis: int | None = None
     registration: Registration | None = None
     curve: Curve | None = None
+    labels: Labels | None = dataclasses.field(default=None, repr=False)
     parts: "tuple[Estimate, ...]" = dataclasses.field(default=(), repr=False)
 
     freedom, spare = renamed("freedom", "df_model"), renamed("spare", "df_resid")
@@ -299,10 +309,8 @@ class Estimate:
         ``target[t] = sum_p kernel[p] image[stride t + offset - (lags[0][p[0]], lags[1][p[1]])]``, t, p and the
         pixels counted in the arrays as they were given.
         """
-        conv = self.convention
-        both = zip(self.kernel.shape[-len(conv.origin) :], conv.origin, strict=True)
-        axes = [np.array([axis_lag(conv, side, origin, p) for p in range(side)]) for side, origin in both]
-        return axes[-1] if conv.ndim == 1 else tuple(axes)
+        axes = lags_of(self.convention, self.kernel.shape)
+        return axes[-1] if self.convention.ndim == 1 else axes
 
     @one_blas_thread
     def covariance(self) -> Array:

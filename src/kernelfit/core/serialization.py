@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from . import curve, npz, registration
+from . import curve, labels, npz, registration
 from .background import Background
 from .estimate import Estimate, Prior, Spectrum, StrengthPath
 from .findings import Finding, Verdict
@@ -27,6 +27,7 @@ _APART = (
     "weights",
     "registration",
     "curve",
+    "labels",
 )
 
 
@@ -53,6 +54,8 @@ def packed(fit: Estimate) -> tuple[dict[str, Any], dict[str, Array]]:
         header["background"] = fields
         arrays |= {f"background_{name}": getattr(fit.background, name) for name in ("coefficients", "stderr")}
     header |= {"registration": registration.stored(fit.registration), "curve": curve.stored(fit.curve)}
+    header["labels"], more = labels.packed(fit.labels)
+    arrays |= more
     header["parts"] = []
     for i, part in enumerate(fit.parts):
         fields, more = packed(part)
@@ -85,6 +88,7 @@ def unpacked(header: dict[str, Any], arrays: dict[str, Array]) -> Estimate:
         spectrum = Spectrum(**{**spectrum, **arrays_of})
     header["registration"] = registration.registration_from(header.get("registration"))
     header["curve"] = curve.curve_from(header.get("curve"))
+    header["labels"] = labels.unpacked(header.get("labels"), arrays)
     background = header.pop("background", None)
     if background is not None:
         background["shapes"] = tuple(tuple(shape) for shape in background["shapes"])

@@ -118,9 +118,6 @@ def unmasked(value: object) -> tuple[object, object]:
     if isinstance(value, np.ma.MaskedArray):
         mask = np.ma.getmask(value)
         return value.data, None if mask is np.ma.nomask else np.asarray(mask)
-    if not isinstance(value, np.ndarray) and all(hasattr(value, n) for n in ("data", "mask", "uncertainty")):
-        mask = value.mask  # type: ignore[attr-defined]
-        return np.asarray(value.data), None if mask is None else np.asarray(mask)  # type: ignore[attr-defined]
     return value, None
 
 
