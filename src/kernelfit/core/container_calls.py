@@ -200,11 +200,16 @@ def _stream(pairs: Any) -> Any:
             return item
         return opened(named, "accumulate_stream", _ARRAYS)[0]
 
-    if isinstance(pairs, list):
-        return [laid(item) for item in pairs]
+    if type(pairs) in (list, tuple):
+        return type(pairs)(laid(item) for item in pairs)
     if callable(pairs):
-        return lambda: map(laid, pairs())
-    return map(laid, pairs) if isinstance(pairs, Iterator) else pairs
+        return lambda: _mapped(laid, pairs())
+    return _mapped(laid, pairs) if isinstance(pairs, Iterator) else pairs
+
+
+def _mapped(function: Callable[[Any], Any], items: Any) -> Any:
+    """Return what a function makes of items one by one; what is none of those as it is."""
+    return map(function, items) if isinstance(items, Iterable) else items
 
 
 def _closed(
