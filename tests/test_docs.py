@@ -77,7 +77,7 @@ def test_commands_of_the_readme_stand_on_lines_of_their_own():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "needed"), [("containers", ("xarray", "astropy", "pandas"))])
+@pytest.mark.parametrize(("name", "needed"), [("containers", ("xarray", "astropy", "pandas", "sklearn"))])
 def test_examples_of_the_pages_run(name, needed):
     for package in needed:
         pytest.importorskip(package)
