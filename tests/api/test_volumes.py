@@ -302,8 +302,6 @@ REFUSED = [
     (dict(channel_axis=-1), "channel"),
     (dict(background=1), "background=1"),
     (dict(variation=1), "variation=1"),
-    (dict(solver=kernelfit.GaussianProcess()), "three dimensions"),
-    (dict(solver="auto"), "three dimensions"),
     (dict(method="cg"), "three dimensions"),
     (dict(method="wiener", boundary="wrap"), "three dimensions"),
     (dict(image_noise=0.1), "three dimensions"),

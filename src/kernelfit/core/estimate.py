@@ -72,6 +72,9 @@ class Prior:
         ``exp(-|p - c| / r)``.
     symmetric : {None, "point", "both", "square"}
         The symmetry about the middle of the support, see `GaussianProcess`.
+    scales : tuple of float
+        Of volumes: how many times `length` and `radius`, which are those along the columns, are longer along planes and
+        along rows. Empty for images and signals.
     """
 
     family: str
@@ -81,6 +84,7 @@ class Prior:
     center: tuple[float, ...]
     envelope: str = "gaussian"
     symmetric: str | None = None
+    scales: tuple[float, ...] = ()
 
     def __str__(self) -> str:
         """Say the prior in one line."""
@@ -89,6 +93,7 @@ class Prior:
             f"centre ({', '.join(f'{at:.2f}' for at in self.center)})"
             f"{'' if self.envelope == 'gaussian' else f', {self.envelope} envelope'}"
             f"{'' if self.symmetric is None else f', symmetric ({self.symmetric})'}"
+            + (f", {' x '.join(f'{scale:.3g}' for scale in (*self.scales, 1.0))}" if self.scales else "")
         )
 
 

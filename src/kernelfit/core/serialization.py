@@ -73,7 +73,10 @@ def unpacked(header: dict[str, Any], arrays: dict[str, Array]) -> Estimate:
     require_fields(Estimate, header)
     header["convention"] = convention_from(header["convention"])
     header["findings"] = tuple(Finding(Verdict[name], *said) for name, *said in header["findings"])
-    header["priors"] = tuple(Prior(**{**prior, "center": tuple(prior["center"])}) for prior in header.pop("priors", ()))
+    several = (
+        {**p, "center": tuple(p["center"]), "scales": tuple(p.get("scales", ()))} for p in header.pop("priors", ())
+    )
+    header["priors"] = tuple(Prior(**prior) for prior in several)
     criterion = header.pop("criterion", None)
     if criterion is not None:
         names = ("strength", "df_model", "rss", "score")

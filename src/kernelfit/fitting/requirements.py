@@ -101,7 +101,6 @@ RULES = (
     _rule(
         "volume", "ConjugateGradient", "their products are those of images and signals", "need solver=LeastSquares()"
     ),
-    _rule("volume", "prior", "its distances are those of taps in a plane", "need Penalized() or LeastSquares()"),
     _rule(
         "long response",
         "prior",

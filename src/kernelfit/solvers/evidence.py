@@ -11,7 +11,7 @@ import scipy.linalg
 
 from ..core.validation import Array
 from .cholesky import product
-from .projection import Grid, Projection
+from .projection import Grid, Projection, distance
 
 FAMILIES = ("squared-exponential", "matern52", "matern32", "exponential")
 ENVELOPES = ("gaussian", "power")
@@ -35,9 +35,10 @@ class Kind(NamedTuple):
         envelope = "" if self.envelope in ("gaussian", "decay") else f", {self.envelope} envelope"
         return f"{self.family}{envelope}{'' if self.symmetric is None else f', symmetric ({self.symmetric})'}"
 
-    def ties(self, n_terms: int) -> Array:
+    def ties(self, n_terms: int, width: int = 5) -> Array:
         """Return how the hyperparameters of so many terms move with those that are free, one column for each."""
-        one = np.eye(5)[:, : 5 if self.symmetric is None and self.family not in DECAYS else 3]
+        held = self.symmetric is not None or self.family in DECAYS  # the centre, in the middle or at the first tap
+        one = np.delete(np.eye(width), range(3, 6 if width > 5 else 5) if held else [], axis=1)
         if self.family in _TIED:
             one = np.stack([one[:, 0], one[:, 1] + one[:, 2]], axis=1)
         return np.asarray(np.kron(np.eye(n_terms), one), dtype=np.float64)
@@ -49,8 +50,8 @@ class Blocks(NamedTuple):
     where: slice
     covariance: Array
     slope: Array  # by log l
-    by_radius: Array  # of log e(p), by log r
-    by_center: tuple[Array, Array]  # of log e(p), by the row and the column of c
+    envelope: "Envelope"
+    by_scale: list[Array]  # of the correlation, by the logs of the scales of volumes
 
 
 def correlation(family: str, t: Array) -> tuple[Array, Array]:
@@ -93,33 +94,47 @@ def envelope_at(envelope: str, u: Array) -> Array:
     return np.asarray(np.exp(-0.5 * u) if envelope == "gaussian" else (1.0 + u / (2 * _POWER)) ** -_POWER)
 
 
-def envelope_of(grid: Grid, envelope: str, theta: Array) -> tuple[Array, Array, tuple[Array, Array]]:
-    """Return ``a e(p)`` and the derivatives of ``log e(p)`` by log r and by the row and the column of c."""
-    log_a, _, log_r, c_y, c_x = theta
-    r2 = math.exp(2 * log_r)
-    dy, dx = grid.y - c_y, grid.x - c_x
-    u = (dy**2 + dx**2) / r2
+class Envelope(NamedTuple):
+    """``a e(p)`` of the taps, and the derivatives of ``log e(p)``."""
+
+    values: Array
+    by_radius: Array  # by log r
+    by_center: list[Array]  # by the place of c along each axis
+    by_scale: list[Array]  # of volumes by the logs of the scales
+
+
+def envelope_of(grid: Grid, envelope: str, theta: Array) -> Envelope:
+    """Return the envelope of a support at some hyperparameters."""
+    log_a, _, log_r, *center = theta[: 3 + grid.ndim]
+    r2, scales = math.exp(2 * log_r), grid.scales(theta)
+    apart = [place - c for place, c in zip(grid.places, center, strict=True)]
+    squares = [(d / scale) ** 2 / r2 for d, scale in zip(apart, scales, strict=True)]
+    u = np.sum(squares, axis=0)
     if envelope == "decay":  # from the first tap, which does not move
-        return math.exp(log_a) * _tail_cut(np.exp(-np.sqrt(u))), np.sqrt(u), (0 * dy, 0 * dx)
+        return Envelope(math.exp(log_a) * _tail_cut(np.exp(-np.sqrt(u))), np.sqrt(u), [0 * d for d in apart], [])
+    steep = [d / scale**2 / r2 for d, scale in zip(apart, scales, strict=True)]
+    own = squares[:-1] if grid.ndim > 2 else []
     if envelope == "gaussian":
-        return math.exp(log_a) * _tail_cut(np.exp(-0.5 * u)), u, (dy / r2, dx / r2)
+        return Envelope(math.exp(log_a) * _tail_cut(np.exp(-0.5 * u)), u, steep, own)
     base = 1.0 + u / (2 * _POWER)
-    return math.exp(log_a) * base**-_POWER, u / base, (dy / base / r2, dx / base / r2)
+    return Envelope(math.exp(log_a) * base**-_POWER, u / base, [d / base for d in steep], [d / base for d in own])
 
 
 def blocks_of(grids: Sequence[Grid], kind: Kind, theta: Array) -> list[Blocks]:
     """Return each term's prior covariance at the given hyperparameters; under a symmetry summed over images."""
     found, start = [], 0
-    for grid, at in zip(grids, theta.reshape(-1, 5), strict=True):
-        rho, slope = map(_tail_cut, correlation(kind.family, grid.distance / math.exp(at[1])))
-        envelope, by_radius, by_center = envelope_of(grid, kind.envelope, at)
-        outer = np.multiply.outer(envelope, envelope)
-        where = slice(start, start + len(grid.y))
+    for grid, at in zip(grids, theta.reshape(len(grids), -1), strict=True):
+        apart, shares = distance(grid.lags, grid.scales(at))
+        rho, slope = map(_tail_cut, correlation(kind.family, apart / math.exp(at[1])))
+        envelope = envelope_of(grid, kind.envelope, at)
+        outer = np.multiply.outer(envelope.values, envelope.values)
+        where = slice(start, start + len(grid))
         start = where.stop
+        by_scale = [_over_lags(slope * share, grid.lag) * outer for share in shares]
         rho, slope = (_over_lags(part, grid.lag) for part in (rho, slope))
         rho *= outer
         slope *= outer
-        found.append(Blocks(where, rho, slope, by_radius, by_center))
+        found.append(Blocks(where, rho, slope, envelope, by_scale))
     return found
 
 
@@ -130,7 +145,7 @@ def covariance_of(grids: Sequence[Grid], kind: Kind, theta: Array) -> Array:
 
 def all_taps(grids: Sequence[Grid], rows: Array) -> Array:
     """Return one row for each tap, given one for each set of equal taps."""
-    ends = np.cumsum([0] + [len(grid.y) for grid in grids])
+    ends = np.cumsum([0] + [len(grid) for grid in grids])
     return np.concatenate([rows[start + grid.set_of] for start, grid in zip(ends, grids, strict=False)])
 
 
@@ -156,7 +171,7 @@ def evidence(data: Projection, kind: Kind, theta: Array, *, slope: bool = False)
     """Return ``n log(rss + q) + log det S`` and, if asked for, its derivatives by the hyperparameters.
 
     S is ``I + W'PW / s^2`` and ``q = z'S^-1 z``; the noise is profiled out, ``s^2 = (rss + q) / n``. Each term has five
-    hyperparameters: log(a / s), log l, log r, and the row and column of c.
+    hyperparameters: log(a / s), log l, log r, and the row and column of c; of volumes `Grid.width`.
     """
     blocks = blocks_of(data.grids, kind, theta)
     w = data.weights
@@ -169,21 +184,27 @@ def evidence(data: Projection, kind: Kind, theta: Array, *, slope: bool = False)
     # X, XX' = W S^-1 W'; a triangular solve would wake BLAS's threads for matrices of any size
     inverse = product(w, scipy.linalg.lapack.dtrtri(lower, lower=1)[0].T)
     pull = product(inverse, half)  # W S^-1 z
-    gradient = np.empty((len(blocks), 5))
-    for at, b in enumerate(blocks):
+    gradient = []
+    for b in blocks:
         x, beta = inverse[b.where], pull[b.where]
         h = product(x, x.T).T
         h -= np.multiply.outer(scale * beta, beta)
         # H: the change of the value is sum(H * change of P)
         along = np.einsum("ij,ij->i", h, b.covariance)
-        gradient[at] = (
-            2 * along.sum(),
-            float(np.einsum("ij,ij->", h, b.slope)),
-            2 * float(along @ b.by_radius),
-            2 * float(along @ b.by_center[0]),
-            2 * float(along @ b.by_center[1]),
-        )
-    return value, gradient.ravel()
+        steep = [float(np.einsum("ij,ij->", h, one)) for one in (b.slope, *b.by_scale)]
+        gradient.append(_gradient(along, b.envelope, steep))
+    return value, np.concatenate(gradient)
+
+
+def _gradient(along: Array, envelope: Envelope, steep: Sequence[float]) -> Array:
+    """Return the derivatives by a term's hyperparameters.
+
+    `along`: the sums of H times P over each row. `steep`: those of H times the derivatives of the correlation by log l
+    and by the logs of the scales.
+    """
+    by_place = [2 * float(along @ by) for by in (envelope.by_radius, *envelope.by_center)]
+    by_scale = [2 * float(along @ by) + own for by, own in zip(envelope.by_scale, steep[1:], strict=True)]
+    return np.array([2 * along.sum(), steep[0], *by_place, *by_scale])
 
 
 def applied_evidence(data: Projection, kind: Kind, theta: Array, *, slope: bool = False) -> tuple[float, Array]:
@@ -191,8 +212,8 @@ def applied_evidence(data: Projection, kind: Kind, theta: Array, *, slope: bool 
     w = data.weights
     middle = np.eye(w.shape[1], order="F")
     found, start = [], 0
-    for grid, at_theta in zip(data.grids, theta.reshape(-1, 5), strict=True):
-        where = slice(start, start + len(grid.y))
+    for grid, at_theta in zip(data.grids, theta.reshape(len(data.grids), -1), strict=True):
+        where = slice(start, start + len(grid))
         start = where.stop
         found.append((where, Applied.of(grid, kind, at_theta, w[where])))
         middle += product(w[where].T, found[-1][1].prior)
@@ -200,54 +221,73 @@ def applied_evidence(data: Projection, kind: Kind, theta: Array, *, slope: bool 
     if not slope or value == math.inf:
         return value, np.zeros(len(theta))
     inverse = scipy.linalg.lapack.dtrtri(lower, lower=1)[0].T
-    gradient = np.empty((len(found), 5))
-    for at, (where, part) in enumerate(found):
+    gradient = []
+    for where, part in found:
         # H = X X' - scale b b' with X = W L'^-1 and b = X half; the change of the value is sum(H * change of P)
-        x, under, steep = (product(rows, inverse) for rows in (w[where], part.prior, part.slope))
+        x, under, *slopes = (product(rows, inverse) for rows in (w[where], part.prior, *part.slopes))
         along = np.einsum("ij,ij->i", x, under) - scale * (x @ half) * (under @ half)
-        gradient[at] = (
-            2 * along.sum(),
-            float(np.einsum("ij,ij->", x, steep)) - scale * float((x @ half) @ (steep @ half)),
-            2 * float(along @ part.by_radius),
-            2 * float(along @ part.by_center[0]),
-            2 * float(along @ part.by_center[1]),
-        )
-    return value, gradient.ravel()
+        steep = [float(np.einsum("ij,ij->", x, one)) - scale * float((x @ half) @ (one @ half)) for one in slopes]
+        gradient.append(_gradient(along, part.envelope, steep))
+    return value, np.concatenate(gradient)
 
 
 class Applied(NamedTuple):
-    """What one term's prior covariance, and its derivative by log l, make of some rows of taps."""
+    """What one term's prior covariance, and its derivatives by log l and the logs of scales, make of rows of taps."""
 
     prior: Array
-    slope: Array
-    by_radius: Array
-    by_center: tuple[Array, Array]
+    slopes: list[Array]
+    envelope: Envelope
 
     @classmethod
     def of(cls, grid: Grid, kind: Kind, theta: Array, rows: Array) -> "Applied":
         """Multiply: along each axis in turn where the correlation is a product, else by frequency.
 
-        The squared exponential is the product of one along the rows and one along the columns; every correlation
-        depends on the lag alone, and is a weight for each frequency on a grid of twice the support's size.
+        The squared exponential is the product of one along each axis; every correlation depends on the lag alone, and
+        is a weight for each frequency on a grid of twice the support's size.
         """
-        envelope, by_radius, by_center = envelope_of(grid, kind.envelope, theta)
-        shape, length = grid.shape, math.exp(theta[1])
-        field: Array = np.zeros((rows.shape[1], shape[0] * shape[1]))
+        envelope = envelope_of(grid, kind.envelope, theta)
+        shape, length, scales = grid.shape, math.exp(theta[1]), grid.scales(theta)
+        field: Array = np.zeros((rows.shape[1], math.prod(shape)))
         for image in grid.images:
-            field[:, image] += (rows * envelope[:, None]).T
+            field[:, image] += (rows * envelope.values[:, None]).T
         field = field.reshape(-1, *shape)
         if kind.family == "squared-exponential":
-            lags = [np.abs(np.subtract.outer(np.arange(n), np.arange(n))) / length for n in shape]
-            (y, steep_y), (x, steep_x) = (map(_tail_cut, correlation(kind.family, lag)) for lag in lags)
-            along = np.matmul(field, x)
-            prior, slope = np.matmul(y, along), np.matmul(steep_y, along) + np.matmul(y, np.matmul(field, steep_x))
+            prior, slopes = _along_axes(field, [length * float(scale) for scale in scales])
         else:
-            size, distance = grid.torus
-            spectra = scipy.fft.rfft2(field, s=size)
-            prior, slope = (
-                scipy.fft.irfft2(spectra * scipy.fft.rfft2(_tail_cut(part)).real, s=size)[:, : shape[0], : shape[1]]
-                for part in correlation(kind.family, distance / length)
+            size, lags = grid.torus
+            axes = tuple(range(1, field.ndim))
+            spectra = scipy.fft.rfftn(field, s=size, axes=axes)
+            apart, shares = distance(lags, scales)
+            rho, slope = correlation(kind.family, apart / length)
+            inside = (slice(None), *(slice(n) for n in shape))
+            prior, *slopes = (
+                scipy.fft.irfftn(spectra * scipy.fft.rfftn(_tail_cut(part)).real, s=size, axes=axes)[inside]
+                for part in (rho, slope, *(slope * share for share in shares))
             )
         first = grid.images[0]
-        prior, slope = (part.reshape(len(part), -1)[:, first].T * envelope[:, None] for part in (prior, slope))
-        return cls(prior, slope, by_radius, by_center)
+        prior, *slopes = (
+            part.reshape(len(part), -1)[:, first].T * envelope.values[:, None] for part in (prior, *slopes)
+        )
+        return cls(prior, slopes, envelope)
+
+
+def _along_axes(field: Array, lengths: Sequence[float]) -> tuple[Array, list[Array]]:
+    """Return the squared exponential applied, its derivative by all log lengths, of volumes by each but the last."""
+    shape = field.shape[1:]
+    every = []
+    for n, length in zip(shape, lengths, strict=True):
+        lags = np.abs(np.subtract.outer(np.arange(n), np.arange(n))) / length
+        every.append(tuple(map(_tail_cut, correlation("squared-exponential", lags))))
+
+    def through(axis: int | None) -> Array:
+        found = field
+        for at, (plain, steep) in enumerate(every):
+            found = np.moveaxis(np.matmul(np.moveaxis(found, at + 1, -1), steep if at == axis else plain), -1, at + 1)
+        return found
+
+    if len(shape) == 2:  # the first products serve twice
+        (y, steep_y), (x, steep_x) = every
+        along = np.matmul(field, x)
+        return np.matmul(y, along), [np.matmul(steep_y, along) + np.matmul(y, np.matmul(field, steep_x))]
+    each = [through(axis) for axis in range(len(shape))]
+    return through(None), [np.sum(each, axis=0), *each[:-1]]

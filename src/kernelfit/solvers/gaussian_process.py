@@ -52,6 +52,10 @@ class GaussianProcess:
     part of each tap, of the variance that the evidence leaves room for: a prior that has faded to nothing would
     otherwise be sure of taps that nobody has seen.
 
+    For volumes lengths along planes and along rows are in units of their own, two more numbers that the evidence finds
+    (`Prior.scales`): the radius and the length differ from axis to axis, in one proportion. The symmetry "both" turns
+    every axis round, "square" exchanges rows and columns as well.
+
     For signals there are priors of responses that decay from the first tap on, numbered j = 0, 1, ...::
 
         "tc"   a^2 exp(-2 max(i, j) / r)
@@ -172,7 +176,7 @@ class GaussianProcess:
             if not stats.varies:
                 reason = "least squares, the target being the same everywhere"
             return dataclasses.replace(fit, solver=f"{self}: {reason}")
-        if self.symmetric == "square" and any(rows != cols for rows, cols in stats.supports):
+        if self.symmetric == "square" and any(sides[-2] != sides[-1] for sides in stats.supports):
             msg = f"got symmetric='square' for supports of {stats.supports}, need as many rows as columns, or 'both'"
             raise ValueError(msg)
         if stats.convention.field is not None:
@@ -266,11 +270,12 @@ class GaussianProcess:
                     noise_std * math.exp(t[0]),
                     math.exp(t[1]),
                     math.exp(t[2]),
-                    (float(t[3]), float(t[4])),
+                    tuple(float(c) for c in t[3 : 3 + grid.ndim]),
                     kind.envelope,
                     kind.symmetric,
+                    tuple(math.exp(c) for c in t[3 + grid.ndim :]),
                 )
-                for t in theta.reshape(-1, 5)
+                for t, grid in zip(theta.reshape(len(grids), -1), grids, strict=True)
             ),
             log_evidence=log_evidence,
             alternatives=evidences if len(evidences) > 1 else {},

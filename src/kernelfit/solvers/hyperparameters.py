@@ -31,7 +31,9 @@ _RESTARTS = 3
 #: A kind of prior is given up where twice its log evidence lies so far below the best before or after its descent.
 _FAR, _HOPELESS = 60.0, 12.0
 #: How far beyond hyperparameters, each an exponent, a part of the data is to tell: amplitude, length, radius, centre.
-_SLACK = (0.5, -0.25, 0.2, 0.0, 0.0)
+_SLACK = (0.5, -0.25, 0.2)
+#: How far the logs of a volume's scales may go.
+_STRETCH = 2.0
 #: A change of twice the log evidence that matters no more.
 _ENOUGH = 0.03
 
@@ -60,9 +62,9 @@ class Views:
         prior = np.zeros((self.stats.n_taps,) * 2)
         for kind, theta in kinds:
             grids = self.few.under(kind.symmetric).grids
-            prior += all_taps(
-                grids, all_taps(grids, covariance_of(grids, kind, theta + np.resize(_SLACK, theta.size))).T
-            )
+            loose = theta.reshape(len(grids), -1).copy()
+            loose[:, :3] += _SLACK
+            prior += all_taps(grids, all_taps(grids, covariance_of(grids, kind, loose.ravel())).T)
         found = Projection.near(self.stats, self.start, prior, self.start.rank // 2)
         return self.whole if found is None else found
 
@@ -89,14 +91,14 @@ def search(views: Views, family: str, envelope: str, wanted: str | None) -> Foun
     kind = _best(found)
     for rougher in families[1:]:
         theta = found[kind][1].copy()
-        theta[1::5] += math.log(1.3)  # a rougher family is as smooth at a longer length
+        theta.reshape(len(few.grids), -1)[:, 1] += math.log(1.3)  # a rougher family is as smooth at a longer length
         kind = kind._replace(family=rougher)
         found[kind] = _descend(data, kind, theta, steps=_STEPS[1])
         if found[kind][0] > found[_best(found)][0] + _HOPELESS:
             break
     if envelope == "auto":
         theta = found[_best(found)][1].copy()
-        theta[2::5] -= 0.2
+        theta.reshape(len(few.grids), -1)[:, 2] -= 0.2
         kind = _best(found)._replace(envelope="power")
         if _attempt(data, found, kind, theta):
             for other in families:
@@ -180,16 +182,16 @@ def _bounds(data: Projection) -> list[tuple[float, float]]:
     found, start = [], 0
     for grid in data.grids:
         side = float(max(grid.shape))
-        own = data.weights[start : start + len(grid.y)] / grid.counts[:, None]
-        start += len(grid.y)
+        own = data.weights[start : start + len(grid)] / grid.counts[:, None]
+        start += len(grid)
         own = own - grid.counts @ own / grid.counts.sum()  # without the mean of the image
         detail = max(float(np.einsum("ij,ij->i", own, own).max()), 1e-14 * brightest)
         found += [
             (0.5 * math.log(1e-6 / brightest), 0.5 * math.log(1e13 / detail)),
             (math.log(0.25), math.log(8 * side)),
             (math.log(0.4), math.log(8 * side)),
-            (-0.25 * grid.shape[0], 1.25 * grid.shape[0] - 1),
-            (-0.25 * grid.shape[1], 1.25 * grid.shape[1] - 1),
+            *((-0.25 * n, 1.25 * n - 1) for n in grid.shape),
+            *[(-_STRETCH, _STRETCH)] * (grid.width - 3 - grid.ndim),
         ]
     return found
 
@@ -203,12 +205,14 @@ def _starts(data: Projection, kind: Kind) -> list[Array]:
     for length, share in ((1.0, 0.02), (1.0, 0.1), (1.0, 0.3)) if decays else ((2.0, 0.2), (1.2, 0.6)):
         rows, unit, start = [], np.zeros((data.weights.shape[1],) * 2), 0
         for grid in data.grids:
-            side = max(grid.shape) if decays else math.sqrt(grid.shape[0] * grid.shape[1])
+            flat = grid.shape[-2:]
+            side = max(grid.shape) if decays else math.sqrt(flat[0] * flat[1])
             radius = max(0.5, share * side)
             middle = [0.0, 0.0] if decays else [0.5 * (n - 1) for n in grid.shape]
-            rows.append([0.0, math.log(length * radius if decays else length), math.log(radius), *middle])
-            own = data.weights[start : start + len(grid.y)]
-            start += len(grid.y)
+            deep = [math.log(min(max(grid.shape[0] / side, 0.5), 2.0)), 0.0] if grid.ndim > 2 else []
+            rows.append([0.0, math.log(length * radius if decays else length), math.log(radius), *middle, *deep])
+            own = data.weights[start : start + len(grid)]
+            start += len(grid)
             unit += product(own.T, Applied.of(grid, kind, np.array(rows[-1]), own).prior)
         theta = np.array(rows)
         values, vectors = scipy.linalg.eigh(unit, driver="evd")
@@ -230,10 +234,10 @@ def evidence_of(data: Projection, kind: Kind) -> Callable[..., tuple[float, Arra
 
 def _centered(theta: Array, data: Projection) -> Array:
     """Return hyperparameters with the centre of each envelope in the middle of its support."""
-    theta = theta.copy()
-    theta[3::5] = [0.5 * (grid.shape[0] - 1) for grid in data.grids]
-    theta[4::5] = [0.5 * (grid.shape[1] - 1) for grid in data.grids]
-    return theta
+    table = theta.reshape(len(data.grids), -1).copy()
+    for row, grid in zip(table, data.grids, strict=True):
+        row[3 : 3 + grid.ndim] = [0.5 * (n - 1) for n in grid.shape]
+    return table.ravel()
 
 
 def _descend(data: Projection, kind: Kind, theta: Array, steps: int) -> tuple[float, Array]:
@@ -259,7 +263,7 @@ def _descend(data: Projection, kind: Kind, theta: Array, steps: int) -> tuple[fl
 def _ties(data: Projection, kind: Kind) -> Array:
     """Return how the hyperparameters move with those that are free; of circular priors both parts alike."""
     copies = 2 if data.circular else 1
-    return np.tile(kind.ties(len(data.grids) // copies), (copies, 1))
+    return np.tile(kind.ties(len(data.grids) // copies, data.grids[0].width), (copies, 1))
 
 
 def unsettled(
@@ -291,9 +295,11 @@ def unsettled(
         own = grid.fold(pull[start : start + len(grid.set_of)])
         start += len(grid.set_of)
         own_moves = [2 * (b.covariance @ own), b.slope @ own]
-        for by in (b.by_radius, *b.by_center):
+        for by in (b.envelope.by_radius, *b.envelope.by_center):
             own_moves.append(by * (b.covariance @ own) + b.covariance @ (by * own))
-        moves[b.where, 5 * at : 5 * at + 5] = np.array(own_moves).T
+        for by, change in zip(b.envelope.by_scale, b.by_scale, strict=True):
+            own_moves.append(by * (b.covariance @ own) + b.covariance @ (by * own) + change @ own)
+        moves[b.where, grid.width * at : grid.width * (at + 1)] = np.array(own_moves).T
     moves = all_taps(data.grids, moves)
     moves = moves @ ties
     moves = moves - product(factor, product(factor.T, product(stats.gram, moves)))

@@ -1,7 +1,9 @@
 """The taps of a support, and what the evidence needs of the data: all of them, or the part that tells most."""
 
 import functools
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,7 +11,6 @@ import numpy.typing as npt
 import scipy.fft
 import scipy.linalg
 
-from ..core.geometry import Shape
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
 from .cholesky import product
@@ -22,42 +23,55 @@ _FIRST = 100
 _UNSEEN = 0.03
 
 
-def images_of(shape: Shape, symmetric: str | None) -> list[npt.NDArray[np.intp]]:
+def images_of(shape: tuple[int, ...], symmetric: str | None) -> list[npt.NDArray[np.intp]]:
     """Return where each tap goes under every motion that leaves a kernel of that symmetry as it is."""
     index = np.arange(math.prod(shape)).reshape(shape)
     found = [index]
-    if symmetric in ("point", "both", "square"):
+    if symmetric == "point":
         found.append(np.flip(index))
-    if symmetric in ("rows", "both", "square"):
-        found.append(index[..., ::-1, :])
-    if symmetric in ("columns", "both", "square"):
-        found.append(index[..., ::-1])
+    elif symmetric in ("both", "square"):  # every set of axes in reverse
+        axes = range(len(shape))
+        found += [np.flip(index, some) for n in axes for some in itertools.combinations(axes, n + 1)]
+    elif symmetric in ("rows", "columns"):
+        found.append(np.flip(index, -2 if symmetric == "rows" else -1))
     if symmetric == "square":
-        found += [image.T for image in found]
+        found += [np.swapaxes(image, -1, -2) for image in found]
     return [image.ravel() for image in found]
 
 
 class Grid:
-    """The taps of one support, those that a symmetry makes equal taken as one, and the distances between them."""
+    """The taps of one support, those that a symmetry makes equal taken as one, and the distances between them.
 
-    def __init__(self, shape: Shape, symmetric: str | None = None) -> None:
+    Lengths along an axis may be in units of their own, its scale: of images all are 1, of volumes that of the columns.
+    """
+
+    def __init__(self, shape: tuple[int, ...], symmetric: str | None = None) -> None:
         """Lay out."""
-        rows, cols = shape
-        self.shape, self.symmetric = shape, symmetric
+        self.shape, self.symmetric, self.ndim = shape, symmetric, len(shape)
+        #: number of hyperparameters: log a, log l, log r, the centre along each axis, of volumes two logs of scales
+        self.width = 5 if self.ndim == 2 else 8
         images = np.array(images_of(shape, symmetric))
         #: one of each set of equal taps, which set each tap belongs to, and how many a set has
         first, self.set_of, self.counts = np.unique(images.min(axis=0), return_inverse=True, return_counts=True)
         self.images = images[:, first]  # where the taps of one of each set go, shape (images, sets)
-        y, x = np.divmod(self.images[0], cols)
-        self.y, self.x = y.astype(np.float64), x.astype(np.float64)
-        self.distance = np.hypot(*np.divmod(np.arange(rows * cols), cols))  # of each lag (|dy|, |dx|)
+        self.places = [at.astype(np.float64) for at in np.unravel_index(self.images[0], shape)]
+        #: of each lag along each axis, the lags of all axes being one index
+        self.lags = [at.astype(np.float64) for at in np.unravel_index(np.arange(math.prod(shape)), shape)]
+
+    def __len__(self) -> int:
+        """Return the number of sets."""
+        return len(self.counts)
+
+    def scales(self, theta: Array) -> Array:
+        """Return the scale of each axis at some hyperparameters."""
+        return np.ones(2) if self.ndim == 2 else np.exp(np.append(theta[6:8], 0.0))
 
     @functools.cached_property
     def lag(self) -> npt.NDArray[np.intp]:
         """Of a tap and each image of another, shape (images, sets, sets)."""
-        cols = self.shape[1]
-        y, x = np.divmod(self.images, cols)
-        lag = np.abs(y[0][:, None] - y[:, None, :]) * cols + np.abs(x[0][:, None] - x[:, None, :])
+        places, lag = np.unravel_index(self.images, self.shape), np.zeros((), dtype=np.intp)
+        for at, n in zip(places, self.shape, strict=True):
+            lag = lag * n + np.abs(at[0][:, None] - at[:, None, :])
         return np.ascontiguousarray(lag, dtype=np.intp)
 
     def fold(self, rows: Array) -> Array:
@@ -68,14 +82,24 @@ class Grid:
         return np.asarray(rows[self.images].sum(axis=0) * share.reshape(-1, *[1] * (rows.ndim - 1)))
 
     @functools.cached_property
-    def torus(self) -> tuple[Shape, Array]:
-        """A grid on which lags do not wrap: its size, and the distances on it."""
-        size = (
-            scipy.fft.next_fast_len(2 * self.shape[0] - 1),
-            scipy.fft.next_fast_len(2 * self.shape[1] - 1, real=True),
-        )
-        y, x = (np.minimum(np.arange(n), n - np.arange(n)) for n in size)
-        return size, np.hypot(y[:, None], x)
+    def torus(self) -> tuple[tuple[int, ...], list[Array]]:
+        """A grid on which lags do not wrap: its size, and the lags along each axis on it."""
+        last = self.ndim - 1
+        size = tuple(scipy.fft.next_fast_len(2 * n - 1, real=at == last) for at, n in enumerate(self.shape))
+        along = [np.minimum(np.arange(n), n - np.arange(n)).astype(np.float64) for n in size]
+        return size, list(np.meshgrid(*along, indexing="ij"))
+
+
+def distance(lags: Sequence[Array], scales: Array) -> tuple[Array, list[Array]]:
+    """Return the length of lags, each axis in units of its scale, and for all scales but 1 their shares in its square.
+
+    The shares are those of all axes but the last one; of images there are none.
+    """
+    if len(lags) == 2:
+        return np.hypot(*lags), []
+    squares = [(lag / scale) ** 2 for lag, scale in zip(lags, scales, strict=True)]
+    total = np.sum(squares, axis=0)
+    return np.sqrt(total), [square / np.maximum(total, 1e-300) for square in squares[:-1]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +179,7 @@ class Projection:
             return self
         if symmetric not in self._folded:
             grids = tuple(Grid(grid.shape, symmetric) for grid in self.grids)
-            ends = np.cumsum([0] + [len(grid.y) for grid in self.grids])
+            ends = np.cumsum([0] + [len(grid) for grid in self.grids])
             weights = np.vstack([g.fold(self.weights[i:j]) for g, i, j in zip(grids, ends, ends[1:], strict=False)])
             data, rss = self.data, self.rss
             if weights.shape[1] > len(weights):
