@@ -61,6 +61,22 @@ def extend(image, before, after, boundary, fillvalue=0.0):
     return np.array([[look_up(image, r, c, boundary, fillvalue) for c in cols] for r in rows], dtype=float)
 
 
+def variance_through(variance, kernel_at, shape, origin, boundary):
+    """The variance of what a kernel makes of independent pixels, kernel_at(row, col) being that at the spread pixel.
+
+    NaN where a pixel under the kernel is not known, or is NaN; a fill value has no noise.
+    """
+    out = np.zeros(variance.shape)
+    for t in np.ndindex(*variance.shape):
+        for p in np.ndindex(*shape):
+            at = [source_index(t[a] - (p[a] - origin[a]), variance.shape[a], boundary) for a in (0, 1)]
+            if OUTSIDE not in at:
+                out[t] += kernel_at(*at)[p] ** 2 * variance[tuple(at)]
+            elif boundary is None:
+                out[t] = np.nan
+    return out
+
+
 def default_origin(shape):
     """The centre of scipy.signal.convolve2d and correlate2d, mode "same"."""
     return (shape[0] - 1) // 2, (shape[1] - 1) // 2

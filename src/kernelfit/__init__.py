@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from .api.statistics import NormalStats as NormalStats
     from .api.statistics import SpectralStats as SpectralStats
     from .api.stream import accumulate_stream as accumulate_stream
+    from .api.subtract import DifferenceImage as DifferenceImage
+    from .api.subtract import subtract as subtract
     from .api.warm_up import warm_up as warm_up
     from .compiled.fft import set_fft as set_fft
     from .core.background import Background as Background
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     from .core.registration import Registration as Registration
     from .core.variation import Polynomial as Polynomial
     from .core.variation import Spline as Spline
+    from .data.exposure import Exposure as Exposure
     from .diagnostics.boundary import BoundaryCheck as BoundaryCheck
     from .diagnostics.boundary import BoundaryRow as BoundaryRow
     from .diagnostics.whiteness import NoiseCheck as NoiseCheck
@@ -106,6 +109,7 @@ _ROOMS = {
     "api.results": ("KernelFit",),
     "api.statistics": ("ChannelStats", "NormalStats", "SpectralStats"),
     "api.stream": ("accumulate_stream",),
+    "api.subtract": ("DifferenceImage", "subtract"),
     "api.warm_up": ("warm_up",),
     "compiled.fft": ("set_fft",),
     "core.background": ("Background",),
@@ -116,6 +120,7 @@ _ROOMS = {
     "core.curve": ("Curve",),
     "core.registration": ("Registration",),
     "core.variation": ("Polynomial", "Spline"),
+    "data.exposure": ("Exposure",),
     "diagnostics.boundary": ("BoundaryCheck", "BoundaryRow"),
     "diagnostics.whiteness": ("NoiseCheck",),
     "engines.cost_model": ("Choice", "choose_method"),

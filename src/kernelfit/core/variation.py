@@ -6,6 +6,7 @@ other. Places are scaled to ``[-1, 1]``, since powers of pixel numbers lose thei
 """
 
 import functools
+import itertools
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -295,6 +296,67 @@ class Spline(Products):
         edges = np.concatenate([[-1.0] * 3, np.linspace(-1, 1, self.knots[axis] + 2), [1.0] * 3])  # type: ignore[index]
         inside = np.clip(_scaled(at, n), -1.0, 1.0)
         return np.asarray(scipy.interpolate.BSpline.design_matrix(inside, edges, 3).toarray())
+
+
+@dataclass(frozen=True, eq=False)
+class _Product:
+    """The product of two functions of the place."""
+
+    first: Weight
+    second: Weight
+
+    @property
+    def T(self) -> "_Product":  # noqa: N802
+        """That of the transposed image."""
+        return _Product(self.first.T, self.second.T)
+
+    def multiply(self, block: Array, rows: Index, cols: Index) -> None:
+        """Multiply a block of some rows and columns of the image, in place."""
+        self.first.multiply(block, rows, cols)
+        self.second.multiply(block, rows, cols)
+
+    def part(self, rows: slice | Index, cols: slice | Index) -> "_Product":
+        """Return the function on some rows and columns of the image."""
+        return _Product(self.first.part(rows, cols), self.second.part(rows, cols))
+
+    def squared(self) -> "_Product":
+        """Return the square."""
+        return _Product(self.first.squared(), self.second.squared())
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """The products of the functions of a variation, each two of them once: what the square of a kernel varies by."""
+
+    variation: Variation
+    flux = "free"
+
+    @property
+    def _pairs(self) -> list[Shape]:
+        return list(itertools.combinations_with_replacement(range(self.variation.n_functions), 2))
+
+    @property
+    def n_functions(self) -> int:
+        """Number of functions."""
+        return len(self._pairs)
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """How rough each function is."""
+        return tuple(self.variation.levels[i] + self.variation.levels[j] for i, j in self._pairs)
+
+    def weights(self, shape: Shape) -> Sequence[Weight | None]:
+        """Return the functions on the pixels of an image; None for 1."""
+        own = self.variation.weights(shape)
+        both = [(own[i], own[j]) for i, j in self._pairs]
+        return [
+            second if first is None else first if second is None else _Product(first, second) for first, second in both
+        ]
+
+    def at(self, rows: Array, cols: Array, shape: Shape) -> Array:
+        """Return the functions at some places, shape (functions, places)."""
+        values = self.variation.at(rows, cols, shape)
+        return np.array([values[i] * values[j] for i, j in self._pairs])
 
 
 #: Each kind by the setting that it alone has.
