@@ -1,4 +1,4 @@
-"""Differences of simulated exposures: is the variance right, is the noise white, are new stars found, and no others?
+"""Differences of simulated exposures: the variance, the whiteness of the noise, new stars found, and false ones.
 
     python -m benchmarks.subtraction [side] [pairs]       # default 512 pixels, 2 pairs
 
@@ -144,20 +144,19 @@ def main(n: int, pairs: int) -> None:
                 good = ~white.mask & ~white.rejected
                 z = np.where(white.mask, 0, white.significance)
                 ratio = float(np.mean(z[good] ** 2))
+                near = correlation(z, good)
                 how = f"convolved {white.which}, {seconds:5.1f} s ({cpu:.1f} CPU s), verdict {white.verdict.name}"
-                print(
-                    f"  pair {seed}, {how}: variance {ratio:.4f} of what it says, correlation {correlation(z, good):.4f}"
-                )
+                print(f"  pair {seed}, {how}: variance {ratio:.4f} of what it says, correlation {near:.4f}")
                 found = np.where(lit | white.mask, 0, matched(white))
                 peaks = (found == scipy.ndimage.maximum_filter(found, 5)) & (found > 5)
-                near = np.zeros(z.shape, dtype=bool)
+                about = np.zeros(z.shape, dtype=bool)
                 seen = usable = 0
                 for row, col in made.new:
                     box = (slice(max(0, row - 3), row + 4), slice(max(0, col - 3), col + 4))
-                    near[box] = True
+                    about[box] = True
                     if not (lit[box] | white.mask[box]).any():
                         usable, seen = usable + 1, seen + bool(peaks[box].any())
-                sky = ~lit & ~white.mask & ~scipy.ndimage.binary_dilation(near, np.ones((9, 9)))
+                sky = ~lit & ~white.mask & ~scipy.ndimage.binary_dilation(about, np.ones((9, 9)))
                 kind = "star" if whole else "brightest pixel"
                 print(f"    new stars, 6 sigma of the {kind}: {seen} of {usable} found at 5 sigma", end="; ")
                 print(f"false peaks of the filter at 5 sigma: {int((peaks & sky).sum())}", end="; pixels above ")

@@ -113,7 +113,15 @@ class Exposure:
 
     @classmethod
     def of(cls, value: object, name: str) -> "Exposure":
-        """Return an exposure, or make one of an image; messages name it."""
+        """Return an exposure, or make one of an image.
+
+        Parameters
+        ----------
+        value : array_like or Exposure
+            The image.
+        name : str
+            What messages call it.
+        """
         if isinstance(value, Exposure):
             return value
         try:
