@@ -327,7 +327,6 @@ X, Y = np.arange(40.0) % 7, np.arange(40.0) % 5
     ((X, Y), {"lags": (4, 0)}, ValueError, r"lags=\(4, 0\)"),
     ((X, Y), {"lags": 4}, TypeError, "lags=4"),
     ((X, Y[:36]), {"lags": (0, 4)}, ValueError, "mode='valid'"),
-    ((X, Y), {}, TypeError, "no shape"),
     ((X, Y, 0), {}, ValueError, "at least one tap"),
     ((X, Y, 5), {"background": 39}, ValueError, "lower degree"),
     ((X, Y, 5), {"stride": 2, "offset": 2}, ValueError, "offset=2 with stride=2"),

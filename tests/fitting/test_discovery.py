@@ -250,3 +250,71 @@ def test_pairs_of_different_sizes():
     images = [photograph(), photograph(131, 167)]
     targets = [scipy.signal.convolve2d(one, KERNEL[:3, :4], mode="same") for one in images]
     np.testing.assert_allclose(kernelfit.find_kernel(images, targets).kernel, KERNEL[:3, :4], atol=1e-9)
+
+
+def response(count=30):
+    """A response that decays and changes its sign, the largest tap not the first."""
+    return np.exp(-np.arange(count) / 6) * np.random.default_rng(7).normal(size=count)
+
+
+@pytest.mark.parametrize(
+    ("part", "fields"),
+    [
+        (slice(None), {"mode": "same", "origin": (0,)}),
+        (slice(100, 600), {"mode": "crop", "origin": (100,), "size": (500,)}),
+        (slice(3, None, 4), {"mode": "same", "stride": (4,)}),
+        (slice(29, None), {"mode": "valid"}),
+    ],
+)
+def test_signals(part, fields):
+    signal, taps = np.random.default_rng(0).normal(size=800), response()
+    target = scipy.signal.lfilter(taps, 1, signal)[part]
+    fit = kernelfit.find_kernel(signal, target)
+    assert fit.verdict.ok and fit.kernel.shape == (30,) and fit.predict(signal).shape == target.shape
+    assert {name: getattr(fit.convention, name) for name in fields} == fields
+    assert_close(fit.kernel, taps, 1e-9)
+    assert fit.found[0].startswith("a kernel of 30 taps, which") and not any("row" in words for words in fit.found)
+    again = eval(f"kernelfit.{fit.reproduce()}", {"kernelfit": kernelfit, "image": signal, "target": target})
+    assert np.array_equal(again.kernel, fit.kernel)
+
+
+def test_series_of_signals_and_channels():
+    rng, taps = np.random.default_rng(1), response()
+    signals = rng.normal(size=(2, 700))
+    targets = scipy.signal.lfilter(taps, 1, signals) + 3
+    for pair, keywords in (
+        ((list(signals), list(targets)), {}),
+        ((signals.T, targets.T), {"channel_axis": -1}),
+        ((signals[0].tolist(), targets[0].tolist()), {}),
+    ):
+        fit = kernelfit.find_kernel(*pair, **keywords)
+        assert_close(fit.kernel, taps, 1e-9)
+        np.testing.assert_allclose(fit.background.coefficients.ravel(), 3)
+    with pytest.raises(ValueError, match=r"no kernel relates \(signal 700, target 600"):
+        kernelfit.find_kernel(signals[0], rng.normal(size=600))
+
+
+def test_a_span_grows_where_it_has_to_even_without_room_to_grow_everywhere():
+    """Of 24 x 24 pixels a kernel of 2 x 7 has too few for a square that holds it, and for all sides to grow at once."""
+    kernel, photo = np.random.default_rng(2).dirichlet(np.ones(14)).reshape(2, 7), photograph()
+    for start in (10, 40, 90):
+        whole = scipy.signal.convolve2d(photo[start:, start:], kernel)[20:44, 23:47]
+        fit = kernelfit.find_kernel(photo[start + 20 : start + 44, start + 20 : start + 44], whole)
+        assert fit.kernel.shape == (2, 7) and off(lagged(fit), truth(kernel, (0, 3))) < 1e-6
+
+
+def test_too_few_pixels_for_the_taps_are_said():
+    rng, photo = np.random.default_rng(5), photograph()
+    whole = scipy.signal.convolve2d(photo, rng.dirichlet(np.ones(81)).reshape(9, 9))[24:48, 24:48]
+    fit = kernelfit.find_kernel(photo[20:44, 20:44], whole)
+    assert fit.kernel.size < 81 and kernelfit.Verdict.SHAPE_TOO_SMALL in {f.verdict for f in fit.findings}
+    assert any("are too few" in f.detail and "use more pixels" in f.text for f in fit.findings)
+
+
+@pytest.mark.parametrize("degrees", [(1, 2), (2, 3)])
+def test_surfaces_do_not_determine_a_kernel(degrees):
+    y, x = np.mgrid[:60, :72] / 60.0
+    image, target = (1 + y**d + x * y * d - x**d for d in degrees)
+    with pytest.raises(ValueError, match="no kernel relates"):
+        fit = kernelfit.find_kernel(image, target)
+        raise ValueError("no kernel relates" if not fit.verdict.ok else "solved")

@@ -13,8 +13,9 @@ Box = tuple[int, int, int, int]
 _BALANCE = 1e-2
 #: Share of each side over which the images fade to zero.
 _TAPER = 0.5
-#: A response so many times the usual one, and such a share of the largest, belongs to the kernel; so far is looked.
-_CLEAR, _SHARE, _REACH = 6.0, 0.05, 24
+#: A response so many times the usual one, and such a share of the largest, belongs to the kernel; so far is looked,
+#: and along signals.
+_CLEAR, _SHARE, _REACH, _REACH_ALONG = 6.0, 0.05, 24, 300
 
 
 def spectral_response(image: npt.NDArray[np.generic], target: npt.NDArray[np.generic], workers: int = 1) -> Single:
@@ -65,7 +66,8 @@ def first_box(response: Single, image: Shape, target: Shape) -> tuple[Box, float
     peak = np.unravel_index(int(np.argmax(np.abs(response))), response.shape)
     height = float(np.abs(response[peak]))
     usual = 1.4826 * float(np.median(np.abs(response[:: max(1, response.shape[0] // 64)])))
-    reach = [min(_REACH, (n - 1) // 2) for n in response.shape]
+    far = _REACH if min(response.shape) > 1 else _REACH_ALONG
+    reach = [min(far, (n - 1) // 2) for n in response.shape]
     near = np.take(response, np.arange(peak[0] - reach[0], peak[0] + reach[0] + 1), axis=0, mode="wrap")
     near = np.take(near, np.arange(peak[1] - reach[1], peak[1] + reach[1] + 1), axis=1, mode="wrap")
     clear = np.abs(near) > max(_CLEAR * usual, _SHARE * height)

@@ -122,7 +122,9 @@ class Rectangle:
             self._u = np.asarray(scipy.linalg.solve_triangular(self.factor, whole.taps))
         else:
             self._u = times(self.factor.T, times(stats.gram, whole.taps))
-        self._vectors, self._rank = np.empty_like(self.factor.T), 0  # the basis, a vector in each row
+        count = len(self._u)  # the rank; of the basis a vector is in each row
+        self._vectors, self._rank = np.empty((count, count)), 0
+        self._least = 1e-12 * float(np.abs(self.factor).max(initial=1e-288))
         self._dropped: list[tuple[int, int]] = []
         self._rss, self._df_resid = whole.rss, stats.n_pixels - whole.rank
         self._rounding = EPS * whole.condition * float(np.linalg.norm(whole.taps))
@@ -142,10 +144,14 @@ class Rectangle:
         """The first tap."""
         return tuple(self.box[::2])
 
-    def edge_p_value(self, side: int) -> float:
-        """Return how probable it is that a side holds nothing: the p-value of its F-test."""
-        rows = self._edge(side)
-        return 1.0 if rows is None else self._test(rows)
+    def edge_p_value(self, side: int, taps: int = 1) -> float:
+        """Return how probable it is that a side holds nothing: the p-value of the F-test of so many taps along it.
+
+        It is that of whole rows or columns, of a support from which nothing was left out.
+        """
+        index = np.moveaxis(self._index, side // 2, 0)
+        count = min(-(-taps * len(index) // index.size), len(index) - 1)
+        return self._test(self.factor[(index[-count:] if side % 2 else index[:count]).ravel()]) if count else 1.0
 
     def shrink(self, level: float) -> None:
         """Leave out sides that hold nothing at a level, until none is left, or all of them together hold something."""
@@ -201,7 +207,7 @@ class Rectangle:
             return
         q, r = np.linalg.qr(rows.T)
         scale = np.abs(np.diag(r))
-        q = q[:, scale > 1e-10 * max(scale.max(initial=0.0), 1e-300)]
+        q = q[:, scale > max(1e-10 * scale.max(initial=0.0), self._least)]
         q -= self._basis.T @ (self._basis @ q)  # again, or it is not quite orthogonal
         self._vectors[self._rank : self._rank + q.shape[1]] = q.T
         self._rank += q.shape[1]

@@ -126,7 +126,7 @@ def audit(
     ]
     around: Box | None = None
     try:
-        *_, found, _ = completed(image, target, {**asked}, selection, execution)
+        _, _, found, *_ = completed(image, target, {**asked}, selection, execution)
         asked["stride"] = found.get("stride", asked.get("stride", 1))
         around = _box_of(Model(**{n: v for n, v in found.items() if n in _PLACE}), found["mode"], sides[1])
     except UnrelatedError as unrelated:

@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 
 from ..core import geometry
-from ..core.model import Execution, Selection, as_ends
+from ..core.findings import Finding
+from ..core.model import Execution, Model, Selection, as_ends
 from ..core.validation import as_list
 from ..data.masking import at_ends, unmasked
 from ..data.observation import as_array
 from ..fitting.channel_relation import channels_of
 from ..fitting.discovery import Found, discover
 from ..restoration.psf_matching import decayed
-from .keywords import default, same
+from .keywords import FIELDS, default, same
 from .match_psf import match_psf
 from .results import KernelFit
 
@@ -36,8 +37,8 @@ _TOGETHER = {
 
 def completed(
     image: Any, target: Any, keywords: Mapping[str, Any], selection: Selection | None, execution: Execution | None
-) -> tuple[Any, Any, dict[str, Any], tuple[str, ...]]:
-    """Return image and target, the keywords with what was found of them, and that in words."""
+) -> tuple[Any, Any, dict[str, Any], tuple[str, ...], tuple[Finding, ...]]:
+    """Return image and target, the keywords with what was found of them, that in words, and what there is to doubt."""
     for name in _NEED_SHAPE:
         if keywords.get(name) not in (None, 0, (0, 0)):
             raise ValueError(
@@ -76,7 +77,16 @@ def completed(
     if images is not None and len(images) > 1:
         words = (*words, "found in the first pair, and fitted to all")
     fields = _turned(found, keywords.get("operation"))
-    return image, target, {**colours, **fields, **keywords}, (*found.words, *words)
+    return image, target, {**colours, **fields, **keywords}, (*found.words, *words), found.findings
+
+
+def model_of_signals(keywords: dict[str, Any]) -> Model:
+    """Take what a model of signals needs out of keywords for images of one row."""
+    fields = {name: keywords.pop(name) for name in list(keywords) if name == "shape" or FIELDS[name][0] is Model}
+    for name in ("shape", "origin", "stride", "offset"):
+        if name in fields:
+            fields[name] = tuple(fields[name])[1:]
+    return Model(**fields, ndim=1)
 
 
 def matched(image: Any, target: Any, keywords: Mapping[str, Any], plain: bool) -> KernelFit | None:

@@ -6,14 +6,15 @@ from typing import Unpack
 import numpy.typing as npt
 
 from ..compiled.blas import one_blas_thread
-from ..core.dimensions import of_any_dimension
+from ..core.dimensions import SIGNAL, in_samples, of_any_dimension
+from ..core.findings import Finding, ranked
 from ..core.model import Execution, Model, Selection
 from ..core.variation import AUTO
 from ..data.observation import NUMBERS
 from ..data.plan import make_plan
 from ..fitting import curve, degree, pipeline, registration, requirements
 from ..solvers.least_squares import Solver
-from .discover import completed, matched
+from .discover import completed, matched, model_of_signals
 from .keywords import Keywords, call_of, takes_keywords
 from .results import KernelFit
 
@@ -122,16 +123,21 @@ def find_kernel(
            [0.166667, 0.166667, 0.166667]])
     """
     found: tuple[str, ...] = ()
-    if shape is None and keywords.get("lags") is None:
+    short: tuple[Finding, ...] = ()
+    if shape is SIGNAL or (shape is None and keywords.get("lags") is None):
         for name in ("register", "curve"):
             if keywords.get(name) is not None:
                 msg = f"got {name}={keywords[name]!r} without a shape, need the kernel's"
                 raise ValueError(msg)
-        stamps = matched(image, target, keywords, selection is None and (solver is None or solver == "auto"))
+        plain = shape is None and selection is None and (solver is None or solver == "auto")
+        stamps = matched(image, target, keywords, plain)
         if stamps is not None:
             return stamps
-        image, target, words, found = completed(image, target, keywords, selection, execution)
-        shape = words.pop("shape")
+        image, target, words, found, short = completed(image, target, keywords, selection, execution)
+        if shape is SIGNAL:
+            shape, found = model_of_signals(words), tuple(in_samples(part) for part in found)
+        else:
+            shape = words.pop("shape")
         keywords = words  # type: ignore[assignment]
     call = call_of(shape, keywords, verb="find_kernel", selection=selection, execution=execution, solver=solver)
     plan, note = make_plan(image, target, call.model, call.selection, kinds=NUMBERS), ""
@@ -146,4 +152,8 @@ def find_kernel(
     else:
         estimate = pipeline.fit(plan, settings)
     fit = KernelFit.of(degree.noted(estimate, note))
-    return dataclasses.replace(fit, found=found) if found else fit
+    if not found:
+        return fit
+    said = {finding.verdict for finding in fit.findings}
+    more = [finding for finding in short if finding.verdict not in said]
+    return dataclasses.replace(fit, found=found, findings=ranked([*fit.findings, *more]))

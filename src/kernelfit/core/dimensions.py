@@ -13,7 +13,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, Final, ParamSpec, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,8 @@ _OF_VOLUMES = (
     *("find_kernel", "apply_kernel", "KernelFit.predict", "KernelFit.residual", "overview", "report_html"),
     *("check_noise", "sandwich_errors", "accumulate", "compare_kernels", "compare", "check_boundary"),
 )
+#: What stands for the shape of a signal's kernel where that is to be found.
+SIGNAL: Final[Any] = object()
 #: The axis of the channels of signals, and of images of one row.
 _AXES = {None: None, 0: 0, 1: 2, -1: -1, -2: -3}
 
@@ -175,6 +177,10 @@ def _lifted(given: Mapping[str, Any], axis: int | None, flat: bool) -> dict[str,
         shape = out.get("shape")
         if isinstance(shape, Model):
             out["shape"] = dataclasses.replace(shape, **own)
+        elif shape is None and out.get("lags") is None:  # which find_kernel finds
+            sides = [name for name in ("origin", "stride", "offset") if out.get(name) is not None]
+            out |= {"shape": SIGNAL, "channel_axis": _AXES[axis]}
+            return out | {name: in_plane(out[name], name, 1, _SIDES[name]) for name in sides}
         else:
             out["shape"] = Model(shape, **{**{name: out.pop(name) for name in _MODEL if name in out}, **own})
         if out["shape"].variation is not None:
@@ -367,6 +373,9 @@ def without_row(conv: Convention) -> Convention:
 
 #: How what is said of images of one row is said of signals, in this order.
 _WORDS = [
+    (r"one row in 1 and one column in (\d+), from \(0, (\d+)\)", r"one sample in \1, from \2"),
+    (r"\brow -?0 and column (-?[\d.]+) of", r"sample \1 of"),
+    (r"by -?0 rows and (-?[\d.]+) columns", r"by \1 samples"),
     (r"\b1x(\d+) kernel\b", r"kernel of \1 taps"),
     (r"\b1x(\d+) footprint", r"footprint of \1 samples"),
     (r"\b1 ?x ?(\d+)", r"\1"),

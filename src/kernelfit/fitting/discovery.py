@@ -1,39 +1,34 @@
 """What nobody said of a pair, found from its pixels: place and size, the kernel's support, stride, a constant."""
 
 import dataclasses
-import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import scipy.special
 
 from ..analysis.place import Box, first_box, reduced, spectral_response
-from ..analysis.support import Rectangle
-from ..core.background import eliminations_of
+from ..core.findings import Finding, Verdict
 from ..core.geometry import Shape, default_origin, kept_length
-from ..core.model import Execution, Model, Noise, Selection
-from ..core.normal_equations import NormalEquations
+from ..core.model import Execution, Selection
 from ..data.masking import unmasked
 from ..data.observation import as_planes
-from ..data.plan import make_plan
-from ..solvers.cholesky import factorise
-from ..solvers.least_squares import LeastSquaresSolution, least_squares, residual_at
-from .statistics import gather
+from ..solvers.least_squares import residual_at
+from .spans import MOST_TAPS, Pair, SpanFit, count_of, grown_by, moved
 
-#: A side of the span that is empty with less than this probability makes it grow; the emptier ones go.
-_GROWS, _GOES = 1e-4, 1e-2
-#: Most times the pixels are read for the support, most taps, and taps for each pixel.
-_PASSES, _MOST_TAPS, _SHARE = 4, 3000, 0.25
-#: A constant so many times its standard error is kept, if it is not that of rounding.
-_CLEAR, _ROUNDING = 4.5, 1e-9
+#: Emptier sides than at this probability go, and of signals, whose sides are single taps.
+_GOES, _GOES_ALONG = 1e-2, 1e-3
+#: Most times the pixels are read for the support, three times as often for few taps.
+_PASSES, _FEW_TAPS = 4, 200
+#: Rows or columns that the first span has more on each side than what stands out, at most; a side of it of signals.
+_SPARE, _ALONG = 3, 65
+#: Taps up to which a span grows without a doubt.
+_MANY_TAPS = 400
+#: A constant so many times its standard error is kept, if it is not that of rounding; a share that is rounding alone.
+_CLEAR, _ROUNDING, _EXACT = 4.5, 1e-9, 1e-12
 #: With less of the target explained than this, each half of the pair has to predict the other, as well as so far.
 _DOUBTFUL, _PREDICTS = 0.9, 0.3
-#: Chance, among all the places looked at, at which a fit is one.
-_CHANCE = 1e-4
 #: Values whose squares overflow in sums, and contrast, as a share of the values, that rounding hides.
 _HUGE, _FAINT = 1e150, 1e-7
 #: Sides up to which images are looked at whole; strides that are looked for; rows more or less than those of a stride.
@@ -50,126 +45,7 @@ class Found:
 
     fields: dict[str, Any]
     words: tuple[str, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class _Fit:
-    """The exact fit of a span of lags d, ``target[t] = sum_d k[d] image[stride t - d] + constant``."""
-
-    box: Box
-    stride: Shape
-    stats: NormalEquations
-    solution: LeastSquaresSolution
-    rectangle: Rectangle
-
-    @property
-    def explained(self) -> float:
-        """Share of the target's variance."""
-        return 1.0 - self.solution.rss / self.stats.target_energy if self.stats.target_energy > 0 else 0.0
-
-    @property
-    def span(self) -> Box:
-        """The lags of the rectangle."""
-        (row, col), (rows, cols) = self.rectangle.corner, self.rectangle.shape
-        row, col = row + self.box[0], col + self.box[2]
-        return row, row + rows, col, col + cols
-
-    def by_chance(self, places: int) -> bool:
-        """Return whether one of so many places would be expected to fit as well."""
-        n, m = self.stats.n_pixels, self.solution.rank
-        ratio = (self.stats.target_energy / self.solution.rss - 1) * (n - m) / m if self.solution.rss > 0 else math.inf
-        return places * float(scipy.special.fdtrc(m, n - m, ratio)) > _CHANCE
-
-    def constant(self) -> tuple[float, float]:
-        """Return the constant beside the kernel and its standard error."""
-        (elimination,) = eliminations_of(self.stats)
-        value = elimination.coefficients_at(self.solution.taps[None])[0, 0]
-        error = elimination.stderr(self.solution.noise_std, self.solution.noise_std * self.solution.inverse)[0]
-        return float(value), float(error)
-
-    def centroid(self) -> npt.NDArray[np.float64]:
-        """Return the lag in the middle of the kernel's largest taps."""
-        size = np.abs(self.solution.taps.reshape(self.stats.supports[0]))
-        weights = np.maximum(size - 0.4 * size.max(), 0.0)
-        at = [np.arange(self.box[2 * axis], self.box[2 * axis + 1]) for axis in (0, 1)]
-        return np.asarray([at[axis] @ weights.sum(axis=1 - axis) for axis in (0, 1)] / weights.sum())
-
-
-@dataclass(frozen=True, eq=False)
-class _Pair:
-    """Planes of a pair, and what reads them."""
-
-    image: Any
-    target: Any
-    selection: Selection
-    execution: Execution
-
-    def fits(self, box: Box, stride: Shape) -> bool:
-        """Return whether there are pixels enough for a span."""
-        return (box[1] - box[0]) * (box[3] - box[2]) <= min(_MOST_TAPS, _SHARE * self.room(box, stride))
-
-    def within(self, box: Box, stride: Shape) -> Box | None:
-        """Return the middle of a span, as much of it as there are pixels for."""
-        while not self.fits(box, stride):
-            sides = (box[1] - box[0], box[3] - box[2])
-            over = [
-                side > n for side, n in zip(sides, self.image.shape, strict=True)
-            ]  # an axis that is short goes first
-            more = [int(side > 2 and (far or not any(over))) for side, far in zip(sides, over, strict=True)]
-            if not any(more):
-                return None
-            box = (box[0] + more[0], box[1] - more[0], box[2] + more[1], box[3] - more[1])
-        return box
-
-    def fit(self, box: Box, stride: Shape) -> _Fit:
-        """Return the exact fit of a span beside a constant."""
-        shape = (box[1] - box[0], box[3] - box[2])
-        model = Model(shape, mode="crop", origin=(-box[0], -box[2]), stride=stride, background=0)
-        plan = make_plan(self.image, self.target, model, self.selection)
-        ((stats, _),) = gather(plan, Noise(), self.execution)
-        solution = least_squares(stats, factorise(stats.gram, self.execution.threads))
-        rss = max(solution.rss, self.rounding * stats.n_pixels)  # which is not white, so that its tests would not hold
-        return _Fit(box, stride, stats, solution, Rectangle(stats, dataclasses.replace(solution, rss=rss)))
-
-    @functools.cached_property
-    def rounding(self) -> float:
-        """Twice the variance of the rounding of a target pixel to its type, once for each of two passes."""
-        dtype = np.dtype(self.target.dtype)
-        if dtype.kind in "iub":
-            return 1 / 6
-        step = max(1, self.target.shape[0] // 64)
-        size = float(np.nanmax(np.abs(np.asarray(self.target[::step], dtype=np.float64)), initial=0.0))
-        return (float(np.finfo(dtype).eps) * size) ** 2 / 6 if np.isfinite(size) else 0.0
-
-    def seen(self) -> tuple[Any, Any]:
-        """Return both arrays with NaN where a pixel does not count."""
-        parts = []
-        for array, name in ((self.image, "image_mask"), (self.target, "mask")):
-            plain: Any
-            plain, own = unmasked(array)
-            masks: list[Any] = [mask for mask in (own, getattr(self.selection, name)) if mask is not None]
-            if masks:
-                bad = functools.reduce(np.logical_or, [np.broadcast_to(mask, plain.shape) for mask in masks])
-                plain = np.where(bad, np.nan, plain)
-            parts.append(plain)
-        return parts[0], parts[1]
-
-    def room(self, box: Box, stride: Shape) -> int:
-        """Return how many target pixels have a whole span of the image."""
-        count = 1
-        for axis in (0, 1):
-            low, high, step = box[2 * axis], box[2 * axis + 1], stride[axis]
-            first = max(0, -(-(high - 1) // step))
-            last = min(self.target.shape[axis] - 1, (self.image.shape[axis] - 1 + low) // step)
-            count *= max(0, last - first + 1)
-        return count
-
-    def cut(self, axis: int, half: int) -> "_Pair":
-        """Return one half of the target with the whole image; lags are those of the whole less where it starts."""
-        middle = self.target.shape[axis] // 2
-        part = slice(middle, None) if half else slice(None, middle)
-        target = self.target[part] if axis == 0 else self.target[:, part]
-        return _Pair(self.image, target, self.selection, self.execution)
+    findings: tuple[Finding, ...] = ()
 
 
 def discover(
@@ -188,7 +64,7 @@ def discover(
     """
     for value, name in ((image, "image"), (target, "target")):
         as_planes(unmasked(value)[0], name, None)
-    pair = _Pair(image, target, selection, Execution(workers=execution.workers))
+    pair = Pair(image, target, selection, Execution(workers=execution.workers))
     for values, name in zip(pair.seen(), ("image", "target"), strict=True):
         _require_detail(values, name)
     fits = []
@@ -222,7 +98,7 @@ def _require_detail(values: Any, name: str) -> None:
         )
 
 
-def _middle(pair: _Pair, stride: Shape) -> _Pair:
+def _middle(pair: Pair, stride: Shape) -> Pair:
     """Return the middle of a pair that is large and as large as the stride says, so that lags stay what they are."""
     parts = []
     for n, m, step in zip(pair.image.shape, pair.target.shape, stride, strict=True):
@@ -234,7 +110,7 @@ def _middle(pair: _Pair, stride: Shape) -> _Pair:
     if all(part[0] == slice(None) for part in parts):
         return pair
     (rows, target_rows), (cols, target_cols) = parts
-    return _Pair(pair.image[rows, cols], pair.target[target_rows, target_cols], pair.selection, pair.execution)
+    return Pair(pair.image[rows, cols], pair.target[target_rows, target_cols], pair.selection, pair.execution)
 
 
 def _strides(image: Shape, target: Shape) -> list[Shape]:
@@ -247,7 +123,7 @@ def _strides(image: Shape, target: Shape) -> list[Shape]:
     return [likely] if likely == (1, 1) else [likely, (1, 1)]
 
 
-def _search(pair: _Pair, stride: Shape, enough: float) -> _Fit | None:
+def _search(pair: Pair, stride: Shape, enough: float) -> SpanFit | None:
     """Return the fit of the span that the kernel takes, None if there is nothing to see of it."""
     image, target = pair.seen()
     looks = []
@@ -255,24 +131,35 @@ def _search(pair: _Pair, stride: Shape, enough: float) -> _Fit | None:
         response = spectral_response(small, target, pair.execution.threads)
         looks.append(first_box(response, small.shape, target.shape))
     box, _ = max(looks, key=lambda look: look[1])
-    first = pair.within(_wider(box, stride), stride)
+    first = pair.within(_wider(box, stride, 9 if min(image.shape) > 1 else _ALONG), stride)
     if first is None:
         return None
-    box, found = first, pair.fit(first, stride)
-    for _ in range(_PASSES - 1):
-        sides = list(box)
-        for side in range(4):
-            p_value = found.rectangle.edge_p_value(side)
-            if p_value < _GROWS:
-                length = box[side | 1] - box[side & 2]
-                more = length // (4 if p_value < _GROWS**6 else 8)
-                sides[side] += (1 if side % 2 else -1) * max(2 * stride[side // 2], more)
-        grown = (sides[0], sides[1], sides[2], sides[3])
-        if grown == box or 1 - found.explained < enough or not pair.fits(grown, stride):
+    box, found, short = first, pair.fit(first, stride), False
+    for number in range(1, 3 * _PASSES):
+        wanted = found.wanted()
+        if not wanted or 1 - found.explained < enough or (number >= _PASSES and found.stats.n_taps > _FEW_TAPS):
+            break
+        grown = grown_by(box, wanted)
+        if not pair.fits(grown, stride):
+            grown = _as_far(pair, found, wanted)
+            short = grown == box and 1 - found.explained > _EXACT and count_of(box) < MOST_TAPS // 2
+        if grown == box or (count_of(grown) > _MANY_TAPS and found.explained < _DOUBTFUL and not _related(pair, found)):
             break
         box, found = grown, pair.fit(grown, stride)
+    found.rectangle.shrink(_GOES if min(image.shape) > 1 else _GOES_ALONG)
+    return dataclasses.replace(found, short=short)
+
+
+def _as_far(pair: Pair, found: SpanFit, wanted: Mapping[int, int]) -> Box:
+    """Return a span that has grown as far as there are pixels for, less what is empty of it; or the one there is."""
+    box = found.box
     found.rectangle.shrink(_GOES)
-    return found
+    grown = found.span
+    for side, by in wanted.items():
+        tries = [grown_by(grown, {side: by // share}) for share in (1, 2, 4) if by // share]
+        grown = next((one for one in tries if pair.fits(one, found.stride)), grown)
+    beyond = any((grown[side] - box[side]) * (1 if side % 2 else -1) > 0 for side in wanted)
+    return grown if beyond else box
 
 
 def _phases(image: Any, stride: Shape) -> Iterator[Any]:
@@ -282,18 +169,18 @@ def _phases(image: Any, stride: Shape) -> Iterator[Any]:
         yield image[row : rows : stride[0], col : cols : stride[1]]
 
 
-def _wider(box: Box, stride: Shape) -> Box:
-    """Return a span of lags of blocks in pixels of the image, somewhat wider than it is."""
+def _wider(box: Box, stride: Shape, least: int) -> Box:
+    """Return a span of lags of blocks in pixels of the image, somewhat wider than it is, and at least so wide."""
     sides = []
     for axis in (0, 1):
         low, high, step = box[2 * axis], box[2 * axis + 1], stride[axis]
         low, high = step * low - (step - 1), step * high - (step - 1)
-        more = max(step + 1, (high - low) // 4, (9 - (high - low)) // 2)
+        more = max(step + 1, min((high - low) // 4, _SPARE), (least - (high - low)) // 2)
         sides += [low - more, high + more]
     return sides[0], sides[1], sides[2], sides[3]
 
 
-def _related(pair: _Pair, found: _Fit) -> bool:
+def _related(pair: Pair, found: SpanFit) -> bool:
     """Return whether the kernel is more than chance: by its fit, and in doubt by what halves tell of each other."""
     if found.by_chance(math.prod(pair.image.shape) + math.prod(pair.target.shape)):
         return False
@@ -308,22 +195,16 @@ def _related(pair: _Pair, found: _Fit) -> bool:
     return True
 
 
-def _halves(pair: _Pair, found: _Fit, axis: int) -> list[_Fit] | None:
+def _halves(pair: Pair, found: SpanFit, axis: int) -> list[SpanFit] | None:
     """Return the fits of both halves of the target along an axis; None where a half is too small."""
     start = found.stride[axis] * (pair.target.shape[axis] // 2)
     parts, box = [pair.cut(axis, half) for half in (0, 1)], found.span
     for half, part in enumerate(parts):
-        room = part.within(_moved(box, axis, -half * start), found.stride)
+        room = part.within(moved(box, axis, -half * start), found.stride)
         if room is None:
             return None
-        box = _moved(room, axis, half * start)
-    return [part.fit(_moved(box, axis, -half * start), found.stride) for half, part in enumerate(parts)]
-
-
-def _moved(box: Box, axis: int, by: int) -> Box:
-    """Return a span moved along an axis."""
-    rows, cols = (0, by) if axis else (by, 0)
-    return box[0] + rows, box[1] + rows, box[2] + cols, box[3] + cols
+        box = moved(room, axis, half * start)
+    return [part.fit(moved(box, axis, -half * start), found.stride) for half, part in enumerate(parts)]
 
 
 def _plain(selection: Selection) -> bool:
@@ -336,7 +217,7 @@ def _ratio(image: Shape, target: Shape) -> str:
     return " and ".join(f"{n / m:.4g}" for n, m in zip(image, target, strict=True))
 
 
-def _unrelated(pair: _Pair, found: _Fit | None) -> str:
+def _unrelated(pair: Pair, found: SpanFit | None) -> str:
     """Say that there is no kernel."""
     sizes = f"image {pair.image.shape[0]}x{pair.image.shape[1]}, target {pair.target.shape[0]}x{pair.target.shape[1]}"
     share = (
@@ -354,7 +235,7 @@ def _unrelated(pair: _Pair, found: _Fit | None) -> str:
     )
 
 
-def _require_whole_ratio(pair: _Pair, found: _Fit) -> None:
+def _require_whole_ratio(pair: Pair, found: SpanFit) -> None:
     """Refuse a target that was scaled by a ratio that is not whole: its halves are shifted against each other."""
     for axis, name in ((0, "rows"), (1, "columns")):
         n, m, step = pair.image.shape[axis], pair.target.shape[axis], found.stride[axis]
@@ -373,7 +254,7 @@ def _require_whole_ratio(pair: _Pair, found: _Fit) -> None:
             )
 
 
-def _told(pair: _Pair, found: _Fit) -> Found:
+def _told(pair: Pair, found: SpanFit) -> Found:
     """Return the fields of the model, and what was found in words."""
     span, stride = found.span, found.stride
     shape = (span[1] - span[0], span[3] - span[2])
@@ -419,7 +300,11 @@ def _told(pair: _Pair, found: _Fit) -> Found:
     if abs(value) > max(_CLEAR * error, _ROUNDING * scale):
         fields["background"] = 0
         words.append(f"a constant of {value:.4g} +- {error:.2g} is added (background=0)")
-    return Found(fields, tuple(words))
+    n, taps = found.stats.n_pixels, found.stats.n_taps
+    detail = f"the kernel goes on beyond {taps} taps, for which the {n} pixels that depend on no boundary are too few"
+    remedy = "use more pixels, or give the kernel's shape together with the boundary"
+    findings = (Finding(Verdict.SHAPE_TOO_SMALL, detail, remedy),) if found.short else ()
+    return Found(fields, tuple(words), findings)
 
 
 def _sized(image: Shape, target: Shape, span: Box) -> tuple[Shape, str] | None:

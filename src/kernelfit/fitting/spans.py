@@ -1,0 +1,181 @@
+"""A pair, the exact fits of spans of lags in it, and what they say of where the kernel ends."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.special
+
+from ..analysis.place import Box
+from ..analysis.support import Rectangle
+from ..core.background import eliminations_of
+from ..core.geometry import Shape
+from ..core.model import Execution, Model, Noise, Selection
+from ..core.normal_equations import NormalEquations
+from ..data.masking import unmasked
+from ..data.plan import make_plan
+from ..solvers.cholesky import factorise
+from ..solvers.least_squares import LeastSquaresSolution, least_squares
+from .statistics import gather
+
+#: A side of a span that is empty with less than this probability makes it grow; so many taps are tested at least.
+_GROWS, _EDGE = 1e-4, 4
+#: Most taps, and taps for each pixel.
+MOST_TAPS, _SHARE = 3000, 0.25
+#: Chance, among all the places looked at, at which a fit is one.
+_CHANCE = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class SpanFit:
+    """The exact fit of a span of lags d, ``target[t] = sum_d k[d] image[stride t - d] + constant``."""
+
+    box: Box
+    stride: Shape
+    stats: NormalEquations
+    solution: LeastSquaresSolution
+    rectangle: Rectangle
+    #: Whether there are too few pixels for taps that it lacks.
+    short: bool = False
+
+    @property
+    def explained(self) -> float:
+        """Share of the target's variance."""
+        return 1.0 - self.solution.rss / self.stats.target_energy if self.stats.target_energy > 0 else 0.0
+
+    def wanted(self) -> dict[int, int]:
+        """Return by how much each side that is not empty should grow, the least empty first."""
+        p_values = {side: self.rectangle.edge_p_value(side, _EDGE) for side in range(4)}
+        more = {}
+        for side in sorted((s for s in range(4) if p_values[s] < _GROWS), key=p_values.__getitem__):
+            length = self.box[side | 1] - self.box[side & 2]
+            more[side] = max(2 * self.stride[side // 2], length // (4 if p_values[side] < _GROWS**6 else 8))
+        return more
+
+    @property
+    def span(self) -> Box:
+        """The lags of the rectangle."""
+        (row, col), (rows, cols) = self.rectangle.corner, self.rectangle.shape
+        row, col = row + self.box[0], col + self.box[2]
+        return row, row + rows, col, col + cols
+
+    def by_chance(self, places: int) -> bool:
+        """Return whether one of so many places would be expected to fit as well."""
+        n, m = self.stats.n_pixels, self.solution.rank
+        ratio = (self.stats.target_energy / self.solution.rss - 1) * (n - m) / m if self.solution.rss > 0 else math.inf
+        return places * float(scipy.special.fdtrc(m, n - m, ratio)) > _CHANCE
+
+    def constant(self) -> tuple[float, float]:
+        """Return the constant beside the kernel and its standard error."""
+        (elimination,) = eliminations_of(self.stats)
+        value = elimination.coefficients_at(self.solution.taps[None])[0, 0]
+        error = elimination.stderr(self.solution.noise_std, self.solution.noise_std * self.solution.inverse)[0]
+        return float(value), float(error)
+
+    def centroid(self) -> npt.NDArray[np.float64]:
+        """Return the lag in the middle of the kernel's largest taps."""
+        size = np.abs(self.solution.taps.reshape(self.stats.supports[0]))
+        weights = np.maximum(size - 0.4 * size.max(), 0.0)
+        at = [np.arange(self.box[2 * axis], self.box[2 * axis + 1]) for axis in (0, 1)]
+        return np.asarray([at[axis] @ weights.sum(axis=1 - axis) for axis in (0, 1)] / weights.sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Planes of a pair, and what reads them."""
+
+    image: Any
+    target: Any
+    selection: Selection
+    execution: Execution
+
+    def fits(self, box: Box, stride: Shape) -> bool:
+        """Return whether there are pixels enough for a span."""
+        return count_of(box) <= min(MOST_TAPS, _SHARE * self.room(box, stride))
+
+    def within(self, box: Box, stride: Shape) -> Box | None:
+        """Return the middle of a span, as much of it as there are pixels for."""
+        while not self.fits(box, stride):
+            sides = (box[1] - box[0], box[3] - box[2])
+            over = [
+                side > n for side, n in zip(sides, self.image.shape, strict=True)
+            ]  # an axis that is short goes first
+            more = [int(side > 2 and (far or not any(over))) for side, far in zip(sides, over, strict=True)]
+            if not any(more):
+                return None
+            box = (box[0] + more[0], box[1] - more[0], box[2] + more[1], box[3] - more[1])
+        return box
+
+    def fit(self, box: Box, stride: Shape) -> SpanFit:
+        """Return the exact fit of a span beside a constant."""
+        shape = (box[1] - box[0], box[3] - box[2])
+        model = Model(shape, mode="crop", origin=(-box[0], -box[2]), stride=stride, background=0)
+        plan = make_plan(self.image, self.target, model, self.selection)
+        ((stats, _),) = gather(plan, Noise(), self.execution)
+        solution = least_squares(stats, factorise(stats.gram, self.execution.threads))
+        rss = max(solution.rss, self.rounding * stats.n_pixels)  # which is not white, so that its tests would not hold
+        return SpanFit(box, stride, stats, solution, Rectangle(stats, dataclasses.replace(solution, rss=rss)))
+
+    @functools.cached_property
+    def rounding(self) -> float:
+        """Twice the variance of the rounding of a target pixel to its type, once for each of two passes."""
+        dtype = np.dtype(self.target.dtype)
+        if dtype.kind in "iub":
+            return 1 / 6
+        step = max(1, self.target.shape[0] // 64)
+        size = float(np.nanmax(np.abs(np.asarray(self.target[::step], dtype=np.float64)), initial=0.0))
+        return (float(np.finfo(dtype).eps) * size) ** 2 / 6 if np.isfinite(size) else 0.0
+
+    def seen(self) -> tuple[Any, Any]:
+        """Return both arrays with NaN where a pixel does not count."""
+        parts = []
+        for array, name in ((self.image, "image_mask"), (self.target, "mask")):
+            plain: Any
+            plain, own = unmasked(array)
+            masks: list[Any] = [mask for mask in (own, getattr(self.selection, name)) if mask is not None]
+            if masks:
+                bad = functools.reduce(np.logical_or, [np.broadcast_to(mask, plain.shape) for mask in masks])
+                plain = np.where(bad, np.nan, plain)
+            parts.append(plain)
+        return parts[0], parts[1]
+
+    def room(self, box: Box, stride: Shape) -> int:
+        """Return how many target pixels have a whole span of the image."""
+        count = 1
+        for axis in (0, 1):
+            low, high, step = box[2 * axis], box[2 * axis + 1], stride[axis]
+            first = max(0, -(-(high - 1) // step))
+            last = min(self.target.shape[axis] - 1, (self.image.shape[axis] - 1 + low) // step)
+            count *= max(0, last - first + 1)
+        return count
+
+    def cut(self, axis: int, half: int) -> "Pair":
+        """Return one half of the target with the whole image; lags are those of the whole less where it starts."""
+        middle = self.target.shape[axis] // 2
+        part = slice(middle, None) if half else slice(None, middle)
+        target = self.target[part] if axis == 0 else self.target[:, part]
+        return Pair(self.image, target, self.selection, self.execution)
+
+
+def grown_by(box: Box, more: Mapping[int, int]) -> Box:
+    """Return a span whose sides are further out."""
+    sides = list(box)
+    for side, by in more.items():
+        sides[side] += by if side % 2 else -by
+    return sides[0], sides[1], sides[2], sides[3]
+
+
+def moved(box: Box, axis: int, by: int) -> Box:
+    """Return a span moved along an axis."""
+    rows, cols = (0, by) if axis else (by, 0)
+    return box[0] + rows, box[1] + rows, box[2] + cols, box[3] + cols
+
+
+def count_of(box: Box) -> int:
+    """Return the number of lags in a span."""
+    return (box[1] - box[0]) * (box[3] - box[2])
