@@ -73,7 +73,7 @@ ROOMS = {
         ("fitting/tile_map.py", "one.rank - one.solution.rank", "one.rank", "the_variation_is_the"),
         ("solvers/neighbours.py", "axis2=2) + borrowed", "axis2=2)", "a_penalty_across_tiles")],
     "api/test_stream.py": [
-        ("data/blocks.py", "for share in (0.0, 0.5, 1.0):", "for share in (0.0,):", "a_stream_of_which")],
+        ("data/blocks.py", "shares = (0.0, 0.5, 1.0)", "shares = (0.0,)", "a_stream_of_which")],
     "cli/test_commands.py": [
         ("imageio/write.py", "(rounded < 0) | (rounded > top)", "rounded > top", "values_below_zero"),
         ("cli/commands.py", 'held.convention is not None and mode == "same":', "held.convention is not None:",
@@ -151,7 +151,7 @@ ROOMS = {
         ("fitting/noise_model.py", "MOST_NOISE = 5.0, 4.0", "MOST_NOISE = 500.0, 4.0", "a_prediction_far_from"),
         ("diagnostics/quantization.py", "ROUNDING = 1 / 12", "ROUNDING = 1 / 48", "rounding_enters_the")],
     "imageio/test_hostile_files.py": [
-        ("core/npz.py", ' or header.get("kernelfit") != FORMAT', "", "files_of_another_format")],
+        ("core/npz.py", 'header.get("kernelfit") not in range(1, FORMAT + 1) or ', "", "files_of_another_format")],
     "plotting/test_pictures.py": [
         ("plotting/overview.py", "reach[0] + 0.5, -reach[0] - 0.5", "-reach[0] - 0.5, reach[0] + 0.5",
          "autocorrelation_stands")],

@@ -16,7 +16,7 @@ import kernelfit
 import naive
 from helpers import ENVIRONMENT, SCENES, assert_close, assert_same_bits, assert_same_stats, grid, observe
 from kernelfit import accumulate, accumulate_stream
-from kernelfit.data import blocks, chunked
+from kernelfit.data import blocks, cells, chunked
 from kernelfit.data.blocks import Box, Tree
 from kernelfit.fitting import stream
 
@@ -404,7 +404,7 @@ def test_killed_at_any_moment(tmp_path):
 
 
 def test_blocks_that_are_put_together_from_chunks_do_not_overwrite_each_other(monkeypatch):
-    monkeypatch.setattr(chunked, "LEAST", 8)
+    monkeypatch.setattr(cells, "LEAST", 8)
     rng = np.random.default_rng(4)
     image, target = rng.normal(size=(83, 61)), rng.normal(size=(83, 61))
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from kernelfit.data import chunked
+from kernelfit.data import cells, chunked
 
 
 class Slow:
@@ -31,7 +31,7 @@ class Slow:
 
 @pytest.mark.parametrize("broken", [(), [(1, 0)]])
 def test_who_waits_for_a_cell_reads_another(monkeypatch, broken):
-    monkeypatch.setattr(chunked, "LEAST", 1)
+    monkeypatch.setattr(cells, "LEAST", 1)
     store = Slow(1, broken)
     view = chunked.Chunked(store)
     with ThreadPoolExecutor(2) as pool:
@@ -46,19 +46,19 @@ def test_who_waits_for_a_cell_reads_another(monkeypatch, broken):
 
 
 def test_there_is_nothing_to_read_after_the_last_cell(monkeypatch):
-    monkeypatch.setattr(chunked, "LEAST", 1)
+    monkeypatch.setattr(cells, "LEAST", 1)
     view = chunked.Chunked(Slow(0))
-    cells = view.cells
-    cell = cells._cells[1, 1] = chunked._Cell()
-    threading.Timer(0.05, lambda: (cells._read(1, 1, cell), cell.reading.release())).start()
+    own = view.cells
+    cell = own._cells[1, 1] = cells.Cell()
+    threading.Timer(0.05, lambda: (own._read(1, 1, cell), cell.reading.release())).start()
     np.testing.assert_array_equal(view[20:40, 30:60], view.array.array[20:40, 30:60])
     assert view.array.read == [(1, 1)]
 
 
 @pytest.mark.parametrize("step", ["before", "after"])
 def test_nobody_waits_for_a_cell_whose_reading_was_interrupted(monkeypatch, step):
-    monkeypatch.setattr(chunked, "LEAST", 1)
-    view, read = chunked.Chunked(Slow(0)), chunked.Cells._read
+    monkeypatch.setattr(cells, "LEAST", 1)
+    view, read = chunked.Chunked(Slow(0)), cells.Cells._read
 
     def interrupted(self, row, col, cell):
         if step == "after":
@@ -66,7 +66,7 @@ def test_nobody_waits_for_a_cell_whose_reading_was_interrupted(monkeypatch, step
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(chunked.Cells, "_read", interrupted)
+        patched.setattr(cells.Cells, "_read", interrupted)
         with pytest.raises(KeyboardInterrupt):
             view[22:30, 2:9]
     assert not view.cells._cells  # otherwise the next one would wait for ever

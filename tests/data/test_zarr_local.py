@@ -8,7 +8,7 @@ import pytest
 from helpers import assert_same_bits, grid
 from kernelfit import accumulate, accumulate_stream, find_kernel
 from kernelfit.api import dask
-from kernelfit.data import buffer_pool, chunked, zarr_local
+from kernelfit.data import buffer_pool, cells, zarr_local
 from kernelfit.data.zarr_local import ChunkFiles, direct
 
 numcodecs = pytest.importorskip("numcodecs")
@@ -72,7 +72,7 @@ def forbidden(monkeypatch):
 @grid("least", [1, 60, 256], 3)
 @grid("kind", KINDS, 2)
 def test_known_kinds_are_read_without_zarr(tmp_path, monkeypatch, kind, least, forbidden):
-    monkeypatch.setattr(chunked, "LEAST_OF_FILES", least)
+    monkeypatch.setattr(cells, "LEAST_OF_FILES", least)
     pair, arrays = pair_of(tmp_path, KINDS[kind])
     expected = accumulate(*pair, (3, 6), boundary="wrap")
     streamed = accumulate_stream([pair], (3, 6), boundary="wrap", block=(33, 90))

@@ -197,8 +197,8 @@ def load(
         header = header if isinstance(header, dict) else {}
         if header.get("kernelfit") not in range(1, FORMAT + 1) or header.get("kind") != kind:
             held, by = header.get("kind", "something else"), header.get("version_of_kernelfit", "an older version")
-            need = f"need a {kind!r} that this version of kernelfit can read"
-            raise ImageFileError(f"{path} holds {held!r}, written by {by}, {need}")
+            need = f"need a {kind!r} saved by this version of kernelfit"
+            raise ImageFileError(f"{path} holds {held!r}, {need}; it was written by {by}")
         if header["kernelfit"] > 1 and not sealed:
             raise ValueError("without the checksum at its end")
         if checksum is not None and str(checksum) != _checksum(members):

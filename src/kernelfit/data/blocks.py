@@ -239,10 +239,12 @@ def groups(items: list[Any]) -> Iterator[list[Any]]:
 
 def spots(readers: Iterable[Reader]) -> bytes:
     """Return a few spots of each, as bytes that depend on the values of their pixels alone."""
-    parts = []
-    for reader in readers:
-        for share in (0.0, 0.5, 1.0):
-            corner = [int(share * max(0, n - 16)) for n in reader.shape]
-            shape = (min(16, reader.shape[0]), min(16, reader.shape[1]))
-            parts.append(np.ascontiguousarray(reader.block(corner[0], corner[1], shape)).astype("<f8").tobytes())
-    return b"".join(parts)
+    blocks = [reader.block(*spot) for reader in readers for spot in spots_of(reader)]
+    return b"".join(np.ascontiguousarray(block).astype("<f8").tobytes() for block in blocks)
+
+
+def spots_of(reader: Reader) -> list[tuple[int, int, Shape]]:
+    """Return the first row, first column and shape of each spot."""
+    shape = min(16, reader.shape[0]), min(16, reader.shape[1])
+    shares = (0.0, 0.5, 1.0)
+    return [(*(int(share * max(0, n - 16)) for n in reader.shape), shape) for share in shares]  # type: ignore[misc]

@@ -1,10 +1,8 @@
 """Arrays that are stored in chunks, read a few whole chunks at a time: the engines' tiles are narrower than those."""
 
+import contextlib
 import itertools
-import math
-import threading
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,14 +10,13 @@ import numpy.typing as npt
 
 from ..core.geometry import Shape
 from . import buffer_pool
-from .zarr_local import ChunkFiles, direct
+from .cells import Cells, Rect
+from .zarr_local import direct
 
-#: Bytes of pixels that one array may keep.
+#: Bytes of pixels that one array may keep although they were read.
 BUDGET = 2**25
-#: Pixels along each side that one read should have at least: a call to a store costs about as much as 10^5 pixels ...
-LEAST = 1024
-#: ... and a file less.
-LEAST_OF_FILES = 256
+#: Rows at a time, where arrays are not read column by column.
+_LEAST_ROWS, _MOST_ROWS = 512, 4096
 Pixels = npt.NDArray[Any]
 
 
@@ -40,95 +37,42 @@ def boundaries(array: Any) -> tuple[list[int], list[int]] | None:
     return found[0], found[1]
 
 
-def merged(ends: list[int], least: int, most: int) -> list[int]:
-    """Leave out boundaries so that steps are at least `least` long, if that keeps them below `most`."""
-    kept = [ends[0]]
-    for end, following in zip(ends[1:], [*ends[2:], math.inf], strict=True):
-        if end - kept[-1] >= least or following - kept[-1] > most or following == math.inf:
-            kept.append(end)
-    return kept
+def behind(array: Any) -> "tuple[Chunked | None, bool]":
+    """Return the stored array that others stand before, None if there is none, and whether they transpose it."""
+    turned = False
+    while not isinstance(array, (Chunked, np.ndarray)) and (hasattr(array, "array") or hasattr(array, "whole")):
+        turned ^= getattr(array, "turned", False)
+        array = array.array if hasattr(array, "array") else array.whole
+    return array if isinstance(array, Chunked) else None, turned
 
 
-class _Cell:
-    """Pixels that one thread reads, and others wait for: by a bare lock, since a Ctrl-C may leave others locked."""
+def rows_at_a_time(arrays: Sequence[Any], halo: int) -> int | None:
+    """Say how arrays should be read, of which a tile needs `halo` pixels of the next: so many rows at a time.
 
-    def __init__(self) -> None:
-        self.found: Pixels | BaseException | None = None
-        self.reading = threading.Lock()
-        self.reading.acquire()
-
-    def result(self) -> Pixels:
-        """Wait for the pixels and return them, or raise what came in their stead."""
-        with self.reading:
-            pass
-        if isinstance(self.found, BaseException):
-            raise self.found
-        assert self.found is not None
-        return self.found
-
-
-class Cells:
-    """The cells of whole chunks of an array (rows, cols, ...), the last used of which are kept.
-
-    Threads share them; of several that need the same one, one reads it and the others wait.
+    None says column by column of tiles, which is the same for all arrays. Rows at a time are better where the columns
+    of chunks that two columns of tiles share would be too much to keep.
     """
+    columns, rows, height, heavy = 0, 0, 0, False
+    for array in arrays:
+        stored, turned = behind(array)
+        if stored is not None:
+            cells = stored.cells
+            cells.halo = max(cells.halo, halo)
+            sides = [int(np.diff(e).max()) for e in cells.ends]
+            both = [n * side * stored.dtype.itemsize for n, side in zip(stored.shape, sides[::-1], strict=True)]
+            down, across = both[::-1] if turned else both
+            columns, rows, height = columns + down, rows + across, max(height, sides[turned])
+            heavy = heavy or down > 2 * cells.budget
+    return max(_LEAST_ROWS, min(height, _MOST_ROWS)) if heavy and rows < columns else None
 
-    def __init__(self, array: Any, budget: int) -> None:
-        self.array, self.budget = array, budget
-        (n_rows, n_cols), bytes_each = array.shape[:2], np.dtype(array.dtype).itemsize * math.prod(array.shape[2:])
-        ends = boundaries(array) or ([*range(0, n_rows, LEAST), n_rows], [*range(0, n_cols, LEAST), n_cols])
-        most = math.isqrt(max(1, budget // 4 // bytes_each))
-        least = LEAST_OF_FILES if isinstance(array, ChunkFiles) else LEAST
-        self.ends = tuple(np.array(merged(e, min(least, most), 2 * least)) for e in ends)
-        largest = math.prod(int(np.diff(e).max()) for e in self.ends) * bytes_each
-        self.kept = largest <= budget // 4
-        self._cells: OrderedDict[Shape, _Cell] = OrderedDict()
-        self._lock = threading.Lock()
-        self._bytes = 0
 
-    def cell(self, row: int, col: int) -> Pixels:
-        """Return a cell, from memory if it is there."""
-        cell = self._brought(row, col)
-        if cell.found is None:  # rather than wait, read what is most likely to be needed next
-            row, col = (row + 1, col) if row + 2 < len(self.ends[0]) else (0, col + 1)
-            if col + 1 < len(self.ends[1]):
-                self._brought(row, col)
-        return cell.result()
-
-    def _brought(self, row: int, col: int) -> _Cell:
-        """Return a cell, read unless another thread does that; who asks for its pixels is told of a failure."""
-        cell = mine = _Cell()
-        try:
-            with self._lock:
-                cell = self._cells.setdefault((row, col), mine)
-                self._cells.move_to_end((row, col))
-            if cell is mine:
-                self._read(row, col, mine)
-        except BaseException as error:  # an interruption may come anywhere here, and others may wait
-            if mine.found is None:
-                mine.found = error
-            with self._lock:
-                if self._cells.get((row, col)) is mine:
-                    del self._cells[row, col]
-            if not isinstance(error, Exception):
-                raise
-        finally:
-            mine.reading.release()
-        return cell
-
-    def _read(self, row: int, col: int, cell: _Cell) -> None:
-        """Read a cell, and forget those not used for longest."""
-        (y0, y1), (x0, x1) = ((int(e[i]), int(e[i + 1])) for e, i in zip(self.ends, (row, col), strict=True))
-        pixels = np.asarray(self.array[y0:y1, x0:x1])
-        with self._lock:
-            self._bytes += pixels.nbytes
-            cell.found = pixels
-            for key, other in list(self._cells.items()):
-                if self._bytes <= self.budget:
-                    break
-                if isinstance(other.found, np.ndarray) and other is not cell:
-                    self._bytes -= other.found.nbytes
-                    del self._cells[key]
+@contextlib.contextmanager
+def watched(looks: "Sequence[tuple[Chunked, Callable[[Rect, Pixels], None]]]") -> Iterator[None]:
+    """Let something look at the pixels of each stored array as they are read; those that share cells look alike."""
+    with contextlib.ExitStack() as stack:
+        for cells, look in {id(array.cells): (array.cells, look) for array, look in looks}.values():
+            stack.enter_context(cells.watched(look))
+        yield
 
 
 def _steps(ends: npt.NDArray[np.intp], start: int, length: int) -> list[tuple[int, slice, slice]]:
@@ -144,16 +88,15 @@ def _steps(ends: npt.NDArray[np.intp], start: int, length: int) -> list[tuple[in
 class Chunked:
     """A 2-D array that is read in cells of whole chunks.
 
-    `array`: anything 2-D with a shape, a dtype and slices. `cells`: where the pixels are kept; by default 32 MiB of
-    cells of its own. Where a cell would take more than a quarter of that nothing is kept, and slices are read as they
-    are asked for. `channel`: which channel (last axis) of the cells it is; by default they have none.
+    `array`: anything 2-D with a shape, a dtype and slices. `cells`: where the pixels are kept; by default cells of its
+    own. `channel`: which channel (last axis) of the cells it is; by default they have none.
     """
 
     def __init__(self, array: Any, cells: Cells | None = None, channel: int | None = None) -> None:
         self.array = array
         self.shape: Shape = (int(array.shape[0]), int(array.shape[1]))
         self.dtype = np.dtype(array.dtype)
-        self.cells = Cells(array, BUDGET) if cells is None else cells
+        self.cells = Cells(array, BUDGET, boundaries(array)) if cells is None else cells
         self.pick = ... if channel is None else (..., channel)
 
     def __getitem__(self, key: tuple[slice, slice]) -> Pixels:
@@ -182,10 +125,14 @@ class Chunked:
         if not self.cells.kept:
             yield np.s_[:, :], np.asarray(self.array[top : top + shape[0], left : left + shape[1]])
             return
+        known = self.cells.known((top, top + shape[0], left, left + shape[1]))
+        if known is not None:
+            yield np.s_[:, :], known[self.pick]
+            return
         rows, cols = (_steps(e, a, n) for e, a, n in zip(self.cells.ends, (top, left), shape, strict=True))
         for i, down, y in rows:
             for j, across, x in cols:
-                yield (down, across), self.cells.cell(i, j)[y, x][self.pick]
+                yield (down, across), self.cells.part(i, j, y, x)[self.pick]
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Pixels:
         """Return all pixels."""
@@ -246,7 +193,7 @@ def planes(array: Any, axis: int) -> list[Any]:
     thickness = None if whole.chunks is None else whole.chunks[2]
     if thickness in (1, (1,) * len(found)):
         return [Chunked(plane) for plane in found]
-    cells = Cells(whole, BUDGET * min(len(found), 4))
+    cells = Cells(whole, BUDGET * min(len(found), 4), boundaries(whole))
     return [Chunked(plane, cells, i) for i, plane in enumerate(found)]
 
 

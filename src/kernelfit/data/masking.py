@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.model import as_ends
+from .cells import Rect, common
 from .observation import Observation, WeightedObservation, Weights
 from .reader import Reader, any_in_window
 
@@ -27,6 +28,25 @@ class Judged:
 
     item: WeightedObservation
     notes: tuple[str, ...]
+
+
+class SaturatedPixel(Exception):  # noqa: N818  no error, but a way out
+    """A pixel was met that reaches an end of its type, where none was presumed to."""
+
+
+class Looker:
+    """Looks for saturated pixels in what is read of an array, in the part of it that is used."""
+
+    def __init__(self, used: Rect, ends: tuple[float, float] | None) -> None:
+        self.used, self.ends = used, ends
+
+    def __call__(self, place: Rect, pixels: npt.NDArray[Any]) -> None:
+        """Look at pixels that stand at a place."""
+        both = common(self.used, place)
+        if both is not None and self.ends is not None:
+            rows, cols = slice(both[0] - place[0], both[1] - place[0]), slice(both[2] - place[2], both[3] - place[2])
+            if _hit(pixels[rows, cols], self.ends).any():
+                raise SaturatedPixel
 
 
 class _Kept:

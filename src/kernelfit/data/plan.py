@@ -4,19 +4,19 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ..core.background import require_room
 from ..core.geometry import Shape
 from ..core.mode import require_determined, require_pixels
-from ..core.model import Model, Selection
+from ..core.model import Model, Selection, as_ends
 from ..core.validation import as_list
 from ..core.variation import AUTO, Variation
-from .chunked import planes, require_same_axes
+from .chunked import behind, planes, require_same_axes, watched
 from .complex_parts import apart
-from .masking import Judged, PlaneSelection, unmasked
+from .masking import Judged, Looker, PlaneSelection, SaturatedPixel, unmasked
 from .observation import (
     NUMBERS,
     REAL,
@@ -35,6 +35,7 @@ _MODES = (
     "got pairs of different modes ({!r} for pair 0, {!r} for pair {}), need one mode; "
     "crop the targets to that of one mode"
 )
+Result = TypeVar("Result")
 _SELECTED = ("mask", "image_mask", "weights")
 
 
@@ -183,6 +184,29 @@ class FitPlan:
             return dataclasses.replace(self, model=model)
         groups = tuple(tuple(varied(one, variation) for one in group) for group in self.groups)
         return dataclasses.replace(self, model=model, groups=groups)
+
+    def presuming(self, group: int, work: "Callable[[FitPlan], Result]") -> Result:
+        """Return what `work` makes of this plan.
+
+        Of stored targets it is first presumed that no pixel is saturated, and looked at while they are read.
+        """
+        observations, saturated = self.groups[group], self.selection.saturated
+        stored = [[behind(r.array)[0] for r in one.targets] for one in observations]
+        targets = [array for own in stored for array in own if array is not None and array.cells.kept]
+        ends = {id(a): as_ends(saturated, a.dtype) for a in targets}
+        plain = self.numbers == "real" and all(one.plane is None for one in observations)
+        if not plain or not targets or len(targets) < sum(map(len, stored)) or not any(ends.values()):
+            return work(self)
+        looks = []
+        for one, arrays in zip(observations, stored, strict=True):
+            rows, cols = one.geometry.used
+            used = rows.start, rows.stop, cols.start, cols.stop
+            looks += [(array, Looker(used, ends[id(array)])) for array in arrays if array is not None]
+        try:
+            with watched(looks):
+                return work(dataclasses.replace(self, selection=dataclasses.replace(self.selection, saturated=None)))
+        except SaturatedPixel:
+            return work(self)
 
     def judged(self, group: int) -> list[list[Judged | None]]:
         """Return the weights of the observations of a group, for each target; None where every pixel counts alike."""

@@ -1,5 +1,8 @@
 """Readers of blocks of an extended image."""
 
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +13,7 @@ from ..core import geometry
 from ..core.geometry import Shape
 from ..core.validation import Array
 from ..core.variation import Weight
-from . import chunked
+from . import cells, chunked
 
 
 @dataclass(frozen=True)
@@ -85,12 +88,50 @@ class Reader:
 class _Transposed:
     """A transposed view of anything that can be sliced."""
 
+    turned = True
+
     def __init__(self, array: Any) -> None:
         self.array = array
         self.shape = array.shape[::-1]
 
     def __getitem__(self, key: tuple[slice, slice]) -> Any:
         return np.asarray(self.array[key[1], key[0]]).T
+
+
+class _Noted:
+    """Stands in for an array, and notes which rectangles of it are read."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape, self.rects = shape, list[cells.Rect]()
+
+    def __getitem__(self, key: tuple[slice, slice]) -> Array:
+        (top, bottom, _), (left, right, _) = (k.indices(n) for k, n in zip(key, self.shape, strict=True))
+        shape = max(0, bottom - top), max(0, right - left)
+        if min(shape):
+            self.rects.append((top, bottom, left, right))
+        return np.broadcast_to(0.0, shape)
+
+
+#: A block that is going to be read: by whom, its first row and column, and its shape.
+Request = tuple[Reader, int, int, Shape]
+
+
+@contextlib.contextmanager
+def keeping(requests: Iterable[Request]) -> Iterator[None]:
+    """Keep what some blocks of stored arrays need, as the chunks that hold it come by."""
+    found: dict[int, tuple[cells.Cells, list[cells.Rect]]] = {}
+    for reader, row, col, shape in requests:
+        stored, turned = chunked.behind(reader.array)
+        if stored is None or not min(shape):
+            continue
+        noted = _Noted(reader.array.shape)
+        dataclasses.replace(reader, array=noted, weight=None).block(row, col, shape)
+        own = found.setdefault(id(stored.cells), (stored.cells, []))[1]
+        own += [(x0, x1, y0, y1) if turned else (y0, y1, x0, x1) for y0, y1, x0, x1 in noted.rects]
+    with contextlib.ExitStack() as stack:
+        for own_cells, rects in found.values():
+            stack.enter_context(own_cells.keeping(rects))
+        yield
 
 
 def whole_slice(start: int, length: int, step: int) -> slice:

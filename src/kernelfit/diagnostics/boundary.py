@@ -23,7 +23,7 @@ from ..core.findings import Finding, Verdict
 from ..core.geometry import Convention, Shape
 from ..core.validation import Array
 from ..data.observation import Observation, Weights, own_row, source_reader
-from ..data.reader import Reader
+from ..data.reader import Reader, Request
 from ..data.volumes import images_under
 from .whiteness import Memo
 
@@ -268,6 +268,21 @@ def _strips(observation: Observation) -> list[tuple[Shape, Shape]]:
         ((row, col + cols), (rows, n_cols - col - cols)),
     ]
     return [part for part in parts if min(part[1])]
+
+
+def requests(observation: Observation) -> Iterator[Request]:
+    """Yield what is read of an observation to hold its declared boundary against the edges."""
+    conv, shapes = observation.geometry.convention, observation.geometry
+    if conv.boundary is None or conv.mode == "valid":
+        return
+    plan = geometry.lay_out(shapes.image_shape, shapes.kernel_shape, conv)
+    (down, across), (n_rows, n_cols) = plan.stride, plan.kernel_shape
+    for at, (rows, cols) in _strips(observation):
+        for reader in observation.targets:
+            yield Reader(reader.array, shapes.target_shape), *at, (rows, cols)
+        block = down * (rows - 1) + n_rows, across * (cols - 1) + n_cols
+        for reader in observation.sources:
+            yield source_reader(reader.array, plan), down * at[0], across * at[1], block
 
 
 def _residual(planes: Sequence[_Plane], conv: Convention, memo: Memo | None = None) -> tuple[Array, float]:

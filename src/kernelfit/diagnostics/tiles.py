@@ -2,15 +2,18 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from ..core.estimate import Estimate
+from ..core.geometry import Shape
 from ..core.validation import Array
+from ..data.chunked import behind
 from ..data.observation import Observation, Weights
-from . import whiteness
+from ..data.reader import Request
+from . import boundary, whiteness
 
 Part = tuple[Observation, whiteness.Sample]
 #: Tiles looked at: one for so many pixels, at least and at most so many; pairs at most; the side of a tile in pixels of
@@ -35,14 +38,35 @@ def read(
     for at in chosen:
         observation = observations[at]
         own = None if weights is None else weights[at]
-        side = [max(_LEAST, _SIDE // s) for s in observation.geometry.stride]
-        n_pixels = observation.geometry.n_pixels
-        most = _SMALL[1] if n_pixels <= _SMALL[0] else min(_MOST, max(_FEWEST, n_pixels // _PIXELS_PER_TILE))
-        sides, starts = whiteness.places(observation, own, max(1, most // len(chosen)), (side[0], side[1]))
-        starts = [(row // 2 * 2, col // 2 * 2) for row, col in starts]  # so that even rows are even ones in all
+        sides, starts = places(observation, own, len(chosen))
         part = whiteness.sample(observation, estimate, (at, n), own, sides, starts, memo)
         parts.append((observation, _trimmed(observation, part, weights is not None)))
     return [(o, p) for o, p in parts if p.known.any()]
+
+
+def places(observation: Observation, weights: Weights | None, n: int) -> tuple[Shape, list[Shape]]:
+    """Return the shape of the tiles of one of n pairs, and where they begin."""
+    side = [max(_LEAST, _SIDE // s) for s in observation.geometry.stride]
+    n_pixels = observation.geometry.n_pixels
+    most = _SMALL[1] if n_pixels <= _SMALL[0] else min(_MOST, max(_FEWEST, n_pixels // _PIXELS_PER_TILE))
+    sides, starts = whiteness.places(observation, weights, max(1, most // n), (side[0], side[1]))
+    return sides, [(row // 2 * 2, col // 2 * 2) for row, col in starts]  # so that even rows are even ones in all
+
+
+def requests(observations: Sequence[Observation], *, edges: bool = True) -> Iterator[Request]:
+    """Yield what of stored arrays the diagnosis of a fit is going to read, as far as places without weights tell."""
+    stored = [one for one in observations if any(behind(r.array)[0] for r in (*one.sources, *one.targets))]
+    n = min(len(observations), _PAIRS)
+    for one in stored:
+        down, across = one.geometry.stride
+        n_rows, n_cols = one.geometry.kernel_shape
+        for (rows, cols), starts in (places(one, None, n), whiteness.places(one, None)):
+            halo = down * (rows - 1) + n_rows, across * (cols - 1) + n_cols
+            for row, col in starts:
+                yield from ((reader, row, col, (rows, cols)) for reader in one.targets)
+                yield from ((reader, down * row, across * col, halo) for reader in one.sources)
+        if edges:
+            yield from boundary.requests(one)
 
 
 def _trimmed(observation: Observation, part: whiteness.Sample, weighted: bool) -> whiteness.Sample:

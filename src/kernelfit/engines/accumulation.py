@@ -17,6 +17,7 @@ from ..compiled.threads import Progress, add, counted, in_order
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
 from ..data.observation import Observation, refuse_nonfinite, refuse_tiny
+from ..data.reader import keeping
 from . import edge_correction, field_pass, volume_pass
 from .field_pass import Functions
 from .passes import PASSES, Frame, Pass, Sums
@@ -57,14 +58,15 @@ def statistics(
     plan = observation.geometry
     frame = Frame.of(observation)
     functions = Functions.of(observation, frame) if method == "fft" else None
-    if functions is None:
-        also = edge_correction.strip_jobs(frame, method)
-        sums, strips = pass_over(observation, frame, method, workers, None, progress, also)
-    else:
-        layout, also = field_pass.field_pass(frame, functions), field_pass.strip_jobs(frame, functions)
-        sums, strips = pass_over(observation, frame, method, workers, None, progress, also, layout)
-    with np.errstate(all="ignore"):
-        gram = edge_correction.gram_matrix(frame, sums.lags, strips, workers)
+    with keeping(edge_correction.requests(frame)):
+        if functions is None:
+            also = edge_correction.strip_jobs(frame, method)
+            sums, strips = pass_over(observation, frame, method, workers, None, progress, also)
+        else:
+            layout, also = field_pass.field_pass(frame, functions), field_pass.strip_jobs(frame, functions)
+            sums, strips = pass_over(observation, frame, method, workers, None, progress, also, layout)
+        with np.errstate(all="ignore"):
+            gram = edge_correction.gram_matrix(frame, sums.lags, strips, workers)
     moments = frame.to_user(sums.moment).reshape(len(frame.targets), -1)
     return [
         NormalEquations(

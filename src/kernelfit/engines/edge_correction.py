@@ -5,7 +5,7 @@ pixels wide along each of the four edges.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import scipy.fft
@@ -13,7 +13,7 @@ import scipy.fft
 from ..compiled.threads import in_order
 from ..core.validation import Array
 from ..data import polyphase
-from ..data.reader import Reader
+from ..data.reader import Reader, Request
 from .cost_model import SPECTRAL_NS, STRIP_NS, TRANSFORM_NS, good_length
 from .passes import Frame, n_vectors
 
@@ -90,6 +90,16 @@ def strip_jobs(frame: Frame, method: str) -> list[Callable[[], tuple[Array, ...]
         (turned, frame.cols, x_halo, frame.rows + y_halo, y_halo, method),
     ]
     return [lambda s=s: (strip_lags(*s),) for s in strips]  # type: ignore[misc]
+
+
+def requests(frame: Frame) -> Iterator[Request]:
+    """Yield what the strips are made of."""
+    (y_halo, x_halo), (rows, cols) = (frame.row_halo, frame.col_halo), (frame.rows, frame.cols)
+    for reader in frame.sources:
+        for row in (0, rows):
+            yield reader, row, 0, (y_halo, cols + x_halo)
+        for col in (0, cols):
+            yield reader, 0, col, (rows + y_halo, x_halo)
 
 
 def _lines(frame: Frame) -> bool:

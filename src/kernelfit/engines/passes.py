@@ -20,7 +20,7 @@ from ..compiled.threads import bands
 from ..core.geometry import Geometry, Shape
 from ..core.model import ENGINES
 from ..core.validation import Array
-from ..data import polyphase
+from ..data import chunked, polyphase
 from ..data.observation import Observation
 from ..data.reader import Reader
 from .cost_model import good_length, segment
@@ -51,6 +51,11 @@ class Frame:
             return cls(plan, rows, cols, kernel_rows, kernel_cols, part.sources, part.targets, swapped=False)
         sources, targets = (tuple(r.transposed() for r in some) for some in (part.sources, part.targets))
         return cls(plan, cols, rows, kernel_cols, kernel_rows, sources, targets, swapped=True)
+
+    def rows_at_a_time(self, halos: int) -> int | None:
+        """How many rows are read at a time, None if all; tiles that lie beside each other share so many halos."""
+        arrays = [reader.array for reader in (*self.sources, *self.targets)]
+        return chunked.rows_at_a_time(arrays, halos * max(self.row_halo, self.col_halo))
 
     @property
     def row_halo(self) -> int:
@@ -92,12 +97,14 @@ class Sums:
     total: Array
 
 
-def grid(rows: int, cols: int, tile: Shape) -> list[tuple[int, int, int, int]]:
-    """Cut rows x cols into tiles (row, col, n_rows, n_cols)."""
+def grid(rows: int, cols: int, tile: Shape, group: int | None = None) -> list[tuple[int, int, int, int]]:
+    """Cut rows x cols into tiles (row, col, n_rows, n_cols), column by column, or within `group` rows at a time."""
+    step = rows if group is None else max(1, group // tile[0]) * tile[0]
     return [
         (r, c, min(tile[0], rows - r), min(tile[1], cols - c))
+        for first in range(0, rows, max(1, step))
         for c in range(0, cols, tile[1])
-        for r in range(0, rows, tile[0])
+        for r in range(first, min(first + step, rows), tile[0])
     ]
 
 
@@ -141,7 +148,7 @@ def _direct_pass(frame: Frame, taps: Array | None) -> Pass:
         return Sums(lags, moment, moments[:, 0], moments[:, 1])
 
     extended = (frame.rows + y_halo, frame.cols + x_halo)
-    tiles = grid(*(extended if taps is None else (frame.rows, frame.cols)), (height, width))
+    tiles = grid(*(extended if taps is None else (frame.rows, frame.cols)), (height, width), frame.rows_at_a_time(2))
     return Pass([partial(band, some) for some in bands(tiles)], finish)
 
 
@@ -194,7 +201,7 @@ def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
     per_band = min(max(256 if n_sources == 1 else 64, 8 * frame.kernel_rows) // height, math.ceil(rows / height))
     # Kernels of one row have no row lags, so the rows of several segments may stand in one tile, one below the other.
     stacked = max(1, min(_HEIGHT, max(8, 2**17 // layout.length)) // rows) if lines else 1
-    starts = [(r, c) for c in range(0, frame.cols, layout.step) for r in range(0, rows, height)]
+    starts = [(r, c) for r, c, _, _ in grid(rows, frame.cols, (height, layout.step), frame.rows_at_a_time(1))]
     tiles = [starts[i : i + stacked] for i in range(0, len(starts), stacked)]
     # What lies in two neighbouring segments is counted twice.
     short = good_length(2 * x_halo) if taps is None and x_halo and frame.cols > layout.step else 0

@@ -24,10 +24,12 @@ from ..core.normal_equations import NormalEquations
 from ..data.masking import Judged, Unsaturated
 from ..data.observation import Observation, WeightedObservation, Weights, lots, of_target
 from ..data.plan import FitPlan
+from ..data.reader import keeping
 from ..data.volumes import merged, sampled, stacked, with_edges
 from ..diagnostics import boundary, quantization, score_covariance, whiteness
 from ..diagnostics.depth import shallow
 from ..diagnostics.misfit import misfits
+from ..diagnostics.tiles import requests
 from ..diagnostics.whiteness import Memo
 from ..engines import weighted, weighted_iteration
 from ..engines.cost_model import Choice, resolve
@@ -96,10 +98,17 @@ def fit(plan: FitPlan, settings: Settings) -> Estimate:
 
 def fit_of_group(plan: FitPlan, group: int, settings: Settings) -> list[Estimate]:
     """Return the estimate of each target of a group of a plan."""
+    if settings.solver.needs == "spectra":
+        return _fit_of_group(group, settings, plan)
+    return plan.presuming(group, functools.partial(_fit_of_group, group, settings))
+
+
+def _fit_of_group(group: int, settings: Settings, plan: FitPlan) -> list[Estimate]:
     observations = plan.groups[group]
     features = requirements.features_of(plan, settings.noise, settings.solver, settings.execution)
     choice = chosen(observations, features, settings)
-    fits = [one.estimate for one in fit_group(observations, judged_of(plan, group, settings), choice, settings)]
+    with keeping(requests(observations, edges=settings.edges) if settings.diagnosis else ()):
+        fits = [one.estimate for one in fit_group(observations, judged_of(plan, group, settings), choice, settings)]
     if choice.method != "cg" and settings.diagnosis:
         plain = Settings(edges=False)
         fits = [

@@ -1,8 +1,9 @@
 """Statistics of a plan without a solution, and what is kept beside them."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -15,7 +16,9 @@ from ..data import blocks
 from ..data.masking import Judged
 from ..data.observation import Items, Observation, WeightedObservation, Weights, lots, of_target
 from ..data.plan import FitPlan
+from ..data.reader import Request, keeping
 from ..data.volumes import merged, sampled
+from ..diagnostics.tiles import requests
 from ..engines import weighted
 from ..engines.cost_model import engine_of
 from ..solvers.errors_in_variables import counts_of, pairs_of
@@ -34,10 +37,21 @@ def gather(plan: FitPlan, noise: Noise, execution: Execution, solver: Solver | N
     """Return the statistics of each kernel of a plan: one for each group and target."""
     solver = LeastSquares() if solver is None else solver
     requirements.require(requirements.features_of(plan, noise, solver, execution, "statistics alone"))
-    return [found for group in range(len(plan.groups)) for found in _group(plan, group, noise, execution)]
+    found: list[Gathered] = []
+    for group, observations in enumerate(plan.groups):
+        with keeping(_requests(observations)):
+            found += plan.presuming(group, functools.partial(_group, group, noise, execution))
+    return found
 
 
-def _group(plan: FitPlan, group: int, noise: Noise, execution: Execution) -> list[Gathered]:
+def _requests(observations: Sequence[Observation]) -> Iterator[Request]:
+    """Yield what of stored arrays is read for the sample of the pixels."""
+    yield from requests(observations, edges=False)
+    for one in observations:
+        yield from ((reader, *spot) for reader in one.targets for spot in blocks.spots_of(reader))
+
+
+def _group(group: int, noise: Noise, execution: Execution, plan: FitPlan) -> list[Gathered]:
     observations, threads = plan.groups[group], execution.threads
     method = engine_of(max(observations, key=lambda p: p.geometry.n_pixels), execution.engine)
     context = context_of(plan, group, method)

@@ -1,0 +1,149 @@
+"""Every stored chunk is decoded once, twice where a fit is refined, whatever the shapes of image and chunks."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import kernelfit
+from helpers import assert_close
+from kernelfit.data import cells, chunked
+
+RNG = np.random.default_rng(5)
+
+
+class Counting:
+    """A store that counts how often each of its chunks is decoded."""
+
+    def __init__(self, array, sides):
+        self.array, self.chunks, self.shape, self.dtype, self.ndim = array, sides, array.shape, array.dtype, 2
+        self.decoded = np.zeros([-(-n // c) for n, c in zip(array.shape, sides, strict=True)], int)
+
+    def __getitem__(self, key):
+        ends = [k.indices(n) for k, n in zip(key, self.shape, strict=True)]
+        self.decoded[tuple(slice(a // c, -(-b // c)) for (a, b, _), c in zip(ends, self.chunks, strict=True))] += 1
+        return self.array[key]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    shape: tuple
+    chunks: tuple
+    of_target: tuple = ()
+    kernel: tuple = (3, 5)
+    dtype: str = "u2"
+    words: tuple = ()
+
+    @property
+    def settings(self):
+        return {
+            "workers": 1,
+            **dict(self.words),
+        }  # threads that have to wait for their turn ask late for what they share
+
+
+CASES = [
+    Case((1900, 260), (128, 128)),  # tall
+    Case((260, 1900), (128, 128)),  # wide
+    Case((9000, 260), (128, 128)),  # so tall that a column of chunks is more than may be kept
+    Case((260, 9000), (128, 128)),  # a row of chunks is
+    Case((1500, 1300), (256, 256)),
+    Case((1500, 1300), (100, 140)),  # chunks that do not divide
+    Case((1401, 1397), (137, 153), (141, 129)),  # nor agree
+    Case((1000, 1200), (26, 1200)),  # whole rows, as in strips
+    Case((3000, 600), (20, 600)),
+    Case((900, 1000), (900, 22)),  # whole columns
+    Case((1280, 1280), (512, 512)),  # chunks above the budget
+    Case((1280, 1000), (640, 1000)),
+    Case((1280, 1000), (1280, 1000)),  # one chunk
+    Case((800, 1280), (16, 16)),  # of a few pixels
+    Case((1400, 900), (256, 128), (128, 256)),
+    Case((1200, 1000), (256, 256), kernel=(9, 3)),  # read as its transpose
+    Case((9000, 260), (128, 128), kernel=(9, 3)),
+    Case((1200, 1000), (256, 256), kernel=(21, 17)),
+    Case((1200, 1000), (128, 128), words=(("boundary", "wrap"),)),
+    Case((1200, 1000), (128, 128), words=(("boundary", "symm"),)),
+    Case((1200, 1000), (128, 128), words=(("method", "fft"),)),
+    Case((9000, 260), (128, 128), words=(("method", "fft"),)),
+    Case((1200, 1000), (128, 128), dtype="f4"),
+    Case((1200, 400), (128, 128), dtype="f8"),
+]
+
+
+def stores_of(case, noise):
+    image = RNG.integers(100, 4000, case.shape)
+    words = dict(case.words)
+    target = kernelfit.apply_kernel(image, RNG.random(case.kernel) / 20, boundary=words.get("boundary", "fill"))
+    target = target + noise * RNG.normal(size=target.shape)
+    if case.dtype == "u2":
+        image, target = image.astype("u2"), target.round().clip(0, 65534).astype("u2")
+    image, target = image.astype(case.dtype), target.astype(case.dtype)
+    return Counting(image, case.chunks), Counting(target, case.of_target or case.chunks)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(chunked, "BUDGET", 2**19)
+    monkeypatch.setattr(cells, "LEAST", 128)
+    monkeypatch.setattr(cells, "HALO", 2)
+
+
+def cases(plain):
+    """The cases, all but some of them for the slow run."""
+    return [pytest.param(c, id=str(i), marks=[] if i in plain else pytest.mark.slow) for i, c in enumerate(CASES)]
+
+
+@pytest.mark.parametrize("case", cases({1, 2, 6, 8, 9, 16}))
+def test_statistics_decode_each_chunk_once(case, small):
+    stores = stores_of(case, 5.0)
+    stats = kernelfit.accumulate(*stores, case.kernel, **case.settings)
+    expected = kernelfit.accumulate(*(store.array for store in stores), case.kernel, **case.settings)
+    assert_close(stats.gram, expected.gram, 1e-12)
+    assert_close(stats.moment, expected.moment, 1e-12)
+    for store in stores:
+        assert (store.decoded.min(), store.decoded.mean()) == (1, 1.0)
+
+
+@pytest.mark.parametrize("case", cases({0, 5}))
+@pytest.mark.parametrize("noise", [0.0, 5.0])
+def test_a_fit_decodes_each_chunk_once_a_pass(case, noise, small):
+    stores = stores_of(case, noise)
+    fit = kernelfit.find_kernel(*stores, case.kernel, **case.settings)
+    same = kernelfit.find_kernel(*(store.array for store in stores), case.kernel, **case.settings)
+    assert_close(fit.kernel, same.kernel, 1e-9)
+    assert fit.verdict == same.verdict
+    for store in stores:
+        assert 1 <= store.decoded.min() and store.decoded.mean() <= 1 + fit.refined
+
+
+@pytest.mark.parametrize("place", [(0, 0), (700, 333), (1199, 399)])
+def test_saturated_pixels_are_met_on_the_way(place, small):
+    """What was presumed to be unsaturated is read anew if it is not, with the result that it has in memory."""
+    stores = stores_of(Case((1200, 400), (128, 128)), 5.0)
+    stores[1].array[place] = 65535
+    stores[1].array[5:9, 7] = 0
+    fit, stats = (verb(*stores, (3, 5), boundary="symm") for verb in (kernelfit.find_kernel, kernelfit.accumulate))
+    arrays = [store.array for store in stores]
+    same, expected = (verb(*arrays, (3, 5), boundary="symm") for verb in (kernelfit.find_kernel, kernelfit.accumulate))
+    assert fit.notes == same.notes and "5 of 480000 target pixels excluded: saturated" in fit.notes[0]
+    assert_close(fit.kernel, same.kernel, 1e-12)
+    assert stats.n_pixels == expected.n_pixels == 480000 - 5
+    assert_close(stats.gram, expected.gram, 1e-12)
+
+
+def test_saturated_pixels_that_are_not_used_do_not_count(small):
+    stores = stores_of(Case((1200, 400), (128, 128)), 5.0)
+    stores[1].array[0] = 65535  # a row that is not used without a boundary
+    fit = kernelfit.find_kernel(*stores, (3, 5), workers=1)
+    assert not fit.notes and fit.n_pixels == 1198 * 396
+    assert max(store.decoded.mean() for store in stores) == 1.0
+
+
+def test_what_was_trimmed_is_read_anew(small):
+    view = chunked.Chunked(Counting(RNG.integers(0, 99, (900, 800)).astype("u2"), (128, 128)))
+    for _ in range(2):
+        for row in range(0, 900, 50):
+            np.testing.assert_array_equal(view[row : row + 50, :], view.array.array[row : row + 50])
+    assert view.array.decoded.max() == 2
+    assert view.cells._bytes == sum(cell.nbytes for cell in view.cells._cells.values()) <= 2**19
+    np.testing.assert_array_equal(view[100:300, 250:260], view.array.array[100:300, 250:260])
