@@ -9,6 +9,7 @@ import scipy.ndimage as ndimage
 import scipy.stats
 
 import kernelfit
+from helpers import grid
 from kernelfit.analysis import filter_shapes
 from kernelfit.analysis.filter_shapes import Grid
 from kernelfit.analysis.recognition import nearest
@@ -361,3 +362,52 @@ def test_numbers_that_are_none_are_refused():
     fit = kernelfit.find_kernel(np.arange(50.0) ** 0.5, np.arange(50.0), 3)
     with pytest.raises(ValueError, match="of one dimension, need two for 'scipy'"):
         fit.export("scipy")
+
+
+@grid("length, angle", [(7.822, -36.83), (8.887, -21.89), (6.573, -54.23)], 3)
+def test_a_line_is_found_from_its_moments(length, angle):
+    """A Gaussian that begins in another direction ends in another place."""
+    line = filter_shapes.line(Grid(SHAPE, (6.0, 7.0)), length, angle, "rotated")
+    best = recognised(line)[0]
+    assert best.name == "motion"
+    for name, truth in (("length", length), ("angle", angle)):
+        value, error = best.parameters[name]
+        assert abs(value - truth) < 4 * error < 0.1
+
+
+def rounded_half_up(image, taps):
+    """What tools of 8 bits make of a filter."""
+    return np.clip(np.floor(ndimage.convolve(image, taps, mode="nearest") + 0.5), 0, 255).astype(np.uint8)
+
+
+def gray(rows, cols, seed, fine=4):
+    """A picture of 8 bits, smooth as photographs are, so that errors of rounding depend on it."""
+    rng = np.random.default_rng(seed)
+    rough = sum(w * ndimage.gaussian_filter(rng.normal(size=(rows, cols)), s) * s for s, w in ((1, fine), (4, 90)))
+    return np.clip(np.rint(128 + rough), 20, 235)
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_errors_of_rounding_hide_no_filter(seed):
+    image = gray(331, 290, seed)
+    detail = np.array([[0, -1, 0], [-1, 10, -1], [0, -1, 0]])
+    fit = kernelfit.find_kernel(image, rounded_half_up(image, detail / 6), (5, 7), background=0)
+    assert fit.rounding == pytest.approx(12**-0.5) and fit.noise_std < 1.1 * fit.rounding
+    best = fit.recognise()[0]
+    assert best.name == "sharpen" and abs(best.parameters["amount"].value - 1 / 6) < 0.01
+    whole = fit.as_integers()
+    assert whole.denominator == 6 and whole.probability < 0.1
+    np.testing.assert_array_equal(whole.numerators[1:4, 2:5], detail)
+
+
+@pytest.mark.slow
+def test_a_filter_that_rounds_half_way_is_named():
+    image = made = gray(331, 290, 3, fine=20)
+    box = np.ones((1, 3)) / 3
+    for taps in (box, box, box, box.T, box.T, box.T):  # as Pillow does at a sigma of sqrt(2)
+        made = np.floor(ndimage.convolve(made, taps, mode="nearest") + 0.5)
+    fit = kernelfit.find_kernel(image, made.astype(np.uint8), (9, 11), background=0, errors="sandwich")
+    best = fit.recognise()[0]
+    assert best.name == "gaussian" and abs(best.parameters["sigma"].value - math.sqrt(2)) < 0.01
+    exact = kernelfit.find_kernel(image, made, (9, 11), background=0, errors="sandwich")
+    assert exact.rounding == 0.0 and not any(c.name == "gaussian" for c in exact.recognise())

@@ -21,6 +21,7 @@ _NUMBER = 9.0  # what a number more has to explain of chi-square at least: chanc
 _USUAL = 4.0  # of chi-square: where a filter is cut off as tools do unasked, unless the kernel tells so much
 _PRUNED = 100.0  # a family that starts so many times worse than the best is given up ...
 _NEAR = 0.03  # ... unless its numbers are sought and it explains all but this share of the kernel
+_SLIGHT = 1e-3  # what chi-square below its expectation counts, where the errors are in doubt
 _LIMITS = {"sigma": (0.12, 1e3), "beta": (0.3, 60.0), "a": (-4.0, 2.0)}
 _LIMITS |= dict.fromkeys(("radius", "length", "alpha", "gamma", "scale", "inner", "outer"), (0.05, 1e3))
 
@@ -74,9 +75,14 @@ class Fit:
             name.split("_")[0] not in _LIMITS or 0 < error < max(abs(value), 1.0) for name, value, error in known
         )
 
-    def score(self, n: int) -> float:
-        """Return Schwarz's criterion, or one that is stricter where there are few taps."""
-        return self.chi_square + self.n_free * max(math.log(n), _NUMBER)
+    def score(self, n: int, doubt: float = 0.0) -> float:
+        """Return Schwarz's criterion, or one that is stricter where there are few taps.
+
+        Where the errors are in doubt, what chi-square is below its expectation hardly counts.
+        """
+        expected = n - self.n_free + doubt if doubt else 0.0
+        chi = max(self.chi_square, expected) + _SLIGHT * min(self.chi_square - expected, 0.0)
+        return chi + self.n_free * max(math.log(n), _NUMBER)
 
 
 def _bounded(family: Family, theta: Array) -> Array:
@@ -104,6 +110,22 @@ def _made(family: Family, grid: Grid, starts: Sequence[Start]) -> tuple[Array, A
     else:
         identities = np.array([family.identity(grid, setting, np.array(theta)).ravel() for setting, theta in starts])
     return np.nan_to_num(templates, posinf=0.0, neginf=0.0), identities
+
+
+def _moments(taps: Array, grid: Grid) -> list[tuple[float, ...]]:
+    """Return the Gaussian of a kernel's second moments about its middle: one, or none where they are no widths."""
+    y, x = grid.axes()
+    total = float(taps.sum())
+    if abs(total) < 0.05 * float(np.abs(taps).sum()):
+        return []
+    down, across = float(taps.sum(axis=1) @ y) / total, float(taps.sum(axis=0) @ x) / total
+    y, x = y - down, x - across
+    rows, cols, both = (float(a @ taps @ b) / total for a, b in ((y * y, x**0), (y**0, x * x), (y, x)))
+    squares, axes = np.linalg.eigh([[rows, both], [both, cols]])
+    if not squares[0] > 0:
+        return []
+    degrees = math.degrees(math.atan2(-axes[0, 1], axes[1, 1]))
+    return [(*np.sqrt(squares[::-1]).tolist(), degrees, down, across)]
 
 
 class _State(NamedTuple):
@@ -221,6 +243,7 @@ class Search:
         if len(theta):
             slopes = np.concatenate([self.slopes(family, grid, setting, theta, state), slopes])
         variances = np.diag(np.linalg.pinv(slopes @ slopes.T, hermitian=True)) if len(slopes) else np.zeros(0)
+        variances = variances * (1 + self.problem.doubt / self.n)
         errors, model = np.sqrt(np.maximum(variances, 0.0)), np.array(state.both) @ [state.template, state.identity]
         chi = float(state.left @ state.left)
         return Fit(family, grid, mode, setting, theta, state.factors, chi, len(slopes), model, errors)
@@ -233,7 +256,8 @@ class Search:
         best = self.coarse(table.GAUSSIAN, grid, starts)
         sigma = best[GAIN][1][0][1][0]
         turned = table.MOVING_GAUSSIAN
-        fit = self.refine(turned, grid, GAIN, ((), (1.1 * sigma, sigma / 1.1, 20.0, 0.0, 0.0)))
+        begun = [(1.1 * sigma, sigma / 1.1, 20.0, 0.0, 0.0), *_moments(problem.taps, grid)]
+        fit = min((self.refine(turned, grid, GAIN, ((), start)) for start in begun), key=lambda f: f.chi_square)
         along, across, degrees, *middle = fit.theta.tolist()
         if along < across:
             along, across, degrees = across, along, degrees + 90.0
@@ -312,7 +336,11 @@ class Search:
             found += self.fits(families, grids, hints, most)
             if any(fit.determined and self.p_value(fit) >= level for fit in found):
                 break
-        return sorted(found, key=lambda fit: fit.score(self.n))
+        return sorted(found, key=self.score)
+
+    def score(self, fit: Fit) -> float:
+        """Return by what fits are ordered, the best having the least."""
+        return fit.score(self.n, self.problem.doubt)
 
     def p_value(self, fit: Fit) -> float:
         """Return the probability of so large a chi-square, 0 where the family could not have failed."""

@@ -1,5 +1,6 @@
 """Taps that are whole numbers over a common denominator: the smallest one that the errors allow."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.estimate import Estimate, require_real
+from .recognition import doubt_of
 
 Array = npt.NDArray[np.float64]
 _MOST = 1 << 16  # denominators that are tried
@@ -47,7 +49,9 @@ class IntegerKernel:
 def as_integers(fit: Estimate) -> IntegerKernel | None:
     """Return the kernel over the smallest denominator for which every tap is a whole number within its error.
 
-    A tap is one if it lies no farther from it than noise would take any of the taps in 99.9 of 100 kernels.
+    A tap is one if it lies no farther from it than noise would take any of the taps in 99.9 of 100 kernels. Where no
+    denominator is more than chance, and the noise is that of a rounded target, which depends on the image a little, a
+    tap may be off by as much more as `recognise` lets pass.
 
     `fit`: the kernel, with errors; what the tools lose in single precision, 1e-7 of the largest tap, counts beside
     them. Returns the numerators, the denominator, and the probability of that by chance; None if no denominator up to
@@ -60,6 +64,17 @@ def as_integers(fit: Estimate) -> IntegerKernel | None:
         return None
     error = np.where(fit.stderr > 1e-3 * fit.stderr.max(), fit.stderr, fit.stderr.max())  # a choice held the others
     reach = float(-_quantile(0.5 * _FALSE_ALARM / taps.size)) * np.hypot(error, _ROUGH * size)
+    found = _smallest(taps, reach)
+    doubt = doubt_of(fit)
+    if doubt > 0 and (found is None or found.probability > _BY_CHANCE):
+        other = _smallest(taps, reach + math.sqrt(doubt) * error)
+        if other is not None and (found is None or other.probability < found.probability):
+            return other
+    return found
+
+
+def _smallest(taps: Array, reach: Array) -> IntegerKernel | None:
+    """Return the kernel over the smallest denominator that takes no tap farther than its reach."""
     large, wide = taps[np.abs(taps) > reach], reach[np.abs(taps) > reach]
     if not large.size:
         return None

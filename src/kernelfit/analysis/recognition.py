@@ -28,8 +28,9 @@ _MOST_TAPS = 2500  # with more the errors count as independent of each other
 _RULED_OUT = 10.0  # of two that fit, a difference of Schwarz's criterion that decides: R. Kass and A. Raftery,
 # "Bayes factors", J. Am. Stat. Assoc. 90 (1995), section 3.2, doi:10.1080/01621459.1995.10476572
 _ALIKE = 0.01  # a difference of Schwarz's criterion that rounding makes
-_ROUNDED = 0.04  # of the noise of a pixel: errors of rounding are not quite independent of the image
-_INTEGERS = "rounding to integers"  # in the notes of fits whose noise is that
+# Errors of rounding are not quite independent of the image, so much of the noise of a pixel, more so if a filter rounds
+# half way; up to so many times that of rounding it may be no other noise.
+_ROUNDED, _ROUNDED_TWICE, _ALONE, _TWICE = 0.04, 0.08, 1.1, 2.5
 _LEVEL = 1e-3
 _told: "weakref.WeakKeyDictionary[Estimate, str]" = weakref.WeakKeyDictionary()  # names of fits, as long as they live
 _NOTHING = 1e-6  # a kernel that noise alone would make with so much probability is not known at all
@@ -192,8 +193,7 @@ def as_problem(kernel: Estimate | npt.ArrayLike, covariance: npt.ArrayLike | Non
     if not 1e-140 < rough < 1e140:  # nothing, or taps whose squares are no numbers
         return None
     shape, conv = (taps.shape[0], taps.shape[1]), Convention() if fit is None else fit.convention
-    notes = () if fit is None else fit.notes
-    doubt = fit.n_pixels * _ROUNDED**2 if fit is not None and any(_INTEGERS in note for note in notes) else 0.0
+    doubt = 0.0 if fit is None else doubt_of(fit)
     turned = conv.operation == "correlation"
     make = functools.partial(Problem, taps, origin, conv.stride, conv.offset, turned, doubt)
     if matrix.ndim == 1:
@@ -211,6 +211,14 @@ def as_problem(kernel: Estimate | npt.ArrayLike, covariance: npt.ArrayLike | Non
         values, vectors = np.linalg.eigh(matrix)
         whitener = (vectors / np.sqrt(np.maximum(values, rough**2))).T
     return make(whitener, errors)
+
+
+def doubt_of(fit: Estimate) -> float:
+    """Return by how much the true filter's chi-square may exceed what chance makes it, the target being rounded."""
+    if fit.noise_std < _ALONE * fit.rounding:
+        return fit.n_pixels * _ROUNDED**2
+    smoothed = fit.errors == "sandwich" or any(f.verdict is Verdict.COLOURED_NOISE for f in fit.findings)
+    return fit.n_pixels * _ROUNDED_TWICE**2 if smoothed and fit.noise_std < _TWICE * fit.rounding else 0.0
 
 
 def _covariance_of(factor: Array) -> Array:
@@ -260,7 +268,7 @@ def _ranked(search: Search, level: float) -> list[Fit]:
     """Return all fits, the best first; of filters that are one and the same, the one with the plainest name."""
     found = search.run(level)
     order = {id(family): i for i, family in enumerate((*table.SINGLES, *table.MOVING, *table.CASCADES))}
-    scores = np.array([fit.score(search.n) for fit in found])
+    scores = np.array([search.score(fit) for fit in found])
     alike = np.cumsum(np.diff(scores, prepend=scores[:1]) > _ALIKE).tolist()
 
     def rank(at: tuple[int, Fit]) -> tuple[int, int, int]:
@@ -313,7 +321,9 @@ def recognise(
     -----
     Beside the errors, 1e-7 of the largest tap counts as noise, which is what tools lose in single precision. Where the
     target was rounded to integers and the rest is noise of that, its errors may depend on the image: a kernel counts as
-    the filter if the two differ by no more than 4 % of the noise in a pixel's prediction.
+    the filter if the two differ by no more than 4 % of the noise in a pixel's prediction, 8 % where the noise is
+    correlated, since then the filter may have rounded half way, too. So much is added to chi-square's expectation,
+    below which no filter is better than another, and, shared among the taps, to the numbers' errors.
 
     Examples
     --------
@@ -332,7 +342,7 @@ def recognise(
     if search is None:
         return ()
     every = [fit for fit in _ranked(search, level) if fit.determined and search.p_value(fit) >= level]
-    every = [fit for fit in every if fit.score(search.n) < every[0].score(search.n) + _RULED_OUT]
+    every = [fit for fit in every if search.score(fit) < search.score(every[0]) + _RULED_OUT]
     plain = {id(fit.family) for fit in every if fit.mode == UNIT}
     found: dict[str, Candidate] = {}
     for fit in every:

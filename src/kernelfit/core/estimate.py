@@ -183,6 +183,8 @@ class Estimate:
         What noise the covariance is for: white noise, or noise correlated from pixel to pixel as the residual is.
     image_noise : float
         Standard deviation of the noise of an image pixel whose effect was taken off; 0 if none was given.
+    rounding : float
+        Standard deviation of the errors of a target that was rounded to integers; 0 if it is of no integer type.
     df_model : float
         Effective degrees of freedom of the fit; the number of free taps where there is no penalty.
     strength : float
@@ -249,6 +251,7 @@ class Estimate:
     unsettled: int = 0
     errors: str = "plain"
     image_noise: float = 0.0
+    rounding: float = 0.0
     df_model: float = math.nan
     strength: float = math.nan
     path: StrengthPath | None = dataclasses.field(default=None, repr=False)

@@ -40,6 +40,7 @@ def judged(
     types = {np.dtype(p.targets[target].array.dtype) for p in observations}
     if not all(dtype.kind in "iu" for dtype in types):
         return fit
+    fit = dataclasses.replace(fit, rounding=_rounding_of(fit))
     fit = _with_rounding(_without_alarm(fit))
     dtype = next(iter(types))
     extent = 2.0 ** (8 * dtype.itemsize)
@@ -67,7 +68,7 @@ def _without_alarm(fit: Estimate) -> Estimate:
     Rounding errors are alike where the image is flat. No other cause is left to look for: no kernel could do better.
     """
     told = [f for f in fit.findings if f.verdict in (Verdict.COLOURED_NOISE, Verdict.UNEVEN_NOISE)]
-    if not told or not fit.noise_std < ALONE * _rounding_of(fit):
+    if not told or not fit.noise_std < ALONE * fit.rounding:
         return fit
     note = f"the residual is that of rounding to integers, which is not quite white: {told[0].detail}"
     findings = tuple(f for f in fit.findings if f not in told)
@@ -76,7 +77,7 @@ def _without_alarm(fit: Estimate) -> Estimate:
 
 def _with_rounding(fit: Estimate) -> Estimate:
     """Raise the noise, and the errors with it, to what rounding alone makes."""
-    least = _rounding_of(fit)
+    least = fit.rounding
     if not 0 < fit.noise_std < least or fit.uncertainty != "sampling":  # NaN stays NaN
         return fit
     raised = least / fit.noise_std
