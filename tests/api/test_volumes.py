@@ -300,7 +300,7 @@ REFUSED = [
     (dict(shape=3), "three numbers"),
     (dict(shape=(3, 3)), "three numbers"),
     (dict(channel_axis=-1), "channel"),
-    (dict(background=1), "background=1"),
+    (dict(background=9), "need more than 9 planes, rows and columns"),
     (dict(variation=1), "variation=1"),
     (dict(method="cg"), "three dimensions"),
     (dict(method="wiener", boundary="wrap"), "three dimensions"),

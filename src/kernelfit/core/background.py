@@ -18,7 +18,7 @@ import scipy.linalg
 
 from .geometry import Shape
 from .normal_equations import EliminatedSurface, NormalEquations
-from .polynomials import legendre, n_terms, powers
+from .polynomials import legendre, n_terms, powers, powers_of_volume
 from .validation import Array
 
 _EPS = float(np.finfo(np.float64).eps)
@@ -34,7 +34,7 @@ class Background:
     """The polynomial surface found beside the kernel, ``sum_ij c_ij P_i(u) P_j(v)`` over ``i + j <= degree``.
 
     P are Legendre polynomials, u and v the row and the column of the target, scaled so that -1 is the centre of the
-    first pixel and 1 that of the last.
+    first pixel and 1 that of the last. Of volumes there are three factors, the first along the planes.
 
     Attributes
     ----------
@@ -67,9 +67,9 @@ class Background:
 
     @property
     def powers(self) -> Sequence[tuple[int, ...]]:
-        """(i, j) of each coefficient: the degrees along the rows' index and the columns'; (j,) for signals."""
+        """(i, j) of each coefficient: the degrees along the rows' index and the columns'; one for signals, or three."""
         if len(self.shapes[0]) == 3:
-            return [(0, 0, 0)]
+            return powers_of_volume(self.degree)
         return [(j,) for j in range(self.degree + 1)] if self._of_signals else powers(self.degree)
 
     @property
@@ -114,7 +114,7 @@ class Background:
             msg = f"got pair={pair}, need one of 0 to {len(self.shapes) - 1}: each pair has a background of its own"
             raise ValueError(msg)
         if len(self.shapes[0]) == 3:
-            return np.full(self.shapes[pair or 0], float(self.coefficients.ravel()[pair or 0]))
+            return self.planes(pair or 0, slice(None))
         if self._of_signals:
             axis = self.channel_axis
             whole = self._lifted(None if axis is None else 0).image(pair)
@@ -129,24 +129,46 @@ class Background:
             planes.append(down @ square @ across.T)
         return planes[0] if self.channel_axis is None else np.stack(planes, axis=self.channel_axis)
 
+    def planes(self, pair: int, some: slice) -> Array:
+        """Return the surface on some planes of a volume.
+
+        Parameters
+        ----------
+        pair : int
+            Which pair's.
+        some : slice
+            Which planes.
+
+        Returns
+        -------
+        ndarray, shape (planes, rows, cols)
+            The part of `image`, of which no more is made.
+        """
+        row = self.coefficients.reshape(len(self.shapes), -1)[pair]
+        cube = np.zeros((self.degree + 1,) * 3)
+        cube[tuple(np.transpose(self.powers))] = row
+        down, rows, cols = (legendre(n, self.degree) for n in self.shapes[pair])
+        return np.asarray(np.einsum("ijk,zi,yj,xk->zyx", cube, down[some], rows, cols, optimize=True))
+
 
 def of_one_row(coefficients: Array) -> list[int]:
     """Return which coefficients, along the last axis, are of terms that vary along a row alone."""
     return [at for at, (i, _) in enumerate(powers(degree_of(coefficients.shape[-1]))) if i == 0]
 
 
-def require_room(size: Shape, whole: Shape, degree: int, where: str) -> int:
+def require_room(size: tuple[int, ...], whole: tuple[int, ...], degree: int, where: str) -> int:
     """Refuse a target whose used pixels cannot tell the terms apart; return how many terms there are to tell.
 
     Along an axis of one pixel there is the constant alone.
     """
     axes = [n for n, side in zip(size, whole, strict=True) if side > 1]
     if axes and min(axes) <= degree:
+        along = "rows and columns" if len(size) == 2 else "planes, rows and columns"
         raise ValueError(
-            f"got background={degree} with {size[0]}x{size[1]} target pixels that are used"
-            f"{f' of {where}' if where else ''}, need more than {degree} rows and columns; ask for a lower degree"
+            f"got background={degree} with {'x'.join(map(str, size))} target pixels that are used"
+            f"{f' of {where}' if where else ''}, need more than {degree} {along}; ask for a lower degree"
         )
-    return (1, degree + 1, n_terms(degree))[len(axes)]
+    return n_terms(degree, len(axes))
 
 
 class Surface:
@@ -154,8 +176,10 @@ class Surface:
 
     dtype = np.dtype(np.float64)
 
-    def __init__(self, shape: Shape, degree: int, power: tuple[int, int], stride: Shape = (1, 1)) -> None:
-        self._down = np.repeat(legendre(shape[0], degree)[:, power[0]], stride[0])
+    def __init__(
+        self, shape: Shape, degree: int, power: tuple[int, int], stride: Shape = (1, 1), scale: float = 1.0
+    ) -> None:
+        self._down = np.repeat(legendre(shape[0], degree)[:, power[0]], stride[0]) * scale
         self._across = np.repeat(legendre(shape[1], degree)[:, power[1]], stride[1])
         self.shape = (len(self._down), len(self._across))
 
@@ -166,12 +190,16 @@ class Surface:
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """The terms on the used pixels of a target: the columns Phi of the design matrix, never held whole."""
+    """The terms on the used pixels of a target: the columns Phi of the design matrix, never held whole.
+
+    On a plane of a volume each term is one of two dimensions times its value along the depth.
+    """
 
     #: down, across: the polynomials along either axis
     down: Array
     across: Array
     powers: npt.NDArray[np.int64]  # (terms, 2); which of them each term is the product of
+    scales: Array | None = None  # (terms,); what each is multiplied by; None for 1
 
     @classmethod
     def of(cls, whole: Shape, corner: Shape, size: Shape, degree: int) -> "Columns":
@@ -181,6 +209,11 @@ class Columns:
         )
         return cls(down, across, np.array(powers(degree)))
 
+    def on_plane(self, at: int, depth: int, degree: int) -> "Columns":
+        """Return those of a volume of so many planes on one of them."""
+        every = np.array(powers_of_volume(degree))
+        return Columns(self.down, self.across, every[:, 1:], legendre(depth, degree)[at, every[:, 0]])
+
     @property
     def n(self) -> int:
         """Number of terms."""
@@ -188,12 +221,12 @@ class Columns:
 
     def transposed(self) -> "Columns":
         """Return those of the transposed target."""
-        return Columns(self.across, self.down, self.powers[:, ::-1])
+        return Columns(self.across, self.down, self.powers[:, ::-1], self.scales)
 
     def surface(self, coefficients: Array, rows: slice, cols: slice) -> Array:
         """Return a block of the surface, ``Phi c``."""
         square = np.zeros((self.down.shape[1], self.across.shape[1]))
-        np.add.at(square, tuple(self.powers.T), coefficients)
+        np.add.at(square, tuple(self.powers.T), coefficients if self.scales is None else coefficients * self.scales)
         # no BLAS, whose threads would go on spinning into the next pass
         return np.asarray(np.einsum("ri,ci->rc", np.einsum("ri,ij->rj", self.down[rows], square), self.across[cols]))
 
@@ -201,18 +234,21 @@ class Columns:
         """Return ``Phi'r`` of a block of a residual r that starts at a pixel."""
         down, across = self.down[row : row + block.shape[0]], self.across[col : col + block.shape[1]]
         table = np.einsum("ri,rj->ij", down, np.einsum("rc,cj->rj", block, across))
-        return np.asarray(table[tuple(self.powers.T)])
+        found = table[tuple(self.powers.T)]
+        return np.asarray(found if self.scales is None else found * self.scales)
 
     def at(self, rows: npt.NDArray[np.int64], cols: npt.NDArray[np.int64]) -> Array:
         """Return the terms at some pixels, shape (pixels, terms)."""
-        return np.asarray(self.down[rows][:, self.powers[:, 0]] * self.across[cols][:, self.powers[:, 1]])
+        found = self.down[rows][:, self.powers[:, 0]] * self.across[cols][:, self.powers[:, 1]]
+        return np.asarray(found if self.scales is None else found * self.scales)
 
     def gram(self, weights: npt.NDArray[np.generic] | None = None) -> Array:
         """Return ``Phi'W Phi``, shape (terms, terms); without weights every pixel counts once."""
         i, j = self.powers.T
+        scales = np.ones(self.n) if self.scales is None else self.scales
         if weights is None:
             down, across = self.down.T @ self.down, self.across.T @ self.across
-            return np.asarray(down[np.ix_(i, i)] * across[np.ix_(j, j)])
+            return np.asarray(down[np.ix_(i, i)] * across[np.ix_(j, j)] * np.multiply.outer(scales, scales))
         n, m = self.down.shape[1], self.across.shape[1]
         both = (self.across[:, :, None] * self.across[:, None]).reshape(-1, m * m)
         table = np.zeros((n * n, m * m))
@@ -222,7 +258,7 @@ class Columns:
             pairs = (down[:, :, None] * down[:, None]).reshape(-1, n * n)
             table += pairs.T @ (weights[row : row + step].astype(np.float64) @ both)
         table = table.reshape(n, n, m, m)
-        return np.asarray(table[i[:, None], i, j[:, None], j])
+        return np.asarray(table[i[:, None], i, j[:, None], j] * np.multiply.outer(scales, scales))
 
 
 @dataclass
@@ -364,6 +400,6 @@ def eliminations_of(stats: NormalEquations) -> list[Elimination]:
     ]
 
 
-def degree_of(n: int) -> int:
+def degree_of(n: int, ndim: int = 2) -> int:
     """Return the degree of a surface of so many terms."""
-    return next(degree for degree in range(n) if n_terms(degree) == n)
+    return next(degree for degree in range(n) if n_terms(degree, ndim) == n)

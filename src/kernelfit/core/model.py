@@ -169,7 +169,6 @@ class Model:
         for name, allowed, remedy in (
             ("channel_axis", (None,), "give the channels one by one, or as a list of pairs that share a kernel"),
             ("variation", (None,), "fit parts of the volume"),
-            ("background", (None, 0), "take off what varies before, or use background=0 for a constant"),
         ):
             value = getattr(self, name)
             if value not in allowed:

@@ -1,5 +1,7 @@
 """Legendre polynomials on the pixels of an image, up to a total degree."""
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -11,9 +13,16 @@ def powers(degree: int) -> list[tuple[int, int]]:
     return [(i, total - i) for total in range(degree + 1) for i in range(total + 1)]
 
 
-def n_terms(degree: int) -> int:
+def powers_of_volume(degree: int) -> list[tuple[int, int, int]]:
+    """Return the degrees (i, j, k) of the terms along three axes, i + j + k <= degree, the lowest first."""
+    return [
+        (total - i - j, j, i) for total in range(degree + 1) for i in range(total + 1) for j in range(total - i + 1)
+    ]
+
+
+def n_terms(degree: int, ndim: int = 2) -> int:
     """Return the number of terms."""
-    return (degree + 1) * (degree + 2) // 2
+    return math.comb(degree + ndim, ndim)
 
 
 def legendre(n: int, degree: int) -> Array:

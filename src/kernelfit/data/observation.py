@@ -15,7 +15,6 @@ from ..core.background import Columns, Surface
 from ..core.geometry import Convention, Geometry, Shape
 from ..core.mode import infer_mode, require_determined
 from ..core.model import Model
-from ..core.polynomials import powers
 from ..core.validation import Array
 from ..core.variation import Field, Weight
 from . import chunked, mapped
@@ -94,7 +93,13 @@ class Observation:
     @property
     def columns(self) -> Columns:
         """The terms of the background on the used pixels."""
-        return Columns.of(*self.surface_frame, self.size, self.background or 0)
+        return self.columns_on(*self.surface_frame, self.size)
+
+    def columns_on(self, whole: Shape, corner: Shape, size: Shape) -> Columns:
+        """Return the terms on a part of the target, or of the plane."""
+        degree, plane = self.background or 0, self.plane
+        flat = Columns.of(whole, corner, size, degree)
+        return flat if plane is None else flat.on_plane(plane.at, plane.shape[0], degree)
 
 
 def of_target(observation: Observation, at: int) -> Observation:
@@ -227,7 +232,10 @@ def surface_readers(observation: Observation, stride: Shape = (1, 1)) -> tuple[R
     shape = (down * plan.size[0], across * plan.size[1])
     whole, (row, col) = observation.surface_frame
     before = (-down * row, -across * col)
-    return tuple(Reader(Surface(whole, degree, p, stride), shape, before) for p in powers(degree))
+    terms, scales = observation.columns.powers, observation.columns.scales
+    each = np.ones(len(terms)) if scales is None else scales
+    surfaces = (Surface(whole, degree, (i, j), stride, scale) for (i, j), scale in zip(terms, each, strict=True))
+    return tuple(Reader(one, shape, before) for one in surfaces)
 
 
 def refuse_nonfinite(observation: Observation) -> NoReturn:

@@ -309,7 +309,7 @@ def _of_volumes(
             raise ValueError(_MODES.format(*modes, i))
         found += laid
         counts.append(len(sources))
-    require_determined_volumes(found, len(counts))
+    require_determined_volumes(found)
     return FitPlan((tuple(found),), model, selection, masked, len(counts), listed, n_planes=tuple(counts))
 
 

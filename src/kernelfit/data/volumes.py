@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..core import geometry
+from ..core.background import require_room
 from ..core.estimate import Estimate
 from ..core.mode import infer_mode
 from ..core.model import Model, as_ends
@@ -130,10 +131,14 @@ def images_under(conv: geometry.Convention, at: int, n_images: int, kernel: Any)
     return places[::-1] if row.flipped else places
 
 
-def require_determined(observations: Sequence[Observation], n_volumes: int) -> None:
+def require_determined(observations: Sequence[Observation]) -> None:
     """Refuse volumes that together have fewer target pixels than there are unknowns."""
     first = observations[0]
-    n, terms = sum(one.geometry.n_pixels for one in observations), 0 if first.background is None else n_volumes
+    n, terms = sum(one.geometry.n_pixels for one in observations), 0
+    if first.background is not None:
+        for lot in lots(observations):
+            one = observations[lot[0]]
+            terms += require_room((len(lot), *one.size), one.whole, first.background, one.where)
     m = len(first.sources) * first.geometry.n_taps
     if m > _MOST_TAPS:
         sides = "x".join(map(str, first.supports[0]))

@@ -17,7 +17,6 @@ import scipy.fft
 import scipy.special
 
 from ..core import geometry
-from ..core.background import Columns
 from ..core.estimate import Estimate, with_finding
 from ..core.findings import Finding, Verdict
 from ..core.geometry import Convention, Shape
@@ -362,6 +361,6 @@ def _surface(plane: _Plane, at: Shape, size: Shape) -> Array:
     """Return a part of a plane's background."""
     assert plane.surface is not None
     whole = plane.observation.geometry.target_shape
-    columns = Columns.of(whole, (0, 0), whole, plane.observation.background or 0)
+    columns = plane.observation.columns_on(whole, (0, 0), whole)
     rows, cols = (slice(first, first + n) for first, n in zip(at, size, strict=True))
     return columns.surface(plane.surface, rows, cols)

@@ -450,7 +450,7 @@ def with_surfaces(
     slow: float = 0.0,
 ) -> list[Estimate]:
     """Add surfaces of some shapes to estimates; see `with_background`."""
-    degree = degree_of(len(eliminations[0].root))
+    degree = degree_of(len(eliminations[0].root), max(2, len(shapes[0])))
     taps = np.stack([one.kernel.ravel() for one in estimates])
     coefficients = np.stack([e.coefficients_at(taps) for e in eliminations], axis=1)
     out = []

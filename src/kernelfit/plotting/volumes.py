@@ -102,7 +102,7 @@ def middle_residual(fit: Estimate, image: npt.ArrayLike, target: npt.ArrayLike) 
     at = whole.shape[0] // 2
     left = np.asarray(whole[at], dtype=np.float64) - plane_of(first, fit.kernel, fit.convention, at, whole.shape)
     if fit.background is not None:
-        left -= float(fit.background.coefficients.ravel()[0])
+        left -= fit.background.planes(0, slice(at, at + 1))[0]
     weights = fit.weights[0] if isinstance(fit.weights, tuple) else fit.weights
     if weights is not None:
         own = np.asarray(weights[at], dtype=np.float64)
