@@ -125,7 +125,7 @@ def test_volumes_of_stores(folder, store):
 @pytest.mark.parametrize("words, told", [
     (["--volume"], "three numbers"), (["--volume", "--shape", "2,3"], "--shape of 2 numbers"),
     (["--shape", "2,3,4"], "need --volume"), ([*WORDS, "--page", "1"], "got --page with --volume"),
-    ([*WORDS, "--channels", "shared"], "got --channels with --volume"), ([*WORDS, "--solver", "auto"], "auto"),
+    ([*WORDS, "--channels", "shared"], "got --channels with --volume"),
     (["--volume", "--shape", "2,3,4,5"], "need one whole number"),
 ], ids=str)  # fmt: skip
 def test_refusals(folder, words, told, capsys):

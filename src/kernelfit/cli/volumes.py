@@ -100,9 +100,8 @@ def apply(args: argparse.Namespace) -> int:
     made = kernelfit.apply_kernel(image, held.kernel, workers=args.workers, **words)
     background = None if held.fit is None else held.fit.background
     if background is not None and not args.no_background and len(background.shapes) == 1:
-        constant = background.degree == 0
-        surface = float(background.coefficients.ravel()[0]) if constant else background.image()
-        if not constant and surface.shape != made.shape:
+        surface = background.coefficients.reshape(1, 1, -1) if background.degree == 0 else background.image()
+        if background.degree and surface.shape != made.shape:
             sides = (" x ".join(map(str, some)) for some in (made.shape, surface.shape))
             raise BadCallError("got a volume of {} and a background of {}, need --no-background".format(*sides))
         made = made + surface
