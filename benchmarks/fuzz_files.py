@@ -73,6 +73,7 @@ def kernel(path: Path) -> object:
 def samples(folder: Path) -> dict[str, Callable[[Path], object]]:
     """Write a file of each kind; return how each is read."""
     import h5py
+    import imagecodecs
     import tifffile
     import zarr
     from astropy.io import fits
@@ -86,10 +87,7 @@ def samples(folder: Path) -> dict[str, Callable[[Path], object]]:
         words = {"compression": "tiff_lzw"} if name == "lzw.tif" else {}
         Image.fromarray(array).save(folder / name, **words)
     Image.fromarray(gray).convert("P").save(folder / "palette.png")
-    from kernelfit.imageio import png
-
-    with (folder / "deep.png").open("wb") as file:
-        png.write(file, colour.astype(np.uint16) * 257)
+    (folder / "deep.png").write_bytes(imagecodecs.png_encode(colour.astype(np.uint16) * 257))
     tifffile.imwrite(folder / "plain.tif", gray)
     tifffile.imwrite(folder / "deflate.tif", colour, compression="zlib", photometric="rgb", rowsperstrip=8)
     tifffile.imwrite(folder / "ome.tif", gray, metadata={"axes": "YX"}, ome=True)

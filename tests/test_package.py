@@ -234,6 +234,7 @@ OPTIONAL = {  # package: the layers that may ask for it, each by `require`, whic
     "matplotlib": {"plotting", "cli"},
     "PIL": {"imageio"},
     "tifffile": {"imageio"},
+    "imagecodecs": {"imageio"},
     "astropy": {"imageio"},
     "h5py": {"imageio"},
     "zarr": {"imageio"},

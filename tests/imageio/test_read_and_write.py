@@ -1,6 +1,8 @@
 """Image files come back as they were written; files are written whole or not at all."""
 
+import contextlib
 import os
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from kernelfit.core import npz
 from kernelfit.imageio import read
 from kernelfit.imageio.write import check_output, write_image
 
+imagecodecs = pytest.importorskip("imagecodecs")
 tifffile = pytest.importorskip("tifffile")
 Image = pytest.importorskip("PIL.Image")
 
@@ -45,6 +48,34 @@ def test_png_of_8_and_16_bits(scale, tmp_path, pixels):
     stored = pixels if scale == 1 else pixels.astype(np.uint16) * 257
     Image.fromarray(stored).save(tmp_path / "image.png")
     np.testing.assert_array_equal(read.read_image(tmp_path / "image.png"), stored)
+
+
+def test_colours_of_16_bits_keep_them(tmp_path, pixels):
+    """In PNG and in TIFF packed by LZW; and a PNG that is damaged is refused."""
+    stored = np.stack([pixels, 255 - pixels, pixels // 2], axis=-1).astype(np.uint16) * 257 + 3
+    (tmp_path / "image.png").write_bytes(imagecodecs.png_encode(stored))
+    tifffile.imwrite(tmp_path / "image.tif", stored, compression="lzw", photometric="rgb", predictor=True)
+    for name in ("image.png", "image.tif"):
+        np.testing.assert_array_equal(read.read_image(tmp_path / name, colours=True), stored)
+    data = bytearray((tmp_path / "image.png").read_bytes())
+    data[len(data) // 2] ^= 255
+    for bad in (data, data[: len(data) // 2]):
+        (tmp_path / "bad.png").write_bytes(bytes(bad))
+        with pytest.raises(read.ImageFileError, match="bad.png"):
+            read.read_image(tmp_path / "bad.png", colours=True)
+
+
+@pytest.mark.parametrize("codec", ["zstd", "lzma", "lzw"])
+def test_packed_strips_are_unpacked_no_further_than_the_header_says(codec, tmp_path, pixels):
+    packed = getattr(imagecodecs, f"{codec}_encode")
+    words = {"shape": pixels.shape, "dtype": np.uint8, "compression": codec, "rowsperstrip": len(pixels)}
+    tifffile.imwrite(tmp_path / "bomb.tif", iter([packed(bytes(2**25))]), **words)
+    tracemalloc.start()
+    with contextlib.suppress(read.ImageFileError):
+        assert read.read_image(tmp_path / "bomb.tif").shape == pixels.shape
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**22
 
 
 def test_black_and_white_png_is_boolean(tmp_path, pixels):

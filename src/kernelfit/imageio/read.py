@@ -9,7 +9,6 @@ rather than averaged, unless a channel is asked for. Pictures that say how the c
 import contextlib
 import errno
 import functools
-import importlib.util
 import io
 import logging
 import math
@@ -25,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.npz import ImageFileError, reading, require_length, require_plain
-from . import limits, png, scientific
+from . import limits, scientific
 from .netpbm import read_netpbm
 from .planes import Choice, MissingExtraError, judge_planes, pick_plane, require
 
@@ -183,12 +182,10 @@ def _read_table(path: Path, choice: Choice) -> Any:
 
 
 def _read_with_pillow(path: Path, choice: Choice, kind: str) -> Any:
-    choice.refuse_unused(path, kind, page=kind == "TIFF", channel=True)
+    choice.refuse_unused(path, kind, channel=True)
     pillow = require("PIL.Image", package="pillow", extra="cli", purpose=f"reading {kind}")
     try:
         with pillow.open(path, formats=[kind]) as picture:
-            if choice.page is not None:
-                picture.seek(choice.page)
             if kind in ("PNG", "WEBP") and getattr(picture, "n_frames", 1) > 1:
                 msg = f"{path}: got an animation of {picture.n_frames} frames, need one image; save a frame by itself"
                 raise ImageFileError(msg)
@@ -203,14 +200,22 @@ def _read_with_pillow(path: Path, choice: Choice, kind: str) -> Any:
             if mode == "P":
                 array = _without_palette(picture)
             else:
-                with _silent(kind == "TIFF"):
-                    array = png.read(path) if kind == "PNG" and png.is_deep(path) else np.array(picture)
-            tags = picture.tag_v2 if kind == "TIFF" else picture.getexif()
-            array = upright(array, tags.get(_ORIENTATION, 1))
+                deep = _deep_png(path) if kind == "PNG" and n_bands > 1 else None
+                array = np.array(picture) if deep is None else deep
+            array = upright(array, picture.getexif().get(_ORIENTATION, 1))
             return pick_plane(path, array, Choice(channel=choice.channel))
     except pillow.DecompressionBombError as error:
         msg = f"{path}: got an image too large for Pillow ({error}); save it as NPY, which has no limit"
         raise ImageFileError(msg) from error
+
+
+def _deep_png(path: Path) -> Any:
+    """Return colours of 16 bits, of which Pillow would keep 8; None for those of 8."""
+    data = path.read_bytes()
+    if data[24:25] != b"\x10":
+        return None
+    codecs = require("imagecodecs", package="imagecodecs", extra="cli", purpose="reading PNG files of 16-bit colours")
+    return codecs.png_decode(data)
 
 
 def _without_palette(picture: Any) -> NDArray[Any]:
@@ -258,24 +263,19 @@ def _read_tiff(path: Path, choice: Choice) -> Any:
             shape = (*shape[1:], shape[0])
         if choice.channel is None:
             judge_planes(path, shape, choice.colours)
-        if page.compression in _PLAIN_TIFF or _has_codecs():
-            array = tiff_pixels(path, tiff, one)
-            if shape != one.shape:
-                array = np.moveaxis(array, 0, -1)
-            if kind == "PALETTE" and page.colormap is not None:
-                array = _gray_if_possible(np.moveaxis(_palette_of(page)[:, array], 0, -1))
-                colours = array.ndim == 3
-                judge_planes(path, array.shape, choice.colours or choice.channel is not None)
-            if array.ndim == 2 or colours:
-                tag = page.tags.get(_ORIENTATION)
-                array = upright(array, 1 if tag is None else int(tag.value))
-            return pick_plane(path, array, Choice(channel=choice.channel))
-        if colours and page.bitspersample > 8:
-            raise ImageFileError(
-                f"{path}: got colours of {page.bitspersample} bits packed by {page.compression.name}, need them packed "
-                "by deflate or not at all; convert the file, or pip install imagecodecs"
-            )
-    return _read_with_pillow(path, choice, "TIFF")
+        if page.compression not in (1, *_DEFLATE_TIFF):  # which tifffile decodes on its own
+            require("imagecodecs", package="imagecodecs", extra="cli", purpose="reading packed TIFF")
+        array = tiff_pixels(path, tiff, one)
+        if shape != one.shape:
+            array = np.moveaxis(array, 0, -1)
+        if kind == "PALETTE" and page.colormap is not None:
+            array = _gray_if_possible(np.moveaxis(_palette_of(page)[:, array], 0, -1))
+            colours = array.ndim == 3
+            judge_planes(path, array.shape, choice.colours or choice.channel is not None)
+        if array.ndim == 2 or colours:
+            tag = page.tags.get(_ORIENTATION)
+            array = upright(array, 1 if tag is None else int(tag.value))
+        return pick_plane(path, array, Choice(channel=choice.channel))
 
 
 def _palette_of(page: Any) -> NDArray[Any]:
@@ -324,29 +324,6 @@ _OTHER_TIFF = {  # what the numbers of a TIFF file may be beside gray and RGB
     **dict.fromkeys(("YCBCR", "CIELAB", "ICCLAB", "ITULAB", "LOGL", "LOGLUV"), "luma and chroma"),
 }
 _DEFLATE_TIFF = (8, 32946)
-_PLAIN_TIFF = (1, *_DEFLATE_TIFF)  # uncompressed, and the two names of deflate: what tifffile decodes on its own
-
-
-def _has_codecs() -> bool:
-    return importlib.util.find_spec("imagecodecs") is not None
-
-
-@contextlib.contextmanager
-def _silent(wanted: bool) -> Iterator[None]:
-    """Keep libtiff from writing to the process's standard error, past Python."""
-    if not wanted:
-        yield
-        return
-    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nothing, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
-
-
 _LAST_RESORT = logging.lastResort
 
 

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.npz import exists, write_whole
-from . import png
 from .read import require
 
 IMAGE_SUFFIXES = (".npy", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".fits")
@@ -146,7 +145,8 @@ def write_image(path: Path, image: NDArray[Any], white: int = 0, *, overwrite: b
 
         def write(file: BinaryIO) -> None:
             if white > 255 and pixels.ndim == 3:
-                png.write(file, pixels)
+                codecs = require("imagecodecs", package="imagecodecs", extra="cli", purpose="writing 16-bit colours")
+                file.write(codecs.png_encode(np.ascontiguousarray(pixels)))
             else:
                 pillow.fromarray(pixels).save(file, kind, quality=95)
 
