@@ -160,10 +160,10 @@ def _finished(stream: Stream, call: Call, group: int, target: int, sums: KernelS
     stats, model = sums.whole.total(), call.model
     assert stats is not None
     if stats.n_pixels < stats.n_taps:
-        rows, cols = model.kernel_shape
+        sides = "x".join(map(str, model.kernel_shape))
         raise ValueError(
             f"{stats.n_pixels} target pixels of {stream.n_pairs} pairs cannot determine the {stats.n_taps} taps of a "
-            f"{rows}x{cols} kernel; ask for a smaller shape, give more pairs, or exclude less"
+            f"{sides} kernel; ask for a smaller shape, give more pairs, or exclude less"
         )
     context = Context(
         None if model.channel_axis is None else model.channels,

@@ -245,7 +245,7 @@ def make_plan(
     listed = images is not None
     if model.dimensions == 3:
         return _of_volumes(
-            images or [image], targets or [target], model, selection, (image_masked, target_masked), listed
+            images or [image], targets or [target], model, selection, (image_masked, target_masked), listed, determined
         )
     # pairs x (observations that share kernels) x (observations that do not)
     pairs: list[list[Observation]] = []
@@ -295,7 +295,13 @@ def make_plan(
 
 
 def _of_volumes(
-    images: Sequence[Any], targets: Sequence[Any], model: Model, selection: Selection, masked: Any, listed: bool
+    images: Sequence[Any],
+    targets: Sequence[Any],
+    model: Model,
+    selection: Selection,
+    masked: Any,
+    listed: bool,  # noqa: FBT001
+    determined: bool,  # noqa: FBT001
 ) -> FitPlan:
     """Judge pairs of volumes, and say what is to be solved."""
     found: list[Observation] = []
@@ -309,7 +315,7 @@ def _of_volumes(
             raise ValueError(_MODES.format(*modes, i))
         found += laid
         counts.append(len(sources))
-    require_determined_volumes(found)
+    require_determined_volumes(found, determined=determined)
     return FitPlan((tuple(found),), model, selection, masked, len(counts), listed, n_planes=tuple(counts))
 
 

@@ -131,8 +131,8 @@ def images_under(conv: geometry.Convention, at: int, n_images: int, kernel: Any)
     return places[::-1] if row.flipped else places
 
 
-def require_determined(observations: Sequence[Observation]) -> None:
-    """Refuse volumes that together have fewer target pixels than there are unknowns."""
+def require_determined(observations: Sequence[Observation], *, determined: bool = True) -> None:
+    """Refuse volumes that together have fewer target pixels than there are unknowns, if they are to be `determined`."""
     first = observations[0]
     n, terms = sum(one.geometry.n_pixels for one in observations), 0
     if first.background is not None:
@@ -146,7 +146,7 @@ def require_determined(observations: Sequence[Observation]) -> None:
             f"got a kernel of {sides}, {m} taps, whose Gram matrix would take {8 * m * m / 2**30:.3g} GiB, need at "
             f"most {_MOST_TAPS} taps for volumes; ask for a smaller shape, or take the volume with a stride"
         )
-    if n < m + terms:
+    if determined and n < m + terms:
         beside = f" and {terms} coefficients of the background" if terms else ""
         sides, conv = "x".join(map(str, first.supports[0])), first.convention
         edge = ", or declare a boundary, without which only whole footprints inside the image count"

@@ -90,9 +90,9 @@ class Sums(dict[tuple[int, int], KernelSums]):
                     one[name].append((fields, count))
             for t, tile in enumerate(sums.tiles):
                 values, pixels = tile.packed()
-                one["tiles"].append((values, dataclasses.asdict(tile.observation.geometry.convention)))
+                one["tiles"].append((values, dataclasses.asdict(tile.observation.convention)))
                 arrays |= {f"{i}/tile{t}/{key}": value for key, value in pixels.items()}
-            one["kernel"] = next((tile.observation.geometry.kernel_shape for tile in sums.tiles), None)
+            one["kernel"] = next((tile.observation.supports[0] for tile in sums.tiles), None)
             arrays |= {f"{i}/{n}": getattr(sums, n) for n in ("noise", "pairs") if getattr(sums, n) is not None}
             header.append(one)
         return header, arrays

@@ -13,7 +13,7 @@ from ..core.model import Noise
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
 from ..data.blocks import Tree
-from ..data.observation import Items, Observation, WeightedObservation
+from ..data.observation import Items, Observation, WeightedObservation, lots_of
 from ..engines import weighted_pass
 from ..solvers import cholesky, least_squares
 from .checkpoint import KernelSums
@@ -51,7 +51,8 @@ class StreamFitter:
     def residual(self, items: Items, at: Array, left: Sequence[Array]) -> None:
         """Put the residual of the sample at some unknowns into the arrays `left`."""
         n_taps = self.first.n_taps
-        beside = [self._own(at, tile.at)[n_taps:] for tile in self.tiles]
+        numbers = [self.tiles[lot[0]].at for lot in lots_of(items)]  # tiles of one volume share a background
+        beside = [self._own(at, number)[n_taps:] for number in numbers]
         method = self.stream.execution.engine.replace("auto", "fft")
         weighted_pass.residual(items, np.concatenate([at[:n_taps], *beside]), method, self.workers, keep=left)
 

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import json
@@ -37,8 +38,8 @@ _NAMES = ("image", "target", "mask", "image_mask", "weights")
 class Work(NamedTuple):
     """One block of one observation, and where that stands in the stream.
 
-    `block` counts those of the pair, `last` is the last of them, and `ends` the last of its observation; `number`
-    counts the observations of a group.
+    `block` counts those of the pair, `last` is the last of them, and `ends` the last of its observation, or of all
+    planes of its volume; `number` counts the observations of a group, or the volumes.
     """
 
     pair: int
@@ -132,11 +133,12 @@ class Stream:
             if state is not None and number + 1 == n_begun and digest != expected:
                 raise state.mismatch(f"one of its first {n_begun} pairs is not the same")
             i = 0
-            for group, at, observation, marks, boxes, chosen in parts:
+            for p, (group, at, observation, marks, boxes, chosen) in enumerate(parts):
+                goes_on = p + 1 < len(parts) and parts[p + 1][:2] == (group, at)  # with another plane of the volume
                 for k, box in enumerate(boxes):
                     i += 1
                     if i > skip:
-                        last, ends = i == n_blocks, k + 1 == len(boxes)
+                        last, ends = i == n_blocks, k + 1 == len(boxes) and not goes_on
                         yield Work(number, i - 1, last, ends, group, at, observation, marks, box, chosen, digest)
         if state is not None and self.n_pairs < n_begun:
             raise state.mismatch(f"it had at least {n_begun} pairs, this one has {self.n_pairs}")
@@ -160,21 +162,25 @@ class Stream:
 
     def _cut(self, number: int, plan: FitPlan) -> Iterator[tuple[int, int, Observation, Any, list[Box], str]]:
         """Yield group, number, masks, boxes and engine of each observation of a pair."""
-        sizes = [len(group) for group in plan.groups]
+        sizes = [1 if plan.n_planes else len(group) for group in plan.groups]
         targets = [len(group[0].targets) for group in plan.groups]
         self.group_sizes = self.group_sizes or [*sizes, *targets]
         if self.group_sizes != [*sizes, *targets]:
             raise ValueError("got another number of channels than in the pairs before, need the same in all")
-        automatic = isinstance(self.selection.saturated, str)
+        automatic = isinstance(self.selection.saturated, str) and not plan.n_planes
         for g, group in enumerate(plan.groups):
-            for i, observation in enumerate(group):
-                marks = []
+            for i, given in enumerate(group):
+                marks, observation, at = [], given, number * len(group) + i
+                if given.plane is not None:  # all of a volume's planes belong together
+                    at = number
+                    plane = dataclasses.replace(given.plane, volume=number)
+                    observation = dataclasses.replace(given, plane=plane)
                 for t in range(len(observation.targets)):
                     found = MaskedBlocks.of(of_target(observation, t), plan.selection_of(g, t, i))
                     marks.append(found.counting() if automatic and found is not None else found)
                 boxes = blocks.cut(observation, self.block)
                 engine = engine_of(observation, self.execution.engine)
-                yield g, number * len(group) + i, observation, tuple(marks), boxes, engine
+                yield g, at, observation, tuple(marks), boxes, engine
 
     def _plan(self, number: int, item: object) -> FitPlan:
         if isinstance(item, (tuple, list)) and 2 <= len(item) <= 3:
