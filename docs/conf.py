@@ -30,7 +30,7 @@ source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 exclude_patterns = ["examples", "templates", "*.png"]
 templates_path = ["templates"]
 default_role = "py:obj"
-myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
+myst_enable_extensions = ["dollarmath", "colon_fence", "deflist", "attrs_block"]
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
@@ -58,8 +58,7 @@ sphinx_gallery_conf = {
 html_theme = "pydata_sphinx_theme"
 html_title = "kernelfit"
 html_theme_options = {"show_prev_next": False, "navbar_align": "left", "secondary_sidebar_items": ["page-toc"]}
-# Pages without pages below them need no navigation at their side.
-html_sidebars = {path.stem: [] for path in Path(__file__).parent.glob("*.md")}
+html_sidebars = {"index": [], "start": []}  # no pages are below them
 html_show_sourcelink = False
 
 # Formulas are drawn by matplotlib, so that the pages need no network; they are inverted where the page is dark.

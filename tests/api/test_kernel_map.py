@@ -186,7 +186,7 @@ def test_what_is_refused(keywords, text):
         kernel_map(image, target, **{"shape": (2, 3), "tiles": (2, 2), **keywords})
 
 
-@pytest.mark.parametrize("scale, worst", [(0.0, None), (0.3, Verdict.POOR_FIT), (3.0, Verdict.NOISE_DOMINATES)])
+@pytest.mark.parametrize("scale, worst", [(0.0, None), (0.09, Verdict.POOR_FIT), (3.0, Verdict.NOISE_DOMINATES)])
 def test_what_is_doubtful_about_a_tile_is_what_is_about_a_fit(scale, worst, method):
     rng = np.random.default_rng(6)
     image, noise = rng.normal(size=(61, 83)), rng.normal(size=(61, 83))

@@ -126,6 +126,21 @@ def test_pixels_that_matter_are_those_in_a_footprint(stride):
     assert np.array_equal(whiteness._needed(known, halo, stride), expected)
 
 
+@pytest.mark.parametrize(
+    "share, verdict", [(0.9, Verdict.SOLVED), (0.05, Verdict.SOLVED), (0.0, Verdict.NOISE_DOMINATES)]
+)
+def test_a_small_r_squared_is_no_doubt_where_what_is_left_is_plain_noise(share, verdict):
+    rng = np.random.default_rng(4)
+    image = rng.normal(size=(130, 147))
+    made = scipy.signal.convolve2d(image, rng.normal(size=(3, 5)), "same")
+    target = np.sqrt(share) * made / made.std() + np.sqrt(1 - share) * rng.normal(size=image.shape)
+    fit = find_kernel(image, target, (3, 5))
+    assert fit.verdict is verdict and any("plain noise" in note for note in fit.notes) is (share == 0.05)
+    assert Verdict.POOR_FIT in [f.verdict for f in find_kernel(image, np.abs(target) + 0.2 * target, (3, 5)).findings]
+    moved = np.roll(made / made.std(), (4, 6), (0, 1)) + rng.normal(size=image.shape)
+    assert not find_kernel(image, moved, (3, 5)).verdict.ok
+
+
 # ---- noise that depends on the signal -------------------------------------------------------------------------------
 
 

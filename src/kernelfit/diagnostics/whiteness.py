@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
+import scipy.special
 
 from ..core.deprecated import renamed
 from ..core.estimate import Estimate, with_finding
@@ -39,6 +40,8 @@ _ROUNDING = 1e-9
 _FAR, _NEAR = 4, 400
 #: Below this it may be rounding to single precision, which grows with the signal.
 _SINGLE = 1e-6
+#: A chance so small that a kernel is there.
+_NEVER = 1e-9
 #: Bytes of what is kept of the images for other targets.
 _ROOM = 2**26
 #: The correction's own filter is cut off where it has fallen to this share.
@@ -188,7 +191,24 @@ def look(
     ):
         detail = f"the noise is {fit.noise_std:.3g} times what was declared"
         fit = with_finding(fit, Finding(Verdict.UNEVEN_NOISE, detail))
-    return fit
+    return _noise_alone(fit)
+
+
+def _noise_alone(fit: Estimate) -> Estimate:
+    """Take back that a fit is poor where all that is left is plain noise, and the kernel there beyond doubt.
+
+    Of a target that is noise alone kernels explain a share R of the squares, and ``R / (1 - R) * spare / taps`` follows
+    Snedecor's F. All taps are counted, whatever a solver made of them.
+    """
+    taps, spare, share = fit.kernel.size, fit.n_pixels - fit.kernel.size, fit.r_squared
+    if {finding.verdict for finding in fit.findings} != {Verdict.POOR_FIT} or fit.convention.numbers != "real":
+        return fit
+    if not (spare > 0 and 0 < share < 1):
+        return fit
+    if scipy.special.fdtrc(taps, spare, share / (1 - share) * spare / taps) > _NEVER:
+        return fit
+    note = f"R squared is {share:.2g}, but what is left is plain noise, and the kernel is there beyond doubt"
+    return dataclasses.replace(fit, findings=(), notes=(*fit.notes, note))
 
 
 def _without_sandwich(convention: Convention) -> str:
