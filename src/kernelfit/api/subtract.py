@@ -74,30 +74,35 @@ class DifferenceImage:
         """The worst finding, or `Verdict.SOLVED`."""
         return self.findings[0].verdict if self.findings else Verdict.SOLVED
 
+    @property
+    def factor(self) -> float:
+        """Light of the exposure that was convolved in the other one: the kernel's sum, in the middle of the field."""
+        return float(self.fit.at(*(0.5 * (n - 1) for n in self.image.shape)).kernel.sum())
+
+    @property
+    def scatter(self) -> float:
+        """Standard deviation of most pixels of `significance`: 1 where the variance is right."""
+        return robust_std(self.significance[~self.mask & ~self.rejected])
+
     def summary(self) -> str:
         """Return the result in words and figures."""
         mask, n = self.mask, self.image.size
-        values = self.significance[~mask & ~self.rejected]
         science, reference = self.noise_std
         rows, cols = self.fit.kernel.shape[-2:]
         background, decorrelation = self.fit.background, self.decorrelation
         white = "none" if decorrelation is None else " x ".join(map(str, decorrelation.shape[-2:]))
         lines = [
             f"convolved   the {self.which}, kernel {rows} x {cols}, {self.fit.convention}",
-            f"factor      {self._factor():.6g} (light of the {self.which} in the other)",
+            f"factor      {self.factor:.6g} (light of the {self.which} in the other)",
             f"background  {'none' if background is None else f'polynomial of degree {background.degree}'}",
             f"noise       {science:.4g} of the science image, {reference:.4g} of the reference, per pixel",
             f"decorrelation {white}",
             f"masked      {np.count_nonzero(mask)} of {n} pixels; {np.count_nonzero(self.rejected)} more are outliers",
-            f"scatter     {robust_std(values):.4g} times what the variance says",
+            f"scatter     {self.scatter:.4g} times what the variance says",
             f"verdict     {self.verdict.value if not self.findings else self.findings[0]}",
             *[f"            also: {finding}" for finding in self.findings[1:]],
         ]
         return "\n".join(lines)
-
-    def _factor(self) -> float:
-        """Return the sum of the kernel, in the middle of the field."""
-        return float(self.fit.at(*(0.5 * (n - 1) for n in self.image.shape)).kernel.sum())
 
     def __str__(self) -> str:
         """Return the summary."""

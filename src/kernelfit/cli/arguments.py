@@ -16,6 +16,8 @@ from ..imageio import read, write
 from ..imageio.planes import NoChannelsError
 from .options import BadCallError
 
+#: Arguments that are files, which no output may replace.
+_INPUTS = ("image", "target", "kernel", "mask", "image_mask", "weights", "science", "reference", "variance")
 _PENALTIES = ("ridge", "gradient", "laplacian", "biharmonic")
 
 
@@ -25,7 +27,8 @@ def check_outputs(args: argparse.Namespace, *wanted: tuple[str | None, str, tupl
     `wanted` holds for each its name, what it is to hold, and the endings it may have; None stands for the standard
     output, and for what is not wanted.
     """
-    sources = [getattr(args, key, None) for key in ("image", "target", "kernel", "mask", "image_mask", "weights")]
+    given = [getattr(args, key, None) for key in _INPUTS]
+    sources = [name for one in given for name in (one if isinstance(one, list) else [one])]
     paths: list[Path | None] = []
     for name, what, suffixes in wanted:
         if name is None:
@@ -56,7 +59,7 @@ def choice_of(args: argparse.Namespace, at: int) -> dict[str, Any]:
     found: dict[str, Any] = {"allow_external": True} if args.allow_external else {}
     for name in ("page", "hdu", "dataset", "channel"):
         values = getattr(args, name)
-        files = 2 if args.command in ("find", "audit", "psf") else 1
+        files = 2 if args.command in ("find", "audit", "psf", "subtract") else 1
         if values is None:
             continue
         if len(values) > files:

@@ -17,8 +17,8 @@ from ..core.geometry import as_pair, in_mode
 from ..core.npz import write_together
 from ..core.validation import Array
 from ..engines.forward import predict
-from ..imageio import kernels, read, write
-from ..imageio.planes import COLOURS
+from ..imageio import fits_headers, kernels, read, write
+from ..imageio.planes import COLOURS, Choice
 from ..plotting.text import summary
 from . import arguments, series, signals, volumes
 from .inspection import compare, export, inspect, measured, print_json
@@ -26,12 +26,13 @@ from .judging import audit, psf
 from .options import DOUBTFUL, SOLVED, WORDS, BadCallError, printable, say
 from .progress import Bar
 from .serving import serve
+from .subtraction import subtract
 
 
 def run(args: argparse.Namespace) -> int:
     """Run a command and return its exit code; every mistake of the caller becomes a `BadCallError`."""
     try:
-        commands = (find, apply, deconvolve, inspect, compare, export, audit, psf, serve, warm_up, demo)
+        commands = (find, apply, deconvolve, inspect, compare, export, audit, psf, subtract, serve, warm_up, demo)
         return {command.__name__: command for command in commands}[args.command.replace("-", "_")](args)
     except BrokenPipeError:
         raise
@@ -205,7 +206,23 @@ def apply(args: argparse.Namespace) -> int:
         made = kernelfit.apply_kernel(colours, held.kernel, workers=args.workers, **words)
     made = made if args.no_background else _with_background(made, held)
     edge = f"boundary {boundary}" if mode != "valid" else "no boundary needed"
-    return _write_image(args, kept, colours, _joined(made, alpha), white, edge)
+    header = _header(args, kept, held, words) if made.ndim == 2 else None
+    return _write_image(args, kept, colours, _joined(made, alpha), white, edge, header)
+
+
+def _header(args: argparse.Namespace, kept: Path | None, held: kernels.KernelFile, words: dict[str, Any]) -> Any:
+    """Return the header of a FITS image, for the pixels that a kernel makes of it; None for other files."""
+    if kept is None or kept.suffix.lower() != ".fits":
+        return None
+    header = fits_headers.read_header(args.image, Choice(**arguments.choice_of(args, 0)))
+    if header is None:
+        return None
+    stride, offset = (as_pair(words.get(name, default), name) for name, default in (("stride", 1), ("offset", 0)))
+    sides = held.kernel.shape[-2:]
+    flips = words.get("operation", "convolution") == "convolution"
+    grown = {"same": 0, "valid": 1, "full": -1}[words["mode"]]  # by how much of the kernel the first pixel lies inside
+    before = [k - 1 - (k - 1) // 2 if flips == (grown == 1) else (k - 1) // 2 for k in sides]
+    return fits_headers.moved(header, (grown * before[0] + offset[0], grown * before[1] + offset[1]), stride)
 
 
 def _with_background(made: Any, held: kernels.KernelFile) -> Any:
@@ -317,13 +334,15 @@ def _joined(made: Any, alpha: Any) -> Any:
     return made[..., 0] if made.ndim == 3 and made.shape[-1] == 1 else made
 
 
-def _write_image(args: argparse.Namespace, kept: Path | None, image: Any, made: Any, white: int, how: str) -> int:
+def _write_image(
+    args: argparse.Namespace, kept: Path | None, image: Any, made: Any, white: int, how: str, header: Any = None
+) -> int:
     nan = args.nan if isinstance(args.nan, float) else None
     made = write.representable(kept, made, white, holes=bool(np.isnan(image).any()), nan=nan)
     if kept is None:
         write.write_stdout(made)
         return SOLVED
-    cut = write.write_image(kept, made, white, overwrite=args.force)
+    cut = write.write_image(kept, made, white, overwrite=args.force, header=header)
     note = f"; {cut} of {made.size} values beyond the file's range were cut off (.tif holds them)" if cut else ""
     say(f"{args.output}: {' x '.join(map(str, made.shape))} pixels, {how}{note}")
     return SOLVED

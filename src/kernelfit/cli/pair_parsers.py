@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .options import (
+    BOUNDARIES,
     MODES,
     OPERATIONS,
     choices,
@@ -124,6 +125,77 @@ def serve(add: Callable[..., Any], main: Callable[..., int]) -> None:
     parser.add_argument("--limit", type=count, default=512, metavar="MIB", help="largest file in MiB (default: 512)")
     parser.add_argument("--no-browser", action="store_true", help="show the address, and open nothing")
     parser.set_defaults(main=main)
+
+
+def subtract(add: Callable[..., Any]) -> None:
+    """Add the command that subtracts one exposure from another."""
+    parser = add(
+        help="subtract a reference from a science image, after blurring the sharper one",
+        description="Blur the sharper of two exposures of a field to the other one, and take the reference off the\n"
+        "science image: kernel and background are fitted together, outliers left out, and the noise of both goes\n"
+        "through the kernel. What got brighter is positive.\n"
+        f"{IMAGES}\n"
+        "DIFFERENCE: .fits (extensions VARIANCE and MASK: 1 masked, 2 outlier; the header of SCIENCE), .npz, .tif\n"
+        "(pages: difference, variance, mask), .npy (the difference alone)\n"
+        "exit codes: 0 solved, 1 solved with a doubtful verdict, 2 bad input",
+        examples="""
+        kernelfit subtract science.fits reference.fits -o diff.fits
+        kernelfit subtract science.fits reference.fits --shape 15 --variation 2 --decorrelate -o diff.fits
+        kernelfit subtract science.fits reference.fits --noise 1.5,8 --saturated ,60000 -o diff.fits
+        kernelfit subtract new.fits old.fits --hdu 1 --variance new.fits:2 --variance old.fits:2 -o diff.fits
+        """,
+    )
+    parser.add_argument("science", type=named, metavar="SCIENCE", help="the exposure in which something may be new")
+    parser.add_argument("reference", type=named, metavar="REFERENCE", help="the exposure it is compared with")
+    which(parser, 2)
+    known = parser.add_argument_group("what is known of the exposures, twice for SCIENCE and REFERENCE")
+    known.add_argument("--noise", action="append", type=exposure_noise, metavar="N",
+                       help="sigma, poisson, GAIN,READ_NOISE in electrons, or unknown (default)")  # fmt: skip
+    known.add_argument("--variance", action="append", type=named, metavar="FILE[:HDU]",
+                       help="instead, an image of the variance of each pixel, or none")  # fmt: skip
+    known.add_argument("--mask", action="append", type=named, metavar="FILE[:HDU]",
+                       help="an image, not zero where a pixel is bad, or none")  # fmt: skip
+    known.add_argument("--saturated", action="append", type=saturated, metavar="S",
+                       help="bad pixels: LOW,HIGH, none, or auto (default), the ends of integer types")  # fmt: skip
+    how = parser.add_argument_group("how the difference is made")
+    how.add_argument("--shape", type=pair(1), metavar="N|R,C", help="sides of the kernel (default: found)")
+    words = ("auto", "science", "reference")
+    how.add_argument("--which", type=one_of(words), metavar="W",
+                     help="the exposure that is convolved: " + choices(words, "auto, the sharper one"))  # fmt: skip
+    how.add_argument("--variation", type=index, metavar="DEGREE",
+                     help="let the kernel vary over the field: degree of a polynomial (default: none)")  # fmt: skip
+    how.add_argument("--background", type=index, default=1, metavar="DEGREE",
+                     help="polynomial surface between the two (default: 1, a plane)")  # fmt: skip
+    how.add_argument("--boundary", type=one_of(BOUNDARIES), default="none", metavar="B",
+                     help="what lay beyond the edge: " + choices(BOUNDARIES, "none, they are masked"))  # fmt: skip
+    how.add_argument("--clip", type=number, metavar="N", help="leave out of the fit what is N sigma off (default: 4)")
+    how.add_argument("--solver", type=one_of(("auto", "least-squares")), default="auto", metavar="S",
+                     help=choices(("auto", "least-squares"), "auto"))  # fmt: skip
+    how.add_argument("--decorrelate", action="store_true", help="make the noise of the difference white")
+    add_workers(how)
+    out = parser.add_argument_group("what comes out")
+    out.add_argument("-o", "--output", required=True, type=named, metavar="DIFFERENCE",
+                     help="write the difference here; - is NPY on the standard output")  # fmt: skip
+    out.add_argument("--kernel", type=named, metavar="KERNEL", help="write the kernel here")
+    machines(out)
+    force(out)
+
+
+def exposure_noise(text: str) -> float | str | tuple[float, float]:
+    """Parse the noise of an exposure."""
+    if text == "unknown":
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        found = noise(text)
+        if found != "constant":
+            return found
+        value = 0.0
+    if not 0 < value < float("inf"):
+        need = "a standard deviation above 0, poisson, unknown, or two numbers GAIN,READ_NOISE"
+        raise argparse.ArgumentTypeError(f"got {text!r}, need {need}")
+    return value
 
 
 def corners(text: str) -> list[list[float]]:

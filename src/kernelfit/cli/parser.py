@@ -52,11 +52,24 @@ from .options import (
     window,
     workers,
 )
-from .pair_parsers import IMAGES, KERNELS, audit, psf, serve
+from .pair_parsers import IMAGES, KERNELS, audit, psf, serve, subtract
 
 __all__ = ["main"]
 COMMANDS = (
-    *("find", "apply", "deconvolve", "inspect", "compare", "export", "audit", "psf", "serve", "warm-up", "demo"),
+    *(
+        "find",
+        "apply",
+        "deconvolve",
+        "inspect",
+        "compare",
+        "export",
+        "audit",
+        "psf",
+        "subtract",
+        "serve",
+        "warm-up",
+        "demo",
+    ),
 )
 _SERIES = "many pairs that share a kernel: two folders, or patterns in quotes ('sharp/*.png'), paired by name"
 _CODES = "exit codes: 0 solved, 1 solved with a doubtful verdict, 2 bad input, 130 stopped by Ctrl-C"
@@ -148,6 +161,7 @@ def _parser() -> argparse.ArgumentParser:
         ("warm-up", _warm_up),
         ("audit", audit),
         ("psf", psf),
+        ("subtract", subtract),
         ("serve", lambda add: serve(add, main)),
         ("demo", _demo),
     ):

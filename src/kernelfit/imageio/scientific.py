@@ -47,28 +47,34 @@ def fits_pixels(path: Path, hdus: Any, hdu: Any) -> Any:
     return hdu.data
 
 
+def chosen_hdu(path: Path, hdus: Any, choice: Choice) -> Any:
+    """Return the HDU that holds the image that a choice means: the only one, if it says none."""
+    images = {at: hdu for at, hdu in enumerate(hdus) if getattr(hdu, "is_image", False) and hdu.shape}
+    names = [f"{at} {hdu.name} {' x '.join(map(str, hdu.shape))}".replace("  ", " ") for at, hdu in images.items()]
+    if choice.hdu is None:
+        if not images:
+            raise ImageFileError(f"{path}: got a FITS file without an image, need one with an image HDU")
+        if len(images) > 1:
+            listed = _list(names)
+            msg = f"{path}: got {len(images)} images ({listed}), need one; choose it (--hdu {next(iter(images))})"
+            raise ImageFileError(msg)
+        hdu = next(iter(images.values()))
+    else:
+        try:
+            hdu = hdus[choice.hdu]
+        except (KeyError, IndexError):
+            hdu = None
+        if hdu is None or not getattr(hdu, "is_image", False) or not hdu.shape:
+            msg = f"{path}: got hdu={choice.hdu!r}, need one that holds an image: {_list(names) or 'there is none'}"
+            raise ImageFileError(msg)
+    return hdu
+
+
 def read_fits(path: Path, choice: Choice) -> Any:
     """Read one image of a FITS file; the rows come in the order of the file, the first one at the bottom of the sky."""
     choice.refuse_unused(path, "FITS", page=True, hdu=True)
     with open_fits(path, memmap=True) as hdus, open_fits(path) as in_memory:
-        images = {at: hdu for at, hdu in enumerate(hdus) if getattr(hdu, "is_image", False) and hdu.shape}
-        names = [f"{at} {hdu.name} {' x '.join(map(str, hdu.shape))}".replace("  ", " ") for at, hdu in images.items()]
-        if choice.hdu is None:
-            if not images:
-                raise ImageFileError(f"{path}: got a FITS file without an image, need one with an image HDU")
-            if len(images) > 1:
-                listed = _list(names)
-                msg = f"{path}: got {len(images)} images ({listed}), need one; choose it (--hdu {next(iter(images))})"
-                raise ImageFileError(msg)
-            hdu = next(iter(images.values()))
-        else:
-            try:
-                hdu = hdus[choice.hdu]
-            except (KeyError, IndexError):
-                hdu = None
-            if hdu is None or not getattr(hdu, "is_image", False) or not hdu.shape:
-                msg = f"{path}: got hdu={choice.hdu!r}, need one that holds an image: {_list(names) or 'there is none'}"
-                raise ImageFileError(msg)
+        hdu = chosen_hdu(path, hdus, choice)
         try:
             data = fits_pixels(path, hdus, hdu)
         except ImageFileError:

@@ -4,17 +4,19 @@ import io
 import os
 import stat
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.npz import exists, write_whole
+from ..core.npz import Writer, exists, write_whole
 from .read import require
 
 IMAGE_SUFFIXES = (".npy", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".fits")
+_NONE: Mapping[str, Any] = {}
 _PICTURES = {".png": (1, 2, 3, 4), ".jpg": (1, 3), ".jpeg": (1, 3)}  # how many channels they hold
 
 
@@ -125,14 +127,26 @@ def representable(
     return image
 
 
-def write_image(path: Path, image: NDArray[Any], white: int = 0, *, overwrite: bool = False) -> int:
+def fits_writer(image: NDArray[Any], header: Any = None, extensions: Mapping[str, Any] = _NONE) -> Writer:
+    """Return what writes a FITS file: an image with a header, and arrays with headers in extensions of some names."""
+    fits = require("astropy.io.fits", package="astropy", extra="io", purpose="writing FITS")
+    data = io.BytesIO()  # astropy asks for a mode of the file that ours has not
+    hdus = [fits.PrimaryHDU(np.asarray(image), header)]
+    hdus += [fits.ImageHDU(array, cards, name=name) for name, (array, cards) in extensions.items()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of cards that were not to the letter before
+        fits.HDUList(hdus).writeto(data, output_verify="silentfix+ignore")
+    return lambda file: file.write(data.getvalue())
+
+
+def write_image(path: Path, image: NDArray[Any], white: int = 0, *, overwrite: bool = False, header: Any = None) -> int:
     """Write an image (rows, cols) or (rows, cols, channels) in the format that the name says.
 
     PNG and JPEG hold whole numbers: the pixels are rounded and cut off at zero and at white. The other formats hold
     them as they are, in float32 (TIFF) or float64.
 
     `path`: the file, as `check_output` returns it. `image`: the pixels. `white`: what `white_of` says. `overwrite`:
-    whether an existing file may be replaced. Returns how many pixels were cut off.
+    whether an existing file may be replaced. `header`: of a FITS file. Returns how many pixels were cut off.
     """
     suffix, cut = path.suffix.lower(), 0
     if white:
@@ -159,10 +173,7 @@ def write_image(path: Path, image: NDArray[Any], white: int = 0, *, overwrite: b
             path, lambda file: tifffile.imwrite(file, pixels, photometric=photometric), "the image", overwrite=overwrite
         )
     elif suffix == ".fits":
-        fits = require("astropy.io.fits", package="astropy", extra="io", purpose="writing FITS")
-        data = io.BytesIO()  # astropy asks for a mode of the file that ours has not
-        fits.PrimaryHDU(np.asarray(image)).writeto(data)
-        write_whole(path, lambda file: file.write(data.getvalue()), "the image", overwrite=overwrite)
+        write_whole(path, fits_writer(image, header), "the image", overwrite=overwrite)
     else:
         write_whole(path, lambda file: np.save(file, image, allow_pickle=False), "the image", overwrite=overwrite)
     return cut
