@@ -116,6 +116,69 @@ def test_pixels_in_memory_are_not_sent_with_every_block():
         assert [group._own(s, t) for _, s, t in group.blocks[0]][0] is own
 
 
+class Plane:
+    """Something that can be sliced, and is no array."""
+
+    ndim = 2
+
+    def __init__(self, array):
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+
+    def __getitem__(self, key):
+        return self.array[key]
+
+
+def test_an_expression_is_sent_as_it_is(monkeypatch):
+    """A dark and a flat, slices and types: no block's graph is cut out on this side."""
+    image, target, _ = big_pair()
+    rng = np.random.default_rng(8)
+    stored = [np.pad(a, ((0, 5), (0, 9)), constant_values=7.0) for a in (image, target)]
+    dark, flat = rng.random(image.shape), 1 + rng.random(image.shape)
+    z = [da.from_array(Plane(a), chunks=c, asarray=False) for a, c in zip(stored, ((70, 90), (64, 101)), strict=True)]
+    others = [da.from_array(Plane(a), chunks=(50, 128), asarray=False) for a in (dark, flat)]
+    lazy = [(one[: image.shape[0], : image.shape[1]].astype("f4") - others[0]) / others[1] for one in z]
+    arrays = [(a.astype("f4") - dark) / flat for a in (image, target)]
+    model = kernelfit.Model((3, 6), boundary="symm")
+    with monkeypatch.context() as patched:
+        for name in ("get_sync", "get_async"):
+            patched.setattr(dask.local, name, None)  # nothing is computed, and
+        patched.setattr(dask, "optimize", None)  # nothing is cut out
+        plan = make_plan(*lazy, model, kernelfit.Selection(), unmask=dask_blocks.unmasked)
+        group = dask_blocks.BlockGroup(plan, 0, "direct", (90, 80))
+    assert len(group._recipes) == 2 and all(group._own(s, t) for _, s, t in group.blocks[0])
+    expected = accumulate_stream([tuple(arrays)], (3, 6), boundary="symm", block=(90, 80))
+    assert_same_bits(scale.accumulate(*lazy, (3, 6), boundary="symm", block=(90, 80)), expected)
+    far = lazy[0] - dark.mean(axis=1, keepdims=True).T.repeat(lazy[0].shape[0], axis=0)[:, : lazy[0].shape[1]].mean()
+    mixed = da.map_blocks(np.fliplr, far, dtype=far.dtype)  # of each chunk, which therefore has to be whole
+    assert_same_bits(
+        scale.accumulate(mixed, lazy[1], (2, 3), block=60),
+        accumulate_stream([(mixed.compute(), arrays[1])], (2, 3), block=60),
+    )
+
+
+def test_persisted_chunks_are_brought_by_the_scheduler():
+    image, target, _ = big_pair()
+    lazy = [(chunked(a, 100, 120) * 1.0).persist(scheduler="synchronous") for a in (image, target)]
+    plan = make_plan(*lazy, kernelfit.Model((3, 6)), kernelfit.Selection(), unmask=dask_blocks.unmasked)
+    group = dask_blocks.BlockGroup(plan, 0, "direct", (90, 80))
+    assert not group._recipes
+    expected = accumulate_stream([(image, target)], (3, 6), block=(90, 80))
+    assert_same_bits(scale.accumulate(*lazy, (3, 6), block=(90, 80)), expected)
+
+
+def test_an_error_of_a_chunk_is_told_with_the_place_of_its_block():
+    def broken(pixels, block_info=None):
+        if block_info[0]["chunk-location"] == (2, 1):
+            raise OSError("the network is down")
+        return pixels
+
+    image, target, _ = big_pair()
+    lazy = da.map_blocks(broken, chunked(image, 80, 100), dtype=image.dtype)
+    with pytest.raises(OSError, match="the network is down") as caught:
+        scale.accumulate(lazy, chunked(target, 80, 100), (3, 6), block=(80, 100))
+    assert "block of target pixels that starts at (" in caught.value.__notes__[0]
+
+
 @pytest.mark.slow
 def test_a_sum_can_be_computed_later():
     image, target, _ = big_pair()

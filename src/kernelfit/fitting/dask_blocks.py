@@ -7,6 +7,7 @@ residual.
 
 import dataclasses
 import functools
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,10 +25,12 @@ from ..data.observation import Observation, of_target
 from ..data.plan import FitPlan
 from ..data.reader import whole_slice
 from . import dask_tasks
-from .dask_tasks import Block, Lazy, Marks, Piece, Stored, Sums
+from .dask_tasks import Block, Lazy, Marks, Piece, Recipe, Stored, Sums
 
 #: Data of more bytes than this are not sent along with each block that needs them.
 _LIGHT = 2**16
+#: Nor are those of a graph, all together.
+_LIGHT_GRAPH = 2**20
 
 
 def import_dask() -> Any:
@@ -57,6 +60,7 @@ class BlockGroup:
         ]
         self.sides = sides
         self._stores: dict[str, Any] = {}
+        self._recipes: list[Any] = []
         self._planes: dict[int, Any] = {}
         self._cut()
 
@@ -122,12 +126,24 @@ class BlockGroup:
             view = np.asarray(array[key])
             return view if view.nbytes <= _LIGHT else self.dask.delayed(view, pure=False)
         if array.name not in self._stores:
-            self._stores[array.name] = _store(array)
-        if self._stores[array.name] is not None:
-            return Stored(self._stores[array.name], key)
-        (part,) = self.dask.optimize(array[key])
-        lazy = Lazy(part)
-        return lazy if lazy.complete() and not _heavy(lazy.graph) else array[key]
+            self._stores[array.name] = self._made_of(array)
+        made = self._stores[array.name]
+        if isinstance(made, int):
+            return Lazy(made, key)
+        if not isinstance(made, _Brought):
+            return Stored(made, key)
+        return self.dask.delayed(dask_tasks.joined, pure=False)(*made.of(key))
+
+    def _made_of(self, array: Any) -> Any:
+        """Return where the pixels of a Dask array come from: a store, the number of a recipe, or the scheduler."""
+        store = _store(array)
+        if store is not None:
+            return store
+        recipe = _recipe(array)
+        if recipe is None:
+            return _Brought(self.dask, array)
+        self._recipes.append(self.dask.delayed(recipe, pure=False, traverse=False))
+        return len(self._recipes) - 1
 
     def source(self, array: Any) -> Any:
         """Return what holds the pixels of a plane: a Dask array of two axes if it is one."""
@@ -148,13 +164,14 @@ class BlockGroup:
     def total(self, index: int, work: Callable[..., Any], *more: Any) -> Any:
         """Return the sum over the blocks of an observation of what `work` makes of them, to be computed."""
         delayed = self.dask.delayed
+        each = delayed(dask_tasks.each, pure=False)
         kept = [delayed(m) if isinstance(m, np.ndarray) else m for m in more]
         level: list[Any] = []
         for group in blocks.groups(self.blocks[index]):
             if all(self._own(sources, targets) for _, sources, targets in group):
-                level.append(delayed(dask_tasks.each, pure=False)(work, group, *kept))
+                level.append(each(work, delayed(group, traverse=False), self._recipes, *kept))
             else:
-                parts = [delayed(work, pure=False)(*part, *kept) for part in group]
+                parts = [each(work, [part], self._recipes, *kept) for part in group]
                 level.append(delayed(dask_tasks.added, pure=False)(parts))
         while len(level) > 1:
             level = [delayed(dask_tasks.added, pure=False)(group) for group in blocks.groups(level)]
@@ -278,19 +295,78 @@ def unmasked(value: Any) -> tuple[Any, Any]:
     return masking.unmasked(value)
 
 
-def _heavy(value: Any) -> bool:
-    """Whether a graph holds much data, or data on a cluster, rather than the way to get them."""
+class _Brought:
+    """A Dask array whose chunks the scheduler brings, since they lie in memory, here or on a cluster."""
+
+    def __init__(self, dask: Any, array: Any) -> None:
+        from dask.highlevelgraph import HighLevelGraph
+
+        (array,) = dask.optimize(array)
+        self.name, self.ends, self.dtype = array.name, _ends(array), array.dtype
+        self.graph = HighLevelGraph({self.name: dict(array.__dask_graph__())}, {self.name: set()})
+
+    def of(self, key: tuple[slice, slice]) -> tuple[list[Any], list[Any], tuple[slice, slice], Any]:
+        """Return the arguments of `dask_tasks.joined` for some slices."""
+        from dask.delayed import Delayed
+
+        places = dask_tasks.places_in(self.ends, key)
+        delayed: Any = Delayed
+        chunks = [delayed((self.name, *at), self.graph, layer=self.name) for at, _, _ in places]
+        return chunks, [(to, own) for _, to, own in places], key, self.dtype
+
+
+def _ends(array: Any) -> tuple[list[int], ...]:
+    """Return where the chunks of a Dask array begin and end along each axis."""
+    return tuple(np.cumsum([0, *sides]).tolist() for sides in array.chunks)
+
+
+def _bytes(value: Any) -> float:
+    """Return how much data a part of a graph holds, infinite where they lie on a cluster or are much at a time."""
     if isinstance(value, np.ndarray):
-        return value.nbytes > _LIGHT
+        return value.nbytes if value.nbytes <= _LIGHT else math.inf
     if type(value).__module__.split(".")[0] == "distributed":
-        return True
+        return math.inf
     if isinstance(value, dict):
-        return any(_heavy(v) for v in value.values())
+        return sum(map(_bytes, value.values()))
     if isinstance(value, (list, tuple, set, frozenset)):
-        return any(_heavy(v) for v in value)
+        return sum(map(_bytes, value))
     if not type(value).__module__.startswith("dask."):
-        return False
-    return any(_heavy(getattr(value, name, None)) for name in ("args", "kwargs", "value"))  # of a task
+        return 0
+    names = (
+        "args",
+        "kwargs",
+        "value",
+        "task",
+        "indices",
+        "io_deps",
+        "mapping",
+        "arr",
+    )  # of tasks, and of what makes them
+    return sum(_bytes(getattr(value, name, None)) for name in names)
+
+
+def _recipe(array: Any) -> Recipe | None:
+    """Return how a Dask array is made; None if its graph holds much data, or data on a cluster."""
+    from dask._task_spec import GraphNode, convert_legacy_graph
+    from dask.blockwise import Blockwise
+    from dask.highlevelgraph import HighLevelGraph
+
+    graph = array.__dask_graph__()
+    if not isinstance(graph, HighLevelGraph):
+        graph = HighLevelGraph({array.name: dict(graph)}, {array.name: set()})
+    layers: list[Any] = []
+    known: Any = None
+    for name in reversed(graph._toposort_layers()):
+        layer: Any = graph.layers[name]
+        if not isinstance(layer, Blockwise):
+            layer = dict(layer)
+            if not _bytes(layer) <= _LIGHT_GRAPH:
+                return None
+            if not all(isinstance(node, GraphNode) for node in layer.values()):
+                known = graph.get_all_external_keys() if known is None else known
+                layer = convert_legacy_graph(layer, known)
+        layers.append(layer)
+    return Recipe(layers, array.name, _ends(array), array.dtype) if _bytes(layers) <= _LIGHT_GRAPH else None
 
 
 def _store(array: Any) -> Any:
@@ -300,8 +376,13 @@ def _store(array: Any) -> Any:
     """
     from dask.array import core
 
-    graph = dict(array.__dask_graph__())
-    ends = [np.cumsum([0, *sides]).tolist() for sides in array.chunks]
+    graph, ends = array.__dask_graph__(), _ends(array)
+    layers = getattr(graph, "layers", None)
+    if layers is not None:  # no more of it than can be the source, and what slices that
+        below = [layers[name] for name in graph.dependencies[array.name]]
+        if any(len(layer) > 1 for layer in below):
+            return None
+        graph = {key: node for layer in (layers[array.name], *below) for key, node in layer.items()}
     found: Any = None
     for at in np.ndindex(*array.numblocks):
         node = graph.get((array.name, *at))
@@ -319,4 +400,4 @@ def _store(array: Any) -> Any:
             return None
         found = source
     usable = not isinstance(found, np.ndarray) and getattr(found, "shape", None) == array.shape
-    return found if usable and hasattr(found, "__getitem__") and not _heavy(found) else None
+    return found if usable and hasattr(found, "__getitem__") and _bytes(found) <= _LIGHT else None

@@ -1,9 +1,12 @@
 """What runs where Dask computes: a block reads its own surroundings, and what it makes of them is added up."""
 
+import bisect
 import contextlib
 import dataclasses
 import itertools
 import operator
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -31,24 +34,117 @@ class Piece(NamedTuple):
     steps: Shape
 
 
-class Lazy:
-    """Pixels that are computed or read where they are needed, from a graph of their own."""
+class Recipe:
+    """How the chunks of a Dask array are made, of which a part is made where it is needed.
 
-    def __init__(self, collection: Any) -> None:
-        self.graph = dict(collection.__dask_graph__())
-        self.keys = collection.__dask_keys__()
-        self.finish = collection.__dask_postcompute__()
+    Nothing is cut out of the graph but where the chunk is made, which takes as long as that chunk's own tasks do.
+    `layers`: of the graph, last first; either what makes tasks of keys (Blockwise), or tasks by their keys. `ends`:
+    where chunks begin and end along each axis.
+    """
 
-    def complete(self) -> bool:
-        """Whether the graph holds all that it needs; data that lie on a cluster are lost when it is optimised."""
-        return all(key in self.graph for node in self.graph.values() for key in getattr(node, "dependencies", ()))
+    #: Bytes of chunks that are kept, since neighbouring blocks share them.
+    ROOM = 2**26
 
-    def __call__(self) -> Any:
-        """Return the pixels."""
+    def __init__(self, layers: list[Any], name: str, ends: tuple[list[int], ...], dtype: Any) -> None:
+        self.layers, self.name, self.ends, self.dtype = layers, name, ends, dtype
+        self._begin()
+
+    def _begin(self) -> None:
+        self._kept: OrderedDict[Shape, npt.NDArray[Any]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        """Return what is sent to other processes."""
+        return self.layers, self.name, self.ends, self.dtype
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        """Take what was sent."""
+        self.layers, self.name, self.ends, self.dtype = state
+        self._begin()
+
+    def graph(self, key: Any) -> dict[Any, Any]:
+        """Return the tasks that a chunk takes."""
+        found: dict[Any, Any] = {}
+        wanted = [key]
+        while wanted:
+            key = wanted.pop()
+            if key in found:
+                continue
+            for layer in self.layers:
+                if not isinstance(layer, dict):
+                    if key[0] != layer.output:
+                        continue
+                    tasks = dict(layer.cull({key}, ())[0])
+                elif key in layer:
+                    tasks = {key: layer[key]}
+                else:
+                    continue
+                node = tasks[key]
+                found[key] = node
+                wanted += node.dependencies
+                break
+        return found
+
+    def chunk(self, at: Shape) -> npt.NDArray[Any]:
+        """Return a chunk."""
         from dask.local import get_sync
 
-        function, args = self.finish
-        return function(get_sync(self.graph, self.keys), *args)
+        with self._lock:
+            if at in self._kept:
+                self._kept.move_to_end(at)
+                return self._kept[at]
+        key = (self.name, *at)
+        pixels = np.asarray(get_sync(self.graph(key), key))
+        with self._lock:
+            self._kept[at] = pixels
+            while sum(p.nbytes for p in self._kept.values()) > self.ROOM and len(self._kept) > 1:
+                self._kept.popitem(last=False)
+        return pixels
+
+    def __getitem__(self, key: tuple[slice, slice]) -> npt.NDArray[Any]:
+        """Return the pixels of two slices."""
+        places = places_in(self.ends, key)
+        return joined([self.chunk(at) for at, _, _ in places], [(to, own) for _, to, own in places], key, self.dtype)
+
+
+Place = tuple[tuple[slice, ...], tuple[slice, ...]]
+
+
+def places_in(ends: Sequence[Sequence[int]], key: Sequence[slice]) -> list[tuple[Any, Any, Any]]:
+    """Return the chunks that some slices touch: which, where their share of it stands, and where they have it."""
+    axes = []
+    for stops, part in zip(ends, key, strict=True):
+        first, last = bisect.bisect_right(stops, part.start) - 1, bisect.bisect_left(stops, part.stop)
+        own = []
+        for i in range(first, last):
+            a, b = max(part.start, stops[i]), min(part.stop, stops[i + 1])
+            own.append((i, slice(a - part.start, b - part.start), slice(a - stops[i], b - stops[i])))
+        axes.append(own)
+    return [tuple(zip(*each, strict=True)) for each in itertools.product(*axes)]
+
+
+def joined(chunks: Sequence[Any], places: Sequence[Place], key: Sequence[slice], dtype: Any) -> npt.NDArray[Any]:
+    """Put parts of chunks together."""
+    if len(chunks) == 1:
+        return np.asarray(np.asarray(chunks[0])[places[0][1]])
+    out = np.empty([part.stop - part.start for part in key], dtype)
+    for chunk, (to, own) in zip(chunks, places, strict=True):
+        out[to] = np.asarray(chunk)[own]
+    return out
+
+
+class Lazy(NamedTuple):
+    """A part of what a recipe makes, which stands at a place in the list of all."""
+
+    recipe: int
+    key: tuple[slice, slice]
+
+
+def bound(sources: Any, recipes: Sequence[Recipe]) -> Any:
+    """Return sources, lists of them included, with recipes in the place of their numbers."""
+    if isinstance(sources, Lazy):
+        return Stored(recipes[sources.recipe], sources.key)
+    return [bound(one, recipes) for one in sources] if isinstance(sources, list) else sources
 
 
 class Stored:
@@ -95,7 +191,7 @@ class Sums(tuple[Any, ...]):
 
 
 def _pixels(source: Any) -> npt.NDArray[Any]:
-    return np.asarray(source() if isinstance(source, (Lazy, Stored)) else source)
+    return np.asarray(source() if isinstance(source, Stored) else source)
 
 
 def _assembled(pieces: Sequence[Piece], sources: Sequence[Any], shape: Shape, fillvalue: float) -> npt.NDArray[Any]:
@@ -182,16 +278,21 @@ def at_ends(block: Block, sources: Any, targets: Any) -> npt.NDArray[np.int64]:
 @contextlib.contextmanager
 def _placed(block: Block) -> Iterator[None]:
     """Say in which block an error was found."""
+    where = f"in the block of target pixels that starts at {block.plan.offset}"
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"in the block of target pixels that starts at {block.plan.offset}: {error}") from error
+        raise ValueError(f"{where}: {error}") from error
+    except Exception as error:  # of a store, say, or of what computes a chunk
+        error.add_note(where)
+        raise
 
 
 @one_blas_thread
-def each(work: Callable[..., Any], parts: list[tuple[Block, Any, Any]], *more: Any) -> Any:
+def each(work: Callable[..., Any], parts: list[tuple[Block, Any, Any]], recipes: list[Recipe], *more: Any) -> Any:
     """Do the work of several blocks, one after the other, and add it up."""
-    return blocks.in_tree((work(*part, *more) for part in parts), operator.add)
+    every = (work(block, bound(sources, recipes), bound(targets, recipes), *more) for block, sources, targets in parts)
+    return blocks.in_tree(every, operator.add)
 
 
 def added(parts: list[Any]) -> Any:
