@@ -318,3 +318,24 @@ def test_surfaces_do_not_determine_a_kernel(degrees):
     with pytest.raises(ValueError, match="no kernel relates"):
         fit = kernelfit.find_kernel(image, target)
         raise ValueError("no kernel relates" if not fit.verdict.ok else "solved")
+
+
+@pytest.mark.parametrize(
+    ("first", "count"),
+    [pytest.param((47, 22), (86, 118), marks=pytest.mark.slow), ((30, 10), (75, 87))],
+)
+def test_a_cut_of_about_half_the_sides_is_no_stride(first, count):
+    """Both explain most of a smooth target; that the halves of a cut drift against each other as if strided tells."""
+    image, kernel = photograph(150, 171), np.array([[0.1, 0.3, 0.2], [0.05, 0.25, 0.1]])
+    whole = scipy.signal.convolve2d(image, kernel)
+    target = whole[first[0] : first[0] + count[0], first[1] : first[1] + count[1]]
+    target = target + np.random.default_rng(6).normal(0, 0.2, target.shape)
+    fit = kernelfit.find_kernel(image, target)
+    assert fit.convention.mode == "crop" and fit.convention.stride == (1, 1) and fit.verdict.ok
+    assert off(lagged(fit), truth(kernel, first)) < 0.05
+
+
+def test_a_tile_over_and_over():
+    tile = np.tile(np.random.default_rng(8).normal(size=(7, 9)), (7, 6))
+    fit = kernelfit.find_kernel(tile, scipy.ndimage.convolve(tile, np.full((2, 3), 1 / 6), mode="wrap"))
+    assert fit.verdict is kernelfit.Verdict.RANK_DEFICIENT and fit.r_squared > 1 - 1e-9

@@ -124,7 +124,7 @@ class Rectangle:
             self._u = times(self.factor.T, times(stats.gram, whole.taps))
         count = len(self._u)  # the rank; of the basis a vector is in each row
         self._vectors, self._rank = np.empty((count, count)), 0
-        self._least = 1e-12 * float(np.abs(self.factor).max(initial=1e-288))
+        self._least = 1e-11 * float(np.abs(self.factor).max(initial=1e-288))
         self._dropped: list[tuple[int, int]] = []
         self._rss, self._df_resid = whole.rss, stats.n_pixels - whole.rank
         self._rounding = EPS * whole.condition * float(np.linalg.norm(whole.taps))
@@ -207,7 +207,7 @@ class Rectangle:
             return
         q, r = np.linalg.qr(rows.T)
         scale = np.abs(np.diag(r))
-        q = q[:, scale > max(1e-10 * scale.max(initial=0.0), self._least)]
+        q = q[:, scale > max(1e-10 * scale.max(initial=0.0), self._least)][:, : len(self._u) - self._rank]
         q -= self._basis.T @ (self._basis @ q)  # again, or it is not quite orthogonal
         self._vectors[self._rank : self._rank + q.shape[1]] = q.T
         self._rank += q.shape[1]

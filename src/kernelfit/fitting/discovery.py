@@ -29,6 +29,8 @@ _MANY_TAPS = 400
 _CLEAR, _ROUNDING, _EXACT = 4.5, 1e-9, 1e-12
 #: With less of the target explained than this, each half of the pair has to predict the other, as well as so far.
 _DOUBTFUL, _PREDICTS = 0.9, 0.3
+#: With more than this explained a stride is beyond doubt; halves so many pixels apart are not of one stride.
+_SURE, _APART = 0.999, 2.0
 #: Values whose squares overflow in sums, and contrast, as a share of the values, that rounding hides.
 _HUGE, _FAINT = 1e150, 1e-7
 #: Sides up to which images are looked at whole; strides that are looked for; rows more or less than those of a stride.
@@ -72,12 +74,13 @@ def discover(
         found = _search(_middle(pair, steps), steps, enough)
         if found is not None:
             fits.append(found)
-            if found.explained > _DOUBTFUL:
+            if found.explained > _DOUBTFUL and not _drift(pair, found):
                 break
     best = max(fits, key=lambda one: one.explained, default=None)
     if best is None or not _related(pair, best):
         raise UnrelatedError(_unrelated(pair, best))
-    _require_whole_ratio(pair, best)
+    if drift := _drift(pair, best):
+        raise ValueError(drift)
     return _told(pair, best)
 
 
@@ -137,7 +140,8 @@ def _search(pair: Pair, stride: Shape, enough: float) -> SpanFit | None:
     box, found, short = first, pair.fit(first, stride), False
     for number in range(1, 3 * _PASSES):
         wanted = found.wanted()
-        if not wanted or 1 - found.explained < enough or (number >= _PASSES and found.stats.n_taps > _FEW_TAPS):
+        known = found.solution.full and 1 - found.explained >= enough  # else more taps tell nothing
+        if not wanted or not known or (number >= _PASSES and found.stats.n_taps > _FEW_TAPS):
             break
         grown = grown_by(box, wanted)
         if not pair.fits(grown, stride):
@@ -235,23 +239,28 @@ def _unrelated(pair: Pair, found: SpanFit | None) -> str:
     )
 
 
-def _require_whole_ratio(pair: Pair, found: SpanFit) -> None:
-    """Refuse a target that was scaled by a ratio that is not whole: its halves are shifted against each other."""
+def _drift(pair: Pair, found: SpanFit) -> str:
+    """Say of which ratio, not a whole one, a target was scaled: its halves are shifted against each other; or nothing.
+
+    A cut of the image itself that passes for every second pixel of it drifts as well.
+    """
+    if not _plain(pair.selection) or (found.stride != (1, 1) and found.explained > _SURE):
+        return ""
     for axis, name in ((0, "rows"), (1, "columns")):
         n, m, step = pair.image.shape[axis], pair.target.shape[axis], found.stride[axis]
         drift = abs(n - step * m) / 2  # of a half against the other, if the sizes tell the scale
-        if drift == 0 or drift > 0.25 * n or not _plain(pair.selection):
+        if drift > 0.25 * n or (step == 1 and drift == 0):
             continue
         halves = _halves(pair, found, axis)
         if halves is None:
             continue
-        start = step * (m // 2)
-        moved = halves[1].centroid()[axis] + start - halves[0].centroid()[axis]
-        if abs(moved) > 0.5 * drift:
-            raise ValueError(
+        apart = halves[1].centroid()[axis] + step * (m // 2) - halves[0].centroid()[axis]
+        if abs(apart) > max(0.5 * drift, _APART * (step > 1)):
+            return (
                 f"got {n} {name} in the image and {m} in the target, a ratio of {n / m:.5g}, by which the target was "
                 f"scaled; need a whole ratio: scale one of the two to a whole multiple of the other, or give shape="
             )
+    return ""
 
 
 def _told(pair: Pair, found: SpanFit) -> Found:
