@@ -1,7 +1,5 @@
 """Difference images: variance and mask against loops, noise made white, outliers, and which of two is convolved."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -230,10 +228,11 @@ def test_shape_of_the_kernel_is_found():
 def test_exposures_of_other_packages_bring_mask_and_noise():
     image = np.arange(20.0).reshape(4, 5)
     mask = image > 17
-    for kind, values in (("std", 2.0 + 0 * image), ("var", 4.0 + 0 * image), ("ivar", 0.25 + 0 * image)):
-        uncertainty = SimpleNamespace(array=values, uncertainty_type=kind)
-        made = kernelfit.Exposure(SimpleNamespace(data=image, mask=mask, uncertainty=uncertainty))
-        assert np.array_equal(made.mask, mask) and np.all(made.noise == 4.0) and made.uneven
+    nddata = pytest.importorskip("astropy.nddata")
+    for kind, value in (("StdDevUncertainty", 2.0), ("VarianceUncertainty", 4.0), ("InverseVariance", 0.25)):
+        uncertainty = getattr(nddata, kind)(np.full(image.shape, value))
+        made = kernelfit.Exposure(nddata.NDData(image, mask=mask, uncertainty=uncertainty))
+        assert np.array_equal(made.mask, mask) and np.all(made.noise[~mask] == 4.0) and made.uneven
     assert np.array_equal(kernelfit.Exposure(np.ma.array(image, mask=mask)).mask, mask)
     photons = kernelfit.Exposure(image, noise=(2.0, 3.0)).variance(image - 4, np.nan)
     assert_close(photons, np.maximum(image - 4, 0) / 2 + 2.25, 1e-15)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.containers import inverse_variance, open_container
 from ..core.model import PixelVariance, as_ends
 from ..core.validation import Array
 from .masking import as_mask, at_ends, not_finite, unmasked
@@ -22,8 +23,8 @@ class Exposure:
     Parameters
     ----------
     image : array_like, shape (rows, cols)
-        Any dtype of real numbers; never changed. A masked array brings its mask; an object of astropy's NDData its mask
-        and its uncertainty, too. Pixels that are NaN or infinite are bad.
+        Any dtype of real numbers; never changed. A masked array brings its mask; astropy's NDData and CCDData bring
+        mask and uncertainty. Pixels that are NaN or infinite are bad.
     noise : array_like, shape (rows, cols), or float, or (gain, read_noise), or "poisson", optional
         The variance of each pixel; or the standard deviation of all of them; or a gain in electrons per unit of the
         image and a read noise in electrons: the variance is ``max(value, 0) / gain + (read_noise / gain)^2``, where
@@ -56,10 +57,16 @@ class Exposure:
 
     def __post_init__(self) -> None:
         """Judge each field."""
-        image, own = unmasked(self.image)
-        array = as_image(image, "image")
+        opened = open_container(self.image, "image")
+        image, own = unmasked(self.image) if opened is None else (opened.value, opened.mask)
+        array: Any = as_image(image, "image")
+        array = array if isinstance(array, np.ndarray) else np.asarray(array[:, :])
         bad = [as_mask(mask, array.shape, "mask") for mask in (own, self.mask)]
         noise = self._noise()
+        if noise is None and opened is not None:
+            inverse = inverse_variance(self.image, own, "image")
+            if inverse is not None:
+                noise = np.divide(1.0, inverse, out=np.full(inverse.shape, np.inf), where=inverse > 0)
         ends = as_ends(self.saturated, array.dtype)
         bad += [None if ends is None else at_ends(array, ends), not_finite(array)]
         excluded = np.zeros(array.shape, dtype=bool)
@@ -85,14 +92,6 @@ class Exposure:
     def _noise(self) -> "Array | PixelVariance | None":
         """Return the noise as the variance of each pixel, or how that follows from a prediction."""
         given: Any = self.noise
-        uncertainty = getattr(self.image, "uncertainty", None)
-        if given is None and uncertainty is not None and not isinstance(self.image, np.ndarray):
-            kinds = {"std": lambda a: a**2, "var": lambda a: a, "ivar": lambda a: np.divide(1.0, a)}
-            kind = getattr(uncertainty, "uncertainty_type", None)
-            if kind not in kinds:
-                raise TypeError(f"got an uncertainty of type {kind!r}, need one of {', '.join(map(repr, kinds))}")
-            with np.errstate(divide="ignore"):  # an inverse variance of 0 is a bad pixel
-                given = kinds[kind](np.asarray(uncertainty.array, dtype=np.float64))
         if given is None or isinstance(given, PixelVariance):
             return given
         if isinstance(given, str) or (isinstance(given, tuple | list) and len(given) == 2 and np.ndim(given) == 1):

@@ -31,8 +31,10 @@ _PART = 1024
 _CLEARLY = 0.98
 #: Light is believed to be predicted to this share, and by the first kernel, the same everywhere, to that.
 _BELIEVED, _DOUBTED = 0.01, 0.1
-#: Steps of the weights, a factor; rounds of leaving out outliers, and the share of pixels that may still change.
-_STEP, _MOST_ROUNDS, _SETTLED = 1.5, 6, 1e-4
+#: Steps of the weights, a factor; and the share of pixels that may still change in the last round.
+_STEP, _SETTLED = 1.5, 1e-4
+#: How far the light is believed, rounds, and whether the image's noise is taken off, which takes long for many taps.
+_STAGES = ((0.04, 6, False), (_BELIEVED, 2, True))
 #: Share of the energy of a decorrelation kernel that may lie on pixels that are bad.
 _LOST = 0.01
 #: The variance is wrong from so large a share on, and beyond so many standard deviations of its own.
@@ -82,8 +84,12 @@ class _Sides:
         requirements.require(requirements.features_of(plan, noise, solver, execution))
         return pipeline.fit(plan, settings)
 
-    def fitted(self, seen: "_Seen", solver: Solver, noise: Noise, execution: Execution) -> tuple[Estimate, Array]:
-        """Fit what counts of a difference, as much as it does; return the prediction as well."""
+    def fitted(self, seen: "_Seen", solver: Solver, execution: Execution, *, noisy: bool) -> tuple[Estimate, Array]:
+        """Fit what counts of a difference, as much as it does; return the prediction as well.
+
+        `noisy`: whether the noise of the image that is convolved is taken off; without, the kernel is too small.
+        """
+        noise = Noise(image_std=math.sqrt(seen.noises.levels[1]) if noisy else 0.0)
         fit = self.fit(noise, seen.weights, solver, execution)
         made = predict(self.convolved.pixels, fit.kernel, fit.convention, workers=execution.workers)
         return fit, made if fit.background is None else made + fit.background.image()
@@ -144,13 +150,15 @@ def subtracted(
     made = predict(x, begin.kernel, begin.convention, workers=workers)
     made = made + float(np.nanmedian(sides.other.pixels - made))
     seen = _seen(sides, begin, made, None, clip, _DOUBTED, workers)
-    for _ in range(_MOST_ROUNDS):
-        fit, made = sides.fitted(seen, LeastSquares(), Noise(), execution)
-        before, seen = seen, _seen(sides, fit, made, seen.used, clip, _BELIEVED, workers)
-        if np.count_nonzero(before.used != seen.used) <= _SETTLED * np.count_nonzero(seen.used):
-            break
-    fit, made = sides.fitted(seen, solver, Noise(image_std=math.sqrt(seen.noises.levels[1])), execution)
-    seen = _seen(sides, fit, made, seen.used, clip, _BELIEVED, workers)
+    for doubt, rounds, noisy in _STAGES:
+        for _ in range(rounds):
+            fit, made = sides.fitted(seen, LeastSquares(), execution, noisy=noisy)
+            before, seen = seen, _seen(sides, fit, made, seen.used, clip, doubt, workers)
+            if np.count_nonzero(before.used != seen.used) <= _SETTLED * np.count_nonzero(seen.used):
+                break
+    if not isinstance(solver, LeastSquares):
+        fit, made = sides.fitted(seen, solver, execution, noisy=True)
+        seen = _seen(sides, fit, made, seen.used, clip, _BELIEVED, workers)
     image, variance, noises, used = seen.difference, seen.variance, seen.noises, seen.used
     phi, rejected = None, np.isfinite(image) & ~used
     findings = [*(f for f in fit.findings if f.verdict not in _EXPECTED), *_judged(image, variance, used)]
