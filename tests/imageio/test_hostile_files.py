@@ -292,7 +292,7 @@ STATISTICS = [
     {"name": "gram", "value": at((2, 2), -1.0)}, {"name": "moment", "value": at(0, np.inf)},
     {"name": "gram", "value": lambda a: a[:-1]}, {"n_pixels": -1}, {"n_pixels": "many"}, {"target_energy": -1.0},
     {"supports": [[0, 6]]}, {"supports": [[2, 3, 4]]}, {"convention__origin": [5]}, {"convention__stride": [0, 1]},
-    {"weight_sum": "x"}, {"target_sum": float("nan")},
+    {"weight_sum": "x"}, {"target_sum": float("nan")}, {"name": "moment", "value": at(1, -1e300)},
 ]  # fmt: skip
 SPECTRA = [
     {"name": "image_power", "value": at((0, 1), -1.0)}, {"name": "cross", "value": at((0, 1), np.nan)},
@@ -301,6 +301,8 @@ SPECTRA = [
 CHECKPOINTS = [
     {"pairs": -1}, {"blocks": -1}, {"pairs": 0.5}, {"sums__0__place": -1}, {"sums__0__whole__0__0__n_pixels": -5},
     {"call": []}, {"name": "0/whole0/gram", "value": at((0, 0), -1.0)}, {"sums": 3}, {"sums__0__whole": [[1]]},
+    {"digest": 5}, {"sums__0__n_pixels": []}, {"sums__0__whole__0__1": "2"},
+    {"name": "0/whole0/moment", "value": at(2, 1e300)},
 ]  # fmt: skip
 KINDS = {"KernelFit": FITS, "NormalStats": STATISTICS, "SpectralStats": SPECTRA, "Checkpoint": CHECKPOINTS}
 

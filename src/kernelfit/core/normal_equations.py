@@ -396,4 +396,8 @@ def unpacked(header: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]
         np.abs(gram[part] - gram[:, part].T).max() > 1e-9 * scale for part in rows
     ):
         raise ValueError("a Gram matrix that is not symmetric, or negative on its diagonal")
+    for moment, energy in (("moment", "target_energy"), ("center_moment", "center_energy")):
+        largest = np.abs(fields[moment]).max(initial=0.0) if fields.get(moment) is not None else 0.0
+        if not largest <= 10 * (scale + abs(fields.get(energy, 0.0))):  # |a.y| <= (a.a + y.y) / 2, but for rounding
+            raise ValueError("a moment that no image and target of such energies have")
     return fields

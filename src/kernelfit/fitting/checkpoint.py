@@ -109,15 +109,22 @@ class Sums(dict[tuple[int, int], KernelSums]):
             found = sums.at(*one["place"])
             for name, tree in (("whole", found.whole), ("part", found.part)):
                 for level, (fields, count) in enumerate(one[name]):
+                    _require_counts(count)
                     own = under(f"{i}/{name}{level}/")
                     tree.levels.append((None if fields is None else NormalEquations(**unpacked(fields, own)), count))
             found.tiles = tuple(
                 Tile.unpacked(values, under(f"{i}/tile{t}/"), tuple(one["kernel"]), convention_from(convention))
                 for t, (values, convention) in enumerate(one["tiles"])
             )
-            found.method, found.n_pixels = one["method"], one["n_pixels"]
+            _require_counts(one["n_pixels"])
+            found.method, found.n_pixels = str(one["method"]), one["n_pixels"]
             found.noise, found.pairs = arrays.get(f"{i}/noise"), arrays.get(f"{i}/pairs")
         return sums
+
+
+def _require_counts(*counts: object) -> None:
+    if any(type(count) is not int or count < 0 for count in counts):
+        raise ValueError("numbers of pairs, blocks or pixels that are none")
 
 
 class Checkpoint:
@@ -146,8 +153,9 @@ class Checkpoint:
         def build(header: dict[str, Any], arrays: dict[str, Any]) -> dict[str, Any]:
             if header.get("version") == _VERSION:
                 counts = header["pairs"], header["blocks"]
-                if any(type(count) is not int or count < 0 for count in counts) or not isinstance(header["call"], dict):
-                    raise ValueError("numbers of pairs or blocks that are none")
+                _require_counts(*counts)
+                if not isinstance(header["call"], dict) or not isinstance(header["digest"], str):
+                    raise ValueError("a call or a digest that is none")
                 self.sums = Sums.unpacked(header["sums"], arrays)
             return header
 
@@ -164,7 +172,7 @@ class Checkpoint:
                     f"got checkpoint={str(self.path)!r}, which was written with {name}={theirs.get(name)!r}, and a "
                     f"call with {name}={self.call.get(name)!r}; repeat the call that wrote it, or choose another name"
                 )
-        self.pairs, self.blocks, self.digest = header["pairs"], header["blocks"], str(header["digest"])
+        self.pairs, self.blocks, self.digest = header["pairs"], header["blocks"], header["digest"]
 
     def save(self) -> None:
         """Write the file anew, in one step."""
