@@ -17,7 +17,7 @@ from ..core.estimate import Estimate, with_finding
 from ..core.findings import Finding, Verdict
 from ..core.geometry import Convention, Shape
 from ..core.validation import Array
-from ..data.extent import runs
+from ..data.extent import Extent, runs
 from ..data.observation import Observation, Weights, own_row, refuse_nonfinite
 from ..data.reader import any_in_window
 
@@ -309,6 +309,8 @@ def _windows(
     if weights is not None and len(run) > 1:
         counts = np.any([np.asarray(one) > 0 for one in own], axis=0)
     where = places(observations[run[0]], counts)
+    if weights is None and observations[run[0]].plane is not None:
+        return _of_planes(observations, fit, run, *where)
     parts = [
         sample(observations[at], fit, (at, len(observations)), one, *where, memo)
         for at, one in zip(run, own, strict=True)
@@ -317,6 +319,37 @@ def _windows(
         return parts[0].left, parts[0].targets, parts[0].known
     left, targets, known = (np.stack([getattr(p, name) for p in parts], 1) for name in ("left", "targets", "known"))
     return left, targets, known
+
+
+def _of_planes(
+    observations: Sequence[Observation], fit: Estimate, run: Sequence[int], side: Shape, starts: list[Shape]
+) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
+    """Return the same of planes all of whose pixels count, each plane of the image read and transformed once."""
+    extent = Extent(tuple(observations[at] for at in run))
+    (deep, step, pace), (depth, *flat) = extent.stride, extent.kernel
+    whole = step * (side[0] - 1) + 1, pace * (side[1] - 1) + 1
+    halo = whole[0] + flat[0] - 1, whole[1] + flat[1] - 1
+    size = [scipy.fft.next_fast_len(n, real=True) for n in halo]
+    kernel = np.flip(fit.kernel) if extent.first.geometry.flipped else fit.kernel
+    of_taps = np.conj(scipy.fft.rfft2(kernel, size, workers=1))
+    spectra: list[Any] = [
+        0.0
+        if reader is None
+        else scipy.fft.rfft2(np.stack([reader.block(step * r, pace * c, halo) for r, c in starts]), size, workers=1)
+        for reader in extent.planes
+    ]
+    left, targets = np.empty((2, len(starts), len(run), *side))
+    for z, at in enumerate(run):
+        total = sum(spectra[deep * z + d] * of_taps[d] for d in range(depth))
+        model = scipy.fft.irfft2(total, size, workers=1)[:, : whole[0] : step, : whole[1] : pace]
+        for i, start in enumerate(starts):
+            targets[i, z] = observations[at].targets[0].block(*start, side)
+        left[:, z] = targets[:, z] - model
+        if fit.background is not None:
+            own = own_row(observations[at], fit.background.coefficients, at, len(observations))
+            tiles = [(slice(r, r + side[0]), slice(c, c + side[1])) for r, c in starts]
+            left[:, z] -= np.stack([observations[at].columns.surface(own, *tile) for tile in tiles])
+    return left, targets, np.ones(left.shape, dtype=bool)
 
 
 @dataclass(frozen=True, eq=False)
