@@ -233,6 +233,20 @@ def polynomials(shape, degree):
     return found
 
 
+def volume_terms(shape, degree):
+    """Products of Legendre polynomials of the place along three axes, up to a total degree, (pixels, terms).
+
+    Of one degree those come first that have more along the planes, then along the rows.
+    """
+    powers = [p for p in np.ndindex(*(degree + 1,) * 3) if sum(p) <= degree]
+    powers.sort(key=lambda p: (sum(p), p[2], p[1]))
+    places = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    columns = [
+        np.prod([legendre_value(n, u) + 0 * u for n, u in zip(p, places, strict=True)], axis=0).ravel() for p in powers
+    ]
+    return np.stack(columns, axis=1)
+
+
 def legendre_value(n, x):
     """P_n(x) by Bonnet's recursion."""
     before, value = 0.0, 1.0

@@ -304,7 +304,6 @@ REFUSED = [
     (dict(variation=1), "variation=1"),
     (dict(method="cg"), "three dimensions"),
     (dict(method="wiener", boundary="wrap"), "three dimensions"),
-    (dict(image_noise=0.1), "three dimensions"),
     (dict(shape=(9, 3, 3), boundary="wrap"), "9x3x3, larger than the volume of 7x9x11"),
     (dict(shape=(9, 3, 3)), "no 9x3x3 footprint"),
     (dict(shape=(6, 8, 9)), "cannot determine"),

@@ -30,6 +30,8 @@ def shallow(
     first = observations[0]
     if first.plane is None or max(first.plane.convention.stride) > 1 or not estimate.noise_std > 0:
         return []
+    if estimate.image_noise > 0:  # of which the residual holds some, as `misfit.misfits` says
+        return []
     sums: dict[int, list[Array]] = {-1: [], 1: []}
     residual = target = 0.0
     for at in _inner(observations):

@@ -107,7 +107,6 @@ RULES = (
         "its evidence takes the cube of the taps, minutes from there on",
         "need LeastSquares() or, where the signal leaves bands open, ConjugateGradient('identity', 1e-6)",
     ),
-    _rule("volume", "image noise", "what it adds is known for images and signals", "leave it out"),
     *(
         _rule("automatic variation", name, "its degree is chosen from the pixels before the fit", "need a degree")
         for name in ("statistics alone", "Dask")
@@ -147,6 +146,11 @@ RULES = (
     *(
         Rule(frozenset({"statistics alone", "image noise", name}), "sums know it for pixels that count alike", _PIXELS)
         for name in ("uneven weights", "background", "mixed channels")
+    ),
+    Rule(
+        frozenset({"stream", "volume", "image noise"}),
+        "two planes of the target share noise of the image, and come one after the other",
+        "need accumulate, or find_kernel with lists",
     ),
     *(
         _rule("statistics of blocks", name, "it takes a second reading, for which find_kernel is there", _PIXELS)
@@ -188,6 +192,7 @@ _WORDS = {
     "tolerance": "tolerance=",
     "statistics alone": "statistics alone",
     "statistics of blocks": "statistics of blocks alone",
+    "stream": "a stream",
     "one-shot stream": "an iterator of pairs, which is read once",
     "given engine": "a given method that does not iterate",
     "Wiener": "Wiener()",

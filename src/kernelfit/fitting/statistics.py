@@ -24,6 +24,7 @@ from ..engines.cost_model import engine_of
 from ..solvers.errors_in_variables import counts_of, pairs_of
 from ..solvers.least_squares import LeastSquares, Solver
 from ..solvers.robust import TUNING
+from . import image_noise as noise_counts
 from . import requirements
 from .context import Context, ImageNoise, Tile, kept, key_of, tiles_of
 from .equations import lot_equations
@@ -77,9 +78,7 @@ def _group(group: int, noise: Noise, execution: Execution, plan: FitPlan) -> lis
         weights = [j.item.weights if j else None for j in one]
         own_context = dataclasses.replace(noted(context, one), tiles=_tiles(parts, weights))
         if noise.image_std:
-            both = [image_noise(p.geometry, w, noise.image_std) for p, w in zip(parts, weights, strict=True)]
-            pairs = None if all(w is None for w in weights) else added_pairs(both, parts)
-            known = ImageNoise(noise.image_std, np.sum([gram for gram, _ in both], axis=0), pairs)
+            known = _noise_of(parts, weights, noise.image_std)
             stats, known = known.taken_off(stats)
             own_context = dataclasses.replace(own_context, noise=known)
         found.append((stats, own_context))
@@ -116,6 +115,18 @@ def _tiles(observations: Sequence[Observation], weights: Sequence[Weights | None
         at = i if observation.plane is None else observation.plane.volume
         found += tiles_of(observation, weights[i], at, (at, key_of(blocks.spots(observation.targets))))
     return kept(found)
+
+
+def _noise_of(parts: Sequence[Observation], weights: Sequence[Weights | None], std: float) -> ImageNoise:
+    """Return what the image's noise adds to the sums of observations; weights say which pixels count."""
+    even = all(w is None for w in weights)
+    if parts[0].plane is not None:
+        own = None if even else [np.ones(p.size, bool) if w is None else np.asarray(w[:], bool)
+                                 for p, w in zip(parts, weights, strict=True)]  # fmt: skip
+        found = noise_counts.ImageNoise.of(parts, own, ())
+        return ImageNoise(std, std**2 * found.counts, found.pairs)
+    both = [image_noise(p.geometry, w, std) for p, w in zip(parts, weights, strict=True)]
+    return ImageNoise(std, np.sum([gram for gram, _ in both], axis=0), None if even else added_pairs(both, parts))
 
 
 def image_noise(plan: Geometry, weights: Weights | None, std: float) -> tuple[Array, Array | None]:

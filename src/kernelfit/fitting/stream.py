@@ -104,7 +104,9 @@ class Stream:
         self._require(alone, solver, *(() if self.again else ("one-shot stream",)))
 
     def _require(self, plan: FitPlan, solver: Solver, *more: str) -> None:
-        features = requirements.features_of(plan, self.noise, solver, self.execution, "statistics alone", *more)
+        features = requirements.features_of(
+            plan, self.noise, solver, self.execution, "statistics alone", "stream", *more
+        )
         requirements.require(features)
 
     def total(self) -> int:

@@ -109,13 +109,7 @@ def projected_of(plan: Geometry, columns: Columns, root: Array, weights: npt.NDA
     n_taps, functions = plan.n_taps, _functions(plan)
     total = np.zeros((n_taps, n_taps))
     if weights is None or len(functions) > 1:  # all is a product of rows and columns; of weights the mean counts
-        laid_on = []
-        for seen, n, basis in zip(_pixels_of(plan), plan.image_shape, (columns.down, columns.across), strict=True):
-            laid = np.zeros((basis.shape[1], len(seen), n))
-            for p, at in enumerate(seen):
-                for i, values in enumerate(basis[at >= 0].T):
-                    laid[i, p] = np.bincount(at[at >= 0], values, n)
-            laid_on.append(laid[:, ::-1] if plan.flipped else laid)
+        laid_on = laid_back(plan, columns)
         mean = 1.0 if weights is None else float(np.mean(weights, dtype=np.float64))
         shares = mean**2 * (root @ root.T)
 
@@ -136,6 +130,22 @@ def projected_of(plan: Geometry, columns: Columns, root: Array, weights: npt.NDA
             image = columns.surface(mixture, slice(None), slice(None)) * weights
             total += _toeplitz(image, plan) + _folded(image, plan)
     return total[::-1, ::-1] if plan.flipped else total
+
+
+def laid_back(plan: Geometry, columns: Columns) -> list[Array]:
+    """Return for each axis its polynomials laid back on the image by each tap: shape (polynomials, taps, pixels)."""
+    both = zip(_pixels_of(plan), plan.image_shape, (columns.down, columns.across), strict=True)
+    found = [laid_by(seen, n, basis) for seen, n, basis in both]
+    return [laid[:, ::-1] for laid in found] if plan.flipped else found
+
+
+def laid_by(seen: npt.NDArray[np.int64], n: int, basis: Array) -> Array:
+    """Return the columns of a basis laid back on n pixels, of which each tap has `seen` one, or none (-1)."""
+    laid = np.zeros((basis.shape[1], len(seen), n))
+    for p, at in enumerate(seen):
+        for i, values in enumerate(basis[at >= 0].T):
+            laid[i, p] = np.bincount(at[at >= 0], values, n)
+    return laid
 
 
 def _toeplitz(image: Array, plan: Geometry) -> Array:
@@ -242,9 +252,11 @@ def slow_variance(fit: Estimate) -> float:
 
     Larger than its variance, which is the kernel's sum of squares: at each phase of the stride the taps add up.
     """
-    (down, across), total = fit.convention.stride, 0.0
+    stride, total = fit.convention.stride, 0.0
     for share, _, kernels in _kernels(fit):
-        sums = [kernels[:, a::down, b::across].sum(axis=(1, 2)) for a in range(down) for b in range(across)]
+        phases = itertools.product(*map(range, stride))
+        parts = (kernels[(slice(None), *(slice(a, None, s) for a, s in zip(p, stride, strict=True)))] for p in phases)
+        sums = [part.reshape(len(part), -1).sum(axis=1) for part in parts]
         total += share * float(np.sum(np.square(sums)) - np.sum(kernels**2))
     return total
 
@@ -254,7 +266,8 @@ def _kernels(fit: Estimate) -> list[tuple[float, Array, Array]]:
 
     One place will do for a kernel that is the same everywhere.
     """
-    kernels, field = fit.kernel.reshape(-1, *fit.kernel.shape[-2:]), fit.convention.field
+    sides = fit.kernel.shape[-3 if fit.convention.ndim == 3 else -2 :]
+    kernels, field = fit.kernel.reshape(-1, *sides), fit.convention.field
     if field is None:
         return [(1.0, np.ones(1), kernels)]
     each, (functions, shares) = kernels.reshape(-1, field.n, *kernels.shape[1:]), field.sample()
@@ -276,10 +289,15 @@ def pairs_of(weights: npt.NDArray[Any], plan: Geometry) -> Array:
 
     Of a mask these are the numbers of pairs of pixels that count.
     """
-    reach = [(k - 1) // s for k, s in zip(plan.kernel_shape, plan.stride, strict=True)]
+    return pairs_within(weights, plan.kernel_shape, plan.stride)
+
+
+def pairs_within(weights: npt.NDArray[Any], kernel: Sequence[int], stride: Sequence[int]) -> Array:
+    """Return the same for a kernel of some sides, along any number of axes."""
+    reach = [(k - 1) // s for k, s in zip(kernel, stride, strict=True)]
     size = [scipy.fft.next_fast_len(n + r, real=True) for n, r in zip(weights.shape, reach, strict=True)]
-    found = scipy.fft.rfft2(weights.astype(np.float64), size)
-    both = scipy.fft.irfft2(found * np.conj(found), size)
+    found = scipy.fft.rfftn(weights.astype(np.float64), size)
+    both = scipy.fft.irfftn(found * np.conj(found), size)
     near = np.asarray(both[np.ix_(*(np.arange(-r, r + 1) for r in reach))])
     return np.rint(near) if weights.dtype == np.bool_ else near
 
@@ -294,8 +312,8 @@ def shared(fit: Estimate, std: float, pairs: Array | None = None) -> Array:
     """
     total = np.zeros((fit.kernel.size,) * 2)
     for share, values, kernels in _kernels(fit):
-        n_images, n_y, n_x = kernels.shape
-        found = _shared(fit, kernels, pairs).reshape(n_images, n_y * n_x, n_images, n_y * n_x)
+        n_images, n_taps = len(kernels), math.prod(kernels.shape[1:])
+        found = _shared(fit, kernels, pairs).reshape(n_images, n_taps, n_images, n_taps)
         wide = np.einsum("ipjq,f,g->ifpjgq", found, values, values)
         total += share * wide.reshape(total.shape)
     return std**4 * total
@@ -305,13 +323,12 @@ def _shared(fit: Estimate, kernels: Array, pairs: Array | None) -> Array:
     """Return ``sum_d n(d) k[p + d] k[q - d]`` for the kernels of each image."""
     found = np.zeros((*kernels.shape, *kernels.shape))
     reach = [(n - 1) // s for n, s in zip(kernels.shape[1:], fit.convention.stride, strict=True)]
-    for i in range(-reach[0], reach[0] + 1):
-        for j in range(-reach[1], reach[1] + 1):
-            n = fit.n_pixels if pairs is None else pairs[reach[0] + i, reach[1] + j]
-            apart = [d * s for d, s in zip((i, j), fit.convention.stride, strict=True)]
-            # p + d, and q - d, must be taps
-            every, sides = (slice(None),), list(zip(apart, kernels.shape[1:], strict=True))
-            here = every + tuple(slice(max(0, -d), side - max(0, d)) for d, side in sides)
-            there = every + tuple(slice(max(0, d), side + min(0, d)) for d, side in sides)
-            found[here + there] += np.multiply.outer(n * kernels[there], kernels[here])
+    for lag in itertools.product(*(range(-r, r + 1) for r in reach)):
+        n = fit.n_pixels if pairs is None else pairs[tuple(r + d for r, d in zip(reach, lag, strict=True))]
+        apart = [d * s for d, s in zip(lag, fit.convention.stride, strict=True)]
+        # p + d, and q - d, must be taps
+        every, sides = (slice(None),), list(zip(apart, kernels.shape[1:], strict=True))
+        here = every + tuple(slice(max(0, -d), side - max(0, d)) for d, side in sides)
+        there = every + tuple(slice(max(0, d), side + min(0, d)) for d, side in sides)
+        found[here + there] += np.multiply.outer(n * kernels[there], kernels[here])
     return found.reshape(kernels.size, -1)
