@@ -72,7 +72,7 @@ class ImageNoise:
         for number, lot in enumerate(lots(observations)):
             own = [observations[i] for i in lot]
             plan = own[0].geometry
-            given = None if weights is None else [np.asarray(weights[i][:]) for i in lot]
+            given: list[Any] | None = None if weights is None else [np.asarray(weights[i][:]) for i in lot]
             counts = counts + _counts(own, given)
             if given is not None:
                 pairs = pairs + pairs_within(np.stack(given), own[0].supports[0], own[0].convention.stride)
