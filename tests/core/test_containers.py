@@ -5,6 +5,7 @@ import types
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import scipy.signal
 
 import kernelfit
@@ -280,6 +281,23 @@ def test_uncertainties_that_say_too_little_or_too_much(nddata):
     vague = nddata.NDData(target, uncertainty=nddata.UnknownUncertainty(std))
     with pytest.raises(ValueError, match="got target with an uncertainty of type 'unknown', need StdDev"):
         find_kernel(image, vague, (3, 4))
+
+
+@pytest.mark.slow
+def test_differences_keep_wcs_and_unit(nddata):
+    units = pytest.importorskip("astropy.units")
+    rng = np.random.default_rng(5)
+    stars = 900.0 * (rng.random((60, 70)) > 0.97)
+    blurred = [scipy.ndimage.gaussian_filter(stars, s) + rng.normal(size=stars.shape) for s in (1.6, 1.0)]
+    noisy = nddata.StdDevUncertainty(np.ones(stars.shape))
+    science = nddata.CCDData(blurred[0], unit="adu", wcs=sky(), meta={"OBJECT": "M 31"}, uncertainty=noisy)
+    found = kernelfit.subtract(science, nddata.CCDData(blurred[1], unit="adu", uncertainty=noisy), 9)
+    made = found.as_science()
+    assert type(made) is nddata.CCDData and made.wcs is science.wcs and made.unit == units.adu
+    assert made.header["OBJECT"] == "M 31"
+    np.testing.assert_array_equal(made.mask, found.mask)
+    np.testing.assert_array_equal(made.uncertainty.array, found.variance)
+    assert kernelfit.subtract(blurred[0], blurred[1], 9).as_science() is not None
 
 
 @pytest.mark.slow

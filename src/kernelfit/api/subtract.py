@@ -1,6 +1,7 @@
 """The difference of two exposures of one field."""
 
 import dataclasses
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..compiled.blas import one_blas_thread
+from ..core.containers import Opened, open_container
 from ..core.findings import Finding, Verdict
 from ..core.model import Execution, Model
 from ..core.validation import Array, as_number, known
@@ -48,6 +50,8 @@ class DifferenceImage:
         Standard deviation of the noise of a pixel of the science image and of the reference, in most of them.
     findings : tuple of Finding
         All that is doubtful, the worst first; that the noise is correlated is not, being known.
+    container : (Opened or None, str)
+        What the science image came in, and the unit of `image`; see `as_science`.
     """
 
     image: Array = dataclasses.field(repr=False)
@@ -58,6 +62,24 @@ class DifferenceImage:
     decorrelation: Array | None = dataclasses.field(repr=False)
     noise_std: tuple[float, float]
     findings: tuple[Finding, ...] = ()
+    container: "tuple[Opened | None, str]" = dataclasses.field(default=(None, ""), repr=False)
+
+    def as_science(self) -> Any:
+        """Return the difference in a container like that of the science image.
+
+        Returns
+        -------
+        CCDData, NDData, DataArray or ndarray
+            Of astropy's with the header and the WCS of the science image, with mask, variance and unit; of xarray's
+            with its coordinates; `image` itself where that was a plain array.
+        """
+        like, unit = self.container
+        if like is None:
+            return self.image
+        found = like.filled(self.image, [(0, 1), (0, 1)], unit, None)
+        if hasattr(found, "uncertainty"):
+            found.uncertainty = sys.modules["astropy.nddata"].VarianceUncertainty(self.variance)
+        return found
 
     @property
     def mask(self) -> npt.NDArray[np.bool_]:
@@ -193,6 +215,7 @@ def subtract(
     >>> difference.which, [int(i) for i in np.unravel_index(np.nanargmax(difference.significance), sky.shape)]
     ('reference', [40, 60])
     """
+    opened = [open_container(value, name) for value, name in ((science, "science"), (reference, "reference"))]
     both = Exposure.of(science, "science"), Exposure.of(reference, "reference")
     shapes = tuple(one.mask.shape for one in both)
     if shapes[0] != shapes[1]:
@@ -220,4 +243,6 @@ def subtract(
     )
     solves = LeastSquares() if solver is None else as_solver(solver)
     made = subtraction.subtracted(*both, model, which, clip, solves, run, bool(decorrelate))
-    return DifferenceImage(**{**fields_of(made), "fit": KernelFit.of(made.fit)})
+    kept = opened[made.which == "science"]  # the one that was not convolved says the unit
+    container = opened[0], "" if kept is None else kept.unit
+    return DifferenceImage(**{**fields_of(made), "fit": KernelFit.of(made.fit), "container": container})
