@@ -1,6 +1,7 @@
 """The pages agree with the package: public names, verdicts, what goes with what, links."""
 
 import doctest
+import importlib.util
 import re
 from pathlib import Path
 
@@ -77,9 +78,21 @@ def test_commands_of_the_readme_stand_on_lines_of_their_own():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "needed"), [("containers", ("xarray", "astropy", "pandas", "sklearn"))])
+@pytest.mark.parametrize(
+    ("name", "needed"),
+    [("containers", ("xarray", "astropy", "pandas", "sklearn")), ("coming-from", ("photutils", "skimage"))],
+)
 def test_examples_of_the_pages_run(name, needed):
     for package in needed:
         pytest.importorskip(package)
     found = doctest.testfile(str(ROOT / "docs" / f"{name}.md"), module_relative=False)
     assert found.attempted > 5 and not found.failed
+
+
+def test_public_data_are_asked_for_in_words(tmp_path, capsys):
+    spec = importlib.util.spec_from_file_location("public", ROOT / "benchmarks" / "public.py")
+    public = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(public)
+    assert public.main([str(tmp_path / "nowhere")]) == 2
+    told = capsys.readouterr().err
+    assert all(name in told for name in public.TABLES) and "need at least one of" in told

@@ -235,6 +235,7 @@ OPTIONAL = {  # package: the layers that may ask for it, each by `require`, whic
     "PIL": {"imageio"},
     "tifffile": {"imageio"},
     "imagecodecs": {"imageio"},
+    "shtab": {"cli"},
     "astropy": {"imageio"},
     "h5py": {"imageio"},
     "zarr": {"imageio"},

@@ -575,3 +575,18 @@ def test_a_kernel_off_its_centre_is_applied_in_other_modes(folder, pixels, capsy
         assert (code, err) == (0, "")
         expected = kernelfit.apply_kernel(pixels, fit.kernel, mode=mode, boundary="symm")
         np.testing.assert_array_equal(np.load(f"{mode}.npy"), expected)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_a_shell_completes_commands_and_options(shell, capsys):
+    pytest.importorskip("shtab")
+    with pytest.raises(SystemExit) as done:
+        parser.main(["--completion", shell])
+    told = capsys.readouterr().out
+    assert done.value.code == 0 and "deconvolve" in told
+    if shell != "tcsh":  # which knows the commands alone
+        assert "--boundary" in told and "--output" in told
+    if shell == "bash":
+        words = "COMP_WORDS=(kernelfit find --bou); COMP_CWORD=2; _shtab_kernelfit; echo ${COMPREPLY[@]}"
+        answer = subprocess.run(["bash", "-c", f"{told}\n{words}"], capture_output=True, text=True)
+        assert answer.stdout.split() == ["--boundary"]

@@ -149,6 +149,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action=_Version, help="print the version and exit")
+    told = "print a script that completes commands and options"
+    parser.add_argument("--completion", action=_Completion, choices=("bash", "zsh", "tcsh"), help=told)
     parser.set_defaults(command=None)
     commands = parser.add_subparsers(title="commands", metavar="{" + ",".join(COMMANDS) + "}")
     for name, add in (
@@ -437,6 +439,17 @@ class _Version(argparse.Action):
         from .. import __version__
 
         print(f"kernelfit {__version__}")
+        parser.exit()
+
+
+class _Completion(argparse.Action):
+    """Print what makes a shell complete our words."""
+
+    def __call__(self, parser: argparse.ArgumentParser, _: object, values: Any, *__: object) -> None:
+        from ..imageio.planes import require
+
+        shtab = require("shtab", package="shtab", extra="cli", purpose="completion")
+        print(shtab.complete(parser, values))
         parser.exit()
 
 
