@@ -96,7 +96,7 @@ ROOMS = {
         ("diagnostics/score_covariance.py", "(found @ found.T) / chance", "(found @ found.T)", "the_weighted_sandwich"),
         ("solvers/sandwich.py", "np.eye(settled) - f.T @ gram @ f", "0 * (f.T @ gram @ f)")],
     "diagnostics/test_whiteness.py": [
-        ("diagnostics/whiteness.py", "_SIGNIFICANT = 5.0", "_SIGNIFICANT = 2.0", "small_images_raise"),
+        ("diagnostics/whiteness.py", "_FREQUENCIES = {2: 5.0", "_FREQUENCIES = {2: 2.0", "small_images_raise"),
         ("diagnostics/whiteness.py", "_MATTERS = 1.25", "_MATTERS = 2.5")],
     "engines/test_accumulation.py": [
         ("engines/passes.py", "overlap.image[: first * n_rows, :x_halo] = 0.0", "pass", "a_long_row_comes_to"),

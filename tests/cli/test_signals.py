@@ -86,7 +86,6 @@ def test_stereo_report_and_json(folder, capsys):
 @pytest.mark.parametrize("words, match", [
     ("find dry.wav wet.wav --lags 5", "FIRST,LAST"),
     ("find dry.wav wet.wav --lags 9,2", "FIRST,LAST"),
-    ("find dry.wav wet.wav", "no shape"),
     ("find dry.wav stereo.wav --lags 0,9", "2 channels of a signal, need a channel"),
     ("find dry.wav wet.wav --lags 0,9 --shape 3", "lags"),
     ("find dry.wav slow.wav --lags 0,9", "samples a second, need the same"),
