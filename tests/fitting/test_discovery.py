@@ -339,3 +339,23 @@ def test_a_tile_over_and_over():
     tile = np.tile(np.random.default_rng(8).normal(size=(7, 9)), (7, 6))
     fit = kernelfit.find_kernel(tile, scipy.ndimage.convolve(tile, np.full((2, 3), 1 / 6), mode="wrap"))
     assert fit.verdict is kernelfit.Verdict.RANK_DEFICIENT and fit.r_squared > 1 - 1e-9
+
+
+@pytest.mark.parametrize(
+    ("mode", "boundary"),
+    [
+        ("constant", "fill"),
+        *(pytest.param(*b, marks=pytest.mark.slow) for b in (("reflect", "symm"), ("wrap", "wrap"))),
+    ],
+)
+def test_the_boundary_is_named_and_not_used(mode, boundary):
+    image = photograph(90, 110)
+    target = scipy.ndimage.convolve(image, KERNEL, mode=mode)
+    target += np.random.default_rng(9).normal(0, 0.3, image.shape)
+    fit = kernelfit.find_kernel(image, target)
+    assert fit.convention.boundary is None
+    (note,) = [note for note in fit.notes if "edges" in note]
+    assert f"go with boundary={boundary!r}" in note and note in fit.summary()
+    assert not any("go with" in note for note in kernelfit.find_kernel(image, target, boundary=boundary).notes)
+    target[:4] += np.random.default_rng(10).normal(0, 40, (4, 110))
+    assert not any("go with" in note for note in kernelfit.find_kernel(image, target).notes)

@@ -16,6 +16,7 @@ from ..data.observation import as_array
 from ..fitting.channel_relation import channels_of
 from ..fitting.discovery import Found, discover
 from ..restoration.psf_matching import decayed
+from .check_boundary import check_boundary
 from .keywords import FIELDS, default, same
 from .match_psf import match_psf
 from .results import KernelFit
@@ -87,6 +88,28 @@ def model_of_signals(keywords: dict[str, Any]) -> Model:
         if name in fields:
             fields[name] = tuple(fields[name])[1:]
     return Model(**fields, ndim=1)
+
+
+def edges_of(image: Any, target: Any, fit: KernelFit, keywords: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a note of the boundary that the pixels near the edges go with, where nothing was said of one."""
+    conv = fit.convention
+    asked = any(keywords.get(name) is not None for name in ("boundary", "image_mask", "variation", "nan"))
+    if asked or conv.mode not in ("same", "full") or as_list(image) is not None or fit.kernel.dtype.kind == "c":
+        return ()
+    if not fit.verdict.ok:
+        return ()
+    edges = {name: keywords[name] for name in ("mask", "weights", "workers") if name in keywords}
+    try:
+        checked = check_boundary(image, target, fit, **edges)
+    except ValueError:  # the pixels inside are too few to tell
+        return ()
+    if checked.best is None or not checked.n_pixels:
+        return ()
+    others = f", and {' or '.join(map(repr, checked.possible[1:]))} not ruled out" if len(checked.possible) > 1 else ""
+    return (
+        f"the {checked.n_pixels} pixels near the edges are left out; they go with boundary={checked.best!r}{others}, "
+        "which counts them",
+    )
 
 
 def matched(image: Any, target: Any, keywords: Mapping[str, Any], plain: bool) -> KernelFit | None:

@@ -14,7 +14,7 @@ from ..data.observation import NUMBERS
 from ..data.plan import make_plan
 from ..fitting import curve, degree, pipeline, registration, requirements
 from ..solvers.least_squares import Solver
-from .discover import completed, matched, model_of_signals
+from .discover import completed, edges_of, matched, model_of_signals
 from .keywords import Keywords, call_of, takes_keywords
 from .results import KernelFit
 
@@ -124,6 +124,7 @@ def find_kernel(
     """
     found: tuple[str, ...] = ()
     short: tuple[Finding, ...] = ()
+    given = shape
     if shape is SIGNAL or (shape is None and keywords.get("lags") is None):
         for name in ("register", "curve"):
             if keywords.get(name) is not None:
@@ -154,6 +155,8 @@ def find_kernel(
     fit = KernelFit.of(degree.noted(estimate, note))
     if not found:
         return fit
+    if given is None and selection is None:
+        fit = dataclasses.replace(fit, notes=(*fit.notes, *edges_of(image, target, fit, keywords)))
     said = {finding.verdict for finding in fit.findings}
     more = [finding for finding in short if finding.verdict not in said]
     return dataclasses.replace(fit, found=found, findings=ranked([*fit.findings, *more]))
