@@ -69,7 +69,7 @@ def astronomy(rng):
     image = seeing * 40  # long enough for the noise of the image to be none
     for name, pixels in (("sharp.fits", image / 40), ("blurred.fits", blurred)):
         fits.PrimaryHDU(pixels.astype(np.float32)).writeto(name)
-    return {"kernel.fits": truth}
+    return {"kernel.npz": truth}
 
 
 def microscopy(rng):

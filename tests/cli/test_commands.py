@@ -590,3 +590,15 @@ def test_a_shell_completes_commands_and_options(shell, capsys):
         words = "COMP_WORDS=(kernelfit find --bou); COMP_CWORD=2; _shtab_kernelfit; echo ${COMPREPLY[@]}"
         answer = subprocess.run(["bash", "-c", f"{told}\n{words}"], capture_output=True, text=True)
         assert answer.stdout.split() == ["--boundary"]
+
+
+def test_a_restored_image_keeps_its_place_on_the_sky(tmp_path):
+    fits = pytest.importorskip("astropy.io.fits")
+    image, kernel, restored = (str(tmp_path / name) for name in ("a.fits", "k.npy", "b.fits"))
+    header = fits.Header({"CTYPE1": "RA---TAN", "CRVAL1": 10.5, "CRPIX2": 6.0})
+    pixels = np.random.default_rng(0).random((31, 42))
+    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(pixels, header, name="SCI")]).writeto(image)
+    np.save(kernel, np.outer([1.0, 2, 1], [1, 3, 1]) / 20)
+    assert parser.main(["deconvolve", image, kernel, "--hdu", "SCI", "-o", restored]) == 0
+    kept = fits.getheader(restored)
+    assert {name: kept[name] for name in header} == dict(header) and kept["NAXIS1"] == 42

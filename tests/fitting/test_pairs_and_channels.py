@@ -630,3 +630,17 @@ def test_the_diagnosis_of_several_targets_is_that_of_each(size):
     for part, one in zip(fit.parts, alone, strict=True):
         assert [f.verdict for f in part.findings] == [f.verdict for f in one.findings]
         assert [f.detail for f in part.findings] == [f.detail for f in one.findings]
+
+
+@pytest.mark.parametrize("axis", [-1, 0])
+def test_separate_kernels_of_a_filter_that_mixes_channels_are_told_to_be_mixed(axis):
+    rng = np.random.default_rng(3)
+    image = 100 + 20 * rng.normal(size=(90, 107, 3)).cumsum(axis=2)
+    blurred = apply_kernel(image, rng.random((3, 5)) / 7, boundary="symm", channel_axis=-1)
+    mixing = np.array([[0.5, 0.3, 0.1], [0.2, 0.6, 0.1], [0.1, 0.2, 0.6]])
+    noise = rng.normal(0, 0.5, image.shape)
+    for target, mixed in ((blurred @ mixing + noise, True), (blurred**2 / 100 + noise, False)):
+        pair = [np.moveaxis(one, -1, axis) for one in (image, target)]
+        fit = find_kernel(*pair, (3, 5), channels="separate", channel_axis=axis)
+        assert not fit.verdict.ok
+        assert ("channels='mixed'" in fit.findings[0].text) is mixed

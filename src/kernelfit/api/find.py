@@ -12,7 +12,7 @@ from ..core.model import Execution, Model, Selection
 from ..core.variation import AUTO
 from ..data.observation import NUMBERS
 from ..data.plan import make_plan
-from ..fitting import curve, degree, pipeline, registration, requirements
+from ..fitting import channel_relation, curve, degree, pipeline, registration, requirements
 from ..solvers.least_squares import Solver
 from .discover import completed, edges_of, matched, model_of_signals
 from .keywords import Keywords, call_of, takes_keywords
@@ -151,7 +151,7 @@ def find_kernel(
     elif call.model.curve is not None:
         estimate = curve.curved(image, target, plan, settings)
     else:
-        estimate = pipeline.fit(plan, settings)
+        estimate = channel_relation.advised(pipeline.fit(plan, settings), image, target, call.model, call.execution)
     fit = KernelFit.of(degree.noted(estimate, note))
     if not found:
         return fit

@@ -279,7 +279,9 @@ def deconvolve(args: argparse.Namespace) -> int:
     for message in dict.fromkeys(str(one.message) for one in caught):
         say("kernelfit:", message.replace("mask=", "--mask"), to="stderr")
     restored = made[0] if colours.ndim == 2 else np.stack(made, axis=-1)
-    return _write_image(args, kept, colours, _joined(restored, alpha), white, f"balance {args.balance}")
+    fits = kept is not None and kept.suffix.lower() == ".fits" and restored.ndim == 2
+    header = fits_headers.read_header(args.image, Choice(**arguments.choice_of(args, 0))) if fits else None
+    return _write_image(args, kept, colours, _joined(restored, alpha), white, f"balance {args.balance}", header)
 
 
 def _image_and_kernel(args: argparse.Namespace) -> tuple[Any, kernels.KernelFile, Path | None]:

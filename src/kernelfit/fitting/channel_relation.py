@@ -1,5 +1,6 @@
 """How the channels of a pair go together, found from its pixels."""
 
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -8,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import scipy.special
 
-from ..core.geometry import default_origin
+from ..core.estimate import Estimate
+from ..core.findings import Verdict
+from ..core.geometry import as_pair, default_origin
 from ..core.model import Execution, Model, Noise, Selection
 from ..core.normal_equations import NormalEquations
 from ..data.plan import make_plan
@@ -19,6 +22,11 @@ from .statistics import gather
 _DIFFER, _MIXED, _MOST_MIXED = 1e-6, 0.8, 700
 #: A share of the target's variance that is rounding alone; taps for each pixel.
 _EXACT, _SHARE = 1e-12, 0.25
+#: What kernels of separate channels leave where the filter mixes them may look like any of these; so many pixels tell.
+_LOOKS = {
+    Verdict[name] for name in "VARYING NONLINEAR SHAPE_TOO_SMALL MISALIGNED OFFSET COLOURED_NOISE POOR_FIT".split()
+}
+_ENOUGH = 2**17
 
 
 def channels_of(
@@ -56,6 +64,37 @@ def channels_of(
         return "shared", even
     ratio = (shared - rss) / (rank - one_rank) / (rss / (n - rank))
     return "separate" if scipy.special.fdtrc(rank - one_rank, n - rank, ratio) < _DIFFER else "shared", even
+
+
+def advised(fit: Estimate, image: Any, target: Any, model: Model, execution: Execution) -> Estimate:
+    """Return doubtful kernels of separate channels with the advice to mix them, where that leaves clearly less.
+
+    A part in the middle of images of one size, as they are, tells.
+    """
+    conv, axis = fit.convention, model.channel_axis
+    kept = [finding for finding in fit.findings if finding.verdict in _LOOKS]
+    if model.channels != "separate" or axis is None or not kept or isinstance(image, (list, tuple)):
+        return fit
+    if conv.field is not None or conv.mode != "same" or conv.strided or tuple(image.shape) != tuple(target.shape):
+        return fit
+    shape = as_pair(model.shape, "shape")
+    axis %= len(image.shape)
+    sides = [side for at, side in enumerate(image.shape) if at != axis]
+    cols = min(sides[1], max(_ENOUGH // sides[0], 512))
+    parts = []
+    for side, most in zip(sides, (max(_ENOUGH // cols, 512), cols), strict=True):
+        first = max(0, side - most) // 2
+        parts.append(slice(first, first + most))
+    parts.insert(axis, slice(None))
+    before, after = (np.moveaxis(np.asarray(one[tuple(parts)]), axis, -1) for one in (image, target))
+    if "c" in (before.dtype.kind, after.dtype.kind):
+        return fit
+    fields = {"shape": shape, "mode": "same", "origin": conv.origin, "operation": conv.operation, "background": 0}
+    if channels_of(before, after, fields, Selection(nan="mask"), execution)[0] != "mixed":
+        return fit
+    remedy = "each channel of the target is made of several of the image's: channels='mixed' (--channels mixed)"
+    told = [dataclasses.replace(finding, remedy=remedy) if finding in kept else finding for finding in fit.findings]
+    return dataclasses.replace(fit, findings=tuple(told))
 
 
 def _narrowed(fields: dict[str, Any], most: int) -> dict[str, Any]:
