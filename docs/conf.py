@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 import sys
 from html import escape
 from pathlib import Path
@@ -87,5 +88,11 @@ def block(self, node):
     raise nodes.SkipNode
 
 
+def of_scikit_learn(app, what, name, *_):
+    """Leave out methods that scikit-learn adds, whose words lead to its own pages."""
+    return True if re.fullmatch("set_.*_request", name) else None
+
+
 def setup(app):
+    app.connect("autodoc-skip-member", of_scikit_learn)
     app.add_html_math_renderer("mathtext", (inline, None), (block, None))
