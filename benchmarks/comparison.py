@@ -56,8 +56,8 @@ class Refused(Exception):
 
 def names(pattern: str) -> Iterator[tuple[str, type, str, tuple]]:
     """Yield (name, class, method, parameters) of all that is compared and in whose name the pattern is found."""
-    for file in sorted((ROOT / "benchmarks" / "suites").glob("bench_*.py")):
-        module = importlib.import_module(f"benchmarks.suites.{file.stem}")
+    for file in sorted((ROOT / "benchmarks").glob("suites*/bench_*.py")):
+        module = importlib.import_module(f"benchmarks.{file.parent.name}.{file.stem}")
         for owner in vars(module).values():
             if not (isinstance(owner, type) and owner.__module__ == module.__name__):
                 continue

@@ -2,6 +2,7 @@
 
 import doctest
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -96,3 +97,24 @@ def test_public_data_are_asked_for_in_words(tmp_path, capsys):
     assert public.main([str(tmp_path / "nowhere")]) == 2
     told = capsys.readouterr().err
     assert all(name in told for name in public.TABLES) and "need at least one of" in told
+
+
+def test_the_kept_history_is_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    spec = importlib.util.spec_from_file_location("history", ROOT / "benchmarks" / "history.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    names, columns = ["1", "2"], ["result", "params"]
+    for number, value in ((1, 2.0), (2, None)):
+        results = {
+            "bench_find.RatioToFft.track_ratio_to_fft": [[value, 3.0 * number], [["'3x5'", "'5x3'"]]],
+            "bench_find.Find.track_kernel_error": [[1.0], []],
+        }
+        run = {"commit_hash": names[number - 1], "date": number, "result_columns": columns, "results": results}
+        (tmp_path / f"{number}.json").write_text(json.dumps(run))
+    (tmp_path / "machine.json").write_text("{}")
+    versions, table = module.history(tmp_path)
+    assert versions == names
+    assert table == {"bench_find.RatioToFft.track_ratio_to_fft": {"3x5": [2.0, None], "5x3": [3.0, 6.0]}}
+    module.draw(tmp_path, tmp_path / "history.png")
+    assert (tmp_path / "history.png").stat().st_size > 5000

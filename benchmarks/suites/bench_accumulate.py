@@ -41,6 +41,8 @@ def gram_error(gram, image, shape, n_pairs=24):
 class Accumulate:
     """Time and error of the statistics, all cores."""
 
+    rounds, repeat = 1, (1, 5, 4.0)  # of times: at most five, and for some four seconds
+
     params = (ENGINES, KERNELS, SIZES, DTYPES)
     param_names = ("engine", "kernel", "size", "dtype")
     timeout = 300

@@ -21,6 +21,8 @@ from kernelfit import find_kernel
 class FindKernel:
     """Time and error of `find_kernel` as a user calls it: all cores, nothing assumed beyond the edges."""
 
+    rounds, repeat = 1, (1, 5, 4.0)  # of times: at most five, and for some four seconds
+
     params = (KERNELS, SIZES, NOISES)
     param_names = ("kernel", "size", "noise")
     timeout = 300

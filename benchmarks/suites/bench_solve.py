@@ -39,6 +39,8 @@ class Base:
 class Solve(Base):
     """Time and error of each solver, 5 % noise."""
 
+    rounds, repeat = 1, (1, 5, 4.0)  # of times: at most five, and for some four seconds
+
     params = (SOLVERS, KERNELS)
     param_names = ("solver", "kernel")
 

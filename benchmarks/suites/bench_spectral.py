@@ -11,6 +11,8 @@ KERNELS = by_profile(["9x15"], ["3x5"], ["5x5", "9x15", "31x27"])  # rows x colu
 class Base:
     """A scene with 1 % noise."""
 
+    rounds, repeat = 1, (1, 5, 4.0)  # of times: at most five, and for some four seconds
+
     params = (KERNELS, SIZES)
     param_names = ("kernel", "size")
     timeout = 300
