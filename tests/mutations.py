@@ -323,10 +323,10 @@ def main() -> int:
             "first": [*files, "-k", fault.first],
             "all": [*files, *(f"--deselect=tests/{name}" for name in broken)],
             "sound": [f"tests/{noticed}"],
-        }[stage]
+        }["all" if stage == "slow" else stage]
         child = os.fork()
         if child == 0:
-            run(words, None if stage == "sound" else fault, fault.slow, log)
+            run(words, None if stage == "sound" else fault, fault.slow or stage != "all", log)
         running[child] = i, stage, noticed, log
 
     while waiting or running:
@@ -346,6 +346,9 @@ def main() -> int:
             noticed = before
         elif stage == "first" and not noticed or noticed in broken:
             begin(i, "all")
+            continue
+        elif stage == "all" and not noticed and not FAULTS[i].slow:
+            begin(i, "slow")
             continue
         elif "::" in noticed and noticed not in sound:
             begin(i, "sound", noticed)
