@@ -22,7 +22,7 @@ def pair(seed=0, shape=(8, 10, 12), noisy=0.1, **words):
 # ---- statistics -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["plain", "constant", "mask", "stride", "pairs"])
+@grid("kind", ["constant", "plain", "mask", "stride", "pairs"], 5)
 def test_statistics_are_those_of_the_design_matrix(kind, tmp_path):
     step = (2, 1, 2) if kind == "stride" else (1, 1, 1)
     words = {"boundary": "mirror", "stride": step}
@@ -119,8 +119,8 @@ EDGES = [("wrap", 0.0), ("symm", 0.0), ("mirror", 0.0), ("nearest", 0.0), ("fill
 
 @grid(
     "edge, kind, mode",
-    [(e, k, m) for e in EDGES for k in ("plain", "constant", "mask", "declared") for m in ("same", "full")],
-    9,
+    [(e, k, m) for e in EDGES for k in ("plain", "constant", "mask", "declared") for m in ("same", "full")][::3],
+    14,
 )
 def test_the_boundary_is_found_along_all_axes(edge, kind, mode):
     boundary, value = edge
@@ -152,8 +152,8 @@ MOMENTS = np.array([[2.0, 0.3, 0.0], [0.3, 1.6, 0.5], [0.0, 0.5, 3.0]])
 
 
 def test_the_numbers_of_a_gaussian_are_its_own():
-    k = gaussian((13, 12, 17), (6.2, 5.4, 8.3), MOMENTS)
-    found = kernelfit.measure_psf(3 * k / k.sum(), origin=(6, 5, 8))
+    k = gaussian((11, 10, 13), (5.2, 4.4, 6.3), MOMENTS)
+    found = kernelfit.measure_psf(3 * k / k.sum(), origin=(5, 4, 6))
     assert found.sum.value == pytest.approx(3)
     assert_close([found.shift_planes.value, found.shift_rows.value, found.shift_cols.value], [0.2, 0.4, 0.3], 0.02)
     half = 2 * np.sqrt(2 * np.log(2))
@@ -169,7 +169,7 @@ def test_the_numbers_of_a_gaussian_are_its_own():
     for share, radius in found.radii.items():
         assert radius.value == pytest.approx(np.quantile(far, share), rel=0.02)
     assert "FWHM along planes" in str(found) and found.to_dict()["widths"][0]["stderr"] is None
-    turned = kernelfit.measure_psf(np.flip(k), origin=(6, 6, 8), operation="correlation")
+    turned = kernelfit.measure_psf(np.flip(k), origin=(5, 5, 6), operation="correlation")
     assert turned.shift_rows.value == pytest.approx(found.shift_rows.value)
     edge = kernelfit.measure_psf(np.ones((3, 3, 4)), origin=(1, 1, 1))
     assert any("edge of its support" in note for note in edge.notes) and edge.shift_cols.fixed == "by symmetry"
@@ -178,6 +178,7 @@ def test_the_numbers_of_a_gaussian_are_its_own():
         kernelfit.measure_psf(k)
 
 
+@pytest.mark.slow
 def test_the_errors_are_those_of_the_derivatives():
     """Of each number along each tap that matters, by differences."""
     k = gaussian((7, 6, 8), (3.1, 2.4, 3.6), 0.5 * MOMENTS)
@@ -210,11 +211,11 @@ def test_coverage_of_the_numbers():
     peak = Peak.of(k)
     truth = np.concatenate([peak.numbers(), peak.principal_by_taps()[0]])
     far = []
-    for seed in range(40):
+    for seed in range(16):
         noisy = k + 0.015 * np.random.default_rng(seed).normal(size=k.shape)
         found = Peak.of(noisy)
         widths, _, slopes = found.principal_by_taps()
         numbers = [*found.numbers_by_taps(), *zip(widths, slopes, strict=True)]
         far.append([(v - t) / (0.015 * np.linalg.norm(g)) for (v, g), t in zip(numbers, truth, strict=True)])
     inside = np.mean(np.abs(far) < 1.96, axis=0)
-    assert inside.min() > 0.8 and 0.9 < inside.mean() < 0.99
+    assert inside.min() > 0.7 and 0.9 < inside.mean() < 0.99

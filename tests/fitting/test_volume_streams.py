@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import kernelfit
-from helpers import assert_close
+from helpers import assert_close, grid
 from kernelfit import accumulate_stream, find_kernel
 
 KERNEL = (2, 3, 2)
@@ -21,7 +21,7 @@ def pairs(n=3, noisy=0.1):
     return out, k
 
 
-@pytest.mark.parametrize("kind", ["plain", "background", "mask", "nan", "again", "poisson"])
+@grid("kind", ["background", "plain", "mask", "nan", "again", "poisson"], 6)
 def test_a_stream_is_the_list_of_its_pairs(kind):
     given, _ = pairs()
     words = {"boundary": "wrap", "background": {"background": 1, "poisson": 0, "mask": 0}.get(kind)}
@@ -51,6 +51,7 @@ def test_a_stream_is_the_list_of_its_pairs(kind):
         assert_close(stats.gram, kernelfit.accumulate(xs, ys, KERNEL, **lists).gram, 1e-12)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(tmp_path):
     given, _ = pairs()
     path, words = tmp_path / "sums.npz", {"boundary": "wrap", "background": 1}
