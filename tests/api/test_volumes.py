@@ -220,6 +220,13 @@ def test_solvers():
     assert_close(even, np.flip(even), 1e-10)
     folded = matrix + matrix[:, ::-1]
     assert_close(even.ravel(), np.linalg.lstsq(folded, y.ravel(), rcond=None)[0] * 2, 1e-9)
+    every = find_kernel(x, y, kernel, solver=kernelfit.Constrained(symmetric="both"), **words).kernel
+    for axis in range(3):
+        assert_close(every, np.flip(every, axis), 1e-12)
+    cube = matrix.reshape(-1, *kernel)
+    turned = sum(np.flip(cube, [1 + a for a in range(3) if turn[a]]) for turn in np.ndindex(2, 2, 2))
+    least = np.linalg.lstsq(turned.reshape(matrix.shape), y.ravel(), rcond=None)[0]
+    assert_close(every.ravel(), 8 * least, 1e-9)
     positive = find_kernel(x, y, kernel, solver=kernelfit.NonNegative(), **words).kernel
     assert_close(positive.ravel(), naive_nnls(matrix, y.ravel()), 1e-8)
     smooth = find_kernel(x, y, kernel, solver=kernelfit.Penalized("gradient", 0.3), **words)

@@ -142,7 +142,7 @@ class Constrained:
         is free. The default None leaves all free.
     symmetric : {None, "point", "rows", "columns", "both"}, optional
         What leaves the kernel as it is: turning it by 180 degrees, reversing the order of its rows, of its columns, or
-        of either. About the middle of the support. The default None asks for none.
+        of either, for volumes of the planes as well. About the middle of the support. The default None asks for none.
 
     Raises
     ------
@@ -218,9 +218,6 @@ def _each(total: float | Sequence[float | None] | None) -> tuple[float | None, .
 def _symmetric_basis(stats: NormalEquations, symmetric: str | None) -> Array:
     """Return the basis of the kernels of a symmetry: one column for each set of equal taps."""
     blocks = []
-    if symmetric == "both" and len(stats.supports[0]) == 3:
-        msg = "got symmetric='both' for a kernel of three dimensions, need 'point', 'rows' or 'columns'"
-        raise ValueError(msg)
     for shape in stats.supports:
         _, column = np.unique(np.min(images_of(shape, symmetric), axis=0), return_inverse=True)
         blocks.append(np.eye(int(column.max()) + 1)[column])
