@@ -67,6 +67,7 @@ def test_lags_of_several_signals():
         KernelRegressor(500).fit(x, y)
 
 
+@pytest.mark.slow
 def test_searches_and_pipelines():
     x, y, _ = signals(noise=2.0)
     model = make_pipeline(StandardScaler(), KernelRegressor(lags=(0, 3)))

@@ -43,7 +43,7 @@ def labelled(xr, array, dask=False):
     return xr.DataArray(array, coords, ("lat", "lon"), name="sst", attrs={"units": "K"})
 
 
-@pytest.mark.parametrize("dask", [False, True])
+@pytest.mark.parametrize("dask", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("operation", ["convolution", "correlation"])
 @pytest.mark.parametrize("mode", ["same", "valid", "full"])
 def test_a_pixel_has_the_coordinates_of_the_one_under_the_origin(xr, mode, operation, dask):
