@@ -436,10 +436,12 @@ def test_tensors_that_cannot_be_read_are_refused(tensors, fields, text):
         ("jaxlib._jax", r"numpy\.asarray\(image\)"),
         ("numba.cuda", r"a copy of image in main memory"),
         ("tensorflow.python", r"image\.numpy\(\)"),
+        ("unknown", r"a copy of image in main memory"),
     ],
 )
 def test_arrays_that_lie_elsewhere_are_refused(module, remedy):
-    fields = {"__module__": module, "shape": (30, 41), "dtype": np.dtype(float), "__cuda_array_interface__": {}}
+    device = {"__dlpack_device__": lambda self: (2, 0)} if module == "unknown" else {"__cuda_array_interface__": {}}
+    fields = {"__module__": module, "shape": (30, 41), "dtype": np.dtype(float), **device}
     image, target = type("Array", (), fields)(), scene()[2]
     with pytest.raises(TypeError, match=f"got image as {module.split('.')[0]}.Array, need an array of NumPy.*{remedy}"):
         find_kernel(image, target, (3, 4))

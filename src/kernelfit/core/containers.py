@@ -50,7 +50,17 @@ def library_of(value: object) -> str | None:
     if type(value) is np.ndarray or isinstance(value, str | int | float | None):
         return None
     roots = (base.__module__.partition(".")[0] for base in type(value).__mro__)
-    return next((root for root in roots if root in _LIBRARIES), None)
+    found = next((root for root in roots if root in _LIBRARIES), None)
+    return "torch" if found is None and all(hasattr(value, n) for n in ("requires_grad", "detach", "device")) else found
+
+
+def _on_device(value: Any) -> bool:
+    """Say whether an array of an unknown library lies elsewhere than in main memory."""
+    if isinstance(value, np.ndarray):
+        return False
+    if hasattr(value, "__cuda_array_interface__") or hasattr(value, "addressable_shards"):
+        return True
+    return hasattr(value, "__dlpack_device__") and value.__dlpack_device__()[0] not in (1, 3)  # of a CPU, pinned or not
 
 
 def open_container(value: Any, name: str) -> Opened | None:
@@ -58,7 +68,7 @@ def open_container(value: Any, name: str) -> Opened | None:
     library = library_of(value)
     if library == "torch":
         return _tensor(value, name)
-    if library in _ELSEWHERE or (library is None and hasattr(value, "__cuda_array_interface__")):
+    if library in _ELSEWHERE or (library is None and _on_device(value)):
         remedy = _ELSEWHERE.get(library or "", "a copy of {} in main memory, as copy_to_host() makes one").format(name)
         kind = f"{type(value).__module__.partition('.')[0]}.{type(value).__name__}"
         raise TypeError(f"got {name} as {kind}, need an array of NumPy in main memory; pass {remedy}")
@@ -85,16 +95,18 @@ def _tensor(value: Any, name: str) -> Opened | None:
         raise TypeError(
             f"got {name} as a tensor that requires grad, through which no gradient goes; pass {name}.detach()"
         )
-    if value.device.type != "cpu":
+    if getattr(value.device, "type", str(value.device).partition(":")[0]) != "cpu":
         raise TypeError(f"got {name} as a tensor on {value.device}, need one in main memory; pass {name}.cpu()")
     try:
-        array = value.resolve_conj().resolve_neg().numpy()
+        plain = value.resolve_conj().resolve_neg() if hasattr(value, "resolve_conj") else value
+        array = plain.numpy()
     except (TypeError, RuntimeError) as error:  # sparse ones, and bfloat16, which NumPy has not
         msg = f"got {name} as a tensor that NumPy cannot read ({error}); pass {name}.to_dense() or {name}.float()"
         raise TypeError(msg) from None
 
     def filled(array: npt.NDArray[Any], places: Places, unit: str, channels: Axis | None) -> Any:
-        return sys.modules["torch"].from_numpy(np.ascontiguousarray(array))
+        torch = sys.modules.get("torch")
+        return array if torch is None else torch.from_numpy(np.ascontiguousarray(array))
 
     return Opened(array, filled)
 
