@@ -1,13 +1,15 @@
 """Motion and kernel found together: how good the kernel is, the corners, the error bars, and what it costs.
 
-    python -m benchmarks.registration [motion|start|cover|harm|curve|time] [draws]        # default all, 3 draws
+    python -m benchmarks.registration [motion|start|cover|harm|curve|audit|time] [draws]        # default all, 3 draws
 
 A pair is a photograph and what a kernel of 15x15 and noise of 1 % make of the moved photograph. Moved it is from a copy
 that is four times as fine, band-limited (a cosine transform with zeros added), read by cubic splines there: not the
 resampler of the fit, which reads the photograph itself. kernel: median error over that of the aligned pair. corners:
-largest error in pixels, median over the draws. cover: share of parameters within 1.96 standard errors.
+largest error in pixels, median over the draws. cover: share of parameters within 1.96 standard errors,
+for two pictures, and their scatter in standard errors. audit: kernels that are the truth or not, and what is said.
 """
 
+import itertools
 import sys
 import time
 from collections.abc import Callable
@@ -125,13 +127,13 @@ def motions(draws: int, size: tuple[float, float, float], side: int = 400) -> No
 def cover(draws: int, side: int = 200) -> None:
     """Print how often the truth lies within 1.96 standard errors: parameters, corners and taps."""
     rng = np.random.default_rng(3)
-    image = photographs(side)[0]
-    fine, kernel = finer(image), kernels()[1]
-    print(f"{'kind':>11s} {'corners':>8s} {'taps':>6s} parameters ({draws} draws)")
-    for kind in registration.KINDS:
+    print(f"{'kind':>11s} {'corners':>8s} {'taps':>6s} {'scatter':>7s} parameters ({draws} draws)")
+    for i, kind in itertools.product((0, 1), registration.KINDS):
+        image = photographs(side)[i]
+        fine, kernel = finer(image), kernels()[1 + 2 * i]
         matrix = random_motion(rng, kind, image.shape, (1.0, 0.01, 3.0))
         clean = scipy.signal.fftconvolve(moved(fine, matrix, image.shape), kernel, mode="same")
-        corners, taps, inside = [], [], {}
+        corners, taps, inside, ratios = [], [], {}, []
         for _ in range(draws):
             target = clean + rng.normal(0, 0.01 * clean.std(), clean.shape)
             fit = kernelfit.find_kernel(image, target, SIDE, register=kind)
@@ -140,9 +142,10 @@ def cover(draws: int, side: int = 200) -> None:
             corners.append(np.abs(found.displacement - true.displacement) < 1.96 * found.displacement_stderr)
             taps.append(np.abs(fit.kernel - kernel) < 1.96 * fit.stderr)
             for name, (value, error) in found.parameters.items():
-                inside.setdefault(name, []).append(abs(value - true.parameters[name][0]) < 1.96 * error)
+                ratios.append((value - true.parameters[name][0]) / error)
+                inside.setdefault(name, []).append(abs(ratios[-1]) < 1.96)
         told = ", ".join(f"{name} {np.mean(some):.3f}" for name, some in inside.items())
-        print(f"{kind:>11s} {np.mean(corners):8.3f} {np.mean(taps):6.3f} {told}", flush=True)
+        print(f"{kind:>11s} {np.mean(corners):8.3f} {np.mean(taps):6.3f} {np.std(ratios):7.2f} {told}", flush=True)
 
 
 def harm(draws: int, side: int = 200) -> None:
@@ -197,6 +200,33 @@ def curves(draws: int, side: int = 300) -> None:
             print(f"{name if exponent is None else f'{name} {exponent}':>12s} {where:>7s} {told}", flush=True)
 
 
+def audits(draws: int, side: int = 200) -> None:
+    """Print what is said of kernels moved between the pixels, scaled, turned and wrong, and how right that is."""
+    rng, images = np.random.default_rng(7), photographs(side)
+    print(f"{'given':>20s} shift off, in its errors, scale in its errors, outcomes")
+    for given in ("truth", "moved and scaled", "turned", "another"):
+        off, errors, scales, said = [], [], [], []
+        for i in range(draws):
+            image, (kernel, other) = images[i % len(images)], (kernels()[(i + j) % 4] for j in (0, 1))
+            kernel = np.roll(kernel, (1, 2), (0, 1)) if given == "turned" else kernel
+            shift = rng.uniform(-2, 2, 2) if given == "moved and scaled" else np.zeros(2)
+            factor = 1.3 if given == "moved and scaled" else 1.0
+            made = scipy.ndimage.fourier_shift(np.fft.fft2(np.pad(kernel, 24)), shift)
+            clean = factor * scipy.signal.fftconvolve(image, np.fft.ifft2(made).real, mode="same")
+            target = clean + rng.normal(0, 0.01 * clean.std(), clean.shape)
+            laid = {"turned": kernel[::-1, ::-1], "another": other}.get(given, kernel)
+            found = kernelfit.audit(image, target, laid)
+            said.append(found.outcome)
+            if given != "another":
+                own = [one.value - true for one, true in zip(found.shift, shift, strict=True)]
+                off.append(max(map(abs, own)))
+                errors += [value / one.stderr for value, one in zip(own, found.shift, strict=True)]
+                scales.append((found.scale.value - factor) / found.scale.stderr)
+        figures = f"{np.median(off):.4f} {np.std(errors):.2f} {np.std(scales):.2f}" if off else "-"
+        told = ", ".join(f"{name} {said.count(name)}" for name in sorted(set(said)))
+        print(f"{given:>20s} {figures} {told}", flush=True)
+
+
 def times(side: int = 784) -> None:
     """Print processor time in plain fits, and elapsed time."""
     image = image_like_a_photograph(side, side)
@@ -227,6 +257,7 @@ def main() -> None:
         "cover": lambda: cover(draws),
         "harm": lambda: harm(draws),
         "curve": lambda: curves(draws),
+        "audit": lambda: audits(draws),
         "time": times,
     }
     for name in [word for word in words if word in tables] or tables:

@@ -12,6 +12,7 @@ import kernelfit
 from helpers import assert_close, smooth_image
 from kernelfit.core import registration
 from kernelfit.data.warp import Spline
+from kernelfit.fitting import registration_round
 
 KERNEL = np.exp(-(np.arange(-3, 4)[:, None] ** 2) / 3 - np.arange(-4, 5) ** 2 / 5)
 KERNEL /= KERNEL.sum()
@@ -369,3 +370,18 @@ def test_a_motion_of_too_few_parameters_is_told():
     plain = kernelfit.find_kernel(image, target, (15, 17))
     (told,) = (f for f in plain.findings if f.verdict is kernelfit.Verdict.MISALIGNED)
     assert "register='similarity'" in str(told)
+
+
+def test_the_changes_of_the_image_are_its_derivatives():
+    """Columns of J, of a motion that is far from none, against differences of the warped image."""
+    image = np.random.default_rng(3).normal(size=(40, 50))
+    scene = registration_round.Scene.of(image, None, None, 1)
+    model = kernelfit.Model((5, 7), register="homography")
+    search = registration_round.Search(scene, image, model, kernelfit.Selection(), None)
+    matrix = registration.motion(sum(0.02 * g for g in search.generators), image.shape)
+    plans = search.changes(matrix)
+    assert len(plans) == len(search.generators) == 6
+    for plan, generator in zip(plans, search.generators, strict=True):
+        ends = [scene.at(matrix @ registration.motion(s * generator, image.shape)).data for s in (1e-5, -1e-5)]
+        change = np.asarray(plan.groups[0][0].sources[0].array)
+        assert_close(change[5:-5, 5:-5], ((ends[0] - ends[1]) / 2e-5)[5:-5, 5:-5], 1e-4)

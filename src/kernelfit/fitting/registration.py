@@ -63,17 +63,26 @@ def settled(search: Search, matrix: Array) -> Settled:
         found = centroid_of(one.taps, conv)
         if centred is None:
             centred = found is not None and symmetric(one.taps, found[0], conv, one.error)
-        step = search.step(one, found[0] if centred and found is not None else np.zeros(2))
-        after = registration.scaled(one.matrix @ step)
-        after = after if centred else search.without_shift(after)
-        length = search.length(registration.scaled(np.linalg.inv(one.matrix) @ after))
+        after, length = _after(search, one, centred)
         effects = search.effects(one.matrix, search.parameters(gauge=False))
         errors = np.einsum("ij,jk,ik->i", effects, one.covariance, effects).reshape(4, 2).sum(axis=1)
         matrix = after
         done = _CURVED * length**2 <= max(_SETTLED * math.sqrt(max(0.0, float(errors.max()))), _LEAST)
+        if (done or rounds == _MOST) and not search.exactly:
+            one = search.exact(one)
+            matrix, _ = _after(search, one, centred)
     if search.shifts and done:  # what hardly more than the taps can do takes the errors of this very place
         one = search.round(matrix)
     return Settled(one, matrix, bool(centred), rounds, done)
+
+
+def _after(search: Search, one: Round, centred: bool) -> tuple[Array, float]:
+    """Return the motion after the step of a round, and the length of the step in pixels."""
+    found = centroid_of(one.taps, one.plan.groups[0][0].geometry.convention)
+    step = search.step(one, found[0] if centred and found is not None else np.zeros(2))
+    after = registration.scaled(one.matrix @ step)
+    after = after if centred else search.without_shift(after)
+    return after, search.length(registration.scaled(np.linalg.inv(one.matrix) @ after))
 
 
 def finished(search: Search, end: Settled) -> Estimate:

@@ -106,7 +106,8 @@ def slopes(image: Array) -> tuple[Array, Array]:
 class Moves:
     """The columns of J of some generators, from the slopes of the prediction.
 
-    What they leave out, the place under each tap but for the middle, is within the span of the taps.
+    What they leave out, the place under each tap but for the middle, is within the span of the taps, were these without
+    end. It does for a step; the errors come out too small, by up to a quarter where most of the image is noise.
     """
 
     generators: Sequence[Array]
@@ -125,7 +126,8 @@ class Moves:
 class Differences:
     """The columns of J from what the kernels make of the change of the image itself.
 
-    For kernels of so few taps that these do not span what `Moves` leaves out, and targets that skip pixels.
+    For the last step and the errors, kernels of so few taps that these do not span what `Moves` leaves out, and targets
+    that skip pixels.
     """
 
     plans: Sequence[FitPlan]  # of the changes, for each generator
@@ -201,6 +203,7 @@ class Search:
         self.pixel = np.diag([*pixel, 1.0])  # whose sides may differ, so that a rotation there is none in pixels
         own = [np.linalg.inv(self.pixel) @ g @ self.pixel for g in registration.GENERATORS[self.kind]]
         self.generators = [*own, *self.shifts]
+        self.exactly = bool(self.shifts) or model.strided  # in every round
 
     def plan(self, matrix: Array) -> FitPlan:
         """Lay the registered image on the target."""
@@ -211,22 +214,40 @@ class Search:
         plan = self.plan(matrix)
         settings = dataclasses.replace(self.settings, solver=LeastSquares(), diagnosis=False)
         groups = [fit_of_group(plan, g, settings) for g in range(len(plan.groups))]
-        if self.shifts or self.model.strided:
-            moves: joint.Slopes = Differences([self.change(matrix, g) for g in self.generators])
-        else:
-            moves = Moves(self.generators, self.scene.shape)
-        shares = joint.shares_of(plan, groups, moves, self.scene.workers) if self.generators else joint.nothing(groups)
-        theta, covariance = joint.solved(shares, groups) if self.generators else (np.zeros(0), np.zeros((0, 0)))
-        return Round(matrix, plan, groups, shares, theta, covariance)
+        one = Round(matrix, plan, groups, joint.nothing(groups), np.zeros(0), np.zeros((0, 0)))
+        if self.exactly:
+            return self.exact(one)
+        return self.stepped(one, Moves(self.generators, self.scene.shape))
 
-    def change(self, matrix: Array, generator: Array) -> FitPlan:
-        """Lay the change of the registered image with a generator on the target."""
-        step = 1e-3 / registration.frame_of(self.scene.shape)[1]
-        ends = [
-            self.scene.at(matrix @ registration.motion(sign * step * generator, self.scene.shape)).data
-            for sign in (1.0, -1.0)
-        ]
-        return make_plan((ends[0] - ends[1]) / (2 * step), self.target, self.model, self.selection)
+    def exact(self, one: Round) -> Round:
+        """Return a round with its step, and errors, by columns of J that are exact."""
+        return self.stepped(one, Differences(self.changes(one.matrix))) if self.generators else one
+
+    def stepped(self, one: Round, moves: joint.Slopes) -> Round:
+        """Return a round with the step that columns of J lead to."""
+        if not self.generators:
+            return one
+        shares = joint.shares_of(one.plan, one.groups, moves, self.scene.workers)
+        theta, covariance = joint.solved(shares, one.groups)
+        return dataclasses.replace(one, shares=shares, theta=theta, covariance=covariance)
+
+    def changes(self, matrix: Array) -> list[FitPlan]:
+        """Lay the change of the registered image with each generator on the target: its slopes times their fields."""
+        (middle, unit), axis = registration.frame_of(self.scene.shape), self.scene.axis
+        steps = [1e-3 / unit * sign * shift for shift in registration.SHIFTS for sign in (1.0, -1.0)]
+        ends = [self.scene.at(matrix @ registration.motion(step, self.scene.shape)).data for step in steps]
+        slopes = [(ends[i] - ends[i + 1]) * (0.5e3 * unit) for i in (0, 2)]
+        u, v = (np.arange(n) - at for n, at in zip(self.scene.shape, middle, strict=True))
+        grid = [u[:, None] / unit, v / unit]
+        plans = []
+        for g in self.generators:
+            tilt = g[2, 0] * grid[0] + g[2, 1] * grid[1]
+            fields = [g[i, 0] * grid[0] + g[i, 1] * grid[1] + g[i, 2] - grid[i] * tilt for i in (0, 1)]
+            if axis is not None:
+                fields = [np.expand_dims(field, axis) for field in fields]
+            change = fields[0] * slopes[0] + fields[1] * slopes[1]
+            plans.append(make_plan(change, self.target, self.model, self.selection))
+        return plans
 
     def step(self, one: Round, centroid: Array) -> Array:
         """Return the matrix of a round's step, with the shift that brings the kernel's centroid to its place."""
