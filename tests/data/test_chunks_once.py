@@ -139,6 +139,14 @@ def test_saturated_pixels_that_are_not_used_do_not_count(small):
     assert max(store.decoded.mean() for store in stores) == 1.0
 
 
+def test_what_is_not_used_is_not_read_to_look_at_it(small):
+    view, seen = chunked.Chunked(Counting(np.ones((900, 800), "u2"), (128, 128))), []
+    with chunked.watched([(view, lambda place, pixels: seen.append((place, pixels.shape)), (0, 300, 130, 250))]):
+        view[10:20, 400:410]  # as it is read
+    assert {place for place, _ in seen} == {(r, r + 128, 128, 256) for r in (0, 128, 256)} | {(0, 128, 384, 512)}
+    assert view.array.decoded.sum() == len(seen) == 4
+
+
 def test_what_was_trimmed_is_read_anew(small):
     view = chunked.Chunked(Counting(RNG.integers(0, 99, (900, 800)).astype("u2"), (128, 128)))
     for _ in range(2):

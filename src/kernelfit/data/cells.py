@@ -264,8 +264,8 @@ class Cells:
                 self._thin = max((min(one.pixels.shape[:2]) for one in self._kept), default=0)
 
     @contextlib.contextmanager
-    def watched(self, look: Callable[[Rect, Pixels], None]) -> Iterator[None]:
-        """Let `look` see all pixels, as they are read or, if they were not, in the end; what it raises is raised."""
+    def watched(self, look: Callable[[Rect, Pixels], None], used: Rect) -> Iterator[None]:
+        """Let `look` see what is read and, in the end, what of a part was not; what it raises is raised."""
         with self._lock:
             here = {at: c.found for at, c in self._cells.items() if isinstance(c.found, np.ndarray) and c.found.size}
         for at, pixels in here.items():
@@ -277,8 +277,8 @@ class Cells:
             if self._alarm is not None:
                 raise self._alarm
             for at in np.ndindex(*(len(e) - 1 for e in self.ends)):
-                if at not in self._seen:
-                    top, bottom, left, right = self.place(*at)
-                    look((top, bottom, left, right), np.asarray(self.array[top:bottom, left:right]))
+                top, bottom, left, right = place = self.place(*at)
+                if at not in self._seen and common(place, used):
+                    look(place, np.asarray(self.array[top:bottom, left:right]))
         finally:
             self._look = self._alarm = None

@@ -67,11 +67,11 @@ def rows_at_a_time(arrays: Sequence[Any], halo: int) -> int | None:
 
 
 @contextlib.contextmanager
-def watched(looks: "Sequence[tuple[Chunked, Callable[[Rect, Pixels], None]]]") -> Iterator[None]:
-    """Let something look at the pixels of each stored array as they are read; those that share cells look alike."""
+def watched(looks: "Sequence[tuple[Chunked, Callable[[Rect, Pixels], None], Rect]]") -> Iterator[None]:
+    """Let something look at a part of each stored array as it is read; arrays that share cells are looked at alike."""
     with contextlib.ExitStack() as stack:
-        for cells, look in {id(array.cells): (array.cells, look) for array, look in looks}.values():
-            stack.enter_context(cells.watched(look))
+        for cells, look, used in {id(array.cells): (array.cells, look, used) for array, look, used in looks}.values():
+            stack.enter_context(cells.watched(look, used))
         yield
 
 

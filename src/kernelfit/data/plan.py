@@ -201,7 +201,7 @@ class FitPlan:
         for one, arrays in zip(observations, stored, strict=True):
             rows, cols = one.geometry.used
             used = rows.start, rows.stop, cols.start, cols.stop
-            looks += [(array, Looker(used, ends[id(array)])) for array in arrays if array is not None]
+            looks += [(array, Looker(used, ends[id(array)]), used) for array in arrays if array is not None]
         try:
             with watched(looks):
                 return work(dataclasses.replace(self, selection=dataclasses.replace(self.selection, saturated=None)))
