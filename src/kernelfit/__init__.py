@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from .core.model import Noise as Noise
     from .core.model import Selection as Selection
     from .core.registration import Registration as Registration
+    from .core.variation import Basis as Basis
     from .core.variation import Polynomial as Polynomial
     from .core.variation import Spline as Spline
     from .data.exposure import Exposure as Exposure
@@ -119,7 +120,7 @@ _ROOMS = {
     "core.model": ("Execution", "Model", "Noise", "Selection"),
     "core.curve": ("Curve",),
     "core.registration": ("Registration",),
-    "core.variation": ("Polynomial", "Spline"),
+    "core.variation": ("Basis", "Polynomial", "Spline"),
     "data.exposure": ("Exposure",),
     "diagnostics.boundary": ("BoundaryCheck", "BoundaryRow"),
     "diagnostics.whiteness": ("NoiseCheck",),

@@ -162,7 +162,7 @@ class Audit:
             **{name: finite(getattr(self, name)) for name in ("chi2", "dof", "p_value", "share")},
             "kernel": self.kernel.tolist(),
             "best": self.best.kernel.tolist(),
-            "convention": dataclasses.asdict(self.best.convention),
+            "convention": self.best.convention.stored(),
             "noise_std": finite(self.best.noise_std),
             "notes": list(self.notes),
         }

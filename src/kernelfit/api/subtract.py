@@ -164,7 +164,7 @@ def subtract(
         for its shift, 31 at most.
     which : {"auto", "science", "reference"}, optional
         The exposure that is convolved; "auto" takes the sharper one, whose kernel makes less of the noise.
-    variation : int, Polynomial, Spline or None, optional
+    variation : int, Polynomial, Spline, Basis or None, optional
         How the kernel varies over the field, see `Model`. Default None.
     background : int or None, optional
         Degree of the polynomial surface between the two, default 1.

@@ -1,7 +1,6 @@
 """What the commands say of a kernel's file, and write for other tools: inspect, compare, export."""
 
 import argparse
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +33,7 @@ def inspect(args: argparse.Namespace) -> int:
     if picture is not None:
         draw(picture, planes, args.force)
     if args.json:
-        conv = None if held.convention is None else dataclasses.asdict(held.convention)
+        conv = None if held.convention is None else held.convention.stored()
         fields = {
             "file": args.kernel,
             "shape": list(held.kernel.shape),

@@ -131,7 +131,7 @@ class CrossSpectra:
 def packed_spectra(spectra: CrossSpectra) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     """Return spectra as a header of plain values, and the arrays."""
     header = {f.name: getattr(spectra, f.name) for f in dataclasses.fields(spectra) if f.name not in _ARRAYS}
-    header["convention"] = dataclasses.asdict(spectra.convention)
+    header["convention"] = spectra.convention.stored()
     return header, {name: getattr(spectra, name) for name in _ARRAYS}
 
 

@@ -89,6 +89,11 @@ class Convention:
         """Whether the target holds not every pixel."""
         return max(self.stride) > 1
 
+    def stored(self) -> dict[str, Any]:
+        """Return it as plain values, as files hold it; `convention_from` undoes it."""
+        fields = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
+        return {**fields, "field": None if self.field is None else self.field.stored()}
+
     def keywords(self) -> dict[str, Any]:
         """Return the convention as keywords of `find_kernel`."""
         fields = {name: getattr(self, name) for name in ("mode", "boundary", "fillvalue", "operation")}

@@ -73,12 +73,12 @@ class Model:
     real : bool, optional
         Whether the kernel between complex images is a real one, the same for real and imaginary parts. The default is a
         complex kernel where image or target are complex; between real ones it is real anyway.
-    variation : int, "auto", Polynomial, Spline or None, optional
+    variation : int, "auto", Polynomial, Spline, Basis or None, optional
         How the kernel varies over the image: the degree of a polynomial of the place (1 for linearly, 2 for
-        quadratically, ...), a `Polynomial` or a `Spline`; "auto" lets the evidence choose a degree of 0 to 4. Each
-        pixel of the image is then spread by the kernel at its own place; `KernelFit.at` gives the kernel at a place,
-        and `KernelFit.kernel` holds the coefficients, shape (functions, rows, cols). The default is the same kernel
-        everywhere. Images of several pairs have one shape.
+        quadratically, ...), a `Polynomial`, a `Spline`, or a `Basis` of your own functions; "auto" lets the evidence
+        choose a degree of 0 to 4. Each pixel of the image is then spread by the kernel at its own place;
+        `KernelFit.at` gives the kernel at a place, and `KernelFit.kernel` holds the coefficients, shape (functions,
+        rows, cols). The default is the same kernel everywhere. Images of several pairs have one shape.
     register : {None, "shift", "rigid", "similarity", "affine", "homography"}, optional
         The motion of the image against the target that is found together with the kernel: a shift; with it a rotation
         ("rigid"); a scale as well ("similarity"); any linear map ("affine"); or a perspective, too. Motions of up to

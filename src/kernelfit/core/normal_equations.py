@@ -349,7 +349,7 @@ def packed(stats: NormalEquations) -> tuple[dict[str, Any], dict[str, Array]]:
             header[field.name] = [value.real, value.imag]
         elif field.name not in (*_ARRAYS, "surface", "backgrounds"):
             header[field.name] = value
-    header["convention"] = dataclasses.asdict(stats.convention)
+    header["convention"] = stats.convention.stored()
     header["backgrounds"] = [one.shape for one in stats.backgrounds]
     parts: list[tuple[str, Any]] = [(f"background{i}_", one) for i, one in enumerate(stats.backgrounds)]
     if stats.surface is not None:

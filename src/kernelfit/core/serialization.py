@@ -34,7 +34,7 @@ _APART = (
 def packed(fit: Estimate) -> tuple[dict[str, Any], dict[str, Array]]:
     """Return what is stored of a result: a header of plain values, and the arrays."""
     header = {f.name: getattr(fit, f.name) for f in dataclasses.fields(fit) if f.name not in _APART}
-    header["convention"] = dataclasses.asdict(fit.convention)
+    header["convention"] = fit.convention.stored()
     header["findings"] = [[f.verdict.name, f.detail, *filter(None, [f.remedy])] for f in fit.findings]
     arrays = {"kernel": fit.kernel} | ({} if fit.factor is None else {"factor": fit.factor})
     header["priors"] = [dataclasses.asdict(prior) for prior in fit.priors]

@@ -5,6 +5,8 @@ stands at the pixel that is spread, so that each ``phi_j P`` is one more source 
 other. Places are scaled to ``[-1, 1]``, since powers of pixel numbers lose their rank to rounding.
 """
 
+import base64
+import dataclasses
 import functools
 import itertools
 import operator
@@ -25,6 +27,10 @@ FLUXES = ("free", "constant")
 #: Lets the data choose a degree.
 AUTO = "auto"
 _SAMPLE = 8  # places along each axis
+_PIXELS = 48  # of functions that are given as arrays
+# Rows that tell into which products of one function of the row and one of the column such a function falls, how many
+# of those at most, and how small ones beside the largest.
+_ROWS, _TERMS, _SMALL = 256, 8, 1e-4
 
 
 class Weight(Protocol):
@@ -45,6 +51,10 @@ class Weight(Protocol):
 
     def squared(self) -> "Weight":
         """Return the square."""
+        ...
+
+    def products(self) -> Sequence[tuple[Array, Array]]:
+        """Return functions of the row and of the column whose products add up to it, or nearly."""
         ...
 
 
@@ -72,6 +82,10 @@ class Separable:
     def squared(self) -> "Separable":
         """Return the square."""
         return Separable(self.down**2, self.across**2)
+
+    def products(self) -> Sequence[tuple[Array, Array]]:
+        """Return the two functions."""
+        return [(self.down, self.across)]
 
 
 class Variation(Protocol):
@@ -299,6 +313,151 @@ class Spline(Products):
 
 
 @dataclass(frozen=True, eq=False)
+class _Table:
+    """A function of the place as its values on the pixels of an image."""
+
+    values: Array
+
+    @property
+    def T(self) -> "_Table":  # noqa: N802
+        """That of the transposed image."""
+        return _Table(self.values.T)
+
+    def multiply(self, block: Array, rows: Index, cols: Index) -> None:
+        """Multiply a block of some rows and columns of the image, in place."""
+        block *= self.values[rows[:, None], cols]
+
+    def part(self, rows: slice | Index, cols: slice | Index) -> "_Table":
+        """Return the function on some rows and columns of the image."""
+        return _Table(self.values[rows][:, cols])
+
+    def squared(self) -> "_Table":
+        """Return the square."""
+        return _Table(self.values**2)
+
+    def products(self) -> Sequence[tuple[Array, Array]]:
+        """Return the largest terms of its singular value decomposition, from a sample of the rows if there are many."""
+        rows = np.unique(np.linspace(0, len(self.values) - 1, min(len(self.values), _ROWS)).astype(int))
+        sizes, across = np.linalg.svd(self.values[rows], full_matrices=False)[1:]
+        across = across[: max(1, int(np.count_nonzero(sizes[:_TERMS] > _SMALL * sizes[0])))]
+        return list(zip((self.values @ across.T).T, across, strict=True))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Basis:
+    """A kernel whose taps are sums of functions of the place that are given as arrays.
+
+    ``k(q) = sum_j f_j(q) k_j``: a temperature over a mirror, which of several chips a pixel belongs to, the modes of an
+    optical design.
+
+    Parameters
+    ----------
+    functions : array_like, shape (functions, rows, cols)
+        The functions on the pixels of the image that is spread. A kernel that is the same everywhere is among them only
+        where a function is 1. Between pixels they are interpolated linearly. Of about the same size they are best.
+    flux : {"free", "constant"}, optional
+        Whether the sum of the kernel may vary too (default), or is the same everywhere; the first function is 1 then.
+
+    Raises
+    ------
+    TypeError
+        If the functions are not real numbers.
+    ValueError
+        If they have not three dimensions, are not finite, or, for a constant flux, the first is not 1.
+
+    Examples
+    --------
+    >>> import numpy as np, kernelfit
+    >>> image = np.random.default_rng(0).random((60, 50))
+    >>> left = np.arange(50) < 20  # two chips side by side, of different gain
+    >>> chips = np.broadcast_to([left, ~left], (60, 2, 50)).swapaxes(0, 1)
+    >>> fit = kernelfit.find_kernel(image, image * np.where(left, 2, 3), 1, variation=kernelfit.Basis(chips))
+    >>> fit.at(0, 10).kernel.round(9), fit.at(0, 40).kernel.round(9)
+    (array([[2.]]), array([[3.]]))
+    """
+
+    functions: Any
+    flux: str = "free"
+
+    def __post_init__(self) -> None:
+        """Check the settings; keep a copy that nobody changes."""
+        given = np.asarray(self.functions)
+        if given.dtype.kind not in "biuf":
+            raise TypeError(f"got functions of dtype {given.dtype}, need real numbers")
+        if given.ndim != 3 or 0 in given.shape:
+            raise ValueError(f"got functions of shape {given.shape}, need (functions, rows, cols), one at least")
+        table = np.array(given, dtype=np.float64)
+        if not np.isfinite(table).all():
+            raise ValueError("got functions that are NaN or infinite somewhere, need finite ones on all of the image")
+        known(self.flux, FLUXES, "flux")
+        if self.flux == "constant" and not (table[0] == 1).all():
+            raise ValueError(
+                "got flux='constant' with a first function that is not 1, need np.ones(...) before the others"
+            )
+        table.setflags(write=False)
+        object.__setattr__(self, "functions", table)
+
+    def __eq__(self, other: object) -> bool:
+        """Say whether two have the same functions."""
+        return self is other or (
+            isinstance(other, Basis) and self.flux == other.flux and np.array_equal(self.functions, other.functions)
+        )
+
+    def __hash__(self) -> int:
+        """Return the same number for the same functions."""
+        return hash((self.functions.shape, self.flux, self.functions[:, :1].tobytes()))
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        n = self.n_functions
+        return f"basis of {n} function{'s'[: n > 1]}{'' if self.flux == 'free' else ', constant flux'}"
+
+    def __repr__(self) -> str:
+        """Say it in one line, without the numbers."""
+        return f"Basis(functions{'' if self.flux == 'free' else f', flux={self.flux!r}'})"
+
+    @property
+    def n_functions(self) -> int:
+        """Number of functions."""
+        return len(self.functions)
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """0 for functions that are the same everywhere, 1 for others."""
+        return tuple(int(np.ptp(one) > 0) for one in self.functions)
+
+    def weights(self, shape: Shape) -> Sequence[Weight | None]:
+        """Return the functions on the pixels of an image; None for 1.
+
+        Parameters
+        ----------
+        shape : (int, int)
+            Rows and columns of the image.
+        """
+        if self.functions.shape[1:] != tuple(shape):
+            raise ValueError(
+                f"got functions on {self.functions.shape[1]}x{self.functions.shape[2]} pixels for an image of "
+                f"{shape[0]}x{shape[1]}, need one value for each of its pixels"
+            )
+        return [None if (one == 1).all() else _Table(one) for one in self.functions]
+
+    def at(self, rows: Array, cols: Array, shape: Shape) -> Array:
+        """Return the functions at some places, shape (functions, places).
+
+        Parameters
+        ----------
+        rows, cols : ndarray
+            The places.
+        shape : (int, int)
+            Rows and columns of the image.
+        """
+        import scipy.ndimage
+
+        places = [rows, cols]
+        return np.array([scipy.ndimage.map_coordinates(f, places, order=1, mode="nearest") for f in self.functions])
+
+
+@dataclass(frozen=True, eq=False)
 class _Product:
     """The product of two functions of the place."""
 
@@ -322,6 +481,10 @@ class _Product:
     def squared(self) -> "_Product":
         """Return the square."""
         return _Product(self.first.squared(), self.second.squared())
+
+    def products(self) -> Sequence[tuple[Array, Array]]:
+        """Return the products of the terms of both."""
+        return [(a * c, b * d) for a, b in self.first.products() for c, d in self.second.products()]
 
 
 @dataclass(frozen=True, eq=False)
@@ -360,7 +523,7 @@ class Pairs:
 
 
 #: Each kind by the setting that it alone has.
-_KINDS: dict[str, Any] = {"degree": Polynomial, "knots": Spline}
+_KINDS: dict[str, Any] = {"degree": Polynomial, "knots": Spline, "functions": Basis}
 
 
 @dataclass(frozen=True)
@@ -381,11 +544,23 @@ class Field:
         found: Sequence[Weight | None] = self.variation.weights(self.shape)
         return found
 
+    def stored(self) -> dict[str, Any]:
+        """Return it as plain values, as files hold it."""
+        fields = {one.name: getattr(self.variation, one.name) for one in dataclasses.fields(self.variation)}
+        if isinstance(self.variation, Basis):
+            table = np.ascontiguousarray(self.variation.functions, dtype="<f8")
+            fields["functions"] = {"shape": list(table.shape), "float64": base64.b64encode(table.tobytes()).decode()}
+        return {"variation": fields, "shape": self.shape}
+
     def sample(self) -> tuple[Array, Array]:
         """Return the functions at places over the image, shape (functions, places), and each place's share of it.
 
         Means over the image are sums over these places (Gauss and Legendre's quadrature).
         """
+        if isinstance(self.variation, Basis):  # of which nothing is known between the pixels
+            axes = [np.linspace(0, n - 1, min(n, _PIXELS)) for n in self.shape]
+            grid = [one.ravel() for one in np.meshgrid(*axes, indexing="ij")]
+            return self.variation.at(grid[0], grid[1], self.shape), np.full(grid[0].size, 1 / grid[0].size)
         nodes, share = np.polynomial.legendre.leggauss(_SAMPLE)
         rows, cols = (0.5 * (n * (nodes + 1) - 1) for n in self.shape)
         found: Array = self.variation.at(np.repeat(rows, _SAMPLE), np.tile(cols, _SAMPLE), self.shape)
@@ -421,7 +596,7 @@ def as_variation(value: object) -> "Variation | str | None":
         degree = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(
-            f"got variation={value!r}, need None, 'auto', a degree (0, 1, 2, ...), a Polynomial or a Spline"
+            f"got variation={value!r}, need None, 'auto', a degree (0, 1, 2, ...), a Polynomial, a Spline or a Basis"
         ) from None
     if degree < 0:
         raise ValueError(f"got variation={degree}, need None or a degree of at least 0")
@@ -434,4 +609,10 @@ def field_from(stored: Any) -> Field | None:
         return None
     fields, (rows, cols) = dict(stored["variation"]), stored["shape"]
     kind = next(kind for name, kind in _KINDS.items() if name in fields)
+    if kind is Basis:
+        shape = tuple(map(operator.index, fields["functions"]["shape"]))
+        data = np.frombuffer(base64.b64decode(fields["functions"]["float64"], validate=True), dtype="<f8")
+        fields["functions"] = data.reshape(shape)
+        if shape[1:] != (rows, cols):
+            raise ValueError(f"got functions of shape {shape} for images of {rows}x{cols}")
     return Field(kind(**fields), (operator.index(rows), operator.index(cols)))

@@ -1,7 +1,6 @@
 """What a stream has added up, and the file from which a killed run goes on."""
 
 import contextlib
-import dataclasses
 import json
 import operator
 import os
@@ -90,7 +89,7 @@ class Sums(dict[tuple[int, int], KernelSums]):
                     one[name].append((fields, count))
             for t, tile in enumerate(sums.tiles):
                 values, pixels = tile.packed()
-                one["tiles"].append((values, dataclasses.asdict(tile.observation.convention)))
+                one["tiles"].append((values, tile.observation.convention.stored()))
                 arrays |= {f"{i}/tile{t}/{key}": value for key, value in pixels.items()}
             one["kernel"] = next((tile.observation.supports[0] for tile in sums.tiles), None)
             arrays |= {f"{i}/{n}": getattr(sums, n) for n in ("noise", "pairs") if getattr(sums, n) is not None}

@@ -100,7 +100,7 @@ def as_dict(fit: Estimate) -> dict[str, Any]:
         "kind": "kernelfit kernel",
         "kernel": fit.kernel.tolist(),
         "stderr": finite(fit.stderr.tolist()),
-        "convention": dataclasses.asdict(fit.convention),
+        "convention": fit.convention.stored(),
         "verdict": {"name": fit.verdict.name, "ok": fit.verdict.ok, "text": fit.verdict.value},
         "findings": [{"name": f.verdict.name, "detail": f.detail, "text": f.text} for f in fit.findings],
         "found": list(fit.found),
@@ -174,7 +174,7 @@ def kernel_writer(path: Path, fit: Estimate, rate: int | None = None) -> Writer:
         if fit.convention.ndim == 1:
             raise ValueError(f"got a signal's kernel for {path.name}, need .wav, .npy, .npz, .json, .csv or .fits")
         tifffile = require("tifffile", package="tifffile", extra="cli", purpose="writing TIFF")
-        fields = {"kind": "kernelfit kernel", "convention": dataclasses.asdict(fit.convention)}
+        fields = {"kind": "kernelfit kernel", "convention": fit.convention.stored()}
         note = json.dumps({**fields, "shape": kernel.shape})  # by which tifffile knows the axes of a stack of planes
         buffer = std_io.BytesIO()
         tifffile.imwrite(buffer, kernel, description=note, metadata=None, photometric="minisblack")

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,6 @@ def counts_of(plan: Geometry, weights: npt.NDArray[Any] | None = None) -> Array:
         seen = seen[::-1] if plan.flipped else seen
         axes.append((seen[:, None] == seen) & (seen >= 0))
         seen_by.append(seen)
-    functions = _functions(plan)
 
     def between(first: _Function, second: _Function) -> Array:
         scaled = [
@@ -61,14 +60,17 @@ def counts_of(plan: Geometry, weights: npt.NDArray[Any] | None = None) -> Array:
         table[some] = np.tensordot(rows[some].astype(np.float64) @ weights, cols.astype(np.float64), (1, 2))
         return np.ascontiguousarray(table.swapaxes(1, 2)).reshape(n_y * n_x, -1)
 
-    return _tabled([[between(one, other) for other in functions] for one in functions])
+    return _of_functions(plan, between)
 
 
-def _functions(plan: Geometry) -> list[_Function]:
-    """Return the functions by which a kernel varies, of the row and of the column; 1 where there are none."""
+def _of_functions(plan: Geometry, between: Callable[[_Function, _Function], Array]) -> Array:
+    """Return a matrix of blocks, each that of two functions by which a kernel varies, or sums of such."""
     field = plan.convention.field
-    weights: list[Any] = [None] if field is None else list(field.weights)
-    return [(1.0, 1.0) if one is None else (one.down, one.across) for one in weights]
+    each: list[Sequence[_Function]] = [[(1.0, 1.0)]]
+    if field is not None:
+        each = [[(1.0, 1.0)] if one is None else one.products() for one in field.weights]
+    blocks = [[np.add.reduce([between(a, b) for a in one for b in other]) for other in each] for one in each]
+    return np.asarray(_tabled(blocks))
 
 
 def _tabled(blocks: list[list[Array]]) -> Array:
@@ -106,9 +108,10 @@ def projected_of(plan: Geometry, columns: Columns, root: Array, weights: npt.NDA
     `columns`: Phi. `root` (terms, rank): R, with ``R R'`` the inverse of ``Phi'W Phi``. `weights` (rows, cols) of the
     used target. Returns shape (taps, taps).
     """
-    n_taps, functions = plan.n_taps, _functions(plan)
+    n_taps = plan.n_taps
     total = np.zeros((n_taps, n_taps))
-    if weights is None or len(functions) > 1:  # all is a product of rows and columns; of weights the mean counts
+    # all is a product of rows and columns; of weights the mean counts
+    if weights is None or plan.convention.field is not None:
         laid_on = laid_back(plan, columns)
         mean = 1.0 if weights is None else float(np.mean(weights, dtype=np.float64))
         shares = mean**2 * (root @ root.T)
@@ -124,7 +127,7 @@ def projected_of(plan: Geometry, columns: Columns, root: Array, weights: npt.NDA
                     total += share * np.kron(tables[0][i, k], tables[1][j, m])
             return total
 
-        return _tabled([[between(one, other) for other in functions] for one in functions])
+        return _of_functions(plan, between)
     else:
         for mixture in root.T:
             image = columns.surface(mixture, slice(None), slice(None)) * weights
