@@ -44,7 +44,7 @@ def test_functions_of_a_polynomial_as_arrays_give_the_same(words):
         kernelfit.find_kernel(image, target, (3, 4), variation=variation, **words)
         for variation in (kernelfit.Polynomial(1), kernelfit.Basis(tables(kernelfit.Polynomial(1))))
     )
-    tolerance = 1e-8 if "image_noise" not in words else 1e-3  # whose mean over the field is taken at other places
+    tolerance = 1e-8 if "image_noise" not in words else 5e-3  # whose mean over the field is taken at other places
     assert_close(other.kernel, one.kernel, tolerance)
     assert_close(other.stderr, one.stderr, tolerance)
     assert_close(other.at(13.5, 40.25).kernel, one.at(13.5, 40.25).kernel, tolerance)

@@ -27,7 +27,7 @@ FLUXES = ("free", "constant")
 #: Lets the data choose a degree.
 AUTO = "auto"
 _SAMPLE = 8  # places along each axis
-_PIXELS = 48  # of functions that are given as arrays
+_PIXELS = 12  # of functions that are given as arrays
 # Rows that tell into which products of one function of the row and one of the column such a function falls, how many
 # of those at most, and how small ones beside the largest.
 _ROWS, _TERMS, _SMALL = 256, 8, 1e-4
@@ -558,7 +558,8 @@ class Field:
         Means over the image are sums over these places (Gauss and Legendre's quadrature).
         """
         if isinstance(self.variation, Basis):  # of which nothing is known between the pixels
-            axes = [np.linspace(0, n - 1, min(n, _PIXELS)) for n in self.shape]
+            counts = [min(n, _PIXELS) for n in self.shape]
+            axes = [(np.arange(k) + 0.5) * n / k - 0.5 for n, k in zip(self.shape, counts, strict=True)]
             grid = [one.ravel() for one in np.meshgrid(*axes, indexing="ij")]
             return self.variation.at(grid[0], grid[1], self.shape), np.full(grid[0].size, 1 / grid[0].size)
         nodes, share = np.polynomial.legendre.leggauss(_SAMPLE)
