@@ -235,6 +235,12 @@ def subtract(
         raise TypeError(f"got decorrelate={decorrelate!r}, need True or False")
     if execution is not None and not isinstance(execution, Execution):
         raise TypeError(f"got execution={execution!r:.60}, need a kernelfit.Execution")
+    for name, one in zip(("science image", "reference"), both, strict=True):
+        good = one.pixels[np.isfinite(one.pixels)]
+        if good.size and good.min() == good.max():
+            raise ValueError(
+                f"got a {name} of one value, {good[0]:.6g}, need light that varies, of which a kernel can tell"
+            )
     run = execution or Execution()
     if shape is None:
         shape = subtraction.shape_of(*both, which, background, run)
