@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from .api.warm_up import warm_up as warm_up
     from .compiled.fft import set_fft as set_fft
     from .core.background import Background as Background
+    from .core.basis import Basis as Basis
     from .core.curve import Curve as Curve
     from .core.estimate import Prior as Prior
     from .core.estimate import Spectrum as Spectrum
@@ -64,7 +65,6 @@ if TYPE_CHECKING:
     from .core.model import Noise as Noise
     from .core.model import Selection as Selection
     from .core.registration import Registration as Registration
-    from .core.variation import Basis as Basis
     from .core.variation import Polynomial as Polynomial
     from .core.variation import Spline as Spline
     from .data.exposure import Exposure as Exposure
@@ -120,7 +120,8 @@ _ROOMS = {
     "core.model": ("Execution", "Model", "Noise", "Selection"),
     "core.curve": ("Curve",),
     "core.registration": ("Registration",),
-    "core.variation": ("Basis", "Polynomial", "Spline"),
+    "core.basis": ("Basis",),
+    "core.variation": ("Polynomial", "Spline"),
     "data.exposure": ("Exposure",),
     "diagnostics.boundary": ("BoundaryCheck", "BoundaryRow"),
     "diagnostics.whiteness": ("NoiseCheck",),

@@ -8,7 +8,7 @@ import pytest
 import kernelfit
 import naive
 from helpers import assert_close
-from kernelfit.core.variation import Field
+from kernelfit.core.field import Field
 from kernelfit.engines.variance import propagated
 
 SHAPE = (50, 64)

@@ -7,7 +7,7 @@ import scipy.ndimage
 import kernelfit
 import naive
 from helpers import assert_close
-from kernelfit.core.variation import Field
+from kernelfit.core.field import Field
 from kernelfit.engines.variance import propagated
 from kernelfit.restoration import decorrelation
 

@@ -7,9 +7,9 @@ from typing import cast
 import numpy as np
 
 from ..core.estimate import Estimate
+from ..core.field import Field
 from ..core.geometry import Shape, as_pair
 from ..core.validation import Array
-from ..core.variation import Field
 from .psf import PsfMeasurements, measure_psf
 
 _PLACES = 9  # along the longer side of a map of widths

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .field import Field, field_from
 from .validation import as_number, known
-from .variation import Field, field_from
 
 #: The modes whose size the shapes tell; a "crop" has a size of its own.
 MODES = ("same", "valid", "full")

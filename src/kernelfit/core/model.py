@@ -16,10 +16,11 @@ from ..compiled.threads import Progress
 from . import geometry
 from .background import as_degree
 from .curve import CURVES, SIDES
+from .field import as_variation
 from .geometry import Convention, Shape
 from .registration import KINDS
 from .validation import Array, as_number, as_workers, known, require_progress
-from .variation import Variation, as_variation
+from .variation import Variation
 
 CHANNELS = ("shared", "separate", "mixed")
 NAN = ("error", "mask")

@@ -12,11 +12,12 @@ import numpy.typing as npt
 
 from ..core import geometry
 from ..core.background import Columns, Surface
+from ..core.field import Field
 from ..core.geometry import Convention, Geometry, Shape
 from ..core.mode import infer_mode, require_determined
 from ..core.model import Model
 from ..core.validation import Array
-from ..core.variation import Field, Weight
+from ..core.variation import Weight
 from . import chunked, mapped
 from .chunked import require_same_axes
 from .reader import Reader

@@ -6,9 +6,9 @@ import itertools
 import numpy as np
 import numpy.typing as npt
 
+from ..core.basis import Pairs
 from ..core.geometry import Convention
 from ..core.validation import Array
-from ..core.variation import Pairs
 from .forward import predict
 
 
