@@ -372,6 +372,10 @@ BAD_CALLS = {
         "find image.npy target.npy --shape 3 --errors sandwich --robust clip",
         "--errors sandwich with --robust: .* as --weights",
     ),
+    "background and a kernel larger than the image": (
+        "find image.npy target.npy --shape 99 --background 1",
+        "0x0 target pixels .* ask for a smaller shape, or declare a boundary",
+    ),
     "background too high": ("find image.npy target.npy --shape 3 --background 90", "need more than 90 rows"),
     "overflow": ("find big.npy big.npy --shape 3", "divide the image and the target"),
     "dates": ("find dates.npy target.npy --shape 3", "dtype datetime64"),

@@ -164,9 +164,10 @@ def require_room(size: tuple[int, ...], whole: tuple[int, ...], degree: int, whe
     axes = [n for n, side in zip(size, whole, strict=True) if side > 1]
     if axes and min(axes) <= degree:
         along = "rows and columns" if len(size) == 2 else "planes, rows and columns"
+        lower = "ask for a lower degree" if min(axes) > 0 else "ask for a smaller shape, or declare a boundary"
         raise ValueError(
             f"got background={degree} with {'x'.join(map(str, size))} target pixels that are used"
-            f"{f' of {where}' if where else ''}, need more than {degree} {along}; ask for a lower degree"
+            f"{f' of {where}' if where else ''}, need more than {degree} {along}; {lower}"
         )
     return n_terms(degree, len(axes))
 
