@@ -69,11 +69,12 @@ def channels_of(
 def advised(fit: Estimate, image: Any, target: Any, model: Model, execution: Execution) -> Estimate:
     """Return doubtful kernels of separate channels with the advice to mix them, where that leaves clearly less.
 
-    A part in the middle of images of one size, as they are, tells.
+    A part in the middle of images of one size, as they are, tells. Arrays that are not in memory are not read again.
     """
     conv, axis = fit.convention, model.channel_axis
     kept = [finding for finding in fit.findings if finding.verdict in _LOOKS]
-    if model.channels != "separate" or axis is None or not kept or isinstance(image, (list, tuple)):
+    loaded = isinstance(image, np.ndarray) and isinstance(target, np.ndarray)
+    if model.channels != "separate" or axis is None or not kept or not loaded:
         return fit
     if conv.field is not None or conv.mode != "same" or conv.strided or tuple(image.shape) != tuple(target.shape):
         return fit
