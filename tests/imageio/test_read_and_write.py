@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import struct
 import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
@@ -63,6 +65,26 @@ def test_colours_of_16_bits_keep_them(tmp_path, pixels):
         (tmp_path / "bad.png").write_bytes(bytes(bad))
         with pytest.raises(read.ImageFileError, match="bad.png"):
             read.read_image(tmp_path / "bad.png", colours=True)
+
+
+def interlaced(colours):
+    """A PNG of 16 bits in the seven passes of the format's section 8.2, not filtered."""
+    steps = (0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)
+    passes = [colours[row::down, col::across] for row, col, down, across in steps]
+    lines = b"".join(b"\0" + row.astype(">u2").tobytes() for one in passes if one.size for row in one)
+    rows, cols, channels = colours.shape
+    header = struct.pack(">IIBBBBB", cols, rows, 16, {3: 2, 4: 6}[channels], 0, 0, 1)
+    parts = (b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")
+    packed = [struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+@pytest.mark.parametrize("shape", [(30, 41, 3), (5, 3, 3), (17, 8, 4)])
+def test_interlaced_colours_of_16_bits(shape, tmp_path):
+    colours = np.random.default_rng(4).integers(0, 65536, shape).astype(np.uint16)
+    (tmp_path / "woven.png").write_bytes(interlaced(colours))
+    for at, name in enumerate(("red", "green", "blue")):
+        np.testing.assert_array_equal(read.read_image(tmp_path / "woven.png", channel=name), colours[..., at])
 
 
 @pytest.mark.parametrize("codec", ["zstd", "lzma", "lzw"])
