@@ -193,7 +193,7 @@ ROOMS = {
         ("solvers/least_squares.py", "_BY_CHANCE = 2e-3", "_BY_CHANCE = 0.9", "unrelated_noise_is")],
     "solvers/test_robust.py": [
         ("fitting/reweighting.py", "moment, correction**2 * energy", "moment, energy", "errors_are_those_of"),
-        ("fitting/reweighting.py", "max(1.4826 * float", "max(1.0 * float", "errors_are_those_of"),
+        ("solvers/robust.py", "1.4826 * float", "1.0 * float", "errors_are_those_of"),
         ("solvers/robust.py", "(1 - 5 * ratio**2)", "(1 - 4 * ratio**2)", "slopes_are_the_derivatives")],
     "solvers/test_solvers.py": [
         ("solvers/least_squares.py", "= center + shift", "= center + 0 * shift", "a_center_of_a_kernel"),

@@ -8,7 +8,7 @@ import scipy.signal
 import kernelfit
 from helpers import grid
 from kernelfit import Verdict, find_kernel
-from kernelfit.diagnostics import whiteness
+from kernelfit.diagnostics import samples, whiteness
 
 SHAPE = (5, 4)
 
@@ -123,7 +123,7 @@ def test_pixels_that_matter_are_those_in_a_footprint(stride):
     for tile, y, x in np.argwhere(known):
         expected[tile, stride[0] * y : stride[0] * y + SHAPE[0], stride[1] * x : stride[1] * x + SHAPE[1]] = True
     assert not expected.all()
-    assert np.array_equal(whiteness._needed(known, halo, stride), expected)
+    assert np.array_equal(samples._needed(known, halo, stride), expected)
 
 
 @pytest.mark.parametrize(

@@ -269,6 +269,7 @@ def test_exposures_that_are_none(fields, error, match):
         ((np.ones((40, 50)),) * 2, {"decorrelate": 1}, TypeError, "got decorrelate=1"),
         ((np.ones((40, 50)),) * 2, {"execution": 2}, TypeError, "got execution=2"),
         ((np.full((40, 50), np.nan),) * 2, {}, ValueError, "need some that"),
+        ((np.arange(2000.0).reshape(40, 50) ** 1.5 % 97,) * 2, {}, ValueError, "tells no noise.*Exposure"),
         ((np.arange(2000.0).reshape(40, 50), np.ones((40, 50))), {}, ValueError, "reference of one value, 1"),
         (
             (np.full((40, 50), 7), np.arange(2000.0).reshape(40, 50)),

@@ -1,7 +1,8 @@
-"""A number with its error, as measurements of a kernel have them."""
+"""A number with its error, and a table of such, as measurements of a kernel have them."""
 
+import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..core.findings import Verdict
 
@@ -32,3 +33,49 @@ class Measured(NamedTuple):
         if digits > 8 or abs(self.value) >= 1e6 or (self.value != 0 and abs(self.value) < 1e-4):
             return f"{self.value:.6g} +/- {self.stderr:.2g}"
         return f"{self.value:.{max(0, digits)}f} +/- {self.stderr:.{max(0, digits)}f}"
+
+
+class Measurements:
+    """A record of numbers with their errors, and of notes."""
+
+    notes: tuple[str, ...]
+
+    def rows(self) -> list[tuple[str, Measured, str]]:
+        """Return the numbers as rows of a table.
+
+        Returns
+        -------
+        list of (str, Measured, str)
+            What it is, the number, and its unit.
+        """
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        """Return a table of the numbers, and the notes."""
+        rows = self.rows()
+        width = max(len(name) for name, _, _ in rows) + 1
+        lines = [
+            f"{name:{width}s}{number}{' ' + unit if unit and math.isfinite(number.value) else ''}".rstrip()
+            for name, number, unit in rows
+        ]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the numbers as plain types for JSON.
+
+        Returns
+        -------
+        dict
+            Each number as ``{"value": ..., "stderr": ...}``, None where there is none.
+        """
+
+        def plain(value: object) -> object:
+            if isinstance(value, Measured):
+                known = zip(("value", "stderr"), value[:2], strict=True)
+                return {k: v if math.isfinite(v) else None for k, v in known}
+            if isinstance(value, dict):
+                return {f"{k:g}": plain(v) for k, v in value.items()}
+            return [plain(v) for v in value] if isinstance(value, tuple) else value
+
+        record: Any = self
+        return {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(record)}

@@ -5,6 +5,7 @@ import numpy.typing as npt
 import scipy.fft
 
 from ..core.geometry import Shape
+from ..solvers.robust import robust_std
 
 Single = npt.NDArray[np.float32]
 #: A span of lags, rows and columns: first, last + 1, first, last + 1.
@@ -65,7 +66,7 @@ def first_box(response: Single, image: Shape, target: Shape) -> tuple[Box, float
     """
     peak = np.unravel_index(int(np.argmax(np.abs(response))), response.shape)
     height = float(np.abs(response[peak]))
-    usual = 1.4826 * float(np.median(np.abs(response[:: max(1, response.shape[0] // 64)])))
+    usual = robust_std(response[:: max(1, response.shape[0] // 64)])
     far = _REACH if min(response.shape) > 1 else _REACH_ALONG
     reach = [min(far, (n - 1) // 2) for n in response.shape]
     near = np.take(response, np.arange(peak[0] - reach[0], peak[0] + reach[0] + 1), axis=0, mode="wrap")

@@ -14,7 +14,7 @@ from ..core.findings import Verdict
 from ..core.model import Model
 from ..core.validation import Array
 from ..data.observation import as_array
-from .measured import DOUBTS, NONE, SYMMETRY, Measured
+from .measured import DOUBTS, NONE, SYMMETRY, Measured, Measurements
 from .psf_shape import ENCIRCLED, PeakShape
 from .psf_volume import VolumePsfMeasurements, measured
 
@@ -25,7 +25,7 @@ _LOOSE = 0.2  # radians: for a round kernel, whose axes the noise picks, what ma
 
 
 @dataclass(frozen=True)
-class PsfMeasurements:
+class PsfMeasurements(Measurements):
     """What a kernel does to a point of light; made by `measure_psf`.
 
     Lengths are in pixels. The kernel is looked at as what it makes of a single bright pixel, so that a kernel of
@@ -85,29 +85,6 @@ class PsfMeasurements:
             ("MTF50 along", self.mtf50_along, "cycles/pixel"),
             ("MTF50 across", self.mtf50_across, "cycles/pixel"),
         ]
-
-    def __str__(self) -> str:
-        """Return a table of the numbers, and the notes."""
-        lines = [f"{name:14s}{number}{' ' + unit if unit and math.isfinite(number.value) else ''}".rstrip()
-                 for name, number, unit in self.rows()]  # fmt: skip
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
-
-    def to_dict(self) -> dict[str, object]:
-        """Return the numbers as plain types for JSON.
-
-        Returns
-        -------
-        dict
-            Each number as ``{"value": ..., "stderr": ...}``, None where there is none.
-        """
-
-        def plain(number: Measured) -> dict[str, float | None]:
-            return {k: v if math.isfinite(v) else None for k, v in zip(number._fields, number[:2], strict=False)}
-
-        names = [f.name for f in dataclasses.fields(self) if f.name not in ("radii", "notes")]
-        found: dict[str, object] = {name: plain(getattr(self, name)) for name in names}
-        found["radii"] = {f"{share:g}": plain(radius) for share, radius in self.radii.items()}
-        return {**found, "notes": list(self.notes)}
 
 
 @one_blas_thread

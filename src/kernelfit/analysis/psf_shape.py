@@ -8,6 +8,7 @@ section 3, doi:10.1086/338085. For a Gaussian they are its own centre and covari
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -106,20 +107,16 @@ class PeakShape:
         m = self.moments / 2
         fields = [dy, dx, dy**2 - m[0, 0], dy * dx - m[0, 1], dx**2 - m[1, 1]]
         own = np.stack([self.by_taps(2 * weight * field / total) for field in fields])
-        size, slope = 1e-4 * math.sqrt(float(np.trace(self.moments))), np.zeros((5, 5))
-        for at in range(5):
-            both = []
-            for sign in (size, -size):
-                change = np.zeros(5)
-                change[at] = sign
-                moved = PeakShape(
-                    self.taps, self.center + change[:2], self.moments + change[[2, 3, 3, 4]].reshape(2, 2),
-                    self.surface, self.places,
-                )  # fmt: skip
-                center, moments = moved._next() or (self.center, self.moments)
-                both.append(np.concatenate([center, moments[np.triu_indices(2)]]))
-            slope[:, at] = (both[0] - both[1]) / (2 * size)
-        every = np.linalg.solve(np.eye(5) - slope, own)
+
+        def stepped(change: Array) -> Array:
+            moved = PeakShape(
+                self.taps, self.center + change[:2], self.moments + change[[2, 3, 3, 4]].reshape(2, 2),
+                self.surface, self.places,
+            )  # fmt: skip
+            center, moments = moved._next() or (self.center, self.moments)
+            return np.concatenate([center, moments[np.triu_indices(2)]])
+
+        every = at_rest(own, stepped, 1e-4 * math.sqrt(float(np.trace(self.moments))))
         trace = float(np.trace(self.moments))
         size_of = (every[2] + every[4]) / trace
         plus = (every[4] - every[2]) / trace - (self.moments[1, 1] - self.moments[0, 0]) / trace * size_of
@@ -143,15 +140,29 @@ class PeakShape:
         ]
 
 
+def at_rest(own: Array, stepped: Callable[[Array], Array], size: float) -> Array:
+    """Return the derivatives of what steps leave as it is: `own` are those of one step, which goes on through all.
+
+    `stepped` takes one from a change of the numbers; of `size` are the changes whose differences tell the slopes.
+    """
+    changes = size * np.eye(len(own))
+    slope = np.stack([(stepped(change) - stepped(-change)) / (2 * size) for change in changes], axis=1)
+    return np.asarray(np.linalg.solve(np.eye(len(own)) - slope, own))
+
+
+def spline_at(n: int, places: Array) -> Array:
+    """Return the cubic spline through one tap of height 1 at some places, for each of n taps: (places, taps)."""
+    import scipy.ndimage
+
+    rows = np.pad(np.eye(n), ((0, 0), (_PAD, _PAD)))
+    return np.array([scipy.ndimage.map_coordinates(row, [places + _PAD], order=3, mode="constant") for row in rows]).T
+
+
 @functools.lru_cache(maxsize=8)
 def spline_grid(n: int, finer: int) -> tuple[Array, Array]:
     """Return a finer grid over n taps, and the matrix that takes them to their cubic spline on it, zero beyond."""
-    import scipy.ndimage
-
     positions = np.arange(-finer, (n - 1) * finer + finer + 1) / finer
-    padded = np.pad(np.eye(n), ((0, 0), (_PAD, _PAD)))
-    rows = [scipy.ndimage.map_coordinates(row, [positions + _PAD], order=3, mode="constant") for row in padded]
-    return positions, np.ascontiguousarray(np.array(rows).T)
+    return positions, np.ascontiguousarray(spline_at(n, positions))
 
 
 def _surface(taps: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -185,7 +196,7 @@ def _width(shape: PeakShape, center: Array, axis: Array, slopes: bool) -> Functi
     def at(place: float) -> Array:
         """Return what the spline on the cut owes to each tap."""
         point = center + place * axis
-        down, across = (_basis(n, float(x)) for n, x in zip(shape.taps.shape, point, strict=True))
+        down, across = (spline_at(n, x)[0] for n, x in zip(shape.taps.shape, point[:, None], strict=True))
         return np.outer(down, across).ravel()
 
     for side, sign in ((line[top:], 1), (line[top::-1], -1)):
@@ -201,54 +212,66 @@ def _width(shape: PeakShape, center: Array, axis: Array, slopes: bool) -> Functi
     return Functional(width, gradient if slopes else None)
 
 
-def _basis(n: int, x: float) -> Array:
-    """Return the spline through one tap of height 1 at a place, for each of n taps."""
-    import scipy.ndimage
+def half_response(frequencies: Array, places: Array, values: Array, total: float, *, slopes: bool) -> Functional:
+    """Return the lowest frequency at which the response falls to half of that at zero; NaN if there is none.
 
-    rows = np.pad(np.eye(n), ((0, 0), (_PAD, _PAD)))
-    return np.array([scipy.ndimage.map_coordinates(row, [[x + _PAD]], order=3, mode="constant")[0] for row in rows])
-
-
-def _mtf50(taps: Array, axis: Array, slopes: bool) -> Functional:
-    """Return the lowest frequency at which the response falls to half of that at zero; NaN if there is none."""
-    y, x = np.mgrid[: taps.shape[0], : taps.shape[1]]
-    waves: Complex = np.exp(-2j * math.pi * np.outer(_FREQUENCIES, (y * axis[0] + x * axis[1]).ravel()))
-    total = float(taps.sum())
-    sums = waves @ taps.ravel() / total
+    `values` stand at `places` along the waves, and add up to `total`.
+    """
+    waves: Complex = np.exp(-2j * math.pi * np.outer(frequencies, places))
+    sums = waves @ values / total
     response = np.abs(sums)
     below = np.flatnonzero(response < 0.5)
     if not len(below):
         return Functional(math.nan)
     i = int(below[0])
-    fall = float(response[i - 1] - response[i]) / (_FREQUENCIES[i] - _FREQUENCIES[i - 1])
-    found = float(_FREQUENCIES[i - 1] + (response[i - 1] - 0.5) / fall)
+    fall = float(response[i - 1] - response[i]) / (frequencies[i] - frequencies[i - 1])
+    found = float(frequencies[i - 1] + (response[i - 1] - 0.5) / fall)
     if not slopes:
         return Functional(found)
     return Functional(found, (np.real(np.conj(sums[i]) * waves[i]) / response[i] - response[i]) / (total * fall))
 
 
-def _radii(shape: PeakShape, center: Array, slopes: bool) -> list[Functional]:
-    """Return the radii about the centre that hold the fractions of the sum."""
-    radius = np.hypot(shape.places[0][:, None] - center[0], shape.places[1] - center[1])
-    rings = (radius / _RING).astype(np.intp)
+def _mtf50(taps: Array, axis: Array, slopes: bool) -> Functional:
+    """Return the frequency of half the response along an axis."""
+    y, x = np.mgrid[: taps.shape[0], : taps.shape[1]]
+    along = (y * axis[0] + x * axis[1]).ravel()
+    return half_response(_FREQUENCIES, along, taps.ravel(), float(taps.sum()), slopes=slopes)
+
+
+def encircled(
+    radius: Array, surface: Array, spacing: float, step: float, by_taps: Callable[[Array], Array] | None
+) -> list[Functional]:
+    """Return the radii that hold the fractions of the sum of a surface, whose points stand at `radius`.
+
+    `spacing`: pixels between its points. `step`: pixels between the rings that are told apart. `by_taps`: what a
+    weighted sum over the surface owes to each tap, None for no derivatives.
+    """
+    rings = (radius / step).astype(np.intp)
     # A point stands for a soft blot: its share of a circle whose edge cuts it grows evenly, without the steps that
     # points of a grid would make.
-    side = max(1, round((shape.places[0][1] - shape.places[0][0]) / _RING))
+    side = max(1, round(spacing / step))
     blot = np.full(side, 1.0 / side)
     blot = np.convolve(np.convolve(blot, blot), blot)
-    inside = np.cumsum(np.convolve(np.bincount(rings.ravel(), shape.surface.ravel()), blot))
+    inside = np.cumsum(np.convolve(np.bincount(rings.ravel(), surface.ravel()), blot))
     total = float(inside[-1])
     inside = inside / total
     found = []
     for share in ENCIRCLED:
         i = int(np.argmax(inside >= share))
         below = inside[i - 1] if i else 0.0
-        value = max(0.0, (i + (share - below) / (inside[i] - below) - (len(blot) - 1) / 2) * _RING)
+        value = max(0.0, (i + (share - below) / (inside[i] - below) - (len(blot) - 1) / 2) * step)
         gradient = None
-        if slopes:
+        if by_taps is not None:
             held = np.cumsum(blot)[np.clip(i - rings, 0, len(blot) - 1)] * (rings <= i)
             wide = slice(max(0, i - 5), i + 5)  # the slope itself is rough from ring to ring
-            slope = total * float(inside[wide][-1] - inside[wide][0]) / ((len(inside[wide]) - 1) * _RING)
-            gradient = shape.by_taps(share - held) / slope
+            slope = total * float(inside[wide][-1] - inside[wide][0]) / ((len(inside[wide]) - 1) * step)
+            gradient = by_taps(share - held) / slope
         found.append(Functional(value, gradient))
     return found
+
+
+def _radii(shape: PeakShape, center: Array, slopes: bool) -> list[Functional]:
+    """Return the radii about a centre that hold the fractions of the sum."""
+    radius = np.hypot(shape.places[0][:, None] - center[0], shape.places[1] - center[1])
+    spacing = shape.places[0][1] - shape.places[0][0]
+    return encircled(radius, shape.surface, spacing, _RING, shape.by_taps if slopes else None)

@@ -15,8 +15,8 @@ import numpy as np
 
 from ..core.estimate import Estimate
 from ..core.validation import Array
-from .measured import DOUBTS, NONE, SYMMETRY, Measured
-from .psf_shape import ENCIRCLED, spline_grid
+from .measured import DOUBTS, NONE, SYMMETRY, Measured, Measurements
+from .psf_shape import ENCIRCLED, at_rest, encircled, half_response, spline_at, spline_grid
 
 _AXES = ("planes", "rows", "cols")
 #: Points between taps; rounds of the search; pixels between points of a cut and of shells.
@@ -100,16 +100,12 @@ class Peak:
         total = float((weight * self.surface).sum())
         fields = [*every, *(every[i] * every[j] - self.moments[i, j] / 2 for i, j in zip(*_UPPER, strict=True))]
         own = np.stack([self.by_taps(2 * weight * field / total) for field in fields])
-        size, slope = 1e-4 * math.sqrt(float(np.trace(self.moments))), np.zeros((9, 9))
-        for at in range(9):
-            both = []
-            for sign in (size, -size):
-                change = np.zeros(9)
-                change[at] = sign
-                center, moments = self.moved(change).next() or (self.center, self.moments)
-                both.append(np.concatenate([center, moments[_UPPER]]))
-            slope[:, at] = (both[0] - both[1]) / (2 * size)
-        return np.asarray(np.linalg.solve(np.eye(9) - slope, own))
+
+        def stepped(change: Array) -> Array:
+            center, moments = self.moved(change).next() or (self.center, self.moments)
+            return np.concatenate([center, moments[_UPPER]])
+
+        return at_rest(own, stepped, 1e-4 * math.sqrt(float(np.trace(self.moments))))
 
     def numbers(self) -> Array:
         """Return FWHM and MTF50 along three axes, and the radii, at this centre."""
@@ -144,10 +140,10 @@ class Peak:
         """Return the full width at half maximum on the cut through the centre, and its derivatives by taps."""
         n = self.taps.shape[axis]
         t = np.arange(math.floor(-2 / _STEP), math.ceil((n + 1) / _STEP) + 1) * _STEP
-        across = [_spline(k, c[None])[0] for k, c in zip(self.taps.shape, self.center, strict=True)]
+        across = [spline_at(k, c[None])[0] for k, c in zip(self.taps.shape, self.center, strict=True)]
         others = [a for a in range(3) if a != axis]
         cut = np.einsum("ijk,j,k->i", np.moveaxis(self.taps, axis, 0), across[others[0]], across[others[1]])
-        line = _spline(n, t) @ cut
+        line = spline_at(n, t) @ cut
         top = int(np.argmax(line))
         half, width, gradient = line[top] / 2, 0.0, np.zeros(n)
         nothing = math.nan, np.full(self.taps.size, math.nan)
@@ -161,50 +157,26 @@ class Peak:
             fall = float(side[i - 1] - side[i])
             end = i - 1 + float(side[i - 1] - half) / fall
             width += end * _STEP
-            at = _spline(n, np.array([t[top] + sign * end * _STEP, t[top]]))
+            at = spline_at(n, np.array([t[top] + sign * end * _STEP, t[top]]))
             gradient += (at[0] - 0.5 * at[1]) * _STEP / fall
         vectors = [gradient if a == axis else across[a] for a in range(3)]
         return width, functools.reduce(np.multiply.outer, vectors).ravel()
 
     def _mtf50(self, axis: int) -> tuple[float, Array]:
         """Return the lowest frequency at which the response along an axis is half of that at zero; NaN if none is."""
-        n = self.taps.shape[axis]
-        waves = np.exp(-2j * math.pi * np.outer(_FREQUENCIES, np.arange(n)))
-        total, line = float(self.taps.sum()), self.taps.sum(axis=tuple(a for a in range(3) if a != axis))
-        sums = waves @ line / total
-        response = np.abs(sums)
-        below = np.flatnonzero(response < 0.5)
-        if not len(below):
-            return math.nan, np.full(self.taps.size, math.nan)
-        i = int(below[0])
-        fall = float(response[i - 1] - response[i]) / (_FREQUENCIES[i] - _FREQUENCIES[i - 1])
-        found = float(_FREQUENCIES[i - 1] + (response[i - 1] - 0.5) / fall)
-        along = (np.real(np.conj(sums[i]) * waves[i]) / response[i] - response[i]) / (total * fall)
-        shape = [n if a == axis else 1 for a in range(3)]
-        return found, np.broadcast_to(along.reshape(shape), self.taps.shape).ravel()
+        line, total = self.taps.sum(axis=tuple(a for a in range(3) if a != axis)), float(self.taps.sum())
+        found = half_response(_FREQUENCIES, np.arange(float(len(line))), line, total, slopes=True)
+        if found.gradient is None:
+            return found.value, np.full(self.taps.size, math.nan)
+        shape = [len(line) if a == axis else 1 for a in range(3)]
+        return found.value, np.broadcast_to(found.gradient.reshape(shape), self.taps.shape).ravel()
 
     def _radii(self) -> list[tuple[float, Array]]:
         """Return the radii of the balls about the centre that hold the fractions of the sum."""
         apart = np.meshgrid(*(p - c for p, c in zip(self.places, self.center, strict=True)), indexing="ij")
         radius = np.sqrt(apart[0] ** 2 + apart[1] ** 2 + apart[2] ** 2)
-        shells = (radius / _SHELL).astype(np.intp)
-        # a point stands for a soft blot, so that its share grows evenly with the ball
-        side = max(1, round(1 / _FINER / _SHELL))
-        blot = np.full(side, 1.0 / side)
-        blot = np.convolve(np.convolve(blot, blot), blot)
-        inside = np.cumsum(np.convolve(np.bincount(shells.ravel(), self.surface.ravel()), blot))
-        total = float(inside[-1])
-        inside = inside / total
-        found = []
-        for share in ENCIRCLED:
-            i = int(np.argmax(inside >= share))
-            below = inside[i - 1] if i else 0.0
-            value = max(0.0, (i + (share - below) / (inside[i] - below) - (len(blot) - 1) / 2) * _SHELL)
-            held = np.cumsum(blot)[np.clip(i - shells, 0, len(blot) - 1)] * (shells <= i)
-            wide = slice(max(0, i - 5), i + 5)
-            slope = total * float(inside[wide][-1] - inside[wide][0]) / ((len(inside[wide]) - 1) * _SHELL)
-            found.append((value, self.by_taps(share - held) / slope))
-        return found
+        every = encircled(radius, self.surface, 1 / _FINER, _SHELL, self.by_taps)
+        return [(one.value, np.asarray(one.gradient)) for one in every]
 
 
 def _through(values: Array, matrices: Sequence[Array]) -> Array:
@@ -214,16 +186,8 @@ def _through(values: Array, matrices: Sequence[Array]) -> Array:
     return np.asarray(values)
 
 
-def _spline(n: int, places: Array) -> Array:
-    """Return the spline through one tap of height 1 at some places, (places, taps)."""
-    import scipy.ndimage
-
-    rows = np.pad(np.eye(n), ((0, 0), (2, 2)))
-    return np.array([scipy.ndimage.map_coordinates(row, [places + 2], order=3, mode="constant") for row in rows]).T
-
-
 @dataclass(frozen=True)
-class VolumePsfMeasurements:
+class VolumePsfMeasurements(Measurements):
     """What a kernel of a volume does to a point of light; made by `measure_psf`.
 
     Lengths are in pixels of each axis. The kernel is looked at as what it makes of a single bright pixel, so that a
@@ -284,33 +248,6 @@ class VolumePsfMeasurements:
             *((f"radius of {share:.0%}", radius, "pixels") for share, radius in self.radii.items()),
             *((f"MTF50 along {words[a]}", getattr(self, f"mtf50_{a}"), "cycles/pixel") for a in _AXES),
         ]
-
-    def __str__(self) -> str:
-        """Return a table of the numbers, and the notes."""
-        lines = [
-            f"{name:21s}{number}{' ' + unit if unit and math.isfinite(number.value) else ''}".rstrip()
-            for name, number, unit in self.rows()
-        ]
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
-
-    def to_dict(self) -> dict[str, object]:
-        """Return the numbers as plain types for JSON.
-
-        Returns
-        -------
-        dict
-            Each number as ``{"value": ..., "stderr": ...}``, None where there is none.
-        """
-
-        def plain(value: object) -> object:
-            if isinstance(value, Measured):
-                known = zip(("value", "stderr"), value[:2], strict=True)
-                return {k: v if math.isfinite(v) else None for k, v in known}
-            if isinstance(value, dict):
-                return {f"{k:g}": plain(v) for k, v in value.items()}
-            return [plain(v) for v in value] if isinstance(value, tuple) else value
-
-        return {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
 
 def measured(taps: Array, at: Sequence[int], factor: Array | None, fit: Estimate | None) -> VolumePsfMeasurements:

@@ -15,9 +15,9 @@ from ..core.model import Execution, Model
 from ..core.validation import Array, as_number, known
 from ..data.exposure import Exposure
 from ..fitting import subtraction
-from ..restoration.decorrelation import robust_std
 from ..solvers.auto import as_solver
 from ..solvers.least_squares import LeastSquares, Solver
+from ..solvers.robust import robust_std
 from .results import KernelFit, fields_of
 
 

@@ -32,14 +32,21 @@ def of_any_container(verb: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(verb)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            given = signature.bind(*args, **kwargs).arguments
-        except TypeError:
-            return verb(*args, **kwargs)  # which says what is wrong
+        given = arguments_of(signature, args, kwargs)
+        if given is None:
+            return verb(*args, **kwargs)
         given, close = opened(given, verb.__qualname__, signature.parameters)
         return cast(R, close(verb(**given)))  # type: ignore[call-arg]
 
     return called
+
+
+def arguments_of(signature: inspect.Signature, args: Any, kwargs: Any) -> dict[str, Any] | None:
+    """Return the arguments of a call by name; None where it does not fit, which the verb itself says best."""
+    try:
+        return signature.bind(*args, **kwargs).arguments
+    except TypeError:
+        return None
 
 
 def opened(given: dict[str, Any], verb: str, takes: Iterable[str]) -> tuple[dict[str, Any], Callable[[Any], Any]]:

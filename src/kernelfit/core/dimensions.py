@@ -60,10 +60,9 @@ def of_any_dimension(verb: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(verb)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            given = signature.bind(*args, **kwargs).arguments
-        except TypeError:
-            return verb(*args, **kwargs)  # which says what is wrong
+        given = container_calls.arguments_of(signature, args, kwargs)
+        if given is None:
+            return verb(*args, **kwargs)
         given, close = container_calls.opened(given, verb.__qualname__, signature.parameters)
         if "pairs" in given:
             first, given["pairs"] = _first_of_stream(given["pairs"], given)

@@ -24,7 +24,7 @@ from ..core.validation import Array
 from ..data.observation import Observation, Weights, own_row, source_reader
 from ..data.reader import Reader, Request
 from ..data.volumes import images_under
-from .whiteness import Memo
+from .samples import Memo
 
 BOUNDARIES = ("fill", "wrap", "symm", "mirror", "nearest")
 #: Probability at which the residual at the edges counts as larger than that inside although the boundary is true.

@@ -15,7 +15,7 @@ from ..core.estimate import Estimate
 from ..core.findings import Finding, Verdict
 from ..core.validation import Array
 from ..data.observation import Observation, Weights
-from . import whiteness
+from . import samples
 
 #: Planes looked at; rows and columns of a window in each, and of a cell; taps; the chance of a false alarm.
 _PLANES, _WINDOW, _CELL, _TAPS, _CHANCE = 4, 96, 16, 81, 3e-5
@@ -40,7 +40,7 @@ def shallow(
         start = tuple((n - s) // 2 for n, s in zip(observation.size, side, strict=True))
         own = None if weights is None else weights[at]
         place = (at, len(observations))
-        seen = whiteness.sample(observation, estimate, place, own, (side[0], side[1]), [(start[0], start[1])])
+        seen = samples.sample(observation, estimate, place, own, (side[0], side[1]), [(start[0], start[1])])
         left = seen.left[0] if seen.root is None else seen.left[0] * np.where(seen.known[0], seen.root[0], 0.0)
         residual, target = residual + float(np.sum(left**2)), target + float(np.sum(seen.targets[0] ** 2))
         for step in sums:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import scipy.special
 
 from ..core.validation import Array
-from . import whiteness
+from . import samples
 from .tiles import Part
 
 Single = npt.NDArray[np.float32]
@@ -92,7 +92,7 @@ def hotelling(scores: Array, gram: Array, energy: float) -> tuple[float, float, 
     return chance, float((total * solved(gram, total)).sum()) / energy, f"F({n}, {count - n}) = {ratio:.3g}"
 
 
-def _prepared(part: whiteness.Sample) -> tuple[Single, float, float]:
+def _prepared(part: samples.Sample) -> tuple[Single, float, float]:
     """Return the prediction less its mean, over its standard deviation, and quantiles of 5 and 95 %."""
     around = part.model - float(part.model[part.known].mean())
     known = part.known[:, ::3, ::3] if part.known[:, ::3, ::3].any() else part.known
@@ -108,7 +108,7 @@ def _prepared(part: whiteness.Sample) -> tuple[Single, float, float]:
     return m, float(low), float(high)
 
 
-def _features(part: whiteness.Sample, prepared: tuple[Single, float, float], now: slice) -> Single:
+def _features(part: samples.Sample, prepared: tuple[Single, float, float], now: slice) -> Single:
     """Return the features, shape (13, tiles, rows, cols): a constant, those of `LOCAL` and those of `CURVED`."""
     m, known = prepared[0][now], part.known[now]
     out = np.zeros((_N, *m.shape), dtype=np.float32)

@@ -25,9 +25,9 @@ from .displacement import moved
 from .lags import lags_of, residuals_of, suspects
 from .local_scores import CURVED, LOCAL, Cells, cells_of, hotelling
 from .quantization import ALONE, ROUNDING
+from .samples import Memo
 from .tile_design import TileDesign
 from .tiles import Part, energy_of, read, root_of, with_residuals
-from .whiteness import Memo
 
 #: Rows and columns of a tile that it takes to have derivatives.
 _NARROW = 8

@@ -13,9 +13,9 @@ from ..core.validation import Array
 from ..data.chunked import behind
 from ..data.observation import Observation, Weights
 from ..data.reader import Request
-from . import boundary, whiteness
+from . import boundary, samples
 
-Part = tuple[Observation, whiteness.Sample]
+Part = tuple[Observation, samples.Sample]
 #: Tiles looked at: one for so many pixels, at least and at most so many; pairs at most; the side of a tile in pixels of
 #: the image, and the least in those of the target.
 _PIXELS_PER_TILE, _FEWEST, _MOST, _PAIRS, _SIDE, _LEAST = 2**17, 9, 64, 16, 64, 16
@@ -29,7 +29,7 @@ def read(
     observations: Sequence[Observation],
     estimate: Estimate,
     weights: Sequence[Weights] | None,
-    memo: whiteness.Memo | None = None,
+    memo: samples.Memo | None = None,
 ) -> list[Part]:
     """Read some tiles of the pairs, or of some of them."""
     n = len(observations)
@@ -39,7 +39,7 @@ def read(
         observation = observations[at]
         own = None if weights is None else weights[at]
         sides, starts = places(observation, own, len(chosen))
-        part = whiteness.sample(observation, estimate, (at, n), own, sides, starts, memo)
+        part = samples.sample(observation, estimate, (at, n), own, sides, starts, memo)
         parts.append((observation, _trimmed(observation, part, weights is not None)))
     return [(o, p) for o, p in parts if p.known.any()]
 
@@ -49,7 +49,7 @@ def places(observation: Observation, weights: Weights | None, n: int) -> tuple[S
     side = [max(_LEAST, _SIDE // s) for s in observation.geometry.stride]
     n_pixels = observation.geometry.n_pixels
     most = _SMALL[1] if n_pixels <= _SMALL[0] else min(_MOST, max(_FEWEST, n_pixels // _PIXELS_PER_TILE))
-    sides, starts = whiteness.places(observation, weights, max(1, most // n), (side[0], side[1]))
+    sides, starts = samples.places(observation, weights, max(1, most // n), (side[0], side[1]))
     return sides, [(row // 2 * 2, col // 2 * 2) for row, col in starts]  # so that even rows are even ones in all
 
 
@@ -60,7 +60,7 @@ def requests(observations: Sequence[Observation], *, edges: bool = True) -> Iter
     for one in stored:
         down, across = one.geometry.stride
         n_rows, n_cols = one.geometry.kernel_shape
-        for (rows, cols), starts in (places(one, None, n), whiteness.places(one, None)):
+        for (rows, cols), starts in (places(one, None, n), samples.places(one, None)):
             halo = down * (rows - 1) + n_rows, across * (cols - 1) + n_cols
             for row, col in starts:
                 yield from ((reader, row, col, (rows, cols)) for reader in one.targets)
@@ -69,7 +69,7 @@ def requests(observations: Sequence[Observation], *, edges: bool = True) -> Iter
             yield from boundary.requests(one)
 
 
-def _trimmed(observation: Observation, part: whiteness.Sample, weighted: bool) -> whiteness.Sample:
+def _trimmed(observation: Observation, part: samples.Sample, weighted: bool) -> samples.Sample:
     """Leave out what is predicted so near to the ends of the values that count that noise decides whether it counts."""
     dtype = np.dtype(observation.targets[0].array.dtype)
     if not part.known.any() or not (weighted or dtype.kind in "iu"):
@@ -96,7 +96,7 @@ def with_residuals(parts: list[Part], left: Sequence[Array], kept: Sequence[npt.
     ]
 
 
-def root_of(part: whiteness.Sample, known: npt.NDArray[np.bool_]) -> Array:
+def root_of(part: samples.Sample, known: npt.NDArray[np.bool_]) -> Array:
     """Return the square roots of the weights, zero where a pixel does not count."""
     return np.where(known, 1.0 if part.root is None else part.root, 0.0)
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +19,8 @@ from ..core.geometry import Convention, Shape
 from ..core.validation import Array
 from ..data.extent import Extent, runs
 from ..data.observation import Observation, Weights, own_row, refuse_nonfinite
-from ..data.reader import any_in_window
+from .samples import Memo, places, sample
 
-#: The residual is looked at in so many square tiles at most, of such a side; a pair of few pixels gets fewer.
-_TILES, _SIDE = 16, 64
-_PIXELS_PER_TILE = 2**18
 #: Lags looked at.
 _REACH = 8
 #: Runs of planes looked at in volumes.
@@ -42,37 +39,8 @@ _FAR, _NEAR = 4, 400
 _SINGLE = 1e-6
 #: A chance so small that a kernel is there.
 _NEVER = 1e-9
-#: Bytes of what is kept of the images for other targets.
-_ROOM = 2**26
 #: The correction's own filter is cut off where it has fallen to this share.
 _CUT = 1e-3
-
-
-class Memo(dict[Any, Any]):
-    """What is made of the images alone, which several targets share: as many arrays as there is room for.
-
-    `kernels` are those of all targets, of which number `at` is looked at.
-    """
-
-    kernels: Sequence[Array] = ()
-    at: int = 0
-
-    def __init__(self, room: list[int] | None = None) -> None:
-        self.room = [_ROOM] if room is None else room  # bytes that are left, of others that share them as well
-
-    def once(self, key: Any, make: Callable[[], Any]) -> Any:
-        """Return what stands under a key, made the first time."""
-        if key in self:
-            return self[key]
-        made = make()
-        if (size := _bytes(made)) <= self.room[0]:
-            self[key] = made
-            self.room[0] -= size
-        return made
-
-
-def _bytes(value: Any) -> int:
-    return sum(map(_bytes, value)) if isinstance(value, tuple) else int(getattr(value, "nbytes", 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -350,115 +318,6 @@ def _of_planes(
             tiles = [(slice(r, r + side[0]), slice(c, c + side[1])) for r, c in starts]
             left[:, z] -= np.stack([observations[at].columns.surface(own, *tile) for tile in tiles])
     return left, targets, np.ones(left.shape, dtype=bool)
-
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """Tiles of a pair, all of one shape."""
-
-    starts: list[Shape]  # the first of the used target pixels of each
-    #: left, targets, model: (tiles, rows, cols); the residual, the target and what the kernel makes, a background left
-    #: out; the first two times the root of the weights, zero where a pixel does not count
-    left: Array
-    targets: Array
-    model: Array
-    known: npt.NDArray[np.bool_]  # which pixels count
-    root: Array | None  # the root of the weights
-    blocks: Array  # (sources, tiles, rows, cols); the pixels of the images under the kernel
-    made: Memo  # what is made of these
-
-
-def sample(
-    observation: Observation,
-    fit: Estimate,
-    place: tuple[int, int],
-    weights: Weights | None,
-    side: Shape,
-    starts: list[Shape],
-    memo: Memo | None = None,
-) -> Sample:
-    """Read some tiles of a pair, which is the first number of `place` of so many that share the fit."""
-    plan = observation.geometry
-    step, pace = plan.stride
-    whole = (step * (side[0] - 1) + 1, pace * (side[1] - 1) + 1)  # what the stride leaves of it are the tiles
-    halo = (whole[0] + plan.kernel_shape[0] - 1, whole[1] + plan.kernel_shape[1] - 1)
-    tiles = [(slice(r, r + side[0]), slice(c, c + side[1])) for r, c in starts]
-    targets = np.stack([observation.targets[0].block(*start, side) for start in starts])
-    known, root = np.ones(targets.shape, dtype=bool), None
-
-    def read() -> tuple[Array, Memo]:
-        own = Memo(None if memo is None else memo.room)
-        return np.stack([[s.block(step * r, pace * c, halo) for r, c in starts] for s in observation.sources]), own
-
-    key = (place[0], side, *starts)
-    blocks, made = read() if memo is None or weights is not None else memo.once(key, read)
-    if weights is not None:
-        own = np.stack([weights[tile] for tile in tiles]).astype(np.float64)
-        known, root = own > 0, np.sqrt(own)
-        targets[~known] = 0.0
-        blocks[:, ~_needed(known, halo, (step, pace))] = 0.0
-    size = [scipy.fft.next_fast_len(n, real=True) for n in halo]
-    # One thread: others would have to be woken up for less than a millisecond's work.
-    spectra = made.once("spectra", lambda: scipy.fft.rfft2(blocks, size, workers=1))
-
-    def model_of(kernel: Array) -> Array:
-        taps = kernel.reshape(-1, *plan.kernel_shape)
-        of_taps = np.conj(scipy.fft.rfft2(taps[:, ::-1, ::-1] if plan.flipped else taps, size, workers=1))
-        total = np.einsum("styx,syx->tyx", spectra, of_taps)
-        return np.array(scipy.fft.irfft2(total, size, workers=1)[:, : whole[0] : step, : whole[1] : pace])
-
-    kept = memo is not None and key in memo  # the models of all targets as well, if there is room
-    if memo is not None and kept and ("models" in made or 8 * len(memo.kernels) * targets.size <= memo.room[0]):
-        model = made.once("models", lambda: tuple(map(model_of, memo.kernels)))[memo.at]
-    else:
-        model = model_of(fit.kernel)
-    left = targets - model
-    if fit.background is not None:
-        own, surface = own_row(observation, fit.background.coefficients, *place), observation.columns.surface
-        left -= np.stack([surface(own, *tile) for tile in tiles])
-    if root is not None:
-        left, targets = np.where(known, left * root, 0.0), targets * root
-    return Sample(starts, left, targets, model, known, root, blocks, made)
-
-
-def places(
-    observation: Observation, weights: Weights | None, most: int | None = None, largest: Shape = (_SIDE, _SIDE)
-) -> tuple[Shape, list[Shape]]:
-    """Return the shape of the tiles and where they begin: spread evenly, or where there are pixels that count."""
-    rows, cols = observation.size
-    side = (min(rows, largest[0]), min(cols, largest[1] if rows > 1 else largest[0] * largest[1]))
-    if most is None:
-        most = min(_TILES, max(4, observation.geometry.n_pixels // _PIXELS_PER_TILE))
-    down = max(1, min(rows // side[0], round(math.sqrt(most * rows / cols))))
-    across = max(1, min(cols // side[1], most // down))
-    starts = [
-        (int(rows * (i + 0.5) / down - side[0] / 2), int(cols * (j + 0.5) / across - side[1] / 2))
-        for i in range(down)
-        for j in range(across)
-    ]
-    middle = ((rows - side[0]) // 2, (cols - side[1]) // 2)  # where often stands what matters
-    if all(abs(r - middle[0]) >= side[0] or abs(c - middle[1]) >= side[1] for r, c in starts):
-        starts.append(middle)
-    if isinstance(weights, np.ndarray):
-        n_pixels = side[0] * side[1]
-        seen = [int(np.count_nonzero(weights[r : r + side[0], c : c + side[1]])) for r, c in starts]
-        if sum(seen) < 0.5 * n_pixels * len(starts):
-            cells = [
-                (r, c) for r in range(0, rows - side[0] + 1, side[0]) for c in range(0, cols - side[1] + 1, side[1])
-            ]
-            counts = [-int(np.count_nonzero(weights[r : r + side[0], c : c + side[1]])) for r, c in cells]
-            better = sorted(sorted(range(len(cells)), key=counts.__getitem__)[: len(starts)])
-            if -sum(counts[i] for i in better) > sum(seen):
-                starts = [cells[i] for i in better]
-    return side, starts
-
-
-def _needed(known: npt.NDArray[np.bool_], halo: Shape, stride: Shape) -> npt.NDArray[np.bool_]:
-    """Return which pixels of a block some pixel of its tile that counts depends on."""
-    taps = [n - s * (m - 1) for n, m, s in zip(halo, known.shape[1:], stride, strict=True)]
-    marks = np.zeros((len(known), *(n + k - 1 for n, k in zip(halo, taps, strict=True))), dtype=bool)
-    marks[:, taps[0] - 1 : halo[0] : stride[0], taps[1] - 1 : halo[1] : stride[1]] = known
-    return any_in_window(marks, (taps[0], taps[1]))
 
 
 def _products(tiles: Array) -> Array:

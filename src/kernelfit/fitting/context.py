@@ -26,7 +26,7 @@ from ..data.blocks import Box
 from ..data.observation import Observation, Plane, WeightedObservation, Weights
 from ..data.reader import Reader
 from ..data.volumes import along
-from ..diagnostics import quantization, whiteness
+from ..diagnostics import quantization, samples, whiteness
 from ..solvers.errors_in_variables import at_the_pixels, finish, shared, take_off
 from ..solvers.least_squares import Solver
 from ..solvers.sandwich import with_scores
@@ -125,7 +125,7 @@ def tiles_of(
 
     Those whose key is not `wanted` are left out, and those of which no pixel counts.
     """
-    side, starts = whiteness.places(observation, weights)
+    side, starts = samples.places(observation, weights)
     found = []
     for row, col in starts:
         key = key_of(name, row, col)

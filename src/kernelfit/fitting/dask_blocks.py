@@ -29,6 +29,8 @@ from .dask_tasks import Block, Lazy, Marks, Piece, Recipe, Stored, Sums
 
 #: Data of more bytes than this are not sent along with each block that needs them.
 _LIGHT = 2**16
+#: What of Dask's tasks, and of what makes them, may hold data.
+_HOLD = ("args", "kwargs", "value", "task", "indices", "io_deps", "mapping", "arr")
 #: Nor are those of a graph, all together.
 _LIGHT_GRAPH = 2**20
 
@@ -332,17 +334,7 @@ def _bytes(value: Any) -> float:
         return sum(map(_bytes, value))
     if not type(value).__module__.startswith("dask."):
         return 0
-    names = (
-        "args",
-        "kwargs",
-        "value",
-        "task",
-        "indices",
-        "io_deps",
-        "mapping",
-        "arr",
-    )  # of tasks, and of what makes them
-    return sum(_bytes(getattr(value, name, None)) for name in names)
+    return sum(_bytes(getattr(value, name, None)) for name in _HOLD)
 
 
 def _recipe(array: Any) -> Recipe | None:

@@ -29,8 +29,8 @@ from ..data.volumes import merged, sampled, stacked, with_edges
 from ..diagnostics import boundary, quantization, score_covariance, whiteness
 from ..diagnostics.depth import shallow
 from ..diagnostics.misfit import misfits
+from ..diagnostics.samples import Memo
 from ..diagnostics.tiles import requests
-from ..diagnostics.whiteness import Memo
 from ..engines import weighted, weighted_iteration
 from ..engines.cost_model import Choice, resolve
 from ..engines.welch import spectral_statistics

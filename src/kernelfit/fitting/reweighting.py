@@ -21,7 +21,7 @@ from ..data.observation import Items, WeightedObservation, Weights
 from ..engines import sampling, weighted_iteration
 from ..engines.weighted_pass import residual
 from ..solvers import cholesky, least_squares
-from ..solvers.robust import TUNING, correction_of, enough, factor, least_absolute, slope
+from ..solvers.robust import TUNING, correction_of, enough, factor, least_absolute, robust_std, slope
 from .implicit import ImplicitFitter, ImplicitlySolved
 from .noise_model import BELIEVED, MOST_NOISE, Levels, with_noise
 from .weighted_fitter import Solved, WeightedFitter
@@ -308,8 +308,7 @@ def _approached(
 
 def _scale(standard: Array, rounding: float) -> float:
     """Return the standard deviation that most residuals have, that of rounding at least."""
-    size = np.abs(standard)
-    return max(1.4826 * float(np.median(size)), 1e-12 * float(size.max()), rounding) or 1.0
+    return max(robust_std(standard), 1e-12 * float(np.abs(standard).max()), rounding) or 1.0
 
 
 def _far_off(seen: Seen, left: Sequence[Array]) -> tuple[float, float, float]:

@@ -102,9 +102,8 @@ class Pair:
         """Return the middle of a span, as much of it as there are pixels for."""
         while not self.fits(box, stride):
             sides = (box[1] - box[0], box[3] - box[2])
-            over = [
-                side > n for side, n in zip(sides, self.image.shape, strict=True)
-            ]  # an axis that is short goes first
+            # an axis that is short goes first
+            over = [side > n for side, n in zip(sides, self.image.shape, strict=True)]
             more = [int(side > 2 and (far or not any(over))) for side, far in zip(sides, over, strict=True)]
             if not any(more):
                 return None

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import scipy.ndimage
+import scipy.signal
 
 from ..core.estimate import Estimate
 from ..core.findings import Finding, Verdict, ranked
@@ -20,6 +21,7 @@ from ..engines.forward import predict
 from ..engines.variance import propagated
 from ..restoration import decorrelation as white
 from ..solvers.least_squares import LeastSquares, Solver
+from ..solvers.robust import robust_std
 from . import pipeline, requirements
 
 WHICH = ("auto", "science", "reference")
@@ -114,7 +116,7 @@ def _apart(x: Array, y: Array) -> npt.NDArray[np.bool_] | None:
         return None
     levels = [np.where(good, one - np.median(one[good]), 0.0) for one in (x, y)]
     smooth = [scipy.ndimage.gaussian_filter(one, _SMOOTH) for one in levels]
-    spread = [white.robust_std(one[good]) for one in smooth]
+    spread = [robust_std(one[good]) for one in smooth]
     bright = [one > _BRIGHT * s for one, s in zip(smooth, spread, strict=True)]
     both = bright[0] & bright[1]
     if not (both.any() and min(spread) > 0):
@@ -200,9 +202,14 @@ def _seen(
     counts = np.isfinite(difference) & (variance > 0)
     variance[~counts] = np.nan
     if not counts.any():
+        if np.isfinite(difference).any():
+            raise ValueError(
+                "got exposures whose difference tells no noise, need some; say how noisy one of them is: "
+                "Exposure(image, noise)"
+            )
         raise ValueError("got exposures none of whose pixels can be compared; need some that are good in both")
     light = np.where(counts, made - float(np.median(made[counts])), 0.0) ** 2
-    scale = max(1.0, white.robust_std(difference[counts] / np.sqrt(variance[counts])))
+    scale = max(1.0, robust_std(difference[counts] / np.sqrt(variance[counts])))
     reach = math.inf if clip is None else clip
     used = counts & ~(np.abs(difference) > reach * np.sqrt(scale**2 * variance + doubt**2 * light))
     return _Seen(difference, variance, noises, used, _weights(variance + _BELIEVED**2 * light, used))
@@ -264,8 +271,8 @@ def _noises(sides: _Sides, kernel: Array, conv: Convention, made: Array, used: n
     exposures = (sides.other, sides.convolved)
     difference = sides.other.pixels - made
     if used is None:  # before the fit, whose outliers are not known
-        spread = white.robust_std(difference[np.isfinite(difference)])
-        used = np.isfinite(difference) & (np.abs(np.nan_to_num(difference)) < 4 * spread)
+        spread = robust_std(difference[np.isfinite(difference)])
+        used = np.isfinite(difference) & (np.abs(np.nan_to_num(difference)) <= 4 * spread)
     # what has no prediction is masked as well in the other exposure, and has no influence in this one
     predictions = np.where(np.isfinite(made), made, np.nan), sides.convolved.pixels
     levels: list[float | None] = []
@@ -276,7 +283,7 @@ def _noises(sides: _Sides, kernel: Array, conv: Convention, made: Array, used: n
         each, _, shares = _kernels(kernel, conv)
         reach = (kernel.shape[-2] - 1, kernel.shape[-1] - 1)
         light = np.abs(made - float(np.median(made[used])))
-        dark = used & (light < _DARK * white.robust_std(difference[used]))
+        dark = used & (light < _DARK * robust_std(difference[used]))
         covariance = white.autocovariance(difference, dark if dark.sum() > 0.1 * used.sum() else used, reach)
         own = np.einsum("p,prc->rc", shares, white.autocorrelations(each))
         other, convolved = white.noise_levels(covariance, own, (levels[0], levels[1]))
@@ -292,7 +299,7 @@ def _noises(sides: _Sides, kernel: Array, conv: Convention, made: Array, used: n
 def _judged(image: Array, variance: Array, used: npt.NDArray[np.bool_]) -> list[Finding]:
     """Say whether the difference has the variance that it says."""
     at = used & (variance > 0)
-    ratio = white.robust_std(image[at] / np.sqrt(variance[at])) if at.any() else math.nan
+    ratio = robust_std(image[at] / np.sqrt(variance[at])) if at.any() else math.nan
     doubt = _SURE * 1.17 / math.sqrt(max(1, np.count_nonzero(at) / 10))  # neighbours go together
     if not abs(ratio - 1) > max(_OFF, doubt):
         return []
@@ -310,7 +317,7 @@ def _decorrelated(
     n, side = len(phis), phis.shape[-1]
     through = np.zeros((n, *(k + side - 1 for k in kernel.shape[-2:])))
     for at in range(n):
-        through[at] = white.convolved(phis[at], each[at])
+        through[at] = scipy.signal.convolve(phis[at], each[at])
     if conv.field is None:
         phi, whole = phis[0], through[0]
     else:  # the coefficients of the functions that come nearest to the kernels at the places

@@ -3,8 +3,6 @@
 Of ``D = y - k * x`` the noise has the spectrum ``s_y^2 + s_x^2 |K|^2``, s the standard deviations of white noise.
 """
 
-import math
-
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
@@ -101,13 +99,3 @@ def noise_levels(covariance: Array, kernel_correlation: Array, known: tuple[floa
     elif variance > 0 and own[free[0]] > 0:
         levels[free[0]] = variance / float(own[free[0]])
     return levels
-
-
-def robust_std(values: Array) -> float:
-    """Return the standard deviation that most values have: 1.4826 times their median absolute deviation from 0."""
-    return 1.4826 * float(np.median(np.abs(values))) if values.size else math.nan
-
-
-def convolved(first: Array, second: Array) -> Array:
-    """Return the kernel that is the one after the other."""
-    return np.asarray(scipy.signal.convolve(first, second, mode="full", method="auto"))

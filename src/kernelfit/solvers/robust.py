@@ -24,6 +24,11 @@ _MOST_DESCENTS = 30
 _ENOUGH = 1e-3
 
 
+def robust_std(values: npt.NDArray[Any]) -> float:
+    """Return the standard deviation that most values have: 1.4826 times their median absolute deviation from 0."""
+    return 1.4826 * float(np.median(np.abs(values))) if values.size else math.nan
+
+
 def factor(ratio: Array, robust: str) -> npt.NDArray[Any]:
     """Return by how much the weight of a residual is taken down that is so many times the tuning constant."""
     if robust == "clip":
