@@ -2,7 +2,9 @@
 
 Sections: `rate` (the streamed rate against the one in memory), `memory` (32768 x 32768 in Zarr: peak memory, rate),
 `resume` (killed at ten random moments), `cluster` (two worker processes against one, and what travels),
-`maps` (a kernel for each of 16 x 16 tiles against a single one). Files go to a folder of their own that is removed.
+`maps` (a kernel for each of 16 x 16 tiles against a single one), `planning` (a graph of expressions of 65536 x 65536,
+on the client), `reads` (how often each chunk of stored arrays is decoded). Files go to a folder of their own that is
+removed.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
@@ -291,7 +294,78 @@ def maps(folder: str, repeats: int, size: int) -> None:
     print(f"kernel_map, 16 x 16 tiles, 11 x 11 at 4096^2: {ratio:.2f} times a single fit ({seconds:.2f} s)", flush=True)
 
 
-SECTIONS = {"rate": rate, "memory": memory, "resume": resume, "cluster": cluster, "maps": maps}
+def planning(folder: str, repeats: int, size: int) -> None:
+    """Say what it takes on the client to plan the statistics of expressions of stored arrays; no pixel is read."""
+    import dask.array as da
+    import zarr
+
+    side, chunk = 65536, 1024
+    stored = zarr.create_array(os.path.join(folder, "plan.zarr"), shape=(side, side), chunks=(chunk, chunk), dtype="u2",
+                               overwrite=True)  # fmt: skip
+    dark, flat = da.full((side, side), 7.0, chunks=chunk), da.full((side, side), 1.5, chunks=chunk)
+    raw = da.from_zarr(stored)
+    image, target = ((raw[:side, :side].astype("f4") - dark) / flat for _ in range(2))
+    seconds = []
+    for _ in range(repeats):
+        start = time.process_time()
+        kernelfit.scale.accumulate(image, target, SIDE, compute=False)
+        seconds.append(time.process_time() - start)
+    tracemalloc.start()
+    made = kernelfit.scale.accumulate(image, target, SIDE, compute=False)
+    peak = tracemalloc.get_traced_memory()[1] / 2**20
+    tracemalloc.stop()
+    del made
+    print(
+        f"planning, {side}^2 in chunks of {chunk}^2: {statistics.median(seconds):.2f} s of CPU, {peak:.0f} MiB at most"
+    )
+
+
+class Counted:
+    """An array in chunks, which counts how often each is read."""
+
+    def __init__(self, pixels: np.ndarray, chunks: tuple[int, int]) -> None:
+        self.pixels, self.chunks, self.shape, self.dtype, self.ndim = pixels, chunks, pixels.shape, pixels.dtype, 2
+        self.reads = np.zeros([-(-n // c) for n, c in zip(pixels.shape, chunks, strict=True)], dtype=int)
+
+    def __getitem__(self, key: tuple[slice, slice]) -> np.ndarray:
+        """Return a part, and count the chunks that it touches."""
+        ends = [k.indices(n)[:2] for k, n in zip(key, self.shape, strict=True)]
+        if all(a < b for a, b in ends):
+            touched = [slice(a // c, -(-b // c)) for (a, b), c in zip(ends, self.chunks, strict=True)]
+            self.reads[touched[0], touched[1]] += 1
+        return self.pixels[key]
+
+
+def reads(folder: str, repeats: int, size: int) -> None:
+    """Print how often each chunk is read, for statistics and for fits with and without noise, in several shapes."""
+    rng = np.random.default_rng(0)
+    print("| image | chunks | statistics | fit | fit without noise |\n|---|---|---|---|---|")
+    for shape, chunks in (((1024, 17408), (512, 512)), ((17408, 1024), (512, 512)), ((5000, 5000), (700, 900)),
+                          ((4096, 4096), (4096, 64)), ((4096, 4096), (64, 4096))):  # fmt: skip
+        image = rng.integers(0, 60000, shape).astype(np.uint16)
+        plain = kernelfit.apply_kernel(image, kernel_of_shape("5x7"), boundary="symm")
+        noisy = np.rint(plain + rng.normal(0, 50, shape)).clip(0, 65535).astype(np.uint16)
+        row = []
+        for verb, target in (
+            (kernelfit.accumulate, noisy),
+            (kernelfit.find_kernel, noisy),
+            (kernelfit.find_kernel, plain),
+        ):
+            pair = [Counted(image, chunks), Counted(target, chunks)]
+            verb(*pair, (5, 7))
+            row.append(f"{max(one.reads.mean() for one in pair):.2f} (most {max(one.reads.max() for one in pair)})")
+        print(f"| {shape[0]}x{shape[1]} | {chunks[0]}x{chunks[1]} | {' | '.join(row)} |", flush=True)
+
+
+SECTIONS = {
+    "rate": rate,
+    "memory": memory,
+    "resume": resume,
+    "cluster": cluster,
+    "maps": maps,
+    "planning": planning,
+    "reads": reads,
+}
 
 
 def main() -> None:
