@@ -480,3 +480,56 @@ def complex_fit(matrix, target, weights=None, real=False):
         return kernel, covariance, rss
     half = covariance / 2
     return kernel, np.block([[half.real, -half.imag], [half.imag, half.real]]), rss
+
+
+def complex_robust(matrix, target, criterion, weights=None, rounds=60):
+    """Iteratively reweighted least squares of complex numbers, judged by the modulus of their residual.
+
+    Returns the kernel and the covariance of its real and then imaginary parts, both from their definitions.
+    """
+    constant = {"huber": 1.501, "tukey": 5.123, "clip": 4.397}
+    every = np.ones(len(target)) if weights is None else weights
+    kernel = complex_fit(matrix, target, every)[0]
+    for name in dict.fromkeys(["huber", criterion]):
+        for _ in range(rounds):
+            size = np.abs(target - matrix @ kernel) * np.sqrt(every)
+            scale = np.median(size[every > 0]) / np.sqrt(2 * np.log(2))
+            u = np.maximum(size / (constant[name] * scale), 1e-12)
+            held = {"huber": np.minimum(1, 1 / u), "tukey": np.maximum(0, 1 - u**2) ** 2, "clip": u <= 1}[name] * 1.0
+            scaled = (every * held)[:, None] * matrix.conj()
+            kernel = np.linalg.solve(scaled.T @ matrix, scaled.T @ target)
+    along = np.where(u < 1, (1 - u**2) * (1 - 5 * u**2), 0.0) if criterion == "tukey" else (u <= 1) * 1.0
+    used = every > 0
+    steep = np.mean((held + along)[used] / 2)
+    weighted = matrix * np.sqrt(every)[:, None]
+    inverse = np.linalg.inv(weighted.conj().T @ weighted) * np.mean((held * size)[used] ** 2) / steep**2 / 2
+    return kernel, np.block([[inverse.real, -inverse.imag], [inverse.imag, inverse.real]])
+
+
+def complex_image_noise(matrix, target, std, shape):
+    """Least squares less circular noise of the image, of pixels that all taps see once: kernel and covariance.
+
+    The moments ``m = sum conj(A + N) v`` have ``E m conj(m')``, that of white noise v, and for normal noise of ``E
+    |N|^2 = s^2`` the pseudo-covariance ``E m m' = s^4 sum_d n(d) k[p - d] k[q + d]``, over lags d of the target.
+    """
+    n, gram = len(target), matrix.conj().T @ matrix
+    inverse = np.linalg.inv(gram - n * std**2 * np.eye(len(gram)))
+    kernel = inverse @ matrix.conj().T @ target
+    variance = np.sum(np.abs(target - matrix @ kernel) ** 2) / (n - len(kernel))
+    taps, pseudo = kernel.reshape(-1, *shape), np.zeros(gram.shape, dtype=complex)
+    images = len(taps)
+    places = list(np.ndindex(images, *shape))
+    for i, (a, *p) in enumerate(places):
+        for j, (b, *q) in enumerate(places):
+            for lag in np.ndindex(*(2 * s - 1 for s in shape)):
+                d = [one - s + 1 for one, s in zip(lag, shape)]
+                to = [[x - y for x, y in zip(p, d)], [x + y for x, y in zip(q, d)]]
+                if all(0 <= x < s for one in to for x, s in zip(one, shape)):
+                    pseudo[i, j] += n * std**4 * taps[(b, *to[0])] * taps[(a, *to[1])]
+    plain, crossed = inverse @ (variance * gram) @ inverse, inverse @ pseudo @ inverse.T
+    return kernel, np.block(
+        [
+            [(plain + crossed).real / 2, (crossed - plain).imag / 2],
+            [(plain + crossed).imag / 2, (plain - crossed).real / 2],
+        ]
+    )

@@ -327,9 +327,6 @@ def test_results_are_kept_and_told(size, shape, tmp_path):
     [
         (dict(noise="poisson"), "counts are not complex"),
         (dict(saturated=(0, 1)), "no largest one"),
-        (dict(robust="huber"), "apart"),
-        (dict(image_noise=0.1), "both parts"),
-        (dict(errors="sandwich"), "the two parts"),
         (dict(variation=1), "real kernels"),
         (dict(method="wiener"), "real images"),
         (dict(solver=kernelfit.NonNegative()), "real numbers"),

@@ -294,13 +294,10 @@ def test_a_background_and_several_pairs_are_looked_at_as_the_fit_was(coloured):
     assert kernelfit.sandwich_errors(image, noisy, flat).errors == "sandwich"
 
 
-def test_where_sandwich_errors_are_not_known_the_finding_says_so():
+def test_smooth_noise_of_complex_images_is_told():
     rng = np.random.default_rng(0)
     smooth = 0.5 * scipy.ndimage.gaussian_filter(rng.normal(size=(2, 40, 43)), (0, 1.0, 1.0))
     image, kernel = rng.normal(size=(40, 43)) + 1j * rng.normal(size=(40, 43)), rng.normal(size=(2, 3)) + 1j
     noise = smooth[0] + 1j * smooth[1]
     fit = kernelfit.find_kernel(image, kernelfit.apply_kernel(image, kernel) + noise, kernel.shape)
-    (told,) = [str(f) for f in fit.findings if f.verdict is Verdict.COLOURED_NOISE]
-    assert "sandwich" not in told and "widen them" in told and "complex numbers" in told
-    with pytest.raises(ValueError, match="complex"):
-        kernelfit.find_kernel(image, image, kernel.shape, errors="sandwich")
+    assert fit.verdict is Verdict.COLOURED_NOISE and "sandwich" in str(fit.findings[0])

@@ -30,6 +30,13 @@ class Part:
         return np.asarray(self[:, :], dtype=dtype)
 
 
+def whole_of(array: Any) -> Any:
+    """Return the complex array of which another, masked perhaps, is a part; None of others."""
+    while not isinstance(array, Part) and hasattr(array, "array"):
+        array = array.array
+    return array.whole if isinstance(array, Part) else None
+
+
 def apart(observation: Observation, *, real: bool) -> list[Observation]:
     """Return the observations of the real and of the imaginary parts of one of complex images.
 

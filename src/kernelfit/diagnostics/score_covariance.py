@@ -4,6 +4,9 @@ Without weights it is the Gram matrix of the image filtered as the noise is. Wit
 ``v[t] = u[t] / sqrt(w[t])``, u stationary with the autocovariance ``h * h``: where all weights are zero or one, noise
 of one kind everywhere. So the moments ``sum_t w[t] P[t] v[t]`` are ``sum_z f_z e[z]`` with white e and
 ``f_z = sum_t h[t - z] sqrt(w[t]) P[t]``. Their covariance is ``sum_z f_z f_z'``.
+
+The noise of the two parts of complex images is ``v_i = sum_j h_ij * e_j`` of two white noises e, so that each of these
+has its ``f_zj``, a sum over both parts i.
 """
 
 import dataclasses
@@ -51,14 +54,15 @@ def correct(
 ) -> Estimate:
     """Return a fit with the covariance that noise of the autocovariance ``h * h`` gives it, h being `shaping`.
 
-    If the solver was given another matrix than the pixels' own, that is `gram`; `more` is added to the covariance of
+    Of complex images `shaping` may be that of both parts, see `whiteness.shaping_filter`. If the solver was given another matrix than the pixels' own, that is `gram`; `more` is added to the covariance of
     the moments.
     """
     fit._covariance_factor()
     if not fit.noise_std > 0:
         return fit
     more = np.zeros((fit.kernel.size,) * 2) if more is None else more
-    if weights is None and fit.background is None and len(observations[0].supports) == 1:
+    two = shaping.ndim == 4
+    if weights is None and fit.background is None and len(observations[0].supports) == 1 and not two:
         own, found, n = plain_scores(observations, fit, shaping, workers)
         scale = fit.n_pixels / n
         fit = sandwich.with_scores(fit, own * scale if gram is None else gram, found * scale + more)
@@ -68,19 +72,19 @@ def correct(
     extents = Extent.each(observations)
     apart = [[items[i] for i in lot] for lot in lots(observations)]
     eliminations = [_elimination(some, workers) for some in apart]
-    joint = [
-        covariance(extent, [item.weights for item in some], shaping, workers, e)
-        for extent, some, e in zip(extents, apart, eliminations, strict=True)
-    ]
+    given = [[item.weights for item in some] for some in apart]
+    at_once = [slice(i, i + 1 + two) for i in range(0, len(apart), 1 + two)]  # both parts of complex pairs
+    shaping = shaping if two else shaping[None, None]
+    joint = [covariance(extents[s], given[s], shaping, workers, eliminations[s]) for s in at_once]
     n_taps = fit.kernel.size
     gram = _weighted_gram(items, fit, workers) if gram is None else gram
     changed = sandwich.with_scores(fit, gram, np.sum([one[:n_taps, :n_taps] for one in joint], axis=0) + more)
     if fit.background is not None:
         # c - c0 = R (R'Phi'W v - half' (k - k0)), and k - k0 = C m / s^2 of the moments m
         stderr = []
-        for one, elimination in zip(joint, eliminations, strict=True):
-            assert elimination is not None
-            half, root = elimination.half, elimination.root
+        for one, s in zip(joint, at_once, strict=True):
+            own = [e for e in eliminations[s] if e is not None]
+            half, root = np.hstack([e.half for e in own]), scipy.linalg.block_diag(*(e.root for e in own))
             through = sandwich.inverse_of(fit) @ one[:n_taps, n_taps:]
             kernel = half.T @ changed.covariance() @ half
             middle = one[n_taps:, n_taps:] - half.T @ through - through.T @ half + kernel
@@ -173,20 +177,38 @@ def _gram(block: Array, fit: Estimate, workers: int) -> tuple[Array, int]:
 
 
 def covariance(
-    extent: Extent,
-    weights: Sequence[Weights],
+    extents: Sequence[Extent],
+    weights: Sequence[Sequence[Weights]],
     shaping: Array,
     workers: int,
-    elimination: Elimination | None = None,
+    eliminations: Sequence[Elimination | None],
 ) -> Array:
     """Return ``sum_z f_z f_z'`` of a pair or a volume, h being `shaping`, in the order of the user's taps.
 
-    With a background the taps are without their part in it, and the columns ``Phi R`` of its `elimination` follow them.
+    Of complex pairs there are two extents, with the weights of either, and h is of shape (2, 2, ...); else (1, 1, ...).
+    With a background the taps are without their part in it, and the columns ``Phi R`` of its elimination follow them.
     Of more than 2^18 pixels it is estimated, without bias, from some boxes of them, those of much structure likelier.
     """
-    taps, reach = list(extent.taps()), len(shaping) // 2
-    rank = 0 if elimination is None else elimination.rank
-    size, axes = len(taps) + rank, tuple(range(1, shaping.ndim + 1))
+    extent, n = extents[0], len(extents)
+    taps, reach, ndim = list(extent.taps()), shaping.shape[-1] // 2, shaping.ndim - 2
+    ranks = [0 if e is None else e.rank for e in eliminations]
+    size, axes = len(taps) + sum(ranks), tuple(range(1, ndim + 1))
+
+    def rows_of(i: int, at: int, blocks: Array, spans: Sequence[int], beside: Array) -> Array:
+        """Return some rows of the design of a part: of its taps, its background, and none of another's."""
+        rows = [
+            blocks[s][tuple(slice(a, a + n, k) for a, n, k in zip(p, spans, extent.stride, strict=True))]
+            for s, *p in taps[at : at + _ROWS]
+        ]
+        some, e, before = np.reshape(rows, (len(rows), *beside.shape[1:])), eliminations[i], len(taps) + sum(ranks[:i])
+        if e is None:
+            return some
+        some = some - np.tensordot(e.half[at : at + len(rows)], beside, 1)
+        more = np.zeros((min(size - at, _ROWS) - len(rows), *beside.shape[1:]))
+        first, last = max(at + len(rows), before), min(at + _ROWS, before + ranks[i])
+        if first < last:
+            more[first - at - len(rows) : last - at - len(rows)] = beside[first - before : last - before]
+        return np.concatenate([some, more])
 
     def part(work: Sequence[tuple[Box, float]]) -> Array:
         total = np.zeros((size, size))
@@ -194,35 +216,34 @@ def covariance(
             first = [max(0, s - reach) for s in start]
             last = [min(n, s + k + reach) for s, k, n in zip(start, side, extent.size, strict=True)]
             inside = [slice(a, b) for a, b in zip(first, last, strict=True)]
-            roots = np.sqrt(extent.weights(weights, inside))
-            if not roots.any():
+            roots = [np.sqrt(one.weights(w, inside)) for one, w in zip(extents, weights, strict=True)]
+            if not any(root.any() for root in roots):
                 continue
-            spans = [s * (n - 1) + 1 for s, n in zip(extent.stride, roots.shape, strict=True)]
+            shape = roots[0].shape
+            spans = [s * (n - 1) + 1 for s, n in zip(extent.stride, shape, strict=True)]
             corner = [s * a for s, a in zip(extent.stride, first, strict=True)]
-            blocks = extent.block(corner, [n + k - 1 for n, k in zip(spans, extent.kernel, strict=True)])
-            beside = np.zeros((0, *roots.shape))
-            if elimination is not None:
-                beside = np.stack([extent.surface(one, inside) for one in elimination.root.T])
-            whole = [scipy.fft.next_fast_len(n + 2 * reach, real=True) for n in roots.shape]
-            response = scipy.fft.rfftn(shaping, whole, workers=1)
+            halo = [n + k - 1 for n, k in zip(spans, extent.kernel, strict=True)]
+            whole = [scipy.fft.next_fast_len(n + 2 * reach, real=True) for n in shape]
+            # of a moment's own noise: h turned round
+            responses = scipy.fft.rfftn(np.flip(shaping, axis=tuple(range(2, ndim + 2))), whole, workers=1)
             kept = tuple(slice(s - a + reach, s - a + reach + k) for s, a, k in zip(start, first, side, strict=True))
-            found = np.empty((size, math.prod(side)))
-            for at in range(0, size, _ROWS):
-                rows = [
-                    blocks[s][tuple(slice(a, a + n, k) for a, n, k in zip(p, spans, extent.stride, strict=True))]
-                    for s, *p in taps[at : at + _ROWS]
-                ]
-                some = np.reshape(rows, (len(rows), *roots.shape))
-                if elimination is not None:
-                    some = some - np.tensordot(elimination.half[at : at + len(rows)], beside, 1)
-                    some = np.concatenate([some, beside[max(0, at - len(taps)) :][: max(0, _ROWS - len(rows))]])
-                spectra = scipy.fft.rfftn(some * roots, whole, axes=axes, workers=1) * response
-                filtered = scipy.fft.irfftn(spectra, whole, axes=axes, workers=1)
-                found[at : at + _ROWS] = filtered[(slice(None), *kept)].reshape(len(some), -1)
+            found = np.zeros((n, size, math.prod(side)))
+            for i, one in enumerate(extents):
+                blocks, e = one.block(corner, halo), eliminations[i]
+                beside = np.zeros((0, *shape))
+                if e is not None:
+                    beside = np.stack([one.surface(column, inside) for column in e.root.T])
+                for at in range(0, size, _ROWS):
+                    some = rows_of(i, at, blocks, spans, beside)
+                    spectra = scipy.fft.rfftn(some * roots[i], whole, axes=axes, workers=1)
+                    for j in range(n):
+                        filtered = scipy.fft.irfftn(spectra * responses[i, j], whole, axes=axes, workers=1)
+                        found[j, at : at + len(some)] += filtered[(slice(None), *kept)].reshape(len(some), -1)
+            found = found.swapaxes(0, 1).reshape(size, -1)
             total += (found @ found.T) / chance
         return total
 
-    boxes = _boxes(extent, weights, reach)
+    boxes = _boxes(extent, weights[0], reach)
     step = max(1, math.ceil(len(boxes) / 32))
     return np.asarray(sum(in_order([boxes[i : i + step] for i in range(0, len(boxes), step)], part, workers)))
 

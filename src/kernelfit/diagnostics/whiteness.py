@@ -15,14 +15,13 @@ import scipy.special
 from ..core.deprecated import renamed
 from ..core.estimate import Estimate, with_finding
 from ..core.findings import Finding, Verdict
-from ..core.geometry import Convention, Shape
+from ..core.geometry import Shape
 from ..core.validation import Array
 from ..data.extent import Extent, runs
 from ..data.observation import Observation, Weights, own_row, refuse_nonfinite
+from .parts import REACH, Parts, farthest, products
 from .samples import Memo, places, sample
 
-#: Lags looked at.
-_REACH = 8
 #: Runs of planes looked at in volumes.
 _RUNS = 2
 #: An autocorrelation counts from so many times what white noise would show, by the axes, along each of which so many
@@ -64,6 +63,9 @@ class NoiseCheck:
     heteroscedasticity : float
         The noise's amplitude where the prediction is far from its mean, relative to that of all pixels: by about this
         factor plain standard errors are off on that account. It is 1 where it is no louder than by chance.
+    parts : ndarray, shape (2, 2, 2 * lags + 1, 2 * lags + 1), optional
+        Of complex residuals the same for the real (0) and the imaginary (1) parts and for their products ``r_i[t]
+        r_j[t + d]``, so far as they are not those of circular noise by chance alone; `autocovariance` is their mean.
     """
 
     autocovariance: Array
@@ -72,6 +74,7 @@ class NoiseCheck:
     low: float
     high: float
     heteroscedasticity: float = 1.0
+    parts: Array | None = None
 
     uneven = renamed("uneven", "heteroscedasticity")
 
@@ -99,13 +102,22 @@ class NoiseCheck:
 
     def _lowered(self) -> "NoiseCheck":
         """Return that of images of one row as that of signals."""
-        return dataclasses.replace(self, autocovariance=self.autocovariance[self.autocovariance.shape[0] // 2])
+        middle = self.autocovariance.shape[0] // 2
+        parts = None if self.parts is None else self.parts[:, :, middle]
+        return dataclasses.replace(self, autocovariance=self.autocovariance[middle], parts=parts)
 
     def __str__(self) -> str:
         """Say the finding in one line."""
         signals, pixels = self.autocovariance.ndim == 1, "pixels" if self.autocovariance.ndim > 1 else "samples"
         if self.n_pixels < 32:
             return f"not looked at, there being {self.n_pixels} residuals in the places looked at"
+        if self.reach == 0 and self.parts is not None:
+            (re, both), (_, im) = self.parts[(..., *(n // 2 for n in self.autocovariance.shape))]
+            return (
+                f"the noise is not circular: its real parts have {math.sqrt(re / im):.3g} times the standard deviation "
+                f"of its imaginary parts, and a correlation of {both / math.sqrt(re * im):.2g} with them; plain "
+                f"standard errors are off by factors of {self.low:.2g} to {self.high:.2g}"
+            )
         if self.reach == 0:
             signal = f", but {self.of_signal}" if self.depends else ""
             return f"white as far as {self.n_pixels} residuals tell{signal}"
@@ -148,7 +160,7 @@ def look(
         return fit  # what is left tells of the iterations, not of the noise
     check = examine(observations, fit, weights, most, memo)
     if check.coloured:
-        fit = with_finding(fit, Finding(Verdict.COLOURED_NOISE, str(check), _without_sandwich(fit.convention)))
+        fit = with_finding(fit, Finding(Verdict.COLOURED_NOISE, str(check)))
     if check.depends:
         fit = with_finding(fit, Finding(Verdict.UNEVEN_NOISE, check.of_signal))
     elif (
@@ -179,13 +191,6 @@ def _noise_alone(fit: Estimate) -> Estimate:
     return dataclasses.replace(fit, findings=(), notes=(*fit.notes, note))
 
 
-def _without_sandwich(convention: Convention) -> str:
-    """Return what to do where sandwich errors are not known."""
-    if convention.numbers == "real":
-        return ""
-    return "widen them by as much, since for complex numbers no others are known"
-
-
 def examine(
     observations: Sequence[Observation],
     fit: Estimate,
@@ -199,9 +204,10 @@ def examine(
     is zero there is none.
     """
     ndim = 2 if observations[0].plane is None else 3
-    sums, squares, pairs = (np.zeros((2 * _REACH + 1,) * ndim) for _ in range(3))
+    sums, squares, pairs = (np.zeros((2 * REACH + 1,) * ndim) for _ in range(3))
     energy, pixels, seen = 0.0, 0, []
-    for run in runs(observations, _RUNS, _REACH + 1):
+    between = Parts(ndim)
+    for run in runs(observations, _RUNS, REACH + 1):
         tiles, targets, known = _windows(observations, fit, weights, run, memo)
         if most < math.inf:
             known &= np.abs(tiles) <= most
@@ -209,18 +215,19 @@ def examine(
         seen.append((tiles[known], (targets - tiles)[known]))
         pixels += int(known.sum())
         energy += float(np.sum(targets**2))
-        sums += _products(tiles)
-        squares += _products(tiles**2)
+        sums += products(tiles)
+        squares += products(tiles**2)
+        between.add(observations[run[0]], tiles)
         if weights is None and most == math.inf:
-            lags = np.abs(np.arange(-_REACH, _REACH + 1))
+            lags = np.abs(np.arange(-REACH, REACH + 1))
             counts = [np.maximum(0, n - lags) for n in tiles.shape[1:]]
             pairs += len(tiles) * functools.reduce(np.multiply.outer, counts)
         else:
-            pairs += _products(known.astype(np.float64)).round()
+            pairs += products(known.astype(np.float64)).round()
     if not math.isfinite(energy) or not np.isfinite(sums).all():
         refuse_nonfinite(observations[0])
     c = np.divide(sums, pairs, out=np.zeros_like(sums), where=pairs > 0)
-    middle = (_REACH,) * ndim
+    middle = (REACH,) * ndim
     variance = float(c[middle])
     if not variance > _ROUNDING**2 * energy / max(1, pixels):
         return NoiseCheck(c, pixels, 0, 1.0, 1.0)
@@ -229,12 +236,14 @@ def examine(
     # and a fit of r taps to n pixels leaves correlations of up to r / n itself
     beyond = np.abs(c) > _SIGNIFICANT[ndim] * chance + variance * fit.rank / max(1, fit.n_pixels)
     beyond[middle] = False
-    reach = int(np.max(_farthest(c.shape)[beyond], initial=0))
-    spectrum = _spectrum(c, reach) / variance
+    reach = int(np.max(farthest(c.shape)[beyond], initial=0))
+    parts, further = between.beside(c, pairs, _SIGNIFICANT[ndim])
+    reach = max(reach, further)
+    spectrum = (_spectrum(c, reach) if parts is None else np.linalg.eigvalsh(_cross_spectrum(parts, reach))) / variance
     growth = 1.0
     if variance > _SINGLE**2 * energy / pixels:
         growth = _unevenness(*(np.concatenate(parts) for parts in zip(*seen, strict=True)))
-    return NoiseCheck(c, pixels, reach, float(np.sqrt(spectrum.min())), float(np.sqrt(spectrum.max())), growth)
+    return NoiseCheck(c, pixels, reach, float(np.sqrt(spectrum.min())), float(np.sqrt(spectrum.max())), growth, parts)
 
 
 def _unevenness(left: Array, model: Array) -> float:
@@ -320,48 +329,68 @@ def _of_planes(
     return left, targets, np.ones(left.shape, dtype=bool)
 
 
-def _products(tiles: Array) -> Array:
-    """Return the sums of ``r[t] r[t + d]`` over each tile, for lags up to `_REACH`."""
-    axes, lags = tuple(range(1, tiles.ndim)), [min(_REACH, n - 1) for n in tiles.shape[1:]]
-    size = [scipy.fft.next_fast_len(n + lag, real=True) for n, lag in zip(tiles.shape[1:], lags, strict=True)]
-    spectra = scipy.fft.rfftn(tiles, size, axes=axes, workers=1)
-    power = (spectra.real**2 + spectra.imag**2).sum(axis=0)
-    near = np.roll(scipy.fft.irfftn(power, size, workers=1), lags, tuple(range(len(lags))))
-    found = np.zeros((2 * _REACH + 1,) * len(lags))
-    found[tuple(slice(_REACH - n, _REACH + n + 1) for n in lags)] = near[tuple(slice(2 * n + 1) for n in lags)]
-    return found
-
-
-def _farthest(shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
-    """Return how far each place is from the middle, along the axis where it is the farthest."""
-    apart = (np.abs(np.arange(n) - n // 2) for n in shape)
-    return np.asarray(functools.reduce(np.maximum.outer, apart))
-
-
-def _spectrum(autocovariance: Array, reach: int) -> Array:
-    """Return the power of the noise by frequency: the autocovariance under a window flat as far as it reaches."""
+def _windowed(autocovariance: Array, reach: int) -> Array:
+    """Return an autocovariance under a window that is flat as far as it reaches, lag 0 first."""
     ndim = autocovariance.ndim
-    lag, size = np.abs(np.arange(-_REACH, _REACH + 1)), (_FREQUENCIES[ndim],) * ndim
-    if reach == 0:
-        return np.full(size, float(autocovariance[(_REACH,) * ndim]))
-    width = min(2 * reach, _REACH + 1)
+    lag, size = np.abs(np.arange(-REACH, REACH + 1)), (_FREQUENCIES[ndim],) * ndim
+    width = min(2 * reach, REACH + 1)
     flat = min(reach, width - 1)
     window = np.clip((width - lag) / (width - flat), 0.0, 1.0)
     padded = np.zeros(size)
-    padded[(slice(2 * _REACH + 1),) * ndim] = autocovariance * functools.reduce(np.multiply.outer, [window] * ndim)
-    power = scipy.fft.fftn(np.roll(padded, (-_REACH,) * ndim, tuple(range(ndim)))).real
+    padded[(slice(2 * REACH + 1),) * ndim] = autocovariance * functools.reduce(np.multiply.outer, [window] * ndim)
+    return np.roll(padded, (-REACH,) * ndim, tuple(range(ndim)))
+
+
+def _spectrum(autocovariance: Array, reach: int) -> Array:
+    """Return the power of the noise by frequency."""
+    ndim = autocovariance.ndim
+    if reach == 0:
+        return np.full((_FREQUENCIES[ndim],) * ndim, float(autocovariance[(REACH,) * ndim]))
+    power = scipy.fft.fftn(_windowed(autocovariance, reach)).real
     floor = 1e-3 * float(power.mean())
     return np.asarray(np.maximum(power, floor))
 
 
+def _cross_spectrum(parts: Array, reach: int) -> npt.NDArray[np.complex128]:
+    """Return the power of both parts of complex noise by frequency, a Hermitian matrix each, shape (..., 2, 2).
+
+    With the noise ``r = H * e`` of white e it is ``H H*``.
+    """
+    ndim = parts.ndim - 2
+    if reach == 0:
+        middle = parts[(..., *(slice(REACH, REACH + 1),) * ndim)]
+        found = np.moveaxis(middle, (0, 1), (-2, -1)).astype(np.complex128)
+    else:
+        lags = np.array([[_windowed(one, reach) for one in row] for row in parts])
+        axes = tuple(range(2, 2 + ndim))
+        # c_ij[d] = sum of H_i[s] H_j[s + d], whose spectrum is conj(H_i) H_j
+        found = np.conj(np.moveaxis(scipy.fft.fftn(lags, axes=axes), (0, 1), (-2, -1)))
+    values, vectors = np.linalg.eigh(found)
+    values = np.maximum(values, 1e-3 * float(values.mean()))
+    return np.asarray((vectors * values[..., None, :]) @ np.conj(vectors.swapaxes(-1, -2)))
+
+
 def shaping_filter(check: NoiseCheck) -> Array:
-    """Return h, odd-sided and symmetric, with which white noise of variance 1 becomes noise of this autocovariance."""
-    power = _spectrum(check.autocovariance, check.reach)
-    if check.reach == 0:
-        return np.sqrt(power[(slice(1),) * power.ndim])
-    whole = np.fft.fftshift(scipy.fft.ifftn(np.sqrt(power)).real)
-    middle, size = len(whole) // 2, np.abs(whole)
-    reach = min(int(_farthest(whole.shape)[size > _CUT * size.max()].max()), 2 * check.reach, middle - 1)
-    cut = whole[(slice(middle - reach, middle + reach + 1),) * whole.ndim]
-    variance = float(check.autocovariance[(_REACH,) * whole.ndim])
+    """Return h, odd-sided, with which white noise of variance 1 becomes noise of this autocovariance.
+
+    For real residuals it is symmetric. For both parts of complex ones the white noise has two parts, too: shape
+    (2, 2, ...).
+    """
+    ndim, reach = check.autocovariance.ndim, check.reach
+    variance = float(check.autocovariance[(REACH,) * ndim])
+    if check.parts is None:
+        power = _spectrum(check.autocovariance, reach)
+        roots = np.sqrt(power)
+    else:
+        values, vectors = np.linalg.eigh(_cross_spectrum(check.parts, reach))
+        roots = (vectors * np.sqrt(values)[..., None, :]) @ np.conj(vectors.swapaxes(-1, -2))
+        roots, variance = np.moveaxis(roots, (-2, -1), (0, 1)), 2 * variance
+    if reach == 0:
+        return np.asarray(roots[(..., *(slice(1),) * ndim)].real)
+    axes = tuple(range(-ndim, 0))
+    whole = np.fft.fftshift(scipy.fft.ifftn(roots, axes=axes).real, axes=axes)
+    size = np.abs(whole).reshape(-1, *whole.shape[-ndim:]).max(axis=0)
+    middle = len(size) // 2
+    cutoff = min(int(farthest(size.shape)[size > _CUT * size.max()].max()), 2 * reach, middle - 1)
+    cut = whole[(..., *(slice(middle - cutoff, middle + cutoff + 1),) * ndim)]
     return np.asarray(cut * math.sqrt(variance / float(np.sum(cut**2))))

@@ -1,5 +1,6 @@
 """What the noise of the image adds to the sums of some observations: its counts, and what weights know of it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,6 +83,11 @@ class ImageNoise:
                 mean = 1.0 if given is None else float(np.mean(given, dtype=np.float64))
                 counts = counts - mean**2 * _projected(own, plan, eliminations[number].root)
         return cls(counts, None if weights is None else pairs, None if slopes is None else beyond)
+
+    @staticmethod
+    def std_of(observations: Sequence[Observation], std: float) -> float:
+        """Return its standard deviation in a source; of complex images each part has half the variance."""
+        return std / math.sqrt(2.0) if observations[0].geometry.convention.apart else std
 
     def shift(self, std: float, taps: Array | None) -> Array | None:
         """Return what the moments of weights from the residual of a kernel lack, None without any."""

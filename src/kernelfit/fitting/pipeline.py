@@ -38,7 +38,6 @@ from ..solvers import least_squares, varying
 from ..solvers.conjugate_gradient import ConjugateGradient
 from ..solvers.errors_in_variables import at_the_pixels, finish, shared, slow_variance, take_off
 from ..solvers.least_squares import LeastSquares, LeastSquaresSolution, Solver
-from ..solvers.robust import TUNING
 from ..solvers.sandwich import with_scores
 from ..solvers.wiener import Wiener, divide
 from . import implicit, requirements
@@ -284,8 +283,9 @@ def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, s
         fitter = _implicit(items, settings)
     else:
         fitter = WeightedFitter(
-            choice.method, pass_method, threads, execution.tolerance, execution.progress, strategy, noise.image_std
-        )
+            choice.method, pass_method, threads, execution.tolerance, execution.progress, strategy,
+            ImageNoise.std_of([item.observation for item in items], noise.image_std),
+        )  # fmt: skip
     notes = merged_notes(items, [note for j in judged for note in j.notes])
     findings: list[Finding] = []
     correction, most = 1.0, math.inf
@@ -295,7 +295,7 @@ def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, s
     else:
         found, seen, more, said = reweighted(InMemory(fitter), items, model, loss)
         items, correction = seen.items, seen.correction
-        most = math.inf if loss is None else TUNING[loss] * seen.scale
+        most = seen.outlier
         findings += more
         notes += said
     observations, weights = [item.observation for item in items], [item.weights for item in items]
@@ -385,12 +385,13 @@ def with_errors(
     solver, noise, threads = settings.solver, settings.noise, settings.execution.threads
     plain = varying.holds(solver, stats)
     observed, share, more, pairs = stats, 1.0, None, None
+    std = ImageNoise.std_of(observations, noise.image_std)
     eliminations = eliminations if weighted_fit is None else weighted_fit.eliminations
     if noise.image_std:
         known = None if weighted_fit is None else weighted_fit.image_noise
         known = known or ImageNoise.of(observations, weights, eliminations)
         shift = None if weighted_fit is None else weighted_fit.shift
-        stats, share = take_off(stats, noise.image_std, known.counts, shift)
+        stats, share = take_off(stats, std, known.counts, shift)
         pairs = known.pairs
     if noise.image_std or not plain:
         estimate = varying.solve(solver, stats if noise.image_std else least_squares.about(stats, solution))
@@ -398,7 +399,7 @@ def with_errors(
         estimate = least_squares.estimate_of(stats, solution, last=last)
     if noise.image_std:
         estimate = at_the_pixels(estimate, observed)
-        more = shared(estimate, math.sqrt(share) * noise.image_std, pairs)
+        more = shared(estimate, math.sqrt(share) * std, pairs)
         if noise.covariance == "plain":
             estimate = with_scores(estimate, stats.gram, estimate.noise_std**2 * observed.gram + more)
         estimate = finish(estimate, noise.image_std, share)
@@ -407,7 +408,7 @@ def with_errors(
         slow = 0.0
         if noise.image_std:
             even = 1.0 if pairs is None else float(pairs[tuple(n // 2 for n in pairs.shape)]) / observed.total_weight
-            slow = share * noise.image_std**2 * even * slow_variance(estimate)
+            slow = share * std**2 * even * slow_variance(estimate)
         (estimate,) = with_background([estimate], observations, eliminations, n_pixels, slow)
     if noise.covariance == "sandwich":
         shaping = whiteness.shaping_filter(whiteness.examine(observations, estimate, weights))

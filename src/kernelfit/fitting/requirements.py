@@ -41,9 +41,6 @@ _PARTS = "need the real and the imaginary part, each by itself"
 _COMPLEX = (
     ("photon noise", "counts are not complex", "need noise='constant', or weights="),
     ("saturated", "complex numbers have no largest one", "need a mask of what is clipped"),
-    ("robust", "its criterion would judge the two parts of a pixel apart", "need a mask of the outliers"),
-    ("image noise", "it is in both parts of the target at once", "need errors-in-variables of your own; leave it out"),
-    ("sandwich errors", "they would leave out how the noise of the two parts goes together", "need errors='plain'"),
     ("variation", "its functions are for real kernels", _PARTS),
     ("Wiener", "its spectra are those of real images", _EXACT),
     (
@@ -145,7 +142,18 @@ RULES = (
     _rule("statistics alone", "tolerance", "only an iteration has one, and sums are exact", "leave it out"),
     *(
         Rule(frozenset({"statistics alone", "image noise", name}), "sums know it for pixels that count alike", _PIXELS)
-        for name in ("uneven weights", "background", "mixed channels")
+        for name in ("uneven weights", "background", "mixed channels", "complex numbers")
+    ),
+    Rule(
+        frozenset({"stream", "complex numbers", "robust"}),
+        "a block of it holds one part of each number, and outliers are judged by their modulus",
+        "need find_kernel or accumulate",
+    ),
+    _rule(
+        "real image of a complex target",
+        "image noise",
+        "it is the same in both parts of the target, whose noise then is not circular",
+        _PARTS,
     ),
     Rule(
         frozenset({"stream", "volume", "image noise"}),
@@ -187,6 +195,7 @@ _WORDS = {
     "signals": "signals",
     "tiles": "tiles=",
     "complex numbers": "complex images",
+    "real image of a complex target": "real images of complex targets",
     "saturated": "saturated=",
     "solver of real kernels": "a solver of real kernels",
     "tolerance": "tolerance=",
@@ -235,6 +244,8 @@ def features_of(plan: FitPlan, noise: Noise, solver: Solver, execution: Executio
         and any(one.geometry.n_taps > MOST_TAPS for some in plan.groups for one in some[:1]),
         name: not isinstance(solver, LeastSquares),
         "complex numbers": plan.numbers != "real",
+        "real image of a complex target": plan.numbers != "real"
+        and any(getattr(s.array, "blank", False) for some in plan.groups for one in some for s in one.sources),
         "saturated": not (plan.selection.saturated is None or isinstance(plan.selection.saturated, str)),
         "solver of real kernels": isinstance(solver, _REAL_SOLVERS) or getattr(solver, "non_negative", False),
     }

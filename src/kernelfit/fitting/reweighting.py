@@ -1,7 +1,7 @@
 """Fits with weights, and fits whose weights come from the fit: noise that grows with the signal, and outliers.
 
 Both are iteratively reweighted least squares: weights from the residual of the last kernel, a weighted fit, until the
-kernel settles.
+kernel settles. Of complex images the modulus of a residual is judged, and its two parts have the same weight.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from ..data.observation import Items, WeightedObservation, Weights
 from ..engines import sampling, weighted_iteration
 from ..engines.weighted_pass import residual
 from ..solvers import cholesky, least_squares
-from ..solvers.robust import TUNING, correction_of, enough, factor, least_absolute, robust_std, slope
+from ..solvers.robust import TUNING, correction_of, enough, factor, least_absolute, robust_std, slope, tuning
 from .implicit import ImplicitFitter, ImplicitlySolved
 from .noise_model import BELIEVED, MOST_NOISE, Levels, with_noise
 from .weighted_fitter import Solved, WeightedFitter
@@ -132,7 +132,7 @@ def reweighted(
     The others have minima at which pixels of much leverage are thrown out wrongly and never seen again; where there may
     be such pixels, as quick steps do not do, the criterion asked for is drawn in by halves.
     """
-    levels = Levels.of(items, model, fitter.workers)
+    levels, moduli = Levels.of(items, model, fitter.workers), _moduli(items)
     left = [np.empty(item.weights.shape) for item in items]
     at, variance = fitter.begin(items, robust=robust is not None)  # the latter of a prediction, for the image's noise
     begin, n_taps, rounds, scale, first, noisy = at, items[0].n_taps, 0, 0.0, None, 1.0
@@ -141,7 +141,7 @@ def reweighted(
         (criterion, widened), *stages = stages
         near = _NEAR if stages else _SETTLED
         moved, settled, tries, stride, even = math.inf, False, 0, 1.0, False
-        quick = criterion is not None and widened == 1.0 and not model.slope and not fitter.image_std
+        quick = criterion is not None and widened == 1.0 and not (model.slope or fitter.image_std or moduli)
         inner = fitter.fitter if isinstance(fitter, InMemory) else None
         if quick and criterion is not None and isinstance(inner, WeightedFitter):
             at, scale, steps, even = _approached(inner, items, criterion, at, left, scale, levels.rounding)
@@ -153,7 +153,7 @@ def reweighted(
             fitter.residual(items, at, left)
             seen = _seen(items, left, model.beside(variance), criterion, widened, levels, noisy)
             noisy = min(max(seen.scale, 1.0), MOST_NOISE)
-            slopes = _slopes(seen, left, criterion) if fitter.image_std and criterion is not None else None
+            slopes = _slopes(seen, _sizes(items, left), criterion) if fitter.image_std and criterion else None
             found = fitter.fit(seen, at, last=False, even=even, slopes=slopes)
             variance = found.image_variance
             kernel, last_move = found.unknowns[:n_taps], moved
@@ -178,11 +178,13 @@ def reweighted(
     notes = [f"weights from the residual, {rounds} round{'' if rounds == 1 else 's'}"]
     findings = [] if settled else [Finding(Verdict.NOT_CONVERGED, f"the weights had not settled after {rounds} rounds")]
     if robust is not None:
-        reach = TUNING[robust] * seen.scale
-        share = float(np.mean(np.abs(seen.standard) > reach))
+        constant = tuning(robust, moduli=moduli)
+        share = float(np.mean(np.abs(seen.standard) > constant * seen.scale))
+        whole = math.sqrt(2.0) if moduli else 1.0  # of a complex number its standard deviation is that of both parts
         what = "held down" if robust == "huber" else "excluded"
         notes.append(
-            f"about {100 * share:.2g} % of the pixels {what}: residuals above {TUNING[robust]:g} times {seen.scale:.4g}"
+            f"about {100 * share:.2g} % of the pixels {what}: residuals above {constant / whole:.4g} times "
+            f"{whole * seen.scale:.4g}"
         )
         details = []
         apart = 0.0 if first is None else float(np.linalg.norm(kernel - first))
@@ -238,8 +240,25 @@ class Seen:
     standard: Array  # a sample of the residual, in units of a pixel of weight 1
     scale: float  # its standard deviation, outliers left aside
     weighting: Weighting  # how the weights follow from the residual, for other pixels too
-    correction: float = 1.0  # as `outliers.correction_of`; 1 without a criterion
-    reach: float = math.inf  # from which on residuals are held down
+    correction: float = 1.0  # as `robust.correction_of`; 1 without a criterion
+
+    @property
+    def outlier(self) -> float:
+        """The residual from which on outliers begin."""
+        criterion = self.weighting.criterion
+        return math.inf if criterion is None else tuning(criterion, moduli=_moduli(self.items)) * self.scale
+
+
+def _moduli(items: Items) -> bool:
+    """Say whether items are the real and the imaginary parts of complex ones, in pairs."""
+    return items[0].observation.geometry.convention.apart
+
+
+def _sizes(items: Items, left: Sequence[Array]) -> list[Array]:
+    """Return residuals by which pixels are judged; of complex ones their moduli, for either part."""
+    if not _moduli(items):
+        return list(left)
+    return [one for re, im in zip(left[::2], left[1::2], strict=True) for one in [np.hypot(re, im)] * 2]
 
 
 def _seen(
@@ -254,20 +273,25 @@ def _seen(
     """Weigh pairs by their residual: by the noise of their prediction, and by a criterion of so wide a reach."""
     weighting = Weighting(model, levels.floor, noisy * BELIEVED)
     current = [weighting.by_noise(item, r) for item, r in zip(items, left, strict=True)]
-    standard = _standard(current, left)
-    scale = _scale(standard, levels.rounding)
+    sizes, moduli = _sizes(items, left), _moduli(items)
+    standard = _standard(current, sizes)
+    scale = _scale(standard, levels.rounding, moduli=moduli)
     if criterion is None:
         return Seen(current, current, standard, scale, weighting)
-    weighting = dataclasses.replace(weighting, criterion=criterion, reach=widened * TUNING[criterion] * scale)
-    held = [weighting.held(item, r) for item, r in zip(current, left, strict=True)]
-    return Seen(held, current, standard, scale, weighting, correction_of(standard / (widened * scale), criterion))
+    weighting = dataclasses.replace(
+        weighting, criterion=criterion, reach=widened * tuning(criterion, moduli=moduli) * scale
+    )
+    held = [weighting.held(item, r) for item, r in zip(current, sizes, strict=True)]
+    correction = correction_of(standard / (widened * scale), criterion, moduli=moduli)
+    return Seen(held, current, standard, scale, weighting, correction)
 
 
-def _slopes(seen: Seen, left: Sequence[Array], criterion: str) -> list[Array]:
+def _slopes(seen: Seen, sizes: Sequence[Array], criterion: str) -> list[Array]:
     """Return the derivative of the residual as weighed and held down."""
+    moduli, reach = _moduli(seen.items), seen.weighting.reach
     return [
-        item.weights * slope(np.abs(r) * np.sqrt(item.weights) / seen.weighting.reach, criterion)
-        for item, r in zip(seen.all_in, left, strict=True)
+        item.weights * slope(np.abs(r) * np.sqrt(item.weights) / reach, criterion, moduli=moduli)
+        for item, r in zip(seen.all_in, sizes, strict=True)
     ]
 
 
@@ -306,9 +330,9 @@ def _approached(
     return at, scale, steps, False
 
 
-def _scale(standard: Array, rounding: float) -> float:
+def _scale(standard: Array, rounding: float, *, moduli: bool = False) -> float:
     """Return the standard deviation that most residuals have, that of rounding at least."""
-    return max(robust_std(standard), 1e-12 * float(np.abs(standard).max()), rounding) or 1.0
+    return max(robust_std(standard, moduli=moduli), 1e-12 * float(np.abs(standard).max()), rounding) or 1.0
 
 
 def _far_off(seen: Seen, left: Sequence[Array]) -> tuple[float, float, float]:
@@ -323,6 +347,8 @@ def _far_off(seen: Seen, left: Sequence[Array]) -> tuple[float, float, float]:
         rows = (item.observation.targets[0].block(row, 0, (1, r.shape[1])) for row in range(0, len(r), step))
         target = np.concatenate([row[:, ::step] for row in rows])
         parts.append((target - r[::step, ::step])[item.weights[::step, ::step] > 0])
+    if _moduli(seen.items):
+        parts = [np.hypot(re, im) for re, im in zip(parts[::2], parts[1::2], strict=True)]
     # in single precision, or where predictions are alike the rounding of large residuals would tell them apart
     prediction = np.concatenate(parts).astype(np.float32)
     n = min(len(prediction), max(_FEWEST, len(prediction) // 100))
@@ -334,7 +360,8 @@ def _far_off(seen: Seen, left: Sequence[Array]) -> tuple[float, float, float]:
 def _standard(items: Items, left: Sequence[Array]) -> Array:
     """Return residuals in units of a pixel of weight 1, of a sample of the pixels that have a weight."""
     parts = []
-    for item, r in zip(items, left, strict=True):
+    every = slice(None, None, 1 + _moduli(items))  # moduli stand there twice
+    for item, r in zip(items[every], left[every], strict=True):
         step = max(1, math.isqrt(r.size // _MEDIAN_SAMPLE))
         weights, values = item.weights[::step, ::step], r[::step, ::step]
         used = weights > 0

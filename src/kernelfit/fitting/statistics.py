@@ -23,7 +23,6 @@ from ..engines import weighted
 from ..engines.cost_model import engine_of
 from ..solvers.errors_in_variables import counts_of, pairs_of
 from ..solvers.least_squares import LeastSquares, Solver
-from ..solvers.robust import TUNING
 from . import image_noise as noise_counts
 from . import requirements
 from .context import Context, ImageNoise, Tile, kept, key_of, tiles_of
@@ -165,8 +164,7 @@ def _reweighted(items: Items, noise: Noise, execution: Execution, context: Conte
 
 def reweighed(context: Context, noise: Noise, seen: Seen) -> Context:
     """Return a context that tells the outliers, and whether weights are inverse variances."""
-    outlier = math.inf if noise.loss is None else TUNING[noise.loss] * seen.scale
-    return dataclasses.replace(context, outlier=outlier, declared=noise.loss is None)
+    return dataclasses.replace(context, outlier=seen.outlier, declared=noise.loss is None)
 
 
 def with_surfaces_of(found: Solved, seen: Seen, shapes: Sequence[Shape]) -> NormalEquations:

@@ -13,6 +13,7 @@ import scipy.linalg
 
 from ..core import geometry
 from ..core.background import Columns
+from ..core.complex_numbers import joined
 from ..core.estimate import Estimate, with_finding
 from ..core.findings import Finding, Verdict
 from ..core.geometry import Geometry
@@ -312,7 +313,12 @@ def shared(fit: Estimate, std: float, pairs: Array | None = None) -> Array:
     ``A' cov(v) A + n s^2 var(v)`` plus ``s^4 sum_d n(d) k[p + d] k[q - d]`` over d that are whole strides, which is
     this: products of two noises of the image. Of pairs of target pixels that far apart there are n(d), which are
     `pairs`, or all of them nearly as many as there are pixels. Of several images p and q may be of any two.
+
+    Of complex images with circular noise, `std` being that of either part, ``E N N`` is zero: the moments
+    ``m = sum conj(A + N) v`` gain nothing in ``E m conj(m')``, and that sum, of complex taps, in ``E m m'``.
     """
+    if fit.convention.apart:
+        return _shared_by_parts(fit, std, pairs)
     total = np.zeros((fit.kernel.size,) * 2)
     for share, values, kernels in _kernels(fit):
         n_images, n_taps = len(kernels), math.prod(kernels.shape[1:])
@@ -322,9 +328,21 @@ def shared(fit: Estimate, std: float, pairs: Array | None = None) -> Array:
     return std**4 * total
 
 
+def _shared_by_parts(fit: Estimate, std: float, pairs: Array | None) -> Array:
+    """Return what the moments' covariance gains of circular noise, that of the real parts before the others."""
+    kernels: Any = fit.kernel.reshape(-1, *fit.kernel.shape[-2:])
+    if fit.convention.numbers == "complex":
+        kernels = joined(kernels)
+    # n(d) counts both parts of a pixel, and s^4 is (2 std^2)^2; half of E m m' is in the covariance of the parts
+    both = _shared(fit, kernels, pairs) * (0.5 * 0.5 * (2 * std**2) ** 2)
+    if fit.convention.numbers != "complex":
+        return np.asarray(both)
+    return np.block([[both.real, both.imag], [both.imag, -both.real]])
+
+
 def _shared(fit: Estimate, kernels: Array, pairs: Array | None) -> Array:
     """Return ``sum_d n(d) k[p + d] k[q - d]`` for the kernels of each image."""
-    found = np.zeros((*kernels.shape, *kernels.shape))
+    found = np.zeros((*kernels.shape, *kernels.shape), dtype=kernels.dtype)
     reach = [(n - 1) // s for n, s in zip(kernels.shape[1:], fit.convention.stride, strict=True)]
     for lag in itertools.product(*(range(-r, r + 1) for r in reach)):
         n = fit.n_pixels if pairs is None else pairs[tuple(r + d for r, d in zip(reach, lag, strict=True))]

@@ -16,6 +16,12 @@ ROBUST = (None, "huber", "tukey", "clip")
 #: Residuals, in standard deviations, from which each criterion holds them down: 95 % efficient for Gaussian noise
 # (P. Huber and E. Ronchetti, "Robust Statistics", 2nd ed., 2009, sections 4.6 and 4.8), and for "clip" nearly 100 %.
 TUNING = {"huber": 1.345, "tukey": 4.685, "clip": 4.0}
+#: The same of the moduli of complex residuals, in standard deviations of either part: as efficient, see `slope` (of
+# Tukey's that of two dimensions in R. Maronna, R. Martin, V. Yohai and M. Salibian-Barrera, "Robust Statistics", 2nd
+# ed., 2019, chapter 6), and for "clip" beyond as few.
+COMPLEX_TUNING = {"huber": 1.501, "tukey": 5.123, "clip": 4.397}
+#: Median modulus of circular normal numbers whose parts have variance 1: that of Rayleigh's distribution.
+_RAYLEIGH = math.sqrt(2.0 * math.log(2.0))
 #: Patches per tap from which the first kernel is found, and in all, at least.
 _PER_TAP = 12
 _LEAST = 2000
@@ -24,9 +30,18 @@ _MOST_DESCENTS = 30
 _ENOUGH = 1e-3
 
 
-def robust_std(values: npt.NDArray[Any]) -> float:
-    """Return the standard deviation that most values have: 1.4826 times their median absolute deviation from 0."""
-    return 1.4826 * float(np.median(np.abs(values))) if values.size else math.nan
+def tuning(robust: str, *, moduli: bool) -> float:
+    """Return the tuning constant of a criterion, for the `moduli` of complex residuals or for real ones."""
+    return (COMPLEX_TUNING if moduli else TUNING)[robust]
+
+
+def robust_std(values: npt.NDArray[Any], *, moduli: bool = False) -> float:
+    """Return the standard deviation that most values have: 1.4826 times their median absolute deviation from 0.
+
+    Of `moduli` of complex numbers it is that of either part.
+    """
+    scale = 1.0 / _RAYLEIGH if moduli else 1.4826
+    return scale * float(np.median(np.abs(values))) if values.size else math.nan
 
 
 def factor(ratio: Array, robust: str) -> npt.NDArray[Any]:
@@ -38,26 +53,33 @@ def factor(ratio: Array, robust: str) -> npt.NDArray[Any]:
     return np.square(np.maximum(0.0, 1.0 - ratio**2))
 
 
-def slope(ratio: Array, robust: str) -> Array:
-    """Return the derivative of the residual as held down, at such a ratio of the residual to the tuning constant."""
+def slope(ratio: Array, robust: str, *, moduli: bool = False) -> Array:
+    """Return the derivative of the residual as held down, at such a ratio of the residual to the tuning constant.
+
+    A complex residual z is held down to ``w(|z|) z``, whose derivative is ``w + |z| w'`` along z and w across it: here
+    their mean, which is what an image sees whose phases are anything.
+    """
+    if moduli:
+        return 0.5 * (factor(ratio, robust) + slope(ratio, robust))
     if robust == "tukey":
         return np.where(ratio < 1.0, (1 - ratio**2) * (1 - 5 * ratio**2), 0.0)
     return (ratio <= 1.0).astype(np.float64)
 
 
-def correction_of(standard: Array, robust: str) -> float:
+def correction_of(standard: Array, robust: str, *, moduli: bool = False) -> float:
     """Return the standard error of the robust fit over what weighted least squares with its weights would say.
 
     The asymptotic variance is ``mean(psi^2) / mean(psi')^2`` (Huber and Ronchetti, section 7.6), that of weighted least
     squares with weights ``psi(r) / r`` is ``mean(psi r) / mean(psi / r)``, the first over pixels that have a weight.
+    Of moduli the numerators are twice those of either part, which their ratio does not see.
     """
-    c = TUNING[robust]
+    c = tuning(robust, moduli=moduli)
     ratio = np.abs(standard) / c
     held = factor(ratio, robust)
     psi = held * standard
     some = held > 0
     naive = float(np.mean(psi[some] * standard[some])) / float(np.mean(held))
-    own = float(np.mean(psi**2)) / float(np.mean(slope(ratio, robust))) ** 2
+    own = float(np.mean(psi**2)) / float(np.mean(slope(ratio, robust, moduli=moduli))) ** 2
     return math.sqrt(own / naive) if naive > 0 and own > 0 else 1.0
 
 
