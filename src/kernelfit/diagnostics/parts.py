@@ -17,7 +17,7 @@ REACH = 8
 
 
 def products(tiles: Array, others: Array | None = None) -> Array:
-    """Return the sums of ``r[t] q[t + d]`` over each tile, for lags up to `REACH`; q are the tiles themselves or others."""
+    """Return the sums of ``r[t] q[t + d]`` over each tile, for lags up to `REACH`; q are the tiles or others."""
     axes, lags = tuple(range(1, tiles.ndim)), [min(REACH, n - 1) for n in tiles.shape[1:]]
     size = [scipy.fft.next_fast_len(n + lag, real=True) for n, lag in zip(tiles.shape[1:], lags, strict=True)]
     spectra = scipy.fft.rfftn(tiles, size, axes=axes, workers=1)

@@ -54,8 +54,8 @@ def correct(
 ) -> Estimate:
     """Return a fit with the covariance that noise of the autocovariance ``h * h`` gives it, h being `shaping`.
 
-    Of complex images `shaping` may be that of both parts, see `whiteness.shaping_filter`. If the solver was given another matrix than the pixels' own, that is `gram`; `more` is added to the covariance of
-    the moments.
+    Of complex images `shaping` may be that of both parts, see `whiteness.shaping_filter`. If the solver was given
+    another matrix than the pixels' own, that is `gram`; `more` is added to the covariance of the moments.
     """
     fit._covariance_factor()
     if not fit.noise_std > 0:
@@ -83,8 +83,8 @@ def correct(
         # c - c0 = R (R'Phi'W v - half' (k - k0)), and k - k0 = C m / s^2 of the moments m
         stderr = []
         for one, s in zip(joint, at_once, strict=True):
-            own = [e for e in eliminations[s] if e is not None]
-            half, root = np.hstack([e.half for e in own]), scipy.linalg.block_diag(*(e.root for e in own))
+            both = [e for e in eliminations[s] if e is not None]
+            half, root = np.hstack([e.half for e in both]), scipy.linalg.block_diag(*(e.root for e in both))
             through = sandwich.inverse_of(fit) @ one[:n_taps, n_taps:]
             kernel = half.T @ changed.covariance() @ half
             middle = one[n_taps:, n_taps:] - half.T @ through - through.T @ half + kernel
@@ -239,8 +239,7 @@ def covariance(
                     for j in range(n):
                         filtered = scipy.fft.irfftn(spectra * responses[i, j], whole, axes=axes, workers=1)
                         found[j, at : at + len(some)] += filtered[(slice(None), *kept)].reshape(len(some), -1)
-            found = found.swapaxes(0, 1).reshape(size, -1)
-            total += (found @ found.T) / chance
+            total += sum(each @ each.T for each in found) / chance
         return total
 
     boxes = _boxes(extent, weights[0], reach)

@@ -112,7 +112,8 @@ class NoiseCheck:
         if self.n_pixels < 32:
             return f"not looked at, there being {self.n_pixels} residuals in the places looked at"
         if self.reach == 0 and self.parts is not None:
-            (re, both), (_, im) = self.parts[(..., *(n // 2 for n in self.autocovariance.shape))]
+            middle: Any = (..., *(n // 2 for n in self.autocovariance.shape))
+            (re, both), (_, im) = self.parts[middle]
             return (
                 f"the noise is not circular: its real parts have {math.sqrt(re / im):.3g} times the standard deviation "
                 f"of its imaginary parts, and a correlation of {both / math.sqrt(re * im):.2g} with them; plain "
@@ -358,8 +359,7 @@ def _cross_spectrum(parts: Array, reach: int) -> npt.NDArray[np.complex128]:
     """
     ndim = parts.ndim - 2
     if reach == 0:
-        middle = parts[(..., *(slice(REACH, REACH + 1),) * ndim)]
-        found = np.moveaxis(middle, (0, 1), (-2, -1)).astype(np.complex128)
+        found = np.moveaxis(parts[_inner(REACH, 0, ndim)], (0, 1), (-2, -1)).astype(np.complex128)
     else:
         lags = np.array([[_windowed(one, reach) for one in row] for row in parts])
         axes = tuple(range(2, 2 + ndim))
@@ -368,6 +368,11 @@ def _cross_spectrum(parts: Array, reach: int) -> npt.NDArray[np.complex128]:
     values, vectors = np.linalg.eigh(found)
     values = np.maximum(values, 1e-3 * float(values.mean()))
     return np.asarray((vectors * values[..., None, :]) @ np.conj(vectors.swapaxes(-1, -2)))
+
+
+def _inner(middle: int, reach: int, ndim: int) -> Any:
+    """Return what selects the places up to so far from a middle along the last axes."""
+    return (..., *(slice(middle - reach, middle + reach + 1),) * ndim)
 
 
 def shaping_filter(check: NoiseCheck) -> Array:
@@ -386,11 +391,11 @@ def shaping_filter(check: NoiseCheck) -> Array:
         roots = (vectors * np.sqrt(values)[..., None, :]) @ np.conj(vectors.swapaxes(-1, -2))
         roots, variance = np.moveaxis(roots, (-2, -1), (0, 1)), 2 * variance
     if reach == 0:
-        return np.asarray(roots[(..., *(slice(1),) * ndim)].real)
+        return np.asarray(roots[_inner(0, 0, ndim)].real)
     axes = tuple(range(-ndim, 0))
     whole = np.fft.fftshift(scipy.fft.ifftn(roots, axes=axes).real, axes=axes)
     size = np.abs(whole).reshape(-1, *whole.shape[-ndim:]).max(axis=0)
     middle = len(size) // 2
     cutoff = min(int(farthest(size.shape)[size > _CUT * size.max()].max()), 2 * reach, middle - 1)
-    cut = whole[(..., *(slice(middle - cutoff, middle + cutoff + 1),) * ndim)]
+    cut = whole[_inner(middle, cutoff, ndim)]
     return np.asarray(cut * math.sqrt(variance / float(np.sum(cut**2))))
