@@ -1,5 +1,7 @@
 """The verbs on Dask arrays."""
 
+import contextlib
+import os
 from typing import Any, Unpack
 
 from ..compiled.blas import one_blas_thread
@@ -10,18 +12,21 @@ from ..core.normal_equations import NormalEquations
 from ..data.blocks import as_block
 from ..data.plan import make_plan
 from ..fitting import dask_fit, requirements
+from ..fitting.checkpoint import Checkpoint
 from ..fitting.context import Context
 from ..fitting.dask_blocks import BlockGroup, determined, import_dask, unmasked
+from ..fitting.dask_checkpoint import kept_equations
 from ..fitting.pipeline import Settings
 from ..fitting.statistics import context_of
 from ..solvers.least_squares import Solver
-from .keywords import Keywords, call_of, takes_keywords
+from .keywords import Call, Keywords, call_of, takes_keywords
 from .results import KernelFit
 from .statistics import ChannelStats, NormalStats, stats_of
+from .stream import settings_of
 
 
 @of_any_dimension
-@takes_keywords("workers", "tolerance", "progress", "balance", "detrend", "taper")
+@takes_keywords("workers", "tolerance", "balance", "detrend", "taper")
 def accumulate(
     image: Any,
     target: Any,
@@ -31,6 +36,8 @@ def accumulate(
     execution: Execution | None = None,
     block: int | Shape | None = None,
     compute: bool = True,
+    checkpoint: str | os.PathLike[str] | None = None,
+    every: float = 30.0,
     **keywords: Unpack[Keywords],
 ) -> Any:
     """Add up what least squares learns from Dask arrays, wherever Dask computes.
@@ -52,15 +59,22 @@ def accumulate(
         With ``saturated="auto"`` the ends of an integer target's range are left out even if nearly all of it stands
         there.
     execution : Execution, optional
-        The engine; the scheduler has the workers.
+        The engine, and `progress`, called as ``progress("reading pixels", done, total)`` with numbers of tasks, each of
+        four blocks; the scheduler has the workers.
     block : int or (int, int), optional
         Rows and columns of a block of target pixels; four neighbouring blocks make a task where they read their own
         pixels. The default is some 1024 rows of 8 KiB, less for small images, and follows the
         target's chunks.
     compute : bool, optional
         Whether to compute the sum now (default) or return it as a `dask.delayed.Delayed`, to be computed with others.
+    checkpoint : path-like, optional
+        A file to which the sums are written now and then, in one step, by the caller. If it exists, the run goes on
+        from there, and ends with the same bits as if it had never been interrupted. Shapes, types and a few pixels of
+        the first and the last pair are read to see that they are the same.
+    every : float, optional
+        Seconds between two checkpoints, default 30.
     **keywords
-        The fields of `Model`, `Selection` and `Noise`, flat.
+        The fields of `Model`, `Selection` and `Noise`, flat, and `progress`.
 
     Returns
     -------
@@ -72,10 +86,16 @@ def accumulate(
     ImportError
         If Dask is missing.
     TypeError, ValueError
-        As `kernelfit.accumulate`; where a pixel is NaN or infinite the error comes from the block that holds it.
+        As `kernelfit.accumulate`; where a pixel is NaN or infinite the error comes from the block that holds it. Also
+        if the checkpoint is incomplete or of another call; then it is left untouched.
+    OSError
+        If the checkpoint cannot be written at the start. Later on that is a RuntimeWarning; the run goes on.
 
     Notes
     -----
+    With `progress` or a checkpoint the blocks are computed in portions of some seconds, at whose ends workers wait for
+    one another. Without, all is one computation.
+
     Where the pixels come from a store or a computation, the part of the graph that makes a block is sent with the block
     and run there: no pixel travels, and chunks along the edges of blocks are made by both neighbours. Pixels in memory
     (NumPy arrays, persisted collections) are brought by the scheduler. h5py files cannot be sent to other processes;
@@ -92,6 +112,12 @@ def accumulate(
     dask = import_dask()
     sides = as_block(block)
     call = call_of(shape, keywords, verb="accumulate", selection=selection, execution=execution)
+    progress = call.execution.progress
+    if not every >= 0:
+        raise ValueError(f"got every={every!r}, need a number of seconds, at least 0")
+    if not compute and (checkpoint is not None or progress is not None):
+        name = "progress" if checkpoint is None else "checkpoint"
+        raise ValueError(f"got {name}= with compute=False, which computes nothing; leave one of them out")
     plan = make_plan(image, target, call.model, call.selection, unmask=unmasked)
     settings = Settings(call.noise, call.solver, call.execution)
     more = "statistics alone", "statistics of blocks"
@@ -99,9 +125,34 @@ def accumulate(
     requirements.require(features)
     engine = dask_fit.chosen(plan.groups[0], settings).method
     contexts = [context_of(plan, group, engine) for group in range(len(plan.groups))]
-    found = [BlockGroup(plan, group, engine, sides).equations() for group in range(len(plan.groups))]
-    total = dask.delayed(_statistics, pure=False)(found, contexts)
+    groups = [BlockGroup(plan, group, engine, sides, progress) for group in range(len(plan.groups))]
+    if checkpoint is not None:
+        return _statistics(_kept(groups, Checkpoint(checkpoint, _settings(call, sides), every)), contexts)
+    if progress is not None:
+        return _statistics([group.computed_equations() for group in groups], contexts)
+    total = dask.delayed(_statistics, pure=False)([group.equations() for group in groups], contexts)
     return total.compute() if compute else total
+
+
+def _kept(groups: list[BlockGroup], state: Checkpoint) -> list[list[NormalEquations]]:
+    """Return the equations of each group, kept in a checkpoint now and then, and once more at the end."""
+    n_pairs, n_blocks = state.pairs, state.blocks
+    try:
+        found = kept_equations(groups, state)
+    except BaseException as error:
+        if (state.pairs, state.blocks) != (n_pairs, n_blocks):
+            with contextlib.suppress(Warning):  # where warnings are errors, too, the first error is the one to tell
+                state.save_sometimes(now=True)
+        elif isinstance(error, Exception):
+            state.withdraw()
+        raise
+    state.save_sometimes(now=True)
+    return found
+
+
+def _settings(call: Call, block: Shape | None) -> dict[str, Any]:
+    """Return what the sums of a checkpoint depend on, beside the arrays."""
+    return {**settings_of(call, block), "arrays": "Dask"}
 
 
 def _statistics(groups: list[list[NormalEquations]], contexts: list[Context]) -> NormalStats | ChannelStats:

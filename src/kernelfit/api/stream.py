@@ -122,7 +122,7 @@ def accumulate_stream(
         raise TypeError("got one pair of images, need an iterable of pairs; write [(image, target)]")
     stream = Stream(pairs, call.model, call.selection, call.noise, call.execution, sides)
     stream.require(call.solver)
-    state = None if checkpoint is None else Checkpoint(checkpoint, _settings(call, sides), every)
+    state = None if checkpoint is None else Checkpoint(checkpoint, settings_of(call, sides), every)
     sums = Sums() if state is None else state.sums
     fresh = False
     try:
@@ -148,7 +148,7 @@ def accumulate_stream(
     return stats_of([_finished(stream, call, *place, sums[place]) for place in sorted(sums)])
 
 
-def _settings(call: Call, block: Shape | None) -> dict[str, Any]:
+def settings_of(call: Call, block: Shape | None) -> dict[str, Any]:
     """Return what the sums of a checkpoint depend on, beside the pairs."""
     model = {name: getattr(call.model, name) for name in Model.__dataclass_fields__}
     given = {"nan": call.selection.nan, "saturated": call.selection.saturated}

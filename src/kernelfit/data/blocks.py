@@ -202,9 +202,10 @@ class Tree(Generic[Part]):
         #: For each level the sum so far, if any, and of how many it is.
         self.levels: list[tuple[Part | None, int]] = []
 
-    def push(self, part: Part) -> None:
-        """Add one more part."""
-        for i, (total, count) in enumerate(self.levels):
+    def push(self, part: Part, level: int = 0) -> None:
+        """Add one more part, or the sum of ``FAN**level`` of them that were next."""
+        self.levels += [(None, 0)] * (level - len(self.levels))
+        for i, (total, count) in enumerate(self.levels[level:], level):
             part = part if total is None else self.add(total, part)
             if count + 1 < FAN:
                 self.levels[i] = (part, count + 1)
@@ -229,6 +230,16 @@ def in_tree(parts: Iterable[Part], add: Callable[[Part, Part], Part]) -> Part:
     total = tree.total()
     assert total is not None
     return total
+
+
+def runs(first: int, last: int) -> Iterator[tuple[int, int, int]]:
+    """Cut parts [first, last) of a sum into what its tree adds by themselves: first part, last part, and level."""
+    while first < last:
+        level = 0
+        while first % FAN ** (level + 1) == 0 and first + FAN ** (level + 1) <= last:
+            level += 1
+        yield first, first + FAN**level, level
+        first += FAN**level
 
 
 def groups(items: list[Any]) -> Iterator[list[Any]]:

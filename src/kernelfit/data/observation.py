@@ -114,8 +114,8 @@ def as_image(value: object, name: str, kinds: str = REAL) -> Any:
     shape = tuple(array.shape)
     if len(shape) != 2:
         remedy = (
-            "say which axis holds the channels (channel_axis), pass one plane at a time, or, if it is a volume, give "
-            "the kernel's shape as three numbers (planes, rows, columns)"
+            "say which axis holds the channels (channel_axis); pass list(image) and list(target) if they are pairs "
+            "that share a kernel; or, if it is a volume, give the kernel's shape as three numbers (planes, rows, columns)"
         )
         raise ValueError(
             f"got {name} with {len(shape)} dimensions (shape {shape}), need 2; "

@@ -48,9 +48,9 @@ class KernelSums:
         why = "masked, of weight zero, saturated, or not finite"
         return (f"{n} of {self.n_pixels} target pixels excluded: {why}",) if n else ()
 
-    def add(self, equations: NormalEquations, *, last: bool) -> None:
-        """Add a block, the last one of its observation perhaps."""
-        self.part.push(equations)
+    def add(self, equations: NormalEquations, *, last: bool, level: int = 0) -> None:
+        """Add a block, or the sum of many (see `Tree.push`); perhaps the last of its observation."""
+        self.part.push(equations, level)
         if last:
             total = self.part.total()
             assert total is not None

@@ -6,7 +6,6 @@ residual.
 """
 
 import dataclasses
-import functools
 import math
 import operator
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..compiled.threads import Progress
 from ..core import geometry
 from ..core.background import Elimination, eliminated, settled
 from ..core.geometry import Shape
@@ -25,6 +25,7 @@ from ..data.observation import Observation, of_target
 from ..data.plan import FitPlan
 from ..data.reader import whole_slice
 from . import dask_tasks
+from .dask_portions import added, sums
 from .dask_tasks import Block, Lazy, Marks, Piece, Recipe, Stored, Sums
 
 #: Data of more bytes than this are not sent along with each block that needs them.
@@ -50,8 +51,10 @@ def import_dask() -> Any:
 class BlockGroup:
     """The observations of a group on Dask arrays, or on anything else, cut into blocks."""
 
-    def __init__(self, plan: FitPlan, group: int, method: str, sides: Shape | None) -> None:
-        self.dask = import_dask()
+    def __init__(
+        self, plan: FitPlan, group: int, method: str, sides: Shape | None, progress: Progress | None = None
+    ) -> None:
+        self.dask, self.progress = import_dask(), progress
         self.plan, self.group, self.method = plan, group, method
         self.observations = plan.groups[group]
         self.n_targets = len(self.observations[0].targets)
@@ -163,26 +166,34 @@ class BlockGroup:
             self._planes[id(plane)] = whole[tuple(at)]
         return self._planes[id(plane)]
 
-    def total(self, index: int, work: Callable[..., Any], *more: Any) -> Any:
-        """Return the sum over the blocks of an observation of what `work` makes of them, to be computed."""
+    def parts(self, index: int, work: Callable[..., Any], *more: Any) -> list[Any]:
+        """Return what `work` makes of the blocks of an observation, some blocks each, to be computed."""
         delayed = self.dask.delayed
         each = delayed(dask_tasks.each, pure=False)
         kept = [delayed(m) if isinstance(m, np.ndarray) else m for m in more]
         level: list[Any] = []
         for group in blocks.groups(self.blocks[index]):
+            recipes = self._recipes_of(group)
             if all(self._own(sources, targets) for _, sources, targets in group):
-                level.append(each(work, delayed(group, traverse=False), self._recipes, *kept))
+                level.append(each(work, delayed(group, traverse=False), recipes, *kept))
             else:
-                parts = [each(work, [part], self._recipes, *kept) for part in group]
+                parts = [each(work, [part], recipes, *kept) for part in group]
                 level.append(delayed(dask_tasks.added, pure=False)(parts))
-        while len(level) > 1:
-            level = [delayed(dask_tasks.added, pure=False)(group) for group in blocks.groups(level)]
-        return level[0]
+        return level
+
+    def _recipes_of(self, group: Any) -> dict[int, Any]:
+        """Return the recipes that blocks need, by their numbers: those of all pairs would be many for each task."""
+        every = (one for _, sources, targets in group for one in (*(s for own in sources for s in own), *targets))
+        return {one.recipe: self._recipes[one.recipe] for one in every if isinstance(one, Lazy)}
+
+    def total(self, index: int, work: Callable[..., Any], *more: Any) -> Any:
+        """Return the sum over the blocks of an observation of what `work` makes of them, to be computed."""
+        return added(self.dask, self.parts(index, work, *more))
 
     def totals(self, work: Callable[..., Any], *more: Sequence[Any]) -> list[Any]:
-        """Compute the sums of all observations at once; `more` holds arguments for each of them."""
-        every = range(len(self.observations))
-        return list(self.dask.compute(*(self.total(i, work, *(m[i] for m in more)) for i in every)))
+        """Compute the sums of all observations; `more` holds arguments for each of them."""
+        parts = [self.parts(i, work, *(m[i] for m in more)) for i in range(len(self.observations))]
+        return sums(self.dask, parts, self.progress)
 
     def _own(self, sources: list[list[Any]], targets: list[Any]) -> bool:
         """Whether a block needs nothing that the scheduler has to bring."""
@@ -190,15 +201,22 @@ class BlockGroup:
 
     def equations(self) -> Any:
         """Return the equations of each target, of all observations, to be computed."""
-        sums = [self.total(i, dask_tasks.equations) for i in range(len(self.observations))]
-        return self.dask.delayed(_together, pure=False)(sums)
+        found = [self.total(i, dask_tasks.equations) for i in range(len(self.observations))]
+        return self.dask.delayed(together, pure=False)(found)
+
+    def computed_equations(self) -> list[NormalEquations]:
+        """Compute the equations of each target, of all observations."""
+        if self.progress is None:
+            found: list[NormalEquations] = self.equations().compute()
+            return found
+        return together(self.totals(dask_tasks.equations))
 
     def counted_equations(self, *, automatic: bool) -> tuple[list[NormalEquations], list[str]]:
         """Compute the equations of each target; also return in words what was excluded.
 
         Saturated pixels count if they are told automatically, and nearly all of a target is.
         """
-        found, notes = self.equations().compute(), []
+        found, notes = self.computed_equations(), []
         n_taps = found[0].n_taps
         for i, one in enumerate(self.observations):
             n = one.geometry.n_pixels
@@ -216,7 +234,7 @@ class BlockGroup:
                     self.use_saturated(i, t)
         if notes:
             self._cut()
-            found = self.equations().compute()
+            found = self.computed_equations()
         return [determined(stats) for stats in found], notes + self._excluded(found[0])
 
     def use_saturated(self, index: int, target: int) -> None:
@@ -271,9 +289,9 @@ def _in(observation: Observation) -> str:
     return f" in {observation.where}" if observation.where else ""
 
 
-def _together(sums: list[Sums]) -> list[NormalEquations]:
+def together(sums: list[Sums]) -> list[NormalEquations]:
     """Return the equations of each target from the sums of the observations, their backgrounds eliminated."""
-    return [settled(functools.reduce(operator.add, [eliminated(own[t]) for own in sums])) for t in range(len(sums[0]))]
+    return [settled(blocks.in_tree([eliminated(own[t]) for own in sums], operator.add)) for t in range(len(sums[0]))]
 
 
 def determined(stats: NormalEquations) -> NormalEquations:

@@ -49,7 +49,7 @@ def fit_group(plan: FitPlan, group: int, settings: Settings, sides: Shape | None
     if settings.solver.needs != "normal equations" or settings.noise.reweighted:
         return pipeline.fit_of_group(plan, group, settings)
     choice = chosen(observations, settings)
-    own = BlockGroup(plan, group, choice.method, sides)
+    own = BlockGroup(plan, group, choice.method, sides, settings.execution.progress)
     automatic = isinstance(plan.selection.saturated, str)
     if automatic and resolve(observations[0], settings.execution.engine).method == "cg" and not own.selects:
         own.use_all_saturated()  # no reason to form products of thousands of taps

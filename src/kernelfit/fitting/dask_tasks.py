@@ -7,7 +7,7 @@ import itertools
 import operator
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -140,7 +140,7 @@ class Lazy(NamedTuple):
     key: tuple[slice, slice]
 
 
-def bound(sources: Any, recipes: Sequence[Recipe]) -> Any:
+def bound(sources: Any, recipes: Mapping[int, Recipe]) -> Any:
     """Return sources, lists of them included, with recipes in the place of their numbers."""
     if isinstance(sources, Lazy):
         return Stored(recipes[sources.recipe], sources.key)
@@ -289,7 +289,9 @@ def _placed(block: Block) -> Iterator[None]:
 
 
 @one_blas_thread
-def each(work: Callable[..., Any], parts: list[tuple[Block, Any, Any]], recipes: list[Recipe], *more: Any) -> Any:
+def each(
+    work: Callable[..., Any], parts: list[tuple[Block, Any, Any]], recipes: Mapping[int, Recipe], *more: Any
+) -> Any:
     """Do the work of several blocks, one after the other, and add it up."""
     every = (work(block, bound(sources, recipes), bound(targets, recipes), *more) for block, sources, targets in parts)
     return blocks.in_tree(every, operator.add)
