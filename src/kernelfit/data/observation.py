@@ -115,7 +115,7 @@ def as_image(value: object, name: str, kinds: str = REAL) -> Any:
     if len(shape) != 2:
         remedy = (
             "say which axis holds the channels (channel_axis); pass list(image) and list(target) if they are pairs "
-            "that share a kernel; or, if it is a volume, give the kernel's shape as three numbers (planes, rows, columns)"
+            "that share a kernel; if it is a volume, give the kernel's shape as three numbers (planes, rows, columns)"
         )
         raise ValueError(
             f"got {name} with {len(shape)} dimensions (shape {shape}), need 2; "
