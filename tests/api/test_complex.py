@@ -232,6 +232,44 @@ def test_ridge_and_conjugate_gradients():
     assert found.stderr.real == pytest.approx(found.stderr.imag) and found.rank == 12
 
 
+@pytest.mark.parametrize("size, shape", [((16, 21), (2, 3)), ((90,), (4,))], ids=str)
+@grid("balance, words", [(0.3, {}), ("auto", {}), (0.0, {"stride": 2}), (0.2, {"channels": "mixed"})], 2, ids=str)
+def test_division_by_frequency(size, shape, balance, words):
+    """The minimum of ``sum |Y - K X|^2 + balance m q |K|^2`` among kernels of the shape, all of them complex."""
+    size = tuple(s + s % 2 for s in size) if "stride" in words else size
+    mixed, stride = "channels" in words, words.get("stride", 1)
+    images = [pair(size, shape, seed=s, mode="same", boundary="wrap")[0] for s in ((1, 2) if mixed else (1,))]
+    convention = dict(mode="same", boundary="wrap", stride=stride)
+    designs = [naive.design_nd(a, shape, **convention) for a in images]
+    matrix, n_taps = np.concatenate([m for m, _ in designs], axis=1), int(np.prod(shape))
+    rng = np.random.default_rng(3)
+    target = (matrix @ normal(rng, matrix.shape[1])).reshape(designs[0][1].shape)
+    target = target + 0.3 * normal(rng, *target.shape)
+    image = np.stack(images) if mixed else images[0]
+    words = {**words, **({"channel_axis": 0} if mixed else {}), "boundary": "wrap", "mode": "same"}
+    solver = kernelfit.Wiener(balance=balance)
+    fit = find_kernel(image, target[None] if mixed else target, shape, solver=solver, **words)
+    laplacian = np.zeros((16, 16))
+    laplacian[0, 0], laplacian[0, [1, -1]], laplacian[[1, -1], 0] = 4, -1, -1
+    lags = np.fft.ifft2(np.abs(np.fft.fft2(laplacian)) ** 2 / 20).real  # those of the power spectrum q
+    places = np.indices((1,) * (2 - len(shape)) + shape).reshape(2, -1)
+    penalty = lags[tuple(places[:, :, None] - places[:, None])]
+    held = 0.0 if balance == "auto" else balance
+    mean = np.mean([np.sum(np.abs(a) ** 2) for a in images])
+    gram = matrix.conj().T @ matrix + held * mean * np.kron(np.eye(len(images)), penalty)
+    wanted = np.linalg.solve(gram, matrix.conj().T @ target.ravel())
+    if balance == "auto":
+        assert np.linalg.norm(fit.kernel.ravel() - wanted) < 0.5 * np.linalg.norm(fit.stderr)
+    else:
+        assert_close(fit.kernel.ravel(), wanted, 1e-9)
+        left = np.sum(np.abs(target.ravel() - matrix @ wanted) ** 2)
+        assert_close(fit.rss, left, 1e-9)
+        variance = np.sum(np.abs(target - target.mean()) ** 2)
+        assert fit.r_squared == pytest.approx(1 - left / variance, rel=1e-9)
+    assert fit.method == "wiener" and fit.kernel.size == n_taps * len(images)
+    assert np.isfinite(fit.stderr).all() and fit.n_pixels == target.size
+
+
 @pytest.mark.slow
 def test_the_prior_is_circular():
     rng = np.random.default_rng(0)
@@ -328,7 +366,6 @@ def test_results_are_kept_and_told(size, shape, tmp_path):
         (dict(noise="poisson"), "counts are not complex"),
         (dict(saturated=(0, 1)), "no largest one"),
         (dict(variation=1), "real kernels"),
-        (dict(method="wiener"), "real images"),
         (dict(solver=kernelfit.NonNegative()), "real numbers"),
         (dict(solver=kernelfit.Sparse()), "real numbers"),
         (dict(solver=kernelfit.GaussianProcess(non_negative=True)), "real numbers"),

@@ -167,7 +167,11 @@ def _divided(observations: Sequence[Observation], settings: Settings) -> list[Es
         sums = [spectral_statistics(p, block, solver.detrend, solver.taper, threads) for p in own]
         if isinstance(block, tuple):  # of which a smaller image fills a part
             sums = [one.scaled(one.n_pixels / (one.n_blocks * math.prod(block))) for one in sums]
-        estimate = divide(functools.reduce(lambda a, b: a + b, sums), solver.balance, "laplacian", threads)
+        total = functools.reduce(lambda a, b: a + b, sums)
+        if own[0].geometry.convention.apart:  # each part has a mean of its own
+            means = [math.fsum(one.target_sum for one in sums[part::2]) for part in (0, 1)]
+            total = dataclasses.replace(total, target_sum=math.sqrt(2.0) * math.hypot(*means))
+        estimate = divide(total, solver.balance, "laplacian", threads)
         if own[0].background is not None:
             n_pixels = sum(p.geometry.n_pixels for p in own)
             (estimate,) = with_background([estimate], own, [_constant(p, threads) for p in own], n_pixels)

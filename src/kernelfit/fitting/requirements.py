@@ -42,7 +42,6 @@ _COMPLEX = (
     ("photon noise", "counts are not complex", "need noise='constant', or weights="),
     ("saturated", "complex numbers have no largest one", "need a mask of what is clipped"),
     ("variation", "its functions are for real kernels", _PARTS),
-    ("Wiener", "its spectra are those of real images", _EXACT),
     (
         "solver of real kernels",
         "it holds taps to what real numbers can be",
