@@ -170,7 +170,6 @@ def test_signals_have_curves():
 @pytest.mark.parametrize(
     "keywords, words",
     [
-        ({"register": "shift"}, "a loop of its own"),
         ({"method": "wiener"}, "never sees a residual"),
         ({"method": "cg"}, "inverse Gram matrix"),
         ({"image_noise": 1.0}, "differ from pixel to pixel"),

@@ -13,51 +13,7 @@ from helpers import assert_close, smooth_image
 from kernelfit.core import registration
 from kernelfit.data.warp import Spline
 from kernelfit.fitting import registration_round
-
-KERNEL = np.exp(-(np.arange(-3, 4)[:, None] ** 2) / 3 - np.arange(-4, 5) ** 2 / 5)
-KERNEL /= KERNEL.sum()
-
-
-def motion(kind, shape, seed=0, size=(0.012, 0.008, 2.0)):
-    """Return a random motion: radians, share of scale, pixels."""
-    rng = np.random.default_rng(seed)
-    table = sum(rng.uniform(-size[1], size[1]) * g for g in registration.GENERATORS[kind]) + np.zeros((3, 3))
-    if kind != "shift":
-        table += size[0] * rng.choice([-1, 1]) * registration.GENERATORS["rigid"][0]
-    table[:2, 2] = rng.uniform(-size[2], size[2], 2) / registration.frame_of(shape)[1]
-    return registration.motion(table, shape)
-
-
-def scene(shape, seed=0):
-    """Return an image that is a blurred one of four times its pixels, and what reads that at the places of a motion."""
-    fine = scipy.ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=[4 * n + 160 for n in shape]), 3.0)
-    fine += 2 * scipy.ndimage.gaussian_filter(np.random.default_rng(seed + 1).normal(size=fine.shape), 30.0) * 10
-    coefficients = scipy.ndimage.spline_filter(600 + 900 * fine, 3)
-
-    def at(matrix):
-        places = matrix @ np.stack([*np.indices(shape).reshape(2, -1), np.ones(shape[0] * shape[1])])
-        places = 80 + 4 * places[:2] / places[2]
-        return scipy.ndimage.map_coordinates(coefficients, places, order=3, prefilter=False).reshape(shape)
-
-    return at
-
-
-def pair(kind, shape=(110, 130), seed=0, kernel=KERNEL, noise=0.3):
-    """Return an image, its target, that of the image as it is, and the motion."""
-    at, matrix = scene(shape, seed), motion(kind, shape, seed)
-    image, grain = at(np.eye(3)), noise * np.random.default_rng(seed + 9).normal(size=shape)
-    target, aligned = (scipy.signal.convolve2d(one, kernel, mode="same") + grain for one in (at(matrix), image))
-    return image, target, aligned, matrix
-
-
-def error(fit, kernel=KERNEL):
-    return np.linalg.norm(fit.kernel - kernel) / np.linalg.norm(kernel)
-
-
-def corners(fit, matrix):
-    """Return the largest error of a corner, in pixels."""
-    places = registration.corners_of(fit.registration.shape)
-    return np.abs(fit.registration.displacement - (registration.moved(matrix, places) - places)).max()
+from motions import KERNEL, corners, error, motion, pair, scene
 
 
 @pytest.mark.parametrize("fine", [False, True])
@@ -300,7 +256,7 @@ def test_a_kernel_without_a_centre_keeps_the_shift():
 @pytest.mark.parametrize(
     "keywords, words",
     [
-        ({"boundary": "wrap"}, "edge of the moved image"),
+        ({"boundary": "fill"}, "edge stays"),
         ({"variation": 1}, "is a motion"),
         ({"method": "wiener"}, "never sees a residual"),
         ({"method": "cg"}, "inverse Gram matrix"),
@@ -325,10 +281,9 @@ def test_pixels_that_are_no_numbers_are_refused_as_ever(where, value):
     assert np.isfinite(kernelfit.find_kernel(image, target, (5, 4), register="rigid", nan="mask").kernel).all()
 
 
-def test_other_verbs_and_pairs_refuse_it_in_words():
+def test_other_verbs_refuse_it_in_words():
     image = smooth_image(40, 50)
     for call, words in (
-        (lambda: kernelfit.find_kernel([image] * 2, [image] * 2, 5, register="rigid"), "one pair at a time"),
         (lambda: kernelfit.find_kernel(image[0], image[0], 5, register="shift"), "two dimensions"),
         (lambda: kernelfit.find_kernel(image, image, register="shift"), "need the kernel's"),
         (lambda: kernelfit.kernel_map(image, image, 5, register="shift", tiles=2), "find_kernel"),
@@ -357,7 +312,7 @@ def test_a_fit_is_kept_told_and_applied(tmp_path):
         fit.predict(image[1:])
     with pytest.raises(ValueError, match="with a motion"):
         fit.export("scipy")
-    with pytest.raises(ValueError, match="no boundary is assumed"):
+    with pytest.raises(ValueError, match="with a motion, need one without"):
         kernelfit.check_boundary(image, target, fit)
 
 
@@ -377,9 +332,9 @@ def test_the_changes_of_the_image_are_its_derivatives():
     image = np.random.default_rng(3).normal(size=(40, 50))
     scene = registration_round.Scene.of(image, None, None, 1)
     model = kernelfit.Model((5, 7), register="homography")
-    search = registration_round.Search(scene, image, model, kernelfit.Selection(), None)
+    search = registration_round.Search([scene], image, model, kernelfit.Selection(), None)
     matrix = registration.motion(sum(0.02 * g for g in search.generators), image.shape)
-    plans = search.changes(matrix)
+    plans = search.changes(registration_round.Place((matrix,)))
     assert len(plans) == len(search.generators) == 6
     for plan, generator in zip(plans, search.generators, strict=True):
         ends = [scene.at(matrix @ registration.motion(s * generator, image.shape)).data for s in (1e-5, -1e-5)]

@@ -139,10 +139,10 @@ def planes_of(fit: Estimate, image: Any, target: Any) -> list[list[Planes]]:
     fits = fit.parts or (fit,)
     found: list[list[Planes]] = [[] for _ in fits]
     for i, (one, other) in enumerate(zip(images or [image], targets or [target], strict=True)):
-        if fit.registration is not None:
-            one = laid_on(one, fit.registration, fit.channel_axis)  # noqa: PLW2901
         if fit.curve is not None:
             one, other = fit.curve.image(one), fit.curve.target(other)  # noqa: PLW2901
+        if fit.registration is not None:
+            one = laid_on(one, fit.registration.of(i), fit.channel_axis)  # noqa: PLW2901
         sources = as_planes(one, "image", fit.channel_axis)
         results = as_planes(other, "target", fit.channel_axis)
         channels = fit.kernel.shape[: -2 if fit.convention.field is None else -3]

@@ -88,7 +88,7 @@ def check_boundary(
         msg = "got a fit with a curve, need one without: give the light, fit.curve.image(image), and a fit of that"
         raise ValueError(msg)
     if fit.registration is not None:
-        msg = "got a fit with a motion, in which no boundary is assumed; need one without"
+        msg = "got a fit with a motion, need one without: give fit.registered(image), and a fit of that with nan='mask'"
         raise ValueError(msg)
     conv = fit.convention
     if conv.mode == "valid":

@@ -163,10 +163,12 @@ def _items_of(
         msg = f"got a kernel of shape {fit.kernel.shape} of several sources; need the fit that has it as a part"
         raise ValueError(msg)
     images, targets = (as_list(one) or [one] for one in (image, target))
-    if fit.registration is not None:  # what is not known has no weight
-        images = [np.nan_to_num(laid_on(one, fit.registration, fit.channel_axis)) for one in images]
     if fit.curve is not None:
         images, targets = [fit.curve.image(one) for one in images], [fit.curve.target(one) for one in targets]
+    if fit.registration is not None:  # what is not known has no weight
+        motions = [fit.registration.of(i) for i in range(len(images))]
+        pairs = zip(images, motions, strict=True)
+        images = [np.nan_to_num(laid_on(one, motion, fit.channel_axis)) for one, motion in pairs]
     known = len(fit.weights) if isinstance(fit.weights, tuple) else None if fit.weights is None else 1
     known = known if fit.background is None else len(fit.background.shapes)
     if len(images) != len(targets) or (fit.channel_axis is None and known not in (None, len(images))):

@@ -12,7 +12,7 @@ from ..core.model import Execution, Model, Selection
 from ..core.variation import AUTO
 from ..data.observation import NUMBERS
 from ..data.plan import make_plan
-from ..fitting import channel_relation, curve, degree, pipeline, registration, requirements
+from ..fitting import channel_relation, degree, pipeline, registration, requirements
 from ..solvers.least_squares import Solver
 from .discover import completed, edges_of, matched, model_of_signals
 from .keywords import Keywords, call_of, takes_keywords
@@ -146,10 +146,8 @@ def find_kernel(
         requirements.require(requirements.features_of(plan, call.noise, call.solver, call.execution))
         plan, note = degree.chosen(plan, call.execution)
     settings = pipeline.Settings(call.noise, call.solver, call.execution)
-    if call.model.register is not None:
+    if call.model.register is not None or call.model.curve is not None:
         estimate = registration.registered(image, target, plan, settings)
-    elif call.model.curve is not None:
-        estimate = curve.curved(image, target, plan, settings)
     else:
         estimate = channel_relation.advised(pipeline.fit(plan, settings), image, target, call.model, call.execution)
     fit = KernelFit.of(degree.noted(estimate, note))

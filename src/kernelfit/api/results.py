@@ -109,7 +109,7 @@ class KernelFit(Estimate, Saved):
             Any image at least as large as the kernel, with the channels along `channel_axis`. With a background of
             degree 1 or more it must be of the shape of the pair's.
         pair : int, optional
-            Which pair's background, needed where there are several.
+            Which pair's background, and motion, needed where there are several.
 
         Returns
         -------
@@ -121,10 +121,10 @@ class KernelFit(Estimate, Saved):
         ValueError
             If the image does not fit the kernel or the background.
         """
-        if self.registration is not None:
-            image = self.registered(image)
         if self.curve is not None:
             image = self.curve.image(image)
+        if self.registration is not None:
+            image = self.registered(image, pair)
         model = predict(image, self.kernel, self.convention, self.channel_axis)
         if self.background is not None:
             model = self._with_background(model, pair)
@@ -147,13 +147,15 @@ class KernelFit(Estimate, Saved):
         return np.asarray(model + surface)
 
     @of_any_container
-    def registered(self, image: npt.ArrayLike) -> Array:
+    def registered(self, image: npt.ArrayLike, pair: int | None = None) -> Array:
         """Return an image as it lies on the target: moved by `registration`, where the fit has one.
 
         Parameters
         ----------
         image : array_like, shape (rows, cols)
             An image of the shape of the pair's, with the channels along `channel_axis`.
+        pair : int, optional
+            Which pair's motion, needed where there are several.
 
         Returns
         -------
@@ -165,7 +167,8 @@ class KernelFit(Estimate, Saved):
         ValueError
             If the image is of another shape.
         """
-        return laid_on(image, self.registration, self.channel_axis)
+        motion = None if self.registration is None else self.registration.of(pair)
+        return laid_on(image, motion, self.channel_axis)
 
     @of_any_dimension
     def residual(self, image: npt.ArrayLike, target: npt.ArrayLike, pair: int | None = None) -> Array:

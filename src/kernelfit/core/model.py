@@ -84,7 +84,8 @@ class Model:
         The motion of the image against the target that is found together with the kernel: a shift; with it a rotation
         ("rigid"); a scale as well ("similarity"); any linear map ("affine"); or a perspective, too. Motions of up to
         10 degrees, 10 % and a tenth of the side are looked for. `KernelFit.registration` says what was found, with its
-        errors. A shift cannot be told from the kernel: it is the one that centres it. The default is none.
+        errors. A shift cannot be told from the kernel: it is the one that centres it. Of several pairs each has a
+        motion of its own. A `boundary` is that of the registered image. The default is none.
     curve : {None, "gamma", "srgb", "monotone"}, optional
         The curve g from the values of the files to light, which is found together with the kernel: a power, that of
         sRGB, or any that only rises. `KernelFit.curve` says what was found, with its errors; the kernel, its errors,

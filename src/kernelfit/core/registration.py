@@ -108,6 +108,8 @@ class Registration:
         Number of times the image was warped at its full size.
     notes : tuple of str
         What there is to doubt.
+    pairs : tuple of Registration
+        Of several pairs that of each; this is that of the first.
 
     Notes
     -----
@@ -126,6 +128,25 @@ class Registration:
     centred: bool = True
     rounds: int = 1
     notes: tuple[str, ...] = ()
+    pairs: "tuple[Registration, ...]" = ()
+
+    def of(self, pair: int | None) -> "Registration":
+        """Return that of a pair, which has to be given where there are several.
+
+        Parameters
+        ----------
+        pair : int or None
+            Its number.
+        """
+        if not self.pairs:
+            return self
+        if pair is not None and not 0 <= pair < len(self.pairs):
+            msg = f"got pair={pair} of {len(self.pairs)}, need one from 0 to {len(self.pairs) - 1}"
+            raise ValueError(msg)
+        if pair is None and len(self.pairs) > 1:
+            msg = f"got no pair, need pair=, from 0 to {len(self.pairs) - 1}: each has a motion of its own"
+            raise ValueError(msg)
+        return self.pairs[pair or 0]
 
     @property
     def displacement(self) -> Array:
@@ -220,7 +241,9 @@ class Registration:
         size, error = np.linalg.norm(self.displacement[far]), np.linalg.norm(self.displacement_stderr[far])
         kept = "" if self.centred else "; the kernel has no centre of its own and keeps the shift between pixels"
         notes = "".join(f"; {note}" for note in self.notes)
-        return f"{self.kind}, {', '.join(told)}; corners displaced by up to {size:.4g} +/- {error:.2g} px{kept}{notes}"
+        several = f" (pair 0 of {len(self.pairs)})" if len(self.pairs) > 1 else ""
+        displaced = f"corners displaced by up to {size:.4g} +/- {error:.2g} px"
+        return f"{self.kind}{several}, {', '.join(told)}; {displaced}{kept}{notes}"
 
 
 def registration_from(stored: Any) -> Registration | None:
@@ -234,7 +257,8 @@ def registration_from(stored: Any) -> Registration | None:
         raise ValueError("a registration that is not finite")
     rows, cols = (int(n) for n in stored["shape"])
     centred, rounds, notes = bool(stored["centred"]), int(stored["rounds"]), tuple(map(str, stored["notes"]))
-    return Registration(stored["kind"], matrix, (rows, cols), covariance, centred, rounds, notes)
+    pairs = tuple(one for one in map(registration_from, stored.get("pairs", ())) if one is not None)
+    return Registration(stored["kind"], matrix, (rows, cols), covariance, centred, rounds, notes, pairs)
 
 
 def stored(registration: Registration | None) -> dict[str, Any] | None:
@@ -242,4 +266,5 @@ def stored(registration: Registration | None) -> dict[str, Any] | None:
     if registration is None:
         return None
     fields = {f.name: getattr(registration, f.name) for f in dataclasses.fields(registration)}
+    fields["pairs"] = [stored(one) for one in registration.pairs]
     return {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in fields.items()}

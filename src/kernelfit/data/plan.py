@@ -148,14 +148,19 @@ class FitPlan:
             found.append(VolumeSelection(given, every, n_images))
         return found
 
-    def _plane(self, value: Any, name: str, pair: int, channel: int | None) -> object:
-        """Return the part of a mask, or of weights, that belongs to a pair and a channel."""
+    def of_pair(self, value: Any, name: str, pair: int) -> Any:
+        """Return the part of a mask, or of weights, that belongs to a pair."""
         if value is not None and self.listed:
             if not isinstance(value, (list, tuple)) or len(value) != self.n_pairs:
                 got = f"a list of {len(value)}" if isinstance(value, (list, tuple)) else "one value"
                 msg = f"got {got} as {name} for {self.n_pairs} pairs, need a list, one for each pair (None for none)"
                 raise ValueError(msg)
-            value = value[pair]
+            return value[pair]
+        return value
+
+    def _plane(self, value: Any, name: str, pair: int, channel: int | None) -> object:
+        """Return the part of a mask, or of weights, that belongs to a pair and a channel."""
+        value = self.of_pair(value, name, pair)
         if value is None or self.channel_axis is None or channel is None:
             return value
         array = value if hasattr(value, "ndim") and hasattr(value, "shape") else np.asanyarray(value)

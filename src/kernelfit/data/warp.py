@@ -6,6 +6,7 @@ for. So the image is made twice as fine first, by a cosine transform with zeros 
 the edge); there its own Nyquist frequency is a half.
 """
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,6 @@ class Spline:
     def __init__(
         self, image: Any, bad: npt.NDArray[np.bool_] | None = None, workers: int = 1, *, fine: bool = True
     ) -> None:
-        import scipy.fft
         import scipy.ndimage
 
         values = np.array(image[:, :], dtype=np.float64)
@@ -53,7 +53,13 @@ class Spline:
             nearest = scipy.ndimage.distance_transform_edt(wrong, return_distances=False, return_indices=True)
             values = values[tuple(nearest)]
             self.spoiled = np.asarray(scipy.ndimage.maximum_filter(wrong, 2 * SPOILED + 1))
-        self._values, self._wrong, self._finer = values, wrong, 2 if fine else 1
+        self.values, self.wrong, self._finer, self._workers = values, wrong, 2 if fine else 1, workers
+
+    @functools.cached_property
+    def _coefficients(self) -> Array:
+        import scipy.fft
+
+        values, workers = self.values, self._workers
         sides = [self._finer * n for n in values.shape]
         spectrum = scipy.fft.dctn(values, norm="forward", workers=workers)
         for axis, side in enumerate(
@@ -62,7 +68,7 @@ class Spline:
             at = np.cos(np.pi * np.arange(spectrum.shape[axis]) / side)
             spectrum /= np.expand_dims((33 + 26 * at + 2 * at**2 - 1) / 60, 1 - axis)
         half = scipy.fft.idct(spectrum, n=sides[1], axis=1, norm="forward", workers=workers)
-        self._coefficients = scipy.fft.idct(half, n=sides[0], axis=0, norm="forward", workers=workers)
+        return np.asarray(scipy.fft.idct(half, n=sides[0], axis=0, norm="forward", workers=workers))
 
     def at(self, matrix: Array, shape: Shape, workers: int) -> tuple[Array, npt.NDArray[np.bool_]]:
         """Return the warped image, and which of its pixels are not known.
@@ -84,8 +90,8 @@ class Spline:
         outside : ndarray of bool, shape (rows, cols)
             Pixels that lie beyond the edge, or whose neighbourhood is not known.
         """
-        if shape == self._values.shape and np.array_equal(matrix, np.eye(3)):
-            return self._values, self._wrong
+        if shape == self.values.shape and np.array_equal(matrix, np.eye(3)):
+            return self.values, self.wrong
         from ..compiled.warp import warp_rows  # compiled when first used
 
         out, outside = np.empty(shape), np.empty(shape, dtype=bool)
@@ -104,7 +110,7 @@ class Spline:
             places = table @ np.stack([*np.indices(shape).reshape(2, -1), np.ones(out.size)])
             rows, cols = (
                 np.clip(np.rint((at / places[2] - 0.5 * (f - 1)) / f), 0, n - 1).astype(np.int64)
-                for at, n in zip(places[:2], self._values.shape, strict=True)
+                for at, n in zip(places[:2], self.values.shape, strict=True)
             )
             outside |= self.spoiled[rows, cols].reshape(shape)
         return out, outside

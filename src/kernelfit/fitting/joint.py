@@ -108,7 +108,8 @@ def _add_to(total: Array, source: Reader, taps: Array, workers: int) -> None:
         pass
 
 
-#: Returns the columns of J for what is seen of an observation: arrays of the used pixels, or what is sliced as such.
+#: Returns the columns of J for what is seen of an observation: arrays of the used pixels, or what is sliced as such;
+#: None for a parameter that does not concern it.
 Slopes = Callable[[Seen], Sequence[Any]]
 
 
@@ -150,7 +151,12 @@ def _share(seen: Seen, slopes: Slopes) -> Share:
     The products with the taps are correlations, which add up as spectra, in single precision: they are for errors, and
     for the way of a step, not for its end.
     """
-    columns, observation, plan = slopes(seen), seen.observation, seen.observation.geometry
+    every, observation, plan = slopes(seen), seen.observation, seen.observation.geometry
+    own = [i for i, column in enumerate(every) if column is not None]
+    columns, n = [every[i] for i in own], len(every)
+    whole = Share(np.zeros((n, n)), np.zeros((seen.kernels.size, n)), np.zeros(n))
+    if not columns:
+        return whole
     (rows, cols), (down, across), (high, wide) = plan.size, plan.stride, plan.kernel_shape
     count, surfaces = len(columns), _surfaces(seen, columns)
     sides = [scipy.fft.next_fast_len(n, real=True) for n in (down * min(_ROWS, rows) + high, across * cols + wide)]
@@ -160,8 +166,8 @@ def _share(seen: Seen, slopes: Slopes) -> Share:
         weights, block = seen.weighed(part), np.array([column[part, :] for column in columns])
         target = observation.targets[0].block(start, 0, weights.shape)
         rest = np.where(weights > 0, target - seen.model[part], 0.0)
-        for own, values in zip([*block, rest], surfaces, strict=False):
-            own -= observation.columns.surface(values, part, slice(0, cols))
+        for one, values in zip([*block, rest], surfaces, strict=False):
+            one -= observation.columns.surface(values, part, slice(0, cols))
         weighed, flat = block * weights, block.reshape(count, -1)
         spread = np.zeros((count, down * weights.shape[0], across * cols), dtype=np.float32)
         spread[:, ::down, ::across] = weighed
@@ -178,7 +184,9 @@ def _share(seen: Seen, slopes: Slopes) -> Share:
     spectra, square, gradient = add(in_order(range(0, rows, _ROWS), band, seen.workers))
     taps = scipy.fft.irfft2(spectra.view(np.complex64), sides, workers=1)[..., :high, :wide]
     taps = taps[..., ::-1, ::-1] if plan.flipped else taps
-    return Share(square, np.swapaxes(taps, 0, 1).reshape(count, -1).T.astype(np.float64), gradient)
+    moment = np.swapaxes(taps, 0, 1).reshape(count, -1).T
+    whole.square[np.ix_(own, own)], whole.moment[:, own], whole.gradient[own] = square, moment, gradient
+    return whole
 
 
 def _surfaces(seen: Seen, columns: Sequence[Any]) -> Array:

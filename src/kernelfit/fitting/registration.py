@@ -1,8 +1,9 @@
-"""Motion and kernel together: warp the image, fit, and step on, from the coarse to the fine.
+"""Motion, curve and kernel together: lay light on light, fit, and step on, from the coarse to the fine.
 
-The image is warped by the motion found so far, the kernel is fitted to it through the one pipeline, and a step of
-Gauss and Newton (`joint`) finds what is left of the motion from the residual. A shift cannot be told from the kernel:
-it is the one that puts the kernel's centroid into the middle of its shape.
+The image is made light by the curve and warped by the motion found so far, the kernel is fitted to it through the one
+pipeline, and a step of Gauss and Newton (`joint`) finds what is left of both from the residual. A shift cannot be told
+from the kernel: it is the one that puts the kernel's centroid into the middle of its shape. Of several pairs each has a
+motion of its own, and the kernel holds the shift of the first.
 """
 
 import dataclasses
@@ -16,29 +17,56 @@ from ..core import registration
 from ..core.estimate import Estimate, with_finding
 from ..core.findings import Finding, Verdict
 from ..core.registration import KINDS, Registration
-from ..core.validation import Array
+from ..core.validation import as_list
 from ..data.masking import unmasked
 from ..data.plan import FitPlan
-from . import joint, requirements
+from . import curve, joint, requirements
 from .channels import join
+from .curve import Light
 from .pipeline import Settings, fit_of_group
-from .registration_round import Round, Scene, Search, centroid_of, slopes_of, symmetric
+from .registration_columns import slopes_of
+from .registration_round import Place, Round, Scene, Search, centroid_of, symmetric
 from .registration_start import start_of
 
-#: Rounds at full size, at most; a step that leaves so little of the motion, in standard errors or in pixels, is the
-#: last but for the fit itself; of a step of d pixels about so much of d^2 is left.
-_MOST, _SETTLED, _LEAST, _CURVED = 6, 0.1, 1e-6, 0.1
+#: Rounds at full size, at most, and of a curve; a step that leaves so little of the motion, in standard errors or in
+#: pixels, is the last but for the fit itself; of a step of d pixels about so much of d^2 is left.
+_MOST, _MOST_BENT, _SETTLED, _LEAST, _CURVED = 6, 25, 0.1, 1e-6, 0.1
 
 
 def registered(image: Any, target: Any, plan: FitPlan, settings: Settings) -> Estimate:
-    """Find kernel and motion of a pair, of which `plan` is what was asked for and judged."""
-    execution, model, selection = settings.execution, plan.model, plan.selection
-    requirements.require(requirements.features_of(plan, settings.noise, settings.solver, execution))
-    (image, own), bad = unmasked(image), selection.image_mask
-    bad = own if bad is None else bad if own is None else np.asarray(bad, bool) | np.asarray(own, bool)
-    scene = Scene.of(image, bad, model.channel_axis, execution.threads, selection.nan)
-    search = Search(scene, target, model, dataclasses.replace(selection, image_mask=None), settings)
-    return finished(search, settled(search, start_of(search, image, bad)))
+    """Find the kernel with motion, curve, or both, of a pair or several; `plan` is what was asked and judged."""
+    model, selection = plan.model, plan.selection
+    requirements.require(requirements.features_of(plan, settings.noise, settings.solver, settings.execution))
+    (image, own), threads = unmasked(image), settings.execution.threads
+    images = as_list(image) or [image]
+    bads = as_list(own) or [own] * len(images)
+    light = None
+    if model.curve is not None:
+        light = Light.of(image, target, model, selection)
+        selection = dataclasses.replace(selection, saturated=None)
+    if model.register is not None:  # whose masks move with the images
+        given = as_list(selection.image_mask) if plan.listed else [selection.image_mask]
+        bads = [_either(*both) for both in zip(bads, given or [None] * len(bads), strict=True)]
+        selection = dataclasses.replace(selection, image_mask=None)
+    nan = selection.nan if model.register is not None else "mask"
+    scenes = [Scene.of(i, b, model.channel_axis, threads, nan) for i, b in zip(images, bads, strict=True)]
+    search = Search(scenes, target, model, selection, settings, light)
+    start = search.start
+    if model.register is not None:
+        start = dataclasses.replace(start, matrices=start_of(search, images, bads))
+    end = settled(search, start)
+    if light is not None and light.begun:
+        light, theta = light.on(end.place.theta)
+        search = search.with_light(light)
+        end = settled(search, dataclasses.replace(end.place, theta=theta), end.rounds)
+    return finished(search, end)
+
+
+def _either(first: Any, second: Any) -> Any:
+    """Return where either of two masks excludes."""
+    if first is None or second is None:
+        return second if first is None else first
+    return np.asarray(first, bool) | np.asarray(second, bool)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,57 +74,67 @@ class Settled:
     """Where the rounds at full size ended."""
 
     last: Round
-    matrix: Array  # after its step
+    place: Place  # after its step
     centred: bool
     rounds: int
     done: bool
 
 
-def settled(search: Search, matrix: Array) -> Settled:
+def settled(search: Search, place: Place, rounds: int = 0) -> Settled:
     """Go on at full size until a step leaves nothing that matters."""
     centred: bool | None = None
-    rounds, done = 0, False
-    while not done and rounds < _MOST:
+    done, most = False, rounds + (_MOST if search.light is None else _MOST_BENT)
+    while not done and rounds < most:
         rounds += 1
-        one = search.round(matrix)
-        conv = one.plan.groups[0][0].geometry.convention
-        found = centroid_of(one.taps, conv)
-        if centred is None:
+        one = search.round(place)
+        if centred is None and search.kind is not None:
+            conv = one.plan.groups[0][0].geometry.convention
+            found = centroid_of(one.taps, conv)
             centred = found is not None and symmetric(one.taps, found[0], conv, one.error)
-        after, length = _after(search, one, centred)
-        effects = search.effects(one.matrix, search.parameters(gauge=False))
-        errors = np.einsum("ij,jk,ik->i", effects, one.covariance, effects).reshape(4, 2).sum(axis=1)
-        matrix = after
-        done = _CURVED * length**2 <= max(_SETTLED * math.sqrt(max(0.0, float(errors.max()))), _LEAST)
-        if (done or rounds == _MOST) and not search.exactly:
+        after = _after(search, one, centred)
+        done = _is_last(search, one, after)
+        if (done or rounds == most) and not search.exactly:
             one = search.exact(one)
-            matrix, _ = _after(search, one, centred)
-    if search.shifts and done:  # what hardly more than the taps can do takes the errors of this very place
-        one = search.round(matrix)
-    return Settled(one, matrix, bool(centred), rounds, done)
+            after = _after(search, one, centred)
+        place = after
+    if search.few and done:  # what hardly more than the taps can do takes the errors of this very place
+        one = search.round(place)
+    return Settled(one, place, bool(centred), rounds, done)
 
 
-def _after(search: Search, one: Round, centred: bool) -> tuple[Array, float]:
-    """Return the motion after the step of a round, and the length of the step in pixels."""
-    found = centroid_of(one.taps, one.plan.groups[0][0].geometry.convention)
-    step = search.step(one, found[0] if centred and found is not None else np.zeros(2))
-    after = registration.scaled(one.matrix @ step)
-    after = after if centred else search.without_shift(after)
-    return after, search.length(registration.scaled(np.linalg.inv(one.matrix) @ after))
+def _is_last(search: Search, one: Round, after: Place) -> bool:
+    """Say whether the step of a round leaves nothing that matters."""
+    if search.light is not None and not search.light.settled(*one.bend):
+        return False
+    largest = 0.0
+    for pair, places in enumerate(search.places):
+        effects, own = search.effects(one.place, pair, gauge=False), one.covariance[np.ix_(places, places)]
+        errors = np.einsum("ij,jk,ik->i", effects, own, effects).reshape(4, 2).sum(axis=1)
+        largest = max(largest, float(errors.max()))
+    return _CURVED * search.length(one.place, after) ** 2 <= max(_SETTLED * math.sqrt(largest), _LEAST)
+
+
+def _after(search: Search, one: Round, centred: bool | None) -> Place:
+    """Return the place after the step of a round."""
+    found = centroid_of(one.taps, one.plan.groups[0][0].geometry.convention) if centred else None
+    place = search.after(one, np.zeros(2) if found is None else found[0])
+    return search.without_shift(place) if centred is False else place
 
 
 def finished(search: Search, end: Settled) -> Estimate:
-    """Fit at the last motion as it was asked for, and give kernel and motion their errors."""
-    plan = search.plan(end.matrix)
+    """Fit at the last place as it was asked for, and give kernel, motions and curve their errors."""
+    plan, place = search.plan(end.place), end.place
     groups = [fit_of_group(plan, g, search.settings) for g in range(len(plan.groups))]
     shares, conv = end.last.shares, plan.groups[0][0].geometry.convention
     free = groups[0][0].uncertainty == "sampling"
-    before = end.last.groups if free else groups
-    covariance = end.last.covariance if free or not search.generators else joint.solved(shares, groups)[1]
+    before, covariance = end.last.groups, end.last.covariance
+    if not free and len(covariance):
+        before, covariance = groups, search.solved(shares, groups, end.last.place.theta)[1]
     factors, own = joint.factors_of(groups, shares, before, covariance)
     sides = plan.shape
     total = np.sum([one.kernel.reshape(-1, *sides).sum(axis=0) for some in groups for one in some], axis=0)
     found = centroid_of(total, conv) if end.centred else None
+    follows = np.zeros((0, own.shape[1]))
     if found is not None and search.held:
         sums = [f.reshape(-1, math.prod(sides), own.shape[1]).sum(axis=0) for some in factors for f in some]
         follows = (found[1] @ np.sum(sums, axis=0))[search.held]  # of the centroid
@@ -105,22 +143,24 @@ def finished(search: Search, end: Settled) -> Estimate:
             for i, one in enumerate(estimates):
                 back = np.stack([flip * slopes_of(one.kernel, axis) for axis in search.held], axis=1)
                 some[i] = some[i] + back @ follows
-        own = np.concatenate([own, -follows / registration.frame_of(search.scene.shape)[1]])
-    effects = search.effects(end.matrix, search.parameters(gauge=found is not None)) @ own
     pairs = zip(groups, factors, strict=True)
     groups = [[joint.widened(o, f) for o, f in zip(g, some, strict=True)] for g, some in pairs]
     notes = () if end.done else (f"the motion had not settled after {end.rounds} rounds",)
-    result = Registration(
-        kind=search.kind,
-        matrix=end.matrix,
-        shape=search.scene.shape,
-        covariance=effects @ effects.T,
-        centred=end.centred,
-        rounds=end.rounds + 1,
-        notes=notes,
-    )
-    groups = [[_told(one, search.kind) for one in g] for g in groups]
-    estimate = dataclasses.replace(join(groups, plan), registration=result)
+    motions, bend = [], None
+    for pair, (scene, places) in enumerate(zip(search.scenes, search.places, strict=True)):
+        if search.kind is not None:
+            table = np.concatenate([own[places], -follows / registration.frame_of(scene.shape)[1]])
+            effects = search.effects(place, pair, gauge=found is not None) @ table
+            kind, matrix, errors = search.kind, place.matrices[pair], effects @ effects.T
+            motions.append(Registration(kind, matrix, scene.shape, errors, end.centred, end.rounds + 1, notes))
+            groups = [[_told(one, kind) for one in g] for g in groups]
+    if search.light is not None:
+        bend = search.light.found(place.theta, covariance[search.n_motion :, search.n_motion :], end.rounds + 1)
+        groups = [[curve.told(one, bend) for one in g] for g in groups]
+        if not motions and not end.done:
+            notes = (f"the curve had not settled after {end.rounds} rounds",)
+    motion = dataclasses.replace(motions[0], pairs=tuple(motions) if plan.listed else ()) if motions else None
+    estimate = dataclasses.replace(join(groups, plan), registration=motion, curve=bend)
     return with_finding(estimate, Finding(Verdict.NOT_CONVERGED, notes[0]) if notes else None)
 
 

@@ -1,8 +1,8 @@
-"""One round of a registration: the image warped by a motion, the kernel fitted to it, the step to the next motion."""
+"""One round of a registration: light laid on light by a motion and a curve, the kernel fitted to it, the next step."""
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,9 @@ from ..data.plan import FitPlan, make_plan
 from ..data.warp import Spline
 from ..solvers.least_squares import LeastSquares
 from . import joint
+from .curve import Light
 from .pipeline import Settings, fit_of_group
+from .registration_columns import Columns, lags_of
 
 #: A kernel with so few rows or columns cannot hold a shift along them.
 _FEW = 4
@@ -54,117 +56,40 @@ class Scene:
                 require_finite(np.asarray(plane[:, :]), "image", "exclude them with nan='mask' or image_mask=", mask)
         return cls(tuple(Spline(p, m, workers) for p, m in zip(planes, masks, strict=True)), shape, axis, workers)
 
-    def at(self, matrix: Array) -> "np.ma.MaskedArray[Any, Any]":
+    def lit(self, light: Callable[[Array], Array] | None) -> "Scene":
+        """Return the scene whose values are made light."""
+        if light is None:
+            return self
+        made = (Spline(light(one.values), one.wrong, self.workers) for one in self.splines)
+        return dataclasses.replace(self, splines=tuple(made))
+
+    def at(self, matrix: Array) -> Any:
         """Return the registered image, what is not known of it masked."""
         pairs = [spline.at(matrix, self.shape, self.workers) for spline in self.splines]
-        if self.axis is None:
-            return np.ma.MaskedArray(*pairs[0])
-        return np.ma.MaskedArray(
-            np.stack([values for values, _ in pairs], self.axis), np.stack([mask for _, mask in pairs], self.axis)
-        )
-
-
-class _Moving:
-    """By how much the prediction changes with one generator: a column of J, made while it is read."""
-
-    dtype = np.dtype(np.float64)
-
-    def __init__(self, slopes: tuple[Array, Array], generator: Array, rows: Array, cols: Array, shape: Shape) -> None:
-        self.slopes, self.generator, self.rows, self.cols = slopes, generator, rows, cols
-        self.frame, self.shape = shape, slopes[0].shape
-
-    def __getitem__(self, key: tuple[slice, slice]) -> Array:
-        middle, unit = registration.frame_of(self.frame)
-        g = unit * self.generator
-        u, v = (self.rows[key[0]] - middle[0])[:, None] / unit, (self.cols[key[1]] - middle[1]) / unit
-        total: Any = 0.0
-        for i, (slope, at) in enumerate(zip(self.slopes, (u, v), strict=True)):
-            field: Any = g[i, 2]  # most entries are zero, and most fields functions of the row or the column alone
-            for entry, place in zip((*g[i, :2], -g[2, 0], -g[2, 1]), (u, v, u * at, v * at), strict=True):
-                field = field + entry * place if entry else field
-            total = total + field * slope[key] if np.any(field) else total
-        return np.asarray(total)
-
-
-_LAGS = np.arange(-8, 9)
-#: The derivative of what is band-limited, cut off by a window of Kaiser's: right to 1 % up to 0.8 of Nyquist.
-_STENCIL = np.kaiser(len(_LAGS), 5.0) * (_LAGS != 0) * (-1.0) ** (_LAGS + 1) / np.where(_LAGS == 0, 1, _LAGS)
-
-
-def slopes(image: Array) -> tuple[Array, Array]:
-    """Return the derivatives of an image along its rows and columns, by a stencil."""
-    import scipy.ndimage
-
-    first, second = (
-        scipy.ndimage.correlate1d(image, _STENCIL, axis=axis, mode="reflect") if image.shape[axis] > 1 else 0.0 * image
-        for axis in (0, 1)
-    )
-    return first, second
+        values, mask = pairs[0]
+        if self.axis is not None:
+            values = np.stack([own for own, _ in pairs], self.axis)
+            mask = np.stack([own for _, own in pairs], self.axis)
+        return np.ma.MaskedArray(values, mask) if mask.any() else values
 
 
 @dataclass(frozen=True, eq=False)
-class Moves:
-    """The columns of J of some generators, from the slopes of the prediction.
+class Place:
+    """A motion for each pair, and the parameters of a curve."""
 
-    What they leave out, the place under each tap but for the middle, is within the span of the taps, were these without
-    end. It does for a step; the errors come out too small, by up to a quarter where most of the image is noise.
-    """
-
-    generators: Sequence[Array]
-    shape: Shape  # of the image
-
-    def __call__(self, seen: joint.Seen) -> list[_Moving]:
-        """Return the columns for what is seen of an observation."""
-        geo = seen.observation.geometry
-        places = places_of(geo.convention, geo.kernel_shape, geo.target_shape)
-        rows, cols = (at[used] for at, used in zip(places, geo.used, strict=True))
-        both = slopes(seen.model)
-        return [_Moving(both, generator, rows, cols, self.shape) for generator in self.generators]
-
-
-@dataclass(frozen=True, eq=False)
-class Differences:
-    """The columns of J from what the kernels make of the change of the image itself.
-
-    For the last step and the errors, kernels of so few taps that these do not span what `Moves` leaves out, and targets
-    that skip pixels.
-    """
-
-    plans: Sequence[FitPlan]  # of the changes, for each generator
-
-    def __call__(self, seen: joint.Seen) -> list[Array]:
-        """Return the columns for what is seen of an observation."""
-        group, at = seen.place
-        changes = (plan.groups[group][at].sources for plan in self.plans)
-        return [seen.made([reader.array for reader in sources]) for sources in changes]
-
-
-def lags_of(conv: geometry.Convention, kernel: Shape) -> tuple[Array, Array]:
-    """Return how many rows, and columns, each tap looks back."""
-    both = zip(kernel, conv.origin, strict=True)
-    rows, cols = (
-        np.array([geometry.axis_lag(conv, side, origin, p) for p in range(side)], dtype=np.float64)
-        for side, origin in both
-    )
-    return rows, cols
-
-
-def places_of(conv: geometry.Convention, kernel: Shape, target: Shape) -> tuple[Array, Array]:
-    """Return the row, and the column, of the image that lies under the middle of the kernel at each target pixel."""
-    axes = zip(conv.stride, conv.offset, target, lags_of(conv, kernel), strict=True)
-    rows, cols = (s * np.arange(n) + o - lags.mean() for s, o, n, lags in axes)
-    return rows, cols
+    matrices: tuple[Array, ...]
+    theta: Array = dataclasses.field(default_factory=lambda: np.zeros(0))
 
 
 @dataclass(frozen=True, eq=False)
 class Round:
-    """One warp and fit, and the step from there."""
+    """One fit, and the step from there: the parameters of the motions, then those of the curve."""
 
-    matrix: Array
+    place: Place
     plan: FitPlan
     groups: list[list[Estimate]]
     shares: list[list[joint.Share]]
-    theta: Array
+    step: Array
     covariance: Array
 
     @property
@@ -172,7 +97,7 @@ class Round:
         """The sum of all kernels once the step is made, shape (rows, cols)."""
         pairs = [p for some, own in zip(self.shares, self.groups, strict=True) for p in zip(some, own, strict=True)]
         sides = self.plan.shape
-        changed = [one.kernel.ravel() + joint.following(share, one) @ self.theta for share, one in pairs]
+        changed = [one.kernel.ravel() + joint.following(share, one) @ self.step for share, one in pairs]
         return np.asarray(np.sum([taps.reshape(-1, *sides).sum(axis=0) for taps in changed], axis=0))
 
     @property
@@ -181,112 +106,208 @@ class Round:
         ones = [one for estimates in self.groups for one in estimates]
         return math.sqrt(sum(float(np.sum(one.stderr**2)) for one in ones))
 
+    @property
+    def bend(self) -> tuple[Array, Array]:
+        """The step of the curve, and its covariance."""
+        n = len(self.place.theta)
+        return self.step[len(self.step) - n :], self.covariance[len(self.step) - n :, len(self.step) - n :]
+
 
 class Search:
-    """What is asked for, and the rounds."""
+    """What is asked for, and the rounds.
+
+    Parameters
+    ----------
+    scenes : sequence of Scene
+        The images, of several pairs as many.
+    target : array_like or list
+        What became of them.
+    model, selection, settings
+        What is asked; the masks of the images are those of the scenes, if these are to move.
+    light : Light, optional
+        The curve, which holds the target.
+    pixel : (float, float)
+        Rows and columns of the image in each row and column here.
+    """
 
     def __init__(
         self,
-        scene: Scene,
+        scenes: Sequence[Scene],
         target: Any,
         model: Model,
         selection: Selection,
         settings: Settings,
+        light: Light | None = None,
         pixel: tuple[float, float] = (1.0, 1.0),
     ) -> None:
-        self.scene, self.target, self.selection, self.settings = scene, target, selection, settings
-        self.kind = model.register or "shift"
-        self.model = dataclasses.replace(model, register=None)
+        self.scenes, self.target, self.selection, self.settings = tuple(scenes), target, selection, settings
+        self.listed, self.light, self.kind = isinstance(target, (list, tuple)), light, model.register
+        self.model = dataclasses.replace(model, register=None, curve=None, curve_side="both")
         few = [axis for axis in (0, 1) if model.kernel_shape[axis] <= _FEW]
-        self.shifts = [registration.SHIFTS[axis] for axis in few]
-        self.held = [axis for axis in (0, 1) if axis not in few]  # whose shift follows from the kernel
+        self.few = self.kind is not None and bool(few)
+        self.held = [axis for axis in (0, 1) if axis not in few and self.kind]  # whose shift follows from the kernel
         self.pixel = np.diag([*pixel, 1.0])  # whose sides may differ, so that a rotation there is none in pixels
-        own = [np.linalg.inv(self.pixel) @ g @ self.pixel for g in registration.GENERATORS[self.kind]]
-        self.generators = [*own, *self.shifts]
-        self.exactly = bool(self.shifts) or model.strided  # in every round
+        own = registration.GENERATORS[self.kind] if self.kind else ()
+        own = tuple(np.linalg.inv(self.pixel) @ g @ self.pixel for g in own)
+        first = [*own, *(registration.SHIFTS[axis] for axis in few if self.kind)]
+        more = [registration.SHIFTS[axis] for axis in self.held if len(scenes) > 1]  # beside that of the first pair
+        self.generators = [*first, *more]
+        ends = np.cumsum([0, len(first), *[len(self.generators)] * (len(scenes) - 1)]).tolist()
+        self.places = [range(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        self.n_motion: int = ends[-1]
+        #: Whether all rounds take columns that are exact.
+        self.exactly = not self.n_motion or self.few or model.strided or len(scenes) > 1
+        self._lit: tuple[Array, tuple[Scene, ...]] | None = None
 
-    def plan(self, matrix: Array) -> FitPlan:
-        """Lay the registered image on the target."""
-        return make_plan(self.scene.at(matrix), self.target, self.model, self.selection)
+    def with_light(self, light: Light) -> "Search":
+        """Return the search for another curve."""
+        new = object.__new__(Search)
+        new.__dict__.update(self.__dict__, light=light, _lit=None)
+        return new
 
-    def round(self, matrix: Array) -> Round:
+    @property
+    def start(self) -> Place:
+        """No motion, and the first curve."""
+        return Place((np.eye(3),) * len(self.scenes), np.zeros(0) if self.light is None else self.light.start)
+
+    def lit(self, theta: Array) -> tuple[Scene, ...]:
+        """Return the scenes as light."""
+        if self.light is None:
+            return self.scenes
+        if self._lit is None or not np.array_equal(self._lit[0], theta):
+            self._lit = theta, tuple(scene.lit(self.light.lit(theta, 0)) for scene in self.scenes)
+        return self._lit[1]
+
+    def images(self, place: Place) -> list[Any]:
+        """Return the light of each image, registered."""
+        return [scene.at(matrix) for scene, matrix in zip(self.lit(place.theta), place.matrices, strict=True)]
+
+    def plan(self, place: Place) -> FitPlan:
+        """Lay the registered images on the targets."""
+        return self._laid(place, self.images(place))
+
+    def _laid(self, place: Place, images: list[Any]) -> FitPlan:
+        model = self.model if self.light is None else self.light.filled(self.model, place.theta)
+        target = self.target if self.light is None else self.light.targets(place.theta)
+        return make_plan(images if self.listed else images[0], target, model, self.selection)
+
+    def _changed(self, changes: list[Any]) -> FitPlan:
+        """Lay changes of the images on the targets; beyond the edge, where a value is given, there is none."""
+        model = dataclasses.replace(self.model, fillvalue=0.0) if self.model.boundary == "fill" else self.model
+        return make_plan(changes if self.listed else changes[0], self.target, model, self.selection)
+
+    def round(self, place: Place) -> Round:
         """Warp, fit by least squares, and find the step."""
-        plan = self.plan(matrix)
+        images = self.images(place)
+        plan = self._laid(place, images)
         settings = dataclasses.replace(self.settings, solver=LeastSquares(), diagnosis=False)
         groups = [fit_of_group(plan, g, settings) for g in range(len(plan.groups))]
-        one = Round(matrix, plan, groups, joint.nothing(groups), np.zeros(0), np.zeros((0, 0)))
-        if self.exactly:
-            return self.exact(one)
-        return self.stepped(one, Moves(self.generators, self.scene.shape))
+        one = Round(place, plan, groups, joint.nothing(groups), np.zeros(0), np.zeros((0, 0)))
+        return self.exact(one) if self.exactly else self._stepped(one, None)
 
     def exact(self, one: Round) -> Round:
         """Return a round with its step, and errors, by columns of J that are exact."""
-        return self.stepped(one, Differences(self.changes(one.matrix))) if self.generators else one
+        return self._stepped(one, self.changes(one.place) if self.n_motion else None)
 
-    def stepped(self, one: Round, moves: joint.Slopes) -> Round:
+    def _stepped(self, one: Round, changes: list[FitPlan] | None) -> Round:
         """Return a round with the step that columns of J lead to."""
-        if not self.generators:
+        theta, count = one.place.theta, self.n_motion + len(one.place.theta)
+        if not count:
             return one
-        shares = joint.shares_of(one.plan, one.groups, moves, self.scene.workers)
-        theta, covariance = joint.solved(shares, one.groups)
-        return dataclasses.replace(one, shares=shares, theta=theta, covariance=covariance)
+        shapes = [scene.shape for scene in self.scenes]
+        columns = Columns(one.plan, self.generators, self.places, shapes, count, changes)
+        if self.light is not None and len(theta):
+            light = self.light
+            images = [np.ma.getdata(image) for image in self.images(one.place)]
+            bent = zip(*(light.image_changes(image, theta) for image in images), strict=True)
+            columns = dataclasses.replace(
+                columns, light=light, theta=theta, bent=[self._changed(list(some)) for some in bent]
+            )
+        shares = joint.shares_of(one.plan, one.groups, columns, self.settings.execution.threads)
+        step, covariance = self.solved(shares, one.groups, theta)
+        return dataclasses.replace(one, shares=shares, step=step, covariance=covariance)
 
-    def changes(self, matrix: Array) -> list[FitPlan]:
-        """Lay the change of the registered image with each generator on the target: its slopes times their fields."""
-        (middle, unit), axis = registration.frame_of(self.scene.shape), self.scene.axis
-        steps = [1e-3 / unit * sign * shift for shift in registration.SHIFTS for sign in (1.0, -1.0)]
-        ends = [self.scene.at(matrix @ registration.motion(step, self.scene.shape)).data for step in steps]
-        slopes = [(ends[i] - ends[i + 1]) * (0.5e3 * unit) for i in (0, 2)]
-        u, v = (np.arange(n) - at for n, at in zip(self.scene.shape, middle, strict=True))
-        grid = [u[:, None] / unit, v / unit]
-        plans = []
-        for g in self.generators:
-            tilt = g[2, 0] * grid[0] + g[2, 1] * grid[1]
-            fields = [g[i, 0] * grid[0] + g[i, 1] * grid[1] + g[i, 2] - grid[i] * tilt for i in (0, 1)]
-            if axis is not None:
-                fields = [np.expand_dims(field, axis) for field in fields]
-            change = fields[0] * slopes[0] + fields[1] * slopes[1]
-            plans.append(make_plan(change, self.target, self.model, self.selection))
-        return plans
+    def solved(
+        self, shares: list[list[joint.Share]], groups: list[list[Estimate]], theta: Array
+    ) -> tuple[Array, Array]:
+        """Return the step of all parameters, and its covariance."""
+        step, covariance = joint.solved(shares, groups)
+        return (step, covariance) if self.light is None else self.light.believed(theta, step, covariance)
 
-    def step(self, one: Round, centroid: Array) -> Array:
-        """Return the matrix of a round's step, with the shift that brings the kernel's centroid to its place."""
-        _, unit = registration.frame_of(self.scene.shape)
-        total = np.zeros((3, 3))
-        for value, generator in zip(one.theta, self.generators, strict=True):
-            total += value * generator
-        for axis in self.held:
-            total -= centroid[axis] / unit * registration.SHIFTS[axis]
-        return registration.motion(total, self.scene.shape)
+    def changes(self, place: Place) -> list[FitPlan]:
+        """Lay the change of each registered image with each generator on the target: its slopes times their fields."""
+        pairs = zip(self.lit(place.theta), place.matrices, strict=True)
+        found = [_changes(scene, matrix, self.generators) for scene, matrix in pairs]
+        return [self._changed(list(some)) for some in zip(*found, strict=True)]
 
-    def without_shift(self, matrix: Array) -> Array:
-        """Return a motion without the shift that the kernel can hold, and with whole pixels of it beyond that."""
-        (middle, _), out = registration.frame_of(self.scene.shape), np.eye(3)
-        shift = registration.moved(matrix, middle[None])[0] - middle
+    def after(self, one: Round, centroid: Array) -> Place:
+        """Return the place after a round's step, with the shift that brings the kernel's centroid to its own."""
+        matrices = []
+        for scene, places, matrix in zip(self.scenes, self.places, one.place.matrices, strict=True):
+            total, unit = np.zeros((3, 3)), registration.frame_of(scene.shape)[1]
+            for i, generator in zip(places, self.generators, strict=False):
+                total += one.step[i] * generator
+            for axis in self.held:
+                total -= centroid[axis] / unit * registration.SHIFTS[axis]
+            moved = matrix @ registration.motion(total, scene.shape) if self.kind else matrix
+            matrices.append(registration.scaled(moved))
+        theta = one.place.theta
+        return Place(tuple(matrices), theta if self.light is None else self.light.stepped(theta, one.bend[0]))
+
+    def without_shift(self, place: Place) -> Place:
+        """Return motions without the shift that the kernel can hold, and with whole pixels of it beyond that."""
+        first = place.matrices[0]
+        (middle, _), out = registration.frame_of(self.scenes[0].shape), np.eye(3)
+        shift = registration.moved(first, middle[None])[0] - middle
         for axis in self.held:
             kept = abs(shift[axis]) <= _KEPT * self.model.kernel_shape[axis]
             out[axis, 2] = (0.0 if kept else round(shift[axis])) - shift[axis]
-        return registration.scaled(out @ matrix)
+        common = np.linalg.inv(first) @ out @ first  # in the pixels of the targets
+        matrices = [out @ first, *(one @ common for one in place.matrices[1:])]
+        return dataclasses.replace(place, matrices=tuple(map(registration.scaled, matrices)))
 
-    def parameters(self, *, gauge: bool) -> list[Array]:
-        """Return the generators of the parameters, and those of the shifts that follow from the kernel."""
-        return [*self.generators, *(registration.SHIFTS[axis] for axis in self.held if gauge)]
+    def effects(self, place: Place, pair: int, *, gauge: bool) -> Array:
+        """Return by how much each corner of a pair is displaced for each unit of its parameters, shape (8, parameters).
 
-    def effects(self, matrix: Array, generators: Sequence[Array]) -> Array:
-        """Return by how much each corner is displaced for each unit of a generator, shape (8, generators)."""
-        corners, step = registration.corners_of(self.scene.shape), 1e-6
+        By `gauge` those of the shifts that follow from the kernel come last.
+        """
+        shape, matrix = self.scenes[pair].shape, place.matrices[pair]
+        more = [registration.SHIFTS[axis] for axis in self.held if gauge]
+        corners, step = registration.corners_of(shape), 1e-6
         found = [
-            registration.moved(matrix @ registration.motion(sign * step * g, self.scene.shape), corners).ravel()
-            for g in generators
+            registration.moved(matrix @ registration.motion(sign * step * g, shape), corners).ravel()
+            for g in [*self.generators[: len(self.places[pair])], *more]
             for sign in (1.0, -1.0)
         ]
-        ends = np.array(found).reshape(len(generators), 2, 8)
+        ends = np.array(found).reshape(-1, 2, 8)
         return np.asarray((ends[:, 0] - ends[:, 1]).T / (2 * step))
 
-    def length(self, matrix: Array) -> float:
-        """Return by how many pixels a motion displaces the corners at most."""
-        corners = registration.corners_of(self.scene.shape)
-        return float(np.linalg.norm(registration.moved(matrix, corners) - corners, axis=1).max())
+    def length(self, before: Place, after: Place) -> float:
+        """Return by how many pixels a step displaces the corners at most."""
+        found = [0.0]
+        for scene, a, b in zip(self.scenes, before.matrices, after.matrices, strict=True):
+            corners = registration.corners_of(scene.shape)
+            there = registration.moved(registration.scaled(np.linalg.inv(a) @ b), corners)
+            found.append(float(np.linalg.norm(there - corners, axis=1).max()))
+        return max(found)
+
+
+def _changes(scene: Scene, matrix: Array, generators: Sequence[Array]) -> list[Array]:
+    """Return the change of a registered image with each generator."""
+    middle, unit = registration.frame_of(scene.shape)
+    steps = [1e-3 / unit * sign * shift for shift in registration.SHIFTS for sign in (1.0, -1.0)]
+    ends = [np.ma.getdata(scene.at(matrix @ registration.motion(step, scene.shape))) for step in steps]
+    slopes = [(ends[i] - ends[i + 1]) * (0.5e3 * unit) for i in (0, 2)]
+    u, v = (np.arange(n) - at for n, at in zip(scene.shape, middle, strict=True))
+    grid = [u[:, None] / unit, v / unit]
+    out = []
+    for g in generators:
+        tilt = g[2, 0] * grid[0] + g[2, 1] * grid[1]
+        fields = [g[i, 0] * grid[0] + g[i, 1] * grid[1] + g[i, 2] - grid[i] * tilt for i in (0, 1)]
+        if scene.axis is not None:
+            fields = [np.expand_dims(field, scene.axis) for field in fields]
+        out.append(fields[0] * slopes[0] + fields[1] * slopes[1])
+    return out
 
 
 def centroid_of(taps: Array, conv: geometry.Convention) -> tuple[Array, Array] | None:
@@ -314,14 +335,3 @@ def symmetric(taps: Array, centroid: Array, conv: geometry.Convention, error: fl
     turned = scipy.ndimage.affine_transform(taps, -np.eye(2), offset=2 * center, order=3, mode="constant")
     odd = 0.25 * float(np.sum((taps - turned) ** 2))
     return odd <= _ODD**2 * float(np.sum(taps**2)) + error**2
-
-
-def slopes_of(kernel: Array, axis: int) -> Array:
-    """Return the derivative of the taps along rows or columns, zero standing beyond the edge."""
-    at = kernel.ndim - 2 + axis
-    reach = len(_LAGS) // 2
-    wide = np.pad(kernel, [(reach, reach) if i == at else (0, 0) for i in range(kernel.ndim)])
-    found = np.zeros(kernel.shape)
-    for i, weight in enumerate(_STENCIL):
-        found += weight * np.take(wide, np.arange(i, i + kernel.shape[at]), axis=at)
-    return found.ravel()

@@ -7,6 +7,7 @@ rounds of the registration go from the coarsest binned pair to the finest.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,8 @@ from ..core.validation import Array
 from ..data.masking import unmasked
 from ..data.observation import as_planes
 from ..data.warp import Spline
-from .registration_round import Scene, Search, centroid_of, lags_of
+from .registration_columns import lags_of
+from .registration_round import Place, Scene, Search, centroid_of
 
 #: Shorter side of the smallest copies, about, and of the smallest pair that is looked at at all.
 _SIDE, _LEAST = 48, 12
@@ -55,8 +57,22 @@ class Level:
         return registration.scaled(self.frame @ matrix @ np.linalg.inv(self.frame))
 
 
-def start_of(search: Search, image: Any, bad: Any) -> Array:
-    """Return a motion near the best one, from binned copies of the pair."""
+def start_of(search: Search, images: Sequence[Any], bads: Sequence[Any]) -> tuple[Array, ...]:
+    """Return a motion near the best one for each pair, from binned copies of it."""
+    plan, out = search.plan(search.start), []
+    targets = search.target if search.listed else [search.target]
+    settings = dataclasses.replace(search.settings, noise=Noise())
+    for pair, (scene, target, image, bad) in enumerate(zip(search.scenes, targets, images, bads, strict=True)):
+        own = {name: getattr(search.selection, name) for name in ("mask", "weights")}
+        own = {name: plan.of_pair(value, name, pair) for name, value in own.items()}
+        selection = dataclasses.replace(search.selection, **own)
+        model = dataclasses.replace(search.model, register=search.kind)
+        out.append(_start_of(Search([scene], target, model, selection, settings), image, bad))
+    return tuple(out)
+
+
+def _start_of(search: Search, image: Any, bad: Any) -> Array:
+    """Return a motion near the best one of a pair."""
     levels = _levels(search, image, bad)
     if not levels:
         return np.eye(3)
@@ -73,16 +89,15 @@ def _followed(level: Level, matrix: Array, most: int) -> tuple[float, Array]:
     """Return the residual of a level before the last step, and the matrix after it."""
     best, search = math.inf, level.search
     for _ in range(most):
-        one = search.round(matrix)
+        one = search.round(Place((matrix,)))
         fit = one.groups[0][0]
         left = fit.noise_std if math.isfinite(fit.noise_std) else math.inf
         found = centroid_of(one.taps, fit.convention)
-        step = search.step(one, np.zeros(2) if found is None else found[0])
-        length, best = search.length(step), min(best, left)
-        reach = 0.25 * min(search.scene.shape)
-        if not length < reach:  # lost
+        after = search.after(one, np.zeros(2) if found is None else found[0])
+        length, best = search.length(one.place, after), min(best, left)
+        if not length < 0.25 * min(search.scenes[0].shape):  # lost
             return math.inf, matrix
-        matrix = registration.scaled(matrix @ step)
+        matrix = after.matrices[0]
         if length < _ENOUGH:
             break
     return best, matrix
@@ -90,8 +105,9 @@ def _followed(level: Level, matrix: Array, most: int) -> tuple[float, Array]:
 
 def _levels(search: Search, image: Any, bad: Any) -> list[Level]:
     """Return binned pairs, the smallest first; of the smallest no more than a similarity is asked."""
-    axis, model = search.scene.axis, search.model
-    source, unknown = _mean(image, bad, axis, search.scene.shape)
+    (whole,), model = search.scenes, search.model
+    axis = whole.axis
+    source, unknown = _mean(image, bad, axis, whole.shape)
     target, masked = unmasked(search.target)
     selection = search.selection
     planes = as_planes(target, "target", axis)
@@ -106,9 +122,9 @@ def _levels(search: Search, image: Any, bad: Any) -> list[Level]:
         hit = np.asarray((values <= low) | (values >= high))
         if float(hit.mean()) < 0.5:
             np.logical_or(left_out, hit, out=left_out)
-    conv = search.plan(np.eye(3)).groups[0][0].geometry.convention
+    conv = search.plan(search.start).groups[0][0].geometry.convention
     starts, counts, corners = [], [], []
-    axes = zip(search.scene.shape, size, conv.stride, conv.offset, lags_of(conv, model.kernel_shape), strict=True)
+    axes = zip(whole.shape, size, conv.stride, conv.offset, lags_of(conv, model.kernel_shape), strict=True)
     for n, m, s, o, lags in axes:
         under = round(o - float(lags.mean()) - 0.5 * (s - 1))
         first = max(0, -(under // s))
@@ -132,12 +148,11 @@ def _levels(search: Search, image: Any, bad: Any) -> list[Level]:
         taps = [2 * math.ceil(0.5 * k / f) + 3 for k, f in zip(model.kernel_shape, both, strict=True)]
         shape = tuple(max(1, min(k, (n // 4) | 1)) for k, n in zip(taps, sides, strict=True))
         small_kind = registration.KINDS.index("similarity") if depth == deepest else len(registration.KINDS)
-        kind = registration.KINDS[min(registration.KINDS.index(search.kind), small_kind)]
+        kind = registration.KINDS[min(registration.KINDS.index(search.kind or "shift"), small_kind)]
         plain = Model(shape, background=model.background or 0, register=kind)
-        scene = Scene((Spline(small, small_bad, fine=False),), (sides[0], sides[1]), None, search.scene.workers)
-        settings = dataclasses.replace(search.settings, noise=Noise())
-        masked_target = np.ma.MaskedArray(made, made_bad)
-        level = Search(scene, masked_target, plain, Selection(saturated=None), settings, (both[0], both[1]))
+        scene = Scene((Spline(small, small_bad, fine=False),), (sides[0], sides[1]), None, whole.workers)
+        masked_target, pixel = np.ma.MaskedArray(made, made_bad), (both[0], both[1])
+        level = Search([scene], masked_target, plain, Selection(saturated=None), search.settings, pixel=pixel)
         out.append(Level(level, small, made, ~made_bad, frame))
     return out
 
@@ -180,7 +195,7 @@ def _candidates(level: Level) -> list[Array]:
     """Return motions of a level to start from: a shift alone, and the best turn and scale with its shift."""
     import scipy.ndimage
 
-    kind, shape = level.search.kind, level.search.scene.shape
+    kind, shape = level.search.kind or "shift", level.search.scenes[0].shape
     turns = [0.0] if kind == "shift" else list(_TURNS)
     scales = [1.0] if kind in ("shift", "rigid") else list(_SCALES)
 
@@ -190,7 +205,7 @@ def _candidates(level: Level) -> list[Array]:
     window = np.multiply.outer(*(np.hanning(n + 2)[1:-1] for n in shape))
     target = np.where(level.known, level.target, level.target[level.known].mean() if level.known.any() else 0.0)
     spectrum = scipy.fft.rfft2(slow(target) * window, workers=1)
-    image = slow(level.search.scene.splines[0].at(np.eye(3), shape, 1)[0])
+    image = slow(level.search.scenes[0].splines[0].at(np.eye(3), shape, 1)[0])
     middle, best = 0.5 * (np.array(shape) - 1.0), []
     for turn in turns:
         for scale in scales:

@@ -116,7 +116,6 @@ RULES = (
         _rule("curve", name, "a curve is found from the residual of pixels in memory", _PIXELS)
         for name in ("statistics alone", "Dask", "tiles")
     ),
-    _rule("curve", "register", "each is found by a loop of its own", "need the image and the target made light first"),
     _rule("curve", "automatic variation", "its degree is chosen from the pixels before the curve", "need a degree"),
     _rule("curve", "Wiener", _NO_PIXEL, _EXACT),
     _rule("curve", "ConjugateGradient", "the errors of a curve take the inverse Gram matrix", _EXACT),
@@ -124,8 +123,9 @@ RULES = (
     _rule("curve", "sandwich errors", "the joint errors of kernel and curve are for white noise", "leave it out"),
     _rule("curve", "volume", "curves are known for images and signals", "leave it out"),
     _rule("curve", "complex numbers", "complex numbers have no curve", _PARTS),
-    _rule("register", "several pairs", "each pair has a motion of its own", "need one pair at a time"),
-    _rule("register", "boundary", "what lies beyond the edge of the moved image is not known", "leave it out"),
+    _rule(
+        "register", "fill", "such an edge stays while the image moves, which tells the shift", "need another boundary"
+    ),
     _rule("register", "variation", "a kernel that moves over the field is a motion", "need one or the other"),
     _rule("register", "Wiener", _NO_PIXEL, _EXACT),
     _rule("register", "ConjugateGradient", "the errors of a motion take the inverse Gram matrix", _EXACT),
@@ -189,8 +189,7 @@ _WORDS = {
     "constant flux": "a variation of constant flux",
     "register": "register=",
     "curve": "curve=",
-    "several pairs": "several pairs",
-    "boundary": "boundary=",
+    "fill": "boundary='fill'",
     "signals": "signals",
     "tiles": "tiles=",
     "complex numbers": "complex images",
@@ -230,8 +229,7 @@ def features_of(plan: FitPlan, noise: Noise, solver: Solver, execution: Executio
         "automatic variation": model.variation == AUTO,
         "register": model.register is not None,
         "curve": model.curve is not None,
-        "several pairs": plan.listed,
-        "boundary": model.boundary is not None,
+        "fill": model.boundary == "fill",
         "signals": model.ndim == 1,
         "constant flux": getattr(model.variation, "flux", "free") == "constant",
         "mixed channels": plan.channels == "mixed",

@@ -1,0 +1,151 @@
+"""By how much a prediction changes with a motion and a curve: the columns of J for the step of `joint`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..core import geometry, registration
+from ..core.geometry import Shape
+from ..core.validation import Array
+from ..data.plan import FitPlan
+from . import joint
+from .curve import Light
+
+
+class _Moving:
+    """By how much the prediction changes with one generator: a column of J, made while it is read."""
+
+    dtype = np.dtype(np.float64)
+
+    def __init__(self, slopes: tuple[Array, Array], generator: Array, rows: Array, cols: Array, shape: Shape) -> None:
+        self.slopes, self.generator, self.rows, self.cols = slopes, generator, rows, cols
+        self.frame, self.shape = shape, slopes[0].shape
+
+    def __getitem__(self, key: tuple[slice, slice]) -> Array:
+        middle, unit = registration.frame_of(self.frame)
+        g = unit * self.generator
+        u, v = (self.rows[key[0]] - middle[0])[:, None] / unit, (self.cols[key[1]] - middle[1]) / unit
+        total: Any = 0.0
+        for i, (slope, at) in enumerate(zip(self.slopes, (u, v), strict=True)):
+            field: Any = g[i, 2]  # most entries are zero, and most fields functions of the row or the column alone
+            for entry, place in zip((*g[i, :2], -g[2, 0], -g[2, 1]), (u, v, u * at, v * at), strict=True):
+                field = field + entry * place if entry else field
+            total = total + field * slope[key] if np.any(field) else total
+        return np.asarray(total)
+
+
+_LAGS = np.arange(-8, 9)
+#: The derivative of what is band-limited, cut off by a window of Kaiser's: right to 1 % up to 0.8 of Nyquist.
+_STENCIL = np.kaiser(len(_LAGS), 5.0) * (_LAGS != 0) * (-1.0) ** (_LAGS + 1) / np.where(_LAGS == 0, 1, _LAGS)
+
+
+def slopes(image: Array) -> tuple[Array, Array]:
+    """Return the derivatives of an image along its rows and columns, by a stencil."""
+    import scipy.ndimage
+
+    first, second = (
+        scipy.ndimage.correlate1d(image, _STENCIL, axis=axis, mode="reflect") if image.shape[axis] > 1 else 0.0 * image
+        for axis in (0, 1)
+    )
+    return first, second
+
+
+def lags_of(conv: geometry.Convention, kernel: Shape) -> tuple[Array, Array]:
+    """Return how many rows, and columns, each tap looks back."""
+    both = zip(kernel, conv.origin, strict=True)
+    rows, cols = (
+        np.array([geometry.axis_lag(conv, side, origin, p) for p in range(side)], dtype=np.float64)
+        for side, origin in both
+    )
+    return rows, cols
+
+
+def places_of(conv: geometry.Convention, kernel: Shape, target: Shape) -> tuple[Array, Array]:
+    """Return the row, and the column, of the image that lies under the middle of the kernel at each target pixel."""
+    axes = zip(conv.stride, conv.offset, target, lags_of(conv, kernel), strict=True)
+    rows, cols = (s * np.arange(n) + o - lags.mean() for s, o, n, lags in axes)
+    return rows, cols
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """The columns of J: of the generators of each pair's motion, then of the curve.
+
+    Without `changes`, those of a motion follow from the slopes of the prediction. What these leave out, the place under
+    each tap but for the middle, is within the span of the taps, were these without end. It does for a step; the errors
+    come out too small. `changes` are what the kernels make of the change of the image itself: for the last step and the
+    errors, kernels of so few taps that these do not span what is left out, targets that skip pixels, and several pairs,
+    which share the taps but not the motion.
+
+    Attributes
+    ----------
+    plan : FitPlan
+        What was fitted.
+    generators : sequence of ndarray
+        Of all motions; the first of them are those of the first pair.
+    places : sequence of range
+        Which parameters are those of each pair's motion.
+    shapes : sequence of (int, int)
+        Rows and columns of each image.
+    count : int
+        Number of all parameters.
+    changes : sequence of FitPlan or None
+        Of the changes of the images, for each generator.
+    light : Light or None
+        What has a curve.
+    theta : ndarray
+        Parameters of the curve.
+    bent : sequence of FitPlan
+        Of the changes of the images with each of these, if the curve is theirs.
+    """
+
+    plan: FitPlan
+    generators: Sequence[Array]
+    places: Sequence[range]
+    shapes: Sequence[Shape]
+    count: int
+    changes: Sequence[FitPlan] | None = None
+    light: Light | None = None
+    theta: Array | None = None
+    bent: Sequence[FitPlan] = ()
+
+    def __call__(self, seen: joint.Seen) -> list[Any]:
+        """Return the columns for what is seen of an observation."""
+        out: list[Any] = [None] * self.count
+        pair = seen.place[1] * len(self.places) // len(self.plan.groups[seen.place[0]])
+        own = self.places[pair]
+        if self.changes is not None:
+            for i, plan in zip(own, self.changes, strict=False):
+                out[i] = self._made(plan, seen)
+        elif own:
+            geo = seen.observation.geometry
+            places = places_of(geo.convention, geo.kernel_shape, geo.target_shape)
+            rows, cols = (at[used] for at, used in zip(places, geo.used, strict=True))
+            both = slopes(seen.model)
+            for i, generator in zip(own, self.generators, strict=False):
+                out[i] = _Moving(both, generator, rows, cols, self.shapes[pair])
+        if self.light is not None and self.theta is not None and len(self.theta):
+            bent: list[Array] = [self._made(plan, seen) for plan in self.bent]
+            own_changes = self.light.target_changes(seen.model + seen.surface(), self.theta)
+            bent = [a - b for a, b in zip(bent, own_changes, strict=True)] if bent and own_changes else bent
+            out[self.count - len(self.theta) :] = bent or [-change for change in own_changes]
+        return out
+
+    @staticmethod
+    def _made(plan: FitPlan, seen: joint.Seen) -> Array:
+        """Return what the kernels make of the images of another plan."""
+        group, at = seen.place
+        return seen.made([reader.array for reader in plan.groups[group][at].sources])
+
+
+def slopes_of(kernel: Array, axis: int) -> Array:
+    """Return the derivative of the taps along rows or columns, zero standing beyond the edge."""
+    at = kernel.ndim - 2 + axis
+    reach = len(_LAGS) // 2
+    wide = np.pad(kernel, [(reach, reach) if i == at else (0, 0) for i in range(kernel.ndim)])
+    found = np.zeros(kernel.shape)
+    for i, weight in enumerate(_STENCIL):
+        found += weight * np.take(wide, np.arange(i, i + kernel.shape[at]), axis=at)
+    return found.ravel()
