@@ -50,6 +50,18 @@ def test_planes_that_are_cut(kernel, monkeypatch):
     assert_same_sums(cut, accumulation.of_lot(some, "direct", 1))
 
 
+@pytest.mark.parametrize("backend", ["pyfftw", "scipy"])
+def test_planes_of_which_a_few_are_held_at_a_time(backend, monkeypatch):
+    some = planes((11, 7, 9), (5, 3, 2), mode="same", boundary="wrap", operation="correlation")
+    monkeypatch.setattr(volume_pass, "_BATCHES", (3,))
+    previous = kernelfit.set_fft(backend=backend)
+    try:
+        found = accumulation.of_lot(some, "fft", 1)
+    finally:
+        kernelfit.set_fft(**previous)
+    assert_same_sums(found, accumulation.of_lot(some, "direct", 1))
+
+
 @pytest.mark.slow
 def test_any_number_of_threads_gives_the_same_bits():
     some = planes((80, 9, 12), (4, 3, 2), mode="same", boundary="nearest", operation="convolution")

@@ -295,6 +295,44 @@ class BlockTransforms:
             self._used[array] = scipy.fft.rfft2(self.block, workers=1)
 
 
+class SliceTransforms:
+    """Real transforms of a plane of a volume, from `block`, to anywhere.
+
+    Of a spectrum (cols // 2 + 1, rows) the frequencies of a column lie beside each other, as in `PlaneTransforms`.
+    """
+
+    def __init__(self, height: int, rows: int, cols: int, backend: str, effort: str) -> None:
+        """Plan for planes of up to `height` rows, transformed as if they had more."""
+        self.key = (type(self), height, rows, cols, backend, effort)
+        self.block = aligned((height * cols // 2 + 1,)).view(np.float64)[: height * cols].reshape(height, cols)
+        self.rows = rows
+        lines = aligned(self.room(rows, cols))
+        self._lines, self._across = lines[:, :rows], lines[:, :height].T
+        self._plans: list[Any] = []
+        pyfftw = _library(backend)
+        if pyfftw is not None:
+            result = aligned(lines.shape)[:, :rows]
+            self._plans.append(_plan(pyfftw, effort, self.block, self._across, axes=(1,)))
+            self._plans.append(_plan(pyfftw, effort, self._lines, result, axes=(1,)))
+            lines[:] = 0.0
+
+    @staticmethod
+    def room(rows: int, cols: int) -> tuple[int, int]:
+        """Return the shape of an array for spectra: whole cache lines, and an odd number of them apart."""
+        return cols // 2 + 1, 4 * (-(-rows // 4) | 1)
+
+    def forward(self, out: npt.NDArray[np.complex128]) -> None:
+        """Transform `block` into a spectrum, an array of `room` that starts a cache line."""
+        if not self._plans:
+            self._across[:] = scipy.fft.rfft(self.block, axis=1, workers=1)
+            out[:, : self.rows] = scipy.fft.fft(self._lines, axis=1, workers=1)
+            return
+        across, along = self._plans
+        across.execute()
+        along.update_arrays(self._lines, out[:, : self.rows])
+        along.execute()
+
+
 def _library(backend: str) -> Any:
     """Return pyFFTW, None for SciPy."""
     if backend == "scipy":
@@ -374,6 +412,11 @@ def borrow_block(rows: int, cols: int) -> BlockTransforms:
     return _take(BlockTransforms, rows, cols)
 
 
+def borrow_slice(height: int, rows: int, cols: int) -> SliceTransforms:
+    """Take transforms of planes from the pool, or plan them; what is left in the buffer is anything."""
+    return _take(SliceTransforms, height, rows, cols)
+
+
 def borrow_plane(rows: int, cols: int, dtype: npt.DTypeLike) -> PlaneTransforms:
     """Take transforms of an image from the pool, or plan them; what is left in the spectra is anything."""
     found = _take(PlaneTransforms, rows, cols, np.dtype(dtype).name)
@@ -388,7 +431,7 @@ def _take(kind: type[Transforms], *sides: int | str) -> Transforms:
         return idle.pop() if idle else kind(*rest)
 
 
-def give_back(transform: RowTransforms | BlockTransforms | PlaneTransforms) -> None:
+def give_back(transform: RowTransforms | BlockTransforms | SliceTransforms | PlaneTransforms) -> None:
     """Put a transform back into the pool."""
     if isinstance(transform, PlaneTransforms):
         transform.release()

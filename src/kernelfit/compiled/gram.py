@@ -150,6 +150,64 @@ def assemble_line(line, ends_a, ends_b, gram, row, col, stride):
 
 
 @jit_sum
+def _diagonal(table, ahead, out):
+    """Add up products (n, n, m) of two rows of a strip to those beyond the box of two taps, (n + 1, n + 1, m).
+
+    Of a strip `ahead` of the box those are the rows before the tap's, of one behind it those from the tap's on.
+    """
+    n, m = len(table), table.shape[2]
+    for a in range(n) if ahead else range(n - 1, -1, -1):
+        for b in range(n):
+            x = table[a, b]
+            y, z = (out[a, b], out[a + 1, b + 1]) if ahead else (out[a + 1, b + 1], out[a, b])
+            for k in range(m):
+                z[k] = y[k] + x[k]
+
+
+@jit_sum
+def assemble_planes(lags, strips, corners, gram, row, col, flipped):
+    """Make one block of the Gram matrix of a volume of sums over planes, tap (y, u) of n in row ``row + y * cols + u``.
+
+    ``lags[i, j]`` are the lag sums of whole planes, the lag zero in the middle. `strips` (above, below, left and right
+    of the boxes) hold products (row, row', lag) or (column, column', lag), `corners` those of the corners above left,
+    above right, below left and below right, (row, row', column * column'). If `flipped` the taps run backwards.
+    """
+    rows, cols = (lags.shape[0] + 1) // 2, (lags.shape[1] + 1) // 2
+    beside, across = np.zeros((rows, rows, 2 * cols - 1)), np.zeros((cols, cols, 2 * rows - 1))
+    part, other = np.zeros(beside.shape), np.zeros(across.shape)
+    _diagonal(strips[0], True, beside)
+    _diagonal(strips[1], False, part)
+    _diagonal(strips[2], True, across)
+    _diagonal(strips[3], False, other)
+    small = (cols - 1) * (cols - 1)
+    both, half, y = np.zeros((rows, rows, cols, cols)), np.empty((rows, rows, small)), np.empty((cols, cols, 1))
+    for at in range(4 if rows > 1 and cols > 1 else 0):
+        half[:] = 0.0
+        _diagonal(corners[at], at < 2, half)
+        for p in range(rows):
+            for q in range(rows):
+                y[:] = 0.0
+                _diagonal(half[p, q].reshape(cols - 1, cols - 1, 1), at % 2 == 0, y)
+                z = both[p, q]
+                for u in range(cols):
+                    for v in range(cols):
+                        z[u, v] += y[u, v, 0]
+    last = rows * cols - 1
+    for p in range(rows):
+        for q in range(rows):
+            i = q - p + rows - 1
+            for u in range(cols):
+                x, y, z, w = lags[i], beside[p, q], part[p, q], both[p, q, u]
+                a = p * cols + u
+                line = gram[row + (last - a if flipped else a)]
+                for v in range(cols):
+                    j = v - u + cols - 1
+                    b = q * cols + v
+                    found = x[j] - y[j] - z[j] - across[u, v, i] - other[u, v, i] + w[v]
+                    line[col + (last - b if flipped else b)] = found
+
+
+@jit_sum
 def _pair_sums(a, a_col, b, cols, symmetric, out):
     """Set ``out[p, q, j] = sum_c a[p, a_col + c] * b[q, c + j]``, c < `cols`, the number of j a multiple of 4.
 

@@ -5,6 +5,11 @@ import numpy as np
 from .jit import LANES, conjugate_products, jit_sum, load, repeated, store, swapped, zeros
 
 
+def n_lags(least: int) -> int:
+    """Return for how many lags `spectral_lag_sums` has loops, no fewer than `least`: 1, 4, 5, 8, 9 and so on."""
+    return least if least == 1 or (least > 3 and least % 4 < 2) else -(-least // 4) * 4
+
+
 @jit_sum
 def _four(array, at):
     """Load four vectors that follow each other."""
@@ -21,12 +26,65 @@ def _put_four(array, at, v, w, x, y):
 
 
 @jit_sum
+def _four_lags(factors, a, step_a, spectra, b, step_b, lag, n, sums, p, q):
+    """Do the work of `_eight_lags` for four of them."""
+    p0, p1, p2, p3 = _four(sums, p)
+    q0, q1, q2, q3 = _four(sums, q)
+    for _ in range(n):
+        v = load(factors, a)
+        w = swapped(v)
+        x = load(spectra, b)
+        p0, q0 = p0 + v * x, q0 + w * x
+        x = load(spectra, b + lag)
+        p1, q1 = p1 + v * x, q1 + w * x
+        x = load(spectra, b + 2 * lag)
+        p2, q2 = p2 + v * x, q2 + w * x
+        x = load(spectra, b + 3 * lag)
+        p3, q3 = p3 + v * x, q3 + w * x
+        a += step_a
+        b += step_b
+    _put_four(sums, p, p0, p1, p2, p3)
+    _put_four(sums, q, q0, q1, q2, q3)
+
+
+@jit_sum
+def _five_lags(factors, a, step_a, spectra, b, step_b, lag, n, sums, p, q):
+    """Do the work of `_eight_lags` for five of them."""
+    p0, p1, p2, p3 = _four(sums, p)
+    q0, q1, q2, q3 = _four(sums, q)
+    p4, q4 = load(sums, p + 4 * LANES), load(sums, q + 4 * LANES)
+    for _ in range(n):
+        v = load(factors, a)
+        w = swapped(v)
+        x = load(spectra, b)
+        p0, q0 = p0 + v * x, q0 + w * x
+        x = load(spectra, b + lag)
+        p1, q1 = p1 + v * x, q1 + w * x
+        x = load(spectra, b + 2 * lag)
+        p2, q2 = p2 + v * x, q2 + w * x
+        x = load(spectra, b + 3 * lag)
+        p3, q3 = p3 + v * x, q3 + w * x
+        x = load(spectra, b + 4 * lag)
+        p4, q4 = p4 + v * x, q4 + w * x
+        a += step_a
+        b += step_b
+    _put_four(sums, p, p0, p1, p2, p3)
+    _put_four(sums, q, q0, q1, q2, q3)
+    store(sums, p + 4 * LANES, p4)
+    store(sums, q + 4 * LANES, q4)
+
+
+@jit_sum
 def _eight_lags(factors, a, step_a, spectra, b, step_b, lag, n, sums, p, q):
     """Add lag products of columns, a vector of them: ``p[i] += sum_r v[r] * x[r, i]``, and of swapped v to ``q[i]``.
 
     i < 8, r < `n`; all arrays are flat, v and x start at `a` and `b`, their r are `step_a` and `step_b` apart, the lags
-    of x `lag`.
+    of x `lag`. Where there are but sixteen registers, twice four.
     """
+    if LANES == 4:
+        _four_lags(factors, a, step_a, spectra, b, step_b, lag, n, sums, p, q)
+        _four_lags(factors, a, step_a, spectra, b + 4 * lag, step_b, lag, n, sums, p + 4 * LANES, q + 4 * LANES)
+        return
     p0, p1, p2, p3 = _four(sums, p)
     p4, p5, p6, p7 = _four(sums, p + 4 * LANES)
     q0, q1, q2, q3 = _four(sums, q)
@@ -59,25 +117,20 @@ def _eight_lags(factors, a, step_a, spectra, b, step_b, lag, n, sums, p, q):
 
 
 @jit_sum
-def _four_lags(factors, a, step_a, spectra, b, step_b, lag, n, sums, p, q):
-    """Do the work of `_eight_lags` for four of them."""
-    p0, p1, p2, p3 = _four(sums, p)
-    q0, q1, q2, q3 = _four(sums, q)
-    for _ in range(n):
-        v = load(factors, a)
-        w = swapped(v)
-        x = load(spectra, b)
-        p0, q0 = p0 + v * x, q0 + w * x
-        x = load(spectra, b + lag)
-        p1, q1 = p1 + v * x, q1 + w * x
-        x = load(spectra, b + 2 * lag)
-        p2, q2 = p2 + v * x, q2 + w * x
-        x = load(spectra, b + 3 * lag)
-        p3, q3 = p3 + v * x, q3 + w * x
-        a += step_a
-        b += step_b
-    _put_four(sums, p, p0, p1, p2, p3)
-    _put_four(sums, q, q0, q1, q2, q3)
+def _lags(spectra, x, y, step, rows, n, sums, p, q):
+    """Do the work of `_eight_lags` for `n` of them, 4, 5, 8, 9 and so on; rows and lags are `step` apart."""
+    i = 0
+    while i < n:
+        at, k = y + i * step, i * LANES
+        if n - i == 5 or n - i == 9:
+            _five_lags(spectra, x, step, spectra, at, step, step, rows, sums, p + k, q + k)
+            i += 5
+        elif n - i == 4:
+            _four_lags(spectra, x, step, spectra, at, step, step, rows, sums, p + k, q + k)
+            i += 4
+        else:
+            _eight_lags(spectra, x, step, spectra, at, step, step, rows, sums, p + k, q + k)
+            i += 8
 
 
 @jit_sum
@@ -85,8 +138,8 @@ def spectral_lag_sums(spectra, first, second, rows, sums):
     """Add the lag products, across rows, of row spectra: of ``conj(S_a[r, f]) * S_second[r + i, f]``, r < `rows`.
 
     a >= `first`; `spectra` (arrays, rows, 2 * frequencies and more) holds real and imaginary parts in turn. What is
-    added to `sums` (arrays, 2, vectors of frequencies, lags, LANES) is for `complex_sums` to put together. Lags are 1,
-    or a multiple of 4, for all of which there must be rows.
+    added to `sums` (arrays, 2, vectors of frequencies, lags, LANES) is for `complex_sums` to put together. There are as
+    many lags as `n_lags` says, for all of which there must be rows.
     """
     n_arrays, _, n_vectors, n_i, _ = sums.shape
     flat, out, step, plane = spectra.ravel(), sums.ravel(), spectra.shape[2], spectra.shape[1] * spectra.shape[2]
@@ -103,15 +156,24 @@ def spectral_lag_sums(spectra, first, second, rows, sums):
                 store(out, p + crossed + f, across)
             continue
         for _ in range(n_vectors):
-            for i in range(0, n_i, 8):
-                if n_i - i > 4:
-                    _eight_lags(flat, x, step, flat, y + i * step, step, step, rows, out, p, p + crossed)
-                    p += 8 * LANES
-                else:
-                    _four_lags(flat, x, step, flat, y + i * step, step, step, rows, out, p, p + crossed)
-                    p += 4 * LANES
+            _lags(flat, x, y, step, rows, n_i, out, p, p + crossed)
+            p += n_i * LANES
             x += LANES
             y += LANES
+
+
+@jit_sum
+def plane_lag_sums(spectra, first, second, step, rows, sums):
+    """Do the work of `spectral_lag_sums` for spectra that lie in one flat array, their rows `step` apart.
+
+    The first factors start at each of `first`, the other at `second`; there are no fewer than 4 lags.
+    """
+    n_arrays, _, n_vectors, n_i, _ = sums.shape
+    out, crossed = sums.ravel(), n_vectors * n_i * LANES
+    for f in range(n_vectors):
+        for a in range(n_arrays):
+            p = (2 * a * n_vectors + f) * n_i * LANES
+            _lags(spectra, first[a] + f * LANES, second + f * LANES, step, rows, n_i, out, p, p + crossed)
 
 
 @jit_sum
@@ -140,6 +202,25 @@ def scaled_lag_sums(spectra, first, second, rows, scales, sums):
             for i in range(0, n_i, 4):
                 _four_lags(scaled, 0, LANES, flat, y + i * step, step, step, rows, out, p, p + crossed)
                 p += 4 * LANES
+
+
+@jit_sum
+def exchange(first, second, at, lag, sums):
+    """Add products of spectra that enter a sum over planes, less those that leave it, to `sums` (rows, rows, width).
+
+    `first` and `second` (rows, planes, width) hold those that leave, and then as many that enter:
+    ``conj(F[p, n + at]) * S[q, n + at + lag] - conj(F[p, at]) * S[q, at + lag]``, width whole vectors.
+    """
+    n, width = first.shape[1] // 2, first.shape[2]
+    one, other, out = first.ravel(), second.ravel(), sums.ravel()
+    for p in range(len(first)):
+        for q in range(len(second)):
+            a, b = (2 * n * p + at) * width, (2 * n * q + at + lag) * width
+            c, d, k = a + n * width, b + n * width, (p * len(second) + q) * width
+            for f in range(0, width, LANES):
+                v, w, x, y = load(one, a + f), load(one, c + f), load(other, b + f), load(other, d + f)
+                found = conjugate_products(w * y - v * x, swapped(w) * y - swapped(v) * x)
+                store(out, k + f, load(out, k + f) + found)
 
 
 @jit_sum

@@ -20,6 +20,7 @@ from ..core.model import Model, as_ends
 from . import chunked, mapped
 from .masking import PlaneSelection, as_mask, as_weights, count_at_ends
 from .observation import Observation, Plane, Weights, as_array, lots, source_reader, target_reader
+from .reader import Reader
 
 T = TypeVar("T")
 #: Planes whose residual is looked at, and those whose edges are.
@@ -93,13 +94,17 @@ def lay_planes(
     target = (len(results), *results[0].shape)
     along, plan = _laid(image, kernel, conv)
     step, first, before = conv.stride[0], along.offset[1], along.before[1]
+    filled = np.broadcast_to(np.float64(conv.fillvalue), plan.image_shape)
+    seen: dict[int | None, Reader] = {}
     for z in range(along.size[1]):
         at = _places(step * z - before, kernel[0], image[0], conv.boundary)
         extended = any(not 0 <= step * z - before + d < image[0] for d in range(kernel[0]))
         if plan.flipped:
             at = at[::-1]
-        filled = np.broadcast_to(np.float64(conv.fillvalue), plan.image_shape)
-        readers = tuple(source_reader(filled if i is None else sources[i], plan) for i in at)
+        for i in at:
+            if i not in seen:
+                seen[i] = source_reader(filled if i is None else sources[i], plan)
+        readers = tuple(seen[i] for i in at)
         plane = Plane(number, first + z, tuple(at), extended, conv, target)
         own = (target_reader(results[first + z], plan),)
         yield Observation(plan, readers, own, where, background, plane=plane)
@@ -191,7 +196,9 @@ class VolumeSelection:
             masks=tuple(None if mask is None else mask[plane.at] for mask in self.masks),
             image_masks=tuple(
                 tuple(None if mask is None or i is None else mask[i] for mask in self.image_masks) for i in plane.images
-            ),
+            )
+            if any(mask is not None for mask in self.image_masks)
+            else (),
             weights=None if self.weights is None else self.weights[plane.at],
             nan=self.given.nan,
             saturated=self.saturated,

@@ -42,6 +42,7 @@ def shallow(
         place = (at, len(observations))
         seen = samples.sample(observation, estimate, place, own, (side[0], side[1]), [(start[0], start[1])])
         left = seen.left[0] if seen.root is None else seen.left[0] * np.where(seen.known[0], seen.root[0], 0.0)
+        left = np.ascontiguousarray(left)
         residual, target = residual + float(np.sum(left**2)), target + float(np.sum(seen.targets[0] ** 2))
         for step in sums:
             beyond = observations[at + step]
@@ -91,13 +92,15 @@ def _inner(observations: Sequence[Observation]) -> Iterator[int]:
 
 def _cells(left: Array, block: Array, kernel: tuple[int, int]) -> Array:
     """Return the sums over cells of the residual times a plane, for some of the taps: (taps, cells)."""
+    from ..compiled import lag_sums
+
     step = max(1, math.ceil(math.sqrt(kernel[0] * kernel[1] / _TAPS)))
     rows, cols = (max(1, n // _CELL) for n in left.shape)
     height, width = left.shape[0] // rows, left.shape[1] // cols
-    used = left[: rows * height, : cols * width]
-    out = []
-    for p in range(0, kernel[0], step):
-        for q in range(0, kernel[1], step):
-            products = used * block[p : p + rows * height, q : q + cols * width]
-            out.append(products.reshape(rows, height, cols, width).sum(axis=(1, 3)).ravel())
-    return np.array(out)
+    out, (n_y, n_x) = np.zeros((rows, cols, *kernel)), kernel
+    for i in range(rows):
+        first = i * height
+        line, beyond = left[first : first + height], block[first : first + height + n_y - 1]
+        for j in range(cols):
+            lag_sums.lag_sums(line, j * width, beyond, j * width, height, width, out[i, j])
+    return np.asarray(out[:, :, :n_y:step, :n_x:step].reshape(rows * cols, -1).T)

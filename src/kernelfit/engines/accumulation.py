@@ -89,9 +89,7 @@ def of_lot(
     total: list[NormalEquations] = []
     stack = volume_pass.Stack.of(observations) if method == "fft" else None
     if stack is not None:
-        last = len(stack.planes) - stack.kernel[0] + 1
-        first, after = (statistics(stack.end(observations[0], at), method, workers)[0].gram for at in (0, last))
-        return volume_pass.statistics(observations, stack, (first, after), workers, progress)
+        return volume_pass.statistics(observations, stack, workers, progress)
     for observation in observations:
         own = statistics(observation, method, workers, progress)
         total = [a + b for a, b in zip(total, own, strict=True)] if total else own

@@ -132,9 +132,9 @@ def segment(width: int, overlap: int, n_sources: int = 1, *, lines: bool = False
     return best
 
 
-def good_length(least: int) -> int:
-    """Return the smallest of 2^a, 3 * 2^a, 5 * 2^a and 9 * 2^a that is no less than `least`."""
-    return min(m << max(0, math.ceil(math.log2(least / m))) for m in (1, 3, 5, 9))
+def good_length(least: int, factors: tuple[int, ...] = (1, 3, 5, 9)) -> int:
+    """Return the smallest power of two, times one of some factors, that is no less than `least`."""
+    return min(m << max(0, math.ceil(math.log2(least / m))) for m in factors)
 
 
 def resolve(observation: Observation, method: str) -> Choice:

@@ -162,9 +162,9 @@ def n_vectors(length: int) -> int:
 def spectral_sums(n_sources: int, n_arrays: int, length: int, kernel_rows: int) -> Array:
     """Return zeros to which `_loops.spectral_lag_sums` adds, for each source as the second factor."""
     from ..compiled.jit import LANES
+    from ..compiled.spectral_products import n_lags
 
-    n_lags = 1 if kernel_rows == 1 else -(-kernel_rows // 4) * 4
-    return np.zeros((n_sources, n_arrays, 2, n_vectors(length), n_lags, LANES))
+    return np.zeros((n_sources, n_arrays, 2, n_vectors(length), n_lags(kernel_rows), LANES))
 
 
 def complex_spectra(sums: Array) -> Array:
