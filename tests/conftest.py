@@ -1,5 +1,10 @@
 """The fixtures of all tests; what they are made of stands in helpers.py."""
 
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one process for each core: threads of the oracles' BLAS would only wait
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 from hypothesis import settings

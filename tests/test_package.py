@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import doctest
 import enum
+import functools
 import inspect
 import os
 import re
@@ -25,7 +26,6 @@ MODULES = {
     ".".join(part for part in ("kernelfit", *path.relative_to(ROOT).with_suffix("").parts) if part != "__init__"): path
     for path in sorted(ROOT.rglob("*.py"))
 }
-TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 #: Lowest first: a file imports from its own layer and those before it.
 LAYERS = (
     "compiled",
@@ -57,6 +57,12 @@ WIDE = {
 }
 
 
+@functools.cache
+def trees():
+    """Return the syntax of every file."""
+    return {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+
+
 def test_public_names():
     assert PUBLIC == set(FUNCTIONS) | set(CLASSES)
     assert {"find_kernel", "accumulate", "apply_kernel", "KernelFit", "NormalStats", "Verdict", "Finding"} <= PUBLIC
@@ -66,7 +72,7 @@ def test_public_names():
 
 def test_public_names_are_told_three_times_alike():
     """To the type checker, in the table of modules, and by dir(); each comes from the module that the table says."""
-    block = next(node for node in TREES["kernelfit"].body if is_type_checking(node))
+    block = next(node for node in trees()["kernelfit"].body if is_type_checking(node))
     typed = {alias.name: node.module for node in block.body for alias in node.names}
     assert typed == kernelfit._HOME
     assert set(kernelfit.__all__) == set(typed) <= set(dir(kernelfit))
@@ -127,7 +133,10 @@ def package_of(name):
     return (name if MODULES[name].stem == "__init__" else name.rpartition(".")[0]).split(".")
 
 
-IMPORTS = {name: imports_in(tree, package_of(name)) for name, tree in TREES.items()}
+@functools.cache
+def imports():
+    """Return the imports of every file."""
+    return {name: imports_in(tree, package_of(name)) for name, tree in trees().items()}
 
 
 def layer_of(name):
@@ -154,7 +163,7 @@ def test_every_file_stands_in_a_layer():
 @pytest.mark.parametrize("name", [name for name in MODULES if layer_of(name) < len(LAYERS)])
 def test_a_file_imports_from_the_layers_below_its_own(name):
     """Inside functions, too."""
-    assert not [f"line {one.line}: {one.module}" for one in IMPORTS[name] if goes_up(name, one)]
+    assert not [f"line {one.line}: {one.module}" for one in imports()[name] if goes_up(name, one)]
 
 
 def circles(edges):
@@ -167,7 +176,7 @@ def circles(edges):
 
 
 def test_no_files_import_each_other_in_a_circle():
-    assert not circles({name: {one.module for one in found} for name, found in IMPORTS.items()})
+    assert not circles({name: {one.module for one in found} for name, found in imports().items()})
 
 
 def test_the_walk_sees_imports_inside_functions():
@@ -193,7 +202,7 @@ def inner():
 def test_only_compiled_code_and_what_people_meet_is_imported_late():
     """Compiling takes seconds, drawing and files of every kind take other packages; nothing else has an excuse."""
     late_layers = {"compiled", "imageio", "plotting"}
-    for name, found in IMPORTS.items():
+    for name, found in imports().items():
         for one in found if layer_of(name) < LAYERS.index("api") else ():
             if one.deferred and one.package == "kernelfit" and one.name != "__version__":
                 assert one.module.split(".")[1] in late_layers, f"{name}, line {one.line}: {one.module}"
@@ -201,7 +210,7 @@ def test_only_compiled_code_and_what_people_meet_is_imported_late():
 
 @pytest.mark.parametrize("layer", ["core", "solvers"])
 def test_what_solves_never_sees_a_pixel(layer):
-    for name, found in IMPORTS.items():
+    for name, found in imports().items():
         if name.startswith(f"kernelfit.{layer}."):
             seen = {one.module for one in found if one.module.startswith(("kernelfit.data", "kernelfit.engines"))}
             assert not seen, name
@@ -209,10 +218,9 @@ def test_what_solves_never_sees_a_pixel(layer):
 
 def test_the_forward_operator_shares_nothing_with_the_engines():
     """It is the independent check; its columns and rows are a loop of its own."""
-    ours = {one.module for one in IMPORTS["kernelfit.engines.forward"] if one.package == "kernelfit"}
-    assert [name for name, found in IMPORTS.items() if "kernelfit.compiled.separable" in {i.module for i in found}] == [
-        "kernelfit.engines.forward"
-    ]
+    ours = {one.module for one in imports()["kernelfit.engines.forward"] if one.package == "kernelfit"}
+    users = [name for name, found in imports().items() if "kernelfit.compiled.separable" in {i.module for i in found}]
+    assert users == ["kernelfit.engines.forward"]
     ours.discard("kernelfit.compiled.separable")
     assert not [
         name for name in ours if name.startswith(("kernelfit.engines", "kernelfit.compiled", "kernelfit.solvers"))
@@ -220,7 +228,8 @@ def test_the_forward_operator_shares_nothing_with_the_engines():
 
 
 def importers_of(package):
-    return {name.removeprefix("kernelfit.") for name, found in IMPORTS.items() if package in {i.package for i in found}}
+    using = [name for name, found in imports().items() if package in {i.package for i in found}]
+    return {name.removeprefix("kernelfit.") for name in using}
 
 
 def test_each_engine_has_one_importer():
@@ -249,12 +258,12 @@ def test_optional_packages_are_asked_for_where_they_may_be():
         for package, layers in OPTIONAL.items():
             wanted = re.search(rf'require\(\s*"{package}[."]', text) is not None
             assert not wanted or name.split(".")[1] in layers, f"{name} asks for {package}"
-            assert package not in {one.package for one in IMPORTS[name]}, f"{name} imports {package}"
+            assert package not in {one.package for one in imports()[name]}, f"{name} imports {package}"
 
 
 def test_no_import_is_hidden_in_a_string():
     hidden = ("__import__", "import_module", "importlib.import_module")
-    for name, tree in TREES.items():
+    for name, tree in trees().items():
         calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) in hidden]
         assert not calls or name in ("kernelfit", "kernelfit.imageio.planes", "kernelfit.data.zarr_local"), name
 
@@ -281,9 +290,9 @@ def test_importing_loads_nothing_heavy():
 
 def test_the_parser_imports_argparse_alone():
     """So that --help is quick."""
-    at_once = {one.module for one in IMPORTS["kernelfit.cli.parser"] if not one.deferred}
+    at_once = {one.module for one in imports()["kernelfit.cli.parser"] if not one.deferred}
     light = {"kernelfit.cli.options", "kernelfit.cli.pair_parsers"}
-    at_once |= {one.module for name in light for one in IMPORTS[name]}
+    at_once |= {one.module for name in light for one in imports()[name]}
     assert {name for name in at_once if name.startswith("kernelfit")} == light
     assert not {name.split(".")[0] for name in at_once} & {"numpy", "scipy"}
 
@@ -312,7 +321,7 @@ def test_the_oracle_imports_numpy_only():
 
 
 def test_nothing_prints_but_the_command_line():
-    for name, tree in TREES.items():
+    for name, tree in trees().items():
         if not name.startswith("kernelfit.cli"):
             calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
             assert not any(isinstance(call.func, ast.Name) and call.func.id == "print" for call in calls), name
@@ -320,7 +329,7 @@ def test_nothing_prints_but_the_command_line():
 
 def test_functions_of_many_parameters_are_the_public_doors():
     wide = set()
-    for name, tree in TREES.items():
+    for name, tree in trees().items():
         for node in ast.walk(tree):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 given = node.args
@@ -344,7 +353,7 @@ ON_THE_WAY = [
 def test_what_every_fit_passes_through_leaves_blas_asleep(name):
     """These work in threads of their own; BLAS has one, whose products differ between machines besides."""
     names = {"dot", "vdot", "inner", "matmul", "tensordot", "multi_dot"}
-    for node in ast.walk(TREES[f"kernelfit.{name}"]):
+    for node in ast.walk(trees()[f"kernelfit.{name}"]):
         product = isinstance(node, (ast.BinOp, ast.AugAssign)) and isinstance(node.op, ast.MatMult)
         called = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in names
         assert not product and not called, f"{name}, line {node.lineno}: {ast.unparse(node)}"
