@@ -58,13 +58,15 @@ class Extent:
         return len(self.first.supports)
 
     @functools.cached_property
-    def planes(self) -> list[Reader | None]:
-        """The extended planes of a volume; None where a stride leaves one out."""
-        depth, step = self.kernel[0], self.stride[0]
-        found: list[Reader | None] = [None] * self.extended[0]
-        for at, one in enumerate(self.observations):
-            ahead = one.sources[::-1] if one.geometry.flipped else one.sources
-            found[at * step : at * step + depth] = ahead
+    def planes(self) -> list[list[Reader | None]]:
+        """The extended planes of each source of a volume; None where a stride leaves one out."""
+        depth, step, found = self.kernel[0], self.stride[0], []
+        for source in range(self.n_sources):
+            own: list[Reader | None] = [None] * self.extended[0]
+            for at, one in enumerate(self.observations):
+                some = one.sources[source * depth : (source + 1) * depth]
+                own[at * step : at * step + depth] = some[::-1] if one.geometry.flipped else some
+            found.append(own)
         return found
 
     def block(self, start: Sequence[int], shape: Sequence[int]) -> Array:
@@ -72,10 +74,11 @@ class Extent:
         if self.first.plane is None:
             corner, side = (start[0], start[1]), (shape[0], shape[1])
             return np.stack([one.block(*corner, side) for one in self.first.sources])
-        out = np.zeros((1, *shape))
-        for at, reader in enumerate(self.planes[start[0] : start[0] + shape[0]]):
-            if reader is not None:
-                reader.read(out[0, at], start[1], start[2])
+        out = np.zeros((self.n_sources, *shape))
+        for own, planes in zip(out, self.planes, strict=True):
+            for at, reader in enumerate(planes[start[0] : start[0] + shape[0]]):
+                if reader is not None:
+                    reader.read(own[at], start[1], start[2])
         return out
 
     def weights(self, given: Sequence[Weights], part: Sequence[slice]) -> Array:
@@ -118,6 +121,11 @@ def runs(observations: Sequence[Observation], most: int, length: int) -> list[li
         starts: Any = (int((len(lot) - side) * (i + 0.5) / count) for i in range(count))
         found += [lot[start : start + side] for start in starts]
     return found
+
+
+def neighbours(observations: Sequence[Observation]) -> bool:
+    """Say whether planes are those of one part of a volume, none left out."""
+    return all(_follows(one, other) for one, other in itertools.pairwise(observations))
 
 
 def _follows(one: Observation, other: Observation) -> bool:

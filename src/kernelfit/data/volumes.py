@@ -25,8 +25,6 @@ from .reader import Reader
 T = TypeVar("T")
 #: Planes whose residual is looked at, and those whose edges are.
 _MOST_PLANES, _MOST_EDGES = 6, 4
-#: Taps of a kernel.
-_MOST_TAPS = 2**14
 _NOTE = re.compile(r"(\d+) of (\d+) (target pixels .*)")
 
 
@@ -145,12 +143,6 @@ def require_determined(observations: Sequence[Observation], *, determined: bool 
             one = observations[lot[0]]
             terms += require_room((len(lot), *one.size), one.whole, first.background, one.where)
     m = len(first.sources) * first.geometry.n_taps
-    if m > _MOST_TAPS:
-        sides = "x".join(map(str, first.supports[0]))
-        raise ValueError(
-            f"got a kernel of {sides}, {m} taps, whose Gram matrix would take {8 * m * m / 2**30:.3g} GiB, need at "
-            f"most {_MOST_TAPS} taps for volumes; ask for a smaller shape, or take the volume with a stride"
-        )
     if determined and n < m + terms:
         beside = f" and {terms} coefficients of the background" if terms else ""
         sides, conv = "x".join(map(str, first.supports[0])), first.convention

@@ -308,25 +308,30 @@ def _of_planes(
     whole = step * (side[0] - 1) + 1, pace * (side[1] - 1) + 1
     halo = whole[0] + flat[0] - 1, whole[1] + flat[1] - 1
     size = [scipy.fft.next_fast_len(n, real=True) for n in halo]
-    kernel = np.flip(fit.kernel) if extent.first.geometry.flipped else fit.kernel
+    kernel = fit.kernel.reshape(-1, *extent.kernel)
+    kernel = np.flip(kernel, (1, 2, 3)) if extent.first.geometry.flipped else kernel
     of_taps = np.conj(scipy.fft.rfft2(kernel, size, workers=1))
-    spectra: list[Any] = [
-        0.0
-        if reader is None
-        else scipy.fft.rfft2(np.stack([reader.block(step * r, pace * c, halo) for r, c in starts]), size, workers=1)
-        for reader in extent.planes
+    spectra: list[list[Any]] = [
+        [
+            0.0
+            if reader is None
+            else scipy.fft.rfft2(np.stack([reader.block(step * r, pace * c, halo) for r, c in starts]), size, workers=1)
+            for reader in planes
+        ]
+        for planes in extent.planes
     ]
     left, targets = np.empty((2, len(starts), len(run), *side))
     for z, at in enumerate(run):
-        total = sum(spectra[deep * z + d] * of_taps[d] for d in range(depth))
+        both = zip(spectra, of_taps, strict=True)
+        total = sum(own[deep * z + d] * taps[d] for own, taps in both for d in range(depth))
         model = scipy.fft.irfft2(total, size, workers=1)[:, : whole[0] : step, : whole[1] : pace]
         for i, start in enumerate(starts):
             targets[i, z] = observations[at].targets[0].block(*start, side)
         left[:, z] = targets[:, z] - model
         if fit.background is not None:
-            own = own_row(observations[at], fit.background.coefficients, at, len(observations))
+            surface = own_row(observations[at], fit.background.coefficients, at, len(observations))
             tiles = [(slice(r, r + side[0]), slice(c, c + side[1])) for r, c in starts]
-            left[:, z] -= np.stack([observations[at].columns.surface(own, *tile) for tile in tiles])
+            left[:, z] -= np.stack([observations[at].columns.surface(surface, *tile) for tile in tiles])
     return left, targets, np.ones(left.shape, dtype=bool)
 
 

@@ -169,6 +169,10 @@ def _of_volume(observation: Observation) -> Choice:
     """Return the method for a volume: products of all pairs of planes, or of spectra at the lags along the depth."""
     depth, plan = len(observation.sources), observation.geometry
     rows, cols = sorted(plan.kernel_shape)
+    n_taps = depth * plan.n_taps
+    dense = 2 / 3 * n_taps**3 * DENSE_NS
+    if 16 * n_taps**2 > MOST_BYTES or dense > MOST_DENSE_NS:
+        return Choice("cg", f"estimated {dense / 1e9:.2g} s to factorise")
     direct = depth * (READ_NS + DIRECT_NS * rows * (depth * (2 * cols - 1) + cols))
     if max(observation.convention.stride) > 1 or depth == 1:  # planes by themselves
         image = tuple(n * step for n, step in zip(plan.size, plan.stride, strict=True))

@@ -110,43 +110,54 @@ class TorusInverse:
     On a torus twice the kernel (on any other Hann's window would spread the image's mean over the spectrum) lag sums
     tapered by Hann's window are a smoothed, and so nearly positive, spectrum of the image.
 
-    `lags` (sources, sources, kernel_rows, 2 * kernel_cols - 1): lag sums of the extended images, or weighted sums of
-    them over several pairs. `more` (sources, 2 * kernel_rows, kernel_cols + 1): what is added to the spectrum of each
-    source: a penalty's.
+    `lags` (sources, sources, 2 * side - 1 along each axis): lag sums of the extended images, or weighted sums of them
+    over several pairs. `more` (sources, frequencies): what is added to the spectrum of each source: a penalty's.
     """
 
     def __init__(self, lags: Array, more: Array | None = None) -> None:
         self.lags = lags
-        self.taps = rows, cols = lags.shape[2], (lags.shape[3] + 1) // 2
-        self._torus = (2 * rows, 2 * cols)
-        both = np.concatenate([lags.swapaxes(0, 1)[:, :, :0:-1, ::-1], lags], axis=2)
-        taper = [0.5 + 0.5 * np.cos(np.pi * np.arange(-(n - 1), n) / n) for n in (rows, cols)]
-        torus = np.zeros((*lags.shape[:2], *self._torus))
-        places = np.ix_(*(np.arange(-(n - 1), n) % (2 * n) for n in (rows, cols)))
-        torus[:, :, *places] = both * taper[0][:, None] * taper[1]
-        matrices = np.conj(np.moveaxis(scipy.fft.rfft2(torus), (0, 1), (2, 3)))
+        self.taps = taps = tuple((n + 1) // 2 for n in lags.shape[2:])
+        #: sides of the torus
+        self.torus = tuple(2 * n for n in taps)
+        self._axes = tuple(range(1, 1 + len(taps)))
+        tapered = lags
+        for axis, n in enumerate(taps):
+            taper = 0.5 + 0.5 * np.cos(np.pi * np.arange(-(n - 1), n) / n)
+            tapered = tapered * taper.reshape(-1, *[1] * (len(taps) - 1 - axis))
+        torus = np.zeros((*lags.shape[:2], *self.torus))
+        places = np.ix_(*(np.arange(-(n - 1), n) % (2 * n) for n in taps))
+        torus[:, :, *places] = tapered
+        spectra = scipy.fft.rfftn(torus, axes=tuple(range(2, 2 + len(taps))))
+        matrices = np.conj(np.moveaxis(spectra, (0, 1), (-2, -1)))
         if more is not None:
             i = np.arange(len(more))
-            matrices[:, :, i, i] += np.moveaxis(more, 0, 2)
+            matrices[..., i, i] += np.moveaxis(more, 0, -1)
         values, vectors = np.linalg.eigh(matrices)
         values = np.maximum(values, max(1e-9 * float(values.max()), 1e-300))
         self.condition = float(values.max() / values.min())
-        self._inverse = np.einsum("yxsk,yxk,yxtk->yxst", vectors, 1.0 / values, np.conj(vectors))
+        self._inverse = np.einsum("...sk,...k,...tk->...st", vectors, 1.0 / values, np.conj(vectors))
+
+    @classmethod
+    def of_images(cls, lags: Array) -> "TorusInverse":
+        """Return that of lag sums (sources, sources, rows, 2 * columns - 1), whose lags of rows begin at zero."""
+        return cls(np.concatenate([lags.swapaxes(0, 1)[:, :, :0:-1, ::-1], lags], axis=2))
 
     def __call__(self, taps: Array) -> Array:
-        """Return about the inverse of the Gram matrix times the taps, an array (sources, kernel_rows, kernel_cols)."""
-        spectra = scipy.fft.rfft2(taps, self._torus, workers=1)
-        out: Array = scipy.fft.irfft2(np.einsum("yxst,tyx->syx", self._inverse, spectra), self._torus, workers=1)
-        return out[:, : self.taps[0], : self.taps[1]]
+        """Return about the inverse of the Gram matrix times the taps, an array (sources, *sides)."""
+        spectra = scipy.fft.rfftn(taps, self.torus, axes=self._axes, workers=1)
+        found = np.einsum("...st,t...->s...", self._inverse, spectra)
+        out: Array = scipy.fft.irfftn(found, self.torus, axes=self._axes, workers=1)
+        return out[:, *map(slice, self.taps)]
 
     def beside(self, more: Array) -> "TorusInverse":
         """Return about the inverse of the sum with what has such a spectrum for each source."""
         return TorusInverse(self.lags, more)
 
     def diagonal(self) -> Array:
-        """Return the diagonal of the inverse, an array (sources, kernel_rows, kernel_cols)."""
-        every = [scipy.fft.irfft2(self._inverse[:, :, s, s], self._torus)[0, 0] for s in range(self._inverse.shape[2])]
-        return np.broadcast_to(np.array(every)[:, None, None], (len(every), *self.taps))
+        """Return the diagonal of the inverse, an array (sources, *sides)."""
+        n = self._inverse.shape[-1]
+        every = [scipy.fft.irfftn(self._inverse[..., s, s], self.torus).flat[0] for s in range(n)]
+        return np.broadcast_to(np.array(every).reshape(-1, *[1] * len(self.taps)), (n, *self.taps))
 
 
 class NormalOperator:

@@ -56,6 +56,7 @@ N_PASSES = 4
 PASS_NS = 5.5
 PASS_ROW_NS = 0.15
 PASS_TAP_NS = 0.127
+VOXEL_NS = 35.0  # of a volume, by transforms along all axes
 PLAIN_NS = 3.6
 PLAIN_ROW_NS = 0.17
 #: Patches in the sample from which they start, per tap; at most so many multiply-adds per pixel of the image.
@@ -96,6 +97,16 @@ def pass_ns(kernel: Shape) -> dict[str, float]:
     """Return the nanoseconds per pixel of a weighted pass, for each engine."""
     rows, cols = sorted(kernel)
     return {"direct": rows * cols * PASS_TAP_NS, "fft": PASS_NS + PASS_ROW_NS * rows}
+
+
+def pass_method(observation: Observation) -> str:
+    """Return the engine of the quicker weighted pass."""
+    if observation.plane is None:
+        costs = pass_ns(lines(observation))
+    else:
+        taps = len(observation.sources) * observation.geometry.n_taps
+        costs = {"direct": taps * PASS_TAP_NS + PASS_NS * len(observation.sources), "fft": VOXEL_NS}
+    return min(costs, key=costs.__getitem__)
 
 
 def lines(observation: Observation) -> Shape:

@@ -17,23 +17,21 @@ import numpy as np
 import scipy.fft
 
 from ..compiled.threads import Progress, add, bands, counted, in_order
-from ..core.background import Columns
 from ..core.validation import Array
+from ..data.extent import Extent, neighbours
 from ..data.observation import (
     Items,
     WeightedObservation,
-    Weights,
     lots_of,
-    of_lots,
     own_unknowns,
     refuse_nonfinite,
     together,
 )
 from ..data.reader import Reader
+from . import voxel_pass
 from .cost_model import segment
 from .passes import Frame, complex_spectra, grid, spectral_sums, tap_spectra
-
-Hold = Callable[[Array, Weights], Weights]
+from .weighing import Hold, Weighing
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,25 +59,72 @@ def residual(
     receives the residual itself. `hold`: makes the weights of a block of its residual and its weights.
     """
     parts, energy = [], 0.0
+    for number, lot in enumerate(lots_of(items)):
+        own = unknowns[own_unknowns(items, number)]
+        if method == "fft" and (extent := _voxels(items, lot)) is not None:
+            found = [_of_voxels(items, lot, extent, own, workers, progress, keep, hold)]
+        else:
+            kept = [None if keep is None else keep[at] for at in lot]
+            both = zip((items[at] for at in lot), kept, strict=True)
+            found = [_of_plane(item, own, method, workers, progress, into, hold) for item, into in both]
+        energy += sum(one.energy for one in found)
+        parts.append(add((one.moment,) for one in found)[0])
+    return Residual(together(items, parts), energy)
+
+
+def _of_plane(
+    item: WeightedObservation,
+    unknowns: Array,
+    method: str,
+    workers: int,
+    progress: Progress | None,
+    keep: Array | None,
+    hold: Hold | None,
+) -> Residual:
+    """Return that of one pair, or of a plane of a volume, over its own unknowns."""
+    plan, frame, n_taps = item.observation.geometry, Frame.of(item.observation), item.n_taps
+    kernel = frame.from_user(unknowns[:n_taps].reshape(-1, *plan.kernel_shape))
+    weights, columns = item.weights, item.columns
+    if frame.swapped:
+        weights, keep = weights.T, None if keep is None else keep.T
+        columns = None if columns is None else columns.transposed()
+    size = frame.rows, frame.cols
+    work = _Pass(frame, kernel, Weighing(frame.targets[0], size, weights, columns, unknowns[n_taps:], keep, hold))
+    with np.errstate(all="ignore"):
+        moment, beside, squares = work.direct(workers, progress) if method == "direct" else work.fft(workers, progress)
+    if not (np.isfinite(moment).all() and math.isfinite(squares)):
+        refuse_nonfinite(item.observation)
+    return Residual(np.concatenate([frame.to_user(moment).ravel(), beside]), squares)
+
+
+def _voxels(items: Items, lot: Sequence[int]) -> Extent | None:
+    """Return the volume that some planes are, None if they are none, or it is quicker to take them one by one."""
+    own = tuple(items[at].observation for at in lot)
+    return Extent(own) if own[0].plane is not None and own[0].supports[0][0] > 1 and neighbours(own) else None
+
+
+def _of_voxels(
+    items: Items,
+    lot: Sequence[int],
+    extent: Extent,
+    unknowns: Array,
+    workers: int,
+    progress: Progress | None,
+    keep: Sequence[Array] | None,
+    hold: Hold | None,
+) -> Residual:
+    """Return that of the planes of a volume, over their own unknowns."""
     n_taps = items[0].n_taps
-    owners = {at: number for number, lot in enumerate(lots_of(items)) for at in lot}
-    for i, item in enumerate(items):
-        plan, frame = item.observation.geometry, Frame.of(item.observation)
-        own = unknowns[own_unknowns(items, owners[i])]
-        kernel = frame.from_user(own[:n_taps].reshape(-1, *plan.kernel_shape))
-        weights = item.weights.T if frame.swapped else item.weights
-        kept = None if keep is None else keep[i].T if frame.swapped else keep[i]
-        columns = item.columns.transposed() if item.columns is not None and frame.swapped else item.columns
-        work = _Pass(frame, weights, kernel, kept, hold, columns, own[n_taps:])
-        with np.errstate(all="ignore"):
-            moment, beside, squares = (
-                work.direct(workers, progress) if method == "direct" else work.fft(workers, progress)
-            )
-        if not (np.isfinite(moment).all() and math.isfinite(squares)):
-            refuse_nonfinite(item.observation)
-        parts.append(np.concatenate([frame.to_user(moment).ravel(), beside]))
-        energy += squares
-    return Residual(together(items, of_lots(items, parts)), energy)
+    planes = [
+        Weighing(
+            items[at].observation.targets[0], items[at].observation.size, items[at].weights, items[at].columns,
+            unknowns[n_taps:], None if keep is None else keep[at], hold,
+        )
+        for at in lot
+    ]  # fmt: skip
+    taps = unknowns[:n_taps].reshape(-1, *extent.kernel)
+    moment, beside, squares = voxel_pass.residual(extent, planes, taps, workers, progress)
+    return Residual(np.concatenate([moment.ravel(), beside]), squares)
 
 
 class WeightedGram:
@@ -136,69 +181,31 @@ def _squared(reader: Reader) -> Reader:
 class _Pass:
     """A pass over one pair, with either engine."""
 
-    def __init__(
-        self,
-        frame: Frame,
-        weights: Weights,
-        taps: Array,
-        keep: Array | None,
-        hold: Hold | None,
-        columns: Columns | None,
-        coefficients: Array,
-    ) -> None:
-        self.frame, self.weights, self.taps, self.keep, self.hold = frame, weights, taps, keep, hold
-        self.columns, self.coefficients = columns, coefficients
-
-    def read(self, out: Array, row: int, col: int) -> None:
-        """Read a block of the target, less the background."""
-        self.frame.targets[0].read(out, row, col)
-        if self.columns is not None:
-            rows = slice(row, min(row + out.shape[0], self.frame.rows))
-            cols = slice(col, min(col + out.shape[1], self.frame.cols))
-            out[: rows.stop - row, : cols.stop - col] -= self.columns.surface(self.coefficients, rows, cols)
-
-    def beside(self, block: Array, row: int, col: int) -> Array:
-        """Return the products of the weighted residual with the background's terms."""
-        return np.zeros(0) if self.columns is None else self.columns.products(block, row, col)
-
-    def weigh(self, block: Array, row: int, col: int) -> float:
-        """Multiply a block of the residual by its weights; return its weighted energy."""
-        place = slice(row, row + block.shape[0]), slice(col, col + block.shape[1])
-        if self.keep is not None:
-            self.keep[place] = block
-        weights = self.weights[place]
-        if self.hold is not None:
-            weights = self.hold(block, weights)
-        if weights.dtype == np.bool_:
-            block *= weights
-            return float(np.einsum("ij,ij->", block, block))
-        weighted = block * weights
-        energy = float(np.einsum("ij,ij->", weighted, block))
-        block[...] = weighted
-        return energy
+    def __init__(self, frame: Frame, taps: Array, weighing: Weighing) -> None:
+        self.frame, self.taps, self.weighing = frame, taps, weighing
 
     def direct(self, workers: int, progress: Progress | None) -> tuple[Array, Array, float]:
         """Add up the products of pixels."""
         from ..compiled import lag_sums
 
-        frame, (height, width) = self.frame, (64, 1024)
+        frame, weighing, (height, width) = self.frame, self.weighing, (64, 1024)
         y_halo, x_halo, n_sources = frame.row_halo, frame.col_halo, len(frame.sources)
 
         def band(tiles: list[tuple[int, int, int, int]]) -> tuple[Array, ...]:
             moment, energy = np.zeros((n_sources, frame.kernel_rows, frame.kernel_cols)), np.zeros(1)
-            beside = np.zeros(len(self.coefficients))
+            beside = np.zeros(len(weighing.coefficients))
             images = np.empty((n_sources, height + y_halo, width + x_halo))
             result, model = np.empty((height, width)), np.empty((height, width))
             for row, col, n_rows, n_cols in tiles:
                 for image, reader in zip(images, frame.sources, strict=True):
                     reader.read(image[: n_rows + y_halo, : n_cols + x_halo], row, col)
                 used = result[:n_rows, :n_cols]
-                self.read(used, row, col)
+                weighing.read(used, row, col)
                 for s in range(n_sources):
                     lag_sums.correlate(images[s], 0, self.taps[s], n_rows, n_cols, model)
                     used -= model[:n_rows, :n_cols]
-                energy += self.weigh(used, row, col)
-                beside += self.beside(used, row, col)
+                energy += weighing.weigh(used, row, col)
+                beside += weighing.beside(used, row, col)
                 for s in range(n_sources):
                     lag_sums.lag_sums(result, 0, images[s], 0, n_rows, n_cols, moment[s])
             return moment, beside, energy
@@ -212,7 +219,7 @@ class _Pass:
         from ..compiled import patch_sums, spectral_products
         from ..compiled.fft import borrow, give_back
 
-        frame, n_sources = self.frame, len(self.frame.sources)
+        frame, weighing, n_sources = self.frame, self.weighing, len(self.frame.sources)
         y_halo, x_halo = frame.row_halo, frame.col_halo
         length = segment(frame.cols, x_halo, n_sources).length
         # Nothing that the transform wraps round is used, so unlike lag sums it needs one halo only.
@@ -225,25 +232,25 @@ class _Pass:
             transform = borrow(height + y_halo, length, n_sources + 1, n_sources)
             image, result, model, values = transform.image, transform.result, transform.model, transform.spectra
             sums = spectral_sums(n_sources, n_sources + 1, length, frame.kernel_rows)
-            energy, beside = np.zeros(1), np.zeros(len(self.coefficients))
+            energy, beside = np.zeros(1), np.zeros(len(weighing.coefficients))
             transform.clear(step + x_halo, step)
             for row, col in tiles:
                 n_rows, n_cols = min(height, frame.rows - row), min(step, frame.cols - col)
                 for s, reader in enumerate(frame.sources):
                     reader.read(image[: n_rows + y_halo, : step + x_halo], row, col)
                     transform.forward(s)
-                self.read(result[:n_rows, :step], row, col)
+                weighing.read(result[:n_rows, :step], row, col)
                 spectral_products.spectral_correlate(values, n_sources, n_sources, kernel, n_rows)
                 transform.backward(n_sources)
                 used = result[:n_rows, :n_cols]
-                if self.keep is None and self.hold is None:
+                if weighing.keep is None and weighing.hold is None:
                     place = slice(row, row + n_rows), slice(col, col + n_cols)
-                    weights = np.ascontiguousarray(self.weights[place], dtype=np.float64)
+                    weights = np.ascontiguousarray(weighing.weights[place], dtype=np.float64)
                     energy += patch_sums.weigh(result, model, weights)
                 else:
                     used -= model[:n_rows, :n_cols]
-                    energy += self.weigh(used, row, col)
-                beside += self.beside(used, row, col)
+                    energy += weighing.weigh(used, row, col)
+                beside += weighing.beside(used, row, col)
                 result[:n_rows, n_cols:step] = 0.0
                 transform.forward(n_sources)
                 for s in range(n_sources):

@@ -72,13 +72,13 @@ class _Problem:
         means = np.array([one @ equations.gram(one) for one in level]) / math.prod(shape[1:])
         total = diagonal.reshape(shape[0], -1).sum(axis=1)
         scale = solver.strength * np.maximum(total - means, EPS * total) / operator.trace
-        frame = equations.frame
-        if len(frame.sources) == shape[0]:  # the phases of a stride share what is penalised
-            spectrum = operator.spectrum((2 * frame.kernel_rows, 2 * frame.kernel_cols))
-            inverse = equations.inverse.beside(scale[:, None, None] * spectrum)
-            equations = dataclasses.replace(equations, inverse=inverse)
+        scale = scale.reshape(-1, *[1] * (len(shape) - 1))
+        inverse = equations.inverse
+        if len(inverse.lags) == shape[0]:  # the phases of a stride share what is penalised
+            more = scale * operator.spectrum(inverse.torus)
+            equations = dataclasses.replace(equations, inverse=inverse.beside(more))
         return cls(
-            lambda k, _: (scale[:, None, None] * operator(k.reshape(shape))).ravel(),
+            lambda k, _: (scale * operator(k.reshape(shape))).ravel(),
             equations.precondition,
             equations.spread,
         )

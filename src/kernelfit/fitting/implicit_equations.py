@@ -1,7 +1,7 @@
 """Normal equations whose Gram matrix is an operator, never an array.
 
 Of one source image and pixels that all count once the operator is a product of spectra. With weights, a background,
-several sources or a stride it is a pass over the pixels.
+several sources or a stride, and of volumes, it is a pass over the pixels.
 """
 
 import dataclasses
@@ -11,16 +11,18 @@ from typing import Self
 
 import numpy as np
 
-from ..compiled.threads import Progress
+from ..compiled.threads import Progress, add
 from ..core.background import Elimination
 from ..core.geometry import Convention
 from ..core.validation import Array
+from ..data.extent import Extent
 from ..data.masking import weighed
-from ..data.observation import Items, WeightedObservation, surface_readers
+from ..data.observation import Items, WeightedObservation, lots_of, n_unknowns, surface_readers
 from ..data.reader import Reader
-from ..engines import accumulation, weighted
+from ..engines import accumulation, voxel_pass, weighted
 from ..engines.implicit_gram import NormalOperator, TorusInverse
 from ..engines.passes import Frame
+from ..engines.voxel_pass import Turned
 from ..engines.weighted_pass import WeightedGram, mapped, residual
 
 #: The lag sums of the sources of each pair.
@@ -33,8 +35,8 @@ class ImplicitEquations:
 
     gram: Callable[[Array], Array]  # the Gram matrix G times a vector
     inverse: TorusInverse  # about its inverse
-    frame: Frame  # of the first observation, in which `inverse` works
-    shape: tuple[int, int, int]  # sources, rows and columns
+    frame: Frame | Turned  # of the first observation, in which `inverse` works
+    shape: tuple[int, ...]  # sources, and sides of a kernel
     convention: Convention
     #: target_energy, variance: ``y'Wy``, and the same about the mean
     target_energy: float
@@ -77,13 +79,19 @@ def read(
     `method`, `workers` and `progress` are those of the passes; `lags` the lag sums, if they are known.
     """
     first = items[0].observation
-    plan, frame = first.geometry, Frame.of(first)
-    shape = (len(first.sources), *plan.kernel_shape)
-    laid = frame, shape, plan.convention
+    frame: Frame | Turned = Frame.of(first) if first.plane is None else Turned(first.geometry.flipped)
+    shape = (len(first.supports), *first.supports[0])
+    laid = frame, shape, first.convention
     n_pixels = sum(item.n_pixels for item in items)
     even = all(_even(item) for item in items)
-    parts = 2 if plan.convention.apart else 1
-    if even and shape[0] == 1 and not plan.convention.strided and not items[0].n_terms:
+    parts = 2 if first.convention.apart else 1
+    if (
+        even
+        and isinstance(frame, Frame)
+        and shape[0] == 1
+        and not frame.plan.convention.strided
+        and not items[0].n_terms
+    ):
         sums = [
             accumulation.pass_over(o, Frame.of(o), "fft", workers, None, progress)[0]
             for o in (item.observation for item in items)
@@ -100,14 +108,16 @@ def read(
         moment = frame.to_user(np.sum([s.moment[0] for s in sums], axis=0)).ravel()
         energy = float(sum(s.energy[0] for s in sums))
         total = float(abs(sum(s.total[0] * item.observation.unit for s, item in zip(sums, items, strict=True))))
-        inverse = TorusInverse(np.sum([s.lags for s in sums], axis=0))
+        inverse = TorusInverse.of_images(np.sum([s.lags for s in sums], axis=0))
         about_mean, zero = energy - total**2 * parts / n_pixels, np.zeros_like(moment)
         known = ImplicitEquations(products, inverse, *laid, energy, about_mean, n_pixels, zero, moment, energy)
         return known, (), lags
-    eliminations = _eliminations(items, method, workers, progress)
+    every = [[items[at] for at in lot] for lot in lots_of(items)]
+    eliminations = _eliminations(every, method, workers, progress)
     if lags is None:
-        lags = tuple(_lags_of(item, eliminations[i : i + 1], workers, progress) for i, item in enumerate(items))
-    inverse = TorusInverse(np.asarray(sum(_mean(item) * one for item, one in zip(items, lags, strict=True))))
+        lags = tuple(_lags_of(lot, bool(eliminations), workers, progress) for lot in every)
+    mean = np.asarray(sum(_mean(lot) * one for lot, one in zip(every, lags, strict=True)))
+    inverse = TorusInverse.of_images(mean) if isinstance(frame, Frame) else TorusInverse(mean)
     whole = WeightedGram(items, method, workers)
 
     def reduced(taps: Array) -> Array:
@@ -122,9 +132,8 @@ def read(
     n_pixels -= sum(e.rank for e in eliminations)
     said = "" if even else "cg (exact, a pass over the pixels for each iteration)"
     known = ImplicitEquations(reduced, inverse, *laid, seen.energy, about_mean, n_pixels, zero, zero, seen.energy, said)
-    unknowns = np.zeros(len(zero) + len(items) * items[0].n_terms)
-    left = residual(items, unknowns, method, workers, progress)
-    known = known.centered(*weighted.recentered(items, eliminations, unknowns, left))
+    left = residual(items, np.zeros(n_unknowns(items)), method, workers, progress)
+    known = known.centered(*weighted.recentered(items, eliminations, np.zeros(n_unknowns(items)), left))
     if eliminations:
         blank = not known.energy > 1e-14 * seen.energy  # rounding alone is left
         energy = 0.0 if blank else known.energy
@@ -132,23 +141,31 @@ def read(
     return known, eliminations, lags
 
 
-def _eliminations(items: Items, method: str, workers: int, progress: Progress | None) -> tuple[Elimination, ...]:
-    """Return what takes the background of each pair out, a pass over the pixels."""
+def _eliminations(
+    lots: Sequence[Items], method: str, workers: int, progress: Progress | None
+) -> tuple[Elimination, ...]:
+    """Return what takes the background of each pair or volume out, a pass over the pixels."""
     found = []
-    for item in items if items[0].n_terms else ():
-        assert item.columns is not None
-        terms = dataclasses.replace(item.observation, targets=weighed(surface_readers(item.observation), item.weights))
-        nothing = np.zeros((item.n_terms, len(terms.sources), *terms.geometry.kernel_shape))
-        cross, _ = accumulation.residual_moments(terms, nothing, method, workers, progress)
-        found.append(Elimination.of(cross.T, item.columns.gram(item.weights), np.zeros((1, item.n_terms))))
+    for lot in lots if lots[0][0].n_terms else ():
+        sums = []
+        for item in lot:
+            assert item.columns is not None
+            terms = dataclasses.replace(
+                item.observation, targets=weighed(surface_readers(item.observation), item.weights)
+            )
+            nothing = np.zeros((item.n_terms, len(terms.sources), *terms.geometry.kernel_shape))
+            cross, _ = accumulation.residual_moments(terms, nothing, method, workers, progress)
+            sums.append((cross, item.columns.gram(item.weights)))
+        cross, gram = add(sums)
+        found.append(Elimination.of(cross.T, gram, np.zeros((1, len(gram)))))
     return tuple(found)
 
 
-def _lags_of(
-    item: WeightedObservation, eliminated: Sequence[Elimination], workers: int, progress: Progress | None
-) -> Array:
-    """Return the lag sums of a pair's sources, about their means if a background takes these up."""
-    observation = item.observation
+def _lags_of(lot: Items, eliminated: bool, workers: int, progress: Progress | None) -> Array:  # noqa: FBT001
+    """Return the lag sums of the sources of a pair or volume, about their means if a background takes these up."""
+    if lot[0].observation.plane is not None:
+        return voxel_pass.lag_sums(Extent(tuple(item.observation for item in lot)), workers, about_mean=eliminated)
+    observation = lot[0].observation
     if eliminated:
         observation = dataclasses.replace(observation, sources=tuple(_about_mean(s) for s in observation.sources))
     frame = Frame.of(observation)
@@ -167,7 +184,7 @@ def _even(item: WeightedObservation) -> bool:
     return item.weights.dtype == np.bool_ and item.n_pixels == item.observation.geometry.n_pixels
 
 
-def _mean(item: WeightedObservation) -> float:
+def _mean(lot: Items) -> float:
     """Return the mean weight."""
-    size = item.observation.geometry.n_pixels
-    return item.n_pixels / size if item.weights.dtype == np.bool_ else float(np.sum(item.weights)) / size
+    size = sum(item.observation.geometry.n_pixels for item in lot)
+    return sum(item.n_pixels if item.weights.dtype == np.bool_ else float(np.sum(item.weights)) for item in lot) / size

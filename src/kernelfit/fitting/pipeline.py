@@ -257,10 +257,9 @@ def _iterated(observations: Sequence[Observation], target: int, settings: Settin
 def _implicit(items: Sequence[WeightedObservation], settings: Settings) -> implicit.ImplicitFitter:
     """Return what fits by conjugate gradients."""
     solver, execution = settings.solver, settings.execution
-    costs = weighted.pass_ns(weighted.lines(items[0].observation))
     return implicit.ImplicitFitter(
         solver if isinstance(solver, ConjugateGradient) else ConjugateGradient(),
-        min(costs, key=lambda name: costs[name]),
+        weighted.pass_method(items[0].observation),
         execution.threads,
         execution.tolerance,
         execution.progress,
@@ -278,8 +277,7 @@ def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, s
     noise, execution = settings.noise, settings.execution
     model, loss, threads = noise.pixel_variance, noise.loss, execution.threads
     items = [j.item for j in judged]
-    costs = weighted.pass_ns(weighted.lines(items[0].observation))
-    pass_method = choice.method if choice.reason == "as asked" else min(costs, key=lambda name: costs[name])
+    pass_method = choice.method if choice.reason == "as asked" else weighted.pass_method(items[0].observation)
     # the image's noise changes the kernel through the Gram matrix, which then must be exact
     strategy = "exact" if noise.image_std and strategy == "auto" else strategy
     fitter: WeightedFitter | implicit.ImplicitFitter

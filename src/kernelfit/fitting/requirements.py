@@ -32,6 +32,8 @@ def _rule(first: str, second: str, reason: str, remedy: str) -> Rule:
 
 #: Most taps of a signal's kernel whose prior is found by evidence.
 MOST_TAPS = 2000
+#: Most taps of a volume's kernel whose Gram matrix is formed.
+MOST_TAPS_OF_VOLUMES = 2**14
 _EVERY_PIXEL = "a division by frequency needs every pixel, each counting alike"
 _NO_PIXEL = "a division by frequency never sees a residual"
 _EXACT = "need solver=LeastSquares()"
@@ -94,8 +96,9 @@ RULES = (
         for name in ("another solver", "ConjugateGradient", "Wiener")
     ),
     _rule("volume", "Wiener", "it divides spectra of two dimensions", _EXACT),
-    _rule(
-        "volume", "ConjugateGradient", "their products are those of images and signals", "need solver=LeastSquares()"
+    *(
+        _rule("vast kernel", name, "its Gram matrix would take more than 2 GiB", "need ConjugateGradient()")
+        for name in ("another solver", "given engine", "image noise", "sandwich errors", "statistics alone")
     ),
     _rule(
         "long response",
@@ -182,6 +185,7 @@ _WORDS = {
     "mixed channels": "channels='mixed'",
     "variation": "variation=",
     "volume": "a kernel of three dimensions",
+    "vast kernel": f"a volume's kernel of more than {MOST_TAPS_OF_VOLUMES} taps",
     "prior": "a Gaussian-process prior",
     "long response": f"a signal's kernel of more than {MOST_TAPS} taps",
     "automatic variation": "variation='auto'",
@@ -236,6 +240,8 @@ def features_of(plan: FitPlan, noise: Noise, solver: Solver, execution: Executio
         "tolerance": execution.tolerance is not None,
         "given engine": execution.engine != "auto" and selects is None and not noise.reweighted,
         "volume": bool(plan.n_planes),
+        "vast kernel": bool(plan.n_planes)
+        and any(len(one.sources) * one.geometry.n_taps > MOST_TAPS_OF_VOLUMES for one in plan.groups[0][:1]),
         "prior": isinstance(solver, GaussianProcess | Auto),
         "long response": model.ndim == 1
         and any(one.geometry.n_taps > MOST_TAPS for some in plan.groups for one in some[:1]),

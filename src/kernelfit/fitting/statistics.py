@@ -145,8 +145,7 @@ def added_pairs(both: Sequence[tuple[Array, Array | None]], observations: Sequen
 
 def _reweighted(items: Items, noise: Noise, execution: Execution, context: Context, method: str) -> Gathered:
     """Return the statistics with the weights of the last residual."""
-    costs = weighted.pass_ns(weighted.lines(items[0].observation))
-    pass_method = min(costs, key=lambda name: costs[name]) if execution.engine == "auto" else method
+    pass_method = weighted.pass_method(items[0].observation) if execution.engine == "auto" else method
     fitter = WeightedFitter(method, pass_method, execution.threads, None, execution.progress, "exact")
     found, seen, findings, notes = reweighted(InMemory(fitter), items, noise.pixel_variance, noise.loss)
     assert isinstance(found, Solved)

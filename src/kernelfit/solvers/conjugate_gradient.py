@@ -1,5 +1,6 @@
 """Conjugate gradients with a preconditioner, and what they are asked for."""
 
+import functools
 import math
 import numbers
 from collections.abc import Callable
@@ -12,12 +13,11 @@ import scipy.linalg
 
 from ..compiled.threads import Progress
 from ..core.estimate import Estimate, Prior
-from ..core.geometry import Shape
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array, known
 from .evidence import correlation, envelope_at
 from .least_squares import EPS, require_equations
-from .projection import images_of
+from .projection import Grid, distance, images_of
 
 #: The default of `tolerance`: the solver's own error, in units of the standard error that the noise causes.
 TOLERANCE = 0.01
@@ -185,48 +185,53 @@ def stop_rule(energy: float, moment: Array, n_pixels: int, tolerance: float) -> 
 
 
 class PenaltyOperator:
-    """Q of a penalty on kernels that are zero beyond their support, for arrays (terms, rows, cols)."""
+    """Q of a penalty on kernels that are zero beyond their support, for arrays (terms, *sides)."""
 
-    def __init__(self, penalty: str, shape: Shape) -> None:
+    def __init__(self, penalty: str, shape: tuple[int, ...]) -> None:
         self.power = {"identity": 0, "gradient": 1, "laplacian": 2, "biharmonic": 4}[penalty]
         own = [2 - 2 * np.cos(np.pi * np.arange(1, n + 1) / (n + 1)) for n in shape]
         #: of one term
-        self.trace = float(np.sum(np.add.outer(*own) ** self.power))
+        self.trace = float(np.sum(_outer_sum(own) ** self.power))
 
     def __call__(self, taps: Array) -> Array:
         """Return Q times the taps."""
-        for _ in range(self.power):  # the five-point Laplacian, its sign turned
-            image = 4.0 * taps
-            image[:, 1:] -= taps[:, :-1]
-            image[:, :-1] -= taps[:, 1:]
-            image[:, :, 1:] -= taps[:, :, :-1]
-            image[:, :, :-1] -= taps[:, :, 1:]
+        for _ in range(self.power):  # the Laplacian of the nearest neighbours, its sign turned
+            image = 2.0 * (taps.ndim - 1) * taps
+            for axis in range(1, taps.ndim):
+                to, of = np.moveaxis(image, axis, 0), np.moveaxis(taps, axis, 0)
+                to[1:] -= of[:-1]
+                to[:-1] -= of[1:]
             taps = image
         return taps
 
-    def spectrum(self, torus: Shape) -> Array:
+    def spectrum(self, torus: tuple[int, ...]) -> Array:
         """Return its spectrum on a torus, of half the frequencies along the columns."""
-        down = 2 - 2 * np.cos(2 * np.pi * np.arange(torus[0]) / torus[0])
-        across = 2 - 2 * np.cos(2 * np.pi * np.arange(torus[1] // 2 + 1) / torus[1])
-        return np.asarray(np.add.outer(down, across) ** self.power)
+        counts = (*torus[:-1], torus[-1] // 2 + 1)
+        axes = [2 - 2 * np.cos(2 * np.pi * np.arange(n) / side) for n, side in zip(counts, torus, strict=True)]
+        return np.asarray(_outer_sum(axes) ** self.power)
+
+
+def _outer_sum(axes: list[Array]) -> Array:
+    """Return the sums of one number of each axis."""
+    return functools.reduce(np.add.outer, axes)
 
 
 class PriorOperator:
     """The covariance of a Gaussian-process prior: envelope, a stationary part by transforms on a torus, envelope."""
 
-    def __init__(self, prior: Prior, shape: Shape) -> None:
-        self.shape = shape
-        rows, cols = np.indices(shape)
-        apart = ((rows - prior.center[0]) ** 2 + (cols - prior.center[1]) ** 2) / prior.radius**2
-        self.envelope = prior.amplitude * envelope_at(prior.envelope, apart)
-        self._torus = [scipy.fft.next_fast_len(2 * n - 1, real=True) for n in shape]
-        lags = np.hypot.outer(*(np.minimum(np.arange(n), n - np.arange(n)) for n in self._torus))
-        self._spectrum = scipy.fft.rfft2(correlation(prior.family, lags / prior.length)[0]).real
+    def __init__(self, prior: Prior, shape: tuple[int, ...]) -> None:
+        grid = Grid(shape)
+        scales = np.array([*(prior.scales or [1.0] * (len(shape) - 1)), 1.0])
+        apart = [(at - c) / s for at, c, s in zip(np.indices(shape), prior.center, scales, strict=True)]
+        squares = np.sum(np.square(apart), axis=0) / prior.radius**2
+        self.envelope = prior.amplitude * envelope_at(prior.envelope, squares)
+        self._torus, lags = grid.torus
+        self._spectrum = scipy.fft.rfftn(correlation(prior.family, distance(lags, scales)[0] / prior.length)[0]).real
         self._images = images_of(shape, prior.symmetric)
 
     def __call__(self, taps: Array) -> Array:
-        """Return the covariance times the taps (rows, cols)."""
+        """Return the covariance times the taps (*sides)."""
         pulled = (self.envelope * taps).ravel()
-        folded = np.sum([pulled[image] for image in self._images], axis=0).reshape(self.shape)
-        spread = scipy.fft.irfft2(self._spectrum * scipy.fft.rfft2(folded, self._torus), self._torus)
-        return np.asarray(self.envelope * spread[: self.shape[0], : self.shape[1]])
+        folded = np.sum([pulled[image] for image in self._images], axis=0).reshape(taps.shape)
+        spread = scipy.fft.irfftn(self._spectrum * scipy.fft.rfftn(folded, self._torus), self._torus)
+        return np.asarray(self.envelope * spread[*map(slice, taps.shape)])
