@@ -346,6 +346,8 @@ def test_calls_of_scipy_and_scikit_image_and_opencv_make_the_kernel(case):
 )
 @pytest.mark.parametrize("kernel", ["gaussian", np.ones((2, 3)) * 1j, [[1.0], [2.0, 3.0]], None], ids=repr)
 def test_what_is_no_kernel_is_refused(verb, kernel):
+    if verb is kernelfit.compare_kernels and isinstance(kernel, np.ndarray):
+        kernel = np.full((2, 3), np.nan)  # complex ones are compared
     arguments = (kernel, np.ones((2, 3))) if verb is kernelfit.compare_kernels else (kernel,)
     with pytest.raises((TypeError, ValueError), match=r"got .*(kernel|first).*[,;] need"):
         verb(*arguments)

@@ -384,14 +384,66 @@ def test_what_takes_real_kernels_says_so():
     image, _, target = pair(mode="valid")
     fit = find_kernel(image, target, SHAPE)
     calls = [fit.psf, fit.recognise, fit.as_integers, lambda: fit.plot(image, target), lambda: fit.export("scipy")]
-    calls += [lambda: kernelfit.compare_kernels(fit, fit), lambda: kernelfit.deconvolve(target, fit.kernel)]
-    calls += [lambda: kernelfit.kernel_map(image, target, SHAPE, tiles=2)]
     for call in calls:
         with pytest.raises(TypeError, match="complex"):
             call()
     with pytest.raises(ValueError, match=r"got image with 1 pixel that is NaN or infinite, the first at .*\(3, 4\)"):
         image[3, 4] = complex(1, np.nan)
         find_kernel(image, target, SHAPE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size, shape", [((31, 26), (2, 3)), ((150,), (4,))], ids=str)
+@grid("words", [{}, {"background": 0, "mask": True}, {"robust": "huber"}, {"channels": "mixed"}, {"real": True}], 2)
+def test_maps_are_fits_of_tiles(size, shape, words):
+    words = {"mode": "same", "boundary": "wrap", **words}
+    image, _, target = pair(size, shape, noise=0.4, **{k: v for k, v in words.items() if k in ("mode", "boundary")})
+    mask = np.random.default_rng(0).random(size) < 0.1 * words.pop("mask", False)
+    if "channels" in words:
+        image, target = np.stack([image, image[::-1] ** 2]), np.stack([target, 1j * target, target.conj()])
+        words["channel_axis"] = 0
+    tiles = (2, 3) if len(size) == 2 else 3
+    found = kernelfit.kernel_map(image, target, shape, tiles, **words, mask=mask)
+    extra = (3, 2) if "channels" in words else ()
+    assert found.kernels.shape == found.stderr.shape == (*np.atleast_1d(tiles), *extra, *shape)
+    assert found.kernels.dtype == found.stderr.dtype == (np.float64 if "real" in words else np.complex128)
+    at = (1, 2) if len(size) == 2 else (2,)
+    start, sides = np.split(found.boxes[at], 2)
+    inside = tuple(slice(a, a + n) for a, n in zip(start, sides, strict=True))
+    outside = np.ones(size, dtype=bool)
+    outside[inside] = mask[inside]
+    alone = find_kernel(image, target, shape, **words, mask=outside)
+    tolerance = 1e-2 if "robust" in words else 1e-9
+    assert_close(found.kernels[at], alone.kernel, tolerance)
+    assert_close(found.stderr[at], alone.stderr, 10 * tolerance)
+    assert_close(found.noise_std[at], [p.noise_std for p in alone.parts] if extra else alone.noise_std, 0.1)
+    assert found.summary() and found.common.shape == alone.kernel.shape
+    with pytest.raises(ValueError, match="smoothness"):
+        kernelfit.kernel_map(image, target, shape, tiles, **words, smoothness=1.0)
+
+
+@pytest.mark.parametrize("size, shape", [((31, 26), (2, 3)), ((150,), (4,))], ids=str)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_kernels_are_compared(size, shape, operation):
+    fits = []
+    for seed in (1, 2):
+        image, kernel, _ = pair(size, shape, mode="same", boundary="wrap")
+        target = kernelfit.apply_kernel(image, kernel, boundary="wrap", operation=operation)
+        target = target + 0.2 * normal(np.random.default_rng(seed + 10), *size)
+        fits.append(find_kernel(image, target, shape, boundary="wrap", operation=operation))
+    found = kernelfit.compare_kernels(*fits)
+    apart = (fits[0].kernel - fits[1].kernel).ravel()
+    parts = np.concatenate([apart.real, apart.imag])
+    chi2 = parts @ np.linalg.solve(fits[0].covariance() + fits[1].covariance(), parts)
+    assert found.chi2 == pytest.approx(chi2, rel=1e-8) and found.dof == len(parts) and not found.differ
+    turn = (slice(None, None, -1 if operation == "correlation" else 1),) * len(shape)
+    assert_close(found.difference[turn].ravel(), apart)
+    both = np.sqrt(fits[0].stderr.real ** 2 + fits[1].stderr.real ** 2)
+    assert_close(found.stderr.real[turn], both)
+    assert_close(found.stderr.imag, found.stderr.real, 1e-2)
+    other = kernelfit.compare_kernels(fits[0], 2j * fits[0].kernel)
+    assert operation == "correlation" or other.differ and other.exact and other.dof == len(parts) and "j" in str(other)
+    assert kernelfit.compare_kernels(fits[0].kernel, fits[0].kernel.real).relative > 0.1
 
 
 @grid("constant, told", [(2 - 1j, "real parts and .* imaginary parts"), (-1.5j, "-1.5.* imaginary")], 2)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +14,8 @@ from ..core.deprecated import renamed
 from ..core.dimensions import of_any_dimension
 from ..core.estimate import Estimate, require_real
 from ..core.findings import Verdict
-from ..core.validation import Array
-from ..data.observation import as_array
+from ..core.validation import Array, complex_of
+from ..data.observation import NUMBERS, REAL, as_array
 
 #: Supports of more taps than this are tested tap by tap: the covariance of all would cost too much.
 _MOST_TAPS = 2500
@@ -29,7 +30,8 @@ class Difference:
     difference : ndarray, shape (rows, cols), of volumes (planes, rows, cols)
         On the smallest support that holds both, laid origin on origin, as a convolution.
     stderr : ndarray, of the same shape
-        Standard error of each tap of it; NaN where neither kernel has errors.
+        Standard error of each tap of it; NaN where neither kernel has errors. Of complex kernels both are complex, the
+        error that of the real and of the imaginary part.
     origin : (int, int)
         The tap of it over the output pixel.
     relative : float
@@ -52,8 +54,8 @@ class Difference:
     says nothing of the data. It is then taken to be the largest error of all, if the two kernels differ there.
     """
 
-    difference: Array
-    stderr: Array
+    difference: npt.NDArray[Any]
+    stderr: npt.NDArray[Any]
     origin: tuple[int, ...]
     relative: float
     largest: tuple[int, ...]
@@ -78,7 +80,7 @@ class Difference:
 
     def __str__(self) -> str:
         """Say the difference in a few lines."""
-        value, error = float(self.difference[self.largest]), float(self.stderr[self.largest])
+        value, error = self.difference[self.largest], float(np.abs(self.stderr[self.largest]))
         place = self.largest if len(self.largest) > 1 else f"lag {self.largest[0] - self.origin[0]}"
         lines = [f"difference   {self.relative:.3g} of the first kernel's norm"]
         if math.isnan(self.p_value):
@@ -88,9 +90,9 @@ class Difference:
                 "             neither has errors, so whether noise explains it cannot be told (save fits as .npz)",
             ]
             return "\n".join(lines[:3] if not self.differ else lines)
-        most = float(self.stderr.max())
+        most = float(np.abs(self.stderr).max())
         sigma = f"{abs(value) / error:.1f} times its error" if error > 0 else "where there is no error at all"
-        if held(self.stderr)[self.largest] and most > 0:
+        if held(np.abs(self.stderr))[self.largest] and most > 0:
             sigma = f"{abs(value) / most:.1f} times the largest error, being held there by a choice, not by the pixels"
         lines += [
             f"largest      {value:.4g} at {place}, {sigma}",
@@ -125,7 +127,8 @@ def compare_kernels(
         arrays are convolution kernels with SciPy signal's centre. Beyond its support a kernel is zero, without error.
         The noise of the two is taken to be independent: two fits of the same pair are more alike than that.
     stderr : (array_like or None, array_like or None), optional
-        Standard errors of the taps of kernels that are arrays, if there are any; taken as independent.
+        Standard errors of the taps of kernels that are arrays, if there are any; taken as independent. Of complex
+        taps those of their real and imaginary parts, as complex numbers, or one number for both.
 
     Returns
     -------
@@ -149,7 +152,10 @@ def compare_kernels(
     >>> kernelfit.compare_kernels(a, [[0.0, 0.51, 0.0]]).differ
     True
     """
-    one, other = (laid_out(kernel, error, 3) for kernel, error in zip((first, second), stderr, strict=True))
+    one, other = (laid_out(kernel, error, 3, NUMBERS) for kernel, error in zip((first, second), stderr, strict=True))
+    parts = any(np.iscomplexobj(laid[0]) for laid in (one, other))
+    if parts:
+        one, other = _by_parts(*one), _by_parts(*other)
     if one[0].ndim != other[0].ndim:
         msg = f"got kernels of {one[0].ndim} and of {other[0].ndim} dimensions, need as many in both"
         raise ValueError(msg)
@@ -185,41 +191,56 @@ def compare_kernels(
             score = np.where(spread > 0, score / spread, np.where(score > 1e-12 * size, math.inf, 0.0))
     largest = tuple(int(at) for at in np.unravel_index(int(np.argmax(score)), shape))
     test = chi2, dof, p_value
+    if parts:
+        difference, error, origin, largest = complex_of(*difference), complex_of(*error), origin[1:], largest[1:]
     return Difference(difference, error, origin, relative, largest, *test, exact=given == 1)
 
 
-def laid_out(
-    kernel: Estimate | npt.ArrayLike, stderr: npt.ArrayLike | None, most: int = 2
+def _by_parts(
+    taps: npt.NDArray[Any], origin: tuple[int, ...], factor: Array | None
 ) -> tuple[Array, tuple[int, ...], Array | None]:
+    """Return a kernel's two parts as a real kernel of one axis more; the imaginary part of a real one is exact."""
+    if factor is not None and taps.dtype.kind != "c":
+        factor = np.concatenate([factor, np.zeros_like(factor)])
+    return np.stack([taps.real, taps.imag]), (0, *origin), factor
+
+
+def laid_out(
+    kernel: Estimate | npt.ArrayLike, stderr: npt.ArrayLike | None, most: int = 2, kinds: str = REAL
+) -> tuple[npt.NDArray[Any], tuple[int, ...], Array | None]:
     """Return a kernel as a convolution, its origin, and a factor of the covariance of its taps.
 
-    It has two axes, or up to `most` if they are those of a volume.
+    It has two axes, or up to `most` if they are those of a volume. Of a complex one the factor is that of the real
+    parts of the taps and then of their imaginary parts.
     """
     fit = kernel if isinstance(kernel, Estimate) else None
-    require_real(fit)
-    taps = np.asarray(fit.kernel if fit is not None else as_array(kernel, "kernel"), dtype=np.float64)
+    if kinds == REAL:
+        require_real(fit)
+    taps = np.asarray(fit.kernel if fit is not None else as_array(kernel, "kernel", kinds))
+    taps = taps.astype(np.complex128 if taps.dtype.kind == "c" else np.float64)
     several = fit is not None and fit.convention.ndim != 3
     if taps.ndim not in (2, most) or (taps.ndim == 3 and several) or 0 in taps.shape:
         msg = f"got a kernel of shape {taps.shape}, need rows and columns; compare one plane of it at a time"
         raise ValueError(msg)
     if not np.isfinite(taps).all():
         raise ValueError("got a kernel with NaN or infinite taps, need finite ones")
-    shape = taps.shape
+    shape, both = taps.shape, taps.dtype.kind == "c"
+    factor = None if fit is None else fit.factor
+    given = stderr if fit is None else None if factor is not None else fit.stderr
+    if given is not None:
+        errors = np.asarray(given)
+        if errors.shape != taps.shape:
+            raise ValueError(f"got errors of shape {errors.shape}, need the kernel's {taps.shape}")
+        if both:  # one number for both parts, or those of each
+            errors = np.stack([errors.real, errors.imag if errors.dtype.kind == "c" else errors])
+        factor = np.diag(errors.ravel().astype(np.float64)) if np.isfinite(errors).all() else None
     if fit is None:
-        factor = None
-        if stderr is not None:
-            errors = np.asarray(stderr, dtype=np.float64)
-            if errors.shape != taps.shape:
-                raise ValueError(f"got errors of shape {errors.shape}, need the kernel's {taps.shape}")
-            factor = np.diag(errors.ravel()) if np.isfinite(errors).all() else None
         return taps, geometry.default_origin(shape), factor
-    factor = fit.factor
-    if factor is None and np.isfinite(fit.stderr).all():
-        factor = np.diag(fit.stderr.ravel())
     origin: tuple[int, ...] = fit.convention.origin
     if fit.convention.operation == "correlation":
         origin = tuple(side - 1 - at for side, at in zip(shape, origin, strict=True))
-        return np.flip(taps), origin, None if factor is None else factor[::-1]
+        turned = None if factor is None else factor.reshape(1 + both, taps.size, -1)[:, ::-1].reshape(factor.shape)
+        return np.flip(taps), origin, turned
     return taps, origin, factor
 
 

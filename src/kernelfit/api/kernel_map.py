@@ -18,6 +18,7 @@ from ..core.geometry import Convention, Shape
 from ..core.labels import Labels
 from ..core.model import Execution, Model, Selection
 from ..core.validation import Array, as_number
+from ..data.observation import NUMBERS
 from ..data.plan import FitPlan, make_plan
 from ..fitting.pipeline import Settings
 from ..fitting.tile_map import TileFits, fit_tiles
@@ -143,21 +144,23 @@ class KernelMap:
         if self.boxes.shape[-1] == 2:
             return in_samples(self._of_one_row().summary()).replace("centroid row 0 to 0, column", "centroid")
         rows, cols, *several, kernel_rows, kernel_cols = self.kernels.shape
-        sums = self.kernels.sum(axis=(-2, -1))
+        both = np.iscomplexobj(self.kernels)
+        moduli = np.abs(self.kernels) if both else self.kernels
+        sums = moduli.sum(axis=(-2, -1))
         y, x = np.mgrid[:kernel_rows, :kernel_cols]
         with np.errstate(all="ignore"):
-            centroids = [(self.kernels * axis).sum(axis=(-2, -1)) / sums for axis in (y, x)]
+            centroids = [(moduli * axis).sum(axis=(-2, -1)) / sums for axis in (y, x)]
         low, high = self.boxes[..., 2:].min(axis=(0, 1)), self.boxes[..., 2:].max(axis=(0, 1))
         counts = Counter(self.verdicts.ravel().tolist())
-        size = math.sqrt(float(np.mean(self.kernels**2)))
-        error = math.sqrt(float(np.mean(self.stderr**2)))
+        size, error = (math.sqrt(float(np.mean(np.abs(one) ** 2))) for one in (self.kernels, self.stderr))
         same = f"F = {self.variation:.4g}, p = {self.p_value:.2g}" if math.isfinite(self.variation) else "not tested"
         lines = [
             f"map         {rows} x {cols} tiles of {_span(low[0], high[0])} x {_span(low[1], high[1])} pixels, kernels "
             f"{' x '.join(map(str, (*several, kernel_rows, kernel_cols)))}",
             f"convention  {self.convention}",
-            f"kernels     sum {sums.min():.6g} to {sums.max():.6g}, centroid row {centroids[0].min():.4g} to "
-            f"{centroids[0].max():.4g}, column {centroids[1].min():.4g} to {centroids[1].max():.4g}",
+            f"kernels     {'moduli: ' if both else ''}sum {sums.min():.6g} to {sums.max():.6g}, centroid row "
+            f"{centroids[0].min():.4g} to {centroids[0].max():.4g}, column {centroids[1].min():.4g} to "
+            f"{centroids[1].max():.4g}",
             f"errors      root mean square {error:.3g} per tap, of taps of {size:.3g}",
             f"noise       {self.noise_std.min():.4g} to {self.noise_std.max():.4g} per pixel",
             f"variation   {same} against one kernel for all tiles",
@@ -253,7 +256,7 @@ def kernel_map(
     strength = as_number(smoothness, "smoothness") if not isinstance(smoothness, str) else -1.0
     if not 0 <= strength <= 1e6:
         raise ValueError(f"got smoothness={smoothness!r}, need a number from 0 to 1e6, where all kernels are the same")
-    plan = make_plan(image, target, call.model, call.selection)
+    plan = make_plan(image, target, call.model, call.selection, kinds=NUMBERS)
     settings = Settings(call.noise, call.solver, call.execution)
     return _map_of(plan, fit_tiles(plan, settings, tiles, overlap, strength), strength)
 
@@ -262,7 +265,8 @@ def _map_of(plan: FitPlan, found: TileFits, smoothness: float) -> KernelMap:
     """Lay the kernels of tiles on their grid."""
     grid, plane = found.grid, plan.groups[0][0]
     several = (len(found.fits[0]),) if plan.channels in ("separate", "mixed") else ()
-    sources = (len(plane.sources),) if plan.channels == "mixed" else ()
+    n_sources = len(plane.sources) // (2 if plan.numbers == "complex" else 1)
+    sources = (n_sources,) if plan.channels == "mixed" else ()
     shape = (*grid, *several, *sources, *plan.shape)
     top, left = plane.geometry.offset
     places = np.array([(b.row + top, b.col + left, b.rows, b.cols) for b in found.boxes], dtype=np.int64)
@@ -279,7 +283,7 @@ def _map_of(plan: FitPlan, found: TileFits, smoothness: float) -> KernelMap:
         noise_std=np.array([[one.noise_std for one in fits] for fits in found.fits]).reshape(*grid, *several),
         boxes=places.reshape(*grid, 4),
         findings=tuple(tuple(findings[r * grid[1] : (r + 1) * grid[1]]) for r in range(grid[0])),
-        convention=plane.geometry.convention,
+        convention=dataclasses.replace(plane.geometry.convention, apart=False),
         smoothness=smoothness,
         common=found.common,
         variation=found.variation,

@@ -137,6 +137,7 @@ RULES = (
     _rule("register", "complex numbers", "a motion is read from real pixels", _PARTS),
     _rule("register", "volume", "motions are known for images", "leave it out"),
     _rule("register", "signals", "a motion takes two dimensions", "leave it out; lags= hold a delay"),
+    _rule("complex numbers", "smoothness", "its penalty is on the differences of real kernels", "leave it out"),
     _rule("tiles", "variation", "each tile has a kernel of its own", "need find_kernel for one that varies"),
     _rule("statistics alone", "sandwich errors", "they come of the residual, which sums do not hold", _PIXELS),
     _rule("statistics alone", "ConjugateGradient", "conjugate gradients never form these sums", _PIXELS),

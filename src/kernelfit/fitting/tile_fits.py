@@ -18,6 +18,7 @@ import numpy as np
 
 from ..compiled.threads import bands, in_order
 from ..core.background import Elimination
+from ..core.complex_numbers import raised
 from ..core.estimate import Estimate
 from ..core.findings import Finding
 from ..core.normal_equations import NormalEquations
@@ -231,6 +232,7 @@ def _undetermined(items: Items, method: str) -> Fitted:
 
 def _kernel_of(fit: Estimate) -> TileKernel:
     """Keep of an estimate what a map holds."""
+    fit = raised(fit)
     surface = None if fit.background is None else fit.background.coefficients
     # of no pixel at all, a kernel of zeros is not known to be one
     stderr = np.full(fit.kernel.size, np.nan) if fit.rank == 0 and math.isnan(fit.noise_std) else fit.stderr.ravel()

@@ -17,15 +17,15 @@ from ..core.geometry import Shape
 from ..core.model import Model
 from ..core.validation import Array, as_workers
 from ..data import masking
-from ..data.observation import as_image
+from ..data.observation import NUMBERS, as_image
 from ..engines.welch import tukey
 from ..solvers.spectral_band import PENALTIES, ROUNDING, penalty_root
 from ..solvers.wiener import as_balance
 from . import inpainting
+from .complex_division import CLASSES, ComplexDivision, parts_of
 
 BOUNDARIES = (None, "wrap")
 EDGES = ("auto", "fade", "solve")
-_CLASSES = 400  # of frequencies, four to an octave from 2^-67 on
 _LINES = 64  # columns of frequencies, at least, that cross-validation looks at
 _ROUNDS = 4
 _TAPER = 0.25
@@ -58,9 +58,9 @@ def deconvolve(
     Parameters
     ----------
     target : array_like, shape (rows, cols)
-        The blurred image, of any real dtype; never changed.
+        The blurred image, of any dtype of real or complex numbers; never changed.
     kernel : array_like, shape (rows, cols)
-        The kernel that made it, in mode "same"; odd or even.
+        The kernel that made it, in mode "same"; odd or even, real or complex.
     balance : float or "auto", optional
         How much the penalty counts against the data, without dimension, relative to m. The default "auto" takes that
         of the least generalised cross-validation: the best prediction of pixels left out. Where the noise is seen not
@@ -94,12 +94,12 @@ def deconvolve(
     Returns
     -------
     ndarray, of the target's shape
-        The restored image: float32 for a float32 target, else float64.
+        The restored image: float32 for a float32 target, else float64; complex64 or complex128 if either is complex.
 
     Raises
     ------
     TypeError
-        If a dtype is not real, or a keyword is of the wrong type.
+        If a dtype is not one of numbers, or a keyword is of the wrong type.
     ValueError
         If an array is empty, not 2-D or not finite, the kernel is zero everywhere, pixels are missing and the balance
         is zero, or a keyword's value is unknown.
@@ -130,7 +130,7 @@ def deconvolve(
     True
     """
     bare, masked = masking.unmasked(target)
-    blurred, taps = as_image(bare, "target"), as_image(kernel, "kernel")
+    blurred, taps = as_image(bare, "target", NUMBERS), as_image(kernel, "kernel", NUMBERS)
     given = as_balance(balance)
     validation.known(boundary, BOUNDARIES, "boundary")
     validation.known(penalty, PENALTIES, "penalty")
@@ -138,8 +138,10 @@ def deconvolve(
     validation.known(nan, ("error", "mask"), "nan")
     conv = Model(tuple(taps.shape), boundary=boundary, origin=origin, operation=operation).convention("same")
     threads = as_workers(workers)
-    dtype = np.float32 if np.dtype(blurred.dtype) in (np.float32, np.float16) else np.float64
-    y, k = np.require(blurred, dtype, ("C", "W")), np.asarray(taps, dtype=np.float64)
+    number = "c" if "c" in (np.dtype(blurred.dtype).kind, np.dtype(taps.dtype).kind) else "f"
+    single, double = np.dtype(f"{number}{4 + 4 * (number == 'c')}"), np.dtype(f"{number}{8 + 8 * (number == 'c')}")
+    dtype = single if np.dtype(blurred.dtype) in (np.float32, np.float16, np.complex64) else double
+    y, k = np.require(blurred, dtype, ("C", "W")), np.asarray(taps, dtype=double)
     if mask is None and masked is None and nan == "error":
         unseen = None
     else:
@@ -174,34 +176,48 @@ def deconvolve(
         raise ValueError(
             f"got origin={origin!r}, need one nearer to the {side[0]}x{side[1]} kernel than the target's sides"
         )
+    divide_by = _Division.of if number == "f" else _complex_division
     size = (y.shape[0], y.shape[1]) if boundary == "wrap" else _period(y.shape, reach)
     solve = boundary is None and edges == "solve" and given != 0
     if unseen is None:
         if not solve:
-            with _Division.of(k, conv, size, penalty, dtype, threads) as division:
+            with divide_by(k, conv, size, penalty, dtype, threads) as division:
                 division.transform(y if boundary == "wrap" else _Continued(y, size))
                 restored = division.divided(division.balance() if given is None else given, y.shape)
-        inpainting.warn_of_dead_lines(y, side)
+        for part in parts_of(y):
+            inpainting.warn_of_dead_lines(part, side)
         # under "identity" pixels that nobody saw are pulled to zero, which is worse than what fades
         fades = boundary == "wrap" or edges == "fade" or penalty == "identity" or given == 0
-        if not solve and (fades or not inpainting.rings(restored, y, side)):
+        if not solve and (fades or not _rings(restored, y, side)):
             return restored
     if boundary is None:
         size = _period(y.shape, reach, room=2, unit=16)
-    with _Division.of(k, conv, size, penalty, np.float64, threads) as division:
-        image = _solved(y.astype(np.float64), unseen, division, given, periodic=boundary == "wrap")
+    with divide_by(k, conv, size, penalty, double, threads) as division:
+        image = _solved(y.astype(double), unseen, division, given, periodic=boundary == "wrap")
     return np.asarray(image, dtype=dtype)
 
 
+def _rings(restored: npt.NDArray[Any], y: npt.NDArray[Any], side: Shape) -> bool:
+    """Say whether edges spoil a restored image, or a part of it that is more than rounding."""
+    least = 1e-6 * float(np.abs(y).max())
+    both = zip(parts_of(restored), parts_of(y), strict=True)
+    return any(inpainting.rings(one, own, side) for one, own in both if float(np.abs(own).max()) > least)
+
+
 def _solved(
-    y: Array, unseen: npt.NDArray[np.bool_] | None, division: "_Division", given: float | None, *, periodic: bool
-) -> Array:
+    y: npt.NDArray[Any],
+    unseen: npt.NDArray[np.bool_] | None,
+    division: "_Division | ComplexDivision",
+    given: float | None,
+    *,
+    periodic: bool,
+) -> npt.NDArray[Any]:
     """Return the restored image, of which missing pixels, and those beyond the edges, are found together with it.
 
     Without a balance it is first chosen from the target with tapered edges, then from what was filled by that.
     """
     n, m = y.shape
-    image, unknown = np.empty(division.size), np.zeros(division.size, dtype=bool)
+    image, unknown = np.empty(division.size, dtype=y.dtype), np.zeros(division.size, dtype=bool)
     if periodic:
         image[...] = y
     else:
@@ -247,7 +263,11 @@ class _Continued:
         own = self.image[first : first + len(out)]
         out[: len(own), :m] = own
         out[len(own) :, :m] = self.below[max(0, first - n) :][: len(out) - len(own)]
-        spectra.bridge(out, *self.across)
+        parts = parts_of(out)
+        for part in parts:
+            spectra.bridge(part, *self.across)
+        if len(parts) == 2:
+            out.real, out.imag = parts
 
 
 @functools.lru_cache(maxsize=8)
@@ -256,6 +276,14 @@ def _bridge(n: int, gap: int) -> tuple[npt.NDArray[Any], ...]:
     i = np.arange(gap)
     fold = np.concatenate([np.arange(n), np.arange(n)[::-1]])
     return fold[(n + i) % (2 * n)], fold[(i - gap) % (2 * n)], 0.5 - 0.5 * np.cos(np.pi * (i + 0.5) / max(gap, 1))
+
+
+@contextlib.contextmanager
+def _complex_division(
+    kernel: npt.NDArray[Any], conv: geometry.Convention, size: Shape, penalty: str, dtype: npt.DTypeLike, threads: int
+) -> Iterator[ComplexDivision]:
+    """Lend a division by a complex kernel, or of a complex image."""
+    yield ComplexDivision(kernel, conv, size, penalty, dtype, threads, _validated)
 
 
 class _Division:
@@ -299,7 +327,7 @@ class _Division:
         """Choose the balance for the image that was transformed."""
         from ..compiled import spectra
 
-        sums, counts = np.zeros(_CLASSES), np.zeros(_CLASSES)
+        sums, counts = np.zeros(CLASSES), np.zeros(CLASSES)
         step, even = max(1, len(self.across) // _LINES), self.size[1] % 2 == 0
         spectra.classes(self.spectrum, *self.kernel, self.across, self.down, self.scale, step, even, sums, counts)
         return _validated(sums, counts)

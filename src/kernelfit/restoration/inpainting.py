@@ -74,7 +74,8 @@ def fill(image: Array, unknown: Mask, left: Callable[[Array], Array]) -> None:
 
 
 def _dot(a: Array, b: Array) -> float:
-    return float((a * b).sum())  # not BLAS: its threads would go on spinning into the next transform
+    # not BLAS: its threads would go on spinning into the next transform
+    return float((a.real * b.real).sum() + (a.imag * b.imag).sum()) if a.dtype.kind == "c" else float((a * b).sum())
 
 
 def rings(restored: npt.NDArray[np.generic], target: npt.NDArray[np.generic], side: tuple[int, int]) -> bool:
