@@ -11,7 +11,7 @@ import numpy as np
 from ..core.dimensions import of_any_dimension
 from ..core.estimate import Estimate, require_fit
 from ..core.validation import Array, as_list
-from ..data.observation import as_planes
+from ..data.observation import NUMBERS, as_planes
 from ..data.warp import laid_on
 from .field import middle
 
@@ -143,8 +143,8 @@ def planes_of(fit: Estimate, image: Any, target: Any) -> list[list[Planes]]:
             one, other = fit.curve.image(one), fit.curve.target(other)  # noqa: PLW2901
         if fit.registration is not None:
             one = laid_on(one, fit.registration.of(i), fit.channel_axis)  # noqa: PLW2901
-        sources = as_planes(one, "image", fit.channel_axis)
-        results = as_planes(other, "target", fit.channel_axis)
+        sources = as_planes(one, "image", fit.channel_axis, NUMBERS)
+        results = as_planes(other, "target", fit.channel_axis, NUMBERS)
         channels = fit.kernel.shape[: -2 if fit.convention.field is None else -3]
         n_sources = channels[-1] if channels else len(results)
         n_results = channels[0] if channels else len(sources)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,12 +35,21 @@ def window(fit: Estimate, image: npt.ArrayLike, target: npt.ArrayLike, side: int
 
 
 def windows(fit: Estimate, image: npt.ArrayLike, target: npt.ArrayLike, side: int = _SIDE) -> list[list[Array]]:
-    """Return the windows of each target channel that has a fit of its own: one for each pair (and shared channel)."""
+    """Return the windows of each target channel that has a fit of its own: one for each pair (and shared channel).
+
+    Of complex targets those of the real and of the imaginary part.
+    """
     found = []
     for part, planes in zip(fit.parts or (fit,), planes_of(fit, image, target), strict=True):
         most = max(min(_LEAST, side), side // math.ceil(math.sqrt(min(len(planes), _MOST))))
-        found.append([_window(part, each, most) for each in planes[:_MOST]])
+        lefts = [_window(part, each, most) for each in planes[:_MOST]]
+        found.append([half for left in lefts for half in _halves(left)])
     return found
+
+
+def _halves(left: npt.NDArray[Any]) -> list[Array]:
+    """Return the real and the imaginary part of a complex window, a real one as it is."""
+    return [left.real, left.imag] if left.dtype.kind == "c" else [left]
 
 
 def tiled(parts: list[Array]) -> Array:
@@ -55,7 +65,7 @@ def tiled(parts: list[Array]) -> Array:
     return out[: out.shape[0] - _LAGS, : out.shape[1] - _LAGS]
 
 
-def _window(fit: Estimate, planes: Planes, side: int) -> Array:
+def _window(fit: Estimate, planes: Planes, side: int) -> npt.NDArray[Any]:
     """Return one window."""
     conv, field = fit.convention, fit.convention.field
     functions: Sequence[Weight | None] = (None,) if field is None else field.weights
@@ -79,10 +89,12 @@ def _window(fit: Estimate, planes: Planes, side: int) -> Array:
         inside = geometry.Convention(
             "valid", origin=geometry.default_origin(shape), operation=conv.operation, stride=conv.stride
         )
-    left = np.array(result[y, x], dtype=np.float64)
+    kinds = {np.dtype(one.dtype).kind for one in (result, fit.kernel, *planes.sources)}
+    number: Any = np.complex128 if "c" in kinds else np.float64
+    left = np.array(result[y, x], dtype=number)
     for own, each in zip(kernels, planes.sources, strict=True):
         for kernel, weight in zip(own, functions, strict=True):
-            image = np.array(each[z], dtype=np.float64)
+            image = np.array(each[z], dtype=number)
             if weight is not None:
                 weight.multiply(image, *(np.arange(n)[part] for n, part in zip(source.shape, z, strict=True)))
             left -= predict(image, kernel, inside)

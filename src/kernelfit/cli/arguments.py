@@ -45,15 +45,6 @@ def check_outputs(args: argparse.Namespace, *wanted: tuple[str | None, str, tupl
     return paths
 
 
-def require_real(args: argparse.Namespace, *arrays: Any) -> None:
-    """Refuse complex numbers, for which the files and pages that are written have no room."""
-    for path, array in zip((args.image, args.target), arrays, strict=False):
-        if np.dtype(array.dtype).kind == "c":
-            raise BadCallError(
-                f"{path}: got complex numbers, need real ones; kernelfit.find_kernel in Python takes both"
-            )
-
-
 def choice_of(args: argparse.Namespace, at: int) -> dict[str, Any]:
     """Return which plane of a file is meant: the option's only value, or the one for this file."""
     found: dict[str, Any] = {"allow_external": True} if args.allow_external else {}

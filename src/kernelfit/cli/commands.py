@@ -139,7 +139,8 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 def _find_pair(args: argparse.Namespace) -> series.Found:
     """Find the kernel of one pair, and draw the report that is asked for."""
     (image, target), reading = arguments.read_pair(args)
-    arguments.require_real(args, image, target)
+    if args.output not in (None, "-"):
+        kernels.require_complex(args.output, image.dtype, target.dtype)
     solver, solver_code = arguments.solver(args, image)
     settings = _settings(args)
     maps, map_code = arguments.maps(args)

@@ -38,7 +38,8 @@ def find(args: argparse.Namespace, settings: dict[str, Any]) -> tuple[Found, int
     rates = {rate for rate in (one.rate, other.rate) if rate is not None}
     if len(rates) > 1:
         raise BadCallError(f"got signals of {' and '.join(map(str, rates))} samples a second, need the same; resample")
-    arguments.require_real(args, x, y)
+    if args.output not in (None, "-"):
+        kernels.require_complex(args.output, x.dtype, y.dtype)
     several = args.channels is not None
     for name, path, values in (("image", args.image, x), ("target", args.target, y)):
         if (len(values.shape) == 2) != several and not (several and args.channels == "mixed" and name == "target"):

@@ -17,16 +17,17 @@ from ..core.findings import Verdict
 from ..core.geometry import Convention, convention_from, default_origin
 from ..core.npz import ImageFileError, Writer, reading, require_length, require_plain, write_whole
 from ..core.serialization import estimate_writer, load_estimate, require_kernel
-from ..core.validation import Array
+from ..core.validation import Array, complex_of
 from .planes import Choice, require
 from .read import open_tiff, quiet, read_image, read_table, tiff_pixels
 from .scientific import fits_pixels, open_fits
-from .signals import is_wav, load, signal_writer
+from .signals import is_wav, load, number_format, signal_writer
 
 SUFFIXES = (".npy", ".csv", ".txt", ".tif", ".tiff", ".fits", ".json", ".npz")
 _FITS_KEYS = {"mode": "KFMODE", "boundary": "KFBOUND", "fillvalue": "KFFILL", "operation": "KFOPER"}
 _FITS_PAIRS = {"origin": ("KFORIG", None), "stride": ("KFSTRD", 1), "offset": ("KFOFFS", 0)}
 _MOST_TEXT = 2**28
+_COMPLEX = (".npz", ".npy", ".json", ".csv", ".txt")  # formats that hold complex numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,9 +59,11 @@ class KernelFile:
             plain = Convention(origin=side, stride=cast(Any, (1,)), offset=cast(Any, (0,)), ndim=1)
         else:
             plain = Convention(origin=default_origin((self.kernel.shape[-2], self.kernel.shape[-1])))
+        if self.kernel.dtype.kind == "c":
+            plain = dataclasses.replace(plain, numbers="complex")
         return Estimate(
             kernel=self.kernel,
-            factor=None if self.stderr is None else np.diag(self.stderr.ravel()),
+            factor=None if self.stderr is None else np.diag(_parts(self.stderr)),
             noise_std=math.nan,
             rank=self.kernel.size,
             condition=math.nan,
@@ -74,9 +77,10 @@ class KernelFile:
     def planes(self) -> "dict[str, KernelFile]":
         """Return each kernel by itself where the file holds those of several channels, under the channels' names."""
         own = 1 if self.of_signals else 2
-        if self.kernel.ndim == own or (self.of_volumes and self.convention is not None):
+        whole = self.kernel.dtype.kind == "c"
+        if not whole and (self.kernel.ndim == own or (self.of_volumes and self.convention is not None)):
             return {"": self}
-        if self.fit is not None or (self.convention is not None and self.convention.field is not None):
+        if whole or self.fit is not None or (self.convention is not None and self.convention.field is not None):
             fits = split_channels(self.as_fit())
             return {
                 name: dataclasses.replace(self, kernel=one.kernel, stderr=one.stderr, fit=one)
@@ -90,6 +94,12 @@ class KernelFile:
         return found
 
 
+def _parts(values: Any) -> Array:
+    """Return numbers as a vector, of complex ones the real parts and then the others."""
+    flat = np.ravel(values)
+    return np.concatenate([flat.real, flat.imag]) if flat.dtype.kind == "c" else flat
+
+
 def as_dict(fit: Estimate) -> dict[str, Any]:
     """Return a result as plain types for JSON, with None for what is not finite."""
     plain = (
@@ -98,7 +108,7 @@ def as_dict(fit: Estimate) -> dict[str, Any]:
     ).split()
     return {
         "kind": "kernelfit kernel",
-        "kernel": fit.kernel.tolist(),
+        "kernel": finite(fit.kernel.tolist()),
         "stderr": finite(fit.stderr.tolist()),
         "convention": fit.convention.stored(),
         "verdict": {"name": fit.verdict.name, "ok": fit.verdict.ok, "text": fit.verdict.value},
@@ -109,7 +119,7 @@ def as_dict(fit: Estimate) -> dict[str, Any]:
         if fit.background is None
         else {
             "degree": fit.background.degree,
-            "coefficients": fit.background.coefficients.tolist(),
+            "coefficients": finite(fit.background.coefficients.tolist()),
             "stderr": finite(fit.background.stderr.tolist()),
         },
         "curve": None
@@ -137,11 +147,16 @@ def as_dict(fit: Estimate) -> dict[str, Any]:
 
 
 def finite(value: Any) -> Any:
-    """Return the value with None in the place of each number that JSON has no word for."""
+    """Return the value with None in the place of each number that JSON has no word for.
+
+    Complex numbers become ``{"real": ..., "imag": ...}``.
+    """
     if isinstance(value, list):
         return [finite(v) for v in value]
     if isinstance(value, np.generic):
         value = value.item()
+    if isinstance(value, complex):
+        return {"real": finite(value.real), "imag": finite(value.imag)}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -154,6 +169,7 @@ def kernel_writer(path: Path, fit: Estimate, rate: int | None = None) -> Writer:
     """Return what writes a kernel in the format that the name says; `rate` is that of a WAV file."""
     suffix = path.suffix.lower()
     kernel = np.ascontiguousarray(fit.kernel)
+    require_complex(path.name, fit.kernel.dtype)
     if suffix == ".npz":
         return estimate_writer(fit)
     if suffix == ".wav":
@@ -166,7 +182,7 @@ def kernel_writer(path: Path, fit: Estimate, rate: int | None = None) -> Writer:
             raise ValueError(msg)
         text = std_io.StringIO()
         header = "" if suffix == ".csv" else f"kernel found by kernelfit: {fit.convention}\nverdict: {fit.verdict.name}"
-        np.savetxt(text, kernel, fmt="%.17g", delimiter="," if suffix == ".csv" else " ", header=header)
+        np.savetxt(text, kernel, fmt=number_format(kernel), delimiter="," if suffix == ".csv" else " ", header=header)
         data = text.getvalue().encode()
     elif suffix == ".json":
         data = (json.dumps(as_dict(fit), indent=1, allow_nan=False) + "\n").encode()
@@ -184,6 +200,12 @@ def kernel_writer(path: Path, fit: Estimate, rate: int | None = None) -> Writer:
     else:
         return lambda file: np.save(file, kernel, allow_pickle=False)
     return lambda file: file.write(data)
+
+
+def require_complex(name: str, *dtypes: Any) -> None:
+    """Refuse a name whose format does not hold the kernel that complex numbers give."""
+    if any(np.dtype(one).kind == "c" for one in dtypes) and not name.lower().endswith(_COMPLEX):
+        raise ValueError(f"got {name} for a complex kernel, need {', '.join(_COMPLEX)}; choose another name")
 
 
 def _fits_bytes(kernel: Array, fit: Estimate) -> bytes:
@@ -249,7 +271,8 @@ def read_kernel(path: str) -> KernelFile:
             msg = f"{path}: got an array of shape {kernel.shape}, need rows and columns, after axes of channels if any"
             raise ImageFileError(msg)
         require_kernel(kernel, None if found.fit is not None else found.stderr)
-    return dataclasses.replace(found, kernel=np.asarray(kernel, dtype=np.float64))
+    number: Any = np.complex128 if kernel.dtype.kind == "c" else np.float64
+    return dataclasses.replace(found, kernel=np.asarray(kernel, dtype=number))
 
 
 def _from_json(path: Path) -> KernelFile:
@@ -259,13 +282,28 @@ def _from_json(path: Path) -> KernelFile:
         )
     fields = json.loads(path.read_text(encoding="utf-8"))
     errors, convention, verdict = (fields.get(name) for name in ("stderr", "convention", "verdict"))
-    stderr = None if errors is None else np.array(errors, dtype=np.float64)
+    stderr = None if errors is None else _numbers(errors)
     return KernelFile(
-        np.array(fields["kernel"], dtype=np.float64),
+        _numbers(fields["kernel"]),
         None if stderr is None or not np.isfinite(stderr).all() else stderr,
         None if convention is None else convention_from(convention),
         verdict=str(verdict.get("text", "") if isinstance(verdict, dict) else verdict or ""),
     )
+
+
+def _numbers(value: Any) -> Any:
+    """Return the numbers of a table in JSON, of complex ones with both parts."""
+    first = value
+    while isinstance(first, list) and first:
+        first = first[0]
+    if not isinstance(first, dict):
+        return np.array(value, dtype=np.float64)
+
+    def part(one: Any, name: str) -> Any:
+        return [part(v, name) for v in one] if isinstance(one, list) else one[name]
+
+    real, imaginary = (np.array(part(value, name), dtype=np.float64) for name in ("real", "imag"))
+    return complex_of(real, imaginary)
 
 
 def _from_fits(path: Path) -> KernelFile:

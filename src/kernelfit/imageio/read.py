@@ -167,13 +167,17 @@ def _from_stdin(data: bytes, choice: Choice) -> Any:
     return pick_plane("<stdin>", np.load(file, allow_pickle=False), choice)
 
 
-def read_table(path: str | Path) -> NDArray[np.float64]:
-    """Read a text of numbers, a row in each line; commas, semicolons (with decimal commas), tabs or blanks between."""
+def read_table(path: str | Path) -> NDArray[Any]:
+    """Read a text of numbers, a row in each line; commas, semicolons (with decimal commas), tabs or blanks between.
+
+    Complex numbers are written ``1.5-2j``.
+    """
     text = Path(path).read_text(encoding="utf-8-sig")
     first = next((line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")), "")
     delimiter = next((mark for mark in ";,\t" if mark in first), None)
     text = text.replace(",", ".") if delimiter == ";" else text
-    return np.loadtxt(io.StringIO(text), delimiter=delimiter, ndmin=2, dtype=np.float64)
+    number = np.complex128 if "j" in first.lower() else np.float64
+    return np.loadtxt(io.StringIO(text), delimiter=delimiter, ndmin=2, dtype=number)
 
 
 def _read_table(path: Path, choice: Choice) -> Any:

@@ -111,7 +111,7 @@ def _read_wav(path: Path) -> Signal:
     return Signal(samples, int(rate))
 
 
-def _columns(path: Path) -> tuple[list[str], npt.NDArray[np.float64]]:
+def _columns(path: Path) -> tuple[list[str], npt.NDArray[Any]]:
     """Return the columns of a table, and the names in its first line if there are any."""
     text = path.read_text(encoding="utf-8-sig")
     first, _, rest = text.partition("\n")
@@ -147,9 +147,18 @@ def _pick(path: Path, samples: Any, channel: int | str, names: list[str]) -> Any
     return samples[:, at] if len(samples.shape) == 2 else samples
 
 
+def number_format(table: npt.NDArray[Any]) -> str | list[str]:
+    """Return how numbers are written in a table of text; complex ones as ``1.5-2j``."""
+    if table.dtype.kind != "c":
+        return "%.17g"
+    return ["%.17g%+.17gj"] * (table.shape[1] if table.ndim == 2 else 1)
+
+
 def signal_writer(path: Path, samples: npt.NDArray[Any], rate: int | None) -> Writer:
     """Return what writes samples, (n,) or (n, channels), in the format that the name says; WAV holds float32."""
     if path.suffix.lower() == ".wav":
+        if samples.dtype.kind == "c":
+            raise ValueError(f"got complex samples for {path.name}, which holds real ones; write .npy or .csv")
         if rate is None:
             raise ValueError(f"got {path.name} for samples of unknown rate, need WAV files to begin with; write .npy")
         largest = float(np.abs(samples).max(initial=0))
@@ -162,7 +171,7 @@ def signal_writer(path: Path, samples: npt.NDArray[Any], rate: int | None) -> Wr
         mark = "," if path.suffix.lower() == ".csv" else " "
 
         def write(file: BinaryIO) -> None:
-            np.savetxt(file, samples, fmt="%.17g", delimiter=mark)
+            np.savetxt(file, samples, fmt=number_format(samples), delimiter=mark)
 
         return write
     return lambda file: np.save(file, samples, allow_pickle=False)

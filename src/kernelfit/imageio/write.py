@@ -149,6 +149,8 @@ def write_image(path: Path, image: NDArray[Any], white: int = 0, *, overwrite: b
     whether an existing file may be replaced. `header`: of a FITS file. Returns how many pixels were cut off.
     """
     suffix, cut = path.suffix.lower(), 0
+    if image.dtype.kind == "c" and suffix != ".npy":
+        raise ValueError(f"got complex pixels for {path.name}, need .npy, which holds them; choose another name")
     if white:
         pillow = require("PIL.Image", package="pillow", extra="cli", purpose="writing pictures")
         top = max(white, 255)

@@ -14,12 +14,13 @@ import numpy.typing as npt
 from ..analysis import residuals
 from ..analysis.channel_split import split_channels, split_targets
 from ..core.dimensions import in_samples, of_any_dimension
-from ..core.estimate import Estimate, require_real
+from ..core.estimate import Estimate
 from ..core.validation import Array
 from ..imageio.planes import require
 from . import signals, volumes
 from .field import flux_map, kernel_grid, width_map
 from .panels import BLUE, GRAY, ORANGE, colorbar, cuts, error, frequency_response, kernel, new_axes, picture
+from .phase import halves, modulus, phase
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -163,8 +164,6 @@ def overview(
     ValueError
         If only one of the pair is given.
     """
-    if image is not None:
-        require_real(fit)
     if (image is None) != (target is None):
         raise ValueError("got one of image and target, need both for the residual, or neither")
     if fit.convention.ndim == 3:
@@ -174,7 +173,8 @@ def overview(
         lefts = [residuals.tiled(part) for part in residuals.windows(fit, image, target)]
     kernels = [split_channels(part) for part in parts.values()]
     layouts = [
-        _layout(len(each), lefts is not None, _varies(part)) for each, part in zip(kernels, parts.values(), strict=True)
+        _layout(len(each), lefts is not None, _varies(part), len(halves(each)))
+        for each, part in zip(kernels, parts.values(), strict=True)
     ]
     if figure is None:
         pyplot = require("matplotlib.pyplot", package="matplotlib", extra="plot", purpose="drawing")
@@ -227,7 +227,7 @@ def _varies(part: Estimate) -> bool:
     return part.convention.field is not None and part.kernel.ndim == 3
 
 
-def _layout(n_kernels: int, paired: bool, varies: bool) -> list[list[str]]:
+def _layout(n_kernels: int, paired: bool, varies: bool, n_complex: int) -> list[list[str]]:
     """Return the places of the pictures of one target."""
     if n_kernels == 1:
         more = [["kernel grid", "width map", "flux map"]] if varies else []
@@ -237,6 +237,7 @@ def _layout(n_kernels: int, paired: bool, varies: bool) -> list[list[str]]:
             return [["kernel 0", "error 0", "response 0"], *more]
         return [["kernel 0", "error 0"], ["cuts 0", "response 0"]]
     rows = [[f"{what} {at}" for what in ("kernel", "error", "cuts", "response")] for at in range(n_kernels)]
+    rows += [[f"modulus {at}", f"phase {at}", ".", "."] for at in range(n_complex)]
     return rows + ([["residual", "autocorrelation", ".", "."]] if paired else [])
 
 
@@ -254,6 +255,10 @@ def _believe(
         if f"cuts {at}" in axes:
             cuts(one, axes[f"cuts {at}"])
         frequency_response(one, axes[f"response {at}"])
+    for at, (what, real, imaginary) in enumerate(halves(kernels)):
+        for polar in (modulus, phase):
+            ax = polar(real, imaginary, axes[f"{polar.__name__} {at}"])
+            ax.set_title(f"{what}: {ax.get_title()}" if what else ax.get_title())
     if "kernel grid" in axes:
         for draw in (kernel_grid, width_map, flux_map):
             draw(fit, axes[draw.__name__.replace("_", " ")])

@@ -21,11 +21,12 @@ from ..core.estimate import Estimate
 from ..core.findings import Finding, Verdict
 from ..core.npz import write_whole
 from ..core.validation import Array, as_list
-from ..data.observation import as_planes
+from ..data.observation import NUMBERS, as_planes
 from ..imageio import write
 from ..imageio.planes import require
 from . import field, overview, panels, signals, volumes
 from .html import advice
+from .phase import halves, modulus, phase
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -246,7 +247,7 @@ def _about(name: str, part: Estimate, kernels: dict[str, Estimate], left: Array)
     """Return all there is to say about one target: pictures, measurements, figures, taps."""
     single = len(kernels) == 1
     where = "" if not name else f": {html.escape(name)}"
-    spread = part.convention.ndim > 1
+    spread = part.convention.ndim > 1 and part.kernel.dtype.kind != "c"
     psfs = [measure_psf(one) for one in kernels.values()] if spread else []
     numbers = []
     for row in zip(*(psf.rows() for psf in psfs), strict=True):
@@ -257,6 +258,10 @@ def _about(name: str, part: Estimate, kernels: dict[str, Estimate], left: Array)
     out = [f'<h2>In pictures{where}</h2><div class="pictures">']
     for label, one in kernels.items():
         out += _of_kernel(one, "" if single else html.escape(label[0].upper() + label[1:]) + ". ", single)
+    for label, *both_parts in halves(kernels):
+        told = f"{label[0].upper()}{label[1:]}. " if label else ""
+        out.append(_figure(modulus, *both_parts, name="Modulus", caption=f"{told}The modulus of the complex taps."))
+        out.append(_figure(phase, *both_parts, name="Phase", caption=f"{told}Their phase, where it is known."))
     if overview._varies(part):
         out += _of_field(part)
     out += [
@@ -294,16 +299,21 @@ def _embedded(figure: "Figure", name: str, caption: str) -> str:
 
 def _thumbnail(image: Any, axis: int | None, ax: Any) -> None:
     """Draw every so many-th pixel of an image, from its darkest to its brightest percent; three channels as colours."""
-    planes = as_planes(image, "image", axis)
+    planes = as_planes(image, "image", axis, NUMBERS)
     if planes[0].shape[0] == 1:
-        signals.thumbnail(planes[0][:, :], ax)
+        signals.thumbnail(_modulus(planes[0][:, :]), ax)
         return
     step = max(1, max(planes[0].shape) // 500)
-    shown = np.stack([np.asarray(plane[::step, ::step], dtype=np.float64) for plane in planes], axis=-1)
+    shown = np.stack([_modulus(plane[::step, ::step]) for plane in planes], axis=-1)
     shown = shown if shown.shape[-1] == 3 else shown[..., 0]
     low, high = np.nanpercentile(np.where(np.isfinite(shown), shown, np.nan), [1, 99]) if shown.size else (0, 1)
     ax.imshow(np.clip((shown - low) / (high - low if high > low else 1), 0, 1), cmap="gray", vmin=0, vmax=1)
     ax.set_axis_off()
+
+
+def _modulus(values: Any) -> Array:
+    """Return numbers to be drawn, of complex ones their modulus."""
+    return np.asarray(np.abs(values) if np.iscomplexobj(values) else values, dtype=np.float64)
 
 
 def _of_kernel(fit: Estimate, label: str, cut: bool) -> list[str]:
@@ -392,7 +402,7 @@ def _figures(fit: Estimate) -> list[tuple[str, ...]]:
         ("solver", "conjugate gradients" if fit.iterations and fit.factor is None else fit.solver),
         ("errors are", errors + (", for correlated noise" if fit.errors == "sandwich" else "")),
     ]
-    name = in_words(fit) if fit.convention.ndim == 2 else ""
+    name = in_words(fit) if fit.convention.ndim == 2 and fit.kernel.dtype.kind != "c" else ""
     rows += [("filter", name.replace("+-", "±"))] if name else []
     rows += [("prior", str(prior)) for prior in fit.priors]
     if fit.background is not None:

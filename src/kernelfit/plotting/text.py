@@ -17,21 +17,25 @@ def summary(fit: Estimate) -> str:
     peak = np.unravel_index(int(np.argmax(np.abs(fit.kernel))), fit.kernel.shape)
     totals = [p.factor for p in fit.parts or (fit,)]
     total, whole = fit.kernel.sum(), fit.kernel.dtype.kind == "c"
-    total_error = math.hypot(
-        *[math.nan if f is None or whole else float(np.linalg.norm(f.sum(axis=0))) for f in totals]
-    )
-    doubt = f" +/- {total_error:.2g}" if math.isfinite(total_error) else ""
+    # of a complex kernel the factor holds the real parts and then the others
+    halves = [None if f is None else np.split(f, 1 + whole) for f in totals]
+    sums = [[math.nan] if h is None else [float(np.linalg.norm(one.sum(axis=0))) for one in h] for h in halves]
+    total_error = [math.hypot(*one) for one in zip(*sums, strict=False)]
+    doubt = "".join(f" +/- {e:.2g}" for e in total_error[:1]) + "".join(f" and {e:.2g}j" for e in total_error[1:])
+    doubt = doubt if all(map(math.isfinite, total_error)) else ""
     sides = fit.kernel.shape[-fit.convention.ndim :]
     many = "".join(f"{n} x " for n in fit.kernel.shape[: fit.kernel.ndim - len(sides)])
     where = tuple(int(i) for i in peak)
     window = f"{sides[0]} taps, lags {fit.lags[0]} to {fit.lags[-1]}" if signals else " x ".join(map(str, sides))
     place = f"lag {fit.lags[where[-1]]}{f' of {where[:-1]}' if many else ''}" if signals else f"{where}"
     share = f", expected relative error {error / size:.2g}" if size > 0 and math.isfinite(error) else ""
+    tap = fit.kernel[peak]
+    polar = f", modulus {abs(tap):.6g} and phase {np.angle(tap, deg=True):.4g} degrees" if whole else ""
     filter_name = in_words(fit) if fit.convention.ndim == 2 and not whole else ""
     kind = "complex " if fit.convention.numbers != "real" else ""
     lines = [
         *[f"{'found' if at == 0 else '':11s} {words}" for at, words in enumerate(fit.found)],
-        f"kernel      {many}{window}, sum {total:.6g}{doubt}, largest tap {fit.kernel[peak]:.6g} at {place}{share}",
+        f"kernel      {many}{window}, sum {total:.6g}{doubt}, largest tap {fit.kernel[peak]:.6g} at {place}{polar}{share}",
         *([f"filter      {filter_name}"] if filter_name else []),
         f"convention  {fit.convention}",
         f"fit         {fit.n_pixels} {kind}pixels, rank {fit.rank} of {fit.kernel.size}, condition {fit.condition:.2g}",
