@@ -35,7 +35,7 @@ def summary(fit: Estimate) -> str:
     kind = "complex " if fit.convention.numbers != "real" else ""
     lines = [
         *[f"{'found' if at == 0 else '':11s} {words}" for at, words in enumerate(fit.found)],
-        f"kernel      {many}{window}, sum {total:.6g}{doubt}, largest tap {fit.kernel[peak]:.6g} at {place}{polar}{share}",
+        f"kernel      {many}{window}, sum {total:.6g}{doubt}, largest tap {tap:.6g} at {place}{polar}{share}",
         *([f"filter      {filter_name}"] if filter_name else []),
         f"convention  {fit.convention}",
         f"fit         {fit.n_pixels} {kind}pixels, rank {fit.rank} of {fit.kernel.size}, condition {fit.condition:.2g}",
