@@ -3,6 +3,7 @@
     python -m benchmarks.weighted            the table, at 2048 x 2048 (1024 x 1024 against dense)
     python -m benchmarks.weighted quick      the same at 512 x 512
     python -m benchmarks.weighted beside     the same weights with background=1, against the fit with that background
+    python -m benchmarks.weighted photons    photon noise on stars, 15 x 15 taps, in plain fits, by CPU time
     python -m benchmarks.weighted coverage   how often 95 % intervals hold the truth under photon noise
 
 Each line is the median of ratios of times taken in turn. The error is the distance of the kernel from the truth over
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 import kernelfit
 
+from . import varying
 from .common import image_like_a_photograph, kernel_of_shape
 
 Array = NDArray[np.float64]
@@ -117,6 +119,26 @@ def against_dense(size: int, side: int) -> str:
     return f"{what}: {times:.1f} times as long; kernels {apart:.1g} stderr apart"
 
 
+def photons(size: int, side: int = 15, repeats: int = 3) -> str:
+    """Measure what photon noise costs on stars on a sloping sky, and how far the weights' own solution is."""
+    image = varying.scene(size).image
+    at = np.arange(11) - 5.0
+    kernel = np.exp(-(at[:, None] ** 2 + at**2) / 4)
+    mean = kernelfit.apply_kernel(image, 1.3 * kernel / kernel.sum())
+    mean += 200 + 60 * np.linspace(-1, 1, size)[:, None]
+    counts = np.random.default_rng(1).poisson(mean).astype(float)
+    fit = kernelfit.find_kernel(image, counts, side, noise="poisson", background=1)
+    ratios = []
+    for _ in range(repeats):
+        times = []
+        for words in ({}, {"noise": "poisson"}):
+            start = time.process_time()
+            kernelfit.find_kernel(image, counts, side, background=1, **words)
+            times.append(time.process_time() - start)
+        ratios.append(times[1] / times[0])
+    return f"{size:6d} {side:4d}  {statistics.median(ratios):6.2f} plain fits; {'; '.join(fit.notes)}; {fit.weighting}"
+
+
 def coverage(n: int = 500) -> None:
     """Print the coverage of 95 % intervals, with photon noise declared and not, and beside a sky."""
     rng = np.random.default_rng(7)
@@ -136,10 +158,32 @@ def coverage(n: int = 500) -> None:
             print(f"noise={noise!r} {more}: {100 * hit / (n * kernel.size):.1f} % of {n} x {kernel.size} intervals")
 
 
+def coverage_by_a_sample(n: int = 200) -> None:
+    """Print the coverage where the Gram matrix comes from a sample of patches: stars on a sloping sky."""
+    rng = np.random.default_rng(3)
+    stars = np.zeros((310, 331))
+    flux = np.minimum(rng.pareto(1.2, 450) * 1500, 3e5)
+    stars[rng.integers(0, 310, 450), rng.integers(0, 331, 450)] = flux
+    image, side = scipy.ndimage.gaussian_filter(stars, 0.8), (11, 13)
+    kernel = np.multiply.outer(*(np.exp(-((np.arange(k) - k // 2) ** 2) / 4.0) for k in side))
+    kernel *= 1.3 / kernel.sum()
+    mean = kernelfit.apply_kernel(image, kernel, boundary="nearest") + 200 + 60 * np.linspace(-1, 1, 310)[:, None]
+    hits = 0
+    for _ in range(n):
+        fit = kernelfit.find_kernel(image, rng.poisson(mean).astype(float), side, noise="poisson", background=1)
+        hits += int(np.count_nonzero(np.abs(fit.kernel - kernel) < 1.96 * fit.stderr))
+    print(f"stars, {fit.weighting}: {100 * hits / (n * kernel.size):.1f} % of {n} x {kernel.size} intervals")
+
+
 def main(arguments: list[str]) -> None:
     """Print the table."""
     if "coverage" in arguments:
         coverage()
+        coverage_by_a_sample()
+        return
+    if "photons" in arguments:
+        for size in [int(a) for a in arguments if a.isdigit()] or [1024, 2048]:
+            print(photons(size), flush=True)
         return
     more = {"background": 1} if "beside" in arguments else {}
     quick = "quick" in arguments

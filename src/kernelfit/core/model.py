@@ -423,10 +423,20 @@ class PixelVariance:
         cannot run away with a bad kernel, and reweighting ends where a convex criterion has its minimum. The least
         prediction is `floor`.
         """
-        half = 0.5 * apart**2 * self.slope
-        reach = np.sqrt(np.maximum(half * (half + 2 * observed) + apart**2 * self.constant, 0.0))
-        believed = np.clip(prediction, observed + half - reach, observed + half + reach)
-        return np.asarray(self.slope * np.maximum(believed, floor) + self.constant)
+        variance = self.slope * prediction
+        variance += self.constant
+        off = observed - prediction
+        off *= off
+        doubted = np.nonzero(off > apart**2 * variance)
+        believed = np.maximum(prediction, floor)
+        if len(doubted[0]):
+            half, seen = 0.5 * apart**2 * self.slope, observed[doubted]
+            reach = np.sqrt(np.maximum(half * (half + 2 * seen) + apart**2 * self.constant, 0.0))
+            nearest = np.clip(prediction[doubted], seen + half - reach, seen + half + reach)
+            believed[doubted] = np.maximum(nearest, floor)
+        believed *= self.slope
+        believed += self.constant
+        return np.asarray(believed)
 
 
 def as_ends(saturated: object, dtype: Any) -> tuple[float, float] | None:

@@ -236,7 +236,7 @@ class _Part:
         some = runs.where(long)
         for name, pixels in (("whole", runs.where(~long).pixels()), ("column", some.pixels())):
             for rows, cols, values in _chunks(pixels):
-                _gather(blocks, rows, cols, self.kernel, self.rows)
+                gather_into(blocks, rows, cols, self.kernel, self.rows)
                 for place, result in zip(self.rows[len(blocks) * n_y * n_x :], results, strict=False):
                     place[: len(rows)] = result[rows, cols]
                 self._multiply(name, values)
@@ -246,7 +246,7 @@ class _Part:
             np.concatenate([-some.values, some.values]),
         )
         for rows, cols, values in _chunks(both):
-            _gather(blocks, rows, cols, (n_y, n_x - 1), self.narrow)
+            gather_into(blocks, rows, cols, (n_y, n_x - 1), self.narrow)
             self._multiply("ends", values)
 
     def _multiply(self, name: str, values: Array) -> None:
@@ -271,7 +271,7 @@ def _chunks(pixels: tuple[Index, Index, Array]) -> Iterator[tuple[Index, Index, 
         yield pixels[0][some], pixels[1][some], pixels[2][some]
 
 
-def _gather(blocks: Sequence[Array], rows: Index, cols: Index, kernel: Shape, out: Array) -> None:
+def gather_into(blocks: Sequence[Array], rows: Index, cols: Index, kernel: Shape, out: Array) -> None:
     """Put the patches of the pixels into the columns of `out`, a row for each tap of each source."""
     from ..compiled import patch_sums
 
@@ -283,7 +283,7 @@ def _gather(blocks: Sequence[Array], rows: Index, cols: Index, kernel: Shape, ou
 def gathered(blocks: Sequence[Array], rows: Index, cols: Index, kernel: Shape) -> Array:
     """Return the patches of the pixels, one row each."""
     out = np.empty((len(blocks) * kernel[0] * kernel[1], len(rows)))
-    _gather(blocks, rows, cols, kernel, out)
+    gather_into(blocks, rows, cols, kernel, out)
     return np.ascontiguousarray(out.T)
 
 

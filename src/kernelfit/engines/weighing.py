@@ -11,7 +11,8 @@ from ..core.validation import Array
 from ..data.observation import Weights
 from ..data.reader import Reader
 
-Hold = Callable[[Array, Weights], Weights]
+#: Makes the weights of a block of its residual, its weights and the target there.
+Hold = Callable[[Array, Weights, Array], Weights]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +25,7 @@ class Weighing:
     columns: Columns | None
     coefficients: Array
     keep: Array | None = None  # receives the residual
-    hold: Hold | None = None  # makes the weights of a block of its residual and its weights
+    hold: Hold | None = None  # makes the weights of a block of its residual, its weights and the target
 
     def read(self, out: Array, row: int, col: int) -> None:
         """Read a block of the target, less the background."""
@@ -45,7 +46,7 @@ class Weighing:
             self.keep[place] = block
         weights = self.weights[place]
         if self.hold is not None:
-            weights = self.hold(block, weights)
+            weights = self.hold(block, weights, self.target.block(row, col, block.shape))
         if weights.dtype == np.bool_:
             block *= weights
             return float(np.einsum("ij,ij->", block, block))

@@ -254,9 +254,9 @@ def _alike(
     items: Items, scaled: Sequence[Observation], method: str, workers: int, progress: Progress | None
 ) -> tuple[Array, Array, NormalEquations]:
     """Return Gram matrix and moment of a lot, its targets perhaps scaled, and the statistics of its taps."""
-    stats, *terms = accumulation.of_lot([_with_terms(one) for one in scaled], method, workers, progress)
+    stats, *terms = accumulation.of_lot([with_terms(one) for one in scaled], method, workers, progress)
     cross, m = [one.moment for one in terms], items[0].n_taps
-    gram = _bordered(items[0], stats.gram, cross)
+    gram = bordered(items[0], stats.gram, cross)
     for item in items[1:]:
         if item.columns is not None:
             gram[m:, m:] += item.columns.gram()
@@ -273,7 +273,7 @@ def subtracted(items: Items, grams: Sequence[Array], usual: Sequence[float], wor
         for item in (items[at] for at in lot):
             terms = dataclasses.replace(item.observation, targets=surface_readers(item.observation))
             found = patches.sums(terms, item.weights, weight, with_moment=item.n_terms > 0, workers=workers)
-            total += _bordered(item, found.gram, list(found.moment), item.weights)
+            total += bordered(item, found.gram, list(found.moment), item.weights)
         parts.append(total)
     return together(items, parts)
 
@@ -285,9 +285,9 @@ def accumulated(items: Items, workers: int) -> tuple[Array, Array, TargetSums]:
 
     def each() -> Iterator[Array]:
         for item in items:
-            found = patches.sums(_with_terms(item.observation), item.weights, with_moment=True, workers=workers)
+            found = patches.sums(with_terms(item.observation), item.weights, with_moment=True, workers=workers)
             moments.append(np.concatenate([found.moment[0], _products(item, times_weights(item))]))
-            yield _bordered(item, found.gram, list(found.moment[1:]), item.weights)
+            yield bordered(item, found.gram, list(found.moment[1:]), item.weights)
 
     gram = together(items, of_lots(items, each()))
     return gram, together(items, of_lots(items, moments)), sums
@@ -301,16 +301,16 @@ def border(items: Items, workers: int) -> Array:
         costs = pass_ns(terms.geometry.kernel_shape)
         nothing = np.zeros((item.n_terms, len(terms.sources), *terms.geometry.kernel_shape))
         moments, _ = accumulation.residual_moments(terms, nothing, min(costs, key=costs.__getitem__), workers)
-        parts.append(_bordered(item, np.zeros((item.n_taps,) * 2), list(moments), item.weights))
+        parts.append(bordered(item, np.zeros((item.n_taps,) * 2), list(moments), item.weights))
     return together(items, of_lots(items, parts))
 
 
-def _with_terms(observation: Observation) -> Observation:
+def with_terms(observation: Observation) -> Observation:
     """Return a problem whose targets are followed by the terms of the background."""
     return dataclasses.replace(observation, targets=observation.targets + surface_readers(observation))
 
 
-def _bordered(item: WeightedObservation, gram: Array, cross: Sequence[Array], weights: Weights | None = None) -> Array:
+def bordered(item: WeightedObservation, gram: Array, cross: Sequence[Array], weights: Weights | None = None) -> Array:
     """Return the Gram matrix over a pair's unknowns, given that of the taps and the moments of the terms."""
     if item.columns is None:
         return gram

@@ -56,7 +56,7 @@ def residual(
     `items`: the pairs, of one target each. `unknowns` (unknowns,): the kernel, and the coefficients of each pair's
     background. `method` {"direct", "fft"}: the engine. `workers`: number of threads; any number gives the same bits.
     `progress`: told of each band of pixels. `keep`: for each pair an array of the shape of the used target, which
-    receives the residual itself. `hold`: makes the weights of a block of its residual and its weights.
+    receives the residual itself. `hold`: makes the weights of a block of its residual, its weights and the target.
     """
     parts, energy = [], 0.0
     for number, lot in enumerate(lots_of(items)):

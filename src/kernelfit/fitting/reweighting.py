@@ -22,6 +22,7 @@ from ..engines import sampling, weighted_iteration
 from ..engines.weighted_pass import residual
 from ..solvers import cholesky, least_squares
 from ..solvers.robust import TUNING, correction_of, enough, factor, least_absolute, robust_std, slope, tuning
+from . import photon_weights
 from .implicit import ImplicitFitter, ImplicitlySolved
 from .noise_model import BELIEVED, MOST_NOISE, Levels, with_noise
 from .weighted_fitter import Solved, WeightedFitter
@@ -30,6 +31,8 @@ _MOST_ROUNDS = 20
 #: A reweighted kernel has settled when it moves by no more than this many standard errors.
 _SETTLED = 0.02
 _MEDIAN_SAMPLE = 2**16
+#: Times that weights are frozen, for the kernel of their own least squares, before other ways are tried.
+_MOST_FROZEN = 3
 #: Quick steps before the exact rounds.
 _MOST_STEPS = 6
 #: So many standard errors from the end of Huber's criterion the next one may begin.
@@ -134,6 +137,10 @@ def reweighted(
     """
     levels, moduli = Levels.of(items, model, fitter.workers), _moduli(items)
     left = [np.empty(item.weights.shape) for item in items]
+    if robust is None and not moduli and isinstance(fitter, InMemory) and isinstance(fitter.fitter, WeightedFitter):
+        done = _followed(fitter.fitter, items, model, levels, left)
+        if done is not None:
+            return *done[:2], [], [f"weights from the residual, {done[2]} passes"]
     at, variance = fitter.begin(items, robust=robust is not None)  # the latter of a prediction, for the image's noise
     begin, n_taps, rounds, scale, first, noisy = at, items[0].n_taps, 0, 0.0, None, 1.0
     stages = [(robust, 1.0)] if robust in (None, "huber") else [("huber", 1.0), (robust, 1.0)]
@@ -171,7 +178,7 @@ def reweighted(
                 if final or even or not at_end or not found.strategy == "iterate":
                     break
                 # from the solution itself nothing is learned of the errors
-                found = fitter.fit(seen, begin)
+                found = fitter.fit(seen, found.unknowns if isinstance(found, Solved) and found.near else begin)
                 kernel = found.unknowns[:n_taps]
         rounds += tries
         first = at[:n_taps] if first is None else first
@@ -200,6 +207,32 @@ def reweighted(
         if details:
             findings.append(Finding(Verdict.OUTLIERS_DECIDE, ", and ".join(details)))
     return found, seen, findings, notes
+
+
+def _followed(
+    fitter: WeightedFitter, items: Items, model: PixelVariance, levels: Levels, left: list[Array]
+) -> "tuple[Solved, Seen, int] | None":
+    """Weigh by the prediction and fit, by passes that do both; None if that is dearer, or does not settle."""
+
+    def noise_of(current: Items, left: Sequence[Array]) -> float:
+        return min(max(_scale(_standard(current, left), levels.rounding), 1.0), MOST_NOISE)
+
+    begun = photon_weights.follow(fitter, items, model, levels, left, noise_of)
+    if begun is None:
+        return None
+    at, passes = begun.at, begun.passes
+    for _ in range(_MOST_FROZEN):
+        here = fitter.engine.residual(items, at, left, begun.hold)
+        seen = _seen(items, left, model, None, 1.0, levels, begun.noise)
+        found, converged = fitter.walked(seen.items, begun.metric, at, here, patient=False)
+        passes += 1 + found.iterations
+        n_taps, before, at = items[0].n_taps, at, found.unknowns
+        moved, error = np.linalg.norm((at - before)[:n_taps]), np.linalg.norm(found.solution.stderr)
+        if not converged:
+            return None
+        if moved <= max(_SETTLED * error, 1e-9 * np.linalg.norm(at[:n_taps])):
+            return found, seen, passes
+    return None
 
 
 def corrected(found: Solved, correction: float) -> NormalEquations:
@@ -312,7 +345,7 @@ def _approached(
         scale = _scale(_standard(items, left), rounding)
     while steps < _MOST_STEPS:
         # with the scale of the last residual, so that one pass does
-        hold = functools.partial(_held_down, criterion=robust, reach=TUNING[robust] * scale)
+        hold = functools.partial(_held, criterion=robust, reach=TUNING[robust] * scale)
         moment = residual(items, at, fitter.pass_method, fitter.workers, fitter.progress, left, hold).moment
         standard = _standard(items, left)
         steep = float(np.mean(slope(np.abs(standard) / (TUNING[robust] * scale), robust)))
@@ -328,6 +361,11 @@ def _approached(
         if size <= _QUICK**2 * steep * scale**2 * len(at):
             return at, scale, steps, True
     return at, scale, steps, False
+
+
+def _held(left: Array, weights: Weights, _: Array, *, criterion: str, reach: float) -> Weights:
+    """Return weights as `_held_down` does, within a pass."""
+    return _held_down(left, weights, criterion, reach)
 
 
 def _scale(standard: Array, rounding: float, *, moduli: bool = False) -> float:

@@ -12,7 +12,8 @@ from ..core.findings import Finding
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
 from ..data.observation import Items, together
-from ..engines import weighted, weighted_iteration
+from ..engines import sampled_gram, weighted, weighted_iteration
+from ..engines.weighted_iteration import Engine, Metric
 from ..engines.weighted_pass import Residual, residual
 from ..solvers import cholesky, least_squares
 from ..solvers.cholesky import Inverse
@@ -46,6 +47,7 @@ class Solved:
     iterations: int = 0
     refined: int = 0
     unlike: float = 1.0
+    near: bool = False  # whether an iteration knew the Gram matrix nearly
     image_noise: ImageNoise | None = None
     shift: Array | None = None
     image_variance: float = 0.0
@@ -73,6 +75,13 @@ class WeightedFitter:
     strategy: str = "auto"
     image_std: float = 0.0
     _grams: tuple[Array, ...] | None = None
+    _base: sampled_gram.Base | None = None
+    _metric: Metric | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """How passes are done."""
+        return Engine(self.pass_method, self.workers, self.progress)
 
     def prepare(self, items: Items) -> None:
         """Read the images once, for whatever weights come later."""
@@ -127,14 +136,14 @@ class WeightedFitter:
             strategy = exact if strategy == "exact" else weighted.choose_strategy(*asked, quick).method
             if strategy == "iterate":
                 bearable = costs[exact] <= EXACT_IS_BEARABLE
-                found, good = self._iterated(items, start, patient=not bearable, even=even)
+                found, good = self._iterated(items, start, patient=not bearable, even=even, last=last)
                 if not bearable or (good and found.unlike <= (_UNLIKE if last else _UNLIKE_ON_THE_WAY)):
                     return found
                 self.strategy, strategy = "exact", exact  # for other weights of the kind as well
         if strategy == "patches":
             return self._refined(items, *weighted.accumulated(items, self.workers), strategy, seen)
         if strategy == "iterate":
-            return self._iterated(items, start, patient=True, even=even)[0]
+            return self._iterated(items, start, patient=True, even=even, last=last)[0]
         moment = here = None
         if self._grams is None:
             known = weighted.unweighted(items, self.method, self.workers, self.progress)
@@ -148,8 +157,31 @@ class WeightedFitter:
             moment = gram @ center + here[1].moment
         return self._refined(items, gram, moment, sums, strategy, seen, here)
 
-    def _iterated(self, items: Items, start: Array | None, *, patient: bool, even: bool) -> tuple[Solved, bool]:
+    def _iterated(
+        self, items: Items, start: Array | None, *, patient: bool, even: bool, last: bool
+    ) -> tuple[Solved, bool]:
         """Fit by conjugate gradients; also return whether they converged."""
+        if even or not sampled_gram.sample_size(items):
+            return self._far(items, start, patient=patient)
+        if self._base is None:
+            levels = sampled_gram.levels_of(items)
+            self._base = sampled_gram.base_of(items, levels, self.method, self.workers, self.progress)
+        if self._metric is None or last:
+            self._metric = Metric.sampled(items, self._base, self.workers)
+        if self._metric is None:
+            return self._far(items, start, patient=patient)
+        if start is None:
+            start = sampled_gram.start_of(items, self._base, self._metric.solve)
+        return self.walked(items, self._metric, start, patient=patient)
+
+    def walked(
+        self, items: Items, metric: Metric, start: Array, here: Residual | None = None, *, patient: bool = True
+    ) -> tuple[Solved, bool]:
+        """Fit by conjugate gradients that begin somewhere; also return whether they converged."""
+        return self._walked(items, metric, weighted.target_sums(items, self.workers), start, here, patient=patient)
+
+    def _far(self, items: Items, start: Array | None, *, patient: bool) -> tuple[Solved, bool]:
+        """Fit by conjugate gradients that know the unweighted Gram matrix."""
         origin: Residual | None = None
         if self._grams is None and start is None and all(i.n_pixels == i.observation.geometry.n_pixels for i in items):
             grams, plain = self._plain(items)  # nothing is excluded: what they say is about as good
@@ -160,12 +192,24 @@ class WeightedFitter:
             origin = Residual(known.moment, sums.energy) if start is None else None
         else:
             sums = weighted.target_sums(items, self.workers)
-        settings = self.pass_method, self.workers, self.tolerance, start, self.progress, origin
-        found = weighted_iteration.solve(items, self._grams, sums, *settings, patient=patient, even=even)
+        return self._walked(items, Metric.whole(items, self._grams), sums, start, origin, patient=patient)
+
+    def _walked(
+        self,
+        items: Items,
+        metric: Metric,
+        sums: weighted.TargetSums,
+        start: Array | None,
+        here: Residual | None,
+        *,
+        patient: bool,
+    ) -> tuple[Solved, bool]:
+        found = weighted_iteration.solve(items, metric, sums, self.engine, self.tolerance, start, here, patient=patient)
         factorisation = cholesky.factorise(found.stats.gram, 1)
         solution = least_squares.least_squares(found.stats, factorisation)
         told = found.eliminations, found.findings, found.iterations
-        return Solved(found.stats, solution, factorisation, "iterate", *told, unlike=found.unlike), found.converged
+        solved = Solved(found.stats, solution, factorisation, "iterate", *told, unlike=found.unlike, near=metric.near)
+        return solved, found.converged
 
     def _refined(
         self,
