@@ -22,9 +22,10 @@ from ..data.observation import Items, lots_of, together
 from ..solvers.cholesky import scaled_factor, times
 from ..solvers.least_squares import EPS
 from . import sampled_gram
+from .weighing import Hold
 from .weighted import TargetSums, assembled, recentered
 from .weighted import border as exact_border
-from .weighted_pass import Hold, Residual, residual
+from .weighted_pass import Residual, residual
 
 #: The default of `tolerance`: the error at which to stop, in units of the standard error that the noise causes; with a
 #: preconditioner from a sample, of one source and of more.

@@ -14,8 +14,8 @@ from ..core.model import PixelVariance
 from ..core.validation import Array
 from ..data.observation import Items, WeightedObservation, Weights
 from ..engines import patches, sampled_gram, weighted
+from ..engines.weighing import Hold
 from ..engines.weighted_iteration import Metric, Walk, walk
-from ..engines.weighted_pass import Hold
 from .noise_model import BELIEVED, Levels, with_noise
 from .weighted_fitter import WeightedFitter
 
