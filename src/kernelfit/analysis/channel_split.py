@@ -57,7 +57,7 @@ def split_channels(fit: Estimate, names: Sequence[str] | None = None) -> dict[st
     found = {}
     for name, part in split_targets(middle(fit), names).items():
         for source, plane in enumerate(_planes(part)):
-            mixed = part.kernel.ndim == 3
+            mixed = part.kernel.ndim > plane.kernel.ndim
             own = f"{name} from {_name(names, source)}".strip() if mixed else name
             if plane.kernel.dtype.kind != "c":
                 found[own] = plane
@@ -99,10 +99,10 @@ def _name(names: Sequence[str] | None, channel: int) -> str:
 
 def _planes(part: Estimate) -> list[Estimate]:
     """Return a fit for each source of one target."""
-    kernel = part.kernel
-    if kernel.ndim == 2:
+    kernel, ndim = part.kernel, 3 if part.convention.ndim == 3 else 2
+    if kernel.ndim == ndim:
         return [part if part.channel_axis is None else dataclasses.replace(part, channels=None, channel_axis=None)]
-    if kernel.ndim != 3:
+    if kernel.ndim != ndim + 1:
         raise ValueError(f"got a kernel of shape {kernel.shape}, need rows and columns, or several such kernels")
     size = kernel[0].size
     factors: list[Any] = [None] * len(kernel)

@@ -143,8 +143,9 @@ def measure_psf(
     if taps.ndim != 2 + deep or 0 in taps.shape:
         varies = fit is not None and fit.convention.field is not None
         plane = "pass one plane of it, or an origin of three numbers if it is of a volume"
+        plane = "take each kernel by itself, split_channels(fit)" if deep else plane
         remedy = "take it at a place of the field, fit.at(row, col)" if varies else plane
-        raise ValueError(f"got a kernel of shape {taps.shape}, need rows and columns; {remedy}")
+        raise ValueError(f"got a kernel of shape {taps.shape}, need {'planes, ' * deep}rows and columns; {remedy}")
     taps = taps.astype(np.float64)
     if not np.isfinite(taps).all():
         raise ValueError("got a kernel with NaN or infinite taps, need finite ones")

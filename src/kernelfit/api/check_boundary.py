@@ -14,9 +14,18 @@ from ..core.geometry import Convention
 from ..core.model import Execution, Model, Selection
 from ..core.validation import as_list, as_workers
 from ..data import masking
-from ..data.observation import Items, Observation, WeightedObservation, Weights, source_reader, target_reader
+from ..data.observation import (
+    Items,
+    Observation,
+    WeightedObservation,
+    Weights,
+    lots,
+    of_target,
+    source_reader,
+    target_reader,
+)
 from ..data.plan import FitPlan, make_plan
-from ..data.volumes import along, as_volume, stacked
+from ..data.volumes import along, as_volumes, stacked
 from ..diagnostics.boundary import BoundaryCheck, _compare, _Plane, _planes
 from ..engines import accumulation
 from ..engines.cost_model import Choice, engine_of
@@ -146,41 +155,56 @@ def check_boundary(
 
 def _of_volumes(image: object, target: object, fit: Estimate, selection: Selection, workers: int) -> BoundaryCheck:
     """Find out which boundary the target of a volume was made with."""
-    conv, background = fit.convention, fit.background
+    conv, background, given = fit.convention, fit.background, list(fit.parts or (fit,))
     words = {**conv.keywords(), "background": None if background is None else background.degree}
-    free = Model(fit.kernel.shape, **{**words, "boundary": None})
-    filled = Model(fit.kernel.shape, **{**words, "boundary": "fill", "fillvalue": 0.0})
-    chosen = dataclasses.replace(selection, nan="error" if fit.weights is None else "mask", saturated=None)
+    words |= {"channel_axis": fit.channel_axis, "channels": fit.channels or "shared"}
+    free = Model(fit.kernel.shape[-3:], **{**words, "boundary": None})
+    filled = Model(fit.kernel.shape[-3:], **{**words, "boundary": "fill", "fillvalue": 0.0})
+    weighed = any(one.weights is not None for one in given)
+    chosen = dataclasses.replace(selection, nan="mask" if weighed else "error", saturated=None)
     every, inner = (make_plan(image, target, model, chosen) for model in (filled, free))
-    (judged,) = every.judged(0)
-    if fit.weights is not None or any(judged):
-        whole = stacked(every.groups[0], [in_place(item) for item in _whole_items(every)])
-        own = fit.weights if isinstance(fit.weights, tuple) else (fit.weights,) * len(whole)
+    places = [(g, t) for g, group in enumerate(every.groups) for t in range(len(group[0].targets))]
+    if weighed or any(j for g, _ in places for one in every.judged(g) for j in one):
         part = inner if conv.boundary is None else every
-        seen = stacked(part.groups[0], [in_place(_whole_item(one)) for one in part.groups[0]])
-        parts, known = zip(whole, own, seen, strict=True), selection.weights is not None
-        weights = [_volume_weights(*one, known=known) for one in parts]
+        known = selection.weights is not None
+        table: list[list[Weights]] = [[] for _ in range(every.n_pairs)]
+        for (g, t), one in zip(places, given, strict=True):
+            whole = stacked(every.groups[g], [in_place(item) for item in _whole_items(every, g, t)])
+            own = one.weights if isinstance(one.weights, tuple) else (one.weights,) * len(whole)
+            seen = stacked(part.groups[g], [in_place(_whole_item(plane)) for plane in part.groups[g]])
+            for lot, both in enumerate(zip(whole, own, seen, strict=True)):
+                table[lot * every.n_pairs // len(whole)].append(_volume_weights(*both, known=known))
+        axis = fit.channel_axis
+        weights = [row[0] if axis is None else np.stack(row, axis=axis) for row in table]
         chosen = Selection(weights=weights if every.listed else weights[0], nan=chosen.nan, saturated=None)
         every, inner = (make_plan(image, target, model, chosen) for model in (filled, free))
-    items, inside = _whole_items(every), _whole_items(inner)
+    items, inside = ([_whole_items(plan, *place) for place in places] for plan in (every, inner))
     settings = pipeline.Settings(execution=Execution(workers=workers), diagnosis=False, edges=False)
-    given = conv.boundary is None and background is None
-    found = fit if given else pipeline.fit(inner, settings)
-    squares = _weighted_squares(inside, fit, workers) if given else found.rss
-    n_inside = sum(item.n_pixels for item in inside)
-    df_resid = n_inside - found.rank
+    asis, groups = conv.boundary is None and background is None, range(len(every.groups))
+    found = given if asis else [one for g in groups for one in pipeline.fit_of_group(inner, g, settings)]
+    matched = zip(inside, found, strict=True)
+    squares = sum(_weighted_squares(own, one, workers) if asis else one.rss for own, one in matched)
+    n_inside = sum(item.n_pixels for own in inside for item in own)
+    df_resid = n_inside - sum(one.rank for one in found)
     if df_resid < 1:
         raise ValueError(_NO_ROOM)
-    images = [as_volume(one, "image") for one in as_list(image) or [image]]
-    laid = _planes([item.observation for item in items], [found], [item.weights for item in items])
-    planes = [dataclasses.replace(p, images=images[p.observation.plane.volume]) for p in laid if p.observation.plane]
+    images = [as_volumes(one, "image", fit.channel_axis) for one in as_list(image) or [image]]
+    planes = []
+    for (g, _), one, some in zip(places, found, items, strict=True):
+        n_lots = len(lots(every.groups[g]))
+        for p in _planes([item.observation for item in some], [one], [item.weights for item in some]):
+            assert p.observation.plane is not None
+            lot = p.observation.plane.volume
+            sources = images[lot * every.n_pairs // n_lots]
+            channel = lot % (n_lots // every.n_pairs) if fit.channels == "shared" else g
+            planes.append(dataclasses.replace(p, images=sources if fit.channels == "mixed" else sources[channel:][:1]))
     return _compare(planes, along(conv, slice(1, 3)), squares / df_resid, df_resid, n_inside / df_resid)
 
 
-def _whole_items(plan: FitPlan) -> list[WeightedObservation]:
-    """Return the planes of a plan of volumes with their weights."""
-    (judged,) = plan.judged(0)
-    return [j.item if j else _whole_item(one) for one, j in zip(plan.groups[0], judged, strict=True)]
+def _whole_items(plan: FitPlan, group: int, target: int) -> list[WeightedObservation]:
+    """Return the planes of a group of a plan of volumes with their weights."""
+    both = zip(plan.groups[group], plan.judged(group)[target], strict=True)
+    return [j.item if j else _whole_item(of_target(one, target)) for one, j in both]
 
 
 def _whole_item(observation: Observation) -> WeightedObservation:

@@ -7,6 +7,7 @@ then sees statistics of the kernel alone, in which the surface is never penalise
 """
 
 import dataclasses
+import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -114,7 +115,9 @@ class Background:
             msg = f"got pair={pair}, need one of 0 to {len(self.shapes) - 1}: each pair has a background of its own"
             raise ValueError(msg)
         if len(self.shapes[0]) == 3:
-            return self.planes(pair or 0, slice(None))
+            n = math.prod(self.coefficients.shape[:-1]) // len(self.shapes)
+            volumes = [self.planes(pair or 0, slice(None), channel) for channel in range(n)]
+            return volumes[0] if self.channel_axis is None else np.stack(volumes, axis=self.channel_axis)
         if self._of_signals:
             axis = self.channel_axis
             whole = self._lifted(None if axis is None else 0).image(pair)
@@ -129,7 +132,7 @@ class Background:
             planes.append(down @ square @ across.T)
         return planes[0] if self.channel_axis is None else np.stack(planes, axis=self.channel_axis)
 
-    def planes(self, pair: int, some: slice) -> Array:
+    def planes(self, pair: int, some: slice, channel: int = 0) -> Array:
         """Return the surface on some planes of a volume.
 
         Parameters
@@ -138,13 +141,15 @@ class Background:
             Which pair's.
         some : slice
             Which planes.
+        channel : int, optional
+            Which channel's, default the first.
 
         Returns
         -------
         ndarray, shape (planes, rows, cols)
             The part of `image`, of which no more is made.
         """
-        row = self.coefficients.reshape(len(self.shapes), -1)[pair]
+        row = self.coefficients.reshape(len(self.shapes), -1, len(self.powers))[pair, channel]
         cube = np.zeros((self.degree + 1,) * 3)
         cube[tuple(np.transpose(self.powers))] = row
         down, rows, cols = (legendre(n, self.degree) for n in self.shapes[pair])

@@ -44,6 +44,8 @@ _OF_VOLUMES = (
         "compare",
         "check_boundary",
         "accumulate_stream",
+        "split_channels",
+        "split_targets",
     ),
 )
 #: What stands for the shape of a signal's kernel where that is to be found.

@@ -62,7 +62,7 @@ class Model:
         Which pixel the target starts with, ``0 <= offset < stride``, default 0.
     channel_axis : int, optional
         The axis of image and target that holds the channels (colours, bands), such as -1. The default None is for
-        images of one plane.
+        images of one plane, and volumes of one channel.
     channels : {"shared", "separate", "mixed"}, optional
         With `channel_axis`: one kernel for all channels (default), one for each, of shape (channels, rows, cols), or
         one from each channel of the image to each of the target, of shape (target's channels, image's channels, rows,
@@ -168,14 +168,11 @@ class Model:
 
     def _require_volume(self) -> None:
         """Refuse what there is for images and not for volumes."""
-        for name, allowed, remedy in (
-            ("channel_axis", (None,), "give the channels one by one, or as a list of pairs that share a kernel"),
-            ("variation", (None,), "fit parts of the volume"),
-        ):
-            value = getattr(self, name)
-            if value not in allowed:
-                msg = f"got {name}={value!r} with a kernel of three dimensions, need it left out for volumes; {remedy}"
-                raise ValueError(msg)
+        if self.variation is not None:
+            raise ValueError(
+                f"got variation={self.variation!r} with a kernel of three dimensions, need it left out for volumes; "
+                "fit parts of the volume"
+            )
 
     @property
     def kernel_shape(self) -> Any:

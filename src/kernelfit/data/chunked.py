@@ -148,8 +148,8 @@ class Plane:
         if getattr(array, "chunks", None) is not None:
             self.chunks = _but(axis, array.chunks)
 
-    def __getitem__(self, key: tuple[slice, slice]) -> Pixels:
-        """Return the pixels of two slices."""
+    def __getitem__(self, key: tuple[slice, ...]) -> Pixels:
+        """Return the pixels of a slice along each axis."""
         full = list(key)
         full.insert(self.axis, slice(self.index, self.index + 1))
         return np.asarray(self.array[tuple(full)]).squeeze(self.axis)

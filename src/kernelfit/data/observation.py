@@ -39,6 +39,7 @@ class Plane:
     extended: bool  # whether one of them stands beyond the image
     convention: Convention
     shape: tuple[int, int, int]
+    n_channels: int = 1  # of the image, whose planes stand one channel behind the other
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,10 @@ class Observation:
 
     @property
     def supports(self) -> tuple[Any, ...]:
-        """Sides of the kernel of each term: of each source, or of all planes of a volume together."""
+        """Sides of the kernel of each term: of each source, or of all planes of a channel of a volume together."""
         sides = self.geometry.kernel_shape
-        return (sides,) * len(self.sources) if self.plane is None else ((len(self.sources), *sides),)
+        n = len(self.sources) if self.plane is None else self.plane.n_channels
+        return (sides if self.plane is None else (len(self.sources) // n, *sides),) * n
 
     @property
     def convention(self) -> Convention:

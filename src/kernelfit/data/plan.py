@@ -14,7 +14,7 @@ from ..core.mode import require_determined, require_pixels
 from ..core.model import Model, Selection, as_ends
 from ..core.validation import as_list
 from ..core.variation import AUTO, Variation
-from .chunked import behind, planes, require_same_axes, watched
+from .chunked import Plane, behind, planes, require_same_axes, watched
 from .complex_parts import apart
 from .masking import Judged, Looker, PlaneSelection, SaturatedPixel, unmasked
 from .observation import (
@@ -23,12 +23,13 @@ from .observation import (
     Observation,
     as_planes,
     lay_pair,
+    lots,
     of_target,
     source_reader,
     target_reader,
     varied,
 )
-from .volumes import VolumeSelection, as_volume, lay_volume
+from .volumes import VolumeSelection, as_volumes, lay_volume
 from .volumes import require_determined as require_determined_volumes
 
 _MODES = (
@@ -36,7 +37,6 @@ _MODES = (
     "crop the targets to that of one mode"
 )
 Result = TypeVar("Result")
-_SELECTED = ("mask", "image_mask", "weights")
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +107,8 @@ class FitPlan:
         """Return what concerns one target of one observation of a group."""
         observation = self.groups[group][index]
         if observation.plane is not None:
-            return self._volumes[observation.plane.volume].of(observation.plane)
+            of_all = target if self.channels == "mixed" else 0
+            return self._volumes[group, of_all, observation.plane.volume].of(observation.plane)
         parts = 1 if self.numbers == "real" else 2
         index //= parts
         n_channels = len(self.groups[group]) // parts // self.n_pairs
@@ -135,18 +136,38 @@ class FitPlan:
         )
 
     @functools.cached_property
-    def _volumes(self) -> list[VolumeSelection]:
-        """What is said of the pixels of each volume."""
-        found, (image_masked, target_masked) = [], self.masked
-        for number, n_images in enumerate(self.n_planes):
-            own = [self._plane(getattr(self.selection, name), name, number, None) for name in _SELECTED]
-            masked = [self._plane(value, "mask", number, None) for value in (image_masked, target_masked)]
-            given = PlaneSelection(
-                (own[0], masked[1]), ((own[1], masked[0]),), own[2], self.selection.nan, self.selection.saturated
-            )
-            every = [one for one in self.groups[0] if one.plane is not None and one.plane.volume == number]
-            found.append(VolumeSelection(given, every, n_images))
+    def _volumes(self) -> dict[tuple[int, int, int], VolumeSelection]:
+        """What is said of the pixels of each volume, by its group, its target if channels are mixed, and its number."""
+        found = {}
+        for group, every in enumerate(self.groups):
+            n_lots = len(lots(every))
+            for number, lot in enumerate(lots(every)):
+                for t in range(len(every[0].targets)):
+                    at = {None: None, "shared": number % (n_lots // self.n_pairs), "separate": group, "mixed": t}
+                    own = [of_target(every[i], t) for i in lot]
+                    pair = number * self.n_pairs // n_lots
+                    found[group, t, number] = self._volume(own, pair, at[self.channels])
         return found
+
+    def _volume(self, own: Sequence[Observation], pair: int, channel: int | None) -> VolumeSelection:
+        """Return what is said of the pixels of one volume, given the planes of its target."""
+
+        def part(value: object, name: str, at: int | None) -> object:
+            return self._plane(value, name, pair, at)
+
+        given, (image_masked, target_masked), plane = self.selection, self.masked, own[0].plane
+        assert plane is not None
+        sources = range(plane.n_channels) if self.channels == "mixed" else [channel]
+        selection = PlaneSelection(
+            masks=(part(given.mask, "mask", channel), part(target_masked, "mask", channel)),
+            image_masks=tuple(
+                (part(given.image_mask, "image_mask", s), part(image_masked, "mask", s)) for s in sources
+            ),
+            weights=part(given.weights, "weights", channel),
+            nan=given.nan,
+            saturated=given.saturated,
+        )
+        return VolumeSelection(selection, own, self.n_planes[pair])
 
     def of_pair(self, value: Any, name: str, pair: int) -> Any:
         """Return the part of a mask, or of weights, that belongs to a pair."""
@@ -164,11 +185,14 @@ class FitPlan:
         if value is None or self.channel_axis is None or channel is None:
             return value
         array = value if hasattr(value, "ndim") and hasattr(value, "shape") else np.asanyarray(value)
-        if array.ndim != 3:
+        n = 4 if self.n_planes else 3
+        if array.ndim != n:
             return array
-        at = range(3)[self.channel_axis]
+        at = range(n)[self.channel_axis]
         channel = channel if array.shape[at] > 1 else 0
-        return array.take(channel, axis=at) if isinstance(array, np.ndarray) else planes(array, at)[channel]
+        if isinstance(array, np.ndarray):
+            return array.take(channel, axis=at)
+        return planes(array, at)[channel] if n == 3 else Plane(array, at, channel)
 
     def exchanged(self, group: int, target: int) -> Iterator[tuple[list[Judged], str]]:
         """Yield the observations of a group as a mask, or weights, of the opposite meaning would have them."""
@@ -260,11 +284,7 @@ def make_plan(
         sources, results = (
             as_planes(value, name, model.channel_axis, kinds) for value, name in zip((one, other), names, strict=True)
         )
-        if model.channels != "mixed" and len(sources) != len(results):
-            raise ValueError(
-                f"got {names[0]} of {len(sources)} channels and {names[1]} of {len(results)} with "
-                f"channels={model.channels!r}, need as many; or channels='mixed'"
-            )
+        _require_as_many(names, sources, results, model.channels)
         first = lay_pair(sources[0], results[0], model)
         place = f"pair {i}" if listed else ""
         plan = first.geometry
@@ -309,19 +329,49 @@ def _of_volumes(
     determined: bool,  # noqa: FBT001
 ) -> FitPlan:
     """Judge pairs of volumes, and say what is to be solved."""
-    found: list[Observation] = []
-    counts = []
+    pairs: list[list[tuple[Any, Any, str]]] = []  # the volumes of each pair, of channels that are mixed together
     for i, pair in enumerate(zip(images, targets, strict=True)):
         names = (f"image[{i}]", f"target[{i}]") if listed else ("image", "target")
-        sources, results = (as_volume(value, name) for value, name in zip(pair, names, strict=True))
-        laid = lay_volume(sources, results, model, i, f"pair {i}" if listed else "")
-        modes = [one.convention.mode for one in (*found[:1], laid[0])]
-        if len(set(modes)) > 1:
-            raise ValueError(_MODES.format(*modes, i))
-        found += laid
-        counts.append(len(sources))
-    require_determined_volumes(found, determined=determined)
-    return FitPlan((tuple(found),), model, selection, masked, len(counts), listed, n_planes=tuple(counts))
+        both = zip(pair, names, strict=True)
+        sources, results = (as_volumes(value, name, model.channel_axis) for value, name in both)
+        _require_as_many(names, sources, results, model.channels)
+        where = f"pair {i}" if listed else ""
+        if model.channels == "mixed":
+            pairs.append([(sources, results, where)])
+        else:
+            each = enumerate(zip(sources, results, strict=True))
+            pairs.append([([s], [t], _where(where, c, len(sources))) for c, (s, t) in each])
+    _require_alike([(len(parts), len(parts[0][0]), len(parts[0][1])) for parts in pairs])
+    by_channel = [list(parts) for parts in zip(*pairs, strict=True)]
+    groups = []
+    for some in by_channel if model.channels == "separate" else [[part for parts in pairs for part in parts]]:
+        found: list[Observation] = []
+        for number, (sources, results, where) in enumerate(some):
+            laid = lay_volume(sources, results, model, number, where)
+            modes = [one.convention.mode for one in (*found[:1], laid[0])]
+            if len(set(modes)) > 1:
+                raise ValueError(_MODES.format(*modes, number * len(pairs) // len(some)))
+            found += laid
+        require_determined_volumes(found, determined=determined)
+        groups.append(tuple(found))
+    n_planes = tuple(len(parts[0][0][0]) for parts in pairs)
+    return FitPlan(tuple(groups), model, selection, masked, len(pairs), listed, n_planes=n_planes)
+
+
+def _require_as_many(names: Sequence[str], sources: Sequence[Any], results: Sequence[Any], channels: str) -> None:
+    """Refuse an image and a target of unlike channels that are not mixed."""
+    if channels != "mixed" and len(sources) != len(results):
+        raise ValueError(
+            f"got {names[0]} of {len(sources)} channels and {names[1]} of {len(results)} with "
+            f"channels={channels!r}, need as many; or channels='mixed'"
+        )
+
+
+def _require_alike(counts: Sequence[tuple[int, int, int]]) -> None:
+    """Refuse pairs of unlike numbers of channels."""
+    for i, count in enumerate(counts):
+        if count != counts[0]:
+            raise ValueError(f"got pairs of different numbers of channels (pair 0 and pair {i}), need the same in all")
 
 
 def _where(place: str, channel: int, n_channels: int) -> str:
@@ -342,6 +392,4 @@ def _alike(pairs: Sequence[Sequence[Observation]]) -> None:
                 f"got images of different shapes ({shapes[0]} for pair 0, {shapes[1]} for pair {i}) with a kernel that "
                 "varies over the image, need one shape; leave variation= out, or crop them to one field"
             )
-        counts = [(len(q), len(q[0].sources), len(q[0].targets)) for q in (pairs[0], parts)]
-        if counts[0] != counts[1]:
-            raise ValueError(f"got pairs of different numbers of channels (pair 0 and pair {i}), need the same in all")
+        _require_alike([(len(q), len(q[0].sources), len(q[0].targets)) for q in pairs[: i + 1]])

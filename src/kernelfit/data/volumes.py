@@ -28,6 +28,26 @@ _MOST_PLANES, _MOST_EDGES = 6, 4
 _NOTE = re.compile(r"(\d+) of (\d+) (target pixels .*)")
 
 
+def as_volumes(value: object, name: str, axis: int | None = None) -> list[list[Any]]:
+    """Return the planes of each channel of something of four dimensions; without an axis of channels of one volume."""
+    if axis is None:
+        return [as_volume(value, name)]
+    array = as_array(value, name)
+    shape = tuple(array.shape)
+    if len(shape) != 4:
+        raise ValueError(
+            f"got {name} with {len(shape)} dimensions (shape {shape}), a kernel of three and channel_axis={axis}, need "
+            "4: planes, rows, columns and channels; leave channel_axis out for a single channel, or add an axis to it"
+        )
+    if not -4 <= axis < 4:
+        raise ValueError(f"got channel_axis={axis}, need one of -4 to 3 for arrays of 4 dimensions")
+    if 0 in shape:
+        raise ValueError(f"got an empty {name} (shape {shape}), need at least one pixel and one channel")
+    if isinstance(array, np.ndarray):
+        return [as_volume(one, name) for one in np.moveaxis(array, axis, 0)]
+    return [as_volume(chunked.Plane(array, axis % 4, i), name) for i in range(shape[axis])]
+
+
 def as_volume(value: object, name: str) -> list[Any]:
     """Return the planes of something of three dimensions, real and sliceable, or say why it is none."""
     array = as_array(value, name)
@@ -45,11 +65,11 @@ def as_volume(value: object, name: str) -> list[Any]:
 
 
 def lay_volume(
-    sources: Sequence[Any], results: Sequence[Any], model: Model, number: int, where: str
+    sources: Sequence[Sequence[Any]], results: Sequence[Sequence[Any]], model: Model, number: int, where: str
 ) -> list[Observation]:
-    """Lay the planes of an image on those of a target; return an observation for each target plane that is used."""
+    """Lay the planes of an image's channels on a target's; return an observation for each target plane that is used."""
     kernel = model.kernel_shape
-    image, target = ((len(planes), *planes[0].shape) for planes in (sources, results))
+    image, target = ((len(some[0]), *some[0][0].shape) for some in (sources, results))
     mode = model.mode
     if mode != "crop":
         mode = infer_mode(image, target, kernel, mode, *model.lattice)
@@ -79,32 +99,32 @@ def target_shape(image: Any, kernel: Any, conv: geometry.Convention) -> tuple[in
 
 
 def lay_planes(
-    sources: Sequence[Any],
-    results: Sequence[Any],
+    sources: Sequence[Sequence[Any]],
+    results: Sequence[Sequence[Any]],
     kernel: Any,
     conv: geometry.Convention,
     number: int = 0,
     where: str = "",
     background: int | None = None,
 ) -> Iterator[Observation]:
-    """Yield an observation for each plane of a target that can be used."""
-    image = (len(sources), *sources[0].shape)
-    target = (len(results), *results[0].shape)
+    """Yield an observation for each plane of a target that can be used, given the planes of each channel."""
+    image, target = ((len(some[0]), *some[0][0].shape) for some in (sources, results))
     along, plan = _laid(image, kernel, conv)
     step, first, before = conv.stride[0], along.offset[1], along.before[1]
     filled = np.broadcast_to(np.float64(conv.fillvalue), plan.image_shape)
-    seen: dict[int | None, Reader] = {}
+    seen: dict[tuple[int, int | None], Reader] = {}
     for z in range(along.size[1]):
         at = _places(step * z - before, kernel[0], image[0], conv.boundary)
         extended = any(not 0 <= step * z - before + d < image[0] for d in range(kernel[0]))
         if plan.flipped:
             at = at[::-1]
-        for i in at:
-            if i not in seen:
-                seen[i] = source_reader(filled if i is None else sources[i], plan)
-        readers = tuple(seen[i] for i in at)
-        plane = Plane(number, first + z, tuple(at), extended, conv, target)
-        own = (target_reader(results[first + z], plan),)
+        both = [(c, i) for c in range(len(sources)) for i in at]
+        for c, i in both:
+            if (c, i) not in seen:
+                seen[c, i] = source_reader(filled if i is None else sources[c][i], plan)
+        readers = tuple(seen[one] for one in both)
+        plane = Plane(number, first + z, tuple(at), extended, conv, target, len(sources))
+        own = tuple(target_reader(one[first + z], plan) for one in results)
         yield Observation(plan, readers, own, where, background, plane=plane)
 
 
@@ -166,7 +186,8 @@ class VolumeSelection:
         self.given, shape = given, plane.shape
         image = (n_images, *observations[0].geometry.image_shape)
         self.masks = [as_mask(mask, shape, "mask") for mask in given.masks]
-        self.image_masks = [as_mask(mask, image, "image_mask") for mask in given.image_masks[0]]
+        #: of each channel
+        self.image_masks = [[as_mask(mask, image, "image_mask") for mask in own] for own in given.image_masks]
         excluded = [mask for mask in self.masks if mask is not None]
         self.weights = as_weights(given.weights, shape, np.any(excluded, axis=0) if excluded else None)
         self.saturated = self._ends(given.saturated, observations)
@@ -187,7 +208,9 @@ class VolumeSelection:
         return PlaneSelection(
             masks=tuple(None if mask is None else mask[plane.at] for mask in self.masks),
             image_masks=tuple(
-                tuple(None if mask is None or i is None else mask[i] for mask in self.image_masks) for i in plane.images
+                tuple(None if mask is None or i is None else mask[i] for mask in own)
+                for own in self.image_masks
+                for i in plane.images
             )
             if any(mask is not None for mask in self.image_masks)
             else (),

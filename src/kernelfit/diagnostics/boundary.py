@@ -135,7 +135,7 @@ class _Plane:
     kernels: Array
     surface: Array | None
     weights: Weights | None
-    images: Sequence[Any] | None = None
+    images: Sequence[Sequence[Any]] | None = None  # of each channel
 
     def arrays(self, conv: Convention, *, blank: bool = False) -> list[Any]:
         """Return what the kernels are laid on under a boundary, or zeros of its shape."""
@@ -145,8 +145,8 @@ class _Plane:
             return [zeros if blank else source.array for source in one.sources]
         own = dataclasses.replace(one.plane.convention, boundary=conv.boundary, fillvalue=conv.fillvalue)
         filled = np.broadcast_to(np.float64(conv.fillvalue), shape)
-        at = images_under(own, one.plane.at, len(self.images), one.supports[0])
-        return [filled if i is None else zeros if blank else self.images[i] for i in at]
+        at = images_under(own, one.plane.at, len(self.images[0]), one.supports[0])
+        return [filled if i is None else zeros if blank else image[i] for image in self.images for i in at]
 
 
 def doubt(observations: Sequence[Observation], fits: Sequence[Estimate], memo: Memo | None = None) -> list[Estimate]:

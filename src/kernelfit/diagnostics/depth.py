@@ -46,7 +46,7 @@ def shallow(
         residual, target = residual + float(np.sum(left**2)), target + float(np.sum(seen.targets[0] ** 2))
         for step in sums:
             beyond = observations[at + step]
-            outer = beyond.sources[0 if (step < 0) != beyond.geometry.flipped else -1]
+            outer = beyond.sources[0 if (step < 0) != beyond.geometry.flipped else first.supports[0][0] - 1]
             halo = [n + k - 1 for n, k in zip(side, observation.geometry.kernel_shape, strict=True)]
             block = outer.block(start[0], start[1], (halo[0], halo[1]))
             sums[step].append(_cells(left, block - block.mean(), observation.geometry.kernel_shape))
@@ -66,7 +66,7 @@ def shallow(
     if not found:
         return []
     step = min(found, key=lambda one: found[one])
-    depth, turned = len(first.sources), first.geometry.flipped
+    depth, turned = first.supports[0][0], first.geometry.flipped
     plane = -1 if (step < 0) != turned else depth
     sides = "x".join(map(str, first.supports[0]))
     detail = f"the residual goes with the image at plane {plane} of taps, outside the {sides} kernel"

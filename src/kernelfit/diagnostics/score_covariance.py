@@ -171,7 +171,7 @@ def _gram(block: Array, fit: Estimate, workers: int) -> tuple[Array, int]:
     if block.ndim == 2:
         observations = [as_observation(block, nothing, model)]
     else:
-        observations = lay_volume(list(block), list(nothing), model, 0, "")
+        observations = lay_volume([list(block)], [list(nothing)], model, 0, "")
     (stats,) = of_lot(observations, engine_of(observations[0]), workers)
     return stats.gram, stats.n_pixels
 

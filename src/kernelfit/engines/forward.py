@@ -17,7 +17,7 @@ from ..core.validation import Array, as_workers
 from ..data.complex_parts import Part
 from ..data.observation import NUMBERS, as_array, as_image, as_planes, source_reader
 from ..data.reader import Reader, any_in_window
-from ..data.volumes import as_volume, lay_planes
+from ..data.volumes import as_volumes, lay_planes
 from ..data.volumes import target_shape as lay_volume_shapes
 
 _TILE = 1024
@@ -52,11 +52,13 @@ def apply_kernel(
     Parameters
     ----------
     image : array_like, shape (rows, cols)
-        Any dtype of real or complex numbers; never changed. Three dimensions with `channel_axis`, and for volumes.
+        Any dtype of real or complex numbers; never changed. Three dimensions with `channel_axis`, and for volumes; four
+        for volumes with channels.
     kernel : array_like, shape (rows, cols)
         The kernel, odd or even; without `channel_axis` one of three dimensions is for a volume. With
         `channel_axis` also one for each channel, shape (channels, rows, cols), or one for
-        each pair of channels, shape (result's channels, image's channels, rows, cols).
+        each pair of channels, shape (result's channels, image's channels, rows, cols); of volumes planes stand before
+        the rows.
     mode : {"same", "valid", "full", "crop"}, optional
         Size of the result, default "same"; "crop" for that of `size`.
     boundary : {"fill", "wrap", "symm", "mirror", "nearest"}, optional
@@ -100,10 +102,11 @@ def apply_kernel(
            [0., 0., 1.]])
     """
     given = kernel if hasattr(kernel, "shape") else as_array(kernel, "kernel", NUMBERS)
-    ndim = 3 if channel_axis is None and len(given.shape) == 3 else 2
+    axes = len(given.shape) if channel_axis is None else len(as_array(image, "image", NUMBERS).shape) - 1
+    ndim = 3 if axes == 3 else 2
     taps = as_kernel(given, 0 if ndim == 3 else channel_axis)
     model = Model(
-        taps.shape if ndim == 3 else _sides(taps),
+        taps.shape[-3:] if ndim == 3 else _sides(taps),
         mode=mode,
         boundary=boundary,
         fillvalue=fillvalue,
@@ -128,7 +131,7 @@ def as_kernel(kernel: npt.ArrayLike, channel_axis: int | None) -> Array:
     """Return a kernel, or the kernels of channels, in double precision; refuse anything else."""
     given = kernel if hasattr(kernel, "shape") else as_array(kernel, "kernel", NUMBERS)
     flat = given
-    if channel_axis is not None and len(given.shape) in (3, 4):
+    if channel_axis is not None and len(given.shape) in (3, 4, 5):
         array = np.asarray(given)
         flat = array.reshape(-1, array.shape[-1]) if array.size else array[..., 0]
     taps = np.asarray(as_image(flat, "kernel", NUMBERS))
@@ -144,7 +147,7 @@ def predict(
     NaN where the target would depend on what nothing is assumed of.
     """
     if conv.ndim == 3:
-        return _of_volume(image, kernel, conv, as_workers(workers))
+        return _of_volume(image, kernel, conv, channel_axis, as_workers(workers))
     sources, threads = as_planes(image, "image", channel_axis, NUMBERS), as_workers(workers)
     numbers = [kernel.dtype, *(np.dtype(source.dtype) for source in sources)]
     if all(dtype.kind != "c" for dtype in numbers):
@@ -165,11 +168,7 @@ def _filtered(sources: list[Any], kernel: Array, conv: Convention, channel_axis:
     """Return what real kernels make of real planes."""
     ndim = kernel.ndim - (conv.field is not None)
     n_sources = kernel.shape[ndim - 3] if ndim > 2 else len(sources)
-    if len(sources) != n_sources:
-        need = f"{n_sources} channels" + ("; say which axis holds them (channel_axis)" if channel_axis is None else "")
-        raise ValueError(
-            f"got an image of {len(sources)} channel{'s'[: len(sources) > 1]} and kernels for {n_sources}, need {need}"
-        )
+    _require_channels(len(sources), n_sources, channel_axis)
     plan = geometry.lay_out(tuple(sources[0].shape), _sides(kernel), conv)
     if conv.field is not None and conv.field.shape != plan.image_shape:
         raise ValueError(
@@ -187,35 +186,53 @@ def _filtered(sources: list[Any], kernel: Array, conv: Convention, channel_axis:
     return planes[0] if channel_axis is None else np.stack(planes, axis=channel_axis)
 
 
-def _of_volume(image: npt.ArrayLike, kernel: Array, conv: Convention, workers: int) -> Array:
-    """Return what a kernel makes of a volume: of each target plane the sum over the planes under the kernel."""
-    planes = as_volume(image, "image")
-    shape = lay_volume_shapes((len(planes), *planes[0].shape), kernel.shape, conv)
-    out = np.full(shape, np.nan)
-    for at, plane in _planes(planes, kernel, conv, shape, range(shape[0]), workers):
-        out[at] = plane
-    return out
+def _of_volume(image: npt.ArrayLike, kernel: Array, conv: Convention, axis: int | None, workers: int) -> Array:
+    """Return what kernels make of the channels of a volume, as `_filtered` does of planes."""
+    sources = as_volumes(image, "image", axis)
+    n_sources = len(sources) if kernel.ndim == 3 else kernel.shape[-4]
+    _require_channels(len(sources), n_sources, axis)
+    shape = lay_volume_shapes((len(sources[0]), *sources[0][0].shape), kernel.shape[-3:], conv)
+    rows = kernel[..., None, :, :, :] if kernel.ndim < 5 else kernel
+    found = []
+    for t in range(n_sources if kernel.ndim < 5 else len(kernel)):
+        own = (sources[t : t + 1], rows if kernel.ndim == 3 else rows[t]) if kernel.ndim < 5 else (sources, kernel[t])
+        out = np.full(shape, np.nan)
+        for at, plane in _planes(*own, conv, shape, range(shape[0]), workers):
+            out[at] = plane
+        found.append(out)
+    return found[0] if axis is None else np.stack(found, axis=axis)
 
 
-def plane_of(image: npt.ArrayLike, kernel: Array, conv: Convention, at: int, shape: tuple[int, ...]) -> Array:
-    """Return one plane of what a kernel makes of a volume, whose target has a shape; NaN where nothing is assumed."""
-    planes = as_volume(image, "image")
-    whole = lay_volume_shapes((len(planes), *planes[0].shape), kernel.shape, conv)
+def _require_channels(given: int, n_sources: int, axis: int | None) -> None:
+    """Refuse an image of another number of channels than the kernels have."""
+    if given != n_sources:
+        need = f"{n_sources} channels" + ("; say which axis holds them (channel_axis)" if axis is None else "")
+        raise ValueError(f"got an image of {given} channel{'s'[: given > 1]} and kernels for {n_sources}, need {need}")
+
+
+def plane_of(sources: list[list[Any]], kernels: Array, conv: Convention, at: int, shape: tuple[int, ...]) -> Array:
+    """Return one plane of what kernels make of volumes, whose target has a shape; NaN where nothing is assumed."""
+    whole = lay_volume_shapes((len(sources[0]), *sources[0][0].shape), kernels.shape[1:], conv)
     if whole != tuple(shape):
         raise ValueError(f"got a target of shape {tuple(shape)}, need {whole} for this image and fit")
-    found = dict(_planes(planes, kernel, conv, whole, (at,), as_workers(None)))
+    found = dict(_planes(sources, kernels, conv, whole, (at,), as_workers(None)))
     return found.get(at, np.full(whole[1:], np.nan))
 
 
 def _planes(
-    planes: list[Any], kernel: Array, conv: Convention, shape: tuple[int, int, int], wanted: Sequence[int], workers: int
+    sources: list[list[Any]],
+    kernels: Array,
+    conv: Convention,
+    shape: tuple[int, int, int],
+    wanted: Sequence[int],
+    workers: int,
 ) -> Iterator[tuple[int, Array]]:
-    """Yield some planes of what a kernel makes of a volume, each with its number."""
+    """Yield some planes of what kernels, one for each source, make of volumes, each with its number."""
     blank = np.broadcast_to(np.float64(0), shape[1:])
-    for one in lay_planes(planes, [blank] * shape[0], kernel.shape, conv):
+    for one in lay_planes(sources, [[blank] * shape[0]], kernels.shape[1:], conv):
         assert one.plane is not None
         if one.plane.at in wanted:
-            both = zip(one.sources, kernel, strict=True)
+            both = zip(one.sources, kernels.reshape(-1, *kernels.shape[2:]), strict=True)
             parts = [_plane(reader, taps, one.geometry, workers) for reader, taps in both]
             yield one.plane.at, functools.reduce(np.add, parts)
 

@@ -49,7 +49,7 @@ class Stack:
         """Return that of the target planes of a volume; None if a stride leaves some out."""
         first = observations[0]
         plane, depth = first.plane, len(first.sources)
-        if plane is None or depth == 1 or max(plane.convention.stride) > 1:
+        if plane is None or depth == 1 or plane.n_channels > 1 or max(plane.convention.stride) > 1:
             return None
         ahead = [one.sources[::-1] if one.geometry.flipped else one.sources for one in observations]
         planes = tuple(some[0] for some in ahead) + tuple(ahead[-1][1:])

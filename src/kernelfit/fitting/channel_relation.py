@@ -76,7 +76,13 @@ def advised(fit: Estimate, image: Any, target: Any, model: Model, execution: Exe
     loaded = isinstance(image, np.ndarray) and isinstance(target, np.ndarray)
     if model.channels != "separate" or axis is None or not kept or not loaded:
         return fit
-    if conv.field is not None or conv.mode != "same" or conv.strided or tuple(image.shape) != tuple(target.shape):
+    if (
+        conv.ndim == 3
+        or conv.field is not None
+        or conv.mode != "same"
+        or conv.strided
+        or tuple(image.shape) != tuple(target.shape)
+    ):
         return fit
     shape = as_pair(model.shape, "shape")
     axis %= len(image.shape)

@@ -82,7 +82,9 @@ class ImageNoise:
             if eliminations:
                 mean = 1.0 if given is None else float(np.mean(given, dtype=np.float64))
                 counts = counts - mean**2 * _projected(own, plan, eliminations[number].root)
-        return cls(counts, None if weights is None else pairs, None if slopes is None else beyond)
+        each = np.eye(len(observations[0].supports))  # the noise of one channel has nothing of another's
+        whole, more = np.kron(each, counts), None if slopes is None else np.kron(each, beyond)
+        return cls(whole, None if weights is None else pairs, more)
 
     @staticmethod
     def std_of(observations: Sequence[Observation], std: float) -> float:

@@ -101,7 +101,7 @@ def noted(context: Context, judged: Sequence[Judged | None]) -> Context:
 
 def context_of(plan: FitPlan, group: int, method: str) -> Context:
     """Return what is known before any pixel is read."""
-    count = len(plan.n_planes) or len(plan.groups[group])
+    count = len(lots(plan.groups[group]))
     return Context(plan.channels, plan.channel_axis, plan.n_pairs, plan.listed, count, method)
 
 

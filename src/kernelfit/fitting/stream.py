@@ -19,7 +19,7 @@ from ..core.validation import Array
 from ..data import blocks
 from ..data.blocks import Box
 from ..data.masked_blocks import MaskedBlocks
-from ..data.observation import NUMBERS, Observation, WeightedObservation, of_target
+from ..data.observation import NUMBERS, Observation, WeightedObservation, lots, of_target
 from ..data.plan import FitPlan, make_plan
 from ..engines.cost_model import engine_of
 from ..solvers.least_squares import LeastSquares, Solver
@@ -164,7 +164,7 @@ class Stream:
 
     def _cut(self, number: int, plan: FitPlan) -> Iterator[tuple[int, int, Observation, Any, list[Box], str]]:
         """Yield group, number, masks, boxes and engine of each observation of a pair."""
-        sizes = [1 if plan.n_planes else len(group) for group in plan.groups]
+        sizes = [len(lots(group)) for group in plan.groups]
         targets = [len(group[0].targets) for group in plan.groups]
         self.group_sizes = self.group_sizes or [*sizes, *targets]
         if self.group_sizes != [*sizes, *targets]:
@@ -174,8 +174,8 @@ class Stream:
             for i, given in enumerate(group):
                 marks, observation, at = [], given, number * len(group) + i
                 if given.plane is not None:  # all of a volume's planes belong together
-                    at = number
-                    plane = dataclasses.replace(given.plane, volume=number)
+                    at = number * sizes[g] + given.plane.volume
+                    plane = dataclasses.replace(given.plane, volume=at)
                     observation = dataclasses.replace(given, plane=plane)
                 for t in range(len(observation.targets)):
                     found = MaskedBlocks.of(of_target(observation, t), plan.selection_of(g, t, i))

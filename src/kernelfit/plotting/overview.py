@@ -195,13 +195,27 @@ def _of_volume(
     fit: Estimate, image: npt.ArrayLike | None, target: npt.ArrayLike | None, figure: "Figure | None"
 ) -> "Figure":
     """Draw cuts, projections, profiles with their errors and, with the pair, the residual of the middle plane."""
-    left, plane = None, 0
-    if image is not None and target is not None:
-        left, plane = volumes.middle_residual(fit, image, target)
+    targets = split_targets(fit)
+    kernels = [
+        (at, name, one) for at, part in enumerate(targets.values()) for name, one in split_channels(part).items()
+    ]
+    names = list(targets)
     if figure is None:
         pyplot = require("matplotlib.pyplot", package="matplotlib", extra="plot", purpose="drawing")
-        figure = pyplot.figure(figsize=(13.5, 11.2), layout="constrained")
+        figure = pyplot.figure(figsize=(13.5, 11.2 * len(kernels)), layout="constrained")
     assert figure is not None
+    below: Any = [figure] if len(kernels) == 1 else figure.subfigures(len(kernels), 1)
+    for place, (at, name, one) in zip(below, kernels, strict=True):
+        left, plane = None, 0
+        if image is not None and target is not None:
+            left, plane = volumes.middle_residual(fit, image, target, at)
+        words = " ".join(filter(None, [names[at], name]))
+        _draw_volume(place, f"{words}: " if words else "", one, left, plane)
+    return figure
+
+
+def _draw_volume(figure: Any, name: str, fit: Estimate, left: Array | None, plane: int) -> None:
+    """Draw all about one kernel, under its verdict."""
     last = ["error", "response"] if left is None else ["residual", "autocorrelation"]
     rows = [[f"{what} {axis}" for axis in range(3)] for what in ("cut", "most")]
     layout: Any = [*rows, ["profiles", *last]]
@@ -218,8 +232,7 @@ def _of_volume(
         draw_autocorrelation(fit, left, axes["autocorrelation"])
     for ax in axes.values():
         ax.title.set_fontsize(10)
-    figure.suptitle(_headline(fit), color=GOOD if fit.verdict.ok else DOUBTFUL, fontweight="bold")
-    return figure
+    figure.suptitle(name + _headline(fit), color=GOOD if fit.verdict.ok else DOUBTFUL, fontweight="bold")
 
 
 def _varies(part: Estimate) -> bool:

@@ -126,18 +126,20 @@ def report_html(
 def _of_volume(fit: Estimate, image: npt.ArrayLike, target: npt.ArrayLike, title: str) -> list[str]:
     """Return all there is to say about the kernel of a volume."""
     figure_of = require("matplotlib.figure", package="matplotlib", extra="plot", purpose="the report")
-    figure: Figure = figure_of.Figure(figsize=(13.5, 11.2), layout="constrained")
+    parts = split_targets(fit)
+    many = math.prod(fit.kernel.shape[:-3])
+    figure: Figure = figure_of.Figure(figsize=(13.5, 11.2 * many), layout="constrained")
     overview.overview(fit, image, target, figure=figure)
-    sides = " x ".join(map(str, fit.kernel.shape))
+    sides = (f"{many} kernels of " if many > 1 else "") + " x ".join(map(str, fit.kernel.shape[-3:]))
     caption = (
         "Cuts through the largest tap; the largest taps along each axis; profiles, whose bands hold the true value in "
         "95 of 100 cases; what the kernel leaves of the middle plane, where nothing of the image should be seen."
     )
-    left, _ = volumes.middle_residual(fit, image, target)
+    lefts = [volumes.middle_residual(fit, image, target, at)[0] for at in range(len(parts))]
     return [
         f"<h1>{html.escape(title)}</h1>",
         f'<p class="soft">{sides} taps of a volume; {html.escape(str(fit.convention))}</p>',
-        *_verdicts({"": fit}, [left]),
+        *_verdicts(parts, lefts),
         f"<h2>In pictures</h2>{_embedded(figure, 'Kernel and residual', caption)}",
         "<h2>The fit</h2>",
         _table(_figures(fit)),

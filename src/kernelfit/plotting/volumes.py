@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from ..core.estimate import Estimate
 from ..core.validation import Array
+from ..data.volumes import as_volumes
 from ..engines.forward import plane_of
 from ..imageio.planes import require
 from .panels import BLUE, GRAY, ORANGE, colorbar
@@ -94,19 +95,23 @@ def profiles(fit: Estimate, ax: "Axes") -> None:
     ax.set_title("through the largest tap" + (", 95 % intervals" if known else ""))
 
 
-def middle_residual(fit: Estimate, image: npt.ArrayLike, target: npt.ArrayLike) -> tuple[Array, int]:
-    """Return what is left of the middle plane of a pair's target, of the first of several, and which plane it is."""
+def middle_residual(fit: Estimate, image: npt.ArrayLike, target: npt.ArrayLike, channel: int = 0) -> tuple[Array, int]:
+    """Return what is left of the middle plane of a target's channel, of the first of several pairs, and its number."""
+    axis, part = fit.channel_axis, fit.parts[channel] if fit.parts else fit
     several = isinstance(image, list | tuple) and not isinstance(image[0], int | float)
-    first, result = (value[0] if several and np.ndim(value[0]) == 3 else value for value in (image, target))  # type: ignore[index]
-    whole: Any = result if hasattr(result, "shape") else np.asarray(result)
-    at = whole.shape[0] // 2
-    left = np.asarray(whole[at], dtype=np.float64) - plane_of(first, fit.kernel, fit.convention, at, whole.shape)
-    if fit.background is not None:
-        left -= fit.background.planes(0, slice(at, at + 1))[0]
-    weights = fit.weights[0] if isinstance(fit.weights, tuple) else fit.weights
+    ndim = 3 + (axis is not None)
+    pair = (value[0] if several and np.ndim(value[0]) == ndim else value for value in (image, target))  # type: ignore[index]
+    sources, results = (as_volumes(value, name, axis) for value, name in zip(pair, ("image", "target"), strict=True))
+    own = sources if fit.channels == "mixed" else sources[channel : channel + 1]
+    at, shape = len(results[channel]) // 2, (len(results[channel]), *results[channel][0].shape)
+    kernels = part.kernel.reshape(-1, *part.kernel.shape[-3:])
+    left = np.asarray(results[channel][at], dtype=np.float64) - plane_of(own, kernels, fit.convention, at, shape)
+    if part.background is not None:
+        left -= part.background.planes(0, slice(at, at + 1))[0]
+    weights = part.weights[0] if isinstance(part.weights, tuple) else part.weights
     if weights is not None:
-        own = np.asarray(weights[at], dtype=np.float64)
-        left = np.where(own > 0, left * np.sqrt(own), np.nan)
+        counts = np.asarray(weights[at], dtype=np.float64)
+        left = np.where(counts > 0, left * np.sqrt(counts), np.nan)
     start = [max(0, (n - _SIDE) // 2) for n in left.shape]
     left = left[start[0] : start[0] + _SIDE, start[1] : start[1] + _SIDE]
     return np.where(np.isfinite(left), left, np.nan), at
@@ -115,6 +120,8 @@ def middle_residual(fit: Estimate, image: npt.ArrayLike, target: npt.ArrayLike) 
 def _kernel(fit: Estimate) -> Array:
     if fit.convention.ndim != 3:
         raise ValueError(f"got a kernel of shape {fit.kernel.shape}, need one of a volume: planes, rows and columns")
+    if fit.kernel.ndim != 3:
+        raise ValueError(f"got a kernel of shape {fit.kernel.shape} of several channels, need one: split_channels")
     return fit.kernel
 
 
