@@ -178,7 +178,7 @@ class Estimate:
         the kernel given the data and the prior (under a penalty or prior, where the first would leave out the bias).
     unsettled : int
         Number of columns of `factor`, the last ones, that stand for what the data leave open of a prior's
-        hyperparameters.
+        hyperparameters, and for errors of rounding that follow the image.
     errors : {"plain", "sandwich"}
         What noise the covariance is for: white noise, or noise correlated from pixel to pixel as the residual is.
     image_noise : float

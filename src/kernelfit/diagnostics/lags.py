@@ -17,6 +17,8 @@ from .tiles import Part
 Single = npt.NDArray[np.float32]
 #: A correlation outside the support counts from so many standard deviations on, and that near the support in sum.
 _LAG, _RING, _RARE = 6.5, 9.0, 1e-8
+#: Scores are beyond those of residuals of rounding, some of which are looked at, from so many times the largest on.
+_OTHERS = 2.0
 #: The rings about the support, in pixels; and from where on what is seen is chance.
 _RINGS, _FAR = (1, 2, 4), 16
 #: Pixels of images that are looked at together.
@@ -57,8 +59,24 @@ class Lags:
         beyond = self.beyond()
         if float(np.abs(self.score[beyond > 0]).max(initial=0.0)) > _LAG * self.spread:
             return True
-        rings = [self.score[_ring(self.score.shape, self.support, width)] / self.spread for width in _RINGS]
-        return any(r.size and float((r**2).sum()) > _most(len(r)) for r in rings)
+        return any(n and total > _most(n) for total, n in self._rings(self.score / self.spread))
+
+    def _rings(self, score: Array) -> list[tuple[float, int]]:
+        """Return the sums of squares over rings about the support, and of how many."""
+        rings = [score[_ring(score.shape, self.support, width)] for width in _RINGS]
+        return [(float((r**2).sum()), len(r)) for r in rings]
+
+    def stands_out(self, others: "Sequence[Lags]") -> bool:
+        """Return whether what is seen is far from what residuals have that no wider kernel has made."""
+        scores = np.array([one.score for one in others]) / self.spread
+        mean, n = scores.mean(axis=0), len(others)
+        apart = [self.score / self.spread - mean, *((one - mean) * n / (n - 1) for one in scores)]
+        outside = self.beyond() > 0
+        peaks = [float(np.abs(one[outside]).max(initial=0.0)) for one in apart]
+        if peaks[0] > max(_LAG, _OTHERS * max(peaks[1:])):
+            return True
+        sums = zip(*map(self._rings, apart), strict=True)
+        return any(k and total > max(_most(k), _OTHERS**2 * max(o for o, _ in rest)) for (total, k), *rest in sums)
 
 
 @functools.lru_cache(64)
@@ -88,9 +106,9 @@ def _most(count: int) -> float:
 class Residuals:
     """The residuals of a sample of tiles, ready to be correlated with images of a size."""
 
-    left: Single
     spectra: npt.NDArray[np.complex64]
-    coarse: npt.NDArray[np.complex64]  # of their squares, summed over squares of two by two
+    squares: Single  # their variances: their squares, or alike
+    coarse: npt.NDArray[np.complex64]  # of these, summed over squares of two by two
 
 
 class White(NamedTuple):
@@ -108,18 +126,19 @@ def size_of(parts: list[Part]) -> tuple[int, int]:
     return rows, cols
 
 
-def residuals_of(parts: list[Part]) -> list[Residuals]:
-    """Return the residuals of samples, which serve for all images."""
+def residuals_of(parts: list[Part], *, alike: bool = False) -> list[Residuals]:
+    """Return the residuals of samples, which serve for all images; `alike` says that they have one variance."""
     found, size = [], size_of(parts)
     (step, pace), half = parts[0][0].geometry.stride, _half(size)
     for _, part in parts:
         tiles, rows, cols = part.left.shape
-        left = np.zeros((tiles, *size), dtype=np.float32)
+        left, squares = np.zeros((2, tiles, *size), dtype=np.float32)
+        places = np.s_[:, : step * rows : step, : pace * cols : pace]
         scale = math.sqrt(float(np.mean(part.left**2))) or 1.0
-        values = part.left if part.root is None else part.left * part.root
-        left[:, : step * rows : step, : pace * cols : pace] = values / scale
-        spectra, coarse = scipy.fft.rfft2(left, workers=1), scipy.fft.rfft2(_halved(left**2), half, workers=1)
-        found.append(Residuals(left, np.conj(spectra), np.conj(coarse)))
+        left[places] = (part.left if part.root is None else part.left * part.root) / scale
+        squares[places] = part.known / max(float(part.known.mean()), 1e-300) if alike else left[places] ** 2
+        spectra, coarse = scipy.fft.rfft2(left, workers=1), scipy.fft.rfft2(_halved(squares), half, workers=1)
+        found.append(Residuals(np.conj(spectra), squares, np.conj(coarse)))
     return found
 
 
@@ -196,7 +215,7 @@ def lags_of(parts: list[Part], source: int, residuals: Sequence[Residuals]) -> L
             products += _correlation(own.spectra, spectra[None], size)[0]
             # the variance by lag if the noise is independent, of whatever variance: smooth, save where a few make it
             energy = scipy.fft.rfft2(scipy.fft.irfft2(spectra, size, workers=1) ** 2, workers=1)
-            left = np.conj(scipy.fft.rfft2(own.left**2, workers=1))
+            left = np.conj(scipy.fft.rfft2(own.squares, workers=1))
             squares += _correlation(left, energy[None], size)[0]
             count += int(part[1].known.sum())
     score = products / np.sqrt(np.maximum(squares, 1e-6 * max(float(squares.max()), 1e-300)))

@@ -24,7 +24,8 @@ from ..data.observation import Observation, Weights
 from .displacement import moved
 from .lags import lags_of, residuals_of, suspects
 from .local_scores import CURVED, LOCAL, Cells, cells_of, hotelling
-from .quantization import ALONE, ROUNDING
+from .quantization import ALONE, ROUNDING, beside, rounding_of, with_rounding
+from .rounding import Rounding, possible
 from .samples import Memo
 from .tile_design import TileDesign
 from .tiles import Part, energy_of, read, root_of, with_residuals
@@ -104,19 +105,19 @@ def misfits(
     integer = all(np.dtype(o.targets[0].array.dtype).kind in "iu" for o in observations)
     alike = all(p.root is None or bool((p.root[p.known] == 1).all()) for _, p in parts)  # in units of the pixels
     rounding = integer and alike and estimate.noise_std < ALONE * math.sqrt(ROUNDING)
+    # of rounding alone; the kernels that it may come from tell what it makes of lags outside the support
+    fit = with_rounding(dataclasses.replace(estimate, rounding=rounding_of(estimate))) if rounding else None
     if any(min(p.left.shape[1:]) < _NARROW for _, p in parts):  # of signals the lags alone are looked at
-        some = {} if rounding else _outside(parts)
-        return [Finding(v, t.detail) for v, t in some.items()]
+        return [Finding(v, t.detail) for v, t in _outside(parts, fit).items()]
     if estimate.convention.apart and estimate.background is None and estimate.rank == estimate.kernel.size:
         constants = _complex_constant(parts)
         if constants is not None:
             return [constants]
     cells = cells_of(parts)
     found = _tests(cells, estimate)
-    if not rounding:
-        found |= _outside(parts)
-    if rounding:  # rounding errors are alike where the image is flat: no kernel could do better
+    if rounding:  # rounding errors are alike where the image is flat: no curve, and no other place, could do better
         found = {v: t for v, t in found.items() if v is Verdict.OFFSET}
+    found |= _outside(parts, fit)
     return _explained(parts, found, cells, integer, rounding, estimate) if found else []
 
 
@@ -159,12 +160,20 @@ def _tests(cells: Cells, estimate: Estimate) -> dict[Verdict, _Test]:
     return {verdict: max(some, key=lambda t: t.share) for verdict, some in found.items()}
 
 
-def _outside(parts: list[Part]) -> dict[Verdict, _Test]:
-    """Return whether the residual is correlated with an image at lags outside the support."""
-    found, residuals = [], residuals_of(parts)
-    for source in suspects(parts, residuals):
+def _outside(parts: list[Part], fit: Estimate | None) -> dict[Verdict, _Test]:
+    """Return whether the residual is correlated with an image at lags outside the support.
+
+    That of rounding alone, of which the fit is given, has to be so far beyond what rounding does under other kernels.
+    """
+    found, residuals = [], residuals_of(parts, alike=fit is not None)
+    sources = suspects(parts, residuals)
+    others = _of_rounding(parts, fit) if sources and fit is not None else []
+    if others is None:
+        return {}
+    for source in sources:
         lags = lags_of(parts, source, residuals)
-        if lags.seen():
+        same = [lags_of(some, source, residuals_of(some, alike=True)) for some in others]
+        if lags.stands_out(same) if same else lags.seen():
             beyond, at = lags.beyond(), lags.peak()
             plan = parts[0][0].geometry
             axes = zip(at, lags.score.shape, plan.kernel_shape, strict=True)
@@ -177,6 +186,17 @@ def _outside(parts: list[Part]) -> dict[Verdict, _Test]:
             detail = f"correlation {correlation:.2g} with the image at tap {tuple(tap)}, outside the {sides} kernel"
             found.append(_Test(0.0, max(share, correlation**2), detail, (signed[0], signed[1])))
     return {Verdict.SHAPE_TOO_SMALL: max(found, key=lambda t: t.share)} if found else {}
+
+
+def _of_rounding(parts: list[Part], fit: Estimate) -> list[list[Part]] | None:
+    """Return the tiles with the residuals that rounding leaves of kernels like the one found, None if nothing tells."""
+    if not possible(fit):
+        return None
+    rounding = Rounding(parts, fit, beside(fit))
+    if rounding.count <= rounding.rank:
+        return None
+    rounding.scaled()
+    return [with_residuals(parts, left, [p.known for _, p in parts]) for _, left in rounding.ends]
 
 
 def _explained(
@@ -195,7 +215,7 @@ def _explained(
         if constant is not None:
             found[Verdict.OFFSET] = constant
             without = with_residuals(parts, rest, [p.known for _, p in parts])
-            still = _tests(cells_of(without), estimate) | ({} if rounding else _outside(without))
+            still = _tests(cells_of(without), estimate) | ({} if rounding else _outside(without, None))
             still = _remaining(still, energy_of(rest) / energy_of(tiles), found)
             if not still.keys() - {Verdict.OFFSET}:
                 found = {Verdict.OFFSET: constant}

@@ -7,15 +7,25 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..core.estimate import Estimate, with_finding
-from ..core.findings import Finding, Verdict
+from ..core.findings import Finding, Verdict, ranked
 from ..data.observation import Observation, WeightedObservation, Weights, of_target
+from ..data.volumes import sampled
 from ..engines.sampling import draw
+from ..solvers import least_squares
 from ..solvers.robust import least_absolute
+from . import tiles
+from .rounding import possible, scatter
 
 #: Variance of the error of rounding to integers, which is uniform between -1/2 and 1/2.
 ROUNDING = 1 / 12
 #: Noise up to so many times that of rounding is nothing else.
 ALONE = 1.1
+#: Noise from so many times that of rounding on makes its errors random.
+_RANDOM = 2.0
+#: Errors that are so many times those of random ones, and such a share of the kernel, leave combinations of taps open.
+_OPEN = 10.0, 0.2
+#: Pixels up to which all of them are asked whether they are.
+_WHOLE = 2**17
 #: Types of so many bytes are suspected to wrap round if the noise is more than this share of their range.
 _BYTES = 2
 _SUSPICIOUS = 1 / 40
@@ -40,8 +50,8 @@ def judged(
     types = {np.dtype(p.targets[target].array.dtype) for p in observations}
     if not all(dtype.kind in "iu" for dtype in types):
         return fit
-    fit = dataclasses.replace(fit, rounding=_rounding_of(fit))
-    fit = _with_rounding(_without_alarm(fit))
+    fit = dataclasses.replace(fit, rounding=rounding_of(fit))
+    fit = _with_scatter(with_rounding(_without_alarm(fit)), observations, target, weights)
     dtype = next(iter(types))
     extent = 2.0 ** (8 * dtype.itemsize)
     if len(types) > 1 or dtype.itemsize > _BYTES or not fit.rss > (_SUSPICIOUS * extent) ** 2 * fit.n_pixels:
@@ -53,7 +63,7 @@ def judged(
     return with_finding(fit, Finding(Verdict.WRAPPED, detail))
 
 
-def _rounding_of(fit: Estimate) -> float:
+def rounding_of(fit: Estimate) -> float:
     """Return the noise that rounding alone makes, of a pixel of weight 1."""
     mean = 1.0
     if fit.weights is not None:
@@ -75,19 +85,55 @@ def _without_alarm(fit: Estimate) -> Estimate:
     return dataclasses.replace(fit, findings=findings, notes=(*fit.notes, note))
 
 
-def _with_rounding(fit: Estimate) -> Estimate:
+def with_rounding(fit: Estimate) -> Estimate:
     """Raise the noise, and the errors with it, to what rounding alone makes."""
     least = fit.rounding
     if not 0 < fit.noise_std < least or fit.uncertainty != "sampling":  # NaN stays NaN
         return fit
     raised = least / fit.noise_std
+    background = fit.background
+    if background is not None:
+        background = dataclasses.replace(background, stderr=background.stderr * raised)
     return dataclasses.replace(
         fit,
         noise_std=least,
         factor=None if fit.factor is None else fit.factor * raised,
         typical_stderr=fit.typical_stderr * raised,
+        background=background,
         notes=(*fit.notes, "noise and standard errors are those of rounding to integers, the residual being smaller"),
     )
+
+
+def beside(fit: Estimate) -> float:
+    """Return the variance of the noise of a pixel of weight 1 beside that of rounding."""
+    return max(0.0, fit.noise_std**2 / fit.rounding**2 - 1.0) * ROUNDING
+
+
+def _with_scatter(
+    fit: Estimate, observations: Sequence[Observation], target: int, weights: Sequence[Weights] | None
+) -> Estimate:
+    """Add what the errors of rounding leave open of the kernel where they follow the image; see `rounding.scatter`."""
+    if not fit.noise_std < _RANDOM * fit.rounding or not possible(fit):
+        return fit
+    some, own = sampled([of_target(p, target) for p in observations], weights)
+    parts = tiles.read(some, fit, own, whole=_WHOLE // len(some))
+    more = scatter(parts, fit, beside(fit)) if parts else None
+    if more is None or fit.factor is None:
+        return fit
+    factor = np.hstack([fit.factor, more])
+    growth = float(np.median(np.linalg.norm(factor, axis=1) / np.linalg.norm(fit.factor, axis=1).clip(1e-300)))
+    words = (
+        f"the errors of rounding to integers follow the image, which is smooth or flat: standard errors {growth:.3g}"
+    )
+    words += " times those of random errors hold what that leaves open"
+    size, error = float(np.linalg.norm(fit.kernel)), float(np.linalg.norm(factor))
+    found = least_squares.doubts(size, error, 0.0, math.inf, 0.0)
+    if growth > _OPEN[0] and error > _OPEN[1] * size:
+        found.append(Finding(Verdict.ILL_CONDITIONED, words))
+    told = {f.verdict for f in fit.findings}
+    findings = ranked((*fit.findings, *(f for f in found if f.verdict not in told)))
+    unsettled = fit.unsettled + more.shape[1]
+    return dataclasses.replace(fit, factor=factor, unsettled=unsettled, findings=findings, notes=(*fit.notes, words))
 
 
 def wrapped_share(

@@ -32,6 +32,8 @@ class TileDesign:
         Which taps there are, by lag.
     inverse : ndarray
         About the inverse of the images' power by frequency, by which conjugate gradients are preconditioned.
+    level : float
+        What the images were divided by.
     """
 
     parts: list[Part]
@@ -40,6 +42,7 @@ class TileDesign:
     kept: list[npt.NDArray[np.bool_]]
     taps: npt.NDArray[np.bool_]
     inverse: Array
+    level: float
 
     @classmethod
     def of(cls, parts: list[Part], more: Sequence[tuple[int, int]] = ((0, 0), (0, 0))) -> "TileDesign":
@@ -65,7 +68,8 @@ class TileDesign:
         taps[np.ix_(*[np.arange(-lo, k + hi) % n for k, n, (lo, hi) in sides])] = True
         near = scipy.fft.irfft2(power, size, workers=1) * np.multiply.outer(*map(taper, size))
         smooth = scipy.fft.rfft2(near, workers=1).real
-        return cls(parts, size, spectra, kept, taps, 1.0 / np.maximum(smooth, 1e-8 * max(float(smooth.max()), 1e-300)))
+        inverse = 1.0 / np.maximum(smooth, 1e-8 * max(float(smooth.max()), 1e-300))
+        return cls(parts, size, spectra, kept, taps, inverse, level)
 
     def forward(self, taps: Array) -> list[Array]:
         """Return what taps of each source, by lag, make of the tiles."""

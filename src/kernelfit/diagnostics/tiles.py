@@ -30,8 +30,9 @@ def read(
     estimate: Estimate,
     weights: Sequence[Weights] | None,
     memo: samples.Memo | None = None,
+    whole: int = 0,
 ) -> list[Part]:
-    """Read some tiles of the pairs, or of some of them."""
+    """Read some tiles of the pairs, or of some of them; all of a pair of up to `whole` pixels."""
     n = len(observations)
     chosen = range(n) if n <= _PAIRS else [int((i + 0.5) * n / _PAIRS) for i in range(_PAIRS)]
     parts = []
@@ -39,6 +40,8 @@ def read(
         observation = observations[at]
         own = None if weights is None else weights[at]
         sides, starts = places(observation, own, len(chosen))
+        if observation.geometry.n_pixels <= whole:
+            sides, starts = observation.size, [(0, 0)]
         part = samples.sample(observation, estimate, (at, n), own, sides, starts, memo)
         parts.append((observation, _trimmed(observation, part, weights is not None)))
     return [(o, p) for o, p in parts if p.known.any()]

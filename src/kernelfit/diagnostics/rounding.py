@@ -1,0 +1,137 @@
+"""What rounding to integers leaves open of a kernel where its errors follow the image, as they do where it is smooth.
+
+Errors of rounding are a function e(k) of the kernel's prediction. In most images they are as good as random. In a ramp
+or a flat picture few different surroundings occur, and pixels of like surroundings have like errors, however many they
+are: other kernels would have made the same target. A kernel k is estimated by ``k + C A'e(k) / s^2``, C being the plain
+covariance for noise of variance s^2. So kernels are sought, from some that lie far about, for which that is the one
+found, and their scatter is the error: indirect inference (C. Gourieroux, A. Monfort, E. Renault, Journal of Applied
+Econometrics 8 (1993) S85).
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.special
+
+from ..core.estimate import Estimate
+from ..core.validation import Array
+from .tile_design import TileDesign
+from .tiles import Part, root_of
+
+#: Kernels to start from, and how far their predictions lie apart in gray levels; short steps, and their length.
+_STARTS, _APART, _STEPS, _LENGTH = 8, (0.4, 1.0), 6, 0.5
+#: So many columns of the covariance tell how loud the tiles are.
+_COLUMNS = 16
+#: A first look from so near goes on where chance would show as much in so few cases; in the end it takes a rarer one,
+#: and a scatter of so many times that of random errors.
+_NEAR, _FIRST, _CHANCE, _FACTOR = 0.1, 0.05, 1e-4, 1.5
+
+
+class Rounding:
+    """The estimates that kernels near the one found would have had of their rounded predictions.
+
+    Parameters
+    ----------
+    parts : list of (Observation, Sample)
+        Tiles of the pairs, or all of their pixels.
+    estimate : Estimate
+        The fit, with a factor of the plain covariance, which `possible` asks for.
+    variance : float
+        That of the noise of a pixel beside the errors of rounding.
+    """
+
+    def __init__(self, parts: list[Part], estimate: Estimate, variance: float) -> None:
+        assert estimate.factor is not None
+        self.parts, self.noise_std, self.variance = parts, estimate.noise_std, variance
+        self.count = sum(int(p.known.sum()) for _, p in parts)
+        self.factor = estimate.factor * math.sqrt(estimate.n_pixels / self.count)  # of a fit to the tiles alone
+        self.rank = self.factor.shape[1]
+        self.design, self.roots = TileDesign.of(parts), [root_of(p, p.known) for _, p in parts]
+        self.predictions = [
+            np.where(p.known, p.targets - p.left, 0.0) / np.where(p.known, r, 1.0)
+            for (_, p), r in zip(parts, self.roots, strict=True)
+        ]
+        self.rng = np.random.default_rng(0)
+
+    def _made(self, w: Array) -> list[Array]:
+        """Return what kernels of w standard errors make of the images."""
+        (rows, cols), flipped = self.parts[0][0].geometry.kernel_shape, self.parts[0][0].geometry.flipped
+        taps = (self.factor @ w).reshape(-1, rows, cols) * self.design.level
+        lags = np.zeros((len(taps), *self.design.size))
+        lags[:, :rows, :cols] = taps[:, ::-1, ::-1] if flipped else taps
+        forward = self.design.forward(lags)
+        return [made / np.where(r > 0, r, 1.0) for made, r in zip(forward, self.roots, strict=True)]
+
+    def _moved(self, errors: Sequence[Array]) -> Array:
+        """Return by how many standard errors errors of the pixels move the estimate."""
+        (rows, cols), flipped = self.parts[0][0].geometry.kernel_shape, self.parts[0][0].geometry.flipped
+        weighted = [np.where(r > 0, e * r, 0.0) for e, r in zip(errors, self.roots, strict=True)]
+        taps = self.design.adjoint(weighted)[:, :rows, :cols]
+        taps = taps[:, ::-1, ::-1] if flipped else taps
+        return np.asarray(self.factor.T @ taps.ravel() * (self.design.level / self.noise_std**2))
+
+    def _start(self, apart: float) -> tuple[Array, list[Array]]:
+        """Return standard errors from the kernel found, and noise of the pixels."""
+        noise = [math.sqrt(self.variance) * self.rng.standard_normal(m.shape) for m in self.predictions]
+        size: float = apart * math.sqrt(self.count / self.rank) / self.noise_std
+        return np.asarray(size * self.rng.standard_normal(self.rank)), noise
+
+    def _errors(self, w: Array, noise: Sequence[Array]) -> list[Array]:
+        """Return the errors of rounding, and the other noise, of a kernel w standard errors from the one found."""
+        at = [m + made for m, made in zip(self.predictions, self._made(w), strict=True)]
+        return [np.rint(a + n) - a for a, n in zip(at, noise, strict=True)]
+
+    def random(self) -> bool:
+        """Return whether the errors are random, as far as a first look tells."""
+        first = self._moved(self._errors(*self._start(_NEAR)))
+        return float(scipy.special.chdtrc(self.rank, float(first @ first))) > _FIRST
+
+    def scaled(self) -> None:
+        """Let errors that are random move estimates by one standard error: of few loud tiles they move them further."""
+        columns = np.eye(self.rank)[:: -(-self.rank // _COLUMNS)]
+        energies = [
+            sum(float(np.sum((r * made) ** 2)) for made, r in zip(self._made(w), self.roots, strict=True))
+            for w in columns
+        ]
+        self.factor /= max(math.sqrt(float(np.mean(energies))) / self.noise_std, 1e-150)
+
+    @functools.cached_property
+    def ends(self) -> list[tuple[Array, list[Array]]]:
+        """Kernels that the one found may be an estimate of, in standard errors, and the residuals of their targets."""
+        found = []
+        for i in range(_STARTS):
+            w, noise = self._start(_APART[i % len(_APART)])
+            for _ in range(_STEPS):
+                w = w - _LENGTH * (w + self._moved(self._errors(w, noise)))
+            one = -self._moved(self._errors(w, noise))
+            errors = self._errors(one, noise)
+            other = -self._moved(errors)
+            left = [
+                np.where(r > 0, e + m, 0.0) * r for e, m, r in zip(errors, self._made(other), self.roots, strict=True)
+            ]
+            # where halves are rounded up and down in turn, the two cancel
+            found.append(((one + other) / math.sqrt(2.0), left))
+        return found
+
+
+def possible(estimate: Estimate) -> bool:
+    """Return whether a fit has what this takes."""
+    factor = estimate.factor
+    return (
+        factor is not None and factor.shape[1] > 0 and estimate.errors == "plain" and 0 < estimate.noise_std < math.inf
+    )
+
+
+def scatter(parts: list[Part], estimate: Estimate, variance: float) -> Array | None:
+    """Return columns U, so that ``U U'`` is to be added to the covariance of the taps; None if errors are random."""
+    rounding = Rounding(parts, estimate, variance)
+    if rounding.count <= rounding.rank or rounding.random():
+        return None
+    rounding.scaled()
+    ends = np.array([w for w, _ in rounding.ends])
+    ratio, freedom = float(np.mean(ends**2)), rounding.rank * _STARTS
+    if not ratio > _FACTOR or scipy.special.fdtrc(freedom, freedom, ratio) > _CHANCE:
+        return None
+    return np.asarray(rounding.factor @ ends.T) * math.sqrt((1.0 - 1.0 / ratio) / _STARTS)

@@ -1,0 +1,119 @@
+"""Errors of rounding that follow the image are in the error bars, and do not pass for a kernel that is too narrow."""
+
+import numpy as np
+import pytest
+import scipy.ndimage
+
+import naive
+from helpers import assert_close, grid
+from kernelfit import Model, Verdict, apply_kernel, find_kernel
+from kernelfit.data.observation import as_observation
+from kernelfit.diagnostics import tiles
+from kernelfit.diagnostics.rounding import Rounding
+
+BINOMIAL = np.outer([1, 2, 1], [1, 4, 6, 4, 1]) / 64
+WORDS = "the errors of rounding to integers follow the image"
+
+
+def rounded(image, kernel, dtype="u1"):
+    return np.rint(apply_kernel(image.astype(float), kernel, boundary="symm")).astype(dtype)
+
+
+def ramp(size=(110, 140)):
+    y, x = np.mgrid[: size[0], : size[1]]
+    return np.rint(20 + 0.31 * y + 0.57 * x).astype("u1")
+
+
+def rectangles(seed, size=(120, 150)):
+    rng = np.random.default_rng(seed)
+    image = np.full(size, rng.uniform(10, 240))
+    for _ in range(12):
+        row, col = rng.integers(0, size[0] - 10), rng.integers(0, size[1] - 10)
+        rows, cols = rng.integers(8, 60, 2)
+        image[row : row + rows, col : col + cols] = rng.uniform(10, 240)
+    return np.rint(image).astype("u1")
+
+
+def texture(seed, size=(150, 190)):
+    rng = np.random.default_rng(seed)
+    broad = scipy.ndimage.gaussian_filter(rng.normal(size=size), 3.0)
+    return np.rint(np.clip(120 + 12 * rng.normal(size=size) + 150 * broad, 0, 255)).astype("u1")
+
+
+def stars(seed, size=(180, 210)):
+    rng, sky = np.random.default_rng(seed), np.zeros(size)
+    np.add.at(sky, tuple(rng.integers(0, n, 90) for n in size), 10 ** rng.uniform(1.5, 3.2, 90))
+    return np.rint(np.minimum(scipy.ndimage.gaussian_filter(sky, 1.0) + 20, 255)).astype("u1")
+
+
+def noted(fit):
+    return any(WORDS in note for note in fit.notes)
+
+
+@pytest.mark.parametrize("operation", ["convolution", "correlation"])
+def test_what_rounding_does_to_an_estimate(operation):
+    """Held against dense least squares: errors of the pixels, and what a kernel makes of the image."""
+    image, kernel = texture(0, (31, 38)), np.random.default_rng(0).random((3, 5))
+    target = np.rint(apply_kernel(image, kernel, boundary="symm", operation=operation)).astype("i2")
+    fit = find_kernel(image, target, (3, 5), operation=operation)
+    pair = as_observation(image, target, Model((3, 5), operation=operation))
+    rounding = Rounding(tiles.read([pair], fit, None, whole=2**17), fit, 0.0)
+    matrix, _ = naive.design(image, (3, 5), mode="same", boundary=None, operation=operation)
+    errors = np.random.default_rng(1).uniform(-0.5, 0.5, len(matrix))
+    w = np.random.default_rng(2).normal(size=15)
+    (made,) = rounding._made(w)
+    assert_close(made.ravel(), matrix @ (fit.factor @ w), 1e-9)
+    moved = fit.factor @ rounding._moved([errors.reshape(made.shape)])
+    assert_close(moved, np.linalg.lstsq(matrix, errors, rcond=None)[0], 1e-6)
+    assert_close(rounding.predictions[0].ravel(), matrix @ fit.kernel.ravel(), 1e-9)
+
+
+def test_on_a_ramp_the_errors_are_as_large_as_what_is_found_is_wrong():
+    """Every step of the ramp is alike, and rounded alike: the target is the image itself, moved."""
+    fit = find_kernel(ramp(), rounded(ramp(), BINOMIAL), BINOMIAL.shape)
+    assert np.abs(fit.kernel - BINOMIAL).max() > 0.3
+    assert np.abs((fit.kernel - BINOMIAL) / fit.stderr).max() < 4
+    assert fit.verdict is not Verdict.SOLVED and noted(fit)
+    assert Verdict.ILL_CONDITIONED in {f.verdict for f in fit.findings}
+
+
+def test_where_the_image_varies_nothing_is_added():
+    for seed in range(3):
+        image = texture(seed)
+        fit = find_kernel(image, rounded(image, BINOMIAL), BINOMIAL.shape)
+        assert fit.verdict is Verdict.SOLVED and not noted(fit)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scene", [rectangles, stars, lambda seed: ramp((100 + seed, 120))])
+@pytest.mark.parametrize(
+    "kernel", [np.ones((3, 2)) / 6, BINOMIAL, np.array([[1, 2, 1]]) / 4], ids=["box", "2-d", "row"]
+)
+def test_errors_hold_the_truth(scene, kernel):
+    found = []
+    for seed in range(4):
+        image = scene(seed)
+        fit = find_kernel(image, rounded(image, kernel), kernel.shape)
+        found.append(np.abs((fit.kernel - kernel) / fit.stderr).ravel())
+    assert np.sqrt(np.mean(np.concatenate(found) ** 2)) < 2.0
+
+
+def test_a_background_beside_a_residual_smaller_than_rounding():
+    """Its errors are those of rounding, as the taps' are."""
+    image = ramp()
+    fits = [find_kernel(image, rounded(image, np.ones((1, 1))).astype(t), (1, 1), background=0) for t in ("u1", "f8")]
+    assert fits[0].noise_std == pytest.approx(12**-0.5)
+    sums = np.array([[np.sum(image.astype(float) ** 2), image.sum()], [image.sum(), image.size]])
+    assert fits[0].background.stderr[0] == pytest.approx(np.sqrt(np.linalg.inv(sums)[1, 1] / 12), rel=1e-6)
+
+
+@grid("seed", range(3), 3)
+@pytest.mark.parametrize("scene", [texture, stars])
+def test_a_kernel_wider_than_its_support_is_seen_below_the_rounding(scene, seed):
+    image, wide = scene(seed), np.full((5, 7), 0.0)
+    wide[1:-1, 1:-1] = BINOMIAL
+    assert find_kernel(image, rounded(image, BINOMIAL), BINOMIAL.shape).verdict is Verdict.SOLVED
+    wide[2, 0] = wide[1, -1] = 0.004 if scene is texture else 0.02
+    fit = find_kernel(image, rounded(image, wide), BINOMIAL.shape)
+    assert fit.noise_std < 1.1 * 12**-0.5
+    assert fit.verdict is Verdict.SHAPE_TOO_SMALL
