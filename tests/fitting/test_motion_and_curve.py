@@ -1,5 +1,7 @@
 """Motion, curve and kernel found together, against a dense joint system; motions of several pairs, and boundaries."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.signal
@@ -9,6 +11,7 @@ from helpers import assert_close
 from kernelfit.core import registration
 from kernelfit.core.curve import SIDES
 from kernelfit.data.warp import Spline
+from kernelfit.fitting import joint, pipeline, registration_columns, registration_round
 from motions import KERNEL, corners, error, motion, pair, scene
 
 GAMMA, PADDED = 2.2, np.pad(KERNEL, 1)
@@ -171,3 +174,41 @@ def test_a_boundary_is_that_of_the_registered_image(boundary, padding):
     assert 0.6 < np.sqrt(np.mean(((fit.kernel - PADDED) / fit.stderr) ** 2)) < 1.3
     assert corners(fit, matrix) < 4 * fit.registration.displacement_stderr.max()
     assert np.isfinite(fit.predict(image)).sum() >= fit.n_pixels
+
+
+def noisy(shape, seed=0):
+    """Return an image that is noise, and what a line makes of it: of its motion little is known."""
+    image = np.random.default_rng(seed).normal(size=shape)
+    line = np.exp(-(np.arange(-3, 4)[:, None] ** 2) / 2 - np.arange(-4, 5) ** 2 / 30.0)
+    return image, scipy.signal.convolve2d(image, line / line.sum(), mode="same")
+
+
+def test_what_the_kernels_errors_make_of_the_columns_is_known():
+    """The average of many draws, against the trace of dense matrices."""
+    shape, sides = (40, 50), (5, 7)
+    image, target = noisy(shape)
+    target += np.random.default_rng(1).normal(0, 0.1, shape)
+    model = kernelfit.Model(sides, register="similarity")
+    scene = registration_round.Scene.of(image, None, None, 1)
+    search = registration_round.Search([scene], target, model, kernelfit.Selection(), pipeline.Settings())
+    place = search.start
+    one, images = search.round(place), search.images(place)
+    columns = registration_columns.Columns(one.plan, search.generators, search.places, [shape], 2)
+    columns = dataclasses.replace(columns, changes=search.changes(place, images))
+    draws = [joint.drawn(one.groups, seed) for seed in range(60)]
+    found = np.mean([joint.precision(joint.shares_of(one.plan, d, columns, 1), d)[0] for d in draws], axis=0)
+
+    def patches(values):
+        return np.lib.stride_tricks.sliding_window_view(values, sides)[:, :, ::-1, ::-1].reshape(-1, 35)
+
+    a = patches(image)
+    slopes = [np.asarray(plan.groups[0][0].sources[0].array) for plan in columns.changes]
+    hat = np.linalg.inv(a.T @ a)
+    free = [patches(s) - a @ (hat @ (a.T @ patches(s))) for s in slopes]
+    expected = [[np.trace(hat @ (x.T @ y)) for y in free] for x in free]
+    assert_close(np.diag(found), np.diag(expected), 0.15)
+    spurious = joint.precision(joint.shares_of(one.plan, draws[0], columns, 1), draws[0])[0]
+    plain, right = (joint.solved(one.shares, one.groups, b) for b in (None, spurious))
+    assert plain[2] == 0 < right[2] < 0.75
+    s, b = joint.precision(one.shares, one.groups)[0], spurious
+    assert_close(right[1], np.linalg.inv(s - b) @ s @ np.linalg.inv(s - b), 1e-6)

@@ -29,6 +29,8 @@ from ..engines import forward
 _ROWS, _DIRECT = 256, 300  # rows looked at at once; taps up to which sums are quicker than transforms
 #: Eigenvalues of S that count, relative to the largest, its diagonal being 1.
 _RANK = 1e-10
+#: Share of S that is taken for true at least.
+_LEFT = 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,27 +208,66 @@ def _surfaces(seen: Seen, columns: Sequence[Any]) -> Array:
     return np.asarray(told @ known)
 
 
-@one_blas_thread
-def solved(shares: Sequence[Sequence[Share]], groups: Sequence[Sequence[Estimate]]) -> tuple[Array, Array]:
-    """Return the step theta, and its covariance.
+def drawn(groups: Sequence[Sequence[Estimate]], seed: int = 0) -> list[list[Estimate]]:
+    """Return estimates whose kernels are draws of the errors of these."""
+    rng = np.random.default_rng(seed)  # the same in every round, and in every run
 
-    `groups`: the estimates of the targets, from whose residual and factor the noise and H are taken.
+    def error(one: Estimate) -> Estimate:
+        if one.factor is None:
+            return dataclasses.replace(one, kernel=np.zeros_like(one.kernel))
+        values = one.factor @ rng.normal(size=one.factor.shape[1])
+        return dataclasses.replace(one, kernel=values.reshape(one.kernel.shape))
+
+    return [[error(one) for one in estimates] for estimates in groups]
+
+
+@one_blas_thread
+def solved(
+    shares: Sequence[Sequence[Share]],
+    groups: Sequence[Sequence[Estimate]],
+    spurious: Array | None = None,
+) -> tuple[Array, Array, float]:
+    """Return the step theta, its covariance, and the largest share of S that is not true.
+
+    The columns are made by the kernel that was found, whose errors make S too large, by B on average, but tell nothing:
+    the curvature of the profile of the squares is ``S - B``, the variance of its slope S. So the step is
+    ``(S - B)^-1 J'Wr`` and its covariance ``(S - B)^-1 S (S - B)^-1``. One draw of the kernel's errors gives B to the
+    square root of two over the number of taps.
+
+    Parameters
+    ----------
+    shares : sequence of sequence of Share
+        Of each target of each group.
+    groups : sequence of sequence of Estimate
+        The estimates of the targets, from whose residual and factor the noise and H are taken.
+    spurious : ndarray, optional
+        B in units of the noise, the `precision` of `drawn` estimates; none if it does not matter.
     """
-    precision: Array | float = 0.0
+    table, told = precision(shares, groups)
+    size = np.sqrt(np.where(np.diag(table) > 0, np.diag(table), np.inf))  # rounding may leave nothing
+    values, vectors = np.linalg.eigh(table / np.outer(size, size))
+    kept = values > _RANK * max(float(values[-1]), 1e-300)
+    half = (vectors[:, kept] / np.sqrt(values[kept])) / size[:, None]
+    if spurious is None:
+        return half @ (half.T @ told), half @ half.T, 0.0
+    values, vectors = np.linalg.eigh(half.T @ spurious @ half)
+    left = np.maximum(1.0 - values, _LEFT)
+    half = half @ vectors
+    return (half / left) @ (half.T @ told), (half / left**2) @ half.T, float(np.max(1 - left, initial=0.0))
+
+
+@one_blas_thread
+def precision(shares: Sequence[Sequence[Share]], groups: Sequence[Sequence[Estimate]]) -> tuple[Array, Array]:
+    """Return S and J'W r, both in units of the noise."""
+    total: Array | float = 0.0
     gradient: Array | float = 0.0
     for targets, estimates in zip(shares, groups, strict=True):
         for share, one in zip(targets, estimates, strict=True):
             noise = _noise(one)
             tied = share.moment.T @ (one.factor if one.factor is not None else np.zeros((len(share.moment), 1)))
-            precision = precision + (share.square - (tied @ tied.T) / noise**2) / noise**2
+            total = total + (share.square - (tied @ tied.T) / noise**2) / noise**2
             gradient = gradient + share.gradient / noise**2
-    table, told = np.atleast_2d(np.asarray(precision)), np.asarray(gradient)
-    size = np.sqrt(np.where(np.diag(table) > 0, np.diag(table), np.inf))  # rounding may leave nothing
-    values, vectors = np.linalg.eigh(table / np.outer(size, size))
-    kept = values > _RANK * max(float(values[-1]), 1e-300)
-    half = (vectors[:, kept] / np.sqrt(values[kept])) / size[:, None]
-    covariance = half @ half.T
-    return covariance @ told, covariance
+    return np.atleast_2d(np.asarray(total)), np.asarray(gradient)
 
 
 def _noise(estimate: Estimate) -> float:

@@ -91,12 +91,8 @@ def settled(search: Search, place: Place, rounds: int = 0) -> Settled:
             conv = one.plan.groups[0][0].geometry.convention
             found = centroid_of(one.taps, conv)
             centred = found is not None and symmetric(one.taps, found[0], conv, one.error)
-        after = _after(search, one, centred)
-        done = _is_last(search, one, after)
-        if (done or rounds == most) and not search.exactly:
-            one = search.exact(one)
-            after = _after(search, one, centred)
-        place = after
+        place = _after(search, one, centred)
+        done = _is_last(search, one, place)
     if search.few and done:  # what hardly more than the taps can do takes the errors of this very place
         one = search.round(place)
     return Settled(one, place, bool(centred), rounds, done)
@@ -111,7 +107,8 @@ def _is_last(search: Search, one: Round, after: Place) -> bool:
         effects, own = search.effects(one.place, pair, gauge=False), one.covariance[np.ix_(places, places)]
         errors = np.einsum("ij,jk,ik->i", effects, own, effects).reshape(4, 2).sum(axis=1)
         largest = max(largest, float(errors.max()))
-    return _CURVED * search.length(one.place, after) ** 2 <= max(_SETTLED * math.sqrt(largest), _LEAST)
+    length = search.length(one.place, after)
+    return (one.doubt + _CURVED * length) * length <= max(_SETTLED * math.sqrt(largest), _LEAST)
 
 
 def _after(search: Search, one: Round, centred: bool | None) -> Place:

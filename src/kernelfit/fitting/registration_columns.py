@@ -73,11 +73,9 @@ def places_of(conv: geometry.Convention, kernel: Shape, target: Shape) -> tuple[
 class Columns:
     """The columns of J: of the generators of each pair's motion, then of the curve.
 
-    Without `changes`, those of a motion follow from the slopes of the prediction. What these leave out, the place under
-    each tap but for the middle, is within the span of the taps, were these without end. It does for a step; the errors
-    come out too small. `changes` are what the kernels make of the change of the image itself: for the last step and the
-    errors, kernels of so few taps that these do not span what is left out, targets that skip pixels, and several pairs,
-    which share the taps but not the motion.
+    `changes` are what the kernels make of the change of the image itself. Without them, columns follow from the slopes
+    of the prediction, for coarse steps. What these leave out, the place under each tap but for the middle, is within
+    the span of the taps, were these without end, and of one pair; the errors come out too small.
 
     Attributes
     ----------

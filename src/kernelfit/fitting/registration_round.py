@@ -83,7 +83,10 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Round:
-    """One fit, and the step from there: the parameters of the motions, then those of the curve."""
+    """One fit, and the step from there: the parameters of the motions, then those of the curve.
+
+    `doubt` is the share of a step by which it may be wrong, because the kernel that it is found with is not known well.
+    """
 
     place: Place
     plan: FitPlan
@@ -91,6 +94,7 @@ class Round:
     shares: list[list[joint.Share]]
     step: Array
     covariance: Array
+    doubt: float = 0.0
 
     @property
     def taps(self) -> Array:
@@ -128,6 +132,8 @@ class Search:
         The curve, which holds the target.
     pixel : (float, float)
         Rows and columns of the image in each row and column here.
+    coarse : bool
+        Whether a step will do that is nearly right, and the errors do not matter.
     """
 
     def __init__(
@@ -139,6 +145,8 @@ class Search:
         settings: Settings,
         light: Light | None = None,
         pixel: tuple[float, float] = (1.0, 1.0),
+        *,
+        coarse: bool = False,
     ) -> None:
         self.scenes, self.target, self.selection, self.settings = tuple(scenes), target, selection, settings
         self.listed, self.light, self.kind = isinstance(target, (list, tuple)), light, model.register
@@ -155,8 +163,8 @@ class Search:
         ends = np.cumsum([0, len(first), *[len(self.generators)] * (len(scenes) - 1)]).tolist()
         self.places = [range(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
         self.n_motion: int = ends[-1]
-        #: Whether all rounds take columns that are exact.
-        self.exactly = not self.n_motion or self.few or model.strided or len(scenes) > 1
+        self.coarse = coarse
+        self._spurious: Array | None = None
         self._lit: tuple[Array, tuple[Scene, ...]] | None = None
 
     def with_light(self, light: Light) -> "Search":
@@ -203,41 +211,47 @@ class Search:
         settings = dataclasses.replace(self.settings, solver=LeastSquares(), diagnosis=False)
         groups = [fit_of_group(plan, g, settings) for g in range(len(plan.groups))]
         one = Round(place, plan, groups, joint.nothing(groups), np.zeros(0), np.zeros((0, 0)))
-        return self.exact(one) if self.exactly else self._stepped(one, None)
-
-    def exact(self, one: Round) -> Round:
-        """Return a round with its step, and errors, by columns of J that are exact."""
-        return self._stepped(one, self.changes(one.place) if self.n_motion else None)
-
-    def _stepped(self, one: Round, changes: list[FitPlan] | None) -> Round:
-        """Return a round with the step that columns of J lead to."""
-        theta, count = one.place.theta, self.n_motion + len(one.place.theta)
+        theta, count = place.theta, self.n_motion + len(place.theta)
         if not count:
             return one
         shapes = [scene.shape for scene in self.scenes]
-        columns = Columns(one.plan, self.generators, self.places, shapes, count, changes)
+        slopes = Columns(plan, self.generators, self.places, shapes, count)
+        columns = (
+            slopes
+            if not self.n_motion or self.coarse
+            else dataclasses.replace(slopes, changes=self.changes(place, images))
+        )
+        spanned = not (self.few or self.model.strided or len(self.scenes) > 1)
+        if self.n_motion and not self.coarse and (self._spurious is None or len(self._spurious) != count):
+            drawn = joint.drawn(groups)  # as good in every round
+            shares = joint.shares_of(plan, drawn, slopes if spanned else columns, settings.execution.threads)
+            self._spurious, _ = joint.precision(shares, drawn)
         if self.light is not None and len(theta):
             light = self.light
-            images = [np.ma.getdata(image) for image in self.images(one.place)]
-            bent = zip(*(light.image_changes(image, theta) for image in images), strict=True)
-            columns = dataclasses.replace(
-                columns, light=light, theta=theta, bent=[self._changed(list(some)) for some in bent]
-            )
-        shares = joint.shares_of(one.plan, one.groups, columns, self.settings.execution.threads)
-        step, covariance = self.solved(shares, one.groups, theta)
-        return dataclasses.replace(one, shares=shares, step=step, covariance=covariance)
+            bent = zip(*(light.image_changes(np.ma.getdata(image), theta) for image in images), strict=True)
+            changed = [self._changed(list(some)) for some in bent]
+            columns = dataclasses.replace(columns, light=light, theta=theta, bent=changed)
+        shares = joint.shares_of(plan, groups, columns, settings.execution.threads)
+        step, covariance, doubt = self.solved(shares, groups, theta, self._spurious)
+        return dataclasses.replace(one, shares=shares, step=step, covariance=covariance, doubt=doubt)
 
     def solved(
-        self, shares: list[list[joint.Share]], groups: list[list[Estimate]], theta: Array
-    ) -> tuple[Array, Array]:
-        """Return the step of all parameters, and its covariance."""
-        step, covariance = joint.solved(shares, groups)
-        return (step, covariance) if self.light is None else self.light.believed(theta, step, covariance)
+        self,
+        shares: list[list[joint.Share]],
+        groups: list[list[Estimate]],
+        theta: Array,
+        spurious: Array | None = None,
+    ) -> tuple[Array, Array, float]:
+        """Return the step of all parameters, its covariance, and how doubtful it is."""
+        step, covariance, doubt = joint.solved(shares, groups, spurious)
+        if self.light is not None:
+            step, covariance = self.light.believed(theta, step, covariance)
+        return step, covariance, doubt
 
-    def changes(self, place: Place) -> list[FitPlan]:
+    def changes(self, place: Place, images: Sequence[Any]) -> list[FitPlan]:
         """Lay the change of each registered image with each generator on the target: its slopes times their fields."""
-        pairs = zip(self.lit(place.theta), place.matrices, strict=True)
-        found = [_changes(scene, matrix, self.generators) for scene, matrix in pairs]
+        every = zip(self.lit(place.theta), place.matrices, images, strict=True)
+        found = [_changes(scene, matrix, np.ma.getdata(image), self.generators) for scene, matrix, image in every]
         return [self._changed(list(some)) for some in zip(*found, strict=True)]
 
     def after(self, one: Round, centroid: Array) -> Place:
@@ -292,12 +306,11 @@ class Search:
         return max(found)
 
 
-def _changes(scene: Scene, matrix: Array, generators: Sequence[Array]) -> list[Array]:
+def _changes(scene: Scene, matrix: Array, image: Array, generators: Sequence[Array]) -> list[Array]:
     """Return the change of a registered image with each generator."""
-    middle, unit = registration.frame_of(scene.shape)
-    steps = [1e-3 / unit * sign * shift for shift in registration.SHIFTS for sign in (1.0, -1.0)]
-    ends = [np.ma.getdata(scene.at(matrix @ registration.motion(step, scene.shape))) for step in steps]
-    slopes = [(ends[i] - ends[i + 1]) * (0.5e3 * unit) for i in (0, 2)]
+    (middle, unit), step = registration.frame_of(scene.shape), 1e-5  # of a pixel
+    ends = [scene.at(matrix @ registration.motion(step / unit * shift, scene.shape)) for shift in registration.SHIFTS]
+    slopes = [(np.ma.getdata(end) - image) * (unit / step) for end in ends]
     u, v = (np.arange(n) - at for n, at in zip(scene.shape, middle, strict=True))
     grid = [u[:, None] / unit, v / unit]
     out = []

@@ -29,7 +29,7 @@ _SIDE, _LEAST = 48, 12
 #: Turns in degrees, and scales, that are tried.
 _TURNS, _SCALES = np.arange(-12.0, 12.1, 3.0), 1.06 ** np.arange(-2.0, 3.0)
 #: Doublings of the pixels in the finest copies.
-_FINEST = 2
+_FINEST = 1
 #: Rounds of the smallest copies, and of the others, at most; a step of so few of their pixels is the last.
 _FIRST, _MORE, _ENOUGH = 8, 3, 0.15
 #: Standard deviation of what is taken off small copies as their slow part, in pixels.
@@ -152,7 +152,9 @@ def _levels(search: Search, image: Any, bad: Any) -> list[Level]:
         plain = Model(shape, background=model.background or 0, register=kind)
         scene = Scene((Spline(small, small_bad, fine=False),), (sides[0], sides[1]), None, whole.workers)
         masked_target, pixel = np.ma.MaskedArray(made, made_bad), (both[0], both[1])
-        level = Search([scene], masked_target, plain, Selection(saturated=None), search.settings, pixel=pixel)
+        level = Search(
+            [scene], masked_target, plain, Selection(saturated=None), search.settings, pixel=pixel, coarse=True
+        )
         out.append(Level(level, small, made, ~made_bad, frame))
     return out
 
