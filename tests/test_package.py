@@ -297,6 +297,15 @@ def test_the_parser_imports_argparse_alone():
     assert not {name.split(".")[0] for name in at_once} & {"numpy", "scipy"}
 
 
+def test_the_commands_import_no_part_of_scipy_that_they_may_not_need():
+    """Each of them takes as long as a small fit, some ten times as long."""
+    done = run("import sys, kernelfit.cli.commands; print(*sys.modules)")
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    assert "kernelfit.fitting.subtraction" in loaded and "scipy.linalg" in loaded
+    assert not loaded & {f"scipy.{part}" for part in "signal stats ndimage optimize interpolate io sparse".split()}
+
+
 def test_saved_statistics_solve_without_the_engines(tmp_path):
     """Solving never sees a pixel: it must work where numba and pyfftw are not even installed."""
     rng = np.random.default_rng(1)

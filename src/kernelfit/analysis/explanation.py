@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import scipy  # whose parts are imported when first used: some take a second
 import scipy.linalg
-import scipy.ndimage
-import scipy.signal
 
 from ..core.background import Elimination, eliminations_of
 from ..core.geometry import Shape

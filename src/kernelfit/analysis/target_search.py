@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 
 import numpy as np
-import scipy.ndimage
-import scipy.signal
+import scipy  # whose parts are imported when first used: some take a second
 
 from ..core.validation import Array
 from .target_warp import Warp, rendered

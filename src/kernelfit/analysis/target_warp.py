@@ -5,8 +5,7 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.optimize
-import scipy.signal
+import scipy  # whose parts are imported when first used: some take a second
 
 from ..core.geometry import Shape
 from ..core.validation import Array

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy  # whose parts are imported when first used: some take a second
 import scipy.linalg
-import scipy.ndimage
-import scipy.signal
 
 from ..analysis.target_search import window_of
 from ..analysis.target_warp import Warp, powers, rendered

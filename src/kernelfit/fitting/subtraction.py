@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.ndimage
-import scipy.signal
+import scipy  # whose parts are imported when first used: some take a second
 
 from ..core.estimate import Estimate
 from ..core.findings import Finding, Verdict, ranked

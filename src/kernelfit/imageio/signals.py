@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import scipy.io.wavfile
+import scipy  # whose parts are imported when first used: some take a second
 
 from ..core.npz import ImageFileError, Writer, reading, require_length, require_plain, write_whole
 from .planes import Choice

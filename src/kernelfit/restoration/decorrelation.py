@@ -5,9 +5,8 @@ Of ``D = y - k * x`` the noise has the spectrum ``s_y^2 + s_x^2 |K|^2``, s the s
 
 import numpy as np
 import numpy.typing as npt
+import scipy  # whose parts are imported when first used: some take a second
 import scipy.fft
-import scipy.optimize
-import scipy.signal
 
 from ..core.validation import Array
 

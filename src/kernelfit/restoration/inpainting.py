@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.ndimage
+import scipy  # whose parts are imported when first used: some take a second
 
 from ..core import validation
 from ..core.model import NAN
