@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
+import scipy.fft
 
 from . import filter_families as families
 from . import filter_shapes as shapes
@@ -200,6 +201,10 @@ SINGLES = (
 )  # fmt: skip
 
 
+#: Taps of a filter up to which it is quicker to add shifted copies than to transform.
+_FEW = 32
+
+
 @functools.lru_cache(maxsize=256)
 def _matrix(n: int, reach: int, sigma: float | None) -> Array:
     """Return the matrix that convolves a column with a Gaussian that is cut off at a reach, or with a box."""
@@ -220,9 +225,16 @@ def _smeared(taps: Array, first: Family, setting: Setting, theta: Array) -> Arra
         return down @ taps @ across.T
     rows, cols = (n // 2 for n in taps.shape)
     own = first.taps(Grid((2 * rows + 1, 2 * cols + 1), (float(rows), float(cols))), setting, theta)
-    import scipy.signal  # nearly a second of importing that only this needs
-
-    return np.asarray(scipy.signal.convolve2d(taps, own, mode="same"))
+    # scipy.signal.convolve2d(taps, own, "same"), which a command would import a second for
+    out = np.zeros(np.add(taps.shape, own.shape) - 1)
+    places = np.argwhere(own)
+    if len(places) > _FEW:
+        sides = [scipy.fft.next_fast_len(n, real=True) for n in out.shape]
+        out = scipy.fft.irfft2(scipy.fft.rfft2(taps, sides) * scipy.fft.rfft2(own, sides), sides)
+    else:
+        for i, j in places:
+            out[i : i + taps.shape[0], j : j + taps.shape[1]] += own[i, j] * taps
+    return np.asarray(out[rows : rows + taps.shape[0], cols : cols + taps.shape[1]])
 
 
 def _plain(family: Family, start: Start) -> bool:
