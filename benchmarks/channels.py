@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import scipy.ndimage
 
 import kernelfit
 
@@ -46,24 +47,49 @@ def coverage(draws: int = 200) -> None:
         "signal, 200, 5 taps": {"size": (200,), "shape": (5,)},
         "four coils to one": {"coils": 4},
         "ridge chosen by GCV": {"solver": kernelfit.Penalized("ridge")},
+        "outliers, huber": {"robust": "huber", "outliers": 0.05},
+        "outliers, tukey, mask": {"robust": "tukey", "outliers": 0.05, "masked": True},
+        "outliers, clip": {"robust": "clip", "outliers": 0.05},
+        "noise of the image": {"image_noise": 0.5, "size": (40, 51)},
+        "noise of the image, four coils": {"image_noise": 0.5, "size": (40, 51), "coils": 4},
+        "not circular, real image, plain": {"kind": "one part", "flat": True, "size": (40, 51)},
+        "not circular, real image, sandwich": {
+            "kind": "one part",
+            "flat": True,
+            "size": (40, 51),
+            "errors": "sandwich",
+        },
+        "coloured, plain": {"kind": "smooth", "size": (70, 81)},
+        "coloured, sandwich": {"kind": "smooth", "size": (70, 81), "errors": "sandwich"},
+        "coloured, sandwich, mask": {"kind": "smooth", "size": (70, 81), "errors": "sandwich", "masked": True},
+        "Wiener, periodic": {"method": "wiener", "mode": "same", "boundary": "wrap"},
     }
     print("| 95 % intervals | real parts | imaginary parts |\n|---|---|---|")
     for name, words in cases.items():
         words = dict(words)
         size, shape = words.pop("size", (24, 31)), words.pop("shape", (3, 4))
-        coils, masked = words.pop("coils", 0), words.pop("masked", False)
+        coils, masked, flat = words.pop("coils", 0), words.pop("masked", False), words.pop("flat", False)
+        kind, outliers, std = words.pop("kind", "white"), words.pop("outliers", 0.0), words.get("image_noise", 0.0)
+        words = {"mode": "valid", **words}
         rng, held = np.random.default_rng(0), []
         for _ in range(draws):
             stack = (coils,) if coils else ()
             image, kernel = normal(rng, *stack, *size), normal(rng, *stack, *shape)
+            image = image.real if flat else image
+            if kind == "smooth":  # so that the colour of the noise matters
+                image = scipy.ndimage.uniform_filter(image, (1, 3)) * 2
             if words.get("real"):
                 kernel = kernel.real
             axis = {"channel_axis": 0} if coils else {}
-            target = kernelfit.apply_kernel(image, kernel[None] if coils else kernel, mode="valid", **axis)
-            target = target + 2.0 * normal(rng, *target.shape) + (3 - 1j) * ("background" in words)
+            target = kernelfit.apply_kernel(image, kernel[None] if coils else kernel, mode=words["mode"],
+                                            boundary=words.get("boundary"), **axis)  # fmt: skip
+            target = target + noise(rng, kind, target.shape) + (3 - 1j) * ("background" in words)
+            far = rng.random(target.shape) < outliers
+            target[far] += 60 * np.exp(2j * np.pi * rng.random(np.count_nonzero(far)))
+            image = image + std * normal(rng, *image.shape) / np.sqrt(2) if std else image
             mask = {"mask": rng.random(target.shape) < 0.2} if masked else {}
             mixed = {**axis, "channels": "mixed"} if coils else {}
-            fit = kernelfit.find_kernel(image, target, shape, mode="valid", **words, **mask, **mixed)
+            fit = kernelfit.find_kernel(image, target, shape, **words, **mask, **mixed)
             low, high = fit.confidence(0.95)
             parts = [(low.real <= kernel.real) & (kernel.real <= high.real)]
             if not words.get("real"):
@@ -71,6 +97,16 @@ def coverage(draws: int = 200) -> None:
             held.append([float(part.mean()) for part in parts])
         found = np.mean(held, axis=0)
         print(f"| {name} | {' | '.join([*(f'{100 * share:.1f} %' for share in found), '', ''][:2])} |", flush=True)
+
+
+def noise(rng: np.random.Generator, kind: str, size: tuple[int, ...]) -> Any:
+    """Return noise of variance 8: circular, nearly all of it in the imaginary part, or filtered by a complex kernel."""
+    if kind == "white":
+        return 2.0 * normal(rng, *size)
+    if kind == "one part":
+        return 0.5 * rng.normal(size=size) + 2.8j * rng.normal(size=size)
+    white = normal(rng, *size[:-1], size[-1] + 2)
+    return white[..., 2:] + (1.2 + 0.5j) * white[..., 1:-1] + 0.8 * white[..., :-2]
 
 
 def times() -> None:

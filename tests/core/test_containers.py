@@ -449,3 +449,24 @@ def test_arrays_that_lie_elsewhere_are_refused(module, remedy):
         apply_kernel(image, np.ones((2, 3)))
     with pytest.raises(TypeError, match=remedy):
         kernelfit.audit(image, target, np.ones((2, 3)))
+
+
+def test_statistics_keep_the_labels(tmp_path):
+    xarray = pytest.importorskip("xarray")
+    rng = np.random.default_rng(0)
+    coordinates = {"lat": 0.5 * np.arange(20), "lon": 10 - 0.25 * np.arange(23)}
+    image = xarray.DataArray(rng.random((20, 23)), dims=("lat", "lon"), coords=coordinates)
+    target = 2 * image + 0.1 * rng.random((20, 23))
+    stats = kernelfit.accumulate(image, target, (2, 3))
+    stats.save(tmp_path / "stats.npz")
+    again = kernelfit.NormalStats.load(tmp_path / "stats.npz")
+    wanted = kernelfit.find_kernel(image, target, (2, 3)).to_xarray()
+    for one in (stats, again, again * 0.5 + stats):
+        found = one.solve().to_xarray()
+        assert found.dims == wanted.dims == ("lat_lag", "lon_lag")
+        for name in found.dims:
+            np.testing.assert_allclose(found[name], wanted[name])
+    bands = xarray.concat([image, image**2], "band")
+    several = kernelfit.accumulate(bands, 2 * bands, (2, 3), channel_axis="band", channels="separate")
+    assert several.solve().to_xarray().dims[-2:] == ("lat_lag", "lon_lag")
+    assert kernelfit.accumulate(image.values, target.values, (2, 3)).labels is None

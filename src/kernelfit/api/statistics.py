@@ -8,6 +8,7 @@ from typing import Any, Self
 from ..compiled.blas import one_blas_thread
 from ..core import npz
 from ..core.cross_spectra import CrossSpectra, packed_spectra, unpacked_spectra
+from ..core.labels import Labels, with_labels
 from ..core.normal_equations import NormalEquations, packed, unpacked
 from ..core.validation import as_workers
 from ..fitting.channels import in_shape, join
@@ -37,6 +38,21 @@ class NormalStats(NormalEquations, Saved):
             What is known beside them.
         """
         return cls(**{**fields_of(equations), **({} if context is None else {"context": context})})
+
+    @property
+    def labels(self) -> Labels | None:
+        """What the first pair said of its axes and units; None for plain arrays."""
+        return None if self.context is None else self.context.labels
+
+    def labelled(self, labels: Labels) -> Self:
+        """Return the statistics of a pair that says so of its axes and units.
+
+        Parameters
+        ----------
+        labels : Labels
+            What it says.
+        """
+        return dataclasses.replace(self, context=dataclasses.replace(self.context or Context(), labels=labels))
 
     def __add__(self, other: NormalEquations) -> Self:
         """Return the statistics of the pixels of both; they have a sample of pixels if both have."""
@@ -156,9 +172,9 @@ class NormalStats(NormalEquations, Saved):
         """
         context = self.context or Context()
         estimate = estimated(self, context, as_solver(solver))
-        if context.channels in ("separate", "mixed"):
-            return KernelFit.of(in_shape(estimate, context))
-        return KernelFit.of(join([[estimate]], context))
+        apart = context.channels in ("separate", "mixed")
+        found = in_shape(estimate, context) if apart else join([[estimate]], context)
+        return KernelFit.of(found if self.labels is None else with_labels(found, self.labels))
 
     def _packed(self) -> npz.Packed:
         header, arrays = packed(self)
@@ -213,6 +229,21 @@ class ChannelStats(Saved):
             raise ValueError(f"got parts={self.parts!r:.60}, need the NormalStats of at least one channel")
 
     @property
+    def labels(self) -> Labels | None:
+        """What the first pair said of its axes and units; None for plain arrays."""
+        return self.parts[0].labels
+
+    def labelled(self, labels: Labels) -> "ChannelStats":
+        """Return the statistics of a pair that says so of its axes and units.
+
+        Parameters
+        ----------
+        labels : Labels
+            What it says.
+        """
+        return ChannelStats(tuple(part.labelled(labels) for part in self.parts))
+
+    @property
     def n_pixels(self) -> int:
         """Number of target pixels of all channels."""
         return sum(part.n_pixels for part in self.parts)
@@ -252,7 +283,8 @@ class ChannelStats(Saved):
         """
         chosen, context = as_solver(solver), self.parts[0].context or Context()
         fits = [estimated(part, part.context or Context(), chosen) for part in self.parts]
-        return KernelFit.of(join([fits], context))
+        found = join([fits], context)
+        return KernelFit.of(found if context.labels is None else with_labels(found, context.labels))
 
     def _packed(self) -> npz.Packed:
         every = [part._packed() for part in self.parts]

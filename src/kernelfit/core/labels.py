@@ -154,6 +154,8 @@ def unpacked(plain: Any, arrays: dict[str, npt.NDArray[Any]]) -> Labels | None:
 
 
 def with_labels(record: Any, labels: Labels) -> Any:
-    """Return a result, and its parts, with labels."""
+    """Return a result, and its parts, with labels; statistics keep them in their context."""
+    if hasattr(record, "labelled"):
+        return record.labelled(labels)
     more = {"parts": tuple(with_labels(part, labels) for part in record.parts)} if hasattr(record, "parts") else {}
     return dataclasses.replace(record, labels=labels, **more)

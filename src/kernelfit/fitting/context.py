@@ -19,6 +19,9 @@ from ..core.complex_numbers import raised
 from ..core.estimate import Estimate, with_finding
 from ..core.findings import Finding, Verdict, ranked
 from ..core.geometry import Convention, Geometry, Shape
+from ..core.labels import Labels
+from ..core.labels import packed as packed_labels
+from ..core.labels import unpacked as unpacked_labels
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
 from ..data import blocks
@@ -202,6 +205,7 @@ class Context:
     outlier: float = math.inf  # residuals above this are outliers
     declared: bool = False  # whether the weights are inverse variances
     refined: int = 0  # passes over the pixels after the first
+    labels: Labels | None = None  # what the first pair says of its axes and units
 
     def __add__(self, other: "Context") -> "Context":
         """Return that of the pixels of both, but for the image's noise."""
@@ -225,11 +229,13 @@ class Context:
         header: dict[str, Any] = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
-            if field.name not in ("tiles", "noise")
+            if field.name not in ("tiles", "noise", "labels")
         }
         header["findings"] = [(one.verdict.name, one.detail) for one in self.findings]
         header["outlier"] = None if math.isinf(self.outlier) else self.outlier
         arrays: dict[str, npt.NDArray[Any]] = {}
+        if self.labels is not None:
+            header["labels"], arrays = packed_labels(self.labels)
         header["tiles"] = []
         for i, tile in enumerate(self.tiles):
             values, own = tile.packed()
@@ -253,6 +259,7 @@ class Context:
         fields["notes"] = tuple(header["notes"])
         tiles = [(values, _with_prefix(arrays, f"tile{i}_")) for i, values in enumerate(header["tiles"])]
         fields["tiles"] = tuple(Tile.unpacked(*both, stats.supports[0], stats.convention) for both in tiles)
+        fields["labels"] = unpacked_labels(header.get("labels"), dict(arrays))
         if "noise" in header:
             std, share = header["noise"]
             fields["noise"] = ImageNoise(std, arrays["noise_gram"], arrays.get("noise_pairs"), share)
