@@ -438,27 +438,26 @@ def joint(pairs, shape, *, degree=None, weights=None, **convention):
 def restored(target, seen, kernel, origin, strength, operation, penalty):
     """Return the image x on a torus that makes ``sum_seen (y - k * x)^2 + strength * |Q x|^2`` smallest, as a matrix.
 
-    Q is the five-point Laplacian over the root of its mean power 20, or the identity.
+    Q is the Laplacian of the nearest neighbours over the root of its mean power, 20 of two axes, or the identity.
     """
-    rows, cols = target.shape
-    sign = 1 if operation == "convolution" else -1
-    model, rough = np.zeros((rows * cols, rows * cols)), np.zeros((rows * cols, rows * cols))
-    for r in range(rows):
-        for c in range(cols):
-            at = r * cols + c
-            for i in range(kernel.shape[0]):
-                for j in range(kernel.shape[1]):
-                    source = (r - sign * (i - origin[0])) % rows, (c - sign * (j - origin[1])) % cols
-                    model[at, source[0] * cols + source[1]] += kernel[i, j]
-            if penalty == "identity":
-                rough[at, at] = 1.0
-                continue
-            rough[at, at] += 4 / 20**0.5
-            for down, across in ((1, 0), (-1, 0), (0, 1), (0, -1)):
-                rough[at, (r + down) % rows * cols + (c + across) % cols] -= 1 / 20**0.5
+    shape, d, sign = target.shape, target.ndim, 1 if operation == "convolution" else -1
+    model, rough = np.zeros((target.size,) * 2), np.zeros((target.size,) * 2)
+    mean = {1: 6, 2: 20, 3: 42}[d]
+    for at, place in enumerate(np.ndindex(shape)):
+        for tap in np.ndindex(kernel.shape):
+            source = [(p - sign * (i - o)) % n for p, i, o, n in zip(place, tap, origin, shape, strict=True)]
+            model[at, np.ravel_multi_index(source, shape)] += kernel[tap]
+        if penalty == "identity":
+            rough[at, at] = 1.0
+            continue
+        rough[at, at] += 2 * d / mean**0.5
+        for axis in range(d):
+            for step in (1, -1):
+                near = [(p + step * (i == axis)) % n for i, (p, n) in enumerate(zip(place, shape, strict=True))]
+                rough[at, np.ravel_multi_index(near, shape)] -= 1 / mean**0.5
     some = model[seen.ravel()]
     right = some.T @ target[seen]
-    return np.linalg.lstsq(some.T @ some + strength * rough.T @ rough, right, rcond=1e-12)[0].reshape(rows, cols)
+    return np.linalg.lstsq(some.T @ some + strength * rough.T @ rough, right, rcond=1e-12)[0].reshape(shape)
 
 
 def complex_fit(matrix, target, weights=None, real=False):

@@ -44,6 +44,7 @@ _OF_VOLUMES = (
         "compare",
         "check_boundary",
         "accumulate_stream",
+        "deconvolve",
         "split_channels",
         "split_targets",
     ),

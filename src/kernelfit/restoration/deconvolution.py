@@ -17,12 +17,13 @@ from ..core.geometry import Shape
 from ..core.model import Model
 from ..core.validation import Array, as_workers
 from ..data import masking
-from ..data.observation import NUMBERS, as_image
+from ..data.observation import NUMBERS, as_array, as_image
+from ..data.volumes import as_volume
 from ..engines.welch import tukey
 from ..solvers.spectral_band import PENALTIES, ROUNDING, penalty_root
 from ..solvers.wiener import as_balance
 from . import inpainting
-from .complex_division import CLASSES, ComplexDivision, parts_of
+from .array_division import CLASSES, ArrayDivision, parts_of
 
 BOUNDARIES = (None, "wrap")
 EDGES = ("auto", "fade", "solve")
@@ -57,9 +58,9 @@ def deconvolve(
 
     Parameters
     ----------
-    target : array_like, shape (rows, cols)
+    target : array_like, shape (rows, cols), or (planes, rows, cols)
         The blurred image, of any dtype of real or complex numbers; never changed.
-    kernel : array_like, shape (rows, cols)
+    kernel : array_like, shape (rows, cols), or (planes, rows, cols) for a volume
         The kernel that made it, in mode "same"; odd or even, real or complex.
     balance : float or "auto", optional
         How much the penalty counts against the data, without dimension, relative to m. The default "auto" takes that
@@ -101,8 +102,8 @@ def deconvolve(
     TypeError
         If a dtype is not one of numbers, or a keyword is of the wrong type.
     ValueError
-        If an array is empty, not 2-D or not finite, the kernel is zero everywhere, pixels are missing and the balance
-        is zero, or a keyword's value is unknown.
+        If an array is empty, has not two or three dimensions or is not finite, the kernel is zero everywhere, pixels
+        are missing and the balance is zero, or a keyword's value is unknown.
 
     Warns
     -----
@@ -130,7 +131,8 @@ def deconvolve(
     True
     """
     bare, masked = masking.unmasked(target)
-    blurred, taps = as_image(bare, "target", NUMBERS), as_image(kernel, "kernel", NUMBERS)
+    deep = len(as_array(kernel, "kernel", NUMBERS).shape) == 3
+    blurred, taps = (_judged(value, name, deep=deep) for value, name in ((bare, "target"), (kernel, "kernel")))
     given = as_balance(balance)
     validation.known(boundary, BOUNDARIES, "boundary")
     validation.known(penalty, PENALTIES, "penalty")
@@ -151,11 +153,11 @@ def deconvolve(
     for name, values in (("target", y), ("kernel", k)):
         if not np.isfinite(values).all():
             bad = ~np.isfinite(values)
-            row, col = np.argwhere(bad)[0]
+            place = ", ".join(map(str, np.argwhere(bad)[0]))
             cure = "exclude them with nan='mask'" if name == "target" else "fill them"
             raise ValueError(
-                f"got {name} with {int(bad.sum())} NaN or infinite values, the first at (row, column) "
-                f"({row}, {col}); need finite ones: {cure}, or crop to a part without them"
+                f"got {name} with {int(bad.sum())} NaN or infinite values, the first at ({'plane, ' * deep}row, "
+                f"column) ({place}); need finite ones: {cure}, or crop to a part without them"
             )
         largest, limit = float(np.abs(values).max(initial=0)), float(np.finfo(values.dtype).max) ** 0.5 / 1e4
         if largest > limit:
@@ -170,21 +172,21 @@ def deconvolve(
     if given == 0 and unseen is not None:
         msg = "got balance=0 with pixels that are missing, which any values would suit; need more than 0, or 'auto'"
         raise ValueError(msg)
-    side = (k.shape[0], k.shape[1])
+    side = k.shape
     reach = tuple(max(n - 1, o) - min(0, o) + 1 for n, o in zip(side, conv.origin, strict=True))
     if any(n > k + m for n, k, m in zip(reach, side, y.shape, strict=True)):
         raise ValueError(
-            f"got origin={origin!r}, need one nearer to the {side[0]}x{side[1]} kernel than the target's sides"
+            f"got origin={origin!r}, need one nearer to the {'x'.join(map(str, side))} kernel than the target's sides"
         )
-    divide_by = _Division.of if number == "f" else _complex_division
-    size = (y.shape[0], y.shape[1]) if boundary == "wrap" else _period(y.shape, reach)
+    divide_by: Any = _Division.of if number == "f" and not deep else _array_division
+    size = y.shape if boundary == "wrap" else _period(y.shape, reach)
     solve = boundary is None and edges == "solve" and given != 0
     if unseen is None:
         if not solve:
             with divide_by(k, conv, size, penalty, dtype, threads) as division:
-                division.transform(y if boundary == "wrap" else _Continued(y, size))
-                restored = division.divided(division.balance() if given is None else given, y.shape)
-        for part in parts_of(y):
+                division.transform(y if boundary == "wrap" else _continued(y, size))
+                restored: npt.NDArray[Any] = division.divided(division.balance() if given is None else given, y.shape)
+        for part in () if deep else parts_of(y):
             inpainting.warn_of_dead_lines(part, side)
         # under "identity" pixels that nobody saw are pulled to zero, which is worse than what fades
         fades = boundary == "wrap" or edges == "fade" or penalty == "identity" or given == 0
@@ -197,7 +199,12 @@ def deconvolve(
     return np.asarray(image, dtype=dtype)
 
 
-def _rings(restored: npt.NDArray[Any], y: npt.NDArray[Any], side: Shape) -> bool:
+def _judged(value: object, name: str, *, deep: bool) -> npt.NDArray[Any]:
+    """Return an image, or a volume, or say why it is none."""
+    return np.asarray(np.stack(as_volume(value, name)) if deep else as_image(value, name, NUMBERS))
+
+
+def _rings(restored: npt.NDArray[Any], y: npt.NDArray[Any], side: tuple[int, ...]) -> bool:
     """Say whether edges spoil a restored image, or a part of it that is more than rounding."""
     least = 1e-6 * float(np.abs(y).max())
     both = zip(parts_of(restored), parts_of(y), strict=True)
@@ -207,7 +214,7 @@ def _rings(restored: npt.NDArray[Any], y: npt.NDArray[Any], side: Shape) -> bool
 def _solved(
     y: npt.NDArray[Any],
     unseen: npt.NDArray[np.bool_] | None,
-    division: "_Division | ComplexDivision",
+    division: "_Division | ArrayDivision",
     given: float | None,
     *,
     periodic: bool,
@@ -216,22 +223,24 @@ def _solved(
 
     Without a balance it is first chosen from the target with tapered edges, then from what was filled by that.
     """
-    n, m = y.shape
+    own = tuple(map(slice, y.shape))
     image, unknown = np.empty(division.size, dtype=y.dtype), np.zeros(division.size, dtype=bool)
     if periodic:
         image[...] = y
     else:
-        _Continued(y, division.size)(0, image)
+        continued = _continued(y, division.size)
+        image[...] = continued.whole() if isinstance(continued, _Continued) else continued
         unknown[...] = True
-        unknown[:n, :m] = False
+        unknown[own] = False
     if unseen is not None:
-        unknown[:n, :m] |= unseen
+        unknown[own] |= unseen
     balance = given
     if balance is None:
         tapered = image.copy()
         if not periodic:
             tapered[...] = 0.0
-            tapered[:n, :m] = (y - y.mean()) * tukey(n, _TAPER)[:, None] * tukey(m, _TAPER)
+            windows = [tukey(n, _TAPER) for n in y.shape]
+            tapered[own] = (y - y.mean()) * functools.reduce(np.multiply.outer, windows)
         division.transform(tapered)
         balance = division.balance()
     for _ in range(_ROUNDS):
@@ -242,18 +251,36 @@ def _solved(
         before, balance = balance, division.balance()
         if 0.8 < balance / before < 1.25:
             break
-    return division.divided(balance, (n, m))
+    return division.divided(balance, y.shape)
+
+
+def _continued(image: npt.NDArray[Any], size: tuple[int, ...]) -> "npt.NDArray[Any] | _Continued":
+    """Return an image or a volume with what lies beyond its edges, an image row by row."""
+    if image.ndim == 2:
+        return _Continued(image, size)
+    for axis, n in enumerate(image.shape):
+        after, before, fade = _bridge(n, size[axis] - n)
+        share = fade.astype(image.dtype).reshape(-1, *[1] * (image.ndim - 1 - axis))
+        last = image.take(after, axis)
+        image = np.concatenate([image, last + share * (image.take(before, axis) - last)], axis)
+    return image
 
 
 class _Continued:
     """An image and what lies beyond its edges: its mirror image, each edge fading into the opposite one."""
 
-    def __init__(self, image: npt.NDArray[Any], size: Shape) -> None:
-        self.image, (n, m) = image, image.shape
+    def __init__(self, image: npt.NDArray[Any], size: tuple[int, ...]) -> None:
+        self.image, self.size, (n, m) = image, size, image.shape
         after, before, fade = _bridge(n, size[0] - n)
         last = image[after]
         self.below = last + fade.astype(image.dtype)[:, None] * (image[before] - last)
         self.across = _bridge(m, size[1] - m)
+
+    def whole(self) -> npt.NDArray[Any]:
+        """Return all rows."""
+        out = np.empty(self.size, dtype=self.image.dtype)
+        self(0, out)
+        return out
 
     def __call__(self, first: int, out: npt.NDArray[Any]) -> None:
         """Give the rows from some row on."""
@@ -279,11 +306,16 @@ def _bridge(n: int, gap: int) -> tuple[npt.NDArray[Any], ...]:
 
 
 @contextlib.contextmanager
-def _complex_division(
-    kernel: npt.NDArray[Any], conv: geometry.Convention, size: Shape, penalty: str, dtype: npt.DTypeLike, threads: int
-) -> Iterator[ComplexDivision]:
-    """Lend a division by a complex kernel, or of a complex image."""
-    yield ComplexDivision(kernel, conv, size, penalty, dtype, threads, _validated)
+def _array_division(
+    kernel: npt.NDArray[Any],
+    conv: geometry.Convention,
+    size: tuple[int, ...],
+    penalty: str,
+    dtype: npt.DTypeLike,
+    threads: int,
+) -> Iterator[ArrayDivision]:
+    """Lend a division of a volume, by a complex kernel, or of a complex image."""
+    yield ArrayDivision(kernel, conv, size, penalty, dtype, threads, _validated)
 
 
 class _Division:
@@ -403,18 +435,16 @@ def _transform(kernel: Array, origin: Shape, size: Shape) -> tuple[float, Array,
     return float(np.sum(columns**2)), plus, minus
 
 
-def _period(image: tuple[int, ...], kernel: tuple[int, ...], room: float = 2.5, unit: int = 64) -> Shape:
+def _period(image: tuple[int, ...], kernel: tuple[int, ...], room: float = 2.5, unit: int = 64) -> Any:
     """Return the sides of a period that leaves some kernels' room beyond the image.
 
     One is needed; with no more the fading is so steep that the edges ring, which costs 1 to 2 dB where the kernel is
     wide. Pixels to be solved for need no fading, and the fewer they are, the better. Columns of a multiple of 16 and
     rows of one of 64 pixels: 528 by 576 take seven tenths of the time of 540 by 540.
     """
-    rows, cols = (
-        n * scipy.fft.next_fast_len(math.ceil((a + room * b) / n), real=False)
-        for a, b, n in zip(image, kernel, (16, unit), strict=True)
-    )
-    return rows, cols
+    units = (16, unit) if len(image) == 2 else (1,) * len(image)
+    sides = zip(image, kernel, units, strict=True)
+    return tuple(n * scipy.fft.next_fast_len(math.ceil((a + room * b) / n), real=False) for a, b, n in sides)
 
 
 def _validated(sums: Array, counts: Array) -> float:

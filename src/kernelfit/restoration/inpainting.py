@@ -78,13 +78,17 @@ def _dot(a: Array, b: Array) -> float:
     return float((a.real * b.real).sum() + (a.imag * b.imag).sum()) if a.dtype.kind == "c" else float((a * b).sum())
 
 
-def rings(restored: npt.NDArray[np.generic], target: npt.NDArray[np.generic], side: tuple[int, int]) -> bool:
+def rings(restored: npt.NDArray[np.generic], target: npt.NDArray[np.generic], side: tuple[int, ...]) -> bool:
     """Say whether edges that do not fit together spoil a restored image.
 
     If so, its frame is rougher than its inside by more than the target's is, or it has far more contrast than that.
     """
     if min(n - 4 * k for n, k in zip(target.shape, side, strict=True)) < _LINES:
         return True
+    if target.ndim == 3:
+        both = [(*_roughness(one, side), float(one.var())) for one in (restored, target)]
+        (edge, inside, contrast), (their_edge, their_inside, their_contrast) = both
+        return edge * their_inside > _STEEPER * inside * their_edge or contrast > _WIDER**2 * their_contrast
     from ..compiled import spectra
 
     ours, theirs = np.empty(4), np.empty(4)
@@ -93,7 +97,18 @@ def rings(restored: npt.NDArray[np.generic], target: npt.NDArray[np.generic], si
     return bool(ours[0] * theirs[1] > _STEEPER * ours[1] * theirs[0] or ours[3] > _WIDER**2 * theirs[3])
 
 
-def warn_of_dead_lines(target: npt.NDArray[np.generic], side: tuple[int, int]) -> None:
+def _roughness(volume: npt.NDArray[Any], side: tuple[int, ...]) -> tuple[float, float]:
+    """Return the mean squares, added up over the axes, of steps between neighbours at the edges and inside."""
+    edge = inside = 0.0
+    for axis, width in enumerate(side):
+        squares = np.square(np.diff(volume, axis=axis), dtype=np.float64)
+        lines = squares.mean(axis=tuple(i for i in range(volume.ndim) if i != axis))
+        edge += float(lines[:width].mean() + lines[-width:].mean()) / 2
+        inside += float(lines[width:-width].mean())
+    return edge, inside
+
+
+def warn_of_dead_lines(target: npt.NDArray[np.generic], side: tuple[int, ...]) -> None:
     """Warn of columns or rows that are constant, thinner than the kernel, and unlike those beside them."""
     for name, image, width in (("column", target, side[1]), ("row", target.T, side[0])):
         few = image[:: max(1, len(image) // _LINES)]

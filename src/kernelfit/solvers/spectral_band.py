@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,18 @@ def penalty_root(rows: Array, cols: Array, penalty: str) -> tuple[Array, Array]:
     if penalty == "identity":
         return np.ones(len(rows)), np.zeros(len(cols))
     return (2 - 2 * np.cos(2 * np.pi * rows)) / 20**0.5, (2 - 2 * np.cos(2 * np.pi * cols)) / 20**0.5
+
+
+def penalty_power(frequencies: Sequence[Array], penalty: str) -> Array:
+    """Return the penalty's power on a grid of frequencies along any number of axes, of mean one: `penalty_root`'s q.
+
+    Of d axes the mean square of ``sum (2 - 2 cos)`` is ``2 d (2 d + 1)``.
+    """
+    if penalty == "identity":
+        return np.ones([len(own) for own in frequencies])
+    d = len(frequencies)
+    root = functools.reduce(np.add.outer, [2 - 2 * np.cos(2 * np.pi * own) for own in frequencies])
+    return np.asarray(root**2 / (2 * d * (2 * d + 1)))
 
 
 @dataclass(frozen=True, eq=False)

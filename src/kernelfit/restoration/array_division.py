@@ -1,4 +1,4 @@
-"""The division by a kernel where image or kernel are complex: all frequencies, none being another's mirror image."""
+"""The division by a kernel of arrays of any number of axes, real or complex, by transforms of the whole."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
-from ..core.geometry import Convention, Shape
+from ..core.geometry import Convention
 from ..core.validation import Array
-from ..solvers.spectral_band import ROUNDING, penalty_root
+from ..solvers.spectral_band import ROUNDING, penalty_power
 
 #: Classes of frequencies, four to an octave from 2^-67 on.
 CLASSES = 400
@@ -20,14 +20,17 @@ def parts_of(image: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
     return (image.real.copy(), image.imag.copy()) if image.dtype.kind == "c" else (image,)
 
 
-class ComplexDivision:
-    """The division by a kernel of images of one size, by SciPy's transforms."""
+class ArrayDivision:
+    """The division by a kernel of images or volumes of one size, by SciPy's transforms.
+
+    Of real ones half of the frequencies are held, of complex ones all, none being another's mirror image.
+    """
 
     def __init__(
         self,
         kernel: npt.NDArray[Any],
         conv: Convention,
-        size: Shape,
+        size: tuple[int, ...],
         penalty: str,
         dtype: npt.DTypeLike,
         threads: int,
@@ -36,16 +39,28 @@ class ComplexDivision:
         self.smooths, self.size, self.dtype, self.threads = penalty != "identity", size, dtype, threads
         self._validated = validated  # chooses a balance from classes of frequencies
         places = [(np.arange(side) - at) % n for side, at, n in zip(kernel.shape, conv.origin, size, strict=True)]
-        placed = np.zeros(size, dtype=np.complex128)
+        self.real = np.dtype(dtype).kind == "f"
+        placed = np.zeros(size, dtype=np.float64 if self.real else np.complex128)
         np.add.at(placed, np.ix_(*places), kernel)  # may meet itself
         self.scale = float(np.sum(np.abs(placed) ** 2))
-        transfer = scipy.fft.fft2(placed, workers=threads)
         if conv.operation == "correlation":  # which sees the kernel turned round
-            transfer = np.roll(transfer[::-1, ::-1], 1, axis=(0, 1))
-        self.transfer, self.power = transfer, np.abs(transfer) ** 2
-        down, across = penalty_root(scipy.fft.fftfreq(size[0]), scipy.fft.fftfreq(size[1]), penalty)
-        self.held = np.square(down[:, None] + across)
+            axes = tuple(range(placed.ndim))
+            placed = np.roll(np.flip(placed), 1, axis=axes)
+        self.transfer = self._forward(placed)
+        self.power = np.abs(self.transfer) ** 2
+        frequencies = [scipy.fft.fftfreq(n) for n in size]
+        if self.real:
+            frequencies[-1] = scipy.fft.rfftfreq(size[-1])
+        self.held = penalty_power(frequencies, penalty)
         self.spectrum: Any = None
+
+    def _forward(self, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        transform = scipy.fft.rfftn if self.real else scipy.fft.fftn
+        return np.asarray(transform(image, workers=self.threads))
+
+    def _backward(self, spectrum: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        transform = scipy.fft.irfftn if self.real else scipy.fft.ifftn
+        return np.asarray(transform(spectrum, self.size, workers=self.threads))
 
     def transform(self, image: Any) -> None:
         """Transform an image, or what gives its rows."""
@@ -53,7 +68,7 @@ class ComplexDivision:
             whole = np.empty(self.size, dtype=self.dtype)
             image(0, whole)
             image = whole
-        self.spectrum = scipy.fft.fft2(image, workers=self.threads)
+        self.spectrum = self._forward(image)
 
     def balance(self) -> float:
         """Choose the balance for the image that was transformed."""
@@ -62,9 +77,11 @@ class ComplexDivision:
         at: npt.NDArray[np.int64] = np.clip(
             4 * (np.asarray(exponent, np.int64) + 66) + np.asarray(8 * fraction - 4, np.int64), 0, CLASSES - 1
         )
-        power = np.abs(self.spectrum) ** 2
-        at[0, 0], power[0, 0] = CLASSES - 1, 0.0
-        both = [np.bincount(at.ravel(), weights, CLASSES) for weights in (power.ravel(), np.ones(power.size))]
+        power, counts = np.abs(self.spectrum) ** 2, np.ones(self.power.shape)
+        if self.real:  # those between the first and the last stand for their mirror images too
+            counts[..., 1 : (self.size[-1] + 1) // 2] = 2.0
+        at.flat[0], power.flat[0] = CLASSES - 1, 0.0
+        both = [np.bincount(at.ravel(), some.ravel(), CLASSES) for some in (counts * power, counts)]
         return self._validated(*(np.asarray(one, dtype=np.float64) for one in both))
 
     def _divisor(self, balance: float) -> tuple[Array, npt.NDArray[np.bool_]]:
@@ -72,19 +89,18 @@ class ComplexDivision:
         return divisor, divisor > ROUNDING * self.scale
 
     def divided(self, balance: float, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-        """Return the first rows and columns of the restored image."""
+        """Return the first places along each axis of the restored image."""
         divisor, some = self._divisor(balance)
         found = np.divide(np.conj(self.transfer) * self.spectrum, divisor, out=np.zeros_like(self.transfer), where=some)
-        image = scipy.fft.ifft2(found, workers=self.threads)
-        return np.ascontiguousarray(image[: shape[0], : shape[1]], dtype=self.dtype)
+        image = self._backward(found)
+        return np.ascontiguousarray(image[tuple(map(slice, shape))], dtype=self.dtype)
 
     def rest_of(self, balance: float) -> Callable[[npt.NDArray[Any]], npt.NDArray[Any]]:
         """Return what gives the part of an image that the division by a balance does not pass."""
         divisor, some = self._divisor(balance)
-        held = np.divide(balance * self.scale * self.held, divisor, out=np.ones(self.size), where=some)
+        held = np.divide(balance * self.scale * self.held, divisor, out=np.ones(self.power.shape), where=some)
 
         def rest(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
-            found: npt.NDArray[Any] = scipy.fft.ifft2(scipy.fft.fft2(image, workers=self.threads) * held)
-            return found
+            return self._backward(self._forward(image) * held)
 
         return rest
