@@ -11,6 +11,7 @@ import scipy.signal
 import kernelfit
 from helpers import assert_close
 from kernelfit import Selection, apply_kernel, deconvolve, find_kernel, kernel_map
+from kernelfit.core import containers
 from kernelfit.imageio.kernels import write_kernel
 
 
@@ -281,6 +282,31 @@ def test_uncertainties_that_say_too_little_or_too_much(nddata):
     vague = nddata.NDData(target, uncertainty=nddata.UnknownUncertainty(std))
     with pytest.raises(ValueError, match="got target with an uncertainty of type 'unknown', need StdDev"):
         find_kernel(image, vague, (3, 4))
+
+
+@pytest.mark.parametrize(
+    ("places", "tables"), [([(3, 1), (5, 1)], True), ([(2, 2), (1, 3)], False), ([(-2, 1), (-4, 1)], True)]
+)
+def test_distortions_follow_the_pixels(nddata, places, tables):
+    kinds = pytest.importorskip("astropy.wcs")
+    wcs, rng = sky(), np.random.default_rng(0)
+    wcs.wcs.ctype = ["RA---TAN-SIP", "DEC--TAN-SIP"]
+    powers = [
+        np.where(np.add.outer(np.arange(4), np.arange(4)) == 3, 1e-5 * rng.normal(size=(4, 4)), 0) for _ in range(4)
+    ]
+    wcs.sip = kinds.Sip(*powers, [18.0, 11.0])
+    if tables:
+        values = [rng.normal(size=(9, 12)).astype(np.float32) for _ in range(2)]
+        wcs.cpdis1, wcs.det2im2 = (
+            kinds.DistortionLookupTable(one, (3.0, 2.0), (11.0, 7.0), (9.0, 8.0)) for one in values
+        )
+    moved = containers._moved(wcs, places)
+    y, x = np.mgrid[2:9, 3:12].astype(float)
+    expected = wcs.all_pix2world(places[1][0] + places[1][1] * x.ravel(), places[0][0] + places[0][1] * y.ravel(), 0)
+    assert_close(np.array(moved.all_pix2world(x.ravel(), y.ravel(), 0)), np.array(expected), 1e-10)
+    plain = np.array(wcs.wcs_pix2world(x.ravel(), y.ravel(), 0)) - np.array(wcs.all_pix2world(x.ravel(), y.ravel(), 0))
+    assert np.abs(plain).max() > 1e-6
+    assert_close(wcs.sip.crpix, [18.0, 11.0], 0)
 
 
 @pytest.mark.slow

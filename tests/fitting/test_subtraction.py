@@ -79,10 +79,13 @@ def test_image_variance_and_mask_as_loops_have_them(which):
         np.isnan(difference.variance), np.isnan(want)
     )
     good = ~np.isnan(want)
-    assert_close(difference.variance[good], want[good], 1e-12)
     made = (
         naive.apply(np.where(m_x, 0, x), kernel, mode="same", boundary="fill", fillvalue=0.0) + fit.background.image()
     )
+    light = np.pad(np.where(good, np.abs(made - np.median(made[good])), 0), 1)  # the kernel is too small for the stars
+    most = np.lib.stride_tricks.sliding_window_view(light, (3, 3)).max(axis=(2, 3))
+    assert difference.misfit > 0
+    assert_close(difference.variance[good], (want + (difference.misfit * most) ** 2)[good], 1e-9)
     sign = 1 if which == "reference" else -1
     assert_close(difference.image[good], sign * (y - made)[good], 1e-9)
     assert difference.which == which
@@ -282,3 +285,25 @@ def test_exposures_that_are_none(fields, error, match):
 def test_calls_that_are_refused(pair, words, error, match):
     with pytest.raises(error, match=match):
         kernelfit.subtract(*pair, 3, **words)
+
+
+def test_light_that_the_kernel_cannot_make_is_in_the_variance():
+    """The kernel is wider on one side, and the fit not told: most stars are off by a share, which is no new light."""
+    rng = np.random.default_rng(7)
+    shape = (120, 137)
+    sky = np.zeros(shape)
+    sky[tuple(rng.integers(0, n, 150) for n in shape)] = rng.uniform(2000, 20000, 150)
+    reference = scipy.ndimage.gaussian_filter(sky, 1.2)
+    narrow, wide = (scipy.ndimage.gaussian_filter(reference, width) for width in (1.2, 1.5))
+    share = np.linspace(0, 1, shape[1])
+    science = (1 - share) * narrow + share * wide
+    noisy = [kernelfit.Exposure(one + 2 * rng.standard_normal(shape), noise=2.0) for one in (science, reference)]
+    found = kernelfit.subtract(*noisy, (9, 11), which="reference")
+    assert 0.01 < found.misfit < 0.2 and "misfit" in found.summary()
+    light = scipy.ndimage.maximum_filter(science, 3)
+    bright = ~found.mask & (light > 30)
+    assert 0.8 < np.std(found.significance[bright]) < 1.3
+    assert np.median(np.abs(found.significance[bright])) < 0.8
+    assert found.variance[bright].max() > 5 * found.variance[~found.mask & (light < 1)].max()
+    told = kernelfit.subtract(*noisy, (9, 11), which="reference", variation=1)
+    assert told.misfit < 0.3 * found.misfit

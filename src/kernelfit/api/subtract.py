@@ -31,8 +31,8 @@ class DifferenceImage:
         The science image less the reference, one of them convolved, and less the background: what got brighter is
         positive. In units of the exposure that was not convolved. NaN where `mask` is True.
     variance : ndarray, shape (rows, cols)
-        The variance of each pixel of `image` for the noise of both exposures; that of the kernel and of new sources is
-        not in it.
+        The variance of each pixel of `image` for the noise of both exposures, and for the share `misfit` of the light
+        of a star that is not predicted; that of new sources is not in it.
     mask : ndarray of bool, shape (rows, cols)
         True where a pixel is bad, or the kernel reaches a bad pixel or beyond the edge.
     rejected : ndarray of bool, shape (rows, cols)
@@ -48,6 +48,9 @@ class DifferenceImage:
         not convolved, convolved with this kernel.
     noise_std : (float, float)
         Standard deviation of the noise of a pixel of the science image and of the reference, in most of them.
+    misfit : float
+        Share of the light by which most stars differ from their prediction by more than noise: what a kernel of the
+        model cannot make, as of a higher degree, and the kernel's own error. 0 where noise explains all.
     findings : tuple of Finding
         All that is doubtful, the worst first; that the noise is correlated is not, being known.
     container : (Opened or None, str)
@@ -61,6 +64,7 @@ class DifferenceImage:
     which: str
     decorrelation: Array | None = dataclasses.field(repr=False)
     noise_std: tuple[float, float]
+    misfit: float = 0.0
     findings: tuple[Finding, ...] = ()
     container: "tuple[Opened | None, str]" = dataclasses.field(default=(None, ""), repr=False)
 
@@ -119,6 +123,7 @@ class DifferenceImage:
             f"background  {'none' if background is None else f'polynomial of degree {background.degree}'}",
             f"noise       {science:.4g} of the science image, {reference:.4g} of the reference, per pixel",
             f"decorrelation {white}",
+            f"misfit      {100 * self.misfit:.2g} % of a star's light",
             f"masked      {np.count_nonzero(mask)} of {n} pixels; {np.count_nonzero(self.rejected)} more are outliers",
             f"scatter     {self.scatter:.4g} times what the variance says",
             f"verdict     {self.verdict.value if not self.findings else self.findings[0]}",
@@ -152,7 +157,8 @@ def subtract(
     ``difference = science - sum_p k[p] reference[t - (p - origin)] - background[t]``, or with the science image
     convolved ``sum_p k[p] science[t - (p - origin)] + background[t] - reference``. Kernel and background are found
     together by `find_kernel`'s pipeline, each pixel weighted by the inverse of the variance of the difference, and
-    outliers are left out. The variance is ``v_y[t] + sum_p k[p]^2 v_x[t - (p - origin)]``.
+    outliers are left out. The variance is ``v_y[t] + sum_p k[p]^2 v_x[t - (p - origin)]``, and near stars that are
+    predicted worse than noise allows the square of that share of their light.
 
     Parameters
     ----------

@@ -229,21 +229,45 @@ def inverse_variance(value: Any, mask: Any, name: str) -> npt.NDArray[np.float64
 
 def _moved(wcs: Any, places: Places) -> Any:
     """Return the WCS of pixels that begin elsewhere, or of every so many; None where it cannot be told."""
-    if wcs is None or not hasattr(wcs, "wcs"):
+    if wcs is None or not hasattr(wcs, "wcs") or wcs.naxis != len(places):
         return None
-    distorted = any(getattr(wcs, name, None) is not None for name in ("sip", "cpdis1", "cpdis2", "det2im1", "det2im2"))
-    if distorted or wcs.naxis != len(places):
-        return None
-    moved = wcs.deepcopy()
-    for axis, (first, step) in enumerate(reversed(list(places))):  # FITS counts its axes from the last
+    moved, axes = wcs.deepcopy(), list(reversed(list(places)))  # FITS counts its axes from the last
+    for axis, (first, step) in enumerate(axes):
         moved.wcs.crpix[axis] = (wcs.wcs.crpix[axis] - 1 - first) / step + 1
         if wcs.wcs.has_cd():
             moved.wcs.cd[:, axis] *= step
         else:
             moved.wcs.cdelt[axis] *= step
+    if len(axes) == 2:
+        _distort(moved, wcs, axes)
     moved.pixel_shape = None
     moved.wcs.set()
     return moved
+
+
+def _distort(moved: Any, wcs: Any, axes: "Sequence[tuple[float, int]]") -> None:
+    """Take the distortions of a WCS along: polynomials of pixels (SIP), and tables of corrections in pixels."""
+    kinds = sys.modules["astropy.wcs"]
+
+    def of(at: Any) -> list[float]:
+        return [(value - 1 - first) / step + 1 for value, (first, step) in zip(at, axes, strict=True)]
+
+    steps = [float(step) for _, step in axes]
+    if getattr(wcs, "sip", None) is not None:
+        tables = []
+        for name, own in zip(("a", "b", "ap", "bp"), steps * 2, strict=True):
+            table = getattr(wcs.sip, name)
+            if table is not None:  # u^p v^q in pixels of the new size, of a correction in such pixels
+                powers = np.arange(len(table))
+                table = table * np.multiply.outer(steps[0] ** powers, steps[1] ** powers) / own
+            tables.append(table)
+        moved.sip = kinds.Sip(*tables, of(wcs.sip.crpix))
+    for name, own in zip(("cpdis1", "cpdis2", "det2im1", "det2im2"), steps * 2, strict=True):
+        table = getattr(wcs, name, None)
+        if table is not None:
+            spacing = tuple(c / step for c, step in zip(table.cdelt, steps, strict=True))
+            data = (np.asarray(table.data) / own).astype(np.float32)
+            setattr(moved, name, kinds.DistortionLookupTable(data, tuple(table.crpix), tuple(of(table.crval)), spacing))
 
 
 def _coordinates(values: Any) -> npt.NDArray[Any] | None:

@@ -42,6 +42,8 @@ _LOST = 0.01
 _OFF, _SURE = 0.05, 5.0
 #: Correlated noise and a noisy image are expected of a difference, and allowed for; how noisy it is, is judged here.
 _EXPECTED = (Verdict.COLOURED_NOISE, Verdict.IMAGE_NOISE, Verdict.UNEVEN_NOISE)
+#: Light of so many standard deviations tells how well it is predicted, of so many pixels at least.
+_MUCH, _FEW = 10.0, 100
 #: A pixel owes its value to those left out of the fit from so many standard deviations on.
 _OWED = 0.5
 #: Blur, in pixels, under which two exposures are alike, and standard deviations from which on light is there.
@@ -61,6 +63,7 @@ class Subtraction:
     which: str
     decorrelation: Array | None
     noise_std: tuple[float, float]  # of the science image and of the reference
+    misfit: float  # share of the light that is not predicted
     findings: tuple[Finding, ...]
 
 
@@ -160,6 +163,11 @@ def subtracted(
     if not isinstance(solver, LeastSquares):
         fit, made = sides.fitted(seen, solver, execution, noisy=True)
         seen = _seen(sides, fit, made, seen.used, clip, _BELIEVED, workers)
+    doubt = _misfit(seen)
+    if doubt:  # light that no kernel of the model predicts is no outlier, and its uncertainty is a part of the variance
+        seen = _seen(sides, fit, made, seen.used, clip, max(doubt, _BELIEVED), workers)
+        noises = dataclasses.replace(seen.noises, other=seen.noises.other + (doubt * seen.light) ** 2)
+        seen = dataclasses.replace(seen, noises=noises, variance=seen.variance + (doubt * seen.light) ** 2)
     image, variance, noises, used = seen.difference, seen.variance, seen.noises, seen.used
     phi, rejected = None, np.isfinite(image) & ~used
     findings = [*(f for f in fit.findings if f.verdict not in _EXPECTED), *_judged(image, variance, used)]
@@ -171,7 +179,7 @@ def subtracted(
         image = -image
     levels = tuple(math.sqrt(level) for level in noises.levels)
     std = (levels[0], levels[1]) if which == "reference" else (levels[1], levels[0])
-    return Subtraction(image, variance, rejected, fit, which, phi, std, ranked(findings))
+    return Subtraction(image, variance, rejected, fit, which, phi, std, doubt, ranked(findings))
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,6 +191,30 @@ class _Seen:
     noises: _Noises
     used: npt.NDArray[np.bool_]
     weights: Array
+    light: Array  # of the prediction, the most of a pixel and its neighbours
+
+
+def _misfit(seen: _Seen) -> float:
+    """Return the share of the light by which stars differ from their prediction, as most of them do; 0 if by noise.
+
+    Whatever a kernel of the model cannot make: variation of a higher degree, undersampling, the kernel's own error.
+    """
+    bright = np.isfinite(seen.difference) & (seen.light > _MUCH * np.sqrt(np.nan_to_num(seen.variance)))
+    n = int(np.count_nonzero(bright))
+    if n < _FEW:
+        return 0.0
+    difference, variance, light = (one[bright] for one in (seen.difference, seen.variance, seen.light))
+
+    def scatter(share: float) -> float:
+        return robust_std(difference / np.sqrt(variance + (share * light) ** 2))
+
+    if scatter(0.0) < 1 + _SURE * 1.17 / math.sqrt(n / 10):  # neighbours go together
+        return 0.0
+    low, high = 0.0, 1.0
+    for _ in range(30):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if scatter(middle) > 1 else (low, middle)
+    return high
 
 
 def _seen(
@@ -207,11 +239,12 @@ def _seen(
                 "Exposure(image, noise)"
             )
         raise ValueError("got exposures none of whose pixels can be compared; need some that are good in both")
-    light = np.where(counts, made - float(np.median(made[counts])), 0.0) ** 2
+    light = np.where(counts, made - float(np.median(made[counts])), 0.0)
+    spread, light = scipy.ndimage.maximum_filter(np.abs(light), 3), light**2
     scale = max(1.0, robust_std(difference[counts] / np.sqrt(variance[counts])))
     reach = math.inf if clip is None else clip
     used = counts & ~(np.abs(difference) > reach * np.sqrt(scale**2 * variance + doubt**2 * light))
-    return _Seen(difference, variance, noises, used, _weights(variance + _BELIEVED**2 * light, used))
+    return _Seen(difference, variance, noises, used, _weights(variance + _BELIEVED**2 * light, used), spread)
 
 
 def _weights(variance: Array, used: npt.NDArray[np.bool_]) -> Array:
