@@ -51,6 +51,14 @@ def test_find_apply_and_inspect(folder, capsys):
     assert main(["apply", "before.npy", "kernel.npz", "--volume", "-o", "again.tif", "--no-background"]) == 0
     bare = kernelfit.apply_kernel(before, fit.kernel, boundary="mirror")
     assert_close(tifffile.imread("again.tif"), bare, 1e-6)
+    mask = np.zeros(before.shape, dtype=np.uint8)
+    mask[3, 4, 5] = 1
+    np.save("mask.npy", mask)
+    words = ["--volume", "--balance", "0.1", "--mask", "mask.npy", "--edges", "fade", "-o", "sharp.npy"]
+    assert main(["deconvolve", "after.tif", "kernel.npz", *words]) == 0
+    expected = kernelfit.deconvolve(after, fit.kernel, balance=0.1, mask=mask, edges="fade")
+    assert_close(np.load("sharp.npy"), expected, 1e-12)
+    assert main(["deconvolve", "after.npy", "before.npy", "--volume", "-o", "x.png"]) == 2
     capsys.readouterr()
     assert main(["inspect", "kernel.npz", "--plot", "kernel.png"]) == 0
     assert "2 x 3 x 4" in capsys.readouterr().out

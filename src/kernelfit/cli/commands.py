@@ -244,6 +244,8 @@ def deconvolve(args: argparse.Namespace) -> int:
     """Restore what an image was before a kernel blurred it."""
     if signals.wanted(args):
         return signals.deconvolve(args)
+    if volumes.wanted(args):
+        return volumes.deconvolve(args)
     image, held, kept = _image_and_kernel(args)
     if held.convention is not None and held.convention.field is not None:
         raise BadCallError(

@@ -325,10 +325,12 @@ def _deconvolve(add: _Adder) -> None:
         kernelfit deconvolve after.png kernel.npz --balance 0.01 -o sharp.tif
         kernelfit deconvolve periodic.npy kernel.npy --boundary wrap -o restored.npy
         kernelfit deconvolve after.tif kernel.npz --mask dead.png -o sharp.tif
+        kernelfit deconvolve stack.tif kernel.npz --volume -o sharp.tif
         """,
     )
     deconvolve.add_argument("image", type=named, metavar="IMAGE", help="the blurred image, gray or colour")
     deconvolve.add_argument("kernel", type=named, metavar="KERNEL", help="the kernel's file")
+    deconvolve.add_argument("--volume", action="store_true", help="IMAGE is a stack of planes, KERNEL that of a volume")
     which(deconvolve, 1)
     deconvolve.add_argument("--balance", type=auto_or_number, default="auto", metavar="B",
                             help="how much smoothness counts: a number, or auto (default)")  # fmt: skip
@@ -342,7 +344,7 @@ def _deconvolve(add: _Adder) -> None:
                             help="an image, not zero where pixels are dead: restored from the others")  # fmt: skip
     deconvolve.add_argument("--nan", type=one_of(("error", "mask")), default="error", metavar="N",
                             help="pixels that are NaN: error (default), or mask to restore them, too")  # fmt: skip
-    deconvolve.add_argument("--origin", type=pair(None), metavar="N|R,C", help="tap over the output pixel")
+    deconvolve.add_argument("--origin", type=pair(None, 3), metavar="N|R,C", help="tap over the output pixel")
     deconvolve.add_argument(
         "--operation", type=one_of(OPERATIONS), metavar="OP", help=choices(OPERATIONS, "convolution")
     )

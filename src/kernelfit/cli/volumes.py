@@ -79,11 +79,38 @@ def _read(args: argparse.Namespace, name: str, at: int) -> tuple[Any, str]:
     return read_volume(path, **words), f"{name} = read_volume({', '.join(given)})"
 
 
-def apply(args: argparse.Namespace) -> int:
-    """Lay a kernel on a volume."""
+def _kernel(args: argparse.Namespace) -> kernels.KernelFile:
+    """Return the kernel of a volume that a file holds."""
     held = kernels.read_kernel(args.kernel)
     if not held.of_volumes:
         raise BadCallError(f"{args.kernel}: got a kernel of shape {held.kernel.shape}, need one of a volume")
+    return held
+
+
+def deconvolve(args: argparse.Namespace) -> int:
+    """Restore what a volume was before a kernel blurred it."""
+    held = _kernel(args)
+    (kept,) = arguments.check_outputs(args, (args.output, "the volume", volumes.SUFFIXES))
+    target, conv = np.asarray(_read(args, "image", 0)[0][:]), held.convention
+    if conv is not None and conv.strided:
+        raise BadCallError(
+            f"{args.kernel}: got a kernel of stride {conv.stride}, need one of a volume that keeps its size"
+        )
+    known: dict[str, Any] = {} if conv is None else {"operation": conv.operation, "origin": conv.origin}
+    words = {name: getattr(args, name) for name in ("balance", "penalty", "edges", "nan", "workers")}
+    words["boundary"] = None if args.boundary == "none" else args.boundary
+    for name in ("operation", "origin"):
+        value = getattr(args, name)
+        words |= {name: known[name] if value is None else value} if value is not None or name in known else {}
+    if args.mask is not None:
+        words["mask"] = np.asarray(read_volume(args.mask, allow_external=args.allow_external)[:]) != 0
+    made = kernelfit.deconvolve(target, held.kernel, **words)
+    return _written(args, kept, made, f"balance {args.balance}")
+
+
+def apply(args: argparse.Namespace) -> int:
+    """Lay a kernel on a volume."""
+    held = _kernel(args)
     (kept,) = arguments.check_outputs(args, (args.output, "the volume", volumes.SUFFIXES))
     image, _ = _read(args, "image", 0)
     conv, mode = held.convention, args.mode or "same"
@@ -107,9 +134,14 @@ def apply(args: argparse.Namespace) -> int:
         made = made + surface
     if args.nan is not None:
         made = np.where(np.isnan(made), args.nan, made)
+    return _written(args, kept, made, f"boundary {boundary}")
+
+
+def _written(args: argparse.Namespace, kept: Path | None, made: Any, how: str) -> int:
+    """Write a volume, and say so."""
     if kept is None:
         write.write_stdout(made)
         return SOLVED
     volumes.write_volume(kept, made, overwrite=args.force)
-    say(f"{args.output}: {' x '.join(map(str, made.shape))} pixels, boundary {boundary}")
+    say(f"{args.output}: {' x '.join(map(str, made.shape))} pixels, {how}")
     return SOLVED
