@@ -27,6 +27,8 @@ from .cost_model import good_length, segment
 
 #: Rows of a tile, about: two threads' tiles stay in the cache.
 _HEIGHT = 128
+#: Samples of a segment of a signal that are worth a call of their own; shorter ones are cut from a longer line.
+_LONG = 2**11
 
 
 @dataclass(frozen=True)
@@ -211,8 +213,9 @@ def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
 
     def read(reader: Reader, out: Array, tile: list[Shape], n_rows: int, new: int, width: int, scratch: Array) -> None:
         (row, col), n = tile[0], len(tile)
-        if n == 1:
-            reader.read(out[:n_rows, :width], row + new, col)
+        if n == 1 or n_rows * width >= _LONG:
+            for i, (first, start) in enumerate(tile):
+                reader.read(out[i * n_rows : (i + 1) * n_rows, :width], first + new, start)
             return
         total = (n - 1) * layout.step + width
         line = scratch.ravel()[: n_rows * total].reshape(n_rows, total)
