@@ -311,3 +311,51 @@ def tile_from_pixels(image, col, result, n_rows, n_cols, back, energy, gram, tot
     gram_of_block(image, col, n_rows, n_cols, back[0], gram)
     moment = back[1, :, col:].copy().ravel()
     return _solve_tile(gram, moment, energy, total, panels, inverse, taps, spread)
+
+
+@jit_sum
+def invert_displaced(first, positive, negative):
+    """Invert a matrix given by its displacement, by the generalised Schur algorithm; return whether it is positive.
+
+    ``G - Z G Z' = sum of x x' - sum of y y'`` with the shift Z, x being the top m numbers of `first` (m + 1) and of
+    `positive` (n, 2 m + 1), y those of `negative`. The rows beneath begin with the first row of the identity, as the
+    Schur complement of (G I; I 0) needs it (T. Kailath and A. Sayed, "Displacement structure", SIAM Review 37 (1995)
+    297); they end as the generators of the inverse, the first m numbers of `first` and those from m on of the others,
+    with the signs exchanged. `first` moves on with the steps, so that its shift costs nothing. Rotations of both signs
+    are mixed as A. Bojanczyk, R. Brent, P. Van Dooren and F. de Hoog have it (SIAM J. Sci. Stat. Comput. 8 (1987) 210).
+    """
+    m, n, k = len(first) - 1, len(positive), len(negative)
+    turns = np.zeros((2, n + k))
+    for j in range(m):
+        a, b = first[0], negative[0, j]
+        for at in range(n + k - 1):
+            lead = a if at < n else b
+            other = positive[at, j] if at < n else negative[at - n + 1, j]
+            size = np.sqrt(lead * lead + other * other)
+            turns[0, at], turns[1, at] = (lead / size, other / size) if size > 0.0 else (1.0, 0.0)
+            if at < n:
+                a = size
+            else:
+                b = size
+        if not abs(a) > abs(b):
+            return False
+        ratio = b / a
+        root = np.sqrt((1.0 - ratio) * (1.0 + ratio))
+        gain = 1.0 / root
+        for start in range(0, m + 1, 1024):
+            stop = min(start + 1024, m + 1)
+            x, y = first[start:stop], negative[0, j + start : j + stop]
+            for at in range(n + k - 1):
+                c, s = turns[0, at], turns[1, at]
+                one = x if at < n else y
+                z = positive[at, j + start : j + stop] if at < n else negative[at - n + 1, j + start : j + stop]
+                for i in range(len(one)):
+                    v = one[i]
+                    one[i] = c * v + s * z[i]
+                    z[i] = c * z[i] - s * v
+            for i in range(len(x)):
+                v = gain * (x[i] - ratio * y[i])
+                y[i] = root * y[i] - ratio * v
+                x[i] = v
+        first[m - 1 - j] = 0.0  # what leaves the top does not come to stand beneath
+    return True

@@ -133,7 +133,8 @@ class TorusInverse:
             i = np.arange(len(more))
             matrices[..., i, i] += np.moveaxis(more, 0, -1)
         values, vectors = np.linalg.eigh(matrices)
-        values = np.maximum(values, max(1e-9 * float(values.max()), 1e-300))
+        self.largest = float(values.max())
+        values = np.maximum(values, max(1e-9 * self.largest, 1e-300))
         self.condition = float(values.max() / values.min())
         self._inverse = np.einsum("...sk,...k,...tk->...st", vectors, 1.0 / values, np.conj(vectors))
 

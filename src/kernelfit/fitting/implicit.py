@@ -15,6 +15,7 @@ from ..core.findings import Finding, Verdict, ranked, with_edges
 from ..core.validation import Array
 from ..data.observation import Items
 from ..engines import weighted
+from ..engines.toeplitz_inverse import ToeplitzInverse
 from ..engines.weighted_pass import WeightedGram, residual
 from ..solvers.conjugate_gradient import (
     TOLERANCE,
@@ -36,6 +37,13 @@ _NOTHING = 1e100
 _ROUGH, _FEWEST_PROBES, _MOST_PROBES = 0.06, 3, 32
 #: ... each to such a part of its own value.
 _PROBE = 0.02
+#: A band is open that has less than such a share of the largest power, and at least such a share of the frequencies.
+#: It is empty below such a share.
+_WEAK, _NARROW, _EMPTY = 1e-2, 0.01, 1e-10
+_OF_BANDS = (
+    "use a signal that has all frequencies, cut the band off what is found, or hold it down with "
+    "solver=ConjugateGradient('identity', strength)"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,13 +51,21 @@ class _Problem:
     """``(G + H) k = b``: H is zero, a penalty, or the noise's variance times the inverse of a prior's covariance.
 
     `held` gives H k from k and, of a prior, from the inverse of its covariance times k. `spread` is the mean diagonal
-    of what preconditions if that stands for the inverse of G + H, else zero.
+    of what preconditions if that stands for the inverse of G + H, else zero. `open_`: whether H stands for nothing but
+    what the signal leaves open.
     """
 
     held: Callable[[Array, Array], Array]
     precondition: Callable[[Array], Array]
     spread: float
     prior: bool = False
+    open_: bool = False
+
+    @classmethod
+    def least(cls, equations: ImplicitEquations, inverse: ToeplitzInverse) -> Self:
+        """Return that of the least kernel of those that fit as well: H is the ridge of an inverse."""
+        known = dataclasses.replace(equations, inverse=inverse)
+        return cls(lambda k, _: inverse.ridge * k, known.precondition, known.spread, open_=True)
 
     @classmethod
     def of(cls, equations: ImplicitEquations, solver: ConjugateGradient, diagonal: Array | None, std: float) -> Self:
@@ -136,13 +152,18 @@ class ImplicitlySolved:
             findings.append(Finding(Verdict.NO_SIGNAL, "every target pixel is the same"))
         if not solution.converged:
             findings.append(Finding(Verdict.NOT_CONVERGED, f"stopped after {self.iterations} iterations"))
+        rank, open_ = round(df_model) if self.problem.open_ else m, self.problem.open_
+        if solver.plain and ((detail := _open_band(stats, solution.taps, noise_std, empty=open_)) or open_):
+            verdict = Verdict.RANK_DEFICIENT if open_ else Verdict.ILL_CONDITIONED
+            detail = ", because ".join(part for part in (f"rank {rank} of {m}" if open_ else "", detail) if part)
+            findings.append(Finding(verdict, detail, "" if open_ else _OF_BANDS))
         findings += doubts(float(np.linalg.norm(solution.taps)), error * math.sqrt(m), rss, variance, energy)
         return Estimate(
             kernel=solution.taps.reshape(stats.shape if stats.shape[0] > 1 else stats.shape[1:]),
             factor=None,
             typical_stderr=error,
             noise_std=noise_std,
-            rank=m,
+            rank=rank,
             condition=stats.inverse.condition,
             rss=rss,
             r_squared=1.0 - rss / variance if variance > 1e-14 * energy else math.nan,
@@ -156,7 +177,7 @@ class ImplicitlySolved:
             strength=solver.strength,
             weighting=stats.weighting,
             solver="LeastSquares()" if solver.plain else str(solver),
-            uncertainty="sampling" if solver.plain else "posterior",
+            uncertainty="sampling" if solver.plain and not open_ else "posterior",
             priors=solver.priors,
         )
 
@@ -208,6 +229,36 @@ class ImplicitlySolved:
             if not exact and len(values) >= fewest and doubt <= _ROUGH * abs(known + float(np.mean(values))):
                 break
         return max(known + float(np.mean(values)), 0.0), min(max(m - float(np.mean(beside)), 0.0), float(m))
+
+
+def _open_band(equations: ImplicitEquations, taps: Array, noise_std: float, *, empty: bool) -> str:
+    """Say between which frequencies a signal is so weak that the errors exceed half of the kernel; "" if nowhere.
+
+    If `empty`, there are bands with nothing at all. The error of m taps has about the power ``m s^2 / S`` at a
+    frequency where the signal has the power S.
+    """
+    inverse, m = equations.inverse, len(taps)
+    if not isinstance(inverse, ToeplitzInverse) or not noise_std > 0:
+        return ""
+    power = inverse.power()
+    error = m * noise_std**2 / power
+    kernel = np.abs(np.fft.rfft(taps, 2 * m - 1)) ** 2
+    level = float(np.median(kernel)) / math.log(2)  # the mean, unless in half of the band there is nothing but noise
+    weak = (error > 0.25 * level) & (power < _WEAK * power.max())
+    if empty:
+        weak |= power < _EMPTY * power.max()
+    closed = np.flatnonzero(~weak)
+    gaps = np.diff(np.concatenate([[-1], closed, [len(power)]]))  # from one frequency that is known to the next
+    widest = int(np.argmax(gaps))
+    count = int(gaps[widest]) - 1
+    if count < max(2, _NARROW * len(power)) or not len(closed):
+        return ""
+    first = 0 if widest == 0 else int(closed[widest - 1]) + 1
+    low, high = (at / (2 * m - 1) for at in (first, first + count - 1))
+    return (
+        f"the image has next to nothing between {low:.3g} and {high:.3g} cycles per pixel, where the kernel's errors "
+        "are as large as half of it, or larger"
+    )
 
 
 def _near(signs: Array) -> Rule:
@@ -293,7 +344,16 @@ class ImplicitFitter:
         def matters(_: int, equations: ImplicitEquations, found: ImplicitSolution) -> bool:
             return not (problem.prior or found.rss > 1e4 * EPS * equations.target_energy)
 
-        if own and self.solver.prior is not None:
+        inverse = known.inverse
+        if last and self.solver.plain and isinstance(inverse, ToeplitzInverse) and inverse.ridge > 0:
+            # The prior under which a kernel has the power that the target asks for leaves open what the noise hides.
+            problem = _Problem.least(known, inverse)
+            rough = solve(known)
+            level = max(known.target_energy - rough.rss, EPS * known.target_energy) / inverse.power().mean()
+            if level > 0:
+                ridge = known.n_taps * rough.noise_std**2 / level
+                problem = _Problem.least(known, inverse.raised(max(ridge, inverse.ridge)))
+        elif own and self.solver.prior is not None:
             std = solve(known).noise_std if self.solver.noise_std is None else self.solver.noise_std
             problem = _Problem.of(known, self.solver, None, std)
         elif own:

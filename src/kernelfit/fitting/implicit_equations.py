@@ -22,6 +22,7 @@ from ..data.reader import Reader
 from ..engines import accumulation, voxel_pass, weighted
 from ..engines.implicit_gram import NormalOperator, TorusInverse
 from ..engines.passes import Frame
+from ..engines.toeplitz_inverse import ToeplitzInverse
 from ..engines.voxel_pass import Turned
 from ..engines.weighted_pass import WeightedGram, mapped, residual
 
@@ -34,7 +35,7 @@ class ImplicitEquations:
     """The normal equations of one target, the Gram matrix an operator; a background is eliminated."""
 
     gram: Callable[[Array], Array]  # the Gram matrix G times a vector
-    inverse: TorusInverse  # about its inverse
+    inverse: TorusInverse | ToeplitzInverse  # its inverse, or about that
     frame: Frame | Turned  # of the first observation, in which `inverse` works
     shape: tuple[int, ...]  # sources, and sides of a kernel
     convention: Convention
@@ -108,7 +109,8 @@ def read(
         moment = frame.to_user(np.sum([s.moment[0] for s in sums], axis=0)).ravel()
         energy = float(sum(s.energy[0] for s in sums))
         total = float(abs(sum(s.total[0] * item.observation.unit for s, item in zip(sums, items, strict=True))))
-        inverse = TorusInverse.of_images(np.sum([s.lags for s in sums], axis=0))
+        torus = TorusInverse.of_images(np.sum([s.lags for s in sums], axis=0))
+        inverse = ToeplitzInverse.beside_torus(torus, [Frame.of(item.observation) for item in items])
         about_mean, zero = energy - total**2 * parts / n_pixels, np.zeros_like(moment)
         known = ImplicitEquations(products, inverse, *laid, energy, about_mean, n_pixels, zero, moment, energy)
         return known, (), lags
