@@ -1,6 +1,6 @@
 """Motion and kernel found together: how good the kernel is, the corners, the error bars, and what it costs.
 
-    python -m benchmarks.registration [motion|start|cover|harm|curve|audit|time] [draws]        # default all, 3 draws
+    python -m benchmarks.registration [motion|start|cover|harm|curve|both|audit|time] [draws]  # default all, 3 draws
 
 A pair is a photograph and what a kernel of 15x15 and noise of 1 % make of the moved photograph. Moved it is from a copy
 that is four times as fine, band-limited (a cosine transform with zeros added), read by cubic splines there: not the
@@ -200,6 +200,30 @@ def curves(draws: int, side: int = 300) -> None:
             print(f"{name if exponent is None else f'{name} {exponent}':>12s} {where:>7s} {told}", flush=True)
 
 
+def both(draws: int, side: int = 300) -> None:
+    """Print how good kernels, corners and exponents are where a motion and a curve are found together, of 8 bits."""
+    rng, images = np.random.default_rng(8), photographs(side)
+    family, theta = FAMILIES["gamma"], np.array([2.2])
+    print(f"{'side':>7s} {'kernel':>7s} {'worst':>7s} {'corners':>8s} {'worst':>7s} exponent off by at most")
+    for where in SIDES:
+        errors, corners, off = [], [], []
+        for i in range(draws):
+            light, kernel = (np.clip(images[i % len(images)], 1, 254) / 255) ** 2.2, kernels()[i % 5]
+            matrix = random_motion(rng, "affine", light.shape, (1.0, 0.01, 3.0))
+            made = [np.clip(one, 0, 1) for one in draw(rng, light, finer(light), kernel, matrix)]
+            values = [light, made[0]]
+            for j in range(2):
+                coded = values[j] if where == ("target" if j == 0 else "image") else family.inverse(values[j], theta)
+                values[j] = np.rint(255 * coded).astype(np.uint8)
+            fit = kernelfit.find_kernel(*values, SIDE, register="affine", curve="gamma", curve_side=where)
+            plain = kernelfit.find_kernel(255 * light, 255 * made[1], SIDE)
+            errors.append(relative_error(fit.kernel, kernel) / relative_error(plain.kernel, kernel))
+            corners.append(corner_error(fit.registration, matrix))
+            off.append(abs(fit.curve.parameters[0] - 2.2))
+        figures = f"{np.median(errors):7.3f} {max(errors):7.3f} {np.median(corners):8.4f} {max(corners):7.4f}"
+        print(f"{where:>7s} {figures} {max(off):7.4f}", flush=True)
+
+
 def audits(draws: int, side: int = 200) -> None:
     """Print what is said of kernels moved between the pixels, scaled, turned and wrong, and how right that is."""
     rng, images = np.random.default_rng(7), photographs(side)
@@ -257,6 +281,7 @@ def main() -> None:
         "cover": lambda: cover(draws),
         "harm": lambda: harm(draws),
         "curve": lambda: curves(draws),
+        "both": lambda: both(draws),
         "audit": lambda: audits(draws),
         "time": times,
     }
