@@ -44,6 +44,7 @@ _OFF, _SURE = 0.05, 5.0
 _EXPECTED = (Verdict.COLOURED_NOISE, Verdict.IMAGE_NOISE, Verdict.UNEVEN_NOISE)
 #: Light of so many standard deviations tells how well it is predicted, of so many pixels at least.
 _MUCH, _FEW = 10.0, 100
+_FAINT = 5.0
 #: A pixel owes its value to those left out of the fit from so many standard deviations on.
 _OWED = 0.5
 #: Blur, in pixels, under which two exposures are alike, and standard deviations from which on light is there.
@@ -166,8 +167,9 @@ def subtracted(
     doubt = _misfit(seen)
     if doubt:  # light that no kernel of the model predicts is no outlier, and its uncertainty is a part of the variance
         seen = _seen(sides, fit, made, seen.used, clip, max(doubt, _BELIEVED), workers)
-        noises = dataclasses.replace(seen.noises, other=seen.noises.other + (doubt * seen.light) ** 2)
-        seen = dataclasses.replace(seen, noises=noises, variance=seen.variance + (doubt * seen.light) ** 2)
+        more = (doubt * seen.bright) ** 2
+        noises = dataclasses.replace(seen.noises, other=seen.noises.other + more)
+        seen = dataclasses.replace(seen, noises=noises, variance=seen.variance + more)
     image, variance, noises, used = seen.difference, seen.variance, seen.noises, seen.used
     phi, rejected = None, np.isfinite(image) & ~used
     findings = [*(f for f in fit.findings if f.verdict not in _EXPECTED), *_judged(image, variance, used)]
@@ -193,6 +195,11 @@ class _Seen:
     weights: Array
     light: Array  # of the prediction, the most of a pixel and its neighbours
 
+    @property
+    def bright(self) -> Array:
+        """The light beyond what is faint beside the noise, in which no misfit would be seen."""
+        return np.asarray(np.maximum(self.light - _FAINT * np.sqrt(np.nan_to_num(self.variance)), 0.0))
+
 
 def _misfit(seen: _Seen) -> float:
     """Return the share of the light by which stars differ from their prediction, as most of them do; 0 if by noise.
@@ -203,7 +210,7 @@ def _misfit(seen: _Seen) -> float:
     n = int(np.count_nonzero(bright))
     if n < _FEW:
         return 0.0
-    difference, variance, light = (one[bright] for one in (seen.difference, seen.variance, seen.light))
+    difference, variance, light = (one[bright] for one in (seen.difference, seen.variance, seen.bright))
 
     def scatter(share: float) -> float:
         return robust_std(difference / np.sqrt(variance + (share * light) ** 2))
