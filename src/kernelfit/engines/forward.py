@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy.fft
 
 from ..core import geometry
 from ..core.dimensions import of_any_dimension
@@ -22,8 +23,10 @@ from ..data.volumes import target_shape as lay_volume_shapes
 
 _TILE = 1024
 _FEWEST = 1 << 16  # pixels from which it pays to look for columns and rows
+_BAND = 32  # rows
+_SUMMED = 49  # taps up to which shifted images are added; from there on it is quicker to transform
 # Nanoseconds for a pixel on one core, measured with `benchmarks.apply` (2026-11, AMD EPYC): a transform, each cross
-# of a column and a row, each of its taps. SciPy's direct sums take 20 for each tap, which is more in all cases.
+# of a column and a row, each of its taps.
 _TRANSFORM_NS, _CROSS_NS, _TAP_NS = 60.0, 3.0, 0.2
 
 
@@ -290,12 +293,29 @@ def _lay(block: Array, columns: Array, rows: Array, stride: Shape, part: Array) 
     correlate_separable(np.ascontiguousarray(block), down, rows, *stride, part, np.empty(4 * n), np.empty(n))
 
 
+def _correlated(block: Array, taps: Array) -> Array:
+    """Return ``scipy.signal.correlate(block, taps, "valid")``, which to import would take a second.
+
+    A cyclic transform of the block's size does, since no valid place reads beyond the block.
+    """
+    height, width = (n - k + 1 for n, k in zip(block.shape, taps.shape, strict=True))
+    if taps.size > _SUMMED:
+        sides = [scipy.fft.next_fast_len(n, real=True) for n in block.shape]
+        spectrum = scipy.fft.rfft2(block, sides, workers=1)
+        spectrum *= scipy.fft.rfft2(taps, sides, workers=1).conj()
+        return np.asarray(scipy.fft.irfft2(spectrum, sides, workers=1)[:height, :width])
+    out, places = np.zeros((height, width)), np.argwhere(taps).tolist()
+    for row in range(0, height, _BAND):  # what is read and written stays in the cache
+        rows = out[row : row + _BAND]
+        part = np.empty_like(rows)
+        for i, j in places:
+            rows += np.multiply(block[row + i : row + i + len(rows), j : j + width], taps[i, j], out=part)
+    return out
+
+
 def apply_used(reader: Reader, kernel: Array, plan: Geometry, workers: int) -> Array:
     """Return what a kernel makes of a source on the target pixels that are used, tile by tile."""
-    import scipy.signal  # a second of importing that only this needs
-
     taps = kernel[::-1, ::-1] if plan.flipped else kernel
-    method = "direct" if taps.size <= 49 else "fft"
     factors = columns_and_rows(taps) if plan.n_pixels >= _FEWEST else None
     out = np.empty(plan.size)
     (down, across), (rows, cols) = plan.stride, taps.shape
@@ -310,7 +330,7 @@ def apply_used(reader: Reader, kernel: Array, plan: Geometry, workers: int) -> A
         if not known.all():  # a transform would spread one bad pixel over the whole block
             block = np.where(known, block, 0.0)
         if factors is None:
-            part[...] = scipy.signal.correlate(block, taps, mode="valid", method=method)[::down, ::across]
+            part[...] = _correlated(block, taps)[::down, ::across]
         else:
             _lay(block, *factors, plan.stride, part)
         if not known.all():
