@@ -3,7 +3,7 @@
     python -m benchmarks.channels [coverage] [time] [coils] [outputs]
 
 Without words all four tables. Times are processor times of all threads, the best of some runs in turn. "outputs" sets
-`find_kernel` beside MNE's TimeDelayingRidge and mTRFpy's TRF, where they are installed (`pip install mne mtrf`); they
+`find_kernel` beside MNE's TimeDelayingRidge and mTRFpy's TRF, where they are installed (`pip install '.[peers]'`); they
 give no errors and no verdict. The kernels of all three are held against dense least squares.
 """
 
