@@ -43,8 +43,8 @@ def find_kernel(
     image : array_like, shape (rows, cols), or list of arrays
         The image before. Any dtype of real or complex numbers and memory layout, memory-mapped files included; it is
         read in blocks, converted to float64 one block at a time, and never changed. Three dimensions with
-        `channel_axis`, or of a volume, where `shape` has three numbers. A list of arrays of any sizes for several pairs
-        that share one kernel.
+        `channel_axis`, or of a volume, where `shape` has three numbers, four with both. A list of arrays of any sizes
+        for several pairs that share one kernel.
     target : array_like, or list of arrays
         What became of it; its shape is the image's (`mode` "same"), smaller by side - 1 ("valid") or larger by
         side - 1 ("full") along each axis; with a stride of them, that many rounded up; or any ("crop"). A list of as
