@@ -131,7 +131,7 @@ def test_equal_where_the_functions_are():
         (np.ones((0, 4, 5)), "free", ValueError, "one at least"),
         (np.full((1, 4, 5), np.nan), "free", ValueError, "NaN or infinite"),
         (np.ones((1, 4, 5)) * 1j, "free", TypeError, "need real numbers"),
-        (np.zeros((1, 4, 5)), "constant", ValueError, "need np.ones"),
+        (np.full((1, 4, 5), 2.0), "constant", ValueError, "need np.ones"),
         (np.ones((1, 4, 5)), "some", ValueError, "need one of 'free', 'constant'"),
     ],
 )
@@ -143,3 +143,20 @@ def test_functions_that_are_none(functions, flux, error, match):
 def test_functions_of_another_shape_are_refused_before_any_work():
     with pytest.raises(ValueError, match="functions on 4x5 pixels for an image of 50x64"):
         kernelfit.find_kernel(*pair(), 3, variation=kernelfit.Basis(np.ones((2, 4, 5))))
+
+
+def test_one_function_that_is_a_number_is_no_one():
+    image = np.random.default_rng(0).random((40, 33))
+    target = kernelfit.apply_kernel(image, np.arange(6.0).reshape(2, 3), boundary="symm")
+    fit = kernelfit.find_kernel(image, target, (2, 3), variation=kernelfit.Basis(np.full((1, 40, 33), 2.0)))
+    assert_close(fit.kernel, np.arange(6.0).reshape(2, 3) / 2, 1e-9)
+    with pytest.raises(ValueError, match="functions on 33x40 pixels for an image of 40x33"):
+        kernelfit.find_kernel(image, target, (2, 3), variation=kernelfit.Basis(np.full((1, 33, 40), 2.0)))
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_function_that_is_zero_everywhere_is_named(at):
+    functions = np.ones((2, 8, 9))
+    functions[at] = 0
+    with pytest.raises(ValueError, match=f"got function {at} of 2 .* that is 0 everywhere"):
+        kernelfit.Basis(functions)

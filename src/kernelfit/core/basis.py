@@ -66,7 +66,8 @@ class Basis:
     TypeError
         If the functions are not real numbers.
     ValueError
-        If they have not three dimensions, are not finite, or, for a constant flux, the first is not 1.
+        If they have not three dimensions, are not finite, one is 0 everywhere, or, for a constant flux, the first is
+        not 1.
 
     Examples
     --------
@@ -93,6 +94,12 @@ class Basis:
         if not np.isfinite(table).all():
             raise ValueError("got functions that are NaN or infinite somewhere, need finite ones on all of the image")
         known(self.flux, FLUXES, "flux")
+        nothing = np.flatnonzero(~table.any(axis=(1, 2)))
+        if len(nothing):
+            raise ValueError(
+                f"got function {nothing[0]} of {len(table)} (from 0) that is 0 everywhere, need functions that tell one "
+                "place from another, or that are 1; leave it out"
+            )
         if self.flux == "constant" and not (table[0] == 1).all():
             raise ValueError(
                 "got flux='constant' with a first function that is not 1, need np.ones(...) before the others"

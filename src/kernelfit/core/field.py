@@ -84,7 +84,8 @@ def as_variation(value: object) -> "Variation | str | None":
         return value
     if isinstance(value, tuple(_KINDS.values())):
         found: Any = value
-        return None if found.n_functions == 1 and found.levels == (0,) else found
+        one = found.n_functions == 1 and found.levels == (0,) and np.all(getattr(found, "functions", 1) == 1)
+        return None if one else found
     try:
         if isinstance(value, bool):
             raise TypeError

@@ -62,9 +62,9 @@ class Lags:
         return any(n and total > _most(n) for total, n in self._rings(self.score / self.spread))
 
     def _rings(self, score: Array) -> list[tuple[float, int]]:
-        """Return the sums of squares over rings about the support, and of how many."""
-        rings = [score[_ring(score.shape, self.support, width)] for width in _RINGS]
-        return [(float((r**2).sum()), len(r)) for r in rings]
+        """Return the sums of squares over lags near the support, and of how many."""
+        near = [score[lags] for lags in _near(score.shape, self.support)]
+        return [(float((r**2).sum()), len(r)) for r in near]
 
     def stands_out(self, others: "Sequence[Lags]") -> bool:
         """Return whether what is seen is far from what residuals have that no wider kernel has made."""
@@ -91,10 +91,17 @@ def _beyond(shape: tuple[int, ...], support: tuple[int, int]) -> npt.NDArray[np.
 
 
 @functools.lru_cache(64)
-def _ring(shape: tuple[int, ...], support: tuple[int, int], width: int) -> tuple[npt.NDArray[np.intp], ...]:
-    """Return the lags of a ring about the support."""
+def _near(shape: tuple[int, ...], support: tuple[int, int]) -> tuple[tuple[npt.NDArray[np.intp], ...], ...]:
+    """Return the lags of rings about the support, and of those along its four sides."""
     beyond = _beyond(shape, support)
-    return np.nonzero((beyond > 0) & (beyond <= width))
+    found = [np.nonzero((beyond > 0) & (beyond <= width)) for width in _RINGS]
+    for axis, (n, k) in enumerate(zip(shape, support, strict=True)):
+        inside = [np.arange(side) for side in support]
+        for width in _RINGS[:2]:
+            for lags in (np.arange(k, min(k + width, n)), np.arange(max(n - width, k), n)):
+                inside[axis] = lags
+                found.append(tuple(part.ravel() for part in np.meshgrid(*inside, indexing="ij")))
+    return tuple(found)
 
 
 def _most(count: int) -> float:
@@ -180,7 +187,6 @@ def suspects(parts: list[Part], residuals: Sequence[Residuals]) -> list[int]:
     """
     size, support, found = size_of(parts), parts[0][0].geometry.kernel_shape, []
     half, outside, far = _half(size), _beyond(size, support) > 0, _far(size, support)
-    rings = [_ring(size, support, width) for width in _RINGS]
     for group in _groups(parts):
         products = squares = np.zeros(1)
         for part, own in zip(parts, residuals, strict=True):
@@ -195,7 +201,7 @@ def suspects(parts: list[Part], residuals: Sequence[Residuals]) -> list[int]:
         score = products * root
         spread = np.maximum(1.0, np.sqrt(np.mean(score[:, far] ** 2, axis=1))) if far.any() else np.ones(len(score))
         seen = np.abs(score).max(axis=(1, 2), where=outside, initial=0.0) > _LAG * spread
-        for ring in rings:
+        for ring in _near(size, support):
             own_ring = score[:, *ring] / spread[:, None]
             if own_ring.shape[1]:
                 seen |= np.sum(own_ring**2, axis=1) > _most(own_ring.shape[1])
