@@ -117,3 +117,14 @@ def test_a_kernel_wider_than_its_support_is_seen_below_the_rounding(scene, seed)
     fit = find_kernel(image, rounded(image, wide), BINOMIAL.shape)
     assert fit.noise_std < 1.1 * 12**-0.5
     assert fit.verdict is Verdict.SHAPE_TOO_SMALL
+
+
+@pytest.mark.slow
+def test_a_constant_that_rounding_makes_of_a_flat_sky_is_none():
+    """Halves are rounded to even numbers, or to either side."""
+    for seed in range(3):
+        image = stars(seed)
+        half = apply_kernel(image.astype(float), np.array([[0.5, 0.5]]), boundary="symm")
+        for target in (np.rint(half), np.rint(half + 1e-6 * np.random.default_rng(seed).normal(size=half.shape))):
+            fit = find_kernel(image, target.astype("u1"), (1, 2))
+            assert {Verdict.OFFSET, Verdict.NONLINEAR}.isdisjoint(f.verdict for f in fit.findings)

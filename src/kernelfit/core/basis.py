@@ -97,8 +97,8 @@ class Basis:
         nothing = np.flatnonzero(~table.any(axis=(1, 2)))
         if len(nothing):
             raise ValueError(
-                f"got function {nothing[0]} of {len(table)} (from 0) that is 0 everywhere, need functions that tell one "
-                "place from another, or that are 1; leave it out"
+                f"got function {nothing[0]} of {len(table)} (from 0) that is 0 everywhere, need functions that tell "
+                "one place from another, or that are 1; leave it out"
             )
         if self.flux == "constant" and not (table[0] == 1).all():
             raise ValueError(

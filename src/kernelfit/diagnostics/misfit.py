@@ -118,7 +118,7 @@ def misfits(
     if rounding:  # rounding errors are alike where the image is flat: no curve, and no other place, could do better
         found = {v: t for v, t in found.items() if v is Verdict.OFFSET}
     found |= _outside(parts, fit)
-    return _explained(parts, found, cells, integer, rounding, estimate) if found else []
+    return _explained(parts, found, cells, integer, fit, estimate) if found else []
 
 
 def _tests(cells: Cells, estimate: Estimate) -> dict[Verdict, _Test]:
@@ -204,18 +204,21 @@ def _explained(
     found: dict[Verdict, _Test],
     cells: Cells,
     integer: bool,
-    rounding: bool,
+    fit: Estimate | None,
     estimate: Estimate,
 ) -> list[Finding]:
     """Return what explains the most of the residual, and what is left to explain beside it."""
     tiles = [p.left for _, p in parts]
     if estimate.background is None and not found.keys() <= {Verdict.VARYING}:
         constant, rest = _constant(parts, integer)
+        if constant is not None and fit is not None:  # of rounding alone, which may make one where the image is flat
+            others = _of_rounding(parts, fit) or []
+            constant = None if any(_constant(other, integer)[0] for other in others) else constant
         found.pop(Verdict.OFFSET, None)
         if constant is not None:
             found[Verdict.OFFSET] = constant
             without = with_residuals(parts, rest, [p.known for _, p in parts])
-            still = _tests(cells_of(without), estimate) | ({} if rounding else _outside(without, None))
+            still = {} if fit is not None else _tests(cells_of(without), estimate) | _outside(without, None)
             still = _remaining(still, energy_of(rest) / energy_of(tiles), found)
             if not still.keys() - {Verdict.OFFSET}:
                 found = {Verdict.OFFSET: constant}
