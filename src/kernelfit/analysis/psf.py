@@ -139,7 +139,8 @@ def measure_psf(
         raise ValueError(msg)
     require_real(fit)
     taps = np.asarray(fit.kernel if fit is not None else as_array(kernel, "kernel"))
-    deep = fit.convention.ndim == 3 if fit is not None else isinstance(origin, tuple) and len(origin) == 3
+    volume = isinstance(origin, tuple) and len(origin) == 3 and taps.ndim > 2
+    deep = volume if fit is None else fit.convention.ndim == 3
     if taps.ndim != 2 + deep or 0 in taps.shape:
         varies = fit is not None and fit.convention.field is not None
         plane = "pass one plane of it, or an origin of three numbers if it is of a volume"

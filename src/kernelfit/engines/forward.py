@@ -293,6 +293,7 @@ def _lay(block: Array, columns: Array, rows: Array, stride: Shape, part: Array) 
     correlate_separable(np.ascontiguousarray(block), down, rows, *stride, part, np.empty(4 * n), np.empty(n))
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what is infinite then is refused where it is written
 def _correlated(block: Array, taps: Array) -> Array:
     """Return ``scipy.signal.correlate(block, taps, "valid")``, which to import would take a second.
 
