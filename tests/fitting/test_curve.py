@@ -190,6 +190,21 @@ def test_what_does_not_go_with_it_is_refused_in_words(keywords, words):
         kernelfit.accumulate(image, image, 5, curve="gamma")
 
 
+def test_values_that_are_no_light_are_refused():
+    image = smooth_image(40, 53)
+    low = image - np.percentile(image, 70)
+    for side, pair, name in (
+        ("both", (low, low), "image"),
+        ("both", (image, low), "target"),
+        ("image", (low, image), "image"),
+    ):
+        with pytest.raises(
+            ValueError, match=f"got {name} with 70% of its values below 0 and curve='srgb', need values of"
+        ):
+            kernelfit.find_kernel(*pair, (3, 5), curve="srgb", curve_side=side)
+    kernelfit.find_kernel(image, low, (3, 5), curve="gamma", curve_side="image")  # of which the target is no part
+
+
 def test_a_fit_is_kept_and_told(tmp_path):
     light, blurred = lights((60, 70))
     image, target = encoded(light), encoded(blurred)

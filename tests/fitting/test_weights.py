@@ -529,6 +529,21 @@ def test_saturated_pixels_are_left_out():
     assert mostly.n_pixels == 88 * 98 and "nearly all of it" in mostly.notes[0]
 
 
+@pytest.mark.parametrize("values", [(0, 1), (7, 255), (0, 255)], ids=str)
+def test_black_and_white_is_not_saturated(values):
+    """Without one of them nothing would be left to see."""
+    drawing = np.random.default_rng(4).choice(np.array(values, dtype=np.uint8), (41, 53))
+    fit = find_kernel(drawing, np.roll(drawing, (1, -1), (0, 1)), (3, 5), boundary="wrap")
+    assert fit.verdict.ok and fit.n_pixels == drawing.size and "they are used, " in fit.notes[0]
+    expected = np.zeros((3, 5))
+    expected[2, 1] = 1
+    assert_close(fit.kernel, expected, 1e-12)
+    with_gray = drawing.copy()
+    with_gray[:9] = 90 + np.arange(53)
+    fit = find_kernel(drawing, with_gray, (1, 3))
+    assert "saturated" in fit.notes[0] and fit.n_pixels < drawing.size
+
+
 def test_rounding_enters_the_errors():
     rng = np.random.default_rng(0)
     image = rng.integers(0, 200, (50, 61))

@@ -258,7 +258,8 @@ class Selection:
     saturated : {"auto", None} or (low, high), optional
         Which target pixels are saturated, and so excluded: those at `low` or below and at `high` or above, either of
         which may be None. The default "auto" means the two ends of the range of an integer target's type, unless nearly
-        all of the target stands there, and nothing for other targets, or for `Wiener`. Clipping is not linear.
+        all of the target stands there, or all else is alike (black and white), and nothing for other targets, or for
+        `Wiener`. Clipping is not linear.
         `KernelFit.notes` says how many.
     """
 

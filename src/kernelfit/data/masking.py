@@ -264,6 +264,20 @@ def count_at_ends(array: Any, place: tuple[slice, slice], ends: tuple[float, flo
     return sum(int(np.count_nonzero(_hit(np.asarray(array[r : min(r + step, rows.stop), cols]), ends))) for r in starts)
 
 
+def _alike(array: Any, place: tuple[slice, slice], ends: tuple[float, float]) -> bool:
+    """Return whether the pixels between two ends have one value, as in pictures of black and white."""
+    rows, cols = place
+    step, value = max(1, _BLOCK // max(1, array.shape[1])), None
+    for r in range(rows.start, rows.stop, step):
+        block = np.asarray(array[r : min(r + step, rows.stop), cols])
+        left = block[~_hit(block, ends)]
+        if left.size:
+            value = left[0] if value is None else value
+            if (left != value).any():
+                return False
+    return True
+
+
 def _own(value: float, dtype: Any) -> Any:
     """Return a number in the array's own type where it fits, so that comparing converts nothing."""
     dtype = np.dtype(dtype)
@@ -336,10 +350,14 @@ def judge(observation: Observation, selection: PlaneSelection, *, part: bool = F
         what = ends_in_words(ends)
         count = count_at_ends(target, place, ends)
         counted = plan.n_pixels - count
-        if count and isinstance(saturated, str) and counted < max(0.05 * plan.n_pixels, 10 * plan.n_taps):
+        why = None
+        if count and isinstance(saturated, str):
+            few = counted < max(0.05 * plan.n_pixels, 10 * plan.n_taps)
+            why = "being nearly all of it" if few else "all others being alike" if _alike(target, place, ends) else None
+        if why is not None:
             notes.append(
                 f"{count} of {plan.n_pixels} target pixels{where} stand at the ends of {target.dtype}'s range; "
-                "they are used, being nearly all of it"
+                f"they are used, {why}"
             )
         elif (
             count

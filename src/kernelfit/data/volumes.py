@@ -53,9 +53,13 @@ def as_volume(value: object, name: str) -> list[Any]:
     array = as_array(value, name)
     shape = tuple(array.shape)
     if len(shape) != 3:
+        remedies = {
+            2: "give the kernel the sides of an image",
+            4: "say which axis holds the channels (channel_axis), or pass lists of volumes if they are pairs",
+        }
         raise ValueError(
             f"got {name} with {len(shape)} dimensions (shape {shape}) and a kernel of three, need 3: planes, rows and "
-            f"columns; {'give the kernel the sides of an image' if len(shape) == 2 else 'reshape it'}"
+            f"columns; {remedies.get(len(shape), 'reshape it')}"
         )
     if 0 in shape:
         raise ValueError(f"got an empty {name} (shape {shape}), need at least one pixel")

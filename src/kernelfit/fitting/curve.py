@@ -69,6 +69,9 @@ class Light:
         name, side = model.curve or "gamma", model.curve_side
         fill = model.fillvalue if model.boundary == "fill" and side != "target" and model.fillvalue else None
         family = FAMILIES["srgb" if name == "srgb" else "gamma"]
+        for values, one in ((image, "image"), (given, "target")):
+            if side in ("both", one):
+                _require_light(values, one, name)
         both = _white(image), _white(given)
         return cls(name, side, family, both, given, masks if listed else masks[0], fill)
 
@@ -151,6 +154,17 @@ class Light:
     def found(self, theta: Array, covariance: Array, rounds: int) -> Curve:
         """Return the curve that was found."""
         return Curve(self.asked, self.side, theta, covariance, self.scale, rounds)
+
+
+def _require_light(value: Any, what: str, name: str) -> None:
+    """Refuse values most of which a curve takes for darkness."""
+    for one in as_list(value) or [value]:
+        share = float(np.mean(np.asarray(one) < 0))
+        if share > 0.5:
+            raise ValueError(
+                f"got {what} with {share:.0%} of its values below 0 and curve={name!r}, need values of light, at least "
+                "0; add what was subtracted, or leave curve= out"
+            )
 
 
 def _white(value: Any) -> float:
