@@ -32,7 +32,7 @@ def pair(seed=0):
     [
         {},
         {"boundary": "symm", "operation": "correlation", "background": 1},
-        {"mask": np.random.default_rng(1).random(SHAPE) > 0.8},
+        pytest.param({"mask": np.random.default_rng(1).random(SHAPE) > 0.8}, marks=pytest.mark.slow),
         {"weights": np.random.default_rng(2).random(SHAPE) + 0.5, "boundary": "wrap"},
         pytest.param({"image_noise": 0.5, "solver": "auto"}, marks=pytest.mark.slow),
     ],

@@ -101,6 +101,7 @@ def test_kernel_registration_and_light(small):
         assert np.array_equal(array, old)
 
 
+@pytest.mark.slow
 def test_what_the_capture_looks_on():
     """A wave over many cells is a wave where the warp says, and stays one between pixels."""
     rows, cols = np.mgrid[:130, :118]

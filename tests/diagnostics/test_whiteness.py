@@ -261,6 +261,7 @@ def test_small_images_raise_no_alarm_by_chance():
         assert not {f.verdict for f in fit.findings} & {Verdict.UNEVEN_NOISE, Verdict.COLOURED_NOISE}
 
 
+@pytest.mark.slow
 def test_what_a_fit_of_many_taps_leaves_is_not_called_correlated():
     rng = np.random.default_rng(3)
     image, kernel = rng.random((30, 31)), rng.random((29, 28))

@@ -41,7 +41,7 @@ def truth(kernel=KERNEL, shift=(0, 0)):
     [
         (slice(1, 151), slice(3, 193), "same"),  # SciPy's place
         (slice(0, 150), slice(6, 196), "same"),
-        (slice(40, 130), slice(17, 188), "crop"),
+        pytest.param(slice(40, 130), slice(17, 188), "crop", marks=pytest.mark.slow),
         (slice(3, 150), slice(6, 190), "valid"),
         (slice(None), slice(None), "full"),
     ],

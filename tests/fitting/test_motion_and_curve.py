@@ -29,7 +29,8 @@ def bent(kind, side="both", shape=(110, 130), kernel=KERNEL, seed=0, noise=0.002
     return x, target if side == "image" else target ** (1 / GAMMA), image, aligned, matrix
 
 
-@pytest.mark.parametrize("side", [pytest.param(s, marks=[pytest.mark.slow] * (s != "both")) for s in SIDES])
+@pytest.mark.slow
+@pytest.mark.parametrize("side", SIDES)
 def test_motion_curve_and_kernel_are_found(side):
     x, y, image, aligned, matrix = bent("affine", side)
     fit = kernelfit.find_kernel(x, y, (9, 11), register="affine", curve="gamma", curve_side=side)

@@ -1,6 +1,7 @@
 """The page's server: who gets in, what is taken, and a whole round trip."""
 
 import contextlib
+import functools
 import http.client
 import json
 import os
@@ -416,11 +417,16 @@ def test_a_pair_goes_round(pair):
 def test_it_ends_clean(ending, tmp_path):
     environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(Path(kernelfit.__file__).parents[1])}
     words = [sys.executable, "-m", "kernelfit", "serve", "--no-browser"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        address = process.stdout.readline().strip()
-        assert address.startswith("http://127.0.0.1:") and len(list(tmp_path.glob("kernelfit-*"))) == 1
-        process.send_signal(ending)
-        out, err = process.communicate(timeout=30)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a run in the background ignores it
+    with subprocess.Popen(words, preexec_fn=heard, **pipes) as process:
+        try:
+            address = process.stdout.readline().strip()
+            assert address.startswith("http://127.0.0.1:") and len(list(tmp_path.glob("kernelfit-*"))) == 1
+            process.send_signal(ending)
+            out, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode == 0 and "removed" in out and not err
     assert not list(tmp_path.glob("kernelfit-*"))
 

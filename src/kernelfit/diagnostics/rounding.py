@@ -117,10 +117,14 @@ class Rounding:
 
 
 def possible(estimate: Estimate) -> bool:
-    """Return whether a fit has what this takes."""
+    """Return whether a fit has what this takes: plain errors, and no prior, which holds kernels where no pixel does."""
     factor = estimate.factor
     return (
-        factor is not None and factor.shape[1] > 0 and estimate.errors == "plain" and 0 < estimate.noise_std < math.inf
+        factor is not None
+        and factor.shape[1] > 0
+        and estimate.uncertainty == "sampling"
+        and estimate.errors == "plain"
+        and 0 < estimate.noise_std < math.inf
     )
 
 

@@ -105,7 +105,7 @@ def middle_residual(fit: Estimate, image: npt.ArrayLike, target: npt.ArrayLike, 
     own = sources if fit.channels == "mixed" else sources[channel : channel + 1]
     at, shape = len(results[channel]) // 2, (len(results[channel]), *results[channel][0].shape)
     kernels = part.kernel.reshape(-1, *part.kernel.shape[-3:])
-    left = np.asarray(results[channel][at], dtype=np.float64) - plane_of(own, kernels, fit.convention, at, shape)
+    left = np.asarray(results[channel][at][:, :], dtype=np.float64) - plane_of(own, kernels, fit.convention, at, shape)
     if part.background is not None:
         left -= part.background.planes(0, slice(at, at + 1))[0]
     weights = part.weights[0] if isinstance(part.weights, tuple) else part.weights
