@@ -15,6 +15,7 @@ from kernelfit import Verdict
 from kernelfit.api import dask as scale
 from kernelfit.data.blocks import Tree, runs
 from kernelfit.fitting import dask_portions
+from kernelfit.fitting.checkpoint import KernelSums
 
 dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
@@ -108,6 +109,36 @@ def test_an_interrupted_sum_goes_on_with_the_same_bits(tmp_path, monkeypatch, n_
     assert_close(stats.solve().kernel, kernel, 0.01)
 
 
+@pytest.mark.parametrize("how", ["Dask", "stream"])
+def test_what_is_half_added_is_not_written(tmp_path, monkeypatch, how):
+    """Ctrl-C between two sums of a block: the next run counts it once."""
+    monkeypatch.setattr(dask_portions, "_LEAST", 1)
+    (image,), (target,), _ = pair()
+    file, add, calls = tmp_path / "sums.npz", KernelSums.add, []
+    both = np.stack([image, image[::-1]]), np.stack([target, target[::-1]])
+
+    def run():
+        call = {"channel_axis": 0, "channels": "mixed", "block": (20, 13), "checkpoint": file, "every": 1e9}
+        if how == "Dask":
+            return scale.accumulate(*both, (3, 4), **call)
+        return kernelfit.accumulate_stream([both], (3, 4), workers=1, **call)
+
+    def interrupted(sums, equations, **words):
+        add(sums, equations, **words)
+        calls.append(words)
+        if len(calls) == 3:  # the first of two kernels
+            raise KeyboardInterrupt
+
+    expected = run()
+    file.unlink()
+    with monkeypatch.context() as patched, dask.config.set(scheduler="synchronous"):
+        patched.setattr(KernelSums, "add", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    for one, other in zip(run().parts, expected.parts, strict=True):
+        assert_same_bits(one, other)
+
+
 def test_another_call_or_other_pixels_leave_a_checkpoint_as_it_is(tmp_path):
     (image,), (target,), _ = pair()
     (lazy, other), _ = lazily(image, target)
@@ -145,6 +176,7 @@ SCRIPT = """
 import sys, time
 import numpy as np, dask, dask.array as da, kernelfit.scale
 from kernelfit.fitting import dask_portions
+from kernelfit.fitting.checkpoint import KernelSums
 dask_portions._LEAST = 1
 rng = np.random.default_rng(5)
 image = rng.random((131, 97))

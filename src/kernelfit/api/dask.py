@@ -1,6 +1,5 @@
 """The verbs on Dask arrays."""
 
-import contextlib
 import os
 from typing import Any, Unpack
 
@@ -19,7 +18,7 @@ from ..fitting.dask_checkpoint import kept_equations
 from ..fitting.pipeline import Settings
 from ..fitting.statistics import context_of
 from ..solvers.least_squares import Solver
-from .keywords import Call, Keywords, call_of, takes_keywords
+from .keywords import Keywords, call_of, takes_keywords
 from .results import KernelFit
 from .statistics import ChannelStats, NormalStats, stats_of
 from .stream import settings_of
@@ -127,32 +126,13 @@ def accumulate(
     contexts = [context_of(plan, group, engine) for group in range(len(plan.groups))]
     groups = [BlockGroup(plan, group, engine, sides, progress) for group in range(len(plan.groups))]
     if checkpoint is not None:
-        return _statistics(_kept(groups, Checkpoint(checkpoint, _settings(call, sides), every)), contexts)
+        # a stream's sums are others: they have a sample of the pixels, too
+        settings_of_sums = {**settings_of(call, sides), "arrays": "Dask"}
+        return _statistics(kept_equations(groups, Checkpoint(checkpoint, settings_of_sums, every)), contexts)
     if progress is not None:
         return _statistics([group.computed_equations() for group in groups], contexts)
     total = dask.delayed(_statistics, pure=False)([group.equations() for group in groups], contexts)
     return total.compute() if compute else total
-
-
-def _kept(groups: list[BlockGroup], state: Checkpoint) -> list[list[NormalEquations]]:
-    """Return the equations of each group, kept in a checkpoint now and then, and once more at the end."""
-    n_pairs, n_blocks = state.pairs, state.blocks
-    try:
-        found = kept_equations(groups, state)
-    except BaseException as error:
-        if (state.pairs, state.blocks) != (n_pairs, n_blocks):
-            with contextlib.suppress(Warning):  # where warnings are errors, too, the first error is the one to tell
-                state.save_sometimes(now=True)
-        elif isinstance(error, Exception):
-            state.withdraw()
-        raise
-    state.save_sometimes(now=True)
-    return found
-
-
-def _settings(call: Call, block: Shape | None) -> dict[str, Any]:
-    """Return what the sums of a checkpoint depend on, beside the arrays."""
-    return {**settings_of(call, block), "arrays": "Dask"}
 
 
 def _statistics(groups: list[list[NormalEquations]], contexts: list[Context]) -> NormalStats | ChannelStats:

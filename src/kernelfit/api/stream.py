@@ -124,27 +124,16 @@ def accumulate_stream(
     stream.require(call.solver)
     state = None if checkpoint is None else Checkpoint(checkpoint, settings_of(call, sides), every)
     sums = Sums() if state is None else state.sums
-    fresh = False
-    try:
+    with contextlib.nullcontext() if state is None else state.running():
         for work in summed(stream, state, sums, threads):
             stream.n_done += 1
             if state is not None:
-                state.pairs, state.blocks = (work.pair + 1, 0) if work.last else (work.pair, work.block + 1)
-                state.digest, fresh = work.digest, True
-                fresh = not state.save_sometimes()
+                state.digest = work.digest
+                state.goes_on(*((work.pair + 1, 0) if work.last else (work.pair, work.block + 1)))
             if progress is not None:
                 progress("reading pixels", stream.n_done, stream.total())
         if not sums:
             raise ValueError("got no pairs, need at least one (image, target); was the generator used up before?")
-    except BaseException as error:
-        if state is not None and fresh:
-            with contextlib.suppress(Warning):  # where warnings are errors, too, the first error is the one to tell
-                state.save_sometimes(now=True)
-        elif state is not None and isinstance(error, Exception):
-            state.withdraw()
-        raise
-    if state is not None and fresh:
-        state.save_sometimes(now=True)
     return stats_of([_finished(stream, call, *place, sums[place]) for place in sorted(sums)])
 
 

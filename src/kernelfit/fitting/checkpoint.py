@@ -6,6 +6,7 @@ import operator
 import os
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,7 @@ class Checkpoint:
         self.pairs = self.blocks = 0
         self.digest = ""
         self.sums = Sums()
-        self._broken = False
+        self._broken, self._written, self._halfway = False, True, False
         self._new = not self.path.exists()
         if not self._new:
             self._load()
@@ -185,12 +186,12 @@ class Checkpoint:
             "sums": sums,
         }
         npz.save(self.path, "Checkpoint", header, arrays, overwrite=True)
-        self._saved = time.monotonic()
+        self._saved, self._written = time.monotonic(), True
 
-    def save_sometimes(self, *, now: bool = False) -> bool:
-        """Write the file if it is time to, and return whether it was; if it cannot be, say so once and go on."""
+    def _save_sometimes(self, *, now: bool = False) -> None:
+        """Write the file if it is time to; if it cannot be, say so once and go on."""
         if not now and time.monotonic() - self._saved < self.every:
-            return False
+            return
         try:
             self.save()
         except OSError as error:
@@ -202,11 +203,35 @@ class Checkpoint:
                     "what was written before stands"
                 )
                 warnings.warn(msg, RuntimeWarning, stacklevel=3)
-            return False
+            return
         self._broken = False
-        return True
 
-    def withdraw(self) -> None:
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Write once more when a run ends, whatever ends it, if there is more than in the file."""
+        try:
+            yield
+        except BaseException as error:
+            if not self._written and not self._halfway:
+                with contextlib.suppress(Warning):  # where warnings are errors, too, the first error is the one to tell
+                    self._save_sometimes(now=True)
+            elif self._written and isinstance(error, Exception):
+                self._withdraw()
+            raise
+        if not self._written:
+            self._save_sometimes(now=True)
+
+    def begins(self) -> None:
+        """Expect something to be added: if that is interrupted, what is half added is not written."""
+        self._halfway = True
+
+    def goes_on(self, pairs: int, blocks: int) -> None:
+        """Take what has been added for pairs, and blocks of the next, and write it if it is time to."""
+        self.pairs, self.blocks, self._written = pairs, blocks, False
+        self._halfway = False
+        self._save_sometimes()
+
+    def _withdraw(self) -> None:
         """Remove the file of a call that was refused before anything was in it, unless it was there before."""
         if self._new and self.pairs == self.blocks == 0:
             with contextlib.suppress(OSError):

@@ -18,25 +18,26 @@ from .dask_tasks import equations
 
 def kept_equations(groups: Sequence[BlockGroup], state: Checkpoint) -> list[list[NormalEquations]]:
     """Return the equations of each target of each group; what the checkpoint holds is not computed again."""
-    digest = _digest(groups)
-    if state.digest not in ("", digest):
-        raise state.mismatch("shapes, types or pixels of the arrays differ")
-    state.digest = digest
     units = [(g, i) for g, group in enumerate(groups) for i in range(len(group.observations))]
     parts = [groups[g].parts(i, equations) if u >= state.pairs else [] for u, (g, i) in enumerate(units)]
     ends = list(itertools.accumulate((-(-len(groups[g].blocks[i]) // blocks.FAN) for g, i in units), initial=0))
 
     def push(unit: int, found: Any, level: int, last: bool) -> None:  # noqa: FBT001
+        state.begins()
         for t, one in enumerate(found):
             state.sums.at(units[unit][0], t).add(one, last=last, level=level)
 
     progress, dask = groups[0].progress, groups[0].dask
     seconds = state.every if progress is None else min(state.every, SECONDS)
-    for at, done in portions(dask, parts, push, seconds, (state.pairs, state.blocks)):
-        state.pairs, state.blocks = at, done
-        state.save_sometimes()
-        if progress is not None:
-            progress("reading pixels", ends[at] + done, ends[-1])
+    with state.running():
+        digest = _digest(groups)
+        if state.digest not in ("", digest):
+            raise state.mismatch("shapes, types or pixels of the arrays differ")
+        state.digest = digest
+        for at, done in portions(dask, parts, push, seconds, (state.pairs, state.blocks)):
+            state.goes_on(at, done)
+            if progress is not None:
+                progress("reading pixels", ends[at] + done, ends[-1])
     totals = [[state.sums.at(g, t).whole.total() for t in range(group.n_targets)] for g, group in enumerate(groups)]
     return [[settled(one) for one in own if one is not None] for own in totals]
 

@@ -1,5 +1,6 @@
 """One round of a registration: light laid on light by a motion and a curve, the kernel fitted to it, the next step."""
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
@@ -169,8 +170,8 @@ class Search:
 
     def with_light(self, light: Light) -> "Search":
         """Return the search for another curve."""
-        new = object.__new__(Search)
-        new.__dict__.update(self.__dict__, light=light, _lit=None)
+        new = copy.copy(self)
+        new.light, new._lit = light, None
         return new
 
     @property

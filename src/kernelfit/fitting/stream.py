@@ -265,6 +265,8 @@ def summed(stream: Stream, state: Checkpoint | None, sums: Sums, threads: int) -
         return Found(block_equations(part, items, work.method, workers), tiles, noise)
 
     for work, found in computed(stream.work(state), task, threads):
+        if state is not None:
+            state.begins()
         for t, equations in enumerate(found.equations):
             known = sums.at(work.group, t)
             known.method, known.n_pixels = known.method or work.method, known.n_pixels + work.box.rows * work.box.cols
