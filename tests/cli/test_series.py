@@ -245,12 +245,12 @@ def test_a_full_disk_is_a_line_and_the_run_goes_on(folder):
     script = textwrap.dedent("""
         import resource, sys
         from kernelfit import cli
-        from kernelfit.fitting import stream
-        real = stream.Checkpoint.save_sometimes
+        from kernelfit.fitting import checkpoint
+        real = checkpoint.Checkpoint._save_sometimes
         def full(self, *, now=False):
             resource.setrlimit(resource.RLIMIT_FSIZE, (300, resource.RLIM_INFINITY))
             return real(self, now=True)
-        stream.Checkpoint.save_sometimes = full
+        checkpoint.Checkpoint._save_sometimes = full
         sys.exit(cli.main(sys.argv[1:]))
     """)
     done = subprocess.run([sys.executable, "-c", script, *CALL], capture_output=True, text=True, env=ENVIRONMENT)
