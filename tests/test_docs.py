@@ -4,12 +4,16 @@ import doctest
 import importlib.util
 import json
 import re
+import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import kernelfit
+from kernelfit.cli.parser import main
 from kernelfit.fitting import requirements
+from kernelfit.plotting import pages
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -44,11 +48,40 @@ def test_table_has_every_rule():
         assert any(all(requirements._WORDS[name] in row for name in rule.features) for row in rows), rule
 
 
-def test_every_verdict_has_a_row():
-    rows = section(read("docs/choosing.md"), "What to do about a verdict")
-    names = re.findall(r"^\| `(\w+)` \| \S.* \|$", rows, re.M)
-    assert len(set(names)) == len(names)
-    assert not {verdict.name for verdict in kernelfit.Verdict} - set(names)
+def test_every_verdict_has_a_section_that_is_shown(capsys):
+    names = [verdict.name for verdict in kernelfit.Verdict]
+    assert list(pages.sections("verdicts")) == names  # the worst first, as they are ranked
+    told = pages.explain("not-converged")
+    assert told.startswith("## NOT_CONVERGED\n\nThe iterations ended") and "larger `tolerance`" in told
+    told = pages.explain("misaligned")
+    assert "## 1. The same scene, pixel on pixel" in told and "## 2." not in told
+    for name in names:
+        text = pages.filled(pages.explain(name), 70)
+        prose = re.sub(r"```.*?```", "", text, flags=re.S).splitlines()
+        assert "](" not in text and all(len(line) <= 70 for line in prose if not line.startswith("|")), name
+    assert main(["explain", "coloured_noise", "tap"]) == 0
+    said = capsys.readouterr().out
+    assert "sandwich" in said and "alike in neighbouring pixels" in said and "tap: One number of the kernel." in said
+    assert main(["explain", "nothing"]) == 2
+    assert "misaligned" in capsys.readouterr().err
+
+
+def test_results_and_errors_lead_to_the_pages():
+    rng = np.random.default_rng(0)
+    image = rng.random((40, 53))
+    fit = kernelfit.find_kernel(image, rng.random((40, 53)), (3, 5))
+    words = fit.summary().rpartition("more        kernelfit explain ")[2].splitlines()[0].split()
+    assert words == [finding.verdict.name.lower() for finding in fit.findings] and words
+    assert "kernelfit explain" not in kernelfit.find_kernel(image, image, (1, 3)).summary()
+    assert "explain poor_fit" in kernelfit.kernel_map(image, rng.random((40, 53)), (1, 3), (1, 2)).summary()
+    for target in (np.full_like(image, np.nan), image[:, 1:-8]):
+        with pytest.raises(ValueError, match="kernelfit explain prepare"):
+            kernelfit.find_kernel(image, target, (3, 5))
+
+
+def test_the_wheel_holds_the_pages_that_are_shown():
+    held = tomllib.loads(read("pyproject.toml"))["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert held == {f"docs/{name}.md": f"kernelfit/pages/{name}.md" for name in pages.NAMES}
 
 
 def test_every_public_name_is_in_the_reference():

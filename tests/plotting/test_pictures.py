@@ -16,7 +16,7 @@ from kernelfit import find_kernel
 from kernelfit.analysis import residuals
 from kernelfit.cli import progress
 from kernelfit.plotting import overview, panels, report
-from kernelfit.plotting.html import ADVICE, advice
+from kernelfit.plotting.pages import advice
 from kernelfit.plotting.report import report_html, write_report
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -286,9 +286,9 @@ def test_report_is_written_whole_or_not_at_all(noisy, tmp_path, monkeypatch):
 @pytest.mark.parametrize("verdict", kernelfit.Verdict)
 def test_every_verdict_has_a_next_step(verdict):
     finding = None if verdict is kernelfit.Verdict.SOLVED else kernelfit.Finding(verdict, "detail")
-    headline, meaning, _ = advice(finding)
-    assert headline and meaning
-    assert all(len(step) > 10 for step in ADVICE[verdict][1:])
+    headline, meaning, steps = advice(finding)
+    assert headline and meaning != verdict.value.partition(": ")[0]  # that of the page
+    assert steps and all(len(step) > 10 and not set(step) & set("`[]") for step in steps)
 
 
 @pytest.mark.slow

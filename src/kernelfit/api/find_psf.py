@@ -12,6 +12,7 @@ from ..analysis.target_search import FOUND, aligned, detected
 from ..analysis.target_warp import Warp, homography
 from ..compiled.blas import one_blas_thread
 from ..core.container_calls import of_any_container
+from ..core.findings import more
 from ..core.geometry import Shape, as_pair
 from ..core.model import Execution, as_ends
 from ..core.validation import Array, require_finite
@@ -171,6 +172,7 @@ class PsfFit:
                 f"residual     {r.residual:.3g}, {100 * r.residual / light:.2g} % of white less black, "
                 f"{self.fit.n_pixels} pixels",
                 f"verdict      {self.fit.verdict.value}",
+                *([] if self.fit.verdict.ok else [f"more         {more([self.fit.verdict])}"]),
             ]
         )
 

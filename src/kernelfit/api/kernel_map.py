@@ -13,7 +13,7 @@ from ..analysis import export
 from ..compiled.blas import one_blas_thread
 from ..core.background import of_one_row
 from ..core.dimensions import in_samples, of_any_dimension, without_row
-from ..core.findings import Finding, Verdict, ranked
+from ..core.findings import Finding, Verdict, more, ranked
 from ..core.geometry import Convention, Shape
 from ..core.labels import Labels
 from ..core.model import Execution, Model, Selection
@@ -169,6 +169,8 @@ class KernelMap:
         for verdict in Verdict:
             if verdict in counts:
                 lines.append(f"verdict     {counts[verdict]} of {rows * cols} tiles: {verdict.value}")
+        if doubtful := [verdict for verdict in Verdict if verdict in counts and not verdict.ok]:
+            lines.append(f"more        {more(doubtful)}")
         return "\n".join(lines)
 
 

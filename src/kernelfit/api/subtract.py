@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ..compiled.blas import one_blas_thread
 from ..core.containers import Opened, open_container
-from ..core.findings import Finding, Verdict
+from ..core.findings import Finding, Verdict, told
 from ..core.model import Execution, Model
 from ..core.validation import Array, as_number, known
 from ..data.exposure import Exposure
@@ -126,8 +126,7 @@ class DifferenceImage:
             f"misfit      {100 * self.misfit:.2g} % of a star's light",
             f"masked      {np.count_nonzero(mask)} of {n} pixels; {np.count_nonzero(self.rejected)} more are outliers",
             f"scatter     {self.scatter:.4g} times what the variance says",
-            f"verdict     {self.verdict.value if not self.findings else self.findings[0]}",
-            *[f"            also: {finding}" for finding in self.findings[1:]],
+            *told(self.findings),
         ]
         return "\n".join(lines)
 

@@ -21,7 +21,7 @@ from ..imageio import fits_headers, kernels, read, write
 from ..imageio.planes import COLOURS, Choice
 from ..plotting.text import summary
 from . import arguments, series, signals, volumes
-from .inspection import compare, export, inspect, measured, print_json
+from .inspection import compare, explain, export, inspect, measured, print_json
 from .judging import audit, psf
 from .options import DOUBTFUL, SOLVED, WORDS, BadCallError, printable, say
 from .progress import Bar
@@ -32,7 +32,21 @@ from .subtraction import subtract
 def run(args: argparse.Namespace) -> int:
     """Run a command and return its exit code; every mistake of the caller becomes a `BadCallError`."""
     try:
-        commands = (find, apply, deconvolve, inspect, compare, export, audit, psf, subtract, serve, warm_up, demo)
+        commands = (
+            find,
+            apply,
+            deconvolve,
+            inspect,
+            compare,
+            export,
+            audit,
+            psf,
+            subtract,
+            serve,
+            explain,
+            warm_up,
+            demo,
+        )
         return {command.__name__: command for command in commands}[args.command.replace("-", "_")](args)
     except BrokenPipeError:
         raise

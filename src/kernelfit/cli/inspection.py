@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ..analysis.recognition import in_words
 from ..core.estimate import Estimate
 from ..core.npz import write_whole
 from ..imageio import kernels, read
+from ..plotting import pages
 from ..plotting.text import summary
 from . import arguments
 from .options import SOLVED, BadCallError, say
@@ -61,6 +63,13 @@ def inspect(args: argparse.Namespace) -> int:
         filter_name = "" if deep or (held.fit is not None and not name) else in_words(fit)
         said = f"filter        {filter_name}\n" if filter_name else ""
         say(f"\n{f'{name}:' if name else ''}\n{said}{kernelfit.measure_psf(fit)}".replace("\n\n", "\n"))
+    return SOLVED
+
+
+def explain(args: argparse.Namespace) -> int:
+    """Show what the documentation says of verdicts and words."""
+    texts = [pages.explain(word) for word in args.words]
+    say("\n\n".join(pages.filled(text, min(100, shutil.get_terminal_size().columns)) for text in texts))
     return SOLVED
 
 

@@ -67,6 +67,7 @@ COMMANDS = (
         "psf",
         "subtract",
         "serve",
+        "explain",
         "warm-up",
         "demo",
     ),
@@ -160,6 +161,7 @@ def _parser() -> argparse.ArgumentParser:
         ("inspect", _inspect),
         ("compare", _compare),
         ("export", _export),
+        ("explain", _explain),
         ("warm-up", _warm_up),
         ("audit", audit),
         ("psf", psf),
@@ -403,6 +405,20 @@ def _export(add: _Adder) -> None:
     export.add_argument("--plane", type=named, metavar="NAME", help="of several kernels in the file: which one")
     export.add_argument("-o", "--output", type=named, metavar="FILE", help="write here (default: show it)")
     force(export)
+
+
+def _explain(add: _Adder) -> None:
+    explain = add(
+        help="say what a verdict or a word means, and what to do",
+        description="Show what the documentation says of WORD: a verdict, a word of the glossary, or prepare: how\n"
+        "to prepare a pair of images.",
+        examples="""
+        kernelfit explain misaligned
+        kernelfit explain prepare
+        kernelfit explain tap evidence
+        """,
+    )
+    explain.add_argument("words", nargs="+", metavar="WORD", help="a verdict, a word, or prepare")
 
 
 def _warm_up(add: _Adder) -> None:

@@ -2,11 +2,13 @@
 
 import dataclasses
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from .geometry import Convention
 
+#: Ends errors of data that "Prepare your data" is about.
+PREPARE = "(more: kernelfit explain prepare)"
 #: What helps where pixels near the edges are left out, and up to how many pixels for each tap it is said.
 EDGES, _FEW = ", the pixels near the edges being left out: declare the boundary, if it is known", 2
 
@@ -156,6 +158,18 @@ def ranked(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """Return findings with the worst first, each once."""
     order = list(Verdict)
     return tuple(sorted(dict.fromkeys(findings), key=lambda finding: order.index(finding.verdict)))
+
+
+def more(verdicts: Iterable[Verdict]) -> str:
+    """Return the command that shows what the documentation says of verdicts."""
+    return " ".join(("kernelfit explain", *dict.fromkeys(verdict.name.lower() for verdict in verdicts)))
+
+
+def told(findings: Sequence[Finding]) -> list[str]:
+    """Return the lines of a summary that say what there is to doubt, and where more is said."""
+    said = [f"{'also: ' if at else ''}{finding}" for at, finding in enumerate(findings)] or [Verdict.SOLVED.value]
+    lines = [f"{'' if at else 'verdict':11s} {line}" for at, line in enumerate(said)]
+    return lines + ([f"more        {more(finding.verdict for finding in findings)}"] if findings else [])
 
 
 def with_edges(findings: Iterable[Finding], conv: Convention, n_pixels: int, n_taps: int) -> tuple[Finding, ...]:

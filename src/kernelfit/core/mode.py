@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from .findings import PREPARE
 from .geometry import MODES, Geometry, Shape, kept_length, whole_length
 from .validation import known
 
@@ -31,7 +32,7 @@ def infer_mode(
     raise ValueError(
         f"got image {_told(image)}, target {_told(target)} and kernel {_told(kernel)}"
         f"{' with ' if given else ''}{', '.join(given)}; a target that fits this image and kernel is: {wanted}; "
-        f"{advice}"
+        f"{advice} {PREPARE}"
     )
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ..core import geometry
 from ..core.background import Columns, Surface
 from ..core.field import Field
+from ..core.findings import PREPARE
 from ..core.geometry import Convention, Geometry, Shape
 from ..core.mode import infer_mode, require_determined
 from ..core.model import Model
@@ -261,7 +262,8 @@ def refuse_nonfinite(observation: Observation) -> NoReturn:
                 place = f"{observation.where}, plane {of_image}".removeprefix(", ")
                 raise ValueError(
                     f"got {name} of {place} with {count} pixel{'s' * (count > 1)} NaN or infinite, the first at (row, "
-                    f"column) {first}; need finite pixels; exclude them with nan='mask'; or crop to a part without them"
+                    f"column) {first}; need finite pixels; exclude them with nan='mask'; or crop to a part without "
+                    f"them {PREPARE}"
                 )
             if count:
                 places = [observation.where, f"channel {channel}" if many else ""]
@@ -270,7 +272,7 @@ def refuse_nonfinite(observation: Observation) -> NoReturn:
                     f"got {name}{place} with {count} pixel{'s' if count > 1 else ''} that "
                     f"{'are' if count > 1 else 'is'} NaN or infinite, "
                     f"the first at (row, column) {first}; need finite pixels; exclude them "
-                    "with nan='mask'; or crop to a part without them"
+                    f"with nan='mask'; or crop to a part without them {PREPARE}"
                 )
     msg = "got pixels so large that the sums of their products overflow; divide the image and the target by a constant"
     raise ValueError(msg)

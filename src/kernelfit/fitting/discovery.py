@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..analysis.place import Box, first_box, reduced, spectral_response
-from ..core.findings import Finding, Verdict
+from ..core.findings import PREPARE, Finding, Verdict
 from ..core.geometry import Shape, default_origin, kept_length
 from ..core.model import Execution, Selection
 from ..data.masking import unmasked
@@ -235,7 +235,7 @@ def _unrelated(pair: Pair, found: SpanFit | None) -> str:
     remedy = "bring both to whole multiples of one size first, or " if odd else ""
     return (
         f"got a pair that no kernel relates ({sizes}{share}){size}; need a target that was made of the image: {remedy}"
-        "check that the right files were read and that neither is turned, mirrored or scaled; or give shape="
+        "check that the right files were read and that neither is turned, mirrored or scaled; or give shape= " + PREPARE
     )
 
 
@@ -258,7 +258,8 @@ def _drift(pair: Pair, found: SpanFit) -> str:
         if abs(apart) > max(0.5 * drift, _APART * (step > 1)):
             return (
                 f"got {n} {name} in the image and {m} in the target, a ratio of {n / m:.5g}, by which the target was "
-                f"scaled; need a whole ratio: scale one of the two to a whole multiple of the other, or give shape="
+                f"scaled; need a whole ratio: scale one of the two to a whole multiple of the other, or give shape= "
+                + PREPARE
             )
     return ""
 

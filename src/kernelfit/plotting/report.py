@@ -18,14 +18,14 @@ from ..analysis.psf import measure_psf
 from ..analysis.recognition import in_words
 from ..core.dimensions import in_samples, of_any_dimension
 from ..core.estimate import Estimate
-from ..core.findings import Finding, Verdict
+from ..core.findings import Finding, Verdict, more
 from ..core.npz import write_whole
 from ..core.validation import Array, as_list
 from ..data.observation import NUMBERS, as_planes
 from ..imageio import write
 from ..imageio.planes import require
 from . import field, overview, panels, signals, volumes
-from .html import advice
+from .pages import advice
 from .phase import halves, modulus, phase
 
 if TYPE_CHECKING:
@@ -211,8 +211,13 @@ def _verdicts(parts: dict[str, Estimate], lefts: list[Array]) -> list[str]:
         for finding in part.findings:
             found.setdefault(finding.verdict, []).append((f"{name}: " if name else "", finding))
     cards = [
-        _card(*advice(said[0][1])[:2], [name + finding.detail for name, finding in said], advice(said[0][1])[2], False)
-        for _, said in sorted(found.items(), key=lambda item: list(Verdict).index(item[0]))
+        _card(
+            *advice(said[0][1])[:2],
+            [name + finding.detail for name, finding in said],
+            [*advice(said[0][1])[2], f"More: {more([verdict])}"],
+            False,
+        )
+        for verdict, said in sorted(found.items(), key=lambda item: list(Verdict).index(item[0]))
     ] or [_card(*advice(None)[:2], (), advice(None)[2], True)]
     if Verdict.COLOURED_NOISE in found or Verdict.APPROXIMATE in found:
         return cards

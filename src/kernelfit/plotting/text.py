@@ -8,6 +8,7 @@ from ..analysis.recognition import in_words
 from ..core.background import Background
 from ..core.dimensions import in_samples
 from ..core.estimate import Estimate
+from ..core.findings import told
 
 
 def summary(fit: Estimate) -> str:
@@ -57,9 +58,8 @@ def summary(fit: Estimate) -> str:
             f"            {c}: noise {p.noise_std:.4g}, R squared {p.r_squared:.8g}, {p.verdict.name.lower()}"
             for c, p in enumerate(fit.parts)
         ],
-        f"verdict     {fit.verdict.value if not fit.findings else fit.findings[0]}",
+        *told(fit.findings),
     ]
-    lines += [f"            also: {finding}" for finding in fit.findings[1:]]
     if not many and max(sides) <= 11 and fit.kernel.size <= 121:
         lines += ["", np.array2string(fit.kernel, precision=4, suppress_small=True, max_line_width=120)]
     return in_samples("\n".join(lines)) if signals else "\n".join(lines)
