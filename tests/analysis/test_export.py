@@ -1,8 +1,10 @@
 """What is exported runs in its tool and gives the target."""
 
+import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,7 +68,7 @@ def run(text, tmp_path, suffix=".png"):
     pil = pytest.importorskip("PIL.Image")
     pil.fromarray(WHOLE).save(tmp_path / "image.png")
     (tmp_path / "script.sh").write_text(text)
-    subprocess.run(["sh", "script.sh", "image.png", f"made{suffix}"], check=True, cwd=tmp_path, timeout=60)
+    subprocess.run(["sh", "script.sh", "image.png", f"made{suffix}"], check=True, cwd=tmp_path, timeout=300)
     made = np.asarray(pil.open(tmp_path / f"made{suffix}"), dtype=np.float64)
     return made if made.ndim == 2 else made[..., 0]
 
@@ -98,6 +100,24 @@ def test_ffmpeg_gives_the_target(shape, tmp_path):
     np.testing.assert_allclose(run(text, tmp_path)[inside], target[inside], atol=0.51)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("gimp-console") or shutil.which("gimp")), reason="GIMP is not here")
+@pytest.mark.parametrize(("shape", "settings"), [
+    ((3, 5), {"boundary": "nearest", "operation": "correlation"}), ((4, 3), {"boundary": "fill"}),
+    ((7, 12), {"boundary": "wrap", "origin": (1, 9)}),
+])  # fmt: skip
+def test_gimp_gives_the_target(shape, settings, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path.parent))  # where it keeps what it finds when it starts first
+    taps = np.random.default_rng(1).normal(size=shape)
+    taps *= 1.5 / np.abs(taps).sum()
+    taps[0, 0] += 0.6 - taps.sum()
+    target = kernelfit.apply_kernel(WHOLE, taps, **settings) + 20
+    assert 0 <= target.min() and target.max() <= 255
+    fit = kernelfit.find_kernel(WHOLE, target, shape, background=0, **settings)
+    made = run(fit.export("gimp"), tmp_path) / 257
+    np.testing.assert_allclose(made, target, atol=0.01)
+
+
 def test_a_macro_of_imagej_holds_the_matrix():
     """ImageJ lays the matrix, of odd sides, on the image as it is, the outermost pixels repeated."""
     taps = np.random.default_rng(1).normal(size=(4, 5))
@@ -111,11 +131,31 @@ def test_a_macro_of_imagej_holds_the_matrix():
     assert "// Beyond" in kernelfit.find_kernel(IMAGE, IMAGE, (1, 3), boundary="wrap").export("imagej")
 
 
+IMAGEJ = Path("/usr/share/java/ij.jar")  # Debian's
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (IMAGEJ.exists() and shutil.which("java")), reason="ImageJ is not here")
+@pytest.mark.skipif(not shutil.which("xvfb-run"), reason="ImageJ needs a screen, Xvfb is not here")
+def test_imagej_gives_the_target(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    taps = np.random.default_rng(1).normal(size=(4, 7))
+    target = kernelfit.apply_kernel(WHOLE, taps, boundary="nearest", origin=(0, 3)) - 2
+    fit = kernelfit.find_kernel(WHOLE, target, (4, 7), boundary="nearest", origin=(0, 3), background=0)
+    tifffile.imwrite(tmp_path / "image.tif", WHOLE)
+    around = f'open("{tmp_path}/image.tif");\n{fit.export("imagej")}saveAs("Tiff", "{tmp_path}/made.tif");\n'
+    (tmp_path / "macro.ijm").write_text(around)
+    call = ["xvfb-run", "-a", "java", "-jar", str(IMAGEJ), "-batch", str(tmp_path / "macro.ijm")]
+    subprocess.run(call, check=True, cwd=tmp_path, timeout=300, env={**os.environ, "HOME": str(tmp_path)})
+    np.testing.assert_allclose(tifffile.imread(tmp_path / "made.tif"), target, atol=1e-3)
+
+
 @pytest.mark.parametrize(("tool", "shape", "settings", "words"), [
     ("imagemagick", (3, 4), {"boundary": "mirror"}, "another boundary"),
     ("imagemagick", (3, 4), {"boundary": "fill", "fillvalue": 3.0}, "fillvalue=0"),
     ("imagemagick", (3, 4), {"boundary": "wrap", "background": 0}, "no background"),
     ("imagej", (3, 4), {"boundary": "wrap", "stride": 2}, "every pixel"),
+    ("gimp", (3, 4), {"mode": "valid"}, "mode='same'"),
     ("ffmpeg", (3, 4), {"mode": "full"}, "mode='same'"),
     ("ffmpeg", (2, 9), {"boundary": "wrap"}, "7 x 7"),
 ])  # fmt: skip

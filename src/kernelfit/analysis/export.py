@@ -1,5 +1,6 @@
 """A kernel as text that other tools run: Python source, scripts of the shell, a macro, and a matrix."""
 
+import itertools
 import math
 from typing import Any
 
@@ -12,10 +13,10 @@ from ..core.labels import Axis, Labels, places_of
 from .integers import as_integers
 
 Array = npt.NDArray[np.float64]
-TOOLS = ("scipy", "opencv", "torch", "imagemagick", "ffmpeg", "imagej", "latex")
+TOOLS = ("scipy", "opencv", "torch", "imagemagick", "ffmpeg", "gimp", "imagej", "latex")
 #: The ends of the files' names.
 SUFFIXES = {"scipy": ".py", "opencv": ".py", "torch": ".py", "imagemagick": ".sh", "ffmpeg": ".sh"}
-SUFFIXES |= {"imagej": ".ijm", "latex": ".tex"}
+SUFFIXES |= {"gimp": ".sh", "imagej": ".ijm", "latex": ".tex"}
 _NUMPY_PAD = {"fill": "constant", "wrap": "wrap", "symm": "symmetric", "mirror": "reflect", "nearest": "edge"}
 _PYTHON = '''"""What kernelfit found: {about}."""
 
@@ -56,6 +57,37 @@ _SHELL = """#!/bin/sh
 # What kernelfit found: {about}.{edge}
 # Use: sh {tool}.sh IMAGE RESULT
 {command}
+"""
+#: GIMP's own filter has 5 x 5 taps. A larger kernel is a sum of such blocks: sum_b K_b(a, c) f(i + a, j + c), where
+#: f moved by the middle of the block b takes the place of f. All is done on 32-bit floats of the values in the file
+#: ("gamma"), not on linear light, to which GIMP else turns, and where no kernel would make this target.
+_GIMP = r"""#!/bin/sh
+# What kernelfit found: {about}.{edge}
+# Use: sh gimp.sh IMAGE RESULT, with GIMP 2.10. RESULT has 16 bits and no transparency.
+# GIMP lays 5 x 5 taps on an image, so {blocks}. It works on the values in the file, not on linear light.
+quoted() {{ printf '"%s"' "$(printf %s "$1" | sed 's/[\\"]/\\&/g')"; }}
+[ -r "$1" ] || {{ echo "got no image $1" >&2; exit 1; }}
+said=$("$(command -v gimp-console || command -v gimp)" -i -d -f -s -n -b "
+(define image (car (gimp-file-load RUN-NONINTERACTIVE $(quoted "$1") $(quoted "$1"))))
+(gimp-image-undo-disable image)
+(if (= (car (gimp-image-base-type image)) INDEXED) (gimp-image-convert-rgb image))
+(gimp-image-convert-precision image PRECISION-FLOAT-GAMMA)
+(define whole (car (gimp-image-flatten image)))
+(define (lay right down mode added matrix)
+  (let ((layer (car (gimp-layer-copy whole FALSE))))
+    (gimp-image-insert-layer image layer 0 0)
+    (gimp-drawable-offset layer TRUE 0 right down)
+    (plug-in-convmatrix RUN-NONINTERACTIVE image layer 25 matrix 0 1 added 5 #(1 1 1 1 1) {border})
+    (gimp-layer-set-mode layer mode)
+    (gimp-layer-set-blend-space layer LAYER-COLOR-SPACE-RGB-PERCEPTUAL)
+    (gimp-layer-set-composite-space layer LAYER-COLOR-SPACE-RGB-PERCEPTUAL)))
+{lines}
+(gimp-image-remove-layer image whole)
+(define made (car (gimp-image-flatten image)))
+(gimp-image-convert-precision image PRECISION-U16-GAMMA)
+(gimp-file-save RUN-NONINTERACTIVE image made $(quoted "$2") $(quoted "$2"))
+" -b "(gimp-quit 1)" 2>&1)
+case $said in *"execution error"*) echo "$said" >&2; exit 1 ;; esac
 """
 #: What ImageMagick calls what lies beyond the edge; "mirror", which leaves the outermost pixel out, it has not.
 _VIRTUAL_PIXELS = {"fill": "black", "wrap": "tile", "symm": "mirror", "nearest": "edge", None: "edge"}
@@ -252,6 +284,8 @@ def _script(fit: Estimate, taps: Array, tool: str) -> str:
         command = f"""exec "$(command -v magick || command -v convert)" "$1" -virtual-pixel {pixels} \\
     -morphology Correlate '{sides}: {rows}' -depth 16 "$2\""""
         return _SHELL.format(**words, edge=edge, command=command)
+    if tool == "gimp":
+        return _gimp(conv, taps, before, constant)
     around = _centred(taps, before)
     if tool == "imagej":
         # ij.plugin.filter.Convolver: lays the matrix on the image as it is, and repeats the outermost pixels
@@ -279,6 +313,28 @@ def _script(fit: Estimate, taps: Array, tool: str) -> str:
     edge = _edge_of(conv.boundary, () if along == "column" else ("mirror",), "image is mirrored")
     command = f"""exec ffmpeg -v error -i "$1" -vf "convolution={":".join(parts)}" "$2\""""
     return _SHELL.format(**words, edge=edge, command=command)
+
+
+def _gimp(conv: Convention, taps: Array, before: tuple[int, ...], constant: float) -> str:
+    """Return a script of the shell that has GIMP lay blocks of 5 x 5 taps on an image."""
+    starts = []  # of the blocks: the lag of the first row, or column
+    for n, b in zip(taps.shape, before, strict=True):
+        starts.append([-2] if b <= 2 and n - 1 - b <= 2 else list(range(-b, n - b, 5)))
+    lines = []
+    for row, col in itertools.product(*starts):
+        block = np.zeros((5, 5))
+        rows, cols = np.arange(row, row + 5) + before[0], np.arange(col, col + 5) + before[1]
+        here = np.ix_((rows >= 0) & (rows < taps.shape[0]), (cols >= 0) & (cols < taps.shape[1]))
+        block[here] = taps[np.ix_(rows[here[0].ravel()], cols[here[1].ravel()])]
+        mode, added = ("ADDITION", 0.0) if lines else ("NORMAL", constant)
+        matrix = " ".join(map(repr, block.T.ravel().tolist()))  # GIMP counts along the columns
+        lines.append(f"(lay {-col - 2} {-row - 2} LAYER-MODE-{mode} {added / 255!r} #({matrix}))")
+    alone = len(lines) == 1 and (starts[0][0], starts[1][0]) == (-2, -2)
+    borders = {"nearest": 0, "wrap": 1} | ({"fill": 2} if conv.fillvalue == 0 else {}) if alone else {"wrap": 1}
+    blocks = "this is one call" if alone else f"the kernel is the sum of {len(lines)} blocks, each on a moved image"
+    what = "outermost pixels are repeated" if alone else "image is repeated"
+    edge, border = _edge_of(conv.boundary, tuple(borders), what), borders.get(conv.boundary or "", 0 if alone else 1)
+    return _GIMP.format(about=str(conv), edge=edge, blocks=blocks, border=border, lines="\n".join(lines))
 
 
 def _edge_of(boundary: str | None, alike: tuple[str | None, ...], what: str) -> str:

@@ -316,11 +316,12 @@ class KernelFit(Estimate, Saved):
 
         Parameters
         ----------
-        tool : {"scipy", "opencv", "torch", "imagemagick", "ffmpeg", "imagej", "latex"}
+        tool : {"scipy", "opencv", "torch", "imagemagick", "ffmpeg", "gimp", "imagej", "latex"}
             Source that defines ``apply(image)`` for the first three, with the fit's boundary, origin, stride and
             constant background; a script of the shell that takes a file and the name of the result, or a macro, for
-            the next three, of mode "same"; a matrix for the last, of whole numbers where the taps are such. FFmpeg
-            takes at most 7 x 7 taps, or 49 in a line, rounded to 1 / 32767 of the largest.
+            the next four, of mode "same"; a matrix for the last, of whole numbers where the taps are such. FFmpeg
+            takes at most 7 x 7 taps, or 49 in a line, rounded to 1 / 32767 of the largest. GIMP (2.10) adds up blocks
+            of 5 x 5 taps, on the values in the file.
 
         Returns
         -------
