@@ -320,7 +320,7 @@ def _gimp(conv: Convention, taps: Array, before: tuple[int, ...], constant: floa
     starts = []  # of the blocks: the lag of the first row, or column
     for n, b in zip(taps.shape, before, strict=True):
         starts.append([-2] if b <= 2 and n - 1 - b <= 2 else list(range(-b, n - b, 5)))
-    lines = []
+    lines: list[str] = []
     for row, col in itertools.product(*starts):
         block = np.zeros((5, 5))
         rows, cols = np.arange(row, row + 5) + before[0], np.arange(col, col + 5) + before[1]
