@@ -69,7 +69,7 @@ def test_the_probability_is_that_of_chance():
     """Of arbitrary kernels a share p have one of p or less."""
     rng = np.random.default_rng(6)
     fit = fit_of([[1, 2]], 3, noise=20.0)
-    fit = dataclasses.replace(fit, kernel=fit.kernel[:1, :2], factor=3e-3 * np.eye(2))
+    fit = dataclasses.replace(fit, kernel=fit.kernel[:1, :2], root=3e-3 * np.eye(2), root_scale=1.0)
     found = [dataclasses.replace(fit, kernel=rng.random((1, 2)) + 0.5).as_integers() for _ in range(2000)]
     share = np.mean([whole is not None and whole.probability <= 0.05 for whole in found])
     assert 0.03 < share < 0.07

@@ -48,7 +48,7 @@ def test_errors_of_place_and_shape_are_the_differences():
     template = kernelfit.find_kernel(*rng.normal(size=(2, 40, 50)), kernel.shape)
     for _ in range(3):
         change = 1e-4 * kernel.max() * rng.normal(size=kernel.shape)
-        fit = dataclasses.replace(template, kernel=kernel, factor=change.reshape(-1, 1), findings=())
+        fit = dataclasses.replace(template, kernel=kernel, root=change.reshape(-1, 1), root_scale=1.0, findings=())
         found, *ends = (measure_psf(one) for one in (fit, kernel + change, kernel - change))
         for name in ("sum", "shift_rows", "shift_cols", "ellipticity", "angle"):
             a, b = (getattr(end, name).value for end in ends)
@@ -70,7 +70,7 @@ def test_intervals_hold_the_truth(kernel):
     hits = []
     for _ in range(100):
         noisy = kernel + (factor @ rng.standard_normal(kernel.size)).reshape(kernel.shape)
-        fit = dataclasses.replace(template, kernel=noisy, factor=factor, findings=())
+        fit = dataclasses.replace(template, kernel=noisy, root=factor, root_scale=1.0, findings=())
         rows = measure_psf(fit).rows()
         away = np.array([number.value for _, number, _ in rows]) - truth
         away[6] = (away[6] + 90) % 180 - 90

@@ -644,3 +644,25 @@ def test_separate_kernels_of_a_filter_that_mixes_channels_are_told_to_be_mixed(a
         fit = find_kernel(*pair, (3, 5), channels="separate", channel_axis=axis)
         assert not fit.verdict.ok
         assert ("channels='mixed'" in fit.findings[0].text) is mixed
+
+
+@pytest.mark.parametrize(("operation", "stride"), [("convolution", 1), ("correlation", 2)])
+def test_many_outputs_share_a_factor_and_are_each_looked_at(operation, stride):
+    """Errors from one inverse; what is left of each output is that of its own kernel, also of one with an echo."""
+    rng = np.random.default_rng(4)
+    x, noise = rng.normal(size=(1200, 3)), rng.normal(size=(1200 // stride, 4))
+    kernels = rng.normal(size=(4, 3, 7))
+    words = {"origin": 0, "operation": operation, "stride": stride, "channel_axis": -1}
+    y = kernelfit.apply_kernel(x, kernels, boundary="wrap", **words) + noise
+    y[:, 2] += np.roll(x[:, 1], 40)[:1200:stride]
+    fit = kernelfit.find_kernel(x, y, 7, channels="mixed", boundary="wrap", solver=kernelfit.LeastSquares(), **words)
+    assert all(np.shares_memory(part.root, fit.parts[0].root) for part in fit.parts)
+    assert [part.verdict.name == "SHAPE_TOO_SMALL" for part in fit.parts] == [False, False, True, False]
+    for t, part in enumerate(fit.parts):
+        alone = kernelfit.find_kernel(
+            x, y[:, t : t + 1], 7, channels="mixed", boundary="wrap", solver=kernelfit.LeastSquares(), **words
+        ).parts[0]
+        assert_close(part.kernel, alone.kernel, 1e-12)
+        assert_close(part.covariance(), alone.covariance(), 1e-12)
+        assert [f.verdict for f in part.findings] == [f.verdict for f in alone.findings]
+        assert [f.detail for f in part.findings] == [f.detail for f in alone.findings]

@@ -53,7 +53,7 @@ def test_kernel_comes_back_to_the_bit(suffix, fit, tmp_path):
 @pytest.mark.parametrize("suffix", [".npy", ".tif", ".fits", ".json", ".npz"])
 def test_kernels_of_channels_keep_their_axes(suffix, channels, shape, fit, tmp_path):
     taps = np.random.default_rng(0).normal(size=shape)
-    several = dataclasses.replace(fit, kernel=taps, factor=None, channels=channels, channel_axis=-1)
+    several = dataclasses.replace(fit, kernel=taps, root=None, channels=channels, channel_axis=-1)
     write_kernel(tmp_path / f"k{suffix}", several)
     np.testing.assert_array_equal(read_kernel(str(tmp_path / f"k{suffix}")).kernel, taps)
 

@@ -189,7 +189,7 @@ def test_one_figure_says_whether_to_believe(noisy, smooth, closed):
 @pytest.mark.slow
 def test_pictures_of_fits_without_errors_or_signal(noisy, closed):
     image, target, fit = noisy
-    blind = dataclasses.replace(fit, factor=None, typical_stderr=math.nan)
+    blind = dataclasses.replace(fit, root=None, typical_stderr=math.nan)
     blind.plot(image, target)
     flat = np.full_like(target, 3.0)
     find_kernel(image, flat, (2, 3)).plot(image, flat)

@@ -116,7 +116,7 @@ class Audit:
     @functools.cached_property
     def difference(self) -> Difference:
         """The best kernel less the adjusted one, tap by tap, in units of its errors; made when first asked for."""
-        adjusted = dataclasses.replace(self.best, kernel=self.kernel, factor=None, typical_stderr=math.nan)
+        adjusted = dataclasses.replace(self.best, kernel=self.kernel, root=None, typical_stderr=math.nan)
         return compare_kernels(self.best, adjusted)
 
     def __str__(self) -> str:

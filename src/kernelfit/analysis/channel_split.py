@@ -73,7 +73,8 @@ def _part(plane: Estimate, imaginary: int) -> Estimate:
     return dataclasses.replace(
         plane,
         kernel=plane.kernel.imag if imaginary else plane.kernel.real,
-        factor=None if halves is None else halves[imaginary],
+        root=None if halves is None else halves[imaginary],
+        root_scale=1.0,
         convention=dataclasses.replace(plane.convention, numbers="real"),
         noise_std=plane.noise_std / math.sqrt(2.0),
         n_pixels=2 * plane.n_pixels,
@@ -112,7 +113,7 @@ def _planes(part: Estimate) -> list[Estimate]:
     rank = max(0, size - (kernel.size - part.rank))  # at least that many are determined
     alone = dataclasses.replace(part, rank=rank, channels=None, channel_axis=None)
     return [
-        dataclasses.replace(alone, kernel=plane, factor=factor, priors=part.priors[at : at + 1])
+        dataclasses.replace(alone, kernel=plane, root=factor, root_scale=1.0, priors=part.priors[at : at + 1])
         for at, (plane, factor) in enumerate(zip(kernel, factors, strict=True))
     ]
 

@@ -38,7 +38,8 @@ def _at(fit: Estimate, values: Array) -> Estimate:
     return dataclasses.replace(
         fit,
         kernel=kernel,
-        factor=factor,
+        root=factor,
+        root_scale=1.0,
         typical_stderr=fit.typical_stderr * float(np.linalg.norm(values)),
         priors=(),
         convention=dataclasses.replace(fit.convention, field=None),
@@ -81,7 +82,7 @@ def measurements(fit: Estimate, grid: object = None) -> list[list[PsfMeasurement
     down, across = places(fit, grid)
 
     def at(row: float, col: float) -> PsfMeasurements:
-        return cast(PsfMeasurements, measure_psf(dataclasses.replace(kernel_at(fit, row, col), factor=None)))
+        return cast(PsfMeasurements, measure_psf(dataclasses.replace(kernel_at(fit, row, col), root=None)))
 
     return [[at(r, c) for c in across] for r in down]
 

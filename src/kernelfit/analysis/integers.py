@@ -98,9 +98,8 @@ def polish(fit: Estimate) -> dict[str, Any]:
     if whole is None or whole.probability > _BY_CHANCE:
         why = "no whole numbers fit the taps" if whole is None else f"by chance as likely as {whole.probability:.1g}"
         return {"notes": (*fit.notes, f"the kernel was not polished: {why}")}
-    factor = None if fit.factor is None else np.zeros_like(fit.factor)
     note = f"the kernel was polished: its taps are whole numbers over {whole.denominator}"
-    return {"kernel": whole.kernel, "factor": factor, "typical_stderr": 0.0, "notes": (*fit.notes, note)}
+    return {"kernel": whole.kernel, "root_scale": 0.0, "typical_stderr": 0.0, "notes": (*fit.notes, note)}
 
 
 def _quantile(p: float) -> float:

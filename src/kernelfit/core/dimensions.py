@@ -401,6 +401,7 @@ _WORDS = [
 ]
 
 
+@functools.lru_cache(256)
 def in_samples(text: str) -> str:
     """Return a message about images of one row as one about signals."""
     for pattern, words in _WORDS:

@@ -161,9 +161,11 @@ class Estimate:
         Number of passes over the pixels after the first, made because rounding could have mattered.
     findings : tuple of Finding
         All that is doubtful, the worst first; empty if nothing is.
-    factor : ndarray, shape (taps, rank), or None
-        A factor F of the covariance of the taps, ``F F'``; None for a kernel of so many taps that it was found
-        iteratively.
+    root : ndarray, shape (taps, rank), or None
+        A factor of the covariance, up to a number: fits to the same pixels of an image share it. None for a kernel of
+        so many taps that it was found iteratively.
+    root_scale : float
+        That number: ``root_scale * root`` is the `factor` F, and ``F F'`` the covariance of the taps.
     typical_stderr : float
         About the standard error of every tap where `factor` is None: within a third of the true one.
     iterations : int
@@ -231,7 +233,7 @@ class Estimate:
     """
 
     kernel: Array
-    factor: Array | None = dataclasses.field(repr=False)
+    root: Array | None = dataclasses.field(repr=False)
     noise_std: float
     rank: int
     condition: float
@@ -243,6 +245,7 @@ class Estimate:
     method: str = "statistics"
     method_reason: str = ""
     refined: int = 0
+    root_scale: float = 1.0
     typical_stderr: float = math.nan
     iterations: int = 0
     tolerance: float = 0.0
@@ -271,6 +274,11 @@ class Estimate:
     labels: Labels | None = dataclasses.field(default=None, repr=False)
     parts: "tuple[Estimate, ...]" = dataclasses.field(default=(), repr=False)
 
+    @property
+    def factor(self) -> Array | None:
+        """A factor F of the covariance of the taps, ``F F'``; None for a kernel found iteratively."""
+        return self.root if self.root is None or self.root_scale == 1.0 else self.root * self.root_scale
+
     freedom, spare = renamed("freedom", "df_model"), renamed("spare", "df_resid")
 
     @property
@@ -295,9 +303,10 @@ class Estimate:
         """Standard error of each tap, of the kernel's shape; of a complex one those of its two parts."""
         if self.parts:
             return np.stack([part.stderr for part in self.parts]).reshape(self.kernel.shape)
-        if self.factor is None:
+        if self.root is None:
             return np.full(self.kernel.shape, self.typical_stderr * (1 + 1j if self._complex else 1))
-        return self._shaped(np.sqrt(np.einsum("ij,ij->i", self.factor, self.factor)))
+        factor = self._covariance_factor()
+        return self._shaped(np.sqrt(np.einsum("ij,ij->i", factor, factor)))
 
     @property
     def _complex(self) -> bool:
@@ -344,12 +353,12 @@ class Estimate:
 
     def _covariance_factor(self) -> Array:
         """Return `factor`, or say that there is none."""
-        if self.factor is None:
+        if (factor := self.factor) is None:
             raise ValueError(
                 f"got a kernel of {self.kernel.size} taps that was found iteratively, without a covariance; "
                 "ask for a smaller shape, or for method='fft' if there is memory for it"
             )
-        return self.factor
+        return factor
 
     def confidence(self, level: float = 0.95) -> tuple[Array, Array]:
         """Return the interval that holds each tap with probability `level`, tap by tap.
@@ -409,14 +418,14 @@ class Estimate:
         return np.asarray(self.kernel + self._shaped(draws @ factor.T))
 
 
-def assemble(stats: "NormalEquations", taps: Array, factor: Array, *, rank: int, rss: float, **more: Any) -> Estimate:
+def assemble(stats: "NormalEquations", taps: Array, root: Array, *, rank: int, rss: float, **more: Any) -> Estimate:
     """Put a solver's figures together as a result; `more` holds further fields of it."""
     n, sides = len(stats.supports), stats.supports[0]
     alike = len(set(stats.supports)) == 1
     findings = with_edges(more.get("findings", ()), stats.convention, stats.n_pixels, len(taps))
     return Estimate(
         kernel=taps.reshape(sides if n == 1 else (n, *sides)) if alike else taps,
-        factor=factor,
+        root=root,
         rank=rank,
         rss=rss,
         r_squared=1.0 - rss / stats.variance if stats.varies else math.nan,

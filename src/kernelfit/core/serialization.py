@@ -16,7 +16,7 @@ from .validation import Array, require_fields
 #: Fields of a fit that a file holds in a form of their own.
 _APART = (
     "kernel",
-    "factor",
+    "root",
     "convention",
     "findings",
     "path",
@@ -36,7 +36,7 @@ def packed(fit: Estimate) -> tuple[dict[str, Any], dict[str, Array]]:
     header = {f.name: getattr(fit, f.name) for f in dataclasses.fields(fit) if f.name not in _APART}
     header["convention"] = fit.convention.stored()
     header["findings"] = [[f.verdict.name, f.detail, *filter(None, [f.remedy])] for f in fit.findings]
-    arrays = {"kernel": fit.kernel} | ({} if fit.factor is None else {"factor": fit.factor})
+    arrays = {"kernel": fit.kernel} | ({} if fit.root is None else {"factor": fit.root})
     header["priors"] = [dataclasses.asdict(prior) for prior in fit.priors]
     if fit.path is not None:
         header["criterion"] = fit.path.criterion
@@ -102,7 +102,7 @@ def unpacked(header: dict[str, Any], arrays: dict[str, Array]) -> Estimate:
         unpacked(part, {k.removeprefix(f"part{i}_"): v for k, v in arrays.items() if k.startswith(f"part{i}_")})
         for i, part in enumerate(header.pop("parts", ()))
     )
-    fit = Estimate(kernel=arrays["kernel"], factor=arrays.get("factor"), spectrum=spectrum, **header)
+    fit = Estimate(kernel=arrays["kernel"], root=arrays.get("factor"), spectrum=spectrum, **header)
     require_kernel(fit.kernel, None if fit.factor is None else fit.stderr)
     if fit.uncertainty not in ("sampling", "posterior") or fit.channels not in (None, "shared", "separate", "mixed"):
         raise ValueError(f"uncertainty={fit.uncertainty!r} and channels={fit.channels!r}")

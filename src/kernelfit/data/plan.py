@@ -237,9 +237,16 @@ class FitPlan:
         except SaturatedPixel:
             return work(self)
 
+    def _ends(self, dtype: np.dtype[Any]) -> bool:
+        """Say whether values of a type may be saturated."""
+        return self.numbers == "real" and as_ends(self.selection.saturated, dtype) is not None
+
     def judged(self, group: int) -> list[list[Judged | None]]:
         """Return the weights of the observations of a group, for each target; None where every pixel counts alike."""
         observations = self.groups[group]
+        every = [reader.array.dtype for one in observations for reader in one.targets]
+        if self.selects is None and observations[0].plane is None and not any(map(self._ends, every)):
+            return [[None] * len(observations) for _ in observations[0].targets]
         return [
             [
                 self.selection_of(group, t, i).judge(of_target(one, t), part=one.plane is not None)

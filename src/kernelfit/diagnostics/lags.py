@@ -4,7 +4,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -104,6 +104,7 @@ def _near(shape: tuple[int, ...], support: tuple[int, int]) -> tuple[tuple[npt.N
     return tuple(found)
 
 
+@functools.lru_cache(64)
 def _most(count: int) -> float:
     """Return what the sum of so many squares exceeds by more than chance; few have long tails."""
     return max(count + _RING * math.sqrt(2 * count), float(scipy.special.chdtri(count, _RARE)))
@@ -128,8 +129,9 @@ class White(NamedTuple):
 
 def size_of(parts: list[Part]) -> tuple[int, int]:
     """Return the rows and columns of the transforms."""
-    sides = (max(part.blocks.shape[axis] for _, part in parts) for axis in (2, 3))
-    rows, cols = (1 if side == 1 else 2 * scipy.fft.next_fast_len(-(-side // 2), real=True) for side in sides)
+    sides = [max(part.blocks.shape[axis] for _, part in parts) for axis in (2, 3)]
+    step = _pace(sides)
+    rows, cols = (1 if side == 1 else step * scipy.fft.next_fast_len(-(-side // step), real=True) for side in sides)
     return rows, cols
 
 
@@ -186,25 +188,31 @@ def suspects(parts: list[Part], residuals: Sequence[Residuals]) -> list[int]:
     A group of images at a time: see `lags_of` and `Lags.seen`.
     """
     size, support, found = size_of(parts), parts[0][0].geometry.kernel_shape, []
-    half, outside, far = _half(size), _beyond(size, support) > 0, _far(size, support)
+    half, near = _half(size), ~_far(size, support)
+    n_far = near.size - int(near.sum())
     for group in _groups(parts):
-        products = squares = np.zeros(1)
+        products: Any = np.float32(0.0)
+        squares: Any = np.float32(0.0)
         for part, own in zip(parts, residuals, strict=True):
             white = _white(part, group, size)
             products = products + _correlation(own.spectra, white.spectra, size)
             squares = squares + _correlation(own.coarse, white.coarse, half)
-        squares /= math.prod(size) / math.prod(half)
-        least = np.maximum(1e-6 * squares.max(axis=(1, 2), keepdims=True), 1e-30)
-        root = 1.0 / np.sqrt(np.maximum(squares, least))
-        for axis, n in enumerate(size, 1):
-            root = root.repeat(n // half[axis - 1], axis=axis)
-        score = products * root
-        spread = np.maximum(1.0, np.sqrt(np.mean(score[:, far] ** 2, axis=1))) if far.any() else np.ones(len(score))
-        seen = np.abs(score).max(axis=(1, 2), where=outside, initial=0.0) > _LAG * spread
+        squares *= math.prod(half) / math.prod(size)
+        np.maximum(squares, np.maximum(1e-6 * squares.max(axis=(1, 2), keepdims=True), 1e-30), out=squares)
+        np.divide(1.0, np.sqrt(squares, out=squares), out=squares)
+        (rows, cols), (y, x) = half, (n // h for n, h in zip(size, half, strict=True))
+        score = products.reshape(-1, rows, y, cols, x)
+        score *= squares[:, :, None, :, None]
+        score = score.reshape(-1, *size)
+        energy = np.einsum("syx,syx->s", score, score)
+        away = energy - np.square(score[:, near]).sum(axis=1)
+        spread = np.sqrt(np.maximum(1.0, away / max(1, n_far)))
+        seen = np.zeros(len(score), dtype=bool)
         for ring in _near(size, support):
-            own_ring = score[:, *ring] / spread[:, None]
-            if own_ring.shape[1]:
-                seen |= np.sum(own_ring**2, axis=1) > _most(own_ring.shape[1])
+            if len(ring[0]):
+                seen |= np.square(score[:, *ring]).sum(axis=1) > _most(len(ring[0])) * spread**2
+        score[:, : support[0], : support[1]] = 0.0
+        seen |= np.maximum(score.max(axis=(1, 2)), -score.min(axis=(1, 2))) > _LAG * spread
         found += [group.start + int(i) for i in np.flatnonzero(seen)]
     return found
 
@@ -244,15 +252,23 @@ def _correlation(left: npt.NDArray[np.complex64], spectra: npt.NDArray[np.comple
 
 
 def _halved(values: Single) -> Single:
-    """Return the sums over squares of two by two."""
+    """Return the sums over squares of two by two, along a single line over four in a row."""
+    step = _pace(values.shape[-2:])
     if values.shape[-2] > 1:
-        values = values[..., ::2, :] + values[..., 1::2, :]
-    return np.asarray(values[..., ::2] + values[..., 1::2] if values.shape[-1] > 1 else values)
+        values = functools.reduce(np.add, (values[..., i::step, :] for i in range(step)))
+    if values.shape[-1] > 1:
+        values = functools.reduce(np.add, (values[..., i::step] for i in range(step)))
+    return values
 
 
 def _half(size: Sequence[int]) -> list[int]:
     """Return the size of what `_halved` leaves."""
-    return [max(1, n // 2) for n in size]
+    return [1 if n == 1 else n // _pace(size) for n in size]
+
+
+def _pace(size: Sequence[int]) -> int:
+    """Return how many neighbours along an axis `_halved` takes together."""
+    return 4 if min(size) == 1 else 2
 
 
 def taper(n: int) -> Array:

@@ -18,6 +18,8 @@ REACH = 8
 
 def products(tiles: Array, others: Array | None = None) -> Array:
     """Return the sums of ``r[t] q[t + d]`` over each tile, for lags up to `REACH`; q are the tiles or others."""
+    if max(tiles.shape[1:-1]) == 1:
+        return _along_rows(tiles, tiles if others is None else others)
     axes, lags = tuple(range(1, tiles.ndim)), [min(REACH, n - 1) for n in tiles.shape[1:]]
     size = [scipy.fft.next_fast_len(n + lag, real=True) for n, lag in zip(tiles.shape[1:], lags, strict=True)]
     spectra = scipy.fft.rfftn(tiles, size, axes=axes, workers=1)
@@ -28,6 +30,18 @@ def products(tiles: Array, others: Array | None = None) -> Array:
     near = np.roll(scipy.fft.irfftn(power, size, workers=1), lags, tuple(range(len(lags))))
     found = np.zeros((2 * REACH + 1,) * len(lags))
     found[tuple(slice(REACH - n, REACH + n + 1) for n in lags)] = near[tuple(slice(2 * n + 1) for n in lags)]
+    return found
+
+
+def _along_rows(tiles: Array, others: Array) -> Array:
+    """Return the same of tiles of one row."""
+    found, middle = np.zeros((2 * REACH + 1,) * (tiles.ndim - 1)), (REACH,) * (tiles.ndim - 2)
+    n = tiles.shape[-1]
+    for a, b in zip(tiles.reshape(-1, n), others.reshape(-1, n), strict=True):
+        for lag in range(min(REACH, n - 1) + 1):
+            found[*middle, REACH + lag] += np.dot(a[: n - lag], b[lag:])
+            if lag:
+                found[*middle, REACH - lag] += np.dot(a[lag:], b[: n - lag])
     return found
 
 

@@ -97,7 +97,7 @@ def with_rounding(fit: Estimate) -> Estimate:
     return dataclasses.replace(
         fit,
         noise_std=least,
-        factor=None if fit.factor is None else fit.factor * raised,
+        root_scale=fit.root_scale * raised,
         typical_stderr=fit.typical_stderr * raised,
         background=background,
         notes=(*fit.notes, "noise and standard errors are those of rounding to integers, the residual being smaller"),
@@ -133,7 +133,9 @@ def _with_scatter(
     told = {f.verdict for f in fit.findings}
     findings = ranked((*fit.findings, *(f for f in found if f.verdict not in told)))
     unsettled = fit.unsettled + more.shape[1]
-    return dataclasses.replace(fit, factor=factor, unsettled=unsettled, findings=findings, notes=(*fit.notes, words))
+    return dataclasses.replace(
+        fit, root=factor, root_scale=1.0, unsettled=unsettled, findings=findings, notes=(*fit.notes, words)
+    )
 
 
 def wrapped_share(

@@ -1,5 +1,6 @@
 """Tiles of a pair, and what a fit leaves of them: the sample that every look at the residual starts from."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import numpy.typing as npt
 import scipy.fft
 
 from ..core.estimate import Estimate
-from ..core.geometry import Shape
+from ..core.geometry import Geometry, Shape
 from ..core.validation import Array
 from ..data.observation import Observation, Weights, own_row
 from ..data.reader import any_in_window
@@ -106,7 +107,9 @@ def sample(
 
     kept = memo is not None and key in memo  # the models of all targets as well, if there is room
     if memo is not None and kept and ("models" in made or 8 * len(memo.kernels) * targets.size <= memo.room[0]):
-        model = made.once("models", lambda: tuple(map(model_of, memo.kernels)))[memo.at]
+        every = functools.partial(_of_rows, blocks, plan) if whole[0] == plan.kernel_shape[0] == 1 else None
+        kernels = memo.kernels
+        model = made.once("models", lambda: tuple(map(model_of, kernels)) if every is None else every(kernels))[memo.at]
     else:
         model = model_of(fit.kernel)
     left = targets - model
@@ -116,6 +119,25 @@ def sample(
     if root is not None:
         left, targets = np.where(known, left * root, 0.0), targets * root
     return Sample(starts, left, targets, model, known, root, blocks, made)
+
+
+def _of_rows(blocks: Array, plan: Geometry, kernels: Sequence[Array]) -> tuple[Array, ...]:
+    """Return what many kernels make of tiles of one row: windows of few times the taps, and products by frequency."""
+    n, pace = plan.kernel_shape[1], plan.stride[1]
+    taps = np.stack([kernel.reshape(-1, n) for kernel in kernels])
+    cols = blocks.shape[-1] - n + 1
+    length = scipy.fft.next_fast_len(min(8 * n, cols + n), real=True)
+    step = length - n + 1
+    count = -(-cols // step)
+    lines = np.zeros((*blocks.shape[:2], count * step + n - 1))
+    lines[..., : blocks.shape[-1]] = blocks[:, :, 0]
+    windows = np.lib.stride_tricks.sliding_window_view(lines, length, axis=2)[:, :, ::step]
+    spectra = scipy.fft.rfft(windows, axis=3, workers=1).transpose(3, 1, 2, 0)
+    of_taps = np.conj(scipy.fft.rfft(taps[..., ::-1] if plan.flipped else taps, length, workers=1))
+    total = spectra.reshape(len(spectra), -1, len(blocks)) @ of_taps.transpose(2, 1, 0)
+    made = scipy.fft.irfft(total.transpose(2, 1, 0), length, workers=1)[..., :step]
+    made = made.reshape(len(taps), blocks.shape[1], 1, -1)[..., :cols:pace]
+    return tuple(np.ascontiguousarray(one) for one in made)
 
 
 def places(

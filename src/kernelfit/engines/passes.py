@@ -204,6 +204,7 @@ def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
     # Kernels of one row have no row lags, so the rows of several segments may stand in one tile, one below the other.
     stacked = max(1, min(_HEIGHT, max(8, 2**17 // layout.length)) // rows) if lines else 1
     starts = [(r, c) for r, c, _, _ in grid(rows, frame.cols, (height, layout.step), frame.rows_at_a_time(1))]
+    stacked = min(stacked, len(starts))
     tiles = [starts[i : i + stacked] for i in range(0, len(starts), stacked)]
     # What lies in two neighbouring segments is counted twice.
     short = good_length(2 * x_halo) if taps is None and x_halo and frame.cols > layout.step else 0

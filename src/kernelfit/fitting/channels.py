@@ -64,7 +64,7 @@ def join(groups: list[list[Estimate]], task: Layout) -> Estimate:
         )
     return Estimate(
         kernel=kernel,
-        factor=None,
+        root=None,
         noise_std=math.sqrt(noisy / sum(df_resid)) if sum(df_resid) > 0 else math.nan,
         rank=sum(fit.rank for fit in fits),
         condition=max(fit.condition for fit in fits),

@@ -85,7 +85,8 @@ def statistics(
         known.stats = without_rounding(known.stats, known.trace)
     gram = known.stats[0].gram  # one array for all targets, where it is the same, so that it is factorised once
     known.stats[1:] = [
-        dataclasses.replace(s, gram=gram) if np.array_equal(s.gram, gram) else s for s in known.stats[1:]
+        dataclasses.replace(s, gram=gram) if s.gram is not gram and np.array_equal(s.gram, gram) else s
+        for s in known.stats[1:]
     ]
     return known
 

@@ -160,7 +160,7 @@ class ImplicitlySolved:
         findings += doubts(float(np.linalg.norm(solution.taps)), error * math.sqrt(m), rss, variance, energy)
         return Estimate(
             kernel=solution.taps.reshape(stats.shape if stats.shape[0] > 1 else stats.shape[1:]),
-            factor=None,
+            root=None,
             typical_stderr=error,
             noise_std=noise_std,
             rank=rank,

@@ -318,4 +318,4 @@ def widened(estimate: Estimate, factor: Array) -> Estimate:
     """Return an estimate with another factor, whose empty columns are left out."""
     if estimate.factor is None:
         return estimate
-    return dataclasses.replace(estimate, factor=factor[:, np.any(factor != 0.0, axis=0)])
+    return dataclasses.replace(estimate, root=factor[:, np.any(factor != 0.0, axis=0)], root_scale=1.0)

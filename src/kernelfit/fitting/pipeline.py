@@ -206,6 +206,7 @@ def _alike(observations: Sequence[Observation], choice: Choice, settings: Settin
     n_targets = len(observations[0].targets)
     equations: Sequence[NormalEquations | None] = (None,) * n_targets
     eliminations: Sequence[Elimination] = ()
+    fields: dict[str, Any] = {"method": choice.method, "method_reason": choice.reason}
     if choice.method == "cg":
         estimates = [_iterated(observations, t, settings) for t in range(n_targets)]
         levels = [0.0] * n_targets
@@ -221,14 +222,12 @@ def _alike(observations: Sequence[Observation], choice: Choice, settings: Settin
                     dataclasses.replace(e, taps=e.taps[t : t + 1], coefficients=e.coefficients[t : t + 1])
                     for e in found.eliminations
                 ],
-                last=len(found.stats) == 1,  # of several that share a Gram matrix, the inverse is shared as well
             )
             for t, (stats, solution) in enumerate(zip(found.stats, found.solutions, strict=True))
         ]
-        estimates = [dataclasses.replace(one, refined=found.refined) for one in estimates]
-        equations, eliminations = found.stats, found.eliminations
+        equations, eliminations, fields["refined"] = found.stats, found.eliminations, found.refined
         levels = [math.sqrt(one.target_energy / max(1, one.n_pixels)) for one in found.stats]
-    estimates = [dataclasses.replace(one, method=choice.method, method_reason=choice.reason) for one in estimates]
+    estimates = [dataclasses.replace(one, **fields) for one in estimates]
     threads, edges = execution.threads, settings.edges
     out, memo = [], Memo() if n_targets > 1 else None
     if memo is not None:
@@ -378,11 +377,10 @@ def with_errors(
     weighted_fit: Solved | None = None,
     *,
     eliminations: Sequence[Elimination] = (),
-    last: bool = False,
 ) -> Estimate:
     """Return the solver's estimate, with the image's noise taken off, the backgrounds and the errors asked for.
 
-    `solution` is that of least squares, and `last` whether nothing else is asked of its factor.
+    `solution` is that of least squares.
     """
     solver, noise, threads = settings.solver, settings.noise, settings.execution.threads
     plain = varying.holds(solver, stats)
@@ -398,7 +396,7 @@ def with_errors(
     if noise.image_std or not plain:
         estimate = varying.solve(solver, stats if noise.image_std else least_squares.about(stats, solution))
     else:
-        estimate = least_squares.estimate_of(stats, solution, last=last)
+        estimate = least_squares.estimate_of(stats, solution)
     if noise.image_std:
         estimate = at_the_pixels(estimate, observed)
         more = shared(estimate, math.sqrt(share) * std, pairs)
@@ -510,5 +508,6 @@ def diagnosed(
         )
     if edges:
         outer, seen = with_edges(observations, estimate)
-        estimate = dataclasses.replace(boundary.doubt(outer, [seen], memo)[0], weights=estimate.weights)
+        (doubted,) = boundary.doubt(outer, [seen], memo)
+        estimate = estimate if doubted is seen else dataclasses.replace(doubted, weights=estimate.weights)
     return quantization.judged(estimate, observations, 0, workers, weights) if integers else estimate

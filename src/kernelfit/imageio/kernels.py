@@ -63,7 +63,7 @@ class KernelFile:
             plain = dataclasses.replace(plain, numbers="complex")
         return Estimate(
             kernel=self.kernel,
-            factor=None if self.stderr is None else np.diag(_parts(self.stderr)),
+            root=None if self.stderr is None else np.diag(_parts(self.stderr)),
             noise_std=math.nan,
             rank=self.kernel.size,
             condition=math.nan,

@@ -134,7 +134,7 @@ def match(source: Array, target: Array, strength: float | None, workers: int) ->
             notes.append(f"the {name} has not faded at its edges, beyond which zeros are assumed")
     return Estimate(
         kernel=kernel,
-        factor=None,
+        root=None,
         noise_std=math.sqrt(rss / n),
         rank=n,
         condition=math.nan,

@@ -247,7 +247,7 @@ def at_the_pixels(fit: Estimate, observed: NormalEquations) -> Estimate:
         rss=rss,
         r_squared=1.0 - (1.0 - fit.r_squared) * rss / fit.rss,
         noise_std=fit.noise_std * larger,
-        factor=None if fit.factor is None else fit.factor * larger,
+        root_scale=fit.root_scale * larger,
     )
 
 

@@ -86,7 +86,7 @@ def rescaled(solve: Solve, far: int = FAR) -> Solve:
         settings = {name: _times_two(value, n) for name, n in given.items() if (value := getattr(self, name, None))}
         fit = solve(dataclasses.replace(self, **settings) if settings else self, even)
         tap = target - image
-        back = {"kernel": tap, "factor": tap, "noise_std": target, "rss": 2 * target}
+        back = {"kernel": tap, "root_scale": tap, "noise_std": target, "rss": 2 * target}
         changed: dict[str, Any] = {name: _times_two(getattr(fit, name), n) for name, n in back.items()}
         if fit.path is not None:
             changed["path"] = dataclasses.replace(fit.path, rss=_times_two(fit.path.rss, 2 * target))
@@ -176,16 +176,14 @@ def least_squares(stats: NormalEquations, factorisation: Inverse | None = None) 
     return LeastSquaresSolution(center + step, inverse, found.spread, rank, found.condition, rss, noise_std)
 
 
-def estimate_of(stats: NormalEquations, found: LeastSquaresSolution, *, last: bool = False) -> Estimate:
-    """Put the minimum together as a result, and judge it.
-
-    If it is the `last` that is asked of this factorisation, it is scaled where it is: memory that has not been touched
-    yet costs more than the work.
-    """
+def estimate_of(stats: NormalEquations, found: LeastSquaresSolution) -> Estimate:
+    """Put the minimum together as a result, and judge it; the factor stays where it is, for others to share."""
     findings = judge(stats, found.taps, found.stderr[:, None], found.rank, found.condition, found.rss)
-    factor = np.multiply(found.inverse, found.noise_std, out=found.inverse if last else None)
     figures = {"condition": found.condition, "rss": found.rss, "noise_std": found.noise_std}
-    return estimate.assemble(stats, found.taps, factor, rank=found.rank, findings=findings, **figures)
+    scale = found.noise_std
+    return estimate.assemble(
+        stats, found.taps, found.inverse, rank=found.rank, findings=findings, root_scale=scale, **figures
+    )
 
 
 def finish(

@@ -120,7 +120,7 @@ def divide(stats: CrossSpectra, balance: object, penalty: str, workers: int = 1)
     order: Callable[[Array], Array] = (lambda a: a[::-1]) if turned else (lambda a: a)
     return Estimate(
         kernel=np.ascontiguousarray(order(found.taps.ravel()).reshape(shown)),
-        factor=np.ascontiguousarray(order(factor)),
+        root=np.ascontiguousarray(order(factor)),
         noise_std=math.sqrt(rss / df_resid),
         rank=found.rank,
         condition=condition,
@@ -200,7 +200,7 @@ def _nothing(stats: CrossSpectra, balance: float | None, detail: bool, signal: b
     empty: Array = np.zeros(0)
     return Estimate(
         kernel=np.zeros(stats.shape),
-        factor=np.zeros((math.prod(stats.shape), 0)),
+        root=np.zeros((math.prod(stats.shape), 0)),
         noise_std=math.sqrt(variance / max(1, stats.n_pixels)),
         rank=0,
         condition=math.inf,
