@@ -11,7 +11,7 @@ import scipy.special
 
 from ..core.validation import Array
 from . import samples
-from .tiles import Part
+from .tiles import Part, with_residuals
 
 Single = npt.NDArray[np.float32]
 #: Side of the cells, in pixels of the target, that count as independent.
@@ -22,6 +22,8 @@ _FLAT = 1e-9
 _LIKELY = 0.01
 #: The features of a local change of the kernel, after the constant, and those of a filter that is not linear.
 LOCAL, CURVED, _N = range(1, 7), range(7, 13), 13
+#: Cells are uneven where the mean square of their energies is so many times the square of the mean.
+_UNEVEN = 2.0
 #: Tiles at once, so that the cache holds their features.
 _AT_ONCE = 4
 
@@ -35,7 +37,23 @@ class Cells:
     gram: Array  # (features, features); ``sum f f'`` over all
     place: Array  # (2, cells); row and column of each, from -1 to 1 over the longer side of the target
     tile: npt.NDArray[np.int64]  # (cells,); the tile it lies in
-    energy: float  # ``sum r^2``
+    left: Array  # (cells,); ``sum r^2``
+
+    @functools.cached_property
+    def energy(self) -> float:
+        """The sum of all ``r^2``."""
+        return float(self.left.sum())
+
+    @functools.cached_property
+    def uneven(self) -> bool:
+        """Whether the residual of few cells outweighs that of all others."""
+        return bool(_UNEVEN * self.energy**2 < len(self.left) * float(self.left @ self.left))
+
+    def weights(self, feature: int) -> Array:
+        """Return factors of the scores of a feature under which cells count alike, however loud they are."""
+        size = self.energies[feature] * self.left
+        found = np.where(size > 0, 1.0 / np.sqrt(np.where(size > 0, size, 1.0)), 0.0)
+        return np.asarray(found * (self.energy / max(float(found @ self.left), 1e-300)))
 
     @functools.cached_property
     def total(self) -> Array:
@@ -49,13 +67,36 @@ class Cells:
         share = solved(self.gram[np.ix_(beside, beside)], mixed)
         return total[which] - share.T @ total[beside], self.gram[np.ix_(which, which)] - share.T @ mixed
 
+    def differing(self, feature: int, *, alike: bool) -> tuple[int, float, float]:
+        """Return how many tiles tell of a feature, how much their gains differ by more than chance, what that explains.
+
+        The first is a number, the second standard deviations of a chi square, the third a share of the residual.
+        """
+        weights: Array | float = self.weights(feature) if alike else 1.0
+        score, energy, n = self.total[feature] * weights, self.energies[feature] * weights, int(self.tile.max()) + 1
+        z, spread, energies = (np.bincount(self.tile, v, n) for v in (score, score**2, energy))
+        worth = energies / np.maximum(spread, 1e-300)  # of a tile: the kernel's error, that of the loud ones, is common
+        own = score - float(z @ worth) / max(float(energies @ worth), 1e-300) * energy
+        z, spread, energies = (np.bincount(self.tile, v, n) for v in (own, own**2, energy))
+        z, spread, energies = z[spread > 0], spread[spread > 0], energies[spread > 0]
+        excess = float((z**2 / spread).sum() - len(z)) / math.sqrt(2 * max(1, len(z)))
+        return len(z), excess, float((z**2 / energies).sum()) / self.energy
+
     def displaced(self) -> bool:
         """Return whether it is likely that the field is displaced linearly with the place."""
-        return hotelling(*self.modulated(list(self.place), [2, 3]), self.energy)[0] < _LIKELY
+        return any(
+            hotelling(*self.modulated(list(self.place), [2, 3], alike=alike), self.energy)[0] < _LIKELY
+            for alike in {False, self.uneven}
+        )
 
-    def modulated(self, factors: Sequence[Array], which: Sequence[int]) -> tuple[Array, Array]:
+    def modulated(
+        self, factors: Sequence[Array], which: Sequence[int], *, alike: bool = False
+    ) -> tuple[Array, Array]:
         """Return the scores of features times functions of the place, less the features themselves; their energies."""
         total, own = self.total[which], self.energies[which]
+        if alike:
+            weights = np.stack([self.weights(f) for f in which])
+            total, own = total * weights, own * weights
         scores, energies = [], []
         for factor in factors:
             mean = (own @ factor) / np.maximum(own.sum(axis=1), 1e-300)
@@ -143,10 +184,25 @@ def _features(part: samples.Sample, prepared: tuple[Single, float, float], now: 
     return out
 
 
+def evened(parts: list[Part]) -> list[Part]:
+    """Return samples whose residuals are divided by their root mean square in cells, so that all cells are as loud."""
+    every = []
+    for _, part in parts:
+        starts = [np.arange(0, n, _CELL) for n in part.left.shape[1:]]
+        root = np.sqrt(
+            [np.add.reduceat(np.add.reduceat(v, starts[0], 1), starts[1], 2) for v in (part.left**2, 1.0 * part.known)]
+        )
+        level = np.divide(root[0], root[1], out=np.full_like(root[0], np.inf), where=root[0] > 0)
+        level = np.maximum(level, 1e-3 * level.max(where=root[0] > 0, initial=0.0))
+        rows, cols = part.left.shape[1:]
+        every.append(part.left / level.repeat(_CELL, 1)[:, :rows].repeat(_CELL, 2)[:, :, :cols])
+    return with_residuals(parts, every, [p.known for _, p in parts])
+
+
 def cells_of(parts: list[Part]) -> Cells:
     """Return the sums over cells of some samples."""
     scores, energies, places, tiles = [], [], [], []
-    gram, energy, before = np.zeros((_N, _N)), 0.0, 0
+    gram, before, lefts = np.zeros((_N, _N)), 0, []
     level = math.sqrt(sum(float(np.vdot(s.left, s.left)) for _, s in parts)) or 1.0
     for observation, part in parts:
         n, rows, cols = part.left.shape
@@ -158,7 +214,8 @@ def cells_of(parts: list[Part]) -> Cells:
         sum_cols = np.zeros((cols, 2 * across), dtype=np.float32)
         sum_rows[2 * (y // side[0]) + y % 2, y] = sum_cols[x, 2 * (x // side[1]) + x % 2] = 1.0
         left = (part.left / level).astype(np.float32)
-        energy += float(np.vdot(left, left))
+        squares = np.square(left)[:, : down * side[0], : across * side[1]]
+        lefts.append(squares.reshape(n, down, side[0], across, side[1]).sum(axis=(2, 4)).ravel())
         sums, squares = np.empty((_N, n, 2 * down, 2 * across)), np.empty((7, n, down, across))
         prepared = _prepared(part)
         for i in range(0, n, _AT_ONCE):
@@ -187,5 +244,5 @@ def cells_of(parts: list[Part]) -> Cells:
         gram,
         np.concatenate(places, axis=-1),
         np.concatenate(tiles),
-        energy,
+        np.concatenate(lefts).astype(np.float64),
     )

@@ -23,7 +23,7 @@ from ..core.validation import Array
 from ..data.observation import Observation, Weights
 from .displacement import moved
 from .lags import lags_of, residuals_of, suspects
-from .local_scores import CURVED, LOCAL, Cells, cells_of, hotelling
+from .local_scores import CURVED, LOCAL, Cells, cells_of, evened, hotelling
 from .quantization import ALONE, ROUNDING, beside, rounding_of, with_rounding
 from .rounding import Rounding, possible
 from .samples import Memo
@@ -118,6 +118,8 @@ def misfits(
     if rounding:  # rounding errors are alike where the image is flat: no curve, and no other place, could do better
         found = {v: t for v, t in found.items() if v is Verdict.OFFSET}
     found |= _outside(parts, fit)
+    if cells.uneven and Verdict.SHAPE_TOO_SMALL not in found:
+        found |= _outside(evened(parts), fit)
     return _explained(parts, found, cells, integer, fit, estimate) if found else []
 
 
@@ -132,8 +134,9 @@ def _tests(cells: Cells, estimate: Estimate) -> dict[Verdict, _Test]:
 
     add(Verdict.NONLINEAR, hotelling(*cells.alone(list(CURVED), [0, *local]), cells.energy), "{}")
     places = "the kernels of parts of the field differ, {}"
-    add(Verdict.VARYING, hotelling(*cells.modulated([y, x], local), cells.energy), places)
-    add(Verdict.VARYING, hotelling(*cells.modulated([y * y, x * x, x * y], local), cells.energy), places)
+    for alike in {False, cells.uneven}:
+        for factors in ([y, x], [y * y, x * x, x * y]):
+            add(Verdict.VARYING, hotelling(*cells.modulated(factors, local, alike=alike), cells.energy), places)
     gram = cells.gram[np.ix_(local, local)]
     for sign, what in (
         ([[1, 1], [-1, -1]], "even and odd rows"),
@@ -142,19 +145,12 @@ def _tests(cells: Cells, estimate: Estimate) -> dict[Verdict, _Test]:
     ):
         scores = np.einsum("fyxb,yx->fb", cells.scores[local], sign)
         add(Verdict.VARYING, hotelling(scores, gram, cells.energy), f"{what} have kernels of their own, {{}}")
-    total, n = cells.total, int(cells.tile.max()) + 1
     for f in local:
-        z, spread, energies = (np.bincount(cells.tile, v, n) for v in (total[f], total[f] ** 2, cells.energies[f]))
-        worth = energies / np.maximum(spread, 1e-300)  # of a tile: the kernel's error, that of the loud ones, is common
-        own = total[f] - float(z @ worth) / max(float(energies @ worth), 1e-300) * cells.energies[f]
-        z, spread, energies = (np.bincount(cells.tile, v, n) for v in (own, own**2, cells.energies[f]))
-        z, spread, energies = z[spread > 0], spread[spread > 0], energies[spread > 0]
-        excess = float((z**2 / spread).sum() - len(z)) / math.sqrt(2 * max(1, len(z)))
-        if excess > _TILES:
-            share = float((z**2 / energies).sum()) / cells.energy
-            found.setdefault(Verdict.VARYING, []).append(
-                _Test(0.0, share, f"the kernels of {len(z)} tiles differ by {excess:.3g} times what chance makes of it")
-            )
+        for alike in {False, cells.uneven}:
+            n_tiles, excess, share = cells.differing(f, alike=alike)
+            if excess > _TILES:
+                words = f"the kernels of {n_tiles} tiles differ by {excess:.3g} times what chance makes of it"
+                found.setdefault(Verdict.VARYING, []).append(_Test(0.0, share, words))
     if estimate.background is None:
         add(Verdict.OFFSET, hotelling(*cells.alone([0], local), cells.energy), "{}")
     return {verdict: max(some, key=lambda t: t.share) for verdict, some in found.items()}
