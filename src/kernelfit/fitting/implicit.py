@@ -18,6 +18,7 @@ from ..engines import weighted
 from ..engines.toeplitz_inverse import ToeplitzInverse
 from ..engines.weighted_pass import WeightedGram, residual
 from ..solvers.conjugate_gradient import (
+    MOST_ITERATIONS,
     TOLERANCE,
     ConjugateGradient,
     Iterations,
@@ -138,7 +139,7 @@ class ImplicitlySolved:
         """Return the estimate, its errors probed; `correction` is that of a robust criterion."""
         stats, solution, solver = self.stats, self.solution, self.fitter.solver
         n, m = stats.n_pixels, stats.n_taps
-        spread, df_model = self._probed()
+        spread, df_model, singular = self._probed()
         rss = correction**2 * solution.rss
         noise_std = math.sqrt(rss / (n - df_model)) if n > df_model + EPS * n else math.nan
         if self.problem.prior:
@@ -157,6 +158,9 @@ class ImplicitlySolved:
             verdict = Verdict.RANK_DEFICIENT if open_ else Verdict.ILL_CONDITIONED
             detail = ", because ".join(part for part in (f"rank {rank} of {m}" if open_ else "", detail) if part)
             findings.append(Finding(verdict, detail, "" if open_ else _OF_BANDS))
+        elif singular:
+            rank, detail = m - 1, f"of {m} taps some combinations change nothing"
+            findings.append(Finding(Verdict.RANK_DEFICIENT, detail))
         findings += doubts(float(np.linalg.norm(solution.taps)), error * math.sqrt(m), rss, variance, energy)
         return Estimate(
             kernel=solution.taps.reshape(stats.shape if stats.shape[0] > 1 else stats.shape[1:]),
@@ -199,8 +203,11 @@ class ImplicitlySolved:
             out.append(dataclasses.replace(one, solved=solved))
         return out
 
-    def _probed(self) -> tuple[float, float]:
-        """Return the mean of the diagonal of ``(G + H)^-1``, and the degrees of freedom ``trace(G (G + H)^-1)``.
+    def _probed(self) -> tuple[float, float, bool]:
+        """Return the mean of the diagonal of ``(G + H)^-1``, the degrees of freedom, and whether G + H is singular.
+
+        The degrees of freedom are ``trace(G (G + H)^-1)``. A probe's iterations end before their time in a direction
+        of which the matrix makes nothing, but for rounding: no pixel tells of it.
 
         With signs v drawn at random ``E v'B^-1 v = trace(B^-1)`` (M. Hutchinson, "A stochastic estimator of the trace
         of the influence matrix", Commun. Statist. Simul. Comput. 19 (1990) 433). What the preconditioner M says of the
@@ -213,7 +220,8 @@ class ImplicitlySolved:
         m, n = stats.n_taps, stats.n_pixels
         known = problem.spread
         if not self.solution.converged or known > _NOTHING:
-            return known / max(1 - m / n, 1 / n), float(m)
+            return known / max(1 - m / n, 1 / n), float(m), False
+        singular = False
         rng = np.random.default_rng(0)
         fewest = max(_FEWEST_PROBES, math.ceil(2 / (m * _ROUGH**2)))  # their variance, were all eigenvalues alike
         exact = m <= _MOST_PROBES  # tap by tap
@@ -222,13 +230,15 @@ class ImplicitlySolved:
         for i in range(m if exact else _MOST_PROBES):
             signs = math.sqrt(m) * np.eye(1, m, i)[0] if exact else rng.choice([-1.0, 1.0], m)
             found = _iterate(stats, problem, signs, _near(signs))
+            singular = singular or not found.converged and found.count < MOST_ITERATIONS
             control = float(signs @ problem.precondition(signs)) / m if known else 0.0
             values.append(float(signs @ found.taps) / m - control)
             beside.append(float(signs @ problem.held(found.taps, found.dual)))
             doubt = float(np.std(values)) / math.sqrt(max(1, len(values) - 1))
             if not exact and len(values) >= fewest and doubt <= _ROUGH * abs(known + float(np.mean(values))):
                 break
-        return max(known + float(np.mean(values)), 0.0), min(max(m - float(np.mean(beside)), 0.0), float(m))
+        df_model = min(max(m - float(np.mean(beside)), 0.0), float(m))
+        return max(known + float(np.mean(values)), 0.0), df_model, singular
 
 
 def _open_band(equations: ImplicitEquations, taps: Array, noise_std: float, *, empty: bool) -> str:
