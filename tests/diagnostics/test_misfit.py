@@ -105,6 +105,28 @@ def test_so_it_is_if_the_noise_is_correlated_besides(name, verdict, make):
     assert found(image, make(image, kernel, made) + 2 * scipy.ndimage.uniform_filter(grain, 3))
 
 
+def stars(seed, size=(190, 240)):
+    rng, sky = np.random.default_rng(seed), np.zeros(size)
+    n = size[0] * size[1] // 400
+    np.add.at(sky, tuple(rng.integers(0, k, n) for k in size), 10 ** rng.uniform(1.5, 4, n))
+    return scipy.ndimage.gaussian_filter(sky, 1.0) + 50
+
+
+@grid("seed", range(4), 4)
+def test_a_few_bright_stars_do_not_outvote_the_others(seed):
+    image, rng = stars(seed), np.random.default_rng(seed)
+    kernel = rng.random((3, 6))
+    made = apply_kernel(image, kernel / kernel.sum(), boundary="symm")
+    noise = 0.003 * made.std() * rng.normal(size=made.shape)
+    assert found(image, made + noise, kernel.shape) == []
+    assert found(image, rng.poisson(made).astype(float), kernel.shape) == []
+    a = np.deg2rad(0.4)
+    turned = warped(made, lambda y, x: (y * np.cos(a) - x * np.sin(a), y * np.sin(a) + x * np.cos(a)))
+    assert found(image, turned + noise, kernel.shape) != []  # which one depends on where the bright ones stand
+    far = np.roll(made, (9, -12), (0, 1))
+    assert verdicts(found(image, far + noise, kernel.shape)) == [Verdict.SHAPE_TOO_SMALL]
+
+
 def test_rotation_and_scale_are_told():
     image, _, made, grain = scene(3, (5, 8))
     a = np.deg2rad(0.8)  # as the picture is seen, clockwise

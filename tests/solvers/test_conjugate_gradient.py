@@ -314,6 +314,20 @@ def test_where_few_pixels_are_spare_the_residual_has_settled():
     assert few == pytest.approx(0.01 * 7.0) and many == pytest.approx(0.1**2 * 31 * 33 / (10**6 - 31 * 33) * 7.0)
 
 
+@pytest.mark.parametrize("boundary", [None, "wrap"])
+@pytest.mark.parametrize("name", ["stripes", "ramp", "waves"])
+def test_taps_that_the_image_leaves_open_are_said(name, boundary):
+    rows, cols = np.mgrid[:30, :41]
+    waves = np.sin(2 * np.pi * rows / 15) + np.cos(6 * np.pi * cols / 41)
+    image = {"stripes": 120.0 + 80 * (cols // 3 % 2), "ramp": 1.0 * rows + 2 * cols, "waves": waves}
+    rng = np.random.default_rng(0)
+    target = kernelfit.apply_kernel(image[name], rng.random(SHAPE), boundary="wrap") + 1e-3 * rng.normal(size=(30, 41))
+    fits = [kernelfit.find_kernel(image[name], target, SHAPE, boundary=boundary, method=m) for m in ("cg", "direct")]
+    assert [fit.verdict for fit in fits] == 2 * [Verdict.RANK_DEFICIENT]
+    sharp = image[name] + rng.normal(size=(30, 41))
+    assert kernelfit.find_kernel(sharp, target, SHAPE, method="cg").verdict is not Verdict.RANK_DEFICIENT
+
+
 def test_noise_that_dominates_is_said():
     image, target, kernel = narrow(1.1, 15, 1)
     target += 2.0 * np.random.default_rng(0).normal(size=target.shape)

@@ -89,9 +89,7 @@ class Cells:
             for alike in {False, self.uneven}
         )
 
-    def modulated(
-        self, factors: Sequence[Array], which: Sequence[int], *, alike: bool = False
-    ) -> tuple[Array, Array]:
+    def modulated(self, factors: Sequence[Array], which: Sequence[int], *, alike: bool = False) -> tuple[Array, Array]:
         """Return the scores of features times functions of the place, less the features themselves; their energies."""
         total, own = self.total[which], self.energies[which]
         if alike:
