@@ -7,6 +7,7 @@ import kernelfit
 import naive
 from helpers import assert_close, grid
 from kernelfit import Verdict, find_kernel
+from kernelfit.core.complex_numbers import raised, taken_apart
 from kernelfit.diagnostics import whiteness
 from kernelfit.solvers import robust
 
@@ -210,3 +211,72 @@ def test_what_the_noise_of_complex_numbers_refuses():
     stats = kernelfit.accumulate(image, target, (2, 3), robust="huber", boundary="symm")
     fit = find_kernel(image, target, (2, 3), robust="huber", boundary="symm")
     assert_close(stats.solve().kernel, fit.kernel, 1e-3)
+
+
+@pytest.mark.parametrize("words", [{"background": 1, "mask": True}, {"real": True}], ids=str)
+def test_a_fit_taken_apart_is_put_together_again(words):
+    image, _, _, target = problem((33, 24), (2, 3), **{k: v for k, v in words.items() if k == "real"})
+    if "mask" in words:
+        words = {**words, "mask": [np.arange(target.size).reshape(target.shape) % n == 0 for n in (7, 5)]}
+    fit = find_kernel([image, image[::-1]], [target, target[::-1]], (2, 3), boundary="symm", **words)
+    again = raised(taken_apart(fit))
+    for name in ("kernel", "noise_std", "stderr"):
+        assert_close(getattr(again, name), getattr(fit, name), 1e-14)
+    for name in ("rank", "n_pixels", "df_model", "priors", "convention"):
+        assert getattr(again, name) == getattr(fit, name), name
+    if fit.background is not None:
+        assert_close(again.background.coefficients, fit.background.coefficients, 1e-14)
+        assert [np.array_equal(a, b) for a, b in zip(again.weights, fit.weights, strict=True)] == [True, True]
+
+
+@pytest.mark.slow
+@SHAPES
+@pytest.mark.parametrize("real", [False, True])
+def test_noise_of_both_parts_is_looked_at(size, shape, real):
+    """The mean products of the residual's real parts and of its imaginary ones, and error bars from them."""
+    image, _, kernel, target = problem(size, shape, real=real)
+    rng = np.random.default_rng(7)
+    loud = normal(rng, *size)
+    target += loud + np.roll(loud, 1, -1)
+    words = {"boundary": "symm", "real": real}
+    plain = find_kernel(image, target, shape, **words)
+    check, left = kernelfit.check_noise(image, target, plain), plain.residual(image, target)
+    assert check.coloured and check.reach >= 1 and check.n_pixels == 2 * target.size
+    for lag in ((0, 0), (0, 1), (2, -3))[: 3 if len(size) == 2 else 2]:
+        own = lag[2 - len(size) :]
+        here = tuple(slice(max(0, -d), n - max(0, d)) for d, n in zip(own, size, strict=True))
+        there = tuple(slice(max(0, d), n - max(0, -d)) for d, n in zip(own, size, strict=True))
+        mean = np.mean((left[here].conj() * left[there]).real) / 2
+        middle = tuple(n // 2 + d for n, d in zip(check.autocovariance.shape, own, strict=True))
+        assert_close(check.autocovariance[middle], mean, 1e-9)
+    after = kernelfit.sandwich_errors(image, target, plain)
+    asked = find_kernel(image, target, shape, errors="sandwich", **words)
+    assert_close(after.covariance(), asked.covariance(), 1e-9)
+    assert after.errors == "sandwich" and after.n_pixels == plain.n_pixels and after.noise_std == plain.noise_std
+
+
+@pytest.mark.slow
+@SHAPES
+@grid(
+    "made, real, masked", [(b, r, m) for b in ("fill", "wrap", "mirror", "nearest") for r in (0, 1) for m in (0, 1)], 4
+)
+def test_the_boundary_of_complex_images(made, real, masked, size, shape):
+    shape = tuple(n + 3 for n in shape)
+    image, _, _, target = problem(size, shape, boundary=made, noise=0.01, real=bool(real))
+    words = {"mask": np.random.default_rng(0).random(size) < 0.1} if masked else {}
+    fit = find_kernel(image, target, shape, real=bool(real), boundary="symm", **words)
+    check = kernelfit.check_boundary(image, target, fit, **words)
+    assert check.best == made and check.declared == "symm"
+    inside = find_kernel(image, target, shape, real=bool(real), **words)
+    assert check.interior == pytest.approx(inside.noise_std, rel=1e-6)
+    assert check.rows[0].ratio == pytest.approx(1.0, abs=0.4)
+
+
+def test_a_value_beyond_the_edge_of_complex_images_is_real():
+    rng = np.random.default_rng(0)
+    image, kernel = normal(rng, 30, 26), normal(rng, 3, 5)
+    target = kernelfit.apply_kernel(image, kernel, boundary="fill", fillvalue=3.0) + 0.01 * normal(rng, 30, 26)
+    check = kernelfit.check_boundary(image, target, find_kernel(image, target, (3, 5)))
+    assert check.best == "fill" and check.rows[0].fillvalue == pytest.approx(3.0, abs=0.01)
+    margin = find_kernel(image, target, (3, 5), boundary="fill", fillvalue=3.0)
+    assert margin.verdict is Verdict.SOLVED  # by the same comparison, which each fit makes of its own boundary

@@ -8,13 +8,15 @@ import numpy.typing as npt
 
 from ..compiled.blas import one_blas_thread
 from ..core import geometry
+from ..core.complex_numbers import taken_apart
 from ..core.dimensions import of_any_dimension
-from ..core.estimate import Estimate, require_fit, require_real
+from ..core.estimate import Estimate, require_fit
 from ..core.geometry import Convention
 from ..core.model import Execution, Model, Selection
 from ..core.validation import as_list, as_workers
 from ..data import masking
 from ..data.observation import (
+    NUMBERS,
     Items,
     Observation,
     WeightedObservation,
@@ -92,7 +94,6 @@ def check_boundary(
     'mirror'
     """
     require_fit(fit)
-    require_real(fit)
     if fit.curve is not None:
         msg = "got a fit with a curve, need one without: give the light, fit.curve.image(image), and a fit of that"
         raise ValueError(msg)
@@ -106,16 +107,20 @@ def check_boundary(
     threads = as_workers(workers)
     if conv.ndim == 3:
         return _of_volumes(image, target, fit, Selection(mask=mask, weights=weights), threads)
-    given = list(fit.parts or (fit,))
+    given = [taken_apart(one) for one in fit.parts or (fit,)]
     model = Model(
         fit.kernel.shape[-2:],
         channel_axis=fit.channel_axis,
         channels=fit.channels or "shared",
         background=None if fit.background is None else fit.background.degree,
+        real=conv.numbers == "real of complex",
         **{**conv.keywords(), "boundary": None},
     )
     nan = "error" if all(one.weights is None for one in given) else "mask"
-    asked = make_plan(image, target, model, Selection(mask=mask, weights=weights, nan=nan, saturated=None))
+    asked = make_plan(
+        image, target, model, Selection(mask=mask, weights=weights, nan=nan, saturated=None), kinds=NUMBERS
+    )
+    conv = given[0].convention
     planes: list[_Plane] = []
     squares, df_resid, n_inside = 0.0, 0, 0
     for g, group in enumerate(asked.groups):

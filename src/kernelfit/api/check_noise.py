@@ -6,12 +6,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..compiled.blas import one_blas_thread
+from ..core.complex_numbers import raised, taken_apart
 from ..core.dimensions import of_any_dimension
-from ..core.estimate import Estimate, require_fit, require_real
+from ..core.estimate import Estimate, require_fit
 from ..core.model import Model, Selection
 from ..core.validation import as_list, as_workers
 from ..data import masking
-from ..data.observation import Observation, WeightedObservation, Weights, of_target
+from ..data.observation import NUMBERS, Observation, WeightedObservation, Weights, of_target
 from ..data.plan import make_plan
 from ..data.warp import laid_on
 from ..diagnostics import score_covariance
@@ -38,12 +39,14 @@ def check_noise(image: npt.ArrayLike, target: npt.ArrayLike, fit: KernelFit) -> 
     Returns
     -------
     NoiseCheck
-        The autocovariance, how far it reaches and how much it matters; of a fit with `parts` a tuple, one for each.
+        The autocovariance, how far it reaches and how much it matters; of a fit with `parts` a tuple, one for each. Of
+        complex residuals it is the mean of that of the real and that of the imaginary parts, which `NoiseCheck.parts`
+        tells apart where the noise is not circular.
 
     Raises
     ------
     TypeError
-        If a dtype is not real.
+        If a dtype is not one of numbers.
     ValueError
         If the pair does not go with the fit's convention.
 
@@ -101,7 +104,7 @@ def sandwich_errors(
     Raises
     ------
     TypeError
-        If a dtype is not real.
+        If a dtype is not one of numbers.
     ValueError
         If the pair does not go with the fit's convention, or the fit has no covariance because it was found
         iteratively.
@@ -140,10 +143,14 @@ def sandwich_errors(
     threads, parts = as_workers(workers), []
     for one, observations, weights in _items_of(image, target, fit):
         shaping = shaping_filter(examine(observations, one, weights))
-        parts.append(score_covariance.correct(observations, one, shaping, threads, weights=weights))
-    if not fit.parts:
-        return KernelFit.of(parts[0])
+        parts.append(raised(score_covariance.correct(observations, one, shaping, threads, weights=weights)))
     background = fit.background
+    if not fit.parts:
+        (one,) = parts
+        if background is not None and one.background is not None:
+            stderr = one.background.stderr.reshape(background.stderr.shape)
+            one = dataclasses.replace(one, background=dataclasses.replace(background, stderr=stderr))
+        return KernelFit.of(one)
     if background is not None:
         tables = [one.background.stderr for one in parts if one.background is not None]
         background = dataclasses.replace(background, stderr=np.stack(tables, axis=-2))
@@ -156,7 +163,6 @@ def _items_of(
 ) -> list[tuple[Estimate, list[Observation], list[Weights] | None]]:
     """Return the observations under the fit's own convention, and their weights if any, for it or each of its parts."""
     require_fit(fit)
-    require_real(fit)
     shown = fit.parts or (fit,)
     ndim = 3 if fit.convention.ndim == 3 else 2
     if shown[0].kernel.ndim > ndim + (fit.convention.field is not None) and not fit.parts:
@@ -180,12 +186,15 @@ def _items_of(
         channel_axis=fit.channel_axis,
         channels=fit.channels or "shared",
         background=None if fit.background is None else fit.background.degree,
+        real=fit.convention.numbers == "real of complex",
         **fit.convention.keywords(),
     )
     # masks that arrays bring along are refused: which pixels count, the fit's weights say
-    plan = make_plan(images, targets, model, Selection(saturated=None), unmask=lambda value: (value, None))
+    plan = make_plan(
+        images, targets, model, Selection(saturated=None), unmask=lambda value: (value, None), kinds=NUMBERS
+    )
     found = []
-    for c, one in enumerate(shown):
+    for c, one in enumerate(map(taken_apart, shown)):
         group, at = (plan.groups[0], c) if plan.channels == "mixed" else (plan.groups[c], 0)
         observations, weights = [of_target(p, at) for p in group], None
         if one.weights is not None:

@@ -52,3 +52,30 @@ def raised(fit: Estimate) -> Estimate:
         coefficients, stderr = (complex_of(table[::2], table[1::2]) for table in (own.coefficients, own.stderr))
         fields["background"] = Background(own.degree, coefficients, stderr, own.shapes[::2], own.channel_axis)
     return dataclasses.replace(fit, **fields)
+
+
+def taken_apart(fit: Estimate) -> Estimate:
+    """Return an estimate as it was before `raised`, that of the parts of complex images; every other one as it is."""
+    conv = fit.convention
+    if conv.numbers == "real" or conv.apart:
+        return fit
+    fields: dict[str, Any] = {
+        "convention": dataclasses.replace(conv, apart=True),
+        "n_pixels": 2 * fit.n_pixels,
+        "noise_std": fit.noise_std / math.sqrt(2.0),
+    }
+    if conv.numbers == "complex":
+        kernel = fit.kernel.reshape(-1, *fit.kernel.shape[-2:])
+        fields |= {"kernel": np.concatenate([kernel.real, kernel.imag]), "rank": 2 * fit.rank}
+        fields |= {"df_model": 2 * fit.df_model, "priors": 2 * fit.priors}
+        if fit.path is not None:
+            fields["path"] = dataclasses.replace(fit.path, df_model=2 * fit.path.df_model)
+    if fit.weights is not None:
+        own = fit.weights if isinstance(fit.weights, tuple) else (fit.weights,)
+        fields["weights"] = tuple(one for one in own for _ in (0, 1))
+    if (beside := fit.background) is not None:
+        tables = (table.reshape(-1, table.shape[-1]) for table in (beside.coefficients, beside.stderr))
+        both = [np.stack([table.real, table.imag], axis=1).reshape(-1, table.shape[-1]) for table in tables]
+        shapes = tuple(shape for shape in beside.shapes for _ in (0, 1))
+        fields["background"] = Background(beside.degree, both[0], both[1], shapes, beside.channel_axis)
+    return dataclasses.replace(fit, **fields)

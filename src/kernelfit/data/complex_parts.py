@@ -15,14 +15,14 @@ class Part:
     """The real or the imaginary part of an array that can be sliced, perhaps with the other sign."""
 
     def __init__(self, whole: Any, *, imaginary: bool, negative: bool = False) -> None:
-        self.whole, self._imaginary, self._negative = whole, imaginary, negative
+        self.whole, self.imaginary, self._negative = whole, imaginary, negative
         self.shape, self.blank = whole.shape, imaginary and np.dtype(whole.dtype).kind != "c"
         self.dtype = np.zeros(0, dtype=whole.dtype).real.dtype
 
     def __getitem__(self, key: Any) -> npt.NDArray[Any]:
         """Return a block."""
         block = np.asarray(self.whole[key])
-        part = block.imag if self._imaginary else block.real
+        part = block.imag if self.imaginary else block.real
         return np.negative(part, dtype=np.float64) if self._negative else part
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
@@ -35,6 +35,13 @@ def whole_of(array: Any) -> Any:
     while not isinstance(array, Part) and hasattr(array, "array"):
         array = array.array
     return array.whole if isinstance(array, Part) else None
+
+
+def is_imaginary(array: Any) -> bool:
+    """Say whether an array, masked perhaps, is an imaginary part."""
+    while not isinstance(array, Part) and hasattr(array, "array"):
+        array = array.array
+    return isinstance(array, Part) and array.imaginary
 
 
 def apart(observation: Observation, *, real: bool) -> list[Observation]:

@@ -21,6 +21,7 @@ from ..core.estimate import Estimate, with_finding
 from ..core.findings import Finding, Verdict
 from ..core.geometry import Convention, Shape
 from ..core.validation import Array
+from ..data.complex_parts import is_imaginary
 from ..data.observation import Observation, Weights, own_row, source_reader
 from ..data.reader import Reader, Request
 from ..data.volumes import images_under
@@ -233,13 +234,15 @@ def _compare(
         if apart <= 1e-9 * scale * math.sqrt(max(1, n)):
             equal.append(name)
     near = [r.boundary for r in rows if r.fits and squares[r.boundary] - squares[order[0]] <= _APART * noise]
+    parts = 2 if conv.apart else 1  # of each number
+    rows = [dataclasses.replace(row, rms=math.sqrt(parts) * row.rms) for row in rows]
     return BoundaryCheck(
         best=order[0] if rows[0].fits else None,
         equal=tuple(equal) if rows[0].fits else (),
         possible=tuple(near),
         declared=conv.boundary,
-        n_pixels=n,
-        interior=math.sqrt(variance),
+        n_pixels=n // parts,
+        interior=math.sqrt(parts * variance),
         rows=tuple(rows),
     )
 
@@ -353,7 +356,14 @@ def _spectra(
 ) -> Any:
     """Return the transforms of a block of arrays that take the place of a plane's images, padded with zeros."""
     both = zip(arrays, plane.observation.sources, strict=True)
-    readers = [dataclasses.replace(source_reader(array, plan), weight=source.weight) for array, source in both]
+    readers = [
+        dataclasses.replace(
+            source_reader(array, plan),
+            weight=source.weight,
+            fillvalue=0.0 if is_imaginary(source.array) else plan.convention.fillvalue,
+        )
+        for array, source in both
+    ]
     return scipy.fft.rfft2(np.stack([reader.block(*first, block) for reader in readers]), length)
 
 
