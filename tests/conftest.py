@@ -31,6 +31,23 @@ def pytest_collection_finish(session):
         kernelfit.find_kernel(image, target, (3, 4), method="wiener", boundary="wrap")
 
 
+CASES = 4  # of one test in the plain run, spread over all it has
+EACH_COUNTS = {"test_package", "test_bad_input", "test_find_command", "test_results"}  # a case is a matter of its own
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark what is one more case of a test of which the plain run takes a few."""
+    cases = {}
+    for item in items:
+        if item.path.stem not in EACH_COUNTS and not item.get_closest_marker("slow"):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for some in cases.values():
+        kept = {i * (len(some) - 1) // max(1, CASES - 1) for i in range(CASES)}
+        for item in (item for i, item in enumerate(some) if len(some) > CASES and i not in kept):
+            item.add_marker(pytest.mark.more)
+
+
 @pytest.fixture(params=mostly_slow(SCENES, 7), ids=str)
 def scene(request):
     return request.param
