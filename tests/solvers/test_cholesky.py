@@ -63,7 +63,7 @@ def test_any_number_of_workers_gives_the_same_bits(m):
         assert other.spread.tobytes() == one.spread.tobytes()
 
 
-@grid("m", [200, 2, 40, 500, 700], 3)
+@grid("m", [200, 2, 500, 40, 700], 3)
 @pytest.mark.parametrize("workers", [1, 3])
 def test_singular_matrices_are_refused(m, workers):
     """Whatever threads wait for the tile that fails, or for those after it."""
