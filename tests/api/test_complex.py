@@ -365,7 +365,8 @@ def test_results_are_kept_and_told(size, shape, tmp_path):
     [
         (dict(noise="poisson"), "counts are not complex"),
         (dict(saturated=(0, 1)), "no largest one"),
-        (dict(variation=1), "real kernels"),
+        (dict(variation="auto"), "prior of each part"),
+        (dict(variation=1, solver="auto"), "change of phase"),
         (dict(solver=kernelfit.NonNegative()), "real numbers"),
         (dict(solver=kernelfit.Sparse()), "real numbers"),
         (dict(solver=kernelfit.GaussianProcess(non_negative=True)), "real numbers"),

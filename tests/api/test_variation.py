@@ -371,3 +371,94 @@ def test_the_call_is_written_out(variation):
     for place in ("a", None, [1, 2], np.nan):
         with pytest.raises((TypeError, ValueError), match="got row=.*, need"):
             fit.at(place, 1)
+
+
+def complex_design(image, functions, **words):
+    """The same columns of a complex image, of which what fills in beyond the edge is real."""
+    real, used = naive.varying_design(image.real, SIDES, functions, **words)
+    other = {"fillvalue": 0.0} if "fillvalue" in words else {}
+    return real + 1j * naive.varying_design(image.imag, SIDES, functions, **{**words, **other})[0], used
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["direct", "fft"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"boundary": "wrap"},
+        {"boundary": "mirror", "mode": "full", "operation": "correlation"},
+        {"boundary": "fill", "fillvalue": 2.75},
+        {"boundary": None, "mode": "valid", "stride": (2, 3), "offset": (1, 0)},
+    ],
+    ids=str,
+)
+def test_complex_kernels_vary_by_real_functions(words, method):
+    rng = np.random.default_rng(5)
+    image = rng.normal(size=(*SHAPE, 2)) @ [1.0, 1j] + 0.5
+    matrix, used = complex_design(image, naive.polynomials(SHAPE, 1), **{"mode": "same", **words})
+    target = np.zeros(used.shape, complex)
+    target[used] = matrix @ rng.normal(size=(matrix.shape[1], 2)) @ [1.0, 1j]
+    target += 0.3 * rng.normal(size=(*used.shape, 2)) @ [1.0, 1j]
+    fit = kernelfit.find_kernel(image, target, SIDES, variation=1, method=method, **{"mode": "same", **words})
+    taps = np.linalg.lstsq(matrix, target[used], rcond=None)[0]
+    assert fit.kernel.shape == (3, *SIDES)
+    assert_close(fit.kernel.ravel(), taps, 1e-9)
+    assert_close(fit.residual(image, target)[used], target[used] - matrix @ taps, 1e-9)
+    left = target[used] - matrix @ taps
+    variance = np.sum(np.abs(left) ** 2) / (len(left) - len(taps))
+    assert fit.noise_std**2 == pytest.approx(variance, rel=1e-9)
+    mix = np.kron([phi[3, 7] for phi in naive.polynomials(SHAPE, 1)], np.eye(12))
+    cov = variance / 2 * mix @ np.linalg.inv(matrix.conj().T @ matrix) @ mix.T
+    here = fit.at(3, 7)
+    assert_close(here.kernel.ravel(), mix @ taps, 1e-9)
+    assert_close(here.covariance(), np.block([[cov.real, -cov.imag], [cov.imag, cov.real]]), 1e-8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["mask", "background", "pairs", "real", "flux", "mixed", "huber", "sums", "cg"])
+def test_complex_kernels_that_vary_go_with_the_rest(kind):
+    rng = np.random.default_rng(6)
+    image, target = (rng.normal(size=(*SHAPE, 2)) @ [1.0, 1j] for _ in range(2))
+    functions = naive.polynomials(SHAPE, 1)
+    matrix = complex_design(image, functions, mode="same", boundary="wrap")[0]
+    target += (matrix @ rng.normal(size=(36, 2)) @ [1.0, 1j]).reshape(SHAPE)
+    words, values, pair = {"boundary": "wrap", "variation": 1}, target.ravel(), (image, target)
+    if kind == "mask":
+        words["mask"] = rng.random(SHAPE) < 0.2
+        matrix, values = matrix[~words["mask"].ravel()], target[~words["mask"]]
+    elif kind == "background":
+        words["background"] = 0
+        matrix = np.hstack([matrix, np.ones((len(matrix), 1))])
+    elif kind == "pairs":
+        other = complex_design(image[::-1], functions, mode="same", boundary="wrap")[0]
+        pair, matrix = ([image, image[::-1]], [target, target]), np.vstack([matrix, other])
+        values = np.tile(values, 2)
+    elif kind == "real":
+        words["real"] = True
+        matrix, values = (np.concatenate([one.real, one.imag]) for one in (matrix, values))
+    elif kind == "flux":
+        words["variation"] = kernelfit.Polynomial(1, flux="constant")
+    elif kind == "mixed":
+        pair = tuple(np.stack([one, one[::-1]], axis=-1) for one in pair)
+        words |= {"channel_axis": -1, "channels": "mixed"}
+        matrix = np.hstack([matrix, complex_design(image[::-1], functions, mode="same", boundary="wrap")[0]])
+    elif kind == "huber":
+        words["robust"] = "huber"
+        target[5, 7] += 40j
+    elif kind == "cg":
+        words |= {"method": "cg", "tolerance": 1e-9}
+    if kind == "sums":
+        fit = sum(kernelfit.accumulate(*pair, SIDES, **words) for _ in range(2)).solve()
+    else:
+        fit = kernelfit.find_kernel(*pair, SIDES, **words)
+    if kind == "huber":
+        root = np.sqrt(fit.weights.ravel())
+        matrix, values = matrix * root[:, None], target.ravel() * root
+        assert fit.weights[5, 7] < 0.2
+    taps = np.linalg.lstsq(matrix, values, rcond=None)[0][: 72 if kind == "mixed" else 36]
+    if kind == "flux":
+        tied = np.kron(np.eye(3)[1:], np.ones(12))
+        gram = np.block([[matrix.conj().T @ matrix, tied.T], [tied, np.zeros((2, 2))]])
+        taps = np.linalg.solve(gram, np.r_[matrix.conj().T @ values, 0, 0])[:36]
+    found = fit.kernel[0] if kind == "mixed" else fit.kernel
+    assert_close(found.ravel(), taps, 1e-8)

@@ -43,7 +43,6 @@ _PARTS = "need the real and the imaginary part, each by itself"
 _COMPLEX = (
     ("photon noise", "counts are not complex", "need noise='constant', or weights="),
     ("saturated", "complex numbers have no largest one", "need a mask of what is clipped"),
-    ("variation", "its functions are for real kernels", _PARTS),
     (
         "solver of real kernels",
         "it holds taps to what real numbers can be",
@@ -111,6 +110,12 @@ RULES = (
         for name in ("statistics alone", "Dask")
     ),
     *(_rule("complex numbers", name, reason, remedy) for name, reason, remedy in _COMPLEX),
+    _rule("complex numbers", "automatic variation", "its evidence has a prior of each part by itself", "need a degree"),
+    Rule(
+        frozenset({"complex numbers", "variation", "prior"}),
+        "the evidence would find a prior of each part by itself, which a change of phase changes",
+        "need LeastSquares() or Penalized()",
+    ),
     *(
         _rule("register", name, "a motion is found from the residual of pixels in memory", _PIXELS)
         for name in ("statistics alone", "Dask", "tiles")

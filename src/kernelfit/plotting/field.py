@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..analysis.field import kernel_at, measurements, places, sum_map
-from ..core.estimate import Estimate
+from ..core.estimate import Estimate, require_real
 from .panels import BLUE, new_axes, picture
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ _GRID = 5  # kernels along each axis
 @picture("; each kernel stands at its place, all on one scale")
 def kernel_grid(fit: Estimate, ax: "Axes | None" = None) -> "Axes":
     """Draw the kernels at the places of a grid that reaches from edge to edge of the image."""
+    require_real(fit)
     ax = new_axes(ax)
     down, across = places(fit, _GRID)
     kernels = np.array([[kernel_at(fit, r, c).kernel for c in across] for r in down])

@@ -236,8 +236,8 @@ def _draw_volume(figure: Any, name: str, fit: Estimate, left: Array | None, plan
 
 
 def _varies(part: Estimate) -> bool:
-    """Say whether there are maps of a kernel over the field."""
-    return part.convention.field is not None and part.kernel.ndim == 3
+    """Say whether there are maps of a kernel over the field, which a width and a flux take."""
+    return part.convention.field is not None and part.kernel.ndim == 3 and part.kernel.dtype.kind != "c"
 
 
 def _layout(n_kernels: int, paired: bool, varies: bool, n_complex: int) -> list[list[str]]:
