@@ -1,10 +1,10 @@
 """Pairs larger than memory, and larger than one process: python -m benchmarks.scale [section ...].
 
 Sections: `rate` (the streamed rate against the one in memory), `memory` (32768 x 32768 in Zarr: peak memory, rate),
-`resume` (killed at ten random moments), `cluster` (two worker processes against one, and what travels),
-`maps` (a kernel for each of 16 x 16 tiles against a single one), `planning` (a graph of expressions of 65536 x 65536,
-on the client), `reads` (how often each chunk of stored arrays is decoded). Files go to a folder of their own that is
-removed.
+`find` (the rate of `find_kernel` from 20000 x 20000 in Zarr against the one in memory, and its peak memory),
+`resume` (killed at ten random moments), `maps` (a kernel for each of 16 x 16 tiles against a single one), `planning` (a
+graph of expressions of 65536 x 65536, on the client), `reads` (how often each chunk of stored arrays is decoded). Files
+go to a folder of their own that is removed.
 """
 
 import argparse
@@ -61,10 +61,11 @@ def make_store(folder: str, size: int, chunk: int = 1024) -> list[str]:
     pixels = image.astype(np.uint16)
     for row in range(0, size, side):
         for col in range(0, size, side):
-            place = (slice(row, row + side), slice(col, col + side))
+            own = (slice(min(side, size - row)), slice(min(side, size - col)))
+            place = (slice(row, row + own[0].stop), slice(col, col + own[1].stop))
             noise = 20 * rng.standard_normal(clean.shape, dtype=np.float32)
-            stores[0][place] = pixels
-            stores[1][place] = np.clip(np.round(clean + noise), 0, 65535).astype(np.uint16)
+            stores[0][place] = pixels[own]
+            stores[1][place] = np.clip(np.round(clean + noise), 0, 65535).astype(np.uint16)[own]
     return names
 
 
@@ -173,6 +174,62 @@ def memory(folder: str, repeats: int, size: int) -> None:
     )
 
 
+FIND = """
+import json, sys, threading, time
+import zarr, kernelfit
+names, side = json.loads(sys.argv[1])
+stores = [zarr.open_array(name, mode="r") for name in names]
+def anonymous():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("RssAnon")) / 1024
+def watch():
+    while not over:
+        seen.append(anonymous())
+        time.sleep(0.005)
+start, over, seen = anonymous(), [], []
+some = stores[0][:600, :600]
+kernelfit.find_kernel(some, some, side)
+before = anonymous()
+watcher = threading.Thread(target=watch)
+watcher.start()
+verdict = kernelfit.find_kernel(*stores, side).verdict.name
+over.append(True)
+watcher.join()
+print(json.dumps([start, before, max(seen), verdict]))
+"""
+
+
+def find(folder: str, repeats: int, size: int) -> None:
+    """Print the rate of `find_kernel` from Zarr relative to arrays in memory, and the memory that it takes."""
+    side = min(size, 20000)
+    names = make_store(folder, side)
+    call = json.dumps([names, SIDE])
+    done = subprocess.run([sys.executable, "-c", FIND, call], capture_output=True, text=True, check=True, cwd=ROOT)
+    start, before, peak, verdict = json.loads(done.stdout)
+    print(
+        f"peak anonymous memory {peak:.0f} MiB: {peak - before:.0f} beyond the {before:.0f} of the interpreter after "
+        f"a small fit ({start:.0f} after the imports); {verdict}",
+        flush=True,
+    )
+    stores = zarr_of(names)
+    arrays = [np.asarray(one[...]) for one in stores]
+    seconds: list[list[float]] = []
+    for _ in range(repeats + 1):
+        own = []
+        for pair in (arrays, stores):
+            wall, cpu = time.perf_counter(), time.process_time()
+            kernelfit.find_kernel(*pair, SIDE)
+            own += [time.perf_counter() - wall, time.process_time() - cpu]
+        seconds.append(own)
+    memory_wall, memory_cpu, wall, cpu = np.array(seconds[1:]).T
+    print(
+        f"find_kernel, {side} x {side} uint16, {SIDE} x {SIDE}, {CODEC or 'not compressed'}: "
+        f"{np.median(memory_wall / wall):.2f} of the rate in memory ({side**2 / np.median(wall) / 1e6:.0f} Mpixel/s), "
+        f"{np.median(memory_cpu / cpu):.2f} by processor seconds ({np.median(cpu):.1f} s)",
+        flush=True,
+    )
+
+
 RESUMED = """
 import json, sys
 import zarr, kernelfit
@@ -219,63 +276,11 @@ def resume(folder: str, repeats: int, size: int) -> None:
     )
 
 
-def cluster(folder: str, repeats: int, size: int) -> None:
-    """Time one and two single-threaded worker processes in turn, and count what they send."""
-    import dask
-    import dask.array as da
-    import distributed
-
-    import kernelfit.scale
-
-    side = min(size, 8192)
-    names = make_store(folder, side)
-    arrays = [da.from_zarr(name) for name in names]
-    # a worker of one thread: Zarr, too, would decode with as many as there are processors
-    variables = {"PYTHONPATH": os.environ.get("PYTHONPATH", ""), "ZARR_THREADING__MAX_WORKERS": "1"}
-    environment = {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in variables.items()}
-    with dask.config.set(environment):
-        clusters = [
-            distributed.LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address=None, silence_logs=50)
-            for n in (1, 2)
-        ]
-        clients = [distributed.Client(c, set_as_default=False) for c in clusters]
-    print(f"{time.process_time():.1f} s to start", file=sys.stderr)
-
-    def run(client: distributed.Client) -> None:
-        with client.as_current():
-            kernelfit.scale.accumulate(*arrays, SIDE)
-
-    ratio, seconds = median_ratio(lambda: run(clients[0]), lambda: run(clients[1]), repeats)
-    before, start = loopback(), time.perf_counter()
-    time.sleep(seconds)
-    idle = (loopback() - before) / (time.perf_counter() - start)
-    before, start = loopback(), time.perf_counter()
-    run(clients[1])
-    sent = loopback() - before
-    seconds_of_run = time.perf_counter() - start
-    pixels = 2 * 2 * side**2
-    print(
-        f"two worker processes: {ratio:.2f} times the throughput of one ({seconds:.1f} s for {side}^2); over the "
-        f"loopback device in a run with two: {sent / 1e6:.2f} MB, {100 * sent / pixels:.3f} % of the pixels' bytes "
-        f"(of which heartbeats and the like some {idle * seconds_of_run / 1e6:.2f} MB)",
-        flush=True,
-    )
-    for client, some in zip(clients, clusters, strict=True):
-        client.close()
-        some.close()
-
-
 def zarr_of(names: list[str]) -> list[object]:
     """Open the two arrays."""
     import zarr
 
     return [zarr.open_array(name, mode="r") for name in names]
-
-
-def loopback() -> int:
-    """Return the bytes that have passed through this machine's loopback device: all that its processes send."""
-    with open("/proc/net/dev") as file:
-        return next(int(line.split()[1]) for line in file if line.strip().startswith("lo:"))
 
 
 def maps(folder: str, repeats: int, size: int) -> None:
@@ -360,8 +365,8 @@ def reads(folder: str, repeats: int, size: int) -> None:
 SECTIONS = {
     "rate": rate,
     "memory": memory,
+    "find": find,
     "resume": resume,
-    "cluster": cluster,
     "maps": maps,
     "planning": planning,
     "reads": reads,

@@ -21,7 +21,7 @@ from kernelfit import Verdict, accumulate, accumulate_stream, find_kernel
 from kernelfit.api import dask as scale
 from kernelfit.data import chunked as chunks
 from kernelfit.data.plan import make_plan
-from kernelfit.fitting import dask_blocks
+from kernelfit.fitting import dask_blocks, dask_sources
 
 dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
@@ -177,6 +177,30 @@ def test_an_error_of_a_chunk_is_told_with_the_place_of_its_block():
     with pytest.raises(OSError, match="the network is down") as caught:
         scale.accumulate(lazy, chunked(target, 80, 100), (3, 6), block=(80, 100))
     assert "block of target pixels that starts at (" in caught.value.__notes__[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["list", "axis", "xarray"])
+def test_an_axis_of_time_shares_a_kernel(how):
+    """Frames of a movie, in chunks that hold several of them."""
+    rng = np.random.default_rng(6)
+    movie, kernel = rng.random((5, 61, 47)), rng.normal(size=(3, 4))
+    target = np.stack([scipy.signal.convolve2d(frame, kernel, "valid") for frame in movie])
+    target += 0.01 * rng.normal(size=target.shape)
+    lazy: list = [da.from_array(a, chunks=(2, 30, 20)) * 1.0 for a in (movie, target)]
+    more = {}
+    if how == "xarray":
+        xarray = pytest.importorskip("xarray")
+        lazy = [xarray.DataArray(a, dims=("time", "y", "x")) for a in lazy]
+    if how == "axis":
+        more = {"channel_axis": 0, "channels": "shared"}
+    else:
+        lazy = [list(a) for a in lazy]
+    fit = scale.find_kernel(*lazy, (3, 4), background=0, block=25, **more)
+    expected = find_kernel(list(movie), list(target), (3, 4), background=0)
+    assert fit.verdict is expected.verdict is Verdict.SOLVED
+    assert_close(fit.kernel, expected.kernel, 1e-12)
+    assert_close(fit.stderr, expected.stderr, 1e-9)
 
 
 @pytest.mark.slow
@@ -371,7 +395,7 @@ def test_bad_calls_are_refused():
         scale.accumulate(*lazy, (3, 6), boundary="wrap", mask=few)
     every = inspect.signature(find_kernel).parameters
     mine = inspect.signature(scale.find_kernel).parameters
-    assert set(every) - set(mine) == {"workers"} and set(mine) - set(every) == {"block"}
+    assert set(every) - set(mine) == {"workers"} and set(mine) - set(every) == {"block", "checkpoint", "every"}
     assert all(mine[name].default == p.default for name, p in every.items() if name in mine)
     assert scale.find_kernel(*lazy, (3, 6), workers=None).verdict.ok
 
@@ -634,7 +658,7 @@ def test_what_only_reads_a_store_is_read_where_it_is_needed():
     expected = accumulate_stream([(image, target)], (3, 6), block=(64, 80))
     with dask.config.set(scheduler="synchronous"):
         assert_same_bits(scale.accumulate(*stores, (3, 6), block=(64, 80)), expected)
-        assert all(dask_blocks._store(array) is not None for array in stores)
+        assert all(dask_sources.store_of(array) is not None for array in stores)
         for other in (
             da.from_array(Counted(image), chunks=40, lock=True),  # what must not be read by two at a time
             da.from_array(image, chunks=40),  # pixels in memory
@@ -642,5 +666,5 @@ def test_what_only_reads_a_store_is_read_where_it_is_needed():
             da.from_array(Counted(image), chunks=40)[::-1][::-1],
             da.concatenate([da.from_array(Counted(half), chunks=40) for half in (image[:150], image[150:])]),
         ):
-            assert dask_blocks._store(other) is None
+            assert dask_sources.store_of(other) is None
             assert_same_bits(scale.accumulate(other, stores[1], (3, 6), block=(64, 80)), expected)

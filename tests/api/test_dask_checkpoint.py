@@ -1,5 +1,6 @@
 """Sums of Dask arrays that are told of, and kept in a file from which a killed run goes on."""
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -10,12 +11,12 @@ import pytest
 import scipy.signal
 
 import kernelfit
-from helpers import assert_close, assert_same_bits
+from helpers import assert_close, assert_same_bits, grid
 from kernelfit import Verdict
 from kernelfit.api import dask as scale
 from kernelfit.data.blocks import Tree, runs
 from kernelfit.fitting import dask_portions
-from kernelfit.fitting.checkpoint import KernelSums
+from kernelfit.fitting.checkpoint import Checkpoint, KernelSums
 
 dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
@@ -157,6 +158,12 @@ def test_another_call_or_other_pixels_leave_a_checkpoint_as_it_is(tmp_path):
     with pytest.raises(ValueError, match="got every=-1, need a number of seconds"):
         scale.accumulate(lazy, other, (3, 4), checkpoint=file, every=-1)
     assert file.read_bytes() == before
+    mask = np.zeros(target.shape, bool)
+    scale.accumulate(lazy, other, (3, 4), checkpoint=tmp_path / "masked.npz", mask=mask)
+    mask[3, 5] = True
+    for name, value in (("mask", mask), ("mask", None), ("weights", 1.0 + mask), ("mask", da.from_array(~mask))):
+        with pytest.raises(ValueError, match=r"written for another stream"):
+            scale.accumulate(lazy, other, (3, 4), checkpoint=tmp_path / "masked.npz", **{name: value})
     spoiled = da.where(da.arange(image.shape[1]) == 50, np.nan, lazy)
     with pytest.raises(ValueError, match="NaN or infinite"):
         scale.accumulate(spoiled, other, (3, 4), checkpoint=tmp_path / "new.npz")
@@ -170,6 +177,108 @@ def test_a_fit_tells_of_its_passes():
     assert fit.verdict is Verdict.SOLVED and fit.refined >= 1
     assert_close(fit.kernel, kernel, 1e-12)
     assert [step[1] == step[2] for step in told].count(True) == 1 + fit.refined  # of the sums, and of each refinement
+
+
+def of_black_and_white(image):
+    """A pair of which nearly every pixel is at the ends of its type."""
+    return np.where(image > 0.5, 255, 0).astype("u1"), np.where(image[1:, :-1] > 0.5, 255, 0).astype("u1")
+
+
+SCENES = {
+    "noise-free": {"boundary": "symm"},
+    "noise-free pairs with backgrounds": {"background": 1},
+    "black and white": {},
+    "channels of their own": {"channel_axis": 0, "channels": "separate", "background": 0},
+}
+
+
+@grid("scene", list(SCENES), 4)
+def test_an_interrupted_fit_goes_on_with_the_same_bits(tmp_path, monkeypatch, scene):
+    """Whatever pass it is in: the sums, the look at saturated pixels, and what corrects rounding."""
+    monkeypatch.setattr(dask_portions, "_LEAST", 2)
+    monkeypatch.setattr(dask_portions, "SECONDS", 0.0)
+    images, _, kernel = pair(2)
+    if scene == "noise-free":
+        images = images[:1]
+    images = images + 10.0  # so that rounding matters
+    targets = np.stack(
+        [scipy.signal.convolve2d(np.pad(i, ((1, 1), (2, 1)), "symmetric"), kernel, "valid") for i in images]
+    )
+    if scene == "black and white":
+        images, targets = (np.stack(both) for both in zip(*map(of_black_and_white, images - 10.0), strict=True))
+    lazy, _ = lazily(*images, *targets, chunk=30)
+    lazy = [da.stack(half) if "channels" in scene else half for half in (lazy[: len(images)], lazy[len(images) :])]
+    call = {"shape": (2, 2) if scene == "black and white" else (3, 4), "block": 15, **SCENES[scene]}
+    kept = {**call, "checkpoint": tmp_path / "fit.npz", "every": 0.0}
+    with dask.config.set(scheduler="synchronous"):
+        expected = scale.find_kernel(*lazy, **call)
+        assert expected.refined >= (scene != "black and white") and expected.verdict.ok
+        assert sum("they are used" in note for note in expected.notes) == 2 * (scene == "black and white")
+        goes_on, steps, fit = Checkpoint.goes_on, [], None
+
+        def killed(state, *at):
+            goes_on(state, *at)
+            steps.append((state.asked, *at))
+            if len(steps) % 3 == 0:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(Checkpoint, "goes_on", killed)
+        while fit is None:
+            with contextlib.suppress(KeyboardInterrupt):
+                fit = scale.find_kernel(*lazy, **kept)
+        assert len(steps) > 8 and len(set(steps)) == len(steps)
+        again = scale.find_kernel(*lazy, **kept)
+        assert len(set(steps)) == len(steps)  # nothing twice
+    for one in (fit, again):
+        assert one.kernel.tobytes() == expected.kernel.tobytes() and one.refined == expected.refined
+        assert np.asarray(one.stderr).tobytes() == np.asarray(expected.stderr).tobytes()
+        assert one.findings == expected.findings and one.notes == expected.notes
+
+
+def test_a_fit_refuses_the_file_of_another(tmp_path):
+    (image,), (target,), _ = pair()
+    (lazy, other), _ = lazily(image, target)
+    file = tmp_path / "fit.npz"
+    fit = scale.find_kernel(lazy, other, (3, 4), checkpoint=file)
+    assert fit.verdict is Verdict.SOLVED
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match=r"written for another stream: shapes, types or pixels of the arrays differ"):
+        scale.find_kernel(lazy + 1, other, (3, 4), checkpoint=file)
+    with pytest.raises(ValueError, match=r"written with arrays='find_kernel on Dask', and a call with arrays='Dask'"):
+        scale.accumulate(lazy, other, (3, 4), checkpoint=file)
+    for name, value in (("robust", "huber"), ("noise", "poisson"), ("method", "wiener")):
+        with pytest.raises(ValueError, match=r"got .*checkpoint= of a fit.*; (need accumulate_stream|leave it out)"):
+            scale.find_kernel(lazy, other, (3, 4), checkpoint=file, **{name: value})
+    with pytest.raises(ValueError, match="got every=-1, need a number of seconds"):
+        scale.find_kernel(lazy, other, (3, 4), checkpoint=file, every=-1)
+    assert file.read_bytes() == before
+    with pytest.raises(OSError, match=r"nowhere"):
+        scale.find_kernel(lazy, other, (3, 4), checkpoint=tmp_path / "nowhere" / "fit.npz")
+
+
+def test_a_pass_for_something_else_begins_anew(tmp_path):
+    file, one = tmp_path / "sums.npz", np.array([1.5, 2.0])
+    state = Checkpoint(file, {}, 0)
+    for asked, at in (("a", (1, 0)), ("b", (0, 2))):
+        state.begin_pass(asked)
+        assert (state.pairs, state.blocks, dict(state.sums)) == (0, 0, {})
+        state.sums.at(0, 0).add(one, last=asked == "a")
+        state.goes_on(*at)
+    (left := tmp_path / ".sums.npz.0123abcd.tmp").write_bytes(b"half")  # of a process that was killed as it wrote
+    for second, known in (("b", 2), ("c", 0), ("b", 2)):
+        state = Checkpoint(file, {}, 0)
+        state.begin_pass("a")
+        assert (state.pairs, state.blocks) == (1, 0)
+        assert state.sums.at(0, 0).whole.total().tobytes() == one.tobytes()
+        state.begin_pass(second)
+        assert not left.exists()
+        assert state.blocks == known and len(state.sums) == (known > 0)
+    state.begin_pass("c")
+    state.goes_on(0, 1)
+    state = Checkpoint(file, {}, 0)
+    for asked, blocks in (("a", 0), ("b", 2), ("c", 1), ("d", 0)):
+        state.begin_pass(asked)
+        assert state.blocks == blocks
 
 
 SCRIPT = """

@@ -4,6 +4,7 @@ import functools
 import http.server
 import multiprocessing
 import operator
+import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor
 
@@ -64,8 +65,9 @@ def test_ray():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_spark():
+def test_spark(monkeypatch):
     sql = pytest.importorskip("pyspark.sql")
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)  # else whatever is called python3
     session = sql.SparkSession.builder.master("local[2]").getOrCreate()
     work = session.sparkContext.parallelize(pairs(), 2).map(lambda pair: kernelfit.accumulate(*pair, SHAPE, workers=1))
     assert_close(work.reduce(operator.add).gram, expected().gram, 1e-13)

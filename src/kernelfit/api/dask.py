@@ -1,6 +1,7 @@
 """The verbs on Dask arrays."""
 
 import os
+from collections.abc import Callable
 from typing import Any, Unpack
 
 from ..compiled.blas import one_blas_thread
@@ -13,12 +14,13 @@ from ..data.plan import make_plan
 from ..fitting import dask_fit, requirements
 from ..fitting.checkpoint import Checkpoint
 from ..fitting.context import Context
-from ..fitting.dask_blocks import BlockGroup, determined, import_dask, unmasked
+from ..fitting.dask_blocks import BlockGroup, determined, unmasked
 from ..fitting.dask_checkpoint import kept_equations
+from ..fitting.dask_sources import import_dask
 from ..fitting.pipeline import Settings
 from ..fitting.statistics import context_of
 from ..solvers.least_squares import Solver
-from .keywords import Keywords, call_of, takes_keywords
+from .keywords import Call, Keywords, call_of, takes_keywords
 from .results import KernelFit
 from .statistics import ChannelStats, NormalStats, stats_of
 from .stream import settings_of
@@ -112,8 +114,7 @@ def accumulate(
     sides = as_block(block)
     call = call_of(shape, keywords, verb="accumulate", selection=selection, execution=execution)
     progress = call.execution.progress
-    if not every >= 0:
-        raise ValueError(f"got every={every!r}, need a number of seconds, at least 0")
+    opened = _opener(call, sides, checkpoint, every, "Dask")
     if not compute and (checkpoint is not None or progress is not None):
         name = "progress" if checkpoint is None else "checkpoint"
         raise ValueError(f"got {name}= with compute=False, which computes nothing; leave one of them out")
@@ -125,10 +126,8 @@ def accumulate(
     engine = dask_fit.chosen(plan.groups[0], settings).method
     contexts = [context_of(plan, group, engine) for group in range(len(plan.groups))]
     groups = [BlockGroup(plan, group, engine, sides, progress) for group in range(len(plan.groups))]
-    if checkpoint is not None:
-        # a stream's sums are others: they have a sample of the pixels, too
-        settings_of_sums = {**settings_of(call, sides), "arrays": "Dask"}
-        return _statistics(kept_equations(groups, Checkpoint(checkpoint, settings_of_sums, every)), contexts)
+    if opened is not None:
+        return _statistics(kept_equations(groups, opened()), contexts)
     if progress is not None:
         return _statistics([group.computed_equations() for group in groups], contexts)
     total = dask.delayed(_statistics, pure=False)([group.equations() for group in groups], contexts)
@@ -152,6 +151,8 @@ def find_kernel(
     execution: Execution | None = None,
     solver: Solver | str | None = None,
     block: int | Shape | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    every: float = 30.0,
     **keywords: Unpack[Keywords],
 ) -> KernelFit:
     """Find the kernel between Dask arrays, wherever Dask computes.
@@ -169,6 +170,9 @@ def find_kernel(
         As in `kernelfit.find_kernel`. `ConjugateGradient` works on the Gram matrix here as long as that can be formed.
     block : int or (int, int), optional
         As in `accumulate`.
+    checkpoint, every : optional
+        As in `accumulate`. The file keeps the sums of every pass over the pixels, those that correct rounding included,
+        and in the end the same call returns at once, but for a look at a few of the pixels.
     **keywords
         The fields of `Model`, `Selection`, `Noise` and `Execution`, flat.
 
@@ -183,7 +187,7 @@ def find_kernel(
     ImportError
         If Dask is missing.
     TypeError, ValueError
-        As `kernelfit.find_kernel`.
+        As `kernelfit.find_kernel`; of a checkpoint as `accumulate`.
 
     Notes
     -----
@@ -205,5 +209,15 @@ def find_kernel(
     import_dask()
     sides = as_block(block)
     call = call_of(shape, keywords, verb="find_kernel", selection=selection, execution=execution, solver=solver)
+    opened = _opener(call, sides, checkpoint, every, "find_kernel on Dask")
     plan = make_plan(image, target, call.model, call.selection, unmask=unmasked)
-    return KernelFit.of(dask_fit.fit(plan, Settings(call.noise, call.solver, call.execution), sides))
+    return KernelFit.of(dask_fit.fit(plan, Settings(call.noise, call.solver, call.execution), sides, opened))
+
+
+def _opener(
+    call: Call, sides: Shape | None, path: str | os.PathLike[str] | None, every: float, arrays: str
+) -> Callable[[], Checkpoint] | None:
+    """Return what opens a checkpoint, if there is to be one: of these arrays, since the sums of a stream are others."""
+    if not every >= 0:
+        raise ValueError(f"got every={every!r}, need a number of seconds, at least 0")
+    return None if path is None else lambda: Checkpoint(path, {**settings_of(call, sides), "arrays": arrays}, every)

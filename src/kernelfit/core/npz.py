@@ -1,6 +1,7 @@
 """Files written whole or not at all, never over an existing one; their errors; results as NPZ without pickle."""
 
 import contextlib
+import glob
 import hashlib
 import json
 import math
@@ -27,6 +28,7 @@ _Record = TypeVar("_Record")
 #: What the header holds of its own.
 _OWN = ("kernelfit", "version_of_kernelfit", "kind")
 _NEWEST_NPY = (3, 0)
+_STEM = 50  # characters of a file's name that are in those of its temporary files
 
 
 class ImageFileError(ValueError):
@@ -77,7 +79,7 @@ def write_together(files: Sequence[tuple[str | os.PathLike[str], Writer, str]], 
                 raise FileExistsError(exists(path, what))
             if not path.parent.is_dir():
                 raise FileNotFoundError(f"got {path} for {what}, but there is no folder {path.parent}; make it first")
-            made.append((path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}.tmp"), path, what))
+            made.append((path.with_name(f".{path.name[:_STEM]}.{secrets.token_hex(4)}.tmp"), path, what))
             with made[-1][0].open("x+b") as file:
                 write(file)
                 file.flush()
@@ -95,6 +97,15 @@ def write_together(files: Sequence[tuple[str | os.PathLike[str], Writer, str]], 
     finally:
         for temporary, _, _ in made:
             temporary.unlink(missing_ok=True)
+
+
+def sweep(path: str | os.PathLike[str]) -> None:
+    """Remove what processes that were killed while they wrote this file left beside it."""
+    path = Path(os.path.realpath(path))
+    if len(path.name) <= _STEM:  # of longer names it may be another's
+        for one in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.tmp"):
+            with contextlib.suppress(OSError):
+                one.unlink()
 
 
 def _take_free_name(temporary: Path, path: Path, what: str) -> None:

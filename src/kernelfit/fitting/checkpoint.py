@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
@@ -23,19 +23,20 @@ from .context import Tile, kept
 
 #: Of what is in the file; 2 came with sums for each kernel, backgrounds and a sample of the pixels.
 _VERSION = 2
-Equations = Tree[NormalEquations]
+#: Of equations, or of plain arrays.
+Totals = Tree[Any]
 
 
-def _tree() -> Equations:
+def _tree() -> Totals:
     return Tree(operator.add)
 
 
 @dataclass
 class KernelSums:
-    """The sums of one kernel."""
+    """The sums of one kernel: its equations, or an array."""
 
-    whole: Equations = field(default_factory=_tree)  # of the observations that are read, their backgrounds eliminated
-    part: Equations = field(default_factory=_tree)  # of the blocks of the one that is being read
+    whole: Totals = field(default_factory=_tree)  # of the observations that are read, their backgrounds eliminated
+    part: Totals = field(default_factory=_tree)  # of the blocks of the one that is being read
     #: noise, pairs: as `ImageNoise` has them
     noise: Array | None = None
     pairs: Array | None = None
@@ -49,13 +50,13 @@ class KernelSums:
         why = "masked, of weight zero, saturated, or not finite"
         return (f"{n} of {self.n_pixels} target pixels excluded: {why}",) if n else ()
 
-    def add(self, equations: NormalEquations, *, last: bool, level: int = 0) -> None:
+    def add(self, equations: NormalEquations | Array, *, last: bool, level: int = 0) -> None:
         """Add a block, or the sum of many (see `Tree.push`); perhaps the last of its observation."""
         self.part.push(equations, level)
         if last:
             total = self.part.total()
             assert total is not None
-            self.whole.push(eliminated(total))
+            self.whole.push(eliminated(total) if isinstance(total, NormalEquations) else total)
             self.part = _tree()
 
     def count(self, noise: tuple[Array, Array] | None, tiles: list[Tile]) -> None:
@@ -83,9 +84,9 @@ class Sums(dict[tuple[int, int], KernelSums]):
             one |= {"method": sums.method, "n_pixels": sums.n_pixels}
             for name, tree in (("whole", sums.whole), ("part", sums.part)):
                 for level, (total, count) in enumerate(tree.levels):
-                    fields = None
+                    fields: Any = None
                     if total is not None:
-                        fields, own = packed(total)
+                        fields, own = packed(total) if isinstance(total, NormalEquations) else ("array", {"": total})
                         arrays |= {f"{i}/{name}{level}/{key}": value for key, value in own.items()}
                     one[name].append((fields, count))
             for t, tile in enumerate(sums.tiles):
@@ -111,7 +112,8 @@ class Sums(dict[tuple[int, int], KernelSums]):
                 for level, (fields, count) in enumerate(one[name]):
                     _require_counts(count)
                     own = under(f"{i}/{name}{level}/")
-                    tree.levels.append((None if fields is None else NormalEquations(**unpacked(fields, own)), count))
+                    value = None if fields is None else own[""] if fields == "array" else unpacked(fields, own)
+                    tree.levels.append((NormalEquations(**value) if isinstance(value, dict) else value, count))
             found.tiles = tuple(
                 Tile.unpacked(values, under(f"{i}/tile{t}/"), tuple(one["kernel"]), convention_from(convention))
                 for t, (values, convention) in enumerate(one["tiles"])
@@ -127,8 +129,17 @@ def _require_counts(*counts: object) -> None:
         raise ValueError("numbers of pairs, blocks or pixels that are none")
 
 
+class Pass(NamedTuple):
+    """A reading of all pixels: what it is for, how many pairs and blocks of the next are in the sums, and the sums."""
+
+    asked: str
+    pairs: int
+    blocks: int
+    sums: Sums
+
+
 class Checkpoint:
-    """What a stream has read so far, in a file.
+    """What a stream, or each pass of a fit, has read so far, in a file.
 
     `path`: name of the file. `call`: what must be the same for a run to go on from it: the keywords of the call.
     `every`: seconds between two writings.
@@ -139,10 +150,14 @@ class Checkpoint:
         self.call: dict[str, Any] = json.loads(json.dumps(call))
         #: Blocks of pair number `pairs` that are in the sums, besides all of the pairs before it.
         self.pairs = self.blocks = 0
-        self.digest = ""
+        self.digest = self.asked = ""
         self.sums = Sums()
+        #: Passes that are done, and those of the file that this run has not come to yet.
+        self.before: list[Pass] = []
+        self._ahead: list[Pass] | None = None
         self._broken, self._written, self._halfway = False, True, False
         self._new = not self.path.exists()
+        npz.sweep(self.path)
         if not self._new:
             self._load()
         else:
@@ -157,6 +172,10 @@ class Checkpoint:
                 if not isinstance(header["call"], dict) or not isinstance(header["digest"], str):
                     raise ValueError("a call or a digest that is none")
                 self.sums = Sums.unpacked(header["sums"], arrays)
+                for p, (asked, pairs, blocks, sums) in enumerate(header.get("before", [])):
+                    _require_counts(pairs, blocks)
+                    own = {name.removeprefix(f"{p}:"): a for name, a in arrays.items() if name.startswith(f"{p}:")}
+                    self.before.append(Pass(str(asked), pairs, blocks, Sums.unpacked(sums, own)))
             return header
 
         header = npz.load(self.path, "Checkpoint", build)
@@ -173,11 +192,12 @@ class Checkpoint:
                     f"call with {name}={self.call.get(name)!r}; repeat the call that wrote it, or choose another name"
                 )
         self.pairs, self.blocks, self.digest = header["pairs"], header["blocks"], header["digest"]
+        self.asked = str(header.get("asked", ""))
 
     def save(self) -> None:
         """Write the file anew, in one step."""
         sums, arrays = self.sums.packed()
-        header = {
+        header: dict[str, Any] = {
             "version": _VERSION,
             "call": self.call,
             "pairs": self.pairs,
@@ -185,6 +205,12 @@ class Checkpoint:
             "digest": self.digest,
             "sums": sums,
         }
+        if self.asked:
+            header |= {"asked": self.asked, "before": []}
+        for p, one in enumerate(self.before):
+            sums, own = one.sums.packed()
+            header["before"].append((*one[:3], sums))
+            arrays |= {f"{p}:{name}": value for name, value in own.items()}
         npz.save(self.path, "Checkpoint", header, arrays, overwrite=True)
         self._saved, self._written = time.monotonic(), True
 
@@ -221,6 +247,17 @@ class Checkpoint:
         if not self._written:
             self._save_sometimes(now=True)
 
+    def begin_pass(self, asked: str) -> None:
+        """Go on with a pass over the pixels: from where the file has it, if it is for the same; or anew."""
+        current = Pass(self.asked, self.pairs, self.blocks, self.sums)
+        if self._ahead is None:
+            self._ahead, self.before = [*self.before, current], []
+        else:
+            self.before.append(current)
+        if not self._ahead or self._ahead[0].asked != asked:
+            self._ahead = [Pass(asked, 0, 0, Sums())]
+        self.asked, self.pairs, self.blocks, self.sums = self._ahead.pop(0)
+
     def begins(self) -> None:
         """Expect something to be added: if that is interrupted, what is half added is not written."""
         self._halfway = True
@@ -233,7 +270,7 @@ class Checkpoint:
 
     def _withdraw(self) -> None:
         """Remove the file of a call that was refused before anything was in it, unless it was there before."""
-        if self._new and self.pairs == self.blocks == 0:
+        if self._new and self.pairs == self.blocks == 0 and not self.before:
             with contextlib.suppress(OSError):
                 self.path.unlink()
 

@@ -6,7 +6,8 @@ residual.
 """
 
 import dataclasses
-import math
+import functools
+import hashlib
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,36 +26,28 @@ from ..data.observation import Observation, of_target
 from ..data.plan import FitPlan
 from ..data.reader import whole_slice
 from . import dask_tasks
-from .dask_portions import added, sums
-from .dask_tasks import Block, Lazy, Marks, Piece, Recipe, Stored, Sums
-
-#: Data of more bytes than this are not sent along with each block that needs them.
-_LIGHT = 2**16
-#: What of Dask's tasks, and of what makes them, may hold data.
-_HOLD = ("args", "kwargs", "value", "task", "indices", "io_deps", "mapping", "arr")
-#: Nor are those of a graph, all together.
-_LIGHT_GRAPH = 2**20
-
-
-def import_dask() -> Any:
-    """Import Dask, or say how to get it."""
-    try:
-        import dask
-        import dask.array
-        import dask.delayed
-    except ImportError as error:
-        msg = f"kernelfit.scale needs Dask, which cannot be imported ({error}): pip install 'kernelfit[dask]'"
-        raise ImportError(msg) from error
-    return dask
+from .checkpoint import Checkpoint
+from .dask_portions import Unit, added, kept_sums, sums
+from .dask_sources import LIGHT, Brought, import_dask, recipe_of, store_of
+from .dask_tasks import Block, Lazy, Marks, Piece, Stored, Sums
 
 
 class BlockGroup:
-    """The observations of a group on Dask arrays, or on anything else, cut into blocks."""
+    """The observations of a group on Dask arrays, or on anything else, cut into blocks.
+
+    With `state` the sums of each pass over the blocks are kept in its file.
+    """
 
     def __init__(
-        self, plan: FitPlan, group: int, method: str, sides: Shape | None, progress: Progress | None = None
+        self,
+        plan: FitPlan,
+        group: int,
+        method: str,
+        sides: Shape | None,
+        progress: Progress | None = None,
+        state: Checkpoint | None = None,
     ) -> None:
-        self.dask, self.progress = import_dask(), progress
+        self.dask, self.progress, self.state = import_dask(), progress, state
         self.plan, self.group, self.method = plan, group, method
         self.observations = plan.groups[group]
         self.n_targets = len(self.observations[0].targets)
@@ -129,24 +122,24 @@ class BlockGroup:
             if not isinstance(array, np.ndarray):
                 return Stored(array, key)
             view = np.asarray(array[key])
-            return view if view.nbytes <= _LIGHT else self.dask.delayed(view, pure=False)
+            return view if view.nbytes <= LIGHT else self.dask.delayed(view, pure=False)
         if array.name not in self._stores:
             self._stores[array.name] = self._made_of(array)
         made = self._stores[array.name]
         if isinstance(made, int):
             return Lazy(made, key)
-        if not isinstance(made, _Brought):
+        if not isinstance(made, Brought):
             return Stored(made, key)
         return self.dask.delayed(dask_tasks.joined, pure=False)(*made.of(key))
 
     def _made_of(self, array: Any) -> Any:
         """Return where the pixels of a Dask array come from: a store, the number of a recipe, or the scheduler."""
-        store = _store(array)
+        store = store_of(array)
         if store is not None:
             return store
-        recipe = _recipe(array)
+        recipe = recipe_of(array)
         if recipe is None:
-            return _Brought(self.dask, array)
+            return Brought(self.dask, array)
         self._recipes.append(self.dask.delayed(recipe, pure=False, traverse=False))
         return len(self._recipes) - 1
 
@@ -191,9 +184,32 @@ class BlockGroup:
         return added(self.dask, self.parts(index, work, *more))
 
     def totals(self, work: Callable[..., Any], *more: Sequence[Any]) -> list[Any]:
-        """Compute the sums of all observations; `more` holds arguments for each of them."""
-        parts = [self.parts(i, work, *(m[i] for m in more)) for i in range(len(self.observations))]
-        return sums(self.dask, parts, self.progress)
+        """Compute the sums of each observation; `more` holds arguments for each of them."""
+        if self.state is None:
+            parts = [self.parts(i, work, *(m[i] for m in more)) for i in range(len(self.observations))]
+            return sums(self.dask, parts, self.progress)
+        units = [
+            unit._replace(places=[(i, t) for t in range(self.n_targets)])
+            for i, unit in enumerate(self.units(work, *more))
+        ]
+        found = kept_sums(self.dask, units, self.state, self._asked(work, *more), self.progress)
+        return [[found.at(i, t).whole.total() for t in range(self.n_targets)] for i in range(len(self.observations))]
+
+    def units(self, work: Callable[..., Any], *more: Sequence[Any]) -> list[Unit]:
+        """Return the sums of the observations as what can be kept, each value for the group's kernel."""
+        places = [(self.group, t) for t in range(self.n_targets)]
+        return [
+            Unit(-(-len(own) // blocks.FAN), functools.partial(self.parts, i, work, *(m[i] for m in more)), places)
+            for i, own in enumerate(self.blocks)
+        ]
+
+    def _asked(self, work: Callable[..., Any], *more: Sequence[Any]) -> str:
+        """Return what tells a pass from others of the same fit."""
+        ends = [[one and one.saturated for one in own] for own in self.masked]
+        known = hashlib.sha256(repr((self.group, work.__name__, ends)).encode())
+        for array in (a for some in more for a in some):
+            known.update(np.asarray(array, dtype="<f8").tobytes())
+        return known.hexdigest()
 
     def _own(self, sources: list[list[Any]], targets: list[Any]) -> bool:
         """Whether a block needs nothing that the scheduler has to bring."""
@@ -206,6 +222,11 @@ class BlockGroup:
 
     def computed_equations(self) -> list[NormalEquations]:
         """Compute the equations of each target, of all observations."""
+        if self.state is not None:
+            units = self.units(dask_tasks.equations)
+            kept = kept_sums(self.dask, units, self.state, self._asked(dask_tasks.equations), self.progress)
+            totals = [kept.at(self.group, t).whole.total() for t in range(self.n_targets)]
+            return [settled(one) for one in totals if one is not None]
         if self.progress is None:
             found: list[NormalEquations] = self.equations().compute()
             return found
@@ -217,18 +238,17 @@ class BlockGroup:
         Saturated pixels count if they are told automatically, and nearly all of a target is.
         """
         found, notes = self.computed_equations(), []
-        n_taps = found[0].n_taps
-        for i, one in enumerate(self.observations):
-            n = one.geometry.n_pixels
-            least = max(0.05 * n, 10 * n_taps)
-            doubtful = any(stats.n_pixels < least for stats in found) or len(self.observations) > 1
-            if not (automatic and doubtful and any(m is not None and m.saturated for m in self.masked[i])):
-                continue
-            counts = self.total(i, dask_tasks.at_ends).compute()
-            for t, count in enumerate(counts.tolist()):
-                if n - count < least and self.masked[i][t] is not None:
+        n_pixels = [one.geometry.n_pixels for one in self.observations]
+        least = [max(0.05 * n, 10 * found[0].n_taps) for n in n_pixels]
+        doubtful = len(n_pixels) > 1 or any(stats.n_pixels < least[0] for stats in found)
+        counts: list[Any] = []
+        if automatic and doubtful and any(one is not None and one.saturated for own in self.masked for one in own):
+            counts = self.totals(dask_tasks.at_ends)
+        for i, (one, own) in enumerate(zip(self.observations, counts, strict=False)):
+            for t, (count,) in enumerate(own):
+                if count and n_pixels[i] - count < least[i]:
                     notes.append(
-                        f"{count} of {n} target pixels{_in(one)} stand at the ends of "
+                        f"{count} of {n_pixels[i]} target pixels{_in(one)} stand at the ends of "
                         f"{one.targets[t].array.dtype}'s range; they are used, being nearly all of it"
                     )
                     self.use_saturated(i, t)
@@ -313,101 +333,3 @@ def unmasked(value: Any) -> tuple[Any, Any]:
         masked = import_dask().array.ma
         return masked.getdata(value), masked.getmaskarray(value)
     return masking.unmasked(value)
-
-
-class _Brought:
-    """A Dask array whose chunks the scheduler brings, since they lie in memory, here or on a cluster."""
-
-    def __init__(self, dask: Any, array: Any) -> None:
-        from dask.highlevelgraph import HighLevelGraph
-
-        (array,) = dask.optimize(array)
-        self.name, self.ends, self.dtype = array.name, _ends(array), array.dtype
-        self.graph = HighLevelGraph({self.name: dict(array.__dask_graph__())}, {self.name: set()})
-
-    def of(self, key: tuple[slice, slice]) -> tuple[list[Any], list[Any], tuple[slice, slice], Any]:
-        """Return the arguments of `dask_tasks.joined` for some slices."""
-        from dask.delayed import Delayed
-
-        places = dask_tasks.places_in(self.ends, key)
-        delayed: Any = Delayed
-        chunks = [delayed((self.name, *at), self.graph, layer=self.name) for at, _, _ in places]
-        return chunks, [(to, own) for _, to, own in places], key, self.dtype
-
-
-def _ends(array: Any) -> tuple[list[int], ...]:
-    """Return where the chunks of a Dask array begin and end along each axis."""
-    return tuple(np.cumsum([0, *sides]).tolist() for sides in array.chunks)
-
-
-def _bytes(value: Any) -> float:
-    """Return how much data a part of a graph holds, infinite where they lie on a cluster or are much at a time."""
-    if isinstance(value, np.ndarray):
-        return value.nbytes if value.nbytes <= _LIGHT else math.inf
-    if type(value).__module__.split(".")[0] == "distributed":
-        return math.inf
-    if isinstance(value, dict):
-        return sum(map(_bytes, value.values()))
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return sum(map(_bytes, value))
-    if not type(value).__module__.startswith("dask."):
-        return 0
-    return sum(_bytes(getattr(value, name, None)) for name in _HOLD)
-
-
-def _recipe(array: Any) -> Recipe | None:
-    """Return how a Dask array is made; None if its graph holds much data, or data on a cluster."""
-    from dask._task_spec import GraphNode, convert_legacy_graph
-    from dask.blockwise import Blockwise
-    from dask.highlevelgraph import HighLevelGraph
-
-    graph = array.__dask_graph__()
-    if not isinstance(graph, HighLevelGraph):
-        graph = HighLevelGraph({array.name: dict(graph)}, {array.name: set()})
-    layers: list[Any] = []
-    known: Any = None
-    for name in reversed(graph._toposort_layers()):
-        layer: Any = graph.layers[name]
-        if not isinstance(layer, Blockwise):
-            layer = dict(layer)
-            if not _bytes(layer) <= _LIGHT_GRAPH:
-                return None
-            if not all(isinstance(node, GraphNode) for node in layer.values()):
-                known = graph.get_all_external_keys() if known is None else known
-                layer = convert_legacy_graph(layer, known)
-        layers.append(layer)
-    return Recipe(layers, array.name, _ends(array), array.dtype) if _bytes(layers) <= _LIGHT_GRAPH else None
-
-
-def _store(array: Any) -> Any:
-    """Return what a Dask array of `from_zarr` or `from_array` reads, chunk by chunk and unlocked; None for others.
-
-    Slices of that need no graph, which to make, optimise and send costs milliseconds a block.
-    """
-    from dask.array import core
-
-    graph, ends = array.__dask_graph__(), _ends(array)
-    layers = getattr(graph, "layers", None)
-    if layers is not None:  # no more of it than can be the source, and what slices that
-        below = [layers[name] for name in graph.dependencies[array.name]]
-        if any(len(layer) > 1 for layer in below):
-            return None
-        graph = {key: node for layer in (layers[array.name], *below) for key, node in layer.items()}
-    found: Any = None
-    for at in np.ndindex(*array.numblocks):
-        node = graph.get((array.name, *at))
-        if getattr(node, "func", None) not in (core.getter, core.getter_nofancy, core.getter_inline):
-            return None
-        assert node is not None
-        if len(node.args) != 2 or node.kwargs.get("lock"):
-            return None
-        source, place = node.args
-        source = graph.get(getattr(source, "key", None), source)
-        source, place = getattr(source, "value", source), getattr(place, "value", place)
-        if place != tuple(slice(e[i], e[i + 1], None) for e, i in zip(ends, at, strict=True)):
-            return None
-        if found is not None and source is not found:
-            return None
-        found = source
-    usable = not isinstance(found, np.ndarray) and getattr(found, "shape", None) == array.shape
-    return found if usable and hasattr(found, "__getitem__") and _bytes(found) <= _LIGHT else None

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,9 @@ from ..solvers.conjugate_gradient import ConjugateGradient
 from ..solvers.least_squares import LeastSquares, LeastSquaresSolution, least_squares, rounding_matters
 from . import pipeline, requirements
 from .channels import join
+from .checkpoint import Checkpoint
 from .dask_blocks import BlockGroup
+from .dask_checkpoint import recognise
 from .deferred_reads import with_deferred_reads
 from .pipeline import Settings
 from .refinement import refine
@@ -30,26 +32,33 @@ from .refinement import refine
 _MOST_TAPS = 8000
 
 
-def fit(plan: FitPlan, settings: Settings, sides: Shape | None) -> Estimate:
-    """Find the kernels of a plan."""
+def fit(
+    plan: FitPlan, settings: Settings, sides: Shape | None, checkpoint: Callable[[], Checkpoint] | None = None
+) -> Estimate:
+    """Find the kernels of a plan; `checkpoint` opens the file that keeps the sums of each pass.
+
+    What needs all pixels side by side (spectra, weights from the residual) is read block by block on this machine.
+    """
     n_taps = math.prod(plan.model.kernel_shape) * len(plan.groups[0][0].sources)
     plain = isinstance(settings.solver, ConjugateGradient) and settings.solver.plain
     if plain and n_taps <= _MOST_TAPS:
         settings = dataclasses.replace(settings, solver=LeastSquares())  # the exact statistics are at hand
-    requirements.require(requirements.features_of(plan, settings.noise, settings.solver, settings.execution, "Dask"))
-    return join([fit_group(plan, group, settings, sides) for group in range(len(plan.groups))], plan)
-
-
-def fit_group(plan: FitPlan, group: int, settings: Settings, sides: Shape | None) -> list[Estimate]:
-    """Return the estimate of each target of a group.
-
-    What needs all pixels side by side (spectra, weights from the residual) is read block by block on this machine.
-    """
-    observations = plan.groups[group]
+    more = ("Dask",) if checkpoint is None else ("Dask", "checkpoint")
+    requirements.require(requirements.features_of(plan, settings.noise, settings.solver, settings.execution, *more))
+    every = range(len(plan.groups))
     if settings.solver.needs != "normal equations" or settings.noise.reweighted:
-        return pipeline.fit_of_group(plan, group, settings)
-    choice = chosen(observations, settings)
-    own = BlockGroup(plan, group, choice.method, sides, settings.execution.progress)
+        return join([pipeline.fit_of_group(plan, group, settings) for group in every], plan)
+    choices = [chosen(observations, settings) for observations in plan.groups]
+    state, progress = None if checkpoint is None else checkpoint(), settings.execution.progress
+    groups = [BlockGroup(plan, g, choices[g].method, sides, progress, state) for g in every]
+    if state is not None:
+        recognise(groups, state)
+    return join([_fit_group(own, choice, settings) for own, choice in zip(groups, choices, strict=True)], plan)
+
+
+def _fit_group(own: BlockGroup, choice: Choice, settings: Settings) -> list[Estimate]:
+    """Return the estimate of each target of a group."""
+    plan, observations = own.plan, own.observations
     automatic = isinstance(plan.selection.saturated, str)
     if automatic and resolve(observations[0], settings.execution.engine).method == "cg" and not own.selects:
         own.use_all_saturated()  # no reason to form products of thousands of taps

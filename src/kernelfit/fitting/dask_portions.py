@@ -8,11 +8,12 @@ import itertools
 import operator
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..compiled.threads import Progress
 from ..data import blocks
 from . import dask_tasks
+from .checkpoint import Checkpoint, Sums
 
 #: Tasks of a portion at least, and seconds that it shall last where nothing is kept.
 _LEAST, SECONDS = 16, 2.0
@@ -34,6 +35,37 @@ def sums(dask: Any, parts: Sequence[list[Any]], progress: Progress | None) -> li
     for index, done in portions(dask, parts, lambda i, one, level, _: trees[i].push(one, level), SECONDS):
         progress("reading pixels", ends[index] + done, ends[-1])
     return [tree.total() for tree in trees]
+
+
+class Unit(NamedTuple):
+    """A sum to be kept: of how many parts, what makes these, and for which kernel each of its values is."""
+
+    n: int
+    parts: Callable[[], list[Any]]
+    places: list[tuple[int, int]]
+
+
+def kept_sums(dask: Any, units: Sequence[Unit], state: Checkpoint, asked: str, progress: Progress | None) -> Sums:
+    """Compute sums of a pass; what its file holds is not computed again, and what is computed is in the file.
+
+    `asked` says what the pass is for: that of a file is gone on with if it is for the same.
+    """
+    state.begin_pass(asked)
+    parts = [unit.parts() if u >= state.pairs else [] for u, unit in enumerate(units)]
+    ends = list(itertools.accumulate((unit.n for unit in units), initial=0))
+
+    def push(u: int, found: Any, level: int, last: bool) -> None:  # noqa: FBT001
+        state.begins()
+        for place, one in zip(units[u].places, found, strict=True):
+            state.sums.at(*place).add(one, last=last, level=level)
+
+    seconds = state.every if progress is None else min(state.every, SECONDS)
+    with state.running():
+        for at, done in portions(dask, parts, push, seconds, (state.pairs, state.blocks)):
+            state.goes_on(at, done)
+            if progress is not None:
+                progress("reading pixels", ends[at] + done, ends[-1])
+    return state.sums
 
 
 def portions(

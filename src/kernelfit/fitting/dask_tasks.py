@@ -265,14 +265,14 @@ def _whole(observation: Observation) -> WeightedObservation:
     return WeightedObservation(observation, np.ones(observation.size, dtype=bool))
 
 
-def at_ends(block: Block, sources: Any, targets: Any) -> npt.NDArray[np.int64]:
-    """Return how many pixels of each target stand at the ends of their type's range."""
-    assert block.marks is not None
+def at_ends(block: Block, sources: Any, targets: Any) -> Sums:  # noqa: ARG001
+    """Return how many pixels of each target stand at the ends of their type's range, each in an array."""
+    every = (None,) * block.n_targets if block.marks is None else block.marks.saturated
     counts = []
-    for target, ends in zip(targets[: block.n_targets], block.marks.saturated, strict=True):
+    for target, ends in zip(targets[: block.n_targets], every, strict=True):
         found = None if ends is None else masking.at_ends(_pixels(target), ends)
-        counts.append(0 if found is None else int(np.count_nonzero(found)))
-    return np.array(counts)
+        counts.append(np.array([0 if found is None else np.count_nonzero(found)]))
+    return Sums(counts)
 
 
 @contextlib.contextmanager

@@ -173,6 +173,16 @@ RULES = (
         for name in ("photon noise", "robust", "image noise")
     ),
     *(
+        _rule(
+            "checkpoint", name, "the caller reads such pixels over and over", "need accumulate_stream, or leave it out"
+        )
+        for name in ("photon noise", "robust")
+    ),
+    *(
+        _rule("checkpoint", name, "it has no sums over blocks that could be kept", "leave it out")
+        for name in ("Wiener", "ConjugateGradient")
+    ),
+    *(
         _rule("one-shot stream", name, "weights from the residual need the pixels again", _AGAIN)
         for name in ("photon noise", "robust")
     ),
@@ -196,6 +206,7 @@ _WORDS = {
     "long response": f"a signal's kernel of more than {MOST_TAPS} taps",
     "automatic variation": "variation='auto'",
     "Dask": "Dask",
+    "checkpoint": "checkpoint= of a fit on Dask",
     "constant flux": "a variation of constant flux",
     "register": "register=",
     "curve": "curve=",
