@@ -155,7 +155,7 @@ class Checkpoint:
         #: Passes that are done, and those of the file that this run has not come to yet.
         self.before: list[Pass] = []
         self._ahead: list[Pass] | None = None
-        self._broken, self._written, self._halfway = False, True, False
+        self._broken, self._written, self._halfway, self._refused = False, True, False, False
         self._new = not self.path.exists()
         npz.sweep(self.path)
         if not self._new:
@@ -243,6 +243,8 @@ class Checkpoint:
                     self._save_sometimes(now=True)
             elif self._written and isinstance(error, Exception):
                 self._withdraw()
+            if self._written and not self._refused and (self.pairs or self.blocks or self.before):
+                error.add_note(f"what was added up before is in {self.path}; the same call goes on from there")
             raise
         if not self._written:
             self._save_sometimes(now=True)
@@ -276,6 +278,7 @@ class Checkpoint:
 
     def mismatch(self, what: str) -> ValueError:
         """Return the error for a stream that is not the one that was read before."""
+        self._refused = True
         return ValueError(
             f"got checkpoint={str(self.path)!r}, which was written for another stream: {what}; give the same pairs in "
             "the same order, or choose another name"
