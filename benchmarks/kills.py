@@ -10,6 +10,7 @@ checkpoint could be read, and what was left beside it; and what the client said 
 
 import argparse
 import asyncio
+import logging
 import multiprocessing
 import sys
 import tempfile
@@ -31,12 +32,12 @@ from kernelfit.fitting import dask_portions
 
 #: Seconds within which whatever ends has to have ended.
 PATIENCE = 300
+logging.getLogger("distributed").setLevel(logging.CRITICAL)
 SETTINGS = {
     "distributed.comm.timeouts.connect": "20s",
     "distributed.scheduler.worker-ttl": None,  # a machine that others use is slow, not dead
     "distributed.worker.memory.terminate": False,
     "distributed.admin.tick.limit": "60s",
-    "logging.distributed": "critical",
 }
 
 
