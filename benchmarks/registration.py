@@ -1,12 +1,14 @@
 """Motion and kernel found together: how good the kernel is, the corners, the error bars, and what it costs.
 
-    python -m benchmarks.registration [motion|start|cover|harm|curve|both|audit|time] [draws]  # default all, 3 draws
+    python -m benchmarks.registration [motion|start|cover|harm|curve|exponent|both|capture|audit|time] [draws]
 
 A pair is a photograph and what a kernel of 15x15 and noise of 1 % make of the moved photograph. Moved it is from a copy
 that is four times as fine, band-limited (a cosine transform with zeros added), read by cubic splines there: not the
 resampler of the fit, which reads the photograph itself. kernel: median error over that of the aligned pair. corners:
 largest error in pixels, median over the draws. cover: share of parameters within 1.96 standard errors,
-for two pictures, and their scatter in standard errors. audit: kernels that are the truth or not, and what is said.
+for two pictures, and their scatter in standard errors. capture: a printed target, tilted
+by 3 degrees before a camera, on a grid of 4 points to a pixel. audit: kernels that are the truth or not, and what is
+said.
 """
 
 import itertools
@@ -200,6 +202,88 @@ def curves(draws: int, side: int = 300) -> None:
             print(f"{name if exponent is None else f'{name} {exponent}':>12s} {where:>7s} {told}", flush=True)
 
 
+def exponents(draws: int, side: int = 200) -> None:
+    """Print how often exponents of 8-bit pairs lie within 1.96 standard errors.
+
+    The scene is the photograph as it stands in its file, on another grid, so that its values are not whole before they
+    are rounded, or rounded a second time, the exponent it is in being another one.
+    """
+    import skimage.data
+
+    rng, names = np.random.default_rng(9), "camera astronaut coffee chelsea coins moon rocket cat".split()
+    print(f"{'scene':>14s} {'side':>7s} {'covered':>7s} {'scatter':>7s} {'off':>7s} {'worst':>7s} {draws} draws")
+    for scene, where in itertools.product(("whole", "another grid", "rounded twice"), SIDES):
+        ratios, off = [], []
+        for i in range(draws):
+            image = getattr(skimage.data, names[i % len(names)])().astype(np.float64)
+            image = image[..., 1] if image.ndim == 3 else image
+            image = scipy.ndimage.zoom(image, 0.83, order=3) if scene == "another grid" else image
+            at = [rng.integers(0, n - s + 1) for n, s in zip(image.shape, (side, side + 25), strict=True)]
+            values = np.clip(image[at[0] : at[0] + side, at[1] : at[1] + side + 25], 1, 254) / 255
+            exponent = rng.uniform(1.8, 2.4)
+            light = values ** (exponent if scene == "whole" else 2.2)
+            light = np.rint(255 * light) / 255 if scene == "whole" and where == "target" else light
+            blurred = scipy.signal.fftconvolve(light, kernels()[i % 5], mode="same")
+            blurred = np.clip(blurred + rng.normal(0, 0.01 * blurred.std(), light.shape), 0, 1)
+            pair = light if where == "target" else light ** (1 / exponent), blurred
+            pair = pair[0], blurred if where == "image" else blurred ** (1 / exponent)
+            x, y = (np.rint(255 * one.clip(0, 1)).astype(np.uint8) for one in pair)
+            curve = kernelfit.find_kernel(x, y, SIDE, curve="gamma", curve_side=where).curve
+            off.append(abs(curve.parameters[0] - exponent))
+            ratios.append(off[-1] / curve.stderr[0])
+        told = f"{np.mean(np.array(ratios) < 1.96):7.3f} {np.sqrt(np.mean(np.square(ratios))):7.2f}"
+        print(f"{scene:>14s} {where:>7s} {told} {np.median(off):7.4f} {max(off):7.4f}", flush=True)
+
+
+def captures(draws: int, step: int = 4, fine: int = 12) -> None:
+    """Print how good kernels of simulated captures of a target of noise are, and how often their errors hold."""
+    from kernelfit.analysis.target_warp import homography
+
+    print(f"{'capture':>9s} {'kernel':>7s} {'worst':>7s} {'covered':>7s} {'seconds':>7s}")
+    rng, errors, inside, seconds = np.random.default_rng(11), [], [], []
+    for _ in range(draws):
+        pattern, (rows, cols) = rng.integers(0, 2, (256, 256)), (120, 136)
+        widths, slant, half = rng.uniform(0.4, 0.6, 2), rng.uniform(-0.4, 0.4), 3
+
+        def blur(step: int, widths: Array = widths, slant: float = slant) -> Array:
+            y, x = (
+                at[:, None] if i == 0 else at for i, at in enumerate([np.arange(-3 * step, 3 * step + 1) / step] * 2)
+            )
+            taps = np.exp(-0.5 * ((y / widths[0]) ** 2 + ((x - slant * y) / widths[1]) ** 2))
+            return np.asarray(taps / taps.sum())
+
+        square = 96 * np.array([[-0.5, -0.5], [-0.5, 0.5], [0.5, 0.5], [0.5, -0.5]])
+        tilt, roll = np.deg2rad([3.0, rng.uniform(-3, 3)])
+        near = 6 / (6 + np.sin(tilt) * (square[:, 1] + 0.7 * square[:, 0]) / 96)
+        square = square * near[:, None] * [1, np.cos(tilt)]
+        turn = np.array([[np.cos(roll), np.sin(roll)], [-np.sin(roll), np.cos(roll)]])
+        corners = square @ turn.T + np.array([60.0, 68.0]) + rng.uniform(-4, 4, 2)
+        to = homography(corners, np.array([[0, 0], [0, 256], [256, 256], [256, 0]]) - 0.5)
+        y, x = np.meshgrid(
+            *(np.arange(-half * fine, (n - 1 + half) * fine + 1) / fine for n in (rows, cols)), indexing="ij"
+        )
+        a, b, c = np.tensordot(to, np.stack([y, x, np.ones_like(y)]), 1)
+        i, j = np.rint(a / c).astype(int), np.rint(b / c).astype(int)
+        known = (i >= 0) & (i < 256) & (j >= 0) & (j < 256)
+        printed = np.where(known, pattern[i.clip(0, 255), j.clip(0, 255)], 1.0)
+        made = scipy.signal.fftconvolve(printed, blur(fine), mode="same")[half * fine :: fine, half * fine :: fine]
+        y, x = np.mgrid[:rows, :cols]
+        light = 1 - 0.35 * ((y - rows / 2) ** 2 + (x - cols / 2) ** 2) / ((rows / 2) ** 2 + (cols / 2) ** 2)
+        capture = light * (0.1 + 0.8 * made[:rows, :cols]) + rng.normal(0, 0.01, (rows, cols))
+        start = time.perf_counter()
+        found = kernelfit.find_psf(capture, pattern, oversample=step, corners=corners + rng.normal(0, 1, (4, 2)))
+        seconds.append(time.perf_counter() - start)
+        truth, own = np.zeros(found.kernel.shape), blur(step)
+        cut = [(m - n) // 2 for m, n in zip(own.shape, truth.shape, strict=True)]
+        own = own[max(cut[0], 0) : len(own) - max(cut[0], 0), max(cut[1], 0) : own.shape[1] - max(cut[1], 0)]
+        at = [max(-one, 0) for one in cut]
+        truth[at[0] : at[0] + own.shape[0], at[1] : at[1] + own.shape[1]] = own
+        errors.append(relative_error(found.kernel, truth))
+        inside.append(np.mean(np.abs(found.kernel - truth)[found.stderr > 0] < 1.96 * found.stderr[found.stderr > 0]))
+    figures = f"{np.median(errors):7.4f} {max(errors):7.4f} {np.mean(inside):7.3f} {np.median(seconds):7.1f}"
+    print(f"{'simulated':>9s} {figures}", flush=True)
+
+
 def both(draws: int, side: int = 300) -> None:
     """Print how good kernels, corners and exponents are where a motion and a curve are found together, of 8 bits."""
     rng, images = np.random.default_rng(8), photographs(side)
@@ -282,6 +366,8 @@ def main() -> None:
         "harm": lambda: harm(draws),
         "curve": lambda: curves(draws),
         "both": lambda: both(draws),
+        "exponent": lambda: exponents(draws),
+        "capture": lambda: captures(draws),
         "audit": lambda: audits(draws),
         "time": times,
     }

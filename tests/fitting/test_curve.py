@@ -8,6 +8,7 @@ import scipy.signal
 import kernelfit
 from helpers import assert_close, smooth_image
 from kernelfit.core.curve import CURVES, FAMILIES, SIDES, Curve
+from kernelfit.fitting import curve_errors
 
 KERNEL = np.exp(-(np.arange(-2, 3)[:, None] ** 2) / 3 - np.arange(-3, 4) ** 2 / 5)
 KERNEL /= KERNEL.sum()
@@ -98,16 +99,63 @@ def test_errors_are_those_of_the_dense_joint_system():
 
 
 @pytest.mark.slow
-def test_intervals_hold():
-    light, _ = lights((60, 70))
-    clean = scipy.signal.convolve2d(light, KERNEL, mode="same")
-    inside = []
-    for seed in range(60):
-        blurred = np.clip(clean + np.random.default_rng(seed).normal(0, 0.002, clean.shape), 1e-3, 1)
-        image, target = (encoded(one, bits=0) for one in (light, blurred))
-        fit = kernelfit.find_kernel(image, target, (5, 7), curve="gamma")
-        inside.append(abs(fit.curve.parameters[0] - 2.2) < 1.96 * fit.curve.stderr[0])
-    assert 0.85 < np.mean(inside) <= 1.0
+@pytest.mark.parametrize("side, bits", [("both", 0), *((side, 8) for side in SIDES)])
+def test_intervals_hold(side, bits):
+    ratios = []
+    for seed in range(16):
+        rng = np.random.default_rng(seed)
+        light = 0.5 + 0.48 * np.tanh(2 * scipy.ndimage.gaussian_filter(rng.normal(size=(60, 70)), 1.0))
+        blurred = scipy.signal.convolve2d(light, KERNEL, mode="same") + rng.normal(0, 0.002, light.shape)
+        image = encoded(light, bits=bits) if side != "target" else np.rint(255 * light).astype(np.uint8)
+        target = encoded(blurred, bits=bits) if side != "image" else np.rint(255 * blurred).astype(np.uint8)
+        fit = kernelfit.find_kernel(image, target, (5, 7), curve="gamma", curve_side=side)
+        ratios.append((fit.curve.parameters[0] - 2.2) / fit.curve.stderr[0])
+    assert abs(np.mean(ratios)) < 0.6
+    assert 0.7 < np.sqrt(np.mean(np.square(ratios))) < 1.35
+
+
+def clipped(seed=0, shape=(70, 80)):
+    """Return light, and what a kernel that sharpens makes of it, of which noise near zero is cut off."""
+    kernel = 1.6 * KERNEL.copy()
+    kernel[[0, -1]] -= 0.6 / (2 * kernel.shape[1])
+    light = lights(shape, seed)[0] ** 3
+    blurred = scipy.signal.convolve2d(light, kernel, mode="same")
+    return light, np.clip(blurred + np.random.default_rng(seed + 99).normal(0, 0.01, shape), 0, 1)
+
+
+@pytest.mark.slow
+def test_a_target_that_is_cut_off_does_not_seem_lighter():
+    ratios = []
+    for seed in range(8):
+        fit = kernelfit.find_kernel(*map(encoded, clipped(seed)), (5, 7), curve="gamma")
+        ratios.append((fit.curve.parameters[0] - 2.2) / fit.curve.stderr[0])
+    assert abs(np.mean(ratios)) < 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "stack, keywords",
+    [
+        (lambda one: np.stack([one, one], -1), {"channel_axis": -1}),
+        (lambda one: np.stack([one, one]), {"channel_axis": 0, "channels": "separate"}),
+        (lambda one: [one, one], {}),
+    ],
+)
+def test_what_lies_near_an_end_is_left_out_of_colours_and_pairs(stack, keywords):
+    image, target = map(encoded, clipped())
+    one = kernelfit.find_kernel(image, target, (5, 7), curve="gamma")
+    two = kernelfit.find_kernel(stack(image), stack(target), (5, 7), curve="gamma", **keywords)
+    assert_close(two.curve.parameters, one.curve.parameters, 1e-4)
+    assert min(abs(two.n_pixels - n * one.n_pixels) for n in (1, 2)) < 10
+    assert np.mean(target == 0) < 0.5 and one.n_pixels < np.count_nonzero(target[2:-2, 3:-3])
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.3])
+def test_the_mean_error_of_a_rounded_target_is_known(noise):
+    model = np.linspace(10, 12.4, 49)
+    drawn = model + np.random.default_rng(0).normal(0, noise, (20000, 49))
+    found = curve_errors.error_of_rounding(model, np.full(49, noise**2))
+    assert_close(found, np.mean(np.rint(drawn) - model, axis=0), 0.02 if noise < 0.2 else 0.2)
 
 
 def settings():

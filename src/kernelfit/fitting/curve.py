@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..core.curve import FAMILIES, Curve, Family, Monotone
 from ..core.estimate import Estimate
@@ -27,6 +28,8 @@ _START, _LARGEST, _SETTLED, _LEAST = 1.0, 0.5, 0.05, 1e-6
 _BELIEVED = 0.5
 #: Share of a target that may stand at the ends of its type and still be left out.
 _MOST_HIT = 0.5
+#: Standard deviations of the noise from a prediction to an end, within which a target that is not there was drawn from.
+_REACH = 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +50,10 @@ class Light:
         The value beyond the edge that is one of the image's, None where it is light already.
     near : ndarray or None
         Where the logarithms of the slope are believed to lie: of the darkest values few pixels tell.
+    whole : (bool, bool)
+        Whether the values of the image, and of the target, are whole numbers.
+    ends : (float or None, float or None)
+        At which the target is cut off below, and above.
     """
 
     asked: str
@@ -57,6 +64,8 @@ class Light:
     masks: Any
     fill: float | None = None
     near: Array | None = None
+    whole: tuple[bool, bool] = (False, False)
+    ends: tuple[float | None, float | None] = (None, None)
 
     @classmethod
     def of(cls, image: Any, target: Any, model: Model, selection: Selection) -> "Light":
@@ -64,6 +73,7 @@ class Light:
         given, bad = unmasked(target)
         listed = as_list(given)
         hits = [_hit(one, selection.saturated) for one in listed or [given]]
+        ends = _ends_of(listed or [given], hits, selection.saturated)
         bads = (as_list(bad) if listed else [bad]) or [None] * len(hits)
         masks = [h if b is None else b if h is None else h | b for h, b in zip(hits, bads, strict=True)]
         name, side = model.curve or "gamma", model.curve_side
@@ -72,8 +82,8 @@ class Light:
         for values, one in ((image, "image"), (given, "target")):
             if side in ("both", one):
                 _require_light(values, one, name)
-        both = _white(image), _white(given)
-        return cls(name, side, family, both, given, masks if listed else masks[0], fill)
+        both, whole = (_white(image), _white(given)), (_whole(image), _whole(given))
+        return cls(name, side, family, both, given, masks if listed else masks[0], fill, None, whole, ends)
 
     @property
     def start(self) -> Array:
@@ -131,6 +141,25 @@ class Light:
         white = self.scale[1]
         return [white * c for c in self.family.change(self.family.inverse(light / white, theta), theta)]
 
+    def slopes(self, values: Array, theta: Array) -> Array:
+        """Return by how much the light of an image changes with its values."""
+        return np.ones_like(values) if self.side == "target" else self.family.slope(values / self.scale[0], theta)
+
+    def shown(self, light: Array, theta: Array) -> tuple[Array, Array]:
+        """Return the values of a target of some light, and by how much that changes with them."""
+        if self.side == "image":
+            return light, np.ones_like(light)
+        values = self.family.inverse(light / self.scale[1], theta)
+        return self.scale[1] * values, self.family.slope(values, theta)
+
+    def near_ends(self, light: Array, noise: Array, theta: Array) -> npt.NDArray[np.bool_]:
+        """Return where noise may have taken a target of some light beyond an end at which it was cut off."""
+        change, out = self.lit(theta, 1), np.zeros(light.shape, dtype=bool)
+        for end, sign in zip(self.ends, (1.0, -1.0), strict=True):
+            at = end if end is None or change is None else float(change(np.array(end)))
+            out |= False if at is None else sign * (light - at) < _REACH * noise
+        return out
+
     def stepped(self, theta: Array, step: Array) -> Array:
         """Return parameters after a step, no larger than is safe, kept where the curve is one."""
         after = theta + step / max(1.0, float(np.abs(step).max(initial=0.0)) / _LARGEST)
@@ -170,11 +199,24 @@ def _require_light(value: Any, what: str, name: str) -> None:
 def _white(value: Any) -> float:
     """Return the value that is white: the end of an integer type, or one that no value exceeds."""
     arrays = as_list(value) or [value]
-    kinds = [np.asarray(one).dtype for one in arrays]
-    if all(kind.kind in "iu" for kind in kinds):
-        return float(max(np.iinfo(kind).max for kind in kinds))
+    if _whole(value):
+        return float(max(np.iinfo(np.asarray(one).dtype).max for one in arrays))
     largest = max(float(np.nanmax(np.abs(np.asarray(one, dtype=np.float64)), initial=0.0)) for one in arrays)
     return next((white for white in (1.0, 255.0, 65535.0) if largest <= white), largest)
+
+
+def _ends_of(targets: list[Any], hits: list[Any], ends: Any) -> tuple[float | None, float | None]:
+    """Return the ends at which targets are cut off, None where they are not."""
+    cut = [
+        (np.asarray(t), as_ends(ends, np.asarray(t).dtype)) for t, h in zip(targets, hits, strict=True) if h is not None
+    ]
+    low = max((float(found[0]) for t, found in cut if found and (t <= found[0]).any()), default=None)
+    return low, min((float(found[1]) for t, found in cut if found and (t >= found[1]).any()), default=None)
+
+
+def _whole(value: Any) -> bool:
+    """Say whether values are of an integer type."""
+    return all(np.asarray(one).dtype.kind in "iu" for one in as_list(value) or [value])
 
 
 def _hit(target: Any, ends: Any) -> Any:

@@ -86,7 +86,7 @@ class Seen:
         if self.observation.background is None:
             return np.zeros(self.observation.size)
         rows, cols = self.observation.size
-        return self.observation.columns.surface(_surfaces(self, ())[0], slice(0, rows), slice(0, cols))
+        return self.observation.columns.surface(surfaces_of(self, ())[0], slice(0, rows), slice(0, cols))
 
     def weighed(self, rows: slice) -> Array:
         """Return the weights of some rows."""
@@ -160,7 +160,7 @@ def _share(seen: Seen, slopes: Slopes) -> Share:
     if not columns:
         return whole
     (rows, cols), (down, across), (high, wide) = plan.size, plan.stride, plan.kernel_shape
-    count, surfaces = len(columns), _surfaces(seen, columns)
+    count, surfaces = len(columns), surfaces_of(seen, columns)
     sides = [scipy.fft.next_fast_len(n, real=True) for n in (down * min(_ROWS, rows) + high, across * cols + wide)]
 
     def band(start: int) -> tuple[Array, ...]:
@@ -191,7 +191,7 @@ def _share(seen: Seen, slopes: Slopes) -> Share:
     return whole
 
 
-def _surfaces(seen: Seen, columns: Sequence[Any]) -> Array:
+def surfaces_of(seen: Seen, columns: Sequence[Any]) -> Array:
     """Return the coefficients of the background in each column of J, and in the residual; none without one."""
     observation, rows = seen.observation, seen.observation.size[0]
     if observation.background is None:
@@ -244,16 +244,22 @@ def solved(
         B in units of the noise, the `precision` of `drawn` estimates; none if it does not matter.
     """
     table, told = precision(shares, groups)
+    gain, doubt = gain_of(table, spurious)
+    return gain @ told, gain @ table @ gain.T, doubt
+
+
+def gain_of(table: Array, spurious: Array | None) -> tuple[Array, float]:
+    """Return ``(S - B)^-1``, and the largest share of S that is not true."""
     size = np.sqrt(np.where(np.diag(table) > 0, np.diag(table), np.inf))  # rounding may leave nothing
     values, vectors = np.linalg.eigh(table / np.outer(size, size))
     kept = values > _RANK * max(float(values[-1]), 1e-300)
     half = (vectors[:, kept] / np.sqrt(values[kept])) / size[:, None]
     if spurious is None:
-        return half @ (half.T @ told), half @ half.T, 0.0
+        return half @ half.T, 0.0
     values, vectors = np.linalg.eigh(half.T @ spurious @ half)
     left = np.maximum(1.0 - values, _LEFT)
     half = half @ vectors
-    return (half / left) @ (half.T @ told), (half / left**2) @ half.T, float(np.max(1 - left, initial=0.0))
+    return (half / left) @ half.T, float(np.max(1 - left, initial=0.0))
 
 
 @one_blas_thread
@@ -263,14 +269,14 @@ def precision(shares: Sequence[Sequence[Share]], groups: Sequence[Sequence[Estim
     gradient: Array | float = 0.0
     for targets, estimates in zip(shares, groups, strict=True):
         for share, one in zip(targets, estimates, strict=True):
-            noise = _noise(one)
+            noise = noise_of(one)
             tied = share.moment.T @ (one.factor if one.factor is not None else np.zeros((len(share.moment), 1)))
             total = total + (share.square - (tied @ tied.T) / noise**2) / noise**2
             gradient = gradient + share.gradient / noise**2
     return np.atleast_2d(np.asarray(total)), np.asarray(gradient)
 
 
-def _noise(estimate: Estimate) -> float:
+def noise_of(estimate: Estimate) -> float:
     """Return the standard deviation of a pixel of weight 1, never zero."""
     level = math.sqrt(max(estimate.rss, 0.0) / max(estimate.n_pixels, 1))
     return max(estimate.noise_std if estimate.noise_std > 0 else level, 1e-150)
@@ -280,7 +286,7 @@ def following(share: Share, estimate: Estimate) -> Array:
     """Return by how much the taps change with each parameter, ``-H M``, shape (taps, parameters)."""
     if estimate.factor is None:
         return np.zeros_like(share.moment)
-    return np.asarray(-(estimate.factor @ (estimate.factor.T @ share.moment)) / _noise(estimate) ** 2)
+    return np.asarray(-(estimate.factor @ (estimate.factor.T @ share.moment)) / noise_of(estimate) ** 2)
 
 
 def factors_of(

@@ -17,12 +17,13 @@ from ..core import registration
 from ..core.estimate import Estimate, with_finding
 from ..core.findings import Finding, Verdict
 from ..core.registration import KINDS, Registration
-from ..core.validation import as_list
+from ..core.validation import Array, as_list
 from ..data.masking import unmasked
 from ..data.plan import FitPlan
 from . import curve, joint, requirements
 from .channels import join
 from .curve import Light
+from .curve_errors import of_rounding
 from .pipeline import Settings, fit_of_group
 from .registration_columns import slopes_of
 from .registration_round import Place, Round, Scene, Search, centroid_of, symmetric
@@ -59,6 +60,9 @@ def registered(image: Any, target: Any, plan: FitPlan, settings: Settings) -> Es
         light, theta = light.on(end.place.theta)
         search = search.with_light(light)
         end = settled(search, dataclasses.replace(end.place, theta=theta), end.rounds)
+    wary = search.wary(end.last)
+    if wary is not None:
+        search, end = wary, settled(wary, end.place, end.rounds)
     return finished(search, end)
 
 
@@ -120,6 +124,9 @@ def _after(search: Search, one: Round, centred: bool | None) -> Place:
 
 def finished(search: Search, end: Settled) -> Estimate:
     """Fit at the last place as it was asked for, and give kernel, motions and curve their errors."""
+    rounding = of_rounding(search, end.last)
+    if rounding is not None:
+        end = _beside(search, end, *rounding)
     plan, place = search.plan(end.place), end.place
     groups = [fit_of_group(plan, g, search.settings) for g in range(len(plan.groups))]
     shares, conv = end.last.shares, plan.groups[0][0].geometry.convention
@@ -159,6 +166,16 @@ def finished(search: Search, end: Settled) -> Estimate:
     motion = dataclasses.replace(motions[0], pairs=tuple(motions) if plan.listed else ()) if motions else None
     estimate = dataclasses.replace(join(groups, plan), registration=motion, curve=bend)
     return with_finding(estimate, Finding(Verdict.NOT_CONVERGED, notes[0]) if notes else None)
+
+
+def _beside(search: Search, end: Settled, bias: Array, variance: Array) -> Settled:
+    """Return the end with a bias of J'W r taken off, and a covariance for this variance of it."""
+    one, gain = end.last, search.gain(end.last)
+    table, _ = joint.precision(one.shares, one.groups)
+    covariance = one.covariance + gain @ (variance - table) @ gain.T
+    step = gain @ bias
+    after = search.after(dataclasses.replace(one, place=end.place, step=step), np.zeros(2))
+    return dataclasses.replace(end, last=dataclasses.replace(one, covariance=covariance), place=after)
 
 
 def _told(estimate: Estimate, kind: str) -> Estimate:

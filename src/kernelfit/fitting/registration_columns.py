@@ -116,7 +116,7 @@ class Columns:
         own = self.places[pair]
         if self.changes is not None:
             for i, plan in zip(own, self.changes, strict=False):
-                out[i] = self._made(plan, seen)
+                out[i] = made_of(plan, seen)
         elif own:
             geo = seen.observation.geometry
             places = places_of(geo.convention, geo.kernel_shape, geo.target_shape)
@@ -125,17 +125,17 @@ class Columns:
             for i, generator in zip(own, self.generators, strict=False):
                 out[i] = _Moving(both, generator, rows, cols, self.shapes[pair])
         if self.light is not None and self.theta is not None and len(self.theta):
-            bent: list[Array] = [self._made(plan, seen) for plan in self.bent]
+            bent: list[Array] = [made_of(plan, seen) for plan in self.bent]
             own_changes = self.light.target_changes(seen.model + seen.surface(), self.theta)
             bent = [a - b for a, b in zip(bent, own_changes, strict=True)] if bent and own_changes else bent
             out[self.count - len(self.theta) :] = bent or [-change for change in own_changes]
         return out
 
-    @staticmethod
-    def _made(plan: FitPlan, seen: joint.Seen) -> Array:
-        """Return what the kernels make of the images of another plan."""
-        group, at = seen.place
-        return seen.made([reader.array for reader in plan.groups[group][at].sources])
+
+def made_of(plan: FitPlan, seen: joint.Seen) -> Array:
+    """Return what the kernels of what is seen make of the images of another plan."""
+    group, at = seen.place
+    return seen.made([reader.array for reader in plan.groups[group][at].sources])
 
 
 def slopes_of(kernel: Array, axis: int) -> Array:

@@ -96,6 +96,7 @@ class Round:
     step: Array
     covariance: Array
     doubt: float = 0.0
+    columns: Columns | None = None
 
     @property
     def taps(self) -> Array:
@@ -174,6 +175,35 @@ class Search:
         new.light, new._lit = light, None
         return new
 
+    def wary(self, one: Round) -> "Search | None":
+        """Return the search without target pixels that are predicted near an end at which the target is cut off.
+
+        Those at the end are left out for their own noise, and their like that are not would tell of a lighter target.
+        """
+        light, axis = self.light, self.model.channel_axis
+        if light is None or light.ends == (None, None):
+            return None
+        targets, n_groups = light.targets(one.place.theta), len(one.plan.groups)
+        masks = [np.ma.getmaskarray(t).copy() for t in (targets if self.listed else [targets])]
+        counted = sum(mask.size - np.count_nonzero(mask) for mask in masks)
+        for g, (group, estimates) in enumerate(zip(one.plan.groups, one.groups, strict=True)):
+            for t, estimate in enumerate(estimates):
+                for i, observation in enumerate(group):
+                    alone = dataclasses.replace(observation, targets=observation.targets[t : t + 1])
+                    seen = joint.Seen.of(alone, estimate, (g, i), self.settings.execution.threads)
+                    weights = seen.weighed(slice(0, len(seen.model)))
+                    noise = joint.noise_of(estimate) / np.sqrt(np.where(weights > 0, weights, np.inf))
+                    pair = i * len(masks) // len(group)
+                    mask = masks[pair]
+                    if axis is not None and mask.ndim > 2:
+                        n_own = max(1, len(group) // len(masks))
+                        mask = np.moveaxis(mask, axis, 0)[g if n_groups > 1 else t if len(estimates) > 1 else i % n_own]
+                    mask[alone.geometry.used] |= light.near_ends(seen.model + seen.surface(), noise, one.place.theta)
+        left = sum(mask.size - np.count_nonzero(mask) for mask in masks)
+        if not counted / 2 < left < counted:
+            return None
+        return self.with_light(dataclasses.replace(light, masks=masks if self.listed else masks[0]))
+
     @property
     def start(self) -> Place:
         """No motion, and the first curve."""
@@ -200,7 +230,7 @@ class Search:
         target = self.target if self.light is None else self.light.targets(place.theta)
         return make_plan(images if self.listed else images[0], target, model, self.selection)
 
-    def _changed(self, changes: list[Any]) -> FitPlan:
+    def changed(self, changes: list[Any]) -> FitPlan:
         """Lay changes of the images on the targets; beyond the edge, where a value is given, there is none."""
         model = dataclasses.replace(self.model, fillvalue=0.0) if self.model.boundary == "fill" else self.model
         return make_plan(changes if self.listed else changes[0], self.target, model, self.selection)
@@ -230,11 +260,11 @@ class Search:
         if self.light is not None and len(theta):
             light = self.light
             bent = zip(*(light.image_changes(np.ma.getdata(image), theta) for image in images), strict=True)
-            changed = [self._changed(list(some)) for some in bent]
+            changed = [self.changed(list(some)) for some in bent]
             columns = dataclasses.replace(columns, light=light, theta=theta, bent=changed)
         shares = joint.shares_of(plan, groups, columns, settings.execution.threads)
         step, covariance, doubt = self.solved(shares, groups, theta, self._spurious)
-        return dataclasses.replace(one, shares=shares, step=step, covariance=covariance, doubt=doubt)
+        return dataclasses.replace(one, shares=shares, step=step, covariance=covariance, doubt=doubt, columns=columns)
 
     def solved(
         self,
@@ -249,11 +279,20 @@ class Search:
             step, covariance = self.light.believed(theta, step, covariance)
         return step, covariance, doubt
 
+    def gain(self, one: Round) -> Array:
+        """Return by how much the parameters change with J'W r."""
+        table, told = joint.precision(one.shares, one.groups)
+        gain, _ = joint.gain_of(table, self._spurious)
+        if self.light is None or self.light.near is None:
+            return gain
+        own = gain @ table @ gain.T
+        return np.asarray(one.covariance @ np.linalg.pinv(own, hermitian=True) @ gain)
+
     def changes(self, place: Place, images: Sequence[Any]) -> list[FitPlan]:
         """Lay the change of each registered image with each generator on the target: its slopes times their fields."""
         every = zip(self.lit(place.theta), place.matrices, images, strict=True)
         found = [_changes(scene, matrix, np.ma.getdata(image), self.generators) for scene, matrix, image in every]
-        return [self._changed(list(some)) for some in zip(*found, strict=True)]
+        return [self.changed(list(some)) for some in zip(*found, strict=True)]
 
     def after(self, one: Round, centroid: Array) -> Place:
         """Return the place after a round's step, with the shift that brings the kernel's centroid to its own."""
