@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.fft
 import scipy.ndimage
 
 from helpers import grid
@@ -212,6 +213,30 @@ def test_strides_and_solvers():
     assert Verdict.SHAPE_TOO_SMALL in verdicts(found(image, wide + 0.02 * rng.normal(size=made.shape), lay=lay))
     whole = apply_kernel(image, kernel, boundary="symm")
     assert found(image, whole + 2 * rng.normal(size=whole.shape), solver=Penalized(strength=1e-2)) == []
+
+
+def coded(values, quality):
+    """Return what JPEG makes of values, by its own blocks and table, on a grid that need not begin at a block."""
+    table = np.add.outer(np.arange(8), np.arange(8)) * 9.0 + 14
+    step = np.maximum(1, np.rint(table * (2 - 0.02 * quality)))
+    padded = np.pad(values, [(0, -n % 8) for n in values.shape], mode="edge") - 128
+    blocks = padded.reshape(padded.shape[0] // 8, 8, -1, 8)
+    spectra = scipy.fft.dctn(blocks, axes=(1, 3), norm="ortho")
+    kept = step[:, None, :] * np.rint(spectra / step[:, None, :])
+    made = scipy.fft.idctn(kept, axes=(1, 3), norm="ortho").reshape(padded.shape) + 128
+    return np.rint(made[: values.shape[0], : values.shape[1]]).clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("quality", [70, pytest.param(90, marks=pytest.mark.slow)])
+def test_blocks_of_jpeg_are_no_kernels_of_even_and_odd_rows(quality):
+    image, _, made, _ = scene()
+    kernel = np.outer(np.hanning(8)[1:-1], np.hanning(11)[1:-1])
+    made = apply_kernel(image, kernel / kernel.sum(), boundary="symm")
+    target = coded(made, quality)[3:, 5:]
+    fit = find_kernel(image[3:, 5:], target, SHAPE)
+    assert Verdict.VARYING not in verdicts(fit.findings)
+    alternating = made + 0.03 * (made - made.mean()) * (-1.0) ** np.arange(len(made))[:, None]
+    assert Verdict.VARYING in verdicts(find_kernel(image, alternating, SHAPE).findings)
 
 
 def test_small_and_flat_pairs():

@@ -45,6 +45,11 @@ _BESIDE = 0.5
 _SPARE, _MARGIN, _OFFSET, _CLIPPED, _TRACE = 32, 6, 6.0, 0.003, 0.1
 
 
+#: Side of JPEG's blocks; standard errors by which the residual jumps more at one row in so many than at most, and than
+#: at the next to that.
+_BLOCK, _JUMP, _ALONE = 8, 4.0, 1.5
+
+
 @dataclass(frozen=True)
 class _Test:
     """What speaks for a misfit: the chance that noise would show as much, and the share of the residual it explains."""
@@ -115,15 +120,17 @@ def misfits(
             return [constants]
     cells = cells_of(parts)
     found = _tests(cells, estimate)
+    parity = not (any("even and odd" in t.detail for t in found.values()) and in_blocks(parts))
+    found = found if parity else _tests(cells, estimate, parity=False)
     if rounding:  # rounding errors are alike where the image is flat: no curve, and no other place, could do better
         found = {v: t for v, t in found.items() if v is Verdict.OFFSET}
     found |= _outside(parts, fit)
     if cells.uneven and Verdict.SHAPE_TOO_SMALL not in found:
         found |= _outside(evened(parts), fit)
-    return _explained(parts, found, cells, integer, fit, estimate) if found else []
+    return _explained(parts, found, cells, integer, fit, estimate, parity) if found else []
 
 
-def _tests(cells: Cells, estimate: Estimate) -> dict[Verdict, _Test]:
+def _tests(cells: Cells, estimate: Estimate, *, parity: bool = True) -> dict[Verdict, _Test]:
     """Return the misfits that the sums over cells show."""
     (y, x), local = cells.place, list(LOCAL)
     found: dict[Verdict, list[_Test]] = {}
@@ -142,7 +149,7 @@ def _tests(cells: Cells, estimate: Estimate) -> dict[Verdict, _Test]:
         ([[1, 1], [-1, -1]], "even and odd rows"),
         ([[1, -1], [1, -1]], "even and odd columns"),
         ([[1, -1], [-1, 1]], "pixels of even and odd row plus column"),
-    ):
+    )[: None if parity else 0]:
         scores = np.einsum("fyxb,yx->fb", cells.scores[local], sign)
         add(Verdict.VARYING, hotelling(scores, gram, cells.energy), f"{what} have kernels of their own, {{}}")
     for f in local:
@@ -154,6 +161,32 @@ def _tests(cells: Cells, estimate: Estimate) -> dict[Verdict, _Test]:
     if estimate.background is None:
         add(Verdict.OFFSET, hotelling(*cells.alone([0], local), cells.energy), "{}")
     return {verdict: max(some, key=lambda t: t.share) for verdict, some in found.items()}
+
+
+def in_blocks(parts: list[Part]) -> bool:
+    """Return whether the residual jumps at every eighth row and column, as what JPEG does to a target.
+
+    Its blocks of 8 x 8 treat frequencies differently, which even and odd pixels of a block then show.
+    """
+    for axis in (1, 2):
+        jumps = []
+        for _, p in parts:
+            steps = np.abs(np.diff(p.left, axis=axis)).mean(axis=3 - axis)
+            for (row, col), own in zip(p.starts, steps, strict=True):
+                phase = (np.arange(len(own)) + (row if axis == 1 else col)) % _BLOCK
+                if len(own) >= 2 * _BLOCK and own.mean() > 0:
+                    jumps.append([own[phase == c].mean() / own.mean() for c in range(_BLOCK)])
+        table = np.array(jumps).reshape(-1, _BLOCK)
+        if len(table) < 2:
+            return False
+        means, errors = table.mean(axis=0), table.std(axis=0, ddof=1) / math.sqrt(len(table))
+        second, first = np.argsort(means)[-2:]
+        middle = float(np.median(means))
+        if not (
+            means[first] - middle > _JUMP * errors[first] and means[first] - means[second] > _ALONE * errors[first]
+        ):
+            return False
+    return True
 
 
 def _outside(parts: list[Part], fit: Estimate | None) -> dict[Verdict, _Test]:
@@ -202,6 +235,7 @@ def _explained(
     integer: bool,
     fit: Estimate | None,
     estimate: Estimate,
+    parity: bool,
 ) -> list[Finding]:
     """Return what explains the most of the residual, and what is left to explain beside it."""
     tiles = [p.left for _, p in parts]
@@ -214,7 +248,9 @@ def _explained(
         if constant is not None:
             found[Verdict.OFFSET] = constant
             without = with_residuals(parts, rest, [p.known for _, p in parts])
-            still = {} if fit is not None else _tests(cells_of(without), estimate) | _outside(without, None)
+            still = (
+                {} if fit is not None else _tests(cells_of(without), estimate, parity=parity) | _outside(without, None)
+            )
             still = _remaining(still, energy_of(rest) / energy_of(tiles), found)
             if not still.keys() - {Verdict.OFFSET}:
                 found = {Verdict.OFFSET: constant}
@@ -241,7 +277,9 @@ def _explained(
             share = 1.0 - energy_of(after) / whole * count / (count - n_taps)
         found[Verdict.SHAPE_TOO_SMALL] = shape = dataclasses.replace(shape, share=max(share, shape.share))
         if whole > 0 and all(shape.share >= t.share for t in found.values()):
-            still = _remaining(_tests(cells_of(with_residuals(parts, after, wide.kept)), estimate), 1.0 - share, found)
+            still = _remaining(
+                _tests(cells_of(with_residuals(parts, after, wide.kept)), estimate, parity=parity), 1.0 - share, found
+            )
             # to a wider kernel a curve is as much of a misfit
             found = {Verdict.SHAPE_TOO_SMALL: shape} | {
                 v: dataclasses.replace(t, share=t.share + shape.share * (v is Verdict.NONLINEAR))
