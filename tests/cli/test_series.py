@@ -81,6 +81,31 @@ def test_a_series_is_the_fit_of_all_pairs(names, folder, capsys):
     capsys.readouterr()
 
 
+@pytest.mark.parametrize("channels", ["shared", pytest.param("mixed", marks=pytest.mark.slow)])
+def test_colours_with_a_background(channels, tmp_path, monkeypatch, capsys):
+    """Pictures with alpha, a constant for each, and kernels as of all in memory; the Python does the same."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(2)
+    images, targets = [], []
+    os.mkdir("one")
+    os.mkdir("other")
+    for at in range(2):
+        images.append(rng.integers(0, 256, (31 + at, 40, 4)).astype(np.uint8))
+        planes = [naive.apply(images[-1][..., c], KERNEL, mode="same", boundary="symm") for c in range(3)]
+        targets.append(np.stack(planes, axis=-1) + 5 * at + rng.normal(0, 0.5, (31 + at, 40, 3)))
+        Image.fromarray(images[-1], "RGBA").save(f"one/{at}.png")
+        np.save(f"other/{at}.npy", targets[-1])
+    words = ["--shape", "2,3", "--channels", channels, "--background", "0", "--solver", "least-squares", "--json"]
+    code, out, err = run(capsys, "find", "one", "other", *words)
+    found, known = json.loads(out), {}
+    plain = [image[..., :3] for image in images]
+    expected = kernelfit.find_kernel(plain, targets, (2, 3), channels=channels, channel_axis=-1, background=0)
+    assert (code, err) == (0, "")
+    assert_close(np.array(found["kernel"]), expected.kernel, 1e-9)
+    exec(found["python"], known)
+    np.testing.assert_array_equal(known["fit"].kernel, found["kernel"])
+
+
 def test_one_mask_for_all_and_saturated_pixels(folder, capsys):
     """Integer targets are left out where they are saturated, as those of a single pair are."""
     os.mkdir("bytes")
@@ -138,7 +163,7 @@ def test_pairs_are_read_one_at_a_time(folder, capsys, monkeypatch):
     "more, text",
     [
         ("--robust huber", "got --robust with --checkpoint or a series of pairs, whose pixels are read once"),
-        ("--background 1", "got --background with"),
+        ("--channels shared", "a.png: got an image of one plane with --channels, need colours"),
         ("--report r.html", "got --report with"),
         ("--method wiener", "got --method wiener with --checkpoint or a series"),
         ("--checkpoint sums.txt", "got sums.txt for the checkpoint, need a name that ends in .npz"),

@@ -83,10 +83,26 @@ def test_stereo_report_and_json(folder, capsys):
     assert "Impulse response" in (folder / "page.html").read_text()
 
 
+def test_one_channel_to_two_and_back(folder, capsys):
+    dry, stereo = (scipy.io.wavfile.read(f"{name}.wav")[1] for name in ("dry", "stereo"))
+    for names, x, y in ((("dry", "stereo"), dry[:, None], stereo), (("stereo", "dry"), stereo, dry[:, None])):
+        words = [f"{name}.wav" for name in names]
+        words += ["--lags", "0,3", "--channels", "mixed", "--solver", "least-squares", "--json"]
+        assert main(["find", *words]) in (0, 1)
+        found, known = json.loads(capsys.readouterr().out), {}
+        expected = kernelfit.find_kernel(x, y, lags=(0, 3), channels="mixed", channel_axis=-1)
+        np.testing.assert_array_equal(found["kernel"], expected.kernel)
+        exec(found["python"], known)
+        np.testing.assert_array_equal(known["fit"].kernel, expected.kernel)
+        capsys.readouterr()  # the summary that it prints
+
+
 @pytest.mark.parametrize("words, match", [
     ("find dry.wav wet.wav --lags 5", "FIRST,LAST"),
     ("find dry.wav wet.wav --lags 9,2", "FIRST,LAST"),
-    ("find dry.wav stereo.wav --lags 0,9", "2 channels of a signal, need a channel"),
+    ("find dry.wav stereo.wav --lags 0,9", "need a channel (--channel 0) or all (--channels mixed)"),
+    ("find stereo.wav stereo.wav --lags 0,9", "or all (--channels shared)"),
+    ("find dry.wav wet.wav --lags 0,9 --channels mixed", "got one channel of a signal with --channels"),
     ("find dry.wav wet.wav --lags 0,9 --shape 3", "lags"),
     ("find dry.wav slow.wav --lags 0,9", "samples a second, need the same"),
     ("find log.csv log.csv --lags 0,9 --channel nothing", "need one of drive, answer, 0 to 1"),

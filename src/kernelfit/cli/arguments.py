@@ -62,21 +62,18 @@ def choice_of(args: argparse.Namespace, at: int) -> dict[str, Any]:
 
 def read_pair(args: argparse.Namespace) -> tuple[list[Any], list[str]]:
     """Return image and target, and the Python that reads them."""
-    images, choices = read_planes(args, args.image, args.target)
-    code: list[str] = []
-    for at, (name, path) in enumerate((("image", args.image), ("target", args.target))):
-        cut = ""
-        if args.channels is not None:
-            images[at], cut = _colours(images[at], path, args.channels == "mixed" and name == "target")
-        words = [repr(path), *(f"{k}={v!r}" for k, v in choices[at].items())]
-        code.append(f"{name} = read_image({', '.join(words)}){cut}")
-    return images, code
+    images, ends = read_planes(args, args.image, args.target)
+    names = zip(("image", "target"), (args.image, args.target), ends, strict=True)
+    return images, [f"{name} = read_image({path!r}{end}" for name, path, end in names]
 
 
-def read_planes(args: argparse.Namespace, *paths: str) -> tuple[list[Any], list[dict[str, Any]]]:
-    """Read image and target; one --channel is for the file that has channels. Return also what was chosen of each."""
+def read_planes(args: argparse.Namespace, *paths: str) -> tuple[list[Any], list[str]]:
+    """Read image and target; one --channel is for the file that has channels.
+
+    Return also how the Python ends that reads each of them, after the name of the file.
+    """
     images: list[Any] = []
-    choices = []
+    ends = []
     gray = []
     for at, path in enumerate(paths):
         choice = choice_of(args, at)
@@ -90,9 +87,12 @@ def read_planes(args: argparse.Namespace, *paths: str) -> tuple[list[Any], list[
                 raise
             del choice["channel"]
             image = read.read_image(path, **choice)
+        cut = ""
+        if args.channels is not None:
+            image, cut = _colours(image, path, args.channels == "mixed" and at == 1)
         images.append(image)
-        choices.append(choice)
-    return images, choices
+        ends.append("".join(f", {name}={value!r}" for name, value in choice.items()) + f"){cut}")
+    return images, ends
 
 
 def maps(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:

@@ -22,12 +22,10 @@ from .progress import Bar
 
 #: Options of `find` that need all pixels at once, or more than one pass over them.
 _WHOLE = (
-    "background",
     "variation",
     "register",
     "curve",
     "curve_side",
-    "channels",
     "noise",
     "robust",
     "image_noise",
@@ -56,7 +54,7 @@ class Pairs:
         self.files = pair_files(*self.names)
         for path in dict.fromkeys(path for files in self.files for path in files):
             read.kind_of(Path(path))  # a file that is no image is better known before the work than in the midst of it
-        self.words: list[str] = []
+        self.ends: list[str] = []
 
     def __len__(self) -> int:
         """Return the number of pairs."""
@@ -66,8 +64,7 @@ class Pairs:
         """Read the next pair."""
         pixels = 0
         for number, (image, target, *more) in enumerate(self.files, 1):
-            planes, choices = arguments.read_planes(self.args, image, target)
-            self.words = [", ".join(f"{k}={v!r}" for k, v in choice.items()) for choice in choices]
+            planes, self.ends = arguments.read_planes(self.args, image, target)
             pixels += int(np.prod(planes[1].shape))
             self.bar.n_pixels = pixels * len(self.files) // number
             item = {"image": planes[0], "target": planes[1]}
@@ -84,10 +81,10 @@ class Pairs:
     def python(self, settings: dict[str, Any], solver: str) -> str:
         """Return Python that does the same."""
         names = ("image", "target", *self.kinds)
-        ends = [", " + words if words else "" for words in (*self.words, *[""] * len(self.kinds))]
+        ends = (*self.ends, *[")"] * len(self.kinds))
         marks = [" != 0" if name in ("mask", "image_mask") else "" for name in names]
         fields = ", ".join(
-            f"{name!r}: read_image({name}{end}){mark}" for name, end, mark in zip(names, ends, marks, strict=True)
+            f"{name!r}: read_image({name}{end}{mark}" for name, end, mark in zip(names, ends, marks, strict=True)
         )
         words = "".join(f", {name}={value!r}" for name, value in settings.items() if name != "workers")
         return "\n".join(

@@ -41,16 +41,20 @@ def find(args: argparse.Namespace, settings: dict[str, Any]) -> tuple[Found, int
     if args.output not in (None, "-"):
         kernels.require_complex(args.output, x.dtype, y.dtype)
     several = args.channels is not None
-    for name, path, values in (("image", args.image, x), ("target", args.target, y)):
-        if (len(values.shape) == 2) != several and not (several and args.channels == "mixed" and name == "target"):
+    sides = (len(x.shape), len(y.shape))
+    mixed = args.channels == "mixed" and max(sides) == 2  # from one channel to several, or back
+    for path, values in ((args.image, x), (args.target, y)):
+        if (len(values.shape) == 2) != several and not mixed:
             kinds = f"{values.shape[1]} channels" if len(values.shape) == 2 else "one channel"
-            need = "a channel (--channel 0) or all (--channels shared)" if not several else "several; leave it out"
+            whole = "shared" if min(sides) == 2 else "mixed"
+            need = "several; leave it out" if several else f"a channel (--channel 0) or all (--channels {whole})"
             raise BadCallError(
                 f"{path}: got {kinds} of a signal{' with --channels' if several else ''}, need {need}; or, if "
                 "it is an image, another of two dimensions beside it"
             )
-    if several and len(y.shape) == 1:
-        y, code = y[:, None], (code[0], code[1] + "[:, None]")
+    if several:
+        code = (code[0] + "[:, None]" * (sides[0] == 1), code[1] + "[:, None]" * (sides[1] == 1))
+        x, y = (values[:, None] if len(values.shape) == 1 else values for values in (x, y))
     maps: dict[str, Any] = {}
     map_code: dict[str, str] = {}
     for name in ("mask", "image_mask", "weights"):

@@ -123,7 +123,7 @@ def judge_planes(name: object, shape: tuple[int, ...], colours: bool = False) ->
         what = f"a colour image or one with alpha ({sides}, {shape[-1]} channels)"
         msg = (
             f"{name}: got {what}, need one gray plane; choose a channel (--channel green or luma, channel='green'), or "
-            "take all (--channels shared, channels='shared')"
+            "take all (--channels shared, colours=True)"
         )
     elif len(shape) == 3:
         msg = f"{name}: got {shape[0]} planes ({sides}), need one gray plane; choose one (--page 0, page=0)"
