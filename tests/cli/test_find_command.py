@@ -228,7 +228,7 @@ BAD_CALLS = {
     "target missing": ("find image.npy no.png --shape 3", "no.png: No such file"),
     "image a folder": ("find . target.npy --shape 3", "a single file target.npy with the several of '.', need two fol"),
     "pattern of nothing": ("find *.jp2 *.jpx --shape 3", "a pattern '[*].jp2' that no file matches"),
-    "channels of a series": ("find *.png *.png --shape 3 --channels shared", "--channels with --checkpoint or a ser"),
+    "noise of a series": ("find *.png *.png --shape 3 --noise poisson", "--noise with --checkpoint or a series"),
     "image empty file": ("find empty.png target.npy --shape 3", "empty.png: got an empty file, need PNG, JPEG"),
     "image a text": ("find text.png target.npy --shape 3", "text.png: got a file of another format"),
     "NumPy archive": ("find several.npz target.npy --shape 3", "several.npz: got a NumPy archive"),
