@@ -30,7 +30,9 @@ _LIMITS |= dict.fromkeys(("radius", "length", "alpha", "gamma", "scale", "inner"
 class Problem:
     """A kernel, as a convolution, and the matrix (or the factors) that makes its errors independent and equal to 1.
 
-    `turned` says that it was given as a correlation; `doubt` is what chi-square may gain beside chance.
+    `turned` says that it was given as a correlation; `doubt` is what chi-square may gain beside chance. Where a prior
+    holds taps for equal the matrix is that of their `sets`, times the roots of how many there are, and `rough` is the
+    error of what sets them apart.
     """
 
     taps: Array
@@ -41,15 +43,37 @@ class Problem:
     doubt: float
     whitener: Array
     errors: Array
+    sets: npt.NDArray[np.intp] | None = None
+    rough: Array | float = 1.0
 
     def white(self, templates: Array) -> Array:
-        """Return kernels, flat, in units of the errors."""
+        """Return kernels, flat, in units of the errors; of sets also what sets their taps apart."""
+        if self.sets is not None:
+            means, apart = in_sets(templates, self.sets)
+            return np.hstack([means @ self.whitener.T, apart / self.rough])
         return np.asarray(templates * self.whitener if self.whitener.ndim == 1 else templates @ self.whitener.T)
+
+    def spread(self, rows: Array) -> Array:
+        """Return what makes the covariance of sums of taps, times its transpose."""
+        if self.whitener.ndim == 1:
+            return np.asarray(rows / self.whitener)
+        inverse = np.linalg.pinv(self.whitener)
+        if self.sets is None:
+            return np.asarray(rows @ inverse)
+        means, apart = in_sets(rows, self.sets)
+        return np.hstack([means @ inverse, apart * self.rough])
 
     @functools.cached_property
     def given(self) -> Array:
         """The kernel in units of its errors."""
-        return self.white(self.taps.ravel())
+        return self.white(self.taps.reshape(1, -1))[0]
+
+
+def in_sets(rows: Array, sets: npt.NDArray[np.intp]) -> tuple[Array, Array]:
+    """Return the means of rows over sets of columns, times the roots of how many there are, and what is left."""
+    order, counts = np.argsort(sets, kind="stable"), np.bincount(sets)
+    sums = np.add.reduceat(rows[:, order], np.cumsum(counts) - counts, axis=1)
+    return sums / np.sqrt(counts), rows - (sums / counts)[:, sets]
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +168,7 @@ class Search:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self.n = len(problem.given)
+        self.n = problem.taps.size if problem.sets is not None else len(problem.given)
 
     def coarse(self, family: Family, grid: Grid, starts: Sequence[Start]) -> dict[str, tuple[float, list[Start]]]:
         """Return, for each mode, the least chi-square and the best starts, as many as the family asks for."""
@@ -316,8 +340,8 @@ class Search:
             found += [self.refine(family, grid, one, again) for one in simpler if one in family.modes]
         return found
 
-    def run(self, level: float) -> list[Fit]:
-        """Return the fits of all families, of pairs of filters only where no single one fits, the best first."""
+    def run(self, level: float, pairs: bool = True) -> list[Fit]:
+        """Return the fits of all families, of `pairs` of filters only where no single one fits, the best first."""
         problem = self.problem
         sides = (2 * problem.taps.shape[0], 2 * problem.taps.shape[1])
         both = np.fft.irfft2(np.fft.rfft2(problem.taps, sides) ** 2, sides)  # largest at twice the centre of symmetry
@@ -332,7 +356,7 @@ class Search:
         for fit in found:
             beside = fit.mode in (BLEND, PLUS)
             hints[beside] = hints[beside]._replace(cut=(fit.setting[0], float(fit.theta[0])))
-        for families, most in ((table.SINGLES, 24), (table.MOVING, 12), (table.CASCADES, 10)):
+        for families, most in ((table.SINGLES, 24), (table.MOVING, 12), (table.CASCADES, 10))[: 3 if pairs else 2]:
             found += self.fits(families, grids, hints, most)
             if any(fit.determined and self.p_value(fit) >= level for fit in found):
                 break

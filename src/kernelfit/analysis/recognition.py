@@ -8,21 +8,24 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import scipy.linalg
 
 from ..compiled.blas import one_blas_thread
 from ..core.estimate import Estimate
 from ..core.findings import Verdict
 from ..core.geometry import Convention
 from ..core.validation import as_number
+from ..solvers.projection import Grid
 from . import filter_table as table
 from .comparison import laid_out
 from .field import middle
 from .filter_calls import calls_of
 from .filter_families import ADD, BLEND, GAIN, PLUS, UNIT
-from .filter_search import Fit, Problem, Search
+from .filter_search import Fit, Problem, Search, in_sets
 
 Array = npt.NDArray[np.float64]
 _ROUGH = 1e-7  # of the largest tap: what tools lose in single precision counts as noise
+_HELD = 1e-6  # of the largest variance: what a choice holds has less
 _MOST_TOLD = 1000  # taps up to which a summary looks for a name: some tenths of a second
 _MOST_TAPS = 2500  # with more the errors count as independent of each other
 _RULED_OUT = 10.0  # of two that fit, a difference of Schwarz's criterion that decides: R. Kass and A. Raftery,
@@ -180,6 +183,7 @@ def as_problem(kernel: Estimate | npt.ArrayLike, covariance: npt.ArrayLike | Non
     taps, (down, across), factor = laid_out(kernel, None)
     origin = (down, across)
     rough = _ROUGH * float(np.abs(taps).max())
+    sets = None if fit is None or factor is None else _equal_taps(fit, factor, taps.shape, rough)
     if fit is None:
         matrix = _as_covariance(covariance, taps.shape)
     elif covariance is not None:
@@ -188,6 +192,8 @@ def as_problem(kernel: Estimate | npt.ArrayLike, covariance: npt.ArrayLike | Non
         matrix = np.zeros(taps.size)
     elif factor is None or not np.isfinite(factor).all():
         return None
+    elif sets is not None:
+        matrix = np.einsum("ij,ij->i", factor, factor)
     else:
         matrix = _covariance_of(factor)
     if not 1e-140 < rough < 1e140:  # nothing, or taps whose squares are no numbers
@@ -196,6 +202,14 @@ def as_problem(kernel: Estimate | npt.ArrayLike, covariance: npt.ArrayLike | Non
     doubt = 0.0 if fit is None else doubt_of(fit)
     turned = conv.operation == "correlation"
     make = functools.partial(Problem, taps, origin, conv.stride, conv.offset, turned, doubt)
+    if sets is not None and factor is not None:
+        own, held = in_sets(factor.T, sets)[0].T, matrix < _HELD * matrix.max(initial=0.0)
+        variance = np.where(held, matrix.max(initial=0.0), 0.0) + rough**2
+        first = np.unique(sets, return_index=True)[1]
+        own[held[first]] = 0.0
+        whitener = _inverse_root(own @ own.T + np.diag(variance[first]), rough)
+        errors = np.sqrt(np.where(held, 0.0, matrix) + variance).reshape(shape)
+        return make(whitener, errors, sets, np.sqrt(variance))
     if matrix.ndim == 1:
         errors = np.sqrt(matrix + rough**2)
         return make(1 / errors, errors.reshape(shape))
@@ -204,13 +218,27 @@ def as_problem(kernel: Estimate | npt.ArrayLike, covariance: npt.ArrayLike | Non
         left, values, _ = np.linalg.svd(factor, full_matrices=False)  # what the image leaves open tells nothing
         known = values > 1e-9 * values.max(initial=0.0)
         return make((left[:, known] / np.hypot(values[known], rough)).T, errors)
-    matrix = matrix + rough**2 * np.eye(taps.size)
-    try:
-        whitener = np.linalg.inv(np.linalg.cholesky(matrix))
-    except np.linalg.LinAlgError:
-        values, vectors = np.linalg.eigh(matrix)
-        whitener = (vectors / np.sqrt(np.maximum(values, rough**2))).T
-    return make(whitener, errors)
+    matrix[np.diag_indices_from(matrix)] += rough**2
+    return make(_inverse_root(matrix, rough), errors)
+
+
+def _inverse_root(matrix: Array, rough: float) -> Array:
+    """Return W with ``W C W'`` the identity, no eigenvalue of C being below that of what is rough."""
+    lower, info = scipy.linalg.lapack.dpotrf(matrix, lower=1, clean=1)
+    if info == 0:
+        return np.asarray(scipy.linalg.lapack.dtrtri(lower, lower=1)[0])
+    values, vectors = np.linalg.eigh(matrix)
+    return np.asarray((vectors / np.sqrt(np.maximum(values, rough**2))).T)
+
+
+def _equal_taps(fit: Estimate, factor: Array, shape: tuple[int, ...], rough: float) -> npt.NDArray[np.intp] | None:
+    """Return the sets of taps that a prior holds for equal, as far as the errors have it, if those are all small."""
+    symmetric = fit.priors[0].symmetric if len(fit.priors) == 1 else None
+    if symmetric is None or len(factor) > _MOST_TAPS or not np.isfinite(factor).all():
+        return None
+    sets = Grid(shape, symmetric).set_of.ravel()
+    apart = in_sets(factor.T, sets)[1]
+    return sets if float(np.einsum("ij,ij->j", apart, apart).max()) < (0.1 * rough) ** 2 else None
 
 
 def doubt_of(fit: Estimate) -> float:
@@ -227,7 +255,7 @@ def _covariance_of(factor: Array) -> Array:
     Where a choice holds a tap, its error says nothing of the data: it counts as known as well as the worst.
     """
     variance = np.einsum("ij,ij->i", factor, factor)
-    held = variance < 1e-6 * variance.max(initial=0.0)
+    held = variance < _HELD * variance.max(initial=0.0)
     variance[held] = variance.max(initial=0.0)
     if len(factor) > _MOST_TAPS:
         return np.asarray(variance)
@@ -255,18 +283,21 @@ def _as_covariance(covariance: npt.ArrayLike | None, shape: tuple[int, ...]) -> 
 
 
 def in_words(fit: Estimate) -> str:
-    """Say in a line what filter a kernel is (in the middle of the image); empty without a name, or of too many taps."""
+    """Say in a line what filter a kernel is (in the middle of the image); empty without a name, or of too many taps.
+
+    Pairs of filters, which take several times as long, are not looked for.
+    """
     if fit not in _told:  # a summary and a report both ask
         plane = middle(fit)
         told = plane.kernel.ndim == 2 and plane.kernel.size <= _MOST_TOLD and np.isfinite(plane.kernel).all()
-        found = recognise(plane) if told else ()
+        found = _recognised(plane, None, _LEVEL, pairs=False) if told else ()
         _told[fit] = str(found[0]) if found else ""
     return _told[fit]
 
 
-def _ranked(search: Search, level: float) -> list[Fit]:
+def _ranked(search: Search, level: float, pairs: bool = True) -> list[Fit]:
     """Return all fits, the best first; of filters that are one and the same, the one with the plainest name."""
-    found = search.run(level)
+    found = search.run(level, pairs)
     order = {id(family): i for i, family in enumerate((*table.SINGLES, *table.MOVING, *table.CASCADES))}
     scores = np.array([search.score(fit) for fit in found])
     alike = np.cumsum(np.diff(scores, prepend=scores[:1]) > _ALIKE).tolist()
@@ -279,7 +310,6 @@ def _ranked(search: Search, level: float) -> list[Fit]:
     return [fit for _, fit in sorted(zip(alike, found, strict=True), key=rank)]
 
 
-@one_blas_thread
 def recognise(
     kernel: Estimate | npt.ArrayLike, covariance: npt.ArrayLike | None = None, *, level: float = _LEVEL
 ) -> tuple[Candidate, ...]:
@@ -338,10 +368,18 @@ def recognise(
     """
     if not 0 < as_number(level, "level") < 1:
         raise ValueError(f"got level={level!r}, need a number between 0 and 1 such as 0.001")
+    return _recognised(kernel, covariance, level)
+
+
+@one_blas_thread
+def _recognised(
+    kernel: Estimate | npt.ArrayLike, covariance: npt.ArrayLike | None, level: float, pairs: bool = True
+) -> tuple[Candidate, ...]:
+    """Do what `recognise` does, without `pairs` of filters if so asked."""
     search = _search(kernel, covariance)
     if search is None:
         return ()
-    every = [fit for fit in _ranked(search, level) if fit.determined and search.p_value(fit) >= level]
+    every = [fit for fit in _ranked(search, level, pairs) if fit.determined and search.p_value(fit) >= level]
     every = [fit for fit in every if search.score(fit) < search.score(every[0]) + _RULED_OUT]
     plain = {id(fit.family) for fit in every if fit.mode == UNIT}
     found: dict[str, Candidate] = {}

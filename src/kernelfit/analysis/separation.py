@@ -183,6 +183,6 @@ def _holds(problem: Problem, rows: Array, value: float = 0.0) -> bool:
     taps = problem.taps.ravel()
     if not len(rows):
         return True
-    spread = rows / problem.whitener if problem.whitener.ndim == 1 else rows @ np.linalg.pinv(problem.whitener)
+    spread = problem.spread(rows)
     off = np.linalg.lstsq(spread @ spread.T, rows @ taps - value, rcond=1e-12)[0] @ (rows @ taps - value)
     return _chance(float(off), len(rows)) >= _LEVEL
