@@ -11,7 +11,7 @@ import scipy.linalg
 
 from ..core.validation import Array
 from .cholesky import product
-from .projection import Grid, Projection, distance
+from .projection import Grid, Inverse, Projection, distance
 
 FAMILIES = ("squared-exponential", "matern52", "matern32", "exponential")
 ENVELOPES = ("gaussian", "power")
@@ -174,6 +174,8 @@ def evidence(data: Projection, kind: Kind, theta: Array, *, slope: bool = False)
     hyperparameters: log(a / s), log l, log r, and the row and column of c; of volumes `Grid.width`.
     """
     blocks = blocks_of(data.grids, kind, theta)
+    if data.inverse is not None:
+        return _full_evidence(data, data.inverse, blocks, slope)
     w = data.weights
     middle = np.eye(w.shape[1], order="F")
     for b in blocks:
@@ -190,6 +192,35 @@ def evidence(data: Projection, kind: Kind, theta: Array, *, slope: bool = False)
         h = product(x, x.T).T
         h -= np.multiply.outer(scale * beta, beta)
         # H: the change of the value is sum(H * change of P)
+        along = np.einsum("ij,ij->i", h, b.covariance)
+        steep = [float(np.einsum("ij,ij->", h, one)) for one in (b.slope, *b.by_scale)]
+        gradient.append(_gradient(along, b.envelope, steep))
+    return value, np.concatenate(gradient)
+
+
+def _full_evidence(data: Projection, inverse: Inverse, blocks: Sequence[Blocks], slope: bool) -> tuple[float, Array]:
+    """Do the work of `evidence` with the inverse of G, in a ninth of the operations.
+
+    ``det S = det G det M`` and ``q = k0'M^-1 k0`` with ``M = P / s^2 + G^-1``; M^-1 is ``W S^-1 W'``.
+    """
+    middle = np.array(inverse.matrix, order="F")
+    for b in blocks:
+        middle[b.where, b.where] += b.covariance
+    lower, info = scipy.linalg.lapack.dpotrf(middle, lower=1, clean=1, overwrite_a=1)
+    if info != 0:
+        return math.inf, np.zeros(0)
+    pull, _ = scipy.linalg.lapack.dpotrs(lower, inverse.taps, lower=1)
+    total = data.rss + float(inverse.taps @ pull)
+    logs = 2 * float(np.log(np.diag(lower)).sum()) + inverse.log_det
+    value = data.n * math.log(total) + logs
+    if not slope:
+        return value, np.zeros(0)
+    half, _ = scipy.linalg.lapack.dpotri(lower, lower=1, overwrite_c=1)
+    gradient = []
+    for b in blocks:
+        h = half[b.where, b.where]
+        h = h + np.tril(h, -1).T
+        h -= np.multiply.outer(data.n / total * pull[b.where], pull[b.where])
         along = np.einsum("ij,ij->i", h, b.covariance)
         steep = [float(np.einsum("ij,ij->", h, one)) for one in (b.slope, *b.by_scale)]
         gradient.append(_gradient(along, b.envelope, steep))

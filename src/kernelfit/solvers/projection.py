@@ -5,6 +5,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,8 @@ SYMMETRIES = ("point", "both", "square")
 _FIRST = 100
 #: A ratio of signal to noise (of variances) that tells nothing of a prior.
 _UNSEEN = 0.03
+#: Reciprocal condition number of a factor of the Gram matrix above which the inverse serves.
+_TRUSTED = 1e-5
 
 
 def images_of(shape: tuple[int, ...], symmetric: str | None) -> list[npt.NDArray[np.intp]]:
@@ -100,6 +103,14 @@ def distance(lags: Sequence[Array], scales: Array) -> tuple[Array, list[Array]]:
     squares = [(lag / scale) ** 2 for lag, scale in zip(lags, scales, strict=True)]
     total = np.sum(squares, axis=0)
     return np.sqrt(total), [square / np.maximum(total, 1e-300) for square in squares[:-1]]
+
+
+class Inverse(NamedTuple):
+    """The inverse of a Gram matrix that is well conditioned, and the taps of least squares."""
+
+    matrix: Array
+    taps: Array
+    log_det: float  # of the Gram matrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,6 +200,16 @@ class Projection:
             folded = Projection(grids, np.asfortranarray(weights), data, rss, self.n, self.circular)
             self._folded[symmetric] = folded
         return self._folded[symmetric]
+
+    @functools.cached_property
+    def inverse(self) -> Inverse | None:
+        """The inverse of ``WW'`` where W is a factor of Cholesky's that rounding does not spoil."""
+        n, r = self.weights.shape
+        if n != r or np.triu(self.weights, 1).any() or scipy.linalg.lapack.dtrcon(self.weights, uplo="L")[0] < _TRUSTED:
+            return None
+        root = scipy.linalg.lapack.dtrtri(self.weights, lower=1)[0]
+        log_det = 2 * float(np.log(np.abs(self.weights.diagonal())).sum())
+        return Inverse(product(root.T, root), product(root.T, self.data), log_det)
 
     @property
     def scale(self) -> float:
