@@ -251,13 +251,14 @@ def applied_evidence(data: Projection, kind: Kind, theta: Array, *, slope: bool 
     value, lower, half, scale = _value(data, middle)
     if not slope or value == math.inf:
         return value, np.zeros(len(theta))
-    inverse = scipy.linalg.lapack.dtrtri(lower, lower=1)[0].T
+    inverse = scipy.linalg.lapack.dtrtri(lower, lower=1)[0]
+    inverse, half = product(inverse.T, inverse), product(inverse.T, half)  # S^-1 and S^-1 z
     gradient = []
     for where, part in found:
-        # H = X X' - scale b b' with X = W L'^-1 and b = X half; the change of the value is sum(H * change of P)
-        x, under, *slopes = (product(rows, inverse) for rows in (w[where], part.prior, *part.slopes))
-        along = np.einsum("ij,ij->i", x, under) - scale * (x @ half) * (under @ half)
-        steep = [float(np.einsum("ij,ij->", x, one)) - scale * float((x @ half) @ (one @ half)) for one in slopes]
+        # H = W S^-1 W' - scale b b' with b = W S^-1 z; the change of the value is sum(H * change of P)
+        x, pull = product(w[where], inverse), w[where] @ half
+        along = np.einsum("ij,ij->i", x, part.prior) - scale * pull * (part.prior @ half)
+        steep = [float(np.einsum("ij,ij->", x, one)) - scale * float(pull @ (one @ half)) for one in part.slopes]
         gradient.append(_gradient(along, part.envelope, steep))
     return value, np.concatenate(gradient)
 
@@ -278,47 +279,51 @@ class Applied(NamedTuple):
         """
         envelope = envelope_of(grid, kind.envelope, theta)
         shape, length, scales = grid.shape, math.exp(theta[1]), grid.scales(theta)
-        field: Array = np.zeros((rows.shape[1], math.prod(shape)))
+        field: Array = np.zeros((math.prod(shape), rows.shape[1]))
         for image in grid.images:
-            field[:, image] += (rows * envelope.values[:, None]).T
-        field = field.reshape(-1, *shape)
+            field[image] += rows * envelope.values[:, None]
+        field = field.reshape(*shape, -1)
         if kind.family == "squared-exponential":
             prior, slopes = _along_axes(field, [length * float(scale) for scale in scales])
         else:
             size, lags = grid.torus
-            axes = tuple(range(1, field.ndim))
+            axes = tuple(range(len(shape)))
             spectra = scipy.fft.rfftn(field, s=size, axes=axes)
             apart, shares = distance(lags, scales)
             rho, slope = correlation(kind.family, apart / length)
-            inside = (slice(None), *(slice(n) for n in shape))
+            inside = tuple(slice(n) for n in shape)
             prior, *slopes = (
-                scipy.fft.irfftn(spectra * scipy.fft.rfftn(_tail_cut(part)).real, s=size, axes=axes)[inside]
+                scipy.fft.irfftn(spectra * scipy.fft.rfftn(_tail_cut(part)).real[..., None], s=size, axes=axes)[inside]
                 for part in (rho, slope, *(slope * share for share in shares))
             )
         first = grid.images[0]
         prior, *slopes = (
-            part.reshape(len(part), -1)[:, first].T * envelope.values[:, None] for part in (prior, *slopes)
+            part.reshape(-1, rows.shape[1])[first] * envelope.values[:, None] for part in (prior, *slopes)
         )
         return cls(prior, slopes, envelope)
 
 
 def _along_axes(field: Array, lengths: Sequence[float]) -> tuple[Array, list[Array]]:
     """Return the squared exponential applied, its derivative by all log lengths, of volumes by each but the last."""
-    shape = field.shape[1:]
+    shape = field.shape[:-1]
     every = []
     for n, length in zip(shape, lengths, strict=True):
         lags = np.abs(np.subtract.outer(np.arange(n), np.arange(n))) / length
         every.append(tuple(map(_tail_cut, correlation("squared-exponential", lags))))
 
+    def along(axis: int, matrix: Array, values: Array) -> Array:
+        before, n = math.prod(shape[:axis]), shape[axis]
+        return np.asarray(np.matmul(matrix, values.reshape(before, n, -1)).reshape(values.shape))
+
     def through(axis: int | None) -> Array:
         found = field
         for at, (plain, steep) in enumerate(every):
-            found = np.moveaxis(np.matmul(np.moveaxis(found, at + 1, -1), steep if at == axis else plain), -1, at + 1)
+            found = along(at, steep if at == axis else plain, found)
         return found
 
     if len(shape) == 2:  # the first products serve twice
         (y, steep_y), (x, steep_x) = every
-        along = np.matmul(field, x)
-        return np.matmul(y, along), [np.matmul(steep_y, along) + np.matmul(y, np.matmul(field, steep_x))]
+        across = along(1, x, field)
+        return along(0, y, across), [along(0, steep_y, across) + along(0, y, along(1, steep_x, field))]
     each = [through(axis) for axis in range(len(shape))]
     return through(None), [np.sum(each, axis=0), *each[:-1]]

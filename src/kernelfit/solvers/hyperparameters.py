@@ -86,8 +86,9 @@ def search(views: Views, family: str, envelope: str, wanted: str | None) -> Foun
     settled = views.stats.n_taps <= DIRECT
     found = _symmetries(few, first, everything=wanted == "auto")
     if not settled and len(few.under(_best(found).symmetric).weights) <= EASY:
-        data = views.whole
-        found = settle(views, found)
+        data, found = views.whole, settle(views, found)
+        kind = _best(found)  # what was settled on less is not to be compared with what follows
+        found = {kind: _descend(data, kind, found[kind][1], steps=_STEPS[1])}
     kind = _best(found)
     for rougher in families[1:]:
         theta = found[kind][1].copy()
@@ -159,7 +160,8 @@ def settle(views: Views, found: Found) -> Found:
         value, theta = found[kind]
         quick = easy or data is not views.whole
         if rank < (_SETTLED if quick else 1):
-            before = math.inf
+            under = data.under(kind.symmetric)
+            before = evidence_of(under, kind)(under, kind, theta)[0] if quick else math.inf
             for _ in range(_RESTARTS):  # a descent may end early in a long valley
                 settled[kind] = _descend(data, kind, theta, steps=_STEPS[2])
                 value, theta = settled[kind]
