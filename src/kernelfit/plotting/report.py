@@ -298,8 +298,10 @@ def _figure(how: Any, *arguments: Any, name: str, caption: str) -> str:
 
 def _embedded(figure: "Figure", name: str, caption: str) -> str:
     """Return a figure as a picture in a page, with its caption."""
+    agg = require("matplotlib.backends.backend_agg", package="matplotlib", extra="plot", purpose="the report")
     data = std_io.BytesIO()
-    figure.savefig(data, format="png", dpi=130)
+    figure.set_dpi(130)
+    agg.FigureCanvasAgg(figure).print_png(data)  # `savefig` would draw twice
     coded = base64.b64encode(data.getvalue()).decode()
     return f'<figure><img alt="{name}" src="data:image/png;base64,{coded}"><figcaption>{caption}</figcaption></figure>'
 
