@@ -1,4 +1,7 @@
-"""What a person waits for: whole commands, their processor seconds over those of importing what they need."""
+"""What a person waits for: whole commands, their processor seconds over those of importing what they need.
+
+`python -m benchmarks.suites_long.bench_command [kind ...]` prints them as a table.
+"""
 
 import importlib.util
 import os
@@ -26,8 +29,10 @@ def processor_seconds(arguments, folder, cache):
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     environment |= {"PYTHONPATH": os.pathsep.join(sys.path), "NUMBA_CACHE_DIR": cache}
     before = os.times()
-    subprocess.run([sys.executable, *arguments], check=True, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
+    done = subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, stdout=subprocess.DEVNULL)
     after = os.times()
+    if done.returncode not in (0, 1):  # 1: there is a doubt about the kernel
+        raise RuntimeError(f"{arguments} ended with {done.returncode}")
     return after.children_user + after.children_system - before.children_user - before.children_system
 
 
@@ -61,3 +66,12 @@ class Command:
         return statistics.median(ratios[1:])
 
     track_ratio_to_imports.unit = "times the imports"
+
+
+if __name__ == "__main__":
+    print("| `kernelfit find` | times the imports |\n|---|---|")
+    for kind in sys.argv[1:] or KINDS:
+        command = Command()
+        command.setup(kind)
+        print(f"| {kind} | {command.track_ratio_to_imports(kind):.2f} |", flush=True)
+        command.teardown(kind)

@@ -9,8 +9,8 @@ import scipy.ndimage as ndimage
 import scipy.stats
 
 import kernelfit
-from helpers import grid
-from kernelfit.analysis import filter_shapes
+from helpers import assert_close, grid
+from kernelfit.analysis import filter_shapes, recognition
 from kernelfit.analysis.filter_shapes import Grid
 from kernelfit.analysis.recognition import nearest
 
@@ -413,3 +413,26 @@ def test_a_filter_that_rounds_half_way_is_named():
     assert best.name == "gaussian" and abs(best.parameters["sigma"].value - math.sqrt(2)) < 0.01
     exact = kernelfit.find_kernel(image, made, (9, 11), background=0, errors="sandwich")
     assert exact.rounding == 0.0 and not any(c.name == "gaussian" for c in exact.recognise())
+
+
+def test_taps_that_a_prior_holds_for_equal_are_whitened_in_sets():
+    rng = np.random.default_rng(5)
+    image = rng.random((60, 70))
+    target = ndimage.gaussian_filter(image, (0.9, 1.2)) + rng.normal(0, 0.003, image.shape)
+    fit = kernelfit.find_kernel(image, target, (7, 9), solver=kernelfit.GaussianProcess(symmetric="both"))
+    problem = recognition.as_problem(fit, None)
+    rows = rng.normal(size=(3, 63))
+    factor = fit._covariance_factor()
+    covariance = factor @ factor.T + (1e-7 * np.abs(fit.kernel).max()) ** 2 * np.eye(63)
+    assert len(problem.whitener) == 20
+    assert_close(problem.white(rows) @ problem.white(rows).T, rows @ np.linalg.solve(covariance, rows.T), 1e-4)
+    assert_close(problem.spread(rows) @ problem.spread(rows).T, rows @ covariance @ rows.T, 1e-9)
+
+
+@pytest.mark.slow
+def test_a_summary_does_not_look_for_pairs_of_filters():
+    kernel = response(lambda x: ndimage.uniform_filter(ndimage.gaussian_filter(x, 1.3), 5))
+    image = np.random.default_rng(6).random((70, 80))
+    fit = kernelfit.find_kernel(image, ndimage.convolve(image, kernel), SHAPE, solver=None)
+    assert recognition.in_words(fit) == ""
+    assert fit.recognise()[0].name == "box then gaussian"

@@ -120,6 +120,34 @@ def test_gradients_are_the_differences(scene, square_scene, family, envelope, re
     assert_close(applied, slope, 1e-8)
 
 
+@pytest.mark.parametrize("symmetric", [None, "both"])
+def test_the_inverse_of_all_the_data_gives_the_same_evidence(scene, symmetric):
+    data = Projection.whole(*reversed(least_squares.at_minimum(scene[2]))).under(symmetric)
+    kind, theta = Kind("matern52", "power", symmetric), np.array([-0.5, 0.9, 0.7, 2.1, 1.4])
+    assert data.inverse is not None
+    value, slope = evidence.evidence(data, kind, theta, slope=True)
+    data.__dict__["inverse"] = None  # as where rounding would spoil it
+    plain, plain_slope = evidence.evidence(data, kind, theta, slope=True)
+    assert_close(value, plain, 1e-12)
+    assert_close(slope, plain_slope, 1e-9)
+
+
+@pytest.mark.slow
+def test_families_are_compared_on_the_same_data_above_256_taps(monkeypatch):
+    monkeypatch.setattr(hyperparameters, "EASY", 100)  # fewer than the sets of "point", more than those of "both"
+    monkeypatch.setattr(hyperparameters, "_HOPELESS", 40.0)
+    monkeypatch.setattr(hyperparameters.Views, "near", lambda self, kinds: self.few)
+    rng = np.random.default_rng(3)
+    image = rng.normal(size=(90, 100)).cumsum(axis=0).cumsum(axis=1)
+    kernel = np.outer(scipy.signal.windows.gaussian(17, 2.0), scipy.signal.windows.gaussian(19, 3.0))
+    target = scipy.signal.convolve2d(image, kernel, mode="valid")
+    target += rng.normal(0.0, 0.002 * target.std(), target.shape)
+    fit = kernelfit.accumulate(image, target, kernel.shape).solve(GaussianProcess())
+    assert fit.prior.family == "squared-exponential"
+    assert len(fit.alternatives) > 1
+    assert max(fit.alternatives.values()) - min(fit.alternatives.values()) < 60
+
+
 def test_the_hyperparameters_maximise_the_evidence(scene):
     _, _, stats = scene
     fit = stats.solve(GaussianProcess())
