@@ -66,7 +66,7 @@ class Problem:
     @functools.cached_property
     def given(self) -> Array:
         """The kernel in units of its errors."""
-        return self.white(self.taps.reshape(1, -1))[0]
+        return np.asarray(self.white(self.taps.reshape(1, -1))[0])
 
 
 def in_sets(rows: Array, sets: npt.NDArray[np.intp]) -> tuple[Array, Array]:
