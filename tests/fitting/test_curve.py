@@ -205,6 +205,10 @@ def test_linear_pairs_suffer_no_harm():
     fit = kernelfit.find_kernel(light, blurred, (5, 7), curve="gamma")
     assert error(fit) < 1.05 * error(plain)
     assert abs(fit.curve.parameters[0] - 1) < 4 * fit.curve.stderr[0]
+    light, blurred = light - 0.2, blurred - 0.2  # some of which is below 0
+    fit, plain = (kernelfit.find_kernel(light, blurred, (5, 7), curve=curve) for curve in ("gamma", None))
+    assert error(fit) < 1.05 * error(plain)
+    assert abs(fit.curve.parameters[0] - 1) < 4 * fit.curve.stderr[0]
 
 
 def test_signals_have_curves():

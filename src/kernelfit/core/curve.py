@@ -39,26 +39,26 @@ class Family(Protocol):
 
 
 class Gamma:
-    """``g(v) = v^gamma``, 0 below 0."""
+    """``g(v) = v^gamma``, ``-(-v)^gamma`` below 0, where noise is, so that the power 1 changes nothing."""
 
     names: tuple[str, ...] = ("gamma",)
 
     def value(self, v: Array, theta: Array) -> Array:
         """Return g(v)."""
-        return np.asarray(np.maximum(v, 0.0) ** theta[0])
+        return np.asarray(np.sign(v) * np.abs(v) ** theta[0])
 
     def inverse(self, light: Array, theta: Array) -> Array:
         """Return the values of some light."""
-        return np.asarray(np.maximum(light, 0.0) ** (1.0 / theta[0]))
+        return np.asarray(np.sign(light) * np.abs(light) ** (1.0 / theta[0]))
 
     def slope(self, v: Array, theta: Array) -> Array:
         """Return g'(v)."""
-        return np.asarray(theta[0] * np.maximum(v, _LEAST) ** (theta[0] - 1.0))
+        return np.asarray(theta[0] * np.maximum(np.abs(v), _LEAST) ** (theta[0] - 1.0))
 
     def change(self, v: Array, theta: Array) -> list[Array]:
         """Return the derivative of g(v) with the exponent."""
-        v = np.maximum(v, _LEAST)
-        return [v ** theta[0] * np.log(v)]
+        size = np.maximum(np.abs(v), _LEAST)
+        return [np.sign(v) * size ** theta[0] * np.log(size)]
 
 
 class Srgb:
