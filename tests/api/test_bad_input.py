@@ -332,6 +332,26 @@ def test_progress_is_judged_before_any_work(call):
         call(np.random.default_rng(0).random((20, 30)), progress=1)
 
 
+@pytest.mark.parametrize("door", ["accumulate_stream", "scale.accumulate"])
+@pytest.mark.parametrize("words, complaint", [
+    ({"every": "a"}, "got every='a', need a number of seconds"),
+    ({"every": None}, "got every=None, need a number of seconds"),
+    ({"every": True}, "got every=True, need a number of seconds"),
+    ({"every": (1, 2)}, r"got every=\(1, 2\), need a number of seconds"),
+    ({"checkpoint": 3}, "got checkpoint=3, need the name of a file, or None"),
+    ({"checkpoint": ("a", "b")}, "need the name of a file, or None"),
+])  # fmt: skip
+def test_checkpoints_are_judged_before_any_work(door, words, complaint):
+    image = np.random.default_rng(0).random((20, 30))
+    if door == "scale.accumulate":
+        pytest.importorskip("dask")
+        call = kernelfit.scale.accumulate
+    else:
+        call = lambda image, target, *more, **words: kernelfit.accumulate_stream([(image, target)], *more, **words)  # noqa: E731
+    with pytest.raises(TypeError, match=complaint):
+        call(image, image, 3, **words)
+
+
 @pytest.mark.parametrize("origin", ["", "3", [], (), (1, 2)])
 def test_an_origin_of_signals_is_one_whole_number(origin):
     rng = np.random.default_rng(0)

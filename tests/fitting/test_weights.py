@@ -10,7 +10,7 @@ import scipy.signal
 import kernelfit
 import naive
 from helpers import SCENES, assert_close, grid, observe, planned, selected, weighted_fit
-from kernelfit import Verdict, accumulate, find_kernel
+from kernelfit import Verdict, accumulate, apply_kernel, find_kernel
 from kernelfit.compiled import patch_sums
 from kernelfit.core.background import Background
 from kernelfit.core.model import PixelVariance
@@ -527,6 +527,25 @@ def test_saturated_pixels_are_left_out():
     assert low.n_pixels == 88 * 98 - int((target[1:-1, 2:-1] == 255).sum())
     mostly = find_kernel(image, np.where(target > 128, 255, 0).astype(np.uint8), (3, 4))
     assert mostly.n_pixels == 88 * 98 and "nearly all of it" in mostly.notes[0]
+    assert Verdict.NONLINEAR in {f.verdict for f in mostly.findings}
+
+
+@pytest.mark.parametrize("weights", [None, "some"])
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+def test_a_target_most_of_which_is_cut_off_is_not_solved(dtype, weights):
+    rng = np.random.default_rng(1)
+    image = 30 + 8 * rng.normal(size=(43, 57))
+    kernel = rng.normal(size=(3, 4))
+    made = apply_kernel(image, kernel - kernel.mean() - 1 / 6, boundary="symm")
+    target = np.clip(np.rint(made), 0, 255).astype(dtype)
+    assert 0.95 < np.mean(target == 0) < 0.999
+    given = None if weights is None else 0.5 + rng.random(target.shape)
+    fit = find_kernel(image, target, (3, 4), weights=given)
+    assert Verdict.NONLINEAR in {f.verdict for f in fit.findings} and not fit.verdict.ok
+    dots = np.zeros((43, 57))
+    dots[5::9, 4::11] = 200  # of which the kernel makes zeros nearly everywhere
+    sparse = np.rint(apply_kernel(dots, np.abs(kernel) / 20, boundary="symm")).astype(dtype)
+    assert Verdict.NONLINEAR not in {f.verdict for f in find_kernel(dots, sparse, (3, 4), weights=given).findings}
 
 
 @pytest.mark.parametrize("values", [(0, 1), (7, 255), (0, 255)], ids=str)

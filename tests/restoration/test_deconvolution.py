@@ -9,7 +9,7 @@ import pytest
 import scipy.signal
 
 import naive
-from helpers import camera, grid
+from helpers import assert_close, camera, grid
 from kernelfit import apply_kernel, deconvolve, set_fft
 from kernelfit.compiled import fft
 from kernelfit.restoration import deconvolution, inpainting
@@ -338,3 +338,16 @@ def test_what_nobody_saw_is_not_pulled_to_zero_unasked():
     words = {"penalty": "identity"}
     default, faded = (deconvolve(target, kernel / kernel.sum(), edges=e, **words) for e in ("auto", "fade"))
     assert np.array_equal(default, faded)
+
+
+@pytest.mark.parametrize("shape, kind", [((20, 23), float), ((20, 23), complex), ((6, 8, 9), float)], ids=str)
+def test_values_whose_squares_underflow_are_refused(shape, kind):
+    rng = np.random.default_rng(0)
+    target, kernel = rng.random(shape).astype(kind), rng.random((2,) * (len(shape) - 1) + (3,)).astype(kind)
+    for small in (1e-160, 1e-300):
+        with pytest.raises(ValueError, match="got kernel .* whose squares underflow; .* multiply it by a constant"):
+            deconvolve(target, kernel * small)
+        with pytest.raises(ValueError, match="got target .* whose squares underflow"):
+            deconvolve(target * small, kernel)
+    assert_close(deconvolve(target, kernel * 1e-120) * 1e-120, deconvolve(target, kernel), 0.05)
+    assert np.isfinite(deconvolve(target * 1e120, kernel)).all()

@@ -9,6 +9,7 @@ from ..core.dimensions import of_any_dimension
 from ..core.geometry import Shape
 from ..core.model import Execution, Model, Selection
 from ..core.normal_equations import NormalEquations
+from ..core.validation import require_checkpoint
 from ..data.blocks import as_block
 from ..data.plan import make_plan
 from ..fitting import dask_fit, requirements
@@ -218,6 +219,5 @@ def _opener(
     call: Call, sides: Shape | None, path: str | os.PathLike[str] | None, every: float, arrays: str
 ) -> Callable[[], Checkpoint] | None:
     """Return what opens a checkpoint, if there is to be one: of these arrays, since the sums of a stream are others."""
-    if not every >= 0:
-        raise ValueError(f"got every={every!r}, need a number of seconds, at least 0")
+    require_checkpoint(path, every)
     return None if path is None else lambda: Checkpoint(path, {**settings_of(call, sides), "arrays": arrays}, every)

@@ -11,6 +11,7 @@ from ..core.dimensions import of_any_dimension
 from ..core.geometry import Shape
 from ..core.model import Execution, Model, Selection
 from ..core.normal_equations import NormalEquations
+from ..core.validation import require_checkpoint
 from ..data import blocks
 from ..fitting.checkpoint import Checkpoint, KernelSums, Sums
 from ..fitting.context import Context, ImageNoise
@@ -116,8 +117,7 @@ def accumulate_stream(
     """
     call = call_of(shape, keywords, verb="accumulate_stream", selection=selection, execution=execution)
     sides, threads, progress = blocks.as_block(block), call.execution.threads, call.execution.progress
-    if not every >= 0:
-        raise ValueError(f"got every={every!r}, need a number of seconds, at least 0")
+    require_checkpoint(checkpoint, every)
     if isinstance(pairs, tuple) and len(pairs) == 2 and all(getattr(a, "ndim", 0) >= 2 for a in pairs):
         raise TypeError("got one pair of images, need an iterable of pairs; write [(image, target)]")
     stream = Stream(pairs, call.model, call.selection, call.noise, call.execution, sides)

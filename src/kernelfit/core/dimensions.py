@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import inspect
 import itertools
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -268,7 +269,8 @@ def _first_of_stream(pairs: Any, given: Mapping[str, Any]) -> tuple[dict[str, An
     """Return the first pair of a stream, if it takes that to know its dimensions, and a stream that still has it."""
     if _declared(given) or not (callable(pairs) or isinstance(pairs, Iterable)):
         return {}, pairs
-    if given.get("checkpoint") is not None and not Path(given["checkpoint"]).parent.is_dir():
+    file = given.get("checkpoint")
+    if file is not None and not (isinstance(file, (str, os.PathLike)) and Path(file).parent.is_dir()):
         return {}, pairs  # which is refused before any pair is asked for
     opened = pairs() if callable(pairs) else pairs
     if not isinstance(opened, Iterable):

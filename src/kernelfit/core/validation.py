@@ -86,6 +86,16 @@ def require_progress(progress: object) -> None:
         raise TypeError(f"got progress={progress!r}, need a function of (stage, done, total), or None")
 
 
+def require_checkpoint(checkpoint: object, every: object) -> None:
+    """Refuse what names no file, and what is no number of seconds between two writings of it."""
+    if checkpoint is not None and not isinstance(checkpoint, (str, os.PathLike)):
+        raise TypeError(f"got checkpoint={checkpoint!r}, need the name of a file, or None")
+    if isinstance(every, bool) or not isinstance(every, numbers.Real):
+        raise TypeError(f"got every={every!r}, need a number of seconds, at least 0")
+    if not every >= 0:
+        raise ValueError(f"got every={every!r}, need a number of seconds, at least 0")
+
+
 def as_list(value: object) -> list[Any] | None:
     """Return the items of a list or tuple of arrays of at least two dimensions; None for everything else."""
     if not isinstance(value, (list, tuple)):

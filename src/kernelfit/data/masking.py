@@ -24,10 +24,14 @@ _BLOCK = 2**20
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """A pair with its weights, and what was excluded in words."""
+    """A pair with its weights, and what was excluded in words.
+
+    `clipped` says how many pixels at the ends of the target's type count all the same, there being few others.
+    """
 
     item: WeightedObservation
     notes: tuple[str, ...]
+    clipped: str = ""
 
 
 class SaturatedPixel(Exception):  # noqa: N818  no error, but a way out
@@ -314,6 +318,7 @@ def judge(observation: Observation, selection: PlaneSelection, *, part: bool = F
     place = plan.used
     where = f" in {observation.where}" if observation.where else ""
     notes: list[str] = []
+    clipped = ""
     excluded: Mask | None = None
 
     def exclude(more: Mask | None, what: str) -> None:
@@ -355,6 +360,7 @@ def judge(observation: Observation, selection: PlaneSelection, *, part: bool = F
             few = counted < max(0.05 * plan.n_pixels, 10 * plan.n_taps)
             why = "being nearly all of it" if few else "all others being alike" if _alike(target, place, ends) else None
         if why is not None:
+            clipped = f"{count} of {plan.n_pixels} target pixels{where} stand at the ends of {target.dtype}'s range"
             notes.append(
                 f"{count} of {plan.n_pixels} target pixels{where} stand at the ends of {target.dtype}'s range; "
                 f"they are used, {why}"
@@ -383,7 +389,7 @@ def judge(observation: Observation, selection: PlaneSelection, *, part: bool = F
         excluded = None
     if given is None and excluded is None and not any(bad is not None and bad.any() for bad in bad_images):
         return (
-            Judged(WeightedObservation(observation, np.broadcast_to(np.True_, plan.size)), tuple(notes))
+            Judged(WeightedObservation(observation, np.broadcast_to(np.True_, plan.size)), tuple(notes), clipped)
             if notes
             else None
         )
@@ -399,9 +405,8 @@ def judge(observation: Observation, selection: PlaneSelection, *, part: bool = F
     if excluded is not None and not part and not final.any():
         msg = f"got a mask or weights{where} that leave none of {plan.n_pixels} target pixels; need some that count"
         raise ValueError(msg)
-    return Judged(
-        WeightedObservation(dataclasses.replace(observation, sources=sources, targets=(result,)), final), tuple(notes)
-    )
+    item = WeightedObservation(dataclasses.replace(observation, sources=sources, targets=(result,)), final)
+    return Judged(item, tuple(notes), clipped)
 
 
 def zeroed(reader: Reader, excluded: Mask) -> Reader:

@@ -16,7 +16,7 @@ import scipy.fft
 
 from ..core.background import Background, Elimination, degree_of, eliminations_of, settled
 from ..core.complex_numbers import raised
-from ..core.estimate import Estimate
+from ..core.estimate import Estimate, with_finding
 from ..core.findings import EDGES, Finding, Verdict, ranked
 from ..core.geometry import Shape
 from ..core.model import Execution, Noise
@@ -50,6 +50,8 @@ from .weighted_fitter import Solved, WeightedFitter
 
 #: Pixels up to which data that are not periodic are transformed whole.
 _WHOLE = 2**20
+#: Where most pixels stand at the ends of their type, noise of so many times that of rounding is what was cut off.
+_CLIPPED = 3.0
 #: Pixels up to which a result keeps the weights where saturated pixels alone were left out.
 MOST_KEPT = 2**24
 
@@ -345,6 +347,9 @@ def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, s
         declared=bool(model.slope) and loss is None,
         edges=settings.edges and not told and loss is None,
     )
+    clipped = "; ".join(j.clipped for j in judged if j.clipped)
+    if clipped and estimate.noise_std > _CLIPPED * estimate.rounding > 0:
+        estimate = with_finding(estimate, Finding(Verdict.NONLINEAR, f"{clipped}, where they seem to be cut off"))
     if volumes is not None:
         estimate = dataclasses.replace(estimate, weights=volumes[0] if len(volumes) == 1 else volumes)
     return Fitted(estimate, stats, found.eliminations)

@@ -165,6 +165,12 @@ def deconvolve(
                 f"got {name} with values up to {largest:.3g}, whose squares overflow; need less than {limit:.1g}: "
                 "divide it by a constant"
             )
+        least = float(np.finfo(values.dtype).tiny) ** 0.5 * 1e4
+        if 0 < largest < least:
+            raise ValueError(
+                f"got {name} with values up to {largest:.3g}, whose squares underflow; need more than {least:.1g}: "
+                "multiply it by a constant"
+            )
     if not k.any():
         raise ValueError(
             "got a kernel that is zero everywhere, from which nothing can be restored; need one with a tap that is not"

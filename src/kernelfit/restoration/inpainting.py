@@ -88,13 +88,18 @@ def rings(restored: npt.NDArray[np.generic], target: npt.NDArray[np.generic], si
     if target.ndim == 3:
         both = [(*_roughness(one, side), float(one.var())) for one in (restored, target)]
         (edge, inside, contrast), (their_edge, their_inside, their_contrast) = both
-        return edge * their_inside > _STEEPER * inside * their_edge or contrast > _WIDER**2 * their_contrast
+        level = max(their_edge, their_inside) or 1.0  # so that no product overflows
+        return (
+            edge * (their_inside / level) > _STEEPER * inside * (their_edge / level)
+            or contrast > _WIDER**2 * their_contrast
+        )
     from ..compiled import spectra
 
     ours, theirs = np.empty(4), np.empty(4)
     for image, found in ((restored, ours), (target, theirs)):
         spectra.roughness(image, side[0], side[1], _LINES, found)
-    return bool(ours[0] * theirs[1] > _STEEPER * ours[1] * theirs[0] or ours[3] > _WIDER**2 * theirs[3])
+    edge, inside = theirs[:2] / (theirs[:2].max() or 1.0)  # so that no product overflows
+    return bool(ours[0] * inside > _STEEPER * ours[1] * edge or ours[3] > _WIDER**2 * theirs[3])
 
 
 def _roughness(volume: npt.NDArray[Any], side: tuple[int, ...]) -> tuple[float, float]:
