@@ -79,8 +79,8 @@ ROOMS = {
         ("cli/commands.py", 'held.convention is not None and mode == "same":', "held.convention is not None:",
          "a_kernel_off_its_centre")],
     "api/test_dask_checkpoint.py": [
-        ("fitting/dask_checkpoint.py", 'if state.digest not in ("", digest):', "if False:", "another_call"),
-        ("fitting/dask_checkpoint.py", "(state.pairs, state.blocks)", "(state.pairs, 0)", "an_interrupted_sum")],
+        ("fitting/dask_checkpoint.py", 'if state.digest not in ("", known.hexdigest()):', "if False:", "another_call"),
+        ("fitting/dask_portions.py", "(state.pairs, state.blocks)", "(state.pairs, 0)", "an_interrupted_sum")],
     "core/test_estimate.py": [
         ("core/estimate.py", "scipy.special.stdtrit(self.df_resid, tail)", "scipy.special.ndtri(tail)",
          "intervals_are_those")],
