@@ -92,7 +92,7 @@ def require_checkpoint(checkpoint: object, every: object) -> None:
         raise TypeError(f"got checkpoint={checkpoint!r}, need the name of a file, or None")
     if isinstance(every, bool) or not isinstance(every, numbers.Real):
         raise TypeError(f"got every={every!r}, need a number of seconds, at least 0")
-    if not every >= 0:
+    if not float(every) >= 0:
         raise ValueError(f"got every={every!r}, need a number of seconds, at least 0")
 
 
