@@ -78,7 +78,8 @@ class Cells:
         worth = energies / np.maximum(spread, 1e-300)  # of a tile: the kernel's error, that of the loud ones, is common
         own = score - float(z @ worth) / max(float(energies @ worth), 1e-300) * energy
         z, spread, energies = (np.bincount(self.tile, v, n) for v in (own, own**2, energy))
-        z, spread, energies = z[spread > 0], spread[spread > 0], energies[spread > 0]
+        kept = (spread > 0) & (energies > 0)
+        z, spread, energies = z[kept], spread[kept], energies[kept]
         excess = float((z**2 / spread).sum() - len(z)) / math.sqrt(2 * max(1, len(z)))
         return len(z), excess, float((z**2 / energies).sum()) / self.energy
 
