@@ -40,6 +40,18 @@ def test_crop_is_the_block_of_the_smaller_support(operation, corner, centred):
     assert_close(fit.predict(image)[used], matrix[:, kept] @ truth, 1e-10)
 
 
+def test_a_crop_keeps_the_background():
+    image, target = pair()
+    matrix, used = naive.design(image, SHAPE, mode="same", boundary=None)
+    small = kernelfit.accumulate(image, target + 3, SHAPE, background=0).crop((3, 3), (1, 0))
+    kept = np.arange(matrix.shape[1]).reshape(SHAPE)[1:4, 0:3].ravel()
+    columns = np.column_stack([matrix[:, kept], np.ones(len(matrix))])
+    truth = np.linalg.lstsq(columns, target[used] + 3, rcond=None)[0]
+    fit = small.solve()
+    assert_close(fit.kernel.ravel(), truth[:-1], 1e-10)
+    assert fit.background.coefficients.ravel()[0] == pytest.approx(truth[-1], rel=1e-9)
+
+
 def test_crop_refuses_what_lies_outside():
     stats = kernelfit.accumulate(*pair(), SHAPE)
     for shape, corner in (((8, 3), None), ((3, 3), (5, 0)), ((3, 3), (-1, 0))):

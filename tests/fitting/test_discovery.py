@@ -8,6 +8,7 @@ import scipy.signal
 import kernelfit
 from helpers import assert_close, camera
 from kernelfit.analysis import place
+from kernelfit.fitting import spans
 
 KERNEL = np.outer([1, 2, 4, 1.0], [1, 3, 4, 2, 1, 0.5, 0.2]) / 94.0  # 4 x 7: even, off the middle
 
@@ -335,10 +336,39 @@ def test_a_cut_of_about_half_the_sides_is_no_stride(first, count):
     assert off(lagged(fit), truth(kernel, first)) < 0.05
 
 
-def test_a_tile_over_and_over():
-    tile = np.tile(np.random.default_rng(8).normal(size=(7, 9)), (7, 6))
-    fit = kernelfit.find_kernel(tile, scipy.ndimage.convolve(tile, np.full((2, 3), 1 / 6), mode="wrap"))
-    assert fit.verdict is kernelfit.Verdict.RANK_DEFICIENT and fit.r_squared > 1 - 1e-9
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+def test_a_tile_over_and_over(noise):
+    """The kernel is looked for within a period, and that others are as good is said."""
+    rng = np.random.default_rng(8)
+    tile = np.tile(rng.normal(size=(7, 9)), (10, 9))
+    target = scipy.ndimage.convolve(tile, np.full((2, 3), 1 / 6), mode="wrap") + rng.normal(0, noise, tile.shape)
+    fit = kernelfit.find_kernel(tile, target)
+    assert fit.kernel.shape == (2, 3) and fit.verdict is kernelfit.Verdict.RANK_DEFICIENT
+    assert any("repeats itself" in finding.detail for finding in fit.findings)
+    assert fit.r_squared > 1 - 1e-9 - 20 * noise**2
+
+
+def test_a_period_is_that_of_the_pixels():
+    rng = np.random.default_rng(3)
+    assert place.period(np.tile(rng.normal(size=(12, 16)), (8, 9))) == (11, 15)
+    rows = np.repeat(rng.normal(size=(1, 90)), 70, axis=0) + 0.01 * rng.normal(size=(70, 90))
+    for image in (photograph(), rng.normal(size=(90, 70)), scipy.ndimage.gaussian_filter(photograph(), 2.0), rows):
+        assert place.period(image) is None
+
+
+def test_a_span_that_grows_reads_the_pixels_once(monkeypatch):
+    """The sums are those of a wider span, from which each step takes its own."""
+    y, x = np.mgrid[-7:8, -6:7]
+    kernel = np.exp(-(np.abs(y) + np.abs(x)) / 2.0)
+    image, passes, steps = photograph(), [], []
+    target = scipy.ndimage.convolve(image, kernel / kernel.sum())
+    target += np.random.default_rng(5).normal(0, 0.02, target.shape)
+    sums, fit = spans.Pair.sums, spans.Pair.fit
+    monkeypatch.setattr(spans.Pair, "sums", lambda pair, *a: passes.append(a[0]) or sums(pair, *a))
+    monkeypatch.setattr(spans.Pair, "fit", lambda pair, *a: steps.append(a[0]) or fit(pair, *a))
+    found = kernelfit.find_kernel(image, target)
+    assert len(passes) == 1 and len(steps) > 1 and steps[0] != steps[-1]
+    assert off(lagged(found), truth(kernel / kernel.sum(), (7, 6))) < 0.05
 
 
 @pytest.mark.parametrize(
@@ -356,6 +386,7 @@ def test_the_boundary_is_named_and_not_used(mode, boundary):
     assert fit.convention.boundary is None
     (note,) = [note for note in fit.notes if "edges" in note]
     assert f"go with boundary={boundary!r}" in note and note in fit.summary()
+    assert f"the {kernelfit.check_boundary(image, target, fit).n_pixels} pixels" in note
     assert not any("go with" in note for note in kernelfit.find_kernel(image, target, boundary=boundary).notes)
     target[:4] += np.random.default_rng(10).normal(0, 40, (4, 110))
     assert not any("go with" in note for note in kernelfit.find_kernel(image, target).notes)

@@ -1,5 +1,7 @@
 """Where one image lies in what became of it, and about how large the kernel is: a first look by frequency."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
@@ -17,9 +19,13 @@ _TAPER = 0.5
 #: A response so many times the usual one, and such a share of the largest, belongs to the kernel; so far is looked,
 #: and along signals.
 _CLEAR, _SHARE, _REACH, _REACH_ALONG = 6.0, 0.05, 24, 300
+#: A response of the image to itself so large is that of its peak, and so large that of a repetition; so far is looked.
+_OWN, _ALIKE, _FAR = 0.3, 0.5, 52
 
 
-def spectral_response(image: npt.NDArray[np.generic], target: npt.NDArray[np.generic], workers: int = 1) -> Single:
+def spectral_response(
+    image: npt.NDArray[np.generic], target: npt.NDArray[np.generic], workers: int = 1, balance: float = _BALANCE
+) -> Single:
     """Return about the kernel at every lag, by a tapered division of spectra that is held down a little.
 
     With X and Y the transforms of both, their means taken off, it is the inverse transform of
@@ -36,21 +42,25 @@ def spectral_response(image: npt.NDArray[np.generic], target: npt.NDArray[np.gen
     power = x.real**2 + x.imag**2
     np.conj(x, out=x)
     x *= y
-    x /= power + np.float32(_BALANCE) * power.mean()
+    x /= power + np.float32(balance) * power.mean()
     return np.asarray(scipy.fft.irfft2(x, size, workers=workers))
 
 
 def _faded(array: npt.NDArray[np.generic]) -> Single:
     """Return an image without its mean that fades to zero at its edges, in units that single precision can hold."""
     values = np.array(array, dtype=np.float64)
-    finite = np.isfinite(values)
+    finite = np.True_ if array.dtype.kind in "iub" else np.isfinite(values)
     values -= np.mean(values, where=finite)
-    values[~finite] = 0.0
-    values /= max(values.max(), -values.min()) or 1.0
+    if not finite.all():
+        values[~finite] = 0.0
+    scale = float(max(values.max(), -values.min())) or 1.0
+    single = np.empty(values.shape, dtype=np.float32)
+    np.divide(values, scale, out=single, casting="same_kind")
     rows, cols = (_window(n) for n in values.shape)
-    single = values.astype(np.float32)
-    mean = rows @ single @ cols / (rows.sum() * cols.sum())
-    return np.asarray((single - mean) * rows[:, None] * cols)
+    single -= rows @ single @ cols / (rows.sum() * cols.sum())
+    single *= rows[:, None]
+    single *= cols
+    return single
 
 
 def _window(n: int) -> Single:
@@ -59,18 +69,18 @@ def _window(n: int) -> Single:
     return np.asarray(0.5 - 0.5 * np.cos(np.pi * ends), dtype=np.float32)
 
 
-def first_box(response: Single, image: Shape, target: Shape) -> tuple[Box, float]:
+def first_box(response: Single, image: Shape, target: Shape, most: Sequence[int] | None = None) -> tuple[Box, float]:
     """Return the span of lags that stand out about the largest, and how many times the usual that one is.
 
-    Of the two lags that stand at the same index, the one at which images of those shapes overlap more is meant.
+    Of the two lags that stand at the same index, the one at which images of those shapes overlap more is meant. It is
+    looked no further than `most` on each side.
     """
     peak = np.unravel_index(int(np.argmax(np.abs(response))), response.shape)
     height = float(np.abs(response[peak]))
     usual = robust_std(response[:: max(1, response.shape[0] // 64)])
     far = _REACH if min(response.shape) > 1 else _REACH_ALONG
-    reach = [min(far, (n - 1) // 2) for n in response.shape]
-    near = np.take(response, np.arange(peak[0] - reach[0], peak[0] + reach[0] + 1), axis=0, mode="wrap")
-    near = np.take(near, np.arange(peak[1] - reach[1], peak[1] + reach[1] + 1), axis=1, mode="wrap")
+    reach = [min(far, (n - 1) // 2, m) for n, m in zip(response.shape, most or (far, far), strict=True)]
+    near = _around(response, (int(peak[0]), int(peak[1])), reach)
     clear = np.abs(near) > max(_CLEAR * usual, _SHARE * height)
     clear[tuple(reach)] = True
     sides = []
@@ -79,6 +89,35 @@ def first_box(response: Single, image: Shape, target: Shape) -> tuple[Box, float
         at = np.flatnonzero(clear.any(axis=1 - axis)) - reach[axis] + lag
         sides += [int(at[0]), int(at[-1]) + 1]
     return (sides[0], sides[1], sides[2], sides[3]), height / usual if usual > 0 else np.inf
+
+
+def _around(response: Single, at: Shape, reach: Sequence[int]) -> Single:
+    """Return a response as far as so many lags from one."""
+    for axis in (0, 1):
+        response = np.take(response, np.arange(at[axis] - reach[axis], at[axis] + reach[axis] + 1), axis, mode="wrap")
+    return response
+
+
+def period(image: npt.NDArray[np.generic], workers: int = 1) -> Shape | None:
+    """Return the sides of the largest rectangle in which an image does not repeat itself; None if it does nowhere near.
+
+    It does where the image's own response (`spectral_response`), whose peak is at the lag 0, has another one.
+    """
+    response = spectral_response(image, image, workers, 1.0)  # less would whiten what stands between a comb's teeth
+    reach = [min(_FAR, (n - 1) // 2) for n in response.shape]
+    near = np.abs(_around(response, (0, 0), reach)) / max(float(response[0, 0]), 1e-30)
+    lags = np.abs(np.mgrid[-reach[0] : reach[0] + 1, -reach[1] : reach[1] + 1])
+    ring = lags.max(axis=0)
+    peak = set(ring[near > _OWN].tolist())
+    width = next((d for d in range(1, max(reach)) if d not in peak), max(reach))
+    found = near > _ALIKE
+    rows, cols = (lags[axis][found & (ring > width)] for axis in (0, 1))
+    most = [reach[0] + 1, reach[1] + 1]
+    for row, col in sorted({*zip(rows.tolist(), cols.tolist(), strict=True)}, key=sum):
+        if row < most[0] and col < most[1]:  # of the two ways to leave it out the one that leaves more
+            axis = 0 if row * most[1] > col * most[0] else 1
+            most[axis] = max(1, (row, col)[axis] - 1)  # beside a constant a whole period is one too many
+    return (most[0], most[1]) if len(rows) else None
 
 
 def _lag(at: int, period: int, image: int, target: int) -> int:

@@ -94,6 +94,19 @@ def check_boundary(
     'mirror'
     """
     require_fit(fit)
+    return boundary_of(image, target, fit, Selection(mask=mask, weights=weights, saturated=None), as_workers(workers))
+
+
+def boundary_of(
+    image: npt.ArrayLike,
+    target: npt.ArrayLike,
+    fit: KernelFit,
+    selection: Selection,
+    threads: int,
+    *,
+    own: bool = False,
+) -> BoundaryCheck:
+    """Find out which boundary a target was made with; of the fit's `own` pair the residual inside is known."""
     if fit.curve is not None:
         msg = "got a fit with a curve, need one without: give the light, fit.curve.image(image), and a fit of that"
         raise ValueError(msg)
@@ -104,9 +117,8 @@ def check_boundary(
     if conv.mode == "valid":
         msg = "got a fit of mode 'valid', in which no target pixel depends on the boundary; need 'same' or 'full'"
         raise ValueError(msg)
-    threads = as_workers(workers)
     if conv.ndim == 3:
-        return _of_volumes(image, target, fit, Selection(mask=mask, weights=weights), threads)
+        return _of_volumes(image, target, fit, selection, threads)
     given = [taken_apart(one) for one in fit.parts or (fit,)]
     model = Model(
         fit.kernel.shape[-2:],
@@ -117,19 +129,17 @@ def check_boundary(
         **{**conv.keywords(), "boundary": None},
     )
     nan = "error" if all(one.weights is None for one in given) else "mask"
-    asked = make_plan(
-        image, target, model, Selection(mask=mask, weights=weights, nan=nan, saturated=None), kinds=NUMBERS
-    )
+    asked = make_plan(image, target, model, dataclasses.replace(selection, nan=nan), kinds=NUMBERS)
     conv = given[0].convention
     planes: list[_Plane] = []
     squares, df_resid, n_inside = 0.0, 0, 0
     for g, group in enumerate(asked.groups):
-        own = given if asked.channels == "mixed" else given[g : g + 1]
+        parts = given if asked.channels == "mixed" else given[g : g + 1]
         known = conv.boundary is None and fit.background is None
-        items = _items(asked, g, own, conv)
+        items = _items(asked, g, parts, conv)
         if items is not None:
             inner = [[_inner(item, p) for item, p in zip(one, group, strict=True)] for one in items]
-            fits = own if known else [_weighted_fit(one, threads) for one in inner]
+            fits = parts if known else [_weighted_fit(one, threads) for one in inner]
             for fitted, one in zip(fits, inner, strict=True):
                 squares += _weighted_squares(one, fitted, threads) if known else fitted.rss
                 n_inside += sum(item.n_pixels for item in one)
@@ -139,8 +149,8 @@ def check_boundary(
                 planes += _planes(observations, fits[t : t + 1], every)
             continue
         if known:
-            fits = own
-            squares += _squares(group, fits, threads)
+            fits = parts
+            squares += sum(one.rss for one in fits) if own else _squares(group, fits, threads)
         else:
             found = plain_fit(group, engine_of(group[0]), threads)
             fits = [estimate_of(*both) for both in zip(found.stats, found.solutions, strict=True)]

@@ -10,13 +10,13 @@ import numpy as np
 from ..core import geometry
 from ..core.findings import Finding
 from ..core.model import Execution, Model, Selection, as_ends
-from ..core.validation import as_list
+from ..core.validation import as_list, as_workers
 from ..data.masking import at_ends, unmasked
 from ..data.observation import as_array
 from ..fitting.channel_relation import channels_of
 from ..fitting.discovery import Found, discover
 from ..restoration.psf_matching import decayed
-from .check_boundary import check_boundary
+from .check_boundary import boundary_of
 from .keywords import FIELDS, default, same
 from .match_psf import match_psf
 from .results import KernelFit
@@ -98,9 +98,9 @@ def edges_of(image: Any, target: Any, fit: KernelFit, keywords: Mapping[str, Any
         return ()
     if not fit.verdict.ok:
         return ()
-    edges = {name: keywords[name] for name in ("mask", "weights", "workers") if name in keywords}
+    selection = Selection(mask=keywords.get("mask"), weights=keywords.get("weights"), saturated=None)
     try:
-        checked = check_boundary(image, target, fit, **edges)
+        checked = boundary_of(image, target, fit, selection, as_workers(keywords.get("workers")), own=True)
     except ValueError:  # the pixels inside are too few to tell
         return ()
     if checked.best is None or not checked.n_pixels:

@@ -32,7 +32,7 @@ SMALL = 2**20
 _PART = 2**15  # points, about, that are transformed at a time
 #: Rows that loops over spectra may read and write beyond the last.
 MORE_ROWS = 7
-_POOL_KINDS = 6  # sizes whose idle plans and buffers are kept
+_POOL_KINDS = 16
 
 
 def set_fft(*, backend: str | None = None, effort: str | None = None) -> dict[str, str]:

@@ -303,6 +303,7 @@ class NormalEquations:
             "moment": self.moment[kept],
             "supports": (small,),
             "convention": convention,
+            "backgrounds": tuple(dataclasses.replace(one, half=one.half[kept]) for one in self.backgrounds),
         }
         if self.center is not None:
             center = np.zeros(index.size)

@@ -27,6 +27,9 @@ from ..data.reader import Reader, Request
 from ..data.volumes import images_under
 from .samples import Memo
 
+#: Spectra of a plane's kernels, by its number and the length of a strip.
+Transforms = dict[tuple[int, int, int], Any]
+
 BOUNDARIES = ("fill", "wrap", "symm", "mirror", "nearest")
 #: Probability at which the residual at the edges counts as larger than that inside although the boundary is true.
 _LEVEL = 1e-3
@@ -207,12 +210,13 @@ def _compare(
 ) -> BoundaryCheck:
     """Compare all boundaries, given the variance of the noise and by how much the kernel's own error raises it."""
     residuals, fillvalues, scale = {}, {}, 0.0
+    taps: Transforms = {}
     for name in BOUNDARIES:
-        residuals[name], scale = _residual(planes, dataclasses.replace(conv, boundary=name, fillvalue=0.0))
+        residuals[name], scale = _residual(planes, dataclasses.replace(conv, boundary=name, fillvalue=0.0), taps=taps)
         fillvalues[name] = math.nan
     noise = max(variance, (_EXACT * scale) ** 2)  # without noise, rounding must not tell
     # residual and response are linear in the value beyond the edge
-    empty, response = residuals["fill"], _response(planes, conv)
+    empty, response = residuals["fill"], _response(planes, conv, taps)
     declared = empty - conv.fillvalue * response
     weight = float(response @ response)
     value = float(empty @ response) / weight if weight > 0 else conv.fillvalue
@@ -287,7 +291,9 @@ def requests(observation: Observation) -> Iterator[Request]:
             yield source_reader(reader.array, plan), down * at[0], across * at[1], block
 
 
-def _residual(planes: Sequence[_Plane], conv: Convention, memo: Memo | None = None) -> tuple[Array, float]:
+def _residual(
+    planes: Sequence[_Plane], conv: Convention, memo: Memo | None = None, taps: Transforms | None = None
+) -> tuple[Array, float]:
     """Return the residual of all target pixels that depend on the boundary, and the rms of the target there.
 
     With weights those of pixels of weight 1, of the pixels that have a weight.
@@ -296,7 +302,9 @@ def _residual(planes: Sequence[_Plane], conv: Convention, memo: Memo | None = No
     for i, plane in enumerate(planes):
         result = Reader(plane.observation.targets[0].array, plane.observation.geometry.target_shape)
         arrays = plane.arrays(conv)
-        for (at, size), model in zip(_strips(plane.observation), _model(plane, arrays, conv, memo, i), strict=True):
+        for (at, size), model in zip(
+            _strips(plane.observation), _model(plane, arrays, conv, memo, i, taps), strict=True
+        ):
             values = result.block(*at, size)
             left = values - model if plane.surface is None else values - _surface(plane, at, size) - model
             parts.append(_weighed(plane, left, at))
@@ -305,12 +313,12 @@ def _residual(planes: Sequence[_Plane], conv: Convention, memo: Memo | None = No
     return every, math.sqrt(energy / max(1, len(every)))
 
 
-def _response(planes: Sequence[_Plane], conv: Convention) -> Array:
+def _response(planes: Sequence[_Plane], conv: Convention, taps: Transforms) -> Array:
     """Return what the kernels make, near the edges, of ones beyond the edge and zeros inside."""
     ones = dataclasses.replace(conv, boundary="fill", fillvalue=1.0)
     parts = [np.zeros(0)]
-    for plane in planes:
-        models = _model(plane, plane.arrays(ones, blank=True), ones)
+    for i, plane in enumerate(planes):
+        models = _model(plane, plane.arrays(ones, blank=True), ones, None, i, taps)
         parts += [_weighed(plane, model, at) for (at, _), model in zip(_strips(plane.observation), models, strict=True)]
     return np.concatenate(parts)
 
@@ -330,8 +338,12 @@ def _model(
     conv: Convention,
     memo: Memo | None = None,
     number: int = 0,
+    transforms: Transforms | None = None,
 ) -> Iterator[Array]:
-    """Yield what the kernels make of the arrays in each of the strips, under a boundary."""
+    """Yield what the kernels make of the arrays in each of the strips, under a boundary.
+
+    `transforms` keeps the kernels' spectra, which are those of every boundary.
+    """
     shapes = plane.observation.geometry
     plan = geometry.lay_out(shapes.image_shape, shapes.kernel_shape, conv)
     taps = plane.kernels[:, ::-1, ::-1] if plan.flipped else plane.kernels
@@ -342,7 +354,10 @@ def _model(
         length = scipy.fft.next_fast_len(block[0], real=True), scipy.fft.next_fast_len(block[1], real=True)
         read = functools.partial(_spectra, plane, arrays, plan, (down * at[0], across * at[1]), block, length)
         spectra = read() if memo is None else memo.once(("strip", number, at), read)
-        total = np.einsum("syx,syx->yx", spectra, np.conj(scipy.fft.rfft2(taps, length)))
+        known = {} if transforms is None else transforms
+        if (number, *length) not in known:
+            known[number, *length] = np.conj(scipy.fft.rfft2(taps, length))
+        total = np.einsum("syx,syx->yx", spectra, known[number, *length])
         yield scipy.fft.irfft2(total, length)[:rows:down, :cols:across]
 
 

@@ -8,21 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from ..analysis.place import Box, first_box, reduced, spectral_response
+from ..analysis.place import Box, first_box, period, reduced, spectral_response
 from ..core.findings import PREPARE, Finding, Verdict
 from ..core.geometry import Shape, default_origin, kept_length
 from ..core.model import Execution, Selection
 from ..data.masking import unmasked
 from ..data.observation import as_planes
 from ..solvers.least_squares import residual_at
-from .spans import MOST_TAPS, Pair, SpanFit, count_of, grown_by, moved
+from .spans import FEW_TAPS, MOST_TAPS, Pair, SpanFit, count_of, grown_by, moved
 
 #: Emptier sides than at this probability go, and of signals, whose sides are single taps.
 _GOES, _GOES_ALONG = 1e-2, 1e-3
-#: Most times the pixels are read for the support, three times as often for few taps.
-_PASSES, _FEW_TAPS = 4, 200
-#: Rows or columns that the first span has more on each side than what stands out, at most; a side of it of signals.
-_SPARE, _ALONG = 3, 65
+#: Most times the pixels are read for the support, and most fits of what was read.
+_PASSES, _FITS = 4, 12
+#: A side of the first span of signals, at least; taps of a first span that an image that repeats itself may have made.
+_ALONG, _LARGE = 65, 600
 #: Taps up to which a span grows without a doubt.
 _MANY_TAPS = 400
 #: A constant so many times its standard error is kept, if it is not that of rounding; a share that is rounding alone.
@@ -129,19 +129,27 @@ def _strides(image: Shape, target: Shape) -> list[Shape]:
 def _search(pair: Pair, stride: Shape, enough: float) -> SpanFit | None:
     """Return the fit of the span that the kernel takes, None if there is nothing to see of it."""
     image, target = pair.seen()
-    looks = []
+    looks, threads = [], pair.execution.threads
     for small in [image] if stride == (1, 1) else [reduced(image, stride), *_phases(image, stride)]:
-        response = spectral_response(small, target, pair.execution.threads)
-        looks.append(first_box(response, small.shape, target.shape))
-    box, _ = max(looks, key=lambda look: look[1])
+        response = spectral_response(small, target, threads)
+        looks.append((*first_box(response, small.shape, target.shape), response, small.shape))
+    box, _, response, shape = max(looks, key=lambda look: look[1])
+    if count_of(box) * math.prod(stride) > _LARGE and (most := period(image, threads)) is not None:
+        pair = dataclasses.replace(pair, most=most)
+        box, _ = first_box(response, shape, target.shape, [n // (2 * s) for n, s in zip(most, stride, strict=True)])
     first = pair.within(_wider(box, stride, 9 if min(image.shape) > 1 else _ALONG), stride)
     if first is None:
         return None
-    box, found, short = first, pair.fit(first, stride), False
-    for number in range(1, 3 * _PASSES):
+    sums = pair.sums(pair.roomy(first, stride), stride)
+    box, short, passes = first, False, 1
+    if count_of(first) > _LARGE:  # of what is open already in a part of it, all would take long to find
+        part = _half(first)
+        box = first if pair.fit(part, stride, sums).solution.full else part
+    found = pair.fit(box, stride, sums)
+    for _ in range(1, _FITS):
         wanted = found.wanted()
         known = found.solution.full and 1 - found.explained >= enough  # else more taps tell nothing
-        if not wanted or not known or (number >= _PASSES and found.stats.n_taps > _FEW_TAPS):
+        if not wanted or not known:
             break
         grown = grown_by(box, wanted)
         if not pair.fits(grown, stride):
@@ -149,9 +157,19 @@ def _search(pair: Pair, stride: Shape, enough: float) -> SpanFit | None:
             short = grown == box and 1 - found.explained > _EXACT and count_of(box) < MOST_TAPS // 2
         if grown == box or (count_of(grown) > _MANY_TAPS and found.explained < _DOUBTFUL and not _related(pair, found)):
             break
-        box, found = grown, pair.fit(grown, stride)
+        if not sums.hold(grown):
+            if passes >= _PASSES and found.stats.n_taps > FEW_TAPS:
+                break
+            sums, passes = pair.sums(pair.roomy(grown, stride), stride), passes + 1
+        box, found = grown, pair.fit(grown, stride, sums)
     found.rectangle.shrink(_GOES if min(image.shape) > 1 else _GOES_ALONG)
-    return dataclasses.replace(found, short=short)
+    return dataclasses.replace(found, short=short, period=pair.most if pair.most != Pair.most else None)
+
+
+def _half(box: Box) -> Box:
+    """Return the middle of a span, half as long along each axis."""
+    by = [(box[2 * axis + 1] - box[2 * axis]) // 4 for axis in (0, 1)]
+    return box[0] + by[0], box[1] - by[0], box[2] + by[1], box[3] - by[1]
 
 
 def _as_far(pair: Pair, found: SpanFit, wanted: Mapping[int, int]) -> Box:
@@ -179,7 +197,7 @@ def _wider(box: Box, stride: Shape, least: int) -> Box:
     for axis in (0, 1):
         low, high, step = box[2 * axis], box[2 * axis + 1], stride[axis]
         low, high = step * low - (step - 1), step * high - (step - 1)
-        more = max(step + 1, min((high - low) // 4, _SPARE), (least - (high - low)) // 2)
+        more = max(step + 1, (least - (high - low)) // 2)
         sides += [low - more, high + more]
     return sides[0], sides[1], sides[2], sides[3]
 
@@ -313,8 +331,14 @@ def _told(pair: Pair, found: SpanFit) -> Found:
     n, taps = found.stats.n_pixels, found.stats.n_taps
     detail = f"the kernel goes on beyond {taps} taps, for which the {n} pixels that depend on no boundary are too few"
     remedy = "use more pixels, or give the kernel's shape together with the boundary"
-    findings = (Finding(Verdict.SHAPE_TOO_SMALL, detail, remedy),) if found.short else ()
-    return Found(fields, tuple(words), findings)
+    findings = [Finding(Verdict.SHAPE_TOO_SMALL, detail, remedy)] if found.short else []
+    if found.period is not None:
+        detail = (
+            f"the image repeats itself, so that a kernel of more than {found.period[0]} rows or {found.period[1]} "
+            "columns is not determined: parts of it may as well lie one period further"
+        )
+        findings.append(Finding(Verdict.RANK_DEFICIENT, detail, "use an image that does not repeat itself"))
+    return Found(fields, tuple(words), tuple(findings))
 
 
 def _sized(image: Shape, target: Shape, span: Box) -> tuple[Shape, str] | None:

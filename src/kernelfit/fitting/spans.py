@@ -27,6 +27,11 @@ from .statistics import gather
 _GROWS, _EDGE = 1e-4, 4
 #: Most taps, and taps for each pixel.
 MOST_TAPS, _SHARE = 3000, 0.25
+#: Sums are taken of so many lags more on each side at least, if that keeps such a share of the pixels and makes no more
+#: taps; a span within them needs no further pass over the pixels.
+_LEAST_MORE, _KEPT, _MOST_KNOWN = 4, 0.9, 1600
+#: Up to so many taps a span grows in larger steps: of more a fit costs more than the pass.
+FEW_TAPS = 200
 #: Chance, among all the places looked at, at which a fit is one.
 _CHANCE = 1e-4
 
@@ -42,6 +47,8 @@ class SpanFit:
     rectangle: Rectangle
     #: Whether there are too few pixels for taps that it lacks.
     short: bool = False
+    #: Sides at which the image repeats itself.
+    period: Shape | None = None
 
     @property
     def explained(self) -> float:
@@ -54,7 +61,8 @@ class SpanFit:
         more = {}
         for side in sorted((s for s in range(4) if p_values[s] < _GROWS), key=p_values.__getitem__):
             length = self.box[side | 1] - self.box[side & 2]
-            more[side] = max(2 * self.stride[side // 2], length // (4 if p_values[side] < _GROWS**6 else 8))
+            far = p_values[side] < _GROWS**6 and (self.stats.n_taps <= FEW_TAPS or 1 in self.stats.supports[0])
+            more[side] = max(2 * self.stride[side // 2], length // (4 if far else 8))
         return more
 
     @property
@@ -86,6 +94,24 @@ class SpanFit:
 
 
 @dataclass(frozen=True, eq=False)
+class Sums:
+    """The equations of a span of lags, which hold those of every span within it."""
+
+    box: Box
+    stats: NormalEquations
+
+    def hold(self, box: Box) -> bool:
+        """Return whether a span lies within."""
+        mine = self.box
+        return mine[0] <= box[0] and box[1] <= mine[1] and mine[2] <= box[2] and box[3] <= mine[3]
+
+    def of(self, box: Box) -> NormalEquations:
+        """Return the equations of a span within."""
+        shape, corner = (box[1] - box[0], box[3] - box[2]), (box[0] - self.box[0], box[2] - self.box[2])
+        return self.stats if box == self.box else self.stats.crop(shape, corner)
+
+
+@dataclass(frozen=True, eq=False)
 class Pair:
     """Planes of a pair, and what reads them."""
 
@@ -93,29 +119,48 @@ class Pair:
     target: Any
     selection: Selection
     execution: Execution
+    #: Sides up to which the image does not repeat itself within a span.
+    most: Shape = (MOST_TAPS, MOST_TAPS)
 
     def fits(self, box: Box, stride: Shape) -> bool:
-        """Return whether there are pixels enough for a span."""
-        return count_of(box) <= min(MOST_TAPS, _SHARE * self.room(box, stride))
+        """Return whether there are pixels enough for a span, which does not hold a period of the image."""
+        within = box[1] - box[0] <= self.most[0] and box[3] - box[2] <= self.most[1]
+        return within and count_of(box) <= min(MOST_TAPS, _SHARE * self.room(box, stride))
 
     def within(self, box: Box, stride: Shape) -> Box | None:
         """Return the middle of a span, as much of it as there are pixels for."""
         while not self.fits(box, stride):
             sides = (box[1] - box[0], box[3] - box[2])
             # an axis that is short goes first
-            over = [side > n for side, n in zip(sides, self.image.shape, strict=True)]
+            most = [min(both) for both in zip(self.image.shape, self.most, strict=True)]
+            over = [side > n for side, n in zip(sides, most, strict=True)]
             more = [int(side > 2 and (far or not any(over))) for side, far in zip(sides, over, strict=True)]
             if not any(more):
                 return None
             box = (box[0] + more[0], box[1] - more[0], box[2] + more[1], box[3] - more[1])
         return box
 
-    def fit(self, box: Box, stride: Shape) -> SpanFit:
-        """Return the exact fit of a span beside a constant."""
+    def roomy(self, box: Box, stride: Shape) -> Box:
+        """Return a span that is wider where that costs few pixels."""
+        wide = box
+        for axis in (0, 1):
+            more = max(_LEAST_MORE, 2 * ((box[2 * axis + 1] - box[2 * axis]) // 8))  # two steps
+            grown = grown_by(wide, {2 * axis: more, 2 * axis + 1: more})
+            if self.room(grown, stride) >= _KEPT * self.room(box, stride) and count_of(grown) <= _MOST_KNOWN:
+                wide = grown
+        return wide
+
+    def sums(self, box: Box, stride: Shape) -> Sums:
+        """Return the exact equations of a span beside a constant."""
         shape = (box[1] - box[0], box[3] - box[2])
         model = Model(shape, mode="crop", origin=(-box[0], -box[2]), stride=stride, background=0)
         plan = make_plan(self.image, self.target, model, self.selection)
-        ((stats, _),) = gather(plan, Noise(), self.execution)
+        ((stats, _),) = gather(plan, Noise(), self.execution, sampled=False)
+        return Sums(box, stats)
+
+    def fit(self, box: Box, stride: Shape, sums: Sums | None = None) -> SpanFit:
+        """Return the exact fit of a span beside a constant, from the sums of a wider one if they are given."""
+        stats = (sums or self.sums(box, stride)).of(box)
         solution = least_squares(stats, factorise(stats.gram, self.execution.threads))
         rss = max(solution.rss, self.rounding * stats.n_pixels)  # which is not white, so that its tests would not hold
         return SpanFit(box, stride, stats, solution, Rectangle(stats, dataclasses.replace(solution, rss=rss)))

@@ -32,14 +32,16 @@ from .weighted_fitter import Solved, WeightedFitter
 Gathered = tuple[NormalEquations, Context]
 
 
-def gather(plan: FitPlan, noise: Noise, execution: Execution, solver: Solver | None = None) -> list[Gathered]:
-    """Return the statistics of each kernel of a plan: one for each group and target."""
+def gather(
+    plan: FitPlan, noise: Noise, execution: Execution, solver: Solver | None = None, *, sampled: bool = True
+) -> list[Gathered]:
+    """Return the statistics of each kernel of a plan: one for each group and target, with a sample of the pixels."""
     solver = LeastSquares() if solver is None else solver
     requirements.require(requirements.features_of(plan, noise, solver, execution, "statistics alone"))
     found: list[Gathered] = []
     for group, observations in enumerate(plan.groups):
         with keeping(_requests(observations)):
-            found += plan.presuming(group, functools.partial(_group, group, noise, execution))
+            found += plan.presuming(group, functools.partial(_group, group, noise, execution, sampled))
     return found
 
 
@@ -50,7 +52,7 @@ def _requests(observations: Sequence[Observation]) -> Iterator[Request]:
         yield from ((reader, *spot) for reader in one.targets for spot in blocks.spots_of(reader))
 
 
-def _group(group: int, noise: Noise, execution: Execution, plan: FitPlan) -> list[Gathered]:
+def _group(group: int, noise: Noise, execution: Execution, sampled: bool, plan: FitPlan) -> list[Gathered]:
     observations, threads = plan.groups[group], execution.threads
     method = engine_of(max(observations, key=lambda p: p.geometry.n_pixels), execution.engine)
     context = context_of(plan, group, method)
@@ -74,7 +76,7 @@ def _group(group: int, noise: Noise, execution: Execution, plan: FitPlan) -> lis
     for t, (stats, one) in enumerate(zip(sums, judged, strict=True)):
         parts = [j.item.observation if j else of_target(p, t) for j, p in zip(one, observations, strict=True)]
         weights = [j.item.weights if j else None for j in one]
-        own_context = dataclasses.replace(noted(context, one), tiles=_tiles(parts, weights))
+        own_context = dataclasses.replace(noted(context, one), tiles=_tiles(parts, weights) if sampled else ())
         if noise.image_std:
             known = _noise_of(parts, weights, noise.image_std)
             stats, known = known.taken_off(stats)
