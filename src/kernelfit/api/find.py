@@ -126,10 +126,6 @@ def find_kernel(
     short: tuple[Finding, ...] = ()
     given = shape
     if shape is SIGNAL or (shape is None and keywords.get("lags") is None):
-        for name in ("register", "curve"):
-            if keywords.get(name) is not None:
-                msg = f"got {name}={keywords[name]!r} without a shape, need the kernel's"
-                raise ValueError(msg)
         plain = shape is None and selection is None and (solver is None or solver == "auto")
         stamps = matched(image, target, keywords, plain)
         if stamps is not None:
@@ -139,6 +135,8 @@ def find_kernel(
             shape, found = model_of_signals(words), tuple(in_samples(part) for part in found)
         else:
             shape = words.pop("shape")
+        if keywords.get("register") is not None or keywords.get("curve") is not None:
+            found = (*found, "found without the motion and the curve, which the fit has besides")
         keywords = words  # type: ignore[assignment]
     call = call_of(shape, keywords, verb="find_kernel", selection=selection, execution=execution, solver=solver)
     plan, note = make_plan(image, target, call.model, call.selection, kinds=NUMBERS), ""

@@ -29,8 +29,9 @@ _MANY_TAPS = 400
 _CLEAR, _ROUNDING, _EXACT = 4.5, 1e-9, 1e-12
 #: With less of the target explained than this, each half of the pair has to predict the other, as well as so far.
 _DOUBTFUL, _PREDICTS = 0.9, 0.3
-#: With more than this explained a stride is beyond doubt; halves so many pixels apart are not of one stride.
-_SURE, _APART = 0.999, 2.0
+#: With more than this explained a stride is beyond doubt; halves so many pixels apart are not of one stride, and those
+#: that the sizes say to be so far apart are not if they are by half and less than twice as much.
+_SURE, _APART, _LEAST_DRIFT = 0.999, 2.0, 1.0
 #: Values whose squares overflow in sums, and contrast, as a share of the values, that rounding hides.
 _HUGE, _FAINT = 1e150, 1e-7
 #: Sides up to which images are looked at whole; strides that are looked for; rows more or less than those of a stride.
@@ -266,14 +267,15 @@ def _drift(pair: Pair, found: SpanFit) -> str:
         return ""
     for axis, name in ((0, "rows"), (1, "columns")):
         n, m, step = pair.image.shape[axis], pair.target.shape[axis], found.stride[axis]
-        drift = abs(n - step * m) / 2  # of a half against the other, if the sizes tell the scale
-        if drift > 0.25 * n or (step == 1 and drift == 0):
+        drift = (step * m - n) / 2  # of the second half against the first, if the sizes tell the scale
+        if abs(drift) > 0.25 * n or (step == 1 and drift == 0):
             continue
         halves = _halves(pair, found, axis)
         if halves is None:
             continue
         apart = halves[1].centroid()[axis] + step * (m // 2) - halves[0].centroid()[axis]
-        if abs(apart) > max(0.5 * drift, _APART * (step > 1)):
+        told = abs(drift) >= _LEAST_DRIFT and 0.5 < apart / drift < 2
+        if told or abs(apart) > max(0.5 * abs(drift), _APART * (step > 1)):
             return (
                 f"got {n} {name} in the image and {m} in the target, a ratio of {n / m:.5g}, by which the target was "
                 f"scaled; need a whole ratio: scale one of the two to a whole multiple of the other, or give shape= "

@@ -27,9 +27,9 @@ from .statistics import gather
 _GROWS, _EDGE = 1e-4, 4
 #: Most taps, and taps for each pixel.
 MOST_TAPS, _SHARE = 3000, 0.25
-#: Sums are taken of so many lags more on each side at least, if that keeps such a share of the pixels and makes no more
-#: taps; a span within them needs no further pass over the pixels.
-_LEAST_MORE, _KEPT, _MOST_KNOWN = 4, 0.9, 1600
+#: Sums are taken of so many lags more on each side at least, of sides that are a multiple and one, if that keeps such a
+#: share of the pixels and makes no more taps; a span within them needs no further pass over the pixels.
+_LEAST_MORE, _GRID, _KEPT, _MOST_KNOWN = 3, 8, 0.9, 1600
 #: Up to so many taps a span grows in larger steps: of more a fit costs more than the pass.
 FEW_TAPS = 200
 #: Chance, among all the places looked at, at which a fit is one.
@@ -141,11 +141,12 @@ class Pair:
         return box
 
     def roomy(self, box: Box, stride: Shape) -> Box:
-        """Return a span that is wider where that costs few pixels."""
+        """Return a span that is wider where that costs few pixels, of sides for which transforms are planned once."""
         wide = box
         for axis in (0, 1):
-            more = max(_LEAST_MORE, 2 * ((box[2 * axis + 1] - box[2 * axis]) // 8))  # two steps
-            grown = grown_by(wide, {2 * axis: more, 2 * axis + 1: more})
+            side = box[2 * axis + 1] - box[2 * axis]
+            more = -(-(side + 2 * max(_LEAST_MORE, side // 8) - 1) // _GRID) * _GRID + 1 - side
+            grown = grown_by(wide, {2 * axis: more // 2, 2 * axis + 1: more - more // 2})
             if self.room(grown, stride) >= _KEPT * self.room(box, stride) and count_of(grown) <= _MOST_KNOWN:
                 wide = grown
         return wide
