@@ -72,8 +72,14 @@ def at_free_shift(image, target, kernel, part):
         columns = np.column_stack([moved, np.ones(moved.size)])
         return rms(target[part].ravel() - columns @ np.linalg.lstsq(columns, target[part].ravel(), rcond=None)[0])
 
-    _, *start = min((left(shift), *shift) for shift in itertools.product(range(-7, 8), repeat=2))
-    return float(scipy.optimize.minimize(left, start, method="Nelder-Mead").fun)
+    whole, inner = np.fft.irfft2(made, image.shape), target[part].ravel()
+
+    def alike(shift):
+        return np.corrcoef(np.roll(whole, shift, (0, 1))[part].ravel(), inner)[0, 1]
+
+    start = np.array(max(itertools.product(range(-7, 8), repeat=2), key=alike))
+    simplex = start + 0.5 * np.array([[0, 0], [1, 0], [0, 1]])
+    return float(scipy.optimize.minimize(left, start, method="Nelder-Mead", options={"initial_simplex": simplex}).fun)
 
 
 def print_table(heads, rows):
