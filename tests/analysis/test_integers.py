@@ -83,3 +83,26 @@ def test_noise_does_not_hide_whole_numbers():
     kernels = truth + fit.sample(500, 7) - fit.kernel
     kept = [dataclasses.replace(fit, kernel=kernel).as_integers() for kernel in kernels]
     assert sum(whole is not None and whole.denominator == 16 for whole in kept) >= 497
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
+def test_all_taps_together_tell_denominators_apart(seed):
+    """Over 255 each tap is as near, but the numerators add up to 256, and the sum is better known than any tap."""
+    rng = np.random.default_rng(seed)
+    image = rng.normal(100, 40, (120, 133))
+    row = np.array([1, 4, 6, 4, 1])
+    noise = rng.normal(0, 1.6, image.shape)
+    target = kernelfit.apply_kernel(image, np.outer(row, row) / 256, boundary="wrap") + noise
+    whole = kernelfit.find_kernel(image, target, (5, 7), boundary="wrap").as_integers()
+    assert whole.denominator == 256
+    np.testing.assert_array_equal(whole.numerators[:, 1:6], np.outer(row, row))
+
+
+def test_taps_that_a_prior_holds_for_equal_are_whole_numbers_too():
+    rng = np.random.default_rng(4)
+    weights = np.outer([1, 2, 1], [1, 4, 6, 4, 1])
+    target = ndimage.convolve(IMAGE, weights / 64) + rng.normal(0, 0.05, IMAGE.shape)
+    fit = kernelfit.find_kernel(IMAGE, target, (3, 5), solver=kernelfit.GaussianProcess(symmetric="both"))
+    whole = fit.as_integers()
+    assert whole.denominator == 64
+    np.testing.assert_array_equal(whole.numerators, weights)

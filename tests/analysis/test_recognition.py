@@ -11,6 +11,7 @@ import scipy.stats
 import kernelfit
 from helpers import assert_close, grid
 from kernelfit.analysis import filter_shapes, recognition
+from kernelfit.analysis.filter_problem import Rounding, as_problem
 from kernelfit.analysis.filter_shapes import Grid
 from kernelfit.analysis.recognition import nearest
 
@@ -420,7 +421,7 @@ def test_taps_that_a_prior_holds_for_equal_are_whitened_in_sets():
     image = rng.random((60, 70))
     target = ndimage.gaussian_filter(image, (0.9, 1.2)) + rng.normal(0, 0.003, image.shape)
     fit = kernelfit.find_kernel(image, target, (7, 9), solver=kernelfit.GaussianProcess(symmetric="both"))
-    problem = recognition.as_problem(fit, None)
+    problem = as_problem(fit, None)
     rows = rng.normal(size=(3, 63))
     factor = fit._covariance_factor()
     covariance = factor @ factor.T + (1e-7 * np.abs(fit.kernel).max()) ** 2 * np.eye(63)
@@ -436,3 +437,43 @@ def test_a_summary_does_not_look_for_pairs_of_filters():
     fit = kernelfit.find_kernel(image, ndimage.convolve(image, kernel), SHAPE, solver=None)
     assert recognition.in_words(fit) == ""
     assert fit.recognise()[0].name == "box then gaussian"
+
+
+@pytest.mark.slow
+def test_as_many_numbers_as_taps_are_no_name():
+    """A soft disc that may move, of one sum, can be nearly any four taps."""
+    rng = np.random.default_rng(8)
+    for _ in range(4):
+        kernel = np.zeros((4, 5))
+        kernel[1:3, 2:4] = unit(rng.random((2, 2)))
+        assert recognised(kernel) == ()
+    kernel[1:3, 2:4] = np.outer([0.3, 0.7], [0.6, 0.4])
+    assert recognised(kernel)[0].name == "shift"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sigma", [1.4])
+def test_intervals_hold_what_rounding_half_way_does(sigma):
+    pillow = pytest.importorskip("PIL.Image")
+    from PIL import ImageFilter
+
+    image = gray(301, 270, 5, fine=20).astype(np.uint8)
+    made = np.asarray(pillow.fromarray(image).filter(ImageFilter.GaussianBlur(sigma)))
+    fit = kernelfit.find_kernel(image, made, (11, 13), background=0, errors="sandwich")
+    best = fit.recognise()[0]
+    assert best.name == "gaussian"
+    for value, error in best.parameters.values():  # one sigma, or those of rows and columns
+        assert abs(value - sigma) < 1.96 * error < 0.25
+
+
+def test_how_rounding_widens_intervals():
+    """Shared among all taps, or along one number alone; 0.95 of a normal distribution lies within 1.96."""
+    last = Rounding(doubt=200.0, n_pixels=10000, excess=1.0)
+    assert last.widened(100, False, None) == last.widened(100, True, 1.5) == pytest.approx(3.0)
+    boxes = Rounding(0.0, 10000, 2.0)
+    assert boxes.widened(100, False, None) == 1.0
+    half = 1 + 0.5 * 10000 / 1.96**2  # half of the noise is that of rounding half way
+    assert boxes.widened(100, True, None) == pytest.approx(half, rel=1e-3)
+    assert boxes._replace(smoothed=True).widened(100, False, None) == pytest.approx(half, rel=1e-3)
+    assert boxes.widened(100, False, 1.0) == pytest.approx(1 + 64 / 1.96**2, rel=1e-3)
+    assert boxes.widened(100, False, 0.5) == 1.0

@@ -243,13 +243,7 @@ def slope(grid: Grid, setting: Setting, theta: Array) -> Array:
 def slope_starts(grid: Grid, hint: Hint) -> list[Start]:
     """Begin with all widths, along both axes."""
     sigmas = [0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0]
-    return [
-        ((r, axis), (s,))
-        for s in sigmas
-        if s < max(grid.reach())
-        for r in {*_reaches(grid, s), *_windows(grid, hint)}
-        for axis in (0, 1)
-    ]
+    return [((r, axis), (s,)) for s in sigmas if s < max(grid.reach()) for r in _reaches(grid, s) for axis in (0, 1)]
 
 
 def log_starts(kind: str) -> Callable[[Grid, Hint], list[Start]]:

@@ -14,6 +14,7 @@ import scipy.special
 
 from . import filter_table as table
 from .filter_families import ADD, BLEND, FAR, GAIN, PLUS, UNIT, Family, Hint, Setting, Start
+from .filter_problem import Problem
 from .filter_shapes import Grid
 
 Array = npt.NDArray[np.float64]
@@ -21,59 +22,14 @@ _NUMBER = 9.0  # what a number more has to explain of chi-square at least: chanc
 _USUAL = 4.0  # of chi-square: where a filter is cut off as tools do unasked, unless the kernel tells so much
 _PRUNED = 100.0  # a family that starts so many times worse than the best is given up ...
 _NEAR = 0.03  # ... unless its numbers are sought and it explains all but this share of the kernel
+RULED_OUT = 10.0  # of two that fit, a difference of Schwarz's criterion that decides: R. Kass and A. Raftery,
+# "Bayes factors", J. Am. Stat. Assoc. 90 (1995), section 3.2, doi:10.1080/01621459.1995.10476572
+_SLOPE_TRUST = 4.0  # chi-square falls by no more than so many times what its slopes at a start tell
+_LIKELY = 40  # starts of a family, of all those that do not depend on the kernel, whose errors are reckoned with
+_FEW_TAPS = 4  # a shift along an axis has two taps, and three numbers with a gain: it is named all the same
 _SLIGHT = 1e-3  # what chi-square below its expectation counts, where the errors are in doubt
 _LIMITS = {"sigma": (0.12, 1e3), "beta": (0.3, 60.0), "a": (-4.0, 2.0)}
 _LIMITS |= dict.fromkeys(("radius", "length", "alpha", "gamma", "scale", "inner", "outer"), (0.05, 1e3))
-
-
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """A kernel, as a convolution, and the matrix (or the factors) that makes its errors independent and equal to 1.
-
-    `turned` says that it was given as a correlation; `doubt` is what chi-square may gain beside chance. Where a prior
-    holds taps for equal the matrix is that of their `sets`, times the roots of how many there are, and `rough` is the
-    error of what sets them apart.
-    """
-
-    taps: Array
-    origin: tuple[int, int]
-    stride: tuple[int, int]
-    offset: tuple[int, int]
-    turned: bool
-    doubt: float
-    whitener: Array
-    errors: Array
-    sets: npt.NDArray[np.intp] | None = None
-    rough: Array | float = 1.0
-
-    def white(self, templates: Array) -> Array:
-        """Return kernels, flat, in units of the errors; of sets also what sets their taps apart."""
-        if self.sets is not None:
-            means, apart = in_sets(templates, self.sets)
-            return np.hstack([means @ self.whitener.T, apart / self.rough])
-        return np.asarray(templates * self.whitener if self.whitener.ndim == 1 else templates @ self.whitener.T)
-
-    def spread(self, rows: Array) -> Array:
-        """Return what makes the covariance of sums of taps, times its transpose."""
-        if self.whitener.ndim == 1:
-            return np.asarray(rows / self.whitener)
-        inverse = np.linalg.pinv(self.whitener)
-        if self.sets is None:
-            return np.asarray(rows @ inverse)
-        means, apart = in_sets(rows, self.sets)
-        return np.hstack([means @ inverse, apart * self.rough])
-
-    @functools.cached_property
-    def given(self) -> Array:
-        """The kernel in units of its errors."""
-        return np.asarray(self.white(self.taps.reshape(1, -1))[0])
-
-
-def in_sets(rows: Array, sets: npt.NDArray[np.intp]) -> tuple[Array, Array]:
-    """Return the means of rows over sets of columns, times the roots of how many there are, and what is left."""
-    order, counts = np.argsort(sets, kind="stable"), np.bincount(sets)
-    sums = np.add.reduceat(rows[:, order], np.cumsum(counts) - counts, axis=1)
-    return sums / np.sqrt(counts), rows - (sums / counts)[:, sets]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,10 +56,7 @@ class Fit:
         )
 
     def score(self, n: int, doubt: float = 0.0) -> float:
-        """Return Schwarz's criterion, or one that is stricter where there are few taps.
-
-        Where the errors are in doubt, what chi-square is below its expectation hardly counts.
-        """
+        """Return Schwarz's criterion, stricter of few taps; what is below a doubtful expectation hardly counts."""
         expected = n - self.n_free + doubt if doubt else 0.0
         chi = max(self.chi_square, expected) + _SLIGHT * min(self.chi_square - expected, 0.0)
         return chi + self.n_free * max(math.log(n), _NUMBER)
@@ -133,7 +86,33 @@ def _made(family: Family, grid: Grid, starts: Sequence[Start]) -> tuple[Array, A
         identities = np.outer(*(np.abs(axis) < 0.25 for axis in grid.axes())).astype(np.float64).reshape(1, -1)
     else:
         identities = np.array([family.identity(grid, setting, np.array(theta)).ravel() for setting, theta in starts])
-    return np.nan_to_num(templates, posinf=0.0, neginf=0.0), identities
+    if not math.isfinite(float(templates.sum())):
+        templates = np.nan_to_num(templates, posinf=0.0, neginf=0.0)
+    return templates, identities
+
+
+@functools.lru_cache(maxsize=32)
+def _unit_templates(family: Family, grid: Grid, starts: tuple[Start, ...]) -> Array:
+    """Return filters of norm one, without the tap that an identity beside them would hide."""
+    templates, identities = _templates(family, grid, starts)
+    rest = np.where(identities == 0, templates, 0.0)
+    return np.asarray(rest / np.maximum(np.linalg.norm(rest, axis=1, keepdims=True), 1e-300))
+
+
+def _least(matrix: Array, left: Array) -> Array:
+    """Return the factors by which rows, of which there are two at most, come nearest to a vector, or to several."""
+    gram, pull = matrix @ matrix.T, matrix @ left.T
+    if len(matrix) == 1:
+        return np.asarray(pull / gram[0, 0] if gram[0, 0] > 0 else np.zeros_like(pull))
+    return np.asarray(np.linalg.lstsq(gram, pull, rcond=1e-12)[0]) if len(matrix) else pull
+
+
+def _solution(matrix: Array, right: Array) -> Array:
+    """Return a step, none where the equations have no solution."""
+    try:
+        return np.asarray(np.linalg.solve(matrix, right), dtype=np.float64)
+    except np.linalg.LinAlgError:
+        return np.zeros_like(right)
 
 
 def _moments(taps: Array, grid: Grid) -> list[tuple[float, ...]]:
@@ -168,13 +147,24 @@ class Search:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self.n = problem.taps.size if problem.sets is not None else len(problem.given)
+        self.n = problem.n
+        size = np.abs(problem.taps)
+        self.far = size > np.maximum(6 * problem.errors, 1e-6 * size.max())  # taps that are not zero
+        self.known = int(self.far.sum())
 
     def coarse(self, family: Family, grid: Grid, starts: Sequence[Start]) -> dict[str, tuple[float, list[Start]]]:
         """Return, for each mode, the least chi-square and the best starts, as many as the family asks for."""
+        starts = self.likely(family, grid, starts)
         chi = self.chi_squares(family, grid, starts)
         best = {mode: np.argsort(chi[mode])[: family.tries].tolist() for mode in family.modes}
         return {mode: (max(float(chi[mode][i[0]]), 0.0), [starts[j] for j in i]) for mode, i in best.items()}
+
+    def likely(self, family: Family, grid: Grid, starts: Sequence[Start]) -> Sequence[Start]:
+        """Return the starts that are nearest to the kernel whatever its errors, in any mode, if there are many."""
+        if not family.constant or len(starts) <= _LIKELY:
+            return starts
+        alike = np.abs(_unit_templates(family, grid, tuple(starts)) @ self.problem.taps.ravel())
+        return [starts[i] for i in np.argsort(-alike, kind="stable")[:_LIKELY]]
 
     def chi_squares(self, family: Family, grid: Grid, starts: Sequence[Start]) -> dict[str, Array]:
         """Return the chi-square of each start, for each mode."""
@@ -204,7 +194,7 @@ class Search:
         given = self.problem.given
         base, columns = {UNIT: (g, []), GAIN: (0.0, [g]), BLEND: (e, [e - g]), ADD: (e, [g]), PLUS: (0.0, [e, g])}[mode]
         left, matrix = given - base, np.array(columns).reshape(-1, len(given))
-        factors = np.linalg.lstsq(matrix @ matrix.T, matrix @ left, rcond=1e-12)[0] if columns else np.zeros(0)
+        factors = _least(matrix, left)
         first = float(factors[0]) if columns else 0.0
         both = {
             UNIT: (1.0, 0.0),
@@ -223,8 +213,13 @@ class Search:
         change = state.both[0] * (templates - state.template) + state.both[1] * (identities - state.identity)
         return self.problem.white(change / steps[:, None])
 
-    def descend(self, family: Family, grid: Grid, mode: str, setting: Setting, theta: Array) -> Array:
-        """Take Levenberg's and Marquardt's steps, the factors being eliminated: L. Kaufman, BIT 15 (1975), 49."""
+    def descend(
+        self, family: Family, grid: Grid, mode: str, setting: Setting, theta: Array, limit: float
+    ) -> Array | None:
+        """Take Levenberg's and Marquardt's steps, the factors being eliminated: L. Kaufman, BIT 15 (1975), 49.
+
+        None where chi-square stays above a limit by far, as its slopes tell.
+        """
         if not len(theta):
             return theta
         theta = _bounded(family, theta)
@@ -232,28 +227,33 @@ class Search:
         chi, damping = float(state.left @ state.left), 1e-3
         for _ in range(30):
             slopes = self.slopes(family, grid, setting, theta, state)
-            if len(state.columns):
-                slopes -= np.linalg.lstsq(state.columns.T, slopes.T, rcond=None)[0].T @ state.columns
+            slopes -= _least(state.columns, slopes).T @ state.columns
             gram, pull = slopes @ slopes.T, slopes @ state.left
-            fallen = 0.0
-            for _ in range(6):
-                damped = gram + damping * np.diag(np.diag(gram)) + 1e-300 * np.eye(len(theta))
-                tried = _bounded(family, theta + np.linalg.lstsq(damped, pull, rcond=1e-15)[0])
+            fallen, idle = 0.0, np.flatnonzero(~(np.diag(gram) > 0))
+            for again in range(6):
+                damped = gram.copy()
+                damped.flat[:: len(theta) + 1] *= 1 + damping
+                damped[idle, idle] = 1.0
+                step = _solution(damped, pull)
+                if not again and chi - _SLOPE_TRUST * float(step @ pull) > limit:
+                    return None
+                tried = _bounded(family, theta + step)
                 there = self.state(family, grid, mode, setting, tried)
                 new = float(there.left @ there.left)
                 if new < chi:
                     fallen, theta, state, chi, damping = chi - new, tried, there, new, damping / 10
                     break
                 damping = max(damping * 10, 1e-6)
-            if fallen < 1e-3 + (1e-2 if chi > 100 * self.n else 1e-6) * chi:
+            if fallen < 1e-3 + (1e-2 if chi > 100 * self.n else 1e-3 if chi > 4 * self.n else 1e-6) * chi:
                 break
         return theta
 
-    def refine(self, family: Family, grid: Grid, mode: str, start: Start) -> Fit:
-        """Find the numbers that fit best, from a start, and the setting."""
+    def refine(self, family: Family, grid: Grid, mode: str, start: Start, limit: float = math.inf) -> Fit | None:
+        """Find the numbers that fit best, from a start, and the setting; None where chi-square stays above a limit."""
         setting, theta = start[0], np.array(start[1], dtype=np.float64)
         for _ in range(4):
-            theta = self.descend(family, grid, mode, setting, theta)
+            found = self.descend(family, grid, mode, setting, theta, limit)
+            theta = theta if found is None else found
             settings = list(dict.fromkeys((*family.around(grid, setting, theta), setting)))
             if len(settings) == 1:
                 break
@@ -262,12 +262,15 @@ class Search:
             if better == setting:
                 break
             setting = better
+        if found is None:
+            return None
         state = self.state(family, grid, mode, setting, theta)
         slopes = state.columns
         if len(theta):
             slopes = np.concatenate([self.slopes(family, grid, setting, theta, state), slopes])
         variances = np.diag(np.linalg.pinv(slopes @ slopes.T, hermitian=True)) if len(slopes) else np.zeros(0)
-        variances = variances * (1 + self.problem.doubt / self.n)
+        amount = float(state.factors[0]) if mode == BLEND else None
+        variances = variances * self.problem.rounding.widened(self.n, family is table.PILLOW, amount)
         errors, model = np.sqrt(np.maximum(variances, 0.0)), np.array(state.both) @ [state.template, state.identity]
         chi = float(state.left @ state.left)
         return Fit(family, grid, mode, setting, theta, state.factors, chi, len(slopes), model, errors)
@@ -281,27 +284,28 @@ class Search:
         sigma = best[GAIN][1][0][1][0]
         turned = table.MOVING_GAUSSIAN
         begun = [(1.1 * sigma, sigma / 1.1, 20.0, 0.0, 0.0), *_moments(problem.taps, grid)]
-        fit = min((self.refine(turned, grid, GAIN, ((), start)) for start in begun), key=lambda f: f.chi_square)
-        along, across, degrees, *middle = fit.theta.tolist()
+        fits = filter(None, (self.refine(turned, grid, GAIN, ((), start)) for start in begun))
+        along, across, degrees, *middle = min(fits, key=lambda f: f.chi_square).theta.tolist()
         if along < across:
             along, across, degrees = across, along, degrees + 90.0
         degrees = 90.0 - (90.0 - degrees) % 180.0
         if not (0.1 < across <= along < 3 * max(grid.shape) and max(map(abs, middle)) < max(grid.shape)):
             along = across = sigma
             middle = [0.0, 0.0]
-        size = np.abs(problem.taps)
-        far = size > np.maximum(6 * problem.errors, 1e-6 * size.max())
         y, x = (np.abs(axis) for axis in grid.axes())
-        extent = (int((far.any(axis=1) * y).max()), int((far.any(axis=0) * x).max()))
+        extent = (int((self.far.any(axis=1) * y).max()), int((self.far.any(axis=0) * x).max()))
         total = float(problem.taps.sum())
         if abs(total) > 0.05 * float(np.abs(problem.taps).sum()):
             middle = [float((problem.taps.sum(axis=1 - i) * axis).sum()) / total for i, axis in enumerate(grid.axes())]
         plain = Hint(math.sqrt(along * across), along, across, degrees, extent, problem.stride, (middle[0], middle[1]))
-        sigma = float(self.refine(table.GAUSSIAN, grid, PLUS, best[PLUS][1][0]).theta[0])
+        beside = self.refine(table.GAUSSIAN, grid, PLUS, best[PLUS][1][0])
+        sigma = float(beside.theta[0]) if beside else sigma
         return {False: plain, True: plain._replace(sigma=sigma, along=1.001 * sigma, across=sigma)}
 
-    def fits(self, families: Sequence[Family], grids: Sequence[Grid], hints: dict[bool, Hint], most: int) -> list[Fit]:
-        """Fit those families that begin best."""
+    def fit(
+        self, families: Sequence[Family], grids: Sequence[Grid], hints: dict[bool, Hint], most: int, found: list[Fit]
+    ) -> None:
+        """Fit those families that begin best, and add to the fits found what may be among the best of them."""
         begun: list[tuple[float, Family, Grid, str, list[Start]]] = []
         for family, grid in itertools.product(families, grids):
             if grid != grids[0] and not family.constant:
@@ -321,24 +325,31 @@ class Search:
         near = max(least, _NEAR * float(self.problem.given @ self.problem.given))
         begun = [one for one in begun if one[0] < (near if one[1].names else least)]
         begun.sort(key=lambda one: one[0])
-        found: list[Fit] = []
         tried: collections.Counter[int] = collections.Counter()
-        for _, family, grid, mode, best in begun:
+        limit, near_by = self.limit(found), 2 * (self.n + self.problem.rounding.doubt)
+        for chi, family, grid, mode, best in begun:
             if family.names:
                 if tried[id(family)] == 2 or tried.total() >= most:
                     continue
                 tried[id(family)] += 1
-            for start in best:
-                fit = self.refine(family, grid, mode, start)
-                found.append(fit)
-                if fit.chi_square < 2 * self.n:
-                    break
-            else:
+            elif chi > limit and not family.around(grid, best[0][0], np.zeros(0)):
                 continue
-            simpler = {GAIN: (UNIT,), PLUS: (BLEND, ADD, GAIN, UNIT), BLEND: (UNIT,)}.get(mode, ())
-            again = (fit.setting, tuple(fit.theta.tolist()))
-            found += [self.refine(family, grid, one, again) for one in simpler if one in family.modes]
-        return found
+            for start in best:
+                fit = self.refine(family, grid, mode, start, limit)
+                fits = [fit] if fit else []
+                if fit and fit.chi_square < near_by:
+                    simpler = {GAIN: (UNIT,), PLUS: (BLEND, ADD, GAIN, UNIT), BLEND: (UNIT,)}.get(mode, ())
+                    again = (fit.setting, tuple(fit.theta.tolist()))
+                    modes = [one for one in simpler if one in family.modes]
+                    fits += [fit for one in modes if (fit := self.refine(family, grid, one, again, limit))]
+                found += fits
+                limit = min(limit, self.limit(fits))
+                if fits and fits[0].chi_square < near_by:
+                    break
+
+    def limit(self, found: Sequence[Fit]) -> float:
+        """Return the chi-square above which the best of these rules others out, however few numbers they have."""
+        return RULED_OUT + min((self.score(fit) for fit in found if fit.determined), default=math.inf)
 
     def run(self, level: float, pairs: bool = True) -> list[Fit]:
         """Return the fits of all families, of `pairs` of filters only where no single one fits, the best first."""
@@ -352,25 +363,36 @@ class Search:
         centers = (center, (float(problem.origin[0]), float(problem.origin[1]))) if inside else (center,)
         grids = list(dict.fromkeys(Grid(shape, c) for c in centers))
         hints = self.hints(grids[0])
-        found = self.fits([table.GAUSSIAN], grids[:1], hints, 4)
+        found: list[Fit] = []
+        self.fit([table.GAUSSIAN], grids[:1], hints, 4, found)
         for fit in found:
             beside = fit.mode in (BLEND, PLUS)
             hints[beside] = hints[beside]._replace(cut=(fit.setting[0], float(fit.theta[0])))
         for families, most in ((table.SINGLES, 24), (table.MOVING, 12), (table.CASCADES, 10))[: 3 if pairs else 2]:
-            found += self.fits(families, grids, hints, most)
+            self.fit(families, grids, hints, most, found)
             if any(fit.determined and self.p_value(fit) >= level for fit in found):
                 break
         return sorted(found, key=self.score)
 
     def score(self, fit: Fit) -> float:
         """Return by what fits are ordered, the best having the least."""
-        return fit.score(self.n, self.problem.doubt)
+        return fit.score(self.n, self.problem.rounding.doubt)
 
     def p_value(self, fit: Fit) -> float:
         """Return the probability of so large a chi-square, 0 where the family could not have failed."""
-        dof = self.n - fit.n_free
-        if dof <= 0:
+        dof, numbers = self.n - fit.n_free, fit.n_free + (fit.mode in (UNIT, BLEND))  # the sum of the taps is one
+        if dof <= 0 or (len(fit.theta) and numbers >= max(self.known, _FEW_TAPS)):
             return 0.0
-        if self.problem.doubt > 0:
-            return float(1 - scipy.special.chndtr(fit.chi_square, dof, self.problem.doubt))
-        return float(scipy.special.chdtrc(dof, fit.chi_square))
+        rounding = self.problem.rounding
+        if fit.family is table.OPENCV and rounding.excess > 0:  # it rounds its blur of 8 bits, once
+            amount = float(fit.factors[0]) if fit.mode == BLEND else 0.0
+            if rounding.smoothed or rounding.excess < 1 + 0.8 * amount**2:
+                return 0.0
+        return chance(fit.chi_square, dof, rounding.doubt)
+
+
+def chance(chi_square: float, dof: int, doubt: float) -> float:
+    """Return the probability of a chi-square as large, `doubt` being what it may gain beside chance."""
+    if doubt > 0:
+        return float(1 - scipy.special.chndtr(chi_square, dof, doubt))
+    return float(scipy.special.chdtrc(dof, chi_square))

@@ -58,7 +58,9 @@ def product(down: Array, across: Array) -> Array:
 
 def bell(positions: Array, sigma: float, reach: float) -> Array:
     """Return a sampled Gaussian, cut off at a distance, of sum one."""
-    return unit(np.exp(-0.5 * (positions / sigma) ** 2) * cut(positions, reach))
+    values = np.exp(positions * positions * (-0.5 / sigma**2))
+    values[np.abs(positions) > reach + 1e-9] = 0.0
+    return unit(values)
 
 
 def gaussian(grid: Grid, sigmas: tuple[float, float], reach: tuple[float, float]) -> Array:

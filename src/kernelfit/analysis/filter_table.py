@@ -154,10 +154,10 @@ LORENTZIAN = Family("lorentzian", ("gamma",), _radial(functools.partial(shapes.m
 EXPONENTIAL = Family("exponential", ("scale",), _radial(lambda r, scale: np.exp(-r / scale)),
                      families.radial_starts((0.7,)), families.around_reach)  # fmt: skip
 GRADIENT = Family("gaussian derivative", ("sigma",), families.slope, families.slope_starts, families.around_sigma,
-                  lambda s, theta: {"axis": float(s[1])}, SLOPE)  # fmt: skip
+                  lambda s, theta: {"axis": float(s[1])}, SLOPE, constant=True)  # fmt: skip
 LOGS = tuple(
     Family("laplacian of gaussian", ("sigma",), families.log, families.log_starts(kind), families.around_sigma,
-           modes=SLOPE)
+           modes=SLOPE, constant=True)
     for kind in ("axes", "sampled")
 )  # fmt: skip
 DOG = Family("difference of gaussians", ("sigma_low", "sigma_high"), families.dog, families.dog_starts,

@@ -8,13 +8,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.estimate import Estimate, require_real
-from .recognition import doubt_of
+from .filter_problem import Problem, as_problem, rounding_of
+from .filter_search import chance
 
 Array = npt.NDArray[np.float64]
 _MOST = 1 << 16  # denominators that are tried
 _ROUGH = 1e-7  # of the largest tap: what tools lose in single precision
 _FALSE_ALARM = 1e-3
 _BY_CHANCE = 1e-6
+_LIKELY = 0.05  # denominators that chance makes with more are not told apart by all taps together
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,32 +66,43 @@ def as_integers(fit: Estimate) -> IntegerKernel | None:
         return None
     error = np.where(fit.stderr > 1e-3 * fit.stderr.max(), fit.stderr, fit.stderr.max())  # a choice held the others
     reach = float(-_quantile(0.5 * _FALSE_ALARM / taps.size)) * np.hypot(error, _ROUGH * size)
-    found = _smallest(taps, reach)
-    doubt = doubt_of(fit)
+    found = _smallest(taps, reach, as_problem(fit, None) if taps.ndim == 2 else None)
+    doubt = rounding_of(fit).doubt
     if doubt > 0 and (found is None or found.probability > _BY_CHANCE):
-        other = _smallest(taps, reach + math.sqrt(doubt) * error)
+        other = _smallest(taps, reach + math.sqrt(doubt) * error, None)
         if other is not None and (found is None or other.probability < found.probability):
             return other
     return found
 
 
-def _smallest(taps: Array, reach: Array) -> IntegerKernel | None:
-    """Return the kernel over the smallest denominator that takes no tap farther than its reach."""
+def _smallest(taps: Array, reach: Array, problem: Problem | None) -> IntegerKernel | None:
+    """Return the kernel over the smallest denominator that takes no tap farther than its reach.
+
+    Of those that chance hardly makes it is the smallest that all taps together allow, if there is one.
+    """
     large, wide = taps[np.abs(taps) > reach], reach[np.abs(taps) > reach]
     if not large.size:
         return None
-    chance = 0.0
+    chances, alone = 0.0, None
     for start in range(1, _MOST + 1, 256):
         n = np.arange(start, start + 256)[:, None]
         near = (np.abs(n * large - np.rint(n * large)) <= n * wide).all(axis=1)
-        chances = np.cumsum(np.exp(np.log(np.minimum(2 * n * wide, 1.0)).sum(axis=1)))
-        if near.any():
-            first = int(np.argmax(near))
-            denominator = start + first
-            numerators = np.rint(denominator * np.where(np.abs(taps) > reach, taps, 0.0)).astype(np.int64)
-            return IntegerKernel(numerators, denominator, min(1.0, chance + float(chances[first])))
-        chance += float(chances[-1])
-    return None
+        every = chances + np.cumsum(np.exp(np.log(np.minimum(2 * n * wide, 1.0)).sum(axis=1)))
+        for at in np.flatnonzero(near).tolist():
+            numerators = np.rint((start + at) * np.where(np.abs(taps) > reach, taps, 0.0)).astype(np.int64)
+            whole = IntegerKernel(numerators, start + at, min(1.0, float(every[at])))
+            alone = alone or whole
+            if problem is None or whole.probability > _LIKELY:
+                return alone
+            left = taps - whole.kernel
+            left = left[::-1, ::-1] if problem.turned else left
+            chi_square = float(np.sum(problem.white(left.reshape(1, -1)) ** 2))
+            if chance(chi_square, problem.n, problem.rounding.doubt) >= _FALSE_ALARM:
+                return whole
+        chances = float(every[-1])
+        if alone is not None and chances > _LIKELY:
+            return alone
+    return alone
 
 
 def polish(fit: Estimate) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Which named filter is this kernel? A chi-square test of one family after another."""
 
-import functools
 import math
 import weakref
 from dataclasses import dataclass
@@ -8,32 +7,20 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
 
 from ..compiled.blas import one_blas_thread
 from ..core.estimate import Estimate
-from ..core.findings import Verdict
-from ..core.geometry import Convention
 from ..core.validation import as_number
-from ..solvers.projection import Grid
 from . import filter_table as table
-from .comparison import laid_out
 from .field import middle
 from .filter_calls import calls_of
 from .filter_families import ADD, BLEND, GAIN, PLUS, UNIT
-from .filter_search import Fit, Problem, Search, in_sets
+from .filter_problem import Problem, as_problem
+from .filter_search import RULED_OUT, Fit, Search
 
 Array = npt.NDArray[np.float64]
-_ROUGH = 1e-7  # of the largest tap: what tools lose in single precision counts as noise
-_HELD = 1e-6  # of the largest variance: what a choice holds has less
 _MOST_TOLD = 1000  # taps up to which a summary looks for a name: some tenths of a second
-_MOST_TAPS = 2500  # with more the errors count as independent of each other
-_RULED_OUT = 10.0  # of two that fit, a difference of Schwarz's criterion that decides: R. Kass and A. Raftery,
-# "Bayes factors", J. Am. Stat. Assoc. 90 (1995), section 3.2, doi:10.1080/01621459.1995.10476572
 _ALIKE = 0.01  # a difference of Schwarz's criterion that rounding makes
-# Errors of rounding are not quite independent of the image, so much of the noise of a pixel, more so if a filter rounds
-# half way; up to so many times that of rounding it may be no other noise.
-_ROUNDED, _ROUNDED_TWICE, _ALONE, _TWICE = 0.04, 0.08, 1.1, 2.5
 _LEVEL = 1e-3
 _told: "weakref.WeakKeyDictionary[Estimate, str]" = weakref.WeakKeyDictionary()  # names of fits, as long as they live
 _NOTHING = 1e-6  # a kernel that noise alone would make with so much probability is not known at all
@@ -177,111 +164,6 @@ def _beside_identity(
     return ("high-boost" if name == "box" else f"unsharp mask of {name}"), numbers | {"amount": factor}
 
 
-def as_problem(kernel: Estimate | npt.ArrayLike, covariance: npt.ArrayLike | None) -> Problem | None:
-    """Make the errors of a kernel independent; None where they are not known or the taps are nothing."""
-    fit = kernel if isinstance(kernel, Estimate) else None
-    taps, (down, across), factor = laid_out(kernel, None)
-    origin = (down, across)
-    rough = _ROUGH * float(np.abs(taps).max())
-    sets = None if fit is None or factor is None else _equal_taps(fit, factor, taps.shape, rough)
-    if fit is None:
-        matrix = _as_covariance(covariance, taps.shape)
-    elif covariance is not None:
-        raise ValueError("got a covariance beside a fit, need one or the other: a fit has its own")
-    elif factor is None and fit.n_pixels == 0:  # taps out of a file, which tells no errors
-        matrix = np.zeros(taps.size)
-    elif factor is None or not np.isfinite(factor).all():
-        return None
-    elif sets is not None:
-        matrix = np.einsum("ij,ij->i", factor, factor)
-    else:
-        matrix = _covariance_of(factor)
-    if not 1e-140 < rough < 1e140:  # nothing, or taps whose squares are no numbers
-        return None
-    shape, conv = (taps.shape[0], taps.shape[1]), Convention() if fit is None else fit.convention
-    doubt = 0.0 if fit is None else doubt_of(fit)
-    turned = conv.operation == "correlation"
-    make = functools.partial(Problem, taps, origin, conv.stride, conv.offset, turned, doubt)
-    if sets is not None and factor is not None:
-        own, held = in_sets(factor.T, sets)[0].T, matrix < _HELD * matrix.max(initial=0.0)
-        variance = np.where(held, matrix.max(initial=0.0), 0.0) + rough**2
-        first = np.unique(sets, return_index=True)[1]
-        own[held[first]] = 0.0
-        whitener = _inverse_root(own @ own.T + np.diag(variance[first]), rough)
-        errors = np.sqrt(np.where(held, 0.0, matrix) + variance).reshape(shape)
-        return make(whitener, errors, sets, np.sqrt(variance))
-    if matrix.ndim == 1:
-        errors = np.sqrt(matrix + rough**2)
-        return make(1 / errors, errors.reshape(shape))
-    errors = np.sqrt(np.diag(matrix) + rough**2).reshape(shape)
-    if fit is not None and factor is not None and any(f.verdict is Verdict.RANK_DEFICIENT for f in fit.findings):
-        left, values, _ = np.linalg.svd(factor, full_matrices=False)  # what the image leaves open tells nothing
-        known = values > 1e-9 * values.max(initial=0.0)
-        return make((left[:, known] / np.hypot(values[known], rough)).T, errors)
-    matrix[np.diag_indices_from(matrix)] += rough**2
-    return make(_inverse_root(matrix, rough), errors)
-
-
-def _inverse_root(matrix: Array, rough: float) -> Array:
-    """Return W with ``W C W'`` the identity, no eigenvalue of C being below that of what is rough."""
-    lower, info = scipy.linalg.lapack.dpotrf(matrix, lower=1, clean=1)
-    if info == 0:
-        return np.asarray(scipy.linalg.lapack.dtrtri(lower, lower=1)[0])
-    values, vectors = np.linalg.eigh(matrix)
-    return np.asarray((vectors / np.sqrt(np.maximum(values, rough**2))).T)
-
-
-def _equal_taps(fit: Estimate, factor: Array, shape: tuple[int, ...], rough: float) -> npt.NDArray[np.intp] | None:
-    """Return the sets of taps that a prior holds for equal, as far as the errors have it, if those are all small."""
-    symmetric = fit.priors[0].symmetric if len(fit.priors) == 1 else None
-    if symmetric is None or len(factor) > _MOST_TAPS or not np.isfinite(factor).all():
-        return None
-    sets = Grid(shape, symmetric).set_of.ravel()
-    apart = in_sets(factor.T, sets)[1]
-    return sets if float(np.einsum("ij,ij->j", apart, apart).max()) < (0.1 * rough) ** 2 else None
-
-
-def doubt_of(fit: Estimate) -> float:
-    """Return by how much the true filter's chi-square may exceed what chance makes it, the target being rounded."""
-    if fit.noise_std < _ALONE * fit.rounding:
-        return fit.n_pixels * _ROUNDED**2
-    smoothed = fit.errors == "sandwich" or any(f.verdict is Verdict.COLOURED_NOISE for f in fit.findings)
-    return fit.n_pixels * _ROUNDED_TWICE**2 if smoothed and fit.noise_std < _TWICE * fit.rounding else 0.0
-
-
-def _covariance_of(factor: Array) -> Array:
-    """Return the covariance of a fit's taps, or their variances where there are many.
-
-    Where a choice holds a tap, its error says nothing of the data: it counts as known as well as the worst.
-    """
-    variance = np.einsum("ij,ij->i", factor, factor)
-    held = variance < _HELD * variance.max(initial=0.0)
-    variance[held] = variance.max(initial=0.0)
-    if len(factor) > _MOST_TAPS:
-        return np.asarray(variance)
-    matrix = factor @ factor.T
-    matrix[held], matrix[:, held] = 0.0, 0.0
-    matrix[np.diag_indices_from(matrix)] = np.where(held, variance, np.diag(matrix))
-    return np.asarray(matrix)
-
-
-def _as_covariance(covariance: npt.ArrayLike | None, shape: tuple[int, ...]) -> Array:
-    """Return a covariance that was given, or variances; refuse anything else."""
-    n = math.prod(shape)
-    matrix = np.asarray(0.0 if covariance is None else covariance, dtype=np.float64)
-    given = matrix.shape
-    if matrix.ndim == 0 or (matrix.shape == shape and matrix.shape != (n, n)):
-        matrix = np.broadcast_to(matrix, shape).ravel()
-    if matrix.shape not in ((n,), (n, n)) or not np.isfinite(matrix).all():
-        raise ValueError(
-            f"got a covariance of shape {given} for {n} taps, need ({n}, {n}), or the variance of each "
-            f"tap, of the kernel's shape {shape}; all finite"
-        )
-    if (np.diag(matrix) if matrix.ndim == 2 else matrix).min(initial=0.0) < 0:
-        raise ValueError("got negative variances, need the square of each tap's standard error")
-    return matrix
-
-
 def in_words(fit: Estimate) -> str:
     """Say in a line what filter a kernel is (in the middle of the image); empty without a name, or of too many taps.
 
@@ -353,7 +235,10 @@ def recognise(
     target was rounded to integers and the rest is noise of that, its errors may depend on the image: a kernel counts as
     the filter if the two differ by no more than 4 % of the noise in a pixel's prediction, 8 % where the noise is
     correlated, since then the filter may have rounded half way, too. So much is added to chi-square's expectation,
-    below which no filter is better than another, and, shared among the taps, to the numbers' errors.
+    below which no filter is better than another.
+    Shared among the taps, it is added to the variance of the numbers; but where a filter rounds half way (Pillow's
+    Gaussian does after each box, and so loses what of a box's weights is small), all noise beyond that of the last
+    rounding may lie along a single number, and its interval holds that: Cauchy's and Schwarz's inequality.
 
     Examples
     --------
@@ -380,7 +265,12 @@ def _recognised(
     if search is None:
         return ()
     every = [fit for fit in _ranked(search, level, pairs) if fit.determined and search.p_value(fit) >= level]
-    every = [fit for fit in every if search.score(fit) < search.score(every[0]) + _RULED_OUT]
+    if search.problem.rounding.doubt > 0:  # what a number more explains in a family may be what rounding does
+        least: dict[int, int] = {}
+        for fit in every:
+            least[id(fit.family)] = min(fit.n_free, least.get(id(fit.family), fit.n_free))
+        every = [fit for fit in every if fit.n_free == least[id(fit.family)]]
+    every = [fit for fit in every if search.score(fit) < search.score(every[0]) + RULED_OUT]
     plain = {id(fit.family) for fit in every if fit.mode == UNIT}
     found: dict[str, Candidate] = {}
     for fit in every:
@@ -405,4 +295,4 @@ def _search(kernel: Estimate | npt.ArrayLike, covariance: npt.ArrayLike | None) 
     if problem is None:
         return None
     nothing = float(problem.given @ problem.given)
-    return Search(problem) if scipy.special.chdtrc(len(problem.given), nothing) < _NOTHING else None
+    return Search(problem) if scipy.special.chdtrc(problem.n, nothing) < _NOTHING else None

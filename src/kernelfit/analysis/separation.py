@@ -10,8 +10,7 @@ from ..compiled.blas import one_blas_thread
 from ..core.estimate import Estimate
 from ..core.validation import as_count
 from .field import middle
-from .filter_search import Problem
-from .recognition import as_problem
+from .filter_problem import Problem, as_problem
 
 Array = npt.NDArray[np.float64]
 _LEVEL = 1e-3
