@@ -235,7 +235,7 @@ def importers_of(package):
 def test_each_engine_has_one_importer():
     assert importers_of("numba") == importers_of("llvmlite") == {"compiled.jit"}
     assert importers_of("pyfftw") == {"compiled.fft"}
-    assert importers_of("dask") == {"fitting.dask_blocks", "fitting.dask_tasks"}
+    assert importers_of("dask") == {"fitting.dask_sources", "fitting.dask_tasks"}
     assert importers_of("threadpoolctl") == {"compiled.blas"}
 
 

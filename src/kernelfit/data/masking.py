@@ -49,7 +49,7 @@ class Looker:
         both = common(self.used, place)
         if both is not None and self.ends is not None:
             rows, cols = slice(both[0] - place[0], both[1] - place[0]), slice(both[2] - place[2], both[3] - place[2])
-            if _hit(pixels[rows, cols], self.ends).any():
+            if reaches(pixels[rows, cols], self.ends).any():
                 raise SaturatedPixel
 
 
@@ -76,7 +76,7 @@ class _Below:
     def __getitem__(self, key: Any) -> Any:
         own = np.asarray(self.array[key])
         block = np.array(own, dtype=np.float64)
-        block[_hit(own, self.ends)] = 0.0
+        block[reaches(own, self.ends)] = 0.0
         return block
 
 
@@ -117,7 +117,7 @@ class Unsaturated:
         (top, bottom, y), (left, right, x) = (hull(k, n) for k, n in zip((rows, cols), self.shape, strict=True))
         row, col = self._first
         return np.asarray(
-            ~_hit(np.asarray(self._array[row + top : row + bottom, col + left : col + right]), self._ends)[y, x]
+            ~reaches(np.asarray(self._array[row + top : row + bottom, col + left : col + right]), self._ends)[y, x]
         )
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
@@ -246,7 +246,7 @@ def at_ends(array: Any, ends: tuple[float, float]) -> Mask | None:
     found: Mask | None = None
     step = max(1, _BLOCK // max(1, array.shape[1]))
     for start in range(0, array.shape[0], step):
-        hit = _hit(np.asarray(array[start : start + step, :]), ends)
+        hit = reaches(np.asarray(array[start : start + step, :]), ends)
         if hit.any():
             if found is None:
                 found = np.zeros(array.shape, dtype=bool)
@@ -254,9 +254,9 @@ def at_ends(array: Any, ends: tuple[float, float]) -> Mask | None:
     return found
 
 
-def _hit(block: npt.NDArray[Any], ends: tuple[float, float]) -> Mask:
+def reaches(block: npt.NDArray[Any], ends: tuple[float, float]) -> Mask:
     """Return where a block reaches one of two ends."""
-    low, high = _own(ends[0], block.dtype), _own(ends[1], block.dtype)
+    low, high = in_type(ends[0], block.dtype), in_type(ends[1], block.dtype)
     return np.asarray((block <= low) | (block >= high))
 
 
@@ -265,7 +265,9 @@ def count_at_ends(array: Any, place: tuple[slice, slice], ends: tuple[float, flo
     rows, cols = place
     step = max(1, _BLOCK // max(1, array.shape[1]))
     starts = range(rows.start, rows.stop, step)
-    return sum(int(np.count_nonzero(_hit(np.asarray(array[r : min(r + step, rows.stop), cols]), ends))) for r in starts)
+    return sum(
+        int(np.count_nonzero(reaches(np.asarray(array[r : min(r + step, rows.stop), cols]), ends))) for r in starts
+    )
 
 
 def _alike(array: Any, place: tuple[slice, slice], ends: tuple[float, float]) -> bool:
@@ -274,7 +276,7 @@ def _alike(array: Any, place: tuple[slice, slice], ends: tuple[float, float]) ->
     step, value = max(1, _BLOCK // max(1, array.shape[1])), None
     for r in range(rows.start, rows.stop, step):
         block = np.asarray(array[r : min(r + step, rows.stop), cols])
-        left = block[~_hit(block, ends)]
+        left = block[~reaches(block, ends)]
         if left.size:
             value = left[0] if value is None else value
             if (left != value).any():
@@ -282,7 +284,7 @@ def _alike(array: Any, place: tuple[slice, slice], ends: tuple[float, float]) ->
     return True
 
 
-def _own(value: float, dtype: Any) -> Any:
+def in_type(value: float, dtype: Any) -> Any:
     """Return a number in the array's own type where it fits, so that comparing converts nothing."""
     dtype = np.dtype(dtype)
     if dtype.kind in "iu" and np.isfinite(value) and value == int(value):

@@ -29,6 +29,7 @@ from .observation import (
     target_reader,
     varied,
 )
+from .saturation import with_saturated
 from .volumes import VolumeSelection, as_volumes, lay_volume
 from .volumes import require_determined as require_determined_volumes
 
@@ -98,10 +99,10 @@ class FitPlan:
                 return f"{name}="
         if self.selection.nan == "mask":
             return "nan='mask'"
-        if any(mask is not None for mask in self.masked):
-            return "masked arrays"
         saturated = self.selection.saturated
-        return None if saturated is None or isinstance(saturated, str) else "saturated="
+        if not (saturated is None or isinstance(saturated, str)):
+            return "saturated="
+        return "masked arrays" if any(mask is not None for mask in self.masked) else None
 
     def selection_of(self, group: int, target: int, index: int) -> PlaneSelection:
         """Return what concerns one target of one observation of a group."""
@@ -272,6 +273,7 @@ def make_plan(
     are those of NumPy's types that are taken.
     """
     (image, image_masked), (target, target_masked) = unmask(image), unmask(target)
+    image_masked = with_saturated(image, image_masked, selection)
     images, targets = as_list(image), as_list(target)
     if (images is None) != (targets is None) or len(images or ()) != len(targets or ()):
         counts = ["one array" if found is None else f"a list of {len(found)}" for found in (images, targets)]

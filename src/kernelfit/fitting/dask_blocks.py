@@ -51,6 +51,7 @@ class BlockGroup:
         self.plan, self.group, self.method = plan, group, method
         self.observations = plan.groups[group]
         self.n_targets = len(self.observations[0].targets)
+        self.clipped: list[list[str]] = [[] for _ in plan.groups[group][0].targets]  # of each target, in words
         #: For each observation and target what excludes or weighs pixels, None if nothing does.
         self.masked: list[list[MaskedBlocks | None]] = [
             [MaskedBlocks.of(of_target(one, t), plan.selection_of(group, t, i)) for t in range(self.n_targets)]
@@ -247,10 +248,10 @@ class BlockGroup:
         for i, (one, own) in enumerate(zip(self.observations, counts, strict=False)):
             for t, (count,) in enumerate(own):
                 if count and n_pixels[i] - count < least[i]:
-                    notes.append(
-                        f"{count} of {n_pixels[i]} target pixels{_in(one)} stand at the ends of "
-                        f"{one.targets[t].array.dtype}'s range; they are used, being nearly all of it"
-                    )
+                    dtype = one.targets[t].array.dtype
+                    words = f"{count} of {n_pixels[i]} target pixels{_in(one)} stand at the ends of {dtype}'s range"
+                    notes.append(f"{words}; they are used, being nearly all of it")
+                    self.clipped[t].append(words)
                     self.use_saturated(i, t)
         if notes:
             self._cut()

@@ -80,9 +80,9 @@ def _fit_group(own: BlockGroup, choice: Choice, settings: Settings) -> list[Esti
             observations: Sequence[Observation],
             weights: Sequence[Any] | None,
             here: bool,
-            asked: tuple[Any, ...] = (one, solution, first, after, eliminations[t]),
+            asked: tuple[Any, ...] = (one, solution, first, after, eliminations[t], own.clipped[t]),
         ) -> Estimate:
-            stats, minimum, estimate, finish, beside = asked
+            stats, minimum, estimate, finish, beside, clipped = asked
             if estimate is None:
                 estimate = pipeline.with_errors(observations, stats, settings, minimum, weights, eliminations=beside)
             estimate = finish(weights, estimate)
@@ -90,7 +90,7 @@ def _fit_group(own: BlockGroup, choice: Choice, settings: Settings) -> list[Esti
             estimate = pipeline.diagnosed(
                 observations, estimate, weights, 1, settings.noise, level=level, integers=here
             )
-            return dataclasses.replace(estimate, weights=None)
+            return dataclasses.replace(pipeline.with_clipped(estimate, clipped), weights=None)
 
         n = max(1, sum(p.geometry.n_pixels for p in each))
         totals = [one.total_weight / n * p.geometry.n_pixels for p in each]

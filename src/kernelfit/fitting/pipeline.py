@@ -347,12 +347,17 @@ def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, s
         declared=bool(model.slope) and loss is None,
         edges=settings.edges and not told and loss is None,
     )
-    clipped = "; ".join(j.clipped for j in judged if j.clipped)
-    if clipped and estimate.noise_std > _CLIPPED * estimate.rounding > 0:
-        estimate = with_finding(estimate, Finding(Verdict.NONLINEAR, f"{clipped}, where they seem to be cut off"))
+    estimate = with_clipped(estimate, [j.clipped for j in judged if j.clipped])
     if volumes is not None:
         estimate = dataclasses.replace(estimate, weights=volumes[0] if len(volumes) == 1 else volumes)
     return Fitted(estimate, stats, found.eliminations)
+
+
+def with_clipped(estimate: Estimate, clipped: Sequence[str]) -> Estimate:
+    """Say that values were cut off where nearly all stand at the ends of their type, and more than rounding is left."""
+    if not clipped or not estimate.noise_std > _CLIPPED * estimate.rounding > 0:
+        return estimate
+    return with_finding(estimate, Finding(Verdict.NONLINEAR, f"{'; '.join(clipped)}, where they seem to be cut off"))
 
 
 def merged_notes(items: Sequence[WeightedObservation], notes: list[str]) -> list[str]:

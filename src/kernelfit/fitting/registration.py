@@ -20,6 +20,7 @@ from ..core.registration import KINDS, Registration
 from ..core.validation import Array, as_list
 from ..data.masking import unmasked
 from ..data.plan import FitPlan
+from ..data.saturation import with_saturated
 from . import curve, joint, requirements
 from .channels import join
 from .curve import Light
@@ -39,6 +40,7 @@ def registered(image: Any, target: Any, plan: FitPlan, settings: Settings) -> Es
     model, selection = plan.model, plan.selection
     requirements.require(requirements.features_of(plan, settings.noise, settings.solver, settings.execution))
     (image, own), threads = unmasked(image), settings.execution.threads
+    own = with_saturated(image, own, selection)
     images = as_list(image) or [image]
     bads = as_list(own) or [own] * len(images)
     light = None
