@@ -1,4 +1,4 @@
-"""Ends that are said exclude saturated pixels of the image, as a mask of them does."""
+"""An upper end that is said excludes saturated pixels of the image, as a mask of them does."""
 
 import numpy as np
 import pytest

@@ -259,8 +259,8 @@ class Selection:
         Which target pixels are saturated, and so excluded: those at `low` or below and at `high` or above, either of
         which may be None. The default "auto" means the two ends of the range of an integer target's type, unless nearly
         all of the target stands there, or all else is alike (black and white), and nothing for other targets, or for
-        `Wiener`. Clipping is not linear. A pair of numbers excludes image pixels as well, with all target pixels whose
-        footprint touches them, unless `image_mask` is given or more than half of the image stands there.
+        `Wiener`. Clipping is not linear. Where `high` is said, image pixels from there on are excluded as well, with
+        all target pixels whose footprint touches them, unless `image_mask` is given or they are more than a tenth.
         `KernelFit.notes` says how many.
     """
 

@@ -1,4 +1,4 @@
-"""Image pixels that are saturated, at ends that are said."""
+"""Image pixels that are saturated, from a value on that is said."""
 
 from typing import Any
 
@@ -7,7 +7,9 @@ import numpy.typing as npt
 
 from ..core.model import Selection, as_ends
 from ..core.validation import as_list
-from .masking import Mask, in_type, reaches
+from .masking import Mask, in_type
+
+_MOST = 0.1  # of an image's pixels
 
 
 class _Saturated:
@@ -15,14 +17,14 @@ class _Saturated:
 
     dtype = np.dtype(bool)
 
-    def __init__(self, array: Any, ends: tuple[float, float]) -> None:
-        self.array, self.ends = array, ends
+    def __init__(self, array: Any, high: float) -> None:
+        self.array, self.high = array, high
         self.shape: tuple[int, ...] = tuple(array.shape)
         self.ndim = len(self.shape)
 
     def __getitem__(self, key: Any) -> Mask:
         """Return a part."""
-        return reaches(np.asarray(self.array[key]), self.ends)
+        return np.asarray(np.asarray(self.array[key]) >= self.high)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         """Return all of it."""
@@ -30,25 +32,25 @@ class _Saturated:
 
 
 def with_saturated(image: Any, masked: Any, selection: Selection) -> Any:
-    """Return the masks of images with their saturated pixels, where the ends are said and no mask of an image is.
+    """Return the masks of images with their saturated pixels, where the end is said and no mask of an image is.
 
-    An image more than half of which stands beyond the ends has other values than the target, and other ends.
+    Black counts: of light there may be none. Where more than a tenth of an image lies above the end it is not that of
+    the image, whose values are others.
     """
-    if selection.saturated is None or isinstance(selection.saturated, str):
+    ends = None if isinstance(selection.saturated, str) else as_ends(selection.saturated, np.float64)
+    if ends is None or not ends[1] < np.inf:
         return masked
-    ends = as_ends(selection.saturated, np.float64)
-    assert ends is not None
 
     def one(array: Any, bad: Any, given: Any) -> Any:
         if given is not None:
             return bad
         array = array if hasattr(array, "shape") else np.asarray(array)
+        high = in_type(ends[1], array.dtype)
         try:
-            low, high = (in_type(end, array.dtype) for end in ends)
-            hit: Any = _Saturated(array, ends) if isinstance(array, np.memmap) else (array <= low) | (array >= high)
+            hit: Any = _Saturated(array, high) if isinstance(array, np.memmap) else array >= high
         except TypeError:  # what can only be sliced
-            hit = _Saturated(array, ends)
-        if isinstance(hit, np.ndarray) and not 0 < np.count_nonzero(hit) <= hit.size / 2:
+            hit = _Saturated(array, high)
+        if isinstance(hit, np.ndarray) and not 0 < np.count_nonzero(hit) <= _MOST * hit.size:
             return bad
         return hit if bad is None else bad | hit
 
