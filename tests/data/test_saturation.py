@@ -112,6 +112,24 @@ def test_dask():
     assert_close(fit.kernel, expected.kernel, 1e-12)
 
 
+@pytest.mark.parametrize("kind", ["memory", "stored", "mapped", "dask"])
+def test_more_than_a_tenth_counts_wherever_the_image_lies(kind, tmp_path):
+    words, low = {"saturated": (None, 150.0), "boundary": "wrap"}, IMAGE < 150
+    assert 0.1 < np.mean(~low) < 0.5
+    expected = find_kernel(IMAGE, TARGET, (3, 4), image_mask=np.zeros_like(low), **words)
+    if kind == "dask":
+        da = pytest.importorskip("dask.array")
+        scale = pytest.importorskip("kernelfit.scale")
+        both = [da.from_array(array, chunks=30) for array in (IMAGE, TARGET)]
+        found = scale.find_kernel(*both, (3, 4), block=30, **words)
+    else:
+        np.save(tmp_path / "image.npy", IMAGE)
+        mapped = np.load(tmp_path / "image.npy", mmap_mode="r")
+        found = find_kernel({"memory": IMAGE, "stored": Stored(IMAGE), "mapped": mapped}[kind], TARGET, (3, 4), **words)
+    assert found.n_pixels == expected.n_pixels
+    assert_close(found.kernel, expected.kernel, 1e-11)
+
+
 @pytest.mark.slow
 def test_motions_and_no_shape():
     fit, masked = both(find_kernel, IMAGE, TARGET, (3, 4), hit=HIT, register="shift")

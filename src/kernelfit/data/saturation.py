@@ -1,5 +1,6 @@
 """Image pixels that are saturated, from a value on that is said."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from ..core.validation import as_list
 from .masking import Mask, in_type
 
 _MOST = 0.1  # of an image's pixels
+_BLOCK = 2**20  # pixels looked at a time
 
 
 class _Saturated:
@@ -31,6 +33,17 @@ class _Saturated:
         return np.asarray(self[(slice(None),) * self.ndim], dtype)
 
 
+def _count(hit: Any) -> int:
+    """Return how many pixels are saturated; what is stored is read in bands of whole chunks."""
+    if not isinstance(hit, _Saturated):
+        return int(np.asarray(hit.sum()))
+    chunks = getattr(hit.array, "chunks", None) or (1,)
+    step = max(int(chunks[0]), _BLOCK // max(1, math.prod(hit.shape[1:])))
+    rest = (slice(None),) * (hit.ndim - 1)
+    bands = (slice(at, min(at + step, hit.shape[0])) for at in range(0, hit.shape[0], step))
+    return sum(int(np.count_nonzero(hit[(band, *rest)])) for band in bands)
+
+
 def with_saturated(image: Any, masked: Any, selection: Selection) -> Any:
     """Return the masks of images with their saturated pixels, where the end is said and no mask of an image is.
 
@@ -50,7 +63,7 @@ def with_saturated(image: Any, masked: Any, selection: Selection) -> Any:
             hit: Any = _Saturated(array, high) if isinstance(array, np.memmap) else array >= high
         except TypeError:  # what can only be sliced
             hit = _Saturated(array, high)
-        if isinstance(hit, np.ndarray) and not 0 < np.count_nonzero(hit) <= _MOST * hit.size:
+        if not 0 < _count(hit) <= _MOST * math.prod(hit.shape):
             return bad
         return hit if bad is None else bad | hit
 
