@@ -213,3 +213,38 @@ def test_what_the_kernels_errors_make_of_the_columns_is_known():
     assert plain[2] == 0 < right[2] < 0.75
     s, b = joint.precision(one.shares, one.groups)[0], spurious
     assert_close(right[1], np.linalg.inv(s - b) @ s @ np.linalg.inv(s - b), 1e-6)
+
+
+@pytest.mark.parametrize("words", [{"register": "shift"}, {"curve": "gamma"}], ids=str)
+@pytest.mark.parametrize("how", ["masked array", "image_mask", "saturated"])
+def test_one_of_two_images_has_bad_pixels(words, how):
+    rng = np.random.default_rng(3)
+    kernel = np.outer([1, 2, 1], [1, 3, 4, 1]) / 36
+    images = [rng.random((60, 71)) * 0.7 + 0.1 for _ in range(2)]
+    targets = [kernelfit.apply_kernel(one, kernel) + rng.normal(0, 1e-3, one.shape) for one in images]
+    bad = np.zeros((60, 71), dtype=bool)
+    bad[20:26, 30:37] = True
+    images[0][bad] = 0.95
+    expected = kernelfit.find_kernel(images, targets, (3, 4), image_mask=[bad, np.zeros_like(bad)], **words)
+    given, more = images, {"image_mask": [bad, None]}
+    if how == "masked array":
+        given, more = [np.ma.array(images[0], mask=bad), images[1]], {}
+    elif how == "saturated":
+        more = {"saturated": (None, 0.9)}
+    fit = kernelfit.find_kernel(given, targets, (3, 4), **more, **words)
+    assert fit.n_pixels == expected.n_pixels
+    np.testing.assert_allclose(fit.kernel, expected.kernel, rtol=0, atol=1e-7)
+    np.testing.assert_allclose(fit.kernel, kernel, rtol=0, atol=0.01)
+
+
+def test_a_curve_sees_the_mask_of_one_of_two_targets():
+    rng = np.random.default_rng(4)
+    light = rng.random((60, 71)) * 0.8 + 0.1
+    kernel = np.outer([1, 2, 1], [1, 3, 4, 1]) / 36
+    target = kernelfit.apply_kernel(light, kernel, boundary="symm")
+    bad = np.zeros(target.shape, dtype=bool)
+    bad[10:30, 5:40] = True
+    spoiled = np.ma.array(np.where(bad, 0.9, target), mask=bad)
+    fit = kernelfit.find_kernel([light, light], [spoiled, target], (3, 4), curve="gamma", boundary="symm")
+    np.testing.assert_allclose(fit.kernel, kernel, rtol=0, atol=1e-6)
+    assert fit.n_pixels == 2 * target.size - bad.sum()

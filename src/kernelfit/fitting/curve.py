@@ -74,7 +74,7 @@ class Light:
         listed = as_list(given)
         hits = [_hit(one, selection.saturated) for one in listed or [given]]
         ends = _ends_of(listed or [given], hits, selection.saturated)
-        bads = (as_list(bad) if listed else [bad]) or [None] * len(hits)
+        bads = bad if isinstance(bad, list) else [bad] * len(hits)
         masks = [h if b is None else b if h is None else h | b for h, b in zip(hits, bads, strict=True)]
         name, side = model.curve or "gamma", model.curve_side
         fill = model.fillvalue if model.boundary == "fill" and side != "target" and model.fillvalue else None

@@ -20,7 +20,6 @@ from ..core.registration import KINDS, Registration
 from ..core.validation import Array, as_list
 from ..data.masking import unmasked
 from ..data.plan import FitPlan
-from ..data.saturation import with_saturated
 from . import curve, joint, requirements
 from .channels import join
 from .curve import Light
@@ -39,17 +38,16 @@ def registered(image: Any, target: Any, plan: FitPlan, settings: Settings) -> Es
     """Find the kernel with motion, curve, or both, of a pair or several; `plan` is what was asked and judged."""
     model, selection = plan.model, plan.selection
     requirements.require(requirements.features_of(plan, settings.noise, settings.solver, settings.execution))
-    (image, own), threads = unmasked(image), settings.execution.threads
-    own = with_saturated(image, own, selection)
+    image, threads = unmasked(image)[0], settings.execution.threads
     images = as_list(image) or [image]
-    bads = as_list(own) or [own] * len(images)
+    bads = [plan.of_pair(plan.masked[0], "mask", i) for i in range(len(images))]
     light = None
     if model.curve is not None:
         light = Light.of(image, target, model, selection)
         selection = dataclasses.replace(selection, saturated=None)
     if model.register is not None:  # whose masks move with the images
-        given = as_list(selection.image_mask) if plan.listed else [selection.image_mask]
-        bads = [_either(*both) for both in zip(bads, given or [None] * len(bads), strict=True)]
+        given = [plan.of_pair(selection.image_mask, "image_mask", i) for i in range(len(images))]
+        bads = [_either(*both) for both in zip(bads, given, strict=True)]
         selection = dataclasses.replace(selection, image_mask=None)
     nan = selection.nan if model.register is not None else "mask"
     scenes = [Scene.of(i, b, model.channel_axis, threads, nan) for i, b in zip(images, bads, strict=True)]
