@@ -280,3 +280,16 @@ def test_a_value_beyond_the_edge_of_complex_images_is_real():
     assert check.best == "fill" and check.rows[0].fillvalue == pytest.approx(3.0, abs=0.01)
     margin = find_kernel(image, target, (3, 5), boundary="fill", fillvalue=3.0)
     assert margin.verdict is Verdict.SOLVED  # by the same comparison, which each fit makes of its own boundary
+
+
+@pytest.mark.parametrize("verb", [kernelfit.check_boundary, kernelfit.check_noise, kernelfit.sandwich_errors])
+def test_a_pair_of_other_numbers_than_the_fits_is_refused(verb):
+    rng = np.random.default_rng(8)
+    image = rng.random((21, 26)) + 1j * rng.random((21, 26))
+    target = kernelfit.apply_kernel(image, rng.random((2, 3)))
+    for fit, pair, words in (
+        (kernelfit.find_kernel(image, target, (2, 3)), (image.real, target.real), "a real pair .* a complex one"),
+        (kernelfit.find_kernel(image.real, target.real, (2, 3)), (image, target), "a complex pair .* a real one"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            verb(*pair, fit)

@@ -130,6 +130,7 @@ def boundary_of(
     )
     nan = "error" if all(one.weights is None for one in given) else "mask"
     asked = make_plan(image, target, model, dataclasses.replace(selection, nan=nan), kinds=NUMBERS)
+    asked.require_numbers(conv.numbers)
     conv = given[0].convention
     planes: list[_Plane] = []
     squares, df_resid, n_inside = 0.0, 0, 0

@@ -193,6 +193,7 @@ def _items_of(
     plan = make_plan(
         images, targets, model, Selection(saturated=None), unmask=lambda value: (value, None), kinds=NUMBERS
     )
+    plan.require_numbers(fit.convention.numbers)
     found = []
     for c, one in enumerate(map(taken_apart, shown)):
         group, at = (plan.groups[0], c) if plan.channels == "mixed" else (plan.groups[c], 0)

@@ -170,6 +170,12 @@ class FitPlan:
         )
         return VolumeSelection(selection, own, self.n_planes[pair])
 
+    def require_numbers(self, numbers: str) -> None:
+        """Refuse a pair that is complex where the one of a fit was not, or the other way round."""
+        mine, its = (one.partition(" of ")[2] or one for one in (self.numbers, numbers))
+        if mine != its:
+            raise TypeError(f"got a {mine} pair with the fit of a {its} one, need the pair that the fit was found from")
+
     def of_pair(self, value: Any, name: str, pair: int) -> Any:
         """Return the part of a mask, or of weights, that belongs to a pair."""
         if value is not None and self.listed:
@@ -266,14 +272,17 @@ def make_plan(
     unmask: Callable[[object], tuple[object, object]] = unmasked,
     determined: bool = True,
     kinds: str = REAL,
+    made: bool = False,
 ) -> FitPlan:
     """Judge a pair, or lists of images and of targets, and say what is to be solved.
 
     `unmask` parts arrays from the masks they bring; a plan that is not `determined` may have too few pixels; `kinds`
-    are those of NumPy's types that are taken.
+    are those of NumPy's types that are taken. Images that were `made` of others have their masks: their own values tell
+    nothing of saturation.
     """
     (image, image_masked), (target, target_masked) = unmask(image), unmask(target)
-    image_masked = with_saturated(image, image_masked, selection)
+    if not made:
+        image_masked = with_saturated(image, image_masked, selection)
     images, targets = as_list(image), as_list(target)
     if (images is None) != (targets is None) or len(images or ()) != len(targets or ()):
         counts = ["one array" if found is None else f"a list of {len(found)}" for found in (images, targets)]

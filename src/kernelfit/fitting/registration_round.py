@@ -228,12 +228,12 @@ class Search:
     def _laid(self, place: Place, images: list[Any]) -> FitPlan:
         model = self.model if self.light is None else self.light.filled(self.model, place.theta)
         target = self.target if self.light is None else self.light.targets(place.theta)
-        return make_plan(images if self.listed else images[0], target, model, self.selection)
+        return make_plan(images if self.listed else images[0], target, model, self.selection, made=True)
 
     def changed(self, changes: list[Any]) -> FitPlan:
         """Lay changes of the images on the targets; beyond the edge, where a value is given, there is none."""
         model = dataclasses.replace(self.model, fillvalue=0.0) if self.model.boundary == "fill" else self.model
-        return make_plan(changes if self.listed else changes[0], self.target, model, self.selection)
+        return make_plan(changes if self.listed else changes[0], self.target, model, self.selection, made=True)
 
     def round(self, place: Place) -> Round:
         """Warp, fit by least squares, and find the step."""
