@@ -176,10 +176,7 @@ def _signed(number: Measured) -> str:
 def judged(
     evidence: Evidence, best: Estimate, given: Laid, offset: tuple[int, int], elsewhere: Evidence, notes: Sequence[str]
 ) -> Audit:
-    """Return the audit of a kernel, given the equations of a span and the kernel that fits best on it.
-
-    `elsewhere` are the equations where the kernel lies as it is given, those of the span if that holds it.
-    """
+    """Return the audit of a kernel: a span's equations, its best kernel, and the equations where it lies as given."""
     stats, laid = evidence.stats, given.trimmed()
     n, energy = stats.n_pixels, stats.variance if stats.varies else stats.target_energy
     rss = max(best.rss, ROUNDING * stats.target_energy)

@@ -129,11 +129,7 @@ class Planes:
 
 
 def planes_of(fit: Estimate, image: Any, target: Any) -> list[list[Planes]]:
-    """Return, for each target channel that has a fit of its own, the planes of all the pairs it was found in.
-
-    `image` and `target` are what `find_kernel` got: arrays, or lists of arrays. (A result with channels "shared" has
-    one fit, which all channels of all pairs belong to.)
-    """
+    """Return, for each target channel with a fit of its own ("shared" has one), the planes of all pairs."""
     images, targets = as_list(image), as_list(target)
     if (images is None) != (targets is None) or len(images or ()) != len(targets or ()):
         raise ValueError("got a different number of images and targets, need the pairs that the kernel was found in")

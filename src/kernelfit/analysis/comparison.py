@@ -208,11 +208,7 @@ def _by_parts(
 def laid_out(
     kernel: Estimate | npt.ArrayLike, stderr: npt.ArrayLike | None, most: int = 2, kinds: str = REAL
 ) -> tuple[npt.NDArray[Any], tuple[int, ...], Array | None]:
-    """Return a kernel as a convolution, its origin, and a factor of the covariance of its taps.
-
-    It has two axes, or up to `most` if they are those of a volume. Of a complex one the factor is that of the real
-    parts of the taps and then of their imaginary parts.
-    """
+    """Return a kernel as a convolution, its origin, and a covariance factor (of real, then imaginary parts)."""
     fit = kernel if isinstance(kernel, Estimate) else None
     if kinds == REAL:
         require_real(fit)

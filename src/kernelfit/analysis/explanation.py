@@ -131,11 +131,9 @@ class Adjustment:
 
 
 def adjusted(evidence: Evidence, laid: Laid, orientation: str, offset: Shape) -> Adjustment | None:
-    """Return the scale and the shift with which a kernel fits best, None where the span is too small for it.
-
-    Whole shifts are ranked by the correlation of the moment with the kernel, as if all lags had one energy; from the
-    best of its neighbours Gauss and Newton's steps go on between the pixels, by a spline of order 5.
-    """
+    """Return the scale and the shift with which a kernel fits best, None where the span is too small for it."""
+    # Whole shifts are ranked by the moment's correlation with the kernel, as if all lags had one energy; from the best
+    # of its neighbours Gauss and Newton's steps go on between the pixels, by a spline of order 5.
     turned = laid.oriented(orientation).moved(-offset[0], -offset[1])
     if any(k > n for k, n in zip(turned.taps.shape, evidence.span, strict=True)):
         return None
@@ -205,11 +203,9 @@ def _inverse(matrix: Array) -> Array:
 
 
 def best_adjustment(evidence: Evidence, laid: Laid, offset: Shape) -> Adjustment:
-    """Return the orientation, scale and shift with which a kernel fits best.
-
-    Of orientations that fit as well but for five standard errors (chi squared of 25, in units of the residual) it is
-    the one that takes the smallest shift, and the one given rather than another.
-    """
+    """Return the orientation, scale and shift with which a kernel fits best."""
+    # Of orientations alike within five standard errors (chi squared of 25): that of the smallest shift, or the given
+    # one.
     made = [one for name in ORIENTATIONS if (one := adjusted(evidence, laid, name, offset)) is not None]
     most = min(one.rss for one in made) * (1 + _EQUAL / max(evidence.stats.n_pixels, 1))
     return min((one for one in made if one.rss <= most), key=lambda one: round(float(np.hypot(*one.shift)), 1))

@@ -16,10 +16,7 @@ _PLACES = 9  # along the longer side of a map of widths
 
 
 def kernel_at(fit: Estimate, row: float, col: float) -> Estimate:
-    """Return the kernel at a place of the image, with its errors; `fit` itself if its kernel is the same everywhere.
-
-    ``k = sum_j phi_j k_j`` is linear in the coefficients, so that its covariance is ``B C B'``.
-    """
+    """Return the kernel at a place, ``k = sum_j phi_j k_j`` with covariance ``B C B'``; `fit` if it does not vary."""
     field = fit.convention.field
     if field is None:
         return fit
@@ -48,10 +45,7 @@ def _at(fit: Estimate, values: Array) -> Estimate:
 
 
 def places(fit: Estimate, grid: object = None) -> tuple[Array, Array]:
-    """Return the rows and columns of a grid of places that reaches from edge to edge of the image.
-
-    `grid` is how many there are along either axis; the default is some nine along the longer side.
-    """
+    """Return rows and columns of a grid of places from edge to edge, by default nine along the longer side."""
     rows, cols = _field_of(fit).shape
     if grid is None:
         step = max(rows, cols) / _PLACES

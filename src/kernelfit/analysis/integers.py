@@ -49,16 +49,10 @@ class IntegerKernel:
 
 
 def as_integers(fit: Estimate) -> IntegerKernel | None:
-    """Return the kernel over the smallest denominator for which every tap is a whole number within its error.
-
-    A tap is one if it lies no farther from it than noise would take any of the taps in 99.9 of 100 kernels. Where no
-    denominator is more than chance, and the noise is that of a rounded target, which depends on the image a little, a
-    tap may be off by as much more as `recognise` lets pass.
-
-    `fit`: the kernel, with errors; what the tools lose in single precision, 1e-7 of the largest tap, counts beside
-    them. Returns the numerators, the denominator, and the probability of that by chance; None if no denominator up to
-    65536 does or the errors are not known.
-    """
+    """Return the kernel over the smallest denominator that makes every tap whole within its error; None above 65536."""
+    # A tap lies no farther off than noise would take any of the taps in 99.9 of 100 kernels. Where no denominator is
+    # more than chance, and the noise is that of a rounded target, a tap may be off by as much more as `recognise` lets
+    # pass. What tools lose in single precision, 1e-7 of the largest tap, counts beside the errors.
     require_real(fit)
     taps = fit.kernel
     size = float(np.abs(taps).max())
@@ -76,10 +70,7 @@ def as_integers(fit: Estimate) -> IntegerKernel | None:
 
 
 def _smallest(taps: Array, reach: Array, problem: Problem | None) -> IntegerKernel | None:
-    """Return the kernel over the smallest denominator that takes no tap farther than its reach.
-
-    Of those that chance hardly makes it is the smallest that all taps together allow, if there is one.
-    """
+    """Return the kernel over the smallest denominator within reach of every tap that is beyond chance."""
     large, wide = taps[np.abs(taps) > reach], reach[np.abs(taps) > reach]
     if not large.size:
         return None

@@ -26,16 +26,10 @@ _OWN, _ALIKE, _FAR = 0.3, 0.5, 52
 def spectral_response(
     image: npt.NDArray[np.generic], target: npt.NDArray[np.generic], workers: int = 1, balance: float = _BALANCE
 ) -> Single:
-    """Return about the kernel at every lag, by a tapered division of spectra that is held down a little.
-
-    With X and Y the transforms of both, their means taken off, it is the inverse transform of
-    ``conj(X) Y / (|X|^2 + balance mean|X|^2)``. What an image is noisy at its frequencies hardly matters to the
-    place of its largest value: of 351 pairs (kernels up to 31x27, noise up to 5 %, shifts up to 60 pixels) all came out
-    inside the kernel.
-
-    `image`, `target` (rows, cols): of any sizes; what is not finite counts as the mean. `workers`: number of threads.
-    Returns ``response[d]`` for lags d from 0, negative ones from the end.
-    """
+    """Return about the kernel at every lag: ``conj(X) Y / (|X|^2 + balance mean|X|^2)`` of tapered spectra."""
+    # Noise of an image at its frequencies hardly matters to the place of the largest value: of 351 pairs (kernels up to
+    # 31x27, noise up to 5 %, shifts up to 60 pixels) all came out inside the kernel. What is not finite counts as the
+    # mean; negative lags stand at the end.
     sides = zip(image.shape, target.shape, strict=True)
     size = [scipy.fft.next_fast_len(max(n), real=True) for n in sides]
     x, y = (scipy.fft.rfft2(_faded(a), size, workers=workers) for a in (image, target))
@@ -70,11 +64,8 @@ def _window(n: int) -> Single:
 
 
 def first_box(response: Single, image: Shape, target: Shape, most: Sequence[int] | None = None) -> tuple[Box, float]:
-    """Return the span of lags that stand out about the largest, and how many times the usual that one is.
-
-    Of the two lags that stand at the same index, the one at which images of those shapes overlap more is meant. It is
-    looked no further than `most` on each side.
-    """
+    """Return the span of lags that stand out about the largest, `most` each way, and by how many times the usual."""
+    # Of two lags that stand at the same index the one at which the images overlap more is meant.
     peak = np.unravel_index(int(np.argmax(np.abs(response))), response.shape)
     height = float(np.abs(response[peak]))
     usual = robust_std(response[:: max(1, response.shape[0] // 64)])
@@ -99,10 +90,7 @@ def _around(response: Single, at: Shape, reach: Sequence[int]) -> Single:
 
 
 def period(image: npt.NDArray[np.generic], workers: int = 1) -> Shape | None:
-    """Return the sides of the largest rectangle in which an image does not repeat itself; None if it does nowhere near.
-
-    It does where the image's own response (`spectral_response`), whose peak is at the lag 0, has another one.
-    """
+    """Return the largest rectangle in which an image does not repeat itself, as its own response tells; or None."""
     response = spectral_response(image, image, workers, 1.0)  # less would whiten what stands between a comb's teeth
     reach = [min(_FAR, (n - 1) // 2) for n in response.shape]
     near = np.abs(_around(response, (0, 0), reach)) / max(float(response[0, 0]), 1e-30)

@@ -97,11 +97,7 @@ class PeakShape:
         return float((high - low) / (high + low))
 
     def place_by_taps(self) -> tuple[Array, Array]:
-        """Return the derivatives by taps of the centre (2, taps), and of the distortion along and across itself.
-
-        Centre and covariance are where one more step leaves them: what a tap adds to that step goes on through all
-        further ones.
-        """
+        """Return the derivatives by taps of the centre (2, taps) and of the distortion along and across, at rest."""
         weight, dy, dx = self._weighted()
         total = float((weight * self.surface).sum())
         m = self.moments / 2
@@ -141,10 +137,7 @@ class PeakShape:
 
 
 def at_rest(own: Array, stepped: Callable[[Array], Array], size: float) -> Array:
-    """Return the derivatives of what steps leave as it is: `own` are those of one step, which goes on through all.
-
-    `stepped` takes one from a change of the numbers; of `size` are the changes whose differences tell the slopes.
-    """
+    """Return the derivatives of what steps leave as it is, by those of one step (`own`) and how it changes."""
     changes = size * np.eye(len(own))
     slope = np.stack([(stepped(change) - stepped(-change)) / (2 * size) for change in changes], axis=1)
     return np.asarray(np.linalg.solve(np.eye(len(own)) - slope, own))
@@ -213,10 +206,7 @@ def _width(shape: PeakShape, center: Array, axis: Array, slopes: bool) -> Functi
 
 
 def half_response(frequencies: Array, places: Array, values: Array, total: float, *, slopes: bool) -> Functional:
-    """Return the lowest frequency at which the response falls to half of that at zero; NaN if there is none.
-
-    `values` stand at `places` along the waves, and add up to `total`.
-    """
+    """Return the lowest frequency at which the response falls to half of that at zero; NaN if there is none."""
     waves: Complex = np.exp(-2j * math.pi * np.outer(frequencies, places))
     sums = waves @ values / total
     response = np.abs(sums)
@@ -241,11 +231,7 @@ def _mtf50(taps: Array, axis: Array, slopes: bool) -> Functional:
 def encircled(
     radius: Array, surface: Array, spacing: float, step: float, by_taps: Callable[[Array], Array] | None
 ) -> list[Functional]:
-    """Return the radii that hold the fractions of the sum of a surface, whose points stand at `radius`.
-
-    `spacing`: pixels between its points. `step`: pixels between the rings that are told apart. `by_taps`: what a
-    weighted sum over the surface owes to each tap, None for no derivatives.
-    """
+    """Return the radii that hold fractions of a surface's sum, in rings of `step`, with derivatives by taps."""
     rings = (radius / step).astype(np.intp)
     # A point stands for a soft blot: its share of a circle whose edge cuts it grows evenly, without the steps that
     # points of a grid would make.

@@ -92,10 +92,7 @@ class Peak:
         return dataclasses.replace(self, center=self.center + change[:3], moments=self.moments + more)
 
     def place_by_taps(self) -> Array:
-        """Return the derivatives by taps of the centre and of the covariance, (9, taps).
-
-        They are where one more step leaves them: what a tap adds to that step goes on through all further ones.
-        """
+        """Return the derivatives by taps of the centre and of the covariance, (9, taps), all further steps included."""
         weight, every = self.weighted()
         total = float((weight * self.surface).sum())
         fields = [*every, *(every[i] * every[j] - self.moments[i, j] / 2 for i, j in zip(*_UPPER, strict=True))]

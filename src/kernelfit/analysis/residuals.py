@@ -22,23 +22,13 @@ _LEAST = 32  # rows and columns of each, where they have as many
 
 
 def window(fit: Estimate, image: npt.ArrayLike, target: npt.ArrayLike, side: int = _SIDE) -> Array:
-    """Return the residual on the pixels about the middle that depend on nothing beyond the edge.
-
-    Of several channels or pairs the windows lie beside each other, smaller ones, with NaN between them.
-
-    `fit`: the result. `image`, `target`: what `find_kernel` got; only the windows are read. `side`: the most rows and
-    columns of all of them together, about; default 1024. Returns ``target - prediction``, times the square root of the
-    weights if there are any; NaN where a pixel was left out. On a pair without such pixels: all that the fit used.
-    Raises ValueError: if the shapes are not those of a pair for this fit.
-    """
+    """Return the residual over the noise on some `side` pixels about the middle, clear of the edge; NaN if left out."""
+    # Windows of several channels or pairs lie side by side, smaller ones, with NaN between them; only they are read.
     return tiled([left for part in windows(fit, image, target, side) for left in part])
 
 
 def windows(fit: Estimate, image: npt.ArrayLike, target: npt.ArrayLike, side: int = _SIDE) -> list[list[Array]]:
-    """Return the windows of each target channel that has a fit of its own: one for each pair (and shared channel).
-
-    Of complex targets those of the real and of the imaginary part.
-    """
+    """Return the windows of each target channel with a fit of its own: one for each pair, and complex part."""
     found = []
     for part, planes in zip(fit.parts or (fit,), planes_of(fit, image, target), strict=True):
         most = max(min(_LEAST, side), side // math.ceil(math.sqrt(min(len(planes), _MOST))))
@@ -126,10 +116,7 @@ def autocorrelation(left: Array) -> Array:
 
 
 def chance(left: Array, fit: Estimate) -> float:
-    """Return the correlation that white noise of as many pixels hardly exceeds at any lag, after the kernel's fit.
-
-    To fit r taps takes as many degrees of freedom out of n pixels, which alone makes correlations of up to r / n.
-    """
+    """Return the correlation that white noise hardly exceeds at any lag, of which a kernel's fit took r / n."""
     return 4.0 / math.sqrt(max(1, int(np.isfinite(left).sum()))) + fit.rank / max(1, fit.n_pixels)
 
 

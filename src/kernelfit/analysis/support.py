@@ -145,10 +145,7 @@ class Rectangle:
         return tuple(self.box[::2])
 
     def edge_p_value(self, side: int, taps: int = 1) -> float:
-        """Return how probable it is that a side holds nothing: the p-value of the F-test of so many taps along it.
-
-        It is that of whole rows or columns, of a support from which nothing was left out.
-        """
+        """Return the p-value of the F-test that so many taps along a side, whole rows or columns, hold nothing."""
         index = np.moveaxis(self._index, side // 2, 0)
         count = min(-(-taps * len(index) // index.size), len(index) - 1)
         return self._test(self.factor[(index[-count:] if side % 2 else index[:count]).ravel()]) if count else 1.0

@@ -19,10 +19,7 @@ _WINDOW, _LEVELS = 9, (0.35, 0.5, 0.25, 0.65)
 
 
 def matched(capture: Array, pattern: Array, warp: Warp, reach: int, fine: int = 2) -> tuple[Warp, float]:
-    """Return the warp under which tiles of the capture look most like the pattern, and their mean correlation.
-
-    Each tile is looked for within `reach` pixels of where the warp has it.
-    """
+    """Return the warp under which tiles of the capture, within `reach`, look most like the pattern, and how much."""
     window = window_of(warp, capture.shape, reach + 2)
     seen = rendered(pattern, warp, window, fine, 2)
     blurred = scipy.ndimage.gaussian_filter(np.where(np.isnan(seen), np.nanmean(seen), seen), _BLUR * fine)
@@ -80,10 +77,7 @@ def window_of(warp: Warp, shape: tuple[int, ...], spare: int = 0) -> tuple[int, 
 
 
 def aligned(capture: Array, pattern: Array, corners: Array, spoiled: float | None = None) -> tuple[Warp, float]:
-    """Return the warp that corners, not quite right, lead to, and how well the tiles agree under it.
-
-    `spoiled` is by how many pixels they may be wrong; a sixteenth of the target's side by default.
-    """
+    """Return the warp from corners `spoiled` by so many pixels (a sixteenth of the side), and how well it fits."""
     warp = Warp.of(corners, (pattern.shape[0], pattern.shape[1]))
     side = float(np.linalg.norm(np.roll(corners, 1, axis=0) - corners, axis=1).mean())
     reach = max(3, round(side / 16 if spoiled is None else spoiled))
@@ -118,10 +112,8 @@ def _quick(capture: Array, pattern: Array, corners: Array) -> tuple[Warp, float]
 
 
 def _quadrilaterals(capture: Array) -> Iterator[Array]:
-    """Yield the corners of parts of a capture that are full of fine texture, the likeliest first.
-
-    The median of what is left of a blur is small along edges and in plain parts, and large in noise alone.
-    """
+    """Yield the corners of parts of a capture that are full of fine texture, the likeliest first."""
+    # The median of what is left of a blur is small along edges and in plain parts, and large in noise alone.
     detail = np.abs(capture - scipy.ndimage.gaussian_filter(capture, 1.5))
     texture = scipy.ndimage.median_filter(detail, _WINDOW)
     seen: list[Array] = []

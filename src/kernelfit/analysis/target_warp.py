@@ -16,25 +16,16 @@ _REACH = 4
 
 @dataclass(frozen=True, eq=False)
 class Warp:
-    """From pixels of the capture to cells of the pattern: a homography after a polynomial displacement.
+    """From pixels of the capture to cells of the pattern: a homography after a polynomial displacement."""
 
-    Attributes
-    ----------
-    corners : ndarray, shape (4, 2)
-        Where the pattern's outer corners lie in the capture but for the displacement, (row, column), in the order top
-        left, top right, bottom right, bottom left of the pattern.
-    shape : (int, int)
-        Rows and columns of cells.
-    centre, radius : ndarray, float
-        What coordinates are scaled by for the displacement.
-    coefficients : ndarray, shape (terms, 2)
-        The displacement in pixels of the capture: those of the monomials of degree 2, 3 and so on.
-    """
-
+    #: (4, 2); where the pattern's outer corners lie in the capture but for the displacement, (row, column), in the
+    #: order top left, top right, bottom right, bottom left of the pattern
     corners: Array
-    shape: Shape
+    shape: Shape  # rows and columns of cells
+    #: centre, radius: what coordinates are scaled by for the displacement
     centre: Array
     radius: float
+    #: (terms, 2); the displacement in pixels of the capture: those of the monomials of degree 2, 3 and so on
     coefficients: Array
 
     @classmethod
@@ -113,10 +104,8 @@ def _degree(terms: int) -> int:
 
 
 def homography(start: Array, end: Array) -> Array:
-    """Return the homography that takes points to points, at least four: the direct linear transform, scaled.
-
-    R. Hartley, A. Zisserman, "Multiple View Geometry in Computer Vision", 2nd ed. (2004), algorithm 4.2.
-    """
+    """Return the homography that takes at least four points to points: the direct linear transform, scaled."""
+    # R. Hartley, A. Zisserman, "Multiple View Geometry in Computer Vision", 2nd ed. (2004), algorithm 4.2.
     scales = []
     for points in (start, end):
         middle = points.mean(axis=0)

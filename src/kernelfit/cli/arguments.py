@@ -22,11 +22,7 @@ _PENALTIES = ("ridge", "gradient", "laplacian", "biharmonic")
 
 
 def check_outputs(args: argparse.Namespace, *wanted: tuple[str | None, str, tuple[str, ...]]) -> list[Path | None]:
-    """Judge every file that is to be written before any work is done; return where each is to go.
-
-    `wanted` holds for each its name, what it is to hold, and the endings it may have; None stands for the standard
-    output, and for what is not wanted.
-    """
+    """Judge every file to be written, (name, what, endings), before any work; return the paths, None for stdout."""
     given = [getattr(args, key, None) for key in _INPUTS]
     sources = [name for one in given for name in (one if isinstance(one, list) else [one])]
     paths: list[Path | None] = []
@@ -68,10 +64,7 @@ def read_pair(args: argparse.Namespace) -> tuple[list[Any], list[str]]:
 
 
 def read_planes(args: argparse.Namespace, *paths: str) -> tuple[list[Any], list[str]]:
-    """Read image and target; one --channel is for the file that has channels.
-
-    Return also how the Python ends that reads each of them, after the name of the file.
-    """
+    """Return the planes, and how the Python ends that reads each; one --channel is for the file that has them."""
     images: list[Any] = []
     ends = []
     gray = []
@@ -116,10 +109,7 @@ def maps(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def saturated_colours(args: argparse.Namespace, reading: list[str]) -> tuple[Any, str]:
-    """Return where a colour of the target is saturated whose luma is taken, which no longer tells; and a note.
-
-    None where there are none, or where so little would be left that `find_kernel`, too, would use them.
-    """
+    """Return where a colour of the target is saturated whose luma is taken, and a note; None if none or most are."""
     choice = choice_of(args, 1)
     if choice.get("channel") != "luma" or "channel='luma'" not in reading[1]:
         return None, ""

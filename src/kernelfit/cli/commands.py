@@ -325,10 +325,8 @@ def _laid(args: argparse.Namespace, held: kernels.KernelFile, mode: str) -> dict
 
 
 def _split(image: Any, kernel: Array, as_large: bool) -> tuple[Any, Any]:
-    """Return the channels that kernels are laid on, and an alpha channel that stays as it is, None without.
-
-    Alpha is a channel like the others where there is a kernel for it, and where one kernel changes the size of all.
-    """
+    """Return the channels that kernels are laid on, and an alpha channel that stays as it is, None without."""
+    # Alpha is a channel like the others where there is a kernel for it, and where one kernel changes the size of all.
     if len(image.shape) == 2 and kernel.ndim == 2:
         return image, None
     image = np.asarray(image) if len(image.shape) == 3 else np.asarray(image)[..., None]

@@ -147,10 +147,7 @@ class RowTransforms:
 
 
 class PlaneTransforms:
-    """Real transforms of an image along both axes, one thread or several, each a part at a time.
-
-    A part is as many rows, then as many columns of frequencies, as the cache holds.
-    """
+    """Real transforms along both axes, one thread or several, each of as many rows or columns as the cache holds."""
 
     dtype: "np.dtype[Any]"  # of the image, float32 or float64
     small: bool  # whether threads would cost more than they bring
@@ -296,10 +293,7 @@ class BlockTransforms:
 
 
 class SliceTransforms:
-    """Real transforms of a plane of a volume, from `block`, to anywhere.
-
-    Of a spectrum (cols // 2 + 1, rows) the frequencies of a column lie beside each other, as in `PlaneTransforms`.
-    """
+    """Real transforms of a plane of a volume, from `block`, to anywhere, a column's frequencies side by side."""
 
     def __init__(self, height: int, rows: int, cols: int, backend: str, effort: str) -> None:
         """Plan for planes of up to `height` rows, transformed as if they had more."""

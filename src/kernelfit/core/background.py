@@ -162,10 +162,7 @@ def of_one_row(coefficients: Array) -> list[int]:
 
 
 def require_room(size: tuple[int, ...], whole: tuple[int, ...], degree: int, where: str) -> int:
-    """Refuse a target whose used pixels cannot tell the terms apart; return how many terms there are to tell.
-
-    Along an axis of one pixel there is the constant alone.
-    """
+    """Refuse too few pixels to tell the terms apart (a constant along an axis of one); return how many terms."""
     axes = [n for n, side in zip(size, whole, strict=True) if side > 1]
     if axes and min(axes) <= degree:
         along = "rows and columns" if len(size) == 2 else "planes, rows and columns"
@@ -196,10 +193,7 @@ class Surface:
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """The terms on the used pixels of a target: the columns Phi of the design matrix, never held whole.
-
-    On a plane of a volume each term is one of two dimensions times its value along the depth.
-    """
+    """The terms on the used pixels of a target (on a plane of a volume, times the depth's): Phi, never held whole."""
 
     #: down, across: the polynomials along either axis
     down: Array
@@ -347,11 +341,7 @@ def unknowns_of(taps: Array, eliminations: Sequence[Elimination]) -> Array:
 
 
 def without_rounding(stats: list[NormalEquations], trace: float) -> list[NormalEquations]:
-    """Set to zero what the elimination left of combinations of taps that the surface takes up whole.
-
-    Rounding leaves of them about eps times `trace`, that of the Gram matrix before, which no solver could tell from
-    small but true eigenvalues.
-    """
+    """Set to zero what rounding, eps times `trace`, left of combinations of taps that the surface takes up whole."""
     gram = stats[0].gram
     lower, info = scipy.linalg.lapack.dpotrf(gram, lower=1)
     if info == 0:

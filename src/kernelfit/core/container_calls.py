@@ -50,10 +50,7 @@ def arguments_of(signature: inspect.Signature, args: Any, kwargs: Any) -> dict[s
 
 
 def opened(given: dict[str, Any], verb: str, takes: Iterable[str]) -> tuple[dict[str, Any], Callable[[Any], Any]]:
-    """Return the arguments of a call without containers, and what puts its result into one.
-
-    `verb` is the qualified name, `takes` are the names of what it takes, flat keywords included.
-    """
+    """Return the arguments `takes` of a call to `verb` without containers, and what puts its result into one."""
     found: dict[str, list[Opened | None]] = {}
     for name in _ARRAYS:
         value = given.get(name)

@@ -32,11 +32,7 @@ _POWERS = {"std": (-2, 1), "var": (-1, 2), "ivar": (1, -2)}
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """What came in a container.
-
-    `filled` puts an array into a container like it, given its places and its unit, and the axis of the channels where
-    they are others.
-    """
+    """What came in a container; `filled` puts an array into one like it, with its places, unit and channel axis."""
 
     value: Any
     filled: Callable[[npt.NDArray[Any], Places, str, "Axis | None"], Any]

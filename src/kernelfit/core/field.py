@@ -47,10 +47,7 @@ class Field:
         return {"variation": fields, "shape": self.shape}
 
     def sample(self) -> tuple[Array, Array]:
-        """Return the functions at places over the image, shape (functions, places), and each place's share of it.
-
-        Means over the image are sums over these places (Gauss and Legendre's quadrature).
-        """
+        """Return the functions at places over the image, and each one's share of a mean (Gauss and Legendre)."""
         if isinstance(self.variation, Basis):  # of which nothing is known between the pixels
             counts = [min(n, _PIXELS) for n in self.shape]
             axes = [(np.arange(k) + 0.5) * n / k - 0.5 for n, k in zip(self.shape, counts, strict=True)]

@@ -291,10 +291,8 @@ def axis_lag(conv: Convention, side: int, origin: int, tap: int) -> int:
 
 
 def in_mode(conv: Convention, kernel: Shape, mode: str) -> Convention:
-    """Return the convention of another mode whose target's pixels stand on the same pixels of the image.
-
-    Of "same" the target is another part of the plane, and so with a stride it may begin with another pixel.
-    """
+    """Return the convention of another mode whose target's pixels stand on the same pixels of the image."""
+    # Of "same" the target is another part of the plane, and so with a stride it may begin with another pixel.
     other = dataclasses.replace(conv, mode=mode, size=None)
     axes = zip(kernel, conv.origin, conv.stride, conv.offset, strict=True)
     own: Any = tuple((f + leading(other, k, o) - leading(conv, k, o)) % s for k, o, s, f in axes)

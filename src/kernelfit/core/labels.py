@@ -16,21 +16,12 @@ _UNEVEN = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Axis:
-    """An axis of an array with labels.
+    """An axis of an array with labels."""
 
-    Parameters
-    ----------
-    name : str
-        Its name.
-    values : ndarray, shape (n,), or None
-        Its coordinates: numbers, times or names; None without any.
-    unit : str
-        Their unit, empty if that is not known.
-    """
-
-    name: str
+    name: str  # its name
+    #: (n,); its coordinates: numbers, times or names; None without any
     values: npt.NDArray[Any] | None = dataclasses.field(default=None, repr=False)
-    unit: str = ""
+    unit: str = ""  # their unit, empty if that is not known
 
     @property
     def step(self) -> Any:
@@ -48,22 +39,13 @@ class Axis:
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """What the arrays that a result was found in say of themselves.
+    """What the arrays that a result was found in say of themselves."""
 
-    Parameters
-    ----------
-    image, target : tuple of Axis
-        Their axes; empty where they have no labels.
-    units : (str, str)
-        The units of the image's pixels and of the target's, empty where none is known.
-    channel_axis : int or None
-        Which axis holds the channels.
-    """
-
+    #: image, target: their axes; empty where they have no labels
     image: tuple[Axis, ...] = ()
     target: tuple[Axis, ...] = ()
-    units: tuple[str, str] = ("", "")
-    channel_axis: int | None = None
+    units: tuple[str, str] = ("", "")  # the units of the image's pixels and of the target's, empty where none is known
+    channel_axis: int | None = None  # which axis holds the channels
 
     def channels(self, side: str) -> Axis | None:
         """Return the axis of the channels of a side, None where it is not known."""
@@ -78,10 +60,8 @@ class Labels:
 
 
 def places_of(labels: Labels | None, conv: Convention, sides: Sequence[int]) -> list[tuple[float, int]]:
-    """Return along each axis where the first pixel of a target stands in the image, and how many pixels on the next.
-
-    Where both have coordinates these say it, between pixels perhaps; else it is the pixel under the kernel's origin.
-    """
+    """Return along each axis where a target's first pixel stands in the image, and how many pixels on the next."""
+    # Where both have coordinates these say it, between pixels perhaps; else it is the pixel under the kernel's origin.
     same = dataclasses.replace(conv, mode="same", size=None)
     found: list[tuple[float, int]] = []
     axes = zip(sides, conv.origin, conv.stride, conv.offset, strict=True)

@@ -120,11 +120,7 @@ def require_pixels(geometry: Geometry, where: str) -> None:
 
 
 def require_determined(geometries: Sequence[Geometry], n_sources: int = 1, n_more: int = 0) -> None:
-    """Refuse pairs that together have fewer target pixels than there are unknowns.
-
-    The unknowns are the taps of the kernel that the pairs share, one kernel for each source, and `n_more` others, those
-    of the background.
-    """
+    """Refuse pairs with fewer target pixels than unknowns: the taps of each source, `n_more` of the background."""
     geometry = geometries[0]
     n, m = sum(g.n_pixels for g in geometries), n_sources * geometry.n_taps
     if n >= m + n_more:

@@ -383,10 +383,7 @@ class Execution:
 
 @dataclass(frozen=True)
 class PixelVariance:
-    """How the variance of a target pixel depends on its prediction: ``slope * prediction + constant``.
-
-    Without a slope all pixels are equally noisy.
-    """
+    """A pixel's variance by its prediction, ``slope * prediction + constant``; all are alike without a slope."""
 
     slope: float = 0.0
     constant: float = 1.0

@@ -37,10 +37,7 @@ class ImageFileError(ValueError):
 
 @contextlib.contextmanager
 def reading(path: object, what: str, need: str, *, memory: bool = False) -> Iterator[None]:
-    """Turn what decoders raise over the contents of a file, which is nearly anything, into an `ImageFileError`.
-
-    With `memory` a lack of memory is the file's fault, too: what it promises is no more than it holds.
-    """
+    """Turn what decoders raise over a file's contents (with `memory`, lack of memory too) into an `ImageFileError`."""
     try:
         yield
     except (ImageFileError, ImportError):
@@ -60,11 +57,8 @@ def require_plain(path: str | os.PathLike[str]) -> None:
 
 
 def write_whole(path: str | os.PathLike[str], write: Writer, what: str, *, overwrite: bool = False) -> None:
-    """Let `write` fill a new file beside `path`, which then takes its name in one step.
-
-    No reader sees half a file, and a failure leaves what was there before. A link is written through. Without
-    `overwrite` an existing file is refused, also one that appeared meanwhile; `what` names the contents in messages.
-    """
+    """Let `write` fill a new file beside `path`, which then takes its name in one step; links are written through."""
+    # A failure leaves what was there before; without `overwrite` an existing file is refused, also one just appeared.
     write_together([(path, write, what)], overwrite=overwrite)
 
 
@@ -231,10 +225,7 @@ def _require_seal(raw: BinaryIO, length: int) -> bool:
 
 
 def _members(path: str | os.PathLike[str]) -> tuple[dict[str, npt.NDArray[Any]], bool]:
-    """Return the arrays of an NPZ file, and whether a checksum tells that they are as they were.
-
-    Its members have to be plain: what is not packed cannot be more than the file.
-    """
+    """Return the arrays of an NPZ file, plain ones that are no larger than the file, and if a checksum holds."""
     with open(path, "rb") as raw:
         length = os.fstat(raw.fileno()).st_size
         sealed = _require_seal(raw, length)

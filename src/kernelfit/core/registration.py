@@ -150,10 +150,7 @@ class Registration:
 
     @property
     def displacement(self) -> Array:
-        """By how many rows and columns the corners of the registered image are read elsewhere, shape (4, 2).
-
-        Top left, top right, bottom left, bottom right.
-        """
+        """By how many rows and columns each corner (top left, top right, bottom ones) is read elsewhere, (4, 2)."""
         corners = corners_of(self.shape)
         return moved(self.matrix, corners) - corners
 

@@ -51,10 +51,7 @@ _SIGNED = ("channel_axis", "r_squared", "log_evidence", "target_sum", "strength"
 
 
 def require_fields(record: type[Any], fields: dict[str, Any], *, finite: bool = False) -> None:
-    """Refuse stored fields of a dataclass that are not of their type, or negative where nothing can be.
-
-    NaN and infinity are refused where `finite`; fields of other types than plain ones are judged elsewhere.
-    """
+    """Refuse stored plain fields of a dataclass of another type, negative where nothing can be, or not `finite`."""
     for field in dataclasses.fields(record):
         kind = _PLAIN.get(field.type)
         if field.name not in fields or kind is None:

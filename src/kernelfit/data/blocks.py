@@ -101,13 +101,10 @@ def as_block(block: object) -> Shape | None:
 
 
 def cut(observation: Observation, block: Shape | None = None, least: int = 4) -> list[Box]:
-    """Cut the target pixels into boxes, in stripes from left to right, each from top to bottom.
-
-    Without `block` the boxes are some 1024 rows by 8 KiB of the image, less in small ones so that a stripe has `least`
-    of them unless they would be tiny, and end where chunks of the target (or else of the image) end, as far as
-    possible. They depend on the problem and how it is stored alone. In this order the chunks that two boxes of a stripe
-    need are still at hand.
-    """
+    """Cut the target pixels into boxes, in stripes from left to right, each from top to bottom."""
+    # Without `block` some 1024 rows by 8 KiB of the image, less so that a stripe has `least` of them unless they would
+    # be tiny, and ending where chunks end, as far as possible. So they depend on the problem and how it is stored
+    # alone, and the chunks that two boxes of a stripe need are still at hand.
     size = observation.size
     if block is not None:
         ends = [[*range(0, n, side), n] for n, side in zip(size, block, strict=True)]

@@ -45,11 +45,8 @@ def is_imaginary(array: Any) -> bool:
 
 
 def apart(observation: Observation, *, real: bool) -> list[Observation]:
-    """Return the observations of the real and of the imaginary parts of one of complex images.
-
-    The kernels of the real parts of all sources come first, then those of the imaginary parts; a `real` kernel has no
-    imaginary part.
-    """
+    """Return the observations of real and imaginary parts of complex images; a `real` kernel has but one part."""
+    # The kernels of the real parts of all sources come first, then those of the imaginary parts.
     conv = observation.geometry.convention
     conv = dataclasses.replace(conv, numbers="real of complex" if real else "complex", apart=True)
     geometry = dataclasses.replace(observation.geometry, convention=conv)

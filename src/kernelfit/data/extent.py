@@ -102,10 +102,7 @@ class Extent:
 
 
 def runs(observations: Sequence[Observation], most: int, length: int) -> list[list[int]]:
-    """Return some runs of neighbouring planes of volumes, of at most some length; of pairs each alone.
-
-    Planes that are not neighbours, as in a sample of them, stand alone, all of them.
-    """
+    """Return runs of neighbouring planes of volumes, of some length at most; of pairs and samples each alone."""
     if observations[0].plane is None:
         return [[i] for i in range(len(observations))]
     whole: list[list[int]] = []

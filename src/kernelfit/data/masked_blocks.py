@@ -20,10 +20,7 @@ from .reader import Reader
 
 @dataclass(frozen=True, eq=False)
 class MaskedBlocks:
-    """What excludes or weighs pixels of a pair.
-
-    `problem`: the whole pair.
-    """
+    """What excludes or weighs pixels of a pair, the whole of which is `problem`."""
 
     observation: Observation
     #: masks, weights: of the used part of the target; those of the weights, none or one
@@ -64,10 +61,7 @@ class MaskedBlocks:
         return bool(self.nan == "mask" or self.masks or self.weights or any(self.image_masks))
 
     def counting(self) -> "MaskedBlocks":
-        """Return it without saturation where nearly all of the target stands at the ends of its type's range.
-
-        A few spots of the target tell where it is worth the while to count.
-        """
+        """Return it without saturation where nearly all of the target, by a few spots, is at its range's ends."""
         target, plan = self.observation.targets[0], self.observation.geometry
         if self.saturated is None:
             return self
@@ -79,10 +73,7 @@ class MaskedBlocks:
         return dataclasses.replace(self, saturated=None) if few else self
 
     def item(self, box: Box, observation: Observation | None = None) -> WeightedObservation | None:
-        """Return a box with its weights, None if all of its pixels count the same.
-
-        `problem` is that of the box `alone`, if it is at hand.
-        """
+        """Return a box with its weights, None if all of its pixels count the same; `problem` is its own, if known."""
         own = blocks.alone(blocks.sub_observation(self.observation, box)) if observation is None else observation
         row, col = (n * step for n, step in zip(box[:2], own.geometry.stride, strict=True))
         weights, masks = ([r.block(box.row, box.col, own.size) for r in some] for some in (self.weights, self.masks))

@@ -24,10 +24,7 @@ _BLOCK = 2**20
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """A pair with its weights, and what was excluded in words.
-
-    `clipped` says how many pixels at the ends of the target's type count all the same, there being few others.
-    """
+    """A pair with its weights, what was excluded in words, and how many `clipped` pixels count, being most."""
 
     item: WeightedObservation
     notes: tuple[str, ...]
@@ -81,12 +78,7 @@ class _Below:
 
 
 class Unsaturated:
-    """Stands in for the weights of a target of which saturated pixels alone do not count.
-
-    They are told from the target itself, block by block, so that nothing of its size is ever held.
-
-    `shape`: of the used part of the target. `n_nonzero`: number of pixels that count.
-    """
+    """Stands for the weights of a target of which saturated pixels alone, told from itself, do not count."""
 
     dtype = np.dtype(bool)
 
@@ -310,11 +302,8 @@ def touched(image_mask: Mask, observation: Observation) -> Mask:
 
 
 def judge(observation: Observation, selection: PlaneSelection, *, part: bool = False) -> Judged | None:
-    """Turn everything that excludes or weighs pixels of a pair into one weight for each target pixel that is used.
-
-    `part`: whether the pair, which is of one target, is a part of a larger one, of which no pixel need count. Returns
-    the pair whose excluded pixels read as zero, with its weights; None if every pixel counts the same.
-    """
+    """Turn all that excludes or weighs pixels into one weight for each used target pixel; None if all are alike."""
+    # Of a `part` of a larger pair no pixel need count. The excluded pixels of what is returned read as zero.
     image_masks, nan, saturated = selection.image_masks, selection.nan, selection.saturated
     plan, target = observation.geometry, observation.targets[0].array
     place = plan.used

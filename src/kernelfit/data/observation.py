@@ -29,10 +29,7 @@ REAL, NUMBERS = "biuf", "biufc"
 
 @dataclass(frozen=True)
 class Plane:
-    """A plane of a volume's target: the sources of its observation are planes of the image, one for each of the kernel.
-
-    `convention` is that of the volume, `shape` that of its target.
-    """
+    """A plane of a volume's target, of that `shape` and `convention`: its sources are planes of the image."""
 
     volume: int  # number of the volume among those of the fit
     at: int  # which plane of the target
@@ -303,10 +300,7 @@ Weights = npt.NDArray[np.float64] | npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class WeightedObservation:
-    """A pair with a weight for each target pixel that is used.
-
-    `problem`: the pair; what must not be read, reads as zero.
-    """
+    """A pair, what must not be read of which reads as zero, with a weight for each target pixel that is used."""
 
     observation: Observation
     #: (rows, cols) of the used target; not negative; or what stands in for such an array, and is made block by block

@@ -42,37 +42,20 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, eq=False)
 class FitPlan:
-    """Groups of observations; each group is solved by itself, and gives one kernel for each target of its observations.
+    """Groups of observations, each solved by itself, which gives one kernel for each target of its observations."""
 
-    Attributes
-    ----------
-    groups : tuple of tuple of Observation
-        With channels "separate" a group for each channel, else one. The observations of a group are its pairs, with
-        channels "shared" each channel of each pair.
-    model : Model
-        What was asked for.
-    selection : Selection
-        Which pixels count.
-    masked : (object, object)
-        The masks that came with the images and with the targets.
-    n_pairs : int
-        Number of pairs.
-    listed : bool
-        Whether the pairs came as lists.
-    numbers : {"real", "complex", "real of complex"}
-        As in `Convention`. Unless "real", each pair or channel is two observations, of the real parts and of the
-        imaginary ones.
-    n_planes : tuple of int
-        Planes of the image of each volume; the observations are then those of the planes of their targets.
-    """
-
+    #: With channels "separate" a group for each channel, else one. The observations of a group are its pairs, with
+    #: channels "shared" each channel of each pair.
     groups: tuple[tuple[Observation, ...], ...]
-    model: Model
-    selection: Selection
-    masked: tuple[object, object]
-    n_pairs: int
-    listed: bool
+    model: Model  # what was asked for
+    selection: Selection  # which pixels count
+    masked: tuple[object, object]  # the masks that came with the images and with the targets
+    n_pairs: int  # number of pairs
+    listed: bool  # whether the pairs came as lists
+    #: {"real", "complex", "real of complex"}; as in `Convention`. Unless "real", each pair or channel is two
+    #: observations, of the real parts and of the imaginary ones.
     numbers: str = "real"
+    #: Planes of the image of each volume; the observations are then those of the planes of their targets
     n_planes: tuple[int, ...] = ()
 
     @property
@@ -222,10 +205,7 @@ class FitPlan:
         return dataclasses.replace(self, model=model, groups=groups)
 
     def presuming(self, group: int, work: "Callable[[FitPlan], Result]") -> Result:
-        """Return what `work` makes of this plan.
-
-        Of stored targets it is first presumed that no pixel is saturated, and looked at while they are read.
-        """
+        """Return what `work` makes of this plan, no pixel of stored targets being saturated until one is seen."""
         observations, saturated = self.groups[group], self.selection.saturated
         stored = [[behind(r.array)[0] for r in one.targets] for one in observations]
         targets = [array for own in stored for array in own if array is not None and array.cells.kept]
@@ -274,12 +254,9 @@ def make_plan(
     kinds: str = REAL,
     made: bool = False,
 ) -> FitPlan:
-    """Judge a pair, or lists of images and of targets, and say what is to be solved.
-
-    `unmask` parts arrays from the masks they bring; a plan that is not `determined` may have too few pixels; `kinds`
-    are those of NumPy's types that are taken. Images that were `made` of others have their masks: their own values tell
-    nothing of saturation.
-    """
+    """Judge a pair, or lists of images and of targets, and say what is to be solved."""
+    # `unmask` parts arrays from the masks they bring; a plan that is not `determined` may have too few pixels. Images
+    # that were `made` of others have their masks: their own values tell nothing of saturation.
     (image, image_masked), (target, target_masked) = unmask(image), unmask(target)
     if not made:
         image_masked = with_saturated(image, image_masked, selection)

@@ -45,11 +45,9 @@ def _count(hit: Any) -> int:
 
 
 def with_saturated(image: Any, masked: Any, selection: Selection) -> Any:
-    """Return the masks of images with their saturated pixels, where the end is said and no mask of an image is.
-
-    Black counts: of light there may be none. Where more than a tenth of an image lies above the end it is not that of
-    the image, whose values are others.
-    """
+    """Return the masks of images with their saturated pixels, if the upper end is said and no image has a mask."""
+    # Black counts: of light there may be none. Where more than a tenth of an image lies above the end it is not its
+    # own.
     ends = None if isinstance(selection.saturated, str) else as_ends(selection.saturated, np.float64)
     if ends is None or not ends[1] < np.inf:
         return masked

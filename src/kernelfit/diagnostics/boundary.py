@@ -130,10 +130,7 @@ class BoundaryCheck:
 
 @dataclass(frozen=True)
 class _Plane:
-    """One target plane with its model: the kernel of each source, the coefficients of its background, its weights.
-
-    Of a volume all planes of its image are there, which other boundaries lay on it otherwise.
-    """
+    """One target plane with its model: kernels, background, weights; of a volume all planes of its image."""
 
     observation: Observation
     kernels: Array
@@ -154,11 +151,9 @@ class _Plane:
 
 
 def doubt(observations: Sequence[Observation], fits: Sequence[Estimate], memo: Memo | None = None) -> list[Estimate]:
-    """Return the fits of a group with a finding where the declared boundary contradicts the residual.
-
-    Only the edges are read. The fit's own kernel serves, which a wrong boundary has spoilt; it is the smaller residual
-    inside that tells, by more than a factor and more than chance. The `memo` keeps what other targets share.
-    """
+    """Return the fits of a group with a finding where the declared boundary contradicts the residual at the edges."""
+    # The fit's own kernel serves, which a wrong boundary has spoilt; it is the smaller residual inside that tells, by
+    # more than a factor and more than chance. The `memo` keeps what other targets share.
     conv = observations[0].geometry.convention
     if conv.boundary is None or conv.mode == "valid":
         return list(fits)
@@ -294,10 +289,7 @@ def requests(observation: Observation) -> Iterator[Request]:
 def _residual(
     planes: Sequence[_Plane], conv: Convention, memo: Memo | None = None, taps: Transforms | None = None
 ) -> tuple[Array, float]:
-    """Return the residual of all target pixels that depend on the boundary, and the rms of the target there.
-
-    With weights those of pixels of weight 1, of the pixels that have a weight.
-    """
+    """Return the residual of the target pixels (of weight 1) that depend on the boundary, and the target's rms."""
     parts, energy = [np.zeros(0)], 0.0
     for i, plane in enumerate(planes):
         result = Reader(plane.observation.targets[0].array, plane.observation.geometry.target_shape)
@@ -340,10 +332,7 @@ def _model(
     number: int = 0,
     transforms: Transforms | None = None,
 ) -> Iterator[Array]:
-    """Yield what the kernels make of the arrays in each of the strips, under a boundary.
-
-    `transforms` keeps the kernels' spectra, which are those of every boundary.
-    """
+    """Yield what the kernels, whose spectra are kept, make of the arrays in each strip under a boundary."""
     shapes = plane.observation.geometry
     plan = geometry.lay_out(shapes.image_shape, shapes.kernel_shape, conv)
     taps = plane.kernels[:, ::-1, ::-1] if plan.flipped else plane.kernels

@@ -27,21 +27,11 @@ _AT_ONCE = 2**18
 
 @dataclass(frozen=True, eq=False)
 class Lags:
-    """The correlation of the residual with the whitened image in standard deviations, by lag; lag 0 is the first tap's.
+    """The correlation of residual and whitened image in standard deviations, by lag; lag 0 is the first tap's."""
 
-    Attributes
-    ----------
-    score : ndarray
-        Lags beyond half of an axis are negative ones.
-    spread : float
-        Its root mean square far from the support.
-    count : int
-        Number of residuals.
-    """
-
-    score: Array
-    spread: float
-    count: int
+    score: Array  # lags beyond half of an axis are negative ones
+    spread: float  # its root mean square far from the support
+    count: int  # number of residuals
     support: tuple[int, int]
 
     def beyond(self) -> npt.NDArray[np.int64]:
@@ -183,10 +173,7 @@ def _white(part: Part, group: slice, size: tuple[int, int]) -> White:
 
 
 def suspects(parts: list[Part], residuals: Sequence[Residuals]) -> list[int]:
-    """Return the images with which the residual is correlated outside the support, with variances by every second lag.
-
-    A group of images at a time: see `lags_of` and `Lags.seen`.
-    """
+    """Return the images with which the residual correlates outside the support, by groups, with variances."""
     size, support, found = size_of(parts), parts[0][0].geometry.kernel_shape, []
     half, near = _half(size), ~_far(size, support)
     n_far = near.size - int(near.sum())

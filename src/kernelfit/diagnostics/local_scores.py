@@ -68,10 +68,7 @@ class Cells:
         return total[which] - share.T @ total[beside], self.gram[np.ix_(which, which)] - share.T @ mixed
 
     def differing(self, feature: int, *, alike: bool) -> tuple[int, float, float]:
-        """Return how many tiles tell of a feature, how much their gains differ by more than chance, what that explains.
-
-        The first is a number, the second standard deviations of a chi square, the third a share of the residual.
-        """
+        """Return the number of tiles that tell of a feature, how their gains differ in sigmas, the residual's share."""
         weights: Array | float = self.weights(feature) if alike else 1.0
         score, energy, n = self.total[feature] * weights, self.energies[feature] * weights, int(self.tile.max()) + 1
         z, spread, energies = (np.bincount(self.tile, v, n) for v in (score, score**2, energy))

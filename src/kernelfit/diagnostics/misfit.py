@@ -164,10 +164,7 @@ def _tests(cells: Cells, estimate: Estimate, *, parity: bool = True) -> dict[Ver
 
 
 def in_blocks(parts: list[Part]) -> bool:
-    """Return whether the residual jumps at every eighth row and column, as what JPEG does to a target.
-
-    Its blocks of 8 x 8 treat frequencies differently, which even and odd pixels of a block then show.
-    """
+    """Return whether the residual jumps at every eighth row and column, as JPEG's blocks make a target do."""
     for axis in (1, 2):
         jumps = []
         for _, p in parts:
@@ -190,10 +187,7 @@ def in_blocks(parts: list[Part]) -> bool:
 
 
 def _outside(parts: list[Part], fit: Estimate | None) -> dict[Verdict, _Test]:
-    """Return whether the residual is correlated with an image at lags outside the support.
-
-    That of rounding alone, of which the fit is given, has to be so far beyond what rounding does under other kernels.
-    """
+    """Return whether the residual, by more than rounding does, correlates with an image outside the support."""
     found, residuals = [], residuals_of(parts, alike=fit is not None)
     sources = suspects(parts, residuals)
     others = _of_rounding(parts, fit) if sources and fit is not None else []

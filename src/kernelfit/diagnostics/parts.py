@@ -76,11 +76,7 @@ class Parts:
         self._sums[1, 1] += products(u**2, v**2)
 
     def beside(self, mean: Array, pairs: Array, significant: float) -> tuple[Array | None, int]:
-        """Return the autocovariances of both parts and between them, shape (2, 2, ...), and how far they reach.
-
-        `mean` is the mean autocovariance of either part, of so many `pairs` of residuals of both together. None if the
-        noise is circular as far as can be told.
-        """
+        """Return the autocovariances of both parts and between them, and their reach; None for circular noise."""
         half = np.maximum(pairs / 2, 1.0)
         found = self._sums[0] / half
         beyond = np.abs(found) > significant * np.sqrt(np.maximum(self._sums[1], 0.0)) / half

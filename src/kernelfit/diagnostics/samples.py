@@ -24,10 +24,7 @@ _ROOM = 2**26
 
 
 class Memo(dict[Any, Any]):
-    """What is made of the images alone, which several targets share: as many arrays as there is room for.
-
-    `kernels` are those of all targets, of which number `at` is looked at.
-    """
+    """What is made of the images alone, which targets share, while there is room; `at` is the target looked at."""
 
     kernels: Sequence[Array] = ()
     at: int = 0

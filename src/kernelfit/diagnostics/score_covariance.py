@@ -52,11 +52,8 @@ def correct(
     more: Array | None = None,
     weights: Sequence[Weights] | None = None,
 ) -> Estimate:
-    """Return a fit with the covariance that noise of the autocovariance ``h * h`` gives it, h being `shaping`.
-
-    Of complex images `shaping` may be that of both parts, see `whiteness.shaping_filter`. If the solver was given
-    another matrix than the pixels' own, that is `gram`; `more` is added to the covariance of the moments.
-    """
+    """Return a fit with the covariance that noise of the autocovariance ``h * h`` gives it, h being `shaping`."""
+    # `gram` is what the solver was given, if that is not the pixels' own; `more` adds to the covariance of the moments.
     fit._covariance_factor()
     if not fit.noise_std > 0:
         return fit

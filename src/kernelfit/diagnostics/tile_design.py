@@ -17,32 +17,16 @@ _ITERATIONS, _SETTLED = 60, 1e-7
 
 @dataclass(frozen=True, eq=False)
 class TileDesign:
-    """The images of the tiles as a matrix that turns taps, also some outside of the support, into the target's pixels.
-
-    Attributes
-    ----------
-    parts : list of (Observation, Sample)
-    size : list of int
-        Sides of the transforms.
-    spectra : list of ndarray
-        Of the blocks of each part.
-    kept : list of ndarray of bool
-        Which residuals lie so far inside that the block holds all that the taps reach.
-    taps : ndarray of bool
-        Which taps there are, by lag.
-    inverse : ndarray
-        About the inverse of the images' power by frequency, by which conjugate gradients are preconditioned.
-    level : float
-        What the images were divided by.
-    """
+    """The images of the tiles as a matrix that turns taps, some outside of the support too, into target pixels."""
 
     parts: list[Part]
-    size: list[int]
-    spectra: list[npt.NDArray[np.complex128]]
-    kept: list[npt.NDArray[np.bool_]]
-    taps: npt.NDArray[np.bool_]
+    size: list[int]  # sides of the transforms
+    spectra: list[npt.NDArray[np.complex128]]  # of the blocks of each part
+    kept: list[npt.NDArray[np.bool_]]  # which residuals lie so far inside that the block holds all that the taps reach
+    taps: npt.NDArray[np.bool_]  # which taps there are, by lag
+    #: About the inverse of the images' power by frequency, by which conjugate gradients are preconditioned
     inverse: Array
-    level: float
+    level: float  # what the images were divided by
 
     @classmethod
     def of(cls, parts: list[Part], more: Sequence[tuple[int, int]] = ((0, 0), (0, 0))) -> "TileDesign":

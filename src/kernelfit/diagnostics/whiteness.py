@@ -148,13 +148,10 @@ def look(
     misfits: Sequence[Finding] = (),
     memo: Memo | None = None,
 ) -> Estimate:
-    """Return a fit with findings if its residual is not white, or not as even, enough for its error bars.
-
-    Residuals above `most` are outliers. If the weights are `declared` to be inverse variances the noise is 1. With the
-    target's root mean square as `level` what is but rounding beside it is not looked at. Where there are `misfits`, it
-    is they that are told: a model that does not hold leaves a residual that is neither white nor even. The `memo` keeps
-    what other targets share.
-    """
+    """Return a fit with findings if its residual is not white, or not as even, enough for its error bars."""
+    # Residuals above `most` are outliers. Weights `declared` to be inverse variances make the noise 1. What is but
+    # rounding beside the target's root mean square, `level`, is not looked at. `misfits` are told instead: a model that
+    # does not hold leaves a residual that is neither white nor even. The `memo` keeps what other targets share.
     if misfits:
         return functools.reduce(with_finding, misfits, fit)
     if not fit.noise_std > _ROUNDING * level or any(f.verdict is Verdict.NOT_CONVERGED for f in fit.findings):
@@ -176,11 +173,8 @@ def look(
 
 
 def _noise_alone(fit: Estimate) -> Estimate:
-    """Take back that a fit is poor where all that is left is plain noise, and the kernel there beyond doubt.
-
-    Of a target that is noise alone kernels explain a share R of the squares, and ``R / (1 - R) * spare / taps`` follows
-    Snedecor's F. All taps are counted, whatever a solver made of them.
-    """
+    """Take back that a fit is poor where all that is left is plain noise, and the kernel there beyond doubt."""
+    # Of noise alone kernels explain a share R of the squares, and ``R / (1 - R) * spare / taps`` follows Snedecor's F.
     taps, spare, share = fit.kernel.size, fit.n_pixels - fit.kernel.size, fit.r_squared
     if {finding.verdict for finding in fit.findings} != {Verdict.POOR_FIT} or fit.convention.numbers != "real":
         return fit
@@ -199,11 +193,7 @@ def examine(
     most: float = math.inf,
     memo: Memo | None = None,
 ) -> NoiseCheck:
-    """Return what a sample of the residual of some pairs that share a kernel says of the noise.
-
-    With weights, one array for the used part of each target, it is the residual times their square root; where a weight
-    is zero there is none.
-    """
+    """Return what a sample of the residual of pairs, times the root of their weights, says of the noise."""
     ndim = 2 if observations[0].plane is None else 3
     sums, squares, pairs = (np.zeros((2 * REACH + 1,) * ndim) for _ in range(3))
     energy, pixels, seen = 0.0, 0, []
@@ -248,11 +238,9 @@ def examine(
 
 
 def _unevenness(left: Array, model: Array) -> float:
-    """Return the noise where the prediction m is far from its mean, relative to all; 1 if no louder, or by chance.
-
-    The covariance of least squares is ``G^-1 (sum of r^2 a a') G^-1`` for residuals r of any variance (White, see
-    `sandwich_errors`), a being a pixel's row of the design; ``(m - mean)^2`` stands for ``a a'``.
-    """
+    """Return the noise where the prediction m is far from its mean, relative to all; 1 if no louder, or by chance."""
+    # Least squares has the covariance ``G^-1 (sum of r^2 a a') G^-1`` for residuals r of any variance (White, see
+    # `sandwich_errors`), a being a pixel's row of the design; ``(m - mean)^2`` stands for ``a a'``.
     power, reach = left**2, (model - model.mean()) ** 2
     total = float(reach.sum())
     if not total > 0:
@@ -358,10 +346,7 @@ def _spectrum(autocovariance: Array, reach: int) -> Array:
 
 
 def _cross_spectrum(parts: Array, reach: int) -> npt.NDArray[np.complex128]:
-    """Return the power of both parts of complex noise by frequency, a Hermitian matrix each, shape (..., 2, 2).
-
-    With the noise ``r = H * e`` of white e it is ``H H*``.
-    """
+    """Return the power of both parts of complex noise ``r = H * e`` by frequency: Hermitian ``H H*``, (..., 2, 2)."""
     ndim = parts.ndim - 2
     if reach == 0:
         found = np.moveaxis(parts[_inner(REACH, 0, ndim)], (0, 1), (-2, -1)).astype(np.complex128)
@@ -381,11 +366,7 @@ def _inner(middle: int, reach: int, ndim: int) -> Any:
 
 
 def shaping_filter(check: NoiseCheck) -> Array:
-    """Return h, odd-sided, with which white noise of variance 1 becomes noise of this autocovariance.
-
-    For real residuals it is symmetric. For both parts of complex ones the white noise has two parts, too: shape
-    (2, 2, ...).
-    """
+    """Return h, odd-sided, that gives white noise of variance 1 this autocovariance; of complex parts (2, 2, ...)."""
     ndim, reach = check.autocovariance.ndim, check.reach
     variance = float(check.autocovariance[(REACH,) * ndim])
     if check.parts is None:

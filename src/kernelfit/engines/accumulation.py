@@ -33,11 +33,8 @@ def pass_over(
     also: "Sequence[Callable[[], tuple[Array, ...]]]" = (),
     layout: Pass | None = None,
 ) -> tuple[Sums, list[Array]]:
-    """Read all pixels once, for the sums of the pair or, with `taps`, of the residual; refuse NaN, over- and underflow.
-
-    The threads do the jobs of `also` as well, and what these return is returned in their order. A `layout` takes the
-    place of that of the engine.
-    """
+    """Read all pixels once, for the sums of the pair or, with `taps`, the residual; refuse NaN and overflow."""
+    # The threads do the jobs of `also` as well, whose results come back in order. A `layout` replaces the engine's.
     with np.errstate(all="ignore"):
         jobs, finish = PASSES[method](frame, taps) if layout is None else layout
         parts = iter(in_order([*jobs, *also], lambda job: job(), workers))
@@ -99,12 +96,7 @@ def of_lot(
 def residual_moments(
     observation: Observation, kernels: Array, method: str, workers: int, progress: Progress | None = None
 ) -> tuple[Array, Array]:
-    """Return ``A'r`` and ``r'r`` of the residual ``r = y - A k`` taken from the pixels.
-
-    `problem`: the pair. `kernels` (targets, sources, rows, cols): the kernel of each target and source. `method`
-    {"direct", "fft"}: the engine. `workers`: number of threads. `progress`: told of each band of pixels. Returns
-    `moments` (targets, taps); `energies` (targets,).
-    """
+    """Return ``A'r`` (targets, taps) and ``r'r`` of each target's ``r = y - A k``, taken from the pixels."""
     frame = Frame.of(observation)
     sums, _ = pass_over(observation, frame, method, workers, frame.from_user(kernels), progress)
     return frame.to_user(sums.moment).reshape(len(frame.targets), -1), sums.energy

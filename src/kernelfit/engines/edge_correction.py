@@ -19,10 +19,8 @@ from .passes import Frame, n_vectors
 
 
 def strip_lags(readers: Sequence[Reader], row: int, n_rows: int, extent: int, lag: int, method: str) -> Array:
-    """Return the lag products of the rows of a strip.
-
-    ``out[s*n + r, t*n + q, lag + l] = sum_x A_s[row + r, x] A_t[row + q, x + l]`` over x < `extent`, for sources A.
-    """
+    """Return the lag products of the rows of a strip."""
+    # ``out[s*n + r, t*n + q, lag + l] = sum_x A_s[row + r, x] A_t[row + q, x + l]`` over x < `extent`, for sources A.
     from ..compiled import fft, lag_sums, spectral_products
     from ..compiled.jit import LANES
 

@@ -41,10 +41,7 @@ class Functions:
 
     @classmethod
     def of(cls, observation: Observation, frame: Frame) -> "Functions | None":
-        """Return those of an observation; None if its sources are not those of one image times polynomials.
-
-        Beyond an edge that is mirrored or wrapped they are none; filled with zeros it does not matter.
-        """
+        """Return those of an observation; None if its extended sources are not one image times polynomials."""
         plan, (first, *others) = observation.geometry, observation.sources
         field, conv = plan.convention.field, plan.convention
         if field is None or not isinstance(field.variation, Polynomial) or conv.strided:

@@ -145,10 +145,7 @@ def as_kernel(kernel: npt.ArrayLike, channel_axis: int | None) -> Array:
 def predict(
     image: npt.ArrayLike, kernel: Array, conv: Convention, channel_axis: int | None = None, workers: int | None = None
 ) -> Array:
-    """Apply a kernel, or the kernels of channels, as `conv` says.
-
-    NaN where the target would depend on what nothing is assumed of.
-    """
+    """Apply a kernel, or those of channels, as `conv` says; NaN where nothing is assumed of what is needed."""
     if conv.ndim == 3:
         return _of_volume(image, kernel, conv, channel_axis, as_workers(workers))
     sources, threads = as_planes(image, "image", channel_axis, NUMBERS), as_workers(workers)
@@ -266,11 +263,8 @@ def _plane(source: Reader, kernel: Array, plan: Geometry, workers: int) -> Array
 
 
 def columns_and_rows(taps: Array) -> tuple[Array, Array] | None:
-    """Return columns (rank, rows) and rows (rank, columns) whose products add up to the taps, to rounding.
-
-    None where there are so many that a transform is quicker. Each is a cross of the taps that are left, through the
-    largest of them, so that whole numbers stay whole.
-    """
+    """Return columns and rows whose products add up to the taps, to rounding; None where a transform is quicker."""
+    # Each is a cross of the taps that are left, through the largest of them, so that whole numbers stay whole.
     left, size = np.array(taps, dtype=np.float64), float(np.abs(taps).max())
     columns, rows = [], []
     for _ in range(int(_TRANSFORM_NS / (_CROSS_NS + _TAP_NS * sum(taps.shape)))):
@@ -295,10 +289,7 @@ def _lay(block: Array, columns: Array, rows: Array, stride: Shape, part: Array) 
 
 @np.errstate(over="ignore", invalid="ignore")  # what is infinite then is refused where it is written
 def _correlated(block: Array, taps: Array) -> Array:
-    """Return ``scipy.signal.correlate(block, taps, "valid")``, which to import would take a second.
-
-    A cyclic transform of the block's size does, since no valid place reads beyond the block.
-    """
+    """Return ``correlate(block, taps, "valid")`` by a cyclic transform; SciPy's takes a second to import."""
     height, width = (n - k + 1 for n, k in zip(block.shape, taps.shape, strict=True))
     if taps.size > _SUMMED:
         sides = [scipy.fft.next_fast_len(n, real=True) for n in block.shape]

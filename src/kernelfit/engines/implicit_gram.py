@@ -25,11 +25,9 @@ MOST_PRODUCTS = 2**23
 
 
 def _box_spectra(total: Array, before: Array, after: Array) -> Complex:
-    """Return, per frequency, the matrix of the sums over a moving box that is left after the strips are taken away.
-
-    The sum for rows y and ``y + i`` and lag j is ``total[i, j] - sum_{r < y} before[r, r + i, j]
-    - sum_{r >= y} after[r, r + i, j]``; its transform over the lags is element (f, y, y + i), conjugated.
-    """
+    """Return, per frequency, the matrix of the sums over a moving box that is left after the strips are taken away."""
+    # The sum for rows y and ``y + i`` and lag j is ``total[i, j] - sum_{r < y} before[r, r + i, j] - sum_{r >= y}
+    # after[r, r + i, j]``; its transform over the lags is element (f, y, y + i), conjugated.
     n, n_lags = total.shape
     length = scipy.fft.next_fast_len(n_lags, real=True)
     places = np.arange(-(n_lags // 2), n_lags // 2 + 1) % length
@@ -162,11 +160,7 @@ class TorusInverse:
 
 
 class NormalOperator:
-    """The exact Gram matrix of one source image as an operator.
-
-    `frame`: the problem. `lags` (kernel_rows, 2 * kernel_cols - 1): lag sums of the extended image, from the pass over
-    its pixels. `workers`: number of threads.
-    """
+    """The exact Gram matrix of one source image as an operator, by the lag sums of the extended image."""
 
     def __init__(self, frame: Frame, lags: Array, workers: int) -> None:
         rows, cols = frame.kernel_rows, frame.kernel_cols

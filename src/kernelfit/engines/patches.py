@@ -138,13 +138,8 @@ def sums(
     with_moment: bool = False,
     workers: int = 1,
 ) -> PatchSums:
-    """Add up the products of the patches of all pixels whose weight differs from `base`, times the difference.
-
-    `problem`: the pair; the pixels under a weight of zero are read but not used. `weights` (rows, cols) of the used
-    target: weights. `base`: what is taken from every weight, default 0. `with_moment`: whether the moment is wanted
-    too. `workers`: number of threads, default 1; any number gives the same bits. Returns the sums; the moment is zero
-    if it is not wanted.
-    """
+    """Add up the patches' products of all pixels whose weight differs from `base`, times that; moment if asked."""
+    # Pixels under a weight of zero are read but not used. Any number of workers gives the same bits.
     plan, observation = observation.geometry, polyphase.split(observation)
     (n_y, n_x), n_targets = observation.geometry.kernel_shape, len(observation.targets)
     lines = len(observation.sources) * n_y

@@ -93,10 +93,7 @@ def smooth(table: Array, size: tuple[int, int]) -> Separable:
 
 
 def levels_of(items: Items, tables: Sequence[Array] | None = None) -> list[Separable]:
-    """Return how the weights of pairs vary, nearly; those of the planes of a volume are even.
-
-    `tables`: the medians of tiles of the weights, by default of those that the pairs have.
-    """
+    """Return how the weights of pairs vary, nearly, from the medians of tiles; those of a volume's planes are even."""
     found, levels = list(tables or ()), dict[int, Separable]()
     for item in items if tables is None else ():
         rows, cols = item.weights.shape
@@ -114,10 +111,7 @@ def levels_of(items: Items, tables: Sequence[Array] | None = None) -> list[Separ
 
 
 def start_of(items: Items, base: Base, solve: Callable[[Array], Array]) -> Array:
-    """Return unknowns that differ from the solution by noise, or if pixels are left out by the error of `solve`.
-
-    `solve`: makes a solution of a moment, nearly.
-    """
+    """Return unknowns that differ from the solution by noise, or if pixels are left out by the error of `solve`."""
     if any(item.n_pixels < item.observation.geometry.n_pixels for item in items):
         return solve(base.moment)
     inverse = scaled_factor(together(items, base.grams))
@@ -164,10 +158,8 @@ def _even(level: Separable) -> bool:
 def base_of(
     items: Items, levels: Sequence[Separable], method: str, workers: int, progress: Progress | None = None
 ) -> Base:
-    """Read the pixels once, for the sums of weights that vary slowly; those of the planes of a volume are even.
-
-    The moment is that of the pairs' own weights if they leave pixels out, else that of the slow ones.
-    """
+    """Read the pixels once, for the sums of weights that vary slowly; those of the planes of a volume are even."""
+    # The moment is that of the pairs' own weights if they leave pixels out, else that of the slow ones.
     grams, moments, taps = [], [], items[0].n_taps
     read: dict[int, tuple[Reader, ...] | None] = dict.fromkeys(range(len(items)))
     partial = any(item.n_pixels < item.observation.geometry.n_pixels for item in items)
@@ -217,10 +209,7 @@ def sample_size(items: Items) -> int:
 
 
 def sampled(items: Items, base: Base, workers: int) -> Array | None:
-    """Return the Gram matrix over all unknowns, what the base lacks from a sample; None if that would be too small.
-
-    The same sample for the same problem every time, by any number of threads.
-    """
+    """Return the Gram matrix of all unknowns, what the base lacks from a fixed sample; None if that is too small."""
     wanted = sample_size(items)
     if not wanted:
         return None

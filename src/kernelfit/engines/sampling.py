@@ -34,11 +34,7 @@ class Sample:
 
 
 def draw(items: Items, most: int = 2**62) -> Sample:
-    """Draw patches: candidates spread evenly, those of large weight and much structure likelier to be kept.
-
-    About as many as tell a first kernel, but of no pair more than `most`. The same sample for the same problem every
-    time. Of a large image only every so many rows are read.
-    """
+    """Draw patches, of a pair `most`, likelier where weight and structure are large; always the same ones."""
     rng = np.random.default_rng(0)
     scaled, values, roots, weights = [], [], [], []
     n_all = n_drawn = 0

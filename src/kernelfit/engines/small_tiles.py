@@ -56,11 +56,7 @@ class Solved(NamedTuple):
 
 
 class TileReader:
-    """Makes the statistics of one tile after the other, from any number of threads, each with `Buffers` of its own.
-
-    `problem`: one image and one target. `boxes`: the tiles that will be asked for. `method` {"direct", "fft"}: the
-    engine. Raises ValueError: if the tiles are too large (`fits`).
-    """
+    """Makes the statistics of one tile after the other, from any number of threads with `Buffers` of their own."""
 
     def __init__(self, observation: Observation, boxes: list[Box], method: str) -> None:
         self.observation, self.method, self.frame = observation, method, Frame.of(observation)

@@ -23,11 +23,9 @@ _RIDGES = (0.0, 1e-14, 1e-12, 1e-10)
 
 
 class ToeplitzInverse:
-    """The inverse of a Gram matrix plus a `ridge` on its diagonal, which rounding may ask for.
+    """The inverse of a Gram matrix plus a `ridge`: ``L(x) L(x)'``, of which `n_positive` are added, others taken off."""
 
-    `spectra` (generators, frequencies), the first `n_positive` of which are added: the inverse is the sum of
-    ``L(x) L(x)'``, L(x) being the lower triangular Toeplitz matrix whose first column is x.
-    """
+    # L(x) is the lower triangular Toeplitz matrix whose first column is x, given by its spectrum.
 
     def __init__(self, torus: TorusInverse, first: Array, ends: tuple[Array, Array], ridge: float = 0.0) -> None:
         """Invert; `first` is the first row of G, `ends` what leaves and what enters, (rows, taps - 1)."""
@@ -77,11 +75,9 @@ class ToeplitzInverse:
         return found
 
     def power(self) -> Array:
-        """Return the spectrum of the signal, at frequencies from 0 to 0.5, even if it spans many decades.
-
-        It is that of the means of the diagonals of the matrix. Kaiser's window leaves less than 1e-11 of a frequency's
-        power to others farther away than 9 over the number of lags.
-        """
+        """Return the spectrum of the signal, at frequencies from 0 to 0.5, even if it spans many decades."""
+        # Of the means of the diagonals; Kaiser's window leaves 1e-11 of a power farther away than 9 over the number of
+        # lags.
         first, (leave, enter) = self.given
         m = len(first)
         falling = np.arange(m - 1, 0, -1)

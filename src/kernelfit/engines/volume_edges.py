@@ -103,10 +103,7 @@ class Edges:
                     np.matmul(change.reshape(n * n, width), inverse, out=found.reshape(n * n, -1))
 
     def place(self, depth: int, lags: Array, gram: Array, flipped: bool) -> None:  # noqa: FBT001
-        """Write the products for a lag along the depth into the Gram matrix, of each plane of the kernel as the first.
-
-        `lags` are the lag sums of whole planes, shape (planes, rows, columns).
-        """
+        """Write the products for a lag along the depth into the Gram matrix, each plane of the kernel being first."""
         from ..compiled.gram import assemble_planes
 
         planes, rows, cols = self.kernel

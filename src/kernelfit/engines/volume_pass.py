@@ -152,10 +152,7 @@ class _Spectra:
         self.products = [np.zeros((1 + n_targets, 2, n, self.n_lags, LANES)) for n in n_vectors]
 
     def sums(self, workers: int, progress: Progress | None) -> tuple[list[Array], Array, Array, Edges]:
-        """Read all planes; return lag sums, moments, squares and sums of targets, and what lies along the edges.
-
-        The lag sums are a table for each lag along the depth, of each plane of the kernel from which it can be.
-        """
+        """Read all planes; return lag sums by first plane and lag along the depth, moments, target sums, edges."""
         stack, edges = self.stack, Edges(self.stack.size, self.stack.kernel)
         n, n_targets, (depth, n_y, n_x) = len(stack.planes), len(stack.targets[0]), stack.kernel
         lags = [np.zeros((depth - lag, 2 * n_y - 1, 2 * n_x - 1)) for lag in range(depth)]

@@ -94,10 +94,7 @@ def refuse(extent: Extent) -> NoReturn:
 def residual(
     extent: Extent, planes: Sequence[Weighing], taps: Array, workers: int, progress: Progress | None = None
 ) -> tuple[Array, Array, float]:
-    """Return the weighted moments of the residual of a kernel, its products with the backgrounds, and its energy.
-
-    `planes` are the targets, `taps` (sources, planes, rows, cols) those of the user.
-    """
+    """Return the weighted moments of the residual of user's taps, its products with the backgrounds, and its energy."""
     moment, beside, energy = _residual(extent, planes, taps, workers, progress)
     if not (np.isfinite(moment).all() and math.isfinite(energy)):
         refuse(extent)
@@ -146,10 +143,7 @@ def _residual(
 
 
 def lag_sums(extent: Extent, workers: int, *, about_mean: bool) -> Array:
-    """Return the lag sums of extended volumes, shape (sources, sources, lags along each axis), perhaps about a mean.
-
-    ``sum_t P_s[t] P_s'[t + lag]``; with a stride a part of that: as many products as there are target pixels.
-    """
+    """Return ``sum_t P_s[t] P_s'[t + lag]`` of extended volumes, perhaps about a mean; with a stride a part of that."""
     halo = tuple(k - 1 for k in extent.kernel)
     blocks, axes = _Blocks.of(extent.extended, tuple(2 * h for h in halo)), (1, 2, 3)
     less = 0.0

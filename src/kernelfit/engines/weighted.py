@@ -69,16 +69,10 @@ _ROWS = 96
 def choose_strategy(
     n: int, kernel: object, subtract_ns: float, patches_ns: float, quick: float = EXACT_IS_QUICK, exact: bool = False
 ) -> Choice:
-    """Say which way weighted statistics are found, and the costs that were compared.
-
-    `n`: target pixels used, whatever their weight. `subtract_ns`, `patches_ns`: estimated nanoseconds, on one
-    core, for the products of the patches whose weight differs from most, and of all that have a weight. `quick`: an
-    exact way that takes no more is taken. `exact`: whether to leave out "iterate".
-
-    Counted per pixel, for a kernel of R x C taps with C >= R: the unweighted statistics, and four passes by the cheaper
-    engine. The exact ways give exact errors of the taps too, so they are taken if they cost up to 1.3 times as much, or
-    less than 0.15 s.
-    """
+    """Say which way weighted statistics are found, `exact` or `quick`, and the costs in ns that were compared."""
+    # Counted per pixel of `n`, for a kernel of R x C taps with C >= R: the unweighted statistics, and four passes by
+    # the cheaper engine. The exact ways give exact errors of the taps too, so they are taken if they cost up to 1.3
+    # times as much, or less than 0.15 s.
     rows, cols = sorted(geometry.kernel_shape(kernel))
     whole = min(DIRECT_NS * rows * (3 * cols - 1), PLAIN_NS + PLAIN_ROW_NS * rows) * n
     estimates = {
@@ -361,10 +355,7 @@ def assembled(
 def recentered(
     items: Items, eliminations: Sequence[Elimination], at: Array, here: Residual
 ) -> tuple[Array, Array, float]:
-    """Return what statistics are to be centred at, given the residual of unknowns: a kernel, its moment and energy.
-
-    The eliminations take the unknowns over.
-    """
+    """Return what statistics are to be centred at for these unknowns; the eliminations take them over."""
     n_taps = items[0].n_taps
     taps, moment, energy = at[None, :n_taps], here.moment[None, :n_taps], np.array([here.energy])
     for i, elimination in enumerate(eliminations):
@@ -383,13 +374,9 @@ def statistics(
     *,
     part: bool = False,
 ) -> NormalEquations:
-    """Return the exact weighted statistics of pairs.
-
-    `items`: the pairs with their weights, of one target each. `method` {"direct", "fft"}: the engine of the unweighted
-    statistics. `workers`: number of threads. `strategy` {"auto", "subtract", "patches"}: the way; the default is the
-    cheaper one. `progress`: told of each band of pixels. `part`: whether they are a part of larger pairs, and need not
-    determine a kernel. Returns with `weighting` saying which way it was.
-    """
+    """Return the exact weighted statistics of pairs of one target each, by the cheaper way or as asked."""
+    # As a `part` of larger pairs they need not determine a kernel. The engine `method` is that of unweighted
+    # statistics.
     if not part:
         require_determined(items)
     gram, moment, sums, said = exact_sums(items, method, workers, strategy, progress)

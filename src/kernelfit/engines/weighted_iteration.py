@@ -73,10 +73,7 @@ class Metric:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Iterated:
-    """Statistics centred at the solution, what gives the backgrounds, and how it was found.
-
-    `unlike` says how far the errors may be off, 1 for not at all.
-    """
+    """Statistics centred at the solution, backgrounds, how it was found, and how far `unlike` 1 errors may be off."""
 
     stats: NormalEquations
     eliminations: tuple[Elimination, ...]
@@ -127,10 +124,8 @@ def walk(
     patient: bool = True,
     hold: Hold | None = None,
 ) -> None:
-    """Go on by preconditioned conjugate gradients, until the error is within a limit, of the noise's.
-
-    With `hold` the weights are those of the residual itself, so that the gradient is not quite linear.
-    """
+    """Go on by preconditioned conjugate gradients, until the error is within a limit, of the noise's."""
+    # With `hold` the weights are those of the residual itself, so that the gradient is not quite linear.
     m, n = len(metric.gram), sum(item.n_pixels for item in items)
     own = so_far
     for _ in range(_MOST_RESTARTS):
@@ -256,10 +251,7 @@ def _final(
 def _corrected(
     gram: Array, rescale: bool, directions: Sequence[Array], images: Sequence[Array]
 ) -> tuple[Array, tuple[float, float] | None]:
-    """Make an approximate Gram matrix exact along the directions in which it was measured.
-
-    Also returns the range of the measured values relative to the approximate ones.
-    """
+    """Make a Gram matrix exact along the directions measured; also return the range of measured to before."""
     used = [i for i, (d, q) in enumerate(zip(directions, images, strict=True)) if d @ q > 0]
     if not used:
         return gram, None

@@ -51,13 +51,8 @@ def residual(
     keep: Sequence[Array] | None = None,
     hold: Hold | None = None,
 ) -> Residual:
-    """Return the weighted moment and energy of the residual of a kernel and its background, from the pixels.
-
-    `items`: the pairs, of one target each. `unknowns` (unknowns,): the kernel, and the coefficients of each pair's
-    background. `method` {"direct", "fft"}: the engine. `workers`: number of threads; any number gives the same bits.
-    `progress`: told of each band of pixels. `keep`: for each pair an array of the shape of the used target, which
-    receives the residual itself. `hold`: makes the weights of a block of its residual, its weights and the target.
-    """
+    """Return the weighted moment and energy of the residual of a kernel and its pairs' backgrounds, from the pixels."""
+    # `keep`: arrays that receive the residual; `hold` makes a block's weights of residual, weights and target.
     parts, energy = [], 0.0
     for number, lot in enumerate(lots_of(items)):
         own = unknowns[own_unknowns(items, number)]

@@ -26,10 +26,7 @@ _SAMPLE = 16  # rows of each so many from which the mean is taken
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where the blocks lie: target pixel (0, 0) of each, their size, the transform's, and the tapers.
-
-    `owned` are the rows and columns of each that lie before the next one: every pixel belongs to one block.
-    """
+    """Where blocks lie, what they own (every pixel belongs to one), their size, the transform's, and the tapers."""
 
     starts: list[Shape]
     owned: list[Shape]
@@ -153,11 +150,8 @@ def _as_detrend(detrend: object, periodic: bool) -> bool:
 
 
 def _means(observation: Observation, layout: _Layout, *, exact: bool) -> tuple[float, ...]:
-    """Return about the means of the images and the target: those of every eighth row, if there are many.
-
-    What is taken off, and kept from leaking, is a constant near the mean; that it be the mean itself gains nothing,
-    unless a constant beside the kernel is to be eliminated.
-    """
+    """Return about the means of images and target, from every eighth row if there are many."""
+    # A constant near the mean does to keep it from leaking, unless a constant beside the kernel is to be eliminated.
     n_rows, n_cols = layout.n_rows, layout.n_cols
     few = n_rows <= 8 * _ROWS or exact
     tiles = [(r, min(_ROWS if few else _SAMPLE, n_rows - r)) for r in range(0, n_rows, _ROWS)]
@@ -191,11 +185,8 @@ class _Spectra(NamedTuple):
 
 
 def _whole(observation: Observation, layout: _Layout, means: tuple[float, ...] | None, workers: int) -> _Spectra:
-    """Transform both as they are, less their means if given.
-
-    By SciPy: at 4096^2 FFTW takes longer, planned without timing, and 20 s to plan with it. Image and target
-    go one after the other through the same scratch, if any, and are multiplied in place.
-    """
+    """Transform both as they are, less their means if given, one after the other through the same scratch."""
+    # By SciPy: at 4096^2 FFTW takes longer, planned without timing, and 20 s to plan with it.
     from ..compiled import spectra as _spectral_loops
 
     rows, cols = layout.transform

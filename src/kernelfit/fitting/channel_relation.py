@@ -32,11 +32,9 @@ _ENOUGH = 2**17
 def channels_of(
     image: Any, target: Any, fields: dict[str, Any], selection: Selection, execution: Execution
 ) -> tuple[str, npt.NDArray[np.float64]]:
-    """Say how channels go together, "shared", "separate" or "mixed", and what the target's mean is made of.
-
-    Where kernels of their own leave a residual that kernels from all channels to each make clearly smaller, they are
-    mixed; else an F-test tells whether one kernel does for all. The second is the weight of each channel of the image.
-    """
+    """Say how channels go together, "shared", "separate" or "mixed", and what the target's mean is made of."""
+    # Where kernels from all channels to each leave a clearly smaller residual they are mixed; else an F-test tells
+    # whether one kernel does for all. The second is the weight of each channel of the image.
     run = Execution(workers=execution.workers)
     n_sources, n_targets = image.shape[-1], target.shape[-1]
     even = np.full(n_sources, 1.0 / n_sources)
@@ -67,10 +65,7 @@ def channels_of(
 
 
 def advised(fit: Estimate, image: Any, target: Any, model: Model, execution: Execution) -> Estimate:
-    """Return doubtful kernels of separate channels with the advice to mix them, where that leaves clearly less.
-
-    A part in the middle of images of one size, as they are, tells. Arrays that are not in memory are not read again.
-    """
+    """Return doubtful separate kernels with the advice to mix them, where that leaves clearly less in the middle."""
     conv, axis = fit.convention, model.channel_axis
     kept = [finding for finding in fit.findings if finding.verdict in _LOOKS]
     loaded = isinstance(image, np.ndarray) and isinstance(target, np.ndarray)

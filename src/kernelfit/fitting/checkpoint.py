@@ -139,11 +139,9 @@ class Pass(NamedTuple):
 
 
 class Checkpoint:
-    """What a stream, or each pass of a fit, has read so far, in a file.
+    """What a stream, or each pass of a fit, has read so far, in a file that is written `every` so many seconds."""
 
-    `path`: name of the file. `call`: what must be the same for a run to go on from it: the keywords of the call.
-    `every`: seconds between two writings.
-    """
+    # A run goes on from it if the keywords of the call, `call`, are the same.
 
     def __init__(self, path: str | os.PathLike[str], call: dict[str, Any], every: float) -> None:
         self.path, self.every = Path(path), every

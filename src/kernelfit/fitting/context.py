@@ -124,10 +124,7 @@ def tiles_of(
     name: object,
     wanted: Callable[[int], bool] = lambda _: True,
 ) -> list[Tile]:
-    """Cut tiles out of an observation of one target, or a block of it, that has such a name.
-
-    Those whose key is not `wanted` are left out, and those of which no pixel counts.
-    """
+    """Cut tiles, those `wanted` of which pixels count, out of an observation of one target or a block of that name."""
     side, starts = samples.places(observation, weights)
     found = []
     for row, col in starts:

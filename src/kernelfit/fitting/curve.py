@@ -34,38 +34,21 @@ _REACH = 3.0
 
 @dataclass(frozen=True, eq=False)
 class Light:
-    """What makes light of the values of a pair, or of several.
+    """What makes light of the values of a pair, or of several."""
 
-    Attributes
-    ----------
-    asked, side : str
-        As in `Curve`.
-    family : Family
-        The one at hand: a monotone curve begins as a power.
-    scale : (float, float)
-        White of the image and of the target.
-    target, masks
-        Its values, and those that do not count; lists of several pairs.
-    fill : float or None
-        The value beyond the edge that is one of the image's, None where it is light already.
-    near : ndarray or None
-        Where the logarithms of the slope are believed to lie: of the darkest values few pixels tell.
-    whole : (bool, bool)
-        Whether the values of the image, and of the target, are whole numbers.
-    ends : (float or None, float or None)
-        At which the target is cut off below, and above.
-    """
-
+    #: asked, side: as in `Curve`
     asked: str
     side: str
-    family: Family
-    scale: tuple[float, float]
+    family: Family  # the one at hand: a monotone curve begins as a power
+    scale: tuple[float, float]  # white of the image and of the target
+    #: target, masks: its values, and those that do not count; lists of several pairs
     target: Any
     masks: Any
-    fill: float | None = None
+    fill: float | None = None  # the value beyond the edge that is one of the image's, None where it is light already
+    #: Where the logarithms of the slope are believed to lie: of the darkest values few pixels tell
     near: Array | None = None
-    whole: tuple[bool, bool] = (False, False)
-    ends: tuple[float | None, float | None] = (None, None)
+    whole: tuple[bool, bool] = (False, False)  # whether the values of the image, and of the target, are whole numbers
+    ends: tuple[float | None, float | None] = (None, None)  # at which the target is cut off below, and above
 
     @classmethod
     def of(cls, image: Any, target: Any, model: Model, selection: Selection) -> "Light":

@@ -33,10 +33,7 @@ from .dask_tasks import Block, Lazy, Marks, Piece, Stored, Sums
 
 
 class BlockGroup:
-    """The observations of a group on Dask arrays, or on anything else, cut into blocks.
-
-    With `state` the sums of each pass over the blocks are kept in its file.
-    """
+    """The observations of a group on Dask, or anything else, as blocks; `state` keeps each pass's sums in a file."""
 
     def __init__(
         self,
@@ -68,11 +65,7 @@ class BlockGroup:
         self.blocks = [self._blocks(i, one) for i, one in enumerate(self.observations)]
 
     def _blocks(self, index: int, observation: Observation) -> list[tuple[Block, list[list[Any]], list[Any]]]:
-        """Cut an observation into blocks.
-
-        A block's graph is cut out of that of the whole array, unless it only reads a store; what cannot be sent along
-        is left to the scheduler.
-        """
+        """Cut an observation into blocks, each with its part of the graph unless it only reads a store."""
         own, marks = self.masked[index], None
         field = observation.geometry.convention.field
         n_functions = 1 if field is None else field.n
@@ -234,10 +227,7 @@ class BlockGroup:
         return together(self.totals(dask_tasks.equations))
 
     def counted_equations(self, *, automatic: bool) -> tuple[list[NormalEquations], list[str]]:
-        """Compute the equations of each target; also return in words what was excluded.
-
-        Saturated pixels count if they are told automatically, and nearly all of a target is.
-        """
+        """Compute the equations of each target, and say what was excluded: of saturated pixels nothing where most are."""
         found, notes = self.computed_equations(), []
         n_pixels = [one.geometry.n_pixels for one in self.observations]
         least = [max(0.05 * n, 10 * found[0].n_taps) for n in n_pixels]
@@ -292,10 +282,7 @@ class BlockGroup:
         return [f"{n - n_counted} of {n} target pixels excluded: {'; or '.join(why)}"]
 
     def residuals(self, taps: Array, eliminations: Sequence[Sequence[Elimination]]) -> list[list[Array]]:
-        """Return for each observation and target the sums of the residual of kernels and the best surfaces beside them.
-
-        `taps` has the shape (targets, taps), `eliminations` holds those of each target.
-        """
+        """Return the sums of the residual of kernels (targets, taps) and best surfaces, by observation and target."""
         unknowns = []
         for i in range(len(self.observations)):
             beside = [

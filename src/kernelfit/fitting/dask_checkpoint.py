@@ -24,10 +24,7 @@ def kept_equations(groups: Sequence[BlockGroup], state: Checkpoint) -> list[list
 
 
 def recognise(groups: Sequence[BlockGroup], state: Checkpoint) -> None:
-    """Refuse arrays that are not those of a checkpoint: by shapes, types, and pixels of the first and the last pair.
-
-    What excludes or weighs pixels is among them, whole where it is in memory.
-    """
+    """Refuse arrays that are not a checkpoint's: by shapes, types, and pixels of the first and the last pair."""
     known, spots = hashlib.sha256(), []
     for group in groups:
         every = group.observations

@@ -35,10 +35,8 @@ _MOST_TAPS = 8000
 def fit(
     plan: FitPlan, settings: Settings, sides: Shape | None, checkpoint: Callable[[], Checkpoint] | None = None
 ) -> Estimate:
-    """Find the kernels of a plan; `checkpoint` opens the file that keeps the sums of each pass.
-
-    What needs all pixels side by side (spectra, weights from the residual) is read block by block on this machine.
-    """
+    """Find the kernels of a plan; `checkpoint` opens the file that keeps the sums of each pass."""
+    # What needs all pixels side by side (spectra, weights from the residual) is read block by block on this machine.
     n_taps = math.prod(plan.model.kernel_shape) * len(plan.groups[0][0].sources)
     plain = isinstance(settings.solver, ConjugateGradient) and settings.solver.plain
     if plain and n_taps <= _MOST_TAPS:

@@ -46,10 +46,7 @@ class Unit(NamedTuple):
 
 
 def kept_sums(dask: Any, units: Sequence[Unit], state: Checkpoint, asked: str, progress: Progress | None) -> Sums:
-    """Compute sums of a pass; what its file holds is not computed again, and what is computed is in the file.
-
-    `asked` says what the pass is for: that of a file is gone on with if it is for the same.
-    """
+    """Compute the sums of a pass that their file, if it is for what is `asked`, does not hold; and keep them there."""
     state.begin_pass(asked)
     parts = [unit.parts() if u >= state.pairs else [] for u, unit in enumerate(units)]
     ends = list(itertools.accumulate((unit.n for unit in units), initial=0))
@@ -75,10 +72,8 @@ def portions(
     seconds: float,
     start: tuple[int, int] = (0, 0),
 ) -> Iterator[tuple[int, int]]:
-    """Compute lists of parts, some seconds' worth at a time, and yield which is the next: its list, its number there.
-
-    `push` takes each sum: of which list it is, its level (`Tree.push`), and whether it is the last of its list.
-    """
+    """Compute lists of parts, some seconds' worth at a time, and yield which is next: its list, its number there."""
+    # `push` takes each sum: of which list it is, its level (`Tree.push`), and whether it is the last of its list.
     (at, first), n = start, _LEAST
     while at < len(parts):
         runs: list[tuple[int, int, int, int]] = []

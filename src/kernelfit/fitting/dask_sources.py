@@ -93,10 +93,7 @@ def recipe_of(array: Any) -> Recipe | None:
 
 
 def store_of(array: Any) -> Any:
-    """Return what a Dask array of `from_zarr` or `from_array` reads, chunk by chunk and unlocked; None for others.
-
-    Slices of that need no graph, which to make, optimise and send costs milliseconds a block.
-    """
+    """Return what a Dask array of `from_zarr` or `from_array` reads, unlocked; None for others. It needs no graph."""
     from dask.array import core
 
     graph, ends = array.__dask_graph__(), _ends(array)

@@ -20,11 +20,8 @@ _FIRST, _MOST = 2, 4
 
 
 def chosen(plan: FitPlan, execution: Execution) -> tuple[FitPlan, str]:
-    """Return the plan with the degree of the largest evidence, and why; a lower one unless that is clearly better.
-
-    Of several kernels the one that varies most decides. Noise and weights that follow from a fit are not yet known, so
-    that pixels count as the user says.
-    """
+    """Return the plan with the degree of the largest evidence, and why; a lower one unless that is clearly better."""
+    # Of several kernels the one that varies most decides. Noise and weights that follow from a fit are not yet known.
     plain = Execution(engine=execution.engine, workers=execution.workers, progress=execution.progress)
     for most in range(_FIRST, _MOST + 1):
         if plan.groups[0][0].geometry.n_pixels < 2 * Polynomial(most).n_functions * plan.groups[0][0].geometry.n_taps:

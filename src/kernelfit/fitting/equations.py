@@ -94,10 +94,7 @@ def statistics(
 def _read(
     observations: Sequence[Observation], method: str, workers: int, progress: Progress | None
 ) -> Iterator[tuple[list[Observation], list[NormalEquations]]]:
-    """Yield observations that share a background with the statistics of their targets, and of the background's terms.
-
-    The two parts of complex images are read together.
-    """
+    """Yield observations that share a background, parts of complex ones together, with statistics and terms."""
     if observations[0].geometry.convention.numbers == "complex":
         for first in range(0, len(observations), 2):
             for one, every in complex_pass.statistics(observations[first : first + 2], method, workers, progress):
@@ -150,13 +147,9 @@ def block_equations(
     workers: int,
     progress: Progress | None = None,
 ) -> list[NormalEquations]:
-    """Return the equations of a block of one observation, for each target, the background not eliminated.
-
-    `observation`: the block. `items`: for each target the block with its weights, None where all of its pixels count
-    alike. `method` {"direct", "fft"}: the engine. `workers`: number of threads. `progress`: told of each band of
-    pixels, where all count alike. Returns those of all blocks of an observation add; `core.background.eliminated` takes
-    the background out of the sum, and the results for several observations add again.
-    """
+    """Return the equations of a block of one observation for each target, the background not eliminated."""
+    # `items`: for each target the block with its weights, None where all of its pixels count alike. Those of all blocks
+    # add; `core.background.eliminated` takes the background out of the sum, and results of observations add again.
     plain: list[NormalEquations] = []
     if any(item is None for item in items):
         plain = _plain_equations([observation], method, workers, progress)
@@ -173,11 +166,7 @@ def residual_moments(
     workers: int,
     progress: Progress | None = None,
 ) -> tuple[Array, Array]:
-    """Return ``A'r`` and ``r'r`` of the residual ``r = y - A k`` of all observations, taken from the pixels.
-
-    Shapes as in `accumulation.residual_moments`: kernels (targets, sources, rows, cols), moments (targets, taps) and
-    energies (targets,); of a background, which r lacks too, the reduced ones.
-    """
+    """Return ``A'r`` and ``r'r`` of ``r = y - A k`` of all observations from the pixels, less any background."""
     n, taps = len(kernels), kernels.reshape(len(kernels), -1)
     parts = []
     plan = observations[0].geometry

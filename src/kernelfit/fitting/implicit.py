@@ -103,10 +103,7 @@ class _Problem:
 
 @dataclass(frozen=True, eq=False)
 class ImplicitSolution:
-    """Where conjugate gradients ended.
-
-    `stderr` is that of every tap, from the preconditioner and the number of pixels alone.
-    """
+    """Where conjugate gradients ended; `stderr` is every tap's, from preconditioner and number of pixels alone."""
 
     taps: Array
     rss: float
@@ -186,10 +183,7 @@ class ImplicitlySolved:
         )
 
     def surfaces(self) -> list[Elimination]:
-        """Return what gives the backgrounds, with ``(G + H)^-1 A'Phi R`` for their errors.
-
-        Of more columns than are solved for, that is what preconditions instead.
-        """
+        """Return what gives the backgrounds, with ``(G + H)^-1 A'Phi R`` for their errors, or M for many columns."""
         stats, out, left = self.stats, [], _MOST_PROBES
         inflation = max(1 - stats.n_taps / stats.n_pixels, 1 / stats.n_pixels)
         for one in self.eliminations:
@@ -242,11 +236,8 @@ class ImplicitlySolved:
 
 
 def _open_band(equations: ImplicitEquations, taps: Array, noise_std: float, *, empty: bool) -> str:
-    """Say between which frequencies a signal is so weak that the errors exceed half of the kernel; "" if nowhere.
-
-    If `empty`, there are bands with nothing at all. The error of m taps has about the power ``m s^2 / S`` at a
-    frequency where the signal has the power S.
-    """
+    """Say where a signal is so weak that errors exceed half of the kernel, or `empty`; "" if nowhere."""
+    # The error of m taps has about the power ``m s^2 / S`` at a frequency where the signal has the power S.
     inverse, m = equations.inverse, len(taps)
     if not isinstance(inverse, ToeplitzInverse) or not noise_std > 0:
         return ""

@@ -75,10 +75,7 @@ class ImplicitEquations:
 def read(
     items: Items, method: str, workers: int, progress: Progress | None, lags: Lags | None
 ) -> tuple[ImplicitEquations, tuple[Elimination, ...], Lags | None]:
-    """Read the pixels; return the equations, centred at zero, what gives the backgrounds, and the lag sums.
-
-    `method`, `workers` and `progress` are those of the passes; `lags` the lag sums, if they are known.
-    """
+    """Read the pixels; return the equations, centred at zero, what gives the backgrounds, and the lag sums."""
     first = items[0].observation
     frame: Frame | Turned = Frame.of(first) if first.plane is None else Turned(first.geometry.flipped)
     shape = (len(first.supports), *first.supports[0])

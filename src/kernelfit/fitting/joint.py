@@ -35,30 +35,14 @@ _LEFT = 0.25
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """One observation of a target under its kernels, on the target pixels that are used.
+    """One observation of a target under its kernels, on the target pixels that are used."""
 
-    Attributes
-    ----------
-    observation : Observation
-        With the one target.
-    kernels : ndarray, shape (sources, rows, cols)
-        Those that make the target.
-    model : ndarray, shape of the used pixels
-        What they make, without a background.
-    weights : ndarray or None
-        Zero where a pixel does not count; None where all count once.
-    workers : int
-        Number of threads.
-    place : (int, int)
-        Number of the group in the plan, and of the observation in the group.
-    """
-
-    observation: Observation
-    kernels: Array
-    model: Array
-    weights: Any
-    workers: int
-    place: tuple[int, int] = (0, 0)
+    observation: Observation  # with the one target
+    kernels: Array  # (sources, rows, cols); Those that make the target
+    model: Array  # what they make, without a background
+    weights: Any  # zero where a pixel does not count; None where all count once
+    workers: int  # number of threads
+    place: tuple[int, int] = (0, 0)  # number of the group in the plan, and of the observation in the group
 
     @classmethod
     def of(cls, observation: Observation, estimate: Estimate, place: tuple[int, int], workers: int) -> "Seen":
@@ -126,10 +110,7 @@ class Share:
 
 @one_blas_thread
 def shares_of(plan: FitPlan, groups: Sequence[Sequence[Estimate]], slopes: Slopes, workers: int) -> list[list[Share]]:
-    """Return the share of each target of each group of a plan, at the estimates of its targets.
-
-    `slopes`: the columns of J. `workers`: number of threads.
-    """
+    """Return the share of each target of each group of a plan, at the estimates; `slopes` are the columns of J."""
     out = []
     for g, (group, estimates) in enumerate(zip(plan.groups, groups, strict=True)):
         targets = []
@@ -148,11 +129,8 @@ def nothing(groups: Sequence[Sequence[Estimate]]) -> list[list[Share]]:
 
 
 def _share(seen: Seen, slopes: Slopes) -> Share:
-    """Return the sums of the pixels of one observation, a band of rows at a time.
-
-    The products with the taps are correlations, which add up as spectra, in single precision: they are for errors, and
-    for the way of a step, not for its end.
-    """
+    """Return the sums of the pixels of one observation, a band of rows at a time."""
+    # The products with the taps add up as spectra, in single precision: they are for errors and for the way of a step.
     every, observation, plan = slopes(seen), seen.observation, seen.observation.geometry
     own = [i for i, column in enumerate(every) if column is not None]
     columns, n = [every[i] for i in own], len(every)
@@ -295,11 +273,9 @@ def factors_of(
     before: Sequence[Sequence[Estimate]],
     covariance: Array,
 ) -> tuple[list[list[Array]], Array]:
-    """Return the factors of taps and parameters together: of each target's taps, and of the parameters.
-
-    `before`: the estimates that the shares go with, of the very same pixels: what a shift does to the sums is decided
-    along the edges. All have the same columns: those of the factor of each target, then those of the parameters.
-    """
+    """Return the factors of taps and parameters together: of each target's taps, and of the parameters."""
+    # `before`: the estimates of the very same pixels: what a shift does to the sums is decided along the edges. All
+    # have the same columns: those of the factor of each target, then those of the parameters.
     values, vectors = np.linalg.eigh(covariance) if len(covariance) else (np.zeros(0), np.zeros((0, 0)))
     root = vectors * np.sqrt(np.maximum(values, 0.0))
     ranks = [[0 if one.factor is None else one.factor.shape[1] for one in estimates] for estimates in groups]

@@ -50,10 +50,7 @@ def follow(
     left: Sequence[Array],
     noise_of: Callable[[Items, Sequence[Array]], float],
 ) -> Followed | None:
-    """Find the kernel whose own prediction weighs the pixels; None where other ways are quicker, or this does not do.
-
-    `left`: receive residuals. `noise_of`: says how much larger than their standard deviations these are.
-    """
+    """Find the kernel whose own prediction weighs the pixels; None where other ways are quicker or this fails."""
     if fitter.strategy not in ("auto", "iterate") or fitter.image_std or not sampled_gram.sample_size(items):
         return None
     n = sum(item.observation.geometry.n_pixels for item in items)

@@ -58,32 +58,20 @@ MOST_KEPT = 2**24
 
 @dataclass(frozen=True, eq=False)
 class Settings:
-    """What a fit is asked for beside its observations.
-
-    Attributes
-    ----------
-    noise : Noise
-    solver : Solver
-    execution : Execution
-    edges : bool
-        Whether a declared boundary is held against the residual at the edges.
-    diagnosis : bool
-        Whether the residual is looked at.
-    """
+    """What a fit is asked for beside its observations."""
 
     noise: Noise = dataclasses.field(default_factory=Noise)
     solver: Solver = dataclasses.field(default_factory=LeastSquares)
     execution: Execution = dataclasses.field(default_factory=Execution)
-    edges: bool = True
-    diagnosis: bool = True
+    edges: bool = True  # whether a declared boundary is held against the residual at the edges
+    diagnosis: bool = True  # whether the residual is looked at
 
 
 class Fitted(NamedTuple):
-    """The estimate of one target, and what it was found from.
+    """The estimate of one target, and what it was found from."""
 
-    `stats` are the equations of its pixels, None where none were formed; `eliminations`, one for each observation, give
-    the background of the target number `target` among theirs.
-    """
+    # `stats` are the equations of its pixels, None where none were formed; `eliminations`, one for each observation,
+    # give the background of the target number `target` among theirs.
 
     estimate: Estimate
     stats: NormalEquations | None = None
@@ -271,10 +259,7 @@ def _implicit(items: Sequence[WeightedObservation], settings: Settings) -> impli
 
 
 def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, strategy: str = "auto") -> Fitted:
-    """Return the estimate of observations of one target, each with its weights.
-
-    `strategy` says how the weights are taken into account, one of `choose_strategy`; the default is the cheapest.
-    """
+    """Return the estimate of observations of one target, each with its weights, taken into account by `strategy`."""
     noise, execution = settings.noise, settings.execution
     model, loss, threads = noise.pixel_variance, noise.loss, execution.threads
     items = [j.item for j in judged]
@@ -388,10 +373,7 @@ def with_errors(
     *,
     eliminations: Sequence[Elimination] = (),
 ) -> Estimate:
-    """Return the solver's estimate, with the image's noise taken off, the backgrounds and the errors asked for.
-
-    `solution` is that of least squares.
-    """
+    """Return the solver's estimate of a least-squares `solution`, less the image's noise, with the errors asked for."""
     solver, noise, threads = settings.solver, settings.noise, settings.execution.threads
     plain = varying.holds(solver, stats)
     observed, share, more, pairs = stats, 1.0, None, None
@@ -433,10 +415,7 @@ def with_background(
     n_pixels: int,
     slow: float = 0.0,
 ) -> list[Estimate]:
-    """Add the backgrounds to estimates, the observations along the first axis of the coefficients.
-
-    By `slow` the noise's power at the frequencies of a surface is larger than its variance.
-    """
+    """Add the backgrounds (observations first) to estimates; `slow` is the noise's power over its variance there."""
     first = [observations[lot[0]] for lot in lots(observations)]
     shapes: tuple[Any, ...] = tuple(one.plane.shape if one.plane else one.geometry.target_shape for one in first)
     return with_surfaces(estimates, shapes, eliminations, n_pixels, slow)
@@ -504,12 +483,9 @@ def diagnosed(
     integers: bool = True,
     memo: Memo | None = None,
 ) -> Estimate:
-    """Return the estimate of one target with all that its residual says.
-
-    Everything here sees the pixels that count, and no others. Residuals above `most` are outliers; `declared` says that
-    weights are inverse variances, `level` is the target's root mean square, and `edges` and `integers` whether the
-    edges and the target's type are looked at. The `memo` keeps what several targets share.
-    """
+    """Return the estimate of one target with all that its residual says."""
+    # Everything here sees the pixels that count, and no others. Residuals above `most` are outliers; `declared` says
+    # that weights are inverse variances, `level` is the target's root mean square. The `memo` keeps what targets share.
     some, own = sampled(observations, weights)
     wrong = shallow(observations, estimate, weights) + misfits(some, estimate, own, workers, memo)
     if noise.covariance == "plain" or wrong:  # sandwich errors clear correlated noise, and nothing else

@@ -98,10 +98,7 @@ def start(
 
 
 def registered(scene: Scene, kernel: Array | None) -> Scene:
-    """Return the scene with the registration and the light that fit best beside a kernel, by Gauss and Newton's steps.
-
-    Without a kernel a Gaussian stands for it.
-    """
+    """Return the scene with registration and light that fit best beside a kernel, or a Gaussian, by Gauss-Newton."""
     if kernel is None:
         reach = np.arange(-3 * scene.oversample, 3 * scene.oversample + 1) / scene.oversample / _FIRST
         line = np.exp(-0.5 * reach**2)

@@ -76,38 +76,17 @@ class Columns:
     `changes` are what the kernels make of the change of the image itself. Without them, columns follow from the slopes
     of the prediction, for coarse steps. What these leave out, the place under each tap but for the middle, is within
     the span of the taps, were these without end, and of one pair; the errors come out too small.
-
-    Attributes
-    ----------
-    plan : FitPlan
-        What was fitted.
-    generators : sequence of ndarray
-        Of all motions; the first of them are those of the first pair.
-    places : sequence of range
-        Which parameters are those of each pair's motion.
-    shapes : sequence of (int, int)
-        Rows and columns of each image.
-    count : int
-        Number of all parameters.
-    changes : sequence of FitPlan or None
-        Of the changes of the images, for each generator.
-    light : Light or None
-        What has a curve.
-    theta : ndarray
-        Parameters of the curve.
-    bent : sequence of FitPlan
-        Of the changes of the images with each of these, if the curve is theirs.
     """
 
-    plan: FitPlan
-    generators: Sequence[Array]
-    places: Sequence[range]
-    shapes: Sequence[Shape]
-    count: int
-    changes: Sequence[FitPlan] | None = None
-    light: Light | None = None
-    theta: Array | None = None
-    bent: Sequence[FitPlan] = ()
+    plan: FitPlan  # what was fitted
+    generators: Sequence[Array]  # of all motions; the first of them are those of the first pair
+    places: Sequence[range]  # which parameters are those of each pair's motion
+    shapes: Sequence[Shape]  # rows and columns of each image
+    count: int  # number of all parameters
+    changes: Sequence[FitPlan] | None = None  # of the changes of the images, for each generator
+    light: Light | None = None  # what has a curve
+    theta: Array | None = None  # parameters of the curve
+    bent: Sequence[FitPlan] = ()  # of the changes of the images with each of these, if the curve is theirs
 
     def __call__(self, seen: joint.Seen) -> list[Any]:
         """Return the columns for what is seen of an observation."""

@@ -84,10 +84,7 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Round:
-    """One fit, and the step from there: the parameters of the motions, then those of the curve.
-
-    `doubt` is the share of a step by which it may be wrong, because the kernel that it is found with is not known well.
-    """
+    """One fit, and the step from there in motions, then curve, `doubt` being the share by which it may be wrong."""
 
     place: Place
     plan: FitPlan
@@ -176,10 +173,8 @@ class Search:
         return new
 
     def wary(self, one: Round) -> "Search | None":
-        """Return the search without target pixels that are predicted near an end at which the target is cut off.
-
-        Those at the end are left out for their own noise, and their like that are not would tell of a lighter target.
-        """
+        """Return the search without target pixels predicted near an end at which the target is cut off."""
+        # Those at the end are left out for their own noise, and their like that are not would tell of a lighter target.
         light, axis = self.light, self.model.channel_axis
         if light is None or light.ends == (None, None):
             return None
@@ -321,10 +316,7 @@ class Search:
         return dataclasses.replace(place, matrices=tuple(map(registration.scaled, matrices)))
 
     def effects(self, place: Place, pair: int, *, gauge: bool) -> Array:
-        """Return by how much each corner of a pair is displaced for each unit of its parameters, shape (8, parameters).
-
-        By `gauge` those of the shifts that follow from the kernel come last.
-        """
+        """Return each corner's displacement for a unit of each parameter, (8, parameters); `gauge`: shifts last."""
         shape, matrix = self.scenes[pair].shape, place.matrices[pair]
         more = [registration.SHIFTS[axis] for axis in self.held if gauge]
         corners, step = registration.corners_of(shape), 1e-6
@@ -364,10 +356,7 @@ def _changes(scene: Scene, matrix: Array, image: Array, generators: Sequence[Arr
 
 
 def centroid_of(taps: Array, conv: geometry.Convention) -> tuple[Array, Array] | None:
-    """Return by how much the centroid of a kernel lags behind its middle, and that for each tap, (2, taps).
-
-    None where its sum is about zero.
-    """
+    """Return by how much a kernel's centroid lags behind its middle, and for each tap, (2, taps); None of sum 0."""
     total = float(taps.sum())
     if not abs(total) > _SUM * float(np.linalg.norm(taps)):
         return None

@@ -28,11 +28,9 @@ from .weighted_fitter import Solved
 
 @dataclass
 class StreamFitter:
-    """Fits of one kernel of a stream, each of which reads all of it.
+    """Fits of one kernel of a stream that can be read again, each of which reads all of it."""
 
-    `stream`: one that can be read again. `group`, `target`: which kernel. `first`: its statistics, every pixel with its
-    own weight. `tiles`: a sample of its pixels, which are the items of the loop.
-    """
+    # `first`: its statistics, every pixel with its own weight. `tiles`: a sample of its pixels, the items of the loop.
 
     stream: Stream
     group: int

@@ -48,10 +48,7 @@ _QUICK = 0.05
 
 
 class Fitter(Protocol):
-    """Fits pairs with one set of weights after another, of whose pixels the loop sees some, or all.
-
-    `InMemory` has them all; of others, `items` is a sample in memory.
-    """
+    """Fits pairs with one set of weights after another, of whose pixels `items` are all or a sample."""
 
     @property
     def workers(self) -> int:
@@ -129,12 +126,10 @@ class InMemory:
 def reweighted(
     fitter: Fitter, items: Items, model: PixelVariance, robust: str | None
 ) -> "tuple[Solved | ImplicitlySolved, Seen, list[Finding], list[str]]":
-    """Weigh, fit and weigh again until the kernel settles.
-
-    Huber's criterion comes first, whatever is asked for: it is convex, so that its end does not depend on the start.
-    The others have minima at which pixels of much leverage are thrown out wrongly and never seen again; where there may
-    be such pixels, as quick steps do not do, the criterion asked for is drawn in by halves.
-    """
+    """Weigh, fit and weigh again until the kernel settles."""
+    # Huber's criterion comes first, whatever is asked for: it is convex, so that its end does not depend on the start.
+    # The others have minima at which pixels of much leverage are thrown out wrongly and never seen again; where there
+    # may be such pixels, as quick steps do not do, the criterion asked for is drawn in by halves.
     levels, moduli = Levels.of(items, model, fitter.workers), _moduli(items)
     left = [np.empty(item.weights.shape) for item in items]
     if robust is None and not moduli and isinstance(fitter, InMemory) and isinstance(fitter.fitter, WeightedFitter):

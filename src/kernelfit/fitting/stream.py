@@ -36,11 +36,7 @@ _NAMES = ("image", "target", "mask", "image_mask", "weights")
 
 
 class Work(NamedTuple):
-    """One block of one observation, and where that stands in the stream.
-
-    `block` counts those of the pair, `last` is the last of them, and `ends` the last of its observation, or of all
-    planes of its volume; `number` counts the observations of a group, or the volumes.
-    """
+    """One block of an observation, and where it stands: in its pair, if it is the `last`, or `ends` a volume."""
 
     pair: int
     block: int
@@ -69,11 +65,7 @@ Task = Callable[[Work, Observation, "Sequence[WeightedObservation | None]", int]
 
 
 class Stream:
-    """The pairs of a stream as blocks.
-
-    `pairs`: read again and again if it is no iterator. `model`, `selection`, `noise`, `execution`: what is asked for.
-    `block`: sides of a block.
-    """
+    """The pairs of a stream, read again and again if it is no iterator, as blocks of these sides."""
 
     def __init__(
         self,
@@ -305,11 +297,8 @@ def _by_one_thread(item: Work, task: Task[Part]) -> Part:
 
 
 def computed(work: Iterator[Work], task: Task[Part], workers: int) -> Iterator[tuple[Work, Part]]:
-    """Yield what a task makes of blocks, in order.
-
-    Small blocks are computed by one thread each, some blocks ahead. Large ones are computed one after the other by all
-    threads together, which share a cache, while the pixels of the next one are read.
-    """
+    """Yield what a task makes of blocks, in order."""
+    # Small blocks take one thread each, some ahead. Large ones go one by one through all threads, which share a cache.
     if workers == 1:
         for item in work:
             yield item, _by_one_thread(item, task)

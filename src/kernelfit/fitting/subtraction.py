@@ -90,10 +90,7 @@ class _Sides:
         return pipeline.fit(plan, settings)
 
     def fitted(self, seen: "_Seen", solver: Solver, execution: Execution, *, noisy: bool) -> tuple[Estimate, Array]:
-        """Fit what counts of a difference, as much as it does; return the prediction as well.
-
-        `noisy`: whether the noise of the image that is convolved is taken off; without, the kernel is too small.
-        """
+        """Fit what counts of a difference, as much as it does, the image's noise off if `noisy`; and predict."""
         noise = Noise(image_std=math.sqrt(seen.noises.levels[1]) if noisy else 0.0)
         fit = self.fit(noise, seen.weights, solver, execution)
         made = predict(self.convolved.pixels, fit.kernel, fit.convention, workers=execution.workers)
@@ -110,10 +107,8 @@ class _Sides:
 
 
 def _apart(x: Array, y: Array) -> npt.NDArray[np.bool_] | None:
-    """Return where one exposure has light and the other one none, whatever their blur; None where that cannot be told.
-
-    Cosmic rays and new stars as bright as all others would spoil a first kernel, of which they had to be told.
-    """
+    """Return where only one exposure has light, whatever their blur; None where that cannot be told."""
+    # Cosmic rays and new stars as bright as all others would spoil a first kernel, of which they had to be told.
     good = np.isfinite(x) & np.isfinite(y)
     if not good.any():
         return None
@@ -202,10 +197,7 @@ class _Seen:
 
 
 def _misfit(seen: _Seen) -> float:
-    """Return the share of the light by which stars differ from their prediction, as most of them do; 0 if by noise.
-
-    Whatever a kernel of the model cannot make: variation of a higher degree, undersampling, the kernel's own error.
-    """
+    """Return the share of light by which stars differ from their prediction, as most do; 0 if by noise."""
     bright = np.isfinite(seen.difference) & (seen.light > _MUCH * np.sqrt(np.nan_to_num(seen.variance)))
     n = int(np.count_nonzero(bright))
     if n < _FEW:

@@ -244,10 +244,7 @@ def _kernel_of(fit: Estimate) -> TileKernel:
 
 @dataclass
 class _Band:
-    """A run of tiles: their fits, numbers of pixels, statistics where they are needed, and the sums of these.
-
-    Of `n_read` pixels the sum is left as the reader of small tiles has it, `raw`; of other tiles it is `total`.
-    """
+    """A run of tiles: fits, numbers of pixels, statistics where needed; their sums, those of small tiles `raw`."""
 
     fits: list[TileKernel]
     n_pixels: list[int]

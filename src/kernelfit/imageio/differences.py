@@ -16,10 +16,7 @@ _MASKED, _OUTLIER = 1, 2
 
 
 def difference_writer(path: Path, made: Any, header: Any) -> Writer:
-    """Return what writes a difference image in the format that a name says.
-
-    `made`: a `DifferenceImage`. `header`: that of the science image for FITS, None without.
-    """
+    """Return what writes a `DifferenceImage` as the name says, `header` being the science image's for FITS."""
     suffix = path.suffix.lower()
     flags = (_MASKED * made.mask + _OUTLIER * made.rejected).astype(np.uint8)
     decorrelation = {} if made.decorrelation is None else {"decorrelation": made.decorrelation}

@@ -147,10 +147,7 @@ def as_dict(fit: Estimate) -> dict[str, Any]:
 
 
 def finite(value: Any) -> Any:
-    """Return the value with None in the place of each number that JSON has no word for.
-
-    Complex numbers become ``{"real": ..., "imag": ...}``.
-    """
+    """Return the value with None for each number that JSON has no word for, and complex ones as real and imag."""
     if isinstance(value, list):
         return [finite(v) for v in value]
     if isinstance(value, np.generic):

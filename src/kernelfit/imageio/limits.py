@@ -71,10 +71,7 @@ def _unpacks_to_more(packed: Any, limit: int, codec: str) -> bool:
 
 
 def _zstd_most(frame: memoryview) -> int:
-    """Return the bytes that a Zstandard frame says it holds, else the most that its blocks can, if that is much.
-
-    RFC 8878, 3.1.1.2: a block holds 128 KiB at most.
-    """
+    """Return the bytes that a Zstandard frame holds, or its blocks can (128 KiB each): RFC 8878, 3.1.1.2."""
     at, total = 0, 0
     while len(frame) > at + 5 and bytes(frame[at : at + 4]) == b"\x28\xb5\x2f\xfd":
         if (size := zstd_size(frame[at:])) >= 0:

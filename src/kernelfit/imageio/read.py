@@ -168,10 +168,7 @@ def _from_stdin(data: bytes, choice: Choice) -> Any:
 
 
 def read_table(path: str | Path) -> NDArray[Any]:
-    """Read a text of numbers, a row in each line; commas, semicolons (with decimal commas), tabs or blanks between.
-
-    Complex numbers are written ``1.5-2j``.
-    """
+    """Read a text of numbers, complex ones as ``1.5-2j``, between commas, semicolons (1,5), tabs or blanks."""
     text = Path(path).read_text(encoding="utf-8-sig")
     first = next((line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")), "")
     delimiter = next((mark for mark in ";,\t" if mark in first), None)

@@ -154,10 +154,7 @@ def _require_chunks(path: Path, array: Any, chunks: tuple[int, ...]) -> None:
 
 
 class StoredArray:
-    """An array of an HDF5 or Zarr file, read when it is used; what is damaged is an error that names the file.
-
-    `path`: the file. `stored`: the array. `judge`: what is asked for leave to read a key.
-    """
+    """An array of an HDF5 or Zarr file, read when it is used; damage is an error that names the file."""
 
     def __init__(self, path: Path, stored: Any, judge: Callable[[Any], None] | None = None) -> None:
         self.path, self.stored, self.judge = path, stored, judge

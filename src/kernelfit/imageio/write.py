@@ -23,14 +23,8 @@ _PICTURES = {".png": (1, 2, 3, 4), ".jpg": (1, 3), ".jpeg": (1, 3)}  # how many 
 def check_output(
     path: str | os.PathLike[str], suffixes: Sequence[str], what: str, *, overwrite: bool = False
 ) -> Path | None:
-    """Say, before any work is done, whether a file could be written; return its path, None for the standard output.
-
-    `path`: the file, or "-" for the standard output. `suffixes`: the endings that a name may have. `what`: what is to
-    be written, for the message: "the kernel". `overwrite`: whether an existing file may be replaced. Raises ValueError:
-    the name has another ending, or something other than a plain file has it, or the standard output is a terminal.
-    Raises FileExistsError: the file exists and `overwrite` is false. Raises OSError: its folder does not exist or
-    cannot be written to.
-    """
+    """Judge a file that is to be written, without writing; return its path, None for "-", the standard output."""
+    # Other endings, files that exist unless `overwrite`, folders that cannot be written to, and terminals are refused.
     if str(path) == "-" and ".npy" in suffixes:
         if sys.stdout is None or sys.stdout.isatty():
             where = "a standard output that is closed" if sys.stdout is None else "a terminal, which bytes would fill"
@@ -71,12 +65,7 @@ def require_writer(path: str | os.PathLike[str]) -> None:
 
 
 def white_of(path: Path, image: Any, n_channels: int) -> int:
-    """Say, before any work is done, what a file will hold for white; 0 for formats that hold numbers as they are.
-
-    `path`: the file, as `check_output` returns it. `image`: the image that the pixels are to be made of: its type tells
-    white, its values where the type is a wide one. `n_channels`: how many channels are to be written. Raises
-    ValueError: the format cannot hold such pixels.
-    """
+    """Say before any work what a file will hold for white, by the image's type; 0 for formats of plain numbers."""
     suffix, dtype = path.suffix.lower(), np.dtype(image.dtype)
     if suffix not in _PICTURES:
         return 0
@@ -104,13 +93,7 @@ def white_of(path: Path, image: Any, n_channels: int) -> int:
 def representable(
     path: Path | None, image: NDArray[Any], white: int, *, holes: bool, nan: float | None = None
 ) -> NDArray[Any]:
-    """Return the pixels with the value `nan` for NaN, and refuse what the file has no value for.
-
-    `path`: the file, None for NPY on the standard output. `image`: the pixels. `white`: what `white_of` says. `holes`:
-    whether what they were made of has NaN; if not, NaN is an overflow. `nan`: what to write for NaN; by default it
-    stays, where the format has it. Raises ValueError: pixels are NaN in a format of whole numbers, infinite, or too
-    large for the format.
-    """
+    """Return the pixels with the value `nan` for NaN; refuse what the file has no value for, or overflows."""
     missing, name = np.isnan(image), "-" if path is None else path.name
     single = path is not None and path.suffix.lower() in (".tif", ".tiff")
     most = float(np.finfo(np.float32 if single else np.float64).max)
@@ -140,14 +123,7 @@ def fits_writer(image: NDArray[Any], header: Any = None, extensions: Mapping[str
 
 
 def write_image(path: Path, image: NDArray[Any], white: int = 0, *, overwrite: bool = False, header: Any = None) -> int:
-    """Write an image (rows, cols) or (rows, cols, channels) in the format that the name says.
-
-    PNG and JPEG hold whole numbers: the pixels are rounded and cut off at zero and at white. The other formats hold
-    them as they are, in float32 (TIFF) or float64.
-
-    `path`: the file, as `check_output` returns it. `image`: the pixels. `white`: what `white_of` says. `overwrite`:
-    whether an existing file may be replaced. `header`: of a FITS file. Returns how many pixels were cut off.
-    """
+    """Write an image in the format that the name says, PNG and JPEG rounded and cut off; return how many were cut."""
     suffix, cut = path.suffix.lower(), 0
     if image.dtype.kind == "c" and suffix != ".npy":
         raise ValueError(f"got complex pixels for {path.name}, need .npy, which holds them; choose another name")

@@ -47,11 +47,9 @@ def standard_error(fit: Estimate, ax: "Axes") -> "Axes":
 
 
 def decay(fit: Estimate, ax: "Axes") -> "Axes":
-    """Draw the energy that is left after each lag, and what of it the errors of the taps would make.
-
-    M. R. Schroeder, "New method of measuring reverberation time", J. Acoust. Soc. Am. 37 (1965) 409,
-    doi:10.1121/1.1909343.
-    """
+    """Draw the energy that is left after each lag, and what of it the errors of the taps would make."""
+    # M. R. Schroeder, "New method of measuring reverberation time", J. Acoust. Soc. Am. 37 (1965) 409,
+    # doi:10.1121/1.1909343.
     fit = lowered(fit)
     order = np.argsort(fit.lags)
     energy, noise = (np.cumsum(values[order][::-1] ** 2)[::-1] for values in (fit.kernel, fit.stderr))

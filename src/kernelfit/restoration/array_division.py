@@ -21,10 +21,7 @@ def parts_of(image: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
 
 
 class ArrayDivision:
-    """The division by a kernel of images or volumes of one size, by SciPy's transforms.
-
-    Of real ones half of the frequencies are held, of complex ones all, none being another's mirror image.
-    """
+    """The division by a kernel of arrays of one size, of complex ones by all frequencies, by SciPy's transforms."""
 
     def __init__(
         self,

@@ -225,10 +225,8 @@ def _solved(
     *,
     periodic: bool,
 ) -> npt.NDArray[Any]:
-    """Return the restored image, of which missing pixels, and those beyond the edges, are found together with it.
-
-    Without a balance it is first chosen from the target with tapered edges, then from what was filled by that.
-    """
+    """Return the restored image, missing pixels and those beyond the edges found with it."""
+    # Without a balance it is first chosen from the target with tapered edges, then from what was filled by that.
     own = tuple(map(slice, y.shape))
     image, unknown = np.empty(division.size, dtype=y.dtype), np.zeros(division.size, dtype=bool)
     if periodic:
@@ -420,10 +418,7 @@ def _tables(size: Shape, penalty: str) -> tuple[Array, ...]:
 
 
 def _transform(kernel: Array, origin: Shape, size: Shape) -> tuple[float, Array, Array]:
-    """Return the mean square of a kernel's transform, its origin at lag zero, and what the loops make that of.
-
-    That is the sums and differences of the transforms of columns equally far from the origin.
-    """
+    """Return the mean square of a kernel's transform, its origin at lag zero, and its columns' sums and differences."""
     (n, m), (height, width) = size, kernel.shape
     reach = max(origin[1], width - 1 - origin[1])
     placed = np.zeros((2 * reach + 1, n))

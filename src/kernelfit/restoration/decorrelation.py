@@ -76,11 +76,9 @@ def autocovariance(difference: Array, counts: npt.NDArray[np.bool_], reach: tupl
 
 
 def noise_levels(covariance: Array, kernel_correlation: Array, known: tuple[float | None, float | None]) -> Array:
-    """Return the variances of a pixel of the other exposure and of the one that was convolved.
-
-    The covariance of the difference at a lag is ``s_y^2 delta + s_x^2 (k correlated with k)``. What is not `known` is
-    found from it by least squares, of variances not below 0, and scaled so that the variance at lag 0 comes out.
-    """
+    """Return the variances of a pixel of the other exposure and of the one that was convolved."""
+    # The covariance of the difference at a lag is ``s_y^2 delta + s_x^2 (k correlated with k)``. What is not `known` is
+    # found from it by least squares, not below 0, and scaled so that the variance at lag 0 comes out.
     spike = np.zeros_like(covariance)
     middle = tuple(n // 2 for n in covariance.shape)
     spike[middle] = 1.0

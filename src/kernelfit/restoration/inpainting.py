@@ -79,10 +79,7 @@ def _dot(a: Array, b: Array) -> float:
 
 
 def rings(restored: npt.NDArray[np.generic], target: npt.NDArray[np.generic], side: tuple[int, ...]) -> bool:
-    """Say whether edges that do not fit together spoil a restored image.
-
-    If so, its frame is rougher than its inside by more than the target's is, or it has far more contrast than that.
-    """
+    """Say whether a restored frame is rougher than its inside by more than the target's is, or far stronger."""
     if min(n - 4 * k for n, k in zip(target.shape, side, strict=True)) < _LINES:
         return True
     if target.ndim == 3:

@@ -65,11 +65,8 @@ class _Stamps:
         return self._filtered(residual, self.spectrum.conj(), self.first, (0, 0))
 
     def solve(self, kernel: Array, strength: float) -> tuple[Array, int]:
-        """Minimise ``|t - S k|^2 + strength |k|^2`` from a kernel on; return it and the number of iterations.
-
-        Conjugate gradients, preconditioned by the division of spectra, which would be the solution if the stamps were
-        periodic. They end when the residual hardly changes any more.
-        """
+        """Minimise ``|t - S k|^2 + strength |k|^2`` from a kernel on; return it and the number of iterations."""
+        # Conjugate gradients, preconditioned by the division of spectra, until the residual hardly changes any more.
         ridge = strength * self.scale
         inverse = 1.0 / (self.power + ridge)
         residual = self.target - self.apply(kernel)
@@ -97,11 +94,9 @@ class _Stamps:
 
 
 def match(source: Array, target: Array, strength: float | None, workers: int) -> Estimate:
-    """Return the kernel that takes one stamp to another of the same shape.
-
-    Without a strength the one is taken for which the residual's share of the target, ``D = sum |r| / sum |t|``, with
-    `NEGATIVE` times the negative weight's share of the kernel, is least: noise-free stamps can have both small.
-    """
+    """Return the kernel that takes one stamp to another of the same shape."""
+    # Without a strength the one is taken for which the residual's share of the target, ``D = sum |r| / sum |t|``, with
+    # `NEGATIVE` times the negative weight's share of the kernel, is least: noise-free stamps can have both small.
     stamps = _Stamps(source, target, workers)
     total = float(np.abs(target).sum())
     kernel, best, iterations = np.zeros(stamps.shape), None, 0

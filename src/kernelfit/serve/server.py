@@ -60,11 +60,7 @@ class Refusal(Exception):
 
 
 class Page(ThreadingHTTPServer):
-    """The server; a context that leaves nothing behind.
-
-    `work`: what does the jobs. `fields`: the names of what may be asked beside the files. `port`: 0 for any that is
-    free. `limit`: the most bytes of a file.
-    """
+    """The server, whose `work` does the jobs with the `fields` that may be asked; a context that leaves nothing."""
 
     daemon_threads = True
     allow_reuse_address = os.name == "posix"  # elsewhere it would let another program share the port

@@ -91,11 +91,9 @@ def _expected_error(stats: NormalEquations, fit: Estimate, df_model: float | Non
 
 
 def _with_choice(stats: NormalEquations, fit: Estimate) -> float:
-    """Return the degrees of freedom of a sparse fit, the choice of its taps included.
-
-    Keeping what exceeds a threshold c (in standard errors) has ``t + c sum_j phi(c - |z_j|)`` of them by Stein's lemma:
-    taps near the threshold come and go with the noise. Those kept stand for those just missed, hence the 2.
-    """
+    """Return the degrees of freedom of a sparse fit, the choice of its taps included."""
+    # Keeping what exceeds a threshold c (in standard errors) has ``t + c sum_j phi(c - |z_j|)`` of them by Stein's
+    # lemma: taps near it come and go with the noise. Those kept stand for those just missed, hence the 2.
     t = int(fit.df_model)
     kept = fit.stderr > 0
     z = np.abs(fit.kernel[kept]) / fit.stderr[kept]

@@ -34,11 +34,7 @@ _EPS = float(np.finfo(np.float64).eps)
 
 
 class Estimate(NamedTuple):
-    """A kernel in the valid problem's tap order, and what is known of it.
-
-    The balance; the mean power m of the image that it is relative to; a factor F of the taps' mean square error
-    ``F F'``, None if unknown; and how many combinations of taps the image determines.
-    """
+    """A kernel in the valid problem's tap order, the balance, its mean power m, the factor F, and the rank."""
 
     taps: Array
     balance: float
@@ -280,12 +276,9 @@ class Equations:
 
 
 def estimate(stats: CrossSpectra, band: Band, given: float | None, workers: int = 1) -> Estimate:
-    """Return the kernel, with the balance of the smallest estimated error if none is given.
-
-    Balances whose residual is clearly larger than need be are not considered, since for them the estimate of the error
-    starts from a kernel that has lost too much already. White noise would not do: what the edges leave behind has the
-    spectrum of the image (``benchmarks/balance.py`` compares).
-    """
+    """Return the kernel, with the balance of the smallest estimated error if none is given."""
+    # Balances of clearly too large a residual are not considered: their estimate starts from a kernel that has lost too
+    # much. White noise would not do: what the edges leave has the image's spectrum (``benchmarks/balance.py``).
     equations = Equations.of(stats, band, workers)
     chosen = _choose(equations) if given is None else given
     variance, loss, seen = (float(v[0]) for v in equations.squared_errors(np.array([chosen]), chosen))

@@ -41,10 +41,7 @@ def exponent(energy: float, far: int = FAR) -> int:
 
 
 def factorise(gram: Array, workers: int | None = None, *, hermitian: bool = False) -> Inverse:
-    """Return a factor of the (pseudo-)inverse; with `workers` by compiled loops of our own where those serve.
-
-    `hermitian`: whether it is that of both parts of complex numbers, as `hermitian_factor` takes it.
-    """
+    """Return a factor of the (pseudo-)inverse; with `workers` by our own loops. `hermitian`: as `hermitian_factor`."""
     power = exponent(float(gram.diagonal().max(initial=0.0))) // 2
     if power:  # far from 1 LAPACK would over- or underflow
         found = factorise(np.ldexp(gram, -2 * power), workers, hermitian=hermitian)
@@ -112,10 +109,7 @@ def _scratch(m: int) -> Array:
 
 
 def _made(gram: Array, panels: Array, inverse: Array, workers: int) -> bool:
-    """Make U with ``G = U'U`` and write ``U^-1`` to an array of zeros; return whether there is one.
-
-    Threads take the tiles in an order in which each comes after those that it needs, which are being made at least.
-    """
+    """Make U with ``G = U'U``, tile by tile in order of need, and write ``U^-1`` to zeros; return if there is one."""
     from ..compiled import dense
 
     side = dense.TILE
@@ -146,10 +140,8 @@ def _made(gram: Array, panels: Array, inverse: Array, workers: int) -> bool:
 
 
 def in_turn(n: int) -> list[Tile]:
-    """List the tiles of an n x n matrix of them in the order in which they are begun.
-
-    Row by row, but the diagonal tile of the next row, for which all its tiles wait, soon after what it needs.
-    """
+    """List the tiles of an n x n matrix of them in the order in which they are begun."""
+    # Row by row, but the diagonal tile of the next row, for which all its tiles wait, soon after what it needs.
     tiles = [(False, 0, 0)]
     for top in range(n):
         row = [(False, left, top) for left in range(top + 1, n)] + [(True, left, top) for left in range(top + 1)]
@@ -180,10 +172,7 @@ def cholesky_factor(gram: Array) -> Inverse | None:
 
 
 def hermitian_factor(gram: Array) -> Inverse | None:
-    """Return a factor of the inverse of ``[[Re H, -Im H], [Im H, Re H]]`` by that of H, half the work; None as above.
-
-    The factor ``[[Re F, -Im F], [Im F, Re F]]`` is that of ``F F^* = H^-1``.
-    """
+    """Return a factor of the inverse of ``[[Re H, -Im H], [Im H, Re H]]`` by that of H, half the work; or None."""
     lapack, m = scipy.linalg.lapack, len(gram) // 2
     whole = np.empty((m, m), dtype=np.complex128, order="F")
     whole.real = gram[:m, :m]

@@ -334,10 +334,8 @@ def _active_set(stats: NormalEquations, penalty: Array | None, total: float | No
         return k, -change
 
     def gain(k: Array, multiplier: float, free: Mask) -> tuple[Array, Array]:
-        """Return how much more of each tap would lower what is minimised, half of it, and what rounding makes of it.
-
-        It is zero on average over free taps: what it is beside that, rounding has made of the mean of the image.
-        """
+        """Return how much more of each tap would lower half of what is minimised, and what rounding makes of that."""
+        # It is zero on average over free taps: what it is beside that, rounding has made of the mean of the image.
         found = -(gram @ (k - lowest)) - multiplier
         for where in blocks(stats.supports):
             if free[where].any():

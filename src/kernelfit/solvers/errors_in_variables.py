@@ -234,10 +234,7 @@ def take_off(
 
 
 def at_the_pixels(fit: Estimate, observed: NormalEquations) -> Estimate:
-    """Return a fit of corrected statistics with the residual that its kernel leaves of the pixels, the `observed`.
-
-    The noise that an evidence is the largest for is a prior's parameter, and stays.
-    """
+    """Return a fit of corrected statistics with the `observed` residual; a prior keeps its own noise."""
     rss = residual_at(observed, fit.kernel.ravel())[1]
     if not (rss > 0 and fit.rss > 0):
         return fit
@@ -252,10 +249,7 @@ def at_the_pixels(fit: Estimate, observed: NormalEquations) -> Estimate:
 
 
 def slow_variance(fit: Estimate) -> float:
-    """Return by how much the power that image noise of variance 1 has behind a kernel is larger at frequency zero.
-
-    Larger than its variance, which is the kernel's sum of squares: at each phase of the stride the taps add up.
-    """
+    """Return how many times larger noise behind a kernel is at frequency zero: taps of a phase add up."""
     stride, total = fit.convention.stride, 0.0
     for share, _, kernels in _kernels(fit):
         phases = itertools.product(*map(range, stride))
@@ -266,10 +260,7 @@ def slow_variance(fit: Estimate) -> float:
 
 
 def _kernels(fit: Estimate) -> list[tuple[float, Array, Array]]:
-    """Return for places over the field their share of it, its functions, and the kernels (images, rows, cols) there.
-
-    One place will do for a kernel that is the same everywhere.
-    """
+    """Return for places over the field their share, functions, and kernels; one place if it does not vary."""
     sides = fit.kernel.shape[-3 if fit.convention.ndim == 3 else -2 :]
     kernels, field = fit.kernel.reshape(-1, *sides), fit.convention.field
     if field is None:
@@ -289,10 +280,7 @@ def finish(fit: Estimate, std: float, share: float) -> Estimate:
 
 
 def pairs_of(weights: npt.NDArray[Any], plan: Geometry) -> Array:
-    """Return the sums of products of two weights that lie (i, j) apart, (0, 0) in the middle, as taps may.
-
-    Of a mask these are the numbers of pairs of pixels that count.
-    """
+    """Return the sums of products of two weights (i, j) apart, (0, 0) in the middle; of masks, pairs of pixels."""
     return pairs_within(weights, plan.kernel_shape, plan.stride)
 
 

@@ -199,10 +199,8 @@ def evidence(data: Projection, kind: Kind, theta: Array, *, slope: bool = False)
 
 
 def _full_evidence(data: Projection, inverse: Inverse, blocks: Sequence[Blocks], slope: bool) -> tuple[float, Array]:
-    """Do the work of `evidence` with the inverse of G, in a ninth of the operations.
-
-    ``det S = det G det M`` and ``q = k0'M^-1 k0`` with ``M = P / s^2 + G^-1``; M^-1 is ``W S^-1 W'``.
-    """
+    """Do the work of `evidence` with the inverse of G, in a ninth of the operations."""
+    # ``det S = det G det M`` and ``q = k0'M^-1 k0`` with ``M = P / s^2 + G^-1``; M^-1 is ``W S^-1 W'``.
     middle = np.array(inverse.matrix, order="F")
     for b in blocks:
         middle[b.where, b.where] += b.covariance
@@ -228,11 +226,7 @@ def _full_evidence(data: Projection, inverse: Inverse, blocks: Sequence[Blocks],
 
 
 def _gradient(along: Array, envelope: Envelope, steep: Sequence[float]) -> Array:
-    """Return the derivatives by a term's hyperparameters.
-
-    `along`: the sums of H times P over each row. `steep`: those of H times the derivatives of the correlation by log l
-    and by the logs of the scales.
-    """
+    """Return a term's derivatives from sums of H by rows: `along` times P, `steep` times its slopes."""
     by_place = [2 * float(along @ by) for by in (envelope.by_radius, *envelope.by_center)]
     by_scale = [2 * float(along @ by) + own for by, own in zip(envelope.by_scale, steep[1:], strict=True)]
     return np.array([2 * along.sum(), steep[0], *by_place, *by_scale])
@@ -272,11 +266,8 @@ class Applied(NamedTuple):
 
     @classmethod
     def of(cls, grid: Grid, kind: Kind, theta: Array, rows: Array) -> "Applied":
-        """Multiply: along each axis in turn where the correlation is a product, else by frequency.
-
-        The squared exponential is the product of one along each axis; every correlation depends on the lag alone, and
-        is a weight for each frequency on a grid of twice the support's size.
-        """
+        """Multiply: along each axis in turn where the correlation is a product, else by frequency."""
+        # Every correlation depends on the lag alone, and is a weight for each frequency on a grid of twice the support.
         envelope = envelope_of(grid, kind.envelope, theta)
         shape, length, scales = grid.shape, math.exp(theta[1]), grid.scales(theta)
         field: Array = np.zeros((math.prod(shape), rows.shape[1]))

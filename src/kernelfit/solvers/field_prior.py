@@ -34,23 +34,12 @@ CLEARLY = 3.0
 
 @dataclass(frozen=True, eq=False)
 class FieldPrior:
-    """What was found.
-
-    Attributes
-    ----------
-    kind : Kind
-    theta : ndarray, shape (5 * terms,)
-        The hyperparameters of each term, as `evidence` takes them.
-    ties : ndarray, shape (5 * terms, free ones)
-        How they move with those that are free.
-    by_degree : dict of int to float
-        Twice the negative log evidence, less a constant, of all terms up to a degree.
-    """
+    """What was found."""
 
     kind: Kind
-    theta: Array
-    ties: Array
-    by_degree: dict[int, float]
+    theta: Array  # (5 * terms,); The hyperparameters of each term, as `evidence` takes them
+    ties: Array  # (5 * terms, free ones); How they move with those that are free
+    by_degree: dict[int, float]  # twice the negative log evidence, less a constant, of all terms up to a degree
 
 
 def search_field(
@@ -88,10 +77,7 @@ def _constant(
     envelope: str,
     symmetric: str | None,
 ) -> tuple[Kind, Array]:
-    """Return the prior of the part of the kernel that is the same everywhere, whatever the others are.
-
-    What the data say of it then is the Schur complement of the others in the Gram matrix.
-    """
+    """Return the prior of the constant part: of what the Schur complement of the others says in the Gram matrix."""
     where = np.concatenate([np.arange(stats.n_taps)[blocks(stats.supports)[t]] for t in terms])
     rest = np.setdiff1d(np.arange(stats.n_taps), where)
     values, vectors = scipy.linalg.eigh(stats.gram[np.ix_(rest, rest)], driver="evd")

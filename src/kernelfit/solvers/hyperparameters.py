@@ -70,11 +70,9 @@ class Views:
 
 
 def search(views: Views, family: str, envelope: str, wanted: str | None) -> Found:
-    """Return the (value, hyperparameters) of the kinds of prior that were tried, each from where the last ended.
-
-    First symmetries with the smoothest correlation, each of which contains those before; then, under the last that
-    the data do not speak against, rougher correlations, as long as that does not do harm; then the other envelope.
-    """
+    """Return the (value, hyperparameters) of the kinds of prior that were tried, each from where the last ended."""
+    # First symmetries with the smoothest correlation, each of which contains those before; then, under the last that
+    # the data do not speak against, rougher correlations, until one does harm; then the other envelope.
     if family in DECAYS:
         found = _decays(views.few, (family,))
         return found if views.stats.n_taps <= DIRECT else settle(views, found)

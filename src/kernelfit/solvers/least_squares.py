@@ -37,10 +37,7 @@ _MINIMUM = "_minimum"
 
 
 class Solver(Protocol):
-    """Anything that makes a kernel of statistics: frozen settings, and this one method.
-
-    `needs` names what it is given: "normal equations", "operator" or "spectra".
-    """
+    """What makes a kernel of what it `needs`, "normal equations", "operator" or "spectra": frozen settings."""
 
     needs: ClassVar[str]
 
@@ -56,10 +53,7 @@ def require_equations(stats: object) -> None:
 
 
 def rescaled(solve: Solve, far: int = FAR) -> Solve:
-    """Make a solver see equations of images that are of about size 1, where theirs are further from it.
-
-    The factors are powers of two, so that the result has the same bits at any scale.
-    """
+    """Make a solver see equations of images of about size 1, by powers of two: the same bits at any scale."""
 
     @functools.wraps(solve)
     def wrapper(self: Any, stats: NormalEquations) -> Estimate:
@@ -201,11 +195,9 @@ def finish(
     path: StrengthPath | None = None,
     findings: Sequence[Finding] = (),
 ) -> Estimate:
-    """Assemble a result from a kernel and a factor of the inverse that its covariance is s^2 times.
-
-    The degrees of freedom are `n_free` unless `df_model` says otherwise. Whether the data prove anything the `least`
-    squares of all taps tell; or, where the kernels are held to a linear `form`, these are the least squares.
-    """
+    """Assemble a result from a kernel and a factor of the inverse that its covariance is s^2 times."""
+    # The degrees of freedom are `n_free` unless `df_model` says otherwise. Whether the data prove anything the `least`
+    # squares of all taps tell; or, where the kernels are held to a linear `form`, these are the least squares.
     _, rss = residual_at(stats, taps)
     df = float(n_free) if df_model is None else df_model
     df_resid = stats.n_pixels - df
@@ -232,10 +224,8 @@ def finish(
 
 
 def at_minimum(stats: NormalEquations) -> tuple[LeastSquaresSolution, NormalEquations]:
-    """Return the minimum, and the same equations about it: what a large mean of the image hides cancels there.
-
-    Those know their minimum, so that solvers that follow each other factorise once.
-    """
+    """Return the minimum, and the same equations about it, where what a large mean of the image hides cancels."""
+    # Those know their minimum, so that solvers that follow each other factorise once.
     known = stats.__dict__.get(_MINIMUM)
     if known is not None:
         return known, stats
@@ -292,13 +282,10 @@ def rounding_matters(
     trace: float | None = None,
     energy: float | None = None,
 ) -> bool:
-    """Say whether a pass over the pixels could improve a fit found from uncentered statistics.
-
-    Of statistics from which a background was eliminated, `trace` is that of the Gram matrix before, `energy` that of
-    the target. Rounding moves the taps by about ``eps * condition * |k|`` and the residual sum of squares by about
-    ``eps * y'y``; a pass is not worth while only if the first is far below every tap's own error and the second far
-    below the rss.
-    """
+    """Say whether a pass over the pixels could improve a fit found from uncentered statistics."""
+    # Rounding moves the taps by about ``eps * condition * |k|`` and the rss by about ``eps * y'y``: no pass is needed
+    # if the first is far below every tap's error and the second far below the rss. `trace` and `energy` are those
+    # before a background was eliminated.
     if not math.isfinite(fit.condition) or not math.isfinite(fit.noise_std):
         return True
     lost = 1.0 if trace is None else trace / max(float(np.trace(stats.gram)), float(np.finfo(np.float64).tiny))
@@ -324,11 +311,9 @@ def judge(
     prior: bool = False,
     least: tuple[int, float] | None = None,
 ) -> tuple[Finding, ...]:
-    """List what is doubtful about a fit; with a prior or penalty what the image leaves open is not set to zero.
-
-    What the data alone decide comes from the equations, whatever the solver makes of them: their `rank`, and whether
-    least squares prove anything, of which `least` is the rank and the residual sum of squares (by default the fit's).
-    """
+    """List what is doubtful about a fit; with a prior or penalty what the image leaves open is not set to zero."""
+    # What the data alone decide comes from the equations, whatever the solver makes of them: their `rank`, and whether
+    # least squares prove anything, of which `least` is the rank and the residual sum of squares (by default the fit's).
     findings = []
     m = stats.n_taps
     variance = stats.variance
@@ -358,12 +343,9 @@ def no_signal(stats: NormalEquations) -> Finding:
 
 
 def little_redundancy(n: int, rank: int, rss: float, variance: float, parts: int = 1) -> str:
-    """Say in figures that so few of n pixels are to spare that the fit proves little; "" where that is not so.
-
-    With few to spare, noise alone fits well: how often as well as this is the tail of F for the share of the variance
-    that a kernel explains. Unrelated images pass with that chance, whatever solver looks at them afterwards. Of complex
-    numbers each is two `parts`.
-    """
+    """Say in figures that so few of n pixels are to spare that the fit proves little; "" where that is not so."""
+    # Unrelated images fit as well by chance as the tail of F tells for the share of the variance that a kernel
+    # explains.
     df_resid, counts = n - rank, f"{n // parts} pixels, rank {rank // parts}"
     if df_resid <= 0:
         return counts

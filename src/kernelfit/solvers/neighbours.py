@@ -39,11 +39,8 @@ def _neighbours(grid: Shape) -> npt.NDArray[np.intp]:
 def smoothed(
     every: Sequence[NormalEquations], alone: Sequence[Array], grid: Shape, strength: float, noise: float
 ) -> list[Smoothed] | None:
-    """Solve for all kernels at once, with the penalty on the differences of neighbours; None if it weighs nothing.
-
-    `every` are the equations of the tiles, `alone` their kernels without a penalty, and `noise` the standard deviation
-    of a pixel's noise in all of them. At a strength of 1 a difference costs as much as the same misfit at every pixel.
-    """
+    """Solve for all kernels with the penalty on differences of neighbours; None if it weighs nothing."""
+    # At a strength of 1 a difference costs as much as the same misfit at every pixel of a tile.
     grams = np.stack([stats.gram for stats in every])
     m = grams.shape[1]
     pairs = _neighbours(grid)

@@ -43,10 +43,7 @@ def images_of(shape: tuple[int, ...], symmetric: str | None) -> list[npt.NDArray
 
 
 class Grid:
-    """The taps of one support, those that a symmetry makes equal taken as one, and the distances between them.
-
-    Lengths along an axis may be in units of their own, its scale: of images all are 1, of volumes that of the columns.
-    """
+    """The taps of one support, equal ones by symmetry as one, and their distances, each axis by its scale."""
 
     def __init__(self, shape: tuple[int, ...], symmetric: str | None = None) -> None:
         """Lay out."""
@@ -94,10 +91,7 @@ class Grid:
 
 
 def distance(lags: Sequence[Array], scales: Array) -> tuple[Array, list[Array]]:
-    """Return the length of lags, each axis in units of its scale, and for all scales but 1 their shares in its square.
-
-    The shares are those of all axes but the last one; of images there are none.
-    """
+    """Return the length of lags in units of the scales, and the share of each axis but the last in its square."""
     if len(lags) == 2:
         return np.hypot(*lags), []
     squares = [(lag / scale) ** 2 for lag, scale in zip(lags, scales, strict=True)]
@@ -144,10 +138,8 @@ class Projection:
 
     @classmethod
     def near(cls, stats: NormalEquations, start: LeastSquaresSolution, prior: Array, most: int) -> "Projection | None":
-        """Return the combinations of the data in which a prior (in units of s^2) lets a kernel show beside the noise.
-
-        They are W' times the largest eigenvectors of ``P G``, nearly. None if it would take more than `most`.
-        """
+        """Return the combinations of the data in which a prior lets a kernel show; None for more than `most`."""
+        # They are W' times the largest eigenvectors of ``P G``, nearly, P being in units of s^2.
         own = blocks(stats.supports)
         ones = np.zeros((stats.n_taps, len(own)))
         gram = np.array(stats.gram, order="F")  # less the mean of the image, which would drown the others
@@ -182,10 +174,7 @@ class Projection:
         return cls(grids, weights, weights.T @ start.taps, start.rss, n, circular)
 
     def under(self, symmetric: str | None) -> "Projection":
-        """Return the same data for kernels of a symmetry: one weight for each set of equal taps.
-
-        No more combinations than sets tell anything of them; what the others hold is noise, and goes to the residual.
-        """
+        """Return the same data for kernels of a symmetry: one weight for each set of equal taps; the rest is noise."""
         if symmetric is None:
             return self
         if symmetric not in self._folded:

@@ -36,10 +36,7 @@ def tuning(robust: str, *, moduli: bool) -> float:
 
 
 def robust_std(values: npt.NDArray[Any], *, moduli: bool = False) -> float:
-    """Return the standard deviation that most values have: 1.4826 times their median absolute deviation from 0.
-
-    Of `moduli` of complex numbers it is that of either part.
-    """
+    """Return 1.4826 times the median absolute deviation from 0; of complex `moduli` that of either part."""
     scale = 1.0 / _RAYLEIGH if moduli else 1.4826
     return scale * float(np.median(np.abs(values))) if values.size else math.nan
 
@@ -54,11 +51,9 @@ def factor(ratio: Array, robust: str) -> npt.NDArray[Any]:
 
 
 def slope(ratio: Array, robust: str, *, moduli: bool = False) -> Array:
-    """Return the derivative of the residual as held down, at such a ratio of the residual to the tuning constant.
-
-    A complex residual z is held down to ``w(|z|) z``, whose derivative is ``w + |z| w'`` along z and w across it: here
-    their mean, which is what an image sees whose phases are anything.
-    """
+    """Return the derivative of the held-down residual, at such a ratio of it to the tuning constant."""
+    # A complex z is held down to ``w(|z|) z``, whose derivative is ``w + |z| w'`` along z and w across it: here their
+    # mean.
     if moduli:
         return 0.5 * (factor(ratio, robust) + slope(ratio, robust))
     if robust == "tukey":
@@ -117,10 +112,7 @@ def least_absolute(sample: "Sample", inverse: Array | None = None, rounds: int =
 
 
 def _descend(patches: Array, values: Array, factors: Array, inverse: Array, taps: Array) -> None:
-    """Move the taps to about the weighted least squares of a sample, by preconditioned conjugate gradients.
-
-    Without BLAS, whose threads would go on spinning into the passes over the pixels.
-    """
+    """Move the taps to about a sample's weighted least squares, by conjugate gradients without spinning BLAS."""
     from ..compiled import patch_sums
 
     image, direction = np.empty(len(taps)), np.zeros(len(taps))

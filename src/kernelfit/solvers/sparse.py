@@ -104,11 +104,9 @@ class Sparse:
         return finish(stats, taps, inverse, text, least=least, n_free=len(chosen), path=path)
 
     def _forward(self, stats: NormalEquations, least: LeastSquaresSolution) -> tuple[list[int], Array, Array]:
-        """Choose taps one by one; return their order, and the residual sum of squares and the score after each.
-
-        Without squares: a column of G less its projection on those of the chosen taps (Cholesky's factorisation, tap by
-        tap) tells what each of the others would still gain.
-        """
+        """Choose taps one by one; return their order, and the residual sum of squares and the score after each."""
+        # A column of G less its projection on those of the chosen taps (Cholesky, tap by tap) tells what others would
+        # gain.
         gram, m = stats.gram, stats.n_taps
         most = min(least.rank, self.n_taps or m)
         # no more taps can score lower than they would with the residual of all of them

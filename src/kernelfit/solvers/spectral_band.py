@@ -22,11 +22,8 @@ _MOST_OWN = 2**26  # multiplications of a product without BLAS
 
 
 def penalty_spectrum(rows: Array, cols: Array, penalty: str) -> Array:
-    """Return q(f) at frequencies in cycles per pixel, its mean over the band being one.
-
-    "identity": 1. "laplacian": the square of ``4 - 2 cos(2 pi f_row) - 2 cos(2 pi f_col)``, the transfer function of
-    the five-point Laplacian, over its mean 20.
-    """
+    """Return q(f) at frequencies in cycles per pixel, its mean over the band being one."""
+    # "laplacian": the square of ``4 - 2 cos(2 pi f_row) - 2 cos(2 pi f_col)``, of the five-point one, over its mean 20.
     down, across = penalty_root(rows, cols, penalty)
     root = down[:, None] + across
     return np.asarray(np.square(root, out=root))
@@ -40,10 +37,7 @@ def penalty_root(rows: Array, cols: Array, penalty: str) -> tuple[Array, Array]:
 
 
 def penalty_power(frequencies: Sequence[Array], penalty: str) -> Array:
-    """Return the penalty's power on a grid of frequencies along any number of axes, of mean one: `penalty_root`'s q.
-
-    Of d axes the mean square of ``sum (2 - 2 cos)`` is ``2 d (2 d + 1)``.
-    """
+    """Return q on a grid along d axes, of mean one: that of ``sum (2 - 2 cos)`` squared is ``2 d (2 d + 1)``."""
     if penalty == "identity":
         return np.ones([len(own) for own in frequencies])
     d = len(frequencies)
@@ -189,10 +183,7 @@ class Band:
         return np.asarray(out / np.maximum(self.counts, 1e-300))
 
     def covariance(self, density: Array) -> Array:
-        """Return ``N sum_f S_ab density exp(2 pi i f (q - p))`` over the user's taps of several sources.
-
-        Without a density that of the spectra: each tap's products with each other.
-        """
+        """Return ``N sum_f S_ab density exp(2 pi i f (q - p))`` over user's taps of sources; by default of spectra."""
         assert self.between is not None and self.order is not None
         m, (height, width) = len(self.between), (self.to_rows.shape[0], self.to_cols.shape[1])
         down = np.conj(phases(np.arange(1 - height, height), self.rows)) * self.row_weights
@@ -224,11 +215,7 @@ def _sample(top: int, even: bool, least: int) -> tuple[npt.NDArray[np.intp], Arr
 
 
 def product(a: Array, b: Array) -> Array:
-    """Return ``a @ b``; of small matrices without BLAS.
-
-    The threads of a BLAS spin while they wait for more, and keep others from the processors; NumPy and SciPy each bring
-    one, of which `eigh` uses SciPy's.
-    """
+    """Return ``a @ b``; of small matrices without BLAS, whose threads spin and keep others from the processors."""
     if len(a) * b.size > _MOST_OWN:
         return np.asarray(scipy.linalg.blas.dgemm(1.0, b.T, a.T).T)
     from ..compiled import spectra

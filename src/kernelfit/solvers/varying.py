@@ -9,10 +9,8 @@ from .least_squares import LeastSquares, Solver
 
 
 def solve(solver: Solver, stats: NormalEquations) -> Estimate:
-    """Return what a solver makes of equations, the sum of a kernel of constant flux being the same everywhere.
-
-    All functions of the place but the first, which is 1, then have kernels of sum zero.
-    """
+    """Return what a solver makes of equations, the sum of a kernel of constant flux being the same everywhere."""
+    # All functions of the place but the first, which is 1, then have kernels of sum zero.
     field = stats.convention.field
     if field is None or field.variation.flux == "free":
         return solver.solve(stats)
