@@ -23,7 +23,7 @@ _RIDGES = (0.0, 1e-14, 1e-12, 1e-10)
 
 
 class ToeplitzInverse:
-    """The inverse of a Gram matrix plus a `ridge`: ``L(x) L(x)'``, of which `n_positive` are added, others taken off."""
+    """The inverse of a Gram matrix plus a `ridge`: the sum of ``L(x) L(x)'``, taken off but for `n_positive`."""
 
     # L(x) is the lower triangular Toeplitz matrix whose first column is x, given by its spectrum.
 

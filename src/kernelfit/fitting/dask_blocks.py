@@ -227,7 +227,7 @@ class BlockGroup:
         return together(self.totals(dask_tasks.equations))
 
     def counted_equations(self, *, automatic: bool) -> tuple[list[NormalEquations], list[str]]:
-        """Compute the equations of each target, and say what was excluded: of saturated pixels nothing where most are."""
+        """Compute the equations of each target, and what was excluded, no saturated pixels where most are."""
         found, notes = self.computed_equations(), []
         n_pixels = [one.geometry.n_pixels for one in self.observations]
         least = [max(0.05 * n, 10 * found[0].n_taps) for n in n_pixels]

@@ -37,8 +37,8 @@ class FieldPrior:
     """What was found."""
 
     kind: Kind
-    theta: Array  # (5 * terms,); The hyperparameters of each term, as `evidence` takes them
-    ties: Array  # (5 * terms, free ones); How they move with those that are free
+    theta: Array  # (5 * terms,); the hyperparameters of each term, as `evidence` takes them
+    ties: Array  # (5 * terms, free ones); how they move with those that are free
     by_degree: dict[int, float]  # twice the negative log evidence, less a constant, of all terms up to a degree
 
 
