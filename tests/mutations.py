@@ -97,8 +97,10 @@ ROOMS = {
         ("diagnostics/misfit.py", "scores = np.einsum", "scores = 0 * np.einsum", "a_model_that_does"),
         ("diagnostics/local_scores.py", "_UNEVEN = 2.0", "_UNEVEN = 1e9", "a_few_bright")],
     "diagnostics/test_rounding.py": [
-        ("diagnostics/rounding.py", "/ _STARTS)", "/ _STARTS**2)", "on_a_ramp"),
-        ("diagnostics/rounding.py", "np.rint(a + n) - a", "np.rint(a + n) - a - n", "what_rounding_does")],
+        ("diagnostics/rounding.py", "/ len(ends))", "/ len(ends) ** 2)", "on_a_ramp_the"),
+        ("diagnostics/rounding.py", "np.rint(a + n) - a", "np.rint(a + n) - a - n", "what_rounding_does"),
+        ("diagnostics/rounding.py", "0.5 * np.spacing", "1.5 * np.spacing", "a_tap_that_rests"),
+        ("diagnostics/rounding.py", "int(same.max()) + 1)[same]", "same.size)", "surroundings_that_repeat")],
     "diagnostics/test_score_covariance.py": [
         ("diagnostics/score_covariance.py", "for each in found) / chance", "for each in found)",
          "the_weighted_sandwich"),
@@ -124,7 +126,7 @@ ROOMS = {
         ("engines/toeplitz_inverse.py", "np.repeat([1.0, -1.0], n + 1)", "np.repeat([1.0, 1.0], n + 1)",
          "it_is_the_inverse"),
         ("engines/toeplitz_inverse.py", "falling = np.arange(m - 1, 0, -1)",
-         "falling = 0 * np.arange(m - 1, 0, -1)", "weak_but_not")],
+         "falling = 0 * np.arange(m - 1, 0, -1)", "its_power_is")],
     "engines/test_welch.py": [
         ("engines/welch.py", "weight[s : s + side] += window**2", "weight[s : s + side] = window**2",
          "weights_of_pixels")],

@@ -66,6 +66,10 @@ def test_what_rounding_does_to_an_estimate(operation):
     moved = fit.factor @ rounding._moved([errors.reshape(made.shape)])
     assert_close(moved, np.linalg.lstsq(matrix, errors, rcond=None)[0], 1e-6)
     assert_close(rounding.predictions[0].ravel(), matrix @ fit.kernel.ravel(), 1e-9)
+    noise = np.random.default_rng(3).normal(size=made.shape)
+    (found,) = rounding._errors(w, [noise])
+    values = (matrix @ (fit.kernel.ravel() + fit.factor @ w)).reshape(made.shape)
+    assert_close(found + values, np.rint(values + noise), 1e-9)
 
 
 def test_on_a_ramp_the_errors_are_as_large_as_what_is_found_is_wrong():
@@ -127,3 +131,73 @@ def test_a_constant_that_rounding_makes_of_a_flat_sky_is_none(seed):
     image = np.rint(np.clip(0.32 * (scipy.ndimage.gaussian_filter(sky, 1.0) + 50), 0, 255)).astype("u1")
     fit = find_kernel(image, rounded(image, np.array([[0.5, 0.5]])), (1, 2))
     assert {Verdict.OFFSET, Verdict.NONLINEAR, Verdict.SHAPE_TOO_SMALL}.isdisjoint(f.verdict for f in fit.findings)
+
+
+def specks(seed, size=(41, 57), sky=1.0):
+    """A few bright pixels, far apart, on a faint sky."""
+    rng = np.random.default_rng(seed)
+    image = sky * rng.random(size)
+    image[rng.integers(0, size[0], 3), rng.integers(0, size[1], 3)] += rng.uniform(500, 3000, 3)
+    return image
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4"])
+@pytest.mark.parametrize(
+    "keywords", [{}, {"background": 0}, {"errors": "sandwich"}], ids=["plain", "constant", "sandwich"]
+)
+def test_a_tap_that_rests_on_a_bright_pixel_has_the_error_of_its_digits(keywords, dtype):
+    """Held against dense least squares of errors that are independent, each as large as its value rounds."""
+    image, kernel = specks(0).astype(dtype), np.random.default_rng(1).random((3, 5))
+    target = apply_kernel(image.astype(float), kernel, boundary="symm").astype(dtype)
+    fit = find_kernel(image, target, (3, 5), **keywords)
+    matrix, used = naive.design(image.astype(float), (3, 5), mode="same", boundary=None)
+    values = target[1:-1, 2:-2].ravel()
+    if keywords.get("background") == 0:
+        matrix = np.column_stack([matrix, np.ones(len(matrix))])
+    inverse = np.linalg.pinv(matrix)[:15] * (np.spacing(values).astype(float) / np.sqrt(12))
+    expected = np.sqrt(np.sum(inverse**2, axis=1))
+    assert np.sqrt(np.mean((fit.stderr.ravel() / expected) ** 2)) == pytest.approx(1, abs=0.2)
+    assert np.abs((fit.kernel - kernel) / fit.stderr).max() < 4
+    assert any("rounding to floating-point numbers" in note for note in fit.notes)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "keywords"), [("f2", {}), ("f4", {"solver": "auto"}), ("f2", {"robust": "huber"})], ids=str
+)
+def test_surroundings_that_repeat_are_rounded_alike(keywords, dtype):
+    """Without noise the residual is zero, and tells nothing of the errors."""
+    image = np.full((30, 37), 20.0)
+    image[11, 14], image[20, 29] = 200, 1777
+    kernel = np.random.default_rng(2).random((3, 4))
+    fit = find_kernel(image, apply_kernel(image, kernel, boundary="wrap").astype(dtype), (3, 4), **keywords)
+    assert fit.verdict is not Verdict.SOLVED or np.abs((fit.kernel - kernel) / fit.stderr).max() < 5
+    if not keywords:  # many pixels of one error tell no more of the sum than one
+        least = np.spacing(np.float16(20 * kernel.sum())).astype(float) / np.sqrt(12) / 20
+        assert np.sqrt(fit.covariance().sum()) > 0.5 * least
+
+
+def test_floats_of_random_errors_are_as_they_were():
+    """The first are numbers of few digits, of which none is lost."""
+    image, noise = texture(1), np.random.default_rng(0).normal(size=texture(1).shape)
+    target = apply_kernel(image.astype(float), BINOMIAL, boundary="symm")
+    for values in (target, target + 1e-4 * noise, target + noise):
+        fit = find_kernel(image, values.astype("f4"), BINOMIAL.shape)
+        assert fit.verdict is Verdict.SOLVED and not fit.notes and fit.unsettled == 0
+
+
+@pytest.mark.parametrize("background", [None, 0, 1])
+def test_the_covariance_of_random_errors_where_another_was_asked_for(background):
+    image, kernel = texture(0, (31, 38)), np.random.default_rng(0).random((3, 5))
+    target = np.rint(apply_kernel(image, kernel, boundary="symm")).astype("i2")
+    plain, other = (
+        find_kernel(image, target, (3, 5), background=background, errors=errors) for errors in ("plain", "sandwich")
+    )
+    pair = as_observation(image, target, Model((3, 5), background=background))
+    factor = Rounding(tiles.read([pair], other, None, whole=2**17), other, 0.0).factor
+    assert_close(factor @ factor.T, plain.covariance(), 1e-6)
+
+
+@pytest.mark.parametrize("errors", ["plain", "sandwich"])
+def test_on_a_ramp_errors_of_correlated_noise_hold_what_rounding_does(errors):
+    fit = find_kernel(ramp(), rounded(ramp(), BINOMIAL), BINOMIAL.shape, errors=errors)
+    assert noted(fit) and np.abs((fit.kernel - BINOMIAL) / fit.stderr).max() < 4

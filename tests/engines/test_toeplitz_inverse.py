@@ -36,6 +36,18 @@ def test_it_is_the_inverse(taps, lengths):
     assert_close(beside(vector[None, None])[0, 0], inverse @ vector, 1e-12)
 
 
+def test_its_power_is_that_of_the_means_of_the_diagonals():
+    """From few samples, whose ends are a large part of the sums."""
+    rng, taps = np.random.default_rng(5), 17
+    signals = [np.convolve(rng.normal(size=n), [1, 2, 1], mode="same") for n in (30, 41)]
+    gram = sum(windows(one, taps).T @ windows(one, taps) for one in signals)
+    ends = np.stack([one[: taps - 1] for one in signals]), np.stack([one[1 - taps :] for one in signals])
+    torus = TorusInverse(gram[:1, None, None, np.abs(np.arange(1 - taps, taps))])
+    means = np.array([np.trace(gram, lag) / (taps - lag) for lag in range(taps)]) * np.kaiser(33, 26.0)[16:]
+    expected = [means[0] + 2 * np.sum(means[1:] * np.cos(2 * np.pi * k * np.arange(1, 17) / 33)) for k in range(17)]
+    assert_close(ToeplitzInverse(torus, gram[0], ends).power(), np.maximum(expected, 1e-12 * max(expected)), 1e-10)
+
+
 def test_a_matrix_that_is_not_positive_is_said_to_be_none():
     first = np.r_[1.0, 2.0, 0.0, 1.0]  # (1 2 0; 2 1 2; 0 2 1)
     negative = np.zeros((1, 7))

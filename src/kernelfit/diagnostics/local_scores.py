@@ -18,6 +18,8 @@ Single = npt.NDArray[np.float32]
 _CELL = 16
 #: A standard deviation of the prediction, relative to its largest value, that is rounding.
 _FLAT = 1e-9
+#: Standard deviations from the mean as which all further ones count: their sixth power is a number of single precision.
+_MOST_FAR = 1e5
 #: A misfit is likely where chance would make as much of it in so few cases.
 _LIKELY = 0.01
 #: The features of a local change of the kernel, after the constant, and those of a filter that is not linear.
@@ -72,7 +74,9 @@ class Cells:
         weights: Array | float = self.weights(feature) if alike else 1.0
         score, energy, n = self.total[feature] * weights, self.energies[feature] * weights, int(self.tile.max()) + 1
         z, spread, energies = (np.bincount(self.tile, v, n) for v in (score, score**2, energy))
-        worth = energies / np.maximum(spread, 1e-300)  # of a tile: the kernel's error, that of the loud ones, is common
+        heard = spread > 1e-24 * spread.max()  # the residual of the others is but rounding
+        # of a tile: the kernel's error, that of the loud ones, is common
+        worth = np.where(heard, energies / np.where(heard, spread, 1.0), 0.0)
         own = score - float(z @ worth) / max(float(energies @ worth), 1e-300) * energy
         z, spread, energies = (np.bincount(self.tile, v, n) for v in (own, own**2, energy))
         kept = (spread > 0) & (energies > 0)
@@ -138,7 +142,7 @@ def _prepared(part: samples.Sample) -> tuple[Single, float, float]:
     spread = float(seen.std())
     if not spread > _FLAT * float(np.abs(part.model).max(initial=0.0)):
         spread = math.inf  # a prediction that varies by rounding alone tells of nothing
-    m: Single = (around / spread).astype(np.float32)
+    m: Single = np.clip(around / spread, -_MOST_FAR, _MOST_FAR).astype(np.float32)
     if part.root is not None:
         m[~part.known] = 0.0
     low, high = np.quantile(m[:, ::step, ::step][known], [0.05, 0.95])

@@ -366,9 +366,10 @@ def _curve(parts: list[Part], cells: Cells) -> str:
     order = np.argsort(values)
     bins = [part for part in np.array_split(order, 24)[1:-1] if len(part)]
     at, mean = (np.array([float(v[b].mean()) for b in bins]) for v in (values, targets))
-    if min(at.min(), mean.min(), *np.diff(at)) > 0:
+    if min(at.min(), mean.min()) > 0 and np.diff(at).min(initial=np.inf) > 1e-6 * at[-1]:
         power = np.polyfit(np.log(at), np.log(mean), 1, w=np.sqrt([len(b) for b in bins]))[0]
         if abs(power - 1) > 0.02:
             return f"the target runs about like its prediction to the power of {power:.2f}"
-    way = "upwards" if np.polyfit(at, mean, 2)[0] > 0 else "downwards"
+    even = (at - at.mean()) / (float(np.ptp(at)) or 1.0)
+    way = "upwards" if np.linalg.lstsq(np.vander(even, 3), mean, rcond=None)[0][0] > 0 else "downwards"
     return f"drawn over its prediction the target bends {way}"

@@ -1,4 +1,4 @@
-"""Targets of an integer type: the noise that rounding adds, and values that ran over the end of the type."""
+"""Targets that were rounded: the noise that this adds, and values that ran over the end of an integer type."""
 
 import dataclasses
 import math
@@ -8,6 +8,7 @@ import numpy as np
 
 from ..core.estimate import Estimate, with_finding
 from ..core.findings import Finding, Verdict, ranked
+from ..core.validation import Array
 from ..data.observation import Observation, WeightedObservation, Weights, of_target
 from ..data.volumes import sampled
 from ..engines.sampling import draw
@@ -29,6 +30,8 @@ _WHOLE = 2**17
 #: Types of so many bytes are suspected to wrap round if the noise is more than this share of their range.
 _BYTES = 2
 _SUSPICIOUS = 1 / 40
+#: Bytes of a number of so many digits that nobody counts them; units of the last place that noise must come near to.
+_DOUBLE, _NEAR = 8, 4.0
 #: Share of the pixels that must lie a whole range away, and of the large residuals that must.
 _FEWEST = 0.002
 _MOST_OF = 0.7
@@ -41,13 +44,15 @@ def judged(
     workers: int,
     weights: Sequence[Weights] | None = None,
 ) -> Estimate:
-    """Let the rounding of an integer target into the errors, and say if its values seem to have wrapped round.
+    """Let the rounding of a target into the errors, and say if values of integers seem to have wrapped round.
 
     `fit`: the fit of one target of the problems. `problems`: the pairs. `target`: which target. `workers`: number of
     threads. `weights`: those of the pixels of each pair. Returns the same, with a noise of at least that of rounding,
     and a finding more if the values wrapped round.
     """
     types = {np.dtype(p.targets[target].array.dtype) for p in observations}
+    if all(dtype.kind == "f" and dtype.itemsize < _DOUBLE for dtype in types):
+        return _of_few_digits(fit, observations, target, weights)
     if not all(dtype.kind in "iu" for dtype in types):
         return fit
     fit = dataclasses.replace(fit, rounding=rounding_of(fit))
@@ -118,13 +123,37 @@ def _with_scatter(
     some, own = sampled([of_target(p, target) for p in observations], weights)
     parts = tiles.read(some, fit, own, whole=_WHOLE // len(some))
     more = scatter(parts, fit, beside(fit)) if parts else None
-    if more is None or fit.factor is None:
+    return fit if more is None else _wider(fit, more, "integers follow the image, which is smooth or flat")
+
+
+def _of_few_digits(
+    fit: Estimate, observations: Sequence[Observation], target: int, weights: Sequence[Weights] | None
+) -> Estimate:
+    """Add what the errors of floating-point numbers of few digits leave open; see `rounding.scatter`."""
+    if not possible(fit, prior=True):
         return fit
+    some, own = sampled([of_target(p, target) for p in observations], weights)
+    largest = 0.0
+    for i, p in enumerate(some):
+        sides, starts = tiles.places(p, None if own is None else own[i], len(some))
+        step = float(np.finfo(p.targets[0].array.dtype).eps)
+        for start in starts:
+            largest = float(
+                np.fmax(largest, step * np.fmax.reduce(np.abs(p.targets[0].block(*start, sides)), axis=None))
+            )
+    if not fit.noise_std < _NEAR * largest:
+        return fit
+    parts = tiles.read(some, fit, own, whole=_WHOLE // len(some), trimmed=False)
+    more = scatter(parts, fit, None) if parts else None
+    return fit if more is None else _wider(fit, more, "floating-point numbers are largest in a few pixels, or repeat")
+
+
+def _wider(fit: Estimate, more: Array, why: str) -> Estimate:
+    """Return a fit with so much more covariance, and say why."""
+    assert fit.factor is not None
     factor = np.hstack([fit.factor, more])
     growth = float(np.median(np.linalg.norm(factor, axis=1) / np.linalg.norm(fit.factor, axis=1).clip(1e-300)))
-    words = (
-        f"the errors of rounding to integers follow the image, which is smooth or flat: standard errors {growth:.3g}"
-    )
+    words = f"the errors of rounding to {why}: standard errors {growth:.3g}"
     words += " times those of random errors hold what that leaves open"
     size, error = float(np.linalg.norm(fit.kernel)), float(np.linalg.norm(factor))
     found = least_squares.doubts(size, error, 0.0, math.inf, 0.0)

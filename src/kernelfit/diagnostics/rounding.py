@@ -1,4 +1,4 @@
-"""What rounding to integers leaves open of a kernel where its errors follow the image, as they do where it is smooth.
+"""What rounding of a target leaves open of a kernel where its errors follow the image, as they do where it is smooth.
 
 Errors of rounding are a function e(k) of the kernel's prediction. In most images they are as good as random. In a ramp
 or a flat picture few different surroundings occur, and pixels of like surroundings have like errors, however many they
@@ -6,6 +6,10 @@ are: other kernels would have made the same target. A kernel k is estimated by `
 covariance for noise of variance s^2. So kernels are sought, from some that lie far about, for which that is the one
 found, and their scatter is the error: indirect inference (C. Gourieroux, A. Monfort, E. Renault, Journal of Applied
 Econometrics 8 (1993) S85).
+
+Floating-point numbers of few digits are rounded too, but by a share of their value: what a tap rests on one bright
+pixel for, the plain covariance does not see. There errors are drawn, uniform within half a unit of the last place and
+the same for pixels of the same prediction, and the scatter of what the estimate moves by is the error.
 """
 
 import functools
@@ -17,6 +21,8 @@ import scipy.special
 
 from ..core.estimate import Estimate
 from ..core.validation import Array
+from ..data.observation import Observation
+from .samples import Sample
 from .tile_design import TileDesign
 from .tiles import Part, root_of
 
@@ -27,6 +33,13 @@ _COLUMNS = 16
 #: A first look from so near goes on where chance would show as much in so few cases; in the end it takes a rarer one,
 #: and a scatter of so many times that of random errors.
 _NEAR, _FIRST, _CHANCE, _FACTOR = 0.1, 0.05, 1e-4, 1.5
+#: So many draws of the errors of floating-point numbers. Noise of up to so many times them may be that of arithmetic
+#: with such numbers, and grows with the values like them; of arithmetic with an error for each tap where less than such
+#: a share of them is left in the residual. Predictions that differ by a smaller share are the same. A residual of so
+#: much less, of so many kinds of surroundings more than there are taps, is that of values that needed no rounding.
+_DRAWS, _ARITHMETIC, _TOLD, _SAME, _EXACT = 32, 4.0, 0.01, 1e-11, (0.3, 20)
+#: Taps up to which the covariance of random errors is formed where another was asked for.
+_MOST_TAPS = 256
 
 
 class Rounding:
@@ -46,14 +59,34 @@ class Rounding:
         assert estimate.factor is not None
         self.parts, self.noise_std, self.variance = parts, estimate.noise_std, variance
         self.count = sum(int(p.known.sum()) for _, p in parts)
-        self.factor = estimate.factor * math.sqrt(estimate.n_pixels / self.count)  # of a fit to the tiles alone
-        self.rank = self.factor.shape[1]
         self.design, self.roots = TileDesign.of(parts), [root_of(p, p.known) for _, p in parts]
         self.predictions = [
             np.where(p.known, p.targets - p.left, 0.0) / np.where(p.known, r, 1.0)
             for (_, p), r in zip(parts, self.roots, strict=True)
         ]
         self.rng = np.random.default_rng(0)
+        self.terms = [None if o.background is None or o.plane is not None else self._basis(o, p) for o, p in parts]
+        settled = estimate.factor[:, : estimate.factor.shape[1] - estimate.unsettled]
+        # of a fit to the tiles alone
+        plain = estimate.errors == "plain"
+        self.factor = settled * math.sqrt(estimate.n_pixels / self.count) if plain else self._plain(estimate)
+        self.rank = self.factor.shape[1]
+
+    def _plain(self, estimate: Estimate) -> Array:
+        """Return a factor of the covariance for random errors, of the tiles alone."""
+        self.factor = np.eye(estimate.kernel.size) * self.noise_std
+        gram = np.array([self._moved(self._made(w)) for w in np.eye(len(self.factor))])
+        values, vectors = np.linalg.eigh(0.5 * (gram + gram.T))
+        kept = slice(len(values) - estimate.rank, None)
+        return np.asarray(self.noise_std * vectors[:, kept] / np.sqrt(np.maximum(values[kept], 1e-14 * values[-1])))
+
+    @staticmethod
+    def _basis(observation: Observation, part: Sample) -> Array:
+        """Return orthonormal columns that span the terms of the background, of the weighted pixels of its tiles."""
+        steps = np.indices(part.known.shape[1:])
+        rows, cols = (np.concatenate([(start[k] + steps[k]).ravel() for start in part.starts]) for k in (0, 1))
+        terms = observation.columns.at(rows, cols) * root_of(part, part.known).reshape(-1, 1)
+        return np.asarray(np.linalg.qr(terms)[0])
 
     def _made(self, w: Array) -> list[Array]:
         """Return what kernels of w standard errors make of the images."""
@@ -64,11 +97,18 @@ class Rounding:
         forward = self.design.forward(lags)
         return [made / np.where(r > 0, r, 1.0) for made, r in zip(forward, self.roots, strict=True)]
 
+    def _weighted(self, errors: Sequence[Array]) -> list[Array]:
+        """Return errors of the pixels times the roots of their weights, less what a background takes of them."""
+        weighted = [np.where(r > 0, e * r, 0.0) for e, r in zip(errors, self.roots, strict=True)]
+        return [
+            e if q is None else e - (q @ (q.T @ e.ravel())).reshape(e.shape)
+            for e, q in zip(weighted, self.terms, strict=True)
+        ]
+
     def _moved(self, errors: Sequence[Array]) -> Array:
         """Return by how many standard errors errors of the pixels move the estimate."""
         (rows, cols), flipped = self.parts[0][0].geometry.kernel_shape, self.parts[0][0].geometry.flipped
-        weighted = [np.where(r > 0, e * r, 0.0) for e, r in zip(errors, self.roots, strict=True)]
-        taps = self.design.adjoint(weighted)[:, :rows, :cols]
+        taps = self.design.adjoint(self._weighted(errors))[:, :rows, :cols]
         taps = taps[:, ::-1, ::-1] if flipped else taps
         return np.asarray(self.factor.T @ taps.ravel() * (self.design.level / self.noise_std**2))
 
@@ -97,6 +137,31 @@ class Rounding:
         ]
         self.factor /= max(math.sqrt(float(np.mean(energies))) / self.noise_std, 1e-150)
 
+    def draws(self) -> Array:
+        """Return by how many standard errors drawn errors of floating-point numbers move the estimate, one a row."""
+        halves = [
+            0.5 * np.spacing(np.abs(m).astype(o.targets[0].array.dtype)).astype(np.float64)
+            for m, (o, _) in zip(self.predictions, self.parts, strict=True)
+        ]
+        every = np.concatenate([m.ravel() for m in self.predictions])
+        scale = _SAME * float(np.abs(every).max()) or 1.0
+        _, same = np.unique(np.rint(every / scale), return_inverse=True)
+        ends = np.cumsum([m.size for m in self.predictions])[:-1]
+        found, energy = [], 0.0
+        for _ in range(_DRAWS):
+            drawn = np.split(self.rng.uniform(-1.0, 1.0, int(same.max()) + 1)[same], ends)
+            errors = [h * u.reshape(h.shape) for h, u in zip(halves, drawn, strict=True)]
+            energy += sum(float(np.sum(np.square(e))) for e in self._weighted(errors)) / _DRAWS
+            found.append(self._moved(errors))
+        moves = np.array(found)
+        left = energy - self.noise_std**2 * float(np.mean(np.sum(moves**2, axis=1)))
+        loud = math.sqrt(len(self.factor))
+        if left > _TOLD * energy:
+            loud = self.noise_std * math.sqrt(self.count / left)
+            kinds = len(np.unique(same[np.concatenate([r.ravel() for r in self.roots]) > 0]))
+            loud = 0.0 if loud < _EXACT[0] and kinds > self.rank + _EXACT[1] else max(1.0, loud)
+        return moves * min(loud, _ARITHMETIC)
+
     @functools.cached_property
     def ends(self) -> list[tuple[Array, list[Array]]]:
         """Kernels that the one found may be an estimate of, in standard errors, and the residuals of their targets."""
@@ -116,26 +181,36 @@ class Rounding:
         return found
 
 
-def possible(estimate: Estimate) -> bool:
-    """Return whether a fit has what this takes: plain errors, and no prior, which holds kernels where no pixel does."""
+def possible(estimate: Estimate, *, prior: bool = False) -> bool:
+    """Return whether a fit has what this takes: a covariance from which that for random errors can be had.
+
+    A prior holds kernels where no pixel does; errors that are drawn do not mind, if `prior` is true.
+    """
     factor = estimate.factor
     return (
         factor is not None
-        and factor.shape[1] > 0
-        and estimate.uncertainty == "sampling"
-        and estimate.errors == "plain"
+        and factor.shape[1] > estimate.unsettled
+        and (prior or estimate.uncertainty == "sampling")
+        and (estimate.errors == "plain" or len(factor) <= _MOST_TAPS)
         and 0 < estimate.noise_std < math.inf
     )
 
 
-def scatter(parts: list[Part], estimate: Estimate, variance: float) -> Array | None:
-    """Return columns U, so that ``U U'`` is to be added to the covariance of the taps; None if errors are random."""
-    rounding = Rounding(parts, estimate, variance)
-    if rounding.count <= rounding.rank or rounding.random():
+def scatter(parts: list[Part], estimate: Estimate, variance: float | None) -> Array | None:
+    """Return columns U, so that ``U U'`` is to be added to the covariance of the taps; None if errors are random.
+
+    The `variance` is that of the noise beside rounding to integers, None for floating-point numbers.
+    """
+    rounding = Rounding(parts, estimate, variance or 0.0)
+    if rounding.count <= rounding.rank or (variance is not None and rounding.random()):
         return None
-    rounding.scaled()
-    ends = np.array([w for w, _ in rounding.ends])
-    ratio, freedom = float(np.mean(ends**2)), rounding.rank * _STARTS
-    if not ratio > _FACTOR or scipy.special.fdtrc(freedom, freedom, ratio) > _CHANCE:
+    if variance is None:
+        ends, compared = rounding.draws(), rounding.count
+    else:
+        rounding.scaled()
+        ends = np.array([w for w, _ in rounding.ends])
+        compared = ends.size
+    ratio = float(np.mean(ends**2))
+    if not ratio > _FACTOR or scipy.special.fdtrc(ends.size, compared, ratio) > _CHANCE:
         return None
-    return np.asarray(rounding.factor @ ends.T) * math.sqrt((1.0 - 1.0 / ratio) / _STARTS)
+    return np.asarray(rounding.factor @ ends.T) * math.sqrt((1.0 - 1.0 / ratio) / len(ends))

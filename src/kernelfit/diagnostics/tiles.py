@@ -31,8 +31,12 @@ def read(
     weights: Sequence[Weights] | None,
     memo: samples.Memo | None = None,
     whole: int = 0,
+    trimmed: bool = True,
 ) -> list[Part]:
-    """Read some tiles of the pairs, or of some of them; all of a pair of up to `whole` pixels."""
+    """Read some tiles of the pairs, or of some of them; all of a pair of up to `whole` pixels.
+
+    Pixels are left out, unless `trimmed` is false, where noise decides whether they count.
+    """
     n = len(observations)
     chosen = range(n) if n <= _PAIRS else [int((i + 0.5) * n / _PAIRS) for i in range(_PAIRS)]
     parts = []
@@ -43,7 +47,7 @@ def read(
         if observation.geometry.n_pixels <= whole:
             sides, starts = observation.size, [(0, 0)]
         part = samples.sample(observation, estimate, (at, n), own, sides, starts, memo)
-        parts.append((observation, _trimmed(observation, part, weights is not None)))
+        parts.append((observation, _trimmed(observation, part, weights is not None) if trimmed else part))
     return [(o, p) for o, p in parts if p.known.any()]
 
 
