@@ -379,6 +379,25 @@ def test_series_keep_their_index(pd, tmp_path):
     pd.testing.assert_series_equal(kernelfit.KernelFit.load(tmp_path / "fit.npz").predict(x), seen)
 
 
+def test_times_of_a_zone_and_the_default_index(pd):
+    rng = np.random.default_rng(5)
+    when = pd.date_range("2026-03-28", periods=300, freq="h", tz="Europe/Berlin", name="when")  # an hour is missing
+    x = pd.Series(rng.normal(size=300), when)
+    fit = find_kernel(x, x.shift(1, fill_value=0.0), lags=(0, 2))
+    assert fit.to_xarray().when_lag.values.astype("timedelta64[h]").astype(int).tolist() == [0, 1, 2]
+    longer = apply_kernel(x, [1.0, 2.0, 3.0], mode="full").index
+    assert longer.equals(pd.date_range("2026-03-27 23:00", periods=302, freq="h", tz="Europe/Berlin"))
+    late = x.set_axis(when.tz_convert("Asia/Tokyo"))  # the same moments
+    np.testing.assert_array_equal(find_kernel(x, late, lags=(0, 2)).kernel, find_kernel(x, x, lags=(0, 2)).kernel)
+    plain = x.reset_index(drop=True)
+    for other in (plain.set_axis(range(5, 305)), x):
+        with pytest.raises(ValueError, match=r"whose index differs .*need the same"):
+            find_kernel(plain, other, lags=(0, 2))
+        with pytest.raises(ValueError, match="whose index differs"):
+            find_kernel([plain, plain], [plain, other], lags=(0, 2))
+    find_kernel(plain, x.to_numpy(), lags=(0, 2))
+
+
 def test_columns_of_tables_are_channels(pd):
     rng = np.random.default_rng(4)
     x = pd.DataFrame(rng.normal(size=(300, 2)), columns=["left", "right"], index=np.arange(300) * 0.5)

@@ -70,7 +70,7 @@ def opened(given: dict[str, Any], verb: str, takes: Iterable[str]) -> tuple[dict
     first = {name: next(one for one in inside if one is not None) for name, inside in found.items()}
     owner = next((value for value in given.values() if isinstance(value, Estimate)), None)
     _require_units(found, owner)
-    _require_same_index(first)
+    _require_same_index(given)
     for name, inside in found.items():
         listed = isinstance(given[name], list | tuple)
         masks = name in ("image", "target") and "mask" in takes
@@ -126,14 +126,15 @@ def _require_units(found: Mapping[str, Sequence[Opened | None]], owner: Estimate
                 raise ValueError(f"got {name} in {units[0]}, need {wanted}, in which the kernel was found; convert it")
 
 
-def _require_same_index(first: Mapping[str, Opened]) -> None:
-    """Refuse tables whose rows are not those of the other; arrays that are read as they are, are judged later."""
-    both = [first[name].axes[0] for name in ("image", "target") if name in first and first[name].axes]
-    plain = all(isinstance(one.value, np.ndarray) for one in first.values())
-    if len(both) < 2 or not plain or both[0].values is None or both[1].values is None:
-        return
-    mine, theirs = both[0].values, both[1].values
-    if len(mine) == len(theirs) and not np.array_equal(mine, theirs):
+def _require_same_index(given: Mapping[str, Any]) -> None:
+    """Refuse tables of pandas whose rows are not those of the other; DataArrays are judged later."""
+    sides = [given.get(name) for name in ("image", "target")]
+    for pair in zip(*[side if isinstance(side, list | tuple) else [side] for side in sides], strict=False):
+        mine, theirs = (getattr(one, "index", None) if library_of(one) == "pandas" else None for one in pair)
+        if mine is None or theirs is None or len(mine) != len(theirs) or mine.equals(theirs):
+            continue
+        if all(getattr(one, "tz", None) is not None for one in (mine, theirs)) and bool(np.all(mine == theirs)):
+            continue  # the same moments
         raise ValueError(
             f"got an image and a target whose index differs (from {mine[0]} to {mine[-1]}, and from {theirs[0]} to "
             f"{theirs[-1]}), need the same: rows are matched by position; reindex one, or pass to_numpy() of both"

@@ -152,7 +152,7 @@ def _frame(value: Any) -> Opened | None:
     if array.dtype.kind == "O":  # of nullable numbers, whose gaps are NaN
         array = value.to_numpy(dtype=np.float64, na_value=np.nan)
     whole = type(value.index).__name__ == "RangeIndex" and (value.index.start, value.index.step) == (0, 1)
-    rows = Axis(str(value.index.name or "index"), None if whole else _coordinates(value.index.to_numpy()))
+    rows = Axis(str(value.index.name or "index"), None if whole else _coordinates(_moments(value.index)))
     axes = (rows,) if one else (rows, Axis(str(value.columns.name or "column"), _coordinates(value.columns.to_numpy())))
 
     def filled(array: npt.NDArray[Any], places: Places, unit: str, channels: Axis | None) -> Any:
@@ -160,8 +160,10 @@ def _frame(value: Any) -> Opened | None:
         if (whole := _inside(first, step, n, len(value))) is not None:
             index = value.index[whole]
         else:
-            index = _extended(value.index.to_numpy(), first, step, n)
+            index = _extended(_moments(value.index), first, step, n)
             index = pandas.Index(first + step * np.arange(n) if index is None else index, name=value.index.name)
+            zone = getattr(value.index, "tz", None)
+            index = index if zone is None or index.dtype.kind != "M" else index.tz_localize("UTC").tz_convert(zone)
         if array.ndim == 1:
             return pandas.Series(array, index, name=value.name if one else None)
         same = not one and array.shape[1] == value.shape[1]
@@ -169,6 +171,11 @@ def _frame(value: Any) -> Opened | None:
         return pandas.DataFrame(array, index, columns)
 
     return Opened(array, filled, axes=axes)
+
+
+def _moments(index: Any) -> Any:
+    """Return the values of an index; times of a zone in universal time, where they are evenly spaced."""
+    return (index if getattr(index, "tz", None) is None else index.tz_convert(None)).to_numpy()
 
 
 def _quantity(array: npt.NDArray[Any], places: Places, unit: str, channels: Axis | None) -> Any:

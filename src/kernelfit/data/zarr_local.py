@@ -2,8 +2,10 @@
 
 Zarr hands each chunk from thread to thread, into memory that the kernel has to map and clear first, which takes as long
 as a fit. Here a chunk is one read and at most one call of its codec, into memory used before. Whatever is not exactly
-as expected, a missing or a damaged chunk for instance, is left to Zarr, which knows what that means, or says so. The
-package tensorstore reads as quickly (0.96 to 1.01 of the rate): CONTRIBUTING tells why it is not taken.
+as expected, a missing or a damaged chunk for instance, is left to Zarr, which knows what that means, or says so.
+
+The package tensorstore reads as quickly and is not taken: it ends a process that was forked, unpacks whatever a Blosc
+buffer says it holds, and waits for ever for a chunk that is a pipe. CONTRIBUTING has the figures.
 """
 
 import importlib
