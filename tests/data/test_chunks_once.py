@@ -1,6 +1,7 @@
 """Every stored chunk is decoded once, twice where a fit is refined, whatever the shapes of image and chunks."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -155,3 +156,35 @@ def test_what_was_trimmed_is_read_anew(small):
     assert view.array.decoded.max() == 2
     assert view.cells._bytes == sum(cell.nbytes for cell in view.cells._cells.values()) <= 2**19
     np.testing.assert_array_equal(view[100:300, 250:260], view.array.array[100:300, 250:260])
+
+
+@pytest.mark.parametrize("words", [{"nan": "mask"}, {"saturated": (None, 9000.0)}], ids=str)
+def test_what_may_be_excluded_is_looked_for_on_the_way(words, small):
+    """Nothing to exclude costs no further reading; what there is to exclude gives what it gives in memory."""
+    stores = stores_of(Case((700, 400), (128, 100), (99, 128), dtype="f4"), 5.0)
+    for verb in (kernelfit.accumulate, kernelfit.find_kernel, functools.partial(kernelfit.kernel_map, tiles=2)):
+        for store in stores:
+            store.decoded[:] = 0
+        verb(*stores, (3, 5), workers=1, **words)
+        assert all((store.decoded.min(), store.decoded.mean()) == (1, 1.0) for store in stores)
+    for store, at in zip(stores, ((650, 390), (33, 200)), strict=True):
+        store.array[at] = np.nan if "nan" in words else 9999
+        arrays = [one.array for one in stores]
+        fit, same = (kernelfit.find_kernel(*pair, (3, 5), workers=1, **words) for pair in (stores, arrays))
+        assert fit.notes == same.notes and fit.notes
+        assert_close(fit.kernel, same.kernel, 1e-12)
+
+
+def test_masks_that_can_only_be_sliced_and_single_pixels_anywhere(small):
+    stores, mask = stores_of(Case((700, 400), (128, 100)), 5.0), RNG.random((700, 400)) < 0.01
+    stored = Counting(mask, (99, 300))
+    fit, same = (
+        kernelfit.find_kernel(*stores, (3, 5), mask=stored),
+        kernelfit.find_kernel(*(one.array for one in stores), (3, 5), mask=mask),
+    )
+    assert_close(fit.kernel, same.kernel, 1e-12)
+    assert fit.notes == same.notes and stored.decoded.max() == 1 and max(one.decoded.mean() for one in stores) <= 2
+    view = chunked.Chunked(Counting(np.ones((512, 512), "u2"), (512, 512)))
+    for at in range(0, 500, 2):
+        np.testing.assert_array_equal(view[at : at + 3, at * 19 % 500 : at * 19 % 500 + 3], 1)
+    assert len(view.cells._cells[0, 0].unread) <= 64 and view.array.decoded.max() == 1

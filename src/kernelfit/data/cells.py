@@ -26,6 +26,8 @@ HALO = 16
 #: What is still to be read may take so many times the memory of what was read, and that of so many cells; strips that
 #: share of it.
 _MORE, _CELLS, _STRIPS = 8, 12, 3 / 4
+#: Rectangles up to which it is known what of a cell is still unread: patches of single pixels would leave thousands.
+_RECTS = 64
 Pixels = npt.NDArray[Any]
 #: First row, row after the last, first column, column after the last.
 Rect = tuple[int, int, int, int]
@@ -173,7 +175,8 @@ class Cells:
             return self.part(row, col, y, x)
         with self._lock:
             whole = [(0, pixels.shape[0], 0, pixels.shape[1])]
-            cell.unread = without(whole if cell.unread is None else cell.unread, place)
+            left = without(whole if cell.unread is None else cell.unread, place)
+            cell.unread = left if len(left) <= _RECTS else cell.unread
         return pixels[y, x]
 
     def _waited_for(self, row: int, col: int) -> Cell:

@@ -31,23 +31,26 @@ class Judged:
     clipped: str = ""
 
 
-class SaturatedPixel(Exception):  # noqa: N818  no error, but a way out
-    """A pixel was met that reaches an end of its type, where none was presumed to."""
+class UnexpectedPixel(Exception):  # noqa: N818  no error, but a way out
+    """A pixel was met that is saturated or not finite, where none was presumed to be."""
 
 
+@dataclass(frozen=True)
 class Looker:
-    """Looks for saturated pixels in what is read of an array, in the part of it that is used."""
+    """Looks for saturated pixels, and those that are not finite, in what is read of a part of an array."""
 
-    def __init__(self, used: Rect, ends: tuple[float, float] | None) -> None:
-        self.used, self.ends = used, ends
+    used: Rect
+    ends: tuple[float, float] | None
+    finite: bool
 
     def __call__(self, place: Rect, pixels: npt.NDArray[Any]) -> None:
         """Look at pixels that stand at a place."""
         both = common(self.used, place)
-        if both is not None and self.ends is not None:
-            rows, cols = slice(both[0] - place[0], both[1] - place[0]), slice(both[2] - place[2], both[3] - place[2])
-            if reaches(pixels[rows, cols], self.ends).any():
-                raise SaturatedPixel
+        if both is not None:
+            some = pixels[both[0] - place[0] : both[1] - place[0], both[2] - place[2] : both[3] - place[2]]
+            unexpected = self.ends is not None and reaches(some, self.ends).any()
+            if unexpected or (self.finite and not np.isfinite(some).all()):
+                raise UnexpectedPixel
 
 
 class _Kept:
@@ -172,11 +175,17 @@ def as_mask(value: object, shape: tuple[int, ...], name: str) -> Mask | None:
     """Return a mask of a shape, or say why it is none."""
     if value is None:
         return None
-    mask = np.asarray(value)
+    mask = _whole(value)
     if mask.dtype.kind not in "biu":
         msg = f"got {name} of dtype {mask.dtype}, need bool (True where a pixel is excluded); write {name} != 0"
         raise TypeError(msg)
     return broadcast(mask if mask.dtype == np.bool_ else mask != 0, shape, name)
+
+
+def _whole(value: Any) -> npt.NDArray[Any]:
+    """Return all of an array, of one that can only be sliced, too."""
+    sliced = hasattr(value, "shape") and hasattr(value, "dtype") and not hasattr(value, "__array__")
+    return np.asarray(value[(slice(None),) * len(value.shape)] if sliced else value)
 
 
 def as_weights(value: object, shape: tuple[int, ...], excluded: Mask | None) -> npt.NDArray[np.float64] | None:
@@ -185,7 +194,7 @@ def as_weights(value: object, shape: tuple[int, ...], excluded: Mask | None) -> 
         return None
     if isinstance(value, np.ma.MaskedArray):
         value = value.filled(0)
-    given = np.asarray(value)
+    given = _whole(value)
     if given.dtype.kind not in "biuf":
         msg = f"got weights of dtype {given.dtype}, need real numbers: the inverse variance of each target pixel"
         raise TypeError(msg)

@@ -14,9 +14,10 @@ from ..core.mode import require_determined, require_pixels
 from ..core.model import Model, Selection, as_ends
 from ..core.validation import as_list
 from ..core.variation import AUTO, Variation
-from .chunked import Plane, behind, planes, require_same_axes, watched
+from .cells import Rect
+from .chunked import Chunked, Plane, behind, planes, require_same_axes, watched
 from .complex_parts import apart
-from .masking import Judged, Looker, PlaneSelection, SaturatedPixel, unmasked
+from .masking import Judged, Looker, PlaneSelection, UnexpectedPixel, unmasked
 from .observation import (
     NUMBERS,
     REAL,
@@ -29,7 +30,7 @@ from .observation import (
     target_reader,
     varied,
 )
-from .saturation import with_saturated
+from .saturation import Saturated, with_saturated
 from .volumes import VolumeSelection, as_volumes, lay_volume
 from .volumes import require_determined as require_determined_volumes
 
@@ -205,23 +206,36 @@ class FitPlan:
         return dataclasses.replace(self, model=model, groups=groups)
 
     def presuming(self, group: int, work: "Callable[[FitPlan], Result]") -> Result:
-        """Return what `work` makes of this plan, no pixel of stored targets being saturated until one is seen."""
-        observations, saturated = self.groups[group], self.selection.saturated
-        stored = [[behind(r.array)[0] for r in one.targets] for one in observations]
-        targets = [array for own in stored for array in own if array is not None and array.cells.kept]
-        ends = {id(a): as_ends(saturated, a.dtype) for a in targets}
-        plain = self.numbers == "real" and all(one.plane is None for one in observations)
-        if not plain or not targets or len(targets) < sum(map(len, stored)) or not any(ends.values()):
+        """Return what `work` makes of this plan, no stored pixel being saturated, or NaN to be masked, until one is seen."""
+        observations, given, lazy = self.groups[group], self.selection, self.masked[0]
+        if self.numbers != "real" or any(one.plane is not None for one in observations):
             return work(self)
-        looks = []
-        for one, arrays in zip(observations, stored, strict=True):
+        nan, both = given.nan == "mask", lazy if isinstance(lazy, list) else [lazy]
+        highs = [one.high for one in both if isinstance(one, Saturated)]
+        looks: list[tuple[Chunked, Looker, Rect]] = []
+        for one in observations:
             rows, cols = one.geometry.used
             used = rows.start, rows.stop, cols.start, cols.stop
-            looks += [(array, Looker(used, ends[id(array)]), used) for array in arrays if array is not None]
+            for reader in (*one.sources, *one.targets):
+                (height, width), dtype = reader.array.shape, np.dtype(reader.array.dtype)
+                target = any(reader is t for t in one.targets)
+                ends = as_ends(given.saturated, dtype) if target else (-np.inf, highs[0]) if highs else None
+                look = Looker(used if target else (0, height, 0, width), ends, nan and dtype.kind == "f")
+                if ends is None and not look.finite:
+                    continue
+                stored = behind(reader.array)[0]
+                if stored is None or not stored.cells.kept:
+                    return work(self)
+                looks.append((stored, look, used if target else (0, 0, 0, 0)))
+        if not looks:
+            return work(self)
+        selection = dataclasses.replace(given, saturated=None, nan="error")
+        known = [None if isinstance(one, Saturated) else one for one in both]
+        image_masked = None if all(one is None for one in known) else known if isinstance(lazy, list) else known[0]
         try:
             with watched(looks):
-                return work(dataclasses.replace(self, selection=dataclasses.replace(self.selection, saturated=None)))
-        except SaturatedPixel:
+                return work(dataclasses.replace(self, selection=selection, masked=(image_masked, self.masked[1])))
+        except UnexpectedPixel:
             return work(self)
 
     def _ends(self, dtype: np.dtype[Any]) -> bool:

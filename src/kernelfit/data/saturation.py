@@ -1,6 +1,8 @@
 """Image pixels that are saturated, from a value on that is said."""
 
+import functools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,8 @@ _MOST = 0.1  # of an image's pixels
 _BLOCK = 2**20  # pixels looked at a time
 
 
-class _Saturated:
-    """Where an array that is stored is saturated, read when asked for."""
+class Saturated:
+    """Where an array that is stored is saturated, read when asked for; nowhere, if that is of too many pixels."""
 
     dtype = np.dtype(bool)
 
@@ -24,24 +26,34 @@ class _Saturated:
         self.shape: tuple[int, ...] = tuple(array.shape)
         self.ndim = len(self.shape)
 
+    def _bands(self) -> "Iterator[tuple[slice, Mask]]":
+        """Yield where it is, whole chunks of rows at a time."""
+        chunks = getattr(self.array, "chunks", None) or (1,)
+        step = max(int(chunks[0]), _BLOCK // max(1, math.prod(self.shape[1:])))
+        for at in range(0, self.shape[0], step):
+            band = slice(at, min(at + step, self.shape[0]))
+            yield band, np.asarray(np.asarray(self.array[(band, *[slice(None)] * (self.ndim - 1))]) >= self.high)
+
+    @functools.cached_property
+    def few(self) -> bool:
+        """Whether some pixels are saturated, but few."""
+        return _few(sum(int(np.count_nonzero(hit)) for _, hit in self._bands()), self.shape)
+
     def __getitem__(self, key: Any) -> Mask:
         """Return a part."""
-        return np.asarray(np.asarray(self.array[key]) >= self.high)
+        hit = np.asarray(np.asarray(self.array[key]) >= self.high)
+        return hit if self.few else np.zeros_like(hit)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         """Return all of it."""
-        return np.asarray(self[(slice(None),) * self.ndim], dtype)
+        whole = np.empty(self.shape, bool)
+        for band, hit in self._bands():
+            whole[band] = hit
+        return np.asarray(whole & _few(int(np.count_nonzero(whole)), self.shape), dtype)
 
 
-def _count(hit: Any) -> int:
-    """Return how many pixels are saturated; what is stored is read in bands of whole chunks."""
-    if not isinstance(hit, _Saturated):
-        return int(np.asarray(hit.sum()))
-    chunks = getattr(hit.array, "chunks", None) or (1,)
-    step = max(int(chunks[0]), _BLOCK // max(1, math.prod(hit.shape[1:])))
-    rest = (slice(None),) * (hit.ndim - 1)
-    bands = (slice(at, min(at + step, hit.shape[0])) for at in range(0, hit.shape[0], step))
-    return sum(int(np.count_nonzero(hit[(band, *rest)])) for band in bands)
+def _few(count: int, shape: tuple[int, ...]) -> bool:
+    return 0 < count <= _MOST * math.prod(shape)
 
 
 def with_saturated(image: Any, masked: Any, selection: Selection) -> Any:
@@ -57,11 +69,10 @@ def with_saturated(image: Any, masked: Any, selection: Selection) -> Any:
             return bad
         array = array if hasattr(array, "shape") else np.asarray(array)
         high = in_type(ends[1], array.dtype)
-        try:
-            hit: Any = _Saturated(array, high) if isinstance(array, np.memmap) else array >= high
-        except TypeError:  # what can only be sliced
-            hit = _Saturated(array, high)
-        if not 0 < _count(hit) <= _MOST * math.prod(hit.shape):
+        if not isinstance(array, np.ndarray) and getattr(array, "__dask_graph__", lambda: None)() is None:
+            return Saturated(array, high)  # it is looked at as it is read (`FitPlan.presuming`)
+        hit: Any = Saturated(array, high) if isinstance(array, np.memmap) else array >= high
+        if not (hit.few if isinstance(hit, Saturated) else _few(int(np.asarray(hit.sum())), hit.shape)):
             return bad
         return hit if bad is None else bad | hit
 

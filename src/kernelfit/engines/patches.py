@@ -32,8 +32,8 @@ BAND = 2**19
 # Nanoseconds on one core, from benchmarks/calibrate.py: a multiply-add of a product of patches, a number gathered.
 MULTIPLY_NS = 0.022
 GATHER_NS = 0.7
-# Nanoseconds to read a patch by itself, and a pixel of a whole band.
-READ_NS = 300.0
+# Nanoseconds to read a patch by itself from an array in memory and from anything else, and a pixel of a whole band.
+READ_NS, _READ_ELSEWHERE_NS = 300.0, 20000.0
 _BAND_NS = 2.0
 
 
@@ -216,7 +216,8 @@ class _Part:
             return
         observation, (n_y, n_x), n_cols = self.observation, self.kernel, self.observation.size[1]
         long = runs.lengths >= self.least
-        if not long.any() and int(runs.lengths.sum()) * READ_NS < height * n_cols * _BAND_NS:
+        each = READ_NS if all(isinstance(s.array, np.ndarray) for s in observation.sources) else _READ_ELSEWHERE_NS
+        if not long.any() and int(runs.lengths.sum()) * each < height * n_cols * _BAND_NS:
             for rows, cols, values in _chunks(runs.pixels()):  # too few to read the band for them
                 n, patches = len(rows), read_one_by_one(observation.sources, row + rows, cols, self.kernel)
                 self.rows[: patches.shape[1], :n] = patches.T

@@ -39,6 +39,14 @@ class TileFits:
 
 def fit_tiles(plan: FitPlan, settings: Settings, tiles: object, overlap: object, strength: float) -> TileFits:
     """Find the kernels of the tiles of a grid, with a penalty on the differences of neighbours of some strength."""
+
+    def work(plan: FitPlan) -> TileFits:
+        return _fit_tiles(plan, settings, tiles, overlap, strength)
+
+    return work(plan) if len(plan.groups) > 1 else plan.presuming(0, work)
+
+
+def _fit_tiles(plan: FitPlan, settings: Settings, tiles: object, overlap: object, strength: float) -> TileFits:
     noise, execution = settings.noise, settings.execution
     features = requirements.features_of(plan, noise, settings.solver, execution, "tiles")
     features |= {"smoothness": f"smoothness={strength:g}"} if strength > 0 else {}
