@@ -36,7 +36,8 @@ class MaskedBlocks:
         target = observation.targets[0]
 
         def readers(like: Reader, name: str, kinds: str, need: str, *values: object) -> tuple[Reader, ...]:
-            arrays = [_laid(v, like.array.shape, name, kinds, need) for v in values if v is not None and getattr(v, "few", True)]
+            some = [v for v in values if v is not None and getattr(v, "few", True)]
+            arrays = [_laid(v, like.array.shape, name, kinds, need) for v in some]
             return tuple(dataclasses.replace(like, array=a, fillvalue=0.0, weight=None) for a in arrays)
 
         marks = "biu", "bool (True where a pixel is excluded)"

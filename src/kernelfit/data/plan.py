@@ -206,7 +206,7 @@ class FitPlan:
         return dataclasses.replace(self, model=model, groups=groups)
 
     def presuming(self, group: int, work: "Callable[[FitPlan], Result]") -> Result:
-        """Return what `work` makes of this plan, no stored pixel being saturated, or NaN to be masked, until one is seen."""
+        """Return what `work` makes of this plan, no stored pixel being saturated, or NaN, until one is seen."""
         observations, given, lazy = self.groups[group], self.selection, self.masked[0]
         if self.numbers != "real" or any(one.plane is not None for one in observations):
             return work(self)
