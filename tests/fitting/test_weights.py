@@ -10,7 +10,7 @@ import scipy.signal
 import kernelfit
 import naive
 from helpers import SCENES, assert_close, grid, observe, planned, selected, weighted_fit
-from kernelfit import Verdict, accumulate, apply_kernel, find_kernel
+from kernelfit import Verdict, accumulate, accumulate_stream, apply_kernel, find_kernel
 from kernelfit.compiled import patch_sums
 from kernelfit.core.background import Background
 from kernelfit.core.model import PixelVariance
@@ -542,10 +542,47 @@ def test_a_target_most_of_which_is_cut_off_is_not_solved(dtype, weights):
     given = None if weights is None else 0.5 + rng.random(target.shape)
     fit = find_kernel(image, target, (3, 4), weights=given)
     assert Verdict.NONLINEAR in {f.verdict for f in fit.findings} and not fit.verdict.ok
+    if given is None:
+        streamed = accumulate_stream([(image, target)], (3, 4), block=20).solve()
+        assert Verdict.NONLINEAR in {f.verdict for f in streamed.findings} and not streamed.verdict.ok
     dots = np.zeros((43, 57))
     dots[5::9, 4::11] = 200  # of which the kernel makes zeros nearly everywhere
     sparse = np.rint(apply_kernel(dots, np.abs(kernel) / 20, boundary="symm")).astype(dtype)
     assert Verdict.NONLINEAR not in {f.verdict for f in find_kernel(dots, sparse, (3, 4), weights=given).findings}
+
+
+def test_a_target_that_is_white_everywhere_tells_of_no_kernel():
+    image = np.full((33, 41), 20.0)
+    image[11, 17] = 200
+    kernel = np.full((3, 4), 0.02)
+    kernel[1, 2] = -0.6
+    target = np.clip(np.rint(apply_kernel(image, kernel, boundary="wrap") + 300), 0, 255).astype("u1")
+    streamed = accumulate_stream([(image, target)], (3, 4), background=0, block=20).solve()
+    for fit in (find_kernel(image, target, (3, 4), background=0), streamed):
+        assert Verdict.NONLINEAR in {f.verdict for f in fit.findings} and not fit.verdict.ok
+
+
+@grid("seed", range(3), 3)
+@pytest.mark.parametrize("errors", ["plain", "sandwich"])
+def test_where_noise_decides_what_is_cut_off_a_fit_is_not_solved(seed, errors):
+    """What is left of pixels predicted near an end is brighter than they are; masked by their prediction it is well."""
+    rng = np.random.default_rng(seed)
+    image = np.clip(
+        180 * scipy.ndimage.gaussian_filter(rng.normal(size=(90, 110)), 3) + 3 * rng.normal(size=(90, 110)), 0, None
+    )
+    kernel = np.outer([1, 2, 1], [1, 2, 3, 2]) / 32
+    made = apply_kernel(image, kernel, boundary="symm")
+
+    def off(fit):
+        away = (fit.kernel - kernel).ravel()
+        return away @ np.linalg.solve(fit.covariance(), away) / away.size
+
+    target = np.clip(np.rint(made - 2 + 1.5 * rng.normal(size=made.shape)), 0, 255).astype("u1")
+    fit = find_kernel(image, target, (3, 4), background=0, errors=errors)
+    assert Verdict.NONLINEAR in {f.verdict for f in fit.findings} and not fit.verdict.ok
+    assert off(fit) > 5
+    well = find_kernel(image, target, (3, 4), background=0, errors=errors, mask=(made < 10) | (made > 248))
+    assert well.verdict is Verdict.SOLVED and off(well) < 3
 
 
 @pytest.mark.parametrize("values", [(0, 1), (7, 255), (0, 255)], ids=str)

@@ -29,6 +29,7 @@ class Judged:
     item: WeightedObservation
     notes: tuple[str, ...]
     clipped: str = ""
+    alone: bool = False
 
 
 class UnexpectedPixel(Exception):  # noqa: N818  no error, but a way out
@@ -271,6 +272,17 @@ def count_at_ends(array: Any, place: tuple[slice, slice], ends: tuple[float, flo
     )
 
 
+def between_ends(arrays: Sequence[Any]) -> bool:
+    """Return whether most of some images is neither black nor white; stored ones are looked at in some rows."""
+    parts = []
+    for array in arrays:
+        rows = np.linspace(0, array.shape[0] - 1, min(array.shape[0], 1 + _BLOCK // array.shape[1])).astype(int)
+        parts += [np.asarray(array[r : r + 1]).ravel() for r in rows]
+    seen = np.concatenate(parts)
+    ends = [0, seen.max(), *((np.iinfo(seen.dtype).max,) if seen.dtype.kind in "iu" else ())]
+    return bool(np.mean(np.isin(seen, ends)) < 0.5)
+
+
 def _alike(array: Any, place: tuple[slice, slice], ends: tuple[float, float]) -> bool:
     """Return whether the pixels between two ends have one value, as in pictures of black and white."""
     rows, cols = place
@@ -318,7 +330,7 @@ def judge(observation: Observation, selection: PlaneSelection, *, part: bool = F
     place = plan.used
     where = f" in {observation.where}" if observation.where else ""
     notes: list[str] = []
-    clipped = ""
+    clipped, alone = "", False
     excluded: Mask | None = None
 
     def exclude(more: Mask | None, what: str) -> None:
@@ -360,6 +372,7 @@ def judge(observation: Observation, selection: PlaneSelection, *, part: bool = F
             few = counted < max(0.05 * plan.n_pixels, 10 * plan.n_taps)
             why = "being nearly all of it" if few else "all others being alike" if _alike(target, place, ends) else None
         if why is not None:
+            alone = few and between_ends([reader.array for reader in observation.sources])
             clipped = f"{count} of {plan.n_pixels} target pixels{where} stand at the ends of {target.dtype}'s range"
             notes.append(
                 f"{count} of {plan.n_pixels} target pixels{where} stand at the ends of {target.dtype}'s range; "
@@ -389,7 +402,7 @@ def judge(observation: Observation, selection: PlaneSelection, *, part: bool = F
         excluded = None
     if given is None and excluded is None and not any(bad is not None and bad.any() for bad in bad_images):
         return (
-            Judged(WeightedObservation(observation, np.broadcast_to(np.True_, plan.size)), tuple(notes), clipped)
+            Judged(WeightedObservation(observation, np.broadcast_to(np.True_, plan.size)), tuple(notes), clipped, alone)
             if notes
             else None
         )
@@ -406,7 +419,7 @@ def judge(observation: Observation, selection: PlaneSelection, *, part: bool = F
         msg = f"got a mask or weights{where} that leave none of {plan.n_pixels} target pixels; need some that count"
         raise ValueError(msg)
     item = WeightedObservation(dataclasses.replace(observation, sources=sources, targets=(result,)), final)
-    return Judged(item, tuple(notes), clipped)
+    return Judged(item, tuple(notes), clipped, alone)
 
 
 def zeroed(reader: Reader, excluded: Mask) -> Reader:

@@ -32,6 +32,8 @@ _BYTES = 2
 _SUSPICIOUS = 1 / 40
 #: Bytes of a number of so many digits that nobody counts them; units of the last place that noise must come near to.
 _DOUBLE, _NEAR = 8, 4.0
+#: Shares of the pixels that do not count, and of the others that are predicted so many standard deviations from an end.
+_CUT, _BESIDE, _SO_NEAR = 0.1, 0.1, 1.5
 #: Share of the pixels that must lie a whole range away, and of the large residuals that must.
 _FEWEST = 0.002
 _MOST_OF = 0.7
@@ -57,6 +59,7 @@ def judged(
         return fit
     fit = dataclasses.replace(fit, rounding=rounding_of(fit))
     fit = _with_scatter(with_rounding(_without_alarm(fit)), observations, target, weights)
+    fit = with_finding(fit, _cut_through(fit, observations, target, weights))
     dtype = next(iter(types))
     extent = 2.0 ** (8 * dtype.itemsize)
     if len(types) > 1 or dtype.itemsize > _BYTES or not fit.rss > (_SUSPICIOUS * extent) ** 2 * fit.n_pixels:
@@ -66,6 +69,29 @@ def judged(
         return fit
     detail = f"about {100 * share:.2g} % of the target lies {extent:.0f} from its prediction"
     return with_finding(fit, Finding(Verdict.WRAPPED, detail))
+
+
+def _cut_through(
+    fit: Estimate, observations: Sequence[Observation], target: int, weights: Sequence[Weights] | None
+) -> Finding | None:
+    """Say if noise decides which of many pixels at an end of the type count: those that do are off to one side."""
+    if weights is None or not fit.noise_std > _RANDOM * fit.rounding:
+        return None
+    some, own = sampled([of_target(p, target) for p in observations], weights)
+    near = counted = n_pixels = 0
+    for observation, part in tiles.read(some, fit, own, trimmed=False):
+        ends, root = np.iinfo(observation.targets[0].array.dtype), tiles.root_of(part, part.known)[part.known]
+        values, left = part.targets[part.known] / root, part.left[part.known]
+        gaps = ((1, values - ends.min), (-1, ends.max - values))  # an end of which some pixels count cuts nothing off
+        near += sum(np.count_nonzero(g * root - s * left < _SO_NEAR * fit.noise_std) for s, g in gaps if g.min() > 0)
+        counted, n_pixels = counted + len(values), n_pixels + part.known.size
+    if not (counted < (1 - _CUT) * n_pixels and near > _BESIDE * counted):
+        return None
+    detail = (
+        f"{1 - counted / n_pixels:.0%} of the target do not count, and {near / counted:.0%} of the others are predicted"
+        " so near to an end of its type that they count by what noise made of them: mask= what is predicted there"
+    )
+    return Finding(Verdict.NONLINEAR, detail)
 
 
 def rounding_of(fit: Estimate) -> float:

@@ -26,6 +26,7 @@ from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
 from ..data import blocks
 from ..data.blocks import Box
+from ..data.masking import between_ends
 from ..data.observation import Observation, Plane, WeightedObservation, Weights
 from ..data.reader import Reader
 from ..data.volumes import along
@@ -33,10 +34,12 @@ from ..diagnostics import quantization, samples, whiteness
 from ..solvers.errors_in_variables import at_the_pixels, finish, shared, take_off
 from ..solvers.least_squares import Solver
 from ..solvers.sandwich import with_scores
-from .pipeline import solved
+from .pipeline import solved, with_clipped
 
 #: Tiles are kept up to about so many pixels of the target, and up to so many tiles.
 _MOST_PIXELS, _MOST_TILES = 2**16, 64
+#: Share of the target's pixels at the ends of its type from which on it seems to be cut off.
+_CUT_OFF = 0.95
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,6 +290,20 @@ def estimated(stats: NormalEquations, context: Context, solver: Solver) -> Estim
     return raised(_looked_at(estimate, stats, context))
 
 
+def _clipped(tiles: Sequence[Tile]) -> list[str]:
+    """Say that nearly all of integer targets stand at the ends of their type, and count."""
+    at_ends = counted = 0
+    for tile in tiles:
+        reader = tile.observation.targets[0]
+        if reader.array.dtype.kind not in "iu":
+            return []
+        ends, values = np.iinfo(reader.array.dtype), reader.block(0, 0, tile.observation.size)[tile.item.weights > 0]
+        at_ends += np.count_nonzero((values <= ends.min) | (values >= ends.max))
+        counted += values.size
+    words = f"{at_ends} of {counted} target pixels looked at stand at the ends of their type's range"
+    return [words] if at_ends > _CUT_OFF * counted else []
+
+
 def _looked_at(estimate: Estimate, stats: NormalEquations, context: Context) -> Estimate:
     """Return an estimate with what the residual of the tiles says, or that none was looked at."""
     tiles = context.tiles
@@ -307,6 +324,9 @@ def _looked_at(estimate: Estimate, stats: NormalEquations, context: Context) -> 
         seen = dataclasses.replace(seen, background=dataclasses.replace(estimate.background, coefficients=own))
     seen = whiteness.look(observations, seen, weights, most=context.outlier, declared=context.declared, level=level)
     seen = quantization.judged(seen, observations, 0, 1, weights)
+    if clipped := _clipped(tiles):
+        alone = between_ends([reader.array for one in observations for reader in one.sources])
+        seen = with_clipped(seen, clipped, alone)
     notes = seen.notes
     if stats.convention.boundary is not None and stats.convention.mode != "valid":
         notes = (*notes, "the declared boundary was not held against the edges, whose pixels are not kept")

@@ -332,15 +332,18 @@ def fit_weighted(judged: Sequence[Judged], choice: Choice, settings: Settings, s
         declared=bool(model.slope) and loss is None,
         edges=settings.edges and not told and loss is None,
     )
-    estimate = with_clipped(estimate, [j.clipped for j in judged if j.clipped])
+    estimate = with_clipped(estimate, [j.clipped for j in judged if j.clipped], any(j.alone for j in judged))
     if volumes is not None:
         estimate = dataclasses.replace(estimate, weights=volumes[0] if len(volumes) == 1 else volumes)
     return Fitted(estimate, stats, found.eliminations)
 
 
-def with_clipped(estimate: Estimate, clipped: Sequence[str]) -> Estimate:
-    """Say that values were cut off where nearly all stand at the ends of their type, and more than rounding is left."""
-    if not clipped or not estimate.noise_std > _CLIPPED * estimate.rounding > 0:
+def with_clipped(estimate: Estimate, clipped: Sequence[str], alone: bool = False) -> Estimate:
+    """Say that values were cut off where nearly all stand at the ends of their type.
+
+    That is so where more than rounding is left, or where the target stands there `alone`, the image elsewhere.
+    """
+    if not clipped or not (alone or estimate.noise_std > _CLIPPED * estimate.rounding > 0):
         return estimate
     return with_finding(estimate, Finding(Verdict.NONLINEAR, f"{'; '.join(clipped)}, where they seem to be cut off"))
 
