@@ -6,6 +6,7 @@ import weakref
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import scipy.signal
 
 import naive
@@ -129,6 +130,22 @@ def test_the_balance_is_near_the_best(sigma, noise):
         psnr(restoration.wiener(target, kernel, b, clip=False), image) for b in 10.0 ** np.arange(-4, 1.1, 0.5)
     )
     assert found > theirs
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("boundary", ["wrap", None])
+def test_the_scale_of_the_kernel_is_that_of_the_image_and_nothing_else(boundary, dtype):
+    rng = np.random.default_rng(0)
+    image = 40 * scipy.ndimage.gaussian_filter(rng.normal(size=(60, 71)), 1.5) + 100
+    kernel = np.outer([1, 2, 1], [1, 2, 3, 2]) / 32
+    target = apply_kernel(image, kernel, boundary=boundary or "symm") + 0.3 * rng.normal(size=image.shape)
+    target, mask = target.astype(dtype), rng.random(image.shape) < 0.05
+    words = [{}, {"balance": 1e-4}, {"mask": mask}] + ([{"edges": "fade"}] if boundary is None else [])
+    for some in words:
+        found = deconvolve(target, kernel, boundary=boundary, **some)
+        for scale in (2.0**-40, 2.0**20):
+            other = deconvolve(target, scale * kernel, boundary=boundary, **some)
+            assert np.array_equal(scale * other, found)
 
 
 def test_no_frame_rings():

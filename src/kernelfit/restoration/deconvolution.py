@@ -196,7 +196,7 @@ def deconvolve(
             inpainting.warn_of_dead_lines(part, side)
         # under "identity" pixels that nobody saw are pulled to zero, which is worse than what fades
         fades = boundary == "wrap" or edges == "fade" or penalty == "identity" or given == 0
-        if not solve and (fades or not _rings(restored, y, side)):
+        if not solve and (fades or not _rings(restored, y, k)):
             return restored
     if boundary is None:
         size = _period(y.shape, reach, room=2, unit=16)
@@ -210,11 +210,11 @@ def _judged(value: object, name: str, *, deep: bool) -> npt.NDArray[Any]:
     return np.asarray(np.stack(as_volume(value, name)) if deep else as_image(value, name, NUMBERS))
 
 
-def _rings(restored: npt.NDArray[Any], y: npt.NDArray[Any], side: tuple[int, ...]) -> bool:
+def _rings(restored: npt.NDArray[Any], y: npt.NDArray[Any], k: npt.NDArray[Any]) -> bool:
     """Say whether edges spoil a restored image, or a part of it that is more than rounding."""
-    least = 1e-6 * float(np.abs(y).max())
+    least, gain = 1e-6 * float(np.abs(y).max()), float(np.abs(k).sum())
     both = zip(parts_of(restored), parts_of(y), strict=True)
-    return any(inpainting.rings(one, own, side) for one, own in both if float(np.abs(own).max()) > least)
+    return any(inpainting.rings(one, own, k.shape, gain) for one, own in both if float(np.abs(own).max()) > least)
 
 
 def _solved(

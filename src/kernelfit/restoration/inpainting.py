@@ -78,8 +78,13 @@ def _dot(a: Array, b: Array) -> float:
     return float((a.real * b.real).sum() + (a.imag * b.imag).sum()) if a.dtype.kind == "c" else float((a * b).sum())
 
 
-def rings(restored: npt.NDArray[np.generic], target: npt.NDArray[np.generic], side: tuple[int, ...]) -> bool:
-    """Say whether a restored frame is rougher than its inside by more than the target's is, or far stronger."""
+def rings(
+    restored: npt.NDArray[np.generic], target: npt.NDArray[np.generic], side: tuple[int, ...], gain: float = 1.0
+) -> bool:
+    """Say whether a restored frame is rougher than its inside by more than the target's is, or far stronger.
+
+    By the `gain`, the sum of the kernel's magnitudes, the target is larger than the image by what scales the kernel.
+    """
     if min(n - 4 * k for n, k in zip(target.shape, side, strict=True)) < _LINES:
         return True
     if target.ndim == 3:
@@ -88,7 +93,7 @@ def rings(restored: npt.NDArray[np.generic], target: npt.NDArray[np.generic], si
         level = max(their_edge, their_inside) or 1.0  # so that no product overflows
         return (
             edge * (their_inside / level) > _STEEPER * inside * (their_edge / level)
-            or contrast > _WIDER**2 * their_contrast
+            or gain * contrast * gain > _WIDER**2 * their_contrast
         )
     from ..compiled import spectra
 
@@ -96,7 +101,7 @@ def rings(restored: npt.NDArray[np.generic], target: npt.NDArray[np.generic], si
     for image, found in ((restored, ours), (target, theirs)):
         spectra.roughness(image, side[0], side[1], _LINES, found)
     edge, inside = theirs[:2] / (theirs[:2].max() or 1.0)  # so that no product overflows
-    return bool(ours[0] * inside > _STEEPER * ours[1] * edge or ours[3] > _WIDER**2 * theirs[3])
+    return bool(ours[0] * inside > _STEEPER * ours[1] * edge or gain * ours[3] * gain > _WIDER**2 * theirs[3])
 
 
 def _roughness(volume: npt.NDArray[Any], side: tuple[int, ...]) -> tuple[float, float]:
