@@ -83,7 +83,7 @@ def _cut_through(
         ends, root = np.iinfo(observation.targets[0].array.dtype), tiles.root_of(part, part.known)[part.known]
         values, left = part.targets[part.known] / root, part.left[part.known]
         gaps = ((1, values - ends.min), (-1, ends.max - values))  # an end of which some pixels count cuts nothing off
-        near += sum(np.count_nonzero(g * root - s * left < _SO_NEAR * fit.noise_std) for s, g in gaps if g.min() > 0)
+        near += int(sum((g * root - s * left < _SO_NEAR * fit.noise_std).sum() for s, g in gaps if g.min() > 0))
         counted, n_pixels = counted + len(values), n_pixels + part.known.size
     if not (counted < (1 - _CUT) * n_pixels and near > _BESIDE * counted):
         return None

@@ -298,7 +298,7 @@ def _clipped(tiles: Sequence[Tile]) -> list[str]:
         if reader.array.dtype.kind not in "iu":
             return []
         ends, values = np.iinfo(reader.array.dtype), reader.block(0, 0, tile.observation.size)[tile.item.weights > 0]
-        at_ends += np.count_nonzero((values <= ends.min) | (values >= ends.max))
+        at_ends += int(((values <= ends.min) | (values >= ends.max)).sum())
         counted += values.size
     words = f"{at_ends} of {counted} target pixels looked at stand at the ends of their type's range"
     return [words] if at_ends > _CUT_OFF * counted else []
