@@ -76,7 +76,7 @@ ROOMS = {
         ("data/blocks.py", "shares = (0.0, 0.5, 1.0)", "shares = (0.0,)", "a_stream_of_which")],
     "cli/test_commands.py": [
         ("imageio/write.py", "(rounded < 0) | (rounded > top)", "rounded > top", "values_below_zero"),
-        ("cli/commands.py", 'held.convention is not None and mode == "same":', "held.convention is not None:",
+        ("cli/arguments.py", 'conv.origin if mode == "same" else None', "conv.origin",
          "a_kernel_off_its_centre")],
     "api/test_dask_checkpoint.py": [
         ("fitting/dask_checkpoint.py", 'if state.digest not in ("", known.hexdigest()):', "if False:", "another_call"),
@@ -157,7 +157,7 @@ ROOMS = {
         ("engines/weighted.py", "total = weight * whole", "total = 1.0 * whole"),
         ("engines/weighted_iteration.py", "if off > _ROUGH:", "if off > 1e9:", "iteration_is_off"),
         ("engines/sampled_gram.py", "np.sqrt(slow), -1.0)", "ones, -1.0)"),
-        ("fitting/photon_weights.py", "observed - left, observed, floor", "observed, observed, floor"),
+        ("fitting/noise_model.py", "observed - left, observed, floor", "observed, observed, floor"),
         ("engines/sampling.py", "np.sqrt(part.weights / chance[own])", "np.sqrt(part.weights)",
          "a_sample_holds_patches"),
         ("data/masking.py", "max(0.05 * plan.n_pixels", "max(0.95 * plan.n_pixels", "saturated_pixels_are"),

@@ -8,7 +8,7 @@ import kernelfit
 import naive
 from helpers import assert_close
 from kernelfit.core.field import Field
-from kernelfit.engines.variance import propagated
+from kernelfit.engines.forward import propagated
 from kernelfit.restoration import decorrelation
 
 SHAPE = (110, 140)

@@ -169,7 +169,6 @@ class Audit:
 
 
 def _signed(number: Measured) -> str:
-    """Return a number behind its sign."""
     return f"{'-' if number.value < 0 else '+'} {number._replace(value=abs(number.value))}"
 
 
@@ -234,8 +233,7 @@ def judged(
         if all(blocks):
             sized = " x ".join(map(str, strides))
             told.insert(
-                0,
-                f"target pixels stand in the middle of blocks of {sized} pixels, as programs that resize have it",
+                0, f"target pixels stand in the middle of blocks of {sized} pixels, as programs that resize have it"
             )
     return Audit(
         outcome,
@@ -279,7 +277,6 @@ def _done(found: Adjustment, shift: Sequence[Measured], scale: Measured, added: 
 
 
 def _sentence(outcome: str, done: Sequence[str], steps: Sequence[AuditStep], share: float, by_chance: bool) -> str:
-    """Return the verdict in words."""
     listed = done[0] if len(done) == 1 else f"{', '.join(done[:-1])} and {done[-1]}" if done else ""
     before, after = (f"chi squared per degree of freedom is {step.chi2_per_dof:.4g}" for step in (steps[0], steps[-2]))
     if outcome == "as given":

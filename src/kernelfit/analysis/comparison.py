@@ -67,7 +67,6 @@ class Difference:
     freedom = renamed("freedom", "dof")
 
     def _lowered(self) -> "Difference":
-        """Return that of kernels of one row as that of signals' kernels."""
         tables = {"difference": self.difference[0], "stderr": self.stderr[0]}
         return dataclasses.replace(self, **tables, origin=self.origin[1:], largest=self.largest[1:])
 

@@ -181,7 +181,6 @@ def adjusted(evidence: Evidence, laid: Laid, orientation: str, offset: Shape) ->
 
 
 def _shifted(taps: Array, by: Array) -> Array:
-    """Return a kernel moved between its pixels."""
     return taps if not np.any(by) else np.asarray(scipy.ndimage.shift(taps, by, order=_ORDER, mode="constant"))
 
 

@@ -37,10 +37,7 @@ def apply(image):
     return made{stride}{background}
 '''
 _BODIES = {
-    "scipy": (
-        "import scipy.signal",
-        '    made = scipy.signal.correlate(image, KERNEL, mode="valid")',
-    ),
+    "scipy": ("import scipy.signal", '    made = scipy.signal.correlate(image, KERNEL, mode="valid")'),
     "opencv": (
         "import cv2",
         "    made = cv2.filter2D(image, cv2.CV_64F, KERNEL, anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)\n"
@@ -227,7 +224,6 @@ def as_map(labels: Labels | None, values: Array, places: tuple[Array, Array] | N
 
 
 def _python(fit: Estimate, taps: Array, tool: str) -> str:
-    """Return Python source."""
     conv, shape = fit.convention, taps.shape
     before = tuple(leading(conv, k, o) for k, o in zip(shape, conv.origin, strict=True))
     grow = [{"same": 0, "valid": 1 - k, "full": k - 1}.get(conv.mode, 0) for k in shape]
@@ -351,7 +347,6 @@ def _centred(taps: Array, before: tuple[int, ...]) -> Array:
 
 
 def _latex(fit: Estimate) -> str:
-    """Return a matrix of the taps, whole numbers where they are."""
     whole = as_integers(fit)
     if whole is not None and whole.probability < 1e-6:
         rows = [" & ".join(map(str, row)) for row in whole.numerators.tolist()]

@@ -89,10 +89,7 @@ class PsfMeasurements(Measurements):
 
 @one_blas_thread
 def measure_psf(
-    kernel: Estimate | npt.ArrayLike,
-    *,
-    origin: int | tuple[int, ...] | None = None,
-    operation: str | None = None,
+    kernel: Estimate | npt.ArrayLike, *, origin: int | tuple[int, ...] | None = None, operation: str | None = None
 ) -> PsfMeasurements | VolumePsfMeasurements:
     """Measure a kernel as a point spread function: sum, shift, widths, shape, encircled energy, MTF50.
 

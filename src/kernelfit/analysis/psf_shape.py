@@ -222,7 +222,6 @@ def half_response(frequencies: Array, places: Array, values: Array, total: float
 
 
 def _mtf50(taps: Array, axis: Array, slopes: bool) -> Functional:
-    """Return the frequency of half the response along an axis."""
     y, x = np.mgrid[: taps.shape[0], : taps.shape[1]]
     along = (y * axis[0] + x * axis[1]).ravel()
     return half_response(_FREQUENCIES, along, taps.ravel(), float(taps.sum()), slopes=slopes)
@@ -257,7 +256,6 @@ def encircled(
 
 
 def _radii(shape: PeakShape, center: Array, slopes: bool) -> list[Functional]:
-    """Return the radii about a centre that hold the fractions of the sum."""
     radius = np.hypot(shape.places[0][:, None] - center[0], shape.places[1] - center[1])
     spacing = shape.places[0][1] - shape.places[0][0]
     return encircled(radius, shape.surface, spacing, _RING, shape.by_taps if slopes else None)

@@ -56,7 +56,6 @@ def tiled(parts: list[Array]) -> Array:
 
 
 def _window(fit: Estimate, planes: Planes, side: int) -> npt.NDArray[Any]:
-    """Return one window."""
     conv, field = fit.convention, fit.convention.field
     functions: Sequence[Weight | None] = (None,) if field is None else field.weights
     kernels = fit.kernel.reshape(len(planes.sources), len(functions), *fit.kernel.shape[-2:])

@@ -34,7 +34,6 @@ class Comparison:
     ranked_by: str
 
     def _lowered(self) -> "Comparison":
-        """Return that of images of one row as that of signals."""
         return dataclasses.replace(self, fits=tuple(lowered(fit) for fit in self.fits))
 
     def __str__(self) -> str:

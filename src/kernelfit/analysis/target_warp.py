@@ -120,14 +120,11 @@ def homography(start: Array, end: Array) -> Array:
 
 
 def rendered(pattern: Array, warp: Warp, window: tuple[int, int, int, int], oversample: int, detail: int = 3) -> Array:
-    """Return what a window of the capture looks on, `oversample` times finer, NaN beyond the pattern.
-
-    Cells are squares of one value. Their mean is taken about several points of each fine pixel, which a windowed sine
-    brings down to fine pixels, so that nothing beyond their Nyquist frequency is folded back. Pixel (0, 0) of the
-    result is pixel (window[0], window[2]) of the capture; `window` holds first and last rows and columns. `detail` is
-    the number of points to a cell along an axis, or to two fine pixels where these are smaller.
-    """
-    from ..compiled.look_up import look_up
+    """Return what a window of the capture looks on, `oversample` times finer, NaN beyond the pattern."""
+    # Cells are squares of one value. Their mean is taken about several points of each fine pixel (`detail` to a cell
+    # along an axis, or to two fine pixels where these are smaller), which a windowed sine brings down to fine pixels,
+    # so that nothing beyond their Nyquist frequency is folded back. `window` holds first and last rows and columns.
+    from ..compiled.warp import look_up
 
     top, bottom, left, right = window
     middle = np.array([(top + bottom) / 2, (left + right) / 2])

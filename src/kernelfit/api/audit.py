@@ -157,7 +157,6 @@ _PLACE = ("shape", "origin", "stride", "offset")
 
 
 def _taps(kernel: Estimate | npt.ArrayLike) -> tuple[npt.NDArray[np.float64], Convention | None]:
-    """Return a kernel's taps, and its convention if it has one."""
     known = kernel.convention if isinstance(kernel, Estimate) else None
     taps = np.asarray(kernel.kernel if isinstance(kernel, Estimate) else as_array(kernel, "kernel"))
     if taps.dtype.kind == "c":

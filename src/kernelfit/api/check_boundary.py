@@ -292,7 +292,6 @@ def _inner(item: WeightedObservation, observation: Observation) -> WeightedObser
 
 
 def _weighted_fit(items: Items, workers: int) -> Estimate:
-    """Find the kernel of least squares."""
     judged = [masking.Judged(item, ()) for item in items]
     settings = pipeline.Settings(execution=Execution(workers=workers))
     return pipeline.fit_weighted(judged, Choice(engine_of(items[0].observation), ""), settings).estimate

@@ -118,7 +118,6 @@ class KernelMap:
         return export.map_to_xarray(self)
 
     def _lowered(self) -> "KernelMap":
-        """Return that of images of one row as that of signals."""
         tables = {name: getattr(self, name)[0][..., 0, :] for name in ("kernels", "stderr")}
         return dataclasses.replace(
             self,

@@ -96,7 +96,6 @@ class KernelRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         self.options = options
 
     def _of_images(self) -> bool:
-        """Say whether the kernel has two sides."""
         sides = self.shape if self.lags is None else self.lags
         nested = self.lags is not None and any(np.ndim(one) for one in self.lags)
         return nested or (self.lags is None and isinstance(sides, tuple | list) and len(sides) == 2)

@@ -393,7 +393,7 @@ class KernelFit(Estimate, Saved):
 
     def _repr_html_(self) -> str:
         """Return the result for a notebook: the verdict, the kernel as a picture, and the figures."""
-        from ..plotting.html import fit_html
+        from ..plotting.text import fit_html
 
         return fit_html(self)
 

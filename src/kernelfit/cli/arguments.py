@@ -3,6 +3,7 @@
 import argparse
 import math
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,10 @@ from ..core.model import as_ends
 from ..data import masking
 from ..imageio import read, write
 from ..imageio.planes import NoChannelsError
-from .options import BadCallError
+from .options import PENALTIES, BadCallError
 
 #: Arguments that are files, which no output may replace.
 _INPUTS = ("image", "target", "kernel", "mask", "image_mask", "weights", "science", "reference", "variance")
-_PENALTIES = ("ridge", "gradient", "laplacian", "biharmonic")
 
 
 def check_outputs(args: argparse.Namespace, *wanted: tuple[str | None, str, tuple[str, ...]]) -> list[Path | None]:
@@ -88,7 +88,9 @@ def read_planes(args: argparse.Namespace, *paths: str) -> tuple[list[Any], list[
     return images, ends
 
 
-def maps(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
+def maps(
+    args: argparse.Namespace, reader: Callable[[str], Any] | None = None, python: str = "read_image({!r})"
+) -> tuple[dict[str, Any], dict[str, str]]:
     """Read the masks and weights that are given as files; return them, and the Python that does."""
     found: dict[str, Any] = {}
     code: dict[str, str] = {}
@@ -99,12 +101,14 @@ def maps(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
         if path == "-":
             raise BadCallError(f"got - for --{name.replace('_', '-')}, need a file: the standard input is for images")
         try:
-            values = np.asarray(read.read_image(path, allow_external=args.allow_external))
+            values = np.asarray(reader(path) if reader else read.read_image(path, allow_external=args.allow_external))
         except read.ImageFileError as error:  # whose remedies are for IMAGE and TARGET
+            if reader:
+                raise
             msg = f"{str(error).partition(';')[0]}; save --{name.replace('_', '-')} as one gray plane"
             raise BadCallError(msg) from error
         found[name] = values if name == "weights" else values != 0
-        code[name] = f"read_image({path!r})" + ("" if name == "weights" else " != 0")
+        code[name] = python.format(path) + ("" if name == "weights" else " != 0")
     return found, code
 
 
@@ -149,8 +153,8 @@ def solver(args: argparse.Namespace, image: Any) -> tuple[Any, str]:
                 msg = f"got --{option} with --method {args.method}, which is a solver of its own; leave one of them out"
                 raise BadCallError(msg)
         return None, ""
-    if strength is not None and name not in (*_PENALTIES, None):
-        raise BadCallError(f"got --strength with --solver {name}, need one of {', '.join(_PENALTIES)}")
+    if strength is not None and name not in (*PENALTIES, None):
+        raise BadCallError(f"got --strength with --solver {name}, need one of {', '.join(PENALTIES)}")
     if symmetric is not None and name is not None:
         raise BadCallError(f"got --symmetric with --solver {name}, need one or the other")
     if total is not None and name not in (None, "non-negative"):
@@ -162,7 +166,7 @@ def solver(args: argparse.Namespace, image: Any) -> tuple[Any, str]:
         return kernelfit.Constrained(total=total, symmetric=symmetric), f"kernelfit.Constrained({', '.join(words)})"
     if name is None and strength is not None:
         name = "biharmonic"
-    if name in _PENALTIES:
+    if name in PENALTIES:
         given = "gcv" if strength is None else strength
         code = f"kernelfit.Penalized({name!r}{'' if given == 'gcv' else f', {given!r}'})"
         return kernelfit.Penalized(name, given), code
@@ -191,12 +195,34 @@ def solver(args: argparse.Namespace, image: Any) -> tuple[Any, str]:
     return "auto", "'auto'"
 
 
-def python(args: argparse.Namespace, reading: list[str], settings: dict[str, Any], how: dict[str, str]) -> str:
+def python(
+    shape: Any, reading: Sequence[str], settings: dict[str, Any], how: dict[str, str], verb: str = "read_image"
+) -> str:
     """Return Python that does the same; `how` holds the code of arguments that is not their repr."""
     words = [f"{name}={value!r}" for name, value in settings.items() if name != "workers"]
     words += [f"{name}={code}" for name, code in how.items() if code]
-    shape = [] if args.shape is None else [repr(args.shape)]
-    call = f"fit = kernelfit.find_kernel({', '.join(['image', 'target', *shape, *words])})"
-    return "\n".join(
-        ["import kernelfit", "from kernelfit.io import read_image", "", *reading, call, "print(fit.summary())"]
-    )
+    sides = [] if shape is None else [repr(shape)]
+    call = f"fit = kernelfit.find_kernel({', '.join(['image', 'target', *sides, *words])})"
+    lines = ["import kernelfit", f"from kernelfit.io import {verb}", "", *reading, call, "print(fit.summary())"]
+    return "\n".join(lines)
+
+
+def read_one(
+    args: argparse.Namespace, name: str, at: int, reader: Callable[..., Any], verb: str, keys: tuple[str, ...]
+) -> tuple[Any, str]:
+    """Return a signal or a volume, and the Python that reads it."""
+    path = getattr(args, name)
+    if path == "-":
+        raise BadCallError(f"got - for a {verb.partition('_')[2]}, need a file: the standard input is for images")
+    words = {key: value for key, value in choice_of(args, at).items() if key in keys}
+    given = [repr(path), *(f"{key}={value!r}" for key, value in words.items())]
+    return reader(path, **words), f"{name} = {verb}({', '.join(given)})"
+
+
+def laid(args: argparse.Namespace, conv: Any, mode: str) -> dict[str, Any]:
+    """Return origin and operation: those of the options, else those of the file."""
+    given = {"operation": args.operation, "origin": args.origin}
+    if conv is not None:
+        known = {"operation": conv.operation, "origin": conv.origin if mode == "same" else None}
+        given = {name: known[name] if value is None else value for name, value in given.items()}
+    return {name: value for name, value in given.items() if value is not None}

@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import errno
 import re
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,8 @@ from ..imageio import fits_headers, kernels, read, write
 from ..imageio.planes import COLOURS, Choice
 from ..plotting.text import summary
 from . import arguments, series, signals, volumes
-from .inspection import compare, explain, export, inspect, measured, print_json
-from .judging import audit, psf
-from .options import DOUBTFUL, SOLVED, WORDS, BadCallError, printable, say
-from .progress import Bar
+from .inspection import audit, compare, explain, export, inspect, measured, print_json, psf
+from .options import DOUBTFUL, SOLVED, WORDS, BadCallError, say
 from .serving import serve
 from .subtraction import subtract
 
@@ -32,22 +29,8 @@ from .subtraction import subtract
 def run(args: argparse.Namespace) -> int:
     """Run a command and return its exit code; every mistake of the caller becomes a `BadCallError`."""
     try:
-        commands = (
-            find,
-            apply,
-            deconvolve,
-            inspect,
-            compare,
-            export,
-            audit,
-            psf,
-            subtract,
-            serve,
-            explain,
-            warm_up,
-            demo,
-        )
-        return {command.__name__: command for command in commands}[args.command.replace("-", "_")](args)
+        known = find, apply, deconvolve, inspect, compare, export, audit, psf, subtract, serve, explain, warm_up, demo
+        return {command.__name__: command for command in known}[args.command.replace("-", "_")](args)
     except BrokenPipeError:
         raise
     except (ValueError, TypeError, OSError, MemoryError, read.MissingExtraError) as error:
@@ -163,21 +146,11 @@ def _find_pair(args: argparse.Namespace) -> series.Found:
         given = "mask" in maps
         map_code["mask"] = f"saturated | ({map_code['mask']})" if given else "saturated"
         maps["mask"] = spoiled | maps["mask"] if given else spoiled
-    start = time.perf_counter()
-    with Bar(int(np.prod(target.shape))) as bar:
-        bar.note("starting")
-        fit = kernelfit.find_kernel(image, target, args.shape, solver=solver, progress=bar, **settings, **maps)
-        fit = dataclasses.replace(fit, notes=(*fit.notes, note)) if note else fit
-        seconds = time.perf_counter() - start
-        call = arguments.python(args, reading, settings, {**map_code, "solver": solver_code})
-        names = COLOURS if args.channels is not None and target.shape[-1] == 3 else None
-        page = ""
-        if args.report is not None:
-            bar.note("drawing the report")
-            ends = ("standard input" if path == "-" else Path(path).name for path in (args.image, args.target))
-            title = printable(f"From {' to '.join(ends)}")
-            page = kernelfit.report.report_html(fit, image, target, title=title, call=call, names=names)
-    return series.Found(fit, f"{image.shape[0]} x {image.shape[1]} pixels", call, seconds, names, page)
+    names = COLOURS if args.channels is not None and target.shape[-1] == 3 else None
+    call = arguments.python(args.shape, reading, settings, {**map_code, "solver": solver_code})
+    words = {"solver": solver, **settings, **maps}
+    pixels = f"{image.shape[0]} x {image.shape[1]} pixels"
+    return series.fit_pair(args, (image, target), args.shape, words, pixels, call, names=names, note=note)
 
 
 def _duration(seconds: float) -> str:
@@ -198,7 +171,7 @@ def apply(args: argparse.Namespace) -> int:
     fill = args.fillvalue if args.fillvalue is not None else conv.fillvalue if conv is not None else 0.0
     mode = args.mode or "same"
     words: dict[str, Any] = {"mode": mode, "boundary": boundary, "fillvalue": fill if boundary == "fill" else 0.0}
-    words |= _laid(args, held, mode)
+    words |= arguments.laid(args, conv, mode)
     if args.stride is not None:
         words |= {"stride": args.stride, "offset": args.offset or 0}
     elif conv is not None and conv.strided:
@@ -280,7 +253,7 @@ def deconvolve(args: argparse.Namespace) -> int:
         "edges": args.edges,
         "nan": args.nan,
         **arguments.maps(args)[0],
-        **_laid(args, held, "same"),
+        **arguments.laid(args, held.convention, "same"),
     }
     if held.kernel.ndim == 4:
         msg = f"{args.kernel}: got kernels of each channel from each, need one, or one for each channel"
@@ -308,20 +281,6 @@ def _image_and_kernel(args: argparse.Namespace) -> tuple[Any, kernels.KernelFile
     (kept,) = arguments.check_outputs(args, (args.output, "the image", write.IMAGE_SUFFIXES))
     image = read.read_image(args.image, colours=True, **arguments.choice_of(args, 0))
     return image, kernels.read_kernel(args.kernel), kept
-
-
-def _laid(args: argparse.Namespace, held: kernels.KernelFile, mode: str) -> dict[str, Any]:
-    """Return origin and operation: those of the options, else those of the file."""
-    found: dict[str, Any] = {}
-    if args.operation is not None:
-        found["operation"] = args.operation
-    elif held.convention is not None:
-        found["operation"] = held.convention.operation
-    if args.origin is not None:
-        found["origin"] = args.origin
-    elif held.convention is not None and mode == "same":
-        found["origin"] = held.convention.origin
-    return found
 
 
 def _split(image: Any, kernel: Array, as_large: bool) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""What the commands say of a kernel's file, and write for other tools: inspect, compare, export."""
+"""Commands that say what a kernel's file holds, write it for other tools, and hold kernels against pairs."""
 
 import argparse
 import json
@@ -20,7 +20,7 @@ from ..imageio import kernels, read
 from ..plotting import pages
 from ..plotting.text import summary
 from . import arguments
-from .options import SOLVED, BadCallError, say
+from .options import DOUBTFUL, SOLVED, BadCallError, say
 
 
 def inspect(args: argparse.Namespace) -> int:
@@ -114,7 +114,6 @@ def compare(args: argparse.Namespace) -> int:
 
 
 def _difference(found: kernelfit.Difference) -> dict[str, Any]:
-    """Return a difference as plain types for JSON."""
     finite = kernels.finite
     fields = {"differ": found.differ, "relative": finite(found.relative), "largest": list(found.largest)}
     fields |= {"chi2": finite(found.chi2), "freedom": found.dof, "p_value": finite(found.p_value)}
@@ -152,3 +151,44 @@ def measured(planes: Mapping[str, Estimate]) -> dict[str, Any]:
     flat = {name: plane for name, plane in planes.items() if plane.convention.ndim < 3}
     filters = {name: [one.to_dict() for one in kernelfit.recognise(plane)] for name, plane in flat.items()}
     return {"psf": psfs.get("", psfs), "filter": kernels.finite(filters.get("", filters))}
+
+
+def audit(args: argparse.Namespace) -> int:
+    """Say whether a kernel explains a pair."""
+    if [args.image, args.target, args.kernel].count("-") > 1:
+        raise BadCallError("got - more than once, need files: the standard input can be read once")
+    (image, target), _ = arguments.read_planes(args, args.image, args.target)
+    held = kernels.read_kernel(args.kernel)
+    names = "mode origin operation stride offset background nan noise saturated workers".split()
+    settings = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    given = held.kernel if held.convention is None else held.as_fit()
+    found = kernelfit.audit(image, target, given, **settings, **arguments.maps(args)[0])
+    if args.json:
+        print_json({"image": args.image, "target": args.target, "kernel_file": args.kernel, **found.to_dict()})
+    else:
+        say(found)
+    return SOLVED if found.explains else DOUBTFUL
+
+
+def psf(args: argparse.Namespace) -> int:
+    """Find a camera's point spread function."""
+    if args.image == args.target == "-":
+        raise BadCallError("got - for both images, need a file for one of them: the standard input can be read once")
+    wanted = (args.output, "the kernel", kernels.SUFFIXES), (args.plot, "the picture", (".png",))
+    kept, picture = arguments.check_outputs(args, *wanted)
+    if picture is not None:
+        read.require("matplotlib.figure", package="matplotlib", extra="plot", purpose="--plot")
+    (image, pattern), _ = arguments.read_planes(args, args.image, args.target)
+    solver: Any = {"non-negative": kernelfit.NonNegative(), "auto": "auto"}.get(args.solver)
+    names = "corners shape distortion illumination saturated workers".split()
+    settings = {name: getattr(args, name) for name in names} | {"mask": arguments.maps(args)[0].get("mask")}
+    found = kernelfit.find_psf(image, pattern, args.oversample, solver=solver, **settings)
+    if kept is not None:
+        kernels.write_kernel(kept, found.fit, overwrite=args.force)
+    if picture is not None:
+        draw(picture, {"": kernels.KernelFile(found.fit.kernel, found.fit.stderr, fit=found.fit)}, args.force)
+    if args.json:
+        print_json({"image": args.image, "target": args.target, "output": args.output, **found.to_dict()})
+    else:
+        say(f"{found}{f'{chr(10)}kernel written to {args.output}' if kept is not None else ''}")
+    return SOLVED if found.fit.verdict.ok else DOUBTFUL

@@ -10,17 +10,8 @@ MODES = ("same", "valid", "full")
 BOUNDARIES = ("none", "fill", "wrap", "symm", "mirror", "nearest")
 OPERATIONS = ("convolution", "correlation")
 METHODS = ("auto", "direct", "fft", "cg", "wiener")
-SOLVERS = (
-    "auto",
-    "least-squares",
-    "gaussian-process",
-    "ridge",
-    "gradient",
-    "laplacian",
-    "biharmonic",
-    "non-negative",
-    "sparse",
-)
+PENALTIES = ("ridge", "gradient", "laplacian", "biharmonic")
+SOLVERS = ("auto", "least-squares", "gaussian-process", *PENALTIES, "non-negative", "sparse")
 ROBUST = ("huber", "tukey", "clip")
 ERRORS = ("plain", "sandwich")
 CHANNELS = ("shared", "separate", "mixed")

@@ -55,23 +55,7 @@ from .options import (
 from .pair_parsers import IMAGES, KERNELS, audit, psf, serve, subtract
 
 __all__ = ["main"]
-COMMANDS = (
-    *(
-        "find",
-        "apply",
-        "deconvolve",
-        "inspect",
-        "compare",
-        "export",
-        "audit",
-        "psf",
-        "subtract",
-        "serve",
-        "explain",
-        "warm-up",
-        "demo",
-    ),
-)
+COMMANDS = "find apply deconvolve inspect compare export audit psf subtract serve explain warm-up demo".split()
 _SERIES = "many pairs that share a kernel: two folders, or patterns in quotes ('sharp/*.png'), paired by name"
 _CODES = "exit codes: 0 solved, 1 solved with a doubtful verdict, 2 bad input, 130 stopped by Ctrl-C"
 

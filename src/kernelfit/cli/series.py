@@ -1,6 +1,7 @@
 """Folders and patterns of files: which belong together, and what the command line makes of a series of pairs."""
 
 import argparse
+import dataclasses
 import os
 import re
 import time
@@ -17,23 +18,11 @@ from ..core.estimate import Estimate
 from ..imageio import read, write
 from ..imageio.series import is_series, pair_files
 from . import arguments
-from .options import BadCallError, say
+from .options import BadCallError, printable, say
 from .progress import Bar
 
 #: Options of `find` that need all pixels at once, or more than one pass over them.
-_WHOLE = (
-    "variation",
-    "register",
-    "curve",
-    "curve_side",
-    "noise",
-    "robust",
-    "image_noise",
-    "errors",
-    "balance",
-    "tolerance",
-    "report",
-)
+_WHOLE = "variation register curve curve_side noise robust image_noise errors balance tolerance report".split()
 
 
 def wanted(args: argparse.Namespace) -> bool:
@@ -110,6 +99,26 @@ class Found(NamedTuple):
     seconds: float
     names: tuple[str, ...] | None = None
     report: str = ""
+
+
+def fit_pair(
+    args: argparse.Namespace, pair: Any, shape: Any, words: dict[str, Any], pixels: str, call: str, **more: Any
+) -> Found:
+    """Find the kernel of a pair, and draw the report that is asked for; `more` has names of channels, and a note."""
+    image, target = pair
+    start = time.perf_counter()
+    with Bar(int(np.prod(target.shape))) as bar:
+        bar.note("starting")
+        fit = kernelfit.find_kernel(image, target, shape, progress=bar, **words)
+        if more.get("note"):
+            fit = dataclasses.replace(fit, notes=(*fit.notes, more["note"]))
+        seconds, page = time.perf_counter() - start, ""
+        if args.report is not None:
+            bar.note("drawing the report")
+            ends = ("standard input" if path == "-" else Path(path).name for path in (args.image, args.target))
+            title = printable(f"From {' to '.join(ends)}")
+            page = kernelfit.report.report_html(fit, image, target, title=title, call=call, names=more.get("names"))
+    return Found(fit, pixels, call, seconds, more.get("names"), page)
 
 
 def find(args: argparse.Namespace, settings: dict[str, Any]) -> Found:

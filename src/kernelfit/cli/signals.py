@@ -1,9 +1,7 @@
 """What the commands do with signals: WAV, NPY of one axis, columns of tables, and all else where --lags is given."""
 
 import argparse
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +11,8 @@ import kernelfit
 from ..imageio import kernels, signals, write
 from ..imageio.signals import Signal
 from . import arguments
-from .options import SOLVED, BadCallError, printable, say
-from .progress import Bar
-from .series import Found
+from .options import SOLVED, BadCallError, say
+from .series import Found, fit_pair
 
 #: Taps from which on a prior chosen by evidence would take minutes.
 _MOST_CHOSEN = 1000
@@ -55,31 +52,15 @@ def find(args: argparse.Namespace, settings: dict[str, Any]) -> tuple[Found, int
     if several:
         code = (code[0] + "[:, None]" * (sides[0] == 1), code[1] + "[:, None]" * (sides[1] == 1))
         x, y = (values[:, None] if len(values.shape) == 1 else values for values in (x, y))
-    maps: dict[str, Any] = {}
-    map_code: dict[str, str] = {}
-    for name in ("mask", "image_mask", "weights"):
-        path = getattr(args, name)
-        if path is not None:
-            taken = np.asarray(signals.read_signal(path))
-            maps[name] = taken if name == "weights" else taken != 0
-            map_code[name] = f"read_signal({path!r})" + ("" if name == "weights" else " != 0")
+    maps, map_code = arguments.maps(args, signals.read_signal, "read_signal({!r})")
     solver, solver_code = arguments.solver(args, x)
     if args.lags is not None:
         settings = {"lags": args.lags, **settings}
     if solver == "auto" and _n_taps(args) > _MOST_CHOSEN:
         solver, solver_code = None, ""
-    start = time.perf_counter()
-    with Bar(int(np.prod(y.shape))) as bar:
-        bar.note("starting")
-        fit = kernelfit.find_kernel(x, y, args.shape, solver=solver, progress=bar, **settings, **maps)
-        seconds = time.perf_counter() - start
-        call = _python(args, code, settings, {**map_code, "solver": solver_code})
-        page = ""
-        if args.report is not None:
-            bar.note("drawing the report")
-            title = printable(f"From {Path(args.image).name} to {Path(args.target).name}")
-            page = kernelfit.report.report_html(fit, x, y, title=title, call=call)
-    return Found(fit, f"{len(x)} samples", call, seconds, None, page), next(iter(rates), None)
+    call = arguments.python(args.shape, code, settings, {**map_code, "solver": solver_code}, "read_signal")
+    words = {"solver": solver, **settings, **maps}
+    return fit_pair(args, (x, y), args.shape, words, f"{len(x)} samples", call), next(iter(rates), None)
 
 
 def _n_taps(args: argparse.Namespace) -> int:
@@ -89,22 +70,7 @@ def _n_taps(args: argparse.Namespace) -> int:
 
 
 def _read(args: argparse.Namespace, name: str, at: int) -> tuple[Signal, str]:
-    """Return a signal, and the Python that reads it."""
-    path = getattr(args, name)
-    if path == "-":
-        raise BadCallError("got - for a signal, need a file: the standard input is for images")
-    words = {key: value for key, value in arguments.choice_of(args, at).items() if key in ("channel", "dataset")}
-    given = [repr(path), *(f"{key}={value!r}" for key, value in words.items())]
-    return signals.load(path, **words), f"{name} = read_signal({', '.join(given)})"
-
-
-def _python(args: argparse.Namespace, code: tuple[str, ...], settings: dict[str, Any], how: dict[str, str]) -> str:
-    words = [] if args.shape is None else [repr(args.shape)]
-    words += [f"{name}={value!r}" for name, value in settings.items() if name != "workers"]
-    words += [f"{name}={text}" for name, text in how.items() if text]
-    call = f"fit = kernelfit.find_kernel({', '.join(['image', 'target', *words])})"
-    lines = ["import kernelfit", "from kernelfit.io import read_signal", "", *code, call, "print(fit.summary())"]
-    return "\n".join(lines)
+    return arguments.read_one(args, name, at, signals.load, "read_signal", ("channel", "dataset"))
 
 
 def apply(args: argparse.Namespace) -> int:
@@ -112,7 +78,8 @@ def apply(args: argparse.Namespace) -> int:
     held = kernels.read_kernel(args.kernel)
     known = held.convention.boundary if held.convention is not None else None
     mode, boundary = args.mode or "same", args.boundary or known or "fill"
-    words = {"mode": mode, "boundary": boundary, "fillvalue": args.fillvalue or 0.0, **_laid(args, held, mode)}
+    words = {"mode": mode, "boundary": boundary, "fillvalue": args.fillvalue or 0.0}
+    words |= arguments.laid(args, held.convention, mode)
     if args.stride is not None:
         words |= {"stride": args.stride, "offset": args.offset or 0}
     return _written(args, held, kernelfit.apply_kernel, words, f"boundary {boundary}")
@@ -123,17 +90,8 @@ def deconvolve(args: argparse.Namespace) -> int:
     held = kernels.read_kernel(args.kernel)
     boundary = None if args.boundary == "none" else args.boundary
     words = {"balance": args.balance, "boundary": boundary, "penalty": args.penalty, "edges": args.edges}
-    words |= {"nan": args.nan, **_laid(args, held, "same")}
+    words |= {"nan": args.nan, **arguments.laid(args, held.convention, "same")}
     return _written(args, held, kernelfit.deconvolve, words, f"balance {args.balance}")
-
-
-def _laid(args: argparse.Namespace, held: kernels.KernelFile, mode: str) -> dict[str, Any]:
-    """Return origin and operation: those of the options, else those of the file."""
-    conv, given = held.convention, {"operation": args.operation, "origin": args.origin}
-    if conv is not None:
-        known: dict[str, Any] = {"operation": conv.operation, "origin": conv.origin if mode == "same" else None}
-        given = {name: known[name] if value is None else value for name, value in given.items()}
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def _written(

@@ -96,7 +96,6 @@ def _map(name: str | None, allow_external: bool) -> Any:
 
 
 def _facts(made: kernelfit.DifferenceImage) -> dict[str, Any]:
-    """Return what is known of a difference in plain values."""
     return {
         "which": made.which,
         "factor": made.factor,

@@ -1,7 +1,7 @@
 """What the commands do with volumes: stacks of TIFF pages and arrays of three axes, where --volume is given."""
 
 import argparse
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,8 @@ import kernelfit
 from ..imageio import kernels, volumes, write
 from ..imageio.volumes import read_volume
 from . import arguments
-from .options import SOLVED, BadCallError, printable, say
-from .progress import Bar
-from .series import Found
+from .options import SOLVED, BadCallError, say
+from .series import Found, fit_pair
 
 _ADVICE = "planes, rows and columns: --shape 5,9,9"
 
@@ -40,28 +39,14 @@ def find(args: argparse.Namespace, settings: dict[str, Any]) -> Found:
         raise BadCallError(f"got --shape of {len(shape)} numbers with --volume, need three, {_ADVICE}")
     solver, solver_code = arguments.solver(args, None) if _chosen(args) else (None, "")
     (image, first), (target, second) = (_read(args, name, at) for at, name in enumerate(("image", "target")))
-    maps: dict[str, Any] = {}
-    code = {"solver": solver_code}
-    for name in ("mask", "image_mask", "weights"):
-        path = getattr(args, name)
-        if path is not None:
-            values = np.asarray(read_volume(path, allow_external=args.allow_external)[:])
-            maps[name] = values if name == "weights" else values != 0
-            code[name] = f"read_volume({path!r})[:]" + ("" if name == "weights" else " != 0")
-    start = time.perf_counter()
-    with Bar(int(np.prod(target.shape))) as bar:
-        bar.note("starting (the very first run compiles, once)")
-        fit = kernelfit.find_kernel(image, target, shape, solver=solver, progress=bar, **settings, **maps)
-        seconds = time.perf_counter() - start
-        call = arguments.python(argparse.Namespace(shape=shape), [first, second], settings, code)
-        call = call.replace("import read_image", "import read_volume")
-        page = ""
-        if args.report is not None:
-            bar.note("drawing the report")
-            title = printable(f"From {Path(args.image).name} to {Path(args.target).name}")
-            page = kernelfit.report.report_html(fit, image, target, title=title, call=call)
-    pixels = " x ".join(map(str, image.shape))
-    return Found(fit, f"{pixels} pixels", call, seconds, None, page)
+    maps, code = arguments.maps(args, _whole(args), "read_volume({!r})[:]")
+    call = arguments.python(shape, [first, second], settings, {"solver": solver_code, **code}, "read_volume")
+    words, pixels = {"solver": solver, **settings, **maps}, " x ".join(map(str, image.shape))
+    return fit_pair(args, (image, target), shape, words, f"{pixels} pixels", call)
+
+
+def _whole(args: argparse.Namespace) -> Callable[[str], Any]:
+    return lambda path: read_volume(path, allow_external=args.allow_external)[:]
 
 
 def _chosen(args: argparse.Namespace) -> bool:
@@ -70,17 +55,10 @@ def _chosen(args: argparse.Namespace) -> bool:
 
 
 def _read(args: argparse.Namespace, name: str, at: int) -> tuple[Any, str]:
-    """Return a volume, and the Python that reads it."""
-    path = getattr(args, name)
-    if path == "-":
-        raise BadCallError("got - for a volume, need a file: the standard input is for images")
-    words = {key: value for key, value in arguments.choice_of(args, at).items() if key not in ("page", "channel")}
-    given = [repr(path), *(f"{key}={value!r}" for key, value in words.items())]
-    return read_volume(path, **words), f"{name} = read_volume({', '.join(given)})"
+    return arguments.read_one(args, name, at, read_volume, "read_volume", ("hdu", "dataset", "allow_external"))
 
 
 def _kernel(args: argparse.Namespace) -> kernels.KernelFile:
-    """Return the kernel of a volume that a file holds."""
     held = kernels.read_kernel(args.kernel)
     if not held.of_volumes:
         raise BadCallError(f"{args.kernel}: got a kernel of shape {held.kernel.shape}, need one of a volume")
@@ -96,14 +74,9 @@ def deconvolve(args: argparse.Namespace) -> int:
         raise BadCallError(
             f"{args.kernel}: got a kernel of stride {conv.stride}, need one of a volume that keeps its size"
         )
-    known: dict[str, Any] = {} if conv is None else {"operation": conv.operation, "origin": conv.origin}
     words = {name: getattr(args, name) for name in ("balance", "penalty", "edges", "nan", "workers")}
     words["boundary"] = None if args.boundary == "none" else args.boundary
-    for name in ("operation", "origin"):
-        value = getattr(args, name)
-        words |= {name: known[name] if value is None else value} if value is not None or name in known else {}
-    if args.mask is not None:
-        words["mask"] = np.asarray(read_volume(args.mask, allow_external=args.allow_external)[:]) != 0
+    words |= arguments.laid(args, conv, "same") | arguments.maps(args, _whole(args))[0]
     made = kernelfit.deconvolve(target, held.kernel, **words)
     return _written(args, kept, made, f"balance {args.balance}")
 
@@ -117,12 +90,9 @@ def apply(args: argparse.Namespace) -> int:
     boundary = args.boundary or (conv.boundary if conv is not None else None) or "symm"
     fill = args.fillvalue if args.fillvalue is not None else conv.fillvalue if conv is not None else 0.0
     words: dict[str, Any] = {"mode": mode, "boundary": boundary, "fillvalue": fill if boundary == "fill" else 0.0}
-    known: dict[str, Any] = {} if conv is None else {"operation": conv.operation, "stride": conv.stride}
-    if conv is not None:
-        known |= {"offset": conv.offset, "origin": conv.origin if mode == "same" else None}
-    for name in ("operation", "origin", "stride", "offset"):
-        value = getattr(args, name)
-        value = known.get(name) if value is None else value
+    words |= arguments.laid(args, conv, mode)
+    for name in ("stride", "offset"):
+        value = getattr(args, name) if conv is None or getattr(args, name) is not None else getattr(conv, name)
         words |= {} if value is None else {name: value}
     made = kernelfit.apply_kernel(image, held.kernel, workers=args.workers, **words)
     background = None if held.fit is None else held.fit.background
@@ -138,7 +108,6 @@ def apply(args: argparse.Namespace) -> int:
 
 
 def _written(args: argparse.Namespace, kept: Path | None, made: Any, how: str) -> int:
-    """Write a volume, and say so."""
     if kept is None:
         write.write_stdout(made)
         return SOLVED

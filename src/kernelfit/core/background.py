@@ -78,14 +78,12 @@ class Background:
         return len(self.shapes[0]) == 1
 
     def _lowered(self, channel_axis: int | None) -> "Background":
-        """Return that of images of one row as that of signals."""
         kept = of_one_row(self.coefficients)
         sides: Any = tuple(shape[1:] for shape in self.shapes)
         tables = self.coefficients[..., kept], self.stderr[..., kept]
         return Background(self.degree, *tables, sides, channel_axis)
 
     def _lifted(self, channel_axis: int | None) -> "Background":
-        """Undo `_lowered`."""
         kept = [at for at, (i, _) in enumerate(powers(self.degree)) if i == 0]
         tables = np.zeros((2, *self.coefficients.shape[:-1], n_terms(self.degree)), dtype=self.coefficients.dtype)
         tables[..., kept] = self.coefficients, self.stderr
@@ -302,11 +300,9 @@ class Elimination:
         return out
 
     def recentered(self, taps: Array, moments: Array, energies: Array, products: Array) -> tuple[Array, Array]:
-        """Take over what the pixels say of the residual r of kernels and their surfaces; return its reduced sums.
-
-        `taps` (targets, taps): the kernels, whose surfaces were those of `coefficients_at`. `moments`, `energies`,
-        `products`: ``A'r``, ``r'r`` and ``Phi'r``.
-        """
+        """Take over what the pixels say of the residual r of kernels and their surfaces; return its reduced sums."""
+        # `taps`: the kernels, whose surfaces were those of `coefficients_at`. `moments`, `energies`, `products`:
+        # ``A'r``, ``r'r`` and ``Phi'r``.
         beside = self.coefficients_at(taps)
         seen = products @ self.root
         self.taps, self.coefficients = taps, beside + seen @ self.root.T

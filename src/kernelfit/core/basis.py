@@ -23,23 +23,18 @@ class _Table:
 
     @property
     def T(self) -> "_Table":  # noqa: N802
-        """That of the transposed image."""
         return _Table(self.values.T)
 
     def multiply(self, block: Array, rows: Index, cols: Index) -> None:
-        """Multiply a block of some rows and columns of the image, in place."""
         block *= self.values[rows[:, None], cols]
 
     def part(self, rows: slice | Index, cols: slice | Index) -> "_Table":
-        """Return the function on some rows and columns of the image."""
         return _Table(self.values[rows][:, cols])
 
     def squared(self) -> "_Table":
-        """Return the square."""
         return _Table(self.values**2)
 
     def products(self) -> Sequence[tuple[Array, Array]]:
-        """Return the largest terms of its singular value decomposition, from a sample of the rows if there are many."""
         rows = np.unique(np.linspace(0, len(self.values) - 1, min(len(self.values), _ROWS)).astype(int))
         sizes, across = np.linalg.svd(self.values[rows], full_matrices=False)[1:]
         across = across[: max(1, int(np.count_nonzero(sizes[:_TERMS] > _SMALL * sizes[0])))]
@@ -176,24 +171,19 @@ class _Product:
 
     @property
     def T(self) -> "_Product":  # noqa: N802
-        """That of the transposed image."""
         return _Product(self.first.T, self.second.T)
 
     def multiply(self, block: Array, rows: Index, cols: Index) -> None:
-        """Multiply a block of some rows and columns of the image, in place."""
         self.first.multiply(block, rows, cols)
         self.second.multiply(block, rows, cols)
 
     def part(self, rows: slice | Index, cols: slice | Index) -> "_Product":
-        """Return the function on some rows and columns of the image."""
         return _Product(self.first.part(rows, cols), self.second.part(rows, cols))
 
     def squared(self) -> "_Product":
-        """Return the square."""
         return _Product(self.first.squared(), self.second.squared())
 
     def products(self) -> Sequence[tuple[Array, Array]]:
-        """Return the products of the terms of both."""
         return [(a * c, b * d) for a, b in self.first.products() for c, d in self.second.products()]
 
 

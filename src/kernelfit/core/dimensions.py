@@ -157,7 +157,6 @@ def _ndim(value: Any) -> int:
 
 
 def _listed(value: object) -> bool:
-    """Say whether these are several arrays."""
     return isinstance(value, list | tuple) and all(
         hasattr(v, "dtype") and v.shape != () for v in value if v is not None
     )

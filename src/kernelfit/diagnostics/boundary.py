@@ -106,7 +106,6 @@ class BoundaryCheck:
     unit: str = "pixels"
 
     def _lowered(self) -> "BoundaryCheck":
-        """Return that of images of one row as that of signals."""
         return dataclasses.replace(self, unit="samples")
 
     def __str__(self) -> str:

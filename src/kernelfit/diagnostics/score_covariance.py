@@ -180,12 +180,11 @@ def covariance(
     workers: int,
     eliminations: Sequence[Elimination | None],
 ) -> Array:
-    """Return ``sum_z f_z f_z'`` of a pair or a volume, h being `shaping`, in the order of the user's taps.
-
-    Of complex pairs there are two extents, with the weights of either, and h is of shape (2, 2, ...); else (1, 1, ...).
-    With a background the taps are without their part in it, and the columns ``Phi R`` of its elimination follow them.
-    Of more than 2^18 pixels it is estimated, without bias, from some boxes of them, those of much structure likelier.
-    """
+    """Return ``sum_z f_z f_z'`` of a pair or a volume, h being `shaping`, in the order of the user's taps."""
+    # Of complex pairs there are two extents, with the weights of either, and h is of shape (2, 2, ...); else (1, 1,
+    # ...). With a background the taps are without their part in it, and the columns ``Phi R`` of its elimination follow
+    # them. Of more than 2^18 pixels it is estimated, without bias, from some boxes of them, those of much structure
+    # likelier.
     extent, n = extents[0], len(extents)
     taps, reach, ndim = list(extent.taps()), shaping.shape[-1] // 2, shaping.ndim - 2
     ranks = [0 if e is None else e.rank for e in eliminations]

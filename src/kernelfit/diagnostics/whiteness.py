@@ -101,7 +101,6 @@ class NoiseCheck:
         return self.heteroscedasticity > _MATTERS
 
     def _lowered(self) -> "NoiseCheck":
-        """Return that of images of one row as that of signals."""
         middle = self.autocovariance.shape[0] // 2
         parts = None if self.parts is None else self.parts[:, :, middle]
         return dataclasses.replace(self, autocovariance=self.autocovariance[middle], parts=parts)
@@ -336,7 +335,6 @@ def _windowed(autocovariance: Array, reach: int) -> Array:
 
 
 def _spectrum(autocovariance: Array, reach: int) -> Array:
-    """Return the power of the noise by frequency."""
     ndim = autocovariance.ndim
     if reach == 0:
         return np.full((_FREQUENCIES[ndim],) * ndim, float(autocovariance[(REACH,) * ndim]))

@@ -108,15 +108,13 @@ class Segments(NamedTuple):
 
 
 def segment(width: int, overlap: int, n_sources: int = 1, *, lines: bool = False) -> Segments:
-    """Cut `width` positions, each with a halo of `overlap`, into equal segments of the cheapest length.
-
-    A segment of B positions and its halo h has B + h samples; its lag products up to h are free of wrap-around if it is
-    padded to L >= B + 2h. The work is L log2 L per segment and twice 2h log2 2h for the overlap of two neighbours,
-    which both count. Lengths of 1, 3, 5 and 9 times 2^a up to 2048, or 12h, whichever is larger, are tried: unplanned
-    transforms of other lengths are up to twice as slow per sample, and longer ones leave the cache; of `lines`, whose
-    tiles are a few rows, 24h up to 2^15. Several sources, each of which is transformed and multiplied by every other,
-    share that room.
-    """
+    """Cut `width` positions, each with a halo of `overlap`, into equal segments of the cheapest length."""
+    # A segment of B positions and its halo h has B + h samples; its lag products up to h are free of wrap-around if it
+    # is padded to L >= B + 2h. The work is L log2 L per segment and twice 2h log2 2h for the overlap of two neighbours,
+    # which both count. Lengths of 1, 3, 5 and 9 times 2^a up to 2048, or 12h, whichever is larger, are tried: unplanned
+    # transforms of other lengths are up to twice as slow per sample, and longer ones leave the cache; of `lines`, whose
+    # tiles are a few rows, 24h up to 2^15. Several sources, each of which is transformed and multiplied by every other,
+    # share that room.
     best, best_cost = Segments(1, 1), math.inf
     least = good_length(max(overlap, 1) + 2 * overlap)
     longest = max(256, 2048 // n_sources, 12 * overlap, min(24 * overlap, 2**15) if lines else 0, least)

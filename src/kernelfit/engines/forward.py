@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,6 +12,7 @@ import numpy.typing as npt
 import scipy.fft
 
 from ..core import geometry
+from ..core.basis import Pairs
 from ..core.dimensions import of_any_dimension
 from ..core.geometry import Convention, Geometry, Shape
 from ..core.model import Model
@@ -238,7 +240,6 @@ def _planes(
 
 
 def _sides(kernel: Array) -> Shape:
-    """Return the rows and columns of a kernel."""
     return kernel.shape[-2], kernel.shape[-1]
 
 
@@ -253,7 +254,6 @@ def _varied(source: object, kernel: Array, plan: Geometry, workers: int) -> Arra
 
 
 def _plane(source: Reader, kernel: Array, plan: Geometry, workers: int) -> Array:
-    """Return what a kernel makes of one plane, of the target's shape."""
     used = apply_used(source, kernel, plan, workers)
     if plan.size == plan.target_shape:
         return used
@@ -333,3 +333,18 @@ def apply_used(reader: Reader, kernel: Array, plan: Geometry, workers: int) -> A
         for _ in pool.map(tile, starts):
             pass
     return out
+
+
+def propagated(variance: npt.ArrayLike, kernel: Array, conv: Convention, workers: int | None = None) -> Array:
+    """Return the variance of what a kernel makes of independent pixels, ``sum_p k[p]^2 variance[t - (p - origin)]``."""
+    # NaN of pixels that are not known spreads; a fill value has no noise. Of a kernel that varies over the field it is
+    # the square of the kernel at the pixel that is spread, a sum over the products of its functions.
+    conv = dataclasses.replace(conv, fillvalue=0.0)
+    if conv.field is None:
+        squares = kernel**2
+    else:
+        pairs = Pairs(conv.field.variation)
+        both = itertools.combinations_with_replacement(range(len(kernel)), 2)
+        squares = np.stack([(1.0 + (i != j)) * kernel[i] * kernel[j] for i, j in both])
+        conv = dataclasses.replace(conv, field=dataclasses.replace(conv.field, variation=pairs))
+    return np.maximum(predict(variance, squares, conv, workers=workers), 0.0)

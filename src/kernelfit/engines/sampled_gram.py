@@ -21,15 +21,7 @@ from ..core.validation import Array
 from ..core.variation import Separable
 from ..data import polyphase
 from ..data.masking import times_weights
-from ..data.observation import (
-    Items,
-    WeightedObservation,
-    lots_of,
-    n_unknowns,
-    own_unknowns,
-    surface_readers,
-    together,
-)
+from ..data.observation import Items, WeightedObservation, lots_of, n_unknowns, own_unknowns, surface_readers, together
 from ..data.reader import Reader
 from ..solvers.cholesky import scaled_factor, times
 from . import accumulation, patches

@@ -68,10 +68,7 @@ class Stack:
 
 
 def statistics(
-    observations: Sequence[Observation],
-    stack: Stack,
-    workers: int,
-    progress: Progress | None = None,
+    observations: Sequence[Observation], stack: Stack, workers: int, progress: Progress | None = None
 ) -> list[NormalEquations]:
     """Return the statistics of a volume, one for each target."""
     first, depth = observations[0], stack.kernel[0]

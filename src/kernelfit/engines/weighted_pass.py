@@ -19,14 +19,7 @@ import scipy.fft
 from ..compiled.threads import Progress, add, bands, counted, in_order
 from ..core.validation import Array
 from ..data.extent import Extent, neighbours
-from ..data.observation import (
-    Items,
-    WeightedObservation,
-    lots_of,
-    own_unknowns,
-    refuse_nonfinite,
-    together,
-)
+from ..data.observation import Items, WeightedObservation, lots_of, own_unknowns, refuse_nonfinite, together
 from ..data.reader import Reader
 from . import voxel_pass
 from .cost_model import segment

@@ -41,12 +41,10 @@ class _Layout:
 
     @property
     def n_rows(self) -> int:
-        """Rows that the blocks cover together."""
         return self.starts[-1][0] + self.size[0]
 
     @property
     def n_cols(self) -> int:
-        """Columns that the blocks cover together."""
         return self.starts[-1][1] + self.size[1]
 
 

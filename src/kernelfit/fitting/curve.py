@@ -198,7 +198,6 @@ def _ends_of(targets: list[Any], hits: list[Any], ends: Any) -> tuple[float | No
 
 
 def _whole(value: Any) -> bool:
-    """Say whether values are of an integer type."""
     return all(np.asarray(one).dtype.kind in "iu" for one in as_list(value) or [value])
 
 

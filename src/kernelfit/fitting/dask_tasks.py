@@ -261,7 +261,6 @@ def residuals(block: Block, sources: Any, targets: Any, unknowns: Array) -> Sums
 
 
 def _whole(observation: Observation) -> WeightedObservation:
-    """Return an observation whose pixels all count once."""
     return WeightedObservation(observation, np.ones(observation.size, dtype=bool))
 
 

@@ -23,15 +23,11 @@ def with_deferred_reads(
     dask: tuple[Callable[..., Sequence[Any]], Callable[[Any], Any]],
     work: Callable[[Sequence[Observation], Sequence[Any] | None, bool], Any],
 ) -> Any:
-    """Return what `work` makes of observations of one target whose pixels are elsewhere.
-
-    It is called twice, with the observations, their weights (None if all pixels count alike), and whether the pixels
-    are here: the first time they read as zero, which tells what has to be brought, all of it at once.
-
-    `observations`, `masked`: the observations, and what excludes or weighs pixels of each. `totals`: for each the sum
-    of its weights, or the number of its pixels that count. `share`: how many of the pixels count. `dask`: what returns
-    the pixels of any number of slices, and what returns the Dask array behind an array.
-    """
+    """Return what `work` makes of observations of one target whose pixels are elsewhere."""
+    # It is called twice, with the observations, their weights (None if all pixels count alike), and whether the pixels
+    # are here: the first time they read as zero, which tells what has to be brought, all of it at once. `totals`: the
+    # sum of the weights of each. `share`: how many of the pixels count. `dask`: what returns the pixels of any number
+    # of slices, and what returns the Dask array behind an array.
     reads: dict[int, _Deferred] = {}
     compute, source = dask
 

@@ -94,11 +94,7 @@ class _Problem:
         if len(inverse.lags) == shape[0]:  # the phases of a stride share what is penalised
             more = scale * operator.spectrum(inverse.torus)
             equations = dataclasses.replace(equations, inverse=inverse.beside(more))
-        return cls(
-            lambda k, _: (scale * operator(k.reshape(shape))).ravel(),
-            equations.precondition,
-            equations.spread,
-        )
+        return cls(lambda k, _: (scale * operator(k.reshape(shape))).ravel(), equations.precondition, equations.spread)
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,18 +194,15 @@ class ImplicitlySolved:
         return out
 
     def _probed(self) -> tuple[float, float, bool]:
-        """Return the mean of the diagonal of ``(G + H)^-1``, the degrees of freedom, and whether G + H is singular.
-
-        The degrees of freedom are ``trace(G (G + H)^-1)``. A probe's iterations end before their time in a direction
-        of which the matrix makes nothing, but for rounding: no pixel tells of it.
-
-        With signs v drawn at random ``E v'B^-1 v = trace(B^-1)`` (M. Hutchinson, "A stochastic estimator of the trace
-        of the influence matrix", Commun. Statist. Simul. Comput. 19 (1990) 433). What the preconditioner M says of the
-        same signs is taken off, and its own trace, which is known, added: little is left to chance where they are near.
-        Where pixels are few they are not: of n normal pixels with m taps the mean of the inverse is
-        ``M / (1 - m / n)`` (but for 1 / n; W. James and C. Stein's lemma on the inverse Wishart matrix: R. Muirhead,
-        "Aspects of Multivariate Statistical Theory", 1982, section 3.2), as all that is known without probes.
-        """
+        """Return the mean of the diagonal of ``(G + H)^-1``, the degrees of freedom, and whether G + H is singular."""
+        # The degrees of freedom are ``trace(G (G + H)^-1)``. A probe's iterations end before their time in a direction
+        # of which the matrix makes nothing, but for rounding: no pixel tells of it. With signs v drawn at random ``E
+        # v'B^-1 v = trace(B^-1)`` (M. Hutchinson, "A stochastic estimator of the trace of the influence matrix",
+        # Commun. Statist. Simul. Comput. 19 (1990) 433). What the preconditioner M says of the same signs is taken off,
+        # and its own trace, which is known, added: little is left to chance where they are near. Where pixels are few
+        # they are not: of n normal pixels with m taps the mean of the inverse is ``M / (1 - m / n)`` (but for 1 / n; W.
+        # James and C. Stein's lemma on the inverse Wishart matrix: R. Muirhead, "Aspects of Multivariate Statistical
+        # Theory", 1982, section 3.2), as all that is known without probes.
         stats, problem = self.stats, self.problem
         m, n = stats.n_taps, stats.n_pixels
         known = problem.spread

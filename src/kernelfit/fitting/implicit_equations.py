@@ -179,11 +179,9 @@ def _about_mean(reader: Reader) -> Reader:
 
 
 def _even(item: WeightedObservation) -> bool:
-    """Say whether every pixel counts once."""
     return item.weights.dtype == np.bool_ and item.n_pixels == item.observation.geometry.n_pixels
 
 
 def _mean(lot: Items) -> float:
-    """Return the mean weight."""
     size = sum(item.observation.geometry.n_pixels for item in lot)
     return sum(item.n_pixels if item.weights.dtype == np.bool_ else float(np.sum(item.weights)) for item in lot) / size

@@ -201,9 +201,7 @@ def drawn(groups: Sequence[Sequence[Estimate]], seed: int = 0) -> list[list[Esti
 
 @one_blas_thread
 def solved(
-    shares: Sequence[Sequence[Share]],
-    groups: Sequence[Sequence[Estimate]],
-    spurious: Array | None = None,
+    shares: Sequence[Sequence[Share]], groups: Sequence[Sequence[Estimate]], spurious: Array | None = None
 ) -> tuple[Array, Array, float]:
     """Return the step theta, its covariance, and the largest share of S that is not true.
 

@@ -139,7 +139,6 @@ def chosen(observations: Sequence[Observation], features: dict[str, str], settin
 
 
 def _whole(observation: Observation) -> Judged:
-    """Return an observation whose pixels all count once."""
     return Judged(WeightedObservation(observation, np.broadcast_to(np.True_, observation.size)), ())
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -81,12 +80,7 @@ def terms_of(shape: tuple[int, int], degree: int) -> Array:
 
 
 def start(
-    capture: Array,
-    pattern: Array,
-    good: npt.NDArray[np.bool_],
-    warp: Warp,
-    oversample: int,
-    degrees: tuple[int, int],
+    capture: Array, pattern: Array, good: npt.NDArray[np.bool_], warp: Warp, oversample: int, degrees: tuple[int, int]
 ) -> Scene:
     """Return a scene of which nothing is known but a warp; `degrees` are those of the displacement and the light."""
     window = window_of(warp, capture.shape)
@@ -119,7 +113,7 @@ def _step(scene: Scene, kernel: Array) -> tuple[Scene, float]:
     filled = np.where(hidden, 0.5, seen)
     fine = scipy.signal.fftconvolve(filled, kernel, mode="same")
     half = (max(kernel.shape) // 2) // s + 1
-    spoiled = _spread(hidden[::s, ::s], half)
+    spoiled = scipy.ndimage.binary_dilation(hidden[::s, ::s], iterations=half, structure=np.ones((3, 3)))
     used = ~spoiled & scene.good[scene.window[0] : scene.window[1], scene.window[2] : scene.window[3]]
     used[:half], used[-half:], used[:, :half], used[:, -half:] = False, False, False, False
     made = fine[::s, ::s]
@@ -148,18 +142,8 @@ def _step(scene: Scene, kernel: Array) -> tuple[Scene, float]:
     most = float(np.abs(step[:8]).max())
     step *= min(1.0, 1.0 / max(most, 1e-300))
     warp = scene.warp.with_parameters(scene.warp.parameters + step)
-    moved = dataclasses.replace(
-        scene,
-        warp=warp,
-        light=new,
-        covariance=variance * inverse[:n, :n],
-    )
+    moved = dataclasses.replace(scene, warp=warp, light=new, covariance=variance * inverse[:n, :n])
     return moved, most
-
-
-def _spread(hidden: Array, reach: int) -> Any:
-    """Return pixels within reach of hidden ones."""
-    return scipy.ndimage.binary_dilation(hidden, iterations=reach, structure=np.ones((3, 3)))
 
 
 def plan_of(scene: Scene, side: int) -> FitPlan:

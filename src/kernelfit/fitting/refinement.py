@@ -30,13 +30,9 @@ def refine(
     recenter: Callable[[Sequence[Equations], Sequence[Found]], Sequence[Equations]],
     matters: Callable[[int, Equations, Found], bool],
 ) -> tuple[list[Equations], list[Found], int]:
-    """Solve the equations of some targets and, where rounding could matter to one of them, correct all.
-
-    `equations`: those of each target. `solve`: returns the solution of one. `recenter`: returns the equations with the
-    residual of solutions, which takes a pass over the pixels. `matters`: says, of a target's number, equations and
-    solution, whether rounding could matter beside the noise. Returns `equations, solutions`: the last ones; `refined`:
-    number of passes.
-    """
+    """Solve the equations of some targets and, where rounding could matter to one of them, correct all."""
+    # `recenter` returns the equations with the residual of solutions, by a pass over the pixels; `matters` says, of a
+    # target's number, equations and solution, whether rounding could matter. Also returns the number of passes.
     found = [solve(one) for one in equations]
     refined = 0
     if any(matters(t, *both) for t, both in enumerate(zip(equations, found, strict=True))):

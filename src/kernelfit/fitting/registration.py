@@ -67,7 +67,6 @@ def registered(image: Any, target: Any, plan: FitPlan, settings: Settings) -> Es
 
 
 def _either(first: Any, second: Any) -> Any:
-    """Return where either of two masks excludes."""
     if first is None or second is None:
         return second if first is None else first
     return np.asarray(first, bool) | np.asarray(second, bool)
@@ -116,7 +115,6 @@ def _is_last(search: Search, one: Round, after: Place) -> bool:
 
 
 def _after(search: Search, one: Round, centred: bool | None) -> Place:
-    """Return the place after the step of a round."""
     found = centroid_of(one.taps, one.plan.groups[0][0].geometry.convention) if centred else None
     place = search.after(one, np.zeros(2) if found is None else found[0])
     return search.without_shift(place) if centred is False else place

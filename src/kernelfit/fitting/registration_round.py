@@ -262,11 +262,7 @@ class Search:
         return dataclasses.replace(one, shares=shares, step=step, covariance=covariance, doubt=doubt, columns=columns)
 
     def solved(
-        self,
-        shares: list[list[joint.Share]],
-        groups: list[list[Estimate]],
-        theta: Array,
-        spurious: Array | None = None,
+        self, shares: list[list[joint.Share]], groups: list[list[Estimate]], theta: Array, spurious: Array | None = None
     ) -> tuple[Array, Array, float]:
         """Return the step of all parameters, its covariance, and how doubtful it is."""
         step, covariance, doubt = joint.solved(shares, groups, spurious)

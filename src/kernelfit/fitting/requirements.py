@@ -43,11 +43,7 @@ _PARTS = "need the real and the imaginary part, each by itself"
 _COMPLEX = (
     ("photon noise", "counts are not complex", "need noise='constant', or weights="),
     ("saturated", "complex numbers have no largest one", "need a mask of what is clipped"),
-    (
-        "solver of real kernels",
-        "it holds taps to what real numbers can be",
-        "need LeastSquares() or Penalized()",
-    ),
+    ("solver of real kernels", "it holds taps to what real numbers can be", "need LeastSquares() or Penalized()"),
 )
 #: All that is refused, in the order in which it is looked for.
 RULES = (

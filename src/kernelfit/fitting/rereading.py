@@ -140,7 +140,6 @@ class StreamFitter:
         return np.concatenate([at[:n_taps], at[first : first + n_terms]])
 
     def _read(self, task: Task[Any]) -> Iterator[tuple[Work, Any]]:
-        """Read the stream once more."""
         n = self.stream.n_blocks // (len(self.stream.group_sizes) // 2)
         for done, (work, found) in enumerate(computed(self.stream.reread(self.group), task, self.workers), 1):
             if self.progress is not None:

@@ -22,7 +22,7 @@ from ..engines import sampling, weighted_iteration
 from ..engines.weighted_pass import residual
 from ..solvers import cholesky, least_squares
 from ..solvers.robust import TUNING, correction_of, enough, factor, least_absolute, robust_std, slope, tuning
-from . import photon_weights
+from . import noise_model
 from .implicit import ImplicitFitter, ImplicitlySolved
 from .noise_model import BELIEVED, MOST_NOISE, Levels, with_noise
 from .weighted_fitter import Solved, WeightedFitter
@@ -212,7 +212,7 @@ def _followed(
     def noise_of(current: Items, left: Sequence[Array]) -> float:
         return min(max(_scale(_standard(current, left), levels.rounding), 1.0), MOST_NOISE)
 
-    begun = photon_weights.follow(fitter, items, model, levels, left, noise_of)
+    begun = noise_model.follow(fitter, items, model, levels, left, noise_of)
     if begun is None:
         return None
     at, passes = begun.at, begun.passes
@@ -326,13 +326,12 @@ def _slopes(seen: Seen, sizes: Sequence[Array], criterion: str) -> list[Array]:
 def _approached(
     fitter: WeightedFitter, items: Items, robust: str, at: Array, left: list[Array], scale: float, rounding: float
 ) -> tuple[Array, float, int, bool]:
-    """Go near to where reweighting ends by quick steps; return the unknowns, scale, number of steps, and success.
-
-    A step solves ``s A'A step = A'psi(r)``, where psi(r) is the residual as held down and s the mean of its derivative:
-    Newton's method, were the outliers anywhere in the image alike (P. Huber and E. Ronchetti, "Robust Statistics",
-    2nd ed., 2009, section 7.8). So all steps share one factor of the unweighted Gram matrix, and their error shrinks by
-    about the root of taps over pixels each. Where it does not shrink, the rounds with exact weights go on.
-    """
+    """Go near to where reweighting ends by quick steps; return the unknowns, scale, number of steps, and success."""
+    # A step solves ``s A'A step = A'psi(r)``, where psi(r) is the residual as held down and s the mean of its
+    # derivative: Newton's method, were the outliers anywhere in the image alike (P. Huber and E. Ronchetti, "Robust
+    # Statistics", 2nd ed., 2009, section 7.8). So all steps share one factor of the unweighted Gram matrix, and their
+    # error shrinks by about the root of taps over pixels each. Where it does not shrink, the rounds with exact weights
+    # go on.
     inverse = weighted_iteration.Metric.whole(items, fitter.grams(items)).inverse
     size, last, steps = math.inf, at, 0
     if not scale:
@@ -369,11 +368,9 @@ def _scale(standard: Array, rounding: float, *, moduli: bool = False) -> float:
 
 
 def _far_off(seen: Seen, left: Sequence[Array]) -> tuple[float, float, float]:
-    """Return which share of the brightest pixels, and of all, lie as far from their prediction as outliers do.
-
-    Also returns the standard deviation of the first by chance. True outliers are as frequent in the one as in the
-    other; photon noise, or a kernel that cannot follow, is not. Brightest are those of the largest predictions.
-    """
+    """Return which share of the brightest pixels, with its deviation, and of all lie as far off as outliers do."""
+    # True outliers are as frequent in the one as in the other; photon noise, or a kernel that cannot follow, is not.
+    # Brightest are those of the largest predictions.
     parts = []
     for item, r in zip(seen.all_in, left, strict=True):
         step = max(1, math.isqrt(r.size // _MEDIAN_SAMPLE))

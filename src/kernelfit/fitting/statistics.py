@@ -86,7 +86,6 @@ def _group(group: int, noise: Noise, execution: Execution, sampled: bool, plan: 
 
 
 def _item(judged: Judged | None, observation: Observation) -> WeightedObservation:
-    """Return an observation with its weights."""
     if judged is not None:
         return judged.item
     return WeightedObservation(observation, np.ones(observation.size, dtype=bool))

@@ -16,8 +16,7 @@ from ..core.model import Execution, Model, Noise, Selection
 from ..core.validation import Array
 from ..data.exposure import Exposure
 from ..data.plan import make_plan
-from ..engines.forward import predict
-from ..engines.variance import propagated
+from ..engines.forward import predict, propagated
 from ..restoration import decorrelation as white
 from ..solvers.least_squares import LeastSquares, Solver
 from ..solvers.robust import robust_std

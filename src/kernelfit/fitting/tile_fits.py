@@ -181,7 +181,6 @@ class Reading:
         return out
 
     def _part(self, observation: Observation, box: Box) -> Observation:
-        """Return the observation of a tile."""
         part = _part(observation, box)
         if self.settings.solver.needs != "spectra":
             return part
@@ -196,7 +195,6 @@ class Reading:
 
 
 def _part(observation: Observation, box: Box) -> Observation:
-    """Return the observation of a tile, on which its background is laid."""
     part = blocks.sub_observation(observation, box)
     own = dataclasses.replace(part.geometry, target_shape=part.size, offset=(0, 0))
     return blocks.loaded(dataclasses.replace(part, geometry=own))

@@ -106,11 +106,9 @@ class WeightedFitter:
         even: bool = False,
         slopes: Sequence[Array] | None = None,
     ) -> Solved:
-        """Fit the pairs with their weights.
-
-        `last` says whether the errors will be used, `even` that the weights are known not to follow the images;
-        `slopes` are those of the residual of `start` as weighed, where the weights come from it.
-        """
+        """Fit the pairs with their weights."""
+        # `last` says whether the errors will be used, `even` that the weights are known not to follow the images;
+        # `slopes` are those of the residual of `start` as weighed, where the weights come from it.
         found = self._solved(items, start, last=last, even=even)
         if not self.image_std:
             return found

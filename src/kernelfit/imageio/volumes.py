@@ -98,7 +98,6 @@ class _Pages:
         self._most = max(2, _KEPT // max(1, math.prod(shape[1:]) * dtype.itemsize))
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
-        """Return a part of the stack, or one plane."""
         planes, *rest = key if isinstance(key, tuple) else (key,)
         if not isinstance(planes, slice):
             return np.asarray(self._page(range(self.shape[0])[planes])[tuple(rest)])
@@ -107,7 +106,6 @@ class _Pages:
         return np.stack(parts) if parts else np.zeros((0, *self.shape[1:]), self.dtype)[(slice(None), *rest)]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """Return all of it."""
         return np.asarray(self[:], dtype=dtype)
 
     def _page(self, at: int) -> NDArray[Any]:

@@ -241,7 +241,6 @@ def _varies(part: Estimate) -> bool:
 
 
 def _layout(n_kernels: int, paired: bool, varies: bool, n_complex: int) -> list[list[str]]:
-    """Return the places of the pictures of one target."""
     if n_kernels == 1:
         more = [["kernel grid", "width map", "flux map"]] if varies else []
         if paired:
@@ -287,7 +286,6 @@ def _believe(
 
 
 def _headline(fit: Estimate) -> str:
-    """Return the verdict and the figures of a fit in one line."""
     headline = "solved" if fit.verdict.ok else f"DOUBTFUL: {fit.verdict.name.lower().replace('_', ' ')}"
     noise = f"noise {fit.noise_std:.3g} per pixel" if math.isfinite(fit.noise_std) else "noise not known"
     explained = f"R² {fit.r_squared:.6g}, {noise}" if math.isfinite(fit.r_squared) else "no variance to explain"

@@ -124,7 +124,6 @@ def report_html(
 
 
 def _of_volume(fit: Estimate, image: npt.ArrayLike, target: npt.ArrayLike, title: str) -> list[str]:
-    """Return all there is to say about the kernel of a volume."""
     figure_of = require("matplotlib.figure", package="matplotlib", extra="plot", purpose="the report")
     parts = split_targets(fit)
     many = math.prod(fit.kernel.shape[:-3])
@@ -147,7 +146,6 @@ def _of_volume(fit: Estimate, image: npt.ArrayLike, target: npt.ArrayLike, title
 
 
 def _page(title: str, body: list[str], call: str) -> str:
-    """Return the page of a body."""
     if call:
         body += ["<h2>The same in Python</h2>", f"<pre>{html.escape(call)}</pre>"]
     from .. import __version__
@@ -242,7 +240,6 @@ def _verdicts(parts: dict[str, Estimate], lefts: list[Array]) -> list[str]:
 
 
 def _summary(parts: dict[str, Estimate]) -> str:
-    """Return a line for each channel."""
     rows = []
     for name, part in parts.items():
         verdict = "solved" if part.verdict.ok else part.verdict.name.lower().replace("_", " ")
@@ -297,7 +294,6 @@ def _figure(how: Any, *arguments: Any, name: str, caption: str) -> str:
 
 
 def _embedded(figure: "Figure", name: str, caption: str) -> str:
-    """Return a figure as a picture in a page, with its caption."""
     agg = require("matplotlib.backends.backend_agg", package="matplotlib", extra="plot", purpose="the report")
     data = std_io.BytesIO()
     figure.set_dpi(130)
@@ -326,7 +322,6 @@ def _modulus(values: Any) -> Array:
 
 
 def _of_kernel(fit: Estimate, label: str, cut: bool) -> list[str]:
-    """Return the pictures of one kernel."""
     if fit.convention.ndim == 1:
         out = [
             (panels.kernel, "Impulse response", "The taps. The band holds the true value in 95 of 100 cases."),

@@ -437,26 +437,22 @@ def _transform(kernel: Array, origin: Shape, size: Shape) -> tuple[float, Array,
 
 
 def _period(image: tuple[int, ...], kernel: tuple[int, ...], room: float = 2.5, unit: int = 64) -> Any:
-    """Return the sides of a period that leaves some kernels' room beyond the image.
-
-    One is needed; with no more the fading is so steep that the edges ring, which costs 1 to 2 dB where the kernel is
-    wide. Pixels to be solved for need no fading, and the fewer they are, the better. Columns of a multiple of 16 and
-    rows of one of 64 pixels: 528 by 576 take seven tenths of the time of 540 by 540.
-    """
+    """Return the sides of a period that leaves some kernels' room beyond the image."""
+    # One is needed; with no more the fading is so steep that the edges ring, which costs 1 to 2 dB where the kernel is
+    # wide. Pixels to be solved for need no fading, and the fewer they are, the better. Columns of a multiple of 16 and
+    # rows of one of 64 pixels: 528 by 576 take seven tenths of the time of 540 by 540.
     units = (16, unit) if len(image) == 2 else (1,) * len(image)
     sides = zip(image, kernel, units, strict=True)
     return tuple(n * scipy.fft.next_fast_len(math.ceil((a + room * b) / n), real=False) for a, b, n in sides)
 
 
 def _validated(sums: Array, counts: Array) -> float:
-    """Return the balance of least generalised cross-validation, ``mean((1 - passed)^2 |Y|^2) / mean(1 - passed)^2``.
-
-    What is passed, ``u / (u + balance)``, depends on ``u = |K|^2 / (m q)`` alone, so that sums over classes of u serve.
-    Where the noise is not white, as after JPEG, that may fall towards no balance at all. So it is held against robust
-    cross-validation, the same times ``g + (1 - g) mean(passed^2)`` (M. Lukas, Inverse Problems 22 (2006) 1883, section
-    2, doi:10.1088/0266-5611/22/5/021), which comes to up to 25 times the balance for white noise and to thousands
-    of times for such.
-    """
+    """Return the balance of least generalised cross-validation, ``mean((1 - passed)^2 |Y|^2) / mean(1 - passed)^2``."""
+    # What is passed, ``u / (u + balance)``, depends on ``u = |K|^2 / (m q)`` alone, so that sums over classes of u
+    # serve. Where the noise is not white, as after JPEG, that may fall towards no balance at all. So it is held against
+    # robust cross-validation, the same times ``g + (1 - g) mean(passed^2)`` (M. Lukas, Inverse Problems 22 (2006) 1883,
+    # section 2, doi:10.1088/0266-5611/22/5/021), which comes to up to 25 times the balance for white noise and to
+    # thousands of times for such.
     from ..compiled import spectra
 
     if not sums.sum() > 0:

@@ -44,13 +44,11 @@ def nearest(image: npt.NDArray[Any], unknown: Mask) -> npt.NDArray[Any]:
 
 
 def fill(image: Array, unknown: Mask, left: Callable[[Array], Array]) -> None:
-    """Give unknown pixels, in place, the values of which the kernel can explain as much as it can.
-
-    `left` gives what a division leaves of an image, ``R y``: with R from 0 to 1 at each frequency, ``y'R y`` is what
-    the best restoration of y costs, ``|y - k * x|^2 + strength * |Q x|^2``. It is least where R y is zero at the
-    unknown pixels u: ``R_uu u = -R_us y_s``, by conjugate gradients. Then the division of the whole is that of the seen
-    ones alone. Iterations end when the residual there is small against that at the seen pixels.
-    """
+    """Give unknown pixels, in place, the values of which the kernel can explain as much as it can."""
+    # `left` gives what a division leaves of an image, ``R y``: with R from 0 to 1 at each frequency, ``y'R y`` is what
+    # the best restoration of y costs, ``|y - k * x|^2 + strength * |Q x|^2``. It is least where R y is zero at the
+    # unknown pixels u: ``R_uu u = -R_us y_s``, by conjugate gradients. Then the division of the whole is that of the
+    # seen ones alone. Iterations end when the residual there is small against that at the seen pixels.
     at = np.flatnonzero(unknown)
     n_seen = image.size - len(at)
     rest = left(image)

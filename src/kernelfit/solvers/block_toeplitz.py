@@ -232,13 +232,11 @@ class Equations:
         return matrix(self.band.lags(density, self.stats.shape), self.stats.shape) * self.covariance_scale
 
     def squared_errors(self, balances: Array, pilot: float) -> tuple[Array, Array, Array]:
-        """Return the estimated square error of the kernel of each balance: variance, loss, and the loss as it looks.
-
-        With ``A = (T + balance m Q)^-1`` the variance is the trace of ``A N A'``, the noise being what the kernel of
-        `pilot` leaves. The loss is the square of what the penalty holds back, ``balance A m Q k``. For k stands the
-        kernel of a balance a hundred times smaller, which still holds what this one loses, but also noise: the third
-        result contains its share, the second does not.
-        """
+        """Return the estimated square error of the kernel of each balance: variance, loss, and the loss as it looks."""
+        # With ``A = (T + balance m Q)^-1`` the variance is the trace of ``A N A'``, the noise being what the kernel of
+        # `pilot` leaves. The loss is the square of what the penalty holds back, ``balance A m Q k``. For k stands the
+        # kernel of a balance a hundred times smaller, which still holds what this one loses, but also noise: the third
+        # result contains its share, the second does not.
         products = self.products
         noise = self.noise(pilot)
         inverses, lost = self.inverses(balances), self.lost(balances)

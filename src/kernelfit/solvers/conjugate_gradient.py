@@ -167,12 +167,10 @@ def conjugate_gradients(
 
 
 def stop_rule(energy: float, moment: Array, n_pixels: int, tolerance: float) -> Rule:
-    """Return the rule by which to stop: the error that noise causes, times the tolerance.
-
-    Noise of variance s^2 moves the solution by an error e with ``E e'Ge = s^2 m``. With x = k and r = b - G k,
-    ``|y - A k|^2 = y'y - k'(b + r)``, which gives s^2. Where few pixels are spare that is little of a large number, so
-    the residual itself has to have settled.
-    """
+    """Return the rule by which to stop: the error that noise causes, times the tolerance."""
+    # Noise of variance s^2 moves the solution by an error e with ``E e'Ge = s^2 m``. With x = k and r = b - G k, ``|y -
+    # A k|^2 = y'y - k'(b + r)``, which gives s^2. Where few pixels are spare that is little of a large number, so the
+    # residual itself has to have settled.
     share = min(tolerance**2 * moment.size / max(1, n_pixels - moment.size), _MOST_SHARE)
 
     def enough(taps: Array, residual: Array) -> float:

@@ -71,12 +71,7 @@ def _of_functions(plan: Geometry, between: Callable[[_Function, _Function], Arra
     if field is not None:
         each = [[(1.0, 1.0)] if one is None else one.products() for one in field.weights]
     blocks = [[np.add.reduce([between(a, b) for a in one for b in other]) for other in each] for one in each]
-    return np.asarray(_tabled(blocks))
-
-
-def _tabled(blocks: list[list[Array]]) -> Array:
-    """Return a matrix of blocks."""
-    return blocks[0][0] if len(blocks) == 1 else np.block(blocks)
+    return np.asarray(blocks[0][0] if len(blocks) == 1 else np.block(blocks))
 
 
 def _places(plan: Geometry) -> list[npt.NDArray[np.int64]]:
@@ -99,16 +94,11 @@ def _pixels_of(plan: Geometry) -> list[npt.NDArray[np.int64]]:
 
 
 def projected_of(plan: Geometry, columns: Columns, root: Array, weights: npt.NDArray[Any] | None = None) -> Array:
-    """Return what `counts_of` loses with a background: the share of the noise that looks like the surface.
-
-    Of white noise N of variance 1 the elimination leaves ``N'WN - N'H N`` with ``H = W Phi (Phi'W Phi)^-1 Phi'W``.
-    The expectation of the last sums, over pairs of target pixels t and t' in which the taps p and q multiply the same
-    pixel of the image, ``H[t, t']``: for each column u of ``W Phi R`` the product of two images, u laid back on the
-    image by either tap.
-
-    `columns`: Phi. `root` (terms, rank): R, with ``R R'`` the inverse of ``Phi'W Phi``. `weights` (rows, cols) of the
-    used target. Returns shape (taps, taps).
-    """
+    """Return what `counts_of` loses with a background: the share of the noise that looks like the surface."""
+    # Of white noise N of variance 1 the elimination leaves ``N'WN - N'H N`` with ``H = W Phi (Phi'W Phi)^-1 Phi'W``.
+    # The expectation of the last sums, over pairs of target pixels t and t' in which the taps p and q multiply the same
+    # pixel, ``H[t, t']``: for each column u of ``W Phi R`` the product of two images, u laid back on the image by
+    # either tap. `columns`: Phi. `root` (terms, rank): R, with ``R R'`` the inverse of ``Phi'W Phi``.
     n_taps = plan.n_taps
     total = np.zeros((n_taps, n_taps))
     # all is a product of rows and columns; of weights the mean counts
@@ -195,12 +185,9 @@ def _folded(image: Array, plan: Geometry) -> Array:
 def take_off(
     stats: NormalEquations, std: float | Sequence[float], counts: Array | None = None, shift: Array | None = None
 ) -> tuple[NormalEquations, float]:
-    """Return the statistics less what the noise of the image adds to the Gram matrix, and the share of it taken off.
-
-    The same share of `shift` is added to the moments. The statistics come back centred at their own solution, with the
-    residual that the pixels have there: the noise that a solver then sees is that of an equation,
-    ``e - (image noise) * kernel``.
-    """
+    """Return the statistics less what the image's noise adds to the Gram matrix, and the share of it taken off."""
+    # The same share of `shift` is added to the moments. They come back centred at their own solution, with the residual
+    # that the pixels have there: the noise that a solver sees is that of an equation, ``e - (image noise) * kernel``.
     stds = np.asarray(std, dtype=np.float64)
     if stds.shape not in ((), (len(stats.supports),)) or not (np.isfinite(stds).all() and (stds >= 0).all()):
         msg = f"got std={std!r}, need a finite number of at least 0, or one for each of {len(stats.supports)} terms"
@@ -295,16 +282,12 @@ def pairs_within(weights: npt.NDArray[Any], kernel: Sequence[int], stride: Seque
 
 
 def shared(fit: Estimate, std: float, pairs: Array | None = None) -> Array:
-    """Return what the moments' covariance gains because the image's noise is in both their factors.
-
-    With image noise N and ``v = e - N k`` the moments ``(A + N)'v + n s^2 k`` have, for normal noise, the covariance
-    ``A' cov(v) A + n s^2 var(v)`` plus ``s^4 sum_d n(d) k[p + d] k[q - d]`` over d that are whole strides, which is
-    this: products of two noises of the image. Of pairs of target pixels that far apart there are n(d), which are
-    `pairs`, or all of them nearly as many as there are pixels. Of several images p and q may be of any two.
-
-    Of complex images with circular noise, `std` being that of either part, ``E N N`` is zero: the moments
-    ``m = sum conj(A + N) v`` gain nothing in ``E m conj(m')``, and that sum, of complex taps, in ``E m m'``.
-    """
+    """Return what the moments' covariance gains because the image's noise is in both their factors."""
+    # With image noise N and ``v = e - N k`` the moments ``(A + N)'v + n s^2 k`` have, for normal noise, the covariance
+    # ``A' cov(v) A + n s^2 var(v)`` plus ``s^4 sum_d n(d) k[p + d] k[q - d]`` over d that are whole strides, which is
+    # this. Of pairs of target pixels that far apart there are n(d), which are `pairs`, or all of them nearly as many as
+    # there are pixels. Of complex images with circular noise, `std` being that of either part, ``E N N`` is zero: the
+    # moments ``m = sum conj(A + N) v`` gain nothing in ``E m conj(m')``, and that sum, of complex taps, in ``E m m'``.
     if fit.convention.apart:
         return _shared_by_parts(fit, std, pairs)
     total = np.zeros((fit.kernel.size,) * 2)

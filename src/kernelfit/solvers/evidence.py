@@ -168,11 +168,9 @@ def _value(data: Projection, middle: Array) -> tuple[float, Array, Array, float]
 
 
 def evidence(data: Projection, kind: Kind, theta: Array, *, slope: bool = False) -> tuple[float, Array]:
-    """Return ``n log(rss + q) + log det S`` and, if asked for, its derivatives by the hyperparameters.
-
-    S is ``I + W'PW / s^2`` and ``q = z'S^-1 z``; the noise is profiled out, ``s^2 = (rss + q) / n``. Each term has five
-    hyperparameters: log(a / s), log l, log r, and the row and column of c; of volumes `Grid.width`.
-    """
+    """Return ``n log(rss + q) + log det S`` and, if asked for, its derivatives by the hyperparameters."""
+    # S is ``I + W'PW / s^2`` and ``q = z'S^-1 z``; the noise is profiled out, ``s^2 = (rss + q) / n``. Each term has
+    # five hyperparameters: log(a / s), log l, log r, and the row and column of c; of volumes `Grid.width`.
     blocks = blocks_of(data.grids, kind, theta)
     if data.inverse is not None:
         return _full_evidence(data, data.inverse, blocks, slope)

@@ -109,13 +109,7 @@ class _Joint:
     """The evidence of all terms together."""
 
     def __init__(
-        self,
-        stats: NormalEquations,
-        start: LeastSquaresSolution,
-        kind: Kind,
-        base: Array,
-        ties: Array,
-        levels: Array,
+        self, stats: NormalEquations, start: LeastSquaresSolution, kind: Kind, base: Array, ties: Array, levels: Array
     ) -> None:
         self.gram, self.least, self.rss, self.n = stats.gram, start.taps, start.rss, stats.n_pixels
         self.kind, self.base, self.ties, self.levels = kind, base, ties, levels

@@ -275,13 +275,12 @@ def unsettled(
     pull: Array,
     ties: Array | None = None,
 ) -> Array:
-    """Return a factor of what the uncertainty of the hyperparameters adds to the covariance, in units of s^2.
-
-    Laplace's approximation: they are normal about their best values, with the inverse of half the value's second
-    derivatives for their covariance (differences of the gradient, on few combinations of the data), and move the kernel
-    by ``(I - C G / s^2) dP P^-1 k``. P being in units of s^2, `pull` is ``s P^-1 k``, the residual's moments over s.
-    None is taken to be less certain than by 1. Hyperparameters that are not free move by `ties` with those that are.
-    """
+    """Return a factor of what the uncertainty of the hyperparameters adds to the covariance, in units of s^2."""
+    # Laplace's approximation: they are normal about their best values, with the inverse of half the value's second
+    # derivatives for their covariance (differences of the gradient, on few combinations of the data), and move the
+    # kernel by ``(I - C G / s^2) dP P^-1 k``. P being in units of s^2, `pull` is ``s P^-1 k``, the residual's moments
+    # over s. None is taken to be less certain than by 1. Hyperparameters that are not free move by `ties` with those
+    # that are.
     data = few.under(kind.symmetric)
     step = 0.05
     if ties is None:
@@ -308,24 +307,21 @@ def unsettled(
 
 
 def independent_part(gram: Array, factor: Array, pull: Array) -> Array:
-    """Return a factor of what an independent part of each tap adds to the covariance, in units of s^2.
-
-    Of variance tau it adds ``tau (I - C G)(I - C G)'`` to the posterior covariance C, to first order: nothing where the
-    data determine the taps, all where the prior has.
-    """
+    """Return a factor of what an independent part of each tap adds to the covariance, in units of s^2."""
+    # Of variance tau it adds ``tau (I - C G)(I - C G)'`` to the posterior covariance C, to first order: nothing where
+    # the data determine the taps, all where the prior has.
     variance = independent_variance(gram, factor, pull)
     return math.sqrt(variance) * (np.eye(len(gram)) - product(factor, product(factor.T, gram)))
 
 
 def independent_variance(gram: Array, factor: Array, pull: Array) -> float:
-    """Return the variance that an independent part of each tap may have beside a prior, in units of s^2.
-
-    A prior whose envelope has gone to nothing is sure of what it has not seen. With ``tau I`` beside P minus twice the
-    log evidence changes by ``sum log(1 + tau v) - tau z^2 / (1 + tau v)``, v and V being eigenvalues and eigenvectors
-    of ``A = (P + G^-1)^-1`` and ``z = V'A k0``, which is `pull`, the residual's moments over s. Returned is the mean of
-    tau over that, all standard deviations being as likely beforehand (A. Gelman, "Prior distributions for variance
-    parameters in hierarchical models", Bayesian Analysis 1 (2006) 515). `factor` is F of ``F F' = (P^-1 + G)^-1``.
-    """
+    """Return the variance that an independent part of each tap may have beside a prior, in units of s^2."""
+    # A prior whose envelope has gone to nothing is sure of what it has not seen. With ``tau I`` beside P minus twice
+    # the log evidence changes by ``sum log(1 + tau v) - tau z^2 / (1 + tau v)``, v and V being eigenvalues and
+    # eigenvectors of ``A = (P + G^-1)^-1`` and ``z = V'A k0``, which is `pull`, the residual's moments over s. Returned
+    # is the mean of tau over that, all standard deviations being as likely beforehand (A. Gelman, "Prior distributions
+    # for variance parameters in hierarchical models", Bayesian Analysis 1 (2006) 515). `factor` is F of ``F F' = (P^-1
+    # + G)^-1``.
     half = product(gram, factor)
     values, vectors = scipy.linalg.eigh(gram - product(half, half.T), driver="evd")
     values, seen = np.maximum(values, 0.0), (vectors.T @ pull) ** 2

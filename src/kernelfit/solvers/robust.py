@@ -62,12 +62,10 @@ def slope(ratio: Array, robust: str, *, moduli: bool = False) -> Array:
 
 
 def correction_of(standard: Array, robust: str, *, moduli: bool = False) -> float:
-    """Return the standard error of the robust fit over what weighted least squares with its weights would say.
-
-    The asymptotic variance is ``mean(psi^2) / mean(psi')^2`` (Huber and Ronchetti, section 7.6), that of weighted least
-    squares with weights ``psi(r) / r`` is ``mean(psi r) / mean(psi / r)``, the first over pixels that have a weight.
-    Of moduli the numerators are twice those of either part, which their ratio does not see.
-    """
+    """Return the standard error of the robust fit over what weighted least squares with its weights would say."""
+    # The asymptotic variance is ``mean(psi^2) / mean(psi')^2`` (Huber and Ronchetti, section 7.6), that of weighted
+    # least squares with weights ``psi(r) / r`` is ``mean(psi r) / mean(psi / r)``, the first over pixels that have a
+    # weight. Of moduli the numerators are twice those of either part, which their ratio does not see.
     c = tuning(robust, moduli=moduli)
     ratio = np.abs(standard) / c
     held = factor(ratio, robust)
@@ -84,14 +82,10 @@ def enough(n_taps: int) -> int:
 
 
 def least_absolute(sample: "Sample", inverse: Array | None = None, rounds: int = 15) -> Array:
-    """Return the kernel with about the smallest sum of absolute residuals over a sample, by reweighting.
-
-    Outliers in the target hardly move it, however large they are and whatever they hold.
-
-    `sample`: patches; of many a part is used, enough for a kernel to start from. `inverse` (taps, rank): a factor of
-    the inverse of about a multiple of the sample's Gram matrix, which is the default; the metric of the conjugate
-    gradients. `rounds`: times that weights are found, at most, default 15. Returns shape (taps,).
-    """
+    """Return the kernel with about the smallest sum of absolute residuals over a sample of patches, by reweighting."""
+    # Outliers in the target hardly move it. Of many patches a part is used, enough for a kernel to start from.
+    # `inverse` (taps, rank): a factor of the inverse of about the sample's Gram matrix, the metric of the conjugate
+    # gradients.
     n, m = sample.patches.shape
     part = slice(None, None, max(1, n // enough(m)))
     patches, values = np.ascontiguousarray(sample.patches[part]), sample.values[part]

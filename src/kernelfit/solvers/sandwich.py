@@ -18,15 +18,10 @@ def inverse_of(fit: Estimate) -> Array:
 
 
 def with_scores(fit: Estimate, gram: Array, scores: Array) -> Estimate:
-    """Return a fit with the covariance it has if that of the moments ``A'v`` is not ``s^2 A'A``.
-
-    A solver's covariance C belongs to white noise of variance s^2. The estimate is ``k = C A'y / s^2``, so that, for
-    moments of covariance M, its own is ``C M C / s^4``; under a prior what the prior adds to it, ``C - C G C / s^2``,
-    stays.
-
-    `fit`: the fit as its solver returned it, with a factor F of ``C = F F'``. `gram` (taps, taps): G, the Gram matrix
-    that the solver was given. `scores` (taps, taps): M. Returns the same kernel with another covariance.
-    """
+    """Return a fit with the covariance it has if that of the moments ``A'v`` is `scores`, M, and not ``s^2 A'A``."""
+    # A solver's covariance C belongs to white noise of variance s^2. The estimate is ``k = C A'y / s^2``, so that its
+    # own is ``C M C / s^4``; under a prior what that adds, ``C - C G C / s^2``, stays, G being what the solver was
+    # given.
     s = fit.noise_std
     if fit.factor is None or fit.factor.shape[1] == 0 or not (math.isfinite(s) and s > 0):
         return fit

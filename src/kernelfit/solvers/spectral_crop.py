@@ -29,15 +29,13 @@ def estimate(stats: CrossSpectra, band: Band, given: float | None, workers: int 
 
 
 def _choose(band: Band, scale: float, stats: CrossSpectra) -> float:
-    """Return the balance for which the estimated error of the cropped kernel is smallest.
-
-    The mean square error of a tap is the variance ``sum |H's noise|^2``, from the power of the residual in rings, plus
-    the square of what is lost, ``crop((1 - passed) K)``. Both need a kernel K: a first one, then that of the balance
-    just chosen, until the balance stays. There are two first ones: that of the maximum of the evidence of a Gaussian
-    model, ``Y ~ N(0, s^2 (|X|^2 / (balance m q) + 1))``, and that whose cropped kernel has the least mean log power of
-    the residual in rings (Whittle's likelihood). Where they lead apart and one fits clearly worse, it is dropped; else
-    the one with the smaller estimated error is taken.
-    """
+    """Return the balance for which the estimated error of the cropped kernel is smallest."""
+    # The mean square error of a tap is the variance ``sum |H's noise|^2``, from the power of the residual in rings,
+    # plus the square of what is lost, ``crop((1 - passed) K)``. Both need a kernel K: a first one, then that of the
+    # balance just chosen, until the balance stays. There are two first ones: that of the maximum of the evidence of a
+    # Gaussian model, ``Y ~ N(0, s^2 (|X|^2 / (balance m q) + 1))``, and that whose cropped kernel has the least mean
+    # log power of the residual in rings (Whittle's likelihood). Where they lead apart and one fits clearly worse, it is
+    # dropped; else the one with the smaller estimated error is taken.
     counts = band.counts
     weight = scale * np.maximum(band.penalty, 1e-3 * _lowest(band.penalty))
     evidence = []

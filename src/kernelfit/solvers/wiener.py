@@ -116,7 +116,7 @@ def divide(stats: CrossSpectra, balance: object, penalty: str, workers: int = 1)
         spectrum = _spectrum(band, misfit, kept, found.balance)
     origin = "" if given is not None else " chosen from the data"
     shown = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
-    turned = _flipped(stats) and stats.order is None
+    turned = stats.convention.operation == "convolution" and stats.order is None
     order: Callable[[Array], Array] = (lambda a: a[::-1]) if turned else (lambda a: a)
     return Estimate(
         kernel=np.ascontiguousarray(order(found.taps.ravel()).reshape(shown)),
@@ -140,10 +140,6 @@ def _detail(band: Band) -> bool:
     rest = band.power.copy()
     rest[0, 0] = 0.0
     return bool(band.mean(rest) > 1e-20 * band.mean(band.power))
-
-
-def _flipped(stats: CrossSpectra) -> bool:
-    return stats.convention.operation == "convolution"
 
 
 def _spectrum(band: Band, misfit: Array, kept: Array, balance: float) -> Spectrum:
