@@ -156,8 +156,7 @@ def compare_kernels(
     if parts:
         one, other = _by_parts(*one), _by_parts(*other)
     if one[0].ndim != other[0].ndim:
-        msg = f"got kernels of {one[0].ndim} and of {other[0].ndim} dimensions, need as many in both"
-        raise ValueError(msg)
+        raise ValueError(f"got kernels of {one[0].ndim} and of {other[0].ndim} dimensions, need as many in both")
     origin = tuple(max(a, b) for a, b in zip(one[1], other[1], strict=True))
     shape = tuple(o + max(one[0].shape[i] - one[1][i], other[0].shape[i] - other[1][i]) for i, o in enumerate(origin))
     places = [

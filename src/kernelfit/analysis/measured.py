@@ -41,13 +41,7 @@ class Measurements:
     notes: tuple[str, ...]
 
     def rows(self) -> list[tuple[str, Measured, str]]:
-        """Return the numbers as rows of a table.
-
-        Returns
-        -------
-        list of (str, Measured, str)
-            What it is, the number, and its unit.
-        """
+        """Return the numbers as rows of a table: what each is, the number, and its unit."""
         raise NotImplementedError
 
     def __str__(self) -> str:
@@ -61,13 +55,7 @@ class Measurements:
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     def to_dict(self) -> dict[str, object]:
-        """Return the numbers as plain types for JSON.
-
-        Returns
-        -------
-        dict
-            Each number as ``{"value": ..., "stderr": ...}``, None where there is none.
-        """
+        """Return the numbers as plain types for JSON, with value and stderr of each, None where there is none."""
 
         def plain(value: object) -> object:
             if isinstance(value, Measured):

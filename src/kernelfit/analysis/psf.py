@@ -66,13 +66,7 @@ class PsfMeasurements(Measurements):
     notes: tuple[str, ...] = ()
 
     def rows(self) -> list[tuple[str, Measured, str]]:
-        """Return the numbers as rows of a table.
-
-        Returns
-        -------
-        list of (str, Measured, str)
-            What it is, the number, and its unit.
-        """
+        """Return the numbers as rows of a table: what each is, the number, and its unit."""
         return [
             ("sum", self.sum, ""),
             ("shift down", self.shift_rows, "pixels"),

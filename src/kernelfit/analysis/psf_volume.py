@@ -229,13 +229,7 @@ class VolumePsfMeasurements(Measurements):
     notes: tuple[str, ...] = ()
 
     def rows(self) -> list[tuple[str, Measured, str]]:
-        """Return the numbers as rows of a table.
-
-        Returns
-        -------
-        list of (str, Measured, str)
-            What it is, the number, and its unit.
-        """
+        """Return the numbers as rows of a table: what each is, the number, and its unit."""
         words = {"planes": "planes", "rows": "rows", "cols": "columns"}
         return [
             ("sum", self.sum, ""),

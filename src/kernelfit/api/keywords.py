@@ -126,8 +126,7 @@ def call_of(
 ) -> Call:
     """Sort keywords into their objects; refuse unknown ones, and those of an object that is given whole."""
     if unknown := [name for name in keywords if name not in FIELDS]:
-        msg = f"{verb}() got an unexpected keyword argument {unknown[0]!r}"
-        raise TypeError(msg)
+        raise TypeError(f"{verb}() got an unexpected keyword argument {unknown[0]!r}")
     whole: dict[type, tuple[str, Any]] = {}
     objects: tuple[tuple[type, str, Any], ...] = (
         (Model, "a Model as shape", shape if isinstance(shape, Model) else None),
@@ -139,8 +138,7 @@ def call_of(
         if value is None:
             continue
         if not isinstance(value, kind):
-            msg = f"got {name}{value!r:.60}, need a kernelfit.{kind.__name__}"
-            raise TypeError(msg)
+            raise TypeError(f"got {name}{value!r:.60}, need a kernelfit.{kind.__name__}")
         whole[kind] = name, value
     given: dict[type, dict[str, Any]] = {Model: {}, Selection: {}, Noise: {}, Execution: {}, Wiener: {}}
     for name, value in keywords.items():
@@ -148,8 +146,7 @@ def call_of(
         if isinstance(value, Noise) and name == "noise":
             continue
         if owner in whole:
-            msg = f"got {name}= beside {whole[owner][0]}, which has that field; need one or the other"
-            raise TypeError(msg)
+            raise TypeError(f"got {name}= beside {whole[owner][0]}, which has that field; need one or the other")
         given[owner][field] = value
     engine = given[Execution].get("engine", "auto")
     chosen: Any = None if solver is None else as_solver(solver)  # type: ignore[arg-type]
@@ -164,8 +161,7 @@ def call_of(
         chosen = Wiener(**given[Wiener]) if engine == "wiener" else ConjugateGradient()
         given[Execution]["engine"] = "auto"
     elif used := [name for name in given[Wiener] if not same(given[Wiener][name], default(name))]:
-        msg = f"got {used[0]}= without a division by frequency; need method='wiener', or a solver=Wiener()"
-        raise ValueError(msg)
+        raise ValueError(f"got {used[0]}= without a division by frequency; need method='wiener', or a solver=Wiener()")
     if chosen is not None and not type(chosen).__module__.startswith(__name__.partition(".")[0] + "."):
         chosen = _Adapted(chosen)
 

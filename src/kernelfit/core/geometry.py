@@ -200,8 +200,7 @@ def in_plane(value: object, name: str, ndim: int, across: int) -> Any:
             raise TypeError
         return across, operator.index(value[0] if several else value)  # type: ignore[arg-type, index]
     except TypeError:
-        msg = f"got {name}={value!r} for signals, need one whole number"
-        raise (TypeError if single else ValueError)(msg) from None
+        raise TypeError if single else ValueError(f"got {name}={value!r} for signals, need one whole number") from None
 
 
 def window(lags: object, ndim: int) -> tuple[tuple[int, int], ...]:

@@ -273,8 +273,7 @@ class Selection:
     def __post_init__(self) -> None:
         """Refuse unknown names."""
         if self.nan is None or known(self.nan, NAN, "nan") is None:
-            msg = "got nan=None, need 'error' or 'mask'"
-            raise ValueError(msg)
+            raise ValueError("got nan=None, need 'error' or 'mask'")
         as_ends(self.saturated, np.uint8)
 
 
@@ -321,11 +320,9 @@ class Noise:
         known(self.covariance, COVARIANCES, "errors")
         std = self.image_std
         if isinstance(std, bool) or not isinstance(std, numbers.Real):
-            msg = f"got image_noise={std!r}, need a standard deviation of at least 0, in units of the image"
-            raise TypeError(msg)
+            raise TypeError(f"got image_noise={std!r}, need a standard deviation of at least 0, in units of the image")
         if not 0 <= float(std) < math.inf:
-            msg = f"got image_noise={std!r}, need a standard deviation of at least 0, in units of the image"
-            raise ValueError(msg)
+            raise ValueError(f"got image_noise={std!r}, need a standard deviation of at least 0, in units of the image")
 
     @property
     def pixel_variance(self) -> "PixelVariance":
@@ -369,11 +366,9 @@ class Execution:
         if self.tolerance is None:
             return
         if isinstance(self.tolerance, bool) or not isinstance(self.tolerance, numbers.Real):
-            msg = f"got tolerance={self.tolerance!r}, need a number between 0 and 1"
-            raise TypeError(msg)
+            raise TypeError(f"got tolerance={self.tolerance!r}, need a number between 0 and 1")
         if not 0 < self.tolerance < 1:
-            msg = f"got tolerance={self.tolerance!r}, need a number between 0 and 1"
-            raise ValueError(msg)
+            raise ValueError(f"got tolerance={self.tolerance!r}, need a number between 0 and 1")
 
     @property
     def threads(self) -> int:
@@ -441,8 +436,7 @@ def as_ends(saturated: object, dtype: Any) -> tuple[float, float] | None:
         return None
     if isinstance(saturated, str):
         if saturated != "auto":
-            msg = f"got saturated={saturated!r}, need 'auto', None or a pair (low, high)"
-            raise ValueError(msg)
+            raise ValueError(f"got saturated={saturated!r}, need 'auto', None or a pair (low, high)")
         if np.dtype(dtype).kind not in "iu":
             return None
         info = np.iinfo(dtype)
@@ -455,8 +449,7 @@ def as_ends(saturated: object, dtype: Any) -> tuple[float, float] | None:
         msg = f"got saturated={saturated!r}, need 'auto', None or a pair (low, high), either of which may be None"
         raise TypeError(msg) from None
     if not ends[0] < ends[1]:
-        msg = f"got saturated={saturated!r}, need low < high"
-        raise ValueError(msg)
+        raise ValueError(f"got saturated={saturated!r}, need low < high")
     return ends
 
 
@@ -464,8 +457,7 @@ def _as_axis(axis: object) -> int:
     try:
         return operator.index(axis)  # type: ignore[arg-type]
     except TypeError:
-        msg = f"got channel_axis={axis!r}, need an int, or None for images of one plane"
-        raise TypeError(msg) from None
+        raise TypeError(f"got channel_axis={axis!r}, need an int, or None for images of one plane") from None
 
 
 def _settle(record: Any, **fields: Any) -> None:

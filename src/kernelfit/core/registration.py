@@ -141,11 +141,9 @@ class Registration:
         if not self.pairs:
             return self
         if pair is not None and not 0 <= pair < len(self.pairs):
-            msg = f"got pair={pair} of {len(self.pairs)}, need one from 0 to {len(self.pairs) - 1}"
-            raise ValueError(msg)
+            raise ValueError(f"got pair={pair} of {len(self.pairs)}, need one from 0 to {len(self.pairs) - 1}")
         if pair is None and len(self.pairs) > 1:
-            msg = f"got no pair, need pair=, from 0 to {len(self.pairs) - 1}: each has a motion of its own"
-            raise ValueError(msg)
+            raise ValueError(f"got no pair, need pair=, from 0 to {len(self.pairs) - 1}: each has a motion of its own")
         return self.pairs[pair or 0]
 
     @property

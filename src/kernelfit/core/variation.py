@@ -129,26 +129,12 @@ class Products:
         return len(self._pairs)
 
     def weights(self, shape: Shape) -> Sequence[Weight | None]:
-        """Return the functions on the pixels of an image; None for 1.
-
-        Parameters
-        ----------
-        shape : (int, int)
-            Rows and columns of the image.
-        """
+        """Return the functions on the pixels of an image; None for 1."""
         down, across = (self._along(axis, np.arange(n, dtype=np.float64), n) for axis, n in enumerate(shape))
         return [None, *(Separable(down[:, i].copy(), across[:, j].copy()) for i, j in self._pairs[1:])]
 
     def at(self, rows: Array, cols: Array, shape: Shape) -> Array:
-        """Return the functions at some places, shape (functions, places).
-
-        Parameters
-        ----------
-        rows, cols : ndarray
-            The places.
-        shape : (int, int)
-            Rows and columns of the image.
-        """
+        """Return the functions at some places, shape (functions, places)."""
         down, across = (self._along(axis, at, n) for axis, at, n in zip((0, 1), (rows, cols), shape, strict=True))
         found = np.array([down[:, i] * across[:, j] for i, j in self._pairs])
         found[0] = 1.0

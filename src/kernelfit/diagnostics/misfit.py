@@ -67,25 +67,9 @@ def misfits(
     workers: int,
     memo: Memo | None = None,
 ) -> list[Finding]:
-    """Return what speaks against the model of a fit of one target, the worst first; nothing if all seems well.
-
-    Parameters
-    ----------
-    observations : sequence of Observation
-        The pairs that share the kernel, of one target each.
-    estimate : Estimate
-        The fit.
-    weights : sequence of arrays, optional
-        One for the used part of each target, zero where a pixel does not count; read in blocks.
-    workers : int
-        Number of threads; one does it all, the sample being small.
-    memo : Memo, optional
-        What fits of other targets share.
-
-    Returns
-    -------
-    list of Finding
-    """
+    """Return what speaks against the model of a fit of one target, the worst first; nothing if all seems well."""
+    # `weights` are zero where a pixel does not count, and read in blocks. One thread does it all, the sample being
+    # small.
     if (
         not estimate.noise_std > 0
         or estimate.image_noise > 0

@@ -203,22 +203,11 @@ def drawn(groups: Sequence[Sequence[Estimate]], seed: int = 0) -> list[list[Esti
 def solved(
     shares: Sequence[Sequence[Share]], groups: Sequence[Sequence[Estimate]], spurious: Array | None = None
 ) -> tuple[Array, Array, float]:
-    """Return the step theta, its covariance, and the largest share of S that is not true.
-
-    The columns are made by the kernel that was found, whose errors make S too large, by B on average, but tell nothing:
-    the curvature of the profile of the squares is ``S - B``, the variance of its slope S. So the step is
-    ``(S - B)^-1 J'Wr`` and its covariance ``(S - B)^-1 S (S - B)^-1``. One draw of the kernel's errors gives B to the
-    square root of two over the number of taps.
-
-    Parameters
-    ----------
-    shares : sequence of sequence of Share
-        Of each target of each group.
-    groups : sequence of sequence of Estimate
-        The estimates of the targets, from whose residual and factor the noise and H are taken.
-    spurious : ndarray, optional
-        B in units of the noise, the `precision` of `drawn` estimates; none if it does not matter.
-    """
+    """Return the step theta, its covariance, and the largest share of S that is not true."""
+    # The columns are made by the kernel that was found, whose errors make S too large, by B on average, but tell
+    # nothing: the curvature of the profile of the squares is ``S - B``, the variance of its slope S. So the step is
+    # ``(S - B)^-1 J'Wr`` and its covariance ``(S - B)^-1 S (S - B)^-1``. One draw of the kernel's errors gives B, the
+    # `precision` of `drawn` estimates in units of the noise, to the root of two over the number of taps.
     table, told = precision(shares, groups)
     gain, doubt = gain_of(table, spurious)
     return gain @ told, gain @ table @ gain.T, doubt

@@ -119,20 +119,8 @@ class Round:
 class Search:
     """What is asked for, and the rounds.
 
-    Parameters
-    ----------
-    scenes : sequence of Scene
-        The images, of several pairs as many.
-    target : array_like or list
-        What became of them.
-    model, selection, settings
-        What is asked; the masks of the images are those of the scenes, if these are to move.
-    light : Light, optional
-        The curve, which holds the target.
-    pixel : (float, float)
-        Rows and columns of the image in each row and column here.
-    coarse : bool
-        Whether a step will do that is nearly right, and the errors do not matter.
+    `scenes`: the images, of several pairs as many. `light`: the curve, which holds the target. `pixel`: rows and
+    columns of the image in each row and column here. `coarse`: whether a step will do that is nearly right.
     """
 
     def __init__(

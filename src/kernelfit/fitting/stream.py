@@ -221,8 +221,7 @@ def _naming(number: int, block: Shape | None = None) -> Iterator[None]:
         yield
     except (TypeError, ValueError) as error:
         place = "" if block is None else f"in the block of target pixels that starts at {block}: "
-        msg = f"pair {number}: {place}{error}"
-        raise type(error)(msg) from error
+        raise type(error)(f"pair {number}: {place}{error}") from error
 
 
 def _digest(

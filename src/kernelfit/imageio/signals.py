@@ -133,8 +133,7 @@ def _read_array(path: Path, kind: str, choice: Choice) -> Any:
         return (read_hdf5 if kind == "HDF5" else read_zarr)(path, choice)
     if kind == "table":
         return read_table(path)
-    msg = f"{path}: got {kind}, need WAV, NPY, a table of numbers, HDF5 or Zarr for a signal"
-    raise ImageFileError(msg)
+    raise ImageFileError(f"{path}: got {kind}, need WAV, NPY, a table of numbers, HDF5 or Zarr for a signal")
 
 
 def _pick(path: Path, samples: Any, channel: int | str, names: list[str]) -> Any:
@@ -142,8 +141,7 @@ def _pick(path: Path, samples: Any, channel: int | str, names: list[str]) -> Any
     at = names.index(channel) if channel in names else channel
     if not isinstance(at, int) or not 0 <= at < count:
         known = ", ".join([*names, f"0 to {count - 1}"])
-        msg = f"{path}: got channel={channel!r}, need one of {known}"
-        raise ImageFileError(msg)
+        raise ImageFileError(f"{path}: got channel={channel!r}, need one of {known}")
     return samples[:, at] if len(samples.shape) == 2 else samples
 
 

@@ -23,38 +23,43 @@ _MOST_NUMBERS = 7  # rows or columns of a kernel whose taps are written into the
 _FRAME = 0.46 * np.array([[-1, 1, 1, -1, -1], [-1, -1, 1, 1, -1]])  # around a tap
 _STRIP = 4  # longer shapes are not drawn to scale
 _BELIEVED = 0.1  # error of the response, relative to its maximum, up to which a frequency counts as determined
-
-
 _PARAMETERS = {
     "fit": "KernelFit\n    The result.",
     "image": "array_like, or list of them\n    What `find_kernel` got.",
     "target": "array_like, or list of them\n    What `find_kernel` got.",
     "ax": "matplotlib.axes.Axes, optional\n    Where to draw; the default is a new figure.",
+    "axes": "sequence of matplotlib.axes.Axes, optional\n    Where to draw; the default is a new figure.",
     "title": "str, optional\n    Instead of the shape.",
     "numbers": "bool, optional\n    Whether values are written into the picture, up to 7 x 7 of them; default True.",
 }
 
 
-def picture(told: str) -> Callable[[Draw], Draw]:
-    """Give a drawing the sections of its docstring that all have: its parameters, and the Axes that it returns."""
+def described(returned: str) -> Callable[[Draw], Draw]:
+    """Give a drawing the sections of its docstring that all have: its parameters, and what it returns."""
 
     def documented(draw: Draw) -> Draw:
         text, raises, errors = inspect.cleandoc(draw.__doc__ or "").partition("\n\nRaises\n")
         taken = "\n".join(f"{name} : {_PARAMETERS[name]}" for name in inspect.signature(draw).parameters)
-        returned = f"matplotlib.axes.Axes\n    The Axes{told}."
         draw.__doc__ = f"{text}\n\nParameters\n----------\n{taken}\n\nReturns\n-------\n{returned}{raises}{errors}\n"
-        return of_any_dimension(draw)  # type: ignore[return-value]
+        return draw
 
     return documented
 
 
+def picture(told: str) -> Callable[[Draw], Draw]:
+    """Let a drawing take any kernel, and describe it: it returns Axes."""
+    return lambda draw: of_any_dimension(described(f"matplotlib.axes.Axes\n    The Axes{told}.")(draw))  # type: ignore[return-value]
+
+
+def new_figure(count: int, size: tuple[float, float]) -> Any:
+    """Return the Axes of a new figure, side by side."""
+    pyplot = require("matplotlib.pyplot", package="matplotlib", extra="plot", purpose="drawing")
+    return pyplot.subplots(1, count, layout="constrained", figsize=size)[1]
+
+
 def new_axes(ax: "Axes | None") -> "Axes":
     """Return the Axes to draw on: those given, or a new figure's."""
-    if ax is not None:
-        return ax
-    pyplot = require("matplotlib.pyplot", package="matplotlib", extra="plot", purpose="drawing")
-    new: Axes = pyplot.subplots(layout="constrained", figsize=(5.2, 4.2))[1]
-    return new
+    return new_figure(1, (5.2, 4.2)) if ax is None else ax  # type: ignore[no-any-return]
 
 
 def _plane(fit: Estimate) -> Array:
@@ -135,25 +140,10 @@ def _percent(share: float) -> str:
 
 
 @of_any_dimension
+@described("(Axes, Axes)\n    Those of `kernel` and of `error`.")
 def kernel_and_error(fit: Estimate, axes: "tuple[Axes, Axes] | None" = None) -> "tuple[Axes, Axes]":
-    """Draw the kernel and its standard errors side by side.
-
-    Parameters
-    ----------
-    fit : KernelFit
-        The result.
-    axes : (Axes, Axes), optional
-        Where to draw; the default is a new figure.
-
-    Returns
-    -------
-    (Axes, Axes)
-        Those of `kernel` and of `error`.
-    """
-    if axes is None:
-        pyplot = require("matplotlib.pyplot", package="matplotlib", extra="plot", purpose="drawing")
-        made = pyplot.subplots(1, 2, layout="constrained", figsize=(9.6, 4.2))[1]
-        axes = (made[0], made[1])
+    """Draw the kernel and its standard errors side by side."""
+    axes = tuple(new_figure(2, (9.6, 4.2))) if axes is None else axes
     return kernel(fit, axes[0]), error(fit, axes[1])
 
 

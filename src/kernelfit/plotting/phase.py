@@ -38,8 +38,7 @@ def modulus(real: Estimate, imaginary: Estimate, ax: "Axes") -> "Axes":
         known = np.isfinite(errors)
         ax.fill_between(real.lags, np.maximum(size - 2 * errors, 0), size + 2 * errors, where=known, alpha=0.3)
         ax.plot(real.lags, size, color="#1f5fa8", linewidth=1.0)
-        ax.set_xlabel("lag, samples")
-        ax.set_ylim(0, None)
+        ax.set(xlabel="lag, samples", ylim=(0, None))
     else:
         shown = ax.imshow(size, cmap="magma", vmin=0.0, vmax=float(size.max()) or 1.0, interpolation="nearest")
         ax.figure.colorbar(shown, ax=ax, label="modulus of a tap")
@@ -56,9 +55,7 @@ def phase(real: Estimate, imaginary: Estimate, ax: "Axes") -> "Axes":
     angle = np.where(known, np.angle(taps, deg=True), np.nan)
     if taps.ndim == 1:
         ax.plot(real.lags, angle, ".", color="#1f5fa8", markersize=4)
-        ax.set_xlabel("lag, samples")
-        ax.set_ylabel("degrees")
-        ax.set_ylim(-180, 180)
+        ax.set(xlabel="lag, samples", ylabel="degrees", ylim=(-180, 180))
     else:
         shown = ax.imshow(angle, cmap="twilight", vmin=-180, vmax=180, interpolation="nearest")
         ax.figure.colorbar(shown, ax=ax, label="phase of a tap, degrees", ticks=[-180, -90, 0, 90, 180])

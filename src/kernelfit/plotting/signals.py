@@ -29,9 +29,8 @@ def impulse_response(fit: Estimate, ax: "Axes", title: str | None = None) -> "Ax
         ax.legend(frameon=False, fontsize=8, loc="best")
     style = "o-" if fit.kernel.size <= _MOST_MARKS else "-"
     ax.plot(fit.lags, fit.kernel, style, color=BLUE, markersize=3, linewidth=1.0)
-    ax.set_xlabel("lag, samples")
-    ax.set_ylabel("tap (target units per input unit)")
-    ax.set_title(title or f"impulse response, {fit.kernel.size} taps{'' if known else ', errors not known'}")
+    ax.set(xlabel="lag, samples", ylabel="tap (target units per input unit)")
+    ax.set(title=title or f"impulse response, {fit.kernel.size} taps{'' if known else ', errors not known'}")
     return ax
 
 
@@ -39,10 +38,7 @@ def standard_error(fit: Estimate, ax: "Axes") -> "Axes":
     """Draw the standard error of each tap against its lag."""
     fit = lowered(fit)
     ax.plot(fit.lags, fit.stderr, color=ORANGE, linewidth=1.0)
-    ax.set_ylim(0, None)
-    ax.set_xlabel("lag, samples")
-    ax.set_ylabel("standard error")
-    ax.set_title("standard error of each tap")
+    ax.set(ylim=(0, None), xlabel="lag, samples", ylabel="standard error", title="standard error of each tap")
     return ax
 
 
@@ -59,9 +55,7 @@ def decay(fit: Estimate, ax: "Axes") -> "Axes":
         ax.plot(fit.lags[order], _decibels(noise / whole) / 2, "--", color=ORANGE, linewidth=1.0, label="of the errors")
         ax.legend(frameon=False, fontsize=8, loc="best")
     ax.set_ylim(bottom=max(float(_decibels(energy[-1:] / whole)[0]) / 2 - 5, -100))
-    ax.set_xlabel("lag, samples")
-    ax.set_ylabel("energy still to come, dB")
-    ax.set_title("decay")
+    ax.set(xlabel="lag, samples", ylabel="energy still to come, dB", title="decay")
     return ax
 
 
@@ -84,11 +78,8 @@ def frequency_response(fit: Estimate, ax: "Axes") -> "Axes":
         ax.fill_between(frequencies, low, high, color=ORANGE, alpha=0.3, linewidth=0, label="standard error")
         ax.legend(frameon=False, fontsize=8, loc="best")
     top = float(_decibels(response).max())
-    ax.set_ylim(max(float(_decibels(response).min()) - 5, top - 100), top + 5)
-    ax.set_xlim(0, 0.5)
-    ax.set_xlabel("frequency, cycles per sample")
-    ax.set_ylabel("|K|, dB")
-    ax.set_title("frequency response")
+    ax.set(ylim=(max(float(_decibels(response).min()) - 5, top - 100), top + 5), xlim=(0, 0.5))
+    ax.set(xlabel="frequency, cycles per sample", ylabel="|K|, dB", title="frequency response")
     return ax
 
 

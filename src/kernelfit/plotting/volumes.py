@@ -11,8 +11,7 @@ from ..core.estimate import Estimate
 from ..core.validation import Array
 from ..data.volumes import as_volumes
 from ..engines.forward import plane_of
-from ..imageio.planes import require
-from .panels import BLUE, GRAY, ORANGE, colorbar
+from .panels import BLUE, GRAY, ORANGE, colorbar, described, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,21 +19,9 @@ _NAMES = ("plane", "row", "column")
 _SIDE = 1024
 
 
+@described("three matplotlib.axes.Axes\n    Those through the largest tap. A cross marks the origin.")
 def orthogonal_cuts(fit: Estimate, axes: "Sequence[Axes] | None" = None) -> "Sequence[Axes]":
     """Draw a volume's kernel cut along its three planes, through the largest tap.
-
-    Parameters
-    ----------
-    fit : KernelFit
-        The result, of a volume.
-    axes : three matplotlib.axes.Axes, optional
-        Where to draw; the default is a new figure.
-
-    Returns
-    -------
-    three matplotlib.axes.Axes
-        Rows and columns of the plane, planes and columns of the row, planes and rows of the column of the largest tap.
-        A cross marks the origin.
 
     Raises
     ------
@@ -50,20 +37,9 @@ def orthogonal_cuts(fit: Estimate, axes: "Sequence[Axes] | None" = None) -> "Seq
     return drawn
 
 
+@described("three matplotlib.axes.Axes\n    Along planes, rows and columns; the largest tap keeps its sign.")
 def maximum_projections(fit: Estimate, axes: "Sequence[Axes] | None" = None) -> "Sequence[Axes]":
     """Draw the tap of the largest size along each axis of a volume's kernel.
-
-    Parameters
-    ----------
-    fit : KernelFit
-        The result, of a volume.
-    axes : three matplotlib.axes.Axes, optional
-        Where to draw; the default is a new figure.
-
-    Returns
-    -------
-    three matplotlib.axes.Axes
-        The projections along planes, rows and columns; a negative tap that is the largest keeps its sign.
 
     Raises
     ------
@@ -130,11 +106,7 @@ def _peak(taps: Array) -> tuple[int, ...]:
 
 
 def _three(axes: "Sequence[Axes] | None") -> "Sequence[Axes]":
-    if axes is not None:
-        return axes
-    pyplot = require("matplotlib.pyplot", package="matplotlib", extra="plot", purpose="drawing")
-    made: Sequence[Axes] = pyplot.subplots(1, 3, layout="constrained", figsize=(13.5, 4.0))[1]
-    return made
+    return new_figure(3, (13.5, 4.0)) if axes is None else axes  # type: ignore[no-any-return]
 
 
 def _draw(fit: Estimate, plane: Array, axis: int, ax: "Axes", title: str) -> None:

@@ -18,27 +18,11 @@ _PART = 1024
 
 
 def decorrelation_kernels(kernels: Array, ratio: float) -> Array:
-    """Return the kernels that make the noise of a difference white, each of sum 1.
-
-    Their spectrum is ``sqrt((1 + r K(0)^2) / (1 + r |K|^2))``, so that they keep the flux of a source.
-
-    Parameters
-    ----------
-    kernels : ndarray, shape (places, rows, cols)
-        The kernel at some places.
-    ratio : float
-        r, the variance of a pixel of the image that was convolved over that of the other one.
-
-    Returns
-    -------
-    ndarray, shape (places, side, side)
-        Odd, and symmetric about the middle.
-
-    References
-    ----------
-    D. Reiss and R. Lupton, "Implementation of Image Difference Decorrelation", LSST DMTN-021 (2016), section 2.1, after
-    N. Kaiser (2004) and B. Zackay, E. Ofek and A. Gal-Yam, ApJ 830 (2016) 27, doi:10.3847/0004-637X/830/1/27.
-    """
+    """Return the kernels (places, side, side), symmetric and of sum 1, that make a difference's noise white."""
+    # Their spectrum is ``sqrt((1 + r K(0)^2) / (1 + r |K|^2))``, so that they keep the flux of a source; r, `ratio`, is
+    # the variance of a pixel of the image that was convolved over that of the other one. D. Reiss and R. Lupton,
+    # "Implementation of Image Difference Decorrelation", LSST DMTN-021 (2016), section 2.1, after N. Kaiser (2004) and
+    # B. Zackay, E. Ofek and A. Gal-Yam, ApJ 830 (2016) 27, doi:10.3847/0004-637X/830/1/27.
     side = max(kernels.shape[1:])
     half = max(_LEAST, (_WIDEST * side) // 2)
     n = int(scipy.fft.next_fast_len(8 * max(side, half), real=True))
