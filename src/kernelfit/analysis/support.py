@@ -100,15 +100,12 @@ def choose_support(stats: NormalEquations, *, level: float = 1e-4) -> Support:
 
 
 class Rectangle:
-    """A support, what the data say of its taps, and of those that were left out one row or column at a time.
+    """A support, what the data say of its taps, and of those that were left out one row or column at a time."""
 
-    With F the factor of the covariance, ``F F' = G^-1``, the kernel is ``k = F u``. Taps e are held at zero by taking
-    the part of u along the rows ``F_e`` away, the square of which is what the residual grows by; all rows that were
-    left out so far are kept as an orthonormal basis Q.
-
-    `stats`: statistics of one term. `whole`: their solution. `kept`: a tap that is never left out. Side 0 is the first
-    row, side 1 the last one, 2 and 3 are those of the columns; of volumes planes come before them.
-    """
+    # With F the factor of the covariance, ``F F' = G^-1``, the kernel is ``k = F u``. Taps e are held at zero by taking
+    # the part of u along the rows ``F_e`` away, the square of which is what the residual grows by; all rows that were
+    # left out so far are kept as an orthonormal basis Q. `kept`: a tap that is never left out. Side 0 is the first row,
+    # side 1 the last one, 2 and 3 are those of the columns; of volumes planes come before them.
 
     def __init__(
         self, stats: NormalEquations, whole: LeastSquaresSolution, kept: tuple[int, ...] | None = None

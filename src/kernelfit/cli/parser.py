@@ -70,11 +70,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    `argv`: the arguments without the program's name; those of the process when omitted. Returns 0 solved, 1 solved with
-    a doubtful verdict, 2 bad call or bad input (said in one line on stderr), 130 stopped.
-    """
+    """Run the command line."""
+    # `argv`: the arguments without the program's name; those of the process when omitted. Returns 0 solved, 1 solved
+    # with a doubtful verdict, 2 bad call or bad input (said in one line on stderr), 130 stopped.
     if None in (sys.stdin, sys.stdout, sys.stderr):  # closed: no file that is opened later may take their place
         while os.open(os.devnull, os.O_RDWR) < 2:
             pass

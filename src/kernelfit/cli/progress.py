@@ -24,11 +24,7 @@ def told(listener: Callable[[str, float | None], None]) -> Iterator[None]:
 
 
 class Bar:
-    """A progress callback ``bar(stage, done, total)`` that draws one line and wipes it away at the end.
-
-    `n_pixels`: pixels of a whole stage, for the rate. `stream`: where to draw, by default the standard error; nothing
-    is drawn if it is no terminal.
-    """
+    """A progress callback ``bar(stage, done, total)`` that draws one line on a terminal, and wipes it away."""
 
     def __init__(self, n_pixels: int, stream: TextIO | None = None) -> None:
         self.stream = stream if stream is not None else sys.stderr

@@ -26,11 +26,9 @@ def _inverse_times(factor, x, out):
 
 @jit_sum
 def inverse_norm(factor):
-    """Estimate the 1-norm of ``F F'``, F being upper triangular, from below.
-
-    Hager's method, and Higham's safeguard for matrices that it is blind to, whose large part is orthogonal to a vector
-    of ones: Higham, "Accuracy and Stability", 2nd ed., algorithm 15.1.
-    """
+    """Estimate the 1-norm of ``F F'``, F being upper triangular, from below."""
+    # Hager's method, and Higham's safeguard for matrices that it is blind to, whose large part is orthogonal to a
+    # vector of ones: Higham, "Accuracy and Stability", 2nd ed., algorithm 15.1.
     m = len(factor)
     x, y, z, best = np.full(m, 1.0 / m), np.empty(m), np.empty(m), 0.0
     for _ in range(5):
@@ -64,10 +62,8 @@ TILE, BLOCK, DEPTH = 128, 32, 128
 
 @jit_sum
 def _four_rows_of_products(panels, x, y, n, out, o):
-    """Add up products of columns: ``out[o + i, j] += sum_k panels[x + k, i] * panels[y + k, j]``.
-
-    i < 4, j < ``4 * LANES``, k < `n`; all are flat, in rows of BLOCK numbers.
-    """
+    """Add up products of columns: ``out[o + i, j] += sum_k panels[x + k, i] * panels[y + k, j]``."""
+    # i < 4, j < ``4 * LANES``, k < `n`; all are flat, in rows of BLOCK numbers.
     a0, a1, a2, a3 = _four(out, o)
     b0, b1, b2, b3 = _four(out, o + BLOCK)
     c0, c1, c2, c3 = _four(out, o + 2 * BLOCK)
@@ -103,11 +99,9 @@ def _block_of_products(panels, x, y, n, out):
 
 @jit_sum
 def _divide(panels, u, y, rows, scratch):
-    """Solve ``U'X = Y`` where Y stands, `rows` rows of it, U being upper triangular; all as above.
-
-    If they are the same, what stands there is a matrix, and becomes U with ``U'U`` that matrix. Returns whether there
-    is one.
-    """
+    """Solve ``U'X = Y`` where Y stands, `rows` rows of it, U being upper triangular; all as above."""
+    # If they are the same, what stands there is a matrix, and becomes U with ``U'U`` that matrix. Returns whether there
+    # is one.
     for i in range(0, rows, 4):  # what the rows above take off four rows, then what these take off each other
         for j in range(0, 4 * BLOCK, LANES):
             store(scratch, j, zeros())
@@ -133,12 +127,10 @@ def _divide(panels, u, y, rows, scratch):
 
 @jit_sum
 def factor_tile(gram, panels, left, top):
-    """Make a tile, from row `top` and column `left` on, of the upper triangular U with ``gram = U'U``.
-
-    Of `gram` the upper triangle is read. `panels` (columns / BLOCK, rows + BLOCK, BLOCK) hold the columns of U, BLOCK
-    by BLOCK, so that all products run along the memory; the tiles above this one, and those of columns `top` down to
-    the diagonal, must be there. Returns whether there is a U.
-    """
+    """Make a tile, from row `top` and column `left` on, of the upper triangular U with ``gram = U'U``."""
+    # Of `gram` the upper triangle is read. `panels` (columns / BLOCK, rows + BLOCK, BLOCK) hold the columns of U, BLOCK
+    # by BLOCK, so that all products run along the memory; the tiles above this one, and those of columns `top` down to
+    # the diagonal, must be there. Returns whether there is a U.
     m, depth, flat = len(gram), panels.shape[1] * BLOCK, panels.ravel()
     products = np.empty(BLOCK * BLOCK)
     for row in range(top, min(top + TILE, m), BLOCK):
@@ -195,10 +187,8 @@ def factorise(gram, panels):
 
 @jit_sum
 def condition(gram, factor, spread):
-    """Estimate the condition number, in the 1-norm, of a matrix (its upper triangle is read) inverted by ``F F'``.
-
-    `spread` gets the diagonal of the inverse, no element of which is more than its norm.
-    """
+    """Estimate the condition number, in the 1-norm, of a matrix (its upper triangle is read) inverted by ``F F'``."""
+    # `spread` gets the diagonal of the inverse, no element of which is more than its norm.
     sums = np.zeros(len(gram))
     for i in range(len(gram)):
         row, total = gram[i, i:], 0.0
@@ -215,11 +205,9 @@ def condition(gram, factor, spread):
 
 @jit_sum
 def inverse_factor(gram, panels, out, spread):
-    """Write the upper triangular F with ``F F' = G^-1`` to `out`, its diagonal to `spread`; return G's condition.
-
-    Of G the upper triangle is read. `panels` is scratch, as `factor_tile` needs it; `out` must be zero below its
-    diagonal. The condition is infinite, and `out` of no use, if G is not positive definite.
-    """
+    """Write the upper triangular F with ``F F' = G^-1`` to `out`, its diagonal to `spread`; return G's condition."""
+    # Of G the upper triangle is read. `panels` is scratch, as `factor_tile` needs it; `out` must be zero below its
+    # diagonal. The condition is infinite, and `out` of no use, if G is not positive definite.
     if not factorise(gram, panels):
         return np.inf
     for top in range(0, len(gram), TILE):
@@ -244,11 +232,9 @@ def step_to_minimum(gram, factor, moment, step, change):
 
 @jit_sum
 def _solve_tile(gram, moment, energy, total, panels, inverse, taps, spread):
-    """Add the statistics to `total`; solve for the `taps`, `spread` being the diagonal of the inverse Gram matrix.
-
-    Returns the condition number, the residual sum of squares, the norm of the taps, and the least and the sum of
-    `spread`.
-    """
+    """Add the statistics to `total`; solve for the `taps`, `spread` being the diagonal of the inverse Gram matrix."""
+    # Returns the condition number, the residual sum of squares, the norm of the taps, and the least and the sum of
+    # `spread`.
     m = len(taps)
     change = np.empty(m)
     for i in range(m):
@@ -279,14 +265,12 @@ def _solve_tile(gram, moment, energy, total, panels, inverse, taps, spread):
 def tile_from_spectra(
     spectra, turns, image, result, n_rows, n_cols, back, energy, gram, total, panels, inverse, taps, spread
 ):
-    """Make all of a tile's statistics in one call, since threads that ask for the interpreter wait for each other.
-
-    `turns` (2, frequencies, lags) are the cosines and sines of `inverse_at_lags`. `back` (2, lags, lags) gets the lag
-    sums of the image and of target and image, `energy` the target's sums, `gram` the upper triangle of the Gram matrix
-    as in `gram_of_block`; to `total` the statistics are added: the matrix, a row for the moment, and one for `energy`.
-    Then the tile is solved, unless `inverse` is empty, for `taps` and the diagonal of ``G^-1``. Returns what
-    `_solve_tile` does.
-    """
+    """Make all of a tile's statistics in one call, since threads that ask for the interpreter wait for each other."""
+    # `turns` (2, frequencies, lags) are the cosines and sines of `inverse_at_lags`. `back` (2, lags, lags) gets the lag
+    # sums of the image and of target and image, `energy` the target's sums, `gram` the upper triangle of the Gram
+    # matrix as in `gram_of_block`; to `total` the statistics are added: the matrix, a row for the moment, and one for
+    # `energy`. Then the tile is solved, unless `inverse` is empty, for `taps` and the diagonal of ``G^-1``. Returns
+    # what `_solve_tile` does.
     n_lags, n_vectors = -(-back.shape[1] // 4) * 4, -(-2 * turns.shape[1] // LANES)
     sums, together = np.zeros((2, 2, n_vectors, n_lags, LANES)), np.empty((2, n_lags, n_vectors * LANES))
     spectral_lag_sums(spectra, 0, 0, n_rows, sums)
@@ -315,15 +299,14 @@ def tile_from_pixels(image, col, result, n_rows, n_cols, back, energy, gram, tot
 
 @jit_sum
 def invert_displaced(first, positive, negative):
-    """Invert a matrix given by its displacement, by the generalised Schur algorithm; return whether it is positive.
-
-    ``G - Z G Z' = sum of x x' - sum of y y'`` with the shift Z, x being the top m numbers of `first` (m + 1) and of
-    `positive` (n, 2 m + 1), y those of `negative`. The rows beneath begin with the first row of the identity, as the
-    Schur complement of (G I; I 0) needs it (T. Kailath and A. Sayed, "Displacement structure", SIAM Review 37 (1995)
-    297); they end as the generators of the inverse, the first m numbers of `first` and those from m on of the others,
-    with the signs exchanged. `first` moves on with the steps, so that its shift costs nothing. Rotations of both signs
-    are mixed as A. Bojanczyk, R. Brent, P. Van Dooren and F. de Hoog have it (SIAM J. Sci. Stat. Comput. 8 (1987) 210).
-    """
+    """Invert a matrix given by its displacement, by the generalised Schur algorithm; return whether it is positive."""
+    # ``G - Z G Z' = sum of x x' - sum of y y'`` with the shift Z, x being the top m numbers of `first` (m + 1) and of
+    # `positive` (n, 2 m + 1), y those of `negative`. The rows beneath begin with the first row of the identity, as the
+    # Schur complement of (G I; I 0) needs it (T. Kailath and A. Sayed, "Displacement structure", SIAM Review 37 (1995)
+    # 297); they end as the generators of the inverse, the first m numbers of `first` and those from m on of the others,
+    # with the signs exchanged. `first` moves on with the steps, so that its shift costs nothing. Rotations of both
+    # signs are mixed as A. Bojanczyk, R. Brent, P. Van Dooren and F. de Hoog have it (SIAM J. Sci. Stat. Comput. 8
+    # (1987) 210).
     m, n, k = len(first) - 1, len(positive), len(negative)
     turns = np.zeros((2, n + k))
     for j in range(m):

@@ -199,10 +199,8 @@ class PlaneTransforms:
     def backward(
         self, change: Callable[[slice], None], store: Callable[[int, npt.NDArray[Any]], None], n_rows: int, workers: int
     ) -> None:
-        """Transform the spectrum, which is used up, lines of which ``change(lines)`` has changed before.
-
-        ``store(row, rows)`` takes the rows from some row on, `n_rows` in all, times the number of pixels.
-        """
+        """Transform the spectrum, which is used up, lines of which ``change(lines)`` has changed before."""
+        # ``store(row, rows)`` takes the rows from some row on, `n_rows` in all, times the number of pixels.
         self._along(4, change, workers)
 
         def rows(first: int) -> None:
@@ -367,10 +365,8 @@ def _pyfftw() -> Any:
 
 
 def _plan(pyfftw: Any, effort: str, source: Any, result: Any, *flags: str, **how: Any) -> Any:
-    """Plan a transform; with "estimate" as in a fresh process, whatever was planned in this one before.
-
-    FFTW would take what it has measured for a plan that is to be estimated, and so other bits would come out.
-    """
+    """Plan a transform; with "estimate" as in a fresh process, whatever was planned in this one before."""
+    # FFTW would take what it has measured for a plan that is to be estimated, and so other bits would come out.
     with _planning:
         known = pyfftw.export_wisdom()
         if effort == "estimate":

@@ -7,10 +7,8 @@ from .jit import jit, jit_sum
 
 @jit
 def _place(table, gram, p, q, stride):
-    """Copy a block and its transpose into the matrix; a block on the diagonal becomes symmetric to the bit.
-
-    Element (u, v) goes to row ``p + stride * u`` and column ``q + stride * v``.
-    """
+    """Copy a block and its transpose into the matrix; a block on the diagonal becomes symmetric to the bit."""
+    # Element (u, v) goes to row ``p + stride * u`` and column ``q + stride * v``.
     n = len(table)
     last = n - 1
     for u in range(n):
@@ -40,18 +38,15 @@ def _place(table, gram, p, q, stride):
 
 @jit_sum
 def assemble(lags, top, bottom, left, right, corners_a, corners_b, first, step, gram, row, col, stride_y, stride_x):
-    """Box sums of every `step`-th row lag from the sums over everything, less what lies outside each box.
-
-    For taps p = (y, u) and q = (y + i, v) the box sum is ``sum_t A[t + p] B[t + q]`` over the H x W target pixels.
-    ``lags[i, v - u]`` holds it over every place where both factors lie in the extended image. `top` and `bottom` (row
-    of A, row of B, column lag) hold the same for the rows above and below the boxes, `left` and `right` (column of A,
-    column of B, row lag) for the columns beside them, `corners_a` and `corners_b` the 2 x 2 corner blocks of the
-    extended images. From the box of one row of taps to that of the next, a row of pixels enters and one leaves; so do
-    columns from (u, v) to (u + 1, v + 1).
-
-    Tap (y, u) of the first source is row ``row + stride_y * y + stride_x * u`` of `gram`, that of the second
-    column ``col + ...``; negative strides flip the kernel, exchanged ones transpose it.
-    """
+    """Box sums of every `step`-th row lag from the sums over everything, less what lies outside each box."""
+    # For taps p = (y, u) and q = (y + i, v) the box sum is ``sum_t A[t + p] B[t + q]`` over the H x W target pixels.
+    # ``lags[i, v - u]`` holds it over every place where both factors lie in the extended image. `top` and `bottom` (row
+    # of A, row of B, column lag) hold the same for the rows above and below the boxes, `left` and `right` (column of A,
+    # column of B, row lag) for the columns beside them, `corners_a` and `corners_b` the 2 x 2 corner blocks of the
+    # extended images. From the box of one row of taps to that of the next, a row of pixels enters and one leaves; so do
+    # columns from (u, v) to (u + 1, v + 1).
+    # Tap (y, u) of the first source is row ``row + stride_y * y + stride_x * u`` of `gram`, that of the second column
+    # ``col + ...``; negative strides flip the kernel, exchanged ones transpose it.
     n_y, n = len(lags), (lags.shape[1] + 1) // 2
     y_halo, last = n_y - 1, n - 1
     table, line, beyond = np.empty((n, n)), np.empty(2 * n - 1), np.empty(2 * n - 1)
@@ -108,12 +103,10 @@ def assemble(lags, top, bottom, left, right, corners_a, corners_b, first, step, 
 
 @jit_sum
 def assemble_line(line, ends_a, ends_b, gram, row, col, stride):
-    """Do the work of `assemble` for kernels of one row, and targets of a few.
-
-    ``line[n - 1 + v - u]`` holds the sums over everything. `ends_a` and `ends_b` (2, rows, n - 1) are the first and the
-    last columns of the extended images: from one tap to the next one column leaves the box, and one enters. `stride` is
-    1, or -1 to flip the kernel. Rows of the matrix follow from each other along the diagonals.
-    """
+    """Do the work of `assemble` for kernels of one row, and targets of a few."""
+    # ``line[n - 1 + v - u]`` holds the sums over everything. `ends_a` and `ends_b` (2, rows, n - 1) are the first and
+    # the last columns of the extended images: from one tap to the next one column leaves the box, and one enters.
+    # `stride` is 1, or -1 to flip the kernel. Rows of the matrix follow from each other along the diagonals.
     n, rows = (len(line) + 1) // 2, ends_a.shape[1]
     last = n - 1
     old, new, down = np.empty(n), np.empty(n), np.empty(n)
@@ -151,10 +144,8 @@ def assemble_line(line, ends_a, ends_b, gram, row, col, stride):
 
 @jit_sum
 def _diagonal(table, ahead, out):
-    """Add up products (n, n, m) of two rows of a strip to those beyond the box of two taps, (n + 1, n + 1, m).
-
-    Of a strip `ahead` of the box those are the rows before the tap's, of one behind it those from the tap's on.
-    """
+    """Add up products (n, n, m) of two rows of a strip to those beyond the box of two taps, (n + 1, n + 1, m)."""
+    # Of a strip `ahead` of the box those are the rows before the tap's, of one behind it those from the tap's on.
     n, m = len(table), table.shape[2]
     for a in range(n) if ahead else range(n - 1, -1, -1):
         for b in range(n):
@@ -209,10 +200,9 @@ def assemble_planes(lags, strips, corners, gram, row, col, flipped):
 
 @jit_sum
 def _pair_sums(a, a_col, b, cols, symmetric, out):
-    """Set ``out[p, q, j] = sum_c a[p, a_col + c] * b[q, c + j]``, c < `cols`, the number of j a multiple of 4.
-
-    If `symmetric`, for q >= p only. Two rows of a and four lags at a time, so that six loads feed eight multiply-adds.
-    """
+    """Set ``out[p, q, j] = sum_c a[p, a_col + c] * b[q, c + j]``, c < `cols`, the number of j a multiple of 4."""
+    # If `symmetric`, for q >= p only. Two rows of a and four lags at a time, so that six loads feed eight
+    # multiply-adds.
     n = len(out)
     for p in range(0, n, 2):
         n_rows = min(2, n - p)
@@ -241,10 +231,8 @@ def _pair_sums(a, a_col, b, cols, symmetric, out):
 
 @jit_sum
 def _column_strips(block, col, n_rows, n_cols, y_halo, out):
-    """Lag sums over the target's rows of the columns left and right of it.
-
-    ``out[k, p, q, i] = sum_r x[r, p] * x[r + i, q]``, x being what lies `n_cols` times k to the right.
-    """
+    """Lag sums over the target's rows of the columns left and right of it."""
+    # ``out[k, p, q, i] = sum_r x[r, p] * x[r + i, q]``, x being what lies `n_cols` times k to the right.
     n = out.shape[1]
     whole = -(-n_rows // 32) * 32  # no odd ends; beyond the pixels there are zeros
     a, b = np.zeros((n, whole)), np.zeros((n, whole + y_halo + 4))
@@ -260,10 +248,8 @@ def _column_strips(block, col, n_rows, n_cols, y_halo, out):
 
 @jit_sum
 def _row_strips(block, col, n_rows, n_cols, corners, out):
-    """Lag sums of the rows above and below the target, and their ends, each followed by a zero.
-
-    ``out[k, p, q, j] = sum_c x[p, c] * x[q, c + j - n]``, x being what lies `n_rows` times k further down; q >= p.
-    """
+    """Lag sums of the rows above and below the target, and their ends, each followed by a zero."""
+    # ``out[k, p, q, j] = sum_c x[p, c] * x[q, c + j - n]``, x being what lies `n_rows` times k further down; q >= p.
     n_strip, n = out.shape[1], corners.shape[2] // out.shape[1] - 1
     whole = -(-(n_cols + n) // 32) * 32
     wide = np.zeros((n_strip, n + whole + n + 4))
@@ -280,10 +266,9 @@ def _row_strips(block, col, n_rows, n_cols, corners, out):
 
 @jit
 def _first_rows(down, lags, gram):
-    """Cut what lies left and right of each box off the lag sums: the rows of the Gram matrix of the first taps.
-
-    Both are sums down a diagonal, ``cut[u, v] = cut[u - 1, v - 1] + ...``, so that each row follows from its neighbour.
-    """
+    """Cut what lies left and right of each box off the lag sums: the rows of the Gram matrix of the first taps."""
+    # Both are sums down a diagonal, ``cut[u, v] = cut[u - 1, v - 1] + ...``, so that each row follows from its
+    # neighbour.
     n_y, n_x = len(lags), (lags.shape[1] + 1) // 2
     last = n_x - 1
     cut = np.zeros((2, n_x))
@@ -308,10 +293,8 @@ def _first_rows(down, lags, gram):
 
 @jit
 def _next_rows(y, across, corners, gram):
-    """Make the rows of the Gram matrix of the taps of row y + 1 from those of row y, a whole row at a time.
-
-    Each box of pixels loses its top row and gains one below it, but for what lies left and right of the box.
-    """
+    """Make the rows of the Gram matrix of the taps of row y + 1 from those of row y, a whole row at a time."""
+    # Each box of pixels loses its top row and gains one below it, but for what lies left and right of the box.
     y_halo = across.shape[1]
     n_x = corners.shape[2] // y_halo
     depth, last = y_halo - y, n_x - 1
@@ -349,11 +332,10 @@ def _next_rows(y, across, corners, gram):
 
 @jit
 def gram_of_block(block, col, n_rows, n_cols, lags, gram):
-    """Make the upper triangle of the Gram matrix of a block that is in memory, tap (y, u) in row ``y * n_x + u``.
-
-    The extended image of ``n_rows x n_cols`` target pixels starts at column `col` of `block`. `lags` holds its lag sums
-    over the rows of the target, ``lags[i, n + j] = sum_rc block[r, c] block[r + i, c + j]``, r < `n_rows`, |j| <= n.
-    """
+    """Make the upper triangle of the Gram matrix of a block that is in memory, tap (y, u) in row ``y * n_x + u``."""
+    # The extended image of ``n_rows x n_cols`` target pixels starts at column `col` of `block`. `lags` holds its lag
+    # sums over the rows of the target, ``lags[i, n + j] = sum_rc block[r, c] block[r + i, c + j]``, r < `n_rows`, |j|
+    # <= n.
     n_y, n_x = len(lags), (lags.shape[1] + 1) // 2
     down = np.empty((2, n_x - 1, n_x - 1, -(-n_y // 4) * 4))
     _column_strips(block, col, n_rows, n_cols, n_y - 1, down)

@@ -7,10 +7,8 @@ from .jit import jit, jit_sum
 
 @jit_sum
 def lag_sums(a, a_col, b, b_col, rows, cols, out):
-    """Add the lag products of two blocks: ``out[i, j] += sum_rc a[r, a_col + c] * b[r + i, b_col + c + j]``.
-
-    r < `rows`, c < `cols`; four row and four column lags at a time, so that eight loads feed sixteen multiply-adds.
-    """
+    """Add the lag products of two blocks: ``out[i, j] += sum_rc a[r, a_col + c] * b[r + i, b_col + c + j]``."""
+    # r < `rows`, c < `cols`; four row and four column lags at a time, so that eight loads feed sixteen multiply-adds.
     n_i, n_j = out.shape
     nothing = np.zeros(cols)
     for row in range(rows + n_i - 1):
@@ -28,10 +26,8 @@ def lag_sums(a, a_col, b, b_col, rows, cols, out):
 
 @jit_sum
 def four_rows(x0, x1, x2, x3, line, out):
-    """Add the lag products of up to four rows with one line: ``out[r, j] += sum_k x_r[k] * line[k + j]``.
-
-    Two or three lags that are left over are done as four, if the line goes on that far.
-    """
+    """Add the lag products of up to four rows with one line: ``out[r, j] += sum_k x_r[k] * line[k + j]``."""
+    # Two or three lags that are left over are done as four, if the line goes on that far.
     n, (rows, n_j) = len(x0), out.shape
     by_four = n_j - n_j % 4
     if n_j % 4 > 1 and len(line) >= n + by_four + 3:

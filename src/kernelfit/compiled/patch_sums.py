@@ -7,11 +7,9 @@ from .jit import jit, jit_sum
 
 @jit
 def gather(block, rows, cols, n_y, n_x, out):
-    """Copy patches, a tap to a row: ``out[n_x * y + x, i] = block[rows[i] + y, cols[i] + x]``.
-
-    `block` C-contiguous float64, `rows` and `cols` int64, y < `n_y`, x < `n_x`. Eight patches at a time, which are
-    whole cache lines; of eight neighbours along a row these are copies of pieces of the image's rows.
-    """
+    """Copy patches, a tap to a row: ``out[n_x * y + x, i] = block[rows[i] + y, cols[i] + x]``."""
+    # `block` C-contiguous float64, `rows` and `cols` int64, y < `n_y`, x < `n_x`. Eight patches at a time, which are
+    # whole cache lines; of eight neighbours along a row these are copies of pieces of the image's rows.
     n = len(rows)
     for i in range(0, n - 7, 8):
         side_by_side = True
@@ -37,10 +35,8 @@ def gather(block, rows, cols, n_y, n_x, out):
 
 @jit_sum
 def weigh(result, model, weights):
-    """Turn a target into its weighted residual: ``result = weights * (result - model)``.
-
-    Over the extent of the weights, which `result` and `model` may exceed. Return the weighted energy of the residual.
-    """
+    """Turn a target into its weighted residual: ``result = weights * (result - model)``."""
+    # Over the extent of the weights, which `result` and `model` may exceed. Return the weighted energy of the residual.
     n_rows, n_cols = weights.shape
     energy = 0.0
     for r in range(n_rows):
@@ -72,10 +68,8 @@ def normal_product(patches, factors, taps, out):
 
 @jit_sum
 def _four_by_four(a, i, b, j, start, end, out):
-    """Add the products of four rows with four rows: ``out[p, q] += sum_k a[i + p, k] * b[j + q, k]``.
-
-    Added to `out` by a loop they took a quarter longer.
-    """
+    """Add the products of four rows with four rows: ``out[p, q] += sum_k a[i + p, k] * b[j + q, k]``."""
+    # Added to `out` by a loop they took a quarter longer.
     x0, x1, x2, x3 = a[i, start:end], a[i + 1, start:end], a[i + 2, start:end], a[i + 3, start:end]
     y0, y1, y2, y3 = b[j, start:end], b[j + 1, start:end], b[j + 2, start:end], b[j + 3, start:end]
     a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = c0 = c1 = c2 = c3 = d0 = d1 = d2 = d3 = 0.0
@@ -107,11 +101,9 @@ def _four_by_four(a, i, b, j, start, end, out):
 
 @jit_sum
 def add_weighted_products(values, rows, chosen, symmetric, out):
-    """Add products of rows with weights: ``out[p, q] += sum_i values[i] * rows[chosen[p], i] * rows[q, i]``.
-
-    i < ``len(values)``, which `rows` may exceed; if `symmetric`, in blocks of 4 x 4 on and above the diagonal only.
-    The numbers of `rows` and of those `chosen` are multiples of 4.
-    """
+    """Add products of rows with weights: ``out[p, q] += sum_i values[i] * rows[chosen[p], i] * rows[q, i]``."""
+    # i < ``len(values)``, which `rows` may exceed; if `symmetric`, in blocks of 4 x 4 on and above the diagonal only.
+    # The numbers of `rows` and of those `chosen` are multiples of 4.
     n = len(values)
     panel = np.empty((4, n))
     for p in range(0, len(chosen), 4):

@@ -33,10 +33,8 @@ def _one_line(flat, first, lag, weights, at, n, line, start, length):
 
 @jit_sum
 def _four_lines(flat, first, lag, weights, at, n, step, lines, length):
-    """Do the same for four lines, `step` rows from each to the next: what is read serves all of them.
-
-    The weights stand between ``3 step`` zeros on either side.
-    """
+    """Do the same for four lines, `step` rows from each to the next: what is read serves all of them."""
+    # The weights stand between ``3 step`` zeros on either side.
     x = 0
     while x + 2 * LANES <= length:
         s, t, u, v = zeros(), zeros(), zeros(), zeros()
@@ -74,12 +72,10 @@ def _four_lines(flat, first, lag, weights, at, n, step, lines, length):
 
 @jit_sum
 def correlate_separable(block, columns, rows, stride_y, stride_x, out, lines, across):
-    """Add up ``sum_r sum_i columns[r, i] sum_j rows[r, j] block[stride_y t + i, stride_x x + j]`` in `out`.
-
-    Four lines of the block are summed down its columns first, into `lines`, which holds four rows of the block and
-    stays in the cache; then along themselves, into `across`, which holds one. In `columns`, ``3 stride_y`` zeros stand
-    before and behind the weights. All lie row after row in memory.
-    """
+    """Add up ``sum_r sum_i columns[r, i] sum_j rows[r, j] block[stride_y t + i, stride_x x + j]`` in `out`."""
+    # Four lines of the block are summed down its columns first, into `lines`, which holds four rows of the block and
+    # stays in the cache; then along themselves, into `across`, which holds one. In `columns`, ``3 stride_y`` zeros
+    # stand before and behind the weights. All lie row after row in memory.
     flat, down, weights = block.ravel(), columns.ravel(), rows.ravel()
     pad, width, length = 3 * stride_y, rows.shape[1], block.shape[1]
     n = columns.shape[1] - 2 * pad

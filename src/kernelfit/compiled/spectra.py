@@ -7,10 +7,8 @@ from .jit import jit, jit_sum
 
 @jit_sum
 def taper(block, mean, down, across, n_rows, n_cols, sums):
-    """Replace a block's values v by ``(v - mean) * down[r] * across[c]``, as far as these reach.
-
-    To `sums` are added the sum of v, and of its square, over the first `n_rows` rows and `n_cols` columns.
-    """
+    """Replace a block's values v by ``(v - mean) * down[r] * across[c]``, as far as these reach."""
+    # To `sums` are added the sum of v, and of its square, over the first `n_rows` rows and `n_cols` columns.
     total = energy = 0.0
     for r in range(len(down)):
         line = block[r]
@@ -40,12 +38,10 @@ def cross_spectra(image, target, image_power, target_power, cross):
 
 @jit
 def cross_spectra_in_place(image, target, even, sums):
-    """Replace Y by ``conj(X) Y``, and X by ``|X|^2``, then ``|Y|^2``, in the first and second half of each row.
-
-    Complex numbers as pairs of floats: memory that has not been touched yet costs more than the work. To `sums` are
-    added the sums of both powers over the whole band, so that `even` says whether the transform has an even number of
-    columns, the last of which counts once, as the first.
-    """
+    """Replace Y by ``conj(X) Y``, and X by ``|X|^2``, then ``|Y|^2``, in the first and second half of each row."""
+    # Complex numbers as pairs of floats: memory that has not been touched yet costs more than the work. To `sums` are
+    # added the sums of both powers over the whole band, so that `even` says whether the transform has an even number of
+    # columns, the last of which counts once, as the first.
     n_cols = image.shape[1] // 2
     second = np.empty(n_cols)
     for r in range(image.shape[0]):
@@ -74,10 +70,8 @@ def _sum(values):
 
 @jit_sum
 def add_products(factors, rows, out):
-    """Add ``factors.T @ rows`` to `out`: a few hundred columns at a time, four of the `rows` at once.
-
-    Slices, so that indices start from 0: those that might be negative keep a loop from being vectorised.
-    """
+    """Add ``factors.T @ rows`` to `out`: a few hundred columns at a time, four of the `rows` at once."""
+    # Slices, so that indices start from 0: those that might be negative keep a loop from being vectorised.
     n_rows, n_cols = rows.shape
     for first in range(0, n_cols, 512):
         last = min(first + 512, n_cols)
@@ -128,10 +122,8 @@ def _combine(weights, lines, out):
 
 @jit_sum
 def transform_columns(lines, cosines, sines, out):
-    """Set ``out[f] = sum_i (cosines[f, i] - 1j * sines[f, i]) * lines[i]``; a row and its mirror image at a time.
-
-    `lines` and `out` are complex numbers as pairs of floats; `cosines` and `sines` end with half the rows of `out`.
-    """
+    """Set ``out[f] = sum_i (cosines[f, i] - 1j * sines[f, i]) * lines[i]``; a row and its mirror image at a time."""
+    # `lines` and `out` are complex numbers as pairs of floats; `cosines` and `sines` end with half the rows of `out`.
     n, cols = out.shape
     for f in range(n // 2 + 1):
         even = out[f]
@@ -150,13 +142,11 @@ def transform_columns(lines, cosines, sines, out):
 
 @jit_sum
 def _transfer(sums, differences, turns, at, both, re, im):
-    """Set ``re + 1j * im = sum_d cos(k turn) sums[d] - 1j * sin(k turn) differences[d]``, ``k = at * d``.
-
-    That is a line of a transform of two dimensions: sums and differences are those of the transforms of n real numbers
-    each, d places before and behind the origin. Of each, the real and then the imaginary parts are given, up to half
-    the length; there are a multiple of three of them. `turns` are the cosines and sines of a whole turn. `both` is
-    scratch.
-    """
+    """Set ``re + 1j * im = sum_d cos(k turn) sums[d] - 1j * sin(k turn) differences[d]``, ``k = at * d``."""
+    # That is a line of a transform of two dimensions: sums and differences are those of the transforms of n real
+    # numbers each, d places before and behind the origin. Of each, the real and then the imaginary parts are given, up
+    # to half the length; there are a multiple of three of them. `turns` are the cosines and sines of a whole turn.
+    # `both` is scratch.
     n_lines, double = sums.shape
     half, m = double // 2, turns.shape[1]
     even, odd = both[0], both[1]
@@ -195,11 +185,9 @@ def bridge(lines, after, before, shares):
 
 @jit_sum
 def roughness(image, rows, cols, skip, sums):
-    """Set the mean squares of steps between neighbours: at the edges, within `rows` and `cols` of them, and inside.
-
-    Steps down, then steps along the rows, twice the mean for the inside as there are two edges; then the sum and the
-    sum of squares of pixels. But near the edges one row of `skip` is looked at. The image may be float32.
-    """
+    """Set the mean squares of steps between neighbours: at the edges, within `rows` and `cols` of them, and inside."""
+    # Steps down, then steps along the rows, twice the mean for the inside as there are two edges; then the sum and the
+    # sum of squares of pixels. But near the edges one row of `skip` is looked at. The image may be float32.
     n, m = image.shape
     sums[:] = 0.0
     counts = np.zeros(2)
@@ -237,13 +225,11 @@ def roughness(image, rows, cols, skip, sums):
 
 @jit
 def classes(spectrum, plus, minus, turns, across, down, scale, step, even, sums, counts):
-    """Add ``|Y|^2`` and the numbers of every `step`-th line's frequencies to classes of ``|K|^2 / (scale * q)``.
-
-    Four classes to an octave, from 2^-67 on: exponent and first digits of the float are the number of the class.
-    ``q = (across[at] + down[f])^2``. Frequency zero counts in the last class, with no power. Line 0 counts once, the
-    others stand for their mirror images too, but for the last one if their whole number is `even`. `spectrum` may be
-    complex64.
-    """
+    """Add ``|Y|^2`` and the numbers of every `step`-th line's frequencies to classes of ``|K|^2 / (scale * q)``."""
+    # Four classes to an octave, from 2^-67 on: exponent and first digits of the float are the number of the class. ``q
+    # = (across[at] + down[f])^2``. Frequency zero counts in the last class, with no power. Line 0 counts once, the
+    # others stand for their mirror images too, but for the last one if their whole number is `even`. `spectrum` may be
+    # complex64.
     n, last = len(down), len(sums) - 1
     re, im, both = np.empty(n), np.empty(n), np.empty((2, plus.shape[1]))
     ratios = np.empty(n)
@@ -266,11 +252,9 @@ def classes(spectrum, plus, minus, turns, across, down, scale, step, even, sums,
 
 @jit_sum
 def least_validated(ratios, sums, counts, share):
-    """Return the balance of least (robust) cross-validation, by steps of a factor of three, then by small ones.
-
-    With ``passed = u / (u + balance)``, u the `ratios`, the score is ``sum((1 - passed)^2 sums) / sum((1 - passed)
-    counts)^2`` times ``share + (1 - share) mean(passed^2)``.
-    """
+    """Return the balance of least (robust) cross-validation, by steps of a factor of three, then by small ones."""
+    # With ``passed = u / (u + balance)``, u the `ratios`, the score is ``sum((1 - passed)^2 sums) / sum((1 - passed)
+    # counts)^2`` times ``share + (1 - share) mean(passed^2)``.
     best, total, number = -6.0, sums.sum(), counts.sum()
     for first, step, n in ((-16.0, 0.5, 40), (-0.5, 0.125, 9)):
         start, least = first if n > 9 else best + first, np.inf
@@ -290,11 +274,9 @@ def least_validated(ratios, sums, counts, share):
 
 @jit
 def divide_spectrum(spectrum, first, plus, minus, turns, across, down, strength, least, factor, flipped):
-    """Multiply by ``factor * conj(K) / (|K|^2 + strength * q)``, 0 for next to nothing; K as it is unless `flipped`.
-
-    The spectrum's lines from `first` on. ``q = (across[at] + down[f])^2``. A divisor of at most `least` is next to
-    nothing. `spectrum` may be complex64.
-    """
+    """Multiply by ``factor * conj(K) / (|K|^2 + strength * q)``, 0 for next to nothing; K as it is unless `flipped`."""
+    # The spectrum's lines from `first` on. ``q = (across[at] + down[f])^2``. A divisor of at most `least` is next to
+    # nothing. `spectrum` may be complex64.
     n = len(down)
     re, im, both = np.empty(n), np.empty(n), np.empty((2, plus.shape[1]))
     for i in range(spectrum.shape[0]):

@@ -76,11 +76,9 @@ def _five_lags(factors, a, step_a, spectra, b, step_b, lag, n, sums, p, q):
 
 @jit_sum
 def _eight_lags(factors, a, step_a, spectra, b, step_b, lag, n, sums, p, q):
-    """Add lag products of columns, a vector of them: ``p[i] += sum_r v[r] * x[r, i]``, and of swapped v to ``q[i]``.
-
-    i < 8, r < `n`; all arrays are flat, v and x start at `a` and `b`, their r are `step_a` and `step_b` apart, the lags
-    of x `lag`. Where there are but sixteen registers, twice four.
-    """
+    """Add lag products of columns, a vector of them: ``p[i] += sum_r v[r] * x[r, i]``, and of swapped v to ``q[i]``."""
+    # i < 8, r < `n`; all arrays are flat, v and x start at `a` and `b`, their r are `step_a` and `step_b` apart, the
+    # lags of x `lag`. Where there are but sixteen registers, twice four.
     if LANES == 4:
         _four_lags(factors, a, step_a, spectra, b, step_b, lag, n, sums, p, q)
         _four_lags(factors, a, step_a, spectra, b + 4 * lag, step_b, lag, n, sums, p + 4 * LANES, q + 4 * LANES)
@@ -135,12 +133,10 @@ def _lags(spectra, x, y, step, rows, n, sums, p, q):
 
 @jit_sum
 def spectral_lag_sums(spectra, first, second, rows, sums):
-    """Add the lag products, across rows, of row spectra: of ``conj(S_a[r, f]) * S_second[r + i, f]``, r < `rows`.
-
-    a >= `first`; `spectra` (arrays, rows, 2 * frequencies and more) holds real and imaginary parts in turn. What is
-    added to `sums` (arrays, 2, vectors of frequencies, lags, LANES) is for `complex_sums` to put together. There are as
-    many lags as `n_lags` says, for all of which there must be rows.
-    """
+    """Add the lag products, across rows, of row spectra: of ``conj(S_a[r, f]) * S_second[r + i, f]``, r < `rows`."""
+    # a >= `first`; `spectra` (arrays, rows, 2 * frequencies and more) holds real and imaginary parts in turn. What is
+    # added to `sums` (arrays, 2, vectors of frequencies, lags, LANES) is for `complex_sums` to put together. There are
+    # as many lags as `n_lags` says, for all of which there must be rows.
     n_arrays, _, n_vectors, n_i, _ = sums.shape
     flat, out, step, plane = spectra.ravel(), sums.ravel(), spectra.shape[2], spectra.shape[1] * spectra.shape[2]
     for a in range(first, n_arrays):
@@ -164,10 +160,8 @@ def spectral_lag_sums(spectra, first, second, rows, sums):
 
 @jit_sum
 def plane_lag_sums(spectra, first, second, step, rows, sums):
-    """Do the work of `spectral_lag_sums` for spectra that lie in one flat array, their rows `step` apart.
-
-    The first factors start at each of `first`, the other at `second`; there are no fewer than 4 lags.
-    """
+    """Do the work of `spectral_lag_sums` for spectra that lie in one flat array, their rows `step` apart."""
+    # The first factors start at each of `first`, the other at `second`; there are no fewer than 4 lags.
     n_arrays, _, n_vectors, n_i, _ = sums.shape
     out, crossed = sums.ravel(), n_vectors * n_i * LANES
     for f in range(n_vectors):
@@ -178,10 +172,8 @@ def plane_lag_sums(spectra, first, second, step, rows, sums):
 
 @jit_sum
 def scaled_lag_sums(spectra, first, second, rows, scales, sums):
-    """Add what `spectral_lag_sums` does of one array whose rows are multiplied by some factors.
-
-    ``scales[m, r] conj(S_first[r, f]) * S_second[r + i, f]`` is added to ``sums[m]``.
-    """
+    """Add what `spectral_lag_sums` does of one array whose rows are multiplied by some factors."""
+    # ``scales[m, r] conj(S_first[r, f]) * S_second[r + i, f]`` is added to ``sums[m]``.
     n_scales, _, n_vectors, n_i, _ = sums.shape
     flat, out, factors, step, plane = spectra.ravel(), sums.ravel(), scales.ravel(), spectra.shape[2], spectra[0].size
     crossed, scaled = n_vectors * n_i * LANES, np.empty(rows * LANES)
@@ -206,11 +198,9 @@ def scaled_lag_sums(spectra, first, second, rows, scales, sums):
 
 @jit_sum
 def exchange(first, second, at, lag, sums):
-    """Add products of spectra that enter a sum over planes, less those that leave it, to `sums` (rows, rows, width).
-
-    `first` and `second` (rows, planes, width) hold those that leave, and then as many that enter:
-    ``conj(F[p, n + at]) * S[q, n + at + lag] - conj(F[p, at]) * S[q, at + lag]``, width whole vectors.
-    """
+    """Add products of spectra that enter a sum over planes, less those that leave it, to `sums` (rows, rows, width)."""
+    # `first` and `second` (rows, planes, width) hold those that leave, and then as many that enter: ``conj(F[p, n +
+    # at]) * S[q, n + at + lag] - conj(F[p, at]) * S[q, at + lag]``, width whole vectors.
     n, width = first.shape[1] // 2, first.shape[2]
     one, other, out = first.ravel(), second.ravel(), sums.ravel()
     for p in range(len(first)):
@@ -239,10 +229,8 @@ def complex_sums(sums, out):
 
 @jit_sum
 def spectral_correlate(spectra, n_sources, target, taps, rows):
-    """Correlate row spectra with tap spectra: ``S_target[r, f] = sum_ai conj(taps[a, i, f]) * S_a[r + i, f]``.
-
-    a < `n_sources`, r < `rows`, and up to seven rows more, which must be there; all as in `spectral_lag_sums`.
-    """
+    """Correlate row spectra with tap spectra: ``S_target[r, f] = sum_ai conj(taps[a, i, f]) * S_a[r + i, f]``."""
+    # a < `n_sources`, r < `rows`, and up to seven rows more, which must be there; all as in `spectral_lag_sums`.
     n_i, width, step = taps.shape[1], taps.shape[2], spectra.shape[2]
     flat, factors, sums = spectra.ravel(), taps.ravel(), np.empty(16 * LANES)
     for f in range(0, width, LANES):
@@ -266,11 +254,9 @@ def spectral_correlate(spectra, n_sources, target, taps, rows):
 
 @jit_sum
 def spectral_products(spectra, n, groups, out):
-    """Add the products of pairs of row spectra: ``out[p, i] += sum_g conj(S_1[g n + p]) * S_0[g n + p + i]``.
-
-    p + i < `n`, and up to seven i more, for which there must be rows; g < `groups`. `out` (n, lags, 2 * frequencies and
-    more), whole vectors of them.
-    """
+    """Add the products of pairs of row spectra: ``out[p, i] += sum_g conj(S_1[g n + p]) * S_0[g n + p + i]``."""
+    # p + i < `n`, and up to seven i more, for which there must be rows; g < `groups`. `out` (n, lags, 2 * frequencies
+    # and more), whole vectors of them.
     n_i, width, step = out.shape[1], out.shape[2], spectra.shape[2]
     flat, line, plane, sums = spectra.ravel(), out.ravel(), spectra.shape[1] * spectra.shape[2], np.empty(16 * LANES)
     for f in range(0, width, LANES):

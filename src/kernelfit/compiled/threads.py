@@ -57,11 +57,9 @@ class _Helper:
 
 
 def in_order(work: Sequence[Work], do: Callable[[Work], Part], workers: int) -> Iterable[Part]:
-    """Yield ``do(item)`` for each item, in order, computed by at most `workers` threads, the caller's among them.
-
-    Each takes the next item when it is done with its last one: they meet once an item, since every meeting of threads
-    that need the interpreter costs a wake-up. For the same reason nobody waits for a thread to have started.
-    """
+    """Yield ``do(item)`` for each item, in order, computed by at most `workers` threads, the caller's among them."""
+    # Each takes the next item when it is done with its last one: they meet once an item, since every meeting of threads
+    # that need the interpreter costs a wake-up. For the same reason nobody waits for a thread to have started.
     if workers == 1 or len(work) == 1:
         yield from map(do, work)
         return

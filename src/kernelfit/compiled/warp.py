@@ -27,12 +27,10 @@ def _mirrored(i, n):
 
 @jit_sum
 def warp_rows(coefficients, matrix, first, reach, out, outside):
-    """Read rows of the warped image, from the row `first` on, from the coefficients of the image's quintic spline.
-
-    The pixel (row, col) is read at ``matrix @ (row, col, 1)``, divided by the last. `outside` tells which lie further
-    than `reach` beyond the centres of the pixels at the edge; those are read from the mirrored image, at most its width
-    away.
-    """
+    """Read rows of the warped image, from the row `first` on, from the coefficients of the image's quintic spline."""
+    # The pixel (row, col) is read at ``matrix @ (row, col, 1)``, divided by the last. `outside` tells which lie further
+    # than `reach` beyond the centres of the pixels at the edge; those are read from the mirrored image, at most its
+    # width away.
     n_rows, n_cols = coefficients.shape
     flat = coefficients.reshape(-1)
     down, across, indices = np.empty(6), np.empty(6), np.empty(6, np.int64)
@@ -70,13 +68,10 @@ def warp_rows(coefficients, matrix, first, reach, out, outside):
 
 @jit
 def look_up(pattern, matrix, centre, radius, powers, coefficients, half, rows, cols, out):
-    """Fill ``out[i, j]`` with what the place ``(rows[i], cols[j])`` looks on, NaN beyond the pattern.
-
-    That is the mean of the cells over a square of sides ``2 half``, below one cell, along the cells.
-
-    The place is moved by ``sum_k coefficients[k] r^powers[k, 0] c^powers[k, 1]``, with (r, c) the place less `centre`
-    over `radius`, then taken to cells by the homography `matrix`. All float64 but `powers`, int64.
-    """
+    """Fill ``out[i, j]`` with what the place ``(rows[i], cols[j])`` looks on, NaN beyond the pattern."""
+    # That is the mean of the cells over a square of sides ``2 half``, below one cell, along the cells.
+    # The place is moved by ``sum_k coefficients[k] r^powers[k, 0] c^powers[k, 1]``, with (r, c) the place less `centre`
+    # over `radius`, then taken to cells by the homography `matrix`. All float64 but `powers`, int64.
     n_rows, n_cols = pattern.shape
     degree = powers.max() if len(powers) else -1
     down, across = np.zeros(degree + 1), np.zeros(degree + 1)

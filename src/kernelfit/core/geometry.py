@@ -334,13 +334,10 @@ def lay_out(image: Shape, kernel: Shape, conv: Convention) -> Geometry:
 
 
 def axis_runs(start: int, stop: int, n: int, boundary: str | None, every: int = 1) -> list[Run]:
-    """Split the extended positions ``start..stop`` of an axis of `n` pixels into runs that can be sliced.
-
-    Of the positions only ``start, start + every, ...`` are wanted.
-
-    Returns ``extended[start + every * (dst + i)] == image[src + step * i]`` for ``0 <= i < length``; `src` is None
-    where the fill value stands.
-    """
+    """Split the extended positions ``start..stop`` of an axis of `n` pixels into runs that can be sliced."""
+    # Of the positions only ``start, start + every, ...`` are wanted.
+    # Returns ``extended[start + every * (dst + i)] == image[src + step * i]`` for ``0 <= i < length``; `src` is None
+    # where the fill value stands.
     runs: list[Run] = []
     position = start
     while position < stop:

@@ -407,13 +407,11 @@ class PixelVariance:
         return dataclasses.replace(self, constant=self.constant + variance) if variance else self
 
     def at(self, prediction: Array, observed: Array, floor: float, apart: float) -> Array:
-        """Return the variance of pixels, that of their prediction.
-
-        A prediction further from what was `observed` than `apart` of its standard deviations p is none; then that
-        prediction counts which is so far from it: ``(observed - p)^2 = apart^2 (slope p + constant)``. So weights
-        cannot run away with a bad kernel, and reweighting ends where a convex criterion has its minimum. The least
-        prediction is `floor`.
-        """
+        """Return the variance of pixels, that of their prediction."""
+        # A prediction further from what was `observed` than `apart` of its standard deviations p is none; then that
+        # prediction counts which is so far from it: ``(observed - p)^2 = apart^2 (slope p + constant)``. So weights
+        # cannot run away with a bad kernel, and reweighting ends where a convex criterion has its minimum. The least
+        # prediction is `floor`.
         variance = self.slope * prediction
         variance += self.constant
         off = observed - prediction

@@ -186,13 +186,10 @@ def _boxes(ends: list[list[int]]) -> list[Box]:
 
 
 class Tree(Generic[Part]):
-    """Sums of sums, each of up to `FAN` parts: the order of the additions depends on the number of parts alone.
+    """Sums of sums, each of up to `FAN` parts: the order of the additions depends on the number of parts alone."""
 
-    So the same blocks give the same bits whether they are added one by one as they come or where they lie, and
-    only a few sums are alive at any time, one for each level.
-
-    `add`: adds two parts, in either order to the same bits.
-    """
+    # So blocks give the same bits whether they are added one by one or where they lie, and few sums are alive at a
+    # time.
 
     def __init__(self, add: Callable[[Part, Part], Part]) -> None:
         self.add = add

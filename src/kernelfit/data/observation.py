@@ -42,13 +42,11 @@ class Plane:
 
 @dataclass(frozen=True)
 class Observation:
-    """Everything accumulation needs: the geometry, and the readers of the source and target planes.
+    """What accumulation needs: the geometry, and the readers of the source and target planes."""
 
-    `where` names the pair and channel in messages; `background` is the degree of the polynomial surface that each
-    target holds beside what the kernel makes, None without one. `frame` tells the shape of the whole target and the
-    place of the first used pixel in it, on which the surface is laid, where the geometry does not. `imaginary`: whether
-    it is that of the imaginary parts of complex targets.
-    """
+    # `where` names the pair and channel in messages; `background` is the degree of the polynomial surface that each
+    # target holds, None without one. `frame` tells the whole target's shape and the first used pixel's place, on which
+    # the surface is laid, where the geometry does not. `imaginary`: whether it is that of the imaginary parts.
 
     geometry: Geometry
     sources: tuple[Reader, ...]

@@ -18,13 +18,11 @@ from . import cells, chunked
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads blocks of an (extended) image as float64; the image itself is never copied whole, nor changed.
+    """Reads blocks of an (extended) image as float64; the image itself is never copied whole, nor changed."""
 
-    Position (0, 0) of the reader is pixel ``(-before[0], -before[1])`` of the array, and positions are `stride` pixels
-    apart; `shape` is the extent that counts, in positions, and everything outside it reads as zero. Each pixel is
-    multiplied by the `weight` at its place in the array; beyond the edge that of the pixel from which it comes, or of
-    the nearest one.
-    """
+    # Position (0, 0) is pixel ``(-before[0], -before[1])`` of the array, and positions are `stride` pixels apart;
+    # outside of `shape`, in positions, all reads as zero. Each pixel is multiplied by the `weight` at its place in the
+    # array; beyond the edge that of the pixel from which it comes, or of the nearest one.
 
     array: Any
     shape: Shape

@@ -52,11 +52,10 @@ def farthest(shape: Sequence[int]) -> npt.NDArray[np.int64]:
 
 
 class Parts:
-    """Sums of products of the real and the imaginary parts u and v of complex residuals.
+    """Sums of products of the real and the imaginary parts u and v of complex residuals."""
 
-    Circular noise has parts alike, of which neither says anything of the other at lag zero. What is kept are the sums
-    for ``u u - v v`` and for ``u v``, and their variances were all products independent.
-    """
+    # Circular noise has parts alike, of which neither says anything of the other at lag zero. What is kept are the sums
+    # for ``u u - v v`` and for ``u v``, and their variances were all products independent.
 
     def __init__(self, ndim: int) -> None:
         self._sums = np.zeros((2, 2, *(2 * REACH + 1,) * ndim))  # of u u - v v, u v; and of their squares

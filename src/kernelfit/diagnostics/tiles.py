@@ -33,10 +33,8 @@ def read(
     whole: int = 0,
     trimmed: bool = True,
 ) -> list[Part]:
-    """Read some tiles of the pairs, or of some of them; all of a pair of up to `whole` pixels.
-
-    Pixels are left out, unless `trimmed` is false, where noise decides whether they count.
-    """
+    """Read some tiles of the pairs, or of some of them; all of a pair of up to `whole` pixels."""
+    # Pixels are left out, unless `trimmed` is false, where noise decides whether they count.
     n = len(observations)
     chosen = range(n) if n <= _PAIRS else [int((i + 0.5) * n / _PAIRS) for i in range(_PAIRS)]
     parts = []

@@ -63,12 +63,10 @@ def _products(spectra: Complex, taps: Array, workers: int) -> Array:
 
 
 class _Strip:
-    """The design matrix of the target pixels beyond one edge of the used ones, as transforms of segments.
+    """The design matrix of the target pixels beyond one edge of the used ones, as transforms of segments."""
 
-    For long, narrow kernels, whose matrices per frequency would take too much memory.
-
-    Rows t' = t - row of the strip with -halo <= t' < 0 (`before`) or 0 <= t' < halo, columns start <= x < stop.
-    """
+    # For long, narrow kernels, whose matrices per frequency would take too much memory. Rows t' = t - row of the strip
+    # with -halo <= t' < 0 (`before`) or 0 <= t' < halo, columns start <= x < stop.
 
     def __init__(self, reader: Reader, row: int, kernel: tuple[int, int], start: int, stop: int, before: bool) -> None:
         halo, side = kernel[0] - 1, kernel[1]
@@ -103,14 +101,11 @@ class _Strip:
 
 
 class TorusInverse:
-    """About the inverse of a Gram matrix, from lag sums: one small matrix over the sources for each frequency.
+    """About the inverse of a Gram matrix, from lag sums: one small matrix over the sources for each frequency."""
 
-    On a torus twice the kernel (on any other Hann's window would spread the image's mean over the spectrum) lag sums
-    tapered by Hann's window are a smoothed, and so nearly positive, spectrum of the image.
-
-    `lags` (sources, sources, 2 * side - 1 along each axis): lag sums of the extended images, or weighted sums of them
-    over several pairs. `more` (sources, frequencies): what is added to the spectrum of each source: a penalty's.
-    """
+    # On a torus twice the kernel (on any other Hann's window would spread the image's mean over the spectrum) lag sums
+    # tapered by Hann's window are a smoothed, and so nearly positive, spectrum of the image. `more` (sources,
+    # frequencies) is added to it: a penalty's.
 
     def __init__(self, lags: Array, more: Array | None = None) -> None:
         self.lags = lags

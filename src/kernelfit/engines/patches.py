@@ -190,13 +190,12 @@ def _jobs(observation: Observation, weights: npt.NDArray[np.generic], base: floa
 
 
 class _Part:
-    """Sums over some bands of pixels.
+    """Sums over some bands of pixels."""
 
-    The products are those of rows that stand for taps, and of one for each target, in the columns of which stand the
-    pixels: in `tables` those of patches multiplied "whole", of the first "column" of taps with all, and of the "ends"
-    of runs with all columns of taps but one. Of the first and the last the part on and above the diagonal. There are
-    zeros beyond, for the loops do four rows at a time.
-    """
+    # The products are those of rows that stand for taps, and of one for each target, in the columns of which stand the
+    # pixels: in `tables` those of patches multiplied "whole", of the first "column" of taps with all, and of the "ends"
+    # of runs with all columns of taps but one. Of the first and the last the part on and above the diagonal. There are
+    # zeros beyond, for the loops do four rows at a time.
 
     def __init__(self, observation: Observation, with_moment: bool) -> None:
         (n_y, n_x), n_sources = observation.geometry.kernel_shape, len(observation.sources)

@@ -147,14 +147,13 @@ class TileReader:
 
 
 class Buffers:
-    """What one thread needs: a tile's extended image, from column `start`, and target, with zeros beside them.
+    """What one thread needs: a tile's extended image, from column `start`, and target, with zeros beside them."""
 
-    `gram` (taps, taps): the upper triangle of the Gram matrix of the last tile, in the frame's order of taps, as all
-    that follows. `back`, `energy`: its lag sums and those with the target; the target's sum of squares and sum.
-    `panels`, `inverse`, `taps`, `spread`: scratch for the factor of `gram`, that of its inverse, the kernel of least
-    squares, and the diagonal of the inverse. `total` (taps + 2, taps): the sums of all tiles: `gram`, the moment, and
-    `energy`.
-    """
+    # `gram`: the upper triangle of the Gram matrix of the last tile, in the frame's order of taps, as all that follows.
+    # `back`, `energy`: its lag sums and those with the target; the target's sum of squares and sum. `panels`,
+    # `inverse`, `taps`, `spread`: scratch for the factor of `gram`, that of its inverse, the kernel of least squares,
+    # and the diagonal of the inverse. `total` (taps + 2, taps): the sums of all tiles: `gram`, the moment, and
+    # `energy`.
 
     def __init__(self, layout: Layout, frame: Frame, method: str) -> None:
         from ..compiled import fft

@@ -21,10 +21,9 @@ Strips = tuple[Array, Array, Array, Array]
 
 @dataclass
 class Edges:
-    """Sums over the planes of a volume of products of their strips and corners, for each lag along the depth.
+    """Sums over a volume's planes of products of their strips and corners, for each lag along the depth."""
 
-    The first factors are those of as many planes as there are target planes, from each of the kernel's planes on.
-    """
+    # The first factors are those of as many planes as there are target planes, from each of the kernel's planes on.
 
     size: Shape  # rows and columns of a target
     kernel: tuple[int, int, int]

@@ -110,11 +110,10 @@ def _require_sums(
 
 
 class _Spectra:
-    """Spectra of some planes at a time, and the sums of their products over as many planes as there are targets.
+    """Spectra of some planes at a time, and the sums of their products over as many planes as targets."""
 
-    A plane too large is cut into tiles. Then the first factor of a product is a tile without its surroundings, an array
-    of its own, beside that with them, which is the last.
-    """
+    # A plane too large is cut into tiles. Then the first factor of a product is a tile without its surroundings, an
+    # array of its own, beside that with them, which is the last.
 
     def __init__(self, stack: Stack) -> None:
         """Lay out arrays: of the planes, and of each target."""

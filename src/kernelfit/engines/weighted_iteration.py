@@ -177,16 +177,14 @@ def solve(
     *,
     patient: bool = True,
 ) -> Iterated:
-    """Solve the weighted problem by preconditioned conjugate gradients.
-
-    `items`: the pairs with their weights. `metric`: the preconditioner. `sums`: their weighted sums. `engine`: of the
-    passes. `tolerance`: error at which to stop, in units of the standard error that the noise causes. `start`
-    (unknowns,): where to start, default zero; best a kernel that differs from the solution by noise alone. `here`: the
-    residual of the start, if it is known. `patient`: whether to go on where the iteration is slow, default True.
-    Returns statistics whose center is the solution. Their Gram matrix is approximate: that of the preconditioner,
-    corrected along all directions in which the weighted one has been measured (the block update of quasi-Newton
-    methods: Nocedal and Wright, "Numerical Optimization", 2nd ed., section 6.1).
-    """
+    """Solve the weighted problem by preconditioned conjugate gradients."""
+    # `items`: the pairs with their weights. `metric`: the preconditioner. `sums`: their weighted sums. `engine`: of the
+    # passes. `tolerance`: error at which to stop, in units of the standard error that the noise causes. `start`
+    # (unknowns,): where to start, default zero; best a kernel that differs from the solution by noise alone. `here`:
+    # the residual of the start, if it is known. `patient`: whether to go on where the iteration is slow, default True.
+    # Returns statistics whose center is the solution. Their Gram matrix is approximate: that of the preconditioner,
+    # corrected along all directions in which the weighted one has been measured (the block update of quasi-Newton
+    # methods: Nocedal and Wright, "Numerical Optimization", 2nd ed., section 6.1).
     limit = (SAMPLED_TOLERANCE if metric.near else TOLERANCE) if tolerance is None else tolerance
     own = Walk(np.zeros(len(metric.gram)) if start is None else np.array(start))
     walk(items, metric, engine, own, limit, sums.energy, here, patient=patient)

@@ -35,12 +35,10 @@ class Piece(NamedTuple):
 
 
 class Recipe:
-    """How the chunks of a Dask array are made, of which a part is made where it is needed.
+    """How the chunks of a Dask array are made, of which a part is made where it is needed."""
 
-    Nothing is cut out of the graph but where the chunk is made, which takes as long as that chunk's own tasks do.
-    `layers`: of the graph, last first; either what makes tasks of keys (Blockwise), or tasks by their keys. `ends`:
-    where chunks begin and end along each axis.
-    """
+    # `layers` of the graph, last first; either what makes tasks of keys (Blockwise), or tasks by their keys. Nothing is
+    # cut out of the graph but where a chunk is made, which takes as long as its own tasks do.
 
     #: Bytes of chunks that are kept, since neighbouring blocks share them.
     ROOM = 2**26

@@ -49,12 +49,11 @@ _OF_BANDS = (
 
 @dataclass(frozen=True, eq=False)
 class _Problem:
-    """``(G + H) k = b``: H is zero, a penalty, or the noise's variance times the inverse of a prior's covariance.
+    """``(G + H) k = b``: H is zero, a penalty, or the noise's variance times the inverse of a prior's covariance."""
 
-    `held` gives H k from k and, of a prior, from the inverse of its covariance times k. `spread` is the mean diagonal
-    of what preconditions if that stands for the inverse of G + H, else zero. `open_`: whether H stands for nothing but
-    what the signal leaves open.
-    """
+    # `held` gives H k from k and, of a prior, from the inverse of its covariance times k. `spread` is the mean diagonal
+    # of what preconditions if that stands for the inverse of G + H, else zero. `open_`: whether H stands for nothing
+    # but what the signal leaves open.
 
     held: Callable[[Array, Array], Array]
     precondition: Callable[[Array], Array]

@@ -32,11 +32,10 @@ _UNLIKE_ON_THE_WAY = 4.0
 
 @dataclass(frozen=True, eq=False)
 class Solved:
-    """A weighted fit in the making: statistics, the least-squares solution, and what gives the backgrounds.
+    """A weighted fit in the making: statistics, the least-squares solution, and what gives the backgrounds."""
 
-    With noise of the image the solution is without what it adds, of which `image_noise` are the sums, `shift` what the
-    moments lack and `image_variance` what it adds to a pixel's variance; the statistics are the pixels' own.
-    """
+    # With noise of the image the solution is without what it adds, of which `image_noise` are the sums, `shift` what
+    # the moments lack and `image_variance` what it adds to a pixel's variance; the statistics are the pixels' own.
 
     stats: NormalEquations
     solution: LeastSquaresSolution
@@ -60,12 +59,10 @@ class Solved:
 
 @dataclass
 class WeightedFitter:
-    """Weighted fits of the same pairs with one set of weights after another.
+    """Weighted fits of the same pairs with one set of weights after another."""
 
-    `method`: the engine of the unweighted statistics. `pass_method`: that of weighted passes. `tolerance`: as
-    `iterate.solve` has it. `strategy`: "auto", one of the three ways, or "exact" for the cheaper one of the two that
-    are. `image_std`: standard deviation of the noise of an image pixel, which needs an exact strategy.
-    """
+    # `method`: the engine of the unweighted statistics. `pass_method`: that of weighted passes. `strategy`: "auto", one
+    # of the three ways, or "exact" for the cheaper one of two. `image_std`, the image's noise, needs an exact one.
 
     method: str
     pass_method: str

@@ -48,11 +48,9 @@ def sky_of(header: Any) -> Any:
 
 
 def moved(header: Any, first: tuple[int, int], stride: tuple[int, int]) -> Any:
-    """Return the header of ``image[first[0]::stride[0], first[1]::stride[1]]``, as it lies on the sky.
-
-    The pixel of reference moves, ``CRPIX' = (CRPIX - 1 - first) / stride + 1``, and the pixels grow by the stride
-    (E. Greisen and M. Calabretta, A&A 395 (2002) 1061, section 2.1); the polynomials of SIP are of old pixels.
-    """
+    """Return the header of ``image[first[0]::stride[0], first[1]::stride[1]]``, as it lies on the sky."""
+    # The pixel of reference moves, ``CRPIX' = (CRPIX - 1 - first) / stride + 1``, and the pixels grow by the stride (E.
+    # Greisen and M. Calabretta, A&A 395 (2002) 1061, section 2.1); the polynomials of SIP are of old pixels.
     header = header.copy()
     for axis, (begin, step) in enumerate(zip(first[::-1], stride[::-1], strict=True), start=1):
         for name in list(header):

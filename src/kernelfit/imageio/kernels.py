@@ -228,11 +228,9 @@ def _fits_bytes(kernel: Array, fit: Estimate) -> bytes:
 
 
 def read_kernel(path: str) -> KernelFile:
-    """Read a kernel file that `write_kernel` wrote, or a bare array in NPY, CSV, TXT, TIFF or FITS.
-
-    Raises OSError: the file cannot be opened. Raises ImageFileError: it is damaged, of another format, or holds no
-    kernel of finite numbers.
-    """
+    """Read a kernel file that `write_kernel` wrote, or a bare array in NPY, CSV, TXT, TIFF or FITS."""
+    # Raises OSError: the file cannot be opened. Raises ImageFileError: it is damaged, of another format, or holds no
+    # kernel of finite numbers.
     head = b""
     if path != "-":
         require_plain(path)

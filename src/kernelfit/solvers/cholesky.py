@@ -225,11 +225,9 @@ def times(matrix: Array, vector: Array) -> Array:
 
 
 def product(a: Array, b: Array) -> Array:
-    """Return ``a @ b`` by the BLAS that SciPy brings along.
-
-    NumPy's wheel has another one, with threads of its own. After a product the threads of either go on spinning for a
-    moment, and work that called the two in turn would wait for a free core ten times as long as it computes.
-    """
+    """Return ``a @ b`` by the BLAS that SciPy brings along."""
+    # NumPy's wheel has another one, with threads of its own. After a product the threads of either go on spinning for a
+    # moment, and work that called the two in turn would wait for a free core ten times as long as it computes.
     blas = scipy.linalg.blas
     turned = [not m.flags.f_contiguous for m in (a, b)]
     a, b = (m.T if turn else m for m, turn in zip((a, b), turned, strict=True))

@@ -32,16 +32,13 @@ _ROOM = 2**22
 
 
 def counts_of(plan: Geometry, weights: npt.NDArray[Any] | None = None) -> Array:
-    """Return how often two taps multiply the same noisy pixel: the Gram matrix of white noise of variance 1.
-
-    It is n on the diagonal where the taps of one footprint lie on different pixels of the image. Beyond the edge they
-    may not: a mirrored or repeated pixel brings its noise along, a fill value has none.
-
-    `plan`: the geometry of one source image. `weights` (rows, cols) of the used target: how much each target pixel
-    counts, by default once. Returns shape (taps, taps), in the order of the user's taps; of a kernel that varies over
-    the image those of all functions of the place. If all pixels count once, a sum of Kronecker products, since a pixel
-    is a row and a column.
-    """
+    """Return how often two taps multiply the same noisy pixel: the Gram matrix of white noise of variance 1."""
+    # It is n on the diagonal where the taps of one footprint lie on different pixels of the image. Beyond the edge they
+    # may not: a mirrored or repeated pixel brings its noise along, a fill value has none.
+    # `plan`: the geometry of one source image. `weights` (rows, cols) of the used target: how much each target pixel
+    # counts, by default once. Returns shape (taps, taps), in the order of the user's taps; of a kernel that varies over
+    # the image those of all functions of the place. If all pixels count once, a sum of Kronecker products, since a
+    # pixel is a row and a column.
     axes, seen_by = [], []  # for each the pairs of taps and the target's rows, or columns, that multiply the same one
     for seen in _pixels_of(plan):
         seen = seen[::-1] if plan.flipped else seen

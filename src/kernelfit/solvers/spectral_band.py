@@ -47,12 +47,10 @@ def penalty_power(frequencies: Sequence[Array], penalty: str) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Band:
-    """A set of frequencies, all or a sample, with the weight of each, and the spectra there.
+    """A set of frequencies, all or a sample, with the weight of each, and the spectra there."""
 
-    The weights sum to the number N of points of a transform;
-    ``crop(H)[u] = sum_f weight H exp(-2 pi i f (u - shift)) / N`` is the
-    inverse transform at the taps alone, and `spread` its adjoint, the transform of a kernel.
-    """
+    # The weights sum to the number N of points of a transform; ``crop(H)[u] = sum_f weight H exp(-2 pi i f (u - shift))
+    # / N`` is the inverse transform at the taps alone, and `spread` its adjoint, the transform of a kernel.
 
     rows: Array
     cols: Array
