@@ -137,13 +137,7 @@ _ROOMS = {
     "solvers.wiener": ("Wiener",),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
-_MODULES = (
-    "io",
-    "plot",
-    "report",
-    "scale",
-    "sklearn",
-)  # reached as kernelfit.plot and so on, without an import of their own
+_MODULES = ("io", "plot", "report", "scale", "sklearn")  # as kernelfit.plot, without an import of their own
 
 __all__ = sorted(_HOME)
 

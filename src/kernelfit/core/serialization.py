@@ -15,19 +15,8 @@ from .validation import Array, require_fields
 
 #: Fields of a fit that a file holds in a form of their own.
 _APART = (
-    "kernel",
-    "root",
-    "convention",
-    "findings",
-    "path",
-    "priors",
-    "spectrum",
-    "background",
-    "parts",
-    "weights",
-    "registration",
-    "curve",
-    "labels",
+    *("kernel", "root", "convention", "findings", "path", "priors", "spectrum", "background", "parts", "weights"),
+    *("registration", "curve", "labels"),
 )
 
 
