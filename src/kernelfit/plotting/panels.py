@@ -59,7 +59,7 @@ def new_figure(count: int, size: tuple[float, float]) -> Any:
 
 def new_axes(ax: "Axes | None") -> "Axes":
     """Return the Axes to draw on: those given, or a new figure's."""
-    return new_figure(1, (5.2, 4.2)) if ax is None else ax  # type: ignore[no-any-return]
+    return new_figure(1, (5.2, 4.2)) if ax is None else ax
 
 
 def _plane(fit: Estimate) -> Array:

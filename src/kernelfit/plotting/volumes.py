@@ -106,7 +106,7 @@ def _peak(taps: Array) -> tuple[int, ...]:
 
 
 def _three(axes: "Sequence[Axes] | None") -> "Sequence[Axes]":
-    return new_figure(3, (13.5, 4.0)) if axes is None else axes  # type: ignore[no-any-return]
+    return new_figure(3, (13.5, 4.0)) if axes is None else axes
 
 
 def _draw(fit: Estimate, plane: Array, axis: int, ax: "Axes", title: str) -> None:
