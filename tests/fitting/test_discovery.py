@@ -68,6 +68,97 @@ def test_place_size_and_support(rows, cols, mode, noise):
     assert fit.summary().startswith("found ")
 
 
+@pytest.mark.parametrize(
+    "situation",
+    [
+        "crop",
+        "stride",
+        "nan",
+        "alpha",
+        "stamps",
+        "signal",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in (
+                *("equal", "gray", "mixed", "separate", "boundary", "fill", "constant", "periodic", "parity", "mask"),
+                *(
+                    "saturated",
+                    "photons",
+                    "robust",
+                    "solver",
+                    "selection",
+                    "noisy image",
+                    "correlation",
+                    "strided crop",
+                ),
+            )
+        ),
+    ],
+)
+def test_the_call_written_out_gives_the_same(situation):
+    rng, words, image = np.random.default_rng(13), {}, photograph(90, 113)
+    target = scipy.signal.convolve2d(image, KERNEL, mode="same") + rng.normal(0, 0.2, image.shape)
+    if situation == "crop":
+        target = target[13:71, 20:99]
+    elif situation == "stride":
+        target = target[1::2, ::3]
+    elif situation == "strided crop":
+        target = target[5:80:2, 30:100:3]
+    elif situation == "parity":
+        target = target[:-1, :-1]
+    elif situation == "nan":
+        target[10:14, 30:40], words = np.nan, {"nan": "mask"}
+    elif situation == "mask":
+        target[10:14, 30:40] = 1e4
+        words = {"mask": target == 1e4}
+    elif situation == "constant":
+        target = target + 7
+    elif situation == "saturated":
+        words = {"saturated": (None, float(np.quantile(target, 0.95)))}
+    elif situation == "photons":
+        words = {"noise": (2.0, 1.5), "nan": "mask"}
+    elif situation == "robust":
+        target[rng.random(target.shape) < 0.002] += 40
+        words = {"robust": "tukey"}
+    elif situation == "solver":
+        words = {"solver": kernelfit.Penalized("gradient", 1e-3)}
+    elif situation == "selection":
+        words = {"selection": kernelfit.Selection(mask=rng.random(target.shape) < 0.1)}
+    elif situation == "noisy image":
+        words = {"image_noise": 0.1, "solver": "auto", "method": "direct"}
+    elif situation == "correlation":
+        words = {"operation": "correlation"}
+    elif situation in ("boundary", "fill"):
+        image, kernel = photograph(24, 29), rng.dirichlet(np.ones(99)).reshape(9, 11)
+        words = {"boundary": "fill", "fillvalue": 50.0} if situation == "fill" else {}
+        mode = {"fill": "constant"}.get(situation, "mirror")
+        target = scipy.ndimage.convolve(image, kernel, mode=mode, cval=50.0)
+    elif situation == "periodic":
+        image = np.tile(rng.normal(size=(7, 9)), (10, 9))
+        target = scipy.ndimage.convolve(image, np.full((2, 3), 1 / 6), mode="wrap")
+    elif situation == "stamps":
+        y, x = np.mgrid[-20:21, -22:23]
+        image, target = (np.exp(-(x**2 + y**2) / (2 * s**2)) for s in (1.5, 2.5))
+    elif situation == "signal":
+        image = rng.normal(size=400)
+        target, words = scipy.signal.lfilter(response(), 1, image)[40:], {"robust": "huber"}
+    elif situation in ("alpha", "equal"):
+        planes = [image] * 3 if situation == "equal" else [image, image[::-1], image[:, ::-1]]
+        image = np.dstack([*planes, np.full(image.shape, 255.0)]).astype(np.uint8)
+        target = scipy.ndimage.convolve(image[..., :3].astype(float), np.full((3, 4, 1), 1 / 12))
+    elif situation in ("gray", "mixed", "separate"):
+        image = colours()
+        blurred = scipy.ndimage.convolve(image, np.full((1, 3, 1), 1 / 3))
+        own = np.dstack([blurred[..., 0], np.roll(blurred[..., 1], 1, axis=1), blurred[..., 2]])
+        mix = [[0.6, 0.2, 0.1], [0.3, 0.5, 0.2], [0.1, 0.3, 0.7]]
+        target = {"gray": blurred @ [0.3, 0.6, 0.1], "mixed": blurred @ mix, "separate": own}[situation]
+    fit = kernelfit.find_kernel(image, target, **words)
+    names = {"kernelfit": kernelfit, "image": image, "target": target, **words}
+    again = eval(f"kernelfit.{fit.reproduce()}", names)
+    assert np.array_equal(again.kernel, fit.kernel) and again.convention == fit.convention
+    assert again.r_squared > 0.99
+
+
 def test_a_shift_keeps_a_small_support():
     image = photograph(200, 260)
     target = np.zeros_like(image)
@@ -90,6 +181,40 @@ def test_stride_and_phase(stride, first):
     centre = [(k - 1) // 2 for k in KERNEL.shape]
     assert off(lagged(fit), truth(shift=[c + f for c, f in zip(centre, first, strict=True)])) < 0.02
     assert fit.predict(image).shape == target.shape
+
+
+@pytest.mark.parametrize(
+    ("stride", "first", "count", "noise"),
+    [
+        ((2, 3), (15, 31), (60, 45), 0.1),
+        pytest.param((3, 1), (0, 40), (33, 90), 0.1, marks=pytest.mark.slow),
+        pytest.param((4, 7), (21, 12), (30, 25), 0.0, marks=pytest.mark.slow),
+        pytest.param((8, 5), (5, 66), (17, 27), 0.0, marks=pytest.mark.slow),
+    ],
+)
+def test_a_stride_of_a_crop(stride, first, count, noise):
+    """The sizes tell nothing of it."""
+    image = photograph(181, 223)
+    whole = scipy.signal.convolve2d(image, KERNEL, mode="same")[first[0] : :, first[1] :]
+    target = whole[:: stride[0], :: stride[1]][: count[0], : count[1]]
+    assert target.shape == count
+    target = target + np.random.default_rng(12).normal(0, noise, count)
+    fit = kernelfit.find_kernel(image, target)
+    conv, centre = fit.convention, [(k - 1) // 2 for k in KERNEL.shape]
+    assert conv.stride == stride and conv.mode == "crop" and conv.size == count
+    assert off(lagged(fit), truth(shift=[c + f for c, f in zip(centre, first, strict=True)])) < 0.05
+    if fit.kernel.shape == KERNEL.shape:
+        assert conv.offset == tuple(f % s for f, s in zip(first, stride, strict=True))
+    again = eval(f"kernelfit.{fit.reproduce()}", {"kernelfit": kernelfit, "image": image, "target": target})
+    assert np.array_equal(again.kernel, fit.kernel)
+
+
+@pytest.mark.slow
+def test_every_few_pixels_of_a_part_of_noise():
+    """Means over the stride do not show what was not blurred."""
+    image = np.random.default_rng(4).normal(size=(170, 210))
+    fit = kernelfit.find_kernel(image, image[10:130:5, 33:170:6])
+    assert fit.kernel.shape == (1, 1) and fit.convention.stride == (5, 6) and fit.convention.offset == (0, 3)
 
 
 def test_every_third_pixel_of_the_image_itself():
@@ -323,6 +448,35 @@ def test_a_span_grows_where_it_has_to_even_without_room_to_grow_everywhere():
         whole = scipy.signal.convolve2d(photo[start:, start:], kernel)[20:44, 23:47]
         fit = kernelfit.find_kernel(photo[start + 20 : start + 44, start + 20 : start + 44], whole)
         assert fit.kernel.shape == (2, 7) and off(lagged(fit), truth(kernel, (0, 3))) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("mode", "boundary"),
+    [
+        ("reflect", "symm"),
+        *(
+            pytest.param(*both, marks=pytest.mark.slow)
+            for both in (("mirror", "mirror"), ("nearest", "nearest"), ("wrap", "wrap"), ("constant", "fill"))
+        ),
+    ],
+)
+@pytest.mark.parametrize("noise", [0.05, pytest.param(0.0, marks=pytest.mark.slow)])
+def test_a_boundary_is_used_where_the_pair_is_too_small_without_one(mode, boundary, noise):
+    rng, image = np.random.default_rng(6), photograph(26, 31)
+    kernel = rng.dirichlet(np.ones(117)).reshape(13, 9)
+    target = scipy.ndimage.convolve(image, kernel, mode=mode) + rng.normal(0, noise, image.shape)
+    fit = kernelfit.find_kernel(image, target)
+    assert fit.kernel.shape == kernel.shape and fit.convention.boundary == boundary and fit.n_pixels == image.size
+    given = kernelfit.find_kernel(image, target, kernel.shape, boundary=boundary)
+    assert off(lagged(fit), truth(kernel, (6, 4))) <= 1.1 * off(lagged(given), truth(kernel, (6, 4))) + 1e-9
+    assert sum(f"boundary={boundary!r} is assumed" in words for words in fit.found) == 1
+
+
+def test_a_boundary_is_not_used_where_the_pixels_inside_do():
+    image = photograph()[60:120, 90:161]
+    for noise in (0.05, 4.0):
+        target = scipy.ndimage.convolve(image, KERNEL) + np.random.default_rng(3).normal(0, noise, image.shape)
+        assert kernelfit.find_kernel(image, target).convention.boundary is None
 
 
 def test_too_few_pixels_for_the_taps_are_said():

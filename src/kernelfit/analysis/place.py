@@ -1,6 +1,7 @@
 """Where one image lies in what became of it, and about how large the kernel is: a first look by frequency."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +10,7 @@ import scipy.fft
 from ..core.geometry import Shape
 from ..solvers.robust import robust_std
 
+Image = npt.NDArray[np.generic]
 Single = npt.NDArray[np.float32]
 #: A span of lags, rows and columns: first, last + 1, first, last + 1.
 Box = tuple[int, int, int, int]
@@ -21,11 +23,11 @@ _TAPER = 0.5
 _CLEAR, _SHARE, _REACH, _REACH_ALONG = 6.0, 0.05, 24, 300
 #: A response of the image to itself so large is that of its peak, and so large that of a repetition; so far is looked.
 _OWN, _ALIKE, _FAR = 0.3, 0.5, 52
+#: Strides stand out if their responses do by such a share of the one that does most; so many of them at most.
+_NEAR, _LOOKS = 0.5, 4
 
 
-def spectral_response(
-    image: npt.NDArray[np.generic], target: npt.NDArray[np.generic], workers: int = 1, balance: float = _BALANCE
-) -> Single:
+def spectral_response(image: Image, target: Image, workers: int = 1, balance: float = _BALANCE) -> Single:
     """Return about the kernel at every lag: ``conj(X) Y / (|X|^2 + balance mean|X|^2)`` of tapered spectra."""
     # Noise of an image at its frequencies hardly matters to the place of the largest value: of 351 pairs (kernels up to
     # 31x27, noise up to 5 %, shifts up to 60 pixels) all came out inside the kernel. What is not finite counts as the
@@ -82,6 +84,14 @@ def first_box(response: Single, image: Shape, target: Shape, most: Sequence[int]
     return (sides[0], sides[1], sides[2], sides[3]), height / usual if usual > 0 else np.inf
 
 
+def peak_lag(response: Single, image: Shape, target: Shape) -> Shape:
+    """Return the lag of the largest response between images of those shapes."""
+    peak = np.unravel_index(int(np.argmax(np.abs(response))), response.shape)
+    axes = zip(peak, response.shape, image, target, strict=True)
+    row, col = (_lag(int(at), period, n, m) for at, period, n, m in axes)
+    return row, col
+
+
 def _around(response: Single, at: Shape, reach: Sequence[int]) -> Single:
     """Return a response as far as so many lags from one."""
     for axis in (0, 1):
@@ -89,7 +99,7 @@ def _around(response: Single, at: Shape, reach: Sequence[int]) -> Single:
     return response
 
 
-def period(image: npt.NDArray[np.generic], workers: int = 1) -> Shape | None:
+def period(image: Image, workers: int = 1) -> Shape | None:
     """Return the largest rectangle in which an image does not repeat itself, as its own response tells; or None."""
     response = spectral_response(image, image, workers, 1.0)  # less would whiten what stands between a comb's teeth
     reach = [min(_FAR, (n - 1) // 2) for n in response.shape]
@@ -117,8 +127,48 @@ def _lag(at: int, period: int, image: int, target: int) -> int:
     return max((at, at - period), key=overlap)
 
 
-def reduced(image: npt.NDArray[np.generic], stride: Shape) -> Single:
+def reduced(image: Image, stride: Shape) -> Single:
     """Return the means of blocks of an image."""
     (down, across), (rows, cols) = stride, image.shape
     whole = np.asarray(image[: rows - rows % down, : cols - cols % across], dtype=np.float32)
     return np.asarray(whole.reshape(rows // down, down, cols // across, across).mean(axis=(1, 3)))
+
+
+def strided(image: Image, stride: Shape, phase: Shape) -> Image:
+    """Return the pixels of an image that a stride may have left: what was not blurred before answers to one of them."""
+    rows, cols = (n // step * step for n, step in zip(image.shape, stride, strict=True))
+    return image[phase[0] : rows : stride[0], phase[1] : cols : stride[1]]
+
+
+class Look(NamedTuple):
+    """What a first look at a pair shows: a span of lags, how much it stands out, and in what."""
+
+    box: Box
+    height: float
+    response: Single
+    shape: Shape
+
+
+def look_at(image: Image, target: Image, stride: Shape, threads: int, phase: Shape | None = None) -> Look:
+    """Look at an image made smaller by a stride, by means or from one of its pixels on."""
+    small = image if stride == (1, 1) else reduced(image, stride) if phase is None else strided(image, stride, phase)
+    response = spectral_response(small, target, threads)
+    return Look(*first_box(response, small.shape, target.shape), response, small.shape)
+
+
+def looks_at(image: Image, target: Image, stride: Shape, threads: int, *, means: bool, phases: bool) -> list[Look]:
+    """Look at an image made smaller by means, or from each of the pixels that a stride may begin with."""
+    some: list[Shape | None] = [None] if means or stride == (1, 1) else []
+    some += [*np.ndindex(stride)] if phases and stride != (1, 1) else []
+    return [look_at(image, target, stride, threads, phase) for phase in some]
+
+
+def standing_out(
+    image: Image, target: Image, strides: Sequence[Shape], threads: int, *, phases: bool = False
+) -> list[Shape]:
+    """Return the strides, of some, by which an image made smaller answers to the target most clearly, best first."""
+    kinds = {"means": not phases, "phases": phases}
+    heights = {s: max(look.height for look in looks_at(image, target, s, threads, **kinds)) for s in strides}
+    least = _NEAR * max(heights.values())
+    best = sorted(heights, key=heights.__getitem__, reverse=True)
+    return [steps for steps in best[:_LOOKS] if heights[steps] >= least]

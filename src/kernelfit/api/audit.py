@@ -115,7 +115,7 @@ def audit(
     notes: list[str] = []
     asked: dict[str, Any] = {"background": 0, **keywords}
     if asked.get("channel_axis") is None and as_list(unmasked(image)[0]) is None:
-        image, target, colours, words = colours_of(image, target, "shared")
+        image, target, colours, words, _ = colours_of(image, target, "shared")
         asked |= colours
         notes += words
     if known is not None and known.strided:

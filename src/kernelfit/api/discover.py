@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,8 @@ from ..core.validation import as_list, as_workers
 from ..data.masking import at_ends, unmasked
 from ..data.observation import as_array
 from ..fitting.channel_relation import channels_of
-from ..fitting.discovery import Found, discover
+from ..fitting.discovery import discover
+from ..fitting.found import Found
 from ..restoration.psf_matching import decayed
 from .check_boundary import boundary_of
 from .keywords import FIELDS, default, same
@@ -23,6 +24,10 @@ from .results import KernelFit
 
 #: Fields of a model that mean nothing without a shape.
 _NEED_SHAPE = ("origin", "offset")
+#: Keywords that change no result.
+_UNSAID = ("workers", "progress")
+#: Values that Python writes in a line, up to so many characters.
+_PLAIN, _LONGEST = (str, float, int, tuple, type(None)), 300
 #: Saturated pixels are used, unless they were told, where they are so much of the target.
 _NEARLY_ALL = 0.95
 #: Share of the target's variance that weights of channels leave, being found of too small a kernel.
@@ -36,10 +41,21 @@ _TOGETHER = {
 }
 
 
+class Completed(NamedTuple):
+    """A call with what was found: that in words, what there is to doubt, and how to write the arrays that are left."""
+
+    image: Any
+    target: Any
+    keywords: dict[str, Any]
+    words: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    arrays: tuple[str, str]
+
+
 def completed(
     image: Any, target: Any, keywords: Mapping[str, Any], selection: Selection | None, execution: Execution | None
-) -> tuple[Any, Any, dict[str, Any], tuple[str, ...], tuple[Finding, ...]]:
-    """Return image and target, the keywords with what was found of them, that in words, and what there is to doubt."""
+) -> Completed:
+    """Return a call without a shape, completed by what is found of the pair."""
     for name in _NEED_SHAPE:
         if keywords.get(name) not in (None, 0, (0, 0)):
             raise ValueError(
@@ -56,9 +72,9 @@ def completed(
             raise TypeError("got complex numbers without shape, need the kernel's shape as well; give shape=")
     axis = keywords.get("channel_axis")
     if images is None and axis is None:
-        image, target, colours, words = colours_of(image, target, keywords.get("channels"))
+        image, target, colours, words, arrays = colours_of(image, target, keywords.get("channels"))
     else:
-        colours, words = {}, ()
+        colours, words, arrays = {}, (), ("image", "target")
     axis = colours.get("channel_axis", axis)
     first = (image, target) if images is None else (image[0], target[0])
     if images is not None:
@@ -67,18 +83,39 @@ def completed(
     every, selected = selected, _plane_selection(selected, axis, first)
     stride = geometry.as_pair(keywords.get("stride", 1), "stride")
     steps = None if stride == (1, 1) else stride
-    found = discover(source, result, selected, run, steps)
+    edges = keywords.get("boundary"), float(keywords.get("fillvalue", 0.0))
+    found = discover(source, result, selected, run, steps, edges=edges)
     if colours and keywords.get("channels") is None:
         colours["channels"], weights = channels_of(image, target, found.fields, every, run)
         if colours["channels"] == "mixed":  # whose mean is that of no one image
             source = np.asarray(image, dtype=np.float64) @ weights
-            found = discover(source, result, selected, run, steps, _ENOUGH)
+            found = discover(source, result, selected, run, steps, _ENOUGH, edges)
     if colours:
         words = (*words, f"{_TOGETHER[colours['channels']]} (channels={colours['channels']!r})")
     if images is not None and len(images) > 1:
         words = (*words, "found in the first pair, and fitted to all")
     fields = _turned(found, keywords.get("operation"))
-    return image, target, {**colours, **fields, **keywords}, (*found.words, *words), found.findings
+    return Completed(image, target, {**colours, **fields, **keywords}, (*found.words, *words), found.findings, arrays)
+
+
+def written(arrays: tuple[str, str], keywords: Mapping[str, Any], **objects: Any) -> tuple[str, ...]:
+    """Return the words of a call that its result does not tell: the arrays, what counts, the noise and the solver.
+
+    Arrays, and whatever Python does not write in a line, go by the names of their keywords.
+    """
+    words, given = [*arrays], {name: v for name, v in keywords.items() if name not in _UNSAID}
+    for name, value in given.items():
+        if FIELDS[name][0] is not Model and not same(value, default(name)):
+            words.append(f"{name}={_code(value) or name}")
+    words += [f"{name}={_code(value) or name}" for name, value in objects.items() if value is not None]
+    return ("find_kernel", *words) if words != ["image", "target"] else ()
+
+
+def _code(value: Any) -> str:
+    """Return how Python writes a value, nothing if not in few words."""
+    ours, text = type(value).__module__.startswith("kernelfit."), repr(value)
+    short = len(text) < _LONGEST and not any(part in text for part in ("array", "<", "np.", "inf", "nan,"))
+    return f"kernelfit.{text}" if ours and short else text if short and isinstance(value, _PLAIN) else ""
 
 
 def model_of_signals(keywords: dict[str, Any]) -> Model:
@@ -134,7 +171,7 @@ def matched(image: Any, target: Any, keywords: Mapping[str, Any], plain: bool) -
     words = (
         f"both are stamps that fade to nothing at their edges: a kernel of {rows}x{cols} taps, zeros beyond (match_psf)"
     )
-    return dataclasses.replace(fit, found=(words,))
+    return dataclasses.replace(fit, found=(words,), call=("match_psf", "image", "target"))
 
 
 def _turned(found: Found, operation: str | None) -> dict[str, Any]:
@@ -186,31 +223,40 @@ def _plane_selection(selection: Selection, axis: int | None, pair: tuple[Any, An
     return dataclasses.replace(selection, **fields)
 
 
-def colours_of(image: Any, target: Any, channels: str | None) -> tuple[Any, Any, dict[str, Any], tuple[str, ...]]:
-    """Return a pair of colour images, or of one and a gray one, with as few channels as there are to tell apart."""
-    both, words, counts = [], [], []
+def colours_of(
+    image: Any, target: Any, channels: str | None
+) -> tuple[Any, Any, dict[str, Any], tuple[str, ...], tuple[str, str]]:
+    """Return a pair of colour images, or of one and a gray one, with as few channels as there are to tell apart.
+
+    With it come the model's fields, what was left out in words, and how to write the two arrays.
+    """
+    both, words, counts, codes = [], [], [], []
     for name, array in (("image", image), ("target", target)):
         shape = tuple(array.shape if hasattr(array, "shape") else as_array(array, name).shape)
+        code = name
         if len(shape) == 3 and shape[-1] in (1, 2, 3, 4):
-            array, said = _without_alpha(np.asanyarray(array), name)
+            array, said, code = _without_alpha(np.asanyarray(array), name)
             words += said
         both.append(array)
+        codes.append(code)
         counts.append(np.shape(array)[-1] if len(np.shape(array)) == 3 else 0)
     if counts == [0, 0] or not all(n in (0, 1, 2, 3, 4) for n in counts):
-        return both[0], both[1], {}, tuple(words)
+        return both[0], both[1], {}, tuple(words), (codes[0], codes[1])
     made = channels or ("shared" if counts[0] == counts[1] else "mixed")
     arrays = [np.asanyarray(a)[..., None] if n == 0 else a for a, n in zip(both, counts, strict=True)]
-    return arrays[0], arrays[1], {"channel_axis": -1, "channels": made}, tuple(words)
+    codes = [code + "[..., None]" * (n == 0) for code, n in zip(codes, counts, strict=True)]
+    return arrays[0], arrays[1], {"channel_axis": -1, "channels": made}, tuple(words), (codes[0], codes[1])
 
 
-def _without_alpha(array: Any, name: str) -> tuple[Any, list[str]]:
-    """Return the colours of an image, as one plane where all are alike; and what was left out."""
-    count, words = array.shape[-1], []
+def _without_alpha(array: Any, name: str) -> tuple[Any, list[str], str]:
+    """Return the colours of an image, as one plane where all are alike; what was left out, and how to write that."""
+    count, words, code = array.shape[-1], [], name
     if count in (2, 4) and (array.dtype.kind in "iu" or np.ptp(array[..., -1]) == 0):
         array = array[..., : count - 1]
-        words.append(f"the alpha channel of the {name} is left out: {name}[..., :{count - 1}]")
+        code = f"{name}[..., :{count - 1}]"
+        words.append(f"the alpha channel of the {name} is left out: {code}")
     if all(np.array_equal(array[..., 0], array[..., c]) for c in range(1, array.shape[-1])):
         if array.shape[-1] > 1:
             words.append(f"the channels of the {name} are equal, and so one plane: {name}[..., 0]")
-        return array[..., 0], words
-    return array, words
+        return array[..., 0], words, f"{name}[..., 0]"
+    return array, words, code

@@ -14,7 +14,7 @@ from ..data.observation import NUMBERS
 from ..data.plan import make_plan
 from ..fitting import channel_relation, degree, pipeline, registration, requirements
 from ..solvers.least_squares import Solver
-from .discover import completed, edges_of, matched, model_of_signals
+from .discover import completed, edges_of, matched, model_of_signals, written
 from .keywords import Keywords, call_of, takes_keywords
 from .results import KernelFit
 
@@ -124,13 +124,13 @@ def find_kernel(
     """
     found: tuple[str, ...] = ()
     short: tuple[Finding, ...] = ()
-    given = shape
+    given, asked, arrays = shape, keywords, ("image", "target")
     if shape is SIGNAL or (shape is None and keywords.get("lags") is None):
         plain = shape is None and selection is None and (solver is None or solver == "auto")
         stamps = matched(image, target, keywords, plain)
         if stamps is not None:
             return stamps
-        image, target, words, found, short = completed(image, target, keywords, selection, execution)
+        image, target, words, found, short, arrays = completed(image, target, keywords, selection, execution)
         if shape is SIGNAL:
             shape, found = model_of_signals(words), tuple(in_samples(part) for part in found)
         else:
@@ -149,6 +149,7 @@ def find_kernel(
     else:
         estimate = channel_relation.advised(pipeline.fit(plan, settings), image, target, call.model, call.execution)
     fit = KernelFit.of(degree.noted(estimate, note))
+    fit = dataclasses.replace(fit, call=written(arrays, asked, solver=solver, selection=selection, execution=execution))
     if not found:
         return fit
     if given is None and selection is None:

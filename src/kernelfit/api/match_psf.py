@@ -90,7 +90,8 @@ def match_psf(
         found = (f"the {names[0]} is the sharper and was convolved: the kernel takes the {names[0]} to the {names[1]}",)
         stamps = stamps[::-1] if turned else stamps
     fit = KernelFit.of(match(stamps[0], stamps[1], strength, as_workers(workers)))
-    return dataclasses.replace(fit, found=found)
+    given = [f"{name}={value!r}" for name, value in (("which", which), ("strength", strength)) if value is not None]
+    return dataclasses.replace(fit, found=found, call=("match_psf", "source", "target", *given))
 
 
 def _stamp(value: object, name: str) -> Array:

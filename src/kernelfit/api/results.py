@@ -407,9 +407,13 @@ class KernelFit(Estimate, Saved):
         Returns
         -------
         str
-            ``find_kernel(image, target, (rows, cols), ...)`` with the convention, the background and the channels. What
-            says which pixels count, the noise and the solver go with it as they were given.
+            ``find_kernel(image, target, (rows, cols), ...)`` with the convention, the background and the channels, what
+            says which pixels count, the noise and the solver. Executed where the names stand for what was given, it
+            returns the same kernel: arrays go by the names of their keywords, such as ``mask=mask``.
         """
+        verb, image, target, *given = self.call or ("find_kernel", "image", "target")
+        if verb != "find_kernel":
+            return f"{verb}({', '.join([image, target, *given])})"
         ndim = self.convention.ndim
         shape: Any = tuple(self.kernel.shape[-ndim:])
         default = Model(shape)
@@ -429,7 +433,7 @@ class KernelFit(Estimate, Saved):
         if varies is not None:
             plain = isinstance(varies, Polynomial) and varies.flux == "free"
             words.append(f"variation={varies.degree if plain else f'kernelfit.{varies!r}'}")
-        return f"find_kernel({', '.join(['image', 'target', repr(shape), *words])})"
+        return f"find_kernel({', '.join([image, target, repr(shape), *words, *given])})"
 
     def _packed(self) -> npz.Packed:
         return serialization.packed(self)

@@ -205,6 +205,9 @@ class Estimate:
         How weights were taken into account, and whether exactly; empty if every pixel counted the same.
     found : tuple of str
         What was found of the pair because it was not given, in words; empty where the kernel's shape was given.
+    call : tuple of str
+        The words of the call that nothing else here tells: its verb, the arrays, which pixels counted, the noise and
+        the solver; empty where all of that was left as it is. For `KernelFit.reproduce`.
     notes : tuple of str
         Pixels that were excluded and why, and other things that are not doubtful but good to know.
     weights : ndarray, tuple of ndarray, or None
@@ -264,6 +267,7 @@ class Estimate:
     spectrum: Spectrum | None = None
     weighting: str = ""
     found: tuple[str, ...] = ()
+    call: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     weights: "npt.NDArray[Any] | tuple[npt.NDArray[Any], ...] | None" = dataclasses.field(default=None, repr=False)
     background: Background | None = None

@@ -23,6 +23,8 @@ _APART = (
 def packed(fit: Estimate) -> tuple[dict[str, Any], dict[str, Array]]:
     """Return what is stored of a result: a header of plain values, and the arrays."""
     header = {f.name: getattr(fit, f.name) for f in dataclasses.fields(fit) if f.name not in _APART}
+    if not fit.call:  # which versions before 0.20 do not know
+        del header["call"]
     header["convention"] = fit.convention.stored()
     header["findings"] = [[f.verdict.name, f.detail, *filter(None, [f.remedy])] for f in fit.findings]
     arrays = {"kernel": fit.kernel} | ({} if fit.root is None else {"factor": fit.root})
@@ -70,7 +72,7 @@ def unpacked(header: dict[str, Any], arrays: dict[str, Array]) -> Estimate:
     if criterion is not None:
         names = ("strength", "df_model", "rss", "score")
         header["path"] = StrengthPath(**{name: arrays[f"path_{name}"] for name in names}, criterion=criterion)
-    header |= {name: tuple(header.get(name, ())) for name in ("found", "notes")}
+    header |= {name: tuple(header.get(name, ())) for name in ("found", "call", "notes")}
     count = header.pop("weights", None)
     if count is not None:
         header["weights"] = tuple(arrays[f"weights_{i}"] for i in range(count)) if count else arrays["weights_0"]

@@ -1,20 +1,22 @@
 """What nobody said of a pair, found from its pixels: place and size, the kernel's support, stride, a constant."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.special
 
-from ..analysis.place import Box, first_box, period, reduced, spectral_response
-from ..core.findings import PREPARE, Finding, Verdict
-from ..core.geometry import Shape, default_origin, kept_length
+from ..analysis.place import Box, first_box, looks_at, peak_lag, period, standing_out
+from ..core.findings import PREPARE
+from ..core.geometry import BOUNDARIES, Shape
 from ..core.model import Execution, Selection
 from ..data.masking import unmasked
 from ..data.observation import as_planes
 from ..solvers.least_squares import residual_at
+from .found import MOST_STRIDE, Found, told, unrelated
 from .spans import FEW_TAPS, MOST_TAPS, Pair, SpanFit, count_of, grown_by, moved
 
 #: Emptier sides than at this probability go, and of signals, whose sides are single taps.
@@ -25,8 +27,8 @@ _PASSES, _FITS = 4, 12
 _ALONG, _LARGE = 65, 600
 #: Taps up to which a span grows without a doubt.
 _MANY_TAPS = 400
-#: A constant so many times its standard error is kept, if it is not that of rounding; a share that is rounding alone.
-_CLEAR, _ROUNDING, _EXACT = 4.5, 1e-9, 1e-12
+#: A share of the target that is rounding alone.
+_EXACT = 1e-12
 #: With less of the target explained than this, each half of the pair has to predict the other, as well as so far.
 _DOUBTFUL, _PREDICTS = 0.9, 0.3
 #: With more than this explained a stride is beyond doubt; halves so many pixels apart are not of one stride, and those
@@ -34,21 +36,15 @@ _DOUBTFUL, _PREDICTS = 0.9, 0.3
 _SURE, _APART, _LEAST_DRIFT = 0.999, 2.0, 1.0
 #: Values whose squares overflow in sums, and contrast, as a share of the values, that rounding hides.
 _HUGE, _FAINT = 1e150, 1e-7
-#: Sides up to which images are looked at whole; strides that are looked for; rows more or less than those of a stride.
-_WHOLE, _MOST_STRIDE, _MARGIN = 2048, 8, 64
+#: Sides up to which images are looked at whole; rows more or less than those of a stride.
+_WHOLE, _MARGIN = 2048, 64
+#: Pixels up to which a boundary is looked for that lets all of them count, if those inside leave so much of them; one
+#: that fits less probably is ruled out.
+_SMALL, _MUCH, _RULED_OUT = 2**14, 0.01, 1e-3
 
 
 class UnrelatedError(ValueError):
     """No kernel relates the two."""
-
-
-@dataclass(frozen=True, eq=False)
-class Found:
-    """What was found of a pair: how the kernel lies on the image, and the same in words."""
-
-    fields: dict[str, Any]
-    words: tuple[str, ...]
-    findings: tuple[Finding, ...] = ()
 
 
 def discover(
@@ -58,10 +54,12 @@ def discover(
     execution: Execution,
     stride: Shape | None = None,
     enough: float = 0.0,
+    edges: tuple[str | None, float] = (None, 0.0),
 ) -> Found:
     """Return how a target came from an image, both of one plane.
 
-    A kernel that leaves less than `enough` of the target is not looked at for more taps.
+    A kernel that leaves less than `enough` of the target is not looked at for more taps. `edges` says what lay beyond
+    them, and the value there; it is used, and where it is not said looked for, if the pixels inside are too few.
 
     Raises UnrelatedError: if no kernel relates the two. Raises ValueError: for arrays of which nothing can be told.
     """
@@ -70,19 +68,60 @@ def discover(
     pair = Pair(image, target, selection, Execution(workers=execution.workers))
     for values, name in zip(pair.seen(), ("image", "target"), strict=True):
         _require_detail(values, name)
-    fits = []
-    for steps in [stride] if stride is not None else _strides(image.shape, target.shape):
+    fits: list[SpanFit] = []
+    for steps, clear in [(stride, _DOUBTFUL)] if stride is not None else _strides(pair, fits):
         found = _search(_middle(pair, steps), steps, enough)
         if found is not None:
             fits.append(found)
-            if found.explained > _DOUBTFUL and not _drift(pair, found):
+            if found.explained > clear and not _drift(pair, found):
                 break
-    best = max(fits, key=lambda one: one.explained, default=None)
-    if best is None or not _related(pair, best):
-        raise UnrelatedError(_unrelated(pair, best))
+    best = min(fits, key=lambda one: one.left, default=None)
+    related = best is not None and _related(pair, best)
+    others: tuple[str, ...] = ()
+    if best is None or not related or best.cramped or best.left > _MUCH:
+        known = best if related else None
+        extended = _extended(pair, (1, 1) if known is None else known.stride, known, enough, edges)
+        doubtful = not related and best is not None and not best.cramped
+        if extended is not None and (not doubtful or extended[1].explained > _DOUBTFUL):
+            pair, best, others = extended
+            related = True
+    if best is None or not related:
+        raise UnrelatedError(unrelated(pair, best))
     if drift := _drift(pair, best):
         raise ValueError(drift)
-    return _told(pair, best)
+    return told(pair, best, others)
+
+
+def _extended(
+    pair: Pair, stride: Shape, known: SpanFit | None, enough: float, edges: tuple[str | None, float]
+) -> tuple[Pair, SpanFit, tuple[str, ...]] | None:
+    """Return a small pair with what lay beyond its edges, its fit, and what else may have; None if nothing fits.
+
+    It has to leave less of each pixel than the fit `known` of the pixels inside, where there is one.
+    """
+    if math.prod(pair.target.shape) > _SMALL or any(
+        n > 2 * m for n, m in zip(pair.image.shape, pair.target.shape, strict=True)
+    ):
+        return None
+    names = [name for name in BOUNDARIES if name is not None] if edges[0] is None else [edges[0]]
+    tried = []
+    for name in names:
+        one = dataclasses.replace(pair, boundary=name, fillvalue=edges[1] if name == "fill" else 0.0)
+        found = _search(one, stride, enough)
+        if found is not None and _related(one, found):
+            tried.append((one, found))
+    if not tried:
+        return None
+    one, found = min(tried, key=lambda both: both[1].variance)
+
+    def worse(other: SpanFit) -> bool:
+        ratio = scipy.special.fdtri(max(other.df_resid, 1), max(found.df_resid, 1), 1 - _RULED_OUT)
+        return bool(other.variance > ratio * found.variance)
+
+    if known is not None and not worse(known):
+        return None
+    others = [str(other.boundary) for other, fit in tried if fit is not found and not worse(fit)]
+    return one, found, tuple(others)
 
 
 def _require_detail(values: Any, name: str) -> None:
@@ -114,39 +153,63 @@ def _middle(pair: Pair, stride: Shape) -> Pair:
     if all(part[0] == slice(None) for part in parts):
         return pair
     (rows, target_rows), (cols, target_cols) = parts
-    return Pair(pair.image[rows, cols], pair.target[target_rows, target_cols], pair.selection, pair.execution)
+    return dataclasses.replace(pair, image=pair.image[rows, cols], target=pair.target[target_rows, target_cols])
 
 
-def _strides(image: Shape, target: Shape) -> list[Shape]:
-    """Return the strides that the sizes suggest, the likeliest first."""
-    whole = []
-    for n, m in zip(image, target, strict=True):
-        step = min(round(n / m), _MOST_STRIDE)
-        whole.append(step if step > 1 and step * (m - 1) < n + _MARGIN else 1)
-    likely = (whole[0], whole[1])
-    return [likely] if likely == (1, 1) else [likely, (1, 1)]
+def _strides(pair: Pair, fits: list[SpanFit]) -> Iterator[tuple[Shape, float]]:
+    """Yield the strides that a pair may have, the likeliest first: that of the sizes, then by what stands out.
+
+    It ends if one of the `fits` made on the way leaves little. With each comes the share of the target that it has to
+    explain to be beyond doubt.
+    """
+    sizes = list(zip(pair.image.shape, pair.target.shape, strict=True))
+    by_size = tuple(min(max(1, round(n / m)), MOST_STRIDE) for n, m in sizes)
+    first = (by_size[0], by_size[1])
+    likely = first == (1, 1) or all(abs(n - step * m) < step for (n, m), step in zip(sizes, by_size, strict=True))
+    if likely:
+        yield first, _DOUBTFUL
+    down, across = (
+        [s for s in range(1, MOST_STRIDE + 1) if s == 1 or (s <= n and s * (m - 1) < n + min(_MARGIN, n // 8))]
+        for n, m in sizes
+    )
+    if len(down) * len(across) == 1:
+        return
+    seen, threads = pair.seen(), pair.execution.threads
+    tried = [first] if likely else []
+    for phases in (False, True):  # what was not blurred shows in single pixels of the image only
+        if phases and any(found.explained > _DOUBTFUL for found in fits):
+            return
+        for steps in standing_out(*seen, list(itertools.product(down, across)), threads, phases=phases):
+            if steps not in tried:
+                tried.append(steps)
+                yield steps, _SURE
 
 
 def _search(pair: Pair, stride: Shape, enough: float) -> SpanFit | None:
     """Return the fit of the span that the kernel takes, None if there is nothing to see of it."""
     image, target = pair.seen()
-    looks, threads = [], pair.execution.threads
-    for small in [image] if stride == (1, 1) else [reduced(image, stride), *_phases(image, stride)]:
-        response = spectral_response(small, target, threads)
-        looks.append((*first_box(response, small.shape, target.shape), response, small.shape))
-    box, _, response, shape = max(looks, key=lambda look: look[1])
+    threads = pair.execution.threads
+    looks = looks_at(image, target, stride, threads, means=True, phases=True)
+    box, _, response, shape = max(looks, key=lambda look: look.height)
     if count_of(box) * math.prod(stride) > _LARGE and (most := period(image, threads)) is not None:
         pair = dataclasses.replace(pair, most=most)
         box, _ = first_box(response, shape, target.shape, [n // (2 * s) for n, s in zip(most, stride, strict=True)])
-    first = pair.within(_wider(box, stride, 9 if min(image.shape) > 1 else _ALONG), stride)
+    least = 9 if min(image.shape) > 1 else _ALONG
+    wide = _wider(box, stride, least)
+    first: Box | None = wide
+    if pair.boundary is not None and image.shape == target.shape:  # so small that no place stands out
+        first = pair.within((-(least // 2), least // 2 + 1) * 2, stride)
+    elif not pair.fits(wide, stride):  # what stands out may be chance, but for the largest
+        row, col = peak_lag(response, shape, target.shape)
+        first = pair.within(_wider((row, row + 1, col, col + 1), stride, least), stride)
     if first is None:
         return None
     sums = pair.sums(pair.roomy(first, stride), stride)
-    box, short, passes = first, False, 1
+    box, short, cramped, passes = first, False, first != wide, 1
     if count_of(first) > _LARGE:  # of what is open already in a part of it, all would take long to find
         part = _half(first)
         box = first if pair.fit(part, stride, sums).solution.full else part
-    found = pair.fit(box, stride, sums)
+    found, seen = pair.fit(box, stride, sums), {box}
     for _ in range(1, _FITS):
         wanted = found.wanted()
         known = found.solution.full and 1 - found.explained >= enough  # else more taps tell nothing
@@ -155,16 +218,22 @@ def _search(pair: Pair, stride: Shape, enough: float) -> SpanFit | None:
         grown = grown_by(box, wanted)
         if not pair.fits(grown, stride):
             grown = _as_far(pair, found, wanted)
+            cramped = True
             short = grown == box and 1 - found.explained > _EXACT and count_of(box) < MOST_TAPS // 2
-        if grown == box or (count_of(grown) > _MANY_TAPS and found.explained < _DOUBTFUL and not _related(pair, found)):
+        if grown in seen or (
+            count_of(grown) > _MANY_TAPS and found.explained < _DOUBTFUL and not _related(pair, found)
+        ):
             break
         if not sums.hold(grown):
             if passes >= _PASSES and found.stats.n_taps > FEW_TAPS:
                 break
             sums, passes = pair.sums(pair.roomy(grown, stride), stride), passes + 1
+        seen.add(grown)
         box, found = grown, pair.fit(grown, stride, sums)
     found.rectangle.shrink(_GOES if min(image.shape) > 1 else _GOES_ALONG)
-    return dataclasses.replace(found, short=short, period=pair.most if pair.most != Pair.most else None)
+    return dataclasses.replace(
+        found, short=short, cramped=cramped, period=pair.most if pair.most != Pair.most else None
+    )
 
 
 def _half(box: Box) -> Box:
@@ -183,13 +252,6 @@ def _as_far(pair: Pair, found: SpanFit, wanted: Mapping[int, int]) -> Box:
         grown = next((one for one in tries if pair.fits(one, found.stride)), grown)
     beyond = any((grown[side] - box[side]) * (1 if side % 2 else -1) > 0 for side in wanted)
     return grown if beyond else box
-
-
-def _phases(image: Any, stride: Shape) -> Iterator[Any]:
-    """Yield the pixels of an image that a stride may have left: what was not blurred before answers to one of them."""
-    rows, cols = (n // step * step for n, step in zip(image.shape, stride, strict=True))
-    for row, col in np.ndindex(stride):
-        yield image[row : rows : stride[0], col : cols : stride[1]]
 
 
 def _wider(box: Box, stride: Shape, least: int) -> Box:
@@ -235,29 +297,6 @@ def _plain(selection: Selection) -> bool:
     return selection.mask is None and selection.image_mask is None and selection.weights is None
 
 
-def _ratio(image: Shape, target: Shape) -> str:
-    """Say the ratio of the sizes."""
-    return " and ".join(f"{n / m:.4g}" for n, m in zip(image, target, strict=True))
-
-
-def _unrelated(pair: Pair, found: SpanFit | None) -> str:
-    """Say that there is no kernel."""
-    sizes = f"image {pair.image.shape[0]}x{pair.image.shape[1]}, target {pair.target.shape[0]}x{pair.target.shape[1]}"
-    share = (
-        "" if found is None else f", the best explains {max(0.0, found.explained):.2g} of the target, as chance does"
-    )
-    ratio = [n / m for n, m in zip(pair.image.shape, pair.target.shape, strict=True)]
-    odd = any(abs(r - round(r)) * m >= 1 for r, m in zip(ratio, pair.target.shape, strict=True))
-    size = (
-        f"; the sizes have the ratios {_ratio(pair.image.shape, pair.target.shape)} (rows and columns)" if odd else ""
-    )
-    remedy = "bring both to whole multiples of one size first, or " if odd else ""
-    return (
-        f"got a pair that no kernel relates ({sizes}{share}){size}; need a target that was made of the image: {remedy}"
-        "check that the right files were read and that neither is turned, mirrored or scaled; or give shape= " + PREPARE
-    )
-
-
 def _drift(pair: Pair, found: SpanFit) -> str:
     """Say of which ratio, not a whole one, a target was scaled: its halves are shifted against each other; or nothing.
 
@@ -268,91 +307,24 @@ def _drift(pair: Pair, found: SpanFit) -> str:
     for axis, name in ((0, "rows"), (1, "columns")):
         n, m, step = pair.image.shape[axis], pair.target.shape[axis], found.stride[axis]
         drift = (step * m - n) / 2  # of the second half against the first, if the sizes tell the scale
-        if abs(drift) > 0.25 * n or (step == 1 and drift == 0):
+        sized = abs(drift) <= 0.25 * n
+        if step == 1 and not (sized and drift):
             continue
         halves = _halves(pair, found, axis)
         if halves is None:
             continue
         apart = halves[1].centroid()[axis] + step * (m // 2) - halves[0].centroid()[axis]
-        told = abs(drift) >= _LEAST_DRIFT and 0.5 < apart / drift < 2
-        if told or abs(apart) > max(0.5 * abs(drift), _APART * (step > 1)):
+        scaled = sized and abs(drift) >= _LEAST_DRIFT and 0.5 < apart / drift < 2
+        if scaled or abs(apart) > (0.5 * abs(drift) if step == 1 else _APART):
+            sides = f"{n} {name} in the image and {m} in the target, a ratio of {n / m:.5g}"
+            ratio = step - 2 * apart / m
             return (
-                f"got {n} {name} in the image and {m} in the target, a ratio of {n / m:.5g}, by which the target was "
-                f"scaled; need a whole ratio: scale one of the two to a whole multiple of the other, or give shape= "
+                (
+                    f"got {sides}, by which the target was scaled"
+                    if scaled
+                    else f"got a target whose {name} were scaled by a ratio of about {ratio:.3g} ({sides})"
+                )
+                + "; need a whole ratio: scale one of the two to a whole multiple of the other, or give shape= "
                 + PREPARE
             )
     return ""
-
-
-def _told(pair: Pair, found: SpanFit) -> Found:
-    """Return the fields of the model, and what was found in words."""
-    span, stride = found.span, found.stride
-    shape = (span[1] - span[0], span[3] - span[2])
-    image, target = tuple(pair.image.shape), tuple(pair.target.shape)
-    origin, offset = [], []
-    fields: dict[str, Any] = {}
-    for axis in (0, 1):
-        at, centre = -span[2 * axis], default_origin(shape)[axis]  # origin + offset, of which the offset is that of
-        first = min(max(at - centre, 0), stride[axis] - 1)  # the origin next to the centre
-        origin.append(at - first)
-        offset.append(first)
-    lag = [origin[axis] - (shape[axis] - 1) / 2 for axis in (0, 1)]
-    same = tuple(kept_length(n, s, o) for n, s, o in zip(image, stride, offset, strict=True)) == target
-    left = 100 * (1 - found.explained)
-    size = f"a kernel of {shape[0]}x{shape[1]} taps"
-    words = [f"{size}, which leaves {left:.2g} % of the target's variance unexplained"]
-    sized = _sized(image, target, span) if stride == (1, 1) and not same else None
-    if sized is not None:
-        shape, mode = sized
-        words[0] = words[0].replace(size, f"a kernel of {shape[0]}x{shape[1]} taps")
-        fields = {"shape": shape, "mode": mode}
-        words.append(
-            "the target is smaller by the kernel's sides less one, as without edges"
-            if mode == "valid"
-            else "the target is larger by the kernel's sides less one, as with edges filled up"
-        )
-    else:
-        fields = {"shape": shape, "mode": "same" if same else "crop", "origin": (origin[0], origin[1])}
-        if tuple(origin) == default_origin(shape) and same:
-            del fields["origin"]
-        if stride != (1, 1):
-            fields |= {"stride": stride, "offset": (offset[0], offset[1])}
-            words.append(
-                f"the target holds one row in {stride[0]} and one column in {stride[1]}, from {(offset[0], offset[1])}"
-            )
-        shifted = any(abs(d) > (k + 1) / 2 + 1 for d, k in zip(lag, shape, strict=True))
-        if not same:
-            words.append(f"the target's first pixel lies at about row {lag[0]:g} and column {lag[1]:g} of the image")
-        elif shifted:
-            words.append(f"the target is shifted by {-lag[0]:g} rows and {-lag[1]:g} columns against the image")
-    value, error = found.constant()
-    scale = math.sqrt(max(found.stats.target_energy, 0.0) / found.stats.n_pixels)
-    if abs(value) > max(_CLEAR * error, _ROUNDING * scale):
-        fields["background"] = 0
-        words.append(f"a constant of {value:.4g} +- {error:.2g} is added (background=0)")
-    n, taps = found.stats.n_pixels, found.stats.n_taps
-    detail = f"the kernel goes on beyond {taps} taps, for which the {n} pixels that depend on no boundary are too few"
-    remedy = "use more pixels, or give the kernel's shape together with the boundary"
-    findings = [Finding(Verdict.SHAPE_TOO_SMALL, detail, remedy)] if found.short else []
-    if found.period is not None:
-        detail = (
-            f"the image repeats itself, so that a kernel of more than {found.period[0]} rows or {found.period[1]} "
-            "columns is not determined: parts of it may as well lie one period further"
-        )
-        findings.append(Finding(Verdict.RANK_DEFICIENT, detail, "use an image that does not repeat itself"))
-    return Found(fields, tuple(words), tuple(findings))
-
-
-def _sized(image: Shape, target: Shape, span: Box) -> tuple[Shape, str] | None:
-    """Return the kernel's shape that the sizes tell, and the mode, if the span found goes with one."""
-    for mode, sign in (("valid", -1), ("full", 1)):
-        shape = tuple(sign * (m - n) + 1 for n, m in zip(image, target, strict=True))
-        first = [0 if mode == "full" else 1 - k for k in shape]
-        inside = all(
-            k >= 1 and low <= span[2 * axis] and span[2 * axis + 1] <= low + k
-            for axis, (k, low) in enumerate(zip(shape, first, strict=True))
-        )
-        near = all(k <= 2 * (span[2 * axis + 1] - span[2 * axis]) + 4 for axis, k in enumerate(shape))
-        if inside and near:
-            return (shape[0], shape[1]), mode
-    return None

@@ -20,7 +20,7 @@ from ..core.normal_equations import NormalEquations
 from ..data.masking import unmasked
 from ..data.plan import make_plan
 from ..solvers.cholesky import factorise
-from ..solvers.least_squares import LeastSquaresSolution, least_squares
+from ..solvers.least_squares import EPS, LeastSquaresSolution, least_squares
 from .statistics import gather
 
 #: A side of a span that is empty with less than this probability makes it grow; so many taps are tested at least.
@@ -45,8 +45,11 @@ class SpanFit:
     stats: NormalEquations
     solution: LeastSquaresSolution
     rectangle: Rectangle
-    #: Whether there are too few pixels for taps that it lacks.
+    #: What is left of the target, that of rounding at least.
+    rss: float
+    #: Whether there are too few pixels for taps that it lacks, and whether there once were for some to be tried.
     short: bool = False
+    cramped: bool = False
     #: Sides at which the image repeats itself.
     period: Shape | None = None
 
@@ -54,6 +57,21 @@ class SpanFit:
     def explained(self) -> float:
         """Share of the target's variance."""
         return 1.0 - self.solution.rss / self.stats.target_energy if self.stats.target_energy > 0 else 0.0
+
+    @property
+    def left(self) -> float:
+        """Share of the target's variance that is noise, as the degrees of freedom tell."""
+        return self.variance * self.stats.n_pixels / max(self.stats.target_energy, 1e-300)
+
+    @property
+    def variance(self) -> float:
+        """Variance of the noise of a pixel."""
+        return self.rss / self.df_resid if self.df_resid > 0 else math.inf
+
+    @property
+    def df_resid(self) -> int:
+        """Degrees of freedom of the residual."""
+        return self.stats.n_pixels - self.solution.rank
 
     def wanted(self) -> dict[int, int]:
         """Return by how much each side that is not empty should grow, the least empty first."""
@@ -121,6 +139,9 @@ class Pair:
     execution: Execution
     #: Sides up to which the image does not repeat itself within a span.
     most: Shape = (MOST_TAPS, MOST_TAPS)
+    #: What lay beyond the edge, and the value there, if that is assumed: then every pixel counts.
+    boundary: str | None = None
+    fillvalue: float = 0.0
 
     def fits(self, box: Box, stride: Shape) -> bool:
         """Return whether there are pixels enough for a span, which does not hold a period of the image."""
@@ -147,14 +168,16 @@ class Pair:
             side = box[2 * axis + 1] - box[2 * axis]
             more = -(-(side + 2 * max(_LEAST_MORE, side // 8) - 1) // _GRID) * _GRID + 1 - side
             grown = grown_by(wide, {2 * axis: more // 2, 2 * axis + 1: more - more // 2})
-            if self.room(grown, stride) >= _KEPT * self.room(box, stride) and count_of(grown) <= _MOST_KNOWN:
+            room = self.room(grown, stride)
+            if room >= _KEPT * self.room(box, stride) and count_of(grown) <= min(_MOST_KNOWN, 0.5 * room):
                 wide = grown
         return wide
 
     def sums(self, box: Box, stride: Shape) -> Sums:
         """Return the exact equations of a span beside a constant."""
         shape = (box[1] - box[0], box[3] - box[2])
-        model = Model(shape, mode="crop", origin=(-box[0], -box[2]), stride=stride, background=0)
+        place: dict[str, Any] = {"mode": "crop", "origin": (-box[0], -box[2]), "stride": stride}
+        model = Model(shape, boundary=self.boundary, fillvalue=self.fillvalue, background=0, **place)
         plan = make_plan(self.image, self.target, model, self.selection)
         ((stats, _),) = gather(plan, Noise(), self.execution, sampled=False)
         return Sums(box, stats)
@@ -163,8 +186,9 @@ class Pair:
         """Return the exact fit of a span beside a constant, from the sums of a wider one if they are given."""
         stats = (sums or self.sums(box, stride)).of(box)
         solution = least_squares(stats, factorise(stats.gram, self.execution.threads))
-        rss = max(solution.rss, self.rounding * stats.n_pixels)  # which is not white, so that its tests would not hold
-        return SpanFit(box, stride, stats, solution, Rectangle(stats, dataclasses.replace(solution, rss=rss)))
+        # rounding is not white, so that tests against less would not hold: that of the pixels, and of the sums
+        rss = max(solution.rss, self.rounding * stats.n_pixels, EPS * stats.target_energy)
+        return SpanFit(box, stride, stats, solution, Rectangle(stats, dataclasses.replace(solution, rss=rss)), rss)
 
     @functools.cached_property
     def rounding(self) -> float:
@@ -190,7 +214,10 @@ class Pair:
         return parts[0], parts[1]
 
     def room(self, box: Box, stride: Shape) -> int:
-        """Return how many target pixels have a whole span of the image."""
+        """Return how many target pixels have a whole span of the image, or of what is assumed beyond it."""
+        if self.boundary is not None:
+            inside = box[1] - box[0] <= self.image.shape[0] and box[3] - box[2] <= self.image.shape[1]
+            return math.prod(self.target.shape) if inside else 0
         count = 1
         for axis in (0, 1):
             low, high, step = box[2 * axis], box[2 * axis + 1], stride[axis]
@@ -204,7 +231,7 @@ class Pair:
         middle = self.target.shape[axis] // 2
         part = slice(middle, None) if half else slice(None, middle)
         target = self.target[part] if axis == 0 else self.target[:, part]
-        return Pair(self.image, target, self.selection, self.execution)
+        return dataclasses.replace(self, target=target)
 
 
 def grown_by(box: Box, more: Mapping[int, int]) -> Box:

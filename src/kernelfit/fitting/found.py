@@ -1,0 +1,130 @@
+"""What was found of a pair: the fields of a model, and the same in words."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from ..analysis.place import Box
+from ..core.findings import PREPARE, Finding, Verdict
+from ..core.geometry import Shape, default_origin, kept_length
+from .spans import Pair, SpanFit
+
+#: A constant so many times its standard error is kept, if it is not that of rounding; strides that are looked for.
+_CLEAR, _ROUNDING, MOST_STRIDE = 4.5, 1e-9, 8
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What was found of a pair: how the kernel lies on the image, and the same in words."""
+
+    fields: dict[str, Any]
+    words: tuple[str, ...]
+    findings: tuple[Finding, ...] = ()
+
+
+def told(pair: Pair, found: SpanFit, others: tuple[str, ...] = ()) -> Found:
+    """Return the fields of the model, and what was found in words; `others` are boundaries that are not ruled out."""
+    span, stride = found.span, found.stride
+    shape = (span[1] - span[0], span[3] - span[2])
+    image, target = tuple(pair.image.shape), tuple(pair.target.shape)
+    origin, offset = [], []
+    fields: dict[str, Any] = {}
+    for axis in (0, 1):
+        at, centre, step = -span[2 * axis], default_origin(shape)[axis], stride[axis]
+        # origin + offset, of which the offset is that of an origin in the centre, or as near as whole strides allow
+        first = max(at - centre, 0) if at - centre < step else (at - centre) % step
+        origin.append(at - first)
+        offset.append(first)
+    lag = [origin[axis] - (shape[axis] - 1) / 2 for axis in (0, 1)]
+    same = tuple(kept_length(n, s, o) for n, s, o in zip(image, stride, offset, strict=True)) == target
+    left = 100 * (1 - found.explained)
+    size = f"a kernel of {shape[0]}x{shape[1]} taps"
+    words = [f"{size}, which leaves {left:.2g} % of the target's variance unexplained"]
+    sized = _sized(image, target, span) if stride == (1, 1) and not same else None
+    if sized is not None:
+        shape, mode = sized
+        words[0] = words[0].replace(size, f"a kernel of {shape[0]}x{shape[1]} taps")
+        fields = {"shape": shape, "mode": mode}
+        words.append(
+            "the target is smaller by the kernel's sides less one, as without edges"
+            if mode == "valid"
+            else "the target is larger by the kernel's sides less one, as with edges filled up"
+        )
+    else:
+        fields = {"shape": shape, "mode": "same" if same else "crop", "origin": (origin[0], origin[1])}
+        if tuple(origin) == default_origin(shape) and same:
+            del fields["origin"]
+        if stride != (1, 1):
+            fields |= {"stride": stride, "offset": (offset[0], offset[1])}
+            words.append(
+                f"the target holds one row in {stride[0]} and one column in {stride[1]}, from {(offset[0], offset[1])}"
+            )
+        shifted = any(abs(d) > (k + 1) / 2 + 1 for d, k in zip(lag, shape, strict=True))
+        if not same:
+            words.append(f"the target's first pixel lies at about row {lag[0]:g} and column {lag[1]:g} of the image")
+        elif shifted:
+            words.append(f"the target is shifted by {-lag[0]:g} rows and {-lag[1]:g} columns against the image")
+    if pair.boundary is not None:
+        fields |= {"boundary": pair.boundary} | ({"fillvalue": pair.fillvalue} if pair.fillvalue else {})
+        doubt = f"; {' and '.join(map(repr, others))} not ruled out" if others else ""
+        words.append(
+            f"boundary={pair.boundary!r} is assumed, since too few pixels are independent of the edges to tell the "
+            f"kernel without one{doubt}"
+        )
+    value, error = found.constant()
+    scale = math.sqrt(max(found.stats.target_energy, 0.0) / found.stats.n_pixels)
+    if abs(value) > max(_CLEAR * error, _ROUNDING * scale):
+        fields["background"] = 0
+        words.append(f"a constant of {value:.4g} +- {error:.2g} is added (background=0)")
+    n, taps = found.stats.n_pixels, found.stats.n_taps
+    which = "" if pair.boundary else " that depend on no boundary"
+    detail = f"the kernel goes on beyond {taps} taps, for which the {n} pixels{which} are too few"
+    remedy = "use more pixels, or give the kernel's shape together with the boundary"
+    findings = [Finding(Verdict.SHAPE_TOO_SMALL, detail, remedy)] if found.short else []
+    if found.period is not None:
+        detail = (
+            f"the image repeats itself, so that a kernel of more than {found.period[0]} rows or {found.period[1]} "
+            "columns is not determined: parts of it may as well lie one period further"
+        )
+        findings.append(Finding(Verdict.RANK_DEFICIENT, detail, "use an image that does not repeat itself"))
+    return Found(fields, tuple(words), tuple(findings))
+
+
+def _sized(image: Shape, target: Shape, span: Box) -> tuple[Shape, str] | None:
+    """Return the kernel's shape that the sizes tell, and the mode, if the span found goes with one."""
+    for mode, sign in (("valid", -1), ("full", 1)):
+        shape = tuple(sign * (m - n) + 1 for n, m in zip(image, target, strict=True))
+        first = [0 if mode == "full" else 1 - k for k in shape]
+        inside = all(
+            k >= 1 and low <= span[2 * axis] and span[2 * axis + 1] <= low + k
+            for axis, (k, low) in enumerate(zip(shape, first, strict=True))
+        )
+        near = all(k <= 2 * (span[2 * axis + 1] - span[2 * axis]) + 4 for axis, k in enumerate(shape))
+        if inside and near:
+            return (shape[0], shape[1]), mode
+    return None
+
+
+def _ratio(image: Shape, target: Shape) -> str:
+    """Say the ratio of the sizes."""
+    return " and ".join(f"{n / m:.4g}" for n, m in zip(image, target, strict=True))
+
+
+def unrelated(pair: Pair, found: SpanFit | None) -> str:
+    """Say that there is no kernel."""
+    sizes = f"image {pair.image.shape[0]}x{pair.image.shape[1]}, target {pair.target.shape[0]}x{pair.target.shape[1]}"
+    share = (
+        "" if found is None else f", the best explains {max(0.0, found.explained):.2g} of the target, as chance does"
+    )
+    ratio = [n / m for n, m in zip(pair.image.shape, pair.target.shape, strict=True)]
+    odd = any(abs(r - round(r)) * m >= 1 for r, m in zip(ratio, pair.target.shape, strict=True))
+    size = (
+        f"; the sizes have the ratios {_ratio(pair.image.shape, pair.target.shape)} (rows and columns)" if odd else ""
+    )
+    remedy = "bring both to whole multiples of one size first, or " if odd else ""
+    most = f", but by a whole ratio of up to {MOST_STRIDE}" if min(ratio) > 1 else ""
+    return (
+        f"got a pair that no kernel relates ({sizes}{share}){size}; need a target that was made of the image: {remedy}"
+        f"check that the right files were read and that neither is turned, mirrored or scaled{most}; or give shape= "
+        + PREPARE
+    )
