@@ -23,19 +23,15 @@ class Family(Protocol):
 
     def value(self, v: Array, theta: Array) -> Array:
         """Return g(v)."""
-        ...
 
     def inverse(self, light: Array, theta: Array) -> Array:
         """Return the values of some light."""
-        ...
 
     def slope(self, v: Array, theta: Array) -> Array:
         """Return g'(v)."""
-        ...
 
     def change(self, v: Array, theta: Array) -> list[Array]:
         """Return the derivative of g(v) with each parameter."""
-        ...
 
 
 class Gamma:

@@ -30,23 +30,18 @@ class Weight(Protocol):
     @property
     def T(self) -> "Weight":  # noqa: N802  as NumPy calls it
         """That of the transposed image."""
-        ...
 
     def multiply(self, block: Array, rows: Index, cols: Index) -> None:
         """Multiply a block of some rows and columns of the image, in place."""
-        ...
 
     def part(self, rows: slice | Index, cols: slice | Index) -> "Weight":
         """Return the function on some rows and columns of the image."""
-        ...
 
     def squared(self) -> "Weight":
         """Return the square."""
-        ...
 
     def products(self) -> Sequence[tuple[Array, Array]]:
         """Return functions of the row and of the column whose products add up to it, or nearly."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,25 +80,20 @@ class Variation(Protocol):
     @property
     def n_functions(self) -> int:
         """Number of functions; the first one is 1 unless they are given as arrays."""
-        ...
 
     @property
     def levels(self) -> tuple[int, ...]:
         """How rough each function is: 0 for the constant, then the degree."""
-        ...
 
     @property
     def flux(self) -> str:
         """Whether the sum of the kernel may vary."""
-        ...
 
     def weights(self, shape: Shape) -> Sequence[Weight | None]:
         """Return the functions on the pixels of an image; None for 1."""
-        ...
 
     def at(self, rows: Array, cols: Array, shape: Shape) -> Array:
         """Return the functions at some places, shape (functions, places)."""
-        ...
 
 
 def _scaled(at: Array, n: int) -> Array:

@@ -16,22 +16,18 @@ class Layout(Protocol):
     @property
     def channels(self) -> str | None:
         """None for images of one plane."""
-        ...
 
     @property
     def channel_axis(self) -> int | None:
         """The axis that holds the channels."""
-        ...
 
     @property
     def n_pairs(self) -> int:
         """Number of pairs."""
-        ...
 
     @property
     def listed(self) -> bool:
         """Whether the pairs came as lists."""
-        ...
 
 
 def join(groups: list[list[Estimate]], task: Layout) -> Estimate:

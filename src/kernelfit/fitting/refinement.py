@@ -17,7 +17,6 @@ class Solution(Protocol):
     @property
     def taps(self) -> Array:
         """The kernel."""
-        ...
 
 
 Equations = TypeVar("Equations")

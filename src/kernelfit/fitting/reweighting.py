@@ -53,20 +53,16 @@ class Fitter(Protocol):
     @property
     def workers(self) -> int:
         """Number of threads."""
-        ...
 
     @property
     def image_std(self) -> float:
         """Standard deviation of the noise of the image."""
-        ...
 
     def begin(self, items: Items, *, robust: bool) -> tuple[Array, float]:
         """Return unknowns to begin with, and what the noise of the image adds to a pixel's variance there."""
-        ...
 
     def residual(self, items: Items, at: Array, left: Sequence[Array]) -> None:
         """Put the residual at some unknowns into the arrays `left`."""
-        ...
 
     def fit(
         self,
@@ -78,7 +74,6 @@ class Fitter(Protocol):
         slopes: Sequence[Array] | None = None,
     ) -> Solved | ImplicitlySolved:
         """Fit with the weights of what was seen; as `WeightedFitter.solve`."""
-        ...
 
 
 @dataclass

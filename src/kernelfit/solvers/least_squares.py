@@ -43,7 +43,6 @@ class Solver(Protocol):
 
     def solve(self, stats: NormalEquations) -> Estimate:
         """Return the kernel that `stats` (a `NormalStats`, or `SpectralStats`) determine."""
-        ...
 
 
 def require_equations(stats: object) -> None:
