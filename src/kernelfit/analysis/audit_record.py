@@ -120,7 +120,6 @@ class Audit:
         return compare_kernels(self.best, adjusted)
 
     def __str__(self) -> str:
-        """Say it in words and a table."""
         width = max(len(step.name) for step in self.steps)
         lines = [f"verdict      {self.verdict}", "", f"{'':{width}}   chi2/dof   unexplained"]
         lines += [f"{s.name:{width}}  {s.chi2_per_dof:9.4g}   {100 * s.unexplained:9.3g} %" for s in self.steps]

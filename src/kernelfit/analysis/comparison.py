@@ -78,7 +78,6 @@ class Difference:
         return self.p_value < 1e-3
 
     def __str__(self) -> str:
-        """Say the difference in a few lines."""
         value, error = self.difference[self.largest], float(np.abs(self.stderr[self.largest]))
         place = self.largest if len(self.largest) > 1 else f"lag {self.largest[0] - self.origin[0]}"
         lines = [f"difference   {self.relative:.3g} of the first kernel's norm"]

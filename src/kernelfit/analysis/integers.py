@@ -44,7 +44,6 @@ class IntegerKernel:
         return self.numerators / self.denominator
 
     def __str__(self) -> str:
-        """Say the kernel in a few lines."""
         return f"1/{self.denominator} of\n{self.numerators}\n(by chance {self.probability:.1g})"
 
 

@@ -45,7 +45,6 @@ class Measurements:
         raise NotImplementedError
 
     def __str__(self) -> str:
-        """Return a table of the numbers, and the notes."""
         rows = self.rows()
         width = max(len(name) for name, _, _ in rows) + 1
         lines = [

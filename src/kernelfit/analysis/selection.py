@@ -37,7 +37,6 @@ class Comparison:
         return dataclasses.replace(self, fits=tuple(lowered(fit) for fit in self.fits))
 
     def __str__(self) -> str:
-        """Return a table, one screen long."""
         names = list(self.scores)
         lines = [" ".join([f"{'solver':44s}", f"{'df':>8s}", *(f"{name:>14s}" for name in names)])]
         for at, fit in enumerate(self.fits):

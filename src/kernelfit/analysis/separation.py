@@ -63,7 +63,6 @@ class Separation:
         return np.asarray(self.columns.T @ self.rows)
 
     def __str__(self) -> str:
-        """Say it in a few lines."""
         names = [n for n in ("symmetric", "antisymmetric", "zero_sum", "unit_sum") if getattr(self, n)]
         loss = f", {self.loss:.2g} of the noise in each pixel" if math.isfinite(self.loss) else ""
         return (

@@ -144,7 +144,6 @@ class PsfFit:
         return Mtf(frequency, *found)
 
     def __str__(self) -> str:
-        """Say it in a few lines."""
         r, mtf, s = self.registration, self.mtf, self.oversample
         at = [int(np.argmin(np.abs(mtf.frequency - f))) for f in (0.25, 0.5, 0.75, 1.0) if f <= s / 2]
         shown = [

@@ -199,7 +199,6 @@ class KernelRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         return float(r2_score(y[known], seen[known], sample_weight=weight))
 
     def __sklearn_tags__(self) -> Any:
-        """Say that several targets may be predicted."""
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags

@@ -61,7 +61,6 @@ class NormalStats(NormalEquations, Saved):
         return self._beside(other, NormalEquations.__add__)
 
     def __radd__(self, other: object) -> Self:
-        """Return these statistics, which `sum` adds to the number 0 first."""
         return self if isinstance(other, int) and other == 0 else NotImplemented
 
     def __sub__(self, other: NormalEquations) -> Self:
@@ -224,7 +223,6 @@ class ChannelStats(Saved):
     parts: tuple[NormalStats, ...]
 
     def __post_init__(self) -> None:
-        """Refuse what are no statistics."""
         if not self.parts or not all(isinstance(part, NormalEquations) for part in self.parts):
             raise ValueError(f"got parts={self.parts!r:.60}, need the NormalStats of at least one channel")
 
@@ -249,7 +247,6 @@ class ChannelStats(Saved):
         return sum(part.n_pixels for part in self.parts)
 
     def __add__(self, other: "ChannelStats") -> "ChannelStats":
-        """Return the statistics of the pixels of both."""
         if not isinstance(other, ChannelStats):
             return NotImplemented
         if len(self.parts) != len(other.parts):
@@ -264,7 +261,6 @@ class ChannelStats(Saved):
     __rmul__ = __mul__
 
     def __radd__(self, other: object) -> "ChannelStats":
-        """Return these statistics, which `sum` adds to the number 0 first."""
         return self if isinstance(other, int) and other == 0 else NotImplemented
 
     @one_blas_thread

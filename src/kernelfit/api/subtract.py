@@ -131,7 +131,6 @@ class DifferenceImage:
         return "\n".join(lines)
 
     def __str__(self) -> str:
-        """Return the summary."""
         return self.summary()
 
 

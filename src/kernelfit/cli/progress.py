@@ -68,7 +68,6 @@ class Bar:
         self.drawn = len(text)
 
     def __enter__(self) -> "Bar":
-        """Return the bar, which says on a terminal that loops are compiled, if that takes long."""
         if self.on:
             from ..compiled.jit import told_of_compiling
 
@@ -76,7 +75,6 @@ class Bar:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Wipe the line."""
         self.listening.close()
         if self.drawn:
             self.stream.write("\r" + " " * self.drawn + "\r")

@@ -46,11 +46,9 @@ class Pairs:
         self.ends: list[str] = []
 
     def __len__(self) -> int:
-        """Return the number of pairs."""
         return len(self.files)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Read the next pair."""
         pixels = 0
         for number, (image, target, *more) in enumerate(self.files, 1):
             planes, self.ends = arguments.read_planes(self.args, image, target)

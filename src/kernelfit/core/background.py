@@ -185,7 +185,6 @@ class Surface:
         self.shape = (len(self._down), len(self._across))
 
     def __getitem__(self, key: Any) -> Array:
-        """Return a block."""
         return np.asarray(self._down[key[0], None] * self._across[key[1]])
 
 

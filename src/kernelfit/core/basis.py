@@ -103,22 +103,18 @@ class Basis:
         object.__setattr__(self, "functions", table)
 
     def __eq__(self, other: object) -> bool:
-        """Say whether two have the same functions."""
         return self is other or (
             isinstance(other, Basis) and self.flux == other.flux and np.array_equal(self.functions, other.functions)
         )
 
     def __hash__(self) -> int:
-        """Return the same number for the same functions."""
         return hash((self.functions.shape, self.flux, self.functions[:, :1].tobytes()))
 
     def __str__(self) -> str:
-        """Say it in one line."""
         n = self.n_functions
         return f"basis of {n} function{'s'[: n > 1]}{'' if self.flux == 'free' else ', constant flux'}"
 
     def __repr__(self) -> str:
-        """Say it in one line, without the numbers."""
         return f"Basis(functions{'' if self.flux == 'free' else f', flux={self.flux!r}'})"
 
     @property

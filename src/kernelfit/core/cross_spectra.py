@@ -105,11 +105,9 @@ class CrossSpectra:
         return dataclasses.replace(self, **sums, weight_square=self.weight_square * share**2)
 
     def __radd__(self, other: object) -> Self:
-        """Return these statistics, which `sum` adds to the number 0 first."""
         return self if isinstance(other, int) and other == 0 else NotImplemented
 
     def __add__(self, other: "CrossSpectra") -> "CrossSpectra":
-        """Return the statistics of the blocks of both."""
         if not isinstance(other, CrossSpectra):
             return NotImplemented
         for name in ("block", "shape", "shift"):

@@ -260,7 +260,6 @@ class Curve:
         return light if self.side == "image" else self.inverse(light, "target")
 
     def __str__(self) -> str:
-        """Say it in one line."""
         where = {"both": "image and target", "image": "the image", "target": "the target"}[self.side]
         if self.family == "gamma":
             return f"values of {where} to the power of {self.parameters[0]:.5g} +/- {self.stderr[0]:.2g} are light"

@@ -87,7 +87,6 @@ class Prior:
     scales: tuple[float, ...] = ()
 
     def __str__(self) -> str:
-        """Say the prior in one line."""
         return (
             f"{self.family}, amplitude {self.amplitude:.3g}, length {self.length:.3g}, radius {self.radius:.3g}, "
             f"centre ({', '.join(f'{at:.2f}' for at in self.center)})"

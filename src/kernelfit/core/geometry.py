@@ -102,7 +102,6 @@ class Convention:
         return {**fields, "origin": origin, "stride": self.stride, "offset": self.offset, "variation": variation}
 
     def __str__(self) -> str:
-        """Say the convention in one line."""
         edge = "nothing assumed beyond the edge" if self.boundary is None else f"boundary {self.boundary!r}"
         if self.boundary == "fill":
             edge += f" with {self.fillvalue:g}"

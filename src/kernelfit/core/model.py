@@ -130,7 +130,6 @@ class Model:
     curve_side: str = "both"
 
     def __post_init__(self) -> None:
-        """Judge each field."""
         if self.ndim not in (None, 1, 2, 3):
             raise ValueError(
                 f"got ndim={self.ndim!r}, need 1 for signals, 2 for images, 3 for volumes, or None for any"
@@ -271,7 +270,6 @@ class Selection:
     saturated: "str | tuple[float | None, float | None] | None" = "auto"
 
     def __post_init__(self) -> None:
-        """Refuse unknown names."""
         if self.nan is None or known(self.nan, NAN, "nan") is None:
             raise ValueError("got nan=None, need 'error' or 'mask'")
         as_ends(self.saturated, np.uint8)
@@ -314,7 +312,6 @@ class Noise:
     covariance: str = "plain"
 
     def __post_init__(self) -> None:
-        """Judge each field."""
         PixelVariance.of(self.variance)
         known(self.loss, LOSSES, "robust")
         known(self.covariance, COVARIANCES, "errors")
@@ -359,7 +356,6 @@ class Execution:
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
-        """Judge each field."""
         known(self.engine, tuple(ENGINES), "method")
         as_workers(self.workers)
         require_progress(self.progress)

@@ -158,7 +158,6 @@ class NormalEquations:
         return self.total_weight / (2.0 if self.convention.apart else 1.0)
 
     def __add__(self, other: "NormalEquations") -> Self:
-        """Return the statistics of the pixels of both."""
         if not isinstance(other, NormalEquations):
             return NotImplemented
         mine, theirs = self.convention, other.convention

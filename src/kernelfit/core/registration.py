@@ -226,7 +226,6 @@ class Registration:
         return {name: (float(value), float(error)) for name, value, error in table}
 
     def __str__(self) -> str:
-        """Say it in one line."""
         units = {"rotation": " degrees", "shift_row": " px", "shift_col": " px"}
         told = [
             f"{name.replace('_', ' ')} {value:.6g} +/- {error:.2g}{units.get(name, '')}"

@@ -171,7 +171,6 @@ class Polynomial(Products):
     flux: str = "free"
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         try:
             if isinstance(self.degree, bool):
                 raise TypeError
@@ -184,7 +183,6 @@ class Polynomial(Products):
         object.__setattr__(self, "degree", degree)
 
     def __str__(self) -> str:
-        """Say it in one line."""
         return f"polynomial of degree {self.degree}{'' if self.flux == 'free' else ', constant flux'}"
 
     @property
@@ -243,7 +241,6 @@ class Spline(Products):
     flux: str = "free"
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         try:
             both = list(self.knots) if isinstance(self.knots, (list, tuple)) else [self.knots] * 2
             if any(isinstance(one, bool) for one in both):
@@ -257,7 +254,6 @@ class Spline(Products):
         object.__setattr__(self, "knots", (rows, cols))
 
     def __str__(self) -> str:
-        """Say it in one line."""
         return f"spline over {self.knots} knots{'' if self.flux == 'free' else ', constant flux'}"
 
     @property

@@ -20,13 +20,11 @@ class Part:
         self.dtype = np.zeros(0, dtype=whole.dtype).real.dtype
 
     def __getitem__(self, key: Any) -> npt.NDArray[Any]:
-        """Return a block."""
         block = np.asarray(self.whole[key])
         part = block.imag if self.imaginary else block.real
         return np.negative(part, dtype=np.float64) if self._negative else part
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        """Return all of it."""
         return np.asarray(self[:, :], dtype=dtype)
 
 

@@ -56,7 +56,6 @@ class Exposure:
     saturated: Any = "auto"
 
     def __post_init__(self) -> None:
-        """Judge each field."""
         opened = open_container(self.image, "image")
         image, own = unmasked(self.image) if opened is None else (opened.value, opened.mask)
         array: Any = as_image(image, "image")

@@ -100,7 +100,6 @@ class Unsaturated:
         return turned
 
     def __len__(self) -> int:
-        """Return the number of rows."""
         return int(self.shape[0])
 
     def __getitem__(self, key: Any) -> Mask:

@@ -40,12 +40,10 @@ class Saturated:
         return _few(sum(int(np.count_nonzero(hit)) for _, hit in self._bands()), self.shape)
 
     def __getitem__(self, key: Any) -> Mask:
-        """Return a part."""
         hit = np.asarray(np.asarray(self.array[key]) >= self.high)
         return hit if self.few else np.zeros_like(hit)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        """Return all of it."""
         whole = np.empty(self.shape, bool)
         for band, hit in self._bands():
             whole[band] = hit

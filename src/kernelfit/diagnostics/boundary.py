@@ -109,7 +109,6 @@ class BoundaryCheck:
         return dataclasses.replace(self, unit="samples")
 
     def __str__(self) -> str:
-        """Return the table."""
         lines = [
             f"{self.n_pixels} {self.unit} depend on the boundary; the rms residual of the others is {self.interior:.4g}"
         ]

@@ -106,7 +106,6 @@ class NoiseCheck:
         return dataclasses.replace(self, autocovariance=self.autocovariance[middle], parts=parts)
 
     def __str__(self) -> str:
-        """Say the finding in one line."""
         signals, pixels = self.autocovariance.ndim == 1, "pixels" if self.autocovariance.ndim > 1 else "samples"
         if self.n_pixels < 32:
             return f"not looked at, there being {self.n_pixels} residuals in the places looked at"

@@ -100,7 +100,6 @@ class Recipe:
         return pixels
 
     def __getitem__(self, key: tuple[slice, slice]) -> npt.NDArray[Any]:
-        """Return the pixels of two slices."""
         places = places_in(self.ends, key)
         return joined([self.chunk(at) for at, _, _ in places], [(to, own) for _, to, own in places], key, self.dtype)
 
@@ -184,7 +183,6 @@ class Sums(tuple[Any, ...]):
     """Several sums that are taken together, each with ``+``."""
 
     def __add__(self, other: Any) -> "Sums":
-        """Return the sums, each for itself."""
         return Sums(a + b for a, b in zip(self, other, strict=True))
 
 

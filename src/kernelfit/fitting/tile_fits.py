@@ -110,7 +110,6 @@ class Reading:
         self.shared = [Shared() for group in plan.groups for _ in group[0].targets]
 
     def __iter__(self) -> Iterator[tuple[list[tuple[TileKernel, ...]], list[tuple[Equations, ...]]]]:
-        """Yield the tiles, in order."""
         common = self._common
         fixed = self._fixed(common) if self.settings.noise.pixel_variance.slope and self.tested else None
         for fits, equations, tests in in_order(self.boxes, functools.partial(self._fit, fixed), self.workers):
@@ -273,7 +272,6 @@ class QuickReading:
         return self.shared[0].solution.taps.reshape(self.observation.geometry.kernel_shape)
 
     def __iter__(self) -> Iterator[tuple[list[tuple[TileKernel, ...]], list[tuple[Equations, ...]]]]:
-        """Yield the tiles, in order, a few at a time."""
         work, at_once, sums = bands(self.boxes), len(self.boxes), self.shared[0]
         if not self.at_once:
             at_once = max(self.workers, _BATCH // (8 * self.observation.geometry.n_taps**2 * len(work[0])))

@@ -166,14 +166,12 @@ class StoredArray:
         return getattr(self.stored, name)
 
     def __getitem__(self, key: Any) -> Any:
-        """Return pixels."""
         with reading(self.path, "unreadable pixels", "a whole file; write it anew"):
             if self.judge is not None:
                 self.judge(key)
             return self.stored[key]
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        """Return all pixels."""
         return np.asarray(self[...], dtype=dtype)
 
 

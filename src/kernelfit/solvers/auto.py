@@ -36,7 +36,6 @@ class Auto:
     needs: ClassVar[str] = "normal equations"
 
     def __str__(self) -> str:
-        """Say the settings in one line."""
         return "auto"
 
     def solve(self, stats: NormalEquations) -> Estimate:

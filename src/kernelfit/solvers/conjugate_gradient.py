@@ -66,7 +66,6 @@ class ConjugateGradient:
     needs: ClassVar[str] = "operator"
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         known(self.penalty, (None, *PENALTIES), "penalty")
         valid = isinstance(self.strength, numbers.Real) and 0 <= self.strength < math.inf
         if valid == (self.penalty is None):
@@ -98,7 +97,6 @@ class ConjugateGradient:
         return self.penalty is None and self.prior is None
 
     def __str__(self) -> str:
-        """Say the settings in one line."""
         if self.penalty is not None:
             return f"ConjugateGradient({self.penalty}, {self.strength:.3g})"
         return f"ConjugateGradient({'; '.join(str(one) for one in self.priors)})"

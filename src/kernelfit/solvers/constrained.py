@@ -86,7 +86,6 @@ class InBasis:
     needs: ClassVar[str] = "normal equations"
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         basis = np.asarray(self.basis, dtype=np.float64)
         if basis.ndim not in (2, 3, 4) or basis.size == 0 or not np.isfinite(basis).all():
             raise ValueError(
@@ -95,7 +94,6 @@ class InBasis:
             )
 
     def __str__(self) -> str:
-        """Say the settings in one line."""
         basis = np.asarray(self.basis)
         return f"InBasis({basis.shape[1] if basis.ndim == 2 else basis.shape[0]} coefficients)"
 
@@ -173,7 +171,6 @@ class Constrained:
     needs: ClassVar[str] = "normal equations"
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         for one in _each(self.total):
             _total(one)
         known(self.symmetric, (None, *SYMMETRIES), "symmetric")
@@ -181,7 +178,6 @@ class Constrained:
             raise ValueError("got no constraint, need total, symmetric or both; use LeastSquares() for none")
 
     def __str__(self) -> str:
-        """Say the settings in one line."""
         return f"Constrained(total={self.total}, symmetric={self.symmetric})"
 
     @rescaled
@@ -270,7 +266,6 @@ class NonNegative:
     needs: ClassVar[str] = "normal equations"
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         _total(self.total)
         if self.total is not None and self.total <= 0:
             raise ValueError(f"got total={self.total!r}, need a sum above 0 for a kernel without negative taps")
@@ -280,7 +275,6 @@ class NonNegative:
         Penalized("ridge" if self.penalty is None else self.penalty, self.strength)
 
     def __str__(self) -> str:
-        """Say the settings in one line."""
         penalty = self.penalty if isinstance(self.penalty, str) or self.penalty is None else "given penalty"
         return f"NonNegative(total={self.total}, penalty={penalty})"
 

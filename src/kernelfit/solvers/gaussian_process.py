@@ -133,7 +133,6 @@ class GaussianProcess:
     needs: ClassVar[str] = "normal equations"
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         known(self.family, ("auto", *FAMILIES, *DECAYS), "family")
         known(self.envelope, ("auto", *ENVELOPES), "envelope")
         known(self.symmetric, ("auto", None, *SYMMETRIES), "symmetric")
@@ -144,7 +143,6 @@ class GaussianProcess:
             )
 
     def __str__(self) -> str:
-        """Say the settings in one line."""
         settings = [self.family]
         settings += [] if self.envelope == "auto" else [f"envelope={self.envelope}"]
         settings += [] if self.symmetric == "auto" else [f"symmetric={self.symmetric}"]

@@ -85,7 +85,6 @@ class Penalized:
     needs: ClassVar[str] = "normal equations"
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         if isinstance(self.penalty, str) and self.penalty not in PENALTIES:
             msg = f"got penalty={self.penalty!r}, need one of {', '.join(PENALTIES)}, a matrix or a function"
             raise ValueError(msg)
@@ -105,7 +104,6 @@ class Penalized:
             raise ValueError(f"got noise_std={self.noise_std!r}, need a finite number of at least 0")
 
     def __str__(self) -> str:
-        """Say the settings in one line."""
         penalty = self.penalty if isinstance(self.penalty, str) else "given penalty"
         return f"Penalized({penalty}, {self.strength if isinstance(self.strength, str) else f'{self.strength:.3g}'})"
 

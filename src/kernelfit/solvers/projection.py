@@ -59,7 +59,6 @@ class Grid:
         self.lags = [at.astype(np.float64) for at in np.unravel_index(np.arange(math.prod(shape)), shape)]
 
     def __len__(self) -> int:
-        """Return the number of sets."""
         return len(self.counts)
 
     def scales(self, theta: Array) -> Array:

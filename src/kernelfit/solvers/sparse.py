@@ -69,14 +69,12 @@ class Sparse:
     needs: ClassVar[str] = "normal equations"
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         if known(self.criterion, ("ebic", "bic", "aic"), "criterion") is None:
             raise ValueError("got criterion=None, need 'ebic', 'bic' or 'aic'")
         if self.n_taps is not None and as_count(self.n_taps, "n_taps") < 1:
             raise ValueError(f"got n_taps={self.n_taps!r}, need a whole number of at least 1")
 
     def __str__(self) -> str:
-        """Say the settings in one line."""
         return f"Sparse({self.criterion if self.n_taps is None else self.n_taps})"
 
     @rescaled

@@ -80,7 +80,6 @@ class Wiener:
     needs: ClassVar[str] = "spectra"
 
     def __post_init__(self) -> None:
-        """Refuse what is no balance."""
         as_balance(self.balance)
 
     def solve(self, stats: CrossSpectra) -> Estimate:
