@@ -11,7 +11,9 @@ import scipy.stats
 import kernelfit
 from helpers import assert_close, grid
 from kernelfit.analysis import filter_shapes, recognition
-from kernelfit.analysis.filter_problem import Rounding, as_problem
+from kernelfit.analysis import filter_table as table
+from kernelfit.analysis.filter_families import Hint
+from kernelfit.analysis.filter_problem import Rounding
 from kernelfit.analysis.filter_shapes import Grid
 from kernelfit.analysis.recognition import nearest
 
@@ -416,18 +418,19 @@ def test_a_filter_that_rounds_half_way_is_named():
     assert exact.rounding == 0.0 and not any(c.name == "gaussian" for c in exact.recognise())
 
 
-def test_taps_that_a_prior_holds_for_equal_are_whitened_in_sets():
+def test_beside_a_prior_counts_what_the_data_say(tmp_path):
     rng = np.random.default_rng(5)
     image = rng.random((60, 70))
     target = ndimage.gaussian_filter(image, (0.9, 1.2)) + rng.normal(0, 0.003, image.shape)
-    fit = kernelfit.find_kernel(image, target, (7, 9), solver=kernelfit.GaussianProcess(symmetric="both"))
-    problem = as_problem(fit, None)
-    rows = rng.normal(size=(3, 63))
-    factor = fit._covariance_factor()
-    covariance = factor @ factor.T + (1e-7 * np.abs(fit.kernel).max()) ** 2 * np.eye(63)
-    assert len(problem.whitener) == 20
-    assert_close(problem.white(rows) @ problem.white(rows).T, rows @ np.linalg.solve(covariance, rows.T), 1e-4)
-    assert_close(problem.spread(rows) @ problem.spread(rows).T, rows @ covariance @ rows.T, 1e-9)
+    plain, fit = (kernelfit.find_kernel(image, target, (9, 11), solver=one) for one in (None, "auto"))
+    assert fit.uncertainty == "posterior" and not np.allclose(fit.kernel, plain.kernel, atol=1e-4)
+    best, expected = fit.recognise()[0], plain.recognise()[0]
+    assert best.name == expected.name == "gaussian" and abs(best.chi_square / expected.chi_square - 1) < 0.02
+    assert_close(best.parameters["sigma_rows"].value, expected.parameters["sigma_rows"].value, 1e-6)
+    fit.save(tmp_path / "kernel.npz")
+    assert str(kernelfit.KernelFit.load(tmp_path / "kernel.npz").recognise()[0]) == str(best)
+    blend = kernelfit.find_kernel(image, np.zeros_like(image), (9, 11), solver="auto")
+    assert blend.recognise() == ()
 
 
 @pytest.mark.slow
@@ -469,11 +472,55 @@ def test_intervals_hold_what_rounding_half_way_does(sigma):
 def test_how_rounding_widens_intervals():
     """Shared among all taps, or along one number alone; 0.95 of a normal distribution lies within 1.96."""
     last = Rounding(doubt=200.0, n_pixels=10000, excess=1.0)
-    assert last.widened(100, False, None) == last.widened(100, True, 1.5) == pytest.approx(3.0)
+    assert last.widened(100, "", None) == last.widened(100, "boxes", 1.5) == pytest.approx(3.0)
     boxes = Rounding(0.0, 10000, 2.0)
-    assert boxes.widened(100, False, None) == 1.0
-    half = 1 + 0.5 * 10000 / 1.96**2  # half of the noise is that of rounding half way
-    assert boxes.widened(100, True, None) == pytest.approx(half, rel=1e-3)
-    assert boxes._replace(smoothed=True).widened(100, False, None) == pytest.approx(half, rel=1e-3)
-    assert boxes.widened(100, False, 1.0) == pytest.approx(1 + 64 / 1.96**2, rel=1e-3)
-    assert boxes.widened(100, False, 0.5) == 1.0
+    assert boxes.widened(100, "", None) == 1.0
+    half = 0.5 * 10000 / 1.96**2  # half of the noise is that of rounding half way
+    assert boxes.widened(100, "boxes", 0.5) == pytest.approx(1 + half, rel=1e-3)
+    assert boxes.widened(100, "boxes", None) == pytest.approx(1 + 0.56**2 * half, rel=1e-3)
+    assert boxes.widened(100, "box", None) == pytest.approx(1 + 0.08**2 * half, rel=1e-3)
+    assert boxes._replace(smoothed=True).widened(100, "", None) == pytest.approx(1 + half, rel=1e-3)
+    assert boxes.widened(100, "table", 1.0) == pytest.approx(1 + 64 / 1.96**2, rel=1e-3)
+    assert boxes.widened(100, "", 0.5) == boxes.widened(100, "table", 0.5) == 1.0
+    assert boxes._replace(excess=1.04).widened(100, "table", 0.99) == pytest.approx(1 + 2 * half, rel=1e-3)
+
+
+def test_families_are_even_or_odd_as_they_say():
+    """Turned about the centre by 180 degrees."""
+    seen, hint = set(), Hint(1.3, 1.6, 1.1, 20.0, (2, 3))
+    for place in (Grid((7, 9), (3.0, 4.0)), Grid((8, 7), (3.5, 2.5))):
+        opposite = [np.rint(2 * c).astype(int) - np.arange(n) for c, n in zip(place.center, place.shape, strict=True)]
+        inside = [(at >= 0) & (at < n) for at, n in zip(opposite, place.shape, strict=True)]
+        turned = np.ix_(*(at[on] for at, on in zip(opposite, inside, strict=True)))
+        for family in (*table.SINGLES, *table.CASCADES[:: 3 if inside[1].all() else 99]):
+            for setting, theta in list(family.starts(place, hint))[:60] if family.parity else ():
+                seen.add(family.parity)
+                taps = family.taps(place, setting, np.array(theta))
+                assert np.allclose(taps[turned], family.parity * taps[np.ix_(*inside)], atol=1e-9)
+    assert seen == {1, -1}
+
+
+def test_a_shift_by_whole_pixels_along_one_axis_is_named():
+    """Four taps along the other axis, of three numbers: zeros elsewhere tell one of them."""
+    kernel = np.zeros((7, 9))
+    kernel[2:6, 5] = filter_shapes.cubic(np.arange(-1.0, 3.0) - 0.3, -0.75)
+    best = recognised(kernel)[0]
+    assert best.name == "shift" and best.parameters["cols"].value == pytest.approx(1.0, abs=1e-3)
+    assert best.parameters["rows"].value == pytest.approx(0.3, abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sigma", [0.86, 1.34])
+def test_where_a_filter_is_cut_off_is_sought_before_it_is_given_up(sigma):
+    """Of a Laplacian of a Gaussian known to 1e-5, with a gain: a wrong cut leaves a chi-square of thousands."""
+    kernel = 9.8 * response(lambda x: ndimage.gaussian_laplace(x, sigma), (17, 19))
+    best = kernelfit.recognise(kernel, (2e-5 * np.abs(kernel).max()) ** 2)[0]
+    assert best.name == "laplacian of gaussian" and best.parameters["sigma"].value == pytest.approx(sigma, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_a_profile_is_named_whose_nearest_start_is_cut_off_too_early():
+    y, x = np.mgrid[-7:8, -7:8]
+    kernel = unit((1 + (y**2 + x**2) / 1.8744**2) ** -3.9823)
+    best = kernelfit.recognise(kernel, 1e-12)[0]
+    assert best.name == "moffat" and best.parameters["beta"].value == pytest.approx(3.9823, abs=1e-2)

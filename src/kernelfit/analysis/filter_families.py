@@ -59,9 +59,9 @@ class Family:
     known: Callable[[Setting, Array], dict[str, float]] = lambda setting, theta: {}
     modes: tuple[str, ...] = SMOOTH
     identity: Callable[[Grid, Setting, Array], Array] | None = None
-
     tries: int = 1  # starts, where some may end beside the best numbers
     constant: bool = False  # whether all starts are the same for every kernel
+    parity: int = 1  # turned about the centre by 180 degrees it is itself (1), its negative (-1), or something else (0)
 
 
 _WIDTH = (0.2, 1e3)
@@ -208,16 +208,12 @@ def _half_turn(degrees: float) -> float:
     return 90.0 - (90.0 - degrees) % 180.0
 
 
-def _windows(grid: Grid, hint: Hint) -> list[int]:
-    return sorted({FAR, *(r for e in (*hint.extent,) for r in (e, e + 1) if 0 < r <= max(grid.reach()))})
-
-
 def radial_starts(*scales: tuple[float, ...]) -> Callable[[Grid, Hint], list[Start]]:
-    """Begin with widths near the hint, times a factor, and with further numbers."""
+    """Begin with widths near the hint, times a factor, and with further numbers, cut off nowhere."""
 
     def starts(grid: Grid, hint: Hint) -> list[Start]:
-        every = itertools.product(_windows(grid, hint), (0.7, 1.0, 1.4), scales)
-        return [((reach,), (hint.sigma * f * first, *rest)) for reach, f, (first, *rest) in every]
+        every = itertools.product((0.7, 1.0, 1.4), scales)
+        return [((FAR,), (hint.sigma * f * first, *rest)) for f, (first, *rest) in every]
 
     return starts
 
@@ -346,4 +342,5 @@ def moving(family: Family) -> Family:
         starts=starts,
         modes=(UNIT, GAIN),
         around=lambda grid, setting, theta: (),
+        parity=0,
     )

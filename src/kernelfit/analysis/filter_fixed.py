@@ -97,6 +97,7 @@ FIXED: dict[str, tuple[list[tuple[dict[str, float], Array]], tuple[float, ...], 
     "square ring": ([({"size": 5.0}, np.pad(np.zeros((3, 3)), 1, constant_values=1.0))], (1 / 16,), (UNIT, GAIN)),
     "smooth more": ([({}, _SMOOTH_MORE)], (1 / 100,), (UNIT, GAIN)),
 }
+_ODD = ("scharr", "prewitt", "farid", "roberts", "central difference", "difference")
 
 
 def fixed(name: str) -> Family:
@@ -126,4 +127,5 @@ def fixed(name: str) -> Family:
     def known(setting: Setting, theta: Array) -> dict[str, float]:
         return every[setting[0]][0] | ({} if setting[1] == 1 else {"scale": setting[1]})
 
-    return Family(name, (), taps, starts, known=known, modes=modes, constant=True)
+    parity = {"sobel": 0, "emboss": 0} | dict.fromkeys(_ODD, -1)
+    return Family(name, (), taps, starts, known=known, modes=modes, constant=True, parity=parity.get(name, 1))

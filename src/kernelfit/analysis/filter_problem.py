@@ -1,5 +1,6 @@
 """A kernel and its errors, as the search for its name takes them: made independent, with what rounding adds."""
 
+import dataclasses
 import functools
 import math
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ import scipy.linalg
 from ..core.estimate import Estimate
 from ..core.findings import Verdict
 from ..core.geometry import Convention
-from ..solvers.projection import Grid
 from .comparison import laid_out
 
 Array = npt.NDArray[np.float64]
@@ -23,6 +23,7 @@ _MOST_TAPS = 2500  # with more the errors count as independent of each other
 # half way; up to so many times that of rounding it may be no other noise.
 _ROUNDED, _ROUNDED_TWICE, _ALONE, _TWICE = 0.04, 0.08, 1.1, 2.5
 _EXCESS_ERROR = 0.03  # of the ratio of a noise's variance to that of rounding
+_OF_BOXES = 0.56  # of 60 sigmas from 0.8 to 2.2
 _ONE_NUMBER = 3.84  # the 95 % point of chi-square with one degree of freedom
 
 
@@ -38,7 +39,12 @@ class Rounding(NamedTuple):
     excess: float = 0.0
     smoothed: bool = False
 
-    def widened(self, n: int, boxes: bool, amount: float | None) -> float:
+    @property
+    def most(self) -> float:
+        """What chi-square may gain if a filter rounds half way, or cuts decimals off as Pillow's unsharp mask does."""
+        return max(self.doubt, self.n_pixels * _ROUNDED_TWICE**2)
+
+    def widened(self, n: int, kind: str, amount: float | None) -> float:
         """Return by how much this increases the variance of the numbers of a filter of n taps.
 
         Rounding of the result is shared among all directions in which a kernel may change. Rounding half way changes
@@ -46,16 +52,26 @@ class Rounding(NamedTuple):
         is then off by at most sqrt(s N) of its errors, s being the share of the errors of rounding half way in the
         noise of N pixels that hangs together with the image; a 95 % interval has to hold that.
 
-        Pillow rounds to 8 bits after each of its `boxes`, of whose weights, near those of a small denominator, the rest
+        Pillow rounds to 8 bits after each of its "boxes", of whose weights, near those of a small denominator, the rest
         is lost: all noise beyond that of the last rounding, which is 1 - 1 / `excess`, may hang together with the
-        image. So it is where noise is smoothed. ``(1 + a) x - a round(g * x)``, of an `amount` a, has 1 + a^2 times
-        the noise of rounding; its blur is rounded once, which hardly hangs together with the image.
+        image, and of 95 in 100 Gaussians no more than a share of `_OF_BOXES` squared does along sigma. A "box" with
+        soft ends is rounded once half way. So it may be where noise is smoothed. ``(1 + a) x - a round(g * x)``, of an
+        `amount` a and a blur of a "table", has 1 + a^2 times the noise of rounding; its blur is rounded once, which
+        hardly hangs together with the image. Where it has less the sum was whole nearly everywhere, and what was lost
+        of the amount may be all of it. Of the amounts of boxes Pillow cuts decimals off.
         """
-        along = 0.0
-        if self.smoothed or boxes:
-            along = max(0.0, 1 - 1 / self.excess) if self.excess > 0 else 0.0
-        elif amount is not None and abs(self.excess / (1 + amount**2) - 1) < _EXCESS_ERROR:
+        along, beyond = 0.0, max(0.0, 1 - 1 / self.excess) if self.excess > 0 else 0.0
+        expected = 1 + (amount or 0.0) ** 2
+        if kind == "boxes":
+            along = beyond if amount is not None else beyond * _OF_BOXES**2
+        elif kind == "box":
+            along = beyond * _ROUNDED_TWICE**2
+        elif amount is not None and abs(self.excess / expected - 1) < _EXCESS_ERROR:
             along = _ROUNDED_TWICE**2
+        elif kind == "table" and amount is not None and self.excess < expected:
+            along = 1.0
+        elif self.smoothed:
+            along = beyond
         return 1 + max(self.doubt / n, along * self.n_pixels / _ONE_NUMBER)
 
 
@@ -63,8 +79,7 @@ class Rounding(NamedTuple):
 class Problem:
     """A kernel, as a convolution, and the matrix (or the factors) that makes its errors independent and equal to 1.
 
-    `turned` says that it was given as a correlation. Where a prior holds taps for equal the matrix is that of their
-    `sets`, times the roots of how many there are, and `rough` is the error of what sets them apart.
+    `turned` says that it was given as a correlation.
     """
 
     taps: Array
@@ -75,30 +90,21 @@ class Problem:
     rounding: Rounding
     whitener: Array
     errors: Array
-    sets: npt.NDArray[np.intp] | None = None
-    rough: Array | float = 1.0
 
     def white(self, templates: Array) -> Array:
-        """Return kernels, flat, in units of the errors; of sets also what sets their taps apart."""
-        if self.sets is not None:
-            means, apart = in_sets(templates, self.sets)
-            return np.hstack([means @ self.whitener.T, apart / self.rough])
+        """Return kernels, flat, in units of the errors."""
         return np.asarray(templates * self.whitener if self.whitener.ndim == 1 else templates @ self.whitener.T)
 
     def spread(self, rows: Array) -> Array:
         """Return what makes the covariance of sums of taps, times its transpose."""
         if self.whitener.ndim == 1:
             return np.asarray(rows / self.whitener)
-        inverse = np.linalg.pinv(self.whitener)
-        if self.sets is None:
-            return np.asarray(rows @ inverse)
-        means, apart = in_sets(rows, self.sets)
-        return np.hstack([means @ inverse, apart * self.rough])
+        return np.asarray(rows @ np.linalg.pinv(self.whitener))
 
     @property
     def n(self) -> int:
         """How many independent errors there are."""
-        return self.taps.size if self.sets is not None else len(self.given)
+        return len(self.given)
 
     @functools.cached_property
     def given(self) -> Array:
@@ -106,20 +112,23 @@ class Problem:
         return np.asarray(self.white(self.taps.reshape(1, -1))[0])
 
 
-def in_sets(rows: Array, sets: npt.NDArray[np.intp]) -> tuple[Array, Array]:
-    """Return the means of rows over sets of columns, times the roots of how many there are, and what is left."""
-    order, counts = np.argsort(sets, kind="stable"), np.bincount(sets)
-    sums = np.add.reduceat(rows[:, order], np.cumsum(counts) - counts, axis=1)
-    return sums / np.sqrt(counts), rows - (sums / counts)[:, sets]
+def without_prior(fit: Estimate) -> Estimate:
+    """Return the kernel that least squares finds, where a posterior has it: what the data say of a kernel."""
+    known = fit.least_squares
+    if known is None or fit.registration is not None or fit.curve is not None or fit.root_scale == 0:
+        return fit
+    if len(known[0]) != fit.kernel.size or fit.kernel.ndim != 2:
+        return fit
+    kernel, scale = known[0].reshape(fit.kernel.shape), max(fit.noise_std, fit.rounding)
+    return dataclasses.replace(fit, kernel=kernel, root=known[1], root_scale=scale, priors=(), unsettled=0)
 
 
 def as_problem(kernel: Estimate | npt.ArrayLike, covariance: npt.ArrayLike | None) -> Problem | None:
     """Make the errors of a kernel independent; None where they are not known or the taps are nothing."""
-    fit = kernel if isinstance(kernel, Estimate) else None
-    taps, (down, across), factor = laid_out(kernel, None)
+    fit = without_prior(kernel) if isinstance(kernel, Estimate) else None
+    taps, (down, across), factor = laid_out(kernel if fit is None else fit, None)
     origin = (down, across)
     rough = _ROUGH * float(np.abs(taps).max())
-    sets = None if fit is None or factor is None else _equal_taps(fit, factor, taps.shape, rough)
     if fit is None:
         matrix = _as_covariance(covariance, taps.shape)
     elif covariance is not None:
@@ -128,8 +137,6 @@ def as_problem(kernel: Estimate | npt.ArrayLike, covariance: npt.ArrayLike | Non
         matrix = np.zeros(taps.size)
     elif factor is None or not np.isfinite(factor).all():
         return None
-    elif sets is not None:
-        matrix = np.einsum("ij,ij->i", factor, factor)
     else:
         matrix = _covariance_of(factor)
     if not 1e-140 < rough < 1e140:  # nothing, or taps whose squares are no numbers
@@ -137,19 +144,11 @@ def as_problem(kernel: Estimate | npt.ArrayLike, covariance: npt.ArrayLike | Non
     shape, conv = (taps.shape[0], taps.shape[1]), Convention() if fit is None else fit.convention
     turned = conv.operation == "correlation"
     make = functools.partial(Problem, taps, origin, conv.stride, conv.offset, turned, rounding_of(fit))
-    if sets is not None and factor is not None:
-        own, held = in_sets(factor.T, sets)[0].T, matrix < _HELD * matrix.max(initial=0.0)
-        variance = np.where(held, matrix.max(initial=0.0), 0.0) + rough**2
-        first = np.unique(sets, return_index=True)[1]
-        own[held[first]] = 0.0
-        whitener = _inverse_root(own @ own.T + np.diag(variance[first]), rough)
-        errors = np.sqrt(np.where(held, 0.0, matrix) + variance).reshape(shape)
-        return make(whitener, errors, sets, np.sqrt(variance))
     if matrix.ndim == 1:
         errors = np.sqrt(matrix + rough**2)
         return make(1 / errors, errors.reshape(shape))
     errors = np.sqrt(np.diag(matrix) + rough**2).reshape(shape)
-    if fit is not None and factor is not None and any(f.verdict is Verdict.RANK_DEFICIENT for f in fit.findings):
+    if factor is not None and factor.shape[1] < len(factor):
         left, values, _ = np.linalg.svd(factor, full_matrices=False)  # what the image leaves open tells nothing
         known = values > 1e-9 * values.max(initial=0.0)
         return make((left[:, known] / np.hypot(values[known], rough)).T, errors)
@@ -164,16 +163,6 @@ def _inverse_root(matrix: Array, rough: float) -> Array:
         return np.asarray(scipy.linalg.lapack.dtrtri(lower, lower=1)[0])
     values, vectors = np.linalg.eigh(matrix)
     return np.asarray((vectors / np.sqrt(np.maximum(values, rough**2))).T)
-
-
-def _equal_taps(fit: Estimate, factor: Array, shape: tuple[int, ...], rough: float) -> npt.NDArray[np.intp] | None:
-    """Return the sets of taps that a prior holds for equal, as far as the errors have it, if those are all small."""
-    symmetric = fit.priors[0].symmetric if len(fit.priors) == 1 else None
-    if symmetric is None or len(factor) > _MOST_TAPS or not np.isfinite(factor).all():
-        return None
-    sets = Grid(shape, symmetric).set_of.ravel()
-    apart = in_sets(factor.T, sets)[1]
-    return sets if float(np.einsum("ij,ij->j", apart, apart).max()) < (0.1 * rough) ** 2 else None
 
 
 def rounding_of(fit: Estimate | None) -> Rounding:

@@ -2,7 +2,6 @@
 
 import collections
 import functools
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ RULED_OUT = 10.0  # of two that fit, a difference of Schwarz's criterion that de
 _SLOPE_TRUST = 4.0  # chi-square falls by no more than so many times what its slopes at a start tell
 _LIKELY = 40  # starts of a family, of all those that do not depend on the kernel, whose errors are reckoned with
 _FEW_TAPS = 4  # a shift along an axis has two taps, and three numbers with a gain: it is named all the same
+_WHOLE_AMOUNT = 0.05  # of a whole number: ``a (x - g)`` of small differences is then rounded to that many times them
 _SLIGHT = 1e-3  # what chi-square below its expectation counts, where the errors are in doubt
 _LIMITS = {"sigma": (0.12, 1e3), "beta": (0.3, 60.0), "a": (-4.0, 2.0)}
 _LIMITS |= dict.fromkeys(("radius", "length", "alpha", "gamma", "scale", "inner", "outer"), (0.05, 1e3))
@@ -215,13 +215,14 @@ class Search:
 
     def descend(
         self, family: Family, grid: Grid, mode: str, setting: Setting, theta: Array, limit: float
-    ) -> Array | None:
+    ) -> tuple[Array, bool, float]:
         """Take Levenberg's and Marquardt's steps, the factors being eliminated: L. Kaufman, BIT 15 (1975), 49.
 
-        None where chi-square stays above a limit by far, as its slopes tell.
+        Say also whether they ended at the least chi-square, or before, where its slopes tell that it stays above a
+        limit, and where it was then.
         """
         if not len(theta):
-            return theta
+            return theta, True, 0.0
         theta = _bounded(family, theta)
         state = self.state(family, grid, mode, setting, theta)
         chi, damping = float(state.left @ state.left), 1e-3
@@ -236,7 +237,7 @@ class Search:
                 damped[idle, idle] = 1.0
                 step = _solution(damped, pull)
                 if not again and chi - _SLOPE_TRUST * float(step @ pull) > limit:
-                    return None
+                    return theta, False, chi
                 tried = _bounded(family, theta + step)
                 there = self.state(family, grid, mode, setting, tried)
                 new = float(there.left @ there.left)
@@ -246,14 +247,15 @@ class Search:
                 damping = max(damping * 10, 1e-6)
             if fallen < 1e-3 + (1e-2 if chi > 100 * self.n else 1e-3 if chi > 4 * self.n else 1e-6) * chi:
                 break
-        return theta
+        return theta, True, chi
 
     def refine(self, family: Family, grid: Grid, mode: str, start: Start, limit: float = math.inf) -> Fit | None:
         """Find the numbers that fit best, from a start, and the setting; None where chi-square stays above a limit."""
         setting, theta = start[0], np.array(start[1], dtype=np.float64)
         for _ in range(4):
-            found = self.descend(family, grid, mode, setting, theta, limit)
-            theta = theta if found is None else found
+            theta, ended, chi = self.descend(family, grid, mode, setting, theta, limit)
+            if not ended and chi > _PRUNED * limit:
+                return None
             settings = list(dict.fromkeys((*family.around(grid, setting, theta), setting)))
             if len(settings) == 1:
                 break
@@ -262,7 +264,7 @@ class Search:
             if better == setting:
                 break
             setting = better
-        if found is None:
+        if not ended:
             return None
         state = self.state(family, grid, mode, setting, theta)
         slopes = state.columns
@@ -270,7 +272,8 @@ class Search:
             slopes = np.concatenate([self.slopes(family, grid, setting, theta, state), slopes])
         variances = np.diag(np.linalg.pinv(slopes @ slopes.T, hermitian=True)) if len(slopes) else np.zeros(0)
         amount = float(state.factors[0]) if mode == BLEND else None
-        variances = variances * self.problem.rounding.widened(self.n, family is table.PILLOW, amount)
+        kind = {table.PILLOW: "boxes", table.SOFT_BOX: "box", table.OPENCV: "table"}.get(family, "")
+        variances = variances * self.problem.rounding.widened(self.n, kind, amount)
         errors, model = np.sqrt(np.maximum(variances, 0.0)), np.array(state.both) @ [state.template, state.identity]
         chi = float(state.left @ state.left)
         return Fit(family, grid, mode, setting, theta, state.factors, chi, len(slopes), model, errors)
@@ -284,8 +287,9 @@ class Search:
         sigma = best[GAIN][1][0][1][0]
         turned = table.MOVING_GAUSSIAN
         begun = [(1.1 * sigma, sigma / 1.1, 20.0, 0.0, 0.0), *_moments(problem.taps, grid)]
-        fits = filter(None, (self.refine(turned, grid, GAIN, ((), start)) for start in begun))
-        along, across, degrees, *middle = min(fits, key=lambda f: f.chi_square).theta.tolist()
+        start = self.coarse(turned, grid, [((), start) for start in begun])[GAIN][1][0]
+        fit = self.refine(turned, grid, GAIN, start)
+        along, across, degrees, *middle = start[1] if fit is None else fit.theta.tolist()
         if along < across:
             along, across, degrees = across, along, degrees + 90.0
         degrees = 90.0 - (90.0 - degrees) % 180.0
@@ -303,13 +307,11 @@ class Search:
         return {False: plain, True: plain._replace(sigma=sigma, along=1.001 * sigma, across=sigma)}
 
     def fit(
-        self, families: Sequence[Family], grids: Sequence[Grid], hints: dict[bool, Hint], most: int, found: list[Fit]
+        self, families: Sequence[tuple[Family, Grid]], hints: dict[bool, Hint], most: int, found: list[Fit]
     ) -> None:
         """Fit those families that begin best, and add to the fits found what may be among the best of them."""
         begun: list[tuple[float, Family, Grid, str, list[Start]]] = []
-        for family, grid in itertools.product(families, grids):
-            if grid != grids[0] and not family.constant:
-                continue
+        for family, grid in families:
             for beside, hint in hints.items():
                 own = [mode for mode in family.modes if (mode in (BLEND, PLUS, ADD)) is beside]
                 if not own or (beside and family.constant):
@@ -325,13 +327,17 @@ class Search:
         near = max(least, _NEAR * float(self.problem.given @ self.problem.given))
         begun = [one for one in begun if one[0] < (near if one[1].names else least)]
         begun.sort(key=lambda one: one[0])
-        tried: collections.Counter[int] = collections.Counter()
-        limit, near_by = self.limit(found), 2 * (self.n + self.problem.rounding.doubt)
+        tried: collections.Counter[tuple[int, bool]] = collections.Counter()
+        near_by = 2 * (self.n + self.problem.rounding.most)
         for chi, family, grid, mode, best in begun:
+            if any(fit.family is family and fit.mode == mode and fit.chi_square < near_by for fit in found):
+                continue
+            limit = self.limit(found, family, mode)
             if family.names:
-                if tried[id(family)] == 2 or tried.total() >= most:
+                beside = (id(family), mode in (BLEND, PLUS, ADD))
+                if limit < 0 or tried[beside] == 2 or tried.total() >= most:
                     continue
-                tried[id(family)] += 1
+                tried[beside] += 1
             elif chi > limit and not family.around(grid, best[0][0], np.zeros(0)):
                 continue
             for start in best:
@@ -341,18 +347,43 @@ class Search:
                     simpler = {GAIN: (UNIT,), PLUS: (BLEND, ADD, GAIN, UNIT), BLEND: (UNIT,)}.get(mode, ())
                     again = (fit.setting, tuple(fit.theta.tolist()))
                     modes = [one for one in simpler if one in family.modes]
-                    fits += [fit for one in modes if (fit := self.refine(family, grid, one, again, limit))]
+                    fits += [fit for one in modes if (fit := self.refine(family, grid, one, again))]
                 found += fits
-                limit = min(limit, self.limit(fits))
                 if fits and fits[0].chi_square < near_by:
                     break
 
-    def limit(self, found: Sequence[Fit]) -> float:
-        """Return the chi-square above which the best of these rules others out, however few numbers they have."""
-        return RULED_OUT + min((self.score(fit) for fit in found if fit.determined), default=math.inf)
+    def limit(self, found: Sequence[Fit], family: Family, mode: str) -> float:
+        """Return the chi-square above which the best of some fits rules a filter out, negative if any does."""
+        best, free = min((self.score(fit) for fit in found if fit.determined), default=math.inf), len(family.names)
+        free += {UNIT: 0, PLUS: 2}.get(mode, 1)
+        doubt = self.problem.rounding.doubt
+        limit, expected = best + RULED_OUT - free * max(math.log(self.n), _NUMBER), self.n - free + doubt
+        return limit if limit >= expected or not doubt else expected + (limit - expected) / _SLIGHT
 
-    def run(self, level: float, pairs: bool = True) -> list[Fit]:
-        """Return the fits of all families, of `pairs` of filters only where no single one fits, the best first."""
+    def wrong_parity(self, grid: Grid, level: float) -> int:
+        """Return 1 if the kernel is not even about the centre as far as the errors tell, -1 if it is, 0 in doubt.
+
+        The least chi-square of even kernels is that of the best one, of a free number for each two opposite taps.
+        """
+        opposite = np.arange(self.problem.taps.size)
+        y, x = np.unravel_index(opposite, grid.shape)
+        rows, cols = (np.rint(2 * c).astype(np.intp) - at for c, at in zip(grid.center, (y, x), strict=True))
+        inside = (rows >= 0) & (rows < grid.shape[0]) & (cols >= 0) & (cols < grid.shape[1])
+        opposite[inside] = (rows * grid.shape[1] + cols)[inside]
+        pairs = np.unique(np.minimum(opposite, np.arange(len(opposite))), return_inverse=True)[1]
+        columns = self.problem.white(np.eye(int(pairs.max()) + 1)[:, pairs])
+        basis = np.linalg.qr(columns.T)[0]
+        left = self.problem.given - basis @ (basis.T @ self.problem.given)
+        chi_square, dof, rounding = float(left @ left), self.n - len(columns), self.problem.rounding
+        if chance(chi_square, dof, rounding.doubt) >= level:
+            return -1
+        return int(chance(chi_square, dof, rounding.most) < level)
+
+    def run(self, level: float, pairs: bool = True, thorough: bool = False) -> list[Fit]:
+        """Return the fits of all families, of `pairs` of filters only where no single one fits, the best first.
+
+        Unless `thorough`, of families that are even or odd only those are tried that the kernel allows.
+        """
         problem = self.problem
         sides = (2 * problem.taps.shape[0], 2 * problem.taps.shape[1])
         both = np.fft.irfft2(np.fft.rfft2(problem.taps, sides) ** 2, sides)  # largest at twice the centre of symmetry
@@ -364,12 +395,17 @@ class Search:
         grids = list(dict.fromkeys(Grid(shape, c) for c in centers))
         hints = self.hints(grids[0])
         found: list[Fit] = []
-        self.fit([table.GAUSSIAN], grids[:1], hints, 4, found)
+        self.fit([(table.GAUSSIAN, grids[0])], hints, 4, found)
         for fit in found:
             beside = fit.mode in (BLEND, PLUS)
             hints[beside] = hints[beside]._replace(cut=(fit.setting[0], float(fit.theta[0])))
-        for families, most in ((table.SINGLES, 24), (table.MOVING, 12), (table.CASCADES, 10))[: 3 if pairs else 2]:
-            self.fit(families, grids, hints, most, found)
+        wrong = {grid: 0 if thorough else self.wrong_parity(grid, level) for grid in grids}
+        moving = () if wrong[grids[0]] == -1 else table.MOVING  # what is even about a place lies there
+        rounds = ((table.SINGLES, 40), (table.SHIFTS, 8), (moving, 12), (table.CASCADES, 10), (table.MOTIONS, 10))
+        for families, most in rounds[: 5 if pairs else 3]:
+            places = [(one, grid) for one in families for grid in (grids if one.constant else grids[:1])]
+            begun = [(one, grid) for one, grid in places if not one.parity or one.parity != wrong[grid]]
+            self.fit(begun, hints, most, found)
             if any(fit.determined and self.p_value(fit) >= level for fit in found):
                 break
         return sorted(found, key=self.score)
@@ -381,14 +417,17 @@ class Search:
     def p_value(self, fit: Fit) -> float:
         """Return the probability of so large a chi-square, 0 where the family could not have failed."""
         dof, numbers = self.n - fit.n_free, fit.n_free + (fit.mode in (UNIT, BLEND))  # the sum of the taps is one
+        if fit.family in table.SHIFTS:  # along an axis by whole pixels, of which the taps elsewhere tell
+            numbers -= int((np.abs(fit.theta[:2] - np.rint(fit.theta[:2])) < 4 * fit.errors[:2]).sum())
         if dof <= 0 or (len(fit.theta) and numbers >= max(self.known, _FEW_TAPS)):
             return 0.0
-        rounding = self.problem.rounding
+        rounding, boxes = self.problem.rounding, fit.family is table.PILLOW
         if fit.family is table.OPENCV and rounding.excess > 0:  # it rounds its blur of 8 bits, once
             amount = float(fit.factors[0]) if fit.mode == BLEND else 0.0
-            if rounding.smoothed or rounding.excess < 1 + 0.8 * amount**2:
+            once = abs(amount - round(amount)) > _WHOLE_AMOUNT  # else little is left for the sum to be rounded
+            if rounding.smoothed or rounding.excess < once + 0.8 * amount**2:
                 return 0.0
-        return chance(fit.chi_square, dof, rounding.doubt)
+        return chance(fit.chi_square, dof, rounding.most if boxes and fit.mode == BLEND else rounding.doubt)
 
 
 def chance(chi_square: float, dof: int, doubt: float) -> float:

@@ -154,7 +154,7 @@ LORENTZIAN = Family("lorentzian", ("gamma",), _radial(functools.partial(shapes.m
 EXPONENTIAL = Family("exponential", ("scale",), _radial(lambda r, scale: np.exp(-r / scale)),
                      families.radial_starts((0.7,)), families.around_reach)  # fmt: skip
 GRADIENT = Family("gaussian derivative", ("sigma",), families.slope, families.slope_starts, families.around_sigma,
-                  lambda s, theta: {"axis": float(s[1])}, SLOPE, constant=True)  # fmt: skip
+                  lambda s, theta: {"axis": float(s[1])}, SLOPE, constant=True, parity=-1)  # fmt: skip
 LOGS = tuple(
     Family("laplacian of gaussian", ("sigma",), families.log, families.log_starts(kind), families.around_sigma,
            modes=SLOPE, constant=True)
@@ -164,7 +164,8 @@ DOG = Family("difference of gaussians", ("sigma_low", "sigma_high"), families.do
              families.around_dog, modes=SLOPE, constant=True)  # fmt: skip
 LAPLACIAN = Family("laplacian", ("alpha",), _laplacian, _middle, modes=SLOPE)
 RESIZED = tuple(
-    Family(name, names, families.interpolated, families.resized_starts(*kinds), modes=(UNIT, GAIN), known=known)
+    Family(name, names, families.interpolated, families.resized_starts(*kinds), modes=(UNIT, GAIN), known=known,
+           parity=0)
     for name, names, kinds, known in (
         ("bilinear", (), [("linear",)], lambda s, theta: {"scale": float(s[1][0])}),
         ("bicubic", ("a",), [("cubic",)], lambda s, theta: {"scale": float(s[1][0])}),
@@ -174,22 +175,22 @@ RESIZED = tuple(
 )  # fmt: skip
 SHIFTS = (
     Family("shift", ("rows", "cols"), families.shifted, families.shift_starts(("linear",)), modes=(UNIT, GAIN),
-           tries=3),
+           tries=3, parity=0),
     Family("shift", ("rows", "cols", "a"), families.shifted,
            lambda grid, hint: [(s, (*t, -0.6)) for s, t in families.shift_starts(("cubic",))(grid, hint)],
-           modes=(UNIT, GAIN)),
+           modes=(UNIT, GAIN), parity=0),
     Family("shift", ("rows", "cols"), families.shifted,
            families.shift_starts(*[("lanczos", n) for n in (2, 3, 4)]),
-           lambda grid, s, theta: [(*s[:2], n) for n in (2, 3, 4)], modes=(UNIT, GAIN),
+           lambda grid, s, theta: [(*s[:2], n) for n in (2, 3, 4)], modes=(UNIT, GAIN), parity=0,
            known=lambda s, theta: {"lobes": float(s[2])}),
     Family("shift", ("rows", "cols"), families.shifted,
            families.shift_starts(*[("spline", n) for n in (3, 2, 4, 5)]),
-           lambda grid, s, theta: [(*s[:2], n) for n in (3, 2, 4, 5)], modes=(UNIT, GAIN),
+           lambda grid, s, theta: [(*s[:2], n) for n in (3, 2, 4, 5)], modes=(UNIT, GAIN), parity=0,
            known=lambda s, theta: {"order": float(s[2])}),
 )  # fmt: skip
 MOVING_GAUSSIAN = families.moving(TURNED)
 #: Filters that move the image, too: tried where none that leaves it in its place fits.
-MOVING = (*SHIFTS, MOVING_GAUSSIAN, *(
+MOVING = (MOVING_GAUSSIAN, *(
     families.moving(family) for family in (MOFFAT, AIRY, LORENTZIAN, EXPONENTIAL, DISC_AREA, SOFT_BOX, *LINES)
 ))  # fmt: skip
 FIXED_FAMILIES = tuple(fixed(name) for name in FIXED)
@@ -286,7 +287,8 @@ def _cascade(first: Family, second: Family) -> Family:
     name = f"{first.name} then {second.name}" if late else f"{second.name} then {first.name}"
     modes = (BLEND,) if second is GAUSSIAN else (UNIT, GAIN)
     beside = identity if second is GAUSSIAN else None
-    return Family(name, names, taps, starts, around, known, modes, identity=beside, constant=second.constant)
+    parity = first.parity * second.parity
+    return Family(name, names, taps, starts, around, known, modes, beside, constant=second.constant, parity=parity)
 
 
 def joined(first: dict[str, float], second: dict[str, float]) -> dict[str, float]:
@@ -294,11 +296,15 @@ def joined(first: dict[str, float], second: dict[str, float]) -> dict[str, float
     return first | {f"{name}_2" if name in first else name: value for name, value in second.items()}
 
 
-#: Two filters, tried where no single one fits.
+#: Two filters, tried where no single one fits, and those with a motion, tried where no others do.
 CASCADES = (
-    *(_cascade(GAUSSIAN, second) for second in (*FIXED_FAMILIES, BOX, GAUSSIAN, DISC, DISC_AREA, DISC_RAMP, *LINES,
-                                                DRAWN, ROW, SOFT_BOX)),
-    *(_cascade(BOX, second) for second in (*FIXED_FAMILIES, BOX, GAUSSIAN, DISC, DISC_AREA, *LINES, DRAWN)),
+    *(_cascade(GAUSSIAN, second) for second in (*FIXED_FAMILIES, BOX, GAUSSIAN, DISC, DISC_AREA, DISC_RAMP, ROW,
+                                                SOFT_BOX)),
+    *(_cascade(BOX, second) for second in (*FIXED_FAMILIES, BOX, GAUSSIAN, DISC, DISC_AREA)),
+)  # fmt: skip
+MOTIONS = (
+    *(_cascade(first, second) for first in (GAUSSIAN, BOX) for second in (*LINES, DRAWN)),
     _cascade(LINES[1], DISC_AREA),
     _cascade(LINES[1], LINES[1]),
 )  # fmt: skip
+EVERY = (*SINGLES, *SHIFTS, *MOVING, *CASCADES, *MOTIONS)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.estimate import Estimate, require_real
-from .filter_problem import Problem, as_problem, rounding_of
+from .filter_problem import Problem, as_problem, rounding_of, without_prior
 from .filter_search import chance
 
 Array = npt.NDArray[np.float64]
@@ -53,6 +53,7 @@ def as_integers(fit: Estimate) -> IntegerKernel | None:
     # more than chance, and the noise is that of a rounded target, a tap may be off by as much more as `recognise` lets
     # pass. What tools lose in single precision, 1e-7 of the largest tap, counts beside the errors.
     require_real(fit)
+    fit = without_prior(fit)
     taps = fit.kernel
     size = float(np.abs(taps).max())
     if not size > 0 or not np.isfinite(fit.stderr).all():

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ..compiled.blas import one_blas_thread
 from ..core.estimate import Estimate
+from ..core.findings import Verdict
 from ..core.validation import as_number
 from . import filter_table as table
 from .field import middle
@@ -167,20 +168,22 @@ def _beside_identity(
 def in_words(fit: Estimate) -> str:
     """Say in a line what filter a kernel is (in the middle of the image); empty without a name, or of too many taps.
 
-    Pairs of filters, which take several times as long, are not looked for.
+    Pairs of filters, which take several times as long, are not looked for. Where no kernel makes the target the name is
+    that of a filter near by.
     """
     if fit not in _told:  # a summary and a report both ask
         plane = middle(fit)
         told = plane.kernel.ndim == 2 and plane.kernel.size <= _MOST_TOLD and np.isfinite(plane.kernel).all()
         found = _recognised(plane, None, _LEVEL, pairs=False) if told else ()
-        _told[fit] = str(found[0]) if found else ""
+        near = "about " if any(f.verdict is Verdict.NONLINEAR for f in fit.findings) else ""
+        _told[fit] = near + str(found[0]) if found else ""
     return _told[fit]
 
 
-def _ranked(search: Search, level: float, pairs: bool = True) -> list[Fit]:
+def _ranked(search: Search, level: float, pairs: bool = True, thorough: bool = False) -> list[Fit]:
     """Return all fits, the best first; of filters that are one and the same, the one with the plainest name."""
-    found = search.run(level, pairs)
-    order = {id(family): i for i, family in enumerate((*table.SINGLES, *table.MOVING, *table.CASCADES))}
+    found = search.run(level, pairs, thorough)
+    order = {id(family): i for i, family in enumerate(table.EVERY)}
     scores = np.array([search.score(fit) for fit in found])
     alike = np.cumsum(np.diff(scores, prepend=scores[:1]) > _ALIKE).tolist()
 
@@ -284,7 +287,7 @@ def _recognised(
 def nearest(kernel: Estimate | npt.ArrayLike, covariance: npt.ArrayLike | None = None) -> Candidate | None:
     """Return the named filter nearest to a kernel, whether it fits or not; None where it is lost in its errors."""
     search = _search(kernel, covariance)
-    return None if search is None else _candidate(search, _ranked(search, _LEVEL)[0])
+    return None if search is None else _candidate(search, _ranked(search, _LEVEL, thorough=True)[0])
 
 
 def _search(kernel: Estimate | npt.ArrayLike, covariance: npt.ArrayLike | None) -> Search | None:

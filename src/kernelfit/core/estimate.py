@@ -192,6 +192,10 @@ class Estimate:
         Strength of the penalty, relative, as its solver defines it; NaN without one.
     path : StrengthPath or None
         What the strength was chosen from.
+    least_squares : tuple of ndarray, or None
+        Beside a posterior: the taps of least squares, and a factor of their covariance in units of the noise's
+        variance, which are what the data say without the prior. None where there is none, and for several kernels,
+        more than 1000 taps, complex numbers, or errors that are not those of white noise.
     priors : tuple of Prior
         The prior of each term, with the hyperparameters that maximise the evidence; empty without one.
     log_evidence : float
@@ -260,6 +264,7 @@ class Estimate:
     df_model: float = math.nan
     strength: float = math.nan
     path: StrengthPath | None = dataclasses.field(default=None, repr=False)
+    least_squares: tuple[Array, Array] | None = dataclasses.field(default=None, repr=False)
     priors: tuple[Prior, ...] = ()
     log_evidence: float = math.nan
     alternatives: dict[str, float] = dataclasses.field(default_factory=dict)

@@ -16,8 +16,10 @@ from .validation import Array, require_fields
 #: Fields of a fit that a file holds in a form of their own.
 _APART = (
     *("kernel", "root", "convention", "findings", "path", "priors", "spectrum", "background", "parts", "weights"),
-    *("registration", "curve", "labels"),
+    *("registration", "curve", "labels", "least_squares"),
 )
+
+_LEAST_SQUARES = ("least_squares_taps", "least_squares_factor")
 
 
 def packed(fit: Estimate) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -33,6 +35,8 @@ def packed(fit: Estimate) -> tuple[dict[str, Any], dict[str, Array]]:
         header["criterion"] = fit.path.criterion
         for name in ("strength", "df_model", "rss", "score"):
             arrays[f"path_{name}"] = getattr(fit.path, name)
+    if fit.least_squares is not None:
+        arrays |= dict(zip(_LEAST_SQUARES, fit.least_squares, strict=True))
     if fit.spectrum is not None:
         fields = dataclasses.asdict(fit.spectrum)
         header["spectrum"] = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in fields.items()}
@@ -72,6 +76,8 @@ def unpacked(header: dict[str, Any], arrays: dict[str, Array]) -> Estimate:
     if criterion is not None:
         names = ("strength", "df_model", "rss", "score")
         header["path"] = StrengthPath(**{name: arrays[f"path_{name}"] for name in names}, criterion=criterion)
+    if _LEAST_SQUARES[0] in arrays:
+        header["least_squares"] = tuple(arrays[name] for name in _LEAST_SQUARES)
     header |= {name: tuple(header.get(name, ())) for name in ("found", "call", "notes")}
     count = header.pop("weights", None)
     if count is not None:

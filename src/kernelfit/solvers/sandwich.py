@@ -32,4 +32,4 @@ def with_scores(fit: Estimate, gram: Array, scores: Array) -> Estimate:
         middle += np.eye(settled) - f.T @ gram @ f
     values, vectors = scipy.linalg.eigh(0.5 * (middle + middle.T))
     changed = fit.factor[:, :settled] @ (vectors * np.sqrt(np.maximum(values, 0.0)))
-    return dataclasses.replace(fit, root=np.hstack([changed, rest]), root_scale=1.0)
+    return dataclasses.replace(fit, root=np.hstack([changed, rest]), root_scale=1.0, least_squares=None)
