@@ -334,10 +334,10 @@ class Search:
                 continue
             limit = self.limit(found, family, mode)
             if family.names:
-                beside = (id(family), mode in (BLEND, PLUS, ADD))
-                if limit < 0 or tried[beside] == 2 or tried.total() >= most:
+                kind = (id(family), mode in (BLEND, PLUS, ADD))
+                if limit < 0 or tried[kind] == 2 or tried.total() >= most:
                     continue
-                tried[beside] += 1
+                tried[kind] += 1
             elif chi > limit and not family.around(grid, best[0][0], np.zeros(0)):
                 continue
             for start in best:
