@@ -81,6 +81,14 @@ def microscopy(rng):
     made = rng.poisson(10 + scipy.signal.fftconvolve(sharp, truth, "same").clip(0))
     tifffile.imwrite("sharp.tif", sharp)
     tifffile.imwrite("blurred.tif", made.astype(np.uint16))
+    centres = rng.uniform(3, [13, 41, 47], (50, 3))
+    spread = np.sqrt(np.square([1.2, 1.0, 1.1]) + 0.8**2 / 5)  # of a bead of radius 0.8, a little more
+    stack = np.full((16, 44, 50), 20.0)
+    for centre in centres:
+        places = np.ix_(*((np.arange(n) - c) / w for n, c, w in zip(stack.shape, centre, spread, strict=True)))
+        stack += 400 * np.exp(-sum(place**2 for place in places) / 2)
+    tifffile.imwrite("beads.tif", rng.poisson(stack).astype(np.uint16))
+    np.savetxt("beads.csv", centres, delimiter=",")
     return {"kernel.npz": truth}
 
 
