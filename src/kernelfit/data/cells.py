@@ -127,7 +127,7 @@ class Cells:
         most = min(least, math.isqrt(room))
         longest = [max(most, *np.diff(e).tolist()) for e in raw]
         sides = [min(most, max(1, room // longest[1])), min(most, max(1, room // longest[0]))]
-        self.ends = tuple(np.array(merged(e, side, 2 * least)) for e, side in zip(raw, sides, strict=True))
+        self.ends = tuple(merged(e, side, 2 * least) for e, side in zip(raw, sides, strict=True))
         largest = math.prod(int(np.diff(e).max()) for e in self.ends) * bytes_each
         self.limit = max(_MORE * budget, _CELLS * largest)
         #: Of chunks of many channels that are larger nothing is kept, and slices are read as they are asked for.
@@ -144,7 +144,7 @@ class Cells:
     def place(self, row: int, col: int) -> Rect:
         """Return where a cell stands."""
         rows, cols = self.ends
-        return int(rows[row]), int(rows[row + 1]), int(cols[col]), int(cols[col + 1])
+        return rows[row], rows[row + 1], cols[col], cols[col + 1]
 
     def known(self, place: Rect) -> Pixels | None:
         """Return pixels that are kept, None unless all of a rectangle is."""
@@ -167,7 +167,11 @@ class Cells:
                     return pixels[y.start - at[0] : y.stop - at[0], x.start - at[2] : x.stop - at[2]]
             if cell is not None and cell.strips:
                 self._forget((row, col))
-        cell = self._waited_for(row, col)
+                cell = None
+            elif cell is not None:
+                self._cells.move_to_end((row, col))
+        if cell is None or cell.found is None:
+            cell = self._waited_for(row, col)
         pixels = cell.result()
         if self._alarm is not None:
             raise self._alarm

@@ -1,5 +1,6 @@
 """Arrays that are stored in chunks, read a few whole chunks at a time: the engines' tiles are narrower than those."""
 
+import bisect
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -75,11 +76,11 @@ def watched(looks: "Sequence[tuple[Chunked, Callable[[Rect, Pixels], None], Rect
         yield
 
 
-def _steps(ends: npt.NDArray[np.intp], start: int, length: int) -> list[tuple[int, slice, slice]]:
+def _steps(ends: list[int], start: int, length: int) -> list[tuple[int, slice, slice]]:
     """Return the cells along one axis that hold pixels of a range: which, their share of it, where they have it."""
-    first, last = (int(np.searchsorted(ends, p, "right")) - 1 for p in (start, start + length - 1))
-    found, known = [], ends[first : last + 2].tolist()
-    for i, (begin, end) in enumerate(itertools.pairwise(known), first):
+    first, last = (bisect.bisect_right(ends, p) - 1 for p in (start, start + length - 1))
+    found = []
+    for i, (begin, end) in enumerate(itertools.pairwise(ends[first : last + 2]), first):
         a, b = max(start, begin), min(start + length, end)
         found.append((i, slice(a - start, b - start), slice(a - begin, b - begin)))
     return found
