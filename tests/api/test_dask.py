@@ -19,6 +19,7 @@ import naive
 from helpers import SCENES, assert_close, assert_same_bits, assert_same_stats, grid
 from kernelfit import Verdict, accumulate, accumulate_stream, find_kernel
 from kernelfit.api import dask as scale
+from kernelfit.data import cells
 from kernelfit.data import chunked as chunks
 from kernelfit.data.plan import make_plan
 from kernelfit.fitting import dask_blocks, dask_sources
@@ -225,6 +226,13 @@ def test_what_is_refused():
     unknown = da.from_array(image, chunks=64)[da.from_array(image[:, 0], chunks=64) > 0]
     with pytest.raises(ValueError, match="of unknown shape .*; call its compute_chunk_sizes"):
         scale.accumulate(unknown, unknown, 3)
+
+
+def test_volumes_are_refused():
+    volume = da.ones((4, 20, 30), chunks=10)
+    for verb in (scale.accumulate, scale.find_kernel):
+        with pytest.raises(ValueError, match=r"got a kernel of three dimensions with .*need kernelfit.find_kernel"):
+            verb(volume, volume, (1, 3, 2))
 
 
 def test_without_dask_the_error_names_the_extra(monkeypatch):
@@ -668,3 +676,34 @@ def test_what_only_reads_a_store_is_read_where_it_is_needed():
         ):
             assert dask_sources.store_of(other) is None
             assert_same_bits(scale.accumulate(other, stores[1], (3, 6), block=(64, 80)), expected)
+
+
+def test_blocks_of_a_task_decode_what_they_share_once(monkeypatch):
+    monkeypatch.setattr(cells, "LEAST", 64)
+    image, target = np.random.default_rng(0).integers(0, 999, (2, 700, 330)).astype("u2")
+    stores = [Counting(array, (64, 64)) for array in (image, target)]
+    for store in stores:
+        store.ndim = 2
+    lazy = [da.from_array(store, chunks=store.chunks) for store in stores]
+    stats = scale.accumulate(*lazy, (9, 7), block=(64, 330))
+    expected = kernelfit.accumulate_stream([(image, target)], (9, 7), block=(64, 330))
+    np.testing.assert_array_equal(stats.gram, expected.gram)
+    for store in stores:
+        assert store.decoded.min() == 1 and store.decoded.max() <= 2  # by the tasks on either side
+        assert store.decoded.mean() < 1.5
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_an_error_says_where_also_of_what_the_scheduler_makes(in_memory):
+    pixels = np.random.default_rng(0).normal(size=(300, 200))
+
+    def broken(chunk, block_info=None):
+        if block_info and block_info[0]["chunk-location"] == (1, 2):
+            raise OSError("no such file")
+        return chunk
+
+    lazy = da.from_array(pixels, chunks=(120, 70)) if in_memory else da.ones((300, 200), chunks=(120, 70))
+    with pytest.raises(OSError, match="no such file") as told:
+        scale.accumulate(lazy.map_blocks(broken, dtype=float), pixels, (3, 5))
+    place = "chunk of pixels that starts at (120, 140)" if in_memory else "block of target pixels that starts at"
+    assert any(place in note for note in told.value.__notes__)

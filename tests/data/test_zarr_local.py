@@ -88,6 +88,15 @@ def test_known_kinds_are_read_without_zarr(tmp_path, monkeypatch, kind, least, f
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(view))[:, :], pair[0])
 
 
+def test_folders_that_dask_opens_are_read_without_zarr(tmp_path, forbidden):
+    da = pytest.importorskip("dask.array")
+    pair, _ = pair_of(tmp_path, KINDS["blosc"])
+    lazy = [da.from_zarr(str(tmp_path / f"{name}.zarr")) for name in "ab"]
+    expected = accumulate_stream([pair], (3, 6), block=(33, 90))
+    forbidden()
+    assert_same_bits(dask.accumulate(*lazy, (3, 6), block=(33, 90)), expected)
+
+
 @pytest.mark.parametrize("kind", OTHERS)
 def test_other_kinds_are_left_to_zarr(tmp_path, kind):
     pair, arrays = pair_of(tmp_path, OTHERS[kind])

@@ -35,14 +35,24 @@ def direct(array: Any) -> Any:
     try:
         stored = getattr(array, "stored", array)  # what `read_image` returns has a store behind one that judges
         store = stored.store if stored is array else stored.store._store
-        if zarr is None or type(stored) is not zarr.Array or type(store) is not zarr.storage.LocalStore:
+        folder = None if zarr is None or type(stored) is not zarr.Array else _folder(store, zarr.storage)
+        if folder is None:
             return array
         known = _codec(stored.metadata.to_dict())
         plain = array.dtype.kind in "biuf" and array.dtype.isnative
-        root = os.path.join(store.root, stored.store_path.path)
+        root = os.path.join(folder, stored.store_path.path)
         return ChunkFiles(array, root, *known) if plain and known is not None else array
     except Exception:  # a Zarr of another version, say: it is still an array
         return array
+
+
+def _folder(store: Any, kinds: Any) -> Any:
+    """Return where a store lies on this machine, None for others; Dask opens folders by fsspec."""
+    if type(store) is kinds.LocalStore:
+        return store.root
+    system = getattr(store, "fs", None)
+    local = type(getattr(system, "sync_fs", system)).__module__ == "fsspec.implementations.local"
+    return store.path if local and type(store) is kinds.FsspecStore else None
 
 
 def _codec(facts: dict[str, Any]) -> tuple[str | None] | None:

@@ -32,11 +32,20 @@ class Brought:
     """A Dask array whose chunks the scheduler brings, since they lie in memory, here or on a cluster."""
 
     def __init__(self, dask: Any, array: Any) -> None:
+        from dask._task_spec import Alias, Task
         from dask.highlevelgraph import HighLevelGraph
 
         (array,) = dask.optimize(array)
         self.name, self.ends, self.dtype = array.name, _ends(array), array.dtype
-        self.graph = HighLevelGraph({self.name: dict(array.__dask_graph__())}, {self.name: set()})
+        graph = dict(array.__dask_graph__())
+        for at in np.ndindex(*array.numblocks):  # an error says of which chunk it is
+            key = (self.name, *at)
+            while isinstance(graph[key], Alias):
+                key = graph[key].target
+            node, start = graph[key], tuple(ends[i] for ends, i in zip(self.ends, at, strict=True))
+            if type(node) is Task:
+                graph[key] = Task(key, dask_tasks.made, start, node.func, *node.args, **node.kwargs)
+        self.graph = HighLevelGraph({self.name: graph}, {self.name: set()})
 
     def of(self, key: tuple[slice, slice]) -> tuple[list[Any], list[Any], tuple[slice, slice], Any]:
         """Return the arguments of `dask_tasks.joined` for some slices."""

@@ -16,13 +16,18 @@ import numpy.typing as npt
 from ..compiled.blas import one_blas_thread
 from ..core.geometry import Geometry, Shape
 from ..core.validation import Array
-from ..data import blocks, masking
+from ..data import blocks, chunked, masking
+from ..data.cells import Cells
 from ..data.masked_blocks import MaskedBlocks
 from ..data.observation import Observation, WeightedObservation, extended_weights, of_target
 from ..data.reader import Reader
+from ..data.zarr_local import direct
 from ..engines.accumulation import residual_moments
 from ..engines.weighted_pass import residual
 from .equations import block_equations
+
+#: Bytes of a store's chunks that a task may keep.
+_ROOM = 2**26
 
 
 class Piece(NamedTuple):
@@ -137,11 +142,23 @@ class Lazy(NamedTuple):
     key: tuple[slice, slice]
 
 
-def bound(sources: Any, recipes: Mapping[int, Recipe]) -> Any:
-    """Return sources, lists of them included, with recipes in the place of their numbers."""
+def bound(sources: Any, recipes: Mapping[int, Recipe], stores: dict[int, Any]) -> Any:
+    """Return sources, lists of them included, with recipes for their numbers, and stores as `_shared` reads them."""
     if isinstance(sources, Lazy):
         return Stored(recipes[sources.recipe], sources.key)
-    return [bound(one, recipes) for one in sources] if isinstance(sources, list) else sources
+    if isinstance(sources, Stored):
+        if id(sources.array) not in stores:
+            stores[id(sources.array)] = _shared(sources.array)
+        return Stored(stores[id(sources.array)], sources.key)
+    return [bound(one, recipes, stores) for one in sources] if isinstance(sources, list) else sources
+
+
+def _shared(array: Any) -> Any:
+    """Return a store as the blocks of a task read it, by this thread: chunks that more need are kept if they may."""
+    array = direct(array)
+    ends = chunked.boundaries(array)
+    cells = Cells(array, _ROOM // 16, ends)
+    return chunked.Chunked(array, cells) if cells.ends == ends and cells.limit <= _ROOM else array
 
 
 class Stored:
@@ -283,12 +300,25 @@ def _placed(block: Block) -> Iterator[None]:
         raise
 
 
+def made(start: tuple[int, ...], work: Callable[..., Any], *args: Any, **words: Any) -> Any:
+    """Make a chunk; an error says where it starts."""
+    try:
+        return work(*args, **words)
+    except Exception as error:
+        error.add_note(f"in the chunk of pixels that starts at {start}")
+        raise
+
+
 @one_blas_thread
 def each(
     work: Callable[..., Any], parts: list[tuple[Block, Any, Any]], recipes: Mapping[int, Recipe], *more: Any
 ) -> Any:
     """Do the work of several blocks, one after the other, and add it up."""
-    every = (work(block, bound(sources, recipes), bound(targets, recipes), *more) for block, sources, targets in parts)
+    stores: dict[int, Any] = {}
+    every = (
+        work(block, bound(sources, recipes, stores), bound(targets, recipes, stores), *more)
+        for block, sources, targets in parts
+    )
     return blocks.in_tree(every, operator.add)
 
 

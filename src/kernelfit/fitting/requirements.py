@@ -90,6 +90,10 @@ RULES = (
         _rule("constant flux", name, "it takes a constraint on the sums of the kernels", _EXACT)
         for name in ("another solver", "ConjugateGradient", "Wiener")
     ),
+    *(
+        _rule("volume", name, "blocks are cut from planes, each by itself", "need kernelfit.find_kernel")
+        for name in ("Dask", "statistics of blocks")
+    ),
     _rule("volume", "Wiener", "it divides spectra of two dimensions", _EXACT),
     *(
         _rule("vast kernel", name, "its Gram matrix would take more than 2 GiB", "need ConjugateGradient()")
