@@ -40,9 +40,9 @@ class Brought:
         graph = dict(array.__dask_graph__())
         for at in np.ndindex(*array.numblocks):  # an error says of which chunk it is
             key = (self.name, *at)
-            while isinstance(graph[key], Alias):
+            while isinstance(graph.get(key), Alias):
                 key = graph[key].target
-            node, start = graph[key], tuple(ends[i] for ends, i in zip(self.ends, at, strict=True))
+            node, start = graph.get(key), tuple(ends[i] for ends, i in zip(self.ends, at, strict=True))
             if type(node) is Task:
                 graph[key] = Task(key, dask_tasks.made, start, node.func, *node.args, **node.kwargs)
         self.graph = HighLevelGraph({self.name: graph}, {self.name: set()})
