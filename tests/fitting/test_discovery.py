@@ -8,6 +8,7 @@ import scipy.signal
 import kernelfit
 from helpers import assert_close, camera
 from kernelfit.analysis import place
+from kernelfit.api import discover
 from kernelfit.fitting import spans
 
 KERNEL = np.outer([1, 2, 4, 1.0], [1, 3, 4, 2, 1, 0.5, 0.2]) / 94.0  # 4 x 7: even, off the middle
@@ -341,6 +342,28 @@ def test_saturated_colours_are_left_out_of_the_first_look():
 
 
 @pytest.mark.slow
+def test_correlated_noise_is_no_motion():
+    image, rng = photograph(120, 140), np.random.default_rng(5)
+    noise = 3 * scipy.ndimage.gaussian_filter(rng.normal(size=image.shape), 1.0)
+    fit = kernelfit.find_kernel(image, scipy.ndimage.convolve(image, KERNEL) + noise)
+    assert kernelfit.Verdict.COLOURED_NOISE in {f.verdict for f in fit.findings} and fit.registration is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shift", [0, 90])
+def test_a_part_tells_where_many_pixels_are_saturated(monkeypatch, shift):
+    """Unless the kernel lies far off; all pixels are fitted."""
+    image = np.clip(2 * camera()[:400, :370].astype(float) - 150, 0, 255).astype(np.uint8)
+    made = np.clip(np.rint(1.1 * scipy.ndimage.convolve(image.astype(float), KERNEL)), 0, 255).astype(np.uint8)
+    target, sizes, look = np.roll(made, shift, axis=0), [], discover.discover
+    monkeypatch.setattr(discover, "discover", lambda *a, **k: sizes.append(a[1].shape) or look(*a, **k))
+    fit = kernelfit.find_kernel(image, target)
+    assert 0.9 * 2**16 < np.prod(sizes[0]) < 1.1 * 2**16 and (len(sizes) == 1 or sizes[1] == target.shape)
+    assert (len(sizes) > 1) == (shift > 0)
+    assert off(lagged(fit), {d: 1.1 * v for d, v in truth(shift=(2 - shift, 3)).items()}) < 0.05
+
+
+@pytest.mark.slow
 def test_a_motion_goes_with_what_is_found():
     image = photograph(140, 170)
     turn = np.deg2rad(0.3)
@@ -348,7 +371,10 @@ def test_a_motion_goes_with_what_is_found():
     middle = (np.array(image.shape) - 1) / 2
     turned = scipy.ndimage.affine_transform(image, matrix, middle - matrix @ middle, order=5, mode="mirror")
     target = scipy.ndimage.gaussian_filter(turned, (1.2, 0.8)) + np.random.default_rng(0).normal(0, 0.3, image.shape)
-    plain, fit = (kernelfit.find_kernel(image, target, **words) for words in ({}, {"register": "rigid"}))
+    plain, fit = (kernelfit.find_kernel(image, target, **words) for words in ({"method": "fft"}, {"register": "rigid"}))
+    own = kernelfit.find_kernel(image, target)  # found by itself where nothing at all is given
+    assert plain.registration is None and own.registration.kind == "affine" and own.noise_std < 0.6 * plain.noise_std
+    assert "by an affine motion" in own.found[-1] and "register='affine'" in own.reproduce()
     angle, error = fit.registration.parameters["rotation"]
     assert abs(abs(angle) - 0.3) < 5 * error < 0.05 and fit.noise_std < 0.6 * plain.noise_std
     assert fit.found[-1].startswith("found without the motion")

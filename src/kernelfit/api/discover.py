@@ -2,19 +2,21 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..core import geometry
-from ..core.findings import Finding
+from ..core.estimate import Estimate
+from ..core.findings import Finding, Verdict
 from ..core.model import Execution, Model, Selection, as_ends
 from ..core.validation import as_list, as_workers
 from ..data.masking import at_ends, unmasked
 from ..data.observation import as_array
 from ..fitting.channel_relation import channels_of
-from ..fitting.discovery import discover
+from ..fitting.discovery import UnrelatedError, discover
 from ..fitting.found import Found
 from ..restoration.psf_matching import decayed
 from .check_boundary import boundary_of
@@ -30,6 +32,12 @@ _UNSAID = ("workers", "progress")
 _PLAIN, _LONGEST = (str, float, int, tuple, type(None)), 300
 #: Saturated pixels are used, unless they were told, where they are so much of the target.
 _NEARLY_ALL = 0.95
+#: Signs of a motion: the first is beyond doubt, the others are looked into up to so many pixels.
+_SIGNS, _CHEAP = (Verdict.MISALIGNED, Verdict.VARYING, Verdict.COLOURED_NOISE), 2**17
+#: A motion is kept if the logarithm of the likelihood grows by so much, which correlated noise would not do by chance.
+_CLEARLY = 75.0
+#: Pixels that tell what there is to find where more than such a share of them is saturated.
+_ENOUGH_PIXELS, _FEW = 2**16, 1e-3
 #: Share of the target's variance that weights of channels leave, being found of too small a kernel.
 _ENOUGH = 1e-6
 #: Sides up to which a pair may be two stamps.
@@ -76,19 +84,30 @@ def completed(
     else:
         colours, words, arrays = {}, (), ("image", "target")
     axis = colours.get("channel_axis", axis)
-    first = (image, target) if images is None else (image[0], target[0])
+    pairs = [(image, target) if images is None else (image[0], target[0])]
     if images is not None:
         selected = _of_first(selected)
-    source, result = (_plane(one, axis) for one in first)
-    every, selected = selected, _plane_selection(selected, axis, first)
+    elif (part := _middle(image, target, selected, axis)) is not None:
+        pairs.insert(0, part)
     stride = geometry.as_pair(keywords.get("stride", 1), "stride")
     steps = None if stride == (1, 1) else stride
     edges = keywords.get("boundary"), float(keywords.get("fillvalue", 0.0))
-    found = discover(source, result, selected, run, steps, edges=edges)
+    every, seen = selected, pairs[0]
+    for seen in pairs:
+        selected = _plane_selection(every, axis, seen)
+        try:
+            source, result = (_plane(one, axis) for one in seen)
+            found = discover(source, result, selected, run, steps, edges=edges)
+        except UnrelatedError:
+            if seen is pairs[-1]:
+                raise
+            continue
+        if not _is_far(found, seen[1]):
+            break
     if colours and keywords.get("channels") is None:
-        colours["channels"], weights = channels_of(image, target, found.fields, every, run)
+        colours["channels"], weights = channels_of(*seen, found.fields, every, run)
         if colours["channels"] == "mixed":  # whose mean is that of no one image
-            source = np.asarray(image, dtype=np.float64) @ weights
+            source = np.asarray(seen[0], dtype=np.float64) @ weights
             found = discover(source, result, selected, run, steps, _ENOUGH, edges)
     if colours:
         words = (*words, f"{_TOGETHER[colours['channels']]} (channels={colours['channels']!r})")
@@ -149,6 +168,30 @@ def edges_of(image: Any, target: Any, fit: KernelFit, keywords: Mapping[str, Any
     )
 
 
+def may_move(fit: Estimate, keywords: Mapping[str, Any]) -> bool:
+    """Return whether the parts of a target may be displaced against each other, and nothing was said of anything."""
+    conv = fit.convention
+    asked = any(name not in _UNSAID and not same(value, default(name)) for name, value in keywords.items())
+    flat = conv.ndim == 2 and not conv.strided and fit.kernel.dtype.kind != "c"
+    signs = _SIGNS if fit.n_pixels <= _CHEAP else _SIGNS[:1]
+    return flat and not asked and any(finding.verdict in signs for finding in fit.findings)
+
+
+def motion_told(before: Estimate, after: Estimate) -> str:
+    """Say that a motion is found besides, if it leaves clearly less; else nothing."""
+    motion = after.registration
+    settled = all(finding.verdict is not Verdict.NOT_CONVERGED for finding in after.findings)
+    if motion is None or not settled or not after.noise_std > 0:
+        return ""
+    if after.n_pixels * math.log(before.noise_std / after.noise_std) < _CLEARLY:
+        return ""
+    moved = np.abs(motion.displacement).max()
+    return (
+        f"the image lies on the target by an affine motion, which displaces a corner by {moved:.2g} pixels "
+        f"(register='affine'); without it the noise is {before.noise_std / after.noise_std:.3g} times as large"
+    )
+
+
 def matched(image: Any, target: Any, keywords: Mapping[str, Any], plain: bool) -> KernelFit | None:
     """Return the kernel of full size between two stamps that have faded at their edges; None for other pairs.
 
@@ -192,6 +235,31 @@ def _plane(array: Any, axis: int | None) -> Any:
     if axis is None or len(array.shape) != 3:
         return array
     return np.asarray(array, dtype=np.float64).mean(axis=axis)
+
+
+def _is_far(found: Found, target: Any) -> bool:
+    """Return whether a kernel lies so far off that a part of the pair hardly shows it."""
+    shape, origin = found.fields["shape"], found.fields.get("origin")
+    axes = zip(origin or (), shape, target.shape, strict=False)
+    return any(abs(o - (k - 1) // 2) > n // 8 for o, k, n in axes)
+
+
+def _middle(image: Any, target: Any, selection: Selection, axis: int | None) -> tuple[Any, Any] | None:
+    """Return the middle of a large pair of one size whose saturated pixels would cost time; None for others."""
+    plain = all(type(a) is np.ndarray and a.dtype.kind in "iu" for a in (image, target)) and axis in (None, -1)
+    given = (selection.mask, selection.image_mask, selection.weights)
+    if not plain or selection.saturated != "auto" or any(one is not None for one in given):
+        return None
+    rows, cols = target.shape[:2]
+    if image.shape[:2] != (rows, cols) or rows * cols <= 2 * _ENOUGH_PIXELS:
+        return None
+    hit = at_ends(target, as_ends("auto", target.dtype) or (0.0, 0.0))
+    if hit is None or not _FEW < hit.mean() < _NEARLY_ALL:
+        return None
+    share = (_ENOUGH_PIXELS / (rows * cols)) ** 0.5
+    first = [int((1 - share) * n / 2) for n in (rows, cols)]
+    part = tuple(slice(f, n - f) for f, n in zip(first, (rows, cols), strict=True))
+    return image[part], target[part]
 
 
 def _of_first(selection: Selection) -> Selection:

@@ -14,7 +14,7 @@ from ..data.observation import NUMBERS
 from ..data.plan import make_plan
 from ..fitting import channel_relation, degree, pipeline, registration, requirements
 from ..solvers.least_squares import Solver
-from .discover import completed, edges_of, matched, model_of_signals, written
+from .discover import completed, edges_of, matched, may_move, model_of_signals, motion_told, written
 from .keywords import Keywords, call_of, takes_keywords
 from .results import KernelFit
 
@@ -123,6 +123,7 @@ def find_kernel(
            [0.166667, 0.166667, 0.166667]])
     """
     found: tuple[str, ...] = ()
+    plain = False
     short: tuple[Finding, ...] = ()
     given, asked, arrays = shape, keywords, ("image", "target")
     if shape is SIGNAL or (shape is None and keywords.get("lags") is None):
@@ -147,7 +148,14 @@ def find_kernel(
     if call.model.register is not None or call.model.curve is not None:
         estimate = registration.registered(image, target, plan, settings)
     else:
-        estimate = channel_relation.advised(pipeline.fit(plan, settings), image, target, call.model, call.execution)
+        estimate = pipeline.fit(plan, settings)
+        if found == () or "channels" in asked:  # else they were compared before
+            estimate = channel_relation.advised(estimate, image, target, call.model, call.execution)
+    if found and plain and may_move(estimate, asked):
+        model = dataclasses.replace(call.model, register="affine", boundary=None)
+        moved = registration.registered(image, target, make_plan(image, target, model, call.selection), settings)
+        if words_of_motion := motion_told(estimate, moved):
+            estimate, found = moved, (*found, words_of_motion)
     fit = KernelFit.of(degree.noted(estimate, note))
     fit = dataclasses.replace(fit, call=written(arrays, asked, solver=solver, selection=selection, execution=execution))
     if not found:
