@@ -24,8 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.ndimage
 
 import kernelfit as kf
+from kernelfit.plotting import pages
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import naive
@@ -319,9 +321,76 @@ def questions(choose: Any) -> Call:
     return choose.of(calls), nothing
 
 
+JOINT: dict[str, list[Any]] = {
+    "register": ["shift", "affine", "homography"],
+    "curve": ["gamma", "srgb", "monotone"],
+    "curve_side": ["both", "image", "target"],
+    "variation": [1, 2, "spline"],
+    "lags": [(0, 3), ((-1, 1), (0, 2)), (-2, 2)],
+    "real": [True, False],
+}
+
+
+def joint(choose: Any) -> Call:
+    """Call find_kernel for a motion, a curve or a kernel that varies, or for lags."""
+    words = keywords(choose, ["boundary", "background", "channel_axis", "nan", "saturated", "robust", "solver"], True)
+    for name in choose.of([("register",), ("curve",), ("variation",), ("lags",), ("real",), tuple(JOINT)[:3]]):
+        words[name] = some(choose, choose.of(JOINT[name]))
+    image, target, shape = scene(choose, words)
+    if (
+        choose.number(0, 3) and isinstance(image, np.ndarray) and image.ndim == 2
+    ):  # larger, or nothing of this is ever begun
+        rng = np.random.default_rng(choose.number(0, 99))
+        image = scipy.ndimage.gaussian_filter(rng.random((choose.number(30, 70), choose.number(30, 60))), 0.8) * 90 + 5
+        target = kf.apply_kernel(image, rng.random((2, 3)), boundary="symm") + 0.05 * rng.normal(size=image.shape)
+        words.pop("mask", None), words.pop("weights", None)
+    return lambda: kf.find_kernel(image, target, shape, **words), nothing
+
+
+def elsewhere(choose: Any) -> Call:
+    """Call the find_kernel of `kernelfit.scale`, on Dask arrays if there is Dask."""
+    words = keywords(choose, [n for n in FIND if n != "workers"], hostile=True)
+    image, target, shape = scene(choose, words)
+    with contextlib.suppress(Exception):
+        import dask.array as da
+
+        if choose.number(0, 1):
+            image, target = (da.from_array(np.asarray(one), chunks=choose.of([7, 11, 30])) for one in (image, target))
+    block = some(choose, choose.of([None, 9]))
+    return lambda: kf.scale.find_kernel(image, target, some(choose, shape), block=block, **words), nothing
+
+
+def later(choose: Any) -> Call:
+    """Audits, differences, point-spread functions, and what a kernel is called and how it is written."""
+    image, target, fit = a_fit(choose)
+    i, t, f = some(choose, image), some(choose, target), some(choose, fit)
+    kernel = choose.of([fit.kernel, array(choose, (choose.number(1, 5), choose.number(1, 6))), fit])
+    stamp = np.multiply.outer(np.hanning(13), np.hanning(11))
+    tools = ["scipy", "opencv", "torch", "imagemagick", "ffmpeg", "gimp", "imagej", "latex"]
+    words = keywords(choose, ["background", "mode", "nan", "saturated", "stride"], hostile=True)
+    calls: list[Callable[[], Any]] = [
+        lambda: str(kf.audit(i, t, some(choose, kernel), **words)),
+        lambda: str(kf.subtract(i, t, some(choose, choose.of([None, 3, (3, 4)])), which=some(choose, "auto"))),
+        lambda: kf.subtract(i, t, 3, decorrelate=some(choose, True), clip=some(choose, 4.0)),
+        lambda: kf.match_psf(some(choose, stamp), some(choose, stamp**2), which=some(choose, "source")),
+        lambda: kf.match_psf(array(choose, (9, 11)), array(choose, (9, 11)), strength=some(choose, 1e-3)),
+        lambda: kf.find_psf(i, some(choose, target > 5), oversample=some(choose, 1), shape=some(choose, 3)),
+        lambda: str(kf.recognise(some(choose, kernel), level=some(choose, 0.001))),
+        lambda: kf.separable(some(choose, kernel), some(choose, choose.of([None, 1, 2]))),
+        lambda: f.export(some(choose, choose.of(tools))) if isinstance(f, kf.KernelFit) else None,
+        lambda: kf.split_channels(f, some(choose, None)),
+        lambda: fit.as_integers(),
+        lambda: fit.recognise(),
+        lambda: (fit.reproduce(), fit.summary(), fit.polished()),
+        lambda: pages.explain(choose.of(["misaligned", "prepare", "stride", "tap", "", "foo", "SOLVED"])),
+    ]
+    return choose.of(calls), nothing
+
+
 VERBS: dict[str, Callable[[Any], Call]] = {
-    "find_kernel": find, "accumulate": sums, "accumulate_stream": stream, "kernel_map": tiles,
-    "accumulate_spectra": spectra, "apply_kernel": apply, "deconvolve": restore, "questions": questions,
+    "find_kernel": find, "joint": joint, "elsewhere": elsewhere, "later": later, "accumulate": sums,
+    "accumulate_stream": stream, "kernel_map": tiles, "accumulate_spectra": spectra, "apply_kernel": apply,
+    "deconvolve": restore, "questions": questions,
 }  # fmt: skip
 
 
@@ -421,7 +490,7 @@ def run(n: int, seed: int, only: str = "", seconds: float = math.inf) -> tuple[i
     def stop(*_: object) -> None:
         raise TimeoutError(f"more than {SECONDS} s")
 
-    kf.find_kernel(*np.random.default_rng(0).random((2, 9, 9)), 2, solver="auto")  # what is imported when first used
+    kf.warm_up()  # what is compiled when first used is no call's
     if timed := hasattr(signal, "SIGPROF"):
         before = signal.signal(signal.SIGPROF, stop)
     names, found, start, count = [name for name in VERBS if only in name], [], time.process_time(), 0

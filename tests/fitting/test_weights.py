@@ -14,7 +14,7 @@ from kernelfit import Verdict, accumulate, accumulate_stream, apply_kernel, find
 from kernelfit.compiled import patch_sums
 from kernelfit.core.background import Background
 from kernelfit.core.model import PixelVariance
-from kernelfit.data import masking, observation
+from kernelfit.data import chunked, masking, observation
 from kernelfit.engines import patches, sampled_gram, sampling, weighted, weighted_iteration, weighted_pass
 from kernelfit.engines.cost_model import Choice
 from kernelfit.fitting import pipeline, reweighting, weighted_fitter
@@ -558,7 +558,8 @@ def test_a_target_that_is_white_everywhere_tells_of_no_kernel():
     kernel[1, 2] = -0.6
     target = np.clip(np.rint(apply_kernel(image, kernel, boundary="wrap") + 300), 0, 255).astype("u1")
     streamed = accumulate_stream([(image, target)], (3, 4), background=0, block=20).solve()
-    for fit in (find_kernel(image, target, (3, 4), background=0), streamed):
+    chunks = [chunked.Chunked(one) for one in (image, target)]
+    for fit in (*(find_kernel(*pair, (3, 4), background=0) for pair in ((image, target), chunks)), streamed):
         assert Verdict.NONLINEAR in {f.verdict for f in fit.findings} and not fit.verdict.ok
 
 

@@ -15,6 +15,7 @@ from ..core.geometry import Convention, Shape, as_pair, axis_lag
 from ..core.mode import infer_mode
 from ..core.model import Execution, Model, Selection
 from ..core.validation import as_list
+from ..core.validation import known as one_of
 from ..data.masking import unmasked
 from ..data.observation import as_array
 from ..fitting.discovery import UnrelatedError
@@ -197,6 +198,7 @@ def _laid(
         own = {"operation": known.operation, "origin": known.origin, "offset": known.offset, **own}
     model = Model(shape, stride=stride, **{n: v for n, v in own.items() if n != "mode"})
     mode = own.get("mode", None if known is None else known.mode)
+    one_of(mode, (None, "same", "valid", "full", "crop"), "mode")
     if mode is None:
         try:
             mode = infer_mode(sides[0], sides[1], shape, None, stride, model.lattice[1])

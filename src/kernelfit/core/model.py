@@ -318,7 +318,7 @@ class Noise:
         std = self.image_std
         if isinstance(std, bool) or not isinstance(std, numbers.Real):
             raise TypeError(f"got image_noise={std!r}, need a standard deviation of at least 0, in units of the image")
-        if not 0 <= float(std) < math.inf:
+        if not 0 <= float(std) < 1e150:  # its square is a number
             raise ValueError(f"got image_noise={std!r}, need a standard deviation of at least 0, in units of the image")
 
     @property

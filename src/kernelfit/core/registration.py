@@ -46,7 +46,7 @@ def motion(generator: Array, shape: Shape) -> Array:
     """Return the matrix, in pixels, of the motion that a sum of generators makes of an image."""
     middle, unit = frame_of(shape)
     inward = np.array([[1 / unit, 0, -middle[0] / unit], [0, 1 / unit, -middle[1] / unit], [0, 0, 1]])
-    return scaled(np.linalg.inv(inward) @ scipy.linalg.expm(generator) @ inward)
+    return scaled(np.linalg.inv(inward) @ scipy.linalg.expm(np.clip(generator, -50, 50)) @ inward)
 
 
 def scaled(matrix: Array) -> Array:

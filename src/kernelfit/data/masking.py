@@ -280,7 +280,7 @@ def between_ends(arrays: Sequence[Any]) -> bool:
     parts = []
     for array in arrays:
         rows = np.linspace(0, array.shape[0] - 1, min(array.shape[0], 1 + _BLOCK // array.shape[1])).astype(int)
-        parts += [np.asarray(array[r : r + 1]).ravel() for r in rows]
+        parts += [np.asarray(array[r : r + 1, :]).ravel() for r in rows]
     seen = np.concatenate(parts)
     ends = [0, seen.max(), *((np.iinfo(seen.dtype).max,) if seen.dtype.kind in "iu" else ())]
     return bool(np.mean(np.isin(seen, ends)) < 0.5)
