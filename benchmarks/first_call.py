@@ -35,12 +35,12 @@ class Compilation(event.Listener):
         count, whole, own = self.rows.get(name, (0, 0.0, 0.0))
         self.rows[name] = count + 1, whole + seconds, own + seconds - inner
 
-listener = Compilation()
-event.register("numba:compile", listener)
 rows, columns, side, solver = json.loads(sys.argv[1])
 image = numpy.random.default_rng(0).normal(size=(side, side * 3 // 4)).cumsum(axis=0).cumsum(axis=1)
 kernel = numpy.random.default_rng(1).random((rows, columns))
 target = kernelfit.apply_kernel(image, kernel)
+listener = Compilation()
+event.register("numba:compile", listener)
 start = time.process_time()
 kernelfit.find_kernel(image, target, (rows, columns), solver=solver, workers=1)
 print(json.dumps([time.process_time() - start, listener.rows]))

@@ -115,7 +115,7 @@ ROOMS = {
          "equals_plain_loops"),
         ("engines/accumulation.py", "target_sum=float(sums.total[t])", "target_sum=float(sums.energy[t])",
          "equals_plain_loops"),
-        ("compiled/gram.py", "line[k] + z[k] - w[k]", "line[k] + z[k] - z[k]", "equals_plain_loops"),
+        ("compiled/gram.py", "+ item(bottom, z + k) - item(top, z + k)", "+ item(bottom, z + k)", "equals_plain_loops"),
         ("data/reader.py", "part[:: down or 1, :: across or 1]", "part[:: abs(down) or 1, :: across or 1]",
          "equals_plain_loops")],
     "engines/test_implicit_gram.py": [

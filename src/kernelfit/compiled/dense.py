@@ -4,8 +4,8 @@ import numpy as np
 
 from .gram import gram_of_block
 from .jit import LANES, jit_sum, load, repeated, store, zeros
-from .lag_sums import lag_sums, moments
-from .spectral_products import _four, _put_four, complex_sums, inverse_at_lags, spectral_lag_sums
+from .lag_sums import add_moments, add_products
+from .spectral_products import _four, _put_four, add_lag_products, inverse_at_lags, put_together
 
 
 @jit_sum
@@ -262,36 +262,43 @@ def _solve_tile(gram, moment, energy, total, panels, inverse, taps, spread):
 
 
 @jit_sum
-def tile_from_spectra(
-    spectra, turns, image, result, n_rows, n_cols, back, energy, gram, total, panels, inverse, taps, spread
-):
+def tile_from_spectra(flat, size, spectra, turns, image, back, energy, gram, total, panels, inverse, taps, spread):
     """Make all of a tile's statistics in one call, since threads that ask for the interpreter wait for each other."""
-    # `turns` (2, frequencies, lags) are the cosines and sines of `inverse_at_lags`. `back` (2, lags, lags) gets the lag
-    # sums of the image and of target and image, `energy` the target's sums, `gram` the upper triangle of the Gram
-    # matrix as in `gram_of_block`; to `total` the statistics are added: the matrix, a row for the moment, and one for
-    # `energy`. Then the tile is solved, unless `inverse` is empty, for `taps` and the diagonal of ``G^-1``. Returns
-    # what `_solve_tile` does.
+    # `flat` are image, target and `back` as arrays of one axis, `size` the tile's rows and columns, and the columns of
+    # the array of the target. `turns` (2, frequencies, lags) are the cosines and sines of `inverse_at_lags`. `back` (2,
+    # lags, lags) gets the lag sums of the image and of target and image, `energy` the target's sums, `gram` the upper
+    # triangle of the Gram matrix as in `gram_of_block`; to `total` the statistics are added: the matrix, a row for the
+    # moment, and one for `energy`. Then the tile is solved, unless `inverse` is empty, for `taps` and the diagonal of
+    # ``G^-1``. Returns what `_solve_tile` does.
+    n_rows, n_cols, width = size
     n_lags, n_vectors = -(-back.shape[1] // 4) * 4, -(-2 * turns.shape[1] // LANES)
     sums, together = np.zeros((2, 2, n_vectors, n_lags, LANES)), np.empty((2, n_lags, n_vectors * LANES))
-    spectral_lag_sums(spectra, 0, 0, n_rows, sums)
-    complex_sums(sums, together)
+    step, products = spectra.shape[2], sums.ravel()
+    add_lag_products(
+        spectra.ravel(), np.arange(2) * spectra.shape[1] * step, 0, step, n_rows, products, n_vectors, n_lags
+    )
+    put_together(products, 2, n_vectors, n_lags, together.ravel(), n_lags, n_vectors * LANES)
     for a in range(2):
         inverse_at_lags(together[a], turns[0], turns[1], back[a])
     energy[:] = 0.0
-    moments(result, n_rows, n_cols, energy)
+    add_moments(flat[1], width, n_rows, n_cols, energy)
     gram_of_block(image, 0, n_rows, n_cols, back[0], gram)
     moment = back[1, :, back.shape[2] // 2 :].copy().ravel()
     return _solve_tile(gram, moment, energy, total, panels, inverse, taps, spread)
 
 
 @jit_sum
-def tile_from_pixels(image, col, result, n_rows, n_cols, back, energy, gram, total, panels, inverse, taps, spread):
+def tile_from_pixels(flat, size, col, fours, image, back, energy, gram, total, panels, inverse, taps, spread):
     """Do the work of `tile_from_spectra` with the pixels themselves; the image starts at column `col`."""
+    # `fours` are the rows that `add_products` takes of image and image, and of target and image.
+    (pixels, others, sums), (n_rows, n_cols, width), length = flat, size, image.shape[1]
+    n_i, n_lags = back.shape[1], back.shape[2]
     back[:] = 0.0
-    lag_sums(image, col, image, 0, n_rows, n_cols + col, back[0])
-    lag_sums(result, 0, image, col, n_rows, n_cols, back[1, :, col:])  # the other lags are not needed
+    add_products(pixels, col, pixels, 0, sums, 0, fours[0], n_lags, n_cols + col, n_lags, length)
+    # the other lags are not needed
+    add_products(others, 0, pixels, col, sums, n_i * n_lags + col, fours[1], n_lags, n_cols, n_lags - col, length - col)
     energy[:] = 0.0
-    moments(result, n_rows, n_cols, energy)
+    add_moments(others, width, n_rows, n_cols, energy)
     gram_of_block(image, col, n_rows, n_cols, back[0], gram)
     moment = back[1, :, col:].copy().ravel()
     return _solve_tile(gram, moment, energy, total, panels, inverse, taps, spread)

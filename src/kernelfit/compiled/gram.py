@@ -1,104 +1,104 @@
 """The compiled loops that put a Gram matrix together from lag sums."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from .jit import jit, jit_sum
+from .jit import Array, flat, item, jit, jit_sum, put
+
+#: Where a block begins in a matrix, row and column, and what lies between its taps down and along the kernel.
+Place = tuple[int, int, int, int]
 
 
-@jit
-def _place(table, gram, p, q, stride):
-    """Copy a block and its transpose into the matrix; a block on the diagonal becomes symmetric to the bit."""
-    # Element (u, v) goes to row ``p + stride * u`` and column ``q + stride * v``.
-    n = len(table)
-    last = n - 1
-    for u in range(n):
-        x, first = table[u], u if p == q else 0
-        if stride == 1:
-            y = gram[p + u, q : q + n]
-            for v in range(first, n):
-                y[v] = x[v]
-        elif stride == -1:
-            y = gram[p - u, q - last : q + 1]
-            for v in range(n - first):
-                y[v] = x[last - v]
-        else:
-            y = gram[p + stride * u]
-            for v in range(first, n):
-                y[q + stride * v] = x[v]
-    for v in range(n):
-        y, x, end = gram[q + stride * v], table[:, v], v if p == q else n
-        if stride == 1:
-            y = y[p : p + n]
-            for u in range(end):
-                y[u] = x[u]
-        else:
-            for u in range(end):
-                y[p + stride * u] = x[u]
+def assemble(
+    lags: Array, strips: Sequence[Array], corners: Sequence[Array], first: int, step: int, gram: Array, place: Place
+) -> None:
+    """Box sums of every `step`-th row lag from the sums over everything, less what lies outside each box.
+
+    For taps p = (y, u) and q = (y + i, v) the box sum is ``sum_t A[t + p] B[t + q]`` over the H x W target pixels.
+    ``lags[i, v - u]`` holds it over every place where both factors lie in the extended image. Two of the `strips` (row
+    of A, row of B, column lag) hold the same for the rows above and below the boxes, two (column of A, column of B, row
+    lag) for the columns left and right of them; the `corners` of A and B are 2 x 2 corner blocks of the extended
+    images. From the box of one row of taps to that of the next, a row of pixels enters and one leaves; so do columns
+    from (u, v) to (u + 1, v + 1).
+
+    Tap (y, u) of the first source is row ``row + stride_y * y + stride_x * u`` of `gram`, that of the second
+    column ``col + ...``, `place` being ``row, col, stride_y, stride_x``; negative strides flip the kernel, exchanged
+    ones transpose it.
+    """
+    n_y, n = len(lags), (lags.shape[1] + 1) // 2
+    scratch = np.empty(2 * (2 * n - 1) + 2 * (n - 1) ** 2 + n * n)
+    sides, ends = (tuple(part.ravel() for part in some) for some in (strips, corners))
+    _assemble(lags.ravel(), sides, ends, n_y, n, first, step, scratch, flat(gram), len(gram), place)
 
 
 @jit_sum
-def assemble(lags, top, bottom, left, right, corners_a, corners_b, first, step, gram, row, col, stride_y, stride_x):
-    """Box sums of every `step`-th row lag from the sums over everything, less what lies outside each box."""
-    # For taps p = (y, u) and q = (y + i, v) the box sum is ``sum_t A[t + p] B[t + q]`` over the H x W target pixels.
-    # ``lags[i, v - u]`` holds it over every place where both factors lie in the extended image. `top` and `bottom` (row
-    # of A, row of B, column lag) hold the same for the rows above and below the boxes, `left` and `right` (column of A,
-    # column of B, row lag) for the columns beside them, `corners_a` and `corners_b` the 2 x 2 corner blocks of the
-    # extended images. From the box of one row of taps to that of the next, a row of pixels enters and one leaves; so do
-    # columns from (u, v) to (u + 1, v + 1).
-    # Tap (y, u) of the first source is row ``row + stride_y * y + stride_x * u`` of `gram`, that of the second column
-    # ``col + ...``; negative strides flip the kernel, exchanged ones transpose it.
-    n_y, n = len(lags), (lags.shape[1] + 1) // 2
-    y_halo, last = n_y - 1, n - 1
-    table, line, beyond = np.empty((n, n)), np.empty(2 * n - 1), np.empty(2 * n - 1)
-    enters, gains = np.empty((last, last)), np.empty((last, last))  # on the right; and less what leaves on the left
+def _assemble(lags, strips, corners, n_y, n, first, step, s, gram, side, place):
+    """Do what `assemble` says with flat arrays, which take half as long to compile."""
+    (top, bottom, left, right), (corners_a, corners_b), (row, col, step_y, step_x) = strips, corners, place
+    h, last, n_lags, deep = n_y - 1, n - 1, 2 * n - 1, 2 * n_y - 1
+    # s is scratch: a line of lags, then what lies right of the boxes, what enters on the right, that less what leaves
+    # on the left, and the box sums of two rows of taps
+    beyond, enters, gains, table = n_lags, 2 * n_lags, 2 * n_lags + last * last, 2 * n_lags + 2 * last * last
+    area = h * last  # of a corner
     for i in range(first, n_y, step):
-        for k in range(2 * n - 1):
-            line[k] = lags[i, k]
-        for y in range(y_halo - i):
-            z = bottom[y, y + i]
-            for k in range(2 * n - 1):
-                line[k] -= z[k]
-        for u in range(last):
-            for v in range(last):
-                enters[u, v] = right[u, v, y_halo + i]
-                gains[u, v] = right[u, v, y_halo + i] - left[u, v, y_halo + i]
-        for y in range(y_halo - i):  # the columns of the first box end with it
-            b10, b11 = corners_b[1, 0, y + i], corners_b[1, 1, y + i]
+        for k in range(n_lags):
+            put(s, k, item(lags, i * n_lags + k))
+        for y in range(h - i):
+            z = (y * h + y + i) * n_lags
+            for k in range(n_lags):
+                put(s, k, item(s, k) - item(bottom, z + k))
+        for k in range(last * last):
+            z = k * deep + h + i
+            put(s, enters + k, item(right, z))
+            put(s, gains + k, item(right, z) - item(left, z))
+        for y in range(h - i):  # the columns of the first box end with it
+            b10 = 2 * area + (y + i) * last
+            b11 = b10 + area
             for u in range(last):
-                a10, a11, z, w = corners_a[1, 0, y, u], corners_a[1, 1, y, u], enters[u], gains[u]
+                a10, a11 = item(corners_a, 2 * area + y * last + u), item(corners_a, 3 * area + y * last + u)
+                z, w = enters + u * last, gains + u * last
                 for v in range(last):
-                    z[v] -= a11 * b11[v]
-                for v in range(last):
-                    w[v] += a10 * b10[v] - a11 * b11[v]
+                    put(s, z + v, item(s, z + v) - a11 * item(corners_b, b11 + v))
+                    x = a10 * item(corners_b, b10 + v) - a11 * item(corners_b, b11 + v)
+                    put(s, w + v, item(s, w + v) + x)
         for y in range(n_y - i):
             if y > 0:
-                z, w = bottom[y - 1, y - 1 + i], top[y - 1, y - 1 + i]
-                for k in range(2 * n - 1):
-                    line[k] = line[k] + z[k] - w[k]
-                b00, b01 = corners_b[0, 0, y - 1 + i], corners_b[0, 1, y - 1 + i]
-                b10, b11 = corners_b[1, 0, y - 1 + i], corners_b[1, 1, y - 1 + i]
+                z = ((y - 1) * h + y - 1 + i) * n_lags
+                for k in range(n_lags):
+                    put(s, k, item(s, k) + item(bottom, z + k) - item(top, z + k))
+                b00 = (y - 1 + i) * last
+                b01, b10, b11 = b00 + area, b00 + 2 * area, b00 + 3 * area
                 for u in range(last):
-                    a00, a01 = corners_a[0, 0, y - 1, u], corners_a[0, 1, y - 1, u]
-                    a10, a11 = corners_a[1, 0, y - 1, u], corners_a[1, 1, y - 1, u]
-                    z, w = enters[u], gains[u]
+                    t = (y - 1) * last + u
+                    a00, a01 = item(corners_a, t), item(corners_a, t + area)
+                    a10, a11 = item(corners_a, t + 2 * area), item(corners_a, t + 3 * area)
+                    z, w = enters + u * last, gains + u * last
                     for v in range(last):
-                        z[v] += a11 * b11[v] - a01 * b01[v]
-                    for v in range(last):
-                        w[v] += a11 * b11[v] - a01 * b01[v] - a10 * b10[v] + a00 * b00[v]
-            for k in range(2 * n - 1):
-                beyond[k] = 0.0  # what lies right of the boxes with u = 0 or v = 0: the sums down the diagonals
+                        gained = a11 * item(corners_b, b11 + v) - a01 * item(corners_b, b01 + v)
+                        put(s, z + v, item(s, z + v) + gained)
+                        x = a11 * item(corners_b, b11 + v) - a01 * item(corners_b, b01 + v)
+                        x = x - a10 * item(corners_b, b10 + v) + a00 * item(corners_b, b00 + v)
+                        put(s, w + v, item(s, w + v) + x)
+            for k in range(n_lags):
+                put(s, beyond + k, 0.0)  # with u = 0 or v = 0 that is the sums down the diagonals
             for u in range(last):
-                z, w = beyond[last - u : 2 * last - u], enters[u]
+                z, w = beyond + last - u, enters + u * last
                 for v in range(last):
-                    z[v] += w[v]
+                    put(s, z + v, item(s, z + v) + item(s, w + v))
             for v in range(n):
-                table[0, v] = line[last + v] - beyond[last + v]
-                table[v, 0] = line[last - v] - beyond[last - v]
+                put(s, table + v, item(s, last + v) - item(s, beyond + last + v))
+                put(s, table + v * n, item(s, last - v) - item(s, beyond + last - v))
             for u in range(last):
-                z, w, x = table[u + 1, 1:], table[u, :last], gains[u]
+                z, w, x = table + (u + 1) * n + 1, table + u * n, gains + u * last
                 for v in range(last):
-                    z[v] = w[v] + x[v]
-            _place(table, gram, row + stride_y * y, col + stride_y * (y + i), stride_x)
+                    put(s, z + v, item(s, w + v) + item(s, x + v))
+            p, q = row + step_y * y, col + step_y * (y + i)
+            for u in range(n):  # the block and its transpose; one on the diagonal becomes symmetric to the bit
+                x, across, down = table + u * n, (p + step_x * u) * side + q, q * side + p + step_x * u
+                for v in range(u if p == q else 0, n):
+                    put(gram, across + step_x * v, item(s, x + v))
+                    put(gram, down + step_x * side * v, item(s, x + v))
 
 
 @jit_sum

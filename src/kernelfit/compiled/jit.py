@@ -25,6 +25,7 @@ from typing import Any
 import llvmlite.binding
 import llvmlite.ir as ir
 import numba
+import numpy.typing as npt
 from numba import types
 from numba.core import caching as numba_caching
 from numba.core import event as numba_event
@@ -36,6 +37,7 @@ from . import plain_vectors
 caching: Any = numba_caching
 event: Any = numba_event
 config: Any = numba.config
+Array = npt.NDArray[Any]
 # Without nnan and ninf: a NaN must stay visible.
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
 
@@ -117,6 +119,13 @@ def _given(function: Callable[..., Any], folder: Path) -> Any:
     in_tree = getattr(caching, "InTreeCacheLocator", None) or caching._InTreeCacheLocator
     stamped = in_tree(function, function.__code__.co_filename)
     return Given(function)
+
+
+def flat(array: Array) -> Array:
+    """Return an array as one of one axis; what is written to it is written to the array."""
+    if not array.flags.c_contiguous:
+        raise ValueError(f"got an array of strides {array.strides}, need its numbers row after row")
+    return array.reshape(-1)
 
 
 class _Listener(event.Listener):  # type: ignore[misc]
@@ -201,9 +210,37 @@ for _symbol, _instruction in ((operator.add, "fadd"), (operator.sub, "fsub"), (o
     _arithmetic(_symbol, _instruction)
 
 
+def _address(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
+    data = context.data_model_manager[kind].get(builder, array, "data")
+    return builder.gep(data, [index], inbounds=True)
+
+
+@_emitted
+def item(_context: Any, array: Any, index: Any) -> Any:
+    """Return a number of an array of one axis, the index not being checked, nor counted from the end.
+
+    Slices of arrays take most of the time that a loop takes to compile; numbers of flat arrays take a third of it.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(_address(context, builder, signature.args[0], *args))
+
+    return types.float64(array, types.intp), emit
+
+
+@_emitted
+def put(_context: Any, array: Any, index: Any, number: Any) -> Any:
+    """Write a number to an array of one axis, at an index as in `item`."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[2], _address(context, builder, signature.args[0], *args[:2]))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.float64), emit
+
+
 def _place(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
-    start = builder.gep(context.make_array(kind)(context, builder, array).data, [index])
-    return builder.bitcast(start, _LANES.as_pointer())
+    return builder.bitcast(_address(context, builder, kind, array, index), _LANES.as_pointer())
 
 
 @_emitted
@@ -221,9 +258,7 @@ def repeated(_context: Any, array: Any, index: Any) -> Any:
     """Return a vector that holds one number of an array of one axis over and over."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        number = builder.load(
-            builder.gep(context.make_array(signature.args[0])(context, builder, args[0]).data, args[1:])
-        )
+        number = builder.load(_address(context, builder, signature.args[0], *args))
         first = builder.insert_element(ir.Constant(_LANES, ir.Undefined), number, ir.IntType(32)(0))
         return _shuffled(builder, first, first, [0] * LANES)
 

@@ -1,97 +1,125 @@
 """Loops over pixels: lag sums, correlations, moments."""
 
+import functools
+
 import numpy as np
+import numpy.typing as npt
 
-from .jit import jit, jit_sum
-
-
-@jit_sum
-def lag_sums(a, a_col, b, b_col, rows, cols, out):
-    """Add the lag products of two blocks: ``out[i, j] += sum_rc a[r, a_col + c] * b[r + i, b_col + c + j]``."""
-    # r < `rows`, c < `cols`; four row and four column lags at a time, so that eight loads feed sixteen multiply-adds.
-    n_i, n_j = out.shape
-    nothing = np.zeros(cols)
-    for row in range(rows + n_i - 1):
-        line = b[row, b_col:]
-        for i in range(0, n_i, 4):
-            if row - i < 0 or row - i - 3 >= rows:
-                continue
-            r0, r1, r2, r3 = row - i, row - i - 1, row - i - 2, row - i - 3
-            x0 = a[r0, a_col : a_col + cols] if r0 < rows else nothing
-            x1 = a[r1, a_col : a_col + cols] if 0 <= r1 < rows else nothing
-            x2 = a[r2, a_col : a_col + cols] if 0 <= r2 < rows else nothing
-            x3 = a[r3, a_col : a_col + cols] if 0 <= r3 else nothing
-            four_rows(x0, x1, x2, x3, line, out[i : i + 4, :n_j])  # like those of strips: compiled once
+from .jit import Array, flat, item, jit_sum, put
 
 
 @jit_sum
-def four_rows(x0, x1, x2, x3, line, out):
-    """Add the lag products of up to four rows with one line: ``out[r, j] += sum_k x_r[k] * line[k + j]``."""
-    # Two or three lags that are left over are done as four, if the line goes on that far.
-    n, (rows, n_j) = len(x0), out.shape
+def add_products(a, a_at, b, b_at, out, at, fours, step, n, n_j, end):
+    """Add the lag products of four rows with one: ``out[o + step r + j] += sum_k a[p_r + k] * b[q + j + k]``."""
+    # ``p_0, p_1, p_2, p_3, q, o, first, last`` is a line of `fours`; p starts at `a_at`, q at `b_at` and o at `at`, and
+    # first <= r < last. k < n, j < n_j, four at a time, so that eight loads feed sixteen multiply-adds. Two or three
+    # that are left over are done as four, if the rows of b go on that far: they end `end` after q.
     by_four = n_j - n_j % 4
-    if n_j % 4 > 1 and len(line) >= n + by_four + 3:
+    if n_j % 4 > 1 and end >= n + by_four + 3:
         by_four += 4
-    for j in range(0, by_four, 4):
-        y0, y1, y2, y3 = line[j : j + n], line[j + 1 : j + 1 + n], line[j + 2 : j + 2 + n], line[j + 3 : j + 3 + n]
-        a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = c0 = c1 = c2 = c3 = d0 = d1 = d2 = d3 = 0.0
-        for k in range(n):
-            v0, v1, v2, v3 = x0[k], x1[k], x2[k], x3[k]
-            w0, w1, w2, w3 = y0[k], y1[k], y2[k], y3[k]
-            a0 += v0 * w0
-            a1 += v0 * w1
-            a2 += v0 * w2
-            a3 += v0 * w3
-            b0 += v1 * w0
-            b1 += v1 * w1
-            b2 += v1 * w2
-            b3 += v1 * w3
-            c0 += v2 * w0
-            c1 += v2 * w1
-            c2 += v2 * w2
-            c3 += v2 * w3
-            d0 += v3 * w0
-            d1 += v3 * w1
-            d2 += v3 * w2
-            d3 += v3 * w3
-        sums = ((a0, a1, a2, a3), (b0, b1, b2, b3), (c0, c1, c2, c3), (d0, d1, d2, d3))
-        for r in range(rows):
-            for i in range(min(4, n_j - j)):
-                out[r, j + i] += sums[r][i]
-    for j in range(by_four, n_j):
-        y0 = line[j : j + n]
-        a0 = b0 = c0 = d0 = 0.0
-        for k in range(n):
-            a0 += x0[k] * y0[k]
-            b0 += x1[k] * y0[k]
-            c0 += x2[k] * y0[k]
-            d0 += x3[k] * y0[k]
-        single = (a0, b0, c0, d0)
-        for r in range(rows):
-            out[r, j] += single[r]
+    for line in range(len(fours)):
+        four = fours[line]
+        p0, p1, p2, p3 = a_at + four[0], a_at + four[1], a_at + four[2], a_at + four[3]
+        q, o, first, last = b_at + four[4], at + four[5], four[6], four[7]
+        for j in range(0, by_four, 4):
+            a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = c0 = c1 = c2 = c3 = d0 = d1 = d2 = d3 = 0.0
+            for k in range(n):
+                v0, v1, v2, v3 = item(a, p0 + k), item(a, p1 + k), item(a, p2 + k), item(a, p3 + k)
+                y = q + j + k  # a lag after the other, since registers are few
+                w = item(b, y)
+                a0 += v0 * w
+                b0 += v1 * w
+                c0 += v2 * w
+                d0 += v3 * w
+                w = item(b, y + 1)
+                a1 += v0 * w
+                b1 += v1 * w
+                c1 += v2 * w
+                d1 += v3 * w
+                w = item(b, y + 2)
+                a2 += v0 * w
+                b2 += v1 * w
+                c2 += v2 * w
+                d2 += v3 * w
+                w = item(b, y + 3)
+                a3 += v0 * w
+                b3 += v1 * w
+                c3 += v2 * w
+                d3 += v3 * w
+            for r in range(first, last):
+                if r > 0:
+                    a0, a1, a2, a3 = (b0, b1, b2, b3) if r == 1 else (c0, c1, c2, c3) if r == 2 else (d0, d1, d2, d3)
+                z = o + r * step + j
+                put(out, z, item(out, z) + a0)
+                if n_j - j > 1:
+                    put(out, z + 1, item(out, z + 1) + a1)
+                if n_j - j > 2:
+                    put(out, z + 2, item(out, z + 2) + a2)
+                if n_j - j > 3:
+                    put(out, z + 3, item(out, z + 3) + a3)
+        for j in range(by_four, n_j):
+            a0 = b0 = c0 = d0 = 0.0
+            for k in range(n):
+                w0 = item(b, q + j + k)
+                a0 += item(a, p0 + k) * w0
+                b0 += item(a, p1 + k) * w0
+                c0 += item(a, p2 + k) * w0
+                d0 += item(a, p3 + k) * w0
+            for r in range(first, last):
+                a0 = a0 if r == 0 else b0 if r == 1 else c0 if r == 2 else d0
+                z = o + r * step + j
+                put(out, z, item(out, z) + a0)
 
 
-@jit_sum
-def strip_lag_sums(wide, cols, lag, out):
+@functools.lru_cache(64)
+def fours_of_block(rows: int, n_i: int, a_step: int, b_step: int, step: int) -> npt.NDArray[np.int64]:
+    """Return the rows for `add_products` of two blocks whose row lags are 0 to n_i - 1, a row of b after the other."""
+    row, i = (part.ravel() for part in np.meshgrid(np.arange(rows + n_i - 1), np.arange(0, n_i, 4), indexing="ij"))
+    first, last = np.maximum(0, row - i - rows + 1), np.minimum(np.minimum(4, n_i - i), row - i + 1)
+    some = [(row - i - np.clip(r, first, last - 1)) * a_step for r in range(4)]
+    return _table([*some, row * b_step, i * step, first, last], first < last)
+
+
+@functools.lru_cache(64)
+def _fours_of_rows(n_a: int, n_b: int, a_step: int, b_step: int, n_j: int, *, above: bool) -> npt.NDArray[np.int64]:
+    """Return the same for every row of a block with each of another, or with those from it on alone."""
+    p, q = (part.ravel() for part in np.meshgrid(np.arange(0, n_a, 4), np.arange(n_b), indexing="ij"))
+    some = [np.minimum(p + r, n_a - 1) * a_step for r in range(4)]
+    columns = [*some, q * b_step, (p * n_b + q) * n_j, np.zeros_like(p), np.minimum(4, n_a - p)]
+    return _table(columns, (q >= p) | (not above))
+
+
+def _table(columns: list[npt.NDArray[np.intp]], kept: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    table = np.ascontiguousarray(np.stack(columns, axis=1)[kept], dtype=np.int64)
+    table.setflags(write=False)
+    return table
+
+
+def lag_sums(a: Array, a_col: int, b: Array, b_col: int, rows: int, cols: int, out: Array) -> None:
+    """Add the lag products of two blocks: ``out[i, j] += sum_rc a[r, a_col + c] * b[r + i, b_col + c + j]``.
+
+    r < `rows`, c < `cols`; all are C-contiguous.
+    """
+    (n_i, n_j), wide, long = out.shape, a.shape[1], b.shape[1]
+    fours = fours_of_block(rows, n_i, wide, long, n_j)
+    add_products(flat(a), a_col, flat(b), b_col, flat(out), 0, fours, n_j, cols, n_j, long - b_col)
+
+
+def strip_lag_sums(wide: Array, cols: int, lag: int, out: Array) -> None:
     """Add the lag products of the rows of a narrow strip: ``out[p, q, l] += sum_c wide[p, lag + c] * wide[q, c + l]``.
 
     p <= q, c < `cols`, l from 0 to ``2 * lag``; some p > q as well.
     """
-    n, end = len(wide), lag + cols
-    for p in range(0, n, 4):
-        x0, x1, x2, x3 = wide[p], wide[min(p + 1, n - 1)], wide[min(p + 2, n - 1)], wide[min(p + 3, n - 1)]
-        for q in range(p, n):
-            four_rows(x0[lag:end], x1[lag:end], x2[lag:end], x3[lag:end], wide[q], out[p : p + 4, q, : 2 * lag + 1])
+    (n, length), n_j, rows = wide.shape, 2 * lag + 1, flat(wide)
+    fours = _fours_of_rows(n, n, length, length, n_j, above=True)
+    add_products(rows, lag, rows, 0, flat(out), 0, fours, n * n_j, cols, n_j, length)
 
 
-@jit_sum
-def pair_lag_sums(a, b, out):
+def pair_lag_sums(a: Array, b: Array, out: Array) -> None:
     """Add the lag products of all rows of two blocks: ``out[p, q, l] += sum_c a[p, c] * b[q, c + l]``."""
-    n = len(a)
-    for p in range(0, n, 4):
-        x0, x1, x2, x3 = a[p], a[min(p + 1, n - 1)], a[min(p + 2, n - 1)], a[min(p + 3, n - 1)]
-        for q in range(len(b)):
-            four_rows(x0, x1, x2, x3, b[q], out[p : p + 4, q])
+    (n_a, cols), (n_b, length), n_j = a.shape, b.shape, out.shape[2]
+    fours = _fours_of_rows(n_a, n_b, cols, length, n_j, above=False)
+    add_products(flat(a), 0, flat(b), 0, flat(out), 0, fours, n_b * n_j, cols, n_j, length)
 
 
 @jit_sum
@@ -118,25 +146,22 @@ def correlate(b, b_col, taps, rows, cols, out):
                     y[c] += k0 * x0[c]
 
 
-@jit_sum
-def moments(rows, n_rows, n_cols, out):
+def moments(rows: Array, n_rows: int, n_cols: int, out: Array) -> None:
     """Add the sum of the squares of a block, and its sum; BLAS would wake its own threads, to fight with ours."""
+    add_moments(flat(rows), rows.shape[1], n_rows, n_cols, out)
+
+
+@jit_sum
+def add_moments(rows, step, n_rows, n_cols, out):
+    """Do what `moments` says of a flat array, a row of which is `step` numbers."""
     squares = total = 0.0
     for r in range(n_rows):
-        x = rows[r, :n_cols]
         part = plain = 0.0
         for c in range(n_cols):
-            part += x[c] * x[c]
-            plain += x[c]
+            x = item(rows, r * step + c)
+            part += x * x
+            plain += x
         squares += part
         total += plain
-    out[0] += squares
-    out[1] += total
-
-
-@jit
-def subtract(rows, model, start, stop, n_cols):
-    """Subtract a block of `model` from the same block of `rows`."""
-    for r in range(start, stop):
-        for c in range(n_cols):
-            rows[r, c] -= model[r, c]
+    put(out, 0, item(out, 0) + squares)
+    put(out, 1, item(out, 1) + total)

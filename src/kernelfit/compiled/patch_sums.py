@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .jit import jit, jit_sum
+from .jit import Array, flat, item, jit, jit_sum, put
 
 
 @jit
@@ -66,50 +66,55 @@ def normal_product(patches, factors, taps, out):
             out[p] += dot * x[p]
 
 
-@jit_sum
-def _four_by_four(a, i, b, j, start, end, out):
-    """Add the products of four rows with four rows: ``out[p, q] += sum_k a[i + p, k] * b[j + q, k]``."""
-    # Added to `out` by a loop they took a quarter longer.
-    x0, x1, x2, x3 = a[i, start:end], a[i + 1, start:end], a[i + 2, start:end], a[i + 3, start:end]
-    y0, y1, y2, y3 = b[j, start:end], b[j + 1, start:end], b[j + 2, start:end], b[j + 3, start:end]
-    a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = c0 = c1 = c2 = c3 = d0 = d1 = d2 = d3 = 0.0
-    for k in range(end - start):
-        v0, v1, v2, v3 = x0[k], x1[k], x2[k], x3[k]
-        w0, w1, w2, w3 = y0[k], y1[k], y2[k], y3[k]
-        a0 += v0 * w0
-        a1 += v0 * w1
-        a2 += v0 * w2
-        a3 += v0 * w3
-        b0 += v1 * w0
-        b1 += v1 * w1
-        b2 += v1 * w2
-        b3 += v1 * w3
-        c0 += v2 * w0
-        c1 += v2 * w1
-        c2 += v2 * w2
-        c3 += v2 * w3
-        d0 += v3 * w0
-        d1 += v3 * w1
-        d2 += v3 * w2
-        d3 += v3 * w3
-    y0, y1, y2, y3 = out[0], out[1], out[2], out[3]
-    y0[0], y0[1], y0[2], y0[3] = y0[0] + a0, y0[1] + a1, y0[2] + a2, y0[3] + a3
-    y1[0], y1[1], y1[2], y1[3] = y1[0] + b0, y1[1] + b1, y1[2] + b2, y1[3] + b3
-    y2[0], y2[1], y2[2], y2[3] = y2[0] + c0, y2[1] + c1, y2[2] + c2, y2[3] + c3
-    y3[0], y3[1], y3[2], y3[3] = y3[0] + d0, y3[1] + d1, y3[2] + d2, y3[3] + d3
+def add_weighted_products(values: Array, rows: Array, chosen: Array, out: Array, *, symmetric: bool) -> None:
+    """Add products of rows with weights: ``out[p, q] += sum_i values[i] * rows[chosen[p], i] * rows[q, i]``.
+
+    i < ``len(values)``, which `rows` may exceed; if `symmetric`, in blocks of 4 x 4 on and above the diagonal only.
+    The numbers of `rows` and of those `chosen` are multiples of 4.
+    """
+    panel = np.empty(4 * len(values))
+    _add_products(values, flat(rows), rows.shape[1], chosen, symmetric, panel, flat(out), out.shape[1])
 
 
 @jit_sum
-def add_weighted_products(values, rows, chosen, symmetric, out):
-    """Add products of rows with weights: ``out[p, q] += sum_i values[i] * rows[chosen[p], i] * rows[q, i]``."""
-    # i < ``len(values)``, which `rows` may exceed; if `symmetric`, in blocks of 4 x 4 on and above the diagonal only.
-    # The numbers of `rows` and of those `chosen` are multiples of 4.
-    n = len(values)
-    panel = np.empty((4, n))
+def _add_products(values, rows, step, chosen, symmetric, panel, out, width):
+    """Do what `add_weighted_products` says, a row of `rows` being `step` numbers and one of `out` `width`."""
+    n, height = len(values), len(rows) // step
     for p in range(0, len(chosen), 4):
         for k in range(4):
-            x, y = rows[chosen[p + k]], panel[k]
+            x, y = chosen[p + k] * step, k * n
             for i in range(n):
-                y[i] = values[i] * x[i]
-        for q in range(p if symmetric else 0, len(rows), 4):
-            _four_by_four(panel, 0, rows, q, 0, n, out[p : p + 4, q : q + 4])
+                put(panel, y + i, values[i] * item(rows, x + i))
+        for q in range(p if symmetric else 0, height, 4):
+            y = q * step
+            a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = c0 = c1 = c2 = c3 = d0 = d1 = d2 = d3 = 0.0
+            for k in range(n):  # added to `out` within the loop they took a quarter longer
+                v0, v1, v2, v3 = item(panel, k), item(panel, n + k), item(panel, 2 * n + k), item(panel, 3 * n + k)
+                w = item(rows, y + k)
+                a0 += v0 * w
+                b0 += v1 * w
+                c0 += v2 * w
+                d0 += v3 * w
+                w = item(rows, y + step + k)
+                a1 += v0 * w
+                b1 += v1 * w
+                c1 += v2 * w
+                d1 += v3 * w
+                w = item(rows, y + 2 * step + k)
+                a2 += v0 * w
+                b2 += v1 * w
+                c2 += v2 * w
+                d2 += v3 * w
+                w = item(rows, y + 3 * step + k)
+                a3 += v0 * w
+                b3 += v1 * w
+                c3 += v2 * w
+                d3 += v3 * w
+            for r in range(4):
+                if r > 0:
+                    a0, a1, a2, a3 = (b0, b1, b2, b3) if r == 1 else (c0, c1, c2, c3) if r == 2 else (d0, d1, d2, d3)
+                z = (p + r) * width + q
+                put(out, z, item(out, z) + a0)
+                put(out, z + 1, item(out, z + 1) + a1)
+                put(out, z + 2, item(out, z + 2) + a2)
+                put(out, z + 3, item(out, z + 3) + a3)

@@ -10,6 +10,16 @@ Array = npt.NDArray[Any]
 LANES = 8
 
 
+def item(array: Array, index: int) -> Any:
+    """Return a number of an array of one axis."""
+    return array[index]
+
+
+def put(array: Array, index: int, number: float) -> None:
+    """Write a number to an array of one axis."""
+    array[index] = number
+
+
 def load(array: Array, index: int) -> Array:
     """Return the vector that starts at an index of an array of one axis."""
     return array[index : index + LANES].copy()
@@ -43,4 +53,4 @@ def conjugate_products(plain: Array, crossed: Array) -> Array:
     return products
 
 
-FUNCTIONS = {f.__name__: f for f in (load, repeated, store, zeros, swapped, conjugate_products)}
+FUNCTIONS = {f.__name__: f for f in (item, put, load, repeated, store, zeros, swapped, conjugate_products)}

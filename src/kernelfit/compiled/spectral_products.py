@@ -1,8 +1,11 @@
 """Loops over spectra of rows: products at row lags, and their inverse at few lags."""
 
 import numpy as np
+import numpy.typing as npt
 
-from .jit import LANES, conjugate_products, jit_sum, load, repeated, store, swapped, zeros
+from .jit import LANES, Array, conjugate_products, flat, jit_sum, load, repeated, store, swapped, zeros
+
+Starts = npt.NDArray[np.intp]
 
 
 def n_lags(least: int) -> int:
@@ -114,60 +117,55 @@ def _eight_lags(factors, a, step_a, spectra, b, step_b, lag, n, sums, p, q):
     _put_four(sums, q + 4 * LANES, q4, q5, q6, q7)
 
 
-@jit_sum
-def _lags(spectra, x, y, step, rows, n, sums, p, q):
-    """Do the work of `_eight_lags` for `n` of them, 4, 5, 8, 9 and so on; rows and lags are `step` apart."""
-    i = 0
-    while i < n:
-        at, k = y + i * step, i * LANES
-        if n - i == 5 or n - i == 9:
-            _five_lags(spectra, x, step, spectra, at, step, step, rows, sums, p + k, q + k)
-            i += 5
-        elif n - i == 4:
-            _four_lags(spectra, x, step, spectra, at, step, step, rows, sums, p + k, q + k)
-            i += 4
-        else:
-            _eight_lags(spectra, x, step, spectra, at, step, step, rows, sums, p + k, q + k)
-            i += 8
+def spectral_lag_sums(spectra: Array, first: int, second: int, rows: int, sums: Array) -> None:
+    """Add the lag products, across rows, of row spectra: of ``conj(S_a[r, f]) * S_second[r + i, f]``, r < `rows`.
 
-
-@jit_sum
-def spectral_lag_sums(spectra, first, second, rows, sums):
-    """Add the lag products, across rows, of row spectra: of ``conj(S_a[r, f]) * S_second[r + i, f]``, r < `rows`."""
-    # a >= `first`; `spectra` (arrays, rows, 2 * frequencies and more) holds real and imaginary parts in turn. What is
-    # added to `sums` (arrays, 2, vectors of frequencies, lags, LANES) is for `complex_sums` to put together. There are
-    # as many lags as `n_lags` says, for all of which there must be rows.
+    a >= `first`; `spectra` (arrays, rows, 2 * frequencies and more) holds real and imaginary parts in turn. What is
+    added to `sums` (arrays, 2, vectors of frequencies, lags, LANES) is for `complex_sums` to put together. There are as
+    many lags as `n_lags` says, for all of which there must be rows.
+    """
     n_arrays, _, n_vectors, n_i, _ = sums.shape
-    flat, out, step, plane = spectra.ravel(), sums.ravel(), spectra.shape[2], spectra.shape[1] * spectra.shape[2]
-    for a in range(first, n_arrays):
-        x, y, p = a * plane, second * plane, 2 * a * n_vectors * n_i * LANES
-        crossed = n_vectors * n_i * LANES
-        if n_i == 1:
-            for f in range(0, crossed, LANES):
-                plain, across = load(out, p + f), load(out, p + crossed + f)
-                for r in range(rows):
-                    v, w = load(flat, x + r * step + f), load(flat, y + r * step + f)
-                    plain, across = plain + v * w, across + swapped(v) * w
-                store(out, p + f, plain)
-                store(out, p + crossed + f, across)
-            continue
-        for _ in range(n_vectors):
-            _lags(flat, x, y, step, rows, n_i, out, p, p + crossed)
-            p += n_i * LANES
-            x += LANES
-            y += LANES
+    plane, step = spectra[0].size, spectra.shape[2]
+    starts = np.arange(first, n_arrays) * plane
+    add_lag_products(flat(spectra), starts, second * plane, step, rows, flat(sums[first:]), n_vectors, n_i)
+
+
+def plane_lag_sums(spectra: Array, first: Starts, second: int, step: int, rows: int, sums: Array) -> None:
+    """Do the work of `spectral_lag_sums` for spectra that lie in one flat array, their rows `step` apart.
+
+    The first factors start at each of `first`, the other at `second`.
+    """
+    add_lag_products(spectra, first, second, step, rows, flat(sums), sums.shape[2], sums.shape[3])
 
 
 @jit_sum
-def plane_lag_sums(spectra, first, second, step, rows, sums):
-    """Do the work of `spectral_lag_sums` for spectra that lie in one flat array, their rows `step` apart."""
-    # The first factors start at each of `first`, the other at `second`; there are no fewer than 4 lags.
-    n_arrays, _, n_vectors, n_i, _ = sums.shape
-    out, crossed = sums.ravel(), n_vectors * n_i * LANES
+def add_lag_products(spectra, first, second, step, rows, out, n_vectors, n_i):
+    """Do what `plane_lag_sums` says of a flat array of sums."""
+    crossed = n_vectors * n_i * LANES
     for f in range(n_vectors):
-        for a in range(n_arrays):
+        for a in range(len(first)):
+            x, y = first[a] + f * LANES, second + f * LANES
             p = (2 * a * n_vectors + f) * n_i * LANES
-            _lags(spectra, first[a] + f * LANES, second + f * LANES, step, rows, n_i, out, p, p + crossed)
+            q, i = p + crossed, 0
+            if n_i == 1:
+                plain, across = load(out, p), load(out, q)
+                for r in range(rows):
+                    v, w = load(spectra, x + r * step), load(spectra, y + r * step)
+                    plain, across = plain + v * w, across + swapped(v) * w
+                store(out, p, plain)
+                store(out, q, across)
+                i = 1
+            while i < n_i:
+                at, k = y + i * step, i * LANES
+                if n_i - i == 5 or n_i - i == 9:
+                    _five_lags(spectra, x, step, spectra, at, step, step, rows, out, p + k, q + k)
+                    i += 5
+                elif n_i - i == 4:
+                    _four_lags(spectra, x, step, spectra, at, step, step, rows, out, p + k, q + k)
+                    i += 4
+                else:
+                    _eight_lags(spectra, x, step, spectra, at, step, step, rows, out, p + k, q + k)
+                    i += 8
 
 
 @jit_sum
@@ -213,18 +211,22 @@ def exchange(first, second, at, lag, sums):
                 store(out, k + f, load(out, k + f) + found)
 
 
-@jit_sum
-def complex_sums(sums, out):
+def complex_sums(sums: Array, out: Array) -> None:
     """Put together what `spectral_lag_sums` has summed: `out` (arrays, lags, 2 * frequencies and more)."""
-    n_arrays, _, n_vectors, n_i, _ = sums.shape
-    flat, line = sums.ravel(), out.ravel()
+    (n_arrays, _, n_vectors, n_i, _), (_, lags, width) = sums.shape, out.shape
+    put_together(flat(sums), n_arrays, n_vectors, n_i, flat(out), lags, width)
+
+
+@jit_sum
+def put_together(sums, n_arrays, n_vectors, n_i, out, lags, width):
+    """Do what `complex_sums` says of flat arrays."""
     crossed = n_vectors * n_i * LANES
     for a in range(n_arrays):
         for f in range(n_vectors):
             for i in range(n_i):
                 p = (2 * a * n_vectors * n_i + f * n_i + i) * LANES
-                place = (a * out.shape[1] + i) * out.shape[2] + f * LANES
-                store(line, place, conjugate_products(load(flat, p), load(flat, p + crossed)))
+                place = (a * lags + i) * width + f * LANES
+                store(out, place, conjugate_products(load(sums, p), load(sums, p + crossed)))
 
 
 @jit_sum

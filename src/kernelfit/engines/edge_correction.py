@@ -135,14 +135,14 @@ def gram_matrix(frame: Frame, lags: Array, strips: Sequence[Array], workers: int
 
     def place(job: tuple[int, int, int]) -> None:
         s, t, start = job
-        tables = (
-            np.ascontiguousarray(table[s * n : (s + 1) * n, t * n : (t + 1) * n])
+        tables = [
+            table[s * n : (s + 1) * n, t * n : (t + 1) * n]
             for table, n in zip(strips, (y_halo, y_halo, x_halo, x_halo), strict=True)
-        )
+        ]
         places = (s * m + first, t * m + first, stride_y, stride_x)
         if s > t and start == 0:  # taps of the same row stand in the block of (t, s) too: one thread writes each place
             start = step
-        assemble(lags[s, t], *tables, corners[s], corners[t], start, step, gram, *places)
+        assemble(lags[s, t], tables, (corners[s], corners[t]), start, step, gram, places)
 
     # Small ones are too little for threads, which would wait for each other.
     step = min(n_y, 4) if m * n_x > 9000 else 1

@@ -140,7 +140,7 @@ def _direct_pass(frame: Frame, taps: Array | None) -> Pass:
                 if taps is not None:
                     for s in range(n_sources):
                         lag_sums.correlate(images[s], x_halo, taps[t, s], used_rows, used_cols, model)
-                        lag_sums.subtract(result, model, 0, used_rows, used_cols)
+                        used -= model[:used_rows, :used_cols]
                 lag_sums.moments(result, used_rows, used_cols, moments[t])
                 for s in range(n_sources):
                     lag_sums.lag_sums(result, 0, images[s], x_halo, used_rows, used_cols, moment[t, s])
@@ -261,8 +261,8 @@ def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
                     spectral_products.spectral_correlate(values, n_sources, n_sources + t, kernel[t], n)
                     transform.backward(n_sources + t)
                     for i, (_, col) in enumerate(tile):
-                        width = min(layout.step, frame.cols - col)
-                        lag_sums.subtract(result, model, i * n_rows, (i + 1) * n_rows, width)
+                        block = np.s_[i * n_rows : (i + 1) * n_rows, : min(layout.step, frame.cols - col)]
+                        result[block] -= model[block]
                 lag_sums.moments(result, n, layout.step, moments[t])
                 transform.forward(n_sources + t)
             for s in range(n_sources):

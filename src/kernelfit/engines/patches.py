@@ -252,7 +252,7 @@ class _Part:
         chosen = self.first if name == "column" else np.arange(len(rows))
         if name not in self.tables:
             self.tables[name] = np.zeros((len(chosen), len(rows)))
-        patch_sums.add_weighted_products(values, rows, chosen, name != "column", self.tables[name])
+        patch_sums.add_weighted_products(values, rows, chosen, self.tables[name], symmetric=name != "column")
 
 
 def symmetric(upper: Array) -> Array:

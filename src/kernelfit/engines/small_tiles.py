@@ -93,16 +93,18 @@ class TileReader:
     def read(self, box: Box, own: "Buffers") -> Solved:
         """Read a tile, add its statistics to those of the tiles before, and solve it, if it has few taps."""
         from ..compiled import dense
+        from ..compiled.lag_sums import fours_of_block
 
         row, col, n_rows, n_cols = (box.col, box.row, box.cols, box.rows) if self.frame.swapped else box
         own.fill(self.frame, row, col, n_rows, n_cols)
         out = (own.back, own.energy, own.gram, own.total, own.panels, own.inverse, own.taps, own.spread)
-        pixels = own.result, n_rows, n_cols
+        pixels = own.flat, (n_rows, n_cols, own.result.shape[1])
         if own.transform is not None:
-            spectra = own.transform.spectra
-            found = dense.tile_from_spectra(spectra, self._turns, own.image, *pixels, *out)
+            found = dense.tile_from_spectra(*pixels, own.transform.spectra, self._turns, own.image, *out)
         else:
-            found = dense.tile_from_pixels(own.image, own.start, *pixels, *out)
+            (n_i, n_lags), wide = own.back.shape[1:], own.image.shape[1]
+            fours = tuple(fours_of_block(n_rows, n_i, a.shape[1], wide, n_lags) for a in (own.image, own.result))
+            found = dense.tile_from_pixels(*pixels, own.start, fours, own.image, *out)
         solved = Solved(*found)
         if not (solved.condition < math.inf and math.isfinite(solved.rss)):  # the quick sign that a pixel may not be
             if not (np.isfinite(own.back).all() and np.isfinite(own.energy).all()):
@@ -157,6 +159,7 @@ class Buffers:
 
     def __init__(self, layout: Layout, frame: Frame, method: str) -> None:
         from ..compiled import fft
+        from ..compiled.jit import flat
 
         y_halo, x_halo = frame.row_halo, frame.col_halo
         self.start = 0
@@ -170,6 +173,7 @@ class Buffers:
             self.result = np.zeros((layout.rows, layout.cols))
         m = frame.kernel_rows * frame.kernel_cols
         self.back, self.energy = np.empty((2, frame.kernel_rows, 2 * x_halo + 1)), np.empty(2)
+        self.flat = tuple(flat(array) for array in (self.image, self.result, self.back))
         self.gram, self.total = np.zeros((m, m)), np.zeros((m + 2, max(2, m)))
         small = m <= cholesky.OWN_FACTOR
         self.panels = np.zeros(cholesky.panels_for(m) if small else (0, 0, 0))
