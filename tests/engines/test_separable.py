@@ -16,7 +16,7 @@ def test_loops_are_the_sum_of_the_products(stride, sides):
     block, columns, rows = rng.normal(size=(31, 52)), rng.normal(size=(2, sides[0])), rng.normal(size=(2, sides[1]))
     expected = scipy.signal.correlate(block, columns.T @ rows, mode="valid", method="direct")
     expected = expected[:: stride[0], :: stride[1]]
-    out, pad = np.zeros(expected.shape), 3 * stride[0]
+    out, pad = np.full(expected.shape, np.nan), 3 * stride[0]
     padded = np.pad(columns, ((0, 0), (pad, pad)))
     correlate_separable(block, padded, rows, *stride, out, np.empty(4 * 52), np.empty(52))
     assert_close(out, expected, 1e-13)

@@ -72,7 +72,7 @@ def _four_lines(flat, first, lag, weights, at, n, step, lines, length):
 
 @jit_sum
 def correlate_separable(block, columns, rows, stride_y, stride_x, out, lines, across):
-    """Add up ``sum_r sum_i columns[r, i] sum_j rows[r, j] block[stride_y t + i, stride_x x + j]`` in `out`."""
+    """Write ``sum_r sum_i columns[r, i] sum_j rows[r, j] block[stride_y t + i, stride_x x + j]`` to `out`."""
     # Four lines of the block are summed down its columns first, into `lines`, which holds four rows of the block and
     # stays in the cache; then along themselves, into `across`, which holds one. In `columns`, ``3 stride_y`` zeros
     # stand before and behind the weights. All lie row after row in memory.
@@ -91,6 +91,10 @@ def correlate_separable(block, columns, rows, stride_y, stride_x, out, lines, ac
             for k in range(many):
                 y = out[t + k]
                 _one_line(lines, k * length, 1, weights, r * width, width, across, 0, length - width + 1)
-                for x in range(len(y)):
-                    y[x] += across[stride_x * x]
+                if r == 0:
+                    for x in range(len(y)):
+                        y[x] = across[stride_x * x]
+                else:
+                    for x in range(len(y)):
+                        y[x] += across[stride_x * x]
         t += many

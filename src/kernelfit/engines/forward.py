@@ -281,7 +281,6 @@ def _lay(block: Array, columns: Array, rows: Array, stride: Shape, part: Array) 
     """Lay a kernel of few columns and rows on a block."""
     from ..compiled.separable import correlate_separable  # compiled when first used
 
-    part[...] = 0.0
     zeros = np.zeros((len(columns), 3 * stride[0]))
     down, n = np.concatenate([zeros, columns, zeros], axis=1), block.shape[1]
     correlate_separable(np.ascontiguousarray(block), down, rows, *stride, part, np.empty(4 * n), np.empty(n))
