@@ -193,7 +193,7 @@ def test_the_covariance_of_random_errors_where_another_was_asked_for(background)
         find_kernel(image, target, (3, 5), background=background, errors=errors) for errors in ("plain", "sandwich")
     )
     pair = as_observation(image, target, Model((3, 5), background=background))
-    factor = Rounding(tiles.read([pair], other, None, whole=2**17), other, 0.0).factor
+    factor = Rounding(tiles.read([pair], other, None, whole=2**17), other, 0.0, terms=True).factor
     assert_close(factor @ factor.T, plain.covariance(), 1e-6)
 
 

@@ -53,9 +53,12 @@ class Rounding:
         The fit, with a factor of the plain covariance, which `possible` asks for.
     variance : float
         That of the noise of a pixel beside the errors of rounding.
+    terms : bool
+        Whether a background takes its part of the errors. Errors that are a function of the prediction follow the
+        level as they follow the kernel, so that what the background takes of them is open as well.
     """
 
-    def __init__(self, parts: list[Part], estimate: Estimate, variance: float) -> None:
+    def __init__(self, parts: list[Part], estimate: Estimate, variance: float, *, terms: bool = False) -> None:
         assert estimate.factor is not None
         self.parts, self.noise_std, self.variance = parts, estimate.noise_std, variance
         self.count = sum(int(p.known.sum()) for _, p in parts)
@@ -65,7 +68,9 @@ class Rounding:
             for (_, p), r in zip(parts, self.roots, strict=True)
         ]
         self.rng = np.random.default_rng(0)
-        self.terms = [None if o.background is None or o.plane is not None else self._basis(o, p) for o, p in parts]
+        self.terms = [
+            self._basis(o, p) if terms and o.background is not None and o.plane is None else None for o, p in parts
+        ]
         settled = estimate.factor[:, : estimate.factor.shape[1] - estimate.unsettled]
         # of a fit to the tiles alone
         plain = estimate.errors == "plain"
@@ -201,7 +206,7 @@ def scatter(parts: list[Part], estimate: Estimate, variance: float | None) -> Ar
 
     The `variance` is that of the noise beside rounding to integers, None for floating-point numbers.
     """
-    rounding = Rounding(parts, estimate, variance or 0.0)
+    rounding = Rounding(parts, estimate, variance or 0.0, terms=variance is None or estimate.errors != "plain")
     if rounding.count <= rounding.rank or (variance is not None and rounding.random()):
         return None
     if variance is None:
