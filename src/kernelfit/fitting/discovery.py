@@ -78,7 +78,7 @@ def discover(
     best = min(fits, key=lambda one: one.left, default=None)
     related = best is not None and _related(pair, best)
     others: tuple[str, ...] = ()
-    if best is None or not related or best.cramped or best.left > _MUCH:
+    if best is None or not related or (best.cramped and best.left > _EXACT) or best.left > _MUCH:
         known = best if related else None
         extended = _extended(pair, (1, 1) if known is None else known.stride, known, enough, edges)
         doubtful = not related and best is not None and not best.cramped
