@@ -101,7 +101,7 @@ def test_find_without_a_shape_says_what_it_found(pair, capsys):
     np.testing.assert_allclose(kernelfit.KernelFit.load("kernel.npz").kernel, 1)
     code, out, _ = run(capsys, "find", "wide.npy", "part.npy")
     assert code == 0 and out.startswith("found       a kernel of 2x3 taps")
-    assert "find_kernel(image, target, (2, 3), mode='crop', origin=(21, 30))" in out
+    assert "find_kernel(image, target, (2, 3), mode='crop', origin=(21, 30), solver='auto')" in out
 
 
 @pytest.mark.slow
