@@ -173,6 +173,8 @@ def _strides(pair: Pair, fits: list[SpanFit]) -> Iterator[tuple[Shape, float]]:
         for n, m in sizes
     )
     if len(down) * len(across) == 1:
+        if not likely:
+            yield (1, 1), _DOUBTFUL
         return
     seen, threads = pair.seen(), pair.execution.threads
     tried = [first] if likely else []
