@@ -199,7 +199,8 @@ def in_plane(value: object, name: str, ndim: int, across: int) -> Any:
             raise TypeError
         return across, operator.index(value[0] if several else value)  # type: ignore[arg-type, index]
     except TypeError:
-        raise TypeError if single else ValueError(f"got {name}={value!r} for signals, need one whole number") from None
+        message = f"got {name}={value!r} for signals, need one whole number"
+        raise (TypeError if single else ValueError)(message) from None
 
 
 def window(lags: object, ndim: int) -> tuple[tuple[int, int], ...]:
