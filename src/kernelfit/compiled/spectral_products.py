@@ -157,10 +157,10 @@ def add_lag_products(spectra, first, second, step, rows, out, n_vectors, n_i):
                 i = 1
             while i < n_i:
                 at, k = y + i * step, i * LANES
-                if n_i - i == 5 or n_i - i == 9:
+                if n_i - i == 5 or (n_i - i == 9 and LANES > 4):
                     _five_lags(spectra, x, step, spectra, at, step, step, rows, out, p + k, q + k)
                     i += 5
-                elif n_i - i == 4:
+                elif LANES == 4 or n_i - i == 4:  # where there are but sixteen registers
                     _four_lags(spectra, x, step, spectra, at, step, step, rows, out, p + k, q + k)
                     i += 4
                 else:
