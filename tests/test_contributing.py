@@ -1,7 +1,9 @@
 """What CONTRIBUTING.md tells to write for a new solver or a new engine works word for word."""
 
+import json
 import re
 import sys
+import tomllib
 import types
 from pathlib import Path
 
@@ -10,7 +12,8 @@ import pytest
 from kernelfit.core.model import ENGINES
 from kernelfit.engines import passes
 
-PAGE = Path(__file__).parents[1] / "CONTRIBUTING.md"
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "CONTRIBUTING.md"
 pytestmark = pytest.mark.skipif(not PAGE.exists(), reason="only in a clone")
 
 
@@ -46,3 +49,10 @@ def test_an_engine_in_thirty_lines(monkeypatch):
         test["test_it_gives_what_fft_gives"]()
     finally:
         ENGINES[:] = known
+
+
+@pytest.mark.parametrize("path", ["asv.conf.json", "benchmarks/asv.long.json"])
+def test_the_environments_of_benchmarks_hold_all_dependencies(path):
+    text = "\n".join(line for line in (ROOT / path).read_text().splitlines() if not line.lstrip().startswith("//"))
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert set(json.loads(text)["matrix"]["req"]) == {re.split("[<>=]", name)[0] for name in needed}
