@@ -1,7 +1,8 @@
 """Draw the history that is kept, one panel a ratio: `python -m benchmarks.history` writes docs/history.png.
 
-``python -m benchmarks.history --keep`` first copies what `asv run --machine two-cores` found from .asv/results to
-benchmarks/results.
+``python -m benchmarks.history --keep`` first copies what `asv run --machine NAME` found from .asv/results to
+benchmarks/results, of the machines that are there. Each machine has a line of its own: other processors have other
+ratios.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from pathlib import Path
 import matplotlib
 
 ROOT = Path(__file__).resolve().parents[1]
-KEPT, FOUND = (ROOT / folder / "two-cores" for folder in ("benchmarks/results", ".asv/results"))
+KEPT, FOUND = (ROOT / folder for folder in ("benchmarks/results", ".asv/results"))
 PICTURE = ROOT / "docs" / "history.png"
 
 
@@ -45,26 +46,36 @@ def history(folder: Path) -> tuple[list[str], dict[str, dict[str, list[float | N
     return [version_of(run["commit_hash"]) for run in runs], table
 
 
-def draw(folder: Path, path: Path) -> None:
-    """Draw the history of a folder of results."""
+def draw(folders: list[Path], path: Path) -> None:
+    """Draw the history of folders of results, those of a machine each."""
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    versions, table = history(folder)
-    rows = -(-len(table) // 3)
+    machines = [history(folder) for folder in folders]
+    versions = [version for some, _ in machines for version in some]
+    names = sorted({name for _, table in machines for name in table})
+    rows = -(-len(names) // 3)
     figure, axes = pyplot.subplots(rows, 3, figsize=(14, 3.2 * rows), layout="constrained", squeeze=False)
-    for axis in axes.flat[len(table) :]:
+    for axis in axes.flat[len(names) :]:
         axis.remove()
-    for axis, (name, lines) in zip(axes.flat, sorted(table.items()), strict=False):
-        for label, values in lines.items():
-            known = [(at, value) for at, value in enumerate(values) if value is not None]
-            axis.plot(*zip(*known, strict=True), "o-", ms=3, lw=1, label=label or None)
+    for axis, name in zip(axes.flat, names, strict=False):
+        colours: dict[str, str] = {}
+        start = 0
+        for some, table in machines:
+            for label, values in table.get(name, {}).items():
+                known = [(start + at, value) for at, value in enumerate(values) if value is not None]
+                colour, shown = colours.get(label), None if label in colours else label or None
+                (line,) = axis.plot(*zip(*known, strict=True), "o-", ms=3, lw=1, label=shown, color=colour)
+                colours[label] = line.get_color()
+            start += len(some)
+            if start < len(versions):
+                axis.axvline(start - 0.5, color="gray", lw=1, ls=":")
         axis.set_xticks(range(len(versions)), versions, fontsize=7)
         axis.set_ylim(bottom=0)
         suite, owner, ratio = name.split(".")
         what = suite.removeprefix("bench_") if owner.startswith("RatioTo") else owner.lower()
         axis.set_title(f"{what}: times {ratio.partition('ratio_to_')[2]}", fontsize=9)
-        if any(lines):
+        if any(colours):
             axis.legend(fontsize=6)
     figure.savefig(path, dpi=80, metadata={"Software": None})
     pyplot.close(figure)
@@ -77,9 +88,10 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=PICTURE, help="the picture (default: docs/history.png)")
     args = parser.parse_args()
     if args.keep:
-        for path in FOUND.glob("*.json"):
-            shutil.copy(path, KEPT / path.name)
-    draw(KEPT, args.to)
+        for folder in KEPT.iterdir():
+            for path in (FOUND / folder.name).glob("*-*.json"):
+                shutil.copy(path, folder / path.name)
+    draw(sorted(folder for folder in KEPT.iterdir() if folder.is_dir()), args.to)
     print(f"wrote {args.to}")
 
 

@@ -149,5 +149,5 @@ def test_the_kept_history_is_drawn(tmp_path):
     versions, table = module.history(tmp_path)
     assert versions == names
     assert table == {"bench_find.RatioToFft.track_ratio_to_fft": {"3x5": [2.0, None], "5x3": [3.0, 6.0]}}
-    module.draw(tmp_path, tmp_path / "history.png")
+    module.draw([tmp_path, tmp_path], tmp_path / "history.png")
     assert (tmp_path / "history.png").stat().st_size > 5000
