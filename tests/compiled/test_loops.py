@@ -141,3 +141,21 @@ def test_code_that_cannot_be_written_is_not_kept():
     kept = jit._Kept(Full(), test_code_that_cannot_be_written_is_not_kept)
     kept.save_overload(None, None)
     assert kept.load_overload(None, None) is None
+
+
+@pytest.mark.parametrize(("n_i", "n_j"), [(1, 3), (3, 6), (5, 4), (6, 9)])
+def test_lag_sums_are_those_of_plain_loops(n_i, n_j):
+    from kernelfit.compiled import lag_sums
+
+    rows, cols, a, b = 7, 9, RNG.random((9, 14)), RNG.random((7 + 8, 9 + 12))  # what lies beyond the rows takes no part
+    out = np.ones((n_i, n_j))
+    lag_sums.lag_sums(a, 2, b, 1, rows, cols, out)
+    block = a[:rows, 2 : 2 + cols]
+    expected = [[(block * b[i : i + rows, 1 + j : 1 + j + cols]).sum() + 1 for j in range(n_j)] for i in range(n_i)]
+    np.testing.assert_allclose(out, expected, rtol=1e-13)
+    pairs = np.zeros((len(a), len(b), b.shape[1] - a.shape[1] + 1))
+    lag_sums.pair_lag_sums(a, b, pairs)
+    windows = np.lib.stride_tricks.sliding_window_view(b, a.shape[1], axis=1)
+    np.testing.assert_allclose(pairs, np.einsum("pc,qlc->pql", a, windows), rtol=1e-13)
+    with pytest.raises(ValueError, match="row after row"):
+        lag_sums.lag_sums(a, 2, b, 1, rows, cols, np.zeros((n_j, n_i)).T[:, ::-1])

@@ -79,6 +79,8 @@ def add_weighted_products(values: Array, rows: Array, chosen: Array, out: Array,
 @jit_sum
 def _add_products(values, rows, step, chosen, symmetric, panel, out, width):
     """Do what `add_weighted_products` says, a row of `rows` being `step` numbers and one of `out` `width`."""
+    # Lag sums are such products, too (`lag_sums.add_products`), of rows that lie one number apart. One loop for both,
+    # with the distance as an argument, made those a twentieth slower.
     n, height = len(values), len(rows) // step
     for p in range(0, len(chosen), 4):
         for k in range(4):
