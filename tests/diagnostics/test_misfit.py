@@ -1,5 +1,7 @@
 """Noise that is correlated and a model that does not hold are told apart."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.fft
@@ -9,8 +11,8 @@ from helpers import grid
 from kernelfit import Model, Penalized, Verdict, apply_kernel, find_kernel
 from kernelfit.core.findings import Finding
 from kernelfit.data.masking import PlaneSelection
-from kernelfit.data.observation import as_observation
-from kernelfit.diagnostics import misfit, whiteness
+from kernelfit.data.observation import as_observation, of_target
+from kernelfit.diagnostics import lags, misfit, samples, tiles, whiteness
 
 SHAPE = (6, 9)
 
@@ -258,3 +260,20 @@ def test_a_misfit_takes_the_place_of_coloured_noise():
     pair = as_observation(image, target, Model(SHAPE))
     looked = whiteness.look([pair], fit, misfits=[told])
     assert told in looked.findings
+
+
+def test_other_residuals_of_targets_that_are_looked_at_together():
+    """What is left once something is taken off is looked at by itself, not as the residual that it was."""
+    image, kernel, made, grain = scene(6)
+    targets = [made + grain, made + 3 * np.roll(image, 20, axis=1) + grain]
+    pair = as_observation(image, targets[0], Model(SHAPE))
+    readers = tuple(dataclasses.replace(pair.targets[0], array=target) for target in targets)
+    pair = dataclasses.replace(pair, targets=readers)
+    memo = samples.Memo()
+    memo.observations, memo.fits = [pair], [find_kernel(image, target, SHAPE) for target in targets]
+    for memo.at in (0, 1):
+        parts = tiles.read([of_target(pair, memo.at)], memo.fits[memo.at], None, memo)
+        assert [part.at for _, part in parts] == [memo.at]
+        assert lags.suspects(parts) == [0] * memo.at
+    noise = np.random.default_rng(0).normal(size=parts[0][1].left.shape)
+    assert lags.suspects(tiles.with_residuals(parts, [noise], [parts[0][1].known])) == []

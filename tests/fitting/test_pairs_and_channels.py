@@ -646,22 +646,33 @@ def test_separate_kernels_of_a_filter_that_mixes_channels_are_told_to_be_mixed(a
         assert ("channels='mixed'" in fit.findings[0].text) is mixed
 
 
-@pytest.mark.parametrize(("operation", "stride"), [("convolution", 1), ("correlation", 2)])
-def test_many_outputs_share_a_factor_and_are_each_looked_at(operation, stride):
-    """Errors from one inverse; what is left of each output is that of its own kernel, also of one with an echo."""
+@pytest.mark.parametrize(
+    ("size", "shape", "words"),
+    [
+        ((1200,), (7,), {}),
+        ((1200,), (7,), {"operation": "correlation", "stride": 2}),
+        ((1201,), (7,), {"background": 1}),
+        ((61, 47), (3, 5), {"background": 0}),
+        ((90, 61), (5, 3), {"stride": (1, 2)}),
+    ],
+)
+def test_many_outputs_share_a_factor_and_are_each_looked_at(size, shape, words):
+    """Errors from one inverse; what is left of each output is that of its own kernel, also of those with an echo."""
     rng = np.random.default_rng(4)
-    x, noise = rng.normal(size=(1200, 3)), rng.normal(size=(1200 // stride, 4))
-    kernels = rng.normal(size=(4, 3, 7))
-    words = {"origin": 0, "operation": operation, "stride": stride, "channel_axis": -1}
-    y = kernelfit.apply_kernel(x, kernels, boundary="wrap", **words) + noise
-    y[:, 2] += np.roll(x[:, 1], 40)[:1200:stride]
-    fit = kernelfit.find_kernel(x, y, 7, channels="mixed", boundary="wrap", solver=kernelfit.LeastSquares(), **words)
+    x, kernels = rng.normal(size=(*size, 3)), rng.normal(size=(7, 3, *shape))
+    words = {"origin": (0,) * len(shape), "channel_axis": -1, "boundary": "wrap", **words}
+    background = {"background": words.pop("background")} if "background" in words else {}
+    y = kernelfit.apply_kernel(x, kernels, **words)
+    y += rng.normal(size=y.shape) + 9 * bool(background)
+    echo = np.roll(x[..., 1], 20, axis=-1)[..., :: np.ravel(words.get("stride", 1))[-1]]
+    for t in (2, 5):
+        y[..., t] += echo
+    words |= {"channels": "mixed", "solver": kernelfit.LeastSquares(), **background}
+    fit = kernelfit.find_kernel(x, y, shape, **words)
     assert all(np.shares_memory(part.root, fit.parts[0].root) for part in fit.parts)
-    assert [part.verdict.name == "SHAPE_TOO_SMALL" for part in fit.parts] == [False, False, True, False]
+    assert [part.verdict.name == "SHAPE_TOO_SMALL" for part in fit.parts] == [t in (2, 5) for t in range(7)]
     for t, part in enumerate(fit.parts):
-        alone = kernelfit.find_kernel(
-            x, y[:, t : t + 1], 7, channels="mixed", boundary="wrap", solver=kernelfit.LeastSquares(), **words
-        ).parts[0]
+        alone = kernelfit.find_kernel(x, y[..., t : t + 1], shape, **words).parts[0]
         assert_close(part.kernel, alone.kernel, 1e-12)
         assert_close(part.covariance(), alone.covariance(), 1e-12)
         assert [f.verdict for f in part.findings] == [f.verdict for f in alone.findings]

@@ -11,7 +11,10 @@ import numpy.typing as npt
 import scipy.fft
 import scipy.special
 
+from ..core.geometry import Shape
 from ..core.validation import Array
+from ..data.observation import Observation
+from .samples import Sample
 from .tiles import Part
 
 Single = npt.NDArray[np.float32]
@@ -21,8 +24,8 @@ _LAG, _RING, _RARE = 6.5, 9.0, 1e-8
 _OTHERS = 2.0
 #: The rings about the support, in pixels; and from where on what is seen is chance.
 _RINGS, _FAR = (1, 2, 4), 16
-#: Pixels of images that are looked at together.
-_AT_ONCE = 2**18
+#: Pixels of images that are looked at together, and targets.
+_AT_ONCE, _TOGETHER = 2**18, 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +105,7 @@ def _most(count: int) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Residuals:
-    """The residuals of a sample of tiles, ready to be correlated with images of a size."""
+    """The residuals of a sample of tiles, of one target or several, ready to be correlated with images of a size."""
 
     spectra: npt.NDArray[np.complex64]
     squares: Single  # their variances: their squares, or alike
@@ -127,18 +130,19 @@ def size_of(parts: list[Part]) -> tuple[int, int]:
 
 def residuals_of(parts: list[Part], *, alike: bool = False) -> list[Residuals]:
     """Return the residuals of samples, which serve for all images; `alike` says that they have one variance."""
-    found, size = [], size_of(parts)
-    (step, pace), half = parts[0][0].geometry.stride, _half(size)
-    for _, part in parts:
-        tiles, rows, cols = part.left.shape
-        left, squares = np.zeros((2, tiles, *size), dtype=np.float32)
-        places = np.s_[:, : step * rows : step, : pace * cols : pace]
-        scale = math.sqrt(float(np.mean(part.left**2))) or 1.0
-        left[places] = (part.left if part.root is None else part.left * part.root) / scale
-        squares[places] = part.known / max(float(part.known.mean()), 1e-300) if alike else left[places] ** 2
-        spectra, coarse = scipy.fft.rfft2(left, workers=1), scipy.fft.rfft2(_halved(squares), half, workers=1)
-        found.append(Residuals(np.conj(spectra), squares, np.conj(coarse)))
-    return found
+    return [_residuals(o, p, p.left[None], size_of(parts), alike=alike) for o, p in parts]
+
+
+def _residuals(observation: Observation, part: Sample, lefts: Array, size: Shape, *, alike: bool) -> Residuals:
+    """Return the residuals (targets, tiles, rows, cols) of a sample."""
+    (step, pace), (n, tiles, rows, cols) = observation.geometry.stride, lefts.shape
+    left, squares = np.zeros((2, n, tiles, *size), dtype=np.float32)
+    places = np.s_[..., : step * rows : step, : pace * cols : pace]
+    scale = np.sqrt(np.mean(lefts**2, axis=(1, 2, 3), keepdims=True))
+    left[places] = (lefts if part.root is None else lefts * part.root) / np.where(scale > 0, scale, 1.0)
+    squares[places] = part.known / max(float(part.known.mean()), 1e-300) if alike else left[places] ** 2
+    coarse = _forth(_halved(squares), _half(size))
+    return Residuals(np.conj(_forth(left, size)), squares, np.conj(coarse))
 
 
 def _whitened(blocks: Array, size: tuple[int, int]) -> White:
@@ -146,13 +150,13 @@ def _whitened(blocks: Array, size: tuple[int, int]) -> White:
     blocks = blocks - blocks.mean(axis=(2, 3), keepdims=True)
     level = np.abs(blocks).max(axis=(1, 2, 3), keepdims=True)
     even = (blocks / np.where(level > 0, level, 1.0)).astype(np.float32)
-    spectra = scipy.fft.rfft2(even, size, workers=1)
+    spectra = _forth(even, size)
     power = (spectra.real**2 + spectra.imag**2).mean(axis=1)
-    near = scipy.fft.irfft2(power, size, workers=1) * np.multiply.outer(*map(taper, size)).astype(np.float32)
-    smooth = scipy.fft.rfft2(near, workers=1).real
+    near = _back(power, size) * np.multiply.outer(*map(taper, size)).astype(np.float32)
+    smooth = _forth(near, size).real
     most = smooth.max(axis=(1, 2), keepdims=True)
     spectra /= np.sqrt(np.maximum(smooth, np.where(most > 0, 1e-8 * most, 1.0)))[:, None]
-    coarse = scipy.fft.rfft2(_halved(scipy.fft.irfft2(spectra, size, workers=1) ** 2), workers=1)
+    coarse = _forth(_halved(_back(spectra, size) ** 2), _half(size))
     return White(spectra, coarse, level.ravel() > 0)
 
 
@@ -172,9 +176,25 @@ def _white(part: Part, group: slice, size: tuple[int, int]) -> White:
     return found
 
 
-def suspects(parts: list[Part], residuals: Sequence[Residuals]) -> list[int]:
+def suspects(parts: list[Part], *, alike: bool = False) -> list[int]:
     """Return the images with which the residual correlates outside the support, by groups, with variances."""
-    size, support, found = size_of(parts), parts[0][0].geometry.kernel_shape, []
+    at, (_, first) = parts[0][1].at, parts[0]
+    if at is None or any(part.at is None for _, part in parts):
+        return _suspects(parts, residuals_of(parts, alike=alike))[0]
+    now, size = slice(at - at % _TOGETHER, at - at % _TOGETHER + _TOGETHER), size_of(parts)
+
+    def look() -> tuple[list[int], ...]:  # at other targets as well, which costs little more
+        residuals = [_residuals(o, p, p.made["every"][2][now], size, alike=alike) for o, p in parts]
+        return tuple(_suspects(parts, residuals))
+
+    found: list[int] = first.made.once(("suspects", now.start, alike), look)[at - now.start]
+    return found
+
+
+def _suspects(parts: list[Part], residuals: Sequence[Residuals]) -> list[list[int]]:
+    """Return the same of each target whose residuals these are."""
+    size, support = size_of(parts), parts[0][0].geometry.kernel_shape
+    found: list[list[int]] = [[] for _ in residuals[0].squares]
     half, near = _half(size), ~_far(size, support)
     n_far = near.size - int(near.sum())
     for group in _groups(parts):
@@ -185,22 +205,23 @@ def suspects(parts: list[Part], residuals: Sequence[Residuals]) -> list[int]:
             products = products + _correlation(own.spectra, white.spectra, size)
             squares = squares + _correlation(own.coarse, white.coarse, half)
         squares *= math.prod(half) / math.prod(size)
-        np.maximum(squares, np.maximum(1e-6 * squares.max(axis=(1, 2), keepdims=True), 1e-30), out=squares)
+        np.maximum(squares, np.maximum(1e-6 * squares.max(axis=(2, 3), keepdims=True), 1e-30), out=squares)
         np.divide(1.0, np.sqrt(squares, out=squares), out=squares)
         (rows, cols), (y, x) = half, (n // h for n, h in zip(size, half, strict=True))
-        score = products.reshape(-1, rows, y, cols, x)
-        score *= squares[:, :, None, :, None]
-        score = score.reshape(-1, *size)
-        energy = np.einsum("syx,syx->s", score, score)
-        away = energy - np.square(score[:, near]).sum(axis=1)
+        score = products.reshape(*products.shape[:2], rows, y, cols, x)
+        score *= squares[:, :, :, None, :, None]
+        score = score.reshape(products.shape)
+        energy = np.einsum("qsyx,qsyx->qs", score, score)
+        away = energy - np.square(score[..., near]).sum(axis=2)
         spread = np.sqrt(np.maximum(1.0, away / max(1, n_far)))
-        seen = np.zeros(len(score), dtype=bool)
+        seen = np.zeros(spread.shape, dtype=bool)
         for ring in _near(size, support):
             if len(ring[0]):
-                seen |= np.square(score[:, *ring]).sum(axis=1) > _most(len(ring[0])) * spread**2
-        score[:, : support[0], : support[1]] = 0.0
-        seen |= np.maximum(score.max(axis=(1, 2)), -score.min(axis=(1, 2))) > _LAG * spread
-        found += [group.start + int(i) for i in np.flatnonzero(seen)]
+                seen |= np.square(score[:, :, *ring]).sum(axis=2) > _most(len(ring[0])) * spread**2
+        score[..., : support[0], : support[1]] = 0.0
+        seen |= np.maximum(score.max(axis=(2, 3)), -score.min(axis=(2, 3))) > _LAG * spread
+        for some, which in zip(found, seen, strict=True):
+            some += [group.start + int(i) for i in np.flatnonzero(which)]
     return found
 
 
@@ -213,11 +234,11 @@ def lags_of(parts: list[Part], source: int, residuals: Sequence[Residuals]) -> L
         white = _white(part, group, size)
         spectra = white.spectra[source - group.start]
         if white.varies[source - group.start]:
-            products += _correlation(own.spectra, spectra[None], size)[0]
+            products += _correlation(own.spectra, spectra[None], size)[0, 0]
             # the variance by lag if the noise is independent, of whatever variance: smooth, save where a few make it
-            energy = scipy.fft.rfft2(scipy.fft.irfft2(spectra, size, workers=1) ** 2, workers=1)
-            left = np.conj(scipy.fft.rfft2(own.squares, workers=1))
-            squares += _correlation(left, energy[None], size)[0]
+            energy = _forth(_back(spectra, size) ** 2, size)
+            left = np.conj(_forth(own.squares, size))
+            squares += _correlation(left, energy[None], size)[0, 0]
             count += int(part[1].known.sum())
     score = products / np.sqrt(np.maximum(squares, 1e-6 * max(float(squares.max()), 1e-300)))
     far = _far(score.shape, plan.kernel_shape)
@@ -232,10 +253,27 @@ def _far(shape: tuple[int, ...], support: tuple[int, int]) -> npt.NDArray[np.boo
     return np.asarray(beyond > min(0.5 * beyond.max(), _FAR))
 
 
-def _correlation(left: npt.NDArray[np.complex64], spectra: npt.NDArray[np.complex64], size: Sequence[int]) -> Array:
-    """Return the sums over tiles of ``r[t] f[t + u]`` by lag u, given conjugate spectra of r and those of some f."""
-    product = left[0] * spectra[:, 0] if len(left) == 1 else np.einsum("tyx,styx->syx", left, spectra)
-    return np.asarray(scipy.fft.irfft2(product, size, workers=1))
+def _correlation(left: npt.NDArray[np.complex64], spectra: npt.NDArray[np.complex64], size: Shape) -> Array:
+    """Return the sums over tiles of ``r[t] f[t + u]`` by lag u, of spectra of some f and conjugate ones of some r."""
+    total = left[:, None, 0] * spectra[:, 0]
+    term = np.empty_like(total)
+    for tile in range(1, left.shape[1]):
+        total += np.multiply(left[:, None, tile], spectra[:, tile], out=term)
+    return _back(total, size)
+
+
+def _forth(values: Array, size: Shape) -> Any:
+    """Return transforms of real numbers along rows and columns."""
+    if size[0] == 1:
+        return scipy.fft.rfft(values, size[1], workers=1)
+    return scipy.fft.rfft2(values, size, workers=1)
+
+
+def _back(spectra: Any, size: Shape) -> Array:
+    """Return the real numbers of which these are the transforms."""
+    if size[0] == 1:
+        return np.asarray(scipy.fft.irfft(spectra, size[1], workers=1))
+    return np.asarray(scipy.fft.irfft2(spectra, size, workers=1))
 
 
 def _halved(values: Single) -> Single:
@@ -248,9 +286,10 @@ def _halved(values: Single) -> Single:
     return values
 
 
-def _half(size: Sequence[int]) -> list[int]:
+def _half(size: Shape) -> Shape:
     """Return the size of what `_halved` leaves."""
-    return [1 if n == 1 else n // _pace(size) for n in size]
+    rows, cols = (1 if n == 1 else n // _pace(size) for n in size)
+    return rows, cols
 
 
 def _pace(size: Sequence[int]) -> int:

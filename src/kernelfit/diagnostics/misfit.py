@@ -172,8 +172,8 @@ def in_blocks(parts: list[Part]) -> bool:
 
 def _outside(parts: list[Part], fit: Estimate | None) -> dict[Verdict, _Test]:
     """Return whether the residual, by more than rounding does, correlates with an image outside the support."""
-    found, residuals = [], residuals_of(parts, alike=fit is not None)
-    sources = suspects(parts, residuals)
+    found, sources = [], suspects(parts, alike=fit is not None)
+    residuals = residuals_of(parts, alike=fit is not None) if sources else []
     others = _of_rounding(parts, fit) if sources and fit is not None else []
     if others is None:
         return {}

@@ -1,6 +1,5 @@
 """Tiles of a pair, and what a fit leaves of them: the sample that every look at the residual starts from."""
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from ..core.estimate import Estimate
 from ..core.geometry import Geometry, Shape
 from ..core.validation import Array
 from ..data.observation import Observation, Weights, own_row
-from ..data.reader import any_in_window
+from ..data.reader import Reader, any_in_window
 
 #: The residual is looked at in so many square tiles at most, of such a side; a pair of few pixels gets fewer.
 _TILES, _SIDE = 16, 64
@@ -24,9 +23,10 @@ _ROOM = 2**26
 
 
 class Memo(dict[Any, Any]):
-    """What is made of the images alone, which targets share, while there is room; `at` is the target looked at."""
+    """What targets share, while there is room, which are looked at together; `at` is the one looked at now."""
 
-    kernels: Sequence[Array] = ()
+    observations: Sequence[Observation] = ()  # with all targets
+    fits: Sequence[Estimate] = ()  # of each target
     at: int = 0
 
     def __init__(self, room: list[int] | None = None) -> None:
@@ -61,6 +61,7 @@ class Sample:
     root: Array | None  # the root of the weights
     blocks: Array  # (sources, tiles, rows, cols); the pixels of the images under the kernel
     made: Memo  # what is made of these
+    at: int | None = None  # the number of the target among those of "every", whose residual it is, in `made`
 
 
 def sample(
@@ -78,8 +79,7 @@ def sample(
     whole = (step * (side[0] - 1) + 1, pace * (side[1] - 1) + 1)  # what the stride leaves of it are the tiles
     halo = (whole[0] + plan.kernel_shape[0] - 1, whole[1] + plan.kernel_shape[1] - 1)
     tiles = [(slice(r, r + side[0]), slice(c, c + side[1])) for r, c in starts]
-    targets = np.stack([observation.targets[0].block(*start, side) for start in starts])
-    known, root = np.ones(targets.shape, dtype=bool), None
+    known, root, at = np.ones((len(starts), *side), dtype=bool), None, None
 
     def read() -> tuple[Array, Memo]:
         own = Memo(None if memo is None else memo.room)
@@ -90,35 +90,44 @@ def sample(
     if weights is not None:
         own = np.stack([weights[tile] for tile in tiles]).astype(np.float64)
         known, root = own > 0, np.sqrt(own)
-        targets[~known] = 0.0
         blocks[:, ~_needed(known, halo, (step, pace))] = 0.0
     size = [scipy.fft.next_fast_len(n, real=True) for n in halo]
-    # One thread: others would have to be woken up for less than a millisecond's work.
-    spectra = made.once("spectra", lambda: scipy.fft.rfft2(blocks, size, workers=1))
 
     def model_of(kernel: Array) -> Array:
+        # one thread: others would have to be woken up for less than a millisecond's work
+        spectra = made.once("spectra", lambda: scipy.fft.rfft2(blocks, size, workers=1))
         taps = kernel.reshape(-1, *plan.kernel_shape)
         of_taps = np.conj(scipy.fft.rfft2(taps[:, ::-1, ::-1] if plan.flipped else taps, size, workers=1))
         total = np.einsum("styx,syx->tyx", spectra, of_taps)
         return np.array(scipy.fft.irfft2(total, size, workers=1)[:, : whole[0] : step, : whole[1] : pace])
 
-    kept = memo is not None and key in memo  # the models of all targets as well, if there is room
-    if memo is not None and kept and ("models" in made or 8 * len(memo.kernels) * targets.size <= memo.room[0]):
-        every = functools.partial(_of_rows, blocks, plan) if whole[0] == plan.kernel_shape[0] == 1 else None
-        kernels = memo.kernels
-        model = made.once("models", lambda: tuple(map(model_of, kernels)) if every is None else every(kernels))[memo.at]
+    def of(readers: Sequence[Reader], fits: Sequence[Estimate]) -> tuple[Array, Array, Array]:
+        """Return targets, models and residuals."""
+        values = np.stack([[reader.block(*start, side) for start in starts] for reader in readers])
+        values[:, ~known] = 0.0
+        kernels = [one.kernel for one in fits]
+        if len(fits) > 1 and whole[0] == plan.kernel_shape[0] == 1:
+            models = _of_rows(blocks, plan, kernels)
+        else:
+            models = np.stack([model_of(kernel) for kernel in kernels])
+        left = values - models
+        for one, residual in zip(fits, left, strict=True):
+            if one.background is not None:
+                surface = own_row(observation, one.background.coefficients, *place)
+                residual -= np.stack([observation.columns.surface(surface, *tile) for tile in tiles])
+        return values, models, left
+
+    if memo is not None and key in memo and ("every" in made or 24 * len(memo.fits) * known.size <= memo.room[0]):
+        at, same = memo.at, (one for one in memo.observations if one.sources is observation.sources)
+        targets, model, left = (every[at] for every in made.once("every", lambda: of(next(same).targets, memo.fits)))
     else:
-        model = model_of(fit.kernel)
-    left = targets - model
-    if fit.background is not None:
-        own, surface = own_row(observation, fit.background.coefficients, *place), observation.columns.surface
-        left -= np.stack([surface(own, *tile) for tile in tiles])
+        targets, model, left = (one[0] for one in of(observation.targets, [fit]))
     if root is not None:
         left, targets = np.where(known, left * root, 0.0), targets * root
-    return Sample(starts, left, targets, model, known, root, blocks, made)
+    return Sample(starts, left, targets, model, known, root, blocks, made, at)
 
 
-def _of_rows(blocks: Array, plan: Geometry, kernels: Sequence[Array]) -> tuple[Array, ...]:
+def _of_rows(blocks: Array, plan: Geometry, kernels: Sequence[Array]) -> Array:
     """Return what many kernels make of tiles of one row: windows of few times the taps, and products by frequency."""
     n, pace = plan.kernel_shape[1], plan.stride[1]
     taps = np.stack([kernel.reshape(-1, n) for kernel in kernels])
@@ -133,8 +142,7 @@ def _of_rows(blocks: Array, plan: Geometry, kernels: Sequence[Array]) -> tuple[A
     of_taps = np.conj(scipy.fft.rfft(taps[..., ::-1] if plan.flipped else taps, length, workers=1))
     total = spectra.reshape(len(spectra), -1, len(blocks)) @ of_taps.transpose(2, 1, 0)
     made = scipy.fft.irfft(total.transpose(2, 1, 0), length, workers=1)[..., :step]
-    made = made.reshape(len(taps), blocks.shape[1], 1, -1)[..., :cols:pace]
-    return tuple(np.ascontiguousarray(one) for one in made)
+    return np.ascontiguousarray(made.reshape(len(taps), blocks.shape[1], 1, -1)[..., :cols:pace])
 
 
 def places(

@@ -96,7 +96,7 @@ def _trimmed(observation: Observation, part: samples.Sample, weighted: bool) -> 
 def with_residuals(parts: list[Part], left: Sequence[Array], kept: Sequence[npt.NDArray[np.bool_]]) -> list[Part]:
     """Return samples with other residuals and fewer pixels."""
     return [
-        (o, dataclasses.replace(p, left=np.where(k, r, 0.0), known=k, root=root_of(p, k)))
+        (o, dataclasses.replace(p, left=np.where(k, r, 0.0), known=k, root=root_of(p, k), at=None))
         for (o, p), r, k in zip(parts, left, kept, strict=True)
     ]
 

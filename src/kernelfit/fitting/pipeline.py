@@ -220,7 +220,7 @@ def _alike(observations: Sequence[Observation], choice: Choice, settings: Settin
     threads, edges = execution.threads, settings.edges
     out, memo = [], Memo() if n_targets > 1 else None
     if memo is not None:
-        memo.kernels = [one.kernel for one in estimates]
+        memo.observations, memo.fits = observations, estimates
     for t, (one, stats, level) in enumerate(zip(estimates, equations, levels, strict=True)):
         own = [of_target(p, t) for p in observations]
         if memo is not None:
