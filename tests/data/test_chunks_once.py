@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 
 import numpy as np
 import pytest
@@ -188,3 +189,95 @@ def test_masks_that_can_only_be_sliced_and_single_pixels_anywhere(small):
     for at in range(0, 500, 2):
         np.testing.assert_array_equal(view[at : at + 3, at * 19 % 500 : at * 19 % 500 + 3], 1)
     assert len(view.cells._cells[0, 0].unread) <= 64 and view.array.decoded.max() == 1
+
+
+SHAPES = [((900, 700), (128, 128)), ((9000, 130), (128, 128)), ((130, 9000), (137, 100)), ((2000, 600), (20, 600))]
+AGAIN = {
+    "background": {"background": 1},
+    "mask": {"mask": lambda shape: np.add.outer(np.arange(shape[0]), np.arange(shape[1])) % 400 < 30},
+    "pixels": {"mask": lambda shape: np.random.default_rng(1).random(shape) < 0.002},
+    "image": {"image_mask": lambda shape: np.random.default_rng(1).random(shape) < 0.001},
+    "weights": {"weights": lambda shape: np.random.default_rng(1).uniform(0.5, 2.0, shape)},
+    "poisson": {"noise": "poisson"},
+    "robust": {"robust": "huber"},
+    "sandwich": {"errors": "sandwich"},
+    "variation": {"variation": 1},
+    "stride": {"stride": 2},
+    "cg": {"method": "cg"},
+}
+
+
+@pytest.mark.parametrize("shape", [pytest.param(s, marks=pytest.mark.slow if i else []) for i, s in enumerate(SHAPES)])
+@pytest.mark.parametrize("words", [pytest.param(w, id=name) for name, w in AGAIN.items()])
+@pytest.mark.parametrize("free", [2**30, pytest.param(0, marks=pytest.mark.slow)])
+def test_what_is_read_again_is_kept_if_memory_is_free(shape, words, free, small, monkeypatch):
+    monkeypatch.setattr(chunked, "free_bytes", lambda: free)
+    case = Case(*shape, kernel=(3, 5))
+    stores = stores_of(case, 5.0)
+    if "stride" in words:
+        stores = stores[0], Counting(stores[1].array[::2, ::2], case.chunks)
+    laid = {k: Counting(v(stores[1].shape), (99, 300)) if callable(v) else v for k, v in words.items()}
+    fit = kernelfit.find_kernel(*stores, (3, 5), workers=1, **laid)
+    plain = {k: v.array if isinstance(v, Counting) else v for k, v in laid.items()}
+    same = kernelfit.find_kernel(*(one.array for one in stores), (3, 5), workers=1, **plain)
+    assert_close(fit.kernel, same.kernel, 1e-9)
+    assert fit.notes == same.notes
+    read = [one.decoded for one in (*stores, *laid.values()) if isinstance(one, Counting)]
+    if free:
+        assert max(one.max() for one in read) == 1
+    elif not words.keys() & {"noise", "robust", "method"}:
+        assert max(one.mean() for one in read) <= 2.1
+
+
+def test_saturated_pixels_that_are_met_late_cost_one_reading_more(small):
+    stores = stores_of(Case((1400, 900), (128, 128)), 5.0)
+    stores[1].array[1390, 880] = 65535
+    fit = kernelfit.find_kernel(*stores, (3, 5), workers=1)
+    assert "1 of" in fit.notes[0] and max(one.decoded.max() for one in stores) <= 2
+
+
+def test_the_border_of_a_target_is_not_waited_for(small):
+    """What is not used is never read, and must not keep the chunks along the edges in memory."""
+    image, target = stores_of(Case((1400, 900), (128, 128)), 5.0)
+    view = chunked.Chunked(target)
+    kernelfit.accumulate(image, view, (9, 13), workers=1)
+    assert len(view.cells._cells) > 20 and all(cell.unread == [] for cell in view.cells._cells.values())
+
+
+def test_memory_that_is_free(monkeypatch, tmp_path):
+    resource = pytest.importorskip("resource")
+    assert chunked.free_bytes() < 2**50
+    if not pathlib.Path("/proc/meminfo").exists():
+        return
+    for name, text in (("most", "3000000"), ("used", "1000000"), ("no limit", "max")):
+        (tmp_path / name).write_text(text)
+    most, used, none = (str(tmp_path / name) for name in ("most", "used", "no limit"))
+    monkeypatch.setattr(chunked, "_CONTAINERS", ((none, used), (str(tmp_path / "absent"), used), (most, used)))
+    assert chunked.free_bytes() == 2000000
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (2**33, 2**33))
+    assert chunked.free_bytes() == 0
+
+
+def test_each_part_of_a_shard_is_fetched_once(small):
+    zarr = pytest.importorskip("zarr")
+    fetched = []  # from which store, of which shard, which part of it
+
+    class Fetching(zarr.storage.WrapperStore):
+        async def get(self, key, prototype, byte_range=None):
+            found = await super().get(key, prototype, byte_range)
+            fetched.append((id(self._store), key, str(byte_range)))
+            return found
+
+    case = Case((900, 700), (64, 64))
+    arrays, pair = [one.array for one in stores_of(case, 5.0)], []
+    for array in arrays:
+        memory = Fetching(zarr.storage.MemoryStore())
+        made = zarr.create_array(memory, shape=array.shape, dtype=array.dtype, chunks=(64, 64), shards=(256, 192),
+                                 compressors=None)  # fmt: skip
+        made[...] = array
+        pair.append(made)
+    fetched.clear()
+    stats, expected = kernelfit.accumulate(*pair, (3, 5), workers=1), kernelfit.accumulate(*arrays, (3, 5), workers=1)
+    assert_close(stats.gram, expected.gram, 1e-12)
+    parts = [one for one in fetched if "Suffix" not in one[2]]  # there a shard says where its parts lie
+    assert len(parts) == len(set(parts)) == 2 * 15 * 11

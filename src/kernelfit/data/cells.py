@@ -119,8 +119,10 @@ class Cells:
     """
 
     def __init__(self, array: Any, budget: int, ends: tuple[list[int], list[int]] | None) -> None:
-        self.array, self.budget, self.halo = array, budget, HALO
         (n_rows, n_cols), bytes_each = array.shape[:2], np.dtype(array.dtype).itemsize * math.prod(array.shape[2:])
+        self.array, self.budget, self.halo = array, budget, HALO
+        self.room = budget  # bytes of pixels that stay although they were read
+        self.used: Rect = (0, n_rows, 0, n_cols)  # nobody waits for what lies outside
         raw = ends or ([*range(0, n_rows, LEAST), n_rows], [*range(0, n_cols, LEAST), n_cols])
         room = max(1, budget // 4 // bytes_each)
         least = LEAST_OF_FILES if isinstance(array, ChunkFiles) else LEAST
@@ -145,6 +147,12 @@ class Cells:
         """Return where a cell stands."""
         rows, cols = self.ends
         return rows[row], rows[row + 1], cols[col], cols[col + 1]
+
+    def _wanted(self, row: int, col: int) -> list[Rect]:
+        """Return what of a cell is used, in the cell."""
+        top, _, left, _ = place = self.place(row, col)
+        both = common(place, self.used)
+        return [] if both is None else [(both[0] - top, both[1] - top, both[2] - left, both[3] - left)]
 
     def known(self, place: Rect) -> Pixels | None:
         """Return pixels that are kept, None unless all of a rectangle is."""
@@ -178,8 +186,7 @@ class Cells:
         if not pixels.size:  # it was trimmed meanwhile
             return self.part(row, col, y, x)
         with self._lock:
-            whole = [(0, pixels.shape[0], 0, pixels.shape[1])]
-            left = without(whole if cell.unread is None else cell.unread, place)
+            left = without(self._wanted(row, col) if cell.unread is None else cell.unread, place)
             cell.unread = left if len(left) <= _RECTS else cell.unread
         return pixels[y, x]
 
@@ -236,15 +243,15 @@ class Cells:
 
     def _make_room(self, newest: Cell) -> None:
         """Trim cells that were read, those not used for longest first; drop others if there are too many of them."""
-        for cell in list(self._cells.values()) if self._bytes > self.budget else ():
+        for cell in list(self._cells.values()) if self._bytes > self.room else ():
             if cell is not newest and cell.unread == [] and not cell.strips:
                 self._bytes -= cell.nbytes
                 cell.trim(self.halo)
                 self._bytes += cell.nbytes
                 self._strip_bytes += cell.nbytes
-                if self._bytes <= self.budget:
+                if self._bytes <= self.room:
                     break
-        for at, cell in list(self._cells.items()) if self._bytes > self.budget else ():
+        for at, cell in list(self._cells.items()) if self._bytes > self.room else ():
             if cell.strips and self._strip_bytes > _STRIPS * self.budget:
                 self._forget(at)
             elif self._bytes > self.limit and isinstance(cell.found, np.ndarray) and cell is not newest:

@@ -3,7 +3,9 @@
 import bisect
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,13 @@ from .zarr_local import direct
 
 #: Bytes of pixels that one array may keep although they were read.
 BUDGET = 2**25
+#: Share of the free memory that arrays may keep which are read over and over: one part in so many.
+_SHARE = 8
+#: Where a container says how much memory it may have, and has: those of either version.
+_CONTAINERS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
 #: Rows at a time, where arrays are not read column by column.
 _LEAST_ROWS, _MOST_ROWS = 512, 4096
 Pixels = npt.NDArray[Any]
@@ -65,6 +74,35 @@ def rows_at_a_time(arrays: Sequence[Any], halo: int) -> int | None:
             columns, rows, height = columns + down, rows + across, max(height, sides[turned])
             heavy = heavy or down > 2 * cells.budget
     return max(_LEAST_ROWS, min(height, _MOST_ROWS)) if heavy and rows < columns else None
+
+
+def hold(arrays: Iterable[Any]) -> None:
+    """Let arrays that are going to be read over and over keep what of them was decoded, as far as memory is free."""
+    room = free_bytes() // _SHARE
+    for stored in (behind(array)[0] for array in arrays):
+        if stored is not None and stored.cells.kept:
+            cells, n_bytes = stored.cells, math.prod(stored.cells.array.shape) * stored.dtype.itemsize
+            if cells.room < n_bytes <= room:
+                room -= n_bytes
+                cells.room = cells.limit = 2 * n_bytes  # all of it: strips that were left of some cells count as well
+
+
+def free_bytes() -> int:
+    """Return the memory that is free, of a container that of its own; 0 where the system does not say, or limits it."""
+    try:
+        import resource
+
+        with open("/proc/meminfo") as file:
+            free = 1024 * next(int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
+        if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+            return 0
+        for most, used in _CONTAINERS:
+            with contextlib.suppress(OSError, ValueError):  # another version, or "max"
+                limit, own = (int(Path(name).read_text()) for name in (most, used))
+                free = min(free, limit - own)
+    except (ImportError, OSError, StopIteration):
+        return 0
+    return max(0, free)
 
 
 @contextlib.contextmanager

@@ -219,6 +219,9 @@ def extended_weights(plan: Geometry) -> tuple[Weight | None, ...]:
 
 def target_reader(array: Any, plan: Geometry) -> Reader:
     """Return the reader of the target pixels that are used."""
+    if isinstance(array, chunked.Chunked):
+        rows, cols = plan.used
+        array.cells.used = rows.start, rows.stop, cols.start, cols.stop
     return Reader(array, plan.size, (-plan.offset[0], -plan.offset[1]))
 
 

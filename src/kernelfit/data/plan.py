@@ -15,7 +15,7 @@ from ..core.model import Model, Selection, as_ends
 from ..core.validation import as_list
 from ..core.variation import AUTO, Variation
 from .cells import Rect
-from .chunked import Chunked, Plane, behind, planes, require_same_axes, watched
+from .chunked import Chunked, Plane, behind, hold, planes, require_same_axes, watched
 from .complex_parts import apart
 from .masking import Judged, Looker, PlaneSelection, UnexpectedPixel, unmasked
 from .observation import (
@@ -205,6 +205,10 @@ class FitPlan:
         groups = tuple(tuple(varied(one, variation) for one in group) for group in self.groups)
         return dataclasses.replace(self, model=model, groups=groups)
 
+    def hold(self, group: int) -> None:
+        """Let stored arrays keep what of them was decoded, as far as memory is free."""
+        hold(reader.array for one in self.groups[group] for reader in (*one.sources, *one.targets))
+
     def presuming(self, group: int, work: "Callable[[FitPlan], Result]") -> Result:
         """Return what `work` makes of this plan, no stored pixel being saturated, or NaN, until one is seen."""
         observations, given, lazy = self.groups[group], self.selection, self.masked[0]
@@ -236,6 +240,7 @@ class FitPlan:
             with watched(looks):
                 return work(dataclasses.replace(self, selection=selection, masked=(image_masked, self.masked[1])))
         except UnexpectedPixel:
+            self.hold(group)
             return work(self)
 
     def _ends(self, dtype: np.dtype[Any]) -> bool:

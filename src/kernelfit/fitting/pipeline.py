@@ -96,6 +96,8 @@ def _fit_of_group(group: int, settings: Settings, plan: FitPlan) -> list[Estimat
     observations = plan.groups[group]
     features = requirements.features_of(plan, settings.noise, settings.solver, settings.execution)
     choice = chosen(observations, features, settings)
+    if choice.method == "cg" or requirements.rereads(features):
+        plan.hold(group)
     with keeping(requests(observations, edges=settings.edges) if settings.diagnosis else ()):
         fits = [one.estimate for one in fit_group(observations, judged_of(plan, group, settings), choice, settings)]
     if choice.method != "cg" and settings.diagnosis:

@@ -187,6 +187,9 @@ RULES = (
         for name in ("photon noise", "robust")
     ),
 )
+#: What takes the pixels more than once, whatever they hold.
+_AGAIN_AND_AGAIN = {"selection", "weights", "photon noise", "robust", "sandwich errors", "background", "variation",
+                    "stride", "ConjugateGradient", "Wiener"}  # fmt: skip
 #: How a feature is told in messages.
 _WORDS = {
     "weights": "weights=",
@@ -274,6 +277,11 @@ def features_of(plan: FitPlan, noise: Noise, solver: Solver, execution: Executio
     spelled["prior"] = "solver='auto'" if isinstance(solver, Auto) else spelled["another solver"]
     present |= dict.fromkeys(more, True)
     return {feature: spelled[feature] for feature, there in present.items() if there}
+
+
+def rereads(features: Iterable[str]) -> bool:
+    """Say whether a call goes over the pixels more than once, whatever they hold."""
+    return not _AGAIN_AND_AGAIN.isdisjoint(features)
 
 
 def refused(features: Iterable[str]) -> Rule | None:

@@ -37,9 +37,12 @@ def gather(
 ) -> list[Gathered]:
     """Return the statistics of each kernel of a plan: one for each group and target, with a sample of the pixels."""
     solver = LeastSquares() if solver is None else solver
-    requirements.require(requirements.features_of(plan, noise, solver, execution, "statistics alone"))
+    features = requirements.features_of(plan, noise, solver, execution, "statistics alone")
+    requirements.require(features)
     found: list[Gathered] = []
     for group, observations in enumerate(plan.groups):
+        if requirements.rereads(features):
+            plan.hold(group)
         with keeping(_requests(observations)):
             found += plan.presuming(group, functools.partial(_group, group, noise, execution, sampled))
     return found
