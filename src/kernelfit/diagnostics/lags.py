@@ -262,7 +262,7 @@ def _correlation(left: npt.NDArray[np.complex64], spectra: npt.NDArray[np.comple
     return _back(total, size)
 
 
-def _forth(values: Array, size: Shape) -> Any:
+def _forth(values: npt.NDArray[np.floating[Any]], size: Shape) -> Any:
     """Return transforms of real numbers along rows and columns."""
     if size[0] == 1:
         return scipy.fft.rfft(values, size[1], workers=1)
@@ -276,7 +276,7 @@ def _back(spectra: Any, size: Shape) -> Array:
     return np.asarray(scipy.fft.irfft2(spectra, size, workers=1))
 
 
-def _halved(values: Single) -> Single:
+def _halved(values: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
     """Return the sums over squares of two by two, along a single line over four in a row."""
     step = _pace(values.shape[-2:])
     if values.shape[-2] > 1:
