@@ -1,13 +1,14 @@
-"""The compiled loops that lay a kernel on a block as columns and rows."""
+"""The compiled loops that lay a kernel on an image as columns and rows."""
 
-from .jit import LANES, jit_sum, load, repeated, store, zeros
+from .jit import LANES, item, jit_sum, load, put, repeated, store, zeros
 
 
 @jit_sum
 def _one_line(flat, first, lag, weights, at, n, line, start, length):
     """Write ``sum_i weights[at + i] flat[first + lag i + x]`` to ``line[start + x]``, for each x below a length."""
     x = 0
-    while x + 4 * LANES <= length:  # four vectors at a time stay in registers
+    while x < length and length >= 4 * LANES:  # four vectors at a time stay in registers
+        x = min(x, length - 4 * LANES)  # the last ones are written again
         s, t, u, v = zeros(), zeros(), zeros(), zeros()
         p = first + x
         for i in range(n):
@@ -26,8 +27,8 @@ def _one_line(flat, first, lag, weights, at, n, line, start, length):
     while x < length:
         total = 0.0
         for i in range(n):
-            total += weights[at + i] * flat[first + lag * i + x]
-        line[start + x] = total
+            total += item(weights, at + i) * item(flat, first + lag * i + x)
+        put(line, start + x, total)
         x += 1
 
 
@@ -36,7 +37,8 @@ def _four_lines(flat, first, lag, weights, at, n, step, lines, length):
     """Do the same for four lines, `step` rows from each to the next: what is read serves all of them."""
     # The weights stand between ``3 step`` zeros on either side.
     x = 0
-    while x + 2 * LANES <= length:
+    while x < length and length >= 2 * LANES:
+        x = min(x, length - 2 * LANES)
         s, t, u, v = zeros(), zeros(), zeros(), zeros()
         s2, t2, u2, v2 = zeros(), zeros(), zeros(), zeros()
         p, q = first + x, at
@@ -65,36 +67,43 @@ def _four_lines(flat, first, lag, weights, at, n, step, lines, length):
         for k in range(4):
             total = 0.0
             for i in range(n):
-                total += weights[at + i] * flat[first + lag * (i + k * step) + x]
-            lines[k * length + x] = total
+                total += item(weights, at + i) * item(flat, first + lag * (i + k * step) + x)
+            put(lines, k * length + x, total)
         x += 1
 
 
 @jit_sum
-def correlate_separable(block, columns, rows, stride_y, stride_x, out, lines, across):
-    """Write ``sum_r sum_i columns[r, i] sum_j rows[r, j] block[stride_y t + i, stride_x x + j]`` to `out`."""
-    # Four lines of the block are summed down its columns first, into `lines`, which holds four rows of the block and
-    # stays in the cache; then along themselves, into `across`, which holds one. In `columns`, ``3 stride_y`` zeros
-    # stand before and behind the weights. All lie row after row in memory.
-    flat, down, weights = block.ravel(), columns.ravel(), rows.ravel()
-    pad, width, length = 3 * stride_y, rows.shape[1], block.shape[1]
-    n = columns.shape[1] - 2 * pad
-    t = 0
-    while t < len(out):
-        many = 4 if t + 4 <= len(out) else 1
+def correlate_separable(flat, lag, columns, rows, stride_y, stride_x, out, at, gap, height, width, lines):
+    """Write ``sum_r sum_i columns[r, i] sum_j rows[r, j] pixel[stride_y t + i, stride_x x + j]`` to `out`.
+
+    Of ``flat[lag i + j]``, the pixel [i, j], make ``out[at + gap t + x]``, the result [t, x] of `height` and `width`.
+    Return 0, or NaN where a result is not finite.
+    """
+    # Four lines of pixels are summed down their columns first, into the first four rows of `lines`, which stay in the
+    # cache; then along themselves, into what is behind, where whole vectors are written. In `columns`, ``3 stride_y``
+    # zeros stand before and behind the weights.
+    down, weights = columns.ravel(), rows.ravel()
+    pad, taps = 3 * stride_y, rows.shape[1]
+    n, every = columns.shape[1] - 2 * pad, stride_x * (width - 1) + 1
+    length = every + taps - 1
+    across, whole = 4 * length, (every + 4 * LANES - 1) // (4 * LANES) * (4 * LANES)
+    t, bad = 0, 0.0
+    while t < height:
+        many = 4 if t + 4 <= height else 1
         for r in range(len(columns)):
-            at = r * columns.shape[1] + pad
+            own = r * columns.shape[1] + pad
             if many == 4:
-                _four_lines(flat, stride_y * t * length, length, down, at, n, stride_y, lines, length)
+                _four_lines(flat, stride_y * t * lag, lag, down, own, n, stride_y, lines, length)
             else:
-                _one_line(flat, stride_y * t * length, length, down, at, n, lines, 0, length)
+                _one_line(flat, stride_y * t * lag, lag, down, own, n, lines, 0, length)
             for k in range(many):
-                y = out[t + k]
-                _one_line(lines, k * length, 1, weights, r * width, width, across, 0, length - width + 1)
-                if r == 0:
-                    for x in range(len(y)):
-                        y[x] = across[stride_x * x]
-                else:
-                    for x in range(len(y)):
-                        y[x] += across[stride_x * x]
+                line = at + gap * (t + k)
+                _one_line(lines, k * length, 1, weights, r * taps, taps, lines, across, whole)
+                for x in range(width):
+                    total = item(lines, across + stride_x * x)
+                    if r > 0:
+                        total += item(out, line + x)
+                    put(out, line + x, total)
+                    bad += 0.0 * total
         t += many
+    return bad

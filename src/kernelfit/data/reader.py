@@ -43,8 +43,7 @@ class Reader:
     def _read(self, out: Array, row: int, col: int) -> None:
         (n_rows, n_cols), (step, pace), (height, width) = self.array.shape, self.stride, out.shape
         y, x = row * step - self.before[0], col * pace - self.before[1]
-        inside = y + (height - 1) * step < n_rows and x + (width - 1) * pace < n_cols
-        if min(row, col, y, x) >= 0 and inside and row + height <= self.shape[0] and col + width <= self.shape[1]:
+        if self._holds(row, col, out.shape):
             if isinstance(self.array, chunked.Chunked) and step == pace == 1:  # all of it image
                 self.array.copy_to(out, y, x)
             else:
@@ -70,6 +69,32 @@ class Reader:
                     continue
                 part = self.array[whole_slice(from_row, height, down), whole_slice(from_col, width, across)]
                 block[...] = part[:: down or 1, :: across or 1]
+
+    def _holds(self, row: int, col: int, shape: tuple[int, ...]) -> bool:
+        """Say whether a block lies within the image."""
+        places = zip((row, col), shape, self.shape, self.before, self.stride, self.array.shape, strict=True)
+        return all(p >= 0 <= p * s - b and p + k <= n and (p + k - 1) * s - b < size for p, k, n, b, s, size in places)
+
+    @property
+    def plain(self) -> bool:
+        """Whether the array has what is read, so that a part of it may stand for a block: numbers side by side."""
+        pixels = self.array
+        return (
+            type(pixels) is np.ndarray
+            and pixels.dtype == np.float64
+            and pixels.flags.behaved
+            and pixels.strides[1] == 8 <= pixels.strides[0]
+            and pixels.strides[0] % 8 == 0
+            and self.stride == (1, 1)
+            and self.weight is None
+        )
+
+    def view(self, row: int, col: int, shape: Shape) -> Array | None:
+        """Return a block of what is `plain` without copying it; None where it has to be made."""
+        if not (self.plain and self._holds(row, col, shape)):
+            return None
+        y, x = row - self.before[0], col - self.before[1]
+        return np.asarray(self.array[y : y + shape[0], x : x + shape[1]])
 
     def block(self, row: int, col: int, shape: Shape) -> Array:
         """Return a new array with the block of `shape` that starts at (`row`, `col`)."""

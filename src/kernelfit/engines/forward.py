@@ -27,9 +27,10 @@ _TILE = 1024
 _FEWEST = 1 << 16  # pixels from which it pays to look for columns and rows
 _BAND = 32  # rows
 _SUMMED = 49  # taps up to which shifted images are added; from there on it is quicker to transform
-# Nanoseconds for a pixel on one core, measured with `benchmarks.apply` (2026-11, AMD EPYC): a transform, each cross
-# of a column and a row, each of its taps.
-_TRANSFORM_NS, _CROSS_NS, _TAP_NS = 60.0, 3.0, 0.2
+# Nanoseconds for a pixel on one core: a transform, each cross of a column and a row, each of its taps. Measured with
+# `benchmarks.apply` (2026-11, Intel Xeon, vectors of 512 bits) as 50, 1 and .05, those of the crosses doubled since
+# other processors have vectors half as wide.
+_TRANSFORM_NS, _CROSS_NS, _TAP_NS = 50.0, 2.0, 0.1
 
 
 @of_any_dimension
@@ -277,13 +278,29 @@ def columns_and_rows(taps: Array) -> tuple[Array, Array] | None:
     return None
 
 
-def _lay(block: Array, columns: Array, rows: Array, stride: Shape, part: Array) -> None:
-    """Lay a kernel of few columns and rows on a block."""
+@np.errstate(over="ignore", invalid="ignore")
+def _lay(block: Array, columns: Array, rows: Array, stride: Shape, out: Array, at: tuple[slice, slice]) -> bool:
+    """Lay a kernel of few columns and rows on a block, for a part of `out`; say whether what comes out is finite."""
     from ..compiled.separable import correlate_separable  # compiled when first used
 
     zeros = np.zeros((len(columns), 3 * stride[0]))
-    down, n = np.concatenate([zeros, columns, zeros], axis=1), block.shape[1]
-    correlate_separable(np.ascontiguousarray(block), down, rows, *stride, part, np.empty(4 * n), np.empty(n))
+    down, lag = np.concatenate([zeros, columns, zeros], axis=1), block.strides[0] // 8
+    flat = np.lib.stride_tricks.as_strided(block, (lag * (len(block) - 1) + block.shape[1],), (8,))
+    first, (height, width) = at[0].start * out.shape[1] + at[1].start, out[at].shape
+    place, lines = (first, out.shape[1], height, width), np.zeros(5 * block.shape[1] + 64)
+    return bool(correlate_separable(flat, lag, down, rows, *stride, out.reshape(-1), *place, lines) == 0.0)
+
+
+def _tiles(plan: Geometry, tile: Shape, *, edges: bool) -> list[tuple[slice, slice]]:
+    """Cut the target into tiles; with `edges` what needs pixels beyond the edge of the image apart."""
+    axes = []
+    sides = zip(plan.size, plan.image_shape, plan.kernel_shape, plan.stride, plan.before, tile, strict=True)
+    for n, pixels, k, step, before, most in sides:
+        low, high = max(0, -(-before // step)), min(n, (pixels + before - k) // step + 1)
+        ends = sorted({0, low, high, n}) if edges and low < high else [0, n]
+        cuts = [i for a, b in itertools.pairwise(ends) for i in range(a, b, max(1, most // step))]
+        axes.append([slice(a, b) for a, b in itertools.pairwise([*cuts, n])])
+    return [(rows, cols) for rows in axes[0] for cols in axes[1]]
 
 
 @np.errstate(over="ignore", invalid="ignore")  # what is infinite then is refused where it is written
@@ -310,26 +327,28 @@ def apply_used(reader: Reader, kernel: Array, plan: Geometry, workers: int) -> A
     factors = columns_and_rows(taps) if plan.n_pixels >= _FEWEST else None
     out = np.empty(plan.size)
     (down, across), (rows, cols) = plan.stride, taps.shape
-    height, width = max(1, _TILE // down), max(1, _TILE // across)
 
-    def tile(start: Shape) -> None:
-        row, col = start
-        part = out[row : row + height, col : col + width]
+    def tile(at: tuple[slice, slice]) -> None:
+        part, first = out[at], (down * at[0].start, across * at[1].start)
         shape = (down * (part.shape[0] - 1) + rows, across * (part.shape[1] - 1) + cols)
-        block = reader.block(down * row, across * col, shape)
+        seen = None if factors is None else reader.view(*first, shape)
+        block = reader.block(*first, shape) if seen is None else seen
+        if factors is not None and _lay(block, *factors, plan.stride, out, at):
+            return
         known = np.isfinite(block)
         if not known.all():  # a transform would spread one bad pixel over the whole block
             block = np.where(known, block, 0.0)
         if factors is None:
             part[...] = _correlated(block, taps)[::down, ::across]
         else:
-            _lay(block, *factors, plan.stride, part)
+            _lay(block, *factors, plan.stride, out, at)
         if not known.all():
             part[any_in_window(~known, taps.shape)[::down, ::across]] = np.nan
 
-    starts = [(r, c) for r in range(0, plan.size[0], height) for c in range(0, plan.size[1], width)]
+    each = (_TILE, _TILE) if factors is None else (_TILE // 4, _TILE)
+    tiles = _tiles(plan, each, edges=factors is not None and reader.plain)
     with ThreadPoolExecutor(workers, thread_name_prefix="kernelfit") as pool:
-        for _ in pool.map(tile, starts):
+        for _ in pool.map(tile, tiles):
             pass
     return out
 
