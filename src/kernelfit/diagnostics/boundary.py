@@ -244,16 +244,16 @@ def _compare(
     )
 
 
-def _inside(observation: Observation) -> tuple[Shape, Shape]:
+@functools.lru_cache(64)
+def _inside(plan: geometry.Geometry) -> tuple[Shape, Shape]:
     """Return the first target pixel that depends on no boundary, and the rows and columns of those."""
-    plan = observation.geometry
     free = geometry.lay_out(plan.image_shape, plan.kernel_shape, dataclasses.replace(plan.convention, boundary=None))
     return free.offset, free.size
 
 
 def _strips(observation: Observation) -> list[tuple[Shape, Shape]]:
     """Return the parts (first pixel, rows and columns) of the target that depend on the boundary."""
-    (row, col), (rows, cols) = _inside(observation)
+    (row, col), (rows, cols) = _inside(observation.geometry)
     n_rows, n_cols = observation.geometry.target_shape
     if observation.plane is not None and observation.plane.extended:  # all of it depends on planes beyond the image
         size = min(n_rows, _WINDOW), min(n_cols, _WINDOW)
@@ -293,7 +293,7 @@ def _residual(
         result = Reader(plane.observation.targets[0].array, plane.observation.geometry.target_shape)
         arrays = plane.arrays(conv)
         for (at, size), model in zip(
-            _strips(plane.observation), _model(plane, arrays, conv, memo, i, taps), strict=True
+            _strips(plane.observation), _models(plane, arrays, conv, memo, i, taps), strict=True
         ):
             values = result.block(*at, size)
             left = values - model if plane.surface is None else values - _surface(plane, at, size) - model
@@ -308,7 +308,7 @@ def _response(planes: Sequence[_Plane], conv: Convention, taps: Transforms) -> A
     ones = dataclasses.replace(conv, boundary="fill", fillvalue=1.0)
     parts = [np.zeros(0)]
     for i, plane in enumerate(planes):
-        models = _model(plane, plane.arrays(ones, blank=True), ones, None, i, taps)
+        models = _models(plane, plane.arrays(ones, blank=True), ones, None, i, taps)
         parts += [_weighed(plane, model, at) for (at, _), model in zip(_strips(plane.observation), models, strict=True)]
     return np.concatenate(parts)
 
@@ -322,18 +322,41 @@ def _weighed(plane: _Plane, values: Array, at: Shape) -> Array:
     return np.asarray(values[counted] * np.sqrt(weights[counted]))
 
 
-def _model(
+def _models(
     plane: _Plane,
     arrays: Sequence[npt.NDArray[np.generic]],
     conv: Convention,
     memo: Memo | None = None,
     number: int = 0,
     transforms: Transforms | None = None,
+) -> Sequence[Array]:
+    """Return what the kernels, whose spectra are kept, make of the arrays in each strip under a boundary."""
+    one = plane.observation
+    n_pixels = sum(math.prod(size) for _, size in _strips(one))
+    if memo is None or one.plane is not None or 8 * len(memo.fits) * n_pixels > memo.room[0]:
+        return [every[0] for every in _laid(plane, plane.kernels[None], arrays, conv, memo, number, transforms)]
+    fits = memo.fits
+
+    def of_all() -> tuple[Array, ...]:
+        kernels = np.stack([fit.kernel.reshape(plane.kernels.shape) for fit in fits])
+        return tuple(_laid(plane, kernels, arrays, conv, None, number, None))
+
+    return [every[memo.at] for every in memo.once(("models", number), of_all)]
+
+
+def _laid(
+    plane: _Plane,
+    kernels: Array,
+    arrays: Sequence[npt.NDArray[np.generic]],
+    conv: Convention,
+    memo: Memo | None,
+    number: int,
+    transforms: Transforms | None,
 ) -> Iterator[Array]:
-    """Yield what the kernels, whose spectra are kept, make of the arrays in each strip under a boundary."""
+    """Yield what each of some sets of kernels makes of the arrays in each strip."""
     shapes = plane.observation.geometry
     plan = geometry.lay_out(shapes.image_shape, shapes.kernel_shape, conv)
-    taps = plane.kernels[:, ::-1, ::-1] if plan.flipped else plane.kernels
+    taps = kernels[..., ::-1, ::-1] if plan.flipped else kernels
     down, across = plan.stride
     for at, size in _strips(plane.observation):
         rows, cols = down * (size[0] - 1) + 1, across * (size[1] - 1) + 1
@@ -344,8 +367,8 @@ def _model(
         known = {} if transforms is None else transforms
         if (number, *length) not in known:
             known[number, *length] = np.conj(scipy.fft.rfft2(taps, length))
-        total = np.einsum("syx,syx->yx", spectra, known[number, *length])
-        yield scipy.fft.irfft2(total, length)[:rows:down, :cols:across]
+        total = np.einsum("syx,qsyx->qyx", spectra, known[number, *length])
+        yield scipy.fft.irfft2(total, length)[:, :rows:down, :cols:across]
 
 
 def _spectra(

@@ -1,6 +1,7 @@
 """The correlation of the residual with the whitened image, lag by lag: a kernel wider than its support shows there."""
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -209,7 +210,8 @@ def _suspects(parts: list[Part], residuals: Sequence[Residuals]) -> list[list[in
         np.divide(1.0, np.sqrt(squares, out=squares), out=squares)
         (rows, cols), (y, x) = half, (n // h for n, h in zip(size, half, strict=True))
         score = products.reshape(*products.shape[:2], rows, y, cols, x)
-        score *= squares[:, :, :, None, :, None]
+        for row, col in itertools.product(range(y), range(x)):
+            score[:, :, :, row, :, col] *= squares  # long lines rather than many of two or four numbers
         score = score.reshape(products.shape)
         energy = np.einsum("qsyx,qsyx->qs", score, score)
         away = energy - np.square(score[..., near]).sum(axis=2)

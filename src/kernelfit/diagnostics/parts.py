@@ -37,11 +37,12 @@ def _along_rows(tiles: Array, others: Array) -> Array:
     """Return the same of tiles of one row."""
     found, middle = np.zeros((2 * REACH + 1,) * (tiles.ndim - 1)), (REACH,) * (tiles.ndim - 2)
     n = tiles.shape[-1]
-    for a, b in zip(tiles.reshape(-1, n), others.reshape(-1, n), strict=True):
+    lines = list(tiles.reshape(-1, n))
+    for a, b in zip(lines, lines if others is tiles else others.reshape(-1, n), strict=True):
         for lag in range(min(REACH, n - 1) + 1):
-            found[*middle, REACH + lag] += np.dot(a[: n - lag], b[lag:])
+            found[*middle, REACH + lag] += (product := np.dot(a[: n - lag], b[lag:]))
             if lag:
-                found[*middle, REACH - lag] += np.dot(a[lag:], b[: n - lag])
+                found[*middle, REACH - lag] += product if a is b else np.dot(a[lag:], b[: n - lag])
     return found
 
 
@@ -76,6 +77,8 @@ class Parts:
 
     def beside(self, mean: Array, pairs: Array, significant: float) -> tuple[Array | None, int]:
         """Return the autocovariances of both parts and between them, and their reach; None for circular noise."""
+        if self._real[0] is None:  # no complex numbers
+            return None, 0
         half = np.maximum(pairs / 2, 1.0)
         found = self._sums[0] / half
         beyond = np.abs(found) > significant * np.sqrt(np.maximum(self._sums[1], 0.0)) / half

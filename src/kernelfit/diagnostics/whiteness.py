@@ -201,18 +201,15 @@ def examine(
         if most < math.inf:
             known &= np.abs(tiles) <= most
             tiles[~known] = targets[~known] = 0.0
-        seen.append((tiles[known], (targets - tiles)[known]))
-        pixels += int(known.sum())
+        even = weights is None and most == math.inf
+        which: Any = np.s_[...] if even else known
+        seen.append((tiles[which].ravel(), (targets - tiles)[which].ravel()))
+        pixels += tiles.size if even else int(known.sum())
         energy += float(np.sum(targets**2))
         sums += products(tiles)
         squares += products(tiles**2)
         between.add(observations[run[0]], tiles)
-        if weights is None and most == math.inf:
-            lags = np.abs(np.arange(-REACH, REACH + 1))
-            counts = [np.maximum(0, n - lags) for n in tiles.shape[1:]]
-            pairs += len(tiles) * functools.reduce(np.multiply.outer, counts)
-        else:
-            pairs += products(known.astype(np.float64)).round()
+        pairs += len(tiles) * _overlaps(tiles.shape[1:]) if even else products(known.astype(np.float64)).round()
     if not math.isfinite(energy) or not np.isfinite(sums).all():
         refuse_nonfinite(observations[0])
     c = np.divide(sums, pairs, out=np.zeros_like(sums), where=pairs > 0)
@@ -233,6 +230,13 @@ def examine(
     if variance > _SINGLE**2 * energy / pixels:
         growth = _unevenness(*(np.concatenate(parts) for parts in zip(*seen, strict=True)))
     return NoiseCheck(c, pixels, reach, float(np.sqrt(spectrum.min())), float(np.sqrt(spectrum.max())), growth, parts)
+
+
+@functools.lru_cache(16)
+def _overlaps(sides: Shape) -> npt.NDArray[np.int64]:
+    """Return how many pixels of a tile have another one in it, by lag."""
+    lags = np.abs(np.arange(-REACH, REACH + 1))
+    return np.asarray(functools.reduce(np.multiply.outer, [np.maximum(0, n - lags) for n in sides]))
 
 
 def _unevenness(left: Array, model: Array) -> float:
