@@ -32,12 +32,17 @@ def scene(seed=0, shape=SHAPE):
     return image, kernel, made, 0.01 * made.std() * rng.normal(size=made.shape)
 
 
+def looked_at(pair, fit, weights=None):
+    """The findings of a fit, whose weights are those of the pixels of each pair."""
+    return misfit.misfits(tiles.read([pair], fit, weights), fit, weighted=weights is not None)
+
+
 def found(image, target, shape=SHAPE, weights=None, lay=None, **keywords):
     """The findings of a fit, without a boundary."""
     lay = lay or {}
     fit = find_kernel(image, target, shape, **lay, **keywords)
     pair = as_observation(image, target, Model(shape, **lay))
-    return misfit.misfits([pair], fit, weights, 1)
+    return looked_at(pair, fit, weights)
 
 
 def verdicts(findings):
@@ -189,7 +194,7 @@ def test_what_is_excluded_plays_no_part():
         fit = find_kernel(image, target, SHAPE, mask=mask)
         pair = as_observation(image, target, Model(SHAPE))
         item = PlaneSelection(masks=(mask,)).judge(pair).item
-        fits.append(misfit.misfits([item.observation], fit, [item.weights], 1))
+        fits.append(looked_at(item.observation, fit, [item.weights]))
     assert fits == [[], []]
 
 
@@ -202,7 +207,7 @@ def test_saturation_by_chance_is_no_curve():
     fit = find_kernel(image, noisy, SHAPE, saturated=(None, end))
     pair = as_observation(image, noisy, Model(SHAPE))
     weights = [(noisy < end)[pair.geometry.used]]
-    assert misfit.misfits([pair], fit, weights, 1) == []
+    assert looked_at(pair, fit, weights) == []
 
 
 def test_strides_and_solvers():

@@ -60,7 +60,7 @@ class Cells:
     @functools.cached_property
     def total(self) -> Array:
         """The scores of whole cells, shape (features, cells)."""
-        return np.asarray(self.scores.sum(axis=(1, 2)))
+        return np.asarray(self.scores.reshape(_N, 4, -1).sum(axis=1))
 
     def alone(self, which: Sequence[int], beside: Sequence[int]) -> tuple[Array, Array]:
         """Return the scores of some features less what others share with them, and their Gram matrix."""
@@ -69,20 +69,26 @@ class Cells:
         share = solved(self.gram[np.ix_(beside, beside)], mixed)
         return total[which] - share.T @ total[beside], self.gram[np.ix_(which, which)] - share.T @ mixed
 
-    def differing(self, feature: int, *, alike: bool) -> tuple[int, float, float]:
-        """Return the number of tiles that tell of a feature, how their gains differ in sigmas, the residual's share."""
-        weights: Array | float = self.weights(feature) if alike else 1.0
-        score, energy, n = self.total[feature] * weights, self.energies[feature] * weights, int(self.tile.max()) + 1
-        z, spread, energies = (np.bincount(self.tile, v, n) for v in (score, score**2, energy))
-        heard = spread > 1e-24 * spread.max()  # the residual of the others is but rounding
+    def differing(self, which: Sequence[int], *, alike: bool) -> list[tuple[int, float, float]]:
+        """Return for features the number of tiles that tell, how their gains differ in sigmas, the residual's share."""
+        weights: Array | float = np.stack([self.weights(f) for f in which]) if alike else 1.0
+        first = np.flatnonzero(np.diff(self.tile, prepend=-1))  # cells of a tile follow each other
+
+        def sums(of: Array) -> tuple[Array, Array]:
+            return np.add.reduceat(of, first, axis=1), np.add.reduceat(of**2, first, axis=1)
+
+        score, energy = self.total[which] * weights, self.energies[which] * weights
+        (z, spread), energies = sums(score), np.add.reduceat(energy, first, axis=1)
+        heard = spread > 1e-24 * spread.max(axis=1, keepdims=True)  # the residual of the others is but rounding
         # of a tile: the kernel's error, that of the loud ones, is common
         worth = np.where(heard, energies / np.where(heard, spread, 1.0), 0.0)
-        own = score - float(z @ worth) / max(float(energies @ worth), 1e-300) * energy
-        z, spread, energies = (np.bincount(self.tile, v, n) for v in (own, own**2, energy))
+        gain = (z * worth).sum(axis=1) / np.maximum((energies * worth).sum(axis=1), 1e-300)
+        z, spread = sums(score - gain[:, None] * energy)
         kept = (spread > 0) & (energies > 0)
-        z, spread, energies = z[kept], spread[kept], energies[kept]
-        excess = float((z**2 / spread).sum() - len(z)) / math.sqrt(2 * max(1, len(z)))
-        return len(z), excess, float((z**2 / energies).sum()) / self.energy
+        ratio = [np.divide(z**2, of, out=np.zeros_like(z), where=kept).sum(axis=1) for of in (spread, energies)]
+        counts = kept.sum(axis=1)
+        excess = (ratio[0] - counts) / np.sqrt(2 * np.maximum(1, counts))
+        return [(int(n), float(e), float(r) / self.energy) for n, e, r in zip(counts, excess, ratio[1], strict=True)]
 
     def displaced(self) -> bool:
         """Return whether it is likely that the field is displaced linearly with the place."""
@@ -109,8 +115,9 @@ class Cells:
 def solved(gram: Array, right: Array) -> Array:
     """Solve normal equations of features some of which may be zero or alike."""
     scale = np.sqrt(np.maximum(np.diag(gram), 1e-300))
-    found = np.linalg.lstsq(gram / np.outer(scale, scale), right / scale[:, None], rcond=1e-5)[0]
-    return np.asarray(found / scale[:, None])
+    values, vectors = np.linalg.eigh(gram / np.outer(scale, scale))
+    inverse = np.where(values > 1e-5 * values[-1], 1.0 / np.maximum(values, 1e-300), 0.0)
+    return np.asarray((vectors * inverse) @ (vectors.T @ (right / scale[:, None])) / scale[:, None])
 
 
 def hotelling(scores: Array, gram: Array, energy: float) -> tuple[float, float, str]:
@@ -135,43 +142,52 @@ def hotelling(scores: Array, gram: Array, energy: float) -> tuple[float, float, 
 
 def _prepared(part: samples.Sample) -> tuple[Single, float, float]:
     """Return the prediction less its mean, over its standard deviation, and quantiles of 5 and 95 %."""
-    around = part.model - float(part.model[part.known].mean())
     known = part.known[:, ::3, ::3] if part.known[:, ::3, ::3].any() else part.known
     step = 1 if known is part.known else 3
-    seen = around[:, ::step, ::step][known]
-    spread = float(seen.std())
-    if not spread > _FLAT * float(np.abs(part.model).max(initial=0.0)):
+    seen = part.model[:, ::step, ::step][known]
+    mean, spread = float(seen.mean()), float(seen.std())
+    if not spread > _FLAT * float(np.abs(seen).max(initial=0.0)):
         spread = math.inf  # a prediction that varies by rounding alone tells of nothing
-    m: Single = np.clip(around / spread, -_MOST_FAR, _MOST_FAR).astype(np.float32)
+    m: Single = np.clip((part.model - mean) / spread, -_MOST_FAR, _MOST_FAR).astype(np.float32)
     if part.root is not None:
         m[~part.known] = 0.0
-    low, high = np.quantile(m[:, ::step, ::step][known], [0.05, 0.95])
+    ends = int(0.05 * (len(seen) - 1)), int(math.ceil(0.95 * (len(seen) - 1)))
+    low, high = (np.partition(seen, ends)[list(ends)] - mean) / spread
     return m, float(low), float(high)
 
 
-def _features(part: samples.Sample, prepared: tuple[Single, float, float], now: slice) -> Single:
-    """Return the features, shape (13, tiles, rows, cols): a constant, those of `LOCAL` and those of `CURVED`."""
+def _features(part: samples.Sample, prepared: tuple[Single, float, float], now: slice, out: Single) -> None:
+    """Fill in the features, shape (13, tiles, rows, cols): a constant, those of `LOCAL` and those of `CURVED`."""
+    # `out` begins as zeros, which its edges stay.
     m, known = prepared[0][now], part.known[now]
-    out = np.zeros((_N, *m.shape), dtype=np.float32)
     inner = out[:, :, 1:-1, 1:-1]
 
     def at(row: int, col: int) -> Single:
         return m[:, 1 + row : m.shape[1] - 1 + row, 1 + col : m.shape[2] - 1 + col]
 
-    below, above, right, left, here = at(1, 0), at(-1, 0), at(0, 1), at(0, -1), at(0, 0)
+    below, above, right, left, here = at(1, 0), at(-1, 0), at(0, 1), at(0, -1), 2 * at(0, 0)
     out[0], out[1] = 1.0, m
-    inner[2], inner[3] = below - above, right - left
-    inner[4], inner[5] = below + above - 2 * here, right + left - 2 * here
-    inner[6] = at(1, 1) + at(-1, -1) - at(1, -1) - at(-1, 1)
+    np.subtract(below, above, out=inner[2])
+    np.subtract(right, left, out=inner[3])
+    np.subtract(below + above, here, out=inner[4])
+    np.subtract(right + left, here, out=inner[5])
+    across = m[:, :, 2:] - m[:, :, :-2]
+    np.subtract(across[:, 2:], across[:, :-2], out=inner[6])
     dy, dx = inner[2], inner[3]
-    slope = dy * dy + dx * dx
-    inner[7] = np.sqrt(slope)
+    down, along = dy * dy, dx * dx
+    slope = down + along
+    np.sqrt(slope, out=inner[7])
     # the curvature of the lines of equal prediction times the slope, which is what a median filter evens out
-    bend = dx * dx * inner[4] - 0.5 * dx * dy * inner[6] + dy * dy * inner[5]
-    inner[8] = bend / (slope + np.float32(1e-6 * float(slope.mean()) + 1e-30))
-    out[9] = m * m
-    out[10] = out[9] * m
-    out[11], out[12] = np.maximum(m - np.float32(prepared[2]), 0), np.minimum(m - np.float32(prepared[1]), 0)
+    along *= inner[4]
+    down *= inner[5]
+    along += down
+    along -= np.multiply(dx * dy, inner[6], out=down) * np.float32(0.5)
+    slope += np.float32(1e-6 * float(slope.mean()) + 1e-30)
+    np.divide(along, slope, out=inner[8])
+    np.multiply(m, m, out=out[9])
+    np.multiply(out[9], m, out=out[10])
+    np.subtract(np.maximum(m, np.float32(prepared[2])), np.float32(prepared[2]), out=out[11])
+    np.subtract(np.minimum(m, np.float32(prepared[1])), np.float32(prepared[1]), out=out[12])
     if part.root is not None:
         out *= part.root[now].astype(np.float32)
         # a neighbour that does not count is not known
@@ -181,7 +197,6 @@ def _features(part: samples.Sample, prepared: tuple[Single, float, float], now: 
         )
         out[2:9, ~whole] = 0.0
         out[:, ~known] = 0.0
-    return out
 
 
 def evened(parts: list[Part]) -> list[Part]:
@@ -208,24 +223,31 @@ def cells_of(parts: list[Part]) -> Cells:
         n, rows, cols = part.left.shape
         side = [max(2, min(_CELL, k // 4 // 2 * 2)) for k in (rows, cols)]
         down, across = rows // side[0], cols // side[1]
-        # sums over the even and the odd rows and columns of each cell
-        y, x = (np.arange(count * k) for count, k in zip((down, across), side, strict=True))
-        sum_rows = np.zeros((2 * down, rows), dtype=np.float32)
-        sum_cols = np.zeros((cols, 2 * across), dtype=np.float32)
-        sum_rows[2 * (y // side[0]) + y % 2, y] = sum_cols[x, 2 * (x // side[1]) + x % 2] = 1.0
+        height, width = down * side[0], across * side[1]
+        # sums over the even and the odd columns of each cell, over those of its even columns
+        x = np.arange(width)
+        sum_cols = np.zeros((width, 2 * across), dtype=np.float32)
+        sum_cols[x, 2 * (x // side[1]) + x % 2] = 1.0
+        sum_few = np.ascontiguousarray(sum_cols[::2, ::2])
         left = (part.left / level).astype(np.float32)
-        squares = np.square(left)[:, : down * side[0], : across * side[1]]
-        lefts.append(squares.reshape(n, down, side[0], across, side[1]).sum(axis=(2, 4)).ravel())
-        sums, squares = np.empty((_N, n, 2 * down, 2 * across)), np.empty((7, n, down, across))
-        prepared = _prepared(part)
+        lefts.append(
+            np.square(left)[:, :height, :width].reshape(n, down, side[0], across, side[1]).sum(axis=(2, 4)).ravel()
+        )
+        sums, squares = np.empty((_N, n, down, 2, 2 * across)), np.empty((7, n, down, across))
+        prepared, (room, more) = _prepared(part), np.zeros((2, _N, min(n, _AT_ONCE), rows, cols), dtype=np.float32)
         for i in range(0, n, _AT_ONCE):
-            now = slice(i, i + _AT_ONCE)
-            features = _features(part, prepared, now)
-            sums[:, now] = sum_rows @ (features * left[now] @ sum_cols)
+            now = slice(i, min(i + _AT_ONCE, n))
+            features = room[:, : now.stop - i]
+            _features(part, prepared, now, features)
+            # rows before columns, by additions of whole rows and one product of matrices
+            products = np.multiply(features, left[now], out=more[:, : now.stop - i])[:, :, :height, :width]
+            by_rows = products.reshape(_N, -1, down, side[0] // 2, 2, width)
+            sums[:, now] = (by_rows.sum(axis=3).reshape(-1, width) @ sum_cols).reshape(sums[:, now].shape)
             few = features[:, :, ::2, ::2]  # enough for what only centres and scales
-            squares[:, now] = sum_rows[::2, ::2] @ (np.square(few[:7]) @ sum_cols[::2, ::2])
             flat = few.reshape(_N, -1)
             gram += 4.0 * (flat @ flat.T)
+            by_rows = np.square(few[:7, :, : height // 2, : width // 2]).reshape(7, -1, down, side[0] // 2, width // 2)
+            squares[:, now] = (by_rows.sum(axis=3).reshape(-1, width // 2) @ sum_few).reshape(squares[:, now].shape)
         sums = sums.reshape(_N, n, down, 2, across, 2).transpose(0, 3, 5, 1, 2, 4)
         scores.append(sums.reshape(_N, 2, 2, -1))
         energies.append(4.0 * squares.reshape(7, -1))

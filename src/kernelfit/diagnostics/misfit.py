@@ -12,7 +12,6 @@ wider than its support shows in the correlation of the residual with the whitene
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,15 +19,13 @@ import numpy as np
 from ..core.estimate import Estimate
 from ..core.findings import Finding, Verdict
 from ..core.validation import Array
-from ..data.observation import Observation, Weights
 from .displacement import moved
 from .lags import lags_of, residuals_of, suspects
 from .local_scores import CURVED, LOCAL, Cells, cells_of, evened, hotelling
 from .quantization import ALONE, ROUNDING, beside, rounding_of, with_rounding
 from .rounding import Rounding, possible
-from .samples import Memo
 from .tile_design import TileDesign
-from .tiles import Part, energy_of, read, root_of, with_residuals
+from .tiles import Part, energy_of, root_of, trimmed, with_residuals
 
 #: Rows and columns of a tile that it takes to have derivatives.
 _NARROW = 8
@@ -60,16 +57,9 @@ class _Test:
     at: tuple[int, int] = (0, 0)
 
 
-def misfits(
-    observations: Sequence[Observation],
-    estimate: Estimate,
-    weights: Sequence[Weights] | None,
-    workers: int,
-    memo: Memo | None = None,
-) -> list[Finding]:
+def misfits(parts: list[Part], estimate: Estimate, *, weighted: bool) -> list[Finding]:
     """Return what speaks against the model of a fit of one target, the worst first; nothing if all seems well."""
-    # `weights` are zero where a pixel does not count, and read in blocks. One thread does it all, the sample being
-    # small.
+    # One thread does it all, the sample being small.
     if (
         not estimate.noise_std > 0
         or estimate.image_noise > 0
@@ -78,7 +68,7 @@ def misfits(
         return []  # what is left tells of the iterations, or of the image's noise
     if estimate.df_resid < max(_SPARE, estimate.rank):
         return []  # the fit may have taken any misfit in
-    parts = read(observations, estimate, weights, memo)
+    parts = trimmed(parts, weighted=weighted)
     energy = energy_of([p.left for _, p in parts])
     if not energy > _ROUNDING_SHARE**2 * energy_of([p.targets for _, p in parts]):
         return []
@@ -91,7 +81,7 @@ def misfits(
         parts = with_residuals(parts, inside.without([p.left for _, p in parts]), inside.kept)
         if not energy_of([p.left for _, p in parts]) > 0:
             return []
-    integer = all(np.dtype(o.targets[0].array.dtype).kind in "iu" for o in observations)
+    integer = all(np.dtype(o.targets[0].array.dtype).kind in "iu" for o, _ in parts)
     alike = all(p.root is None or bool((p.root[p.known] == 1).all()) for _, p in parts)  # in units of the pixels
     rounding = integer and alike and estimate.noise_std < ALONE * math.sqrt(ROUNDING)
     # of rounding alone; the kernels that it may come from tell what it makes of lags outside the support
@@ -136,9 +126,8 @@ def _tests(cells: Cells, estimate: Estimate, *, parity: bool = True) -> dict[Ver
     )[: None if parity else 0]:
         scores = np.einsum("fyxb,yx->fb", cells.scores[local], sign)
         add(Verdict.VARYING, hotelling(scores, gram, cells.energy), f"{what} have kernels of their own, {{}}")
-    for f in local:
-        for alike in {False, cells.uneven}:
-            n_tiles, excess, share = cells.differing(f, alike=alike)
+    for alike in {False, cells.uneven}:
+        for n_tiles, excess, share in cells.differing(local, alike=alike):
             if excess > _TILES:
                 words = f"the kernels of {n_tiles} tiles differ by {excess:.3g} times what chance makes of it"
                 found.setdefault(Verdict.VARYING, []).append(_Test(0.0, share, words))

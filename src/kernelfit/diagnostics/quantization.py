@@ -45,21 +45,22 @@ def judged(
     target: int,
     workers: int,
     weights: Sequence[Weights] | None = None,
+    parts: list[tiles.Part] | None = None,
 ) -> Estimate:
     """Let the rounding of a target into the errors, and say if values of integers seem to have wrapped round.
 
     `fit`: the fit of one target of the problems. `problems`: the pairs. `target`: which target. `workers`: number of
-    threads. `weights`: those of the pixels of each pair. Returns the same, with a noise of at least that of rounding,
-    and a finding more if the values wrapped round.
+    threads. `weights`: those of the pixels of each pair. `parts`: tiles of them, if they were read. Returns the same,
+    with a noise of at least that of rounding, and a finding more if the values wrapped round.
     """
     types = {np.dtype(p.targets[target].array.dtype) for p in observations}
     if all(dtype.kind == "f" and dtype.itemsize < _DOUBLE for dtype in types):
-        return _of_few_digits(fit, observations, target, weights)
+        return _of_few_digits(fit, observations, target, weights, parts)
     if not all(dtype.kind in "iu" for dtype in types):
         return fit
     fit = dataclasses.replace(fit, rounding=rounding_of(fit))
     fit = _with_scatter(with_rounding(_without_alarm(fit)), observations, target, weights)
-    fit = with_finding(fit, _cut_through(fit, observations, target, weights))
+    fit = with_finding(fit, _cut_through(fit, observations, target, weights, parts))
     dtype = next(iter(types))
     extent = 2.0 ** (8 * dtype.itemsize)
     if len(types) > 1 or dtype.itemsize > _BYTES or not fit.rss > (_SUSPICIOUS * extent) ** 2 * fit.n_pixels:
@@ -72,14 +73,18 @@ def judged(
 
 
 def _cut_through(
-    fit: Estimate, observations: Sequence[Observation], target: int, weights: Sequence[Weights] | None
+    fit: Estimate,
+    observations: Sequence[Observation],
+    target: int,
+    weights: Sequence[Weights] | None,
+    parts: list[tiles.Part] | None,
 ) -> Finding | None:
     """Say if noise decides which of many pixels at an end of the type count: those that do are off to one side."""
     if weights is None or not fit.noise_std > _RANDOM * fit.rounding:
         return None
     some, own = sampled([of_target(p, target) for p in observations], weights)
     near = counted = n_pixels = 0
-    for observation, part in tiles.read(some, fit, own, trimmed=False):
+    for observation, part in tiles.read(some, fit, own) if parts is None else parts:
         ends, root = np.iinfo(observation.targets[0].array.dtype), tiles.root_of(part, part.known)[part.known]
         values, left = part.targets[part.known] / root, part.left[part.known]
         gaps = ((1, values - ends.min), (-1, ends.max - values))  # an end of which some pixels count cuts nothing off
@@ -147,29 +152,33 @@ def _with_scatter(
     if not fit.noise_std < _RANDOM * fit.rounding or not possible(fit):
         return fit
     some, own = sampled([of_target(p, target) for p in observations], weights)
-    parts = tiles.read(some, fit, own, whole=_WHOLE // len(some))
+    parts = tiles.trimmed(tiles.read(some, fit, own, whole=_WHOLE // len(some)), weighted=weights is not None)
     more = scatter(parts, fit, beside(fit)) if parts else None
     return fit if more is None else _wider(fit, more, "integers follow the image, which is smooth or flat")
 
 
 def _of_few_digits(
-    fit: Estimate, observations: Sequence[Observation], target: int, weights: Sequence[Weights] | None
+    fit: Estimate,
+    observations: Sequence[Observation],
+    target: int,
+    weights: Sequence[Weights] | None,
+    parts: list[tiles.Part] | None,
 ) -> Estimate:
     """Add what the errors of floating-point numbers of few digits leave open; see `rounding.scatter`."""
     if not possible(fit, prior=True):
         return fit
     some, own = sampled([of_target(p, target) for p in observations], weights)
-    largest = 0.0
-    for i, p in enumerate(some):
-        sides, starts = tiles.places(p, None if own is None else own[i], len(some))
-        step = float(np.finfo(p.targets[0].array.dtype).eps)
-        for start in starts:
-            largest = float(
-                np.fmax(largest, step * np.fmax.reduce(np.abs(p.targets[0].block(*start, sides)), axis=None))
-            )
+    largest = max(
+        (
+            float(np.finfo(p.targets[0].array.dtype).eps)
+            * float(np.max(np.abs(part.targets[part.known]) / tiles.root_of(part, part.known)[part.known]))
+            for p, part in (tiles.read(some, fit, own) if parts is None else parts)
+        ),
+        default=0.0,
+    )
     if not fit.noise_std < _NEAR * largest:
         return fit
-    parts = tiles.read(some, fit, own, whole=_WHOLE // len(some), trimmed=False)
+    parts = tiles.read(some, fit, own, whole=_WHOLE // len(some))
     more = scatter(parts, fit, None) if parts else None
     return fit if more is None else _wider(fit, more, "floating-point numbers are largest in a few pixels, or repeat")
 

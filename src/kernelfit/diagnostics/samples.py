@@ -145,14 +145,18 @@ def _of_rows(blocks: Array, plan: Geometry, kernels: Sequence[Array]) -> Array:
     return np.ascontiguousarray(made.reshape(len(taps), blocks.shape[1], 1, -1)[..., :cols:pace])
 
 
+def number(observation: Observation) -> int:
+    """Return how many tiles of a pair are looked at if nothing else is said."""
+    return min(_TILES, max(4, observation.geometry.n_pixels // _PIXELS_PER_TILE))
+
+
 def places(
     observation: Observation, weights: Weights | None, most: int | None = None, largest: Shape = (_SIDE, _SIDE)
 ) -> tuple[Shape, list[Shape]]:
     """Return the shape of the tiles and where they begin: spread evenly, or where there are pixels that count."""
     rows, cols = observation.size
     side = (min(rows, largest[0]), min(cols, largest[1] if rows > 1 else largest[0] * largest[1]))
-    if most is None:
-        most = min(_TILES, max(4, observation.geometry.n_pixels // _PIXELS_PER_TILE))
+    most = number(observation) if most is None else most
     down = max(1, min(rows // side[0], round(math.sqrt(most * rows / cols))))
     across = max(1, min(cols // side[1], most // down))
     starts = [

@@ -31,10 +31,8 @@ def read(
     weights: Sequence[Weights] | None,
     memo: samples.Memo | None = None,
     whole: int = 0,
-    trimmed: bool = True,
 ) -> list[Part]:
     """Read some tiles of the pairs, or of some of them; all of a pair of up to `whole` pixels."""
-    # Pixels are left out, unless `trimmed` is false, where noise decides whether they count.
     n = len(observations)
     chosen = range(n) if n <= _PAIRS else [int((i + 0.5) * n / _PAIRS) for i in range(_PAIRS)]
     parts = []
@@ -44,9 +42,35 @@ def read(
         sides, starts = places(observation, own, len(chosen))
         if observation.geometry.n_pixels <= whole:
             sides, starts = observation.size, [(0, 0)]
-        part = samples.sample(observation, estimate, (at, n), own, sides, starts, memo)
-        parts.append((observation, _trimmed(observation, part, weights is not None) if trimmed else part))
+        parts.append((observation, samples.sample(observation, estimate, (at, n), own, sides, starts, memo)))
     return [(o, p) for o, p in parts if p.known.any()]
+
+
+def thinned(parts: Sequence[Part], observation: Observation) -> samples.Sample | None:
+    """Return some tiles of a pair, as many as `samples.places` would have, None where those of `parts` are smaller."""
+    part = next((p for o, p in parts if o is observation), None)
+    if part is None or not _shared(observation):
+        return None
+    step = 1 if part.root is not None else max(1, len(part.left) // samples.number(observation))  # some hold nothing
+    across = sum(row == part.starts[0][0] for row, _ in part.starts)
+    step += step > 1 and math.gcd(step, across) > 1  # not all from one column
+    some = slice(None, None, step)
+    return dataclasses.replace(
+        part,
+        starts=part.starts[some],
+        left=part.left[some],
+        targets=part.targets[some],
+        model=part.model[some],
+        known=part.known[some],
+        root=None if part.root is None else part.root[some],
+        blocks=part.blocks[:, some],
+        made=samples.Memo(),
+    )
+
+
+def _shared(observation: Observation) -> bool:
+    """Say whether the tiles of a pair are as large as those of `samples.places`."""
+    return observation.plane is None and max(observation.geometry.stride) == 1
 
 
 def places(observation: Observation, weights: Weights | None, n: int) -> tuple[Shape, list[Shape]]:
@@ -74,8 +98,13 @@ def requests(observations: Sequence[Observation], *, edges: bool = True) -> Iter
             yield from boundary.requests(one)
 
 
-def _trimmed(observation: Observation, part: samples.Sample, weighted: bool) -> samples.Sample:
+def trimmed(parts: list[Part], *, weighted: bool) -> list[Part]:
     """Leave out what is predicted so near to the ends of the values that count that noise decides whether it counts."""
+    kept = ((o, _trimmed(o, p, weighted)) for o, p in parts)
+    return [(o, p) for o, p in kept if p.known.any()]
+
+
+def _trimmed(observation: Observation, part: samples.Sample, weighted: bool) -> samples.Sample:
     dtype = np.dtype(observation.targets[0].array.dtype)
     if not part.known.any() or not (weighted or dtype.kind in "iu"):
         return part

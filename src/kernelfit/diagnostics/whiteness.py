@@ -21,6 +21,7 @@ from ..data.extent import Extent, runs
 from ..data.observation import Observation, Weights, own_row, refuse_nonfinite
 from .parts import REACH, Parts, farthest, products
 from .samples import Memo, places, sample
+from .tiles import Part, thinned
 
 #: Runs of planes looked at in volumes.
 _RUNS = 2
@@ -145,16 +146,18 @@ def look(
     level: float = 0.0,
     misfits: Sequence[Finding] = (),
     memo: Memo | None = None,
+    read: list[Part] | None = None,
 ) -> Estimate:
     """Return a fit with findings if its residual is not white, or not as even, enough for its error bars."""
     # Residuals above `most` are outliers. Weights `declared` to be inverse variances make the noise 1. What is but
     # rounding beside the target's root mean square, `level`, is not looked at. `misfits` are told instead: a model that
-    # does not hold leaves a residual that is neither white nor even. The `memo` keeps what other targets share.
+    # does not hold leaves a residual that is neither white nor even. The `memo` keeps what other targets share, `read`
+    # are tiles that were read before.
     if misfits:
         return functools.reduce(with_finding, misfits, fit)
     if not fit.noise_std > _ROUNDING * level or any(f.verdict is Verdict.NOT_CONVERGED for f in fit.findings):
         return fit  # what is left tells of the iterations, not of the noise
-    check = examine(observations, fit, weights, most, memo)
+    check = examine(observations, fit, weights, most, memo, read)
     if check.coloured:
         fit = with_finding(fit, Finding(Verdict.COLOURED_NOISE, str(check)))
     if check.depends:
@@ -190,6 +193,7 @@ def examine(
     weights: Sequence[Weights] | None = None,
     most: float = math.inf,
     memo: Memo | None = None,
+    read: list[Part] | None = None,
 ) -> NoiseCheck:
     """Return what a sample of the residual of pairs, times the root of their weights, says of the noise."""
     ndim = 2 if observations[0].plane is None else 3
@@ -197,10 +201,10 @@ def examine(
     energy, pixels, seen = 0.0, 0, []
     between = Parts(ndim)
     for run in runs(observations, _RUNS, REACH + 1):
-        tiles, targets, known = _windows(observations, fit, weights, run, memo)
+        tiles, targets, known = _windows(observations, fit, weights, run, memo, read)
         if most < math.inf:
-            known &= np.abs(tiles) <= most
-            tiles[~known] = targets[~known] = 0.0
+            known = known & (np.abs(tiles) <= most)
+            tiles, targets = np.where(known, tiles, 0.0), np.where(known, targets, 0.0)
         even = weights is None and most == math.inf
         which: Any = np.s_[...] if even else known
         seen.append((tiles[which].ravel(), (targets - tiles)[which].ravel()))
@@ -270,8 +274,12 @@ def _windows(
     weights: Sequence[Weights] | None,
     run: Sequence[int],
     memo: Memo | None,
+    read: list[Part] | None,
 ) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
     """Return residual, target and what counts of some tiles of a pair, of planes of a volume one upon the other."""
+    held = thinned(read or [], observations[run[0]])
+    if held is not None:
+        return held.left, held.targets, held.known
     own = [None if weights is None else weights[at] for at in run]
     counts: Weights | None = own[0]
     if weights is not None and len(run) > 1:
@@ -279,13 +287,13 @@ def _windows(
     where = places(observations[run[0]], counts)
     if weights is None and observations[run[0]].plane is not None:
         return _of_planes(observations, fit, run, *where)
-    parts = [
+    every = [
         sample(observations[at], fit, (at, len(observations)), one, *where, memo)
         for at, one in zip(run, own, strict=True)
     ]
     if observations[run[0]].plane is None:
-        return parts[0].left, parts[0].targets, parts[0].known
-    left, targets, known = (np.stack([getattr(p, name) for p in parts], 1) for name in ("left", "targets", "known"))
+        return every[0].left, every[0].targets, every[0].known
+    left, targets, known = (np.stack([getattr(p, name) for p in every], 1) for name in ("left", "targets", "known"))
     return left, targets, known
 
 

@@ -26,11 +26,10 @@ from ..data.observation import Observation, WeightedObservation, Weights, lots, 
 from ..data.plan import FitPlan
 from ..data.reader import keeping
 from ..data.volumes import merged, sampled, stacked, with_edges
-from ..diagnostics import boundary, quantization, score_covariance, whiteness
+from ..diagnostics import boundary, quantization, score_covariance, tiles, whiteness
 from ..diagnostics.depth import shallow
 from ..diagnostics.misfit import misfits
 from ..diagnostics.samples import Memo
-from ..diagnostics.tiles import requests
 from ..engines import weighted, weighted_iteration
 from ..engines.cost_model import Choice, resolve
 from ..engines.welch import spectral_statistics
@@ -98,7 +97,7 @@ def _fit_of_group(group: int, settings: Settings, plan: FitPlan) -> list[Estimat
     choice = chosen(observations, features, settings)
     if choice.method == "cg" or requirements.rereads(features):
         plan.hold(group)
-    with keeping(requests(observations, edges=settings.edges) if settings.diagnosis else ()):
+    with keeping(tiles.requests(observations, edges=settings.edges) if settings.diagnosis else ()):
         fits = [one.estimate for one in fit_group(observations, judged_of(plan, group, settings), choice, settings)]
     if choice.method != "cg" and settings.diagnosis:
         plain = Settings(edges=False)
@@ -491,13 +490,15 @@ def diagnosed(
     # Everything here sees the pixels that count, and no others. Residuals above `most` are outliers; `declared` says
     # that weights are inverse variances, `level` is the target's root mean square. The `memo` keeps what targets share.
     some, own = sampled(observations, weights)
-    wrong = shallow(observations, estimate, weights) + misfits(some, estimate, own, workers, memo)
+    parts = tiles.read(some, estimate, own, memo)
+    wrong = shallow(observations, estimate, weights) + misfits(parts, estimate, weighted=weights is not None)
     if noise.covariance == "plain" or wrong:  # sandwich errors clear correlated noise, and nothing else
         estimate = whiteness.look(
-            observations, estimate, weights, most=most, declared=declared, level=level, misfits=wrong, memo=memo
-        )
+            observations, estimate, weights,
+            most=most, declared=declared, level=level, misfits=wrong, memo=memo, read=parts,
+        )  # fmt: skip
     if edges:
         outer, seen = with_edges(observations, estimate)
         (doubted,) = boundary.doubt(outer, [seen], memo)
         estimate = estimate if doubted is seen else dataclasses.replace(doubted, weights=estimate.weights)
-    return quantization.judged(estimate, observations, 0, workers, weights) if integers else estimate
+    return quantization.judged(estimate, observations, 0, workers, weights, parts) if integers else estimate
