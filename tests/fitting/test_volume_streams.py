@@ -6,6 +6,7 @@ import pytest
 import kernelfit
 from helpers import assert_close, grid
 from kernelfit import accumulate_stream, find_kernel
+from kernelfit.fitting.stream import Stream
 
 KERNEL = (2, 3, 2)
 
@@ -72,6 +73,50 @@ def test_a_killed_run_goes_on(tmp_path):
     assert stats.n_pixels == whole.n_pixels and len(stats.backgrounds) == 3
     assert_close(stats.solve().kernel, whole.solve().kernel, 1e-9)
     assert stats.solve().verdict is whole.solve().verdict
+
+
+@pytest.mark.parametrize("background", [None, 1])
+def test_volumes_all_of_whose_voxels_count_are_read_as_accumulate_reads_them(background):
+    """To the bit, by any number of threads; others plane by plane."""
+    given, _ = pairs(2)
+    words = {"boundary": "symm", "background": background, "method": "fft"}
+    alone = [kernelfit.accumulate(*pair, KERNEL, **words) for pair in given]
+    for workers in (1, 3):
+        told = []
+        progress = lambda *seen: told.append(seen)  # noqa: E731, B023
+        stats = accumulate_stream(iter(given), KERNEL, workers=workers, progress=progress, **words)
+        assert [done for _, done, _ in told] == [6, 13]
+        np.testing.assert_array_equal(stats.gram, (alone[0] + alone[1]).gram)
+        assert stats.n_pixels == sum(alone).n_pixels
+        assert stats.solve().notes == sum(alone).solve().notes
+        assert stats.solve().verdict is sum(alone).solve().verdict
+    masks = [np.zeros(y.shape, dtype=bool) for _, y in given]
+    masks[0][2, 3, 4] = True
+    expected = kernelfit.accumulate(*map(list, zip(*given, strict=True)), KERNEL, mask=masks, **words)
+    assert_close(accumulate_stream(given, KERNEL, mask=masks, **words).gram, expected.gram, 1e-12)
+    assert_close(accumulate_stream(given, KERNEL, block=5, **words).gram, (alone[0] + alone[1]).gram, 1e-12)
+
+
+def test_a_run_killed_between_two_planes_goes_on_with_the_others(tmp_path, monkeypatch):
+    """Where a volume was read plane by plane, as one of another version was."""
+    given, _ = pairs(2)
+    path, words = tmp_path / "sums.npz", {"boundary": "wrap", "method": "fft"}
+
+    def stop(_, done, total):
+        if done == 9:  # three planes into the second one
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Stream, "_at_once", lambda *_: False)
+        accumulate_stream(given, KERNEL, checkpoint=path, every=0, progress=stop, **words)
+    told = []
+    stats = accumulate_stream(
+        given, KERNEL, checkpoint=path, every=0, progress=lambda *seen: told.append(seen[1:]), **words
+    )
+    assert told[-1] == (13, 13)
+    whole = accumulate_stream(given, KERNEL, **words)
+    assert_close(stats.gram, whole.gram, 1e-12)
+    assert stats.n_pixels == whole.n_pixels
 
 
 def test_volumes_on_disk_are_read_plane_by_plane(tmp_path):

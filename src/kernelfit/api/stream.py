@@ -126,7 +126,7 @@ def accumulate_stream(
     sums = Sums() if state is None else state.sums
     with contextlib.nullcontext() if state is None else state.running():
         for work in summed(stream, state, sums, threads):
-            stream.n_done += 1
+            stream.n_done += work.n_blocks
             if state is not None:
                 state.digest = work.digest
                 state.goes_on(*((work.pair + 1, 0) if work.last else (work.pair, work.block + 1)))

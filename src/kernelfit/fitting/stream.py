@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,11 +23,12 @@ from ..data.masked_blocks import MaskedBlocks
 from ..data.observation import NUMBERS, Observation, WeightedObservation, lots, of_target
 from ..data.plan import FitPlan, make_plan
 from ..engines.cost_model import engine_of
+from ..engines.volume_pass import Stack
 from ..solvers.least_squares import LeastSquares, Solver
 from . import requirements
 from .checkpoint import Checkpoint, Sums
 from .context import Tile, tiles_of, wanted
-from .equations import block_equations
+from .equations import block_equations, lot_equations
 from .statistics import image_noise
 
 #: Pixels, for each worker, from which on a block is worth the work of all of them; for many workers as for four.
@@ -49,6 +51,13 @@ class Work(NamedTuple):
     box: Box
     method: str
     digest: str
+    planes: tuple[Observation, ...] = ()  # of a volume that is one block, instead of the observation
+    n_blocks: int = 1  # that it takes the place of
+
+    @property
+    def n_pixels(self) -> int:
+        """Number of target pixels."""
+        return sum(one.geometry.n_pixels for one in self.planes) or self.box.rows * self.box.cols
 
 
 class Found(NamedTuple):
@@ -105,8 +114,8 @@ class Stream:
         """Return the number of blocks, as far as it is known."""
         return max(self.n_blocks, round(self.n_blocks / max(1, self.n_pairs) * self.length))
 
-    def work(self, state: Checkpoint | None = None) -> Iterator[Work]:
-        """Yield the blocks, in order, that are not yet in the checkpoint."""
+    def work(self, state: Checkpoint | None = None, *, volumes: bool = False) -> Iterator[Work]:
+        """Yield the blocks, in order, that are not yet in the checkpoint; `volumes` that can be read as one are one."""
         digest = ""
         start = (0, 0) if state is None else (state.pairs, state.blocks)
         expected = "" if state is None else state.digest
@@ -127,19 +136,33 @@ class Stream:
             if state is not None and number + 1 == n_begun and digest != expected:
                 raise state.mismatch(f"one of its first {n_begun} pairs is not the same")
             i = 0
-            for p, (group, at, observation, marks, boxes, chosen) in enumerate(parts):
-                goes_on = p + 1 < len(parts) and parts[p + 1][:2] == (group, at)  # with another plane of the volume
-                for k, box in enumerate(boxes):
-                    i += 1
-                    if i > skip:
-                        last, ends = i == n_blocks, k + 1 == len(boxes) and not goes_on
-                        yield Work(number, i - 1, last, ends, group, at, observation, marks, box, chosen, digest)
+            for (group, at), lot in itertools.groupby(parts, lambda part: part[:2]):
+                own = list(lot)
+                n, volume = sum(len(part[4]) for part in own), tuple(part[2] for part in own)
+                if volumes and n and skip <= i and self._at_once(own):
+                    *_, marks, (box, *_), chosen = own[0]
+                    i += n
+                    last = i == n_blocks
+                    yield Work(number, i - 1, last, True, group, at, volume[0], marks, box, chosen, digest, volume, n)
+                    continue
+                end = i + n
+                for _, _, observation, marks, boxes, chosen in own:
+                    for box in boxes:
+                        i += 1
+                        if i > skip:
+                            last, ends = i == n_blocks, i == end
+                            yield Work(number, i - 1, last, ends, group, at, observation, marks, box, chosen, digest)
         if state is not None and self.n_pairs < n_begun:
             raise state.mismatch(f"it had at least {n_begun} pairs, this one has {self.n_pairs}")
         for name in _NAMES[2:]:
             listed = _listed(getattr(self.selection, name))
             if listed is not None and len(listed) != self.n_pairs:
                 raise ValueError(_miscounted(name, listed, str(self.n_pairs)))
+
+    def _at_once(self, parts: Sequence[tuple[int, int, Observation, Any, list[Box], str]]) -> bool:
+        """Return whether a volume's planes share their transforms: whole ones all of whose pixels count alike."""
+        alike = self.block is None and all(mark is None for part in parts for mark in part[3])
+        return alike and parts[0][5] == "fft" and Stack.of([part[2] for part in parts]) is not None
 
     def reread(self, group: int) -> Iterator[Work]:
         """Yield all blocks of a group once more."""
@@ -242,6 +265,15 @@ def summed(stream: Stream, state: Checkpoint | None, sums: Sums, threads: int) -
     def task(work: Work, part: Observation, items: Sequence[WeightedObservation | None], workers: int) -> Found:
         tiles: list[list[Tile]] = []
         noise: list[tuple[Array, Array]] = []
+        if work.planes:
+            for t in range(len(part.targets)):
+                fits, first = functools.partial(wanted, sums.at(work.group, t).tiles), work.block - len(work.planes) + 1
+                tiles.append([
+                    tile
+                    for i, plane in enumerate(work.planes, first)
+                    for tile in tiles_of(of_target(plane, t), None, work.number, (work.pair, work.number, i), fits)
+                ])  # fmt: skip
+            return Found(lot_equations(work.planes, [items] * len(work.planes), work.method, workers), tiles, noise)
         for t, item in enumerate(items):
             observation, weights = (of_target(part, t), None) if item is None else (item.observation, item.weights)
             fits = functools.partial(wanted, sums.at(work.group, t).tiles)
@@ -255,12 +287,12 @@ def summed(stream: Stream, state: Checkpoint | None, sums: Sums, threads: int) -
                 noise.append((gram, pairs))
         return Found(block_equations(part, items, work.method, workers), tiles, noise)
 
-    for work, found in computed(stream.work(state), task, threads):
+    for work, found in computed(stream.work(state, volumes=True), task, threads):
         if state is not None:
             state.begins()
         for t, equations in enumerate(found.equations):
             known = sums.at(work.group, t)
-            known.method, known.n_pixels = known.method or work.method, known.n_pixels + work.box.rows * work.box.cols
+            known.method, known.n_pixels = known.method or work.method, known.n_pixels + work.n_pixels
             known.add(equations, last=work.ends)
             known.count(found.noise[t] if found.noise else None, found.tiles[t])
         yield work
@@ -291,8 +323,16 @@ def _done(item: Work, asked: Observation, part: Observation, task: Task[Part], w
 
 def _by_one_thread(item: Work, task: Task[Part]) -> Part:
     """Read one block and return what a task makes of it."""
+    if item.planes:
+        return _of_volume(item, task, 1)
     asked = blocks.sub_observation(item.observation, item.box)
     return _done(item, asked, blocks.loaded(asked), task, 1)
+
+
+def _of_volume(item: Work, task: Task[Part], workers: int) -> Part:
+    """Return what a task makes of a whole volume, which is read plane by plane."""
+    with _naming(item.pair):
+        return task(item, item.observation, [None] * len(item.marks), workers)
 
 
 def computed(work: Iterator[Work], task: Task[Part], workers: int) -> Iterator[tuple[Work, Part]]:
@@ -306,12 +346,15 @@ def computed(work: Iterator[Work], task: Task[Part], workers: int) -> Iterator[t
     ahead: collections.deque[tuple[Work, Callable[[], Part], list[Future[Any]]]] = collections.deque()
 
     def large(item: Work) -> bool:
-        return item.box.rows * item.box.cols >= _LARGE * min(workers, 4)
+        return item.n_pixels >= _LARGE * min(workers, 4)
 
     def begin(item: Work) -> None:
         if not large(item):
             future = pool.submit(_by_one_thread, item, task)
             ahead.append((item, future.result, [future]))
+            return
+        if item.planes:
+            ahead.append((item, functools.partial(_of_volume, item, task, workers), []))
             return
         asked = blocks.sub_observation(item.observation, item.box)
         reads = [pool.submit(blocks.in_memory, reader) for reader in blocks.once(asked)]
