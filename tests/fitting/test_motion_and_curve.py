@@ -193,9 +193,10 @@ def test_what_the_kernels_errors_make_of_the_columns_is_known():
     scene = registration_round.Scene.of(image, None, None, 1)
     search = registration_round.Search([scene], target, model, kernelfit.Selection(), pipeline.Settings())
     place = search.start
-    one, images = search.round(place), search.images(place)
+    one, slopes = search.round(place), [[]]
+    search.images(place, slopes)
     columns = registration_columns.Columns(one.plan, search.generators, search.places, [shape], 2)
-    columns = dataclasses.replace(columns, changes=search.changes(place, images))
+    columns = dataclasses.replace(columns, changes=search.changes(slopes))
     draws = [joint.drawn(one.groups, seed) for seed in range(60)]
     found = np.mean([joint.precision(joint.shares_of(one.plan, d, columns, 1), d)[0] for d in draws], axis=0)
 
@@ -208,6 +209,8 @@ def test_what_the_kernels_errors_make_of_the_columns_is_known():
     free = [patches(s) - a @ (hat @ (a.T @ patches(s))) for s in slopes]
     expected = [[np.trace(hat @ (x.T @ y)) for y in free] for x in free]
     assert_close(np.diag(found), np.diag(expected), 0.15)
+    guess = np.diag(search._expected(one.groups, 2)) / np.diag(expected)
+    assert (0.7 < guess).all() and (guess < 1.5).all()  # on which depends whether the draw is worth its time
     spurious = joint.precision(joint.shares_of(one.plan, draws[0], columns, 1), draws[0])[0]
     plain, right = (joint.solved(one.shares, one.groups, b) for b in (None, spurious))
     assert plain[2] == 0 < right[2] < 0.75

@@ -19,6 +19,18 @@ def _weights(t, w):
 
 
 @jit_sum
+def _steepness(t, w):
+    """Put the derivatives of these weights with the place into `w`."""
+    u, v, z = 1.0 - t, 1.0 + t, 2.0 - t
+    w[0] = -u * u * u * u / 24.0
+    w[5] = t * t * t * t / 24.0
+    w[2] = t * (-1.0 + t * t * (1.0 - t * (5.0 / 12.0)))
+    w[3] = -u * (-1.0 + u * u * (1.0 - u * (5.0 / 12.0)))
+    w[1] = 0.625 + v * (-3.5 + v * (3.75 + v * (-1.5 + v * (5.0 / 24.0))))
+    w[4] = -(0.625 + z * (-3.5 + z * (3.75 + z * (-1.5 + z * (5.0 / 24.0)))))
+
+
+@jit_sum
 def _mirrored(i, n):
     """Return the pixel of an axis mirrored about its edges, the pixels there repeated."""
     i = i % (2 * n)
@@ -26,14 +38,21 @@ def _mirrored(i, n):
 
 
 @jit_sum
-def warp_rows(coefficients, matrix, first, reach, out, outside):
+def _six(flat, at, w):
+    part = w[0] * flat[at] + w[1] * flat[at + 1] + w[2] * flat[at + 2]
+    return part + (w[3] * flat[at + 3] + w[4] * flat[at + 4] + w[5] * flat[at + 5])
+
+
+@jit_sum
+def warp_rows(coefficients, matrix, first, reach, out, outside, slopes):
     """Read rows of the warped image, from the row `first` on, from the coefficients of the image's quintic spline."""
     # The pixel (row, col) is read at ``matrix @ (row, col, 1)``, divided by the last. `outside` tells which lie further
     # than `reach` beyond the centres of the pixels at the edge; those are read from the mirrored image, at most its
-    # width away.
+    # width away. `slopes` takes the derivatives of the warped image with row and column, if it has any rows.
     n_rows, n_cols = coefficients.shape
-    flat = coefficients.reshape(-1)
-    down, across, indices = np.empty(6), np.empty(6), np.empty(6, np.int64)
+    flat, sloped = coefficients.reshape(-1), slopes.shape[1] > 0
+    down, across, near = np.empty(6), np.empty(6), np.empty(36)
+    fall, lean = np.empty(6), np.empty(6)
     for r in range(out.shape[0]):
         row = float(first + r)
         for c in range(out.shape[1]):
@@ -42,27 +61,31 @@ def warp_rows(coefficients, matrix, first, reach, out, outside):
             y = (matrix[0, 0] * row + matrix[0, 1] * c + matrix[0, 2]) / over
             x = (matrix[1, 0] * row + matrix[1, 1] * c + matrix[1, 2]) / over
             outside[r, c] = not (-reach <= y <= n_rows - 1 + reach and -reach <= x <= n_cols - 1 + reach)
-            y, x = min(max(y, -float(n_rows)), 2.0 * n_rows), min(max(x, -float(n_cols)), 2.0 * n_cols)
-            i, j = int(np.floor(y)), int(np.floor(x))
-            _weights(y - i, down)
-            _weights(x - j, across)
+            v, u = min(max(y, -float(n_rows)), 2.0 * n_rows), min(max(x, -float(n_cols)), 2.0 * n_cols)
+            i, j = int(np.floor(v)), int(np.floor(u))
+            _weights(v - i, down)
+            _weights(u - j, across)
+            values, at, step = flat, (i - 2) * n_cols + j - 2, n_cols
+            if not (2 <= i < n_rows - 3 and 2 <= j < n_cols - 3):
+                for a in range(36):
+                    near[a] = coefficients[_mirrored(i - 2 + a // 6, n_rows), _mirrored(j - 2 + a % 6, n_cols)]
+                values, at, step = near, 0, 6
             total = 0.0
-            if 2 <= i < n_rows - 3 and 2 <= j < n_cols - 3:
-                at = (i - 2) * n_cols + j - 2
+            if sloped:
+                _steepness(v - i, fall)
+                _steepness(u - j, lean)
+                dy = dx = 0.0
                 for a in range(6):
-                    part = across[0] * flat[at] + across[1] * flat[at + 1] + across[2] * flat[at + 2]
-                    part += across[3] * flat[at + 3] + across[4] * flat[at + 4] + across[5] * flat[at + 5]
+                    part = _six(values, at + a * step, across)
                     total += down[a] * part
-                    at += n_cols
+                    dy += fall[a] * part
+                    dx += down[a] * _six(values, at + a * step, lean)
+                for k in range(2):
+                    steep = (matrix[0, k] - y * matrix[2, k]) * dy + (matrix[1, k] - x * matrix[2, k]) * dx
+                    slopes[k, r, c] = steep / over
             else:
-                for b in range(6):
-                    indices[b] = _mirrored(j - 2 + b, n_cols)
                 for a in range(6):
-                    at = _mirrored(i - 2 + a, n_rows)
-                    part = 0.0
-                    for b in range(6):
-                        part += across[b] * coefficients[at, indices[b]]
-                    total += down[a] * part
+                    total += down[a] * _six(values, at + a * step, across)
             out[r, c] = total
 
 

@@ -70,7 +70,9 @@ class Spline:
         half = scipy.fft.idct(spectrum, n=sides[1], axis=1, norm="forward", workers=workers)
         return np.asarray(scipy.fft.idct(half, n=sides[0], axis=0, norm="forward", workers=workers))
 
-    def at(self, matrix: Array, shape: Shape, workers: int) -> tuple[Array, npt.NDArray[np.bool_]]:
+    def at(
+        self, matrix: Array, shape: Shape, workers: int, slopes: Array | None = None
+    ) -> tuple[Array, npt.NDArray[np.bool_]]:
         """Return the warped image, and which of its pixels are not known.
 
         Parameters
@@ -82,6 +84,8 @@ class Spline:
             Rows and columns of the warped image.
         workers : int
             Number of threads.
+        slopes : ndarray of float64, shape (2, rows, cols), optional
+            Receives the derivatives of the warped image with its rows and columns.
 
         Returns
         -------
@@ -90,11 +94,13 @@ class Spline:
         outside : ndarray of bool, shape (rows, cols)
             Pixels that lie beyond the edge, or whose neighbourhood is not known.
         """
-        if shape == self.values.shape and np.array_equal(matrix, np.eye(3)):
+        still = shape == self.values.shape and np.array_equal(matrix, np.eye(3))
+        if still and slopes is None:
             return self.values, self.wrong
         from ..compiled.warp import warp_rows  # compiled when first used
 
         out, outside = np.empty(shape), np.empty(shape, dtype=bool)
+        steep = np.empty((2, 0, 0)) if slopes is None else slopes
         f = self._finer
         table = np.array([[f, 0, 0.5 * (f - 1)], [0, f, 0.5 * (f - 1)], [0, 0, 1.0]]) @ matrix
 
@@ -102,10 +108,12 @@ class Spline:
 
         def band(first: int) -> None:
             part = slice(first, first + _ROWS)
-            warp_rows(self._coefficients, table, first, reach, out[part], outside[part])
+            warp_rows(self._coefficients, table, first, reach, out[part], outside[part], steep[:, part])
 
         for _ in in_order(range(0, shape[0], _ROWS), band, workers):
             pass
+        if still:
+            return self.values, self.wrong
         if self.spoiled is not None:
             places = table @ np.stack([*np.indices(shape).reshape(2, -1), np.ones(out.size)])
             rows, cols = (

@@ -8,8 +8,10 @@ what lies along the edges, so it is built in three steps:
 3. for each pair of taps, the lag sum less what lies outside the pair's box of target pixels (`edges`).
 """
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +19,7 @@ from ..compiled.threads import Progress, add, counted, in_order
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
 from ..data.observation import Observation, refuse_nonfinite, refuse_tiny
-from ..data.reader import keeping
+from ..data.reader import Reader, keeping
 from . import edge_correction, field_pass, volume_pass
 from .field_pass import Functions
 from .passes import PASSES, Frame, Pass, Sums
@@ -100,3 +102,12 @@ def residual_moments(
     frame = Frame.of(observation)
     sums, _ = pass_over(observation, frame, method, workers, frame.from_user(kernels), progress)
     return frame.to_user(sums.moment).reshape(len(frame.targets), -1), sums.energy
+
+
+def products(observation: Observation, arrays: Sequence[Any], method: str, workers: int) -> Array:
+    """Return the sums of the products of arrays, of the used pixels, with what each tap lies on: (arrays, taps)."""
+    targets = tuple(Reader(array, observation.size) for array in arrays)
+    wide = dataclasses.replace(observation, targets=targets)
+    frame = Frame.of(wide)
+    sums, _ = pass_over(wide, frame, method, workers, None, None)
+    return frame.to_user(sums.moment).reshape(len(targets), -1)

@@ -56,8 +56,8 @@ def _scatter(search: Search, one: Round, columns: Columns) -> Array:
             made = dataclasses.replace(seen, kernels=taps.reshape(seen.kernels.shape)).made(sources)
             flat.append(made if column is None else made + column[:, :])
         rows, cols = (slice(0, n) for n in seen.model.shape)
-        for values, surface in zip(flat, joint.surfaces_of(seen, flat), strict=False):
-            values -= seen.observation.columns.surface(surface, rows, cols)
+        for values, surface in zip(flat, joint.surfaces_of(seen, flat), strict=True):
+            values -= seen.observation.columns.surface(surface, rows, cols) if len(surface) else 0.0
         left = _left(seen) * seen.weighed(rows) / noise**2
         cells = np.array([_cells(values * left, seen.kernels.shape[1:]) for values in flat])
         total += cells @ cells.T
@@ -66,9 +66,8 @@ def _scatter(search: Search, one: Round, columns: Columns) -> Array:
 
 def _left(seen: joint.Seen) -> Array:
     """Return the residual, zero where a pixel does not count."""
-    target = seen.observation.targets[0].block(0, 0, seen.model.shape)
-    weights = seen.weighed(slice(0, len(target)))
-    return np.asarray(np.where(weights > 0, target - seen.model - seen.surface(), 0.0))
+    weights = seen.weighed(slice(0, len(seen.model)))
+    return np.asarray(np.where(weights > 0, seen.rest[:, :] - seen.surface(), 0.0))
 
 
 def _cells(values: Array, sides: tuple[int, ...]) -> Array:

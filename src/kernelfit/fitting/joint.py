@@ -15,18 +15,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.fft
 
 from ..compiled.blas import one_blas_thread
 from ..compiled.threads import add, in_order
 from ..core.estimate import Estimate
+from ..core.geometry import Shape
 from ..core.validation import Array
 from ..data.observation import Observation
 from ..data.plan import FitPlan
 from ..data.reader import Reader
-from ..engines import forward
+from ..engines import accumulation, forward
+from ..engines.weighted import pass_method
 
-_ROWS, _DIRECT = 256, 300  # rows looked at at once; taps up to which sums are quicker than transforms
+_ROWS, _DIRECT = 64, 300  # rows looked at at once; taps up to which sums are quicker than transforms
 #: Eigenvalues of S that count, relative to the largest, its diagonal being 1.
 _RANK = 1e-10
 #: Share of S that is taken for true at least.
@@ -56,21 +57,25 @@ class Seen:
 
     def made(self, arrays: Sequence[Any]) -> Array:
         """Return what the kernels make of other arrays in the place of the sources."""
-        plan, total = self.observation.geometry, np.zeros(self.observation.size)
-        for reader, array, kernel in zip(self.observation.sources, arrays, self.kernels, strict=True):
-            source = dataclasses.replace(reader, array=array)
-            if kernel.size > _DIRECT or max(plan.stride) > 1:
-                total += forward.apply_used(source, kernel, plan, self.workers)
-            else:
-                _add_to(total, source, kernel[::-1, ::-1] if plan.flipped else kernel, self.workers)
-        return total
+        plan = self.observation.geometry
+        laid = [dataclasses.replace(r, array=a) for r, a in zip(self.observation.sources, arrays, strict=True)]
+        if self.kernels[0].size > _DIRECT or max(plan.stride) > 1:
+            both = zip(laid, self.kernels, strict=True)
+            return np.asarray(sum(forward.apply_used(one, kernel, plan, self.workers) for one, kernel in both))
+        return _correlated(
+            laid, self.kernels[:, ::-1, ::-1] if plan.flipped else self.kernels, self.observation.size, self.workers
+        )
+
+    @property
+    def rest(self) -> "_Rest":
+        """What the kernels leave of the target, a background included."""
+        return _Rest(self)
 
     def surface(self) -> Array:
         """Return the background that fits best beside the model; zeros without one."""
         if self.observation.background is None:
             return np.zeros(self.observation.size)
-        rows, cols = self.observation.size
-        return self.observation.columns.surface(surfaces_of(self, ())[0], slice(0, rows), slice(0, cols))
+        return self.observation.columns.surface(surfaces_of(self, [self.rest])[0], slice(None), slice(None))
 
     def weighed(self, rows: slice) -> Array:
         """Return the weights of some rows."""
@@ -78,20 +83,24 @@ class Seen:
         return np.ones(shape) if self.weights is None else np.asarray(self.weights[rows], dtype=np.float64)
 
 
-def _add_to(total: Array, source: Reader, taps: Array, workers: int) -> None:
-    """Add what a small kernel makes of a source, by sums over its taps."""
+def _correlated(sources: Sequence[Reader], kernels: Array, size: Shape, workers: int) -> Array:
+    """Return what small kernels make of sources, by sums over their taps."""
     from ..compiled.lag_sums import correlate  # compiled when first used
 
-    (rows, cols), (high, wide), taps = total.shape, taps.shape, np.ascontiguousarray(taps)
+    total, (high, wide), kernels = np.empty(size), kernels.shape[1:], np.ascontiguousarray(kernels)
 
-    def band(start: int) -> None:
-        count = min(_ROWS, rows - start)
-        made = np.empty((count, cols))
-        correlate(source.block(start, 0, (count + high - 1, cols + wide - 1)), 0, taps, count, cols, made)
-        total[start : start + count] += made
+    def band(part: slice) -> None:
+        out = total[part]
+        made = np.empty(out.shape)
+        for i, (source, taps) in enumerate(zip(sources, kernels, strict=True)):
+            block = source.block(part.start, 0, (len(out) + high - 1, size[1] + wide - 1))
+            correlate(block, 0, taps, *out.shape, made if i else out)
+            if i:
+                out += made
 
-    for _ in in_order(range(0, rows, _ROWS), band, workers):
+    for _ in in_order(_bands(size[0]), band, workers):
         pass
+    return total
 
 
 #: Returns the columns of J for what is seen of an observation: arrays of the used pixels, or what is sliced as such;
@@ -129,59 +138,71 @@ def nothing(groups: Sequence[Sequence[Estimate]]) -> list[list[Share]]:
 
 
 def _share(seen: Seen, slopes: Slopes) -> Share:
-    """Return the sums of the pixels of one observation, a band of rows at a time."""
-    # The products with the taps add up as spectra, in single precision: they are for errors and for the way of a step.
-    every, observation, plan = slopes(seen), seen.observation, seen.observation.geometry
+    """Return the sums of the pixels of one observation; the products with the taps are those of an engine's pass."""
+    every, observation = slopes(seen), seen.observation
     own = [i for i, column in enumerate(every) if column is not None]
     columns, n = [every[i] for i in own], len(every)
     whole = Share(np.zeros((n, n)), np.zeros((seen.kernels.size, n)), np.zeros(n))
     if not columns:
         return whole
-    (rows, cols), (down, across), (high, wide) = plan.size, plan.stride, plan.kernel_shape
-    count, surfaces = len(columns), surfaces_of(seen, columns)
-    sides = [scipy.fft.next_fast_len(n, real=True) for n in (down * min(_ROWS, rows) + high, across * cols + wide)]
+    both = [*columns, seen.rest]
+    laid = [_Laid(seen, column, values) for column, values in zip(both, surfaces_of(seen, both), strict=True)]
 
-    def band(start: int) -> tuple[Array, ...]:
-        part = slice(start, min(start + _ROWS, rows))
-        weights, block = seen.weighed(part), np.array([column[part, :] for column in columns])
-        target = observation.targets[0].block(start, 0, weights.shape)
-        rest = np.where(weights > 0, target - seen.model[part], 0.0)
-        for one, values in zip([*block, rest], surfaces, strict=False):
-            one -= observation.columns.surface(values, part, slice(0, cols))
-        weighed, flat = block * weights, block.reshape(count, -1)
-        spread = np.zeros((count, down * weights.shape[0], across * cols), dtype=np.float32)
-        spread[:, ::down, ::across] = weighed
-        spectra = scipy.fft.rfft2(spread, sides, workers=1)
-        np.conj(spectra, out=spectra)
-        shape = (down * weights.shape[0] + high - 1, across * cols + wide - 1)
-        products = [
-            spectra * scipy.fft.rfft2(reader.block(down * start, 0, shape).astype(np.float32), sides, workers=1)
-            for reader in observation.sources
-        ]
-        weighed = weighed.reshape(count, -1)
-        return np.stack(products).view(np.float32), weighed @ flat.T, weighed @ rest.ravel()
+    def band(part: slice) -> tuple[Array, ...]:
+        values = np.array([one.values(part, slice(None)) for one in laid]).reshape(len(laid), -1)
+        return ((values[:-1] * seen.weighed(part).ravel()) @ values.T,)
 
-    spectra, square, gradient = add(in_order(range(0, rows, _ROWS), band, seen.workers))
-    taps = scipy.fft.irfft2(spectra.view(np.complex64), sides, workers=1)[..., :high, :wide]
-    taps = taps[..., ::-1, ::-1] if plan.flipped else taps
-    moment = np.swapaxes(taps, 0, 1).reshape(count, -1).T
-    whole.square[np.ix_(own, own)], whole.moment[:, own], whole.gradient[own] = square, moment, gradient
+    (sums,) = add(in_order(_bands(len(seen.model)), band, seen.workers))
+    moment = accumulation.products(observation, laid[:-1], pass_method(observation), seen.workers)
+    whole.square[np.ix_(own, own)], whole.moment[:, own], whole.gradient[own] = sums[:, :-1], moment.T, sums[:, -1]
     return whole
 
 
+def _bands(rows: int) -> list[slice]:
+    return [slice(start, min(start + _ROWS, rows)) for start in range(0, rows, _ROWS)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Rest:
+    """What the kernels leave of the target, zero where a pixel does not count."""
+
+    seen: Seen
+
+    def __getitem__(self, key: tuple[slice, slice]) -> Array:
+        model, weights = self.seen.model[key], self.seen.weights
+        (row, col), shape = (k.indices(n)[0] for k, n in zip(key, self.seen.model.shape, strict=True)), model.shape
+        rest = self.seen.observation.targets[0].block(row, col, shape) - model
+        return np.asarray(rest if weights is None else np.where(weights[key] > 0, rest, 0.0))
+
+
+class _Laid:
+    """A column less its background, times the weights when an engine reads it."""
+
+    dtype = np.dtype(np.float64)
+
+    def __init__(self, seen: Seen, column: Any, surface: Array) -> None:
+        self.seen, self.column, self.surface, self.shape = seen, column, surface, seen.model.shape
+
+    def values(self, rows: slice, cols: slice) -> Array:
+        """Return a block, without the weights."""
+        column: Array = self.column[rows, cols]
+        return column - self.seen.observation.columns.surface(self.surface, rows, cols) if self.surface.size else column
+
+    def __getitem__(self, key: tuple[slice, slice]) -> Array:
+        weights, values = self.seen.weights, self.values(*key)
+        return values if weights is None else values * weights[key]
+
+
 def surfaces_of(seen: Seen, columns: Sequence[Any]) -> Array:
-    """Return the coefficients of the background in each column of J, and in the residual; none without one."""
-    observation, rows = seen.observation, seen.observation.size[0]
+    """Return the coefficients of the background in each of some columns; none without one."""
+    observation = seen.observation
     if observation.background is None:
-        return np.zeros((0, 0))
-    terms, told = observation.columns, np.zeros((len(columns) + 1, observation.columns.n))
-    for start in range(0, rows, _ROWS):
-        part = slice(start, min(start + _ROWS, rows))
+        return np.zeros((len(columns), 0))
+    terms, told = observation.columns, np.zeros((len(columns), observation.columns.n))
+    for part in _bands(len(seen.model)):
         weights = seen.weighed(part)
-        target = observation.targets[0].block(start, 0, weights.shape)
-        rest = np.where(weights > 0, target - seen.model[part], 0.0)
-        for own, block in zip(told, [*(column[part, :] for column in columns), rest], strict=True):
-            own += terms.products(block * weights, start, 0)
+        for own, column in zip(told, columns, strict=True):
+            own += terms.products(column[part, :] * weights, part.start, 0)
     known = np.linalg.pinv(terms.gram(None if seen.weights is None else np.asarray(seen.weights)), hermitian=True)
     return np.asarray(told @ known)
 

@@ -14,26 +14,19 @@ from . import joint
 from .curve import Light
 
 
-class _Moving:
-    """By how much the prediction changes with one generator: a column of J, made while it is read."""
-
-    dtype = np.dtype(np.float64)
-
-    def __init__(self, slopes: tuple[Array, Array], generator: Array, rows: Array, cols: Array, shape: Shape) -> None:
-        self.slopes, self.generator, self.rows, self.cols = slopes, generator, rows, cols
-        self.frame, self.shape = shape, slopes[0].shape
-
-    def __getitem__(self, key: tuple[slice, slice]) -> Array:
-        middle, unit = registration.frame_of(self.frame)
-        g = unit * self.generator
-        u, v = (self.rows[key[0]] - middle[0])[:, None] / unit, (self.cols[key[1]] - middle[1]) / unit
-        total: Any = 0.0
-        for i, (slope, at) in enumerate(zip(self.slopes, (u, v), strict=True)):
-            field: Any = g[i, 2]  # most entries are zero, and most fields functions of the row or the column alone
-            for entry, place in zip((*g[i, :2], -g[2, 0], -g[2, 1]), (u, v, u * at, v * at), strict=True):
-                field = field + entry * place if entry else field
-            total = total + field * slope[key] if np.any(field) else total
-        return np.asarray(total)
+def moving(slopes: Array | Sequence[Array], generator: Array, places: tuple[Array, Array], frame: Shape) -> Array:
+    """Return by how much what has these slopes changes with a generator, at rows and columns of an image of a shape."""
+    middle, unit = registration.frame_of(frame)
+    g = unit * generator
+    u, v = (places[0] - middle[0])[:, None] / unit, (places[1] - middle[1]) / unit
+    total: Any = None
+    for i, (slope, at) in enumerate(zip(slopes, (u, v), strict=True)):
+        field: Any = g[i, 2]  # most entries are zero, and most fields functions of the row or the column alone
+        for entry, place in zip((*g[i, :2], -g[2, 0], -g[2, 1]), (u, v, u * at, v * at), strict=True):
+            field = field + entry * place if entry else field
+        if np.any(field):
+            total = field * slope if total is None else total + field * slope
+    return np.zeros_like(slopes[0]) if total is None else np.asarray(total)
 
 
 _LAGS = np.arange(-8, 9)
@@ -102,7 +95,7 @@ class Columns:
             rows, cols = (at[used] for at, used in zip(places, geo.used, strict=True))
             both = slopes(seen.model)
             for i, generator in zip(own, self.generators, strict=False):
-                out[i] = _Moving(both, generator, rows, cols, self.shapes[pair])
+                out[i] = moving(both, generator, (rows, cols), self.shapes[pair])
         if self.light is not None and self.theta is not None and len(self.theta):
             bent: list[Array] = [made_of(plan, seen) for plan in self.bent]
             own_changes = self.light.target_changes(seen.model + seen.surface(), self.theta)

@@ -21,7 +21,7 @@ from ..solvers.least_squares import LeastSquares
 from . import joint
 from .curve import Light
 from .pipeline import Settings, fit_of_group
-from .registration_columns import Columns, lags_of
+from .registration_columns import Columns, lags_of, moving
 
 #: A kernel with so few rows or columns cannot hold a shift along them.
 _FEW = 4
@@ -30,6 +30,8 @@ _FEW = 4
 _SUM, _ODD = 0.2, 0.15
 #: A shift that a kernel without a centre keeps, as a share of its side.
 _KEPT = 0.25
+#: Share of S below which nobody asks how much of it the errors of the kernels make; places along an axis for a guess.
+_NONE, _GRID = 0.003, 9
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,9 +66,12 @@ class Scene:
         made = (Spline(light(one.values), one.wrong, self.workers) for one in self.splines)
         return dataclasses.replace(self, splines=tuple(made))
 
-    def at(self, matrix: Array) -> Any:
-        """Return the registered image, what is not known of it masked."""
-        pairs = [spline.at(matrix, self.shape, self.workers) for spline in self.splines]
+    def at(self, matrix: Array, slopes: list[Array] | None = None) -> Any:
+        """Return the registered image, what is not known of it masked; a list receives the slopes of its planes."""
+        steep = [None if slopes is None else np.empty((2, *self.shape)) for _ in self.splines]
+        pairs = [one.at(matrix, self.shape, self.workers, s) for one, s in zip(self.splines, steep, strict=True)]
+        if slopes is not None:
+            slopes += [s for s in steep if s is not None]
         values, mask = pairs[0]
         if self.axis is not None:
             values = np.stack([own for own, _ in pairs], self.axis)
@@ -200,9 +205,11 @@ class Search:
             self._lit = theta, tuple(scene.lit(self.light.lit(theta, 0)) for scene in self.scenes)
         return self._lit[1]
 
-    def images(self, place: Place) -> list[Any]:
-        """Return the light of each image, registered."""
-        return [scene.at(matrix) for scene, matrix in zip(self.lit(place.theta), place.matrices, strict=True)]
+    def images(self, place: Place, slopes: list[list[Array]] | None = None) -> list[Any]:
+        """Return the light of each image, registered; lists receive the slopes of the planes of each."""
+        own: Sequence[list[Array] | None] = slopes or [None] * len(self.scenes)
+        both = zip(self.lit(place.theta), place.matrices, own, strict=True)
+        return [scene.at(matrix, some) for scene, matrix, some in both]
 
     def plan(self, place: Place) -> FitPlan:
         """Lay the registered images on the targets."""
@@ -220,7 +227,8 @@ class Search:
 
     def round(self, place: Place) -> Round:
         """Warp, fit by least squares, and find the step."""
-        images = self.images(place)
+        steep = None if self.coarse or not self.n_motion else [list[Array]() for _ in self.scenes]
+        images = self.images(place, steep)
         plan = self._laid(place, images)
         settings = dataclasses.replace(self.settings, solver=LeastSquares(), diagnosis=False)
         groups = [fit_of_group(plan, g, settings) for g in range(len(plan.groups))]
@@ -230,24 +238,36 @@ class Search:
             return one
         shapes = [scene.shape for scene in self.scenes]
         slopes = Columns(plan, self.generators, self.places, shapes, count)
-        columns = (
-            slopes
-            if not self.n_motion or self.coarse
-            else dataclasses.replace(slopes, changes=self.changes(place, images))
-        )
-        spanned = not (self.few or self.model.strided or len(self.scenes) > 1)
-        if self.n_motion and not self.coarse and (self._spurious is None or len(self._spurious) != count):
-            drawn = joint.drawn(groups)  # as good in every round
-            shares = joint.shares_of(plan, drawn, slopes if spanned else columns, settings.execution.threads)
-            self._spurious, _ = joint.precision(shares, drawn)
+        columns = slopes if steep is None else dataclasses.replace(slopes, changes=self.changes(steep))
         if self.light is not None and len(theta):
             light = self.light
             bent = zip(*(light.image_changes(np.ma.getdata(image), theta) for image in images), strict=True)
             changed = [self.changed(list(some)) for some in bent]
             columns = dataclasses.replace(columns, light=light, theta=theta, bent=changed)
         shares = joint.shares_of(plan, groups, columns, settings.execution.threads)
+        if steep is not None and (self._spurious is None or len(self._spurious) != count):
+            self._spurious = self._expected(groups, count)
+            if self.solved(shares, groups, theta, self._spurious)[2] > _NONE:
+                spanned = not (self.few or self.model.strided or len(self.scenes) > 1)
+                drawn = joint.drawn(groups)  # as good in every round
+                other = slopes if spanned else dataclasses.replace(slopes, changes=columns.changes)
+                errors = joint.shares_of(plan, drawn, other, settings.execution.threads)
+                self._spurious, _ = joint.precision(errors, drawn)
         step, covariance, doubt = self.solved(shares, groups, theta, self._spurious)
         return dataclasses.replace(one, shares=shares, step=step, covariance=covariance, doubt=doubt, columns=columns)
+
+    def _expected(self, groups: list[list[Estimate]], count: int) -> Array:
+        """Return about how much of S the errors of the kernels make, were the picture the same everywhere."""
+        # A frequency w has w^2 times the variance in the slopes of a prediction that it has in the prediction; the mean
+        # of w^2 is pi^2 / 3, and all variances together are those of the noise times the number of taps.
+        size = np.pi**2 / 3 * sum(one.kernel.size for estimates in groups for one in estimates)
+        total = np.zeros((count, count))
+        for scene, own in zip(self.scenes, self.places, strict=True):
+            grid = np.meshgrid(*(np.linspace(0, n - 1, _GRID) for n in scene.shape))
+            places = np.stack(grid, axis=-1).reshape(-1, 2)
+            fields = [registration.field_at(g, places, scene.shape).ravel() for g in self.generators[: len(own)]]
+            total[np.ix_(own, own)] = size / len(places) * np.array(fields) @ np.array(fields).T
+        return total
 
     def solved(
         self, shares: list[list[joint.Share]], groups: list[list[Estimate]], theta: Array, spurious: Array | None = None
@@ -267,10 +287,13 @@ class Search:
         own = gain @ table @ gain.T
         return np.asarray(one.covariance @ np.linalg.pinv(own, hermitian=True) @ gain)
 
-    def changes(self, place: Place, images: Sequence[Any]) -> list[FitPlan]:
+    def changes(self, slopes: Sequence[Sequence[Array]]) -> list[FitPlan]:
         """Lay the change of each registered image with each generator on the target: its slopes times their fields."""
-        every = zip(self.lit(place.theta), place.matrices, images, strict=True)
-        found = [_changes(scene, matrix, np.ma.getdata(image), self.generators) for scene, matrix, image in every]
+        found = []
+        for scene, planes in zip(self.scenes, slopes, strict=True):
+            places = np.arange(float(scene.shape[0])), np.arange(float(scene.shape[1]))
+            made = [[moving(both, g, places, scene.shape) for both in planes] for g in self.generators]
+            found.append([some[0] if scene.axis is None else np.stack(some, scene.axis) for some in made])
         return [self.changed(list(some)) for some in zip(*found, strict=True)]
 
     def after(self, one: Round, centroid: Array) -> Place:
@@ -320,23 +343,6 @@ class Search:
             there = registration.moved(registration.scaled(np.linalg.inv(a) @ b), corners)
             found.append(float(np.linalg.norm(there - corners, axis=1).max()))
         return max(found)
-
-
-def _changes(scene: Scene, matrix: Array, image: Array, generators: Sequence[Array]) -> list[Array]:
-    """Return the change of a registered image with each generator."""
-    (middle, unit), step = registration.frame_of(scene.shape), 1e-5  # of a pixel
-    ends = [scene.at(matrix @ registration.motion(step / unit * shift, scene.shape)) for shift in registration.SHIFTS]
-    slopes = [(np.ma.getdata(end) - image) * (unit / step) for end in ends]
-    u, v = (np.arange(n) - at for n, at in zip(scene.shape, middle, strict=True))
-    grid = [u[:, None] / unit, v / unit]
-    out = []
-    for g in generators:
-        tilt = g[2, 0] * grid[0] + g[2, 1] * grid[1]
-        fields = [g[i, 0] * grid[0] + g[i, 1] * grid[1] + g[i, 2] - grid[i] * tilt for i in (0, 1)]
-        if scene.axis is not None:
-            fields = [np.expand_dims(field, scene.axis) for field in fields]
-        out.append(fields[0] * slopes[0] + fields[1] * slopes[1])
-    return out
 
 
 def centroid_of(taps: Array, conv: geometry.Convention) -> tuple[Array, Array] | None:

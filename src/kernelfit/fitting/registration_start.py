@@ -134,14 +134,17 @@ def _levels(search: Search, image: Any, bad: Any) -> list[Level]:
     if min(counts) < _LEAST:
         return []
     deepest = max(0, int(math.log2(max(1, min(counts) / _SIDE))))
-    out = []
-    for depth in range(deepest, min(deepest, _FINEST) - 1, -1):
+    out, finest = [], min(deepest, _FINEST)
+    for depth in range(finest, deepest + 1):
         step = 2**depth
         sides = [n // step for n in counts]
         both = [conv.stride[i] * step for i in (0, 1)]
-        first_image, first_target = (tuple(corners), both), (tuple(starts), [step, step])
-        small, small_bad = _binned(source, unknown, *first_image, sides)
-        made, made_bad = _binned(result, left_out, *first_target, sides)
+        if depth == finest:
+            small, small_bad = _binned(source, unknown, tuple(corners), both, sides)
+            made, made_bad = _binned(result, left_out, tuple(starts), [step, step], sides)
+        else:  # from the pixels of the level before
+            small, small_bad = _binned(small, small_bad, (0, 0), [2, 2], sides)
+            made, made_bad = _binned(made, made_bad, (0, 0), [2, 2], sides)
         frame = np.eye(3)
         for i in (0, 1):
             frame[i, i], frame[i, 2] = both[i], corners[i] + 0.5 * (both[i] - 1)
@@ -156,7 +159,7 @@ def _levels(search: Search, image: Any, bad: Any) -> list[Level]:
             [scene], masked_target, plain, Selection(saturated=None), search.settings, pixel=pixel, coarse=True
         )
         out.append(Level(level, small, made, ~made_bad, frame))
-    return out
+    return out[::-1]
 
 
 def _flat(mask: Any, axis: int | None, shape: Shape) -> npt.NDArray[np.bool_]:
@@ -183,14 +186,19 @@ def _binned(
     image: Array, bad: npt.NDArray[np.bool_], first: tuple[int, ...], step: list[int], sides: list[int]
 ) -> tuple[Array, npt.NDArray[np.bool_]]:
     """Return the means of blocks, and which are not known because most of their pixels are not."""
-    part = tuple(slice(f, f + s * n) for f, s, n in zip(first, step, sides, strict=True))
-    shape = (sides[0], step[0], sides[1], step[1])
-    if not bad[part].any():
-        return image[part].reshape(shape).mean(axis=(1, 3)), np.zeros(tuple(sides), dtype=bool)
-    good = ~bad[part].reshape(shape)
-    count = good.sum(axis=(1, 3))
-    total = np.where(good, image[part].reshape(shape), 0.0).sum(axis=(1, 3))
-    return total / np.maximum(count, 1), 2 * count <= step[0] * step[1]
+    (down, across), (rows, cols) = step, sides
+
+    def added(values: Array) -> Array:
+        parts = ((first[0] + i, first[1] + j) for i in range(down) for j in range(across))
+        total = np.zeros((rows, cols))
+        for i, j in parts:  # much quicker than sums over axes of a few pixels
+            total += values[i : i + down * rows : down, j : j + across * cols : across]
+        return total / (down * across)
+
+    if not bad.any():
+        return added(image), np.zeros((rows, cols), dtype=bool)
+    share = added(np.asarray(~bad, dtype=np.float64))
+    return added(np.where(bad, 0.0, image)) / np.where(share > 0, share, 1.0), share <= 0.5
 
 
 def _candidates(level: Level) -> list[Array]:
