@@ -7,7 +7,7 @@ import scipy.ndimage
 
 import naive
 from helpers import assert_close
-from kernelfit import Model, Selection, find_kernel
+from kernelfit import Basis, Model, Selection, find_kernel
 from kernelfit.core.variation import Separable
 from kernelfit.data.observation import WeightedObservation, of_target, together
 from kernelfit.data.plan import make_plan
@@ -112,7 +112,34 @@ def test_few_patches_for_many_taps_are_no_sample():
     image, mean, target = stars((60, 67), 30, 0)
     items = items_of(image, target, 1 / mean, (21, 23))
     assert sampled_gram.sample_size(items) == 0
-    assert sampled_gram.sample_size(items_of(image, target, 1 / mean, (3, 5), variation=1)) == 0
+    assert sampled_gram.sample_size(items_of(image, target, 1 / mean, (21, 23), variation=1)) == 0
+
+
+VARYING = [
+    *MODELS,
+    {"stride": 2, "mode": "same", "background": 0},
+    {"channel_axis": -1, "channels": "mixed", "background": 1},
+    {"variation": Basis(np.stack([np.ones((90, 107)), np.linspace(0, 1, 90)[:, None] ** 2 * np.linspace(1, 3, 107)]))},
+]
+
+
+@pytest.mark.parametrize("model", VARYING, ids=lambda m: ",".join(m) or "none")
+def test_tiles_of_a_kernel_that_varies_are_nearly_enough(model):
+    image, mean, target = stars((90, 107), 400, 3)
+    if model.get("channels"):
+        image = np.stack([image, np.roll(image[::-1], 7, axis=1) + 30.0], axis=-1)
+        target = np.stack([target, target[::-1]], axis=-1)
+    if model.get("mode") == "full":
+        mean, target = (np.pad(one, ((1, 1), (2, 2)), mode="edge") for one in (mean, target))
+    step = model.get("stride", 1)
+    weights = np.where(np.random.default_rng(0).random(mean.shape) < 0.1, 0.0, 1 / mean)[::step, ::step]
+    (item, *_) = items_of(image, target[::step, ::step], weights, (3, 5), **{"variation": 2, **model})
+    found = sampled_gram.sampled([item], sampled_gram.base_of([item], sampled_gram.levels_of([item]), "fft", 1), 2)
+    exact = weighted.accumulated([item], 1)[0]
+    values = scipy.linalg.eigvalsh(exact, found)
+    assert 0.5 < values[0] and values[-1] < 1.7
+    errors, right = (np.sqrt(np.diag(np.linalg.inv(one)))[: item.n_taps] for one in (found, exact))
+    assert_close(errors, right, 0.04)
 
 
 def test_photon_noise_by_passes_is_the_exact_fit_with_its_own_weights(monkeypatch):
@@ -141,6 +168,21 @@ def test_photon_noise_by_passes_is_the_exact_fit_with_its_own_weights(monkeypatc
         rss = np.sum(w * (y - predicted) ** 2) / (good.sum() - 38)
         right = np.sqrt(rss * np.diag(np.linalg.inv((matrix * w[:, None]).T @ matrix)))[:35]
         assert_close(fit.stderr.ravel(), right, 0.05)
+
+
+def test_photon_noise_of_a_kernel_that_varies_is_the_exact_fit_with_its_own_weights(monkeypatch):
+    own, words = weighted.choose_strategy, {"background": 1, "variation": 1}
+    image, _, target = stars((120, 131), 300, 2)
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            weighted, "choose_strategy", lambda *a, exact=False: own(*a, exact=True) if exact else Choice("iterate", "")
+        )
+        fit = find_kernel(image, target, (5, 7), noise="poisson", **words)
+    assert "passes" in fit.notes[-1] and fit.weighting.startswith("iterate") and "tiles" in fit.weighting
+    exact = find_kernel(image, target, (5, 7), weights=fit.weights, **words)
+    assert exact.weighting.startswith("patches")
+    assert np.abs((fit.kernel - exact.kernel) / exact.stderr).max() < 1e-6
+    assert_close(fit.stderr, exact.stderr, 0.05)
 
 
 def test_a_bad_sample_leaves_the_rounds(monkeypatch):

@@ -210,7 +210,7 @@ def test_what_the_kernels_errors_make_of_the_columns_is_known():
     expected = [[np.trace(hat @ (x.T @ y)) for y in free] for x in free]
     assert_close(np.diag(found), np.diag(expected), 0.15)
     guess = np.diag(search._expected(one.groups, 2)) / np.diag(expected)
-    assert (0.7 < guess).all() and (guess < 1.5).all()  # on which depends whether the draw is worth its time
+    assert (0.7 < guess).all() and (guess < 2.0).all()  # on which depends whether the draw is worth its time
     spurious = joint.precision(joint.shares_of(one.plan, draws[0], columns, 1), draws[0])[0]
     plain, right = (joint.solved(one.shares, one.groups, b) for b in (None, spurious))
     assert plain[2] == 0 < right[2] < 0.75

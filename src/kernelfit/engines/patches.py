@@ -213,21 +213,24 @@ class _Part:
         """Add the runs of a band of rows."""
         if not len(runs.rows):
             return
-        observation, (n_y, n_x), n_cols = self.observation, self.kernel, self.observation.size[1]
+        observation, (n_y, n_x) = self.observation, self.kernel
+        first, col = int(runs.rows[0]), int(runs.cols.min())  # no more is read than what the runs span
+        row, height, n_cols = row + first, int(runs.rows[-1]) - first + 1, int((runs.cols + runs.lengths).max()) - col
+        runs = runs._replace(rows=runs.rows - first, cols=runs.cols - col)
         long = runs.lengths >= self.least
         each = READ_NS if all(isinstance(s.array, np.ndarray) for s in observation.sources) else _READ_ELSEWHERE_NS
         if not long.any() and int(runs.lengths.sum()) * each < height * n_cols * _BAND_NS:
             for rows, cols, values in _chunks(runs.pixels()):  # too few to read the band for them
-                n, patches = len(rows), read_one_by_one(observation.sources, row + rows, cols, self.kernel)
+                n, patches = len(rows), read_one_by_one(observation.sources, row + rows, col + cols, self.kernel)
                 self.rows[: patches.shape[1], :n] = patches.T
                 if self.targets:
-                    targets = read_one_by_one(self.targets, row + rows, cols, (1, 1))
+                    targets = read_one_by_one(self.targets, row + rows, col + cols, (1, 1))
                     self.rows[patches.shape[1] :, :n][: len(self.targets)] = targets.T
                 self._multiply("whole", values)
             return
         # A patch just behind a run that ends at the edge is a column narrower, so the columns suffice.
-        blocks = [s.block(row, 0, (height + n_y - 1, n_cols + n_x - 1)) for s in observation.sources]
-        results = [t.block(row, 0, (height, n_cols)) for t in self.targets]
+        blocks = [s.block(row, col, (height + n_y - 1, n_cols + n_x - 1)) for s in observation.sources]
+        results = [t.block(row, col, (height, n_cols)) for t in self.targets]
         some = runs.where(long)
         for name, pixels in (("whole", runs.where(~long).pixels()), ("column", some.pixels())):
             for rows, cols, values in _chunks(pixels):

@@ -4,7 +4,8 @@
 function of the row times one of the column whose root multiplies the image and the target. The second is small but near
 bright pixels of the image, where noise and weights change: patches are drawn with a chance of their ``|w - b|`` times
 the variance around them, and divided by it, so that the sum is unbiased and what matters most is in it for certain
-(control variates and importance sampling: A. Owen, "Monte Carlo theory, methods and examples", 2013, chapters 8, 9).
+(control variates and importance sampling: A. Owen, "Monte Carlo theory, methods and examples", 2013, chapters 8, 9). Where
+the kernel varies, the patches of tiles are multiplied instead, as if its functions of the place were even there.
 """
 
 import dataclasses
@@ -21,7 +22,16 @@ from ..core.validation import Array
 from ..core.variation import Separable
 from ..data import polyphase
 from ..data.masking import times_weights
-from ..data.observation import Items, WeightedObservation, lots_of, n_unknowns, own_unknowns, surface_readers, together
+from ..data.observation import (
+    Items,
+    WeightedObservation,
+    lots_of,
+    n_unknowns,
+    of_lots,
+    own_unknowns,
+    surface_readers,
+    together,
+)
 from ..data.reader import Reader
 from ..solvers.cholesky import scaled_factor, times
 from . import accumulation, patches
@@ -37,6 +47,10 @@ _TILES, _SIDE, _DEGREE = 12, 16, 3
 _DIM = 0.5
 #: Bands of rows, and patches multiplied at a time.
 _BANDS, _CHUNK = 16, 2048
+#: Multiply-adds for each pixel that all patches may cost where the kernel varies; tiles along each axis there.
+_TILED, _PARTS = 1e5, 8
+#: Share of the patches of a tile that are multiplied for certain, of the others at least, and of them for each unknown.
+_WHOLE, _KEPT, _ENOUGH = 0.25, 0.125, 50
 
 
 class Base(NamedTuple):
@@ -192,12 +206,18 @@ def _of_terms(item: WeightedObservation, target: Reader, values: Array | None) -
 
 
 def sample_size(items: Items) -> int:
-    """Return the number of patches that a sample may have; 0 if they would be too few, or the kernel varies."""
+    """Return the number of patches that a sample may have; 0 if they would be too few, or too dear."""
     n, m = sum(item.observation.geometry.n_pixels for item in items), items[0].n_taps
     if items[0].observation.geometry.convention.field is not None:
-        return 0
+        return n if 0.5 * (m // _functions(items[0])) ** 2 <= _TILED else 0
     wanted = min(n, MOST * m, int(WORK * n / (0.5 * m**2)))
     return wanted if wanted >= min(n, LEAST * m) else 0
+
+
+def _functions(item: WeightedObservation) -> int:
+    """Return the number of functions of the place by which the kernel varies."""
+    field = item.observation.geometry.convention.field
+    return 1 if field is None else field.n
 
 
 def sampled(items: Items, base: Base, workers: int) -> Array | None:
@@ -205,6 +225,8 @@ def sampled(items: Items, base: Base, workers: int) -> Array | None:
     wanted = sample_size(items)
     if not wanted:
         return None
+    if items[0].observation.geometry.convention.field is not None:
+        return together(items, of_lots(items, (_of_tiles(item, workers) for item in items)))
     total = together(items, base.grams)
     bands = []
     for at, item in enumerate(items):
@@ -330,3 +352,67 @@ def _products(
         return total
     order = np.r_[polyphase.order(plan, len(item.observation.sources)), taps : taps + terms]
     return np.asarray(total[np.ix_(order, order)])
+
+
+def _of_tiles(item: WeightedObservation, workers: int) -> Array:
+    """Return the weighted Gram matrix of a kernel that varies, nearly, over all unknowns of a pair."""
+    # The functions of the place are taken to be those of the middle of a patch, and they and their products to be their
+    # means over a tile, weighted by the energy of the patches. So a patch is multiplied once, not once for each pair of
+    # functions, and what comes out is a Gram matrix still: that of the means, and the scatter about them.
+    n, (n_rows, n_cols) = _functions(item), item.weights.shape
+    plain = tuple(dataclasses.replace(r, weight=None) for r in item.observation.sources[::n])
+    taps = item.n_taps // n
+    observation = dataclasses.replace(item.observation, sources=plain, targets=surface_readers(item.observation))
+    even = dataclasses.replace(item, observation=observation)
+    rng, kept = np.random.default_rng(0), min(1.0, max(_KEPT, _ENOUGH * item.n_taps / (n_rows * n_cols)))
+    squares, beside = np.zeros((n, n, taps, taps)), np.zeros((n, taps, item.n_terms))
+    for rows in np.array_split(np.arange(n_rows), min(n_rows, _PARTS)):
+        band = slice(rows[0], rows[-1] + 1)
+        weights = np.asarray(item.weights[band], dtype=np.float64)
+        energy, functions = weights * _energy(even, rows[0], len(rows)), _at_middles(item, rows[0], weights.shape)
+        grams, means, cross = [], [], []
+        for cols in np.array_split(np.arange(n_cols), min(n_cols, _PARTS)):
+            tile = slice(cols[0], cols[-1] + 1)
+            whole = float(energy[:, tile].sum())
+            if not whole > 0:
+                continue
+            alone = np.zeros((n_rows, n_cols))
+            alone[band, tile] = weights[:, tile] * _thinned(energy[:, tile], kept, rng)
+            found = patches.sums(observation, alone, with_moment=item.n_terms > 0, workers=workers)
+            places, share = functions[:, :, tile].reshape(n, -1), (energy[:, tile] / whole).ravel()
+            grams.append(found.gram)
+            means.append((places * share) @ places.T)
+            cross.append(np.multiply.outer(places @ share, found.moment.T))
+        if grams:
+            squares += np.tensordot(np.array(means), np.array(grams), axes=(0, 0))
+            beside += np.sum(cross, axis=0)
+    order = np.arange(n * taps).reshape(n, len(plain), -1).swapaxes(0, 1).ravel()
+    gram = np.swapaxes(squares, 1, 2).reshape(n * taps, -1)[np.ix_(order, order)]
+    return bordered(item, gram, list(beside.reshape(n * taps, -1)[order].T), item.weights)
+
+
+def _thinned(energy: Array, kept: float, rng: np.random.Generator) -> Array:
+    """Return how often the patches of a tile count: the brightest once, of the others some, for those left out."""
+    usual = np.quantile(energy, 1 - _WHOLE)
+    chance = np.where(energy >= usual, 1.0, kept) if usual > 0 else np.ones(energy.shape)
+    return np.asarray((rng.random(energy.shape) < chance) / chance)
+
+
+def _energy(item: WeightedObservation, row: int, height: int) -> Array:
+    """Return the sum of the squares of each patch of some rows."""
+    n_y, n_x = item.observation.geometry.phase_shape
+    total: Any = 0.0
+    for block in _blocks(item, row, height):
+        sums = np.pad(np.square(block), ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
+        total = total + (sums[n_y:, n_x:] - sums[:-n_y, n_x:] - sums[n_y:, :-n_x] + sums[:-n_y, :-n_x])
+    return np.asarray(np.maximum(total, 0.0))
+
+
+def _at_middles(item: WeightedObservation, row: int, shape: tuple[int, int]) -> Array:
+    """Return the functions of the place at the middles of the patches of some rows, (functions, rows, cols)."""
+    (n_y, n_x), (down, across) = item.observation.geometry.kernel_shape, item.observation.geometry.stride
+    whole = (down * (shape[0] - 1) + 1, across * (shape[1] - 1) + 1)
+    readers = item.observation.sources[: _functions(item)]
+    ones = (dataclasses.replace(r, array=np.broadcast_to(1.0, r.array.shape), fillvalue=1.0) for r in readers)
+    corner = (down * row + n_y // 2, n_x // 2)
+    return np.stack([reader.block(*corner, whole)[::down, ::across] for reader in ones])

@@ -64,7 +64,9 @@ class Metric:
         factor = scaled_factor(gram)
         if factor.shape[1] < len(gram):
             return None
-        return cls(gram, factor, f"a sample of {sampled_gram.sample_size(items)} patches", near=True)
+        varies = items[0].observation.geometry.convention.field is not None
+        source = "patches of tiles" if varies else f"a sample of {sampled_gram.sample_size(items)} patches"
+        return cls(gram, factor, source, near=True)
 
     def solve(self, moment: Array) -> Array:
         """Return ``B^-1`` times a moment."""
