@@ -4,8 +4,9 @@
 function of the row times one of the column whose root multiplies the image and the target. The second is small but near
 bright pixels of the image, where noise and weights change: patches are drawn with a chance of their ``|w - b|`` times
 the variance around them, and divided by it, so that the sum is unbiased and what matters most is in it for certain
-(control variates and importance sampling: A. Owen, "Monte Carlo theory, methods and examples", 2013, chapters 8, 9). Where
-the kernel varies, the patches of tiles are multiplied instead, as if its functions of the place were even there.
+(control variates and importance sampling: A. Owen, "Monte Carlo theory, methods and examples", 2013, chapters 8, 9).
+
+Where the kernel varies the patches of tiles are multiplied instead, as if its functions of the place were even there.
 """
 
 import dataclasses
