@@ -6,7 +6,17 @@ import scipy.ndimage
 
 import naive
 from helpers import assert_close, grid
-from kernelfit import Model, Verdict, apply_kernel, find_kernel
+from kernelfit import (
+    ConjugateGradient,
+    GaussianProcess,
+    Model,
+    NonNegative,
+    Penalized,
+    Sparse,
+    Verdict,
+    apply_kernel,
+    find_kernel,
+)
 from kernelfit.data.observation import as_observation
 from kernelfit.diagnostics import tiles
 from kernelfit.diagnostics.rounding import Rounding
@@ -70,6 +80,66 @@ def test_what_rounding_does_to_an_estimate(operation):
     (found,) = rounding._errors(w, [noise])
     values = (matrix @ (fit.kernel.ravel() + fit.factor @ w)).reshape(made.shape)
     assert_close(found + values, np.rint(values + noise), 1e-9)
+
+
+def test_what_rounding_does_to_a_kernel_and_a_background_with_weights():
+    """Held against dense least squares of both."""
+    image, kernel = texture(0, (31, 38)), np.random.default_rng(0).random((3, 5))
+    weights = np.random.default_rng(1).uniform(0.5, 9.0, image.shape)
+    target = np.rint(apply_kernel(image, kernel, boundary="symm") + 7).astype("i2")
+    fit = find_kernel(image, target, (3, 5), background=1, weights=weights)
+    pair = as_observation(image, target, Model((3, 5), background=1))
+    inside = weights[1:-1, 2:-2]
+    rounding = Rounding(tiles.read([pair], fit, [inside], whole=2**17, trimmed=False), fit, 0.0)
+    assert rounding.n_terms == 3
+    y, x = np.mgrid[-1 : 1 : image.shape[0] * 1j, -1 : 1 : image.shape[1] * 1j][:, 1:-1, 2:-2].reshape(2, -1)
+    taps, _ = naive.design(image, (3, 5), mode="same", boundary=None)
+    matrix, roots = np.column_stack([taps, np.ones(len(taps)), y, x]), np.sqrt(inside).reshape(-1, 1)
+    errors = np.random.default_rng(2).uniform(-0.5, 0.5, len(matrix))
+    expected = np.linalg.lstsq(matrix * roots, errors * roots[:, 0], rcond=None)[0]
+    w = rounding._moved_all([errors.reshape(1, *inside.shape)])
+    assert_close(rounding.factor @ w[:15], expected[:15], 1e-6)
+    (made,) = rounding._made(w)
+    assert_close(made.ravel(), matrix @ expected, 1e-6)
+    assert np.std(rounding._made(rounding._start(0.4)[0])[0]) == pytest.approx(0.4, rel=0.5)  # in gray levels
+
+
+@pytest.mark.parametrize("solver", [Penalized(), GaussianProcess()], ids=str)
+def test_a_prior_lets_through_what_it_lets_through_of_any_other_errors(solver):
+    """The response of the kernel to the target, the hyperparameters left as they are."""
+    image, kernel = texture(0, (31, 38)), np.random.default_rng(0).random((3, 5))
+    target = np.rint(apply_kernel(image, kernel, boundary="symm")).astype("i2")
+    fit = find_kernel(image, target, (3, 5), solver=solver)
+    pair = as_observation(image, target, Model((3, 5)))
+    rounding = Rounding(tiles.read([pair], fit, None, whole=2**17), fit, 0.0)
+    matrix, _ = naive.design(image, (3, 5), mode="same", boundary=None)
+    errors = np.random.default_rng(1).uniform(-0.5, 0.5, len(matrix))
+    settled = fit.factor[:, : fit.factor.shape[1] - fit.unsettled] / fit.noise_std
+    w = rounding._moved([errors.reshape(rounding.predictions[0].shape)])
+    assert_close(rounding.held @ rounding.factor @ w, settled @ settled.T @ matrix.T @ errors, 1e-6)
+
+
+PRIORS = [Penalized(), GaussianProcess(), Sparse(), NonNegative(), ConjugateGradient(), "auto"]
+KEYWORDS = [{"solver": solver} for solver in PRIORS] + [
+    {"background": 0},
+    {"background": 1, "weights": np.random.default_rng(0).uniform(0.1, 2.0, (110, 140))},
+    {"background": 0, "weights": 1e-4 * np.random.default_rng(1).uniform(0.5, 1.5, (110, 140))},
+    {"background": 0, "mask": np.random.default_rng(2).random((110, 140)) < 0.3},
+]
+
+
+@pytest.mark.parametrize("keywords", KEYWORDS, ids=lambda k: ", ".join(f"{a} {b!s:.20}" for a, b in k.items()))
+@pytest.mark.parametrize("scene", ["ramp", pytest.param("smooth", marks=pytest.mark.slow)])
+def test_priors_backgrounds_and_weights_hold_what_rounding_does(scene, keywords):
+    image = ramp()
+    if scene == "smooth":
+        made = scipy.ndimage.gaussian_filter(np.random.default_rng(0).normal(size=image.shape), 8.0)
+        image = np.rint(128 + 20 * made / made.std()).astype("u1")
+    target = rounded(image, BINOMIAL) + (3 if "background" in keywords else 0)
+    fit = find_kernel(image, target.astype("u1"), BINOMIAL.shape, **keywords)
+    assert np.abs((fit.kernel - BINOMIAL) / fit.stderr).max() < 6
+    assert fit.noise_std >= fit.rounding and noted(fit)
+    assert fit.verdict is not Verdict.SOLVED
 
 
 def test_on_a_ramp_the_errors_are_as_large_as_what_is_found_is_wrong():
@@ -193,7 +263,7 @@ def test_the_covariance_of_random_errors_where_another_was_asked_for(background)
         find_kernel(image, target, (3, 5), background=background, errors=errors) for errors in ("plain", "sandwich")
     )
     pair = as_observation(image, target, Model((3, 5), background=background))
-    factor = Rounding(tiles.read([pair], other, None, whole=2**17), other, 0.0, terms=True).factor
+    factor = Rounding(tiles.read([pair], other, None, whole=2**17), other, 0.0).factor
     assert_close(factor @ factor.T, plain.covariance(), 1e-6)
 
 

@@ -85,5 +85,7 @@ def test_the_choice_of_taps_near_the_threshold_costs_degrees_of_freedom():
     fit = stats.solve(kernelfit.Sparse(n_taps=2))
     chosen = fit.kernel != 0
     c = np.sqrt(np.log(stats.n_pixels) + 2 * np.log(28 / 3))
-    expected = 2 + 2 * c * scipy.stats.norm.pdf(c - np.abs(fit.kernel[chosen]) / fit.stderr[chosen]).sum()
+    gram = stats.gram[np.ix_(chosen.ravel(), chosen.ravel())]
+    stderr = fit.noise_std * np.sqrt(np.diag(np.linalg.inv(gram)))
+    expected = 2 + 2 * c * scipy.stats.norm.pdf(c - np.abs(fit.kernel[chosen]) / stderr).sum()
     assert expected > 2.1 and auto._with_choice(stats, fit) == pytest.approx(expected, rel=1e-9)

@@ -138,7 +138,34 @@ def test_non_negative_against_scipy(dense, shift):
     assert np.array_equal(fit.kernel.ravel() > 0, truth > 0) and (truth == 0).any()
     free = truth > 0
     s2 = fit.rss / (len(y) - free.sum())
-    assert_close(fit.covariance()[np.ix_(free, free)], s2 * np.linalg.inv(a[:, free].T @ a[:, free]), 1e-8)
+    assert_close(fit.covariance(), s2 * with_held(a, free), 1e-8)
+
+
+def with_held(a, free, total=False):
+    """The inverse for the taps that are free, and what each other one, let in alone, adds to it."""
+
+    def inverse(some):
+        basis = np.eye(len(some))[:, some]
+        basis = basis @ scipy.linalg.null_space(np.ones((1, some.sum()))) if total else basis
+        return basis @ np.linalg.inv((a @ basis).T @ (a @ basis)) @ basis.T
+
+    first, one = inverse(free), np.eye(len(free), dtype=bool)
+    return first + sum(inverse(free | one[j]) - first for j in np.flatnonzero(~free))
+
+
+def test_of_few_taps_the_errors_hold_what_the_others_leave_open(dense):
+    a, _, stats = dense
+    fit = stats.solve(Sparse(n_taps=6))
+    assert_close(fit.covariance(), fit.noise_std**2 * with_held(a, fit.kernel.ravel() != 0), 1e-8)
+    assert fit.unsettled == 14 and fit.stderr.min() > 0
+
+
+def test_what_the_image_does_not_tell_from_a_free_tap_is_not_let_in():
+    image = np.tile(np.random.default_rng(0).random((30, 4)), 9)  # columns repeat
+    target = scipy.signal.convolve2d(image, [[1.0, 0, 0, 0, 0]], mode="valid")
+    target += np.random.default_rng(1).normal(0, 0.01, target.shape)
+    fit = kernelfit.accumulate(image, target, (1, 5)).solve(Sparse(n_taps=1))
+    assert np.isfinite(fit.stderr).all() and np.count_nonzero(fit.stderr) == 4 and fit.stderr.max() < 0.01
 
 
 def replaced(stats, a, y):
@@ -478,13 +505,9 @@ def test_of_a_given_sum_and_no_negative_taps_the_numbers_are_dense(dense):
     a, _, stats = dense
     fit = stats.solve(NonNegative(total=4.0))
     free = np.flatnonzero(fit.kernel.ravel() > 0)
-    across = scipy.linalg.null_space(np.ones((1, len(free))))
-    basis = np.zeros((stats.n_taps, across.shape[1]))
-    basis[free] = across
     assert fit.df_model == pytest.approx(len(free) - 1)
     assert fit.noise_std == pytest.approx(np.sqrt(fit.rss / (len(a) - len(free) + 1)), rel=1e-9)
-    middle = np.linalg.inv((a @ basis).T @ (a @ basis))
-    assert_close(fit.covariance(), fit.noise_std**2 * basis @ middle @ basis.T, 1e-8)
+    assert_close(fit.covariance(), fit.noise_std**2 * with_held(a, fit.kernel.ravel() > 0, total=True), 1e-8)
 
 
 @pytest.mark.parametrize("criterion, price", [("ebic", 2.0), ("bic", 0.0)])

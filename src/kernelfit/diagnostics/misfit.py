@@ -186,7 +186,7 @@ def _outside(parts: list[Part], fit: Estimate | None) -> dict[Verdict, _Test]:
 
 def _of_rounding(parts: list[Part], fit: Estimate) -> list[list[Part]] | None:
     """Return the tiles with the residuals that rounding leaves of kernels like the one found, None if nothing tells."""
-    if not possible(fit):
+    if not possible(fit, prior=False):
         return None
     rounding = Rounding(parts, fit, beside(fit))
     if rounding.count <= rounding.rank:

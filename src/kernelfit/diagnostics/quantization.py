@@ -124,7 +124,7 @@ def _without_alarm(fit: Estimate) -> Estimate:
 def with_rounding(fit: Estimate) -> Estimate:
     """Raise the noise, and the errors with it, to what rounding alone makes."""
     least = fit.rounding
-    if not 0 < fit.noise_std < least or fit.uncertainty != "sampling":  # NaN stays NaN
+    if not 0 < fit.noise_std < least:  # NaN stays NaN
         return fit
     raised = least / fit.noise_std
     background = fit.background
@@ -165,7 +165,7 @@ def _of_few_digits(
     parts: list[tiles.Part] | None,
 ) -> Estimate:
     """Add what the errors of floating-point numbers of few digits leave open; see `rounding.scatter`."""
-    if not possible(fit, prior=True):
+    if not possible(fit):
         return fit
     some, own = sampled([of_target(p, target) for p in observations], weights)
     largest = max(
@@ -183,11 +183,12 @@ def _of_few_digits(
     return fit if more is None else _wider(fit, more, "floating-point numbers are largest in a few pixels, or repeat")
 
 
-def _wider(fit: Estimate, more: Array, why: str) -> Estimate:
-    """Return a fit with so much more covariance, and say why."""
-    assert fit.factor is not None
-    factor = np.hstack([fit.factor, more])
-    growth = float(np.median(np.linalg.norm(factor, axis=1) / np.linalg.norm(fit.factor, axis=1).clip(1e-300)))
+def _wider(fit: Estimate, both: tuple[Array, Array], why: str) -> Estimate:
+    """Return a fit with so much more covariance, beside that for random errors where it has none, and say why."""
+    more, plain = both
+    own = plain if fit.factor is None else fit.factor
+    factor = np.hstack([own, more])
+    growth = float(np.median(np.linalg.norm(factor, axis=1) / np.linalg.norm(own, axis=1).clip(1e-300)))
     words = f"the errors of rounding to {why}: standard errors {growth:.3g}"
     words += " times those of random errors hold what that leaves open"
     size, error = float(np.linalg.norm(fit.kernel)), float(np.linalg.norm(factor))

@@ -45,21 +45,19 @@ _MOST_TAPS = 256
 class Rounding:
     """The estimates that kernels near the one found would have had of their rounded predictions.
 
+    A background is sought beside the kernel: errors that are a function of the prediction follow the level as well.
+
     Parameters
     ----------
     parts : list of (Observation, Sample)
         Tiles of the pairs, or all of their pixels.
     estimate : Estimate
-        The fit, with a factor of the plain covariance, which `possible` asks for.
+        A fit that `possible` allows.
     variance : float
         That of the noise of a pixel beside the errors of rounding.
-    terms : bool
-        Whether a background takes its part of the errors. Errors that are a function of the prediction follow the
-        level as they follow the kernel, so that what the background takes of them is open as well.
     """
 
-    def __init__(self, parts: list[Part], estimate: Estimate, variance: float, *, terms: bool = False) -> None:
-        assert estimate.factor is not None
+    def __init__(self, parts: list[Part], estimate: Estimate, variance: float) -> None:
         self.parts, self.noise_std, self.variance = parts, estimate.noise_std, variance
         self.count = sum(int(p.known.sum()) for _, p in parts)
         self.design, self.roots = TileDesign.of(parts), [root_of(p, p.known) for _, p in parts]
@@ -68,19 +66,30 @@ class Rounding:
             for (_, p), r in zip(parts, self.roots, strict=True)
         ]
         self.rng = np.random.default_rng(0)
-        self.terms = [
-            self._basis(o, p) if terms and o.background is not None and o.plane is None else None for o, p in parts
-        ]
-        settled = estimate.factor[:, : estimate.factor.shape[1] - estimate.unsettled]
-        # of a fit to the tiles alone
-        plain = estimate.errors == "plain"
-        self.factor = settled * math.sqrt(estimate.n_pixels / self.count) if plain else self._plain(estimate)
+        # of volumes planes share a background, which is left where it is
+        every = [o.background is not None and o.plane is None for o, _ in parts]
+        self.terms = [self._basis(*part) if own else None for part, own in zip(parts, every, strict=True)]
+        self.n_terms = sum(0 if q is None else q.shape[1] for q in self.terms)
+        self.share = estimate.n_pixels / self.count
+        # of least squares to the tiles alone
+        if _linear(estimate):
+            assert estimate.factor is not None
+            self.factor = estimate.factor * math.sqrt(self.share)
+        elif estimate.least_squares is not None:
+            self.factor = estimate.least_squares[1] * (estimate.noise_std * math.sqrt(self.share))
+        else:
+            self.factor = self._plain(estimate)
         self.rank = self.factor.shape[1]
+        self.held: Array | None = None  # what a prior lets through of what moves least squares
+        if estimate.uncertainty == "posterior" and estimate.errors == "plain" and estimate.factor is not None:
+            settled = estimate.factor[:, : estimate.factor.shape[1] - estimate.unsettled]
+            self.held = self.share * settled @ (settled.T @ np.linalg.pinv(self.factor @ self.factor.T, hermitian=True))
 
     def _plain(self, estimate: Estimate) -> Array:
         """Return a factor of the covariance for random errors, of the tiles alone."""
         self.factor = np.eye(estimate.kernel.size) * self.noise_std
-        gram = np.array([self._moved(self._made(w)) for w in np.eye(len(self.factor))])
+        self.rank = len(self.factor)
+        gram = np.array([self._moved(self._made(w)) for w in np.eye(self.rank, self.rank + self.n_terms)])
         values, vectors = np.linalg.eigh(0.5 * (gram + gram.T))
         kept = slice(len(values) - estimate.rank, None)
         return np.asarray(self.noise_std * vectors[:, kept] / np.sqrt(np.maximum(values[kept], 1e-14 * values[-1])))
@@ -94,34 +103,46 @@ class Rounding:
         return np.asarray(np.linalg.qr(terms)[0])
 
     def _made(self, w: Array) -> list[Array]:
-        """Return what kernels of w standard errors make of the images."""
+        """Return what kernels, and then backgrounds, of w standard errors make of the images."""
         (rows, cols), flipped = self.parts[0][0].geometry.kernel_shape, self.parts[0][0].geometry.flipped
-        taps = (self.factor @ w).reshape(-1, rows, cols) * self.design.level
+        taps = (self.factor @ w[: self.rank]).reshape(-1, rows, cols) * self.design.level
         lags = np.zeros((len(taps), *self.design.size))
         lags[:, :rows, :cols] = taps[:, ::-1, ::-1] if flipped else taps
-        forward = self.design.forward(lags)
+        forward, at = self._beside(self.design.forward(lags)), self.rank
+        for i, q in enumerate(self.terms):
+            if q is not None:
+                forward[i] += self.noise_std * (q @ w[at : at + q.shape[1]]).reshape(forward[i].shape)
+                at += q.shape[1]
         return [made / np.where(r > 0, r, 1.0) for made, r in zip(forward, self.roots, strict=True)]
 
-    def _weighted(self, errors: Sequence[Array]) -> list[Array]:
-        """Return errors of the pixels times the roots of their weights, less what a background takes of them."""
-        weighted = [np.where(r > 0, e * r, 0.0) for e, r in zip(errors, self.roots, strict=True)]
+    def _beside(self, weighted: Sequence[Array]) -> list[Array]:
+        """Return weighted values of the pixels less what a background takes of them."""
         return [
             e if q is None else e - (q @ (q.T @ e.ravel())).reshape(e.shape)
             for e, q in zip(weighted, self.terms, strict=True)
         ]
 
+    def _weighted(self, errors: Sequence[Array]) -> list[Array]:
+        return [np.where(r > 0, e * r, 0.0) for e, r in zip(errors, self.roots, strict=True)]
+
     def _moved(self, errors: Sequence[Array]) -> Array:
-        """Return by how many standard errors errors of the pixels move the estimate."""
+        """Return by how many standard errors errors of the pixels move the estimates of the kernel."""
         (rows, cols), flipped = self.parts[0][0].geometry.kernel_shape, self.parts[0][0].geometry.flipped
-        taps = self.design.adjoint(self._weighted(errors))[:, :rows, :cols]
+        taps = self.design.adjoint(self._beside(self._weighted(errors)))[:, :rows, :cols]
         taps = taps[:, ::-1, ::-1] if flipped else taps
         return np.asarray(self.factor.T @ taps.ravel() * (self.design.level / self.noise_std**2))
+
+    def _moved_all(self, errors: Sequence[Array]) -> Array:
+        """Return the same, and then those of the backgrounds."""
+        both = zip(self._weighted(errors), self.terms, strict=True)
+        levels = [q.T @ e.ravel() / self.noise_std for e, q in both if q is not None]
+        return np.concatenate([self._moved(errors), *levels])
 
     def _start(self, apart: float) -> tuple[Array, list[Array]]:
         """Return standard errors from the kernel found, and noise of the pixels."""
         noise = [math.sqrt(self.variance) * self.rng.standard_normal(m.shape) for m in self.predictions]
-        size: float = apart * math.sqrt(self.count / self.rank) / self.noise_std
-        return np.asarray(size * self.rng.standard_normal(self.rank)), noise
+        weight, n = sum(float(np.vdot(r, r)) for r in self.roots), self.rank + self.n_terms
+        return np.asarray(apart * math.sqrt(weight / n) / self.noise_std * self.rng.standard_normal(n)), noise
 
     def _errors(self, w: Array, noise: Sequence[Array]) -> list[Array]:
         """Return the errors of rounding, and the other noise, of a kernel w standard errors from the one found."""
@@ -135,7 +156,7 @@ class Rounding:
 
     def scaled(self) -> None:
         """Let errors that are random move estimates by one standard error: of few loud tiles they move them further."""
-        columns = np.eye(self.rank)[:: -(-self.rank // _COLUMNS)]
+        columns = np.eye(self.rank, self.rank + self.n_terms)[:: -(-self.rank // _COLUMNS)]
         energies = [
             sum(float(np.sum((r * made) ** 2)) for made, r in zip(self._made(w), self.roots, strict=True))
             for w in columns
@@ -156,7 +177,7 @@ class Rounding:
         for _ in range(_DRAWS):
             drawn = np.split(self.rng.uniform(-1.0, 1.0, int(same.max()) + 1)[same], ends)
             errors = [h * u.reshape(h.shape) for h, u in zip(halves, drawn, strict=True)]
-            energy += sum(float(np.sum(np.square(e))) for e in self._weighted(errors)) / _DRAWS
+            energy += sum(float(np.sum(np.square(e))) for e in self._beside(self._weighted(errors))) / _DRAWS
             found.append(self._moved(errors))
         moves = np.array(found)
         left = energy - self.noise_std**2 * float(np.mean(np.sum(moves**2, axis=1)))
@@ -174,10 +195,10 @@ class Rounding:
         for i in range(_STARTS):
             w, noise = self._start(_APART[i % len(_APART)])
             for _ in range(_STEPS):
-                w = w - _LENGTH * (w + self._moved(self._errors(w, noise)))
-            one = -self._moved(self._errors(w, noise))
+                w = w - _LENGTH * (w + self._moved_all(self._errors(w, noise)))
+            one = -self._moved_all(self._errors(w, noise))
             errors = self._errors(one, noise)
-            other = -self._moved(errors)
+            other = -self._moved_all(errors)
             left = [
                 np.where(r > 0, e + m, 0.0) * r for e, m, r in zip(errors, self._made(other), self.roots, strict=True)
             ]
@@ -186,36 +207,43 @@ class Rounding:
         return found
 
 
-def possible(estimate: Estimate, *, prior: bool = False) -> bool:
-    """Return whether a fit has what this takes: a covariance from which that for random errors can be had.
-
-    A prior holds kernels where no pixel does; errors that are drawn do not mind, if `prior` is true.
-    """
-    factor = estimate.factor
-    return (
-        factor is not None
-        and factor.shape[1] > estimate.unsettled
-        and (prior or estimate.uncertainty == "sampling")
-        and (estimate.errors == "plain" or len(factor) <= _MOST_TAPS)
-        and 0 < estimate.noise_std < math.inf
+def _linear(estimate: Estimate) -> bool:
+    """Return whether the estimate is least squares, of kernels of a form at most, and its factor that of its errors."""
+    return estimate.factor is not None and (estimate.errors, estimate.uncertainty, estimate.unsettled) == (
+        "plain",
+        "sampling",
+        0,
     )
 
 
-def scatter(parts: list[Part], estimate: Estimate, variance: float | None) -> Array | None:
+def possible(estimate: Estimate, *, prior: bool = True) -> bool:
+    """Return whether a fit has what this takes: a covariance from which that for random errors can be had.
+
+    If `prior` is false none may hold the kernel.
+    """
+    held = estimate.factor is None or estimate.unsettled > 0 or estimate.uncertainty == "posterior"
+    known = _linear(estimate) or estimate.least_squares is not None or estimate.kernel.size <= _MOST_TAPS
+    return known and (prior or not held) and estimate.rank > 0 and 0 < estimate.noise_std < math.inf
+
+
+def scatter(parts: list[Part], estimate: Estimate, variance: float | None) -> tuple[Array, Array] | None:
     """Return columns U, so that ``U U'`` is to be added to the covariance of the taps; None if errors are random.
 
-    The `variance` is that of the noise beside rounding to integers, None for floating-point numbers.
+    The `variance` is that of the noise beside rounding to integers, None for floating-point numbers. The other array is
+    a factor of the covariance for random errors.
     """
-    rounding = Rounding(parts, estimate, variance or 0.0, terms=variance is None or estimate.errors != "plain")
+    rounding = Rounding(parts, estimate, variance or 0.0)
+    plain = rounding.factor / math.sqrt(rounding.share)
     if rounding.count <= rounding.rank or (variance is not None and rounding.random()):
         return None
     if variance is None:
         ends, compared = rounding.draws(), rounding.count
     else:
         rounding.scaled()
-        ends = np.array([w for w, _ in rounding.ends])
+        ends = np.array([w[: rounding.rank] for w, _ in rounding.ends])
         compared = ends.size
     ratio = float(np.mean(ends**2))
     if not ratio > _FACTOR or scipy.special.fdtrc(ends.size, compared, ratio) > _CHANCE:
         return None
-    return np.asarray(rounding.factor @ ends.T) * math.sqrt((1.0 - 1.0 / ratio) / len(ends))
+    moves = rounding.factor @ ends.T * math.sqrt((1.0 - 1.0 / ratio) / len(ends))
+    return np.asarray(moves if rounding.held is None else rounding.held @ moves), plain

@@ -94,8 +94,11 @@ def _with_choice(stats: NormalEquations, fit: Estimate) -> float:
     # Keeping what exceeds a threshold c (in standard errors) has ``t + c sum_j phi(c - |z_j|)`` of them by Stein's
     # lemma: taps near it come and go with the noise. Those kept stand for those just missed, hence the 2.
     t = int(fit.df_model)
-    kept = fit.stderr > 0
-    z = np.abs(fit.kernel[kept]) / fit.stderr[kept]
+    assert fit.factor is not None
+    chosen = fit.factor[:, : fit.factor.shape[1] - fit.unsettled]
+    stderr = np.sqrt(np.einsum("ij,ij->i", chosen, chosen))
+    kept = stderr > 0
+    z = np.abs(fit.kernel.ravel()[kept]) / stderr[kept]
     c = math.sqrt(math.log(stats.n_pixels) + 2 * math.log(max(1.0, (stats.n_taps - t) / (t + 1))))
     return t + 2 * c * float(np.sum(np.exp(-0.5 * (c - z) ** 2))) / math.sqrt(2 * math.pi)
 

@@ -14,7 +14,7 @@ from ..core.findings import Finding
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array, as_number, known
 from .cholesky import eigen_factor
-from .least_squares import EPS, at_minimum, blocks, detail_of, finish, rescaled, residual_at
+from .least_squares import EPS, at_minimum, blocks, detail_of, finish, let_in, rescaled, residual_at
 from .penalties import Penalized, Penalty, choose_strength
 from .projection import images_of
 
@@ -225,8 +225,8 @@ class NonNegative:
     """Least squares over kernels without negative taps, with a given sum or a penalty if asked for.
 
     An active-set method (Lawson and Hanson's on the normal equations) gives the exact minimum: the multipliers of the
-    taps at zero are checked. The covariance is that of the taps above zero, given which they are; taps at zero have
-    none. With a penalty the strength is that of `Penalized`, found as if negative taps were allowed.
+    taps at zero are checked. The covariance is that of the taps above zero, and of each tap at zero as it would be if it
+    alone were let in beside them. With a penalty the strength is that of `Penalized`, found as if negative taps were allowed.
 
     Parameters
     ----------
@@ -292,10 +292,13 @@ class NonNegative:
         inverse = np.zeros((stats.n_taps, part.shape[1]))
         inverse[free] = part
         df_model = float(np.einsum("ij,ij->", inverse, stats.gram @ inverse))
+        moves = np.eye(stats.n_taps)[:, ~free]
         if self.total is not None:
-            _, inverse = _onto_total(inverse, free.astype(np.float64))
+            direction, inverse = _onto_total(inverse, free.astype(np.float64))
+            moves = moves - direction[:, None]
             df_model = max(0.0, df_model - 1.0)
-        figures: dict[str, Any] = {"df_model": df_model, "strength": strength, "findings": findings}
+        held = let_in(gram, inverse, moves)
+        figures: dict[str, Any] = {"df_model": df_model, "strength": strength, "findings": findings, "held": held}
         return finish(stats, taps, inverse, str(self), least=least, n_free=int(free.sum()), **figures)
 
 

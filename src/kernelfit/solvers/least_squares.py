@@ -193,10 +193,12 @@ def finish(
     df_model: float | None = None,
     path: StrengthPath | None = None,
     findings: Sequence[Finding] = (),
+    held: Array | None = None,
 ) -> Estimate:
     """Assemble a result from a kernel and a factor of the inverse that its covariance is s^2 times."""
     # The degrees of freedom are `n_free` unless `df_model` says otherwise. Whether the data prove anything the `least`
-    # squares of all taps tell; or, where the kernels are held to a linear `form`, these are the least squares.
+    # squares of all taps tell; or, where the kernels are held to a linear `form`, these are the least squares. What taps
+    # that are `held` at zero leave open (see `let_in`) is in the covariance, and no cause for doubt.
     _, rss = residual_at(stats, taps)
     df = float(n_free) if df_model is None else df_model
     df_resid = stats.n_pixels - df
@@ -208,7 +210,7 @@ def finish(
     return estimate.assemble(
         stats,
         taps,
-        factor,
+        factor if held is None else np.hstack([factor, held * noise_std]),
         rank=least.rank,
         condition=least.condition,
         rss=rss,
@@ -216,10 +218,24 @@ def finish(
         findings=(*findings, *found),
         solver=text,
         uncertainty="sampling" if math.isnan(strength) else "posterior",
+        unsettled=0 if held is None else held.shape[1],
         df_model=df,
         strength=strength,
         path=path,
     )
+
+
+def let_in(gram: Array, inverse: Array, moves: Array) -> Array:
+    """Return by what the kernel moves if each of some moves is let in alone: one standard error of it, for s = 1.
+
+    `moves`: columns, such as a tap that is held at zero. `inverse`: a factor of the inverse for the taps that are free,
+    which follow; nothing is returned of moves that the image does not tell from them.
+    """
+    across = inverse.T @ (gram @ moves)
+    energy = np.einsum("ij,ij->j", moves, gram @ moves)
+    curvature = energy - np.einsum("ij,ij->j", across, across)
+    told = curvature > 16 * len(gram) * EPS * energy
+    return np.asarray((moves - inverse @ across)[:, told] / np.sqrt(curvature[told]))
 
 
 def at_minimum(stats: NormalEquations) -> tuple[LeastSquaresSolution, NormalEquations]:

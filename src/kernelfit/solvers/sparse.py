@@ -12,7 +12,7 @@ from ..core.normal_equations import NormalEquations
 from ..core.validation import Array, as_count, known
 from .cholesky import times
 from .constrained import factor_of, refined
-from .least_squares import EPS, LeastSquaresSolution, at_minimum, estimate_of, finish, rescaled, residual_at
+from .least_squares import EPS, LeastSquaresSolution, at_minimum, estimate_of, finish, let_in, rescaled, residual_at
 
 #: Share of the target's energy below which a difference of energies is rounding.
 _CANCELLED = 1e-9
@@ -28,8 +28,8 @@ class Sparse:
         n log(rss / n) + t log n + 2 log(m! / (t! (m - t)!))
 
     the Bayesian information criterion with the number of ways to choose t of m taps ("ebic"), or without the last term
-    ("bic"), or ``n log(rss / n) + 2 t`` ("aic"). The covariance is that of least squares on the chosen taps, given the
-    choice.
+    ("bic"), or ``n log(rss / n) + 2 t`` ("aic"). The covariance is that of least squares on the chosen taps, and of each
+    other tap as it would be if it alone were let in beside them.
 
     Parameters
     ----------
@@ -99,7 +99,9 @@ class Sparse:
             del chosen[weakest]
             taps, inverse = _on(stats, chosen)
         text = f"{self}: {len(chosen)} taps of {stats.n_taps}"
-        return finish(stats, taps, inverse, text, least=least, n_free=len(chosen), path=path)
+        others = np.delete(np.eye(stats.n_taps), chosen, axis=1)
+        held = let_in(stats.gram, inverse, others)
+        return finish(stats, taps, inverse, text, least=least, n_free=len(chosen), path=path, held=held)
 
     def _forward(self, stats: NormalEquations, least: LeastSquaresSolution) -> tuple[list[int], Array, Array]:
         """Choose taps one by one; return their order, and the residual sum of squares and the score after each."""
