@@ -193,7 +193,45 @@ def test_unevenness_is_the_ratio_of_the_two_errors():
         model = np.repeat([0.0, 100.0], [2000, far])
         left = np.where(model > 0, 30.0, rng.normal(size=model.size))
         assert (whiteness._unevenness(left, model) > 1) is told
-    assert whiteness._unevenness(left[-300:], model[-300:]) == 1.0
+    assert whiteness._unevenness(left[-60:], model[-60:]) == 1.0
+
+
+def specks(seed, size=(60, 75)):
+    """A few spots far apart on a dark sky, of which one or two are the brightest by far."""
+    rng, image = np.random.default_rng(seed), np.full(size, 5.0)
+    image[rng.integers(1, size[0] - 1, 14), rng.integers(1, size[1] - 1, 14)] += 10 ** rng.uniform(1.5, 2.8, 14)
+    return image
+
+
+@pytest.mark.parametrize("errors", ["plain", "sandwich"])
+def test_noise_of_a_few_spots_is_seen(errors):
+    """The kernel follows the brightest pixels, so that those below them tell; sandwich errors are no remedy."""
+    box = np.random.default_rng(0).random((3, 4))
+    for seed in range(6):
+        rng, image = np.random.default_rng(seed), specks(seed)
+        clean = kernelfit.apply_kernel(image, box, boundary="symm")
+        loud = clean + rng.normal(size=clean.shape) * (0.2 + 0.05 * (clean - clean.min()))
+        even = clean + rng.laplace(size=clean.shape)
+        assert find_kernel(image, even, (3, 4), errors=errors).verdict is Verdict.SOLVED
+        verdict = find_kernel(image, loud, (3, 4), errors=errors).verdict
+        assert verdict is (Verdict.UNEVEN_NOISE if seed in (1, 5) else Verdict.SHAPE_TOO_SMALL)
+
+
+def test_noise_that_grows_with_a_small_picture_is_seen():
+    rng = np.random.default_rng(3)
+    image = rng.gamma(0.5, 20.0, (16, 25))
+    clean = kernelfit.apply_kernel(image, np.full((1, 2), 0.5), boundary="wrap")
+    for level, told in ((0.2 * clean, True), (2.0, False)):
+        fit = find_kernel(image, clean + level * rng.normal(size=clean.shape), (1, 2), boundary="wrap")
+        assert (Verdict.UNEVEN_NOISE in [f.verdict for f in fit.findings]) is told
+
+
+def test_ranks_of_residuals_that_are_correlated_tell_less():
+    rng = np.random.default_rng(0)
+    power, reach = rng.random(4000), np.sort(rng.random(4000)) ** 200
+    power[-64:] += 0.4
+    assert whiteness._louder(power, reach, 1.0) > 1 == whiteness._louder(power, reach, 20.0)
+    assert whiteness._louder(np.ones(4000), reach, 1.0) == 1.0  # ties
 
 
 # ---- rounding -------------------------------------------------------------------------------------------------------

@@ -33,8 +33,10 @@ _SURE = 5.0
 _MATTERS = 1.25
 #: A residual below this share of the target's root mean square is rounding, not noise.
 _ROUNDING = 1e-9
-#: So many pixels far from the mean, and so many others, tell whether the noise differs.
-_FAR, _NEAR = 4, 400
+#: So many pixels far from the mean, and so many others, tell whether the noise differs; ...
+_FAR, _NEAR = 4, 100
+#: ... or the ranks of so many, by so many standard deviations, where they hold such a share, and few all of it.
+_TOP, _RANKED, _HALF, _FEW = (16, 64, 256), 5.0, 0.5, 1 / 64
 #: Below this it may be rounding to single precision, which grows with the signal.
 _SINGLE = 1e-6
 #: A chance so small that a kernel is there.
@@ -147,18 +149,19 @@ def look(
     misfits: Sequence[Finding] = (),
     memo: Memo | None = None,
     read: list[Part] | None = None,
+    coloured: bool = True,
 ) -> Estimate:
     """Return a fit with findings if its residual is not white, or not as even, enough for its error bars."""
     # Residuals above `most` are outliers. Weights `declared` to be inverse variances make the noise 1. What is but
     # rounding beside the target's root mean square, `level`, is not looked at. `misfits` are told instead: a model that
     # does not hold leaves a residual that is neither white nor even. The `memo` keeps what other targets share, `read`
-    # are tiles that were read before.
+    # are tiles that were read before. Errors that allow for a residual that is not white say `coloured=False`.
     if misfits:
         return functools.reduce(with_finding, misfits, fit)
     if not fit.noise_std > _ROUNDING * level or any(f.verdict is Verdict.NOT_CONVERGED for f in fit.findings):
         return fit  # what is left tells of the iterations, not of the noise
     check = examine(observations, fit, weights, most, memo, read)
-    if check.coloured:
+    if coloured and check.coloured:
         fit = with_finding(fit, Finding(Verdict.COLOURED_NOISE, str(check)))
     if check.depends:
         fit = with_finding(fit, Finding(Verdict.UNEVEN_NOISE, check.of_signal))
@@ -170,7 +173,7 @@ def look(
     ):
         detail = f"the noise is {fit.noise_std:.3g} times what was declared"
         fit = with_finding(fit, Finding(Verdict.UNEVEN_NOISE, detail))
-    return _noise_alone(fit)
+    return fit if check.coloured else _noise_alone(fit)
 
 
 def _noise_alone(fit: Estimate) -> Estimate:
@@ -232,7 +235,9 @@ def examine(
     spectrum = (_spectrum(c, reach) if parts is None else np.linalg.eigvalsh(_cross_spectrum(parts, reach))) / variance
     growth = 1.0
     if variance > _SINGLE**2 * energy / pixels:
-        growth = _unevenness(*(np.concatenate(parts) for parts in zip(*seen, strict=True)))
+        near = farthest(c.shape) <= reach
+        alike = float(np.sum(np.square(c[near] / variance)))  # squares of correlated residuals that tell the same
+        growth = _unevenness(*(np.concatenate(parts) for parts in zip(*seen, strict=True)), alike)
     return NoiseCheck(c, pixels, reach, float(np.sqrt(spectrum.min())), float(np.sqrt(spectrum.max())), growth, parts)
 
 
@@ -243,7 +248,7 @@ def _overlaps(sides: Shape) -> npt.NDArray[np.int64]:
     return np.asarray(functools.reduce(np.multiply.outer, [np.maximum(0, n - lags) for n in sides]))
 
 
-def _unevenness(left: Array, model: Array) -> float:
+def _unevenness(left: Array, model: Array, alike: float = 1.0) -> float:
     """Return the noise where the prediction m is far from its mean, relative to all; 1 if no louder, or by chance."""
     # Least squares has the covariance ``G^-1 (sum of r^2 a a') G^-1`` for residuals r of any variance (White, see
     # `sandwich_errors`), a being a pixel's row of the design; ``(m - mean)^2`` stands for ``a a'``.
@@ -255,9 +260,16 @@ def _unevenness(left: Array, model: Array) -> float:
     square = float(np.einsum("i,i->", reach, reach))
     far = reach > square / total  # few pixels that hold about half of it, be they stars or a bright half
     n, rest = int(far.sum()), power[~far]
-    if n < _FAR or rest.size < _NEAR:
+    growth = math.sqrt(float(np.einsum("i,i->", power, reach)) / (max(float(power.mean()), 1e-300) * total))
+    if rest.size < _NEAR:
         return 1.0
+    if growth > _MATTERS or total**2 < _FEW * reach.size * square:
+        louder = _louder(power, reach, alike)
+        if louder > _MATTERS:
+            return max(growth, louder)
     usual = float(rest.mean())
+    if n < _FAR:
+        return 1.0
     if not usual > 0:
         return 1.0
     # the cube root of a mean of squares is nearly normal, of few as well (Wilson and Hilferty, PNAS 17 (1931) 684);
@@ -265,7 +277,28 @@ def _unevenness(left: Array, model: Array) -> float:
     few = 2.0 / 9.0 * float(np.mean((rest - usual) ** 2)) / (2.0 * usual**2 * n)
     if not np.cbrt(float(power[far].mean()) / usual) > 1.0 - few + _SURE * math.sqrt(few):
         return 1.0
-    return max(1.0, math.sqrt(float(np.einsum("i,i->", power, reach)) / (float(power.mean()) * total)))
+    return max(1.0, growth)
+
+
+def _louder(power: Array, reach: Array, alike: float) -> float:
+    """Return how loud the noise is where most of the reach is, by ranks, which few or heavy-tailed residuals tell by.
+
+    The kernel follows the one or two pixels of the greatest reach, so that those below them have to tell.
+    """
+    _, place, count = np.unique(power, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(count) - 0.5 * (count - 1))[place]
+    order, n, most = np.argsort(-reach), len(power), 1.0
+    ties = 1.0 - float(np.sum(count.astype(float) ** 3 - count)) / (float(n) ** 3 - n)
+    for m in _TOP:
+        top, share = order[:m], float(reach[order[:m]].sum() / reach.sum())
+        if 4 * m > n or not share > _HALF or not ties > 0:
+            continue
+        # Mann and Whitney's, Ann. Math. Stat. 18 (1947) 50
+        deviation = math.sqrt(alike * m * (n - m) * (n + 1) / 12 * ties)
+        if ranks[top].sum() - 0.5 * m * (n + 1) > _RANKED * deviation:
+            ratio = float(power[top].mean() / max(float(power.mean()), 1e-300))
+            most = max(most, math.sqrt(share * ratio + 1.0 - share))
+    return most
 
 
 def _windows(

@@ -492,11 +492,11 @@ def diagnosed(
     some, own = sampled(observations, weights)
     parts = tiles.read(some, estimate, own, memo)
     wrong = shallow(observations, estimate, weights) + misfits(parts, estimate, weighted=weights is not None)
-    if noise.covariance == "plain" or wrong:  # sandwich errors clear correlated noise, and nothing else
-        estimate = whiteness.look(
-            observations, estimate, weights,
-            most=most, declared=declared, level=level, misfits=wrong, memo=memo, read=parts,
-        )  # fmt: skip
+    estimate = whiteness.look(
+        observations, estimate, weights,
+        most=most, declared=declared, level=level, misfits=wrong, memo=memo, read=parts,
+        coloured=noise.covariance == "plain",  # sandwich errors clear correlated noise, and nothing else
+    )  # fmt: skip
     if edges:
         outer, seen = with_edges(observations, estimate)
         (doubted,) = boundary.doubt(outer, [seen], memo)

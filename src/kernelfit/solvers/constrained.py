@@ -225,8 +225,9 @@ class NonNegative:
     """Least squares over kernels without negative taps, with a given sum or a penalty if asked for.
 
     An active-set method (Lawson and Hanson's on the normal equations) gives the exact minimum: the multipliers of the
-    taps at zero are checked. The covariance is that of the taps above zero, and of each tap at zero as it would be if it
-    alone were let in beside them. With a penalty the strength is that of `Penalized`, found as if negative taps were allowed.
+    taps at zero are checked. The covariance is that of the taps above zero, and of each tap at zero as it would be if
+    it alone were let in beside them. With a penalty the strength is that of `Penalized`, found as if negative taps were
+    allowed.
 
     Parameters
     ----------

@@ -197,8 +197,8 @@ def finish(
 ) -> Estimate:
     """Assemble a result from a kernel and a factor of the inverse that its covariance is s^2 times."""
     # The degrees of freedom are `n_free` unless `df_model` says otherwise. Whether the data prove anything the `least`
-    # squares of all taps tell; or, where the kernels are held to a linear `form`, these are the least squares. What taps
-    # that are `held` at zero leave open (see `let_in`) is in the covariance, and no cause for doubt.
+    # squares of all taps tell; or, where the kernels are held to a linear `form`, these are the least squares. What
+    # taps that are `held` at zero leave open (see `let_in`) is in the covariance, and no cause for doubt.
     _, rss = residual_at(stats, taps)
     df = float(n_free) if df_model is None else df_model
     df_resid = stats.n_pixels - df

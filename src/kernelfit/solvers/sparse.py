@@ -28,8 +28,8 @@ class Sparse:
         n log(rss / n) + t log n + 2 log(m! / (t! (m - t)!))
 
     the Bayesian information criterion with the number of ways to choose t of m taps ("ebic"), or without the last term
-    ("bic"), or ``n log(rss / n) + 2 t`` ("aic"). The covariance is that of least squares on the chosen taps, and of each
-    other tap as it would be if it alone were let in beside them.
+    ("bic"), or ``n log(rss / n) + 2 t`` ("aic"). The covariance is that of least squares on the chosen taps, and of
+    each other tap as it would be if it alone were let in beside them.
 
     Parameters
     ----------
