@@ -214,7 +214,7 @@ def test_errors_of_arrays_and_bad_calls():
     assert exact.p_value == 0 and exact.differ
 
 
-def test_taps_held_at_zero_have_no_error_that_could_tell():
+def test_taps_held_at_zero_tell_by_what_they_would_be():
     """Zeros that Sparse chose, or that lie beyond the shape, against taps about as far from it as their errors."""
     rng = np.random.default_rng(5)
     image = rng.normal(size=(60, 71))
@@ -222,19 +222,19 @@ def test_taps_held_at_zero_have_no_error_that_could_tell():
     target = convolve2d(image, kernel, mode="same") + rng.normal(0, 0.1, image.shape)
     plain, sparse = (find_kernel(image, target, (3, 5), solver=solver) for solver in (None, Sparse()))
     none = sparse.kernel == 0
-    assert none.sum() >= 8 and np.all(sparse.stderr[none] == 0) and np.all(plain.kernel[none] != 0)
+    assert none.sum() >= 8 and np.all(sparse.stderr[none] > 0) and np.all(plain.kernel[none] != 0)
     found = compare_kernels(sparse, plain.kernel)
     assert not found.differ and 0.01 < found.p_value and found.dof == 15
-    assert compare_kernels(sparse, kernel).dof == np.count_nonzero(~none)
+    assert compare_kernels(sparse, kernel).dof == 15
     for row, col in ((0, 4), (1, 1)):
         wrong = kernel.copy()
         wrong[row, col] += 0.05
         found = compare_kernels(sparse, wrong)
         assert found.differ and found.largest == (row, col)
-    assert "held there by a choice" in str(compare_kernels(sparse, kernel + 0.05 * (np.indices((3, 5))[1] == 4)))
     small = find_kernel(image, target, (3, 3))
     wide = np.pad(small.kernel, ((0, 0), (1, 1)))
     assert compare_kernels(small, wide).dof == 9
+    assert "held there by a choice" in str(compare_kernels(small, kernel + 0.5 * (np.indices((3, 5))[1] == 4)))
     total = find_kernel(image, target, (3, 5), solver=Constrained(total=1.0))
     assert compare_kernels(total, plain.kernel).p_value > 0.01 and compare_kernels(total, plain.kernel + 0.02).differ
 

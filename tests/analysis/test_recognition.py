@@ -401,7 +401,8 @@ def test_errors_of_rounding_hide_no_filter(seed):
     best = fit.recognise()[0]
     assert best.name == "sharpen" and abs(best.parameters["amount"].value - 1 / 6) < 0.01
     whole = fit.as_integers()
-    assert whole.denominator == 6 and whole.probability < 0.1
+    # of halves that are rounded up other kernels, with another constant, make the same target to the pixel
+    assert whole.denominator == 6 and whole.probability < 0.5
     np.testing.assert_array_equal(whole.numerators[1:4, 2:5], detail)
 
 

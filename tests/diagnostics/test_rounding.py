@@ -90,7 +90,7 @@ def test_what_rounding_does_to_a_kernel_and_a_background_with_weights():
     fit = find_kernel(image, target, (3, 5), background=1, weights=weights)
     pair = as_observation(image, target, Model((3, 5), background=1))
     inside = weights[1:-1, 2:-2]
-    rounding = Rounding(tiles.read([pair], fit, [inside], whole=2**17, trimmed=False), fit, 0.0)
+    rounding = Rounding(tiles.read([pair], fit, [inside], whole=2**17), fit, 0.0)
     assert rounding.n_terms == 3
     y, x = np.mgrid[-1 : 1 : image.shape[0] * 1j, -1 : 1 : image.shape[1] * 1j][:, 1:-1, 2:-2].reshape(2, -1)
     taps, _ = naive.design(image, (3, 5), mode="same", boundary=None)

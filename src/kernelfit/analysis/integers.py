@@ -16,7 +16,7 @@ _MOST = 1 << 16  # denominators that are tried
 _ROUGH = 1e-7  # of the largest tap: what tools lose in single precision
 _FALSE_ALARM = 1e-3
 _BY_CHANCE = 1e-6
-_LIKELY = 0.05  # denominators that chance makes with more are not told apart by all taps together
+_LIKELY = 0.05  # denominators that chance makes with more are looked through to the end of their lot
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,12 @@ def as_integers(fit: Estimate) -> IntegerKernel | None:
         return None
     error = np.where(fit.stderr > 1e-3 * fit.stderr.max(), fit.stderr, fit.stderr.max())  # a choice held the others
     reach = float(-_quantile(0.5 * _FALSE_ALARM / taps.size)) * np.hypot(error, _ROUGH * size)
-    found = _smallest(taps, reach, as_problem(fit, None) if taps.ndim == 2 else None)
+    large = np.flatnonzero(np.abs(taps) > reach)
+    together = 1.0
+    if fit.root is not None and large.size:  # of errors that hang together, fewer combinations are as large
+        scaled = fit._covariance_factor()[large] / error.ravel()[large, None]
+        together = math.exp(0.5 * min(0.0, float(np.linalg.slogdet(scaled @ scaled.T)[1])))
+    found = _smallest(taps, reach, as_problem(fit, None) if taps.ndim == 2 else None, together)
     doubt = rounding_of(fit).doubt
     if doubt > 0 and (found is None or found.probability > _BY_CHANCE):
         other = _smallest(taps, reach + math.sqrt(doubt) * error, None)
@@ -69,7 +74,7 @@ def as_integers(fit: Estimate) -> IntegerKernel | None:
     return found
 
 
-def _smallest(taps: Array, reach: Array, problem: Problem | None) -> IntegerKernel | None:
+def _smallest(taps: Array, reach: Array, problem: Problem | None, together: float = 1.0) -> IntegerKernel | None:
     """Return the kernel over the smallest denominator within reach of every tap that is beyond chance."""
     large, wide = taps[np.abs(taps) > reach], reach[np.abs(taps) > reach]
     if not large.size:
@@ -78,12 +83,12 @@ def _smallest(taps: Array, reach: Array, problem: Problem | None) -> IntegerKern
     for start in range(1, _MOST + 1, 256):
         n = np.arange(start, start + 256)[:, None]
         near = (np.abs(n * large - np.rint(n * large)) <= n * wide).all(axis=1)
-        every = chances + np.cumsum(np.exp(np.log(np.minimum(2 * n * wide, 1.0)).sum(axis=1)))
+        every = chances + np.cumsum(together * np.exp(np.log(np.minimum(2 * n * wide, 1.0)).sum(axis=1)))
         for at in np.flatnonzero(near).tolist():
             numerators = np.rint((start + at) * np.where(np.abs(taps) > reach, taps, 0.0)).astype(np.int64)
             whole = IntegerKernel(numerators, start + at, min(1.0, float(every[at])))
             alone = alone or whole
-            if problem is None or whole.probability > _LIKELY:
+            if problem is None:
                 return alone
             left = taps - whole.kernel
             left = left[::-1, ::-1] if problem.turned else left

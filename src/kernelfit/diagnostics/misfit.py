@@ -22,6 +22,7 @@ from ..core.validation import Array
 from .displacement import moved
 from .lags import lags_of, residuals_of, suspects
 from .local_scores import CURVED, LOCAL, Cells, cells_of, evened, hotelling
+from .plateau import cut_off
 from .quantization import ALONE, ROUNDING, beside, rounding_of, with_rounding
 from .rounding import Rounding, possible
 from .tile_design import TileDesign
@@ -68,10 +69,13 @@ def misfits(parts: list[Part], estimate: Estimate, *, weighted: bool) -> list[Fi
         return []  # what is left tells of the iterations, or of the image's noise
     if estimate.df_resid < max(_SPARE, estimate.rank):
         return []  # the fit may have taken any misfit in
-    parts = trimmed(parts, weighted=weighted)
+    whole, parts = parts, trimmed(parts, weighted=weighted)
     energy = energy_of([p.left for _, p in parts])
     if not energy > _ROUNDING_SHARE**2 * energy_of([p.targets for _, p in parts]):
         return []
+    clipped = cut_off(whole, estimate)
+    if clipped is not None:
+        return [clipped]
     biased = estimate.solver != "LeastSquares()" or estimate.method == "wiener"
     count = sum(int(p.known.sum()) for _, p in parts)
     if biased:  # what a prior holds back of the kernel is no misfit
