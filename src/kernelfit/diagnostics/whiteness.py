@@ -237,7 +237,8 @@ def examine(
     if variance > _SINGLE**2 * energy / pixels:
         near = farthest(c.shape) <= reach
         alike = float(np.sum(np.square(c[near] / variance)))  # squares of correlated residuals that tell the same
-        growth = _unevenness(*(np.concatenate(parts) for parts in zip(*seen, strict=True)), alike)
+        residuals, models = (np.concatenate(some) for some in zip(*seen, strict=True))
+        growth = _unevenness(residuals, models, alike)
     return NoiseCheck(c, pixels, reach, float(np.sqrt(spectrum.min())), float(np.sqrt(spectrum.max())), growth, parts)
 
 
