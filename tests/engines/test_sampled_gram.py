@@ -57,6 +57,21 @@ def test_a_sample_of_all_patches_is_exact(model):
     assert_close(found, weighted.accumulated(items, 1)[0], 1e-10)
 
 
+@pytest.mark.parametrize("background", [None, 0, 1])
+def test_pixels_that_are_left_out_or_count_little_are_taken_off_exactly(background):
+    """Of what is in the base, a background times the root of the level included."""
+    image, mean, target = stars((41, 53), 30, 0)
+    weights = 1 / mean
+    weights[np.random.default_rng(1).random(mean.shape) < 0.2] = 0.0
+    weights[12:17, 20:31] *= 1e-4
+    items = items_of(image, target, weights, (3, 5), background=background)
+    levels = [
+        Separable(np.linspace(0.01, 0.03, n), np.linspace(0.9, 1.3, m)) for n, m in (i.weights.shape for i in items)
+    ]
+    found = sampled_gram.sampled(items, sampled_gram.base_of(items, levels, "fft", 1), 1)
+    assert_close(found, weighted.accumulated(items, 1)[0], 1e-2)
+
+
 def test_a_stride_and_pairs(monkeypatch):
     monkeypatch.setattr(sampled_gram, "MOST", 1000)
     image, mean, target = stars((82, 106), 60, 0)
