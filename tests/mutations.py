@@ -96,7 +96,13 @@ ROOMS = {
          "the_lag_outside_the"),
         ("diagnostics/misfit.py", "scores = np.einsum", "scores = 0 * np.einsum", "a_model_that_does"),
         ("diagnostics/local_scores.py", "_UNEVEN = 2.0", "_UNEVEN = 1e9", "a_few_bright")],
+    "diagnostics/test_plateau.py": [
+        ("diagnostics/plateau.py", "half + _BEYOND", "-1e9"),
+        ("diagnostics/plateau.py", "_LOUD * half < 1.0 and", "False and")],
     "diagnostics/test_rounding.py": [
+        ("diagnostics/rounding.py", "math.sqrt(weight / n)", "math.sqrt(self.count / n)", "with_weights"),
+        ("diagnostics/rounding.py", "self.factor @ self.factor.T, hermitian", "np.eye(len(self.factor)), hermitian",
+         "a_prior_lets"),
         ("diagnostics/rounding.py", "/ len(ends))", "/ len(ends) ** 2)", "on_a_ramp_the"),
         ("diagnostics/rounding.py", "np.rint(a + n) - a", "np.rint(a + n) - a - n", "what_rounding_does"),
         ("diagnostics/rounding.py", "0.5 * np.spacing", "1.5 * np.spacing", "a_tap_that_rests"),
@@ -107,7 +113,8 @@ ROOMS = {
         ("solvers/sandwich.py", "np.eye(settled) - f.T @ gram @ f", "0 * (f.T @ gram @ f)")],
     "diagnostics/test_whiteness.py": [
         ("diagnostics/whiteness.py", "_FREQUENCIES = {2: 5.0", "_FREQUENCIES = {2: 2.0", "small_images_raise"),
-        ("diagnostics/whiteness.py", "_MATTERS = 1.25", "_MATTERS = 2.5")],
+        ("diagnostics/whiteness.py", "_MATTERS = 1.25", "_MATTERS = 2.5"),
+        ("diagnostics/whiteness.py", "math.sqrt(alike * m", "math.sqrt(m", "ranks_of_residuals")],
     "engines/test_accumulation.py": [
         ("engines/passes.py", "overlap.image[: first * n_rows, :x_halo] = 0.0", "pass", "a_long_row_comes_to"),
         ("engines/passes.py", "lags -= inverse(twice, short, both_ways)", "pass", "sizes_around_the_blocks"),
@@ -122,6 +129,8 @@ ROOMS = {
         ("engines/implicit_gram.py", "sums[1:, places] = below - above", "sums[1:, places] = below",
          "operator_equals_the"),
         ("engines/cost_model.py", "MOST_BYTES = 5e9, 2**30", "MOST_BYTES = 5e12, 2**40", "chosen_by_cost")],
+    "engines/test_sampled_gram.py": [
+        ("engines/sampled_gram.py", "np.sqrt(slow), -1.0)", "ones, -1.0)", "left_out_or_count")],
     "engines/test_toeplitz_inverse.py": [
         ("engines/toeplitz_inverse.py", "np.repeat([1.0, -1.0], n + 1)", "np.repeat([1.0, 1.0], n + 1)",
          "it_is_the_inverse"),
@@ -156,7 +165,6 @@ ROOMS = {
          "np.concatenate([some.values, -some.values])", "runs_and_single_pixels"),
         ("engines/weighted.py", "total = weight * whole", "total = 1.0 * whole"),
         ("engines/weighted_iteration.py", "if off > _ROUGH:", "if off > 1e9:", "iteration_is_off"),
-        ("engines/sampled_gram.py", "np.sqrt(slow), -1.0)", "ones, -1.0)"),
         ("fitting/noise_model.py", "observed - left, observed, floor", "observed, observed, floor"),
         ("engines/sampling.py", "np.sqrt(part.weights / chance[own])", "np.sqrt(part.weights)",
          "a_sample_holds_patches"),
@@ -177,7 +185,7 @@ ROOMS = {
         ("plotting/overview.py", "reach[0] + 0.5, -reach[0] - 0.5", "-reach[0] - 0.5, reach[0] + 0.5",
          "autocorrelation_stands")],
     "restoration/test_deconvolution.py": [
-        ("restoration/deconvolution.py", "room: float = 2.5", "room: float = 0.5", "the_room_beyond_the")],
+        ("restoration/deconvolution.py", "room: float = 2.5", "room: float = 0.5", "the_room_of_what_fades")],
     "solvers/test_auto.py": [
         ("solvers/auto.py", "_CLEARLY = 4.0", "_CLEARLY = 400.0"),
         ("solvers/auto.py", "return t + 2 * c *", "return t + 0 * c *")],
@@ -227,7 +235,9 @@ ROOMS = {
         ("solvers/penalties.py", "return better if self.rank ==", "return better if self.rank ==  -"),
         ("solvers/penalties.py", "goal = n * self.noise_std**2", "goal = n * self.noise_std", "discrepancy_meets"),
         ("solvers/constrained.py", "df_model - 1.0)", "df_model)", "of_a_given_sum_and"),
-        ("solvers/constrained.py", "_, inverse = _onto_total(", "_ = _onto_total(", "of_a_given_sum_and"),
+        ("solvers/constrained.py", "direction, inverse = _onto_total(inverse, free",
+         "direction, _ = _onto_total(inverse, free", "of_a_given_sum_and"),
+        ("solvers/least_squares.py", "(moves - inverse @ across)[:, told]", "moves[:, told]", "of_few_taps_the_errors"),
         ("solvers/constrained.py", "held += 1", "held += 0", "constrained_against"),
         ("solvers/sparse.py", "math.log(n) + 2 * choices", "math.log(n) + choices", "the_criteria_of_few"),
         ("solvers/sparse.py", "self._score(stats, t - 1, now + float(loss[weakest])) >=", "math.inf >=",
