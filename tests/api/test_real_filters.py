@@ -11,7 +11,7 @@ import pytest
 import scipy.ndimage
 
 from helpers import grid
-from kernelfit import Verdict, check_boundary, find_kernel
+from kernelfit import Verdict, check_boundary, find_kernel, recognise
 
 cv2 = pytest.importorskip("cv2")
 data = pytest.importorskip("skimage.data")
@@ -101,6 +101,58 @@ def test_pillow_in_colour(channels):
         kernel = np.stack([kernel] * 3) if channels == "separate" else np.eye(3)[:, :, None, None] * kernel
     agrees(fit, kernel)
     made_again(fit, COLOURS, target)
+
+
+# ---- filters that round half way: between their passes, or saved between two ----------------------------------------
+
+
+def through(chosen):
+    return lambda image: np.asarray(Image.fromarray(image).filter(chosen))
+
+
+HALF_WAY = {
+    "three boxes": through(ImageFilter.GaussianBlur(1.5)),
+    "boxes of soft ends": through(ImageFilter.GaussianBlur(0.5)),
+    "an unsharp mask": through(ImageFilter.UnsharpMask(2, 150, 0)),
+    "one of OpenCV": lambda a: cv2.addWeighted(a, 1.7, cv2.GaussianBlur(a, (0, 0), 2), -0.7, 0),
+    "cut off between passes": lambda a: scipy.ndimage.gaussian_filter(a, 1.3),
+    "saved between two": lambda a: through(ImageFilter.SHARPEN)(through(ImageFilter.GaussianBlur(2))(a)),
+}
+
+
+@pytest.mark.slow
+@grid("name", HALF_WAY, 3)
+@pytest.mark.parametrize("picture", ["camera", "moon"])
+def test_errors_of_rounding_half_way_are_no_misfit(picture, name):
+    image = np.ascontiguousarray(getattr(data, picture)()[:300, :380])
+    for keywords in ({"shape": (15, 17), "background": 0}, {}):
+        fit = find_kernel(image, HALF_WAY[name](image), **keywords)
+        assert fit.verdict is Verdict.SOLVED
+        assert 1.1 < fit.noise_std / fit.rounding < 3.0
+    if name == "three boxes":
+        found = recognise(fit)[0]
+        assert found.name == "gaussian"
+        assert all(abs(number.value - 1.5) < 0.1 for number in found.parameters.values())
+
+
+@grid("name", ["halves", "turned", "gamma", "wider"], 2)
+def test_what_is_no_rounding_half_way_is_found_beside_so_little_noise(name):
+    image = data.camera()[:300, :380]
+    rng = np.random.default_rng(0)
+    kernel = rng.dirichlet(np.ones(35)).reshape(5, 7)
+    made = scipy.ndimage.convolve(image.astype(float), kernel)
+    where = np.arange(380) < 150
+    turned = scipy.ndimage.rotate(made, 0.02, reshape=False, mode="nearest", order=3)
+    other = {
+        "halves": np.where(where, made, scipy.ndimage.gaussian_filter(made, 0.5)),
+        "turned": turned,
+        "gamma": 255 * (made / 255) ** 1.02,
+        "wider": 0.9 * made + 0.1 * scipy.ndimage.uniform_filter(made, (9, 5)),
+    }[name]
+    fit = find_kernel(image, np.rint(other).astype(np.uint8), (9, 11) if name == "halves" else (5, 7))
+    assert 1.1 < fit.noise_std / fit.rounding < 3.0
+    expected = {"halves": "VARYING", "turned": "MISALIGNED", "gamma": "NONLINEAR", "wider": "SHAPE_TOO_SMALL"}[name]
+    assert fit.verdict is Verdict[expected]
 
 
 # ---- scipy.ndimage: floats, so that nothing is rounded; every boundary ---------------------------------------------

@@ -9,6 +9,7 @@ import kernelfit
 import naive
 from helpers import assert_close, grid
 from kernelfit import Constrained, GaussianProcess, Penalized, Verdict
+from kernelfit.data.observation import as_observation
 from kernelfit.diagnostics import score_covariance, whiteness
 from kernelfit.solvers import sandwich
 
@@ -45,6 +46,27 @@ def test_the_autocovariance_is_that_of_the_residual():
         two = rest[dy:, max(0, dx) : rest.shape[1] + min(0, dx)]
         assert found.autocovariance[8 + dy, 8 + dx] == pytest.approx(np.mean(one * two), rel=1e-9)
     assert_close(found.autocovariance, found.autocovariance[::-1, ::-1], 1e-12)
+
+
+@pytest.mark.parametrize("rows", [3, 60])
+def test_few_pixels_and_the_filtered_image_tell_it_nearly_as_well(rows):
+    """With a constant, and pixels that do not count: few of them, so that the image is filtered, or many."""
+    rng = np.random.default_rng(3)
+    image = smooth(rng, (150, 170), 3) + 20.0
+    target = scipy.signal.convolve2d(image, KERNEL, mode="same") + blurred_noise(rng, image.shape)
+    weights = np.where(np.arange(len(image))[:, None] < rows, 0.0, np.ones(image.shape))
+    fit = kernelfit.find_kernel(image, target, KERNEL.shape, background=0, weights=weights)
+    shaping = whiteness.shaping_filter(kernelfit.check_noise(image, target, fit))
+    model = kernelfit.Model(KERNEL.shape, background=0)
+    pair = [as_observation(image, target, model)]
+    used = [weights[1:-2, 2:-2]]
+    assert used[0].shape == pair[0].size
+    exact = score_covariance.correct(pair, fit, shaping, 1, weights=used)
+    rough = score_covariance.correct(pair, fit, shaping, 1, weights=used, pixels=2**13)
+    assert np.median(exact.stderr / fit.stderr) < 0.8 or np.median(exact.stderr / fit.stderr) > 1.25
+    assert_close(rough.stderr, exact.stderr, 0.12)
+    assert_close(rough.background.stderr, exact.background.stderr, 0.25)
+    assert np.all(exact.background.stderr > 1.5 * fit.background.stderr)
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from .displacement import moved
 from .lags import lags_of, residuals_of, suspects
 from .local_scores import CURVED, LOCAL, Cells, cells_of, evened, hotelling
 from .plateau import cut_off
-from .quantization import ALONE, ROUNDING, beside, rounding_of, with_rounding
+from .quantization import ALONE, HALF_WAY, ROUNDING, beside, rounding_of, with_rounding
 from .rounding import Rounding, possible
 from .tile_design import TileDesign
 from .tiles import Part, energy_of, root_of, trimmed, with_residuals
@@ -36,8 +36,9 @@ _CHANCE = 3e-5
 _TILES = 7.0
 #: Below this share of the target's root mean square the residual is rounding.
 _ROUNDING_SHARE = 1e-6
-#: A misfit is told beside a greater one if it explains this share of what that does.
-_BESIDE = 0.5
+#: A misfit is told beside a greater one if it explains this share of what that does; and such a share of what there is
+#: beyond the rounding of the target where that is so little that a filter may have rounded half way.
+_BESIDE, _MOST_OF = 0.5, 0.4
 #: Pixels more than taps; margin of the wider support that is compared; a constant counts from so many standard errors
 #: on; share of clipped pixels; share of a misfit that is left of it when another is taken off.
 _SPARE, _MARGIN, _OFFSET, _CLIPPED, _TRACE = 32, 6, 6.0, 0.003, 0.1
@@ -88,6 +89,7 @@ def misfits(parts: list[Part], estimate: Estimate, *, weighted: bool) -> list[Fi
     integer = all(np.dtype(o.targets[0].array.dtype).kind in "iu" for o, _ in parts)
     alike = all(p.root is None or bool((p.root[p.known] == 1).all()) for _, p in parts)  # in units of the pixels
     rounding = integer and alike and estimate.noise_std < ALONE * math.sqrt(ROUNDING)
+    half_way = integer and alike and not rounding and estimate.noise_std < HALF_WAY * math.sqrt(ROUNDING)
     # of rounding alone; the kernels that it may come from tell what it makes of lags outside the support
     fit = with_rounding(dataclasses.replace(estimate, rounding=rounding_of(estimate))) if rounding else None
     if any(min(p.left.shape[1:]) < _NARROW for _, p in parts):  # of signals the lags alone are looked at
@@ -105,7 +107,18 @@ def misfits(parts: list[Part], estimate: Estimate, *, weighted: bool) -> list[Fi
     found |= _outside(parts, fit)
     if cells.uneven and Verdict.SHAPE_TOO_SMALL not in found:
         found |= _outside(evened(parts), fit)
-    return _explained(parts, found, cells, integer, fit, estimate, parity) if found else []
+    return _explained(parts, found, cells, integer, fit, estimate, parity, half_way) if found else []
+
+
+def _beyond(found: dict[Verdict, _Test], parts: list[Part]) -> dict[Verdict, _Test]:
+    """Return the misfits that explain the most of what is beyond the rounding of the target, and a constant.
+
+    A filter that rounds half way (between passes, or saved between two filters) leaves more than one rounding, of which
+    a part follows the image where that is smooth, as its errors are alike there: no kernel could do better.
+    """
+    tiles = [p.left for _, p in parts]
+    beyond = 1.0 - ROUNDING * sum(int(p.known.sum()) for _, p in parts) / max(energy_of(tiles), 1e-300)
+    return {v: t for v, t in found.items() if v is Verdict.OFFSET or t.share > _MOST_OF * beyond}
 
 
 def _tests(cells: Cells, estimate: Estimate, *, parity: bool = True) -> dict[Verdict, _Test]:
@@ -207,6 +220,7 @@ def _explained(
     fit: Estimate | None,
     estimate: Estimate,
     parity: bool,
+    half_way: bool,
 ) -> list[Finding]:
     """Return what explains the most of the residual, and what is left to explain beside it."""
     tiles = [p.left for _, p in parts]
@@ -219,9 +233,9 @@ def _explained(
         if constant is not None:
             found[Verdict.OFFSET] = constant
             without = with_residuals(parts, rest, [p.known for _, p in parts])
-            still = (
-                {} if fit is not None else _tests(cells_of(without), estimate, parity=parity) | _outside(without, None)
-            )
+            still = {} if fit is not None else _tests(cells_of(without), estimate, parity=parity)
+            still = _beyond(still, without) if half_way else still
+            still |= {} if fit is not None else _outside(without, None)
             still = _remaining(still, energy_of(rest) / energy_of(tiles), found)
             if not still.keys() - {Verdict.OFFSET}:
                 found = {Verdict.OFFSET: constant}
@@ -257,6 +271,7 @@ def _explained(
                 for v, t in still.items()
                 if v in found
             }
+    found = _beyond(found, parts) if half_way else found
     most = max(t.share for t in found.values()) if found else 0.0
     kept = {v: t for v, t in found.items() if t.share >= _BESIDE * most}
     if Verdict.NONLINEAR in kept:

@@ -14,19 +14,22 @@ from ..data.volumes import sampled
 from ..engines.sampling import draw
 from ..solvers import least_squares
 from ..solvers.robust import least_absolute
-from . import tiles
+from . import score_covariance, tiles, whiteness
 from .rounding import possible, scatter
 
 #: Variance of the error of rounding to integers, which is uniform between -1/2 and 1/2.
 ROUNDING = 1 / 12
-#: Noise up to so many times that of rounding is nothing else.
-ALONE = 1.1
+#: Noise up to so many times that of rounding is nothing else; that of a filter that rounds half way goes up to so many.
+ALONE, HALF_WAY = 1.1, 3.0
 #: Noise from so many times that of rounding on makes its errors random.
 _RANDOM = 2.0
 #: Errors that are so many times those of random ones, and such a share of the kernel, leave combinations of taps open.
 _OPEN = 10.0, 0.2
 #: Pixels up to which all of them are asked whether they are.
 _WHOLE = 2**17
+#: Pixels that tell what correlated noise does to a kernel, at least, and for each tap; noise so many times as loud at
+#: some frequency as in the mean is no rounding.
+_SAMPLED, _EACH, _LOUD = 2**14, 64, 5.0
 #: Types of so many bytes are suspected to wrap round if the noise is more than this share of their range.
 _BYTES = 2
 _SUSPICIOUS = 1 / 40
@@ -119,6 +122,36 @@ def _without_alarm(fit: Estimate) -> Estimate:
     note = f"the residual is that of rounding to integers, which is not quite white: {told[0].detail}"
     findings = tuple(f for f in fit.findings if f not in told)
     return dataclasses.replace(fit, findings=findings, notes=(*fit.notes, note))
+
+
+def allowed(
+    fit: Estimate, observations: Sequence[Observation], weights: Sequence[Weights] | None, workers: int
+) -> Estimate:
+    """Take what is not white of so little noise into the errors: a filter that rounds half way leaves no other.
+
+    Its errors of rounding pass through what is left of the filter, and are small where the image is flat.
+    """
+    told = [f for f in fit.findings if f.verdict in (Verdict.COLOURED_NOISE, Verdict.UNEVEN_NOISE)]
+    if not told or not 0 < fit.noise_std < HALF_WAY * fit.rounding or fit.errors != "plain" or fit.root is None:
+        return fit
+    check = whiteness.examine(observations, fit, weights)
+    if check.high > _LOUD:
+        return fit
+    shaping = whiteness.shaping_filter(check)
+    few = max(_SAMPLED, _EACH * fit.kernel.size)
+    wider = score_covariance.correct(observations, fit, shaping, workers, weights=weights, pixels=few)
+    note = (
+        f"the noise is {fit.noise_std / fit.rounding:.3g} times that of rounding to integers, as a filter leaves that "
+        "rounds half way: standard errors hold that it is correlated and uneven (sandwich); where its errors follow the "
+        "picture, the filter's own kernel may differ by some standard errors more"
+    )
+    return dataclasses.replace(
+        wider,
+        root_scale=wider.root_scale * check.heteroscedasticity,
+        least_squares=fit.least_squares,
+        findings=tuple(f for f in fit.findings if f not in told),
+        notes=(*fit.notes, note),
+    )
 
 
 def with_rounding(fit: Estimate) -> Estimate:

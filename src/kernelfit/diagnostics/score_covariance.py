@@ -33,6 +33,8 @@ from ..solvers import sandwich
 #: Side of the boxes of pixels that are filtered at a time, and the number of pixels up to which all are.
 _SIDE = 32
 _PIXELS = 2**18
+#: Of more pixels than this share those that do not count are few.
+_NEARLY_ALL = 0.9
 #: Up to so many pixels an image is filtered whole, beyond that in this number of square blocks of that side.
 _WHOLE = 2**22
 _BLOCKS, _BLOCK = 16, 512
@@ -51,19 +53,28 @@ def correct(
     gram: Array | None = None,
     more: Array | None = None,
     weights: Sequence[Weights] | None = None,
+    pixels: int = _PIXELS,
 ) -> Estimate:
     """Return a fit with the covariance that noise of the autocovariance ``h * h`` gives it, h being `shaping`."""
-    # `gram` is what the solver was given, if that is not the pixels' own; `more` adds to the covariance of the moments.
+    # With `pixels` about so many tell it where each takes a row of the design; a constant, and pixels that do not count
+    # if they are few, then are as good as nothing to the filtered image, whose mean is taken off. `gram` is what the
+    # solver was given, if that is not the pixels' own; `more` adds to the covariance of the moments.
     fit._covariance_factor()
     if not fit.noise_std > 0:
         return fit
     more = np.zeros((fit.kernel.size,) * 2) if more is None else more
     two = shaping.ndim == 4
-    if weights is None and fit.background is None and len(observations[0].supports) == 1 and not two:
-        own, found, n = plain_scores(observations, fit, shaping, workers)
+    plain, background = weights is None and fit.background is None, fit.background
+    if pixels < _PIXELS and (background is None or background.degree == 0):
+        plain = fit.n_pixels > _NEARLY_ALL * sum(one.geometry.n_pixels for one in observations)
+    if plain and len(observations[0].supports) == 1 and not two:
+        own, found, n = plain_scores(observations, fit, shaping, workers, centred=background is not None)
         scale = fit.n_pixels / n
         fit = sandwich.with_scores(fit, own * scale if gram is None else gram, found * scale + more)
-        return dataclasses.replace(fit, errors="sandwich")
+        if background is not None:
+            slow = abs(float(shaping.sum())) / math.sqrt(float(np.sum(shaping**2)))
+            background = dataclasses.replace(background, stderr=background.stderr * slow)
+        return dataclasses.replace(fit, errors="sandwich", background=background)
     every = [np.broadcast_to(np.True_, p.size) for p in observations] if weights is None else weights
     items = [WeightedObservation(p, w) for p, w in zip(observations, every, strict=True)]
     extents = Extent.each(observations)
@@ -72,7 +83,7 @@ def correct(
     given = [[item.weights for item in some] for some in apart]
     at_once = [slice(i, i + 1 + two) for i in range(0, len(apart), 1 + two)]  # both parts of complex pairs
     shaping = shaping if two else shaping[None, None]
-    joint = [covariance(extents[s], given[s], shaping, workers, eliminations[s]) for s in at_once]
+    joint = [covariance(extents[s], given[s], shaping, workers, eliminations[s], pixels) for s in at_once]
     n_taps = fit.kernel.size
     gram = _weighted_gram(items, fit, workers) if gram is None else gram
     changed = sandwich.with_scores(fit, gram, np.sum([one[:n_taps, :n_taps] for one in joint], axis=0) + more)
@@ -108,9 +119,9 @@ def _weighted_gram(items: Items, fit: Estimate, workers: int) -> Array:
 
 
 def plain_scores(
-    observations: Sequence[Observation], fit: Estimate, shaping: Array, workers: int
+    observations: Sequence[Observation], fit: Estimate, shaping: Array, workers: int, *, centred: bool = False
 ) -> tuple[Array, Array, int]:
-    """Return G and M, without weights, over the same blocks, and their number of pixels."""
+    """Return G and M, without weights, over the same blocks, and their number of pixels; of blocks less their mean."""
     gram = filtered = np.zeros((fit.kernel.size,) * 2)
     n = 0
     for extent in Extent.each(observations):
@@ -118,6 +129,7 @@ def plain_scores(
         least = [2 * len(shaping) * s + k for s, k in zip(stride, kernel, strict=True)]
         for start, side in _blocks(extent.extended, least, stride):
             (block,) = extent.block(start, side)
+            block = block - block.mean() if centred else block
             plain, count = _gram(block, fit, workers)
             if len(shaping) == 1:
                 gram, filtered, n = gram + plain, filtered + plain * float(shaping.ravel()[0]) ** 2, n + count
@@ -179,11 +191,12 @@ def covariance(
     shaping: Array,
     workers: int,
     eliminations: Sequence[Elimination | None],
+    most: int = _PIXELS,
 ) -> Array:
     """Return ``sum_z f_z f_z'`` of a pair or a volume, h being `shaping`, in the order of the user's taps."""
     # Of complex pairs there are two extents, with the weights of either, and h is of shape (2, 2, ...); else (1, 1,
     # ...). With a background the taps are without their part in it, and the columns ``Phi R`` of its elimination follow
-    # them. Of more than 2^18 pixels it is estimated, without bias, from some boxes of them, those of much structure
+    # them. Of more than `most` pixels it is estimated, without bias, from some boxes of them, those of much structure
     # likelier.
     extent, n = extents[0], len(extents)
     taps, reach, ndim = list(extent.taps()), shaping.shape[-1] // 2, shaping.ndim - 2
@@ -238,12 +251,12 @@ def covariance(
             total += sum(each @ each.T for each in found) / chance
         return total
 
-    boxes = _boxes(extent, weights[0], reach)
+    boxes = _boxes(extent, weights[0], reach, most)
     step = max(1, math.ceil(len(boxes) / 32))
     return np.asarray(sum(in_order([boxes[i : i + step] for i in range(0, len(boxes), step)], part, workers)))
 
 
-def _boxes(extent: Extent, weights: Sequence[Weights], reach: int) -> list[tuple[Box, float]]:
+def _boxes(extent: Extent, weights: Sequence[Weights], reach: int, most: int) -> list[tuple[Box, float]]:
     """Return boxes that cover all that the filter reaches, with the chance that each had to be among them."""
     size = extent.size
     edge = _SIDE if len(size) == 2 else _SIDE // 2
@@ -251,7 +264,6 @@ def _boxes(extent: Extent, weights: Sequence[Weights], reach: int) -> list[tuple
     boxes: list[Box] = [
         (start, tuple(min(edge, n + reach - s) for s, n in zip(start, size, strict=True))) for start in starts
     ]
-    most = _PIXELS
     if len(size) == 3:  # in which a filter reaches far beyond a box
         growth = math.prod(1 + 4 * reach / min(edge, n) for n in size)
         most = min(most, max(2 * edge**3, int(_POINTS / (growth * math.prod(extent.kernel)))))

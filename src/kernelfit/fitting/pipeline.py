@@ -501,4 +501,7 @@ def diagnosed(
         outer, seen = with_edges(observations, estimate)
         (doubted,) = boundary.doubt(outer, [seen], memo)
         estimate = estimate if doubted is seen else dataclasses.replace(doubted, weights=estimate.weights)
-    return quantization.judged(estimate, observations, 0, workers, weights, parts) if integers else estimate
+    if not integers:
+        return estimate
+    estimate = quantization.judged(estimate, observations, 0, workers, weights, parts)
+    return quantization.allowed(estimate, observations, weights, workers)
