@@ -29,7 +29,7 @@ _OPEN = 10.0, 0.2
 _WHOLE = 2**17
 #: Pixels that tell what correlated noise does to a kernel, at least, and for each tap; noise so many times as loud at
 #: some frequency as in the mean is no rounding.
-_SAMPLED, _EACH, _LOUD = 2**14, 64, 5.0
+_SAMPLED, _EACH, _LOUD = 2**13, 32, 4.0
 #: Types of so many bytes are suspected to wrap round if the noise is more than this share of their range.
 _BYTES = 2
 _SUSPICIOUS = 1 / 40
@@ -132,7 +132,10 @@ def allowed(
     Its errors of rounding pass through what is left of the filter, and are small where the image is flat.
     """
     told = [f for f in fit.findings if f.verdict in (Verdict.COLOURED_NOISE, Verdict.UNEVEN_NOISE)]
-    if not told or not 0 < fit.noise_std < HALF_WAY * fit.rounding or fit.errors != "plain" or fit.root is None:
+    alike = math.isclose(fit.rounding, math.sqrt(ROUNDING))  # of weights of one
+    if not told or not alike or not 0 < fit.noise_std < HALF_WAY * fit.rounding:
+        return fit
+    if fit.errors != "plain" or fit.root is None:
         return fit
     check = whiteness.examine(observations, fit, weights)
     if check.high > _LOUD:
@@ -142,7 +145,7 @@ def allowed(
     wider = score_covariance.correct(observations, fit, shaping, workers, weights=weights, pixels=few)
     note = (
         f"the noise is {fit.noise_std / fit.rounding:.3g} times that of rounding to integers, as a filter leaves that "
-        "rounds half way: standard errors hold that it is correlated and uneven (sandwich); where its errors follow the "
+        "rounds half way: standard errors hold that it is correlated or uneven (sandwich); where its errors follow the "
         "picture, the filter's own kernel may differ by some standard errors more"
     )
     return dataclasses.replace(
