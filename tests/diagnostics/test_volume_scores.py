@@ -118,6 +118,19 @@ def test_without_weights_it_is_that_of_the_image_filtered_as_the_noise_is(operat
     assert_close(kernelfit.sandwich_errors(x, y, plain).covariance(), truth, 1e-9)
 
 
+def test_noise_of_large_volumes_is_looked_at_in_stacks_of_windows():
+    rng = np.random.default_rng(8)
+    x, k = rng.random((20, 90, 100)), rng.random(KERNEL)
+    y = kernelfit.apply_kernel(x, k, boundary="wrap") + rng.normal(size=x.shape)
+    fit = kernelfit.find_kernel(x, y, KERNEL, boundary="wrap")
+    check, left = kernelfit.check_noise(x, y, fit), fit.residual(x, y)
+    assert check.n_pixels == 2 * 9 * 4 * 40 * 40
+    stacks = [left[z : z + 9, r : r + 40, c : c + 40] for z in (2, 8) for r in (2, 47) for c in (5, 55)]
+    sums = [(np.sum(one[2:, :-1, 3:] * one[:-2, 1:, :-3]), one[2:, 1:, 3:].size) for one in stacks]
+    expected = sum(total for total, _ in sums) / sum(n for _, n in sums)
+    assert check.autocovariance[10, 7, 11] == pytest.approx(expected, rel=1e-9)
+
+
 def test_noise_correlated_along_the_depth_alone_is_told_and_white_noise_is_not():
     rng = np.random.default_rng(3)
     x, k = rng.random((14, 40, 45)), rng.random(KERNEL)

@@ -17,6 +17,8 @@ from ..data.reader import Reader, any_in_window
 
 #: The residual is looked at in so many square tiles at most, of such a side; a pair of few pixels gets fewer.
 _TILES, _SIDE = 16, 64
+#: That in volumes, where tiles of neighbouring planes lie upon each other.
+_SIDE_OF_VOLUMES = 40
 _PIXELS_PER_TILE = 2**18
 #: Bytes of what is kept of the images for other targets.
 _ROOM = 2**26
@@ -148,6 +150,12 @@ def _of_rows(blocks: Array, plan: Geometry, kernels: Sequence[Array]) -> Array:
 def number(observation: Observation) -> int:
     """Return how many tiles of a pair are looked at if nothing else is said."""
     return min(_TILES, max(4, observation.geometry.n_pixels // _PIXELS_PER_TILE))
+
+
+def places_of_noise(observation: Observation, weights: Weights | None) -> tuple[Shape, list[Shape]]:
+    """Return the same of the tiles, or of the stacks of a volume's, in which the noise is looked at."""
+    side = _SIDE if observation.plane is None else _SIDE_OF_VOLUMES
+    return places(observation, weights, largest=(side, side))
 
 
 def places(

@@ -89,7 +89,7 @@ def requests(observations: Sequence[Observation], *, edges: bool = True) -> Iter
     for one in stored:
         down, across = one.geometry.stride
         n_rows, n_cols = one.geometry.kernel_shape
-        for (rows, cols), starts in (places(one, None, n), samples.places(one, None)):
+        for (rows, cols), starts in (places(one, None, n), samples.places_of_noise(one, None)):
             halo = down * (rows - 1) + n_rows, across * (cols - 1) + n_cols
             for row, col in starts:
                 yield from ((reader, row, col, (rows, cols)) for reader in one.targets)

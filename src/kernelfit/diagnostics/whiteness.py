@@ -20,7 +20,7 @@ from ..core.validation import Array
 from ..data.extent import Extent, runs
 from ..data.observation import Observation, Weights, own_row, refuse_nonfinite
 from .parts import REACH, Parts, farthest, products
-from .samples import Memo, places, sample
+from .samples import Memo, places_of_noise, sample
 from .tiles import Part, thinned
 
 #: Runs of planes looked at in volumes.
@@ -318,7 +318,7 @@ def _windows(
     counts: Weights | None = own[0]
     if weights is not None and len(run) > 1:
         counts = np.any([np.asarray(one) > 0 for one in own], axis=0)
-    where = places(observations[run[0]], counts)
+    where = places_of_noise(observations[run[0]], counts)
     if weights is None and observations[run[0]].plane is not None:
         return _of_planes(observations, fit, run, *where)
     every = [
