@@ -3,7 +3,11 @@
 import doctest
 import importlib.util
 import json
+import os
 import re
+import subprocess
+import sys
+import textwrap
 import tomllib
 from pathlib import Path
 
@@ -121,6 +125,45 @@ def test_examples_of_the_pages_run(name, needed):
         pytest.importorskip(package)
     found = doctest.testfile(str(ROOT / "docs" / f"{name}.md"), module_relative=False)
     assert found.attempted > 5 and not found.failed
+
+
+SCALE = """
+import concurrent.futures, functools, operator
+import dask, joblib, numpy, zarr
+import kernelfit
+
+def check(found):
+    assert abs(found.gram - expected.gram).max() < 1e-12 * expected.gram.max() and found.n_pixels == expected.n_pixels
+
+if __name__ == "__main__":
+    rng, taps = numpy.random.default_rng(0), numpy.outer(numpy.hanning(9), numpy.hanning(7)) / 12
+    images = [rng.integers(0, 4000, (90, 111)).astype("u2") for _ in range(3)]
+    targets = [kernelfit.apply_kernel(one, taps) + rng.normal(0, 20, one.shape) for one in images]
+    for name, array in (("image", images[0]), ("target", targets[0])):
+        zarr.create_array(f"{name}.zarr", data=array, chunks=(40, 33))
+    expected = kernelfit.accumulate(images, targets, 15)
+"""
+
+
+@pytest.mark.slow
+def test_programs_of_the_page_on_scale_run(tmp_path):
+    for package in ("zarr", "dask", "joblib", "fsspec"):
+        pytest.importorskip(package)
+    stream, engines, remote = re.findall(r"^```python\n(.*?)^```", read("docs/scaling.md"), flags=re.S | re.M)
+    lines = []
+    for line in engines.splitlines():
+        if "ray." not in line and "context." not in line:  # these have tests of their own
+            blank = line[: len(line) - len(line.lstrip())]
+            lines += [line, f"{blank}check(stats)"] if line.lstrip().startswith("stats =") else [line]
+    assert lines.count("check(stats)") >= 3
+    remote = remote.replace("https://example.org", f"file://{tmp_path}")
+    whole = "\n".join([stream, 'assert fit.verdict.name == "SOLVED"', *lines, remote, "print(fit.verdict.name)"])
+    (tmp_path / "program.py").write_text(SCALE + textwrap.indent(whole, "    "), encoding="utf-8")
+    path = os.pathsep.join([str(Path(kernelfit.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run([sys.executable, "program.py"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": path},
+                          capture_output=True, text=True, timeout=300)  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "SOLVED\n"), done.stderr
+    assert (tmp_path / "sums.npz").exists()
 
 
 def test_public_data_are_asked_for_in_words(tmp_path, capsys):

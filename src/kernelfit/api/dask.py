@@ -15,9 +15,10 @@ from ..data.plan import make_plan
 from ..fitting import dask_fit, requirements
 from ..fitting.checkpoint import Checkpoint
 from ..fitting.context import Context
-from ..fitting.dask_blocks import BlockGroup, determined, unmasked
+from ..fitting.dask_blocks import BlockGroup, determined, together, unmasked
 from ..fitting.dask_checkpoint import kept_equations
 from ..fitting.dask_sources import import_dask
+from ..fitting.dask_tasks import Sums
 from ..fitting.pipeline import Settings
 from ..fitting.statistics import context_of
 from ..solvers.least_squares import Solver
@@ -131,8 +132,12 @@ def accumulate(
         return _statistics(kept_equations(groups, opened()), contexts)
     if progress is not None:
         return _statistics([group.computed_equations() for group in groups], contexts)
-    total = dask.delayed(_statistics, pure=False)([group.equations() for group in groups], contexts)
+    total = dask.delayed(_of_sums, pure=False)([group.sums() for group in groups], contexts)
     return total.compute() if compute else total
+
+
+def _of_sums(groups: list[list[list[Sums]]], contexts: list[Context]) -> NormalStats | ChannelStats:
+    return _statistics([together(one) for one in groups], contexts)
 
 
 def _statistics(groups: list[list[NormalEquations]], contexts: list[Context]) -> NormalStats | ChannelStats:

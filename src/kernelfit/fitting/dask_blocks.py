@@ -27,9 +27,9 @@ from ..data.plan import FitPlan
 from ..data.reader import whole_slice
 from . import dask_tasks
 from .checkpoint import Checkpoint
-from .dask_portions import Unit, added, kept_sums, sums
+from .dask_portions import Unit, added, fewer, kept_sums, sums
 from .dask_sources import LIGHT, Brought, import_dask, recipe_of, store_of
-from .dask_tasks import Block, Lazy, Marks, Piece, Stored, Sums
+from .dask_tasks import Block, Lazy, Marks, Piece, Stored, Sums, Whole
 
 
 class BlockGroup:
@@ -162,7 +162,7 @@ class BlockGroup:
         for group in blocks.groups(self.blocks[index]):
             recipes = self._recipes_of(group)
             if all(self._own(sources, targets) for _, sources, targets in group):
-                level.append(each(work, delayed(group, traverse=False), recipes, *kept))
+                level.append(each(work, Whole(group), recipes, *kept))
             else:
                 parts = [each(work, [part], recipes, *kept) for part in group]
                 level.append(delayed(dask_tasks.added, pure=False)(parts))
@@ -209,10 +209,11 @@ class BlockGroup:
         """Whether a block needs nothing that the scheduler has to bring."""
         return not any(self.dask.is_dask_collection(s) for s in [*(s for own in sources for s in own), *targets])
 
-    def equations(self) -> Any:
-        """Return the equations of each target, of all observations, to be computed."""
-        found = [self.total(i, dask_tasks.equations) for i in range(len(self.observations))]
-        return self.dask.delayed(together, pure=False)(found)
+    def sums(self) -> list[list[Any]]:
+        """Return sums of blocks, few of each observation, to be computed: what `together` takes."""
+        # one task more is a message there and one back, for which no worker does anything
+        most = blocks.FAN if len(self.observations) == 1 else 1
+        return [fewer(self.dask, self.parts(i, dask_tasks.equations), most) for i in range(len(self.observations))]
 
     def computed_equations(self) -> list[NormalEquations]:
         """Compute the equations of each target, of all observations."""
@@ -222,9 +223,9 @@ class BlockGroup:
             totals = [kept.at(self.group, t).whole.total() for t in range(self.n_targets)]
             return [settled(one) for one in totals if one is not None]
         if self.progress is None:
-            found: list[NormalEquations] = self.equations().compute()
+            found: list[NormalEquations] = self.dask.delayed(together, pure=False)(self.sums()).compute()
             return found
-        return together(self.totals(dask_tasks.equations))
+        return together([[one] for one in self.totals(dask_tasks.equations)])
 
     def counted_equations(self, *, automatic: bool) -> tuple[list[NormalEquations], list[str]]:
         """Compute the equations of each target, and what was excluded, no saturated pixels where most are."""
@@ -297,9 +298,12 @@ def _in(observation: Observation) -> str:
     return f" in {observation.where}" if observation.where else ""
 
 
-def together(sums: list[Sums]) -> list[NormalEquations]:
-    """Return the equations of each target from the sums of the observations, their backgrounds eliminated."""
-    return [settled(blocks.in_tree([eliminated(own[t]) for own in sums], operator.add)) for t in range(len(sums[0]))]
+def together(sums: list[list[Sums]]) -> list[NormalEquations]:
+    """Return the equations of each target from sums of each observation, their backgrounds eliminated."""
+    totals = [dask_tasks.added(own) for own in sums]
+    return [
+        settled(blocks.in_tree([eliminated(own[t]) for own in totals], operator.add)) for t in range(len(totals[0]))
+    ]
 
 
 def determined(stats: NormalEquations) -> NormalEquations:

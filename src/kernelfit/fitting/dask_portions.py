@@ -21,9 +21,14 @@ _LEAST, SECONDS = 16, 2.0
 
 def added(dask: Any, parts: list[Any]) -> Any:
     """Return the sum of parts, to be computed."""
-    while len(parts) > 1:
+    return fewer(dask, parts, 1)[0]
+
+
+def fewer(dask: Any, parts: list[Any], most: int) -> list[Any]:
+    """Return so many sums of parts at most, to be computed, whose sum is that of all."""
+    while len(parts) > most:
         parts = [dask.delayed(dask_tasks.added, pure=False)(group) for group in blocks.groups(parts)]
-    return parts[0]
+    return parts
 
 
 def sums(dask: Any, parts: Sequence[list[Any]], progress: Progress | None) -> list[Any]:

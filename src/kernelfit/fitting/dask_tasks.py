@@ -196,6 +196,13 @@ class Block(NamedTuple):
     marks: Marks | None
 
 
+class Whole:
+    """Blocks of a task, in which Dask looks for nothing that it has to compute first."""
+
+    def __init__(self, parts: list[tuple[Block, Any, Any]]) -> None:
+        self.parts = parts
+
+
 class Sums(tuple[Any, ...]):
     """Several sums that are taken together, each with ``+``."""
 
@@ -294,7 +301,7 @@ def _placed(block: Block) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise ValueError(f"{where}, with places within what it reads: {error}") from error
     except Exception as error:  # of a store, say, or of what computes a chunk
         error.add_note(where)
         raise
@@ -311,13 +318,13 @@ def made(start: tuple[int, ...], work: Callable[..., Any], *args: Any, **words: 
 
 @one_blas_thread
 def each(
-    work: Callable[..., Any], parts: list[tuple[Block, Any, Any]], recipes: Mapping[int, Recipe], *more: Any
+    work: Callable[..., Any], parts: list[tuple[Block, Any, Any]] | Whole, recipes: Mapping[int, Recipe], *more: Any
 ) -> Any:
     """Do the work of several blocks, one after the other, and add it up."""
     stores: dict[int, Any] = {}
     every = (
         work(block, bound(sources, recipes, stores), bound(targets, recipes, stores), *more)
-        for block, sources, targets in parts
+        for block, sources, targets in (parts.parts if isinstance(parts, Whole) else parts)
     )
     return blocks.in_tree(every, operator.add)
 

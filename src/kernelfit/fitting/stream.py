@@ -243,7 +243,8 @@ def _naming(number: int, block: Shape | None = None) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError) as error:
-        place = "" if block is None else f"in the block of target pixels that starts at {block}: "
+        read = f"in the block of target pixels that starts at {block}, with places within what it reads: "
+        place = "" if block is None else read
         raise type(error)(f"pair {number}: {place}{error}") from error
 
 
