@@ -213,6 +213,14 @@ def test_a_sum_can_be_computed_later():
         assert_same_bits(stats, scale.accumulate(*lazy, (3, k), boundary="wrap"))
 
 
+def test_few_tasks_beside_those_that_read_pixels(tmp_path):
+    image, target, _ = big_pair()
+    stores = [zarr_of(tmp_path, name, array, chunks=(50, 70)) for name, array in (("i", image), ("t", target))]
+    total = scale.accumulate(*map(da.from_zarr, stores), 3, block=(20, 400), compute=False)
+    names = [str(key).partition("-")[0] for key in dict(total.__dask_graph__())]
+    assert sorted(names) == ["_of_sums", "each", "each", "each", "each"]
+
+
 def test_what_is_refused():
     image, target, _ = big_pair()
     spoiled = image.copy()
