@@ -1,5 +1,7 @@
 """A curve found together with the kernel: against a dense joint system, the truth, and beside everything else."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -8,7 +10,7 @@ import scipy.signal
 import kernelfit
 from helpers import assert_close, smooth_image
 from kernelfit.core.curve import CURVES, FAMILIES, SIDES, Curve
-from kernelfit.fitting import curve_errors
+from kernelfit.fitting import curve, curve_errors
 
 KERNEL = np.exp(-(np.arange(-2, 3)[:, None] ** 2) / 3 - np.arange(-3, 4) ** 2 / 5)
 KERNEL /= KERNEL.sum()
@@ -203,12 +205,25 @@ def test_linear_pairs_suffer_no_harm():
     light, blurred = lights(noise=0.005)
     plain = kernelfit.find_kernel(light, blurred, (5, 7))
     fit = kernelfit.find_kernel(light, blurred, (5, 7), curve="gamma")
-    assert error(fit) < 1.05 * error(plain)
-    assert abs(fit.curve.parameters[0] - 1) < 4 * fit.curve.stderr[0]
+    assert fit.curve.parameters[0] == 1 and fit.curve.stderr[0] > 0 and "are light" in str(fit.curve)
+    assert_close(fit.kernel, plain.kernel, 1e-9)
+    assert (fit.stderr >= plain.stderr * (1 - 1e-9)).all()  # which hold that of the power
+    power = 1 + 6 * fit.curve.stderr[0]
+    fit = kernelfit.find_kernel(light ** (1 / power), blurred ** (1 / power), (5, 7), curve="gamma")
+    assert 0 < abs(fit.curve.parameters[0] - power) < 4 * fit.curve.stderr[0] and fit.curve.parameters[0] != 1
     light, blurred = light - 0.2, blurred - 0.2  # some of which is below 0
     fit, plain = (kernelfit.find_kernel(light, blurred, (5, 7), curve=curve) for curve in ("gamma", None))
     assert error(fit) < 1.05 * error(plain)
     assert abs(fit.curve.parameters[0] - 1) < 4 * fit.curve.stderr[0]
+
+
+def test_a_power_within_its_error_of_1_is_1_and_its_variance_holds_the_difference():
+    light = curve.Light("gamma", "both", FAMILIES["gamma"], (1.0, 1.0), None, None)
+    for power, kept, more in ((1.01, 1.0, 1e-4), (0.99, 1.0, 1e-4), (1.02, 1.02, 0.0)):
+        theta, variance = light.kept(np.array([power]), np.array([[1e-4]]))
+        assert theta[0] == kept and abs(variance[0] - more) < 1e-15
+    other = dataclasses.replace(light, family=FAMILIES["monotone"])
+    assert (other.kept(np.full(6, 1.0), np.eye(6))[0] == 1).all() and not other.kept(np.zeros(6), np.eye(6))[0].any()
 
 
 def test_signals_have_curves():

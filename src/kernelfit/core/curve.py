@@ -261,6 +261,9 @@ class Curve:
 
     def __str__(self) -> str:
         where = {"both": "image and target", "image": "the image", "target": "the target"}[self.side]
+        if self.family == "gamma" and self.parameters[0] == 1.0:
+            found = f"the power 1 lies within the error of what was found, {self.stderr[0]:.2g}"
+            return f"values of {where} are light: {found}"
         if self.family == "gamma":
             return f"values of {where} to the power of {self.parameters[0]:.5g} +/- {self.stderr[0]:.2g} are light"
         if self.family == "srgb":

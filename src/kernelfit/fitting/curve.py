@@ -24,6 +24,8 @@ from ..data.masking import unmasked
 
 #: The exponent to start from, the largest step of a parameter, and one that is the last, in standard errors and itself.
 _START, _LARGEST, _SETTLED, _LEAST = 1.0, 0.5, 0.05, 1e-6
+#: Standard errors within which a power is taken to be 1: the file holds light.
+_WITHIN = 1.96
 #: Standard deviation of the logarithm of the slope about that of the best power.
 _BELIEVED = 0.5
 #: Share of a target that may stand at the ends of its type and still be left out.
@@ -162,6 +164,14 @@ class Light:
         precision = np.linalg.pinv(covariance, hermitian=True)
         after = np.asarray(np.linalg.inv(precision + np.diag(belief)), dtype=np.float64)
         return after @ (precision @ step - belief * np.r_[np.zeros(n), theta - self.near]), after
+
+    def kept(self, theta: Array, covariance: Array) -> tuple[Array, Array]:
+        """Return the power 1 if that is within the error of what was found, and the variance that its place adds."""
+        # Intervals about 1 that were no wider would miss powers two or three standard errors from it too often.
+        off = theta - 1.0
+        if self.family is not FAMILIES["gamma"] or off @ off > _WITHIN**2 * covariance[0, 0]:
+            return theta, np.zeros(len(theta))
+        return np.ones(1), off**2
 
     def found(self, theta: Array, covariance: Array, rounds: int) -> Curve:
         """Return the curve that was found."""

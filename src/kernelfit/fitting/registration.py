@@ -125,13 +125,18 @@ def finished(search: Search, end: Settled) -> Estimate:
     rounding = of_rounding(search, end.last)
     if rounding is not None:
         end = _beside(search, end, *rounding)
-    plan, place = search.plan(end.place), end.place
+    place, beside = end.place, np.zeros(len(end.last.covariance))
+    if search.light is not None:
+        theta, beside[search.n_motion :] = search.light.kept(place.theta, end.last.bend[1])
+        place = dataclasses.replace(place, theta=theta)
+    plan = search.plan(place)
     groups = [fit_of_group(plan, g, search.settings) for g in range(len(plan.groups))]
     shares, conv = end.last.shares, plan.groups[0][0].geometry.convention
     free = groups[0][0].uncertainty == "sampling"
     before, covariance = end.last.groups, end.last.covariance
     if not free and len(covariance):
         before, covariance = groups, search.solved(shares, groups, end.last.place.theta)[1]
+    covariance = covariance + np.diag(beside)
     factors, own = joint.factors_of(groups, shares, before, covariance)
     sides = plan.shape
     total = np.sum([one.kernel.reshape(-1, *sides).sum(axis=0) for some in groups for one in some], axis=0)
