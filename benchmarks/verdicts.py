@@ -21,6 +21,7 @@ from skimage import data
 
 from kernelfit import Model, apply_kernel, find_kernel
 from kernelfit.data.observation import as_observation
+from kernelfit.diagnostics import tiles
 from kernelfit.diagnostics.misfit import misfits
 
 from .boundary import kernel
@@ -111,7 +112,7 @@ MISFITS = "radial rotation scale shift gamma clipped maximum constant wider halv
 def judged(source, target, shape):
     """Return the fit and its misfits."""
     fit = find_kernel(source, target, shape)
-    return fit, misfits([as_observation(source, target, Model(shape))], fit, None, 1)
+    return fit, misfits(tiles.read([as_observation(source, target, Model(shape))], fit, None), fit, weighted=False)
 
 
 KINDS = "photograph texture stars ramp smooth flat".split()

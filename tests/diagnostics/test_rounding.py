@@ -142,6 +142,17 @@ def test_priors_backgrounds_and_weights_hold_what_rounding_does(scene, keywords)
     assert fit.verdict is not Verdict.SOLVED
 
 
+@pytest.mark.parametrize("keywords", [{"weights": np.linspace(1, 2, 97)}, {"mask": np.arange(97) < 9}], ids=str)
+def test_a_target_of_two_values_stands_at_their_ends_and_is_looked_at(keywords):
+    """What is predicted at the ends of those that count is left out where noise decides which do, and not all of it."""
+    image = np.where(scipy.ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(81, 97)), 2.0) > 0, 255, 30)
+    kernel = np.array([[0.0, 0.3617, 0.0], [0.0, 0.0, 0.0]])
+    target = np.rint(apply_kernel(image.astype(float), kernel, boundary="symm")).astype("u1")
+    assert len(np.unique(target)) == 2
+    fit = find_kernel(image.astype("u1"), target, (2, 3), **keywords)
+    assert np.abs((fit.kernel - kernel) / fit.stderr).max() < 3 and noted(fit)
+
+
 def test_on_a_ramp_the_errors_are_as_large_as_what_is_found_is_wrong():
     """Every step of the ramp is alike, and rounded alike: the target is the image itself, moved."""
     fit = find_kernel(ramp(), rounded(ramp(), BINOMIAL), BINOMIAL.shape)

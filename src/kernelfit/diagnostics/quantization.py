@@ -188,7 +188,10 @@ def _with_scatter(
     if not fit.noise_std < _RANDOM * fit.rounding or not possible(fit):
         return fit
     some, own = sampled([of_target(p, target) for p in observations], weights)
-    parts = tiles.trimmed(tiles.read(some, fit, own, whole=_WHOLE // len(some)), weighted=weights is not None)
+    every = tiles.read(some, fit, own, whole=_WHOLE // len(some))
+    parts = tiles.trimmed(every, weighted=weights is not None)
+    if 2 * sum(int(p.known.sum()) for _, p in parts) < sum(int(p.known.sum()) for _, p in every):
+        parts = every  # a target of few values stands at their ends
     more = scatter(parts, fit, beside(fit)) if parts else None
     return fit if more is None else _wider(fit, more, "integers follow the image, which is smooth or flat")
 
