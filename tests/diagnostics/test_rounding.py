@@ -142,7 +142,7 @@ def test_priors_backgrounds_and_weights_hold_what_rounding_does(scene, keywords)
     assert fit.verdict is not Verdict.SOLVED
 
 
-@pytest.mark.parametrize("keywords", [{"weights": np.linspace(1, 2, 97)}, {"mask": np.arange(97) < 9}], ids=str)
+@pytest.mark.parametrize("keywords", [{"weights": np.linspace(1, 2, 97)}, {"mask": np.arange(97) < 9}], ids=" ".join)
 def test_a_target_of_two_values_stands_at_their_ends_and_is_looked_at(keywords):
     """What is predicted at the ends of those that count is left out where noise decides which do, and not all of it."""
     image = np.where(scipy.ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(81, 97)), 2.0) > 0, 255, 30)
@@ -276,6 +276,18 @@ def test_the_covariance_of_random_errors_where_another_was_asked_for(background)
     pair = as_observation(image, target, Model((3, 5), background=background))
     factor = Rounding(tiles.read([pair], other, None, whole=2**17), other, 0.0).factor
     assert_close(factor @ factor.T, plain.covariance(), 1e-6)
+
+
+@pytest.mark.parametrize("angle", [0.4, 1.2, 2.5])
+def test_sandwich_errors_of_rounding_are_no_less_than_plain_ones(angle):
+    """Those of a ramp of many digits take turns, and seem to cancel each other."""
+    y, x = np.mgrid[:76, :130]
+    image, kernel = 0.004 * (10 + np.cos(angle) * y + np.sin(angle) * x), np.array([[40.0], [110.0], [95.0]])
+    target = np.rint(apply_kernel(image, kernel, boundary="wrap") + 60).astype("u1")
+    plain, other = (find_kernel(image, target, (3, 1), background=0, errors=how) for how in ("plain", "sandwich"))
+    assert other.noise_std < 1.1 * other.rounding
+    values = np.linalg.eigvalsh(other.covariance() - (1 - 1e-6) * plain.covariance())
+    assert values.min() > -1e-9 * values.max()
 
 
 @pytest.mark.parametrize("errors", ["plain", "sandwich"])

@@ -192,8 +192,21 @@ def _with_scatter(
     parts = tiles.trimmed(every, weighted=weights is not None)
     if 2 * sum(int(p.known.sum()) for _, p in parts) < sum(int(p.known.sum()) for _, p in every):
         parts = every  # a target of few values stands at their ends
-    more = scatter(parts, fit, beside(fit)) if parts else None
-    return fit if more is None else _wider(fit, more, "integers follow the image, which is smooth or flat")
+    if not parts:
+        return fit
+    more, plain = scatter(parts, fit, beside(fit))
+    alone = fit.noise_std < ALONE * fit.rounding
+    if alone and fit.errors == "sandwich" and fit.uncertainty == "sampling" and not fit.unsettled:
+        fit = _no_less(fit, plain)
+    return _wider(fit, more, plain, "integers follow the image, which is smooth or flat")
+
+
+def _no_less(fit: Estimate, plain: Array) -> Estimate:
+    """Raise errors to those of random noise: errors of rounding that cancel here would not for another kernel."""
+    assert fit.factor is not None
+    own = np.linalg.lstsq(plain, fit.factor, rcond=None)[0]
+    values, vectors = np.linalg.eigh(own @ own.T)
+    return dataclasses.replace(fit, root=plain @ (vectors * np.sqrt(np.maximum(values, 1.0))), root_scale=1.0)
 
 
 def _of_few_digits(
@@ -218,13 +231,15 @@ def _of_few_digits(
     if not fit.noise_std < _NEAR * largest:
         return fit
     parts = tiles.read(some, fit, own, whole=_WHOLE // len(some))
-    more = scatter(parts, fit, None) if parts else None
-    return fit if more is None else _wider(fit, more, "floating-point numbers are largest in a few pixels, or repeat")
+    if not parts:
+        return fit
+    return _wider(fit, *scatter(parts, fit, None), "floating-point numbers are largest in a few pixels, or repeat")
 
 
-def _wider(fit: Estimate, both: tuple[Array, Array], why: str) -> Estimate:
+def _wider(fit: Estimate, more: Array, plain: Array, why: str) -> Estimate:
     """Return a fit with so much more covariance, beside that for random errors where it has none, and say why."""
-    more, plain = both
+    if not more.size:
+        return fit
     own = plain if fit.factor is None else fit.factor
     factor = np.hstack([own, more])
     growth = float(np.median(np.linalg.norm(factor, axis=1) / np.linalg.norm(own, axis=1).clip(1e-300)))

@@ -226,16 +226,17 @@ def possible(estimate: Estimate, *, prior: bool = True) -> bool:
     return known and (prior or not held) and estimate.rank > 0 and 0 < estimate.noise_std < math.inf
 
 
-def scatter(parts: list[Part], estimate: Estimate, variance: float | None) -> tuple[Array, Array] | None:
-    """Return columns U, so that ``U U'`` is to be added to the covariance of the taps; None if errors are random.
+def scatter(parts: list[Part], estimate: Estimate, variance: float | None) -> tuple[Array, Array]:
+    """Return columns U, so that ``U U'`` is to be added to the covariance of the taps, none if errors are random.
 
     The `variance` is that of the noise beside rounding to integers, None for floating-point numbers. The other array is
     a factor of the covariance for random errors.
     """
     rounding = Rounding(parts, estimate, variance or 0.0)
     plain = rounding.factor / math.sqrt(rounding.share)
+    none = np.zeros((estimate.kernel.size, 0)), plain
     if rounding.count <= rounding.rank or (variance is not None and rounding.random()):
-        return None
+        return none
     if variance is None:
         ends, compared = rounding.draws(), rounding.count
     else:
@@ -244,6 +245,6 @@ def scatter(parts: list[Part], estimate: Estimate, variance: float | None) -> tu
         compared = ends.size
     ratio = float(np.mean(ends**2))
     if not ratio > _FACTOR or scipy.special.fdtrc(ends.size, compared, ratio) > _CHANCE:
-        return None
+        return none
     moves = rounding.factor @ ends.T * math.sqrt((1.0 - 1.0 / ratio) / len(ends))
     return np.asarray(moves if rounding.held is None else rounding.held @ moves), plain
