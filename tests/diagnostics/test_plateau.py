@@ -64,6 +64,21 @@ def test_white_paper_is_no_plateau(steps):
         assert not told(fit)
 
 
+@pytest.mark.parametrize("dtype", ["u2", "f4"])
+def test_paper_whose_noise_was_cut_off_is_told(dtype):
+    """The white ones among the others are predicted below the end, by as much as half of the noise is missing."""
+    image = paper(0)
+    made = apply_kernel(image, KERNEL / KERNEL.sum(), boundary="symm")
+    noisy = made + np.random.default_rng(1).normal(0, 6, made.shape)
+    for cut, seen in ((250.0, True), (1e9, False)):
+        target = np.minimum(noisy, cut)
+        target = np.rint(np.maximum(target, 1)).astype(dtype) if dtype == "u2" else target.astype(dtype)
+        assert (
+            any("stand at 250 with nothing above" in words for words in told(find_kernel(image, target, (3, 4))))
+            is seen
+        )
+
+
 def test_few_pixels_at_the_end_are_no_plateau():
     """Seven of them, or as many as have the next value."""
     image = stars(3)
