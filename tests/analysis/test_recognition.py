@@ -525,3 +525,54 @@ def test_a_profile_is_named_whose_nearest_start_is_cut_off_too_early():
     kernel = unit((1 + (y**2 + x**2) / 1.8744**2) ** -3.9823)
     best = kernelfit.recognise(kernel, 1e-12)[0]
     assert best.name == "moffat" and best.parameters["beta"].value == pytest.approx(3.9823, abs=1e-2)
+
+
+@pytest.mark.parametrize(("sigma", "box", "error"), [(0.7, 3, 3e-6), (0.7, 3, 3e-5), (1.1, 3, 3e-5), (0.9, 5, 3e-6)])
+def test_an_identity_of_no_weight_does_not_stand_before_a_filter(sigma, box, error):
+    """Of a box and a Gaussian, the second known so well that each is a start of its own."""
+    kernel = response(lambda x: ndimage.uniform_filter(ndimage.gaussian_filter(x, sigma), box), (15, 15))
+    for seed in range(3):
+        noise = np.random.default_rng(seed).normal(0, error, kernel.shape)
+        best = kernelfit.recognise(kernel + noise, error**2)[0]
+        assert best.name == "box then gaussian" and set(best.parameters) == {"rows", "cols", "sigma"}
+        assert abs(best.parameters["sigma"].value - sigma) < 4 * best.parameters["sigma"].error
+
+
+def photograph(rows, cols, seed):
+    """A picture of 8 bits whose spectrum falls as those of photographs do."""
+    frequency = np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(cols)[None, :])
+    frequency[0, 0] = np.inf
+    spectrum = np.fft.rfft2(np.random.default_rng(seed).normal(size=(rows, cols)))
+    picture = np.fft.irfft2(spectrum / frequency, s=(rows, cols))
+    return np.clip(np.rint(128 + 28 / picture.std() * picture), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sigma", [1.2, 1.395])
+def test_gaussians_cut_off_early_are_named(sigma):
+    """OpenCV's of seven taps: of a picture, whose slow changes are known much better than its details."""
+    places = np.arange(-3.0, 4)
+    taps = unit(np.exp(-(places[:, None] ** 2 + places**2) / (2 * sigma**2)))
+    for seed in range(3):
+        image = photograph(289, 310, seed).astype(float)
+        target = ndimage.convolve(image, taps) + np.random.default_rng((seed, 1)).normal(0, 0.5, image.shape)
+        best = kernelfit.find_kernel(image, target, (15, 15), background=0).recognise()[0]
+        value, error = best.parameters["sigma"]
+        assert best.name == "gaussian" and abs(value - sigma) < 4 * error < 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sigma", "rows"), [(0.3, 300), (0.5, 300), (0.5, 700), (0.7, 700), (1.5, 300), (1.5, 700)])
+def test_gaussians_of_pillow_have_the_plain_name(sigma, rows):
+    """Six roundings are noise that hangs together with the image: chi-square says so, and the identity stays out."""
+    pillow = pytest.importorskip("PIL.Image")
+    from PIL import ImageFilter
+
+    image = photograph(rows, rows + 40, 7)
+    made = np.asarray(pillow.fromarray(image).filter(ImageFilter.GaussianBlur(sigma)))
+    fit = kernelfit.find_kernel(image, made, (13, 15), background=0)
+    best = fit.recognise()[0]
+    assert best.name == "gaussian" and set(best.parameters) == {"sigma"}
+    assert best.chi_square < best.dof + 4 * math.sqrt(2 * best.dof) and best.p_value > 1e-3
+    assert abs(best.parameters["sigma"].value - sigma) < 2 * best.parameters["sigma"].error < 0.1
+    assert fit.nearest().name == "gaussian"

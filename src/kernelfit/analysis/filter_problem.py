@@ -24,6 +24,7 @@ _MOST_TAPS = 2500  # with more the errors count as independent of each other
 _ROUNDED, _ROUNDED_TWICE, _ALONE, _TWICE = 0.04, 0.08, 1.1, 2.5
 _EXCESS_ERROR = 0.03  # of the ratio of a noise's variance to that of rounding
 _OF_BOXES = 0.56  # of 60 sigmas from 0.8 to 2.2
+_HALF_WAY, _LEAST_NOISE = 0.15, 0.8  # of the noise beyond that of the last rounding; of what boxes make of noise
 _ONE_NUMBER = 3.84  # the 95 % point of chi-square with one degree of freedom
 
 
@@ -43,6 +44,11 @@ class Rounding(NamedTuple):
     def most(self) -> float:
         """What chi-square may gain if a filter rounds half way, or cuts decimals off as Pillow's unsharp mask does."""
         return max(self.doubt, self.n_pixels * _ROUNDED_TWICE**2)
+
+    def half_way(self, noise: float) -> float:
+        """Return what chi-square may gain if a filter rounds half way, which makes so many times the noise of one."""
+        beyond = 1 - 1 / self.excess if self.excess > _LEAST_NOISE * noise else 0.0
+        return beyond * self.n_pixels * _HALF_WAY**2
 
     def widened(self, n: int, kind: str, amount: float | None) -> float:
         """Return by how much this increases the variance of the numbers of a filter of n taps.

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.special
 
+from . import filter_shapes as shapes
 from . import filter_table as table
 from .filter_families import ADD, BLEND, FAR, GAIN, PLUS, UNIT, Family, Hint, Setting, Start
 from .filter_problem import Problem
@@ -25,6 +26,9 @@ RULED_OUT = 10.0  # of two that fit, a difference of Schwarz's criterion that de
 # "Bayes factors", J. Am. Stat. Assoc. 90 (1995), section 3.2, doi:10.1080/01621459.1995.10476572
 _SLOPE_TRUST = 4.0  # chi-square falls by no more than so many times what its slopes at a start tell
 _LIKELY = 40  # starts of a family, of all those that do not depend on the kernel, whose errors are reckoned with
+_SETTINGS = 3  # settings of a family to begin with: where a filter is cut off changes its width
+_ALIKE = 3e-3  # of a kernel: a filter that leaves more of it is not made better by another setting
+_SPARE = 2.0  # times the chi-square that would do
 _FEW_TAPS = 4  # a shift along an axis has two taps, and three numbers with a gain: it is named all the same
 _WHOLE_AMOUNT = 0.05  # of a whole number: ``a (x - g)`` of small differences is then rounded to that many times them
 _SLIGHT = 1e-3  # what chi-square below its expectation counts, where the errors are in doubt
@@ -151,13 +155,20 @@ class Search:
         size = np.abs(problem.taps)
         self.far = size > np.maximum(6 * problem.errors, 1e-6 * size.max())  # taps that are not zero
         self.known = int(self.far.sum())
+        self.most = math.inf  # chi-square that a filter may have and still be the kernel, with much to spare
 
     def coarse(self, family: Family, grid: Grid, starts: Sequence[Start]) -> dict[str, tuple[float, list[Start]]]:
         """Return, for each mode, the least chi-square and the best starts, as many as the family asks for."""
         starts = self.likely(family, grid, starts)
         chi = self.chi_squares(family, grid, starts)
-        best = {mode: np.argsort(chi[mode])[: family.tries].tolist() for mode in family.modes}
+        best = {mode: self.first(family, starts, np.argsort(chi[mode]).tolist()) for mode in family.modes}
         return {mode: (max(float(chi[mode][i[0]]), 0.0), [starts[j] for j in i]) for mode, i in best.items()}
+
+    def first(self, family: Family, starts: Sequence[Start], order: list[int]) -> list[int]:
+        """Return the best starts: of numbers that are sought the best of a few settings, as their numbers tell them."""
+        settings = list(dict.fromkeys(starts[i][0] for i in order))[: _SETTINGS if family.names else 1]
+        best = [next(i for i in order if starts[i][0] == setting) for setting in settings]
+        return list(dict.fromkeys([*order[: family.tries], *best]))
 
     def likely(self, family: Family, grid: Grid, starts: Sequence[Start]) -> Sequence[Start]:
         """Return the starts that are nearest to the kernel whatever its errors, in any mode, if there are many."""
@@ -328,28 +339,31 @@ class Search:
         begun = [one for one in begun if one[0] < (near if one[1].names else least)]
         begun.sort(key=lambda one: one[0])
         tried: collections.Counter[tuple[int, bool]] = collections.Counter()
+        ended = 0  # those that were not ruled out on the way
         near_by = 2 * (self.n + self.problem.rounding.most)
         for chi, family, grid, mode, best in begun:
             if any(fit.family is family and fit.mode == mode and fit.chi_square < near_by for fit in found):
                 continue
-            limit = self.limit(found, family, mode)
+            limit = min(self.limit(found, family, mode), self.most)
             if family.names:
                 kind = (id(family), mode in (BLEND, PLUS, ADD))
-                if limit < 0 or tried[kind] == 2 or tried.total() >= most:
+                if limit < 0 or tried[kind] == 2 or ended >= most:
                     continue
                 tried[kind] += 1
             elif chi > limit and not family.around(grid, best[0][0], np.zeros(0)):
                 continue
-            for start in best:
+            for at, start in enumerate(best):
                 fit = self.refine(family, grid, mode, start, limit)
                 fits = [fit] if fit else []
+                ended += bool(fits) and at == 0
                 if fit and fit.chi_square < near_by:
                     simpler = {GAIN: (UNIT,), PLUS: (BLEND, ADD, GAIN, UNIT), BLEND: (UNIT,)}.get(mode, ())
                     again = (fit.setting, tuple(fit.theta.tolist()))
                     modes = [one for one in simpler if one in family.modes]
                     fits += [fit for one in modes if (fit := self.refine(family, grid, one, again))]
                 found += fits
-                if fits and fits[0].chi_square < near_by:
+                alike = fit is not None and fit.chi_square < _ALIKE * float(self.problem.given @ self.problem.given)
+                if (fits and fits[0].chi_square < near_by) or (at >= family.tries - 1 and not alike):
                     break
 
     def limit(self, found: Sequence[Fit], family: Family, mode: str) -> float:
@@ -399,6 +413,8 @@ class Search:
         for fit in found:
             beside = fit.mode in (BLEND, PLUS)
             hints[beside] = hints[beside]._replace(cut=(fit.setting[0], float(fit.theta[0])))
+        may = float(scipy.special.chdtri(self.n, level)) + max(problem.rounding.most, problem.rounding.half_way(0.0))
+        self.most = math.inf if thorough else _SPARE * may
         wrong = {grid: 0 if thorough else self.wrong_parity(grid, level) for grid in grids}
         moving = () if wrong[grids[0]] == -1 else table.MOVING  # what is even about a place lies there
         rounds = ((table.SINGLES, 40), (table.SHIFTS, 8), (moving, 12), (table.CASCADES, 10), (table.MOTIONS, 10))
@@ -421,13 +437,26 @@ class Search:
             numbers -= int((np.abs(fit.theta[:2] - np.rint(fit.theta[:2])) < 4 * fit.errors[:2]).sum())
         if dof <= 0 or (len(fit.theta) and numbers >= max(self.known, _FEW_TAPS)):
             return 0.0
-        rounding, boxes = self.problem.rounding, fit.family is table.PILLOW
-        if fit.family is table.OPENCV and rounding.excess > 0:  # it rounds its blur of 8 bits, once
-            amount = float(fit.factors[0]) if fit.mode == BLEND else 0.0
+        if fit.family is table.OPENCV and self.problem.rounding.excess > 0:  # it rounds its blur of 8 bits, once
+            rounding, amount = self.problem.rounding, float(fit.factors[0]) if fit.mode == BLEND else 0.0
             once = abs(amount - round(amount)) > _WHOLE_AMOUNT  # else little is left for the sum to be rounded
             if rounding.smoothed or rounding.excess < once + 0.8 * amount**2:
                 return 0.0
-        return chance(fit.chi_square, dof, rounding.most if boxes and fit.mode == BLEND else rounding.doubt)
+        return chance(fit.chi_square, dof, self.doubt(fit))
+
+    def doubt(self, fit: Fit) -> float:
+        """Return what chi-square may gain beside chance if the kernel is this filter."""
+        rounding = self.problem.rounding
+        if fit.family is not table.PILLOW or fit.mode in (ADD, PLUS):
+            return rounding.doubt
+        if fit.mode == BLEND:
+            return rounding.most if fit.factors[0] > 0 else rounding.doubt
+        return max(rounding.doubt, rounding.half_way(shapes.pillow_noise(float(fit.theta[0]))))
+
+    def told(self, fit: Fit) -> float:
+        """Return chi-square, the errors being larger by what rounding may add, as far as the filter needs it."""
+        dof = max(1, self.n - fit.n_free)
+        return fit.chi_square / min(max(1.0, fit.chi_square / dof), 1 + self.doubt(fit) / dof)
 
 
 def chance(chi_square: float, dof: int, doubt: float) -> float:

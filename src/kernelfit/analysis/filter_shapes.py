@@ -126,6 +126,16 @@ def pillow_bell(positions: Array, sigma: float, passes: int = 3) -> Array:
     return steps(positions, tuple(whole.tolist()))
 
 
+def pillow_noise(sigma: float) -> float:
+    """Return the variance of a Gaussian's noise over that of rounding: Pillow rounds after each of six boxes."""
+    width = pillow_width(sigma)
+    reach = math.ceil(width / 2 + 0.5)
+    one = soft_box(np.arange(-reach, reach + 1.0), width)
+    two = np.convolve(one, one)
+    alone, after, last = (float(np.sum(f * f)) for f in (one, two, np.convolve(two, one)))
+    return (1 + alone + after) * (1 + last)
+
+
 def binomial(positions: Array, order: int) -> Array:
     """Return the binomial coefficients of an order, over their sum, about their middle."""
     places = np.rint(positions + order / 2)

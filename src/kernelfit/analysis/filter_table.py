@@ -243,6 +243,10 @@ def _plain(family: Family, start: Start) -> bool:
     return family.name not in FIXED or FIXED[family.name][0][start[0][0]][0].get("size", 3.0) == 3.0
 
 
+#: Of Gaussians before a filter that has no numbers: near enough for each to be followed to its own.
+_SIGMAS = (0.5, 0.65, 0.8, 1.0, 1.25, 1.55, 1.95, 2.4, 3.0)
+
+
 def _cascade(first: Family, second: Family) -> Family:
     """Return two filters, one after the other: the second's taps, convolved with the first."""
     own = len(first.names)
@@ -255,7 +259,7 @@ def _cascade(first: Family, second: Family) -> Family:
 
     def starts(grid: Grid, hint: Hint) -> list[Start]:
         found = []
-        sizes = (0.5, 0.8, 1.2, 1.8, 2.7) if second.constant else tuple(f * hint.across for f in (0.35, 0.6, 0.8, 0.93))
+        sizes = _SIGMAS if second.constant else tuple(f * hint.across for f in (0.35, 0.6, 0.8, 0.93))
         for sigma in sizes:
             along, across = (math.sqrt(max(s * s - sigma * sigma, 0.01)) for s in (hint.along, hint.across))
             part = hint._replace(sigma=math.sqrt(along * across), along=along, across=across)

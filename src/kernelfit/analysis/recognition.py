@@ -23,6 +23,7 @@ Array = npt.NDArray[np.float64]
 _MOST_TOLD = 1000  # taps up to which a summary looks for a name: some tenths of a second
 _ALIKE = 0.01  # a difference of Schwarz's criterion that rounding makes
 _LEVEL = 1e-3
+_NO_IDENTITY = 4.0  # standard errors
 _told: "weakref.WeakKeyDictionary[Estimate, str]" = weakref.WeakKeyDictionary()  # names of fits, as long as they live
 _NOTHING = 1e-6  # a kernel that noise alone would make with so much probability is not known at all
 
@@ -53,7 +54,8 @@ class Candidate:
         Its numbers, each with `value` and `error`; lengths in pixels, angles in degrees from the columns' direction
         towards the top.
     chi_square : float
-        ``(k - f)' C^-1 (k - f)`` of the kernel k, its covariance C and the filter f.
+        ``(k - f)' C^-1 (k - f)`` of the kernel k, its covariance C and the filter f; of rounded targets C is larger by
+        what rounding may do, as far as the filter needs it.
     dof : int
         Degrees of freedom: taps less numbers sought.
     p_value : float
@@ -99,7 +101,7 @@ def _candidate(search: Search, fit: Fit) -> Candidate:
     calls = calls_of(fit, name, numbers, model, search.problem)
     laid = model[::-1, ::-1] if search.problem.turned else model
     dof = search.n - fit.n_free
-    return Candidate(name, parameters, fit.chi_square, dof, search.p_value(fit), calls, laid, distance)
+    return Candidate(name, parameters, search.told(fit), dof, search.p_value(fit), calls, laid, distance)
 
 
 def _named(fit: Fit, problem: Problem) -> tuple[str, dict[str, Parameter]]:
@@ -180,9 +182,19 @@ def in_words(fit: Estimate) -> str:
     return _told[fit]
 
 
+def _without_identity(fit: Fit) -> bool:
+    """Say whether a filter stands beside an identity that its errors do not tell from nothing."""
+    if fit.mode not in (BLEND, PLUS):
+        return False
+    share, error = (1 + fit.factors[0], fit.errors[-1]) if fit.mode == BLEND else (fit.factors[0], fit.errors[-2])
+    return bool(abs(share) < _NO_IDENTITY * error)
+
+
 def _ranked(search: Search, level: float, pairs: bool = True, thorough: bool = False) -> list[Fit]:
     """Return all fits, the best first; of filters that are one and the same, the one with the plainest name."""
     found = search.run(level, pairs, thorough)
+    alone = {id(fit.family) for fit in found if fit.mode in (UNIT, GAIN)}
+    found = [fit for fit in found if not (id(fit.family) in alone and _without_identity(fit))]
     order = {id(family): i for i, family in enumerate(table.EVERY)}
     scores = np.array([search.score(fit) for fit in found])
     alike = np.cumsum(np.diff(scores, prepend=scores[:1]) > _ALIKE).tolist()
@@ -238,7 +250,8 @@ def recognise(
     target was rounded to integers and the rest is noise of that, its errors may depend on the image: a kernel counts as
     the filter if the two differ by no more than 4 % of the noise in a pixel's prediction, 8 % where the noise is
     correlated, since then the filter may have rounded half way, too. So much is added to chi-square's expectation,
-    below which no filter is better than another.
+    below which no filter is better than another. Pillow's Gaussian, where there is at least the noise of its six
+    roundings, may differ by 15 % of what is beyond the last one.
     Shared among the taps, it is added to the variance of the numbers; but where a filter rounds half way (Pillow's
     Gaussian does after each box, and so loses what of a box's weights is small), all noise beyond that of the last
     rounding may lie along a single number, and its interval holds that: Cauchy's and Schwarz's inequality.
@@ -268,8 +281,8 @@ def _recognised(
     if search is None:
         return ()
     every = [fit for fit in _ranked(search, level, pairs) if fit.determined and search.p_value(fit) >= level]
-    if search.problem.rounding.doubt > 0:  # what a number more explains in a family may be what rounding does
-        least: dict[int, int] = {}
+    least: dict[int, int] = {}
+    if search.problem.rounding.excess > 0:  # what a number more explains in a family may be what rounding does
         for fit in every:
             least[id(fit.family)] = min(fit.n_free, least.get(id(fit.family), fit.n_free))
         every = [fit for fit in every if fit.n_free == least[id(fit.family)]]
