@@ -342,6 +342,24 @@ def test_saturated_colours_are_left_out_of_the_first_look():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("edge", ["copied", "blank"])
+def test_pixels_at_the_edges_that_the_kernel_did_not_make_do_not_count(edge, turned):
+    """Filters of 3 x 3 and 5 x 5 copy what their zeros reach beyond, whichever side the others lie on."""
+    image = np.rint(photograph()).astype(np.uint8)
+    for taps in ([[0.5, 0.25], [0.25, 0.0]], [[0.0, 0.25], [0.25, 0.5]], [[0.5], [0.2]]):
+        made = np.rint(scipy.ndimage.convolve(image.astype(float), np.pad(taps, ((1, 2), (2, 1))))).astype(np.uint8)
+        target = image.copy() if edge == "copied" else np.zeros_like(image)
+        target[2:-2, 2:-2] = made[2:-2, 2:-2]
+        pair = [a.T.copy() if turned else a for a in (image, target)]
+        fit = kernelfit.find_kernel(*pair)
+        assert fit.verdict.ok and fit.noise_std < 0.3
+        assert fit.kernel.max() == pytest.approx(0.5, abs=0.01) and max(fit.kernel.shape) <= 5
+        assert any("not made by it" in word for word in fit.found)
+    target = np.rint(scipy.ndimage.convolve(image.astype(float), np.ones((2, 3)) / 6)).astype(np.uint8)
+    assert kernelfit.find_kernel(image, target).kernel.shape == (2, 3)
+
+
 def test_correlated_noise_is_no_motion():
     image, rng = photograph(120, 140), np.random.default_rng(5)
     noise = 3 * scipy.ndimage.gaussian_filter(rng.normal(size=image.shape), 1.0)

@@ -17,7 +17,7 @@ from ..data.masking import unmasked
 from ..data.observation import as_planes
 from ..solvers.least_squares import residual_at
 from .found import MOST_STRIDE, Found, told, unrelated
-from .spans import FEW_TAPS, MOST_TAPS, Pair, SpanFit, count_of, grown_by, moved
+from .spans import FEW_TAPS, MOST_TAPS, Pair, SpanFit, count_of, grown_by, moved, rim_of
 
 #: Emptier sides than at this probability go, and of signals, whose sides are single taps.
 _GOES, _GOES_ALONG = 1e-2, 1e-3
@@ -89,6 +89,8 @@ def discover(
         raise UnrelatedError(unrelated(pair, best))
     if drift := _drift(pair, best):
         raise ValueError(drift)
+    if best.stride == (1, 1) and pair.boundary is None:
+        best = dataclasses.replace(best, rim=rim_of(pair, best))
     return told(pair, best, others)
 
 

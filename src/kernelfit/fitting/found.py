@@ -64,6 +64,8 @@ def told(pair: Pair, found: SpanFit, others: tuple[str, ...] = ()) -> Found:
             words.append(f"the target's first pixel lies at about row {lag[0]:g} and column {lag[1]:g} of the image")
         elif shifted:
             words.append(f"the target is shifted by {-lag[0]:g} rows and {-lag[1]:g} columns against the image")
+    if any(found.rim):
+        words.append("pixels at the target's edges were not made by it: zeros around the kernel leave them out")
     if pair.boundary is not None:
         fields |= {"boundary": pair.boundary} | ({"fillvalue": pair.fillvalue} if pair.fillvalue else {})
         doubt = f"; {' and '.join(map(repr, others))} not ruled out" if others else ""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ MOST_TAPS, _SHARE = 3000, 0.25
 _LEAST_MORE, _GRID, _KEPT, _MOST_KNOWN = 3, 8, 0.9, 1600
 #: Up to so many taps a span grows in larger steps: of more a fit costs more than the pass.
 FEW_TAPS = 200
+#: Rows and columns at the edges of a target that a filter may not have made: more than few are off by so many sigmas.
+_RIM, _MOST, _FAR = 3, 0.9, 2.5
 #: Chance, among all the places looked at, at which a fit is one.
 _CHANCE = 1e-4
 
@@ -52,6 +55,8 @@ class SpanFit:
     cramped: bool = False
     #: Sides at which the image repeats itself.
     period: Shape | None = None
+    #: By how much the span is wider than the rectangle on each side; see `rim_of`.
+    rim: Box = (0, 0, 0, 0)
 
     @property
     def explained(self) -> float:
@@ -88,7 +93,7 @@ class SpanFit:
         """The lags of the rectangle."""
         (row, col), (rows, cols) = self.rectangle.corner, self.rectangle.shape
         row, col = row + self.box[0], col + self.box[2]
-        return row, row + rows, col, col + cols
+        return row - self.rim[0], row + rows + self.rim[1], col - self.rim[2], col + cols + self.rim[3]
 
     def by_chance(self, places: int) -> bool:
         """Return whether one of so many places would be expected to fit as well."""
@@ -232,6 +237,44 @@ class Pair:
         part = slice(middle, None) if half else slice(None, middle)
         target = self.target[part] if axis == 0 else self.target[:, part]
         return dataclasses.replace(self, target=target)
+
+
+def rim_of(pair: Pair, found: SpanFit) -> Box:
+    """Return by how much a span has to be wider so that pixels at the edges that the kernel did not make do not count.
+
+    Filters copy or blank pixels whose surroundings are not whole, as many as the sides of their kernels say, zeros
+    among them.
+    """
+    rim, span, constant = [0, 0, 0, 0], found.span, found.constant()[0]
+    taps = found.solution.taps.reshape(found.stats.supports[0])
+    taps = taps[span[0] - found.box[0] :, span[2] - found.box[2] :][: span[1] - span[0], : span[3] - span[2]]
+    dtype = np.dtype(pair.target.dtype)
+    ends = (np.iinfo(dtype).min, np.iinfo(dtype).max) if dtype.kind in "iu" else None
+    for axis, last in itertools.product((0, 1), (False, True)):
+        # rows from the end looked at inwards: at the last one all is turned round, lags as well: d -> n - m - d
+        (n, width), (m, across) = (shape[:: -1 if axis else 1] for shape in (pair.image.shape, pair.target.shape))
+        own, start, side = np.moveaxis(taps, axis, 0), span[2 * axis], span[2 - 2 * axis]
+        if last:
+            own, start = own[::-1], n - m + 1 - span[2 * axis + 1]
+        first, deep = max(0, start + len(own) - 1), _RIM - start
+        cols = np.arange(max(0, side + own.shape[1] - 1), min(across, width + side))
+        if first >= _RIM or m < 4 * _RIM or len(cols) < _RIM or n < deep:
+            continue
+        bands = []
+        for array, count in zip(pair.seen(), (deep, _RIM), strict=True):
+            rows = slice(array.shape[axis] - count, None) if last else slice(count)
+            band = np.asarray(array[rows] if axis == 0 else array[:, rows], dtype=np.float64)
+            bands.append(np.moveaxis(band, axis, 0)[:: -1 if last else 1])
+        image, target = bands
+        made = np.full((_RIM - first, len(cols)), constant)
+        for i, j in np.argwhere(own):
+            rows = slice(first - start - i, _RIM - start - i)
+            made += own[i, j] * image[rows, cols[0] - side - j : cols[-1] + 1 - side - j]
+        off = np.abs(target[first:_RIM, cols] - (np.clip(made, *ends) if ends else made))
+        least = max(_FAR * math.sqrt(found.variance), 1e-9 * float(np.nanmax(np.abs(made))))
+        bad = np.flatnonzero([np.isfinite(row).any() and np.nanquantile(row, _MOST) > least for row in off])
+        rim[2 * axis + (0 if last else 1)] = int(bad[-1]) + 1 if len(bad) else 0
+    return rim[0], rim[1], rim[2], rim[3]
 
 
 def grown_by(box: Box, more: Mapping[int, int]) -> Box:
