@@ -258,7 +258,7 @@ def rim_of(pair: Pair, found: SpanFit) -> Box:
             own, start = own[::-1], n - m + 1 - span[2 * axis + 1]
         first, deep = max(0, start + len(own) - 1), _RIM - start
         cols = np.arange(max(0, side + own.shape[1] - 1), min(across, width + side))
-        if first >= _RIM or m < 4 * _RIM or len(cols) < _RIM or n < deep:
+        if first >= _RIM or m < 4 * _RIM or len(cols) < _RIM or (n, width) != (m, across) or not _RIM <= deep <= n:
             continue
         bands = []
         for array, count in zip(pair.seen(), (deep, _RIM), strict=True):
@@ -272,8 +272,13 @@ def rim_of(pair: Pair, found: SpanFit) -> Box:
             made += own[i, j] * image[rows, cols[0] - side - j : cols[-1] + 1 - side - j]
         off = np.abs(target[first:_RIM, cols] - (np.clip(made, *ends) if ends else made))
         least = max(_FAR * math.sqrt(found.variance), 1e-9 * float(np.nanmax(np.abs(made))))
-        bad = np.flatnonzero([np.isfinite(row).any() and np.nanquantile(row, _MOST) > least for row in off])
-        rim[2 * axis + (0 if last else 1)] = int(bad[-1]) + 1 if len(bad) else 0
+        bad = [
+            np.isfinite(row).any()
+            and np.nanquantile(row, _MOST) > least
+            and (np.ptp(target[at]) == 0 or np.mean(target[at] == image[at, : target.shape[1]]) > 1 - _MOST)
+            for at, row in enumerate(off, first)
+        ]
+        rim[2 * axis + (0 if last else 1)] = int(np.flatnonzero(bad)[-1]) + 1 if any(bad) else 0
     return rim[0], rim[1], rim[2], rim[3]
 
 
