@@ -13,7 +13,7 @@ import naive
 from dense import dense_penalty, detail
 from helpers import assert_close, grid
 from kernelfit import Constrained, GaussianProcess, InBasis, LeastSquares, NonNegative, Penalized, Sparse, Verdict
-from kernelfit.solvers import penalties
+from kernelfit.solvers import penalties, sparse
 
 IMAGE, SHAPE = (19, 26), (4, 5)
 
@@ -288,6 +288,13 @@ def test_sparse_finds_the_deltas():
         assert (fit.kernel != 0)[kernel != 0].all()
         found += np.array_equal(fit.kernel != 0, kernel != 0)
     assert found >= 18
+
+
+def test_sparse_takes_explained_taps_off_the_matrix_a_few_at_a_time(dense, monkeypatch):
+    _, _, stats = dense
+    whole = stats.solve(Sparse(n_taps=stats.n_taps - 1)).path
+    monkeypatch.setattr(sparse, "_AT_A_TIME", 3)
+    assert_close(stats.solve(Sparse(n_taps=stats.n_taps - 1)).path.rss, whole.rss, 1e-9)
 
 
 @pytest.mark.parametrize("criterion", ["ebic", "bic", "aic"])

@@ -59,9 +59,7 @@ class Auto:
         if stats.n_pixels > 2 * stats.n_taps:
             blur = stats.convention.ndim != 1  # what rings about zero is a signal's response
             if blur:
-                positive, distance, held = most_probable(stats, smooth)
-                if 0 < held and distance < held + _UNLIKELY * math.sqrt(2 * held):
-                    best = positive
+                best, *_ = most_probable(stats, smooth, lambda held: held + _UNLIKELY * math.sqrt(2 * held))
             few = Sparse().solve(stats)
             evidence["Sparse"] = sparse_evidence(stats, few)
             reason += f", of few taps {evidence['Sparse']:.1f}"

@@ -101,8 +101,8 @@ def _constant(
     )
     least, alone = at_minimum(alone)
     found = search(Views(alone, least), family, envelope, symmetric)
-    kind = min(found, key=lambda one: found[one][0])
-    return kind, found[kind][1]
+    kind = min(found, key=lambda one: found[one].value)
+    return kind, found[kind].at
 
 
 class _Joint:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,11 +20,15 @@ from .evidence import DECAYS, ENVELOPES, FAMILIES, Kind, all_taps, covariance_of
 from .field_prior import search_field
 from .hyperparameters import Views, independent_part, search, unsettled
 from .least_squares import LeastSquaresSolution, at_minimum, blocks, estimate_of, judge, rescaled, residual_at
-from .projection import SYMMETRIES, Projection
+from .projection import SYMMETRIES, Grid, Projection
 
 Array = npt.NDArray[np.float64]
 #: Smallest standard error, relative to the largest tap, at which a prior can matter beside rounding.
 _NO_NOISE = 1e-9
+#: Share of their variances that is added to those of taps that may be held at zero.
+_TRACE = 1e-10
+#: A tap that others held at zero leaves less than this share of its standard error depends on them.
+_DEPENDENT = 1e-4
 
 
 @dataclass(frozen=True)
@@ -181,9 +186,9 @@ class GaussianProcess:
             return self._varying(stats, start)
         views = Views(stats, start)
         found = search(views, self.family, self.envelope, self.symmetric)
-        best = min(found, key=lambda kind: found[kind][0])
-        relative = {kind: 0.5 * (found[best][0] - value) for kind, (value, _) in found.items()}
-        fit = self._posterior(stats, start, views.few, best, found[best][1], relative)
+        best = min(found, key=lambda kind: found[kind].value)
+        relative = {kind: 0.5 * (found[best].value - one.value) for kind, one in found.items()}
+        fit = self._posterior(stats, start, views.few, best, found[best].at, relative)
         return most_probable(stats, fit)[0] if self.non_negative else fit
 
     def _varying(self, stats: NormalEquations, start: LeastSquaresSolution) -> Estimate:
@@ -292,40 +297,97 @@ def beyond_a_prior(stats: NormalEquations, start: LeastSquaresSolution) -> bool:
     return error < _NO_NOISE * largest
 
 
-def most_probable(stats: NormalEquations, fit: Estimate) -> tuple[Estimate, float, int]:
+def most_probable(
+    stats: NormalEquations, fit: Estimate, likely: Callable[[int], float] = lambda _: math.inf
+) -> tuple[Estimate, float, int]:
     """Return the kernel without negative taps that a posterior holds for the most probable.
 
-    It minimises ``(k - m)' C^-1 (k - m)`` over ``k >= 0``, m and C being mean and covariance of the posterior. Its dual
-    needs no inverse of C: ``k = m + C x`` with ``x >= 0`` the minimum of ``x'Cx / 2 + x'm``, which with
-    ``C = F F'`` and ``m = F z`` is the non-negative least-squares problem ``|F'x + z|^2``.
+    It minimises ``(k - m)' C^-1 (k - m)`` over ``k >= 0``, m and C being mean and covariance of the posterior. No
+    inverse of C is needed: ``k = m + C x`` with ``x >= 0`` and ``x'k = 0``.
+
+    Parameters
+    ----------
+    stats : NormalStats
+        The statistics.
+    fit : KernelFit
+        The posterior.
+    likely : callable, optional
+        The distance from which on that kernel is not wanted, given how many taps are held at zero, and not less for
+        more of them.
 
     Returns
     -------
     fit : KernelFit
-        With that kernel; the covariance stays C.
+        With that kernel; the covariance stays C. The posterior's mean if it is not wanted.
     distance : float
         ``(k - m)' C^-1 (k - m)``; about `held` or less if the kernel has no negative taps.
     held : int
-        Number of taps that are held at zero.
+        Number of independent taps that are held at zero.
     """
     factor, mean = fit._covariance_factor(), fit.kernel.ravel()
     if mean.min() >= 0:
         return fit, 0.0, 0
-    z = scipy.linalg.lstsq(factor, mean, cond=1e-12)[0]
-    try:
-        x, _ = scipy.optimize.nnls(factor.T, -z)
-    except RuntimeError:  # too many iterations: the kernel is far from having no negative taps
+    # one of each set of taps that are equal by symmetry stands for all
+    grids = [Grid(shape, prior.symmetric) for shape, prior in zip(stats.supports, fit.priors, strict=True)]
+    starts = np.cumsum([0] + [math.prod(grid.shape) for grid in grids])
+    one = np.concatenate([start + grid.images[0] for start, grid in zip(starts, grids, strict=False)])
+    x = _multipliers(factor[one], mean[one], likely(len(one)))
+    if x is None:  # the kernel is far from having no negative taps
         return fit, math.inf, 0
-    step = factor.T @ x
-    held = x > 0
+    step = factor[one].T @ x
+    settled, held = factor[:, : factor.shape[1] - fit.unsettled], one[x > 0]
+    # of constraints that say the same but for rounding, as those of a smooth prior, only one counts
+    rows = settled[held] / np.linalg.norm(factor[held], axis=1, keepdims=True)
+    across, triangle, _ = scipy.linalg.qr(rows.T, mode="economic", pivoting=True)
+    count = int(np.count_nonzero(np.abs(triangle.diagonal()) > _DEPENDENT))
+    across, distance = across[:, :count], float(step @ step)
+    if distance >= likely(count):
+        return fit, distance, count
     taps = np.maximum(mean + factor @ step, 0.0)
-    taps[held] = 0.0
+    taps[all_taps(grids, x > 0)] = 0.0
     _, rss = residual_at(stats, taps)
-    settled = factor[:, : factor.shape[1] - fit.unsettled]
-    across, _ = np.linalg.qr(settled[held].T)
-    free = settled - (settled @ across) @ across.T  # of the covariance given that those taps are zero
-    df_model = float(np.einsum("ij,ij->", free, stats.gram @ free)) / fit.noise_std**2
+    free = settled - product(product(settled, across), across.T)  # of the covariance given that those taps are zero
+    df_model = float(np.einsum("ij,ij->", free, product(stats.gram, free))) / fit.noise_std**2
     changed = dataclasses.replace(
         fit, kernel=taps.reshape(fit.kernel.shape), rss=rss, df_model=df_model, solver=f"{fit.solver}, no negative taps"
     )
-    return changed, float(step @ step), int(np.count_nonzero(held))
+    return changed, distance, count
+
+
+def _multipliers(factor: Array, mean: Array, most: float) -> Array | None:
+    """Return x of `most_probable`, of one tap of each set; None where the distance is more than `most`."""
+    # Block principal pivoting, in units of the standard errors, of which a trace is added: a smooth prior leaves the
+    # covariance without full rank. Where a prior has faded taps are zero to rounding.
+    covariance, found = product(factor, factor.T), np.zeros(len(mean))
+    least = _NO_NOISE * float(np.abs(mean).max())
+    some = np.flatnonzero((covariance.diagonal() > least**2) | (mean < -least))
+    scale = np.sqrt(np.maximum(covariance.diagonal()[some], np.finfo(np.float64).tiny))
+    metric = covariance[np.ix_(some, some)] / np.multiply.outer(scale, scale)
+    metric[np.diag_indices_from(metric)] += _TRACE
+    mean = mean[some] / scale
+    x, held, fewest, patience = np.zeros(len(mean)), mean < 0, len(mean) + 1, 3
+    while patience:
+        at = np.flatnonzero(held)
+        lower, info = scipy.linalg.lapack.dpotrf(metric[np.ix_(at, at)], lower=1, overwrite_a=1)
+        if info != 0:
+            break
+        x[:] = 0.0
+        x[at] = scipy.linalg.lapack.dpotrs(lower, -mean[at], lower=1)[0]
+        taps = mean + times(metric, x)
+        wrong = np.where(held, x < 0, taps < -1e-9 * np.abs(mean).max())
+        if not wrong.any():
+            found[some] = x / scale
+            return found
+        trial = np.maximum(x, 0.0)  # any bounds the distance from below
+        if (trial @ mean) ** 2 > most * float(trial @ times(metric, trial)):
+            return None
+        patience = 3 if wrong.sum() < fewest else patience - 1
+        fewest = min(fewest, int(wrong.sum()))
+        held = held ^ wrong
+    # It goes round in circles. With ``m = F z`` it is the non-negative least-squares problem ``|F'x + z|^2``.
+    rows = factor[some]
+    try:
+        found[some], _ = scipy.optimize.nnls(rows.T, -scipy.linalg.lstsq(rows, mean * scale, cond=1e-12)[0])
+    except RuntimeError:  # too many iterations
+        return None
+    return found

@@ -6,28 +6,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg  # scipy.optimize is imported when first used
+import scipy.linalg
 
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
 from .cholesky import product
+from .descent import Lowest, descend
 from .evidence import DECAYS, FAMILIES, Applied, Kind, all_taps, applied_evidence, blocks_of, covariance_of, evidence
 from .least_squares import LeastSquaresSolution
 from .projection import SYMMETRIES, Projection
 
 #: The kinds of prior that were tried, with minus twice the log evidence, less a constant, and the hyperparameters.
-Found = dict[Kind, tuple[float, Array]]
+Found = dict[Kind, Lowest]
 #: Above this many taps the search begins on few combinations of the data, so many of them.
 DIRECT = 256
 COMBINATIONS = 80
 #: Up to so many unknowns (taps, or sets of equal ones) it goes on with all the data; above, it only ends with them.
 EASY = 300
-#: So many kinds of prior are settled on all the data; one where there are more unknowns than that.
+#: So many kinds of prior are settled on all the data; one where there are more than twice as many unknowns.
 _SETTLED = 3
 #: Steps of a descent from a start, to another kind of prior, and to settle.
-_STEPS = (40, 20, 12)
-#: How often a descent that still gains something is begun again, to settle.
-_RESTARTS = 3
+_STEPS = (60, 40, 20)
 #: A kind of prior is given up where twice its log evidence lies so far below the best before or after its descent.
 _FAR, _HOPELESS = 60.0, 12.0
 #: How far beyond hyperparameters, each an exponent, a part of the data is to tell: amplitude, length, radius, centre.
@@ -65,7 +64,9 @@ class Views:
             loose = theta.reshape(len(grids), -1).copy()
             loose[:, :3] += _SLACK
             prior += all_taps(grids, all_taps(grids, covariance_of(grids, kind, loose.ravel())).T)
-        found = Projection.near(self.stats, self.start, prior, self.start.rank // 2)
+        # beyond a fifth of the taps all the data are quicker, where the inverse of the Gram matrix serves
+        most = self.start.rank // (5 if self.whole.inverse is not None else 2)
+        found = Projection.near(self.stats, self.start, prior, most)
         return self.whole if found is None else found
 
 
@@ -86,25 +87,26 @@ def search(views: Views, family: str, envelope: str, wanted: str | None) -> Foun
     if not settled and len(few.under(_best(found).symmetric).weights) <= EASY:
         data, found = views.whole, settle(views, found)
         kind = _best(found)  # what was settled on less is not to be compared with what follows
-        found = {kind: _descend(data, kind, found[kind][1], steps=_STEPS[1])}
+        found = {kind: _descend(data, kind, found[kind].at, steps=_STEPS[1], like=found[kind])}
     kind = _best(found)
     for rougher in families[1:]:
-        theta = found[kind][1].copy()
+        last = found[kind]
+        theta = last.at.copy()
         theta.reshape(len(few.grids), -1)[:, 1] += math.log(1.3)  # a rougher family is as smooth at a longer length
         kind = kind._replace(family=rougher)
-        found[kind] = _descend(data, kind, theta, steps=_STEPS[1])
-        if found[kind][0] > found[_best(found)][0] + _HOPELESS:
+        found[kind] = _descend(data, kind, theta, steps=_STEPS[1], like=last)
+        if found[kind].value > found[_best(found)].value + _HOPELESS:
             break
     if envelope == "auto":
-        theta = found[_best(found)][1].copy()
+        theta = found[_best(found)].at.copy()
         theta.reshape(len(few.grids), -1)[:, 2] -= 0.2
         kind = _best(found)._replace(envelope="power")
         if _attempt(data, found, kind, theta):
             for other in families:
                 if abs(families.index(other) - families.index(kind.family)) == 1:
-                    _attempt(data, found, kind._replace(family=other), found[kind][1])
+                    _attempt(data, found, kind._replace(family=other), found[kind].at)
     if family == envelope == "auto" and wanted in (None, "auto") and views.stats.convention.ndim == 1:
-        found |= _decays(data, DECAYS, _value(found[_best(found)]))
+        found |= _decays(data, DECAYS, found[_best(found)].value)
     return found if settled else settle(views, found)
 
 
@@ -114,66 +116,58 @@ def _decays(data: Projection, families: Sequence[str], least: float = math.inf) 
     for family in families:
         kind = Kind(family, "decay")
         begin = min((_descend(data, kind, theta, steps=8) for theta in _starts(data, kind)), key=_value)
-        if begin[0] < least + _FAR:
-            found[kind] = _descend(data, kind, begin[1], steps=_STEPS[0])
+        if begin.value < least + _FAR:
+            found[kind] = _descend(data, kind, begin.at, steps=_STEPS[0], like=begin)
     return found
 
 
 def _symmetries(data: Projection, first: Kind, *, everything: bool) -> Found:
     """Return what comes of a kind of prior and, if asked for, of the same under each symmetry."""
     begin = min((_descend(data, first, theta, steps=8) for theta in _starts(data, first)), key=_value)
-    found = {first: _descend(data, first, begin[1], steps=_STEPS[0])}
+    found = {first: _descend(data, first, begin.at, steps=_STEPS[0], like=begin)}
     for symmetric in SYMMETRIES if everything else ():
         kind = first._replace(symmetric=symmetric)
         if symmetric == "square" and any(grid.shape[0] != grid.shape[1] for grid in data.grids):
             break
-        _attempt(data, found, kind, _centered(found[_best(found)][1], data))
-        if kind not in found or found[kind][0] > found[_best(found)][0] + _HOPELESS:
+        _attempt(data, found, kind, _centered(found[_best(found)].at, data))
+        if kind not in found or found[kind].value > found[_best(found)].value + _HOPELESS:
             break
     return found
 
 
 def _best(found: Found) -> Kind:
-    return min(found, key=lambda kind: found[kind][0])
+    return min(found, key=lambda kind: found[kind].value)
 
 
 def _attempt(data: Projection, found: Found, kind: Kind, theta: Array) -> bool:
     """Descend from a start that is not hopeless, and say whether the kind is the best so far."""
-    least = found[_best(found)][0]
+    best = found[_best(found)]
     under = data.under(kind.symmetric)
-    if evidence_of(under, kind)(under, kind, theta)[0] > least + _FAR:
+    if evidence_of(under, kind)(under, kind, theta)[0] > best.value + _FAR:
         return False
-    found[kind] = _descend(data, kind, theta, steps=_STEPS[1])
-    return found[kind][0] < least
+    found[kind] = _descend(data, kind, theta, steps=_STEPS[1], like=best)
+    return found[kind].value < best.value
 
 
 def settle(views: Views, found: Found) -> Found:
     """Return the best kinds of prior with their hyperparameters and values on all the data that tell of them."""
-    order = sorted(found, key=lambda kind: found[kind][0])
-    order = [kind for kind in order if found[kind][0] <= found[order[0]][0] + _HOPELESS]
+    order = sorted(found, key=lambda kind: found[kind].value)
+    order = [kind for kind in order if found[kind].value <= found[order[0]].value + _HOPELESS]
     easy = all(len(views.few.under(kind.symmetric).weights) <= EASY for kind in order)
-    data = views.whole if easy else views.near([(kind, found[kind][1]) for kind in order])
+    data = views.whole if easy else views.near([(kind, found[kind].at) for kind in order])
     settled: Found = {}
     for rank, kind in enumerate(order):
-        value, theta = found[kind]
-        quick = easy or data is not views.whole
+        last, under = found[kind], data.under(kind.symmetric)
+        quick = data is not views.whole or len(under.weights) <= 2 * EASY
         if rank < (_SETTLED if quick else 1):
-            under = data.under(kind.symmetric)
-            before = evidence_of(under, kind)(under, kind, theta)[0] if quick else math.inf
-            for _ in range(_RESTARTS):  # a descent may end early in a long valley
-                settled[kind] = _descend(data, kind, theta, steps=_STEPS[2])
-                value, theta = settled[kind]
-                if before - value < 1.0 or not quick:
-                    break
-                before = value
+            settled[kind] = _descend(data, kind, last.at, steps=_STEPS[2], like=last)
         else:
-            under = data.under(kind.symmetric)
-            settled[kind] = evidence_of(under, kind)(under, kind, theta)[0], theta
+            settled[kind] = last._replace(value=evidence_of(under, kind)(under, kind, last.at)[0])
     return settled
 
 
-def _value(found: tuple[float, Array]) -> float:
-    return found[0]
+def _value(found: Lowest) -> float:
+    return found.value
 
 
 def _bounds(data: Projection) -> list[tuple[float, float]]:
@@ -228,8 +222,11 @@ def _starts(data: Projection, kind: Kind) -> list[Array]:
 def evidence_of(data: Projection, kind: Kind) -> Callable[..., tuple[float, Array]]:
     """Return the quicker way to the evidence."""
     n, r = data.weights.shape
-    separable = kind.family == "squared-exponential" and n > 100
-    return applied_evidence if n > (2 if separable else 6) * r else evidence
+    if kind.family == "squared-exponential":
+        return applied_evidence if n > max(100, 2 * r) else evidence
+    # nanoseconds: transforms of all taps of each combination, against a matrix of sets of equal ones and its products
+    transforms = 120 * r * sum(math.prod(grid.shape) for grid in data.grids)
+    return applied_evidence if n > 2 * r and n * n * (8.5 + 0.1 * r) > transforms else evidence
 
 
 def _centered(theta: Array, data: Projection) -> Array:
@@ -240,8 +237,8 @@ def _centered(theta: Array, data: Projection) -> Array:
     return table.ravel()
 
 
-def _descend(data: Projection, kind: Kind, theta: Array, steps: int) -> tuple[float, Array]:
-    """Return the least value near a start, and where it is."""
+def _descend(data: Projection, kind: Kind, theta: Array, steps: int, like: Lowest | None = None) -> Lowest:
+    """Return the least value near a start, and where it is; its curvature is `like` that of another kind."""
     data = data.under(kind.symmetric)
     compute = evidence_of(data, kind)
     ties = _ties(data, kind)
@@ -252,12 +249,12 @@ def _descend(data: Projection, kind: Kind, theta: Array, steps: int) -> tuple[fl
         value, slope = compute(data, kind, theta + ties @ free, slope=True)
         return value, ties.T @ slope
 
-    options = {"maxfun": steps, "ftol": _ENOUGH / data.scale, "gtol": _ENOUGH}
-    bounds = [(low[at].max(), high[at].min()) for at in moves]
-    found = scipy.optimize.minimize(
-        both, np.zeros(ties.shape[1]), jac=True, method="L-BFGS-B", bounds=bounds, options=options
-    )
-    return float(found.fun), theta + ties @ found.x
+    bounds = (np.array([low[at].max() for at in moves]), np.array([high[at].min() for at in moves]))
+    curvature = None if like is None or like.curvature is None else ties.T @ like.curvature @ ties
+    found = descend(both, np.zeros(ties.shape[1]), *bounds, steps, _ENOUGH, curvature)
+    over = scipy.linalg.pinv(ties)
+    back = None if found.curvature is None else over.T @ found.curvature @ over
+    return Lowest(found.value, theta + ties @ found.at, back)
 
 
 def _ties(data: Projection, kind: Kind) -> Array:

@@ -23,7 +23,7 @@ _FIRST = 100
 #: A ratio of signal to noise (of variances) that tells nothing of a prior.
 _UNSEEN = 0.03
 #: Reciprocal condition number of a factor of the Gram matrix above which the inverse serves.
-_TRUSTED = 1e-5
+_TRUSTED = 1e-7
 
 
 def images_of(shape: tuple[int, ...], symmetric: str | None) -> list[npt.NDArray[np.intp]]:

@@ -10,12 +10,14 @@ import numpy as np
 from ..core.estimate import Estimate, StrengthPath
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array, as_count, known
-from .cholesky import times
+from .cholesky import product, times
 from .constrained import factor_of, refined
 from .least_squares import EPS, LeastSquaresSolution, at_minimum, estimate_of, finish, let_in, rescaled, residual_at
 
 #: Share of the target's energy below which a difference of energies is rounding.
 _CANCELLED = 1e-9
+#: So many chosen taps are taken off the Gram matrix at a time.
+_AT_A_TIME = 64
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ class Sparse:
         """Choose taps one by one; return their order, and the residual sum of squares and the score after each."""
         # A column of G less its projection on those of the chosen taps (Cholesky, tap by tap) tells what others would
         # gain.
-        gram, m = stats.gram, stats.n_taps
+        # What many chosen ones explain is taken off the whole matrix at a time.
+        gram, m = np.array(stats.gram), stats.n_taps
         most = min(least.rank, self.n_taps or m)
         # no more taps can score lower than they would with the residual of all of them
         possible = np.array([self._score(stats, t, least.rss) for t in range(1, most + 1)])
@@ -116,7 +119,7 @@ class Sparse:
         energy = whole.copy()  # of the part of a tap that the chosen ones do not explain
         pull = times(gram, least.taps)  # of that part on what is left of the target
         left = total = float(least.taps @ pull)
-        lower = np.zeros((m, 0), order="F")
+        lower, done = np.zeros((m, _AT_A_TIME), order="F"), 0
         order: list[int] = []
         rss: list[float] = []
         score: list[float] = []
@@ -129,20 +132,21 @@ class Sparse:
             best = int(np.argmax(gain))
             if gain[best] < 0:
                 break
-            if step == lower.shape[1]:
-                lower = np.asfortranarray(np.hstack([lower, np.zeros((m, min(most, step + 64) - step))]))
-            column = gram[best] - lower[:, :step] @ lower[best, :step]
+            if step == done + _AT_A_TIME:
+                gram -= product(lower, lower.T)
+                done = step
+            column = gram[best] - lower[:, : step - done] @ lower[best, : step - done]
             column /= math.sqrt(energy[best])
-            lower[:, step] = column
+            lower[:, step - done] = column
             share = pull[best] / math.sqrt(energy[best])
             energy = energy - column**2
             pull = pull - share * column
             left -= share**2
             order.append(best)
-            if left < _CANCELLED * total:
+            if left < _CANCELLED * total and least.rss < 1e3 * _CANCELLED * total:
                 rest = _on(stats, order)[0] - least.taps
                 left = float(rest @ times(gram, rest))
-            rss.append(least.rss + left)
+            rss.append(least.rss + max(left, 0.0))
             score.append(self._score(stats, len(order), rss[-1]))
         if not order:
             order, rss = [0], [stats.target_energy]
