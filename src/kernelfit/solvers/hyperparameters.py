@@ -23,7 +23,7 @@ DIRECT = 256
 COMBINATIONS = 80
 #: Up to so many unknowns (taps, or sets of equal ones) it goes on with all the data; above, it only ends with them.
 EASY = 300
-#: So many kinds of prior are settled on all the data; one where there are more than twice as many unknowns.
+#: So many kinds of prior are settled on all the data; one where all the data are needed of many unknowns.
 _SETTLED = 3
 #: Steps of a descent from a start, to another kind of prior, and to settle.
 _STEPS = (60, 40, 20)
@@ -156,10 +156,12 @@ def settle(views: Views, found: Found) -> Found:
     easy = all(len(views.few.under(kind.symmetric).weights) <= EASY for kind in order)
     data = views.whole if easy else views.near([(kind, found[kind].at) for kind in order])
     settled: Found = {}
+    all_at_once = data is views.whole and not easy
     for rank, kind in enumerate(order):
         last, under = found[kind], data.under(kind.symmetric)
-        quick = data is not views.whole or len(under.weights) <= 2 * EASY
-        if rank < (_SETTLED if quick else 1):
+        if rank < (_SETTLED if not all_at_once or len(under.weights) <= 2 * EASY else 1):
+            if all_at_once and rank and kind.symmetric == order[0].symmetric:
+                last = settled[order[0]]  # which has seen more than what was found on few
             settled[kind] = _descend(data, kind, last.at, steps=_STEPS[2], like=last)
         else:
             settled[kind] = last._replace(value=evidence_of(under, kind)(under, kind, last.at)[0])
