@@ -23,8 +23,8 @@ DIRECT = 256
 COMBINATIONS = 80
 #: Up to so many unknowns (taps, or sets of equal ones) it goes on with all the data; above, it only ends with them.
 EASY = 300
-#: So many kinds of prior are settled on all the data; one where all the data are needed of many unknowns.
-_SETTLED = 3
+#: So many kinds of prior are settled; one where that takes all the data, of more unknowns than that.
+_SETTLED, _MANY = 3, 600
 #: Steps of a descent from a start, to another kind of prior, and to settle.
 _STEPS = (60, 40, 20)
 #: A kind of prior is given up where twice its log evidence lies so far below the best before or after its descent.
@@ -159,7 +159,7 @@ def settle(views: Views, found: Found) -> Found:
     all_at_once = data is views.whole and not easy
     for rank, kind in enumerate(order):
         last, under = found[kind], data.under(kind.symmetric)
-        if rank < (_SETTLED if not all_at_once or len(under.weights) <= 2 * EASY else 1):
+        if rank < (_SETTLED if not all_at_once or len(under.weights) <= _MANY else 1):
             if all_at_once and rank and kind.symmetric == order[0].symmetric:
                 last = settled[order[0]]  # which has seen more than what was found on few
             settled[kind] = _descend(data, kind, last.at, steps=_STEPS[2], like=last)
