@@ -211,7 +211,7 @@ ROOMS = {
          "against_a_dense_process"),
         ("solvers/gaussian_process.py", "noise_std = math.sqrt((rss + float(x @ x))", "noise_std = math.sqrt((rss)",
          "against_a_dense_process"),
-        ("solvers/gaussian_process.py", "free = settled - product(product(settled, across), across.T)", "free = settled",
+        ("solvers/gaussian_process.py", "settled - product(product(settled, across), across.T)", "settled",
          "no_negative_taps_is")],
     "solvers/test_mean.py": [
         ("solvers/least_squares.py", "fit.log_evidence - unit", "fit.log_evidence", "the_same_bits_at_any"),
