@@ -344,7 +344,7 @@ def most_probable(
     if distance >= likely(count):
         return fit, distance, count
     taps = np.maximum(mean + factor @ step, 0.0)
-    taps[all_taps(grids, x > 0)] = 0.0
+    taps[all_taps(grids, x) > 0] = 0.0
     _, rss = residual_at(stats, taps)
     free = settled - product(product(settled, across), across.T)  # of the covariance given that those taps are zero
     df_model = float(np.einsum("ij,ij->", free, product(stats.gram, free))) / fit.noise_std**2
