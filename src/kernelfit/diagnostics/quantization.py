@@ -146,7 +146,7 @@ def allowed(
     note = (
         f"the noise is {fit.noise_std / fit.rounding:.3g} times that of rounding to integers, as a filter leaves that "
         "rounds half way: standard errors hold that it is correlated or uneven (sandwich); where its errors follow the "
-        "picture, the filter's own kernel may differ by some standard errors more"
+        "picture, small weights of the filter's own kernel may differ by many of them"
     )
     return dataclasses.replace(
         wider,
