@@ -591,7 +591,10 @@ def test_black_and_white_is_not_saturated(values):
     """Without one of them nothing would be left to see."""
     drawing = np.random.default_rng(4).choice(np.array(values, dtype=np.uint8), (41, 53))
     fit = find_kernel(drawing, np.roll(drawing, (1, -1), (0, 1)), (3, 5), boundary="wrap")
-    assert fit.verdict.ok and fit.n_pixels == drawing.size and "they are used, " in fit.notes[0]
+    assert fit.n_pixels == drawing.size and "they are used, " in fit.notes[0]
+    # rounding to 0 and 1 leaves open what any other tap adds, up to a half
+    assert fit.verdict is (Verdict.ILL_CONDITIONED if values == (0, 1) else Verdict.SOLVED)
+    assert fit.verdict.ok or ("rounding" in str(fit) and 0.05 < np.median(fit.stderr) < 0.5)
     expected = np.zeros((3, 5))
     expected[2, 1] = 1
     assert_close(fit.kernel, expected, 1e-12)

@@ -327,6 +327,8 @@ def most_probable(
     factor, mean = fit._covariance_factor(), fit.kernel.ravel()
     if mean.min() >= 0:
         return fit, 0.0, 0
+    size = math.ldexp(1.0, math.frexp(float(np.abs(factor).max()))[1])  # whose square may be beyond all numbers
+    factor, mean = factor / size, mean / size
     # one of each set of taps that are equal by symmetry stands for all
     grids = [Grid(shape, prior.symmetric) for shape, prior in zip(stats.supports, fit.priors, strict=True)]
     starts = np.cumsum([0] + [math.prod(grid.shape) for grid in grids])
@@ -343,11 +345,11 @@ def most_probable(
     across, distance = across[:, :count], float(step @ step)
     if distance >= likely(count):
         return fit, distance, count
-    taps = np.maximum(mean + factor @ step, 0.0)
+    taps = np.maximum(mean + factor @ step, 0.0) * size
     taps[all_taps(grids, x) > 0] = 0.0
     _, rss = residual_at(stats, taps)
     free = settled - product(product(settled, across), across.T)  # of the covariance given that those taps are zero
-    df_model = float(np.einsum("ij,ij->", free, product(stats.gram, free))) / fit.noise_std**2
+    df_model = float(np.einsum("ij,ij->", free, product(stats.gram, free))) / (fit.noise_std / size) ** 2
     changed = dataclasses.replace(
         fit, kernel=taps.reshape(fit.kernel.shape), rss=rss, df_model=df_model, solver=f"{fit.solver}, no negative taps"
     )
