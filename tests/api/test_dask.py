@@ -287,7 +287,7 @@ def scenes_to_doubt():
     some = rng.random(image.shape)
     yield "clipped", sharp, np.clip(sharpened, 0, 255).astype("u1"), {}, Verdict.SOLVED
     yield "clipped, an edge", sharp, np.clip(sharpened, 0, 255).astype("u1"), {"boundary": "symm"}, Verdict.SOLVED
-    yield "clipped, told", sharp, np.clip(sharpened, 10, 240), {"saturated": (10, None)}, Verdict.UNEVEN_NOISE
+    yield "clipped, told", sharp, np.clip(sharpened, 10, 240), {"saturated": (10, None)}, Verdict.NONLINEAR
     yield "black and white", sharp, np.where(sharpened > 128, 255, 0).astype("u1"), {}, Verdict.NONLINEAR
     yield "wrapped round", sharp, (2.05 * sharp).astype("i4").astype("u1"), {}, Verdict.WRAPPED
     yield "rounded", sharp, np.rint(sharpened / 4).astype("i2"), {}, Verdict.SOLVED

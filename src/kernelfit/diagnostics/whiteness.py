@@ -21,7 +21,7 @@ from ..data.extent import Extent, runs
 from ..data.observation import Observation, Weights, own_row, refuse_nonfinite
 from .parts import REACH, Parts, farthest, products
 from .samples import Memo, places_of_noise, sample
-from .tiles import Part, thinned
+from .tiles import Part, root_of, thinned
 
 #: Runs of planes looked at in volumes.
 _RUNS = 2
@@ -204,13 +204,17 @@ def examine(
     energy, pixels, seen = 0.0, 0, []
     between = Parts(ndim)
     for run in runs(observations, _RUNS, REACH + 1):
-        tiles, targets, known = _windows(observations, fit, weights, run, memo, read)
+        tiles, targets, known, root = _windows(observations, fit, weights, run, memo, read)
         if most < math.inf:
             known = known & (np.abs(tiles) <= most)
             tiles, targets = np.where(known, tiles, 0.0), np.where(known, targets, 0.0)
         even = weights is None and most == math.inf
         which: Any = np.s_[...] if even else known
-        seen.append((tiles[which].ravel(), (targets - tiles)[which].ravel()))
+        model = (targets - tiles)[which].ravel()
+        if root is not None:  # less its mean times the roots of the weights, which are no signal
+            each = root[which].ravel()
+            model = model - each * (float(np.sum(each * model)) / max(float(np.sum(each**2)), 1e-300))
+        seen.append((tiles[which].ravel(), model))
         pixels += tiles.size if even else int(known.sum())
         energy += float(np.sum(targets**2))
         sums += products(tiles)
@@ -309,26 +313,27 @@ def _windows(
     run: Sequence[int],
     memo: Memo | None,
     read: list[Part] | None,
-) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
-    """Return residual, target and what counts of some tiles of a pair, of planes of a volume one upon the other."""
+) -> tuple[Array, Array, npt.NDArray[np.bool_], Array | None]:
+    """Return residual, target, what counts and the roots of the weights of tiles of a pair, of planes in stacks."""
     held = thinned(read or [], observations[run[0]])
     if held is not None:
-        return held.left, held.targets, held.known
+        return held.left, held.targets, held.known, held.root
     own = [None if weights is None else weights[at] for at in run]
     counts: Weights | None = own[0]
     if weights is not None and len(run) > 1:
         counts = np.any([np.asarray(one) > 0 for one in own], axis=0)
     where = places_of_noise(observations[run[0]], counts)
     if weights is None and observations[run[0]].plane is not None:
-        return _of_planes(observations, fit, run, *where)
+        return *_of_planes(observations, fit, run, *where), None
     every = [
         sample(observations[at], fit, (at, len(observations)), one, *where, memo)
         for at, one in zip(run, own, strict=True)
     ]
     if observations[run[0]].plane is None:
-        return every[0].left, every[0].targets, every[0].known
+        return every[0].left, every[0].targets, every[0].known, every[0].root
     left, targets, known = (np.stack([getattr(p, name) for p in every], 1) for name in ("left", "targets", "known"))
-    return left, targets, known
+    root = None if weights is None else np.stack([root_of(p, p.known) for p in every], 1)
+    return left, targets, known, root
 
 
 def _of_planes(
