@@ -143,3 +143,15 @@ def test_a_bad_pixel_spoils_what_it_lies_under_and_nothing_else(shape, bad, stri
     assert 0 < under.sum() < under.size / 2
     np.testing.assert_array_equal(np.isnan(found), under)
     assert_close(found[~under], apply_kernel(image, kernel, **keywords)[~under], 1e-13)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("shape", [(3, 5), (2, 3, 5), (1, 7)])
+def test_a_kernel_that_is_not_finite_is_refused(shape, bad):
+    """One such tap would make all pixels NaN."""
+    kernel, channels = np.ones(shape), {"channel_axis": -1} if len(shape) == 3 else {}
+    kernel[..., 0, 4] = bad
+    image = np.ones((9, 11, 2)) if channels else np.ones((9, 11))
+    with pytest.raises(ValueError, match=r"got kernel with . of .* NaN or infinite, the first at .*0, 4.*nan_to_num"):
+        kernelfit.apply_kernel(image, kernel, **channels)
+    assert np.isfinite(kernelfit.apply_kernel(image, np.nan_to_num(kernel, posinf=0.0), **channels)).all()

@@ -65,6 +65,7 @@ def thinned(parts: Sequence[Part], observation: Observation) -> samples.Sample |
         root=None if part.root is None else part.root[some],
         blocks=part.blocks[:, some],
         made=samples.Memo(),
+        at=None,
     )
 
 

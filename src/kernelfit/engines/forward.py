@@ -97,7 +97,8 @@ def apply_kernel(
     TypeError
         If a dtype is not one of numbers, or a keyword is of the wrong type.
     ValueError
-        If an array is empty or not 2-D, a keyword's value is unknown, or the kernel is larger than the image allows.
+        If an array is empty or not 2-D, a keyword's value is unknown, a tap is not finite, or the kernel is larger than
+        the image allows.
 
     Examples
     --------
@@ -141,6 +142,13 @@ def as_kernel(kernel: npt.ArrayLike, channel_axis: int | None) -> Array:
         array = np.asarray(given)
         flat = array.reshape(-1, array.shape[-1]) if array.size else array[..., 0]
     taps = np.asarray(as_image(flat, "kernel", NUMBERS))
+    wrong = ~np.isfinite(taps.reshape(given.shape))
+    if wrong.any():  # a single one makes all pixels NaN
+        first = tuple(np.argwhere(wrong)[0].tolist())
+        raise ValueError(
+            f"got kernel with {int(wrong.sum())} of {wrong.size} taps NaN or infinite, the first at {first}; need "
+            "finite ones: numpy.nan_to_num(kernel) leaves them out"
+        )
     found: Any = taps.astype(np.complex128 if taps.dtype.kind == "c" else np.float64)
     return found.reshape(given.shape)  # type: ignore[no-any-return]
 
