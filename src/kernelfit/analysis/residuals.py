@@ -33,11 +33,11 @@ def windows(fit: Estimate, image: npt.ArrayLike, target: npt.ArrayLike, side: in
     for part, planes in zip(fit.parts or (fit,), planes_of(fit, image, target), strict=True):
         most = max(min(_LEAST, side), side // math.ceil(math.sqrt(min(len(planes), _MOST))))
         lefts = [_window(part, each, most) for each in planes[:_MOST]]
-        found.append([half for left in lefts for half in _halves(left)])
+        found.append([half for left in lefts for half in halves(left)])
     return found
 
 
-def _halves(left: npt.NDArray[Any]) -> list[Array]:
+def halves(left: npt.NDArray[Any]) -> list[Array]:
     """Return the real and the imaginary part of a complex window, a real one as it is."""
     return [left.real, left.imag] if left.dtype.kind == "c" else [left]
 

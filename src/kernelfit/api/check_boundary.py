@@ -15,6 +15,7 @@ from ..core.geometry import Convention
 from ..core.model import Execution, Model, Selection
 from ..core.validation import as_list, as_workers
 from ..data import masking
+from ..data.complex_parts import parts_of
 from ..data.observation import (
     NUMBERS,
     Items,
@@ -171,14 +172,17 @@ def boundary_of(
 
 def _of_volumes(image: object, target: object, fit: Estimate, selection: Selection, workers: int) -> BoundaryCheck:
     """Find out which boundary the target of a volume was made with."""
-    conv, background, given = fit.convention, fit.background, list(fit.parts or (fit,))
-    words = {**conv.keywords(), "background": None if background is None else background.degree}
+    background, given = fit.background, [taken_apart(one) for one in fit.parts or (fit,)]
+    words = {**fit.convention.keywords(), "background": None if background is None else background.degree}
+    conv, numbers = given[0].convention, fit.convention.numbers
+    words["real"], parts = numbers == "real of complex", 1 if numbers == "real" else 2
     words |= {"channel_axis": fit.channel_axis, "channels": fit.channels or "shared"}
     free = Model(fit.kernel.shape[-3:], **{**words, "boundary": None})
     filled = Model(fit.kernel.shape[-3:], **{**words, "boundary": "fill", "fillvalue": 0.0})
     weighed = any(one.weights is not None for one in given)
     chosen = dataclasses.replace(selection, nan="mask" if weighed else "error", saturated=None)
-    every, inner = (make_plan(image, target, model, chosen) for model in (filled, free))
+    every, inner = (make_plan(image, target, model, chosen, kinds=NUMBERS) for model in (filled, free))
+    every.require_numbers(numbers)
     places = [(g, t) for g, group in enumerate(every.groups) for t in range(len(group[0].targets))]
     if weighed or any(j for g, _ in places for one in every.judged(g) for j in one):
         part = inner if conv.boundary is None else every
@@ -188,32 +192,35 @@ def _of_volumes(image: object, target: object, fit: Estimate, selection: Selecti
             whole = stacked(every.groups[g], [in_place(item) for item in _whole_items(every, g, t)])
             own = one.weights if isinstance(one.weights, tuple) else (one.weights,) * len(whole)
             seen = stacked(part.groups[g], [in_place(_whole_item(plane)) for plane in part.groups[g]])
-            for lot, both in enumerate(zip(whole, own, seen, strict=True)):
+            for lot, both in list(enumerate(zip(whole, own, seen, strict=True)))[::parts]:  # either part counts alike
                 table[lot * every.n_pairs // len(whole)].append(_volume_weights(*both, known=known))
         axis = fit.channel_axis
         weights = [row[0] if axis is None else np.stack(row, axis=axis) for row in table]
         chosen = Selection(weights=weights if every.listed else weights[0], nan=chosen.nan, saturated=None)
-        every, inner = (make_plan(image, target, model, chosen) for model in (filled, free))
+        every, inner = (make_plan(image, target, model, chosen, kinds=NUMBERS) for model in (filled, free))
     items, inside = ([_whole_items(plan, *place) for place in places] for plan in (every, inner))
     settings = pipeline.Settings(execution=Execution(workers=workers), diagnosis=False, edges=False)
     asis, groups = conv.boundary is None and background is None, range(len(every.groups))
-    found = given if asis else [one for g in groups for one in pipeline.fit_of_group(inner, g, settings)]
+    found = given if asis else [taken_apart(one) for g in groups for one in pipeline.fit_of_group(inner, g, settings)]
     matched = zip(inside, found, strict=True)
     squares = sum(_weighted_squares(own, one, workers) if asis else one.rss for own, one in matched)
     n_inside = sum(item.n_pixels for own in inside for item in own)
     df_resid = n_inside - sum(one.rank for one in found)
     if df_resid < 1:
         raise ValueError(_NO_ROOM)
-    images = [as_volumes(one, "image", fit.channel_axis) for one in as_list(image) or [image]]
+    images = [as_volumes(one, "image", fit.channel_axis, NUMBERS) for one in as_list(image) or [image]]
     planes = []
     for (g, _), one, some in zip(places, found, items, strict=True):
-        n_lots = len(lots(every.groups[g]))
+        n_lots = len(lots(every.groups[g])) // parts
         for p in _planes([item.observation for item in some], [one], [item.weights for item in some]):
             assert p.observation.plane is not None
-            lot = p.observation.plane.volume
+            lot = p.observation.plane.volume // parts
             sources = images[lot * every.n_pairs // n_lots]
             channel = lot % (n_lots // every.n_pairs) if fit.channels == "shared" else g
-            planes.append(dataclasses.replace(p, images=sources if fit.channels == "mixed" else sources[channel:][:1]))
+            volumes = sources if fit.channels == "mixed" else sources[channel:][:1]
+            if numbers != "real":
+                volumes = parts_of(volumes, p.observation.imaginary, real=numbers != "complex")
+            planes.append(dataclasses.replace(p, images=volumes))
     return _compare(planes, along(conv, slice(1, 3)), squares / df_resid, df_resid, n_inside / df_resid)
 
 

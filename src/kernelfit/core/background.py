@@ -148,7 +148,7 @@ class Background:
             The part of `image`, of which no more is made.
         """
         row = self.coefficients.reshape(len(self.shapes), -1, len(self.powers))[pair, channel]
-        cube = np.zeros((self.degree + 1,) * 3)
+        cube = np.zeros((self.degree + 1,) * 3, dtype=row.dtype)
         cube[tuple(np.transpose(self.powers))] = row
         down, rows, cols = (legendre(n, self.degree) for n in self.shapes[pair])
         return np.asarray(np.einsum("ijk,zi,yj,xk->zyx", cube, down[some], rows, cols, optimize=True))

@@ -23,6 +23,11 @@ def joined(array: Any, axis: int = 0) -> Any:
     return complex_of(real, imaginary)
 
 
+def _sides(fit: Estimate) -> tuple[int, ...]:
+    """Return the sides of one kernel, as the code for images has them."""
+    return fit.kernel.shape[-3 if fit.convention.ndim == 3 else -2 :]
+
+
 def raised(fit: Estimate) -> Estimate:
     """Return an estimate of the parts of complex images as their user has it; every other one as it is."""
     conv = fit.convention
@@ -35,7 +40,7 @@ def raised(fit: Estimate) -> Estimate:
         "notes": tuple(dict.fromkeys(fit.notes)),
     }
     if conv.numbers == "complex":
-        kernel = fit.kernel.reshape(2, -1, *fit.kernel.shape[-2:])
+        kernel = fit.kernel.reshape(2, -1, *_sides(fit))
         whole = joined(kernel)[0]
         fields |= {
             "kernel": whole[0] if len(whole) == 1 else whole,
@@ -65,7 +70,7 @@ def taken_apart(fit: Estimate) -> Estimate:
         "noise_std": fit.noise_std / math.sqrt(2.0),
     }
     if conv.numbers == "complex":
-        kernel = fit.kernel.reshape(-1, *fit.kernel.shape[-2:])
+        kernel = fit.kernel.reshape(-1, *_sides(fit))
         fields |= {"kernel": np.concatenate([kernel.real, kernel.imag]), "rank": 2 * fit.rank}
         fields |= {"df_model": 2 * fit.df_model, "priors": 2 * fit.priors}
         if fit.path is not None:

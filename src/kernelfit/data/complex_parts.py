@@ -28,6 +28,12 @@ class Part:
         return np.asarray(self[:, :], dtype=dtype)
 
 
+def parts_of(images: Sequence[Sequence[Any]], imaginary: bool, *, real: bool) -> list[list[Any]]:  # noqa: FBT001
+    """Return the planes of which one part of the target is made, given those of each image; see `apart`."""
+    kinds = [(imaginary, False), (not imaginary, not imaginary)][: 1 if real else 2]
+    return [[Part(plane, imaginary=i, negative=n) for plane in image] for i, n in kinds for image in images]
+
+
 def whole_of(array: Any) -> Any:
     """Return the complex array of which another, masked perhaps, is a part; None of others."""
     while not isinstance(array, Part) and hasattr(array, "array"):
@@ -44,9 +50,10 @@ def is_imaginary(array: Any) -> bool:
 
 def apart(observation: Observation, *, real: bool) -> list[Observation]:
     """Return the observations of real and imaginary parts of complex images; a `real` kernel has but one part."""
-    # The kernels of the real parts of all sources come first, then those of the imaginary parts.
-    conv = observation.geometry.convention
-    conv = dataclasses.replace(conv, numbers="real of complex" if real else "complex", apart=True)
+    # The kernels of the real parts of all sources come first, then those of the imaginary parts. Of a plane each part
+    # is one of a volume of its own.
+    words: dict[str, Any] = {"numbers": "real of complex" if real else "complex", "apart": True}
+    conv = dataclasses.replace(observation.geometry.convention, **words)
     geometry = dataclasses.replace(observation.geometry, convention=conv)
 
     def part(readers: Sequence[Reader], imaginary: bool, negative: bool = False) -> tuple[Reader, ...]:
@@ -60,8 +67,13 @@ def apart(observation: Observation, *, real: bool) -> list[Observation]:
         sources = part(observation.sources, imaginary)
         if not real:
             sources += part(observation.sources, not imaginary, negative=not imaginary)
-        targets = part(observation.targets, imaginary)
-        found.append(
-            dataclasses.replace(observation, geometry=geometry, sources=sources, targets=targets, imaginary=imaginary)
-        )
+        own: dict[str, Any] = {"sources": sources, "targets": part(observation.targets, imaginary)}
+        if (plane := observation.plane) is not None:
+            own["plane"] = dataclasses.replace(
+                plane,
+                volume=2 * plane.volume + imaginary,
+                convention=dataclasses.replace(plane.convention, **words),
+                n_channels=plane.n_channels * (1 if real else 2),
+            )
+        found.append(dataclasses.replace(observation, geometry=geometry, imaginary=imaginary, **own))
     return found

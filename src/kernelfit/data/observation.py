@@ -346,6 +346,12 @@ def lots(observations: Sequence[Observation]) -> list[list[int]]:
     return list(found.values())
 
 
+def halves(observations: Sequence[Observation]) -> list[tuple[list[int], list[int]]]:
+    """Return which observations are of the real parts of complex numbers that belong together, which of the others."""
+    every = lots(observations)
+    return list(zip(every[::2], every[1::2], strict=True))
+
+
 def own_row(observation: Observation, coefficients: Array, at: int, n: int) -> Array:
     """Return the coefficients of the background of an observation, the one at a place among n."""
     if observation.plane is not None:

@@ -123,14 +123,15 @@ class FitPlan:
     @functools.cached_property
     def _volumes(self) -> dict[tuple[int, int, int], VolumeSelection]:
         """What is said of the pixels of each volume, by its group, its target if channels are mixed, and its number."""
-        found = {}
+        found, parts = {}, 1 if self.numbers == "real" else 2
         for group, every in enumerate(self.groups):
-            n_lots = len(lots(every))
+            n_lots = len(lots(every)) // parts
             for number, lot in enumerate(lots(every)):
+                volume = number // parts
                 for t in range(len(every[0].targets)):
-                    at = {None: None, "shared": number % (n_lots // self.n_pairs), "separate": group, "mixed": t}
+                    at = {None: None, "shared": volume % (n_lots // self.n_pairs), "separate": group, "mixed": t}
                     own = [of_target(every[i], t) for i in lot]
-                    pair = number * self.n_pairs // n_lots
+                    pair = volume * self.n_pairs // n_lots
                     found[group, t, number] = self._volume(own, pair, at[self.channels])
         return found
 
@@ -142,7 +143,8 @@ class FitPlan:
 
         given, (image_masked, target_masked), plane = self.selection, self.masked, own[0].plane
         assert plane is not None
-        sources = range(plane.n_channels) if self.channels == "mixed" else [channel]
+        parts = 2 if self.numbers == "complex" else 1
+        sources = (list(range(plane.n_channels // parts)) if self.channels == "mixed" else [channel]) * parts
         selection = PlaneSelection(
             masks=(part(given.mask, "mask", channel), part(target_masked, "mask", channel)),
             image_masks=tuple(
@@ -150,7 +152,7 @@ class FitPlan:
             ),
             weights=part(given.weights, "weights", channel),
             nan=given.nan,
-            saturated=given.saturated,
+            saturated=given.saturated if self.numbers == "real" else None,
         )
         return VolumeSelection(selection, own, self.n_planes[pair])
 
@@ -287,9 +289,8 @@ def make_plan(
         )
     listed = images is not None
     if model.dimensions == 3:
-        return _of_volumes(
-            images or [image], targets or [target], model, selection, (image_masked, target_masked), listed, determined
-        )
+        both, masked = (images or [image], targets or [target]), (image_masked, target_masked)
+        return _of_volumes(*both, model, selection, masked, listed, determined, kinds)
     # pairs x (observations that share kernels) x (observations that do not)
     pairs: list[list[Observation]] = []
     for i, (one, other) in enumerate(zip(images or [image], targets or [target], strict=True)):
@@ -316,9 +317,7 @@ def make_plan(
     _alike(pairs)
     by_channel = list(zip(*pairs, strict=True))
     groups = [tuple(p for parts in pairs for p in parts)] if model.channels == "shared" else by_channel
-    several = [r.array.dtype for group in groups for one in group for r in (*one.sources, *one.targets)]
-    is_complex = kinds == NUMBERS and any(np.dtype(dtype).kind == "c" for dtype in several)
-    numbers = "real" if not is_complex else "real of complex" if model.real else "complex"
+    numbers = _numbers(groups, model, kinds)
     for group in groups:
         n_more = 0
         for observation in group:
@@ -328,7 +327,7 @@ def make_plan(
         if determined or all(observation.geometry.n_pixels == 0 for observation in group):
             equations = [p.geometry for p in group] * (2 if numbers == "real of complex" else 1)
             require_determined(equations, len(group[0].sources), n_more)
-    if is_complex:
+    if numbers != "real":
         groups = [tuple(part for p in group for part in apart(p, real=model.real)) for group in groups]
     return FitPlan(tuple(groups), model, selection, (image_masked, target_masked), len(pairs), listed, numbers)
 
@@ -341,13 +340,14 @@ def _of_volumes(
     masked: Any,
     listed: bool,  # noqa: FBT001
     determined: bool,  # noqa: FBT001
+    kinds: str,
 ) -> FitPlan:
     """Judge pairs of volumes, and say what is to be solved."""
     pairs: list[list[tuple[Any, Any, str]]] = []  # the volumes of each pair, of channels that are mixed together
     for i, pair in enumerate(zip(images, targets, strict=True)):
         names = (f"image[{i}]", f"target[{i}]") if listed else ("image", "target")
         both = zip(pair, names, strict=True)
-        sources, results = (as_volumes(value, name, model.channel_axis) for value, name in both)
+        sources, results = (as_volumes(value, name, model.channel_axis, kinds) for value, name in both)
         _require_as_many(names, sources, results, model.channels)
         where = f"pair {i}" if listed else ""
         if model.channels == "mixed":
@@ -368,8 +368,19 @@ def _of_volumes(
             found += laid
         require_determined_volumes(found, determined=determined)
         groups.append(tuple(found))
-    n_planes = tuple(len(parts[0][0][0]) for parts in pairs)
-    return FitPlan(tuple(groups), model, selection, masked, len(pairs), listed, n_planes=n_planes)
+    n_planes, numbers = tuple(len(parts[0][0][0]) for parts in pairs), _numbers(groups, model, kinds)
+    if numbers != "real":  # the planes of the real part of each volume, then those of the imaginary part
+        volumes = [[[group[i] for i in lot] for lot in lots(group)] for group in groups]
+        halves = [[zip(*(apart(p, real=model.real) for p in lot), strict=True) for lot in group] for group in volumes]
+        groups = [tuple(p for both in group for half in both for p in half) for group in halves]
+    return FitPlan(tuple(groups), model, selection, masked, len(pairs), listed, numbers, n_planes)
+
+
+def _numbers(groups: Sequence[Sequence[Observation]], model: Model, kinds: str) -> str:
+    """Say what numbers the kernels of pairs are of, as in `FitPlan`."""
+    several = [r.array.dtype for group in groups for one in group for r in (*one.sources, *one.targets)]
+    is_complex = kinds == NUMBERS and any(np.dtype(dtype).kind == "c" for dtype in several)
+    return "real" if not is_complex else "real of complex" if model.real else "complex"
 
 
 def _require_as_many(names: Sequence[str], sources: Sequence[Any], results: Sequence[Any], channels: str) -> None:

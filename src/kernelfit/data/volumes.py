@@ -19,7 +19,7 @@ from ..core.mode import infer_mode
 from ..core.model import Model, as_ends
 from . import chunked, mapped
 from .masking import PlaneSelection, as_mask, as_weights, count_at_ends
-from .observation import Observation, Plane, Weights, as_array, lots, source_reader, target_reader
+from .observation import REAL, Observation, Plane, Weights, as_array, lots, source_reader, target_reader
 from .reader import Reader
 
 T = TypeVar("T")
@@ -28,11 +28,11 @@ _MOST_PLANES, _MOST_EDGES = 6, 4
 _NOTE = re.compile(r"(\d+) of (\d+) (target pixels .*)")
 
 
-def as_volumes(value: object, name: str, axis: int | None = None) -> list[list[Any]]:
+def as_volumes(value: object, name: str, axis: int | None = None, kinds: str = REAL) -> list[list[Any]]:
     """Return the planes of each channel of something of four dimensions; without an axis of channels of one volume."""
     if axis is None:
-        return [as_volume(value, name)]
-    array = as_array(value, name)
+        return [as_volume(value, name, kinds)]
+    array = as_array(value, name, kinds)
     shape = tuple(array.shape)
     if len(shape) != 4:
         raise ValueError(
@@ -44,13 +44,13 @@ def as_volumes(value: object, name: str, axis: int | None = None) -> list[list[A
     if 0 in shape:
         raise ValueError(f"got an empty {name} (shape {shape}), need at least one pixel and one channel")
     if isinstance(array, np.ndarray):
-        return [as_volume(one, name) for one in np.moveaxis(array, axis, 0)]
-    return [as_volume(chunked.Plane(array, axis % 4, i), name) for i in range(shape[axis])]
+        return [as_volume(one, name, kinds) for one in np.moveaxis(array, axis, 0)]
+    return [as_volume(chunked.Plane(array, axis % 4, i), name, kinds) for i in range(shape[axis])]
 
 
-def as_volume(value: object, name: str) -> list[Any]:
-    """Return the planes of something of three dimensions, real and sliceable, or say why it is none."""
-    array = as_array(value, name)
+def as_volume(value: object, name: str, kinds: str = REAL) -> list[Any]:
+    """Return the planes of something of three dimensions, as `as_image` does, or say why it is none."""
+    array = as_array(value, name, kinds)
     shape = tuple(array.shape)
     if len(shape) != 3:
         remedies = {
@@ -115,7 +115,8 @@ def lay_planes(
     image, target = ((len(some[0]), *some[0][0].shape) for some in (sources, results))
     along, plan = _laid(image, kernel, conv)
     step, first, before = conv.stride[0], along.offset[1], along.before[1]
-    filled = np.broadcast_to(np.float64(conv.fillvalue), plan.image_shape)
+    kind = np.complex128 if np.dtype(sources[0][0].dtype).kind == "c" else np.float64
+    filled = np.broadcast_to(kind(conv.fillvalue), plan.image_shape)
     seen: dict[tuple[int, int | None], Reader] = {}
     for z in range(along.size[1]):
         at = _places(step * z - before, kernel[0], image[0], conv.boundary)

@@ -145,7 +145,8 @@ class _Plane:
         own = dataclasses.replace(one.plane.convention, boundary=conv.boundary, fillvalue=conv.fillvalue)
         filled = np.broadcast_to(np.float64(conv.fillvalue), shape)
         at = images_under(own, one.plane.at, len(self.images[0]), one.supports[0])
-        return [filled if i is None else zeros if blank else image[i] for image in self.images for i in at]
+        both = ((image, zeros if is_imaginary(image[0]) else filled) for image in self.images)
+        return [beyond if i is None else zeros if blank else image[i] for image, beyond in both for i in at]
 
 
 def doubt(observations: Sequence[Observation], fits: Sequence[Estimate], memo: Memo | None = None) -> list[Estimate]:

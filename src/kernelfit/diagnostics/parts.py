@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -60,16 +59,17 @@ class Parts:
 
     def __init__(self, ndim: int) -> None:
         self._sums = np.zeros((2, 2, *(2 * REACH + 1,) * ndim))  # of u u - v v, u v; and of their squares
-        self._real: tuple[Any, Array] = None, self._sums  # the complex target, and the residual of its real part
+        self._real: dict[int, Array] = {}  # residuals of real parts whose imaginary parts are to come, by the target
+        self._met = False
 
     def add(self, observation: Observation, tiles: Array) -> None:
-        """Add the residual of a part; the imaginary parts follow the real ones of the same pixels."""
+        """Add the residual of a part; the imaginary parts come after the real ones of the same pixels."""
         whole = whole_of(observation.targets[0].array)
-        if not observation.imaginary:
-            self._real = whole, tiles
-        if not observation.imaginary or whole is None or self._real[0] is not whole:
+        if whole is not None and not observation.imaginary:
+            self._real[id(whole)] = tiles
+        if not observation.imaginary or id(whole) not in self._real:
             return
-        u, v = self._real[1], tiles
+        u, v, self._met = self._real.pop(id(whole)), tiles, True
         self._sums[0, 0] += products(u) - products(v)
         self._sums[1, 0] += products(u**2) + products(v**2)
         self._sums[0, 1] += products(u, v)
@@ -77,7 +77,7 @@ class Parts:
 
     def beside(self, mean: Array, pairs: Array, significant: float) -> tuple[Array | None, int]:
         """Return the autocovariances of both parts and between them, and their reach; None for circular noise."""
-        if self._real[0] is None:  # no complex numbers
+        if not self._met:  # no complex numbers
             return None, 0
         half = np.maximum(pairs / 2, 1.0)
         found = self._sums[0] / half

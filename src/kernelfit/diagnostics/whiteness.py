@@ -115,9 +115,11 @@ class NoiseCheck:
         if self.reach == 0 and self.parts is not None:
             middle: Any = (..., *(n // 2 for n in self.autocovariance.shape))
             (re, both), (_, im) = self.parts[middle]
+            ratio = math.sqrt(re / im) if im > 0 else math.inf
+            together = both / math.sqrt(re * im) if re * im > 0 else 0.0
             return (
-                f"the noise is not circular: its real parts have {math.sqrt(re / im):.3g} times the standard deviation "
-                f"of its imaginary parts, and a correlation of {both / math.sqrt(re * im):.2g} with them; plain "
+                f"the noise is not circular: its real parts have {ratio:.3g} times the standard deviation "
+                f"of its imaginary parts, and a correlation of {together:.2g} with them; plain "
                 f"standard errors are off by factors of {self.low:.2g} to {self.high:.2g}"
             )
         if self.reach == 0:

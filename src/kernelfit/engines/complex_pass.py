@@ -36,7 +36,7 @@ def statistics(
                 gram=own,
                 moment=_taken(_padded(one.moment, taps), imaginary),
                 target_sum=one.target_sum * part.unit,
-                supports=(part.geometry.kernel_shape,) * len(part.sources),
+                supports=part.supports,
             )
             for one in every[imaginary * n : (imaginary + 1) * n] + every[2 * n :]
         ]
@@ -72,7 +72,10 @@ def _together(both: Both) -> Observation:
     sources = real.sources[:n] + other.sources[:n]
     if all(isinstance(reader.array, Part) and reader.array.blank for reader in other.sources[:n]):
         sources = sources[:n]
-    return dataclasses.replace(real, sources=sources, targets=real.targets + other.targets)
+    plane = real.plane
+    if plane is not None:
+        plane = dataclasses.replace(plane, n_channels=plane.n_channels // (2 * n // len(sources)))
+    return dataclasses.replace(real, sources=sources, targets=real.targets + other.targets, plane=plane)
 
 
 def _padded(sums: Array, n: int) -> Array:

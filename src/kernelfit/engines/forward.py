@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -157,29 +157,39 @@ def predict(
     image: npt.ArrayLike, kernel: Array, conv: Convention, channel_axis: int | None = None, workers: int | None = None
 ) -> Array:
     """Apply a kernel, or those of channels, as `conv` says; NaN where nothing is assumed of what is needed."""
-    if conv.ndim == 3:
-        return _of_volume(image, kernel, conv, channel_axis, as_workers(workers))
-    sources, threads = as_planes(image, "image", channel_axis, NUMBERS), as_workers(workers)
-    numbers = [kernel.dtype, *(np.dtype(source.dtype) for source in sources)]
-    if all(dtype.kind != "c" for dtype in numbers):
-        return _filtered(sources, kernel, conv, channel_axis, threads)
+    read: Any = as_volumes if conv.ndim == 3 else as_planes
+    filtered = functools.partial(
+        _of_volume if conv.ndim == 3 else _filtered, axis=channel_axis, workers=as_workers(workers)
+    )
+    return _by_parts(filtered, read(image, "image", channel_axis, NUMBERS), kernel, conv)
+
+
+def _by_parts(filtered: Callable[..., Array], sources: list[Any], kernel: Array, conv: Convention) -> Array:
+    """Return what a function makes of planes, or volumes, and a kernel of which it takes real ones."""
+    firsts = [source[0] if isinstance(source, list) else source for source in sources]
+    if all(np.dtype(one.dtype).kind != "c" for one in (kernel, *firsts)):
+        return filtered(sources, kernel, conv)
+
+    def part_of(source: Any) -> Any:
+        return [part_of(plane) for plane in source] if isinstance(source, list) else Part(source, imaginary=imaginary)
+
     total: Any = 0.0
     for unit, imaginary in ((1.0, False), (1j, True)):  # of the image, then of the kernel
-        parts, own = [Part(source, imaginary=imaginary) for source in sources], conv
+        parts, own = part_of(sources), conv
         if imaginary:
             own = dataclasses.replace(conv, fillvalue=0.0)
-        if not all(part.blank for part in parts):
-            total = total + unit * _filtered(parts, kernel.real, own, channel_axis, threads)
+        if not imaginary or any(np.dtype(one.dtype).kind == "c" for one in firsts):
+            total = total + unit * filtered(parts, kernel.real, own)
             if kernel.dtype.kind == "c":
-                total = total + 1j * unit * _filtered(parts, kernel.imag, own, channel_axis, threads)
+                total = total + 1j * unit * filtered(parts, kernel.imag, own)
     return np.asarray(total)
 
 
-def _filtered(sources: list[Any], kernel: Array, conv: Convention, channel_axis: int | None, threads: int) -> Array:
+def _filtered(sources: list[Any], kernel: Array, conv: Convention, axis: int | None, workers: int) -> Array:
     """Return what real kernels make of real planes."""
     ndim = kernel.ndim - (conv.field is not None)
     n_sources = kernel.shape[ndim - 3] if ndim > 2 else len(sources)
-    _require_channels(len(sources), n_sources, channel_axis)
+    _require_channels(len(sources), n_sources, axis)
     plan = geometry.lay_out(tuple(sources[0].shape), _sides(kernel), conv)
     if conv.field is not None and conv.field.shape != plan.image_shape:
         raise ValueError(
@@ -188,18 +198,17 @@ def _filtered(sources: list[Any], kernel: Array, conv: Convention, channel_axis:
         )
     if ndim == 4:
         planes = [
-            functools.reduce(np.add, [_varied(s, k, plan, threads) for s, k in zip(sources, row, strict=True)])
+            functools.reduce(np.add, [_varied(s, k, plan, workers) for s, k in zip(sources, row, strict=True)])
             for row in kernel
         ]
     else:
         each = [kernel] * n_sources if ndim == 2 else kernel
-        planes = [_varied(s, k, plan, threads) for s, k in zip(sources, each, strict=True)]
-    return planes[0] if channel_axis is None else np.stack(planes, axis=channel_axis)
+        planes = [_varied(s, k, plan, workers) for s, k in zip(sources, each, strict=True)]
+    return planes[0] if axis is None else np.stack(planes, axis=axis)
 
 
-def _of_volume(image: npt.ArrayLike, kernel: Array, conv: Convention, axis: int | None, workers: int) -> Array:
+def _of_volume(sources: list[Any], kernel: Array, conv: Convention, axis: int | None, workers: int) -> Array:
     """Return what kernels make of the channels of a volume, as `_filtered` does of planes."""
-    sources = as_volumes(image, "image", axis)
     n_sources = len(sources) if kernel.ndim == 3 else kernel.shape[-4]
     _require_channels(len(sources), n_sources, axis)
     shape = lay_volume_shapes((len(sources[0]), *sources[0][0].shape), kernel.shape[-3:], conv)
@@ -226,8 +235,12 @@ def plane_of(sources: list[list[Any]], kernels: Array, conv: Convention, at: int
     whole = lay_volume_shapes((len(sources[0]), *sources[0][0].shape), kernels.shape[1:], conv)
     if whole != tuple(shape):
         raise ValueError(f"got a target of shape {tuple(shape)}, need {whole} for this image and fit")
-    found = dict(_planes(sources, kernels, conv, whole, (at,), as_workers(None)))
-    return found.get(at, np.full(whole[1:], np.nan))
+
+    def plane(images: list[list[Any]], kernels: Array, conv: Convention) -> Array:
+        found = dict(_planes(images, kernels, conv, whole, (at,), as_workers(None)))
+        return found.get(at, np.full(whole[1:], np.nan))
+
+    return _by_parts(plane, sources, kernels, conv)
 
 
 def _planes(

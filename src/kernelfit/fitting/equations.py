@@ -6,6 +6,7 @@ targets of the first pass, and further sources, of one tap, of those that take t
 """
 
 import dataclasses
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from ..compiled.threads import Progress, add
 from ..core.background import Elimination, without_rounding
 from ..core.normal_equations import NormalEquations, SurfaceSums
 from ..core.validation import Array
-from ..data.observation import Observation, WeightedObservation, lots, surface_readers
+from ..data.observation import Observation, WeightedObservation, halves, lots, surface_readers
 from ..engines import accumulation, complex_pass, weighted
 from ..solvers.cholesky import Inverse, factorise
 from ..solvers.least_squares import LeastSquaresSolution, least_squares, rounding_matters
@@ -96,9 +97,13 @@ def _read(
 ) -> Iterator[tuple[list[Observation], list[NormalEquations]]]:
     """Yield observations that share a background, parts of complex ones together, with statistics and terms."""
     if observations[0].geometry.convention.numbers == "complex":
-        for first in range(0, len(observations), 2):
-            for one, every in complex_pass.statistics(observations[first : first + 2], method, workers, progress):
-                yield [one], every
+        for both in halves(observations):
+            own_of = [[observations[i] for i in half] for half in both]
+            total: list[list[NormalEquations]] = []
+            for pair in zip(*own_of, strict=True):
+                found = [every for _, every in complex_pass.statistics(pair, method, workers, progress)]
+                total = [list(map(operator.add, *two)) for two in zip(total, found, strict=True)] if total else found
+            yield from zip(own_of, total, strict=True)
         return
     for lot in lots(observations):
         own = [observations[at] for at in lot]
@@ -178,9 +183,11 @@ def residual_moments(
         every.append(surface)
     found: list[Sequence[Array]] = []
     if plan.convention.numbers == "complex":
-        for i in range(0, len(observations), 2):
-            both = observations[i : i + 2]
-            found += complex_pass.residual_moments(both, kernels, every[i : i + 2], method, workers, progress)
+        for i, both in enumerate(halves(observations)):
+            pairs = [[observations[re], observations[im]] for re, im in zip(*both, strict=True)]
+            surfaces = every[2 * i : 2 * i + 2]
+            each = [complex_pass.residual_moments(pair, kernels, surfaces, method, workers, progress) for pair in pairs]
+            found += map(add, zip(*each, strict=True))
     else:
         for i, lot in enumerate(lots(observations)):
             sums = []

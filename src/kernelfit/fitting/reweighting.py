@@ -17,7 +17,7 @@ from ..core.findings import Finding, Verdict
 from ..core.model import PixelVariance
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
-from ..data.observation import Items, WeightedObservation, Weights
+from ..data.observation import Items, WeightedObservation, Weights, halves
 from ..engines import sampling, weighted_iteration
 from ..engines.weighted_pass import residual
 from ..solvers import cholesky, least_squares
@@ -281,7 +281,16 @@ def _sizes(items: Items, left: Sequence[Array]) -> list[Array]:
     """Return residuals by which pixels are judged; of complex ones their moduli, for either part."""
     if not _moduli(items):
         return list(left)
-    return [one for re, im in zip(left[::2], left[1::2], strict=True) for one in [np.hypot(re, im)] * 2]
+    sizes = list(left)
+    for re, im in _both(items):
+        sizes[re] = sizes[im] = np.hypot(left[re], left[im])
+    return sizes
+
+
+def _both(items: Items) -> list[tuple[int, int]]:
+    """Return which items are the real and the imaginary parts of the same pixels."""
+    every = halves([item.observation for item in items])
+    return [both for lots in every for both in zip(*lots, strict=True)]
 
 
 def _seen(
@@ -373,7 +382,7 @@ def _far_off(seen: Seen, left: Sequence[Array]) -> tuple[float, float, float]:
         target = np.concatenate([row[:, ::step] for row in rows])
         parts.append((target - r[::step, ::step])[item.weights[::step, ::step] > 0])
     if _moduli(seen.items):
-        parts = [np.hypot(re, im) for re, im in zip(parts[::2], parts[1::2], strict=True)]
+        parts = [np.hypot(parts[re], parts[im]) for re, im in _both(seen.items)]
     # in single precision, or where predictions are alike the rounding of large residuals would tell them apart
     prediction = np.concatenate(parts).astype(np.float32)
     n = min(len(prediction), max(_FEWEST, len(prediction) // 100))
@@ -385,8 +394,8 @@ def _far_off(seen: Seen, left: Sequence[Array]) -> tuple[float, float, float]:
 def _standard(items: Items, left: Sequence[Array]) -> Array:
     """Return residuals in units of a pixel of weight 1, of a sample of the pixels that have a weight."""
     parts = []
-    every = slice(None, None, 1 + _moduli(items))  # moduli stand there twice
-    for item, r in zip(items[every], left[every], strict=True):
+    every = [re for re, _ in _both(items)] if _moduli(items) else range(len(items))  # moduli stand there twice
+    for item, r in ((items[i], left[i]) for i in every):
         step = max(1, math.isqrt(r.size // _MEDIAN_SAMPLE))
         weights, values = item.weights[::step, ::step], r[::step, ::step]
         used = weights > 0

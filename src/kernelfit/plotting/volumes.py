@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ..analysis.residuals import halves, tiled
 from ..core.estimate import Estimate
 from ..core.validation import Array
+from ..data.observation import NUMBERS
 from ..data.volumes import as_volumes
 from ..engines.forward import plane_of
 from .panels import BLUE, GRAY, ORANGE, colorbar, described, new_figure
@@ -77,11 +79,13 @@ def middle_residual(fit: Estimate, image: npt.ArrayLike, target: npt.ArrayLike, 
     several = isinstance(image, list | tuple) and not isinstance(image[0], int | float)
     ndim = 3 + (axis is not None)
     pair = (value[0] if several and np.ndim(value[0]) == ndim else value for value in (image, target))  # type: ignore[index]
-    sources, results = (as_volumes(value, name, axis) for value, name in zip(pair, ("image", "target"), strict=True))
+    sources, results = (
+        as_volumes(value, name, axis, NUMBERS) for value, name in zip(pair, ("image", "target"), strict=True)
+    )
     own = sources if fit.channels == "mixed" else sources[channel : channel + 1]
     at, shape = len(results[channel]) // 2, (len(results[channel]), *results[channel][0].shape)
     kernels = part.kernel.reshape(-1, *part.kernel.shape[-3:])
-    left = np.asarray(results[channel][at][:, :], dtype=np.float64) - plane_of(own, kernels, fit.convention, at, shape)
+    left = np.asarray(results[channel][at][:, :]) - plane_of(own, kernels, fit.convention, at, shape)
     if part.background is not None:
         left -= part.background.planes(0, slice(at, at + 1))[0]
     weights = part.weights[0] if isinstance(part.weights, tuple) else part.weights
@@ -90,7 +94,7 @@ def middle_residual(fit: Estimate, image: npt.ArrayLike, target: npt.ArrayLike, 
         left = np.where(counts > 0, left * np.sqrt(counts), np.nan)
     start = [max(0, (n - _SIDE) // 2) for n in left.shape]
     left = left[start[0] : start[0] + _SIDE, start[1] : start[1] + _SIDE]
-    return np.where(np.isfinite(left), left, np.nan), at
+    return tiled(halves(np.where(np.isfinite(left), left, np.nan))), at
 
 
 def _kernel(fit: Estimate) -> Array:

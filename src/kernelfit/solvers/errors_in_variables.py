@@ -298,7 +298,7 @@ def shared(fit: Estimate, std: float, pairs: Array | None = None) -> Array:
 
 def _shared_by_parts(fit: Estimate, std: float, pairs: Array | None) -> Array:
     """Return what the moments' covariance gains of circular noise, that of the real parts before the others."""
-    kernels: Any = fit.kernel.reshape(-1, *fit.kernel.shape[-2:])
+    kernels: Any = fit.kernel.reshape(-1, *fit.kernel.shape[-3 if fit.convention.ndim == 3 else -2 :])
     if fit.convention.numbers == "complex":
         kernels = joined(kernels)
     # n(d) counts both parts of a pixel, and s^4 is (2 std^2)^2; half of E m m' is in the covariance of the parts
