@@ -8,8 +8,9 @@ import scipy.fft
 import scipy.ndimage
 import scipy.signal
 
-from helpers import camera, grid
-from kernelfit import KernelFit, Verdict, accumulate_spectra, apply_kernel, find_kernel
+import complex_pairs
+from helpers import assert_close, camera, grid
+from kernelfit import KernelFit, Verdict, Wiener, accumulate_spectra, apply_kernel, find_kernel
 
 
 def photograph():
@@ -298,3 +299,61 @@ def test_the_choice_for_large_kernels():
     stats = accumulate_spectra(*crop_of_a_larger_scene(kernel), (33, 35))
     best = min(relative(stats.solve(b).kernel, kernel) for b in 10.0 ** np.arange(-3, 4))
     assert relative(stats.solve().kernel, kernel) < 1.5 * best
+
+
+VOLUMES = [
+    ({}, "cc"),
+    ({"operation": "correlation", "origin": (0, 2, 0)}, "rr"),
+    ({"stride": (2, 1, 3), "offset": (1, 0, 2)}, "rr"),
+    ({"background": 0}, "rr"),
+    ({"background": 0}, "cc"),
+    ({"shape": (1, 2, 3)}, "rr"),
+    ({"shape": (3, 1, 1)}, "rc"),
+]
+
+
+@pytest.mark.parametrize("words, kinds", VOLUMES, ids=str)
+def test_periodic_volumes_are_those_of_least_squares(words, kinds):
+    words = {"boundary": "wrap", "mode": "same"} | words
+    shape, background = words.pop("shape", (3, 2, 2)), words.pop("background", None)
+    image, _, target = complex_pairs.pair((6, 9, 12), shape, kinds=kinds, **words)
+    words |= {"background": background}
+    for one, other in ((image, target), ([image, image[::-1]], [target, target[:, ::-1]])):
+        expected = find_kernel(one, other, shape, **words)
+        fit = find_kernel(one, other, shape, solver=Wiener(0.0), **words)
+        assert fit.kernel.shape == shape and fit.convention == expected.convention
+        assert_close(fit.kernel, expected.kernel, 1e-9)
+        assert fit.rss == pytest.approx(expected.rss, rel=1e-7) and fit.n_pixels == expected.n_pixels
+        if background is not None:
+            assert_close(fit.background.coefficients, expected.background.coefficients, 1e-8)
+
+
+def test_mixed_channels_of_volumes():
+    rng = np.random.default_rng(1)
+    image, target = rng.normal(size=(5, 8, 9, 2)), rng.normal(size=(5, 8, 9, 3))
+    words = dict(channel_axis=-1, channels="mixed", boundary="wrap")
+    expected = find_kernel(image, target, (2, 3, 2), **words)
+    assert_close(find_kernel(image, target, (2, 3, 2), solver=Wiener(0.0), **words).kernel, expected.kernel, 1e-9)
+
+
+def test_volumes_whose_edges_are_tapered():
+    rng = np.random.default_rng(6)
+    image, kernel = rng.normal(size=(12, 60, 70)), rng.normal(size=(3, 5, 4))
+    target = apply_kernel(image, kernel, mode="valid") + 0.1 * rng.normal(size=(10, 56, 67))
+    fit = find_kernel(image, target, (3, 5, 4), solver=Wiener())
+    assert fit.verdict is Verdict.APPROXIMATE and "tapered" in str(fit.findings)
+    error = np.linalg.norm(fit.kernel - kernel)
+    assert 0.3 < error / np.linalg.norm(fit.stderr) < 2 and error < 0.1 * np.linalg.norm(kernel)
+    flat = find_kernel(np.ones_like(image), target, (3, 5, 4), solver=Wiener())
+    assert flat.verdict is Verdict.RANK_DEFICIENT and flat.kernel.shape == (3, 5, 4) and not flat.kernel.any()
+
+
+@pytest.mark.parametrize("origin", [(2, 0), (-1, 5)])
+@pytest.mark.parametrize("words", [{}, {"channel_axis": -1, "channels": "mixed"}, {"stride": (1, 2)}], ids=str)
+def test_an_origin_outside_the_kernel(origin, words):
+    rng = np.random.default_rng(2)
+    image = rng.integers(0, 99, (9, 12, 2) if "channels" in words else (9, 12)).astype(np.int16)
+    target = rng.normal(size=image[:, :: words.get("stride", (1, 1))[1]].shape)
+    words = {"boundary": "wrap", "origin": origin} | words
+    expected, fit = (find_kernel(image, target, (2, 3), solver=s, **words) for s in (None, Wiener(0.0)))
+    assert_close(fit.kernel, expected.kernel, 1e-9)

@@ -3,10 +3,12 @@
 import dataclasses
 import math
 import numbers
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import scipy.fft
 
 from ..compiled.threads import add, bands, in_order
@@ -115,12 +117,14 @@ def _lay_out(plan: Geometry, block: object, taper: object, period: Shape | None)
         windows.append(window)
         overlaps.append(np.ones(k) if periodic else _lagged(window, k))
     rows, cols = plan.kernel_shape
+    inside = all(0 <= b < k for b, k in zip(plan.before, plan.kernel_shape, strict=True))
     return _Layout(
         starts=[(r, c) for r in starts[0] for c in starts[1]],
         owned=[(r, c) for r in owned[0] for c in owned[1]],
         size=(sides[0], sides[1]),
         transform=(transform[0], transform[1]),
-        shift=plan.before if periodic else ((rows - 1) // 2, (cols - 1) // 2),
+        # of periodic data any will do, as far as the reader reaches, which an origin outside the kernel is beyond
+        shift=((rows - 1) // 2, (cols - 1) // 2) if not periodic else plan.before if inside else (0, 0),
         tapers=(windows[0], windows[1]),
         weight_square=squares,
         overlap=len(starts[0]) * len(starts[1]) * np.outer(*overlaps),
@@ -295,24 +299,45 @@ def spectral_statistics(
     observation: Observation, block: object, detrend: object, taper: object, workers: int
 ) -> CrossSpectra:
     """Return the spectra of a problem; with a background the means are taken off."""
-    user, period, order = observation.geometry, _period(observation.geometry), None
+    return lot_spectra([observation], block, detrend, taper, workers)
+
+
+def lot_spectra(
+    observations: Sequence[Observation], block: object, detrend: object, taper: object, workers: int
+) -> CrossSpectra:
+    """Return the spectra of a pair, or of all planes of a volume, which share a background."""
+    user, observation = observations[0].geometry, observations[0]
+    period, order = _period(user), None
     exact = observation.background is not None
     if user.convention.strided or len(observation.sources) > 1:
         order = polyphase.order(user, len(observation.sources)).reshape(-1, *user.kernel_shape)
-        observation = polyphase.split(observation)
-    plan = observation.geometry
+        observations = [polyphase.split(one) for one in observations]
+    plan = observations[0].geometry
     layout = _lay_out(plan, block, taper, period)
     if user.convention.strided and layout.periodic:
         layout = dataclasses.replace(layout, shift=(0, 0))  # in which any will do
     remove = exact or _as_detrend(detrend, layout.periodic)
     with np.errstate(all="ignore"):  # what is not finite shows in the sums
-        means = _means(observation, layout, exact=exact) if remove else None
+        every = [_means(one, layout, exact=exact) for one in observations] if remove else []
+        means = tuple(math.fsum(some) / len(some) for some in zip(*every, strict=True)) or None
         single = _whole if len(layout.starts) == 1 else _by_blocks
-        found = (single if order is None else _of_several)(observation, layout, means, workers)
-        if not math.isfinite(found.check + found.energy):
-            refuse_nonfinite(observation)
-        if means and float(np.mean(np.abs(found.image_power))) <= 1e-26 * len(layout.starts) * means[0] ** 2:
-            found.image_power[...], found.cross[...] = 0.0, 0.0  # a constant less its mean is rounding
+        total: CrossSpectra | None = None
+        for one in observations:
+            found = (single if order is None else _of_several)(one, layout, means, workers)
+            if not math.isfinite(found.check + found.energy):
+                refuse_nonfinite(one)
+            if means and float(np.mean(np.abs(found.image_power))) <= 1e-26 * len(layout.starts) * means[0] ** 2:
+                found.image_power[...], found.cross[...] = 0.0, 0.0  # a constant less its mean is rounding
+            own = _summed(found, layout, plan.kernel_shape, observation.convention, order)
+            total = own if total is None else total + own
+    assert total is not None
+    return total
+
+
+def _summed(
+    found: _Spectra, layout: _Layout, shape: Shape, convention: geometry.Convention, order: npt.NDArray[np.intp] | None
+) -> CrossSpectra:
+    """Return sums of spectra with what they were made of."""
     return CrossSpectra(
         image_power=found.image_power,
         target_power=found.target_power,
@@ -324,9 +349,9 @@ def spectral_statistics(
         n_pixels=layout.n_rows * layout.n_cols,
         target_energy=found.energy,
         target_sum=found.total,
-        shape=plan.kernel_shape,
+        shape=shape,
         shift=layout.shift,
         periodic=layout.periodic,
-        convention=user.convention,
+        convention=convention,
         order=order,
     )

@@ -6,6 +6,7 @@ for each target. Which sums are formed follows from what the solver needs and fr
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from ..diagnostics.misfit import misfits
 from ..diagnostics.samples import Memo
 from ..engines import weighted, weighted_iteration
 from ..engines.cost_model import Choice, resolve
-from ..engines.welch import spectral_statistics
+from ..engines.welch import lot_spectra
 from ..solvers import least_squares, varying
 from ..solvers.conjugate_gradient import ConjugateGradient
 from ..solvers.errors_in_variables import at_the_pixels, finish, shared, slow_variance, take_off
@@ -154,7 +155,8 @@ def _divided(observations: Sequence[Observation], settings: Settings) -> list[Es
     block = _block(observations)
     for t in range(len(observations[0].targets)):
         own = [of_target(p, t) for p in observations]
-        sums = [spectral_statistics(p, block, solver.detrend, solver.taper, threads) for p in own]
+        together = [[own[i] for i in lot] for lot in lots(own)]
+        sums = [lot_spectra(lot, block, solver.detrend, solver.taper, threads) for lot in together]
         if isinstance(block, tuple):  # of which a smaller image fills a part
             sums = [one.scaled(one.n_pixels / (one.n_blocks * math.prod(block))) for one in sums]
         total = functools.reduce(lambda a, b: a + b, sums)
@@ -162,9 +164,12 @@ def _divided(observations: Sequence[Observation], settings: Settings) -> list[Es
             means = [math.fsum(one.target_sum for one in sums[part::2]) for part in (0, 1)]
             total = dataclasses.replace(total, target_sum=math.sqrt(2.0) * math.hypot(*means))
         estimate = divide(total, solver.balance, "laplacian", threads)
+        if own[0].plane is not None:  # whose planes were sources
+            sides = (len(own[0].supports), *own[0].supports[0])
+            estimate = dataclasses.replace(estimate, kernel=estimate.kernel.reshape(sides[sides[0] == 1 :]))
         if own[0].background is not None:
             n_pixels = sum(p.geometry.n_pixels for p in own)
-            (estimate,) = with_background([estimate], own, [_constant(p, threads) for p in own], n_pixels)
+            (estimate,) = with_background([estimate], own, [_constant(lot, threads) for lot in together], n_pixels)
         estimates.append(quantization.judged(estimate, own, 0, threads))
     return estimates
 
@@ -180,13 +185,13 @@ def _block(observations: Sequence[Observation]) -> str | Shape | None:
     return rows, cols
 
 
-def _constant(observation: Observation, threads: int) -> Elimination:
-    """Return what gives the constant that is best beside a kernel."""
-    item = WeightedObservation(observation, np.broadcast_to(np.True_, observation.size))
-    sums, n_taps, total = weighted.border([item], threads), item.n_taps, 0.0
-    (rows, cols), step = observation.size, max(1, _WHOLE // observation.size[1])
-    for row in range(0, rows, step):
-        total += float(observation.targets[0].block(row, 0, (min(step, rows - row), cols)).sum())
+def _constant(lot: Sequence[Observation], threads: int) -> Elimination:
+    """Return what gives the constant that is best beside a kernel, of a pair or of all planes of a volume."""
+    items = [_whole(one).item for one in lot]
+    sums, n_taps, total = weighted.border(items, threads), items[0].n_taps, 0.0
+    (rows, cols), step = lot[0].size, max(1, _WHOLE // lot[0].size[1])
+    for one, row in itertools.product(lot, range(0, rows, step)):
+        total += float(one.targets[0].block(row, 0, (min(step, rows - row), cols)).sum())
     return Elimination.of(sums[:n_taps, n_taps:], sums[n_taps:, n_taps:], np.array([[total]]))
 
 

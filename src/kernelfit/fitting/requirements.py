@@ -94,10 +94,9 @@ RULES = (
         _rule("volume", name, "blocks are cut from planes, each by itself", "need kernelfit.find_kernel")
         for name in ("Dask", "statistics of blocks")
     ),
-    _rule("volume", "Wiener", "it divides spectra of two dimensions", _EXACT),
     *(
         _rule("vast kernel", name, "its Gram matrix would take more than 2 GiB", "need ConjugateGradient()")
-        for name in ("another solver", "given engine", "image noise", "sandwich errors", "statistics alone")
+        for name in ("another solver", "Wiener", "given engine", "image noise", "sandwich errors", "statistics alone")
     ),
     _rule(
         "long response",

@@ -58,6 +58,7 @@ class Wiener:
     divide the image's sides, or nothing is periodic. What `Spectrum` tells is then of the sources' mean power, and with
     a stride of the frequencies of the target. Pairs of unlike sizes are laid in blocks of one size, as if not periodic.
     A background of degree 0 takes the means off, and is what the kernel leaves of them.
+    Of a volume each plane of the kernel is such a source: what is approximate are rows and columns, the depth is not.
 
     Parameters
     ----------
@@ -114,11 +115,10 @@ def divide(stats: CrossSpectra, balance: object, penalty: str, workers: int = 1)
         condition = float(divisor.max() / divisor.min()) if divisor.min() > 0 else math.inf
         spectrum = _spectrum(band, misfit, kept, found.balance)
     origin = "" if given is not None else " chosen from the data"
-    shown = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
     turned = stats.convention.operation == "convolution" and stats.order is None
     order: Callable[[Array], Array] = (lambda a: a[::-1]) if turned else (lambda a: a)
     return Estimate(
-        kernel=np.ascontiguousarray(order(found.taps.ravel()).reshape(shown)),
+        kernel=np.ascontiguousarray(order(found.taps.ravel()).reshape(_shown(shape))),
         root=np.ascontiguousarray(order(factor)),
         noise_std=math.sqrt(rss / df_resid),
         rank=found.rank,
@@ -132,6 +132,11 @@ def divide(stats: CrossSpectra, balance: object, penalty: str, workers: int = 1)
         method_reason=f"balance {found.balance:.3g}{origin}, {penalty} penalty",
         spectrum=spectrum,
     )
+
+
+def _shown(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of the kernels of sources, of a single one its own."""
+    return shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
 
 
 def _detail(band: Band) -> bool:
@@ -193,9 +198,10 @@ def _nothing(stats: CrossSpectra, balance: float | None, detail: bool, signal: b
         mean = stats.target_sum / max(1, stats.n_pixels)
         findings.append(Finding(Verdict.NO_SIGNAL, f"every target pixel is {mean:.6g}"))
     empty: Array = np.zeros(0)
+    shape = stats.shape if stats.order is None else _shown(stats.order.shape)
     return Estimate(
-        kernel=np.zeros(stats.shape),
-        root=np.zeros((math.prod(stats.shape), 0)),
+        kernel=np.zeros(shape),
+        root=np.zeros((math.prod(shape), 0)),
         noise_std=math.sqrt(variance / max(1, stats.n_pixels)),
         rank=0,
         condition=math.inf,
