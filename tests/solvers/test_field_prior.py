@@ -6,6 +6,7 @@ import pytest
 import kernelfit
 import naive
 from helpers import assert_close
+from kernelfit.solvers.evidence import Kind
 from kernelfit.solvers.field_prior import _Joint, best_degree, search_field
 from kernelfit.solvers.least_squares import at_minimum
 
@@ -69,19 +70,43 @@ def test_the_posterior_is_that_of_all_pixels():
 
 
 @pytest.mark.slow
-def test_the_derivatives_are_those_of_the_evidence():
+@pytest.mark.parametrize(("family", "envelope"), [("matern52", "gaussian"), ("squared-exponential", "power")])
+@pytest.mark.parametrize("symmetric", [None, "point"])
+def test_the_derivatives_are_those_of_the_evidence(family, envelope, symmetric):
     image, target, _ = scene({1: 1.0})
     start, stats = at_minimum(kernelfit.accumulate(image, target, SIDES, variation=2))
-    found = search_field(stats, start, "matern52", "gaussian", None)
+    found = search_field(stats, start, family, envelope, symmetric)
     levels = np.array([0, 1, 1, 2, 2, 2])
     joint = _Joint(stats, start, found.kind, found.theta, found.ties, levels)
     free = np.array([0.3, 0.1, -0.1, -0.5, -0.7, 0.1, 0.2])
-    roots = joint.roots(free)
-    sums, amplitude = joint.sums(roots), np.exp(joint.theta(free)[:, 0])
-    _, slopes = joint.value(roots, sums, amplitude, slope=True)
-    for term in range(6):
-        both = [joint.value(roots, sums, amplitude * np.exp(h * (np.arange(6) == term)))[0] for h in (1e-4, -1e-4)]
-        assert slopes[term] == pytest.approx((both[0] - both[1]) / 2e-4, rel=1e-4, abs=1e-4)
+    sums = joint.sums(free)
+    assert joint.kind.symmetric == symmetric
+    value, slopes = joint.value(sums, free)
+    assert_close(joint.value(sums, free, shapes=False)[1][[0, 3, 4]], slopes[[0, 3, 4]], 1e-6)
+    for at, slope in enumerate(slopes):
+        moved = [free + h * (np.arange(7) == at) for h in (1e-3, -1e-3)]
+        both = [joint.value(joint.sums(one), one)[0] for one in moved]
+        assert slope == pytest.approx((both[0] - both[1]) / 2e-3, rel=1e-3, abs=1e-2)
+    alone = joint.value(sums.up_to(levels, 0), free, shapes=False)[0]
+    without = free - np.array([0, 0, 0, 40.0, 40.0, 0, 0])
+    assert alone == pytest.approx(joint.value(joint.sums(without), without)[0], abs=1e-3)
+    assert abs(alone - value) > 0.1
+
+
+def test_the_curvature_is_that_of_the_value():
+    image, target, _ = scene({1: 1.0})
+    start, stats = at_minimum(kernelfit.accumulate(image, target, SIDES, variation=1))
+    kind = Kind("squared-exponential")
+    ties = np.zeros((3, 5, 6))
+    ties[:, 0, 0] = ties[0, 1, 1] = ties[:, 2, 2] = ties[1:, 0, 3] = ties[1:, 1, 4] = ties[1:, 2, 5] = 1.0
+    base = np.tile([2.0, 0.7, 0.3, 2.0, 3.0], (3, 1))
+    joint = _Joint(stats, start, kind, base.ravel(), ties.reshape(15, 6), np.array([0, 1, 1]))
+    free, steps = np.array([0.1, -0.1, 0.4, -1.0, 0.1, 0.2]), 1e-3 * np.eye(6)
+    found = joint.curvature(free, np.array([0, 3]), np.full(6, 2.0))
+    slopes = [joint.value(joint.sums(at), at)[1] for one in steps for at in (free + one, free - one)]
+    expected = np.array([(a - b) / 2e-3 for a, b in zip(slopes[::2], slopes[1::2], strict=True)])
+    values, vectors = np.linalg.eigh(0.5 * (expected + expected.T))
+    assert_close(found, (vectors * np.abs(values)) @ vectors.T, 0.1)
 
 
 @pytest.mark.slow

@@ -192,7 +192,7 @@ def evidence(data: Projection, kind: Kind, theta: Array, *, slope: bool = False)
         # H: the change of the value is sum(H * change of P)
         along = np.einsum("ij,ij->i", h, b.covariance)
         steep = [float(np.einsum("ij,ij->", h, one)) for one in (b.slope, *b.by_scale)]
-        gradient.append(_gradient(along, b.envelope, steep))
+        gradient.append(gradient_of(along, b.envelope, steep))
     return value, np.concatenate(gradient)
 
 
@@ -225,11 +225,11 @@ def _full_evidence(data: Projection, inverse: Inverse, blocks: Sequence[Blocks],
             - scale * float(beta @ times(one, beta))
             for one in (b.slope, *b.by_scale)
         ]
-        gradient.append(_gradient(along, b.envelope, steep))
+        gradient.append(gradient_of(along, b.envelope, steep))
     return value, np.concatenate(gradient)
 
 
-def _gradient(along: Array, envelope: Envelope, steep: Sequence[float]) -> Array:
+def gradient_of(along: Array, envelope: Envelope, steep: Sequence[float]) -> Array:
     """Return a term's derivatives from sums of H by rows: `along` times P, `steep` times its slopes."""
     by_place = [2 * float(along @ by) for by in (envelope.by_radius, *envelope.by_center)]
     by_scale = [2 * float(along @ by) + own for by, own in zip(envelope.by_scale, steep[1:], strict=True)]
@@ -257,7 +257,7 @@ def applied_evidence(data: Projection, kind: Kind, theta: Array, *, slope: bool 
         x, pull = product(w[where], inverse), w[where] @ half
         along = np.einsum("ij,ij->i", x, part.prior) - scale * pull * (part.prior @ half)
         steep = [float(np.einsum("ij,ij->", x, one)) - scale * float(pull @ (one @ half)) for one in part.slopes]
-        gradient.append(_gradient(along, part.envelope, steep))
+        gradient.append(gradient_of(along, part.envelope, steep))
     return value, np.concatenate(gradient)
 
 

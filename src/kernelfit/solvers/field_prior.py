@@ -9,6 +9,7 @@ part alone; then all hyperparameters maximise the evidence of all the data, of w
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,8 @@ import scipy.linalg
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
 from .cholesky import product, times
-from .evidence import Kind, covariance_of
+from .descent import Lowest, descend
+from .evidence import Kind, blocks_of, covariance_of, gradient_of
 from .hyperparameters import Views, search
 from .least_squares import LeastSquaresSolution, at_minimum, blocks
 from .projection import Grid
@@ -27,7 +29,11 @@ _SEEN = 1e-5
 #: How far the logarithms go from where they start: of the amplitude, length and radius of all, of the amplitude of a
 #: degree beside the constant's, and of length and radius of all but the constant.
 _REACH = ((-4.0, 4.0), (-1.2, 1.2), (-1.2, 1.2), (-12.0, 2.5), (-1.2, 0.7), (-0.4, 1.2))
-_START, _STEP, _STEPS = -1.5, 1e-3, 12
+_START = -1.5
+#: Evaluations of the amplitudes alone, and of all; a step that promises less of twice the evidence is not made.
+_FEW, _STEPS, _ENOUGH = 30, 12, 0.03
+#: Step of differences of derivatives, and the least curvature.
+_STEP, _LEAST = 0.01, 0.1
 #: A higher degree is taken where its evidence is larger by so much (twenty to one).
 CLEARLY = 3.0
 
@@ -64,8 +70,7 @@ def search_field(
     ties[levels > 0, 1, -2] = ties[levels > 0, 2, -1] = 1.0
     ties[levels > 0, 1, 1] = 0.0
     joint = _Joint(stats, start, kind, theta.ravel(), ties.reshape(theta.size, -1), levels)
-    best = joint.descend()
-    by_degree = {degree: joint.up_to(degree, best) for degree in (0, *degrees)}
+    best, by_degree = joint.best()
     return FieldPrior(kind, joint.theta(best).ravel(), joint.ties, by_degree)
 
 
@@ -105,6 +110,22 @@ def _constant(
     return kind, found[kind].at
 
 
+class _Sums(NamedTuple):
+    """Of the roots U of all terms, each for an amplitude of 1."""
+
+    roots: list[Array]
+    half: Array  # G U
+    inner: Array  # U'G U
+    pull: Array  # U'G k0
+    term: npt.NDArray[np.intp]  # that of each column
+
+    def up_to(self, levels: Array, degree: int) -> "_Sums":
+        """Return those of the terms up to a degree alone."""
+        kept = levels[self.term] <= degree
+        roots = [root if level <= degree else root[:, :0] for root, level in zip(self.roots, levels, strict=True)]
+        return _Sums(roots, self.half[:, kept], self.inner[np.ix_(kept, kept)], self.pull[kept], self.term[kept])
+
+
 class _Joint:
     """The evidence of all terms together."""
 
@@ -122,112 +143,102 @@ class _Joint:
         """Return the hyperparameters of each term, shape (terms, 5)."""
         return np.asarray((self.base + self.ties @ free).reshape(-1, 5))
 
-    def roots(self, free: Array) -> list[Array]:
-        """Return U of each term, for an amplitude of 1."""
+    def amplitudes(self, free: Array) -> Array:
+        """Return the amplitude of each term."""
+        return np.exp(self.theta(free)[:, 0])
+
+    def sums(self, free: Array) -> _Sums:
+        """Return what the evidence needs of the data."""
         found: dict[bytes, Array] = {}
-        out = []
+        roots, most = [], float(self.amplitudes(free).max()) ** 2
         for theta, grid, largest in zip(self.theta(free), self.grids, self.largest, strict=True):
             shape = np.concatenate([[0.0], theta[1:]])
             key = shape.tobytes()
             if key not in found:
                 values, vectors = scipy.linalg.eigh(covariance_of([grid], self.kind, shape), driver="evd")
-                most = max(float(np.exp(2 * t[0])) for t in self.theta(free))
                 kept = values > max(_SEEN / max(largest * most, 1e-300), 1e-13 * values[-1])
                 root = vectors[:, kept] * np.sqrt(values[kept])
                 found[key] = root if grid.symmetric is None else root[grid.set_of]
-            out.append(found[key])
-        return out
-
-    def sums(self, roots: list[Array]) -> tuple[Array, Array, Array]:
-        """Return ``U'G U``, ``U'G k0``, and the term of each column."""
+            roots.append(found[key])
         half = np.hstack([product(self.gram[:, w], root) for w, root in zip(self.where, roots, strict=True)])
         inner = np.vstack([product(root.T, half[w]) for w, root in zip(self.where, roots, strict=True)])
         pull = np.concatenate([root.T @ self.pull[w] for w, root in zip(self.where, roots, strict=True)])
-        return inner, pull, np.repeat(np.arange(len(roots)), [root.shape[1] for root in roots])
+        return _Sums(roots, half, inner, pull, np.repeat(np.arange(len(roots)), [root.shape[1] for root in roots]))
 
-    def value(
-        self, roots: list[Array], sums: tuple[Array, Array, Array], amplitude: Array, *, slope: bool = False
-    ) -> tuple[float, Array]:
-        """Return ``n log(rss + q) + log det`` and its derivatives by the log amplitude of each term."""
-        inner, pull, term = sums
-        scale = amplitude[term]
-        middle = inner * np.multiply.outer(scale, scale)
+    def value(self, sums: _Sums, free: Array, *, shapes: bool = True) -> tuple[float, Array]:
+        """Return ``n log(rss + q) + log det`` and its derivatives by what is free, or by amplitudes alone."""
+        amplitude = self.amplitudes(free)
+        scale = amplitude[sums.term]
+        middle = sums.inner * np.multiply.outer(scale, scale)
         middle[np.diag_indices_from(middle)] += 1.0
         lower, info = scipy.linalg.lapack.dpotrf(middle, lower=1, clean=1)
         if info != 0:
-            return math.inf, np.zeros(len(amplitude))
-        x = scipy.linalg.cho_solve((lower, True), scale * pull, check_finite=False)
-        split = np.split(scale * x, np.cumsum(np.bincount(term, minlength=len(roots)))[:-1])
-        step = np.concatenate([root @ own for root, own in zip(roots, split, strict=True)]) - self.least
-        rest = self.rss + float(step @ times(self.gram, step)) + float(x @ x)
+            return math.inf, np.zeros(len(free))
+        x, _ = scipy.linalg.lapack.dpotrs(lower, scale * sums.pull, lower=1)
+        counts = np.bincount(sums.term, minlength=len(amplitude))
+        split = np.split(scale * x, np.cumsum(counts)[:-1])
+        step = np.concatenate([root @ own for root, own in zip(sums.roots, split, strict=True)]) - self.least
+        back = times(self.gram, step)
+        rest = self.rss + float(step @ back) + float(x @ x)
         value = self.n * math.log(rest) + 2 * float(np.log(np.diag(lower)).sum())
-        if not slope:
-            return value, np.zeros(len(amplitude))
         inverse = scipy.linalg.lapack.dtrtri(lower, lower=1)[0]
-        each = 1.0 - np.einsum("ij,ij->j", inverse, inverse) - self.n / rest * x**2
-        return value, 2.0 * np.bincount(term, each, minlength=len(amplitude)).astype(np.float64)
+        if not shapes:
+            each = 1.0 - np.einsum("ij,ij->j", inverse, inverse) - self.n / rest * x**2
+            return value, self.ties[::5].T @ (2.0 * np.bincount(sums.term, each, minlength=len(amplitude)))
+        # H: the change of the value is sum(H * change of P); ``H = (P + G^-1)^-1 - n / rest w w'`` with ``w = P^-1 k``
+        white = product(sums.half * scale, inverse.T)
+        gradient = []
+        for theta, grid, w in zip(self.theta(free), self.grids, self.where, strict=True):
+            (b,) = blocks_of([grid], self.kind, theta)
+            h = self.gram[w, w] - product(white[w], white[w].T) - self.n / rest * np.multiply.outer(back[w], back[w])
+            if grid.symmetric is not None:
+                of = np.eye(len(grid))[grid.set_of]
+                h = product(of.T, product(h, of))
+            along = np.einsum("ij,ij->i", h, b.covariance)
+            gradient.append(gradient_of(along, b.envelope, [float(np.einsum("ij,ij->", h, b.slope))]))
+        return value, self.ties.T @ np.concatenate(gradient)
 
-    def descend(self) -> Array:
-        """Return the free hyperparameters with the largest evidence."""
-        import scipy.optimize
+    def curvature(self, free: Array, amplitudes: npt.NDArray[np.intp], high: Array) -> Array:
+        """Return the second derivatives of the value, by differences of the first; steps uphill count as downhill."""
+        # A radius that is too small by a hundredth may cost thousands, one of a length next to nothing: without them a
+        # descent would go at the pace of the steepest.
+        sums = self.sums(free)
+        here, found = self.value(sums, free)[1], np.zeros((len(free), len(free)))
+        for at in range(len(free)):
+            there = free.copy()
+            there[at] += _STEP if there[at] + _STEP <= high[at] else -_STEP
+            alone = at in amplitudes  # whose roots stay
+            slope = self.value(sums if alone else self.sums(there), there, shapes=not alone)[1]
+            rows = amplitudes if alone else np.arange(len(free))
+            found[rows, at] = (slope - here)[rows] / (there[at] - free[at])
+        found[:, amplitudes] = np.where(found[:, amplitudes] == 0, found[amplitudes].T, found[:, amplitudes])
+        values, vectors = scipy.linalg.eigh(0.5 * (found + found.T))
+        return np.asarray((vectors * np.maximum(np.abs(values), _LEAST)) @ vectors.T)
 
+    def best(self) -> tuple[Array, dict[int, float]]:
+        """Return the free hyperparameters with the largest evidence, and the value of the terms up to each degree."""
         n_free = self.ties.shape[1]
-        bounds = [*_REACH[:3], *[_REACH[3]] * (n_free - 5), *_REACH[4:]]
+        low, high = np.array([*_REACH[:3], *[_REACH[3]] * (n_free - 5), *_REACH[4:]]).T
         free = np.zeros(n_free)
         free[3:-2] = _START * np.arange(1, n_free - 4)
         free[-1] = 0.2
-        shapes = [1, 2, n_free - 2, n_free - 1] if n_free > 5 else [1, 2]
-        by_amplitude = self.ties[::5]  # of each term's log amplitude
+        amplitudes = np.array([0, *range(3, n_free - 2)])
 
-        def both(at: Array, only: list[int]) -> tuple[float, Array]:
-            roots = self.roots(at)
-            value, own = self.value(roots, self.sums(roots), np.exp(self.theta(at)[:, 0]), slope=True)
-            gradient = by_amplitude.T @ own
-            for one in only:
-                there = at.copy()
-                there[one] += _STEP
-                roots = self.roots(there)
-                other = self.value(roots, self.sums(roots), np.exp(self.theta(there)[:, 0]))[0]
-                gradient[one] = (other - value) / _STEP
-            return value, gradient
+        def moved(free: Array, moving: Array, sums: _Sums) -> Lowest:
+            def function(part: Array) -> tuple[float, Array]:
+                at = free.copy()
+                at[moving] = part
+                value, slope = self.value(sums, at, shapes=False)
+                return value, slope[moving]
 
-        roots = self.roots(free)
-        sums = self.sums(roots)
+            return descend(function, free[moving], low[moving], high[moving], _FEW, _ENOUGH)
 
-        def amplitudes(at: Array) -> tuple[float, Array]:
-            value, own = self.value(roots, sums, np.exp(self.theta(at)[:, 0]), slope=True)
-            gradient = by_amplitude.T @ own
-            gradient[shapes] = 0.0
-            return value, gradient
-
-        settings = {"method": "L-BFGS-B", "jac": True, "bounds": bounds}
-        free = scipy.optimize.minimize(amplitudes, free, options={"maxfun": 60}, **settings).x
-        scale = max(1.0, abs(both(free, [])[0]))
-        options = {"maxfun": _STEPS, "ftol": 0.03 / scale, "gtol": 0.03}
-        found = scipy.optimize.minimize(both, free, args=(shapes,), options=options, **settings)
-        return np.asarray(found.x)
-
-    def up_to(self, degree: int, free: Array) -> float:
-        """Return the value of the terms up to a degree alone, each with the amplitude that is best then."""
-        import scipy.optimize
-
-        roots = [
-            root if level <= degree else root[:, :0] for root, level in zip(self.roots(free), self.levels, strict=True)
-        ]
-        sums, by_amplitude = self.sums(roots), self.ties[::5]
-        moving = [0, *range(3, 3 + degree)]
-
-        def both(part: Array) -> tuple[float, Array]:
-            at = free.copy()
-            at[moving] = part
-            value, own = self.value(roots, sums, np.exp(self.theta(at)[:, 0]), slope=True)
-            return value, (by_amplitude.T @ own)[moving]
-
-        bounds = [_REACH[0], *[_REACH[3]] * degree]
-        found = scipy.optimize.minimize(
-            both, free[moving], jac=True, method="L-BFGS-B", bounds=bounds, options={"maxfun": 30}
-        )
-        return float(found.fun)
+        free[amplitudes] = moved(free, amplitudes, self.sums(free)).at
+        bent = self.curvature(free, amplitudes, high)
+        found = descend(lambda at: self.value(self.sums(at), at), free, low, high, _STEPS, _ENOUGH, bent)
+        sums, top = self.sums(found.at), n_free - 5
+        lower = {d: moved(found.at, amplitudes[: d + 1], sums.up_to(self.levels, d)).value for d in range(top)}
+        return found.at, {**lower, top: found.value}
 
 
 def best_degree(by_degree: dict[int, float]) -> int:
