@@ -18,6 +18,7 @@ from ..core.geometry import Convention, Shape
 from ..core.labels import Labels
 from ..core.model import Execution, Model, Selection
 from ..core.validation import Array, as_number
+from ..data.blocks import Cuboid
 from ..data.observation import NUMBERS
 from ..data.plan import FitPlan, make_plan
 from ..fitting.pipeline import Settings
@@ -42,7 +43,8 @@ class KernelMap:
         "separate" and "mixed" in each of the target's channels.
     boxes : ndarray of int, shape (rows, cols, 4)
         First row, first column, rows and columns of each tile's pixels in the target; of signals shape (tiles, 2), the
-        first sample and how many, and everything else without the axes of rows.
+        first sample and how many, and everything else without the axes of rows. Of volumes shape (planes, rows, cols,
+        6), the first plane, row and column and how many, and everything else with an axis of planes first.
     findings : tuple of tuple of tuple of Finding
         For each row and column of the grid all that is doubtful about the tile, the worst first.
     convention : Convention
@@ -95,10 +97,11 @@ class KernelMap:
 
     @property
     def centers(self) -> Array:
-        """Row and column of the middle of each tile in the target, shape (rows, cols, 2)."""
+        """Row and column of the middle of each tile in the target, shape (rows, cols, 2); of volumes plane first."""
         if self.convention.ndim == 1:
             return np.asarray(self.boxes[..., 0] + (self.boxes[..., 1] - 1) / 2)
-        return np.asarray(self.boxes[..., :2] + (self.boxes[..., 2:] - 1) / 2)
+        n = self.boxes.shape[-1] // 2
+        return np.asarray(self.boxes[..., :n] + (self.boxes[..., n:] - 1) / 2)
 
     def to_xarray(self) -> Any:
         """Return the map as arrays of xarray.
@@ -142,24 +145,27 @@ class KernelMap:
         """Return the result in words and figures, a screen long at most."""
         if self.boxes.shape[-1] == 2:
             return in_samples(self._of_one_row().summary()).replace("centroid row 0 to 0, column", "centroid")
-        rows, cols, *several, kernel_rows, kernel_cols = self.kernels.shape
+        n = self.boxes.shape[-1] // 2
+        grid, shape = self.kernels.shape[:n], self.kernels.shape[n:]
+        axes, within = tuple(range(n)), tuple(range(-n, 0))
         both = np.iscomplexobj(self.kernels)
         moduli = np.abs(self.kernels) if both else self.kernels
-        sums = moduli.sum(axis=(-2, -1))
-        y, x = np.mgrid[:kernel_rows, :kernel_cols]
+        sums = moduli.sum(axis=within)
         with np.errstate(all="ignore"):
-            centroids = [(moduli * axis).sum(axis=(-2, -1)) / sums for axis in (y, x)]
-        low, high = self.boxes[..., 2:].min(axis=(0, 1)), self.boxes[..., 2:].max(axis=(0, 1))
+            centroids = [(moduli * axis).sum(axis=within) / sums for axis in np.indices(shape[-n:])]
+        low, high = self.boxes[..., n:].min(axis=axes), self.boxes[..., n:].max(axis=axes)
+        middle = ", ".join(
+            f"{name} {one.min():.4g} to {one.max():.4g}"
+            for name, one in zip(("plane", "row", "column")[-n:], centroids, strict=True)
+        )
         counts = Counter(self.verdicts.ravel().tolist())
         size, error = (math.sqrt(float(np.mean(np.abs(one) ** 2))) for one in (self.kernels, self.stderr))
         same = f"F = {self.variation:.4g}, p = {self.p_value:.2g}" if math.isfinite(self.variation) else "not tested"
         lines = [
-            f"map         {rows} x {cols} tiles of {_span(low[0], high[0])} x {_span(low[1], high[1])} pixels, kernels "
-            f"{' x '.join(map(str, (*several, kernel_rows, kernel_cols)))}",
+            f"map         {' x '.join(map(str, grid))} tiles of {' x '.join(map(_span, low, high))} pixels, kernels "
+            f"{' x '.join(map(str, shape))}",
             f"convention  {self.convention}",
-            f"kernels     {'moduli: ' if both else ''}sum {sums.min():.6g} to {sums.max():.6g}, centroid row "
-            f"{centroids[0].min():.4g} to {centroids[0].max():.4g}, column {centroids[1].min():.4g} to "
-            f"{centroids[1].max():.4g}",
+            f"kernels     {'moduli: ' if both else ''}sum {sums.min():.6g} to {sums.max():.6g}, centroid {middle}",
             f"errors      root mean square {error:.3g} per tap, of taps of {size:.3g}",
             f"noise       {self.noise_std.min():.4g} to {self.noise_std.max():.4g} per pixel",
             f"variation   {same} against one kernel for all tiles",
@@ -167,7 +173,7 @@ class KernelMap:
         ]
         for verdict in Verdict:
             if verdict in counts:
-                lines.append(f"verdict     {counts[verdict]} of {rows * cols} tiles: {verdict.value}")
+                lines.append(f"verdict     {counts[verdict]} of {math.prod(grid)} tiles: {verdict.value}")
         if doubtful := [verdict for verdict in Verdict if verdict in counts and not verdict.ok]:
             lines.append(f"more        {more(doubtful)}")
         return "\n".join(lines)
@@ -208,7 +214,7 @@ def kernel_map(
     shape : int, (int, int) or Model
         Rows and columns of each kernel; or the whole `Model`.
     tiles : int or (int, int)
-        Rows and columns of the grid.
+        Rows and columns of the grid; of volumes planes, rows and columns, and `overlap` as well.
     overlap : int or (int, int), optional
         Pixels of the target by which each tile extends beyond its place in the grid, on each side; default 0.
         Neighbouring kernels then share pixels, and their errors are not independent.
@@ -266,25 +272,30 @@ def _map_of(plan: FitPlan, found: TileFits, smoothness: float) -> KernelMap:
     """Lay the kernels of tiles on their grid."""
     grid, plane = found.grid, plan.groups[0][0]
     several = (len(found.fits[0]),) if plan.channels in ("separate", "mixed") else ()
-    n_sources = len(plane.sources) // (2 if plan.numbers == "complex" else 1)
+    n_sources = len(plane.supports) // (2 if plan.numbers == "complex" else 1)
     sources = (n_sources,) if plan.channels == "mixed" else ()
     shape = (*grid, *several, *sources, *plan.shape)
     top, left = plane.geometry.offset
     places = np.array([(b.row + top, b.col + left, b.rows, b.cols) for b in found.boxes], dtype=np.int64)
-    findings = [_findings_of([one.findings for one in fits], bool(several)) for fits in found.fits]
+    if plane.plane is not None:
+        deep = np.array([(b.first + plane.plane.first, b.planes) for b in found.boxes if isinstance(b, Cuboid)])
+        places = np.insert(places, [0, 2], deep, axis=1)
+    findings: Any = [_findings_of([one.findings for one in fits], bool(several)) for fits in found.fits]
+    for n in grid[:0:-1]:
+        findings = [tuple(findings[at : at + n]) for at in range(0, len(findings), n)]
     background = None
     if all(one.surface is not None for fits in found.fits for one in fits):
         table = np.array([[one.surface for one in fits] for fits in found.fits])  # tiles, kernels, observations, terms
         table = table.swapaxes(1, 2).reshape(*grid, plan.n_pairs, -1, table.shape[-1])
         table = table if plan.channels is not None else table[..., 0, :]
-        background = table if plan.listed else table[:, :, 0]
+        background = table if plan.listed else table.take(0, axis=len(grid))
     return KernelMap(
         kernels=np.array([[one.taps for one in fits] for fits in found.fits]).reshape(shape),
         stderr=np.array([[one.stderr for one in fits] for fits in found.fits]).reshape(shape),
         noise_std=np.array([[one.noise_std for one in fits] for fits in found.fits]).reshape(*grid, *several),
-        boxes=places.reshape(*grid, 4),
-        findings=tuple(tuple(findings[r * grid[1] : (r + 1) * grid[1]]) for r in range(grid[0])),
-        convention=dataclasses.replace(plane.geometry.convention, apart=False),
+        boxes=places.reshape(*grid, -1),
+        findings=tuple(findings),
+        convention=dataclasses.replace(plane.convention, apart=False),
         smoothness=smoothness,
         common=found.common,
         variation=found.variation,

@@ -38,7 +38,7 @@ _MODEL = tuple(field.name for field in dataclasses.fields(Model) if field.name n
 _OF_VOLUMES = (
     *("find_kernel", "apply_kernel", "KernelFit.predict", "KernelFit.residual", "overview", "report_html"),
     *("check_noise", "sandwich_errors", "accumulate", "compare_kernels", "compare", "check_boundary"),
-    *("accumulate_stream", "deconvolve", "split_channels", "split_targets"),
+    *("accumulate_stream", "deconvolve", "split_channels", "split_targets", "kernel_map"),
 )
 #: What stands for the shape of a signal's kernel where that is to be found.
 SIGNAL: Final[Any] = object()

@@ -170,7 +170,7 @@ class Model:
         if self.variation is not None:
             raise ValueError(
                 f"got variation={self.variation!r} with a kernel of three dimensions, need it left out for volumes; "
-                "fit parts of the volume"
+                "fit parts of the volume, or kernel_map"
             )
 
     @property

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ..core.geometry import Shape, as_pair
 from . import chunked
-from .observation import Observation
+from .observation import Observation, lots
 from .reader import Reader
 
 #: Rows of a block, and bytes of one of its rows, unless the image is small.
@@ -33,12 +33,32 @@ class Box(NamedTuple):
     cols: int
 
 
+class Cuboid(NamedTuple):
+    """A rectangle of the target pixels that are used, on some planes of a volume."""
+
+    row: int
+    col: int
+    rows: int
+    cols: int
+    first: int
+    planes: int
+
+
+def on(observations: Sequence[Observation], box: Box | Cuboid) -> list[int]:
+    """Return which observations a box is of: those of its planes, or all."""
+    every = range(len(observations))
+    if isinstance(box, Box):
+        return list(every)
+    chosen = slice(box.first, box.first + box.planes)
+    return [i for lot in lots(observations) for i in lot[chosen]]
+
+
 def moved(reader: Reader, row: int, col: int, shape: Shape) -> Reader:
     """Return the reader whose first pixel is (`row`, `col`) of another one."""
     return dataclasses.replace(reader, shape=shape, before=(reader.before[0] - row, reader.before[1] - col))
 
 
-def sub_observation(observation: Observation, box: Box) -> Observation:
+def sub_observation(observation: Observation, box: Box | Cuboid) -> Observation:
     """Return the problem of one box of the target pixels that are used."""
     plan = observation.geometry
     row, col = box.row * plan.stride[0], box.col * plan.stride[1]
@@ -57,7 +77,7 @@ def sub_observation(observation: Observation, box: Box) -> Observation:
     )
 
 
-def _moved_corner(corner: Shape, box: Box) -> Shape:
+def _moved_corner(corner: Shape, box: Box | Cuboid) -> Shape:
     return corner[0] + box.row, corner[1] + box.col
 
 

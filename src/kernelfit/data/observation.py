@@ -38,6 +38,7 @@ class Plane:
     convention: Convention
     shape: tuple[int, int, int]
     n_channels: int = 1  # of the image, whose planes stand one channel behind the other
+    first: int = 0  # the first plane of the target that is used
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ def lay_planes(
             if (c, i) not in seen:
                 seen[c, i] = source_reader(filled if i is None else sources[c][i], plan)
         readers = tuple(seen[one] for one in both)
-        plane = Plane(number, first + z, tuple(at), extended, conv, target, len(sources))
+        plane = Plane(number, first + z, tuple(at), extended, conv, target, len(sources), first)
         own = tuple(target_reader(one[first + z], plan) for one in results)
         yield Observation(plan, readers, own, where, background, plane=plane)
 

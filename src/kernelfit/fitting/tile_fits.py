@@ -24,9 +24,9 @@ from ..core.findings import Finding
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
 from ..data import blocks
-from ..data.blocks import Box
+from ..data.blocks import Box, Cuboid
 from ..data.masking import Judged
-from ..data.observation import Items, Observation, WeightedObservation, of_target
+from ..data.observation import Items, Observation, WeightedObservation, n_unknowns, of_target
 from ..data.plan import FitPlan
 from ..engines import weighted, weighted_pass
 from ..engines.accumulation import residual_moments, statistics
@@ -42,6 +42,7 @@ from .refinement import refine
 _BATCH = 2**26
 #: Of a group, for each target, the weights of each observation; None where every pixel counts alike.
 Weighed = list[list[Judged | None]]
+Tile = Box | Cuboid
 
 
 class TileKernel(NamedTuple):
@@ -99,7 +100,7 @@ class Reading:
     """The fits of the tiles by the pipeline, several at a time."""
 
     def __init__(
-        self, plan: FitPlan, boxes: list[Box], choice: Choice, settings: Settings, tested: bool, keep: bool
+        self, plan: FitPlan, boxes: Sequence[Tile], choice: Choice, settings: Settings, tested: bool, keep: bool
     ) -> None:
         self.plan, self.boxes, self.choice, self.tested, self.keep = plan, boxes, choice, tested, keep
         self.workers, self.whole = settings.execution.threads, settings
@@ -135,7 +136,9 @@ class Reading:
             out.append([])
             for t in range(len(group[0].targets)):
                 weights = next(parts).weights
-                every = weights if isinstance(weights, tuple) else (weights,)
+                every: Any = weights if isinstance(weights, tuple) else (weights,)
+                if group[0].plane is not None:  # a volume's planes share an array
+                    every = [every[one.plane.volume][one.plane.at] for one in group if one.plane is not None]
                 items = zip(group, every, strict=True)
                 own = [
                     WeightedObservation(of_target(one, t), w[one.geometry.used]) for one, w in items if w is not None
@@ -143,7 +146,7 @@ class Reading:
                 out[-1].append([Judged(item, ()) for item in own])
         return out
 
-    def _fit(self, fixed: list[Weighed] | None, box: Box) -> tuple[Any, Any, list[Any]]:
+    def _fit(self, fixed: list[Weighed] | None, box: Tile) -> tuple[Any, Any, list[Any]]:
         """Return the kernels of a tile, their equations, and what the test of one kernel for all tiles needs."""
         found: list[Fitted] = []
         for group, judged in zip(self.plan.groups, self.judged, strict=True):
@@ -151,7 +154,8 @@ class Reading:
         equations = tuple(Equations(f.stats, f.eliminations, f.target) for f in found if f.stats is not None)
         tests: list[Any] = []
         if fixed is not None:
-            tests = [self._fixed_test(_in_box(one, box)) for weighed in fixed for one in weighed]
+            both = zip(self.plan.groups, fixed, strict=True)
+            tests = [self._fixed_test(_in_box(one, box, group)) for group, weighed in both for one in weighed]
         elif self.tested or self.keep:
             tests = [
                 (f.stats, f.estimate.rss, f.estimate.rank, f.stats.n_pixels - f.estimate.rank)
@@ -160,10 +164,10 @@ class Reading:
             ]
         return tuple(_kernel_of(f.estimate) for f in found), equations, tests
 
-    def _group(self, group: Sequence[Observation], judged: Weighed | None, box: Box) -> list[Fitted]:
+    def _group(self, group: Sequence[Observation], judged: Weighed | None, box: Tile) -> list[Fitted]:
         """Fit a group in a tile."""
-        parts = [self._part(one, box) for one in group]
-        some = None if judged is None else [_in_box(one, box) for one in judged]
+        parts = [self._part(group[i], box) for i in blocks.on(group, box)]
+        some = None if judged is None else [_in_box(one, box, group) for one in judged]
         if some is None or (not self.settings.noise.reweighted and all(j is None for one in some for j in one)):
             return pipeline.fit_group(parts, None, self.choice, self.settings)
         out = []
@@ -173,13 +177,13 @@ class Reading:
                 j.item if j else WeightedObservation(p, np.ones(p.size, bool))
                 for p, j in zip(own, weighed, strict=True)
             ]
-            if sum(item.n_pixels for item in items) < items[0].n_taps + sum(item.n_terms for item in items):
+            if sum(item.n_pixels for item in items) < n_unknowns(items):
                 out.append(_undetermined(items, self.choice.method))
             else:
                 out += pipeline.fit_group(own, [weighed], self.choice, self.settings)
         return out
 
-    def _part(self, observation: Observation, box: Box) -> Observation:
+    def _part(self, observation: Observation, box: Tile) -> Observation:
         part = _part(observation, box)
         if self.settings.solver.needs != "spectra":
             return part
@@ -193,16 +197,19 @@ class Reading:
         return stats, found.rss, found.rank, stats.n_pixels - found.rank
 
 
-def _part(observation: Observation, box: Box) -> Observation:
+def _part(observation: Observation, box: Tile) -> Observation:
     part = blocks.sub_observation(observation, box)
-    own = dataclasses.replace(part.geometry, target_shape=part.size, offset=(0, 0))
-    return blocks.loaded(dataclasses.replace(part, geometry=own))
+    own: dict[str, Any] = {"geometry": dataclasses.replace(part.geometry, target_shape=part.size, offset=(0, 0))}
+    if isinstance(box, Cuboid) and (plane := part.plane) is not None:
+        at = plane.at - plane.first - box.first
+        own["plane"] = dataclasses.replace(plane, at=at, first=0, shape=(box.planes, box.rows, box.cols))
+    return blocks.loaded(dataclasses.replace(part, **own))
 
 
-def _in_box(every: Sequence[Judged | None], box: Box) -> list[Judged | None]:
+def _in_box(every: Sequence[Judged | None], box: Tile, group: Sequence[Observation] = ()) -> list[Judged | None]:
     """Return the part of the weights of some observations that lies in a tile; None where its pixels count alike."""
     out: list[Judged | None] = []
-    for one in every:
+    for one in [every[i] for i in blocks.on(group, box)] if group else every:
         item = None
         if one is not None:
             weights = one.item.weights[box.row : box.row + box.rows, box.col : box.col + box.cols]

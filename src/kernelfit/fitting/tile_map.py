@@ -9,16 +9,16 @@ import scipy.special
 from ..core import geometry
 from ..core.background import require_room
 from ..core.findings import Finding, Verdict, ranked
-from ..core.geometry import Shape
 from ..core.validation import Array
-from ..data.blocks import Box
+from ..data.blocks import Box, Cuboid
+from ..data.extent import Extent
 from ..data.plan import FitPlan
 from ..engines.cost_model import Choice, engine_of
 from ..solvers.least_squares import LeastSquares
 from ..solvers.neighbours import smoothed
 from . import requirements
 from .pipeline import Settings
-from .tile_fits import Equations, QuickReading, Reading, Shared, TileKernel
+from .tile_fits import Equations, QuickReading, Reading, Shared, Tile, TileKernel
 
 #: Bytes of Gram matrices that are alive at a time with a penalty across tiles.
 _MOST = 2**31
@@ -28,8 +28,8 @@ _MOST = 2**31
 class TileFits:
     """Kernels of the tiles of a grid."""
 
-    grid: Shape
-    boxes: list[Box]  # the tiles, row by row, in the target's pixels that are used
+    grid: tuple[int, ...]  # tiles along each axis
+    boxes: Sequence[Tile]  # the tiles, row by row, in the target's pixels that are used
     fits: list[tuple[TileKernel, ...]]  # for each tile its kernels, one for each target of each group
     common: Array  # the kernel of all tiles together
     #: variation, p_value: the F-statistic of one kernel for all tiles, and its probability
@@ -61,12 +61,13 @@ def _fit_tiles(plan: FitPlan, settings: Settings, tiles: object, overlap: object
             "than 2 GiB together; ask for fewer tiles, a smaller shape, or no smoothness"
         )
     plain = isinstance(settings.solver, LeastSquares) and noise.covariance == "plain" and not noise.image_std
-    tested = plain and noise.loss is None and not any(geometry.as_pair(overlap, "overlap"))
+    tested = plain and noise.loss is None and not any(geometry.as_pair(overlap, "overlap", len(grid)))
     engine = engine_of(observation, execution.engine)  # of the whole: all tiles share what it takes to start
     single = len(plan.groups) == len(plan.groups[0]) == len(observation.sources) == len(observation.targets) == 1
     reading: QuickReading | Reading
-    if plain and single and observation.background is None and not noise.reweighted:
-        reading = QuickReading(observation, plan.judged(0)[0][0], boxes, engine, execution.threads, strength > 0)
+    if plain and single and observation.plane is None and observation.background is None and not noise.reweighted:
+        flat = [box for box in boxes if isinstance(box, Box)]
+        reading = QuickReading(observation, plan.judged(0)[0][0], flat, engine, execution.threads, strength > 0)
     else:
         method = "cg" if settings.solver.needs == "operator" else engine
         reading = Reading(plan, boxes, Choice(method, "as asked"), settings, tested, strength > 0)
@@ -83,17 +84,20 @@ def _fit_tiles(plan: FitPlan, settings: Settings, tiles: object, overlap: object
     return TileFits(grid, boxes, fits, reading.common(), variation, p_value)
 
 
-def _tiles(plan: FitPlan, tiles: object, overlap: object) -> tuple[Shape, list[Box]]:
+def _tiles(plan: FitPlan, tiles: object, overlap: object) -> tuple[tuple[int, ...], Sequence[Tile]]:
     """Cut the target pixels into a grid of tiles."""
-    group = plan.groups[0]
-    laid = {(one.geometry.offset, one.size) for one in group}
+    group, extents = plan.groups[0], Extent.each(plan.groups[0])
+    ndim = len(extents[0].size)
+    laid = {(one.first.geometry.offset, one.size, one.first.plane and one.first.plane.first) for one in extents}
     if len(laid) > 1:
-        sizes = sorted({one.geometry.target_shape for one in group})
+        sizes = sorted({one.whole for one in group})
         msg = f"got targets of shapes {sizes}, need pairs of one shape: a tile is the same place in each of them"
         raise ValueError(msg)
-    grid, more, size = geometry.as_pair(tiles, "tiles"), geometry.as_pair(overlap, "overlap"), group[0].size
+    grid, more = geometry.as_pair(tiles, "tiles", ndim), geometry.as_pair(overlap, "overlap", ndim)
+    size = extents[0].size
     if min(grid) < 1 or any(n > side for n, side in zip(grid, size, strict=True)):
-        msg = f"got tiles={tiles!r}, need at least 1 x 1 and no more than the {size} target pixels that are used"
+        one = " x ".join("1" * ndim)
+        msg = f"got tiles={tiles!r}, need at least {one} and no more than the {size} target pixels that are used"
         raise ValueError(msg)
     if min(more) < 0:
         raise ValueError(f"got overlap={overlap!r}, need a number of pixels, at least 0")
@@ -101,19 +105,22 @@ def _tiles(plan: FitPlan, tiles: object, overlap: object) -> tuple[Shape, list[B
     for n, side, extra in zip(grid, size, more, strict=True):
         ends = [i * side // n for i in range(n + 1)]
         spans.append([(max(0, a - extra), min(side, b + extra)) for a, b in zip(ends[:-1], ends[1:], strict=True)])
-    boxes = [Box(a, c, b - a, d - c) for a, b in spans[0] for c, d in spans[1]]
-    smallest = min(boxes, key=lambda b: b.rows * b.cols)
+    flat = [Box(a, c, b - a, d - c) for a, b in spans[-2] for c, d in spans[-1]]
+    boxes: Sequence[Tile] = flat
+    if ndim == 3:
+        boxes = [Cuboid(*box, a, b - a) for a, b in spans[0] for box in flat]
+    least = tuple(min(b - a for a, b in span) for span in spans)
     degree, n_taps = group[0].background, len(group[0].sources) * group[0].geometry.n_taps
-    whole = group[0].geometry.target_shape
-    terms = 0 if degree is None else len(group) * require_room(whole, whole, degree, "")
-    if len(group) * smallest.rows * smallest.cols < n_taps + terms:
+    whole = group[0].whole
+    terms = 0 if degree is None else len(extents) * require_room(whole, whole, degree, "")
+    if len(extents) * math.prod(least) < n_taps + terms:
         beside = f" and {terms} coefficients of the background" if terms else ""
         raise ValueError(
-            f"got tiles={tiles!r}, the smallest of which has {smallest.rows}x{smallest.cols} pixels, too few for "
+            f"got tiles={tiles!r}, the smallest of which has {'x'.join(map(str, least))} pixels, too few for "
             f"{n_taps} taps{beside}; ask for fewer tiles, a larger overlap, or a smaller shape"
         )
     if degree is not None:
-        require_room((min(b.rows for b in boxes), min(b.cols for b in boxes)), whole, degree, "the smallest tile")
+        require_room(least, whole, degree, "the smallest tile")
     return grid, boxes
 
 
@@ -133,7 +140,7 @@ def _variation(every: Sequence[Shared]) -> tuple[float, float]:
 def _smoothed(
     every: list[tuple[Equations, ...]],
     fits: list[tuple[TileKernel, ...]],
-    grid: Shape,
+    grid: tuple[int, ...],
     strength: float,
     shared: Sequence[Shared],
 ) -> list[tuple[TileKernel, ...]]:

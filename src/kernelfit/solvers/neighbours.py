@@ -9,7 +9,6 @@ import numpy.typing as npt
 import scipy.linalg
 
 from ..core.findings import Finding, Verdict, ranked
-from ..core.geometry import Shape
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
 from . import least_squares
@@ -28,16 +27,15 @@ class Smoothed(NamedTuple):
     findings: tuple[Finding, ...]
 
 
-def _neighbours(grid: Shape) -> npt.NDArray[np.intp]:
+def _neighbours(grid: Sequence[int]) -> npt.NDArray[np.intp]:
     """Return the pairs of tiles that share a side, shape (pairs, 2)."""
-    at = np.arange(grid[0] * grid[1]).reshape(grid)
-    down = np.stack([at[:-1].ravel(), at[1:].ravel()], axis=1)
-    across = np.stack([at[:, :-1].ravel(), at[:, 1:].ravel()], axis=1)
-    return np.concatenate([down, across])
+    at = np.arange(math.prod(grid)).reshape(grid)
+    along = [np.moveaxis(at, axis, 0) for axis in range(at.ndim)]
+    return np.concatenate([np.stack([one[:-1].ravel(), one[1:].ravel()], axis=1) for one in along])
 
 
 def smoothed(
-    every: Sequence[NormalEquations], alone: Sequence[Array], grid: Shape, strength: float, noise: float
+    every: Sequence[NormalEquations], alone: Sequence[Array], grid: Sequence[int], strength: float, noise: float
 ) -> list[Smoothed] | None:
     """Solve for all kernels with the penalty on differences of neighbours; None if it weighs nothing."""
     # At a strength of 1 a difference costs as much as the same misfit at every pixel of a tile.
