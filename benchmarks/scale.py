@@ -3,8 +3,8 @@
 Sections: `rate` (the streamed rate against the one in memory), `memory` (32768 x 32768 in Zarr: peak memory, rate),
 `find` (the rate of `find_kernel` from 20000 x 20000 in Zarr against the one in memory, and its peak memory),
 `resume` (killed at ten random moments), `maps` (a kernel for each of 16 x 16 tiles against a single one), `planning` (a
-graph of expressions of 65536 x 65536, on the client), `reads` (how often each chunk of stored arrays is decoded). Files
-go to a folder of their own that is removed.
+graph of expressions of 65536 x 65536, on the client), `reads` (how often each chunk of stored arrays is decoded),
+`again` (the same of fits that need the pixels several times). Files go to a folder of their own that is removed.
 """
 
 import argparse
@@ -18,11 +18,13 @@ import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 import kernelfit
 from benchmarks.common import image_like_a_photograph, kernel_of_shape
+from kernelfit.data import chunked
 
 SIDE = 15
 #: Of the Zarr arrays: None, "auto" for Zarr's own choice, Zstandard, which takes about half as long over noise as the
@@ -341,6 +343,15 @@ class Counted:
         return self.pixels[key]
 
 
+def counted(
+    verb: Callable[..., Any], image: np.ndarray, target: np.ndarray, chunks: tuple[int, int], **words: Any
+) -> str:
+    """Say how often the chunks of a pair are read by a call, those of the array of which more are."""
+    pair = [Counted(array, chunks) for array in (image, target)]
+    verb(*pair, (5, 7), **words)
+    return f"{max(one.reads.mean() for one in pair):.2f} (most {max(one.reads.max() for one in pair)})"
+
+
 def reads(folder: str, repeats: int, size: int) -> None:
     """Print how often each chunk is read, for statistics and for fits with and without noise, in several shapes."""
     rng = np.random.default_rng(0)
@@ -350,16 +361,39 @@ def reads(folder: str, repeats: int, size: int) -> None:
         image = rng.integers(0, 60000, shape).astype(np.uint16)
         plain = kernelfit.apply_kernel(image, kernel_of_shape("5x7"), boundary="symm")
         noisy = np.rint(plain + rng.normal(0, 50, shape)).clip(0, 65535).astype(np.uint16)
-        row = []
-        for verb, target in (
-            (kernelfit.accumulate, noisy),
-            (kernelfit.find_kernel, noisy),
-            (kernelfit.find_kernel, plain),
-        ):
-            pair = [Counted(image, chunks), Counted(target, chunks)]
-            verb(*pair, (5, 7))
-            row.append(f"{max(one.reads.mean() for one in pair):.2f} (most {max(one.reads.max() for one in pair)})")
+        ways = (kernelfit.accumulate, noisy), (kernelfit.find_kernel, noisy), (kernelfit.find_kernel, plain)
+        row = [counted(verb, image, target, chunks) for verb, target in ways]
         print(f"| {shape[0]}x{shape[1]} | {chunks[0]}x{chunks[1]} | {' | '.join(row)} |", flush=True)
+
+
+#: What goes over the pixels several times.
+AGAIN: dict[str, dict[str, Any]] = {
+    "a background": {"background": 1},
+    "a mask": {"mask": lambda rng, shape: rng.random(shape) < 0.002},
+    "weights": {"weights": lambda rng, shape: rng.uniform(0.5, 2.0, shape)},
+    "photon noise": {"noise": "poisson"},
+    "robust, Huber": {"robust": "huber"},
+    "robust, Tukey": {"robust": "tukey"},
+    "sandwich errors": {"errors": "sandwich"},
+    "variation": {"variation": 1},
+    "conjugate gradients": {"method": "cg"},
+}
+
+
+def again(folder: str, repeats: int, size: int) -> None:
+    """Print how often each chunk is read by fits that need it several times, where memory may keep it or may not."""
+    rng = np.random.default_rng(0)
+    image = np.round(50 * rng.gamma(2.0, 5.0, (2048, 1900))).astype(np.uint16)
+    target = rng.poisson(kernelfit.apply_kernel(image, abs(kernel_of_shape("5x7")), boundary="symm")).astype(np.uint16)
+    chunked.BUDGET //= 32  # an eighth of an array: larger ones would take longer and say the same
+    free = chunked.free_bytes
+    print("| 2048x1900 in chunks of 128x128, a fit with | memory free | memory refused |\n|---|---|---|")
+    for name, words in AGAIN.items():
+        laid = {key: value(rng, image.shape) if callable(value) else value for key, value in words.items()}
+        row = []
+        for chunked.free_bytes in (free, lambda: 0):
+            row.append(counted(kernelfit.find_kernel, image, target, (128, 128), workers=1, **laid))
+        print(f"| {name} | {' | '.join(row)} |", flush=True)
 
 
 SECTIONS = {
@@ -370,6 +404,7 @@ SECTIONS = {
     "maps": maps,
     "planning": planning,
     "reads": reads,
+    "again": again,
 }
 
 

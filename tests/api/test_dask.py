@@ -295,6 +295,21 @@ def scenes_to_doubt():
     yield "true boundary", image, noisy, {"boundary": "wrap"}, Verdict.SOLVED
     yield "wrong boundary", image, noisy, {"boundary": "mirror"}, Verdict.WRONG_BOUNDARY
     yield "no noise", image, blurred, {"boundary": "wrap"}, Verdict.SOLVED
+    yield "bright", image, noisy + 3.0, {"boundary": "wrap", "background": 2}, Verdict.SOLVED
+    yield (
+        "bright, sandwich",
+        image,
+        noisy - 2.0,
+        {"boundary": "wrap", "background": 0, "errors": "sandwich"},
+        Verdict.SOLVED,
+    )
+    yield (
+        "bright, image noise",
+        image,
+        noisy + 3.0,
+        {"boundary": "wrap", "background": 1, "image_noise": 1e-3},
+        Verdict.SOLVED,
+    )
     yield "one NaN", image, spoiled, {"nan": "mask"}, Verdict.SOLVED
     yield "one in each", infinite, spoiled, {"nan": "mask", "boundary": "mirror"}, Verdict.WRONG_BOUNDARY
     yield "mask", image, blurred + np.where(some > 0.9, 9.0, coloured), {"mask": some > 0.9}, Verdict.COLOURED_NOISE
@@ -397,6 +412,17 @@ def test_a_look_brings_few_pixels():
     scale.find_kernel(*far, (3, 5), boundary="wrap")
     for one, read in zip(far, once, strict=True):
         assert 0 < one.pixels - read < 16 * 70 * 70 + 20 * 2000
+
+
+def test_what_is_looked_at_is_brought_at_once_beside_a_bright_background(monkeypatch):
+    """Pixels read as zero until it is known which are needed; beside a surface that is all edge and no inside."""
+    image = np.random.default_rng(0).random((203, 170))
+    target = scipy.signal.convolve2d(image, np.ones((3, 6)), "same", "wrap") + 30.0
+    target += 0.1 * np.random.default_rng(1).normal(size=image.shape)
+    times, compute = [], dask.compute
+    monkeypatch.setattr(dask, "compute", lambda *args, **words: times.append(args) or compute(*args, **words))
+    scale.find_kernel(parted(image), parted(target), (3, 6), boundary="wrap", background=2, block=110)
+    assert len(times) == 1
 
 
 def test_bad_calls_are_refused():

@@ -58,8 +58,11 @@ def test_joblib():
 def test_ray():
     ray = pytest.importorskip("ray")
     ray.init(num_cpus=2, include_dashboard=False)
-    work = ray.remote(lambda image, target: kernelfit.accumulate(image, target, SHAPE, workers=1))
-    assert_same_bits(sum(ray.get([work.remote(*pair) for pair in pairs()])), expected())
+
+    def work(image, target):  # one of this module could not be imported where it runs
+        return kernelfit.accumulate(image, target, SHAPE, workers=1)
+
+    assert_same_bits(sum(ray.get([ray.remote(work).remote(*pair) for pair in pairs()])), expected())
     ray.shutdown()
 
 

@@ -170,7 +170,7 @@ def doubt(observations: Sequence[Observation], fits: Sequence[Estimate], memo: M
             continue
         squares = float(np.sum(left * left))  # no BLAS, whose threads would go on spinning
         inside = max((fit.rss - squares) / n_inside, (_EXACT * scale) ** 2)
-        ratio = squares / n_edge / inside
+        ratio = squares / n_edge / inside if inside else math.inf
         if not ratio > max(_WORTH, _limit(n_edge, n_inside, 1e-6)):
             continue
         detail = (

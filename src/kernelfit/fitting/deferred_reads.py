@@ -1,5 +1,6 @@
 """A look at the residual of a fit whose pixels are elsewhere: what it takes is noted first, and brought all at once."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -53,7 +54,8 @@ def with_deferred_reads(
             one = dataclasses.replace(one, sources=sources)
         own.append(one)
     given = weights if any(boxed is not None for boxed in masked) else None
-    work(own, given, False)
+    with np.errstate(all="ignore"), contextlib.suppress(ArithmeticError):  # the answer to zeros is of no use
+        work(own, given, False)
     asked = [(read, place) for read in reads.values() for place in read.slices]
     brought = compute(*(read.slices[place] for read, place in asked))
     for (read, place), pixels in zip(asked, brought, strict=True):
