@@ -150,6 +150,7 @@ def test_programs_of_the_page_on_scale_run(tmp_path):
     for package in ("zarr", "dask", "joblib", "fsspec"):
         pytest.importorskip(package)
     stream, engines, remote = re.findall(r"^```python\n(.*?)^```", read("docs/scaling.md"), flags=re.S | re.M)
+    function, engines = engines.split("\n\n\n")  # which other processes have to find, too
     lines = []
     for line in engines.splitlines():
         if "ray." not in line and "context." not in line:  # these have tests of their own
@@ -158,7 +159,9 @@ def test_programs_of_the_page_on_scale_run(tmp_path):
     assert lines.count("check(stats)") >= 3
     remote = remote.replace("https://example.org", f"file://{tmp_path}")
     whole = "\n".join([stream, 'assert fit.verdict.name == "SOLVED"', *lines, remote, "print(fit.verdict.name)"])
-    (tmp_path / "program.py").write_text(SCALE + textwrap.indent(whole, "    "), encoding="utf-8")
+    (tmp_path / "program.py").write_text(
+        SCALE.replace("def check", f"{function}\n\ndef check") + textwrap.indent(whole, "    "), encoding="utf-8"
+    )
     path = os.pathsep.join([str(Path(kernelfit.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run([sys.executable, "program.py"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": path},
                           capture_output=True, text=True, timeout=300)  # fmt: skip
