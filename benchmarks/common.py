@@ -8,6 +8,7 @@ grows; without it they are the ones whose history is kept.
 """
 
 import os
+import shutil
 import statistics
 import time
 from collections.abc import Callable
@@ -108,6 +109,12 @@ def im2col(
     top, left = shape[0] // 2, shape[1] // 2
     inner = target[top : top + windows.shape[0], left : left + windows.shape[1]]
     return windows[:, :, ::-1, ::-1].reshape(-1, shape[0] * shape[1]), inner.ravel()
+
+
+def without_machine_code(folder: str | os.PathLike[str]) -> None:
+    """Copy the package into a folder without the machine code beside its sources, which a first call would find."""
+    home = os.path.dirname(kernelfit.__file__)
+    shutil.copytree(home, os.path.join(folder, "kernelfit"), ignore=shutil.ignore_patterns("*.nbi", "*.nbc"))
 
 
 def require(name: str) -> Any:

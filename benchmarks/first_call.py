@@ -12,6 +12,8 @@ import subprocess
 import sys
 import tempfile
 
+from .common import without_machine_code
+
 WORK = """
 import json, sys, time
 import numpy, numba
@@ -56,7 +58,8 @@ def main() -> None:
     given = parser.parse_args()
     rows, columns = map(int, given.shape.split("x"))
     with tempfile.TemporaryDirectory() as cache:
-        environment = {**os.environ, "NUMBA_CACHE_DIR": cache, "PYTHONPATH": os.pathsep.join(sys.path)}
+        without_machine_code(cache)
+        environment = {**os.environ, "NUMBA_CACHE_DIR": cache, "PYTHONPATH": os.pathsep.join([cache, *sys.path])}
         request = json.dumps([rows, columns, given.side, {"none": None}.get(given.solver, given.solver)])
         done = subprocess.run(
             [sys.executable, "-c", WORK, request], check=True, env=environment, stdout=subprocess.PIPE, text=True

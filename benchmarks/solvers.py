@@ -4,6 +4,7 @@ python -m benchmarks.solvers coverage [--draws 1000] [--seed 0]   # of 95 % inte
 python -m benchmarks.solvers gcv [--sides 440 800] [--seed 0]     # strength by GCV against the best one
 python -m benchmarks.solvers path                                 # all strengths at 31x31, relative to one eigh
 python -m benchmarks.solvers times                                # of the Gaussian process and of "auto"
+python -m benchmarks.solvers small                                # "auto" of large kernels at small images
 python -m benchmarks.solvers supports [--scenes 200] [--seed 0]   # how often the right support is chosen
 """
 
@@ -17,9 +18,11 @@ import scipy.linalg
 import scipy.signal
 
 import kernelfit
-from kernelfit import GaussianProcess, Penalized, zoo
+from kernelfit import GaussianProcess, Penalized
 from kernelfit.solvers.evidence import ENVELOPES, FAMILIES
 from kernelfit.solvers.penalties import Spectrum, penalty_matrix
+
+from . import zoo
 
 
 def draw_from_prior(prior, shape, rng):
@@ -134,6 +137,28 @@ def times(repeats):
             print(f"{shape} {name:24s} process {process:.2f} s, auto {auto:.2f} s   {kind}", flush=True)
 
 
+def small(repeats):
+    """Print processor seconds of ``find_kernel(..., solver="auto")`` for every kernel of the zoo at small images."""
+    photo = zoo.photographs()["camera"][150:, 150:]
+    for side, taps in ((100, 15), (100, 21), (100, 31), (81, 41)):
+        image, found = photo[: side + taps - 1, : side + taps - 1], {}
+        for name, kernel in zoo.kernels((taps, taps)).items():
+            target = scipy.signal.convolve(image, kernel, mode="valid")
+            target += np.random.default_rng(0).normal(0.0, 0.01 * target.std(), target.shape)
+            seconds = []
+            for _ in range(repeats):
+                start = time.process_time()
+                fit = kernelfit.find_kernel(image, target, taps, solver="auto")
+                seconds.append(time.process_time() - start)
+            found[name] = statistics.median(seconds)
+            print(f"    {name:24s} {found[name]:6.2f} s, error {zoo.error(fit, kernel):.4f}   {fit.solver}", flush=True)
+        every = sorted(found.values())
+        print(
+            f"{taps}x{taps} at {side}x{side}: median {statistics.median(every):.2f} s, most {every[-1]:.2f} s",
+            flush=True,
+        )
+
+
 def supports(scenes, seed):
     """Print how often the right support is found when asked for at most 21x21, and whether one was too small."""
     right, small = 0, 0
@@ -152,7 +177,7 @@ def supports(scenes, seed):
 def main():
     """Print what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["coverage", "gcv", "path", "times", "supports"])
+    parser.add_argument("what", choices=["coverage", "gcv", "path", "times", "small", "supports"])
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--sides", type=int, nargs="+", default=[440, 800])
@@ -164,6 +189,7 @@ def main():
         "gcv": lambda: gcv(args.sides, args.seed),
         "path": lambda: path(args.repeats),
         "times": lambda: times(args.repeats),
+        "small": lambda: small(args.repeats),
         "supports": lambda: supports(args.scenes, args.seed),
     }
     work[args.what]()

@@ -2,20 +2,24 @@
 
     python -m benchmarks.speed [section ...] [--workers N] [--repeats N]
 
-Sections: kernels, statistics, large, lstsq, memory, growth, signal, stride (default: all). Every ratio is the median of
-runs in turn of both sides with the same number of threads (SciPy's transforms by `scipy.fft.set_workers`; for one
-thread of BLAS as well, set OPENBLAS_NUM_THREADS=1). The yardsticks: F is
+Sections: kernels, stages, statistics, large, lstsq, memory, growth, signal, stride (default: all). Every ratio is the
+median of runs in turn of both sides with the same number of threads (SciPy's transforms by `scipy.fft.set_workers`; for
+one thread of BLAS as well, set OPENBLAS_NUM_THREADS=1). The yardsticks: F is
 `scipy.signal.fftconvolve(image, kernel, mode="same")` on the same arrays, R is one `scipy.fft.rfft2(image)`.
 """
 
 import argparse
+import contextlib
+import functools
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import unittest.mock
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import scipy.fft
@@ -89,6 +93,47 @@ def kernels(workers: int, repeats: int) -> None:
                 f" {with_noise:6.3f} {parts[0]}   {without:6.3f} {parts[1]}   F = {seconds:.3f} s",
                 flush=True,
             )
+
+
+def stages(workers: int, repeats: int) -> None:
+    """Print what one core spends on each stage of a fit of 31 x 31 taps, some of them within others."""
+    from kernelfit.compiled import dense
+    from kernelfit.diagnostics import tiles
+    from kernelfit.fitting import equations, pipeline
+    from kernelfit.solvers import cholesky
+
+    own: dict[str, tuple[Any, str]] = {
+        "statistics": (equations, "statistics"),
+        "factor, inverse": (cholesky, "_made"),
+        "condition": (dense, "condition"),
+        "minimum": (equations, "least_squares"),
+        "second pass": (equations, "residual_moments"),
+        "looks": (pipeline, "diagnosed"),
+        "of them tiles": (tiles, "read"),
+        "of them misfits": (pipeline, "misfits"),
+    }
+    for size, noise in ((1024, 0.01), (1024, 0.0), (2048, 0.01), (2048, 0.0)):
+        image, target, kernel = square_scene(size, 31, noise)
+        rows: list[dict[str, float]] = []
+
+        def timed(name: str, work: Callable[..., Any], *args: Any, rows: Any = rows, **kwargs: Any) -> Any:
+            start = time.process_time()
+            made = work(*args, **kwargs)
+            rows[-1][name] = rows[-1].get(name, 0.0) + time.process_time() - start
+            return made
+
+        with contextlib.ExitStack() as stack:
+            for name, (module, function) in own.items():
+                work = functools.partial(timed, name, getattr(module, function))
+                stack.enter_context(unittest.mock.patch.object(module, function, work))
+            for _ in range(repeats + 1):
+                rows.append({})
+                timed("whole", lambda i=image, t=target: kernelfit.find_kernel(i, t, 31, workers=1).stderr)
+                with scipy.fft.set_workers(1):
+                    timed("F", scipy.signal.fftconvolve, image, kernel, mode="same")
+        found = {name: statistics.median(row.get(name, 0.0) for row in rows[1:]) for name in ("F", "whole", *own)}
+        told = ", ".join(f"{name} {1e3 * seconds:.1f}" for name, seconds in found.items() if seconds)
+        print(f"ms of one core, 31x31 at {size}^2, noise {noise:.0%}: {told}", flush=True)
 
 
 def statistics_pass(workers: int, repeats: int) -> None:
@@ -316,6 +361,7 @@ def stride(workers: int, repeats: int) -> None:
 
 SECTIONS: dict[str, Callable[..., None]] = {
     "kernels": kernels,
+    "stages": stages,
     "statistics": statistics_pass,
     "large": large,
     "lstsq": lstsq,

@@ -17,12 +17,16 @@ FIRST_CALL = """
 kernelfit.find_kernel(image, 0.5 * image, (3, 2), method={method!r}).stderr
 """
 READY = """
-import os, tempfile
+import importlib.util, os, shutil, sys, tempfile
 folder = {folder!r} or tempfile.mkdtemp()
 os.environ["NUMBA_CACHE_DIR"] = folder
 if not {folder!r}:
-    import atexit, shutil
+    import atexit
     atexit.register(shutil.rmtree, folder, True)
+    # machine code may lie beside the sources
+    home = importlib.util.find_spec("kernelfit").submodule_search_locations[0]
+    shutil.copytree(home, os.path.join(folder, "kernelfit"), ignore=shutil.ignore_patterns("*.nbi", "*.nbc"))
+    sys.path.insert(0, folder)
 import numpy
 import kernelfit
 image = numpy.random.default_rng(0).random((64, 48))

@@ -31,6 +31,18 @@ def test_auto_takes_few_taps_for_deltas():
     assert fit.solver.startswith("auto: Sparse") and auto < 0.3 * plain
 
 
+def test_auto_asks_nobody_else_where_few_taps_leave_nothing_to_gain(monkeypatch):
+    kernel = np.zeros((9, 11))
+    kernel[1, 2], kernel[5, 9] = 0.7, 0.3
+    before = errors(kernel, 0.01)[2]
+    monkeypatch.setattr(auto, "most_probable", None)
+    monkeypatch.setattr(auto.NonNegative, "solve", None)
+    assert errors(kernel, 0.01)[2].solver == before.solver
+    monkeypatch.setattr(auto, "_with_choice", lambda *_: 5.0)  # so many degrees of freedom that others may be better
+    with pytest.raises(TypeError):
+        errors(kernel, 0.01)
+
+
 def test_auto_takes_the_process_for_a_gaussian():
     kernel = np.outer(scipy.signal.windows.gaussian(9, 1.5), scipy.signal.windows.gaussian(11, 2.0))
     plain, auto, fit = errors(kernel, 0.01)

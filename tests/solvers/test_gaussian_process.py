@@ -288,6 +288,20 @@ def test_a_prior_that_is_all_detail_needs_all_the_data(scene):
     assert Projection.near(stats, start, 1e3 * np.eye(20), 10) is None
 
 
+def test_what_falls_too_slowly_to_be_a_part_is_looked_at_once(scene, monkeypatch):
+    monkeypatch.setattr(projection, "_FIRST", 3)
+    looks, onto = [], Projection._onto
+    monkeypatch.setattr(Projection, "_onto", lambda *given: looks.append(given) or onto(*given))
+    start, stats = least_squares.at_minimum(scene[2])
+    assert Projection.near(stats, start, 1e3 * np.eye(20), 20) is None
+    assert len(looks) == 1
+    smooth = 1e4 * np.exp(-2.0 * np.arange(20.0))  # of few combinations, though more than are looked at first
+    basis = scipy.linalg.cholesky(np.linalg.inv(stats.gram), lower=True)
+    found = Projection.near(stats, start, (basis * smooth) @ basis.T, 20)
+    assert found.weights.shape[1] < 20
+    assert len(looks) == 3
+
+
 @pytest.mark.parametrize("easy", [30, 300])
 def test_a_search_that_begins_on_part_of_the_data_ends_near_one_on_all(monkeypatch, easy):
     rng = np.random.default_rng(3)

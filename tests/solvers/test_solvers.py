@@ -13,7 +13,7 @@ import naive
 from dense import dense_penalty, detail
 from helpers import assert_close, grid
 from kernelfit import Constrained, GaussianProcess, InBasis, LeastSquares, NonNegative, Penalized, Sparse, Verdict
-from kernelfit.solvers import penalties, sparse
+from kernelfit.solvers import least_squares, penalties, sparse
 
 IMAGE, SHAPE = (19, 26), (4, 5)
 
@@ -295,6 +295,30 @@ def test_sparse_takes_explained_taps_off_the_matrix_a_few_at_a_time(dense, monke
     whole = stats.solve(Sparse(n_taps=stats.n_taps - 1)).path
     monkeypatch.setattr(sparse, "_AT_A_TIME", 3)
     assert_close(stats.solve(Sparse(n_taps=stats.n_taps - 1)).path.rss, whole.rss, 1e-9)
+
+
+@pytest.mark.parametrize("criterion", ["ebic", "aic"])
+def test_sparse_drops_the_taps_that_solving_anew_each_time_drops(criterion):
+    rng = np.random.default_rng(4)
+    image = scipy.signal.convolve2d(rng.normal(size=(30, 41)), np.ones((2, 3)), mode="valid")
+    kernel = np.where(rng.random((5, 4)) < 0.5, rng.normal(size=(5, 4)), 0.0)
+    target = scipy.signal.convolve2d(image, kernel, mode="valid")
+    target += rng.normal(0.0, target.std(), target.shape)
+    _, stats = least_squares.at_minimum(kernelfit.accumulate(image, target, (5, 4)))
+    solver, chosen = Sparse(criterion), list(rng.permutation(20)[:18])
+    found = solver._without_weak(stats, chosen, *sparse._on(stats, chosen))
+
+    def score(taps):
+        a, _ = naive.design(image, (5, 4), mode="valid", boundary=None)
+        return solver._score(stats, len(taps), np.linalg.lstsq(a[:, taps], target.ravel(), rcond=None)[1][0])
+
+    while len(chosen) > 1:
+        fewer = min(([tap for tap in chosen if tap != out] for out in chosen), key=score)
+        if score(fewer) >= score(chosen):
+            break
+        chosen = fewer
+    assert 2 < len(chosen) < 15
+    assert found == chosen
 
 
 @pytest.mark.parametrize("criterion", ["ebic", "bic", "aic"])

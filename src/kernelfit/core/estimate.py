@@ -313,8 +313,8 @@ class Estimate:
             return np.stack([part.stderr for part in self.parts]).reshape(self.kernel.shape)
         if self.root is None:
             return np.full(self.kernel.shape, self.typical_stderr * (1 + 1j if self._complex else 1))
-        factor = self._covariance_factor()
-        return self._shaped(np.sqrt(np.einsum("ij,ij->i", factor, factor)))
+        rows = (self.root[i : i + 64] * self.root_scale for i in range(0, len(self.root), 64))  # in the cache, no copy
+        return self._shaped(np.sqrt(np.concatenate([np.einsum("ij,ij->i", some, some) for some in rows])))
 
     @property
     def _complex(self) -> bool:

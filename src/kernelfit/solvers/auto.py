@@ -57,19 +57,20 @@ class Auto:
         evidence = {"GaussianProcess": smooth.log_evidence}
         best, reason = smooth, f"log evidence {smooth.log_evidence:.1f}"
         if stats.n_pixels > 2 * stats.n_taps:
-            blur = stats.convention.ndim != 1  # what rings about zero is a signal's response
-            if blur:
-                best, *_ = most_probable(stats, smooth, lambda held: held + _UNLIKELY * math.sqrt(2 * held))
-            few = Sparse().solve(stats)
+            few, own_error = Sparse().solve(stats), math.inf
+            choices: list[tuple[Estimate, float]] = []
             evidence["Sparse"] = sparse_evidence(stats, few)
             reason += f", of few taps {evidence['Sparse']:.1f}"
-            others = (best, NonNegative().solve(stats)) if blur else (best,)
-            choices = [(fit, _expected_error(stats, fit)) for fit in others]
-            own_error = math.inf
             if evidence["Sparse"] > smooth.log_evidence:  # then the others have to be clearly better
                 df_model = _with_choice(stats, few)
-                choices.insert(0, (few, _expected_error(stats, few, df_model)))
+                choices.append((few, _expected_error(stats, few, df_model)))
                 own_error = df_model if choices[0][1] <= df_model else math.inf  # of few taps that show no bias
+            if own_error > _CLEARLY:  # else no other could be
+                others = [best]
+                if stats.convention.ndim != 1:  # what rings about zero is a signal's response, no blur
+                    none_below, *_ = most_probable(stats, smooth, lambda held: held + _UNLIKELY * math.sqrt(2 * held))
+                    others = [none_below, NonNegative().solve(stats)]
+                choices += [(fit, _expected_error(stats, fit)) for fit in others]
             least = min(choices, key=lambda choice: choice[1])
             best, own = choices[0]
             if _CLEARLY < own - least[1] <= own_error:  # who claims to save more than there is owes it to chance

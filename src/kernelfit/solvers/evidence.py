@@ -49,7 +49,7 @@ class Blocks(NamedTuple):
 
     where: slice
     covariance: Array
-    slope: Array  # by log l
+    slope: Array  # by log l; empty where no slopes are wanted
     envelope: "Envelope"
     by_scale: list[Array]  # of the correlation, by the logs of the scales of volumes
 
@@ -120,7 +120,7 @@ def envelope_of(grid: Grid, envelope: str, theta: Array) -> Envelope:
     return Envelope(math.exp(log_a) * base**-_POWER, u / base, [d / base for d in steep], [d / base for d in own])
 
 
-def blocks_of(grids: Sequence[Grid], kind: Kind, theta: Array) -> list[Blocks]:
+def blocks_of(grids: Sequence[Grid], kind: Kind, theta: Array, *, slopes: bool = True) -> list[Blocks]:
     """Return each term's prior covariance at the given hyperparameters; under a symmetry summed over images."""
     found, start = [], 0
     for grid, at in zip(grids, theta.reshape(len(grids), -1), strict=True):
@@ -130,21 +130,23 @@ def blocks_of(grids: Sequence[Grid], kind: Kind, theta: Array) -> list[Blocks]:
         outer = np.multiply.outer(envelope.values, envelope.values)
         where = slice(start, start + len(grid))
         start = where.stop
-        by_scale = [_over_lags(slope * share, grid.lag) * outer for share in shares]
-        rho, slope = (_over_lags(part, grid.lag) for part in (rho, slope))
+        by_scale = [_over_lags(slope * share, grid.lag) * outer for share in shares] if slopes else []
+        rho = _over_lags(rho, grid.lag)
         rho *= outer
-        slope *= outer
+        slope = np.multiply(_over_lags(slope, grid.lag), outer, out=outer) if slopes else np.zeros(0)
         found.append(Blocks(where, rho, slope, envelope, by_scale))
     return found
 
 
 def covariance_of(grids: Sequence[Grid], kind: Kind, theta: Array) -> Array:
     """Return P / s^2, of the taps or of the sets of equal taps of grids under a symmetry."""
-    return np.asarray(scipy.linalg.block_diag(*(b.covariance for b in blocks_of(grids, kind, theta))))
+    return np.asarray(scipy.linalg.block_diag(*(b.covariance for b in blocks_of(grids, kind, theta, slopes=False))))
 
 
 def all_taps(grids: Sequence[Grid], rows: Array) -> Array:
     """Return one row for each tap, given one for each set of equal taps."""
+    if all(grid.symmetric is None for grid in grids):
+        return rows
     ends = np.cumsum([0] + [len(grid) for grid in grids])
     return np.concatenate([rows[start + grid.set_of] for start, grid in zip(ends, grids, strict=False)])
 
@@ -171,7 +173,7 @@ def evidence(data: Projection, kind: Kind, theta: Array, *, slope: bool = False)
     """Return ``n log(rss + q) + log det S`` and, if asked for, its derivatives by the hyperparameters."""
     # S is ``I + W'PW / s^2`` and ``q = z'S^-1 z``; the noise is profiled out, ``s^2 = (rss + q) / n``. Each term has
     # five hyperparameters: log(a / s), log l, log r, and the row and column of c; of volumes `Grid.width`.
-    blocks = blocks_of(data.grids, kind, theta)
+    blocks = blocks_of(data.grids, kind, theta, slopes=slope)
     if data.inverse is not None:
         return _full_evidence(data, data.inverse, blocks, len(theta) if slope else 0)
     w = data.weights
@@ -199,10 +201,11 @@ def evidence(data: Projection, kind: Kind, theta: Array, *, slope: bool = False)
 def _full_evidence(data: Projection, inverse: Inverse, blocks: Sequence[Blocks], slopes: int) -> tuple[float, Array]:
     """Do the work of `evidence` with the inverse of G, in a ninth of the operations."""
     # ``det S = det G det M`` and ``q = k0'M^-1 k0`` with ``M = P / s^2 + G^-1``; M^-1 is ``W S^-1 W'``.
-    middle = np.array(inverse.matrix, order="F")
+    middle = np.array(inverse.matrix.T if inverse.matrix.flags.f_contiguous else inverse.matrix)  # symmetric
     for b in blocks:
         middle[b.where, b.where] += b.covariance
-    lower, info = scipy.linalg.lapack.dpotrf(middle, lower=1, clean=1, overwrite_a=1)
+    # symmetric, so that the transposed matrix is the same in LAPACK's order
+    lower, info = scipy.linalg.lapack.dpotrf(middle.T, lower=1, clean=1, overwrite_a=1)
     if info != 0:
         return math.inf, np.zeros(slopes)
     pull, _ = scipy.linalg.lapack.dpotrs(lower, inverse.taps, lower=1)
@@ -211,14 +214,14 @@ def _full_evidence(data: Projection, inverse: Inverse, blocks: Sequence[Blocks],
     value = data.n * math.log(total) + logs
     if not slopes:
         return value, np.zeros(0)
-    half, _ = scipy.linalg.lapack.dpotri(lower, lower=1, overwrite_c=1)  # zero above the diagonal
+    half = scipy.linalg.lapack.dpotri(lower, lower=1, overwrite_c=1)[0].T  # zero below the diagonal
     gradient = []
     for b in blocks:
         h, beta = half[b.where, b.where], pull[b.where]
         scale = data.n / total
-        own = h.diagonal()
-        along = np.einsum("ij,ij->i", h, b.covariance) + np.einsum("ij,ij->j", h, b.covariance)
-        along -= own * b.covariance.diagonal() + scale * beta * times(b.covariance, beta)
+        own, both = h.diagonal(), h * b.covariance
+        along = both.sum(axis=0) + both.sum(axis=1)
+        along -= both.diagonal() + scale * beta * times(b.covariance, beta)
         steep = [
             2 * float(np.einsum("ij,ij->", h, one))
             - float(own @ one.diagonal())
@@ -282,13 +285,16 @@ class Applied(NamedTuple):
             prior, slopes = _along_axes(field, [length * float(scale) for scale in scales])
         else:
             size, lags = grid.torus
-            axes = tuple(range(len(shape)))
-            spectra = scipy.fft.rfftn(field, s=size, axes=axes)
+            axes = tuple(range(1, len(shape) + 1))
+            lines = np.moveaxis(field, -1, 0).copy()  # transforms of numbers side by side take a third of the time
+            spectra = scipy.fft.rfftn(lines, s=size, axes=axes)
             apart, shares = distance(lags, scales)
             rho, slope = correlation(kind.family, apart / length)
-            inside = tuple(slice(n) for n in shape)
+            inside = (slice(None), *(slice(n) for n in shape))
             prior, *slopes = (
-                scipy.fft.irfftn(spectra * scipy.fft.rfftn(_tail_cut(part)).real[..., None], s=size, axes=axes)[inside]
+                np.moveaxis(
+                    scipy.fft.irfftn(spectra * scipy.fft.rfftn(_tail_cut(part)).real, s=size, axes=axes)[inside], 0, -1
+                )
                 for part in (rho, slope, *(slope * share for share in shares))
             )
         first = grid.images[0]

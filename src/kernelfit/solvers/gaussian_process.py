@@ -221,7 +221,7 @@ class GaussianProcess:
         ones = np.zeros((stats.n_taps, len(grids)))
         for at, where in enumerate(blocks(stats.supports)):
             ones[where, at] = 1.0
-        root = root @ scipy.linalg.qr(root.T @ ones)[0]
+        root = _turned(root, root.T @ ones)
         inner = product(root.T, product(stats.gram, root))
         inner[np.diag_indices_from(inner)] += 1.0
         lower, info = scipy.linalg.lapack.dpotrf(inner, lower=1, clean=1)
@@ -229,7 +229,8 @@ class GaussianProcess:
             values, vectors = scipy.linalg.eigh(inner)
             lower = scipy.linalg.cholesky((vectors * np.maximum(values, 1.0)) @ vectors.T, lower=True)
         inverse = scipy.linalg.lapack.dtrtri(lower, lower=1)[0]
-        factor = product(root, inverse.T)  # F F' = (P^-1 + G)^-1, in units of s^2
+        # F F' = (P^-1 + G)^-1, in units of s^2
+        factor = scipy.linalg.blas.dtrmm(1.0, inverse, root, side=1, lower=1, trans_a=1)
         # from the center, then one step of refinement; x are the coordinates k = U x
         moment = stats.around()[1] + times(stats.gram, stats.around()[0])
         x = scipy.linalg.cho_solve((lower, True), root.T @ moment)
@@ -283,6 +284,14 @@ class GaussianProcess:
             log_evidence=log_evidence,
             alternatives=evidences if len(evidences) > 1 else {},
         )
+
+
+def _turned(rows: Array, first: Array) -> Array:
+    """Return ``rows @ Q`` where the first columns of the orthogonal Q span those of `first`."""
+    lapack = scipy.linalg.lapack
+    reflections, scales, *_ = lapack.dgeqrf(first)
+    found, *_ = lapack.dormqr("R", "N", reflections, scales, rows, max(64, 64 * len(rows)))
+    return np.asarray(found)
 
 
 def beyond_a_prior(stats: NormalEquations, start: LeastSquaresSolution) -> bool:

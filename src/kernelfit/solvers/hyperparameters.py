@@ -14,7 +14,7 @@ from .cholesky import product
 from .descent import Lowest, descend
 from .evidence import DECAYS, FAMILIES, Applied, Kind, all_taps, applied_evidence, blocks_of, covariance_of, evidence
 from .least_squares import LeastSquaresSolution
-from .projection import SYMMETRIES, Projection
+from .projection import SYMMETRIES, Grid, Projection
 
 #: The kinds of prior that were tried, with minus twice the log evidence, less a constant, and the hyperparameters.
 Found = dict[Kind, Lowest]
@@ -45,16 +45,21 @@ class Views:
     start: LeastSquaresSolution
 
     @functools.cached_property
+    def grids(self) -> tuple[Grid, ...]:
+        """The supports, which all views share."""
+        return tuple(Grid(shape) for shape in self.stats.supports)
+
+    @functools.cached_property
     def whole(self) -> Projection:
         """All of them."""
-        return Projection.whole(self.stats, self.start)
+        return Projection.whole(self.stats, self.start, self.grids)
 
     @functools.cached_property
     def few(self) -> Projection:
         """What a search begins with: all of them for few taps."""
         if self.stats.n_taps <= DIRECT:
             return self.whole
-        return Projection.part(self.stats, self.start, COMBINATIONS)
+        return Projection.part(self.stats, self.start, COMBINATIONS, self.grids)
 
     def near(self, kinds: Sequence[tuple[Kind, Array]]) -> Projection:
         """Return what tells some kinds of prior, near some hyperparameters, from each other: nearly as good as all."""
@@ -66,7 +71,7 @@ class Views:
             prior += all_taps(grids, all_taps(grids, covariance_of(grids, kind, loose.ravel())).T)
         # beyond a fifth of the taps all the data are quicker, where the inverse of the Gram matrix serves
         most = self.start.rank // (5 if self.whole.inverse is not None else 2)
-        found = Projection.near(self.stats, self.start, prior, most)
+        found = Projection.near(self.stats, self.start, prior, most, self.grids)
         return self.whole if found is None else found
 
 

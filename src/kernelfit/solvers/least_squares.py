@@ -231,8 +231,9 @@ def let_in(gram: Array, inverse: Array, moves: Array) -> Array:
     `moves`: columns, such as a tap that is held at zero. `inverse`: a factor of the inverse for the taps that are free,
     which follow; nothing is returned of moves that the image does not tell from them.
     """
-    across = inverse.T @ (gram @ moves)
-    energy = np.einsum("ij,ij->j", moves, gram @ moves)
+    image = gram @ moves
+    across = inverse.T @ image
+    energy = np.einsum("ij,ij->j", moves, image)
     curvature = energy - np.einsum("ij,ij->j", across, across)
     told = curvature > 16 * len(gram) * EPS * energy
     return np.asarray((moves - inverse @ across)[:, told] / np.sqrt(curvature[told]))

@@ -58,8 +58,16 @@ class Grid:
         #: of each lag along each axis, the lags of all axes being one index
         self.lags = [at.astype(np.float64) for at in np.unravel_index(np.arange(math.prod(shape)), shape)]
 
+        self._under: dict[str | None, Grid] = {symmetric: self}
+
     def __len__(self) -> int:
         return len(self.counts)
+
+    def under(self, symmetric: str | None) -> "Grid":
+        """Return the same support for kernels of a symmetry, the same one every time."""
+        if symmetric not in self._under:
+            self._under[symmetric] = Grid(self.shape, symmetric)
+        return self._under[symmetric]
 
     def scales(self, theta: Array) -> Array:
         """Return the scale of each axis at some hyperparameters."""
@@ -87,6 +95,10 @@ class Grid:
         size = tuple(scipy.fft.next_fast_len(2 * n - 1, real=at == last) for at, n in enumerate(self.shape))
         along = [np.minimum(np.arange(n), n - np.arange(n)).astype(np.float64) for n in size]
         return size, list(np.meshgrid(*along, indexing="ij"))
+
+
+#: The supports, where they are known: what is made of them serves all that has the same ones.
+Grids = tuple[Grid, ...] | None
 
 
 def distance(lags: Sequence[Array], scales: Array) -> tuple[Array, list[Array]]:
@@ -119,24 +131,26 @@ class Projection:
     _folded: "dict[str | None, Projection]" = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
-    def whole(cls, stats: NormalEquations, start: LeastSquaresSolution) -> "Projection":
+    def whole(cls, stats: NormalEquations, start: LeastSquaresSolution, grids: Grids = None) -> "Projection":
         """Return all the data."""
         weights = gram_root(stats.gram, start)
-        grids = tuple(Grid(shape) for shape in stats.supports)
+        grids = grids or tuple(Grid(shape) for shape in stats.supports)
         circular = stats.convention.numbers == "complex"
         return cls(grids, weights, weights.T @ start.taps, start.rss, stats.n_pixels, circular)
 
     @classmethod
-    def part(cls, stats: NormalEquations, start: LeastSquaresSolution, most: int) -> "Projection":
+    def part(cls, stats: NormalEquations, start: LeastSquaresSolution, most: int, grids: Grids = None) -> "Projection":
         """Return the combinations of the data that hold most of the image's energy, nearly."""
         r = min(most, start.rank)
         basis = np.random.default_rng(0).standard_normal((stats.n_taps, r))
         for _ in range(2):
             basis, _ = scipy.linalg.qr(product(stats.gram, basis), mode="economic", overwrite_a=True)
-        return cls._onto(stats, start, basis)
+        return cls._onto(stats, start, basis, grids)
 
     @classmethod
-    def near(cls, stats: NormalEquations, start: LeastSquaresSolution, prior: Array, most: int) -> "Projection | None":
+    def near(
+        cls, stats: NormalEquations, start: LeastSquaresSolution, prior: Array, most: int, grids: Grids = None
+    ) -> "Projection | None":
         """Return the combinations of the data in which a prior lets a kernel show; None for more than `most`."""
         # They are W' times the largest eigenvectors of ``P G``, nearly, P being in units of s^2.
         own = blocks(stats.supports)
@@ -155,20 +169,24 @@ class Projection:
                 turned = product(prior, product(gram, basis[:, len(own) :]))
                 turned, _ = scipy.linalg.qr(turned, mode="economic", overwrite_a=True)
                 basis = np.hstack([ones, turned])
-            found = cls._onto(stats, start, basis)
-            seen = product(found.weights.T, product(prior, found.weights))
-            if float(scipy.linalg.eigvalsh(seen, subset_by_index=[0, 0])[0]) < _UNSEEN:
+            found = cls._onto(stats, start, basis, grids)
+            seen = scipy.linalg.eigvalsh(product(found.weights.T, product(prior, found.weights)))
+            if float(seen[0]) < _UNSEEN:
                 return found
+            # ratios fall more and more slowly: no use to look further if at this pace they would not fall enough
+            half = max(1, len(seen) // 2)
+            if seen[0] * (seen[0] / seen[half]) ** ((most - r) / half) > _UNSEEN:
+                return None
         return None
 
     @classmethod
-    def _onto(cls, stats: NormalEquations, start: LeastSquaresSolution, basis: Array) -> "Projection":
+    def _onto(cls, stats: NormalEquations, start: LeastSquaresSolution, basis: Array, grids: Grids) -> "Projection":
         """Return the combinations ``W'B``, made orthonormal."""
         image = product(stats.gram, basis)
         lower = scipy.linalg.cholesky(product(basis.T, image), lower=True)
         weights = scipy.linalg.blas.dtrsm(1.0, lower, image, side=1, lower=1, trans_a=1)
         n = stats.n_pixels - start.rank + basis.shape[1]
-        grids = tuple(Grid(shape) for shape in stats.supports)
+        grids = grids or tuple(Grid(shape) for shape in stats.supports)
         circular = stats.convention.numbers == "complex"
         return cls(grids, weights, weights.T @ start.taps, start.rss, n, circular)
 
@@ -177,7 +195,7 @@ class Projection:
         if symmetric is None:
             return self
         if symmetric not in self._folded:
-            grids = tuple(Grid(grid.shape, symmetric) for grid in self.grids)
+            grids = tuple(grid.under(symmetric) for grid in self.grids)
             ends = np.cumsum([0] + [len(grid) for grid in self.grids])
             weights = np.vstack([g.fold(self.weights[i:j]) for g, i, j in zip(grids, ends, ends[1:], strict=False)])
             data, rss = self.data, self.rss
