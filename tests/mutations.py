@@ -240,7 +240,7 @@ ROOMS = {
         ("solvers/least_squares.py", "(moves - inverse @ across)[:, told]", "moves[:, told]", "of_few_taps_the_errors"),
         ("solvers/constrained.py", "held += 1", "held += 0", "constrained_against"),
         ("solvers/sparse.py", "math.log(n) + 2 * choices", "math.log(n) + choices", "the_criteria_of_few"),
-        ("solvers/sparse.py", "self._score(stats, t - 1, now + float(loss[weakest])) >=", "math.inf >=",
+        ("solvers/sparse.py", "self._score(stats, t - 1, rss + float(loss[weakest])) >=", "math.inf >=",
          "a_tap_that_others")],
     "solvers/test_wiener.py": [
         ("solvers/wiener.py", "stats.n_pixels - found.rank * band.mean(kept)", "1.0 * stats.n_pixels"),

@@ -57,14 +57,15 @@ class Grid:
         self.places = [at.astype(np.float64) for at in np.unravel_index(self.images[0], shape)]
         #: of each lag along each axis, the lags of all axes being one index
         self.lags = [at.astype(np.float64) for at in np.unravel_index(np.arange(math.prod(shape)), shape)]
-
-        self._under: dict[str | None, Grid] = {symmetric: self}
+        self._under: dict[str | None, Grid] = {}
 
     def __len__(self) -> int:
         return len(self.counts)
 
     def under(self, symmetric: str | None) -> "Grid":
         """Return the same support for kernels of a symmetry, the same one every time."""
+        if symmetric == self.symmetric:
+            return self
         if symmetric not in self._under:
             self._under[symmetric] = Grid(self.shape, symmetric)
         return self._under[symmetric]
