@@ -805,6 +805,8 @@ def test_photon_noise_ends_where_the_prediction_makes_the_weights(preferred, mon
         predicted[used] = np.maximum(design @ fit.kernel.ravel(), 2.0)
         kernel, errors, _, _ = dense_fit(image, target, (7, 9), 1 / predicted)
         assert np.abs((fit.kernel - kernel) / errors).max() < 0.1
+        own, _, _, _ = dense_fit(image, target, (7, 9), fit.weights)
+        assert np.sqrt(np.mean(((fit.kernel - own) / errors) ** 2)) < 1e-4
         assert_close(fit.stderr, errors, 0.05)
         assert not {Verdict.NOT_CONVERGED, Verdict.ROUGH_ERRORS} & {f.verdict for f in fit.findings}
 

@@ -26,6 +26,8 @@ CHANNELS = ("shared", "separate", "mixed")
 NAN = ("error", "mask")
 LOSSES = (None, "huber", "tukey", "clip")
 COVARIANCES = ("plain", "sandwich")
+#: Rows whose variances are worked out at once.
+_ROWS = 8
 #: What may read the pixels; engines add their names when they are registered.
 ENGINES = ["auto", "direct", "fft"]
 
@@ -404,6 +406,14 @@ class PixelVariance:
 
     def at(self, prediction: Array, observed: Array, floor: float, apart: float) -> Array:
         """Return the variance of pixels, that of their prediction."""
+        out = np.empty(prediction.shape)
+        for start in range(0, len(out), _ROWS):
+            rows = slice(start, start + _ROWS)
+            out[rows] = self._of(prediction[rows], observed[rows], floor, apart)
+        return out
+
+    def _of(self, prediction: Array, observed: Array, floor: float, apart: float) -> Array:
+        """Do the work of `at` for a few rows, which stay in the cache."""
         # A prediction further from what was `observed` than `apart` of its standard deviations p is none; then that
         # prediction counts which is so far from it: ``(observed - p)^2 = apart^2 (slope p + constant)``. So weights
         # cannot run away with a bad kernel, and reweighting ends where a convex criterion has its minimum. The least

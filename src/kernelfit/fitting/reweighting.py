@@ -33,6 +33,8 @@ _SETTLED = 0.02
 _MEDIAN_SAMPLE = 2**16
 #: Times that weights are frozen, for the kernel of their own least squares, before other ways are tried.
 _MOST_FROZEN = 3
+#: The error of that kernel, in units of its standard error: the weights come from one that is off by more.
+_ENOUGH = 1e-3
 #: Quick steps before the exact rounds.
 _MOST_STEPS = 6
 #: So many standard errors from the end of Huber's criterion the next one may begin.
@@ -214,7 +216,7 @@ def _followed(
     for _ in range(_MOST_FROZEN):
         here = fitter.engine.residual(items, at, left, begun.hold)
         seen = _seen(items, left, model, None, 1.0, levels, begun.noise)
-        found, converged = fitter.walked(seen.items, begun.metric, at, here, patient=False)
+        found, converged = fitter.walked(seen.items, begun.metric, at, here, patient=False, enough=_ENOUGH)
         passes += 1 + found.iterations
         n_taps, before, at = items[0].n_taps, at, found.unknowns
         moved, error = np.linalg.norm((at - before)[:n_taps]), np.linalg.norm(found.solution.stderr)

@@ -170,10 +170,18 @@ class WeightedFitter:
         return self.walked(items, self._metric, start, patient=patient)
 
     def walked(
-        self, items: Items, metric: Metric, start: Array, here: Residual | None = None, *, patient: bool = True
+        self,
+        items: Items,
+        metric: Metric,
+        start: Array,
+        here: Residual | None = None,
+        *,
+        patient: bool = True,
+        enough: float | None = None,
     ) -> tuple[Solved, bool]:
         """Fit by conjugate gradients that begin somewhere; also return whether they converged."""
-        return self._walked(items, metric, weighted.target_sums(items, self.workers), start, here, patient=patient)
+        sums = weighted.target_sums(items, self.workers)
+        return self._walked(items, metric, sums, start, here, patient=patient, enough=enough)
 
     def _far(self, items: Items, start: Array | None, *, patient: bool) -> tuple[Solved, bool]:
         """Fit by conjugate gradients that know the unweighted Gram matrix."""
@@ -198,8 +206,10 @@ class WeightedFitter:
         here: Residual | None,
         *,
         patient: bool,
+        enough: float | None = None,
     ) -> tuple[Solved, bool]:
-        found = weighted_iteration.solve(items, metric, sums, self.engine, self.tolerance, start, here, patient=patient)
+        tolerance = enough if self.tolerance is None else self.tolerance
+        found = weighted_iteration.solve(items, metric, sums, self.engine, tolerance, start, here, patient=patient)
         factorisation = cholesky.factorise(found.stats.gram, 1)
         solution = least_squares.least_squares(found.stats, factorisation)
         told = found.eliminations, found.findings, found.iterations
