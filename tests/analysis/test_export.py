@@ -38,6 +38,26 @@ def test_the_source_gives_the_target(tool, module, settings):
     np.testing.assert_allclose(made, target, rtol=1e-9, atol=1e-6)
 
 
+@pytest.mark.parametrize("channels", ["shared", "separate", "mixed"])
+@pytest.mark.parametrize(("tool", "module"), [("scipy", "scipy"), ("opencv", "cv2"), ("torch", "torch")])
+def test_the_source_gives_a_target_of_channels(tool, module, channels):
+    """Of three colours along the first axis or the last, each with a constant of its own, on every second pixel."""
+    pytest.importorskip(module)
+    rng = np.random.default_rng(1)
+    taps = rng.normal(size={"shared": (), "separate": (3,), "mixed": (3, 3)}[channels] + (2, 3))
+    image = rng.normal(100, 20, size=(40, 51, 3))
+    for axis in (0, -1):
+        given = {"boundary": "wrap", "stride": (2, 3), "offset": (1, 0), "channel_axis": axis}
+        moved = np.moveaxis(image, -1, axis)
+        constant = np.array([3.0, -5.0, 0.5]).reshape((3, 1, 1) if axis == 0 else 3)
+        target = kernelfit.apply_kernel(moved, taps, **given) + constant
+        fit = kernelfit.find_kernel(moved, target, (2, 3), channels=channels, background=0, **given)
+        assert fit.kernel.shape == taps.shape
+        space = {}
+        exec(fit.export(tool), space)
+        np.testing.assert_allclose(space["apply"](moved), target, rtol=1e-9, atol=1e-6)
+
+
 def test_matrices_have_whole_numbers_or_errors():
     noise = np.random.default_rng(2).normal(0, 0.01, IMAGE.shape)
     whole = kernelfit.apply_kernel(IMAGE, np.outer([1, 2, 1], [1, 2, 4, 2, 1]) / 40, boundary="wrap") + noise
@@ -47,13 +67,34 @@ def test_matrices_have_whole_numbers_or_errors():
     assert r"\pm" in kernelfit.find_kernel(IMAGE, other, (3, 5), boundary="wrap").export("latex")
 
 
+def test_a_matrix_has_the_taps_in_as_many_cells():
+    """Of LaTeX: braces that close, environments that end, rows of one length, and a matrix for each two channels."""
+    image = np.random.default_rng(1).normal(100, 20, size=(40, 51, 2))
+    taps = np.random.default_rng(2).normal(size=(2, 2, 3, 4))
+    target = kernelfit.apply_kernel(image, taps, channel_axis=-1, mode="valid") + np.random.default_rng(3).normal(
+        size=(38, 48, 2)
+    )
+    fit = kernelfit.find_kernel(image, target, (3, 4), mode="valid", channel_axis=-1, channels="mixed")
+    text = fit.export("latex")
+    assert text.count("{") == text.count("}") and text.count(r"\begin") == text.count(r"\end") == 4
+    assert re.findall("% (.*)", text)[1] == "channel 0 from channel 1"
+    bodies = re.findall(r"\\begin\{bmatrix\}(.*?)\\end\{bmatrix\}", text, re.DOTALL)
+    cells = [[cell.split(r"\pm") for cell in row.split("&")] for body in bodies for row in body.split(r"\\")]
+    values = np.array(cells, dtype=float).reshape(2, 2, 3, 4, 2)
+    np.testing.assert_allclose(values[..., 0], fit.kernel, atol=0.1 * fit.stderr.max())
+    np.testing.assert_allclose(values[..., 1], fit.stderr, rtol=0.1)
+
+
 def test_what_cannot_be_exported_is_refused():
     fit = kernelfit.find_kernel(IMAGE, IMAGE, (1, 3))
     with pytest.raises(ValueError, match="need one of"):
         fit.export("paint")
     stack = np.stack([IMAGE, 2 * IMAGE], axis=-1)
-    with pytest.raises(ValueError, match="split_channels"):
-        kernelfit.find_kernel(stack, stack, 1, channel_axis=-1, channels="separate").export("scipy")
+    for tool in ("imagemagick", "ffmpeg", "gimp", "imagej"):
+        with pytest.raises(ValueError, match=f"got 2 kernels for '{tool}'.*split_channels"):
+            kernelfit.find_kernel(stack, stack, 1, channel_axis=-1, channels="separate").export(tool)
+        with pytest.raises(ValueError, match="background for each of 2 channels"):
+            kernelfit.find_kernel(stack, stack + [3, 5], 1, channel_axis=-1, background=0).export(tool)
     with pytest.raises(ValueError, match="background that varies"):
         kernelfit.find_kernel(IMAGE, IMAGE, (1, 3), background=1).export("scipy")
 
@@ -76,7 +117,8 @@ def run(text, tmp_path, suffix=".png"):
 @pytest.mark.skipif(not (shutil.which("magick") or shutil.which("convert")), reason="ImageMagick is not here")
 @pytest.mark.parametrize("settings", [
     {"boundary": "fill"}, {"boundary": "wrap", "origin": (0, 3)}, {"boundary": "symm", "operation": "correlation"},
-    {"boundary": "nearest", "origin": (2, 0)},
+    {"boundary": "nearest", "origin": (2, 0)}, {"boundary": "wrap", "stride": (2, 3), "offset": (1, 2)},
+    {"boundary": "symm", "stride": (4, 1)},
 ])  # fmt: skip
 def test_imagemagick_gives_the_target(settings, tmp_path):
     taps = np.random.default_rng(1).random((4, 5)) / 10
@@ -155,6 +197,7 @@ def test_imagej_gives_the_target(tmp_path):
     ("imagemagick", (3, 4), {"boundary": "fill", "fillvalue": 3.0}, "fillvalue=0"),
     ("imagemagick", (3, 4), {"boundary": "wrap", "background": 0}, "no background"),
     ("imagej", (3, 4), {"boundary": "wrap", "stride": 2}, "every pixel"),
+    ("ffmpeg", (3, 4), {"boundary": "wrap", "stride": (1, 2), "offset": (0, 1)}, "or dataclasses.replace"),
     ("gimp", (3, 4), {"mode": "valid"}, "mode='same'"),
     ("ffmpeg", (3, 4), {"mode": "full"}, "mode='same'"),
     ("ffmpeg", (2, 9), {"boundary": "wrap"}, "7 x 7"),

@@ -7,6 +7,7 @@ import pytest
 import scipy.ndimage as ndimage
 
 import kernelfit
+from helpers import grid
 
 IMAGE = np.random.default_rng(1).normal(100, 30, size=(80, 91))
 
@@ -106,3 +107,33 @@ def test_taps_that_a_prior_holds_for_equal_are_whole_numbers_too():
     whole = fit.as_integers()
     assert whole.denominator == 64
     np.testing.assert_array_equal(whole.numerators, weights)
+
+
+BINOMIAL = np.array([1, 4, 6, 4, 1])
+WHOLE = {
+    "256": (np.outer(BINOMIAL, BINOMIAL), 256, 0.12),
+    "25": (np.outer([1, 3, 1], [1, 3, 1]), 25, 0.12),
+    "27": (np.outer([1, 1, 1], [1, 2, 3, 2, 1]), 27, 0.12),
+    "49": (np.outer([1, 2, 1, 2, 1], [2, 3, 2]), 49, 0.1),
+    "35": (np.array([[-3, 12, 17, 12, -3]]), 35, 0.04),
+    "8": (np.outer([1, 2, 1], [1, 0, -1]), 8, 0.12),
+}
+
+
+@grid("case", list(WHOLE), 2)
+def test_a_smaller_denominator_within_the_errors_that_fits_worse_is_not_taken(case):
+    """Taps known to a tenth of a numerator: 243 may be within all errors where the taps are 256ths."""
+    weights, denominator, error = WHOLE[case]
+    blurred = ndimage.gaussian_filter(IMAGE, 0.6)
+    fit = kernelfit.find_kernel(blurred, blurred + np.random.default_rng(2).normal(size=IMAGE.shape), (5, 7))
+    root = fit.factor / np.linalg.norm(fit.factor, axis=1).mean()
+    inner = np.zeros((5, 7))
+    rows, cols = weights.shape
+    inner[2 - rows // 2 : 3 + rows // 2, 3 - cols // 2 : 4 + cols // 2] = weights
+    for seed in range(12):
+        noise = (root @ np.random.default_rng(seed).normal(size=root.shape[1])).reshape(5, 7)
+        scale = error / denominator
+        known = dataclasses.replace(fit, kernel=inner / denominator + scale * noise, root=root, root_scale=scale)
+        whole = known.as_integers()
+        assert whole.denominator == denominator, (seed, whole.denominator)
+        np.testing.assert_array_equal(whole.numerators, inner)

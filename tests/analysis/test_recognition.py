@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 
 import numpy as np
 import pytest
@@ -10,12 +11,14 @@ import scipy.stats
 
 import kernelfit
 from helpers import assert_close, grid
+from kernelfit.analysis import filter_families as families
 from kernelfit.analysis import filter_shapes, recognition
 from kernelfit.analysis import filter_table as table
 from kernelfit.analysis.filter_families import Hint
-from kernelfit.analysis.filter_problem import Rounding
+from kernelfit.analysis.filter_problem import Rounding, without_prior
 from kernelfit.analysis.filter_shapes import Grid
 from kernelfit.analysis.recognition import nearest
+from kernelfit.report import report_html
 
 SHAPE = (13, 15)
 ERROR = 2e-4
@@ -576,3 +579,118 @@ def test_gaussians_of_pillow_have_the_plain_name(sigma, rows):
     assert best.chi_square < best.dof + 4 * math.sqrt(2 * best.dof) and best.p_value > 1e-3
     assert abs(best.parameters["sigma"].value - sigma) < 2 * best.parameters["sigma"].error < 0.1
     assert fit.nearest().name == "gaussian"
+
+
+# ---- two pictures of 8 bits, and nothing else given ------------------------------------------------------------------
+
+EMBOSS = np.array([[-2.0, -1, 0], [-1, 1, 1], [0, 1, 2]])
+
+
+def as_bytes(values):
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def of_pillow(name, *numbers):
+    def made(image):
+        pil, filters = pytest.importorskip("PIL.Image"), pytest.importorskip("PIL.ImageFilter")
+        chosen = getattr(filters, name)
+        return np.asarray(pil.fromarray(image).filter(chosen(*numbers) if numbers else chosen))
+
+    return made
+
+
+def of_opencv(name, *arguments):
+    return lambda image: getattr(pytest.importorskip("cv2"), name)(image, *arguments)
+
+
+#: What makes the target, what the name begins with, and numbers of it, as closely as they have to be told.
+TOOLS = {
+    "BLUR": (of_pillow("BLUR"), "square ring", {}),
+    "SMOOTH": (of_pillow("SMOOTH"), "identity plus box", {"weight": (9 / 13, 0.01)}),
+    "SMOOTH_MORE": (of_pillow("SMOOTH_MORE"), "smooth more", {}),
+    "SHARPEN": (of_pillow("SHARPEN"), "sharpen", {"amount": (1 / 8, 1e-3)}),
+    "DETAIL": (of_pillow("DETAIL"), "sharpen", {"amount": (1 / 6, 1e-3)}),
+    "EDGE_ENHANCE": (of_pillow("EDGE_ENHANCE"), "sharpen", {"amount": (1 / 2, 1e-3)}),
+    "EMBOSS": (of_pillow("EMBOSS"), "emboss", {}),
+    "CONTOUR": (of_pillow("CONTOUR"), "laplacian", {"neighbours": (8, 0)}),
+    "UnsharpMask": (of_pillow("UnsharpMask", 3, 80, 0), "unsharp mask", {"radius": (3, 0.2), "amount": (0.8, 0.12)}),
+    "GaussianBlur": (of_pillow("GaussianBlur", 2.7), "gaussian", {"sigma": (2.7, 0.06)}),
+    "blur": (of_opencv("blur", (3, 5)), "box", {"rows": (5, 0), "cols": (3, 0)}),
+    "GaussianBlur of 5": (of_opencv("GaussianBlur", (5, 5), 0), "binomial", {}),
+    "GaussianBlur of 1.5": (of_opencv("GaussianBlur", (0, 0), 1.5), "gaussian", {"sigma": (1.5, 0)}),
+    "filter2D": (of_opencv("filter2D", -1, EMBOSS), "emboss", {}),
+    "motion": (of_opencv("filter2D", -1, np.eye(9) / 9), "motion", {"angle": (-45, 0.1)}),
+    "sobel": (lambda a: as_bytes(128 + ndimage.sobel(a.astype(float), 0) / 8), "sobel", {"axis": (0, 0)}),
+    "scharr": (
+        lambda a: as_bytes(128 + ndimage.convolve(a.astype(float), np.outer([1, 0, -1], [3, 10, 3])) / 32),
+        "scharr",
+        {"axis": (0, 0)},
+    ),
+    "laplace": (lambda a: as_bytes(128 + ndimage.laplace(a.astype(float)) / 4), "laplacian", {"neighbours": (4, 0)}),
+    "log": (lambda a: as_bytes(128 + 9 * ndimage.gaussian_laplace(a.astype(float), 1.4)), "laplacian of gaussian",
+            {"sigma": (1.4, 0.01)}),
+    "gaussian": (lambda a: as_bytes(ndimage.gaussian_filter(a.astype(float), 2.0)), "gaussian", {"sigma": (2, 0.02)}),
+    "cut off between passes": (lambda a: ndimage.gaussian_filter(a, 1.0), "gaussian", {"sigma": (1, 0.05)}),
+    "uniform": (lambda a: ndimage.uniform_filter(a, 5), "box", {"rows": (5, 0), "cols": (5, 0)}),
+    "shift": (lambda a: as_bytes(ndimage.shift(a.astype(float), (1.3, -0.6), order=1)), "shift", {"rows": (1.3, 0.01)}),
+}  # fmt: skip
+
+
+@grid("case", list(TOOLS), 4)
+def test_filters_of_tools_are_named_in_summary_report_and_nearest(case):
+    apply, name, numbers = TOOLS[case]
+    image = photograph(331, 290, 7)
+    fit = kernelfit.find_kernel(image, apply(image), solver="auto")  # as the command line does
+    line = next(line for line in fit.summary().splitlines() if line.startswith("filter"))
+    assert line.removeprefix("filter").strip().split(" ", 1)[1].startswith(name)
+    best = fit.nearest()
+    assert best.name == name and str(best) in line
+    for key, (value, near) in numbers.items():
+        assert abs(best.parameters[key].value - value) <= near, (key, best)
+    if case in ("SHARPEN", "gaussian"):
+        assert str(best).replace("+-", "±") in report_html(fit, image, apply(image))
+
+
+@grid("channels", ["separate", "shared", "mixed"], 1)
+def test_each_channel_has_its_name_in_a_summary(channels):
+    image = np.stack([photograph(160, 171, seed) for seed in range(3)], axis=-1)
+    target = as_bytes(ndimage.gaussian_filter(image.astype(float), (1.3, 1.3, 0)))
+    fit = kernelfit.find_kernel(image, target, (9, 11), channels=channels, channel_axis=-1, solver="auto")
+    lines = [line for line in fit.summary().splitlines() if re.search(r"a gaussian of sigma 1\.(29|30)", line)]
+    assert len(lines) == (1 if channels == "shared" else 3)
+    expected = {"shared": "a gaussian", "separate": "channel 0: a gaussian", "mixed": "channel 0 from channel 0: a"}
+    assert lines[0].startswith(f"filter      {expected[channels]}")
+
+
+def test_a_profile_that_may_be_a_gaussian_is_no_moffat():
+    """Of a beta that cannot be told from none, or lies at the end of those that are sought."""
+    kernel = unit((1 + RADIUS**2 / (2 * 300 * 1.8**2)) ** -300.0)
+    for error in (ERROR, 1e-7):
+        assert not any("moffat" in one.name for one in kernelfit.recognise(kernel, error**2))
+    few = unit((1 + RADIUS**2 / 6.0) ** -3.0)
+    assert kernelfit.recognise(few, 1e-10)[0].name == "moffat"
+
+
+@grid("sigma", [1.6, 2.4, 3.1], 1)
+def test_of_filters_that_say_the_same_the_usual_one_is_told(sigma):
+    """Nine taps do not tell a Gaussian from an Airy disc or a Lorentzian."""
+    taps = response(gaussian(sigma, radius=1), (5, 7))
+    for seed in range(5):
+        noise = np.random.default_rng(seed).normal(0, 3e-4, taps.shape)
+        best = kernelfit.recognise(taps + noise, 9e-8)[0]
+        assert (
+            best.name == "gaussian" and abs(best.parameters["sigma"].value - sigma) < 4 * best.parameters["sigma"].error
+        )
+
+
+def test_the_simplest_number_between_two():
+    assert [families.simplest(*ends) for ends in ((1.46, 1.53), (1.6, 1.71), (1.2301, 1.2379))] == [1.5, 1.7, 1.234]
+
+
+def test_what_a_prior_hides_of_rounding_is_in_the_errors():
+    """Errors of rounding that follow the image move the kernel of least squares, too."""
+    image = gray(200, 231, 4, fine=1)
+    target = as_bytes(128 + ndimage.sobel(image, 0) / 8)
+    plain, fit = (kernelfit.find_kernel(image, target, (3, 5), background=0, solver=one) for one in (None, "auto"))
+    assert any("follow the image" in note for note in plain.notes)
+    assert_close(np.linalg.norm(without_prior(fit).stderr), np.linalg.norm(plain.stderr), 0.3)

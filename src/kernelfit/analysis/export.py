@@ -10,6 +10,7 @@ import numpy.typing as npt
 from ..core.estimate import Estimate, lags_of, require_real
 from ..core.geometry import Convention, leading
 from ..core.labels import Axis, Labels, places_of
+from .channel_split import split_channels
 from .integers import as_integers
 
 Array = npt.NDArray[np.float64]
@@ -23,32 +24,43 @@ _PYTHON = '''"""What kernelfit found: {about}."""
 import numpy
 {imports}
 
-KERNEL = numpy.array({taps})  # laid on the image as it is (a correlation)
+KERNEL = numpy.array({taps})  # laid on the image as it is (a correlation){axes}
 
 
 def apply(image):
-    """Return what the kernel makes of an image of two dimensions, in double precision{edge}."""
+    """Return what the kernel makes of an image of {dimensions}, in double precision{edge}."""
     image = numpy.asarray(image, dtype=numpy.float64)
-    (top, left), (rows, cols) = {before}, KERNEL.shape
+{channels}
+
+
+def laid(image, kernel):
+    """Return what a kernel makes of a plane."""
+    (top, left), (rows, cols) = {before}, kernel.shape
     height, width = image.shape[0]{grow_rows}, image.shape[1]{grow_cols}
     below, right = height + rows - 1 - top - image.shape[0], width + cols - 1 - left - image.shape[1]
     image = numpy.pad(image, [(max(top, 0), max(below, 0)), (max(left, 0), max(right, 0))], mode="{pad}"{fill})
 {body}
-    return made{stride}{background}
+    return made{stride}
 '''
 _BODIES = {
-    "scipy": ("import scipy.signal", '    made = scipy.signal.correlate(image, KERNEL, mode="valid")'),
+    "scipy": ("import scipy.signal", '    made = scipy.signal.correlate(image, kernel, mode="valid")'),
     "opencv": (
         "import cv2",
-        "    made = cv2.filter2D(image, cv2.CV_64F, KERNEL, anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)\n"
+        "    made = cv2.filter2D(image, cv2.CV_64F, kernel, anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)\n"
         "    made = made[: image.shape[0] - rows + 1, : image.shape[1] - cols + 1]",
     ),
     "torch": (
         "import torch",
-        "    weight = torch.from_numpy(KERNEL)[None, None]  # (out channels, in channels / groups, rows, cols)\n"
+        "    weight = torch.from_numpy(kernel)[None, None]  # (out channels, in channels / groups, rows, cols)\n"
         "    made = torch.nn.functional.conv2d(torch.from_numpy(image)[None, None], weight, padding=0, groups=1)\n"
         "    made = made[0, 0].numpy()",
     ),
+}
+#: What is made of the channels by one kernel for all, one for each, and one from each to each.
+_CHANNELS = {
+    "shared": "[laid(plane, KERNEL) for plane in planes]",
+    "separate": "[laid(plane, kernel) for plane, kernel in zip(planes, KERNEL, strict=True)]",
+    "mixed": "[sum(laid(plane, kernel) for plane, kernel in zip(planes, row, strict=True)) for row in KERNEL]",
 }
 _SHELL = """#!/bin/sh
 # What kernelfit found: {about}.{edge}
@@ -95,12 +107,19 @@ def export(fit: Estimate, tool: str) -> str:
     if tool not in TOOLS:
         raise ValueError(f"got tool={tool!r}, need one of {', '.join(map(repr, TOOLS))}")
     require_real(fit)
-    if fit.kernel.ndim != 2 or fit.convention.field is not None:
+    conv, several = fit.convention, fit.kernel.ndim > 2 and fit.convention.ndim == 2
+    if conv.field is not None:
         raise ValueError(
-            f"got kernels of shape {fit.kernel.shape}, need one of two dimensions that is the same everywhere; export "
-            "each of kernelfit.split_channels(fit), or fit.at(row, col)"
+            "got a kernel that varies over the image, need one that is the same everywhere: fit.at(row, col)"
         )
-    conv = fit.convention
+    if (fit.kernel.ndim != 2 and not several) or (several and fit.channel_axis is None):
+        raise ValueError(f"got kernels of shape {fit.kernel.shape}, need one of two dimensions, or a fit of channels")
+    if several and tool not in (*_BODIES, "latex"):
+        raise ValueError(
+            f"got {' x '.join(map(str, fit.kernel.shape[:-2]))} kernels for {tool!r}, which lays one on all channels; "
+            f"export to {', '.join(map(repr, _BODIES))}, or each of kernelfit.split_channels(fit) for a channel alone "
+            "(kernelfit export --plane)"
+        )
     if fit.curve is not None and tool != "latex":
         raise ValueError(
             "got a fit with a curve, which no kernel makes; make light of the values by fit.curve, and export "
@@ -115,14 +134,15 @@ def export(fit: Estimate, tool: str) -> str:
         raise ValueError(
             f"got a kernel of one dimension, need two for {tool!r}: numpy.convolve takes fit.kernel as it is"
         )
-    inside = all(0 <= o < n for o, n in zip(conv.origin, fit.kernel.shape, strict=True))
+    inside = all(0 <= o < n for o, n in zip(conv.origin, fit.kernel.shape[-2:], strict=False))
     if conv.mode not in ("same", "valid", "full") or not inside:
         raise ValueError(
             f"got mode={conv.mode!r}, origin={conv.origin}, need another mode than 'crop', and an origin inside"
         )
-    taps = fit.kernel[::-1, ::-1] if conv.operation == "convolution" else fit.kernel
+    taps = fit.kernel[..., ::-1, ::-1] if conv.operation == "convolution" else fit.kernel
     if tool == "latex":
-        return _latex(fit)
+        every = {name: _latex(one) for name, one in (split_channels(fit) if several else {"": fit}).items()}
+        return "\n".join(f"% {name}\n\\[\n{one}\n\\]" if several else one for name, one in every.items())
     return _python(fit, taps, tool) if tool in _BODIES else _script(fit, taps, tool)
 
 
@@ -224,17 +244,26 @@ def as_map(labels: Labels | None, values: Array, places: tuple[Array, Array] | N
 
 
 def _python(fit: Estimate, taps: Array, tool: str) -> str:
-    conv, shape = fit.convention, taps.shape
-    before = tuple(leading(conv, k, o) for k, o in zip(shape, conv.origin, strict=True))
-    grow = [{"same": 0, "valid": 1 - k, "full": k - 1}.get(conv.mode, 0) for k in shape]
+    conv, (height, width), axis = fit.convention, taps.shape[-2:], fit.channel_axis
+    before = tuple(leading(conv, k, o) for k, o in zip((height, width), conv.origin, strict=True))
+    grow = [{"same": 0, "valid": 1 - k, "full": k - 1}.get(conv.mode, 0) for k in (height, width)]
     imports, body = _BODIES[tool]
-    lines = ",\n    ".join(f"[{', '.join(map(repr, row))}]" for row in taps.tolist())
     (down, across), (row, col) = conv.stride, conv.offset
-    constant = _constant(fit)
+    names, lines = "", [f"    return laid(image, KERNEL){_added(fit)}"]
+    if axis is not None and fit.channels is not None:
+        names = {"separate": "channels, ", "mixed": "target's channels, image's channels, "}.get(fit.channels, "")
+        lines = [
+            f"    planes = numpy.moveaxis(image, {axis}, 0)",
+            f"    made = {_CHANNELS[fit.channels]}",
+            f"    return numpy.stack(made, axis={axis}){_added(fit)}",
+        ]
     return _PYTHON.format(
         about=str(conv),
         imports=imports,
-        taps=f"[\n    {lines},\n]",
+        taps=_listed(taps.tolist()),
+        axes=f": {names}rows, columns" if names else "",
+        dimensions="two dimensions" if len(lines) == 1 else f"channels along axis {axis}",
+        channels="\n".join(lines),
         edge="" if conv.boundary is not None else "; beyond the edge the outermost pixels are repeated",
         before=before,
         grow_rows=f" + {grow[0]}" if grow[0] else "",
@@ -243,26 +272,56 @@ def _python(fit: Estimate, taps: Array, tool: str) -> str:
         fill=f", constant_values={conv.fillvalue!r}" if conv.boundary == "fill" else "",
         body=body,
         stride="" if conv.stride == (1, 1) and conv.offset == (0, 0) else f"[{row}::{down}, {col}::{across}]",
-        background=f" + {constant!r}" if fit.background is not None else "",
     )
 
 
-def _constant(fit: Estimate) -> float:
-    """Return the background, if it is the same everywhere."""
+def _listed(taps: list[Any], indent: str = "") -> str:
+    """Return nested lists as source, a line for each row."""
+    if not isinstance(taps[0], list):
+        return f"[{', '.join(map(repr, taps))}]"
+    inner = indent + "    "
+    return "[\n" + "".join(f"{inner}{_listed(one, inner)},\n" for one in taps) + f"{indent}]"
+
+
+def _added(fit: Estimate) -> str:
+    """Return the source that adds the background, a constant for each channel of the target."""
     if fit.background is None:
-        return 0.0
-    if fit.background.degree > 0 or fit.background.coefficients.size > 1:
+        return ""
+    constants = _constants(fit)
+    if len(constants) == 1:
+        return f" + {constants[0]!r}"
+    sides = [1, 1, 1]
+    sides[fit.channel_axis or 0] = len(constants)
+    return f" + numpy.reshape({constants!r}, {tuple(sides)})"
+
+
+def _constants(fit: Estimate) -> list[float]:
+    """Return the background of each channel of the target, if it is the same everywhere."""
+    if fit.background is None:
+        return [0.0]
+    if fit.background.degree > 0 or len(fit.background.shapes) > 1:
         raise ValueError("got a background that varies, need a constant or none; take fit.background off the target")
-    return float(fit.background.coefficients.ravel()[0])
+    return [float(c) for c in fit.background.coefficients.ravel()]
 
 
 def _script(fit: Estimate, taps: Array, tool: str) -> str:
     """Return a script of the shell, or a macro of ImageJ, for an image of the same size."""
-    conv, constant = fit.convention, _constant(fit)
-    if conv.mode != "same" or conv.strided:
+    conv, constants = fit.convention, _constants(fit)
+    if len(set(constants)) > 1:
         raise ValueError(
-            f"got mode={conv.mode!r}, stride={conv.stride}, offset={conv.offset} for {tool!r}, need mode='same' and "
-            "every pixel; export to 'scipy', 'opencv' or 'torch'"
+            f"got a background for each of {len(constants)} channels for {tool!r}, which adds one to all; export to "
+            f"{', '.join(map(repr, _BODIES))}"
+        )
+    constant = constants[0]
+    if conv.mode != "same":
+        raise ValueError(
+            f"got mode={conv.mode!r} for {tool!r}, need mode='same'; export to 'scipy', 'opencv' or 'torch'"
+        )
+    if conv.strided and tool != "imagemagick":
+        raise ValueError(
+            f"got stride={conv.stride}, offset={conv.offset} for {tool!r}, need every pixel; export to 'scipy', "
+            "'opencv', 'torch' or 'imagemagick', or dataclasses.replace(fit, convention=dataclasses.replace("
+            "fit.convention, stride=(1, 1), offset=(0, 0))), and keep every n-th pixel"
         )
     before = tuple(leading(conv, k, o) for k, o in zip(taps.shape, conv.origin, strict=True))
     words = {"about": str(conv), "tool": tool}
@@ -276,9 +335,18 @@ def _script(fit: Estimate, taps: Array, tool: str) -> str:
         sides = f"{taps.shape[1]}x{taps.shape[0]}+{before[1]}+{before[0]}"
         rows = " ".join(",".join(map(repr, row)) for row in taps.tolist())
         edge, pixels = _edge_of(conv.boundary, tuple(_VIRTUAL_PIXELS), ""), _VIRTUAL_PIXELS[conv.boundary]
+        (down, across), (row, col) = conv.stride, conv.offset
+        size, kept = "", ""
+        if conv.strided:  # a hundredth of a step behind a pixel is that pixel
+            size = f"""
+set -- "$1" "$2" $("$tool" "$1[0]" -format '%w %h' info:)
+width=$((($3 - {col} + {across - 1}) / {across})) height=$((($4 - {row} + {down - 1}) / {down}))"""
+            kept = f""" -gravity NorthWest -extent "$((width * {across}))x$((height * {down}))+{col}+{row}" \\
+    -define sample:offset=1 -sample "${{width}}x$height!\""""
         # to 8 bits it would cut off, not round
-        command = f"""exec "$(command -v magick || command -v convert)" "$1" -virtual-pixel {pixels} \\
-    -morphology Correlate '{sides}: {rows}' -depth 16 "$2\""""
+        command = f"""tool=$(command -v magick || command -v convert){size}
+exec "$tool" "$1" -virtual-pixel {pixels} \\
+    -morphology Correlate '{sides}: {rows}'{kept} -depth 16 "$2\""""
         return _SHELL.format(**words, edge=edge, command=command)
     if tool == "gimp":
         return _gimp(conv, taps, before, constant)

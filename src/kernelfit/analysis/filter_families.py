@@ -110,7 +110,7 @@ def axes_starts(grid: Grid, hint: Hint) -> list[Start]:
 
 
 def opencv_starts(grid: Grid, hint: Hint) -> list[Start]:
-    """Return all tables of 256 parts near the best Gaussian, each with the middle of the sigmas that make it."""
+    """Return all tables of 256 parts near the best Gaussian, each with the simplest of the sigmas that make it."""
     if any(c % 1 for c in grid.center):
         return []
     reach, near = hint.cut
@@ -119,7 +119,13 @@ def opencv_starts(grid: Grid, hint: Hint) -> list[Start]:
         for r in {opencv_reach(sigma, True), reach - 1, reach, reach + 1, hint.extent[0]}:
             if 0 < r <= max(grid.reach()):
                 found.setdefault(shapes.opencv_bell(2 * r + 1, sigma), []).append(sigma)
-    return [((table, (min(s) + max(s)) / 2, (max(s) - min(s)) / 2 + 0.001 * near), ()) for table, s in found.items()]
+    return [((table, simplest(min(s), max(s))), ()) for table, s in found.items()]
+
+
+def simplest(low: float, high: float) -> float:
+    """Return the number of fewest decimals between two, the one nearest to their middle."""
+    every = (round((low + high) / 2, digits) for digits in range(8))
+    return next((value for value in every if low <= value <= high), (low + high) / 2)
 
 
 def box_starts(grid: Grid, hint: Hint) -> list[Start]:

@@ -25,6 +25,7 @@ _ROUNDED, _ROUNDED_TWICE, _ALONE, _TWICE = 0.04, 0.08, 1.1, 2.5
 _EXCESS_ERROR = 0.03  # of the ratio of a noise's variance to that of rounding
 _OF_BOXES = 0.56  # of 60 sigmas from 0.8 to 2.2
 _HALF_WAY, _LEAST_NOISE = 0.15, 0.8  # of the noise beyond that of the last rounding; of what boxes make of noise
+_CUT_OFF = 0.3  # of the noise beyond that of the last rounding; photographs show up to 0.23
 _ONE_NUMBER = 3.84  # the 95 % point of chi-square with one degree of freedom
 
 
@@ -32,23 +33,29 @@ class Rounding(NamedTuple):
     """What rounding of a target to whole numbers may do to a kernel; nothing by default.
 
     `doubt` is what chi-square may gain beside chance; `excess` is the noise's variance over that of rounding, of
-    `n_pixels`, and `smoothed` says that it is not white.
+    `n_pixels`; `smoothed` says that it is not white, and `sought` that the kernel's extent was found by looking.
     """
 
     doubt: float = 0.0
     n_pixels: int = 0
     excess: float = 0.0
     smoothed: bool = False
+    sought: bool = False
 
     @property
     def most(self) -> float:
-        """What chi-square may gain if a filter rounds half way, or cuts decimals off as Pillow's unsharp mask does."""
+        """What chi-square may gain if a filter rounds half way."""
         return max(self.doubt, self.n_pixels * _ROUNDED_TWICE**2)
 
     def half_way(self, noise: float) -> float:
         """Return what chi-square may gain if a filter rounds half way, which makes so many times the noise of one."""
         beyond = 1 - 1 / self.excess if self.excess > _LEAST_NOISE * noise else 0.0
         return beyond * self.n_pixels * _HALF_WAY**2
+
+    @property
+    def cut_off(self) -> float:
+        """What chi-square may gain of Pillow's unsharp mask, which cuts the decimals of what it adds off."""
+        return max(self.most, (1 - 1 / self.excess) * self.n_pixels * _CUT_OFF**2 if self.excess > 1 else 0.0)
 
     def widened(self, n: int, kind: str, amount: float | None) -> float:
         """Return by how much this increases the variance of the numbers of a filter of n taps.
@@ -64,14 +71,16 @@ class Rounding(NamedTuple):
         soft ends is rounded once half way. So it may be where noise is smoothed. ``(1 + a) x - a round(g * x)``, of an
         `amount` a and a blur of a "table", has 1 + a^2 times the noise of rounding; its blur is rounded once, which
         hardly hangs together with the image. Where it has less the sum was whole nearly everywhere, and what was lost
-        of the amount may be all of it. Of the amounts of boxes Pillow cuts decimals off.
+        of the amount may be all of it. Of the amounts of boxes Pillow cuts decimals off. Taps left out because they are
+        lost in the noise, as those at the ends of a Gaussian, may be missed along a width.
         """
-        along, beyond = 0.0, max(0.0, 1 - 1 / self.excess) if self.excess > 0 else 0.0
+        along = self.doubt / max(1, self.n_pixels) if self.sought else 0.0
+        beyond = max(0.0, 1 - 1 / self.excess) if self.excess > 0 else 0.0
         expected = 1 + (amount or 0.0) ** 2
         if kind == "boxes":
-            along = beyond if amount is not None else beyond * _OF_BOXES**2
+            along = max(along, beyond if amount is not None else beyond * _OF_BOXES**2)
         elif kind == "box":
-            along = beyond * _ROUNDED_TWICE**2
+            along = max(along, beyond * _ROUNDED_TWICE**2)
         elif amount is not None and abs(self.excess / expected - 1) < _EXCESS_ERROR:
             along = _ROUNDED_TWICE**2
         elif kind == "table" and amount is not None and self.excess < expected:
@@ -179,7 +188,7 @@ def rounding_of(fit: Estimate | None) -> Rounding:
     coloured = fit.errors == "sandwich" or any(f.verdict is Verdict.COLOURED_NOISE for f in fit.findings)
     smoothed = coloured and _ALONE <= ratio < _TWICE
     part = _ROUNDED if ratio < _ALONE else _ROUNDED_TWICE if smoothed else 0.0
-    return Rounding(fit.n_pixels * part**2, fit.n_pixels, ratio**2, smoothed)
+    return Rounding(fit.n_pixels * part**2, fit.n_pixels, ratio**2, smoothed, bool(fit.found))
 
 
 def _covariance_of(factor: Array) -> Array:

@@ -28,9 +28,11 @@ _SLOPE_TRUST = 4.0  # chi-square falls by no more than so many times what its sl
 _LIKELY = 40  # starts of a family, of all those that do not depend on the kernel, whose errors are reckoned with
 _SETTINGS = 3  # settings of a family to begin with: where a filter is cut off changes its width
 _ALIKE = 3e-3  # of a kernel: a filter that leaves more of it is not made better by another setting
+_RARE = 6.0  # of Schwarz's criterion: odds of 20 to 1 before the kernel is seen
 _SPARE = 2.0  # times the chi-square that would do
 _FEW_TAPS = 4  # a shift along an axis has two taps, and three numbers with a gain: it is named all the same
 _WHOLE_AMOUNT = 0.05  # of a whole number: ``a (x - g)`` of small differences is then rounded to that many times them
+_NO_GAUSSIAN = 4.0  # standard errors of a Moffat profile's 1 / beta from none
 _SLIGHT = 1e-3  # what chi-square below its expectation counts, where the errors are in doubt
 _LIMITS = {"sigma": (0.12, 1e3), "beta": (0.3, 60.0), "a": (-4.0, 2.0)}
 _LIMITS |= dict.fromkeys(("radius", "length", "alpha", "gamma", "scale", "inner", "outer"), (0.05, 1e3))
@@ -49,21 +51,25 @@ class Fit:
     chi_square: float
     n_free: int
     model: Array
-    errors: Array
+    covariance: Array
+
+    @functools.cached_property
+    def errors(self) -> Array:
+        """The standard errors of the numbers, then of the factors."""
+        return np.sqrt(np.maximum(np.diag(self.covariance), 0.0))
 
     @property
     def determined(self) -> bool:
-        """Whether the kernel tells every width: a Gaussian much narrower than a pixel has none."""
-        known = zip(self.family.names, self.theta.tolist(), self.errors.tolist(), strict=False)
+        """Whether the kernel tells every width: a Gaussian much narrower than a pixel has none.
+
+        A Moffat profile whose beta may be infinite is a Gaussian.
+        """
+        known = list(zip(self.family.names, self.theta.tolist(), self.errors.tolist(), strict=False))
+        if any(name == "beta" and not (_NO_GAUSSIAN * e < b < _LIMITS["beta"][1]) for name, b, e in known):
+            return False
         return all(
             name.split("_")[0] not in _LIMITS or 0 < error < max(abs(value), 1.0) for name, value, error in known
         )
-
-    def score(self, n: int, doubt: float = 0.0) -> float:
-        """Return Schwarz's criterion, stricter of few taps; what is below a doubtful expectation hardly counts."""
-        expected = n - self.n_free + doubt if doubt else 0.0
-        chi = max(self.chi_square, expected) + _SLIGHT * min(self.chi_square - expected, 0.0)
-        return chi + self.n_free * max(math.log(n), _NUMBER)
 
 
 def _bounded(family: Family, theta: Array) -> Array:
@@ -281,13 +287,13 @@ class Search:
         slopes = state.columns
         if len(theta):
             slopes = np.concatenate([self.slopes(family, grid, setting, theta, state), slopes])
-        variances = np.diag(np.linalg.pinv(slopes @ slopes.T, hermitian=True)) if len(slopes) else np.zeros(0)
+        covariance = np.linalg.pinv(slopes @ slopes.T, hermitian=True) if len(slopes) else np.zeros((0, 0))
         amount = float(state.factors[0]) if mode == BLEND else None
         kind = {table.PILLOW: "boxes", table.SOFT_BOX: "box", table.OPENCV: "table"}.get(family, "")
-        variances = variances * self.problem.rounding.widened(self.n, kind, amount)
-        errors, model = np.sqrt(np.maximum(variances, 0.0)), np.array(state.both) @ [state.template, state.identity]
+        covariance = np.asarray(covariance * self.problem.rounding.widened(self.n, kind, amount), dtype=np.float64)
+        model = np.array(state.both) @ [state.template, state.identity]
         chi = float(state.left @ state.left)
-        return Fit(family, grid, mode, setting, theta, state.factors, chi, len(slopes), model, errors)
+        return Fit(family, grid, mode, setting, theta, state.factors, chi, len(slopes), model, covariance)
 
     def hints(self, grid: Grid) -> dict[bool, Hint]:
         """Return the Gaussian nearest to the kernel, alone (False) and beside the identity (True)."""
@@ -370,9 +376,11 @@ class Search:
         """Return the chi-square above which the best of some fits rules a filter out, negative if any does."""
         best, free = min((self.score(fit) for fit in found if fit.determined), default=math.inf), len(family.names)
         free += {UNIT: 0, PLUS: 2}.get(mode, 1)
-        doubt = self.problem.rounding.doubt
-        limit, expected = best + RULED_OUT - free * max(math.log(self.n), _NUMBER), self.n - free + doubt
-        return limit if limit >= expected or not doubt else expected + (limit - expected) / _SLIGHT
+        limit, dof = best + RULED_OUT - free * max(math.log(self.n), _NUMBER), self.n - free
+        own = self.most_doubt(family)
+        if own > 0 and limit < dof:  # what is below the expectation counts, but slightly
+            return dof + self.problem.rounding.doubt + (limit - dof) / _SLIGHT
+        return limit + own
 
     def wrong_parity(self, grid: Grid, level: float) -> int:
         """Return 1 if the kernel is not even about the centre as far as the errors tell, -1 if it is, 0 in doubt.
@@ -413,7 +421,7 @@ class Search:
         for fit in found:
             beside = fit.mode in (BLEND, PLUS)
             hints[beside] = hints[beside]._replace(cut=(fit.setting[0], float(fit.theta[0])))
-        may = float(scipy.special.chdtri(self.n, level)) + max(problem.rounding.most, problem.rounding.half_way(0.0))
+        may = float(scipy.special.chdtri(self.n, level)) + max(problem.rounding.most, self.most_doubt(table.PILLOW))
         self.most = math.inf if thorough else _SPARE * may
         wrong = {grid: 0 if thorough else self.wrong_parity(grid, level) for grid in grids}
         moving = () if wrong[grids[0]] == -1 else table.MOVING  # what is even about a place lies there
@@ -427,8 +435,20 @@ class Search:
         return sorted(found, key=self.score)
 
     def score(self, fit: Fit) -> float:
-        """Return by what fits are ordered, the best having the least."""
-        return fit.score(self.n, self.problem.rounding.doubt)
+        """Return Schwarz's criterion, stricter of few taps; what is below a doubtful expectation hardly counts.
+
+        Of what chi-square may gain beside chance if the kernel is this filter nothing counts.
+        """
+        doubt, own, dof = self.problem.rounding.doubt, self.doubt(fit), self.n - fit.n_free
+        chi = fit.chi_square
+        if own > 0:
+            chi = max(chi - own, dof) + _SLIGHT * min(chi - doubt - dof, 0.0)
+        rare = _RARE if self.rare(fit.family) else 0.0
+        return chi + rare + fit.n_free * max(math.log(self.n), _NUMBER)
+
+    def rare(self, family: Family) -> bool:
+        """Say whether hardly anyone makes such a filter: where it says the same as another the other is told."""
+        return family in table.RARE or (family is table.OPENCV and not self.problem.rounding.excess > 0)
 
     def p_value(self, fit: Fit) -> float:
         """Return the probability of so large a chi-square, 0 where the family could not have failed."""
@@ -450,8 +470,14 @@ class Search:
         if fit.family is not table.PILLOW or fit.mode in (ADD, PLUS):
             return rounding.doubt
         if fit.mode == BLEND:
-            return rounding.most if fit.factors[0] > 0 else rounding.doubt
+            return max(rounding.doubt, rounding.cut_off) if fit.factors[0] > 0 else rounding.doubt
         return max(rounding.doubt, rounding.half_way(shapes.pillow_noise(float(fit.theta[0]))))
+
+    def most_doubt(self, family: Family) -> float:
+        """Return what chi-square may gain beside chance if the kernel is a filter of this family."""
+        rounding = self.problem.rounding
+        most = max(rounding.cut_off, rounding.half_way(0.0)) if family is table.PILLOW else 0.0
+        return max(rounding.doubt, most)
 
     def told(self, fit: Fit) -> float:
         """Return chi-square, the errors being larger by what rounding may add, as far as the filter needs it."""

@@ -193,6 +193,8 @@ MOVING_GAUSSIAN = families.moving(TURNED)
 MOVING = (MOVING_GAUSSIAN, *(
     families.moving(family) for family in (MOFFAT, AIRY, LORENTZIAN, EXPONENTIAL, DISC_AREA, SOFT_BOX, *LINES)
 ))  # fmt: skip
+#: Filters that hardly anyone makes, but nature does.
+RARE = (MOFFAT, AIRY, LORENTZIAN, EXPONENTIAL, SOFT_RING, *MOVING[1:5])
 FIXED_FAMILIES = tuple(fixed(name) for name in FIXED)
 #: The simple ones first: of two that say the same the first is named.
 SINGLES = (

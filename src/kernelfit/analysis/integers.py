@@ -77,11 +77,14 @@ def as_integers(fit: Estimate) -> IntegerKernel | None:
 
 
 def _smallest(taps: Array, reach: Array, problem: Problem | None, together: float = 1.0) -> IntegerKernel | None:
-    """Return the kernel over the smallest denominator within reach of every tap that is beyond chance."""
+    """Return the kernel over the smallest denominator within reach of every tap that is beyond chance.
+
+    Of those up to twice as large the likeliest is taken: a smaller one may be within the errors and yet fit worse.
+    """
     large, wide = taps[np.abs(taps) > reach], reach[np.abs(taps) > reach]
     if not large.size:
         return None
-    chances, alone = 0.0, None
+    chances, alone, best, least, most = 0.0, None, None, math.inf, _MOST
     for start in range(1, _MOST + 1, 256):
         n = np.arange(start, start + 256)[:, None]
         near = (np.abs(n * large - np.rint(n * large)) <= n * wide).all(axis=1)
@@ -90,17 +93,21 @@ def _smallest(taps: Array, reach: Array, problem: Problem | None, together: floa
             numerators = np.rint((start + at) * np.where(np.abs(taps) > reach, taps, 0.0)).astype(np.int64)
             whole = IntegerKernel(numerators, start + at, min(1.0, float(every[at])))
             alone = alone or whole
-            if problem is None:
-                return alone
+            if problem is None or whole.denominator > most:
+                return best or alone
             left = taps - whole.kernel
             left = left[::-1, ::-1] if problem.turned else left
-            chi_square = float(np.sum(problem.white(left.reshape(1, -1)) ** 2))
-            if chance(chi_square, problem.n, problem.rounding.doubt) >= _FALSE_ALARM:
-                return whole
+            chi_square, doubt = float(np.sum(problem.white(left.reshape(1, -1)) ** 2)), problem.rounding.doubt
+            if chance(chi_square, problem.n, doubt) >= _FALSE_ALARM:
+                most = min(most, 2 * whole.denominator - 1)
+                # of the numerators of a denominator n one in n^k is the kernel's
+                length = chi_square / (1 + doubt / problem.n) + 2 * large.size * math.log(whole.denominator)
+                if length < least:
+                    best, least = whole, length
         chances = float(every[-1])
-        if alone is not None and chances > _LIKELY:
-            return alone
-    return alone
+        if start + 256 > most or (alone is not None and chances > _LIKELY):
+            break
+    return best or alone
 
 
 def polish(fit: Estimate) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ..core.estimate import Estimate
 from ..core.findings import Verdict
 from ..core.validation import as_number
 from . import filter_table as table
-from .field import middle
+from .channel_split import split_channels
 from .filter_calls import calls_of
 from .filter_families import ADD, BLEND, GAIN, PLUS, UNIT
 from .filter_problem import Problem, as_problem
@@ -141,7 +141,14 @@ def _named(fit: Fit, problem: Problem) -> tuple[str, dict[str, Parameter]]:
     elif mode == PLUS:
         smooth = fit.family.modes[-2] == BLEND
         sign = 1.0 if smooth else fit.setting[1] if name == "laplacian" and fit.setting else 1.0
-        high = factors[0].value > 0 > sign * factors[1].value and (smooth or name == "laplacian")
+        identity, weight = (factor.value for factor in factors)
+        high = identity > 0 > sign * weight and (smooth or name == "laplacian")
+        gain = identity + weight
+        if high and gain > 0 and name.endswith("gaussian"):
+            slopes = np.array([[weight, -identity], [gain**2, gain**2]]) / gain**2
+            errors = np.sqrt(np.diag(slopes @ fit.covariance[-2:, -2:] @ slopes.T)).tolist()
+            name, numbers = _beside_identity(fit, name, numbers, Parameter(-weight / gain, errors[0]))
+            return name, numbers | {"gain": Parameter(gain, errors[1])}
         numbers |= {"identity": factors[0], "weight": factors[1]}
         name = "high-boost" if high and name in ("box", "laplacian") else f"identity plus {name}"
     return name, numbers
@@ -171,14 +178,17 @@ def in_words(fit: Estimate) -> str:
     """Say in a line what filter a kernel is (in the middle of the image); empty without a name, or of too many taps.
 
     Pairs of filters, which take several times as long, are not looked for. Where no kernel makes the target the name is
-    that of a filter near by.
+    that of a filter near by. Of several channels there is a line for each kernel that has a name.
     """
     if fit not in _told:  # a summary and a report both ask
-        plane = middle(fit)
-        told = plane.kernel.ndim == 2 and plane.kernel.size <= _MOST_TOLD and np.isfinite(plane.kernel).all()
-        found = _recognised(plane, None, _LEVEL, pairs=False) if told else ()
-        near = "about " if any(f.verdict is Verdict.NONLINEAR for f in fit.findings) else ""
-        _told[fit] = near + str(found[0]) if found else ""
+        planes = split_channels(fit) if fit.kernel.ndim > 1 else {}
+        told = sum(plane.kernel.size for plane in planes.values()) <= _MOST_TOLD and np.isfinite(fit.kernel).all()
+        lines = []
+        for channel, plane in planes.items() if told else ():
+            found = _recognised(plane, None, _LEVEL, pairs=False)
+            near = "about " if any(f.verdict is Verdict.NONLINEAR for f in (*fit.findings, *plane.findings)) else ""
+            lines += [f"{channel}: {near}{found[0]}".removeprefix(": ")] if found else []
+        _told[fit] = "\n".join(lines)
     return _told[fit]
 
 

@@ -317,11 +317,12 @@ class KernelFit(Estimate, Saved):
         Parameters
         ----------
         tool : {"scipy", "opencv", "torch", "imagemagick", "ffmpeg", "gimp", "imagej", "latex"}
-            Source that defines ``apply(image)`` for the first three, with the fit's boundary, origin, stride and
-            constant background; a script of the shell that takes a file and the name of the result, or a macro, for
-            the next four, of mode "same"; a matrix for the last, of whole numbers where the taps are such. FFmpeg
-            takes at most 7 x 7 taps, or 49 in a line, rounded to 1 / 32767 of the largest. GIMP (2.10) adds up blocks
-            of 5 x 5 taps, on the values in the file.
+            Source that defines ``apply(image)`` for the first three, with the fit's boundary, origin, stride, channels
+            and constant background; a script of the shell that takes a file and the name of the result, or a macro,
+            for the next four, of mode "same" and one kernel for all channels, with a stride for ImageMagick alone; a
+            matrix for the last, one of each channel, of whole numbers where the taps are such. FFmpeg takes at most
+            7 x 7 taps, or 49 in a line, rounded to 1 / 32767 of the largest. GIMP (2.10) adds up blocks of 5 x 5 taps,
+            on the values in the file.
 
         Returns
         -------
@@ -331,7 +332,8 @@ class KernelFit(Estimate, Saved):
         Raises
         ------
         ValueError
-            If the tool is not known, the fit has several kernels or a background that varies, or its mode is "crop".
+            If the tool is not known or cannot do what the kernel needs, the kernel or the background varies, or the
+            mode is "crop".
         """
         return export(self, tool)
 

@@ -124,15 +124,16 @@ def _difference(found: kernelfit.Difference) -> dict[str, Any]:
 def export(args: argparse.Namespace) -> int:
     """Write a kernel as text that another tool runs."""
     (kept,) = arguments.check_outputs(args, (args.output, "the text", (SUFFIXES[args.to],)))
-    planes = kernels.read_kernel(args.kernel).planes()
-    if args.plane is None and len(planes) > 1:
+    held = kernels.read_kernel(args.kernel)
+    planes = held.planes()
+    whole = args.plane is None and held.fit is not None and held.fit.channel_axis is not None
+    if args.plane is None and len(planes) > 1 and not whole:
         raise BadCallError(f"got {len(planes)} kernels, need one; say --plane {', '.join(planes)}")
     if args.plane is not None and args.plane not in planes:
         names = ", ".join(planes) if len(planes) > 1 else "none of them, the file has one kernel"
         raise BadCallError(f"got --plane {args.plane}, need {names}")
-    text = exported(
-        next(iter(planes.values())).as_fit() if args.plane is None else planes[args.plane].as_fit(), args.to
-    )
+    one = held if whole else next(iter(planes.values())) if args.plane is None else planes[args.plane]
+    text = exported(one.as_fit(), args.to)
     if kept is None:
         say(text.rstrip("\n"))
     else:

@@ -194,11 +194,11 @@ def _with_scatter(
         parts = every  # a target of few values stands at their ends
     if not parts:
         return fit
-    more, plain = scatter(parts, fit, beside(fit))
+    more, free, plain = scatter(parts, fit, beside(fit))
     alone = fit.noise_std < ALONE * fit.rounding
     if alone and fit.errors == "sandwich" and fit.uncertainty == "sampling" and not fit.unsettled:
         fit = _no_less(fit, plain)
-    return _wider(fit, more, plain, "integers follow the image, which is smooth or flat")
+    return _wider(fit, more, free, plain, "integers follow the image, which is smooth or flat")
 
 
 def _no_less(fit: Estimate, plain: Array) -> Estimate:
@@ -236,8 +236,11 @@ def _of_few_digits(
     return _wider(fit, *scatter(parts, fit, None), "floating-point numbers are largest in a few pixels, or repeat")
 
 
-def _wider(fit: Estimate, more: Array, plain: Array, why: str) -> Estimate:
-    """Return a fit with so much more covariance, beside that for random errors where it has none, and say why."""
+def _wider(fit: Estimate, more: Array, free: Array, plain: Array, why: str) -> Estimate:
+    """Return a fit with so much more covariance, beside that for random errors where it has none, and say why.
+
+    `free` is what its kernel of least squares has more where a prior holds the fit's.
+    """
     if not more.size:
         return fit
     own = plain if fit.factor is None else fit.factor
@@ -251,10 +254,11 @@ def _wider(fit: Estimate, more: Array, plain: Array, why: str) -> Estimate:
         found.append(Finding(Verdict.ILL_CONDITIONED, words))
     told = {f.verdict for f in fit.findings}
     findings = ranked((*fit.findings, *(f for f in found if f.verdict not in told)))
-    unsettled = fit.unsettled + more.shape[1]
-    return dataclasses.replace(
-        fit, root=factor, root_scale=1.0, unsettled=unsettled, findings=findings, notes=(*fit.notes, words)
-    )
+    known = fit.least_squares
+    if known is not None:
+        known = known[0], np.hstack([known[1], free / fit.noise_std])
+    fit = dataclasses.replace(fit, findings=findings, notes=(*fit.notes, words), least_squares=known)
+    return dataclasses.replace(fit, root=factor, root_scale=1.0, unsettled=fit.unsettled + more.shape[1])
 
 
 def wrapped_share(

@@ -226,15 +226,16 @@ def possible(estimate: Estimate, *, prior: bool = True) -> bool:
     return known and (prior or not held) and estimate.rank > 0 and 0 < estimate.noise_std < math.inf
 
 
-def scatter(parts: list[Part], estimate: Estimate, variance: float | None) -> tuple[Array, Array]:
+def scatter(parts: list[Part], estimate: Estimate, variance: float | None) -> tuple[Array, Array, Array]:
     """Return columns U, so that ``U U'`` is to be added to the covariance of the taps, none if errors are random.
 
-    The `variance` is that of the noise beside rounding to integers, None for floating-point numbers. The other array is
-    a factor of the covariance for random errors.
+    The `variance` is that of the noise beside rounding to integers, None for floating-point numbers. The other arrays
+    are those of least squares without a prior, and a factor of the covariance for random errors.
     """
     rounding = Rounding(parts, estimate, variance or 0.0)
     plain = rounding.factor / math.sqrt(rounding.share)
-    none = np.zeros((estimate.kernel.size, 0)), plain
+    nothing = np.zeros((estimate.kernel.size, 0))
+    none = nothing, nothing, plain
     if rounding.count <= rounding.rank or (variance is not None and rounding.random()):
         return none
     if variance is None:
@@ -247,4 +248,4 @@ def scatter(parts: list[Part], estimate: Estimate, variance: float | None) -> tu
     if not ratio > _FACTOR or scipy.special.fdtrc(ends.size, compared, ratio) > _CHANCE:
         return none
     moves = rounding.factor @ ends.T * math.sqrt((1.0 - 1.0 / ratio) / len(ends))
-    return np.asarray(moves if rounding.held is None else rounding.held @ moves), plain
+    return np.asarray(moves if rounding.held is None else rounding.held @ moves), moves, plain

@@ -407,7 +407,7 @@ def _figures(fit: Estimate) -> list[tuple[str, ...]]:
         ("errors are", errors + (", for correlated noise" if fit.errors == "sandwich" else "")),
     ]
     name = in_words(fit) if fit.convention.ndim == 2 and fit.kernel.dtype.kind != "c" else ""
-    rows += [("filter", name.replace("+-", "±"))] if name else []
+    rows += [("filter", line.replace("+-", "±")) for line in name.splitlines()]
     rows += [("prior", str(prior)) for prior in fit.priors]
     if fit.background is not None:
         table = zip(fit.background.coefficients.ravel(), fit.background.stderr.ravel(), strict=True)

@@ -34,12 +34,12 @@ def summary(fit: Estimate) -> str:
     share = f", expected relative error {error / size:.2g}" if size > 0 and math.isfinite(error) else ""
     tap = fit.kernel[peak]
     polar = f", modulus {abs(tap):.6g} and phase {np.angle(tap, deg=True):.4g} degrees" if whole else ""
-    filter_name = in_words(fit) if fit.convention.ndim == 2 and not whole else ""
+    named = in_words(fit).splitlines() if fit.convention.ndim == 2 and not whole else []
     kind = "complex " if fit.convention.numbers != "real" else ""
     lines = [
         *[f"{'found' if at == 0 else '':11s} {words}" for at, words in enumerate(fit.found)],
         f"kernel      {many}{window}, sum {total:.6g}{doubt}, largest tap {tap:.6g} at {place}{polar}{share}",
-        *([f"filter      {filter_name}"] if filter_name else []),
+        *[f"{'filter' if at == 0 else '':11s} {words}" for at, words in enumerate(named)],
         f"convention  {fit.convention}",
         f"fit         {fit.n_pixels} {kind}pixels, rank {fit.rank} of {fit.kernel.size}, condition {fit.condition:.2g}",
         f"residual    noise {fit.noise_std:.4g} per pixel, R squared {fit.r_squared:.8g}, rss {fit.rss:.4g}",
