@@ -23,7 +23,7 @@ KINDS = {  # what `kernelfit find` is asked for; "first" finds no compiled code 
     "warm": ["--shape", "9"],
     "wide": ["--shape", by_profile("31", "9,7", "31")],
     "report": ["--shape", "9", "--report", "report.html", "--force"],
-    "colour": ["--shape", "9", "--report", "report.html", "--force"],  # of a photograph in three colours
+    "colour": ["--shape", "9", "--channels", "shared", "--report", "report.html", "--force"],  # of three colours
     "busy": ["--shape", by_profile("31", "9,7", "31")],  # beside a busy process on every core, over the same alone
 }
 BUSY = ["-c", "while True: pass"]
