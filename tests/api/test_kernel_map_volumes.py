@@ -6,7 +6,7 @@ import pytest
 import complex_pairs
 import naive
 from helpers import assert_close
-from kernelfit import ConjugateGradient, Verdict, Wiener, find_kernel, kernel_map
+from kernelfit import ConjugateGradient, Verdict, Wiener, accumulate, find_kernel, kernel_map
 
 SIZE, SHAPE, TILES = (8, 13, 17), (2, 1, 3), (2, 3, 2)
 
@@ -154,8 +154,12 @@ def test_what_is_refused():
         kernel_map(image, target, SHAPE, (8, 13, 7), boundary="wrap")
     with pytest.raises(ValueError, match="need at least 1 x 1 x 1 and no more than"):
         kernel_map(image, target, SHAPE, (9, 1, 1), boundary="wrap")
-    with pytest.raises(ValueError, match="or kernel_map"):
-        kernel_map(image, target, SHAPE, 2, variation=1)
+    for pair, shape in ((image, target), SHAPE), ((image[0, 0], target[0, 0]), 3):
+        with pytest.raises(ValueError, match="each tile has a kernel of its own"):
+            kernel_map(*pair, shape, 2, variation=1)
+        for verb in (find_kernel, accumulate):
+            with pytest.raises(ValueError, match="its functions are of two coordinates; need kernel_map"):
+                verb(*pair, shape, variation=1)
 
 
 def test_divided_spectra():

@@ -183,10 +183,6 @@ def _lifted(given: Mapping[str, Any], axis: int | None, flat: bool) -> dict[str,
             return out | {name: in_plane(out[name], name, 1, _SIDES[name]) for name in sides}
         else:
             out["shape"] = Model(shape, **{**{name: out.pop(name) for name in _MODEL if name in out}, **own})
-        if out["shape"].variation is not None:
-            raise ValueError(
-                f"got variation={out['shape'].variation} with arrays of one dimension, need two; leave it out"
-            )
     elif "channel_axis" in out:
         out["channel_axis"] = _AXES[axis]
     return out

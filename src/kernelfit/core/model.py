@@ -157,8 +157,6 @@ class Model:
         if self.channel_axis is None and self.channels != "shared":
             msg = f"got channels={self.channels!r} without channel_axis, need the axis of the channels: channel_axis=-1"
             raise ValueError(msg)
-        if self.dimensions == 3:
-            self._require_volume()
         _settle(
             self,
             fillvalue=as_number(self.fillvalue, "fillvalue"),
@@ -166,14 +164,6 @@ class Model:
             background=None if self.background is None else as_degree(self.background),
             variation=as_variation(self.variation),
         )
-
-    def _require_volume(self) -> None:
-        """Refuse what there is for images and not for volumes."""
-        if self.variation is not None:
-            raise ValueError(
-                f"got variation={self.variation!r} with a kernel of three dimensions, need it left out for volumes; "
-                "fit parts of the volume, or kernel_map"
-            )
 
     @property
     def kernel_shape(self) -> Any:
