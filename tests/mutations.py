@@ -72,6 +72,14 @@ ROOMS = {
     "api/test_kernel_map.py": [
         ("fitting/tile_map.py", "one.rank - one.solution.rank", "one.rank", "the_variation_is_the"),
         ("solvers/neighbours.py", "axis2=2) + borrowed", "axis2=2)", "a_penalty_across_tiles")],
+    "api/test_kernel_map_volumes.py slow": [
+        ("fitting/tile_fits.py", "at = plane.at - plane.first - box.first", "at = plane.at - plane.first",
+         "fit_of_its_pixels"),
+        ("data/blocks.py", "for i in lot[chosen]]", "for i in lot]", "is_a_least_squares")],
+    "api/test_complex_volumes.py": [
+        ("data/complex_parts.py", "volume=2 * plane.volume + imaginary", "volume=2 * plane.volume", "masks_weights"),
+        ("fitting/reweighting.py", "[both for lots in every for both in zip(*lots, strict=True)]",
+         "[(i, i + 1) for i in range(0, len(items), 2)]", "axes_are_alike")],
     "api/test_stream.py": [
         ("data/blocks.py", "shares = (0.0, 0.5, 1.0)", "shares = (0.0,)", "a_stream_of_which")],
     "cli/test_commands.py": [
@@ -243,6 +251,7 @@ ROOMS = {
         ("solvers/sparse.py", "self._score(stats, t - 1, rss + float(loss[weakest])) >=", "math.inf >=",
          "a_tap_that_others")],
     "solvers/test_wiener.py": [
+        ("engines/welch.py", "plan.before if inside else (0, 0)", "plan.before", "origin_outside"),
         ("solvers/wiener.py", "stats.n_pixels - found.rank * band.mean(kept)", "1.0 * stats.n_pixels"),
         ("solvers/block_toeplitz.py", "return taps + step", "return taps"),
         ("solvers/block_toeplitz.py", "seen - (product(lost, noise) * lost).sum(axis=1)", "seen"),
