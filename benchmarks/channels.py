@@ -113,7 +113,9 @@ def times() -> None:
     """Print processor times of complex fits beside those of their real parts."""
     rng = np.random.default_rng(0)
     print("\n| pair | real | complex | ratio |\n|---|---|---|---|")
-    for size, shape in [((1024,) * 2, (5, 7)), ((1024,) * 2, 15), ((2048,) * 2, 31), ((10**6,), 101), ((10**7,), 1001)]:
+    cases: list[tuple[tuple[int, ...], Any]] = [((1024,) * 2, (5, 7)), ((1024,) * 2, 15), ((2048,) * 2, 31)]
+    cases += [((10**6,), 101), ((10**7,), 1001), ((32, 96, 96), (5, 5, 5))]
+    for size, shape in cases:
         x = normal(rng, *size)
         y = (1 + 2j) * x + 0.1 * normal(rng, *size)
         a, b = x.real.copy(), y.real.copy()
