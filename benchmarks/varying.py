@@ -1,6 +1,7 @@
 """A kernel that varies over the field: how good it is, what it costs, and whether its error bars hold.
 
     python -m benchmarks.varying [side] [scenes] [evidence]   # default 1024 and 1; 4000 stars at that side
+    python -m benchmarks.varying [side] cost                  # in plain fits, and memory
 
 Stars on a sloping sky; the kernel, a Gaussian, widens by 1.8 from the centre to the corners, with the square of the
 distance, and scales the flux by 1.3. Brightness and seeing are such that a constant kernel has an excess of .47 and a
@@ -84,10 +85,39 @@ def scores(fit: kernelfit.KernelFit, made: Scene) -> tuple[float, float, float, 
     return float(excess), float(np.median(errors)), float(np.max(errors)), float(cover)
 
 
+def memory(what: str) -> float:
+    """Return a line of the process's memory, in MiB: "VmRSS", or "VmHWM" for the most there was."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(what)) / 1024
+
+
+def cost(n: int, repeats: int = 3) -> None:
+    """Print what degree 2 costs, in plain fits with the same background and in memory beyond the images (Linux)."""
+    made = scene(n)
+    for background in (None, 1):
+        ratios: list[float] = []
+        for _ in range(repeats):
+            times = []
+            for words in ({}, {"variation": 2}):
+                kernelfit.find_kernel(made.image[:300, :300], made.target[:300, :300], SIDE, **words)
+                with open("/proc/self/clear_refs", "w") as file:
+                    file.write("5")  # the peak starts anew
+                before, start = memory("VmRSS"), time.process_time()
+                kernelfit.find_kernel(made.image, made.target, SIDE, background=background, **words)
+                times.append(time.process_time() - start)
+            ratios.append(times[1] / times[0])
+            grown = memory("VmHWM") - before
+        told = f"{np.median(ratios):.1f} plain fits, at most {grown:.0f} MiB more memory"
+        print(f"{n} x {n}, degree 2, background={background}: {told}", flush=True)
+
+
 def main(words: list[str]) -> None:
     """Print the tables."""
     given = [int(word) for word in words if word.isdigit()]
     n, scenes = (*given, *(1024, 1)[len(given) :])
+    if "cost" in words:
+        cost(n)
+        return
     rows: dict[str, dict[str, Any]] = {
         "constant": {},
         "degree 2": {"variation": 2},
