@@ -65,7 +65,7 @@ def psf_coverage(kernel: Array, factor: Array, draws: int) -> tuple[dict[str, fl
     for _ in range(draws):
         noisy = kernel + (factor @ rng.standard_normal(factor.shape[1])).reshape(kernel.shape)
         fields = {name: getattr(template, name) for name in Estimate.__dataclass_fields__}
-        fit = Estimate(**{**fields, "kernel": noisy, "factor": factor, "findings": ()})
+        fit = Estimate(**{**fields, "kernel": noisy, "root": factor, "root_scale": 1.0, "findings": ()})
         for name, number, _ in kernelfit.measure_psf(fit).rows():
             away = number.value - truth[name]
             if name == "angle":
@@ -82,6 +82,7 @@ SOLVERS: dict[str, Callable[[Array], object]] = {
         np.array([kernel, *np.random.default_rng(0).normal(size=(5, *kernel.shape))])
     ),
     "Sparse(), few large taps": lambda _: kernelfit.Sparse(),
+    "Sparse(), small taps beside": lambda _: kernelfit.Sparse(),
     "NonNegative(), all above 0": lambda _: kernelfit.NonNegative(),
 }
 
@@ -237,9 +238,10 @@ def main() -> None:
     kernel = kernel + kernel[::-1, ::-1]
     few = np.zeros((5, 7))
     few[1, 2], few[3, 5] = 1.0, -0.5
+    small = few + 0.002 * np.random.default_rng(7).normal(size=few.shape)
     print(f"taps, {draws} draws")
     for name, make in SOLVERS.items():
-        own = few if "few" in name else kernel
+        own = few if "few" in name else small if "small" in name else kernel
         print(f"  {name:28s}{tap_coverage(make(own), own, draws):.3f}", flush=True)
     for name, kernel in KERNELS.items():
         for smooth in (False, True):

@@ -122,7 +122,10 @@ ROOMS = {
     "diagnostics/test_whiteness.py": [
         ("diagnostics/whiteness.py", "_FREQUENCIES = {2: 5.0", "_FREQUENCIES = {2: 2.0", "small_images_raise"),
         ("diagnostics/whiteness.py", "_MATTERS = 1.25", "_MATTERS = 2.5"),
-        ("diagnostics/whiteness.py", "math.sqrt(alike * m", "math.sqrt(m", "ranks_of_residuals")],
+        ("diagnostics/whiteness.py", "math.sqrt(alike * m", "math.sqrt(m", "ranks_of_residuals"),
+        ("diagnostics/whiteness.py", "_WHOLE, _ELSEWHERE = 2**20", "_WHOLE, _ELSEWHERE = 0", "wherever_they_are"),
+        ("diagnostics/whiteness.py", "check.few > _ALL_OF_IT", "check.few > 2", "of_a_single_spot"),
+        ("diagnostics/quantization.py", "_LARGEST = 2.0, 4.0", "_LARGEST = 2e9, 4e9", "of_many_gray_levels")],
     "engines/test_accumulation.py": [
         ("engines/passes.py", "overlap.image[: first * n_rows, :x_halo] = 0.0", "pass", "a_long_row_comes_to"),
         ("engines/passes.py", "lags -= inverse(twice, short, both_ways)", "pass", "sizes_around_the_blocks"),
@@ -188,7 +191,8 @@ ROOMS = {
         ("fitting/noise_model.py", "MOST_NOISE = 5.0, 4.0", "MOST_NOISE = 500.0, 4.0", "a_prediction_far_from"),
         ("diagnostics/quantization.py", "ROUNDING = 1 / 12", "ROUNDING = 1 / 48", "rounding_enters_the")],
     "imageio/test_hostile_files.py": [
-        ("core/npz.py", 'header.get("kernelfit") not in range(1, FORMAT + 1) or ', "", "files_of_another_format")],
+        ("core/npz.py", 'header.get("kernelfit") not in range(1, FORMAT + 1) or ', "", "files_of_another_format"),
+        ("imageio/scientific.py", "if place <= last:", "if False:", "sizes_below_zero")],
     "plotting/test_pictures.py": [
         ("plotting/overview.py", "reach[0] + 0.5, -reach[0] - 0.5", "-reach[0] - 0.5, reach[0] + 0.5",
          "autocorrelation_stands")],

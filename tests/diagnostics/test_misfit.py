@@ -7,12 +7,13 @@ import pytest
 import scipy.fft
 import scipy.ndimage
 
-from helpers import grid
+from helpers import assert_close, grid
 from kernelfit import Model, Penalized, Verdict, apply_kernel, find_kernel
 from kernelfit.core.findings import Finding
 from kernelfit.data.masking import PlaneSelection
 from kernelfit.data.observation import as_observation, of_target
 from kernelfit.diagnostics import lags, misfit, samples, tiles, whiteness
+from kernelfit.diagnostics.tile_design import TileDesign
 
 SHAPE = (6, 9)
 
@@ -282,3 +283,15 @@ def test_other_residuals_of_targets_that_are_looked_at_together():
         assert lags.suspects(parts) == [0] * memo.at
     noise = np.random.default_rng(0).normal(size=parts[0][1].left.shape)
     assert lags.suspects(tiles.with_residuals(parts, [noise], [parts[0][1].known])) == []
+
+
+@pytest.mark.parametrize(("dtype", "level"), [("u1", 20), ("f4", 3e-7), ("f8", 1e9)])
+def test_of_tiles_where_the_image_is_the_same_everywhere_a_mean_is_taken_off(dtype, level):
+    """Those of a few spots on a sky, all of which may lie between the tiles; no kernel explains more."""
+    image, rng = np.full((140, 85), level, dtype), np.random.default_rng(3)
+    target = 2.0 * image + rng.normal(size=image.shape)
+    fit = find_kernel(image, target, (3, 7), boundary="wrap")
+    parts = tiles.read([as_observation(image, target, Model((3, 7), boundary="wrap"))], fit, None)
+    left = [10.0 + 1e3 * rng.normal(size=p.left.shape) for _, p in parts]
+    for one, was, (_, part) in zip(TileDesign.of(parts).without(left), left, parts, strict=True):
+        assert_close(one[part.known], (was - was[part.known].mean())[part.known], 1e-9)

@@ -217,6 +217,42 @@ def test_noise_of_a_few_spots_is_seen(errors):
         assert verdict is (Verdict.UNEVEN_NOISE if seed in (1, 5) else Verdict.SHAPE_TOO_SMALL)
 
 
+@pytest.mark.parametrize("case", ["plain", "weights", "mask", "background", "cg"])
+def test_noise_of_spots_is_seen_wherever_they_are(case):
+    """Of a small pair some tiles are looked at, between which all of the spots may be."""
+    image, (rows, cols) = np.zeros((121, 134)), (np.array([3, 60, 62, 117, 118]), np.array([66, 5, 129, 64, 70]))
+    image[rows, cols] = [148.0, 121.0, 117.0, 101.0, 64.0]
+    kernel = np.array([[0.2, 0.4, -0.3, 0.1], [0.1, 0.2, 0.3, -0.1]])
+    clean = kernelfit.apply_kernel(image, kernel, boundary="symm")
+    words = {
+        "weights": {"weights": np.where(np.arange(134) < 50, 2.0, 1.0) * np.ones((121, 1))},
+        "mask": {"mask": np.arange(121)[:, None] * np.ones(134) > 115},
+        "background": {"background": 1},
+        "cg": {"solver": kernelfit.ConjugateGradient()},
+    }.get(case, {})
+    for seed, level in enumerate([1.0 + 0.2 * np.abs(clean), 1.0] * 3):
+        noise = np.random.default_rng(seed).normal(size=clean.shape) / np.sqrt(words.get("weights", 1.0))
+        target = clean + level * noise
+        fit = find_kernel(image, target, kernel.shape, boundary="symm", **words)
+        assert (Verdict.UNEVEN_NOISE in {f.verdict for f in fit.findings}) is (np.ndim(level) > 0), seed
+        assert Verdict.NO_REDUNDANCY not in {f.verdict for f in fit.findings}
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (1, 4)])
+def test_a_kernel_of_a_single_spot_has_nothing_that_could_speak_against_it(shape):
+    """As many pixels as taps, and each is followed, whatever it is; what lies around tells nothing."""
+    kernel = np.random.default_rng(1).normal(size=shape)
+    for brightness, told in (([900.0], True), ([900.0, 40.0], True), ([900.0, 800.0], False)):
+        image = np.full((70, 91), 3.0)
+        image[[20, 52][: len(brightness)], [31, 66][: len(brightness)]] += brightness
+        clean = kernelfit.apply_kernel(image, kernel, boundary="wrap")
+        target = clean + np.random.default_rng(2).normal(size=clean.shape)
+        for words in ({}, {"background": 0}, {"errors": "sandwich"}):
+            fit = find_kernel(image, target, shape, boundary="wrap", **words)
+            assert (Verdict.NO_REDUNDANCY in {f.verdict for f in fit.findings}) is told
+        assert find_kernel(image, clean, shape, boundary="wrap").verdict is Verdict.SOLVED  # without noise
+
+
 def test_noise_that_grows_with_a_small_picture_is_seen():
     rng = np.random.default_rng(3)
     image = rng.gamma(0.5, 20.0, (16, 25))
@@ -251,6 +287,19 @@ def test_rounding_of_flat_parts_is_no_coloured_noise_and_its_errors_hold():
     loud = np.uint8(target + 20 * (scipy.ndimage.uniform_filter(np.random.default_rng(0).random(target.shape), 5)))
     found = find_kernel(image, loud, (2, 3), mode="valid", operation="correlation", background=0)
     assert Verdict.COLOURED_NOISE in [f.verdict for f in found.findings]
+
+
+def test_no_residual_of_many_gray_levels_is_one_of_rounding():
+    """Where most of a picture is black the noise may be less than that of rounding, and loud where it is not."""
+    rng, image = np.random.default_rng(5), np.zeros((75, 92))
+    image[rng.integers(4, 70, 9), rng.integers(4, 88, 9)] = rng.uniform(60, 200, 9)
+    kernel = np.array([[0.5, 0.1, 0.0], [0.2, 0.0, 0.2]])
+    clean = kernelfit.apply_kernel(image, kernel, boundary="symm")
+    for level, told in ((0.08, True), (0.0, False)):
+        target = np.rint(np.clip(clean * (1 + level * rng.normal(size=clean.shape)), 0, 255)).astype("u1")
+        fit = find_kernel(np.rint(image).astype("u1"), target, kernel.shape, boundary="symm")
+        assert np.sqrt(np.mean((target - fit.predict(image)) ** 2)) < np.sqrt(1 / 12)
+        assert (fit.verdict is Verdict.UNEVEN_NOISE) is told
 
 
 def test_exact_data_are_not_held_against_a_declared_level():

@@ -102,6 +102,38 @@ def test_a_damaged_chunk_is_one_line_that_names_the_file(folder, pixels, capsys)
     assert not (folder / "k.npy").exists() and not (folder / "x.npy").exists()
 
 
+def test_chunks_that_are_too_short_to_be_unpacked_are_refused(folder, pixels):
+    """HDF5 itself reads beyond the end of its memory then."""
+    packings = [{"compression": "gzip"}, {"compression": "lzf"}, {"shuffle": True}, {"fletcher32": True}]
+    packings.append({"compression": "gzip", "shuffle": True, "fletcher32": True})
+    for words in packings:
+        with h5py.File("a.h5", "w") as file:
+            info = file.create_dataset("a", data=pixels, chunks=(13, 13), **words).id.get_chunk_info(0)
+        data = Path("a.h5").read_bytes()
+        # of the first chunk in the index: bytes, filters left out, and where it stands
+        place = data.index(struct.pack("<IIQQQ", info.size, info.filter_mask, 0, 0, 0))
+        for short in (0, 3):
+            Path("b.h5").write_bytes(data[:place] + struct.pack("<I", short) + data[place + 4 :])
+            with pytest.raises(ImageFileError, match=f"b.h5.*chunk of {short} bytes"):
+                read_image("b.h5")
+        twice = data.index(struct.pack("<QQQ", 0, 13, 0))  # HDF5 finds other chunks than it tells of then
+        Path("b.h5").write_bytes(data[:twice] + bytes(24) + data[twice + 24 :])
+        with pytest.raises(ImageFileError, match="b.h5.*two chunks at one place"):
+            read_image("b.h5")
+
+
+def test_fits_sizes_below_zero_do_not_lead_round_and_round(folder):
+    fits.PrimaryHDU(np.zeros((33, 46), ">i2")).writeto("a.fits")
+    data = Path("a.fits").read_bytes()
+    for name, more in (("negative.fits", b""), ("more.fits", data)):
+        Path(name).write_bytes(
+            data.replace(b"NAXIS1  =                   46", b"NAXIS1  =                  -46") + more
+        )
+        for read in (read_image, read_kernel):
+            with pytest.raises(ImageFileError, match=name):
+                read(name)
+
+
 def test_sound_stores_come_through_the_same_door_unchanged(folder, pixels):
     with h5py.File("a.h5", "w") as file:
         file.create_dataset("a", data=np.tile(pixels, (20, 20)), chunks=(500, 700), compression="gzip")
@@ -286,6 +318,8 @@ FITS = [
     {"channels": "all"}, {"findings": [["NONSENSE", ""]]}, {"rss": True}, {"solver": 7}, {"priors": 5},
     {"name": "kernel", "value": at((0, 0), np.nan)}, {"name": "factor", "value": at((0, 0), np.inf)},
     {"name": "factor", "value": lambda a: a[:-1]}, {"name": "kernel", "value": lambda a: a.astype(str)},
+    {"convention__ndim": True}, {"name": "factor", "value": at((0, 0), np.inf), "root_scale": 0.0},
+    {"name": "factor", "value": at((0, 0), 1e300), "root_scale": 1e300},
 ]  # fmt: skip
 STATISTICS = [
     {"name": "gram", "value": at((1, 2), np.nan)}, {"name": "gram", "value": at((1, 2), 1e9)},
@@ -302,7 +336,8 @@ CHECKPOINTS = [
     {"pairs": -1}, {"blocks": -1}, {"pairs": 0.5}, {"sums__0__place": -1}, {"sums__0__whole__0__0__n_pixels": -5},
     {"call": []}, {"name": "0/whole0/gram", "value": at((0, 0), -1.0)}, {"sums": 3}, {"sums__0__whole": [[1]]},
     {"digest": 5}, {"sums__0__n_pixels": []}, {"sums__0__whole__0__1": "2"},
-    {"name": "0/whole0/moment", "value": at(2, 1e300)},
+    {"name": "0/whole0/moment", "value": at(2, 1e300)}, {"sums": []}, {"sums__0__place": [1, 0]},
+    {"sums__0__place": [0, 1]}, {"sums__0__place": ["0", 0]},
 ]  # fmt: skip
 KINDS = {"KernelFit": FITS, "NormalStats": STATISTICS, "SpectralStats": SPECTRA, "Checkpoint": CHECKPOINTS}
 

@@ -550,6 +550,24 @@ def test_the_criteria_of_few_taps_are_their_formulas(dense, criterion, price):
     assert_close(path.score, expected, 1e-12)
 
 
+@pytest.mark.parametrize("solver", [Sparse(), Sparse("bic"), Sparse("aic"), Sparse(n_taps=2)], ids=str)
+def test_few_taps_say_what_their_errors_suppose(solver):
+    """A tap is let in where it gains more than it costs: ``log n``, twice the choices, or 2."""
+    rng, kernel = np.random.default_rng(0), np.zeros((5, 7))
+    kernel[1, 2], kernel[4, 0] = 1.0, -0.5
+    image = rng.normal(size=(40, 51))
+    target = scipy.signal.convolve2d(image, kernel, mode="valid") + 0.01 * rng.normal(size=(36, 45))
+    fit = kernelfit.accumulate(image, target, (5, 7)).solve(solver)
+    t = np.count_nonzero(fit.kernel)
+    (note,) = [n for n in fit.notes if "suppose" in n]
+    assert f"the {35 - t} taps left out are zero" in note
+    if solver.n_taps is not None:
+        return
+    n, choices = 36 * 45, np.log(scipy.special.comb(35, t + 1) / scipy.special.comb(35, t))
+    cost = {"ebic": np.log(n) + 2 * choices, "bic": np.log(n), "aic": 2.0}[solver.criterion]
+    assert float(note.split("some ")[1].split()[0]) == pytest.approx(np.sqrt(cost), rel=0.05)
+
+
 def test_a_tap_that_others_make_needless_is_dropped_again():
     """Of two taps on either side of a third, which alone comes nearest where the image is smooth."""
     rng = np.random.default_rng(1)

@@ -380,7 +380,7 @@ def convention_from(fields: dict[str, Any]) -> Convention:
     ndim, size = fields.get("ndim", 2), fields.get("size")
     axes = {len(value) for value in (*(fields[name] for name in names if name in fields), size) if value is not None}
     fits = len(axes) < 2 and axes <= {1: {1, 2}, 2: {2}, 3: {3}}.get(ndim, set())
-    if ndim not in (1, 2, 3) or not fits:
+    if isinstance(ndim, bool) or ndim not in (1, 2, 3) or not fits:
         raise ValueError(f"got a convention of {ndim!r} dimensions, need 1 to 3, and as many numbers in each field")
     own = next(iter(axes), max(2, ndim))
     taken: dict[str, Any] = {n: in_plane(list(fields[n]), n, own, 0)[-own:] for n in names if n in fields}

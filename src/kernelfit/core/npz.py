@@ -195,7 +195,8 @@ def load(
 ) -> _Record:
     """Read what `save` wrote and `build` a record of header and arrays; an `ImageFileError` refuses anything else."""
     require_plain(path)
-    with reading(path, "no complete file saved by kernelfit", f"a {kind}; save it anew", memory=True):
+    whole = reading(path, "no complete file saved by kernelfit", f"a {kind}; save it anew", memory=True)
+    with whole, np.errstate(all="ignore"):  # values that overflow are judged by what comes of them
         members, sealed = _members(path)
         checksum = members.pop("checksum", None)  # of format 1, from 0.14 on
         header = json.loads(str(members["header"]))

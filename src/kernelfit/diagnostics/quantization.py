@@ -21,6 +21,9 @@ from .rounding import possible, scatter
 ROUNDING = 1 / 12
 #: Noise up to so many times that of rounding is nothing else; that of a filter that rounds half way goes up to so many.
 ALONE, HALF_WAY = 1.1, 3.0
+#: A residual of so many gray levels is no error of rounding, nor what errors of the kernel make of it; nor of a filter
+#: that rounds half way.
+_LARGEST = 2.0, 4.0
 #: Noise from so many times that of rounding on makes its errors random.
 _RANDOM = 2.0
 #: Errors that are so many times those of random ones, and such a share of the kernel, leave combinations of taps open.
@@ -62,7 +65,8 @@ def judged(
     if not all(dtype.kind in "iu" for dtype in types):
         return fit
     fit = dataclasses.replace(fit, rounding=rounding_of(fit))
-    fit = _with_scatter(with_rounding(_without_alarm(fit)), observations, target, weights)
+    fit = with_rounding(_without_alarm(fit, observations, target, weights))
+    fit = _with_scatter(fit, observations, target, weights)
     fit = with_finding(fit, _cut_through(fit, observations, target, weights, parts))
     dtype = next(iter(types))
     extent = 2.0 ** (8 * dtype.itemsize)
@@ -111,17 +115,28 @@ def rounding_of(fit: Estimate) -> float:
     return math.sqrt(ROUNDING * mean)
 
 
-def _without_alarm(fit: Estimate) -> Estimate:
-    """Make a note of noise that is not white where it is no more than that of rounding.
+def _without_alarm(
+    fit: Estimate, observations: Sequence[Observation], target: int, weights: Sequence[Weights] | None
+) -> Estimate:
+    """Make a note of noise that is not white where it is no more than that of rounding, in no pixel.
 
     Rounding errors are alike where the image is flat. No other cause is left to look for: no kernel could do better.
     """
     told = [f for f in fit.findings if f.verdict in (Verdict.COLOURED_NOISE, Verdict.UNEVEN_NOISE)]
     if not told or not fit.noise_std < ALONE * fit.rounding:
         return fit
+    if _farthest([of_target(p, target) for p in observations], fit, weights) > _LARGEST[0]:
+        return fit
     note = f"the residual is that of rounding to integers, which is not quite white: {told[0].detail}"
     findings = tuple(f for f in fit.findings if f not in told)
     return dataclasses.replace(fit, findings=findings, notes=(*fit.notes, note))
+
+
+def _farthest(observations: Sequence[Observation], fit: Estimate, weights: Sequence[Weights] | None) -> float:
+    """Return the largest residual in gray levels: of small pairs of all pixels, else of tiles."""
+    some, own = sampled(observations, weights)
+    parts = [p for _, p in tiles.read(some, fit, own, whole=_WHOLE // len(some))]
+    return max((float(np.max(np.abs(p.left[p.known]) / tiles.root_of(p, p.known)[p.known])) for p in parts), default=0)
 
 
 def allowed(
@@ -138,7 +153,7 @@ def allowed(
     if fit.errors != "plain" or fit.root is None:
         return fit
     check = whiteness.examine(observations, fit, weights)
-    if check.high > _LOUD:
+    if check.high > _LOUD or _farthest(observations, fit, weights) > _LARGEST[1]:
         return fit
     shaping = whiteness.shaping_filter(check)
     few = max(_SAMPLED, _EACH * fit.kernel.size)

@@ -52,7 +52,7 @@ class TileDesign:
         taps[np.ix_(*[np.arange(-lo, k + hi) % n for k, n, (lo, hi) in sides])] = True
         near = scipy.fft.irfft2(power, size, workers=1) * np.multiply.outer(*map(taper, size))
         smooth = scipy.fft.rfft2(near, workers=1).real
-        inverse = 1.0 / np.maximum(smooth, 1e-8 * max(float(smooth.max()), 1e-300))
+        inverse = 1.0 / np.maximum(smooth, 1e-8 * max(float(smooth.max()), 1e-22))
         return cls(parts, size, spectra, kept, taps, inverse, level)
 
     def forward(self, taps: Array) -> list[Array]:

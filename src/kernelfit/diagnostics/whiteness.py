@@ -35,8 +35,14 @@ _MATTERS = 1.25
 _ROUNDING = 1e-9
 #: So many pixels far from the mean, and so many others, tell whether the noise differs; ...
 _FAR, _NEAR = 4, 100
-#: ... or the ranks of so many, by so many standard deviations, where they hold such a share, and few all of it.
-_TOP, _RANKED, _HALF, _FEW = (16, 64, 256), 5.0, 0.5, 1 / 64
+#: ... or the ranks of so many, by so many standard deviations or a smaller chance, where they hold such a share, and
+#: few all of it.
+_TOP, _RANKED, _BY_CHANCE, _HALF, _FEW = (8, 16, 64, 256), 5.0, 1e-7, 0.5, 1 / 64
+#: Pairs of up to so many pixels are looked at whole where the tiles hold less than such a share of the prediction's
+#: variance, or few pixels all of it.
+_WHOLE, _ELSEWHERE = 2**20, 0.25
+#: Share of the image's energy in as many target pixels as taps from which on nothing can speak against a kernel.
+_ALL_OF_IT = 0.9
 #: Below this it may be rounding to single precision, which grows with the signal.
 _SINGLE = 1e-6
 #: A chance so small that a kernel is there.
@@ -69,6 +75,9 @@ class NoiseCheck:
     parts : ndarray, shape (2, 2, 2 * lags + 1, 2 * lags + 1), optional
         Of complex residuals the same for the real (0) and the imaginary (1) parts and for their products ``r_i[t]
         r_j[t + d]``, so far as they are not those of circular noise by chance alone; `autocovariance` is their mean.
+    few : float
+        Share of the image's energy that is in as few target pixels as there are taps, which the kernel follows whatever
+        they are; 0 where it is not much, or was not looked at.
     """
 
     autocovariance: Array
@@ -78,6 +87,7 @@ class NoiseCheck:
     high: float
     heteroscedasticity: float = 1.0
     parts: Array | None = None
+    few: float = 0.0
 
     uneven = renamed("uneven", "heteroscedasticity")
 
@@ -163,6 +173,9 @@ def look(
     if not fit.noise_std > _ROUNDING * level or any(f.verdict is Verdict.NOT_CONVERGED for f in fit.findings):
         return fit  # what is left tells of the iterations, not of the noise
     check = examine(observations, fit, weights, most, memo, read)
+    if check.few > _ALL_OF_IT:
+        detail = f"{fit.rank} of {fit.n_pixels} target pixels, as many as taps, hold {check.few:.1%} of what tells them"
+        fit = with_finding(fit, Finding(Verdict.NO_REDUNDANCY, detail))
     if coloured and check.coloured:
         fit = with_finding(fit, Finding(Verdict.COLOURED_NOISE, str(check)))
     if check.depends:
@@ -203,7 +216,7 @@ def examine(
     """Return what a sample of the residual of pairs, times the root of their weights, says of the noise."""
     ndim = 2 if observations[0].plane is None else 3
     sums, squares, pairs = (np.zeros((2 * REACH + 1,) * ndim) for _ in range(3))
-    energy, pixels, seen = 0.0, 0, []
+    energy, pixels, seen, few = 0.0, 0, [], 0.0
     between = Parts(ndim)
     for run in runs(observations, _RUNS, REACH + 1):
         tiles, targets, known, root = _windows(observations, fit, weights, run, memo, read)
@@ -211,12 +224,7 @@ def examine(
             known = known & (np.abs(tiles) <= most)
             tiles, targets = np.where(known, tiles, 0.0), np.where(known, targets, 0.0)
         even = weights is None and most == math.inf
-        which: Any = np.s_[...] if even else known
-        model = (targets - tiles)[which].ravel()
-        if root is not None:  # less its mean times the roots of the weights, which are no signal
-            each = root[which].ravel()
-            model = model - each * (float(np.sum(each * model)) / max(float(np.sum(each**2)), 1e-300))
-        seen.append((tiles[which].ravel(), model))
+        seen.append(_predicted(tiles, targets, np.s_[...] if even else known, root))
         pixels += tiles.size if even else int(known.sum())
         energy += float(np.sum(targets**2))
         sums += products(tiles)
@@ -244,8 +252,51 @@ def examine(
         near = farthest(c.shape) <= reach
         alike = float(np.sum(np.square(c[near] / variance)))  # squares of correlated residuals that tell the same
         residuals, models = (np.concatenate(some) for some in zip(*seen, strict=True))
-        growth = _unevenness(residuals, models, alike)
-    return NoiseCheck(c, pixels, reach, float(np.sqrt(spectrum.min())), float(np.sqrt(spectrum.max())), growth, parts)
+        if _elsewhere(models, fit) and ndim == 2 and sum(o.geometry.n_pixels for o in observations) <= _WHOLE:
+            residuals, models, few = _of_all(observations, fit, weights, most)
+        growth = _unevenness(residuals, models, alike, fit.rank)
+    low, high = (float(np.sqrt(end)) for end in (spectrum.min(), spectrum.max()))
+    return NoiseCheck(c, pixels, reach, low, high, growth, parts, few)
+
+
+def _predicted(left: Array, targets: Array, which: Any, root: Array | None) -> tuple[Array, Array]:
+    """Return the residuals and the predictions of some pixels."""
+    model = (targets - left)[which].ravel()
+    if root is not None:  # less its mean times the roots of the weights, which are no signal
+        each = root[which].ravel()
+        model = model - each * (float(np.sum(each * model)) / max(float(np.sum(each**2)), 1e-300))
+    return left[which].ravel(), model
+
+
+def _elsewhere(model: Array, fit: Estimate) -> bool:
+    """Say whether what the kernel rests on are few pixels, or pixels that the tiles do not hold."""
+    reach = (model - model.mean()) ** 2
+    explained = fit.rss / max(1, fit.n_pixels) * fit.r_squared / max(1.0 - fit.r_squared, 1e-300)
+    few = float(reach.sum()) ** 2 < _FEW * reach.size * float(np.einsum("i,i->", reach, reach))
+    return few or float(reach.mean()) < _ELSEWHERE * explained
+
+
+def _of_all(
+    observations: Sequence[Observation], fit: Estimate, weights: Sequence[Weights] | None, most: float
+) -> tuple[Array, Array, float]:
+    """Return residuals and predictions of all pixels that count, and the share of the energy in as many as taps."""
+    seen, energies = [], []
+    for at, one in enumerate(observations):
+        own = None if weights is None else weights[at]
+        part = sample(one, fit, (at, len(observations)), own, one.size, [(0, 0)])
+        known = part.known & (np.abs(part.left) <= most)
+        seen.append(_predicted(part.left, part.targets, known, part.root))
+        sky = np.median(part.blocks, axis=(1, 2, 3), keepdims=True)
+        squares = np.pad(np.sum((part.blocks - sky) ** 2, axis=0), ((0, 0), (1, 0), (1, 0))).cumsum(1).cumsum(2)
+        (rows, cols), (step, pace) = one.geometry.kernel_shape, one.geometry.stride
+        sums = squares[:, rows:] - squares[:, :-rows]
+        sums = sums[..., cols:] - sums[..., :-cols]
+        around = np.maximum(sums[:, ::step, ::pace], 0.0) * (1.0 if part.root is None else part.root**2)
+        energies.append(around[known])
+    residuals, models = (np.concatenate(some) for some in zip(*seen, strict=True))
+    energy = np.concatenate(energies)
+    few = np.partition(energy, -fit.rank)[-fit.rank :] if fit.rank < energy.size else energy
+    return residuals, models, float(few.sum() / max(float(energy.sum()), 1e-300))
 
 
 @functools.lru_cache(16)
@@ -255,7 +306,7 @@ def _overlaps(sides: Shape) -> npt.NDArray[np.int64]:
     return np.asarray(functools.reduce(np.multiply.outer, [np.maximum(0, n - lags) for n in sides]))
 
 
-def _unevenness(left: Array, model: Array, alike: float = 1.0) -> float:
+def _unevenness(left: Array, model: Array, alike: float = 1.0, rank: int = 1) -> float:
     """Return the noise where the prediction m is far from its mean, relative to all; 1 if no louder, or by chance."""
     # Least squares has the covariance ``G^-1 (sum of r^2 a a') G^-1`` for residuals r of any variance (White, see
     # `sandwich_errors`), a being a pixel's row of the design; ``(m - mean)^2`` stands for ``a a'``.
@@ -271,7 +322,7 @@ def _unevenness(left: Array, model: Array, alike: float = 1.0) -> float:
     if rest.size < _NEAR:
         return 1.0
     if growth > _MATTERS or total**2 < _FEW * reach.size * square:
-        louder = _louder(power, reach, alike)
+        louder = _louder(power, reach, alike, rank)
         if louder > _MATTERS:
             return max(growth, louder)
     usual = float(rest.mean())
@@ -287,22 +338,27 @@ def _unevenness(left: Array, model: Array, alike: float = 1.0) -> float:
     return max(1.0, growth)
 
 
-def _louder(power: Array, reach: Array, alike: float) -> float:
+def _louder(power: Array, reach: Array, alike: float, rank: int = 0) -> float:
     """Return how loud the noise is where most of the reach is, by ranks, which few or heavy-tailed residuals tell by.
 
-    The kernel follows the one or two pixels of the greatest reach, so that those below them have to tell.
+    A kernel follows as many pixels of the greatest reach as it has taps, so that those below them may have to tell. Of
+    even fewer tells how many of the largest residuals are among those of the greatest reach.
     """
     _, place, count = np.unique(power, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(count) - 0.5 * (count - 1))[place]
-    order, n, most = np.argsort(-reach), len(power), 1.0
+    order, loudest, n, most = np.argsort(-reach), np.argsort(-power), len(power), 1.0
     ties = 1.0 - float(np.sum(count.astype(float) ** 3 - count)) / (float(n) ** 3 - n)
-    for m in _TOP:
-        top, share = order[:m], float(reach[order[:m]].sum() / reach.sum())
-        if 4 * m > n or not share > _HALF or not ties > 0:
+    for first, m in ((first, m) for first in (0, rank) for m in _TOP):
+        top, share = order[first : first + m], float(reach[order[: first + m]].sum() / reach.sum())
+        if 4 * (first + m) > n or not share > _HALF or not ties > 0:
             continue
         # Mann and Whitney's, Ann. Math. Stat. 18 (1947) 50
         deviation = math.sqrt(alike * m * (n - m) * (n + 1) / 12 * ties)
-        if ranks[top].sum() - 0.5 * m * (n + 1) > _RANKED * deviation:
+        both = np.intersect1d(top, loudest[:m]).size / alike
+        if (
+            ranks[top].sum() - 0.5 * m * (n + 1) > _RANKED * deviation
+            or scipy.special.gammainc(max(both, 1e-300), m * m / n) < _BY_CHANCE  # so many or more, where m^2 / n are
+        ):
             ratio = float(power[top].mean() / max(float(power.mean()), 1e-300))
             most = max(most, math.sqrt(share * ratio + 1.0 - share))
     return most

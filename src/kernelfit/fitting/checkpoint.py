@@ -107,6 +107,7 @@ class Sums(dict[tuple[int, int], KernelSums]):
 
         sums = cls()
         for i, one in enumerate(header):
+            _require_counts(*one["place"])
             found = sums.at(*one["place"])
             for name, tree in (("whole", found.whole), ("part", found.part)):
                 for level, (fields, count) in enumerate(one[name]):
@@ -121,6 +122,9 @@ class Sums(dict[tuple[int, int], KernelSums]):
             _require_counts(one["n_pixels"])
             found.method, found.n_pixels = str(one["method"]), one["n_pixels"]
             found.noise, found.pairs = arrays.get(f"{i}/noise"), arrays.get(f"{i}/pairs")
+        before = [(group, target - 1) if target else (group - 1, 0) for group, target in sums if group or target]
+        if len(sums) < len(header) or any(place not in sums for place in before):
+            raise ValueError("sums of other kernels than the first ones")
         return sums
 
 
@@ -170,6 +174,8 @@ class Checkpoint:
                 if not isinstance(header["call"], dict) or not isinstance(header["digest"], str):
                     raise ValueError("a call or a digest that is none")
                 self.sums = Sums.unpacked(header["sums"], arrays)
+                if any(counts) and not self.sums:
+                    raise ValueError("pairs or blocks without their sums")
                 for p, (asked, pairs, blocks, sums) in enumerate(header.get("before", [])):
                     _require_counts(pairs, blocks)
                     own = {name.removeprefix(f"{p}:"): a for name, a in arrays.items() if name.startswith(f"{p}:")}

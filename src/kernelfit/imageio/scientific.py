@@ -28,6 +28,12 @@ def open_fits(path: Path, **words: Any) -> Iterator[Any]:
         file.seek(0)
         words |= {"memmap": words.get("memmap", False) and not packed}
         with fits.open(limits.unpacked(path) if packed else file, **words) as hdus:
+            last = -1
+            for hdu in hdus:
+                place = (hdu.fileinfo() or {}).get("hdrLoc", last + 1)
+                if place <= last:  # a size below zero leads back, and round and round
+                    raise ImageFileError(f"{path}: got an HDU that ends before it begins, need a whole file")
+                last = place
             yield hdus
 
 
@@ -111,6 +117,9 @@ def read_hdf5(path: Path, choice: Choice) -> Any:
         raise
 
 
+_SHUFFLE, _FLETCHER = 2, 3  # HDF5's numbers of the filters that pack nothing
+
+
 def _hdf5_judge(path: Path, dataset: Any) -> Callable[[Any], None] | None:
     """Return what judges the packed chunks that a key touches, before HDF5 unpacks them; None if it packs none."""
     if dataset.chunks is None:
@@ -120,7 +129,21 @@ def _hdf5_judge(path: Path, dataset: Any) -> Callable[[Any], None] | None:
     filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
     if filters.count(1) > 1:
         raise ImageFileError(f"{path}: got chunks that are packed twice, need them packed once; save it anew")
-    limit = math.prod(dataset.chunks) * dataset.dtype.itemsize + 1024
+    if not filters:
+        return None
+    size, places = math.prod(dataset.chunks) * dataset.dtype.itemsize, set()
+
+    def look(info: Any) -> None:  # HDF5 unpacks what is too short without looking, into memory that it does not have
+        skipped = {n for i, n in enumerate(filters) if info.filter_mask >> i & 1}
+        packed = any(n not in (_SHUFFLE, _FLETCHER, *skipped) for n in filters)
+        if info.size < (5 if packed else size):
+            raise ImageFileError(f"{path}: got a chunk of {info.size} bytes, need a whole file; write it anew")
+        places.add(info.chunk_offset)
+
+    dataset.id.chunk_iter(look)
+    if len(places) < dataset.id.get_num_chunks():
+        raise ImageFileError(f"{path}: got two chunks at one place, need a whole file; write it anew")
+    limit = size + 1024
 
     def judge(key: Any) -> None:
         for place in itertools.product(*_touched(key, dataset.shape, dataset.chunks)):

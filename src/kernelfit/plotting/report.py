@@ -132,7 +132,7 @@ def _of_volume(fit: Estimate, image: npt.ArrayLike, target: npt.ArrayLike, title
     sides = (f"{many} kernels of " if many > 1 else "") + " x ".join(map(str, fit.kernel.shape[-3:]))
     caption = (
         "Cuts through the largest tap; the largest taps along each axis; profiles, whose bands hold the true value in "
-        "95 of 100 cases; what the kernel leaves of the middle plane, where nothing of the image should be seen."
+        f"{_cases(fit)}; what the kernel leaves of the middle plane, where nothing of the image should be seen."
     )
     lefts = [volumes.middle_residual(fit, image, target, at)[0] for at in range(len(parts))]
     return [
@@ -321,10 +321,15 @@ def _modulus(values: Any) -> Array:
     return np.asarray(np.abs(values) if np.iscomplexobj(values) else values, dtype=np.float64)
 
 
+def _cases(fit: Estimate) -> str:
+    """Return how often bands hold the truth."""
+    return "95 of 100 cases" + (", if the taps left out are zero" if "Sparse" in fit.solver else "")
+
+
 def _of_kernel(fit: Estimate, label: str, cut: bool) -> list[str]:
     if fit.convention.ndim == 1:
         out = [
-            (panels.kernel, "Impulse response", "The taps. The band holds the true value in 95 of 100 cases."),
+            (panels.kernel, "Impulse response", f"The taps. The band holds the true value in {_cases(fit)}."),
             (panels.error, "Errors", "Standard error of each tap."),
             (panels.cuts, "Decay", "The energy that is still to come; below the dashed line the errors make it."),
             (panels.frequency_response, "Frequency response", "What the kernel does to waves, from slow to fast."),
@@ -336,7 +341,7 @@ def _of_kernel(fit: Estimate, label: str, cut: bool) -> list[str]:
         (
             panels.cuts,
             "Cuts",
-            "Row and column through the largest tap. The bands hold the true value in 95 of 100 cases.",
+            f"Row and column through the largest tap. The bands hold the true value in {_cases(fit)}.",
         ),
         (
             panels.frequency_response,

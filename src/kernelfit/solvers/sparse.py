@@ -97,7 +97,19 @@ class Sparse:
         text = f"{self}: {len(chosen)} taps of {stats.n_taps}"
         others = np.delete(np.eye(stats.n_taps), chosen, axis=1)
         held = let_in(stats.gram, inverse, others)
-        return finish(stats, taps, inverse, text, least=least, n_free=len(chosen), path=path, held=held)
+        found = finish(stats, taps, inverse, text, least=least, n_free=len(chosen), path=path, held=held)
+        return (
+            found if len(chosen) == stats.n_taps else dataclasses.replace(found, notes=(self._supposed(stats, chosen),))
+        )
+
+    def _supposed(self, stats: NormalEquations, chosen: list[int]) -> str:
+        """Say that errors are those given the taps that were chosen, and from where on others would have been."""
+        t = len(chosen)
+        gain = self._score(stats, t + 1, float(stats.n_pixels)) - self._score(stats, t, float(stats.n_pixels))
+        least = (
+            "" if self.n_taps is not None else f", which any below some {math.sqrt(max(gain, 0.0)):.2g} of its own are"
+        )
+        return f"standard errors suppose that the {stats.n_taps - t} taps left out are zero{least}"
 
     def _without_weak(self, stats: NormalEquations, chosen: list[int], taps: Array, inverse: Array) -> list[int]:
         """Return the chosen taps that are worth what each costs, ``k_j^2 / (G^-1)_jj``, the weakest being dropped."""
