@@ -19,6 +19,8 @@ from .least_squares import EPS, at_minimum, blocks, detail_of, finish, rescaled
 
 Penalty = str | Array | Callable[[Shape], Array]
 PENALTIES = ("ridge", "gradient", "laplacian", "biharmonic")
+#: Kernels so many times as rough, in squares, as a penalty supposes widen its errors.
+_ROUGHER = 2.0
 #: Strengths of a path: 16 to a decade.
 _PATH = np.logspace(-14, 6, 321)
 
@@ -117,6 +119,7 @@ class Penalized:
         taps, inverse = spectrum.taps(strength), spectrum.factor(strength)
         df_model = float(spectrum.df_model(np.array([strength]))[0])
         figures: dict[str, Any] = {"df_model": df_model, "strength": strength, "path": path, "findings": findings}
+        figures["held"] = spectrum.beyond(strength, taps, df_model)
         return finish(stats, taps, inverse, str(self), least=least, prior=strength > 0, **figures)
 
     def _choose(self, spectrum: "Spectrum", findings: list[Finding]) -> tuple[float, StrengthPath]:
@@ -289,6 +292,23 @@ class Spectrum:
     def factor(self, strength: float) -> Array:
         """Return a factor F of ``(G + s Q)^-1 = F F'``."""
         return np.asarray(self._basis * np.sqrt(self._weight(np.array([strength]))[0]))
+
+    def beyond(self, strength: float, taps: Array, df_model: float) -> Array | None:
+        """Return columns by which the covariance is larger where kernels are rougher than the penalty supposes.
+
+        It stands for a prior: coordinates x of variance ``s^2 / (strength q)``. Of those that the data determine, by
+        shares ``h = g / (g + strength q)``, the squares tell how much larger these have to be (method of moments).
+        """
+        at = np.array([strength])
+        pull, weight = strength * self._q, self._weight(at)[0]
+        variance = float(self.rss(at)[0]) / max(self.n_pixels - df_model, 1.0)
+        if not (variance > 0 and pull.any()):
+            return None
+        seen = float(np.sum((self._g * weight) ** 2))
+        told = strength * float(taps @ (self._penalty @ taps)) / variance - float(np.sum(self._g * pull * weight**2))
+        if not told > _ROUGHER * seen > 0:
+            return None
+        return np.asarray(self._basis * (weight * np.sqrt((told / seen - 1.0) * pull)))
 
 
 def choose_strength(
