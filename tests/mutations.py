@@ -244,6 +244,8 @@ ROOMS = {
         ("solvers/least_squares.py", "rss > 0.5 * variance", "rss > 0.98 * variance", "doubts_are_raised"),
         ("solvers/least_squares.py", "stats.n_pixels - df\n", "stats.n_pixels - least.rank\n", "penalised_against"),
         ("solvers/penalties.py", "df_resid**2, out=score", "df_resid, out=score", "penalised_against"),
+        ("solvers/penalties.py", "_ROUGHER = 2.0", "_ROUGHER = 2e9", "rougher_than_it"),
+        ("solvers/penalties.py", "(told / seen - 1.0) * pull", "(told / seen) * pull", "rougher_than_it"),
         ("solvers/penalties.py", "return better if self.rank ==", "return better if self.rank ==  -"),
         ("solvers/penalties.py", "goal = n * self.noise_std**2", "goal = n * self.noise_std", "discrepancy_meets"),
         ("solvers/constrained.py", "df_model - 1.0)", "df_model)", "of_a_given_sum_and"),
