@@ -26,6 +26,8 @@ from .results import KernelFit
 
 #: Fields of a model that mean nothing without a shape.
 _NEED_SHAPE = ("origin", "offset")
+#: Keywords beside which outliers are not held down unasked.
+_NOT_ROBUST = ("robust", "noise", "weights", "image_noise", "errors", "register", "curve", "variation", "smoothness")
 #: Keywords that change no result.
 _UNSAID = ("workers", "progress")
 #: Values that Python writes in a line, up to so many characters.
@@ -61,7 +63,12 @@ class Completed(NamedTuple):
 
 
 def completed(
-    image: Any, target: Any, keywords: Mapping[str, Any], selection: Selection | None, execution: Execution | None
+    image: Any,
+    target: Any,
+    keywords: Mapping[str, Any],
+    selection: Selection | None,
+    execution: Execution | None,
+    solver: Any = None,
 ) -> Completed:
     """Return a call without a shape, completed by what is found of the pair."""
     for name in _NEED_SHAPE:
@@ -97,7 +104,9 @@ def completed(
         selected = _plane_selection(every, axis, seen)
         try:
             source, result = (_plane(one, axis) for one in seen)
-            found = discover(source, result, selected, run, steps, edges=edges)
+            colour = np.ndim(seen[1]) == 3 and seen[1].dtype.kind in "iu" if axis is not None else False
+            planes = seen[1].shape[axis] if colour else 0
+            found = discover(source, result, selected, run, steps, edges=edges, colours=planes)
         except UnrelatedError:
             if seen is pairs[-1]:
                 raise
@@ -108,12 +117,18 @@ def completed(
         colours["channels"], weights = channels_of(*seen, found.fields, every, run)
         if colours["channels"] == "mixed":  # whose mean is that of no one image
             source = np.asarray(seen[0], dtype=np.float64) @ weights
-            found = discover(source, result, selected, run, steps, _ENOUGH, edges)
+            found = discover(source, result, selected, run, steps, _ENOUGH, edges, planes)
     if colours:
         words = (*words, f"{_TOGETHER[colours['channels']]} (channels={colours['channels']!r})")
     if images is not None and len(images) > 1:
         words = (*words, "found in the first pair, and fitted to all")
     fields = _turned(found, keywords.get("operation"))
+    if found.strays:
+        plain = solver in (None, "auto") and not any(keywords.get(name) is not None for name in _NOT_ROBUST)
+        said = f"{100 * found.strays:.2g} % of the target's pixels are not what the kernel makes of the image, as hot "
+        said += "pixels, cosmic rays, text, a logo or a border are not"
+        words = (*words, f"{said}: they are held down (robust='clip')" if plain else f"{said}: give robust='clip'")
+        fields |= {"robust": "clip"} if plain else {}
     return Completed(image, target, {**colours, **fields, **keywords}, (*found.words, *words), found.findings, arrays)
 
 

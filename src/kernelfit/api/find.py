@@ -131,7 +131,9 @@ def find_kernel(
         stamps = matched(image, target, keywords, plain)
         if stamps is not None:
             return stamps
-        image, target, words, found, short, arrays = completed(image, target, keywords, selection, execution)
+        image, target, words, found, short, arrays = completed(image, target, keywords, selection, execution, solver)
+        if "robust" in words:
+            asked = {**asked, "robust": words["robust"]}
         if shape is SIGNAL:
             shape, found = model_of_signals(words), tuple(in_samples(part) for part in found)
         else:

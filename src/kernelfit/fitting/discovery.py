@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.special
@@ -17,16 +17,26 @@ from ..data.masking import unmasked
 from ..data.observation import as_planes
 from ..solvers.least_squares import residual_at
 from .found import MOST_STRIDE, Found, told, unrelated
-from .spans import FEW_TAPS, MOST_TAPS, Pair, SpanFit, count_of, grown_by, moved, rim_of
+from .spans import FEW_TAPS, MOST_TAPS, Pair, SpanFit, count_of, displaced, grown_by, moved, rim_of
+from .strays import heavy, near_edges, without_strays
 
 #: Emptier sides than at this probability go, and of signals, whose sides are single taps.
 _GOES, _GOES_ALONG = 1e-2, 1e-3
 #: Most times the pixels are read for the support, and most fits of what was read.
 _PASSES, _FITS = 4, 12
+#: A response so many times the usual one needs no second look.
+_PLAIN_TO_SEE = 20.0
 #: A side of the first span of signals, at least; taps of a first span that an image that repeats itself may have made.
 _ALONG, _LARGE = 65, 600
 #: Taps up to which a span grows without a doubt.
 _MANY_TAPS = 400
+#: Rows and columns at the edges, not made by the kernel, that zeros around it leave out; more are strays.
+_RIM = 3
+#: Looks after pixels that no kernel made are mended, which is done as often at most, with so many taps a side, until
+#: their share changes by less; once it changes by less than this, the look was the last.
+_LOOKS, _MOST_MENDED, _FIRST_SIDE, _SETTLED, _AGAIN = 2, 10, 11, 0.01, 0.1
+#: More taps than many have to leave such a part of the variance, if most of it is at edges; and such a part anywhere.
+_GAIN, _NO_GAIN = 0.9, 0.99
 #: A share of the target that is rounding alone.
 _EXACT = 1e-12
 #: With less of the target explained than this, each half of the pair has to predict the other, as well as so far.
@@ -34,6 +44,8 @@ _DOUBTFUL, _PREDICTS = 0.9, 0.3
 #: With more than this explained a stride is beyond doubt; halves so many pixels apart are not of one stride, and those
 #: that the sizes say to be so far apart are not if they are by half and less than twice as much.
 _SURE, _APART, _LEAST_DRIFT = 0.999, 2.0, 1.0
+#: A displacement of the halves by a smaller part of what the sizes say is none.
+_IN_PLACE = 0.2
 #: Values whose squares overflow in sums, and contrast, as a share of the values, that rounding hides.
 _HUGE, _FAINT = 1e150, 1e-7
 #: Sides up to which images are looked at whole; rows more or less than those of a stride.
@@ -55,8 +67,9 @@ def discover(
     stride: Shape | None = None,
     enough: float = 0.0,
     edges: tuple[str | None, float] = (None, 0.0),
+    colours: int = 0,
 ) -> Found:
-    """Return how a target came from an image, both of one plane.
+    """Return how a target came from an image, both of one plane, the target perhaps the mean of so many integer ones.
 
     A kernel that leaves less than `enough` of the target is not looked at for more taps. `edges` says what lay beyond
     them, and the value there; it is used, and where it is not said looked for, if the pixels inside are too few.
@@ -66,32 +79,81 @@ def discover(
     for value, name in ((image, "image"), (target, "target")):
         as_planes(unmasked(value)[0], name, None)
     pair = Pair(image, target, selection, Execution(workers=execution.workers))
+    pair = dataclasses.replace(pair, rounded=1 / 6 / colours) if colours else pair
     for values, name in zip(pair.seen(), ("image", "target"), strict=True):
         _require_detail(values, name)
+    looked = first = _settled(pair, stride, enough, edges)
+    strays = 0.0
+    if first.fit is not None and heavy(pair, first.fit):
+        mended = _mended(pair, first.fit.stride)
+        for _ in range(_LOOKS):
+            if mended is None or abs(mended[1] - strays) < _AGAIN * strays:
+                break
+            looked, strays = _settled(mended[0], stride, enough, edges), mended[1]
+            mended = without_strays(pair, looked.fit) if looked.fit is not None and looked.related else None
+        # what is left has to look like noise
+        if looked.fit is None or not looked.related or heavy(looked.pair, looked.fit):
+            looked, strays = first, 0.0
+    pair, best = looked.pair, looked.fit
+    if best is None or not looked.related:
+        raise UnrelatedError(unrelated(pair, best))
+    if not looked.still and (drift := _drift(pair, best)):
+        raise ValueError(drift)
+    if best.stride == (1, 1) and pair.boundary is None:
+        rim = rim_of(pair, best)
+        if strays or max(rim) > _RIM:
+            strays = strays or (rim[0] + rim[1]) / pair.target.shape[0] + (rim[2] + rim[3]) / pair.target.shape[1]
+        else:
+            best = dataclasses.replace(best, rim=rim)
+    return told(pair, best, looked.others, strays)
+
+
+def _mended(pair: Pair, stride: Shape) -> tuple[Pair, float] | None:
+    """Return a pair without strays, which a few taps about the place tell, until those settle; and their share."""
+    mended, share = pair, 0.0
+    for _ in range(_MOST_MENDED):
+        image, target = mended.seen()
+        (look,) = looks_at(image, target, stride, pair.execution.threads, means=True, phases=False)
+        row, col = peak_lag(look.response, look.shape, target.shape)
+        box = pair.within(_wider((row, row + 1, col, col + 1), stride, _FIRST_SIDE), stride)
+        found = without_strays(pair, mended.fit(box, stride)) if box is not None else None
+        if found is None or abs(found[1] - share) < _SETTLED * share:
+            return found
+        mended, share = found
+    return mended, share
+
+
+class _Looked(NamedTuple):
+    """The fit that leaves least of a pair; with which boundary, and what others are not ruled out."""
+
+    pair: Pair
+    fit: SpanFit | None
+    others: tuple[str, ...] = ()
+    related: bool = True
+    #: Whether it is known that the halves are not displaced.
+    still: bool = False
+
+
+def _settled(pair: Pair, stride: Shape | None, enough: float, edges: tuple[str | None, float]) -> _Looked:
+    """Look for the fit that leaves least of a pair, with a boundary where it needs one."""
     fits: list[SpanFit] = []
+    whole: SpanFit | None = None
     for steps, clear in [(stride, _DOUBTFUL)] if stride is not None else _strides(pair, fits):
         found = _search(_middle(pair, steps), steps, enough)
         if found is not None:
             fits.append(found)
             if found.explained > clear and not _drift(pair, found):
+                whole = found
                 break
     best = min(fits, key=lambda one: one.left, default=None)
     related = best is not None and _related(pair, best)
-    others: tuple[str, ...] = ()
     if best is None or not related or (best.cramped and best.left > _EXACT) or best.left > _MUCH:
         known = best if related else None
         extended = _extended(pair, (1, 1) if known is None else known.stride, known, enough, edges)
         doubtful = not related and best is not None and not best.cramped
         if extended is not None and (not doubtful or extended[1].explained > _DOUBTFUL):
-            pair, best, others = extended
-            related = True
-    if best is None or not related:
-        raise UnrelatedError(unrelated(pair, best))
-    if drift := _drift(pair, best):
-        raise ValueError(drift)
-    if best.stride == (1, 1) and pair.boundary is None:
-        best = dataclasses.replace(best, rim=rim_of(pair, best))
-    return told(pair, best, others)
+            return _Looked(*extended)
+    return _Looked(pair, best, related=related, still=best is whole)
 
 
 def _extended(
@@ -193,7 +255,9 @@ def _search(pair: Pair, stride: Shape, enough: float) -> SpanFit | None:
     """Return the fit of the span that the kernel takes, None if there is nothing to see of it."""
     image, target = pair.seen()
     threads = pair.execution.threads
-    looks = looks_at(image, target, stride, threads, means=True, phases=True)
+    looks = looks_at(image, target, stride, threads, means=True, phases=False)
+    if looks[0].height < _PLAIN_TO_SEE:  # what was not blurred before shows in single pixels only
+        looks += looks_at(image, target, stride, threads, means=False, phases=True)
     box, _, response, shape = max(looks, key=lambda look: look.height)
     if count_of(box) * math.prod(stride) > _LARGE and (most := period(image, threads)) is not None:
         pair = dataclasses.replace(pair, most=most)
@@ -214,6 +278,7 @@ def _search(pair: Pair, stride: Shape, enough: float) -> SpanFit | None:
         part = _half(first)
         box = first if pair.fit(part, stride, sums).solution.full else part
     found, seen = pair.fit(box, stride, sums), {box}
+    endless, before = False, math.inf
     for _ in range(1, _FITS):
         wanted = found.wanted()
         known = found.solution.full and 1 - found.explained >= enough  # else more taps tell nothing
@@ -228,16 +293,20 @@ def _search(pair: Pair, stride: Shape, enough: float) -> SpanFit | None:
             count_of(grown) > _MANY_TAPS and found.explained < _DOUBTFUL and not _related(pair, found)
         ):
             break
+        if count_of(grown) > _MANY_TAPS and found.variance > _GAIN * before:
+            endless = near_edges(pair, found)  # no number of taps would do
+            if endless or found.explained < _DOUBTFUL or found.variance > _NO_GAIN * before:
+                break
         if not sums.hold(grown):
             if passes >= _PASSES and found.stats.n_taps > FEW_TAPS:
                 break
             sums, passes = pair.sums(pair.roomy(grown, stride), stride), passes + 1
         seen.add(grown)
+        before = found.variance
         box, found = grown, pair.fit(grown, stride, sums)
     found.rectangle.shrink(_GOES if min(image.shape) > 1 else _GOES_ALONG)
-    return dataclasses.replace(
-        found, short=short, cramped=cramped, period=pair.most if pair.most != Pair.most else None
-    )
+    most = pair.most if pair.most != Pair.most else None
+    return dataclasses.replace(found, short=short, cramped=cramped, endless=endless, period=most)
 
 
 def _half(box: Box) -> Box:
@@ -313,6 +382,8 @@ def _drift(pair: Pair, found: SpanFit) -> str:
         drift = (step * m - n) / 2  # of the second half against the first, if the sizes tell the scale
         sized = abs(drift) <= 0.25 * n
         if step == 1 and not (sized and drift):
+            continue
+        if step == 1 and found.explained > _DOUBTFUL and abs(displaced(pair, found, axis)) < _IN_PLACE * abs(drift):
             continue
         halves = _halves(pair, found, axis)
         if halves is None:

@@ -20,9 +20,11 @@ class Found:
     fields: dict[str, Any]
     words: tuple[str, ...]
     findings: tuple[Finding, ...] = ()
+    #: Share of the target's pixels that no kernel made.
+    strays: float = 0.0
 
 
-def told(pair: Pair, found: SpanFit, others: tuple[str, ...] = ()) -> Found:
+def told(pair: Pair, found: SpanFit, others: tuple[str, ...] = (), strays: float = 0.0) -> Found:
     """Return the fields of the model, and what was found in words; `others` are boundaries that are not ruled out."""
     span, stride = found.span, found.stride
     shape = (span[1] - span[0], span[3] - span[2])
@@ -83,13 +85,23 @@ def told(pair: Pair, found: SpanFit, others: tuple[str, ...] = ()) -> Found:
     detail = f"the kernel goes on beyond {taps} taps, for which the {n} pixels{which} are too few"
     remedy = "use more pixels, or give the kernel's shape together with the boundary"
     findings = [Finding(Verdict.SHAPE_TOO_SMALL, detail, remedy)] if found.short else []
+    if found.endless:
+        words.insert(1, "which is but the nearest to what was done: more taps leave hardly less, most of it at edges")
+        detail = (
+            "what is left lies at edges, and more taps leave hardly less: no kernel, however large, makes the target"
+        )
+        remedy = (
+            "a median or maximum, sharpening that is clipped, a compressor or a repaint has none; of a camera's tones "
+            "find the curve as well (curve='monotone'), of a picture that moved the motion (register='affine')"
+        )
+        findings.append(Finding(Verdict.NONLINEAR, detail, remedy))
     if found.period is not None:
         detail = (
             f"the image repeats itself, so that a kernel of more than {found.period[0]} rows or {found.period[1]} "
             "columns is not determined: parts of it may as well lie one period further"
         )
         findings.append(Finding(Verdict.RANK_DEFICIENT, detail, "use an image that does not repeat itself"))
-    return Found(fields, tuple(words), tuple(findings))
+    return Found(fields, tuple(words), tuple(findings), strays)
 
 
 def _sized(image: Shape, target: Shape, span: Box) -> tuple[Shape, str] | None:

@@ -4,12 +4,13 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy.fft
 import scipy.special
 
 from ..analysis.place import Box
@@ -33,8 +34,11 @@ MOST_TAPS, _SHARE = 3000, 0.25
 _LEAST_MORE, _GRID, _KEPT, _MOST_KNOWN = 3, 8, 0.9, 1600
 #: Up to so many taps a span grows in larger steps: of more a fit costs more than the pass.
 FEW_TAPS = 200
-#: Rows and columns at the edges of a target that a filter may not have made: more than few are off by so many sigmas.
-_RIM, _MOST, _FAR = 3, 0.9, 2.5
+#: Rows and columns at the edges of a target that a filter may not have made: more than few are off by so many sigmas,
+#: of frames of one value so many at most, and so many that were copied.
+_DEEP, _COPIED, _MOST, _FAR = 12, 3, 0.9, 2.5
+#: Half the width of a band in which a displacement is looked for.
+_BAND = 12
 #: Chance, among all the places looked at, at which a fit is one.
 _CHANCE = 1e-4
 
@@ -53,10 +57,14 @@ class SpanFit:
     #: Whether there are too few pixels for taps that it lacks, and whether there once were for some to be tried.
     short: bool = False
     cramped: bool = False
+    #: Whether more taps leave hardly less, and what is left lies at edges, so that no kernel is all of it.
+    endless: bool = False
     #: Sides at which the image repeats itself.
     period: Shape | None = None
     #: By how much the span is wider than the rectangle on each side; see `rim_of`.
     rim: Box = (0, 0, 0, 0)
+    #: Whether all taps are meant, not those of the rectangle.
+    whole: bool = False
 
     @property
     def explained(self) -> float:
@@ -90,10 +98,30 @@ class SpanFit:
 
     @property
     def span(self) -> Box:
-        """The lags of the rectangle."""
+        """The lags of the rectangle, or of the whole."""
+        if self.whole:
+            return self.box
         (row, col), (rows, cols) = self.rectangle.corner, self.rectangle.shape
         row, col = row + self.box[0], col + self.box[2]
         return row - self.rim[0], row + rows + self.rim[1], col - self.rim[2], col + cols + self.rim[3]
+
+    @property
+    def taps(self) -> npt.NDArray[np.float64]:
+        """The taps of `span`, as they are among all, and zeros along its rim."""
+        if self.whole:
+            return self.solution.taps.reshape(self.stats.supports[0])
+        (row, col), (rows, cols) = self.rectangle.corner, self.rectangle.shape
+        taps = self.solution.taps.reshape(self.stats.supports[0])[row : row + rows, col : col + cols]
+        return np.pad(taps, (self.rim[:2], self.rim[2:]))
+
+    def ends(self, pair: "Pair") -> list[Shape]:
+        """Return the rows and the columns of a target for which the image has all that the rectangle asks for."""
+        ends = []
+        for axis, (n, m, step) in enumerate(zip(pair.image.shape, pair.target.shape, self.stride, strict=True)):
+            low, high = self.span[2 * axis : 2 * axis + 2]
+            first = max(0, -(-(high - 1) // step))
+            ends.append((first, max(first, min(m, (n - 1 + low) // step + 1))))
+        return ends
 
     def by_chance(self, places: int) -> bool:
         """Return whether one of so many places would be expected to fit as well."""
@@ -147,6 +175,8 @@ class Pair:
     #: What lay beyond the edge, and the value there, if that is assumed: then every pixel counts.
     boundary: str | None = None
     fillvalue: float = 0.0
+    #: Twice the variance of the rounding of a target pixel before it was averaged over colours.
+    rounded: float = 0.0
 
     def fits(self, box: Box, stride: Shape) -> bool:
         """Return whether there are pixels enough for a span, which does not hold a period of the image."""
@@ -201,6 +231,8 @@ class Pair:
         dtype = np.dtype(self.target.dtype)
         if dtype.kind in "iub":
             return 1 / 6
+        if self.rounded:
+            return self.rounded
         step = max(1, self.target.shape[0] // 64)
         size = float(np.nanmax(np.abs(np.asarray(self.target[::step], dtype=np.float64)), initial=0.0))
         return (float(np.finfo(dtype).eps) * size) ** 2 / 6 if np.isfinite(size) else 0.0
@@ -239,6 +271,52 @@ class Pair:
         return dataclasses.replace(self, target=target)
 
 
+def displaced(pair: Pair, found: SpanFit, axis: int) -> float:
+    """Return by how much the second half of a target is displaced against the first along an axis, at stride 1.
+
+    Two bands tell, about the middle of each half: a small displacement leaves as much of the slope of what the kernel
+    makes. It is NaN where the bands have too few pixels.
+    """
+    ends = found.ends(pair)
+    first, last = ends[axis]
+    apart = []
+    for middle in (first + (last - first) // 4, last - (last - first) // 4):
+        ends[axis] = max(first, middle - _BAND), min(last, middle + _BAND)
+        if any(end - start < 3 for start, end in ends):
+            return math.nan
+        seen, made = both(pair, found, ends)
+        slope, left = np.gradient(made, axis=axis), seen - made
+        known = np.isfinite(left + slope)
+        if not known.any():
+            return math.nan
+        slope = slope[known] - slope[known].mean()
+        apart.append(np.vdot(left[known], slope) / max(np.vdot(slope, slope), 1e-300))
+    return float(apart[0] - apart[1])
+
+
+def both(pair: Pair, found: SpanFit, ends: Sequence[Shape]) -> list[npt.NDArray[np.float64]]:
+    """Return a part of a target, and what the kernel makes there, in the image, less the constant."""
+    (image, target), span, taps = pair.seen(), found.span, found.taps
+    before = tuple(
+        slice(step * start - span[2 * axis + 1] + 1, step * (end - 1) - span[2 * axis] + 1)
+        for axis, ((start, end), step) in enumerate(zip(ends, found.stride, strict=True))
+    )
+    seen = np.asarray(target[tuple(slice(*end) for end in ends)], dtype=np.float64)
+    block = np.asarray(image[before], dtype=np.float64)
+    bad = ~np.isfinite(block)
+    made = _convolved(np.where(bad, 0.0, block), taps)
+    if bad.any():
+        made[_convolved(bad.astype(np.float64), np.ones(taps.shape)) > 0.5] = np.nan
+    return [seen, made[:: found.stride[0], :: found.stride[1]]]
+
+
+def _convolved(block: npt.NDArray[np.float64], taps: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return what taps make of a block where all of them lie inside."""
+    size = [scipy.fft.next_fast_len(n, real=True) for n in block.shape]
+    made = scipy.fft.irfft2(scipy.fft.rfft2(block, size) * scipy.fft.rfft2(taps, size), size)
+    return np.asarray(made[taps.shape[0] - 1 : block.shape[0], taps.shape[1] - 1 : block.shape[1]])
+
+
 def rim_of(pair: Pair, found: SpanFit) -> Box:
     """Return by how much a span has to be wider so that pixels at the edges that the kernel did not make do not count.
 
@@ -246,39 +324,36 @@ def rim_of(pair: Pair, found: SpanFit) -> Box:
     among them.
     """
     rim, span, constant = [0, 0, 0, 0], found.span, found.constant()[0]
-    taps = found.solution.taps.reshape(found.stats.supports[0])
-    taps = taps[span[0] - found.box[0] :, span[2] - found.box[2] :][: span[1] - span[0], : span[3] - span[2]]
     dtype = np.dtype(pair.target.dtype)
     ends = (np.iinfo(dtype).min, np.iinfo(dtype).max) if dtype.kind in "iu" else None
     for axis, last in itertools.product((0, 1), (False, True)):
-        # rows from the end looked at inwards: at the last one all is turned round, lags as well: d -> n - m - d
+        # rows from the end looked at inwards: at the last one lags are turned round: d -> n - m - d
         (n, width), (m, across) = (shape[:: -1 if axis else 1] for shape in (pair.image.shape, pair.target.shape))
-        own, start, side = np.moveaxis(taps, axis, 0), span[2 * axis], span[2 - 2 * axis]
+        start, side = span[2 * axis], span[2 - 2 * axis : 4 - 2 * axis]
+        high = span[2 * axis + 1]
         if last:
-            own, start = own[::-1], n - m + 1 - span[2 * axis + 1]
-        first, deep = max(0, start + len(own) - 1), _RIM - start
-        cols = np.arange(max(0, side + own.shape[1] - 1), min(across, width + side))
-        if first >= _RIM or m < 4 * _RIM or len(cols) < _RIM or (n, width) != (m, across) or not _RIM <= deep <= n:
+            start, high = n - m + 1 - high, n - m + 1 - start
+        first, rows = max(0, high - 1), min(_DEEP, m // 4)
+        cols = max(0, side[1] - 1), min(across, width + side[0])
+        if first >= rows or cols[1] - cols[0] < 3 or (n, width) != (m, across) or not rows <= rows - start <= n:
             continue
-        bands = []
-        for array, count in zip(pair.seen(), (deep, _RIM), strict=True):
-            rows = slice(array.shape[axis] - count, None) if last else slice(count)
-            band = np.asarray(array[rows] if axis == 0 else array[:, rows], dtype=np.float64)
-            bands.append(np.moveaxis(band, axis, 0)[:: -1 if last else 1])
-        image, target = bands
-        made = np.full((_RIM - first, len(cols)), constant)
-        for i, j in np.argwhere(own):
-            rows = slice(first - start - i, _RIM - start - i)
-            made += own[i, j] * image[rows, cols[0] - side - j : cols[-1] + 1 - side - j]
-        off = np.abs(target[first:_RIM, cols] - (np.clip(made, *ends) if ends else made))
+        part = ((m - rows, m - first) if last else (first, rows), cols)
+        seen, made = both(pair, found, part[::-1] if axis else part)
+        made += constant
+        off = np.moveaxis(np.abs(seen - (np.clip(made, *ends) if ends else made)), axis, 0)[:: -1 if last else 1]
         least = max(_FAR * math.sqrt(found.variance), 1e-9 * float(np.nanmax(np.abs(made))))
+        band = slice(m - rows, m) if last else slice(rows)
+        image, target = (
+            np.moveaxis(np.asarray(array[:, band] if axis else array[band]), axis, 0)[:: -1 if last else 1]
+            for array in pair.seen()
+        )
         bad = [
             np.isfinite(row).any()
             and np.nanquantile(row, _MOST) > least
-            and (np.ptp(target[at]) == 0 or np.mean(target[at] == image[at, : target.shape[1]]) > 1 - _MOST)
+            and (np.ptp(target[at]) == 0 or (at < _COPIED and np.mean(target[at] == image[at]) > 1 - _MOST))
             for at, row in enumerate(off, first)
         ]
-        rim[2 * axis + (0 if last else 1)] = int(np.flatnonzero(bad)[-1]) + 1 if any(bad) else 0
+        rim[2 * axis + (0 if last else 1)] = bad.index(False) if False in bad else len(bad)
     return rim[0], rim[1], rim[2], rim[3]
 
 

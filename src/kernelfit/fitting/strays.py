@@ -1,0 +1,98 @@
+"""Target pixels that no kernel made: hot ones, cosmic rays, text, borders; found, and replaced before a second look."""
+
+import dataclasses
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from ..data.masking import unmasked
+from ..solvers.least_squares import EPS
+from ..solvers.robust import robust_std
+from .spans import Pair, SpanFit, both
+
+#: Rows of a band, and bands, that tell the usual residual.
+_BAND, _BANDS = 8, 4
+#: A variance so many times that of the usual residual tells of strays; they are off by so many times the usual residual
+#: of pixels that are as bright, and as near to edges, and no larger share of all.
+_HEAVY, _FAR, _MOST = 2.0, 8.0, 0.2
+#: The usual residual is such a part of the mean square at least: where much of a picture is flat its median is nothing.
+_OF_ALL = 0.1
+#: A residual so many times as large at the steepest eighth of all places as at the flatter half is no noise.
+_STEEP = 3.0
+#: Classes of brightness and slope, of so many pixels at least; pixels up to which all are looked at.
+_CLASSES, _LEAST, _LARGE = 32, 64, 2**24
+
+
+def heavy(pair: Pair, found: SpanFit) -> bool:
+    """Return whether most of the residual's squares are those of a few pixels, which can be replaced."""
+    if math.prod(pair.target.shape) > _LARGE or unmasked(pair.target)[1] is not None or pair.boundary is not None:
+        return False
+    return found.variance > _HEAVY * max(robust_std(_bands(pair, found)[0]) ** 2, _floor(pair, found))
+
+
+def near_edges(pair: Pair, found: SpanFit) -> bool:
+    """Return whether the residual is much larger where what the kernel makes is steep, which noise is not."""
+    values, slope = _bands(pair, found)
+    steep, even = (values[part] for part in (slope > np.quantile(slope, 0.875), slope < np.median(slope)))
+    return robust_std(steep) > _STEEP * robust_std(even)
+
+
+def _bands(pair: Pair, found: SpanFit) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the residual in some bands of rows, and the slope of what the kernel makes there."""
+    found, parts = dataclasses.replace(found, whole=True), []
+    low, high = found.ends(pair)[0]
+    for start in np.linspace(low, max(low, high - _BAND), _BANDS).astype(int):
+        residual, made = _residual(pair, found, (int(start), min(high, int(start) + _BAND)))
+        parts.append((residual.ravel(), _slope(made).ravel()))
+    values, slope = (np.concatenate(both) for both in zip(*parts, strict=True))
+    known = np.isfinite(values + slope)
+    return (values[known], slope[known]) if known.any() else (np.zeros(1), np.zeros(1))
+
+
+def _slope(made: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return how steep an image is."""
+    slope = np.zeros(made.shape)
+    for axis in (0, 1):
+        slope += np.abs(np.gradient(made, axis=axis)) if made.shape[axis] > 1 and made.size else 0.0
+    return slope
+
+
+def without_strays(pair: Pair, found: SpanFit) -> tuple[Pair, float] | None:
+    """Return a pair whose strays are replaced by what a kernel makes, and their share; None if there are none."""
+    found = dataclasses.replace(found, whole=True)
+    ends = found.ends(pair)
+    residual, made = _residual(pair, found, ends[0])
+    usual = np.maximum(_usual(residual, made), _usual(residual, _slope(made)))
+    usual = np.maximum(usual, math.sqrt(max(_floor(pair, found), _OF_ALL * found.variance)))
+    off = np.abs(residual) > _FAR * usual
+    share = float(off.mean())
+    if not 0 < share < _MOST:
+        return None
+    target = np.array(unmasked(pair.target)[0])
+    if target.dtype.kind in "iu":
+        made = np.clip(np.rint(made), np.iinfo(target.dtype).min, np.iinfo(target.dtype).max)
+    target[tuple(slice(*end) for end in ends)][off] = made[off].astype(target.dtype)
+    return dataclasses.replace(pair, target=target), share
+
+
+def _floor(pair: Pair, found: SpanFit) -> float:
+    """Return the variance that rounding makes."""
+    return max(pair.rounding, EPS * found.stats.target_energy / found.stats.n_pixels)
+
+
+def _residual(pair: Pair, found: SpanFit, rows: tuple[int, int]) -> tuple[npt.NDArray[np.float64], ...]:
+    """Return the residual of the whole fit in some rows, and what the kernel makes there."""
+    seen, made = both(pair, found, (rows, found.ends(pair)[1]))
+    made += found.constant()[0]
+    return seen - made, made
+
+
+def _usual(residual: npt.NDArray[np.float64], key: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return for each pixel the usual size of the residual where `key` is about as large."""
+    order = np.argsort(key, axis=None)
+    usual = np.empty(residual.size)
+    for part in np.array_split(order, max(1, min(_CLASSES, residual.size // _LEAST))):
+        values = residual.ravel()[part]
+        usual[part] = robust_std(values[np.isfinite(values)])
+    return usual.reshape(residual.shape)
