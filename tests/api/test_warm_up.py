@@ -32,6 +32,7 @@ find(image, target[::2], (4, 6), stride=(2, 1)), find(image[0], image[1], 9), fi
 rgb = np.stack([image] * 3, axis=-1)
 find(rgb, rgb, (3, 4), channel_axis=-1), find(rgb[..., :2], rgb[..., :2] * 1.0, 2, channel_axis=-1, channels="mixed")
 find(image, target, (12, 13), method="cg"), find(image, target, (12, 13), method="wiener", boundary="wrap")
+find(image, target, (7, 6), register="shift"), find(image, target, (7, 6), register="affine", curve="gamma")
 kernelfit.deconvolve(target, kernel / kernel.sum()), kernelfit.kernel_map(image, target, (4, 5), tiles=(2, 3))
 print(sorted({{e[1].data["dispatcher"].py_func.__name__ for e in count.buffer if e[1].is_start}}))
 """

@@ -82,6 +82,13 @@ def _maps() -> None:
         kernel_map(image, target, shape, tiles=2)
 
 
+def _register() -> None:
+    image, kernel, target = _scene()
+    for motion in ("shift", "affine"):
+        find_kernel(image, target, kernel.shape, register=motion)
+    find_kernel(image, target, kernel.shape, curve="gamma")
+
+
 #: What each use compiles.
 USES: dict[str, Callable[[], None]] = {
     "find": _find,
@@ -91,6 +98,7 @@ USES: dict[str, Callable[[], None]] = {
     "large": _large,
     "restore": _restore,
     "maps": _maps,
+    "register": _register,
 }
 
 
@@ -106,7 +114,7 @@ def warm_up(uses: Iterable[str] | str | None = None, *, progress: Callable[[str]
     uses : str or iterable of str, optional
         Of "find" (least squares, sandwich errors, strides, backgrounds), "auto", "weights" (weights, masks, noise,
         robust), "colours" (channels, and kernels that vary), "large" (conjugate gradients and Wiener), "restore"
-        (`deconvolve`, `apply_kernel`, `match_psf`) and "maps"; by default all of them.
+        (`deconvolve`, `apply_kernel`, `match_psf`), "maps" and "register" (motions and curves); by default all of them.
     progress : callable, optional
         Called with the name of each use before it begins.
 

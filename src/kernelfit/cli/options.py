@@ -19,7 +19,7 @@ CURVES, CURVE_SIDES = ("gamma", "srgb", "monotone"), ("both", "image", "target")
 MOTIONS = ("shift", "rigid", "similarity", "affine", "homography")
 SYMMETRIES = ("point", "rows", "columns", "both")
 TOOLS = ("scipy", "opencv", "torch", "imagemagick", "ffmpeg", "gimp", "imagej", "latex")
-USES = ("find", "auto", "weights", "colours", "large", "restore", "maps")
+USES = ("find", "auto", "weights", "colours", "large", "restore", "maps", "register")
 WORDS = {*MODES, "crop", *BOUNDARIES, *OPERATIONS, *METHODS, *SOLVERS, *ROBUST, *ERRORS, *CHANNELS, *SYMMETRIES, *TOOLS}
 WORDS |= {*MOTIONS, *CURVES, *CURVE_SIDES}
 
