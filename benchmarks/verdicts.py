@@ -1,15 +1,22 @@
 """Print how often a misfit is named where there is none, and where there is one that spoils the kernel.
 
-Run as ``python -m benchmarks.verdicts [pairs] [rounded]``. A pair is a crop of a photograph, a texture of a random
-spectrum or a field of stars, blurred by a kernel of a random family. Pairs that are fine have white, photon, rounded or
-correlated noise; each misfit is made with white noise of .1 to 30 % of the target's deviation. It counts where it moves
-the kernel by more than three standard errors, in root mean square over the taps, from that of the same pair without it.
+Run as ``python -m benchmarks.verdicts [pairs] [rounded | halfway] [seed]``. A pair is a crop of a photograph, a
+texture of a random spectrum or a field of stars, blurred by a kernel of a random family. Pairs that are fine have
+white, photon, rounded or correlated noise; each misfit is made with white noise of .1 to 30 % of the target's
+deviation. It counts where it moves the kernel by more than three standard errors, in root mean square over the taps,
+from that of the same pair without it.
 
 With ``rounded`` pairs have no noise but the rounding of image and target to 8 and 16 bits, kernels of random or small
 rational numbers, and images of six kinds in turn. It prints how often a right-sized kernel is said to be too small, and
 any of the model to fail; how often 95 % intervals hold the truth, of all and of those with nothing to doubt; and how
 often a tail outside the shape, of .01 to 5 % of the kernel, on all sides, two or one, is found where it moves a tap by
 more than three standard errors.
+
+With ``halfway`` pairs are of 8 bits and their noise is 1.1 to 3 times that of one rounding, as filters leave it that
+round half way. It prints, for filters and for plain kernels with so little noise, how often the model is said to fail
+(a false alarm), how often the noise is, and how often 95 % intervals hold the kernel where there is a true one; and
+for misfits so small that the noise stays as little, how often they are told, and how often at least doubted, where they
+move the kernel by more than three standard errors.
 """
 
 import sys
@@ -17,12 +24,15 @@ from collections import Counter
 
 import numpy as np
 import scipy.ndimage
+import scipy.signal
+from PIL import Image, ImageFilter
 from skimage import data
 
 from kernelfit import Model, apply_kernel, find_kernel
 from kernelfit.data.observation import as_observation
 from kernelfit.diagnostics import tiles
 from kernelfit.diagnostics.misfit import misfits
+from kernelfit.diagnostics.quantization import ALONE, HALF_WAY, ROUNDING
 
 from .boundary import kernel
 
@@ -199,6 +209,116 @@ def rounded(pairs):
             )
 
 
+def pillow(filtering):
+    """Return a filter of Pillow as a function of an array."""
+    return lambda a: np.asarray(Image.fromarray(a).filter(filtering))
+
+
+def unsharp(rng):
+    """Return Pillow's unsharp mask."""
+    return pillow(ImageFilter.UnsharpMask(rng.uniform(0.7, 2), int(rng.integers(30, 160)), 0))
+
+
+def eight(values):
+    """Round to 8 bits."""
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def softened(rng):
+    """Return a filter that rounds between its passes, and its kernel."""
+    taps = [rng.dirichlet(np.full(n, 2.0)) for n in rng.integers(2, 5, 2) * 2 - 1]
+
+    def filtering(a):
+        once = eight(scipy.ndimage.convolve1d(a.astype(float), taps[0], axis=0, mode="reflect"))
+        return eight(scipy.ndimage.convolve1d(once.astype(float), taps[1], axis=1, mode="reflect"))
+
+    return filtering, np.outer(*taps)
+
+
+def twice(rng):
+    """Return two filters of which the first is saved, and the kernel of both."""
+    first, second = kernel(rng)[:5, :5], np.array([[0, -1, 0], [-1, 4 + (w := rng.uniform(1, 6)), -1], [0, -1, 0]]) / w
+    first = np.abs(first) / np.abs(first).sum()
+
+    def filtering(a):
+        return eight(
+            apply_kernel(eight(apply_kernel(a.astype(float), first, boundary="symm")), second, boundary="symm")
+        )
+
+    whole = scipy.signal.convolve(first, second)
+    return (filtering, whole) if all(n % 2 for n in first.shape) else (filtering, None)
+
+
+def noisy(rng):
+    """Return a plain kernel whose target has little noise before it is rounded, and the kernel."""
+    taps, level, photon = kernel(rng), rng.uniform(0.2, 0.7), rng.integers(2)
+
+    def filtering(a):
+        made = apply_kernel(a.astype(float), taps, boundary="symm")
+        spread = np.sqrt(np.maximum(made, 0) / made.mean()) if photon else 1.0
+        return eight(made + level * spread * rng.normal(size=made.shape))
+
+    return filtering, taps
+
+
+#: Filters that leave more than one rounding: each returns a function of an image and its kernel, or none for one.
+HALF = {
+    "Pillow gaussian": lambda rng: (pillow(ImageFilter.GaussianBlur(rng.uniform(0.6, 2))), None),
+    "Pillow box": lambda rng: (pillow(ImageFilter.BoxBlur(rng.uniform(0.7, 3))), None),
+    "Pillow unsharp": lambda rng: (
+        pillow(ImageFilter.UnsharpMask(rng.uniform(1, 3), int(rng.integers(30, 160)), 0)),
+        None,
+    ),
+    "rounded between passes": softened,
+    "saved between two": twice,
+    "noise of .2 to .7": noisy,
+}
+FAILS = "SHAPE_TOO_SMALL VARYING NONLINEAR MISALIGNED OFFSET".split()
+
+
+def little(fit):
+    """Say if the noise is that of more than one rounding and of few."""
+    return ALONE < fit.noise_std / np.sqrt(ROUNDING) < HALF_WAY
+
+
+def halfway(pairs, start):
+    """Print what pairs of 8 bits say whose noise is little more than rounding."""
+    print("filter: model fails, noise doubted / pairs of so little noise; taps in their interval, of pairs not doubted")
+    for name, made in HALF.items():
+        fails = doubts = counted = 0
+        held: list[bool] = []
+        for seed in range(pairs):
+            rng = np.random.default_rng([4, start, seed])
+            source = eight(image(rng, int(rng.integers(2))))
+            filtering, taps = made(rng)
+            shape = (13, 15) if taps is None else taps.shape
+            fit = find_kernel(source, filtering(source), shape)
+            if not little(fit):
+                continue
+            counted, fails = counted + 1, fails + (fit.verdict.name in FAILS)
+            doubts += fit.verdict.name not in FAILS and not fit.verdict.ok
+            if taps is not None and fit.verdict.ok:
+                held += (np.abs(fit.kernel - taps) < 1.96 * fit.stderr).ravel().tolist()
+        print(f"{name:24s} {fails}, {doubts} / {counted}; {np.mean(held) if held else np.nan:.3f}", flush=True)
+    print("misfit: told, doubted / pairs where it moves the kernel by more than three standard errors")
+    for name in [m for m in MISFITS if m not in ("shift", "constant")]:
+        told = doubted = counted = 0
+        for seed in range(pairs):
+            rng = np.random.default_rng([5, start, seed])
+            source, taps, level = eight(image(rng, seed % 2)), kernel(rng), rng.uniform(0, 0.6)
+            bad, good = spoiled(name, rng, source.astype(float), taps)
+            noise, amount = level * rng.normal(size=good.shape), 10 ** rng.uniform(-0.5, 0.5)
+            left = find_kernel(source.astype(float), bad + 1e-3 * noise, taps.shape).noise_std
+            share = min(1.0, amount * np.sqrt(ROUNDING) / left)  # of the misfit, so that it adds so many roundings
+            fit = find_kernel(source, eight(good + share * (bad - good) + noise), taps.shape)
+            other = find_kernel(source, eight(good + noise), taps.shape)
+            errors = np.minimum(fit.stderr, other.stderr * fit.noise_std / other.noise_std)
+            if little(fit) and np.sqrt(np.mean(((fit.kernel - other.kernel) / errors) ** 2)) > 3:
+                counted, told = counted + 1, told + (fit.verdict.name in FAILS)
+                doubted += not fit.verdict.ok
+        print(f"{name:9s} {told}, {doubted} / {counted}", flush=True)
+
+
 def main(pairs):
     """Print both tables."""
     alarms = Counter()
@@ -222,4 +342,8 @@ def main(pairs):
 
 
 if __name__ == "__main__":
-    (rounded if "rounded" in sys.argv else main)(int(sys.argv[1]) if len(sys.argv) > 1 else 1000)
+    numbers = [int(a) for a in sys.argv[1:] if a.isdigit()]
+    if "halfway" in sys.argv:
+        halfway(*[*numbers, 0][:2] if numbers else (60, 0))
+    else:
+        (rounded if "rounded" in sys.argv else main)(numbers[0] if numbers else 1000)
