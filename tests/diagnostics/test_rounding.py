@@ -1,5 +1,7 @@
 """Errors of rounding that follow the image are in the error bars, and do not pass for a kernel that is too narrow."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -101,7 +103,7 @@ def test_what_rounding_does_to_a_kernel_and_a_background_with_weights():
     assert_close(rounding.factor @ w[:15], expected[:15], 1e-6)
     (made,) = rounding._made(w)
     assert_close(made.ravel(), matrix @ expected, 1e-6)
-    assert np.std(rounding._made(rounding._start(0.4)[0])[0]) == pytest.approx(0.4, rel=0.5)  # in gray levels
+    assert np.std(rounding._made(rounding._start(0.4, 0)[0])[0]) == pytest.approx(0.4, rel=0.5)  # in gray levels
 
 
 @pytest.mark.parametrize("solver", [Penalized(), GaussianProcess()], ids=str)
@@ -294,3 +296,47 @@ def test_sandwich_errors_of_rounding_are_no_less_than_plain_ones(angle):
 def test_on_a_ramp_errors_of_correlated_noise_hold_what_rounding_does(errors):
     fit = find_kernel(ramp(), rounded(ramp(), BINOMIAL), BINOMIAL.shape, errors=errors)
     assert noted(fit) and np.abs((fit.kernel - BINOMIAL) / fit.stderr).max() < 4
+
+
+def smooth_integers(seed):
+    made = scipy.ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(230, 260)), 6)
+    return np.rint(128 + 30 * made / made.std()).astype(np.uint8)
+
+
+@pytest.mark.parametrize("across", [(3, 5), (5, 3)])
+def test_errors_of_rounding_between_two_passes_that_follow_the_image_are_held(across):
+    rng, image = np.random.default_rng(4), smooth_integers(4)
+    first, second = (rng.dirichlet(np.full(n, 2.0)) for n in across)
+    once = np.rint(scipy.ndimage.convolve1d(image.astype(float), first, axis=0))
+    target = np.rint(scipy.ndimage.convolve1d(once, second, axis=1)).astype(np.uint8)
+    kernel = np.outer(first, second)
+    fit = find_kernel(image, target, kernel.shape)
+    away = np.sqrt(np.mean(((fit.kernel - kernel) / fit.stderr) ** 2))
+    assert np.linalg.norm(fit.kernel - kernel) > 0.04 * np.linalg.norm(kernel)  # which random errors would not do
+    assert away < 2.0
+    assert any("between two passes" in note for note in fit.notes)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_noise_beside_rounding_is_not_taken_for_that_between_passes(seed):
+    rng, image = np.random.default_rng(seed), smooth_integers(seed)
+    kernel = rng.dirichlet(np.ones(15)).reshape(3, 5)
+    made = scipy.ndimage.convolve(image.astype(float), kernel)
+    fit = find_kernel(image, np.rint(made + 0.4 * rng.normal(size=made.shape)).astype(np.uint8), kernel.shape)
+    assert 1.5 < fit.noise_std / fit.rounding < 2.0
+    assert not any("passes" in note for note in fit.notes)
+    assert 0.4 < np.sqrt(np.mean(((fit.kernel - kernel) / fit.stderr) ** 2)) < 2.5
+
+
+def test_the_passes_of_a_separable_kernel_round_as_they_do():
+    rng, image = np.random.default_rng(1), smooth_integers(1)[:80, :90]
+    first, second = rng.dirichlet(np.ones(3)), rng.dirichlet(np.ones(5))
+    once = scipy.ndimage.convolve1d(image.astype(float), first, axis=0)
+    errors = scipy.ndimage.convolve1d(np.rint(once) - once, second, axis=1)
+    target = np.rint(scipy.ndimage.convolve1d(np.rint(once), second, axis=1)).astype(np.uint8)
+    fit = find_kernel(image, target, (3, 5))
+    fit = dataclasses.replace(fit, kernel=np.outer(first, second))
+    observation = as_observation(image, target, Model((3, 5)))
+    parts = tiles.read([observation], fit, None, whole=10**6)
+    made = Rounding(parts, fit, float(np.mean(errors[1:-1, 2:-2] ** 2)), passes=True).between[1]
+    np.testing.assert_allclose(made[0][0], errors[1:-1, 2:-2], atol=1e-6)

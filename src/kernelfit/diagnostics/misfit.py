@@ -24,7 +24,7 @@ from .lags import lags_of, residuals_of, suspects
 from .local_scores import CURVED, LOCAL, Cells, cells_of, evened, hotelling
 from .plateau import cut_off
 from .quantization import ALONE, HALF_WAY, ROUNDING, beside, rounding_of, with_rounding
-from .rounding import Rounding, possible
+from .rounding import Rounding, alike_where_flat, possible
 from .tile_design import TileDesign
 from .tiles import Part, energy_of, root_of, trimmed, with_residuals
 
@@ -37,8 +37,10 @@ _TILES = 7.0
 #: Below this share of the target's root mean square the residual is rounding.
 _ROUNDING_SHARE = 1e-6
 #: A misfit is told beside a greater one if it explains this share of what that does; and such a share of what there is
-#: beyond the rounding of the target where that is so little that a filter may have rounded half way.
-_BESIDE, _MOST_OF = 0.5, 0.4
+#: beyond the rounding of the target where that is so little that a filter may have rounded half way, of a misfit that
+#: this may look like (a curve, or kernels that differ where residuals are alike in flat parts), and of another. Alike
+#: they are from such a chi-square of two degrees of freedom on.
+_BESIDE, _MOST_OF, _SOME_OF, _ALIKE = 0.5, 0.4, 0.2, 12.0
 #: Pixels more than taps; margin of the wider support that is compared; a constant counts from so many standard errors
 #: on; share of clipped pixels; share of a misfit that is left of it when another is taken off.
 _SPARE, _MARGIN, _OFFSET, _CLIPPED, _TRACE = 32, 6, 6.0, 0.003, 0.1
@@ -118,7 +120,9 @@ def _beyond(found: dict[Verdict, _Test], parts: list[Part]) -> dict[Verdict, _Te
     """
     tiles = [p.left for _, p in parts]
     beyond = 1.0 - ROUNDING * sum(int(p.known.sum()) for _, p in parts) / max(energy_of(tiles), 1e-300)
-    return {v: t for v, t in found.items() if v is Verdict.OFFSET or t.share > _MOST_OF * beyond}
+    like = {Verdict.NONLINEAR, Verdict.VARYING} if alike_where_flat(parts) > _ALIKE else {Verdict.NONLINEAR}
+    shares = {v: beyond * (_MOST_OF if v in like else _SOME_OF) for v in found}
+    return {v: t for v, t in found.items() if v is Verdict.OFFSET or t.share > shares[v]}
 
 
 def _tests(cells: Cells, estimate: Estimate, *, parity: bool = True) -> dict[Verdict, _Test]:

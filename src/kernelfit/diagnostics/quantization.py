@@ -15,7 +15,7 @@ from ..engines.sampling import draw
 from ..solvers import least_squares
 from ..solvers.robust import least_absolute
 from . import score_covariance, tiles, whiteness
-from .rounding import possible, scatter
+from .rounding import alike_where_flat, possible, scatter
 
 #: Variance of the error of rounding to integers, which is uniform between -1/2 and 1/2.
 ROUNDING = 1 / 12
@@ -33,6 +33,8 @@ _WHOLE = 2**17
 #: Pixels that tell what correlated noise does to a kernel, at least, and for each tap; noise so many times as loud at
 #: some frequency as in the mean is no rounding.
 _SAMPLED, _EACH, _LOUD = 2**13, 32, 4.0
+#: Residuals are alike where the image is flat from such a chi-square of two degrees of freedom on.
+_ALIKE = 40.0
 #: Types of so many bytes are suspected to wrap round if the noise is more than this share of their range.
 _BYTES = 2
 _SUSPICIOUS = 1 / 40
@@ -140,15 +142,45 @@ def _farthest(observations: Sequence[Observation], fit: Estimate, weights: Seque
 
 
 def allowed(
+    fit: Estimate,
+    observations: Sequence[Observation],
+    weights: Sequence[Weights] | None,
+    workers: int,
+    parts: list[tiles.Part],
+) -> Estimate:
+    """Take into the errors what a filter leaves that rounds half way, where the noise is so little.
+
+    Its errors of rounding pass through what is left of the filter, are small where the image is flat, and follow it
+    where it is smooth.
+    """
+    alike = math.isclose(fit.rounding, math.sqrt(ROUNDING))  # of weights of one
+    if not alike or not 0 < fit.noise_std < HALF_WAY * fit.rounding:
+        return fit
+    return _between_passes(_correlated(fit, observations, weights, workers), observations, weights, parts)
+
+
+def _between_passes(
+    fit: Estimate, observations: Sequence[Observation], weights: Sequence[Weights] | None, parts: list[tiles.Part]
+) -> Estimate:
+    """Add what rounding between two passes leaves open of the kernel where its errors follow the image."""
+    if fit.kernel.ndim > 2 or not beside(fit) > 0 or not possible(fit):
+        return fit
+    if fit.errors == "plain" and alike_where_flat(parts) < _ALIKE:
+        return fit  # noise as random as that is no rounding
+    some, own = sampled(observations, weights)
+    every = tiles.trimmed(tiles.read(some, fit, own, whole=_WHOLE // len(some)), weighted=weights is not None)
+    if not every:
+        return fit
+    why = "integers between two passes follow the image, which is smooth or flat"
+    return _wider(fit, *scatter(every, fit, beside(fit), passes=True), why)
+
+
+def _correlated(
     fit: Estimate, observations: Sequence[Observation], weights: Sequence[Weights] | None, workers: int
 ) -> Estimate:
-    """Take what is not white of so little noise into the errors: a filter that rounds half way leaves no other.
-
-    Its errors of rounding pass through what is left of the filter, and are small where the image is flat.
-    """
+    """Take what is not white into the errors."""
     told = [f for f in fit.findings if f.verdict in (Verdict.COLOURED_NOISE, Verdict.UNEVEN_NOISE)]
-    alike = math.isclose(fit.rounding, math.sqrt(ROUNDING))  # of weights of one
-    if not told or not alike or not 0 < fit.noise_std < HALF_WAY * fit.rounding:
+    if not told:
         return fit
     if fit.errors != "plain" or fit.root is None:
         return fit
@@ -160,8 +192,7 @@ def allowed(
     wider = score_covariance.correct(observations, fit, shaping, workers, weights=weights, pixels=few)
     note = (
         f"the noise is {fit.noise_std / fit.rounding:.3g} times that of rounding to integers, as a filter leaves that "
-        "rounds half way: standard errors hold that it is correlated or uneven (sandwich); where its errors follow the "
-        "picture, small weights of the filter's own kernel may differ by many of them"
+        "rounds half way: standard errors hold that it is correlated or uneven (sandwich)"
     )
     return dataclasses.replace(
         wider,

@@ -7,6 +7,10 @@ covariance for noise of variance s^2. So kernels are sought, from some that lie 
 found, and their scatter is the error: indirect inference (C. Gourieroux, A. Monfort, E. Renault, Journal of Applied
 Econometrics 8 (1993) S85).
 
+Filters that go along rows and then along columns often round in between. Where the picture is smooth the errors of the
+first pass follow it as well, and more so, as its surroundings are fewer: a kernel of three taps hardly blurs what
+differs by one. They pass through the second, and are taken for the noise beside the last rounding.
+
 Floating-point numbers of few digits are rounded too, but by a share of their value: what a tap rests on one bright
 pixel for, the plain covariance does not see. There errors are drawn, uniform within half a unit of the last place and
 the same for pixels of the same prediction, and the scatter of what the estimate moves by is the error.
@@ -38,6 +42,10 @@ _NEAR, _FIRST, _CHANCE, _FACTOR = 0.1, 0.05, 1e-4, 1.5
 #: a share of them is left in the residual. Predictions that differ by a smaller share are the same. A residual of so
 #: much less, of so many kinds of surroundings more than there are taps, is that of values that needed no rounding.
 _DRAWS, _ARITHMETIC, _TOLD, _SAME, _EXACT = 32, 4.0, 0.01, 1e-11, (0.3, 20)
+#: Gray levels by which the prediction changes from pixel to pixel where it is flat; so many pixels of this at least.
+_FLAT, _FEWEST = 0.35, 256
+#: A pass that sums to less than this share of its taps' size is one of differences, of whole numbers mostly.
+_DIFFERENCE = 0.5
 #: Taps up to which the covariance of random errors is formed where another was asked for.
 _MOST_TAPS = 256
 
@@ -55,9 +63,11 @@ class Rounding:
         A fit that `possible` allows.
     variance : float
         That of the noise of a pixel beside the errors of rounding.
+    passes : bool
+        Whether this noise is that of rounding between two passes.
     """
 
-    def __init__(self, parts: list[Part], estimate: Estimate, variance: float) -> None:
+    def __init__(self, parts: list[Part], estimate: Estimate, variance: float, *, passes: bool = False) -> None:
         self.parts, self.noise_std, self.variance = parts, estimate.noise_std, variance
         self.count = sum(int(p.known.sum()) for _, p in parts)
         self.design, self.roots = TileDesign.of(parts), [root_of(p, p.known) for _, p in parts]
@@ -76,10 +86,11 @@ class Rounding:
             assert estimate.factor is not None
             self.factor = estimate.factor * math.sqrt(self.share)
         elif estimate.least_squares is not None:
-            self.factor = estimate.least_squares[1] * (estimate.noise_std * math.sqrt(self.share))
+            self.factor = estimate.least_squares[1][:, : estimate.rank] * (estimate.noise_std * math.sqrt(self.share))
         else:
             self.factor = self._plain(estimate)
         self.rank = self.factor.shape[1]
+        self.between = self._between(estimate.kernel) if passes else []
         self.held: Array | None = None  # what a prior lets through of what moves least squares
         if estimate.uncertainty == "posterior" and estimate.errors == "plain" and estimate.factor is not None:
             settled = estimate.factor[:, : estimate.factor.shape[1] - estimate.unsettled]
@@ -104,16 +115,42 @@ class Rounding:
 
     def _made(self, w: Array) -> list[Array]:
         """Return what kernels, and then backgrounds, of w standard errors make of the images."""
-        (rows, cols), flipped = self.parts[0][0].geometry.kernel_shape, self.parts[0][0].geometry.flipped
-        taps = (self.factor @ w[: self.rank]).reshape(-1, rows, cols) * self.design.level
-        lags = np.zeros((len(taps), *self.design.size))
-        lags[:, :rows, :cols] = taps[:, ::-1, ::-1] if flipped else taps
-        forward, at = self._beside(self.design.forward(lags)), self.rank
+        forward, at = self._beside(self._forward(self.factor @ w[: self.rank])), self.rank
         for i, q in enumerate(self.terms):
             if q is not None:
                 forward[i] += self.noise_std * (q @ w[at : at + q.shape[1]]).reshape(forward[i].shape)
                 at += q.shape[1]
         return [made / np.where(r > 0, r, 1.0) for made, r in zip(forward, self.roots, strict=True)]
+
+    def _forward(self, kernel: Array) -> list[Array]:
+        """Return what a kernel makes of the images, times the roots of the weights."""
+        (rows, cols), flipped = self.parts[0][0].geometry.kernel_shape, self.parts[0][0].geometry.flipped
+        taps = kernel.reshape(-1, rows, cols) * self.design.level
+        lags = np.zeros((len(taps), *self.design.size))
+        lags[:, :rows, :cols] = taps[:, ::-1, ::-1] if flipped else taps
+        return self.design.forward(lags)
+
+    def _between(self, kernel: Array) -> list[list[Array]]:
+        """Return the errors of rounding a first pass, along columns or rows, as the second leaves them of each pixel.
+
+        The passes are those of the separable kernel next to the one found. Errors are as loud as the noise.
+        """
+        u, s, v = np.linalg.svd(kernel)
+        found = []
+        for across, first, second in ((0, v[0], s[0] * u[:, 0]), (1, u[:, 0], s[0] * v[0])):
+            total = float(first.sum())
+            if abs(total) < _DIFFERENCE * float(np.abs(first).sum()):
+                continue
+            errors = [np.zeros(m.shape) for m in self.predictions]
+            for i, tap in enumerate(second * total):
+                taps = np.zeros(kernel.shape)
+                taps[(i, slice(None)) if across == 0 else (slice(None), i)] = first / total
+                made = [m / np.where(r > 0, r, 1.0) for m, r in zip(self._forward(taps), self.roots, strict=True)]
+                errors = [e + tap * (np.rint(m) - m) for e, m in zip(errors, made, strict=True)]
+            loud = math.sqrt(sum(float(np.vdot(e, e)) for e in errors) / self.count)
+            if loud > 0:
+                found.append([e * (math.sqrt(self.variance) / loud) for e in errors])
+        return found
 
     def _beside(self, weighted: Sequence[Array]) -> list[Array]:
         """Return weighted values of the pixels less what a background takes of them."""
@@ -138,9 +175,12 @@ class Rounding:
         levels = [q.T @ e.ravel() / self.noise_std for e, q in both if q is not None]
         return np.concatenate([self._moved(errors), *levels])
 
-    def _start(self, apart: float) -> tuple[Array, list[Array]]:
-        """Return standard errors from the kernel found, and noise of the pixels."""
-        noise = [math.sqrt(self.variance) * self.rng.standard_normal(m.shape) for m in self.predictions]
+    def _start(self, apart: float, i: int) -> tuple[Array, list[Array]]:
+        """Return standard errors from the kernel found, and noise of the pixels, for the start i."""
+        if self.between:
+            noise = self.between[i % len(self.between)]
+        else:
+            noise = [math.sqrt(self.variance) * self.rng.standard_normal(m.shape) for m in self.predictions]
         weight, n = sum(float(np.vdot(r, r)) for r in self.roots), self.rank + self.n_terms
         return np.asarray(apart * math.sqrt(weight / n) / self.noise_std * self.rng.standard_normal(n)), noise
 
@@ -151,8 +191,8 @@ class Rounding:
 
     def random(self) -> bool:
         """Return whether the errors are random, as far as a first look tells."""
-        first = self._moved(self._errors(*self._start(_NEAR)))
-        return float(scipy.special.chdtrc(self.rank, float(first @ first))) > _FIRST
+        every = [self._moved(self._errors(*self._start(_NEAR, i))) for i in range(max(1, len(self.between)))]
+        return all(float(scipy.special.chdtrc(self.rank, float(one @ one))) > _FIRST for one in every)
 
     def scaled(self) -> None:
         """Let errors that are random move estimates by one standard error: of few loud tiles they move them further."""
@@ -193,7 +233,7 @@ class Rounding:
         """Kernels that the one found may be an estimate of, in standard errors, and the residuals of their targets."""
         found = []
         for i in range(_STARTS):
-            w, noise = self._start(_APART[i % len(_APART)])
+            w, noise = self._start(_APART[i // 2 % len(_APART)], i)
             for _ in range(_STEPS):
                 w = w - _LENGTH * (w + self._moved_all(self._errors(w, noise)))
             one = -self._moved_all(self._errors(w, noise))
@@ -226,13 +266,42 @@ def possible(estimate: Estimate, *, prior: bool = True) -> bool:
     return known and (prior or not held) and estimate.rank > 0 and 0 < estimate.noise_std < math.inf
 
 
-def scatter(parts: list[Part], estimate: Estimate, variance: float | None) -> tuple[Array, Array, Array]:
+def alike_where_flat(parts: list[Part]) -> float:
+    """Return how much residuals of neighbours are alike where the prediction hardly changes from pixel to pixel.
+
+    It is a chi-square of two degrees of freedom where the noise is random.
+    """
+    flat = []
+    for observation, part in parts:
+        if min(part.left.shape[1:]) < 2 or observation.plane is not None:
+            return 0.0
+        root = root_of(part, part.known)
+        model = (part.targets - part.left) / np.where(root > 0, root, 1.0)
+        slopes = np.gradient(model, axis=(1, 2))
+        flat.append(part.known & (slopes[0] ** 2 + slopes[1] ** 2 < _FLAT**2))
+    if sum(int(f.sum()) for f in flat) < _FEWEST:
+        return 0.0
+    total = 0.0
+    for axis in (1, 2):
+        products = []
+        for (_, part), own in zip(parts, flat, strict=True):
+            left, here = np.moveaxis(part.left, axis, 0), np.moveaxis(own, axis, 0)
+            products.append((left[1:] * left[:-1])[here[1:] & here[:-1]])
+        every = np.concatenate(products)
+        total += float(every.sum()) ** 2 / max(float(np.vdot(every, every)), 1e-300)
+    return total
+
+
+def scatter(
+    parts: list[Part], estimate: Estimate, variance: float | None, *, passes: bool = False
+) -> tuple[Array, Array, Array]:
     """Return columns U, so that ``U U'`` is to be added to the covariance of the taps, none if errors are random.
 
-    The `variance` is that of the noise beside rounding to integers, None for floating-point numbers. The other arrays
-    are those of least squares without a prior, and a factor of the covariance for random errors.
+    The `variance` is that of the noise beside rounding to integers, which may be that of rounding between two `passes`;
+    None for floating-point numbers. The other arrays are those of least squares without a prior, and a factor of the
+    covariance for random errors.
     """
-    rounding = Rounding(parts, estimate, variance or 0.0)
+    rounding = Rounding(parts, estimate, variance or 0.0, passes=passes)
     plain = rounding.factor / math.sqrt(rounding.share)
     nothing = np.zeros((estimate.kernel.size, 0))
     none = nothing, nothing, plain

@@ -509,4 +509,4 @@ def diagnosed(
     if not integers:
         return estimate
     estimate = quantization.judged(estimate, observations, 0, workers, weights, parts)
-    return quantization.allowed(estimate, observations, weights, workers)
+    return quantization.allowed(estimate, observations, weights, workers, parts)
