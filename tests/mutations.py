@@ -125,7 +125,7 @@ ROOMS = {
         ("diagnostics/whiteness.py", "math.sqrt(alike * m", "math.sqrt(m", "ranks_of_residuals"),
         ("diagnostics/whiteness.py", "_WHOLE, _ELSEWHERE = 2**20", "_WHOLE, _ELSEWHERE = 0", "wherever_they_are"),
         ("diagnostics/whiteness.py", "check.few > _ALL_OF_IT", "check.few > 2", "of_a_single_spot"),
-        ("diagnostics/quantization.py", "_LARGEST = 2.0, 4.0", "_LARGEST = 2e9, 4e9", "of_many_gray_levels")],
+        ("diagnostics/quantization.py", "_LARGEST = 2.0, 8.0", "_LARGEST = 2e9, 4e9", "of_many_gray_levels")],
     "engines/test_accumulation.py": [
         ("engines/passes.py", "overlap.image[: first * n_rows, :x_halo] = 0.0", "pass", "a_long_row_comes_to"),
         ("engines/passes.py", "lags -= inverse(twice, short, both_ways)", "pass", "sizes_around_the_blocks"),

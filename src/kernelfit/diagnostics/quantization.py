@@ -23,7 +23,7 @@ ROUNDING = 1 / 12
 ALONE, HALF_WAY = 1.1, 3.0
 #: A residual of so many gray levels is no error of rounding, nor what errors of the kernel make of it; nor of a filter
 #: that rounds half way.
-_LARGEST = 2.0, 4.0
+_LARGEST = 2.0, 8.0
 #: Noise from so many times that of rounding on makes its errors random.
 _RANDOM = 2.0
 #: Errors that are so many times those of random ones, and such a share of the kernel, leave combinations of taps open.
@@ -32,7 +32,7 @@ _OPEN = 10.0, 0.2
 _WHOLE = 2**17
 #: Pixels that tell what correlated noise does to a kernel, at least, and for each tap; noise so many times as loud at
 #: some frequency as in the mean is no rounding.
-_SAMPLED, _EACH, _LOUD = 2**13, 32, 4.0
+_SAMPLED, _EACH, _LOUD = 2**13, 32, 7.0
 #: Residuals are alike where the image is flat from such a chi-square of two degrees of freedom on.
 _ALIKE = 40.0
 #: Types of so many bytes are suspected to wrap round if the noise is more than this share of their range.

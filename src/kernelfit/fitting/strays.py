@@ -32,10 +32,13 @@ def heavy(pair: Pair, found: SpanFit) -> bool:
 
 
 def near_edges(pair: Pair, found: SpanFit) -> bool:
-    """Return whether the residual is much larger where what the kernel makes is steep, which noise is not."""
+    """Return whether the residual is much larger where what the kernel makes is steep, which noise is not.
+
+    Errors of rounding half way may be so: they tell nothing.
+    """
     values, slope = _bands(pair, found)
     steep, even = (values[part] for part in (slope > np.quantile(slope, 0.875), slope < np.median(slope)))
-    return robust_std(steep) > _STEEP * robust_std(even)
+    return robust_std(steep) > _STEEP * max(robust_std(even), math.sqrt(_floor(pair, found)))
 
 
 def _bands(pair: Pair, found: SpanFit) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
