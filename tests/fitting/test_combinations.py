@@ -238,8 +238,9 @@ def test_the_sandwich(monkeypatch, n_sources, degree, stride, uneven):
     """With the noise's filter given: every score, and what they make of the taps and of the surface."""
     rng = np.random.default_rng(2)
     shaping = np.outer([0.2, 1.0, 0.2], [0.3, 1.0, 0.3])
-    monkeypatch.setattr("kernelfit.diagnostics.whiteness.shaping_filter", lambda check: shaping)
+    # first the door, which is imported when it is needed: it would keep the other's
     monkeypatch.setattr("kernelfit.api.check_noise.shaping_filter", lambda check: shaping)
+    monkeypatch.setattr("kernelfit.diagnostics.whiteness.shaping_filter", lambda check: shaping)
     convention = {"boundary": "symm", "stride": stride}
     images, target, _ = scene(rng, n_sources, convention.items(), image_std=0.0)
     weights = rng.random(target.shape) + 0.5 if uneven else None
