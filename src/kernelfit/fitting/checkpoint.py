@@ -75,6 +75,11 @@ class Sums(dict[tuple[int, int], KernelSums]):
         """Return those of a kernel."""
         return self.setdefault((group, target), KernelSums())
 
+    def whole(self) -> bool:
+        """Return whether there are those of the first kernels, without a gap, as of a pair that was read."""
+        before = [(group, target - 1) if target else (group - 1, 0) for group, target in self if group or target]
+        return bool(self) and all(place in self for place in before)
+
     def packed(self) -> tuple[list[Any], dict[str, npt.NDArray[Any]]]:
         """Return plain values, and the arrays."""
         header: list[Any] = []
@@ -173,8 +178,9 @@ class Checkpoint:
                 if not isinstance(header["call"], dict) or not isinstance(header["digest"], str):
                     raise ValueError("a call or a digest that is none")
                 self.sums = Sums.unpacked(header["sums"], arrays)
-                if counts[0] and not self.sums:
-                    raise ValueError("pairs without their sums")
+                one_by_one = bool(header.get("asked"))  # parts of a pass may each be of a kernel
+                if counts[0] and not (self.sums if one_by_one else self.sums.whole()):
+                    raise ValueError("pairs without the sums of each kernel")
                 for p, (asked, pairs, blocks, sums) in enumerate(header.get("before", [])):
                     _require_counts(pairs, blocks)
                     own = {name.removeprefix(f"{p}:"): a for name, a in arrays.items() if name.startswith(f"{p}:")}
