@@ -264,8 +264,9 @@ def test_opencv_border_that_is_declared_wrongly():
     assert check_boundary(CAMERA, target, fit).best == "nearest"
 
 
-def test_edges_that_a_filter_copied_are_seen_of_a_large_picture_whose_middle_is_looked_at():
-    image = data.camera()  # some of the target is saturated, so that its middle tells what the kernel is
+@pytest.mark.parametrize("picture", ["camera", pytest.param("astronaut", marks=pytest.mark.slow)])
+def test_edges_that_a_filter_copied_are_seen_of_a_large_picture_whose_middle_is_looked_at(picture):
+    image = getattr(data, picture)()  # some of the target is saturated, so that its middle tells what the kernel is
     fit = find_kernel(image, through(ImageFilter.EMBOSS)(image))
     assert fit.verdict is Verdict.SOLVED
     assert fit.kernel.shape == (3, 3)

@@ -106,7 +106,9 @@ def completed(
             source, result = (_plane(one, axis) for one in seen)
             colour = np.ndim(seen[1]) == 3 and seen[1].dtype.kind in "iu" if axis is not None else False
             planes = seen[1].shape[axis] if colour else 0
-            around = None if seen is pairs[-1] else tuple(_plane(one, axis) for one in pairs[-1])
+            around = None
+            if seen is not pairs[-1]:
+                around = *(_plane(one, axis) for one in pairs[-1]), _plane_selection(every, axis, pairs[-1])
             found = discover(source, result, selected, run, steps, edges=edges, colours=planes, around=around)
         except UnrelatedError:
             if seen is pairs[-1]:

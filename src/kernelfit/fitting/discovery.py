@@ -68,11 +68,12 @@ def discover(
     enough: float = 0.0,
     edges: tuple[str | None, float] = (None, 0.0),
     colours: int = 0,
-    around: tuple[Any, ...] | None = None,
+    around: tuple[Any, Any, Selection] | None = None,
 ) -> Found:
     """Return how a target came from an image, both of one plane, the target perhaps the mean of so many integer ones.
 
-    Both may be the middle of those `around`, at whose edges pixels that the kernel did not make are then looked for.
+    Both may be the middle of those `around`, with a selection of their own, at whose edges pixels that the kernel did
+    not make are then looked for.
 
     A kernel that leaves less than `enough` of the target is not looked at for more taps. `edges` says what lay beyond
     them, and the value there; it is used, and where it is not said looked for, if the pixels inside are too few.
@@ -103,7 +104,7 @@ def discover(
     if not looked.still and (drift := _drift(pair, best)):
         raise ValueError(drift)
     if best.stride == (1, 1) and pair.boundary is None:
-        rim = rim_of(pair if around is None else dataclasses.replace(pair, image=around[0], target=around[1]), best)
+        rim = rim_of(pair if around is None else Pair(*around, pair.execution), best)
         if strays or max(rim) > _RIM:
             strays = strays or (rim[0] + rim[1]) / pair.target.shape[0] + (rim[2] + rim[3]) / pair.target.shape[1]
         else:
