@@ -337,7 +337,7 @@ CHECKPOINTS = [
     {"call": []}, {"name": "0/whole0/gram", "value": at((0, 0), -1.0)}, {"sums": 3}, {"sums__0__whole": [[1]]},
     {"digest": 5}, {"sums__0__n_pixels": []}, {"sums__0__whole__0__1": "2"},
     {"name": "0/whole0/moment", "value": at(2, 1e300)}, {"sums": []}, {"sums__0__place": [1, 0]},
-    {"sums__0__place": [0, 1]}, {"sums__0__place": ["0", 0]},
+    {"sums__0__place": [0, 1]}, {"sums__0__place": ["0", 0]}, {"sums__0__whole": []},
 ]  # fmt: skip
 KINDS = {"KernelFit": FITS, "NormalStats": STATISTICS, "SpectralStats": SPECTRA, "Checkpoint": CHECKPOINTS}
 

@@ -78,7 +78,8 @@ class Sums(dict[tuple[int, int], KernelSums]):
     def whole(self) -> bool:
         """Return whether there are those of the first kernels, without a gap, as of a pair that was read."""
         before = [(group, target - 1) if target else (group - 1, 0) for group, target in self if group or target]
-        return bool(self) and all(place in self for place in before)
+        held = all(any(total is not None for total, _ in one.whole.levels) for one in self.values())
+        return bool(self) and held and all(place in self for place in before)
 
     def packed(self) -> tuple[list[Any], dict[str, npt.NDArray[Any]]]:
         """Return plain values, and the arrays."""
