@@ -340,3 +340,13 @@ def test_the_passes_of_a_separable_kernel_round_as_they_do():
     parts = tiles.read([observation], fit, None, whole=10**6)
     made = Rounding(parts, fit, float(np.mean(errors[1:-1, 2:-2] ** 2)), passes=True).between[1]
     np.testing.assert_allclose(made[0][0], errors[1:-1, 2:-2], atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(1, 5), (4, 1), (3, 3)])
+def test_a_kernel_of_one_row_has_no_second_pass(size):
+    image = smooth_integers(2)[:70, :90]
+    kernel = np.full(size, 1 / 5) if 1 in size else np.outer([0.02, 0.95, 0.03], [0.02, 0.94, 0.04])
+    target = np.rint(scipy.ndimage.convolve(image.astype(float), kernel)).astype(np.uint8)
+    fit = dataclasses.replace(find_kernel(image, target, size), kernel=kernel)
+    parts = tiles.read([as_observation(image, target, Model(size))], fit, None, whole=10**6)
+    assert Rounding(parts, fit, 0.02, passes=True).between == []

@@ -46,6 +46,8 @@ _DRAWS, _ARITHMETIC, _TOLD, _SAME, _EXACT = 32, 4.0, 0.01, 1e-11, (0.3, 20)
 _FLAT, _FEWEST = 0.35, 256
 #: A pass that sums to less than this share of its taps' size is one of differences, of whole numbers mostly.
 _DIFFERENCE = 0.5
+#: A second pass of which one tap is more than this share hardly is one; nor is a first one that needs no rounding.
+_ALONE, _NOTHING = 0.9, 1e-6
 #: Taps up to which the covariance of random errors is formed where another was asked for.
 _MOST_TAPS = 256
 
@@ -139,7 +141,8 @@ class Rounding:
         found = []
         for across, first, second in ((0, v[0], s[0] * u[:, 0]), (1, u[:, 0], s[0] * v[0])):
             total = float(first.sum())
-            if abs(total) < _DIFFERENCE * float(np.abs(first).sum()):
+            weights = np.abs(second)
+            if abs(total) < _DIFFERENCE * float(np.abs(first).sum()) or weights.max() > _ALONE * weights.sum():
                 continue
             errors = [np.zeros(m.shape) for m in self.predictions]
             for i, tap in enumerate(second * total):
@@ -148,7 +151,7 @@ class Rounding:
                 made = [m / np.where(r > 0, r, 1.0) for m, r in zip(self._forward(taps), self.roots, strict=True)]
                 errors = [e + tap * (np.rint(m) - m) for e, m in zip(errors, made, strict=True)]
             loud = math.sqrt(sum(float(np.vdot(e, e)) for e in errors) / self.count)
-            if loud > 0:
+            if loud > _NOTHING:
                 found.append([e * (math.sqrt(self.variance) / loud) for e in errors])
         return found
 
